@@ -1,0 +1,426 @@
+"""The settings of a model: subclass `Config`, override what differs, pass an instance to `MaskRCNN`.
+
+    class NucleusConfig(Config):
+        NAME = "nucleus"
+        NUM_CLASSES = 1 + 1        # background and nucleus
+        IMAGES_PER_GPU = 6
+
+    config = NucleusConfig(LEARNING_RATE=0.002)      # or for this instance alone
+
+Each setting below stands with its default, its unit and its reason. The names and defaults are those of
+matterport's package, unless the comment says "not in matterport". `validate` checks the settings
+against each other; `MaskRCNN` calls it when a model is built.
+"""
+import copy
+import difflib
+import inspect
+import math
+import warnings
+
+import numpy as np
+
+RESIZE_MODES = ("none", "square", "pad64", "crop", "shorter")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss",
+              "mrcnn_mask_loss")
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("constant", "cosine")
+
+
+class Config:
+    """Settings of one model. Keyword arguments override settings of this instance.
+
+    Raises:
+        TypeError: a keyword argument that is no setting (a likely spelling is suggested).
+    Warns:
+        UserWarning: an upper-case attribute of a subclass that is not a setting but reads like
+            one; other attributes are the user's own and are left alone.
+    """
+
+    # ---- The run -------------------------------------------------------------------------------
+    # Name of the experiment; part of the log folder's and the checkpoints' names.
+    NAME = None
+
+    # Devices that share a batch, and images on each. One batch holds GPU_COUNT * IMAGES_PER_GPU.
+    GPU_COUNT = 1
+    IMAGES_PER_GPU = 2
+
+    # Training steps in an epoch; need not be the size of the dataset. An epoch ends with a
+    # checkpoint, so small numbers mean frequent checkpoints.
+    STEPS_PER_EPOCH = 1000
+
+    # Validation batches at the end of an epoch. More are more exact and slower.
+    VALIDATION_STEPS = 50
+
+    # Threads that load and augment images ahead of training (not in matterport). 0: none.
+    WORKERS = 2
+
+    # TensorFlow's own kernels for NMS and RoI pooling: None where the backend has them, False for the
+    # portable ones, which XLA needs (not in matterport).
+    FUSED_KERNELS = None
+
+    # Seed of the order of images, of augmentation and of fresh weights (not in matterport).
+    # None: every run differs.
+    SEED = None
+
+    # A run that is killed continues at most this many seconds behind (not in matterport).
+    RESUME_SECONDS = 30
+
+    # ---- Body: ResNet and FPN --------------------------------------------------------------------
+    # A name from `config.BACKBONES` or a function f(image, stage5=, train_bn=) that returns the
+    # five maps C1..C5; then COMPUTE_BACKBONE_SHAPE is needed too.
+    BACKBONE = "resnet101"
+
+    # f(image_shape) -> [5, (height, width)] of P2..P6; only for a callable BACKBONE.
+    COMPUTE_BACKBONE_SHAPE = None
+
+    # Strides of P2..P6 in pixels of the input.
+    BACKBONE_STRIDES = [4, 8, 16, 32, 64]
+
+    # Channels of each map of the pyramid.
+    TOP_DOWN_PYRAMID_SIZE = 256
+
+    # Batch norm's mode: None trains it; False keeps its statistics fixed (right for the small
+    # batches of detection on pre-trained weights); True sets training mode even in inference.
+    TRAIN_BN = False
+
+    # Share of the old statistics that an update of batch norm keeps (not in matterport).
+    BATCH_NORM_MOMENTUM = 0.99
+
+    # ---- Input -------------------------------------------------------------------------------------
+    # How images are brought to one size:
+    #   none     not at all; sides must divide by 64
+    #   square   scaled to IMAGE_MIN_DIM, at most IMAGE_MAX_DIM, padded to a square of that side
+    #   pad64    scaled to IMAGE_MIN_DIM, padded to multiples of 64
+    #   crop     scaled to IMAGE_MIN_DIM, then a random square of that side; training only
+    #   shorter  the paper's: the shorter edge becomes IMAGE_MIN_DIM unless the longer one would
+    #            exceed IMAGE_MAX_DIM, padded to multiples of 32 (not in matterport)
+    IMAGE_RESIZE_MODE = "square"
+    IMAGE_MIN_DIM = 800
+    IMAGE_MAX_DIM = 1024
+
+    # The image is scaled up by at least this factor, 0 for no bound; checked before MIN_DIM.
+    IMAGE_MIN_SCALE = 0
+
+    # 3 for RGB, 1 for gray, 4 for RGB-D and so on; MEAN_PIXEL needs as many values. Pre-trained
+    # first layers fit 3 channels only.
+    IMAGE_CHANNEL_COUNT = 3
+
+    # Subtracted from every pixel, in RGB order.
+    MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
+
+    # ---- Classes and objects -------------------------------------------------------------------
+    # Classes, background included.
+    NUM_CLASSES = 1
+
+    # False leaves out the mask branch: Faster R-CNN, boxes alone (not in matterport).
+    USE_MASK = True
+
+    # Objects of one image that training uses; of more, a random choice.
+    MAX_GT_INSTANCES = 100
+
+    # Train on masks cut to their box and resized to MINI_MASK_SHAPE (height, width): saves most of
+    # the memory, costs some detail of large objects.
+    USE_MINI_MASK = True
+    MINI_MASK_SHAPE = (56, 56)
+
+    # ---- Region proposal network -----------------------------------------------------------------
+    # Side of the square anchor in pixels, one for each level, P2 first; a level's anchors have the
+    # same area at each of the RPN_ANCHOR_RATIOS (width / height).
+    RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)
+    RPN_ANCHOR_RATIOS = [0.5, 1, 2]
+
+    # 1: anchors at every cell of a map; 2: at every other cell.
+    RPN_ANCHOR_STRIDE = 1
+
+    # Width of the RPN's shared convolution (not in matterport, where it is 512).
+    RPN_CHANNELS = 512
+
+    # Anchors of an image that have a loss, half of them positive if there are so many.
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 256
+
+    # Proposals: the best PRE_NMS_LIMIT anchors, then non-maximum suppression at this IoU, then the
+    # best POST_NMS of the rest. A higher threshold lets more proposals through.
+    PRE_NMS_LIMIT = 6000
+    RPN_NMS_THRESHOLD = 0.7
+    POST_NMS_ROIS_TRAINING = 2000
+    POST_NMS_ROIS_INFERENCE = 1000
+
+    # Box deltas (dy, dx, log dh, log dw) are divided by these, in the RPN and in the box head.
+    RPN_BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
+    BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
+
+    # Log sizes are cut here before exp, so that a wild delta can't overflow; None: no bound
+    # (not in matterport).
+    BBOX_LOG_SIZE_LIMIT = math.log(1000 / 16)
+
+    # ---- Heads --------------------------------------------------------------------------------------
+    # RoIs of an image that train the heads, and the share of positive ones (IoU >= .5). .33 is two
+    # negatives to a positive; .25 is the paper's 1:3.
+    TRAIN_ROIS_PER_IMAGE = 200
+    ROI_POSITIVE_RATIO = 0.33
+
+    # False: RoIs come from the batch (`input_roi`) and the RPN does not feed the heads.
+    USE_RPN_ROIS = True
+
+    # Rows that pad the RoIs of an image count as background in the class loss, as in the original,
+    # or are left out (not in matterport).
+    CLASS_LOSS_ON_PADDING = True
+
+    # Cells of the pooled RoIs: POOL_SIZE for class and box, MASK_POOL_SIZE for masks.
+    POOL_SIZE = 7
+    MASK_POOL_SIZE = 14
+
+    # (height, width) of a predicted mask, twice MASK_POOL_SIZE: [28, 28], or [56, 56] with 28.
+    MASK_SHAPE = [28, 28]
+
+    # Width of the two fully connected layers of the box head.
+    FPN_CLASSIF_FC_LAYERS_SIZE = 1024
+
+    # Training runs the mask head on the rows that can be positive instead of on all RoIs; only those
+    # have a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are equal
+    # either way; True: with trained batch norm too, whose statistics then are those of the
+    # positive rows (not in matterport).
+    MASK_HEAD_ON_POSITIVES = None
+
+    # Width of the mask head's four 3x3 convolutions and its transposed one (not in matterport).
+    MASK_HEAD_CHANNELS = 256
+
+    # ---- Detection -----------------------------------------------------------------------------------
+    # Detections of an image at most; those below the score are dropped; of two detections of one
+    # class that overlap by more than the IoU threshold only the better one stays.
+    DETECTION_MAX_INSTANCES = 100
+    DETECTION_MIN_CONFIDENCE = 0.7
+    DETECTION_NMS_THRESHOLD = 0.3
+
+    # ---- Training --------------------------------------------------------------------------------
+    # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
+    LEARNING_RATE = 0.001
+    LEARNING_MOMENTUM = 0.9
+
+    # One of `config.OPTIMIZERS`, or a function f(learning_rate) -> keras optimizer, without clipping
+    # of its own (not in matterport, where it is "sgd").
+    OPTIMIZER = "sgd"
+
+    # The learning rate over the run: "constant", or "cosine" down to zero at the last step. Both
+    # begin with WARMUP_STEPS of linear warm-up from a tenth of a percent (not in matterport).
+    LEARNING_RATE_SCHEDULE = "constant"
+    WARMUP_STEPS = 0
+
+    # L2 on every weight but batch norm's, each divided by its size. With "adamw" it is the
+    # optimizer's decoupled decay instead.
+    WEIGHT_DECAY = 0.0001
+
+    # Weight of each loss in their sum.
+    LOSS_WEIGHTS = {name: 1.0 for name in LOSS_NAMES}
+
+    # Bound on the norm of all gradients together; None or 0: no bound.
+    GRADIENT_CLIP_NORM = 5.0
+
+    def __init__(self, **settings):
+        known = setting_names()
+        for name, value in settings.items():
+            if name not in known and not hasattr(type(self), name):
+                raise TypeError(f"{type(self).__name__} has no setting {name}{_suggest(name, known)}. "
+                                f"Received: {name}={value!r}")
+        for name in dir(type(self)):
+            if name.isupper() and not name.startswith("_") and name not in known:
+                close = _suggest(name, known)
+                if close:
+                    warnings.warn(f"{type(self).__name__}.{name} is not a setting of Config{close}",
+                                  stacklevel=2)
+        # Instances own their mutable values: an edit of one never reaches the class.
+        for name in known - _DERIVED:
+            value = getattr(type(self), name)
+            if isinstance(value, (list, dict, np.ndarray)):
+                setattr(self, name, copy.deepcopy(value))
+        for name, value in settings.items():
+            setattr(self, name, value)
+        # A function in a class body would be bound as a method; these are plain functions.
+        for name in ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER"):
+            value = inspect.getattr_static(self, name)
+            if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters), "") != "self":
+                setattr(self, name, value)
+
+    # ---- Derived values: they follow the settings until they are assigned to -------------------
+    @property
+    def BATCH_SIZE(self):
+        """Images in a batch over all devices."""
+        return self.__dict__.get("_BATCH_SIZE", self.IMAGES_PER_GPU * self.GPU_COUNT)
+
+    @BATCH_SIZE.setter
+    def BATCH_SIZE(self, value):
+        self._BATCH_SIZE = value
+
+    @property
+    def IMAGE_SHAPE(self):
+        """[height, width, channels] of the network's input, int array; of modes with free sizes the bound."""
+        side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
+        return self.__dict__.get("_IMAGE_SHAPE", np.array([side, side, self.IMAGE_CHANNEL_COUNT]))
+
+    @IMAGE_SHAPE.setter
+    def IMAGE_SHAPE(self, value):
+        self._IMAGE_SHAPE = value
+
+    @property
+    def IMAGE_META_SIZE(self):
+        """Length of an image's meta vector: id 1, two shapes 3 + 3, window 4, scale 1, classes."""
+        return self.__dict__.get("_IMAGE_META_SIZE", 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES)
+
+    @IMAGE_META_SIZE.setter
+    def IMAGE_META_SIZE(self, value):
+        self._IMAGE_META_SIZE = value
+
+    # ---- Reading ---------------------------------------------------------------------------------
+    def to_dict(self):
+        """{name: value} of every upper-case attribute, the user's own included, sorted by name."""
+        return {name: getattr(self, name) for name in sorted(dir(self))
+                if name.isupper() and not name.startswith("_")}
+
+    def display(self):
+        """Prints every setting with its value."""
+        print("\nConfigurations:")
+        for name, value in self.to_dict().items():
+            print(f"{name:30} {getattr(value, '__name__', value)}")
+        print()
+
+    def override(self, assignments):
+        """Sets `NAME=value` strings, as a command line gives them, values in Python's notation.
+
+        Raises:
+            ValueError: no `=`, an unknown name, or a value of another kind than the setting's.
+        """
+        import ast
+        known = set(self.to_dict()) - _DERIVED
+        for text in assignments:
+            name, equals, value = text.partition("=")
+            if not equals or name not in known:
+                raise ValueError(f"Expected SETTING=value with a setting of {type(self).__name__}"
+                                 f"{_suggest(name, known)}. Received: {text!r}")
+            old = getattr(self, name)
+            try:
+                new = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                new = value
+            number = isinstance(old, (int, float)) and not isinstance(old, bool)
+            fits = (isinstance(new, (int, float)) and not isinstance(new, bool) if number
+                    else isinstance(new, type(old)) if isinstance(old, (bool, str, dict)) else True)
+            if isinstance(old, int) and number and isinstance(new, float):
+                fits = False
+            if not fits:
+                raise ValueError(f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
+                                 f"Received: {value!r}")
+            setattr(self, name, np.array(new) if isinstance(old, np.ndarray) else new)
+
+    # ---- Checking -----------------------------------------------------------------------------------
+    def validate(self):
+        """Checks the settings one by one and against each other.
+
+        Raises:
+            ValueError: names every setting that is wrong, what it may be and what it is.
+        """
+        problems = list(self._problems())
+        if problems:
+            raise ValueError(f"{type(self).__name__} can't be used:\n  " + "\n  ".join(problems))
+
+    def _problems(self):
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not _is_whole(value) or value < 1:
+                yield f"{name} is a whole number from 1. Received: {value!r}"
+                return                                  # the checks below compute with these
+        for name in ("WORKERS", "WARMUP_STEPS", "VALIDATION_STEPS"):
+            value = getattr(self, name)
+            if not _is_whole(value) or value < 0:
+                yield f"{name} is a whole number from 0. Received: {value!r}"
+        for name in ("RPN_NMS_THRESHOLD", "DETECTION_NMS_THRESHOLD", "DETECTION_MIN_CONFIDENCE"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                yield f"{name} lies in 0..1. Received: {value!r}"
+        if not 0 < self.ROI_POSITIVE_RATIO <= 1:
+            yield f"ROI_POSITIVE_RATIO lies in 0..1, 0 excluded. Received: {self.ROI_POSITIVE_RATIO!r}"
+        if not 0 <= self.BATCH_NORM_MOMENTUM < 1:
+            yield f"BATCH_NORM_MOMENTUM lies in 0..1. Received: {self.BATCH_NORM_MOMENTUM!r}"
+        yield from self._input_problems()
+        yield from self._network_problems()
+        yield from self._training_problems()
+
+    def _input_problems(self):
+        mode, sides = self.IMAGE_RESIZE_MODE, (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
+        if mode not in RESIZE_MODES:
+            yield f"IMAGE_RESIZE_MODE is one of {', '.join(RESIZE_MODES)}. Received: {mode!r}"
+        stride = max(self.BACKBONE_STRIDES)
+        used = {"square": ["IMAGE_MAX_DIM"], "pad64": ["IMAGE_MIN_DIM"], "crop": ["IMAGE_MIN_DIM"]}
+        for name in used.get(mode, []):
+            if not getattr(self, name) or getattr(self, name) % stride:
+                yield (f"{name} divides by {stride}, the largest of BACKBONE_STRIDES, with "
+                       f"IMAGE_RESIZE_MODE {mode!r}: for example {stride * 4} or {stride * 16}. "
+                       f"Received: {getattr(self, name)!r}")
+        if mode == "shorter" and not all(sides):
+            yield f"IMAGE_RESIZE_MODE 'shorter' needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
+        if all(sides) and sides[0] > sides[1] and mode in ("square", "shorter"):
+            yield f"IMAGE_MIN_DIM is at most IMAGE_MAX_DIM. Received: {sides[0]} and {sides[1]}"
+        if np.size(self.MEAN_PIXEL) != self.IMAGE_CHANNEL_COUNT:
+            yield (f"MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT = {self.IMAGE_CHANNEL_COUNT} "
+                   f"channels. Received: {np.size(self.MEAN_PIXEL)} values")
+        if len(self.MINI_MASK_SHAPE) != 2 or min(self.MINI_MASK_SHAPE) < 1:
+            yield f"MINI_MASK_SHAPE is (height, width). Received: {self.MINI_MASK_SHAPE!r}"
+
+    def _network_problems(self):
+        if callable(self.BACKBONE):
+            if self.COMPUTE_BACKBONE_SHAPE is None:
+                yield ("COMPUTE_BACKBONE_SHAPE is a function of the image's shape when BACKBONE is a "
+                       "function. Received: None")
+        elif self.BACKBONE not in BACKBONES:
+            yield f"BACKBONE is a function or one of {', '.join(BACKBONES)}. Received: {self.BACKBONE!r}"
+        if len(self.BACKBONE_STRIDES) != 5:
+            yield f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
+        if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
+            yield (f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
+                   f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}")
+        if self.RPN_ANCHOR_STRIDE not in (1, 2):
+            yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
+        if self.USE_MASK and list(self.MASK_SHAPE) != [2 * self.MASK_POOL_SIZE] * 2:
+            side = 2 * self.MASK_POOL_SIZE
+            yield (f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
+                   f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
+                   f"{self.MASK_POOL_SIZE}")
+        for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
+            if np.size(getattr(self, name)) != 4 or np.min(getattr(self, name)) <= 0:
+                yield f"{name} has 4 positive values. Received: {getattr(self, name)!r}"
+
+    def _training_problems(self):
+        if self.TRAIN_BN not in (None, True, False):
+            yield f"TRAIN_BN is None, True or False. Received: {self.TRAIN_BN!r}"
+        unknown = set(self.LOSS_WEIGHTS) - set(LOSS_NAMES)
+        if unknown:
+            yield f"LOSS_WEIGHTS has weights for {', '.join(LOSS_NAMES)}. Received: {sorted(unknown)}"
+        if not callable(self.OPTIMIZER) and self.OPTIMIZER not in OPTIMIZERS:
+            yield f"OPTIMIZER is a function or one of {', '.join(OPTIMIZERS)}. Received: {self.OPTIMIZER!r}"
+        if self.LEARNING_RATE_SCHEDULE not in SCHEDULES:
+            yield (f"LEARNING_RATE_SCHEDULE is one of {', '.join(SCHEDULES)}. "
+                   f"Received: {self.LEARNING_RATE_SCHEDULE!r}")
+        if self.LEARNING_RATE <= 0:
+            yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
+
+
+_DERIVED = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
+_COUNTS = ("GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH", "NUM_CLASSES", "IMAGE_CHANNEL_COUNT",
+           "TRAIN_ROIS_PER_IMAGE", "POOL_SIZE", "MASK_POOL_SIZE", "DETECTION_MAX_INSTANCES",
+           "MAX_GT_INSTANCES", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "POST_NMS_ROIS_INFERENCE",
+           "RPN_TRAIN_ANCHORS_PER_IMAGE", "RPN_CHANNELS", "MASK_HEAD_CHANNELS",
+           "TOP_DOWN_PYRAMID_SIZE", "FPN_CLASSIF_FC_LAYERS_SIZE")
+
+
+def setting_names():
+    """Set of the names that `Config` itself defines."""
+    return {name for name, _ in inspect.getmembers(Config) if name.isupper() and name[0] != "_"}
+
+
+def _suggest(name, known):
+    close = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.85)
+    return f"; did you mean {close[0]}?" if close and close[0] != name else ""
+
+
+def _is_whole(value):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)

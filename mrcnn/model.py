@@ -1,0 +1,1516 @@
+"""Mask R-CNN (He, Gkioxari, Dollar, Girshick: arXiv 1703.06870) in Keras 3, in the paper's order.
+
+    image -> ResNet -> FPN -> RPN -> proposals -> RoIAlign -> class and box head -> detections
+                                                           -> mask head          -> masks
+
+Boxes are (y1, x1, y2, x2). In the network they are normalised: 0 is the centre of the first pixel, 1
+that of the last; only `norm_boxes_graph` and `denorm_boxes_graph` know that. Tensors have a batch
+axis B, then rows N; padding rows of public outputs are zero.
+
+`class MaskRCNN`, at the end, is what users call. What is not the network lives in the modules beside
+this one; the names that code written for matterport's package imports from here are re-exported.
+"""
+import datetime
+import logging
+import math
+import os
+import re
+import threading
+from collections import OrderedDict
+
+import keras
+import numpy as np
+from keras import layers as KL
+from keras import ops
+
+from mrcnn import config as config_module
+from mrcnn import data, ops as kernels, training, utils, weights
+from mrcnn.data import (build_detection_targets, build_rpn_targets, compose_image_meta,  # noqa: F401
+                        compute_backbone_shapes, data_generator, generate_random_rois,
+                        load_image_gt, mold_image, parse_image_meta, unmold_image)
+
+logger = logging.getLogger(__name__)
+
+register = keras.saving.register_keras_serializable("mrcnn")
+
+
+def log(text, array=None):
+    """Prints a line, with shape, range and dtype of an array (matterport: log)."""
+    if array is not None:
+        low, high = (array.min(), array.max()) if array.size else ("", "")
+        text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10}  max: {high:10}  {array.dtype}"
+    print(text)
+
+
+# ------------------------------------------------------------------------------------------------
+#  Building blocks
+# ------------------------------------------------------------------------------------------------
+
+@register
+class BatchNorm(KL.BatchNormalization):
+    """Batch normalisation that holds its own mode (matterport: BatchNorm).
+
+    Batches of detection are small, so that pre-trained statistics usually stay fixed.
+
+    Args:
+        train_bn: None follows the model's mode; False always uses the moving statistics (gamma and
+            beta still train); True always uses the batch's. As an argument of the layer, since Keras
+            overrides `training` in a functional model by the mode of the whole.
+    """
+
+    def __init__(self, train_bn=None, **kwargs):
+        super().__init__(**kwargs)
+        self.train_bn = train_bn
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=training if self.train_bn is None else self.train_bn, mask=mask)
+
+    def get_config(self):
+        return {**super().get_config(), "train_bn": self.train_bn}
+
+
+@register
+class WholeConv2D(KL.Conv2D):
+    """A "valid" convolution that becomes one matrix product where its kernel covers the whole input.
+
+    So it is with the box head's 7x7 kernel on 7x7 cells: equal to the fully connected layer of the
+    paper, and 50 times faster than a convolution on a CPU.
+    """
+
+    def call(self, inputs):
+        if tuple(inputs.shape[1:3]) != self.kernel_size:
+            return super().call(inputs)
+        flat = ops.reshape(inputs, (ops.shape(inputs)[0], math.prod(inputs.shape[1:])))
+        outputs = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters))) + self.bias
+        return ops.reshape(outputs, (ops.shape(inputs)[0], 1, 1, self.filters))
+
+
+@register
+class TimeDistributed(KL.TimeDistributed):
+    """Applies a layer to every RoI: [B, N, ...] is folded to [B * N, ...] and back.
+
+    Keras's own unrolls a static axis into N calls. Names and weights are the same.
+    """
+
+    def call(self, inputs, training=None, mask=None):
+        shape = ops.shape(inputs)
+        outputs = self.layer(ops.reshape(inputs, (shape[0] * shape[1], *inputs.shape[2:])))
+        return ops.reshape(outputs, (shape[0], shape[1], *outputs.shape[1:]))
+
+
+# ------------------------------------------------------------------------------------------------
+#  ResNet (paper, section 3: network architecture)
+# ------------------------------------------------------------------------------------------------
+
+# Blocks of the stages 2..5, and whether a block is a bottleneck of three convolutions.
+RESNETS = {"resnet18": ((2, 2, 2, 2), False), "resnet34": ((3, 4, 6, 3), False),
+           "resnet50": ((3, 4, 6, 3), True), "resnet101": ((3, 4, 23, 3), True),
+           "resnet152": ((3, 8, 36, 3), True)}
+
+
+def _residual_block(x, kernel_size, filters, stage, block, strides, project, use_bias, train_bn, momentum):
+    """A block of 2 (basic) or 3 (bottleneck) convolutions; the first one has the stride."""
+    kernels_ = [1, kernel_size, 1] if len(filters) == 3 else [kernel_size] * 2
+    conv, bn = f"res{stage}{block}_branch", f"bn{stage}{block}_branch"
+
+    def conv_bn(x, branch, width, size, strides=1):
+        x = KL.Conv2D(width, size, strides=strides, padding="same", use_bias=use_bias, name=conv + branch)(x)
+        return BatchNorm(train_bn, momentum=momentum, name=bn + branch)(x)
+
+    shortcut = conv_bn(x, "1", filters[-1], 1, strides) if project else x
+    for branch, width, size in zip("abc", filters, kernels_):
+        x = conv_bn(x, "2" + branch, width, size, strides if branch == "a" else 1)
+        if branch != "abc"[len(filters) - 1]:
+            x = KL.Activation("relu")(x)
+    return KL.Activation("relu", name=f"res{stage}{block}_out")(KL.Add()([x, shortcut]))
+
+
+def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True,
+                   momentum=0.99):
+    """Residual block without a projection (matterport: identity_block).
+
+    Args:
+        input_tensor: [B, H, W, filters[-1]].
+        kernel_size: side of the inner convolution.
+        filters: widths of the three convolutions (or of the two of a basic block).
+        stage, block: an int and a letter, parts of the layers' names.
+    """
+    return _residual_block(input_tensor, kernel_size, filters, stage, block, 1, False, use_bias, train_bn,
+                           momentum)
+
+
+def conv_block(input_tensor, kernel_size, filters, stage, block, strides=(2, 2), use_bias=True,
+               train_bn=True, momentum=0.99):
+    """Residual block with a 1x1 projection in the shortcut (matterport: conv_block)."""
+    return _residual_block(input_tensor, kernel_size, filters, stage, block, strides, True, use_bias,
+                           train_bn, momentum)
+
+
+def resnet_graph(input_image, architecture, stage5=False, train_bn=True, momentum=0.99):
+    """The maps C1..C5 of a ResNet at strides 2, 4, 8, 16, 32 (matterport: resnet_graph).
+
+    Args:
+        input_image: [B, H, W, channels].
+        architecture: one of `RESNETS`.
+        stage5: False leaves out C5, whose place holds None.
+        train_bn: mode of batch norm, see `BatchNorm`.
+
+    Returns:
+        [C1, C2, C3, C4, C5].
+    """
+    if architecture not in RESNETS:
+        raise ValueError(f"architecture is one of {', '.join(RESNETS)}. Received: {architecture!r}")
+    blocks, bottleneck = RESNETS[architecture]
+    x = KL.ZeroPadding2D(3)(input_image)
+    x = KL.Conv2D(64, 7, strides=2, name="conv1")(x)
+    x = BatchNorm(train_bn, momentum=momentum, name="bn_conv1")(x)
+    x = KL.Activation("relu")(x)
+    maps = [x]
+    x = KL.MaxPooling2D(3, strides=2, padding="same")(x)
+    for stage, count in zip((2, 3, 4, 5), blocks):
+        if stage == 5 and not stage5:
+            maps.append(None)
+            break
+        width = 64 * 2 ** (stage - 2)
+        filters = [width, width, 4 * width] if bottleneck else [width, width]
+        for i in range(count):
+            block = chr(ord("a") + i)
+            strides = 2 if i == 0 and stage > 2 else 1
+            if i == 0 and (bottleneck or stage > 2):
+                x = conv_block(x, 3, filters, stage, block, strides, train_bn=train_bn, momentum=momentum)
+            else:
+                x = identity_block(x, 3, filters, stage, block, train_bn=train_bn, momentum=momentum)
+        maps.append(x)
+    return maps
+
+
+# ------------------------------------------------------------------------------------------------
+#  Feature pyramid network (paper, section 3; Lin et al. 2017)
+# ------------------------------------------------------------------------------------------------
+
+def fpn_graph(maps, channels=256):
+    """P2..P6 at strides 4, 8, 16, 32, 64 from C2..C5.
+
+    Each level is the lateral 1x1 of its own map plus the level above, upsampled by nearest neighbour;
+    a 3x3 convolution follows. P6, for the RPN alone, is every other pixel of P5.
+    """
+    top_down = KL.Conv2D(channels, 1, name="fpn_c5p5")(maps[-1])
+    sums = {5: top_down}
+    for level, lateral in zip((4, 3, 2), reversed(maps[:-1])):
+        up = KL.UpSampling2D(2, name=f"fpn_p{level + 1}upsampled")(top_down)
+        lateral = KL.Conv2D(channels, 1, name=f"fpn_c{level}p{level}")(lateral)
+        up = MatchSize(name=f"fpn_p{level}size")([up, lateral])
+        top_down = sums[level] = KL.Add(name=f"fpn_p{level}add")([up, lateral])
+    pyramid = [KL.Conv2D(channels, 3, padding="same", name=f"fpn_p{level}")(sums[level]) for level in (2, 3, 4, 5)]
+    return pyramid + [KL.MaxPooling2D(1, strides=2, name="fpn_p6")(pyramid[-1])]
+
+
+@register
+class MatchSize(KL.Layer):
+    """Cuts the first of two maps to the height and width of the second.
+
+    An odd map is half of the next finer one rounded up, so that its upsampled form is one row or
+    column too large. Does nothing where sides divide by the strides.
+    """
+
+    def call(self, inputs):
+        large, small = inputs
+        return large[:, :ops.shape(small)[1], :ops.shape(small)[2]]
+
+    def compute_output_shape(self, input_shape):
+        large, small = input_shape
+        return (large[0], small[1], small[2], large[3])
+
+
+# ------------------------------------------------------------------------------------------------
+#  Boxes
+# ------------------------------------------------------------------------------------------------
+
+def norm_boxes_graph(boxes, shape):
+    """Pixel boxes to normalised ones (matterport: norm_boxes_graph).
+
+    Args:
+        boxes: [..., (y1, x1, y2, x2)] in pixels; y2, x2 lie outside the box.
+        shape: [..., (height, width)], one for all boxes or one for each.
+    """
+    scale, shift = _frame(shape)
+    return (ops.cast(boxes, "float32") - shift) / scale
+
+
+def denorm_boxes_graph(boxes, shape):
+    """Normalised boxes to pixel ones, int32, rounded half to even (matterport: denorm_boxes_graph)."""
+    scale, shift = _frame(shape)
+    return ops.cast(ops.round(boxes * scale + shift), "int32")
+
+
+def _frame(shape):
+    size = ops.cast(shape, "float32")[..., :2]
+    return ops.concatenate([size, size], axis=-1) - 1., ops.convert_to_tensor([0., 0., 1., 1.])
+
+
+def apply_box_deltas_graph(boxes, deltas, log_size_limit=None):
+    """Moves boxes by (dy, dx, log dh, log dw); any leading axes (matterport: apply_box_deltas_graph).
+
+    Args:
+        log_size_limit: bound on log dh and log dw, so that exp can't overflow; None for no bound.
+    """
+    height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    dh, dw = deltas[..., 2], deltas[..., 3]
+    if log_size_limit is not None:
+        dh, dw = ops.minimum(dh, log_size_limit), ops.minimum(dw, log_size_limit)
+    y = boxes[..., 0] + .5 * height + deltas[..., 0] * height
+    x = boxes[..., 1] + .5 * width + deltas[..., 1] * width
+    height, width = height * ops.exp(dh), width * ops.exp(dw)
+    y1, x1 = y - .5 * height, x - .5 * width
+    return ops.stack([y1, x1, y1 + height, x1 + width], axis=-1)
+
+
+def clip_boxes_graph(boxes, window):
+    """Clips boxes [..., 4] to a window (y1, x1, y2, x2) of broadcastable shape (matterport: clip_boxes_graph)."""
+    low = ops.concatenate([window[..., :2], window[..., :2]], axis=-1)
+    high = ops.concatenate([window[..., 2:], window[..., 2:]], axis=-1)
+    return ops.maximum(ops.minimum(boxes, high), low)
+
+
+def overlaps_graph(boxes1, boxes2):
+    """IoU of every pair, [N, 4] and [M, 4] -> [N, M] (matterport: overlaps_graph)."""
+    return kernels.overlaps(boxes1, boxes2)
+
+
+def log2_graph(x):
+    """Logarithm to base 2 (matterport: log2_graph)."""
+    return ops.log(x) / ops.log(ops.convert_to_tensor(2.0))
+
+
+def _take_rows(x, indices):
+    """x: [B, N, ...], indices: [B, K] -> [B, K, ...]."""
+    shape = (*indices.shape, *([1] * (len(x.shape) - 2)))
+    indices = ops.reshape(indices, (ops.shape(indices)[0], ops.shape(indices)[1], *shape[2:]))
+    return ops.take_along_axis(x, indices, axis=1)
+
+
+def _mask_rows(x, keep):
+    """Sets the rows of x [B, N, ...] to zero where keep [B, N] is False."""
+    keep = ops.reshape(keep, (*ops.shape(keep), *([1] * (len(x.shape) - 2))))
+    return ops.where(keep, x, ops.zeros_like(x))
+
+
+@register
+class PyramidAnchors(KL.Layer):
+    """Anchors of the maps that the batch has, so that images of any size can train.
+
+    Args:
+        scales: side of the anchors of each level, in pixels.
+        ratios: widths by heights.
+        strides: pixels of a step of each level.
+        anchor_stride: cells between anchors.
+
+    Input: [image [B, H, W, C], P2, ... P6 [B, h, w, C]]. Output: [B, A, 4] normalised, in the order
+    level, row, column, ratio.
+    """
+
+    def __init__(self, scales, ratios, strides, anchor_stride=1, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.scales, self.ratios, self.strides = list(scales), list(ratios), list(strides)
+        self.anchor_stride = anchor_stride
+
+    def call(self, inputs):
+        image, maps = inputs[0], inputs[1:]
+        boxes = []
+        for scale, stride, level in zip(self.scales, self.strides, maps):
+            # The anchors of the first cell, moved to each of the others.
+            first = utils.generate_anchors(scale, self.ratios, (1, 1), stride, 1).astype("float32")
+            step = self.anchor_stride * stride
+            rows, columns = (-(-ops.shape(level)[axis] // self.anchor_stride) for axis in (1, 2))
+            y = ops.cast(ops.arange(rows) * step, "float32")[:, None, None]
+            x = ops.cast(ops.arange(columns) * step, "float32")[None, :, None]
+            y, x = y + ops.zeros_like(x), x + ops.zeros_like(y)
+            shift = ops.stack([y, x, y, x], axis=-1)                       # [rows, columns, 1, 4]
+            boxes.append(ops.reshape(shift + first, (-1, 4)))
+        size = [ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)]
+        boxes = norm_boxes_graph(ops.concatenate(boxes, axis=0), ops.stack(size))
+        return boxes[None] + ops.zeros_like(image[:, :1, 0, :1], dtype="float32")[..., :1]
+
+    def compute_output_shape(self, input_shape):
+        cells = [[None if side is None else -(-side // self.anchor_stride) for side in shape[1:3]]
+                 for shape in input_shape[1:]]
+        known = all(side is not None for cell in cells for side in cell)
+        count = len(self.ratios) * sum(h * w for h, w in cells) if known else None
+        return (input_shape[0][0], count, 4)
+
+    def get_config(self):
+        return {**super().get_config(), "scales": [float(s) for s in self.scales],
+                "ratios": [float(r) for r in self.ratios], "strides": [int(s) for s in self.strides],
+                "anchor_stride": self.anchor_stride}
+
+
+# ------------------------------------------------------------------------------------------------
+#  Region proposal network (paper, section 3.1; Ren et al. 2015)
+# ------------------------------------------------------------------------------------------------
+
+def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
+    """Objectness and box deltas of every anchor of a map (matterport: rpn_graph).
+
+    Args:
+        feature_map: [B, H, W, depth].
+
+    Returns:
+        class_logits: [B, H * W * anchors_per_location, 2], index 1 is "object".
+        probs: the same after softmax.
+        bbox: [B, H * W * anchors_per_location, (dy, dx, log dh, log dw)], divided by RPN_BBOX_STD_DEV.
+    """
+    shared = KL.Conv2D(channels, 3, padding="same", activation="relu", strides=anchor_stride,
+                       name="rpn_conv_shared")(feature_map)
+    x = KL.Conv2D(2 * anchors_per_location, 1, name="rpn_class_raw")(shared)
+    class_logits = KL.Reshape((-1, 2))(x)
+    probs = KL.Activation("softmax", name="rpn_class_xxx")(class_logits)
+    x = KL.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
+    return [class_logits, probs, KL.Reshape((-1, 4))(x)]
+
+
+def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
+    """The RPN as a model, one set of weights for all levels (matterport: build_rpn_model)."""
+    feature_map = KL.Input((None, None, depth), name="input_rpn_feature_map")
+    return keras.Model(feature_map, rpn_graph(feature_map, anchors_per_location, anchor_stride, channels),
+                       name="rpn_model")
+
+
+@register
+class ProposalLayer(KL.Layer):
+    """The best anchors, moved by their deltas, clipped, without duplicates (matterport: ProposalLayer).
+
+    The best `pre_nms_limit` of all levels together; non-maximum suppression; the best `proposal_count`.
+    Proposals are constants for the heads: no gradient flows back through their coordinates.
+
+    Args:
+        proposal_count: proposals of an image.
+        nms_threshold: IoU above which the worse of two goes.
+        config: a Config that gives the values below; without it they are arguments.
+        pre_nms_limit: anchors that take part in the suppression.
+        bbox_std_dev: what deltas were divided by.
+        log_size_limit: see `apply_box_deltas_graph`.
+        return_valid: also return which rows are proposals, [B, proposal_count] bool.
+        fused: see `mrcnn.ops`.
+
+    Input: [probs [B, A, 2], bbox [B, A, 4], anchors [B, A, 4] normalised].
+    Output: [B, proposal_count, 4] normalised, zero rows at the end.
+    """
+
+    def __init__(self, proposal_count, nms_threshold, config=None, *, pre_nms_limit=6000,
+                 bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16),
+                 return_valid=False, fused=None, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if config is not None:
+            pre_nms_limit, bbox_std_dev = config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV
+            log_size_limit, fused = config.BBOX_LOG_SIZE_LIMIT, config.FUSED_KERNELS
+        self.proposal_count, self.nms_threshold, self.pre_nms_limit = proposal_count, nms_threshold, pre_nms_limit
+        self.bbox_std_dev = [float(v) for v in bbox_std_dev]
+        self.log_size_limit, self.return_valid, self.fused = log_size_limit, return_valid, fused
+
+    def call(self, inputs):
+        probs, deltas, anchors = (ops.stop_gradient(x) for x in inputs)
+        total = ops.shape(probs)[1]
+        limit = min(self.pre_nms_limit, total) if isinstance(total, int) else ops.minimum(self.pre_nms_limit, total)
+        scores, best = ops.top_k(probs[:, :, 1], limit)
+        deltas = _take_rows(deltas, best) * ops.convert_to_tensor(self.bbox_std_dev)
+        boxes = apply_box_deltas_graph(_take_rows(anchors, best), deltas, self.log_size_limit)
+        boxes = clip_boxes_graph(boxes, ops.convert_to_tensor([0., 0., 1., 1.]))
+        kept, valid = kernels.non_max_suppression(boxes, scores, self.proposal_count, self.nms_threshold,
+                                                  fused=self.fused)
+        proposals = _mask_rows(_take_rows(boxes, kept), valid)
+        return (proposals, valid) if self.return_valid else proposals
+
+    def compute_output_shape(self, input_shape):
+        boxes = (input_shape[0][0], self.proposal_count, 4)
+        return (boxes, boxes[:2]) if self.return_valid else boxes
+
+    def compute_output_spec(self, inputs):
+        boxes = keras.KerasTensor((inputs[0].shape[0], self.proposal_count, 4), "float32")
+        return (boxes, keras.KerasTensor(boxes.shape[:2], "bool")) if self.return_valid else boxes
+
+    def get_config(self):
+        names = ("proposal_count nms_threshold pre_nms_limit bbox_std_dev log_size_limit return_valid "
+                 "fused").split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+# ------------------------------------------------------------------------------------------------
+#  RoIAlign (paper, section 3: RoIAlign)
+# ------------------------------------------------------------------------------------------------
+
+@register
+class PyramidROIAlign(KL.Layer):
+    """Features of each RoI from the level of the pyramid that fits its size (matterport: PyramidROIAlign).
+
+    The level is 4 + log2(sqrt(h w) / 224) in pixels, rounded (half to even) and kept in 2..5, so that
+    a RoI of 224 pixels is read from P4. Pooling is crop_and_resize: no coordinate is rounded, one
+    bilinear sample per cell (the paper averages four).
+
+    Args:
+        pool_shape: (height, width) of the output.
+        fused: see `mrcnn.ops`.
+
+    Input: [boxes [B, N, 4] normalised, image_meta [B, meta], P2, P3, P4, P5]. Output: [B, N, h, w, C].
+    """
+
+    def __init__(self, pool_shape, fused=None, **kwargs):
+        kwargs.setdefault("autocast", False)       # boxes keep float32, features come as they are
+        super().__init__(**kwargs)
+        self.pool_shape = tuple(int(side) for side in pool_shape)
+        self.fused = fused
+
+    def call(self, inputs):
+        boxes, image_meta, feature_maps = ops.stop_gradient(inputs[0]), inputs[1], inputs[2:]
+        levels = self.levels(boxes, parse_image_meta_graph(image_meta)["image_shape"])
+        return kernels.pyramid_pool(feature_maps, boxes, levels - 2, self.pool_shape, self.fused)
+
+    @staticmethod
+    def levels(boxes, image_shape):
+        """boxes: [B, N, 4] normalised, image_shape: [B, (h, w, c)]. Returns [B, N] int32 in 2..5."""
+        shape = ops.cast(image_shape, "float32")
+        image_area = (shape[:, 0] * shape[:, 1])[:, None]
+        area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        size = ops.sqrt(ops.where(area > 0, area, 1.)) / (224. / ops.sqrt(image_area))
+        level = 4 + ops.cast(ops.round(log2_graph(size)), "int32")
+        return ops.where(area > 0, ops.clip(level, 2, 5), 2)
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(self.compute_output_shape([x.shape for x in inputs]), inputs[2].dtype)
+
+    def get_config(self):
+        return {**super().get_config(), "pool_shape": self.pool_shape, "fused": self.fused}
+
+
+# ------------------------------------------------------------------------------------------------
+#  Training targets (paper, section 3.1: training)
+# ------------------------------------------------------------------------------------------------
+
+@register
+class DetectionTargetLayer(KL.Layer):
+    """Draws RoIs and gives each its class, box and mask target (matterport: DetectionTargetLayer).
+
+    A RoI is positive with an IoU >= .5 to an object, negative with less to every object and less than
+    .001 to every crowd. At most int(rois_per_image * positive_ratio) positives are drawn, and
+    int(P / positive_ratio) - P negatives for the P positives that were found; where there is none,
+    as many as leave room for the quota of positives. Crowds (class id < 0) are never a target.
+
+    Args:
+        config: a Config that gives the values below; without it they are arguments.
+        rois_per_image: rows of the output.
+        positive_ratio: share of positives; .25 is the paper's 1:3.
+        mask_shape: (height, width) of mask targets, or None for no masks.
+        mini_mask: the masks are cut to the objects' boxes.
+        bbox_std_dev: deltas are divided by these.
+        seed: of the draw; None differs from run to run.
+        fused: see `mrcnn.ops`.
+
+    Input: [proposals [B, P, 4] normalised, class_ids [B, G] int, boxes [B, G, 4] normalised,
+    masks [B, h, w, G] (left out with mask_shape None)], and at the end, if known, which proposals are
+    valid [B, P] bool; without it those that are not zero rows. Objects with class id 0 are padding.
+
+    Output: rois [B, R, 4], class_ids [B, R] int32, deltas [B, R, 4] and masks [B, R, h, w] of 0 and 1;
+    positives first, then negatives, then zero rows.
+    """
+
+    POSITIVE_IOU, CROWD_IOU = 0.5, 0.001
+
+    def __init__(self, config=None, *, rois_per_image=200, positive_ratio=0.33, mask_shape=(28, 28),
+                 mini_mask=True, bbox_std_dev=(0.1, 0.1, 0.2, 0.2), seed=None, fused=None, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if config is not None:
+            rois_per_image, positive_ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
+            mask_shape = config.MASK_SHAPE if config.USE_MASK else None
+            mini_mask, bbox_std_dev = config.USE_MINI_MASK, config.BBOX_STD_DEV
+            seed, fused = config.SEED, config.FUSED_KERNELS
+        self.rois_per_image, self.positive_ratio = rois_per_image, float(positive_ratio)
+        self.mask_shape = None if mask_shape is None else tuple(int(side) for side in mask_shape)
+        self.mini_mask, self.seed, self.fused = mini_mask, seed, fused
+        self.bbox_std_dev = [float(v) for v in bbox_std_dev]
+        self.random = keras.random.SeedGenerator(seed)
+
+    @property
+    def positive_rows(self):
+        """Rows that may hold a positive RoI: the first so many."""
+        return int(self.rois_per_image * self.positive_ratio)
+
+    def call(self, inputs):
+        inputs = [ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs]
+        masks = inputs.pop(3) if self.mask_shape else None
+        proposals, class_ids, boxes = inputs[:3]
+        valid = inputs[3] if len(inputs) > 3 else ops.any(proposals != 0, axis=-1)
+        iou = kernels.overlaps(proposals, boxes)                           # [B, P, G]
+        object_iou = ops.where(class_ids[:, None] > 0, iou, 0.)
+        best_iou, best = (x[..., 0] for x in ops.top_k(object_iou, 1))     # the object of each proposal
+        crowd_iou = ops.max(ops.where(class_ids[:, None] < 0, iou, 0.), axis=-1)
+        positive = ops.logical_and(valid, best_iou >= self.POSITIVE_IOU)
+        negative = ops.logical_and(valid, best_iou < self.POSITIVE_IOU)
+        negative = ops.logical_and(negative, crowd_iou < self.CROWD_IOU)
+
+        rows, is_positive, is_negative = self._draw(positive, negative)
+        rois = _mask_rows(_take_rows(proposals, rows), ops.logical_or(is_positive, is_negative))
+        best = ops.cast(_take_rows(best, rows), "int32")                   # [B, R]
+        target_ids = _mask_rows(ops.cast(_take_rows(class_ids, best), "int32"), is_positive)
+        target_boxes = _take_rows(boxes, best)
+        # Rows without a target compute with a unit box, so that no logarithm of 0 is taken.
+        unit = ops.convert_to_tensor([0., 0., 1., 1.])
+        source = ops.where(is_positive[..., None], rois, unit)
+        deltas = utils.box_refinement_graph(source, ops.where(is_positive[..., None], target_boxes, unit))
+        deltas = _mask_rows(deltas / ops.convert_to_tensor(self.bbox_std_dev), is_positive)
+        if masks is None:
+            return rois, target_ids, deltas
+        count = self.positive_rows
+        targets = self._mask_targets(masks, source[:, :count], target_boxes[:, :count], best[:, :count])
+        targets = _mask_rows(targets, is_positive[:, :count])
+        return rois, target_ids, deltas, ops.pad(targets, [[0, 0], [0, self.rois_per_image - count], [0, 0], [0, 0]])
+
+    def _draw(self, positive, negative):
+        """Random rows, positives first. Returns rows [B, R], is_positive, is_negative [B, R] bool."""
+        quota, size = self.positive_rows, self.rois_per_image
+        missing = ops.maximum(size - ops.shape(positive)[1], 0)            # fewer proposals than rows
+        positive, negative = (ops.pad(x, [[0, 0], [0, missing]]) for x in (positive, negative))
+        luck = keras.random.uniform(ops.shape(positive), seed=self.random)
+        luck_positive, positive_rows = ops.top_k(ops.where(positive, luck, -1.), size)
+        luck_negative, negative_rows = ops.top_k(ops.where(negative, luck, -1.), size)
+        rank = ops.arange(size, dtype="int32")[None]
+        is_positive = ops.logical_and(luck_positive >= 0, rank < quota)
+        found = ops.sum(ops.cast(is_positive, "int32"), axis=1, keepdims=True)
+        wanted = ops.cast((1. / self.positive_ratio) * ops.cast(found, "float32"), "int32") - found
+        wanted = ops.where(found > 0, wanted, size - quota)
+        is_negative = ops.logical_and(luck_negative >= 0, rank < wanted)
+        # Positives, then negatives, then the rest; top_k keeps the order of equals.
+        flags = ops.concatenate([2 * ops.cast(is_positive, "int32"), ops.cast(is_negative, "int32")], axis=1)
+        flags, order = ops.top_k(flags, size)
+        rows = _take_rows(ops.concatenate([positive_rows, negative_rows], axis=1), order)
+        return ops.where(flags > 0, rows, 0), flags == 2, flags == 1
+
+    def _mask_targets(self, masks, rois, boxes, best):
+        """The objects' masks inside the RoIs: [B, h, w, G] -> [B, P, *mask_shape] of 0. and 1."""
+        shape = ops.shape(masks)
+        count = ops.shape(rois)[1]
+        images = ops.reshape(ops.transpose(masks, (0, 3, 1, 2)), (-1, shape[1], shape[2], 1))
+        indices = best + shape[3] * ops.arange(shape[0], dtype="int32")[:, None]
+        if self.mini_mask:
+            # From the image's frame to that of the object's box, which its mini-mask fills.
+            origin = ops.concatenate([boxes[..., :2], boxes[..., :2]], axis=-1)
+            size = boxes[..., 2:] - boxes[..., :2]
+            size = ops.where(size > 0, size, 1.)
+            rois = (rois - origin) / ops.concatenate([size, size], axis=-1)
+        crops = kernels.crop_and_resize(ops.cast(images, "float32"), ops.reshape(rois, (-1, 4)),
+                                        ops.reshape(indices, (-1,)), self.mask_shape, self.fused)
+        return ops.round(ops.reshape(crops, (shape[0], count, *self.mask_shape)))
+
+    def compute_output_shape(self, input_shape):
+        batch, rows = input_shape[0][0], self.rois_per_image
+        shapes = [(batch, rows, 4), (batch, rows), (batch, rows, 4)]
+        return shapes + [(batch, rows, *self.mask_shape)] if self.mask_shape else shapes
+
+    def compute_output_spec(self, inputs):
+        shapes = self.compute_output_shape([x.shape for x in inputs])
+        return tuple(keras.KerasTensor(shape, "int32" if len(shape) == 2 else "float32") for shape in shapes)
+
+    def compute_mask(self, inputs, mask=None):
+        return [None] * (4 if self.mask_shape else 3)
+
+    def get_config(self):
+        names = "rois_per_image positive_ratio mask_shape mini_mask bbox_std_dev seed fused".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config):
+    """`DetectionTargetLayer` for one image, without the batch axis (matterport: detection_targets_graph)."""
+    inputs = [ops.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
+    return [x[0] for x in DetectionTargetLayer(config)(inputs)]
+
+
+# ------------------------------------------------------------------------------------------------
+#  Detections (paper, section 3.1: inference)
+# ------------------------------------------------------------------------------------------------
+
+@register
+class DetectionLayer(KL.Layer):
+    """Final boxes: each RoI's best class, its deltas, suppression by class (matterport: DetectionLayer).
+
+    Args:
+        config: a Config that gives the values below; without it they are arguments.
+        max_instances: rows of the output.
+        min_confidence: detections with a lower score are dropped.
+        nms_threshold: of two detections of a class with a higher IoU only the better stays.
+        bbox_std_dev, log_size_limit: as in `ProposalLayer`.
+        fused: see `mrcnn.ops`.
+
+    Input: [rois [B, N, 4] normalised, probs [B, N, classes], deltas [B, N, classes, 4], image_meta], and
+    at the end, if known, which RoIs are valid [B, N] bool.
+    Output: [B, max_instances, (y1, x1, y2, x2, class_id, score)], boxes normalised, best first, zero rows
+    at the end.
+    """
+
+    def __init__(self, config=None, *, max_instances=100, min_confidence=0.7, nms_threshold=0.3,
+                 bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16), fused=None,
+                 **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if config is not None:
+            max_instances, min_confidence = config.DETECTION_MAX_INSTANCES, config.DETECTION_MIN_CONFIDENCE
+            nms_threshold, bbox_std_dev = config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV
+            log_size_limit, fused = config.BBOX_LOG_SIZE_LIMIT, config.FUSED_KERNELS
+        self.max_instances, self.min_confidence, self.nms_threshold = max_instances, min_confidence, nms_threshold
+        self.bbox_std_dev = [float(v) for v in bbox_std_dev]
+        self.log_size_limit, self.fused = log_size_limit, fused
+
+    def call(self, inputs):
+        rois, probs, deltas, image_meta = inputs[:4]
+        meta = parse_image_meta_graph(image_meta)
+        window = norm_boxes_graph(meta["window"], meta["image_shape"][:, :2])
+        return self.refine(rois, probs, deltas, window, *inputs[4:])
+
+    def refine(self, rois, probs, deltas, window, valid=None):
+        """`call` with the window [B, 4] that boxes are clipped to, normalised."""
+        scores, class_ids = (x[..., 0] for x in ops.top_k(probs, 1))       # [B, N]
+        class_ids = ops.cast(class_ids, "int32")
+        deltas = ops.take_along_axis(deltas, class_ids[..., None, None], axis=2)[:, :, 0]
+        boxes = apply_box_deltas_graph(rois, deltas * ops.convert_to_tensor(self.bbox_std_dev),
+                                       self.log_size_limit)
+        boxes = clip_boxes_graph(boxes, window[:, None])
+        candidates = ops.logical_and(class_ids > 0, scores >= self.min_confidence)
+        if valid is not None:
+            candidates = ops.logical_and(candidates, valid)
+        kept, found = kernels.non_max_suppression(boxes, scores, self.max_instances, self.nms_threshold,
+                                                  candidates, class_ids, self.fused)
+        rows = ops.concatenate([boxes, ops.cast(class_ids, "float32")[..., None], scores[..., None]], axis=-1)
+        return _mask_rows(_take_rows(rows, kept), found)
+
+    def compute_output_shape(self, input_shape):
+        return (input_shape[0][0], self.max_instances, 6)
+
+    def get_config(self):
+        names = "max_instances min_confidence nms_threshold bbox_std_dev log_size_limit fused".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def refine_detections_graph(rois, probs, deltas, window, config):
+    """`DetectionLayer.refine` for one image, without the batch axis (matterport: refine_detections_graph)."""
+    inputs = [ops.convert_to_tensor(x)[None] for x in (rois, probs, deltas, window)]
+    return DetectionLayer(config).refine(*inputs)[0]
+
+
+# ------------------------------------------------------------------------------------------------
+#  Heads (paper, section 3: network architecture)
+# ------------------------------------------------------------------------------------------------
+
+def fpn_classifier_graph(rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True,
+                         fc_layers_size=1024, momentum=0.99, fused=None):
+    """Class and box of each RoI: two fully connected layers (matterport: fpn_classifier_graph).
+
+    Args:
+        rois: [B, N, 4] normalised.
+        feature_maps: [P2, P3, P4, P5].
+        image_meta: [B, meta].
+        pool_size: side of the pooled features.
+
+    Returns:
+        logits, probs: [B, N, num_classes].
+        deltas: [B, N, num_classes, (dy, dx, log dh, log dw)], divided by BBOX_STD_DEV.
+    """
+    x = PyramidROIAlign([pool_size, pool_size], fused, name="roi_align_classifier")([rois, image_meta] + feature_maps)
+    for i, side in ((1, pool_size), (2, 1)):
+        x = TimeDistributed(WholeConv2D(fc_layers_size, side), name=f"mrcnn_class_conv{i}")(x)
+        x = TimeDistributed(BatchNorm(train_bn, momentum=momentum), name=f"mrcnn_class_bn{i}")(x)
+        x = KL.Activation("relu")(x)
+    shared = KL.Reshape((rois.shape[1] or -1, fc_layers_size), name="pool_squeeze")(x)
+    logits = TimeDistributed(KL.Dense(num_classes), name="mrcnn_class_logits")(shared)
+    probs = TimeDistributed(KL.Activation("softmax"), name="mrcnn_class")(logits)
+    x = TimeDistributed(KL.Dense(num_classes * 4), name="mrcnn_bbox_fc")(shared)
+    deltas = KL.Reshape((rois.shape[1] or -1, num_classes, 4), name="mrcnn_bbox")(x)
+    return logits, probs, deltas
+
+
+class MaskHead:
+    """The layers of the mask branch, to be applied to several sets of RoIs.
+
+    Four 3x3 convolutions, a transposed one that doubles the size, and a 1x1 to a sigmoid mask for
+    each class: classes don't compete for a pixel, the box head has decided among them (paper,
+    section 3: L_mask).
+    """
+
+    def __init__(self, pool_size, num_classes, train_bn=True, channels=256, momentum=0.99, fused=None):
+        self.stages = [PyramidROIAlign([pool_size, pool_size], fused, name="roi_align_mask")]
+        for i in (1, 2, 3, 4):
+            self.stages += [
+                TimeDistributed(KL.Conv2D(channels, 3, padding="same"), name=f"mrcnn_mask_conv{i}"),
+                TimeDistributed(BatchNorm(train_bn, momentum=momentum), name=f"mrcnn_mask_bn{i}"),
+                KL.Activation("relu")]
+        self.stages += [
+            TimeDistributed(KL.Conv2DTranspose(channels, 2, strides=2, activation="relu"), name="mrcnn_mask_deconv"),
+            TimeDistributed(KL.Conv2D(num_classes, 1, activation="sigmoid"), name="mrcnn_mask")]
+
+    def __call__(self, rois, feature_maps, image_meta):
+        """Masks of rois [B, N, 4]: [B, N, 2 * pool_size, 2 * pool_size, num_classes]."""
+        x = [rois, image_meta] + feature_maps
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+def build_fpn_mask_graph(rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True,
+                         channels=256):
+    """`MaskHead` applied once (matterport: build_fpn_mask_graph)."""
+    return MaskHead(pool_size, num_classes, train_bn, channels)(rois, feature_maps, image_meta)
+
+
+# ------------------------------------------------------------------------------------------------
+#  Losses (paper, section 3: L = L_cls + L_box + L_mask, and the RPN's two)
+# ------------------------------------------------------------------------------------------------
+# Each is one mean over what is kept of the whole batch, and 0 where nothing is.
+
+def _mean_where(values, keep):
+    """Mean of values [..., K] over the rows that keep [...] marks and over K; 0 without rows."""
+    keep = ops.cast(keep, values.dtype)
+    per_row = values.shape[-1] if len(values.shape) > len(keep.shape) else 1
+    if per_row != 1:
+        values = ops.sum(values, axis=-1)
+    return ops.sum(values * keep) / ops.maximum(ops.sum(keep) * per_row, 1.)
+
+
+def smooth_l1_loss(y_true, y_pred):
+    """Smooth L1 of each element, any shape (matterport: smooth_l1_loss)."""
+    distance = ops.abs(y_true - y_pred)
+    return ops.where(distance < 1., .5 * distance ** 2, distance - .5)
+
+
+def _cross_entropy(class_ids, logits):
+    """class_ids: [...] int, logits: [..., classes]. Returns [...]."""
+    return -ops.take_along_axis(ops.log_softmax(logits, axis=-1), class_ids[..., None], axis=-1)[..., 0]
+
+
+def rpn_class_loss_graph(rpn_match, rpn_class_logits):
+    """Object or not, over the sampled anchors (matterport: rpn_class_loss_graph).
+
+    Args:
+        rpn_match: [B, A, 1] int: 1 positive, -1 negative, 0 neutral.
+        rpn_class_logits: [B, A, 2].
+    """
+    match = rpn_match[..., 0]
+    loss = _cross_entropy(ops.cast(match == 1, "int32"), rpn_class_logits)
+    return _mean_where(loss, match != 0)
+
+
+def rpn_bbox_loss_graph(config, target_bbox, rpn_match, rpn_bbox):
+    """Boxes of the positive anchors (matterport: rpn_bbox_loss_graph).
+
+    Args:
+        config: not used.
+        target_bbox: [B, n, 4], the deltas of the positive anchors in the order of the anchors.
+        rpn_match: [B, A, 1].
+        rpn_bbox: [B, A, 4].
+    """
+    positive = rpn_match[..., 0] == 1
+    position = ops.cumsum(ops.cast(positive, "int32"), axis=1) - 1
+    position = ops.clip(position, 0, ops.shape(target_bbox)[1] - 1)
+    return _mean_where(smooth_l1_loss(_take_rows(target_bbox, position), rpn_bbox), positive)
+
+
+def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids, valid=None):
+    """L_cls: cross-entropy of the RoIs (matterport: mrcnn_class_loss_graph).
+
+    A RoI whose predicted class its image's source does not label is left out.
+
+    Args:
+        target_class_ids: [B, N] int, padding rows are 0.
+        pred_class_logits: [B, N, classes].
+        active_class_ids: [B, classes] of 0 and 1, for each image the classes of its source.
+        valid: [B, N] bool, rows that count; None for all, padding included.
+    """
+    predicted = ops.cast(ops.top_k(pred_class_logits, 1)[1][..., 0], "int32")
+    keep = ops.take_along_axis(ops.convert_to_tensor(active_class_ids), predicted, axis=1) > 0
+    if valid is not None:
+        keep = ops.logical_and(keep, valid)
+    return _mean_where(_cross_entropy(ops.cast(target_class_ids, "int32"), pred_class_logits), keep)
+
+
+def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox):
+    """L_box: smooth L1 of the positive RoIs' deltas, of their own class (matterport: mrcnn_bbox_loss_graph).
+
+    Args:
+        target_bbox: [B, N, 4].
+        target_class_ids: [B, N] int.
+        pred_bbox: [B, N, classes, 4].
+    """
+    class_ids = ops.cast(target_class_ids, "int32")
+    pred = ops.take_along_axis(pred_bbox, ops.maximum(class_ids, 0)[..., None, None], axis=2)[:, :, 0]
+    return _mean_where(smooth_l1_loss(target_bbox, pred), class_ids > 0)
+
+
+def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks):
+    """L_mask: mean binary cross-entropy of the positive RoIs' own class's mask (matterport: mrcnn_mask_loss_graph).
+
+    Args:
+        target_masks: [B, N, h, w] of 0 and 1.
+        target_class_ids: [B, N] int.
+        pred_masks: [B, N, h, w, classes], probabilities.
+    """
+    shape = ops.shape(pred_masks)
+    classes = pred_masks.shape[-1]
+    class_ids = ops.cast(ops.reshape(target_class_ids, (-1,)), "int32")
+    by_class = ops.transpose(ops.reshape(pred_masks, (-1, *shape[2:])), (0, 3, 1, 2))
+    rows = ops.arange(ops.shape(class_ids)[0], dtype="int32") * classes + ops.maximum(class_ids, 0)
+    pred = ops.take(ops.reshape(by_class, (-1, shape[2] * shape[3])), rows, axis=0)
+    target = ops.cast(ops.reshape(target_masks, (-1, shape[2] * shape[3])), "float32")
+    epsilon = 1e-7
+    pred = ops.clip(ops.cast(pred, "float32"), epsilon, 1. - epsilon)
+    loss = -target * ops.log(pred + epsilon) - (1. - target) * ops.log(1. - pred + epsilon)
+    return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
+
+
+@register
+class LossLayer(KL.Layer):
+    """One of the five losses as a layer of the graph, so that it is an output with a name.
+
+    Input: the arguments of the function of that name, in order. Output: a scalar, float32.
+    """
+
+    def __init__(self, name, **kwargs):
+        functions = {"rpn_class_loss": rpn_class_loss_graph,
+                     "rpn_bbox_loss": lambda *x: rpn_bbox_loss_graph(None, *x),
+                     "mrcnn_class_loss": mrcnn_class_loss_graph,
+                     "mrcnn_bbox_loss": mrcnn_bbox_loss_graph, "mrcnn_mask_loss": mrcnn_mask_loss_graph}
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(name=name, **kwargs)
+        if name not in functions:
+            raise ValueError(f"name is one of {', '.join(functions)}. Received: {name!r}")
+        self.function = functions[name]
+
+    def call(self, inputs):
+        return self.function(*inputs)
+
+    def compute_output_shape(self, input_shape):
+        return ()
+
+
+class TrainingModel(keras.Model):
+    """The training graph; its loss is the weighted sum of the graph's own losses plus L2.
+
+    Args:
+        loss_weights: {name of a loss: weight}; losses without one count 1.
+        weight_decay: L2 factor on every trainable weight but batch norm's, each divided by its size.
+        loss_names: of the graph's last outputs, in order.
+    """
+
+    def __init__(self, inputs, outputs, loss_names=(), loss_weights=None, weight_decay=0., **kwargs):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.loss_names, self.weight_decay = list(loss_names), weight_decay
+        self.loss_factors = {name: float((loss_weights or {}).get(name, 1.)) for name in loss_names}
+        self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses = y_pred[-len(self.loss_names):]
+        total = self.regularization() if self.weight_decay else 0.
+        for name, loss, mean in zip(self.loss_names, losses, self.loss_means):
+            mean.update_state(loss)
+            total = total + self.loss_factors[name] * loss
+        return total
+
+    def regularization(self):
+        """The L2 term, a scalar."""
+        terms = [ops.mean(ops.square(w)) for w in self.trainable_weights if w.name not in ("gamma", "beta")]
+        return self.weight_decay * sum(terms) if terms else ops.convert_to_tensor(0.)
+
+
+# ------------------------------------------------------------------------------------------------
+#  The model
+# ------------------------------------------------------------------------------------------------
+
+class MaskRCNN:
+    """Mask R-CNN: builds the network, trains it, detects objects (matterport: MaskRCNN).
+
+    Args:
+        mode: "training" or "inference".
+        config: a `Config`; it is checked.
+        model_dir: folder for logs and checkpoints.
+
+    Attributes:
+        keras_model: the Keras model. Inference: inputs image, meta, anchors; outputs detections,
+            mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, rpn_class, rpn_bbox. Training: see `build`.
+        epoch: epochs that the weights have been trained for.
+        log_dir, checkpoint_path: where `train` writes.
+        anchors: [A, 4], in pixels, of the last `get_anchors`.
+
+    Raises:
+        ValueError: an unknown mode, or settings that don't fit together.
+    """
+
+    def __init__(self, mode, config, model_dir):
+        if mode not in ("training", "inference"):
+            raise ValueError(f"mode is 'training' or 'inference'. Received: {mode!r}")
+        config.validate()
+        kernels.keep_freed_memory()
+        self.mode, self.config, self.model_dir = mode, config, os.fspath(model_dir)
+        self.epoch = 0
+        self._lock = threading.Lock()
+        self._functions = OrderedDict()
+        self._anchors = OrderedDict()
+        self.set_log_dir()
+        self.keras_model = self.build(mode, config)
+
+    # ---- Building ------------------------------------------------------------------------------
+
+    def build(self, mode, config):
+        """Builds the graph (matterport: MaskRCNN.build).
+
+        Training inputs, by name: input_image [B, H, W, C] molded, input_image_meta, input_rpn_match
+        [B, A, 1], input_rpn_bbox [B, n, 4], input_gt_class_ids [B, G], input_gt_boxes [B, G, 4] in
+        pixels, input_gt_masks [B, h, w, G] (with USE_MASK), input_roi [B, N, 4] in pixels (without
+        USE_RPN_ROIS). Outputs, in order: rpn_class_logits, rpn_class, rpn_bbox, mrcnn_class_logits,
+        mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, output_rois, and the losses.
+        """
+        image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
+        meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
+        pyramid, rpn = self._body(image, config)
+        if mode == "training":
+            return self._training_graph(image, meta, pyramid, rpn, config)
+        return self._inference_graph(image, meta, pyramid, rpn, config)
+
+    @staticmethod
+    def _body(image, config):
+        """Backbone, pyramid and RPN. Returns [P2..P6] and (logits, probs, bbox) of all levels."""
+        if callable(config.BACKBONE):
+            maps = config.BACKBONE(image, stage5=True, train_bn=config.TRAIN_BN)
+        else:
+            maps = resnet_graph(image, config.BACKBONE, True, config.TRAIN_BN, config.BATCH_NORM_MOMENTUM)
+        pyramid = fpn_graph(maps[-4:], config.TOP_DOWN_PYRAMID_SIZE)
+        rpn_model = build_rpn_model(config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS),
+                                    config.TOP_DOWN_PYRAMID_SIZE, config.RPN_CHANNELS)
+        levels = zip(*(rpn_model(p) for p in pyramid))
+        names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
+        return pyramid, [KL.Concatenate(axis=1, name=name)(list(level)) for name, level in zip(names, levels)]
+
+    @staticmethod
+    def _heads(config):
+        """The two heads with this configuration's values: f(rois, maps, meta) each."""
+        def box_head(rois, maps, meta):
+            return fpn_classifier_graph(rois, maps, meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
+                                        config.FPN_CLASSIF_FC_LAYERS_SIZE, config.BATCH_NORM_MOMENTUM,
+                                        config.FUSED_KERNELS)
+        mask_head = MaskHead(config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, config.MASK_HEAD_CHANNELS,
+                             config.BATCH_NORM_MOMENTUM, config.FUSED_KERNELS) if config.USE_MASK else None
+        return box_head, mask_head
+
+    def _training_graph(self, image, meta, pyramid, rpn, config):
+        masks_shape = (*config.MINI_MASK_SHAPE, None) if config.USE_MINI_MASK else (None, None, None)
+        match = KL.Input((None, 1), name="input_rpn_match", dtype="int32")
+        rpn_target = KL.Input((None, 4), name="input_rpn_bbox")
+        class_ids = KL.Input((None,), name="input_gt_class_ids", dtype="int32")
+        boxes = KL.Input((None, 4), name="input_gt_boxes")
+        inputs = [image, meta, match, rpn_target, class_ids, boxes]
+        truth = [class_ids, NormalizeBoxes(min_pixels=1, name="gt_boxes")([boxes, image])]
+        if config.USE_MASK:
+            # uint8: a bool tensor can't be split over devices.
+            truth.append(KL.Input(masks_shape, name="input_gt_masks", dtype="uint8"))
+            inputs.append(truth[-1])
+        anchors = PyramidAnchors(config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, config.BACKBONE_STRIDES,
+                                 config.RPN_ANCHOR_STRIDE, name="anchors")([image] + pyramid)
+        rpn_logits, rpn_class, rpn_bbox = rpn
+        rpn_rois, valid = ProposalLayer(config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config,
+                                        return_valid=True, name="ROI")([rpn_class, rpn_bbox, anchors])
+        proposals = rpn_rois
+        if not config.USE_RPN_ROIS:
+            inputs.append(KL.Input((None, 4), name="input_roi"))
+            proposals, valid = NormalizeBoxes(return_valid=True, name="input_rois")([inputs[-1], image])
+        targets = DetectionTargetLayer(config, name="proposal_targets")
+        rois, target_ids, target_bbox, *target_mask = targets([proposals, *truth, valid])
+
+        maps = pyramid[:4]
+        box_head, mask_head = self._heads(config)
+        logits, probs, bbox = box_head(rois, maps, meta)
+        active = KL.Identity(name="active_class_ids")(meta[:, 12:])
+        class_inputs = [target_ids, logits, active]
+        if not config.CLASS_LOSS_ON_PADDING:
+            class_inputs.append(ops.any(rois != 0, axis=-1))
+        losses = [LossLayer("rpn_class_loss")([match, rpn_logits]),
+                  LossLayer("rpn_bbox_loss")([rpn_target, match, rpn_bbox]),
+                  LossLayer("mrcnn_class_loss")(class_inputs),
+                  LossLayer("mrcnn_bbox_loss")([target_bbox, target_ids, bbox])]
+        outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, bbox]
+        if config.USE_MASK:
+            masks, rows = self._training_masks(mask_head, rois, maps, meta, targets.positive_rows, config)
+            losses.append(LossLayer("mrcnn_mask_loss")([target_mask[0][:, :rows], target_ids[:, :rows],
+                                                        masks[0]]))
+            outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
+        outputs += [rpn_rois, KL.Identity(name="output_rois")(rois)]
+        names = config_module.LOSS_NAMES[:len(losses)]
+        # AdamW decouples the decay from the loss: the optimizer applies it (training.make_optimizer).
+        decay = 0. if config.OPTIMIZER == "adamw" else config.WEIGHT_DECAY
+        return TrainingModel(inputs, outputs + losses, names, config.LOSS_WEIGHTS, decay, name="mask_rcnn")
+
+    @staticmethod
+    def _training_masks(mask_head, rois, maps, meta, positive_rows, config):
+        """Masks of the RoIs and the number of rows in the first part, the one that has a loss.
+
+        Only rows that can be positive have a loss. With fixed batch norm the others are a second part,
+        computed only if somebody asks for that output; with trained batch norm they would
+        take part in its statistics, so that either all rows are one part or they are left at zero.
+        """
+        fixed = config.TRAIN_BN is False
+        positives_only = fixed if config.MASK_HEAD_ON_POSITIVES is None else config.MASK_HEAD_ON_POSITIVES
+        if not positives_only:
+            return [mask_head(rois, maps, meta)], config.TRAIN_ROIS_PER_IMAGE
+        first = mask_head(rois[:, :positive_rows], maps, meta)
+        if fixed:
+            return [first, mask_head(rois[:, positive_rows:], maps, meta)], positive_rows
+        rest = config.TRAIN_ROIS_PER_IMAGE - positive_rows
+        return [first, ops.zeros_like(first[:, :1]) + ops.zeros((1, rest, 1, 1, 1))], positive_rows
+
+    def _inference_graph(self, image, meta, pyramid, rpn, config):
+        anchors = KL.Input((None, 4), name="input_anchors")
+        _, rpn_class, rpn_bbox = rpn
+        rois, valid = ProposalLayer(config.POST_NMS_ROIS_INFERENCE, config.RPN_NMS_THRESHOLD, config,
+                                    return_valid=True, name="ROI")([rpn_class, rpn_bbox, anchors])
+        box_head, mask_head = self._heads(config)
+        maps = pyramid[:4]
+        _, probs, bbox = box_head(rois, maps, meta)
+        detections = DetectionLayer(config, name="mrcnn_detection")([rois, probs, bbox, meta, valid])
+        inputs, outputs = [image, meta, anchors], [detections, probs, bbox]
+        self._mask_model = None
+        if config.USE_MASK:
+            outputs.append(mask_head(detections[..., :4], maps, meta))
+            # The same layers for any number of rows: `detect` runs them on those that hold a detection.
+            boxes, boxes_meta = KL.Input((None, 4)), KL.Input((config.IMAGE_META_SIZE,))
+            features = [KL.Input((None, None, config.TOP_DOWN_PYRAMID_SIZE)) for _ in maps]
+            self._mask_model = keras.Model([boxes, boxes_meta, *features], mask_head(boxes, features, boxes_meta))
+        self._box_model = keras.Model(inputs, [detections, *maps], name="mask_rcnn_boxes")
+        return keras.Model(inputs, outputs + [rois, rpn_class, rpn_bbox], name="mask_rcnn")
+
+    # ---- Files -----------------------------------------------------------------------------------
+
+    def find_last(self):
+        """The last checkpoint of this NAME in `model_dir`, a string that also unpacks as (folder, file).
+
+        Raises:
+            FileNotFoundError: no run, or a run without a checkpoint.
+        """
+        return training.find_last(self.model_dir, self.config.NAME)
+
+    def load_weights(self, filepath, by_name=False, exclude=None):
+        """Loads a weight file and takes up its run (matterport: load_weights).
+
+        Args:
+            filepath: a legacy `.h5` or a Keras `.weights.h5`.
+            by_name: allow that parts of the network are missing in the file.
+            exclude: names of layers to leave as they are; implies by_name.
+
+        Returns:
+            a `weights.Coverage`: what was loaded, missing, ignored or mismatched.
+        """
+        coverage = weights.load(self.keras_model, filepath, by_name=by_name or bool(exclude), exclude=exclude or ())
+        logger.info("%s", coverage.summary())
+        self.set_log_dir(filepath)
+        return coverage
+
+    def save_weights(self, filepath):
+        """Saves the weights; `.h5` is the legacy layout, `.weights.h5` Keras's."""
+        weights.save(self.keras_model, filepath)
+
+    def get_imagenet_weights(self):
+        """Path of a legacy `.h5` of the backbone trained on ImageNet, made on first use (ResNet-50, 101, 152)."""
+        return weights.get_imagenet_weights(self.config.BACKBONE)
+
+    def set_log_dir(self, model_path=None):
+        """Sets `log_dir`, `checkpoint_path` and `epoch`: a new run, or that of a checkpoint.
+
+        Args:
+            model_path: a checkpoint; of a name that is none, a new run begins.
+        """
+        found = training.parse_checkpoint(model_path) if model_path else None
+        if found:
+            self.log_dir, self.epoch = found
+        else:
+            now = datetime.datetime.now()
+            name = (self.config.NAME or "mask_rcnn").lower()
+            self.log_dir, self.epoch = os.path.join(self.model_dir, f"{name}{now:%Y%m%dT%H%M}"), 0
+        name = (self.config.NAME or "mask_rcnn").lower()
+        self.checkpoint_path = os.path.join(self.log_dir, f"mask_rcnn_{name}_*epoch*.h5").replace(
+            "*epoch*", "{epoch:04d}")
+
+    # ---- Training --------------------------------------------------------------------------------
+
+    def compile(self, learning_rate, momentum):
+        """Makes a new optimizer for the layers that are trainable now (matterport: compile)."""
+        optimizer = training.make_optimizer(self.config, learning_rate, momentum)
+        optimizer.build(self.keras_model.trainable_variables)
+        self.keras_model.compile(optimizer=optimizer, jit_compile=False)
+
+    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
+        """Makes the layers that the regex matches, whole, trainable and freezes the others.
+
+        Args:
+            layer_regex: a regular expression of layer names, such as r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)".
+            verbose: 1 logs the layers that train.
+        """
+        for layer in (keras_model or self.keras_model).layers:
+            if isinstance(layer, keras.Model):
+                self.set_trainable(layer_regex, layer, indent + 4, verbose)
+                continue
+            if not layer.weights:
+                continue
+            layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
+            inner = getattr(layer, "layer", None)
+            if inner is not None:
+                inner.trainable = layer.trainable
+            if layer.trainable and verbose:
+                logger.info("%strain %-20s (%s)", " " * indent, layer.name, type(layer).__name__)
+
+    def train(self, train_dataset, val_dataset, learning_rate, epochs, layers, augmentation=None,
+              custom_callbacks=None, no_augmentation_sources=None):
+        """Trains (matterport: train).
+
+        Both datasets are checked before the first step. A checkpoint follows each epoch; beside it lies
+        what resuming in the middle of an epoch needs.
+
+        Args:
+            train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
+            learning_rate: of this call.
+            epochs: number of the last epoch, not a count: after `epochs=20`, `epochs=30` trains 10 more.
+            layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
+            augmentation: an imgaug augmenter, or f(image, masks) -> (image, masks).
+            custom_callbacks: Keras callbacks, called after the checkpoint's.
+            no_augmentation_sources: sources of images that are not augmented.
+
+        Returns:
+            keras.callbacks.History.
+
+        Raises:
+            ValueError: not in training mode, `epochs` already reached, a dataset with problems.
+            training.BadLossError: a loss became NaN or infinite.
+        """
+        if self.mode != "training":
+            raise ValueError(f"train() needs a model in mode 'training'. Received: mode {self.mode!r}")
+        if epochs <= self.epoch:
+            raise ValueError(f"epochs is the number of the last epoch and above {self.epoch}, the epoch that "
+                             f"the weights have reached. Received: {epochs}")
+        for dataset in (train_dataset, val_dataset):
+            if dataset is not None:
+                data.check_dataset(dataset, self.config)
+        run = training.Run(self, train_dataset, val_dataset, learning_rate, epochs,
+                           LAYER_CHOICES.get(layers, layers), augmentation, custom_callbacks,
+                           no_augmentation_sources)
+        return run.fit()
+
+    # ---- Detection -------------------------------------------------------------------------------
+
+    def mold_inputs(self, images):
+        """Resizes and normalises images (matterport: mold_inputs).
+
+        Args:
+            images: list of [H, W] or [H, W, C] arrays of any sizes, uint8 or float.
+
+        Returns:
+            molded_images: [B, h, w, C] float32.
+            image_metas: [B, meta]; windows: [B, (y1, x1, y2, x2)] in pixels of the molded image.
+
+        Raises:
+            ValueError: an image with other channels than IMAGE_CHANNEL_COUNT, or molded images of
+                different sizes (`detect` takes those).
+        """
+        molded = [self._mold(image, f"image {i}") for i, image in enumerate(images)]
+        shapes = sorted({image.shape for image, _, _ in molded})
+        if len(shapes) > 1:
+            raise ValueError(f"Molded images of one batch have one size; IMAGE_RESIZE_MODE "
+                             f"{self.config.IMAGE_RESIZE_MODE!r} made {shapes}; use detect(), which groups them")
+        return tuple(np.stack(part) for part in zip(*molded))
+
+    def _mold(self, image, where):
+        config = self.config
+        image = data.with_channels(np.asarray(image), config, where)
+        if config.IMAGE_RESIZE_MODE == "crop":
+            raise ValueError("IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
+                             "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'")
+        molded, window, scale, _, _ = utils.resize_image(
+            image, min_dim=config.IMAGE_MIN_DIM, max_dim=config.IMAGE_MAX_DIM,
+            min_scale=config.IMAGE_MIN_SCALE, mode=config.IMAGE_RESIZE_MODE)
+        stride = max(config.BACKBONE_STRIDES)
+        if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
+            raise ValueError(f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
+                             f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}")
+        meta = compose_image_meta(0, image.shape, molded.shape, window, scale,
+                                  np.zeros([config.NUM_CLASSES], dtype=np.int32))
+        return data.mold_image(molded, config).astype("float32"), meta, window
+
+    def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
+        """Detections of one image in the frame of the original (matterport: unmold_detections).
+
+        Args:
+            detections: [N, (y1, x1, y2, x2, class_id, score)], boxes normalised, zero rows at the end.
+            mrcnn_mask: [N, h, w, classes], or [N, h, w] of the detected classes, or None.
+            original_image_shape, image_shape: (H, W, C) before and after molding.
+            window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
+
+        Returns:
+            boxes [n, 4] int32 in pixels, class_ids [n] int32, scores [n] float32, and masks
+            [H, W, n] bool (None for None). Boxes without area are left out.
+        """
+        n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
+        boxes, class_ids, scores = detections[:n, :4], detections[:n, 4].astype(np.int32), detections[:n, 5]
+        window = utils.norm_boxes(window, image_shape[:2])
+        wy1, wx1, wy2, wx2 = window
+        shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
+        boxes = utils.denorm_boxes((boxes - shift) / scale, original_image_shape[:2])
+        keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+        boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
+        if mrcnn_mask is None:
+            return boxes, class_ids, scores, None
+        masks = mrcnn_mask[keep]
+        if masks.ndim == 4:
+            masks = masks[np.arange(len(keep)), :, :, class_ids]
+        return boxes, class_ids, scores, utils.unmold_masks(masks, boxes, original_image_shape[:2])
+
+    def detect(self, images, verbose=0):
+        """Detects objects (matterport: detect).
+
+        Args:
+            images: list of images of any number, sizes and dtypes, see `mold_inputs`.
+
+        Returns:
+            a list of dicts, one for each image: rois [N, (y1, x1, y2, x2)] int32 in pixels, class_ids
+            [N] int32, scores [N] float32, masks [H, W, N] bool (None with USE_MASK = False); best first.
+        """
+        self._check_inference("detect")
+        molded = [self._mold(image, f"image {i}") for i, image in enumerate(images)]
+        if verbose:
+            log(f"Processing {len(images)} images")
+        groups = OrderedDict()
+        for i, (image, _, _) in enumerate(molded):
+            groups.setdefault(image.shape, []).append(i)
+        results = [None] * len(images)
+        for shape, members in groups.items():
+            anchors = self.get_anchors(shape)
+            for start in range(0, len(members), self.config.BATCH_SIZE):
+                chunk = members[start:start + self.config.BATCH_SIZE]
+                batch = np.stack([molded[i][0] for i in chunk])
+                metas = np.stack([molded[i][1] for i in chunk])
+                detections, masks = self._infer(batch, metas, anchors)
+                for row, i in enumerate(chunk):
+                    results[i] = self._result(detections[row], None if masks is None else masks[row],
+                                              np.shape(images[i]), shape, molded[i][2])
+        return results
+
+    def detect_molded(self, molded_images, image_metas, verbose=0):
+        """`detect` for molded images (matterport: detect_molded); boxes and masks in the molded frame.
+
+        Args:
+            molded_images: [B, h, w, C] float32, all of one size.
+            image_metas: [B, meta].
+        """
+        self._check_inference("detect_molded")
+        if len({np.shape(image) for image in molded_images}) > 1:
+            raise ValueError("Molded images have one size. Received: "
+                             f"{sorted({np.shape(image) for image in molded_images})}")
+        molded_images = np.asarray(molded_images)
+        shape = molded_images[0].shape
+        detections, masks = self._infer(molded_images, np.asarray(image_metas), self.get_anchors(shape))
+        window = (0, 0, *shape[:2])
+        return [self._result(detections[i], None if masks is None else masks[i], shape, shape, window)
+                for i in range(len(molded_images))]
+
+    def _check_inference(self, name):
+        if self.mode != "inference":
+            raise ValueError(f"{name}() needs a model in mode 'inference'. Received: mode {self.mode!r}")
+
+    def _result(self, detections, masks, original_shape, shape, window):
+        boxes, class_ids, scores, masks = self.unmold_detections(detections, masks, original_shape, shape, window)
+        return {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": masks}
+
+    def _infer(self, images, metas, anchors):
+        """Detections [B, R, 6] and the masks [B, n, h, w] of the detected classes, or None."""
+        batch = len(images)
+        args = [ops.convert_to_tensor(x, "float32") for x in
+                (images, metas, np.broadcast_to(anchors, (batch, *anchors.shape)))]
+        detections, *maps = self._compiled("boxes", self._box_model, args)
+        detections = ops.convert_to_numpy(detections)
+        count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
+        if self._mask_model is None:
+            return detections, None
+        side = self.config.MASK_SHAPE
+        if count == 0:
+            return detections, np.zeros((batch, 0, *side), "float32")
+        # Rows are rounded up to a multiple of 10, so that few shapes are compiled.
+        count = min(-(-count // 10) * 10, detections.shape[1])
+        masks = self._compiled("masks", self._mask_model,
+                               [ops.convert_to_tensor(detections[:, :count, :4]), args[1], *maps])
+        class_ids = detections[:, :count, 4].astype(int)[:, :, None, None, None]
+        return detections, np.take_along_axis(ops.convert_to_numpy(masks), class_ids, axis=-1)[..., 0]
+
+    def _compiled(self, name, model, args):
+        """Calls a model through one compiled function for each input shape; the last 16 are kept."""
+        if keras.backend.backend() != "tensorflow":
+            return model(args, training=False)
+        import tensorflow as tf
+        key = (name, *(tuple(x.shape) for x in args))
+        with self._lock:
+            function = self._functions.pop(key, None)
+            if function is None:
+                function = tf.function(lambda *x: model(list(x), training=False))
+                function.get_concrete_function(*args)
+            self._functions[key] = function
+            while len(self._functions) > 16:
+                self._functions.popitem(last=False)
+        return function(*args)
+
+    def get_anchors(self, image_shape):
+        """Anchors of a molded image, normalised [A, 4] float32 (matterport: get_anchors); also sets `anchors`."""
+        config = self.config
+        key = tuple(int(side) for side in image_shape[:2])
+        with self._lock:
+            pixels = self._anchors.pop(key, None)
+            if pixels is None:
+                pixels = utils.generate_pyramid_anchors(
+                    config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, image_shape),
+                    config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE)
+            self._anchors[key] = pixels
+            while len(self._anchors) > 8:
+                self._anchors.popitem(last=False)
+        self.anchors = pixels
+        return utils.norm_boxes(pixels, key).astype("float32")
+
+    # ---- Looking inside --------------------------------------------------------------------------
+
+    def ancestor(self, tensor, name, checked=None):
+        """The output of the layer `name` (TensorFlow 1 spellings as "ROI/packed:0" too), or None.
+
+        Args:
+            tensor: not needed here; the whole graph is searched.
+            checked: not used.
+        """
+        for part in name.strip("/").split(":")[0].split("/"):
+            for layer in self.keras_model.layers:
+                if layer.name == part:
+                    return layer.output
+        return None
+
+    def find_trainable_layer(self, layer):
+        """The layer inside a wrapper such as TimeDistributed."""
+        return self.find_trainable_layer(layer.layer) if isinstance(layer, KL.TimeDistributed) else layer
+
+    def get_trainable_layers(self):
+        """All layers that have weights."""
+        found = (self.find_trainable_layer(layer) for layer in self.keras_model.layers)
+        return [layer for layer in found if layer.weights]
+
+    def run_graph(self, images, outputs, image_metas=None):
+        """Runs images through parts of the inference graph (matterport: run_graph).
+
+        Args:
+            images: list of images; already molded ones if `image_metas` is given.
+            outputs: list of (name, tensor); None in place of a tensor takes the layer of that name.
+            image_metas: [B, meta].
+
+        Returns:
+            OrderedDict {name: array}.
+
+        Raises:
+            ValueError: a name that is no layer.
+        """
+        self._check_inference("run_graph")
+        tensors = []
+        for name, tensor in outputs:
+            tensor = self.ancestor(None, name) if tensor is None else tensor
+            if tensor is None:
+                raise ValueError(f"No layer of the graph has the name that was received: {name!r}")
+            tensors.append(tensor)
+        if image_metas is None:
+            images, image_metas, _ = self.mold_inputs(images)
+        images = np.asarray(images)
+        anchors = self.get_anchors(images.shape[1:])
+        key = ("graph", *(id(tensor) for tensor in tensors))
+        with self._lock:
+            model = self._functions.pop(key, None) or keras.Model(self.keras_model.inputs, tensors)
+            self._functions[key] = model
+            while len(self._functions) > 16:
+                self._functions.popitem(last=False)
+        inputs = [ops.convert_to_tensor(x, "float32") for x in
+                  (images, image_metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
+        arrays = model(inputs, training=False)
+        return OrderedDict((name, ops.convert_to_numpy(x)) for (name, _), x in zip(outputs, arrays))
+
+
+# What `train(layers=)` may be besides a regex.
+LAYER_CHOICES = {"heads": r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)", "all": ".*"}
+for _first in (3, 4, 5):
+    _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
+    LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
+
+
+# ------------------------------------------------------------------------------------------------
+#  Image meta and small helpers
+# ------------------------------------------------------------------------------------------------
+
+def parse_image_meta_graph(meta):
+    """The parts of image metas [B, 1 + 3 + 3 + 4 + 1 + classes] (matterport: parse_image_meta_graph)."""
+    return {"image_id": meta[:, 0], "original_image_shape": meta[:, 1:4], "image_shape": meta[:, 4:7],
+            "window": meta[:, 7:11], "scale": meta[:, 11], "active_class_ids": meta[:, 12:]}
+
+
+def trim_zeros_graph(boxes, name="trim_zeros"):
+    """Rows of boxes [N, 4] that are not all zero, and which [N] bool (matterport: trim_zeros_graph).
+
+    The network itself marks validity by masks; this is for code that used it. TensorFlow only.
+    """
+    import tensorflow as tf
+    keep = tf.reduce_any(tf.convert_to_tensor(boxes) != 0, axis=1)
+    return tf.boolean_mask(boxes, keep, name=name), keep
+
+
+def batch_pack_graph(x, counts, num_rows):
+    """The first counts[i] rows of each x[i], end to end (matterport: batch_pack_graph).
+
+    Args:
+        x: [B, N, ...].
+        counts: [B] int.
+        num_rows: B.
+    """
+    return ops.concatenate([x[i, :counts[i]] for i in range(num_rows)], axis=0)
+
+
+@register
+class NormalizeBoxes(KL.Layer):
+    """Pixel boxes to normalised ones, by the size of the image.
+
+    Args:
+        min_pixels: sides of boxes without extent after normalising (those of one pixel) are widened to
+            so many pixels about their centre, or an object of one pixel could never be matched.
+        return_valid: also return which boxes are not zero rows, [B, N] bool; decided before
+            normalising, after which zero rows are no longer zero.
+
+    Input: [boxes [B, N, 4] in pixels, image [B, H, W, C]]. Output: [B, N, 4].
+    """
+
+    def __init__(self, min_pixels=0, return_valid=False, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.min_pixels, self.return_valid = min_pixels, return_valid
+
+    def call(self, inputs):
+        pixels, image = inputs
+        size = ops.stack([ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)])
+        boxes = norm_boxes_graph(pixels, size)
+        if self.min_pixels:
+            half = .5 * self.min_pixels / (size - 1.)
+            thin = boxes[..., 2:] - boxes[..., :2] <= 0
+            boxes = ops.concatenate([ops.where(thin, boxes[..., :2] - half, boxes[..., :2]),
+                                     ops.where(thin, boxes[..., 2:] + half, boxes[..., 2:])], axis=-1)
+        return (boxes, ops.any(pixels != 0, axis=-1)) if self.return_valid else boxes
+
+    def compute_output_shape(self, input_shape):
+        shape = tuple(input_shape[0])
+        return (shape, shape[:2]) if self.return_valid else shape
+
+    def compute_output_spec(self, inputs):
+        boxes = keras.KerasTensor(inputs[0].shape, "float32")
+        return (boxes, keras.KerasTensor(boxes.shape[:2], "bool")) if self.return_valid else boxes
+
+    def get_config(self):
+        return {**super().get_config(), "min_pixels": self.min_pixels, "return_valid": self.return_valid}

@@ -1,0 +1,996 @@
+"""Boxes, anchors, masks, image sizes, datasets, matching and average precision, in numpy.
+
+Boxes are `(y1, x1, y2, x2)` everywhere. Pixel boxes exclude y2 and x2, so that height is y2 - y1;
+normalised boxes run from 0 to 1 with the convention of `norm_boxes`. Masks of one image are
+`[height, width, instances]`. Public names, arguments and results are those of matterport's
+`mrcnn/utils.py`; what that got wrong and is right here is named in `tests/test_utils.py`.
+
+Keras and TensorFlow are not imported, except inside the two functions that work on tensors.
+"""
+import logging
+import random
+
+import numpy as np
+
+from mrcnn.config import RESIZE_MODES
+
+logger = logging.getLogger(__name__)
+
+# The released COCO weights: ResNet-101, 81 classes.
+COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
+
+
+############################################################
+#  Boxes
+############################################################
+
+def extract_bboxes(mask):
+    """Tight boxes around masks.
+
+    Args:
+        mask: [H, W, N], any dtype; non-zero is foreground.
+
+    Returns:
+        [N, (y1, x1, y2, x2)] int32, pixels, y2 and x2 outside; zeros for an empty mask.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim != 3:
+        raise ValueError(f"Expected masks of shape [H, W, N]. Received: {mask.shape}")
+    height, width, count = mask.shape
+    if 0 in mask.shape:
+        return np.zeros((count, 4), np.int32)
+    rows = mask.any(axis=1)  # [H, N]
+    columns = mask.any(axis=0)  # [W, N]
+    boxes = np.stack([rows.argmax(axis=0),
+                      columns.argmax(axis=0),
+                      height - rows[::-1].argmax(axis=0),
+                      width - columns[::-1].argmax(axis=0)], axis=1)
+    boxes[~rows.any(axis=0)] = 0
+    return boxes.astype(np.int32)
+
+
+def _exact(boxes):
+    """Boxes as floats: integers become float64, since areas overflow int32."""
+    boxes = np.asarray(boxes)
+    return boxes if boxes.dtype.kind == "f" else boxes.astype(np.float64)
+
+
+def _box_area(boxes):
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def _intersection(box1, box2):
+    """Common area of boxes whose coordinates come first: [4, ...] and [4, ...], broadcast."""
+    height = np.minimum(box1[2], box2[2]) - np.maximum(box1[0], box2[0])
+    width = np.minimum(box1[3], box2[3]) - np.maximum(box1[1], box2[1])
+    return np.maximum(height, 0) * np.maximum(width, 0)
+
+
+def _iou(intersection, area1, area2):
+    """Intersection over union; 0 where the union is empty, which is no overlap rather than 0/0."""
+    union = area1 + area2 - intersection
+    return intersection / np.maximum(union, np.finfo(union.dtype).tiny)
+
+
+def compute_iou(box, boxes, box_area, boxes_area):
+    """IoU of one box with many.
+
+    Args:
+        box: (y1, x1, y2, x2).
+        boxes: [N, (y1, x1, y2, x2)] in the same frame.
+        box_area, boxes_area: their areas, a number and [N], passed in since callers have them.
+
+    Returns:
+        [N] float, 0 where both areas are 0.
+    """
+    box, boxes = _exact(box), _exact(boxes)
+    return _iou(_intersection(box, boxes.T), _exact(box_area), _exact(boxes_area))
+
+
+def compute_overlaps(boxes1, boxes2):
+    """IoU of each box with each.
+
+    Args:
+        boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], any frame; integers are safe from overflow.
+
+    Returns:
+        [N, M] float64, 0 where a pair has no area.
+    """
+    boxes1, boxes2 = _exact(boxes1), _exact(boxes2)
+    overlaps = np.zeros((len(boxes1), len(boxes2)))
+    if overlaps.size == 0:
+        return overlaps
+    area1, area2 = _box_area(boxes1), _box_area(boxes2)
+    boxes2 = np.ascontiguousarray(boxes2.T)  # [4, M]
+    # Blocks stay in the cache. Anchors come row by row, so that a block is a strip of the image and
+    # most of boxes2 lies outside it: those pairs keep their 0.
+    step = 512
+    for start in range(0, len(boxes1), step):
+        block = boxes1[start:start + step].T  # [4, n]
+        near = np.flatnonzero((boxes2[0] < block[2].max()) & (boxes2[2] > block[0].min())
+                              & (boxes2[1] < block[3].max()) & (boxes2[3] > block[1].min()))
+        if near.size:
+            common = _intersection(block[:, :, None], boxes2[:, None, near])  # [n, near]
+            overlaps[start:start + step, near] = _iou(
+                common, area1[start:start + step, None], area2[near])
+    return overlaps
+
+
+def non_max_suppression(boxes, scores, threshold):
+    """Indices of the boxes that no better box overlaps by more than `threshold`, best first.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)], any frame.
+        scores: [N]; of equal scores the higher index is better (in the graph's layers it is the lower).
+        threshold: IoU from 0 to 1.
+
+    Returns:
+        [K] int32, empty without boxes.
+    """
+    boxes, scores = _exact(boxes), np.asarray(scores)
+    if len(boxes) != len(scores):
+        raise ValueError(f"Expected a score for each box. Received: {len(boxes)} boxes, {len(scores)} scores")
+    if not len(boxes):
+        return np.zeros(0, np.int32)
+    area = _box_area(boxes)
+    left = np.argsort(scores, kind="stable")[::-1]
+    keep = []
+    while left.size:
+        best, left = left[0], left[1:]
+        keep.append(best)
+        overlap = _iou(_intersection(boxes[best], boxes[left].T), area[best], area[left])
+        left = left[overlap <= threshold]
+    return np.array(keep, np.int32)
+
+
+def _apply_deltas(boxes, deltas, xp, log_size_limit=None):
+    """Box deltas (dy, dx, log dh, log dw) applied to boxes; `xp` is numpy or keras.ops.
+
+    The inverse of `_box_refinement`: Faster R-CNN, section 3.1.2. Sizes of more than
+    exp(log_size_limit) times the old ones are cut there.
+    """
+    height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
+    center_y = boxes[..., 0] + 0.5 * height + deltas[..., 0] * height
+    center_x = boxes[..., 1] + 0.5 * width + deltas[..., 1] * width
+    log_height, log_width = deltas[..., 2], deltas[..., 3]
+    if log_size_limit is not None:
+        log_height = xp.minimum(log_height, log_size_limit)
+        log_width = xp.minimum(log_width, log_size_limit)
+    height, width = height * xp.exp(log_height), width * xp.exp(log_width)
+    y1, x1 = center_y - 0.5 * height, center_x - 0.5 * width
+    return xp.stack([y1, x1, y1 + height, x1 + width], axis=-1)
+
+
+def _box_refinement(box, gt_box, xp):
+    """Deltas (dy, dx, log dh, log dw) that move `box` onto `gt_box`; `xp` is numpy or keras.ops.
+
+    Both need positive sizes: a side of 0 gives an infinite or undefined delta.
+    """
+    height, width = box[..., 2] - box[..., 0], box[..., 3] - box[..., 1]
+    center_y, center_x = box[..., 0] + 0.5 * height, box[..., 1] + 0.5 * width
+    gt_height, gt_width = gt_box[..., 2] - gt_box[..., 0], gt_box[..., 3] - gt_box[..., 1]
+    gt_center_y, gt_center_x = gt_box[..., 0] + 0.5 * gt_height, gt_box[..., 1] + 0.5 * gt_width
+    dy, dx = (gt_center_y - center_y) / height, (gt_center_x - center_x) / width
+    return xp.stack([dy, dx, xp.log(gt_height / height), xp.log(gt_width / width)], axis=-1)
+
+
+def apply_box_deltas(boxes, deltas):
+    """Applies box deltas.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)], any frame.
+        deltas: [N, (dy, dx, log(dh), log(dw))], shifts in units of the box's own size.
+
+    Returns:
+        [N, (y1, x1, y2, x2)] float32.
+    """
+    return _apply_deltas(np.asarray(boxes, np.float32), np.asarray(deltas, np.float32), np)
+
+
+def box_refinement(box, gt_box):
+    """Deltas that turn each box into its ground-truth box.
+
+    Args:
+        box, gt_box: [N, (y1, x1, y2, x2)] in one frame, of positive size.
+
+    Returns:
+        [N, (dy, dx, log(dh), log(dw))] float32.
+    """
+    return _box_refinement(np.asarray(box, np.float32), np.asarray(gt_box, np.float32), np)
+
+
+def box_refinement_graph(box, gt_box):
+    """`box_refinement` of tensors, on any backend of Keras."""
+    from keras import ops
+    return _box_refinement(ops.cast(box, "float32"), ops.cast(gt_box, "float32"), ops)
+
+
+def _box_frame(shape):
+    height, width = shape[:2]
+    return (np.array([height - 1, width - 1, height - 1, width - 1], np.float64),
+            np.array([0, 0, 1, 1], np.float64))
+
+
+def norm_boxes(boxes, shape):
+    """Boxes from pixels to normalised coordinates: (0, 0, height, width) becomes (0, 0, 1, 1).
+
+    y2 and x2 are moved inside the box, then all is divided by (height - 1, width - 1).
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)] in pixels, y2 and x2 outside the box.
+        shape: (height, width, ...) of the image, sides of at least 2 pixels.
+
+    Returns:
+        [N, (y1, x1, y2, x2)] float32.
+    """
+    scale, shift = _box_frame(shape)
+    return ((np.asarray(boxes) - shift) / scale).astype(np.float32)
+
+
+def denorm_boxes(boxes, shape):
+    """Boxes from normalised coordinates to pixels, the inverse of `norm_boxes`.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)], normalised.
+        shape: (height, width, ...) of the image.
+
+    Returns:
+        [N, (y1, x1, y2, x2)] int32, halves rounded to even, y2 and x2 outside the box.
+    """
+    scale, shift = _box_frame(shape)
+    return np.around(np.asarray(boxes) * scale + shift).astype(np.int32)
+
+
+def trim_zeros(x):
+    """Rows of `x` [N, M] that are not all zero: zero rows pad tables of fixed length."""
+    x = np.asarray(x)
+    return x[(x != 0).any(axis=1)]
+
+
+############################################################
+#  Anchors
+############################################################
+
+def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
+    """Anchors of one level, in pixels of the image.
+
+    Args:
+        scales: side of the square anchor in pixels, a number or several.
+        ratios: width / height of the anchors, which keep the square's area.
+        shape: (height, width) of the feature map.
+        feature_stride: pixels between cells of the feature map.
+        anchor_stride: 1 for anchors at each cell, 2 at every other one.
+
+    Returns:
+        [anchors, (y1, x1, y2, x2)] float64, ordered by row, column, ratio, scale. The first is
+        centred on pixel (0, 0), as trained weights expect it. Anchors may reach outside.
+    """
+    root = np.sqrt(np.repeat(np.asarray(ratios, np.float64).ravel(), np.size(scales)))
+    side = np.tile(np.asarray(scales, np.float64).ravel(), np.size(ratios))
+    size = np.stack([side / root, side * root], axis=-1)  # [A, (h, w)]
+    center = np.stack(np.meshgrid(np.arange(0, shape[0], anchor_stride) * feature_stride,
+                                  np.arange(0, shape[1], anchor_stride) * feature_stride,
+                                  indexing="ij"), axis=-1)[:, :, None]  # [rows, columns, 1, 2]
+    return np.concatenate([center - 0.5 * size, center + 0.5 * size], axis=-1).reshape(-1, 4)
+
+
+def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride):
+    """Anchors of all levels: `generate_anchors` of each, one after the other.
+
+    Args:
+        scales: one for each level, pixels.
+        feature_shapes: [levels, (height, width)].
+        feature_strides: pixels between cells, one for each level.
+
+    Returns:
+        [anchors, (y1, x1, y2, x2)] float64, pixels.
+    """
+    if not len(scales) == len(feature_shapes) == len(feature_strides):
+        raise ValueError("Expected as many anchor scales as feature maps and strides. Received: "
+                         f"{len(scales)} scales, {len(feature_shapes)} maps, {len(feature_strides)} strides")
+    return np.concatenate([generate_anchors(scale, ratios, shape, stride, anchor_stride)
+                           for scale, shape, stride in zip(scales, feature_shapes, feature_strides)])
+
+
+############################################################
+#  Datasets
+############################################################
+
+class Dataset:
+    """A registry of classes and images. Subclass it: call `add_class` and `add_image` while loading,
+    override `load_mask` (and `load_image` where images are not files), then call `prepare`.
+
+        class CatsAndDogs(Dataset):
+            def load_cats(self):
+                self.add_class("pets", 1, "cat")
+                self.add_image("pets", image_id="7", path="7.jpg")
+
+            def load_mask(self, image_id):
+                ...
+
+    Several sources can share a dataset. A class belongs to the source that it was added for, and
+    the class loss leaves out the classes of other sources.
+
+    Attributes:
+        image_info: a dict for each image: id, source, path, and whatever `add_image` was given.
+        class_info: a dict for each class: source, id (the source's own), name. Background is first.
+        After `prepare`:
+        num_classes, class_ids [num_classes], class_names: of `class_info`, names cut at a comma.
+        num_images, image_ids [num_images]: of `image_info`.
+        class_from_source_map, image_from_source_map: {"source.id": index}.
+        sources: names, "" for background first.
+        source_class_ids: {source: class ids}, background in each.
+    """
+
+    def __init__(self, class_map=None):
+        self._image_ids = np.arange(0)
+        self.image_info = []
+        self.class_info = [{"source": "", "id": 0, "name": "BG"}]
+        self.source_class_ids = {}
+
+    def add_class(self, source, class_id, class_name):
+        """Registers a class.
+
+        Args:
+            source: name of the data it comes from, without a dot: dots separate source and id.
+            class_id: its number there; the model's number is its place in `class_info`.
+            class_name: for people. Adding the same class again changes nothing.
+
+        Raises:
+            ValueError: a dot in the source, or a known id with another name.
+        """
+        if "." in source:
+            raise ValueError(f"A source's name has no dot. Received: {source!r}")
+        for known in self.class_info:
+            if known["source"] == source and known["id"] == class_id:
+                if known["name"] != class_name:
+                    raise ValueError(f"Class {class_id} of source {source!r} is already named "
+                                     f"{known['name']!r}. Received: {class_name!r}")
+                return
+        self.class_info.append({"source": source, "id": class_id, "name": class_name})
+
+    def add_image(self, source, image_id, path, **kwargs):
+        """Registers an image.
+
+        Args:
+            source: name of the data it comes from.
+            image_id: its id there, any kind; the model's id is its place in `image_info`.
+            path: the file, or None if `load_image` does without.
+            **kwargs: kept in `image_info`, for `load_mask` to use.
+        """
+        self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
+
+    def image_reference(self, image_id):
+        """Where to find the image: its path here; override it with a link or an id of the source."""
+        return self.image_info[image_id]["path"] or ""
+
+    def prepare(self, class_map=None):
+        """Numbers classes and images; call it after the last `add_class` or `add_image`."""
+        self.num_classes = len(self.class_info)
+        self.class_ids = np.arange(self.num_classes)
+        self.class_names = [info["name"].split(",")[0] for info in self.class_info]
+        self.num_images = len(self.image_info)
+        self._image_ids = np.arange(self.num_images)
+        self.class_from_source_map = {f"{info['source']}.{info['id']}": index
+                                      for index, info in enumerate(self.class_info)}
+        self.image_from_source_map = {f"{info['source']}.{info['id']}": index
+                                      for index, info in enumerate(self.image_info)}
+        self.sources = list(dict.fromkeys(info["source"] for info in self.class_info))
+        self.source_class_ids = {
+            source: [index for index, info in enumerate(self.class_info)
+                     if index == 0 or info["source"] == source]
+            for source in self.sources}
+
+    def map_source_class_id(self, source_class_id):
+        """The model's class id of "source.id", such as "coco.17"."""
+        return self.class_from_source_map[source_class_id]
+
+    def get_source_class_id(self, class_id, source):
+        """The source's own id of the model's class. ValueError if the class is of another source."""
+        info = self.class_info[class_id]
+        if info["source"] != source:
+            raise ValueError(f"Class {class_id} ({info['name']}) belongs to source {info['source']!r}. "
+                             f"Received: {source!r}")
+        return info["id"]
+
+    @property
+    def image_ids(self):
+        """[num_images] int: ids that the other methods take."""
+        return self._image_ids
+
+    def source_image_link(self, image_id):
+        """The image's path or address."""
+        return self.image_info[image_id]["path"]
+
+    def load_image(self, image_id):
+        """Reads an image from its file.
+
+        Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought
+        to 8 bits, and a camera's rotation (EXIF) is applied.
+
+        Returns:
+            [H, W, 3] uint8, RGB.
+
+        Raises:
+            ValueError: the file can't be read as an image. FileNotFoundError: there is none.
+        """
+        path = self.image_info[image_id]["path"]
+        try:
+            return _read_image(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"Image {image_id}: no file {path}") from error
+        except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
+            raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
+
+    def load_mask(self, image_id):
+        """Masks of an image's objects; override it. Here there are none.
+
+        Returns:
+            masks: [H, W, instances] bool.
+            class_ids: [instances] int32; negative for crowds.
+        """
+        logger.warning("%s has no load_mask: image %s is taken to have no objects",
+                       type(self).__name__, image_id)
+        info = self.image_info[image_id]
+        if "height" in info and "width" in info:
+            shape = info["height"], info["width"]
+        else:
+            shape = self.load_image(image_id).shape[:2]
+        return np.zeros((*shape, 0), bool), np.zeros(0, np.int32)
+
+
+def _read_image(path):
+    """[H, W, 3] uint8 RGB of a file in any mode that Pillow knows."""
+    from PIL import Image, ImageOps
+    with Image.open(path) as image:
+        image = ImageOps.exif_transpose(image)
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            # Pillow would cut 16-bit values at 255.
+            gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)
+            return np.repeat(gray[:, :, None], 3, axis=2)
+        return np.array(image.convert("RGB"))
+
+
+############################################################
+#  Resizing
+############################################################
+
+def _samples(n_in, n_out):
+    """Where bilinear resizing reads along one axis, with half-pixel centres.
+
+    Args:
+        n_in: samples there are, a number or [N, 1].
+        n_out: samples wanted.
+
+    Returns:
+        low, high: [(N,) n_out] int, the two neighbours; low_weight, high_weight: their weights, 0 for a
+        neighbour outside: what lies there is 0 (skimage's mode "constant").
+    """
+    position = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    low = np.floor(position).astype(np.int64)
+    high_weight = position - low
+    low_weight = np.where(low < 0, 0, 1 - high_weight)
+    high_weight = np.where(low + 1 > n_in - 1, 0, high_weight)
+    return np.clip(low, 0, n_in - 1), np.clip(low + 1, 0, n_in - 1), low_weight, high_weight
+
+
+def _interpolation_matrix(n_in, n_out, start, stop):
+    """Rows start..stop of the [n_out, n_in] matrix that does what `_samples` says, float32."""
+    position = (np.arange(start, stop) + 0.5) * (n_in / n_out) - 0.5
+    return np.maximum(0, 1 - abs(position[:, None] - np.arange(n_in))).astype(np.float32)
+
+
+def _resize_bilinear(image, height, width):
+    """What `resize(..., preserve_range=True)` gives, cut back to the image's dtype, several times faster.
+
+    Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
+    """
+    low_y, high_y, low_wy, high_wy = _samples(image.shape[0], height)
+    low_x, high_x, low_wx, high_wx = _samples(image.shape[1], width)
+    along_y, along_x = (-1,) + (1,) * (image.ndim - 1), (-1,) + (1,) * (image.ndim - 2)
+    low_wx, high_wx = low_wx.reshape(along_x), high_wx.reshape(along_x)
+    darkest, brightest = image.min(), image.max()
+    out = np.empty((height, width) + image.shape[2:], image.dtype)
+    for start in range(0, height, 16):  # a few rows at a time stay in the cache
+        rows = slice(start, start + 16)
+        above = image[low_y[rows]] * low_wy[rows].reshape(along_y)
+        below = image[high_y[rows]] * high_wy[rows].reshape(along_y)
+        block = above.take(low_x, axis=1) * low_wx
+        block += above.take(high_x, axis=1) * high_wx
+        block += below.take(low_x, axis=1) * low_wx
+        block += below.take(high_x, axis=1) * high_wx
+        # The zeros outside darken the rim, but never below the image's own values.
+        out[rows] = np.clip(block, darkest, brightest, out=block)
+    return out
+
+
+def resize(image, output_shape, order=1, mode="constant", cval=0, clip=True, preserve_range=False,
+           anti_aliasing=False, anti_aliasing_sigma=None):
+    """`skimage.transform.resize` with matterport's defaults: bilinear, zeros outside, no antialiasing.
+
+    A boolean image is taken as 0 and 1: scikit-image refuses to interpolate it.
+    """
+    from skimage.transform import resize as skimage_resize
+    image = np.asarray(image)
+    if image.dtype == bool and order != 0:
+        image = image.astype(np.float64)
+    return skimage_resize(image, output_shape, order=order, mode=mode, cval=cval, clip=clip,
+                          preserve_range=preserve_range, anti_aliasing=anti_aliasing,
+                          anti_aliasing_sigma=anti_aliasing_sigma)
+
+
+def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
+    """Resizes an image, keeping its aspect ratio, and pads or crops it.
+
+    Images are scaled up, so that the shorter side is at least min_dim, and never down, except where a
+    mode says so. Interpolation is bilinear, with zeros outside and no antialiasing; values are cut to the
+    image's dtype. Padding is 0.
+
+    Args:
+        image: [H, W, C] or [H, W].
+        min_dim: the shorter side, pixels; None: no bound.
+        max_dim: the longer side, pixels; None: no bound.
+        min_scale: scale at least by this factor, even beyond min_dim; None or 0: no bound.
+        mode: what is done after scaling:
+            none: nothing, and no scaling either.
+            square: scaled down where the longer side exceeds max_dim; padded on all sides to
+                [max_dim, max_dim], or to a square of the longer side without max_dim.
+            pad64: padded on all sides to multiples of 64, which min_dim must be. max_dim is not used.
+            crop: a random square of side min_dim. max_dim is not used.
+            shorter: the shorter side becomes min_dim, scaling down too, except where the longer one
+                would exceed max_dim (Mask R-CNN, section 3.1); padded at right and bottom to
+                multiples of 32.
+        rng: draws the crop: `numpy.random.Generator`, or `random.Random`; None: the module `random`.
+
+    Returns:
+        image: the new image.
+        window: (y1, x1, y2, x2) of the old image in the new one, pixels.
+        scale: new size / old size.
+        padding: [(top, bottom), (left, right), (0, 0)].
+        crop: (y1, x1, height, width) cut out of the scaled image, or None.
+
+    Raises:
+        ValueError: no image, an unknown mode, min_dim missing or not divisible in a mode that needs it.
+    """
+    image = np.asarray(image)
+    if image.ndim not in (2, 3) or 0 in image.shape[:2]:
+        raise ValueError(f"Expected an image of shape [H, W, C] or [H, W]. Received: {image.shape}")
+    if mode not in RESIZE_MODES:
+        raise ValueError(f"Mode is one of {', '.join(RESIZE_MODES)}. Received: {mode!r}")
+    if mode == "pad64" and min_dim and min_dim % 64:
+        raise ValueError(f"Mode pad64 needs a min_dim that divides by 64. Received: {min_dim}")
+    if mode in ("crop", "shorter") and not min_dim:
+        raise ValueError(f"Mode {mode} needs min_dim. Received: {min_dim}")
+    height, width = image.shape[:2]
+    if mode == "none":
+        return image, (0, 0, height, width), 1, [(0, 0), (0, 0), (0, 0)], None
+
+    shorter, longer = min(height, width), max(height, width)
+    scale = 1
+    if min_dim:
+        scale = min_dim / shorter if mode == "shorter" else max(1, min_dim / shorter)
+    if min_scale:
+        scale = max(scale, min_scale)
+    if max_dim and mode in ("square", "shorter") and round(longer * scale) > max_dim:
+        scale = max_dim / longer
+    if scale != 1:
+        # A very long image keeps a row of pixels.
+        height, width = (max(1, round(side * scale)) for side in (height, width))
+        image = _resize_bilinear(image, height, width)
+
+    if mode == "crop":
+        y, x = _draw(rng, height - min_dim), _draw(rng, width - min_dim)
+        return (image[y:y + min_dim, x:x + min_dim], (0, 0, min_dim, min_dim), scale,
+                [(0, 0), (0, 0), (0, 0)], (y, x, min_dim, min_dim))
+    if mode == "square":
+        new_height = new_width = max_dim or max(height, width)
+    else:
+        stride = 64 if mode == "pad64" else 32
+        new_height, new_width = (-side // stride * -stride for side in (height, width))
+    down, right = new_height - height, new_width - width
+    top, left = (0, 0) if mode == "shorter" else (down // 2, right // 2)
+    padding = [(top, down - top), (left, right - left), (0, 0)]
+    if down or right:
+        image = np.pad(image, padding[:image.ndim])
+    return image, (top, left, top + height, left + width), scale, padding, None
+
+
+def _draw(rng, most):
+    """A random whole number from 0 to `most`, both included."""
+    if hasattr(rng, "integers"):
+        return int(rng.integers(0, most, endpoint=True))
+    return (rng or random).randint(0, most)
+
+
+def resize_mask(mask, scale, padding, crop=None):
+    """Does to masks what `resize_image` did to their image; nearest neighbour.
+
+    Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks lie up
+    to half a pixel beside the image: what matterport's weights were trained with.
+
+    Args:
+        mask: [H, W, N].
+        scale, padding, crop: as `resize_image` returned them.
+
+    Returns:
+        [new H, new W, N] of the mask's dtype.
+    """
+    mask = np.asarray(mask)
+    if scale != 1:
+        rows, columns = ((np.linspace(0, side - 1, max(1, round(side * scale))) + 0.5).astype(np.int64)
+                         for side in mask.shape[:2])
+    if crop is not None:
+        y, x, height, width = crop
+        if scale == 1:
+            return mask[y:y + height, x:x + width]
+        return mask[rows[y:y + height, None], columns[x:x + width]]
+    if scale != 1:
+        mask = mask[rows[:, None], columns]
+    if np.any(padding):
+        mask = np.pad(mask, padding)
+    return mask
+
+
+############################################################
+#  Masks
+############################################################
+
+def minimize_mask(bbox, mask, mini_shape):
+    """Masks cut to their boxes and resized to one small shape, to save memory in training.
+
+    Args:
+        bbox: [N, (y1, x1, y2, x2)] pixels, of positive area.
+        mask: [H, W, N], non-zero is foreground.
+        mini_shape: (height, width) of the result.
+
+    Returns:
+        [height, width, N] bool: bilinear, more than half.
+
+    Raises:
+        ValueError: a box without pixels in the image.
+    """
+    bbox, mask = np.asarray(bbox), np.asarray(mask)
+    height, width = mini_shape[:2]
+    count = mask.shape[-1]
+    if not count:
+        return np.zeros((height, width, 0), bool)
+    y1, x1, y2, x2 = (np.clip(bbox[:, k], 0, mask.shape[k % 2]).astype(np.int64)[:, None] for k in range(4))
+    empty = np.flatnonzero((y2 <= y1) | (x2 <= x1))
+    if empty.size:
+        raise ValueError(f"Expected boxes with an area inside the image of {mask.shape[:2]}. "
+                         f"Received: box {empty[0]} = {bbox[empty[0]].tolist()}")
+    # Only the pixels that are interpolated between are read, of all masks at once.
+    low_y, high_y, low_wy, high_wy = _samples(y2 - y1, height)  # [N, h]
+    low_x, high_x, low_wx, high_wx = _samples(x2 - x1, width)
+    rows, columns = np.concatenate([low_y, high_y], 1) + y1, np.concatenate([low_x, high_x], 1) + x1
+    pixels = mask[rows[:, :, None], columns[:, None, :], np.arange(count)[:, None, None]] != 0  # [N, 2h, 2w]
+    soft = pixels[:, :height] * low_wy[:, :, None] + pixels[:, height:] * high_wy[:, :, None]
+    soft = soft[:, :, :width] * low_wx[:, None] + soft[:, :, width:] * high_wx[:, None]
+    mini = soft > 0.5  # rounds half to even
+    # The zeros outside darken the rim, but never below the crop's own values: all ones stay all ones.
+    for i in np.flatnonzero(pixels.all(axis=(1, 2))):
+        mini[i] |= bool((mask[y1[i, 0]:y2[i, 0], x1[i, 0]:x2[i, 0], i] != 0).all())
+    return mini.transpose(1, 2, 0)
+
+
+def expand_mask(bbox, mini_mask, image_shape):
+    """Mini-masks put back into the image, the opposite of `minimize_mask`.
+
+    Args:
+        bbox: [N, (y1, x1, y2, x2)] pixels; parts outside the image are cut off.
+        mini_mask: [h, w, N], non-zero is foreground.
+        image_shape: (height, width, ...).
+
+    Returns:
+        [height, width, N] bool.
+    """
+    return _paste(np.moveaxis(np.asarray(mini_mask) != 0, -1, 0), bbox, image_shape, 0.5, np.greater)
+
+
+def mold_mask(mask, config):
+    """An object's mask as the mask head is trained on it.
+
+    Args:
+        mask: [h, w], the crop of the object's box; non-zero is foreground.
+        config: for MASK_SHAPE.
+
+    Returns:
+        [*MASK_SHAPE] float32, zeros and ones.
+    """
+    mask = np.asarray(mask)
+    box = [[0, 0, *mask.shape]]
+    return minimize_mask(box, mask[:, :, None], config.MASK_SHAPE)[:, :, 0].astype(np.float32)
+
+
+def unmold_mask(mask, bbox, image_shape):
+    """A predicted mask put into the image.
+
+    Args:
+        mask: [h, w] float, probabilities.
+        bbox: (y1, x1, y2, x2) whole pixels; parts outside the image are cut off.
+        image_shape: (height, width, ...).
+
+    Returns:
+        [height, width] bool: probability of at least .5.
+    """
+    return unmold_masks(np.asarray(mask)[None], [bbox], image_shape)[:, :, 0]
+
+
+def unmold_masks(masks, boxes, image_shape, threshold=0.5):
+    """`unmold_mask` of several; work is done inside the boxes only.
+
+    Args:
+        masks: [N, h, w] float, probabilities.
+        boxes: [N, (y1, x1, y2, x2)] whole pixels; parts outside the image are cut off, a box without
+            pixels in it gives an empty mask.
+        image_shape: (height, width, ...).
+        threshold: foreground from this probability.
+
+    Returns:
+        [height, width, N] bool, a view of [N, height, width].
+    """
+    return _paste(masks, boxes, image_shape, threshold, np.greater_equal)
+
+
+def _paste(masks, boxes, image_shape, threshold, foreground):
+    """[H, W, N] bool of masks [N, h, w], each resized to its box; foreground(value, threshold) decides."""
+    masks = np.asarray(masks, np.float32)
+    if masks.ndim != 3 or len(masks) != len(boxes):
+        raise ValueError("Expected a mask for each box. "
+                         f"Received: masks of shape {masks.shape}, {len(boxes)} boxes")
+    height, width = (int(side) for side in image_shape[:2])
+    out = np.zeros((len(masks), height, width), bool)
+    for mask, box, full in zip(masks, boxes, out):
+        y1, x1, y2, x2 = (int(edge) for edge in box[:4])
+        top, left, bottom, right = max(y1, 0), max(x1, 0), min(y2, height), min(x2, width)
+        if top >= bottom or left >= right:
+            continue
+        # The zeros outside darken the rim, but never below the mask's own values.
+        if foreground(mask.min(), threshold):
+            full[top:bottom, left:right] = True
+            continue
+        soft = (_interpolation_matrix(mask.shape[0], y2 - y1, top - y1, bottom - y1) @ mask
+                @ _interpolation_matrix(mask.shape[1], x2 - x1, left - x1, right - x1).T)
+        foreground(soft, threshold, out=full[top:bottom, left:right])
+    return out.transpose(1, 2, 0)
+
+
+def compute_overlaps_masks(masks1, masks2):
+    """IoU of each mask with each.
+
+    Args:
+        masks1, masks2: [H, W, N] and [H, W, M]; foreground above .5.
+
+    Returns:
+        [N, M] float32, 0 where both masks are empty.
+    """
+    masks1, masks2 = (masks if masks.dtype == bool else masks > 0.5
+                      for masks in (np.asarray(masks1), np.asarray(masks2)))
+    count1, count2 = masks1.shape[-1], masks2.shape[-1]
+    if not count1 or not count2:
+        return np.zeros((count1, count2), np.float32)
+    if masks1.shape[:2] != masks2.shape[:2]:
+        raise ValueError("Expected masks of one image size. "
+                         f"Received: {masks1.shape[:2]} and {masks2.shape[:2]}")
+    boxes1, boxes2 = extract_bboxes(masks1), extract_bboxes(masks2)
+    windows = _intersection(boxes1.T[:, :, None].astype(np.int64), boxes2.T[:, None])  # [N, M] pixels
+    if windows.sum() <= 10 * masks1[:, :, 0].size * (count1 + count2):
+        common, area1, area2 = _common_pixels(masks1, masks2, boxes1, boxes2, windows > 0)
+    else:
+        common, area1, area2 = _common_pixels_dense(masks1, masks2)
+    return _iou(common, area1[:, None], area2).astype(np.float32)
+
+
+def _common_pixels(masks1, masks2, boxes1, boxes2, meet):
+    """Pixels that masks share, [N, M], and that each has, [N] and [M]: counted where boxes meet."""
+    def crops(masks, boxes):
+        return [np.ascontiguousarray(masks[y1:y2, x1:x2, i])
+                for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
+
+    crops1, crops2 = crops(masks1, boxes1), crops(masks2, boxes2)
+    common = np.zeros(meet.shape)
+    top_left = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
+    size = np.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:]) - top_left
+    for i, j in np.argwhere(meet).tolist():
+        height, width = size[i, j].tolist()
+        y1, x1 = (top_left[i, j] - boxes1[i, :2]).tolist()
+        y2, x2 = (top_left[i, j] - boxes2[j, :2]).tolist()
+        common[i, j] = np.count_nonzero(crops1[i][y1:y1 + height, x1:x1 + width]
+                                        & crops2[j][y2:y2 + height, x2:x2 + width])
+    return common, *(np.array([np.count_nonzero(crop) for crop in found], np.float64)
+                     for found in (crops1, crops2))
+
+
+def _common_pixels_dense(masks1, masks2):
+    """`_common_pixels` by a matrix product, which many large masks cost less."""
+    common = np.zeros((masks1.shape[-1], masks2.shape[-1]))
+    for start in range(0, masks1.shape[0], 32):  # whole masks as floats would take four times their memory
+        rows1, rows2 = (masks[start:start + 32].reshape(-1, masks.shape[-1]).astype(np.float32)
+                        for masks in (masks1, masks2))
+        common += rows1.T @ rows2
+    return common, *(np.count_nonzero(masks, axis=(0, 1)).astype(np.float64) for masks in (masks1, masks2))
+
+
+############################################################
+#  Matching and average precision
+############################################################
+
+def _instances(boxes, masks, *columns):
+    """Boxes, masks and columns without the rows whose box is all zero, which pad tables.
+
+    Masks may come padded like the boxes, or with only those of real objects.
+    """
+    boxes, masks = np.asarray(boxes), np.asarray(masks)
+    keep = (boxes != 0).any(axis=1)
+    if masks.shape[-1] == len(boxes):
+        masks = masks if keep.all() else masks[..., keep]
+    elif masks.shape[-1] != keep.sum():
+        raise ValueError(f"Expected a mask for each of {len(boxes)} boxes. Received: {masks.shape[-1]}")
+    return boxes[keep], masks, *(np.asarray(column)[:len(keep)][keep] for column in columns)
+
+
+def _sorted_overlaps(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks):
+    """Class ids of ground truth and of predictions, scores and IoU [pred, gt]; best predictions first."""
+    _, gt_masks, gt_class_ids = _instances(gt_boxes, gt_masks, gt_class_ids)
+    _, pred_masks, pred_class_ids, pred_scores = _instances(
+        pred_boxes, pred_masks, pred_class_ids, pred_scores)
+    order = np.argsort(-pred_scores, kind="stable")
+    overlaps = compute_overlaps_masks(pred_masks, gt_masks)[order]
+    return gt_class_ids, pred_class_ids[order], pred_scores[order], overlaps
+
+
+def _match(gt_class_ids, pred_class_ids, pred_scores, overlaps, iou_threshold, score_threshold):
+    """Greedy matching, best prediction first: each takes the free object of its class that it fits best."""
+    gt_match, pred_match = np.full(len(gt_class_ids), -1.0), np.full(len(pred_class_ids), -1.0)
+    if not len(gt_class_ids):
+        return gt_match, pred_match
+    fits = (overlaps >= iou_threshold) & (pred_class_ids[:, None] == gt_class_ids)
+    fits &= (pred_scores >= score_threshold)[:, None]
+    for i in np.flatnonzero(fits.any(axis=1)):
+        fit = np.where(fits[i] & (gt_match < 0), overlaps[i], -1)
+        j = fit.argmax()
+        if fit[j] >= 0:
+            gt_match[j], pred_match[i] = i, j
+    return gt_match, pred_match
+
+
+def compute_matches(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks,
+                    iou_threshold=0.5, score_threshold=0.0):
+    """Matches the predictions of one image with its ground truth, by the IoU of masks.
+
+    Rows whose box is all zero are padding and left out, wherever they stand.
+
+    Args:
+        gt_boxes, pred_boxes: [N, (y1, x1, y2, x2)], [P, 4].
+        gt_class_ids, pred_class_ids: [N], [P] int.
+        gt_masks, pred_masks: [H, W, N], [H, W, P].
+        pred_scores: [P].
+        iou_threshold: a match has at least this IoU.
+        score_threshold: predictions below it match nothing.
+
+    Returns:
+        gt_match: [N] float, index of the matched prediction, sorted by score; -1 for none.
+        pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
+        overlaps: [P, N] IoU, predictions sorted by score.
+    """
+    *found, overlaps = _sorted_overlaps(gt_boxes, gt_class_ids, gt_masks,
+                                        pred_boxes, pred_class_ids, pred_scores, pred_masks)
+    gt_match, pred_match = _match(*found, overlaps, iou_threshold, score_threshold)
+    return gt_match, pred_match, overlaps
+
+
+def _average_precision(pred_match, gt_count):
+    """AP, precisions, recalls [P + 2] of one image's matches, the predictions sorted by score."""
+    hits = np.cumsum(pred_match > -1)
+    precisions = hits / np.arange(1, len(hits) + 1)
+    recalls = hits / gt_count if gt_count else np.full(len(hits), np.nan)
+    precisions = np.concatenate([[0.0], precisions, [0.0]])
+    recalls = np.concatenate([[0.0], recalls, [1.0]])
+    # The envelope: precision never rises with recall.
+    precisions = np.maximum.accumulate(precisions[::-1])[::-1]
+    ap = np.sum(np.diff(recalls) * precisions[1:]) if gt_count else np.nan
+    return ap, precisions, recalls
+
+
+def compute_ap(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks,
+               iou_threshold=0.5):
+    """Average precision of one image at one IoU threshold, classes together (VOC 2010's area).
+
+    The mean of it over images is not COCO's AP, which ranks the predictions of all images
+    together: `mrcnn.evaluate` computes that.
+
+    Args:
+        as of `compute_matches`.
+
+    Returns:
+        ap: float. NaN for an image without ground truth, which has no recall and so no AP: leave it
+            out of means (`np.nanmean`).
+        precisions: [P + 2], made non-increasing; the last is 0.
+        recalls: [P + 2], from 0 to 1; between them NaN without ground truth.
+        overlaps: [P, N] IoU of predictions sorted by score and ground truth.
+    """
+    gt_match, pred_match, overlaps = compute_matches(
+        gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks, iou_threshold)
+    return *_average_precision(pred_match, len(gt_match)), overlaps
+
+
+def compute_ap_range(gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask,
+                     iou_thresholds=None, verbose=1):
+    """Mean of `compute_ap` over IoU thresholds.
+
+    Args:
+        as of `compute_matches`.
+        iou_thresholds: a sequence or array; None: .5, .55, ... .95.
+        verbose: 1 logs each threshold's AP at level INFO.
+
+    Returns:
+        float; NaN without ground truth.
+    """
+    thresholds = np.arange(0.5, 1.0, 0.05) if iou_thresholds is None else np.asarray(iou_thresholds)
+    if not thresholds.size:
+        raise ValueError("Expected at least one IoU threshold. Received: none")
+    *found, overlaps = _sorted_overlaps(gt_box, gt_class_id, gt_mask,
+                                        pred_box, pred_class_id, pred_score, pred_mask)
+    aps = []
+    for threshold in thresholds.ravel():
+        gt_match, pred_match = _match(*found, overlaps, threshold, 0.0)
+        aps.append(_average_precision(pred_match, len(gt_match))[0])
+        if verbose:
+            logger.info("AP @%.2f: %.3f", threshold, aps[-1])
+    ap = np.mean(aps)
+    if verbose:
+        logger.info("AP @%.2f-%.2f: %.3f", thresholds.min(), thresholds.max(), ap)
+    return ap
+
+
+def compute_recall(pred_boxes, gt_boxes, iou):
+    """Share of ground-truth boxes that some box overlaps by at least `iou`, as its best one.
+
+    Args:
+        pred_boxes: [P, (y1, x1, y2, x2)].
+        gt_boxes: [N, 4] in the same frame.
+        iou: from 0 to 1.
+
+    Returns:
+        recall: float, NaN without ground truth.
+        positive_ids: [K] int, the boxes that overlap one.
+    """
+    overlaps = compute_overlaps(pred_boxes, gt_boxes)  # [P, N]
+    if not overlaps.shape[1]:
+        return np.nan, np.zeros(0, np.int64)
+    positive_ids = np.flatnonzero(overlaps.max(axis=1) >= iou)
+    return len(set(overlaps[positive_ids].argmax(axis=1))) / overlaps.shape[1], positive_ids
+
+
+############################################################
+#  For existing code
+############################################################
+
+def batch_slice(inputs, graph_fn, batch_size, names=None):
+    """Runs a function of single images over a batch of known size and stacks what it returns.
+
+    The layers here don't use it: they work on whole batches.
+
+    Args:
+        inputs: a tensor or a list of tensors, batch first.
+        graph_fn: takes a slice of each input, returns a tensor or several.
+        batch_size: the number of images.
+        names: not used; backends other than TensorFlow have no names of tensors.
+
+    Returns:
+        A tensor, or a list where graph_fn returns several, batch first.
+    """
+    from keras import ops
+    inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    results = []
+    for i in range(batch_size):
+        result = graph_fn(*[x[i] for x in inputs])
+        results.append(result if isinstance(result, (list, tuple)) else [result])
+    outputs = [ops.stack(parts, axis=0) for parts in zip(*results)]
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def download_trained_weights(coco_model_path, verbose=1):
+    """Downloads the released COCO weights; see `mrcnn.weights.download_trained_weights`."""
+    from mrcnn import weights
+    return weights.download_trained_weights(coco_model_path, verbose=verbose)
