@@ -1148,7 +1148,7 @@ class MaskRCNN:
         """Makes the layers that the regex matches, whole, trainable and freezes the others.
 
         Args:
-            layer_regex: a regular expression of layer names, such as r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)".
+            layer_regex: a regular expression of layer names, such as r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)".
             verbose: 1 logs the layers that train.
         """
         for layer in (keras_model or self.keras_model).layers:
@@ -1438,7 +1438,7 @@ class MaskRCNN:
 
 
 # What `train(layers=)` may be besides a regex.
-LAYER_CHOICES = {"heads": r"(mrcnn\_.*)|(rpn\_.*)|(fpn\_.*)", "all": ".*"}
+LAYER_CHOICES = {"heads": r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", "all": ".*"}
 for _first in (3, 4, 5):
     _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
     LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
