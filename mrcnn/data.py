@@ -1,0 +1,528 @@
+"""From an image of a dataset to a training example: molding, image meta, targets, batches. numpy only.
+
+Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. Class ids below
+zero are crowds: groups of objects that are neither a target nor background.
+"""
+import copy
+import logging
+import math
+import random
+import warnings
+
+import numpy as np
+
+from mrcnn import utils
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetError(ValueError):
+    """A dataset that can't be trained on; the message lists every problem."""
+
+
+# ---- Image meta and molding ------------------------------------------------------------------------
+
+def compose_image_meta(image_id, original_image_shape, image_shape, window, scale, active_class_ids):
+    """One vector with what the network needs to know of an image (matterport: compose_image_meta).
+
+    Args:
+        image_id: int.
+        original_image_shape, image_shape: (H, W, C) before and after molding.
+        window: (y1, x1, y2, x2) of the image inside the padding, pixels.
+        scale: factor from the original to the molded image.
+        active_class_ids: [classes] of 0 and 1: classes that the image's source labels.
+    """
+    return np.array([image_id, *original_image_shape, *image_shape, *window, scale, *active_class_ids])
+
+
+def parse_image_meta(meta):
+    """The parts of metas [B, 12 + classes], a dict of arrays (matterport: parse_image_meta)."""
+    return {"image_id": meta[:, 0].astype(np.int32), "original_image_shape": meta[:, 1:4].astype(np.int32),
+            "image_shape": meta[:, 4:7].astype(np.int32), "window": meta[:, 7:11].astype(np.int32),
+            "scale": meta[:, 11].astype(np.float32), "active_class_ids": meta[:, 12:].astype(np.int32)}
+
+
+def mold_image(images, config):
+    """Pixels minus MEAN_PIXEL, float32; [..., H, W, C] (matterport: mold_image)."""
+    return images.astype(np.float32) - config.MEAN_PIXEL
+
+
+def unmold_image(normalized_images, config):
+    """Inverse of `mold_image`, uint8 by cutting off (matterport: unmold_image)."""
+    return (normalized_images + config.MEAN_PIXEL).astype(np.uint8)
+
+
+def compute_backbone_shapes(config, image_shape):
+    """[5, (height, width)] of P2..P6 for an image (matterport: compute_backbone_shapes)."""
+    if callable(config.BACKBONE):
+        return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
+    return np.array([[math.ceil(image_shape[0] / stride), math.ceil(image_shape[1] / stride)]
+                     for stride in config.BACKBONE_STRIDES])
+
+
+def with_channels(image, config, where):
+    """An image with the number of channels that the network takes.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        where: names the image in the error.
+
+    Returns:
+        [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are asked for.
+    """
+    wanted = config.IMAGE_CHANNEL_COUNT
+    shaped = image[..., None] if image.ndim == 2 else image
+    if shaped.ndim == 3 and shaped.size:
+        if shaped.shape[2] == wanted:
+            return shaped
+        if wanted == 3 and shaped.shape[2] == 1:
+            return np.repeat(shaped, 3, axis=2)
+        if wanted == 3 and shaped.shape[2] == 4:
+            return shaped[..., :3]
+    raise ValueError(f"An image is [height, width, {wanted}] (IMAGE_CHANNEL_COUNT). "
+                     f"Received: {where} of shape {image.shape}")
+
+
+# ---- Augmentation ----------------------------------------------------------------------------------
+
+def import_imgaug():
+    """imgaug, which asks numpy for names that newer versions lack."""
+    if "bool" not in np.__dict__:
+        np.bool = bool
+    if "sctypes" not in np.__dict__:
+        np.sctypes = {"int": [np.int8, np.int16, np.int32, np.int64], "others": [bool, object, bytes, str, np.void],
+                      "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
+                      "float": [np.float16, np.float32, np.float64], "complex": [np.complex64, np.complex128]}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import imgaug
+    return imgaug
+
+
+def apply_augmentation(augmentation, image, masks, rng):
+    """The one seam to augmentation: image and masks in, image and masks out.
+
+    Args:
+        augmentation: an imgaug augmenter (a copy seeded from `rng` is used; geometric operations move
+            image and masks alike, the others leave masks alone), or a function
+            f(image, masks) -> (image, masks).
+        image: [H, W, C]; masks: [H, W, N] bool.
+        rng: numpy Generator.
+
+    Raises:
+        ValueError: the result has another size.
+    """
+    if hasattr(augmentation, "augment_images"):
+        import_imgaug()
+        from imgaug.augmentables.segmaps import SegmentationMapsOnImage
+        augmenter = copy.deepcopy(augmentation)
+        augmenter.seed_(int(rng.integers(2 ** 31)), deterministic_too=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")            # imgaug is unmaintained and speaks of its own past
+            if masks.shape[-1]:
+                new_image, maps = augmenter(image=image, segmentation_maps=SegmentationMapsOnImage(masks, image.shape))
+                new_masks = maps.arr > 0
+            else:
+                new_image, new_masks = augmenter(image=image), masks
+    elif callable(augmentation):
+        new_image, new_masks = augmentation(image, masks)
+    else:
+        raise ValueError("augmentation is an imgaug augmenter or a function f(image, masks). "
+                         f"Received: {augmentation!r}")
+    if new_image.shape != image.shape or new_masks.shape != masks.shape:
+        raise ValueError(f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
+                         f"Received: {new_image.shape} and {new_masks.shape}")
+    return new_image, new_masks.astype(bool)
+
+
+# ---- One example -----------------------------------------------------------------------------------
+
+def _where(dataset, image_id):
+    path = dataset.image_info[image_id].get("path")
+    return f"image {image_id}" + (f" ({path})" if path else "")
+
+
+def _load(dataset, config, image_id):
+    """image [H, W, C], masks [H, W, N] bool, class_ids [N] int32 of one image, checked."""
+    where = _where(dataset, image_id)
+    try:
+        image = np.asarray(dataset.load_image(image_id))
+    except Exception as error:
+        raise DatasetError(f"{where} can't be read: {type(error).__name__}: {error}") from error
+    image = with_channels(image, config, where)
+    try:
+        masks, class_ids = dataset.load_mask(image_id)
+    except Exception as error:
+        raise DatasetError(f"the masks of {where} can't be read: {type(error).__name__}: {error}") from error
+    masks, class_ids = np.asarray(masks), np.asarray(class_ids)
+    if masks.ndim != 3 or masks.shape[:2] != image.shape[:2] and masks.shape[2]:
+        raise DatasetError(f"masks are [height, width, objects] with the image's {image.shape[:2]}. "
+                           f"Received: {masks.shape} for {where}")
+    if len(class_ids) != masks.shape[2]:
+        raise DatasetError(f"each mask has a class id. Received: {masks.shape[2]} masks and {len(class_ids)} "
+                           f"class ids for {where}")
+    if class_ids.size and not np.all(class_ids == np.floor(class_ids)):
+        raise DatasetError(f"class ids are whole numbers. Received: {class_ids.tolist()} for {where}")
+    class_ids = class_ids.astype(np.int32)
+    bad = class_ids[(np.abs(class_ids) >= config.NUM_CLASSES) | (class_ids == 0)]
+    if bad.size:
+        raise DatasetError(f"class ids lie in 1..{config.NUM_CLASSES - 1} (NUM_CLASSES - 1; negative for crowds). "
+                           f"Received: {sorted(set(bad.tolist()))} for {where}")
+    if masks.shape[2] == 0:
+        masks = np.zeros((*image.shape[:2], 0), bool)
+    return image, masks.astype(bool), class_ids
+
+
+def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):
+    """Image and ground truth of one example (matterport: load_image_gt).
+
+    Args:
+        dataset: prepared `Dataset`.
+        augment: the original's old flag: a horizontal flip, every other time.
+        augmentation: see `apply_augmentation`.
+        use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
+        rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
+
+    Returns:
+        image: [H, W, C], not molded.
+        image_meta: see `compose_image_meta`.
+        class_ids: [N] int32.
+        boxes: [N, 4] int32.
+        masks: [H, W, N] bool, or [h, w, N] with use_mini_mask. Objects without a pixel are left out.
+
+    Raises:
+        DatasetError: names the image and what is wrong with it.
+    """
+    image, masks, class_ids = _load(dataset, config, image_id)
+    original_shape = image.shape
+    empty = np.flatnonzero(~masks.any(axis=(0, 1))) if masks.shape[2] else []
+    if len(empty):
+        warnings.warn(f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask and "
+                      "are left out", stacklevel=2)
+    image, window, scale, padding, crop = utils.resize_image(
+        image, min_dim=config.IMAGE_MIN_DIM, min_scale=config.IMAGE_MIN_SCALE, max_dim=config.IMAGE_MAX_DIM,
+        mode=config.IMAGE_RESIZE_MODE, rng=rng)
+    masks = utils.resize_mask(masks, scale, padding, crop) if masks.shape[2] else np.zeros((*image.shape[:2], 0), bool)
+    if augment:
+        logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
+        if (random.randint(0, 1) if rng is None else rng.integers(2)):
+            image, masks = np.fliplr(image), np.fliplr(masks)
+    if augmentation is not None:
+        rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
+        image, masks = apply_augmentation(augmentation, image, masks, rng)
+    if masks.shape[2]:
+        keep = masks.any(axis=(0, 1))
+        masks, class_ids = masks[..., keep], class_ids[keep]
+    boxes = utils.extract_bboxes(masks)
+    active = np.zeros([dataset.num_classes], dtype=np.int32)
+    active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
+    if use_mini_mask:
+        masks = (utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if masks.shape[2]
+                 else np.zeros((*config.MINI_MASK_SHAPE, 0), bool))
+    meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
+    return image, meta, class_ids, boxes, masks
+
+
+# ---- Targets ---------------------------------------------------------------------------------------
+
+RPN_POSITIVE_IOU, RPN_NEGATIVE_IOU, CROWD_IOU, ROI_POSITIVE_IOU = 0.7, 0.3, 0.001, 0.5
+
+
+def _touching(anchors, box):
+    """Indices of the anchors that overlap a box, and their IoU, float64."""
+    near = np.flatnonzero((anchors[:, 0] < box[2]) & (anchors[:, 2] > box[0])
+                          & (anchors[:, 1] < box[3]) & (anchors[:, 3] > box[1]))
+    return near, utils.compute_overlaps(anchors[near].astype(np.float64), box[None].astype(np.float64))[:, 0]
+
+
+def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
+    """Which anchors are objects, and their box deltas (Ren et al. 2015; matterport: build_rpn_targets).
+
+    Negative below an IoU of .3 to every object and .001 to every crowd; then positive from .7 and
+    where no other anchor fits an object better. Of these RPN_TRAIN_ANCHORS_PER_IMAGE are kept, at most
+    half of them positive.
+
+    Args:
+        image_shape: not used.
+        anchors: [A, 4] in pixels.
+        gt_class_ids: [N] int; gt_boxes: [N, 4].
+        rng: numpy Generator or RandomState of the draw; None for numpy's global one.
+
+    Returns:
+        rpn_match: [A] int32, 1 positive, -1 negative, 0 neutral.
+        rpn_bbox: [RPN_TRAIN_ANCHORS_PER_IMAGE, 4], (dy, dx, log dh, log dw) / RPN_BBOX_STD_DEV of the
+            positive anchors in the order of the anchors, then zeros.
+    """
+    rng = np.random if rng is None else rng
+    size = config.RPN_TRAIN_ANCHORS_PER_IMAGE
+    best_iou, best = np.zeros(len(anchors)), np.zeros(len(anchors), np.int64)
+    near_crowd = np.zeros(len(anchors), bool)
+    fits_best = []
+    for i, (class_id, box) in enumerate(zip(gt_class_ids, np.asarray(gt_boxes))):
+        near, iou = _touching(anchors, box)
+        if class_id < 0:
+            near_crowd[near[iou >= CROWD_IOU]] = True
+            continue
+        better = iou > best_iou[near]
+        best_iou[near[better]], best[near[better]] = iou[better], i
+        if len(near):
+            fits_best.append(near[iou == iou.max()])
+    match = np.where((best_iou < RPN_NEGATIVE_IOU) & ~near_crowd, -1, 0).astype(np.int32)
+    for rows in fits_best:
+        match[rows] = 1
+    match[best_iou >= RPN_POSITIVE_IOU] = 1
+    for value, limit in ((1, size // 2), (-1, None)):
+        rows = np.flatnonzero(match == value)
+        extra = len(rows) - (size - np.count_nonzero(match == 1) if limit is None else limit)
+        if extra > 0:
+            match[rng.choice(rows, extra, replace=False)] = 0
+    deltas = np.zeros((size, 4))
+    rows = np.flatnonzero(match == 1)
+    if len(rows):
+        boxes = np.asarray(gt_boxes)[best[rows]].astype(np.float64)
+        deltas[:len(rows)] = utils._box_refinement(anchors[rows].astype(np.float64), boxes, np) / config.RPN_BBOX_STD_DEV
+    return match, deltas
+
+
+def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, *, rng=None):
+    """Targets of the heads in numpy, to look at them (matterport: build_detection_targets).
+
+    The rule is that of `model.DetectionTargetLayer`.
+
+    Args:
+        rpn_rois: [P, 4] in pixels; gt_class_ids: [N]; gt_boxes: [N, 4]; gt_masks: [H, W, N] or mini-masks.
+
+    Returns:
+        rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes] with the
+        targets in the place of the object's class; positives first, zero rows at the end.
+    """
+    rng = np.random if rng is None else rng
+    size, ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
+    rpn_rois, gt_boxes, gt_class_ids = np.asarray(rpn_rois), np.asarray(gt_boxes), np.asarray(gt_class_ids)
+    iou = utils.compute_overlaps(rpn_rois, gt_boxes) if len(gt_boxes) else np.zeros((len(rpn_rois), 0))
+    object_iou = np.where(gt_class_ids > 0, iou, 0)
+    best = object_iou.argmax(axis=1) if len(gt_boxes) else np.zeros(len(rpn_rois), int)
+    best_iou = object_iou.max(axis=1, initial=0)
+    crowd_iou = np.where(gt_class_ids < 0, iou, 0).max(axis=1, initial=0)
+    real = rpn_rois.any(axis=1)
+    positive = np.flatnonzero(real & (best_iou >= ROI_POSITIVE_IOU))
+    negative = np.flatnonzero(real & (best_iou < ROI_POSITIVE_IOU) & (crowd_iou < CROWD_IOU))
+    quota = int(size * ratio)
+    positive = rng.permutation(positive)[:quota]
+    wanted = int(len(positive) / ratio) - len(positive) if len(positive) else size - quota
+    rows = np.concatenate([positive, rng.permutation(negative)[:wanted]]).astype(int)
+
+    rois = np.zeros((size, 4), rpn_rois.dtype)
+    rois[:len(rows)] = rpn_rois[rows]
+    class_ids = np.zeros(size, np.int32)
+    deltas = np.zeros((size, config.NUM_CLASSES, 4), np.float32)
+    masks = np.zeros((size, *config.MASK_SHAPE, config.NUM_CLASSES), np.float32)
+    for i, row in enumerate(positive):
+        obj = best[row]
+        class_ids[i] = class_id = gt_class_ids[obj]
+        roi, box = rpn_rois[row].astype(np.float64), gt_boxes[obj]
+        deltas[i, class_id] = utils._box_refinement(roi[None], box[None].astype(np.float64), np)[0] / config.BBOX_STD_DEV
+        mask = gt_masks[..., obj]
+        if config.USE_MINI_MASK:
+            full = np.zeros(np.maximum(box[2:], np.ceil(roi[2:]).astype(int)), bool)
+            y1, x1, y2, x2 = (int(v) for v in box)
+            full[y1:y2, x1:x2] = utils.resize(mask.astype(float), (y2 - y1, x2 - x1)) >= .5
+            mask = full
+        y1, x1, y2, x2 = (int(v) for v in np.round(roi))
+        crop = mask[y1:y2, x1:x2]
+        if crop.size:
+            masks[i, :, :, class_id] = np.round(utils.resize(crop.astype(float), tuple(config.MASK_SHAPE)))
+    return rois, class_ids, deltas, masks
+
+
+def generate_random_rois(image_shape, count, gt_class_ids, gt_boxes, *, rng=None):
+    """RoIs to train the heads without an RPN: 90% near objects, the rest anywhere (matterport: generate_random_rois).
+
+    Returns:
+        [count, 4] int32 in pixels, each inside the image and at least one pixel wide and high.
+    """
+    rng = np.random if rng is None else rng
+    height, width = image_shape[:2]
+    per_box = int(.9 * count / len(gt_boxes)) if len(gt_boxes) else 0
+    areas = []
+    for y1, x1, y2, x2 in np.asarray(gt_boxes).reshape(-1, 4):
+        h, w = y2 - y1, x2 - x1
+        areas += [(max(y1 - h, 0), max(x1 - w, 0), min(y2 + h, height), min(x2 + w, width))] * per_box
+    areas += [(0, 0, height, width)] * (count - len(areas))
+    low, high = np.array(areas)[:, :2], np.array(areas)[:, 2:]
+    corners = low[:, None] + rng.random_sample((count, 2, 2)) * (high - low)[:, None] if hasattr(
+        rng, "random_sample") else low[:, None] + rng.random((count, 2, 2)) * (high - low)[:, None]
+    first = np.minimum(np.floor(corners.min(axis=1)).astype(np.int32), high - 1)
+    last = np.maximum(np.ceil(corners.max(axis=1)).astype(np.int32), first + 1)
+    return np.concatenate([first, last], axis=1).astype(np.int32)
+
+
+# ---- Batches ---------------------------------------------------------------------------------------
+
+class TrainingBatches:
+    """Batch number `step` of an endless run over a dataset; the same for the same seed.
+
+    Each image comes once in a pass, in an order drawn for the pass; passes need not end with a batch.
+    Each example draws from a generator of its own, seeded by (seed, number of the example), so
+    that threads may make batches in any order.
+
+    Args:
+        dataset, config: as for `load_image_gt`.
+        shuffle: False keeps the dataset's order.
+        augment, augmentation: see `load_image_gt`.
+        no_augmentation_sources: sources of images that are left as they are.
+        seed: int.
+        batch_size: None for the config's.
+        random_rois: RoIs of an image to add to the inputs, 0 for none.
+        detection_targets: with random_rois, return their targets as well.
+    """
+
+    def __init__(self, dataset, config, *, shuffle=True, augment=False, augmentation=None,
+                 no_augmentation_sources=None, seed=0, batch_size=None, random_rois=0, detection_targets=False):
+        self.dataset, self.config, self.shuffle, self.seed = dataset, config, shuffle, seed
+        self.augment, self.augmentation = augment, augmentation
+        self.no_augmentation_sources = set(no_augmentation_sources or ())
+        self.batch_size = batch_size or config.BATCH_SIZE
+        self.random_rois, self.detection_targets = random_rois, detection_targets
+        self._said_too_many = False
+        self._anchors = {}
+        if len(dataset.image_ids) == 0:
+            raise DatasetError("a dataset to train on has images. Received: one without, or not prepared()")
+
+    def __len__(self):
+        """Batches that a pass takes, the last one shared with the next pass."""
+        return math.ceil(len(self.dataset.image_ids) / self.batch_size)
+
+    def image_ids(self, step):
+        """The image ids of a batch, in order."""
+        return [self._image_id(step * self.batch_size + i) for i in range(self.batch_size)]
+
+    def _image_id(self, number):
+        ids = np.asarray(self.dataset.image_ids)
+        turn, place = divmod(number, len(ids))
+        if self.shuffle:
+            ids = np.random.default_rng([self.seed, 1, turn]).permutation(ids)
+        return int(ids[place])
+
+    def anchors(self, shape):
+        """[A, 4] of a molded image, in pixels."""
+        key = tuple(shape[:2])
+        if key not in self._anchors:
+            config = self.config
+            if len(self._anchors) > 8:
+                self._anchors.clear()
+            self._anchors[key] = utils.generate_pyramid_anchors(
+                config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, shape),
+                config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE)
+        return self._anchors[key]
+
+    def batch(self, step):
+        """The inputs of a training step.
+
+        Returns:
+            inputs: images [B, H, W, C] float32 molded, metas [B, meta] float64, rpn_match [B, A, 1] int32,
+                rpn_bbox [B, n, 4], class_ids [B, G] int32, boxes [B, G, 4] int32, with USE_MASK masks
+                [B, h, w, G] bool; with random_rois rois [B, R, 4] int32.
+            image_ids: list.
+            targets: with detection_targets the arrays of `build_detection_targets`, else [].
+        """
+        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
+        rngs = [np.random.default_rng([self.seed, 2, number]) for number in numbers]
+        ids = self.image_ids(step)
+        examples = [self._example(image_id, rng) for image_id, rng in zip(ids, rngs)]
+        config, (b, g) = self.config, (self.batch_size, self.config.MAX_GT_INSTANCES)
+        # Images of different sizes are padded on the right and at the bottom to the largest.
+        shape = np.max([example[0].shape for example in examples], axis=0)
+        anchors = self.anchors(shape)
+        images = np.zeros((b, *shape), np.float32)
+        metas = np.zeros((b, len(examples[0][1])), np.float64)
+        match = np.zeros((b, len(anchors), 1), np.int32)
+        deltas = np.zeros((b, config.RPN_TRAIN_ANCHORS_PER_IMAGE, 4))
+        class_ids, boxes = np.zeros((b, g), np.int32), np.zeros((b, g, 4), np.int32)
+        mask_shape = tuple(config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else tuple(shape[:2])
+        masks = np.zeros((b, *mask_shape, g), bool)
+        rois, targets = [], []
+        for i, (example, rng) in enumerate(zip(examples, rngs)):
+            image, meta, ids_, boxes_, masks_ = example
+            images[i, :image.shape[0], :image.shape[1]] = image
+            metas[i] = meta
+            metas[i, 4:6] = shape[:2]
+            match[i, :, 0], deltas[i] = build_rpn_targets(shape, anchors, ids_, boxes_, config, rng=rng)
+            class_ids[i, :len(ids_)], boxes[i, :len(ids_)] = ids_, boxes_
+            masks[i, :masks_.shape[0], :masks_.shape[1], :len(ids_)] = masks_
+            if self.random_rois:
+                rois.append(generate_random_rois(shape, self.random_rois, ids_, boxes_, rng=rng))
+                if self.detection_targets:
+                    targets.append(build_detection_targets(rois[-1], ids_, boxes_, masks_, config, rng=rng))
+        inputs = [mold_image(images, config).astype(np.float32), metas, match, deltas, class_ids, boxes]
+        inputs += [masks] if config.USE_MASK else []
+        inputs += [np.stack(rois)] if rois else []
+        return inputs, ids, [np.stack(part) for part in zip(*targets)]
+
+    def _example(self, image_id, rng):
+        plain = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
+        image, meta, class_ids, boxes, masks = load_image_gt(
+            self.dataset, self.config, image_id, augment=self.augment and not plain,
+            augmentation=None if plain else self.augmentation, use_mini_mask=self.config.USE_MINI_MASK, rng=rng)
+        limit = self.config.MAX_GT_INSTANCES
+        if len(class_ids) > limit:
+            if not self._said_too_many:
+                self._said_too_many = True
+                logger.warning("%s has %d objects; a random %d of them are used (MAX_GT_INSTANCES). The same goes "
+                               "for other images with more", _where(self.dataset, image_id), len(class_ids), limit)
+            keep = rng.choice(len(class_ids), limit, replace=False)
+            class_ids, boxes, masks = class_ids[keep], boxes[keep], masks[..., keep]
+        return image, meta, class_ids, boxes, masks
+
+
+def data_generator(dataset, config, shuffle=True, augment=False, augmentation=None, random_rois=0, batch_size=1,
+                   detection_targets=False, no_augmentation_sources=None, seed=None):
+    """Endless `(inputs, outputs)` as in the original (matterport: data_generator); see `TrainingBatches.batch`.
+
+    Yields:
+        inputs, and [] or with detection_targets [rois' class ids [B, R, 1], deltas, masks].
+    """
+    if seed is None:
+        seed = config.SEED if config.SEED is not None else int(np.random.randint(2 ** 31))
+    batches = TrainingBatches(dataset, config, shuffle=shuffle, augment=augment, augmentation=augmentation,
+                              no_augmentation_sources=no_augmentation_sources, seed=seed, batch_size=batch_size,
+                              random_rois=random_rois, detection_targets=detection_targets)
+    step = 0
+    while True:
+        inputs, _, targets = batches.batch(step)
+        outputs = []
+        if targets:
+            inputs = inputs + [targets[0]]
+            outputs = [targets[1][..., None], targets[2], targets[3]]
+        yield inputs, outputs
+        step += 1
+
+
+# ---- Checking --------------------------------------------------------------------------------------
+
+def check_dataset(dataset, config):
+    """Reads every image and mask before training starts.
+
+    Raises:
+        DatasetError: lists every problem with the image's id and path: unreadable images, masks of
+            another size, class ids out of range; or that there are no images, no classes, or a number
+            of classes that NUM_CLASSES contradicts.
+    """
+    if not hasattr(dataset, "num_classes"):
+        raise DatasetError("the dataset is not prepared: call prepare() after adding classes and images")
+    problems = []
+    if dataset.num_classes < 2:
+        problems.append("no classes: call add_class() before prepare()")
+    elif dataset.num_classes != config.NUM_CLASSES:
+        problems.append(f"NUM_CLASSES is {config.NUM_CLASSES}, the dataset has {dataset.num_classes} with the "
+                        f"background: {', '.join(dataset.class_names[:20])}")
+    if len(dataset.image_ids) == 0:
+        problems.append("no images: call add_image() before prepare()")
+    for image_id in dataset.image_ids if not problems else ():
+        try:
+            _load(dataset, config, image_id)
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise DatasetError(f"The dataset has {len(problems)} problem(s), training does not start:\n  "
+                           + "\n  ".join(problems))
