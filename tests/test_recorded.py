@@ -48,23 +48,19 @@ RIGHT_ANYWAY = {
 }
 
 
-# Modules that exist so far.
-MODULES = ("utils.",)
-
-
 def photo_cases():
     """Cases with a photograph, which are not carried in the repository."""
     if oracle.find_shared("oracle/matterport/pure.npz") is None:
         return []
     carried, _ = oracle.load("pure_nophoto")
     return [name for name, case in oracle.load("pure")[0].items()
-            if name not in carried and name not in DEPARTURES and case["func"].startswith(MODULES)]
+            if name not in carried and name not in DEPARTURES]
 
 
 def carried_cases():
     return [(recording, name) for recording in ("pure_nophoto", "graphs")
             for name, case in oracle.load(recording)[0].items()
-            if name not in DEPARTURES and case["func"].startswith(MODULES)]
+            if name not in DEPARTURES]
 
 
 @pytest.mark.parametrize("recording, name", carried_cases(), ids=lambda value: value)

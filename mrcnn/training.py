@@ -1,0 +1,313 @@
+"""Training runs: optimizer, schedule, the stream of batches, checkpoints and resuming."""
+import collections
+import concurrent.futures
+import importlib.util
+import json
+import logging
+import math
+import os
+import re
+import time
+
+import h5py
+import keras
+import numpy as np
+from keras import ops
+
+from mrcnn import data, weights
+
+logger = logging.getLogger(__name__)
+
+
+class BadLossError(ValueError):
+    """A loss became NaN or infinite; the message names the images of the batch."""
+
+
+# ---- Optimizer ---------------------------------------------------------------------------------------
+
+@keras.saving.register_keras_serializable("mrcnn")
+class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
+    """Linear warm-up, then constant or a half cosine down to zero.
+
+    Args:
+        peak: learning rate after the warm-up.
+        warmup_steps: steps from .001 of the peak to the peak.
+        total_steps: step at which a cosine arrives at zero; None for a constant rate.
+    """
+
+    def __init__(self, peak, warmup_steps=0, total_steps=None):
+        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+
+    def __call__(self, step):
+        step = ops.cast(step, "float32")
+        rate = ops.ones_like(step)
+        if self.total_steps is not None:
+            after = ops.clip((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 0., 1.)
+            rate = .5 * (1. + ops.cos(math.pi * after))
+        if self.warmup_steps:
+            rate = ops.where(step < self.warmup_steps, .001 + .999 * step / self.warmup_steps, rate)
+        return self.peak * rate
+
+    def get_config(self):
+        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
+
+
+def make_optimizer(config, learning_rate, momentum):
+    """The optimizer of a config, gradients clipped by the norm of all together (Keras 2.0's clipnorm).
+
+    Args:
+        learning_rate: a number or a schedule.
+        momentum: of "sgd".
+    """
+    clip = config.GRADIENT_CLIP_NORM or None
+    if callable(config.OPTIMIZER):
+        optimizer = config.OPTIMIZER(learning_rate)
+        optimizer.global_clipnorm = clip
+    elif config.OPTIMIZER == "sgd":
+        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, global_clipnorm=clip)
+    elif config.OPTIMIZER == "adam":
+        optimizer = keras.optimizers.Adam(learning_rate, global_clipnorm=clip)
+    else:
+        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip)
+        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+    return optimizer
+
+
+# ---- Batches -----------------------------------------------------------------------------------------
+
+class BatchStream:
+    """Iterator over the batches of a run, made by threads ahead of the step that needs them.
+
+    Args:
+        batches: `data.TrainingBatches`.
+        first: number of the first step.
+        workers: threads; 0 makes each batch when it is asked for.
+    """
+
+    def __init__(self, batches, first=0, workers=2):
+        self.batches, self.next_step = batches, first
+        self.ids = collections.OrderedDict()               # step: image ids of the latest steps
+        self._pool = concurrent.futures.ThreadPoolExecutor(workers) if workers else None
+        self._ahead = collections.deque()
+        self._submitted, self._depth = first, 2 * workers
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        if self._pool is None:
+            inputs, ids, _ = self.batches.batch(self.next_step)
+        else:
+            while len(self._ahead) < self._depth:
+                self._ahead.append(self._pool.submit(self.batches.batch, self._submitted))
+                self._submitted += 1
+            inputs, ids, _ = self._ahead.popleft().result()
+        self.ids[self.next_step] = ids
+        while len(self.ids) > 64:
+            self.ids.popitem(last=False)
+        self.next_step += 1
+        # A bool tensor can't be split over devices: masks travel as uint8.
+        return (tuple(x.view(np.uint8) if x.dtype == bool else x.astype("float32") if x.dtype == float else x
+                      for x in inputs),)
+
+    def close(self):
+        """Stops the threads."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+# ---- Files of a run ----------------------------------------------------------------------------------
+
+class CheckpointPath(str):
+    """A path that also unpacks and indexes as (folder, file), as `find_last` has returned it at different times."""
+
+    def _pair(self):
+        text = str.__str__(self)
+        return os.path.dirname(text), text
+
+    def __iter__(self):
+        return iter(self._pair())
+
+    def __getitem__(self, key):
+        return self._pair()[key] if isinstance(key, int) else str.__getitem__(self, key)
+
+
+def parse_checkpoint(path):
+    """(folder, epoch) of a checkpoint or of a run's resume file, None for other files."""
+    folder, name = os.path.split(os.path.abspath(str.__str__(path) if isinstance(path, str) else os.fspath(path)))
+    match = re.fullmatch(r"mask_rcnn_.+_(\d{4,})\.h5", name)
+    if match:
+        return folder, int(match.group(1))
+    if re.fullmatch(r"mask_rcnn_.+_resume\.h5", name) and os.path.exists(path):
+        with h5py.File(path, "r") as file:
+            return folder, int(json.loads(file.attrs["mrcnn_run"])["epoch"])
+    return None
+
+
+def find_last(model_dir, name):
+    """The newest checkpoint of the runs of this name; the resume file of a run that has none yet.
+
+    Raises:
+        FileNotFoundError: names the folder and what was looked for.
+    """
+    name = (name or "mask_rcnn").lower()
+    runs = [entry for entry in (os.listdir(model_dir) if os.path.isdir(model_dir) else [])
+            if re.fullmatch(re.escape(name) + r"\d{8}T\d{4}", entry)]
+    for run in sorted(runs, reverse=True):
+        folder = os.path.join(model_dir, run)
+        pattern = re.compile(rf"mask_rcnn_{re.escape(name)}_(\d{{4,}})\.h5")
+        found = [(int(match.group(1)), file) for file in os.listdir(folder) if (match := pattern.fullmatch(file))]
+        if found:
+            return CheckpointPath(os.path.join(folder, max(found)[1]))
+        resume = os.path.join(folder, f"mask_rcnn_{name}_resume.h5")
+        if os.path.exists(resume):
+            return CheckpointPath(resume)
+    raise FileNotFoundError(f"No checkpoint mask_rcnn_{name}_*.h5 in a folder {name}<date>T<time> of {model_dir}")
+
+
+# ---- Callbacks ---------------------------------------------------------------------------------------
+
+class StopOnBadLoss(keras.callbacks.Callback):
+    """Raises BadLossError with the image ids of the batch when a loss is NaN or infinite."""
+
+    def __init__(self, stream):
+        super().__init__()
+        self.stream, self.step = stream, stream.next_step
+
+    def on_train_batch_end(self, batch, logs=None):
+        bad = {name: float(value) for name, value in (logs or {}).items() if not math.isfinite(float(value))}
+        if bad:
+            raise BadLossError(f"{', '.join(f'{name} is {value}' for name, value in bad.items())} at step {self.step}, "
+                               f"with the images {self.stream.ids.get(self.step)}; training stopped and this step "
+                               "was not saved. Look at these images, or lower the learning rate")
+        self.step += 1
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes the original's checkpoint after each epoch and, beside it, what resuming needs."""
+
+    def __init__(self, run):
+        super().__init__()
+        self.run, self.written, self.cost = run, time.monotonic(), 0.
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.run.step += 1
+        # A large model's file takes seconds: at most a tenth of the time goes into writing.
+        if time.monotonic() - self.written > max(self.run.config.RESUME_SECONDS, 10 * self.cost):
+            self._write_resume()
+
+    def on_epoch_end(self, epoch, logs=None):
+        owner = self.run.owner
+        owner.epoch, self.run.step = epoch + 1, 0
+        weights.save(self.run.network, owner.checkpoint_path.format(epoch=epoch + 1))
+        self._write_resume()
+
+    def _write_resume(self):
+        start = time.monotonic()
+        self.run.save()
+        self.written = time.monotonic()
+        self.cost = self.written - start
+
+
+# ---- A run -------------------------------------------------------------------------------------------
+
+class Run:
+    """One call of `MaskRCNN.train`: takes up an interrupted one of the same plan where it stopped.
+
+    Args: as `MaskRCNN.train`, with `owner` the MaskRCNN and `layer_regex` a regex.
+    """
+
+    def __init__(self, owner, train_dataset, val_dataset, learning_rate, epochs, layer_regex, augmentation,
+                 custom_callbacks, no_augmentation_sources):
+        self.owner, self.config, self.network = owner, owner.config, owner.keras_model
+        self.train_dataset, self.val_dataset = train_dataset, val_dataset
+        self.augmentation, self.callbacks = augmentation, list(custom_callbacks or [])
+        self.no_augmentation_sources = no_augmentation_sources
+        self.learning_rate, self.epochs, self.layer_regex = learning_rate, epochs, layer_regex
+        self.step, self.first_epoch = 0, owner.epoch
+        seed = self.config.SEED
+        self.seed = int(np.random.default_rng().integers(2 ** 31)) if seed is None else seed
+        name = (self.config.NAME or "mask_rcnn").lower()
+        self.resume_path = os.path.join(owner.log_dir, f"mask_rcnn_{name}_resume.h5")
+
+    def plan(self):
+        """What must be equal for a run to go on, as JSON has it."""
+        return {"epochs": self.epochs, "layers": self.layer_regex, "learning_rate": float(self.learning_rate),
+                "steps_per_epoch": self.config.STEPS_PER_EPOCH, "batch_size": self.config.BATCH_SIZE,
+                "optimizer": getattr(self.config.OPTIMIZER, "__name__", self.config.OPTIMIZER)}
+
+    def save(self):
+        """Writes the resume file: weights, optimizer, epoch, step, seed."""
+        state = {"epoch": self.owner.epoch, "step": self.step, "seed": self.seed, "first_epoch": self.first_epoch,
+                 "plan": self.plan()}
+        with weights.atomic(self.resume_path) as temporary, h5py.File(temporary, "w") as file:
+            weights.write_legacy(self.network, file)
+            file.attrs["mrcnn_run"] = json.dumps(state)
+            group = file.create_group("mrcnn_optimizer")
+            for i, variable in enumerate(self.network.optimizer.variables):
+                group[f"{i:05d}"] = np.asarray(variable)
+
+    def _take_up(self):
+        """The state of an interrupted run of the same plan that this model has the weights of, or None."""
+        try:
+            with h5py.File(self.resume_path, "r") as file:
+                state = json.loads(file.attrs["mrcnn_run"])
+        except (OSError, KeyError):
+            return None
+        return state if state["plan"] == self.plan() and state["epoch"] == self.owner.epoch else None
+
+    def fit(self):
+        """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
+        owner, config = self.owner, self.config
+        state = self._take_up()
+        if state:
+            self.first_epoch, self.seed, self.step = state["first_epoch"], state["seed"], state["step"]
+            logger.warning("Taking up the run in %s at epoch %d, step %d", owner.log_dir, owner.epoch + 1, self.step)
+        owner.set_trainable(self.layer_regex)
+        total = (self.epochs - self.first_epoch) * config.STEPS_PER_EPOCH
+        rate = self.learning_rate
+        if config.WARMUP_STEPS or config.LEARNING_RATE_SCHEDULE != "constant":
+            rate = WarmupSchedule(rate, config.WARMUP_STEPS,
+                                  total if config.LEARNING_RATE_SCHEDULE == "cosine" else None)
+        owner.compile(rate, config.LEARNING_MOMENTUM)
+        if state:
+            weights.load(self.network, self.resume_path)
+            with h5py.File(self.resume_path, "r") as file:
+                for i, variable in enumerate(self.network.optimizer.variables):
+                    variable.assign(file["mrcnn_optimizer"][f"{i:05d}"][()])
+
+        batches = data.TrainingBatches(self.train_dataset, config, augmentation=self.augmentation, seed=self.seed,
+                                       no_augmentation_sources=self.no_augmentation_sources)
+        stream = BatchStream(batches, owner.epoch * config.STEPS_PER_EPOCH + self.step, config.WORKERS)
+        validation = {}
+        if self.val_dataset is not None and config.VALIDATION_STEPS:
+            checks = BatchStream(data.TrainingBatches(self.val_dataset, config, seed=self.seed), 0, config.WORKERS)
+            validation = {"validation_data": checks, "validation_steps": config.VALIDATION_STEPS}
+        callbacks = [StopOnBadLoss(stream), Checkpoints(self)]
+        if importlib.util.find_spec("tensorboard"):
+            callbacks.append(keras.callbacks.TensorBoard(owner.log_dir))
+        callbacks += self.callbacks
+        os.makedirs(owner.log_dir, exist_ok=True)
+        history = None
+        try:
+            # An epoch that was begun is finished first; the rest follows in one call.
+            stages = [(owner.epoch + 1, config.STEPS_PER_EPOCH - self.step)] if self.step else []
+            for last, steps in [*stages, (self.epochs, config.STEPS_PER_EPOCH)]:
+                if last > owner.epoch:
+                    part = self.network.fit(stream, initial_epoch=owner.epoch, epochs=last, steps_per_epoch=steps,
+                                            callbacks=callbacks, **validation)
+                    history = _join(history, part)
+        finally:
+            stream.close()
+            if validation:
+                checks.close()
+        return history
+
+
+def _join(history, part):
+    if history is None:
+        return part
+    history.epoch += part.epoch
+    for name, values in part.history.items():
+        history.history.setdefault(name, []).extend(values)
+    return history

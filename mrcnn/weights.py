@@ -1,0 +1,338 @@
+"""Weight files: the legacy Keras 2 layout, Keras's own, ImageNet's, downloads.
+
+The legacy layout is that of the released mask_rcnn_coco.h5: a group for each layer, named in the
+attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN's layers lie together in
+the group of the nested model.
+"""
+import contextlib
+import dataclasses
+import hashlib
+import logging
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+
+import h5py
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+# The order of a layer's weights in a legacy file.
+ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+PARTS = {"FPN": r"fpn_.*", "RPN": r"rpn_.*", "heads": r"mrcnn_.*"}
+
+
+@dataclasses.dataclass
+class Coverage:
+    """What became of a file's weights, by name "layer/weight".
+
+    Attributes:
+        loaded: names.
+        missing: names of the network that the file lacks.
+        ignored: names of the file that were excluded.
+        unused: names of the file that the network lacks.
+        mismatched: {name: (shape in the file, shape in the network)}.
+    """
+
+    loaded: list
+    missing: list
+    ignored: list
+    unused: list
+    mismatched: dict
+
+    def summary(self):
+        """One line with the counts."""
+        return (f"{len(self.loaded)} weights loaded, {len(self.missing)} missing, {len(self.ignored)} excluded, "
+                f"{len(self.unused)} unused, {len(self.mismatched)} mismatched")
+
+
+def layers_of(model):
+    """{name: layer} of all layers with weights, those of nested models included."""
+    import keras
+    found = {}
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            found.update(layers_of(layer))
+        elif layer.weights:
+            found[layer.name] = layer
+    return found
+
+
+def _ordered(layer):
+    """[(weight's name, variable)] in the order of a legacy file."""
+    pairs = [(weight.name, weight) for weight in layer.weights]
+    return sorted(pairs, key=lambda pair: ORDER.index(pair[0]) if pair[0] in ORDER else len(ORDER))
+
+
+def part_of(name):
+    """The part of the network that a layer belongs to."""
+    return next((part for part, pattern in PARTS.items() if re.fullmatch(pattern, name)), "backbone")
+
+
+# ---- Legacy files ------------------------------------------------------------------------------------
+
+def _text(value):
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def read_legacy(path, layer_names=()):
+    """The weights of a legacy file.
+
+    Args:
+        path: an `.h5`, of weights or of a whole model.
+        layer_names: layers of the network. A group of one of these names holds that layer; in other
+            groups (nested and multi-GPU models) the name of each array tells its layer.
+
+    Returns:
+        {layer: [(weight's name, array)]}, and the names of all layers of the file, those without weights too.
+
+    Raises:
+        ValueError: not such a file.
+    """
+    found, names = {}, []
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if not os.path.exists(path):
+            raise FileNotFoundError(f"No weight file at {path}") from error
+        raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
+    with file:
+        root = file["model_weights"] if "model_weights" in file else file
+        if "layer_names" not in root.attrs:
+            raise ValueError(f"{path} is no weight file in the legacy layout: it has no attribute layer_names")
+        for group in map(_text, root.attrs["layer_names"]):
+            names.append(group)
+            for key in map(_text, root[group].attrs.get("weight_names", ())):
+                parts = key.split(":")[0].split("/")
+                layer = group if group in layer_names or len(parts) < 2 else parts[-2]
+                found.setdefault(layer, []).append((parts[-1], np.asarray(root[group][key])))
+                names.append(layer)
+    return found, names
+
+
+def load(model, path, by_name=False, exclude=()):
+    """Loads a weight file into a model.
+
+    Args:
+        model: Keras model.
+        path: `.weights.h5` for Keras's layout, otherwise a legacy file.
+        by_name: allow that whole parts (backbone, FPN, RPN, heads) are missing in the file.
+        exclude: names of layers to leave as they are.
+
+    Returns:
+        Coverage; None for Keras's layout.
+
+    Raises:
+        ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part that
+            is only half in the file. Nothing has been loaded then.
+    """
+    path = os.fspath(path)
+    if path.endswith(".weights.h5"):
+        model.load_weights(path)
+        return Coverage([w.path for w in model.weights], [], [], [], {})
+    layers = layers_of(model)
+    found, names = read_legacy(path, layers)
+    known = {*names, *layers, *(layer.name for layer in model.layers)}
+    misspelt = sorted(set(exclude) - known)
+    if misspelt:
+        raise ValueError(f"exclude has names of layers of {path} or of the network. Received: {misspelt}")
+    coverage = Coverage([], [], [], [], {})
+    assignments = []
+    for name in sorted({*layers, *found}):
+        arrays = found.get(name, [])
+        if name in exclude:
+            coverage.ignored += [f"{name}/{key}" for key, _ in arrays]
+            continue
+        variables = _ordered(layers[name]) if name in layers else []
+        for i in range(max(len(variables), len(arrays))):
+            if i >= len(arrays):
+                coverage.missing.append(f"{name}/{variables[i][0]}")
+            elif i >= len(variables):
+                coverage.unused.append(f"{name}/{arrays[i][0]}")
+            elif tuple(variables[i][1].shape) != arrays[i][1].shape:
+                coverage.mismatched[f"{name}/{variables[i][0]}"] = (arrays[i][1].shape, tuple(variables[i][1].shape))
+            else:
+                coverage.loaded.append(f"{name}/{variables[i][0]}")
+                assignments.append((variables[i][1], arrays[i][1]))
+    _refuse(coverage, path, by_name)
+    for variable, array in assignments:
+        variable.assign(array)
+    return coverage
+
+
+def _refuse(coverage, path, by_name):
+    problems = [f"{name}: {a} in the file, {b} in the network" for name, (a, b) in coverage.mismatched.items()]
+    problems += [f"{name}: not in the network" for name in coverage.unused]
+    loaded = {part_of(name.split("/")[0]) for name in coverage.loaded}
+    problems += [f"{name}: not in the file" for name in coverage.missing
+                 if not by_name or part_of(name.split("/")[0]) in loaded]
+    if problems:
+        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+        raise ValueError(f"{path} doesn't fit the network; nothing was loaded. Exclude layers that are to stay as "
+                         "they are; by_name=True allows that the backbone, FPN, RPN or heads are missing.\n  "
+                         + "\n  ".join(problems[:20]) + more)
+    if coverage.missing:
+        logger.warning("%s has no weights for %s: they stay as they are", path,
+                       ", ".join(sorted({part_of(name.split("/")[0]) for name in coverage.missing})))
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="." + path.name, suffix=".part" + path.suffix)
+    os.close(handle)
+    try:
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def write_legacy(model, file):
+    """Writes a model's weights into an open h5py file in the legacy layout."""
+    import keras
+
+    def entries(layer):
+        if isinstance(layer, keras.Model):
+            return [entry for inner in layer.layers for entry in entries(inner)]
+        return [(f"{layer.name}/{name}:0", np.asarray(variable)) for name, variable in _ordered(layer)]
+
+    file.attrs["backend"], file.attrs["keras_version"] = np.bytes_("tensorflow"), np.bytes_("2.0.8")
+    file.attrs["layer_names"] = np.array([layer.name for layer in model.layers], "S")
+    for layer in model.layers:
+        group, arrays = file.create_group(layer.name), entries(layer)
+        group.attrs["weight_names"] = np.array([name for name, _ in arrays], "S") if arrays else np.zeros(0, "S1")
+        for name, array in arrays:
+            group[name] = array
+
+
+def save(model, path):
+    """Saves a model's weights, put in place only when complete; `.weights.h5` is Keras's layout."""
+    path = os.fspath(path)
+    if path.endswith(".weights.h5"):
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(path) or ".") as folder:
+            temporary = os.path.join(folder, "x.weights.h5")
+            model.save_weights(temporary)
+            os.replace(temporary, path)
+        return
+    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        write_legacy(model, file)
+
+
+# ---- ImageNet ----------------------------------------------------------------------------------------
+
+def from_application(application):
+    """Weights of a `keras.applications` ResNet for this package's backbone.
+
+    Its batch norm has an epsilon of 1.001e-5, ours 1e-3: the difference goes into gamma. Its first
+    convolution takes BGR, ours RGB.
+
+    Returns:
+        {layer: [arrays]} in legacy order.
+    """
+    found = {}
+    for layer in application.layers:
+        if not layer.weights:
+            continue
+        match = re.fullmatch(r"conv(\d)_block(\d+)_(\d)_(conv|bn)", layer.name)
+        if match:
+            stage, block, branch, kind = match.groups()
+            branch = "branch1" if branch == "0" else "branch2" + "abc"[int(branch) - 1]
+            name = f"{'res' if kind == 'conv' else 'bn'}{stage}{chr(ord('a') + int(block) - 1)}_{branch}"
+        else:
+            name = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1"}[layer.name]
+        arrays = [np.asarray(variable) for _, variable in _ordered(layer)]
+        if "bn" in name:
+            arrays[0] = arrays[0] * np.sqrt((arrays[3] + 1e-3) / (arrays[3] + layer.epsilon))
+        elif name == "conv1":
+            arrays[0] = arrays[0][:, :, ::-1]
+        found[name] = arrays
+    return found
+
+
+def get_imagenet_weights(backbone):
+    """Path of a legacy file with a backbone's ImageNet weights, made through `keras.applications` on first use."""
+    import keras
+    applications = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
+    if backbone not in applications:
+        raise ValueError(f"ImageNet weights exist for {', '.join(applications)}. Received: BACKBONE {backbone!r}")
+    path = pathlib.Path.home() / ".keras" / "models" / f"mrcnn_{backbone}_imagenet.h5"
+    if not path.exists():
+        application = getattr(keras.applications, applications[backbone])(include_top=False, weights="imagenet")
+        with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+            layers = from_application(application)
+            file.attrs["layer_names"] = np.array(sorted(layers), "S")
+            for name in sorted(layers):
+                keys = ORDER[2:] if "bn" in name else ORDER[:2]
+                group = file.create_group(name)
+                group.attrs["weight_names"] = np.array([f"{name}/{key}:0" for key in keys[:len(layers[name])]], "S")
+                for key, array in zip(keys, layers[name]):
+                    group[f"{name}/{key}:0"] = array
+    return str(path)
+
+
+# ---- Downloads ---------------------------------------------------------------------------------------
+
+def download(url, path, sha256=None, progress=None):
+    """Downloads a file; a broken download goes on where it stopped, and `path` is complete or absent.
+
+    Args:
+        url, path: from and to.
+        sha256: hex digest that the file must have, or None.
+        progress: f(bytes so far, bytes in all or None), called for every megabyte.
+
+    Raises:
+        ValueError: fewer bytes than announced, or another digest; the message says which.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:
+            raise
+        part.unlink()                       # longer than the file: what lies there is not a part of it
+        have, response = 0, urllib.request.urlopen(url)
+    with response, open(part, "ab" if response.status == 206 else "wb") as out:
+        have = have if response.status == 206 else 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        while True:
+            try:
+                block = response.read(1 << 20)
+            except OSError as error:
+                raise ValueError(f"{url} broke off after {out.tell()} bytes; run again to go on") from error
+            if not block:
+                break
+            out.write(block)
+            if progress:
+                progress(out.tell(), total)
+        size = out.tell()
+    if total is not None and size != total:
+        raise ValueError(f"{url} broke off after {size} of {total} bytes; run again to go on")
+    if sha256:
+        with open(part, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            part.unlink()
+            raise ValueError(f"{url} has the SHA-256 {digest}, expected {sha256}; the download was removed")
+    shutil.move(part, path)
+
+
+def download_trained_weights(coco_model_path, verbose=1):
+    """Downloads the released COCO weights (matterport: utils.download_trained_weights)."""
+    from mrcnn import utils
+    if verbose:
+        logger.warning("Downloading pretrained model to %s ...", coco_model_path)
+    download(utils.COCO_MODEL_URL, coco_model_path)
