@@ -1388,7 +1388,8 @@ class MaskRCNN:
         for part in name.strip("/").split(":")[0].split("/"):
             for layer in self.keras_model.layers:
                 if layer.name == part:
-                    return layer.output
+                    # ROI also says which rows are proposals: the boxes come first.
+                    return layer.output[0] if isinstance(layer.output, (list, tuple)) else layer.output
         return None
 
     def find_trainable_layer(self, layer):
