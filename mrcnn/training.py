@@ -76,7 +76,7 @@ def make_optimizer(config, learning_rate, momentum):
 # ---- Batches -----------------------------------------------------------------------------------------
 
 class BatchStream:
-    """Iterator over the batches of a run, made by threads ahead of the step that needs them.
+    """The batches of a run in order, made by threads ahead of the step that needs them.
 
     Args:
         batches: `data.TrainingBatches`.
@@ -91,10 +91,13 @@ class BatchStream:
         self._ahead = collections.deque()
         self._submitted, self._depth = first, 2 * workers
 
-    def __iter__(self):
-        return self
+    def generator(self):
+        """The batches as a generator, the kind of iterator that `fit` takes."""
+        while True:
+            yield self.take()
 
-    def __next__(self):
+    def take(self):
+        """The next batch, `(inputs,)`."""
         if self._pool is None:
             inputs, ids, _ = self.batches.batch(self.next_step)
         else:
@@ -276,32 +279,35 @@ class Run:
                 for i, variable in enumerate(self.network.optimizer.variables):
                     variable.assign(file["mrcnn_optimizer"][f"{i:05d}"][()])
 
+        os.makedirs(owner.log_dir, exist_ok=True)
+        history = None
+        # An epoch that was begun is finished first; the rest follows in one call.
+        stages = [(owner.epoch + 1, config.STEPS_PER_EPOCH - self.step)] if self.step else []
+        for last, steps in [*stages, (self.epochs, config.STEPS_PER_EPOCH)]:
+            if last > owner.epoch:
+                history = _join(history, self._fit_stage(last, steps))
+        return history
+
+    def _fit_stage(self, last, steps):
+        """Trains to the end of epoch `last` in epochs of so many steps."""
+        owner, config = self.owner, self.config
         batches = data.TrainingBatches(self.train_dataset, config, augmentation=self.augmentation, seed=self.seed,
                                        no_augmentation_sources=self.no_augmentation_sources)
         stream = BatchStream(batches, owner.epoch * config.STEPS_PER_EPOCH + self.step, config.WORKERS)
-        validation = {}
+        streams, validation = [stream], {}
         if self.val_dataset is not None and config.VALIDATION_STEPS:
-            checks = BatchStream(data.TrainingBatches(self.val_dataset, config, seed=self.seed), 0, config.WORKERS)
-            validation = {"validation_data": checks, "validation_steps": config.VALIDATION_STEPS}
+            checks = data.TrainingBatches(self.val_dataset, config, seed=self.seed)
+            streams.append(BatchStream(checks, 0, config.WORKERS))
+            validation = {"validation_data": streams[-1].generator(), "validation_steps": config.VALIDATION_STEPS}
         callbacks = [StopOnBadLoss(stream), Checkpoints(self)]
         if importlib.util.find_spec("tensorboard"):
             callbacks.append(keras.callbacks.TensorBoard(owner.log_dir))
-        callbacks += self.callbacks
-        os.makedirs(owner.log_dir, exist_ok=True)
-        history = None
         try:
-            # An epoch that was begun is finished first; the rest follows in one call.
-            stages = [(owner.epoch + 1, config.STEPS_PER_EPOCH - self.step)] if self.step else []
-            for last, steps in [*stages, (self.epochs, config.STEPS_PER_EPOCH)]:
-                if last > owner.epoch:
-                    part = self.network.fit(stream, initial_epoch=owner.epoch, epochs=last, steps_per_epoch=steps,
-                                            callbacks=callbacks, **validation)
-                    history = _join(history, part)
+            return self.network.fit(stream.generator(), initial_epoch=owner.epoch, epochs=last, steps_per_epoch=steps,
+                                    callbacks=callbacks + self.callbacks, shuffle=False, **validation)
         finally:
-            stream.close()
-            if validation:
-                checks.close()
-        return history
+            for each in streams:
+                each.close()
 
 
 def _join(history, part):
