@@ -1,0 +1,212 @@
+"""Every layer: config round trip, symbolic, eager and compiled call, a batch of three; JAX in a subprocess."""
+import importlib.util
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from mrcnn import model as modellib
+
+RNG = np.random.default_rng(0)
+
+
+def uniform(*shape):
+    return RNG.uniform(0, 1, shape).astype("float32")
+
+
+def boxes(*shape):
+    corners = uniform(*shape, 2, 2)
+    return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
+
+
+def metas(batch):
+    return np.tile(np.array([0, 64, 64, 3, 64, 64, 3, 0, 0, 64, 64, 1, 1, 1, 1], "float32"), (batch, 1))
+
+
+CASES = {
+    "ProposalLayer": (lambda: modellib.ProposalLayer(9, .7, return_valid=True),
+                      lambda b: [uniform(b, 30, 2), uniform(b, 30, 4), boxes(b, 30)]),
+    "PyramidAnchors": (lambda: modellib.PyramidAnchors((8, 16), (.5, 1), (4, 8), 2),
+                       lambda b: [uniform(b, 30, 32, 3), uniform(b, 8, 8, 2), uniform(b, 4, 4, 2)]),
+    "PyramidROIAlign": (lambda: modellib.PyramidROIAlign((3, 2)),
+                        lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
+    "DetectionTargetLayer": (lambda: modellib.DetectionTargetLayer(rois_per_image=8, mask_shape=(6, 6), seed=0),
+                             lambda b: [boxes(b, 20), np.tile(np.array([[1, 2, -1, 0]], "int32"), (b, 1)), boxes(b, 4),
+                                        (uniform(b, 10, 10, 4) > .5).astype("uint8")]),
+    "DetectionLayer": (lambda: modellib.DetectionLayer(max_instances=7, min_confidence=.1),
+                       lambda b: [boxes(b, 20), uniform(b, 20, 3), uniform(b, 20, 3, 4), metas(b)]),
+    "NormalizeBoxes": (lambda: modellib.NormalizeBoxes(1, True), lambda b: [boxes(b, 4) * 20, uniform(b, 20, 30, 3)]),
+    "MatchSize": (lambda: modellib.MatchSize(), lambda b: [uniform(b, 6, 8, 2), uniform(b, 5, 7, 2)]),
+    "BatchNorm": (lambda: modellib.BatchNorm(False), lambda b: uniform(b, 4, 4, 3)),
+    "WholeConv2D": (lambda: modellib.WholeConv2D(5, 4), lambda b: uniform(b, 4, 4, 3)),
+    "TimeDistributed": (lambda: modellib.TimeDistributed(keras.layers.Conv2D(4, 3)), lambda b: uniform(b, 5, 6, 6, 2)),
+    "LossLayer": (lambda: modellib.LossLayer("mrcnn_bbox_loss"),
+                  lambda b: [uniform(b, 6, 4), RNG.integers(0, 3, (b, 6)).astype("int32"), uniform(b, 6, 3, 4)]),
+}
+
+
+def flat(value):
+    return [np.asarray(x) for x in (value if isinstance(value, (list, tuple)) else [value])]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_layer(name):
+    import tensorflow as tf
+    make, inputs_of = CASES[name]
+    inputs = inputs_of(3)
+    layer = make()
+    eager = flat(layer(inputs))
+    config = layer.get_config()
+    if name not in ("TimeDistributed",):
+        assert type(layer).from_config(config).get_config() == config
+    # The symbolic call announces what the eager one gives.
+    tensors = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, str(x.dtype)), inputs)
+    symbolic = make()(tensors)
+    for announced, array in zip(symbolic if isinstance(symbolic, (list, tuple)) else [symbolic], eager, strict=True):
+        assert tuple(announced.shape) == array.shape
+        assert keras.backend.standardize_dtype(announced.dtype) == str(array.dtype)
+    compiled = flat(tf.function(lambda x: layer(x))(inputs))
+    for a, b in zip(compiled, eager, strict=True):
+        assert a.shape == b.shape
+        if name != "DetectionTargetLayer":                         # it draws
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ProposalLayer", "PyramidROIAlign", "DetectionLayer"])
+def test_portable_kernels_under_xla(name):
+    """The keras.ops form compiles under XLA and gives what the fused kernels give."""
+    import tensorflow as tf
+    make, inputs_of = CASES[name]
+    inputs, layer = inputs_of(3), make()
+    expected = flat(layer(inputs))
+    layer.fused = False
+    for a, b in zip(flat(tf.function(lambda x: layer(x), jit_compile=True)(inputs)), expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_layers_under_jax(tmp_path):
+    """In a process of its own with JAX as the backend: the same values, compiled by jax.jit."""
+    names = ("ProposalLayer", "PyramidROIAlign", "DetectionLayer", "PyramidAnchors", "NormalizeBoxes")
+    arrays = {}
+    for name in names:
+        make, inputs_of = CASES[name]
+        inputs = inputs_of(2)
+        arrays.update({f"{name}/in{i}": x for i, x in enumerate(inputs)})
+        arrays.update({f"{name}/out{i}": x for i, x in enumerate(flat(make()(inputs)))})
+    np.savez(tmp_path / "arrays.npz", **arrays)
+    code = textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {os.path.dirname(__file__)!r})
+        import jax, numpy as np, test_layers
+        arrays = np.load({str(tmp_path / 'arrays.npz')!r})
+        for name in {names!r}:
+            inputs = [arrays[key] for key in arrays.files if key.startswith(name + "/in")]
+            outputs = jax.jit(lambda *x: test_layers.CASES[name][0]()(list(x)))(*inputs)
+            for i, value in enumerate(outputs if isinstance(outputs, (list, tuple)) else [outputs]):
+                np.testing.assert_allclose(np.asarray(value), arrays[f"{{name}}/out{{i}}"], rtol=1e-4, atol=1e-5)
+        print("equal")
+    """)
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+
+# ---- Sampling of RoIs ------------------------------------------------------------------------------
+
+def sample(size, ratio, positives, negatives, class_id=1):
+    """(positive, negative) counts that the layer draws where so many are to be had."""
+    hit, miss = [.1, .1, .5, .5], [.6, .6, .9, .9]
+    proposals = np.array([[hit] * positives + [miss] * negatives], "float32")
+    layer = modellib.DetectionTargetLayer(rois_per_image=size, positive_ratio=ratio, mask_shape=None, seed=0)
+    rois, ids, _ = layer([proposals, np.array([[class_id, 0]], "int32"), np.array([[hit, miss]], "float32")])
+    rois, ids = np.asarray(rois)[0], np.asarray(ids)[0]
+    return int((ids > 0).sum()), int((rois.any(axis=1) & (ids == 0)).sum())
+
+
+@pytest.mark.parametrize("size, ratio, available, taken", [
+    (200, .33, (300, 300), (66, 134)), (200, .33, (30, 300), (30, 60)), (200, .33, (10, 5), (10, 5)),
+    (200, .25, (300, 300), (50, 150)), (200, .25, (20, 300), (20, 60)), (512, .25, (600, 600), (128, 384)),
+    (200, .33, (0, 300), (0, 134)), (4, .25, (3, 6), (1, 3))])
+def test_counts_of_sampled_rois(size, ratio, available, taken):
+    """.33 is two negatives to a positive, .25 the paper's 1:3; without positives the negatives stay (README 5)."""
+    assert sample(size, ratio, *available) == taken
+
+
+def test_crowds_are_neither_positive_nor_negative():
+    assert sample(10, .5, 5, 0, class_id=-1) == (0, 0)
+
+
+def test_draw_is_random_and_seeded():
+    proposals = np.random.default_rng(0).uniform(.6, .9, (1, 50, 4)).astype("float32")
+    proposals[..., 2:] += .1
+    truth = [np.array([[1]], "int32"), np.array([[[.1, .1, .5, .5]]], "float32")]
+
+    def draw(seed):
+        layer = modellib.DetectionTargetLayer(rois_per_image=6, mask_shape=None, seed=seed)
+        return [np.asarray(layer([proposals, *truth])[0]) for _ in range(2)]
+    (a, b), (c, d) = draw(1), draw(1)
+    assert np.array_equal(a, c) and np.array_equal(b, d) and not np.array_equal(a, b)
+
+
+def test_a_true_zero_box_stays_with_its_validity():
+    """README 4: a box at (0, 0) is not padding where its validity says so."""
+    deltas, probs = np.zeros((1, 2, 2, 4), "float32"), np.array([[[.1, .9], [.2, .8]]], "float32")
+    rois = np.array([[[0, 0, 1, 1], [0, 0, 0, 0]]], "float32")
+    layer = modellib.DetectionLayer(max_instances=3)
+    found = np.asarray(layer([rois, probs, deltas, metas(1)[:, :14], np.array([[True, False]])]))
+    assert found[0, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, .9]) and not found[0, 1:].any()
+
+
+def test_one_pixel_object_gets_an_area():
+    """README 4: normalised it has none, so it could never be matched."""
+    image = np.zeros((1, 64, 64, 3), "float32")
+    pixels = np.array([[[10, 20, 11, 21], [0, 0, 64, 64]]], "float32")
+    small, whole = np.asarray(modellib.NormalizeBoxes(1)([pixels, image]))[0]
+    np.testing.assert_allclose(small, np.array([9.5, 19.5, 10.5, 20.5]) / 63, rtol=1e-5)
+    np.testing.assert_allclose(whole, [0, 0, 1, 1])
+
+
+# ---- Losses that were wrong --------------------------------------------------------------------------
+
+def test_class_loss_uses_each_images_own_active_classes():
+    """loss_class_active_mixed (README 1): the second image's RoI counts by the second image's classes."""
+    ids = np.array([[1], [2]], "int32")
+    logits = np.array([[[0, 3, 0]], [[0, 0, 3]]], "float32")
+    active = np.array([[1, 1, 0], [1, 0, 1]], "int32")
+    expected = float(np.log(2 + np.exp(3)) - 3)
+    assert float(modellib.mrcnn_class_loss_graph(ids, logits, active)) == pytest.approx(expected, rel=1e-5)
+    wrong = np.array([[1, 1, 0], [1, 1, 0]], "int32")
+    swapped = float(modellib.mrcnn_class_loss_graph(np.array([[1], [1]]), logits, wrong))
+    assert swapped == pytest.approx(expected, rel=1e-5)            # only the first RoI counts
+
+
+def test_losses_without_anything_are_zero():
+    """loss_class_nan (README 1), and images without objects."""
+    ids, logits = np.zeros((1, 2), "int32"), np.array([[[0, 3.], [0, 3.]]], "float32")
+    assert float(modellib.mrcnn_class_loss_graph(ids, logits, np.array([[1, 0]]))) == 0
+    assert float(modellib.mrcnn_bbox_loss_graph(uniform(1, 2, 4), ids, uniform(1, 2, 2, 4))) == 0
+    assert float(modellib.mrcnn_mask_loss_graph(uniform(1, 2, 3, 3), ids, uniform(1, 2, 3, 3, 2))) == 0
+
+
+def test_untrained_mask_loss_is_ln_2():
+    ids, target = np.array([[1, 0]], "int32"), (uniform(1, 2, 4, 4) > .5).astype("float32")
+    loss = modellib.mrcnn_mask_loss_graph(target, ids, np.full((1, 2, 4, 4, 3), .5, "float32"))
+    assert float(loss) == pytest.approx(.693147, abs=1e-5)
+
+
+def test_batch_norm_holds_its_mode_inside_a_model():
+    """Keras overrides `training` by the whole model's mode; the layer's own argument must win."""
+    inputs = keras.Input((4,))
+    pixels = np.random.default_rng(0).normal(5, 1, (8, 4)).astype("float32")
+    for mode, moves in ((False, False), (True, True), (None, True)):
+        layer = modellib.BatchNorm(mode)
+        model = keras.Model(inputs, layer(inputs))
+        model(pixels, training=True)
+        assert bool(np.abs(np.asarray(layer.moving_mean)).max() > 0) == moves
+    assert ops.is_tensor(model(pixels))

@@ -1,0 +1,73 @@
+"""A dataset and a network so small that a test can train: rectangles on 64 x 64 images."""
+import numpy as np
+from keras import layers as KL
+
+from mrcnn.config import Config
+from mrcnn.utils import Dataset
+
+
+def tiny_backbone(image, stage5=True, train_bn=None):
+    """Five maps at strides 2 to 32, one convolution each, without batch norm."""
+    maps, x = [], image
+    for i, width in enumerate((16, 24, 32, 48, 64)):
+        x = KL.Conv2D(width, 3, strides=2, padding="same", activation="relu", name=f"res{i + 1}a")(x / 64. if i == 0 else x)
+        maps.append(x)
+    return maps
+
+
+def backbone_shape(image_shape):
+    return np.array([[-(-image_shape[0] // stride), -(-image_shape[1] // stride)] for stride in (4, 8, 16, 32, 64)])
+
+
+class ToyConfig(Config):
+    NAME = "toy"
+    BACKBONE = tiny_backbone
+    COMPUTE_BACKBONE_SHAPE = backbone_shape
+    NUM_CLASSES = 3
+    IMAGES_PER_GPU = 2
+    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 64
+    RPN_ANCHOR_SCALES = (8, 16, 32, 48, 64)
+    RPN_CHANNELS = TOP_DOWN_PYRAMID_SIZE = MASK_HEAD_CHANNELS = 32
+    FPN_CLASSIF_FC_LAYERS_SIZE = 64
+    PRE_NMS_LIMIT, POST_NMS_ROIS_TRAINING, POST_NMS_ROIS_INFERENCE = 200, 50, 50
+    TRAIN_ROIS_PER_IMAGE = 16
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 64
+    MAX_GT_INSTANCES = 5
+    DETECTION_MAX_INSTANCES = 10
+    DETECTION_MIN_CONFIDENCE = 0.
+    MINI_MASK_SHAPE = (28, 28)
+    STEPS_PER_EPOCH, VALIDATION_STEPS = 3, 1
+    WORKERS = 1
+    SEED = 0
+
+
+class Rectangles(Dataset):
+    """`count` images with bright rectangles of class 1 and dark ones of class 2; every third image has none.
+
+    Args:
+        shape: (height, width, channels).
+        empty: whether there are images without objects.
+    """
+
+    def __init__(self, count=4, shape=(64, 64, 3), empty=False):
+        super().__init__()
+        self.add_class("toy", 1, "bright")
+        self.add_class("toy", 2, "dark")
+        for i in range(count):
+            objects = [] if empty and i % 3 == 2 else [(8, 6, 34, 40, 1), (36, 22, 62, 60, 2)][:1 + i % 2]
+            self.add_image("toy", i, path=f"toy/{i}.png", shape=shape, objects=objects)
+        self.prepare()
+
+    def load_image(self, image_id):
+        info = self.image_info[image_id]
+        image = np.full(info["shape"], 110 + image_id, np.uint8)
+        for y1, x1, y2, x2, class_id in info["objects"]:
+            image[y1:y2, x1:x2] = 240 if class_id == 1 else 10
+        return image
+
+    def load_mask(self, image_id):
+        info = self.image_info[image_id]
+        masks = np.zeros((*info["shape"][:2], len(info["objects"])), bool)
+        for i, (y1, x1, y2, x2, _) in enumerate(info["objects"]):
+            masks[y1:y2, x1:x2, i] = True
+        return masks, np.array([o[4] for o in info["objects"]], np.int32)
