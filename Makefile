@@ -1,21 +1,23 @@
-# make test   makes a virtual environment in .venv, installs the locked packages, runs the tests
-# make clean  removes the environment
+# make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
+# make test    runs the tests
+# make lock    renews the lock file of PYTHON
+# make clean   removes the environment and the demo's files
+# The first two set up .venv by themselves; PYTHON=/path/to/python chooses the interpreter.
 
-PYTHON ?= python3.11
+SEED ?= 0
 
-.PHONY: test clean
+.PHONY: demo test lock clean
 
-.venv/installed: requirements/lock-3.11.txt setup.py
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed and $(PYTHON) was not found; name another with: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { echo "Python 3.11 is needed. Received: $$($(PYTHON) --version)"; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' || { echo "The module venv is missing; on Debian: apt install python3.11-venv"; exit 1; }
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet -r requirements/lock-3.11.txt
-	.venv/bin/pip install --quiet --no-deps -e .
-	touch $@
+demo:
+	@tools/venv.sh
+	.venv/bin/python samples/shapes/shapes.py demo --seed $(SEED)
 
-test: .venv/installed
-	.venv/bin/python -m pytest tests
+test:
+	@tools/venv.sh test
+	.venv/bin/python -m pytest $(ARGS)
+
+lock:
+	tools/lock.sh $(or $(PYTHON),python3.11)
 
 clean:
-	rm -rf .venv
+	rm -rf .venv demo build *.egg-info
