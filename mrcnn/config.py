@@ -55,6 +55,10 @@ class Config:
     # Threads that load and augment images ahead of training (not in matterport). 0: none.
     WORKERS = 2
 
+    # Images that are read and checked before training, spread over the dataset; None for every one, 0 for
+    # none (not in matterport).
+    CHECK_IMAGES = None
+
     # TensorFlow's own kernels for NMS and RoI pooling: None where the backend has them, False for the
     # portable ones, which XLA needs (not in matterport).
     FUSED_KERNELS = None
@@ -333,6 +337,8 @@ class Config:
             value = getattr(self, name)
             if not _is_whole(value) or value < 0:
                 yield f"{name} is a whole number from 0. Received: {value!r}"
+        if self.CHECK_IMAGES is not None and (not _is_whole(self.CHECK_IMAGES) or self.CHECK_IMAGES < 0):
+            yield f"CHECK_IMAGES is None or a whole number from 0. Received: {self.CHECK_IMAGES!r}"
         for name in ("RPN_NMS_THRESHOLD", "DETECTION_NMS_THRESHOLD", "DETECTION_MIN_CONFIDENCE"):
             value = getattr(self, name)
             if not 0 <= value <= 1:

@@ -3,10 +3,12 @@
 Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. Class ids below
 zero are crowds: groups of objects that are neither a target nor background.
 """
+import concurrent.futures
 import copy
 import logging
 import math
 import random
+import time
 import warnings
 
 import numpy as np
@@ -501,7 +503,7 @@ def data_generator(dataset, config, shuffle=True, augment=False, augmentation=No
 # ---- Checking --------------------------------------------------------------------------------------
 
 def check_dataset(dataset, config):
-    """Reads every image and mask before training starts.
+    """Reads every image and mask before training starts, or CHECK_IMAGES of them spread over the dataset.
 
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
@@ -518,11 +520,28 @@ def check_dataset(dataset, config):
                         f"background: {', '.join(dataset.class_names[:20])}")
     if len(dataset.image_ids) == 0:
         problems.append("no images: call add_image() before prepare()")
-    for image_id in dataset.image_ids if not problems else ():
-        try:
-            _load(dataset, config, image_id)
-        except ValueError as error:
-            problems.append(str(error))
+    if not problems:
+        problems = list(_image_problems(dataset, config))
     if problems:
         raise DatasetError(f"The dataset has {len(problems)} problem(s), training does not start:\n  "
                            + "\n  ".join(problems))
+
+
+def _image_problems(dataset, config):
+    image_ids = np.asarray(dataset.image_ids)
+    if config.CHECK_IMAGES is not None and config.CHECK_IMAGES < len(image_ids):
+        image_ids = image_ids[np.linspace(0, len(image_ids) - 1, config.CHECK_IMAGES).astype(int)]
+
+    def problem(image_id):
+        try:
+            _load(dataset, config, image_id)
+        except ValueError as error:
+            return str(error)
+    start = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(max(config.WORKERS, 1)) as pool:
+        for done, text in enumerate(pool.map(problem, image_ids), 1):
+            # A check of a second or two needs no bar.
+            if (seconds := time.monotonic() - start) > 2 and (done % 20 == 0 or done == len(image_ids)):
+                utils.show_progress("checking", done, len(image_ids), seconds)
+            if text:
+                yield text

@@ -5,10 +5,11 @@ import io
 import json
 import os
 import pathlib
-import sys
 import time
 
 import numpy as np
+
+from mrcnn import utils
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -84,7 +85,6 @@ def _coco_boxes(boxes):
 
 def coco_ground_truth(dataset, image_ids):
     """A pycocotools COCO object of a dataset's masks; class ids below zero become crowds."""
-    from mrcnn import utils
     from pycocotools import mask as coco_mask
     from pycocotools.coco import COCO
     images, annotations = [], []
@@ -179,14 +179,5 @@ def evaluate(model, dataset, image_ids=None, progress=True):
         for image_id, result in zip(chunk, results):
             detections += coco_results(image_id, result)
         if progress:
-            _show(first + len(chunk), len(image_ids), time.monotonic() - start)
+            utils.show_progress("evaluating", first + len(chunk), len(image_ids), time.monotonic() - start)
     return evaluate_detections(dataset, detections, image_ids, model.config.USE_MASK, time.monotonic() - start)
-
-
-def _show(done, total, seconds):
-    """One line that is drawn over on a terminal; elsewhere only the last."""
-    if sys.stderr.isatty() or done == total:
-        bar = "=" * (30 * done // total)
-        start = "\r" if sys.stderr.isatty() else ""
-        print(f"{start}evaluating [{bar:30}] {done}/{total} images, {done / max(seconds, 1e-9):.1f} images/s",
-              end="\n" if done == total else "", file=sys.stderr, flush=True)

@@ -16,6 +16,7 @@ import math
 import os
 import re
 import threading
+import weakref
 from collections import OrderedDict
 
 import keras
@@ -954,6 +955,7 @@ class MaskRCNN:
         self._lock = threading.Lock()
         self._functions = OrderedDict()
         self._anchors = OrderedDict()
+        self._checked = weakref.WeakSet()          # datasets, so that the next stage of a training starts at once
         self.set_log_dir()
         self.keras_model = self.build(mode, config)
 
@@ -1193,8 +1195,9 @@ class MaskRCNN:
             raise ValueError(f"epochs is the number of the last epoch and above {self.epoch}, the epoch that "
                              f"the weights have reached. Received: {epochs}")
         for dataset in (train_dataset, val_dataset):
-            if dataset is not None:
+            if dataset is not None and dataset not in self._checked:
                 data.check_dataset(dataset, self.config)
+                self._checked.add(dataset)
         run = training.Run(self, train_dataset, val_dataset, learning_rate, epochs,
                            LAYER_CHOICES.get(layers, layers), augmentation, custom_callbacks,
                            no_augmentation_sources)

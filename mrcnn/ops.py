@@ -168,6 +168,10 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
         [B, N, height, width, C].
     """
     batch, count = ops.shape(boxes)[0], ops.shape(boxes)[1]
+    # The last sample of a box that ends on the image's edge may come out a rounding error beyond it, and
+    # then be 0 instead of the edge's value: such boxes end some roundings before it.
+    edge = 1. - 2. ** -22
+    boxes = ops.where(ops.abs(boxes - 1.) < 1e-6, edge, boxes)
     flat_boxes = ops.reshape(boxes, (-1, 4))
     flat_levels = ops.reshape(levels, (-1,))
     images = ops.reshape(ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, count)), (-1,))

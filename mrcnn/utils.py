@@ -9,6 +9,7 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 """
 import logging
 import random
+import sys
 
 import numpy as np
 
@@ -988,6 +989,15 @@ def batch_slice(inputs, graph_fn, batch_size, names=None):
         results.append(result if isinstance(result, (list, tuple)) else [result])
     outputs = [ops.stack(parts, axis=0) for parts in zip(*results)]
     return outputs[0] if len(outputs) == 1 else outputs
+
+
+def show_progress(title, done, total, seconds):
+    """Draws a bar with images per second on stderr, over itself on a terminal; elsewhere only at the end."""
+    terminal = sys.stderr.isatty()
+    if terminal or done == total:
+        bar = "=" * (30 * done // total)
+        print(f"{chr(13) if terminal else ''}{title} [{bar:30}] {done}/{total} images, {done / max(seconds, 1e-9):.1f} images/s",
+              end="\n" if done == total else "", file=sys.stderr, flush=True)
 
 
 def download_trained_weights(coco_model_path, verbose=1):

@@ -1,4 +1,9 @@
 """The whole network against the recordings of the original: intermediates, detections, losses, gradients."""
+import os
+import subprocess
+import sys
+import textwrap
+
 import keras
 import numpy as np
 import oracle
@@ -221,3 +226,63 @@ def test_resnet50_has_the_features_of_keras_applications():
     pixels = rng.standard_normal((1, 126, 126, 3)).astype("float32")
     expected = np.asarray(application(pixels[..., ::-1], training=False))
     close(np.asarray(ours(pixels, training=False)), expected, 1e-4)
+
+
+def test_detects_under_jax(small_model, small_weights, tmp_path):
+    """The recorded network with JAX as the backend, in a process of its own."""
+    pytest.importorskip("jax")
+    code = textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(oracle.TESTS)!r})
+        import conftest
+        from mrcnn import model as modellib
+        model = modellib.MaskRCNN("inference", conftest.small_config(), {str(tmp_path)!r})
+        model.load_weights({small_weights!r})
+        arrays = conftest.recorded("net_small_shapes0")
+        import test_network
+        test_network.compare_detections(model.detect([arrays["image0"]])[0], arrays)
+        print("equal")
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
+                          env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+    assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+
+def test_detects_under_xla(small_weights, tmp_path):
+    """The portable kernels: the whole inference graph in one XLA program."""
+    import tensorflow as tf
+    arrays = recorded("net_small_fewdets")
+    config = small_config(FUSED_KERNELS=False, DETECTION_NMS_THRESHOLD=.5, POST_NMS_ROIS_INFERENCE=200,
+                          DETECTION_MAX_INSTANCES=20)
+    model = modellib.MaskRCNN("inference", config, tmp_path)
+    model.load_weights(small_weights)
+    images, metas, _ = model.mold_inputs([arrays["image0"]])
+    anchors = model.get_anchors(images.shape[1:])[None]
+    network = tf.function(lambda *x: model.keras_model(list(x), training=False), jit_compile=True)
+    outputs = [x.numpy() for x in network(images, metas.astype("float32"), anchors)]
+    close(outputs[0], arrays["detections"])
+    close(outputs[3], arrays["mrcnn_mask"], 2e-3)
+
+
+def test_few_detections(small_weights, tmp_path):
+    arrays = recorded("net_small_fewdets")
+    model = modellib.MaskRCNN("inference", small_config(DETECTION_NMS_THRESHOLD=.5, POST_NMS_ROIS_INFERENCE=200,
+                                                        DETECTION_MAX_INSTANCES=20), tmp_path)
+    model.load_weights(small_weights)
+    compare_detections(model.detect([arrays["image0"]])[0], arrays)
+
+
+def test_memory_is_bounded(small_model):
+    """README 25: caches of compiled functions, anchors and graphs keep a limited number."""
+    config = small_model.config
+    for side in range(64, 64 * 12, 64):
+        small_model.get_anchors((side, 64, 3))
+    for i in range(20):
+        small_model.run_graph([np.zeros((16, 16, 3), np.uint8)], [("fpn_p5", None), (f"fpn_p{2 + i % 4}", None)])
+    assert len(small_model._anchors) <= 8 and len(small_model._functions) <= 16
+    assert small_model.get_anchors(config.IMAGE_SHAPE).shape == (4092, 4)
+
+
+def test_run_graph_refuses_unknown_names(small_model):
+    with pytest.raises(ValueError, match="received: 'fpn_p9'"):
+        small_model.run_graph([np.zeros((16, 16, 3), np.uint8)], [("fpn_p9", None)])

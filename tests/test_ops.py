@@ -88,3 +88,14 @@ def test_no_boxes():
 def test_overlaps_of_boxes_without_area():
     boxes = kops.convert_to_tensor(np.array([[0, 0, 1, 1], [.5, .5, .5, .5]], "float32"))
     np.testing.assert_array_equal(np.asarray(ops.overlaps(boxes, boxes)), [[1, 0], [0, 0]])
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("side, cells", [(32, 14), (256, 7), (200, 28)])
+def test_boxes_that_end_on_the_edge_are_inside(fused, side, cells):
+    """A last sample that rounding puts beyond the edge would be 0: of a map of ones all crops are ones."""
+    boxes = random_boxes(1, 500)
+    boxes[..., 2:] = 1.
+    pooled = ops.pyramid_pool([kops.ones((1, side, side, 1))] * 4, kops.convert_to_tensor(boxes),
+                              kops.zeros((1, 500), "int32"), (cells, cells), fused)
+    np.testing.assert_allclose(np.asarray(pooled), 1, rtol=1e-6)

@@ -197,6 +197,26 @@ def test_a_broken_dataset_is_refused_with_every_problem(tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_the_check_can_be_limited_and_is_not_repeated(tmp_path):
+    """CHECK_IMAGES 2 reads the first and the last image; a second call of train reads none."""
+    class Counting(Rectangles):
+        seen = []
+
+        def load_image(self, image_id):
+            self.seen.append(image_id)
+            return super().load_image(image_id)
+    dataset = Counting(9)
+    data.check_dataset(dataset, ToyConfig(CHECK_IMAGES=2))
+    assert sorted(dataset.seen) == [0, 8]
+    data.check_dataset(dataset, ToyConfig(CHECK_IMAGES=0))
+    data.check_dataset(dataset, ToyConfig())
+    assert sorted(dataset.seen[2:]) == list(range(9))
+    model, _ = train(ToyConfig(STEPS_PER_EPOCH=1), tmp_path, dataset=dataset)
+    dataset.seen.clear()
+    train(ToyConfig(STEPS_PER_EPOCH=1), tmp_path, 2, dataset=dataset, model=model)
+    assert len(dataset.seen) < 9
+
+
 def test_datasets_without_images_or_classes_are_refused(tmp_path):
     empty = Dataset()
     empty.prepare()
