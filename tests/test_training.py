@@ -98,8 +98,9 @@ class _KillAt(keras.callbacks.Callback):
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     """Killed in the middle of an epoch: weights, optimizer, schedule and data continue where they were."""
-    settings = dict(OPTIMIZER="adam", LEARNING_RATE_SCHEDULE="cosine", WARMUP_STEPS=2, STEPS_PER_EPOCH=4,
-                    RESUME_SECONDS=0, USE_RPN_ROIS=True, TRAIN_ROIS_PER_IMAGE=16)
+    # Momentum, not Adam: that makes whole steps of rounding errors where a gradient is nearly zero.
+    settings = dict(OPTIMIZER="sgd", LEARNING_RATE=1e-2, LEARNING_RATE_SCHEDULE="cosine", WARMUP_STEPS=2,
+                    STEPS_PER_EPOCH=4, RESUME_SECONDS=0)
 
     def run(folder, kill=None):
         keras.utils.set_random_seed(1)
@@ -118,11 +119,16 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
             model.load_weights(model.find_last())
         train(config, folder, 2, model=model)
         return model
+    keras.utils.set_random_seed(1)
+    start = modellib.MaskRCNN("training", ToyConfig(**settings), tmp_path)
     whole, killed = run(tmp_path / "whole"), run(tmp_path / "killed", kill=6)
     assert killed.epoch == 2
     assert int(killed.keras_model.optimizer.iterations.numpy()) == 8
-    for a, b in zip(whole.keras_model.weights, killed.keras_model.weights):
-        np.testing.assert_allclose(np.asarray(a), np.asarray(b), rtol=2e-3, atol=2e-5, err_msg=a.path)
+    first, one, other = (np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
+                         for model in (start, whole, killed))
+    # Threads add in any order: two uninterrupted runs differ by up to .0034 of the way. Measured without the
+    # optimizer's state: .56; with other images in the rest of the run: .054.
+    assert np.linalg.norm(one - other) < .02 * np.linalg.norm(one - first)
 
 
 def _first_rows(self, positive, negative):
