@@ -10,6 +10,7 @@ axis B, then rows N; padding rows of public outputs are zero.
 `class MaskRCNN`, at the end, is what users call. What is not the network lives in the modules beside
 this one; the names that code written for matterport's package imports from here are re-exported.
 """
+import contextlib
 import datetime
 import logging
 import math
@@ -893,7 +894,26 @@ class LossLayer(KL.Layer):
         return ()
 
 
-class TrainingModel(keras.Model):
+class Network(keras.Model):
+    """A Keras model whose `.h5` files have the legacy layout, as scripts of Keras 2 expect of `keras_model`."""
+
+    def save_weights(self, filepath, overwrite=True, **kwargs):
+        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`."""
+        if not overwrite and os.path.exists(filepath):
+            raise FileExistsError(f"{filepath} exists, and overwrite is False")
+        if os.fspath(filepath).endswith(".weights.h5"):
+            super().save_weights(filepath, overwrite=True, **kwargs)
+        else:
+            weights.save(self, filepath)
+
+    def load_weights(self, filepath, by_name=False, exclude=None, **kwargs):
+        """Reads either layout; returns a `weights.Coverage` for a legacy file."""
+        if os.fspath(filepath).endswith(".weights.h5"):
+            return super().load_weights(filepath, **kwargs)
+        return weights.load(self, filepath, by_name=by_name, exclude=exclude or ())
+
+
+class TrainingModel(Network):
     """The training graph; its loss is the weighted sum of the graph's own losses plus L2.
 
     Args:
@@ -915,6 +935,25 @@ class TrainingModel(keras.Model):
             mean.update_state(loss)
             total = total + self.loss_factors[name] * loss
         return total
+
+    def train_step(self, *args):
+        """One step. On several TensorFlow devices their gradients are averaged before they are clipped."""
+        if keras.backend.backend() != "tensorflow" or self.distribute_strategy.num_replicas_in_sync == 1:
+            return super().train_step(*args)
+        import tensorflow as tf
+        inputs, = args[0]
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=True))
+        self.metrics[0].update_state(loss)
+        found = [(g, w) for g, w in zip(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
+                 if g is not None]
+        gradients = tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, [g for g, _ in found])
+        if self.optimizer.global_clipnorm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+        # The optimizer adds up what it gets from each device, and that is the same from all.
+        count = self.distribute_strategy.num_replicas_in_sync
+        self.optimizer.apply_gradients([(g / count, w) for g, (_, w) in zip(gradients, found)])
+        return self.get_metrics_result()
 
     def regularization(self):
         """The L2 term, a scalar."""
@@ -957,7 +996,12 @@ class MaskRCNN:
         self._anchors = OrderedDict()
         self._checked = weakref.WeakSet()          # datasets, so that the next stage of a training starts at once
         self.set_log_dir()
-        self.keras_model = self.build(mode, config)
+        self._strategy = training.strategy(config.GPU_COUNT) if mode == "training" else None
+        with self._devices():
+            self.keras_model = self.build(mode, config)
+
+    def _devices(self):
+        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
 
     # ---- Building ------------------------------------------------------------------------------
 
@@ -1085,7 +1129,7 @@ class MaskRCNN:
             features = [KL.Input((None, None, config.TOP_DOWN_PYRAMID_SIZE)) for _ in maps]
             self._mask_model = keras.Model([boxes, boxes_meta, *features], mask_head(boxes, features, boxes_meta))
         self._box_model = keras.Model(inputs, [detections, *maps], name="mask_rcnn_boxes")
-        return keras.Model(inputs, outputs + [rois, rpn_class, rpn_bbox], name="mask_rcnn")
+        return Network(inputs, outputs + [rois, rpn_class, rpn_bbox], name="mask_rcnn")
 
     # ---- Files -----------------------------------------------------------------------------------
 
@@ -1142,9 +1186,10 @@ class MaskRCNN:
 
     def compile(self, learning_rate, momentum):
         """Makes a new optimizer for the layers that are trainable now (matterport: compile)."""
-        optimizer = training.make_optimizer(self.config, learning_rate, momentum)
-        optimizer.build(self.keras_model.trainable_variables)
-        self.keras_model.compile(optimizer=optimizer, jit_compile=False)
+        with self._devices():
+            optimizer = training.make_optimizer(self.config, learning_rate, momentum)
+            optimizer.build(self.keras_model.trainable_variables)
+            self.keras_model.compile(optimizer=optimizer, jit_compile=False)
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
         """Makes the layers that the regex matches, whole, trainable and freezes the others.

@@ -1,6 +1,7 @@
 """Training runs: optimizer, schedule, the stream of batches, checkpoints and resuming."""
 import collections
 import concurrent.futures
+import functools
 import importlib.util
 import json
 import logging
@@ -71,6 +72,33 @@ def make_optimizer(config, learning_rate, momentum):
         optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip)
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
+
+
+def strategy(count):
+    """A `tf.distribute.MirroredStrategy` over `count` devices, or None for a single one.
+
+    GPUs, or CPUs where there is no GPU. With fewer devices than asked for, the whole batch goes to
+    one of them, which gives the same losses and gradients but takes longer, and a warning says so.
+    """
+    if count == 1:
+        return None
+    if keras.backend.backend() != "tensorflow":
+        logger.warning("GPU_COUNT %d: with the backend %s the batch is not split over devices", count,
+                       keras.backend.backend())
+        return None
+    import tensorflow as tf
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    if len(devices) < count:
+        logger.warning("GPU_COUNT is %d and TensorFlow sees %d: the batch is not split over devices", count, len(devices))
+        return None
+    return _mirrored(tuple(device.name for device in devices[:count]))
+
+
+@functools.lru_cache(maxsize=None)
+def _mirrored(devices):
+    # One for each set of devices: two of them number their exchanges alike, and the second model hangs or fails.
+    import tensorflow as tf
+    return tf.distribute.MirroredStrategy(list(devices))
 
 
 # ---- Batches -----------------------------------------------------------------------------------------

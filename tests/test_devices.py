@@ -1,0 +1,111 @@
+"""Data-parallel training on two logical CPU devices, in a process of its own: devices are set before TensorFlow starts."""
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import oracle
+import pytest
+
+from mrcnn.parallel_model import ParallelModel
+
+HEAD = f"""
+import sys
+sys.path.insert(0, {str(oracle.TESTS)!r})
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from toy import Rectangles, ToyConfig
+from mrcnn import data, training
+from mrcnn import model as modellib
+"""
+
+
+def run(code, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(HEAD + textwrap.dedent(code))
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(oracle.TESTS.parent),
+                               "TF_CPP_MIN_LOG_LEVEL": "2"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip().splitlines()
+
+
+def test_two_devices_give_the_mean_of_two_half_batches(tmp_path):
+    """Losses, and the clipped update of one step, with other numbers of positives on each device."""
+    lines = run("""
+        settings = dict(IMAGES_PER_GPU=2, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
+        two = modellib.MaskRCNN("training", ToyConfig(GPU_COUNT=2, **settings), "logs")
+        one = modellib.MaskRCNN("training", ToyConfig(**settings), "logs")
+        two.keras_model.save_weights("w.h5")
+        one.load_weights("w.h5")
+        inputs = list(data.TrainingBatches(Rectangles(4, empty=True), two.config, shuffle=False).batch(0)[0])
+        # One RoI on an object in the first image, two in the second, none in the third, and two beside objects:
+        # each is drawn, whatever the seed.
+        beside = [[0, 44, 10, 60], [44, 0, 60, 10]]
+        rois = np.zeros((4, 5, 4), "float32")
+        for i, objects in enumerate([[(8, 6, 34, 40)], [(8, 6, 34, 40), (36, 22, 62, 60), (9, 7, 34, 40)], [], [(8, 6, 34, 40)]]):
+            rois[i, :len(objects) + 2] = [*objects, *beside]
+        inputs = tuple(x.astype("uint8") if x.dtype == bool else x.astype("float32") if x.dtype == float else x
+                       for x in (*inputs[:7], rois))
+        one.compile(.1, .0)
+        two.compile(.1, .0)
+        losses, gradients = [], []
+        for half in (slice(0, 2), slice(2, 4)):
+            with tf.GradientTape() as tape:
+                outputs = one.keras_model([x[half] for x in inputs], training=True)
+                total = one.keras_model.compute_loss(y_pred=outputs)
+            losses.append([float(x) for x in (total, *outputs[-5:])])
+            gradients.append([tf.convert_to_tensor(g) for g in tape.gradient(total, one.keras_model.trainable_weights)])
+        assert losses[0] != losses[1]
+        mean = [(a + b) / 2 for a, b in zip(*gradients)]
+        norm = float(tf.linalg.global_norm(mean))
+        assert norm > .5
+        before = [np.asarray(w) for w in two.keras_model.trainable_weights]
+        history = two.keras_model.fit((x for x in [(inputs,)]), steps_per_epoch=1, verbose=0).history
+        names = ["loss", *two.keras_model.loss_names]
+        print(max(abs(history[name][0] - value) for name, value in zip(names, np.mean(losses, axis=0))))
+        print(max(np.abs((b - np.asarray(w)) / .1 - g * .5 / norm).max()
+                  for b, w, g in zip(before, two.keras_model.trainable_weights, mean)))
+        copies = [w.value.values for w in two.keras_model.trainable_weights]
+        print(max(np.abs(a.numpy() - b.numpy()).max() for a, b in copies))
+    """, tmp_path)
+    losses, gradients, copies = map(float, lines[-3:])
+    assert losses <= 1e-5 and gradients <= 1e-5 and copies == 0
+
+
+def test_training_and_detection_with_two_devices(tmp_path):
+    """A whole `train` from the RPN's own proposals, resumable, and detection with GPU_COUNT 2."""
+    lines = run("""
+        config = ToyConfig(GPU_COUNT=2, IMAGES_PER_GPU=1, TRAIN_BN=None)
+        model = modellib.MaskRCNN("training", config, "logs")
+        history = model.train(Rectangles(4), Rectangles(2), .01, epochs=2, layers="all")
+        assert np.isfinite(history.history["val_loss"]).all()
+        again = modellib.MaskRCNN("training", config, "logs")
+        again.load_weights(again.find_last())
+        again.train(Rectangles(4), None, .01, epochs=3, layers="heads")
+        inference = modellib.MaskRCNN("inference", config, "logs")
+        inference.load_weights(inference.find_last())
+        image = Rectangles(1).load_image(0)
+        print(len(inference.detect([image] * 3)), again.epoch)
+    """, tmp_path)
+    assert lines[-1] == "3 3"
+
+
+def test_parallel_model():
+    """matterport's wrapper: outputs joined, scalars averaged, files those of the inner model."""
+    inputs = keras.Input((3,)), keras.Input((2,))
+    joined = keras.layers.Concatenate()(list(inputs))
+    inner = keras.Model(list(inputs), [keras.layers.Dense(4, name="dense")(joined), keras.ops.mean(joined)])
+    parallel = ParallelModel(inner, 2)
+    a, b = np.random.default_rng(0).random((4, 3), "float32"), np.ones((4, 2), "float32")
+    rows, mean = parallel([a, b])
+    expected, expected_mean = inner([a, b])
+    np.testing.assert_allclose(np.asarray(rows), np.asarray(expected), rtol=1e-6)
+    np.testing.assert_allclose(float(mean), float(expected_mean), rtol=1e-6)
+    assert parallel.get_layer("dense") is inner.get_layer("dense")
+    with pytest.raises(ValueError, match="batch of 3"):
+        parallel([a[:3], b[:3]])
