@@ -411,16 +411,29 @@ class ProposalLayer(KL.Layer):
         self.bbox_std_dev = [float(v) for v in bbox_std_dev]
         self.log_size_limit, self.return_valid, self.fused = log_size_limit, return_valid, fused
 
-    def call(self, inputs):
+    def stages(self, inputs):
+        """The steps by matterport's names: the best anchors, moved, clipped; indices kept and whether they count.
+
+        Returns:
+            {"pre_nms_anchors", "refined_anchors", "refined_anchors_clipped": [B, limit, 4], best first,
+            "rpn_non_max_suppression": [B, proposal_count] int32 into them, "valid": [B, proposal_count] bool}.
+        """
         probs, deltas, anchors = (ops.stop_gradient(x) for x in inputs)
         total = ops.shape(probs)[1]
         limit = min(self.pre_nms_limit, total) if isinstance(total, int) else ops.minimum(self.pre_nms_limit, total)
         scores, best = ops.top_k(probs[:, :, 1], limit)
         deltas = _take_rows(deltas, best) * ops.convert_to_tensor(self.bbox_std_dev)
-        boxes = apply_box_deltas_graph(_take_rows(anchors, best), deltas, self.log_size_limit)
-        boxes = clip_boxes_graph(boxes, ops.convert_to_tensor([0., 0., 1., 1.]))
-        kept, valid = kernels.non_max_suppression(boxes, scores, self.proposal_count, self.nms_threshold,
+        anchors = _take_rows(anchors, best)
+        boxes = apply_box_deltas_graph(anchors, deltas, self.log_size_limit)
+        clipped = clip_boxes_graph(boxes, ops.convert_to_tensor([0., 0., 1., 1.]))
+        kept, valid = kernels.non_max_suppression(clipped, scores, self.proposal_count, self.nms_threshold,
                                                   fused=self.fused)
+        return {"pre_nms_anchors": anchors, "refined_anchors": boxes, "refined_anchors_clipped": clipped,
+                "rpn_non_max_suppression": kept, "valid": valid}
+
+    def call(self, inputs):
+        stages = self.stages(inputs)
+        boxes, kept, valid = (stages[name] for name in ("refined_anchors_clipped", "rpn_non_max_suppression", "valid"))
         proposals = _mask_rows(_take_rows(boxes, kept), valid)
         return (proposals, valid) if self.return_valid else proposals
 
@@ -994,6 +1007,7 @@ class MaskRCNN:
         self._lock = threading.Lock()
         self._functions = OrderedDict()
         self._anchors = OrderedDict()
+        self._stages = {}
         self._checked = weakref.WeakSet()          # datasets, so that the next stage of a training starts at once
         self.set_log_dir()
         self._strategy = training.strategy(config.GPU_COUNT) if mode == "training" else None
@@ -1427,18 +1441,32 @@ class MaskRCNN:
     # ---- Looking inside --------------------------------------------------------------------------
 
     def ancestor(self, tensor, name, checked=None):
-        """The output of the layer `name` (TensorFlow 1 spellings as "ROI/packed:0" too), or None.
+        """A tensor for `run_graph` by the name that notebooks of 2018 ask for, or None (matterport: ancestor).
 
         Args:
             tensor: not needed here; the whole graph is searched.
+            name: a layer's, in TensorFlow 1 spellings too ("mrcnn_class/Reshape:0"); or a stage of
+                the proposals: "ROI/pre_nms_anchors:0", "ROI/refined_anchors:0",
+                "ROI/refined_anchors_clipped:0", or "ROI/rpn_non_max_suppression:0", [N] int32 of the
+                first image.
             checked: not used.
         """
+        stage = re.match(r"/?ROI/(pre_nms_anchors|refined_anchors_clipped|refined_anchors|rpn_non_max_suppression)\b",
+                         name)
+        if stage:
+            return self._proposal_stage(stage.group(1))
         for part in name.strip("/").split(":")[0].split("/"):
             for layer in self.keras_model.layers:
                 if layer.name == part:
-                    # ROI also says which rows are proposals: the boxes come first.
                     return layer.output[0] if isinstance(layer.output, (list, tuple)) else layer.output
         return None
+
+    def _proposal_stage(self, name):
+        roi = self.keras_model.get_layer("ROI")
+        if name not in self._stages:
+            pick = KL.Lambda(lambda inputs: roi.stages(inputs)[name])
+            self._stages[name] = pick(roi.input)[0] if name == "rpn_non_max_suppression" else pick(roi.input)
+        return self._stages[name]
 
     def find_trainable_layer(self, layer):
         """The layer inside a wrapper such as TimeDistributed."""
@@ -1469,7 +1497,8 @@ class MaskRCNN:
             tensor = self.ancestor(None, name) if tensor is None else tensor
             if tensor is None:
                 raise ValueError(f"No layer of the graph has the name that was received: {name!r}")
-            tensors.append(tensor)
+            # The layer ROI also says which rows are proposals: the boxes come first.
+            tensors.append(tensor[0] if isinstance(tensor, (list, tuple)) else tensor)
         if image_metas is None:
             images, image_metas, _ = self.mold_inputs(images)
         images = np.asarray(images)

@@ -349,3 +349,24 @@ def test_memory_is_bounded(small_model):
 def test_run_graph_refuses_unknown_names(small_model):
     with pytest.raises(ValueError, match="received: 'fpn_p9'"):
         small_model.run_graph([np.zeros((16, 16, 3), np.uint8)], [("fpn_p9", None)])
+
+
+def test_tensor_names_of_2018(small_model):
+    """The names that matterport's inspect_model notebook asks `ancestor` for, and layers' outputs."""
+    model, image = small_model, recorded("net_small_shapes0")["image0"]
+    pillar = model.keras_model.get_layer("ROI").output
+    assert model.ancestor(pillar, "nothing/of:0") is None
+    values = model.run_graph([image], [
+        ("rpn_class", model.keras_model.get_layer("rpn_class").output),
+        ("pre_nms_anchors", model.ancestor(pillar, "ROI/pre_nms_anchors:0")),
+        ("refined_anchors", model.ancestor(pillar, "ROI/refined_anchors:0")),
+        ("refined_anchors_clipped", model.ancestor(pillar, "ROI/refined_anchors_clipped:0")),
+        ("post_nms_anchor_ix", model.ancestor(pillar, "ROI/rpn_non_max_suppression:0")),
+        ("proposals", pillar)])
+    best = np.argsort(-values["rpn_class"][0, :, 1], kind="stable")
+    np.testing.assert_allclose(values["pre_nms_anchors"][0, :5], model.get_anchors(image.shape)[best[:5]], atol=1e-6)
+    np.testing.assert_array_equal(np.clip(values["refined_anchors"], 0, 1), values["refined_anchors_clipped"])
+    kept = values["post_nms_anchor_ix"]
+    count = int(values["proposals"][0].any(axis=1).sum())
+    assert kept.ndim == 1 and 100 < count <= len(kept)
+    np.testing.assert_array_equal(values["refined_anchors_clipped"][0, kept[:count]], values["proposals"][0, :count])
