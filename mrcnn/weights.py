@@ -12,6 +12,7 @@ import os
 import pathlib
 import re
 import shutil
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -330,9 +331,24 @@ def download(url, path, sha256=None, progress=None):
     shutil.move(part, path)
 
 
+def progress_bar(done, total):
+    """Draws bytes so far on one line of stderr; `total` may be None."""
+    if total:
+        filled = round(30 * done / total)
+        line = f"[{'=' * filled}{'.' * (30 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} MB"
+    else:
+        line = f"{done / 1e6:.0f} MB"
+    print("\r" + line, end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
 def download_trained_weights(coco_model_path, verbose=1):
-    """Downloads the released COCO weights (matterport: utils.download_trained_weights)."""
+    """Downloads the released COCO weights, 245 MB (matterport: utils.download_trained_weights).
+
+    Args:
+        coco_model_path: where to; complete afterwards, or absent.
+        verbose: 1 shows a progress bar.
+    """
     from mrcnn import utils
     if verbose:
-        logger.warning("Downloading pretrained model to %s ...", coco_model_path)
-    download(utils.COCO_MODEL_URL, coco_model_path)
+        print(f"Downloading {utils.COCO_MODEL_URL} to {coco_model_path}", file=sys.stderr)
+    download(utils.COCO_MODEL_URL, coco_model_path, progress=progress_bar if verbose else None)

@@ -114,7 +114,7 @@ CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """/cut sends half of what it announces, the rest on the next request with a range."""
+    """/cut sends half of what it announces, the rest on the next request with a range; /less announces too little."""
 
     def do_GET(self):
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
@@ -123,7 +123,7 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(CONTENT) - start))
+        self.send_header("Content-Length", "1000" if self.path == "/less" else str(len(CONTENT) - start))
         self.end_headers()
         cut = self.path == "/cut" and not start
         self.wfile.write(CONTENT[start:150_000] if cut else CONTENT[start:])
@@ -162,3 +162,52 @@ def test_wrong_bytes_are_refused(url, tmp_path):
     with pytest.raises(ValueError, match="SHA-256"):
         weights.download(url + "/whole", tmp_path / "x", "0" * 64)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_announces_too_little(url, tmp_path):
+    """What was announced arrives, and the digest tells that it isn't the file."""
+    with pytest.raises(ValueError, match="SHA-256"):
+        weights.download(url + "/less", tmp_path / "x", hashlib.sha256(CONTENT).hexdigest())
+    assert not list(tmp_path.iterdir())
+
+
+def test_released_weights_are_downloaded_with_a_progress_bar(url, tmp_path, monkeypatch, capsys):
+    from mrcnn import utils
+    monkeypatch.setattr(utils, "COCO_MODEL_URL", url + "/whole")
+    utils.download_trained_weights(str(tmp_path / "coco.h5"))
+    assert (tmp_path / "coco.h5").read_bytes() == CONTENT
+    shown = capsys.readouterr().err
+    assert "coco.h5" in shown and shown.endswith("[" + "=" * 30 + "] 0 of 0 MB\n")
+    utils.download_trained_weights(str(tmp_path / "again.h5"), verbose=0)
+    assert not capsys.readouterr().err
+
+
+def test_keras_model_writes_and_reads_legacy_files(tmp_path):
+    """`model.keras_model.save_weights("x.h5")`, as scripts do by hand, in both modes."""
+    training = modellib.MaskRCNN("training", ToyConfig(), tmp_path)
+    training.keras_model.save_weights(str(tmp_path / "x.h5"))
+    inference = toy(tmp_path)
+    coverage = inference.keras_model.load_weights(str(tmp_path / "x.h5"), by_name=True)
+    assert not coverage.missing and not coverage.unused
+    inference.keras_model.save_weights(str(tmp_path / "y.weights.h5"))
+    training.load_weights(str(tmp_path / "y.weights.h5"))
+    with pytest.raises(FileExistsError, match="x.h5"):
+        inference.keras_model.save_weights(str(tmp_path / "x.h5"), overwrite=False)
+    for ours, theirs in zip(training.keras_model.weights, inference.keras_model.weights):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_imagenet_weights_come_through_keras_applications(tmp_path, monkeypatch):
+    """The file has the whole backbone and nothing else; the download itself is replaced by random weights."""
+    import keras
+    monkeypatch.setenv("HOME", str(tmp_path))
+    made = keras.applications.ResNet50
+    monkeypatch.setattr(keras.applications, "ResNet50", lambda include_top, weights: made(include_top=include_top, weights=None))
+    model = modellib.MaskRCNN("training", small_config(), tmp_path)
+    path = model.get_imagenet_weights()
+    assert path.startswith(str(tmp_path))
+    coverage = model.load_weights(path, by_name=True)
+    assert {weights.part_of(name.split("/")[0]) for name in coverage.missing} == {"FPN", "RPN", "heads"}
+    assert len(coverage.loaded) == 53 * 6
+    with pytest.raises(ValueError, match="'resnet18'"):
+        weights.get_imagenet_weights("resnet18")
