@@ -10,6 +10,7 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 import logging
 import random
 import sys
+import warnings
 
 import numpy as np
 
@@ -417,7 +418,7 @@ class Dataset:
         """
         path = self.image_info[image_id]["path"]
         try:
-            return _read_image(path)
+            return read_image(path)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"Image {image_id}: no file {path}") from error
         except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
@@ -440,16 +441,42 @@ class Dataset:
         return np.zeros((*shape, 0), bool), np.zeros(0, np.int32)
 
 
-def _read_image(path):
-    """[H, W, 3] uint8 RGB of a file in any mode that Pillow knows."""
+def read_image(path, rotate=True):
+    """Reads an image file of any mode that Pillow knows.
+
+    Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought to 8
+    bits, floats of 0..1 to 0..255.
+
+    Args:
+        path: the file.
+        rotate: turn the image as the camera's note (EXIF) says; False gives the pixels as they are stored.
+
+    Returns:
+        [H, W, 3] uint8, RGB.
+
+    Raises:
+        OSError, ValueError, SyntaxError: there is no such file, or it is no (whole) image.
+    """
     from PIL import Image, ImageOps
-    with Image.open(path) as image:
-        image = ImageOps.exif_transpose(image)
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            # Pillow would cut 16-bit values at 255.
-            gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)
-            return np.repeat(gray[:, :, None], 3, axis=2)
-        return np.array(image.convert("RGB"))
+    with warnings.catch_warnings():
+        # A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            image.load()
+            if rotate:
+                try:
+                    image = ImageOps.exif_transpose(image)
+                except Exception as error:  # whatever Pillow raises for a broken note
+                    logger.warning("%s: the camera's rotation can't be read and is left out: %s", path, error)
+            if image.mode == "I" or image.mode.startswith("I;16"):
+                # Pillow would cut 16-bit values at 255.
+                gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[:, :, None], 3, axis=2)
+            if image.mode == "F":
+                gray = np.nan_to_num(np.asarray(image))
+                gray = (gray * 255 if gray.max(initial=0) <= 1 else gray).clip(0, 255).astype(np.uint8)
+                return np.repeat(gray[:, :, None], 3, axis=2)
+            return np.array(image.convert("RGB"))
 
 
 ############################################################

@@ -1,0 +1,212 @@
+"""Reading files of every kind, and what is written: pictures and videos, complete or absent."""
+import io
+import logging
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrcnn import media
+from mrcnn.utils import Dataset
+
+
+def colors(height=24, width=40):
+    """A picture whose quarters are red, green, blue and gray: rotations and channel orders show."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:height // 2, :width // 2] = 200, 20, 30
+    image[:height // 2, width // 2:] = 20, 180, 40
+    image[height // 2:, :width // 2] = 10, 40, 220
+    image[height // 2:, width // 2:] = 128, 128, 128
+    return image
+
+
+def test_reads_every_mode(tmp_path):
+    """What each file must give is written by hand, not by Pillow's conversions."""
+    rgb = colors()
+    gray = np.arange(24 * 40).reshape(24, 40) % 256
+    alpha = np.dstack([rgb, np.full((24, 40), 7, np.uint8)])
+    cases = {
+        "rgb.png": (Image.fromarray(rgb), rgb),
+        "rgba.png": (Image.fromarray(alpha), rgb),
+        "gray.png": (Image.fromarray(gray.astype(np.uint8)), gray[..., None].repeat(3, 2)),
+        "sixteen.png": (Image.fromarray((gray * 257).astype(np.uint16)), gray[..., None].repeat(3, 2)),
+        "float.tif": (Image.fromarray((gray / 255).astype(np.float32)), gray[..., None].repeat(3, 2)),
+        "one.png": (Image.fromarray(gray > 100), np.where(gray > 100, 255, 0)[..., None].repeat(3, 2)),
+        "gray_alpha.png": (Image.merge("LA", [Image.fromarray(gray.astype(np.uint8))] * 2), gray[..., None].repeat(3, 2)),
+        # Without black ink CMYK is the complement.
+        "cmyk.tif": (Image.fromarray(np.dstack([255 - rgb, np.zeros((24, 40), np.uint8)]), "CMYK"), rgb),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
+        read = media.read_image(tmp_path / name)
+        assert read.dtype == np.uint8 and read.shape == (24, 40, 3), name
+        np.testing.assert_allclose(read.astype(int), expected, atol=1, err_msg=name)
+    palette = Image.fromarray(rgb).quantize(8)
+    palette.save(tmp_path / "palette.png", transparency=bytes([0, 255] * 4))
+    np.testing.assert_allclose(media.read_image(tmp_path / "palette.png").astype(int), rgb, atol=8)
+
+
+def test_camera_rotation(tmp_path):
+    """Every EXIF orientation gives the upright picture; rotate=False what is stored."""
+    rgb = colors()
+    stored = {1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2),
+              6: np.rot90(rgb), 7: np.rot90(rgb, 2).transpose(1, 0, 2), 8: np.rot90(rgb, -1)}
+    for orientation, pixels in stored.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        path = tmp_path / f"{orientation}.png"
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path, exif=exif)
+        np.testing.assert_array_equal(media.read_image(path), rgb, err_msg=str(orientation))
+        np.testing.assert_array_equal(media.read_image(path, rotate=False), pixels)
+
+
+def test_find_files(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("b.png", "a.png", ".hidden", "sub/c.png", "[x].png"):
+        (tmp_path / name).touch()
+
+    def names(source):
+        return [path.name for path in media.find_files(source)]
+
+    assert names(tmp_path) == ["[x].png", "a.png", "b.png"]
+    assert names(str(tmp_path / "*.png")) == ["[x].png", "a.png", "b.png"]
+    assert names(str(tmp_path / "**" / "c.png")) == ["c.png"]
+    assert names(tmp_path / "[x].png") == ["[x].png"]                 # a name comes before a pattern
+    assert names([tmp_path / "b.png", tmp_path / "sub"]) == ["b.png", "c.png"]
+    (tmp_path / "empty").mkdir()
+    for source in ("nothing*.png", "empty", "no.png"):
+        with pytest.raises(FileNotFoundError, match=source.replace("*", r"\*")):
+            media.find_files(tmp_path / source)
+
+
+def broken_files(folder):
+    """A text file, a truncated jpeg, an empty file and a video without frames."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "jpeg")
+    (folder / "cut.jpg").write_bytes(buffer.getvalue()[:1500])
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "empty.png").touch()
+    (folder / "broken.mp4").write_bytes(b"no video")
+    return {"cut.jpg", "notes.txt", "empty.png", "broken.mp4"}
+
+
+def test_what_cannot_be_read_is_reported_and_skipped(tmp_path, caplog):
+    broken = broken_files(tmp_path)
+    media.write_image(tmp_path / "good.png", colors())
+    skipped = []
+    with caplog.at_level(logging.WARNING):
+        pictures = list(media.read(tmp_path, skipped))
+    assert [picture.path.name for picture in pictures] == ["good.png"] and pictures[0].frame is None
+    assert {path.name for path, _ in skipped} == broken and all(reason for _, reason in skipped)
+    assert all(name in caplog.text for name in broken)
+
+
+def test_dataset_reads_through_the_same_function(tmp_path):
+    dataset = Dataset()
+    media.write_image(tmp_path / "good.png", colors())
+    broken_files(tmp_path)
+    for name in ("good.png", "cut.jpg", "absent.png"):
+        dataset.add_image("files", name, tmp_path / name)
+    dataset.prepare()
+    np.testing.assert_array_equal(dataset.load_image(0), colors())
+    with pytest.raises(ValueError, match="Image 1 .*cut.jpg.*truncated"):
+        dataset.load_image(1)
+    with pytest.raises(FileNotFoundError, match="Image 2: no file .*absent.png"):
+        dataset.load_image(2)
+
+
+def test_process_keeps_names_and_batches(tmp_path):
+    source, output = tmp_path / "in", tmp_path / "out"
+    for name in ("a/1.png", "b/1.png", "b/2.tif", "b/3.png"):
+        path = source / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(colors()).save(path)
+    sizes = []
+
+    def invert(pictures):
+        sizes.append(len(pictures))
+        return [None if picture.path.name == "3.png" else 255 - picture.image for picture in pictures]
+
+    done = media.process(str(source / "*" / "*"), output, invert, batch_size=3)
+    assert sizes == [3, 1] and done.pictures == 4 and not done.skipped
+    assert [str(path) for path in done.written] == [str(output / n) for n in ("a/1.png", "b/1.png", "b/2.tif.png")]
+    for path in done.written:
+        np.testing.assert_array_equal(media.read_image(path), 255 - colors())
+    with pytest.raises(ValueError, match="replace an input"):
+        media.process(source / "a", source / "a", invert)
+    np.testing.assert_array_equal(media.read_image(source / "a" / "1.png"), colors())
+
+
+def test_video_round_trip(tmp_path):
+    """Frames in order, colours right, odd sides, rate kept; a failure leaves no file."""
+    pytest.importorskip("cv2")
+    source = tmp_path / "film.mp4"
+    with media.VideoWriter(source, rate=12) as video:
+        for i in range(7):
+            frame = np.full((47, 63, 3), (220, 60, 20), np.uint8)
+            frame[:, :9 * i] = 20, 40, 200
+            video.write(frame)
+    assert media.video_info(source) == (7, 12)
+    frames = list(media.read(source))
+    assert [picture.frame for picture in frames] == list(range(7)) and frames[0].image.shape == (48, 64, 3)
+    for i, picture in enumerate(frames):
+        assert np.abs(picture.image[:, 9 * i + 3:] - np.array([220., 60, 20])).mean() < 12
+        if i:
+            assert np.abs(picture.image[:, :9 * i - 3] - np.array([20., 40, 200])).mean() < 12
+    media.write_image(tmp_path / "still.png", colors())
+
+    def negative(pictures):
+        return [255 - picture.image for picture in pictures]
+
+    done = media.process([tmp_path / "still.png", source], tmp_path / "out", negative, batch_size=4)
+    assert [p.rsplit("/", 1)[1] for p in done.written] == ["still.png", "film.mp4"] and done.pictures == 8
+    assert media.video_info(done.written[1]) == (7, 12)
+    assert np.abs(next(media.read_video(done.written[1]))[:, 10:] - np.array([35., 195, 235])).mean() < 15
+
+    calls = []
+
+    def fails(pictures):
+        calls.append(len(pictures))
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return negative(pictures)
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        media.process(source, tmp_path / "second", fails, batch_size=3)
+    assert not list((tmp_path / "second").iterdir())
+    nothing = media.process(source, tmp_path / "third", lambda pictures: [None] * len(pictures))
+    assert not nothing.written and nothing.pictures == 7
+
+
+def test_frames_of_one_size(tmp_path):
+    pytest.importorskip("cv2")
+    with pytest.raises(ValueError, match="Received: .30, 40, 3"):
+        with media.VideoWriter(tmp_path / "a.mp4") as video:
+            video.write(colors())
+            video.write(np.zeros((30, 40, 3), np.uint8))
+    with pytest.raises(ValueError, match="no frame"), media.VideoWriter(tmp_path / "a.avi"):
+        pass
+    with pytest.raises(ValueError, match=r"\.mp4 or \.avi"):
+        media.VideoWriter(tmp_path / "a.gif")
+    with pytest.raises(ValueError, match="uint8"):
+        media.write_image(tmp_path / "a.png", np.zeros((3, 3, 3)))
+    assert not list(tmp_path.iterdir())
+
+
+def test_paint():
+    """Masks tint only their pixels, labels stay inside the image, nothing is edited."""
+    image = np.full((120, 160, 3), 90, np.uint8)
+    masks = np.zeros((120, 160, 2), bool)
+    masks[40:80, 20:60, 0], masks[0:30, 130:160, 1] = True, True
+    result = {"rois": np.array([[40, 20, 80, 60], [0, 130, 30, 160]]), "class_ids": np.array([1, 1]), "masks": masks,
+              "scores": np.array([.9, .8])}
+    painted = media.paint(image, result, ["BG", "a long name"])
+    assert painted.shape == image.shape and (image == 90).all()
+    changed = (painted != 90).any(axis=2)
+    assert changed[42:78, 22:58].all() and not changed[82:].any() and not changed[40:80, 62:].any()
+    assert (painted[60, 40] != painted[25, 145]).any()                 # an object, a colour
+    same = media.paint(image, result, ["BG", "thing"], by_class=True)
+    assert (same[70, 40] == same[28, 145]).all()
+    assert (painted[0:16, 60:] == 255).any()                           # the label at the right edge is in the image
+    nothing = {"rois": np.zeros((0, 4), int), "class_ids": np.zeros(0, int), "masks": np.zeros((120, 160, 0), bool)}
+    np.testing.assert_array_equal(media.paint(image, nothing, ["BG"]), image)
