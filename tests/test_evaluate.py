@@ -165,7 +165,8 @@ def test_files(tmp_path):
     dataset = Cards(2)
     result = evaluate.evaluate_detections(dataset, perturbed(dataset))
     paths = result.save(tmp_path / "new")
-    assert [p.rsplit("/", 1)[1] for p in paths] == ["table.txt", "figures.json", "results.json"]
+    assert [p.rsplit("/", 1)[1] for p in paths] == ["table.txt", "figures.json", "results.json", "truth.json",
+                                                   "curves.npz", "precision_recall.png", "confusion.png"]
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == result.detections
     table = result.table().splitlines()
     assert table[0].split() == "class box AP box AP50 mask AP mask AP50".split() and table[-1].startswith("all")

@@ -66,7 +66,9 @@ def test_demo_survives_a_kill(tmp_path):
     lines = second.stdout.strip().splitlines()
     assert re.fullmatch(r"mask mAP@.5 \d\.\d{3}, mask AP \d\.\d{3}, on 3 images, trained in \d+ s", lines[-1])
     paths = [line for line in lines if line.startswith(str(tmp_path / "out"))]
-    assert {os.path.basename(path) for path in paths} == {"table.txt", "figures.json", "results.json", "detections.png"}
+    assert {os.path.basename(path) for path in paths} == {
+        "table.txt", "figures.json", "results.json", "truth.json", "curves.npz", "precision_recall.png", "confusion.png",
+        "detections.png"}
     assert all(os.path.getsize(path) for path in paths)
     table = (tmp_path / "out" / "table.txt").read_text()
     assert all(name in table for name in ("square", "circle", "triangle", "all"))
