@@ -8,7 +8,8 @@
 A file that is no such file raises `AnnotationError`. What is wrong with a single image or region is left out,
 listed in `Annotations.problems` and logged, with file, image, region, what was expected and received.
 
-Points are (x, y) in pixels of the image as it is shown, a camera's rotation (EXIF) applied. numpy only.
+Points are (x, y) in pixels of the image as it is shown, a camera's rotation (EXIF) applied, unless the file says
+that it was annotated at the size of the stored pixels. numpy only.
 """
 import base64
 import binascii
@@ -23,7 +24,7 @@ import pathlib
 
 import numpy as np
 
-from mrcnn.utils import Dataset
+from mrcnn import coco, utils
 
 logger = logging.getLogger(__name__)
 
@@ -117,18 +118,12 @@ class Bitmap:
 
 @dataclasses.dataclass
 class CocoSegmentation:
-    """COCO's own: polygons [[x, y, x, y, ...], ...] or run lengths, drawn by pycocotools."""
-    segmentation: object
+    """An annotation of COCO's layout, polygons or run lengths, drawn by pycocotools."""
+    annotation: dict
 
     def mask(self, height, width):
-        """[height, width] bool. Run lengths are of the image's size."""
-        from pycocotools import mask as coco
-        rle = self.segmentation
-        if isinstance(rle, list):
-            rle = coco.merge(coco.frPyObjects(rle, height, width))
-        elif isinstance(rle["counts"], list):
-            rle = coco.frPyObjects(rle, *rle["size"])
-        return coco.decode(rle).astype(bool)
+        """[height, width] bool. ValueError: run lengths of another size."""
+        return coco.decode([self.annotation], height, width)[..., 0]
 
 
 @dataclasses.dataclass
@@ -183,7 +178,7 @@ class Annotations:
                      for part in (order[:last], order[last:]))
 
 
-class AnnotatedDataset(Dataset):
+class AnnotatedDataset(utils.Dataset):
     """A `Dataset` of annotations in any of the formats, of one source or several."""
 
     def load(self, source, annotations, classes=None):
@@ -208,6 +203,13 @@ class AnnotatedDataset(Dataset):
         for image in annotations.images:
             self.add_image(source, image.name, image.path, width=image.width, height=image.height, annotation=image,
                            names=classes)
+
+    def load_image(self, image_id):
+        """[H, W, 3] uint8, a camera's rotation applied unless the annotations are of the stored pixels."""
+        info, image = self.image_info[image_id], super().load_image(image_id)
+        if "annotation" in info and image.shape[:2] != (info["height"], info["width"]):
+            return utils.read_image(info["path"], rotate=False)
+        return image
 
     def load_mask(self, image_id):
         """masks [H, W, N] bool; class_ids [N] int32, negative for crowds."""
@@ -261,24 +263,28 @@ class _Reader:
             return
         path = os.path.join(self.folder, name.replace("\\", "/"))
         try:
-            height, width = image_size(path)
+            (height, width), stored = _sizes(path)
         except FileNotFoundError:
             self.problem(f"image {name!r}", f"expected its file. Received: no file {path}")
             return
         except (OSError, ValueError, SyntaxError) as error:
             self.problem(f"image {name!r}", f"expected an image that can be read. Received: {error}")
             return
+        if size == stored:
+            height, width = stored                         # annotated by a program that ignores a camera's rotation
         if size is not None and size != (height, width):
             self.problem(f"image {name!r}", f"annotated at (height, width) {size}. Received: {path} of {(height, width)}")
             return
         kept = []
         for region in regions:
-            # An empty mask trains nothing: say so now rather than in the first epoch.
-            if region.shape.mask(height, width).any():
+            # Drawn once: what trains nothing, or can't be drawn, is said now rather than in the first epoch.
+            try:
+                if not region.shape.mask(height, width).any():
+                    raise ValueError(f"expected a region with a pixel in the image of (height, width) {(height, width)}. "
+                                     f"Received: {_short(region.shape)}")
                 kept.append(region)
-            else:
-                self.problem(f"image {name!r}, region {region.number}", "expected a region with a pixel in the image of "
-                             f"(height, width) {(height, width)}. Received: {_short(region.shape)}")
+            except (ValueError, TypeError, KeyError) as error:
+                self.problem(f"image {name!r}, region {region.number}", str(error))
         if kept or self.keep_empty:
             self.images.append(AnnotatedImage(name, path, height, width, kept))
 
@@ -295,13 +301,14 @@ class _Reader:
         return Annotations(self.path, self.images, classes, self.problems)
 
 
-def image_size(path):
-    """(height, width) of an image file as it is shown, read from its header."""
+def _sizes(path):
+    """(height, width) of an image file as it is shown, and as it is stored, from its header."""
     from PIL import Image
     with Image.open(path) as image:
         width, height = image.size
         # EXIF orientations 5 to 8 lie on their side.
-        return (width, height) if image.getexif().get(0x0112, 1) >= 5 else (height, width)
+        turned = image.getexif().get(0x0112, 1) >= 5
+    return (width, height) if turned else (height, width), (height, width)
 
 
 def _short(value):
@@ -414,7 +421,7 @@ def _read_file(path, images=None, attribute=None, label=None, keep_empty=False, 
     if name == "via":
         return _read_via(path, data, images, attribute, label, keep_empty)
     if name == "coco":
-        return _read_coco(path, data, images, keep_empty)
+        return _read_coco(path, images, keep_empty)
     if name == "labelme":
         return _read_labelme(path, {path: data}, images, keep_empty)
     if isinstance(data, dict) and {"project", "file", "metadata"} <= set(data):
@@ -608,61 +615,18 @@ def read_coco(path, images=None, keep_empty=False):
     return _read_file(path, images, keep_empty=keep_empty, expected="coco")
 
 
-def _read_coco(path, data, images, keep_empty):
-    reader = _Reader(path, images, keep_empty)
+def _read_coco(path, images, keep_empty):
     try:
-        listed, annotations, categories = (_field(data, name, list, "the file")
-                                           for name in ("images", "annotations", "categories"))
-    except _Problem as error:
-        raise AnnotationError(f"{path}: {error}") from None
-    names, entries = {}, {}
-    for found, items, what, field in ((names, categories, "category", "name"), (entries, listed, "image", "file_name")):
-        for item in items:
-            try:
-                key = item.get("id") if isinstance(item, dict) else None
-                text = _field(item, field, str, f"an entry of {what}")
-                if not isinstance(key, (int, str)) or key in found:
-                    raise _Problem(f"expected an id of its own. Received: {key!r}")
-                found[key] = text if what == "category" else (text, item)
-            except _Problem as error:
-                reader.problem(f"{what} {_short(item)}", str(error))
-    if len(set(names.values())) < len(names):
-        twice = [name for name, count in collections.Counter(names.values()).items() if count > 1]
+        data = coco.read_annotations(path)
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
+    names = {key: category["name"] for key, category in data.cats.items()}
+    twice = [name for name, count in collections.Counter(names.values()).items() if count > 1]
+    if twice:
         raise AnnotationError(f"{path}: expected each category's name once. Received: {', '.join(map(repr, twice))} twice")
-    objects = {key: [] for key in entries}
-    for item in annotations:
-        key = item.get("image_id") if isinstance(item, dict) else None
-        if not isinstance(key, (int, str)) or key not in entries:
-            reader.problem(f"annotation {_short(item.get('id') if isinstance(item, dict) else item)}",
-                           f"expected image_id to be an image's id. Received: {_short(key)}")
-        else:
-            objects[key].append((item.get("id"), item))
-
-    def region(item):
-        if not isinstance(item.get("category_id"), (int, str)) or item["category_id"] not in names:
-            raise _Problem(f"expected category_id to be one of {_short(list(names))}. "
-                           f"Received: {_short(item.get('category_id'))}")
-        shape = _coco_shape(item.get("segmentation"), size)
-        return Region(names[item["category_id"]], shape, bool(item.get("iscrowd")))
-    for key, (name, entry) in entries.items():
-        size = entry.get("height"), entry.get("width")
-        reader.add(name, list(reader.regions(f"image {name!r}", objects[key], region)), size if None not in size else None)
-    return reader.finish([names[key] for key in sorted(names, key=lambda key: (isinstance(key, str), key))])
-
-
-def _coco_shape(segmentation, size):
-    if isinstance(segmentation, dict):
-        counts, rle_size = segmentation.get("counts"), segmentation.get("size")
-        if not (isinstance(counts, str) or isinstance(counts, list) and all(_number(n) and n >= 0 for n in counts)):
-            raise _Problem(f"expected run lengths 'counts', a text or a list of numbers from 0. Received: {_short(counts)}")
-        if not isinstance(rle_size, list) or None not in size and tuple(rle_size) != tuple(size):
-            raise _Problem(f"expected run lengths of the image's size {list(size)}. Received: {_short(rle_size)}")
-        if isinstance(counts, list) and sum(counts) != rle_size[0] * rle_size[1]:
-            raise _Problem(f"expected run lengths that sum up to {rle_size[0]} x {rle_size[1]}. Received: {sum(counts)}")
-        return CocoSegmentation(segmentation)
-    if not isinstance(segmentation, list) or not segmentation:
-        raise _Problem(f"expected a segmentation: polygons or run lengths. Received: {_short(segmentation)}")
-    for part in segmentation:
-        if not isinstance(part, list) or len(part) < 6 or len(part) % 2 or not all(map(_number, part)):
-            raise _Problem(f"expected polygons x, y, x, y, ... of at least 6 numbers. Received: {_short(part)}")
-    return CocoSegmentation(segmentation)
+    reader = _Reader(path, images, keep_empty)
+    for key, image in data.imgs.items():
+        regions = [Region(names[item["category_id"]], CocoSegmentation(item), bool(item["iscrowd"]), item["id"])
+                   for item in data.imgToAnns.get(key, [])]
+        reader.add(image["file_name"], regions, (image["height"], image["width"]))
+    return reader.finish([names[key] for key in sorted(names)])

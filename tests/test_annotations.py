@@ -178,7 +178,7 @@ def test_rotated_photographs(folder):
     ("{}", r"Received: an object with \[\]"),
     ('{"project": {}, "file": {}, "metadata": {}}', "a project of VIA 3; export it as COCO's json"),
     ('{"_via_img_metadata": 3}', "expected '_via_img_metadata' to be an object"),
-    ('{"images": 1, "annotations": [], "categories": []}', "expected the file with 'images', a list. Received: 1"),
+    ('{"images": 1, "annotations": [], "categories": []}', "has no lists images, annotations, categories"),
 ])
 def test_files_that_are_no_annotations(folder, text, message):
     path = folder / "x.json"
@@ -343,30 +343,41 @@ def test_real_annotations():
 
 
 @pytest.mark.parametrize("change, text", [
-    ({"segmentation": [[1, 2, 3]]}, "x, y, x, y, ... of at least 6 numbers. Received: .1, 2, 3"),
-    ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "of at least 6 numbers"),
-    ({"segmentation": []}, "polygons or run lengths. Received: "),
-    ({"segmentation": {"counts": [3], "size": [HEIGHT, WIDTH]}}, "sum up to 40 x 60. Received: 3"),
-    ({"segmentation": {"counts": "abc", "size": [WIDTH, HEIGHT]}}, r"the image's size \[40, 60\]. Received: \[60, 40\]"),
-    ({"segmentation": {"counts": None, "size": [HEIGHT, WIDTH]}}, "run lengths 'counts'"),
-    ({"segmentation": SQUARE, "category_id": 77}, r"category_id to be one of \[18, 3\]. Received: 77"),
+    ({"segmentation": [[1, 2, 3]]}, "less than 3 points or an odd count of numbers .* left out: 1"),
+    ({"segmentation": [[1, 2, 3, 4, 5, 6, 7]]}, "odd count"),
+    ({"segmentation": []}, r"1 annotations have no segmentation .* left out: 1 \(image 5\)"),
+    ({"segmentation": SQUARE, "category_id": 77}, r"category that is not in the file .*: 1 \(category 77\)"),
+    ({"segmentation": SQUARE, "image_id": 6}, r"image that is not in the file .*: 1 \(image 6\)"),
+    ({"segmentation": {"counts": [3], "size": [HEIGHT, WIDTH]}}, "image 'a.jpg', region 1: .* add up to 40 x 60 .*: 3"),
+    ({"segmentation": {"counts": "abc", "size": [WIDTH, HEIGHT]}}, "region 1: .* size of its image, 40 x 60. Received: 60 x 40"),
+    ({"segmentation": [[90, 5, 99, 5, 99, 9]]}, "image 'a.jpg', region 1: expected a region with a pixel"),
 ])
-def test_coco_problems(folder, change, text):
+def test_coco_problems(folder, caplog, change, text):
+    """One warning names the file and the annotation; the others stay."""
     path = write(folder / "x.json", coco([{"segmentation": SQUARE}, change]))
-    found = annotations.read(path)
-    assert len(found.problems) == 1 and re.search(text, found.problems[0]), found.problems
-    assert f"{path}: image 'a.jpg', region 1: " in found.problems[0] and len(found.images[0].regions) == 1
+    with caplog.at_level(logging.WARNING):
+        found = annotations.read(path)
+    assert len(caplog.messages) == 1 and re.search(text, caplog.messages[0]), caplog.messages
+    assert str(path) in caplog.messages[0] and [region.number for region in found.images[0].regions] == [0]
 
 
 def test_coco_problems_of_the_file(folder):
-    path = write(folder / "x.json", coco([{"segmentation": SQUARE}, {"segmentation": SQUARE, "image_id": 6}]))
-    assert annotations.read(path).problems == [f"{path}: annotation 1: expected image_id to be an image's id. Received: 6"]
-    images = [{"id": 5, "file_name": "a.jpg"}, {"id": 5, "file_name": "b.png"}, {"id": 6}]
-    found = annotations.read(write(path, coco([{"segmentation": SQUARE}], images=images)))
-    assert len(found.problems) == 2 and "expected an id of its own. Received: 5" in found.problems[0]
-    assert "'file_name', a text" in found.problems[1]
-    with pytest.raises(AnnotationError, match="each category's name once. Received: 'cat' twice"):
-        annotations.read(write(path, coco([], categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}])))
+    path = write(folder / "x.json", coco([], categories=[{"id": 1, "name": "cat"}, {"id": 2, "name": "cat"}]))
+    with pytest.raises(AnnotationError, match="x.json: expected each category's name once. Received: 'cat' twice"):
+        annotations.read(path)
+    with pytest.raises(AnnotationError, match="x.json: ids of images occur more than once: 5"):
+        annotations.read(write(path, coco([], images=[{"id": 5, "file_name": "a.jpg", "height": 1, "width": 1}] * 2)))
+
+
+def test_coco_of_stored_pixels(folder):
+    """A json that gives the size before a camera's rotation means the stored pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.jpg", exif=exif)
+    dataset = AnnotatedDataset()
+    dataset.load("coco", annotations.read(write(folder / "x.json", coco([{"segmentation": SQUARE}]))))
+    dataset.prepare()
+    assert dataset.load_image(0).shape[:2] == dataset.load_mask(0)[0].shape[:2] == (HEIGHT, WIDTH)
 
 
 # ---- Dataset -----------------------------------------------------------------------------------------
