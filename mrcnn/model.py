@@ -26,7 +26,7 @@ from keras import layers as KL
 from keras import ops
 
 from mrcnn import config as config_module
-from mrcnn import data, ops as kernels, training, utils, weights
+from mrcnn import data, ops as kernels, trace as tracing, training, utils, weights
 from mrcnn.data import (build_detection_targets, build_rpn_targets, compose_image_meta,  # noqa: F401
                         compute_backbone_shapes, data_generator, generate_random_rois,
                         load_image_gt, mold_image, parse_image_meta, unmold_image)
@@ -1451,22 +1451,7 @@ class MaskRCNN:
                 first image.
             checked: not used.
         """
-        stage = re.match(r"/?ROI/(pre_nms_anchors|refined_anchors_clipped|refined_anchors|rpn_non_max_suppression)\b",
-                         name)
-        if stage:
-            return self._proposal_stage(stage.group(1))
-        for part in name.strip("/").split(":")[0].split("/"):
-            for layer in self.keras_model.layers:
-                if layer.name == part:
-                    return layer.output[0] if isinstance(layer.output, (list, tuple)) else layer.output
-        return None
-
-    def _proposal_stage(self, name):
-        roi = self.keras_model.get_layer("ROI")
-        if name not in self._stages:
-            pick = KL.Lambda(lambda inputs: roi.stages(inputs)[name])
-            self._stages[name] = pick(roi.input)[0] if name == "rpn_non_max_suppression" else pick(roi.input)
-        return self._stages[name]
+        return tracing.find_tensor(self, name)
 
     def find_trainable_layer(self, layer):
         """The layer inside a wrapper such as TimeDistributed."""
@@ -1491,28 +1476,16 @@ class MaskRCNN:
         Raises:
             ValueError: a name that is no layer.
         """
-        self._check_inference("run_graph")
-        tensors = []
-        for name, tensor in outputs:
-            tensor = self.ancestor(None, name) if tensor is None else tensor
-            if tensor is None:
-                raise ValueError(f"No layer of the graph has the name that was received: {name!r}")
-            # The layer ROI also says which rows are proposals: the boxes come first.
-            tensors.append(tensor[0] if isinstance(tensor, (list, tuple)) else tensor)
-        if image_metas is None:
-            images, image_metas, _ = self.mold_inputs(images)
-        images = np.asarray(images)
-        anchors = self.get_anchors(images.shape[1:])
-        key = ("graph", *(id(tensor) for tensor in tensors))
-        with self._lock:
-            model = self._functions.pop(key, None) or keras.Model(self.keras_model.inputs, tensors)
-            self._functions[key] = model
-            while len(self._functions) > 16:
-                self._functions.popitem(last=False)
-        inputs = [ops.convert_to_tensor(x, "float32") for x in
-                  (images, image_metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
-        arrays = model(inputs, training=False)
-        return OrderedDict((name, ops.convert_to_numpy(x)) for (name, _), x in zip(outputs, arrays))
+        return tracing.run_graph(self, images, outputs, image_metas)
+
+    def trace(self, image, activations=()):
+        """Every stage of one image in numpy and pixels, from anchors to pasted masks: a `trace.Trace`.
+
+        Args:
+            image: as one of `detect`'s.
+            activations: names of layers whose outputs are wanted too.
+        """
+        return tracing.trace(self, image, activations)
 
 
 # What `train(layers=)` may be besides a regex.
