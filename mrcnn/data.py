@@ -230,13 +230,6 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
 RPN_POSITIVE_IOU, RPN_NEGATIVE_IOU, CROWD_IOU, ROI_POSITIVE_IOU = 0.7, 0.3, 0.001, 0.5
 
 
-def _touching(anchors, box):
-    """Indices of the anchors that overlap a box, and their IoU, float64."""
-    near = np.flatnonzero((anchors[:, 0] < box[2]) & (anchors[:, 2] > box[0])
-                          & (anchors[:, 1] < box[3]) & (anchors[:, 3] > box[1]))
-    return near, utils.compute_overlaps(anchors[near].astype(np.float64), box[None].astype(np.float64))[:, 0]
-
-
 def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
     """Which anchors are objects, and their box deltas (Ren et al. 2015; matterport: build_rpn_targets).
 
@@ -246,7 +239,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
 
     Args:
         image_shape: not used.
-        anchors: [A, 4] in pixels.
+        anchors: [A, 4] in pixels, or `utils.BoxBlocks` of them, which many images may share.
         gt_class_ids: [N] int; gt_boxes: [N, 4].
         rng: numpy Generator or RandomState of the draw; None for numpy's global one.
 
@@ -255,34 +248,39 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
         rpn_bbox: [RPN_TRAIN_ANCHORS_PER_IMAGE, 4], (dy, dx, log dh, log dw) / RPN_BBOX_STD_DEV of the
             positive anchors in the order of the anchors, then zeros.
     """
-    rng = np.random if rng is None else rng
+    # Drawing few of many without repetition is slow in the old generators.
+    rng = np.random.default_rng(np.random.randint(2 ** 31)) if rng is None else rng
     size = config.RPN_TRAIN_ANCHORS_PER_IMAGE
-    best_iou, best = np.zeros(len(anchors)), np.zeros(len(anchors), np.int64)
-    near_crowd = np.zeros(len(anchors), bool)
-    fits_best = []
-    for i, (class_id, box) in enumerate(zip(gt_class_ids, np.asarray(gt_boxes))):
-        near, iou = _touching(anchors, box)
+    blocks = anchors if isinstance(anchors, utils.BoxBlocks) else utils.BoxBlocks(np.asarray(anchors, np.float64))
+    best_iou, best = np.zeros(blocks.area.shape), np.zeros(blocks.area.shape, np.int64)
+    match = np.full(blocks.area.shape, -1, np.int32)
+    positive = np.zeros(blocks.area.shape, bool)
+    overlaps = blocks.overlaps(np.asarray(gt_boxes, np.float64).reshape(-1, 4))
+    for i, (class_id, (near, iou)) in enumerate(zip(gt_class_ids, overlaps)):
         if class_id < 0:
-            near_crowd[near[iou >= CROWD_IOU]] = True
+            match[near] = np.where(iou >= CROWD_IOU, 0, match[near])
             continue
-        better = iou > best_iou[near]
-        best_iou[near[better]], best[near[better]] = iou[better], i
-        if len(near):
-            fits_best.append(near[iou == iou.max()])
-    match = np.where((best_iou < RPN_NEGATIVE_IOU) & ~near_crowd, -1, 0).astype(np.int32)
-    for rows in fits_best:
-        match[rows] = 1
-    match[best_iou >= RPN_POSITIVE_IOU] = 1
+        known = best_iou[near]
+        best[near] = np.where(iou > known, i, best[near])
+        best_iou[near] = np.maximum(iou, known)
+        most = iou.max(initial=0)
+        if most > 0:
+            positive[near] |= iou == most
+    match[best_iou >= RPN_NEGATIVE_IOU] = 0
+    match[positive | (best_iou >= RPN_POSITIVE_IOU)] = 1
+    match, best = match.ravel()[:blocks.count], best.ravel()[:blocks.count]
     for value, limit in ((1, size // 2), (-1, None)):
         rows = np.flatnonzero(match == value)
-        extra = len(rows) - (size - np.count_nonzero(match == 1) if limit is None else limit)
-        if extra > 0:
-            match[rng.choice(rows, extra, replace=False)] = 0
+        limit = size - np.count_nonzero(match == 1) if limit is None else limit
+        if len(rows) > limit:
+            keep = rng.choice(rows, limit, replace=False)
+            match[rows] = 0
+            match[keep] = value
     deltas = np.zeros((size, 4))
     rows = np.flatnonzero(match == 1)
     if len(rows):
         boxes = np.asarray(gt_boxes)[best[rows]].astype(np.float64)
-        deltas[:len(rows)] = utils._box_refinement(anchors[rows].astype(np.float64), boxes, np) / config.RPN_BBOX_STD_DEV
+        deltas[:len(rows)] = utils._box_refinement(blocks.boxes(rows), boxes, np) / config.RPN_BBOX_STD_DEV
     return match, deltas
 
 

@@ -96,26 +96,54 @@ def compute_overlaps(boxes1, boxes2):
         boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], any frame; integers are safe from overflow.
 
     Returns:
-        [N, M] float64, 0 where a pair has no area.
+        [N, M] float64, 0 where a pair has no area; may be a view of [M, N].
     """
     boxes1, boxes2 = _exact(boxes1), _exact(boxes2)
-    overlaps = np.zeros((len(boxes1), len(boxes2)))
-    if overlaps.size == 0:
-        return overlaps
-    area1, area2 = _box_area(boxes1), _box_area(boxes2)
-    boxes2 = np.ascontiguousarray(boxes2.T)  # [4, M]
-    # Blocks stay in the cache. Anchors come row by row, so that a block is a strip of the image and
-    # most of boxes2 lies outside it: those pairs keep their 0.
-    step = 512
-    for start in range(0, len(boxes1), step):
-        block = boxes1[start:start + step].T  # [4, n]
-        near = np.flatnonzero((boxes2[0] < block[2].max()) & (boxes2[2] > block[0].min())
-                              & (boxes2[1] < block[3].max()) & (boxes2[3] > block[1].min()))
-        if near.size:
-            common = _intersection(block[:, :, None], boxes2[:, None, near])  # [n, near]
-            overlaps[start:start + step, near] = _iou(
-                common, area1[start:start + step, None], area2[near])
-    return overlaps
+    if len(boxes1) < len(boxes2):
+        return compute_overlaps(boxes2, boxes1).T
+    if len(boxes1) * len(boxes2) < 2 ** 14:
+        common = _intersection(boxes1.T[:, :, None], boxes2.T[:, None])
+        return _iou(common, _box_area(boxes1)[:, None], _box_area(boxes2)).astype(np.float64)
+    blocks = BoxBlocks(boxes1)
+    # A row for each of boxes2: only where boxes meet is memory touched at all.
+    overlaps = np.zeros((len(boxes2), *blocks.area.shape))
+    for row, (near, iou) in zip(overlaps, blocks.overlaps(boxes2)):
+        row[near] = iou
+    return overlaps.reshape(len(boxes2), -1)[:, :len(boxes1)].T
+
+
+class BoxBlocks:
+    """Many boxes in blocks of neighbours, to find those that overlap one box without looking at all.
+
+    Anchors come row by row, so that a block is a short strip of the image. In any other order the
+    answers are the same, only slower.
+
+    Attributes:
+        count: number of boxes N.
+        area: [blocks, SIZE] their areas; the last block is filled with boxes without area.
+    """
+
+    SIZE = 64
+
+    def __init__(self, boxes):
+        boxes = _exact(boxes)
+        self.count = len(boxes)
+        self._edges = np.zeros((4, -(-self.count // self.SIZE), self.SIZE), boxes.dtype)
+        self._edges.reshape(4, -1)[:, :self.count] = boxes.T
+        y1, x1, y2, x2 = self._edges
+        self.area = (y2 - y1) * (x2 - x1)
+        self._bounds = y1.min(axis=1), x1.min(axis=1), y2.max(axis=1), x2.max(axis=1)
+
+    def boxes(self, rows):
+        """[K, (y1, x1, y2, x2)] of those numbers."""
+        return self._edges.reshape(4, -1)[:, rows].T
+
+    def overlaps(self, boxes):
+        """For each box of [M, 4] the blocks [K] that may overlap it, and the IoU [K, SIZE] of their boxes."""
+        top, left, bottom, right = self._bounds
+        for box in _exact(boxes):
+            near = np.flatnonzero((top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1]))
+            yield near, _iou(_intersection(self._edges[:, near], box), self.area[near], _box_area(box))
 
 
 def non_max_suppression(boxes, scores, threshold):
@@ -768,6 +796,8 @@ def _paste(masks, boxes, image_shape, threshold, foreground):
                          f"Received: masks of shape {masks.shape}, {len(boxes)} boxes")
     height, width = (int(side) for side in image_shape[:2])
     out = np.zeros((len(masks), height, width), bool)
+    # Pixels are computed in strips that stay in the cache.
+    strip = np.empty(max(width, 2 ** 16), np.float32)
     for mask, box, full in zip(masks, boxes, out):
         y1, x1, y2, x2 = (int(edge) for edge in box[:4])
         top, left, bottom, right = max(y1, 0), max(x1, 0), min(y2, height), min(x2, width)
@@ -777,9 +807,13 @@ def _paste(masks, boxes, image_shape, threshold, foreground):
         if foreground(mask.min(), threshold):
             full[top:bottom, left:right] = True
             continue
-        soft = (_interpolation_matrix(mask.shape[0], y2 - y1, top - y1, bottom - y1) @ mask
-                @ _interpolation_matrix(mask.shape[1], x2 - x1, left - x1, right - x1).T)
-        foreground(soft, threshold, out=full[top:bottom, left:right])
+        across = mask @ _interpolation_matrix(mask.shape[1], x2 - x1, left - x1, right - x1).T
+        down = _interpolation_matrix(mask.shape[0], y2 - y1, top - y1, bottom - y1)
+        step = strip.size // (right - left)
+        for start in range(top, bottom, step):
+            rows = down[start - top:start - top + step]
+            soft = strip[:len(rows) * (right - left)].reshape(len(rows), -1)
+            foreground(np.matmul(rows, across, out=soft), threshold, out=full[start:start + len(rows), left:right])
     return out.transpose(1, 2, 0)
 
 
@@ -800,43 +834,63 @@ def compute_overlaps_masks(masks1, masks2):
     if masks1.shape[:2] != masks2.shape[:2]:
         raise ValueError("Expected masks of one image size. "
                          f"Received: {masks1.shape[:2]} and {masks2.shape[:2]}")
-    boxes1, boxes2 = extract_bboxes(masks1), extract_bboxes(masks2)
-    windows = _intersection(boxes1.T[:, :, None].astype(np.int64), boxes2.T[:, None])  # [N, M] pixels
+    boxes1, crops1 = _boxes_and_crops(masks1)
+    boxes2, crops2 = _boxes_and_crops(masks2)
+    windows = _intersection(boxes1.T[:, :, None], boxes2.T[:, None])  # [N, M] pixels
     if windows.sum() <= 10 * masks1[:, :, 0].size * (count1 + count2):
-        common, area1, area2 = _common_pixels(masks1, masks2, boxes1, boxes2, windows > 0)
+        common = _common_pixels(boxes1, crops1, boxes2, crops2, windows > 0)
     else:
-        common, area1, area2 = _common_pixels_dense(masks1, masks2)
+        common = _common_pixels_dense(masks1, masks2)
+    area1, area2 = (np.array([np.count_nonzero(crop) for crop in crops], np.float64) for crops in (crops1, crops2))
     return _iou(common, area1[:, None], area2).astype(np.float32)
 
 
-def _common_pixels(masks1, masks2, boxes1, boxes2, meet):
-    """Pixels that masks share, [N, M], and that each has, [N] and [M]: counted where boxes meet."""
-    def crops(masks, boxes):
-        return [np.ascontiguousarray(masks[y1:y2, x1:x2, i])
-                for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
-
-    crops1, crops2 = crops(masks1, boxes1), crops(masks2, boxes2)
+def _common_pixels(boxes1, crops1, boxes2, crops2, meet):
+    """Pixels that masks share, [N, M], counted where their boxes meet."""
+    top_left = np.maximum(boxes1[:, None, :2], boxes2[:, :2])
+    size = np.minimum(boxes1[:, None, 2:], boxes2[:, 2:]) - top_left
+    from1, from2 = top_left - boxes1[:, None, :2], top_left - boxes2[:, :2]
     common = np.zeros(meet.shape)
-    top_left = np.maximum(boxes1[:, None, :2], boxes2[None, :, :2])
-    size = np.minimum(boxes1[:, None, 2:], boxes2[None, :, 2:]) - top_left
     for i, j in np.argwhere(meet).tolist():
-        height, width = size[i, j].tolist()
-        y1, x1 = (top_left[i, j] - boxes1[i, :2]).tolist()
-        y2, x2 = (top_left[i, j] - boxes2[j, :2]).tolist()
-        common[i, j] = np.count_nonzero(crops1[i][y1:y1 + height, x1:x1 + width]
-                                        & crops2[j][y2:y2 + height, x2:x2 + width])
-    return common, *(np.array([np.count_nonzero(crop) for crop in found], np.float64)
-                     for found in (crops1, crops2))
+        (y1, x1), (y2, x2), (h, w) = from1[i, j].tolist(), from2[i, j].tolist(), size[i, j].tolist()
+        common[i, j] = np.count_nonzero(crops1[i][y1:y1 + h, x1:x1 + w] & crops2[j][y2:y2 + h, x2:x2 + w])
+    return common
+
+
+def _boxes_and_crops(masks):
+    """Boxes [N, 4] int that hold the pixels of masks [H, W, N] bool, and the masks inside them, a list of [h, w]."""
+    height, width, count = masks.shape
+    if abs(masks.strides[2]) >= abs(masks.strides[1]):                     # one mask lies behind the other
+        boxes = extract_bboxes(masks).astype(np.int64)
+        return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
+    # The masks alternate pixel by pixel. Eight rows become the bits of one before each is cut out, so that the
+    # jumps from pixel to pixel of one mask are an eighth.
+    bits = np.empty((-(-height // 8), width, count), np.uint8)
+    for start, packed in zip(range(0, height, 8), bits):
+        rows = masks[start:start + 8].view(np.uint8)
+        packed[:] = rows[-1]
+        for row in rows[-2::-1]:
+            np.add(packed, packed, out=packed)
+            np.bitwise_or(packed, row, out=packed)
+    boxes = extract_bboxes(bits).astype(np.int64)
+    crops = []
+    for i, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
+        crop = np.ascontiguousarray(bits[y1:y2, x1:x2, i])
+        full = np.empty((y2 - y1, 8, x2 - x1), bool)
+        for k in range(8):
+            np.not_equal(crop & (1 << k), 0, out=full[:, k])
+        crops.append(full.reshape(8 * (y2 - y1), x2 - x1))
+    return boxes * (8, 1, 8, 1), crops
 
 
 def _common_pixels_dense(masks1, masks2):
-    """`_common_pixels` by a matrix product, which many large masks cost less."""
+    """Pixels that masks share, [N, M], by a matrix product: many large masks cost less that way."""
     common = np.zeros((masks1.shape[-1], masks2.shape[-1]))
     for start in range(0, masks1.shape[0], 32):  # whole masks as floats would take four times their memory
         rows1, rows2 = (masks[start:start + 32].reshape(-1, masks.shape[-1]).astype(np.float32)
                         for masks in (masks1, masks2))
         common += rows1.T @ rows2
-    return common, *(np.count_nonzero(masks, axis=(0, 1)).astype(np.float64) for masks in (masks1, masks2))
+    return common
 
 
 ############################################################

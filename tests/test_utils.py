@@ -621,13 +621,17 @@ def test_overlaps_of_masks_both_ways():
     rng = np.random.default_rng(0)
     masks1, masks2 = rng.random((50, 40, 30)) < .5, rng.random((50, 40, 23)) < .3
     masks1[:30, :, :20] = masks2[:, 10:, 4:] = False
-    boxes1, boxes2 = utils.extract_bboxes(masks1), utils.extract_bboxes(masks2)
     common = (masks1[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1))
-    area1, area2 = masks1.sum(axis=(0, 1)), masks2.sum(axis=(0, 1))
-    for actual in (utils._common_pixels(masks1, masks2, boxes1, boxes2, common > 0),
-                   utils._common_pixels_dense(masks1, masks2)):
-        for a, b in zip(actual, (common, area1, area2)):
-            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(utils._common_pixels_dense(masks1, masks2), common)
+
+    def one_behind_the_other(masks):
+        return np.ascontiguousarray(masks.transpose(2, 0, 1)).transpose(1, 2, 0)
+    for first, second in ((masks1, masks2), (one_behind_the_other(masks1), masks2),
+                          (one_behind_the_other(masks1), one_behind_the_other(masks2))):
+        (boxes1, crops1), (boxes2, crops2) = utils._boxes_and_crops(first), utils._boxes_and_crops(second)
+        actual = utils._common_pixels(boxes1, crops1, boxes2, crops2, common > 0)
+        np.testing.assert_array_equal(actual, common)
+        assert [crop.sum() for crop in crops1] == masks1.sum(axis=(0, 1)).tolist()
     for first in (masks1, masks1[:, :, :1]):  # many large masks go the dense way
         expected = (first[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1)) / (
             first[..., :, None] | masks2[..., None, :]).sum(axis=(0, 1))
