@@ -14,8 +14,8 @@ import json
 import logging
 import os
 import pathlib
+import shutil
 import sys
-import tempfile
 import time
 import zipfile
 
@@ -229,25 +229,27 @@ def _fetch(url, folder, name):
         except OSError as error:
             raise OSError(f"{url} can't be downloaded: {error}") from error
     print(f"Unpacking {archive}", file=sys.stderr)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=f".{archive.stem}.") as unpacked:
-        try:
-            with zipfile.ZipFile(archive) as file:
-                members, start = file.infolist(), time.monotonic()
-                for done, member in enumerate(members, 1):
-                    file.extract(member, unpacked)
-                    utils.show_progress("unpacking", done, len(members), time.monotonic() - start)
-        except (zipfile.BadZipFile, EOFError) as error:
-            archive.unlink()
-            raise ValueError(f"{url} is no whole zip file and was removed, run again: {error}") from error
-        source = pathlib.Path(unpacked) / name
-        if not source.exists():
+    unpacked = folder / f".{archive.stem}.unpacking"
+    shutil.rmtree(unpacked, ignore_errors=True)             # of a run that was killed
+    try:
+        with zipfile.ZipFile(archive) as file:
+            members, start = file.infolist(), time.monotonic()
+            for done, member in enumerate(members, 1):
+                file.extract(member, unpacked)
+                utils.show_progress("unpacking", done, len(members), time.monotonic() - start)
+        if not (unpacked / name).exists():
             raise ValueError(f"{url} has an entry {name}. Received: {_some(sorted(os.listdir(unpacked)))}")
-        target = folder / name
-        if target.is_dir() and source.is_dir():
-            for each in source.iterdir():           # what an interrupted program of another kind left
+        source, target = unpacked / name, folder / name
+        if target.is_dir() and source.is_dir():             # what another program has left is filled up
+            for each in source.iterdir():
                 os.replace(each, target / each.name)
         else:
             os.replace(source, target)
+    except (zipfile.BadZipFile, EOFError) as error:
+        archive.unlink()
+        raise ValueError(f"{url} is no whole zip file and was removed, run again: {error}") from error
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
     archive.unlink()
 
 

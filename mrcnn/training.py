@@ -1,6 +1,7 @@
 """Training runs: optimizer, schedule, the stream of batches, checkpoints and resuming."""
 import collections
 import concurrent.futures
+import copy
 import functools
 import importlib.util
 import json
@@ -15,9 +16,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrcnn import data, weights
+from mrcnn import data, evaluate, media, weights
 
 logger = logging.getLogger(__name__)
+
+TENSORBOARD_HINT = "it is not installed (pip install tensorboard)"
 
 
 class BadLossError(ValueError):
@@ -240,6 +243,83 @@ class Checkpoints(keras.callbacks.Callback):
         self.cost = self.written - start
 
 
+class EvaluationCallback(keras.callbacks.Callback):
+    """Evaluates every n epochs and after the last one, and logs `val_bbox_mAP` and `val_mask_mAP` (COCO's AP).
+
+        model.train(..., custom_callbacks=[
+            training.EvaluationCallback(model, val_set, every=5),
+            keras.callbacks.ModelCheckpoint("best.weights.h5", "val_mask_mAP", mode="max", save_best_only=True,
+                                            save_weights_only=True)])
+
+    `train` calls it before TensorBoard and the other callbacks of its list, which then find the figures in their
+    `logs`. In epochs without an evaluation there are none, and EarlyStopping counts evaluations, not epochs.
+
+    Args:
+        owner: the `MaskRCNN` that is trained.
+        dataset: prepared `Dataset`.
+        every: epochs from one evaluation to the next.
+        limit: images at most, 0 for all.
+        pictures: images whose predictions TensorBoard shows; None for 4, or none where it is not installed.
+        settings: {setting: value} of the config that detects, such as {"DETECTION_MIN_CONFIDENCE": 0.}.
+
+    Attributes:
+        evaluation: the latest `evaluate.Evaluation`.
+    """
+
+    def __init__(self, owner, dataset, every=1, limit=0, pictures=None, settings=None):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every is a whole number from 1. Received: {every!r}")
+        installed = importlib.util.find_spec("tensorboard") is not None
+        if pictures and not installed:
+            raise ImportError(f"Pictures need TensorBoard: {TENSORBOARD_HINT}")
+        self.owner, self.dataset, self.every, self.limit = owner, dataset, every, limit
+        self.pictures = (4 if installed else 0) if pictures is None else pictures
+        self.settings, self.evaluation, self._inference, self._writer = dict(settings or {}), None, None, None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
+            return
+        model = self._detector()
+        image_ids = self.dataset.image_ids[:self.limit or None]
+        self.evaluation = result = evaluate.evaluate(model, self.dataset, image_ids)
+        figures = {f"val_{evaluate.TITLES[kind].replace('box', 'bbox')}_mAP": figures["AP"] for kind, figures in result.kinds()}
+        if logs is not None:
+            logs.update(figures)
+        logger.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+        if self.pictures:
+            self._show(model, image_ids[:self.pictures], epoch)
+
+    def _detector(self):
+        """The inference model with the weights of now; built once."""
+        if self._inference is None:
+            config = copy.copy(self.owner.config)
+            if config.IMAGE_RESIZE_MODE == "crop":
+                config.IMAGE_RESIZE_MODE = "square"             # a random part can't be evaluated
+            for name, value in {"GPU_COUNT": 1, **self.settings}.items():
+                setattr(config, name, value)
+            self._inference = type(self.owner)("inference", config, self.owner.model_dir)
+        trained = weights.layers_of(self.owner.keras_model)
+        for name, layer in weights.layers_of(self._inference.keras_model).items():
+            for variable, value in zip(layer.weights, trained[name].weights):
+                variable.assign(value)
+        return self._inference
+
+    def _show(self, model, image_ids, epoch):
+        import tensorflow as tf
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(os.path.join(self.owner.log_dir, "validation"))
+        with self._writer.as_default(step=epoch):
+            for image_id in image_ids:
+                try:
+                    image = self.dataset.load_image(image_id)
+                except (OSError, ValueError):
+                    continue                                    # the evaluation has said so
+                painted = media.paint(image, model.detect([image])[0], self.dataset.class_names)
+                tf.summary.image(f"detections/{image_id}", painted[None])
+        self._writer.flush()
+
+
 # ---- A run -------------------------------------------------------------------------------------------
 
 class Run:
@@ -327,12 +407,17 @@ class Run:
             checks = data.TrainingBatches(self.val_dataset, config, seed=self.seed)
             streams.append(BatchStream(checks, 0, config.WORKERS))
             validation = {"validation_data": streams[-1].generator(), "validation_steps": config.VALIDATION_STEPS}
-        callbacks = [StopOnBadLoss(stream), Checkpoints(self)]
+        # Evaluations come first, so that TensorBoard and every other callback find their figures.
+        first = [each for each in self.callbacks if isinstance(each, EvaluationCallback)]
+        callbacks = [StopOnBadLoss(stream), Checkpoints(self), *first]
         if importlib.util.find_spec("tensorboard"):
             callbacks.append(keras.callbacks.TensorBoard(owner.log_dir))
+        else:
+            logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
+        callbacks += [each for each in self.callbacks if each not in first]
         try:
             return self.network.fit(stream.generator(), initial_epoch=owner.epoch, epochs=last, steps_per_epoch=steps,
-                                    callbacks=callbacks + self.callbacks, shuffle=False, **validation)
+                                    callbacks=callbacks, shuffle=False, **validation)
         finally:
             for each in streams:
                 each.close()

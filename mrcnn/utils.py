@@ -978,8 +978,10 @@ def compute_ap(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pre
                iou_threshold=0.5):
     """Average precision of one image at one IoU threshold, classes together (VOC 2010's area).
 
-    The mean of it over images is not COCO's AP, which ranks the predictions of all images
-    together: `mrcnn.evaluate` computes that.
+    It is the area under the precision envelope of this image's predictions, matched by the IoU of masks within
+    each class but ranked together. It is not COCO's AP: that ranks the predictions of all images
+    together, for each class by itself, averages over classes, 101 recalls and ten IoUs, and ignores crowds. The mean
+    of this over images (called mAP in matterport's samples) can be far from it: `mrcnn.evaluate` computes COCO's.
 
     Args:
         as of `compute_matches`.

@@ -292,6 +292,7 @@ def test_download_breaks_off_and_goes_on(folder, tmp_path, server):
     # No empty folder that a later run would take for the images (README 29).
     assert not (there / "val2017").exists() and (there / "annotations" / "instances_val2017.json").exists()
     requests.clear()
+    (there / ".val2017.unpacking" / "val2017").mkdir(parents=True)          # killed while it was unpacking
     assert load(there, auto_download=True).num_images == 7
     assert requests == [("/zips/val2017.zip", "bytes=5000-")]
     requests.clear()

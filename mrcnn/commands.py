@@ -1,0 +1,291 @@
+"""The commands of the samples: options, weights, training in stages, evaluating, detecting.
+
+A sample brings a config, its datasets and a few lines; what all samples do alike is here:
+
+    def main(arguments=None):
+        parser = commands.parser(__doc__, ("train", "evaluate", "detect"))
+        parser.add_argument("--subset", ...)                        # what only this sample has
+        args = commands.parse(parser, arguments)
+        config = commands.configure(BalloonConfig(), args)          # --set SETTING=VALUE
+        if args.command == "train":
+            model = commands.load_model("training", config, args)
+            commands.train(model, train_set, val_set, [(30, "heads", 1.)], args)
+        else:
+            model = commands.load_model("inference", commands.inference_config(config), args)
+            if args.command == "evaluate":
+                commands.evaluate(model, val_set, args)
+            else:
+                commands.detect(model, val_set.class_names, args)
+
+    if __name__ == "__main__":
+        commands.run(main)                                          # errors as one line, without a traceback
+
+Another command on pictures (a colour splash, say) is `media.process` with a function of its own, and
+`detect` with `paint=` the same with the results file. Keras is imported when a model is made.
+"""
+import argparse
+import copy
+import logging
+import pathlib
+import sys
+
+import numpy as np
+
+from mrcnn import evaluate as evaluation
+from mrcnn import media
+
+logger = logging.getLogger(__name__)
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
+COCO_CLASSES = 81
+# Layers whose shape depends on the classes.
+CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
+
+
+# ---- Options ----------------------------------------------------------------------------------------
+
+def boolean(text):
+    """The value of an option such as --download, which is true alone and takes true and false after "="."""
+    value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(str(text).lower())
+    if value is None:
+        raise argparse.ArgumentTypeError(f"true or false. Received: {text!r}")
+    return value
+
+
+def add_boolean(parser, name, help):
+    """Adds an option that is False, True as --name, and also takes --name=True and --name=False."""
+    parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help)
+
+
+def parser(description, names, logs=ROOT / "logs", limit=0):
+    """A parser with the options that all samples have.
+
+    Args:
+        description: the sample's docstring.
+        names: its commands; those of "train", "evaluate" and "detect" decide which options there are.
+        logs, limit: defaults.
+
+    Returns:
+        argparse.ArgumentParser, to which a sample may add options.
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("command", choices=names)
+    made.add_argument("inputs", nargs="*", default=[], metavar="INPUT",
+                      help="detect: images, folders, globs or videos")
+    made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
+    made.add_argument("--weights", "--model", dest="weights", metavar="WEIGHTS",
+                      help="'coco' (downloaded on first use), 'imagenet' (the backbone), 'last' (the newest checkpoint in "
+                           "--logs; the default except for train), 'none' (random), or the path of a weight file")
+    made.add_argument("--logs", default=str(logs), metavar="FOLDER", help="checkpoints (default: %(default)s)")
+    made.add_argument("--output", default="results", metavar="FOLDER",
+                      help="where evaluate and detect write (default: %(default)s)")
+    made.add_argument("--limit", type=int, default=limit, metavar="N",
+                      help="images to evaluate on, 0 for all (default: %(default)s)")
+    made.add_argument("--epochs", type=int, metavar="N",
+                      help="number of the last epoch, where training is to end before the last stage's")
+    made.add_argument("--evaluate-every", type=int, default=0, metavar="N",
+                      help="train: log AP on validation images every N epochs (default: never)")
+    made.add_argument("--image", action="append", default=[], metavar="PATH", help="detect: the same as INPUT")
+    made.add_argument("--video", action="append", default=[], metavar="PATH", help="detect: the same as INPUT")
+    made.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config")
+    made.add_argument("--traceback", action="store_true", help="show where in the program an error comes from")
+    return made
+
+
+def parse(parser, arguments=None):
+    """Parses and checks what belongs together; sets up logging. Returns the namespace, `inputs` with all inputs.
+
+    Raises:
+        SystemExit: with a usage message.
+    """
+    args = parser.parse_args(arguments)
+    args.inputs = [*args.inputs, *args.image, *args.video]
+    if args.command == "train" and not args.weights:
+        parser.error("train needs --weights: coco, imagenet, last, none or a path")
+    if args.command == "detect" and not args.inputs:
+        parser.error("detect needs images, folders, globs or videos: detect photo.jpg film.mp4")
+    if args.command in ("train", "evaluate") and args.inputs:
+        parser.error(f"{args.command} takes no inputs. Received: {' '.join(args.inputs)}")
+    if args.limit < 0:
+        parser.error(f"--limit is 0 or more. Received: {args.limit}")
+    args.weights = args.weights or "last"
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("coco", "commands", "evaluate", "media"):
+        logging.getLogger(f"mrcnn.{name}").setLevel(logging.INFO)
+    return args
+
+
+def configure(config, args):
+    """Applies --set to a config and returns it. ValueError: an unknown setting, or a value of another kind."""
+    config.override(args.set)
+    return config
+
+
+def inference_config(config, **settings):
+    """A copy of a config that detects one image at a time, with other settings changed."""
+    config = copy.copy(config)
+    for name, value in {"GPU_COUNT": 1, "IMAGES_PER_GPU": 1, **settings}.items():
+        setattr(config, name, value)
+    return config
+
+
+def run(main):
+    """Calls main() and ends the program: an error of what the user passed in is one message, not a traceback."""
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = "interrupted"
+    except (ValueError, OSError, ImportError) as error:
+        if "--traceback" in sys.argv:
+            raise
+        code = f"error: {error}"
+    sys.exit(code)
+
+
+# ---- Models -----------------------------------------------------------------------------------------
+
+def load_model(mode, config, args):
+    """A `MaskRCNN` with the weights that --weights names.
+
+    "coco" loads the released weights; of a model with other classes the layers that depend on them stay
+    random.
+
+    Args:
+        mode: "training" or "inference".
+        config: its config.
+        args: of `parse`: weights and logs.
+    """
+    from mrcnn import model as modellib
+    from mrcnn import utils
+    model = modellib.MaskRCNN(mode, config, args.logs)
+    if args.weights == "none":
+        return model
+    exclude, by_name = None, False
+    if args.weights == "coco":
+        path = COCO_WEIGHTS
+        if not path.exists():
+            utils.download_trained_weights(str(path))
+        if config.NUM_CLASSES != COCO_CLASSES:
+            exclude = CLASS_LAYERS
+    elif args.weights == "imagenet":
+        path, by_name = model.get_imagenet_weights(), True
+    elif args.weights == "last":
+        path = model.find_last()
+    else:
+        path = args.weights
+    logger.info("Loading weights %s", path)
+    model.load_weights(path if isinstance(path, str) else str(path), by_name=by_name, exclude=exclude)
+    return model
+
+
+# ---- Commands ---------------------------------------------------------------------------------------
+
+def train(model, train_set, val_set, stages, args, augmentation=None, callbacks=()):
+    """Trains in stages; those that the weights are beyond are left out.
+
+    Args:
+        model: `MaskRCNN` in training mode.
+        train_set, val_set: prepared datasets; val_set may be None.
+        stages: [(number of the last epoch, layers, factor of LEARNING_RATE)].
+        args: of `parse`: epochs, evaluate_every, limit.
+        augmentation: see `MaskRCNN.train`.
+        callbacks: Keras callbacks.
+
+    Raises:
+        ValueError: the weights have reached the last epoch.
+    """
+    last = args.epochs or stages[-1][0]
+    if model.epoch >= last:
+        raise ValueError(f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "
+                         "--epochs with a higher number goes on")
+    if last > stages[-1][0]:
+        stages = [*stages, (last, *stages[-1][1:])]
+    callbacks = list(callbacks)
+    if args.evaluate_every and val_set is not None:
+        from mrcnn import training
+        callbacks.append(training.EvaluationCallback(model, val_set, args.evaluate_every, limit=args.limit))
+    for end, layers, factor in stages:
+        end = min(end, last)
+        if model.epoch < end:
+            logger.info("Training %s to epoch %d", layers, end)
+            model.train(train_set, val_set, model.config.LEARNING_RATE * factor, end, layers,
+                        augmentation=augmentation, custom_callbacks=callbacks)
+
+
+def evaluate(model, dataset, args):
+    """Prints and saves the figures on a dataset's images. An interrupted evaluation goes on where it was.
+
+    Args:
+        model: `MaskRCNN` in inference mode.
+        dataset: prepared dataset.
+        args: of `parse`: output, limit.
+
+    Returns:
+        `evaluate.Evaluation`.
+    """
+    image_ids = dataset.image_ids[:args.limit or None]
+    result = evaluation.evaluate(model, dataset, image_ids, resume=pathlib.Path(args.output) / "evaluation.jsonl")
+    print(f"\n{result.table()}\n\n{result.summary()}\n")
+    if result.unreadable:
+        print(f"{len(result.unreadable)} of {result.images} images could not be read; their objects count as missed\n")
+    for path in result.save(args.output):
+        print(path)
+    return result
+
+
+def detect(model, class_names, args, category_ids=None, paint=None):
+    """Detects on the inputs, writes painted pictures and videos, results.json and images.json.
+
+    results.json is a list of COCO results. images.json says which image_id is which file or frame (the number in
+    a file's name where all have one, otherwise they are counted), so that
+    `COCO("images.json").loadRes("results.json")` works. Files that can't be read are reported and skipped.
+
+    Args:
+        model: `MaskRCNN` in inference mode.
+        class_names: names by class id.
+        args: of `parse`: inputs, output.
+        category_ids: {class id: category id of the results}; None for the class ids themselves.
+        paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes and names.
+
+    Returns:
+        `media.Processed`.
+    """
+    category_ids = category_ids or {i: i for i in range(1, len(class_names))}
+    images, rows = [], []
+
+    def process(pictures):
+        results = model.detect([picture.image for picture in pictures])
+        painted = []
+        for picture, result in zip(pictures, results):
+            height, width = picture.image.shape[:2]
+            images.append({"file_name": str(picture.path), "height": height, "width": width}
+                          | ({} if picture.frame is None else {"frame": picture.frame}))
+            rows.append(evaluation.coco_results(0, result, category_ids))
+            # Colours of a film stay with the class: objects change their order from frame to frame.
+            painted.append(paint(picture, result) if paint else media.paint(
+                picture.image, result, class_names, by_class=picture.frame is not None))
+        return painted
+
+    done = media.process(args.inputs, args.output, process, model.config.BATCH_SIZE, title="detecting")
+    for number, image, found in zip(_numbers(images), images, rows):
+        image["id"] = number
+        for row in found:
+            row["image_id"] = number
+    output = pathlib.Path(args.output)
+    categories = [{"id": category_ids[i], "name": class_names[i]} for i in sorted(category_ids)]
+    done.written += [media.write_json(output / "results.json", [row for found in rows for row in found]),
+                     media.write_json(output / "images.json", {"info": {}, "images": images, "annotations": [],
+                                                               "categories": categories})]
+    for path in done.written:
+        print(path)
+    print(f"{sum(map(len, rows))} objects on {done.pictures} images, {len(done.skipped)} files skipped")
+    return done
+
+
+def _numbers(images):
+    """Image ids: the numbers that are the files' names, as in COCO, or 1, 2, ... where they aren't."""
+    stems = [pathlib.Path(image["file_name"]).stem for image in images]
+    if all(stem.isascii() and stem.isdigit() for stem in stems) and len({*map(int, stems)}) == len(stems):
+        return [int(stem) for stem in stems]
+    return (np.arange(len(images)) + 1).tolist()
