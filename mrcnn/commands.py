@@ -148,14 +148,21 @@ def run(main):
 def load_model(mode, config, args):
     """A `MaskRCNN` with the weights that --weights names.
 
-    "coco" loads the released weights; of a model with other classes the layers that depend on them stay
-    random.
+    "coco" loads the released weights; in a training model with other classes the layers that depend on them
+    stay random.
 
     Args:
         mode: "training" or "inference".
         config: its config.
         args: of `parse`: weights and logs.
+
+    Raises:
+        ValueError: weights that leave random what an inference model needs; a file that doesn't fit.
     """
+    if mode == "inference" and (args.weights == "imagenet" or args.weights == "coco" and config.NUM_CLASSES != COCO_CLASSES):
+        raise ValueError(f"--weights={args.weights} can begin a training; to detect {config.NUM_CLASSES - 1} classes weights "
+                         "that were trained on them are needed: 'last' or a file. "
+                         + ("They have no heads" if args.weights == "imagenet" else f"They know {COCO_CLASSES - 1} classes"))
     from mrcnn import model as modellib
     from mrcnn import utils
     model = modellib.MaskRCNN(mode, config, args.logs)

@@ -42,6 +42,10 @@ def test_categories_images_and_references(folder):
     assert dataset.class_from_source_map == {".0": 0, "coco.3": 1, "coco.17": 2, "coco.90": 3}
     assert dataset.get_source_class_id(3, "coco") == 90
     assert load(folder, keep_empty=True).num_images == 8
+    # Attributes that scripts read (README 18).
+    assert dataset.sources == ["", "coco"] and dataset.source_class_ids == {"": [0], "coco": [0, 1, 2, 3]}
+    assert dataset.image_from_source_map["coco.103"] == 1 and dataset.image_info[1]["id"] == 103
+    assert {"id", "source", "path", "width", "height", "annotations"} <= dataset.image_info[0].keys()
     # The original forgot the return of one branch (README 30).
     assert dataset.image_reference(0) == "https://cocodataset.org/#explore?id=100"
     dataset.add_image("other", 5, path="other/5.png")

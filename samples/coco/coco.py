@@ -109,7 +109,15 @@ def load(args, training=False):
     else:
         year = args.year or _year(args.dataset)
         for subset in _subsets(args, year, training):
-            dataset.load_coco(args.dataset, subset, year, auto_download=args.download, keep_empty=not training)
+            try:
+                dataset.load_coco(args.dataset, subset, year, auto_download=args.download, keep_empty=not training)
+            except OSError as error:
+                # The files of 2014's parts are not COCO's own, and may be gone.
+                if args.subset or subset in ("train", "val") or os.path.exists(_json(args.dataset, subset, year)):
+                    raise
+                print(f"{error}; {'going on without it' if training else 'val is used instead'}", file=sys.stderr)
+                if not training:
+                    dataset.load_coco(args.dataset, "val", year, auto_download=args.download, keep_empty=True)
     dataset.prepare()
     return dataset
 
