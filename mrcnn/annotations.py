@@ -21,6 +21,7 @@ import logging
 import math
 import os
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -167,19 +168,39 @@ class Annotations:
     classes: list
     problems: list
 
+    def summary(self):
+        """A few lines: images, objects of each class, how many problems there were."""
+        counts = collections.Counter(region.name for image in self.images for region in image.regions)
+        objects = ", ".join(f"{name} {counts[name]}" for name in self.classes)
+        return (f"{self.path}: {len(self.images)} images; objects: {objects}"
+                + (f"; {len(self.problems)} images or regions left out" if self.problems else ""))
+
     def split(self, share, seed=0):
-        """Two `Annotations`: the images without and with a random `share` (0..1) of them, at least one in each."""
-        count = len(self.images)
-        if count < 2:
-            raise AnnotationError(f"{self.path}: a split needs 2 images with objects. Received: {count}")
-        order = np.random.default_rng(seed).permutation(count)
-        last = count - min(max(round(share * count), 1), count - 1)
-        return tuple(dataclasses.replace(self, images=[self.images[i] for i in sorted(part)])
-                     for part in (order[:last], order[last:]))
+        """Two `Annotations`: the images without and with about a `share` (0..1) of them, at least one in each.
+
+        An image's name decides where it belongs, so that it stays there when others are added.
+        """
+        if len(self.images) < 2:
+            raise AnnotationError(f"{self.path}: a split needs 2 images with objects. Received: {len(self.images)}")
+        draws = [zlib.crc32(f"{seed} {image.name}".encode()) / 2 ** 32 for image in self.images]
+        bound = min(max(share, min(draws)), sorted(draws)[-2])
+        return tuple(dataclasses.replace(self, images=[image for image, draw in zip(self.images, draws)
+                                                       if (draw <= bound) == second]) for second in (False, True))
 
 
 class AnnotatedDataset(utils.Dataset):
-    """A `Dataset` of annotations in any of the formats, of one source or several."""
+    """A `Dataset` of annotations in any of the formats, of one source or several.
+
+    `AnnotatedDataset.of("balloon", annotations)` is one of a single source, prepared.
+    """
+
+    @classmethod
+    def of(cls, source, annotations, classes=None):
+        """A prepared dataset of one source; arguments as for `load`."""
+        dataset = cls()
+        dataset.load(source, annotations, classes)
+        dataset.prepare()
+        return dataset
 
     def load(self, source, annotations, classes=None):
         """Adds classes and images; call `prepare` afterwards.

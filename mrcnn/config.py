@@ -430,3 +430,31 @@ def _suggest(name, known):
 
 def _is_whole(value):
     return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+class SmallConfig(Config):
+    """A network that learns from random weights in minutes on two CPU cores: objects of 16 to 128 pixels on images
+    of 128 (not in matterport). Subclass it as `Config`; without a GPU or pre-trained weights it is where to begin.
+    """
+
+    BACKBONE = "resnet18"
+    IMAGES_PER_GPU = 8
+    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 128
+    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
+    RPN_CHANNELS = 64
+    TOP_DOWN_PYRAMID_SIZE = 64
+    FPN_CLASSIF_FC_LAYERS_SIZE = 256
+    MASK_HEAD_CHANNELS = 64
+    MASK_HEAD_ON_POSITIVES = True
+    # Training from scratch needs the batch's statistics, and soon.
+    TRAIN_BN = None
+    BATCH_NORM_MOMENTUM = 0.95
+    POST_NMS_ROIS_TRAINING = 200
+    POST_NMS_ROIS_INFERENCE = 200
+    PRE_NMS_LIMIT = 1000
+    TRAIN_ROIS_PER_IMAGE = 32
+    ROI_POSITIVE_RATIO = 0.25
+    CLASS_LOSS_ON_PADDING = False
+    OPTIMIZER = "adamw"
+    LEARNING_RATE_SCHEDULE = "cosine"
+    WARMUP_STEPS = 50

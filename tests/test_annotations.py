@@ -1,5 +1,6 @@
 """Annotation files of VIA, LabelMe and COCO: every shape against hand-worked or peers' pixels, every mistake named."""
 import base64
+import dataclasses
 import io
 import json
 import logging
@@ -387,7 +388,12 @@ def test_classes_and_split(folder):
     found = annotations.read(write(folder / "via.json", data))
     first, second = found.split(.5)
     assert {image.name for image in first.images + second.images} == {"a.jpg", "b.png"} and len(first.images) == 1
-    assert found.split(.01)[1].images and found.split(.99)[0].images and found.split(.5)[1] == second
+    assert found.split(0.)[1].images and found.split(1.)[0].images and found.split(.5)[1] == second
+    many = dataclasses.replace(found, images=[dataclasses.replace(found.images[0], name=str(i)) for i in range(400)])
+    held_out = [image.name for image in many.split(.2)[1].images]
+    fewer = dataclasses.replace(many, images=many.images[:200])
+    assert 60 < len(held_out) < 100 and held_out != [image.name for image in many.split(.2, seed=1)[1].images]
+    assert [image.name for image in fewer.split(.2)[1].images] == [name for name in held_out if int(name) < 200]
     assert first.classes == second.classes == ["blue", "red"]
     dataset = AnnotatedDataset()
     with pytest.raises(AnnotationError, match="the classes are red. Received: regions of the class 'blue'"):

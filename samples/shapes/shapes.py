@@ -24,42 +24,21 @@ if str(ROOT) not in sys.path:
 # TensorFlow's cost model warns of an operation that it can't price, at every start.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-from mrcnn.config import Config  # noqa: E402
+from mrcnn.config import SmallConfig  # noqa: E402
 from mrcnn.utils import Dataset  # noqa: E402
 
 SIDE, CLASSES = 128, ("square", "circle", "triangle")
 HELD_OUT = 1_000_000                 # number of the first image that no run trains on
 
 
-class ShapesConfig(Config):
+class ShapesConfig(SmallConfig):
     """A small network that learns the shapes on two CPU cores within minutes, from random weights."""
 
     NAME = "shapes"
-    BACKBONE = "resnet18"
     NUM_CLASSES = 1 + len(CLASSES)
-    IMAGES_PER_GPU = 8
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = SIDE
-    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
-    RPN_CHANNELS = 64
-    TOP_DOWN_PYRAMID_SIZE = 64
-    FPN_CLASSIF_FC_LAYERS_SIZE = 256
-    MASK_HEAD_CHANNELS = 64
-    MASK_HEAD_ON_POSITIVES = True
-    # Training from scratch needs the batch's statistics, and soon.
-    TRAIN_BN = None
-    BATCH_NORM_MOMENTUM = 0.95
-    POST_NMS_ROIS_TRAINING = 200
-    POST_NMS_ROIS_INFERENCE = 200
-    PRE_NMS_LIMIT = 1000
-    TRAIN_ROIS_PER_IMAGE = 32
-    ROI_POSITIVE_RATIO = 0.25
-    CLASS_LOSS_ON_PADDING = False
     MAX_GT_INSTANCES = 8
     DETECTION_MIN_CONFIDENCE = 0.05
-    OPTIMIZER = "adamw"
-    LEARNING_RATE = 1e-3
-    LEARNING_RATE_SCHEDULE = "cosine"
-    WARMUP_STEPS = 50
     STEPS_PER_EPOCH = 46
     VALIDATION_STEPS = 0
     SEED = 0

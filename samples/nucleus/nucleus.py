@@ -1,0 +1,280 @@
+"""Finds the nuclei of cells: the data and the submission file of Kaggle's Data Science Bowl 2018.
+
+    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=imagenet
+    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last          go on
+    python samples/nucleus/nucleus.py detect --dataset=bowl --subset=stage1_test --weights=last   submit.csv, pictures
+
+--dataset is the folder with stage1_train/ and stage1_test/; in these each image has a folder,
+<id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus.
+"""
+import datetime
+import os
+import pathlib
+import sys
+
+import numpy as np
+
+ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])
+if ROOT_DIR not in sys.path:
+    sys.path.insert(0, ROOT_DIR)
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from mrcnn import commands, media, utils  # noqa: E402
+from mrcnn.config import Config  # noqa: E402
+
+COCO_WEIGHTS_PATH = str(commands.COCO_WEIGHTS)
+DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
+RESULTS_DIR = os.path.join(ROOT_DIR, "results", "nucleus")
+
+# The images of stage1_train that published results were validated on.
+VAL_IMAGE_IDS = [
+    "0c2550a23b8a0f29a7575de8c61690d3c31bc897dd5ba66caec201d201a278c2",
+    "92f31f591929a30e4309ab75185c96ff4314ce0a7ead2ed2c2171897ad1da0c7",
+    "1e488c42eb1a54a3e8412b1f12cde530f950f238d71078f2ede6a85a02168e1f",
+    "c901794d1a421d52e5734500c0a2a8ca84651fb93b19cec2f411855e70cae339",
+    "8e507d58f4c27cd2a82bee79fe27b069befd62a46fdaed20970a95a2ba819c7b",
+    "60cb718759bff13f81c4055a7679e81326f78b6a193a2d856546097c949b20ff",
+    "da5f98f2b8a64eee735a398de48ed42cd31bf17a6063db46a9e0783ac13cd844",
+    "9ebcfaf2322932d464f15b5662cae4d669b2d785b8299556d73fffcae8365d32",
+    "1b44d22643830cd4f23c9deadb0bd499fb392fb2cd9526d81547d93077d983df",
+    "97126a9791f0c1176e4563ad679a301dac27c59011f579e808bbd6e9f4cd1034",
+    "e81c758e1ca177b0942ecad62cf8d321ffc315376135bcbed3df932a6e5b40c0",
+    "f29fd9c52e04403cd2c7d43b6fe2479292e53b2f61969d25256d2d2aca7c6a81",
+    "0ea221716cf13710214dcd331a61cea48308c3940df1d28cfc7fd817c83714e1",
+    "3ab9cab6212fabd723a2c5a1949c2ded19980398b56e6080978e796f45cbbc90",
+    "ebc18868864ad075548cc1784f4f9a237bb98335f9645ee727dac8332a3e3716",
+    "bb61fc17daf8bdd4e16fdcf50137a8d7762bec486ede9249d92e511fcb693676",
+    "e1bcb583985325d0ef5f3ef52957d0371c96d4af767b13e48102bca9d5351a9b",
+    "947c0d94c8213ac7aaa41c4efc95d854246550298259cf1bb489654d0e969050",
+    "cbca32daaae36a872a11da4eaff65d1068ff3f154eedc9d3fc0c214a4e5d32bd",
+    "f4c4db3df4ff0de90f44b027fc2e28c16bf7e5c75ea75b0a9762bbb7ac86e7a3",
+    "4193474b2f1c72f735b13633b219d9cabdd43c21d9c2bb4dfc4809f104ba4c06",
+    "f73e37957c74f554be132986f38b6f1d75339f636dfe2b681a0cf3f88d2733af",
+    "a4c44fc5f5bf213e2be6091ccaed49d8bf039d78f6fbd9c4d7b7428cfcb2eda4",
+    "cab4875269f44a701c5e58190a1d2f6fcb577ea79d842522dcab20ccb39b7ad2",
+    "8ecdb93582b2d5270457b36651b62776256ade3aaa2d7432ae65c14f07432d49",
+]
+SUBSETS = ("train", "val", "stage1_train", "stage1_test", "stage2_test")
+
+
+class NucleusConfig(Config):
+    """Many small objects: crops of 512 pixels from images scaled up twice, anchors from 8 pixels."""
+
+    NAME = "nucleus"
+    IMAGES_PER_GPU = 6
+    NUM_CLASSES = 1 + 1
+    STEPS_PER_EPOCH = (657 - len(VAL_IMAGE_IDS)) // IMAGES_PER_GPU
+    VALIDATION_STEPS = max(1, len(VAL_IMAGE_IDS) // IMAGES_PER_GPU)
+    # With one class a score below .5 means background anyway.
+    DETECTION_MIN_CONFIDENCE = 0
+    BACKBONE = "resnet50"
+    IMAGE_RESIZE_MODE = "crop"
+    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 512
+    IMAGE_MIN_SCALE = 2.0
+    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
+    # Nuclei lie close together: more proposals may overlap, and more of everything is kept.
+    RPN_NMS_THRESHOLD = 0.9
+    POST_NMS_ROIS_TRAINING = 1000
+    POST_NMS_ROIS_INFERENCE = 2000
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 64
+    TRAIN_ROIS_PER_IMAGE = 128
+    MAX_GT_INSTANCES = 200
+    DETECTION_MAX_INSTANCES = 400
+    # Most images are dark.
+    MEAN_PIXEL = np.array([43.53, 39.56, 48.22])
+    MINI_MASK_SHAPE = (56, 56)
+
+
+class NucleusInferenceConfig(NucleusConfig):
+    """Whole images, one at a time."""
+
+    GPU_COUNT = 1
+    IMAGES_PER_GPU = 1
+    IMAGE_RESIZE_MODE = "pad64"
+    RPN_NMS_THRESHOLD = 0.7
+
+
+class NucleusDataset(utils.Dataset):
+    """A folder for each image with a mask file for each nucleus. Gray and transparent files become RGB."""
+
+    def load_nucleus(self, dataset_dir, subset):
+        """Adds a subset; call `prepare` afterwards.
+
+        Args:
+            dataset_dir: the folder of all subsets.
+            subset: a folder of it, "stage1_train", "stage1_test" or "stage2_test"; or "val", those of
+                stage1_train in VAL_IMAGE_IDS (every 25th image where none of these is there); or "train", the others.
+        """
+        if subset not in SUBSETS:
+            raise ValueError(f"The subset is one of {', '.join(SUBSETS)}. Received: {subset!r}")
+        folder = os.path.join(dataset_dir, "stage1_train" if subset in ("train", "val") else subset)
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"No folder {folder} with a folder for each image")
+        ids = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        if subset in ("train", "val"):
+            held_out = set(VAL_IMAGE_IDS).intersection(ids) or set(ids[::25])
+            ids = [name for name in ids if (name in held_out) == (subset == "val")]
+        if not ids:
+            raise ValueError(f"Subset {subset!r} needs folders of images, <id>/images/<id>.png. Received: none in {folder}")
+        self.add_class("nucleus", 1, "nucleus")
+        for name in ids:
+            self.add_image("nucleus", name, os.path.join(folder, name, "images", name + ".png"))
+
+    def load_mask(self, image_id):
+        """masks [H, W, N] bool, class_ids [N] int32 of 1; none for test images, which have no folder masks/.
+
+        Raises:
+            ValueError: a file that is no image, or has another size than the first.
+        """
+        info = self.image_info[image_id]
+        if info["source"] != "nucleus":
+            return super().load_mask(image_id)
+        folder = os.path.join(os.path.dirname(os.path.dirname(info["path"])), "masks")
+        files = sorted(entry.path for entry in os.scandir(folder)
+                       if entry.name.endswith(".png")) if os.path.isdir(folder) else []
+        if not files:
+            return np.zeros((*self.load_image(image_id).shape[:2], 0), bool), np.zeros(0, np.int32)
+        masks = [_read_mask(path) for path in files]
+        for path, mask in zip(files, masks):
+            if mask.shape != masks[0].shape:
+                raise ValueError(f"The masks of an image have one size, here {masks[0].shape}. "
+                                 f"Received: {mask.shape} in {path}")
+        return np.stack(masks, axis=-1), np.ones(len(masks), np.int32)
+
+    def image_reference(self, image_id):
+        """The id that the bowl gave the image."""
+        info = self.image_info[image_id]
+        return info["id"] if info["source"] == "nucleus" else super().image_reference(image_id)
+
+
+def _read_mask(path):
+    """[H, W] bool: what is not black."""
+    try:
+        return media.read_image(path).any(axis=-1)
+    except (OSError, ValueError, TypeError, SyntaxError) as error:
+        raise ValueError(f"The mask {path} can't be read: {error}") from error
+
+
+# ---- Submission --------------------------------------------------------------------------------------
+
+def rle_encode(mask):
+    """Run lengths of a mask [H, W]: "start length start length ...", columns first, counted from 1."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2:
+        raise ValueError(f"A mask is [height, width]. Received: {mask.shape}")
+    column = np.concatenate([[False], mask.T.ravel() != 0, [False]])
+    starts, ends = np.flatnonzero(np.diff(column.astype(np.int8))).reshape(-1, 2).T
+    return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends))
+
+
+def rle_decode(rle, shape):
+    """The inverse of `rle_encode`: mask [H, W] bool of a shape (H, W)."""
+    numbers = [int(text) for text in rle.split()]
+    mask = np.zeros(shape[0] * shape[1], bool)
+    if len(numbers) % 2:
+        raise ValueError(f"Run lengths are pairs of start and length. Received: {len(numbers)} numbers")
+    for start, length in zip(numbers[::2], numbers[1::2]):
+        if start < 1 or length < 1 or start - 1 + length > mask.size:
+            raise ValueError(f"Runs lie in 1..{mask.size} for the shape {tuple(shape)}. Received: {start} {length}")
+        mask[start - 1:start - 1 + length] = True
+    return mask.reshape(shape[1], shape[0]).T
+
+
+def mask_to_rle(image_id, mask, scores):
+    """The lines of an image in a submission, "id, runs", best first.
+
+    A pixel belongs to one object: where masks overlap, to that of the highest score (of equal scores to the
+    first). Objects that have no pixel left have no line; an image without objects has one without runs.
+
+    Args:
+        image_id: the image's id.
+        mask: [H, W, N]; scores: [N].
+    """
+    mask, scores = np.asarray(mask) != 0, np.asarray(scores)
+    if mask.ndim != 3 or mask.shape[-1] != len(scores):
+        raise ValueError(f"Masks are [height, width, N] with N scores. Received: {mask.shape} and {len(scores)} scores")
+    taken, lines = np.zeros(mask.shape[:2], bool), []
+    for i in np.argsort(-scores, kind="stable"):
+        free = mask[..., i] & ~taken
+        taken |= free
+        if free.any():
+            lines.append(f"{image_id}, {rle_encode(free)}")
+    return "\n".join(lines) or f"{image_id},"
+
+
+def detect(model, dataset_dir, subset, results=RESULTS_DIR):
+    """Writes submit.csv and a picture of each image into a new folder submit_<date>T<time>.
+
+    Args:
+        model: `MaskRCNN` in inference mode.
+        dataset_dir, subset: see `load_nucleus`.
+        results: folder of that folder.
+
+    Returns:
+        path of submit.csv.
+    """
+    dataset = NucleusDataset()
+    dataset.load_nucleus(dataset_dir, subset)
+    dataset.prepare()
+    folder = os.path.join(results, f"submit_{datetime.datetime.now():%Y%m%dT%H%M%S}")
+    lines = ["ImageId,EncodedPixels"]
+    for image_id in dataset.image_ids:
+        image, name = dataset.load_image(image_id), dataset.image_info[image_id]["id"]
+        result = model.detect([image])[0]
+        lines.append(mask_to_rle(name, result["masks"], result["scores"]))
+        media.write_image(os.path.join(folder, f"{name}.png"), outlined(image, result["masks"]))
+    path = os.path.join(folder, "submit.csv")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write("\n".join(lines) + "\n")
+    print("Saved to", folder)
+    return path
+
+
+def outlined(image, masks):
+    """A copy of the image [H, W, 3] with a line along the rim of each mask [H, W, N]: names would hide small objects."""
+    from mrcnn import visualize
+    picture = image.copy()
+    for i, color in enumerate(visualize.random_colors(masks.shape[-1])):
+        mask = np.pad(masks[..., i], 1)
+        inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+        picture[masks[..., i] & ~inner] = np.array(color) * 255
+    return picture
+
+
+# ---- Commands ----------------------------------------------------------------------------------------
+
+def augmentation():
+    """At most two of: flips, turns by right angles, brightness, blur."""
+    from mrcnn.data import import_imgaug
+    iaa = import_imgaug().augmenters
+    return iaa.SomeOf((0, 2), [
+        iaa.Fliplr(.5), iaa.Flipud(.5), iaa.OneOf([iaa.Affine(rotate=angle) for angle in (90, 180, 270)]),
+        iaa.Multiply((.8, 1.5)), iaa.GaussianBlur(sigma=(0., 5.))])
+
+
+def train(model, dataset_dir, subset, args):
+    """Heads first, then all layers. Validates on "val"."""
+    datasets = NucleusDataset(), NucleusDataset()
+    for dataset, part in zip(datasets, (subset, "val")):
+        dataset.load_nucleus(dataset_dir, part)
+        dataset.prepare()
+    commands.train(model, *datasets, [(20, "heads", 1.), (40, "all", 1.)], args, augmentation=augmentation())
+
+
+def main(arguments=None):
+    parser = commands.parser(__doc__, ("train", "detect"), DEFAULT_LOGS_DIR, inputs=None)
+    parser.add_argument("--subset", choices=SUBSETS, help="train: train or stage1_train; detect: any")
+    parser.set_defaults(output=RESULTS_DIR)
+    args = commands.parse(parser, arguments)
+    for name in ("dataset", "subset"):
+        if not getattr(args, name):
+            parser.error(f"{args.command} needs --{name}")
+    config = commands.configure(NucleusConfig() if args.command == "train" else NucleusInferenceConfig(), args)
+    if args.command == "train":
+        train(commands.load_model("training", config, args), args.dataset, args.subset, args)
+    else:
+        detect(commands.load_model("inference", config, args), args.dataset, args.subset, args.output)
+
+
+if __name__ == "__main__":
+    commands.run(main)

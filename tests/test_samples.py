@@ -1,0 +1,406 @@
+"""The balloon, nucleus and custom samples: their data, what they compute by hand, and their commands on generated folders."""
+import functools
+import http.server
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import threading
+
+import miniature
+import numpy as np
+import pytest
+from PIL import Image
+from toy import ToyConfig
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SAMPLES = {"balloon": ROOT / "samples/balloon/balloon.py", "nucleus": ROOT / "samples/nucleus/nucleus.py",
+           "custom": ROOT / "samples/custom.py"}
+
+
+def sample(name):
+    spec = importlib.util.spec_from_file_location(name, SAMPLES[name])
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def balloon():
+    return sample("balloon")
+
+
+@pytest.fixture
+def nucleus():
+    return sample("nucleus")
+
+
+@pytest.fixture
+def custom():
+    return sample("custom")
+
+
+class TinyConfig(ToyConfig):
+    """Runs a sample's commands in seconds; it need not learn."""
+    STEPS_PER_EPOCH, VALIDATION_STEPS, IMAGES_PER_GPU = 2, 1, 1
+    DETECTION_MIN_CONFIDENCE = 0.
+
+
+class Finds:
+    """Stands for a model: what it finds is given."""
+
+    def __init__(self, *masks, scores=None):
+        self.masks, self.scores, self.seen = np.stack(masks, axis=-1), scores, []
+
+    def detect(self, images):
+        self.seen += images
+        count = self.masks.shape[-1]
+        return [{"rois": np.zeros((count, 4), int), "class_ids": np.ones(count, int), "masks": self.masks,
+                 "scores": np.ones(count) if self.scores is None else self.scores} for _ in images]
+
+
+# ---- As scripts of 2018 use them -----------------------------------------------------------------------
+
+def test_import_does_nothing(tmp_path):
+    """sys.path tricks of old scripts work; nothing is written, printed or parsed, and Keras is not imported."""
+    code = f"""
+import os, sys
+ROOT_DIR = {str(ROOT)!r}
+sys.path.append(ROOT_DIR)
+from mrcnn.config import Config
+for name in ("balloon", "nucleus"):
+    sys.path.append(os.path.join(ROOT_DIR, "samples/" + name))
+import balloon, nucleus
+sys.path.append(os.path.join(ROOT_DIR, "samples"))
+import custom
+assert issubclass(balloon.BalloonConfig, Config) and issubclass(nucleus.NucleusInferenceConfig, nucleus.NucleusConfig)
+for module in (balloon, nucleus):
+    assert module.ROOT_DIR == ROOT_DIR and module.DEFAULT_LOGS_DIR == os.path.join(ROOT_DIR, "logs")
+    assert module.COCO_WEIGHTS_PATH == os.path.join(ROOT_DIR, "mask_rcnn_coco.h5")
+assert nucleus.RESULTS_DIR.rstrip("/") == os.path.join(ROOT_DIR, "results/nucleus")
+assert not {{"keras", "tensorflow", "matplotlib", "imgaug"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code, "--nonsense"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, words", [
+    ("balloon", "{train,splash} --dataset --weights --logs --image --video --attribute coco imagenet last via_region_data.json"),
+    ("nucleus", "{train,detect} --dataset --subset --weights --logs stage1_train stage1_test coco imagenet last"),
+    ("custom", "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs --small --set")])
+def test_help(name, words, capsys):
+    """--help names every command and option, and each option says what it is."""
+    with pytest.raises(SystemExit) as end:
+        sample(name).main(["--help"])
+    text = capsys.readouterr().out
+    assert end.value.code == 0 and all(word in text for word in words.split()), text
+    parser_lines = [line for line in text.splitlines() if line.startswith("  --")]
+    assert len(parser_lines) > 8
+
+
+@pytest.mark.parametrize("name, arguments, message", [
+    ("balloon", "train --weights=none", "train needs --dataset"), ("balloon", "train --dataset=x", "train needs --weights"),
+    ("balloon", "splash --weights=last", "splash needs images"),
+    ("nucleus", "train --weights=none --dataset=x", "train needs --subset"),
+    ("nucleus", "detect --subset=val", "detect needs --dataset"), ("nucleus", "detect --subset=odd", "invalid choice: 'odd'"),
+    ("custom", "train --weights=none", "train needs --dataset"), ("custom", "detect", "detect needs images")])
+def test_usage_errors(name, arguments, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        sample(name).main(arguments.split())
+    assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+# ---- Balloon -------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("version", (1, 2))
+def test_balloon_dataset(balloon, tmp_path, version):
+    """Both versions of VIA's json; masks are the drawn pixels; images without regions are left out."""
+    folder = miniature.balloons(tmp_path, version=version)
+    path = folder / "train" / "via_region_data.json"
+    data = json.loads(path.read_text())
+    data["empty"] = {"filename": "empty.jpg", "regions": {} if version == 1 else []}
+    path.write_text(json.dumps(data))
+    dataset = balloon.BalloonDataset()
+    dataset.load_balloons(str(folder), "train")
+    dataset.prepare()
+    assert dataset.class_names == ["BG", "balloon"] and dataset.num_images == 6
+    info = dataset.image_info[2]
+    assert (info["source"], info["id"], info["width"], info["height"]) == ("balloon", "002.jpg", 128, 128)
+    assert dataset.image_reference(2) == str(folder / "train" / "002.jpg")
+    shapes = [region["shape_attributes"] for region in miniature.regions(data, "002.jpg")]
+    masks, class_ids = dataset.load_mask(2)
+    assert masks.dtype == bool and class_ids.tolist() == [1] * len(shapes) and len(shapes) > 0
+    for shape, mask in zip(shapes, np.moveaxis(masks, -1, 0)):
+        np.testing.assert_array_equal(mask, miniature.pixels(shape, 128))
+    with pytest.raises(ValueError, match="'train' or 'val'. Received: 'test'"):
+        balloon.BalloonDataset().load_balloon(folder, "test")
+    with pytest.raises(ValueError, match="No annotation file .*via_region_data.json"):
+        balloon.BalloonDataset().load_balloon(folder / "nowhere", "val")
+
+
+def test_balloon_classes(balloon, tmp_path):
+    """Several classes by a region attribute; the validation set has the training set's, in its order."""
+    folder = miniature.balloons(tmp_path, count=(8, 4), names=("kite", "balloon"), attribute="type", version=2)
+    train_set, val_set = balloon.load(folder, "type")
+    assert train_set.class_names == val_set.class_names == ["BG", "balloon", "kite"]
+    assert {i for k in train_set.image_ids for i in train_set.load_mask(k)[1]} == {1, 2}
+    one, _ = balloon.load(folder)
+    assert one.class_names == ["BG", "balloon"]
+    path = folder / "val" / "via_region_data.json"
+    path.write_text(path.read_text().replace('"kite"', '"blimp"'))
+    with pytest.raises(ValueError, match="the classes are balloon, kite. Received: .* class 'blimp'"):
+        balloon.load(folder, "type")
+
+
+def test_balloon_subclass(balloon, tmp_path):
+    """README 28, 30: a subclass's image_reference and load_mask of another source don't recurse forever."""
+    class Mine(balloon.BalloonDataset):
+        pass
+    dataset = Mine()
+    dataset.load_balloon(miniature.balloons(tmp_path), "val")
+    Image.new("RGB", (8, 6)).save(tmp_path / "x.png")
+    dataset.add_image("other", "x", str(tmp_path / "x.png"))
+    dataset.prepare()
+    last = dataset.num_images - 1
+    assert dataset.image_reference(last) == str(tmp_path / "x.png") and dataset.load_mask(last)[0].shape == (6, 8, 0)
+
+
+def test_color_splash(balloon):
+    """Hand-worked: (100, 0, 200) is 21.25 + 14.42 = 35.67; gray stays; objects keep their colour."""
+    image = np.zeros((2, 3, 3), np.uint8)
+    image[:] = (100, 0, 200)
+    image[1, 2] = (77, 77, 77)
+    mask = np.zeros((2, 3, 2), bool)
+    mask[0, 0, 0] = mask[0, 0, 1] = mask[0, 1, 1] = True
+    expected = [[[100, 0, 200], [100, 0, 200], [36] * 3], [[36] * 3, [36] * 3, [77] * 3]]
+    before = image.copy()
+    np.testing.assert_array_equal(balloon.color_splash(image, mask), expected)
+    np.testing.assert_array_equal(balloon.color_splash(image, mask[..., :0])[0, 0], [36] * 3)
+    np.testing.assert_array_equal(image, before)
+    assert balloon.color_splash(image, mask).dtype == np.uint8
+
+
+def test_splash_of_image_and_address(balloon, tmp_path):
+    """The picture of a path and of an http address; what is missing is named."""
+    image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), bool)
+    image[..., 0], mask[:10] = 200, True
+    Image.fromarray(image).save(tmp_path / "in.png")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    try:
+        for source in (str(tmp_path / "in.png"), address + "/in.png?size=big"):
+            model = Finds(mask)
+            path = balloon.detect_and_color_splash(model, image_path=source, output=str(tmp_path / "out"))
+            assert os.path.basename(path).startswith("splash_") and path.endswith(".png")
+            np.testing.assert_array_equal(np.asarray(Image.open(path)), balloon.color_splash(image, mask[..., None]))
+            np.testing.assert_array_equal(model.seen[0], image)
+        with pytest.raises(OSError, match="/none.png can't be downloaded: HTTP Error 404"):
+            balloon.detect_and_color_splash(Finds(mask), image_path=address + "/none.png", output=str(tmp_path))
+        assert len(list((tmp_path / "out").iterdir())) == 2          # within one second, neither replaces the other
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    with pytest.raises(FileNotFoundError, match="No file .*none.jpg"):
+        balloon.detect_and_color_splash(Finds(mask), image_path=str(tmp_path / "none.jpg"), output=str(tmp_path))
+    with pytest.raises(ValueError, match="an image or a video. Received: None and None"):
+        balloon.detect_and_color_splash(Finds(mask))
+
+
+def test_splash_of_video(balloon, tmp_path):
+    """Each frame is splashed: as many frames as before, gray outside the mask and coloured inside."""
+    from mrcnn import media
+    frame, mask = np.zeros((32, 48, 3), np.uint8), np.zeros((32, 48), bool)
+    frame[:] = (200, 30, 40)
+    mask[:, :24] = True
+    with media.VideoWriter(tmp_path / "in.avi", 12) as video:
+        for _ in range(5):
+            video.write(frame)
+    path = balloon.detect_and_color_splash(Finds(mask), video_path=str(tmp_path / "in.avi"), output=str(tmp_path / "out"))
+    assert path.endswith(".avi") and media.video_info(path) == (5, 12.)
+    for image in media.read_video(path):
+        assert image.shape == frame.shape
+        gray, colored = image[:, 28:].astype(int), image[:, :20].astype(int)
+        assert np.ptp(gray, axis=-1).max() < 25 and (colored[..., 0] - colored[..., 1]).min() > 120
+
+
+def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
+    """train with classes by attribute, then splash with the last weights, which bring the number of classes."""
+    class Tiny(TinyConfig):
+        NAME = "balloon"
+    monkeypatch.setattr(balloon, "BalloonConfig", Tiny)
+    folder = miniature.balloons(tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2)
+    logs = f"--logs={tmp_path / 'logs'}"
+    balloon.main(["train", f"--dataset={folder}", "--weights=none", logs, "--attribute=type", "--epochs=1"])
+    run, = (tmp_path / "logs").iterdir()
+    assert (run / "mask_rcnn_balloon_0001.h5").exists()
+    assert json.loads((run / "classes.json").read_text()) == ["BG", "balloon", "kite"]
+    balloon.main(["splash", "--weights=last", f"--image={folder / 'val' / '*.jpg'}", logs, f"--output={tmp_path / 'out'}"])
+    saved = [line.split("Saved to ")[1] for line in capsys.readouterr().out.splitlines() if "Saved to" in line]
+    assert len(set(saved)) == 2 and all(np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved)
+
+
+# ---- Nucleus -------------------------------------------------------------------------------------------
+
+def test_rle(nucleus):
+    """Hand-worked, columns first from 1; decoding is the inverse; what can't be is refused."""
+    mask = np.array([[0, 1, 0], [1, 1, 0]], bool)
+    assert nucleus.rle_encode(mask) == "2 3"
+    assert nucleus.rle_encode(np.array([[1, 0], [0, 1]])) == "1 1 4 1"
+    assert nucleus.rle_encode(np.zeros((3, 2), bool)) == ""
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1), (7, 3), (20, 31)):
+        for share in (0., .3, .9, 1.):
+            mask = rng.random(shape) < share
+            decoded = nucleus.rle_decode(nucleus.rle_encode(mask), shape)
+            assert decoded.dtype == bool
+            np.testing.assert_array_equal(decoded, mask)
+    with pytest.raises(ValueError, match=r"\[height, width\]. Received: \(2, 3, 1\)"):
+        nucleus.rle_encode(np.zeros((2, 3, 1)))
+    for rle, message in (("5 3", r"1\.\.6 for the shape \(2, 3\). Received: 5 3"), ("0 1", "Received: 0 1"),
+                         ("1 2 3", "pairs of start and length. Received: 3 numbers")):
+        with pytest.raises(ValueError, match=message):
+            nucleus.rle_decode(rle, (2, 3))
+
+
+def test_overlaps_belong_to_the_highest_score(nucleus):
+    """README 30: the original gives them to the lowest. Lines come best first, hidden objects have none."""
+    masks = np.zeros((1, 6, 4), bool)
+    masks[0, 0:3, 0] = masks[0, 1:5, 1] = masks[0, 4:6, 2] = masks[0, 2:4, 3] = True
+    lines = nucleus.mask_to_rle("abc", masks, np.array([.5, .9, .7, .1])).split("\n")
+    assert lines == ["abc, 2 4", "abc, 6 1", "abc, 1 1"]
+    assert nucleus.mask_to_rle("abc", masks, np.ones(4)).split("\n") == ["abc, 1 3", "abc, 4 2", "abc, 6 1"]
+    assert nucleus.mask_to_rle("abc", masks[..., :0], []) == nucleus.mask_to_rle("abc", masks[..., :1] & False, [1]) == "abc,"
+    with pytest.raises(ValueError, match=r"N scores. Received: \(1, 6, 4\) and 1 scores"):
+        nucleus.mask_to_rle("abc", masks, [1.])
+
+
+def test_nucleus_dataset(nucleus, tmp_path):
+    """Gray, transparent and coloured files; subsets; masks; images without masks; mistakes are named."""
+    ids = miniature.nuclei(tmp_path)
+    miniature.nuclei(tmp_path, count=1, subset="stage1_test", seed=9)
+    dataset = nucleus.NucleusDataset()
+    dataset.load_nucleus(str(tmp_path), "stage1_train")
+    dataset.prepare()
+    assert dataset.class_names == ["BG", "nucleus"] and [info["id"] for info in dataset.image_info] == ids
+    for image_id in dataset.image_ids:
+        image, (masks, class_ids) = dataset.load_image(image_id), dataset.load_mask(image_id)
+        assert image.shape == (96, 96, 3) and image.dtype == np.uint8
+        assert masks.dtype == bool and masks.shape == (96, 96, len(class_ids)) and set(class_ids) == {1}
+        assert len(class_ids) > 3 and masks.sum(axis=-1).max() == 1
+        brightness = image.astype(float).mean(axis=-1)
+        inside, outside = brightness[masks.any(axis=-1)].mean(), brightness[~masks.any(axis=-1)].mean()
+        assert (inside < outside - 50) if image_id % 2 else (inside > outside + 50)
+    assert dataset.image_reference(1) == ids[1]
+
+    def names(subset):
+        part = nucleus.NucleusDataset()
+        part.load_nucleus(tmp_path, subset)
+        return [info["id"] for info in part.image_info]
+    assert names("val") == ids[:1] and names("train") == ids[1:]
+    known = nucleus.VAL_IMAGE_IDS[3]
+    (tmp_path / "stage1_train" / ids[2]).rename(tmp_path / "stage1_train" / known)
+    assert len(set(nucleus.VAL_IMAGE_IDS)) == 25 and names("val") == [known] and known not in names("train")
+    test = nucleus.NucleusDataset()
+    test.load_nucleus(tmp_path, "stage1_test")
+    test.prepare()
+    assert [part.shape for part in test.load_mask(0)] == [(96, 96, 0), (0,)]
+    with pytest.raises(ValueError, match="one of train, val, stage1_train, .*Received: 'test'"):
+        test.load_nucleus(tmp_path, "test")
+    with pytest.raises(FileNotFoundError, match="No folder .*stage2_test"):
+        test.load_nucleus(tmp_path, "stage2_test")
+    folder = tmp_path / "stage1_train" / ids[0] / "masks"
+    Image.new("L", (5, 4)).save(folder / "zz.png")
+    with pytest.raises(ValueError, match=r"one size, here \(96, 96\). Received: \(4, 5\) in .*zz.png"):
+        dataset.load_mask(0)
+    (folder / "zz.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match="The mask .*zz.png can't be read"):
+        dataset.load_mask(0)
+
+
+def test_nucleus_augmentation(nucleus, tmp_path):
+    """Flips and turns move image and masks alike; the same seed gives the same picture; draws differ."""
+    from mrcnn import data
+    miniature.nuclei(tmp_path, count=1)
+    dataset = nucleus.NucleusDataset()
+    dataset.load_nucleus(tmp_path, "stage1_train")
+    dataset.prepare()
+    image, (masks, _) = dataset.load_image(0), dataset.load_mask(0)
+    augmentation, seen = nucleus.augmentation(), set()
+    for seed in range(12):
+        new_image, new_masks = data.apply_augmentation(augmentation, image, masks, np.random.default_rng(seed))
+        again, _ = data.apply_augmentation(augmentation, image, masks, np.random.default_rng(seed))
+        np.testing.assert_array_equal(new_image, again)
+        seen.add(new_image.tobytes())
+        # Turning by 90 degrees cuts nothing of a square.
+        assert abs(int(new_masks.sum()) - int(masks.sum())) < .05 * masks.sum()
+        bright = new_image.mean(axis=-1)
+        assert bright[new_masks.any(axis=-1)].mean() > bright[~new_masks.any(axis=-1)].mean() + 20
+    assert len(seen) > 6
+
+
+def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
+    """train, then detect with the last weights: the csv has disjoint runs of each image, and there are pictures."""
+    class Tiny(TinyConfig):
+        NAME, NUM_CLASSES, DETECTION_MAX_INSTANCES, MAX_GT_INSTANCES = "nucleus", 2, 30, 50
+    monkeypatch.setattr(nucleus, "NucleusConfig", Tiny)
+    monkeypatch.setattr(nucleus, "NucleusInferenceConfig", Tiny)
+    miniature.nuclei(tmp_path / "data", count=3)
+    ids = miniature.nuclei(tmp_path / "data", count=2, subset="stage1_test", seed=5)
+    common = [f"--dataset={tmp_path / 'data'}", f"--logs={tmp_path / 'logs'}"]
+    nucleus.main(["train", "--subset=train", "--weights=none", "--epochs=1", *common])
+    nucleus.main(["detect", "--subset=stage1_test", "--weights=last", f"--output={tmp_path / 'out'}", *common])
+    folder, = (tmp_path / "out").iterdir()
+    assert sorted(path.name for path in folder.glob("*.png")) == sorted(f"{name}.png" for name in ids)
+    header, *lines = (folder / "submit.csv").read_text().splitlines()
+    assert header == "ImageId,EncodedPixels" and {line.split(",")[0] for line in lines} == set(ids)
+    for name in ids:
+        masks = [nucleus.rle_decode(line.split(",")[1], (96, 96)) for line in lines if line.startswith(name)]
+        assert np.sum(masks, axis=0).max() <= 1
+
+
+def test_outlines(nucleus):
+    mask = np.zeros((9, 9, 1), bool)
+    mask[2:7, 2:7] = True
+    picture = nucleus.outlined(np.zeros((9, 9, 3), np.uint8), mask)
+    drawn = picture.any(axis=-1)
+    assert drawn.sum() == 16 and not drawn[3:6, 3:6].any() and not drawn[~mask[..., 0]].any()
+
+
+# ---- Custom --------------------------------------------------------------------------------------------
+
+def test_custom_is_short():
+    """A template that one reads in a minute."""
+    lines = [line for line in SAMPLES["custom"].read_text().split('"""', 2)[2].splitlines() if line.strip()]
+    assert len(lines) <= 60
+
+
+@pytest.mark.parametrize("layout", ("via", "labelme", "coco"))
+def test_layouts_of_one_folder(tmp_path, layout):
+    """The same photographs annotated in three ways give the same objects (polygons for ellipses: IoU > .9)."""
+    from mrcnn import annotations
+    path = miniature.photographs(tmp_path, 3, layout=layout)
+    dataset = annotations.AnnotatedDataset.of("custom", annotations.read(path, tmp_path))
+    assert dataset.class_names == ["BG", "coin", "leaf"]
+    via = miniature.photographs(tmp_path / "via", 3)
+    expected = annotations.AnnotatedDataset.of("custom", annotations.read(via))
+    for image_id in dataset.image_ids:
+        (masks, class_ids), (truth, true_ids) = dataset.load_mask(image_id), expected.load_mask(image_id)
+        assert class_ids.tolist() == true_ids.tolist()
+        assert ((masks & truth).sum(axis=(0, 1)) > .9 * (masks | truth).sum(axis=(0, 1))).all()
+
+
+def test_detect_without_class_names(custom, tmp_path):
+    """Weights of unknown classes: said in one sentence."""
+    (tmp_path / "w.h5").write_bytes(b"")
+    with pytest.raises(ValueError, match="names of the classes, which training writes .* no file .*classes.json"):
+        custom.main(["detect", "x.jpg", f"--weights={tmp_path / 'w.h5'}"])
