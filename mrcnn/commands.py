@@ -25,6 +25,7 @@ Another command on pictures (a colour splash, say) is `media.process` with a fun
 """
 import argparse
 import copy
+import json
 import logging
 import pathlib
 import sys
@@ -58,21 +59,24 @@ def add_boolean(parser, name, help):
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help)
 
 
-def parser(description, names, logs=ROOT / "logs", limit=0):
+def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect"):
     """A parser with the options that all samples have.
 
     Args:
         description: the sample's docstring.
         names: its commands; those of "train", "evaluate" and "detect" decide which options there are.
         logs, limit: defaults.
+        inputs: the command that takes images and videos, None if none does.
 
     Returns:
         argparse.ArgumentParser, to which a sample may add options.
     """
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("command", choices=names)
-    made.add_argument("inputs", nargs="*", default=[], metavar="INPUT",
-                      help="detect: images, folders, globs or videos")
+    made.set_defaults(takes_inputs=inputs, **({} if inputs else {"inputs": [], "image": [], "video": []}))
+    if inputs:
+        made.add_argument("inputs", nargs="*", default=[], metavar="INPUT",
+                          help=f"{inputs}: images, folders, globs or videos")
     made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
     made.add_argument("--weights", "--model", dest="weights", metavar="WEIGHTS",
                       help="'coco' (downloaded on first use), 'imagenet' (the backbone), 'last' (the newest checkpoint in "
@@ -86,8 +90,8 @@ def parser(description, names, logs=ROOT / "logs", limit=0):
                       help="number of the last epoch, where training is to end before the last stage's")
     made.add_argument("--evaluate-every", type=int, default=0, metavar="N",
                       help="train: log AP on validation images every N epochs (default: never)")
-    made.add_argument("--image", action="append", default=[], metavar="PATH", help="detect: the same as INPUT")
-    made.add_argument("--video", action="append", default=[], metavar="PATH", help="detect: the same as INPUT")
+    for name in ("--image", "--video") if inputs else ():
+        made.add_argument(name, action="append", default=[], metavar="PATH", help=f"{inputs}: the same as INPUT")
     made.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config")
     made.add_argument("--traceback", action="store_true", help="show where in the program an error comes from")
     return made
@@ -99,13 +103,14 @@ def parse(parser, arguments=None):
     Raises:
         SystemExit: with a usage message.
     """
-    args = parser.parse_args(arguments)
+    # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
+    args = parser.parse_intermixed_args(arguments)
     args.inputs = [*args.inputs, *args.image, *args.video]
     if args.command == "train" and not args.weights:
         parser.error("train needs --weights: coco, imagenet, last, none or a path")
-    if args.command == "detect" and not args.inputs:
-        parser.error("detect needs images, folders, globs or videos: detect photo.jpg film.mp4")
-    if args.command in ("train", "evaluate") and args.inputs:
+    if args.command == args.takes_inputs and not args.inputs:
+        parser.error(f"{args.command} needs images, folders, globs or videos: {args.command} photo.jpg film.mp4")
+    if args.command != args.takes_inputs and args.inputs:
         parser.error(f"{args.command} takes no inputs. Received: {' '.join(args.inputs)}")
     if args.limit < 0:
         parser.error(f"--limit is 0 or more. Received: {args.limit}")
@@ -184,6 +189,37 @@ def load_model(mode, config, args):
     logger.info("Loading weights %s", path)
     model.load_weights(path if isinstance(path, str) else str(path), by_name=by_name, exclude=exclude)
     return model
+
+
+# ---- Names of classes ---------------------------------------------------------------------------------
+
+def save_classes(model, names):
+    """Writes the class names, background first, beside the checkpoints of a model's run: classes.json."""
+    return media.write_json(pathlib.Path(model.log_dir) / "classes.json", list(names))
+
+
+def load_classes(config, args, default=None):
+    """The class names, background first, that lie beside the weights, see `save_classes`.
+
+    Args:
+        config: its NAME is that of the runs among which --weights=last looks.
+        args: of `parse`: weights and logs.
+        default: what holds where there are none.
+
+    Raises:
+        ValueError: there are none, and no default.
+    """
+    path = args.weights
+    if path == "last":
+        from mrcnn import training
+        path = training.find_last(args.logs, config.NAME)
+    file = pathlib.Path(str(path)).parent / "classes.json"
+    if path not in ("coco", "imagenet", "none") and file.is_file():
+        return json.loads(file.read_text(encoding="utf-8"))
+    if default is None:
+        raise ValueError(f"Detecting needs the names of the classes, which training writes beside its weights. "
+                         f"Received: {args.weights}, and no file {file}")
+    return list(default)
 
 
 # ---- Commands ---------------------------------------------------------------------------------------

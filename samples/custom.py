@@ -1,4 +1,4 @@
-"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like; docs/custom_dataset.md explains it.
+"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like.
 
     python samples/custom.py train --dataset=photos --weights=coco      photographs and their VIA, LabelMe or COCO json
     python samples/custom.py evaluate --dataset=photos                  AP on the fifth of them that was held out
@@ -29,7 +29,7 @@ class SmallCustomConfig(CustomConfig, config.SmallConfig):
     """The same with --small."""
 
     NAME = "custom_small"
-    STAGES = [(5, "all", 1.)]
+    STAGES = [(3, "all", 1.)]
 
 
 def main(arguments=None):
@@ -53,13 +53,12 @@ def main(arguments=None):
         model = commands.load_model("training", settings, args)
         commands.save_classes(model, names)
         flips = data.import_imgaug().augmenters.Fliplr(.5)
-        return commands.train(model, train_set, held_out, settings.STAGES, args, augmentation=flips)
-    if args.command == "evaluate":
+        commands.train(model, train_set, held_out, settings.STAGES, args, augmentation=flips)
+    elif args.command == "evaluate":
         settings.DETECTION_MIN_CONFIDENCE = 0.        # AP counts detections of any score
-    model = commands.load_model("inference", commands.inference_config(settings), args)
-    if args.command == "evaluate":
-        return commands.evaluate(model, held_out, args)
-    return commands.detect(model, names, args)
+        commands.evaluate(commands.load_model("inference", commands.inference_config(settings), args), held_out, args)
+    else:
+        commands.detect(commands.load_model("inference", commands.inference_config(settings), args), names, args)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import miniature
 import numpy as np
 import pytest
 from PIL import Image
-from toy import ToyConfig
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SAMPLES = {"balloon": ROOT / "samples/balloon/balloon.py", "nucleus": ROOT / "samples/nucleus/nucleus.py",
@@ -42,10 +41,11 @@ def custom():
     return sample("custom")
 
 
-class TinyConfig(ToyConfig):
-    """Runs a sample's commands in seconds; it need not learn."""
-    STEPS_PER_EPOCH, VALIDATION_STEPS, IMAGES_PER_GPU = 2, 1, 1
-    DETECTION_MIN_CONFIDENCE = 0.
+def tiny(**settings):
+    """A config class with which a sample's commands run in seconds; it need not learn."""
+    from toy import ToyConfig
+    return type("Tiny", (ToyConfig,), {"STEPS_PER_EPOCH": 2, "VALIDATION_STEPS": 1, "IMAGES_PER_GPU": 1,
+                                       "DETECTION_MIN_CONFIDENCE": 0., **settings})
 
 
 class Finds:
@@ -59,6 +59,29 @@ class Finds:
         count = self.masks.shape[-1]
         return [{"rois": np.zeros((count, 4), int), "class_ids": np.ones(count, int), "masks": self.masks,
                  "scores": np.ones(count) if self.scores is None else self.scores} for _ in images]
+
+
+def trained(monkeypatch, tmp_path, side=128):
+    """Puts a model in the place of the real one that notes how it is made and what its `train` is asked for, and finds
+    two squares that share a half. Returns the list of notes."""
+    from mrcnn import commands
+    calls, masks = [], np.zeros((2, side, side), bool)
+    masks[0, 5:15, 5:15] = masks[1, 5:15, 10:20] = True
+
+    class Model(Finds):
+        def __init__(self, config):
+            super().__init__(*masks, scores=np.array([.9, .8]))
+            self.config, self.epoch, self.log_dir = config, 0, str(tmp_path / "run")
+
+        def train(self, train_set, val_set, learning_rate, epochs, layers, **_):
+            calls.append((train_set, val_set, learning_rate, epochs, layers))
+            self.epoch = epochs
+
+    def load_model(mode, config, args):
+        calls.append((mode, config, args.weights))
+        return Model(config)
+    monkeypatch.setattr(commands, "load_model", load_model)
+    return calls
 
 
 # ---- As scripts of 2018 use them -----------------------------------------------------------------------
@@ -111,6 +134,18 @@ def test_usage_errors(name, arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
         sample(name).main(arguments.split())
     assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_options_and_inputs_in_any_order(tmp_path):
+    """`detect --weights=last photo.jpg` is what everybody types; argparse alone refuses it."""
+    from mrcnn import commands
+    parser = commands.parser("x", ("train", "splash"), inputs="splash")
+    for arguments in ("splash --weights=w a b", "splash a --weights=w b", "splash a b --weights=w", "--weights=w splash a b",
+                      "splash --weights=w --image=a --video=b"):
+        assert commands.parse(parser, arguments.split()).inputs == ["a", "b"], arguments
+    with pytest.raises(SystemExit):
+        commands.parse(parser, ["train", "--weights=none", "a"])
+    assert commands.parse(commands.parser("x", ("train", "detect"), inputs=None), ["detect"]).inputs == []
 
 
 # ---- Balloon -------------------------------------------------------------------------------------------
@@ -233,11 +268,10 @@ def test_splash_of_video(balloon, tmp_path):
         assert np.ptp(gray, axis=-1).max() < 25 and (colored[..., 0] - colored[..., 1]).min() > 120
 
 
-def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
+@pytest.mark.slow
+def test_balloon_commands_for_real(balloon, tmp_path, monkeypatch, capsys):
     """train with classes by attribute, then splash with the last weights, which bring the number of classes."""
-    class Tiny(TinyConfig):
-        NAME = "balloon"
-    monkeypatch.setattr(balloon, "BalloonConfig", Tiny)
+    monkeypatch.setattr(balloon, "BalloonConfig", tiny(NAME="balloon"))
     folder = miniature.balloons(tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2)
     logs = f"--logs={tmp_path / 'logs'}"
     balloon.main(["train", f"--dataset={folder}", "--weights=none", logs, "--attribute=type", "--epochs=1"])
@@ -245,6 +279,24 @@ def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
     assert (run / "mask_rcnn_balloon_0001.h5").exists()
     assert json.loads((run / "classes.json").read_text()) == ["BG", "balloon", "kite"]
     balloon.main(["splash", "--weights=last", f"--image={folder / 'val' / '*.jpg'}", logs, f"--output={tmp_path / 'out'}"])
+    saved = [line.split("Saved to ")[1] for line in capsys.readouterr().out.splitlines() if "Saved to" in line]
+    assert len(set(saved)) == 2 and all(np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved)
+
+
+def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
+    """The settings, stages and files of each command, with a model that only notes what it is asked for."""
+    folder = miniature.balloons(tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2)
+    calls, logs = trained(monkeypatch, tmp_path), f"--logs={tmp_path / 'logs'}"
+    balloon.main(["train", f"--dataset={folder}", "--weights=coco", logs, "--attribute=type"])
+    (mode, config, weights), (train_set, val_set, rate, epochs, layers) = calls
+    assert (mode, weights, config.NUM_CLASSES, config.BATCH_SIZE) == ("training", "coco", 3, 2)
+    assert (train_set.num_images, val_set.num_images, rate, epochs, layers) == (8, 2, config.LEARNING_RATE, 30, "heads")
+    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["BG", "balloon", "kite"]
+    calls.clear()
+    weights = str(tmp_path / "run" / "mask_rcnn_balloon_0030.h5")
+    balloon.main(["splash", f"--weights={weights}", f"--image={folder / 'val' / '*.jpg'}", logs, f"--output={tmp_path / 'out'}"])
+    (mode, config, _), = calls
+    assert (mode, config.NUM_CLASSES, config.BATCH_SIZE, config.DETECTION_MIN_CONFIDENCE) == ("inference", 3, 1, .9)
     saved = [line.split("Saved to ")[1] for line in capsys.readouterr().out.splitlines() if "Saved to" in line]
     assert len(set(saved)) == 2 and all(np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved)
 
@@ -348,12 +400,12 @@ def test_nucleus_augmentation(nucleus, tmp_path):
     assert len(seen) > 6
 
 
-def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_nucleus_commands_for_real(nucleus, tmp_path, monkeypatch):
     """train, then detect with the last weights: the csv has disjoint runs of each image, and there are pictures."""
-    class Tiny(TinyConfig):
-        NAME, NUM_CLASSES, DETECTION_MAX_INSTANCES, MAX_GT_INSTANCES = "nucleus", 2, 30, 50
-    monkeypatch.setattr(nucleus, "NucleusConfig", Tiny)
-    monkeypatch.setattr(nucleus, "NucleusInferenceConfig", Tiny)
+    small = tiny(NAME="nucleus", NUM_CLASSES=2, DETECTION_MAX_INSTANCES=30, MAX_GT_INSTANCES=50)
+    monkeypatch.setattr(nucleus, "NucleusConfig", small)
+    monkeypatch.setattr(nucleus, "NucleusInferenceConfig", small)
     miniature.nuclei(tmp_path / "data", count=3)
     ids = miniature.nuclei(tmp_path / "data", count=2, subset="stage1_test", seed=5)
     common = [f"--dataset={tmp_path / 'data'}", f"--logs={tmp_path / 'logs'}"]
@@ -366,6 +418,29 @@ def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
     for name in ids:
         masks = [nucleus.rle_decode(line.split(",")[1], (96, 96)) for line in lines if line.startswith(name)]
         assert np.sum(masks, axis=0).max() <= 1
+
+
+def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
+    """The settings, stages and files of each command, with a model that finds the same two nuclei everywhere."""
+    miniature.nuclei(tmp_path / "data", count=3)
+    ids = miniature.nuclei(tmp_path / "data", count=2, subset="stage1_test", seed=5)
+    calls, common = trained(monkeypatch, tmp_path, 96), [f"--dataset={tmp_path / 'data'}", "--weights=last"]
+    nucleus.main(["train", "--subset=train", *common])
+    (mode, config, _), *stages = calls
+    assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.STEPS_PER_EPOCH) == ("training", "crop", 6, 105)
+    assert [(epochs, layers) for *_, epochs, layers in stages] == [(20, "heads"), (40, "all")]
+    assert [dataset.num_images for dataset in stages[0][:2]] == [2, 1]
+    calls.clear()
+    nucleus.main(["detect", "--subset=stage1_test", f"--output={tmp_path / 'out'}", *common])
+    (mode, config, _), = calls
+    assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.RPN_NMS_THRESHOLD) == ("inference", "pad64", 1, .7)
+    config.validate()
+    folder, = (tmp_path / "out").iterdir()
+    assert sorted(path.name for path in folder.glob("*.png")) == sorted(f"{name}.png" for name in ids)
+    header, *lines = (folder / "submit.csv").read_text().splitlines()
+    assert header == "ImageId,EncodedPixels" and [line.split(", ")[0] for line in lines] == [ids[0]] * 2 + [ids[1]] * 2
+    first, second = (nucleus.rle_decode(line.split(",")[1], (96, 96)) for line in lines[:2])
+    assert first.sum() == 100 and second.sum() == 50 and not (first & second).any()
 
 
 def test_outlines(nucleus):
