@@ -316,9 +316,11 @@ class CocoDataset(utils.Dataset):
             auto_download: download what is missing first.
             keep_empty: add the images without annotations too: evaluations need them.
 
+        Images that are not in the folder are left out with a warning; where there is none at all, they are kept,
+        since annotations can be looked at without them.
+
         Raises:
-            FileNotFoundError: no such json or folder, or none of its images.
-            ValueError: a json that can't be used.
+            FileNotFoundError: no such json. ValueError: a json that can't be used.
         """
         year = str(year)
         if auto_download:
@@ -341,8 +343,6 @@ class CocoDataset(utils.Dataset):
             class_ids, keep_empty, return_coco: see `load_coco`.
         """
         path, folder = pathlib.Path(path), pathlib.Path(images)
-        if not folder.is_dir() and path.is_file():
-            raise FileNotFoundError(f"No folder {folder} with the images of {path}")
         coco = read_annotations(path)
         unknown = set(class_ids or ()) - set(coco.cats)
         if unknown:
@@ -351,17 +351,21 @@ class CocoDataset(utils.Dataset):
         chosen = sorted(class_ids or coco.cats)
         for class_id in chosen:
             self.add_class(source, class_id, coco.cats[class_id]["name"])
-        missing, before = [], len(self.image_info)
+        missing = []
         with _no_collection():
             self._add_images(coco, folder, path, source, set(chosen), keep_empty, missing)
-        if missing and len(self.image_info) == before:
-            raise FileNotFoundError(f"None of the {len(missing)} images of {path} is in {folder}: {_some(missing)}")
         if missing:
             logger.warning("%s: %d images are not in %s and are left out: %s", path, len(missing), folder, _some(missing))
         return coco if return_coco else None
 
     def _add_images(self, coco, folder, path, source, chosen, keep_empty, missing):
         every, exists = len(chosen) == len(coco.cats), _exists_in(folder)
+        if not any(exists(image["file_name"]) for image in coco.imgs.values()):
+            # Annotations are of use by themselves, and reading an image will say that it isn't there.
+            logger.warning("%s: %s; only the annotations can be used, not the %d images", path,
+                           f"none of its images is in {folder}" if folder.is_dir() else f"there is no folder {folder}",
+                           len(coco.imgs))
+            exists = bool
         folder, path = str(folder), str(path)
         for image_id, image in coco.imgs.items():
             annotations = coco.imgToAnns.get(image_id, [])
@@ -445,7 +449,7 @@ class CocoDataset(utils.Dataset):
 
 def _exists_in(folder):
     """A function that tells whether a file name is in a folder, from one listing of it."""
-    names = set(os.listdir(folder))
+    names = set(os.listdir(folder)) if folder.is_dir() else set()
 
     def exists(name):
         return name in names or ("/" in name or "\\" in name) and os.path.exists(os.path.join(folder, name))

@@ -553,8 +553,8 @@ def evaluate(model, dataset, image_ids=None, progress=True, resume=None):
                     logger.warning("%s; its objects count as missed", error)
                     unreadable.append((image_id, str(error)))
                     chunk.remove(image_id)
-            if len(unreadable) == len(image_ids):
-                raise ValueError(f"none of the {len(image_ids)} images can be read; the first: {unreadable[0][1]}")
+            if not log.done and not images and len(unreadable) >= min(len(image_ids), 10):
+                raise ValueError(f"none of the first {len(unreadable)} images can be read; the first: {unreadable[0][1]}")
             for image_id, result in zip(chunk, model.detect(images) if images else []):
                 log.add(_name(dataset, image_id), coco_results(truth.image_ids[image_id], result, truth.class_ids))
             if progress:

@@ -252,7 +252,8 @@ class EvaluationCallback(keras.callbacks.Callback):
                                             save_weights_only=True)])
 
     `train` calls it before TensorBoard and the other callbacks of its list, which then find the figures in their
-    `logs`. In epochs without an evaluation there are none, and EarlyStopping counts evaluations, not epochs.
+    `logs`. Epochs without an evaluation repeat the latest figures (without any, Keras's ModelCheckpoint would save
+    them as the best); before the first evaluation there are none.
 
     Args:
         owner: the `MaskRCNN` that is trained.
@@ -276,19 +277,19 @@ class EvaluationCallback(keras.callbacks.Callback):
         self.owner, self.dataset, self.every, self.limit = owner, dataset, every, limit
         self.pictures = (4 if installed else 0) if pictures is None else pictures
         self.settings, self.evaluation, self._inference, self._writer = dict(settings or {}), None, None, None
+        self._figures = {}
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every and epoch + 1 < self.params["epochs"]:
-            return
-        model = self._detector()
-        image_ids = self.dataset.image_ids[:self.limit or None]
-        self.evaluation = result = evaluate.evaluate(model, self.dataset, image_ids)
-        figures = {f"val_{evaluate.TITLES[kind].replace('box', 'bbox')}_mAP": figures["AP"] for kind, figures in result.kinds()}
+        if (epoch + 1) % self.every == 0 or epoch + 1 >= self.params["epochs"]:
+            model, image_ids = self._detector(), self.dataset.image_ids[:self.limit or None]
+            self.evaluation = evaluate.evaluate(model, self.dataset, image_ids)
+            names = {"bbox": "val_bbox_mAP", "segm": "val_mask_mAP"}
+            self._figures = {names[kind]: figures["AP"] for kind, figures in self.evaluation.kinds()}
+            logger.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items()))
+            if self.pictures:
+                self._show(model, image_ids[:self.pictures], epoch)
         if logs is not None:
-            logs.update(figures)
-        logger.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
-        if self.pictures:
-            self._show(model, image_ids[:self.pictures], epoch)
+            logs.update(self._figures)
 
     def _detector(self):
         """The inference model with the weights of now; built once."""

@@ -12,6 +12,7 @@ import oracle
 import pytest
 
 from mrcnn import coco, utils
+from mrcnn import data as data_room
 
 
 @pytest.fixture
@@ -125,14 +126,19 @@ def test_minival(folder):
 
 # ---- What is wrong with the data ----------------------------------------------------------------------
 
-def test_missing_folders(folder):
+def test_missing_folders(folder, caplog):
     with pytest.raises(FileNotFoundError, match="instances_val2014.json. .*annotations has instances_val2017.json"):
         load(folder, year="2014")
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         load(folder / "nowhere")
     (folder / "val2017").rename(folder / "elsewhere")
-    with pytest.raises(FileNotFoundError, match="No folder .*val2017 with the images of .*instances_val2017.json"):
-        load(folder)
+    with caplog.at_level(logging.WARNING):
+        dataset = load(folder)
+    assert len(caplog.records) == 1 and f"there is no folder {folder / 'val2017'}; only the annotations" in caplog.text
+    # They are of use without the photographs; reading one of those is an error that names it.
+    assert dataset.num_images == 7 and dataset.load_mask(0)[0].shape == (72, 96, 4)
+    with pytest.raises(FileNotFoundError, match="Image 0: no file .*val2017/000000000100.jpg"):
+        dataset.load_image(0)
 
 
 def test_missing_images(folder, caplog):
@@ -143,8 +149,10 @@ def test_missing_images(folder, caplog):
     assert "instances_val2017.json: 1 images are not in" in caplog.text and "103 (000000000103.jpg)" in caplog.text
     for path in (folder / "val2017").iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="None of the 7 images of .*json is in .*val2017"):
-        load(folder)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert load(folder).num_images == 7
+    assert "instances_val2017.json: none of its images is in" in caplog.text and len(caplog.records) == 1
 
 
 def break_reference(data):
@@ -227,6 +235,11 @@ def test_broken_photographs(folder):
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match="000000000100.jpg .id 100 in .*instances_val2017.json.*truncated"):
         load(folder).load_image(0)
+
+    # Training doesn't start, and names it.
+    from mrcnn.config import Config
+    with pytest.raises(data_room.DatasetError, match="has 1 problem.*\n.*000000000100.jpg .id 100 in .*json"):
+        data_room.check_dataset(load(folder), Config(NUM_CLASSES=4))
 
     def taller(data):
         data["images"][1]["height"] = 80

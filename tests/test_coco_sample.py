@@ -210,6 +210,8 @@ def test_mistakes_are_one_message(data, tmp_path):
             (["train", f"--dataset={data}"], "train needs --weights"),
             (["evaluate", "--weights=none"], "evaluate needs --dataset or --annotations"),
             (["evaluate", f"--dataset={tmp_path}/no", "--weights=none"], f"there is no folder {tmp_path}/no/annotations"),
+            (["evaluate", f"--annotations={data}/annotations/instances_val2017.json", f"--images={tmp_path}", "--weights=none"],
+             f"The images are not there, the first is {tmp_path}/000000000100.jpg"),
             (["detect", "--weights=none"], "detect needs images"),
             (["detect", "x.jpg", "--set", "BACKBON=resnet18"], "did you mean BACKBONE?")):
         done = run(*words)

@@ -306,8 +306,12 @@ def test_photographs_that_cannot_be_read(dataset, tmp_path, caplog):
     result = evaluate.evaluate(Model(), dataset, progress=False)
     assert [image_id for image_id, _ in result.unreadable] == [1] and result.images == 8
     assert "000000000103.jpg (id 103 in" in caplog.text and "objects count as missed" in caplog.text
-    with pytest.raises(ValueError, match="none of the 1 images can be read; the first: .*000000000103.jpg"):
+    with pytest.raises(ValueError, match="none of the first 1 images can be read; the first: .*000000000103.jpg"):
         evaluate.evaluate(Model(), dataset, [1], progress=False)
+    for each in (tmp_path / "data" / "val2017").iterdir():
+        each.write_text("")
+    with pytest.raises(ValueError, match="none of the first 8 images can be read"):
+        evaluate.evaluate(Model(), dataset, progress=False)
     with pytest.raises(ValueError, match="needs images"):
         evaluate.evaluate(Model(), dataset, [], progress=False)
     model = Model()

@@ -119,6 +119,9 @@ def load(args, training=False):
                 if not training:
                     dataset.load_coco(args.dataset, "val", year, auto_download=args.download, keep_empty=True)
     dataset.prepare()
+    if dataset.num_images and not os.path.exists(dataset.image_info[0]["path"]):
+        raise FileNotFoundError(f"The images are not there, the first is {dataset.image_info[0]['path']}. "
+                                "--images names another folder, --download fetches official ones")
     return dataset
 
 
