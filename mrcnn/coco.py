@@ -34,6 +34,8 @@ PARTS_2014 = {
     "valminusminival": "https://dl.dropboxusercontent.com/s/s3tw5zcg7395368/instances_valminusminival2014.json.zip?dl=1",
 }
 
+# From this size on reading a json takes a second or more.
+LARGE_MEGABYTES = 20
 OFFICIAL_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 
 
@@ -66,15 +68,23 @@ def read_annotations(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No annotations at {path}{_others(path)}")
-    logger.info("Reading %s, %.1f MB", path, path.stat().st_size / 1e6)
-    start = time.monotonic()
+    megabytes, start = path.stat().st_size / 1e6, time.monotonic()
+    _say(f"Reading {path}, {megabytes:.1f} MB", megabytes)
     with _no_collection():
         coco = COCO()
         coco.dataset = _parse(path)
         _index(coco, path)
-    logger.info("%d images, %d annotations, %d categories in %.1f s", len(coco.imgs), len(coco.anns),
-                len(coco.cats), time.monotonic() - start)
+    _say(f"{len(coco.imgs)} images, {len(coco.anns)} annotations, {len(coco.cats)} categories in "
+         f"{time.monotonic() - start:.1f} s", megabytes)
     return coco
+
+
+def _say(text, megabytes):
+    """Logs what is done; of a file that takes seconds it is seen without any setting of `logging` too."""
+    if megabytes < LARGE_MEGABYTES or logger.isEnabledFor(logging.INFO):
+        logger.info("%s", text)
+    else:
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -164,7 +164,8 @@ def load_model(mode, config, args):
     Raises:
         ValueError: weights that leave random what an inference model needs; a file that doesn't fit.
     """
-    if mode == "inference" and (args.weights == "imagenet" or args.weights == "coco" and config.NUM_CLASSES != COCO_CLASSES):
+    fits = args.weights != "coco" or config.NUM_CLASSES == COCO_CLASSES
+    if mode == "inference" and (args.weights == "imagenet" or not fits):
         raise ValueError(f"--weights={args.weights} can begin a training; to detect {config.NUM_CLASSES - 1} classes weights "
                          "that were trained on them are needed: 'last' or a file. "
                          + ("They have no heads" if args.weights == "imagenet" else f"They know {COCO_CLASSES - 1} classes"))

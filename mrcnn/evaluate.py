@@ -291,7 +291,8 @@ def _annotated_truth(dataset, image_ids):
     if not {each["category_id"] for each in annotations} <= known:
         return None
     data = {"info": {}, "annotations": annotations,
-            "images": [{"id": int(info["id"]), "height": int(info["height"]), "width": int(info["width"])} for info in infos],
+            "images": [{"id": int(info["id"]), "height": int(info["height"]), "width": int(info["width"])}
+                       for info in infos],
             "categories": [{"id": info["id"], "name": dataset.class_names[index]} for index, info in categories.items()]}
     return Truth(data, dict(zip(image_ids, map(int, own))), {index: info["id"] for index, info in categories.items()}, True)
 

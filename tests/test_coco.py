@@ -364,6 +364,17 @@ def test_coco_mini(subset, images, annotated, crowds):
     assert negative == crowds
 
 
+def test_says_what_it_reads(folder, caplog, capsys, monkeypatch):
+    """In the log; large files without any setting of logging too."""
+    with caplog.at_level(logging.INFO, "mrcnn.coco"):
+        load(folder)
+    assert "instances_val2017.json, 0.0 MB" in caplog.text and "8 images, 25 annotations, 3 categories in" in caplog.text
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(coco, "LARGE_MEGABYTES", 0)
+    load(folder)
+    assert "Reading" in capsys.readouterr().err
+
+
 def test_show_progress_is_not_drawn_on_files(capsys):
     utils.show_progress("x", 1, 2, 1.)
     assert capsys.readouterr().err == ""
