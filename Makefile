@@ -1,12 +1,13 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
 # make test    runs the tests
+# make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
 # make clean   removes the environment and the demo's files
 # The first two set up .venv by themselves; PYTHON=/path/to/python chooses the interpreter.
 
 SEED ?= 0
 
-.PHONY: demo test lock clean
+.PHONY: demo test parity lock clean
 
 demo:
 	@tools/venv.sh
@@ -15,6 +16,10 @@ demo:
 test:
 	@tools/venv.sh test
 	.venv/bin/python -m pytest $(ARGS)
+
+parity:
+	@tools/venv.sh test
+	.venv/bin/python tests/parity.py $(ARGS)
 
 lock:
 	tools/lock.sh $(or $(PYTHON),python3.11)

@@ -459,6 +459,14 @@ class TrainingBatches:
         inputs += [np.stack(rois)] if rois else []
         return inputs, ids, [np.stack(part) for part in zip(*targets)]
 
+    def pair(self, step):
+        """`batch` as the original yields it: inputs, and [] or [rois' class ids [B, R, 1], deltas, masks]."""
+        inputs, _, targets = self.batch(step)
+        if not targets:
+            return inputs, []
+        rois, class_ids, deltas, masks = targets
+        return [*inputs, rois], [class_ids[..., None], deltas, masks]
+
     def _example(self, image_id, rng):
         plain = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
         image, meta, class_ids, boxes, masks = load_image_gt(
@@ -489,12 +497,7 @@ def data_generator(dataset, config, shuffle=True, augment=False, augmentation=No
                               random_rois=random_rois, detection_targets=detection_targets)
     step = 0
     while True:
-        inputs, _, targets = batches.batch(step)
-        outputs = []
-        if targets:
-            inputs = inputs + [targets[0]]
-            outputs = [targets[1][..., None], targets[2], targets[3]]
-        yield inputs, outputs
+        yield batches.pair(step)
         step += 1
 
 

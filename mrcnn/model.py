@@ -30,6 +30,7 @@ from mrcnn import data, ops as kernels, trace as tracing, training, utils, weigh
 from mrcnn.data import (build_detection_targets, build_rpn_targets, compose_image_meta,  # noqa: F401
                         compute_backbone_shapes, data_generator, generate_random_rois,
                         load_image_gt, mold_image, parse_image_meta, unmold_image)
+from mrcnn.training import DataGenerator  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
@@ -914,15 +915,10 @@ class Network(keras.Model):
         """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`."""
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"{filepath} exists, and overwrite is False")
-        if os.fspath(filepath).endswith(".weights.h5"):
-            super().save_weights(filepath, overwrite=True, **kwargs)
-        else:
-            weights.save(self, filepath)
+        weights.save(self, filepath)
 
     def load_weights(self, filepath, by_name=False, exclude=None, **kwargs):
-        """Reads either layout; returns a `weights.Coverage` for a legacy file."""
-        if os.fspath(filepath).endswith(".weights.h5"):
-            return super().load_weights(filepath, **kwargs)
+        """Reads either layout; returns a `weights.Coverage`."""
         return weights.load(self, filepath, by_name=by_name, exclude=exclude or ())
 
 

@@ -116,7 +116,7 @@ class BatchStream:
     """
 
     def __init__(self, batches, first=0, workers=2):
-        self.batches, self.next_step = batches, first
+        self.batches, self.next_step, self.error = batches, first, None
         self.ids = collections.OrderedDict()               # step: image ids of the latest steps
         self._pool = concurrent.futures.ThreadPoolExecutor(workers) if workers else None
         self._ahead = collections.deque()
@@ -128,7 +128,14 @@ class BatchStream:
             yield self.take()
 
     def take(self):
-        """The next batch, `(inputs,)`."""
+        """The next batch, `(inputs,)`. What a dataset raises is kept as `error`: Keras wraps it in one of its own."""
+        try:
+            return self._take()
+        except Exception as error:
+            self.error = error
+            raise
+
+    def _take(self):
         if self._pool is None:
             inputs, ids, _ = self.batches.batch(self.next_step)
         else:
@@ -148,6 +155,30 @@ class BatchStream:
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class DataGenerator(keras.utils.PyDataset):
+    """The batches of one pass by index, `(inputs, outputs)` as `data_generator` yields them (the TF2 fork: DataGenerator).
+
+    Args: as `data.data_generator`; `workers` and the like go to `keras.utils.PyDataset`.
+    """
+
+    def __init__(self, dataset, config, shuffle=True, augmentation=None, random_rois=0, detection_targets=False, *,
+                 seed=0, **kwargs):
+        super().__init__(**kwargs)
+        self.batches = data.TrainingBatches(dataset, config, shuffle=shuffle, augmentation=augmentation, seed=seed,
+                                            random_rois=random_rois, detection_targets=detection_targets)
+        self.passes = 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, idx):
+        return self.batches.pair(self.passes * len(self) + idx)
+
+    def on_epoch_end(self):
+        """The next pass has another order and other draws."""
+        self.passes += 1
 
 
 # ---- Files of a run ----------------------------------------------------------------------------------
@@ -419,6 +450,11 @@ class Run:
         try:
             return self.network.fit(stream.generator(), initial_epoch=owner.epoch, epochs=last, steps_per_epoch=steps,
                                     callbacks=callbacks, shuffle=False, **validation)
+        except Exception as error:
+            for each in streams:
+                if each.error is not None:
+                    raise each.error from error
+            raise
         finally:
             for each in streams:
                 each.close()

@@ -125,7 +125,7 @@ def load(model, path, by_name=False, exclude=()):
         exclude: names of layers to leave as they are.
 
     Returns:
-        Coverage; None for Keras's layout.
+        Coverage.
 
     Raises:
         ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part that
@@ -133,8 +133,9 @@ def load(model, path, by_name=False, exclude=()):
     """
     path = os.fspath(path)
     if path.endswith(".weights.h5"):
-        model.load_weights(path)
-        return Coverage([w.path for w in model.weights], [], [], [], {})
+        if exclude:
+            raise ValueError(f"exclude goes with legacy files, whose layers have names. Received: {path}, exclude={exclude!r}")
+        return _load_keras(model, path)
     layers = layers_of(model)
     found, names = read_legacy(path, layers)
     known = {*names, *layers, *(layer.name for layer in model.layers)}
@@ -219,13 +220,44 @@ def save(model, path):
     """Saves a model's weights, put in place only when complete; `.weights.h5` is Keras's layout."""
     path = os.fspath(path)
     if path.endswith(".weights.h5"):
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
         with tempfile.TemporaryDirectory(dir=os.path.dirname(path) or ".") as folder:
             temporary = os.path.join(folder, "x.weights.h5")
-            model.save_weights(temporary)
+            _by_name(model).save_weights(temporary)
             os.replace(temporary, path)
         return
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
         write_legacy(model, file)
+
+
+# ---- Keras's layout ----------------------------------------------------------------------------------
+
+def _by_name(model):
+    """A model that holds the layers with weights in the order of their names.
+
+    Keras numbers the layers of a file in the order of the graph; the training graph and the inference
+    graph have the same layers in another order, and each shall read what the other wrote.
+    """
+    import keras
+    holder = keras.Model()
+    holder.parts = [layer for _, layer in sorted(layers_of(model).items())]
+    holder.built = True
+    return holder
+
+
+def _load_keras(model, path):
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No weight file at {path}")
+    holder = _by_name(model)
+    before = [np.asarray(variable) for variable in holder.weights]
+    try:
+        holder.load_weights(path)
+    except (ValueError, OSError, KeyError) as error:
+        for variable, array in zip(holder.weights, before):
+            variable.assign(array)
+        raise ValueError(f"{path} doesn't fit the network; nothing was loaded: {error}") from error
+    return Coverage([f"{name}/{key}" for name, layer in sorted(layers_of(model).items()) for key, _ in _ordered(layer)],
+                    [], [], [], {})
 
 
 # ---- ImageNet ----------------------------------------------------------------------------------------

@@ -37,12 +37,16 @@ def run(code, tmp_path):
 def test_two_devices_give_the_mean_of_two_half_batches(tmp_path):
     """Losses, and the clipped update of one step, with other numbers of positives on each device."""
     lines = run("""
+        import keras
+        keras.utils.set_random_seed(0)
         settings = dict(IMAGES_PER_GPU=2, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
         two = modellib.MaskRCNN("training", ToyConfig(GPU_COUNT=2, **settings), "logs")
         one = modellib.MaskRCNN("training", ToyConfig(**settings), "logs")
         two.keras_model.save_weights("w.h5")
         one.load_weights("w.h5")
         inputs = list(data.TrainingBatches(Rectangles(4, empty=True), two.config, shuffle=False).batch(0)[0])
+        # Noise: in areas of one colour a rounding error at a ReLU's kink is that of all their pixels.
+        inputs[0] = inputs[0] + np.random.default_rng(0).normal(0, 20, inputs[0].shape).astype("float32")
         # One RoI on an object in the first image, two in the second, none in the third, and two beside objects:
         # each is drawn, whatever the seed.
         beside = [[0, 44, 10, 60], [44, 0, 60, 10]]
@@ -104,7 +108,7 @@ def test_parallel_model():
     a, b = np.random.default_rng(0).random((4, 3), "float32"), np.ones((4, 2), "float32")
     rows, mean = parallel([a, b])
     expected, expected_mean = inner([a, b])
-    np.testing.assert_allclose(np.asarray(rows), np.asarray(expected), rtol=1e-6)
+    np.testing.assert_allclose(np.asarray(rows), np.asarray(expected), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(float(mean), float(expected_mean), rtol=1e-6)
     assert parallel.get_layer("dense") is inner.get_layer("dense")
     with pytest.raises(ValueError, match="batch of 3"):

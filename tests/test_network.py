@@ -8,8 +8,10 @@ import textwrap
 import keras
 import numpy as np
 import oracle
+import parity
 import pytest
-from conftest import recorded, small_config
+from conftest import small_config
+from parity import read as recorded
 
 from mrcnn import model as modellib
 from mrcnn import utils
@@ -18,8 +20,17 @@ from mrcnn.config import Config
 
 def close(actual, expected, tolerance=1e-3):
     """The comparison of the recordings' README: relative to the largest value."""
-    assert actual.shape == expected.shape
-    assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
+    assert parity.difference(actual, expected) <= tolerance
+
+
+def check(rows):
+    """Every row of `parity` is within what it allows, and there are rows."""
+    rows = list(rows)
+    assert rows and not [row for row in rows if not parity.within(row)]
+
+
+def compare_detections(result, arrays):
+    check(parity.detections("detect", result, arrays))
 
 
 @pytest.fixture
@@ -36,74 +47,30 @@ def settings(small_model):
     change(**before)
 
 
-def test_intermediates(small_model):
-    arrays = recorded("net_small_shapes0")
-    names = {name: name for name in ("rpn_class", "rpn_bbox", "res2c_out", "res3d_out", "res4f_out", "res5c_out",
-                                     "fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "fpn_p6")}
-    values = small_model.run_graph([arrays["image0"]], [(name, None) for name in [*names, "ROI"]])
-    for name in names:
-        close(values[name], arrays[name], 1e-4)
-    iou = utils.compute_overlaps(values["ROI"][0].astype(float), arrays["proposals"][0].astype(float))
-    assert np.mean(iou.max(axis=0) > .999) >= .98
+@pytest.mark.parametrize("case", ["net_small_shapes0", "net_small_synth"])
+def test_recorded_network(small_model, case):
+    """Molding, features, RPN, proposals, the heads on the recorded proposals, detections."""
+    check(parity.network(case, small_model, recorded(case)))
 
 
-def test_molding_and_anchors(small_model):
-    arrays = recorded("net_small_synth")
-    images, metas, windows = small_model.mold_inputs([arrays["image0"]])
-    assert np.array_equal(np.round(images[0] + small_model.config.MEAN_PIXEL).astype(np.uint8),
-                          arrays["molded_plus_mean_uint8"][0])
-    np.testing.assert_allclose(metas, arrays["image_metas"])
-    np.testing.assert_array_equal(windows, arrays["windows"])
-    np.testing.assert_allclose(small_model.get_anchors(images.shape[1:]), arrays["anchors"].reshape(-1, 4), atol=1e-6)
+@pytest.mark.parametrize("case", ["photo", "batch2", "pad64", "fewdets"])
+def test_recorded_network_with_other_settings(small_weights, tmp_path, case):
+    name = f"net_small_{case}"
+    if parity.find(name) is None:
+        oracle.shared(f"oracle/matterport/{name}.npz")
+    model = modellib.MaskRCNN("inference", small_config(**parity.SPECIAL.get(case, {})), tmp_path)
+    model.load_weights(small_weights)
+    check(parity.network(name, model, recorded(name)))
 
 
-def compare_detections(result, arrays):
-    """The same set: class, score within 1e-3, box within 1 px, mask IoU >= .99."""
-    count = len(arrays["detect0_scores"])
-    assert len(result["scores"]) == count
-    assert result["masks"].shape == tuple(arrays["detect0_masks_shape"]) and result["masks"].dtype == bool
-    shape = tuple(arrays["detect0_masks_shape"])
-    masks = np.unpackbits(arrays["detect0_masks_packed"])[:np.prod(shape)].reshape(shape).astype(bool)
-    order = np.argsort(-result["scores"], kind="stable")
-    free = set(range(count))
-    for i in order:
-        same = [j for j in free if arrays["detect0_class_ids"][j] == result["class_ids"][i]
-                and abs(arrays["detect0_scores"][j] - result["scores"][i]) <= 1e-3
-                and np.abs(arrays["detect0_rois"][j] - result["rois"][i]).max() <= 1]
-        assert same, f"detection {i} was not recorded"
-        both = [(masks[..., j] & result["masks"][..., i]).sum() for j in same]
-        either = [(masks[..., j] | result["masks"][..., i]).sum() for j in same]
-        iou = [1. if not b else a / b for a, b in zip(both, either)]
-        assert max(iou) >= .99
-        free.remove(same[int(np.argmax(iou))])
-
-
-@pytest.mark.parametrize("case", ["shapes0", "synth"])
-def test_detections(small_model, case):
-    arrays = recorded(f"net_small_{case}")
-    compare_detections(small_model.detect([arrays["image0"]])[0], arrays)
-
-
-@pytest.mark.parametrize("case", ["photo"])
-def test_detections_of_the_large_network(tmp_path, case):
+def test_recorded_large_network(tmp_path):
     """ResNet-101, 81 classes, 512 pixels, a photograph."""
-    import importlib.util
-    folder = oracle.shared(f"oracle/matterport/net_big512_{case}.npz").parent
-    spec = importlib.util.spec_from_file_location("make_big", folder / "make_h5.py")
-    make_h5 = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_h5)
-    make_h5.write("big", tmp_path / "big.h5")
-    with np.load(folder / f"net_big512_{case}.npz") as archive:
-        arrays = dict(archive)
-    model = modellib.MaskRCNN("inference", Config(NAME="big", NUM_CLASSES=81, IMAGES_PER_GPU=1, IMAGE_MIN_DIM=512,
-                                                  IMAGE_MAX_DIM=512), tmp_path)
+    oracle.shared("oracle/matterport/net_big512_photo.npz")
+    parity.write_weights("big", tmp_path / "big.h5")
+    model = modellib.MaskRCNN("inference", Config(**parity.settings("big", 512)), tmp_path)
     coverage = model.load_weights(tmp_path / "big.h5", by_name=True)
     assert not coverage.missing and not coverage.unused
-    values = model.run_graph([arrays["image0"]], [("rpn_class", None), ("ROI", None)])
-    close(values["rpn_class"], arrays["rpn_class"])
-    iou = utils.compute_overlaps(values["ROI"][0].astype(float), arrays["proposals"][0].astype(float))
-    assert np.mean(iou.max(axis=0) > .999) >= .95
-    compare_detections(model.detect([arrays["image0"]])[0], arrays)
+    check(parity.network("net_big512_photo", model, recorded("net_big512_photo")))
 
 
 def test_no_detections(small_model, settings):
@@ -112,22 +79,6 @@ def test_no_detections(small_model, settings):
     result = small_model.detect([arrays["image0"]])[0]
     assert result["rois"].shape == (0, 4) and result["scores"].shape == (0,)
     assert result["masks"].shape == (*arrays["image0"].shape[:2], 0) and result["masks"].dtype == bool
-
-
-@pytest.mark.parametrize("case", ["photo", "batch2", "pad64"])
-def test_detections_of_cases_with_photographs(small_model, small_weights, tmp_path, case):
-    with np.load(oracle.shared(f"oracle/matterport/net_small_{case}.npz")) as archive:
-        arrays = dict(archive)
-    model = small_model
-    if case == "pad64":
-        model = modellib.MaskRCNN("inference", small_config(IMAGE_RESIZE_MODE="pad64"), tmp_path)
-        model.load_weights(small_weights)
-    images = [arrays[key] for key in ("image0", "image1") if key in arrays]
-    results = model.detect(images)
-    compare_detections(results[0], arrays)
-    if len(images) > 1:
-        compare_detections(results[1], {key.replace("detect1", "detect0"): value for key, value in arrays.items()
-                                        if "detect0" not in key})
 
 
 def test_any_number_of_images_of_any_size(small_model):
@@ -162,105 +113,34 @@ def test_detect_names_the_image_that_does_not_fit(small_model):
 
 # ---- Training batches --------------------------------------------------------------------------------
 
-BATCHES = {"A": dict(USE_RPN_ROIS=False, TRAIN_ROIS_PER_IMAGE=32),
-           "B": dict(TRAIN_ROIS_PER_IMAGE=128, ROI_POSITIVE_RATIO=.05, POST_NMS_ROIS_TRAINING=64),
-           "A_train_bn": dict(USE_RPN_ROIS=False, TRAIN_ROIS_PER_IMAGE=32, TRAIN_BN=True)}
-
-
 @pytest.fixture(scope="module")
 def training_model(small_weights, tmp_path_factory):
     def make(batch):
-        model = modellib.MaskRCNN("training", small_config(IMAGES_PER_GPU=2, **BATCHES[batch]),
+        model = modellib.MaskRCNN("training", small_config(IMAGES_PER_GPU=2, **parity.BATCHES[batch]),
                                   tmp_path_factory.mktemp("logs"))
         model.load_weights(small_weights)
         return model
     return make
 
 
-def batch_inputs(arrays, batch):
-    names = ["images", "image_metas", "rpn_match", "rpn_bbox_target", "gt_class_ids", "gt_boxes", "gt_masks"]
-    inputs = [arrays[f"{batch[0]}/in/{name}"] for name in names + (["rois"] if batch[0] == "A" else [])]
-    return [x.astype("uint8") if x.dtype == bool else x.astype("float32") if x.dtype == np.int64 else x for x in inputs]
-
-
-@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("batch", parity.BATCHES)
 def test_losses(training_model, batch):
-    arrays = recorded("train")
-    model = training_model(batch).keras_model
-    outputs = model(batch_inputs(arrays, batch), training=False)
-    for name, loss in zip(model.loss_names, outputs[-5:]):
-        np.testing.assert_allclose(float(loss), arrays[f"{batch}/{name}"], rtol=1e-4, err_msg=name)
-    if batch == "A":
-        close(np.asarray(outputs[0]), arrays["A/rpn_class_logits"])
-        masks = np.asarray(outputs[6])
-        # The RoIs are drawn in another order: compare each with the recorded one of the same box.
-        rois, old = np.asarray(outputs[8]), arrays["A/output_rois"]
-        for image in range(2):
-            for i, roi in enumerate(rois[image]):
-                j = np.abs(old[image] - roi).max(axis=1).argmin()
-                if roi.any():
-                    assert np.abs(masks[image, i] - arrays["A/mrcnn_mask"][image, j]).max() < 1e-3
+    check(parity.losses(batch, training_model(batch), recorded("train")))
 
 
 def test_trainable_counts_and_regularization(training_model):
-    arrays = recorded("train")
-    model = training_model("A")
-    for layers, regex in modellib.LAYER_CHOICES.items():
-        model.set_trainable(regex)
-        weights = model.keras_model.trainable_weights
-        if layers != "all":
-            count = [len(weights), sum(int(np.prod(w.shape)) for w in weights)]
-            assert count == arrays[f"A/trainable_count_{layers}"].tolist()
-        np.testing.assert_allclose(float(model.keras_model.regularization()), arrays[f"A/regularization_{layers}"],
-                                   rtol=1e-5)
+    check(parity.counts(training_model("A"), recorded("train")))
 
 
 def test_gradients_of_each_loss(training_model):
     """Norms to .5% of the recorded ones, and zero in just the weights where the recording says so."""
-    import tensorflow as tf
-    arrays = recorded("train")
-    model = training_model("A")
-    model.set_trainable(".*")
-    network, inputs = model.keras_model, batch_inputs(arrays, "A")
-    variables = {f"{layer.name}/{name}": variable for layer in modellib.weights.layers_of(network).values()
-                 for name, variable in modellib.weights._ordered(layer) if variable.trainable}
-    names = [str(name).split(":")[0] for name in arrays["A/grad_names"]]
-    assert set(names) == set(variables)
-    with tf.GradientTape(persistent=True) as tape:
-        losses = network(inputs, training=False)[-5:]
-    for row, (name, loss) in enumerate(zip(arrays["A/grad_loss_names"], losses)):
-        gradients = tape.gradient(loss, [variables[key].value for key in names])
-        norms = np.array([0. if g is None else float(tf.norm(tf.convert_to_tensor(g))) for g in gradients])
-        expected = arrays["A/grad_norms_per_loss"][row]
-        assert np.array_equal(norms > 1e-12, expected > 1e-12), name
-        np.testing.assert_allclose(norms, expected, rtol=5e-3, atol=5e-5 * expected.max(), err_msg=str(name))
+    check(parity.gradients(training_model("A"), recorded("train")))
 
 
-@pytest.mark.parametrize("layers, tolerances", [("heads", [1e-3] * 4), ("all", [1e-3, 1e-3, .02, .05])])
-def test_sgd_steps(training_model, layers, tolerances):
-    """The losses of four steps as recorded, and the biases after three moved as the recorded ones did.
-
-    Rounding grows with every step through all layers: weights that differ by 1e-6 have gradients that
-    differ by up to 9% (the recordings' README), so the later steps of "all" are compared more loosely.
-    """
-    arrays = recorded("train")
-    model = training_model("A")
-    model.set_trainable(modellib.LAYER_CHOICES[layers])
-    model.compile(float(arrays[f"A/steps_{layers}_lr"]), .9)
-    network, inputs = model.keras_model, tuple(batch_inputs(arrays, "A"))
-    found = modellib.weights.layers_of(network)
-    variables = {f"{layer}/{name}:0": variable for layer in found for name, variable in modellib.weights._ordered(found[layer])}
-    prefix = f"A/steps_{layers}_final/"
-    before = {key: np.asarray(variables[key[len(prefix):]]) for key in arrays if key.startswith(prefix)}
-    for step, tolerance in enumerate(tolerances):
-        if step == 3:
-            moved = [np.abs(np.asarray(variables[key[len(prefix):]]) - arrays[key]).max()
-                     / np.abs(arrays[key] - before[key]).max() for key in before]
-            assert len(moved) > 20 and np.median(moved) < (.01 if layers == "heads" else .05) and max(moved) < .3
-        network.reset_metrics()
-        logs = network.train_on_batch(inputs, return_dict=True)
-        losses = [float(logs[name]) for name in (*network.loss_names, "loss")]
-        np.testing.assert_allclose(losses, arrays[f"A/steps_{layers}_losses"][step], rtol=tolerance)
+@pytest.mark.parametrize("layers", parity.STEP_BOUNDS)
+def test_sgd_steps(training_model, layers):
+    """The losses of four steps as recorded, and the weights moved in three as the recorded ones did."""
+    check(parity.steps(layers, training_model("A"), recorded("train")))
 
 
 def test_padding_rows_can_be_left_out_of_the_class_loss():
@@ -301,9 +181,10 @@ def test_detects_under_jax(small_model, small_weights, tmp_path):
         from mrcnn import model as modellib
         model = modellib.MaskRCNN("inference", conftest.small_config(), {str(tmp_path)!r})
         model.load_weights({small_weights!r})
-        arrays = conftest.recorded("net_small_shapes0")
-        import test_network
-        test_network.compare_detections(model.detect([arrays["image0"]])[0], arrays)
+        import parity
+        arrays = parity.read("net_small_shapes0")
+        result = model.detect([arrays["image0"]])[0]
+        assert all(map(parity.within, parity.detections("jax", result, arrays)))
         print("equal")
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
@@ -325,14 +206,6 @@ def test_detects_under_xla(small_weights, tmp_path):
     outputs = [x.numpy() for x in network(images, metas.astype("float32"), anchors)]
     close(outputs[0], arrays["detections"])
     close(outputs[3], arrays["mrcnn_mask"], 2e-3)
-
-
-def test_few_detections(small_weights, tmp_path):
-    arrays = recorded("net_small_fewdets")
-    model = modellib.MaskRCNN("inference", small_config(DETECTION_NMS_THRESHOLD=.5, POST_NMS_ROIS_INFERENCE=200,
-                                                        DETECTION_MAX_INSTANCES=20), tmp_path)
-    model.load_weights(small_weights)
-    compare_detections(model.detect([arrays["image0"]])[0], arrays)
 
 
 def test_memory_is_bounded(small_model):
