@@ -31,7 +31,7 @@ NETWORKS = ("net_small_shapes0", "net_small_synth", "net_small_fewdets", "net_sm
 
 # Settings of the recorded networks and training batches, beside those of `settings`.
 SPECIAL = {"fewdets": dict(DETECTION_NMS_THRESHOLD=.5, POST_NMS_ROIS_INFERENCE=200, DETECTION_MAX_INSTANCES=20),
-           "nodets": dict(DETECTION_MIN_CONFIDENCE=1.01), "batch2": dict(IMAGES_PER_GPU=2),
+           "nodets": dict(DETECTION_MIN_CONFIDENCE=1.), "batch2": dict(IMAGES_PER_GPU=2),
            "pad64": dict(IMAGE_RESIZE_MODE="pad64")}
 BATCHES = {"A": dict(USE_RPN_ROIS=False, TRAIN_ROIS_PER_IMAGE=32),
            "A_train_bn": dict(USE_RPN_ROIS=False, TRAIN_ROIS_PER_IMAGE=32, TRAIN_BN=True),
