@@ -46,7 +46,11 @@ def parse_image_meta(meta):
 
 def mold_image(images, config):
     """Pixels minus MEAN_PIXEL, float32; [..., H, W, C] (matterport: mold_image)."""
-    return images.astype(np.float32) - config.MEAN_PIXEL
+    # Row by row, or each operation would run over three values.
+    images = np.ascontiguousarray(images)
+    rows = images.reshape(*images.shape[:-2], -1)
+    mean = np.tile(np.broadcast_to(np.float64(config.MEAN_PIXEL), images.shape[-1:]), images.shape[-2])
+    return np.subtract(rows, mean, out=np.empty(rows.shape, np.float32), casting="same_kind").reshape(images.shape)
 
 
 def unmold_image(normalized_images, config):
@@ -172,7 +176,7 @@ def _load(dataset, config, image_id):
                            f"Received: {sorted(set(bad.tolist()))} for {where}")
     if masks.shape[2] == 0:
         masks = np.zeros((*image.shape[:2], 0), bool)
-    return image, masks.astype(bool), class_ids
+    return image, masks.astype(bool, copy=False), class_ids
 
 
 def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):
@@ -197,7 +201,7 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     """
     image, masks, class_ids = _load(dataset, config, image_id)
     original_shape = image.shape
-    empty = np.flatnonzero(~masks.any(axis=(0, 1))) if masks.shape[2] else []
+    empty = np.flatnonzero(~np.bitwise_or.reduce(masks, axis=(0, 1))) if masks.shape[2] else []
     if len(empty):
         warnings.warn(f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask and "
                       "are left out", stacklevel=2)
@@ -212,10 +216,10 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     if augmentation is not None:
         rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
         image, masks = apply_augmentation(augmentation, image, masks, rng)
-    if masks.shape[2]:
-        keep = masks.any(axis=(0, 1))
-        masks, class_ids = masks[..., keep], class_ids[keep]
     boxes = utils.extract_bboxes(masks)
+    keep = boxes[:, 2] > 0
+    if not keep.all():
+        masks, class_ids, boxes = masks[..., keep], class_ids[keep], boxes[keep]
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
     if use_mini_mask:
@@ -405,15 +409,15 @@ class TrainingBatches:
         return int(ids[place])
 
     def anchors(self, shape):
-        """[A, 4] of a molded image, in pixels."""
+        """Those of a molded image, [A, 4] in pixels, as `utils.BoxBlocks`."""
         key = tuple(shape[:2])
         if key not in self._anchors:
             config = self.config
             if len(self._anchors) > 8:
                 self._anchors.clear()
-            self._anchors[key] = utils.generate_pyramid_anchors(
+            self._anchors[key] = utils.BoxBlocks(utils.generate_pyramid_anchors(
                 config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, shape),
-                config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE)
+                config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE))
         return self._anchors[key]
 
     def batch(self, step):
@@ -436,7 +440,7 @@ class TrainingBatches:
         anchors = self.anchors(shape)
         images = np.zeros((b, *shape), np.float32)
         metas = np.zeros((b, len(examples[0][1])), np.float64)
-        match = np.zeros((b, len(anchors), 1), np.int32)
+        match = np.zeros((b, anchors.count, 1), np.int32)
         deltas = np.zeros((b, config.RPN_TRAIN_ANCHORS_PER_IMAGE, 4))
         class_ids, boxes = np.zeros((b, g), np.int32), np.zeros((b, g, 4), np.int32)
         mask_shape = tuple(config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else tuple(shape[:2])
