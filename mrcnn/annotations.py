@@ -375,7 +375,7 @@ def _load_json(path):
         with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
     except FileNotFoundError as error:
-        raise AnnotationError(f"No annotation file {path}") from error
+        raise AnnotationError(f"No annotation file or folder {path}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise AnnotationError(f"{path}: expected a json file. Received: {error}") from error
 

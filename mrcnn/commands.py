@@ -225,20 +225,21 @@ def load_classes(config, args, default=None):
 
 # ---- Commands ---------------------------------------------------------------------------------------
 
-def train(model, train_set, val_set, stages, args, augmentation=None, callbacks=()):
+def train(model, train_set, val_set, stages, args=None, augmentation=None, callbacks=()):
     """Trains in stages; those that the weights are beyond are left out.
 
     Args:
         model: `MaskRCNN` in training mode.
         train_set, val_set: prepared datasets; val_set may be None.
         stages: [(number of the last epoch, layers, factor of LEARNING_RATE)].
-        args: of `parse`: epochs, evaluate_every, limit.
+        args: of `parse`: epochs, evaluate_every, limit; None for the stages as they are.
         augmentation: see `MaskRCNN.train`.
         callbacks: Keras callbacks.
 
     Raises:
         ValueError: the weights have reached the last epoch.
     """
+    args = args or argparse.Namespace(epochs=None, evaluate_every=0, limit=0)
     last = args.epochs or stages[-1][0]
     if model.epoch >= last:
         raise ValueError(f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "

@@ -77,8 +77,8 @@ def regions(data, name):
 
 def labelme_file(file, objects, side):
     """LabelMe's json of one image; its points lie between pixels."""
-    shapes = [{"label": name, "points": (outline(shape) + .5).tolist(), "group_id": None, "shape_type": "polygon", "flags": {}}
-              for name, shape in objects]
+    shapes = [{"label": name, "points": (outline(shape) + .5).tolist(), "group_id": None, "shape_type": "polygon",
+               "flags": {}} for name, shape in objects]
     return {"version": "5.4.1", "flags": {}, "shapes": shapes, "imagePath": file.name, "imageData": None,
             "imageHeight": side, "imageWidth": side}
 

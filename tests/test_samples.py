@@ -1,4 +1,5 @@
-"""The balloon, nucleus and custom samples: their data, what they compute by hand, and their commands on generated folders."""
+"""The balloon, nucleus and custom samples: data, hand-worked results, and their commands on generated folders."""
+import argparse
 import functools
 import http.server
 import importlib.util
@@ -111,7 +112,7 @@ assert not {{"keras", "tensorflow", "matplotlib", "imgaug"}} & set(sys.modules)
 
 
 @pytest.mark.parametrize("name, words", [
-    ("balloon", "{train,splash} --dataset --weights --logs --image --video --attribute coco imagenet last via_region_data.json"),
+    ("balloon", "{train,splash} --dataset --weights --logs --image --video --attribute coco imagenet last INPUT"),
     ("nucleus", "{train,detect} --dataset --subset --weights --logs stage1_train stage1_test coco imagenet last"),
     ("custom", "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs --small --set")])
 def test_help(name, words, capsys):
@@ -172,7 +173,7 @@ def test_balloon_dataset(balloon, tmp_path, version):
         np.testing.assert_array_equal(mask, miniature.pixels(shape, 128))
     with pytest.raises(ValueError, match="'train' or 'val'. Received: 'test'"):
         balloon.BalloonDataset().load_balloon(folder, "test")
-    with pytest.raises(ValueError, match="No annotation file .*via_region_data.json"):
+    with pytest.raises(ValueError, match="No annotation file or folder .*via_region_data.json"):
         balloon.BalloonDataset().load_balloon(folder / "nowhere", "val")
 
 
@@ -422,6 +423,7 @@ def test_nucleus_commands_for_real(nucleus, tmp_path, monkeypatch):
 
 def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
     """The settings, stages and files of each command, with a model that finds the same two nuclei everywhere."""
+    from mrcnn import commands
     miniature.nuclei(tmp_path / "data", count=3)
     ids = miniature.nuclei(tmp_path / "data", count=2, subset="stage1_test", seed=5)
     calls, common = trained(monkeypatch, tmp_path, 96), [f"--dataset={tmp_path / 'data'}", "--weights=last"]
@@ -430,6 +432,10 @@ def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
     assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.STEPS_PER_EPOCH) == ("training", "crop", 6, 105)
     assert [(epochs, layers) for *_, epochs, layers in stages] == [(20, "heads"), (40, "all")]
     assert [dataset.num_images for dataset in stages[0][:2]] == [2, 1]
+    # As scripts call it.
+    model = commands.load_model("training", config, argparse.Namespace(weights="none"))
+    nucleus.train(model, str(tmp_path / "data"), "stage1_train")
+    assert [(epochs, layers) for *_, epochs, layers in calls[-2:]] == [(20, "heads"), (40, "all")]
     calls.clear()
     nucleus.main(["detect", "--subset=stage1_test", f"--output={tmp_path / 'out'}", *common])
     (mode, config, _), = calls

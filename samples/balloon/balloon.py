@@ -148,8 +148,8 @@ def _local(source):
 
 # ---- Commands ----------------------------------------------------------------------------------------
 
-def train(model, train_set, val_set, args):
-    """The heads alone: the set is small and COCO's weights know what a round thing looks like."""
+def train(model, train_set, val_set, args=None):
+    """The heads alone, 30 epochs or --epochs of `args`: the set is small, and COCO's weights know round things."""
     commands.train(model, train_set, val_set, [(30, "heads", 1.)], args)
 
 

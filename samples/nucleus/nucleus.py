@@ -252,8 +252,8 @@ def augmentation():
         iaa.Multiply((.8, 1.5)), iaa.GaussianBlur(sigma=(0., 5.))])
 
 
-def train(model, dataset_dir, subset, args):
-    """Heads first, then all layers. Validates on "val"."""
+def train(model, dataset_dir, subset, args=None):
+    """Heads to epoch 20, then all layers to 40, or to --epochs of `args`. Validates on "val"."""
     datasets = NucleusDataset(), NucleusDataset()
     for dataset, part in zip(datasets, (subset, "val")):
         dataset.load_nucleus(dataset_dir, part)
