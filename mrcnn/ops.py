@@ -130,6 +130,10 @@ def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
 
 
 # ---- RoI pooling -----------------------------------------------------------------------------------
+# Three kinds that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins read
+#   crop_and_resize    1, 3 or, as its boxes are given, other points *on* the box's edges (one sample a bin)
+#   roi_align          the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5) or 1.5 and 2.5
+#   roi_pool           the largest value of whole cells: 2 and 3
 
 def crop_and_resize(images, boxes, box_indices, size, fused=None):
     """Bilinear crops, one sample per cell, the corner samples on the box's corners; 0 outside.
@@ -150,13 +154,14 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
         import tensorflow as tf
         return tf.image.crop_and_resize(images, boxes, box_indices, size)
     shape = ops.shape(images)
-    flat = ops.reshape(images, (-1, shape[3]))
     ones = ops.ones_like(box_indices)
-    return _bilinear(flat, box_indices * (shape[1] * shape[2]), ones * shape[1], ones * shape[2], boxes, size)
+    maps = _Maps(ops.reshape(images, (-1, shape[3])), box_indices * (shape[1] * shape[2]), ones * shape[1],
+                 ones * shape[2])
+    return _bilinear(maps, *_corner_samples(maps, boxes, size))
 
 
 def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
-    """Crops of the map that each box is assigned to.
+    """`crop_and_resize` of the map that each box is assigned to.
 
     Args:
         feature_maps: list of L maps [B, H, W, C], finest first.
@@ -167,27 +172,121 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
     Returns:
         [B, N, height, width, C].
     """
-    batch, count = ops.shape(boxes)[0], ops.shape(boxes)[1]
     # The last sample of a box that ends on the image's edge may come out a rounding error beyond it, and
     # then be 0 instead of the edge's value: such boxes end some roundings before it.
     edge = 1. - 2. ** -22
     boxes = ops.where(ops.abs(boxes - 1.) < 1e-6, edge, boxes)
-    flat_boxes = ops.reshape(boxes, (-1, 4))
-    flat_levels = ops.reshape(levels, (-1,))
-    images = ops.reshape(ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, count)), (-1,))
     if has_fused_kernels(fused):
         import tensorflow as tf
-        rows, crops = [], []
-        for level, maps in enumerate(feature_maps):
-            here = tf.cast(tf.where(flat_levels == level)[:, 0], tf.int32)
-            rows.append(here)
-            crops.append(tf.image.crop_and_resize(maps, tf.gather(flat_boxes, here),
-                                                  tf.gather(images, here), size))
-        # The crops come level by level; row r of the result is crop number `order[r]`.
-        order = tf.scatter_nd(tf.concat(rows, 0)[:, None], tf.range(batch * count), [batch * count])
-        pooled = tf.gather(tf.concat(crops, 0), order)
-    else:
-        # One gather from all maps laid end to end: no size depends on the data.
+        return _level_by_level(feature_maps, boxes, levels, size,
+                               lambda maps, rows, images: tf.image.crop_and_resize(maps, rows, images, size))
+    maps = _Maps.of(feature_maps, levels)
+    pooled = _bilinear(maps, *_corner_samples(maps, ops.reshape(boxes, (-1, 4)), size))
+    return _unfold(pooled, boxes, feature_maps)
+
+
+def roi_align(feature_maps, boxes, levels, size, samples=2, aligned=True, reduce="average", fused=None):
+    """RoIAlign (He et al. 2017, section 3): no coordinate is rounded; bilinear samples inside each bin.
+
+    A sample up to one cell outside the map reads the edge, one farther out is 0.
+
+    Args:
+        feature_maps: list of L maps [B, H, W, C], finest first.
+        boxes: [B, N, 4] float32, in cells of the map that each is assigned to.
+        levels: [B, N] int32 in 0..L-1.
+        size: (height, width) of the output.
+        samples: per bin and axis, so that 2 averages four; 0 for ceil(size of the bin in cells).
+        aligned: cell i covers i - .5 to i + .5, its value lies in its middle. False is the first
+            implementations' convention, in which everything is read half a cell too far to the
+            lower right and boxes are at least a cell high and wide.
+        reduce: "average" or "max" of a bin's samples.
+
+    Returns:
+        [B, N, height, width, C].
+    """
+    rows = ops.reshape(boxes, (-1, 4)) - (.5 if aligned else 0.)
+    start, extent = rows[:, :2], rows[:, 2:] - rows[:, :2]
+    if not aligned:
+        extent = ops.maximum(extent, 1.)
+    if samples == 0:
+        return _unfold(_align_adaptively(_Maps.of(feature_maps, levels), start, extent, size, reduce), boxes,
+                       feature_maps)
+    # Row k of a box's samples lies k + .5 of `samples` equal parts of a bin below its upper edge.
+    grid = tuple(samples * side for side in size)
+    if has_fused_kernels(fused):
+        import tensorflow as tf
+        step = extent / ops.convert_to_tensor(grid, "float32")
+        ends = ops.concatenate([start + .5 * step, start + extent - .5 * step], axis=-1)
+
+        def pool(maps, ends, images):
+            # One more row on each side repeats the edge; beyond it the kernel's samples are 0.
+            padded = tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+            last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
+            sampled = tf.image.crop_and_resize(padded, (ends + 1.) / tf.concat([last, last], 0), images, grid)
+            return _reduce_bins(sampled, samples, reduce)
+        return _level_by_level(feature_maps, ops.reshape(ends, ops.shape(boxes)), levels, size, pool)
+    maps = _Maps.of(feature_maps, levels)
+    at = [start[:, axis, None] + (ops.arange(grid[axis], dtype="float32") + .5) * (extent[:, axis, None] / grid[axis])
+          for axis in (0, 1)]
+    return _unfold(_reduce_bins(_bilinear(maps, *at, reach=1.), samples, reduce), boxes, feature_maps)
+
+
+def roi_pool(feature_maps, boxes, levels, size):
+    """RoIPool (Girshick 2015): the box and its bins are rounded to whole cells; the largest value of each bin.
+
+    Args:
+        feature_maps, boxes, levels, size: as for `roi_align`.
+
+    Returns:
+        [B, N, height, width, C]; 0 where a bin has no cell of the map.
+    """
+    maps = _Maps.of(feature_maps, levels)
+    rows = ops.floor(ops.reshape(boxes, (-1, 4)) + .5)
+    lows, highs = [], []
+    for axis, length in ((0, maps.height), (1, maps.width)):
+        # In whole numbers, as floor(i * extent / bins) in floats is one short now and then.
+        start, cells = ops.cast(rows[:, axis], "int32"), size[axis]
+        extent = ops.maximum(ops.cast(rows[:, axis + 2], "int32") - start + 1, 1)[:, None]
+        bins = ops.arange(cells, dtype="int32")[None]
+        for ends, edge in ((lows, bins * extent // cells), (highs, -(-(bins + 1) * extent // cells))):
+            ends.append(ops.clip(start[:, None] + edge, 0, length[:, None]))
+    most = [ops.max(ops.concatenate([ops.reshape(high - low, (-1,)), ops.ones((1,), "int32")]))
+            for low, high in zip(lows, highs)]
+    channels = feature_maps[0].shape[-1]
+    features = ops.stop_gradient(maps.flat)
+
+    # Cell by cell, all bins at once: which cell is the largest. The values are then read with one gather,
+    # the only part that has a gradient.
+    def step(i, best, value):
+        y, x = lows[0] + i // most[1], lows[1] + i % most[1]
+        inside = ops.logical_and((y < highs[0])[:, :, None], (x < highs[1])[:, None, :])
+        rows = maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
+        rows = ops.where(inside, rows, 0)
+        here = ops.where(inside[..., None], ops.cast(ops.take(features, rows, axis=0), "float32"), -float("inf"))
+        larger = here > value
+        return i + 1, ops.where(larger, rows[..., None], best), ops.where(larger, here, value)
+
+    value = ops.zeros((ops.shape(rows)[0], *size, channels)) - float("inf")
+    best = ops.cast(ops.zeros_like(value), "int32")
+    _, best, value = ops.while_loop(lambda i, *_: i < most[0] * most[1], step, (0, best, value))
+    flat_index = best * channels + ops.arange(channels, dtype="int32")
+    pooled = ops.take(ops.reshape(maps.flat, (-1,)), flat_index)
+    return _unfold(ops.where(value > -float("inf"), pooled, ops.zeros_like(pooled)), boxes, feature_maps)
+
+
+class _Maps:
+    """Maps laid end to end, and where each box's map lies: no size depends on the data.
+
+    flat: [cells, C]; offset: [N] its first cell; height, width: [N].
+    """
+
+    def __init__(self, flat, offset, height, width):
+        self.flat, self.offset, self.height, self.width = flat, offset, height, width
+
+    @classmethod
+    def of(cls, feature_maps, levels):
+        """feature_maps: list of [B, H, W, C]; levels: [B, N]."""
+        images, levels = _image_of(levels), ops.reshape(levels, (-1,))
         flat, offsets, heights, widths = [], [], [], []
         start = 0
         for maps in feature_maps:
@@ -197,38 +296,117 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
             heights.append(shape[1])
             widths.append(shape[2])
             start = start + shape[0] * shape[1] * shape[2]
-        height = ops.take(ops.convert_to_tensor(heights, "int32"), flat_levels)
-        width = ops.take(ops.convert_to_tensor(widths, "int32"), flat_levels)
-        offset = ops.take(ops.convert_to_tensor(offsets, "int32"), flat_levels) + images * height * width
-        pooled = _bilinear(ops.concatenate(flat, 0), offset, height, width, flat_boxes, size)
-    return ops.reshape(pooled, (batch, count, *size, feature_maps[0].shape[-1]))
+        height = ops.take(ops.convert_to_tensor(heights, "int32"), levels)
+        width = ops.take(ops.convert_to_tensor(widths, "int32"), levels)
+        offset = ops.take(ops.convert_to_tensor(offsets, "int32"), levels) + images * height * width
+        return cls(ops.concatenate(flat, 0), offset, height, width)
 
 
-def _bilinear(flat, offset, height, width, boxes, size):
-    """Samples maps that lie end to end in `flat` [rows, C]; offset, height, width: [N] of each box's map."""
+def _image_of(levels):
+    """Which image each of the boxes [B, N] belongs to, [B * N] int32."""
+    batch, count = ops.shape(levels)
+    return ops.reshape(ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, count)), (-1,))
+
+
+def _unfold(pooled, boxes, feature_maps):
+    """[B * N, h, w, C] to [B, N, h, w, C]."""
+    return ops.reshape(pooled, (*ops.shape(boxes)[:2], *pooled.shape[1:3], feature_maps[0].shape[-1]))
+
+
+def _level_by_level(feature_maps, boxes, levels, size, pool):
+    """Pools the boxes of each level by pool(map, boxes [n, 4], images [n]). TensorFlow only."""
+    import tensorflow as tf
+    images, levels, rows = _image_of(levels), ops.reshape(levels, (-1,)), ops.reshape(boxes, (-1, 4))
+    if len(feature_maps) == 1:
+        return _unfold(pool(feature_maps[0], rows, images), boxes, feature_maps)
+    places, crops = [], []
+    for level, maps in enumerate(feature_maps):
+        here = tf.cast(tf.where(levels == level)[:, 0], tf.int32)
+        places.append(here)
+        crops.append(pool(maps, tf.gather(rows, here), tf.gather(images, here)))
+    # The crops come level by level; row r of the result is crop number `order[r]`.
+    count = tf.shape(rows)[0]
+    order = tf.scatter_nd(tf.concat(places, 0)[:, None], tf.range(count), [count])
+    pooled = tf.gather(tf.concat(crops, 0), order)
+    return ops.reshape(pooled, (*ops.shape(boxes)[:2], *size, feature_maps[0].shape[-1]))
+
+
+def _corner_samples(maps, boxes, size):
+    """Where `crop_and_resize` reads: y [N, height], x [N, width] in cells. boxes: [N, 4] normalised."""
     def axis(low, high, length, cells):
         last = ops.cast(length - 1, "float32")[:, None]
-        if cells > 1:
-            step = ops.arange(cells, dtype="float32") / (cells - 1)
-            at = low[:, None] * last + step * ((high - low)[:, None] * last)
-        else:
-            at = .5 * (low + high)[:, None] * last
-        inside = ops.logical_and(at >= 0, at <= last)                      # [N, cells]
-        at = ops.where(inside, at, 0.)
-        below = ops.floor(at)
-        upper = ops.minimum(below + 1, last)
-        return ops.cast(below, "int32"), ops.cast(upper, "int32"), at - below, inside
+        if cells == 1:
+            return .5 * (low + high)[:, None] * last
+        step = ops.arange(cells, dtype="float32") / (cells - 1)
+        return low[:, None] * last + step * ((high - low)[:, None] * last)
+    return (axis(boxes[:, 0], boxes[:, 2], maps.height, size[0]),
+            axis(boxes[:, 1], boxes[:, 3], maps.width, size[1]))
 
-    y0, y1, dy, y_inside = axis(boxes[:, 0], boxes[:, 2], height, size[0])
-    x0, x1, dx, x_inside = axis(boxes[:, 1], boxes[:, 3], width, size[1])
+
+def _bilinear(maps, at_y, at_x, reach=0.):
+    """Values between cells.
+
+    Args:
+        at_y: [N, h], at_x: [N, w], in cells.
+        reach: cells beyond the edge that repeat it; farther out it is 0.
+
+    Returns:
+        [N, h, w, C].
+    """
+    def axis(at, length):
+        last = ops.cast(length - 1, "float32")[:, None]
+        inside = ops.logical_and(at >= -reach, at <= last + reach)
+        at = ops.where(inside, ops.clip(at, 0., last) if reach else at, 0.)
+        below = ops.floor(at)
+        return ops.cast(below, "int32"), ops.cast(ops.minimum(below + 1, last), "int32"), at - below, inside
+
+    y0, y1, dy, y_inside = axis(at_y, maps.height)
+    x0, x1, dx, x_inside = axis(at_x, maps.width)
 
     def corner(y, x):
-        index = offset[:, None, None] + y[:, :, None] * width[:, None, None] + x[:, None, :]
-        return ops.take(flat, index, axis=0)                               # [N, h, w, C]
+        index = maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
+        return ops.take(maps.flat, index, axis=0)                          # [N, h, w, C]
 
-    dy = ops.cast(dy, flat.dtype)[:, :, None, None]
-    dx = ops.cast(dx, flat.dtype)[:, None, :, None]
+    dy = ops.cast(dy, maps.flat.dtype)[:, :, None, None]
+    dx = ops.cast(dx, maps.flat.dtype)[:, None, :, None]
     top = corner(y0, x0) * (1 - dx) + corner(y0, x1) * dx
     bottom = corner(y1, x0) * (1 - dx) + corner(y1, x1) * dx
     inside = ops.logical_and(y_inside[:, :, None], x_inside[:, None, :])[..., None]
     return ops.where(inside, top * (1 - dy) + bottom * dy, 0.)
+
+
+def _reduce_bins(sampled, samples, reduce):
+    """[N, h * samples, w * samples, C] to [N, h, w, C]."""
+    if samples == 1:
+        return sampled
+    pool = ops.average_pool if reduce == "average" else ops.max_pool
+    return pool(sampled, samples, samples, "valid", "channels_last")
+
+
+def _align_adaptively(maps, start, extent, size, reduce):
+    """`roi_align` with as many samples as a bin has cells; the k-th of each bin, all bins at once."""
+    bins = ops.convert_to_tensor(size, "float32")
+    counts = ops.maximum(ops.ceil(extent / bins), 0.)                      # [N, 2]
+    most = [ops.max(ops.concatenate([ops.cast(counts[:, axis], "int32"), ops.zeros((1,), "int32")])) for axis in (0, 1)]
+    step = extent / bins / ops.maximum(counts, 1.)
+
+    def sample(axis, k):
+        k = ops.cast(k, "float32")
+        at = start[:, axis, None] + ops.arange(size[axis], dtype="float32") * (extent[:, axis, None] / size[axis])
+        return at + (k + .5) * step[:, axis, None], k < counts[:, axis]
+
+    def add(i, total):
+        (y, there_y), (x, there_x) = sample(0, i // most[1]), sample(1, i % most[1])
+        there = ops.logical_and(there_y, there_x)[:, None, None, None]
+        here = ops.cast(_bilinear(maps, y, x, reach=1.), "float32")
+        return i + 1, total + ops.where(there, here, 0.) if average else ops.where(
+            there, ops.maximum(total, here), total)
+
+    average = reduce == "average"
+    total = ops.zeros((ops.shape(start)[0], *size, maps.flat.shape[-1])) - (0. if average else float("inf"))
+    _, total = ops.while_loop(lambda i, *_: i < most[0] * most[1], add, (0, total))
+    if average:
+        total = total / ops.maximum(ops.prod(counts, axis=1), 1.)[:, None, None, None]
+    else:
+        total = ops.where(total > -float("inf"), total, 0.)
+    return ops.cast(total, maps.flat.dtype)

@@ -99,3 +99,161 @@ def test_boxes_that_end_on_the_edge_are_inside(fused, side, cells):
     pooled = ops.pyramid_pool([kops.ones((1, side, side, 1))] * 4, kops.convert_to_tensor(boxes),
                               kops.zeros((1, 500), "int32"), (cells, cells), fused)
     np.testing.assert_allclose(np.asarray(pooled), 1, rtol=1e-6)
+
+
+# ---- RoIAlign and RoIPool ----------------------------------------------------------------------------
+
+RAMP = np.arange(25, dtype="float32").reshape(1, 5, 5, 1)
+
+
+def align(image, box, size, fused=None, **settings):
+    """One box (y1, x1, y2, x2) in cells of one map; [h, w]."""
+    boxes = kops.convert_to_tensor(np.array([[box]], "float32"))
+    pooled = ops.roi_align([kops.convert_to_tensor(image)], boxes, kops.zeros((1, 1), "int32"), size, fused=fused,
+                           **settings)
+    return np.asarray(pooled)[0, 0, :, :, 0]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("samples", [0, 1, 2, 3])
+def test_roi_align_of_a_ramp(fused, samples):
+    """detectron2's 5 x 5 ramp; on a plane any number of samples has the same average."""
+    aligned = align(RAMP, (1, 1, 3, 3), (4, 4), fused, samples=samples, aligned=True)
+    np.testing.assert_allclose(aligned, 4.5 + .5 * np.arange(4) + 2.5 * np.arange(4)[:, None], rtol=1e-6)
+    shifted = align(RAMP, (1, 1, 3, 3), (4, 4), fused, samples=samples, aligned=False)
+    np.testing.assert_allclose(shifted, 7.5 + .5 * np.arange(4) + 2.5 * np.arange(4)[:, None], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_roi_align_without_area(fused):
+    """detectron2's box without height: zeros and no gradient with adaptive sampling, else known values."""
+    import tensorflow as tf
+    box = (4, 3, 4, 5)
+    for aligned, expected in ((True, (20.5, 21.375)), (False, (23.5, 24.))):
+        pooled = align(RAMP, box, (2, 2), fused, samples=2, aligned=aligned)
+        np.testing.assert_allclose(pooled[0], expected, rtol=1e-6)
+    image = tf.constant(RAMP)
+    with tf.GradientTape() as tape:
+        tape.watch(image)
+        pooled = ops.roi_align([image], tf.constant([[box]], tf.float32), tf.zeros((1, 1), tf.int32), (2, 2), 0,
+                               fused=fused)
+    assert not pooled.numpy().any() and not tape.gradient(pooled, image, unconnected_gradients="zero").numpy().any()
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_roi_align_reads_the_edge_up_to_a_cell_outside(fused):
+    """One sample a bin, at -1.5, -.5, .5 (aligned): 0, the edge's value, between the first two."""
+    column = np.array([10., 20, 30, 40], "float32").reshape(1, 4, 1, 1)
+    pooled = align(column, (-1.5, 0, 1.5, 1), (3, 1), fused, samples=1)
+    np.testing.assert_allclose(pooled[:, 0], [0, 10, 15], rtol=1e-6)
+    pooled = align(column, (2.5, 0, 5.5, 1), (3, 1), fused, samples=1)
+    np.testing.assert_allclose(pooled[:, 0], [35, 40, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_roi_align_max(fused):
+    """The largest of the samples, bin by bin, worked by hand: at 0, .5 | 1, 1.5."""
+    row = np.array([3., 1, 4, 0], "float32").reshape(1, 1, 4, 1)
+    for samples in (2, 0):
+        box = (0, .25, 1, 2.25) if samples else (0, 0, 1, 2)
+        pooled = align(row, box, (1, 2), fused, samples=samples, reduce="max")
+        expected = [3, 2.5] if samples else [3, 1]
+        np.testing.assert_allclose(pooled[0], expected, rtol=1e-6)
+
+
+def naive_align(image, box, size, samples, aligned, reduce):
+    """RoIAlign of one box in loops over bins and samples, float64."""
+    height, width = image.shape[:2]
+    y1, x1, y2, x2 = (float(v) - (.5 if aligned else 0) for v in box)
+    h, w = (y2 - y1, x2 - x1) if aligned else (max(y2 - y1, 1), max(x2 - x1, 1))
+
+    def value(y, x):
+        if not (-1 <= y <= height and -1 <= x <= width):
+            return np.zeros(image.shape[2])
+        y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
+        y0, x0 = int(y), int(x)
+        y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
+        return ((image[y0, x0] * (1 - x + x0) + image[y0, x1] * (x - x0)) * (1 - y + y0)
+                + (image[y1, x0] * (1 - x + x0) + image[y1, x1] * (x - x0)) * (y - y0))
+    out = np.zeros((*size, image.shape[2]))
+    ny, nx = (samples or int(np.ceil(side / bins)) for side, bins in zip((h, w), size))
+    for i in range(size[0]):
+        for j in range(size[1]):
+            found = [value(y1 + (i + (k + .5) / ny) * h / size[0], x1 + (j + (m + .5) / nx) * w / size[1])
+                     for k in range(ny) for m in range(nx)]
+            if found:
+                out[i, j] = np.mean(found, axis=0) if reduce == "average" else np.max(found, axis=0)
+    return out
+
+
+@pytest.mark.parametrize("reduce", ["average", "max"])
+@pytest.mark.parametrize("aligned", [True, False])
+@pytest.mark.parametrize("samples", [2, 0])
+def test_roi_align_against_loops(samples, aligned, reduce):
+    """Boxes on several levels, across the edge, thin and without area; values of both forms and gradients."""
+    import tensorflow as tf
+    maps = [RNG.standard_normal((2, *side, 3)).astype("float32") for side in ((16, 13), (8, 7))]
+    boxes = random_boxes(2, 5) * 12 - 1
+    boxes[:, 3], boxes[:, 4] = (2, 3, 2.2, 9), (5, 4, 5, 4)
+    levels = RNG.integers(0, 2, (2, 5)).astype("int32")
+    expected = np.stack([[naive_align(maps[levels[b, n]][b], boxes[b, n], (3, 2), samples, aligned, reduce)
+                          for n in range(5)] for b in range(2)])
+    gradients = []
+    for fused in (True, False):
+        tensors = [tf.convert_to_tensor(x) for x in maps]
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            pooled = ops.roi_align(tensors, tf.convert_to_tensor(boxes), tf.convert_to_tensor(levels), (3, 2), samples,
+                                   aligned, reduce, fused)
+            total = tf.reduce_sum(pooled ** 2)
+        np.testing.assert_allclose(pooled.numpy(), expected, atol=2e-5)
+        gradients.append([tf.convert_to_tensor(g).numpy() for g in tape.gradient(total, tensors)])
+    for a, b in zip(*gradients):
+        assert np.abs(a).max() > 0
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def naive_pool(image, box, size):
+    """RoIPool of one box in loops; the cells that a bin has, and its maximum."""
+    out = np.zeros((*size, image.shape[2]))
+    y1, x1, y2, x2 = (int(np.floor(v + .5)) for v in box)
+    h, w = max(y2 - y1 + 1, 1), max(x2 - x1 + 1, 1)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            ys = [y for y in range(y1 + i * h // size[0], y1 - (-(i + 1) * h // size[0])) if 0 <= y < image.shape[0]]
+            xs = [x for x in range(x1 + j * w // size[1], x1 - (-(j + 1) * w // size[1])) if 0 <= x < image.shape[1]]
+            if ys and xs:
+                out[i, j] = image[np.ix_(ys, xs)].max(axis=(0, 1))
+    return out
+
+
+def test_roi_pool_against_loops():
+    """Values, and a gradient that reaches the largest cell of each bin alone."""
+    import tensorflow as tf
+    ramp = ops.roi_pool([kops.convert_to_tensor(RAMP)], kops.convert_to_tensor([[[1., 1, 3, 3]]]),
+                        kops.zeros((1, 1), "int32"), (2, 2))
+    np.testing.assert_array_equal(np.asarray(ramp)[0, 0, :, :, 0], [[12, 13], [17, 18]])
+    maps = [RNG.standard_normal((2, *side, 3)).astype("float32") for side in ((16, 13), (8, 7))]
+    boxes = random_boxes(2, 6) * 14 - 1
+    boxes[:, 3], boxes[:, 4], boxes[:, 5] = (2, 3, 2.2, 9), (5, 4, 5, 4), (30, 30, 40, 40)
+    levels = RNG.integers(0, 2, (2, 6)).astype("int32")
+    tensors = [tf.convert_to_tensor(x) for x in maps]
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        pooled = ops.roi_pool(tensors, tf.convert_to_tensor(boxes), tf.convert_to_tensor(levels), (3, 2))
+        total = tf.reduce_sum(pooled)
+    expected = np.stack([[naive_pool(maps[levels[b, n]][b], boxes[b, n], (3, 2)) for n in range(6)] for b in range(2)])
+    np.testing.assert_allclose(pooled.numpy(), expected, rtol=1e-6)
+    assert not expected[:, 5].any() and expected[:, 0].any()
+    gradient = sum(tf.convert_to_tensor(g).numpy().sum() for g in tape.gradient(total, tensors))
+    assert gradient == np.count_nonzero(expected)
+
+
+def test_kinds_of_pooling_differ():
+    """The last value of the public ramp: crop_and_resize, RoIAlign aligned and unaligned, RoIPool."""
+    ramp, box = kops.convert_to_tensor(RAMP), kops.convert_to_tensor([[[1., 1, 3, 3]]])
+    level = kops.zeros((1, 1), "int32")
+    pooled = (ops.pyramid_pool([ramp], kops.convert_to_tensor([[[.25, .25, .5, .5]]]), level, (4, 4)),
+              ops.roi_align([ramp], box, level, (4, 4)), ops.roi_align([ramp], box, level, (4, 4), aligned=False),
+              ops.roi_pool([ramp], box, level, (4, 4)))
+    assert [round(float(np.asarray(p)[0, 0, 3, 3, 0]), 4) for p in pooled] == [12, 13.5, 16.5, 18]
