@@ -24,6 +24,8 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss",
               "mrcnn_mask_loss")
 OPTIMIZERS = ("sgd", "adam", "adamw")
+BOX_FRAMES = ("centers", "edges")
+ROI_POOLINGS = ("crop_and_resize", "align", "pool")
 SCHEDULES = ("constant", "cosine")
 
 
@@ -113,6 +115,11 @@ class Config:
     # Subtracted from every pixel, in RGB order.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
+    # What 0 and 1 are in normalised boxes (not in matterport): "centers", those of the outermost pixels, so
+    # that y2, x2 are shifted by one pixel and sides divided by h - 1, w - 1; or "edges", the image's own,
+    # as in the paper's code and torchvision.
+    BOX_FRAME = "centers"
+
     # ---- Classes and objects -------------------------------------------------------------------
     # Classes, background included.
     NUM_CLASSES = 1
@@ -170,6 +177,24 @@ class Config:
     # Rows that pad the RoIs of an image count as background in the class loss, as in the original,
     # or are left out (not in matterport).
     CLASS_LOSS_ON_PADDING = True
+
+    # How RoIs are read from the maps (not in matterport; paper, section 3 and table 2c: RoIPool 26.9, RoIAlign
+    # 30.2 with max and 30.3 with average AP of masks):
+    #   crop_and_resize  one bilinear sample for each cell, the first and last on the RoI's edges
+    #   align            RoIAlign: ROI_ALIGN_SAMPLES^2 bilinear samples inside each cell
+    #   pool             RoIPool (Fast R-CNN): RoI and cells rounded to whole cells of the map, their maximum
+    ROI_POOLING = "crop_and_resize"
+
+    # Samples of RoIAlign along a cell's side, 2 for the paper's four; 0: as many as the cell has pixels of the
+    # map (slow). Their "average" or "max". ALIGNED False: read half a pixel of the map too far to
+    # the lower right and RoIs at least a pixel wide, as in the first implementations and torchvision.
+    ROI_ALIGN_SAMPLES = 2
+    ROI_ALIGN_REDUCE = "average"
+    ROI_ALIGN_ALIGNED = True
+
+    # The level of an RoI of side s, 4 + log2(s / 224): "round" to the nearest, or "floor" as in the FPN paper
+    # (not in matterport).
+    ROI_LEVEL = "round"
 
     # Cells of the pooled RoIs: POOL_SIZE for class and box, MASK_POOL_SIZE for masks.
     POOL_SIZE = 7
@@ -391,6 +416,11 @@ class Config:
             yield (f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
                    f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
                    f"{self.MASK_POOL_SIZE}")
+        if not _is_whole(self.ROI_ALIGN_SAMPLES) or self.ROI_ALIGN_SAMPLES < 0:
+            yield f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                yield f"{name} is one of {', '.join(allowed)}. Received: {getattr(self, name)!r}"
         for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
             if np.size(getattr(self, name)) != 4 or np.min(getattr(self, name)) <= 0:
                 yield f"{name} has 4 positive values. Received: {getattr(self, name)!r}"
@@ -410,6 +440,8 @@ class Config:
             yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
 
 
+_CHOICES = {"BOX_FRAME": BOX_FRAMES, "ROI_POOLING": ROI_POOLINGS, "ROI_ALIGN_REDUCE": ("average", "max"),
+            "ROI_LEVEL": ("round", "floor")}
 _DERIVED = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
 _COUNTS = ("GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH", "NUM_CLASSES", "IMAGE_CHANNEL_COUNT",
            "TRAIN_ROIS_PER_IMAGE", "POOL_SIZE", "MASK_POOL_SIZE", "DETECTION_MAX_INSTANCES",

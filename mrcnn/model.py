@@ -4,7 +4,8 @@
                                                            -> mask head          -> masks
 
 Boxes are (y1, x1, y2, x2). In the network they are normalised: 0 is the centre of the first pixel, 1
-that of the last; only `norm_boxes_graph` and `denorm_boxes_graph` know that. Tensors have a batch
+that of the last, or the image's edges (BOX_FRAME); only `norm_boxes_graph` and `denorm_boxes_graph` know
+that. Tensors have a batch
 axis B, then rows N; padding rows of public outputs are zero.
 
 `class MaskRCNN`, at the end, is what users call. What is not the network lives in the modules beside
@@ -229,26 +230,33 @@ class MatchSize(KL.Layer):
 #  Boxes
 # ------------------------------------------------------------------------------------------------
 
-def norm_boxes_graph(boxes, shape):
+def norm_boxes_graph(boxes, shape, frame="centers"):
     """Pixel boxes to normalised ones (matterport: norm_boxes_graph).
 
     Args:
         boxes: [..., (y1, x1, y2, x2)] in pixels; y2, x2 lie outside the box.
         shape: [..., (height, width)], one for all boxes or one for each.
+        frame: BOX_FRAME.
     """
-    scale, shift = _frame(shape)
+    scale, shift = _frame(shape, frame)
     return (ops.cast(boxes, "float32") - shift) / scale
 
 
-def denorm_boxes_graph(boxes, shape):
-    """Normalised boxes to pixel ones, int32, rounded half to even (matterport: denorm_boxes_graph)."""
-    scale, shift = _frame(shape)
-    return ops.cast(ops.round(boxes * scale + shift), "int32")
+def denorm_boxes_graph(boxes, shape, frame="centers", whole=True):
+    """Normalised boxes to pixel ones (matterport: denorm_boxes_graph).
+
+    Args:
+        whole: int32, rounded half to even; False: float32, not rounded.
+    """
+    scale, shift = _frame(shape, frame)
+    boxes = boxes * scale + shift
+    return ops.cast(ops.round(boxes), "int32") if whole else boxes
 
 
-def _frame(shape):
+def _frame(shape, frame):
     size = ops.cast(shape, "float32")[..., :2]
-    return ops.concatenate([size, size], axis=-1) - 1., ops.convert_to_tensor([0., 0., 1., 1.])
+    size, one = ops.concatenate([size, size], axis=-1), 1. if frame == "centers" else 0.
+    return size - one, ops.convert_to_tensor([0., 0., one, one])
 
 
 def apply_box_deltas_graph(boxes, deltas, log_size_limit=None):
@@ -307,16 +315,17 @@ class PyramidAnchors(KL.Layer):
         ratios: widths by heights.
         strides: pixels of a step of each level.
         anchor_stride: cells between anchors.
+        frame: BOX_FRAME.
 
     Input: [image [B, H, W, C], P2, ... P6 [B, h, w, C]]. Output: [B, A, 4] normalised, in the order
     level, row, column, ratio.
     """
 
-    def __init__(self, scales, ratios, strides, anchor_stride=1, **kwargs):
+    def __init__(self, scales, ratios, strides, anchor_stride=1, frame="centers", **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.scales, self.ratios, self.strides = list(scales), list(ratios), list(strides)
-        self.anchor_stride = anchor_stride
+        self.anchor_stride, self.frame = anchor_stride, frame
 
     def call(self, inputs):
         image, maps = inputs[0], inputs[1:]
@@ -332,7 +341,7 @@ class PyramidAnchors(KL.Layer):
             shift = ops.stack([y, x, y, x], axis=-1)                       # [rows, columns, 1, 4]
             boxes.append(ops.reshape(shift + first, (-1, 4)))
         size = [ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)]
-        boxes = norm_boxes_graph(ops.concatenate(boxes, axis=0), ops.stack(size))
+        boxes = norm_boxes_graph(ops.concatenate(boxes, axis=0), ops.stack(size), self.frame)
         return boxes[None] + ops.zeros_like(image[:, :1, 0, :1], dtype="float32")[..., :1]
 
     def compute_output_shape(self, input_shape):
@@ -345,7 +354,7 @@ class PyramidAnchors(KL.Layer):
     def get_config(self):
         return {**super().get_config(), "scales": [float(s) for s in self.scales],
                 "ratios": [float(r) for r in self.ratios], "strides": [int(s) for s in self.strides],
-                "anchor_stride": self.anchor_stride}
+                "anchor_stride": self.anchor_stride, "frame": self.frame}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -460,37 +469,69 @@ class ProposalLayer(KL.Layer):
 class PyramidROIAlign(KL.Layer):
     """Features of each RoI from the level of the pyramid that fits its size (matterport: PyramidROIAlign).
 
-    The level is 4 + log2(sqrt(h w) / 224) in pixels, rounded (half to even) and kept in 2..5, so that
-    a RoI of 224 pixels is read from P4. Pooling is crop_and_resize: no coordinate is rounded, one
-    bilinear sample per cell (the paper averages four).
+    The level is 4 + log2(sqrt(h w) / 224) in pixels, made whole and kept in 2..5, so that a RoI of 224
+    pixels is read from P4. Of a single map all RoIs are read.
 
     Args:
         pool_shape: (height, width) of the output.
         fused: see `mrcnn.ops`.
+        pooling: "crop_and_resize", no coordinate is rounded, one bilinear sample per cell; "align", the
+            paper's RoIAlign; "pool", RoIPool. See ROI_POOLING.
+        samples, reduce, aligned: of RoIAlign, see `ops.roi_align`.
+        level: "round" (half to even) or "floor".
+        strides: pixels of a cell of each map.
+        frame: BOX_FRAME.
 
     Input: [boxes [B, N, 4] normalised, image_meta [B, meta], P2, P3, P4, P5]. Output: [B, N, h, w, C].
     """
 
-    def __init__(self, pool_shape, fused=None, **kwargs):
+    def __init__(self, pool_shape, fused=None, pooling="crop_and_resize", samples=2, reduce="average", aligned=True,
+                 level="round", strides=(4, 8, 16, 32), frame="centers", **kwargs):
         kwargs.setdefault("autocast", False)       # boxes keep float32, features come as they are
         super().__init__(**kwargs)
+        if pooling not in config_module.ROI_POOLINGS:
+            raise ValueError(f"pooling is one of {', '.join(config_module.ROI_POOLINGS)}. Received: {pooling!r}")
         self.pool_shape = tuple(int(side) for side in pool_shape)
-        self.fused = fused
+        self.fused, self.pooling, self.samples, self.reduce, self.aligned = fused, pooling, samples, reduce, aligned
+        self.level, self.strides, self.frame = level, [int(stride) for stride in strides], frame
+
+    @classmethod
+    def of(cls, config, side, name):
+        """The layer with a Config's values; `side`: of the pooled square."""
+        return cls([side, side], config.FUSED_KERNELS, config.ROI_POOLING, config.ROI_ALIGN_SAMPLES,
+                   config.ROI_ALIGN_REDUCE, config.ROI_ALIGN_ALIGNED, config.ROI_LEVEL, config.BACKBONE_STRIDES[:4],
+                   config.BOX_FRAME, name=name)
 
     def call(self, inputs):
         boxes, image_meta, feature_maps = ops.stop_gradient(inputs[0]), inputs[1], inputs[2:]
-        levels = self.levels(boxes, parse_image_meta_graph(image_meta)["image_shape"])
-        return kernels.pyramid_pool(feature_maps, boxes, levels - 2, self.pool_shape, self.fused)
+        shape = parse_image_meta_graph(image_meta)["image_shape"]
+        levels = self.levels(boxes, shape, self.level) - 2 if len(feature_maps) > 1 else ops.zeros_like(
+            boxes[..., 0], dtype="int32")
+        if self.pooling != "crop_and_resize":
+            # In cells of each box's map.
+            strides = ops.take(ops.convert_to_tensor(self.strides, "float32"), levels)
+            boxes = denorm_boxes_graph(boxes, shape[:, None, :2], self.frame, whole=False) / strides[..., None]
+        elif self.frame == "edges":
+            # To the frame of the kernel, whose 0 and 1 are the centres of the outermost cells.
+            size = shape[:, None, :2]
+            boxes = norm_boxes_graph(denorm_boxes_graph(boxes, size, self.frame, whole=False), size)
+        if self.pooling == "align":
+            return kernels.roi_align(feature_maps, boxes, levels, self.pool_shape, self.samples, self.aligned,
+                                     self.reduce, self.fused)
+        if self.pooling == "pool":
+            return kernels.roi_pool(feature_maps, boxes, levels, self.pool_shape)
+        return kernels.pyramid_pool(feature_maps, boxes, levels, self.pool_shape, self.fused)
 
     @staticmethod
-    def levels(boxes, image_shape):
+    def levels(boxes, image_shape, rule="round"):
         """boxes: [B, N, 4] normalised, image_shape: [B, (h, w, c)]. Returns [B, N] int32 in 2..5."""
         shape = ops.cast(image_shape, "float32")
         image_area = (shape[:, 0] * shape[:, 1])[:, None]
         area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
         size = ops.sqrt(ops.where(area > 0, area, 1.)) / (224. / ops.sqrt(image_area))
-        level = 4 + ops.cast(ops.round(log2_graph(size)), "int32")
-        return ops.where(area > 0, ops.clip(level, 2, 5), 2)
+        # A side of 112 or 224 pixels belongs to the upper level, whatever rounding makes of it.
+        level = ops.round(log2_graph(size)) if rule == "round" else ops.floor(log2_graph(size) + 1e-6)
+        return ops.where(area > 0, ops.clip(4 + ops.cast(level, "int32"), 2, 5), 2)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
@@ -499,7 +540,8 @@ class PyramidROIAlign(KL.Layer):
         return keras.KerasTensor(self.compute_output_shape([x.shape for x in inputs]), inputs[2].dtype)
 
     def get_config(self):
-        return {**super().get_config(), "pool_shape": self.pool_shape, "fused": self.fused}
+        names = "pool_shape fused pooling samples reduce aligned level strides frame".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -658,6 +700,7 @@ class DetectionLayer(KL.Layer):
         min_confidence: detections with a lower score are dropped.
         nms_threshold: of two detections of a class with a higher IoU only the better stays.
         bbox_std_dev, log_size_limit: as in `ProposalLayer`.
+        frame: BOX_FRAME.
         fused: see `mrcnn.ops`.
 
     Input: [rois [B, N, 4] normalised, probs [B, N, classes], deltas [B, N, classes, 4], image_meta], and
@@ -667,22 +710,22 @@ class DetectionLayer(KL.Layer):
     """
 
     def __init__(self, config=None, *, max_instances=100, min_confidence=0.7, nms_threshold=0.3,
-                 bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16), fused=None,
-                 **kwargs):
+                 bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16), frame="centers",
+                 fused=None, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
             max_instances, min_confidence = config.DETECTION_MAX_INSTANCES, config.DETECTION_MIN_CONFIDENCE
             nms_threshold, bbox_std_dev = config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV
-            log_size_limit, fused = config.BBOX_LOG_SIZE_LIMIT, config.FUSED_KERNELS
+            log_size_limit, frame, fused = config.BBOX_LOG_SIZE_LIMIT, config.BOX_FRAME, config.FUSED_KERNELS
         self.max_instances, self.min_confidence, self.nms_threshold = max_instances, min_confidence, nms_threshold
         self.bbox_std_dev = [float(v) for v in bbox_std_dev]
-        self.log_size_limit, self.fused = log_size_limit, fused
+        self.log_size_limit, self.frame, self.fused = log_size_limit, frame, fused
 
     def call(self, inputs):
         rois, probs, deltas, image_meta = inputs[:4]
         meta = parse_image_meta_graph(image_meta)
-        window = norm_boxes_graph(meta["window"], meta["image_shape"][:, :2])
+        window = norm_boxes_graph(meta["window"], meta["image_shape"][:, :2], self.frame)
         return self.refine(rois, probs, deltas, window, *inputs[4:])
 
     def refine(self, rois, probs, deltas, window, valid=None):
@@ -705,7 +748,7 @@ class DetectionLayer(KL.Layer):
         return (input_shape[0][0], self.max_instances, 6)
 
     def get_config(self):
-        names = "max_instances min_confidence nms_threshold bbox_std_dev log_size_limit fused".split()
+        names = "max_instances min_confidence nms_threshold bbox_std_dev log_size_limit frame fused".split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -720,7 +763,7 @@ def refine_detections_graph(rois, probs, deltas, window, config):
 # ------------------------------------------------------------------------------------------------
 
 def fpn_classifier_graph(rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True,
-                         fc_layers_size=1024, momentum=0.99, fused=None):
+                         fc_layers_size=1024, momentum=0.99, pooling=None):
     """Class and box of each RoI: two fully connected layers (matterport: fpn_classifier_graph).
 
     Args:
@@ -728,12 +771,14 @@ def fpn_classifier_graph(rois, feature_maps, image_meta, pool_size, num_classes,
         feature_maps: [P2, P3, P4, P5].
         image_meta: [B, meta].
         pool_size: side of the pooled features.
+        pooling: a `PyramidROIAlign` to read the RoIs with; None for the original's.
 
     Returns:
         logits, probs: [B, N, num_classes].
         deltas: [B, N, num_classes, (dy, dx, log dh, log dw)], divided by BBOX_STD_DEV.
     """
-    x = PyramidROIAlign([pool_size, pool_size], fused, name="roi_align_classifier")([rois, image_meta] + feature_maps)
+    pooling = pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_classifier")
+    x = pooling([rois, image_meta] + feature_maps)
     for i, side in ((1, pool_size), (2, 1)):
         x = TimeDistributed(WholeConv2D(fc_layers_size, side), name=f"mrcnn_class_conv{i}")(x)
         x = TimeDistributed(BatchNorm(train_bn, momentum=momentum), name=f"mrcnn_class_bn{i}")(x)
@@ -754,8 +799,8 @@ class MaskHead:
     section 3: L_mask).
     """
 
-    def __init__(self, pool_size, num_classes, train_bn=True, channels=256, momentum=0.99, fused=None):
-        self.stages = [PyramidROIAlign([pool_size, pool_size], fused, name="roi_align_mask")]
+    def __init__(self, pool_size, num_classes, train_bn=True, channels=256, momentum=0.99, pooling=None):
+        self.stages = [pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_mask")]
         for i in (1, 2, 3, 4):
             self.stages += [
                 TimeDistributed(KL.Conv2D(channels, 3, padding="same"), name=f"mrcnn_mask_conv{i}"),
@@ -1051,9 +1096,10 @@ class MaskRCNN:
         def box_head(rois, maps, meta):
             return fpn_classifier_graph(rois, maps, meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
                                         config.FPN_CLASSIF_FC_LAYERS_SIZE, config.BATCH_NORM_MOMENTUM,
-                                        config.FUSED_KERNELS)
+                                        PyramidROIAlign.of(config, config.POOL_SIZE, "roi_align_classifier"))
         mask_head = MaskHead(config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, config.MASK_HEAD_CHANNELS,
-                             config.BATCH_NORM_MOMENTUM, config.FUSED_KERNELS) if config.USE_MASK else None
+                             config.BATCH_NORM_MOMENTUM, PyramidROIAlign.of(
+                                 config, config.MASK_POOL_SIZE, "roi_align_mask")) if config.USE_MASK else None
         return box_head, mask_head
 
     def _training_graph(self, image, meta, pyramid, rpn, config):
@@ -1063,20 +1109,21 @@ class MaskRCNN:
         class_ids = KL.Input((None,), name="input_gt_class_ids", dtype="int32")
         boxes = KL.Input((None, 4), name="input_gt_boxes")
         inputs = [image, meta, match, rpn_target, class_ids, boxes]
-        truth = [class_ids, NormalizeBoxes(min_pixels=1, name="gt_boxes")([boxes, image])]
+        truth = [class_ids, NormalizeBoxes(min_pixels=1, frame=config.BOX_FRAME, name="gt_boxes")([boxes, image])]
         if config.USE_MASK:
             # uint8: a bool tensor can't be split over devices.
             truth.append(KL.Input(masks_shape, name="input_gt_masks", dtype="uint8"))
             inputs.append(truth[-1])
         anchors = PyramidAnchors(config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, config.BACKBONE_STRIDES,
-                                 config.RPN_ANCHOR_STRIDE, name="anchors")([image] + pyramid)
+                                 config.RPN_ANCHOR_STRIDE, config.BOX_FRAME, name="anchors")([image] + pyramid)
         rpn_logits, rpn_class, rpn_bbox = rpn
         rpn_rois, valid = ProposalLayer(config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config,
                                         return_valid=True, name="ROI")([rpn_class, rpn_bbox, anchors])
         proposals = rpn_rois
         if not config.USE_RPN_ROIS:
             inputs.append(KL.Input((None, 4), name="input_roi"))
-            proposals, valid = NormalizeBoxes(return_valid=True, name="input_rois")([inputs[-1], image])
+            proposals, valid = NormalizeBoxes(return_valid=True, frame=config.BOX_FRAME,
+                                              name="input_rois")([inputs[-1], image])
         targets = DetectionTargetLayer(config, name="proposal_targets")
         rois, target_ids, target_bbox, *target_mask = targets([proposals, *truth, valid])
 
@@ -1313,10 +1360,10 @@ class MaskRCNN:
         """
         n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
         boxes, class_ids, scores = detections[:n, :4], detections[:n, 4].astype(np.int32), detections[:n, 5]
-        window = utils.norm_boxes(window, image_shape[:2])
+        window = utils.norm_boxes(window, image_shape[:2], self.config.BOX_FRAME)
         wy1, wx1, wy2, wx2 = window
         shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
-        boxes = utils.denorm_boxes((boxes - shift) / scale, original_image_shape[:2])
+        boxes = utils.denorm_boxes((boxes - shift) / scale, original_image_shape[:2], self.config.BOX_FRAME)
         keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
         boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
         if mrcnn_mask is None:
@@ -1432,7 +1479,7 @@ class MaskRCNN:
             while len(self._anchors) > 8:
                 self._anchors.popitem(last=False)
         self.anchors = pixels
-        return utils.norm_boxes(pixels, key).astype("float32")
+        return utils.norm_boxes(pixels, key, config.BOX_FRAME).astype("float32")
 
     # ---- Looking inside --------------------------------------------------------------------------
 
@@ -1531,19 +1578,20 @@ class NormalizeBoxes(KL.Layer):
             so many pixels about their centre, or an object of one pixel could never be matched.
         return_valid: also return which boxes are not zero rows, [B, N] bool; decided before
             normalising, after which zero rows are no longer zero.
+        frame: BOX_FRAME.
 
     Input: [boxes [B, N, 4] in pixels, image [B, H, W, C]]. Output: [B, N, 4].
     """
 
-    def __init__(self, min_pixels=0, return_valid=False, **kwargs):
+    def __init__(self, min_pixels=0, return_valid=False, frame="centers", **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.min_pixels, self.return_valid = min_pixels, return_valid
+        self.min_pixels, self.return_valid, self.frame = min_pixels, return_valid, frame
 
     def call(self, inputs):
         pixels, image = inputs
         size = ops.stack([ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)])
-        boxes = norm_boxes_graph(pixels, size)
+        boxes = norm_boxes_graph(pixels, size, self.frame)
         if self.min_pixels:
             half = .5 * self.min_pixels / (size - 1.)
             thin = boxes[..., 2:] - boxes[..., :2] <= 0
@@ -1560,4 +1608,5 @@ class NormalizeBoxes(KL.Layer):
         return (boxes, keras.KerasTensor(boxes.shape[:2], "bool")) if self.return_valid else boxes
 
     def get_config(self):
-        return {**super().get_config(), "min_pixels": self.min_pixels, "return_valid": self.return_valid}
+        names = "min_pixels return_valid frame".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -241,13 +241,15 @@ def box_refinement_graph(box, gt_box):
     return _box_refinement(ops.cast(box, "float32"), ops.cast(gt_box, "float32"), ops)
 
 
-def _box_frame(shape):
+def _box_frame(shape, frame):
     height, width = shape[:2]
+    if frame == "edges":
+        return np.array([height, width, height, width], np.float64), np.zeros(4)
     return (np.array([height - 1, width - 1, height - 1, width - 1], np.float64),
             np.array([0, 0, 1, 1], np.float64))
 
 
-def norm_boxes(boxes, shape):
+def norm_boxes(boxes, shape, frame="centers"):
     """Boxes from pixels to normalised coordinates: (0, 0, height, width) becomes (0, 0, 1, 1).
 
     y2 and x2 are moved inside the box, then all is divided by (height - 1, width - 1).
@@ -255,25 +257,27 @@ def norm_boxes(boxes, shape):
     Args:
         boxes: [N, (y1, x1, y2, x2)] in pixels, y2 and x2 outside the box.
         shape: (height, width, ...) of the image, sides of at least 2 pixels.
+        frame: BOX_FRAME; "edges" moves nothing and divides by (height, width).
 
     Returns:
         [N, (y1, x1, y2, x2)] float32.
     """
-    scale, shift = _box_frame(shape)
+    scale, shift = _box_frame(shape, frame)
     return ((np.asarray(boxes) - shift) / scale).astype(np.float32)
 
 
-def denorm_boxes(boxes, shape):
+def denorm_boxes(boxes, shape, frame="centers"):
     """Boxes from normalised coordinates to pixels, the inverse of `norm_boxes`.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)], normalised.
         shape: (height, width, ...) of the image.
+        frame: BOX_FRAME.
 
     Returns:
         [N, (y1, x1, y2, x2)] int32, halves rounded to even, y2 and x2 outside the box.
     """
-    scale, shift = _box_frame(shape)
+    scale, shift = _box_frame(shape, frame)
     return np.around(np.asarray(boxes) * scale + shift).astype(np.int32)
 
 

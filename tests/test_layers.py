@@ -35,6 +35,13 @@ CASES = {
                        lambda b: [uniform(b, 30, 32, 3), uniform(b, 8, 8, 2), uniform(b, 4, 4, 2)]),
     "PyramidROIAlign": (lambda: modellib.PyramidROIAlign((3, 2)),
                         lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
+    "PyramidROIAlign, RoIAlign": (lambda: modellib.PyramidROIAlign((3, 2), pooling="align", level="floor",
+                                                                   strides=(4, 8, 16, 32), frame="edges"),
+                                  lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
+    "PyramidROIAlign, adaptive": (lambda: modellib.PyramidROIAlign((3, 2), pooling="align", samples=0, reduce="max"),
+                                  lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
+    "PyramidROIAlign, RoIPool": (lambda: modellib.PyramidROIAlign((3, 2), pooling="pool"),
+                                 lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
     "DetectionTargetLayer": (lambda: modellib.DetectionTargetLayer(rois_per_image=8, mask_shape=(6, 6), seed=0),
                              lambda b: [boxes(b, 20), np.tile(np.array([[1, 2, -1, 0]], "int32"), (b, 1)), boxes(b, 4),
                                         (uniform(b, 10, 10, 4) > .5).astype("uint8")]),
@@ -77,7 +84,7 @@ def test_layer(name):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ProposalLayer", "PyramidROIAlign", "DetectionLayer"])
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("Prop", "PyramidR", "DetectionLayer"))])
 def test_portable_kernels_under_xla(name):
     """The keras.ops form compiles under XLA and gives what the fused kernels give."""
     import tensorflow as tf
@@ -92,7 +99,8 @@ def test_portable_kernels_under_xla(name):
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_layers_under_jax(tmp_path):
     """In a process of its own with JAX as the backend: the same values, compiled by jax.jit."""
-    names = ("ProposalLayer", "PyramidROIAlign", "DetectionLayer", "PyramidAnchors", "NormalizeBoxes")
+    names = ("ProposalLayer", "PyramidROIAlign", "PyramidROIAlign, RoIAlign", "PyramidROIAlign, adaptive",
+             "PyramidROIAlign, RoIPool", "DetectionLayer", "PyramidAnchors", "NormalizeBoxes")
     arrays = {}
     for name in names:
         make, inputs_of = CASES[name]
@@ -210,3 +218,25 @@ def test_batch_norm_holds_its_mode_inside_a_model():
         model(pixels, training=True)
         assert bool(np.abs(np.asarray(layer.moving_mean)).max() > 0) == moves
     assert ops.is_tensor(model(pixels))
+
+
+def test_level_of_a_roi():
+    """FPN's rule at the seams: 224 pixels belong to P4; "floor" keeps 223 on P3, "round" moves up at 158.4."""
+    sides = np.array([10, 55, 57, 111, 112, 157, 160, 223, 224, 447, 448, 5000], "float32")
+    rois = np.stack([sides * 0, sides * 0, sides / 600, sides / 800], axis=-1)[None]
+    levels = {rule: np.asarray(modellib.PyramidROIAlign.levels(ops.convert_to_tensor(rois), np.array([[600, 800, 3]]),
+                                                               rule))[0].tolist() for rule in ("round", "floor")}
+    assert levels["floor"] == [2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5]
+    assert levels["round"] == [2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
+
+
+def test_box_frames():
+    """A box in pixels comes back from either frame; "edges" divides plainly."""
+    pixels = np.array([[0, 0, 480, 640], [10, 20, 30, 60]], "float32")
+    for frame, expected in (("centers", [10 / 479, 20 / 639, 29 / 479, 59 / 639]),
+                            ("edges", [10 / 480, 20 / 640, 30 / 480, 60 / 640])):
+        normal = modellib.norm_boxes_graph(pixels, (480, 640), frame)
+        np.testing.assert_allclose(np.asarray(normal), [[0, 0, 1, 1], expected], rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(normal), modellib.utils.norm_boxes(pixels, (480, 640), frame), rtol=1e-6)
+        np.testing.assert_array_equal(np.asarray(modellib.denorm_boxes_graph(normal, (480, 640), frame)), pixels)
+        np.testing.assert_array_equal(modellib.utils.denorm_boxes(np.asarray(normal), (480, 640), frame), pixels)
