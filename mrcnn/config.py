@@ -20,7 +20,10 @@ import warnings
 import numpy as np
 
 RESIZE_MODES = ("none", "square", "pad64", "crop", "shorter")
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
+BODIES = ("fpn", "c4")
+BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+             "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+NORMS = (None, "batch", "frozen", "group")
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss",
               "mrcnn_mask_loss")
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -73,12 +76,35 @@ class Config:
     RESUME_SECONDS = 30
 
     # ---- Body: ResNet and FPN --------------------------------------------------------------------
+    # "fpn", the pyramid P2..P6; or "c4", one map at stride 16, with the ResNet's fifth stage as the head of each
+    # RoI (not in matterport; paper, section 3 and table 2a: R50-C4 30.3, R50-FPN 33.6 AP of masks). With
+    # "c4" BACKBONE_STRIDES is [16], RPN_ANCHOR_SCALES [(32, 64, 128, 256, 512)], MASK_SHAPE [14, 14].
+    BODY = "fpn"
+
     # A name from `config.BACKBONES` or a function f(image, stage5=, train_bn=) that returns the
     # five maps C1..C5; then COMPUTE_BACKBONE_SHAPE is needed too.
     BACKBONE = "resnet101"
 
     # f(image_shape) -> [5, (height, width)] of P2..P6; only for a callable BACKBONE.
     COMPUTE_BACKBONE_SHAPE = None
+
+    # The bottleneck's stride lies in its first 1x1 convolution, as in the ResNet paper and matterport's files,
+    # or in the 3x3, as in torchvision's and in ResNeXt (not in matterport).
+    STRIDE_IN_1X1 = True
+
+    # Padding where a 3x3 window has stride 2: "same", TensorFlow's, more at the lower right; or "symmetric", one
+    # pixel on each side, as in the files of Caffe and PyTorch (not in matterport).
+    BACKBONE_PADDING = "same"
+
+    # What follows the convolutions of the backbone and of the FPN (not in matterport): "batch", batch norm,
+    # see TRAIN_BN; "frozen", batch norm whose gamma and beta are fixed too, as in the paper; "group",
+    # group norm of 32 groups (Wu & He 2018); None, nothing.
+    BACKBONE_NORM = "batch"
+    FPN_NORM = None
+
+    # Convolutions have a bias even before a norm, which makes it superfluous; matterport's files hold one, those
+    # of others don't (not in matterport).
+    CONV_BIAS = True
 
     # Strides of P2..P6 in pixels of the input.
     BACKBONE_STRIDES = [4, 8, 16, 32, 64]
@@ -89,6 +115,9 @@ class Config:
     # Batch norm's mode: None trains it; False keeps its statistics fixed (right for the small
     # batches of detection on pre-trained weights); True sets training mode even in inference.
     TRAIN_BN = False
+
+    # Added to the variance by batch norm (not in matterport). 1e-5 in PyTorch; 0 in torchvision's released COCO_V1.
+    BATCH_NORM_EPSILON = 1e-3
 
     # Share of the old statistics that an update of batch norm keeps (not in matterport).
     BATCH_NORM_MOMENTUM = 0.99
@@ -115,6 +144,15 @@ class Config:
     # Subtracted from every pixel, in RGB order.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
+    # Pixels are then divided by these, one value for all channels or one for each (not in matterport).
+    STD_PIXEL = np.array([1.])
+
+    # False: images are resized in their own dtype, values and all that lies outside cut, sides rounded, and
+    # padded with black. True: subtracting and dividing come first, then resizing in floating point with the
+    # edges repeated, sides cut to whole pixels, and padding with 0, which is the mean (not in matterport;
+    # torchvision's way).
+    FLOAT_RESIZE = False
+
     # What 0 and 1 are in normalised boxes (not in matterport): "centers", those of the outermost pixels, so
     # that y2, x2 are shifted by one pixel and sides divided by h - 1, w - 1; or "edges", the image's own,
     # as in the paper's code and torchvision.
@@ -136,16 +174,24 @@ class Config:
     MINI_MASK_SHAPE = (56, 56)
 
     # ---- Region proposal network -----------------------------------------------------------------
-    # Side of the square anchor in pixels, one for each level, P2 first; a level's anchors have the
-    # same area at each of the RPN_ANCHOR_RATIOS (width / height).
+    # Side of the square anchor in pixels, one for each level, P2 first, or a tuple of several; a level's anchors
+    # have the same area at each of the RPN_ANCHOR_RATIOS (width / height).
     RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)
     RPN_ANCHOR_RATIOS = [0.5, 1, 2]
 
     # 1: anchors at every cell of a map; 2: at every other cell.
     RPN_ANCHOR_STRIDE = 1
 
-    # Width of the RPN's shared convolution (not in matterport, where it is 512).
+    # True: half sides of anchors are rounded to whole pixels and steps are whole quotients of image and map, as
+    # in torchvision (not in matterport).
+    RPN_ANCHOR_ROUNDING = False
+
+    # Width and number of the RPN's shared 3x3 convolutions (not in matterport, where they are 512 and 1).
     RPN_CHANNELS = 512
+    RPN_CONVS = 1
+
+    # "softmax" over two logits, or "sigmoid" of one, as in the paper's code (not in matterport).
+    RPN_SCORE = "softmax"
 
     # Anchors of an image that have a loss, half of them positive if there are so many.
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
@@ -153,6 +199,20 @@ class Config:
     # Proposals: the best PRE_NMS_LIMIT anchors, then non-maximum suppression at this IoU, then the
     # best POST_NMS of the rest. A higher threshold lets more proposals through.
     PRE_NMS_LIMIT = 6000
+
+    # PRE_NMS_LIMIT in training, None for the same. PRE_NMS_PER_LEVEL: the limit is that of each level instead of
+    # all together. RPN_NMS_PER_LEVEL: only proposals of one level suppress each other (it needs
+    # PRE_NMS_PER_LEVEL). Both as in the paper's code: 2000 in training, 1000 else (not in matterport).
+    PRE_NMS_LIMIT_TRAINING = None
+    PRE_NMS_PER_LEVEL = False
+    RPN_NMS_PER_LEVEL = False
+
+    # Proposals with a shorter side, in pixels, are left out (not in matterport).
+    RPN_MIN_SIZE = 0.
+
+    # Proposals are clipped to the image, without its padding (not in matterport).
+    RPN_CLIP_TO_WINDOW = False
+
     RPN_NMS_THRESHOLD = 0.7
     POST_NMS_ROIS_TRAINING = 2000
     POST_NMS_ROIS_INFERENCE = 1000
@@ -170,6 +230,12 @@ class Config:
     # negatives to a positive; .25 is the paper's 1:3.
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
+
+    # True: negatives fill the rows that positives leave, as in Fast R-CNN; False: they keep the ratio to the positives
+    # that were found, and the rest is padding. ROI_ADD_GT: the objects' own boxes are proposals too, as in the
+    # paper's code (both not in matterport).
+    ROI_FILL_NEGATIVES = False
+    ROI_ADD_GT = False
 
     # False: RoIs come from the batch (`input_roi`) and the RPN does not feed the heads.
     USE_RPN_ROIS = True
@@ -203,8 +269,40 @@ class Config:
     # (height, width) of a predicted mask, twice MASK_POOL_SIZE: [28, 28], or [56, 56] with 28.
     MASK_SHAPE = [28, 28]
 
-    # Width of the two fully connected layers of the box head.
+    # Width of the fully connected layers of the box head, and their number (2 in matterport).
     FPN_CLASSIF_FC_LAYERS_SIZE = 1024
+    BOX_HEAD_FCS = 2
+
+    # 3x3 convolutions before them, their width and norm, and the norm of the fully connected layers: 0 and None
+    # in the paper; 4 with one fully connected layer in the GroupNorm paper (not in matterport, where
+    # there are none and batch norm follows the fully connected ones). Norms as BACKBONE_NORM.
+    BOX_HEAD_CONVS = 0
+    BOX_HEAD_CHANNELS = 256
+    BOX_HEAD_CONV_NORM = None
+    BOX_HEAD_NORM = "batch"
+
+    # With BODY "c4": the stride of the head's first block. 1 with POOL_SIZE = MASK_POOL_SIZE = 7 as in the paper's
+    # figure 4, or 2 with 14 as in its code (not in matterport).
+    C4_HEAD_STRIDE = 1
+
+    # One box, or one mask, for all classes instead of one for each (not in matterport; paper, section 4.1 and
+    # table 2: class-agnostic masks 29.7, class-specific 30.3 AP of masks, R50-C4).
+    CLASS_AGNOSTIC_BOXES = False
+    CLASS_AGNOSTIC_MASKS = False
+
+    # "sigmoid": each class's mask by itself, with the binary loss; "softmax": classes and background compete for a
+    # pixel, with the multinomial loss (not in matterport; paper, table 2b: 30.3 against 24.8 AP of masks, R50-C4).
+    MASK_ACTIVATION = "sigmoid"
+
+    # "fcn", MASK_HEAD_CONVS 3x3 convolutions and a transposed one; or "mlp", two fully connected layers of
+    # MASK_MLP_SIZE and one that predicts all pixels (not in matterport; paper, table 2e: 33.6 against 31.5
+    # AP of masks, R50-FPN).
+    MASK_HEAD = "fcn"
+    MASK_HEAD_CONVS = 4
+    MASK_MLP_SIZE = 1024
+
+    # Norm of the mask head's 3x3 convolutions, as BACKBONE_NORM; None in the paper (not in matterport).
+    MASK_HEAD_NORM = "batch"
 
     # Training runs the mask head on the rows that can be positive instead of on all RoIs; only those
     # have a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are equal
@@ -212,7 +310,7 @@ class Config:
     # positive rows (not in matterport).
     MASK_HEAD_ON_POSITIVES = None
 
-    # Width of the mask head's four 3x3 convolutions and its transposed one (not in matterport).
+    # Width of the mask head's 3x3 convolutions and its transposed one (not in matterport).
     MASK_HEAD_CHANNELS = 256
 
     # ---- Detection -----------------------------------------------------------------------------------
@@ -221,6 +319,20 @@ class Config:
     DETECTION_MAX_INSTANCES = 100
     DETECTION_MIN_CONFIDENCE = 0.7
     DETECTION_NMS_THRESHOLD = 0.3
+
+    # True: a RoI gives a detection for every class with a score high enough, as in the paper's code; False: for
+    # its best class (not in matterport).
+    DETECTION_ALL_CLASSES = False
+
+    # Detections with a shorter side, in pixels of the molded image, are left out (not in matterport).
+    DETECTION_MIN_SIZE = 0.
+
+    # Boxes that `detect` returns are rounded to whole pixels (int32), or exact (float32; not in matterport).
+    ROUND_DETECTIONS = True
+
+    # How a mask is laid into the image (not in matterport): "box", stretched over its box, 0 outside; "padded",
+    # with a pixel of 0 around it over a box larger by as much, as in the paper's code and torchvision.
+    MASK_PASTE = "box"
 
     # ---- Training --------------------------------------------------------------------------------
     # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
@@ -358,7 +470,7 @@ class Config:
             if not _is_whole(value) or value < 1:
                 yield f"{name} is a whole number from 1. Received: {value!r}"
                 return                                  # the checks below compute with these
-        for name in ("WORKERS", "WARMUP_STEPS", "VALIDATION_STEPS"):
+        for name in ("WORKERS", "BOX_HEAD_CONVS", "BOX_HEAD_FCS", "MASK_HEAD_CONVS", "WARMUP_STEPS", "VALIDATION_STEPS"):
             value = getattr(self, name)
             if not _is_whole(value) or value < 0:
                 yield f"{name} is a whole number from 0. Received: {value!r}"
@@ -394,6 +506,9 @@ class Config:
         if np.size(self.MEAN_PIXEL) != self.IMAGE_CHANNEL_COUNT:
             yield (f"MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT = {self.IMAGE_CHANNEL_COUNT} "
                    f"channels. Received: {np.size(self.MEAN_PIXEL)} values")
+        if np.size(self.STD_PIXEL) not in (1, self.IMAGE_CHANNEL_COUNT) or np.min(self.STD_PIXEL) <= 0:
+            yield (f"STD_PIXEL has one positive value or one for each of IMAGE_CHANNEL_COUNT = "
+                   f"{self.IMAGE_CHANNEL_COUNT} channels. Received: {self.STD_PIXEL!r}")
         if len(self.MINI_MASK_SHAPE) != 2 or min(self.MINI_MASK_SHAPE) < 1:
             yield f"MINI_MASK_SHAPE is (height, width). Received: {self.MINI_MASK_SHAPE!r}"
 
@@ -404,26 +519,43 @@ class Config:
                        "function. Received: None")
         elif self.BACKBONE not in BACKBONES:
             yield f"BACKBONE is a function or one of {', '.join(BACKBONES)}. Received: {self.BACKBONE!r}"
-        if len(self.BACKBONE_STRIDES) != 5:
+        if self.BODY == "c4":
+            yield from self._c4_problems()
+        elif len(self.BACKBONE_STRIDES) != 5:
             yield f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
         if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
             yield (f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
                    f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}")
         if self.RPN_ANCHOR_STRIDE not in (1, 2):
             yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
-        if self.USE_MASK and list(self.MASK_SHAPE) != [2 * self.MASK_POOL_SIZE] * 2:
-            side = 2 * self.MASK_POOL_SIZE
+        side = 2 * self.MASK_POOL_SIZE // (self.C4_HEAD_STRIDE if self.BODY == "c4" else 1)
+        if self.USE_MASK and list(self.MASK_SHAPE) != [side, side]:
             yield (f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
                    f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
                    f"{self.MASK_POOL_SIZE}")
+        if self.RPN_NMS_PER_LEVEL and not self.PRE_NMS_PER_LEVEL:
+            yield "RPN_NMS_PER_LEVEL needs PRE_NMS_PER_LEVEL. Received: True and False"
+        limit = self.PRE_NMS_LIMIT_TRAINING
+        if limit is not None and (not _is_whole(limit) or limit < 1):
+            yield f"PRE_NMS_LIMIT_TRAINING is None or a whole number from 1. Received: {limit!r}"
+        if self.BATCH_NORM_EPSILON < 0:
+            yield f"BATCH_NORM_EPSILON is at least 0. Received: {self.BATCH_NORM_EPSILON!r}"
         if not _is_whole(self.ROI_ALIGN_SAMPLES) or self.ROI_ALIGN_SAMPLES < 0:
             yield f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                yield f"{name} is one of {', '.join(allowed)}. Received: {getattr(self, name)!r}"
+                yield f"{name} is one of {', '.join(map(str, allowed))}. Received: {getattr(self, name)!r}"
         for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
             if np.size(getattr(self, name)) != 4 or np.min(getattr(self, name)) <= 0:
                 yield f"{name} has 4 positive values. Received: {getattr(self, name)!r}"
+
+    def _c4_problems(self):
+        if callable(self.BACKBONE):
+            yield "BODY 'c4' takes a BACKBONE by name: its fifth stage is the head. Received: a function"
+        if len(self.BACKBONE_STRIDES) != 1:
+            yield f"BACKBONE_STRIDES is [16] with BODY 'c4', which has one map. Received: {self.BACKBONE_STRIDES!r}"
+        if self.C4_HEAD_STRIDE not in (1, 2):
+            yield f"C4_HEAD_STRIDE is 1 or 2. Received: {self.C4_HEAD_STRIDE!r}"
 
     def _training_problems(self):
         if self.TRAIN_BN not in (None, True, False):
@@ -440,13 +572,86 @@ class Config:
             yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
 
 
-_CHOICES = {"BOX_FRAME": BOX_FRAMES, "ROI_POOLING": ROI_POOLINGS, "ROI_ALIGN_REDUCE": ("average", "max"),
+class PaperConfig(Config):
+    """Mask R-CNN with FPN as in the paper (arXiv 1703.06870v3) and, where it is silent, its authors' code.
+
+    Training is that of the paper's section 3.1: 16 images a batch, 2 on each of 8 devices. With a smaller batch the
+    learning rate goes down in proportion. BACKBONE may also be "resnext101_64x4d" or "resnext101_32x8d"
+    (with STRIDE_IN_1X1 = False).
+    """
+
+    # Section 3.1: shorter edge 800 pixels; the authors' code bounds the longer one.
+    IMAGE_RESIZE_MODE = "shorter"
+    IMAGE_MIN_DIM, IMAGE_MAX_DIM = 800, 1333
+    FLOAT_RESIZE = True
+    BOX_FRAME = "edges"
+
+    # Section 3, network architecture: pre-trained batch norm is fixed; no norm elsewhere.
+    BACKBONE_NORM = "frozen"
+    BOX_HEAD_NORM = MASK_HEAD_NORM = None
+    BATCH_NORM_EPSILON = 1e-5
+
+    # Table 2c, RoIAlign of four averaged samples; its authors later read cells from their middles (aligned).
+    ROI_POOLING = "align"
+    ROI_LEVEL = "floor"
+
+    # Faster R-CNN and FPN: sigmoid, deltas not divided, and the limits of each level.
+    RPN_SCORE = "sigmoid"
+    RPN_CHANNELS = 256
+    RPN_BBOX_STD_DEV = np.array([1., 1., 1., 1.])
+    PRE_NMS_PER_LEVEL = RPN_NMS_PER_LEVEL = RPN_CLIP_TO_WINDOW = True
+    PRE_NMS_LIMIT, PRE_NMS_LIMIT_TRAINING = 1000, 2000
+    POST_NMS_ROIS_TRAINING = POST_NMS_ROIS_INFERENCE = 1000
+
+    # Section 3.1, training: 512 RoIs with FPN, one positive to three negatives; L_cls counts real RoIs.
+    TRAIN_ROIS_PER_IMAGE, ROI_POSITIVE_RATIO = 512, .25
+    ROI_FILL_NEGATIVES = ROI_ADD_GT = True
+    CLASS_LOSS_ON_PADDING = False
+
+    # Section 3.1, inference: the best 100 of all classes after suppression in each.
+    DETECTION_ALL_CLASSES = True
+    DETECTION_MIN_CONFIDENCE, DETECTION_NMS_THRESHOLD = .05, .5
+    ROUND_DETECTIONS = False
+    MASK_PASTE = "padded"
+
+    # Section 3.1, training.
+    LEARNING_RATE = .02
+    WARMUP_STEPS = 1000
+    GRADIENT_CLIP_NORM = None
+
+
+class PaperC4Config(PaperConfig):
+    """The paper's C4 body: one map at stride 16, 15 anchors in each place, the fifth stage as the head of each RoI."""
+
+    # Section 3, network architecture, and figure 4, left.
+    BODY = "c4"
+    BACKBONE = "resnet50"
+    BACKBONE_STRIDES = [16]
+    RPN_ANCHOR_SCALES = [(32, 64, 128, 256, 512)]
+    POOL_SIZE = MASK_POOL_SIZE = 7
+    C4_HEAD_STRIDE = 1
+    MASK_SHAPE = [14, 14]
+    MASK_HEAD_CONVS = 0
+    RPN_CHANNELS = 1024
+
+    # One level: section 3.1, inference, 300 proposals; training, 64 RoIs.
+    PRE_NMS_PER_LEVEL = RPN_NMS_PER_LEVEL = False
+    PRE_NMS_LIMIT, PRE_NMS_LIMIT_TRAINING = 6000, 12000
+    POST_NMS_ROIS_TRAINING, POST_NMS_ROIS_INFERENCE = 2000, 300
+    TRAIN_ROIS_PER_IMAGE = 64
+
+
+_CHOICES = {"BODY": BODIES, "BACKBONE_NORM": NORMS, "FPN_NORM": NORMS, "BOX_HEAD_CONV_NORM": NORMS,
+            "BOX_HEAD_NORM": NORMS, "MASK_HEAD_NORM": NORMS, "BACKBONE_PADDING": ("same", "symmetric"),
+            "RPN_SCORE": ("softmax", "sigmoid"), "MASK_ACTIVATION": ("sigmoid", "softmax"),
+            "MASK_HEAD": ("fcn", "mlp"), "MASK_PASTE": ("box", "padded"), "BOX_FRAME": BOX_FRAMES, "ROI_POOLING": ROI_POOLINGS, "ROI_ALIGN_REDUCE": ("average", "max"),
             "ROI_LEVEL": ("round", "floor")}
 _DERIVED = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
 _COUNTS = ("GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH", "NUM_CLASSES", "IMAGE_CHANNEL_COUNT",
            "TRAIN_ROIS_PER_IMAGE", "POOL_SIZE", "MASK_POOL_SIZE", "DETECTION_MAX_INSTANCES",
            "MAX_GT_INSTANCES", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "POST_NMS_ROIS_INFERENCE",
-           "RPN_TRAIN_ANCHORS_PER_IMAGE", "RPN_CHANNELS", "MASK_HEAD_CHANNELS",
+           "RPN_TRAIN_ANCHORS_PER_IMAGE", "RPN_CHANNELS", "RPN_CONVS", "MASK_HEAD_CHANNELS", "BOX_HEAD_CHANNELS",
+           "MASK_MLP_SIZE",
            "TOP_DOWN_PYRAMID_SIZE", "FPN_CLASSIF_FC_LAYERS_SIZE")
 
 

@@ -45,17 +45,46 @@ def parse_image_meta(meta):
 
 
 def mold_image(images, config):
-    """Pixels minus MEAN_PIXEL, float32; [..., H, W, C] (matterport: mold_image)."""
+    """Pixels minus MEAN_PIXEL, divided by STD_PIXEL, float32; [..., H, W, C] (matterport: mold_image)."""
     # Row by row, or each operation would run over three values.
     images = np.ascontiguousarray(images)
     rows = images.reshape(*images.shape[:-2], -1)
-    mean = np.tile(np.broadcast_to(np.float64(config.MEAN_PIXEL), images.shape[-1:]), images.shape[-2])
-    return np.subtract(rows, mean, out=np.empty(rows.shape, np.float32), casting="same_kind").reshape(images.shape)
+    mean, std = (np.tile(np.broadcast_to(np.float64(value), images.shape[-1:]), images.shape[-2])
+                 for value in (config.MEAN_PIXEL, config.STD_PIXEL))
+    molded = np.subtract(rows, mean, out=np.empty(rows.shape, np.float32), casting="same_kind")
+    if np.any(std != 1):
+        molded /= std.astype(np.float32)
+    return molded.reshape(images.shape)
 
 
 def unmold_image(normalized_images, config):
     """Inverse of `mold_image`, uint8 by cutting off (matterport: unmold_image)."""
-    return (normalized_images + config.MEAN_PIXEL).astype(np.uint8)
+    return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
+
+
+def mold_with_size(image, config):
+    """Resizes and molds an image for detection.
+
+    Args:
+        image: [H, W, C].
+
+    Returns:
+        molded [h, w, C] float32, window (y1, x1, y2, x2) in its pixels, scale.
+    """
+    size = {"min_dim": config.IMAGE_MIN_DIM, "max_dim": config.IMAGE_MAX_DIM, "min_scale": config.IMAGE_MIN_SCALE,
+            "mode": config.IMAGE_RESIZE_MODE}
+    if config.FLOAT_RESIZE:
+        molded, window, scale, _, _ = utils.resize_image(mold_image(image, config).astype(np.float32), exact=True, **size)
+        return molded, window, scale
+    molded, window, scale, _, _ = utils.resize_image(image, **size)
+    return mold_image(molded, config).astype(np.float32), window, scale
+
+
+def compute_anchors(config, image_shape):
+    """Anchors [A, (y1, x1, y2, x2)] of a molded image, in pixels, float64."""
+    return utils.generate_pyramid_anchors(
+        config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, image_shape),
+        config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE, image_shape if config.RPN_ANCHOR_ROUNDING else None)
 
 
 def compute_backbone_shapes(config, image_shape):
@@ -207,8 +236,8 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
                       "are left out", stacklevel=2)
     image, window, scale, padding, crop = utils.resize_image(
         image, min_dim=config.IMAGE_MIN_DIM, min_scale=config.IMAGE_MIN_SCALE, max_dim=config.IMAGE_MAX_DIM,
-        mode=config.IMAGE_RESIZE_MODE, rng=rng)
-    masks = utils.resize_mask(masks, scale, padding, crop) if masks.shape[2] else np.zeros((*image.shape[:2], 0), bool)
+        mode=config.IMAGE_RESIZE_MODE, rng=rng, exact=config.FLOAT_RESIZE)
+    masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE) if masks.shape[2] else np.zeros((*image.shape[:2], 0), bool)
     if augment:
         logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
         if (random.randint(0, 1) if rng is None else rng.integers(2)):
@@ -303,6 +332,8 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     rng = np.random if rng is None else rng
     size, ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
     rpn_rois, gt_boxes, gt_class_ids = np.asarray(rpn_rois), np.asarray(gt_boxes), np.asarray(gt_class_ids)
+    if config.ROI_ADD_GT and len(gt_boxes):
+        rpn_rois = np.concatenate([rpn_rois, gt_boxes[gt_class_ids > 0]])
     iou = utils.compute_overlaps(rpn_rois, gt_boxes) if len(gt_boxes) else np.zeros((len(rpn_rois), 0))
     object_iou = np.where(gt_class_ids > 0, iou, 0)
     best = object_iou.argmax(axis=1) if len(gt_boxes) else np.zeros(len(rpn_rois), int)
@@ -314,6 +345,7 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     quota = int(size * ratio)
     positive = rng.permutation(positive)[:quota]
     wanted = int(len(positive) / ratio) - len(positive) if len(positive) else size - quota
+    wanted = size - len(positive) if config.ROI_FILL_NEGATIVES else wanted
     rows = np.concatenate([positive, rng.permutation(negative)[:wanted]]).astype(int)
 
     rois = np.zeros((size, 4), rpn_rois.dtype)
@@ -415,9 +447,7 @@ class TrainingBatches:
             config = self.config
             if len(self._anchors) > 8:
                 self._anchors.clear()
-            self._anchors[key] = utils.BoxBlocks(utils.generate_pyramid_anchors(
-                config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, shape),
-                config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE))
+            self._anchors[key] = utils.BoxBlocks(compute_anchors(config, shape))
         return self._anchors[key]
 
     def batch(self, step):
@@ -458,7 +488,12 @@ class TrainingBatches:
                 rois.append(generate_random_rois(shape, self.random_rois, ids_, boxes_, rng=rng))
                 if self.detection_targets:
                     targets.append(build_detection_targets(rois[-1], ids_, boxes_, masks_, config, rng=rng))
-        inputs = [mold_image(images, config).astype(np.float32), metas, match, deltas, class_ids, boxes]
+        images = mold_image(images, config).astype(np.float32)
+        if config.FLOAT_RESIZE:                        # padding is 0 after molding
+            for image, meta in zip(images, metas):
+                y1, x1, y2, x2 = meta[7:11].astype(int)
+                image[:y1], image[y2:], image[:, :x1], image[:, x2:] = 0, 0, 0, 0
+        inputs = [images, metas, match, deltas, class_ids, boxes]
         inputs += [masks] if config.USE_MASK else []
         inputs += [np.stack(rois)] if rois else []
         return inputs, ids, [np.stack(part) for part in zip(*targets)]

@@ -12,6 +12,7 @@ axis B, then rows N; padding rows of public outputs are zero.
 this one; the names that code written for matterport's package imports from here are re-exported.
 """
 import contextlib
+import dataclasses
 import datetime
 import logging
 import math
@@ -74,6 +75,77 @@ class BatchNorm(KL.BatchNormalization):
 
 
 @register
+class FrozenBatchNorm(BatchNorm):
+    """Batch normalisation as a fixed function: neither its statistics nor gamma and beta ever train."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**{**kwargs, "train_bn": False})
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        for weight in self.weights:
+            weight.trainable = False
+
+    @property
+    def trainable(self):
+        return False
+
+    @trainable.setter
+    def trainable(self, value):
+        pass
+
+
+@register
+class GroupNorm(KL.GroupNormalization):
+    """Group normalisation (Wu & He 2018); fewer groups where their number does not divide the channels."""
+
+    def build(self, input_shape):
+        self.groups = math.gcd(self.groups, input_shape[-1])
+        super().build(input_shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """What follows a convolution.
+
+    Attributes:
+        kind: "batch", "frozen", "group" or None, see BACKBONE_NORM.
+        train_bn: see `BatchNorm`.
+        momentum, epsilon: of batch norm.
+        bias: whether convolutions have a bias although a norm follows them.
+    """
+
+    kind: str | None = "batch"
+    train_bn: bool | None = True
+    momentum: float = 0.99
+    epsilon: float = 1e-3
+    bias: bool = True
+
+    @classmethod
+    def of(cls, config, kind):
+        """With a Config's values."""
+        return cls(kind, config.TRAIN_BN, config.BATCH_NORM_MOMENTUM, config.BATCH_NORM_EPSILON, config.CONV_BIAS)
+
+    @property
+    def conv_bias(self):
+        """Whether the convolution before it has a bias."""
+        return self.bias or self.kind is None
+
+    def layers(self, name, per_roi=False):
+        """The one layer, or none, in a list. per_roi: for [B, N, h, w, C]."""
+        values = {"momentum": self.momentum, "epsilon": self.epsilon}
+        make = {"batch": lambda **k: BatchNorm(self.train_bn, **values, **k),
+                "frozen": lambda **k: FrozenBatchNorm(**values, **k),
+                "group": lambda **k: GroupNorm(32, epsilon=1e-5, **k)}
+        return [_layer(make[self.kind], name, per_roi)] if self.kind else []
+
+
+def _layer(make, name, per_roi):
+    """make(name=name), or that layer applied to every RoI under the same name."""
+    return TimeDistributed(make(), name=name) if per_roi else make(name=name)
+
+
+@register
 class WholeConv2D(KL.Conv2D):
     """A "valid" convolution that becomes one matrix product where its kernel covers the whole input.
 
@@ -106,31 +178,60 @@ class TimeDistributed(KL.TimeDistributed):
 #  ResNet (paper, section 3: network architecture)
 # ------------------------------------------------------------------------------------------------
 
-# Blocks of the stages 2..5, and whether a block is a bottleneck of three convolutions.
-RESNETS = {"resnet18": ((2, 2, 2, 2), False), "resnet34": ((3, 4, 6, 3), False),
-           "resnet50": ((3, 4, 6, 3), True), "resnet101": ((3, 4, 23, 3), True),
-           "resnet152": ((3, 8, 36, 3), True)}
+# Blocks of the stages 2..5, whether a block is a bottleneck of three convolutions, and the groups of its 3x3
+# convolution and their width in stage 2 (ResNeXt: Xie et al. 2017).
+RESNETS = {"resnet18": ((2, 2, 2, 2), False, 1, 64), "resnet34": ((3, 4, 6, 3), False, 1, 64),
+           "resnet50": ((3, 4, 6, 3), True, 1, 64), "resnet101": ((3, 4, 23, 3), True, 1, 64),
+           "resnet152": ((3, 8, 36, 3), True, 1, 64), "resnext50_32x4d": ((3, 4, 6, 3), True, 32, 4),
+           "resnext101_32x8d": ((3, 4, 23, 3), True, 32, 8), "resnext101_64x4d": ((3, 4, 23, 3), True, 64, 4)}
 
 
-def _residual_block(x, kernel_size, filters, stage, block, strides, project, use_bias, train_bn, momentum):
-    """A block of 2 (basic) or 3 (bottleneck) convolutions; the first one has the stride."""
-    kernels_ = [1, kernel_size, 1] if len(filters) == 3 else [kernel_size] * 2
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """How the blocks of a ResNet are made.
+
+    Attributes:
+        norm: a `Norm`.
+        groups: of a bottleneck's 3x3 convolution.
+        stride_in_1x1, padding: see STRIDE_IN_1X1, BACKBONE_PADDING.
+        per_roi: for RoIs [B, N, h, w, C].
+    """
+
+    norm: Norm = Norm()
+    groups: int = 1
+    stride_in_1x1: bool = True
+    padding: str = "same"
+    per_roi: bool = False
+
+
+def _residual_block(x, kernel_size, filters, stage, block, strides, project, style):
+    """A block of 2 (basic) or 3 (bottleneck) convolutions; one of the first two has the stride."""
+    bottleneck = len(filters) == 3
+    kernels_ = [1, kernel_size, 1] if bottleneck else [kernel_size] * 2
     conv, bn = f"res{stage}{block}_branch", f"bn{stage}{block}_branch"
+    strided = "2a" if style.stride_in_1x1 or not bottleneck else "2b"
 
     def conv_bn(x, branch, width, size, strides=1):
-        x = KL.Conv2D(width, size, strides=strides, padding="same", use_bias=use_bias, name=conv + branch)(x)
-        return BatchNorm(train_bn, momentum=momentum, name=bn + branch)(x)
+        padding = "same"
+        if size > 1 and strides not in (1, (1, 1)) and style.padding == "symmetric":
+            x = _layer(lambda **k: KL.ZeroPadding2D(size // 2, **k), None, style.per_roi)(x)
+            padding = "valid"
+        groups = style.groups if bottleneck and size > 1 else 1
+        x = _layer(lambda **k: KL.Conv2D(width, size, strides=strides, padding=padding, groups=groups,
+                                         use_bias=style.norm.conv_bias, **k), conv + branch, style.per_roi)(x)
+        for layer in style.norm.layers(bn + branch, style.per_roi):
+            x = layer(x)
+        return x
 
     shortcut = conv_bn(x, "1", filters[-1], 1, strides) if project else x
-    for branch, width, size in zip("abc", filters, kernels_):
-        x = conv_bn(x, "2" + branch, width, size, strides if branch == "a" else 1)
-        if branch != "abc"[len(filters) - 1]:
+    for branch, width, size in zip(("2a", "2b", "2c"), filters, kernels_):
+        x = conv_bn(x, branch, width, size, strides if branch == strided else 1)
+        if branch != ("2a", "2b", "2c")[len(filters) - 1]:
             x = KL.Activation("relu")(x)
     return KL.Activation("relu", name=f"res{stage}{block}_out")(KL.Add()([x, shortcut]))
 
 
-def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True,
-                   momentum=0.99):
+def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True, style=None):
     """Residual block without a projection (matterport: identity_block).
 
     Args:
@@ -138,19 +239,41 @@ def identity_block(input_tensor, kernel_size, filters, stage, block, use_bias=Tr
         kernel_size: side of the inner convolution.
         filters: widths of the three convolutions (or of the two of a basic block).
         stage, block: an int and a letter, parts of the layers' names.
+        style: a `Style`, in place of use_bias and train_bn.
     """
-    return _residual_block(input_tensor, kernel_size, filters, stage, block, 1, False, use_bias, train_bn,
-                           momentum)
+    return _residual_block(input_tensor, kernel_size, filters, stage, block, 1, False,
+                           style or Style(Norm(train_bn=train_bn, bias=use_bias)))
 
 
 def conv_block(input_tensor, kernel_size, filters, stage, block, strides=(2, 2), use_bias=True,
-               train_bn=True, momentum=0.99):
+               train_bn=True, style=None):
     """Residual block with a 1x1 projection in the shortcut (matterport: conv_block)."""
-    return _residual_block(input_tensor, kernel_size, filters, stage, block, strides, True, use_bias,
-                           train_bn, momentum)
+    return _residual_block(input_tensor, kernel_size, filters, stage, block, strides, True,
+                           style or Style(Norm(train_bn=train_bn, bias=use_bias)))
 
 
-def resnet_graph(input_image, architecture, stage5=False, train_bn=True, momentum=0.99):
+def _architecture(name):
+    if name not in RESNETS:
+        raise ValueError(f"architecture is one of {', '.join(RESNETS)}. Received: {name!r}")
+    return RESNETS[name]
+
+
+def resnet_stage(x, architecture, stage, strides, style):
+    """Stage 2..5 of a ResNet; its first block has the stride."""
+    blocks, bottleneck, groups, group_width = _architecture(architecture)
+    style = dataclasses.replace(style, groups=groups)
+    scale = 2 ** (stage - 2)
+    filters = [groups * group_width * scale] * 2 + ([256 * scale] if bottleneck else [])
+    for i in range(blocks[stage - 2]):
+        block = chr(ord("a") + i)
+        if i == 0 and (bottleneck or stage > 2):
+            x = conv_block(x, 3, filters, stage, block, strides, style=style)
+        else:
+            x = identity_block(x, 3, filters, stage, block, style=style)
+    return x
+
+
+def resnet_graph(input_image, architecture, stage5=False, train_bn=True, style=None):
     """The maps C1..C5 of a ResNet at strides 2, 4, 8, 16, 32 (matterport: resnet_graph).
 
     Args:
@@ -158,32 +281,27 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True, momentu
         architecture: one of `RESNETS`.
         stage5: False leaves out C5, whose place holds None.
         train_bn: mode of batch norm, see `BatchNorm`.
+        style: a `Style`, in place of train_bn.
 
     Returns:
         [C1, C2, C3, C4, C5].
     """
-    if architecture not in RESNETS:
-        raise ValueError(f"architecture is one of {', '.join(RESNETS)}. Received: {architecture!r}")
-    blocks, bottleneck = RESNETS[architecture]
+    _architecture(architecture)
+    style = style or Style(Norm(train_bn=train_bn))
     x = KL.ZeroPadding2D(3)(input_image)
-    x = KL.Conv2D(64, 7, strides=2, name="conv1")(x)
-    x = BatchNorm(train_bn, momentum=momentum, name="bn_conv1")(x)
+    x = KL.Conv2D(64, 7, strides=2, use_bias=style.norm.conv_bias, name="conv1")(x)
+    for layer in style.norm.layers("bn_conv1"):
+        x = layer(x)
     x = KL.Activation("relu")(x)
     maps = [x]
-    x = KL.MaxPooling2D(3, strides=2, padding="same")(x)
-    for stage, count in zip((2, 3, 4, 5), blocks):
+    if style.padding == "symmetric":
+        x = KL.ZeroPadding2D(1)(x)                 # after a ReLU nothing is below 0
+    x = KL.MaxPooling2D(3, strides=2, padding="same" if style.padding == "same" else "valid")(x)
+    for stage in (2, 3, 4, 5):
         if stage == 5 and not stage5:
             maps.append(None)
             break
-        width = 64 * 2 ** (stage - 2)
-        filters = [width, width, 4 * width] if bottleneck else [width, width]
-        for i in range(count):
-            block = chr(ord("a") + i)
-            strides = 2 if i == 0 and stage > 2 else 1
-            if i == 0 and (bottleneck or stage > 2):
-                x = conv_block(x, 3, filters, stage, block, strides, train_bn=train_bn, momentum=momentum)
-            else:
-                x = identity_block(x, 3, filters, stage, block, train_bn=train_bn, momentum=momentum)
+        x = resnet_stage(x, architecture, stage, 1 if stage == 2 else 2, style)
         maps.append(x)
     return maps
 
@@ -192,20 +310,26 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True, momentu
 #  Feature pyramid network (paper, section 3; Lin et al. 2017)
 # ------------------------------------------------------------------------------------------------
 
-def fpn_graph(maps, channels=256):
+def fpn_graph(maps, channels=256, norm=Norm(None)):
     """P2..P6 at strides 4, 8, 16, 32, 64 from C2..C5.
 
     Each level is the lateral 1x1 of its own map plus the level above, upsampled by nearest neighbour;
     a 3x3 convolution follows. P6, for the RPN alone, is every other pixel of P5.
     """
-    top_down = KL.Conv2D(channels, 1, name="fpn_c5p5")(maps[-1])
+    def conv(x, size, name):
+        x = KL.Conv2D(channels, size, padding="same", use_bias=norm.conv_bias, name=name)(x)
+        for layer in norm.layers(name + "_bn"):
+            x = layer(x)
+        return x
+
+    top_down = conv(maps[-1], 1, "fpn_c5p5")
     sums = {5: top_down}
     for level, lateral in zip((4, 3, 2), reversed(maps[:-1])):
         up = KL.UpSampling2D(2, name=f"fpn_p{level + 1}upsampled")(top_down)
-        lateral = KL.Conv2D(channels, 1, name=f"fpn_c{level}p{level}")(lateral)
+        lateral = conv(lateral, 1, f"fpn_c{level}p{level}")
         up = MatchSize(name=f"fpn_p{level}size")([up, lateral])
         top_down = sums[level] = KL.Add(name=f"fpn_p{level}add")([up, lateral])
-    pyramid = [KL.Conv2D(channels, 3, padding="same", name=f"fpn_p{level}")(sums[level]) for level in (2, 3, 4, 5)]
+    pyramid = [conv(sums[level], 3, f"fpn_p{level}") for level in (2, 3, 4, 5)]
     return pyramid + [KL.MaxPooling2D(1, strides=2, name="fpn_p6")(pyramid[-1])]
 
 
@@ -311,32 +435,35 @@ class PyramidAnchors(KL.Layer):
     """Anchors of the maps that the batch has, so that images of any size can train.
 
     Args:
-        scales: side of the anchors of each level, in pixels.
+        scales: side of the anchors of each level, in pixels, or a tuple of several.
         ratios: widths by heights.
         strides: pixels of a step of each level.
         anchor_stride: cells between anchors.
         frame: BOX_FRAME.
+        rounding: see RPN_ANCHOR_ROUNDING.
 
     Input: [image [B, H, W, C], P2, ... P6 [B, h, w, C]]. Output: [B, A, 4] normalised, in the order
     level, row, column, ratio.
     """
 
-    def __init__(self, scales, ratios, strides, anchor_stride=1, frame="centers", **kwargs):
+    def __init__(self, scales, ratios, strides, anchor_stride=1, frame="centers", rounding=False, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
-        self.scales, self.ratios, self.strides = list(scales), list(ratios), list(strides)
-        self.anchor_stride, self.frame = anchor_stride, frame
+        self.scales = [[float(s) for s in np.ravel(scale)] for scale in scales]
+        self.ratios, self.strides = list(ratios), list(strides)
+        self.anchor_stride, self.frame, self.rounding = anchor_stride, frame, rounding
 
     def call(self, inputs):
         image, maps = inputs[0], inputs[1:]
         boxes = []
         for scale, stride, level in zip(self.scales, self.strides, maps):
             # The anchors of the first cell, moved to each of the others.
-            first = utils.generate_anchors(scale, self.ratios, (1, 1), stride, 1).astype("float32")
-            step = self.anchor_stride * stride
+            first = utils.generate_anchors(scale, self.ratios, (1, 1), stride, 1, self.rounding).astype("float32")
             rows, columns = (-(-ops.shape(level)[axis] // self.anchor_stride) for axis in (1, 2))
-            y = ops.cast(ops.arange(rows) * step, "float32")[:, None, None]
-            x = ops.cast(ops.arange(columns) * step, "float32")[None, :, None]
+            steps = [self.anchor_stride * (ops.shape(image)[axis] // ops.shape(level)[axis] if self.rounding else stride)
+                     for axis in (1, 2)]
+            y = ops.cast(ops.arange(rows) * steps[0], "float32")[:, None, None]
+            x = ops.cast(ops.arange(columns) * steps[1], "float32")[None, :, None]
             y, x = y + ops.zeros_like(x), x + ops.zeros_like(y)
             shift = ops.stack([y, x, y, x], axis=-1)                       # [rows, columns, 1, 4]
             boxes.append(ops.reshape(shift + first, (-1, 4)))
@@ -348,78 +475,109 @@ class PyramidAnchors(KL.Layer):
         cells = [[None if side is None else -(-side // self.anchor_stride) for side in shape[1:3]]
                  for shape in input_shape[1:]]
         known = all(side is not None for cell in cells for side in cell)
-        count = len(self.ratios) * sum(h * w for h, w in cells) if known else None
+        count = sum(len(self.ratios) * len(s) * h * w for s, (h, w) in zip(self.scales, cells)) if known else None
         return (input_shape[0][0], count, 4)
 
     def get_config(self):
-        return {**super().get_config(), "scales": [float(s) for s in self.scales],
+        return {**super().get_config(), "scales": self.scales,
                 "ratios": [float(r) for r in self.ratios], "strides": [int(s) for s in self.strides],
-                "anchor_stride": self.anchor_stride, "frame": self.frame}
+                "anchor_stride": self.anchor_stride, "frame": self.frame, "rounding": self.rounding}
 
 
 # ------------------------------------------------------------------------------------------------
 #  Region proposal network (paper, section 3.1; Ren et al. 2015)
 # ------------------------------------------------------------------------------------------------
 
-def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512):
+def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512, convs=1, score="softmax"):
     """Objectness and box deltas of every anchor of a map (matterport: rpn_graph).
 
     Args:
         feature_map: [B, H, W, depth].
+        convs: number of shared convolutions; the first one has the stride.
+        score: "softmax", or "sigmoid" of one logit: the other one, of "background", is then 0.
 
     Returns:
         class_logits: [B, H * W * anchors_per_location, 2], index 1 is "object".
         probs: the same after softmax.
         bbox: [B, H * W * anchors_per_location, (dy, dx, log dh, log dw)], divided by RPN_BBOX_STD_DEV.
     """
-    shared = KL.Conv2D(channels, 3, padding="same", activation="relu", strides=anchor_stride,
-                       name="rpn_conv_shared")(feature_map)
-    x = KL.Conv2D(2 * anchors_per_location, 1, name="rpn_class_raw")(shared)
-    class_logits = KL.Reshape((-1, 2))(x)
+    shared = feature_map
+    for i in range(convs):
+        shared = KL.Conv2D(channels, 3, padding="same", activation="relu", strides=anchor_stride if i == 0 else 1,
+                           name=f"rpn_conv_shared{i + 1 if i else ''}")(shared)
+    outputs = 2 if score == "softmax" else 1
+    x = KL.Conv2D(outputs * anchors_per_location, 1, name="rpn_class_raw")(shared)
+    class_logits = KL.Reshape((-1, outputs))(x)
+    if score == "sigmoid":
+        class_logits = ops.pad(class_logits, [[0, 0], [0, 0], [1, 0]])
     probs = KL.Activation("softmax", name="rpn_class_xxx")(class_logits)
     x = KL.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
     return [class_logits, probs, KL.Reshape((-1, 4))(x)]
 
 
-def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512):
+def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, convs=1, score="softmax"):
     """The RPN as a model, one set of weights for all levels (matterport: build_rpn_model)."""
     feature_map = KL.Input((None, None, depth), name="input_rpn_feature_map")
-    return keras.Model(feature_map, rpn_graph(feature_map, anchors_per_location, anchor_stride, channels),
-                       name="rpn_model")
+    outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, channels, convs, score)
+    return keras.Model(feature_map, outputs, name="rpn_model")
+
+
+def _anchors_per_cell(config):
+    return len(config.RPN_ANCHOR_RATIOS) * np.size(config.RPN_ANCHOR_SCALES[0])
+
+
+def _at_least(boxes, size, frame, pixels):
+    """Which boxes [..., 4] have no side shorter than that; size: [..., (height, width)] of the image."""
+    boxes = denorm_boxes_graph(boxes, size, frame, whole=False)
+    return ops.all(boxes[..., 2:] - boxes[..., :2] >= pixels, axis=-1)
 
 
 @register
 class ProposalLayer(KL.Layer):
     """The best anchors, moved by their deltas, clipped, without duplicates (matterport: ProposalLayer).
 
-    The best `pre_nms_limit` of all levels together; non-maximum suppression; the best `proposal_count`.
-    Proposals are constants for the heads: no gradient flows back through their coordinates.
+    The best `pre_nms_limit` of all levels together, or of each; non-maximum suppression; the best
+    `proposal_count`. Proposals are constants for the heads: no gradient flows back through their coordinates.
 
     Args:
         proposal_count: proposals of an image.
         nms_threshold: IoU above which the worse of two goes.
         config: a Config that gives the values below; without it they are arguments.
-        pre_nms_limit: anchors that take part in the suppression.
+        pre_nms_limit: anchors that take part in the suppression (None with a config: its PRE_NMS_LIMIT).
         bbox_std_dev: what deltas were divided by.
         log_size_limit: see `apply_box_deltas_graph`.
         return_valid: also return which rows are proposals, [B, proposal_count] bool.
+        limit_per_level, nms_per_level, min_size, clip_to_window: see PRE_NMS_PER_LEVEL, RPN_NMS_PER_LEVEL,
+            RPN_MIN_SIZE, RPN_CLIP_TO_WINDOW.
+        sigmoid: the first input is logits, whose order is finer than that of their sigmoid.
+        anchors_per_cell, anchor_stride: tell a level's anchors.
+        frame: BOX_FRAME.
         fused: see `mrcnn.ops`.
 
-    Input: [probs [B, A, 2], bbox [B, A, 4], anchors [B, A, 4] normalised].
+    Input: [probs or logits [B, A, 2], bbox [B, A, 4], anchors [B, A, 4] normalised], then image_meta [B, meta]
+    for min_size and clip_to_window, then the maps [B, h, w, C] of all levels for limit_per_level.
     Output: [B, proposal_count, 4] normalised, zero rows at the end.
     """
 
-    def __init__(self, proposal_count, nms_threshold, config=None, *, pre_nms_limit=6000,
+    def __init__(self, proposal_count, nms_threshold, config=None, *, pre_nms_limit=None,
                  bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16),
-                 return_valid=False, fused=None, **kwargs):
+                 return_valid=False, limit_per_level=False, nms_per_level=False, min_size=0., clip_to_window=False,
+                 sigmoid=False, anchors_per_cell=3, anchor_stride=1, frame="centers", fused=None, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
-            pre_nms_limit, bbox_std_dev = config.PRE_NMS_LIMIT, config.RPN_BBOX_STD_DEV
-            log_size_limit, fused = config.BBOX_LOG_SIZE_LIMIT, config.FUSED_KERNELS
-        self.proposal_count, self.nms_threshold, self.pre_nms_limit = proposal_count, nms_threshold, pre_nms_limit
+            bbox_std_dev, pre_nms_limit = config.RPN_BBOX_STD_DEV, pre_nms_limit or config.PRE_NMS_LIMIT
+            log_size_limit, frame, fused = config.BBOX_LOG_SIZE_LIMIT, config.BOX_FRAME, config.FUSED_KERNELS
+            limit_per_level, nms_per_level = config.PRE_NMS_PER_LEVEL, config.RPN_NMS_PER_LEVEL
+            min_size, clip_to_window = config.RPN_MIN_SIZE, config.RPN_CLIP_TO_WINDOW
+            sigmoid, anchor_stride = config.RPN_SCORE == "sigmoid", config.RPN_ANCHOR_STRIDE
+            anchors_per_cell = _anchors_per_cell(config)
+        self.proposal_count, self.nms_threshold, self.pre_nms_limit = proposal_count, nms_threshold, pre_nms_limit or 6000
         self.bbox_std_dev = [float(v) for v in bbox_std_dev]
         self.log_size_limit, self.return_valid, self.fused = log_size_limit, return_valid, fused
+        self.limit_per_level, self.nms_per_level = limit_per_level, nms_per_level
+        self.min_size, self.clip_to_window, self.sigmoid, self.frame = float(min_size), clip_to_window, sigmoid, frame
+        self.anchors_per_cell, self.anchor_stride = anchors_per_cell, anchor_stride
 
     def stages(self, inputs):
         """The steps by matterport's names: the best anchors, moved, clipped; indices kept and whether they count.
@@ -428,18 +586,57 @@ class ProposalLayer(KL.Layer):
             {"pre_nms_anchors", "refined_anchors", "refined_anchors_clipped": [B, limit, 4], best first,
             "rpn_non_max_suppression": [B, proposal_count] int32 into them, "valid": [B, proposal_count] bool}.
         """
-        probs, deltas, anchors = (ops.stop_gradient(x) for x in inputs)
-        total = ops.shape(probs)[1]
-        limit = min(self.pre_nms_limit, total) if isinstance(total, int) else ops.minimum(self.pre_nms_limit, total)
-        scores, best = ops.top_k(probs[:, :, 1], limit)
+        scores, deltas, anchors = (ops.stop_gradient(x) for x in inputs[:3])
+        scores, best, counts = self._best(scores[:, :, 1], inputs[4:])
+        if self.sigmoid:
+            scores = ops.sigmoid(scores)
         deltas = _take_rows(deltas, best) * ops.convert_to_tensor(self.bbox_std_dev)
         anchors = _take_rows(anchors, best)
         boxes = apply_box_deltas_graph(anchors, deltas, self.log_size_limit)
-        clipped = clip_boxes_graph(boxes, ops.convert_to_tensor([0., 0., 1., 1.]))
-        kept, valid = kernels.non_max_suppression(clipped, scores, self.proposal_count, self.nms_threshold,
-                                                  fused=self.fused)
+        window, valid = ops.convert_to_tensor([0., 0., 1., 1.]), None
+        if self.clip_to_window or self.min_size:
+            meta = parse_image_meta_graph(inputs[3])
+            size = meta["image_shape"][:, None, :2]
+            if self.clip_to_window:
+                window = norm_boxes_graph(meta["window"][:, None], size, self.frame)
+        clipped = clip_boxes_graph(boxes, window)
+        if self.min_size:
+            valid = _at_least(clipped, size, self.frame, self.min_size)
+        kept, valid = self._suppress(clipped, scores, valid, counts)
         return {"pre_nms_anchors": anchors, "refined_anchors": boxes, "refined_anchors_clipped": clipped,
                 "rpn_non_max_suppression": kept, "valid": valid}
+
+    def _best(self, scores, maps):
+        """The scores [B, K] that take part, the indices of their anchors, and how many of each level."""
+        sizes = [ops.shape(scores)[1]]
+        if self.limit_per_level:
+            cells = [[-(-ops.shape(level)[axis] // self.anchor_stride) for axis in (1, 2)] for level in maps]
+            sizes = [self.anchors_per_cell * height * width for height, width in cells]
+        found, start, counts = [], 0, []
+        for size in sizes:
+            fixed = isinstance(size, int)
+            counts.append(min(self.pre_nms_limit, size) if fixed else ops.minimum(self.pre_nms_limit, size))
+            part, best = ops.top_k(scores[:, start:start + size], counts[-1])
+            found.append((part, best + start))
+            start = start + size
+        return *(parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1) for parts in zip(*found)), counts
+
+    def _suppress(self, boxes, scores, valid, counts):
+        """Indices [B, proposal_count] of the boxes that stay, best first, and which rows are any."""
+        if not self.nms_per_level:
+            return kernels.non_max_suppression(boxes, scores, self.proposal_count, self.nms_threshold, valid,
+                                               fused=self.fused)
+        found, start = [], 0
+        for count in counts:
+            part = slice(start, start + count)
+            kept, there = kernels.non_max_suppression(boxes[:, part], scores[:, part], self.proposal_count,
+                                                      self.nms_threshold, None if valid is None else valid[:, part],
+                                                      fused=self.fused)
+            found.append((kept + start, there))
+            start = start + count
+        kept, there = (ops.concatenate(parts, axis=1) for parts in zip(*found))
+        best, order = ops.top_k(ops.where(there, _take_rows(scores, kept), -1.), self.proposal_count)
+        return _take_rows(kept, order), best >= 0
 
     def call(self, inputs):
         stages = self.stages(inputs)
@@ -456,8 +653,8 @@ class ProposalLayer(KL.Layer):
         return (boxes, keras.KerasTensor(boxes.shape[:2], "bool")) if self.return_valid else boxes
 
     def get_config(self):
-        names = ("proposal_count nms_threshold pre_nms_limit bbox_std_dev log_size_limit return_valid "
-                 "fused").split()
+        names = ("proposal_count nms_threshold pre_nms_limit bbox_std_dev log_size_limit return_valid limit_per_level "
+                 "nms_per_level min_size clip_to_window sigmoid anchors_per_cell anchor_stride frame fused").split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -555,7 +752,8 @@ class DetectionTargetLayer(KL.Layer):
     A RoI is positive with an IoU >= .5 to an object, negative with less to every object and less than
     .001 to every crowd. At most int(rois_per_image * positive_ratio) positives are drawn, and
     int(P / positive_ratio) - P negatives for the P positives that were found; where there is none,
-    as many as leave room for the quota of positives. Crowds (class id < 0) are never a target.
+    as many as leave room for the quota of positives; or negatives fill all rows. Crowds (class id < 0) are
+    never a target.
 
     Args:
         config: a Config that gives the values below; without it they are arguments.
@@ -564,6 +762,7 @@ class DetectionTargetLayer(KL.Layer):
         mask_shape: (height, width) of mask targets, or None for no masks.
         mini_mask: the masks are cut to the objects' boxes.
         bbox_std_dev: deltas are divided by these.
+        fill, add_objects: see ROI_FILL_NEGATIVES, ROI_ADD_GT.
         seed: of the draw; None differs from run to run.
         fused: see `mrcnn.ops`.
 
@@ -578,17 +777,20 @@ class DetectionTargetLayer(KL.Layer):
     POSITIVE_IOU, CROWD_IOU = 0.5, 0.001
 
     def __init__(self, config=None, *, rois_per_image=200, positive_ratio=0.33, mask_shape=(28, 28),
-                 mini_mask=True, bbox_std_dev=(0.1, 0.1, 0.2, 0.2), seed=None, fused=None, **kwargs):
+                 mini_mask=True, bbox_std_dev=(0.1, 0.1, 0.2, 0.2), fill=False, add_objects=False, seed=None,
+                 fused=None, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
             rois_per_image, positive_ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
             mask_shape = config.MASK_SHAPE if config.USE_MASK else None
             mini_mask, bbox_std_dev = config.USE_MINI_MASK, config.BBOX_STD_DEV
+            fill, add_objects = config.ROI_FILL_NEGATIVES, config.ROI_ADD_GT
             seed, fused = config.SEED, config.FUSED_KERNELS
         self.rois_per_image, self.positive_ratio = rois_per_image, float(positive_ratio)
         self.mask_shape = None if mask_shape is None else tuple(int(side) for side in mask_shape)
         self.mini_mask, self.seed, self.fused = mini_mask, seed, fused
+        self.fill, self.add_objects = fill, add_objects
         self.bbox_std_dev = [float(v) for v in bbox_std_dev]
         self.random = keras.random.SeedGenerator(seed)
 
@@ -602,6 +804,9 @@ class DetectionTargetLayer(KL.Layer):
         masks = inputs.pop(3) if self.mask_shape else None
         proposals, class_ids, boxes = inputs[:3]
         valid = inputs[3] if len(inputs) > 3 else ops.any(proposals != 0, axis=-1)
+        if self.add_objects:
+            proposals = ops.concatenate([proposals, boxes], axis=1)
+            valid = ops.concatenate([valid, class_ids > 0], axis=1)
         iou = kernels.overlaps(proposals, boxes)                           # [B, P, G]
         object_iou = ops.where(class_ids[:, None] > 0, iou, 0.)
         best_iou, best = (x[..., 0] for x in ops.top_k(object_iou, 1))     # the object of each proposal
@@ -639,7 +844,7 @@ class DetectionTargetLayer(KL.Layer):
         is_positive = ops.logical_and(luck_positive >= 0, rank < quota)
         found = ops.sum(ops.cast(is_positive, "int32"), axis=1, keepdims=True)
         wanted = ops.cast((1. / self.positive_ratio) * ops.cast(found, "float32"), "int32") - found
-        wanted = ops.where(found > 0, wanted, size - quota)
+        wanted = size - found if self.fill else ops.where(found > 0, wanted, size - quota)
         is_negative = ops.logical_and(luck_negative >= 0, rank < wanted)
         # Positives, then negatives, then the rest; top_k keeps the order of equals.
         flags = ops.concatenate([2 * ops.cast(is_positive, "int32"), ops.cast(is_negative, "int32")], axis=1)
@@ -676,7 +881,7 @@ class DetectionTargetLayer(KL.Layer):
         return [None] * (4 if self.mask_shape else 3)
 
     def get_config(self):
-        names = "rois_per_image positive_ratio mask_shape mini_mask bbox_std_dev seed fused".split()
+        names = "rois_per_image positive_ratio mask_shape mini_mask bbox_std_dev fill add_objects seed fused".split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -692,7 +897,7 @@ def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config)
 
 @register
 class DetectionLayer(KL.Layer):
-    """Final boxes: each RoI's best class, its deltas, suppression by class (matterport: DetectionLayer).
+    """Final boxes: each RoI's classes, their deltas, suppression by class (matterport: DetectionLayer).
 
     Args:
         config: a Config that gives the values below; without it they are arguments.
@@ -700,6 +905,8 @@ class DetectionLayer(KL.Layer):
         min_confidence: detections with a lower score are dropped.
         nms_threshold: of two detections of a class with a higher IoU only the better stays.
         bbox_std_dev, log_size_limit: as in `ProposalLayer`.
+        all_classes: a detection for every class with a score high enough, not for the best one alone.
+        min_size: see DETECTION_MIN_SIZE.
         frame: BOX_FRAME.
         fused: see `mrcnn.ops`.
 
@@ -710,45 +917,75 @@ class DetectionLayer(KL.Layer):
     """
 
     def __init__(self, config=None, *, max_instances=100, min_confidence=0.7, nms_threshold=0.3,
-                 bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16), frame="centers",
-                 fused=None, **kwargs):
+                 bbox_std_dev=(0.1, 0.1, 0.2, 0.2), log_size_limit=math.log(1000 / 16), all_classes=False,
+                 min_size=0., frame="centers", fused=None, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
             max_instances, min_confidence = config.DETECTION_MAX_INSTANCES, config.DETECTION_MIN_CONFIDENCE
             nms_threshold, bbox_std_dev = config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV
             log_size_limit, frame, fused = config.BBOX_LOG_SIZE_LIMIT, config.BOX_FRAME, config.FUSED_KERNELS
+            all_classes, min_size = config.DETECTION_ALL_CLASSES, config.DETECTION_MIN_SIZE
         self.max_instances, self.min_confidence, self.nms_threshold = max_instances, min_confidence, nms_threshold
         self.bbox_std_dev = [float(v) for v in bbox_std_dev]
         self.log_size_limit, self.frame, self.fused = log_size_limit, frame, fused
+        self.all_classes, self.min_size = all_classes, float(min_size)
 
     def call(self, inputs):
         rois, probs, deltas, image_meta = inputs[:4]
         meta = parse_image_meta_graph(image_meta)
         window = norm_boxes_graph(meta["window"], meta["image_shape"][:, :2], self.frame)
-        return self.refine(rois, probs, deltas, window, *inputs[4:])
+        return self.refine(rois, probs, deltas, window, *inputs[4:], image_shape=meta["image_shape"])
 
-    def refine(self, rois, probs, deltas, window, valid=None):
+    def refine(self, rois, probs, deltas, window, valid=None, image_shape=None):
         """`call` with the window [B, 4] that boxes are clipped to, normalised."""
-        scores, class_ids = (x[..., 0] for x in ops.top_k(probs, 1))       # [B, N]
-        class_ids = ops.cast(class_ids, "int32")
-        deltas = ops.take_along_axis(deltas, class_ids[..., None, None], axis=2)[:, :, 0]
-        boxes = apply_box_deltas_graph(rois, deltas * ops.convert_to_tensor(self.bbox_std_dev),
+        if self.all_classes:
+            # Axes B, class, N: background is left out, classes are independent of each other.
+            scores, deltas = (ops.moveaxis(x[:, :, 1:], 2, 1) for x in (probs, deltas))
+            class_ids = ops.ones_like(scores, "int32") * (1 + ops.arange(ops.shape(scores)[1], dtype="int32"))[:, None]
+        else:
+            scores, class_ids = (ops.moveaxis(x, 2, 1) for x in ops.top_k(probs, 1))
+            class_ids = ops.cast(class_ids, "int32")
+            deltas = ops.moveaxis(ops.take_along_axis(deltas, class_ids[:, 0, :, None, None], axis=2), 2, 1)
+        boxes = apply_box_deltas_graph(rois[:, None], deltas * ops.convert_to_tensor(self.bbox_std_dev),
                                        self.log_size_limit)
-        boxes = clip_boxes_graph(boxes, window[:, None])
+        boxes = clip_boxes_graph(boxes, window[:, None, None])
         candidates = ops.logical_and(class_ids > 0, scores >= self.min_confidence)
         if valid is not None:
-            candidates = ops.logical_and(candidates, valid)
-        kept, found = kernels.non_max_suppression(boxes, scores, self.max_instances, self.nms_threshold,
-                                                  candidates, class_ids, self.fused)
+            candidates = ops.logical_and(candidates, valid[:, None])
+        if self.min_size and image_shape is not None:
+            candidates = ops.logical_and(candidates, _at_least(boxes, image_shape[:, None, None, :2], self.frame,
+                                                               self.min_size))
         rows = ops.concatenate([boxes, ops.cast(class_ids, "float32")[..., None], scores[..., None]], axis=-1)
-        return _mask_rows(_take_rows(rows, kept), found)
+        if not self.all_classes:
+            kept, found = kernels.non_max_suppression(boxes[:, 0], scores[:, 0], self.max_instances, self.nms_threshold,
+                                                      candidates[:, 0], class_ids[:, 0], self.fused)
+            return _mask_rows(_take_rows(rows[:, 0], kept), found)
+        return self._best_of_classes(rows, candidates)
+
+    def _best_of_classes(self, rows, candidates):
+        """Suppression in each class, then the best of all. rows: [B, C, N, 6], candidates: [B, C, N]."""
+        batch, classes, count = (ops.shape(rows)[i] for i in range(3))
+        rows, candidates = ops.reshape(rows, (-1, count, 6)), ops.reshape(candidates, (-1, count))
+        kept, found = kernels.non_max_suppression(rows[..., :4], rows[..., 5], self.max_instances, self.nms_threshold,
+                                                  candidates, fused=self.fused)
+        rows = ops.reshape(_take_rows(rows, kept), (batch, -1, 6))
+        kept, found = ops.reshape(kept, (batch, -1)), ops.reshape(found, (batch, -1))
+        # Of equal scores the earlier RoI comes first.
+        order = ops.argsort(kept, axis=1)
+        rows, found = _take_rows(rows, order), ops.take_along_axis(found, order, axis=1)
+        missing = max(0, self.max_instances - rows.shape[1]) if rows.shape[1] else 0
+        scores, best = ops.top_k(ops.where(found, rows[..., 5], -1.), self.max_instances - missing)
+        best = ops.pad(best, [[0, 0], [0, missing]])
+        scores = ops.pad(scores, [[0, 0], [0, missing]], constant_values=-1.)
+        return _mask_rows(_take_rows(rows, best), scores >= 0)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.max_instances, 6)
 
     def get_config(self):
-        names = "max_instances min_confidence nms_threshold bbox_std_dev log_size_limit frame fused".split()
+        names = ("max_instances min_confidence nms_threshold bbox_std_dev log_size_limit all_classes min_size frame "
+                 "fused").split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -763,7 +1000,8 @@ def refine_detections_graph(rois, probs, deltas, window, config):
 # ------------------------------------------------------------------------------------------------
 
 def fpn_classifier_graph(rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True,
-                         fc_layers_size=1024, momentum=0.99, pooling=None):
+                         fc_layers_size=1024, *, pooling=None, body=None, convs=0, conv_channels=256,
+                         conv_norm=Norm(None), fcs=2, fc_norm=None, class_agnostic=False):
     """Class and box of each RoI: two fully connected layers (matterport: fpn_classifier_graph).
 
     Args:
@@ -772,23 +1010,51 @@ def fpn_classifier_graph(rois, feature_maps, image_meta, pool_size, num_classes,
         image_meta: [B, meta].
         pool_size: side of the pooled features.
         pooling: a `PyramidROIAlign` to read the RoIs with; None for the original's.
+        body: a model of the pooled features [B, N, h, w, C] whose average over h, w then is what class and box
+            are read from, in place of the layers below (C4).
+        convs, conv_channels, conv_norm: 3x3 convolutions before the fully connected layers.
+        fcs, fc_norm: number and norm of the fully connected layers, of fc_layers_size each.
+        class_agnostic: one box for all classes.
 
     Returns:
         logits, probs: [B, N, num_classes].
         deltas: [B, N, num_classes, (dy, dx, log dh, log dw)], divided by BBOX_STD_DEV.
     """
+    fc_norm = Norm(train_bn=train_bn) if fc_norm is None else fc_norm
     pooling = pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_classifier")
     x = pooling([rois, image_meta] + feature_maps)
-    for i, side in ((1, pool_size), (2, 1)):
-        x = TimeDistributed(WholeConv2D(fc_layers_size, side), name=f"mrcnn_class_conv{i}")(x)
-        x = TimeDistributed(BatchNorm(train_bn, momentum=momentum), name=f"mrcnn_class_bn{i}")(x)
+    for layer in _convolutions("mrcnn_box", convs, conv_channels, conv_norm):
+        x = layer(x)
+    if body is not None:
+        x = body(x)
+        x = TimeDistributed(KL.GlobalAveragePooling2D(), name="mrcnn_class_average")(x)
+        fcs = 0
+    for i in range(1, fcs + 1):
+        side = pool_size if i == 1 else 1
+        fc = WholeConv2D(fc_layers_size, side, use_bias=fc_norm.conv_bias)
+        x = TimeDistributed(fc, name=f"mrcnn_class_conv{i}")(x)
+        for layer in fc_norm.layers(f"mrcnn_class_bn{i}", per_roi=True):
+            x = layer(x)
         x = KL.Activation("relu")(x)
-    shared = KL.Reshape((rois.shape[1] or -1, fc_layers_size), name="pool_squeeze")(x)
+    rows = rois.shape[1] or -1
+    shared = KL.Reshape((rows, math.prod(x.shape[2:])), name="pool_squeeze")(x)
     logits = TimeDistributed(KL.Dense(num_classes), name="mrcnn_class_logits")(shared)
     probs = TimeDistributed(KL.Activation("softmax"), name="mrcnn_class")(logits)
-    x = TimeDistributed(KL.Dense(num_classes * 4), name="mrcnn_bbox_fc")(shared)
-    deltas = KL.Reshape((rois.shape[1] or -1, num_classes, 4), name="mrcnn_bbox")(x)
+    x = TimeDistributed(KL.Dense(4 * (1 if class_agnostic else num_classes)), name="mrcnn_bbox_fc")(shared)
+    if class_agnostic:
+        x = ops.tile(x, (1, 1, num_classes))
+    deltas = KL.Reshape((rows, num_classes, 4), name="mrcnn_bbox")(x)
     return logits, probs, deltas
+
+
+def _convolutions(prefix, count, channels, norm):
+    """The layers of `count` 3x3 convolutions of RoIs, each with its norm and a ReLU."""
+    layers = []
+    for i in range(1, count + 1):
+        conv = KL.Conv2D(channels, 3, padding="same", use_bias=norm.conv_bias)
+        layers += [TimeDistributed(conv, name=f"{prefix}_conv{i}"), *norm.layers(f"{prefix}_bn{i}", per_roi=True),
+                   KL.Activation("relu")]
+    return layers
 
 
 class MaskHead:
@@ -796,19 +1062,39 @@ class MaskHead:
 
     Four 3x3 convolutions, a transposed one that doubles the size, and a 1x1 to a sigmoid mask for
     each class: classes don't compete for a pixel, the box head has decided among them (paper,
-    section 3: L_mask).
+    section 3: L_mask). The paper's ablations are arguments.
+
+    Args:
+        pool_size: side of the pooled features.
+        channels, convs: width and number of the 3x3 convolutions.
+        pooling: a `PyramidROIAlign`; None for the original's.
+        norm: of the 3x3 convolutions; None for batch norm of mode train_bn.
+        body: a model of the pooled features that comes first (C4).
+        mlp: (height, width) of masks that two fully connected layers of mlp_size predict instead; None: convolutions.
+        softmax: classes and background, class 0, compete for each pixel.
+        class_agnostic: one mask for all classes.
     """
 
-    def __init__(self, pool_size, num_classes, train_bn=True, channels=256, momentum=0.99, pooling=None):
+    def __init__(self, pool_size, num_classes, train_bn=True, channels=256, *, pooling=None, norm=None, convs=4,
+                 body=None, mlp=None, mlp_size=1024, softmax=False, class_agnostic=False):
+        activation = "softmax" if softmax else "sigmoid"
+        outputs = num_classes if not class_agnostic else 2 if softmax else 1
         self.stages = [pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_mask")]
-        for i in (1, 2, 3, 4):
+        self.stages += [body] if body else []
+        if mlp:
+            self.stages += [TimeDistributed(KL.Flatten())]
+            self.stages += [TimeDistributed(KL.Dense(mlp_size, activation="relu"), name=f"mrcnn_mask_fc{i}") for i in (1, 2)]
+            self.stages += [TimeDistributed(KL.Dense(math.prod(mlp) * outputs), name="mrcnn_mask_fc3"),
+                            TimeDistributed(KL.Reshape((*mlp, outputs))), KL.Activation(activation, name="mrcnn_mask")]
+        else:
+            self.stages += _convolutions("mrcnn_mask", convs, channels, norm or Norm(train_bn=train_bn))
             self.stages += [
-                TimeDistributed(KL.Conv2D(channels, 3, padding="same"), name=f"mrcnn_mask_conv{i}"),
-                TimeDistributed(BatchNorm(train_bn, momentum=momentum), name=f"mrcnn_mask_bn{i}"),
-                KL.Activation("relu")]
-        self.stages += [
-            TimeDistributed(KL.Conv2DTranspose(channels, 2, strides=2, activation="relu"), name="mrcnn_mask_deconv"),
-            TimeDistributed(KL.Conv2D(num_classes, 1, activation="sigmoid"), name="mrcnn_mask")]
+                TimeDistributed(KL.Conv2DTranspose(channels, 2, strides=2, activation="relu"), name="mrcnn_mask_deconv"),
+                TimeDistributed(KL.Conv2D(outputs, 1, activation=activation), name="mrcnn_mask")]
+        if class_agnostic:
+            # The same for every class; with softmax, the background's comes first.
+            classes = [0] + [1] * (num_classes - 1) if softmax else [0] * num_classes
+            self.stages.append(lambda x: ops.take(x, ops.convert_to_tensor(classes, "int32"), axis=-1))
 
     def __call__(self, rois, feature_maps, image_meta):
         """Masks of rois [B, N, 4]: [B, N, 2 * pool_size, 2 * pool_size, num_classes]."""
@@ -822,6 +1108,13 @@ def build_fpn_mask_graph(rois, feature_maps, image_meta, pool_size, num_classes,
                          channels=256):
     """`MaskHead` applied once (matterport: build_fpn_mask_graph)."""
     return MaskHead(pool_size, num_classes, train_bn, channels)(rois, feature_maps, image_meta)
+
+
+def res5_head(architecture, depth, pool_size, strides, style):
+    """The fifth stage of a ResNet for RoIs [B, N, h, w, depth], as a model: the head of the C4 body."""
+    pooled = KL.Input((None, pool_size, pool_size, depth), name="input_res5")
+    style = dataclasses.replace(style, per_roi=True)
+    return keras.Model(pooled, resnet_stage(pooled, architecture, 5, strides, style), name="res5_head")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -907,24 +1200,30 @@ def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox):
     return _mean_where(smooth_l1_loss(target_bbox, pred), class_ids > 0)
 
 
-def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks):
+def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, softmax=False):
     """L_mask: mean binary cross-entropy of the positive RoIs' own class's mask (matterport: mrcnn_mask_loss_graph).
 
     Args:
         target_masks: [B, N, h, w] of 0 and 1.
         target_class_ids: [B, N] int.
         pred_masks: [B, N, h, w, classes], probabilities.
+        softmax: they add up to 1; off the object the background's, class 0, is to be high (multinomial).
     """
     shape = ops.shape(pred_masks)
     classes = pred_masks.shape[-1]
     class_ids = ops.cast(ops.reshape(target_class_ids, (-1,)), "int32")
     by_class = ops.transpose(ops.reshape(pred_masks, (-1, *shape[2:])), (0, 3, 1, 2))
-    rows = ops.arange(ops.shape(class_ids)[0], dtype="int32") * classes + ops.maximum(class_ids, 0)
-    pred = ops.take(ops.reshape(by_class, (-1, shape[2] * shape[3])), rows, axis=0)
-    target = ops.cast(ops.reshape(target_masks, (-1, shape[2] * shape[3])), "float32")
+    rows = ops.arange(ops.shape(class_ids)[0], dtype="int32") * classes
     epsilon = 1e-7
-    pred = ops.clip(ops.cast(pred, "float32"), epsilon, 1. - epsilon)
-    loss = -target * ops.log(pred + epsilon) - (1. - target) * ops.log(1. - pred + epsilon)
+
+    def probability(rows):
+        pred = ops.take(ops.reshape(by_class, (-1, shape[2] * shape[3])), rows, axis=0)
+        return ops.clip(ops.cast(pred, "float32"), epsilon, 1. - epsilon)
+
+    pred = probability(rows + ops.maximum(class_ids, 0))
+    absent = probability(rows) if softmax else 1. - pred
+    target = ops.cast(ops.reshape(target_masks, (-1, shape[2] * shape[3])), "float32")
+    loss = -target * ops.log(pred + epsilon) - (1. - target) * ops.log(absent + epsilon)
     return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
 
 
@@ -932,25 +1231,33 @@ def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks):
 class LossLayer(KL.Layer):
     """One of the five losses as a layer of the graph, so that it is an output with a name.
 
+    Args:
+        name: of the function.
+        softmax_masks: see `mrcnn_mask_loss_graph`.
+
     Input: the arguments of the function of that name, in order. Output: a scalar, float32.
     """
 
-    def __init__(self, name, **kwargs):
+    def __init__(self, name, softmax_masks=False, **kwargs):
         functions = {"rpn_class_loss": rpn_class_loss_graph,
                      "rpn_bbox_loss": lambda *x: rpn_bbox_loss_graph(None, *x),
                      "mrcnn_class_loss": mrcnn_class_loss_graph,
-                     "mrcnn_bbox_loss": mrcnn_bbox_loss_graph, "mrcnn_mask_loss": mrcnn_mask_loss_graph}
+                     "mrcnn_bbox_loss": mrcnn_bbox_loss_graph,
+                     "mrcnn_mask_loss": lambda *x: mrcnn_mask_loss_graph(*x, softmax=self.softmax_masks)}
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         if name not in functions:
             raise ValueError(f"name is one of {', '.join(functions)}. Received: {name!r}")
-        self.function = functions[name]
+        self.function, self.softmax_masks = functions[name], softmax_masks
 
     def call(self, inputs):
         return self.function(*inputs)
 
     def compute_output_shape(self, input_shape):
         return ()
+
+    def get_config(self):
+        return {**super().get_config(), "softmax_masks": self.softmax_masks}
 
 
 class Network(keras.Model):
@@ -1078,28 +1385,57 @@ class MaskRCNN:
 
     @staticmethod
     def _body(image, config):
-        """Backbone, pyramid and RPN. Returns [P2..P6] and (logits, probs, bbox) of all levels."""
+        """Backbone, pyramid and RPN. Returns the maps ([P2..P6], or [C4]) and (logits, probs, bbox) of all levels."""
+        style = MaskRCNN._style(config)
         if callable(config.BACKBONE):
             maps = config.BACKBONE(image, stage5=True, train_bn=config.TRAIN_BN)
         else:
-            maps = resnet_graph(image, config.BACKBONE, True, config.TRAIN_BN, config.BATCH_NORM_MOMENTUM)
-        pyramid = fpn_graph(maps[-4:], config.TOP_DOWN_PYRAMID_SIZE)
-        rpn_model = build_rpn_model(config.RPN_ANCHOR_STRIDE, len(config.RPN_ANCHOR_RATIOS),
-                                    config.TOP_DOWN_PYRAMID_SIZE, config.RPN_CHANNELS)
+            maps = resnet_graph(image, config.BACKBONE, config.BODY == "fpn", style=style)
+        if config.BODY == "fpn":
+            pyramid = fpn_graph(maps[-4:], config.TOP_DOWN_PYRAMID_SIZE, Norm.of(config, config.FPN_NORM))
+        else:
+            pyramid = [maps[3]]
+        rpn_model = build_rpn_model(config.RPN_ANCHOR_STRIDE, _anchors_per_cell(config), pyramid[0].shape[-1],
+                                    config.RPN_CHANNELS, config.RPN_CONVS, config.RPN_SCORE)
         levels = zip(*(rpn_model(p) for p in pyramid))
         names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
-        return pyramid, [KL.Concatenate(axis=1, name=name)(list(level)) for name, level in zip(names, levels)]
+        return pyramid, [KL.Concatenate(axis=1, name=name)(list(level)) if len(level) > 1 else
+                         KL.Identity(name=name)(level[0]) for name, level in zip(names, levels)]
 
     @staticmethod
-    def _heads(config):
+    def _style(config):
+        return Style(Norm.of(config, config.BACKBONE_NORM), stride_in_1x1=config.STRIDE_IN_1X1,
+                     padding=config.BACKBONE_PADDING)
+
+    @staticmethod
+    def _proposals(config, count, limit, rpn, anchors, meta, pyramid):
+        """Proposals and which of them are any, from what the RPN says of all levels."""
+        logits, probs, bbox = rpn
+        layer = ProposalLayer(count, config.RPN_NMS_THRESHOLD, config, pre_nms_limit=limit, return_valid=True, name="ROI")
+        extras = [meta, *pyramid] if layer.limit_per_level or layer.min_size or layer.clip_to_window else []
+        return layer([logits if layer.sigmoid else probs, bbox, anchors, *extras])
+
+    @staticmethod
+    def _heads(config, maps):
         """The two heads with this configuration's values: f(rois, maps, meta) each."""
+        body = None if config.BODY == "fpn" else res5_head(config.BACKBONE, maps[0].shape[-1], config.POOL_SIZE,
+                                                           config.C4_HEAD_STRIDE, MaskRCNN._style(config))
+
         def box_head(rois, maps, meta):
-            return fpn_classifier_graph(rois, maps, meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
-                                        config.FPN_CLASSIF_FC_LAYERS_SIZE, config.BATCH_NORM_MOMENTUM,
-                                        PyramidROIAlign.of(config, config.POOL_SIZE, "roi_align_classifier"))
-        mask_head = MaskHead(config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, config.MASK_HEAD_CHANNELS,
-                             config.BATCH_NORM_MOMENTUM, PyramidROIAlign.of(
-                                 config, config.MASK_POOL_SIZE, "roi_align_mask")) if config.USE_MASK else None
+            return fpn_classifier_graph(
+                rois, maps, meta, config.POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN,
+                config.FPN_CLASSIF_FC_LAYERS_SIZE, body=body,
+                pooling=PyramidROIAlign.of(config, config.POOL_SIZE, "roi_align_classifier"),
+                convs=config.BOX_HEAD_CONVS, conv_channels=config.BOX_HEAD_CHANNELS,
+                conv_norm=Norm.of(config, config.BOX_HEAD_CONV_NORM), fcs=config.BOX_HEAD_FCS,
+                fc_norm=Norm.of(config, config.BOX_HEAD_NORM), class_agnostic=config.CLASS_AGNOSTIC_BOXES)
+        mask_head = MaskHead(
+            config.MASK_POOL_SIZE, config.NUM_CLASSES, config.TRAIN_BN, config.MASK_HEAD_CHANNELS, body=body,
+            pooling=PyramidROIAlign.of(config, config.MASK_POOL_SIZE, "roi_align_mask"),
+            norm=Norm.of(config, config.MASK_HEAD_NORM), convs=config.MASK_HEAD_CONVS,
+            mlp=tuple(config.MASK_SHAPE) if config.MASK_HEAD == "mlp" else None, mlp_size=config.MASK_MLP_SIZE,
+            softmax=config.MASK_ACTIVATION == "softmax", class_agnostic=config.CLASS_AGNOSTIC_MASKS,
+        ) if config.USE_MASK else None
         return box_head, mask_head
 
     def _training_graph(self, image, meta, pyramid, rpn, config):
@@ -1115,10 +1451,11 @@ class MaskRCNN:
             truth.append(KL.Input(masks_shape, name="input_gt_masks", dtype="uint8"))
             inputs.append(truth[-1])
         anchors = PyramidAnchors(config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, config.BACKBONE_STRIDES,
-                                 config.RPN_ANCHOR_STRIDE, config.BOX_FRAME, name="anchors")([image] + pyramid)
+                                 config.RPN_ANCHOR_STRIDE, config.BOX_FRAME, config.RPN_ANCHOR_ROUNDING,
+                                 name="anchors")([image] + pyramid)
         rpn_logits, rpn_class, rpn_bbox = rpn
-        rpn_rois, valid = ProposalLayer(config.POST_NMS_ROIS_TRAINING, config.RPN_NMS_THRESHOLD, config,
-                                        return_valid=True, name="ROI")([rpn_class, rpn_bbox, anchors])
+        rpn_rois, valid = self._proposals(config, config.POST_NMS_ROIS_TRAINING, config.PRE_NMS_LIMIT_TRAINING, rpn,
+                                          anchors, meta, pyramid)
         proposals = rpn_rois
         if not config.USE_RPN_ROIS:
             inputs.append(KL.Input((None, 4), name="input_roi"))
@@ -1128,7 +1465,7 @@ class MaskRCNN:
         rois, target_ids, target_bbox, *target_mask = targets([proposals, *truth, valid])
 
         maps = pyramid[:4]
-        box_head, mask_head = self._heads(config)
+        box_head, mask_head = self._heads(config, maps)
         logits, probs, bbox = box_head(rois, maps, meta)
         active = KL.Identity(name="active_class_ids")(meta[:, 12:])
         class_inputs = [target_ids, logits, active]
@@ -1141,7 +1478,7 @@ class MaskRCNN:
         outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, bbox]
         if config.USE_MASK:
             masks, rows = self._training_masks(mask_head, rois, maps, meta, targets.positive_rows, config)
-            losses.append(LossLayer("mrcnn_mask_loss")([target_mask[0][:, :rows], target_ids[:, :rows],
+            losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")([target_mask[0][:, :rows], target_ids[:, :rows],
                                                         masks[0]]))
             outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
         outputs += [rpn_rois, KL.Identity(name="output_rois")(rois)]
@@ -1171,10 +1508,9 @@ class MaskRCNN:
     def _inference_graph(self, image, meta, pyramid, rpn, config):
         anchors = KL.Input((None, 4), name="input_anchors")
         _, rpn_class, rpn_bbox = rpn
-        rois, valid = ProposalLayer(config.POST_NMS_ROIS_INFERENCE, config.RPN_NMS_THRESHOLD, config,
-                                    return_valid=True, name="ROI")([rpn_class, rpn_bbox, anchors])
-        box_head, mask_head = self._heads(config)
+        rois, valid = self._proposals(config, config.POST_NMS_ROIS_INFERENCE, None, rpn, anchors, meta, pyramid)
         maps = pyramid[:4]
+        box_head, mask_head = self._heads(config, maps)
         _, probs, bbox = box_head(rois, maps, meta)
         detections = DetectionLayer(config, name="mrcnn_detection")([rois, probs, bbox, meta, valid])
         inputs, outputs = [image, meta, anchors], [detections, probs, bbox]
@@ -1183,7 +1519,7 @@ class MaskRCNN:
             outputs.append(mask_head(detections[..., :4], maps, meta))
             # The same layers for any number of rows: `detect` runs them on those that hold a detection.
             boxes, boxes_meta = KL.Input((None, 4)), KL.Input((config.IMAGE_META_SIZE,))
-            features = [KL.Input((None, None, config.TOP_DOWN_PYRAMID_SIZE)) for _ in maps]
+            features = [KL.Input((None, None, level.shape[-1])) for level in maps]
             self._mask_model = keras.Model([boxes, boxes_meta, *features], mask_head(boxes, features, boxes_meta))
         self._box_model = keras.Model(inputs, [detections, *maps], name="mask_rcnn_boxes")
         return Network(inputs, outputs + [rois, rpn_class, rpn_bbox], name="mask_rcnn")
@@ -1202,7 +1538,8 @@ class MaskRCNN:
         """Loads a weight file and takes up its run (matterport: load_weights).
 
         Args:
-            filepath: a legacy `.h5` or a Keras `.weights.h5`.
+            filepath: a legacy `.h5`, a Keras `.weights.h5`, or a checkpoint of torchvision (a state dict of
+                arrays, `.npz` or `.pth`; see `mrcnn.torchvision`).
             by_name: allow that parts of the network are missing in the file.
             exclude: names of layers to leave as they are; implies by_name.
 
@@ -1211,7 +1548,7 @@ class MaskRCNN:
         """
         coverage = weights.load(self.keras_model, filepath, by_name=by_name or bool(exclude), exclude=exclude or ())
         logger.info("%s", coverage.summary())
-        self.set_log_dir(filepath)
+        self.set_log_dir(filepath if isinstance(filepath, (str, os.PathLike)) else None)
         return coverage
 
     def save_weights(self, filepath):
@@ -1220,7 +1557,7 @@ class MaskRCNN:
 
     def get_imagenet_weights(self):
         """Path of a legacy `.h5` of the backbone trained on ImageNet, made on first use (ResNet-50, 101, 152)."""
-        return weights.get_imagenet_weights(self.config.BACKBONE)
+        return weights.get_imagenet_weights(self.config.BACKBONE, self.config.BATCH_NORM_EPSILON)
 
     def set_log_dir(self, model_path=None):
         """Sets `log_dir`, `checkpoint_path` and `epoch`: a new run, or that of a checkpoint.
@@ -1334,16 +1671,14 @@ class MaskRCNN:
         if config.IMAGE_RESIZE_MODE == "crop":
             raise ValueError("IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
                              "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'")
-        molded, window, scale, _, _ = utils.resize_image(
-            image, min_dim=config.IMAGE_MIN_DIM, max_dim=config.IMAGE_MAX_DIM,
-            min_scale=config.IMAGE_MIN_SCALE, mode=config.IMAGE_RESIZE_MODE)
+        molded, window, scale = data.mold_with_size(image, config)
         stride = max(config.BACKBONE_STRIDES)
         if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
             raise ValueError(f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
                              f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}")
         meta = compose_image_meta(0, image.shape, molded.shape, window, scale,
                                   np.zeros([config.NUM_CLASSES], dtype=np.int32))
-        return data.mold_image(molded, config).astype("float32"), meta, window
+        return molded, meta, window
 
     def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
         """Detections of one image in the frame of the original (matterport: unmold_detections).
@@ -1355,23 +1690,26 @@ class MaskRCNN:
             window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
 
         Returns:
-            boxes [n, 4] int32 in pixels, class_ids [n] int32, scores [n] float32, and masks
-            [H, W, n] bool (None for None). Boxes without area are left out.
+            boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores [n]
+            float32, and masks [H, W, n] bool (None for None). Boxes without area are left out.
         """
         n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
         boxes, class_ids, scores = detections[:n, :4], detections[:n, 4].astype(np.int32), detections[:n, 5]
         window = utils.norm_boxes(window, image_shape[:2], self.config.BOX_FRAME)
         wy1, wx1, wy2, wx2 = window
         shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
-        boxes = utils.denorm_boxes((boxes - shift) / scale, original_image_shape[:2], self.config.BOX_FRAME)
+        exact = utils.denorm_boxes((boxes - shift) / scale, original_image_shape[:2], self.config.BOX_FRAME, whole=False)
+        boxes = np.around(exact).astype(np.int32) if self.config.ROUND_DETECTIONS else exact
         keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-        boxes, class_ids, scores = boxes[keep], class_ids[keep], scores[keep]
+        boxes, exact, class_ids, scores = boxes[keep], exact[keep], class_ids[keep], scores[keep]
         if mrcnn_mask is None:
             return boxes, class_ids, scores, None
         masks = mrcnn_mask[keep]
         if masks.ndim == 4:
             masks = masks[np.arange(len(keep)), :, :, class_ids]
-        return boxes, class_ids, scores, utils.unmold_masks(masks, boxes, original_image_shape[:2])
+        padded = self.config.MASK_PASTE == "padded"
+        return boxes, class_ids, scores, utils.unmold_masks(masks, exact if padded else np.around(boxes).astype(int),
+                                                            original_image_shape[:2], padded=padded)
 
     def detect(self, images, verbose=0):
         """Detects objects (matterport: detect).
@@ -1472,9 +1810,7 @@ class MaskRCNN:
         with self._lock:
             pixels = self._anchors.pop(key, None)
             if pixels is None:
-                pixels = utils.generate_pyramid_anchors(
-                    config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, image_shape),
-                    config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE)
+                pixels = data.compute_anchors(config, image_shape)
             self._anchors[key] = pixels
             while len(self._anchors) > 8:
                 self._anchors.popitem(last=False)

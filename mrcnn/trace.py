@@ -82,10 +82,9 @@ class Trace:
                 ("best class is an object", int((self.class_ids > 0).sum())), ("detections", len(self.boxes))]
 
 
-def to_pixels(boxes, shape):
-    """Normalised boxes in pixels, not rounded: `utils.denorm_boxes` without its last step. [..., 4] float32."""
-    scale, shift = utils._box_frame(shape)
-    return (np.asarray(boxes) * scale + shift).astype(np.float32)
+def to_pixels(boxes, shape, frame="centers"):
+    """Normalised boxes in pixels, not rounded. [..., 4] float32."""
+    return utils.denorm_boxes(boxes, shape, frame, whole=False)
 
 
 def trace(model, image, activations=()):
@@ -105,12 +104,13 @@ def trace(model, image, activations=()):
     anchors = model.get_anchors(shape)
     names = ["rpn_class", "rpn_bbox", "mrcnn_class", "mrcnn_bbox", "mrcnn_detection"]
     names += ["mrcnn_mask"] if config.USE_MASK else []
-    values = run_graph(model, molded, [(name, None) for name in [*names, *activations]], metas)
+    roi, frame = network.get_layer("ROI"), config.BOX_FRAME
+    fed = [(f"ROI input {i}", tensor) for i, tensor in enumerate(roi.input)]
+    values = run_graph(model, molded, [*((name, None) for name in [*names, *activations]), *fed], metas)
     rpn_class, rpn_bbox = values["rpn_class"], values["rpn_bbox"]
 
-    roi = network.get_layer("ROI")
     stages = {name: ops.convert_to_numpy(x)[0] for name, x in
-              roi.stages([ops.convert_to_tensor(x) for x in (rpn_class, rpn_bbox, anchors[None])]).items()}
+              roi.stages([ops.convert_to_tensor(values[name]) for name, _ in fed]).items()}
     valid = stages["valid"]
     kept = stages["rpn_non_max_suppression"][valid]
     proposals = stages["refined_anchors_clipped"][kept]
@@ -120,28 +120,30 @@ def trace(model, image, activations=()):
 
     probs, deltas = values["mrcnn_class"][0, valid], values["mrcnn_bbox"][0, valid]
     class_ids = probs.argmax(axis=1)
-    normal_window = utils.norm_boxes(window, shape)
+    normal_window = utils.norm_boxes(window, shape, frame)
     refined_rois = _refine(config, proposals, deltas, class_ids, normal_window)
     detections = values["mrcnn_detection"][0]
     detections = detections[detections[:, 4] > 0]
     detected_ids, detection_scores = detections[:, 4].astype(np.int32), detections[:, 5]
-    boxes = to_pixels(detections[:, :4], shape)
+    boxes = to_pixels(detections[:, :4], shape, frame)
     masks = all_masks = pasted = None
     if config.USE_MASK:
         all_masks = values["mrcnn_mask"][0, :len(detections)]
         # A head that is blind to the class has one mask for all.
         masks = (all_masks[np.arange(len(detections)), :, :, detected_ids] if all_masks.shape[-1] > 1
                  else all_masks[..., 0])
-        pasted = utils.unmold_masks(masks, np.around(boxes).astype(int), shape)
+        padded = config.MASK_PASTE == "padded"
+        pasted = utils.unmold_masks(masks, boxes if padded else np.around(boxes).astype(int), shape, padded=padded)
     found = model.unmold_detections(values["mrcnn_detection"][0], masks, np.shape(image), shape, window)
     return Trace(
-        image=np.clip(np.round(molded[0] + config.MEAN_PIXEL), 0, 255).astype(np.uint8), window=window,
-        anchors=to_pixels(anchors, shape), anchor_levels=anchor_levels, rpn_scores=rpn_scores,
-        rpn_deltas=rpn_bbox[0], top=top, refined=to_pixels(stages["refined_anchors"], shape),
-        clipped=to_pixels(stages["refined_anchors_clipped"], shape), nms_kept=kept,
-        proposals=to_pixels(proposals, shape), proposal_scores=rpn_scores[top][kept],
+        image=np.clip(np.round(molded[0] * config.STD_PIXEL + config.MEAN_PIXEL), 0, 255).astype(np.uint8),
+        window=window,
+        anchors=to_pixels(anchors, shape, frame), anchor_levels=anchor_levels, rpn_scores=rpn_scores,
+        rpn_deltas=rpn_bbox[0], top=top, refined=to_pixels(stages["refined_anchors"], shape, frame),
+        clipped=to_pixels(stages["refined_anchors_clipped"], shape, frame), nms_kept=kept,
+        proposals=to_pixels(proposals, shape, frame), proposal_scores=rpn_scores[top][kept],
         roi_levels=_roi_levels(network, config, proposals, shape), probs=probs, deltas=deltas, class_ids=class_ids,
-        scores=probs.max(axis=1, initial=0), refined_rois=to_pixels(refined_rois, shape),
+        scores=probs.max(axis=1, initial=0), refined_rois=to_pixels(refined_rois, shape, frame),
         kept=_sources(config, detections, proposals, probs, deltas, normal_window), boxes=boxes,
         detected_ids=detected_ids, detection_scores=detection_scores, masks=masks, all_masks=all_masks, pasted=pasted,
         result=dict(zip(("rois", "class_ids", "scores", "masks"), found)),
@@ -168,7 +170,7 @@ def _roi_levels(network, config, proposals, shape):
     if len(layer.input) == 3:
         return np.full(len(proposals), int(np.round(np.log2(np.atleast_1d(config.BACKBONE_STRIDES)[0]))))
     return np.asarray(ops.convert_to_numpy(layer.levels(ops.convert_to_tensor(proposals[None]),
-                                                        ops.convert_to_tensor([shape]))))[0]
+                                                        ops.convert_to_tensor([shape]), layer.level)))[0]
 
 
 def _refine(config, rois, deltas, class_ids, window):

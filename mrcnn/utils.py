@@ -266,19 +266,21 @@ def norm_boxes(boxes, shape, frame="centers"):
     return ((np.asarray(boxes) - shift) / scale).astype(np.float32)
 
 
-def denorm_boxes(boxes, shape, frame="centers"):
+def denorm_boxes(boxes, shape, frame="centers", whole=True):
     """Boxes from normalised coordinates to pixels, the inverse of `norm_boxes`.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)], normalised.
         shape: (height, width, ...) of the image.
         frame: BOX_FRAME.
+        whole: False for float32 boxes that are not rounded.
 
     Returns:
         [N, (y1, x1, y2, x2)] int32, halves rounded to even, y2 and x2 outside the box.
     """
     scale, shift = _box_frame(shape, frame)
-    return np.around(np.asarray(boxes) * scale + shift).astype(np.int32)
+    pixels = np.asarray(boxes) * scale + shift
+    return np.around(pixels).astype(np.int32) if whole else pixels.astype(np.float32)
 
 
 def trim_zeros(x):
@@ -291,15 +293,16 @@ def trim_zeros(x):
 #  Anchors
 ############################################################
 
-def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
+def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride, whole=False):
     """Anchors of one level, in pixels of the image.
 
     Args:
         scales: side of the square anchor in pixels, a number or several.
         ratios: width / height of the anchors, which keep the square's area.
         shape: (height, width) of the feature map.
-        feature_stride: pixels between cells of the feature map.
+        feature_stride: pixels between cells of the feature map, a number or (vertical, horizontal).
         anchor_stride: 1 for anchors at each cell, 2 at every other one.
+        whole: half sides are rounded to whole pixels, half to even (RPN_ANCHOR_ROUNDING).
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, ordered by row, column, ratio, scale. The first is
@@ -307,20 +310,24 @@ def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride):
     """
     root = np.sqrt(np.repeat(np.asarray(ratios, np.float64).ravel(), np.size(scales)))
     side = np.tile(np.asarray(scales, np.float64).ravel(), np.size(ratios))
-    size = np.stack([side / root, side * root], axis=-1)  # [A, (h, w)]
-    center = np.stack(np.meshgrid(np.arange(0, shape[0], anchor_stride) * feature_stride,
-                                  np.arange(0, shape[1], anchor_stride) * feature_stride,
+    half = 0.5 * np.stack([side / root, side * root], axis=-1)  # [A, (h, w)]
+    half = np.round(half) if whole else half
+    step_y, step_x = np.broadcast_to(feature_stride, 2)
+    center = np.stack(np.meshgrid(np.arange(0, shape[0], anchor_stride) * step_y,
+                                  np.arange(0, shape[1], anchor_stride) * step_x,
                                   indexing="ij"), axis=-1)[:, :, None]  # [rows, columns, 1, 2]
-    return np.concatenate([center - 0.5 * size, center + 0.5 * size], axis=-1).reshape(-1, 4)
+    return np.concatenate([center - half, center + half], axis=-1).reshape(-1, 4)
 
 
-def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride):
+def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride, image_shape=None):
     """Anchors of all levels: `generate_anchors` of each, one after the other.
 
     Args:
-        scales: one for each level, pixels.
+        scales: one or a tuple of several for each level, pixels.
         feature_shapes: [levels, (height, width)].
         feature_strides: pixels between cells, one for each level.
+        image_shape: (height, width, ...), for whole half sides, and whole quotients of image and map in place
+            of feature_strides (RPN_ANCHOR_ROUNDING).
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, pixels.
@@ -328,7 +335,9 @@ def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, an
     if not len(scales) == len(feature_shapes) == len(feature_strides):
         raise ValueError("Expected as many anchor scales as feature maps and strides. Received: "
                          f"{len(scales)} scales, {len(feature_shapes)} maps, {len(feature_strides)} strides")
-    return np.concatenate([generate_anchors(scale, ratios, shape, stride, anchor_stride)
+    if image_shape is not None:
+        feature_strides = [(image_shape[0] // shape[0], image_shape[1] // shape[1]) for shape in feature_shapes]
+    return np.concatenate([generate_anchors(scale, ratios, shape, stride, anchor_stride, image_shape is not None)
                            for scale, shape, stride in zip(scales, feature_shapes, feature_strides)])
 
 
@@ -599,7 +608,20 @@ def resize(image, output_shape, order=1, mode="constant", cval=0, clip=True, pre
                           anti_aliasing_sigma=anti_aliasing_sigma)
 
 
-def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None):
+def _resize_exactly(image, height, width):
+    """Bilinear with half-pixel centres and the edges repeated: float32, or rounded to the image's integer dtype."""
+    out = image.astype(np.float32)
+    for axis, n_out in ((0, height), (1, width)):
+        n_in = out.shape[axis]
+        position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
+        low = position.astype(np.int64)
+        weight = (position - low).astype(np.float32).reshape((-1,) + (1,) * (out.ndim - 1 - axis))
+        first = out.take(low, axis=axis)
+        out = first + weight * (out.take(np.minimum(low + 1, n_in - 1), axis=axis) - first)
+    return out if np.issubdtype(image.dtype, np.floating) else np.round(out).astype(image.dtype)
+
+
+def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None, exact=False):
     """Resizes an image, keeping its aspect ratio, and pads or crops it.
 
     Images are scaled up, so that the shorter side is at least min_dim, and never down, except where a
@@ -621,6 +643,8 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
                 would exceed max_dim (Mask R-CNN, section 3.1); padded at right and bottom to
                 multiples of 32.
         rng: draws the crop: `numpy.random.Generator`, or `random.Random`; None: the module `random`.
+        exact: edges are repeated instead of zeros, values rounded instead of cut and, of float images, not
+            at all; sides are cut to whole pixels instead of rounded (FLOAT_RESIZE).
 
     Returns:
         image: the new image.
@@ -651,12 +675,12 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
         scale = min_dim / shorter if mode == "shorter" else max(1, min_dim / shorter)
     if min_scale:
         scale = max(scale, min_scale)
-    if max_dim and mode in ("square", "shorter") and round(longer * scale) > max_dim:
+    if max_dim and mode in ("square", "shorter") and (longer * scale if exact else round(longer * scale)) > max_dim:
         scale = max_dim / longer
     if scale != 1:
         # A very long image keeps a row of pixels.
-        height, width = (max(1, round(side * scale)) for side in (height, width))
-        image = _resize_bilinear(image, height, width)
+        height, width = (max(1, _whole(side * scale, exact)) for side in (height, width))
+        image = (_resize_exactly if exact else _resize_bilinear)(image, height, width)
 
     if mode == "crop":
         y, x = _draw(rng, height - min_dim), _draw(rng, width - min_dim)
@@ -675,6 +699,10 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     return image, (top, left, top + height, left + width), scale, padding, None
 
 
+def _whole(side, exact):
+    return math.floor(side) if exact else round(side)
+
+
 def _draw(rng, most):
     """A random whole number from 0 to `most`, both included."""
     if hasattr(rng, "integers"):
@@ -682,7 +710,7 @@ def _draw(rng, most):
     return (rng or random).randint(0, most)
 
 
-def resize_mask(mask, scale, padding, crop=None):
+def resize_mask(mask, scale, padding, crop=None, exact=False):
     """Does to masks what `resize_image` did to their image; nearest neighbour.
 
     Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks lie up
@@ -691,14 +719,18 @@ def resize_mask(mask, scale, padding, crop=None):
     Args:
         mask: [H, W, N].
         scale, padding, crop: as `resize_image` returned them.
+        exact: as it got it; then masks lie where the image does.
 
     Returns:
         [new H, new W, N] of the mask's dtype.
     """
     mask = np.asarray(mask)
     if scale != 1:
-        rows, columns = ((np.linspace(0, side - 1, max(1, round(side * scale))) + 0.5).astype(np.int64)
-                         for side in mask.shape[:2])
+        sides = [(side, max(1, _whole(side * scale, exact))) for side in mask.shape[:2]]
+        if exact:
+            rows, columns = (((np.arange(new) + 0.5) * (old / new)).astype(np.int64) for old, new in sides)
+        else:
+            rows, columns = ((np.linspace(0, old - 1, new) + 0.5).astype(np.int64) for old, new in sides)
         if crop is not None:
             y, x, height, width = crop
             rows, columns = rows[y:y + height], columns[x:x + width]
@@ -805,7 +837,7 @@ def unmold_mask(mask, bbox, image_shape):
     return unmold_masks(np.asarray(mask)[None], [bbox], image_shape)[:, :, 0]
 
 
-def unmold_masks(masks, boxes, image_shape, threshold=0.5):
+def unmold_masks(masks, boxes, image_shape, threshold=0.5, padded=False):
     """`unmold_mask` of several; work is done inside the boxes only.
 
     Args:
@@ -814,10 +846,20 @@ def unmold_masks(masks, boxes, image_shape, threshold=0.5):
             pixels in it gives an empty mask.
         image_shape: (height, width, ...).
         threshold: foreground from this probability.
+        padded: boxes need not be whole; a pixel of 0 is put around each mask, and its box grows by as much
+            before it is cut to whole pixels, those of its lower right edge included (MASK_PASTE).
 
     Returns:
         [height, width, N] bool, a view of [N, height, width].
     """
+    if padded and len(masks):
+        masks, boxes = np.asarray(masks), np.asarray(boxes, np.float64)[:, :4]
+        growth = np.array([(side + 2) / side for side in masks.shape[1:]] * 2)
+        middle = .5 * (boxes[:, :2] + boxes[:, 2:])
+        middle = np.concatenate([middle, middle], axis=1)
+        corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
+        boxes = np.concatenate([corners[:, :2], np.maximum(corners[:, 2:], corners[:, :2]) + 1], axis=1)
+        masks = np.pad(masks, [(0, 0), (1, 1), (1, 1)])
     return _paste(masks, boxes, image_shape, threshold, np.greater_equal)
 
 

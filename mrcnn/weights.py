@@ -120,7 +120,8 @@ def load(model, path, by_name=False, exclude=()):
 
     Args:
         model: Keras model.
-        path: `.weights.h5` for Keras's layout, otherwise a legacy file.
+        path: `.weights.h5` for Keras's layout; a state dict, `.npz` or `.pth` of torchvision, see
+            `mrcnn.torchvision`; otherwise a legacy file.
         by_name: allow that whole parts (backbone, FPN, RPN, heads) are missing in the file.
         exclude: names of layers to leave as they are.
 
@@ -131,13 +132,22 @@ def load(model, path, by_name=False, exclude=()):
         ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part that
             is only half in the file. Nothing has been loaded then.
     """
-    path = os.fspath(path)
-    if path.endswith(".weights.h5"):
+    from mrcnn import torchvision
+    layers, hint = layers_of(model), ""
+    if torchvision.is_checkpoint(path):
+        found, unknown = torchvision.translate(torchvision.read(path))
+        names = list(found)
+        found = {layer: sorted(arrays.items(), key=lambda pair: ORDER.index(pair[0]))
+                 for layer, arrays in found.items()}
+        found.update({key: [("", None)] for key in unknown})
+        path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "The state dict"
+        hint = "mrcnn.torchvision.config_of() gives the config that a torchvision checkpoint fits. "
+    elif (path := os.fspath(path)).endswith(".weights.h5"):
         if exclude:
             raise ValueError(f"exclude goes with legacy files, whose layers have names. Received: {path}, exclude={exclude!r}")
         return _load_keras(model, path)
-    layers = layers_of(model)
-    found, names = read_legacy(path, layers)
+    else:
+        found, names = read_legacy(path, layers)
     known = {*names, *layers, *(layer.name for layer in model.layers)}
     misspelt = sorted(set(exclude) - known)
     if misspelt:
@@ -160,13 +170,13 @@ def load(model, path, by_name=False, exclude=()):
             else:
                 coverage.loaded.append(f"{name}/{variables[i][0]}")
                 assignments.append((variables[i][1], arrays[i][1]))
-    _refuse(coverage, path, by_name)
+    _refuse(coverage, path, by_name, hint)
     for variable, array in assignments:
         variable.assign(array)
     return coverage
 
 
-def _refuse(coverage, path, by_name):
+def _refuse(coverage, path, by_name, hint):
     problems = [f"{name}: {a} in the file, {b} in the network" for name, (a, b) in coverage.mismatched.items()]
     problems += [f"{name}: not in the network" for name in coverage.unused]
     loaded = {part_of(name.split("/")[0]) for name in coverage.loaded}
@@ -174,7 +184,7 @@ def _refuse(coverage, path, by_name):
                  if not by_name or part_of(name.split("/")[0]) in loaded]
     if problems:
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"{path} doesn't fit the network; nothing was loaded. Exclude layers that are to stay as "
+        raise ValueError(f"{path} doesn't fit the network; nothing was loaded. {hint}Exclude layers that are to stay as "
                          "they are; by_name=True allows that the backbone, FPN, RPN or heads are missing.\n  "
                          + "\n  ".join(problems[:20]) + more)
     if coverage.missing:
@@ -262,11 +272,11 @@ def _load_keras(model, path):
 
 # ---- ImageNet ----------------------------------------------------------------------------------------
 
-def from_application(application):
+def from_application(application, epsilon=1e-3):
     """Weights of a `keras.applications` ResNet for this package's backbone.
 
-    Its batch norm has an epsilon of 1.001e-5, ours 1e-3: the difference goes into gamma. Its first
-    convolution takes BGR, ours RGB.
+    Its batch norm has an epsilon of 1.001e-5, ours another one (BATCH_NORM_EPSILON): the difference goes into
+    gamma. Its first convolution takes BGR, ours RGB.
 
     Returns:
         {layer: [arrays]} in legacy order.
@@ -284,24 +294,25 @@ def from_application(application):
             name = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1"}[layer.name]
         arrays = [np.asarray(variable) for _, variable in _ordered(layer)]
         if "bn" in name:
-            arrays[0] = arrays[0] * np.sqrt((arrays[3] + 1e-3) / (arrays[3] + layer.epsilon))
+            arrays[0] = arrays[0] * np.sqrt((arrays[3] + epsilon) / (arrays[3] + layer.epsilon))
         elif name == "conv1":
             arrays[0] = arrays[0][:, :, ::-1]
         found[name] = arrays
     return found
 
 
-def get_imagenet_weights(backbone):
+def get_imagenet_weights(backbone, epsilon=1e-3):
     """Path of a legacy file with a backbone's ImageNet weights, made through `keras.applications` on first use."""
     import keras
     applications = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
     if backbone not in applications:
         raise ValueError(f"ImageNet weights exist for {', '.join(applications)}. Received: BACKBONE {backbone!r}")
-    path = pathlib.Path.home() / ".keras" / "models" / f"mrcnn_{backbone}_imagenet.h5"
+    suffix = "" if epsilon == 1e-3 else f"_epsilon{epsilon:g}"
+    path = pathlib.Path.home() / ".keras" / "models" / f"mrcnn_{backbone}_imagenet{suffix}.h5"
     if not path.exists():
         application = getattr(keras.applications, applications[backbone])(include_top=False, weights="imagenet")
         with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-            layers = from_application(application)
+            layers = from_application(application, epsilon)
             file.attrs["layer_names"] = np.array(sorted(layers), "S")
             for name in sorted(layers):
                 keys = ORDER[2:] if "bn" in name else ORDER[:2]
