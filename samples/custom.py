@@ -1,4 +1,4 @@
-"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like.
+"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like; docs/custom_dataset.md explains it.
 
     python samples/custom.py train --dataset=photos --weights=coco      photographs and their VIA, LabelMe or COCO json
     python samples/custom.py evaluate --dataset=photos                  AP on the fifth of them that was held out
