@@ -1,7 +1,7 @@
 """Every stage of one image, against the recordings and against what `detect` says."""
 import numpy as np
 import pytest
-from conftest import recorded
+from parity import read as recorded
 from toy import Rectangles, ToyConfig
 
 from mrcnn import data, trace, utils
