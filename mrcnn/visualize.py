@@ -55,7 +55,7 @@ def new_figure(size, rows=1, columns=1, dpi=110):
     """A figure that no display and no global state knows of, and its axes in a flat list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    figure = Figure(figsize=size, dpi=dpi, layout="tight")
+    figure = Figure(figsize=size, dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 

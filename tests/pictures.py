@@ -1,6 +1,6 @@
 """Pictures against references, with tolerance; MRCNN_PICTURES=new makes them anew.
 
-A reference is the picture brought to 64 columns by averaging, as a PNG of a few KB: another FreeType or another
+A reference is the picture brought to about 64 columns by averaging, as a PNG of a few KB: another FreeType or another
 release of matplotlib moves edges by a fraction of a pixel, which the averages hardly show; a missing box, a
 mask elsewhere or another colour do.
 """
@@ -16,14 +16,14 @@ MEAN, LARGEST = 4, 90
 
 
 def thumbnail(figure):
-    """[rows, COLUMNS, 3] float of a figure, each cell the mean of its pixels."""
+    """[rows, about COLUMNS, 3] float of a figure, each cell the mean of its pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].astype(float)
-    step = picture.shape[1] // COLUMNS
-    rows = picture.shape[0] // step
-    return picture[:rows * step, :COLUMNS * step].reshape(rows, step, COLUMNS, step, 3).mean(axis=(1, 3))
+    step = max(round(picture.shape[1] / COLUMNS), 1)
+    rows, columns = picture.shape[0] // step, picture.shape[1] // step
+    return picture[:rows * step, :columns * step].reshape(rows, step, columns, step, 3).mean(axis=(1, 3))
 
 
 def compare(picture, reference):

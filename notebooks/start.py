@@ -1,0 +1,102 @@
+"""What every notebook here begins with: data by one variable, and a model that knows it.
+
+    dataset, config = start.data("shapes")            # or "../shared/data/coco-mini", or any folder of COCO's layout
+    model = start.model("shapes")                     # weights of `make demo`, or of a minute's training
+
+Weights that were trained here lie in ../logs/notebooks (or $MRCNN_NOTEBOOKS) and are used again.
+"""
+import importlib.util
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from mrcnn.coco import CocoDataset  # noqa: E402
+
+FOLDER = pathlib.Path(os.environ.get("MRCNN_NOTEBOOKS", ROOT / "logs" / "notebooks"))
+# Steps of the training from scratch: about a minute on two CPU cores.
+STEPS = int(os.environ.get("MRCNN_NOTEBOOK_STEPS", 120))
+
+
+def _shapes():
+    spec = importlib.util.spec_from_file_location("shapes", ROOT / "samples" / "shapes" / "shapes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _years(folder):
+    """{subset: year} of a folder in COCO's layout, by its annotation files."""
+    found = {}
+    for path in sorted((folder / "annotations").glob("instances_*.json")):
+        name = path.stem.removeprefix("instances_")
+        found[name.rstrip("0123456789")] = name[len(name.rstrip("0123456789")):]
+    if not found:
+        raise FileNotFoundError(f'DATA is "shapes" or a folder with annotations/instances_*.json. Received: {folder}')
+    return found
+
+
+def data(where="shapes", subset="train", images=200, **settings):
+    """A dataset and the settings of a small network for it.
+
+    Args:
+        where: "shapes", generated; or a folder in COCO's layout.
+        subset: "train" or "val"; of shapes, "val" are images that no training sees.
+        images: of shapes, how many.
+        settings: of the configuration, such as IMAGE_MAX_DIM=512.
+
+    Returns:
+        prepared Dataset, Config.
+    """
+    shapes = _shapes()
+    if where == "shapes":
+        dataset = shapes.ShapesDataset(images, first=shapes.HELD_OUT if subset == "val" else 0)
+        return dataset, shapes.ShapesConfig(**{"IMAGES_PER_GPU": 8, **settings})
+    folder = pathlib.Path(where) if pathlib.Path(where).exists() else ROOT / where
+    years = _years(folder)
+    subset = subset if subset in years else next(iter(years))
+    dataset = CocoDataset()
+    dataset.load_coco(folder, subset, years[subset], keep_empty=True)
+    dataset.prepare()
+    values = {"NAME": "coco", "NUM_CLASSES": dataset.num_classes, "IMAGE_MIN_DIM": 256, "IMAGE_MAX_DIM": 256,
+              "RPN_ANCHOR_SCALES": (16, 32, 64, 128, 256), "IMAGES_PER_GPU": 2, "MAX_GT_INSTANCES": 40, "CHECK_IMAGES": 8}
+    return dataset, shapes.ShapesConfig(**{**values, **settings})
+
+
+def train(where="shapes", steps=STEPS, epochs=3):
+    """Trains the small network from random weights and keeps the weights. Returns the History."""
+    import keras
+
+    from mrcnn import model as modellib
+    keras.utils.set_random_seed(0)
+    dataset, config = data(where, images=3 * steps * 8, STEPS_PER_EPOCH=max(steps // epochs, 1))
+    network = modellib.MaskRCNN("training", config, FOLDER)
+    history = network.train(dataset, None, config.LEARNING_RATE, epochs, "all")
+    network.save_weights(weights(where))
+    return history
+
+
+def weights(where="shapes"):
+    """Where `train` keeps the weights for that data."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    return FOLDER / f"{pathlib.Path(where).name}.h5"
+
+
+def model(where="shapes", path=None, **settings):
+    """An inference model: of the weights at `path`, of `make demo`'s, of `train`'s, or trained now.
+
+    Returns:
+        MaskRCNN, whose `coverage` says what was loaded.
+    """
+    from mrcnn import model as modellib
+    _, config = data(where, images=1, **{"IMAGES_PER_GPU": 1, **settings})
+    demo = sorted((ROOT / "demo" / "logs").glob("*/mask_rcnn_shapes_*.h5")) if where == "shapes" else []
+    path = path or (demo[-1] if demo else weights(where))
+    if not pathlib.Path(path).exists():
+        train(where)
+    network = modellib.MaskRCNN("inference", config, FOLDER)
+    network.coverage = network.load_weights(path)
+    return network

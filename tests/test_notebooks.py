@@ -1,0 +1,82 @@
+"""The notebooks run as they are, hold calls and text only, and are kept without outputs."""
+import ast
+import importlib.util
+import os
+import pathlib
+
+import nbformat
+import oracle
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NAMES = ("demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
+
+
+@pytest.fixture(scope="module")
+def gallery():
+    spec = importlib.util.spec_from_file_location("gallery", ROOT / "tools" / "gallery.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The first notebook to need them trains, a few steps only; the others use them."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("MRCNN_NOTEBOOK_STEPS", "24")
+    patch.setenv("MRCNN_NOTEBOOKS", str(tmp_path_factory.mktemp("notebooks")))
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    yield
+    patch.undo()
+
+
+def code_cells(name):
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_all_are_tested():
+    assert {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_and_text_only(name):
+    """No functions, classes or loops of statements; no outputs; the data by one variable."""
+    cells = code_cells(name)
+    assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
+    tree = ast.parse("\n".join(cell.source.replace("%matplotlib inline", "") for cell in cells))
+    forbidden = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.If, ast.Try, ast.With)
+    assert not [node for node in ast.walk(tree) if isinstance(node, forbidden)]
+    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DATA"]
+    assert len(assigned) == 1 and ast.literal_eval(assigned[0].value) == "shapes"
+
+
+def executed(gallery, name, data="shapes"):
+    notebook = gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data)
+    pictures = gallery.pictures(notebook)
+    assert len(pictures) >= 3
+    # Warnings on stderr are what a reader would see.
+    text = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    assert "Warning" not in text, text
+    named = [cell.metadata["gallery"] for cell in notebook.cells if "gallery" in cell.metadata]
+    assert len(named) == sum("gallery" in cell.metadata for cell, _ in pictures)
+
+
+# Those with a network take minutes on a busy machine.
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "inspect_data"),
+                                  "inspect_data"])
+def test_runs(name, gallery, weights):
+    executed(gallery, name)
+
+
+@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
+def test_runs_on_photographs(name, gallery, weights):
+    executed(gallery, name, oracle.shared("data/coco-mini").resolve())
+
+
+def test_gallery_is_small(gallery):
+    """The pictures of the README: each of a cell that is there, all together below 1.5 MB."""
+    named = {cell.metadata["gallery"] for name in NAMES for cell in code_cells(name) if "gallery" in cell.metadata}
+    files = list((ROOT / "docs" / "gallery").glob("*.png"))
+    assert files and {path.stem for path in files} <= named and sum(path.stat().st_size for path in files) < 1.5e6
