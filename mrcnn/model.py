@@ -28,7 +28,7 @@ from keras import layers as KL
 from keras import ops
 
 from mrcnn import config as config_module
-from mrcnn import data, ops as kernels, trace as tracing, training, utils, weights
+from mrcnn import data, inference, ops as kernels, trace as tracing, training, utils, weights
 from mrcnn.data import (build_detection_targets, build_rpn_targets, compose_image_meta,  # noqa: F401
                         compute_backbone_shapes, data_generator, generate_random_rois,
                         load_image_gt, mold_image, parse_image_meta, unmold_image)
@@ -530,6 +530,50 @@ def _at_least(boxes, size, frame, pixels):
     """Which boxes [..., 4] have no side shorter than that; size: [..., (height, width)] of the image."""
     boxes = denorm_boxes_graph(boxes, size, frame, whole=False)
     return ops.all(boxes[..., 2:] - boxes[..., :2] >= pixels, axis=-1)
+
+
+class SampledRPN(KL.Layer):
+    """The RPN at the anchors that have a loss, from the 3x3 patches around them.
+
+    Equal to picking them out of the RPN's maps. But the gradient of those, zero almost everywhere, costs a fourth
+    of a training step, and here it flows through a few hundred patches.
+
+    Args:
+        rpn_model: one 3x3 convolution and two 1x1, see `rpn_graph`; its weights stay its own.
+        count: anchors of an image that have a loss, at most.
+
+    Input: [rpn_match [B, A, 1], P2, ... P6]. Output: match [B, count, 1], class_logits [B, count, logits of an
+    anchor], bbox [B, count, 4]; the anchors that have a loss in their order, then others with match 0.
+    """
+
+    def __init__(self, rpn_model, count, **kwargs):
+        super().__init__(**kwargs)
+        self.count = count
+        names = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"
+        self._parts = lambda: [rpn_model.get_layer(name) for name in names]    # not tracked as this layer's own
+
+    def call(self, inputs):
+        match, maps = inputs[0], inputs[1:]
+        shared, *heads = self._parts()
+        per_cell = heads[1].filters // 4
+        has_loss = ops.cast(match[..., 0] != 0, "float32")
+        has_loss = ops.pad(has_loss, [[0, 0], [0, ops.maximum(self.count - ops.shape(match)[1], 0)]])
+        has_loss, rows = ops.top_k(has_loss, self.count)                       # of equals the first
+        rows = ops.where(has_loss > 0, ops.cast(rows, "int32"), 0)
+        x = kernels.cell_patches(maps, rows // per_cell)
+        x = ops.relu(ops.matmul(x, ops.reshape(shared.kernel, (-1, shared.filters))) + shared.bias)
+        outputs = []
+        for head in heads:
+            y = ops.matmul(x, head.kernel[0, 0]) + head.bias
+            y = ops.reshape(y, (*ops.shape(rows), per_cell, head.filters // per_cell))
+            outputs.append(ops.take_along_axis(y, (rows % per_cell)[..., None, None], axis=2)[:, :, 0])
+        return (_mask_rows(_take_rows(match, rows), has_loss > 0), *outputs)
+
+    def compute_output_spec(self, inputs):
+        _, *heads = self._parts()
+        shapes = [1] + [4 * head.filters // heads[1].filters for head in heads]
+        return tuple(keras.KerasTensor((inputs[0].shape[0], self.count, n), "int32" if i == 0 else self.compute_dtype)
+                     for i, n in enumerate(shapes))
 
 
 @register
@@ -1378,14 +1422,15 @@ class MaskRCNN:
         """
         image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
         meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
-        pyramid, rpn = self._body(image, config)
+        pyramid, rpn, rpn_model = self._body(image, config)
         if mode == "training":
-            return self._training_graph(image, meta, pyramid, rpn, config)
+            return self._training_graph(image, meta, pyramid, rpn, config, rpn_model)
         return self._inference_graph(image, meta, pyramid, rpn, config)
 
     @staticmethod
     def _body(image, config):
-        """Backbone, pyramid and RPN. Returns the maps ([P2..P6], or [C4]) and (logits, probs, bbox) of all levels."""
+        """Backbone, pyramid and RPN. Returns the maps ([P2..P6], or [C4]) and (logits, probs, bbox) of all levels,
+        and the RPN's model."""
         style = MaskRCNN._style(config)
         if callable(config.BACKBONE):
             maps = config.BACKBONE(image, stage5=True, train_bn=config.TRAIN_BN)
@@ -1399,8 +1444,9 @@ class MaskRCNN:
                                     config.RPN_CHANNELS, config.RPN_CONVS, config.RPN_SCORE)
         levels = zip(*(rpn_model(p) for p in pyramid))
         names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
-        return pyramid, [KL.Concatenate(axis=1, name=name)(list(level)) if len(level) > 1 else
-                         KL.Identity(name=name)(level[0]) for name, level in zip(names, levels)]
+        rpn = [KL.Concatenate(axis=1, name=name)(list(level)) if len(level) > 1 else KL.Identity(name=name)(level[0])
+               for name, level in zip(names, levels)]
+        return pyramid, rpn, rpn_model
 
     @staticmethod
     def _style(config):
@@ -1438,7 +1484,7 @@ class MaskRCNN:
         ) if config.USE_MASK else None
         return box_head, mask_head
 
-    def _training_graph(self, image, meta, pyramid, rpn, config):
+    def _training_graph(self, image, meta, pyramid, rpn, config, rpn_model):
         masks_shape = (*config.MINI_MASK_SHAPE, None) if config.USE_MINI_MASK else (None, None, None)
         match = KL.Input((None, 1), name="input_rpn_match", dtype="int32")
         rpn_target = KL.Input((None, 4), name="input_rpn_bbox")
@@ -1471,15 +1517,18 @@ class MaskRCNN:
         class_inputs = [target_ids, logits, active]
         if not config.CLASS_LOSS_ON_PADDING:
             class_inputs.append(ops.any(rois != 0, axis=-1))
-        losses = [LossLayer("rpn_class_loss")([match, rpn_logits]),
-                  LossLayer("rpn_bbox_loss")([rpn_target, match, rpn_bbox]),
+        sampled = [match, rpn_logits, rpn_bbox]
+        if (config.RPN_ANCHOR_STRIDE, config.RPN_CONVS, config.RPN_SCORE) == (1, 1, "softmax"):
+            sampled = SampledRPN(rpn_model, config.RPN_TRAIN_ANCHORS_PER_IMAGE, name="sampled_anchors")([match, *pyramid])
+        losses = [LossLayer("rpn_class_loss")(sampled[:2]),
+                  LossLayer("rpn_bbox_loss")([rpn_target, sampled[0], sampled[2]]),
                   LossLayer("mrcnn_class_loss")(class_inputs),
                   LossLayer("mrcnn_bbox_loss")([target_bbox, target_ids, bbox])]
         outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, bbox]
         if config.USE_MASK:
             masks, rows = self._training_masks(mask_head, rois, maps, meta, targets.positive_rows, config)
-            losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")([target_mask[0][:, :rows], target_ids[:, :rows],
-                                                        masks[0]]))
+            losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")(
+                [target_mask[0][:, :rows], target_ids[:, :rows], masks[0]]))
             outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
         outputs += [rpn_rois, KL.Identity(name="output_rois")(rois)]
         names = config_module.LOSS_NAMES[:len(losses)]
@@ -1519,7 +1568,7 @@ class MaskRCNN:
             outputs.append(mask_head(detections[..., :4], maps, meta))
             # The same layers for any number of rows: `detect` runs them on those that hold a detection.
             boxes, boxes_meta = KL.Input((None, 4)), KL.Input((config.IMAGE_META_SIZE,))
-            features = [KL.Input((None, None, level.shape[-1])) for level in maps]
+            features = [KL.Input((None, None, level.shape[-1]), dtype=level.dtype) for level in maps]
             self._mask_model = keras.Model([boxes, boxes_meta, *features], mask_head(boxes, features, boxes_meta))
         self._box_model = keras.Model(inputs, [detections, *maps], name="mask_rcnn_boxes")
         return Network(inputs, outputs + [rois, rpn_class, rpn_bbox], name="mask_rcnn")
@@ -1658,27 +1707,12 @@ class MaskRCNN:
             ValueError: an image with other channels than IMAGE_CHANNEL_COUNT, or molded images of
                 different sizes (`detect` takes those).
         """
-        molded = [self._mold(image, f"image {i}") for i, image in enumerate(images)]
+        molded = [inference.mold(image, self.config, f"image {i}") for i, image in enumerate(images)]
         shapes = sorted({image.shape for image, _, _ in molded})
         if len(shapes) > 1:
             raise ValueError(f"Molded images of one batch have one size; IMAGE_RESIZE_MODE "
                              f"{self.config.IMAGE_RESIZE_MODE!r} made {shapes}; use detect(), which groups them")
         return tuple(np.stack(part) for part in zip(*molded))
-
-    def _mold(self, image, where):
-        config = self.config
-        image = data.with_channels(np.asarray(image), config, where)
-        if config.IMAGE_RESIZE_MODE == "crop":
-            raise ValueError("IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
-                             "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'")
-        molded, window, scale = data.mold_with_size(image, config)
-        stride = max(config.BACKBONE_STRIDES)
-        if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
-            raise ValueError(f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
-                             f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}")
-        meta = compose_image_meta(0, image.shape, molded.shape, window, scale,
-                                  np.zeros([config.NUM_CLASSES], dtype=np.int32))
-        return molded, meta, window
 
     def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
         """Detections of one image in the frame of the original (matterport: unmold_detections).
@@ -1693,53 +1727,41 @@ class MaskRCNN:
             boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores [n]
             float32, and masks [H, W, n] bool (None for None). Boxes without area are left out.
         """
-        n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
-        boxes, class_ids, scores = detections[:n, :4], detections[:n, 4].astype(np.int32), detections[:n, 5]
-        window = utils.norm_boxes(window, image_shape[:2], self.config.BOX_FRAME)
-        wy1, wx1, wy2, wx2 = window
-        shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
-        exact = utils.denorm_boxes((boxes - shift) / scale, original_image_shape[:2], self.config.BOX_FRAME, whole=False)
-        boxes = np.around(exact).astype(np.int32) if self.config.ROUND_DETECTIONS else exact
-        keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-        boxes, exact, class_ids, scores = boxes[keep], exact[keep], class_ids[keep], scores[keep]
-        if mrcnn_mask is None:
-            return boxes, class_ids, scores, None
-        masks = mrcnn_mask[keep]
-        if masks.ndim == 4:
-            masks = masks[np.arange(len(keep)), :, :, class_ids]
-        padded = self.config.MASK_PASTE == "padded"
-        return boxes, class_ids, scores, utils.unmold_masks(masks, exact if padded else np.around(boxes).astype(int),
-                                                            original_image_shape[:2], padded=padded)
+        return inference.unmold(detections, mrcnn_mask, original_image_shape, image_shape, window, self.config)
 
-    def detect(self, images, verbose=0):
+    def detect(self, images, verbose=0, masks="dense"):
         """Detects objects (matterport: detect).
 
         Args:
             images: list of images of any number, sizes and dtypes, see `mold_inputs`.
+            masks: what `masks` of a result is. "dense": bool [H, W, N]; "lazy": an `inference.Masks`, which becomes
+                that array, or one mask, or one crop, when asked for; "rle": a list of COCO's run-length
+                encodings. The latter two never hold whole masks.
 
         Returns:
             a list of dicts, one for each image: rois [N, (y1, x1, y2, x2)] int32 in pixels, class_ids
-            [N] int32, scores [N] float32, masks [H, W, N] bool (None with USE_MASK = False); best first.
+            [N] int32, scores [N] float32, masks (None with USE_MASK = False); best first.
         """
         self._check_inference("detect")
-        molded = [self._mold(image, f"image {i}") for i, image in enumerate(images)]
         if verbose:
             log(f"Processing {len(images)} images")
-        groups = OrderedDict()
-        for i, (image, _, _) in enumerate(molded):
-            groups.setdefault(image.shape, []).append(i)
-        results = [None] * len(images)
-        for shape, members in groups.items():
-            anchors = self.get_anchors(shape)
-            for start in range(0, len(members), self.config.BATCH_SIZE):
-                chunk = members[start:start + self.config.BATCH_SIZE]
-                batch = np.stack([molded[i][0] for i in chunk])
-                metas = np.stack([molded[i][1] for i in chunk])
-                detections, masks = self._infer(batch, metas, anchors)
-                for row, i in enumerate(chunk):
-                    results[i] = self._result(detections[row], None if masks is None else masks[row],
-                                              np.shape(images[i]), shape, molded[i][2])
-        return results
+        return inference.detect(self, images, masks)
+
+    def detect_many(self, images, load=None, masks="dense"):
+        """`detect` of any number of images, one result after the other, in order: for folders and streams.
+
+        The next images are read and molded while the network runs, and the last ones' masks are made.
+
+        Args:
+            images: iterable of images, or of what `load` makes an image of, such as paths.
+            load: f(item) -> image; it is called in threads.
+            masks: as in `detect`.
+
+        Yields:
+            the result of each image.
+        """
+        self._check_inference("detect_many")
+        return inference.detect_many(self, images, load, masks)
 
     def detect_molded(self, molded_images, image_metas, verbose=0):
         """`detect` for molded images (matterport: detect_molded); boxes and masks in the molded frame.
@@ -1754,54 +1776,14 @@ class MaskRCNN:
                              f"{sorted({np.shape(image) for image in molded_images})}")
         molded_images = np.asarray(molded_images)
         shape = molded_images[0].shape
-        detections, masks = self._infer(molded_images, np.asarray(image_metas), self.get_anchors(shape))
+        detections, masks = inference.infer(self, molded_images, np.asarray(image_metas), self.get_anchors(shape))
         window = (0, 0, *shape[:2])
-        return [self._result(detections[i], None if masks is None else masks[i], shape, shape, window)
+        return [inference._result(detections[i], None if masks is None else masks[i], shape, shape, window, self.config)
                 for i in range(len(molded_images))]
 
     def _check_inference(self, name):
         if self.mode != "inference":
             raise ValueError(f"{name}() needs a model in mode 'inference'. Received: mode {self.mode!r}")
-
-    def _result(self, detections, masks, original_shape, shape, window):
-        boxes, class_ids, scores, masks = self.unmold_detections(detections, masks, original_shape, shape, window)
-        return {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": masks}
-
-    def _infer(self, images, metas, anchors):
-        """Detections [B, R, 6] and the masks [B, n, h, w] of the detected classes, or None."""
-        batch = len(images)
-        args = [ops.convert_to_tensor(x, "float32") for x in
-                (images, metas, np.broadcast_to(anchors, (batch, *anchors.shape)))]
-        detections, *maps = self._compiled("boxes", self._box_model, args)
-        detections = ops.convert_to_numpy(detections)
-        count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
-        if self._mask_model is None:
-            return detections, None
-        side = self.config.MASK_SHAPE
-        if count == 0:
-            return detections, np.zeros((batch, 0, *side), "float32")
-        # Rows are rounded up to a multiple of 10, so that few shapes are compiled.
-        count = min(-(-count // 10) * 10, detections.shape[1])
-        masks = self._compiled("masks", self._mask_model,
-                               [ops.convert_to_tensor(detections[:, :count, :4]), args[1], *maps])
-        class_ids = detections[:, :count, 4].astype(int)[:, :, None, None, None]
-        return detections, np.take_along_axis(ops.convert_to_numpy(masks), class_ids, axis=-1)[..., 0]
-
-    def _compiled(self, name, model, args):
-        """Calls a model through one compiled function for each input shape; the last 16 are kept."""
-        if keras.backend.backend() != "tensorflow":
-            return model(args, training=False)
-        import tensorflow as tf
-        key = (name, *(tuple(x.shape) for x in args))
-        with self._lock:
-            function = self._functions.pop(key, None)
-            if function is None:
-                function = tf.function(lambda *x: model(list(x), training=False))
-                function.get_concrete_function(*args)
-            self._functions[key] = function
-            while len(self._functions) > 16:
-                self._functions.popitem(last=False)
-        return function(*args)
 
     def get_anchors(self, image_shape):
         """Anchors of a molded image, normalised [A, 4] float32 (matterport: get_anchors); also sets `anchors`."""

@@ -343,6 +343,39 @@ def _corner_samples(maps, boxes, size):
             axis(boxes[:, 1], boxes[:, 3], maps.width, size[1]))
 
 
+def cell_patches(feature_maps, cells):
+    """The 3x3 neighbourhoods of cells, zeros outside the map: what a "same" 3x3 convolution sees there.
+
+    Args:
+        feature_maps: list of maps [B, H, W, C].
+        cells: [B, N] int32, numbers of cells, counted map by map, row by row.
+
+    Returns:
+        [B, N, 9 * C], rows and columns of the patch in order.
+    """
+    batch, channels = ops.shape(cells)[0], feature_maps[0].shape[-1]
+    flat = ops.concatenate([ops.reshape(maps, (batch, -1, channels)) for maps in feature_maps], axis=1)
+    total = ops.shape(flat)[1]
+    start, first, height, width = 0, ops.zeros_like(cells), ops.zeros_like(cells), ops.zeros_like(cells)
+    for maps in feature_maps:
+        _, h, w, _ = ops.shape(maps)
+        here = cells >= start
+        first, height, width = (ops.where(here, ops.cast(new, "int32"), old)
+                                for new, old in ((start, first), (h, height), (w, width)))
+        start = start + h * w
+    shift = ops.arange(3, dtype="int32") - 1
+    y = ((cells - first) // width)[..., None, None] + shift[:, None]       # [B, N, 3, 1]
+    x = ((cells - first) % width)[..., None, None] + shift                 # [B, N, 1, 3]
+    inside = ops.logical_and(ops.logical_and(y >= 0, y < height[..., None, None]),
+                             ops.logical_and(x >= 0, x < width[..., None, None]))
+    rows = first[..., None, None] + y * width[..., None, None] + x
+    rows = ops.where(inside, rows, 0) + ops.arange(batch, dtype="int32")[:, None, None, None] * total
+    patches = ops.take(ops.reshape(flat, (-1, channels)), ops.reshape(rows, (-1,)), axis=0)
+    patches = ops.reshape(patches, (batch, ops.shape(cells)[1], 9, channels))
+    patches = ops.where(ops.reshape(inside, (batch, -1, 9, 1)), patches, ops.zeros_like(patches))
+    return ops.reshape(patches, (batch, -1, 9 * channels))
+
+
 def _bilinear(maps, at_y, at_x, reach=0.):
     """Values between cells.
 

@@ -852,15 +852,20 @@ def unmold_masks(masks, boxes, image_shape, threshold=0.5, padded=False):
     Returns:
         [height, width, N] bool, a view of [N, height, width].
     """
-    if padded and len(masks):
-        masks, boxes = np.asarray(masks), np.asarray(boxes, np.float64)[:, :4]
-        growth = np.array([(side + 2) / side for side in masks.shape[1:]] * 2)
-        middle = .5 * (boxes[:, :2] + boxes[:, 2:])
-        middle = np.concatenate([middle, middle], axis=1)
-        corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
-        boxes = np.concatenate([corners[:, :2], np.maximum(corners[:, 2:], corners[:, :2]) + 1], axis=1)
-        masks = np.pad(masks, [(0, 0), (1, 1), (1, 1)])
+    if padded:
+        masks, boxes = pad_masks(masks, boxes)
     return _paste(masks, boxes, image_shape, threshold, np.greater_equal)
+
+
+def pad_masks(masks, boxes):
+    """Masks [N, h + 2, w + 2] with a rim of 0 and their boxes [N, 4] grown by as much, in whole pixels (MASK_PASTE)."""
+    masks, boxes = np.asarray(masks), np.asarray(boxes, np.float64)[:, :4]
+    growth = np.array([(side + 2) / side for side in masks.shape[1:]] * 2)
+    middle = .5 * (boxes[:, :2] + boxes[:, 2:])
+    middle = np.concatenate([middle, middle], axis=1)
+    corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
+    boxes = np.concatenate([corners[:, :2], np.maximum(corners[:, 2:], corners[:, :2]) + 1], axis=1)
+    return np.pad(masks, [(0, 0), (1, 1), (1, 1)]), boxes
 
 
 def _paste(masks, boxes, image_shape, threshold, foreground):

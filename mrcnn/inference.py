@@ -1,0 +1,343 @@
+"""Detection as it is run: molding, the compiled network, results in the frame of the image, whole folders.
+
+`MaskRCNN.detect` and its relatives are thin methods over this module. The network is that of
+`mrcnn.model`, its fixed batch norm folded into the convolutions from the live variables, and compiled
+once for every size of image. The mask head runs on rows that hold a detection only, a group at a time.
+"""
+import collections
+import concurrent.futures
+import contextlib
+import math
+
+import keras
+import numpy as np
+from keras import layers as KL
+from keras import ops
+
+from mrcnn import data, utils
+
+# Forms of the masks of a result; see `unmold`.
+MASK_FORMS = ("dense", "lazy", "rle")
+
+# Rows that the mask head takes at once: larger groups are no faster and hold more memory.
+MASK_GROUP = 25
+
+
+# ---- Molding and unmolding ------------------------------------------------------------------------
+
+def mold(image, config, where):
+    """Resizes and normalises one image.
+
+    Args:
+        image: [H, W] or [H, W, C], uint8 or float.
+        where: names the image in errors.
+
+    Returns:
+        molded [h, w, C] float32, its meta, its window (y1, x1, y2, x2) in pixels.
+    """
+    image = data.with_channels(np.asarray(image), config, where)
+    if config.IMAGE_RESIZE_MODE == "crop":
+        raise ValueError("IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
+                         "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'")
+    molded, window, scale = data.mold_with_size(image, config)
+    stride = max(config.BACKBONE_STRIDES)
+    if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
+        raise ValueError(f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
+                         f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}")
+    meta = data.compose_image_meta(0, image.shape, molded.shape, window, scale,
+                                   np.zeros([config.NUM_CLASSES], dtype=np.int32))
+    return molded, meta, window
+
+
+def unmold(detections, masks, original_shape, shape, window, config, form="dense"):
+    """Detections of one image in the frame of the original.
+
+    Args:
+        detections: [N, (y1, x1, y2, x2, class_id, score)], boxes normalised, zero rows at the end.
+        masks: [N, h, w, classes], or [N, h, w] of the detected classes, or None.
+        original_shape, shape: (H, W, ...) before and after molding.
+        window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
+        form: "dense", bool [H, W, n]; "lazy", a `Masks`; "rle", a list of COCO's run-length encodings, made
+            without a mask of the whole image.
+
+    Returns:
+        boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores [n] float32,
+        masks (None for None). Boxes without area are left out.
+    """
+    if form not in MASK_FORMS:
+        raise ValueError(f"masks is one of {', '.join(MASK_FORMS)}. Received: {form!r}")
+    n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
+    boxes, class_ids, scores = detections[:n, :4], detections[:n, 4].astype(np.int32), detections[:n, 5]
+    wy1, wx1, wy2, wx2 = utils.norm_boxes(window, shape[:2], config.BOX_FRAME)
+    shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
+    exact = utils.denorm_boxes((boxes - shift) / scale, original_shape[:2], config.BOX_FRAME, whole=False)
+    boxes = np.around(exact).astype(np.int32) if config.ROUND_DETECTIONS else exact
+    keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    boxes, exact, class_ids, scores = boxes[keep], exact[keep], class_ids[keep], scores[keep]
+    if masks is None:
+        return boxes, class_ids, scores, None
+    masks = masks[keep]
+    if masks.ndim == 4:
+        masks = masks[np.arange(len(keep)), :, :, class_ids]
+    masks, places = utils.pad_masks(masks, exact) if config.MASK_PASTE == "padded" else (masks, np.around(boxes).astype(int))
+    lazy = Masks(masks, places, original_shape[:2])
+    return boxes, class_ids, scores, {"dense": np.asarray, "lazy": lambda m: m, "rle": Masks.rle}[form](lazy)
+
+
+class Masks:
+    """Masks of one image, kept as they left the mask head and put into the image when asked for.
+
+    `np.asarray(masks)`, `masks[...]` and `masks.shape` are those of the bool array [H, W, N].
+
+    Args:
+        soft: [N, h, w] float, probabilities inside the boxes.
+        boxes: [N, (y1, x1, y2, x2)] int, pixels.
+        image_shape: (H, W).
+        threshold: foreground from this probability.
+    """
+
+    dtype, ndim = np.dtype(bool), 3
+
+    def __init__(self, soft, boxes, image_shape, threshold=.5):
+        self.soft, self.boxes, self.threshold = np.asarray(soft), np.asarray(boxes), threshold
+        self.image_shape = tuple(int(side) for side in image_shape[:2])
+
+    @property
+    def shape(self):
+        return (*self.image_shape, len(self.soft))
+
+    def __array__(self, dtype=None, copy=None):
+        masks = utils.unmold_masks(self.soft, self.boxes, self.image_shape, self.threshold)
+        return masks if dtype is None else masks.astype(dtype, copy=False)
+
+    def __getitem__(self, key):
+        key = key if isinstance(key, tuple) else (key,)
+        if len(key) in (2, 3) and key[0] is Ellipsis or len(key) == 3 and key[:2] == (slice(None), slice(None)):
+            last = key[-1]                                 # only these masks are pasted
+            if isinstance(last, (int, np.integer)):
+                return utils.unmold_mask(self.soft[last], self.boxes[last], self.image_shape) \
+                    if self.threshold == .5 else np.asarray(self[..., [last]])[..., 0]
+            return np.asarray(Masks(self.soft[last], self.boxes[last], self.image_shape, self.threshold))
+        return np.asarray(self)[key]
+
+    def __len__(self):
+        return self.image_shape[0]
+
+    def crop(self, i):
+        """Mask number i inside its box: (y1, x1, y2, x2) cut to the image, and [y2 - y1, x2 - x1] bool."""
+        return utils.unmold_crop(self.soft[i], self.boxes[i], self.image_shape, self.threshold)
+
+    def rle(self):
+        """COCO's compressed run-length encodings: a list of {"size": [H, W], "counts": str}, from the crops."""
+        from pycocotools import mask as coco_mask
+        if not len(self.soft):
+            return []
+        runs = [{"size": list(self.image_shape), "counts": run_lengths(*self.crop(i), self.image_shape)}
+                for i in range(len(self.soft))]
+        return [{"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
+                for code in coco_mask.frPyObjects(runs, *self.image_shape)]
+
+
+def run_lengths(box, crop, image_shape):
+    """Lengths of the runs of 0 and 1, in turn, of a mask read column by column, from the part in its box.
+
+    Args:
+        box: (y1, x1, y2, x2) inside the image.
+        crop: [y2 - y1, x2 - x1] bool.
+        image_shape: (H, W).
+
+    Returns:
+        list of int, the first for 0.
+    """
+    y1, x1, _, _ = box
+    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
+    columns[:, 1:-1] = crop.T
+    column, row = np.nonzero(np.diff(columns, axis=1))
+    edges = (x1 + column) * image_shape[0] + y1 + row      # begin, end, begin, end ...
+    # A run that ends at the bottom of a column and begins again on top of the next is one.
+    joint = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([joint, joint + 1]))
+    counts = np.diff(np.concatenate([[0], edges, [image_shape[0] * image_shape[1]]])).tolist()
+    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+
+# ---- The network --------------------------------------------------------------------------------------
+
+class FoldedConv(KL.Layer):
+    """A convolution and the fixed batch norm behind it as one convolution, made from the live variables of both.
+
+    Args:
+        conv, norm: the two layers, each or none inside `TimeDistributed`.
+    """
+
+    def __init__(self, conv, norm, **kwargs):
+        super().__init__(**kwargs)
+        self.conv, self.norm = conv, norm
+
+    def call(self, inputs):
+        conv, norm = (getattr(layer, "layer", layer) for layer in (self.conv, self.norm))
+        with self._after(inputs):
+            scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
+            scale = scale * norm.gamma if norm.scale else scale
+            bias = (conv.bias if conv.use_bias else 0.) - norm.moving_mean
+            bias = bias * scale + (norm.beta if norm.center else 0.)
+            kernel, shape, side = conv.kernel * scale, ops.shape(inputs), conv.kernel_size
+        x = inputs if len(inputs.shape) == 4 else ops.reshape(inputs, (-1, *shape[2:4], inputs.shape[-1]))
+        if tuple(x.shape[1:3]) == side and conv.padding == "valid":
+            x = ops.matmul(ops.reshape(x, (-1, math.prod(x.shape[1:]))), ops.reshape(kernel, (-1, conv.filters)))
+            x = ops.reshape(x, (-1, 1, 1, conv.filters))
+        else:
+            x = ops.conv(x, kernel, list(conv.strides), conv.padding, conv.data_format, conv.dilation_rate)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+            x = tf.nn.bias_add(x, bias)                    # which TensorFlow fuses with what is around it
+        else:
+            x = x + bias
+        return x if len(inputs.shape) == 4 else ops.reshape(x, (*shape[:2], *ops.shape(x)[1:3], conv.filters))
+
+    @staticmethod
+    def _after(inputs):
+        """TensorFlow would make the kernels of all layers at the start, and hold them, if nothing told it to wait."""
+        if keras.backend.backend() != "tensorflow":
+            return contextlib.nullcontext()
+        import tensorflow as tf
+        return tf.control_dependencies([inputs])
+
+    def compute_output_spec(self, inputs):
+        return self.norm(self.conv(inputs))
+
+
+def _foldable(conv, norm):
+    conv, norm = (getattr(layer, "layer", layer) for layer in (conv, norm))
+    return (isinstance(norm, KL.BatchNormalization) and getattr(norm, "train_bn", None) is not True
+            and type(conv).__name__ in ("Conv2D", "WholeConv2D") and conv.activation is keras.activations.linear
+            and conv.data_format == "channels_last" and norm.axis in (-1, 3, 4) and conv.compute_dtype == "float32")
+
+
+def fold_batch_norm(model):
+    """The same model with each convolution and its batch norm as one `FoldedConv`; it shares all weights."""
+    convolutions = {}
+
+    def call(layer, *args, **kwargs):
+        conv, inputs = convolutions.get(id(args[0]), (None, None)) if args else (None, None)
+        if conv is not None and _foldable(conv, layer):
+            return FoldedConv(conv, layer, dtype="float32", name=layer.name + "_folded")(inputs)
+        outputs = layer(*args, **kwargs)
+        if isinstance(getattr(layer, "layer", layer), KL.Conv2D):
+            # Where batch norm follows, this output is not used and is no part of the new model. The tensor is kept
+            # so that its id stays its own.
+            convolutions[id(outputs)] = layer, args[0]
+            kept.append(outputs)
+        return outputs
+
+    kept = []
+    return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
+
+
+def infer(model, images, metas, anchors):
+    """Runs the network.
+
+    Args:
+        model: `MaskRCNN` in inference mode.
+        images: [B, h, w, C] float32, molded.
+        metas: [B, meta].
+        anchors: [A, 4] normalised.
+
+    Returns:
+        detections [B, R, 6], and the masks [B, n, h, w] of the detected classes, or None.
+    """
+    args = [ops.convert_to_tensor(x, "float32") for x in
+            (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
+    detections, *maps = _compiled(model, "boxes", model._box_model)(*args)
+    detections = ops.convert_to_numpy(detections)
+    count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
+    if model._mask_model is None:
+        return detections, None
+    if count == 0:
+        return detections, np.zeros((len(images), 0, *model.config.MASK_SHAPE), "float32")
+    head, masks = _compiled(model, "masks", model._mask_model), []
+    for start in range(0, count, MASK_GROUP):
+        rows = detections[:, start:min(start + MASK_GROUP, count)]
+        soft = head(ops.convert_to_tensor(rows[..., :4]), args[1], *maps)
+        class_ids = rows[..., 4].astype(int)[:, :, None, None, None]
+        masks.append(np.take_along_axis(ops.convert_to_numpy(soft), class_ids, axis=-1)[..., 0])
+    return detections, np.concatenate(masks, axis=1)
+
+
+def _compiled(model, name, network):
+    """One compiled function for every size; batch, height, width and rows are free in it."""
+    if keras.backend.backend() != "tensorflow":
+        return lambda *args: network(list(args), training=False)
+    import tensorflow as tf
+    with model._lock:
+        function = model._functions.pop(name, None)
+        if function is None:
+            folded = fold_batch_norm(network)
+            signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
+            function = tf.function(lambda *args: folded(list(args), training=False), input_signature=signature)
+            function.get_concrete_function()
+        model._functions[name] = function
+        while len(model._functions) > 16:
+            model._functions.popitem(last=False)
+    return function
+
+
+# ---- Detection ------------------------------------------------------------------------------------------
+
+def _result(*args):
+    return dict(zip(("rois", "class_ids", "scores", "masks"), unmold(*args)))
+
+
+def _row(masks, row):
+    return None if masks is None else masks[row]
+
+
+def detect(model, images, masks="dense"):
+    """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
+    molded = [mold(image, model.config, f"image {i}") for i, image in enumerate(images)]
+    groups = collections.OrderedDict()
+    for i, (image, _, _) in enumerate(molded):
+        groups.setdefault(image.shape, []).append(i)
+    results = [None] * len(images)
+    for shape, members in groups.items():
+        anchors = model.get_anchors(shape)
+        for start in range(0, len(members), model.config.BATCH_SIZE):
+            chunk = members[start:start + model.config.BATCH_SIZE]
+            detections, soft = infer(model, np.stack([molded[i][0] for i in chunk]),
+                                     np.stack([molded[i][1] for i in chunk]), anchors)
+            for row, i in enumerate(chunk):
+                results[i] = _result(detections[row], _row(soft, row), np.shape(images[i]), shape, molded[i][2],
+                                     model.config, masks)
+    return results
+
+
+def detect_many(model, items, load=None, masks="dense"):
+    """See `MaskRCNN.detect_many`: reading and molding run ahead and unmolding behind, beside the network."""
+    batch = model.config.BATCH_SIZE
+
+    def prepare(number, item):
+        image = item if load is None else load(item)
+        return np.shape(image), *mold(image, model.config, f"image {number}")
+
+    numbered, waiting, done = enumerate(items), collections.deque(), collections.deque()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        def refill():
+            while len(waiting) < 2 * batch and (item := next(numbered, None)) is not None:
+                waiting.append(pool.submit(prepare, *item))
+
+        refill()
+        while waiting:
+            chunk = [waiting.popleft().result()]
+            shape = chunk[0][1].shape
+            while waiting and len(chunk) < batch and waiting[0].result()[1].shape == shape:
+                chunk.append(waiting.popleft().result())
+            refill()
+            detections, soft = infer(model, np.stack([c[1] for c in chunk]), np.stack([c[2] for c in chunk]),
+                                     model.get_anchors(shape))
+            for row, (original, _, _, window) in enumerate(chunk):
+                done.append(pool.submit(_result, detections[row], _row(soft, row), original, shape, window,
+                                        model.config, masks))
+            while len(done) > 2 * batch:
+                yield done.popleft().result()
+        while done:
+            yield done.popleft().result()

@@ -1,0 +1,107 @@
+"""Shortcuts of training give the same losses and gradients; mixed precision; what importing costs."""
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+from toy import Rectangles, ToyConfig
+
+from mrcnn import data
+from mrcnn import model as modellib
+from mrcnn import ops as kernels
+
+
+def training_batch(config, **dataset):
+    inputs, _, _ = data.TrainingBatches(Rectangles(**dataset), config, shuffle=False, seed=0).batch(0)
+    return [ops.convert_to_tensor(np.asarray(x, "float32" if x.dtype == np.float64 else
+                                             "uint8" if x.dtype == bool else x.dtype)) for x in inputs]
+
+
+# ---- The RPN's gradient at sampled anchors ----------------------------------------------------------------
+
+def test_patches_of_cells_are_what_a_convolution_sees():
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(2, h, w, 5)).astype("float32") for h, w in ((4, 6), (2, 3), (1, 2))]
+    kernel = rng.normal(size=(3, 3, 5, 7)).astype("float32")
+    expected = np.concatenate([np.asarray(ops.conv(m, kernel, padding="same")).reshape(2, -1, 7) for m in maps], axis=1)
+    cells = np.stack([rng.permutation(32), rng.permutation(32)]).astype("int32")
+    patches = np.asarray(kernels.cell_patches([ops.convert_to_tensor(m) for m in maps], ops.convert_to_tensor(cells)))
+    np.testing.assert_allclose(patches @ kernel.reshape(-1, 7), np.take_along_axis(expected, cells[..., None], axis=1),
+                               atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "RPN_ANCHOR_RATIOS": [.5, 1]},
+                                      {"RPN_TRAIN_ANCHORS_PER_IMAGE": 2000}])
+def test_sampled_anchors_have_the_losses_and_gradients_of_all(tmp_path, settings):
+    """Also where there are fewer anchors than rows for them."""
+    import tensorflow as tf
+    config = ToyConfig(**settings)
+    network = modellib.MaskRCNN("training", config, tmp_path).keras_model
+    batch = training_batch(config)
+    with tf.GradientTape(persistent=True) as tape:
+        outputs = network(batch, training=True)
+        losses = dict(zip(network.loss_names, outputs[-5:]))
+        dense = {"rpn_class_loss": modellib.rpn_class_loss_graph(batch[2], outputs[0]),
+                 "rpn_bbox_loss": modellib.rpn_bbox_loss_graph(None, batch[3], batch[2], outputs[2])}
+    for name, expected in dense.items():
+        assert float(expected) > .01
+        np.testing.assert_allclose(float(losses[name]), float(expected), rtol=1e-5)
+        weights = [w for w in network.trainable_weights if not w.path.startswith("mrcnn_")]
+        compared = 0
+        for weight, a, b in zip(weights, *(tape.gradient(loss, [w.value for w in weights]) for loss in (losses[name], expected))):
+            assert (a is None) == (b is None), weight.path
+            if b is not None and np.abs(b).max() > 0:
+                assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-4 * np.abs(b).max(), weight.path
+                compared += 1
+        assert compared >= 16
+
+
+def test_other_rpns_keep_the_gradient_of_their_maps(tmp_path):
+    network = modellib.MaskRCNN("training", ToyConfig(RPN_ANCHOR_STRIDE=2), tmp_path).keras_model
+    assert "sampled_anchors" not in [layer.name for layer in network.layers]
+
+
+# ---- Mixed precision ------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(tmp_path, policy):
+    """Losses are finite and close to float32's, weights get finite gradients; boxes stay float32; detection runs."""
+    import tensorflow as tf
+    config = ToyConfig()
+    plain = modellib.MaskRCNN("training", config, tmp_path).keras_model
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        network = modellib.MaskRCNN("training", config, tmp_path).keras_model
+        detector = modellib.MaskRCNN("inference", config, tmp_path)
+    finally:
+        keras.mixed_precision.set_global_policy("float32")
+    path = str(tmp_path / "weights.h5")
+    plain.save_weights(path)
+    network.load_weights(path)
+    detector.load_weights(path)
+    batch = training_batch(config)
+    with tf.GradientTape() as tape:
+        outputs = network(batch, training=True)
+        total = sum(ops.cast(loss, "float32") for loss in outputs[-5:])
+    expected = plain(batch, training=True)
+    for name, loss, reference in zip(network.loss_names, outputs[-5:], expected[-5:]):
+        assert np.isfinite(float(loss)), name
+        if name.startswith("rpn"):                         # the heads draw other RoIs
+            np.testing.assert_allclose(float(loss), float(reference), rtol=.05, atol=1e-3)
+    gradients = tape.gradient(total, [w.value for w in network.trainable_weights])
+    assert all(np.isfinite(np.asarray(g, "float32")).all() for g in gradients if g is not None)
+    assert outputs[7].dtype == outputs[8].dtype == "float32" and outputs[3].dtype == policy.removeprefix("mixed_")
+    result = detector.detect([Rectangles().load_image(0)])[0]
+    assert result["masks"].shape[2] == len(result["scores"]) and np.isfinite(result["scores"]).all()
+
+
+# ---- Importing --------------------------------------------------------------------------------------------------
+
+def test_numpy_rooms_import_without_tensorflow_and_mrcnn_at_once():
+    code = ("import sys, time; start = time.perf_counter(); import mrcnn; seconds = time.perf_counter() - start\n"
+            "from mrcnn import utils, config, data, evaluate\n"
+            "assert not {'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules), 'a framework was imported'\n"
+            "assert seconds < .1, seconds")
+    subprocess.run([sys.executable, "-c", code], check=True)
