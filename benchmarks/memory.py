@@ -28,8 +28,8 @@ def main():
     options = parser.parse_args()
     from mrcnn import model as modellib
     from mrcnn.config import Config
-    config = Config(NAME="memory", NUM_CLASSES=4, BACKBONE="resnet18", IMAGES_PER_GPU=1, IMAGE_RESIZE_MODE="pad64",
-                    IMAGE_MIN_DIM=None, IMAGE_MAX_DIM=None, RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128), RPN_CHANNELS=64,
+    config = Config(NAME="memory", NUM_CLASSES=4, BACKBONE="resnet18", IMAGES_PER_GPU=1, IMAGE_RESIZE_MODE="none",
+                    RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128), RPN_CHANNELS=64,
                     TOP_DOWN_PYRAMID_SIZE=64, FPN_CLASSIF_FC_LAYERS_SIZE=128, MASK_HEAD_CHANNELS=64,
                     POST_NMS_ROIS_INFERENCE=100, PRE_NMS_LIMIT=500, DETECTION_MIN_CONFIDENCE=0.,
                     DETECTION_MAX_INSTANCES=20)

@@ -1513,7 +1513,7 @@ class MaskRCNN:
         maps = pyramid[:4]
         box_head, mask_head = self._heads(config, maps)
         logits, probs, bbox = box_head(rois, maps, meta)
-        active = KL.Identity(name="active_class_ids")(meta[:, 12:])
+        active = KL.Identity(name="active_class_ids", dtype="float32")(meta[:, 12:])
         class_inputs = [target_ids, logits, active]
         if not config.CLASS_LOSS_ON_PADDING:
             class_inputs.append(ops.any(rois != 0, axis=-1))
@@ -1530,7 +1530,7 @@ class MaskRCNN:
             losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")(
                 [target_mask[0][:, :rows], target_ids[:, :rows], masks[0]]))
             outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
-        outputs += [rpn_rois, KL.Identity(name="output_rois")(rois)]
+        outputs += [rpn_rois, KL.Identity(name="output_rois", dtype="float32")(rois)]
         names = config_module.LOSS_NAMES[:len(losses)]
         # AdamW decouples the decay from the loss: the optimizer applies it (training.make_optimizer).
         decay = 0. if config.OPTIMIZER == "adamw" else config.WEIGHT_DECAY

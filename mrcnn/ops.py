@@ -152,7 +152,10 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
     """
     if has_fused_kernels(fused):
         import tensorflow as tf
-        return tf.image.crop_and_resize(images, boxes, box_indices, size)
+        # The kernel answers in float32 and does not take bfloat16.
+        readable = tf.cast(images, "float32") if images.dtype == tf.bfloat16 else images
+        crops = tf.image.crop_and_resize(readable, boxes, box_indices, size)
+        return tf.cast(crops, images.dtype) if images.dtype.is_floating else crops
     shape = ops.shape(images)
     ones = ops.ones_like(box_indices)
     maps = _Maps(ops.reshape(images, (-1, shape[3])), box_indices * (shape[1] * shape[2]), ones * shape[1],
@@ -179,7 +182,7 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
     if has_fused_kernels(fused):
         import tensorflow as tf
         return _level_by_level(feature_maps, boxes, levels, size,
-                               lambda maps, rows, images: tf.image.crop_and_resize(maps, rows, images, size))
+                               lambda maps, rows, images: crop_and_resize(maps, rows, images, size, True))
     maps = _Maps.of(feature_maps, levels)
     pooled = _bilinear(maps, *_corner_samples(maps, ops.reshape(boxes, (-1, 4)), size))
     return _unfold(pooled, boxes, feature_maps)
