@@ -180,7 +180,6 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
     edge = 1. - 2. ** -22
     boxes = ops.where(ops.abs(boxes - 1.) < 1e-6, edge, boxes)
     if has_fused_kernels(fused):
-        import tensorflow as tf
         return _level_by_level(feature_maps, boxes, levels, size,
                                lambda maps, rows, images: crop_and_resize(maps, rows, images, size, True))
     maps = _Maps.of(feature_maps, levels)
@@ -225,7 +224,7 @@ def roi_align(feature_maps, boxes, levels, size, samples=2, aligned=True, reduce
             # One more row on each side repeats the edge; beyond it the kernel's samples are 0.
             padded = tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
             last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
-            sampled = tf.image.crop_and_resize(padded, (ends + 1.) / tf.concat([last, last], 0), images, grid)
+            sampled = crop_and_resize(padded, (ends + 1.) / tf.concat([last, last], 0), images, grid, True)
             return _reduce_bins(sampled, samples, reduce)
         return _level_by_level(feature_maps, ops.reshape(ends, ops.shape(boxes)), levels, size, pool)
     maps = _Maps.of(feature_maps, levels)

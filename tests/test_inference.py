@@ -1,8 +1,9 @@
 """The fast path of detection gives what the network gives: folded batch norm, groups of masks, forms of masks, folders."""
 import numpy as np
 import pytest
-from conftest import recorded, small_config
+from conftest import small_config
 from keras import layers as KL
+from parity import read as recorded
 from pycocotools import mask as coco_mask
 
 from mrcnn import inference, utils
