@@ -292,7 +292,8 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "RoIPool" in name else name
+                                  for name in VARIANTS])
 def test_variants_train_and_detect(name, tmp_path):
     """Losses fall on two images; the trained weights load into inference, which detects in the image's pixels."""
     settings = {"OPTIMIZER": "adam", "STEPS_PER_EPOCH": 6, "VALIDATION_STEPS": 1, **VARIANTS[name]}
