@@ -311,8 +311,11 @@ class CocoDataset(utils.Dataset):
     own dicts, which `mrcnn.evaluate` takes as the truth).
     """
 
+    # Names of the keypoints, of the last category that has some: a person's in COCO's person_keypoints_*.json.
+    keypoint_names = ()
+
     def load_coco(self, dataset_dir, subset, year=DEFAULT_YEAR, class_ids=None, class_map=None, return_coco=False,
-                  auto_download=False, keep_empty=False):
+                  auto_download=False, keep_empty=False, kind="instances"):
         """Adds a subset that lies in COCO's own layout (matterport: load_coco).
 
         Args:
@@ -325,6 +328,7 @@ class CocoDataset(utils.Dataset):
             return_coco: return the pycocotools COCO object.
             auto_download: download what is missing first.
             keep_empty: add the images without annotations too: evaluations need them.
+            kind: first part of the json's name; "person_keypoints" for `load_keypoints`.
 
         Images that are not in the folder are left out with a warning; where there is none at all, they are kept,
         since annotations can be looked at without them.
@@ -340,7 +344,7 @@ class CocoDataset(utils.Dataset):
         images = f"{'val' if subset in PARTS_2014 else subset}{year}"
         # Some keep the images one folder deeper.
         images = next((each for each in (folder / images, folder / "images" / images) if each.is_dir()), folder / images)
-        return self.load_json(folder / "annotations" / f"instances_{subset}{year}.json", images, "coco", class_ids=class_ids,
+        return self.load_json(folder / "annotations" / f"{kind}_{subset}{year}.json", images, "coco", class_ids=class_ids,
                               keep_empty=keep_empty, return_coco=return_coco)
 
     def load_json(self, path, images, source="json", class_ids=None, keep_empty=False, return_coco=False):
@@ -361,6 +365,7 @@ class CocoDataset(utils.Dataset):
         chosen = sorted(class_ids or coco.cats)
         for class_id in chosen:
             self.add_class(source, class_id, coco.cats[class_id]["name"])
+            self.keypoint_names = tuple(coco.cats[class_id].get("keypoints", self.keypoint_names))
         missing = []
         with _no_collection():
             self._add_images(coco, folder, path, source, set(chosen), keep_empty, missing)
@@ -447,6 +452,27 @@ class CocoDataset(utils.Dataset):
                               * (-1 if each["iscrowd"] else 1) for each in annotations], np.int32)
         keep = masks.any(axis=(0, 1))
         return (masks, class_ids) if keep.all() else (masks[..., keep], class_ids[keep])
+
+    def load_keypoints(self, image_id):
+        """Keypoints of the same annotations, zeros for those without.
+
+        Returns:
+            [N, K, (y, x, visibility)] float64.
+        """
+        info = self.image_info[image_id]
+        if "json" not in info:
+            return super().load_keypoints(image_id)
+        count, found = len(self.keypoint_names), []
+        for each in info["annotations"]:
+            values = each.get("keypoints") or [0] * 3 * count
+            if not count or len(values) != 3 * count:
+                raise ValueError(f"{self._where(image_id)}: keypoints are x, y, visibility of the {count} that the categories "
+                                 f"name. Received: {len(values)} numbers in annotation {each['id']}")
+            found.append(np.reshape(np.asarray(values, float), (count, 3))[:, [1, 0, 2]])
+        found = np.array(found).reshape(-1, count, 3)
+        if len(found) == self.load_mask(image_id)[0].shape[2]:
+            return found
+        return found[decode(info["annotations"], info["height"], info["width"]).any(axis=(0, 1))]
 
     def annToRLE(self, ann, height, width):
         """An annotation's compressed run-length encoding (matterport: annToRLE)."""

@@ -26,10 +26,12 @@ BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
 NORMS = (None, "batch", "frozen", "group")
 LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss",
               "mrcnn_mask_loss")
+KEYPOINT_LOSS = "mrcnn_keypoint_loss"
 OPTIMIZERS = ("sgd", "adam", "adamw")
 BOX_FRAMES = ("centers", "edges")
 ROI_POOLINGS = ("crop_and_resize", "align", "pool")
-SCHEDULES = ("constant", "cosine")
+SCHEDULES = ("constant", "cosine", "step")
+WEIGHT_DECAYS = ("mean", "sum")
 
 
 class Config:
@@ -133,6 +135,14 @@ class Config:
     IMAGE_RESIZE_MODE = "square"
     IMAGE_MIN_DIM = 800
     IMAGE_MAX_DIM = 1024
+
+    # Scale jitter: training draws the shorter edge of each image from these, in pixels, in place of IMAGE_MIN_DIM
+    # (paper, appendix B: 640 to 800); () for none (not in matterport).
+    IMAGE_MIN_DIM_CHOICES = ()
+
+    # Share of the training images that are mirrored, .5 in the paper, besides what `augmentation` does (not in
+    # matterport).
+    HORIZONTAL_FLIP = 0.
 
     # The image is scaled up by at least this factor, 0 for no bound; checked before MIN_DIM.
     IMAGE_MIN_SCALE = 0
@@ -313,6 +323,21 @@ class Config:
     # Width of the mask head's 3x3 convolutions and its transposed one (not in matterport).
     MASK_HEAD_CHANNELS = 256
 
+    # ---- Keypoints (not in matterport) ------------------------------------------------------------
+    # True adds the keypoint branch (paper, section 5): the dataset then has `load_keypoints`.
+    USE_KEYPOINTS = False
+
+    # Keypoints of an object, COCO's 17 of a person; and the pairs of left and right among them, which a mirror
+    # image exchanges.
+    NUM_KEYPOINTS = 17
+    KEYPOINT_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
+
+    # Cells of the pooled RoIs (the maps are four times as large: 56 x 56), number of the 3x3
+    # convolutions and their width.
+    KEYPOINT_POOL_SIZE = 14
+    KEYPOINT_HEAD_CONVS = 8
+    KEYPOINT_HEAD_CHANNELS = 512
+
     # ---- Detection -----------------------------------------------------------------------------------
     # Detections of an image at most; those below the score are dropped; of two detections of one
     # class that overlap by more than the IoU threshold only the better one stays.
@@ -334,6 +359,12 @@ class Config:
     # with a pixel of 0 around it over a box larger by as much, as in the paper's code and torchvision.
     MASK_PASTE = "box"
 
+    # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at these shorter edges
+    # and, with TEST_FLIP, mirrored too; boxes are pooled, masks and keypoints' maps averaged (mrcnn/tta.py). () for
+    # IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge.
+    TEST_SCALES = ()
+    TEST_FLIP = False
+
     # ---- Training --------------------------------------------------------------------------------
     # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
     LEARNING_RATE = 0.001
@@ -343,16 +374,31 @@ class Config:
     # of its own (not in matterport, where it is "sgd").
     OPTIMIZER = "sgd"
 
-    # The learning rate over the run: "constant", or "cosine" down to zero at the last step. Both
+    # The learning rate over the run: "constant"; "cosine", down to zero at the last step; or "step", multiplied
+    # by LEARNING_RATE_FACTOR at each of LEARNING_RATE_STEPS, counted from the beginning of `train`. All
     # begin with WARMUP_STEPS of linear warm-up from a tenth of a percent (not in matterport).
+    # The paper's, at 16 images a step: 160,000 steps, drops at 120,000; from its code, 1,000 of warm-up.
     LEARNING_RATE_SCHEDULE = "constant"
+    LEARNING_RATE_STEPS = ()
+    LEARNING_RATE_FACTOR = 0.1
     WARMUP_STEPS = 0
 
-    # L2 on every weight but batch norm's, each divided by its size. With "adamw" it is the
-    # optimizer's decoupled decay instead.
+    # L2 on every weight but those of norms. With "adamw" it is the optimizer's decoupled decay instead, without
+    # biases.
     WEIGHT_DECAY = 0.0001
 
-    # Weight of each loss in their sum.
+    # "mean", matterport's: WEIGHT_DECAY times the mean square of each weight array, next to nothing; or "sum", half of
+    # WEIGHT_DECAY times the sum of squares, what SGD's weight decay is elsewhere and in the paper (not in matterport).
+    WEIGHT_DECAY_KIND = "mean"
+
+    # False leaves biases out of it (not in matterport).
+    WEIGHT_DECAY_ON_BIASES = True
+
+    # An exponential moving average of the weights, which are then the ones that are validated, saved and left in the
+    # model: the share of the old average that a step keeps, such as .999; None or 0: none (not in matterport).
+    EMA_MOMENTUM = None
+
+    # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts 1.
     LOSS_WEIGHTS = {name: 1.0 for name in LOSS_NAMES}
 
     # Bound on the norm of all gradients together; None or 0: no bound.
@@ -480,6 +526,8 @@ class Config:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 yield f"{name} lies in 0..1. Received: {value!r}"
+        if not 0 <= self.HORIZONTAL_FLIP <= 1:
+            yield f"HORIZONTAL_FLIP lies in 0..1. Received: {self.HORIZONTAL_FLIP!r}"
         if not 0 < self.ROI_POSITIVE_RATIO <= 1:
             yield f"ROI_POSITIVE_RATIO lies in 0..1, 0 excluded. Received: {self.ROI_POSITIVE_RATIO!r}"
         if not 0 <= self.BATCH_NORM_MOMENTUM < 1:
@@ -503,6 +551,18 @@ class Config:
             yield f"IMAGE_RESIZE_MODE 'shorter' needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
         if all(sides) and sides[0] > sides[1] and mode in ("square", "shorter"):
             yield f"IMAGE_MIN_DIM is at most IMAGE_MAX_DIM. Received: {sides[0]} and {sides[1]}"
+        for name in ("IMAGE_MIN_DIM_CHOICES", "TEST_SCALES"):
+            values = getattr(self, name)
+            if not all(_is_whole(value) and value > 0 for value in values):
+                yield f"{name} has whole numbers of pixels. Received: {values!r}"
+            elif len(values) and mode == "none":
+                yield f"{name} needs an IMAGE_RESIZE_MODE that resizes. Received: {values!r} with 'none'"
+            elif mode == "pad64" and any(value % 64 for value in values):
+                yield f"{name} divide by 64 with IMAGE_RESIZE_MODE 'pad64'. Received: {values!r}"
+        if mode in ("square", "shorter") and all(sides) and max(self.IMAGE_MIN_DIM_CHOICES, default=0) > sides[1]:
+            yield f"IMAGE_MIN_DIM_CHOICES are at most IMAGE_MAX_DIM = {sides[1]}. Received: {self.IMAGE_MIN_DIM_CHOICES!r}"
+        if len(self.TEST_SCALES) and not all(sides):
+            yield f"TEST_SCALES needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
         if np.size(self.MEAN_PIXEL) != self.IMAGE_CHANNEL_COUNT:
             yield (f"MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT = {self.IMAGE_CHANNEL_COUNT} "
                    f"channels. Received: {np.size(self.MEAN_PIXEL)} values")
@@ -545,6 +605,10 @@ class Config:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 yield f"{name} is one of {', '.join(map(str, allowed))}. Received: {getattr(self, name)!r}"
+        for pair in self.KEYPOINT_FLIP_PAIRS if self.USE_KEYPOINTS else ():
+            if len(set(pair)) != 2 or not all(0 <= i < self.NUM_KEYPOINTS for i in pair):
+                yield (f"KEYPOINT_FLIP_PAIRS has pairs of keypoints 0..{self.NUM_KEYPOINTS - 1} (NUM_KEYPOINTS - 1), "
+                       f"() for none. Received: {pair!r}")
         for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
             if np.size(getattr(self, name)) != 4 or np.min(getattr(self, name)) <= 0:
                 yield f"{name} has 4 positive values. Received: {getattr(self, name)!r}"
@@ -560,14 +624,25 @@ class Config:
     def _training_problems(self):
         if self.TRAIN_BN not in (None, True, False):
             yield f"TRAIN_BN is None, True or False. Received: {self.TRAIN_BN!r}"
-        unknown = set(self.LOSS_WEIGHTS) - set(LOSS_NAMES)
+        names = (*LOSS_NAMES, KEYPOINT_LOSS)
+        unknown = set(self.LOSS_WEIGHTS) - set(names)
         if unknown:
-            yield f"LOSS_WEIGHTS has weights for {', '.join(LOSS_NAMES)}. Received: {sorted(unknown)}"
+            yield f"LOSS_WEIGHTS has weights for {', '.join(names)}. Received: {sorted(unknown)}"
         if not callable(self.OPTIMIZER) and self.OPTIMIZER not in OPTIMIZERS:
             yield f"OPTIMIZER is a function or one of {', '.join(OPTIMIZERS)}. Received: {self.OPTIMIZER!r}"
         if self.LEARNING_RATE_SCHEDULE not in SCHEDULES:
             yield (f"LEARNING_RATE_SCHEDULE is one of {', '.join(SCHEDULES)}. "
                    f"Received: {self.LEARNING_RATE_SCHEDULE!r}")
+        steps = list(self.LEARNING_RATE_STEPS)
+        if steps != sorted(set(steps)) or not all(_is_whole(step) and step > 0 for step in steps):
+            yield f"LEARNING_RATE_STEPS are rising numbers of steps. Received: {self.LEARNING_RATE_STEPS!r}"
+        if self.LEARNING_RATE_SCHEDULE == "step" and not steps:
+            yield "LEARNING_RATE_SCHEDULE 'step' needs LEARNING_RATE_STEPS. Received: ()"
+        if self.WEIGHT_DECAY_KIND not in WEIGHT_DECAYS:
+            yield f"WEIGHT_DECAY_KIND is one of {', '.join(WEIGHT_DECAYS)}. Received: {self.WEIGHT_DECAY_KIND!r}"
+        if self.EMA_MOMENTUM and (callable(self.OPTIMIZER) or not 0 < self.EMA_MOMENTUM < 1):
+            yield ("EMA_MOMENTUM lies in 0..1, or is None; an OPTIMIZER of your own takes `use_ema` itself. "
+                   f"Received: {self.EMA_MOMENTUM!r}")
         if self.LEARNING_RATE <= 0:
             yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
 
@@ -614,9 +689,16 @@ class PaperConfig(Config):
     ROUND_DETECTIONS = False
     MASK_PASTE = "padded"
 
-    # Section 3.1, training.
+    # Section 3.1, training: 160,000 steps of 16 images, a tenth of the rate from 120,000 on; horizontal flips, one
+    # scale. Appendix B's longer ones are LEARNING_RATE_STEPS = (120_000, 160_000) of 180,000, and with scale jitter,
+    # IMAGE_MIN_DIM_CHOICES = range(640, 801, 32), (200_000, 240_000) of 260,000. From the authors' code: the
+    # warm-up, and no decay of norms and biases. Section 5, keypoints: USE_KEYPOINTS, jitter of 640 to 800 pixels,
+    # (60_000, 80_000) of 90,000.
     LEARNING_RATE = .02
+    LEARNING_RATE_SCHEDULE, LEARNING_RATE_STEPS = "step", (120_000,)
     WARMUP_STEPS = 1000
+    WEIGHT_DECAY_KIND, WEIGHT_DECAY_ON_BIASES = "sum", False
+    HORIZONTAL_FLIP = .5
     GRADIENT_CLIP_NORM = None
 
 
@@ -651,8 +733,8 @@ _COUNTS = ("GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH", "NUM_CLASSES", "IMA
            "TRAIN_ROIS_PER_IMAGE", "POOL_SIZE", "MASK_POOL_SIZE", "DETECTION_MAX_INSTANCES",
            "MAX_GT_INSTANCES", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "POST_NMS_ROIS_INFERENCE",
            "RPN_TRAIN_ANCHORS_PER_IMAGE", "RPN_CHANNELS", "RPN_CONVS", "MASK_HEAD_CHANNELS", "BOX_HEAD_CHANNELS",
-           "MASK_MLP_SIZE",
-           "TOP_DOWN_PYRAMID_SIZE", "FPN_CLASSIF_FC_LAYERS_SIZE")
+           "MASK_MLP_SIZE", "TOP_DOWN_PYRAMID_SIZE", "FPN_CLASSIF_FC_LAYERS_SIZE", "NUM_KEYPOINTS",
+           "KEYPOINT_POOL_SIZE", "KEYPOINT_HEAD_CONVS", "KEYPOINT_HEAD_CHANNELS")
 
 
 def setting_names():

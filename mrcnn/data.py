@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 
-from mrcnn import utils
+from mrcnn import keypoints, utils
 
 logger = logging.getLogger(__name__)
 
@@ -62,16 +62,21 @@ def unmold_image(normalized_images, config):
     return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
 
 
-def mold_with_size(image, config):
+def mold_with_size(image, config, min_dim=None):
     """Resizes and molds an image for detection.
 
     Args:
         image: [H, W, C].
+        min_dim: in place of IMAGE_MIN_DIM; IMAGE_MAX_DIM grows alike.
 
     Returns:
         molded [h, w, C] float32, window (y1, x1, y2, x2) in its pixels, scale.
     """
-    size = {"min_dim": config.IMAGE_MIN_DIM, "max_dim": config.IMAGE_MAX_DIM, "min_scale": config.IMAGE_MIN_SCALE,
+    max_dim, stride = config.IMAGE_MAX_DIM, max(config.BACKBONE_STRIDES)
+    if min_dim not in (None, config.IMAGE_MIN_DIM):
+        max_dim = round(max_dim * min_dim / config.IMAGE_MIN_DIM)
+        max_dim = -(-max_dim // stride) * stride if config.IMAGE_RESIZE_MODE == "square" else max_dim
+    size = {"min_dim": min_dim or config.IMAGE_MIN_DIM, "max_dim": max_dim, "min_scale": config.IMAGE_MIN_SCALE,
             "mode": config.IMAGE_RESIZE_MODE}
     if config.FLOAT_RESIZE:
         molded, window, scale, _, _ = utils.resize_image(mold_image(image, config).astype(np.float32), exact=True, **size)
@@ -134,15 +139,21 @@ def import_imgaug():
     return imgaug
 
 
-def apply_augmentation(augmentation, image, masks, rng):
-    """The one seam to augmentation: image and masks in, image and masks out.
+def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=()):
+    """The one seam to augmentation: image, masks and keypoints in, the same out.
 
     Args:
         augmentation: an imgaug augmenter (a copy seeded from `rng` is used; geometric operations move
             image and masks alike, the others leave masks alone), or a function
-            f(image, masks) -> (image, masks).
+            f(image, masks) -> (image, masks), with keypoints
+            f(image, masks, keypoints) -> (image, masks, keypoints).
         image: [H, W, C]; masks: [H, W, N] bool.
         rng: numpy Generator.
+        points: keypoints [N, K, (y, x, visibility)] or None.
+        flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so itself.
+
+    Returns:
+        image, masks and, if they were given, keypoints; those that left the image are not visible.
 
     Raises:
         ValueError: the result has another size.
@@ -154,20 +165,55 @@ def apply_augmentation(augmentation, image, masks, rng):
         augmenter.seed_(int(rng.integers(2 ** 31)), deterministic_too=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")            # imgaug is unmaintained and speaks of its own past
+            parts = {"image": image}
             if masks.shape[-1]:
-                new_image, maps = augmenter(image=image, segmentation_maps=SegmentationMapsOnImage(masks, image.shape))
-                new_masks = maps.arr > 0
-            else:
-                new_image, new_masks = augmenter(image=image), masks
+                parts["segmentation_maps"] = SegmentationMapsOnImage(masks, image.shape)
+            if points is not None:
+                parts["keypoints"] = _imgaug_points(points, image.shape)
+            parts = dict(zip(parts, augmenter(**parts) if len(parts) > 1 else [augmenter(**parts)]))
+        new_image = parts["image"]
+        new_masks = parts["segmentation_maps"].arr > 0 if masks.shape[-1] else masks
+        new_points = None if points is None else _points_of_imgaug(parts["keypoints"], points, flip_pairs)
     elif callable(augmentation):
-        new_image, new_masks = augmentation(image, masks)
+        new_image, new_masks, *rest = augmentation(image, masks, *([] if points is None else [points]))
+        new_points = rest[0] if rest else None
     else:
         raise ValueError("augmentation is an imgaug augmenter or a function f(image, masks). "
                          f"Received: {augmentation!r}")
     if new_image.shape != image.shape or new_masks.shape != masks.shape:
         raise ValueError(f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
                          f"Received: {new_image.shape} and {new_masks.shape}")
-    return new_image, new_masks.astype(bool)
+    if points is None:
+        return new_image, new_masks.astype(bool)
+    if np.shape(new_points) != points.shape:
+        raise ValueError(f"Augmentation keeps the shape of keypoints {points.shape}. Received: {np.shape(new_points)}")
+    return new_image, new_masks.astype(bool), _hide_outside(np.asarray(new_points), image.shape)
+
+
+def _hide_outside(points, shape):
+    """Keypoints [N, K, 3] of an image [H, W, ...]: zero where they are not labelled or lie outside."""
+    inside = ((points[..., :2] > -1) & (points[..., :2] < shape[:2])).all(axis=-1) & (points[..., 2] > 0)
+    return np.where(inside[..., None], points, 0)
+
+
+# Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of the image.
+_MARKERS = np.array([(.4, .4), (.4, .6), (.6, .4)])
+
+
+def _imgaug_points(points, shape):
+    """Keypoints and the markers in imgaug's frame, where the centre of a pixel is at .5."""
+    from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
+    places = np.concatenate([points[..., :2].reshape(-1, 2), _MARKERS * shape[:2]]) + .5
+    return KeypointsOnImage([Keypoint(x=x, y=y) for y, x in places], shape)
+
+
+def _points_of_imgaug(moved, points, flip_pairs):
+    places = np.array([(point.y, point.x) for point in moved.keypoints]) - .5
+    origin, right, down = places[-3:]
+    new = points.astype(np.float64)
+    new[..., :2] = places[:-3].reshape(new[..., :2].shape)
+    mirrored = np.linalg.det([down - origin, right - origin]) < 0
+    return keypoints.swap(new, flip_pairs) if mirrored else new
 
 
 # ---- One example -----------------------------------------------------------------------------------
@@ -178,7 +224,10 @@ def _where(dataset, image_id):
 
 
 def _load(dataset, config, image_id):
-    """image [H, W, C], masks [H, W, N] bool, class_ids [N] int32 of one image, checked."""
+    """image [H, W, C], masks [H, W, N] bool, class_ids [N] int32 of one image, checked; and its keypoints
+
+    [N, K, 3] float, None without USE_KEYPOINTS.
+    """
     where = _where(dataset, image_id)
     try:
         image = np.asarray(dataset.load_image(image_id))
@@ -205,10 +254,35 @@ def _load(dataset, config, image_id):
                            f"Received: {sorted(set(bad.tolist()))} for {where}")
     if masks.shape[2] == 0:
         masks = np.zeros((*image.shape[:2], 0), bool)
-    return image, masks.astype(bool, copy=False), class_ids
+    points = _load_keypoints(dataset, config, image_id, len(class_ids)) if config.USE_KEYPOINTS else None
+    return image, masks.astype(bool, copy=False), class_ids, points
 
 
-def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None):
+def _load_keypoints(dataset, config, image_id, count):
+    where = _where(dataset, image_id)
+    try:
+        points = np.asarray(dataset.load_keypoints(image_id), np.float64)
+    except Exception as error:
+        raise DatasetError(f"the keypoints of {where} can't be read: {type(error).__name__}: {error}") from error
+    if count == 0 and points.size == 0:
+        return np.zeros((0, config.NUM_KEYPOINTS, 3))
+    if points.shape != (count, config.NUM_KEYPOINTS, 3):
+        raise DatasetError(f"keypoints are [objects, NUM_KEYPOINTS, (y, x, visibility)], here "
+                           f"{(count, config.NUM_KEYPOINTS, 3)}. Received: {points.shape} for {where}")
+    if not np.isfinite(points).all() or not np.isin(points[..., 2], (0, 1, 2)).all():
+        raise DatasetError(f"the visibility of a keypoint is 0, 1 or 2, and its place a number. Received: others for {where}")
+    return points
+
+
+def _mirror(image, masks, points, config):
+    """image, masks [H, W, N] and keypoints [N, K, 3] or None of the mirror image."""
+    if points is not None:
+        points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
+    return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, ::-1]), points
+
+
+def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None,
+                  jitter=False):
     """Image and ground truth of one example (matterport: load_image_gt).
 
     Args:
@@ -217,6 +291,8 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
         augmentation: see `apply_augmentation`.
         use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
         rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
+        jitter: draw the shorter edge from IMAGE_MIN_DIM_CHOICES and mirror HORIZONTAL_FLIP of the images, as training
+            does.
 
     Returns:
         image: [H, W, C], not molded.
@@ -224,38 +300,54 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
         class_ids: [N] int32.
         boxes: [N, 4] int32.
         masks: [H, W, N] bool, or [h, w, N] with use_mini_mask. Objects without a pixel are left out.
+        keypoints: [N, K, (y, x, visibility)] float64; only with USE_KEYPOINTS, otherwise five things are returned.
 
     Raises:
         DatasetError: names the image and what is wrong with it.
     """
-    image, masks, class_ids = _load(dataset, config, image_id)
+    image, masks, class_ids, points = _load(dataset, config, image_id)
     original_shape = image.shape
     empty = np.flatnonzero(~np.bitwise_or.reduce(masks, axis=(0, 1))) if masks.shape[2] else []
     if len(empty):
         warnings.warn(f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask and "
                       "are left out", stacklevel=2)
+    min_dim = config.IMAGE_MIN_DIM
+    if jitter and (len(config.IMAGE_MIN_DIM_CHOICES) or config.HORIZONTAL_FLIP):
+        rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
+        min_dim = int(rng.choice(config.IMAGE_MIN_DIM_CHOICES)) if len(config.IMAGE_MIN_DIM_CHOICES) else min_dim
+        if rng.random() < config.HORIZONTAL_FLIP:
+            image, masks, points = _mirror(image, masks, points, config)
     image, window, scale, padding, crop = utils.resize_image(
-        image, min_dim=config.IMAGE_MIN_DIM, min_scale=config.IMAGE_MIN_SCALE, max_dim=config.IMAGE_MAX_DIM,
+        image, min_dim=min_dim, min_scale=config.IMAGE_MIN_SCALE, max_dim=config.IMAGE_MAX_DIM,
         mode=config.IMAGE_RESIZE_MODE, rng=rng, exact=config.FLOAT_RESIZE)
     masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE) if masks.shape[2] else np.zeros((*image.shape[:2], 0), bool)
+    if points is not None:
+        # The corner of the scaled image that is now the origin.
+        origin = np.array(crop[:2]) if crop is not None else -np.array([padding[0][0], padding[1][0]])
+        visible = points[..., 2:]
+        points = np.concatenate([points[..., :2] * scale - origin, visible], axis=-1)
+        points = _hide_outside(points, image.shape)
     if augment:
         logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
         if (random.randint(0, 1) if rng is None else rng.integers(2)):
-            image, masks = np.fliplr(image), np.fliplr(masks)
+            image, masks, points = _mirror(image, masks, points, config)
     if augmentation is not None:
         rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
-        image, masks = apply_augmentation(augmentation, image, masks, rng)
+        image, masks, *rest = apply_augmentation(augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS)
+        points = rest[0] if rest else None
     boxes = utils.extract_bboxes(masks)
     keep = boxes[:, 2] > 0
     if not keep.all():
         masks, class_ids, boxes = masks[..., keep], class_ids[keep], boxes[keep]
+        points = None if points is None else points[keep]
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
     if use_mini_mask:
         masks = (utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if masks.shape[2]
                  else np.zeros((*config.MINI_MASK_SHAPE, 0), bool))
     meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
-    return image, meta, class_ids, boxes, masks
+    example = (image, meta, class_ids, boxes, masks)
+    return example if points is None else (*example, points)
 
 
 # ---- Targets ---------------------------------------------------------------------------------------
@@ -405,7 +497,7 @@ class TrainingBatches:
     Args:
         dataset, config: as for `load_image_gt`.
         shuffle: False keeps the dataset's order.
-        augment, augmentation: see `load_image_gt`.
+        augment, augmentation, jitter: see `load_image_gt`.
         no_augmentation_sources: sources of images that are left as they are.
         seed: int.
         batch_size: None for the config's.
@@ -414,9 +506,10 @@ class TrainingBatches:
     """
 
     def __init__(self, dataset, config, *, shuffle=True, augment=False, augmentation=None,
-                 no_augmentation_sources=None, seed=0, batch_size=None, random_rois=0, detection_targets=False):
+                 no_augmentation_sources=None, seed=0, batch_size=None, random_rois=0, detection_targets=False,
+                 jitter=False):
         self.dataset, self.config, self.shuffle, self.seed = dataset, config, shuffle, seed
-        self.augment, self.augmentation = augment, augmentation
+        self.augment, self.augmentation, self.jitter = augment, augmentation, jitter
         self.no_augmentation_sources = set(no_augmentation_sources or ())
         self.batch_size = batch_size or config.BATCH_SIZE
         self.random_rois, self.detection_targets = random_rois, detection_targets
@@ -456,7 +549,8 @@ class TrainingBatches:
         Returns:
             inputs: images [B, H, W, C] float32 molded, metas [B, meta] float64, rpn_match [B, A, 1] int32,
                 rpn_bbox [B, n, 4], class_ids [B, G] int32, boxes [B, G, 4] int32, with USE_MASK masks
-                [B, h, w, G] bool; with random_rois rois [B, R, 4] int32.
+                [B, h, w, G] bool; with USE_KEYPOINTS keypoints [B, G, K, 3] float32; with random_rois rois
+                [B, R, 4] int32.
             image_ids: list.
             targets: with detection_targets the arrays of `build_detection_targets`, else [].
         """
@@ -475,15 +569,18 @@ class TrainingBatches:
         class_ids, boxes = np.zeros((b, g), np.int32), np.zeros((b, g, 4), np.int32)
         mask_shape = tuple(config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else tuple(shape[:2])
         masks = np.zeros((b, *mask_shape, g), bool)
+        points = [np.zeros((b, g, config.NUM_KEYPOINTS, 3), np.float32)] if config.USE_KEYPOINTS else []
         rois, targets = [], []
         for i, (example, rng) in enumerate(zip(examples, rngs)):
-            image, meta, ids_, boxes_, masks_ = example
+            image, meta, ids_, boxes_, masks_, *points_ = example
             images[i, :image.shape[0], :image.shape[1]] = image
             metas[i] = meta
             metas[i, 4:6] = shape[:2]
             match[i, :, 0], deltas[i] = build_rpn_targets(shape, anchors, ids_, boxes_, config, rng=rng)
             class_ids[i, :len(ids_)], boxes[i, :len(ids_)] = ids_, boxes_
             masks[i, :masks_.shape[0], :masks_.shape[1], :len(ids_)] = masks_
+            for into, values in zip(points, points_):
+                into[i, :len(ids_)] = values
             if self.random_rois:
                 rois.append(generate_random_rois(shape, self.random_rois, ids_, boxes_, rng=rng))
                 if self.detection_targets:
@@ -495,6 +592,7 @@ class TrainingBatches:
                 image[:y1], image[y2:], image[:, :x1], image[:, x2:] = 0, 0, 0, 0
         inputs = [images, metas, match, deltas, class_ids, boxes]
         inputs += [masks] if config.USE_MASK else []
+        inputs += points
         inputs += [np.stack(rois)] if rois else []
         return inputs, ids, [np.stack(part) for part in zip(*targets)]
 
@@ -508,9 +606,10 @@ class TrainingBatches:
 
     def _example(self, image_id, rng):
         plain = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
-        image, meta, class_ids, boxes, masks = load_image_gt(
+        image, meta, class_ids, boxes, masks, *points = load_image_gt(
             self.dataset, self.config, image_id, augment=self.augment and not plain,
-            augmentation=None if plain else self.augmentation, use_mini_mask=self.config.USE_MINI_MASK, rng=rng)
+            augmentation=None if plain else self.augmentation, use_mini_mask=self.config.USE_MINI_MASK, rng=rng,
+            jitter=self.jitter and not plain)
         limit = self.config.MAX_GT_INSTANCES
         if len(class_ids) > limit:
             if not self._said_too_many:
@@ -519,7 +618,8 @@ class TrainingBatches:
                                "for other images with more", _where(self.dataset, image_id), len(class_ids), limit)
             keep = rng.choice(len(class_ids), limit, replace=False)
             class_ids, boxes, masks = class_ids[keep], boxes[keep], masks[..., keep]
-        return image, meta, class_ids, boxes, masks
+            points = [values[keep] for values in points]
+        return image, meta, class_ids, boxes, masks, *points
 
 
 def data_generator(dataset, config, shuffle=True, augment=False, augmentation=None, random_rois=0, batch_size=1,

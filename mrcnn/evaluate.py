@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
-TITLES = {"bbox": "box", "segm": "mask"}
+KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 
 
 # ---- Results ----------------------------------------------------------------------------------------
@@ -42,6 +43,8 @@ class Evaluation:
             each precision, "recall": [10 IoUs, classes]}}, NaN where COCO has none.
         confusion: [classes + 1, classes + 1] int, see `confusion_matrix`.
         truth: a `Truth`.
+        keypoints: {figure: value} for each of `KEYPOINT_FIGURES`, by object keypoint similarity; None for a model
+            without keypoints.
         unreadable: [(image id, reason)] of images that couldn't be read, whose objects count as missed.
     """
 
@@ -55,6 +58,7 @@ class Evaluation:
     confusion: np.ndarray | None = None
     truth: object = None
     unreadable: list = dataclasses.field(default_factory=list)
+    keypoints: dict | None = None
 
     def kinds(self):
         """[(kind, its figures)] that were evaluated."""
@@ -62,16 +66,20 @@ class Evaluation:
 
     def table(self):
         """The figures by class as text, the last row over all classes."""
-        columns = [(kind, figure) for kind, _ in self.kinds() for figure in ("AP", "AP50")]
+        kinds = self.kinds() + ([("keypoints", self.keypoints)] if self.keypoints else [])
+        columns = [(kind, figure) for kind, _ in kinds for figure in ("AP", "AP50")]
         rows = [(name, [figures[f"{kind} {figure}"] for kind, figure in columns])
                 for name, figures in self.per_class.items()]
-        rows.append(("all", [dict(self.kinds())[kind][figure] for kind, figure in columns]))
+        rows.append(("all", [dict(kinds)[kind][figure] for kind, figure in columns]))
         return _text_table("class", [f"{TITLES[kind]} {figure}" for kind, figure in columns], rows)
 
     def summary(self):
-        """All of COCO's figures as text, a row for boxes and one for masks."""
-        return _text_table("", list(FIGURES), [(TITLES[kind], [figures[figure] for figure in FIGURES])
+        """All of COCO's figures as text, a row for boxes and one for masks; keypoints have their own figures."""
+        text = _text_table("", list(FIGURES), [(TITLES[kind], [figures[figure] for figure in FIGURES])
                                                for kind, figures in self.kinds()])
+        if self.keypoints:
+            text += "\n\n" + _text_table("", list(KEYPOINT_FIGURES), [("keypoint", list(self.keypoints.values()))])
+        return text
 
     def save(self, folder):
         """Writes tables, figures, results (which pycocotools loads), curves and pictures. Returns their paths.
@@ -83,6 +91,8 @@ class Evaluation:
         folder = pathlib.Path(folder)
         figures = {"bbox": self.bbox, "segm": self.segm, "per_class": self.per_class, "images": self.images,
                    "unreadable": self.unreadable}
+        if self.keypoints:
+            figures["keypoints"] = self.keypoints
         if self.confusion is not None:
             figures["confusion"] = {"classes": self.class_names(), "matrix": self.confusion.tolist()}
         contents = {"table.txt": f"{self.table()}\n\n{self.summary()}\n",
@@ -228,6 +238,8 @@ def coco_results(image_id, result, category_ids=None):
                "score": float(result["scores"][i])}
         if codes:
             row["segmentation"] = codes[i]
+        if "keypoints" in result:
+            row["keypoints"] = [float(value) for y, x, _ in result["keypoints"][i] for value in (x, y, 1)]
         rows.append(row)
     return rows
 
@@ -264,10 +276,13 @@ def _coco(data):
     return coco
 
 
-def ground_truth(dataset, image_ids=None):
-    """The `Truth` of a dataset: its json's own annotations where it keeps them, otherwise its masks."""
+def ground_truth(dataset, image_ids=None, keypoints=False):
+    """The `Truth` of a dataset: its json's own annotations where it keeps them, otherwise its masks.
+
+    With `keypoints` those of a json or of `load_keypoints` are part of it.
+    """
     image_ids = [int(image_id) for image_id in (dataset.image_ids if image_ids is None else image_ids)]
-    return _annotated_truth(dataset, image_ids) or _mask_truth(dataset, image_ids)
+    return _annotated_truth(dataset, image_ids) or _mask_truth(dataset, image_ids, keypoints)
 
 
 def _annotated_truth(dataset, image_ids):
@@ -297,7 +312,7 @@ def _annotated_truth(dataset, image_ids):
     return Truth(data, dict(zip(image_ids, map(int, own))), {index: info["id"] for index, info in categories.items()}, True)
 
 
-def _mask_truth(dataset, image_ids):
+def _mask_truth(dataset, image_ids, keypoints=False):
     """Truth from `load_mask`; class ids below zero become crowds."""
     from pycocotools import mask as coco_mask
     images, annotations = [], []
@@ -310,6 +325,10 @@ def _mask_truth(dataset, image_ids):
             annotations.append({"id": len(annotations) + 1, "image_id": image_id, "bbox": box,
                                 "category_id": abs(int(class_id)), "segmentation": code,
                                 "area": float(coco_mask.area(code)), "iscrowd": int(class_id < 0)})
+        for annotation, points in zip(annotations[len(annotations) - len(boxes):],
+                                      dataset.load_keypoints(image_id) if keypoints else ()):
+            annotation["keypoints"] = [float(v) for y, x, visibility in points for v in (x, y, visibility)]
+            annotation["num_keypoints"] = sum(int(visibility > 0) for *_, visibility in points)
     data = {"info": {}, "images": images, "annotations": annotations,
             "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.class_names) if i]}
     return Truth(data, {i: i for i in image_ids}, {i: i for i in range(1, len(dataset.class_names))}, False)
@@ -322,16 +341,18 @@ def coco_ground_truth(dataset, image_ids):
 
 # ---- Figures ----------------------------------------------------------------------------------------
 
-def _cocoeval(truth, detections, kind):
-    """A COCOeval that has run."""
+def _cocoeval(truth, detections, kind, sigmas=None):
+    """A COCOeval that has run; sigmas: [K] of keypoints, None for COCO's."""
     from pycocotools.cocoeval import COCOeval
-    # A row with both would take its area from the box; COCO takes a mask's own.
-    drop = "bbox" if kind == "segm" else "segmentation"
-    rows = [{key: value for key, value in row.items() if key != drop} for row in detections]
+    # A row with more than one of these would take its area from the box; COCO takes a mask's or the points' own.
+    drop = {"bbox", "segmentation", "keypoints"} - {kind if kind != "segm" else "segmentation"}
+    rows = [{key: value for key, value in row.items() if key not in drop} for row in detections]
     coco = truth.coco()
     with contextlib.redirect_stdout(io.StringIO()):
         found = coco.loadRes(rows) if rows else _coco({**truth.data, "annotations": []})
         run = COCOeval(coco, found, kind)
+        if sigmas is not None:
+            run.params.kpt_oks_sigmas = np.asarray(sigmas, float)
         run.evaluate()
         run.accumulate()
         run.summarize()
@@ -406,7 +427,27 @@ def confusion_matrix(truth, detections, iou_threshold=.5, score_threshold=.5, ki
     return matrix
 
 
-def evaluate_detections(dataset, detections, image_ids=None, masks=True, seconds=0., truth=None):
+def _keypoint_figures(dataset, truth, detections):
+    """{figure: value} of `KEYPOINT_FIGURES` and {class: {"keypoints AP", "keypoints AP50"}}."""
+    sigmas = getattr(dataset, "keypoint_sigmas", None)
+    counts = {len(each["keypoints"]) // 3 for each in truth.data["annotations"] if each.get("keypoints")}
+    counts |= {len(row.get("keypoints", ())) // 3 for row in detections}
+    if counts - {17 if sigmas is None else len(sigmas)}:
+        raise ValueError("keypoints are COCO's 17 unless the dataset has `keypoint_sigmas`, the tolerance of each as a "
+                         f"share of the object's size. Received: {sorted(counts)} keypoints, sigmas {sigmas}")
+    # Objects without keypoints are no part of the measure.
+    blank = {"keypoints": [0] * 3 * (17 if sigmas is None else len(sigmas)), "num_keypoints": 0}
+    annotations = [each if each.get("keypoints") else {**each, **blank} for each in truth.data["annotations"]]
+    truth = dataclasses.replace(truth, data={**truth.data, "annotations": annotations})
+    run = _cocoeval(truth, detections, "keypoints", sigmas)
+    precision, names = run.eval["precision"][:, :, :, 0, -1], {each["id"]: each["name"] for each in truth.data["categories"]}
+    per_class = {names[class_id]: {"keypoints AP": _mean(precision[:, :, i]), "keypoints AP50": _mean(precision[0, :, i])}
+                 for i, class_id in enumerate(run.params.catIds)}
+    return {figure: float(value) if value >= 0 else float("nan")
+            for figure, value in zip(KEYPOINT_FIGURES, run.stats)}, per_class
+
+
+def evaluate_detections(dataset, detections, image_ids=None, masks=True, seconds=0., truth=None, keypoints=False):
     """COCO's figures of stored detections.
 
     Args:
@@ -416,6 +457,8 @@ def evaluate_detections(dataset, detections, image_ids=None, masks=True, seconds
         image_ids: of the dataset; None for all.
         masks: evaluate masks as well as boxes.
         truth: `Truth` of these images, if it is at hand.
+        keypoints: evaluate keypoints too, with COCO's tolerances or, for other keypoints than a person's 17, those
+            of the dataset's attribute `keypoint_sigmas`.
 
     Returns:
         Evaluation.
@@ -424,7 +467,7 @@ def evaluate_detections(dataset, detections, image_ids=None, masks=True, seconds
         ValueError: detections of images that are not among these.
     """
     image_ids = list(dataset.image_ids if image_ids is None else image_ids)
-    truth = truth or ground_truth(dataset, image_ids)
+    truth = truth or ground_truth(dataset, image_ids, keypoints)
     strangers = {row["image_id"] for row in detections} - set(truth.image_ids.values())
     if strangers:
         raise ValueError(f"detections belong to the images that are evaluated. Received: image_id {sorted(strangers)[:5]}")
@@ -440,8 +483,13 @@ def evaluate_detections(dataset, detections, image_ids=None, masks=True, seconds
         curves[kind] = {name: np.where(array > -1, array, np.nan) for name, array in (
             ("precision", run.eval["precision"][:, :, :, 0, -1]), ("score", run.eval["scores"][:, :, :, 0, -1]),
             ("recall", run.eval["recall"][:, :, 0, -1]))}
-    return Evaluation(overall["bbox"], overall["segm"], per_class, len(image_ids), detections, seconds, curves,
+    done = Evaluation(overall["bbox"], overall["segm"], per_class, len(image_ids), detections, seconds, curves,
                       confusion_matrix(truth, detections, kind="segm" if masks and detections else "bbox"), truth)
+    if keypoints:
+        done.keypoints, by_class = _keypoint_figures(dataset, truth, detections)
+        for name, figures in by_class.items():
+            per_class[name].update(figures)
+    return done
 
 
 # ---- Running a model over a dataset -----------------------------------------------------------------
@@ -538,7 +586,7 @@ def evaluate(model, dataset, image_ids=None, progress=True, resume=None):
     if dataset.num_classes != model.config.NUM_CLASSES:
         raise ValueError(f"NUM_CLASSES of the model is the dataset's {dataset.num_classes}, background included. "
                          f"Received: {model.config.NUM_CLASSES}")
-    truth = ground_truth(dataset, image_ids)
+    truth = ground_truth(dataset, image_ids, model.config.USE_KEYPOINTS)
     log = _Log(resume, _key(model, dataset) if resume is not None else None)
     left = [image_id for image_id in image_ids if _name(dataset, image_id) not in log.done]
     if len(left) < len(image_ids):
@@ -563,6 +611,7 @@ def evaluate(model, dataset, image_ids=None, progress=True, resume=None):
     finally:
         log.close()
     detections = [row for image_id in image_ids for row in log.done.get(_name(dataset, image_id), ())]
-    done = evaluate_detections(dataset, detections, image_ids, model.config.USE_MASK, time.monotonic() - start, truth)
+    done = evaluate_detections(dataset, detections, image_ids, model.config.USE_MASK, time.monotonic() - start, truth,
+                               model.config.USE_KEYPOINTS)
     done.unreadable = unreadable
     return done

@@ -14,23 +14,24 @@ import numpy as np
 from keras import layers as KL
 from keras import ops
 
-from mrcnn import data, utils
+from mrcnn import data, keypoints, utils
 
 # Forms of the masks of a result; see `unmold`.
 MASK_FORMS = ("dense", "lazy", "rle")
 
-# Rows that the mask head takes at once: larger groups are no faster and hold more memory.
-MASK_GROUP = 25
+# Rows that the mask head and the keypoint head take at once: larger groups are no faster and hold more memory.
+HEAD_GROUP = 25
 
 
 # ---- Molding and unmolding ------------------------------------------------------------------------
 
-def mold(image, config, where):
+def mold(image, config, where, min_dim=None):
     """Resizes and normalises one image.
 
     Args:
         image: [H, W] or [H, W, C], uint8 or float.
         where: names the image in errors.
+        min_dim: see `data.mold_with_size`.
 
     Returns:
         molded [h, w, C] float32, its meta, its window (y1, x1, y2, x2) in pixels.
@@ -39,7 +40,7 @@ def mold(image, config, where):
     if config.IMAGE_RESIZE_MODE == "crop":
         raise ValueError("IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
                          "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'")
-    molded, window, scale = data.mold_with_size(image, config)
+    molded, window, scale = data.mold_with_size(image, config, min_dim)
     stride = max(config.BACKBONE_STRIDES)
     if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
         raise ValueError(f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
@@ -66,14 +67,8 @@ def unmold(detections, masks, original_shape, shape, window, config, form="dense
     """
     if form not in MASK_FORMS:
         raise ValueError(f"masks is one of {', '.join(MASK_FORMS)}. Received: {form!r}")
-    n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
-    boxes, class_ids, scores = detections[:n, :4], detections[:n, 4].astype(np.int32), detections[:n, 5]
-    wy1, wx1, wy2, wx2 = utils.norm_boxes(window, shape[:2], config.BOX_FRAME)
-    shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
-    exact = utils.denorm_boxes((boxes - shift) / scale, original_shape[:2], config.BOX_FRAME, whole=False)
-    boxes = np.around(exact).astype(np.int32) if config.ROUND_DETECTIONS else exact
-    keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-    boxes, exact, class_ids, scores = boxes[keep], exact[keep], class_ids[keep], scores[keep]
+    keep, boxes, exact = _unmold_boxes(detections, original_shape, shape, window, config)
+    class_ids, scores = detections[keep, 4].astype(np.int32), detections[keep, 5]
     if masks is None:
         return boxes, class_ids, scores, None
     masks = masks[keep]
@@ -82,6 +77,43 @@ def unmold(detections, masks, original_shape, shape, window, config, form="dense
     masks, places = utils.pad_masks(masks, exact) if config.MASK_PASTE == "padded" else (masks, np.around(boxes).astype(int))
     lazy = Masks(masks, places, original_shape[:2])
     return boxes, class_ids, scores, {"dense": np.asarray, "lazy": lambda m: m, "rle": Masks.rle}[form](lazy)
+
+
+def _unmold_boxes(detections, original_shape, shape, window, config):
+    """Rows of detections with an area in the original image, their boxes there [n, 4], and these not rounded."""
+    n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
+    wy1, wx1, wy2, wx2 = utils.norm_boxes(window, shape[:2], config.BOX_FRAME)
+    shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
+    exact = utils.denorm_boxes((detections[:n, :4] - shift) / scale, original_shape[:2], config.BOX_FRAME, whole=False)
+    boxes = np.around(exact).astype(np.int32) if config.ROUND_DETECTIONS else exact
+    keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    return keep, boxes[keep], exact[keep]
+
+
+def unmold_keypoints(detections, maps, original_shape, shape, window, config):
+    """Keypoints [n, K, (y, x, score)] of the rows that `unmold` keeps, in the original image, float32.
+
+    Args:
+        maps: [N, h, w, K] logits; the others as `unmold`.
+    """
+    keep, *_ = _unmold_boxes(detections, original_shape, shape, window, config)
+    # Neither these boxes nor the points are rounded.
+    boxes = utils.denorm_boxes(detections[keep, :4], shape[:2], config.BOX_FRAME, whole=False)
+    found = keypoints.decode(maps[keep], boxes)
+    window = np.asarray(window, np.float64)
+    scale = np.asarray(original_shape[:2]) / (window[2:] - window[:2])
+    found[..., :2] = (found[..., :2] - window[:2]) * scale
+    return found
+
+
+def result(parts, row, original_shape, shape, window, config, form="dense"):
+    """The dict of image number `row` of a batch, see `MaskRCNN.detect`; parts: what `infer` returns."""
+    detections, masks, points = (None if part is None else part[row] for part in parts)
+    frames = original_shape, shape, window, config
+    found = dict(zip(("rois", "class_ids", "scores", "masks"), unmold(detections, masks, *frames, form)))
+    if points is not None:
+        found["keypoints"] = unmold_keypoints(detections, points, *frames)
+    return found
 
 
 class Masks:
@@ -244,27 +276,36 @@ def infer(model, images, metas, anchors):
         anchors: [A, 4] normalised.
 
     Returns:
-        detections [B, R, 6], and the masks [B, n, h, w] of the detected classes, or None.
+        detections [B, R, 6], masks [B, n, h, w] of the detected classes and keypoints' maps [B, n, h, w, K];
+        None in the place of what the model has no head for.
     """
     args = [ops.convert_to_tensor(x, "float32") for x in
             (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
-    detections, *maps = _compiled(model, "boxes", model._box_model)(*args)
+    detections, *maps = compiled(model, "boxes", model._box_model)(*args)
     detections = ops.convert_to_numpy(detections)
     count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
-    if model._mask_model is None:
-        return detections, None
-    if count == 0:
-        return detections, np.zeros((len(images), 0, *model.config.MASK_SHAPE), "float32")
-    head, masks = _compiled(model, "masks", model._mask_model), []
-    for start in range(0, count, MASK_GROUP):
-        rows = detections[:, start:min(start + MASK_GROUP, count)]
-        soft = head(ops.convert_to_tensor(rows[..., :4]), args[1], *maps)
-        class_ids = rows[..., 4].astype(int)[:, :, None, None, None]
-        masks.append(np.take_along_axis(ops.convert_to_numpy(soft), class_ids, axis=-1)[..., 0])
-    return detections, np.concatenate(masks, axis=1)
+
+    def groups(name, network):
+        """The head's maps [B, rows, h, w, K] of the rows with a detection, and those rows, a group at a time."""
+        head = compiled(model, name, network)
+        for start in range(0, count, HEAD_GROUP):
+            rows = detections[:, start:min(start + HEAD_GROUP, count)]
+            yield ops.convert_to_numpy(head(ops.convert_to_tensor(rows[..., :4]), args[1], *maps)), rows
+
+    masks = points = None
+    if model._mask_model is not None:
+        masks = [np.zeros((len(images), 0, *model.config.MASK_SHAPE), "float32")]
+        for soft, rows in groups("masks", model._mask_model):
+            class_ids = rows[..., 4].astype(int)[:, :, None, None, None]
+            masks.append(np.take_along_axis(soft, class_ids, axis=-1)[..., 0])
+        masks = np.concatenate(masks, axis=1)
+    if model._keypoint_model is not None:
+        none = np.zeros((len(images), 0, *model._keypoint_model.output.shape[2:]), "float32")
+        points = np.concatenate([none, *(maps for maps, _ in groups("keypoints", model._keypoint_model))], axis=1)
+    return detections, masks, points
 
 
-def _compiled(model, name, network):
+def compiled(model, name, network):
     """One compiled function for every size; batch, height, width and rows are free in it."""
     if keras.backend.backend() != "tensorflow":
         return lambda *args: network(list(args), training=False)
@@ -284,14 +325,6 @@ def _compiled(model, name, network):
 
 # ---- Detection ------------------------------------------------------------------------------------------
 
-def _result(*args):
-    return dict(zip(("rois", "class_ids", "scores", "masks"), unmold(*args)))
-
-
-def _row(masks, row):
-    return None if masks is None else masks[row]
-
-
 def detect(model, images, masks="dense"):
     """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
     molded = [mold(image, model.config, f"image {i}") for i, image in enumerate(images)]
@@ -303,11 +336,9 @@ def detect(model, images, masks="dense"):
         anchors = model.get_anchors(shape)
         for start in range(0, len(members), model.config.BATCH_SIZE):
             chunk = members[start:start + model.config.BATCH_SIZE]
-            detections, soft = infer(model, np.stack([molded[i][0] for i in chunk]),
-                                     np.stack([molded[i][1] for i in chunk]), anchors)
+            parts = infer(model, np.stack([molded[i][0] for i in chunk]), np.stack([molded[i][1] for i in chunk]), anchors)
             for row, i in enumerate(chunk):
-                results[i] = _result(detections[row], _row(soft, row), np.shape(images[i]), shape, molded[i][2],
-                                     model.config, masks)
+                results[i] = result(parts, row, np.shape(images[i]), shape, molded[i][2], model.config, masks)
     return results
 
 
@@ -332,11 +363,10 @@ def detect_many(model, items, load=None, masks="dense"):
             while waiting and len(chunk) < batch and waiting[0].result()[1].shape == shape:
                 chunk.append(waiting.popleft().result())
             refill()
-            detections, soft = infer(model, np.stack([c[1] for c in chunk]), np.stack([c[2] for c in chunk]),
-                                     model.get_anchors(shape))
+            parts = infer(model, np.stack([c[1] for c in chunk]), np.stack([c[2] for c in chunk]),
+                          model.get_anchors(shape))
             for row, (original, _, _, window) in enumerate(chunk):
-                done.append(pool.submit(_result, detections[row], _row(soft, row), original, shape, window,
-                                        model.config, masks))
+                done.append(pool.submit(result, parts, row, original, shape, window, model.config, masks))
             while len(done) > 2 * batch:
                 yield done.popleft().result()
         while done:

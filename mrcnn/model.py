@@ -2,6 +2,7 @@
 
     image -> ResNet -> FPN -> RPN -> proposals -> RoIAlign -> class and box head -> detections
                                                            -> mask head          -> masks
+                                                           -> keypoint head      -> keypoints
 
 Boxes are (y1, x1, y2, x2). In the network they are normalised: 0 is the centre of the first pixel, 1
 that of the last, or the image's edges (BOX_FRAME); only `norm_boxes_graph` and `denorm_boxes_graph` know
@@ -809,6 +810,7 @@ class DetectionTargetLayer(KL.Layer):
         fill, add_objects: see ROI_FILL_NEGATIVES, ROI_ADD_GT.
         seed: of the draw; None differs from run to run.
         fused: see `mrcnn.ops`.
+        return_objects: also return which object each RoI was given, [B, R] int32, -1 for none.
 
     Input: [proposals [B, P, 4] normalised, class_ids [B, G] int, boxes [B, G, 4] normalised,
     masks [B, h, w, G] (left out with mask_shape None)], and at the end, if known, which proposals are
@@ -822,7 +824,7 @@ class DetectionTargetLayer(KL.Layer):
 
     def __init__(self, config=None, *, rois_per_image=200, positive_ratio=0.33, mask_shape=(28, 28),
                  mini_mask=True, bbox_std_dev=(0.1, 0.1, 0.2, 0.2), fill=False, add_objects=False, seed=None,
-                 fused=None, **kwargs):
+                 fused=None, return_objects=False, **kwargs):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
@@ -834,7 +836,7 @@ class DetectionTargetLayer(KL.Layer):
         self.rois_per_image, self.positive_ratio = rois_per_image, float(positive_ratio)
         self.mask_shape = None if mask_shape is None else tuple(int(side) for side in mask_shape)
         self.mini_mask, self.seed, self.fused = mini_mask, seed, fused
-        self.fill, self.add_objects = fill, add_objects
+        self.fill, self.add_objects, self.return_objects = fill, add_objects, return_objects
         self.bbox_std_dev = [float(v) for v in bbox_std_dev]
         self.random = keras.random.SeedGenerator(seed)
 
@@ -869,12 +871,14 @@ class DetectionTargetLayer(KL.Layer):
         source = ops.where(is_positive[..., None], rois, unit)
         deltas = utils.box_refinement_graph(source, ops.where(is_positive[..., None], target_boxes, unit))
         deltas = _mask_rows(deltas / ops.convert_to_tensor(self.bbox_std_dev), is_positive)
+        objects = [ops.where(is_positive, best, -1)] if self.return_objects else []
         if masks is None:
-            return rois, target_ids, deltas
+            return rois, target_ids, deltas, *objects
         count = self.positive_rows
         targets = self._mask_targets(masks, source[:, :count], target_boxes[:, :count], best[:, :count])
         targets = _mask_rows(targets, is_positive[:, :count])
-        return rois, target_ids, deltas, ops.pad(targets, [[0, 0], [0, self.rois_per_image - count], [0, 0], [0, 0]])
+        targets = ops.pad(targets, [[0, 0], [0, self.rois_per_image - count], [0, 0], [0, 0]])
+        return rois, target_ids, deltas, targets, *objects
 
     def _draw(self, positive, negative):
         """Random rows, positives first. Returns rows [B, R], is_positive, is_negative [B, R] bool."""
@@ -915,17 +919,19 @@ class DetectionTargetLayer(KL.Layer):
     def compute_output_shape(self, input_shape):
         batch, rows = input_shape[0][0], self.rois_per_image
         shapes = [(batch, rows, 4), (batch, rows), (batch, rows, 4)]
-        return shapes + [(batch, rows, *self.mask_shape)] if self.mask_shape else shapes
+        shapes += [(batch, rows, *self.mask_shape)] if self.mask_shape else []
+        return shapes + [(batch, rows)] if self.return_objects else shapes
 
     def compute_output_spec(self, inputs):
         shapes = self.compute_output_shape([x.shape for x in inputs])
         return tuple(keras.KerasTensor(shape, "int32" if len(shape) == 2 else "float32") for shape in shapes)
 
     def compute_mask(self, inputs, mask=None):
-        return [None] * (4 if self.mask_shape else 3)
+        return [None] * (3 + bool(self.mask_shape) + self.return_objects)
 
     def get_config(self):
-        names = "rois_per_image positive_ratio mask_shape mini_mask bbox_std_dev fill add_objects seed fused".split()
+        names = ("rois_per_image positive_ratio mask_shape mini_mask bbox_std_dev fill add_objects seed fused "
+                 "return_objects").split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
@@ -933,6 +939,45 @@ def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config)
     """`DetectionTargetLayer` for one image, without the batch axis (matterport: detection_targets_graph)."""
     inputs = [ops.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
     return [x[0] for x in DetectionTargetLayer(config)(inputs)]
+
+
+@register
+class KeypointTargets(KL.Layer):
+    """The position of each keypoint in the map of its RoI (paper, section 5: the one-hot target).
+
+    Args:
+        side: of the square map.
+        frame: BOX_FRAME.
+
+    Input: [rois [B, R, 4] normalised, objects [B, R] int32 of `DetectionTargetLayer`, keypoints
+    [B, G, K, (y, x, visibility)] in pixels, image [B, H, W, C]].
+    Output: [B, R, K] int32, row * side + column; -1 where there is nothing to learn: no object, a keypoint
+    that is not labelled (visibility 0) or lies outside the RoI.
+    """
+
+    def __init__(self, side, frame="centers", **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.side, self.frame = side, frame
+
+    def call(self, inputs):
+        rois, objects, points, image = (ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs)
+        size = ops.stack([ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)])
+        rois = denorm_boxes_graph(rois, size, self.frame, whole=False)[:, :, None]         # [B, R, 1, 4]
+        points = ops.cast(_take_rows(points, ops.maximum(objects, 0)), "float32")
+        place, low, high = points[..., :2], rois[..., :2], rois[..., 2:]
+        cells = ops.floor((place - low) * (self.side / ops.maximum(high - low, 1e-6)))
+        # A point on the RoI's lower or right edge belongs to its last cell.
+        cells = ops.cast(ops.where(place == high, self.side - 1., cells), "int32")
+        inside = ops.all(ops.logical_and(cells >= 0, cells < self.side), axis=-1)
+        learn = ops.logical_and(ops.logical_and(inside, points[..., 2] > 0), objects[..., None] >= 0)
+        return ops.where(learn, cells[..., 0] * self.side + cells[..., 1], -1)
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((*inputs[0].shape[:2], inputs[2].shape[2]), "int32")
+
+    def get_config(self):
+        return {**super().get_config(), "side": self.side, "frame": self.frame}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1161,8 +1206,55 @@ def res5_head(architecture, depth, pool_size, strides, style):
     return keras.Model(pooled, resnet_stage(pooled, architecture, 5, strides, style), name="res5_head")
 
 
+class KeypointHead:
+    """The layers of the keypoint branch, to be applied to several sets of RoIs (paper, section 5).
+
+    3x3 convolutions, a transposed 4x4 one to a map for each keypoint, and bilinear upscaling: logits over
+    the positions of a map four times the pooled size.
+
+    Args:
+        pool_size: side of the pooled features.
+        convs, channels: number and width of the 3x3 convolutions.
+        pooling: a `PyramidROIAlign`; None for the original's.
+    """
+
+    def __init__(self, pool_size, num_keypoints, convs=8, channels=512, pooling=None):
+        self.stages = [pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_keypoint")]
+        self.stages += [TimeDistributed(KL.Conv2D(channels, 3, padding="same", activation="relu",
+                                                  kernel_initializer="he_normal"), name=f"mrcnn_keypoint_conv{i}")
+                        for i in range(1, convs + 1)]
+        self.stages += [TimeDistributed(KL.Conv2DTranspose(num_keypoints, 4, strides=2, padding="same"),
+                                        name="mrcnn_keypoint_deconv"), UpscaleTwice(name="mrcnn_keypoint")]
+
+    def __call__(self, rois, feature_maps, image_meta):
+        """Logits of rois [B, N, 4]: [B, N, 4 * pool_size, 4 * pool_size, num_keypoints]."""
+        x = [rois, image_meta] + feature_maps
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+@register
+class UpscaleTwice(KL.Layer):
+    """Doubles the sides of maps [B, N, h, w, K] by bilinear interpolation: half-pixel centres, clamped edges."""
+
+    def call(self, inputs):
+        for axis in (2, 3):
+            ahead = [slice(None)] * axis
+            first, rest = inputs[(*ahead, slice(0, 1))], inputs[(*ahead, slice(1, None))]
+            before = ops.concatenate([first, inputs[(*ahead, slice(0, -1))]], axis=axis)
+            after = ops.concatenate([rest, inputs[(*ahead, slice(-1, None))]], axis=axis)
+            pairs = ops.stack([.25 * before + .75 * inputs, .75 * inputs + .25 * after], axis=axis + 1)
+            shape = list(ops.shape(inputs))
+            inputs = ops.reshape(pairs, [*shape[:axis], 2 * shape[axis], *shape[axis + 1:]])
+        return inputs
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape[:2], *(2 * side for side in input_shape[2:4]), input_shape[4])
+
+
 # ------------------------------------------------------------------------------------------------
-#  Losses (paper, section 3: L = L_cls + L_box + L_mask, and the RPN's two)
+#  Losses (paper, section 3: L = L_cls + L_box + L_mask, the RPN's two, and section 5 for keypoints)
 # ------------------------------------------------------------------------------------------------
 # Each is one mean over what is kept of the whole batch, and 0 where nothing is.
 
@@ -1271,9 +1363,24 @@ def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, softmax=Fa
     return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
 
 
+def mrcnn_keypoint_loss_graph(target_keypoints, target_class_ids, pred_keypoints):
+    """Cross-entropy over the positions of each visible keypoint's map; the mean of those of the whole batch.
+
+    Args:
+        target_keypoints: [B, N, K] int of `KeypointTargets`; those below 0 are left out.
+        target_class_ids: [B, N] int.
+        pred_keypoints: [B, N, h, w, K] logits.
+    """
+    shape = ops.shape(pred_keypoints)
+    logits = ops.reshape(pred_keypoints, (*shape[:2], pred_keypoints.shape[2] * pred_keypoints.shape[3], shape[4]))
+    logits = ops.cast(ops.transpose(logits, (0, 1, 3, 2)), "float32")
+    keep = ops.logical_and(target_keypoints >= 0, target_class_ids[..., None] > 0)
+    return _mean_where(_cross_entropy(ops.maximum(target_keypoints, 0), logits), keep)
+
+
 @register
 class LossLayer(KL.Layer):
-    """One of the five losses as a layer of the graph, so that it is an output with a name.
+    """One of the losses as a layer of the graph, so that it is an output with a name.
 
     Args:
         name: of the function.
@@ -1287,7 +1394,8 @@ class LossLayer(KL.Layer):
                      "rpn_bbox_loss": lambda *x: rpn_bbox_loss_graph(None, *x),
                      "mrcnn_class_loss": mrcnn_class_loss_graph,
                      "mrcnn_bbox_loss": mrcnn_bbox_loss_graph,
-                     "mrcnn_mask_loss": lambda *x: mrcnn_mask_loss_graph(*x, softmax=self.softmax_masks)}
+                     "mrcnn_mask_loss": lambda *x: mrcnn_mask_loss_graph(*x, softmax=self.softmax_masks),
+                     "mrcnn_keypoint_loss": mrcnn_keypoint_loss_graph}
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         if name not in functions:
@@ -1323,13 +1431,16 @@ class TrainingModel(Network):
 
     Args:
         loss_weights: {name of a loss: weight}; losses without one count 1.
-        weight_decay: L2 factor on every trainable weight but batch norm's, each divided by its size.
+        weight_decay: L2 factor on every trainable weight but those of norms.
+        decay_kind, decay_biases: see WEIGHT_DECAY_KIND and WEIGHT_DECAY_ON_BIASES.
         loss_names: of the graph's last outputs, in order.
     """
 
-    def __init__(self, inputs, outputs, loss_names=(), loss_weights=None, weight_decay=0., **kwargs):
+    def __init__(self, inputs, outputs, loss_names=(), loss_weights=None, weight_decay=0., decay_kind="mean",
+                 decay_biases=True, **kwargs):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.loss_names, self.weight_decay = list(loss_names), weight_decay
+        self.decay_kind, self.undecayed = decay_kind, ("gamma", "beta") if decay_biases else ("gamma", "beta", "bias")
         self.loss_factors = {name: float((loss_weights or {}).get(name, 1.)) for name in loss_names}
         self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
 
@@ -1362,7 +1473,8 @@ class TrainingModel(Network):
 
     def regularization(self):
         """The L2 term, a scalar."""
-        terms = [ops.mean(ops.square(w)) for w in self.trainable_weights if w.name not in ("gamma", "beta")]
+        terms = [ops.mean(ops.square(w)) if self.decay_kind == "mean" else .5 * ops.sum(ops.square(w))
+                 for w in self.trainable_weights if w.name not in self.undecayed]
         return self.weight_decay * sum(terms) if terms else ops.convert_to_tensor(0.)
 
 
@@ -1380,7 +1492,8 @@ class MaskRCNN:
 
     Attributes:
         keras_model: the Keras model. Inference: inputs image, meta, anchors; outputs detections,
-            mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, rpn_class, rpn_bbox. Training: see `build`.
+            mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, rpn_class, rpn_bbox, and with USE_KEYPOINTS
+            mrcnn_keypoint. Training: see `build`.
         epoch: epochs that the weights have been trained for.
         log_dir, checkpoint_path: where `train` writes.
         anchors: [A, 4], in pixels, of the last `get_anchors`.
@@ -1416,9 +1529,10 @@ class MaskRCNN:
 
         Training inputs, by name: input_image [B, H, W, C] molded, input_image_meta, input_rpn_match
         [B, A, 1], input_rpn_bbox [B, n, 4], input_gt_class_ids [B, G], input_gt_boxes [B, G, 4] in
-        pixels, input_gt_masks [B, h, w, G] (with USE_MASK), input_roi [B, N, 4] in pixels (without
-        USE_RPN_ROIS). Outputs, in order: rpn_class_logits, rpn_class, rpn_bbox, mrcnn_class_logits,
-        mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, output_rois, and the losses.
+        pixels, input_gt_masks [B, h, w, G] (with USE_MASK), input_gt_keypoints [B, G, K, (y, x, visibility)]
+        in pixels (with USE_KEYPOINTS), input_roi [B, N, 4] in pixels (without USE_RPN_ROIS). Outputs, in order:
+        rpn_class_logits, rpn_class, rpn_bbox, mrcnn_class_logits, mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois,
+        output_rois, with USE_KEYPOINTS mrcnn_keypoint of the rows that can be positive, and the losses.
         """
         image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
         meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
@@ -1463,7 +1577,7 @@ class MaskRCNN:
 
     @staticmethod
     def _heads(config, maps):
-        """The two heads with this configuration's values: f(rois, maps, meta) each."""
+        """The three heads with this configuration's values: f(rois, maps, meta) each, None for one not in use."""
         body = None if config.BODY == "fpn" else res5_head(config.BACKBONE, maps[0].shape[-1], config.POOL_SIZE,
                                                            config.C4_HEAD_STRIDE, MaskRCNN._style(config))
 
@@ -1482,7 +1596,10 @@ class MaskRCNN:
             mlp=tuple(config.MASK_SHAPE) if config.MASK_HEAD == "mlp" else None, mlp_size=config.MASK_MLP_SIZE,
             softmax=config.MASK_ACTIVATION == "softmax", class_agnostic=config.CLASS_AGNOSTIC_MASKS,
         ) if config.USE_MASK else None
-        return box_head, mask_head
+        keypoint_head = KeypointHead(
+            config.KEYPOINT_POOL_SIZE, config.NUM_KEYPOINTS, config.KEYPOINT_HEAD_CONVS, config.KEYPOINT_HEAD_CHANNELS,
+            PyramidROIAlign.of(config, config.KEYPOINT_POOL_SIZE, "roi_align_keypoint")) if config.USE_KEYPOINTS else None
+        return box_head, mask_head, keypoint_head
 
     def _training_graph(self, image, meta, pyramid, rpn, config, rpn_model):
         masks_shape = (*config.MINI_MASK_SHAPE, None) if config.USE_MINI_MASK else (None, None, None)
@@ -1496,6 +1613,9 @@ class MaskRCNN:
             # uint8: a bool tensor can't be split over devices.
             truth.append(KL.Input(masks_shape, name="input_gt_masks", dtype="uint8"))
             inputs.append(truth[-1])
+        if config.USE_KEYPOINTS:
+            points = KL.Input((None, config.NUM_KEYPOINTS, 3), name="input_gt_keypoints")
+            inputs.append(points)
         anchors = PyramidAnchors(config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, config.BACKBONE_STRIDES,
                                  config.RPN_ANCHOR_STRIDE, config.BOX_FRAME, config.RPN_ANCHOR_ROUNDING,
                                  name="anchors")([image] + pyramid)
@@ -1507,11 +1627,11 @@ class MaskRCNN:
             inputs.append(KL.Input((None, 4), name="input_roi"))
             proposals, valid = NormalizeBoxes(return_valid=True, frame=config.BOX_FRAME,
                                               name="input_rois")([inputs[-1], image])
-        targets = DetectionTargetLayer(config, name="proposal_targets")
-        rois, target_ids, target_bbox, *target_mask = targets([proposals, *truth, valid])
+        targets = DetectionTargetLayer(config, return_objects=config.USE_KEYPOINTS, name="proposal_targets")
+        rois, target_ids, target_bbox, *rest = targets([proposals, *truth, valid])
 
         maps = pyramid[:4]
-        box_head, mask_head = self._heads(config, maps)
+        box_head, mask_head, keypoint_head = self._heads(config, maps)
         logits, probs, bbox = box_head(rois, maps, meta)
         active = KL.Identity(name="active_class_ids", dtype="float32")(meta[:, 12:])
         class_inputs = [target_ids, logits, active]
@@ -1528,13 +1648,22 @@ class MaskRCNN:
         if config.USE_MASK:
             masks, rows = self._training_masks(mask_head, rois, maps, meta, targets.positive_rows, config)
             losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")(
-                [target_mask[0][:, :rows], target_ids[:, :rows], masks[0]]))
+                [rest[0][:, :rows], target_ids[:, :rows], masks[0]]))
             outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
         outputs += [rpn_rois, KL.Identity(name="output_rois", dtype="float32")(rois)]
-        names = config_module.LOSS_NAMES[:len(losses)]
+        if config.USE_KEYPOINTS:
+            # Only rows that can be positive have a loss, and the head has no statistics that others would move.
+            rows = targets.positive_rows
+            outputs.append(keypoint_head(rois[:, :rows], maps, meta))
+            positions = KeypointTargets(4 * config.KEYPOINT_POOL_SIZE, config.BOX_FRAME, name="keypoint_targets")(
+                [rois[:, :rows], rest[-1][:, :rows], points, image])
+            losses.append(LossLayer("mrcnn_keypoint_loss")([positions, target_ids[:, :rows], outputs[-1]]))
+        names = [loss for loss, used in zip((*config_module.LOSS_NAMES, config_module.KEYPOINT_LOSS),
+                                            (True, True, True, True, config.USE_MASK, config.USE_KEYPOINTS)) if used]
         # AdamW decouples the decay from the loss: the optimizer applies it (training.make_optimizer).
         decay = 0. if config.OPTIMIZER == "adamw" else config.WEIGHT_DECAY
-        return TrainingModel(inputs, outputs + losses, names, config.LOSS_WEIGHTS, decay, name="mask_rcnn")
+        return TrainingModel(inputs, outputs + losses, names, config.LOSS_WEIGHTS, decay, config.WEIGHT_DECAY_KIND,
+                             config.WEIGHT_DECAY_ON_BIASES, name="mask_rcnn")
 
     @staticmethod
     def _training_masks(mask_head, rois, maps, meta, positive_rows, config):
@@ -1559,19 +1688,24 @@ class MaskRCNN:
         _, rpn_class, rpn_bbox = rpn
         rois, valid = self._proposals(config, config.POST_NMS_ROIS_INFERENCE, None, rpn, anchors, meta, pyramid)
         maps = pyramid[:4]
-        box_head, mask_head = self._heads(config, maps)
+        box_head, mask_head, keypoint_head = self._heads(config, maps)
         _, probs, bbox = box_head(rois, maps, meta)
         detections = DetectionLayer(config, name="mrcnn_detection")([rois, probs, bbox, meta, valid])
         inputs, outputs = [image, meta, anchors], [detections, probs, bbox]
-        self._mask_model = None
+        self._mask_model = self._keypoint_model = None
+        # The same layers for any number of rows: `detect` runs them on those that hold a detection.
+        boxes, boxes_meta = KL.Input((None, 4)), KL.Input((config.IMAGE_META_SIZE,))
+        features = [KL.Input((None, None, level.shape[-1]), dtype=level.dtype) for level in maps]
         if config.USE_MASK:
             outputs.append(mask_head(detections[..., :4], maps, meta))
-            # The same layers for any number of rows: `detect` runs them on those that hold a detection.
-            boxes, boxes_meta = KL.Input((None, 4)), KL.Input((config.IMAGE_META_SIZE,))
-            features = [KL.Input((None, None, level.shape[-1]), dtype=level.dtype) for level in maps]
             self._mask_model = keras.Model([boxes, boxes_meta, *features], mask_head(boxes, features, boxes_meta))
+        outputs += [rois, rpn_class, rpn_bbox]
+        if config.USE_KEYPOINTS:
+            outputs.append(keypoint_head(detections[..., :4], maps, meta))
+            self._keypoint_model = keras.Model([boxes, boxes_meta, *features],
+                                               keypoint_head(boxes, features, boxes_meta))
         self._box_model = keras.Model(inputs, [detections, *maps], name="mask_rcnn_boxes")
-        return Network(inputs, outputs + [rois, rpn_class, rpn_bbox], name="mask_rcnn")
+        return Network(inputs, outputs, name="mask_rcnn")
 
     # ---- Files -----------------------------------------------------------------------------------
 
@@ -1740,11 +1874,15 @@ class MaskRCNN:
 
         Returns:
             a list of dicts, one for each image: rois [N, (y1, x1, y2, x2)] int32 in pixels, class_ids
-            [N] int32, scores [N] float32, masks (None with USE_MASK = False); best first.
+            [N] int32, scores [N] float32, masks (None with USE_MASK = False); best first. With USE_KEYPOINTS also
+            keypoints [N, K, (y, x, score)] float32 in pixels.
         """
         self._check_inference("detect")
         if verbose:
             log(f"Processing {len(images)} images")
+        if len(self.config.TEST_SCALES) or self.config.TEST_FLIP:
+            from mrcnn import tta
+            return tta.detect(self, images, masks)
         return inference.detect(self, images, masks)
 
     def detect_many(self, images, load=None, masks="dense"):
@@ -1776,9 +1914,9 @@ class MaskRCNN:
                              f"{sorted({np.shape(image) for image in molded_images})}")
         molded_images = np.asarray(molded_images)
         shape = molded_images[0].shape
-        detections, masks = inference.infer(self, molded_images, np.asarray(image_metas), self.get_anchors(shape))
+        parts = inference.infer(self, molded_images, np.asarray(image_metas), self.get_anchors(shape))
         window = (0, 0, *shape[:2])
-        return [inference._result(detections[i], None if masks is None else masks[i], shape, shape, window, self.config)
+        return [inference.result(parts, i, shape, shape, window, self.config)
                 for i in range(len(molded_images))]
 
     def _check_inference(self, name):

@@ -1,6 +1,7 @@
 """Training runs: optimizer, schedule, the stream of batches, checkpoints and resuming."""
 import collections
 import concurrent.futures
+import contextlib
 import copy
 import functools
 import importlib.util
@@ -31,16 +32,18 @@ class BadLossError(ValueError):
 
 @keras.saving.register_keras_serializable("mrcnn")
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then constant or a half cosine down to zero.
+    """Linear warm-up, then constant, falling in steps, or a half cosine down to zero.
 
     Args:
         peak: learning rate after the warm-up.
         warmup_steps: steps from .001 of the peak to the peak.
-        total_steps: step at which a cosine arrives at zero; None for a constant rate.
+        total_steps: step at which a cosine arrives at zero; None for none.
+        drops: steps from which on the rate is multiplied by `factor` once more.
     """
 
-    def __init__(self, peak, warmup_steps=0, total_steps=None):
+    def __init__(self, peak, warmup_steps=0, total_steps=None, drops=(), factor=.1):
         self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
+        self.drops, self.factor = [int(step) for step in drops], factor
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
@@ -48,12 +51,24 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         if self.total_steps is not None:
             after = ops.clip((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 0., 1.)
             rate = .5 * (1. + ops.cos(math.pi * after))
+        for drop in self.drops:
+            rate = ops.where(step >= drop, rate * self.factor, rate)
         if self.warmup_steps:
             rate = ops.where(step < self.warmup_steps, .001 + .999 * step / self.warmup_steps, rate)
         return self.peak * rate
 
     def get_config(self):
-        return {"peak": self.peak, "warmup_steps": self.warmup_steps, "total_steps": self.total_steps}
+        names = "peak warmup_steps total_steps drops factor".split()
+        return {name: getattr(self, name) for name in names}
+
+
+def make_schedule(config, learning_rate, total_steps):
+    """The learning rate of a run of so many steps: a number, or a `WarmupSchedule` where the config asks for one."""
+    kind = config.LEARNING_RATE_SCHEDULE
+    if kind == "constant" and not config.WARMUP_STEPS:
+        return learning_rate
+    return WarmupSchedule(learning_rate, config.WARMUP_STEPS, total_steps if kind == "cosine" else None,
+                          config.LEARNING_RATE_STEPS if kind == "step" else (), config.LEARNING_RATE_FACTOR)
 
 
 def make_optimizer(config, learning_rate, momentum):
@@ -64,17 +79,40 @@ def make_optimizer(config, learning_rate, momentum):
         momentum: of "sgd".
     """
     clip = config.GRADIENT_CLIP_NORM or None
+    average = {"use_ema": True, "ema_momentum": config.EMA_MOMENTUM} if config.EMA_MOMENTUM else {}
     if callable(config.OPTIMIZER):
         optimizer = config.OPTIMIZER(learning_rate)
         optimizer.global_clipnorm = clip
     elif config.OPTIMIZER == "sgd":
-        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, global_clipnorm=clip)
+        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, global_clipnorm=clip, **average)
     elif config.OPTIMIZER == "adam":
-        optimizer = keras.optimizers.Adam(learning_rate, global_clipnorm=clip)
+        optimizer = keras.optimizers.Adam(learning_rate, global_clipnorm=clip, **average)
     else:
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip)
+        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip, **average)
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
+
+
+@contextlib.contextmanager
+def averaged(network):
+    """The network with the optimizer's running averages in place of its latest weights, if there are averages.
+
+    Copied there and back, not swapped by sums as `keras.callbacks.SwapEMAWeights` does, which leaves rounding
+    errors: a run that was looked at ends as one that was not.
+    """
+    optimizer = network.optimizer
+    if not getattr(optimizer, "use_ema", False):
+        yield
+        return
+    variables = optimizer._trainable_variables
+    latest = [np.array(variable) for variable in variables]
+    for variable, average in zip(variables, optimizer._model_variables_moving_average):
+        variable.assign(average)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, latest):
+            variable.assign(value)
 
 
 def strategy(count):
@@ -248,6 +286,17 @@ class StopOnBadLoss(keras.callbacks.Callback):
         self.step += 1
 
 
+class AverageInValidation(keras.callbacks.Callback):
+    """Validation losses are those of the averaged weights, the ones that are saved."""
+
+    def on_test_begin(self, logs=None):
+        self._weights = contextlib.ExitStack()
+        self._weights.enter_context(averaged(self.model))
+
+    def on_test_end(self, logs=None):
+        self._weights.close()
+
+
 class Checkpoints(keras.callbacks.Callback):
     """Writes the original's checkpoint after each epoch and, beside it, what resuming needs."""
 
@@ -264,7 +313,8 @@ class Checkpoints(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         owner = self.run.owner
         owner.epoch, self.run.step = epoch + 1, 0
-        weights.save(self.run.network, owner.checkpoint_path.format(epoch=epoch + 1))
+        with averaged(self.run.network):
+            weights.save(self.run.network, owner.checkpoint_path.format(epoch=epoch + 1))
         self._write_resume()
 
     def _write_resume(self):
@@ -316,6 +366,8 @@ class EvaluationCallback(keras.callbacks.Callback):
             self.evaluation = evaluate.evaluate(model, self.dataset, image_ids)
             names = {"bbox": "val_bbox_mAP", "segm": "val_mask_mAP"}
             self._figures = {names[kind]: figures["AP"] for kind, figures in self.evaluation.kinds()}
+            if self.evaluation.keypoints:
+                self._figures["val_keypoint_mAP"] = self.evaluation.keypoints["AP"]
             logger.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items()))
             if self.pictures:
                 self._show(model, image_ids[:self.pictures], epoch)
@@ -332,9 +384,10 @@ class EvaluationCallback(keras.callbacks.Callback):
                 setattr(config, name, value)
             self._inference = type(self.owner)("inference", config, self.owner.model_dir)
         trained = weights.layers_of(self.owner.keras_model)
-        for name, layer in weights.layers_of(self._inference.keras_model).items():
-            for variable, value in zip(layer.weights, trained[name].weights):
-                variable.assign(value)
+        with averaged(self.owner.keras_model):
+            for name, layer in weights.layers_of(self._inference.keras_model).items():
+                for variable, value in zip(layer.weights, trained[name].weights):
+                    variable.assign(value)
         return self._inference
 
     def _show(self, model, image_ids, epoch):
@@ -375,9 +428,10 @@ class Run:
 
     def plan(self):
         """What must be equal for a run to go on, as JSON has it."""
-        return {"epochs": self.epochs, "layers": self.layer_regex, "learning_rate": float(self.learning_rate),
+        plan = {"epochs": self.epochs, "layers": self.layer_regex, "learning_rate": float(self.learning_rate),
                 "steps_per_epoch": self.config.STEPS_PER_EPOCH, "batch_size": self.config.BATCH_SIZE,
                 "optimizer": getattr(self.config.OPTIMIZER, "__name__", self.config.OPTIMIZER)}
+        return {**plan, "ema_momentum": self.config.EMA_MOMENTUM} if self.config.EMA_MOMENTUM else plan
 
     def save(self):
         """Writes the resume file: weights, optimizer, epoch, step, seed."""
@@ -408,11 +462,7 @@ class Run:
             logger.warning("Taking up the run in %s at epoch %d, step %d", owner.log_dir, owner.epoch + 1, self.step)
         owner.set_trainable(self.layer_regex)
         total = (self.epochs - self.first_epoch) * config.STEPS_PER_EPOCH
-        rate = self.learning_rate
-        if config.WARMUP_STEPS or config.LEARNING_RATE_SCHEDULE != "constant":
-            rate = WarmupSchedule(rate, config.WARMUP_STEPS,
-                                  total if config.LEARNING_RATE_SCHEDULE == "cosine" else None)
-        owner.compile(rate, config.LEARNING_MOMENTUM)
+        owner.compile(make_schedule(config, self.learning_rate, total), config.LEARNING_MOMENTUM)
         if state:
             weights.load(self.network, self.resume_path)
             with h5py.File(self.resume_path, "r") as file:
@@ -425,6 +475,9 @@ class Run:
         stages = [(owner.epoch + 1, config.STEPS_PER_EPOCH - self.step)] if self.step else []
         for last, steps in [*stages, (self.epochs, config.STEPS_PER_EPOCH)]:
             if last > owner.epoch:
+                if history and config.EMA_MOMENTUM:
+                    # `fit` ends with the averages in place of the weights; the run goes on from the latest ones.
+                    weights.load(self.network, self.resume_path)
                 history = _join(history, self._fit_stage(last, steps))
         return history
 
@@ -432,7 +485,7 @@ class Run:
         """Trains to the end of epoch `last` in epochs of so many steps."""
         owner, config = self.owner, self.config
         batches = data.TrainingBatches(self.train_dataset, config, augmentation=self.augmentation, seed=self.seed,
-                                       no_augmentation_sources=self.no_augmentation_sources)
+                                       no_augmentation_sources=self.no_augmentation_sources, jitter=True)
         stream = BatchStream(batches, owner.epoch * config.STEPS_PER_EPOCH + self.step, config.WORKERS)
         streams, validation = [stream], {}
         if self.val_dataset is not None and config.VALIDATION_STEPS:
@@ -441,7 +494,8 @@ class Run:
             validation = {"validation_data": streams[-1].generator(), "validation_steps": config.VALIDATION_STEPS}
         # Evaluations come first, so that TensorBoard and every other callback find their figures.
         first = [each for each in self.callbacks if isinstance(each, EvaluationCallback)]
-        callbacks = [StopOnBadLoss(stream), Checkpoints(self), *first]
+        averages = [AverageInValidation()] if getattr(self.network.optimizer, "use_ema", False) else []
+        callbacks = [StopOnBadLoss(stream), Checkpoints(self), *averages, *first]
         if importlib.util.find_spec("tensorboard"):
             callbacks.append(keras.callbacks.TensorBoard(owner.log_dir))
         else:

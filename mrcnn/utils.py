@@ -487,6 +487,18 @@ class Dataset:
             shape = self.load_image(image_id).shape[:2]
         return np.zeros((*shape, 0), bool), np.zeros(0, np.int32)
 
+    def load_keypoints(self, image_id):
+        """Keypoints of an image's objects, in the order of `load_mask`; override it (not in matterport).
+
+        Returns:
+            [instances, K, (y, x, visibility)] in pixels; visibility 0 for a point that is not labelled, 1 for a
+            hidden one, 2 for a visible one (see `mrcnn.keypoints`).
+
+        Raises:
+            NotImplementedError: always, here.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no load_keypoints, which USE_KEYPOINTS needs")
+
 
 def read_image(path, rotate=True):
     """Reads an image file of any mode that Pillow knows.

@@ -226,6 +226,9 @@ def draw_detections(ax, image, result, class_names, show_scores=True, alpha=0.45
         outline_masks(ax, masks, mask_boxes, colors)
     add_boxes(ax, boxes, colors)
     captions = _captions(class_ids, class_names, scores if show_scores else None, 2)
+    if result.get("keypoints") is not None:
+        # The score of a keypoint is a logit, with no natural threshold.
+        draw_keypoints(ax, result["keypoints"], colors=colors, threshold=-np.inf if scores is not None else 0)
     add_labels(ax, boxes, captions, (0, 0, *image.shape[:2]), size)
     if len(boxes) == 0:
         _say(ax, "nothing found")
@@ -249,6 +252,39 @@ def draw_detections_grid(images, results, class_names, path, cols=4, titles=None
     """Saves `detections_grid` as a PNG. Returns its path as a string."""
     detections_grid(images, results, class_names, cols, titles).savefig(path)
     return str(path)
+
+
+def draw_keypoints(ax, points, skeleton=None, colors=None, threshold=0., size=9):
+    """Draws keypoints and the limbs between them onto matplotlib axes.
+
+    Args:
+        ax: axes that show the image in pixels, as `draw_detections` leaves them.
+        points: [N, K, (y, x, score or visibility)].
+        skeleton: pairs of keypoints; None for COCO's if there are 17, otherwise no limbs.
+        colors: [N] of (r, g, b); None for those of `random_colors`.
+        threshold: points whose third value is not above it are left out, with their limbs.
+        size: of a point, in points squared.
+
+    Returns:
+        ax.
+    """
+    points = np.asarray(points, float)
+    if points.ndim != 3 or points.shape[-1] != 3:
+        raise ValueError(f"keypoints are [N, K, (y, x, score)]. Received: {points.shape}")
+    if skeleton is None:
+        from mrcnn.keypoints import COCO_SKELETON
+        skeleton = COCO_SKELETON if points.shape[1] == 17 else ()
+    from matplotlib.collections import LineCollection
+    colors = colors or random_colors(len(points))
+    places, shown = points[..., 1::-1] + .5, points[..., 2] > threshold          # the middle of the pixel, as (x, y)
+    limbs = [(i, a, b) for i in range(len(points)) for a, b in skeleton if shown[i, a] and shown[i, b]]
+    lines = [places[i, [a, b]] for i, a, b in limbs]
+    # A dark rim keeps a limb visible on a ground of its own colour.
+    for width, shades in ((2.6, "black"), (1.4, [colors[i] for i, *_ in limbs])):
+        ax.add_collection(LineCollection(lines, colors=shades, linewidths=width, capstyle="round"), autolim=False)
+    dots, owners = places[shown], np.nonzero(shown)[0]
+    ax.scatter(*dots.T, s=size, color=[colors[i] for i in owners], edgecolors="white", linewidths=.5, zorder=3)
+    return ax
 
 
 # ---- matterport's functions: without axes they draw with pyplot, and show where somebody looks ------------

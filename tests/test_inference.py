@@ -59,7 +59,7 @@ def test_one_function_serves_all_sizes_and_groups_of_masks(small_model, image, m
     small_model._functions.clear()
     whole = small_model.detect([image, image[:, :90], image[:50]])
     assert set(small_model._functions) == {"boxes", "masks"}
-    monkeypatch.setattr(inference, "MASK_GROUP", 7)
+    monkeypatch.setattr(inference, "HEAD_GROUP", 7)
     for a, b in zip(whole, small_model.detect([image, image[:, :90], image[:50]])):
         np.testing.assert_array_equal(a["rois"], b["rois"])
         assert a["masks"].shape == b["masks"].shape and np.mean(a["masks"] != b["masks"]) <= 1e-3

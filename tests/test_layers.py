@@ -52,6 +52,10 @@ CASES = {
     "BatchNorm": (lambda: modellib.BatchNorm(False), lambda b: uniform(b, 4, 4, 3)),
     "WholeConv2D": (lambda: modellib.WholeConv2D(5, 4), lambda b: uniform(b, 4, 4, 3)),
     "TimeDistributed": (lambda: modellib.TimeDistributed(keras.layers.Conv2D(4, 3)), lambda b: uniform(b, 5, 6, 6, 2)),
+    "KeypointTargets": (lambda: modellib.KeypointTargets(6),
+                        lambda b: [boxes(b, 5), RNG.integers(-1, 3, (b, 5)).astype("int32"), uniform(b, 3, 4, 3) * 20,
+                                   uniform(b, 20, 30, 3)]),
+    "UpscaleTwice": (lambda: modellib.UpscaleTwice(), lambda b: uniform(b, 2, 3, 4, 5)),
     "LossLayer": (lambda: modellib.LossLayer("mrcnn_bbox_loss"),
                   lambda b: [uniform(b, 6, 4), RNG.integers(0, 3, (b, 6)).astype("int32"), uniform(b, 6, 3, 4)]),
 }
@@ -100,7 +104,7 @@ def test_portable_kernels_under_xla(name):
 def test_layers_under_jax(tmp_path):
     """In a process of its own with JAX as the backend: the same values, compiled by jax.jit."""
     names = ("ProposalLayer", "PyramidROIAlign", "PyramidROIAlign, RoIAlign", "PyramidROIAlign, adaptive",
-             "PyramidROIAlign, RoIPool", "DetectionLayer", "PyramidAnchors", "NormalizeBoxes")
+             "PyramidROIAlign, RoIPool", "DetectionLayer", "PyramidAnchors", "NormalizeBoxes", "KeypointTargets")
     arrays = {}
     for name in names:
         make, inputs_of = CASES[name]
