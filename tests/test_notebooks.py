@@ -9,7 +9,7 @@ import oracle
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-NAMES = ("demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
+NAMES = ("train_shapes", "demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +63,13 @@ def executed(gallery, name, data="shapes"):
     assert len(named) == sum("gallery" in cell.metadata for cell, _ in pictures)
 
 
-# Those with a network take minutes on a busy machine.
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES if name != "inspect_data"),
-                                  "inspect_data"])
+@pytest.mark.parametrize("name", NAMES)
 def test_runs(name, gallery, weights):
     executed(gallery, name)
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(name, marks=pytest.mark.slow) for name in NAMES)])
+# inspect_data needs no network; the others take minutes with that of the photographs.
+@pytest.mark.parametrize("name", [name if name == "inspect_data" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
 def test_runs_on_photographs(name, gallery, weights):
     executed(gallery, name, oracle.shared("data/coco-mini").resolve())
 

@@ -15,7 +15,7 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-ORDER = ("demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
+ORDER = ("train_shapes", "demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
 
 
 def execute(path, data="shapes", timeout=1800):
