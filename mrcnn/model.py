@@ -935,6 +935,42 @@ class DetectionTargetLayer(KL.Layer):
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
 
+@register
+class SplitPositives(KL.Layer):
+    """Splits RoIs behind the last row that is positive in some image of the batch; positives come first.
+
+    So many rows need the mask head. Their number depends on the data, which XLA and JAX don't allow: there it is the
+    most that can be positive.
+
+    Args:
+        positive_rows: rows that can be positive.
+        fused: see `mrcnn.ops`.
+
+    Input: [class_ids [B, R], rois [B, R, 4], any more [B, R, ...]]. Output: the first n >= 1 rows of the RoIs, the
+    others, and the first n of each of the rest.
+    """
+
+    def __init__(self, positive_rows, fused=None, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        self.positive_rows, self.fused = positive_rows, fused
+
+    def call(self, inputs):
+        class_ids, rois, *rest = inputs
+        count = self.positive_rows
+        if kernels.has_fused_kernels(self.fused):
+            found = ops.max(ops.sum(ops.cast(class_ids > 0, "int32"), axis=1))
+            count = ops.clip(found, 1, self.positive_rows)
+        return (rois[:, :count], rois[:, count:], *(x[:, :count] for x in rest))
+
+    def compute_output_spec(self, inputs):
+        _, rois, *rest = inputs
+        return tuple(keras.KerasTensor((x.shape[0], None, *x.shape[2:]), x.dtype) for x in (rois, rois, *rest))
+
+    def get_config(self):
+        return {**super().get_config(), "positive_rows": self.positive_rows, "fused": self.fused}
+
+
 def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config):
     """`DetectionTargetLayer` for one image, without the batch axis (matterport: detection_targets_graph)."""
     inputs = [ops.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
@@ -1646,9 +1682,9 @@ class MaskRCNN:
                   LossLayer("mrcnn_bbox_loss")([target_bbox, target_ids, bbox])]
         outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, bbox]
         if config.USE_MASK:
-            masks, rows = self._training_masks(mask_head, rois, maps, meta, targets.positive_rows, config)
-            losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")(
-                [rest[0][:, :rows], target_ids[:, :rows], masks[0]]))
+            masks, truth = self._training_masks(mask_head, rois, maps, meta, [rest[0], target_ids], targets.positive_rows,
+                                                config)
+            losses.append(LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")([*truth, masks[0]]))
             outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
         outputs += [rpn_rois, KL.Identity(name="output_rois", dtype="float32")(rois)]
         if config.USE_KEYPOINTS:
@@ -1666,22 +1702,25 @@ class MaskRCNN:
                              config.WEIGHT_DECAY_ON_BIASES, name="mask_rcnn")
 
     @staticmethod
-    def _training_masks(mask_head, rois, maps, meta, positive_rows, config):
-        """Masks of the RoIs and the number of rows in the first part, the one that has a loss.
+    def _training_masks(mask_head, rois, maps, meta, truth, positive_rows, config):
+        """Masks of the RoIs in one or two parts, and the truth [masks, class ids] of the first, the one with a loss.
 
-        Only rows that can be positive have a loss. With fixed batch norm the others are a second part,
-        computed only if somebody asks for that output; with trained batch norm they would
-        take part in its statistics, so that either all rows are one part or they are left at zero.
+        Only positive rows have a loss. With fixed batch norm the others are a second part, computed only if
+        somebody asks for that output; with trained batch norm they would take part in its statistics, so
+        that either all rows are one part or those that can't be positive are left at zero.
         """
         fixed = config.TRAIN_BN is False
         positives_only = fixed if config.MASK_HEAD_ON_POSITIVES is None else config.MASK_HEAD_ON_POSITIVES
         if not positives_only:
-            return [mask_head(rois, maps, meta)], config.TRAIN_ROIS_PER_IMAGE
-        first = mask_head(rois[:, :positive_rows], maps, meta)
+            return [mask_head(rois, maps, meta)], truth
         if fixed:
-            return [first, mask_head(rois[:, positive_rows:], maps, meta)], positive_rows
+            cut = SplitPositives(positive_rows, config.FUSED_KERNELS, name="positive_rois")
+            first, others, *truth = cut([truth[1], rois, *truth])
+            return [mask_head(first, maps, meta), mask_head(others, maps, meta)], truth
+        first = mask_head(rois[:, :positive_rows], maps, meta)
         rest = config.TRAIN_ROIS_PER_IMAGE - positive_rows
-        return [first, ops.zeros_like(first[:, :1]) + ops.zeros((1, rest, 1, 1, 1))], positive_rows
+        return ([first, ops.zeros_like(first[:, :1]) + ops.zeros((1, rest, 1, 1, 1))],
+                [x[:, :positive_rows] for x in truth])
 
     def _inference_graph(self, image, meta, pyramid, rpn, config):
         anchors = KL.Input((None, 4), name="input_anchors")

@@ -150,6 +150,22 @@ def test_counts_of_sampled_rois(size, ratio, available, taken):
     assert sample(size, ratio, *available) == taken
 
 
+@pytest.mark.parametrize("fused, count", [(None, 3), (False, 5)])
+def test_positives_are_split_off(fused, count):
+    """The most positives of an image decide; at least one row, and without fused kernels what can be positive."""
+    layer = modellib.SplitPositives(5, fused)
+    ids = np.array([[2, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]], "int32")
+    rois, masks = uniform(2, 8, 4), uniform(2, 8, 3, 3)
+    first, others, first_masks, first_ids = map(np.asarray, layer([ids, rois, masks, ids]))
+    np.testing.assert_array_equal(first, rois[:, :count])
+    np.testing.assert_array_equal(others, rois[:, count:])
+    np.testing.assert_array_equal(first_masks, masks[:, :count])
+    np.testing.assert_array_equal(first_ids, ids[:, :count])
+    none = layer([ids * 0, rois])
+    assert none[0].shape[1] == (1 if fused is None else 5)
+    assert modellib.SplitPositives.from_config(layer.get_config()).get_config() == layer.get_config()
+
+
 def test_crowds_are_neither_positive_nor_negative():
     assert sample(10, .5, 5, 0, class_id=-1) == (0, 0)
 
