@@ -36,7 +36,9 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    trim_threshold, mmap_threshold = -1, -3              # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8       # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+    # A thread's own arena holds blocks of 64 MB at most, and maps every larger one anew.
+    mallopt(arena_max, 1)
     mallopt(mmap_threshold, 1 << 30)
     mallopt(trim_threshold, (1 << 31) - 1)
 
