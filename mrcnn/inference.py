@@ -287,7 +287,7 @@ def infer(model, images, metas, anchors):
 
     def groups(name, network):
         """The head's maps [B, rows, h, w, K] of the rows with a detection, and those rows, a group at a time."""
-        head = compiled(model, name, network)
+        head = compiled(model, name, network) if count else None
         for start in range(0, count, HEAD_GROUP):
             rows = detections[:, start:min(start + HEAD_GROUP, count)]
             yield ops.convert_to_numpy(head(ops.convert_to_tensor(rows[..., :4]), args[1], *maps)), rows
