@@ -233,7 +233,9 @@ class FoldedConv(KL.Layer):
         if keras.backend.backend() != "tensorflow":
             return contextlib.nullcontext()
         import tensorflow as tf
-        return tf.control_dependencies([inputs])
+        # oneDNN makes one operation of a padding and its convolution: what waits for the one may not be read by the other.
+        waits_for = inputs.op.inputs[0] if tf.is_symbolic_tensor(inputs) and inputs.op.type == "Pad" else inputs
+        return tf.control_dependencies([waits_for])
 
     def compute_output_spec(self, inputs):
         return self.norm(self.conv(inputs))

@@ -171,9 +171,13 @@ def test_resnet50_has_the_features_of_keras_applications():
     close(np.asarray(ours(pixels, training=False)), expected, 1e-4)
 
 
-def test_detects_under_jax(small_model, small_weights, tmp_path):
-    """The recorded network with JAX as the backend, in a process of its own."""
-    pytest.importorskip("jax")
+@pytest.mark.parametrize("name, environment", [("jax", {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}),
+                                               ("oneDNN", {"TF_ENABLE_ONEDNN_OPTS": "1"}),
+                                               ("Eigen", {"TF_ENABLE_ONEDNN_OPTS": "0"})])
+def test_detects_under(name, environment, small_model, small_weights, tmp_path):
+    """The recorded network in a process of its own: JAX as the backend, TensorFlow's two sets of CPU kernels."""
+    if name == "jax":
+        pytest.importorskip("jax")
     code = textwrap.dedent(f"""
         import sys
         sys.path.insert(0, {str(oracle.TESTS)!r})
@@ -184,11 +188,11 @@ def test_detects_under_jax(small_model, small_weights, tmp_path):
         import parity
         arrays = parity.read("net_small_shapes0")
         result = model.detect([arrays["image0"]])[0]
-        assert all(map(parity.within, parity.detections("jax", result, arrays)))
+        assert all(map(parity.within, parity.detections({name!r}, result, arrays)))
         print("equal")
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"})
+                          env={**os.environ, **environment})
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
 
 
