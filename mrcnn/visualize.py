@@ -51,6 +51,9 @@ def apply_mask(image, mask, color, alpha=0.5):
 
 # ---- What the drawings are made of --------------------------------------------------------------------
 
+RIM = (0, 0, 0, .45)                  # around coloured lines, so that they are seen on any ground
+
+
 def new_figure(size, rows=1, columns=1, dpi=110):
     """A figure that no display and no global state knows of, and its axes in a flat list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -62,8 +65,17 @@ def new_figure(size, rows=1, columns=1, dpi=110):
 
 def show_image(ax, image, title="", margin=0, **kwargs):
     """Shows an image or a map in pixel coordinates, without ticks. Returns the axes."""
-    height, width = np.shape(image)[:2]
-    ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **kwargs)
+    from matplotlib.image import PcolorImage
+    image = np.asarray(image)
+    height, width = image.shape[:2]
+    if image.dtype == np.uint8 and image.ndim == 3 and not kwargs:
+        # Looks up what each pixel of the screen shows; imshow computes with floats, which takes .15 s longer at 1024 x 1024.
+        picture = PcolorImage(ax, A=image)
+        picture.set_extent((0, width, height, 0))
+        ax.add_image(picture)
+        ax.set_aspect("equal")
+    else:
+        ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **kwargs)
     # A margin, so that what lies on the edge or beyond it is seen.
     ax.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
     ax.set_title(title, fontsize=9)
@@ -83,7 +95,7 @@ def paint_masks(image, masks, colors, alpha=0.5):
 def _edged(width):
     """A dark rim, so that a coloured line is seen on any ground."""
     from matplotlib.patheffects import Normal, Stroke
-    return [Stroke(linewidth=width + 1.2, foreground=(0, 0, 0, .45)), Normal()]
+    return [Stroke(linewidth=width + 1.2, foreground=RIM), Normal()]
 
 
 def outline_masks(ax, masks, boxes, colors, width=1.1):
@@ -98,9 +110,9 @@ def outline_masks(ax, masks, boxes, colors, width=1.1):
         for points in contour_generator(z=rimmed).lines(.5):
             lines.append(points + (x1 - .5, y1 - .5))
             shades.append(colors[i])
-    collection = LineCollection(lines, colors=shades, linewidths=width, path_effects=_edged(width))
-    ax.add_collection(collection, autolim=False)
-    return collection
+    # All rims lie below all lines, which is one call for each.
+    ax.add_collection(LineCollection(lines, colors=RIM, linewidths=width + 1.2), autolim=False)
+    return ax.add_collection(LineCollection(lines, colors=shades, linewidths=width), autolim=False)
 
 
 def add_boxes(ax, boxes, colors, width=1.4, style="solid", alpha=1.):

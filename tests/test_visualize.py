@@ -214,7 +214,7 @@ def test_nothing_is_shown_where_axes_are_given_or_nobody_looks(monkeypatch):
 
 
 def test_a_hundred_instances_in_a_second():
-    """1024 x 1024, with masks, boxes and labels, from the call to the pixels; the best of three counts. The bound leaves room for busy machines."""
+    """1024 x 1024, with masks, boxes and labels, from the call to the pixels; the best of three counts."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:1024, :1024]
     masks = np.zeros((100, 1024, 1024), bool)
@@ -230,8 +230,8 @@ def test_a_hundred_instances_in_a_second():
         ax = visualize.display_instances(image, boxes, masks, ids, NAMES, scores)
         ax.figure.canvas.draw()
         seconds.append(time.perf_counter() - start)
-    # A busy machine may take three times as long; the figure is the README's.
-    assert min(seconds) < 3 and len(ax.texts) == 100
+    # .6 s on two quiet cores, .8 s before images were looked up and rims drawn at once; a busy machine takes its time.
+    assert min(seconds) < 2 and len(ax.texts) == 100
 
 
 # ---- Pictures against references ------------------------------------------------------------------------
