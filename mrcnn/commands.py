@@ -21,14 +21,18 @@ A sample brings a config, its datasets and a few lines; what all samples do alik
         commands.run(main)                                          # errors as one line, without a traceback
 
 Another command on pictures (a colour splash, say) is `media.process` with a function of its own, and
-`detect` with `paint=` the same with the results file. Keras is imported when a model is made.
+`detect` with `paint=` the same with the results file. Of a sample that makes its images, `generated` is the whole
+main. Keras is imported when a model is made.
 """
 import argparse
 import copy
 import json
 import logging
+import os
 import pathlib
+import shutil
 import sys
+import time
 
 import numpy as np
 
@@ -37,7 +41,9 @@ from mrcnn import media
 
 logger = logging.getLogger(__name__)
 
+# The project's folder; of an installed package, which has none, the folder that one works in.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = ROOT if (ROOT / "samples").is_dir() else pathlib.Path.cwd()
 COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
 COCO_CLASSES = 81
 # Layers whose shape depends on the classes.
@@ -59,14 +65,15 @@ def add_boolean(parser, name, help):
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help)
 
 
-def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect"):
+def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect", dataset=True):
     """A parser with the options that all samples have.
 
     Args:
         description: the sample's docstring.
-        names: its commands; those of "train", "evaluate" and "detect" decide which options there are.
+        names: its commands.
         logs, limit: defaults.
         inputs: the command that takes images and videos, None if none does.
+        dataset: False leaves --dataset out.
 
     Returns:
         argparse.ArgumentParser, to which a sample may add options.
@@ -77,7 +84,8 @@ def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect"):
     if inputs:
         made.add_argument("inputs", nargs="*", default=[], metavar="INPUT",
                           help=f"{inputs}: images, folders, globs or videos")
-    made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
+    if dataset:
+        made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
     made.add_argument("--weights", "--model", dest="weights", metavar="WEIGHTS",
                       help="'coco' (downloaded on first use), 'imagenet' (the backbone), 'last' (the newest checkpoint in "
                            "--logs; the default except for train), 'none' (random), or the path of a weight file")
@@ -115,6 +123,8 @@ def parse(parser, arguments=None):
     if args.limit < 0:
         parser.error(f"--limit is 0 or more. Received: {args.limit}")
     args.weights = args.weights or "last"
+    # TensorFlow's cost model warns of an operation that it can't price, at every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("coco", "commands", "evaluate", "media"):
         logging.getLogger(f"mrcnn.{name}").setLevel(logging.INFO)
@@ -136,16 +146,18 @@ def inference_config(config, **settings):
 
 
 def run(main):
-    """Calls main() and ends the program: an error of what the user passed in is one message, not a traceback."""
+    """Calls main(); an error of what the user passed in ends the program with one message, not a traceback.
+
+    What main() returns is for those who import it: it does not make the program fail.
+    """
     try:
-        code = main()
+        main()
     except KeyboardInterrupt:
-        code = "interrupted"
+        sys.exit("interrupted")
     except (ValueError, OSError, ImportError) as error:
         if "--traceback" in sys.argv:
             raise
-        code = f"error: {error}"
-    sys.exit(code)
+        sys.exit(f"error: {error}")
 
 
 # ---- Models -----------------------------------------------------------------------------------------
@@ -334,3 +346,85 @@ def _numbers(images):
     if all(stem.isascii() and stem.isdigit() for stem in stems) and len({*map(int, stems)}) == len(stems):
         return [int(stem) for stem in stems]
     return (np.arange(len(images)) + 1).tolist()
+
+
+# ---- Samples that make their images -------------------------------------------------------------------
+
+HELD_OUT = 1_000_000                 # number of the first image that no run trains on
+
+
+def generated(description, config_class, dataset_class, headline, folder, arguments=None, epochs=20, augmentation=None):
+    """All of a sample that makes its images: demo (train, then evaluate), train, evaluate, detect.
+
+    `demo` and `train` go on with an interrupted run; the others use images that no run trains on.
+
+    Args:
+        description: the sample's docstring.
+        config_class: its `Config` class.
+        dataset_class: f(count, first=number) that returns a prepared dataset; image number n is always the same.
+        headline: f(Evaluation) that returns the figures of the last line.
+        folder: default of --output; its logs/ is that of --logs.
+        arguments: None for the command line's.
+        epochs: default of --epochs.
+        augmentation: f() that returns what `MaskRCNN.train` takes.
+    """
+    made = parser(description, ("demo", "train", "evaluate", "detect"), f"{folder}/logs", 100, None, dataset=False)
+    made.set_defaults(output=folder, epochs=epochs, weights="last")
+    made.add_argument("--images", dest="limit", type=int, metavar="N", help="the same as --limit")
+    made.add_argument("--seed", type=int, default=0, help="of weights, images and draws (default: %(default)s)")
+    made.add_argument("--restart", action="store_true", help="demo, train: begin again; --logs is removed")
+    args = parse(made, arguments)
+    # oneDNN's kernels, which TensorFlow leaves off on CPUs without AVX-512, take .47 s a step of such small networks, not .64 s.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    config = configure(config_class(SEED=args.seed), args)
+    unseen, trained = dataset_class(args.limit, first=HELD_OUT), ""
+    if args.command in ("demo", "train"):
+        seconds = _train_generated(config, dataset_class, unseen, args, augmentation and augmentation())
+        args.weights, trained = "last", f", trained in {seconds:.0f} s"
+    if args.command == "train":
+        return
+    model = load_model("inference", inference_config(config, IMAGES_PER_GPU=4), args)
+    result = None if args.command == "detect" else evaluate(model, unseen, args)
+    print(_draw_sure(model, unseen, pathlib.Path(args.output) / "detections.png"))
+    if result:
+        print(f"{headline(result)}, on {result.images} images{trained}")
+
+
+def _train_generated(config, dataset_class, unseen, args, augmentation):
+    """Trains to --epochs, on with what is in --logs. Returns the seconds of all sessions."""
+    import keras
+
+    from mrcnn import training
+    if args.restart:
+        shutil.rmtree(args.logs, ignore_errors=True)
+    if args.weights == "last":
+        try:
+            training.find_last(args.logs, config.NAME)
+        except FileNotFoundError:
+            args.weights = "none"
+    keras.utils.set_random_seed(config.SEED)
+    model = load_model("training", config, args)
+    clock, start = pathlib.Path(model.log_dir) / "seconds.json", time.monotonic()
+    before = json.loads(clock.read_text()) if clock.exists() else 0.
+    if model.epoch >= args.epochs:
+        return before
+    # Fresh images only: the run never sees one twice.
+    dataset = dataset_class(args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE, first=config.SEED * 100_000)
+    write = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda *_: clock.write_text(json.dumps(before + time.monotonic() - start)))
+    start = time.monotonic()
+    train(model, dataset, unseen if args.evaluate_every else None, [(args.epochs, "all", 1.)], args, augmentation, [write])
+    return before + time.monotonic() - start
+
+
+def _draw_sure(model, dataset, path, count=12):
+    """Saves a picture of the detections above .5 on the first images. Returns its path."""
+    from mrcnn import visualize
+    images = [dataset.load_image(i) for i in dataset.image_ids[:count]]
+    results = model.detect(images)
+    for result in results:
+        sure = result["scores"] >= .5
+        result.update({name: value[..., sure] if name == "masks" else value[sure]
+                       for name, value in result.items() if value is not None})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return visualize.draw_detections_grid(images, results, dataset.class_names, path)

@@ -6,12 +6,10 @@
 
 Without a GPU add --small: a small network from random weights, with --weights=none.
 """
-import os
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))      # the project's folder
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 from mrcnn import annotations, commands, config, data  # noqa: E402
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SAMPLES = {"balloon": ROOT / "samples/balloon/balloon.py", "nucleus": ROOT / "samples/nucleus/nucleus.py",
-           "custom": ROOT / "samples/custom.py"}
+           "custom": ROOT / "samples/custom.py", "shapes": ROOT / "samples/shapes/shapes.py",
+           "keypoints": ROOT / "samples/keypoints/keypoints.py"}
 
 
 def sample(name):
@@ -111,10 +113,53 @@ assert not {{"keras", "tensorflow", "matplotlib", "imgaug"}} & set(sys.modules)
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("script", sorted((ROOT / "samples").rglob("*.py")), ids=lambda path: path.stem)
+def test_scripts_find_the_package_of_their_checkout(script, tmp_path):
+    """In a checkout that nobody installed: run from another folder, and imported by its name as in 2018."""
+    for name in ("mrcnn", "samples"):
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    script = tmp_path / "checkout" / script.relative_to(ROOT)
+    done = subprocess.run([sys.executable, "-I", str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "--weights" in done.stdout and not done.stderr, done.stderr
+    code = f"import sys; sys.path.append({str(script.parent)!r}); import {script.stem} as sample; sample.main; " \
+           "print(sys.modules['mrcnn'].__path__[0])"
+    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == str(tmp_path / "checkout" / "mrcnn"), done.stderr
+
+
+def test_a_copy_elsewhere_uses_the_installed_package(tmp_path):
+    """Checkpoints then go to the folder that one works in, not beside the package."""
+    shutil.copytree(ROOT / "mrcnn", tmp_path / "site" / "mrcnn", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "project" / "mine").mkdir(parents=True)
+    script = shutil.copy(ROOT / "samples" / "custom.py", tmp_path / "project" / "mine" / "coins.py")
+    done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path / "project", capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "200"})
+    assert f"checkpoints (default: {tmp_path / 'project' / 'logs'})" in done.stdout, done.stdout + done.stderr
+
+
+def test_run_ends_a_program():
+    """Well, whatever main() returns, and with one message for what the user did wrong; faults of the program are raised."""
+    from mrcnn import commands
+
+    def wrong():
+        raise FileNotFoundError("No folder x")
+
+    def fault():
+        raise KeyError("x")
+    assert commands.run(lambda: ["a result"]) is None
+    with pytest.raises(SystemExit) as end:
+        commands.run(wrong)
+    assert end.value.code == "error: No folder x"
+    with pytest.raises(KeyError):
+        commands.run(fault)
+
+
 @pytest.mark.parametrize("name, words", [
     ("balloon", "{train,splash} --dataset --weights --logs --image --video --attribute coco imagenet last INPUT"),
     ("nucleus", "{train,detect} --dataset --subset --weights --logs stage1_train stage1_test coco imagenet last"),
-    ("custom", "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs --small --set")])
+    ("custom", "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs --small --set"),
+    ("shapes", "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed --restart --set"),
+    ("keypoints", "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed --restart --set")])
 def test_help(name, words, capsys):
     """--help names every command and option, and each option says what it is."""
     with pytest.raises(SystemExit) as end:

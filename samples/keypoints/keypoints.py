@@ -7,64 +7,36 @@
 
 Everything runs on a CPU without a download. See --help for the options.
 """
-import argparse
-import json
-import logging
-import os
 import pathlib
-import shutil
 import sys
-import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-# TensorFlow's cost model warns of an operation that it can't price, at every start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))      # the project's folder
 
-from mrcnn import keypoints  # noqa: E402
-from mrcnn.config import Config  # noqa: E402
+from mrcnn import commands, keypoints  # noqa: E402
+from mrcnn.config import SmallConfig  # noqa: E402
 from mrcnn.utils import Dataset  # noqa: E402
 
 SIDE = 128
-HELD_OUT = 1_000_000                 # number of the first image that no run trains on
 
 
-class FiguresConfig(Config):
+class FiguresConfig(SmallConfig):
     """A small network that learns the stick figures on two CPU cores within minutes, from random weights."""
 
     NAME = "figures"
-    BACKBONE = "resnet18"
     NUM_CLASSES = 1 + 1
-    IMAGES_PER_GPU = 8
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = SIDE
-    RPN_ANCHOR_SCALES = (8, 16, 32, 64, 128)
-    RPN_CHANNELS = 64
-    TOP_DOWN_PYRAMID_SIZE = 64
-    FPN_CLASSIF_FC_LAYERS_SIZE = 256
     USE_MASK = False
     USE_KEYPOINTS = True
     KEYPOINT_HEAD_CONVS = 4
     KEYPOINT_HEAD_CHANNELS = 64
-    # Training from scratch needs the batch's statistics, and soon.
-    TRAIN_BN = None
-    BATCH_NORM_MOMENTUM = 0.95
-    POST_NMS_ROIS_TRAINING = 200
     POST_NMS_ROIS_INFERENCE = 100
-    PRE_NMS_LIMIT = 1000
-    TRAIN_ROIS_PER_IMAGE = 32
-    ROI_POSITIVE_RATIO = 0.25
-    CLASS_LOSS_ON_PADDING = False
     MAX_GT_INSTANCES = 4
     DETECTION_MIN_CONFIDENCE = 0.05
-    OPTIMIZER = "adamw"
-    LEARNING_RATE = 1e-3
-    LEARNING_RATE_SCHEDULE = "cosine"
-    WARMUP_STEPS = 50
     STEPS_PER_EPOCH = 50
     VALIDATION_STEPS = 0
+    CHECK_IMAGES = 20
     SEED = 0
 
 
@@ -176,96 +148,21 @@ def draw_figure(pen, joints, height, colors):
 
 # ---- Commands ----------------------------------------------------------------------------------------
 
-def train(config, logs, epochs, restart=False):
-    """Trains to the last epoch; takes up an interrupted run. Returns the model and the seconds, of all its sessions."""
-    import imgaug.augmenters as iaa
-    import keras
-
-    from mrcnn import model as modellib
-    if restart and os.path.isdir(logs):
-        shutil.rmtree(logs)
-    keras.utils.set_random_seed(config.SEED)
-    model = modellib.MaskRCNN("training", config, logs)
-    try:
-        model.load_weights(model.find_last())
-    except FileNotFoundError:
-        pass
-    clock = pathlib.Path(model.log_dir) / "seconds.json"
-    before, start = json.loads(clock.read_text()) if clock.exists() else 0., time.monotonic()
-    if model.epoch < epochs:
-        # Fresh images only, half of them mirrored: left and right are exchanged with them.
-        dataset = FiguresDataset(epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE, first=config.SEED * 100_000)
-        config.CHECK_IMAGES = 20
-        write = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda *_: clock.write_text(json.dumps(before + time.monotonic() - start)))
-        model.train(dataset, None, config.LEARNING_RATE, epochs, "all", augmentation=iaa.Fliplr(.5), custom_callbacks=[write])
-        before += time.monotonic() - start
-    return model, before
+def mirror():
+    """Half of the images mirrored: left and right points are exchanged with them."""
+    from mrcnn.data import import_imgaug
+    return import_imgaug().augmenters.Fliplr(.5)
 
 
-def load(config, logs, weights=None):
-    """The inference model with the given weights, or the last ones."""
-    from mrcnn import model as modellib
-    config.IMAGES_PER_GPU = 4
-    model = modellib.MaskRCNN("inference", config, logs)
-    model.load_weights(weights or model.find_last())
-    return model
-
-
-def draw(model, path, count=12):
-    """Saves a picture of the figures found with a score above .5 on the first unseen images. Returns its path."""
-    from mrcnn import visualize
-    dataset = FiguresDataset(count, first=HELD_OUT)
-    images = [dataset.load_image(i) for i in dataset.image_ids]
-    results = model.detect(images)
-    for result in results:
-        sure = result["scores"] >= .5
-        result.update({name: result[name][sure] for name in ("rois", "class_ids", "scores", "keypoints")})
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return visualize.draw_detections_grid(images, results, dataset.class_names, path)
-
-
-def evaluate(model, images, output):
-    """Keypoint and box AP on unseen images; prints and saves them with a picture. Returns the Evaluation."""
-    from mrcnn import evaluate as evaluation
-    result = evaluation.evaluate(model, FiguresDataset(images, first=HELD_OUT))
-    print("\n" + result.summary() + "\n")
-    for path in [*result.save(output), draw(model, pathlib.Path(output) / "detections.png")]:
-        print(path)
-    return result
+def headline(result):
+    """The figures of an `Evaluation` that matter here."""
+    return f"keypoint AP@.5 {result.keypoints['AP50']:.3f}, keypoint AP {result.keypoints['AP']:.3f}"
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("demo", "train", "evaluate", "detect"))
-    parser.add_argument("--logs", default="demo/keypoints/logs", help="folder of the checkpoints (default: %(default)s)")
-    parser.add_argument("--output", default="demo/keypoints", help="folder of tables and pictures (default: %(default)s)")
-    parser.add_argument("--weights", help="weight file for evaluate and detect (default: the last checkpoint)")
-    parser.add_argument("--epochs", type=int, default=20, help="number of the last epoch (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=100, help="unseen images to evaluate on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, images and draws (default: %(default)s)")
-    parser.add_argument("--restart", action="store_true", help="begin again; the old run is removed")
-    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of FiguresConfig")
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    config = FiguresConfig(SEED=args.seed)
-    try:
-        config.override(args.set)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.command in ("demo", "train"):
-        _, seconds = train(config, args.logs, args.epochs, args.restart)
-    if args.command == "train":
-        return
-    model = load(config, args.logs, args.weights)
-    if args.command == "detect":
-        print(draw(model, pathlib.Path(args.output) / "detections.png"))
-        return
-    result = evaluate(model, args.images, args.output)
-    figures = (f"keypoint AP@.5 {result.keypoints['AP50']:.3f}, keypoint AP {result.keypoints['AP']:.3f}, "
-               f"on {result.images} images")
-    print(figures + (f", trained in {seconds:.0f} s" if args.command == "demo" else ""))
+    commands.generated(__doc__, FiguresConfig, FiguresDataset, headline, "demo/keypoints", arguments, epochs=20,
+                       augmentation=mirror)
 
 
 if __name__ == "__main__":
-    main()
+    commands.run(main)

@@ -14,10 +14,8 @@ import sys
 
 import numpy as np
 
-ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])
-if ROOT_DIR not in sys.path:
-    sys.path.insert(0, ROOT_DIR)
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])              # the project's folder
+sys.path.insert(0, ROOT_DIR)
 
 from mrcnn import commands, media, utils  # noqa: E402
 from mrcnn.config import Config  # noqa: E402

@@ -7,30 +7,18 @@
 
 Everything runs on a CPU without a download. See --help for the options.
 """
-import argparse
-import json
-import logging
-import os
 import pathlib
-import shutil
 import sys
-import time
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-# TensorFlow's cost model warns of an operation that it can't price, at every start.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# oneDNN's kernels, which TensorFlow leaves off on CPUs without AVX-512, take .47 s a step of this small network, not .64 s.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))      # the project's folder
 
+from mrcnn import commands  # noqa: E402
 from mrcnn.config import SmallConfig  # noqa: E402
 from mrcnn.utils import Dataset  # noqa: E402
 
 SIDE, CLASSES = 128, ("square", "circle", "triangle")
-HELD_OUT = 1_000_000                 # number of the first image that no run trains on
 
 
 class ShapesConfig(SmallConfig):
@@ -123,104 +111,14 @@ def _mask(name, y, x, size):
 
 # ---- Commands ----------------------------------------------------------------------------------------
 
-def train(config, logs, epochs, restart=False):
-    """Trains to the last epoch; takes up an interrupted run. Returns the model and the seconds, of all its sessions."""
-    from mrcnn import model as modellib
-    model = modellib.MaskRCNN("training", config, logs)
-    if not restart:
-        try:
-            last = model.find_last()
-        except FileNotFoundError:
-            pass
-        else:
-            model.load_weights(last)
-    clock = pathlib.Path(model.log_dir) / "seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.
-    if model.epoch < epochs:
-        # Fresh images only: the run never sees one twice.
-        dataset = ShapesDataset(epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE, first=config.SEED * 100_000)
-        start = time.monotonic()
-        model.train(dataset, None, config.LEARNING_RATE, epochs, "all", custom_callbacks=[_clock(clock, before, start)])
-        before += time.monotonic() - start
-    return model, before
-
-
-def _clock(path, before, start):
-    """A callback that keeps the seconds spent, so that a run in several sessions knows its total."""
-    import keras
-
-    def write(*_):
-        path.write_text(json.dumps(before + time.monotonic() - start))
-    return keras.callbacks.LambdaCallback(on_epoch_end=write)
-
-
-def load(config, logs, weights=None):
-    """The inference model with the given weights, or the last ones."""
-    from mrcnn import model as modellib
-    config.IMAGES_PER_GPU = 4
-    model = modellib.MaskRCNN("inference", config, logs)
-    model.load_weights(weights or model.find_last())
-    return model
-
-
-def draw(model, dataset, path, count=12):
-    """Saves a picture of the detections above .5 on the first images. Returns its path."""
-    from mrcnn import visualize
-    images = [dataset.load_image(i) for i in dataset.image_ids[:count]]
-    results = model.detect(images)
-    for result in results:
-        sure = result["scores"] >= .5
-        result.update(rois=result["rois"][sure], class_ids=result["class_ids"][sure], scores=result["scores"][sure],
-                      masks=result["masks"][..., sure])
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-    return visualize.draw_detections_grid(images, results, dataset.class_names, path)
-
-
-def evaluate(model, images, output):
-    """AP on unseen images; prints the table, saves it and a picture. Returns the Evaluation."""
-    from mrcnn import evaluate as evaluation
-    dataset = ShapesDataset(images, first=HELD_OUT)
-    result = evaluation.evaluate(model, dataset)
-    print("\n" + result.table() + "\n")
-    for path in [*result.save(output), draw(model, dataset, pathlib.Path(output) / "detections.png")]:
-        print(path)
-    return result
+def headline(result):
+    """The figures of an `Evaluation` that matter here."""
+    return f"mask mAP@.5 {result.segm['AP50']:.3f}, mask AP {result.segm['AP']:.3f}"
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("demo", "train", "evaluate", "detect"))
-    parser.add_argument("--logs", default="demo/logs", help="folder of the checkpoints (default: %(default)s)")
-    parser.add_argument("--output", default="demo", help="folder of tables and pictures (default: %(default)s)")
-    parser.add_argument("--weights", help="weight file for evaluate and detect (default: the last checkpoint)")
-    parser.add_argument("--epochs", type=int, default=18, help="number of the last epoch (default: %(default)s)")
-    parser.add_argument("--images", type=int, default=100, help="unseen images to evaluate on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of weights, images and draws (default: %(default)s)")
-    parser.add_argument("--restart", action="store_true", help="begin again; the old run is removed")
-    parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of ShapesConfig")
-    args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    config = ShapesConfig(SEED=args.seed)
-    try:
-        config.override(args.set)
-    except ValueError as error:
-        parser.error(str(error))
-    if args.restart and os.path.isdir(args.logs):
-        shutil.rmtree(args.logs)
-    if args.command in ("demo", "train"):
-        import keras
-        keras.utils.set_random_seed(config.SEED)
-        _, seconds = train(config, args.logs, args.epochs, args.restart)
-    if args.command == "train":
-        return
-    model = load(config, args.logs, args.weights)
-    if args.command == "detect":
-        print(draw(model, ShapesDataset(12, first=HELD_OUT), pathlib.Path(args.output) / "detections.png"))
-        return
-    result = evaluate(model, args.images, args.output)
-    figures = f"mask mAP@.5 {result.segm['AP50']:.3f}, mask AP {result.segm['AP']:.3f}, on {result.images} images"
-    print(figures + (f", trained in {seconds:.0f} s" if args.command == "demo" else ""))
+    commands.generated(__doc__, ShapesConfig, ShapesDataset, headline, "demo", arguments, epochs=18)
 
 
 if __name__ == "__main__":
-    main()
+    commands.run(main)
