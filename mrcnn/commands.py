@@ -65,7 +65,7 @@ def add_boolean(parser, name, help):
     parser.add_argument(name, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help)
 
 
-def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect", dataset=True):
+def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect", dataset=True, epochs=None):
     """A parser with the options that all samples have.
 
     Args:
@@ -74,6 +74,7 @@ def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect", dat
         logs, limit: defaults.
         inputs: the command that takes images and videos, None if none does.
         dataset: False leaves --dataset out.
+        epochs: default of --epochs; None for the last stage's.
 
     Returns:
         argparse.ArgumentParser, to which a sample may add options.
@@ -94,8 +95,8 @@ def parser(description, names, logs=ROOT / "logs", limit=0, inputs="detect", dat
                       help="where evaluate and detect write (default: %(default)s)")
     made.add_argument("--limit", type=int, default=limit, metavar="N",
                       help="images to evaluate on, 0 for all (default: %(default)s)")
-    made.add_argument("--epochs", type=int, metavar="N",
-                      help="number of the last epoch, where training is to end before the last stage's")
+    made.add_argument("--epochs", type=int, default=epochs, metavar="N",
+                      help=f"number of the last epoch (default: {epochs or 'that of the last stage'})")
     made.add_argument("--evaluate-every", type=int, default=0, metavar="N",
                       help="train: log AP on validation images every N epochs (default: never)")
     for name in ("--image", "--video") if inputs else ():
@@ -368,8 +369,9 @@ def generated(description, config_class, dataset_class, headline, folder, argume
         epochs: default of --epochs.
         augmentation: f() that returns what `MaskRCNN.train` takes.
     """
-    made = parser(description, ("demo", "train", "evaluate", "detect"), f"{folder}/logs", 100, None, dataset=False)
-    made.set_defaults(output=folder, epochs=epochs, weights="last")
+    made = parser(description, ("demo", "train", "evaluate", "detect"), f"{folder}/logs", 100, None, dataset=False,
+                  epochs=epochs)
+    made.set_defaults(output=folder, weights="last")
     made.add_argument("--images", dest="limit", type=int, metavar="N", help="the same as --limit")
     made.add_argument("--seed", type=int, default=0, help="of weights, images and draws (default: %(default)s)")
     made.add_argument("--restart", action="store_true", help="demo, train: begin again; --logs is removed")
