@@ -206,7 +206,8 @@ def mask_chain(mask, config, side=28, detection=None):
     box = utils.extract_bboxes(mask[..., None])
     y1, x1, y2, x2 = box[0]
     mini = utils.minimize_mask(box, mask[..., None], config.MINI_MASK_SHAPE)[..., 0]
-    # As in `DetectionTargetLayer`, of a RoI that is the object's box.
+    # As in `DetectionTargetLayer`, of a RoI that ends with the object or a rounding before it: exactly there
+    # TensorFlow's kernel, in matterport's package too, may read 0 in the last row and column.
     target = np.round(crop_and_resize(mini[..., None].astype(float), (0, 0, 1, 1), (side, side))[..., 0])
     straight = utils.minimize_mask(box, mask[..., None], (side, side))[..., 0]
     height, width = config.MINI_MASK_SHAPE

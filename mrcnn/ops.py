@@ -142,7 +142,9 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
     """Bilinear crops, one sample per cell, the corner samples on the box's corners; 0 outside.
 
     This is not the paper's RoIAlign: with boxes normalised by (height - 1, width - 1) the first and
-    the last sample of a row lie *on* the box's edges instead of half a cell inside.
+    the last sample of a row lie *on* the box's edges instead of half a cell inside. Of a box that ends on the
+    image's edge TensorFlow's kernel may come out a rounding beyond it with the last one (as from 56 cells to 28),
+    and be 0 there. Mask targets are so in matterport's package too, and the losses recorded of it ask for it.
 
     Args:
         images: [B, H, W, C] float.

@@ -4,10 +4,12 @@ import sys
 
 import numpy as np
 import pytest
+from keras import ops
 from toy import Rectangles, ToyConfig
 
 from mrcnn import data, inspection, utils
 from mrcnn import model as modellib
+from mrcnn import ops as kernels
 from mrcnn.config import Config
 
 
@@ -85,6 +87,18 @@ def test_mask_chain():
     assert small[2]["small"].shape == (28, 28) and small[2]["pasted"].shape == (160, 160)
     rows = dict(inspection.mask_losses(np.stack([disc(), mask_of_size(mask, 160)], axis=-1), Config()))
     assert rows["target 28 x 28 of the object"] == pytest.approx((small[3]["iou"] + 1) / 2)
+
+
+@pytest.mark.parametrize("fused, side, end, lost", [
+    (True, 28, 1 - 2 ** -22, 0), (False, 28, 1., 0), (True, 56, 1., 0), (True, 28, 1., 12)])
+def test_the_chains_target_is_that_of_training(fused, side, end, lost):
+    """All cells are those of the network's own kernel, of a RoI that ends with the object. At exactly the end TensorFlow's
+    last sample of 56 cells to 28 falls a rounding beyond it and is 0: 12 cells, of the last row and column, are lost."""
+    steps = inspection.mask_chain(disc(), Config(), side)
+    mini = ops.convert_to_tensor(steps[1]["small"][None, ..., None].astype("float32"))
+    crops = kernels.crop_and_resize(mini, ops.convert_to_tensor([[0., 0., end, end]]), ops.zeros(1, "int32"), (side, side), fused)
+    differ = np.round(np.asarray(crops))[0, ..., 0] != steps[2]["small"]
+    assert differ.sum() == lost and not differ[:-1, :-1].any()
 
 
 def mask_of_size(mask, side):
