@@ -965,13 +965,21 @@ def compute_overlaps_masks(masks1, masks2):
                          f"Received: {masks1.shape[:2]} and {masks2.shape[:2]}")
     with concurrent.futures.ThreadPoolExecutor(2) as pool:  # numpy lets both run at once
         (boxes1, crops1), (boxes2, crops2) = pool.map(_boxes_and_crops, (masks1, masks2))
-    windows = _intersection(boxes1.T[:, :, None], boxes2.T[:, None])  # [N, M] pixels
+    if crops1[0].dtype != crops2[0].dtype:
+        boxes1, crops1, boxes2, crops2 = *_unpacked(boxes1, crops1), *_unpacked(boxes2, crops2)
+    rows = 8 if crops1[0].dtype == np.uint8 else 1                         # pixels of a cell
+    windows = rows * _intersection(boxes1.T[:, :, None], boxes2.T[:, None])  # [N, M] pixels
     if windows.sum() <= 10 * masks1[:, :, 0].size * (count1 + count2):
         common = _common_pixels(boxes1, crops1, boxes2, crops2, windows > 0)
     else:
         common = _common_pixels_dense(masks1, masks2)
-    area1, area2 = (np.array([np.count_nonzero(crop) for crop in crops], np.float64) for crops in (crops1, crops2))
+    area1, area2 = (np.array([_count_pixels(crop) for crop in crops], np.float64) for crops in (crops1, crops2))
     return _iou(common, area1[:, None], area2).astype(np.float32)
+
+
+def _count_pixels(crop):
+    """Foreground of a crop, bool or packed."""
+    return np.count_nonzero(crop) if crop.dtype == bool else int.from_bytes(crop.tobytes(), "little").bit_count()
 
 
 def _common_pixels(boxes1, crops1, boxes2, crops2, meet):
@@ -983,19 +991,24 @@ def _common_pixels(boxes1, crops1, boxes2, crops2, meet):
     from1, from2 = top_left - box1[:, :2], top_left - box2[:, :2]
     rows = np.concatenate([first[:, None], second[:, None], from1, from1 + size, from2, from2 + size], axis=1).tolist()
     common = np.zeros(meet.shape)
-    common[first, second] = [np.count_nonzero(crops1[i][top1:bottom1, left1:right1] & crops2[j][top2:bottom2, left2:right2])
+    common[first, second] = [_count_pixels(crops1[i][top1:bottom1, left1:right1] & crops2[j][top2:bottom2, left2:right2])
                              for i, j, top1, left1, bottom1, right1, top2, left2, bottom2, right2 in rows]
     return common
 
 
 def _boxes_and_crops(masks):
-    """Boxes [N, 4] int that hold the pixels of masks [H, W, N] bool, and the masks inside them, a list of [h, w]."""
+    """Boxes that hold the pixels of masks [H, W, N] bool, and the masks inside them.
+
+    Returns:
+        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels as the bits of one: then the
+        boxes count such rows.
+    """
     height, width, count = masks.shape
     if abs(masks.strides[2]) >= abs(masks.strides[1]):                     # one mask lies behind the other
         boxes = extract_bboxes(masks).astype(np.int64)
         return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
-    # The masks alternate pixel by pixel. Eight rows become the bits of one before each is cut out, so that the
-    # jumps from pixel to pixel of one mask are an eighth.
+    # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to pixel of one mask are
+    # an eighth.
     bits = np.empty((-(-height // 8), width, count), np.uint8)
     for start, packed in zip(range(0, height, 8), bits):
         rows = masks[start:start + 8].view(np.uint8)
@@ -1004,14 +1017,20 @@ def _boxes_and_crops(masks):
             np.add(packed, packed, out=packed)
             np.bitwise_or(packed, row, out=packed)
     boxes = extract_bboxes(bits).astype(np.int64)
-    crops = []
-    for i, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
-        crop = np.ascontiguousarray(bits[y1:y2, x1:x2, i])
-        full = np.empty((y2 - y1, 8, x2 - x1), bool)
+    return boxes, [np.ascontiguousarray(bits[y1:y2, x1:x2, i]) for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
+
+
+def _unpacked(boxes, crops):
+    """What `_boxes_and_crops` returns, in pixels and bool."""
+    if crops[0].dtype == bool:
+        return boxes, crops
+    unpacked = []
+    for crop in crops:
+        full = np.empty((len(crop), 8, crop.shape[1]), bool)
         for k in range(8):
             np.not_equal(crop & (1 << k), 0, out=full[:, k])
-        crops.append(full.reshape(8 * (y2 - y1), x2 - x1))
-    return boxes * (8, 1, 8, 1), crops
+        unpacked.append(full.reshape(8 * len(crop), crop.shape[1]))
+    return boxes * (8, 1, 8, 1), unpacked
 
 
 def _common_pixels_dense(masks1, masks2):

@@ -628,10 +628,13 @@ def test_overlaps_of_masks_both_ways():
         return np.ascontiguousarray(masks.transpose(2, 0, 1)).transpose(1, 2, 0)
     for first, second in ((masks1, masks2), (one_behind_the_other(masks1), masks2),
                           (one_behind_the_other(masks1), one_behind_the_other(masks2))):
-        (boxes1, crops1), (boxes2, crops2) = utils._boxes_and_crops(first), utils._boxes_and_crops(second)
-        actual = utils._common_pixels(boxes1, crops1, boxes2, crops2, common > 0)
-        np.testing.assert_array_equal(actual, common)
-        assert [crop.sum() for crop in crops1] == masks1.sum(axis=(0, 1)).tolist()
+        cut = [utils._boxes_and_crops(masks) for masks in (first, second)]
+        for crops in ([] if cut[0][1][0].dtype != cut[1][1][0].dtype else [cut]) + [[utils._unpacked(*each) for each in cut]]:
+            (boxes1, crops1), (boxes2, crops2) = crops
+            np.testing.assert_array_equal(utils._common_pixels(boxes1, crops1, boxes2, crops2, common > 0), common)
+            assert [utils._count_pixels(crop) for crop in crops1] == masks1.sum(axis=(0, 1)).tolist()
+        np.testing.assert_allclose(utils.compute_overlaps_masks(first, second), common / (
+            masks1.sum(axis=(0, 1))[:, None] + masks2.sum(axis=(0, 1)) - common), rtol=1e-6)
     for first in (masks1, masks1[:, :, :1]):  # many large masks go the dense way
         expected = (first[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1)) / (
             first[..., :, None] | masks2[..., None, :]).sum(axis=(0, 1))
