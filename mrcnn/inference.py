@@ -268,6 +268,45 @@ def fold_batch_norm(model):
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
+class DetectedClass(KL.Layer):
+    """The last layer of a mask head for the detected classes alone: one of 81 masks to compute, and to copy.
+
+    Args:
+        conv: the 1x1 convolution that predicts every class's mask; None where the input is these masks.
+
+    Input: [features [B, N, h, w, C] or masks [B, N, h, w, classes], class_ids [B, N] int32]. Output: [B, N, h, w].
+    """
+
+    def __init__(self, conv=None, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = conv
+
+    def call(self, inputs):
+        x, class_ids = inputs
+        class_ids, shape = ops.cast(class_ids, "int32"), ops.shape(x)
+        if self.conv is None:
+            return ops.take_along_axis(x, class_ids[:, :, None, None, None], axis=-1)[..., 0]
+        kernels = ops.take(ops.transpose(self.conv.kernel[0, 0]), class_ids, axis=0)
+        masks = ops.matmul(ops.reshape(x, (*shape[:2], shape[2] * shape[3], x.shape[-1])), kernels[..., None])[..., 0]
+        masks = self.conv.activation(masks + ops.take(self.conv.bias, class_ids)[..., None])
+        return ops.reshape(masks, shape[:4])
+
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor(inputs[0].shape[:4], self.compute_dtype)
+
+
+def of_detected_class(head):
+    """A mask head of one more input, class_ids [B, N], that gives their masks [B, N, h, w] alone; it shares all weights."""
+    class_ids = KL.Input((None,), name="class_ids")
+    last, index, _ = head.output._keras_history
+    conv = getattr(last, "layer", None)
+    if type(conv) is KL.Conv2D and conv.kernel_size == (1, 1) and conv.activation is keras.activations.sigmoid:
+        x, policy = last._inbound_nodes[index].input_tensors[0], conv.dtype_policy
+    else:
+        x, policy, conv = head.output, "float32", None
+    return keras.Model([*head.inputs, class_ids], DetectedClass(conv, dtype=policy)([x, class_ids]))
+
+
 def infer(model, images, metas, anchors):
     """Runs the network.
 
@@ -283,45 +322,54 @@ def infer(model, images, metas, anchors):
     """
     args = [ops.convert_to_tensor(x, "float32") for x in
             (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
-    detections, *maps = compiled(model, "boxes", model._box_model)(*args)
+    detections, *maps = compiled(model, "boxes")(*args)
     detections = ops.convert_to_numpy(detections)
     count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
 
-    def groups(name, network):
-        """The head's maps [B, rows, h, w, K] of the rows with a detection, and those rows, a group at a time."""
-        head = compiled(model, name, network) if count else None
+    def groups(name):
+        """The head's outputs of the rows with a detection, a group at a time; it is not compiled where there is none."""
         for start in range(0, count, HEAD_GROUP):
             rows = detections[:, start:min(start + HEAD_GROUP, count)]
-            yield ops.convert_to_numpy(head(ops.convert_to_tensor(rows[..., :4]), args[1], *maps)), rows
+            class_ids = [ops.convert_to_tensor(rows[..., 4])] if name == "masks" else []
+            yield ops.convert_to_numpy(compiled(model, name)(ops.convert_to_tensor(rows[..., :4]), args[1], *maps, *class_ids))
 
     masks = points = None
     if model._mask_model is not None:
-        masks = [np.zeros((len(images), 0, *model.config.MASK_SHAPE), "float32")]
-        for soft, rows in groups("masks", model._mask_model):
-            class_ids = rows[..., 4].astype(int)[:, :, None, None, None]
-            masks.append(np.take_along_axis(soft, class_ids, axis=-1)[..., 0])
-        masks = np.concatenate(masks, axis=1)
+        none = np.zeros((len(images), 0, *model.config.MASK_SHAPE), "float32")
+        masks = np.concatenate([none, *groups("masks")], axis=1)
     if model._keypoint_model is not None:
         none = np.zeros((len(images), 0, *model._keypoint_model.output.shape[2:]), "float32")
-        points = np.concatenate([none, *(maps for maps, _ in groups("keypoints", model._keypoint_model))], axis=1)
+        points = np.concatenate([none, *groups("keypoints")], axis=1)
     return detections, masks, points
 
 
-def compiled(model, name, network):
-    """One compiled function for every size; batch, height, width and rows are free in it."""
-    if keras.backend.backend() != "tensorflow":
-        return lambda *args: network(list(args), training=False)
-    import tensorflow as tf
+def compiled(model, name):
+    """One compiled function for every size; batch, height, width and rows are free in it.
+
+    Args:
+        name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and feature maps; "masks", boxes
+            [B, N, 4], metas, feature maps and class ids [B, N] to masks [B, N, h, w]; "keypoints", the same without
+            class ids to [B, N, h, w, K].
+    """
     with model._lock:
         function = model._functions.pop(name, None)
         if function is None:
-            folded = fold_batch_norm(network)
-            signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
-            function = tf.function(lambda *args: folded(list(args), training=False), input_signature=signature)
-            function.get_concrete_function()
+            function = _compile({"boxes": lambda: model._box_model, "masks": lambda: of_detected_class(model._mask_model),
+                                 "keypoints": lambda: model._keypoint_model}[name]())
         model._functions[name] = function
         while len(model._functions) > 16:
             model._functions.popitem(last=False)
+    return function
+
+
+def _compile(network):
+    if keras.backend.backend() != "tensorflow":
+        return lambda *args: network(list(args), training=False)
+    import tensorflow as tf
+    folded = fold_batch_norm(network)
+    signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
+    function = tf.function(lambda *args: folded(list(args), training=False), input_signature=signature)
+    function.get_concrete_function()
     return function
 
 

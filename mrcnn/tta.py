@@ -67,9 +67,9 @@ def _detect_one(model, image, where, form):
     boxes, rows = boxes[kept], rows[kept]
     masks = points = None
     if config.USE_MASK:
-        masks = _mean(model, "masks", model._mask_model, views, boxes)[np.arange(len(rows)), :, :, rows[:, 0].astype(int)]
+        masks = _mean(model, "masks", views, boxes, class_ids=rows[:, 0])
     if config.USE_KEYPOINTS:
-        points = _mean(model, "keypoints", model._keypoint_model, views, boxes, config.KEYPOINT_FLIP_PAIRS)
+        points = _mean(model, "keypoints", views, boxes, config.KEYPOINT_FLIP_PAIRS)
     # As detections of the first view, which is not mirrored, they go the way of all others.
     first = views[0]
     detections = np.concatenate([first.from_image(boxes), rows], axis=1).astype(np.float32)
@@ -82,7 +82,7 @@ def _look(model, image, where, min_dim, flip):
     molded, meta, window = inference.mold(image[:, ::-1] if flip else image, model.config, where, min_dim)
     anchors = model.get_anchors(molded.shape)
     args = [ops.convert_to_tensor(x[None], "float32") for x in (molded, meta, anchors)]
-    detections, *maps = inference.compiled(model, "boxes", model._box_model)(*args)
+    detections, *maps = inference.compiled(model, "boxes")(*args)
     detections = ops.convert_to_numpy(detections)[0]
     return View(flip, meta, molded.shape, window, model.config.BOX_FRAME, maps, detections[detections[:, 4] > 0])
 
@@ -95,15 +95,15 @@ def _suppress(boxes, class_ids, scores, threshold):
     return kept[np.argsort(-scores[kept], kind="stable")]
 
 
-def _mean(model, name, head, views, boxes, flip_pairs=()):
-    """Mean over the views of a head's maps in the boxes: [N, h, w, K]."""
-    count = max(len(boxes), 1)
+def _mean(model, name, views, boxes, flip_pairs=(), class_ids=None):
+    """Mean over the views of a head's maps in the boxes: [N, h, w, ...]."""
+    rows = np.zeros((1, max(len(boxes), 1), 4), np.float32)
+    columns = [] if class_ids is None else [np.resize(class_ids, (1, rows.shape[1])).astype(np.float32)]
     total = 0.
     for view in views:
-        rows = np.zeros((1, count, 4), np.float32)
         rows[0, :len(boxes)] = view.from_image(boxes)
-        inputs = [ops.convert_to_tensor(x, "float32") for x in (rows, view.meta[None])]
-        maps = ops.convert_to_numpy(inference.compiled(model, name, head)(*inputs, *view.maps))[0, :len(boxes)]
+        first, last = ([ops.convert_to_tensor(x, "float32") for x in part] for part in ((rows, view.meta[None]), columns))
+        maps = ops.convert_to_numpy(inference.compiled(model, name)(*first, *view.maps, *last))[0, :len(boxes)]
         if view.flip:
             maps = maps[:, :, ::-1]
             maps = keypoints.swap(maps[..., None], flip_pairs)[..., 0] if flip_pairs else maps

@@ -126,3 +126,21 @@ def test_detect_many_is_detect(small_model, image):
     assert list(small_model.detect_many([])) == []
     with pytest.raises(ValueError, match=r"image 1 of shape \(64, 64, 5\)"):
         list(small_model.detect_many([image, np.zeros((64, 64, 5), np.uint8)]))
+
+
+@pytest.mark.parametrize("settings", [{}, {"MASK_ACTIVATION": "softmax"}, {"CLASS_AGNOSTIC_MASKS": True},
+                                      {"MASK_HEAD": "mlp", "MASK_MLP_SIZE": 16}])
+def test_masks_of_the_detected_class_alone(settings, tmp_path):
+    """Every kind of mask head gives `detect` the masks that the network has at the detected classes."""
+    from mrcnn import model as modellib
+    model = modellib.MaskRCNN("inference", small_config(BACKBONE="resnet18", MASK_HEAD_CHANNELS=16, **settings), tmp_path)
+    rng = np.random.default_rng(0)
+    maps = [rng.normal(size=(2, side, side, 256)).astype("float32") for side in (32, 16, 8, 4)]
+    boxes = np.sort(rng.random((2, 5, 2, 2)), axis=2).reshape(2, 5, 4).astype("float32")
+    metas = np.repeat(model.mold_inputs([np.zeros((128, 128, 3), np.uint8)])[1].astype("float32"), 2, axis=0)
+    class_ids = rng.integers(0, model.config.NUM_CLASSES, (2, 5))
+    every = np.asarray(model._mask_model([boxes, metas, *maps], training=False))
+    chosen = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
+    actual = inference.compiled(model, "masks")(boxes, metas, *maps, class_ids.astype("float32"))
+    assert np.ptp(chosen) > .01
+    np.testing.assert_allclose(actual, chosen, atol=1e-5)
