@@ -119,7 +119,7 @@ def plot_sizes(survey, config):
     axes[0].set(xscale="log", xlabel="side of the box after resizing, px (log)", ylabel="objects")
     axes[0].set_title("objects (blue) and anchor scales (orange)", fontsize=9)
     axes[0].set_xticks([4, 8, 16, 32, 64, 128, 256, 512], ["4", "8", "16", "32", "64", "128", "256", "512"])
-    axes[0].set_xlim(edges[0], edges[-1])
+    axes[0].set_xlim(edges[0], edges[-1] * 1.5)           # room for the last label
     axes[0].minorticks_off()
     names = [f"{level}\n{count} obj." for level, _, count, *_ in rows]
     places = np.arange(len(rows))
@@ -195,7 +195,7 @@ def draw_roi_targets(example, rois, class_names, count=6):
 
 # ---- Stages of one image -------------------------------------------------------------------------------
 
-def draw_proposals(stages, count=40):
+def draw_proposals(stages, count=25):
     """Anchors with the highest scores, moved, clipped, and what non-maximum suppression left."""
     figure, axes = new_figure((13, 3.7), 1, 4)
     top, levels = stages.top[:count], stages.anchor_levels
@@ -230,14 +230,15 @@ def draw_scores(stages, config):
     return figure
 
 
-def draw_levels(stages):
-    """The proposals by the level of the pyramid that the heads read them from."""
+def draw_levels(stages, count=30):
+    """The proposals by the level of the pyramid that the heads read them from; of each level the best ones."""
     levels = np.unique(stages.roi_levels)
     figure, axes = new_figure((3.2 * len(levels), 3.5), 1, len(levels))
     for ax, level in zip(axes, levels):
-        here = stages.roi_levels == level
-        show_image(ax, (stages.image * .7).astype(np.uint8), f"P{level}: {here.sum()} RoIs")
-        add_boxes(ax, stages.proposals[here], visualize.random_colors(1), .6)
+        here = np.flatnonzero(stages.roi_levels == level)
+        best = f", the best {count}" if len(here) > count else ""
+        show_image(ax, (stages.image * .7).astype(np.uint8), f"P{level}: {len(here)} RoIs{best}")
+        add_boxes(ax, stages.proposals[here[:count]], visualize.random_colors(1), .8)
     return figure
 
 
@@ -265,13 +266,22 @@ def draw_heads(stages, class_names, count=20):
     return figure
 
 
+def _nothing():
+    figure, (ax,) = new_figure((4, 1))
+    ax.set_axis_off()
+    ax.text(.5, .5, "nothing was detected: train longer", ha="center", va="center")
+    return figure
+
+
 def draw_masks(stages, class_names, count=6):
     """Detections with their masks as the head gives them, and pasted into the image."""
-    count = max(1, min(count, len(stages.boxes)))
+    count = min(count, len(stages.boxes))
+    if not count:
+        return _nothing()
     figure, axes = new_figure((2.2 * count, 6.6), 3, count)
     for ax in axes:
         ax.set_axis_off()
-    for i in range(min(count, len(stages.boxes))):
+    for i in range(count):
         y1, x1, y2, x2 = np.clip(np.round(stages.boxes[i]), 0, np.tile(stages.image.shape[:2], 2)).astype(int)
         title = f"{class_names[stages.detected_ids[i]]} {stages.detection_scores[i]:.2f}"
         show_image(axes[i], stages.image[y1:max(y2, y1 + 1), x1:max(x2, x1 + 1)], title)
@@ -420,10 +430,7 @@ def draw_pooling_masks(rows, pooled, mask):
 def draw_softmax(detection, title=""):
     """The maps of `inspection.softmax_and_sigmoid`, and the pixels that competition costs."""
     if detection is None:
-        figure, (ax,) = new_figure((4, 1))
-        ax.set_axis_off()
-        ax.text(.5, .5, "nothing was detected: train longer", ha="center", va="center")
-        return figure
+        return _nothing()
     maps = inspection.softmax_and_sigmoid(detection)
     figure, axes = new_figure((11, 3.1), 1, 4)
     for ax, (name, text) in zip(axes, (("sigmoid", "sigmoid of the class"), ("rivals", "the strongest other class"),
@@ -450,6 +457,7 @@ def draw_mask_chain(chain, mask):
 
 def draw_network(shapes, parameters):
     """The network with the real shapes of `inspection.network_shapes`: backbone, pyramid, proposals, heads."""
+    from matplotlib.patches import FancyBboxPatch
     figure, (ax,) = new_figure((13, 5.6))
     ax.set(xlim=(0, 13), ylim=(0, 6.2))
     ax.set_axis_off()
@@ -460,30 +468,41 @@ def draw_network(shapes, parameters):
             places[f"C{level}"] = (2.2, .3 + 1.15 * i, f"C{level}")
         if f"fpn_p{level}" in shapes:
             places[f"fpn_p{level}"] = (4.3, .3 + 1.15 * i, f"P{level}")
-    places |= {"rpn_class": (6.5, 4.6, "RPN scores"), "rpn_bbox": (6.5, 3.5, "RPN deltas"),
-               "ROI": (6.5, 2.2, "proposals"),
-               "roi_align_classifier": (8.7, 4.6, "RoIAlign"), "mrcnn_class": (10.9, 5.2, "classes"),
-               "mrcnn_bbox": (10.9, 4.1, "boxes"), "mrcnn_detection": (10.9, 2.7, "detections"),
-               "roi_align_mask": (8.7, 1., "RoIAlign"), "mrcnn_mask": (10.9, 1., "masks")}
+    places |= {"rpn_class": (6.5, 4.1, "RPN scores"), "rpn_bbox": (6.5, 3.2, "RPN deltas"),
+               "ROI": (6.5, 1.6, "proposals"),
+               "roi_align_classifier": (8.7, 4.9, "RoIAlign"), "mrcnn_class": (10.9, 5.35, "classes"),
+               "mrcnn_bbox": (10.9, 4.45, "boxes"), "mrcnn_detection": (10.9, 2.7, "detections"),
+               "roi_align_mask": (8.7, .8, "RoIAlign"), "mrcnn_mask": (10.9, .8, "masks")}
     colors = {"C": "#bee3f8", "f": "#c6f6d5", "r": "#feebc8", "R": "#feebc8", "m": "#e9d8fd", "i": "#edf2f7"}
-    drawn = {}
+    patches, middles = {}, {}
     for name, (x, y, title) in places.items():
         if name in shapes:
-            ax.text(x + .9, y + .35, f"{title}\n{text[name]}", ha="center", va="center", fontsize=8,
-                    bbox={"boxstyle": "round,pad=.45", "edgecolor": "#4a5568",
-                          "facecolor": "#e2e8f0" if name.startswith("roi_") else colors[name[0]]}, color="black")
-            drawn[name] = (x + .9, y + .35)
+            middles[name] = (x + .9, y + .35)
+            patches[name] = ax.text(*middles[name], f"{title}\n{text[name]}", ha="center", va="center", fontsize=8,
+                                    bbox={"boxstyle": "round,pad=.45", "edgecolor": "#4a5568",
+                                          "facecolor": "#e2e8f0" if name.startswith("roi_") else colors[name[0]]},
+                                    color="black").get_bbox_patch()
+    # Frames around what is read or written together.
+    groups = {"pyramid": [f"fpn_p{i}" for i in range(2, 7)], "rpn": ["rpn_class", "rpn_bbox"],
+              "heads": ["mrcnn_class", "mrcnn_bbox"]}
+    for group, names in groups.items():
+        if all(name in middles for name in names):
+            (x, bottom), top = np.min([middles[name] for name in names], axis=0), max(middles[name][1] for name in names)
+            middles[group] = (x, (bottom + top) / 2)
+            patches[group] = ax.add_patch(FancyBboxPatch((x - .65, bottom - .42), 1.3, top - bottom + .84, zorder=0,
+                                                         boxstyle="round,pad=0.02", facecolor="#f7fafc", edgecolor="#a0aec0"))
     links = [(f"C{i}", f"C{i + 1}") for i in range(2, 5)] + [(f"C{i}", f"fpn_p{i}") for i in range(2, 6)]
     links += [(f"fpn_p{i + 1}", f"fpn_p{i}") for i in range(2, 5)] + [("fpn_p5", "fpn_p6"), ("input_image", "C2")]
-    links += [("rpn_bbox", "ROI"), ("roi_align_classifier", "mrcnn_class"), ("roi_align_classifier", "mrcnn_bbox"),
-              ("mrcnn_bbox", "mrcnn_detection"), ("mrcnn_detection", "roi_align_mask"), ("roi_align_mask", "mrcnn_mask"),
-              ("ROI", "roi_align_classifier"), ("fpn_p4", "rpn_class"), ("fpn_p3", "roi_align_mask")]
+    links += [("pyramid", "rpn"), ("rpn", "ROI"), ("pyramid", "roi_align_classifier"), ("ROI", "roi_align_classifier"),
+              ("roi_align_classifier", "heads"), ("heads", "mrcnn_detection"), ("mrcnn_detection", "roi_align_mask"),
+              ("pyramid", "roi_align_mask"), ("roi_align_mask", "mrcnn_mask")]
     for start, end in links:
-        if start in drawn and end in drawn:
-            # Boxes are wider than high, so that an arrow along a row ends sooner.
-            gap = 46 if drawn[start][1] == drawn[end][1] else 24
-            ax.annotate("", drawn[end], drawn[start], zorder=0,
-                        arrowprops={"arrowstyle": "-|>", "color": "#4a5568", "shrinkA": gap - 4, "shrinkB": gap})
+        if start in middles and end in middles:
+            # From a frame an arrow leaves at the height of its goal.
+            origin = (middles[start][0], middles[end][1]) if start == "pyramid" else middles[start]
+            ax.annotate("", middles[end], origin, zorder=4,
+                        arrowprops={"arrowstyle": "-|>", "color": "#4a5568", "shrinkA": 1, "shrinkB": 1,
+                                    "patchA": patches[start], "patchB": patches[end]})
     millions = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in parameters.items())
     ax.set_title(f"{sum(parameters.values()) / 1e6:.1f} million parameters: {millions}", fontsize=10)
     return figure

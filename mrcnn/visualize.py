@@ -519,7 +519,10 @@ def plot_overlaps(gt_class_ids, pred_class_ids, pred_scores, overlaps, class_nam
     pred_class_ids = [class_id for class_id in pred_class_ids if class_id != 0]
     overlaps = np.asarray(overlaps).reshape(-1, len(gt_class_ids) or 1)[:len(pred_class_ids), :len(gt_class_ids)]
     ax, _ = _axes(None, (max(5, .9 * len(gt_class_ids)), max(4, .5 * len(pred_class_ids))))
-    ax.imshow(overlaps, interpolation="nearest", cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if overlaps.size:
+        ax.imshow(overlaps, interpolation="nearest", cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    else:
+        _say(ax, "No predictions" if not pred_class_ids else "No objects")
     ax.set_yticks(range(len(pred_class_ids)), [f"{class_names[i]} ({pred_scores[n]:.2f})" for n, i in enumerate(pred_class_ids)])
     ax.set_xticks(range(len(gt_class_ids)), [class_names[i] for i in gt_class_ids], rotation=90)
     for i, row in enumerate(overlaps):

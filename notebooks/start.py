@@ -13,8 +13,6 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# As in samples/shapes: faster for small networks on CPUs without AVX-512.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from mrcnn import commands  # noqa: E402
 from mrcnn.coco import CocoDataset  # noqa: E402

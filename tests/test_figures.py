@@ -81,6 +81,8 @@ def test_stages(settings, tmp_path):
         figure.savefig(tmp_path / "x.png")
     assert f"{len(stages.proposals)} proposals" in drawn[1].axes[3].get_title()
     assert len(drawn[0].axes) == 6 and f"{len(stages.boxes)} detections" in drawn[3].axes[2].get_title()
+    texts = [text.get_text() for text in drawn[4].axes[0].texts]
+    assert (texts == ["nothing was detected: train longer"]) == (len(stages.boxes) == 0)
     shapes, parameters = inspection.network_shapes(model, stages.image.shape)
     figures.draw_network(shapes, parameters).savefig(tmp_path / "x.png")
     rows = inspection.weight_statistics(model)

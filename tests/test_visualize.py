@@ -176,6 +176,8 @@ def test_images_masks_and_plots():
     assert "AP@50 = 0.500" in ax.get_title()
     ax = visualize.plot_overlaps([1, 2], [2], [.9], np.array([[.7, .1]]), NAMES)
     assert [text.get_text() for text in ax.texts] == ["0.700\nwrong", "0.100"]
+    ax = visualize.plot_overlaps([1, 2], [], [], np.zeros((0, 2)), NAMES)
+    assert [text.get_text() for text in ax.texts] == ["No predictions"] and len(ax.get_xticklabels()) == 2
 
 
 def test_tables(capsys, tmp_path):
