@@ -14,6 +14,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "samples" / "shapes")]
 import shapes  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
+from mrcnn import commands  # noqa: E402
 
 
 def main():
@@ -26,7 +27,7 @@ def main():
     from mrcnn import evaluate, training
     from mrcnn import model as modellib
     weights = options.weights or training.find_last("demo/logs", shapes.ShapesConfig.NAME)
-    dataset, figures = shapes.ShapesDataset(options.images, first=shapes.HELD_OUT), {}
+    dataset, figures = shapes.ShapesDataset(options.images, first=commands.HELD_OUT), {}
     for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
         keras.mixed_precision.set_global_policy(policy)
         model = modellib.MaskRCNN("inference", shapes.ShapesConfig(IMAGES_PER_GPU=4), tempfile.mkdtemp())

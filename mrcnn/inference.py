@@ -368,7 +368,7 @@ def _compile(network):
     import tensorflow as tf
     folded = fold_batch_norm(network)
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
-    function = tf.function(lambda *args: folded(list(args), training=False), input_signature=signature)
+    function = tf.function(lambda *args: folded(list(args), training=False), input_signature=signature, autograph=False)
     function.get_concrete_function()
     return function
 
