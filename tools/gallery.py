@@ -36,14 +36,14 @@ def pictures(notebook):
 
 
 def save(png, path, width=900):
-    """Saves a PNG of at most that width with 256 colours."""
+    """Saves a PNG of at most that width with 256 colours, the rare ones of a legend among them."""
     from PIL import Image
     with Image.open(io.BytesIO(png)) as image:
         image = image.convert("RGB")
         if image.width > width:
             image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def main():
