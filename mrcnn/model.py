@@ -508,12 +508,13 @@ def rpn_graph(feature_map, anchors_per_location, anchor_stride, channels=512, co
                            name=f"rpn_conv_shared{i + 1 if i else ''}")(shared)
     outputs = 2 if score == "softmax" else 1
     x = KL.Conv2D(outputs * anchors_per_location, 1, name="rpn_class_raw")(shared)
-    class_logits = KL.Reshape((-1, outputs))(x)
+    # Scores in bfloat16 would be 1.0 from .998 on, and which box is the best one a matter of chance.
+    class_logits = KL.Reshape((-1, outputs), dtype="float32")(x)
     if score == "sigmoid":
         class_logits = ops.pad(class_logits, [[0, 0], [0, 0], [1, 0]])
-    probs = KL.Activation("softmax", name="rpn_class_xxx")(class_logits)
+    probs = KL.Activation("softmax", name="rpn_class_xxx", dtype="float32")(class_logits)
     x = KL.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
-    return [class_logits, probs, KL.Reshape((-1, 4))(x)]
+    return [class_logits, probs, KL.Reshape((-1, 4), dtype="float32")(x)]
 
 
 def build_rpn_model(anchor_stride, anchors_per_location, depth, channels=512, convs=1, score="softmax"):
@@ -1165,12 +1166,16 @@ def fpn_classifier_graph(rois, feature_maps, image_meta, pool_size, num_classes,
         x = KL.Activation("relu")(x)
     rows = rois.shape[1] or -1
     shared = KL.Reshape((rows, math.prod(x.shape[2:])), name="pool_squeeze")(x)
-    logits = TimeDistributed(KL.Dense(num_classes), name="mrcnn_class_logits")(shared)
-    probs = TimeDistributed(KL.Activation("softmax"), name="mrcnn_class")(logits)
-    x = TimeDistributed(KL.Dense(4 * (1 if class_agnostic else num_classes)), name="mrcnn_bbox_fc")(shared)
+
+    def in_float32(layer, name):
+        layer.dtype_policy = "float32"
+        return TimeDistributed(layer, name=name, dtype="float32")
+    logits = in_float32(KL.Dense(num_classes), "mrcnn_class_logits")(shared)
+    probs = in_float32(KL.Activation("softmax"), "mrcnn_class")(logits)
+    x = in_float32(KL.Dense(4 * (1 if class_agnostic else num_classes)), "mrcnn_bbox_fc")(shared)
     if class_agnostic:
         x = ops.tile(x, (1, 1, num_classes))
-    deltas = KL.Reshape((rows, num_classes, 4), name="mrcnn_bbox")(x)
+    deltas = KL.Reshape((rows, num_classes, 4), name="mrcnn_bbox", dtype="float32")(x)
     return logits, probs, deltas
 
 
@@ -1596,7 +1601,8 @@ class MaskRCNN:
                                     config.RPN_CHANNELS, config.RPN_CONVS, config.RPN_SCORE)
         levels = zip(*(rpn_model(p) for p in pyramid))
         names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
-        rpn = [KL.Concatenate(axis=1, name=name)(list(level)) if len(level) > 1 else KL.Identity(name=name)(level[0])
+        rpn = [KL.Concatenate(axis=1, name=name, dtype="float32")(list(level)) if len(level) > 1
+               else KL.Identity(name=name, dtype="float32")(level[0])
                for name, level in zip(names, levels)]
         return pyramid, rpn, rpn_model
 

@@ -92,7 +92,8 @@ def test_mixed_precision(tmp_path, policy):
             np.testing.assert_allclose(float(loss), float(reference), rtol=.05, atol=1e-3)
     gradients = tape.gradient(total, [w.value for w in network.trainable_weights])
     assert all(np.isfinite(np.asarray(g, "float32")).all() for g in gradients if g is not None)
-    assert outputs[7].dtype == outputs[8].dtype == "float32" and outputs[3].dtype == policy.removeprefix("mixed_")
+    # Scores and boxes decide what is best: in bfloat16, where .998 is 1, AP fell from .840 to .816.
+    assert {x.dtype for x in (*outputs[:6], *outputs[7:9])} == {tf.float32} and outputs[6].dtype == policy.removeprefix("mixed_")
     result = detector.detect([Rectangles().load_image(0)])[0]
     assert result["masks"].shape[2] == len(result["scores"]) and np.isfinite(result["scores"]).all()
 
