@@ -53,7 +53,7 @@ def test_recorded_network(small_model, case):
     check(parity.network(case, small_model, recorded(case)))
 
 
-@pytest.mark.parametrize("case", ["photo", "batch2", "pad64", "fewdets"])
+@pytest.mark.parametrize("case", ["photo", "batch2", "pad64", "fewdets", "nodets"])
 def test_recorded_network_with_other_settings(small_weights, tmp_path, case):
     name = f"net_small_{case}"
     if parity.find(name) is None:
