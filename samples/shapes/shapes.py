@@ -28,6 +28,7 @@ class ShapesConfig(SmallConfig):
     NUM_CLASSES = 1 + len(CLASSES)
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = SIDE
     MAX_GT_INSTANCES = 8
+    MASK_HEAD_CONVS = 2                  # the masks are simple, and the head's convolutions a third of a step
     DETECTION_MIN_CONFIDENCE = 0.05
     STEPS_PER_EPOCH = 46
     VALIDATION_STEPS = 0
@@ -117,7 +118,7 @@ def headline(result):
 
 
 def main(arguments=None):
-    commands.generated(__doc__, ShapesConfig, ShapesDataset, headline, "demo", arguments, epochs=18)
+    commands.generated(__doc__, ShapesConfig, ShapesDataset, headline, "demo", arguments, epochs=17)
 
 
 if __name__ == "__main__":
