@@ -378,7 +378,10 @@ def generated(description, config_class, dataset_class, headline, folder, argume
     args = parse(made, arguments)
     # oneDNN's kernels, which TensorFlow leaves off on CPUs without AVX-512, take .47 s a step of such small networks, not .64 s.
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    config = configure(config_class(SEED=args.seed), args)
+    try:
+        config = configure(config_class(SEED=args.seed), args)
+    except ValueError as error:
+        made.error(str(error))                             # a wrong --set is a wrong option
     unseen, trained = dataset_class(args.limit, first=HELD_OUT), ""
     if args.command in ("demo", "train"):
         seconds = _train_generated(config, dataset_class, unseen, args, augmentation and augmentation())
@@ -406,15 +409,15 @@ def _train_generated(config, dataset_class, unseen, args, augmentation):
             args.weights = "none"
     keras.utils.set_random_seed(config.SEED)
     model = load_model("training", config, args)
-    clock, start = pathlib.Path(model.log_dir) / "seconds.json", time.monotonic()
+    clock = pathlib.Path(model.log_dir) / "seconds.json"
     before = json.loads(clock.read_text()) if clock.exists() else 0.
     if model.epoch >= args.epochs:
         return before
     # Fresh images only: the run never sees one twice.
     dataset = dataset_class(args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE, first=config.SEED * 100_000)
+    start = time.monotonic()
     write = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda *_: clock.write_text(json.dumps(before + time.monotonic() - start)))
-    start = time.monotonic()
     train(model, dataset, unseen if args.evaluate_every else None, [(args.epochs, "all", 1.)], args, augmentation, [write])
     return before + time.monotonic() - start
 

@@ -80,7 +80,7 @@ def test_demo_survives_a_kill(tmp_path):
 
 def test_mistakes_are_named():
     wrong = run("train", "--set", "STEPS_PER_EPOC=1")
-    assert wrong.returncode == 1 and "did you mean STEPS_PER_EPOCH" in wrong.stderr and "Traceback" not in wrong.stderr
+    assert wrong.returncode == 2 and "did you mean STEPS_PER_EPOCH" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_environment_script_says_what_is_missing(tmp_path):
