@@ -419,8 +419,10 @@ def _reduce_bins(sampled, samples, reduce):
     """[N, h * samples, w * samples, C] to [N, h, w, C]."""
     if samples == 1:
         return sampled
-    pool = ops.average_pool if reduce == "average" else ops.max_pool
-    return pool(sampled, samples, samples, "valid", "channels_last")
+    if reduce == "average":
+        return ops.average_pool(sampled, samples, samples, "valid", "channels_last")
+    # Not by `max_pool`: with its gradient in the graph, TensorFlow's oneDNN kernels end the process.
+    return ops.max(ops.stack([sampled[:, y::samples, x::samples] for y in range(samples) for x in range(samples)]), axis=0)
 
 
 def _align_adaptively(maps, start, extent, size, reduce):

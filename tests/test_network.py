@@ -26,7 +26,8 @@ def close(actual, expected, tolerance=1e-3):
 def check(rows):
     """Every row of `parity` is within what it allows, and there are rows."""
     rows = list(rows)
-    assert rows and not [row for row in rows if not parity.within(row)]
+    beyond = [row for row in rows if not parity.within(row)]
+    assert rows and not beyond, beyond
 
 
 def compare_detections(result, arrays):
