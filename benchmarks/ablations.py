@@ -88,7 +88,8 @@ def table(results, budget):
              f"on {platform.machine()}, {os.cpu_count()} CPU cores. AP in percent, by pycocotools. The last column has the "
              "paper's own figures on COCO (arXiv 1703.06870v3): mask AP, of the row's choice against that of the choice it "
              "replaces, and in which network. Shapes of 40 to 64 pixels after a few hundred steps are no COCO: the table proves that "
-             "each setting trains. It is no proof of an effect: box AP, which a mask's setting hardly touches, moves by points, too.", "",
+             "each setting trains. It is no proof of an effect: box AP, which a mask's setting hardly touches, moves by points, too. "
+             "Rows trained at different times may come from machines of different speed.", "",
              "| setting | what differs from the first row | mask AP | AP50 | AP75 | box AP | training | paper |",
              "|---|---|---|---|---|---|---|---|"]
     for name, (settings, text, paper) in SETTINGS.items():
