@@ -7,7 +7,8 @@
 Detection goes from a uint8 image to masks of full size, with 1000 proposals and as many detections as asked
 for; a training step is forward, backward and SGD on all layers, with fixed batch norm, ten objects an image and
 ready inputs. Weights are random: only the amount of work counts, and the worker says how many detections
-there were. Prints median seconds, peak memory and the ratio.
+there were. Prints median seconds, peak memory and the ratio. Both take a GPU where they see one, with TensorFloat-32 in
+convolutions and products of matrices; the memory is then the GPU's. --policy mixed_bfloat16 is autocast for torchvision.
 """
 import argparse
 import os
@@ -39,9 +40,16 @@ def scene(side, objects=10, seed=0):
 def mrcnn_worker(options):
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")      # the two workers share a GPU
     import tempfile
+
+    import keras
+    import tensorflow as tf
     from mrcnn import data, model as modellib, utils
     from mrcnn.config import Config
+    keras.mixed_precision.set_global_policy(options.policy)
+    on_gpu = bool(tf.config.list_physical_devices("GPU"))
+    memory = (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]) if on_gpu else peak_of_process
     config = Config(NAME="peers", NUM_CLASSES=91, BACKBONE=options.backbone, IMAGE_MIN_DIM=options.side,
                     IMAGE_MAX_DIM=options.side, IMAGES_PER_GPU=options.batch, DETECTION_MIN_CONFIDENCE=0.,
                     DETECTION_NMS_THRESHOLD=1., DETECTION_MAX_INSTANCES=options.detections, RPN_CHANNELS=256,
@@ -52,7 +60,7 @@ def mrcnn_worker(options):
     if options.work == "detect":
         model = modellib.MaskRCNN("inference", config, folder)
         images = [scene(options.side, seed=i)[0] for i in range(options.batch)]
-        return lambda: sum(len(result["scores"]) for result in model.detect(images))
+        return lambda: sum(len(result["scores"]) for result in model.detect(images)), memory
 
     class Scenes(utils.Dataset):
         def load_image(self, image_id):
@@ -72,7 +80,7 @@ def mrcnn_worker(options):
     model.compile(1e-5, .9)
     inputs, _, _ = data.TrainingBatches(dataset, config, shuffle=False).batch(0)
     inputs = [x.astype("uint8") if x.dtype == bool else x.astype("float32") if x.dtype == np.float64 else x for x in inputs]
-    return lambda: float(np.asarray(model.keras_model.train_on_batch(inputs, return_dict=True)["loss"]))
+    return lambda: float(np.asarray(model.keras_model.train_on_batch(inputs, return_dict=True)["loss"])), memory
 
 
 def torchvision_worker(options):
@@ -81,6 +89,11 @@ def torchvision_worker(options):
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
     torch.manual_seed(0)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True       # TensorFlow's own choice
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    memory = torch.cuda.max_memory_allocated if device.type == "cuda" else peak_of_process
+    autocast = torch.autocast(device.type, getattr(torch, options.policy.removeprefix("mixed_")),
+                              enabled=options.policy != "float32")
     body = getattr(torchvision.models, options.backbone)(norm_layer=torchvision.ops.FrozenBatchNorm2d)
     model = MaskRCNN(_resnet_fpn_extractor(body, 5), num_classes=91, min_size=options.side, max_size=options.side,
                      box_score_thresh=0., box_nms_thresh=1., box_detections_per_img=options.detections,
@@ -88,17 +101,18 @@ def torchvision_worker(options):
     for module in model.modules():                             # random weights don't blow up in 16 to 33 blocks
         if isinstance(module, torchvision.ops.FrozenBatchNorm2d):
             module.weight.fill_(.5)
+    model.to(device)
     scenes = [scene(options.side, seed=i) for i in range(options.batch)]
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in scenes]
     if options.work == "detect":
         model.eval()
 
         def detect():
-            with torch.inference_mode():
-                results = model([image.float() / 255 for image in tensors])
-                masks = [(result["masks"][:, 0] >= .5).numpy() for result in results]
+            with torch.inference_mode(), autocast:
+                results = model([image.to(device).float() / 255 for image in tensors])
+                masks = [(result["masks"][:, 0] >= .5).cpu().numpy() for result in results]
             return sum(len(mask) for mask in masks)
-        return detect
+        return detect, memory
     model.train()
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-5, momentum=.9)
     targets = [{"boxes": torch.from_numpy(boxes[:, [1, 0, 3, 2]].astype("float32")),
@@ -106,25 +120,31 @@ def torchvision_worker(options):
                for _, boxes, masks in scenes]
 
     def step():
-        loss = sum(model([image.float() / 255 for image in tensors], targets).values())
+        on_device = [{name: value.to(device) for name, value in target.items()} for target in targets]
+        with autocast:
+            loss = sum(model([image.to(device).float() / 255 for image in tensors], on_device).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         return float(loss.detach())
-    return step
+    return step, memory
+
+
+def peak_of_process():
+    """Peak resident memory of this process, bytes."""
+    import resource
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def work(options):
-    """Runs once for each line that comes in; answers with seconds, the number and peak GB."""
-    import resource
+    """Runs once for each line that comes in; answers with seconds, the number and peak GiB."""
     answers, sys.stdout = sys.stdout, sys.stderr
-    run = {"mrcnn": mrcnn_worker, "torchvision": torchvision_worker}[options.worker](options)
+    run, memory = {"mrcnn": mrcnn_worker, "torchvision": torchvision_worker}[options.worker](options)
     for _ in sys.stdin:
         start = time.perf_counter()
         number = run()
         seconds = time.perf_counter() - start
-        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
-        print(seconds, number, memory, file=answers, flush=True)
+        print(seconds, number, memory() / 2 ** 30, file=answers, flush=True)
 
 
 # ---- The one that asks -------------------------------------------------------------------------------------
@@ -137,6 +157,7 @@ def main():
     parser.add_argument("--backbone", default="resnet50", choices=("resnet50", "resnet101"))
     parser.add_argument("--detections", type=int, default=100)
     parser.add_argument("--rpn-nms", type=float, default=.7, help="threshold between proposals; 1 keeps 1000 of any weights")
+    parser.add_argument("--policy", default="float32", choices=("float32", "mixed_bfloat16", "mixed_float16"))
     parser.add_argument("--matterport", action="store_true", help="mrcnn with the original's wider RPN and 200 RoIs")
     parser.add_argument("--torchvision", help="an interpreter that has torchvision")
     parser.add_argument("--repeats", type=int, default=5)
@@ -150,7 +171,8 @@ def main():
     if options.torchvision:
         pythons["torchvision"] = options.torchvision
     arguments = [__file__, options.work, "--side", str(options.side), "--batch", str(options.batch), "--backbone",
-                 options.backbone, "--detections", str(options.detections), "--rpn-nms", str(options.rpn_nms)]
+                 options.backbone, "--detections", str(options.detections), "--rpn-nms", str(options.rpn_nms),
+                 "--policy", options.policy]
     arguments += ["--matterport"] if options.matterport else []
     workers = {name: subprocess.Popen([python, *arguments, "--worker", name], stdin=subprocess.PIPE,
                                       stdout=subprocess.PIPE, text=True) for name, python in pythons.items()}
@@ -167,10 +189,10 @@ def main():
         worker.stdin.close()
         worker.wait()
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    what = f"{options.work} {options.backbone} {options.side}² batch {options.batch}"
+    what = f"{options.work} {options.backbone} {options.side}² batch {options.batch} {options.policy}"
     for name, median in medians.items():
         number = f"{last[name][1]:.0f} detections" if options.work == "detect" else f"loss {last[name][1]:.4g}"
-        print(f"{what}: {name} {median:.2f} s, peak {last[name][2]:.2f} GB, {number}")
+        print(f"{what}: {name} {median:.3f} s, peak {last[name][2]:.2f} GiB, {number}")
     if len(medians) == 2:
         print(f"{what}: {medians['torchvision'] / medians['mrcnn']:.2f} times torchvision")
 
