@@ -213,8 +213,10 @@ class FoldedConv(KL.Layer):
             scale = scale * norm.gamma if norm.scale else scale
             bias = (conv.bias if conv.use_bias else 0.) - norm.moving_mean
             bias = bias * scale + (norm.beta if norm.center else 0.)
-            kernel, shape, side = conv.kernel * scale, ops.shape(inputs), conv.kernel_size
-        x = inputs if len(inputs.shape) == 4 else ops.reshape(inputs, (-1, *shape[2:4], inputs.shape[-1]))
+            kernel, side = conv.kernel * scale, conv.kernel_size
+        per_roi = len(inputs.shape) == 5
+        shape = ops.shape(inputs) if per_roi else None
+        x = ops.reshape(inputs, (-1, *shape[2:4], inputs.shape[-1])) if per_roi else inputs
         if tuple(x.shape[1:3]) == side and conv.padding == "valid":
             x = ops.matmul(ops.reshape(x, (-1, math.prod(x.shape[1:]))), ops.reshape(kernel, (-1, conv.filters)))
             x = ops.reshape(x, (-1, 1, 1, conv.filters))
@@ -225,7 +227,7 @@ class FoldedConv(KL.Layer):
             x = tf.nn.bias_add(x, bias)                    # which TensorFlow fuses with what is around it
         else:
             x = x + bias
-        return x if len(inputs.shape) == 4 else ops.reshape(x, (*shape[:2], *ops.shape(x)[1:3], conv.filters))
+        return ops.reshape(x, (*shape[:2], *ops.shape(x)[1:3], conv.filters)) if per_roi else x
 
     @staticmethod
     def _after(inputs):
@@ -241,21 +243,27 @@ class FoldedConv(KL.Layer):
         return self.norm(self.conv(inputs))
 
 
-def _foldable(conv, norm):
+def _foldable(conv, norm, modes):
     conv, norm = (getattr(layer, "layer", layer) for layer in (conv, norm))
-    return (isinstance(norm, KL.BatchNormalization) and getattr(norm, "train_bn", None) is not True
+    return (isinstance(norm, KL.BatchNormalization) and getattr(norm, "train_bn", None) in modes
             and type(conv).__name__ in ("Conv2D", "WholeConv2D") and conv.activation is keras.activations.linear
             and conv.data_format == "channels_last" and norm.axis in (-1, 3, 4) and conv.compute_dtype == "float32")
 
 
-def fold_batch_norm(model):
-    """The same model with each convolution and its batch norm as one `FoldedConv`; it shares all weights."""
-    convolutions = {}
+def fold_batch_norm(model, modes=(None, False)):
+    """The same model with each convolution and its batch norm as one `FoldedConv`; it shares all weights.
+
+    Args:
+        modes: of the batch norms to fold, see `BatchNorm`: those that use fixed statistics where the model is to run.
+    """
+    convolutions, folded = {}, {}
 
     def call(layer, *args, **kwargs):
         conv, inputs = convolutions.get(id(args[0]), (None, None)) if args else (None, None)
-        if conv is not None and _foldable(conv, layer):
-            return FoldedConv(conv, layer, dtype="float32", name=layer.name + "_folded")(inputs)
+        if conv is not None and _foldable(conv, layer, modes):
+            if layer.name not in folded:                   # the mask head is called twice in training
+                folded[layer.name] = FoldedConv(conv, layer, dtype="float32", name=layer.name + "_folded")
+            return folded[layer.name](inputs)
         outputs = layer(*args, **kwargs)
         if isinstance(getattr(layer, "layer", layer), KL.Conv2D):
             # Where batch norm follows, this output is not used and is no part of the new model. The tensor is kept

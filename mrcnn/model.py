@@ -1486,6 +1486,18 @@ class TrainingModel(Network):
         self.decay_kind, self.undecayed = decay_kind, ("gamma", "beta") if decay_biases else ("gamma", "beta", "bias")
         self.loss_factors = {name: float((loss_weights or {}).get(name, 1.)) for name in loss_names}
         self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
+        self.run = None
+
+    def compile(self, *args, **kwargs):
+        """Keras's, and folds fixed batch norm: the outputs of convolutions before it need not be kept for the gradients."""
+        super().compile(*args, **kwargs)
+        if self.run is None:
+            # Behind a function: Keras would take an attribute that is a model for a layer of this one.
+            folded = inference.fold_batch_norm(keras.Model(self.inputs, self.outputs), modes=(False,))
+            self.run = lambda *inputs, **modes: folded(*inputs, **modes)
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training, mask) if self.run is None else self.run(inputs, training=training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         losses = y_pred[-len(self.loss_names):]
@@ -1516,7 +1528,7 @@ class TrainingModel(Network):
 
     def regularization(self):
         """The L2 term, a scalar."""
-        terms = [ops.mean(ops.square(w)) if self.decay_kind == "mean" else .5 * ops.sum(ops.square(w))
+        terms = [kernels.half_of_squares(w) * (2 / math.prod(w.shape) if self.decay_kind == "mean" else 1.)
                  for w in self.trainable_weights if w.name not in self.undecayed]
         return self.weight_decay * sum(terms) if terms else ops.convert_to_tensor(0.)
 

@@ -71,6 +71,29 @@ def make_schedule(config, learning_rate, total_steps):
                           config.LEARNING_RATE_STEPS if kind == "step" else (), config.LEARNING_RATE_FACTOR)
 
 
+class SGD(keras.optimizers.SGD):
+    """Keras's SGD by TensorFlow's fused operations: one to update a variable in place of ten, one for a gradient's norm in
+    place of three. The same numbers, a smaller graph, no copies of the variable on the way.
+    """
+
+    def _clip_gradients(self, grads):
+        if keras.backend.backend() != "tensorflow" or not self.global_clipnorm:
+            return super()._clip_gradients(grads)
+        import tensorflow as tf
+        return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
+
+    def update_step(self, gradient, variable, learning_rate):
+        if keras.backend.backend() != "tensorflow" or self.momentum == 0:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        import tensorflow as tf
+        velocity = self.momentums[self._get_variable_index(variable)].value
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle, accum=velocity.handle, lr=tf.cast(learning_rate, variable.dtype),
+            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
+            momentum=tf.cast(self.momentum, variable.dtype), use_nesterov=self.nesterov)
+
+
 def make_optimizer(config, learning_rate, momentum):
     """The optimizer of a config, gradients clipped by the norm of all together (Keras 2.0's clipnorm).
 
@@ -84,7 +107,7 @@ def make_optimizer(config, learning_rate, momentum):
         optimizer = config.OPTIMIZER(learning_rate)
         optimizer.global_clipnorm = clip
     elif config.OPTIMIZER == "sgd":
-        optimizer = keras.optimizers.SGD(learning_rate, momentum=momentum, global_clipnorm=clip, **average)
+        optimizer = SGD(learning_rate, momentum=momentum, global_clipnorm=clip, **average)
     elif config.OPTIMIZER == "adam":
         optimizer = keras.optimizers.Adam(learning_rate, global_clipnorm=clip, **average)
     else:

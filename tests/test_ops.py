@@ -77,6 +77,30 @@ def test_pooling_forms_agree():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_gradient_where_many_boxes_overlap(dtype):
+    """Every time that of the form without a kernel: TensorFlow's own on a CPU loses what threads add to a cell together."""
+    import tensorflow as tf
+    rng = np.random.default_rng(0)
+    corner = .3 * rng.random((200, 2))
+    boxes = kops.convert_to_tensor(np.concatenate([corner, corner + .1 + .6 * rng.random((200, 2))], axis=1), "float32")
+    images = tf.Variable(rng.normal(size=(2, 30, 34, 64)), dtype=dtype)
+    of, upstream = tf.constant(rng.integers(0, 2, 200), tf.int32), rng.normal(size=(200, 7, 7, 64)).astype("float32")
+
+    def gradient(fused):
+        with tf.GradientTape() as tape:
+            crops = ops.crop_and_resize(kops.convert_to_tensor(images), boxes, of, (7, 7), fused)
+            total = tf.reduce_sum(tf.cast(crops, "float32") * upstream)
+        return tf.cast(tape.gradient(total, images), "float32").numpy()
+
+    expected = gradient(False)
+    assert np.abs(expected).max() > 10 and (np.abs(expected).max(axis=(1, 2, 3)) > 10).all()
+    # The other form's products are in the images' dtype.
+    tolerance = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}[dtype] * np.abs(expected).max()
+    for _ in range(3):
+        np.testing.assert_allclose(gradient(True), expected, rtol=0, atol=tolerance)
+
+
 def test_no_boxes():
     maps = [np.zeros((1, 4, 4, 5), "float32")] * 4
     for fused in (True, False):

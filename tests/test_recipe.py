@@ -77,6 +77,26 @@ def test_weight_decay_of_the_sum_is_sgds():
     assert gradients[1] is None
 
 
+@pytest.mark.parametrize("momentum, nesterov", [(.9, False), (.9, True), (0., False)])
+def test_sgd_is_keras_sgd(momentum, nesterov):
+    """Three steps at a falling rate, of a matrix and of rows that a lookup gives a sparse gradient; the state too."""
+    import tensorflow as tf
+    rng, ends = np.random.default_rng(0), []
+    start, slopes = rng.normal(size=(4, 3)), rng.normal(size=(3, 4, 3)).astype("float32")
+    for kind in (keras.optimizers.SGD, training.SGD):
+        rate = keras.optimizers.schedules.ExponentialDecay(.1, 1, .5)
+        optimizer = kind(rate, momentum=momentum, nesterov=nesterov, global_clipnorm=1.)
+        variables = [keras.Variable(start, dtype="float32") for _ in range(2)]
+        for slope in slopes:
+            rows = tf.IndexedSlices(tf.constant(slope[:2]), tf.constant([3, 1]), tf.constant([4, 3]))
+            gradients = [tf.constant(slope), rows]
+            optimizer.apply_gradients(zip(gradients, variables))
+        ends.append([np.asarray(v) for v in (*variables, *optimizer.variables)])
+    for expected, found in zip(*ends):
+        np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+    assert np.abs(ends[0][0] - start).max() > .01
+
+
 def test_adamw_leaves_norms_and_biases_out():
     optimizer = training.make_optimizer(Config(OPTIMIZER="adamw", WEIGHT_DECAY=.5, LEARNING_RATE=.1), .1, .9)
     dense, norm = keras.layers.Dense(2), keras.layers.BatchNormalization()

@@ -63,6 +63,46 @@ def test_other_rpns_keep_the_gradient_of_their_maps(tmp_path):
     assert "sampled_anchors" not in [layer.name for layer in network.layers]
 
 
+# ---- Batch norm folded into the convolutions before it ----------------------------------------------------
+
+def test_folded_batch_norm_has_the_same_losses_and_gradients(tmp_path):
+    """In the body, behind the box head's convolution that is a product of matrices, and in the mask head."""
+    import tensorflow as tf
+    config = ToyConfig(BACKBONE="resnet18", TRAIN_BN=False, USE_RPN_ROIS=False)
+    network = modellib.MaskRCNN("training", config, tmp_path).keras_model
+    batch, rng = training_batch(config), np.random.default_rng(0)
+    boxes = np.asarray(batch[5])                               # RoIs on objects, near them, and elsewhere
+    rois = np.concatenate([boxes, np.where(boxes > 0, boxes + 2, 0), np.full_like(boxes, [2, 40, 12, 60])], axis=1)
+    batch.append(ops.convert_to_tensor(rois, "float32"))
+    norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) > 20
+    for norm in norms:
+        for weight in norm.weights:
+            weight.assign(rng.uniform(.5, 1.5, weight.shape))
+    drawn = network.get_layer("proposal_targets").random.state
+
+    def run():
+        drawn.assign(np.zeros(drawn.shape))                    # the same RoIs
+        with tf.GradientTape() as tape:
+            losses = network(batch, training=True)[-5:]
+            total = sum(losses)
+        weights = network.trainable_weights
+        return [float(loss) for loss in losses], dict(zip((w.path for w in weights), tape.gradient(total, [w.value for w in weights])))
+
+    losses, gradients = run()
+    network.compile("sgd")                                     # folds
+    folded_losses, folded_gradients = run()
+    assert min(losses) > .01
+    np.testing.assert_allclose(folded_losses, losses, rtol=1e-4)
+    assert len([g for g in gradients.values() if g is not None]) > 100
+    for path, expected in gradients.items():
+        found = folded_gradients[path]
+        assert (found is None) == (expected is None), path
+        if expected is not None:
+            expected = np.asarray(expected)
+            assert np.abs(np.asarray(found) - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-7, path
+
+
 # ---- Mixed precision ------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
