@@ -1,5 +1,5 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
-# make test    runs the tests
+# make test    runs the tests, two at a time
 # make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
 # make clean   removes the environment and the demo's files
@@ -15,7 +15,7 @@ demo:
 
 test:
 	@tools/venv.sh test
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
 
 parity:
 	@tools/venv.sh test

@@ -15,5 +15,5 @@ setup(
     packages=["mrcnn"],
     python_requires=">=3.11,<3.14",
     install_requires=(HERE / "requirements.txt").read_text().split(),
-    extras_require={"test": ["pytest", "hypothesis"], "tensorboard": ["tensorboard"]},
+    extras_require={"test": ["pytest", "pytest-xdist", "hypothesis"], "tensorboard": ["tensorboard"]},
 )
