@@ -68,6 +68,8 @@ def test_other_rpns_keep_the_gradient_of_their_maps(tmp_path):
 def test_folded_batch_norm_has_the_same_losses_and_gradients(tmp_path):
     """In the body, behind the box head's convolution that is a product of matrices, and in the mask head."""
     import tensorflow as tf
+    # With other weights an activation can lie so near to a ReLU's kink that rounding decides about its gradient.
+    keras.utils.set_random_seed(4)
     config = ToyConfig(BACKBONE="resnet18", TRAIN_BN=False, USE_RPN_ROIS=False)
     network = modellib.MaskRCNN("training", config, tmp_path).keras_model
     batch, rng = training_batch(config), np.random.default_rng(0)
