@@ -377,23 +377,30 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     rng = np.random.default_rng(np.random.randint(2 ** 31)) if rng is None else rng
     size = config.RPN_TRAIN_ANCHORS_PER_IMAGE
     blocks = anchors if isinstance(anchors, utils.BoxBlocks) else utils.BoxBlocks(np.asarray(anchors, np.float64))
-    best_iou, best = np.zeros(blocks.area.shape), np.zeros(blocks.area.shape, np.int64)
-    match = np.full(blocks.area.shape, -1, np.int32)
-    positive = np.zeros(blocks.area.shape, bool)
-    overlaps = blocks.overlaps(np.asarray(gt_boxes, np.float64).reshape(-1, 4))
-    for i, (class_id, (near, iou)) in enumerate(zip(gt_class_ids, overlaps)):
-        if class_id < 0:
-            match[near] = np.where(iou >= CROWD_IOU, 0, match[near])
-            continue
-        known = best_iou[near]
-        best[near] = np.where(iou > known, i, best[near])
-        best_iou[near] = np.maximum(iou, known)
+    gt_boxes, objects = np.asarray(gt_boxes, np.float64).reshape(-1, 4), np.asarray(gt_class_ids) >= 0
+    match = np.full(blocks.area.size, -1, np.int32)
+
+    def anchors_of(box, least):
+        """Anchors that may have the IoU `least` with a box, and their IoU."""
+        (near, iou), = blocks.overlaps(box[None], least)
+        return (near[:, None] * blocks.SIZE + np.arange(blocks.SIZE)).ravel(), iou.ravel()
+
+    for box in gt_boxes[~objects]:
+        rows, iou = anchors_of(box, 0)
+        match[rows[iou >= CROWD_IOU]] = 0
+    positive = []
+    for box in gt_boxes[objects]:
+        rows, iou = anchors_of(box, RPN_NEGATIVE_IOU)
         most = iou.max(initial=0)
+        if most < RPN_NEGATIVE_IOU:                        # then its best anchor may be any
+            rows, iou = anchors_of(box, 0)
+            most = iou.max(initial=0)
+        match[rows[iou >= RPN_NEGATIVE_IOU]] = 0
         if most > 0:
-            positive[near] |= iou == most
-    match[best_iou >= RPN_NEGATIVE_IOU] = 0
-    match[positive | (best_iou >= RPN_POSITIVE_IOU)] = 1
-    match, best = match.ravel()[:blocks.count], best.ravel()[:blocks.count]
+            positive.append(rows[iou >= min(most, RPN_POSITIVE_IOU)])
+    if positive:
+        match[np.concatenate(positive)] = 1
+    match = match[:blocks.count]
     for value, limit in ((1, size // 2), (-1, None)):
         rows = np.flatnonzero(match == value)
         limit = size - np.count_nonzero(match == 1) if limit is None else limit
@@ -404,8 +411,9 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     deltas = np.zeros((size, 4))
     rows = np.flatnonzero(match == 1)
     if len(rows):
-        boxes = np.asarray(gt_boxes)[best[rows]].astype(np.float64)
-        deltas[:len(rows)] = utils._box_refinement(blocks.boxes(rows), boxes, np) / config.RPN_BBOX_STD_DEV
+        chosen = blocks.boxes(rows)
+        best = gt_boxes[objects][utils.compute_overlaps(chosen, gt_boxes[objects]).argmax(axis=1)]
+        deltas[:len(rows)] = utils._box_refinement(chosen, best, np) / config.RPN_BBOX_STD_DEV
     return match, deltas
 
 

@@ -139,17 +139,25 @@ class BoxBlocks:
         y1, x1, y2, x2 = self._edges
         self.area = (y2 - y1) * (x2 - x1)
         self._bounds = y1.min(axis=1), x1.min(axis=1), y2.max(axis=1), x2.max(axis=1)
+        self._areas = self.area.min(axis=1), self.area.max(axis=1)
 
     def boxes(self, rows):
         """[K, (y1, x1, y2, x2)] of those numbers."""
         return self._edges.reshape(4, -1)[:, rows].T
 
-    def overlaps(self, boxes):
-        """For each box of [M, 4] the blocks [K] that may overlap it, and the IoU [K, SIZE] of their boxes."""
-        top, left, bottom, right = self._bounds
+    def overlaps(self, boxes, least=0.):
+        """For each box of [M, 4] the blocks [K] that may overlap it, and the IoU [K, SIZE] of their boxes.
+
+        Args:
+            least: blocks whose boxes are too large or too small to reach this IoU are left out.
+        """
+        (top, left, bottom, right), (smallest, largest) = self._bounds, self._areas
         for box in _exact(boxes):
-            near = np.flatnonzero((top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1]))
-            yield near, _iou(_intersection(self._edges[:, near], box), self.area[near], _box_area(box))
+            near, area = (top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1]), _box_area(box)
+            if least:                                      # an IoU is at most the smaller area over the larger
+                near &= np.minimum(largest, area) >= least * (1 - 1e-9) * np.maximum(smallest, area)
+            near = np.flatnonzero(near)
+            yield near, _iou(_intersection(self._edges[:, near], box), self.area[near], area)
 
 
 def non_max_suppression(boxes, scores, threshold):
