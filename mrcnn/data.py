@@ -307,7 +307,7 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     """
     image, masks, class_ids, points = _load(dataset, config, image_id)
     original_shape = image.shape
-    empty = np.flatnonzero(~np.bitwise_or.reduce(masks, axis=(0, 1))) if masks.shape[2] else []
+    empty = np.flatnonzero(~np.bitwise_or.reduce(masks, axis=0).any(axis=0)) if masks.shape[2] else []
     if len(empty):
         warnings.warn(f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask and "
                       "are left out", stacklevel=2)

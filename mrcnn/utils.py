@@ -46,7 +46,7 @@ def extract_bboxes(mask):
     if mask.dtype == bool:
         mask = mask.view(np.uint8)
     if mask.dtype.kind in "iu":  # several times faster than any()
-        rows, columns = (np.bitwise_or.reduce(mask, axis=axis) != 0 for axis in (1, 0))  # [H, N], [W, N]
+        rows, columns = _or_along_rows(mask) != 0, np.bitwise_or.reduce(mask, axis=0) != 0  # [H, N], [W, N]
     else:
         rows, columns = mask.any(axis=1), mask.any(axis=0)
     boxes = np.stack([rows.argmax(axis=0),
@@ -55,6 +55,25 @@ def extract_bboxes(mask):
                       width - columns[::-1].argmax(axis=0)], axis=1)
     boxes[~rows.any(axis=0)] = 0
     return boxes.astype(np.int32)
+
+
+def _or_along_rows(mask):
+    """Bitwise or of each row of integers [H, W, N]: [H, N]. By halves, as many rows at a time as stay in the cache.
+
+    numpy's reduction of a middle axis goes N numbers at a time: ten masks of 1024 x 1024 took it 13 ms, this 1.6.
+    """
+    height, width, count = mask.shape
+    step, parts = max(1, (1 << 20) // (width * count * mask.itemsize)), []
+    for start in range(0, height, step):
+        part = mask[start:start + step]
+        while part.shape[1] > 1:
+            half, odd = divmod(part.shape[1], 2)
+            halves = part[:, :half] | part[:, half:2 * half]
+            if odd:
+                halves[:, 0] |= part[:, -1]
+            part = halves
+        parts.append(part[:, 0])
+    return np.concatenate(parts)
 
 
 def _exact(boxes):
