@@ -261,7 +261,7 @@ def fold_batch_norm(model, modes=(None, False)):
     def call(layer, *args, **kwargs):
         conv, inputs = convolutions.get(id(args[0]), (None, None)) if args else (None, None)
         if conv is not None and _foldable(conv, layer, modes):
-            if layer.name not in folded:                   # the mask head is called twice in training
+            if layer.name not in folded:                   # one layer for all calls, as in training the mask head has two
                 folded[layer.name] = FoldedConv(conv, layer, dtype="float32", name=layer.name + "_folded")
             return folded[layer.name](inputs)
         outputs = layer(*args, **kwargs)

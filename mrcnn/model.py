@@ -1486,18 +1486,17 @@ class TrainingModel(Network):
         self.decay_kind, self.undecayed = decay_kind, ("gamma", "beta") if decay_biases else ("gamma", "beta", "bias")
         self.loss_factors = {name: float((loss_weights or {}).get(name, 1.)) for name in loss_names}
         self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
-        self.run = None
+        self._folded = None
 
-    def compile(self, *args, **kwargs):
-        """Keras's, and folds fixed batch norm: the outputs of convolutions before it need not be kept for the gradients."""
-        super().compile(*args, **kwargs)
-        if self.run is None:
+    def fold(self):
+        """Folds fixed batch norm from now on: the outputs of convolutions before it need not be kept for the gradients."""
+        if self._folded is None:
             # Behind a function: Keras would take an attribute that is a model for a layer of this one.
             folded = inference.fold_batch_norm(keras.Model(self.inputs, self.outputs), modes=(False,))
-            self.run = lambda *inputs, **modes: folded(*inputs, **modes)
+            self._folded = lambda inputs, training: folded(inputs, training=training)
 
     def call(self, inputs, training=None, mask=None):
-        return super().call(inputs, training, mask) if self.run is None else self.run(inputs, training=training)
+        return super().call(inputs, training, mask) if self._folded is None else self._folded(inputs, training)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         losses = y_pred[-len(self.loss_names):]
@@ -1825,6 +1824,7 @@ class MaskRCNN:
         with self._devices():
             optimizer = training.make_optimizer(self.config, learning_rate, momentum)
             optimizer.build(self.keras_model.trainable_variables)
+            self.keras_model.fold()
             self.keras_model.compile(optimizer=optimizer, jit_compile=False)
 
     def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):

@@ -6,6 +6,7 @@ Each has two forms: TensorFlow's fused kernel, the faster one on its CPU and GPU
 Boxes are [..., (y1, x1, y2, x2)], normalised so that 0 and 1 are the centres of the outermost pixels.
 """
 import ctypes
+import functools
 import sys
 
 import keras
@@ -152,7 +153,8 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
     This is not the paper's RoIAlign: with boxes normalised by (height - 1, width - 1) the first and
     the last sample of a row lie *on* the box's edges instead of half a cell inside. Of a box that ends on the
     image's edge TensorFlow's kernel may come out a rounding beyond it with the last one (as from 56 cells to 28),
-    and be 0 there. Mask targets are so in matterport's package too, and the losses recorded of it ask for it.
+    and be 0 there. Mask targets are so in matterport's package too, and the losses recorded of it ask for it. The
+    fused form has no gradient of the boxes.
 
     Args:
         images: [B, H, W, C] float.
@@ -174,17 +176,25 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
 
 
 def _crop_by_kernel(images, boxes, box_indices, size):
-    """`tf.image.crop_and_resize` with a gradient, of the images alone, that is right on a CPU too.
+    """`tf.image.crop_and_resize` with a gradient, of the images alone, that is right without a GPU too.
 
-    There TensorFlow's own adds to a cell from several threads at once and loses what two of them add together: of 200
+    On a CPU TensorFlow's own adds to a cell from several threads at once and loses what two of them add together: of 200
     overlapping boxes on 2 cores a fifth of the largest gradient, another one each time. Its GPU kernel adds atomically.
     """
     import tensorflow as tf
     if tf.config.list_logical_devices("GPU"):
-        return tf.image.crop_and_resize(images, boxes, box_indices, size)
+        return tf.image.crop_and_resize(images, tf.stop_gradient(boxes), box_indices, size)
+    return _crop_function(tuple(size), images.shape[-1], images.dtype)(images, boxes, box_indices)
+
+
+@functools.lru_cache(maxsize=None)
+def _crop_function(size, channels, dtype):
+    """The kernel with its gradient as a function of tensors: TensorFlow keeps what a custom gradient refers to forever, and
+    of a function without captures that is its own small graph, not the model's that calls it."""
+    import tensorflow as tf
 
     @tf.custom_gradient
-    def crop(images):
+    def crop(images, boxes, box_indices):
         def gradient(upstream):
             maps = _Maps.whole(images, box_indices)
             at_y, at_x = _corner_samples(maps, boxes, size)
@@ -195,15 +205,17 @@ def _crop_by_kernel(images, boxes, box_indices, size):
             dy, dx = (tf.where(inside[..., None], tf.stack([1. - d, d], -1), 0.)
                       for d, inside in ((dy, y_inside), (dx, x_inside)))
             shares = dy[:, :, None, :, None] * dx[:, None, :, None, :]
-            upstream = tf.reshape(upstream, (-1, images.shape[-1]))
+            upstream = tf.reshape(upstream, (-1, channels))
             samples, shape = tf.shape(upstream)[0], tf.shape(images)
             pairs = tf.stack([tf.repeat(tf.range(samples), 4), tf.reshape(cells, (-1,))], -1)
             summed = tf.raw_ops.SparseTensorDenseMatMul(
                 a_indices=pairs, a_values=tf.reshape(shares, (-1,)), b=upstream, adjoint_a=True,
                 a_shape=tf.cast(tf.stack([samples, tf.reduce_prod(shape[:3])]), "int64"))
-            return tf.cast(tf.reshape(summed, shape), images.dtype)
+            return tf.cast(tf.reshape(summed, shape), dtype), None, None
         return tf.image.crop_and_resize(images, boxes, box_indices, size), gradient
-    return crop(images)
+    signature = [tf.TensorSpec((None, None, None, channels), dtype), tf.TensorSpec((None, 4), "float32"),
+                 tf.TensorSpec((None,), "int32")]
+    return tf.function(crop, input_signature=signature, autograph=False)
 
 
 def pyramid_pool(feature_maps, boxes, levels, size, fused=None):

@@ -71,6 +71,7 @@ def make_schedule(config, learning_rate, total_steps):
                           config.LEARNING_RATE_STEPS if kind == "step" else (), config.LEARNING_RATE_FACTOR)
 
 
+@keras.saving.register_keras_serializable("mrcnn")
 class SGD(keras.optimizers.SGD):
     """Keras's SGD by TensorFlow's fused operations: one to update a variable in place of ten, one for a gradient's norm in
     place of three. The same numbers, a smaller graph, no copies of the variable on the way.

@@ -83,6 +83,7 @@ def test_gradient_where_many_boxes_overlap(dtype):
     import tensorflow as tf
     rng = np.random.default_rng(0)
     corner = .3 * rng.random((200, 2))
+    corner[:20] -= .4                                          # across the edge, or outside
     boxes = kops.convert_to_tensor(np.concatenate([corner, corner + .1 + .6 * rng.random((200, 2))], axis=1), "float32")
     images = tf.Variable(rng.normal(size=(2, 30, 34, 64)), dtype=dtype)
     of, upstream = tf.constant(rng.integers(0, 2, 200), tf.int32), rng.normal(size=(200, 7, 7, 64)).astype("float32")
@@ -99,6 +100,28 @@ def test_gradient_where_many_boxes_overlap(dtype):
     tolerance = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 4e-2}[dtype] * np.abs(expected).max()
     for _ in range(3):
         np.testing.assert_allclose(gradient(True), expected, rtol=0, atol=tolerance)
+
+
+def test_gradients_let_go_of_their_graph():
+    """TensorFlow keeps what a custom gradient refers to: that must not be the model that was thrown away."""
+    import gc
+    import weakref
+
+    import tensorflow as tf
+    maps, boxes = np.ones((1, 9, 8, 3), "float32"), np.float32([[0, 0, 1, 1]])
+
+    @tf.function
+    def slope(maps):
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            total = tf.reduce_sum(ops.crop_and_resize(maps, tf.constant(boxes), tf.constant([0]), (7, 7), True))
+        return tape.gradient(total, maps)
+    np.testing.assert_allclose(slope(tf.constant(maps)).numpy().sum(), 147, rtol=1e-5)
+    graph = weakref.ref(slope.get_concrete_function(tf.TensorSpec(maps.shape)).graph)
+    assert graph() is not None
+    del slope
+    gc.collect()
+    assert graph() is None
 
 
 def test_no_boxes():

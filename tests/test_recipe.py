@@ -95,6 +95,8 @@ def test_sgd_is_keras_sgd(momentum, nesterov):
     for expected, found in zip(*ends):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
     assert np.abs(ends[0][0] - start).max() > .01
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
+    assert type(copy) is training.SGD and copy.get_config() == optimizer.get_config()
 
 
 def test_adamw_leaves_norms_and_biases_out():
