@@ -1035,14 +1035,14 @@ def _boxes_and_crops(masks):
         boxes = extract_bboxes(masks).astype(np.int64)
         return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
     # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to pixel of one mask are
-    # an eighth.
-    bits = np.empty((-(-height // 8), width, count), np.uint8)
-    for start, packed in zip(range(0, height, 8), bits):
-        rows = masks[start:start + 8].view(np.uint8)
-        packed[:] = rows[-1]
-        for row in rows[-2::-1]:
+    # an eighth. 64 rows at a time: numpy's calls are then long enough for two threads to run at once.
+    bits = np.zeros((-(-height // 8), width, count), np.uint8)
+    for start in range(0, height, 64):
+        rows, packed = masks[start:start + 64].view(np.uint8), bits[start // 8:start // 8 + 8]
+        for k in reversed(range(8)):
             np.add(packed, packed, out=packed)
-            np.bitwise_or(packed, row, out=packed)
+            of_bit = packed[:len(rows[k::8])]
+            np.bitwise_or(of_bit, rows[k::8], out=of_bit)
     boxes = extract_bboxes(bits).astype(np.int64)
     return boxes, [np.ascontiguousarray(bits[y1:y2, x1:x2, i]) for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
 
