@@ -944,6 +944,10 @@ def _clip_box(box, height, width):
     return (y1, x1, y2, x2) if y1 < y2 and x1 < x2 else None
 
 
+# Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost more than the pixels.
+ONE_GO = 100_000
+
+
 def _resize_into(out, mask, box, top, left, threshold, foreground):
     """Resizes a mask [h, w] float32 to its box and writes the part from (top, left) on to `out`, bool."""
     y1, x1, y2, x2 = (int(edge) for edge in box[:4])
@@ -958,13 +962,18 @@ def _resize_into(out, mask, box, top, left, threshold, foreground):
     across[1:-1] = padded[1:-1, low]
     across[1:-1] += (padded[:, 1:] - padded[:, :-1])[1:-1, low] * weight
     low, weight = _neighbours(len(mask), y2 - y1, top - y1, top - y1 + height)
-    # Rows between the same two rows of the mask at once; where both are background, so is what lies between. No
-    # product of matrices: BLAS shares so small a one among threads, which takes up to ten times as long on a busy machine.
+    slopes, weight = across[1:] - across[:-1], weight[:, None]
+    # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times as long on a busy machine.
+    if out.size <= ONE_GO:
+        values = slopes[low]
+        values *= weight
+        values += across[low]
+        foreground(values, threshold, out=out)
+        return
+    # Rows between the same two rows of the mask at once; where both are background, so is what lies between.
     reached = foreground(np.maximum(across[:-1], across[1:]), threshold)
     first, last = reached.argmax(axis=1), width - reached[:, ::-1].argmax(axis=1)
-    slopes = across[1:] - across[:-1]
     starts = np.flatnonzero(np.concatenate([[True], low[1:] != low[:-1]]))
-    weight = weight[:, None]
     for above, start, stop in zip(low[starts], starts, [*starts[1:], height]):
         if reached[above, first[above]]:
             columns = slice(first[above], last[above])
