@@ -240,7 +240,7 @@ class FoldedConv(KL.Layer):
         return tf.control_dependencies([waits_for])
 
     def compute_output_spec(self, inputs):
-        return self.norm(self.conv(inputs))
+        return keras.KerasTensor(self.conv.compute_output_shape(inputs.shape), self.compute_dtype)
 
 
 def _foldable(conv, norm, modes):
@@ -330,12 +330,19 @@ def infer(model, images, metas, anchors):
     """
     args = [ops.convert_to_tensor(x, "float32") for x in
             (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
-    detections, *maps = compiled(model, "boxes")(*args)
+    boxes = compiled(model, "boxes")
+    heads = [name for name, head in (("masks", model._mask_model), ("keypoints", model._keypoint_model)) if head is not None]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        # The first time, TensorFlow prepares and runs the one while Python traces the others.
+        for name in heads:
+            if name not in model._functions:
+                pool.submit(compiled, model, name)
+        detections, *maps = boxes(*args)
     detections = ops.convert_to_numpy(detections)
     count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
 
     def groups(name):
-        """The head's outputs of the rows with a detection, a group at a time; it is not compiled where there is none."""
+        """The head's outputs of the rows with a detection, a group at a time."""
         for start in range(0, count, HEAD_GROUP):
             rows = detections[:, start:min(start + HEAD_GROUP, count)]
             class_ids = [ops.convert_to_tensor(rows[..., 4])] if name == "masks" else []

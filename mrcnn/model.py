@@ -344,7 +344,8 @@ class MatchSize(KL.Layer):
 
     def call(self, inputs):
         large, small = inputs
-        return large[:, :ops.shape(small)[1], :ops.shape(small)[2]]
+        _, height, width, _ = ops.shape(small)
+        return large[:, :height, :width]
 
     def compute_output_shape(self, input_shape):
         large, small = input_shape
@@ -1572,6 +1573,8 @@ class MaskRCNN:
         self._strategy = training.strategy(config.GPU_COUNT) if mode == "training" else None
         with self._devices():
             self.keras_model = self.build(mode, config)
+        if mode == "inference":
+            inference.compiled(self, "boxes")      # a part of building, so that the first detection need not wait for it
 
     def _devices(self):
         return self._strategy.scope() if self._strategy else contextlib.nullcontext()
