@@ -80,7 +80,7 @@ def main():
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
     args = parser.parse_args()
     import keras
-    from mrcnn import evaluate, media
+    from mrcnn import commands, evaluate, media
     from mrcnn import model as modellib
     dataset, config = four_photographs(args.dataset), FourConfig()
     config.override(args.set)
@@ -102,10 +102,7 @@ def main():
     result = evaluate.evaluate(inference, dataset)
     for image_id in dataset.image_ids:
         image = dataset.load_image(image_id)
-        found = inference.detect([image])[0]
-        sure = found["scores"] >= .5
-        found = {"rois": found["rois"][sure], "class_ids": found["class_ids"][sure], "scores": found["scores"][sure],
-                 "masks": found["masks"][..., sure]}
+        found = commands.sure(inference.detect([image])[0])
         media.write_image(output / f"{dataset.image_info[image_id]['id']}.png", media.paint(image, found, dataset.class_names))
     present = {name: figures for name, figures in result.per_class.items() if figures["segm AP"] == figures["segm AP"]}
     result.per_class = present

@@ -422,14 +422,17 @@ def _train_generated(config, dataset_class, unseen, args, augmentation):
     return before + time.monotonic() - start
 
 
+def sure(result, score=.5):
+    """A result of `MaskRCNN.detect` without the detections below a score, for pictures."""
+    kept = result["scores"] >= score
+    return {name: value if value is None else value[..., kept] if name == "masks" else value[kept]
+            for name, value in result.items()}
+
+
 def _draw_sure(model, dataset, path, count=12):
     """Saves a picture of the detections above .5 on the first images. Returns its path."""
     from mrcnn import visualize
     images = [dataset.load_image(i) for i in dataset.image_ids[:count]]
-    results = model.detect(images)
-    for result in results:
-        sure = result["scores"] >= .5
-        result.update({name: value[..., sure] if name == "masks" else value[sure]
-                       for name, value in result.items() if value is not None})
+    results = [sure(result) for result in model.detect(images)]
     path.parent.mkdir(parents=True, exist_ok=True)
     return visualize.draw_detections_grid(images, results, dataset.class_names, path)

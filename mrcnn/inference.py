@@ -203,7 +203,8 @@ class FoldedConv(KL.Layer):
     """
 
     def __init__(self, conv, norm, **kwargs):
-        super().__init__(**kwargs)
+        # Statistics and kernels are multiplied as they are stored, in float32, whatever the policy computes in.
+        super().__init__(autocast=False, **kwargs)
         self.conv, self.norm = conv, norm
 
     def call(self, inputs):
@@ -214,9 +215,10 @@ class FoldedConv(KL.Layer):
             bias = (conv.bias if conv.use_bias else 0.) - norm.moving_mean
             bias = bias * scale + (norm.beta if norm.center else 0.)
             kernel, side = conv.kernel * scale, conv.kernel_size
-        per_roi = len(inputs.shape) == 5
-        shape = ops.shape(inputs) if per_roi else None
-        x = ops.reshape(inputs, (-1, *shape[2:4], inputs.shape[-1])) if per_roi else inputs
+        x, kernel, bias = (ops.cast(each, self.compute_dtype) for each in (inputs, kernel, bias))
+        per_roi = len(x.shape) == 5
+        shape = ops.shape(x) if per_roi else None
+        x = ops.reshape(x, (-1, *shape[2:4], x.shape[-1])) if per_roi else x
         if tuple(x.shape[1:3]) == side and conv.padding == "valid":
             x = ops.matmul(ops.reshape(x, (-1, math.prod(x.shape[1:]))), ops.reshape(kernel, (-1, conv.filters)))
             x = ops.reshape(x, (-1, 1, 1, conv.filters))
@@ -247,7 +249,7 @@ def _foldable(conv, norm, modes):
     conv, norm = (getattr(layer, "layer", layer) for layer in (conv, norm))
     return (isinstance(norm, KL.BatchNormalization) and getattr(norm, "train_bn", None) in modes
             and type(conv).__name__ in ("Conv2D", "WholeConv2D") and conv.activation is keras.activations.linear
-            and conv.data_format == "channels_last" and norm.axis in (-1, 3, 4) and conv.compute_dtype == "float32")
+            and conv.data_format == "channels_last" and norm.axis in (-1, 3, 4))
 
 
 def fold_batch_norm(model, modes=(None, False)):
@@ -262,7 +264,7 @@ def fold_batch_norm(model, modes=(None, False)):
         conv, inputs = convolutions.get(id(args[0]), (None, None)) if args else (None, None)
         if conv is not None and _foldable(conv, layer, modes):
             if layer.name not in folded:                   # one layer for all calls, as in training the mask head has two
-                folded[layer.name] = FoldedConv(conv, layer, dtype="float32", name=layer.name + "_folded")
+                folded[layer.name] = FoldedConv(conv, layer, dtype=conv.dtype_policy, name=layer.name + "_folded")
             return folded[layer.name](inputs)
         outputs = layer(*args, **kwargs)
         if isinstance(getattr(layer, "layer", layer), KL.Conv2D):

@@ -588,7 +588,7 @@ def _samples(n_in, n_out):
     return np.clip(low, 0, n_in - 1), np.clip(low + 1, 0, n_in - 1), low_weight, high_weight
 
 
-def _neighbours(n_in, n_out, start, stop):
+def _padded_neighbours(n_in, n_out, start, stop):
     """`_samples` of the places start..stop of n_out, for samples with a 0 put before and behind.
 
     Returns:
@@ -956,12 +956,12 @@ def _resize_into(out, mask, box, top, left, threshold, foreground):
     if foreground(mask.min(), threshold):
         out[:] = True
         return
-    low, weight = _neighbours(mask.shape[1], x2 - x1, left - x1, left - x1 + width)
+    low, weight = _padded_neighbours(mask.shape[1], x2 - x1, left - x1, left - x1 + width)
     padded, across = (np.zeros((len(mask) + 2, side), np.float32) for side in (mask.shape[1] + 2, width))
     padded[1:-1, 1:-1] = mask
     across[1:-1] = padded[1:-1, low]
     across[1:-1] += (padded[:, 1:] - padded[:, :-1])[1:-1, low] * weight
-    low, weight = _neighbours(len(mask), y2 - y1, top - y1, top - y1 + height)
+    low, weight = _padded_neighbours(len(mask), y2 - y1, top - y1, top - y1 + height)
     slopes, weight = across[1:] - across[:-1], weight[:, None]
     # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times as long on a busy machine.
     if out.size <= ONE_GO:

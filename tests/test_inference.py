@@ -1,4 +1,5 @@
 """The fast path of detection gives what the network gives: folded batch norm, groups of masks, forms of masks, folders."""
+import keras
 import numpy as np
 import pytest
 from conftest import small_config
@@ -33,6 +34,25 @@ def test_folded_batch_norm_is_the_same_network(small_model, image):
     inputs = [np.array([[[.1, .1, .6, .7], [0, 0, 1, 1]]], "float32"), small_model.mold_inputs([image])[1].astype("float32"), *maps]
     actual, expected = (np.asarray(network(inputs, training=False)) for network in (mask_head, small_model._mask_model))
     assert np.abs(actual - expected).max() <= 1e-4
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_folding_under_mixed_precision(tmp_path, small_model, image, policy):
+    """Feature maps are as near to float32's as those of the network that is not folded."""
+    from mrcnn import model as modellib
+    keras.config.set_dtype_policy(policy)
+    try:
+        mixed = modellib.MaskRCNN("inference", small_model.config, tmp_path)
+        folded = inference.fold_batch_norm(mixed._box_model)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    mixed.keras_model.set_weights(small_model.keras_model.get_weights())
+    assert sum(isinstance(layer, inference.FoldedConv) for layer in folded.layers) == 53 + 2
+    exact, plain, fast = (run(network, small_model, image)[1:] for network in (small_model._box_model, mixed._box_model, folded))
+    assert len(exact) == 4
+    for reference, one, other in zip(exact, plain, fast):
+        error, allowed = (np.abs(value.astype("float32") - reference).max() for value in (other, one))
+        assert 0 < error <= 1.5 * allowed
 
 
 def test_folding_follows_the_variables(small_model, image):
