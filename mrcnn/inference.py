@@ -264,7 +264,8 @@ def fold_batch_norm(model, modes=(None, False)):
         conv, inputs = convolutions.get(id(args[0]), (None, None)) if args else (None, None)
         if conv is not None and _foldable(conv, layer, modes):
             if layer.name not in folded:                   # one layer for all calls, as in training the mask head has two
-                folded[layer.name] = FoldedConv(conv, layer, dtype=conv.dtype_policy, name=layer.name + "_folded")
+                folded[layer.name] = FoldedConv(conv, layer, dtype=getattr(conv, "layer", conv).dtype_policy,
+                                                name=layer.name + "_folded")
             return folded[layer.name](inputs)
         outputs = layer(*args, **kwargs)
         if isinstance(getattr(layer, "layer", layer), KL.Conv2D):
