@@ -1493,7 +1493,7 @@ class TrainingModel(Network):
         """Folds fixed batch norm from now on: the outputs of convolutions before it need not be kept for the gradients."""
         if self._folded is None:
             # Behind a function: Keras would take an attribute that is a model for a layer of this one.
-            folded = inference.fold_batch_norm(keras.Model(self.inputs, self.outputs), modes=(False,))
+            folded = inference.fold_batch_norm(keras.Model(self.inputs, self.outputs), training=True)
             self._folded = lambda inputs, training: folded(inputs, training=training)
 
     def call(self, inputs, training=None, mask=None):

@@ -23,8 +23,8 @@ def run(network, model, image):
 
 def test_folded_batch_norm_is_the_same_network(small_model, image):
     folded = inference.fold_batch_norm(small_model._box_model)
-    kinds = [type(layer) for layer in folded.layers]
-    assert kinds.count(inference.FoldedConv) == 53 + 2             # ResNet-50's and the box head's
+    merged = [layer for layer in folded.layers if isinstance(layer, inference.FoldedConv) and layer.norm]
+    assert len(merged) == 53 + 2                                   # ResNet-50's and the box head's
     assert not any(isinstance(getattr(layer, "layer", layer), KL.BatchNormalization) for layer in folded.layers)
     for actual, expected in zip(run(folded, small_model, image), run(small_model._box_model, small_model, image)):
         assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -34,6 +34,46 @@ def test_folded_batch_norm_is_the_same_network(small_model, image):
     inputs = [np.array([[[.1, .1, .6, .7], [0, 0, 1, 1]]], "float32"), small_model.mold_inputs([image])[1].astype("float32"), *maps]
     actual, expected = (np.asarray(network(inputs, training=False)) for network in (mask_head, small_model._mask_model))
     assert np.abs(actual - expected).max() <= 1e-4
+
+
+def test_layers_of_a_folded_network_by_device(small_model, image, monkeypatch):
+    """Folded kernels where a GPU computes, as in training; on CPUs batch norm is left to the kernels: both are the same."""
+    outputs = []
+    for on_cpu, kind in ((False, inference.FoldedConv), (True, inference.CPUConv)):
+        monkeypatch.setattr(inference, "_on_cpu", lambda policy: on_cpu)
+        folded = inference.fold_batch_norm(small_model._box_model)
+        assert {type(layer) for layer in folded.layers if isinstance(layer, inference.FoldedConv)} == {kind}
+        outputs.append(run(folded, small_model, image))
+    for actual, expected in zip(*outputs):
+        assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_wide_kernels_run_by_groups_of_columns_under_onednn(small_model, monkeypatch):
+    for onednn in (False, True):
+        monkeypatch.setattr(inference, "_runs_onednn", lambda: onednn)
+        folded = inference.fold_batch_norm(small_model._box_model)
+        rpn = next(layer for layer in folded.layers if isinstance(layer, keras.Model))
+        alone = [layer.conv.name for layer in (*folded.layers, *rpn.layers)
+                 if isinstance(layer, inference.CPUConv) and not layer.norm]
+        assert sorted(alone) == (["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "rpn_conv_shared"] if onednn else [])
+    conv = KL.Conv2D(512, 3, strides=2, padding="same", activation="relu")
+    x = np.random.default_rng(0).normal(size=(2, 9, 7, 16)).astype("float32")
+    conv.build(x.shape)
+    conv.bias.assign(np.linspace(-1, 1, 512))
+    assert inference.CPUConv.by_groups(conv)
+    np.testing.assert_allclose(inference.CPUConv(conv, None)(x), conv(x), atol=1e-6)
+
+
+def test_batch_norm_by_the_cpu_kernels_without_its_optional_parts():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 5, 6, 8)).astype("float32")
+    for bias, scale, center in ((True, False, True), (False, True, False)):
+        conv, norm = KL.Conv2D(4, 3, use_bias=bias), KL.BatchNormalization(scale=scale, center=center, epsilon=1e-6)
+        norm(conv(x))                                              # makes the variables
+        for variable in (*conv.weights, *norm.weights):
+            variable.assign(rng.uniform(.5, 2, size=variable.shape))
+        expected = norm(conv(x), training=False)
+        np.testing.assert_allclose(inference.CPUConv(conv, norm)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -72,7 +112,9 @@ def test_folding_follows_the_variables(small_model, image):
 def test_batch_norm_of_the_batch_is_not_folded(tmp_path):
     from mrcnn import model as modellib
     model = modellib.MaskRCNN("inference", small_config(BACKBONE="resnet18", TRAIN_BN=True), tmp_path)
-    assert not any(isinstance(layer, inference.FoldedConv) for layer in inference.fold_batch_norm(model._box_model).layers)
+    folded = inference.fold_batch_norm(model._box_model)
+    assert not any(layer.norm for layer in folded.layers if isinstance(layer, inference.FoldedConv))
+    assert any(isinstance(layer, KL.BatchNormalization) for layer in folded.layers)
 
 
 def test_one_function_serves_all_sizes_and_groups_of_masks(small_model, image, monkeypatch):
