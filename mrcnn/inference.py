@@ -259,23 +259,27 @@ class CPUConv(FoldedConv):
     GROUP = 64
 
     def _normalised(self, x):
-        import tensorflow as tf
-        conv, norm = _inner(self.conv), _inner(self.norm)
-        x = self._convolved(x, ops.convert_to_tensor(conv.kernel))
-        if norm is None:
-            return conv.activation(_add_bias(x, conv.bias) if conv.use_bias else x)
-        gamma = norm.gamma if norm.scale else tf.ones_like(norm.moving_mean)
-        beta = norm.beta if norm.center else tf.zeros_like(norm.moving_mean)
-        mean = norm.moving_mean - conv.bias if conv.use_bias else norm.moving_mean
-        return tf.raw_ops.FusedBatchNormV3(x=x, scale=gamma, offset=beta, mean=mean, variance=norm.moving_variance,
-                                           epsilon=norm.epsilon, is_training=False).y
-
-    def _convolved(self, x, kernel):
+        conv, (finish, values) = _inner(self.conv), self._finish()
         if not self.by_groups(self.conv):
-            return super()._convolved(x, kernel)
+            return finish(self._convolved(x, ops.convert_to_tensor(conv.kernel)), *values)
         with self._after(x):
-            groups = ops.split(kernel, kernel.shape[-1] // self.GROUP, axis=-1)
-        return ops.concatenate([super(CPUConv, self)._convolved(x, group) for group in groups], axis=-1)
+            groups = zip(*(ops.split(value, conv.filters // self.GROUP, axis=-1) for value in (conv.kernel, *values)))
+        return ops.concatenate([finish(self._convolved(x, kernel), *values) for kernel, *values in groups], axis=-1)
+
+    def _finish(self):
+        """What follows the convolution, as a function of its output and of values for each column; and these values."""
+        conv, norm = _inner(self.conv), _inner(self.norm)
+        if norm is None:
+            return (lambda y, *bias: conv.activation(_add_bias(y, *bias) if bias else y)), [conv.bias] if conv.use_bias else []
+        import tensorflow as tf
+        mean = norm.moving_mean - conv.bias if conv.use_bias else norm.moving_mean
+        gamma = norm.gamma if norm.scale else ops.ones_like(mean)
+        beta = norm.beta if norm.center else ops.zeros_like(mean)
+
+        def normalise(y, gamma, beta, mean, variance):
+            return tf.raw_ops.FusedBatchNormV3(x=y, scale=gamma, offset=beta, mean=mean, variance=variance,
+                                               epsilon=norm.epsilon, is_training=False).y
+        return normalise, [ops.convert_to_tensor(value) for value in (gamma, beta, mean, norm.moving_variance)]
 
     @classmethod
     def by_groups(cls, conv):
@@ -327,7 +331,7 @@ def fold_batch_norm(model, training=False):
 
     Args:
         training: only batch norm that is fixed in training too, see `BatchNorm`, is folded, and gradients are those of
-            the layers. False: for detection alone; on a CPU, layers are `CPUConv`, otherwise `FoldedConv`.
+            the layers. False: for detection alone; on a CPU, most layers are `CPUConv`, otherwise `FoldedConv`.
     """
     convolutions, replaced, modes = {}, {}, (False,) if training else (None, False)
 
@@ -337,9 +341,10 @@ def fold_batch_norm(model, training=False):
         return replaced[name]
 
     def merged(conv, norm):
-        policy = _inner(conv).dtype_policy
-        kind = CPUConv if not training and _on_cpu(policy) else FoldedConv
-        layer = conv if norm is None else norm
+        policy, layer = _inner(conv).dtype_policy, conv if norm is None else norm
+        # What widens by 1x1 ends a residual block; the sum there becomes a part of a convolution with a bias, not with batch norm.
+        widens = _inner(conv).kernel_size == (1, 1) and _inner(conv).filters > _inner(conv).kernel.shape[-2]
+        kind = FoldedConv if training or widens or not _on_cpu(policy) else CPUConv
         return replacement(layer.name, lambda: kind(conv, norm, dtype=policy, name=layer.name + "_folded"))
 
     def call(layer, *args, **kwargs):
@@ -364,42 +369,64 @@ def fold_batch_norm(model, training=False):
 
 
 class DetectedClass(KL.Layer):
-    """The last layer of a mask head for the detected classes alone: one of 81 masks to compute, and to copy.
+    """The last layers of a mask head for the detected classes alone: one of 81 masks to compute, and to copy.
 
     Args:
         conv: the 1x1 convolution that predicts every class's mask; None where the input is these masks.
+        doubling: the transposed convolution before it, of 2x2 kernels and strides, where this layer computes it as well.
 
-    Input: [features [B, N, h, w, C] or masks [B, N, h, w, classes], class_ids [B, N] int32]. Output: [B, N, h, w].
+    Input: [features [B, N, h, w, C] or masks [B, N, h, w, classes], class_ids [B, N] int32]. Output: [B, N, h, w], with
+    `doubling` twice as high and wide.
     """
 
-    def __init__(self, conv=None, **kwargs):
+    def __init__(self, conv=None, doubling=None, **kwargs):
         super().__init__(**kwargs)
-        self.conv = conv
+        self.conv, self.doubling = conv, doubling
 
     def call(self, inputs):
         x, class_ids = inputs
         class_ids, shape = ops.cast(class_ids, "int32"), ops.shape(x)
         if self.conv is None:
             return ops.take_along_axis(x, class_ids[:, :, None, None, None], axis=-1)[..., 0]
+        if self.doubling is not None:
+            # Each cell becomes 2x2 by one product of matrices. What is put in its place is the one mask, not the features.
+            kernel = ops.reshape(ops.transpose(self.doubling.kernel, (3, 0, 1, 2)), (x.shape[-1], -1))
+            x = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel)
+            x = self.doubling.activation(_add_bias(x, ops.tile(self.doubling.bias, [4])))
         kernels = ops.take(ops.transpose(self.conv.kernel[0, 0]), class_ids, axis=0)
-        masks = ops.matmul(ops.reshape(x, (*shape[:2], shape[2] * shape[3], x.shape[-1])), kernels[..., None])[..., 0]
+        masks = ops.matmul(ops.reshape(x, (*shape[:2], -1, kernels.shape[-1])), kernels[..., None])[..., 0]
         masks = self.conv.activation(masks + ops.take(self.conv.bias, class_ids)[..., None])
-        return ops.reshape(masks, shape[:4])
+        if self.doubling is not None:
+            masks = ops.transpose(ops.reshape(masks, (*shape[:4], 2, 2)), (0, 1, 2, 4, 3, 5))
+        return ops.reshape(masks, (*shape[:2], *self._sides(shape)))
+
+    def _sides(self, shape):
+        return [side if self.doubling is None else 2 * side for side in shape[2:4]]
 
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(inputs[0].shape[:4], self.compute_dtype)
+        shape = inputs[0].shape
+        return keras.KerasTensor((*shape[:2], *self._sides(shape)), self.compute_dtype)
 
 
 def of_detected_class(head):
     """A mask head of one more input, class_ids [B, N], that gives their masks [B, N, h, w] alone; it shares all weights."""
     class_ids = KL.Input((None,), name="class_ids")
-    last, index, _ = head.output._keras_history
-    conv = getattr(last, "layer", None)
-    if type(conv) is KL.Conv2D and conv.kernel_size == (1, 1) and conv.activation is keras.activations.sigmoid:
-        x, policy = last._inbound_nodes[index].input_tensors[0], conv.dtype_policy
+    conv, x = _last_layer(head.output)
+    if type(conv) is not KL.Conv2D or conv.kernel_size != (1, 1) or conv.activation is not keras.activations.sigmoid:
+        return keras.Model([*head.inputs, class_ids], DetectedClass(dtype="float32")([head.output, class_ids]))
+    doubling, features = _last_layer(x)
+    if type(doubling) is KL.Conv2DTranspose and doubling.kernel_size == doubling.strides == (2, 2) and doubling.use_bias:
+        x = features
     else:
-        x, policy, conv = head.output, "float32", None
-    return keras.Model([*head.inputs, class_ids], DetectedClass(conv, dtype=policy)([x, class_ids]))
+        doubling = None
+    return keras.Model([*head.inputs, class_ids], DetectedClass(conv, doubling, dtype=conv.dtype_policy)([x, class_ids]))
+
+
+def _last_layer(tensor):
+    """The layer, perhaps in `TimeDistributed`, that a tensor comes from and its input; (None, None) for anything else."""
+    layer, index, _ = tensor._keras_history
+    layer_inputs = layer._inbound_nodes[index].input_tensors
+    return (layer.layer, layer_inputs[0]) if hasattr(layer, "layer") else (None, None)
 
 
 def infer(model, images, metas, anchors):
