@@ -1990,14 +1990,15 @@ class MaskRCNN:
         config = self.config
         key = tuple(int(side) for side in image_shape[:2])
         with self._lock:
-            pixels = self._anchors.pop(key, None)
-            if pixels is None:
+            found = self._anchors.pop(key, None)
+            if found is None:
                 pixels = data.compute_anchors(config, image_shape)
-            self._anchors[key] = pixels
+                found = pixels, utils.norm_boxes(pixels, key, config.BOX_FRAME)
+            self._anchors[key] = found
             while len(self._anchors) > 8:
                 self._anchors.popitem(last=False)
-        self.anchors = pixels
-        return utils.norm_boxes(pixels, key, config.BOX_FRAME).astype("float32")
+        self.anchors, normalised = found
+        return normalised.copy()
 
     # ---- Looking inside --------------------------------------------------------------------------
 
