@@ -50,12 +50,12 @@ def mrcnn_worker(options):
     keras.mixed_precision.set_global_policy(options.policy)
     on_gpu = bool(tf.config.list_physical_devices("GPU"))
     memory = (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"]) if on_gpu else peak_of_process
+    sizes = (dict(RPN_CHANNELS=512, TRAIN_ROIS_PER_IMAGE=200, ROI_POSITIVE_RATIO=.33) if options.matterport
+             else dict(RPN_CHANNELS=256, TRAIN_ROIS_PER_IMAGE=512, ROI_POSITIVE_RATIO=.25))
     config = Config(NAME="peers", NUM_CLASSES=91, BACKBONE=options.backbone, IMAGE_MIN_DIM=options.side,
                     IMAGE_MAX_DIM=options.side, IMAGES_PER_GPU=options.batch, DETECTION_MIN_CONFIDENCE=0.,
-                    DETECTION_NMS_THRESHOLD=1., DETECTION_MAX_INSTANCES=options.detections, RPN_CHANNELS=256,
-                    RPN_NMS_THRESHOLD=options.rpn_nms, TRAIN_ROIS_PER_IMAGE=512, ROI_POSITIVE_RATIO=.25,
-                    **({"RPN_CHANNELS": 512, "TRAIN_ROIS_PER_IMAGE": 200, "ROI_POSITIVE_RATIO": .33}
-                       if options.matterport else {}))
+                    DETECTION_NMS_THRESHOLD=1., DETECTION_MAX_INSTANCES=options.detections,
+                    RPN_NMS_THRESHOLD=options.rpn_nms, **sizes)
     folder = tempfile.mkdtemp()
     if options.work == "detect":
         model = modellib.MaskRCNN("inference", config, folder)
@@ -181,6 +181,8 @@ def main():
         for name, worker in workers.items():
             print("run", file=worker.stdin, flush=True)
             answer = [float(x) for x in worker.stdout.readline().split()]
+            if not answer:
+                sys.exit(f"{name} ended without an answer, see above")
             last[name] = answer
             if turn:                                           # the first one compiles
                 seconds[name].append(answer[0])
