@@ -25,7 +25,7 @@ def prefixes(network):
     """{stage: the network from its inputs to the outputs of that stage, batch norm folded}."""
     import keras
 
-    from mrcnn import inference
+    from mrcnn import folding
 
     def output(*names):
         return [network.get_layer(name).output for name in names]
@@ -38,7 +38,7 @@ def prefixes(network):
     for name, outputs in stages.items():
         # Without the feature maps a later stage's network would leave out a part of an earlier one.
         inputs = network.inputs[:1] if name in ("backbone", "FPN", "RPN") else network.inputs
-        needed[name] = inference.fold_batch_norm(keras.Model(inputs, [*before, *outputs]))
+        needed[name] = folding.fold_batch_norm(keras.Model(inputs, [*before, *outputs]))
         before = stages["FPN"] if name != "backbone" else outputs
     return needed
 
@@ -59,7 +59,7 @@ def main():
     options = parser.parse_args()
     import tensorflow as tf
 
-    from mrcnn import inference
+    from mrcnn import folding, inference
     from mrcnn import model as modellib
     config = Config(NAME="stages", NUM_CLASSES=81, BACKBONE=options.backbone, IMAGE_MIN_DIM=options.side,
                     IMAGE_MAX_DIM=options.side, IMAGES_PER_GPU=1, DETECTION_MIN_CONFIDENCE=0., DETECTION_NMS_THRESHOLD=1.,
@@ -84,7 +84,7 @@ def main():
     maps = [tf.constant(rng.normal(size=(1, -(-options.side // stride), -(-options.side // stride), 256)), "float32")
             for stride in config.BACKBONE_STRIDES[:4]]
     heads = [tf.constant(detections[:, :rows, :4]), args[1], *maps]
-    runs["masks"], work["masks"] = compile_(inference.fold_batch_norm(inference.of_detected_class(model._mask_model)), [*heads, tf.constant(detections[:, :rows, 4])])
+    runs["masks"], work["masks"] = compile_(folding.fold_batch_norm(folding.of_detected_class(model._mask_model)), [*heads, tf.constant(detections[:, :rows, 4])])
     runs["unmolding"] = lambda: inference.result(parts, 0, image.shape, molded.shape[1:], windows[0], config)
     runs["detect"] = lambda: model.detect([image])
     matrix = tf.random.normal((2048, 2048))

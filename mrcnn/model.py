@@ -29,7 +29,7 @@ from keras import layers as KL
 from keras import ops
 
 from mrcnn import config as config_module
-from mrcnn import data, inference, ops as kernels, trace as tracing, training, utils, weights
+from mrcnn import data, folding, inference, ops as kernels, trace as tracing, training, utils, weights
 from mrcnn.data import (build_detection_targets, build_rpn_targets, compose_image_meta,  # noqa: F401
                         compute_backbone_shapes, data_generator, generate_random_rois,
                         load_image_gt, mold_image, parse_image_meta, unmold_image)
@@ -1493,7 +1493,7 @@ class TrainingModel(Network):
         """Folds fixed batch norm from now on: the outputs of convolutions before it need not be kept for the gradients."""
         if self._folded is None:
             # Behind a function: Keras would take an attribute that is a model for a layer of this one.
-            folded = inference.fold_batch_norm(keras.Model(self.inputs, self.outputs), training=True)
+            folded = folding.fold_batch_norm(keras.Model(self.inputs, self.outputs), training=True)
             self._folded = lambda inputs, training: folded(inputs, training=training)
 
     def call(self, inputs, training=None, mask=None):
