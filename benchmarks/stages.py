@@ -84,7 +84,7 @@ def main():
     maps = [tf.constant(rng.normal(size=(1, -(-options.side // stride), -(-options.side // stride), 256)), "float32")
             for stride in config.BACKBONE_STRIDES[:4]]
     heads = [tf.constant(detections[:, :rows, :4]), args[1], *maps]
-    runs["masks"], work["masks"] = compile_(folding.fold_batch_norm(folding.of_detected_class(model._mask_model)), [*heads, tf.constant(detections[:, :rows, 4])])
+    runs["masks"], work["masks"] = compile_(folding.fold_batch_norm(folding.of_detected_class(model._mask_model)), [*heads, tf.constant(detections[:, :rows, 4], "int32")])
     runs["unmolding"] = lambda: inference.result(parts, 0, image.shape, molded.shape[1:], windows[0], config)
     runs["detect"] = lambda: model.detect([image])
     matrix = tf.random.normal((2048, 2048))

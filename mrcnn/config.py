@@ -588,7 +588,7 @@ class Config:
                    f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}")
         if self.RPN_ANCHOR_STRIDE not in (1, 2):
             yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
-        side = 2 * self.MASK_POOL_SIZE // (self.C4_HEAD_STRIDE if self.BODY == "c4" else 1)
+        side = 2 * -(-self.MASK_POOL_SIZE // (self.C4_HEAD_STRIDE if self.BODY == "c4" else 1))    # an odd one is rounded up
         if self.USE_MASK and list(self.MASK_SHAPE) != [side, side]:
             yield (f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
                    f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "

@@ -25,6 +25,7 @@ class FoldedConv(KL.Layer):
         self.conv, self.norm = conv, norm
 
     def call(self, inputs):
+        inputs = ops.cast(inputs, self.compute_dtype)
         if len(inputs.shape) != 5:
             return self._normalised(inputs)
         shape = ops.shape(inputs)
@@ -39,15 +40,15 @@ class FoldedConv(KL.Layer):
             bias = (conv.bias if conv.use_bias else 0.) - norm.moving_mean
             bias = bias * scale + (norm.beta if norm.center else 0.)
             kernel = conv.kernel * scale
-        x = self._convolved(*(ops.cast(each, self.compute_dtype) for each in (x, kernel)))
+        x = self._convolved(x, ops.cast(kernel, self.compute_dtype))
         return _add_bias(x, ops.cast(bias, self.compute_dtype))
 
     def _convolved(self, x, kernel):
-        conv = _inner(self.conv)
-        if tuple(x.shape[1:3]) != conv.kernel_size or conv.padding != "valid":
+        conv, filters = _inner(self.conv), kernel.shape[-1]
+        if tuple(x.shape[1:3]) != conv.kernel_size or conv.padding != "valid" or conv.groups > 1:
             return ops.conv(x, kernel, list(conv.strides), conv.padding, conv.data_format, conv.dilation_rate)
-        x = ops.matmul(ops.reshape(x, (-1, math.prod(x.shape[1:]))), ops.reshape(kernel, (-1, conv.filters)))
-        return ops.reshape(x, (-1, 1, 1, conv.filters))
+        x = ops.matmul(ops.reshape(x, (-1, math.prod(x.shape[1:]))), ops.reshape(kernel, (-1, filters)))
+        return ops.reshape(x, (-1, 1, 1, filters))
 
     @staticmethod
     def _after(inputs):
@@ -66,8 +67,8 @@ class FoldedConv(KL.Layer):
 class CPUConv(FoldedConv):
     """The same operation for detection by TensorFlow's CPU kernels in float32.
 
-    These normalise while they convolve, and no kernel is multiplied for it. And oneDNN's take up to half as long again
-    for a wide 3x3 kernel as for its columns in groups of 64, whose 0.6 MB stay in a core's cache.
+    TensorFlow fuses `FusedBatchNormV3` into the convolution before it, so that no kernel has to be multiplied by its scale.
+    And oneDNN's kernels take up to half as long again for a wide 3x3 kernel as for its columns in groups of 64.
 
     Args:
         conv, norm: see `FoldedConv`; norm None where no fixed batch norm follows.
@@ -83,7 +84,7 @@ class CPUConv(FoldedConv):
             return finish(self._convolved(x, ops.convert_to_tensor(conv.kernel)), *values)
         with self._after(x):
             groups = zip(*(ops.split(value, conv.filters // self.GROUP, axis=-1) for value in (conv.kernel, *values)))
-        return [finish(self._convolved(x, kernel), *values) for kernel, *values in groups]
+        return [finish(self._convolved(x, kernel), *its_values) for kernel, *its_values in groups]
 
     def compute_output_spec(self, inputs):
         output = super().compute_output_spec(inputs)
@@ -96,7 +97,8 @@ class CPUConv(FoldedConv):
         """What follows the convolution, as a function of its output and of values for each column; and these values."""
         conv, norm = _inner(self.conv), _inner(self.norm)
         if norm is None:
-            return (lambda y, *bias: conv.activation(_add_bias(y, *bias) if bias else y)), [conv.bias] if conv.use_bias else []
+            bias = [conv.bias] if conv.use_bias else []
+            return (lambda y, *bias: conv.activation(_add_bias(y, *bias) if bias else y)), bias
         import tensorflow as tf
         mean = norm.moving_mean - conv.bias if conv.use_bias else norm.moving_mean
         gamma = norm.gamma if norm.scale else ops.ones_like(mean)
@@ -110,8 +112,9 @@ class CPUConv(FoldedConv):
     @classmethod
     def by_groups(cls, conv):
         """Whether this convolution of an image is faster so; of 100 RoIs it is not, nor by other kernels than oneDNN's."""
-        return (type(conv) is KL.Conv2D and conv.kernel_size == (3, 3) and conv.groups == 1 and conv.filters >= 4 * cls.GROUP
-                and conv.filters % cls.GROUP == 0 and _runs_onednn())
+        return (_is_convolution(conv) and conv.kernel_size == (3, 3) and conv.groups == 1
+                and conv.activation in (keras.activations.linear, keras.activations.relu)      # each column for itself
+                and conv.filters >= 4 * cls.GROUP and conv.filters % cls.GROUP == 0 and _runs_onednn())
 
 
 class SumOfGroups(KL.Layer):
@@ -138,7 +141,7 @@ class SumOfGroups(KL.Layer):
     @staticmethod
     def computes(conv):
         """Whether it can take the place of this layer."""
-        return type(conv) is KL.Conv2D and conv.kernel_size == conv.strides == (1, 1) and conv.groups == 1
+        return _is_convolution(conv) and conv.kernel_size == conv.strides == (1, 1) and conv.groups == 1
 
 
 def _runs_onednn():
@@ -158,7 +161,7 @@ def _add_bias(x, bias):
 
 
 def _inner(layer):
-    return getattr(layer, "layer", layer)
+    return layer.layer if isinstance(layer, KL.TimeDistributed) else layer
 
 
 def _on_cpu(policy):
@@ -170,66 +173,75 @@ def _on_cpu(policy):
 
 
 def _is_convolution(layer):
-    return type(layer).__name__ in ("Conv2D", "WholeConv2D") and layer.data_format == "channels_last"
+    """Whether it computes what Keras's layer does, which subclasses need not; `model.WholeConv2D` does."""
+    return (type(layer) is KL.Conv2D or type(layer).__name__ == "WholeConv2D") and layer.data_format == "channels_last"
 
 
 def _foldable(conv, norm, modes):
     conv, norm = _inner(conv), _inner(norm)
-    return (isinstance(norm, KL.BatchNormalization) and getattr(norm, "train_bn", None) in modes
+    return ((type(norm) is KL.BatchNormalization or hasattr(norm, "train_bn")) and getattr(norm, "train_bn", None) in modes
             and _is_convolution(conv) and conv.activation is keras.activations.linear and norm.axis in (-1, 3, 4))
 
 
 def fold_batch_norm(model, training=False):
-    """The same model with each convolution and its fixed batch norm as one layer; it shares all weights.
+    """The same functional model with each convolution and its fixed batch norm as one layer; it shares all weights.
 
     Args:
-        training: only batch norm that is fixed in training too, see `BatchNorm`, is folded, and gradients are those of
-            the layers. False: for detection alone; on a CPU, most layers are `CPUConv`, otherwise `FoldedConv`.
+        training: True: only batch norm that is fixed in training (`BatchNorm` of train_bn False), and the gradients are those
+            of the layers. False: for detection, in which all but train_bn True is fixed; on a CPU most layers are `CPUConv`
+            then, wide 3x3 convolutions without batch norm too, and 1x1 convolutions behind these `SumOfGroups`.
     """
-    convolutions, groups, replaced, modes = {}, {}, {}, (False,) if training else (None, False)
+    # Tensors are known by their ids, and kept, so that these stay their own.
+    convolutions, groups, replaced, kept = {}, {}, {}, []
+    modes = (False,) if training else (None, False)
 
-    def replacement(name, make):
-        if name not in replaced:                           # one layer for all calls, as in training the mask head has two
-            replaced[name] = make()
-        return replaced[name]
+    def replacement(make, purpose, *layers):
+        """One layer in the place of these for all calls, as in training the mask head has two."""
+        key = (purpose, *map(id, layers))
+        if key not in replaced:
+            replaced[key] = make()
+        return replaced[key]
 
-    def merged(conv, norm):
-        policy, layer = _inner(conv).dtype_policy, conv if norm is None else norm
-        # What widens by 1x1 ends a residual block; the sum there becomes a part of a convolution with a bias, not with batch norm.
+    def merged(conv, *norm):
+        policy = _inner(conv).dtype_policy
+        # What widens by 1x1 ends a residual block or is its shortcut; the sum there becomes a part of a convolution with a
+        # bias, not of one with batch norm.
         widens = _inner(conv).kernel_size == (1, 1) and _inner(conv).filters > _inner(conv).kernel.shape[-2]
         kind = FoldedConv if training or widens or not _on_cpu(policy) else CPUConv
-        return replacement(layer.name, lambda: kind(conv, norm, dtype=policy, name=layer.name + "_folded"))
+        name = "_".join(layer.name for layer in (conv, *norm)) + "_folded"
+        return replacement(lambda: kind(conv, *norm or [None], dtype=policy, name=name), "merged", conv, *norm)
 
-    def joined(outputs):
+    def joined(outputs, *layers):
         """One map of what a `CPUConv` gives in groups; where only `SumOfGroups` follows, it is no part of the new model."""
         if not isinstance(outputs, list):
             return outputs
-        whole = KL.Concatenate(dtype=outputs[0].dtype)(outputs)
+        name = "_".join(layer.name for layer in layers) + "_joined"
+        whole = replacement(lambda: KL.Concatenate(dtype=outputs[0].dtype, name=name), "joined", *layers)(outputs)
         groups[id(whole)] = outputs
         kept.append(whole)
         return whole
 
     def call(layer, *args, **kwargs):
-        conv, inputs = convolutions.get(id(args[0]), (None, None)) if args else (None, None)
+        inputs = args[0] if args else kwargs.get("inputs")
+        conv, before = convolutions.get(id(inputs), (None, None))
         if conv is not None and _foldable(conv, layer, modes):
-            return joined(merged(conv, layer)(inputs))
-        if isinstance(layer, keras.Model) and not training:
-            layer = replacement(layer.name, lambda: fold_batch_norm(layer))
-        if not training and _is_convolution(layer) and _on_cpu(layer.dtype_policy) and CPUConv.by_groups(layer):
-            outputs = joined(merged(layer, None)(*args))
-        elif args and id(args[0]) in groups and SumOfGroups.computes(layer):
-            sum_of = replacement(layer.name, lambda: SumOfGroups(layer, dtype=layer.dtype_policy, name=layer.name + "_sum"))
-            outputs = sum_of(groups[id(args[0])])
+            return joined(merged(conv, layer)(before), conv, layer)
+        if training:
+            outputs = layer(*args, **kwargs)
+        elif type(layer) is type(model):
+            outputs = replacement(lambda: fold_batch_norm(layer), "model", layer)(*args, **kwargs)
+        elif _is_convolution(layer) and _on_cpu(layer.dtype_policy) and CPUConv.by_groups(layer):
+            outputs = joined(merged(layer)(inputs), layer)
+        elif id(inputs) in groups and SumOfGroups.computes(layer):
+            sum_of = replacement(lambda: SumOfGroups(layer, dtype=layer.dtype_policy, name=layer.name + "_sum"), "sum", layer)
+            outputs = sum_of(groups[id(inputs)])
         else:
             outputs = layer(*args, **kwargs)
-        if isinstance(_inner(layer), KL.Conv2D):
-            # Where batch norm follows, this output is not used and is no part of the new model. The tensor is kept
-            # so that its id stays its own.
-            convolutions[id(outputs)] = layer, args[0]
+        if _is_convolution(_inner(layer)):                 # where batch norm follows, this output is no part of the new model
+            convolutions[id(outputs)] = layer, inputs
             kept.append(outputs)
         return outputs
 
-    kept = []
     return keras.models.clone_model(model, clone_function=lambda layer: layer, call_function=call)
 
 
@@ -250,17 +262,19 @@ class DetectedClass(KL.Layer):
 
     def call(self, inputs):
         x, class_ids = inputs
-        class_ids, shape = ops.cast(class_ids, "int32"), ops.shape(x)
+        shape = ops.shape(x)
         if self.conv is None:
             return ops.take_along_axis(x, class_ids[:, :, None, None, None], axis=-1)[..., 0]
         if self.doubling is not None:
-            # Each cell becomes 2x2 by one product of matrices. What is put in its place is the one mask, not the features.
+            # Each cell becomes 2x2 by one product of matrices; only the finished mask is put in order, not its features.
             kernel = ops.reshape(ops.transpose(self.doubling.kernel, (3, 0, 1, 2)), (x.shape[-1], -1))
             x = ops.matmul(ops.reshape(x, (-1, x.shape[-1])), kernel)
-            x = self.doubling.activation(_add_bias(x, ops.tile(self.doubling.bias, [4])))
+            x = _add_bias(x, ops.tile(self.doubling.bias, [4])) if self.doubling.use_bias else x
+            x = self.doubling.activation(x)
         kernels = ops.take(ops.transpose(self.conv.kernel[0, 0]), class_ids, axis=0)
         masks = ops.matmul(ops.reshape(x, (*shape[:2], -1, kernels.shape[-1])), kernels[..., None])[..., 0]
-        masks = self.conv.activation(masks + ops.take(self.conv.bias, class_ids)[..., None])
+        masks = masks + ops.take(self.conv.bias, class_ids)[..., None] if self.conv.use_bias else masks
+        masks = self.conv.activation(masks)
         if self.doubling is not None:
             masks = ops.transpose(ops.reshape(masks, (*shape[:4], 2, 2)), (0, 1, 2, 4, 3, 5))
         return ops.reshape(masks, (*shape[:2], *self._sides(shape)))
@@ -275,12 +289,13 @@ class DetectedClass(KL.Layer):
 
 def of_detected_class(head):
     """A mask head of one more input, class_ids [B, N], that gives their masks [B, N, h, w] alone; it shares all weights."""
-    class_ids = KL.Input((None,), name="class_ids")
+    class_ids = KL.Input((None,), dtype="int32", name="class_ids")        # bfloat16 has no 257
     conv, x = _last_layer(head.output)
     if type(conv) is not KL.Conv2D or conv.kernel_size != (1, 1) or conv.activation is not keras.activations.sigmoid:
         return keras.Model([*head.inputs, class_ids], DetectedClass(dtype="float32")([head.output, class_ids]))
     doubling, features = _last_layer(x)
-    if type(doubling) is KL.Conv2DTranspose and doubling.kernel_size == doubling.strides == (2, 2) and doubling.use_bias:
+    if type(doubling) is KL.Conv2DTranspose and doubling.kernel_size == doubling.strides == (2, 2) \
+            and doubling.data_format == "channels_last":
         x = features
     else:
         doubling = None

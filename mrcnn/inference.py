@@ -222,7 +222,7 @@ def infer(model, images, metas, anchors):
         """The head's outputs of the rows with a detection, a group at a time."""
         for start in range(0, count, HEAD_GROUP):
             rows = detections[:, start:min(start + HEAD_GROUP, count)]
-            class_ids = [ops.convert_to_tensor(rows[..., 4])] if name == "masks" else []
+            class_ids = [ops.convert_to_tensor(rows[..., 4], "int32")] if name == "masks" else []
             yield ops.convert_to_numpy(compiled(model, name)(ops.convert_to_tensor(rows[..., :4]), args[1], *maps, *class_ids))
 
     masks = points = None
@@ -240,7 +240,7 @@ def compiled(model, name):
 
     Args:
         name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and feature maps; "masks", boxes
-            [B, N, 4], metas, feature maps and class ids [B, N] to masks [B, N, h, w]; "keypoints", the same without
+            [B, N, 4], metas, feature maps and class ids [B, N] int32 to masks [B, N, h, w]; "keypoints", the same without
             class ids to [B, N, h, w, K].
     """
     with model._lock:

@@ -158,7 +158,8 @@ class WholeConv2D(KL.Conv2D):
         if tuple(inputs.shape[1:3]) != self.kernel_size:
             return super().call(inputs)
         flat = ops.reshape(inputs, (ops.shape(inputs)[0], math.prod(inputs.shape[1:])))
-        outputs = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters))) + self.bias
+        outputs = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters)))
+        outputs = outputs + self.bias if self.use_bias else outputs
         return ops.reshape(outputs, (ops.shape(inputs)[0], 1, 1, self.filters))
 
 

@@ -98,11 +98,11 @@ def _suppress(boxes, class_ids, scores, threshold):
 def _mean(model, name, views, boxes, flip_pairs=(), class_ids=None):
     """Mean over the views of a head's maps in the boxes: [N, h, w, ...]."""
     rows = np.zeros((1, max(len(boxes), 1), 4), np.float32)
-    columns = [] if class_ids is None else [np.resize(class_ids, (1, rows.shape[1])).astype(np.float32)]
+    last = [] if class_ids is None else [ops.convert_to_tensor(np.resize(class_ids, (1, rows.shape[1])), "int32")]
     total = 0.
     for view in views:
         rows[0, :len(boxes)] = view.from_image(boxes)
-        first, last = ([ops.convert_to_tensor(x, "float32") for x in part] for part in ((rows, view.meta[None]), columns))
+        first = [ops.convert_to_tensor(x, "float32") for x in (rows, view.meta[None])]
         maps = ops.convert_to_numpy(inference.compiled(model, name)(*first, *view.maps, *last))[0, :len(boxes)]
         if view.flip:
             maps = maps[:, :, ::-1]

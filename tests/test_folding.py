@@ -154,6 +154,103 @@ def test_masks_of_the_detected_class_alone(settings, tmp_path):
     class_ids = rng.integers(0, model.config.NUM_CLASSES, (2, 5))
     every = np.asarray(model._mask_model([boxes, metas, *maps], training=False))
     chosen = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
-    actual = inference.compiled(model, "masks")(boxes, metas, *maps, class_ids.astype("float32"))
+    actual = inference.compiled(model, "masks")(boxes, metas, *maps, class_ids.astype("int32"))
     assert np.ptp(chosen) > .01
     np.testing.assert_allclose(actual, chosen, atol=1e-5)
+
+
+def _same(network, training=False, tolerance=1e-4, shape=(2, 7, 5, 8)):
+    rng = np.random.default_rng(0)
+    for variable in network.variables:
+        if variable.dtype == "float32":
+            variable.assign(rng.uniform(.5, 1.5, variable.shape) * (1 if "variance" in variable.name else rng.choice([-1, 1])))
+    x = rng.normal(size=shape).astype("float32")
+    outputs = [keras.tree.flatten(each(x)) for each in (folding.fold_batch_norm(network, training), network)]
+    for actual, expected in zip(*outputs, strict=True):
+        expected = np.asarray(expected).astype("float32")
+        assert np.abs(np.asarray(actual).astype("float32") - expected).max() <= tolerance * np.abs(expected).max()
+
+
+class _Doubled(keras.Model):
+    """Not what a model of its layers computes."""
+
+    def call(self, x):
+        return 2 * super().call(x)
+
+
+class _Clipped(KL.BatchNormalization):
+    def call(self, inputs, training=None, mask=None):
+        return keras.ops.clip(super().call(inputs, training=training, mask=mask), -.1, .1)
+
+
+def _networks(x):
+    """What a function as BACKBONE may build, by what once went wrong or may."""
+    def conv(filters=256, side=3, **settings):
+        return KL.Conv2D(filters, side, padding="same", **settings)
+    wide, norm, inner = conv(), KL.BatchNormalization(), KL.Input((None, None, 8))
+    both = keras.Model(inner, conv(5, 1)(conv(activation="relu")(inner)))
+    yield "a stage that is Sequential", keras.Sequential([KL.Conv2D(4, 3), KL.BatchNormalization(), KL.ReLU()])(x)
+    yield "a model inside, called twice", [both(x), both(x + 1)]
+    yield "a model with a call of its own", _Doubled(inner, conv(5, 1)(inner))(x)
+    yield "names that Keras would choose", KL.Concatenate(name="concatenate")([KL.ReLU()(conv()(x)), x])
+    yield "softmax over the channels", conv(5, 1)(conv(activation="softmax")(x))
+    yield "an activation with weights", conv(activation=KL.PReLU(shared_axes=[1, 2]))(x)
+    yield "one batch norm behind two", [norm(conv(16, 3)(x)), norm(conv(16, 1)(x))]
+    yield "one convolution before two, and twice", [KL.BatchNormalization()(wide(x)), KL.BatchNormalization()(wide(x)), wide(x + 1)]
+    yield "groups of channels", KL.BatchNormalization()(conv(16, 1, groups=4)(KL.GlobalAveragePooling2D(keepdims=True)(x)))
+    yield "a kernel as large as the map", KL.Conv2D(256, 3, activation="relu")(KL.Reshape((3, 3, 8))(x[:, :3, :3]))
+    yield "a batch norm of one's own", _Clipped()(conv(16)(x))
+    yield "inputs by name", conv(5, 1)(inputs=conv(activation="relu")(inputs=x))
+    yield "strides and dilation", [conv(6, 1, strides=2)(conv()(x)), conv(dilation_rate=2, use_bias=False)(x)]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_any_network_is_the_same_when_folded(training, monkeypatch):
+    monkeypatch.setattr(folding, "_runs_onednn", lambda: True)
+    x = KL.Input((7, 5, 8))
+    for what, outputs in _networks(x):
+        try:
+            _same(keras.Model(x, outputs), training)
+        except Exception as error:
+            raise AssertionError(what) from error
+
+
+def test_convolution_in_float32_of_features_in_bfloat16(monkeypatch):
+    monkeypatch.setattr(folding, "_runs_onednn", lambda: True)
+    x = KL.Input((7, 5, 8))
+    y = KL.Conv2D(8, 3, dtype="mixed_bfloat16")(x)
+    outputs = [KL.BatchNormalization()(KL.Conv2D(16, 3)(y)), KL.Conv2D(256, 3)(y)]
+    _same(keras.Model(x, outputs), tolerance=2e-2)
+
+
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_more_classes_than_bfloat16_can_count(use_bias):
+    from mrcnn import model as modellib
+    x = KL.Input((None, 4, 4, 16))
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        doubling = modellib.TimeDistributed(KL.Conv2DTranspose(16, 2, strides=2, activation="relu", use_bias=use_bias))
+        head = keras.Model(x, modellib.TimeDistributed(KL.Conv2D(300, 1, activation="sigmoid", use_bias=use_bias))(doubling(x)))
+        chosen = folding.of_detected_class(head)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(0)
+    features, class_ids = rng.normal(size=(1, 4, 4, 4, 16)).astype("float32"), np.array([[5, 257, 259, 299]])
+    every = np.asarray(head(features)).astype("float32")
+    expected = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
+    actual = np.asarray(chosen([features, class_ids])).astype("float32")
+    assert np.abs(actual - expected).max() < .01
+    assert np.abs(actual - np.take_along_axis(every, class_ids[:, ::-1, None, None, None], axis=-1)[..., 0]).max() > .05
+
+
+def test_body_c4_of_odd_pooled_size_at_stride_2(tmp_path):
+    """7 x 7 cells become 4 x 4 in the fifth stage, and masks of 8 x 8."""
+    from mrcnn import model as modellib
+    settings = dict(BACKBONE="resnet18", BODY="c4", C4_HEAD_STRIDE=2, BACKBONE_STRIDES=[16], RPN_ANCHOR_SCALES=((32, 64, 128),),
+                    MASK_POOL_SIZE=7, DETECTION_MIN_CONFIDENCE=0.)
+    with pytest.raises(ValueError, match=r"MASK_SHAPE .*\[8, 8\].*Received: \[7, 7\]"):
+        modellib.MaskRCNN("inference", small_config(MASK_SHAPE=[7, 7], **settings), tmp_path)
+    model = modellib.MaskRCNN("inference", small_config(MASK_SHAPE=[8, 8], **settings), tmp_path)
+    result = model.detect([np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)])[0]
+    assert len(result["scores"]) and result["masks"].shape == (64, 64, len(result["scores"]))
+    assert model._mask_model.output.shape[2:4] == (8, 8)
