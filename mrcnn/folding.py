@@ -303,7 +303,8 @@ def of_detected_class(head):
 
 
 def _last_layer(tensor):
-    """The layer, perhaps in `TimeDistributed`, that a tensor comes from and its input; (None, None) for anything else."""
+    """The layer inside `TimeDistributed` that a tensor comes from, and its input; (None, None) for anything else."""
     layer, index, _ = tensor._keras_history
-    layer_inputs = layer._inbound_nodes[index].input_tensors
-    return (layer.layer, layer_inputs[0]) if hasattr(layer, "layer") else (None, None)
+    if not isinstance(layer, KL.TimeDistributed):
+        return None, None
+    return layer.layer, layer._inbound_nodes[index].input_tensors[0]

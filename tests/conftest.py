@@ -41,3 +41,9 @@ def small_model(small_weights, tmp_path_factory):
     model = modellib.MaskRCNN("inference", small_config(), tmp_path_factory.mktemp("logs"))
     model.load_weights(small_weights)
     return model
+
+
+@pytest.fixture(scope="session")
+def image():
+    """The image of the recorded detections, [H, W, 3] uint8."""
+    return parity.read("net_small_shapes0")["image0"]

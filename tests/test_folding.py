@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 from conftest import small_config
 from keras import layers as KL
-from parity import read as recorded
 
 from mrcnn import folding, inference
-
-
-@pytest.fixture(scope="module")
-def image():
-    return recorded("net_small_shapes0")["image0"]
 
 
 def run(network, model, image):

@@ -1,15 +1,9 @@
 """What is around the network in a detection: groups of masks, forms of masks, folders."""
 import numpy as np
 import pytest
-from parity import read as recorded
 from pycocotools import mask as coco_mask
 
 from mrcnn import inference, utils
-
-
-@pytest.fixture(scope="module")
-def image():
-    return recorded("net_small_shapes0")["image0"]
 
 
 def test_one_function_serves_all_sizes_and_groups_of_masks(small_model, image, monkeypatch):
