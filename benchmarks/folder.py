@@ -1,11 +1,13 @@
-"""Images a second of a folder: `detect` image by image, and `detect_many`, which reads ahead and pastes masks behind.
+"""Images a second of a folder: `detect` image by image, and `detect_many`, which reads ahead and
+pastes masks behind.
 
     python benchmarks/folder.py [--side 512] [--images 12] [--batch 1 2] [--masks rle]
 
-Writes JPEG files of 480 x 640 pixels of smooth noise to a temporary folder; random weights, every threshold open, 20
-detections an image. The ways run in turn, so that the machine's moods hit all alike. Prints images/s and the share of all
-cores that were busy.
+Writes JPEG files of 480 x 640 pixels of smooth noise to a temporary folder; random weights, every
+threshold open, 20 detections an image. The ways run in turn, so that the machine's moods hit all
+alike. Prints images/s and the share of all cores that were busy.
 """
+
 import argparse
 import os
 import pathlib
@@ -33,6 +35,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     from mrcnn import model as modellib
+
     with tempfile.TemporaryDirectory() as folder:
         photos, paths = Photos(options.images), []
         for i in photos.image_ids:
@@ -40,17 +43,35 @@ def main():
             media.write_image(paths[-1], photos.load_image(i))
 
         def model(batch):
-            return modellib.MaskRCNN("inference", Config(
-                NAME="folder", NUM_CLASSES=81, BACKBONE=options.backbone, IMAGE_MIN_DIM=options.side, IMAGE_MAX_DIM=options.side,
-                IMAGES_PER_GPU=batch, DETECTION_MIN_CONFIDENCE=0., DETECTION_NMS_THRESHOLD=1., DETECTION_MAX_INSTANCES=20),
-                folder)
+            return modellib.MaskRCNN(
+                "inference",
+                Config(
+                    NAME="folder",
+                    NUM_CLASSES=81,
+                    BACKBONE=options.backbone,
+                    IMAGE_MIN_DIM=options.side,
+                    IMAGE_MAX_DIM=options.side,
+                    IMAGES_PER_GPU=batch,
+                    DETECTION_MIN_CONFIDENCE=0.0,
+                    DETECTION_NMS_THRESHOLD=1.0,
+                    DETECTION_MAX_INSTANCES=20,
+                ),
+                folder,
+            )
+
         models = {batch: model(batch) for batch in options.batch}
         first = models[options.batch[0]]
-        ways = {"detect, image by image": lambda: [first.detect([media.read_image(path)], masks=options.masks) for path in paths]}
+        ways = {
+            "detect, image by image": lambda: [
+                first.detect([media.read_image(path)], masks=options.masks) for path in paths
+            ]
+        }
         for batch, each in models.items():
-            ways[f"detect_many, batch {batch}"] = lambda each=each: list(each.detect_many(paths, media.read_image, options.masks))
+            ways[f"detect_many, batch {batch}"] = lambda each=each: list(
+                each.detect_many(paths, media.read_image, options.masks)
+            )
         seconds, busy = {name: [] for name in ways}, {name: [] for name in ways}
-        for turn in range(1 + options.repeats):                    # the first one compiles
+        for turn in range(1 + options.repeats):  # the first one compiles
             for name, run in ways.items():
                 wall, cpu = time.perf_counter(), time.process_time()
                 run()
@@ -58,9 +79,20 @@ def main():
                 if turn:
                     seconds[name].append(wall)
                     busy[name].append(cpu / wall / os.cpu_count())
-    rows = [[name, f"{options.images / statistics.median(seconds[name]):.2f}", f"{statistics.median(busy[name]):.0%}",
-             f"{statistics.median(seconds['detect, image by image']) / statistics.median(seconds[name]):.2f}×"] for name in ways]
-    print(f"{options.backbone} {options.side}², masks {options.masks}, peak {timing.peak_memory():.2f} GB\n")
+    first = statistics.median(seconds["detect, image by image"])
+    rows = [
+        [
+            name,
+            f"{options.images / statistics.median(seconds[name]):.2f}",
+            f"{statistics.median(busy[name]):.0%}",
+            f"{first / statistics.median(seconds[name]):.2f}×",
+        ]
+        for name in ways
+    ]
+    print(
+        f"{options.backbone} {options.side}², masks {options.masks}, peak"
+        f" {timing.peak_memory():.2f} GB\n"
+    )
     print(timing.table(["way", "images/s", "cores busy", "ratio"], rows))
 
 

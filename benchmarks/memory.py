@@ -2,9 +2,11 @@
 
     python benchmarks/memory.py [--calls 500] [--after 50] [--limit 20]
 
-Prints resident memory after --after calls and after --calls; fails where it grew by more than --limit MB. The
-network is small, so that 500 calls take a minute: what could leak is per call and per size, not per weight.
+Prints resident memory after --after calls and after --calls; fails where it grew by more than
+--limit MB. The network is small, so that 500 calls take a minute: what could leak is per call and
+per size, not per weight.
 """
+
 import argparse
 import os
 import pathlib
@@ -28,11 +30,23 @@ def main():
     options = parser.parse_args()
     from mrcnn import model as modellib
     from mrcnn.config import Config
-    config = Config(NAME="memory", NUM_CLASSES=4, BACKBONE="resnet18", IMAGES_PER_GPU=1, IMAGE_RESIZE_MODE="none",
-                    RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128), RPN_CHANNELS=64,
-                    TOP_DOWN_PYRAMID_SIZE=64, FPN_CLASSIF_FC_LAYERS_SIZE=128, MASK_HEAD_CHANNELS=64,
-                    POST_NMS_ROIS_INFERENCE=100, PRE_NMS_LIMIT=500, DETECTION_MIN_CONFIDENCE=0.,
-                    DETECTION_MAX_INSTANCES=20)
+
+    config = Config(
+        NAME="memory",
+        NUM_CLASSES=4,
+        BACKBONE="resnet18",
+        IMAGES_PER_GPU=1,
+        IMAGE_RESIZE_MODE="none",
+        RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128),
+        RPN_CHANNELS=64,
+        TOP_DOWN_PYRAMID_SIZE=64,
+        FPN_CLASSIF_FC_LAYERS_SIZE=128,
+        MASK_HEAD_CHANNELS=64,
+        POST_NMS_ROIS_INFERENCE=100,
+        PRE_NMS_LIMIT=500,
+        DETECTION_MIN_CONFIDENCE=0.0,
+        DETECTION_MAX_INSTANCES=20,
+    )
     model = modellib.MaskRCNN("inference", config, tempfile.mkdtemp())
     rng = np.random.default_rng(0)
     sizes = [(64 * (1 + i % 5), 64 * (2 + i // 5)) for i in range(20)]
@@ -43,10 +57,16 @@ def main():
         if call == options.after:
             before = timing.resident_memory()
         if call % 50 == 0:
-            print(f"{call} calls: {timing.resident_memory():.1f} MB, {time.perf_counter() - start:.0f} s", flush=True)
+            print(
+                f"{call} calls: {timing.resident_memory():.1f} MB,"
+                f" {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
     grown = timing.resident_memory() - before
-    print(f"{len(set(sizes))} sizes, {options.calls} calls: {before:.1f} MB after {options.after}, "
-          f"{before + grown:.1f} MB at the end, {grown:+.1f} MB")
+    print(
+        f"{len(set(sizes))} sizes, {options.calls} calls: {before:.1f} MB after {options.after}, "
+        f"{before + grown:.1f} MB at the end, {grown:+.1f} MB"
+    )
     if grown > options.limit:
         raise SystemExit(f"memory grew by more than {options.limit} MB")
 

@@ -1,10 +1,13 @@
-"""Learns four real photographs by heart: the whole path from COCO's json to mask AP, in minutes on two CPU cores.
+"""Learns four real photographs by heart: the whole path from COCO's json to mask AP, in minutes on
+two CPU cores.
 
     python benchmarks/overfit_coco.py --dataset ../shared/data/coco-mini
 
-Trains from random weights on the first four photographs of the training list that have 2 to 8 objects, evaluates on
-the same ones by `mrcnn.evaluate` and draws them. Ends with an error where mask AP@.5 is not above .8.
+Trains from random weights on the first four photographs of the training list that have 2 to 8
+objects, evaluates on the same ones by `mrcnn.evaluate` and draws them. Ends with an error where
+mask AP@.5 is not above .8.
 """
+
 import argparse
 import json
 import os
@@ -56,7 +59,9 @@ def four_photographs(folder, year="2017"):
     """The first four of the training list with 2 to 8 objects."""
     dataset = CocoDataset()
     dataset.load_coco(folder, "train", year)
-    dataset.image_info = [info for info in dataset.image_info if 2 <= len(info["annotations"]) <= 8][:4]
+    dataset.image_info = [
+        info for info in dataset.image_info if 2 <= len(info["annotations"]) <= 8
+    ][:4]
     dataset.prepare()
     return dataset
 
@@ -64,24 +69,32 @@ def four_photographs(folder, year="2017"):
 def clock_callback(path):
     """A callback that keeps the seconds of training in a file, over all sessions of a run."""
     import keras
-    start, before = time.monotonic(), json.loads(path.read_text()) if path.exists() else 0.
+
+    start, before = time.monotonic(), json.loads(path.read_text()) if path.exists() else 0.0
 
     def write(*_, **__):
         path.write_text(json.dumps(before + time.monotonic() - start))
+
     return keras.callbacks.LambdaCallback(on_train_batch_end=write, on_train_end=write)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--dataset", default=str(ROOT.parent / "shared" / "data" / "coco-mini"))
     parser.add_argument("--epochs", type=int, default=4, help="of 40 steps (default: %(default)s)")
-    parser.add_argument("--logs", help="folder of the run: an interrupted one goes on there (default: a temporary one)")
+    parser.add_argument(
+        "--logs",
+        help="folder of the run: an interrupted one goes on there (default: a temporary one)",
+    )
     parser.add_argument("--output", help="folder of tables and pictures (default: a temporary one)")
     parser.add_argument("--set", nargs="*", default=[], metavar="SETTING=VALUE")
     args = parser.parse_args()
     import keras
-    from mrcnn import commands, evaluate, media
-    from mrcnn import model as modellib
+
+    from mrcnn import commands, evaluate, media, model as modellib
+
     dataset, config = four_photographs(args.dataset), FourConfig()
     config.override(args.set)
     keras.utils.set_random_seed(config.SEED)
@@ -91,10 +104,17 @@ def main():
     try:
         model.load_weights(model.find_last())
     except FileNotFoundError:
-        pass                                # a new run
+        pass  # a new run
     clock = pathlib.Path(logs) / "seconds.json"
     if model.epoch < args.epochs:
-        history = model.train(dataset, None, config.LEARNING_RATE, args.epochs, "all", custom_callbacks=[clock_callback(clock)])
+        history = model.train(
+            dataset,
+            None,
+            config.LEARNING_RATE,
+            args.epochs,
+            "all",
+            custom_callbacks=[clock_callback(clock)],
+        )
         print("loss by epoch:", " ".join(f"{value:.2f}" for value in history.history["loss"]))
     seconds = json.loads(clock.read_text())
     inference = modellib.MaskRCNN("inference", config, logs)
@@ -103,13 +123,22 @@ def main():
     for image_id in dataset.image_ids:
         image = dataset.load_image(image_id)
         found = commands.sure(inference.detect([image])[0])
-        media.write_image(output / f"{dataset.image_info[image_id]['id']}.png", media.paint(image, found, dataset.class_names))
-    present = {name: figures for name, figures in result.per_class.items() if figures["segm AP"] == figures["segm AP"]}
+        media.write_image(
+            output / f"{dataset.image_info[image_id]['id']}.png",
+            media.paint(image, found, dataset.class_names),
+        )
+    present = {
+        name: figures
+        for name, figures in result.per_class.items()
+        if figures["segm AP"] == figures["segm AP"]
+    }
     result.per_class = present
     print(f"\n{result.table()}\n\n{result.summary()}\n\npictures in {output}")
-    print(f"mask AP@.5 {result.segm['AP50']:.3f}, mask AP {result.segm['AP']:.3f}, box AP {result.bbox['AP']:.3f}, on "
-          f"{result.images} photographs, trained in {seconds:.0f} s")
-    if not result.segm["AP50"] > .8:
+    print(
+        f"mask AP@.5 {result.segm['AP50']:.3f}, mask AP {result.segm['AP']:.3f}, box AP"
+        f" {result.bbox['AP']:.3f}, on {result.images} photographs, trained in {seconds:.0f} s"
+    )
+    if not result.segm["AP50"] > 0.8:
         sys.exit("error: mask AP@.5 is expected above .8")
 
 

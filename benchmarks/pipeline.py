@@ -2,9 +2,11 @@
 
     python benchmarks/pipeline.py [--side 1024] [--seconds 5]
 
-To compare with what a training step consumes: `peers.py train`. Images are pictures in memory (480 x 640, ten
-objects each), so that no disk takes part; the augmentation is imgaug's flip, rotation and contrast.
+To compare with what a training step consumes: `peers.py train`. Images are pictures in memory (480
+x 640, ten objects each), so that no disk takes part; the augmentation is imgaug's flip, rotation
+and contrast.
 """
+
 import argparse
 import concurrent.futures
 import pathlib
@@ -25,9 +27,20 @@ def main():
     options = parser.parse_args()
     data.import_imgaug()
     from imgaug import augmenters
-    augmentation = augmenters.Sequential([augmenters.Fliplr(.5), augmenters.Affine(rotate=(-20, 20)),
-                                          augmenters.LinearContrast((.8, 1.2))])
-    config = Config(NUM_CLASSES=2, IMAGE_MIN_DIM=options.side * 25 // 32, IMAGE_MAX_DIM=options.side, IMAGES_PER_GPU=2)
+
+    augmentation = augmenters.Sequential(
+        [
+            augmenters.Fliplr(0.5),
+            augmenters.Affine(rotate=(-20, 20)),
+            augmenters.LinearContrast((0.8, 1.2)),
+        ]
+    )
+    config = Config(
+        NUM_CLASSES=2,
+        IMAGE_MIN_DIM=options.side * 25 // 32,
+        IMAGE_MAX_DIM=options.side,
+        IMAGES_PER_GPU=2,
+    )
     for name, chosen in (("no augmentation", None), ("imgaug", augmentation)):
         batches = data.TrainingBatches(Photos(), config, augmentation=chosen)
         batches.batch(0)
@@ -36,7 +49,10 @@ def main():
                 start, made = time.perf_counter(), 0
                 while (seconds := time.perf_counter() - start) < options.seconds:
                     made += sum(1 for _ in pool.map(batches.batch, range(made, made + 2 * threads)))
-            print(f"{options.side}², {name}, {threads} thread(s): {config.BATCH_SIZE * made / seconds:.1f} examples/s")
+            print(
+                f"{options.side}², {name}, {threads} thread(s):"
+                f" {config.BATCH_SIZE * made / seconds:.1f} examples/s"
+            )
 
 
 if __name__ == "__main__":

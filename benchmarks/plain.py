@@ -1,8 +1,10 @@
-"""The original algorithm's numpy routines restated as plain loops: what `numpy_routines.py` compares with.
+"""The original algorithm's numpy routines restated as plain loops: what `numpy_routines.py`
+compares with.
 
 One object, one box, one anchor at a time, with whole-image masks, as the recorded answers in
 `tests/recorded` and their README describe them; scikit-image resizes. Only the benchmark uses them.
 """
+
 import numpy as np
 from scipy import ndimage
 from skimage.transform import resize
@@ -10,17 +12,26 @@ from skimage.transform import resize
 
 def _resize(image, shape, preserve_range=False):
     image = image.astype(np.float64) if image.dtype == bool else image
-    return resize(image, shape, order=1, mode="constant", cval=0, clip=True, preserve_range=preserve_range,
-                  anti_aliasing=False)
+    return resize(
+        image,
+        shape,
+        order=1,
+        mode="constant",
+        cval=0,
+        clip=True,
+        preserve_range=preserve_range,
+        anti_aliasing=False,
+    )
 
 
-# ---- Masks -----------------------------------------------------------------------------------------
+# ---- Masks ---------------------------------------------------------------------------------------
+
 
 def unmold_mask(mask, box, shape):
     """[H, W] bool: a soft mask resized to its box in an empty image, from .5 on."""
     y1, x1, y2, x2 = box
     full = np.zeros(shape[:2], bool)
-    full[y1:y2, x1:x2] = _resize(mask, (y2 - y1, x2 - x1)) >= .5
+    full[y1:y2, x1:x2] = _resize(mask, (y2 - y1, x2 - x1)) >= 0.5
     return full
 
 
@@ -33,7 +44,9 @@ def minimize_mask(boxes, masks, mini_shape):
     """[h, w, N] bool: each box's part of its mask, resized, rounded."""
     mini = np.zeros((*mini_shape, masks.shape[-1]), bool)
     for i, (y1, x1, y2, x2) in enumerate(boxes):
-        mini[:, :, i] = np.around(_resize(masks[:, :, i].astype(bool)[y1:y2, x1:x2], mini_shape)).astype(bool)
+        mini[:, :, i] = np.around(
+            _resize(masks[:, :, i].astype(bool)[y1:y2, x1:x2], mini_shape)
+        ).astype(bool)
     return mini
 
 
@@ -48,7 +61,8 @@ def extract_bboxes(masks):
     return boxes
 
 
-# ---- Overlaps --------------------------------------------------------------------------------------
+# ---- Overlaps ------------------------------------------------------------------------------------
+
 
 def compute_overlaps(boxes1, boxes2):
     """[N, M] IoU, one box of the second set at a time against all of the first."""
@@ -65,15 +79,19 @@ def compute_overlaps(boxes1, boxes2):
 
 def compute_overlaps_masks(masks1, masks2):
     """[N, M] IoU by one product of the whole masks as floats."""
-    flat1, flat2 = ((masks > .5).reshape(-1, masks.shape[-1]).astype(np.float32) for masks in (masks1, masks2))
+    flat1, flat2 = (
+        (masks > 0.5).reshape(-1, masks.shape[-1]).astype(np.float32) for masks in (masks1, masks2)
+    )
     common = flat1.T @ flat2
     return common / (flat1.sum(axis=0)[:, None] + flat2.sum(axis=0)[None] - common)
 
 
-# ---- Matching --------------------------------------------------------------------------------------
+# ---- Matching ------------------------------------------------------------------------------------
 
-def compute_ap(gt_boxes, gt_class_ids, gt_masks, boxes, class_ids, scores, masks, threshold=.5):
-    """Average precision of one image: sorts, matches prediction by prediction, sums the envelope."""
+
+def compute_ap(gt_boxes, gt_class_ids, gt_masks, boxes, class_ids, scores, masks, threshold=0.5):
+    """Average precision of one image: sorts, matches prediction by prediction, sums the
+    envelope."""
     order = np.argsort(scores)[::-1]
     class_ids, masks = class_ids[order], masks[..., order]
     overlaps = compute_overlaps_masks(masks, gt_masks)
@@ -94,7 +112,8 @@ def compute_ap(gt_boxes, gt_class_ids, gt_masks, boxes, class_ids, scores, masks
     return np.sum((recall[steps] - recall[steps - 1]) * precision[steps])
 
 
-# ---- Training examples -----------------------------------------------------------------------------
+# ---- Training examples ---------------------------------------------------------------------------
+
 
 def build_rpn_targets(anchors, gt_boxes, config):
     """rpn_match [A], rpn_bbox [n, 4] from the overlaps of every anchor with every object."""
@@ -103,9 +122,9 @@ def build_rpn_targets(anchors, gt_boxes, config):
     overlaps = compute_overlaps(anchors, gt_boxes)
     nearest = np.argmax(overlaps, axis=1)
     best = overlaps[np.arange(len(anchors)), nearest]
-    match[best < .3] = -1
+    match[best < 0.3] = -1
     match[np.argwhere(overlaps == np.max(overlaps, axis=0))[:, 0]] = 1
-    match[best >= .7] = 1
+    match[best >= 0.7] = 1
     for value, limit in ((1, size // 2), (-1, None)):
         rows = np.where(match == value)[0]
         extra = len(rows) - (limit if limit is not None else size - np.sum(match == 1))
@@ -113,8 +132,8 @@ def build_rpn_targets(anchors, gt_boxes, config):
             match[np.random.choice(rows, extra, replace=False)] = 0
     for row, (i, anchor) in enumerate(zip(np.where(match == 1)[0], anchors[match == 1])):
         box = gt_boxes[nearest[i]]
-        box_size, box_center = box[2:] - box[:2], box[:2] + .5 * (box[2:] - box[:2])
-        size_, center = anchor[2:] - anchor[:2], anchor[:2] + .5 * (anchor[2:] - anchor[:2])
+        box_size, box_center = box[2:] - box[:2], box[:2] + 0.5 * (box[2:] - box[:2])
+        size_, center = anchor[2:] - anchor[:2], anchor[:2] + 0.5 * (anchor[2:] - anchor[:2])
         deltas[row] = [*((box_center - center) / size_), *np.log(box_size / size_)]
         deltas[row] /= config.RPN_BBOX_STD_DEV
     return match, deltas
@@ -128,12 +147,23 @@ def load_image_gt(dataset, config, image_id):
     scale = max(1, config.IMAGE_MIN_DIM / min(height, width))
     if round(max(height, width) * scale) > config.IMAGE_MAX_DIM:
         scale = config.IMAGE_MAX_DIM / max(height, width)
-    image = _resize(image, (round(height * scale), round(width * scale)), preserve_range=True).astype(image.dtype)
+    image = _resize(
+        image, (round(height * scale), round(width * scale)), preserve_range=True
+    ).astype(image.dtype)
     height, width = image.shape[:2]
     top, left = (config.IMAGE_MAX_DIM - height) // 2, (config.IMAGE_MAX_DIM - width) // 2
-    padding = [(top, config.IMAGE_MAX_DIM - height - top), (left, config.IMAGE_MAX_DIM - width - left), (0, 0)]
+    padding = [
+        (top, config.IMAGE_MAX_DIM - height - top),
+        (left, config.IMAGE_MAX_DIM - width - left),
+        (0, 0),
+    ]
     image = np.pad(image, padding, mode="constant", constant_values=0)
-    masks = np.pad(ndimage.zoom(masks, zoom=[scale, scale, 1], order=0), padding, mode="constant", constant_values=0)
+    masks = np.pad(
+        ndimage.zoom(masks, zoom=[scale, scale, 1], order=0),
+        padding,
+        mode="constant",
+        constant_values=0,
+    )
     kept = np.sum(masks, axis=(0, 1)) > 0
     masks, class_ids = masks[:, :, kept], class_ids[kept]
     boxes = extract_bboxes(masks)
@@ -150,5 +180,5 @@ def batch(dataset, config, anchors, image_ids):
         image, class_ids, boxes, masks = load_image_gt(dataset, config, image_id)
         targets.append(build_rpn_targets(anchors, boxes, config))
         images[i] = image.astype(np.float32) - config.MEAN_PIXEL
-        boxes_[i, :len(boxes)], masks_[i, :, :, :len(boxes)] = boxes, masks
+        boxes_[i, : len(boxes)], masks_[i, :, :, : len(boxes)] = boxes, masks
     return images, boxes_, masks_, targets

@@ -1,7 +1,9 @@
-"""Seconds from a fresh process to the first detections: import, build, weights, first and second `detect`.
+"""Seconds from a fresh process to the first detections: import, build, weights, first and second
+`detect`.
 
-    python benchmarks/startup.py [--backbone resnet50] [--side 1024]
+python benchmarks/startup.py [--backbone resnet50] [--side 1024]
 """
+
 import argparse
 import os
 import pathlib
@@ -21,8 +23,12 @@ def main():
     parser.add_argument("--side", type=int, default=1024)
     options = parser.parse_args()
     for name in ("mrcnn", "mrcnn.config", "mrcnn.utils", "mrcnn.data", "mrcnn.evaluate"):
-        code = f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
-        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        code = (
+            f"import time; t = time.perf_counter(); import {name}; print(time.perf_counter() - t)"
+        )
+        output = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
         print(f"import {name:16} {float(output):.3f} s")
     marks = [("start", time.perf_counter())]
 
@@ -31,11 +37,20 @@ def main():
         print(f"{name:23} {marks[-1][1] - marks[-2][1]:.2f} s", flush=True)
 
     import numpy as np
+
     from mrcnn import model as modellib
     from mrcnn.config import Config
+
     mark("import mrcnn.model")
-    config = Config(NAME="startup", NUM_CLASSES=81, BACKBONE=options.backbone, IMAGE_MIN_DIM=options.side,
-                    IMAGE_MAX_DIM=options.side, IMAGES_PER_GPU=1, DETECTION_MIN_CONFIDENCE=0.)
+    config = Config(
+        NAME="startup",
+        NUM_CLASSES=81,
+        BACKBONE=options.backbone,
+        IMAGE_MIN_DIM=options.side,
+        IMAGE_MAX_DIM=options.side,
+        IMAGES_PER_GPU=1,
+        DETECTION_MIN_CONFIDENCE=0.0,
+    )
     with tempfile.TemporaryDirectory() as folder:
         model = modellib.MaskRCNN("inference", config, folder)
         mark("build")
@@ -43,12 +58,16 @@ def main():
         marks.append(("", time.perf_counter()))
         model.load_weights(os.path.join(folder, "weights.h5"))
         mark("load weights (.h5)")
-        image = np.random.default_rng(0).integers(0, 255, (options.side, options.side, 3)).astype(np.uint8)
+        image = (
+            np.random.default_rng(0)
+            .integers(0, 255, (options.side, options.side, 3))
+            .astype(np.uint8)
+        )
         model.detect([image])
         mark("first detect")
         model.detect([image])
         mark("second detect")
-        model.detect([image[:options.side // 2]])
+        model.detect([image[: options.side // 2]])
         mark("detect, another size")
 
 

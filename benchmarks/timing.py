@@ -1,4 +1,6 @@
-"""Side-by-side timing: what is compared runs in turn, after warm-up; medians and their ratios count."""
+"""Side-by-side timing: what is compared runs in turn, after warm-up; medians and their ratios
+count."""
+
 import os
 import resource
 import statistics
@@ -28,13 +30,13 @@ def alternate(functions, repeats=7, warmup=1):
 
 def peak_memory():
     """GB of memory that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def resident_memory():
     """MB of memory that this process holds now."""
     with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2 ** 20
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def table(header, rows):

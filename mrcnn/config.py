@@ -1,4 +1,5 @@
-"""The settings of a model: subclass `Config`, override what differs, pass an instance to `MaskRCNN`.
+"""The settings of a model: subclass `Config`, override what differs, pass an instance to
+`MaskRCNN`.
 
     class NucleusConfig(Config):
         NAME = "nucleus"
@@ -7,10 +8,11 @@
 
     config = NucleusConfig(LEARNING_RATE=0.002)      # or for this instance alone
 
-Each setting below stands with its default, its unit and its reason. The names and defaults are those of
-matterport's package, unless the comment says "not in matterport". `validate` checks the settings
-against each other; `MaskRCNN` calls it when a model is built.
+Each setting below stands with its default, its unit and its reason. The names and defaults are
+those of matterport's package, unless the comment says "not in matterport". `validate` checks the
+settings against each other; `MaskRCNN` calls it when a model is built.
 """
+
 import copy
 import difflib
 import inspect
@@ -21,11 +23,24 @@ import numpy as np
 
 RESIZE_MODES = ("none", "square", "pad64", "crop", "shorter")
 BODIES = ("fpn", "c4")
-BACKBONES = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
-             "resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+BACKBONES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+)
 NORMS = (None, "batch", "frozen", "group")
-LOSS_NAMES = ("rpn_class_loss", "rpn_bbox_loss", "mrcnn_class_loss", "mrcnn_bbox_loss",
-              "mrcnn_mask_loss")
+LOSS_NAMES = (
+    "rpn_class_loss",
+    "rpn_bbox_loss",
+    "mrcnn_class_loss",
+    "mrcnn_bbox_loss",
+    "mrcnn_mask_loss",
+)
 KEYPOINT_LOSS = "mrcnn_keypoint_loss"
 OPTIMIZERS = ("sgd", "adam", "adamw")
 BOX_FRAMES = ("centers", "edges")
@@ -62,12 +77,12 @@ class Config:
     # Threads that load and augment images ahead of training (not in matterport). 0: none.
     WORKERS = 2
 
-    # Images that are read and checked before training, spread over the dataset; None for every one, 0 for
-    # none (not in matterport).
+    # Images that are read and checked before training, spread over the dataset; None for every one,
+    # 0 for none (not in matterport).
     CHECK_IMAGES = None
 
-    # TensorFlow's own kernels for NMS and RoI pooling: None where the backend has them, False for the
-    # portable ones, which XLA needs (not in matterport).
+    # TensorFlow's own kernels for NMS and RoI pooling: None where the backend has them, False for
+    # the portable ones, which XLA needs (not in matterport).
     FUSED_KERNELS = None
 
     # Seed of the order of images, of augmentation and of fresh weights (not in matterport).
@@ -78,9 +93,10 @@ class Config:
     RESUME_SECONDS = 30
 
     # ---- Body: ResNet and FPN --------------------------------------------------------------------
-    # "fpn", the pyramid P2..P6; or "c4", one map at stride 16, with the ResNet's fifth stage as the head of each
-    # RoI (not in matterport; paper, section 3 and table 2a: R50-C4 30.3, R50-FPN 33.6 AP of masks). With
-    # "c4" BACKBONE_STRIDES is [16], RPN_ANCHOR_SCALES [(32, 64, 128, 256, 512)], MASK_SHAPE [14, 14].
+    # "fpn", the pyramid P2..P6; or "c4", one map at stride 16, with the ResNet's fifth stage as the
+    # head of each RoI (not in matterport; paper, section 3 and table 2a: R50-C4 30.3, R50-FPN 33.6
+    # AP of masks). With "c4" BACKBONE_STRIDES is [16], RPN_ANCHOR_SCALES [(32, 64, 128, 256, 512)],
+    # MASK_SHAPE [14, 14].
     BODY = "fpn"
 
     # A name from `config.BACKBONES` or a function f(image, stage5=, train_bn=) that returns the
@@ -90,22 +106,22 @@ class Config:
     # f(image_shape) -> [5, (height, width)] of P2..P6; only for a callable BACKBONE.
     COMPUTE_BACKBONE_SHAPE = None
 
-    # The bottleneck's stride lies in its first 1x1 convolution, as in the ResNet paper and matterport's files,
-    # or in the 3x3, as in torchvision's and in ResNeXt (not in matterport).
+    # The bottleneck's stride lies in its first 1x1 convolution, as in the ResNet paper and
+    # matterport's files, or in the 3x3, as in torchvision's and in ResNeXt (not in matterport).
     STRIDE_IN_1X1 = True
 
-    # Padding where a 3x3 window has stride 2: "same", TensorFlow's, more at the lower right; or "symmetric", one
-    # pixel on each side, as in the files of Caffe and PyTorch (not in matterport).
+    # Padding where a 3x3 window has stride 2: "same", TensorFlow's, more at the lower right; or
+    # "symmetric", one pixel on each side, as in the files of Caffe and PyTorch (not in matterport).
     BACKBONE_PADDING = "same"
 
-    # What follows the convolutions of the backbone and of the FPN (not in matterport): "batch", batch norm,
-    # see TRAIN_BN; "frozen", batch norm whose gamma and beta are fixed too, as in the paper; "group",
-    # group norm of 32 groups (Wu & He 2018); None, nothing.
+    # What follows the convolutions of the backbone and of the FPN (not in matterport): "batch",
+    # batch norm, see TRAIN_BN; "frozen", batch norm whose gamma and beta are fixed too, as in the
+    # paper; "group", group norm of 32 groups (Wu & He 2018); None, nothing.
     BACKBONE_NORM = "batch"
     FPN_NORM = None
 
-    # Convolutions have a bias even before a norm, which makes it superfluous; matterport's files hold one, those
-    # of others don't (not in matterport).
+    # Convolutions have a bias even before a norm, which makes it superfluous; matterport's files
+    # hold one, those of others don't (not in matterport).
     CONV_BIAS = True
 
     # Strides of P2..P6 in pixels of the input.
@@ -118,15 +134,16 @@ class Config:
     # batches of detection on pre-trained weights); True sets training mode even in inference.
     TRAIN_BN = False
 
-    # Added to the variance by batch norm (not in matterport). 1e-5 in PyTorch; 0 in torchvision's released COCO_V1.
+    # Added to the variance by batch norm (not in matterport). 1e-5 in PyTorch; 0 in torchvision's
+    # released COCO_V1.
     BATCH_NORM_EPSILON = 1e-3
 
     # Share of the old statistics that an update of batch norm keeps (not in matterport).
     BATCH_NORM_MOMENTUM = 0.99
 
-    # ---- Input -------------------------------------------------------------------------------------
-    # How images are brought to one size:
-    #   none     not at all; sides must divide by 64
+    # ---- Input
+    # ------------------------------------------------------------------------------------- How
+    # images are brought to one size:   none     not at all; sides must divide by 64
     #   square   scaled to IMAGE_MIN_DIM, at most IMAGE_MAX_DIM, padded to a square of that side
     #   pad64    scaled to IMAGE_MIN_DIM, padded to multiples of 64
     #   crop     scaled to IMAGE_MIN_DIM, then a random square of that side; training only
@@ -136,13 +153,13 @@ class Config:
     IMAGE_MIN_DIM = 800
     IMAGE_MAX_DIM = 1024
 
-    # Scale jitter: training draws the shorter edge of each image from these, in pixels, in place of IMAGE_MIN_DIM
-    # (paper, appendix B: 640 to 800); () for none (not in matterport).
+    # Scale jitter: training draws the shorter edge of each image from these, in pixels, in place of
+    # IMAGE_MIN_DIM (paper, appendix B: 640 to 800); () for none (not in matterport).
     IMAGE_MIN_DIM_CHOICES = ()
 
-    # Share of the training images that are mirrored, .5 in the paper, besides what `augmentation` does (not in
-    # matterport).
-    HORIZONTAL_FLIP = 0.
+    # Share of the training images that are mirrored, .5 in the paper, besides what `augmentation`
+    # does (not in matterport).
+    HORIZONTAL_FLIP = 0.0
 
     # The image is scaled up by at least this factor, 0 for no bound; checked before MIN_DIM.
     IMAGE_MIN_SCALE = 0
@@ -154,18 +171,19 @@ class Config:
     # Subtracted from every pixel, in RGB order.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
-    # Pixels are then divided by these, one value for all channels or one for each (not in matterport).
-    STD_PIXEL = np.array([1.])
+    # Pixels are then divided by these, one value for all channels or one for each (not in
+    # matterport).
+    STD_PIXEL = np.array([1.0])
 
-    # False: images are resized in their own dtype, values and all that lies outside cut, sides rounded, and
-    # padded with black. True: subtracting and dividing come first, then resizing in floating point with the
-    # edges repeated, sides cut to whole pixels, and padding with 0, which is the mean (not in matterport;
-    # torchvision's way).
+    # False: images are resized in their own dtype, values and all that lies outside cut, sides
+    # rounded, and padded with black. True: subtracting and dividing come first, then resizing in
+    # floating point with the edges repeated, sides cut to whole pixels, and padding with 0, which
+    # is the mean (not in matterport; torchvision's way).
     FLOAT_RESIZE = False
 
-    # What 0 and 1 are in normalised boxes (not in matterport): "centers", those of the outermost pixels, so
-    # that y2, x2 are shifted by one pixel and sides divided by h - 1, w - 1; or "edges", the image's own,
-    # as in the paper's code and torchvision.
+    # What 0 and 1 are in normalised boxes (not in matterport): "centers", those of the outermost
+    # pixels, so that y2, x2 are shifted by one pixel and sides divided by h - 1, w - 1; or "edges",
+    # the image's own, as in the paper's code and torchvision.
     BOX_FRAME = "centers"
 
     # ---- Classes and objects -------------------------------------------------------------------
@@ -184,19 +202,20 @@ class Config:
     MINI_MASK_SHAPE = (56, 56)
 
     # ---- Region proposal network -----------------------------------------------------------------
-    # Side of the square anchor in pixels, one for each level, P2 first, or a tuple of several; a level's anchors
-    # have the same area at each of the RPN_ANCHOR_RATIOS (width / height).
+    # Side of the square anchor in pixels, one for each level, P2 first, or a tuple of several; a
+    # level's anchors have the same area at each of the RPN_ANCHOR_RATIOS (width / height).
     RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)
     RPN_ANCHOR_RATIOS = [0.5, 1, 2]
 
     # 1: anchors at every cell of a map; 2: at every other cell.
     RPN_ANCHOR_STRIDE = 1
 
-    # True: half sides of anchors are rounded to whole pixels and steps are whole quotients of image and map, as
-    # in torchvision (not in matterport).
+    # True: half sides of anchors are rounded to whole pixels and steps are whole quotients of image
+    # and map, as in torchvision (not in matterport).
     RPN_ANCHOR_ROUNDING = False
 
-    # Width and number of the RPN's shared 3x3 convolutions (not in matterport, where they are 512 and 1).
+    # Width and number of the RPN's shared 3x3 convolutions (not in matterport, where they are 512
+    # and 1).
     RPN_CHANNELS = 512
     RPN_CONVS = 1
 
@@ -210,15 +229,16 @@ class Config:
     # best POST_NMS of the rest. A higher threshold lets more proposals through.
     PRE_NMS_LIMIT = 6000
 
-    # PRE_NMS_LIMIT in training, None for the same. PRE_NMS_PER_LEVEL: the limit is that of each level instead of
-    # all together. RPN_NMS_PER_LEVEL: only proposals of one level suppress each other (it needs
-    # PRE_NMS_PER_LEVEL). Both as in the paper's code: 2000 in training, 1000 else (not in matterport).
+    # PRE_NMS_LIMIT in training, None for the same. PRE_NMS_PER_LEVEL: the limit is that of each
+    # level instead of all together. RPN_NMS_PER_LEVEL: only proposals of one level suppress each
+    # other (it needs PRE_NMS_PER_LEVEL). Both as in the paper's code: 2000 in training, 1000 else
+    # (not in matterport).
     PRE_NMS_LIMIT_TRAINING = None
     PRE_NMS_PER_LEVEL = False
     RPN_NMS_PER_LEVEL = False
 
     # Proposals with a shorter side, in pixels, are left out (not in matterport).
-    RPN_MIN_SIZE = 0.
+    RPN_MIN_SIZE = 0.0
 
     # Proposals are clipped to the image, without its padding (not in matterport).
     RPN_CLIP_TO_WINDOW = False
@@ -235,15 +255,16 @@ class Config:
     # (not in matterport).
     BBOX_LOG_SIZE_LIMIT = math.log(1000 / 16)
 
-    # ---- Heads --------------------------------------------------------------------------------------
-    # RoIs of an image that train the heads, and the share of positive ones (IoU >= .5). .33 is two
+    # ---- Heads
+    # -------------------------------------------------------------------------------------- RoIs of
+    # an image that train the heads, and the share of positive ones (IoU >= .5). .33 is two
     # negatives to a positive; .25 is the paper's 1:3.
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
 
-    # True: negatives fill the rows that positives leave, as in Fast R-CNN; False: they keep the ratio to the positives
-    # that were found, and the rest is padding. ROI_ADD_GT: the objects' own boxes are proposals too, as in the
-    # paper's code (both not in matterport).
+    # True: negatives fill the rows that positives leave, as in Fast R-CNN; False: they keep the
+    # ratio to the positives that were found, and the rest is padding. ROI_ADD_GT: the objects' own
+    # boxes are proposals too, as in the paper's code (both not in matterport).
     ROI_FILL_NEGATIVES = False
     ROI_ADD_GT = False
 
@@ -254,22 +275,24 @@ class Config:
     # or are left out (not in matterport).
     CLASS_LOSS_ON_PADDING = True
 
-    # How RoIs are read from the maps (not in matterport; paper, section 3 and table 2c: RoIPool 26.9, RoIAlign
-    # 30.2 with max and 30.3 with average AP of masks):
+    # How RoIs are read from the maps (not in matterport; paper, section 3 and table 2c: RoIPool
+    # 26.9, RoIAlign 30.2 with max and 30.3 with average AP of masks):
     #   crop_and_resize  one bilinear sample for each cell, the first and last on the RoI's edges
     #   align            RoIAlign: ROI_ALIGN_SAMPLES^2 bilinear samples inside each cell
-    #   pool             RoIPool (Fast R-CNN): RoI and cells rounded to whole cells of the map, their maximum
+    #   pool             RoIPool (Fast R-CNN): RoI and cells rounded to whole cells of the map,
+    # their maximum
     ROI_POOLING = "crop_and_resize"
 
-    # Samples of RoIAlign along a cell's side, 2 for the paper's four; 0: as many as the cell has pixels of the
-    # map (slow). Their "average" or "max". ALIGNED False: read half a pixel of the map too far to
-    # the lower right and RoIs at least a pixel wide, as in the first implementations and torchvision.
+    # Samples of RoIAlign along a cell's side, 2 for the paper's four; 0: as many as the cell has
+    # pixels of the map (slow). Their "average" or "max". ALIGNED False: read half a pixel of the
+    # map too far to the lower right and RoIs at least a pixel wide, as in the first implementations
+    # and torchvision.
     ROI_ALIGN_SAMPLES = 2
     ROI_ALIGN_REDUCE = "average"
     ROI_ALIGN_ALIGNED = True
 
-    # The level of an RoI of side s, 4 + log2(s / 224): "round" to the nearest, or "floor" as in the FPN paper
-    # (not in matterport).
+    # The level of an RoI of side s, 4 + log2(s / 224): "round" to the nearest, or "floor" as in the
+    # FPN paper (not in matterport).
     ROI_LEVEL = "round"
 
     # Cells of the pooled RoIs: POOL_SIZE for class and box, MASK_POOL_SIZE for masks.
@@ -283,52 +306,56 @@ class Config:
     FPN_CLASSIF_FC_LAYERS_SIZE = 1024
     BOX_HEAD_FCS = 2
 
-    # 3x3 convolutions before them, their width and norm, and the norm of the fully connected layers: 0 and None
-    # in the paper; 4 with one fully connected layer in the GroupNorm paper (not in matterport, where
-    # there are none and batch norm follows the fully connected ones). Norms as BACKBONE_NORM.
+    # 3x3 convolutions before them, their width and norm, and the norm of the fully connected
+    # layers: 0 and None in the paper; 4 with one fully connected layer in the GroupNorm paper (not
+    # in matterport, where there are none and batch norm follows the fully connected ones). Norms as
+    # BACKBONE_NORM.
     BOX_HEAD_CONVS = 0
     BOX_HEAD_CHANNELS = 256
     BOX_HEAD_CONV_NORM = None
     BOX_HEAD_NORM = "batch"
 
-    # With BODY "c4": the stride of the head's first block. 1 with POOL_SIZE = MASK_POOL_SIZE = 7 as in the paper's
-    # figure 4, or 2 with 14 as in its code (not in matterport).
+    # With BODY "c4": the stride of the head's first block. 1 with POOL_SIZE = MASK_POOL_SIZE = 7 as
+    # in the paper's figure 4, or 2 with 14 as in its code (not in matterport).
     C4_HEAD_STRIDE = 1
 
-    # One box, or one mask, for all classes instead of one for each (not in matterport; paper, section 4.1 and
-    # table 2: class-agnostic masks 29.7, class-specific 30.3 AP of masks, R50-C4).
+    # One box, or one mask, for all classes instead of one for each (not in matterport; paper,
+    # section 4.1 and table 2: class-agnostic masks 29.7, class-specific 30.3 AP of masks, R50-C4).
     CLASS_AGNOSTIC_BOXES = False
     CLASS_AGNOSTIC_MASKS = False
 
-    # "sigmoid": each class's mask by itself, with the binary loss; "softmax": classes and background compete for a
-    # pixel, with the multinomial loss (not in matterport; paper, table 2b: 30.3 against 24.8 AP of masks, R50-C4).
+    # "sigmoid": each class's mask by itself, with the binary loss; "softmax": classes and
+    # background compete for a pixel, with the multinomial loss (not in matterport; paper, table 2b:
+    # 30.3 against 24.8 AP of masks, R50-C4).
     MASK_ACTIVATION = "sigmoid"
 
-    # "fcn", MASK_HEAD_CONVS 3x3 convolutions and a transposed one; or "mlp", two fully connected layers of
-    # MASK_MLP_SIZE and one that predicts all pixels (not in matterport; paper, table 2e: 33.6 against 31.5
-    # AP of masks, R50-FPN).
+    # "fcn", MASK_HEAD_CONVS 3x3 convolutions and a transposed one; or "mlp", two fully connected
+    # layers of MASK_MLP_SIZE and one that predicts all pixels (not in matterport; paper, table 2e:
+    # 33.6 against 31.5 AP of masks, R50-FPN).
     MASK_HEAD = "fcn"
     MASK_HEAD_CONVS = 4
     MASK_MLP_SIZE = 1024
 
-    # Norm of the mask head's 3x3 convolutions, as BACKBONE_NORM; None in the paper (not in matterport).
+    # Norm of the mask head's 3x3 convolutions, as BACKBONE_NORM; None in the paper (not in
+    # matterport).
     MASK_HEAD_NORM = "batch"
 
-    # Training runs the mask head on the rows that can be positive instead of on all RoIs; only those
-    # have a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are equal
-    # either way; True: with trained batch norm too, whose statistics then are those of the
+    # Training runs the mask head on the rows that can be positive instead of on all RoIs; only
+    # those have a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are
+    # equal either way; True: with trained batch norm too, whose statistics then are those of the
     # positive rows (not in matterport).
     MASK_HEAD_ON_POSITIVES = None
 
     # Width of the mask head's 3x3 convolutions and its transposed one (not in matterport).
     MASK_HEAD_CHANNELS = 256
 
-    # ---- Keypoints (not in matterport) ------------------------------------------------------------
-    # True adds the keypoint branch (paper, section 5): the dataset then has `load_keypoints`.
+    # ---- Keypoints (not in matterport)
+    # ------------------------------------------------------------ True adds the keypoint branch
+    # (paper, section 5): the dataset then has `load_keypoints`.
     USE_KEYPOINTS = False
 
-    # Keypoints of an object, COCO's 17 of a person; and the pairs of left and right among them, which a mirror
-    # image exchanges.
+    # Keypoints of an object, COCO's 17 of a person; and the pairs of left and right among them,
+    # which a mirror image exchanges.
     NUM_KEYPOINTS = 17
     KEYPOINT_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
 
@@ -338,30 +365,34 @@ class Config:
     KEYPOINT_HEAD_CONVS = 8
     KEYPOINT_HEAD_CHANNELS = 512
 
-    # ---- Detection -----------------------------------------------------------------------------------
-    # Detections of an image at most; those below the score are dropped; of two detections of one
-    # class that overlap by more than the IoU threshold only the better one stays.
+    # ---- Detection
+    # ----------------------------------------------------------------------------------- Detections
+    # of an image at most; those below the score are dropped; of two detections of one class that
+    # overlap by more than the IoU threshold only the better one stays.
     DETECTION_MAX_INSTANCES = 100
     DETECTION_MIN_CONFIDENCE = 0.7
     DETECTION_NMS_THRESHOLD = 0.3
 
-    # True: a RoI gives a detection for every class with a score high enough, as in the paper's code; False: for
-    # its best class (not in matterport).
+    # True: a RoI gives a detection for every class with a score high enough, as in the paper's
+    # code; False: for its best class (not in matterport).
     DETECTION_ALL_CLASSES = False
 
-    # Detections with a shorter side, in pixels of the molded image, are left out (not in matterport).
-    DETECTION_MIN_SIZE = 0.
+    # Detections with a shorter side, in pixels of the molded image, are left out (not in
+    # matterport).
+    DETECTION_MIN_SIZE = 0.0
 
-    # Boxes that `detect` returns are rounded to whole pixels (int32), or exact (float32; not in matterport).
+    # Boxes that `detect` returns are rounded to whole pixels (int32), or exact (float32; not in
+    # matterport).
     ROUND_DETECTIONS = True
 
-    # How a mask is laid into the image (not in matterport): "box", stretched over its box, 0 outside; "padded",
-    # with a pixel of 0 around it over a box larger by as much, as in the paper's code and torchvision.
+    # How a mask is laid into the image (not in matterport): "box", stretched over its box, 0
+    # outside; "padded", with a pixel of 0 around it over a box larger by as much, as in the paper's
+    # code and torchvision.
     MASK_PASTE = "box"
 
-    # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at these shorter edges
-    # and, with TEST_FLIP, mirrored too; boxes are pooled, masks and keypoints' maps averaged (mrcnn/tta.py). () for
-    # IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge.
+    # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at
+    # these shorter edges and, with TEST_FLIP, mirrored too; boxes are pooled, masks and keypoints'
+    # maps averaged (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge.
     TEST_SCALES = ()
     TEST_FLIP = False
 
@@ -370,36 +401,40 @@ class Config:
     LEARNING_RATE = 0.001
     LEARNING_MOMENTUM = 0.9
 
-    # One of `config.OPTIMIZERS`, or a function f(learning_rate) -> keras optimizer, without clipping
-    # of its own (not in matterport, where it is "sgd").
+    # One of `config.OPTIMIZERS`, or a function f(learning_rate) -> keras optimizer, without
+    # clipping of its own (not in matterport, where it is "sgd").
     OPTIMIZER = "sgd"
 
-    # The learning rate over the run: "constant"; "cosine", down to zero at the last step; or "step", multiplied
-    # by LEARNING_RATE_FACTOR at each of LEARNING_RATE_STEPS, counted from the beginning of `train`. All
-    # begin with WARMUP_STEPS of linear warm-up from a tenth of a percent (not in matterport).
-    # The paper's, at 16 images a step: 160,000 steps, drops at 120,000; from its code, 1,000 of warm-up.
+    # The learning rate over the run: "constant"; "cosine", down to zero at the last step; or
+    # "step", multiplied by LEARNING_RATE_FACTOR at each of LEARNING_RATE_STEPS, counted from the
+    # beginning of `train`. All begin with WARMUP_STEPS of linear warm-up from a tenth of a percent
+    # (not in matterport). The paper's, at 16 images a step: 160,000 steps, drops at 120,000; from
+    # its code, 1,000 of warm-up.
     LEARNING_RATE_SCHEDULE = "constant"
     LEARNING_RATE_STEPS = ()
     LEARNING_RATE_FACTOR = 0.1
     WARMUP_STEPS = 0
 
-    # L2 on every weight but those of norms. With "adamw" it is the optimizer's decoupled decay instead, without
-    # biases.
+    # L2 on every weight but those of norms. With "adamw" it is the optimizer's decoupled decay
+    # instead, without biases.
     WEIGHT_DECAY = 0.0001
 
-    # "mean", matterport's: WEIGHT_DECAY times the mean square of each weight array, next to nothing; or "sum", half of
-    # WEIGHT_DECAY times the sum of squares, what SGD's weight decay is elsewhere and in the paper (not in matterport).
+    # "mean", matterport's: WEIGHT_DECAY times the mean square of each weight array, next to
+    # nothing; or "sum", half of WEIGHT_DECAY times the sum of squares, what SGD's weight decay is
+    # elsewhere and in the paper (not in matterport).
     WEIGHT_DECAY_KIND = "mean"
 
     # False leaves biases out of it (not in matterport).
     WEIGHT_DECAY_ON_BIASES = True
 
-    # An exponential moving average of the weights, which are then the ones that are validated, saved and left in the
-    # model: the share of the old average that a step keeps, such as .999; None or 0: none (not in matterport).
+    # An exponential moving average of the weights, which are then the ones that are validated,
+    # saved and left in the model: the share of the old average that a step keeps, such as .999;
+    # None or 0: none (not in matterport).
     EMA_MOMENTUM = None
 
-    # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts 1.
-    LOSS_WEIGHTS = {name: 1.0 for name in LOSS_NAMES}
+    # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts
+    # 1.
+    LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
 
     # Bound on the norm of all gradients together; None or 0: no bound.
     GRADIENT_CLIP_NORM = 5.0
@@ -408,14 +443,18 @@ class Config:
         known = setting_names()
         for name, value in settings.items():
             if name not in known and not hasattr(type(self), name):
-                raise TypeError(f"{type(self).__name__} has no setting {name}{_suggest(name, known)}. "
-                                f"Received: {name}={value!r}")
+                raise TypeError(
+                    f"{type(self).__name__} has no setting {name}{_suggest(name, known)}. "
+                    f"Received: {name}={value!r}"
+                )
         for name in dir(type(self)):
             if name.isupper() and not name.startswith("_") and name not in known:
                 close = _suggest(name, known)
                 if close:
-                    warnings.warn(f"{type(self).__name__}.{name} is not a setting of Config{close}",
-                                  stacklevel=2)
+                    warnings.warn(
+                        f"{type(self).__name__}.{name} is not a setting of Config{close}",
+                        stacklevel=2,
+                    )
         # Instances own their mutable values: an edit of one never reaches the class.
         for name in known - _DERIVED:
             value = getattr(type(self), name)
@@ -426,7 +465,10 @@ class Config:
         # A function in a class body would be bound as a method; these are plain functions.
         for name in ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER"):
             value = inspect.getattr_static(self, name)
-            if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters), "") != "self":
+            if (
+                inspect.isfunction(value)
+                and next(iter(inspect.signature(value).parameters), "") != "self"
+            ):
                 setattr(self, name, value)
 
     # ---- Derived values: they follow the settings until they are assigned to -------------------
@@ -441,7 +483,8 @@ class Config:
 
     @property
     def IMAGE_SHAPE(self):
-        """[height, width, channels] of the network's input, int array; of modes with free sizes the bound."""
+        """[height, width, channels] of the network's input, int array; of modes with free sizes the
+        bound."""
         side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
         return self.__dict__.get("_IMAGE_SHAPE", np.array([side, side, self.IMAGE_CHANNEL_COUNT]))
 
@@ -461,8 +504,11 @@ class Config:
     # ---- Reading ---------------------------------------------------------------------------------
     def to_dict(self):
         """{name: value} of every upper-case attribute, the user's own included, sorted by name."""
-        return {name: getattr(self, name) for name in sorted(dir(self))
-                if name.isupper() and not name.startswith("_")}
+        return {
+            name: getattr(self, name)
+            for name in sorted(dir(self))
+            if name.isupper() and not name.startswith("_")
+        }
 
     def display(self):
         """Prints every setting with its value."""
@@ -478,28 +524,39 @@ class Config:
             ValueError: no `=`, an unknown name, or a value of another kind than the setting's.
         """
         import ast
+
         known = set(self.to_dict()) - _DERIVED
         for text in assignments:
             name, equals, value = text.partition("=")
             if not equals or name not in known:
-                raise ValueError(f"Expected SETTING=value with a setting of {type(self).__name__}"
-                                 f"{_suggest(name, known)}. Received: {text!r}")
+                raise ValueError(
+                    f"Expected SETTING=value with a setting of {type(self).__name__}"
+                    f"{_suggest(name, known)}. Received: {text!r}"
+                )
             old = getattr(self, name)
             try:
                 new = ast.literal_eval(value)
             except (ValueError, SyntaxError):
                 new = value
             number = isinstance(old, (int, float)) and not isinstance(old, bool)
-            fits = (isinstance(new, (int, float)) and not isinstance(new, bool) if number
-                    else isinstance(new, type(old)) if isinstance(old, (bool, str, dict)) else True)
+            fits = (
+                isinstance(new, (int, float)) and not isinstance(new, bool)
+                if number
+                else isinstance(new, type(old))
+                if isinstance(old, (bool, str, dict))
+                else True
+            )
             if isinstance(old, int) and number and isinstance(new, float):
                 fits = False
             if not fits:
-                raise ValueError(f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
-                                 f"Received: {value!r}")
+                raise ValueError(
+                    f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
+                    f"Received: {value!r}"
+                )
             setattr(self, name, np.array(new) if isinstance(old, np.ndarray) else new)
 
-    # ---- Checking -----------------------------------------------------------------------------------
+    # ---- Checking
+    # -----------------------------------------------------------------------------------
     def validate(self):
         """Checks the settings one by one and against each other.
 
@@ -515,12 +572,21 @@ class Config:
             value = getattr(self, name)
             if not _is_whole(value) or value < 1:
                 yield f"{name} is a whole number from 1. Received: {value!r}"
-                return                                  # the checks below compute with these
-        for name in ("WORKERS", "BOX_HEAD_CONVS", "BOX_HEAD_FCS", "MASK_HEAD_CONVS", "WARMUP_STEPS", "VALIDATION_STEPS"):
+                return  # the checks below compute with these
+        for name in (
+            "WORKERS",
+            "BOX_HEAD_CONVS",
+            "BOX_HEAD_FCS",
+            "MASK_HEAD_CONVS",
+            "WARMUP_STEPS",
+            "VALIDATION_STEPS",
+        ):
             value = getattr(self, name)
             if not _is_whole(value) or value < 0:
                 yield f"{name} is a whole number from 0. Received: {value!r}"
-        if self.CHECK_IMAGES is not None and (not _is_whole(self.CHECK_IMAGES) or self.CHECK_IMAGES < 0):
+        if self.CHECK_IMAGES is not None and (
+            not _is_whole(self.CHECK_IMAGES) or self.CHECK_IMAGES < 0
+        ):
             yield f"CHECK_IMAGES is None or a whole number from 0. Received: {self.CHECK_IMAGES!r}"
         for name in ("RPN_NMS_THRESHOLD", "DETECTION_NMS_THRESHOLD", "DETECTION_MIN_CONFIDENCE"):
             value = getattr(self, name)
@@ -529,7 +595,10 @@ class Config:
         if not 0 <= self.HORIZONTAL_FLIP <= 1:
             yield f"HORIZONTAL_FLIP lies in 0..1. Received: {self.HORIZONTAL_FLIP!r}"
         if not 0 < self.ROI_POSITIVE_RATIO <= 1:
-            yield f"ROI_POSITIVE_RATIO lies in 0..1, 0 excluded. Received: {self.ROI_POSITIVE_RATIO!r}"
+            yield (
+                "ROI_POSITIVE_RATIO lies in 0..1, 0 excluded. Received:"
+                f" {self.ROI_POSITIVE_RATIO!r}"
+            )
         if not 0 <= self.BATCH_NORM_MOMENTUM < 1:
             yield f"BATCH_NORM_MOMENTUM lies in 0..1. Received: {self.BATCH_NORM_MOMENTUM!r}"
         yield from self._input_problems()
@@ -544,11 +613,16 @@ class Config:
         used = {"square": ["IMAGE_MAX_DIM"], "pad64": ["IMAGE_MIN_DIM"], "crop": ["IMAGE_MIN_DIM"]}
         for name in used.get(mode, []):
             if not getattr(self, name) or getattr(self, name) % stride:
-                yield (f"{name} divides by {stride}, the largest of BACKBONE_STRIDES, with "
-                       f"IMAGE_RESIZE_MODE {mode!r}: for example {stride * 4} or {stride * 16}. "
-                       f"Received: {getattr(self, name)!r}")
+                yield (
+                    f"{name} divides by {stride}, the largest of BACKBONE_STRIDES, with "
+                    f"IMAGE_RESIZE_MODE {mode!r}: for example {stride * 4} or {stride * 16}. "
+                    f"Received: {getattr(self, name)!r}"
+                )
         if mode == "shorter" and not all(sides):
-            yield f"IMAGE_RESIZE_MODE 'shorter' needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
+            yield (
+                "IMAGE_RESIZE_MODE 'shorter' needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received:"
+                f" {sides}"
+            )
         if all(sides) and sides[0] > sides[1] and mode in ("square", "shorter"):
             yield f"IMAGE_MIN_DIM is at most IMAGE_MAX_DIM. Received: {sides[0]} and {sides[1]}"
         for name in ("IMAGE_MIN_DIM_CHOICES", "TEST_SCALES"):
@@ -556,43 +630,73 @@ class Config:
             if not all(_is_whole(value) and value > 0 for value in values):
                 yield f"{name} has whole numbers of pixels. Received: {values!r}"
             elif len(values) and mode == "none":
-                yield f"{name} needs an IMAGE_RESIZE_MODE that resizes. Received: {values!r} with 'none'"
+                yield (
+                    f"{name} needs an IMAGE_RESIZE_MODE that resizes. Received: {values!r} with"
+                    " 'none'"
+                )
             elif mode == "pad64" and any(value % 64 for value in values):
                 yield f"{name} divide by 64 with IMAGE_RESIZE_MODE 'pad64'. Received: {values!r}"
-        if mode in ("square", "shorter") and all(sides) and max(self.IMAGE_MIN_DIM_CHOICES, default=0) > sides[1]:
-            yield f"IMAGE_MIN_DIM_CHOICES are at most IMAGE_MAX_DIM = {sides[1]}. Received: {self.IMAGE_MIN_DIM_CHOICES!r}"
+        if (
+            mode in ("square", "shorter")
+            and all(sides)
+            and max(self.IMAGE_MIN_DIM_CHOICES, default=0) > sides[1]
+        ):
+            yield (
+                f"IMAGE_MIN_DIM_CHOICES are at most IMAGE_MAX_DIM = {sides[1]}. Received:"
+                f" {self.IMAGE_MIN_DIM_CHOICES!r}"
+            )
         if len(self.TEST_SCALES) and not all(sides):
             yield f"TEST_SCALES needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
         if np.size(self.MEAN_PIXEL) != self.IMAGE_CHANNEL_COUNT:
-            yield (f"MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT = {self.IMAGE_CHANNEL_COUNT} "
-                   f"channels. Received: {np.size(self.MEAN_PIXEL)} values")
-        if np.size(self.STD_PIXEL) not in (1, self.IMAGE_CHANNEL_COUNT) or np.min(self.STD_PIXEL) <= 0:
-            yield (f"STD_PIXEL has one positive value or one for each of IMAGE_CHANNEL_COUNT = "
-                   f"{self.IMAGE_CHANNEL_COUNT} channels. Received: {self.STD_PIXEL!r}")
+            yield (
+                "MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT ="
+                f" {self.IMAGE_CHANNEL_COUNT} channels. Received: {np.size(self.MEAN_PIXEL)} values"
+            )
+        if (
+            np.size(self.STD_PIXEL) not in (1, self.IMAGE_CHANNEL_COUNT)
+            or np.min(self.STD_PIXEL) <= 0
+        ):
+            yield (
+                "STD_PIXEL has one positive value or one for each of IMAGE_CHANNEL_COUNT = "
+                f"{self.IMAGE_CHANNEL_COUNT} channels. Received: {self.STD_PIXEL!r}"
+            )
         if len(self.MINI_MASK_SHAPE) != 2 or min(self.MINI_MASK_SHAPE) < 1:
             yield f"MINI_MASK_SHAPE is (height, width). Received: {self.MINI_MASK_SHAPE!r}"
 
     def _network_problems(self):
         if callable(self.BACKBONE):
             if self.COMPUTE_BACKBONE_SHAPE is None:
-                yield ("COMPUTE_BACKBONE_SHAPE is a function of the image's shape when BACKBONE is a "
-                       "function. Received: None")
+                yield (
+                    "COMPUTE_BACKBONE_SHAPE is a function of the image's shape when BACKBONE is a "
+                    "function. Received: None"
+                )
         elif self.BACKBONE not in BACKBONES:
-            yield f"BACKBONE is a function or one of {', '.join(BACKBONES)}. Received: {self.BACKBONE!r}"
+            yield (
+                f"BACKBONE is a function or one of {', '.join(BACKBONES)}. Received:"
+                f" {self.BACKBONE!r}"
+            )
         if self.BODY == "c4":
             yield from self._c4_problems()
         elif len(self.BACKBONE_STRIDES) != 5:
-            yield f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
+            yield (
+                f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
+            )
         if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
-            yield (f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
-                   f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}")
+            yield (
+                f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
+                f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}"
+            )
         if self.RPN_ANCHOR_STRIDE not in (1, 2):
             yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
-        side = 2 * -(-self.MASK_POOL_SIZE // (self.C4_HEAD_STRIDE if self.BODY == "c4" else 1))    # an odd one is rounded up
+        side = 2 * -(
+            -self.MASK_POOL_SIZE // (self.C4_HEAD_STRIDE if self.BODY == "c4" else 1)
+        )  # an odd one is rounded up
         if self.USE_MASK and list(self.MASK_SHAPE) != [side, side]:
-            yield (f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
-                   f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
-                   f"{self.MASK_POOL_SIZE}")
+            yield (
+                f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
+                f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
+                f"{self.MASK_POOL_SIZE}"
+            )
         if self.RPN_NMS_PER_LEVEL and not self.PRE_NMS_PER_LEVEL:
             yield "RPN_NMS_PER_LEVEL needs PRE_NMS_PER_LEVEL. Received: True and False"
         limit = self.PRE_NMS_LIMIT_TRAINING
@@ -601,23 +705,36 @@ class Config:
         if self.BATCH_NORM_EPSILON < 0:
             yield f"BATCH_NORM_EPSILON is at least 0. Received: {self.BATCH_NORM_EPSILON!r}"
         if not _is_whole(self.ROI_ALIGN_SAMPLES) or self.ROI_ALIGN_SAMPLES < 0:
-            yield f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
+            yield (
+                f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
+            )
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
-                yield f"{name} is one of {', '.join(map(str, allowed))}. Received: {getattr(self, name)!r}"
+                yield (
+                    f"{name} is one of {', '.join(map(str, allowed))}. Received:"
+                    f" {getattr(self, name)!r}"
+                )
         for pair in self.KEYPOINT_FLIP_PAIRS if self.USE_KEYPOINTS else ():
             if len(set(pair)) != 2 or not all(0 <= i < self.NUM_KEYPOINTS for i in pair):
-                yield (f"KEYPOINT_FLIP_PAIRS has pairs of keypoints 0..{self.NUM_KEYPOINTS - 1} (NUM_KEYPOINTS - 1), "
-                       f"() for none. Received: {pair!r}")
+                yield (
+                    f"KEYPOINT_FLIP_PAIRS has pairs of keypoints 0..{self.NUM_KEYPOINTS - 1}"
+                    f" (NUM_KEYPOINTS - 1), () for none. Received: {pair!r}"
+                )
         for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
             if np.size(getattr(self, name)) != 4 or np.min(getattr(self, name)) <= 0:
                 yield f"{name} has 4 positive values. Received: {getattr(self, name)!r}"
 
     def _c4_problems(self):
         if callable(self.BACKBONE):
-            yield "BODY 'c4' takes a BACKBONE by name: its fifth stage is the head. Received: a function"
+            yield (
+                "BODY 'c4' takes a BACKBONE by name: its fifth stage is the head. Received: a"
+                " function"
+            )
         if len(self.BACKBONE_STRIDES) != 1:
-            yield f"BACKBONE_STRIDES is [16] with BODY 'c4', which has one map. Received: {self.BACKBONE_STRIDES!r}"
+            yield (
+                "BACKBONE_STRIDES is [16] with BODY 'c4', which has one map. Received:"
+                f" {self.BACKBONE_STRIDES!r}"
+            )
         if self.C4_HEAD_STRIDE not in (1, 2):
             yield f"C4_HEAD_STRIDE is 1 or 2. Received: {self.C4_HEAD_STRIDE!r}"
 
@@ -629,30 +746,44 @@ class Config:
         if unknown:
             yield f"LOSS_WEIGHTS has weights for {', '.join(names)}. Received: {sorted(unknown)}"
         if not callable(self.OPTIMIZER) and self.OPTIMIZER not in OPTIMIZERS:
-            yield f"OPTIMIZER is a function or one of {', '.join(OPTIMIZERS)}. Received: {self.OPTIMIZER!r}"
+            yield (
+                f"OPTIMIZER is a function or one of {', '.join(OPTIMIZERS)}. Received:"
+                f" {self.OPTIMIZER!r}"
+            )
         if self.LEARNING_RATE_SCHEDULE not in SCHEDULES:
-            yield (f"LEARNING_RATE_SCHEDULE is one of {', '.join(SCHEDULES)}. "
-                   f"Received: {self.LEARNING_RATE_SCHEDULE!r}")
+            yield (
+                f"LEARNING_RATE_SCHEDULE is one of {', '.join(SCHEDULES)}. "
+                f"Received: {self.LEARNING_RATE_SCHEDULE!r}"
+            )
         steps = list(self.LEARNING_RATE_STEPS)
         if steps != sorted(set(steps)) or not all(_is_whole(step) and step > 0 for step in steps):
-            yield f"LEARNING_RATE_STEPS are rising numbers of steps. Received: {self.LEARNING_RATE_STEPS!r}"
+            yield (
+                "LEARNING_RATE_STEPS are rising numbers of steps. Received:"
+                f" {self.LEARNING_RATE_STEPS!r}"
+            )
         if self.LEARNING_RATE_SCHEDULE == "step" and not steps:
             yield "LEARNING_RATE_SCHEDULE 'step' needs LEARNING_RATE_STEPS. Received: ()"
         if self.WEIGHT_DECAY_KIND not in WEIGHT_DECAYS:
-            yield f"WEIGHT_DECAY_KIND is one of {', '.join(WEIGHT_DECAYS)}. Received: {self.WEIGHT_DECAY_KIND!r}"
+            yield (
+                f"WEIGHT_DECAY_KIND is one of {', '.join(WEIGHT_DECAYS)}. Received:"
+                f" {self.WEIGHT_DECAY_KIND!r}"
+            )
         if self.EMA_MOMENTUM and (callable(self.OPTIMIZER) or not 0 < self.EMA_MOMENTUM < 1):
-            yield ("EMA_MOMENTUM lies in 0..1, or is None; an OPTIMIZER of your own takes `use_ema` itself. "
-                   f"Received: {self.EMA_MOMENTUM!r}")
+            yield (
+                "EMA_MOMENTUM lies in 0..1, or is None; an OPTIMIZER of your own takes `use_ema`"
+                f" itself. Received: {self.EMA_MOMENTUM!r}"
+            )
         if self.LEARNING_RATE <= 0:
             yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
 
 
 class PaperConfig(Config):
-    """Mask R-CNN with FPN as in the paper (arXiv 1703.06870v3) and, where it is silent, its authors' code.
+    """Mask R-CNN with FPN as in the paper (arXiv 1703.06870v3) and, where it is silent, its
+    authors' code.
 
-    Training is that of the paper's section 3.1: 16 images a batch, 2 on each of 8 devices. With a smaller batch the
-    learning rate goes down in proportion. BACKBONE may also be "resnext101_64x4d" or "resnext101_32x8d"
-    (with STRIDE_IN_1X1 = False).
+    Training is that of the paper's section 3.1: 16 images a batch, 2 on each of 8 devices. With a
+    smaller batch the learning rate goes down in proportion. BACKBONE may also be "resnext101_64x4d"
+    or "resnext101_32x8d" (with STRIDE_IN_1X1 = False).
     """
 
     # Section 3.1: shorter edge 800 pixels; the authors' code bounds the longer one.
@@ -666,44 +797,48 @@ class PaperConfig(Config):
     BOX_HEAD_NORM = MASK_HEAD_NORM = None
     BATCH_NORM_EPSILON = 1e-5
 
-    # Table 2c, RoIAlign of four averaged samples; its authors later read cells from their middles (aligned).
+    # Table 2c, RoIAlign of four averaged samples; its authors later read cells from their middles
+    # (aligned).
     ROI_POOLING = "align"
     ROI_LEVEL = "floor"
 
     # Faster R-CNN and FPN: sigmoid, deltas not divided, and the limits of each level.
     RPN_SCORE = "sigmoid"
     RPN_CHANNELS = 256
-    RPN_BBOX_STD_DEV = np.array([1., 1., 1., 1.])
+    RPN_BBOX_STD_DEV = np.array([1.0, 1.0, 1.0, 1.0])
     PRE_NMS_PER_LEVEL = RPN_NMS_PER_LEVEL = RPN_CLIP_TO_WINDOW = True
     PRE_NMS_LIMIT, PRE_NMS_LIMIT_TRAINING = 1000, 2000
     POST_NMS_ROIS_TRAINING = POST_NMS_ROIS_INFERENCE = 1000
 
-    # Section 3.1, training: 512 RoIs with FPN, one positive to three negatives; L_cls counts real RoIs.
-    TRAIN_ROIS_PER_IMAGE, ROI_POSITIVE_RATIO = 512, .25
+    # Section 3.1, training: 512 RoIs with FPN, one positive to three negatives; L_cls counts real
+    # RoIs.
+    TRAIN_ROIS_PER_IMAGE, ROI_POSITIVE_RATIO = 512, 0.25
     ROI_FILL_NEGATIVES = ROI_ADD_GT = True
     CLASS_LOSS_ON_PADDING = False
 
     # Section 3.1, inference: the best 100 of all classes after suppression in each.
     DETECTION_ALL_CLASSES = True
-    DETECTION_MIN_CONFIDENCE, DETECTION_NMS_THRESHOLD = .05, .5
+    DETECTION_MIN_CONFIDENCE, DETECTION_NMS_THRESHOLD = 0.05, 0.5
     ROUND_DETECTIONS = False
     MASK_PASTE = "padded"
 
-    # Section 3.1, training: 160,000 steps of 16 images, a tenth of the rate from 120,000 on; horizontal flips, one
-    # scale. Appendix B's longer ones are LEARNING_RATE_STEPS = (120_000, 160_000) of 180,000, and with scale jitter,
-    # IMAGE_MIN_DIM_CHOICES = range(640, 801, 32), (200_000, 240_000) of 260,000. From the authors' code: the
-    # warm-up, and no decay of norms and biases. Section 5, keypoints: USE_KEYPOINTS, jitter of 640 to 800 pixels,
-    # (60_000, 80_000) of 90,000.
-    LEARNING_RATE = .02
+    # Section 3.1, training: 160,000 steps of 16 images, a tenth of the rate from 120,000 on;
+    # horizontal flips, one scale. Appendix B's longer ones are LEARNING_RATE_STEPS = (120_000,
+    # 160_000) of 180,000, and with scale jitter, IMAGE_MIN_DIM_CHOICES = range(640, 801, 32),
+    # (200_000, 240_000) of 260,000. From the authors' code: the warm-up, and no decay of norms and
+    # biases. Section 5, keypoints: USE_KEYPOINTS, jitter of 640 to 800 pixels, (60_000, 80_000) of
+    # 90,000.
+    LEARNING_RATE = 0.02
     LEARNING_RATE_SCHEDULE, LEARNING_RATE_STEPS = "step", (120_000,)
     WARMUP_STEPS = 1000
     WEIGHT_DECAY_KIND, WEIGHT_DECAY_ON_BIASES = "sum", False
-    HORIZONTAL_FLIP = .5
+    HORIZONTAL_FLIP = 0.5
     GRADIENT_CLIP_NORM = None
 
 
 class PaperC4Config(PaperConfig):
-    """The paper's C4 body: one map at stride 16, 15 anchors in each place, the fifth stage as the head of each RoI."""
+    """The paper's C4 body: one map at stride 16, 15 anchors in each place, the fifth stage as the
+    head of each RoI."""
 
     # Section 3, network architecture, and figure 4, left.
     BODY = "c4"
@@ -723,18 +858,51 @@ class PaperC4Config(PaperConfig):
     TRAIN_ROIS_PER_IMAGE = 64
 
 
-_CHOICES = {"BODY": BODIES, "BACKBONE_NORM": NORMS, "FPN_NORM": NORMS, "BOX_HEAD_CONV_NORM": NORMS,
-            "BOX_HEAD_NORM": NORMS, "MASK_HEAD_NORM": NORMS, "BACKBONE_PADDING": ("same", "symmetric"),
-            "RPN_SCORE": ("softmax", "sigmoid"), "MASK_ACTIVATION": ("sigmoid", "softmax"),
-            "MASK_HEAD": ("fcn", "mlp"), "MASK_PASTE": ("box", "padded"), "BOX_FRAME": BOX_FRAMES, "ROI_POOLING": ROI_POOLINGS, "ROI_ALIGN_REDUCE": ("average", "max"),
-            "ROI_LEVEL": ("round", "floor")}
+_CHOICES = {
+    "BODY": BODIES,
+    "BACKBONE_NORM": NORMS,
+    "FPN_NORM": NORMS,
+    "BOX_HEAD_CONV_NORM": NORMS,
+    "BOX_HEAD_NORM": NORMS,
+    "MASK_HEAD_NORM": NORMS,
+    "BACKBONE_PADDING": ("same", "symmetric"),
+    "RPN_SCORE": ("softmax", "sigmoid"),
+    "MASK_ACTIVATION": ("sigmoid", "softmax"),
+    "MASK_HEAD": ("fcn", "mlp"),
+    "MASK_PASTE": ("box", "padded"),
+    "BOX_FRAME": BOX_FRAMES,
+    "ROI_POOLING": ROI_POOLINGS,
+    "ROI_ALIGN_REDUCE": ("average", "max"),
+    "ROI_LEVEL": ("round", "floor"),
+}
 _DERIVED = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
-_COUNTS = ("GPU_COUNT", "IMAGES_PER_GPU", "STEPS_PER_EPOCH", "NUM_CLASSES", "IMAGE_CHANNEL_COUNT",
-           "TRAIN_ROIS_PER_IMAGE", "POOL_SIZE", "MASK_POOL_SIZE", "DETECTION_MAX_INSTANCES",
-           "MAX_GT_INSTANCES", "PRE_NMS_LIMIT", "POST_NMS_ROIS_TRAINING", "POST_NMS_ROIS_INFERENCE",
-           "RPN_TRAIN_ANCHORS_PER_IMAGE", "RPN_CHANNELS", "RPN_CONVS", "MASK_HEAD_CHANNELS", "BOX_HEAD_CHANNELS",
-           "MASK_MLP_SIZE", "TOP_DOWN_PYRAMID_SIZE", "FPN_CLASSIF_FC_LAYERS_SIZE", "NUM_KEYPOINTS",
-           "KEYPOINT_POOL_SIZE", "KEYPOINT_HEAD_CONVS", "KEYPOINT_HEAD_CHANNELS")
+_COUNTS = (
+    "GPU_COUNT",
+    "IMAGES_PER_GPU",
+    "STEPS_PER_EPOCH",
+    "NUM_CLASSES",
+    "IMAGE_CHANNEL_COUNT",
+    "TRAIN_ROIS_PER_IMAGE",
+    "POOL_SIZE",
+    "MASK_POOL_SIZE",
+    "DETECTION_MAX_INSTANCES",
+    "MAX_GT_INSTANCES",
+    "PRE_NMS_LIMIT",
+    "POST_NMS_ROIS_TRAINING",
+    "POST_NMS_ROIS_INFERENCE",
+    "RPN_TRAIN_ANCHORS_PER_IMAGE",
+    "RPN_CHANNELS",
+    "RPN_CONVS",
+    "MASK_HEAD_CHANNELS",
+    "BOX_HEAD_CHANNELS",
+    "MASK_MLP_SIZE",
+    "TOP_DOWN_PYRAMID_SIZE",
+    "FPN_CLASSIF_FC_LAYERS_SIZE",
+    "NUM_KEYPOINTS",
+    "KEYPOINT_POOL_SIZE",
+    "KEYPOINT_HEAD_CONVS",
+    "KEYPOINT_HEAD_CHANNELS",
+)
 
 
 def setting_names():
@@ -752,8 +920,9 @@ def _is_whole(value):
 
 
 class SmallConfig(Config):
-    """A network that learns from random weights in minutes on two CPU cores: objects of 16 to 128 pixels on images
-    of 128 (not in matterport). Subclass it as `Config`; without a GPU or pre-trained weights it is where to begin.
+    """A network that learns from random weights in minutes on two CPU cores: objects of 16 to 128
+    pixels on images of 128 (not in matterport). Subclass it as `Config`; without a GPU or
+    pre-trained weights it is where to begin.
     """
 
     BACKBONE = "resnet18"

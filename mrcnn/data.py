@@ -1,8 +1,10 @@
-"""From an image of a dataset to a training example: molding, image meta, targets, batches. numpy only.
+"""From an image of a dataset to a training example: molding, image meta, targets, batches. numpy
+only.
 
-Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. Class ids below
-zero are crowds: groups of objects that are neither a target nor background.
+Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. Class ids
+below zero are crowds: groups of objects that are neither a target nor background.
 """
+
 import concurrent.futures
 import copy
 import logging
@@ -22,9 +24,12 @@ class DatasetError(ValueError):
     """A dataset that can't be trained on; the message lists every problem."""
 
 
-# ---- Image meta and molding ------------------------------------------------------------------------
+# ---- Image meta and molding ----------------------------------------------------------------------
 
-def compose_image_meta(image_id, original_image_shape, image_shape, window, scale, active_class_ids):
+
+def compose_image_meta(
+    image_id, original_image_shape, image_shape, window, scale, active_class_ids
+):
     """One vector with what the network needs to know of an image (matterport: compose_image_meta).
 
     Args:
@@ -34,23 +39,33 @@ def compose_image_meta(image_id, original_image_shape, image_shape, window, scal
         scale: factor from the original to the molded image.
         active_class_ids: [classes] of 0 and 1: classes that the image's source labels.
     """
-    return np.array([image_id, *original_image_shape, *image_shape, *window, scale, *active_class_ids])
+    return np.array(
+        [image_id, *original_image_shape, *image_shape, *window, scale, *active_class_ids]
+    )
 
 
 def parse_image_meta(meta):
     """The parts of metas [B, 12 + classes], a dict of arrays (matterport: parse_image_meta)."""
-    return {"image_id": meta[:, 0].astype(np.int32), "original_image_shape": meta[:, 1:4].astype(np.int32),
-            "image_shape": meta[:, 4:7].astype(np.int32), "window": meta[:, 7:11].astype(np.int32),
-            "scale": meta[:, 11].astype(np.float32), "active_class_ids": meta[:, 12:].astype(np.int32)}
+    return {
+        "image_id": meta[:, 0].astype(np.int32),
+        "original_image_shape": meta[:, 1:4].astype(np.int32),
+        "image_shape": meta[:, 4:7].astype(np.int32),
+        "window": meta[:, 7:11].astype(np.int32),
+        "scale": meta[:, 11].astype(np.float32),
+        "active_class_ids": meta[:, 12:].astype(np.int32),
+    }
 
 
 def mold_image(images, config):
-    """Pixels minus MEAN_PIXEL, divided by STD_PIXEL, float32; [..., H, W, C] (matterport: mold_image)."""
+    """Pixels minus MEAN_PIXEL, divided by STD_PIXEL, float32; [..., H, W, C] (matterport:
+    mold_image)."""
     # Row by row, or each operation would run over three values.
     images = np.ascontiguousarray(images)
     rows = images.reshape(*images.shape[:-2], -1)
-    mean, std = (np.tile(np.broadcast_to(np.float64(value), images.shape[-1:]), images.shape[-2])
-                 for value in (config.MEAN_PIXEL, config.STD_PIXEL))
+    mean, std = (
+        np.tile(np.broadcast_to(np.float64(value), images.shape[-1:]), images.shape[-2])
+        for value in (config.MEAN_PIXEL, config.STD_PIXEL)
+    )
     molded = np.subtract(rows, mean, out=np.empty(rows.shape, np.float32), casting="same_kind")
     if np.any(std != 1):
         molded /= std.astype(np.float32)
@@ -75,11 +90,19 @@ def mold_with_size(image, config, min_dim=None):
     max_dim, stride = config.IMAGE_MAX_DIM, max(config.BACKBONE_STRIDES)
     if min_dim not in (None, config.IMAGE_MIN_DIM):
         max_dim = round(max_dim * min_dim / config.IMAGE_MIN_DIM)
-        max_dim = -(-max_dim // stride) * stride if config.IMAGE_RESIZE_MODE == "square" else max_dim
-    size = {"min_dim": min_dim or config.IMAGE_MIN_DIM, "max_dim": max_dim, "min_scale": config.IMAGE_MIN_SCALE,
-            "mode": config.IMAGE_RESIZE_MODE}
+        max_dim = (
+            -(-max_dim // stride) * stride if config.IMAGE_RESIZE_MODE == "square" else max_dim
+        )
+    size = {
+        "min_dim": min_dim or config.IMAGE_MIN_DIM,
+        "max_dim": max_dim,
+        "min_scale": config.IMAGE_MIN_SCALE,
+        "mode": config.IMAGE_RESIZE_MODE,
+    }
     if config.FLOAT_RESIZE:
-        molded, window, scale, _, _ = utils.resize_image(mold_image(image, config).astype(np.float32), exact=True, **size)
+        molded, window, scale, _, _ = utils.resize_image(
+            mold_image(image, config).astype(np.float32), exact=True, **size
+        )
         return molded, window, scale
     molded, window, scale, _, _ = utils.resize_image(image, **size)
     return mold_image(molded, config).astype(np.float32), window, scale
@@ -88,16 +111,25 @@ def mold_with_size(image, config, min_dim=None):
 def compute_anchors(config, image_shape):
     """Anchors [A, (y1, x1, y2, x2)] of a molded image, in pixels, float64."""
     return utils.generate_pyramid_anchors(
-        config.RPN_ANCHOR_SCALES, config.RPN_ANCHOR_RATIOS, compute_backbone_shapes(config, image_shape),
-        config.BACKBONE_STRIDES, config.RPN_ANCHOR_STRIDE, image_shape if config.RPN_ANCHOR_ROUNDING else None)
+        config.RPN_ANCHOR_SCALES,
+        config.RPN_ANCHOR_RATIOS,
+        compute_backbone_shapes(config, image_shape),
+        config.BACKBONE_STRIDES,
+        config.RPN_ANCHOR_STRIDE,
+        image_shape if config.RPN_ANCHOR_ROUNDING else None,
+    )
 
 
 def compute_backbone_shapes(config, image_shape):
     """[5, (height, width)] of P2..P6 for an image (matterport: compute_backbone_shapes)."""
     if callable(config.BACKBONE):
         return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
-    return np.array([[math.ceil(image_shape[0] / stride), math.ceil(image_shape[1] / stride)]
-                     for stride in config.BACKBONE_STRIDES])
+    return np.array(
+        [
+            [math.ceil(image_shape[0] / stride), math.ceil(image_shape[1] / stride)]
+            for stride in config.BACKBONE_STRIDES
+        ]
+    )
 
 
 def with_channels(image, config, where):
@@ -108,7 +140,8 @@ def with_channels(image, config, where):
         where: names the image in the error.
 
     Returns:
-        [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are asked for.
+        [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are
+        asked for.
     """
     wanted = config.IMAGE_CHANNEL_COUNT
     shaped = image[..., None] if image.ndim == 2 else image
@@ -119,20 +152,27 @@ def with_channels(image, config, where):
             return np.repeat(shaped, 3, axis=2)
         if wanted == 3 and shaped.shape[2] == 4:
             return shaped[..., :3]
-    raise ValueError(f"An image is [height, width, {wanted}] (IMAGE_CHANNEL_COUNT). "
-                     f"Received: {where} of shape {image.shape}")
+    raise ValueError(
+        f"An image is [height, width, {wanted}] (IMAGE_CHANNEL_COUNT). "
+        f"Received: {where} of shape {image.shape}"
+    )
 
 
-# ---- Augmentation ----------------------------------------------------------------------------------
+# ---- Augmentation --------------------------------------------------------------------------------
+
 
 def import_imgaug():
     """imgaug, which asks numpy for names that newer versions lack."""
     if "bool" not in np.__dict__:
         np.bool = bool
     if "sctypes" not in np.__dict__:
-        np.sctypes = {"int": [np.int8, np.int16, np.int32, np.int64], "others": [bool, object, bytes, str, np.void],
-                      "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
-                      "float": [np.float16, np.float32, np.float64], "complex": [np.complex64, np.complex128]}
+        np.sctypes = {
+            "int": [np.int8, np.int16, np.int32, np.int64],
+            "others": [bool, object, bytes, str, np.void],
+            "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
+            "float": [np.float16, np.float32, np.float64],
+            "complex": [np.complex64, np.complex128],
+        }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import imgaug
@@ -143,14 +183,15 @@ def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=
     """The one seam to augmentation: image, masks and keypoints in, the same out.
 
     Args:
-        augmentation: an imgaug augmenter (a copy seeded from `rng` is used; geometric operations move
-            image and masks alike, the others leave masks alone), or a function
+        augmentation: an imgaug augmenter (a copy seeded from `rng` is used; geometric operations
+            move image and masks alike, the others leave masks alone), or a function
             f(image, masks) -> (image, masks), with keypoints
             f(image, masks, keypoints) -> (image, masks, keypoints).
         image: [H, W, C]; masks: [H, W, N] bool.
         rng: numpy Generator.
         points: keypoints [N, K, (y, x, visibility)] or None.
-        flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so itself.
+        flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so
+            itself.
 
     Returns:
         image, masks and, if they were given, keypoints; those that left the image are not visible.
@@ -161,10 +202,11 @@ def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=
     if hasattr(augmentation, "augment_images"):
         import_imgaug()
         from imgaug.augmentables.segmaps import SegmentationMapsOnImage
+
         augmenter = copy.deepcopy(augmentation)
-        augmenter.seed_(int(rng.integers(2 ** 31)), deterministic_too=True)
+        augmenter.seed_(int(rng.integers(2**31)), deterministic_too=True)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")            # imgaug is unmaintained and speaks of its own past
+            warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
             parts = {"image": image}
             if masks.shape[-1]:
                 parts["segmentation_maps"] = SegmentationMapsOnImage(masks, image.shape)
@@ -173,42 +215,58 @@ def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=
             parts = dict(zip(parts, augmenter(**parts) if len(parts) > 1 else [augmenter(**parts)]))
         new_image = parts["image"]
         new_masks = parts["segmentation_maps"].arr > 0 if masks.shape[-1] else masks
-        new_points = None if points is None else _points_of_imgaug(parts["keypoints"], points, flip_pairs)
+        new_points = (
+            None if points is None else _points_of_imgaug(parts["keypoints"], points, flip_pairs)
+        )
     elif callable(augmentation):
-        new_image, new_masks, *rest = augmentation(image, masks, *([] if points is None else [points]))
+        new_image, new_masks, *rest = augmentation(
+            image, masks, *([] if points is None else [points])
+        )
         new_points = rest[0] if rest else None
     else:
-        raise ValueError("augmentation is an imgaug augmenter or a function f(image, masks). "
-                         f"Received: {augmentation!r}")
+        raise ValueError(
+            "augmentation is an imgaug augmenter or a function f(image, masks). "
+            f"Received: {augmentation!r}"
+        )
     if new_image.shape != image.shape or new_masks.shape != masks.shape:
-        raise ValueError(f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
-                         f"Received: {new_image.shape} and {new_masks.shape}")
+        raise ValueError(
+            f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
+            f"Received: {new_image.shape} and {new_masks.shape}"
+        )
     if points is None:
         return new_image, new_masks.astype(bool)
     if np.shape(new_points) != points.shape:
-        raise ValueError(f"Augmentation keeps the shape of keypoints {points.shape}. Received: {np.shape(new_points)}")
+        raise ValueError(
+            f"Augmentation keeps the shape of keypoints {points.shape}. Received:"
+            f" {np.shape(new_points)}"
+        )
     return new_image, new_masks.astype(bool), _hide_outside(np.asarray(new_points), image.shape)
 
 
 def _hide_outside(points, shape):
-    """Keypoints [N, K, 3] of an image [H, W, ...]: zero where they are not labelled or lie outside."""
-    inside = ((points[..., :2] > -1) & (points[..., :2] < shape[:2])).all(axis=-1) & (points[..., 2] > 0)
+    """Keypoints [N, K, 3] of an image [H, W, ...]: zero where they are not labelled or lie
+    outside."""
+    inside = ((points[..., :2] > -1) & (points[..., :2] < shape[:2])).all(axis=-1) & (
+        points[..., 2] > 0
+    )
     return np.where(inside[..., None], points, 0)
 
 
-# Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of the image.
-_MARKERS = np.array([(.4, .4), (.4, .6), (.6, .4)])
+# Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of
+# the image.
+_MARKERS = np.array([(0.4, 0.4), (0.4, 0.6), (0.6, 0.4)])
 
 
 def _imgaug_points(points, shape):
     """Keypoints and the markers in imgaug's frame, where the centre of a pixel is at .5."""
     from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
-    places = np.concatenate([points[..., :2].reshape(-1, 2), _MARKERS * shape[:2]]) + .5
+
+    places = np.concatenate([points[..., :2].reshape(-1, 2), _MARKERS * shape[:2]]) + 0.5
     return KeypointsOnImage([Keypoint(x=x, y=y) for y, x in places], shape)
 
 
 def _points_of_imgaug(moved, points, flip_pairs):
-    places = np.array([(point.y, point.x) for point in moved.keypoints]) - .5
+    places = np.array([(point.y, point.x) for point in moved.keypoints]) - 0.5
     origin, right, down = places[-3:]
     new = points.astype(np.float64)
     new[..., :2] = places[:-3].reshape(new[..., :2].shape)
@@ -216,7 +274,8 @@ def _points_of_imgaug(moved, points, flip_pairs):
     return keypoints.swap(new, flip_pairs) if mirrored else new
 
 
-# ---- One example -----------------------------------------------------------------------------------
+# ---- One example ---------------------------------------------------------------------------------
+
 
 def _where(dataset, image_id):
     path = dataset.image_info[image_id].get("path")
@@ -224,7 +283,8 @@ def _where(dataset, image_id):
 
 
 def _load(dataset, config, image_id):
-    """image [H, W, C], masks [H, W, N] bool, class_ids [N] int32 of one image, checked; and its keypoints
+    """image [H, W, C], masks [H, W, N] bool, class_ids [N] int32 of one image, checked; and its
+    keypoints
 
     [N, K, 3] float, None without USE_KEYPOINTS.
     """
@@ -237,24 +297,36 @@ def _load(dataset, config, image_id):
     try:
         masks, class_ids = dataset.load_mask(image_id)
     except Exception as error:
-        raise DatasetError(f"the masks of {where} can't be read: {type(error).__name__}: {error}") from error
+        raise DatasetError(
+            f"the masks of {where} can't be read: {type(error).__name__}: {error}"
+        ) from error
     masks, class_ids = np.asarray(masks), np.asarray(class_ids)
     if masks.ndim != 3 or masks.shape[:2] != image.shape[:2] and masks.shape[2]:
-        raise DatasetError(f"masks are [height, width, objects] with the image's {image.shape[:2]}. "
-                           f"Received: {masks.shape} for {where}")
+        raise DatasetError(
+            f"masks are [height, width, objects] with the image's {image.shape[:2]}. "
+            f"Received: {masks.shape} for {where}"
+        )
     if len(class_ids) != masks.shape[2]:
-        raise DatasetError(f"each mask has a class id. Received: {masks.shape[2]} masks and {len(class_ids)} "
-                           f"class ids for {where}")
+        raise DatasetError(
+            f"each mask has a class id. Received: {masks.shape[2]} masks and {len(class_ids)} "
+            f"class ids for {where}"
+        )
     if class_ids.size and not np.all(class_ids == np.floor(class_ids)):
-        raise DatasetError(f"class ids are whole numbers. Received: {class_ids.tolist()} for {where}")
+        raise DatasetError(
+            f"class ids are whole numbers. Received: {class_ids.tolist()} for {where}"
+        )
     class_ids = class_ids.astype(np.int32)
     bad = class_ids[(np.abs(class_ids) >= config.NUM_CLASSES) | (class_ids == 0)]
     if bad.size:
-        raise DatasetError(f"class ids lie in 1..{config.NUM_CLASSES - 1} (NUM_CLASSES - 1; negative for crowds). "
-                           f"Received: {sorted(set(bad.tolist()))} for {where}")
+        raise DatasetError(
+            f"class ids lie in 1..{config.NUM_CLASSES - 1} (NUM_CLASSES - 1; negative for crowds). "
+            f"Received: {sorted(set(bad.tolist()))} for {where}"
+        )
     if masks.shape[2] == 0:
         masks = np.zeros((*image.shape[:2], 0), bool)
-    points = _load_keypoints(dataset, config, image_id, len(class_ids)) if config.USE_KEYPOINTS else None
+    points = (
+        _load_keypoints(dataset, config, image_id, len(class_ids)) if config.USE_KEYPOINTS else None
+    )
     return image, masks.astype(bool, copy=False), class_ids, points
 
 
@@ -263,14 +335,21 @@ def _load_keypoints(dataset, config, image_id, count):
     try:
         points = np.asarray(dataset.load_keypoints(image_id), np.float64)
     except Exception as error:
-        raise DatasetError(f"the keypoints of {where} can't be read: {type(error).__name__}: {error}") from error
+        raise DatasetError(
+            f"the keypoints of {where} can't be read: {type(error).__name__}: {error}"
+        ) from error
     if count == 0 and points.size == 0:
         return np.zeros((0, config.NUM_KEYPOINTS, 3))
     if points.shape != (count, config.NUM_KEYPOINTS, 3):
-        raise DatasetError(f"keypoints are [objects, NUM_KEYPOINTS, (y, x, visibility)], here "
-                           f"{(count, config.NUM_KEYPOINTS, 3)}. Received: {points.shape} for {where}")
+        raise DatasetError(
+            "keypoints are [objects, NUM_KEYPOINTS, (y, x, visibility)], here "
+            f"{(count, config.NUM_KEYPOINTS, 3)}. Received: {points.shape} for {where}"
+        )
     if not np.isfinite(points).all() or not np.isin(points[..., 2], (0, 1, 2)).all():
-        raise DatasetError(f"the visibility of a keypoint is 0, 1 or 2, and its place a number. Received: others for {where}")
+        raise DatasetError(
+            "the visibility of a keypoint is 0, 1 or 2, and its place a number. Received: others"
+            f" for {where}"
+        )
     return points
 
 
@@ -281,8 +360,17 @@ def _mirror(image, masks, points, config):
     return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, ::-1]), points
 
 
-def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, use_mini_mask=False, *, rng=None,
-                  jitter=False):
+def load_image_gt(
+    dataset,
+    config,
+    image_id,
+    augment=False,
+    augmentation=None,
+    use_mini_mask=False,
+    *,
+    rng=None,
+    jitter=False,
+):
     """Image and ground truth of one example (matterport: load_image_gt).
 
     Args:
@@ -291,49 +379,74 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
         augmentation: see `apply_augmentation`.
         use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
         rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
-        jitter: draw the shorter edge from IMAGE_MIN_DIM_CHOICES and mirror HORIZONTAL_FLIP of the images, as training
-            does.
+        jitter: draw the shorter edge from IMAGE_MIN_DIM_CHOICES and mirror HORIZONTAL_FLIP of the
+            images, as training does.
 
     Returns:
         image: [H, W, C], not molded.
         image_meta: see `compose_image_meta`.
         class_ids: [N] int32.
         boxes: [N, 4] int32.
-        masks: [H, W, N] bool, or [h, w, N] with use_mini_mask. Objects without a pixel are left out.
-        keypoints: [N, K, (y, x, visibility)] float64; only with USE_KEYPOINTS, otherwise five things are returned.
+        masks: [H, W, N] bool, or [h, w, N] with use_mini_mask. Objects without a pixel are left
+            out.
+        keypoints: [N, K, (y, x, visibility)] float64; only with USE_KEYPOINTS, otherwise five
+            things are returned.
 
     Raises:
         DatasetError: names the image and what is wrong with it.
     """
     image, masks, class_ids, points = _load(dataset, config, image_id)
     original_shape = image.shape
-    empty = np.flatnonzero(~np.bitwise_or.reduce(masks, axis=0).any(axis=0)) if masks.shape[2] else []
+    empty = (
+        np.flatnonzero(~np.bitwise_or.reduce(masks, axis=0).any(axis=0)) if masks.shape[2] else []
+    )
     if len(empty):
-        warnings.warn(f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask and "
-                      "are left out", stacklevel=2)
+        warnings.warn(
+            f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask"
+            " and are left out",
+            stacklevel=2,
+        )
     min_dim = config.IMAGE_MIN_DIM
     if jitter and (len(config.IMAGE_MIN_DIM_CHOICES) or config.HORIZONTAL_FLIP):
         rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
-        min_dim = int(rng.choice(config.IMAGE_MIN_DIM_CHOICES)) if len(config.IMAGE_MIN_DIM_CHOICES) else min_dim
+        min_dim = (
+            int(rng.choice(config.IMAGE_MIN_DIM_CHOICES))
+            if len(config.IMAGE_MIN_DIM_CHOICES)
+            else min_dim
+        )
         if rng.random() < config.HORIZONTAL_FLIP:
             image, masks, points = _mirror(image, masks, points, config)
     image, window, scale, padding, crop = utils.resize_image(
-        image, min_dim=min_dim, min_scale=config.IMAGE_MIN_SCALE, max_dim=config.IMAGE_MAX_DIM,
-        mode=config.IMAGE_RESIZE_MODE, rng=rng, exact=config.FLOAT_RESIZE)
-    masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE) if masks.shape[2] else np.zeros((*image.shape[:2], 0), bool)
+        image,
+        min_dim=min_dim,
+        min_scale=config.IMAGE_MIN_SCALE,
+        max_dim=config.IMAGE_MAX_DIM,
+        mode=config.IMAGE_RESIZE_MODE,
+        rng=rng,
+        exact=config.FLOAT_RESIZE,
+    )
+    masks = (
+        utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
+        if masks.shape[2]
+        else np.zeros((*image.shape[:2], 0), bool)
+    )
     if points is not None:
         # The corner of the scaled image that is now the origin.
-        origin = np.array(crop[:2]) if crop is not None else -np.array([padding[0][0], padding[1][0]])
+        origin = (
+            np.array(crop[:2]) if crop is not None else -np.array([padding[0][0], padding[1][0]])
+        )
         visible = points[..., 2:]
         points = np.concatenate([points[..., :2] * scale - origin, visible], axis=-1)
         points = _hide_outside(points, image.shape)
     if augment:
         logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
-        if (random.randint(0, 1) if rng is None else rng.integers(2)):
+        if random.randint(0, 1) if rng is None else rng.integers(2):
             image, masks, points = _mirror(image, masks, points, config)
     if augmentation is not None:
         rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
-        image, masks, *rest = apply_augmentation(augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS)
+        image, masks, *rest = apply_augmentation(
+            augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS
+        )
         points = rest[0] if rest else None
     boxes = utils.extract_bboxes(masks)
     keep = boxes[:, 2] > 0
@@ -343,24 +456,28 @@ def load_image_gt(dataset, config, image_id, augment=False, augmentation=None, u
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
     if use_mini_mask:
-        masks = (utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE) if masks.shape[2]
-                 else np.zeros((*config.MINI_MASK_SHAPE, 0), bool))
+        masks = (
+            utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
+            if masks.shape[2]
+            else np.zeros((*config.MINI_MASK_SHAPE, 0), bool)
+        )
     meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
     example = (image, meta, class_ids, boxes, masks)
     return example if points is None else (*example, points)
 
 
-# ---- Targets ---------------------------------------------------------------------------------------
+# ---- Targets -------------------------------------------------------------------------------------
 
 RPN_POSITIVE_IOU, RPN_NEGATIVE_IOU, CROWD_IOU, ROI_POSITIVE_IOU = 0.7, 0.3, 0.001, 0.5
 
 
 def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
-    """Which anchors are objects, and their box deltas (Ren et al. 2015; matterport: build_rpn_targets).
+    """Which anchors are objects, and their box deltas (Ren et al. 2015; matterport:
+    build_rpn_targets).
 
     Negative below an IoU of .3 to every object and .001 to every crowd; then positive from .7 and
-    where no other anchor fits an object better. Of these RPN_TRAIN_ANCHORS_PER_IMAGE are kept, at most
-    half of them positive.
+    where no other anchor fits an object better. Of these RPN_TRAIN_ANCHORS_PER_IMAGE are kept, at
+    most half of them positive.
 
     Args:
         image_shape: not used.
@@ -370,19 +487,26 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
 
     Returns:
         rpn_match: [A] int32, 1 positive, -1 negative, 0 neutral.
-        rpn_bbox: [RPN_TRAIN_ANCHORS_PER_IMAGE, 4], (dy, dx, log dh, log dw) / RPN_BBOX_STD_DEV of the
-            positive anchors in the order of the anchors, then zeros.
+        rpn_bbox: [RPN_TRAIN_ANCHORS_PER_IMAGE, 4], (dy, dx, log dh, log dw) / RPN_BBOX_STD_DEV of
+            the positive anchors in the order of the anchors, then zeros.
     """
     # Drawing few of many without repetition is slow in the old generators.
-    rng = np.random.default_rng(np.random.randint(2 ** 31)) if rng is None else rng
+    rng = np.random.default_rng(np.random.randint(2**31)) if rng is None else rng
     size = config.RPN_TRAIN_ANCHORS_PER_IMAGE
-    blocks = anchors if isinstance(anchors, utils.BoxBlocks) else utils.BoxBlocks(np.asarray(anchors, np.float64))
-    gt_boxes, objects = np.asarray(gt_boxes, np.float64).reshape(-1, 4), np.asarray(gt_class_ids) >= 0
+    blocks = (
+        anchors
+        if isinstance(anchors, utils.BoxBlocks)
+        else utils.BoxBlocks(np.asarray(anchors, np.float64))
+    )
+    gt_boxes, objects = (
+        np.asarray(gt_boxes, np.float64).reshape(-1, 4),
+        np.asarray(gt_class_ids) >= 0,
+    )
     match = np.full(blocks.area.size, -1, np.int32)
 
     def anchors_of(box, least):
         """Anchors that may have the IoU `least` with a box, and their IoU."""
-        (near, iou), = blocks.overlaps(box[None], least)
+        ((near, iou),) = blocks.overlaps(box[None], least)
         return (near[:, None] * blocks.SIZE + np.arange(blocks.SIZE)).ravel(), iou.ravel()
 
     for box in gt_boxes[~objects]:
@@ -392,7 +516,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     for box in gt_boxes[objects]:
         rows, iou = anchors_of(box, RPN_NEGATIVE_IOU)
         most = iou.max(initial=0)
-        if most < RPN_NEGATIVE_IOU:                        # then its best anchor may be any
+        if most < RPN_NEGATIVE_IOU:  # then its best anchor may be any
             rows, iou = anchors_of(box, 0)
             most = iou.max(initial=0)
         match[rows[iou >= RPN_NEGATIVE_IOU]] = 0
@@ -400,7 +524,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
             positive.append(rows[iou >= min(most, RPN_POSITIVE_IOU)])
     if positive:
         match[np.concatenate(positive)] = 1
-    match = match[:blocks.count]
+    match = match[: blocks.count]
     for value, limit in ((1, size // 2), (-1, None)):
         rows = np.flatnonzero(match == value)
         limit = size - np.count_nonzero(match == 1) if limit is None else limit
@@ -413,7 +537,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     if len(rows):
         chosen = blocks.boxes(rows)
         best = gt_boxes[objects][utils.compute_overlaps(chosen, gt_boxes[objects]).argmax(axis=1)]
-        deltas[:len(rows)] = utils._box_refinement(chosen, best, np) / config.RPN_BBOX_STD_DEV
+        deltas[: len(rows)] = utils._box_refinement(chosen, best, np) / config.RPN_BBOX_STD_DEV
     return match, deltas
 
 
@@ -423,18 +547,27 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     The rule is that of `model.DetectionTargetLayer`.
 
     Args:
-        rpn_rois: [P, 4] in pixels; gt_class_ids: [N]; gt_boxes: [N, 4]; gt_masks: [H, W, N] or mini-masks.
+        rpn_rois: [P, 4] in pixels; gt_class_ids: [N]; gt_boxes: [N, 4]; gt_masks: [H, W, N] or
+            mini-masks.
 
     Returns:
-        rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes] with the
-        targets in the place of the object's class; positives first, zero rows at the end.
+        rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes] with
+        the targets in the place of the object's class; positives first, zero rows at the end.
     """
     rng = np.random if rng is None else rng
     size, ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
-    rpn_rois, gt_boxes, gt_class_ids = np.asarray(rpn_rois), np.asarray(gt_boxes), np.asarray(gt_class_ids)
+    rpn_rois, gt_boxes, gt_class_ids = (
+        np.asarray(rpn_rois),
+        np.asarray(gt_boxes),
+        np.asarray(gt_class_ids),
+    )
     if config.ROI_ADD_GT and len(gt_boxes):
         rpn_rois = np.concatenate([rpn_rois, gt_boxes[gt_class_ids > 0]])
-    iou = utils.compute_overlaps(rpn_rois, gt_boxes) if len(gt_boxes) else np.zeros((len(rpn_rois), 0))
+    iou = (
+        utils.compute_overlaps(rpn_rois, gt_boxes)
+        if len(gt_boxes)
+        else np.zeros((len(rpn_rois), 0))
+    )
     object_iou = np.where(gt_class_ids > 0, iou, 0)
     best = object_iou.argmax(axis=1) if len(gt_boxes) else np.zeros(len(rpn_rois), int)
     best_iou = object_iou.max(axis=1, initial=0)
@@ -449,7 +582,7 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     rows = np.concatenate([positive, rng.permutation(negative)[:wanted]]).astype(int)
 
     rois = np.zeros((size, 4), rpn_rois.dtype)
-    rois[:len(rows)] = rpn_rois[rows]
+    rois[: len(rows)] = rpn_rois[rows]
     class_ids = np.zeros(size, np.int32)
     deltas = np.zeros((size, config.NUM_CLASSES, 4), np.float32)
     masks = np.zeros((size, *config.MASK_SHAPE, config.NUM_CLASSES), np.float32)
@@ -457,50 +590,62 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
         obj = best[row]
         class_ids[i] = class_id = gt_class_ids[obj]
         roi, box = rpn_rois[row].astype(np.float64), gt_boxes[obj]
-        deltas[i, class_id] = utils._box_refinement(roi[None], box[None].astype(np.float64), np)[0] / config.BBOX_STD_DEV
+        deltas[i, class_id] = (
+            utils._box_refinement(roi[None], box[None].astype(np.float64), np)[0]
+            / config.BBOX_STD_DEV
+        )
         mask = gt_masks[..., obj]
         if config.USE_MINI_MASK:
             full = np.zeros(np.maximum(box[2:], np.ceil(roi[2:]).astype(int)), bool)
             y1, x1, y2, x2 = (int(v) for v in box)
-            full[y1:y2, x1:x2] = utils.resize(mask.astype(float), (y2 - y1, x2 - x1)) >= .5
+            full[y1:y2, x1:x2] = utils.resize(mask.astype(float), (y2 - y1, x2 - x1)) >= 0.5
             mask = full
         y1, x1, y2, x2 = (int(v) for v in np.round(roi))
         crop = mask[y1:y2, x1:x2]
         if crop.size:
-            masks[i, :, :, class_id] = np.round(utils.resize(crop.astype(float), tuple(config.MASK_SHAPE)))
+            masks[i, :, :, class_id] = np.round(
+                utils.resize(crop.astype(float), tuple(config.MASK_SHAPE))
+            )
     return rois, class_ids, deltas, masks
 
 
 def generate_random_rois(image_shape, count, gt_class_ids, gt_boxes, *, rng=None):
-    """RoIs to train the heads without an RPN: 90% near objects, the rest anywhere (matterport: generate_random_rois).
+    """RoIs to train the heads without an RPN: 90% near objects, the rest anywhere (matterport:
+    generate_random_rois).
 
     Returns:
         [count, 4] int32 in pixels, each inside the image and at least one pixel wide and high.
     """
     rng = np.random if rng is None else rng
     height, width = image_shape[:2]
-    per_box = int(.9 * count / len(gt_boxes)) if len(gt_boxes) else 0
+    per_box = int(0.9 * count / len(gt_boxes)) if len(gt_boxes) else 0
     areas = []
     for y1, x1, y2, x2 in np.asarray(gt_boxes).reshape(-1, 4):
         h, w = y2 - y1, x2 - x1
-        areas += [(max(y1 - h, 0), max(x1 - w, 0), min(y2 + h, height), min(x2 + w, width))] * per_box
+        areas += [
+            (max(y1 - h, 0), max(x1 - w, 0), min(y2 + h, height), min(x2 + w, width))
+        ] * per_box
     areas += [(0, 0, height, width)] * (count - len(areas))
     low, high = np.array(areas)[:, :2], np.array(areas)[:, 2:]
-    corners = low[:, None] + rng.random_sample((count, 2, 2)) * (high - low)[:, None] if hasattr(
-        rng, "random_sample") else low[:, None] + rng.random((count, 2, 2)) * (high - low)[:, None]
+    corners = (
+        low[:, None] + rng.random_sample((count, 2, 2)) * (high - low)[:, None]
+        if hasattr(rng, "random_sample")
+        else low[:, None] + rng.random((count, 2, 2)) * (high - low)[:, None]
+    )
     first = np.minimum(np.floor(corners.min(axis=1)).astype(np.int32), high - 1)
     last = np.maximum(np.ceil(corners.max(axis=1)).astype(np.int32), first + 1)
     return np.concatenate([first, last], axis=1).astype(np.int32)
 
 
-# ---- Batches ---------------------------------------------------------------------------------------
+# ---- Batches -------------------------------------------------------------------------------------
+
 
 class TrainingBatches:
     """Batch number `step` of an endless run over a dataset; the same for the same seed.
 
-    Each image comes once in a pass, in an order drawn for the pass; passes need not end with a batch.
-    Each example draws from a generator of its own, seeded by (seed, number of the example), so
-    that threads may make batches in any order.
+    Each image comes once in a pass, in an order drawn for the pass; passes need not end with a
+    batch. Each example draws from a generator of its own, seeded by (seed, number of the example),
+    so that threads may make batches in any order.
 
     Args:
         dataset, config: as for `load_image_gt`.
@@ -513,9 +658,21 @@ class TrainingBatches:
         detection_targets: with random_rois, return their targets as well.
     """
 
-    def __init__(self, dataset, config, *, shuffle=True, augment=False, augmentation=None,
-                 no_augmentation_sources=None, seed=0, batch_size=None, random_rois=0, detection_targets=False,
-                 jitter=False):
+    def __init__(
+        self,
+        dataset,
+        config,
+        *,
+        shuffle=True,
+        augment=False,
+        augmentation=None,
+        no_augmentation_sources=None,
+        seed=0,
+        batch_size=None,
+        random_rois=0,
+        detection_targets=False,
+        jitter=False,
+    ):
         self.dataset, self.config, self.shuffle, self.seed = dataset, config, shuffle, seed
         self.augment, self.augmentation, self.jitter = augment, augmentation, jitter
         self.no_augmentation_sources = set(no_augmentation_sources or ())
@@ -524,7 +681,9 @@ class TrainingBatches:
         self._said_too_many = False
         self._anchors = {}
         if len(dataset.image_ids) == 0:
-            raise DatasetError("a dataset to train on has images. Received: one without, or not prepared()")
+            raise DatasetError(
+                "a dataset to train on has images. Received: one without, or not prepared()"
+            )
 
     def __len__(self):
         """Batches that a pass takes, the last one shared with the next pass."""
@@ -555,10 +714,10 @@ class TrainingBatches:
         """The inputs of a training step.
 
         Returns:
-            inputs: images [B, H, W, C] float32 molded, metas [B, meta] float64, rpn_match [B, A, 1] int32,
-                rpn_bbox [B, n, 4], class_ids [B, G] int32, boxes [B, G, 4] int32, with USE_MASK masks
-                [B, h, w, G] bool; with USE_KEYPOINTS keypoints [B, G, K, 3] float32; with random_rois rois
-                [B, R, 4] int32.
+            inputs: images [B, H, W, C] float32 molded, metas [B, meta] float64, rpn_match [B, A, 1]
+                int32, rpn_bbox [B, n, 4], class_ids [B, G] int32, boxes [B, G, 4] int32, with
+                USE_MASK masks [B, h, w, G] bool; with USE_KEYPOINTS keypoints [B, G, K, 3] float32;
+                with random_rois rois [B, R, 4] int32.
             image_ids: list.
             targets: with detection_targets the arrays of `build_detection_targets`, else [].
         """
@@ -577,24 +736,30 @@ class TrainingBatches:
         class_ids, boxes = np.zeros((b, g), np.int32), np.zeros((b, g, 4), np.int32)
         mask_shape = tuple(config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else tuple(shape[:2])
         masks = np.zeros((b, *mask_shape, g), bool)
-        points = [np.zeros((b, g, config.NUM_KEYPOINTS, 3), np.float32)] if config.USE_KEYPOINTS else []
+        points = (
+            [np.zeros((b, g, config.NUM_KEYPOINTS, 3), np.float32)] if config.USE_KEYPOINTS else []
+        )
         rois, targets = [], []
         for i, (example, rng) in enumerate(zip(examples, rngs)):
             image, meta, ids_, boxes_, masks_, *points_ = example
-            images[i, :image.shape[0], :image.shape[1]] = image
+            images[i, : image.shape[0], : image.shape[1]] = image
             metas[i] = meta
             metas[i, 4:6] = shape[:2]
-            match[i, :, 0], deltas[i] = build_rpn_targets(shape, anchors, ids_, boxes_, config, rng=rng)
-            class_ids[i, :len(ids_)], boxes[i, :len(ids_)] = ids_, boxes_
-            masks[i, :masks_.shape[0], :masks_.shape[1], :len(ids_)] = masks_
+            match[i, :, 0], deltas[i] = build_rpn_targets(
+                shape, anchors, ids_, boxes_, config, rng=rng
+            )
+            class_ids[i, : len(ids_)], boxes[i, : len(ids_)] = ids_, boxes_
+            masks[i, : masks_.shape[0], : masks_.shape[1], : len(ids_)] = masks_
             for into, values in zip(points, points_):
-                into[i, :len(ids_)] = values
+                into[i, : len(ids_)] = values
             if self.random_rois:
                 rois.append(generate_random_rois(shape, self.random_rois, ids_, boxes_, rng=rng))
                 if self.detection_targets:
-                    targets.append(build_detection_targets(rois[-1], ids_, boxes_, masks_, config, rng=rng))
+                    targets.append(
+                        build_detection_targets(rois[-1], ids_, boxes_, masks_, config, rng=rng)
+                    )
         images = mold_image(images, config).astype(np.float32)
-        if config.FLOAT_RESIZE:                        # padding is 0 after molding
+        if config.FLOAT_RESIZE:  # padding is 0 after molding
             for image, meta in zip(images, metas):
                 y1, x1, y2, x2 = meta[7:11].astype(int)
                 image[:y1], image[y2:], image[:, :x1], image[:, x2:] = 0, 0, 0, 0
@@ -605,7 +770,8 @@ class TrainingBatches:
         return inputs, ids, [np.stack(part) for part in zip(*targets)]
 
     def pair(self, step):
-        """`batch` as the original yields it: inputs, and [] or [rois' class ids [B, R, 1], deltas, masks]."""
+        """`batch` as the original yields it: inputs, and [] or [rois' class ids [B, R, 1], deltas,
+        masks]."""
         inputs, _, targets = self.batch(step)
         if not targets:
             return inputs, []
@@ -615,64 +781,103 @@ class TrainingBatches:
     def _example(self, image_id, rng):
         plain = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
         image, meta, class_ids, boxes, masks, *points = load_image_gt(
-            self.dataset, self.config, image_id, augment=self.augment and not plain,
-            augmentation=None if plain else self.augmentation, use_mini_mask=self.config.USE_MINI_MASK, rng=rng,
-            jitter=self.jitter and not plain)
+            self.dataset,
+            self.config,
+            image_id,
+            augment=self.augment and not plain,
+            augmentation=None if plain else self.augmentation,
+            use_mini_mask=self.config.USE_MINI_MASK,
+            rng=rng,
+            jitter=self.jitter and not plain,
+        )
         limit = self.config.MAX_GT_INSTANCES
         if len(class_ids) > limit:
             if not self._said_too_many:
                 self._said_too_many = True
-                logger.warning("%s has %d objects; a random %d of them are used (MAX_GT_INSTANCES). The same goes "
-                               "for other images with more", _where(self.dataset, image_id), len(class_ids), limit)
+                logger.warning(
+                    "%s has %d objects; a random %d of them are used (MAX_GT_INSTANCES). The same"
+                    " goes for other images with more",
+                    _where(self.dataset, image_id),
+                    len(class_ids),
+                    limit,
+                )
             keep = rng.choice(len(class_ids), limit, replace=False)
             class_ids, boxes, masks = class_ids[keep], boxes[keep], masks[..., keep]
             points = [values[keep] for values in points]
         return image, meta, class_ids, boxes, masks, *points
 
 
-def data_generator(dataset, config, shuffle=True, augment=False, augmentation=None, random_rois=0, batch_size=1,
-                   detection_targets=False, no_augmentation_sources=None, seed=None):
-    """Endless `(inputs, outputs)` as in the original (matterport: data_generator); see `TrainingBatches.batch`.
+def data_generator(
+    dataset,
+    config,
+    shuffle=True,
+    augment=False,
+    augmentation=None,
+    random_rois=0,
+    batch_size=1,
+    detection_targets=False,
+    no_augmentation_sources=None,
+    seed=None,
+):
+    """Endless `(inputs, outputs)` as in the original (matterport: data_generator); see
+    `TrainingBatches.batch`.
 
     Yields:
         inputs, and [] or with detection_targets [rois' class ids [B, R, 1], deltas, masks].
     """
     if seed is None:
-        seed = config.SEED if config.SEED is not None else int(np.random.randint(2 ** 31))
-    batches = TrainingBatches(dataset, config, shuffle=shuffle, augment=augment, augmentation=augmentation,
-                              no_augmentation_sources=no_augmentation_sources, seed=seed, batch_size=batch_size,
-                              random_rois=random_rois, detection_targets=detection_targets)
+        seed = config.SEED if config.SEED is not None else int(np.random.randint(2**31))
+    batches = TrainingBatches(
+        dataset,
+        config,
+        shuffle=shuffle,
+        augment=augment,
+        augmentation=augmentation,
+        no_augmentation_sources=no_augmentation_sources,
+        seed=seed,
+        batch_size=batch_size,
+        random_rois=random_rois,
+        detection_targets=detection_targets,
+    )
     step = 0
     while True:
         yield batches.pair(step)
         step += 1
 
 
-# ---- Checking --------------------------------------------------------------------------------------
+# ---- Checking ------------------------------------------------------------------------------------
+
 
 def check_dataset(dataset, config):
-    """Reads every image and mask before training starts, or CHECK_IMAGES of them spread over the dataset.
+    """Reads every image and mask before training starts, or CHECK_IMAGES of them spread over the
+    dataset.
 
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
-            another size, class ids out of range; or that there are no images, no classes, or a number
-            of classes that NUM_CLASSES contradicts.
+            another size, class ids out of range; or that there are no images, no classes, or a
+            number of classes that NUM_CLASSES contradicts.
     """
     if not hasattr(dataset, "num_classes"):
-        raise DatasetError("the dataset is not prepared: call prepare() after adding classes and images")
+        raise DatasetError(
+            "the dataset is not prepared: call prepare() after adding classes and images"
+        )
     problems = []
     if dataset.num_classes < 2:
         problems.append("no classes: call add_class() before prepare()")
     elif dataset.num_classes != config.NUM_CLASSES:
-        problems.append(f"NUM_CLASSES is {config.NUM_CLASSES}, the dataset has {dataset.num_classes} with the "
-                        f"background: {', '.join(dataset.class_names[:20])}")
+        problems.append(
+            f"NUM_CLASSES is {config.NUM_CLASSES}, the dataset has {dataset.num_classes} with the "
+            f"background: {', '.join(dataset.class_names[:20])}"
+        )
     if len(dataset.image_ids) == 0:
         problems.append("no images: call add_image() before prepare()")
     if not problems:
         problems = list(_image_problems(dataset, config))
     if problems:
-        raise DatasetError(f"The dataset has {len(problems)} problem(s), training does not start:\n  "
-                           + "\n  ".join(problems))
+        raise DatasetError(
+            f"The dataset has {len(problems)} problem(s), training does not start:\n  "
+            + "\n  ".join(problems)
+        )
 
 
 def _image_problems(dataset, config):
@@ -685,11 +890,14 @@ def _image_problems(dataset, config):
             _load(dataset, config, image_id)
         except ValueError as error:
             return str(error)
+
     start = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(max(config.WORKERS, 1)) as pool:
         for done, text in enumerate(pool.map(problem, image_ids), 1):
             # A check of a second or two needs no bar.
-            if (seconds := time.monotonic() - start) > 2 and (done % 20 == 0 or done == len(image_ids)):
+            if (seconds := time.monotonic() - start) > 2 and (
+                done % 20 == 0 or done == len(image_ids)
+            ):
                 utils.show_progress("checking", done, len(image_ids), seconds)
             if text:
                 yield text

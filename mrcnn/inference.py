@@ -1,9 +1,11 @@
-"""Detection as it is run: molding, the compiled network, results in the frame of the image, whole folders.
+"""Detection as it is run: molding, the compiled network, results in the frame of the image, whole
+folders.
 
 `MaskRCNN.detect` and its relatives are thin methods over this module. The network is that of
 `mrcnn.model` as `mrcnn.folding` rewrites it, and compiled once for every size of image. The mask
 head runs on rows that hold a detection only, a group at a time.
 """
+
 import collections
 import concurrent.futures
 
@@ -16,11 +18,13 @@ from mrcnn import data, folding, keypoints, utils
 # Forms of the masks of a result; see `unmold`.
 MASK_FORMS = ("dense", "lazy", "rle")
 
-# Rows that the mask head and the keypoint head take at once: larger groups are no faster and hold more memory.
+# Rows that the mask head and the keypoint head take at once: larger groups are no faster and hold
+# more memory.
 HEAD_GROUP = 25
 
 
-# ---- Molding and unmolding ------------------------------------------------------------------------
+# ---- Molding and unmolding -----------------------------------------------------------------------
+
 
 def mold(image, config, where, min_dim=None):
     """Resizes and normalises one image.
@@ -35,15 +39,20 @@ def mold(image, config, where, min_dim=None):
     """
     image = data.with_channels(np.asarray(image), config, where)
     if config.IMAGE_RESIZE_MODE == "crop":
-        raise ValueError("IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
-                         "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'")
+        raise ValueError(
+            "IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
+            "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'"
+        )
     molded, window, scale = data.mold_with_size(image, config, min_dim)
     stride = max(config.BACKBONE_STRIDES)
     if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
-        raise ValueError(f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
-                         f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}")
-    meta = data.compose_image_meta(0, image.shape, molded.shape, window, scale,
-                                   np.zeros([config.NUM_CLASSES], dtype=np.int32))
+        raise ValueError(
+            f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
+            f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}"
+        )
+    meta = data.compose_image_meta(
+        0, image.shape, molded.shape, window, scale, np.zeros([config.NUM_CLASSES], dtype=np.int32)
+    )
     return molded, meta, window
 
 
@@ -55,12 +64,12 @@ def unmold(detections, masks, original_shape, shape, window, config, form="dense
         masks: [N, h, w, classes], or [N, h, w] of the detected classes, or None.
         original_shape, shape: (H, W, ...) before and after molding.
         window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
-        form: "dense", bool [H, W, n]; "lazy", a `Masks`; "rle", a list of COCO's run-length encodings, made
-            without a mask of the whole image.
+        form: "dense", bool [H, W, n]; "lazy", a `Masks`; "rle", a list of COCO's run-length
+            encodings, made without a mask of the whole image.
 
     Returns:
-        boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores [n] float32,
-        masks (None for None). Boxes without area are left out.
+        boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores
+        [n] float32, masks (None for None). Boxes without area are left out.
     """
     if form not in MASK_FORMS:
         raise ValueError(f"masks is one of {', '.join(MASK_FORMS)}. Received: {form!r}")
@@ -71,24 +80,37 @@ def unmold(detections, masks, original_shape, shape, window, config, form="dense
     masks = masks[keep]
     if masks.ndim == 4:
         masks = masks[np.arange(len(keep)), :, :, class_ids]
-    masks, places = utils.pad_masks(masks, exact) if config.MASK_PASTE == "padded" else (masks, np.around(boxes).astype(int))
+    masks, places = (
+        utils.pad_masks(masks, exact)
+        if config.MASK_PASTE == "padded"
+        else (masks, np.around(boxes).astype(int))
+    )
     lazy = Masks(masks, places, original_shape[:2])
-    return boxes, class_ids, scores, {"dense": np.asarray, "lazy": lambda m: m, "rle": Masks.rle}[form](lazy)
+    return (
+        boxes,
+        class_ids,
+        scores,
+        {"dense": np.asarray, "lazy": lambda m: m, "rle": Masks.rle}[form](lazy),
+    )
 
 
 def _unmold_boxes(detections, original_shape, shape, window, config):
-    """Rows of detections with an area in the original image, their boxes there [n, 4], and these not rounded."""
+    """Rows of detections with an area in the original image, their boxes there [n, 4], and these
+    not rounded."""
     n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
     wy1, wx1, wy2, wx2 = utils.norm_boxes(window, shape[:2], config.BOX_FRAME)
     shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
-    exact = utils.denorm_boxes((detections[:n, :4] - shift) / scale, original_shape[:2], config.BOX_FRAME, whole=False)
+    exact = utils.denorm_boxes(
+        (detections[:n, :4] - shift) / scale, original_shape[:2], config.BOX_FRAME, whole=False
+    )
     boxes = np.around(exact).astype(np.int32) if config.ROUND_DETECTIONS else exact
     keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
     return keep, boxes[keep], exact[keep]
 
 
 def unmold_keypoints(detections, maps, original_shape, shape, window, config):
-    """Keypoints [n, K, (y, x, score)] of the rows that `unmold` keeps, in the original image, float32.
+    """Keypoints [n, K, (y, x, score)] of the rows that `unmold` keeps, in the original image,
+    float32.
 
     Args:
         maps: [N, h, w, K] logits; the others as `unmold`.
@@ -104,10 +126,13 @@ def unmold_keypoints(detections, maps, original_shape, shape, window, config):
 
 
 def result(parts, row, original_shape, shape, window, config, form="dense"):
-    """The dict of image number `row` of a batch, see `MaskRCNN.detect`; parts: what `infer` returns."""
+    """The dict of image number `row` of a batch, see `MaskRCNN.detect`; parts: what `infer`
+    returns."""
     detections, masks, points = (None if part is None else part[row] for part in parts)
     frames = original_shape, shape, window, config
-    found = dict(zip(("rois", "class_ids", "scores", "masks"), unmold(detections, masks, *frames, form)))
+    found = dict(
+        zip(("rois", "class_ids", "scores", "masks"), unmold(detections, masks, *frames, form))
+    )
     if points is not None:
         found["keypoints"] = unmold_keypoints(detections, points, *frames)
     return found
@@ -127,7 +152,7 @@ class Masks:
 
     dtype, ndim = np.dtype(bool), 3
 
-    def __init__(self, soft, boxes, image_shape, threshold=.5):
+    def __init__(self, soft, boxes, image_shape, threshold=0.5):
         self.soft, self.boxes, self.threshold = np.asarray(soft), np.asarray(boxes), threshold
         self.image_shape = tuple(int(side) for side in image_shape[:2])
 
@@ -141,34 +166,52 @@ class Masks:
 
     def __getitem__(self, key):
         key = key if isinstance(key, tuple) else (key,)
-        if len(key) in (2, 3) and key[0] is Ellipsis or len(key) == 3 and key[:2] == (slice(None), slice(None)):
-            last = key[-1]                                 # only these masks are pasted
+        if (
+            len(key) in (2, 3)
+            and key[0] is Ellipsis
+            or len(key) == 3
+            and key[:2] == (slice(None), slice(None))
+        ):
+            last = key[-1]  # only these masks are pasted
             if isinstance(last, (int, np.integer)):
-                return utils.unmold_mask(self.soft[last], self.boxes[last], self.image_shape) \
-                    if self.threshold == .5 else np.asarray(self[..., [last]])[..., 0]
-            return np.asarray(Masks(self.soft[last], self.boxes[last], self.image_shape, self.threshold))
+                return (
+                    utils.unmold_mask(self.soft[last], self.boxes[last], self.image_shape)
+                    if self.threshold == 0.5
+                    else np.asarray(self[..., [last]])[..., 0]
+                )
+            return np.asarray(
+                Masks(self.soft[last], self.boxes[last], self.image_shape, self.threshold)
+            )
         return np.asarray(self)[key]
 
     def __len__(self):
         return self.image_shape[0]
 
     def crop(self, i):
-        """Mask number i inside its box: (y1, x1, y2, x2) cut to the image, and [y2 - y1, x2 - x1] bool."""
+        """Mask number i inside its box: (y1, x1, y2, x2) cut to the image, and [y2 - y1, x2 - x1]
+        bool."""
         return utils.unmold_crop(self.soft[i], self.boxes[i], self.image_shape, self.threshold)
 
     def rle(self):
-        """COCO's compressed run-length encodings: a list of {"size": [H, W], "counts": str}, from the crops."""
+        """COCO's compressed run-length encodings: a list of {"size": [H, W], "counts": str}, from
+        the crops."""
         from pycocotools import mask as coco_mask
+
         if not len(self.soft):
             return []
-        runs = [{"size": list(self.image_shape), "counts": run_lengths(*self.crop(i), self.image_shape)}
-                for i in range(len(self.soft))]
-        return [{"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-                for code in coco_mask.frPyObjects(runs, *self.image_shape)]
+        runs = [
+            {"size": list(self.image_shape), "counts": run_lengths(*self.crop(i), self.image_shape)}
+            for i in range(len(self.soft))
+        ]
+        return [
+            {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
+            for code in coco_mask.frPyObjects(runs, *self.image_shape)
+        ]
 
 
 def run_lengths(box, crop, image_shape):
-    """Lengths of the runs of 0 and 1, in turn, of a mask read column by column, from the part in its box.
+    """Lengths of the runs of 0 and 1, in turn, of a mask read column by column, from the part in
+    its box.
 
     Args:
         box: (y1, x1, y2, x2) inside the image.
@@ -182,7 +225,7 @@ def run_lengths(box, crop, image_shape):
     columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
     columns[:, 1:-1] = crop.T
     column, row = np.nonzero(np.diff(columns, axis=1))
-    edges = (x1 + column) * image_shape[0] + y1 + row      # begin, end, begin, end ...
+    edges = (x1 + column) * image_shape[0] + y1 + row  # begin, end, begin, end ...
     # A run that ends at the bottom of a column and begins again on top of the next is one.
     joint = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate([joint, joint + 1]))
@@ -190,7 +233,8 @@ def run_lengths(box, crop, image_shape):
     return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 
-# ---- The network --------------------------------------------------------------------------------------
+# ---- The network ---------------------------------------------------------------------------------
+
 
 def infer(model, images, metas, anchors):
     """Runs the network.
@@ -202,13 +246,19 @@ def infer(model, images, metas, anchors):
         anchors: [A, 4] normalised.
 
     Returns:
-        detections [B, R, 6], masks [B, n, h, w] of the detected classes and keypoints' maps [B, n, h, w, K];
-        None in the place of what the model has no head for.
+        detections [B, R, 6], masks [B, n, h, w] of the detected classes and keypoints' maps [B, n,
+        h, w, K]; None in the place of what the model has no head for.
     """
-    args = [ops.convert_to_tensor(x, "float32") for x in
-            (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
+    args = [
+        ops.convert_to_tensor(x, "float32")
+        for x in (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))
+    ]
     boxes = compiled(model, "boxes")
-    heads = [name for name, head in (("masks", model._mask_model), ("keypoints", model._keypoint_model)) if head is not None]
+    heads = [
+        name
+        for name, head in (("masks", model._mask_model), ("keypoints", model._keypoint_model))
+        if head is not None
+    ]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         # The first time, TensorFlow prepares and runs the one while Python traces the others.
         for name in heads:
@@ -221,9 +271,13 @@ def infer(model, images, metas, anchors):
     def groups(name):
         """The head's outputs of the rows with a detection, a group at a time."""
         for start in range(0, count, HEAD_GROUP):
-            rows = detections[:, start:min(start + HEAD_GROUP, count)]
+            rows = detections[:, start : min(start + HEAD_GROUP, count)]
             class_ids = [ops.convert_to_tensor(rows[..., 4], "int32")] if name == "masks" else []
-            yield ops.convert_to_numpy(compiled(model, name)(ops.convert_to_tensor(rows[..., :4]), args[1], *maps, *class_ids))
+            yield ops.convert_to_numpy(
+                compiled(model, name)(
+                    ops.convert_to_tensor(rows[..., :4]), args[1], *maps, *class_ids
+                )
+            )
 
     masks = points = None
     if model._mask_model is not None:
@@ -239,15 +293,20 @@ def compiled(model, name):
     """One compiled function for every size; batch, height, width and rows are free in it.
 
     Args:
-        name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and feature maps; "masks", boxes
-            [B, N, 4], metas, feature maps and class ids [B, N] int32 to masks [B, N, h, w]; "keypoints", the same without
-            class ids to [B, N, h, w, K].
+        name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and feature
+            maps; "masks", boxes [B, N, 4], metas, feature maps and class ids [B, N] int32 to masks
+            [B, N, h, w]; "keypoints", the same without class ids to [B, N, h, w, K].
     """
     with model._lock:
         function = model._functions.pop(name, None)
         if function is None:
-            function = _compile({"boxes": lambda: model._box_model, "masks": lambda: folding.of_detected_class(model._mask_model),
-                                 "keypoints": lambda: model._keypoint_model}[name]())
+            function = _compile(
+                {
+                    "boxes": lambda: model._box_model,
+                    "masks": lambda: folding.of_detected_class(model._mask_model),
+                    "keypoints": lambda: model._keypoint_model,
+                }[name]()
+            )
         model._functions[name] = function
         while len(model._functions) > 16:
             model._functions.popitem(last=False)
@@ -258,14 +317,18 @@ def _compile(network):
     if keras.backend.backend() != "tensorflow":
         return lambda *args: network(list(args), training=False)
     import tensorflow as tf
+
     folded = folding.fold_batch_norm(network)
     signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
-    function = tf.function(lambda *args: folded(list(args), training=False), input_signature=signature, autograph=False)
+    function = tf.function(
+        lambda *args: folded(list(args), training=False), input_signature=signature, autograph=False
+    )
     function.get_concrete_function()
     return function
 
 
-# ---- Detection ------------------------------------------------------------------------------------------
+# ---- Detection -----------------------------------------------------------------------------------
+
 
 def detect(model, images, masks="dense"):
     """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
@@ -277,15 +340,23 @@ def detect(model, images, masks="dense"):
     for shape, members in groups.items():
         anchors = model.get_anchors(shape)
         for start in range(0, len(members), model.config.BATCH_SIZE):
-            chunk = members[start:start + model.config.BATCH_SIZE]
-            parts = infer(model, np.stack([molded[i][0] for i in chunk]), np.stack([molded[i][1] for i in chunk]), anchors)
+            chunk = members[start : start + model.config.BATCH_SIZE]
+            parts = infer(
+                model,
+                np.stack([molded[i][0] for i in chunk]),
+                np.stack([molded[i][1] for i in chunk]),
+                anchors,
+            )
             for row, i in enumerate(chunk):
-                results[i] = result(parts, row, np.shape(images[i]), shape, molded[i][2], model.config, masks)
+                results[i] = result(
+                    parts, row, np.shape(images[i]), shape, molded[i][2], model.config, masks
+                )
     return results
 
 
 def detect_many(model, items, load=None, masks="dense"):
-    """See `MaskRCNN.detect_many`: reading and molding run ahead and unmolding behind, beside the network."""
+    """See `MaskRCNN.detect_many`: reading and molding run ahead and unmolding behind, beside the
+    network."""
     batch = model.config.BATCH_SIZE
 
     def prepare(number, item):
@@ -294,6 +365,7 @@ def detect_many(model, items, load=None, masks="dense"):
 
     numbered, waiting, done = enumerate(items), collections.deque(), collections.deque()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
         def refill():
             while len(waiting) < 2 * batch and (item := next(numbered, None)) is not None:
                 waiting.append(pool.submit(prepare, *item))
@@ -305,10 +377,16 @@ def detect_many(model, items, load=None, masks="dense"):
             while waiting and len(chunk) < batch and waiting[0].result()[1].shape == shape:
                 chunk.append(waiting.popleft().result())
             refill()
-            parts = infer(model, np.stack([c[1] for c in chunk]), np.stack([c[2] for c in chunk]),
-                          model.get_anchors(shape))
+            parts = infer(
+                model,
+                np.stack([c[1] for c in chunk]),
+                np.stack([c[2] for c in chunk]),
+                model.get_anchors(shape),
+            )
             for row, (original, _, _, window) in enumerate(chunk):
-                done.append(pool.submit(result, parts, row, original, shape, window, model.config, masks))
+                done.append(
+                    pool.submit(result, parts, row, original, shape, window, model.config, masks)
+                )
             while len(done) > 2 * batch:
                 yield done.popleft().result()
         while done:

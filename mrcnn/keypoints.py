@@ -1,26 +1,66 @@
-"""Keypoints of objects, such as the joints of a person: COCO's names, mirror images, decoding. numpy only.
+"""Keypoints of objects, such as the joints of a person: COCO's names, mirror images, decoding.
+numpy only.
 
-The keypoints of an image are [N, K, (y, x, visibility)] in pixels, in the order of the image's masks. COCO's
-whole numbers are taken as they are, so that (y, x) names the pixel image[y, x]. Visibility is 0 for a point that is
-not labelled, 1 for a labelled one that is hidden, 2 for a visible one; as in COCO's own measure and in
-Detectron, all labelled points count as visible.
+The keypoints of an image are [N, K, (y, x, visibility)] in pixels, in the order of the image's
+masks. COCO's whole numbers are taken as they are, so that (y, x) names the pixel image[y, x].
+Visibility is 0 for a point that is not labelled, 1 for a labelled one that is hidden, 2 for a
+visible one; as in COCO's own measure and in Detectron, all labelled points count as visible.
 """
+
 import numpy as np
 
-COCO_NAMES = ("nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_shoulder", "right_shoulder", "left_elbow",
-              "right_elbow", "left_wrist", "right_wrist", "left_hip", "right_hip", "left_knee", "right_knee", "left_ankle",
-              "right_ankle")
+COCO_NAMES = (
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+)
 
 # Limbs, as pairs of indices into the names.
-COCO_SKELETON = ((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8), (7, 9), (8, 10),
-                 (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6))
+COCO_SKELETON = (
+    (15, 13),
+    (13, 11),
+    (16, 14),
+    (14, 12),
+    (11, 12),
+    (5, 11),
+    (6, 12),
+    (5, 6),
+    (5, 7),
+    (6, 8),
+    (7, 9),
+    (8, 10),
+    (1, 2),
+    (0, 1),
+    (0, 2),
+    (1, 3),
+    (2, 4),
+    (3, 5),
+    (4, 6),
+)
 
 
 def left_right_pairs(names):
     """Pairs of indices of names that differ in "left" and "right"."""
     names = list(names)
-    return tuple((i, names.index(name.replace("left", "right"))) for i, name in enumerate(names)
-                 if "left" in name and name.replace("left", "right") in names)
+    return tuple(
+        (i, names.index(name.replace("left", "right")))
+        for i, name in enumerate(names)
+        if "left" in name and name.replace("left", "right") in names
+    )
 
 
 def swap(keypoints, pairs):
@@ -32,31 +72,39 @@ def swap(keypoints, pairs):
 
 
 def mirror(keypoints, width, pairs):
-    """The keypoints [..., K, 3] of the mirror image: columns counted from the right, left and right exchanged."""
+    """The keypoints [..., K, 3] of the mirror image: columns counted from the right, left and right
+    exchanged."""
     keypoints = swap(keypoints, pairs).copy()
     keypoints[..., 1] = np.where(keypoints[..., 2] > 0, width - 1 - keypoints[..., 1], 0)
     return keypoints
 
 
-def resize_matrix(size, new_size, a=-.75):
-    """[new_size, size] float32 that resizes an axis by bicubic interpolation: half-pixel centres, clamped edges.
+def resize_matrix(size, new_size, a=-0.75):
+    """[new_size, size] float32 that resizes an axis by bicubic interpolation: half-pixel centres,
+    clamped edges.
 
     Args:
-        a: parameter of the cubic kernel (Keys 1981). PyTorch's and OpenCV's is -.75, TensorFlow's -.5.
+        a: parameter of the cubic kernel (Keys 1981). PyTorch's and OpenCV's is -.75, TensorFlow's
+            -.5.
     """
-    source = (np.arange(new_size) + .5) * (size / new_size) - .5
+    source = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     first = np.floor(source).astype(int)
     matrix = np.zeros((new_size, size), np.float32)
     for tap in (-1, 0, 1, 2):
         distance = np.abs(source - (first + tap))
-        near = ((a + 2) * distance - (a + 3)) * distance ** 2 + 1
+        near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = a * (((distance - 5) * distance + 8) * distance - 4)
-        np.add.at(matrix, (np.arange(new_size), np.clip(first + tap, 0, size - 1)), np.where(distance <= 1, near, far))
+        np.add.at(
+            matrix,
+            (np.arange(new_size), np.clip(first + tap, 0, size - 1)),
+            np.where(distance <= 1, near, far),
+        )
     return matrix
 
 
 def decode(maps, boxes):
-    """Keypoints of score maps: each map is resized to its box, and its highest pixel taken, the first in row order.
+    """Keypoints of score maps: each map is resized to its box, and its highest pixel taken, the
+    first in row order.
 
     Args:
         maps: [N, h, w, K] logits.
@@ -67,13 +115,15 @@ def decode(maps, boxes):
     """
     found = np.zeros((len(maps), maps.shape[-1], 3), np.float32)
     for i, (y1, x1, y2, x2) in enumerate(np.asarray(boxes, np.float64)):
-        height, width = max(y2 - y1, 1.), max(x2 - x1, 1.)
+        height, width = max(y2 - y1, 1.0), max(x2 - x1, 1.0)
         rows, columns = int(np.ceil(height)), int(np.ceil(width))
         vertical = resize_matrix(maps.shape[1], rows)
         across = resize_matrix(maps.shape[2], columns).T
-        scores = (vertical @ maps[i].transpose(2, 0, 1).astype(np.float32) @ across).reshape(maps.shape[-1], -1)
+        scores = (vertical @ maps[i].transpose(2, 0, 1).astype(np.float32) @ across).reshape(
+            maps.shape[-1], -1
+        )
         best = scores.argmax(axis=1)
-        found[i, :, 0] = (best // columns + .5) * (height / rows) + y1
-        found[i, :, 1] = (best % columns + .5) * (width / columns) + x1
+        found[i, :, 0] = (best // columns + 0.5) * (height / rows) + y1
+        found[i, :, 1] = (best % columns + 0.5) * (width / columns) + x1
         found[i, :, 2] = scores[np.arange(len(best)), best]
     return found

@@ -1,4 +1,5 @@
-"""Pictures and videos in and out: reading what a path, folder or glob names, painting results, writing.
+"""Pictures and videos in and out: reading what a path, folder or glob names, painting results,
+writing.
 
     for picture in media.read("holiday/*.jpg", skipped):          # RGB uint8, one after the other
         ...
@@ -7,6 +8,7 @@
 Files that can't be read are reported and skipped. What is written is complete or absent. Keras and
 TensorFlow are not imported; videos need OpenCV (`cv2`).
 """
+
 import contextlib
 import dataclasses
 import glob
@@ -24,7 +26,18 @@ from mrcnn.weights import atomic
 
 logger = logging.getLogger(__name__)
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".mjpeg")
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".avi",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".m4v",
+    ".mpg",
+    ".mpeg",
+    ".wmv",
+    ".mjpeg",
+)
 # Kinds of pictures that are written under their own name; others get ".png" after it.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -61,14 +74,15 @@ class Processed:
     seconds: float
 
 
-# ---- Reading ----------------------------------------------------------------------------------------
+# ---- Reading -------------------------------------------------------------------------------------
+
 
 def find_files(source):
     """The files that a source names, sorted.
 
     Args:
-        source: path of a file; of a folder, for the files that lie in it (hidden ones and sub-folders
-            are left out); a glob such as "photos/**/*.jpg"; or a list of these.
+        source: path of a file; of a folder, for the files that lie in it (hidden ones and
+            sub-folders are left out); a glob such as "photos/**/*.jpg"; or a list of these.
 
     Returns:
         list of pathlib.Path, not empty.
@@ -81,15 +95,21 @@ def find_files(source):
     source = os.fspath(source)
     path = pathlib.Path(source)
     if path.is_dir():
-        found = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+        found = sorted(
+            each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")
+        )
         if not found:
             raise FileNotFoundError(f"No files in the folder {source}")
     elif path.exists():
         found = [path]
     else:
-        found = sorted(pathlib.Path(name) for name in glob.glob(source, recursive=True) if os.path.isfile(name))
+        found = sorted(
+            pathlib.Path(name) for name in glob.glob(source, recursive=True) if os.path.isfile(name)
+        )
         if not found:
-            raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {source}")
+            raise FileNotFoundError(
+                f"No file, folder or glob that matches anything. Received: {source}"
+            )
     return found
 
 
@@ -127,7 +147,7 @@ def video_info(path):
     cv2 = _cv2()
     with _capture(path) as capture:
         frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-    return max(int(frames), 0), rate if np.isfinite(rate) and rate > 0 else 25.
+    return max(int(frames), 0), rate if np.isfinite(rate) and rate > 0 else 25.0
 
 
 def read_video(path):
@@ -147,7 +167,7 @@ def read_video(path):
             yield np.ascontiguousarray(frame[..., ::-1])
     if not count:
         raise ValueError("it has no frame that can be read")
-    if count < .95 * promised - 1:          # headers may be off by a little
+    if count < 0.95 * promised - 1:  # headers may be off by a little
         logger.warning("%s ends after %d frames; its header says %d", path, count, promised)
 
 
@@ -171,7 +191,8 @@ def read(source, skipped=None):
 
     Args:
         source: see `find_files`.
-        skipped: list that takes (path, reason) of each file that can't be read; those are also logged.
+        skipped: list that takes (path, reason) of each file that can't be read; those are also
+            logged.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -181,14 +202,19 @@ def read(source, skipped=None):
         yield from _pictures(path, skipped)
 
 
-# ---- Writing ----------------------------------------------------------------------------------------
+# ---- Writing -------------------------------------------------------------------------------------
+
 
 def write_image(path, image):
     """Writes [H, W, 3] or [H, W] uint8 as .jpg or .png. Returns the path as a string."""
     from PIL import Image
+
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise ValueError(f"A picture is [H, W, 3] or [H, W] uint8. Received: {image.shape} {image.dtype} for {path}")
+        raise ValueError(
+            f"A picture is [H, W, 3] or [H, W] uint8. Received: {image.shape} {image.dtype} for"
+            f" {path}"
+        )
     with atomic(path) as temporary:
         Image.fromarray(image).save(temporary, quality=92)
     return str(path)
@@ -211,13 +237,13 @@ class VideoWriter:
         path: .mp4 (MPEG-4) or .avi (Motion JPEG).
         rate: frames per second.
 
-    Frames are [H, W, 3] uint8 RGB of one size; an odd side is written with its last row or column twice,
-    since the codecs take even sides only.
+    Frames are [H, W, 3] uint8 RGB of one size; an odd side is written with its last row or column
+    twice, since the codecs take even sides only.
     """
 
     CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
-    def __init__(self, path, rate=25.):
+    def __init__(self, path, rate=25.0):
         self.path, self.rate, self.frames = pathlib.Path(path), rate, 0
         if self.path.suffix.lower() not in self.CODECS:
             raise ValueError(f"A video is written as {' or '.join(self.CODECS)}. Received: {path}")
@@ -239,8 +265,10 @@ class VideoWriter:
             if not self._writer.isOpened():
                 raise OSError(f"OpenCV can't write {self.path} at {width} x {height}")
         if image.dtype != np.uint8 or image.shape != self._shape or image.ndim != 3:
-            raise ValueError(f"Frames of {self.path} are uint8 of one shape, the first had {self._shape}. "
-                             f"Received: {image.shape} {image.dtype}")
+            raise ValueError(
+                f"Frames of {self.path} are uint8 of one shape, the first had {self._shape}. "
+                f"Received: {image.shape} {image.dtype}"
+            )
         even = [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)]
         self._writer.write(np.pad(image, even, mode="edge")[..., ::-1].copy())
         self.frames += 1
@@ -255,22 +283,27 @@ class VideoWriter:
         return self._stack.__exit__(*error)
 
 
-# ---- Painting ---------------------------------------------------------------------------------------
+# ---- Painting ------------------------------------------------------------------------------------
 
-def paint(image, result, class_names, by_class=False, alpha=.45):
-    """Paints a result into an image at its full size, in milliseconds: masks, boxes, names and scores.
+
+def paint(image, result, class_names, by_class=False, alpha=0.45):
+    """Paints a result into an image at its full size, in milliseconds: masks, boxes, names and
+    scores.
 
     Args:
         image: [H, W, 3] uint8.
         result: dict of `MaskRCNN.detect`.
         class_names: names by class id.
-        by_class: one colour for each class, which stays from frame to frame; otherwise one for each object.
+        by_class: one colour for each class, which stays from frame to frame; otherwise one for each
+            object.
 
     Returns:
         [H, W, 3] uint8, a new array.
     """
     from PIL import Image, ImageDraw, ImageFont
+
     from mrcnn import visualize
+
     boxes, class_ids = np.asarray(result["rois"]).reshape(-1, 4), result["class_ids"]
     masks, scores = result.get("masks"), result.get("scores")
     painted = np.array(image, np.uint8)
@@ -297,7 +330,8 @@ def paint(image, result, class_names, by_class=False, alpha=.45):
     return np.array(picture)
 
 
-# ---- Both -------------------------------------------------------------------------------------------
+# ---- Both ----------------------------------------------------------------------------------------
+
 
 def _targets(files, output):
     """[path of the output for each file], in the files' own folders below `output`."""
@@ -316,18 +350,21 @@ def _targets(files, output):
     inputs = {path.resolve() for path in absolute}
     for target in targets:
         if target.resolve() in inputs:
-            raise ValueError(f"The output would replace an input file; choose another folder. Received: {output}")
+            raise ValueError(
+                f"The output would replace an input file; choose another folder. Received: {output}"
+            )
     return targets
 
 
 def process(source, output, function, batch_size=1, title="", rate=None):
-    """Reads pictures, passes them to a function, writes what it returns: images as images, videos as videos.
+    """Reads pictures, passes them to a function, writes what it returns: images as images, videos
+    as videos.
 
     Args:
         source: see `find_files`.
         output: folder; its files are named as those of the source.
-        function: f(list of at most `batch_size` Pictures) -> list of [H, W, 3] uint8, of any size but one for
-            the frames of a video; None in the list writes nothing for that picture.
+        function: f(list of at most `batch_size` Pictures) -> list of [H, W, 3] uint8, of any size
+            but one for the frames of a video; None in the list writes nothing for that picture.
         title: of the progress bar with images per second; "" for none.
         rate: frames per second of videos; None for those of the source.
 
@@ -344,19 +381,22 @@ def process(source, output, function, batch_size=1, title="", rate=None):
 
     def finish(batch, write):
         nonlocal done
-        for (picture, target), image in zip(batch, function([picture for picture, _ in batch]) if batch else []):
+        for (_, target), image in zip(
+            batch, function([picture for picture, _ in batch]) if batch else []
+        ):
             if image is not None:
                 write(target, image)
         done += len(batch)
         if title and batch:
-            # A video's header can be wrong about its frames, so the bar never claims to be beyond its end.
+            # A video's header can be wrong about its frames, so the bar never claims to be beyond
+            # its end.
             utils.show_progress(title, done, max(frames, done + 1), time.monotonic() - start)
         batch.clear()
 
     def write_file(target, image):
         written.append(write_image(target, image))
 
-    batch = []                      # of image files: it goes on over several
+    batch = []  # of image files: it goes on over several
     for path, target in zip(files, targets):
         if not is_video(path):
             batch += [(picture, target) for picture in _pictures(path, skipped)]
@@ -367,9 +407,11 @@ def process(source, output, function, batch_size=1, title="", rate=None):
         with contextlib.ExitStack() as stack:
             video = []
 
-            def write_frame(target, image):
+            frame_rate = rate or rates.get(path, 25.0)
+
+            def write_frame(target, image, video=video, stack=stack, frame_rate=frame_rate):
                 if not video:
-                    video.append(stack.enter_context(VideoWriter(target, rate or rates.get(path, 25.))))
+                    video.append(stack.enter_context(VideoWriter(target, frame_rate)))
                 video[0].write(image)
 
             for picture in _pictures(path, skipped):
@@ -392,7 +434,7 @@ def _count(files):
             try:
                 frames, rates[path] = video_info(path)
             except ValueError:
-                continue            # reported when it is read
+                continue  # reported when it is read
             count += frames
         else:
             count += 1

@@ -3,8 +3,10 @@
 Each has two forms: TensorFlow's fused kernel, the faster one on its CPU and GPU, and a form in
 `keras.ops` that runs on every backend, compiles under XLA and is the reference in the tests.
 `fused=None` takes the fused one where the backend has it; True and False insist.
-Boxes are [..., (y1, x1, y2, x2)], normalised so that 0 and 1 are the centres of the outermost pixels.
+Boxes are [..., (y1, x1, y2, x2)], normalised so that 0 and 1 are the centres of the outermost
+pixels.
 """
+
 import ctypes
 import functools
 import sys
@@ -17,17 +19,20 @@ def has_fused_kernels(fused=None):
     """Which form runs. Raises ValueError where the fused one is demanded of another backend."""
     tensorflow = keras.backend.backend() == "tensorflow"
     if fused and not tensorflow:
-        raise ValueError("fused=True needs the TensorFlow backend; None or False run anywhere. "
-                         f"Received backend: {keras.backend.backend()}")
+        raise ValueError(
+            "fused=True needs the TensorFlow backend; None or False run anywhere. "
+            f"Received backend: {keras.backend.backend()}"
+        )
     return tensorflow if fused is None else fused
 
 
 def keep_freed_memory():
     """Tells glibc to keep freed blocks of up to 32 MB, once per process.
 
-    By default it maps each large buffer anew and gives it back, and every training step pays for the page faults
-    of touching it: 190,000 a step of the shapes demo, .87 s instead of .64 s on 2 cores. Larger blocks are mapped: kept ones
-    leave gaps, .18 GB of them in a step of ResNet-50 at 512². Does nothing on other C libraries.
+    By default it maps each large buffer anew and gives it back, and every training step pays for
+    the page faults of touching it: 190,000 a step of the shapes demo, .87 s instead of .64 s on 2
+    cores. Larger blocks are mapped: kept ones leave gaps, .18 GB of them in a step of ResNet-50 at
+    512². Does nothing on other C libraries.
     """
     global _memory_is_kept
     if _memory_is_kept or not sys.platform.startswith("linux"):
@@ -37,10 +42,15 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    trim_threshold, mmap_threshold, arena_max = -1, -3, -8       # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+    trim_threshold, mmap_threshold, arena_max = (
+        -1,
+        -3,
+        -8,
+    )  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
     # A thread's own arena holds blocks of 64 MB at most, and maps every larger one anew.
     mallopt(arena_max, 1)
-    # glibc refuses more than 32 MB, and setting any threshold freezes this one, at 128 KB if it was not set.
+    # glibc refuses more than 32 MB, and setting any threshold freezes this one, at 128 KB if it was
+    # not set.
     mallopt(mmap_threshold, 1 << 25)
     mallopt(trim_threshold, (1 << 31) - 1)
 
@@ -49,28 +59,33 @@ _memory_is_kept = False
 
 
 def half_of_squares(x):
-    """Half of the sum of squares, a scalar; on TensorFlow one operation, and one more for its gradient."""
+    """Half of the sum of squares, a scalar; on TensorFlow one operation, and one more for its
+    gradient."""
     if not has_fused_kernels():
-        return .5 * ops.sum(ops.square(x))
+        return 0.5 * ops.sum(ops.square(x))
     import tensorflow as tf
+
     return tf.nn.l2_loss(ops.convert_to_tensor(x))
 
 
-# ---- Boxes -----------------------------------------------------------------------------------------
+# ---- Boxes ---------------------------------------------------------------------------------------
+
 
 def overlaps(boxes1, boxes2):
-    """IoU of every pair. boxes1: [..., N, 4], boxes2: [..., M, 4]. Returns [..., N, M]; 0 for 0 / 0."""
+    """IoU of every pair. boxes1: [..., N, 4], boxes2: [..., M, 4]. Returns [..., N, M]; 0 for 0 /
+    0."""
     a, b = ops.expand_dims(boxes1, -2), ops.expand_dims(boxes2, -3)
     height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
     width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
-    intersection = ops.maximum(height, 0.) * ops.maximum(width, 0.)
+    intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
     area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
     area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
     union = area_a + area_b - intersection
-    return ops.where(union > 0, intersection / ops.where(union > 0, union, 1.), 0.)
+    return ops.where(union > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
 
 
-# ---- Non-maximum suppression -----------------------------------------------------------------------
+# ---- Non-maximum suppression ---------------------------------------------------------------------
+
 
 def non_max_suppression(boxes, scores, count, iou_threshold, valid=None, classes=None, fused=None):
     """Greedy non-maximum suppression of a batch; of equal scores the lower index wins.
@@ -104,12 +119,15 @@ def non_max_suppression(boxes, scores, count, iou_threshold, valid=None, classes
         else:
             labels = tf.gather(args[3], rows)
             same = tf.cast(labels[:, None] == labels[None, :], boxes.dtype)
-            kept = tf.image.non_max_suppression_overlaps(overlaps(boxes, boxes) * same, scores, limit,
-                                                         iou_threshold)
+            kept = tf.image.non_max_suppression_overlaps(
+                overlaps(boxes, boxes) * same, scores, limit, iou_threshold
+            )
         kept = tf.gather(rows, kept)
         missing = count - tf.shape(kept)[0]
-        return (tf.ensure_shape(tf.pad(kept, [[0, missing]]), [count]),
-                tf.ensure_shape(tf.range(count) < count - missing, [count]))
+        return (
+            tf.ensure_shape(tf.pad(kept, [[0, missing]]), [count]),
+            tf.ensure_shape(tf.range(count) < count - missing, [count]),
+        )
 
     args = (boxes, scores, valid) + (() if classes is None else (classes,))
     indices, kept = tf.map_fn(one_image, args, fn_output_signature=(tf.int32, tf.bool))
@@ -124,37 +142,43 @@ def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
     indices, kept = positions * 0 + batch_zeros, (positions * 0 + batch_zeros) > 0
 
     def step(i, alive, indices, kept):
-        best_score, best = ops.top_k(alive, 1)                             # [B, 1]; ties: the first
+        best_score, best = ops.top_k(alive, 1)  # [B, 1]; ties: the first
         best = ops.cast(best, "int32")
         found = best_score > -float("inf")
-        best_box = ops.take_along_axis(boxes, best[..., None], axis=1)     # [B, 1, 4]
+        best_box = ops.take_along_axis(boxes, best[..., None], axis=1)  # [B, 1, 4]
         beaten = overlaps(boxes, best_box)[..., 0] > iou_threshold
         if classes is not None:
             beaten = ops.logical_and(beaten, classes == ops.take_along_axis(classes, best, axis=1))
         itself = ops.arange(ops.shape(boxes)[1], dtype="int32")[None] == best
         alive = ops.where(ops.logical_or(beaten, itself), -float("inf"), alive)
         here = positions == i
-        return (i + 1, alive, ops.where(ops.logical_and(here, found), best, indices),
-                ops.logical_or(kept, ops.logical_and(here, found)))
+        return (
+            i + 1,
+            alive,
+            ops.where(ops.logical_and(here, found), best, indices),
+            ops.logical_or(kept, ops.logical_and(here, found)),
+        )
 
     _, _, indices, kept = ops.while_loop(lambda i, *_: i < count, step, (0, alive, indices, kept))
     return indices, kept
 
 
-# ---- RoI pooling -----------------------------------------------------------------------------------
-# Three kinds that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins read
-#   crop_and_resize    1, 3 or, as its boxes are given, other points *on* the box's edges (one sample a bin)
-#   roi_align          the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5) or 1.5 and 2.5
-#   roi_pool           the largest value of whole cells: 2 and 3
+# ---- RoI pooling
+# ----------------------------------------------------------------------------------- Three kinds
+# that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins read
+# crop_and_resize    1, 3 or, as its boxes are given, other points *on* the box's edges (one sample
+# a bin)   roi_align          the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5)
+# or 1.5 and 2.5   roi_pool           the largest value of whole cells: 2 and 3
+
 
 def crop_and_resize(images, boxes, box_indices, size, fused=None):
     """Bilinear crops, one sample per cell, the corner samples on the box's corners; 0 outside.
 
     This is not the paper's RoIAlign: with boxes normalised by (height - 1, width - 1) the first and
-    the last sample of a row lie *on* the box's edges instead of half a cell inside. Of a box that ends on the
-    image's edge TensorFlow's kernel may come out a rounding beyond it with the last one (as from 56 cells to 28),
-    and be 0 there. Mask targets are so in matterport's package too, and the losses recorded of it ask for it. The
-    fused form has no gradient of the boxes.
+    the last sample of a row lie *on* the box's edges instead of half a cell inside. Of a box that
+    ends on the image's edge TensorFlow's kernel may come out a rounding beyond it with the last one
+    (as from 56 cells to 28), and be 0 there. Mask targets are so in matterport's package too, and
+    the losses recorded of it ask for it. The fused form has no gradient of the boxes.
 
     Args:
         images: [B, H, W, C] float.
@@ -167,6 +191,7 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
     """
     if has_fused_kernels(fused):
         import tensorflow as tf
+
         # The kernel answers in float32 and does not take bfloat16.
         readable = tf.cast(images, "float32") if images.dtype == tf.bfloat16 else images
         crops = _crop_by_kernel(readable, boxes, box_indices, size)
@@ -176,21 +201,25 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
 
 
 def _crop_by_kernel(images, boxes, box_indices, size):
-    """`tf.image.crop_and_resize` with a gradient, of the images alone, that is right without a GPU too.
+    """`tf.image.crop_and_resize` with a gradient, of the images alone, that is right without a GPU
+    too.
 
-    On a CPU TensorFlow's own adds to a cell from several threads at once and loses what two of them add together: of 200
-    overlapping boxes on 2 cores a fifth of the largest gradient, another one each time. Its GPU kernel adds atomically.
+    On a CPU TensorFlow's own adds to a cell from several threads at once and loses what two of them
+    add together: of 200 overlapping boxes on 2 cores a fifth of the largest gradient, another one
+    each time. Its GPU kernel adds atomically.
     """
     import tensorflow as tf
+
     if tf.config.list_logical_devices("GPU"):
         return tf.image.crop_and_resize(images, tf.stop_gradient(boxes), box_indices, size)
     return _crop_function(tuple(size), images.shape[-1], images.dtype)(images, boxes, box_indices)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _crop_function(size, channels, dtype):
-    """The kernel with its gradient as a function of tensors: TensorFlow keeps what a custom gradient refers to forever, and
-    of a function without captures that is its own small graph, not the model's that calls it."""
+    """The kernel with its gradient as a function of tensors: TensorFlow keeps what a custom
+    gradient refers to forever, and of a function without captures that is its own small graph, not
+    the model's that calls it."""
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -198,23 +227,44 @@ def _crop_function(size, channels, dtype):
         def gradient(upstream):
             maps = _Maps.whole(images, box_indices)
             at_y, at_x = _corner_samples(maps, boxes, size)
-            (y0, y1, dy, y_inside), (x0, x1, dx, x_inside) = _neighbours(at_y, maps.height), _neighbours(at_x, maps.width)
+            (y0, y1, dy, y_inside), (x0, x1, dx, x_inside) = (
+                _neighbours(at_y, maps.height),
+                _neighbours(at_x, maps.width),
+            )
             # [N, h, w, 2, 2]: the four cells that each sample read, and how much of each.
-            y, x = tf.stack([y0, y1], -1)[:, :, None, :, None], tf.stack([x0, x1], -1)[:, None, :, None, :]
-            cells = maps.offset[:, None, None, None, None] + y * maps.width[:, None, None, None, None] + x
-            dy, dx = (tf.where(inside[..., None], tf.stack([1. - d, d], -1), 0.)
-                      for d, inside in ((dy, y_inside), (dx, x_inside)))
+            y, x = (
+                tf.stack([y0, y1], -1)[:, :, None, :, None],
+                tf.stack([x0, x1], -1)[:, None, :, None, :],
+            )
+            cells = (
+                maps.offset[:, None, None, None, None]
+                + y * maps.width[:, None, None, None, None]
+                + x
+            )
+            dy, dx = (
+                tf.where(inside[..., None], tf.stack([1.0 - d, d], -1), 0.0)
+                for d, inside in ((dy, y_inside), (dx, x_inside))
+            )
             shares = dy[:, :, None, :, None] * dx[:, None, :, None, :]
             upstream = tf.reshape(upstream, (-1, channels))
             samples, shape = tf.shape(upstream)[0], tf.shape(images)
             pairs = tf.stack([tf.repeat(tf.range(samples), 4), tf.reshape(cells, (-1,))], -1)
             summed = tf.raw_ops.SparseTensorDenseMatMul(
-                a_indices=pairs, a_values=tf.reshape(shares, (-1,)), b=upstream, adjoint_a=True,
-                a_shape=tf.cast(tf.stack([samples, tf.reduce_prod(shape[:3])]), "int64"))
+                a_indices=pairs,
+                a_values=tf.reshape(shares, (-1,)),
+                b=upstream,
+                adjoint_a=True,
+                a_shape=tf.cast(tf.stack([samples, tf.reduce_prod(shape[:3])]), "int64"),
+            )
             return tf.cast(tf.reshape(summed, shape), dtype), None, None
+
         return tf.image.crop_and_resize(images, boxes, box_indices, size), gradient
-    signature = [tf.TensorSpec((None, None, None, channels), dtype), tf.TensorSpec((None, 4), "float32"),
-                 tf.TensorSpec((None,), "int32")]
+
+    signature = [
+        tf.TensorSpec((None, None, None, channels), dtype),
+        tf.TensorSpec((None, 4), "float32"),
+        tf.TensorSpec((None,), "int32"),
+    ]
     return tf.function(crop, input_signature=signature, autograph=False)
 
 
@@ -230,20 +280,28 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
     Returns:
         [B, N, height, width, C].
     """
-    # The last sample of a box that ends on the image's edge may come out a rounding error beyond it, and
-    # then be 0 instead of the edge's value: such boxes end some roundings before it.
-    edge = 1. - 2. ** -22
-    boxes = ops.where(ops.abs(boxes - 1.) < 1e-6, edge, boxes)
+    # The last sample of a box that ends on the image's edge may come out a rounding error beyond
+    # it, and then be 0 instead of the edge's value: such boxes end some roundings before it.
+    edge = 1.0 - 2.0**-22
+    boxes = ops.where(ops.abs(boxes - 1.0) < 1e-6, edge, boxes)
     if has_fused_kernels(fused):
-        return _level_by_level(feature_maps, boxes, levels, size,
-                               lambda maps, rows, images: crop_and_resize(maps, rows, images, size, True))
+        return _level_by_level(
+            feature_maps,
+            boxes,
+            levels,
+            size,
+            lambda maps, rows, images: crop_and_resize(maps, rows, images, size, True),
+        )
     maps = _Maps.of(feature_maps, levels)
     pooled = _bilinear(maps, *_corner_samples(maps, ops.reshape(boxes, (-1, 4)), size))
     return _unfold(pooled, boxes, feature_maps)
 
 
-def roi_align(feature_maps, boxes, levels, size, samples=2, aligned=True, reduce="average", fused=None):
-    """RoIAlign (He et al. 2017, section 3): no coordinate is rounded; bilinear samples inside each bin.
+def roi_align(
+    feature_maps, boxes, levels, size, samples=2, aligned=True, reduce="average", fused=None
+):
+    """RoIAlign (He et al. 2017, section 3): no coordinate is rounded; bilinear samples inside each
+    bin.
 
     A sample up to one cell outside the map reads the edge, one farther out is 0.
 
@@ -261,35 +319,50 @@ def roi_align(feature_maps, boxes, levels, size, samples=2, aligned=True, reduce
     Returns:
         [B, N, height, width, C].
     """
-    rows = ops.reshape(boxes, (-1, 4)) - (.5 if aligned else 0.)
+    rows = ops.reshape(boxes, (-1, 4)) - (0.5 if aligned else 0.0)
     start, extent = rows[:, :2], rows[:, 2:] - rows[:, :2]
     if not aligned:
-        extent = ops.maximum(extent, 1.)
+        extent = ops.maximum(extent, 1.0)
     if samples == 0:
-        return _unfold(_align_adaptively(_Maps.of(feature_maps, levels), start, extent, size, reduce), boxes,
-                       feature_maps)
+        return _unfold(
+            _align_adaptively(_Maps.of(feature_maps, levels), start, extent, size, reduce),
+            boxes,
+            feature_maps,
+        )
     # Row k of a box's samples lies k + .5 of `samples` equal parts of a bin below its upper edge.
     grid = tuple(samples * side for side in size)
     if has_fused_kernels(fused):
         import tensorflow as tf
+
         step = extent / ops.convert_to_tensor(grid, "float32")
-        ends = ops.concatenate([start + .5 * step, start + extent - .5 * step], axis=-1)
+        ends = ops.concatenate([start + 0.5 * step, start + extent - 0.5 * step], axis=-1)
 
         def pool(maps, ends, images):
             # One more row on each side repeats the edge; beyond it the kernel's samples are 0.
             padded = tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
             last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
-            sampled = crop_and_resize(padded, (ends + 1.) / tf.concat([last, last], 0), images, grid, True)
+            sampled = crop_and_resize(
+                padded, (ends + 1.0) / tf.concat([last, last], 0), images, grid, True
+            )
             return _reduce_bins(sampled, samples, reduce)
-        return _level_by_level(feature_maps, ops.reshape(ends, ops.shape(boxes)), levels, size, pool)
+
+        return _level_by_level(
+            feature_maps, ops.reshape(ends, ops.shape(boxes)), levels, size, pool
+        )
     maps = _Maps.of(feature_maps, levels)
-    at = [start[:, axis, None] + (ops.arange(grid[axis], dtype="float32") + .5) * (extent[:, axis, None] / grid[axis])
-          for axis in (0, 1)]
-    return _unfold(_reduce_bins(_bilinear(maps, *at, reach=1.), samples, reduce), boxes, feature_maps)
+    at = [
+        start[:, axis, None]
+        + (ops.arange(grid[axis], dtype="float32") + 0.5) * (extent[:, axis, None] / grid[axis])
+        for axis in (0, 1)
+    ]
+    return _unfold(
+        _reduce_bins(_bilinear(maps, *at, reach=1.0), samples, reduce), boxes, feature_maps
+    )
 
 
 def roi_pool(feature_maps, boxes, levels, size):
-    """RoIPool (Girshick 2015): the box and its bins are rounded to whole cells; the largest value of each bin.
+    """RoIPool (Girshick 2015): the box and its bins are rounded to whole cells; the largest value
+    of each bin.
 
     Args:
         feature_maps, boxes, levels, size: as for `roi_align`.
@@ -298,28 +371,37 @@ def roi_pool(feature_maps, boxes, levels, size):
         [B, N, height, width, C]; 0 where a bin has no cell of the map.
     """
     maps = _Maps.of(feature_maps, levels)
-    rows = ops.floor(ops.reshape(boxes, (-1, 4)) + .5)
+    rows = ops.floor(ops.reshape(boxes, (-1, 4)) + 0.5)
     lows, highs = [], []
     for axis, length in ((0, maps.height), (1, maps.width)):
         # In whole numbers, as floor(i * extent / bins) in floats is one short now and then.
         start, cells = ops.cast(rows[:, axis], "int32"), size[axis]
         extent = ops.maximum(ops.cast(rows[:, axis + 2], "int32") - start + 1, 1)[:, None]
         bins = ops.arange(cells, dtype="int32")[None]
-        for ends, edge in ((lows, bins * extent // cells), (highs, -(-(bins + 1) * extent // cells))):
+        for ends, edge in (
+            (lows, bins * extent // cells),
+            (highs, -(-(bins + 1) * extent // cells)),
+        ):
             ends.append(ops.clip(start[:, None] + edge, 0, length[:, None]))
-    most = [ops.max(ops.concatenate([ops.reshape(high - low, (-1,)), ops.ones((1,), "int32")]))
-            for low, high in zip(lows, highs)]
+    most = [
+        ops.max(ops.concatenate([ops.reshape(high - low, (-1,)), ops.ones((1,), "int32")]))
+        for low, high in zip(lows, highs)
+    ]
     channels = feature_maps[0].shape[-1]
     features = ops.stop_gradient(maps.flat)
 
-    # Cell by cell, all bins at once: which cell is the largest. The values are then read with one gather,
-    # the only part that has a gradient.
+    # Cell by cell, all bins at once: which cell is the largest. The values are then read with one
+    # gather, the only part that has a gradient.
     def step(i, best, value):
         y, x = lows[0] + i // most[1], lows[1] + i % most[1]
         inside = ops.logical_and((y < highs[0])[:, :, None], (x < highs[1])[:, None, :])
-        rows = maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
+        rows = (
+            maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
+        )
         rows = ops.where(inside, rows, 0)
-        here = ops.where(inside[..., None], ops.cast(ops.take(features, rows, axis=0), "float32"), -float("inf"))
+        here = ops.where(
+            inside[..., None], ops.cast(ops.take(features, rows, axis=0), "float32"), -float("inf")
+        )
         larger = here > value
         return i + 1, ops.where(larger, rows[..., None], best), ops.where(larger, here, value)
 
@@ -328,7 +410,9 @@ def roi_pool(feature_maps, boxes, levels, size):
     _, best, value = ops.while_loop(lambda i, *_: i < most[0] * most[1], step, (0, best, value))
     flat_index = best * channels + ops.arange(channels, dtype="int32")
     pooled = ops.take(ops.reshape(maps.flat, (-1,)), flat_index)
-    return _unfold(ops.where(value > -float("inf"), pooled, ops.zeros_like(pooled)), boxes, feature_maps)
+    return _unfold(
+        ops.where(value > -float("inf"), pooled, ops.zeros_like(pooled)), boxes, feature_maps
+    )
 
 
 class _Maps:
@@ -345,7 +429,12 @@ class _Maps:
         """Images [B, H, W, C] alone; box_indices: [N], the image of each box."""
         _, height, width, channels = ops.shape(images)
         ones = ops.ones_like(box_indices)
-        return cls(ops.reshape(images, (-1, channels)), box_indices * (height * width), ones * height, ones * width)
+        return cls(
+            ops.reshape(images, (-1, channels)),
+            box_indices * (height * width),
+            ones * height,
+            ones * width,
+        )
 
     @classmethod
     def of(cls, feature_maps, levels):
@@ -369,18 +458,27 @@ class _Maps:
 def _image_of(levels):
     """Which image each of the boxes [B, N] belongs to, [B * N] int32."""
     batch, count = ops.shape(levels)
-    return ops.reshape(ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, count)), (-1,))
+    return ops.reshape(
+        ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, count)), (-1,)
+    )
 
 
 def _unfold(pooled, boxes, feature_maps):
     """[B * N, h, w, C] to [B, N, h, w, C]."""
-    return ops.reshape(pooled, (*ops.shape(boxes)[:2], *pooled.shape[1:3], feature_maps[0].shape[-1]))
+    return ops.reshape(
+        pooled, (*ops.shape(boxes)[:2], *pooled.shape[1:3], feature_maps[0].shape[-1])
+    )
 
 
 def _level_by_level(feature_maps, boxes, levels, size, pool):
     """Pools the boxes of each level by pool(map, boxes [n, 4], images [n]). TensorFlow only."""
     import tensorflow as tf
-    images, levels, rows = _image_of(levels), ops.reshape(levels, (-1,)), ops.reshape(boxes, (-1, 4))
+
+    images, levels, rows = (
+        _image_of(levels),
+        ops.reshape(levels, (-1,)),
+        ops.reshape(boxes, (-1, 4)),
+    )
     if len(feature_maps) == 1:
         return _unfold(pool(feature_maps[0], rows, images), boxes, feature_maps)
     places, crops = [], []
@@ -396,19 +494,25 @@ def _level_by_level(feature_maps, boxes, levels, size, pool):
 
 
 def _corner_samples(maps, boxes, size):
-    """Where `crop_and_resize` reads: y [N, height], x [N, width] in cells. boxes: [N, 4] normalised."""
+    """Where `crop_and_resize` reads: y [N, height], x [N, width] in cells. boxes: [N, 4]
+    normalised."""
+
     def axis(low, high, length, cells):
         last = ops.cast(length - 1, "float32")[:, None]
         if cells == 1:
-            return .5 * (low + high)[:, None] * last
+            return 0.5 * (low + high)[:, None] * last
         step = ops.arange(cells, dtype="float32") / (cells - 1)
         return low[:, None] * last + step * ((high - low)[:, None] * last)
-    return (axis(boxes[:, 0], boxes[:, 2], maps.height, size[0]),
-            axis(boxes[:, 1], boxes[:, 3], maps.width, size[1]))
+
+    return (
+        axis(boxes[:, 0], boxes[:, 2], maps.height, size[0]),
+        axis(boxes[:, 1], boxes[:, 3], maps.width, size[1]),
+    )
 
 
 def cell_patches(feature_maps, cells):
-    """The 3x3 neighbourhoods of cells, zeros outside the map: what a "same" 3x3 convolution sees there.
+    """The 3x3 neighbourhoods of cells, zeros outside the map: what a "same" 3x3 convolution sees
+    there.
 
     Args:
         feature_maps: list of maps [B, H, W, C].
@@ -418,30 +522,44 @@ def cell_patches(feature_maps, cells):
         [B, N, 9 * C], rows and columns of the patch in order.
     """
     batch, channels = ops.shape(cells)[0], feature_maps[0].shape[-1]
-    flat = ops.concatenate([ops.reshape(maps, (batch, -1, channels)) for maps in feature_maps], axis=1)
+    flat = ops.concatenate(
+        [ops.reshape(maps, (batch, -1, channels)) for maps in feature_maps], axis=1
+    )
     total = ops.shape(flat)[1]
-    start, first, height, width = 0, ops.zeros_like(cells), ops.zeros_like(cells), ops.zeros_like(cells)
+    start, first, height, width = (
+        0,
+        ops.zeros_like(cells),
+        ops.zeros_like(cells),
+        ops.zeros_like(cells),
+    )
     for maps in feature_maps:
         _, h, w, _ = ops.shape(maps)
         here = cells >= start
-        first, height, width = (ops.where(here, ops.cast(new, "int32"), old)
-                                for new, old in ((start, first), (h, height), (w, width)))
+        first, height, width = (
+            ops.where(here, ops.cast(new, "int32"), old)
+            for new, old in ((start, first), (h, height), (w, width))
+        )
         start = start + h * w
     shift = ops.arange(3, dtype="int32") - 1
-    y = ((cells - first) // width)[..., None, None] + shift[:, None]       # [B, N, 3, 1]
-    x = ((cells - first) % width)[..., None, None] + shift                 # [B, N, 1, 3]
-    inside = ops.logical_and(ops.logical_and(y >= 0, y < height[..., None, None]),
-                             ops.logical_and(x >= 0, x < width[..., None, None]))
+    y = ((cells - first) // width)[..., None, None] + shift[:, None]  # [B, N, 3, 1]
+    x = ((cells - first) % width)[..., None, None] + shift  # [B, N, 1, 3]
+    inside = ops.logical_and(
+        ops.logical_and(y >= 0, y < height[..., None, None]),
+        ops.logical_and(x >= 0, x < width[..., None, None]),
+    )
     rows = first[..., None, None] + y * width[..., None, None] + x
-    rows = ops.where(inside, rows, 0) + ops.arange(batch, dtype="int32")[:, None, None, None] * total
+    rows = (
+        ops.where(inside, rows, 0) + ops.arange(batch, dtype="int32")[:, None, None, None] * total
+    )
     patches = ops.take(ops.reshape(flat, (-1, channels)), ops.reshape(rows, (-1,)), axis=0)
     patches = ops.reshape(patches, (batch, ops.shape(cells)[1], 9, channels))
     patches = ops.where(ops.reshape(inside, (batch, -1, 9, 1)), patches, ops.zeros_like(patches))
     return ops.reshape(patches, (batch, -1, 9 * channels))
 
 
-def _neighbours(at, length, reach=0.):
-    """The cells around each place of one axis, how far it is past the first, and whether it is inside.
+def _neighbours(at, length, reach=0.0):
+    """The cells around each place of one axis, how far it is past the first, and whether it is
+    inside.
 
     Args:
         at: [N, n], in cells.
@@ -450,12 +568,17 @@ def _neighbours(at, length, reach=0.):
     """
     last = ops.cast(length - 1, "float32")[:, None]
     inside = ops.logical_and(at >= -reach, at <= last + reach)
-    at = ops.where(inside, ops.clip(at, 0., last) if reach else at, 0.)
+    at = ops.where(inside, ops.clip(at, 0.0, last) if reach else at, 0.0)
     below = ops.floor(at)
-    return ops.cast(below, "int32"), ops.cast(ops.minimum(below + 1, last), "int32"), at - below, inside
+    return (
+        ops.cast(below, "int32"),
+        ops.cast(ops.minimum(below + 1, last), "int32"),
+        at - below,
+        inside,
+    )
 
 
-def _bilinear(maps, at_y, at_x, reach=0.):
+def _bilinear(maps, at_y, at_x, reach=0.0):
     """Values between cells.
 
     Args:
@@ -469,15 +592,17 @@ def _bilinear(maps, at_y, at_x, reach=0.):
     x0, x1, dx, x_inside = _neighbours(at_x, maps.width, reach)
 
     def corner(y, x):
-        index = maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
-        return ops.take(maps.flat, index, axis=0)                          # [N, h, w, C]
+        index = (
+            maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
+        )
+        return ops.take(maps.flat, index, axis=0)  # [N, h, w, C]
 
     dy = ops.cast(dy, maps.flat.dtype)[:, :, None, None]
     dx = ops.cast(dx, maps.flat.dtype)[:, None, :, None]
     top = corner(y0, x0) * (1 - dx) + corner(y0, x1) * dx
     bottom = corner(y1, x0) * (1 - dx) + corner(y1, x1) * dx
     inside = ops.logical_and(y_inside[:, :, None], x_inside[:, None, :])[..., None]
-    return ops.where(inside, top * (1 - dy) + bottom * dy, 0.)
+    return ops.where(inside, top * (1 - dy) + bottom * dy, 0.0)
 
 
 def _reduce_bins(sampled, samples, reduce):
@@ -486,34 +611,51 @@ def _reduce_bins(sampled, samples, reduce):
         return sampled
     if reduce == "average":
         return ops.average_pool(sampled, samples, samples, "valid", "channels_last")
-    # Not by `max_pool`: with its gradient in the graph, TensorFlow's oneDNN kernels end the process.
-    return ops.max(ops.stack([sampled[:, y::samples, x::samples] for y in range(samples) for x in range(samples)]), axis=0)
+    # Not by `max_pool`: with its gradient in the graph, TensorFlow's oneDNN kernels end the
+    # process.
+    return ops.max(
+        ops.stack(
+            [sampled[:, y::samples, x::samples] for y in range(samples) for x in range(samples)]
+        ),
+        axis=0,
+    )
 
 
 def _align_adaptively(maps, start, extent, size, reduce):
-    """`roi_align` with as many samples as a bin has cells; the k-th of each bin, all bins at once."""
+    """`roi_align` with as many samples as a bin has cells; the k-th of each bin, all bins at
+    once."""
     bins = ops.convert_to_tensor(size, "float32")
-    counts = ops.maximum(ops.ceil(extent / bins), 0.)                      # [N, 2]
-    most = [ops.max(ops.concatenate([ops.cast(counts[:, axis], "int32"), ops.zeros((1,), "int32")])) for axis in (0, 1)]
-    step = extent / bins / ops.maximum(counts, 1.)
+    counts = ops.maximum(ops.ceil(extent / bins), 0.0)  # [N, 2]
+    most = [
+        ops.max(ops.concatenate([ops.cast(counts[:, axis], "int32"), ops.zeros((1,), "int32")]))
+        for axis in (0, 1)
+    ]
+    step = extent / bins / ops.maximum(counts, 1.0)
 
     def sample(axis, k):
         k = ops.cast(k, "float32")
-        at = start[:, axis, None] + ops.arange(size[axis], dtype="float32") * (extent[:, axis, None] / size[axis])
-        return at + (k + .5) * step[:, axis, None], k < counts[:, axis]
+        at = start[:, axis, None] + ops.arange(size[axis], dtype="float32") * (
+            extent[:, axis, None] / size[axis]
+        )
+        return at + (k + 0.5) * step[:, axis, None], k < counts[:, axis]
 
     def add(i, total):
         (y, there_y), (x, there_x) = sample(0, i // most[1]), sample(1, i % most[1])
         there = ops.logical_and(there_y, there_x)[:, None, None, None]
-        here = ops.cast(_bilinear(maps, y, x, reach=1.), "float32")
-        return i + 1, total + ops.where(there, here, 0.) if average else ops.where(
-            there, ops.maximum(total, here), total)
+        here = ops.cast(_bilinear(maps, y, x, reach=1.0), "float32")
+        return i + 1, (
+            total + ops.where(there, here, 0.0)
+            if average
+            else ops.where(there, ops.maximum(total, here), total)
+        )
 
     average = reduce == "average"
-    total = ops.zeros((ops.shape(start)[0], *size, maps.flat.shape[-1])) - (0. if average else float("inf"))
+    total = ops.zeros((ops.shape(start)[0], *size, maps.flat.shape[-1])) - (
+        0.0 if average else float("inf")
+    )
     _, total = ops.while_loop(lambda i, *_: i < most[0] * most[1], add, (0, total))
     if average:
-        total = total / ops.maximum(ops.prod(counts, axis=1), 1.)[:, None, None, None]
+        total = total / ops.maximum(ops.prod(counts, axis=1), 1.0)[:, None, None, None]
     else:
-        total = ops.where(total > -float("inf"), total, 0.)
+        total = ops.where(total > -float("inf"), total, 0.0)
     return ops.cast(total, maps.flat.dtype)

@@ -1,4 +1,6 @@
-"""matterport's `parallel_model`, for scripts that import it. Training uses `Config.GPU_COUNT` instead."""
+"""matterport's `parallel_model`, for scripts that import it. Training uses `Config.GPU_COUNT`
+instead."""
+
 import contextlib
 
 import keras
@@ -8,15 +10,17 @@ from keras import ops
 class ParallelModel(keras.Model):
     """A model that runs each of `gpu_count` parts of a batch on its own and joins the results.
 
-    `MaskRCNN` does not need it: with `GPU_COUNT` above 1 it trains under `tf.distribute.MirroredStrategy`.
-    On TensorFlow each part is placed on its GPU where there are as many.
+    `MaskRCNN` does not need it: with `GPU_COUNT` above 1 it trains under
+    `tf.distribute.MirroredStrategy`. On TensorFlow each part is placed on its GPU where there are
+    as many.
 
     Args:
         keras_model: a functional model with a batch axis first in all inputs; outputs without axes
             (losses) become the mean over the parts.
         gpu_count: number of parts; it divides the batch.
 
-    Attributes the wrapper lacks are those of the inner model, so that names, weights and files are too.
+    Attributes the wrapper lacks are those of the inner model, so that names, weights and files are
+    too.
     """
 
     def __init__(self, keras_model, gpu_count):
@@ -26,7 +30,15 @@ class ParallelModel(keras.Model):
         self.inner_model, self.gpu_count = keras_model, gpu_count
 
     def __getattribute__(self, attrname):
-        if attrname in ("load_weights", "save_weights", "get_layer", "summary", "layers", "inputs", "outputs"):
+        if attrname in (
+            "load_weights",
+            "save_weights",
+            "get_layer",
+            "summary",
+            "layers",
+            "inputs",
+            "outputs",
+        ):
             inner = super().__getattribute__("__dict__").get("inner_model")
             if inner is not None:
                 return getattr(inner, attrname)
@@ -44,14 +56,22 @@ class ParallelModel(keras.Model):
         """Runs the parts; ValueError for a batch that gpu_count does not divide."""
         batch = inputs[0].shape[0]
         if batch is not None and batch % self.gpu_count:
-            raise ValueError(f"gpu_count {self.gpu_count} divides the batch. Received: a batch of {batch}")
+            raise ValueError(
+                f"gpu_count {self.gpu_count} divides the batch. Received: a batch of {batch}"
+            )
         parts = [function(inputs) for function in self.make_parallel()]
-        return [ops.mean(ops.stack(outputs), axis=0) if len(outputs[0].shape) == 0 else ops.concatenate(outputs, axis=0)
-                for outputs in zip(*parts)]
+        return [
+            (
+                ops.mean(ops.stack(outputs), axis=0)
+                if len(outputs[0].shape) == 0
+                else ops.concatenate(outputs, axis=0)
+            )
+            for outputs in zip(*parts)
+        ]
 
     def _run(self, part, inputs):
         size = ops.shape(inputs[0])[0] // self.gpu_count
-        inputs = [x[part * size:(part + 1) * size] for x in inputs]
+        inputs = [x[part * size : (part + 1) * size] for x in inputs]
         with _device(part, self.gpu_count):
             outputs = self.inner_model(inputs)
         return outputs if isinstance(outputs, (list, tuple)) else [outputs]
@@ -60,6 +80,7 @@ class ParallelModel(keras.Model):
 def _device(part, count):
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
+
         gpus = tf.config.list_logical_devices("GPU")
         if len(gpus) >= count:
             return tf.device(gpus[part].name)

@@ -1,4 +1,5 @@
-"""Looking inside: every stage of one image as plain numpy, and matterport's `run_graph` and `ancestor`.
+"""Looking inside: every stage of one image as plain numpy, and matterport's `run_graph` and
+`ancestor`.
 
     stages = model.trace(image)
     stages.proposals                # [P, (y1, x1, y2, x2)] in pixels
@@ -6,14 +7,14 @@
 
 `trace` needs no names of tensors; `run_graph` takes those that notebooks of 2018 ask for.
 """
+
 import dataclasses
 import re
 from collections import OrderedDict
 
 import keras
 import numpy as np
-from keras import layers as KL
-from keras import ops
+from keras import layers as KL, ops
 
 from mrcnn import data, utils
 
@@ -22,27 +23,30 @@ from mrcnn import data, utils
 class Trace:
     """What became of one image, stage by stage, in numpy.
 
-    All boxes are (y1, x1, y2, x2) float32 in pixels of `image`; y2, x2 lie outside the box. A level is
-    the base-2 logarithm of a map's stride: P2 has stride 4. A anchors, T best of them, P proposals,
-    K classes, D detections.
+    All boxes are (y1, x1, y2, x2) float32 in pixels of `image`; y2, x2 lie outside the box. A level
+    is the base-2 logarithm of a map's stride: P2 has stride 4. A anchors, T best of them, P
+    proposals, K classes, D detections.
 
     Attributes:
-        image: [H, W, C] as the network saw it, padding included, before the mean was subtracted; uint8.
+        image: [H, W, C] as the network saw it, padding included, before the mean was subtracted;
+            uint8.
         window: (y1, x1, y2, x2) of the original image in it.
         anchors: [A, 4]; anchor_levels: [A] int.
-        rpn_scores: [A] probability of an object; rpn_deltas: [A, (dy, dx, log dh, log dw)] as the RPN gives
-            them, divided by RPN_BBOX_STD_DEV.
+        rpn_scores: [A] probability of an object; rpn_deltas: [A, (dy, dx, log dh, log dw)] as the
+            RPN gives them, divided by RPN_BBOX_STD_DEV.
         top: [T] int, the anchors that are refined, best first.
         refined, clipped: [T, 4], those anchors moved by their deltas; then cut at the image's edge.
         nms_kept: [P] int into `top`, what non-maximum suppression left.
-        proposals: [P, 4]; proposal_scores: [P]; roi_levels: [P] int, the map that the box head reads.
+        proposals: [P, 4]; proposal_scores: [P]; roi_levels: [P] int, the map that the box head
+            reads.
         probs: [P, K] class probabilities; deltas: [P, K, 4] as the box head gives them.
         class_ids, scores: [P] the best class of each proposal and its probability.
-        refined_rois: [P, 4] proposals moved by the deltas of their best class and cut at the window.
+        refined_rois: [P, 4] proposals moved by the deltas of their best class and cut at the
+            window.
         kept: [D] int, the proposal that each detection comes from, best detection first.
         boxes: [D, 4]; detected_ids: [D] int; detection_scores: [D].
-        masks: [D, h, w] of the detected class, probabilities; all_masks: [D, h, w, K]; pasted: [H, W, D] bool.
-            None for a model without masks.
+        masks: [D, h, w] of the detected class, probabilities; all_masks: [D, h, w, K]; pasted: [H,
+            W, D] bool. None for a model without masks.
         result: the detections in the original image's pixels, as `MaskRCNN.detect` gives them.
         activations: {layer's name: array without the batch axis} of the layers that were asked for.
     """
@@ -77,9 +81,13 @@ class Trace:
 
     def counts(self):
         """[(stage, how many)] from anchors to detections."""
-        return [("anchors", len(self.anchors)), ("best anchors", len(self.top)),
-                ("after non-maximum suppression", len(self.proposals)),
-                ("best class is an object", int((self.class_ids > 0).sum())), ("detections", len(self.boxes))]
+        return [
+            ("anchors", len(self.anchors)),
+            ("best anchors", len(self.top)),
+            ("after non-maximum suppression", len(self.proposals)),
+            ("best class is an object", int((self.class_ids > 0).sum())),
+            ("detections", len(self.boxes)),
+        ]
 
 
 def to_pixels(boxes, shape, frame="centers"):
@@ -106,11 +114,15 @@ def trace(model, image, activations=()):
     names += ["mrcnn_mask"] if config.USE_MASK else []
     roi, frame = network.get_layer("ROI"), config.BOX_FRAME
     fed = [(f"ROI input {i}", tensor) for i, tensor in enumerate(roi.input)]
-    values = run_graph(model, molded, [*((name, None) for name in [*names, *activations]), *fed], metas)
+    values = run_graph(
+        model, molded, [*((name, None) for name in [*names, *activations]), *fed], metas
+    )
     rpn_class, rpn_bbox = values["rpn_class"], values["rpn_bbox"]
 
-    stages = {name: ops.convert_to_numpy(x)[0] for name, x in
-              roi.stages([ops.convert_to_tensor(values[name]) for name, _ in fed]).items()}
+    stages = {
+        name: ops.convert_to_numpy(x)[0]
+        for name, x in roi.stages([ops.convert_to_tensor(values[name]) for name, _ in fed]).items()
+    }
     valid = stages["valid"]
     kept = stages["rpn_non_max_suppression"][valid]
     proposals = stages["refined_anchors_clipped"][kept]
@@ -128,26 +140,51 @@ def trace(model, image, activations=()):
     boxes = to_pixels(detections[:, :4], shape, frame)
     masks = all_masks = pasted = None
     if config.USE_MASK:
-        all_masks = values["mrcnn_mask"][0, :len(detections)]
+        all_masks = values["mrcnn_mask"][0, : len(detections)]
         # A head that is blind to the class has one mask for all.
-        masks = (all_masks[np.arange(len(detections)), :, :, detected_ids] if all_masks.shape[-1] > 1
-                 else all_masks[..., 0])
+        masks = (
+            all_masks[np.arange(len(detections)), :, :, detected_ids]
+            if all_masks.shape[-1] > 1
+            else all_masks[..., 0]
+        )
         padded = config.MASK_PASTE == "padded"
-        pasted = utils.unmold_masks(masks, boxes if padded else np.around(boxes).astype(int), shape, padded=padded)
-    found = model.unmold_detections(values["mrcnn_detection"][0], masks, np.shape(image), shape, window)
+        pasted = utils.unmold_masks(
+            masks, boxes if padded else np.around(boxes).astype(int), shape, padded=padded
+        )
+    found = model.unmold_detections(
+        values["mrcnn_detection"][0], masks, np.shape(image), shape, window
+    )
     return Trace(
-        image=np.clip(np.round(molded[0] * config.STD_PIXEL + config.MEAN_PIXEL), 0, 255).astype(np.uint8),
+        image=np.clip(np.round(molded[0] * config.STD_PIXEL + config.MEAN_PIXEL), 0, 255).astype(
+            np.uint8
+        ),
         window=window,
-        anchors=to_pixels(anchors, shape, frame), anchor_levels=anchor_levels, rpn_scores=rpn_scores,
-        rpn_deltas=rpn_bbox[0], top=top, refined=to_pixels(stages["refined_anchors"], shape, frame),
-        clipped=to_pixels(stages["refined_anchors_clipped"], shape, frame), nms_kept=kept,
-        proposals=to_pixels(proposals, shape, frame), proposal_scores=rpn_scores[top][kept],
-        roi_levels=_roi_levels(network, config, proposals, shape), probs=probs, deltas=deltas, class_ids=class_ids,
-        scores=probs.max(axis=1, initial=0), refined_rois=to_pixels(refined_rois, shape, frame),
-        kept=_sources(config, detections, proposals, probs, deltas, normal_window), boxes=boxes,
-        detected_ids=detected_ids, detection_scores=detection_scores, masks=masks, all_masks=all_masks, pasted=pasted,
+        anchors=to_pixels(anchors, shape, frame),
+        anchor_levels=anchor_levels,
+        rpn_scores=rpn_scores,
+        rpn_deltas=rpn_bbox[0],
+        top=top,
+        refined=to_pixels(stages["refined_anchors"], shape, frame),
+        clipped=to_pixels(stages["refined_anchors_clipped"], shape, frame),
+        nms_kept=kept,
+        proposals=to_pixels(proposals, shape, frame),
+        proposal_scores=rpn_scores[top][kept],
+        roi_levels=_roi_levels(network, config, proposals, shape),
+        probs=probs,
+        deltas=deltas,
+        class_ids=class_ids,
+        scores=probs.max(axis=1, initial=0),
+        refined_rois=to_pixels(refined_rois, shape, frame),
+        kept=_sources(config, detections, proposals, probs, deltas, normal_window),
+        boxes=boxes,
+        detected_ids=detected_ids,
+        detection_scores=detection_scores,
+        masks=masks,
+        all_masks=all_masks,
+        pasted=pasted,
         result=dict(zip(("rois", "class_ids", "scores", "masks"), found)),
-        activations={name: values[name][0] for name in activations})
+        activations={name: values[name][0] for name in activations},
+    )
 
 
 def _rows_of(rows, table):
@@ -158,31 +195,45 @@ def _rows_of(rows, table):
 
 def _anchor_levels(config, shape, count):
     strides = np.atleast_1d(config.BACKBONE_STRIDES)
-    cells = [int(np.prod(-(-np.asarray(size) // config.RPN_ANCHOR_STRIDE)))
-             for size in data.compute_backbone_shapes(config, shape)]
+    cells = [
+        int(np.prod(-(-np.asarray(size) // config.RPN_ANCHOR_STRIDE)))
+        for size in data.compute_backbone_shapes(config, shape)
+    ]
     per_cell = count // sum(cells)
     return np.repeat(np.round(np.log2(strides)).astype(int), np.multiply(cells, per_cell))
 
 
 def _roi_levels(network, config, proposals, shape):
-    """[P] int: the level that each proposal (normalised) is read from; all one where there is one map."""
+    """[P] int: the level that each proposal (normalised) is read from; all one where there is one
+    map."""
     layer = network.get_layer("roi_align_classifier")
     if len(layer.input) == 3:
-        return np.full(len(proposals), int(np.round(np.log2(np.atleast_1d(config.BACKBONE_STRIDES)[0]))))
-    return np.asarray(ops.convert_to_numpy(layer.levels(ops.convert_to_tensor(proposals[None]),
-                                                        ops.convert_to_tensor([shape]), layer.level)))[0]
+        return np.full(
+            len(proposals), int(np.round(np.log2(np.atleast_1d(config.BACKBONE_STRIDES)[0])))
+        )
+    return np.asarray(
+        ops.convert_to_numpy(
+            layer.levels(
+                ops.convert_to_tensor(proposals[None]), ops.convert_to_tensor([shape]), layer.level
+            )
+        )
+    )[0]
 
 
 def _refine(config, rois, deltas, class_ids, window):
-    """RoIs [P, 4] normalised, moved by the deltas [P, K, 4] of the given classes and cut at the window."""
+    """RoIs [P, 4] normalised, moved by the deltas [P, K, 4] of the given classes and cut at the
+    window."""
     # Deltas that are the same for every class have one entry.
     own = deltas[np.arange(len(rois)), class_ids if deltas.shape[1] > 1 else 0]
-    boxes = utils._apply_deltas(rois, own * np.asarray(config.BBOX_STD_DEV, np.float32), np, config.BBOX_LOG_SIZE_LIMIT)
+    boxes = utils._apply_deltas(
+        rois, own * np.asarray(config.BBOX_STD_DEV, np.float32), np, config.BBOX_LOG_SIZE_LIMIT
+    )
     return np.clip(boxes, np.tile(window[:2], 2), np.tile(window[2:], 2)).astype(np.float32)
 
 
 def _sources(config, detections, rois, probs, deltas, window):
-    """[D] int: the RoI that each detection comes from, the one whose box and score for that class are equal."""
+    """[D] int: the RoI that each detection comes from, the one whose box and score for that class
+    are equal."""
     found = np.zeros(len(detections), int)
     for i, (*box, class_id, score) in enumerate(detections):
         class_id = int(class_id)
@@ -191,7 +242,7 @@ def _sources(config, detections, rois, probs, deltas, window):
     return found
 
 
-# ---- matterport's way --------------------------------------------------------------------------------
+# ---- matterport's way ----------------------------------------------------------------------------
 
 STAGES = "pre_nms_anchors", "refined_anchors_clipped", "refined_anchors", "rpn_non_max_suppression"
 
@@ -218,7 +269,9 @@ def _proposal_stage(model, name):
     roi = model.keras_model.get_layer("ROI")
     if name not in model._stages:
         pick = KL.Lambda(lambda inputs: roi.stages(inputs)[name])
-        model._stages[name] = pick(roi.input)[0] if name == "rpn_non_max_suppression" else pick(roi.input)
+        model._stages[name] = (
+            pick(roi.input)[0] if name == "rpn_non_max_suppression" else pick(roi.input)
+        )
     return model._stages[name]
 
 
@@ -242,7 +295,9 @@ def run_graph(model, images, outputs, image_metas=None):
         model._functions[key] = graph
         while len(model._functions) > 16:
             model._functions.popitem(last=False)
-    inputs = [ops.convert_to_tensor(x, "float32") for x in
-              (images, image_metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))]
+    inputs = [
+        ops.convert_to_tensor(x, "float32")
+        for x in (images, image_metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))
+    ]
     arrays = graph(inputs, training=False)
     return OrderedDict((name, ops.convert_to_numpy(x)) for (name, _), x in zip(outputs, arrays))

@@ -1,4 +1,5 @@
 """Training runs: optimizer, schedule, the stream of batches, checkpoints and resuming."""
+
 import collections
 import concurrent.futures
 import contextlib
@@ -28,7 +29,8 @@ class BadLossError(ValueError):
     """A loss became NaN or infinite; the message names the images of the batch."""
 
 
-# ---- Optimizer ---------------------------------------------------------------------------------------
+# ---- Optimizer -----------------------------------------------------------------------------------
+
 
 @keras.saving.register_keras_serializable("mrcnn")
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
@@ -41,7 +43,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         drops: steps from which on the rate is multiplied by `factor` once more.
     """
 
-    def __init__(self, peak, warmup_steps=0, total_steps=None, drops=(), factor=.1):
+    def __init__(self, peak, warmup_steps=0, total_steps=None, drops=(), factor=0.1):
         self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
         self.drops, self.factor = [int(step) for step in drops], factor
 
@@ -49,12 +51,16 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         step = ops.cast(step, "float32")
         rate = ops.ones_like(step)
         if self.total_steps is not None:
-            after = ops.clip((step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 0., 1.)
-            rate = .5 * (1. + ops.cos(math.pi * after))
+            after = ops.clip(
+                (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 0.0, 1.0
+            )
+            rate = 0.5 * (1.0 + ops.cos(math.pi * after))
         for drop in self.drops:
             rate = ops.where(step >= drop, rate * self.factor, rate)
         if self.warmup_steps:
-            rate = ops.where(step < self.warmup_steps, .001 + .999 * step / self.warmup_steps, rate)
+            rate = ops.where(
+                step < self.warmup_steps, 0.001 + 0.999 * step / self.warmup_steps, rate
+            )
         return self.peak * rate
 
     def get_config(self):
@@ -63,24 +69,32 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_schedule(config, learning_rate, total_steps):
-    """The learning rate of a run of so many steps: a number, or a `WarmupSchedule` where the config asks for one."""
+    """The learning rate of a run of so many steps: a number, or a `WarmupSchedule` where the config
+    asks for one."""
     kind = config.LEARNING_RATE_SCHEDULE
     if kind == "constant" and not config.WARMUP_STEPS:
         return learning_rate
-    return WarmupSchedule(learning_rate, config.WARMUP_STEPS, total_steps if kind == "cosine" else None,
-                          config.LEARNING_RATE_STEPS if kind == "step" else (), config.LEARNING_RATE_FACTOR)
+    return WarmupSchedule(
+        learning_rate,
+        config.WARMUP_STEPS,
+        total_steps if kind == "cosine" else None,
+        config.LEARNING_RATE_STEPS if kind == "step" else (),
+        config.LEARNING_RATE_FACTOR,
+    )
 
 
 @keras.saving.register_keras_serializable("mrcnn")
 class SGD(keras.optimizers.SGD):
-    """Keras's SGD by TensorFlow's fused operations: one to update a variable in place of ten, one for a gradient's norm in
-    place of three. The same numbers, a smaller graph, no copies of the variable on the way.
+    """Keras's SGD by TensorFlow's fused operations: one to update a variable in place of ten, one
+    for a gradient's norm in place of three. The same numbers, a smaller graph, no copies of the
+    variable on the way.
     """
 
     def _clip_gradients(self, grads):
         if keras.backend.backend() != "tensorflow" or not self.global_clipnorm:
             return super()._clip_gradients(grads)
         import tensorflow as tf
+
         return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
 
     def update_step(self, gradient, variable, learning_rate):
@@ -88,15 +102,21 @@ class SGD(keras.optimizers.SGD):
             super().update_step(gradient, variable, learning_rate)
             return
         import tensorflow as tf
+
         velocity = self.momentums[self._get_variable_index(variable)].value
         tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle, accum=velocity.handle, lr=tf.cast(learning_rate, variable.dtype),
+            var=variable.handle,
+            accum=velocity.handle,
+            lr=tf.cast(learning_rate, variable.dtype),
             grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
-            momentum=tf.cast(self.momentum, variable.dtype), use_nesterov=self.nesterov)
+            momentum=tf.cast(self.momentum, variable.dtype),
+            use_nesterov=self.nesterov,
+        )
 
 
 def make_optimizer(config, learning_rate, momentum):
-    """The optimizer of a config, gradients clipped by the norm of all together (Keras 2.0's clipnorm).
+    """The optimizer of a config, gradients clipped by the norm of all together (Keras 2.0's
+    clipnorm).
 
     Args:
         learning_rate: a number or a schedule.
@@ -112,17 +132,20 @@ def make_optimizer(config, learning_rate, momentum):
     elif config.OPTIMIZER == "adam":
         optimizer = keras.optimizers.Adam(learning_rate, global_clipnorm=clip, **average)
     else:
-        optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip, **average)
+        optimizer = keras.optimizers.AdamW(
+            learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip, **average
+        )
         optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 
 
 @contextlib.contextmanager
 def averaged(network):
-    """The network with the optimizer's running averages in place of its latest weights, if there are averages.
+    """The network with the optimizer's running averages in place of its latest weights, if there
+    are averages.
 
-    Copied there and back, not swapped by sums as `keras.callbacks.SwapEMAWeights` does, which leaves rounding
-    errors: a run that was looked at ends as one that was not.
+    Copied there and back, not swapped by sums as `keras.callbacks.SwapEMAWeights` does, which
+    leaves rounding errors: a run that was looked at ends as one that was not.
     """
     optimizer = network.optimizer
     if not getattr(optimizer, "use_ema", False):
@@ -148,25 +171,36 @@ def strategy(count):
     if count == 1:
         return None
     if keras.backend.backend() != "tensorflow":
-        logger.warning("GPU_COUNT %d: with the backend %s the batch is not split over devices", count,
-                       keras.backend.backend())
+        logger.warning(
+            "GPU_COUNT %d: with the backend %s the batch is not split over devices",
+            count,
+            keras.backend.backend(),
+        )
         return None
     import tensorflow as tf
+
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     if len(devices) < count:
-        logger.warning("GPU_COUNT is %d and TensorFlow sees %d: the batch is not split over devices", count, len(devices))
+        logger.warning(
+            "GPU_COUNT is %d and TensorFlow sees %d: the batch is not split over devices",
+            count,
+            len(devices),
+        )
         return None
     return _mirrored(tuple(device.name for device in devices[:count]))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _mirrored(devices):
-    # One for each set of devices: two of them number their exchanges alike, and the second model hangs or fails.
+    # One for each set of devices: two of them number their exchanges alike, and the second model
+    # hangs or fails.
     import tensorflow as tf
+
     return tf.distribute.MirroredStrategy(list(devices))
 
 
-# ---- Batches -----------------------------------------------------------------------------------------
+# ---- Batches -------------------------------------------------------------------------------------
+
 
 class BatchStream:
     """The batches of a run in order, made by threads ahead of the step that needs them.
@@ -179,7 +213,7 @@ class BatchStream:
 
     def __init__(self, batches, first=0, workers=2):
         self.batches, self.next_step, self.error = batches, first, None
-        self.ids = collections.OrderedDict()               # step: image ids of the latest steps
+        self.ids = collections.OrderedDict()  # step: image ids of the latest steps
         self._pool = concurrent.futures.ThreadPoolExecutor(workers) if workers else None
         self._ahead = collections.deque()
         self._submitted, self._depth = first, 2 * workers
@@ -190,7 +224,8 @@ class BatchStream:
             yield self.take()
 
     def take(self):
-        """The next batch, `(inputs,)`. What a dataset raises is kept as `error`: Keras wraps it in one of its own."""
+        """The next batch, `(inputs,)`. What a dataset raises is kept as `error`: Keras wraps it in
+        one of its own."""
         try:
             return self._take()
         except Exception as error:
@@ -210,8 +245,18 @@ class BatchStream:
             self.ids.popitem(last=False)
         self.next_step += 1
         # A bool tensor can't be split over devices: masks travel as uint8.
-        return (tuple(x.view(np.uint8) if x.dtype == bool else x.astype("float32") if x.dtype == float else x
-                      for x in inputs),)
+        return (
+            tuple(
+                (
+                    x.view(np.uint8)
+                    if x.dtype == bool
+                    else x.astype("float32")
+                    if x.dtype == float
+                    else x
+                )
+                for x in inputs
+            ),
+        )
 
     def close(self):
         """Stops the threads."""
@@ -220,16 +265,34 @@ class BatchStream:
 
 
 class DataGenerator(keras.utils.PyDataset):
-    """The batches of one pass by index, `(inputs, outputs)` as `data_generator` yields them (the TF2 fork: DataGenerator).
+    """The batches of one pass by index, `(inputs, outputs)` as `data_generator` yields them (the
+    TF2 fork: DataGenerator).
 
     Args: as `data.data_generator`; `workers` and the like go to `keras.utils.PyDataset`.
     """
 
-    def __init__(self, dataset, config, shuffle=True, augmentation=None, random_rois=0, detection_targets=False, *,
-                 seed=0, **kwargs):
+    def __init__(
+        self,
+        dataset,
+        config,
+        shuffle=True,
+        augmentation=None,
+        random_rois=0,
+        detection_targets=False,
+        *,
+        seed=0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
-        self.batches = data.TrainingBatches(dataset, config, shuffle=shuffle, augmentation=augmentation, seed=seed,
-                                            random_rois=random_rois, detection_targets=detection_targets)
+        self.batches = data.TrainingBatches(
+            dataset,
+            config,
+            shuffle=shuffle,
+            augmentation=augmentation,
+            seed=seed,
+            random_rois=random_rois,
+            detection_targets=detection_targets,
+        )
         self.passes = 0
 
     def __len__(self):
@@ -243,10 +306,12 @@ class DataGenerator(keras.utils.PyDataset):
         self.passes += 1
 
 
-# ---- Files of a run ----------------------------------------------------------------------------------
+# ---- Files of a run ------------------------------------------------------------------------------
+
 
 class CheckpointPath(str):
-    """A path that also unpacks and indexes as (folder, file), as `find_last` has returned it at different times."""
+    """A path that also unpacks and indexes as (folder, file), as `find_last` has returned it at
+    different times."""
 
     def _pair(self):
         text = str.__str__(self)
@@ -261,7 +326,9 @@ class CheckpointPath(str):
 
 def parse_checkpoint(path):
     """(folder, epoch) of a checkpoint or of a run's resume file, None for other files."""
-    folder, name = os.path.split(os.path.abspath(str.__str__(path) if isinstance(path, str) else os.fspath(path)))
+    folder, name = os.path.split(
+        os.path.abspath(str.__str__(path) if isinstance(path, str) else os.fspath(path))
+    )
     match = re.fullmatch(r"mask_rcnn_.+_(\d{4,})\.h5", name)
     if match:
         return folder, int(match.group(1))
@@ -278,21 +345,31 @@ def find_last(model_dir, name):
         FileNotFoundError: names the folder and what was looked for.
     """
     name = (name or "mask_rcnn").lower()
-    runs = [entry for entry in (os.listdir(model_dir) if os.path.isdir(model_dir) else [])
-            if re.fullmatch(re.escape(name) + r"\d{8}T\d{4}", entry)]
+    runs = [
+        entry
+        for entry in (os.listdir(model_dir) if os.path.isdir(model_dir) else [])
+        if re.fullmatch(re.escape(name) + r"\d{8}T\d{4}", entry)
+    ]
     for run in sorted(runs, reverse=True):
         folder = os.path.join(model_dir, run)
         pattern = re.compile(rf"mask_rcnn_{re.escape(name)}_(\d{{4,}})\.h5")
-        found = [(int(match.group(1)), file) for file in os.listdir(folder) if (match := pattern.fullmatch(file))]
+        found = [
+            (int(match.group(1)), file)
+            for file in os.listdir(folder)
+            if (match := pattern.fullmatch(file))
+        ]
         if found:
             return CheckpointPath(os.path.join(folder, max(found)[1]))
         resume = os.path.join(folder, f"mask_rcnn_{name}_resume.h5")
         if os.path.exists(resume):
             return CheckpointPath(resume)
-    raise FileNotFoundError(f"No checkpoint mask_rcnn_{name}_*.h5 in a folder {name}<date>T<time> of {model_dir}")
+    raise FileNotFoundError(
+        f"No checkpoint mask_rcnn_{name}_*.h5 in a folder {name}<date>T<time> of {model_dir}"
+    )
 
 
-# ---- Callbacks ---------------------------------------------------------------------------------------
+# ---- Callbacks -----------------------------------------------------------------------------------
+
 
 class StopOnBadLoss(keras.callbacks.Callback):
     """Raises BadLossError with the image ids of the batch when a loss is NaN or infinite."""
@@ -302,11 +379,17 @@ class StopOnBadLoss(keras.callbacks.Callback):
         self.stream, self.step = stream, stream.next_step
 
     def on_train_batch_end(self, batch, logs=None):
-        bad = {name: float(value) for name, value in (logs or {}).items() if not math.isfinite(float(value))}
+        bad = {
+            name: float(value)
+            for name, value in (logs or {}).items()
+            if not math.isfinite(float(value))
+        }
         if bad:
-            raise BadLossError(f"{', '.join(f'{name} is {value}' for name, value in bad.items())} at step {self.step}, "
-                               f"with the images {self.stream.ids.get(self.step)}; training stopped and this step "
-                               "was not saved. Look at these images, or lower the learning rate")
+            raise BadLossError(
+                f"{', '.join(f'{name} is {value}' for name, value in bad.items())} at step"
+                f" {self.step}, with the images {self.stream.ids.get(self.step)}; training stopped"
+                " and this step was not saved. Look at these images, or lower the learning rate"
+            )
         self.step += 1
 
 
@@ -326,7 +409,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def __init__(self, run):
         super().__init__()
-        self.run, self.written, self.cost = run, time.monotonic(), 0.
+        self.run, self.written, self.cost = run, time.monotonic(), 0.0
 
     def on_train_batch_end(self, batch, logs=None):
         self.run.step += 1
@@ -349,24 +432,29 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class EvaluationCallback(keras.callbacks.Callback):
-    """Evaluates every n epochs and after the last one, and logs `val_bbox_mAP` and `val_mask_mAP` (COCO's AP).
+    """Evaluates every n epochs and after the last one, and logs `val_bbox_mAP` and `val_mask_mAP`
+    (COCO's AP).
 
         model.train(..., custom_callbacks=[
             training.EvaluationCallback(model, val_set, every=5),
-            keras.callbacks.ModelCheckpoint("best.weights.h5", "val_mask_mAP", mode="max", save_best_only=True,
+            keras.callbacks.ModelCheckpoint("best.weights.h5", "val_mask_mAP", mode="max",
+            save_best_only=True,
                                             save_weights_only=True)])
 
-    `train` calls it before TensorBoard and the other callbacks of its list, which then find the figures in their
-    `logs`. Epochs without an evaluation repeat the latest figures (without any, Keras's ModelCheckpoint would save
-    them as the best); before the first evaluation there are none.
+    `train` calls it before TensorBoard and the other callbacks of its list, which then find the
+    figures in their `logs`. Epochs without an evaluation repeat the latest figures (without any,
+    Keras's ModelCheckpoint would save them as the best); before the first evaluation there are
+    none.
 
     Args:
         owner: the `MaskRCNN` that is trained.
         dataset: prepared `Dataset`.
         every: epochs from one evaluation to the next.
         limit: images at most, 0 for all.
-        pictures: images whose predictions TensorBoard shows; None for 4, or none where it is not installed.
-        settings: {setting: value} of the config that detects, such as {"DETECTION_MIN_CONFIDENCE": 0.}.
+        pictures: images whose predictions TensorBoard shows; None for 4, or none where it is not
+            installed.
+        settings: {setting: value} of the config that detects, such as {"DETECTION_MIN_CONFIDENCE":
+            0.}.
 
     Attributes:
         evaluation: the latest `evaluate.Evaluation`.
@@ -381,20 +469,31 @@ class EvaluationCallback(keras.callbacks.Callback):
             raise ImportError(f"Pictures need TensorBoard: {TENSORBOARD_HINT}")
         self.owner, self.dataset, self.every, self.limit = owner, dataset, every, limit
         self.pictures = (4 if installed else 0) if pictures is None else pictures
-        self.settings, self.evaluation, self._inference, self._writer = dict(settings or {}), None, None, None
+        self.settings, self.evaluation, self._inference, self._writer = (
+            dict(settings or {}),
+            None,
+            None,
+            None,
+        )
         self._figures = {}
 
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every == 0 or epoch + 1 >= self.params["epochs"]:
-            model, image_ids = self._detector(), self.dataset.image_ids[:self.limit or None]
+            model, image_ids = self._detector(), self.dataset.image_ids[: self.limit or None]
             self.evaluation = evaluate.evaluate(model, self.dataset, image_ids)
             names = {"bbox": "val_bbox_mAP", "segm": "val_mask_mAP"}
-            self._figures = {names[kind]: figures["AP"] for kind, figures in self.evaluation.kinds()}
+            self._figures = {
+                names[kind]: figures["AP"] for kind, figures in self.evaluation.kinds()
+            }
             if self.evaluation.keypoints:
                 self._figures["val_keypoint_mAP"] = self.evaluation.keypoints["AP"]
-            logger.info("epoch %d: %s", epoch + 1, ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items()))
+            logger.info(
+                "epoch %d: %s",
+                epoch + 1,
+                ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items()),
+            )
             if self.pictures:
-                self._show(model, image_ids[:self.pictures], epoch)
+                self._show(model, image_ids[: self.pictures], epoch)
         if logs is not None:
             logs.update(self._figures)
 
@@ -403,7 +502,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         if self._inference is None:
             config = copy.copy(self.owner.config)
             if config.IMAGE_RESIZE_MODE == "crop":
-                config.IMAGE_RESIZE_MODE = "square"             # a random part can't be evaluated
+                config.IMAGE_RESIZE_MODE = "square"  # a random part can't be evaluated
             for name, value in {"GPU_COUNT": 1, **self.settings}.items():
                 setattr(config, name, value)
             self._inference = type(self.owner)("inference", config, self.owner.model_dir)
@@ -416,20 +515,24 @@ class EvaluationCallback(keras.callbacks.Callback):
 
     def _show(self, model, image_ids, epoch):
         import tensorflow as tf
+
         if self._writer is None:
-            self._writer = tf.summary.create_file_writer(os.path.join(self.owner.log_dir, "validation"))
+            self._writer = tf.summary.create_file_writer(
+                os.path.join(self.owner.log_dir, "validation")
+            )
         with self._writer.as_default(step=epoch):
             for image_id in image_ids:
                 try:
                     image = self.dataset.load_image(image_id)
                 except (OSError, ValueError):
-                    continue                                    # the evaluation has said so
+                    continue  # the evaluation has said so
                 painted = media.paint(image, model.detect([image])[0], self.dataset.class_names)
                 tf.summary.image(f"detections/{image_id}", painted[None])
         self._writer.flush()
 
 
-# ---- A run -------------------------------------------------------------------------------------------
+# ---- A run ---------------------------------------------------------------------------------------
+
 
 class Run:
     """One call of `MaskRCNN.train`: takes up an interrupted one of the same plan where it stopped.
@@ -437,8 +540,18 @@ class Run:
     Args: as `MaskRCNN.train`, with `owner` the MaskRCNN and `layer_regex` a regex.
     """
 
-    def __init__(self, owner, train_dataset, val_dataset, learning_rate, epochs, layer_regex, augmentation,
-                 custom_callbacks, no_augmentation_sources):
+    def __init__(
+        self,
+        owner,
+        train_dataset,
+        val_dataset,
+        learning_rate,
+        epochs,
+        layer_regex,
+        augmentation,
+        custom_callbacks,
+        no_augmentation_sources,
+    ):
         self.owner, self.config, self.network = owner, owner.config, owner.keras_model
         self.train_dataset, self.val_dataset = train_dataset, val_dataset
         self.augmentation, self.callbacks = augmentation, list(custom_callbacks or [])
@@ -446,21 +559,33 @@ class Run:
         self.learning_rate, self.epochs, self.layer_regex = learning_rate, epochs, layer_regex
         self.step, self.first_epoch = 0, owner.epoch
         seed = self.config.SEED
-        self.seed = int(np.random.default_rng().integers(2 ** 31)) if seed is None else seed
+        self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
         name = (self.config.NAME or "mask_rcnn").lower()
         self.resume_path = os.path.join(owner.log_dir, f"mask_rcnn_{name}_resume.h5")
 
     def plan(self):
         """What must be equal for a run to go on, as JSON has it."""
-        plan = {"epochs": self.epochs, "layers": self.layer_regex, "learning_rate": float(self.learning_rate),
-                "steps_per_epoch": self.config.STEPS_PER_EPOCH, "batch_size": self.config.BATCH_SIZE,
-                "optimizer": getattr(self.config.OPTIMIZER, "__name__", self.config.OPTIMIZER)}
-        return {**plan, "ema_momentum": self.config.EMA_MOMENTUM} if self.config.EMA_MOMENTUM else plan
+        plan = {
+            "epochs": self.epochs,
+            "layers": self.layer_regex,
+            "learning_rate": float(self.learning_rate),
+            "steps_per_epoch": self.config.STEPS_PER_EPOCH,
+            "batch_size": self.config.BATCH_SIZE,
+            "optimizer": getattr(self.config.OPTIMIZER, "__name__", self.config.OPTIMIZER),
+        }
+        return (
+            {**plan, "ema_momentum": self.config.EMA_MOMENTUM} if self.config.EMA_MOMENTUM else plan
+        )
 
     def save(self):
         """Writes the resume file: weights, optimizer, epoch, step, seed."""
-        state = {"epoch": self.owner.epoch, "step": self.step, "seed": self.seed, "first_epoch": self.first_epoch,
-                 "plan": self.plan()}
+        state = {
+            "epoch": self.owner.epoch,
+            "step": self.step,
+            "seed": self.seed,
+            "first_epoch": self.first_epoch,
+            "plan": self.plan(),
+        }
         with weights.atomic(self.resume_path) as temporary, h5py.File(temporary, "w") as file:
             weights.write_legacy(self.network, file)
             file.attrs["mrcnn_run"] = json.dumps(state)
@@ -469,21 +594,33 @@ class Run:
                 group[f"{i:05d}"] = np.asarray(variable)
 
     def _take_up(self):
-        """The state of an interrupted run of the same plan that this model has the weights of, or None."""
+        """The state of an interrupted run of the same plan that this model has the weights of, or
+        None."""
         try:
             with h5py.File(self.resume_path, "r") as file:
                 state = json.loads(file.attrs["mrcnn_run"])
         except (OSError, KeyError):
             return None
-        return state if state["plan"] == self.plan() and state["epoch"] == self.owner.epoch else None
+        return (
+            state if state["plan"] == self.plan() and state["epoch"] == self.owner.epoch else None
+        )
 
     def fit(self):
         """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
         owner, config = self.owner, self.config
         state = self._take_up()
         if state:
-            self.first_epoch, self.seed, self.step = state["first_epoch"], state["seed"], state["step"]
-            logger.warning("Taking up the run in %s at epoch %d, step %d", owner.log_dir, owner.epoch + 1, self.step)
+            self.first_epoch, self.seed, self.step = (
+                state["first_epoch"],
+                state["seed"],
+                state["step"],
+            )
+            logger.warning(
+                "Taking up the run in %s at epoch %d, step %d",
+                owner.log_dir,
+                owner.epoch + 1,
+                self.step,
+            )
         owner.set_trainable(self.layer_regex)
         total = (self.epochs - self.first_epoch) * config.STEPS_PER_EPOCH
         owner.compile(make_schedule(config, self.learning_rate, total), config.LEARNING_MOMENTUM)
@@ -500,7 +637,8 @@ class Run:
         for last, steps in [*stages, (self.epochs, config.STEPS_PER_EPOCH)]:
             if last > owner.epoch:
                 if history and config.EMA_MOMENTUM:
-                    # `fit` ends with the averages in place of the weights; the run goes on from the latest ones.
+                    # `fit` ends with the averages in place of the weights; the run goes on from the
+                    # latest ones.
                     weights.load(self.network, self.resume_path)
                 history = _join(history, self._fit_stage(last, steps))
         return history
@@ -508,17 +646,30 @@ class Run:
     def _fit_stage(self, last, steps):
         """Trains to the end of epoch `last` in epochs of so many steps."""
         owner, config = self.owner, self.config
-        batches = data.TrainingBatches(self.train_dataset, config, augmentation=self.augmentation, seed=self.seed,
-                                       no_augmentation_sources=self.no_augmentation_sources, jitter=True)
-        stream = BatchStream(batches, owner.epoch * config.STEPS_PER_EPOCH + self.step, config.WORKERS)
+        batches = data.TrainingBatches(
+            self.train_dataset,
+            config,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            no_augmentation_sources=self.no_augmentation_sources,
+            jitter=True,
+        )
+        stream = BatchStream(
+            batches, owner.epoch * config.STEPS_PER_EPOCH + self.step, config.WORKERS
+        )
         streams, validation = [stream], {}
         if self.val_dataset is not None and config.VALIDATION_STEPS:
             checks = data.TrainingBatches(self.val_dataset, config, seed=self.seed)
             streams.append(BatchStream(checks, 0, config.WORKERS))
-            validation = {"validation_data": streams[-1].generator(), "validation_steps": config.VALIDATION_STEPS}
+            validation = {
+                "validation_data": streams[-1].generator(),
+                "validation_steps": config.VALIDATION_STEPS,
+            }
         # Evaluations come first, so that TensorBoard and every other callback find their figures.
         first = [each for each in self.callbacks if isinstance(each, EvaluationCallback)]
-        averages = [AverageInValidation()] if getattr(self.network.optimizer, "use_ema", False) else []
+        averages = (
+            [AverageInValidation()] if getattr(self.network.optimizer, "use_ema", False) else []
+        )
         callbacks = [StopOnBadLoss(stream), Checkpoints(self), *averages, *first]
         if importlib.util.find_spec("tensorboard"):
             callbacks.append(keras.callbacks.TensorBoard(owner.log_dir))
@@ -526,8 +677,15 @@ class Run:
             logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
         callbacks += [each for each in self.callbacks if each not in first]
         try:
-            return self.network.fit(stream.generator(), initial_epoch=owner.epoch, epochs=last, steps_per_epoch=steps,
-                                    callbacks=callbacks, shuffle=False, **validation)
+            return self.network.fit(
+                stream.generator(),
+                initial_epoch=owner.epoch,
+                epochs=last,
+                steps_per_epoch=steps,
+                callbacks=callbacks,
+                shuffle=False,
+                **validation,
+            )
         except Exception as error:
             for each in streams:
                 if each.error is not None:

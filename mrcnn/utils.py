@@ -7,6 +7,7 @@ normalised boxes run from 0 to 1 with the convention of `norm_boxes`. Masks of o
 
 Keras and TensorFlow are not imported, except inside the two functions that work on tensors.
 """
+
 import concurrent.futures
 import logging
 import math
@@ -28,6 +29,7 @@ COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0
 #  Boxes
 ############################################################
 
+
 def extract_bboxes(mask):
     """Tight boxes around masks.
 
@@ -46,29 +48,39 @@ def extract_bboxes(mask):
     if mask.dtype == bool:
         mask = mask.view(np.uint8)
     if mask.dtype.kind in "iu":  # several times faster than any()
-        rows, columns = _or_along_rows(mask) != 0, np.bitwise_or.reduce(mask, axis=0) != 0  # [H, N], [W, N]
+        rows, columns = (
+            _or_along_rows(mask) != 0,
+            np.bitwise_or.reduce(mask, axis=0) != 0,
+        )  # [H, N], [W, N]
     else:
         rows, columns = mask.any(axis=1), mask.any(axis=0)
-    boxes = np.stack([rows.argmax(axis=0),
-                      columns.argmax(axis=0),
-                      height - rows[::-1].argmax(axis=0),
-                      width - columns[::-1].argmax(axis=0)], axis=1)
+    boxes = np.stack(
+        [
+            rows.argmax(axis=0),
+            columns.argmax(axis=0),
+            height - rows[::-1].argmax(axis=0),
+            width - columns[::-1].argmax(axis=0),
+        ],
+        axis=1,
+    )
     boxes[~rows.any(axis=0)] = 0
     return boxes.astype(np.int32)
 
 
 def _or_along_rows(mask):
-    """Bitwise or of each row of integers [H, W, N]: [H, N]. By halves, as many rows at a time as stay in the cache.
+    """Bitwise or of each row of integers [H, W, N]: [H, N]. By halves, as many rows at a time as
+    stay in the cache.
 
-    numpy's reduction of a middle axis goes N numbers at a time: ten masks of 1024 x 1024 took it 13 ms, this 1.6.
+    numpy's reduction of a middle axis goes N numbers at a time: ten masks of 1024 x 1024 took it 13
+    ms, this 1.6.
     """
     height, width, count = mask.shape
     step, parts = max(1, (1 << 20) // (width * count * mask.itemsize)), []
     for start in range(0, height, step):
-        part = mask[start:start + step]
+        part = mask[start : start + step]
         while part.shape[1] > 1:
             half, odd = divmod(part.shape[1], 2)
-            halves = part[:, :half] | part[:, half:2 * half]
+            halves = part[:, :half] | part[:, half : 2 * half]
             if odd:
                 halves[:, 0] |= part[:, -1]
             part = halves
@@ -118,7 +130,8 @@ def compute_overlaps(boxes1, boxes2):
     """IoU of each box with each.
 
     Args:
-        boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], any frame; integers are safe from overflow.
+        boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], any frame; integers are safe from
+            overflow.
 
     Returns:
         [N, M] float64, 0 where a pair has no area; may be a view of [M, N].
@@ -126,7 +139,7 @@ def compute_overlaps(boxes1, boxes2):
     boxes1, boxes2 = _exact(boxes1), _exact(boxes2)
     if len(boxes1) < len(boxes2):
         return compute_overlaps(boxes2, boxes1).T
-    if len(boxes1) * len(boxes2) < 2 ** 14:
+    if len(boxes1) * len(boxes2) < 2**14:
         common = _intersection(boxes1.T[:, :, None], boxes2.T[:, None])
         return _iou(common, _box_area(boxes1)[:, None], _box_area(boxes2)).astype(np.float64)
     blocks = BoxBlocks(boxes1)
@@ -134,11 +147,12 @@ def compute_overlaps(boxes1, boxes2):
     overlaps = np.zeros((len(boxes2), *blocks.area.shape))
     for row, (near, iou) in zip(overlaps, blocks.overlaps(boxes2)):
         row[near] = iou
-    return overlaps.reshape(len(boxes2), -1)[:, :len(boxes1)].T
+    return overlaps.reshape(len(boxes2), -1)[:, : len(boxes1)].T
 
 
 class BoxBlocks:
-    """Many boxes in blocks of neighbours, to find those that overlap one box without looking at all.
+    """Many boxes in blocks of neighbours, to find those that overlap one box without looking at
+    all.
 
     Anchors come row by row, so that a block is a short strip of the image. In any other order the
     answers are the same, only slower.
@@ -154,7 +168,7 @@ class BoxBlocks:
         boxes = _exact(boxes)
         self.count = len(boxes)
         self._edges = np.zeros((4, -(-self.count // self.SIZE), self.SIZE), boxes.dtype)
-        self._edges.reshape(4, -1)[:, :self.count] = boxes.T
+        self._edges.reshape(4, -1)[:, : self.count] = boxes.T
         y1, x1, y2, x2 = self._edges
         self.area = (y2 - y1) * (x2 - x1)
         self._bounds = y1.min(axis=1), x1.min(axis=1), y2.max(axis=1), x2.max(axis=1)
@@ -164,16 +178,20 @@ class BoxBlocks:
         """[K, (y1, x1, y2, x2)] of those numbers."""
         return self._edges.reshape(4, -1)[:, rows].T
 
-    def overlaps(self, boxes, least=0.):
-        """For each box of [M, 4] the blocks [K] that may overlap it, and the IoU [K, SIZE] of their boxes.
+    def overlaps(self, boxes, least=0.0):
+        """For each box of [M, 4] the blocks [K] that may overlap it, and the IoU [K, SIZE] of their
+        boxes.
 
         Args:
             least: blocks whose boxes are too large or too small to reach this IoU are left out.
         """
         (top, left, bottom, right), (smallest, largest) = self._bounds, self._areas
         for box in _exact(boxes):
-            near, area = (top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1]), _box_area(box)
-            if least:                                      # an IoU is at most the smaller area over the larger
+            near, area = (
+                (top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1]),
+                _box_area(box),
+            )
+            if least:  # an IoU is at most the smaller area over the larger
                 near &= np.minimum(largest, area) >= least * (1 - 1e-9) * np.maximum(smallest, area)
             near = np.flatnonzero(near)
             yield near, _iou(_intersection(self._edges[:, near], box), self.area[near], area)
@@ -184,7 +202,8 @@ def non_max_suppression(boxes, scores, threshold):
 
     Args:
         boxes: [N, (y1, x1, y2, x2)], any frame.
-        scores: [N]; of equal scores the higher index is better (in the graph's layers it is the lower).
+        scores: [N]; of equal scores the higher index is better (in the graph's layers it is the
+            lower).
         threshold: IoU from 0 to 1.
 
     Returns:
@@ -192,7 +211,9 @@ def non_max_suppression(boxes, scores, threshold):
     """
     boxes, scores = _exact(boxes), np.asarray(scores)
     if len(boxes) != len(scores):
-        raise ValueError(f"Expected a score for each box. Received: {len(boxes)} boxes, {len(scores)} scores")
+        raise ValueError(
+            f"Expected a score for each box. Received: {len(boxes)} boxes, {len(scores)} scores"
+        )
     if not len(boxes):
         return np.zeros(0, np.int32)
     area = _box_area(boxes)
@@ -265,6 +286,7 @@ def box_refinement(box, gt_box):
 def box_refinement_graph(box, gt_box):
     """`box_refinement` of tensors, on any backend of Keras."""
     from keras import ops
+
     return _box_refinement(ops.cast(box, "float32"), ops.cast(gt_box, "float32"), ops)
 
 
@@ -272,8 +294,10 @@ def _box_frame(shape, frame):
     height, width = shape[:2]
     if frame == "edges":
         return np.array([height, width, height, width], np.float64), np.zeros(4)
-    return (np.array([height - 1, width - 1, height - 1, width - 1], np.float64),
-            np.array([0, 0, 1, 1], np.float64))
+    return (
+        np.array([height - 1, width - 1, height - 1, width - 1], np.float64),
+        np.array([0, 0, 1, 1], np.float64),
+    )
 
 
 def norm_boxes(boxes, shape, frame="centers"):
@@ -320,6 +344,7 @@ def trim_zeros(x):
 #  Anchors
 ############################################################
 
+
 def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride, whole=False):
     """Anchors of one level, in pixels of the image.
 
@@ -340,41 +365,58 @@ def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride, whole
     half = 0.5 * np.stack([side / root, side * root], axis=-1)  # [A, (h, w)]
     half = np.round(half) if whole else half
     step_y, step_x = np.broadcast_to(feature_stride, 2)
-    center = np.stack(np.meshgrid(np.arange(0, shape[0], anchor_stride) * step_y,
-                                  np.arange(0, shape[1], anchor_stride) * step_x,
-                                  indexing="ij"), axis=-1)[:, :, None]  # [rows, columns, 1, 2]
+    center = np.stack(
+        np.meshgrid(
+            np.arange(0, shape[0], anchor_stride) * step_y,
+            np.arange(0, shape[1], anchor_stride) * step_x,
+            indexing="ij",
+        ),
+        axis=-1,
+    )[:, :, None]  # [rows, columns, 1, 2]
     return np.concatenate([center - half, center + half], axis=-1).reshape(-1, 4)
 
 
-def generate_pyramid_anchors(scales, ratios, feature_shapes, feature_strides, anchor_stride, image_shape=None):
+def generate_pyramid_anchors(
+    scales, ratios, feature_shapes, feature_strides, anchor_stride, image_shape=None
+):
     """Anchors of all levels: `generate_anchors` of each, one after the other.
 
     Args:
         scales: one or a tuple of several for each level, pixels.
         feature_shapes: [levels, (height, width)].
         feature_strides: pixels between cells, one for each level.
-        image_shape: (height, width, ...), for whole half sides, and whole quotients of image and map in place
-            of feature_strides (RPN_ANCHOR_ROUNDING).
+        image_shape: (height, width, ...), for whole half sides, and whole quotients of image and
+            map in place of feature_strides (RPN_ANCHOR_ROUNDING).
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, pixels.
     """
     if not len(scales) == len(feature_shapes) == len(feature_strides):
-        raise ValueError("Expected as many anchor scales as feature maps and strides. Received: "
-                         f"{len(scales)} scales, {len(feature_shapes)} maps, {len(feature_strides)} strides")
+        raise ValueError(
+            "Expected as many anchor scales as feature maps and strides. Received: "
+            f"{len(scales)} scales, {len(feature_shapes)} maps, {len(feature_strides)} strides"
+        )
     if image_shape is not None:
-        feature_strides = [(image_shape[0] // shape[0], image_shape[1] // shape[1]) for shape in feature_shapes]
-    return np.concatenate([generate_anchors(scale, ratios, shape, stride, anchor_stride, image_shape is not None)
-                           for scale, shape, stride in zip(scales, feature_shapes, feature_strides)])
+        feature_strides = [
+            (image_shape[0] // shape[0], image_shape[1] // shape[1]) for shape in feature_shapes
+        ]
+    return np.concatenate(
+        [
+            generate_anchors(scale, ratios, shape, stride, anchor_stride, image_shape is not None)
+            for scale, shape, stride in zip(scales, feature_shapes, feature_strides)
+        ]
+    )
 
 
 ############################################################
 #  Datasets
 ############################################################
 
+
 class Dataset:
-    """A registry of classes and images. Subclass it: call `add_class` and `add_image` while loading,
-    override `load_mask` (and `load_image` where images are not files), then call `prepare`.
+    """A registry of classes and images. Subclass it: call `add_class` and `add_image` while
+    loading, override `load_mask` (and `load_image` where images are not files), then call
+    `prepare`.
 
         class CatsAndDogs(Dataset):
             def load_cats(self):
@@ -420,8 +462,10 @@ class Dataset:
         for known in self.class_info:
             if known["source"] == source and known["id"] == class_id:
                 if known["name"] != class_name:
-                    raise ValueError(f"Class {class_id} of source {source!r} is already named "
-                                     f"{known['name']!r}. Received: {class_name!r}")
+                    raise ValueError(
+                        f"Class {class_id} of source {source!r} is already named "
+                        f"{known['name']!r}. Received: {class_name!r}"
+                    )
                 return
         self.class_info.append({"source": source, "id": class_id, "name": class_name})
 
@@ -437,7 +481,8 @@ class Dataset:
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 
     def image_reference(self, image_id):
-        """Where to find the image: its path here; override it with a link or an id of the source."""
+        """Where to find the image: its path here; override it with a link or an id of the
+        source."""
         return self.image_info[image_id]["path"] or ""
 
     def prepare(self, class_map=None):
@@ -447,26 +492,35 @@ class Dataset:
         self.class_names = [info["name"].split(",")[0] for info in self.class_info]
         self.num_images = len(self.image_info)
         self._image_ids = np.arange(self.num_images)
-        self.class_from_source_map = {f"{info['source']}.{info['id']}": index
-                                      for index, info in enumerate(self.class_info)}
-        self.image_from_source_map = {f"{info['source']}.{info['id']}": index
-                                      for index, info in enumerate(self.image_info)}
+        self.class_from_source_map = {
+            f"{info['source']}.{info['id']}": index for index, info in enumerate(self.class_info)
+        }
+        self.image_from_source_map = {
+            f"{info['source']}.{info['id']}": index for index, info in enumerate(self.image_info)
+        }
         self.sources = list(dict.fromkeys(info["source"] for info in self.class_info))
         self.source_class_ids = {
-            source: [index for index, info in enumerate(self.class_info)
-                     if index == 0 or info["source"] == source]
-            for source in self.sources}
+            source: [
+                index
+                for index, info in enumerate(self.class_info)
+                if index == 0 or info["source"] == source
+            ]
+            for source in self.sources
+        }
 
     def map_source_class_id(self, source_class_id):
         """The model's class id of "source.id", such as "coco.17"."""
         return self.class_from_source_map[source_class_id]
 
     def get_source_class_id(self, class_id, source):
-        """The source's own id of the model's class. ValueError if the class is of another source."""
+        """The source's own id of the model's class. ValueError if the class is of another
+        source."""
         info = self.class_info[class_id]
         if info["source"] != source:
-            raise ValueError(f"Class {class_id} ({info['name']}) belongs to source {info['source']!r}. "
-                             f"Received: {source!r}")
+            raise ValueError(
+                f"Class {class_id} ({info['name']}) belongs to source {info['source']!r}. "
+                f"Received: {source!r}"
+            )
         return info["id"]
 
     @property
@@ -505,8 +559,11 @@ class Dataset:
             masks: [H, W, instances] bool.
             class_ids: [instances] int32; negative for crowds.
         """
-        logger.warning("%s has no load_mask: image %s is taken to have no objects",
-                       type(self).__name__, image_id)
+        logger.warning(
+            "%s has no load_mask: image %s is taken to have no objects",
+            type(self).__name__,
+            image_id,
+        )
         info = self.image_info[image_id]
         if "height" in info and "width" in info:
             shape = info["height"], info["width"]
@@ -515,27 +572,31 @@ class Dataset:
         return np.zeros((*shape, 0), bool), np.zeros(0, np.int32)
 
     def load_keypoints(self, image_id):
-        """Keypoints of an image's objects, in the order of `load_mask`; override it (not in matterport).
+        """Keypoints of an image's objects, in the order of `load_mask`; override it (not in
+        matterport).
 
         Returns:
-            [instances, K, (y, x, visibility)] in pixels; visibility 0 for a point that is not labelled, 1 for a
-            hidden one, 2 for a visible one (see `mrcnn.keypoints`).
+            [instances, K, (y, x, visibility)] in pixels; visibility 0 for a point that is not
+            labelled, 1 for a hidden one, 2 for a visible one (see `mrcnn.keypoints`).
 
         Raises:
             NotImplementedError: always, here.
         """
-        raise NotImplementedError(f"{type(self).__name__} has no load_keypoints, which USE_KEYPOINTS needs")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no load_keypoints, which USE_KEYPOINTS needs"
+        )
 
 
 def read_image(path, rotate=True):
     """Reads an image file of any mode that Pillow knows.
 
-    Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought to 8
-    bits, floats of 0..1 to 0..255.
+    Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought to
+    8 bits, floats of 0..1 to 0..255.
 
     Args:
         path: the file.
-        rotate: turn the image as the camera's note (EXIF) says; False gives the pixels as they are stored.
+        rotate: turn the image as the camera's note (EXIF) says; False gives the pixels as they are
+            stored.
 
     Returns:
         [H, W, 3] uint8, RGB.
@@ -544,6 +605,7 @@ def read_image(path, rotate=True):
         OSError, ValueError, SyntaxError: there is no such file, or it is no (whole) image.
     """
     from PIL import Image, ImageOps
+
     with warnings.catch_warnings():
         # A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
         warnings.simplefilter("ignore")
@@ -553,14 +615,18 @@ def read_image(path, rotate=True):
                 try:
                     image = ImageOps.exif_transpose(image)
                 except Exception as error:  # whatever Pillow raises for a broken note
-                    logger.warning("%s: the camera's rotation can't be read and is left out: %s", path, error)
+                    logger.warning(
+                        "%s: the camera's rotation can't be read and is left out: %s", path, error
+                    )
             if image.mode == "I" or image.mode.startswith("I;16"):
                 # Pillow would cut 16-bit values at 255.
                 gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)
                 return np.repeat(gray[:, :, None], 3, axis=2)
             if image.mode == "F":
                 gray = np.nan_to_num(np.asarray(image))
-                gray = (gray * 255 if gray.max(initial=0) <= 1 else gray).clip(0, 255).astype(np.uint8)
+                gray = (
+                    (gray * 255 if gray.max(initial=0) <= 1 else gray).clip(0, 255).astype(np.uint8)
+                )
                 return np.repeat(gray[:, :, None], 3, axis=2)
             return np.array(image.convert("RGB"))
 
@@ -568,6 +634,7 @@ def read_image(path, rotate=True):
 ############################################################
 #  Resizing
 ############################################################
+
 
 def _samples(n_in, n_out):
     """Where bilinear resizing reads along one axis, with half-pixel centres.
@@ -577,7 +644,8 @@ def _samples(n_in, n_out):
         n_out: samples wanted.
 
     Returns:
-        low, high: [(N,) n_out] int, the two neighbours; low_weight, high_weight: their weights, 0 for a
+        low, high: [(N,) n_out] int, the two neighbours; low_weight, high_weight: their weights, 0
+            for a
         neighbour outside: what lies there is 0 (skimage's mode "constant").
     """
     position = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
@@ -600,7 +668,8 @@ def _padded_neighbours(n_in, n_out, start, stop):
 
 
 def _resize_bilinear(image, height, width):
-    """What `resize(..., preserve_range=True)` gives, cut back to the image's dtype, several times faster.
+    """What `resize(..., preserve_range=True)` gives, cut back to the image's dtype, several times
+    faster.
 
     Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
     """
@@ -620,10 +689,14 @@ def _resize_bilinear(image, height, width):
         rows = slice(start, min(start + step, height))
         above = pixels[low_y[rows]] * low_wy[rows, None]
         below = pixels[high_y[rows]] * high_wy[rows, None]
-        block, part = block[:len(above)], part[:len(above)]
+        block, part = block[: len(above)], part[: len(above)]
         np.take(above, low_x, axis=1, out=block, mode="clip")
         block *= low_wx
-        for source, x, weight in ((above, high_x, high_wx), (below, low_x, low_wx), (below, high_x, high_wx)):
+        for source, x, weight in (
+            (above, high_x, high_wx),
+            (below, low_x, low_wx),
+            (below, high_x, high_wx),
+        ):
             np.take(source, x, axis=1, out=part, mode="clip")
             part *= weight
             block += part
@@ -632,23 +705,43 @@ def _resize_bilinear(image, height, width):
     return out
 
 
-def resize(image, output_shape, order=1, mode="constant", cval=0, clip=True, preserve_range=False,
-           anti_aliasing=False, anti_aliasing_sigma=None):
-    """`skimage.transform.resize` with matterport's defaults: bilinear, zeros outside, no antialiasing.
+def resize(
+    image,
+    output_shape,
+    order=1,
+    mode="constant",
+    cval=0,
+    clip=True,
+    preserve_range=False,
+    anti_aliasing=False,
+    anti_aliasing_sigma=None,
+):
+    """`skimage.transform.resize` with matterport's defaults: bilinear, zeros outside, no
+    antialiasing.
 
     A boolean image is taken as 0 and 1: scikit-image refuses to interpolate it.
     """
     from skimage.transform import resize as skimage_resize
+
     image = np.asarray(image)
     if image.dtype == bool and order != 0:
         image = image.astype(np.float64)
-    return skimage_resize(image, output_shape, order=order, mode=mode, cval=cval, clip=clip,
-                          preserve_range=preserve_range, anti_aliasing=anti_aliasing,
-                          anti_aliasing_sigma=anti_aliasing_sigma)
+    return skimage_resize(
+        image,
+        output_shape,
+        order=order,
+        mode=mode,
+        cval=cval,
+        clip=clip,
+        preserve_range=preserve_range,
+        anti_aliasing=anti_aliasing,
+        anti_aliasing_sigma=anti_aliasing_sigma,
+    )
 
 
 def _resize_exactly(image, height, width):
-    """Bilinear with half-pixel centres and the edges repeated: float32, or rounded to the image's integer dtype."""
+    """Bilinear with half-pixel centres and the edges repeated: float32, or rounded to the image's
+    integer dtype."""
     out = image.astype(np.float32)
     for axis, n_out in ((0, height), (1, width)):
         n_in = out.shape[axis]
@@ -660,12 +753,14 @@ def _resize_exactly(image, height, width):
     return out if np.issubdtype(image.dtype, np.floating) else np.round(out).astype(image.dtype)
 
 
-def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None, exact=False):
+def resize_image(
+    image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None, exact=False
+):
     """Resizes an image, keeping its aspect ratio, and pads or crops it.
 
-    Images are scaled up, so that the shorter side is at least min_dim, and never down, except where a
-    mode says so. Interpolation is bilinear, with zeros outside and no antialiasing; values are cut to the
-    image's dtype. Padding is 0.
+    Images are scaled up, so that the shorter side is at least min_dim, and never down, except where
+    a mode says so. Interpolation is bilinear, with zeros outside and no antialiasing; values are
+    cut to the image's dtype. Padding is 0.
 
     Args:
         image: [H, W, C] or [H, W].
@@ -676,14 +771,16 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
             none: nothing, and no scaling either.
             square: scaled down where the longer side exceeds max_dim; padded on all sides to
                 [max_dim, max_dim], or to a square of the longer side without max_dim.
-            pad64: padded on all sides to multiples of 64, which min_dim must be. max_dim is not used.
+            pad64: padded on all sides to multiples of 64, which min_dim must be. max_dim is not
+                used.
             crop: a random square of side min_dim. max_dim is not used.
             shorter: the shorter side becomes min_dim, scaling down too, except where the longer one
                 would exceed max_dim (Mask R-CNN, section 3.1); padded at right and bottom to
                 multiples of 32.
-        rng: draws the crop: `numpy.random.Generator`, or `random.Random`; None: the module `random`.
-        exact: edges are repeated instead of zeros, values rounded instead of cut and, of float images, not
-            at all; sides are cut to whole pixels instead of rounded (FLOAT_RESIZE).
+        rng: draws the crop: `numpy.random.Generator`, or `random.Random`; None: the module
+            `random`.
+        exact: edges are repeated instead of zeros, values rounded instead of cut and, of float
+            images, not at all; sides are cut to whole pixels instead of rounded (FLOAT_RESIZE).
 
     Returns:
         image: the new image.
@@ -693,7 +790,8 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
         crop: (y1, x1, height, width) cut out of the scaled image, or None.
 
     Raises:
-        ValueError: no image, an unknown mode, min_dim missing or not divisible in a mode that needs it.
+        ValueError: no image, an unknown mode, min_dim missing or not divisible in a mode that needs
+            it.
     """
     image = np.asarray(image)
     if image.ndim not in (2, 3) or 0 in image.shape[:2]:
@@ -714,7 +812,11 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
         scale = min_dim / shorter if mode == "shorter" else max(1, min_dim / shorter)
     if min_scale:
         scale = max(scale, min_scale)
-    if max_dim and mode in ("square", "shorter") and (longer * scale if exact else round(longer * scale)) > max_dim:
+    if (
+        max_dim
+        and mode in ("square", "shorter")
+        and (longer * scale if exact else round(longer * scale)) > max_dim
+    ):
         scale = max_dim / longer
     if scale != 1:
         # A very long image keeps a row of pixels.
@@ -723,8 +825,13 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
 
     if mode == "crop":
         y, x = _draw(rng, height - min_dim), _draw(rng, width - min_dim)
-        return (image[y:y + min_dim, x:x + min_dim], (0, 0, min_dim, min_dim), scale,
-                [(0, 0), (0, 0), (0, 0)], (y, x, min_dim, min_dim))
+        return (
+            image[y : y + min_dim, x : x + min_dim],
+            (0, 0, min_dim, min_dim),
+            scale,
+            [(0, 0), (0, 0), (0, 0)],
+            (y, x, min_dim, min_dim),
+        )
     if mode == "square":
         new_height = new_width = max_dim or max(height, width)
     else:
@@ -734,7 +841,7 @@ def resize_image(image, min_dim=None, max_dim=None, min_scale=None, mode="square
     top, left = (0, 0) if mode == "shorter" else (down // 2, right // 2)
     padding = [(top, down - top), (left, right - left), (0, 0)]
     if down or right:
-        image = np.pad(image, padding[:image.ndim])
+        image = np.pad(image, padding[: image.ndim])
     return image, (top, left, top + height, left + width), scale, padding, None
 
 
@@ -752,8 +859,8 @@ def _draw(rng, most):
 def resize_mask(mask, scale, padding, crop=None, exact=False):
     """Does to masks what `resize_image` did to their image; nearest neighbour.
 
-    Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks lie up
-    to half a pixel beside the image: what matterport's weights were trained with.
+    Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks
+    lie up to half a pixel beside the image: what matterport's weights were trained with.
 
     Args:
         mask: [H, W, N].
@@ -767,28 +874,35 @@ def resize_mask(mask, scale, padding, crop=None, exact=False):
     if scale != 1:
         sides = [(side, max(1, _whole(side * scale, exact))) for side in mask.shape[:2]]
         if exact:
-            rows, columns = (((np.arange(new) + 0.5) * (old / new)).astype(np.int64) for old, new in sides)
+            rows, columns = (
+                ((np.arange(new) + 0.5) * (old / new)).astype(np.int64) for old, new in sides
+            )
         else:
-            rows, columns = ((np.linspace(0, old - 1, new) + 0.5).astype(np.int64) for old, new in sides)
+            rows, columns = (
+                (np.linspace(0, old - 1, new) + 0.5).astype(np.int64) for old, new in sides
+            )
         if crop is not None:
             y, x, height, width = crop
-            rows, columns = rows[y:y + height], columns[x:x + width]
+            rows, columns = rows[y : y + height], columns[x : x + width]
         mask = mask.take(columns, axis=1)
     elif crop is not None:
         y, x, height, width = crop
-        return mask[y:y + height, x:x + width]
+        return mask[y : y + height, x : x + width]
     if crop is not None or not np.any(padding):
         return mask if scale == 1 else mask[rows]
     height = mask.shape[0] if scale == 1 else len(rows)
     (top, bottom), (left, right) = padding[:2]
-    out = np.zeros((top + height + bottom, left + mask.shape[1] + right, *mask.shape[2:]), mask.dtype)
-    out[top:top + height, left:left + mask.shape[1]] = mask if scale == 1 else mask[rows]
+    out = np.zeros(
+        (top + height + bottom, left + mask.shape[1] + right, *mask.shape[2:]), mask.dtype
+    )
+    out[top : top + height, left : left + mask.shape[1]] = mask if scale == 1 else mask[rows]
     return out
 
 
 ############################################################
 #  Masks
 ############################################################
+
 
 def minimize_mask(bbox, mask, mini_shape):
     """Masks cut to their boxes and resized to one small shape, to save memory in training.
@@ -809,11 +923,15 @@ def minimize_mask(bbox, mask, mini_shape):
     count = mask.shape[-1]
     if not count:
         return np.zeros((height, width, 0), bool)
-    y1, x1, y2, x2 = (np.clip(bbox[:, k], 0, mask.shape[k % 2]).astype(np.int64)[:, None] for k in range(4))
+    y1, x1, y2, x2 = (
+        np.clip(bbox[:, k], 0, mask.shape[k % 2]).astype(np.int64)[:, None] for k in range(4)
+    )
     empty = np.flatnonzero((y2 <= y1) | (x2 <= x1))
     if empty.size:
-        raise ValueError(f"Expected boxes with an area inside the image of {mask.shape[:2]}. "
-                         f"Received: box {empty[0]} = {bbox[empty[0]].tolist()}")
+        raise ValueError(
+            f"Expected boxes with an area inside the image of {mask.shape[:2]}. "
+            f"Received: box {empty[0]} = {bbox[empty[0]].tolist()}"
+        )
     # Only the pixels that are interpolated between are read, of all masks at once.
     low_y, high_y, low_wy, high_wy = _samples(y2 - y1, height)  # [N, h]
     low_x, high_x, low_wx, high_wx = _samples(x2 - x1, width)
@@ -821,15 +939,18 @@ def minimize_mask(bbox, mask, mini_shape):
     if min(mask.strides) < 0 or any(stride % mask.itemsize for stride in mask.strides):
         mask = np.ascontiguousarray(mask)
     step = [stride // mask.itemsize for stride in mask.strides]
-    memory = np.lib.stride_tricks.as_strided(mask, (1 + sum((n - 1) * k for n, k in zip(mask.shape, step)),), (mask.itemsize,))
+    memory = np.lib.stride_tricks.as_strided(
+        mask, (1 + sum((n - 1) * k for n, k in zip(mask.shape, step)),), (mask.itemsize,)
+    )
     rows = rows * step[0] + np.arange(count)[:, None] * step[2]
     pixels = memory[rows[:, :, None] + (columns * step[1])[:, None]] != 0  # [N, 2h, 2w]
     soft = pixels[:, :height] * low_wy[:, :, None] + pixels[:, height:] * high_wy[:, :, None]
     soft = soft[:, :, :width] * low_wx[:, None] + soft[:, :, width:] * high_wx[:, None]
     mini = soft > 0.5  # rounds half to even
-    # The zeros outside darken the rim, but never below the crop's own values: all ones stay all ones.
+    # The zeros outside darken the rim, but never below the crop's own values: all ones stay all
+    # ones.
     for i in np.flatnonzero(pixels.all(axis=(1, 2))):
-        mini[i] |= bool((mask[y1[i, 0]:y2[i, 0], x1[i, 0]:x2[i, 0], i] != 0).all())
+        mini[i] |= bool((mask[y1[i, 0] : y2[i, 0], x1[i, 0] : x2[i, 0], i] != 0).all())
     return mini.transpose(1, 2, 0)
 
 
@@ -844,7 +965,9 @@ def expand_mask(bbox, mini_mask, image_shape):
     Returns:
         [height, width, N] bool.
     """
-    return _paste(np.moveaxis(np.asarray(mini_mask) != 0, -1, 0), bbox, image_shape, 0.5, np.greater)
+    return _paste(
+        np.moveaxis(np.asarray(mini_mask) != 0, -1, 0), bbox, image_shape, 0.5, np.greater
+    )
 
 
 def mold_mask(mask, config):
@@ -881,12 +1004,13 @@ def unmold_masks(masks, boxes, image_shape, threshold=0.5, padded=False):
 
     Args:
         masks: [N, h, w] float, probabilities.
-        boxes: [N, (y1, x1, y2, x2)] whole pixels; parts outside the image are cut off, a box without
-            pixels in it gives an empty mask.
+        boxes: [N, (y1, x1, y2, x2)] whole pixels; parts outside the image are cut off, a box
+            without pixels in it gives an empty mask.
         image_shape: (height, width, ...).
         threshold: foreground from this probability.
-        padded: boxes need not be whole; a pixel of 0 is put around each mask, and its box grows by as much
-            before it is cut to whole pixels, those of its lower right edge included (MASK_PASTE).
+        padded: boxes need not be whole; a pixel of 0 is put around each mask, and its box grows by
+            as much before it is cut to whole pixels, those of its lower right edge included
+            (MASK_PASTE).
 
     Returns:
         [height, width, N] bool, a view of [N, height, width].
@@ -897,10 +1021,11 @@ def unmold_masks(masks, boxes, image_shape, threshold=0.5, padded=False):
 
 
 def pad_masks(masks, boxes):
-    """Masks [N, h + 2, w + 2] with a rim of 0 and their boxes [N, 4] grown by as much, in whole pixels (MASK_PASTE)."""
+    """Masks [N, h + 2, w + 2] with a rim of 0 and their boxes [N, 4] grown by as much, in whole
+    pixels (MASK_PASTE)."""
     masks, boxes = np.asarray(masks), np.asarray(boxes, np.float64)[:, :4]
     growth = np.array([(side + 2) / side for side in masks.shape[1:]] * 2)
-    middle = .5 * (boxes[:, :2] + boxes[:, 2:])
+    middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
     middle = np.concatenate([middle, middle], axis=1)
     corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
     boxes = np.concatenate([corners[:, :2], np.maximum(corners[:, 2:], corners[:, :2]) + 1], axis=1)
@@ -908,11 +1033,14 @@ def pad_masks(masks, boxes):
 
 
 def _paste(masks, boxes, image_shape, threshold, foreground):
-    """[H, W, N] bool of masks [N, h, w], each resized to its box; foreground(value, threshold) decides."""
+    """[H, W, N] bool of masks [N, h, w], each resized to its box; foreground(value, threshold)
+    decides."""
     masks = np.asarray(masks, np.float32)
     if masks.ndim != 3 or len(masks) != len(boxes):
-        raise ValueError("Expected a mask for each box. "
-                         f"Received: masks of shape {masks.shape}, {len(boxes)} boxes")
+        raise ValueError(
+            "Expected a mask for each box. "
+            f"Received: masks of shape {masks.shape}, {len(boxes)} boxes"
+        )
     height, width = (int(side) for side in image_shape[:2])
     out = np.zeros((len(masks), height, width), bool)
     for mask, box, full in zip(masks, boxes, out):
@@ -927,7 +1055,8 @@ def unmold_crop(mask, box, image_shape, threshold=0.5):
     """The part of `unmold_mask` inside the box, without an array of the whole image.
 
     Returns:
-        (y1, x1, y2, x2) of the box inside the image, zeros for a box outside; [y2 - y1, x2 - x1] bool.
+        (y1, x1, y2, x2) of the box inside the image, zeros for a box outside; [y2 - y1, x2 - x1]
+        bool.
     """
     inside = _clip_box(box, *(int(side) for side in image_shape[:2])) or (0, 0, 0, 0)
     y1, x1, y2, x2 = inside
@@ -938,18 +1067,21 @@ def unmold_crop(mask, box, image_shape, threshold=0.5):
 
 
 def _clip_box(box, height, width):
-    """(y1, x1, y2, x2) of the part of a box that lies in the image, ints; None where there is none."""
+    """(y1, x1, y2, x2) of the part of a box that lies in the image, ints; None where there is
+    none."""
     y1, x1, y2, x2 = (int(edge) for edge in box[:4])
     y1, x1, y2, x2 = max(y1, 0), max(x1, 0), min(y2, height), min(x2, width)
     return (y1, x1, y2, x2) if y1 < y2 and x1 < x2 else None
 
 
-# Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost more than the pixels.
+# Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost
+# more than the pixels.
 ONE_GO = 100_000
 
 
 def _resize_into(out, mask, box, top, left, threshold, foreground):
-    """Resizes a mask [h, w] float32 to its box and writes the part from (top, left) on to `out`, bool."""
+    """Resizes a mask [h, w] float32 to its box and writes the part from (top, left) on to `out`,
+    bool."""
     y1, x1, y2, x2 = (int(edge) for edge in box[:4])
     height, width = out.shape
     # The zeros outside darken the rim, but never below the mask's own values.
@@ -957,20 +1089,24 @@ def _resize_into(out, mask, box, top, left, threshold, foreground):
         out[:] = True
         return
     low, weight = _padded_neighbours(mask.shape[1], x2 - x1, left - x1, left - x1 + width)
-    padded, across = (np.zeros((len(mask) + 2, side), np.float32) for side in (mask.shape[1] + 2, width))
+    padded, across = (
+        np.zeros((len(mask) + 2, side), np.float32) for side in (mask.shape[1] + 2, width)
+    )
     padded[1:-1, 1:-1] = mask
     across[1:-1] = padded[1:-1, low]
     across[1:-1] += (padded[:, 1:] - padded[:, :-1])[1:-1, low] * weight
     low, weight = _padded_neighbours(len(mask), y2 - y1, top - y1, top - y1 + height)
     slopes, weight = across[1:] - across[:-1], weight[:, None]
-    # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times as long on a busy machine.
+    # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times
+    # as long on a busy machine.
     if out.size <= ONE_GO:
         values = slopes[low]
         values *= weight
         values += across[low]
         foreground(values, threshold, out=out)
         return
-    # Rows between the same two rows of the mask at once; where both are background, so is what lies between.
+    # Rows between the same two rows of the mask at once; where both are background, so is what lies
+    # between.
     reached = foreground(np.maximum(across[:-1], across[1:]), threshold)
     first, last = reached.argmax(axis=1), width - reached[:, ::-1].argmax(axis=1)
     starts = np.flatnonzero(np.concatenate([[True], low[1:] != low[:-1]]))
@@ -991,31 +1127,40 @@ def compute_overlaps_masks(masks1, masks2):
     Returns:
         [N, M] float32, 0 where both masks are empty.
     """
-    masks1, masks2 = (masks if masks.dtype == bool else masks > 0.5
-                      for masks in (np.asarray(masks1), np.asarray(masks2)))
+    masks1, masks2 = (
+        masks if masks.dtype == bool else masks > 0.5
+        for masks in (np.asarray(masks1), np.asarray(masks2))
+    )
     count1, count2 = masks1.shape[-1], masks2.shape[-1]
     if not count1 or not count2:
         return np.zeros((count1, count2), np.float32)
     if masks1.shape[:2] != masks2.shape[:2]:
-        raise ValueError("Expected masks of one image size. "
-                         f"Received: {masks1.shape[:2]} and {masks2.shape[:2]}")
+        raise ValueError(
+            f"Expected masks of one image size. Received: {masks1.shape[:2]} and {masks2.shape[:2]}"
+        )
     with concurrent.futures.ThreadPoolExecutor(2) as pool:  # numpy lets both run at once
         (boxes1, crops1), (boxes2, crops2) = pool.map(_boxes_and_crops, (masks1, masks2))
     if crops1[0].dtype != crops2[0].dtype:
         boxes1, crops1, boxes2, crops2 = *_unpacked(boxes1, crops1), *_unpacked(boxes2, crops2)
-    rows = 8 if crops1[0].dtype == np.uint8 else 1                         # pixels of a cell
+    rows = 8 if crops1[0].dtype == np.uint8 else 1  # pixels of a cell
     windows = rows * _intersection(boxes1.T[:, :, None], boxes2.T[:, None])  # [N, M] pixels
     if windows.sum() <= 10 * masks1[:, :, 0].size * (count1 + count2):
         common = _common_pixels(boxes1, crops1, boxes2, crops2, windows > 0)
     else:
         common = _common_pixels_dense(masks1, masks2)
-    area1, area2 = (np.array([_count_pixels(crop) for crop in crops], np.float64) for crops in (crops1, crops2))
+    area1, area2 = (
+        np.array([_count_pixels(crop) for crop in crops], np.float64) for crops in (crops1, crops2)
+    )
     return _iou(common, area1[:, None], area2).astype(np.float32)
 
 
 def _count_pixels(crop):
     """Foreground of a crop, bool or packed."""
-    return np.count_nonzero(crop) if crop.dtype == bool else int.from_bytes(crop.tobytes(), "little").bit_count()
+    return (
+        np.count_nonzero(crop)
+        if crop.dtype == bool
+        else int.from_bytes(crop.tobytes(), "little").bit_count()
+    )
 
 
 def _common_pixels(boxes1, crops1, boxes2, crops2, meet):
@@ -1025,10 +1170,14 @@ def _common_pixels(boxes1, crops1, boxes2, crops2, meet):
     top_left = np.maximum(box1[:, :2], box2[:, :2])
     size = np.minimum(box1[:, 2:], box2[:, 2:]) - top_left
     from1, from2 = top_left - box1[:, :2], top_left - box2[:, :2]
-    rows = np.concatenate([first[:, None], second[:, None], from1, from1 + size, from2, from2 + size], axis=1).tolist()
+    rows = np.concatenate(
+        [first[:, None], second[:, None], from1, from1 + size, from2, from2 + size], axis=1
+    ).tolist()
     common = np.zeros(meet.shape)
-    common[first, second] = [_count_pixels(crops1[i][top1:bottom1, left1:right1] & crops2[j][top2:bottom2, left2:right2])
-                             for i, j, top1, left1, bottom1, right1, top2, left2, bottom2, right2 in rows]
+    common[first, second] = [
+        _count_pixels(crops1[i][top1:bottom1, left1:right1] & crops2[j][top2:bottom2, left2:right2])
+        for i, j, top1, left1, bottom1, right1, top2, left2, bottom2, right2 in rows
+    ]
     return common
 
 
@@ -1036,24 +1185,28 @@ def _boxes_and_crops(masks):
     """Boxes that hold the pixels of masks [H, W, N] bool, and the masks inside them.
 
     Returns:
-        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels as the bits of one: then the
-        boxes count such rows.
+        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels as the
+        bits of one: then the boxes count such rows.
     """
     height, width, count = masks.shape
-    if abs(masks.strides[2]) >= abs(masks.strides[1]):                     # one mask lies behind the other
+    if abs(masks.strides[2]) >= abs(masks.strides[1]):  # one mask lies behind the other
         boxes = extract_bboxes(masks).astype(np.int64)
         return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
-    # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to pixel of one mask are
-    # an eighth. 64 rows at a time: numpy's calls are then long enough for two threads to run at once.
+    # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to
+    # pixel of one mask are an eighth. 64 rows at a time: numpy's calls are then long enough for two
+    # threads to run at once.
     bits = np.zeros((-(-height // 8), width, count), np.uint8)
     for start in range(0, height, 64):
-        rows, packed = masks[start:start + 64].view(np.uint8), bits[start // 8:start // 8 + 8]
+        rows, packed = masks[start : start + 64].view(np.uint8), bits[start // 8 : start // 8 + 8]
         for k in reversed(range(8)):
             np.add(packed, packed, out=packed)
-            of_bit = packed[:len(rows[k::8])]
+            of_bit = packed[: len(rows[k::8])]
             np.bitwise_or(of_bit, rows[k::8], out=of_bit)
     boxes = extract_bboxes(bits).astype(np.int64)
-    return boxes, [np.ascontiguousarray(bits[y1:y2, x1:x2, i]) for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
+    return boxes, [
+        np.ascontiguousarray(bits[y1:y2, x1:x2, i])
+        for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())
+    ]
 
 
 def _unpacked(boxes, crops):
@@ -1072,9 +1225,13 @@ def _unpacked(boxes, crops):
 def _common_pixels_dense(masks1, masks2):
     """Pixels that masks share, [N, M], by a matrix product: many large masks cost less that way."""
     common = np.zeros((masks1.shape[-1], masks2.shape[-1]))
-    for start in range(0, masks1.shape[0], 32):  # whole masks as floats would take four times their memory
-        rows1, rows2 = (masks[start:start + 32].reshape(-1, masks.shape[-1]).astype(np.float32)
-                        for masks in (masks1, masks2))
+    for start in range(
+        0, masks1.shape[0], 32
+    ):  # whole masks as floats would take four times their memory
+        rows1, rows2 = (
+            masks[start : start + 32].reshape(-1, masks.shape[-1]).astype(np.float32)
+            for masks in (masks1, masks2)
+        )
         common += rows1.T @ rows2
     return common
 
@@ -1082,6 +1239,7 @@ def _common_pixels_dense(masks1, masks2):
 ############################################################
 #  Matching and average precision
 ############################################################
+
 
 def _instances(boxes, masks, *columns):
     """Boxes, masks and columns without the rows whose box is all zero, which pad tables.
@@ -1093,22 +1251,29 @@ def _instances(boxes, masks, *columns):
     if masks.shape[-1] == len(boxes):
         masks = masks if keep.all() else masks[..., keep]
     elif masks.shape[-1] != keep.sum():
-        raise ValueError(f"Expected a mask for each of {len(boxes)} boxes. Received: {masks.shape[-1]}")
-    return boxes[keep], masks, *(np.asarray(column)[:len(keep)][keep] for column in columns)
+        raise ValueError(
+            f"Expected a mask for each of {len(boxes)} boxes. Received: {masks.shape[-1]}"
+        )
+    return boxes[keep], masks, *(np.asarray(column)[: len(keep)][keep] for column in columns)
 
 
-def _sorted_overlaps(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks):
-    """Class ids of ground truth and of predictions, scores and IoU [pred, gt]; best predictions first."""
+def _sorted_overlaps(
+    gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks
+):
+    """Class ids of ground truth and of predictions, scores and IoU [pred, gt]; best predictions
+    first."""
     _, gt_masks, gt_class_ids = _instances(gt_boxes, gt_masks, gt_class_ids)
     _, pred_masks, pred_class_ids, pred_scores = _instances(
-        pred_boxes, pred_masks, pred_class_ids, pred_scores)
+        pred_boxes, pred_masks, pred_class_ids, pred_scores
+    )
     order = np.argsort(-pred_scores, kind="stable")
     overlaps = compute_overlaps_masks(pred_masks, gt_masks)[order]
     return gt_class_ids, pred_class_ids[order], pred_scores[order], overlaps
 
 
 def _match(gt_class_ids, pred_class_ids, pred_scores, overlaps, iou_threshold, score_threshold):
-    """Greedy matching, best prediction first: each takes the free object of its class that it fits best."""
+    """Greedy matching, best prediction first: each takes the free object of its class that it fits
+    best."""
     gt_match, pred_match = np.full(len(gt_class_ids), -1.0), np.full(len(pred_class_ids), -1.0)
     if not len(gt_class_ids):
         return gt_match, pred_match
@@ -1122,8 +1287,17 @@ def _match(gt_class_ids, pred_class_ids, pred_scores, overlaps, iou_threshold, s
     return gt_match, pred_match
 
 
-def compute_matches(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks,
-                    iou_threshold=0.5, score_threshold=0.0):
+def compute_matches(
+    gt_boxes,
+    gt_class_ids,
+    gt_masks,
+    pred_boxes,
+    pred_class_ids,
+    pred_scores,
+    pred_masks,
+    iou_threshold=0.5,
+    score_threshold=0.0,
+):
     """Matches the predictions of one image with its ground truth, by the IoU of masks.
 
     Rows whose box is all zero are padding and left out, wherever they stand.
@@ -1141,8 +1315,9 @@ def compute_matches(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids
         pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
         overlaps: [P, N] IoU, predictions sorted by score.
     """
-    *found, overlaps = _sorted_overlaps(gt_boxes, gt_class_ids, gt_masks,
-                                        pred_boxes, pred_class_ids, pred_scores, pred_masks)
+    *found, overlaps = _sorted_overlaps(
+        gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks
+    )
     gt_match, pred_match = _match(*found, overlaps, iou_threshold, score_threshold)
     return gt_match, pred_match, overlaps
 
@@ -1160,14 +1335,23 @@ def _average_precision(pred_match, gt_count):
     return ap, precisions, recalls
 
 
-def compute_ap(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks,
-               iou_threshold=0.5):
+def compute_ap(
+    gt_boxes,
+    gt_class_ids,
+    gt_masks,
+    pred_boxes,
+    pred_class_ids,
+    pred_scores,
+    pred_masks,
+    iou_threshold=0.5,
+):
     """Average precision of one image at one IoU threshold, classes together (VOC 2010's area).
 
-    It is the area under the precision envelope of this image's predictions, matched by the IoU of masks within
-    each class but ranked together. It is not COCO's AP: that ranks the predictions of all images
-    together, for each class by itself, averages over classes, 101 recalls and ten IoUs, and ignores crowds. The mean
-    of this over images (called mAP in matterport's samples) can be far from it: `mrcnn.evaluate` computes COCO's.
+    It is the area under the precision envelope of this image's predictions, matched by the IoU of
+    masks within each class but ranked together. It is not COCO's AP: that ranks the predictions of
+    all images together, for each class by itself, averages over classes, 101 recalls and ten IoUs,
+    and ignores crowds. The mean of this over images (called mAP in matterport's samples) can be far
+    from it: `mrcnn.evaluate` computes COCO's.
 
     Args:
         as of `compute_matches`.
@@ -1180,12 +1364,29 @@ def compute_ap(gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pre
         overlaps: [P, N] IoU of predictions sorted by score and ground truth.
     """
     gt_match, pred_match, overlaps = compute_matches(
-        gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks, iou_threshold)
+        gt_boxes,
+        gt_class_ids,
+        gt_masks,
+        pred_boxes,
+        pred_class_ids,
+        pred_scores,
+        pred_masks,
+        iou_threshold,
+    )
     return *_average_precision(pred_match, len(gt_match)), overlaps
 
 
-def compute_ap_range(gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask,
-                     iou_thresholds=None, verbose=1):
+def compute_ap_range(
+    gt_box,
+    gt_class_id,
+    gt_mask,
+    pred_box,
+    pred_class_id,
+    pred_score,
+    pred_mask,
+    iou_thresholds=None,
+    verbose=1,
+):
     """Mean of `compute_ap` over IoU thresholds.
 
     Args:
@@ -1199,8 +1400,9 @@ def compute_ap_range(gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred
     thresholds = np.arange(0.5, 1.0, 0.05) if iou_thresholds is None else np.asarray(iou_thresholds)
     if not thresholds.size:
         raise ValueError("Expected at least one IoU threshold. Received: none")
-    *found, overlaps = _sorted_overlaps(gt_box, gt_class_id, gt_mask,
-                                        pred_box, pred_class_id, pred_score, pred_mask)
+    *found, overlaps = _sorted_overlaps(
+        gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask
+    )
     aps = []
     for threshold in thresholds.ravel():
         gt_match, pred_match = _match(*found, overlaps, threshold, 0.0)
@@ -1236,6 +1438,7 @@ def compute_recall(pred_boxes, gt_boxes, iou):
 #  For existing code
 ############################################################
 
+
 def batch_slice(inputs, graph_fn, batch_size, names=None):
     """Runs a function of single images over a batch of known size and stacks what it returns.
 
@@ -1251,6 +1454,7 @@ def batch_slice(inputs, graph_fn, batch_size, names=None):
         A tensor, or a list where graph_fn returns several, batch first.
     """
     from keras import ops
+
     inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
     results = []
     for i in range(batch_size):
@@ -1261,15 +1465,22 @@ def batch_slice(inputs, graph_fn, batch_size, names=None):
 
 
 def show_progress(title, done, total, seconds):
-    """Draws a bar with images per second on stderr, over itself on a terminal; elsewhere only at the end."""
+    """Draws a bar with images per second on stderr, over itself on a terminal; elsewhere only at
+    the end."""
     terminal = sys.stderr.isatty()
     if terminal or done == total:
         bar = "=" * (30 * done // total)
-        print(f"{chr(13) if terminal else ''}{title} [{bar:30}] {done}/{total} images, {done / max(seconds, 1e-9):.1f} images/s",
-              end="\n" if done == total else "", file=sys.stderr, flush=True)
+        print(
+            f"{chr(13) if terminal else ''}{title} [{bar:30}] {done}/{total} images,"
+            f" {done / max(seconds, 1e-9):.1f} images/s",
+            end="\n" if done == total else "",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def download_trained_weights(coco_model_path, verbose=1):
     """Downloads the released COCO weights; see `mrcnn.weights.download_trained_weights`."""
     from mrcnn import weights
+
     return weights.download_trained_weights(coco_model_path, verbose=verbose)

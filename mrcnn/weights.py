@@ -1,9 +1,10 @@
 """Weight files: the legacy Keras 2 layout, Keras's own, ImageNet's, downloads.
 
 The legacy layout is that of the released mask_rcnn_coco.h5: a group for each layer, named in the
-attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN's layers lie together in
-the group of the nested model.
+attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN's layers lie
+together in the group of the nested model.
 """
+
 import contextlib
 import dataclasses
 import hashlib
@@ -47,13 +48,16 @@ class Coverage:
 
     def summary(self):
         """One line with the counts."""
-        return (f"{len(self.loaded)} weights loaded, {len(self.missing)} missing, {len(self.ignored)} excluded, "
-                f"{len(self.unused)} unused, {len(self.mismatched)} mismatched")
+        return (
+            f"{len(self.loaded)} weights loaded, {len(self.missing)} missing, {len(self.ignored)}"
+            f" excluded, {len(self.unused)} unused, {len(self.mismatched)} mismatched"
+        )
 
 
 def layers_of(model):
     """{name: layer} of all layers with weights, those of nested models included."""
     import keras
+
     found = {}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
@@ -71,10 +75,13 @@ def _ordered(layer):
 
 def part_of(name):
     """The part of the network that a layer belongs to."""
-    return next((part for part, pattern in PARTS.items() if re.fullmatch(pattern, name)), "backbone")
+    return next(
+        (part for part, pattern in PARTS.items() if re.fullmatch(pattern, name)), "backbone"
+    )
 
 
-# ---- Legacy files ------------------------------------------------------------------------------------
+# ---- Legacy files --------------------------------------------------------------------------------
+
 
 def _text(value):
     return value.decode() if isinstance(value, bytes) else str(value)
@@ -89,7 +96,8 @@ def read_legacy(path, layer_names=()):
             groups (nested and multi-GPU models) the name of each array tells its layer.
 
     Returns:
-        {layer: [(weight's name, array)]}, and the names of all layers of the file, those without weights too.
+        {layer: [(weight's name, array)]}, and the names of all layers of the file, those without
+        weights too.
 
     Raises:
         ValueError: not such a file.
@@ -104,7 +112,9 @@ def read_legacy(path, layer_names=()):
     with file:
         root = file["model_weights"] if "model_weights" in file else file
         if "layer_names" not in root.attrs:
-            raise ValueError(f"{path} is no weight file in the legacy layout: it has no attribute layer_names")
+            raise ValueError(
+                f"{path} is no weight file in the legacy layout: it has no attribute layer_names"
+            )
         for group in map(_text, root.attrs["layer_names"]):
             names.append(group)
             for key in map(_text, root[group].attrs.get("weight_names", ())):
@@ -129,29 +139,37 @@ def load(model, path, by_name=False, exclude=()):
         Coverage.
 
     Raises:
-        ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part that
-            is only half in the file. Nothing has been loaded then.
+        ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part
+            that is only half in the file. Nothing has been loaded then.
     """
     from mrcnn import torchvision
+
     layers, hint = layers_of(model), ""
     if torchvision.is_checkpoint(path):
         found, unknown = torchvision.translate(torchvision.read(path))
         names = list(found)
-        found = {layer: sorted(arrays.items(), key=lambda pair: ORDER.index(pair[0]))
-                 for layer, arrays in found.items()}
+        found = {
+            layer: sorted(arrays.items(), key=lambda pair: ORDER.index(pair[0]))
+            for layer, arrays in found.items()
+        }
         found.update({key: [("", None)] for key in unknown})
         path = os.fspath(path) if isinstance(path, (str, os.PathLike)) else "The state dict"
         hint = "mrcnn.torchvision.config_of() gives the config that a torchvision checkpoint fits. "
     elif (path := os.fspath(path)).endswith(".weights.h5"):
         if exclude:
-            raise ValueError(f"exclude goes with legacy files, whose layers have names. Received: {path}, exclude={exclude!r}")
+            raise ValueError(
+                f"exclude goes with legacy files, whose layers have names. Received: {path},"
+                f" exclude={exclude!r}"
+            )
         return _load_keras(model, path)
     else:
         found, names = read_legacy(path, layers)
     known = {*names, *layers, *(layer.name for layer in model.layers)}
     misspelt = sorted(set(exclude) - known)
     if misspelt:
-        raise ValueError(f"exclude has names of layers of {path} or of the network. Received: {misspelt}")
+        raise ValueError(
+            f"exclude has names of layers of {path} or of the network. Received: {misspelt}"
+        )
     coverage = Coverage([], [], [], [], {})
     assignments = []
     for name in sorted({*layers, *found}):
@@ -166,7 +184,10 @@ def load(model, path, by_name=False, exclude=()):
             elif i >= len(variables):
                 coverage.unused.append(f"{name}/{arrays[i][0]}")
             elif tuple(variables[i][1].shape) != arrays[i][1].shape:
-                coverage.mismatched[f"{name}/{variables[i][0]}"] = (arrays[i][1].shape, tuple(variables[i][1].shape))
+                coverage.mismatched[f"{name}/{variables[i][0]}"] = (
+                    arrays[i][1].shape,
+                    tuple(variables[i][1].shape),
+                )
             else:
                 coverage.loaded.append(f"{name}/{variables[i][0]}")
                 assignments.append((variables[i][1], arrays[i][1]))
@@ -177,19 +198,30 @@ def load(model, path, by_name=False, exclude=()):
 
 
 def _refuse(coverage, path, by_name, hint):
-    problems = [f"{name}: {a} in the file, {b} in the network" for name, (a, b) in coverage.mismatched.items()]
+    problems = [
+        f"{name}: {a} in the file, {b} in the network"
+        for name, (a, b) in coverage.mismatched.items()
+    ]
     problems += [f"{name}: not in the network" for name in coverage.unused]
     loaded = {part_of(name.split("/")[0]) for name in coverage.loaded}
-    problems += [f"{name}: not in the file" for name in coverage.missing
-                 if not by_name or part_of(name.split("/")[0]) in loaded]
+    problems += [
+        f"{name}: not in the file"
+        for name in coverage.missing
+        if not by_name or part_of(name.split("/")[0]) in loaded
+    ]
     if problems:
         more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
-        raise ValueError(f"{path} doesn't fit the network; nothing was loaded. {hint}Exclude layers that are to stay as "
-                         "they are; by_name=True allows that the backbone, FPN, RPN or heads are missing.\n  "
-                         + "\n  ".join(problems[:20]) + more)
+        raise ValueError(
+            f"{path} doesn't fit the network; nothing was loaded. {hint}Exclude layers that are to"
+            " stay as they are; by_name=True allows that the backbone, FPN, RPN or heads are"
+            " missing.\n  " + "\n  ".join(problems[:20]) + more
+        )
     if coverage.missing:
-        logger.warning("%s has no weights for %s: they stay as they are", path,
-                       ", ".join(sorted({part_of(name.split("/")[0]) for name in coverage.missing})))
+        logger.warning(
+            "%s has no weights for %s: they stay as they are",
+            path,
+            ", ".join(sorted({part_of(name.split("/")[0]) for name in coverage.missing})),
+        )
 
 
 @contextlib.contextmanager
@@ -197,7 +229,9 @@ def atomic(path):
     """A temporary path beside `path` that takes its place when the block ends without an error."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix="." + path.name, suffix=".part" + path.suffix)
+    handle, temporary = tempfile.mkstemp(
+        dir=path.parent, prefix="." + path.name, suffix=".part" + path.suffix
+    )
     os.close(handle)
     try:
         yield temporary
@@ -215,13 +249,17 @@ def write_legacy(model, file):
     def entries(layer):
         if isinstance(layer, keras.Model):
             return [entry for inner in layer.layers for entry in entries(inner)]
-        return [(f"{layer.name}/{name}:0", np.asarray(variable)) for name, variable in _ordered(layer)]
+        return [
+            (f"{layer.name}/{name}:0", np.asarray(variable)) for name, variable in _ordered(layer)
+        ]
 
     file.attrs["backend"], file.attrs["keras_version"] = np.bytes_("tensorflow"), np.bytes_("2.0.8")
     file.attrs["layer_names"] = np.array([layer.name for layer in model.layers], "S")
     for layer in model.layers:
         group, arrays = file.create_group(layer.name), entries(layer)
-        group.attrs["weight_names"] = np.array([name for name, _ in arrays], "S") if arrays else np.zeros(0, "S1")
+        group.attrs["weight_names"] = (
+            np.array([name for name, _ in arrays], "S") if arrays else np.zeros(0, "S1")
+        )
         for name, array in arrays:
             group[name] = array
 
@@ -240,15 +278,17 @@ def save(model, path):
         write_legacy(model, file)
 
 
-# ---- Keras's layout ----------------------------------------------------------------------------------
+# ---- Keras's layout ------------------------------------------------------------------------------
+
 
 def _by_name(model):
     """A model that holds the layers with weights in the order of their names.
 
-    Keras numbers the layers of a file in the order of the graph; the training graph and the inference
-    graph have the same layers in another order, and each shall read what the other wrote.
+    Keras numbers the layers of a file in the order of the graph; the training graph and the
+    inference graph have the same layers in another order, and each shall read what the other wrote.
     """
     import keras
+
     holder = keras.Model()
     holder.parts = [layer for _, layer in sorted(layers_of(model).items())]
     holder.built = True
@@ -266,17 +306,27 @@ def _load_keras(model, path):
         for variable, array in zip(holder.weights, before):
             variable.assign(array)
         raise ValueError(f"{path} doesn't fit the network; nothing was loaded: {error}") from error
-    return Coverage([f"{name}/{key}" for name, layer in sorted(layers_of(model).items()) for key, _ in _ordered(layer)],
-                    [], [], [], {})
+    return Coverage(
+        [
+            f"{name}/{key}"
+            for name, layer in sorted(layers_of(model).items())
+            for key, _ in _ordered(layer)
+        ],
+        [],
+        [],
+        [],
+        {},
+    )
 
 
-# ---- ImageNet ----------------------------------------------------------------------------------------
+# ---- ImageNet ------------------------------------------------------------------------------------
+
 
 def from_application(application, epsilon=1e-3):
     """Weights of a `keras.applications` ResNet for this package's backbone.
 
-    Its batch norm has an epsilon of 1.001e-5, ours another one (BATCH_NORM_EPSILON): the difference goes into
-    gamma. Its first convolution takes BGR, ours RGB.
+    Its batch norm has an epsilon of 1.001e-5, ours another one (BATCH_NORM_EPSILON): the difference
+    goes into gamma. Its first convolution takes BGR, ours RGB.
 
     Returns:
         {layer: [arrays]} in legacy order.
@@ -289,7 +339,8 @@ def from_application(application, epsilon=1e-3):
         if match:
             stage, block, branch, kind = match.groups()
             branch = "branch1" if branch == "0" else "branch2" + "abc"[int(branch) - 1]
-            name = f"{'res' if kind == 'conv' else 'bn'}{stage}{chr(ord('a') + int(block) - 1)}_{branch}"
+            prefix = "res" if kind == "conv" else "bn"
+            name = f"{prefix}{stage}{chr(ord('a') + int(block) - 1)}_{branch}"
         else:
             name = {"conv1_conv": "conv1", "conv1_bn": "bn_conv1"}[layer.name]
         arrays = [np.asarray(variable) for _, variable in _ordered(layer)]
@@ -302,31 +353,41 @@ def from_application(application, epsilon=1e-3):
 
 
 def get_imagenet_weights(backbone, epsilon=1e-3):
-    """Path of a legacy file with a backbone's ImageNet weights, made through `keras.applications` on first use."""
+    """Path of a legacy file with a backbone's ImageNet weights, made through `keras.applications`
+    on first use."""
     import keras
+
     applications = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
     if backbone not in applications:
-        raise ValueError(f"ImageNet weights exist for {', '.join(applications)}. Received: BACKBONE {backbone!r}")
+        raise ValueError(
+            f"ImageNet weights exist for {', '.join(applications)}. Received: BACKBONE {backbone!r}"
+        )
     suffix = "" if epsilon == 1e-3 else f"_epsilon{epsilon:g}"
     path = pathlib.Path.home() / ".keras" / "models" / f"mrcnn_{backbone}_imagenet{suffix}.h5"
     if not path.exists():
-        application = getattr(keras.applications, applications[backbone])(include_top=False, weights="imagenet")
+        application = getattr(keras.applications, applications[backbone])(
+            include_top=False, weights="imagenet"
+        )
         with atomic(path) as temporary, h5py.File(temporary, "w") as file:
             layers = from_application(application, epsilon)
             file.attrs["layer_names"] = np.array(sorted(layers), "S")
             for name in sorted(layers):
                 keys = ORDER[2:] if "bn" in name else ORDER[:2]
                 group = file.create_group(name)
-                group.attrs["weight_names"] = np.array([f"{name}/{key}:0" for key in keys[:len(layers[name])]], "S")
+                group.attrs["weight_names"] = np.array(
+                    [f"{name}/{key}:0" for key in keys[: len(layers[name])]], "S"
+                )
                 for key, array in zip(keys, layers[name]):
                     group[f"{name}/{key}:0"] = array
     return str(path)
 
 
-# ---- Downloads ---------------------------------------------------------------------------------------
+# ---- Downloads -----------------------------------------------------------------------------------
+
 
 def download(url, path, sha256=None, progress=None):
-    """Downloads a file; a broken download goes on where it stopped, and `path` is complete or absent.
+    """Downloads a file; a broken download goes on where it stopped, and `path` is complete or
+    absent.
 
     Args:
         url, path: from and to.
@@ -346,7 +407,7 @@ def download(url, path, sha256=None, progress=None):
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        part.unlink()                       # longer than the file: what lies there is not a part of it
+        part.unlink()  # longer than the file: what lies there is not a part of it
         have, response = 0, urllib.request.urlopen(url)
     with response, open(part, "ab" if response.status == 206 else "wb") as out:
         have = have if response.status == 206 else 0
@@ -356,7 +417,9 @@ def download(url, path, sha256=None, progress=None):
             try:
                 block = response.read(1 << 20)
             except OSError as error:
-                raise ValueError(f"{url} broke off after {out.tell()} bytes; run again to go on") from error
+                raise ValueError(
+                    f"{url} broke off after {out.tell()} bytes; run again to go on"
+                ) from error
             if not block:
                 break
             out.write(block)
@@ -370,7 +433,9 @@ def download(url, path, sha256=None, progress=None):
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != sha256:
             part.unlink()
-            raise ValueError(f"{url} has the SHA-256 {digest}, expected {sha256}; the download was removed")
+            raise ValueError(
+                f"{url} has the SHA-256 {digest}, expected {sha256}; the download was removed"
+            )
     shutil.move(part, path)
 
 
@@ -392,6 +457,7 @@ def download_trained_weights(coco_model_path, verbose=1):
         verbose: 1 shows a progress bar.
     """
     from mrcnn import utils
+
     if verbose:
         print(f"Downloading {utils.COCO_MODEL_URL} to {coco_model_path}", file=sys.stderr)
     download(utils.COCO_MODEL_URL, coco_model_path, progress=progress_bar if verbose else None)

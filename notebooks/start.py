@@ -1,10 +1,12 @@
 """What every notebook here begins with: data by one variable, and a model that knows it.
 
-    dataset, config = start.data("shapes")            # or "../shared/data/coco-mini", or any folder of COCO's layout
-    model = start.model("shapes")                     # weights of `make demo`, or of a minute's training
+    dataset, config = start.data("shapes")            # or "../shared/data/coco-mini", or any folder
+    of COCO's layout model = start.model("shapes")                     # weights of `make demo`, or
+    of a minute's training
 
 Weights that were trained here lie in ../logs/notebooks (or $MRCNN_NOTEBOOKS) and are used again.
 """
+
 import importlib.util
 import os
 import pathlib
@@ -23,7 +25,9 @@ STEPS = int(os.environ.get("MRCNN_NOTEBOOK_STEPS", 120))
 
 
 def _shapes():
-    spec = importlib.util.spec_from_file_location("shapes", ROOT / "samples" / "shapes" / "shapes.py")
+    spec = importlib.util.spec_from_file_location(
+        "shapes", ROOT / "samples" / "shapes" / "shapes.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -34,9 +38,11 @@ def _years(folder):
     found = {}
     for path in sorted((folder / "annotations").glob("instances_*.json")):
         name = path.stem.removeprefix("instances_")
-        found[name.rstrip("0123456789")] = name[len(name.rstrip("0123456789")):]
+        found[name.rstrip("0123456789")] = name[len(name.rstrip("0123456789")) :]
     if not found:
-        raise FileNotFoundError(f'DATA is "shapes" or a folder with annotations/instances_*.json. Received: {folder}')
+        raise FileNotFoundError(
+            f'DATA is "shapes" or a folder with annotations/instances_*.json. Received: {folder}'
+        )
     return found
 
 
@@ -62,8 +68,16 @@ def data(where="shapes", subset="train", images=200, **settings):
     dataset = CocoDataset()
     dataset.load_coco(folder, subset, years[subset], keep_empty=True)
     dataset.prepare()
-    values = {"NAME": "coco", "NUM_CLASSES": dataset.num_classes, "IMAGE_MIN_DIM": 256, "IMAGE_MAX_DIM": 256,
-              "RPN_ANCHOR_SCALES": (16, 32, 64, 128, 256), "IMAGES_PER_GPU": 2, "MAX_GT_INSTANCES": 40, "CHECK_IMAGES": 8}
+    values = {
+        "NAME": "coco",
+        "NUM_CLASSES": dataset.num_classes,
+        "IMAGE_MIN_DIM": 256,
+        "IMAGE_MAX_DIM": 256,
+        "RPN_ANCHOR_SCALES": (16, 32, 64, 128, 256),
+        "IMAGES_PER_GPU": 2,
+        "MAX_GT_INSTANCES": 40,
+        "CHECK_IMAGES": 8,
+    }
     return dataset, shapes.ShapesConfig(**{**values, **settings})
 
 
@@ -72,6 +86,7 @@ def train(where="shapes", steps=STEPS, epochs=3):
     import keras
 
     from mrcnn import model as modellib
+
     keras.utils.set_random_seed(0)
     dataset, config = data(where, images=3 * steps * 8, STEPS_PER_EPOCH=max(steps // epochs, 1))
     network = modellib.MaskRCNN("training", config, FOLDER)
@@ -93,8 +108,13 @@ def model(where="shapes", path=None, **settings):
         MaskRCNN, whose `coverage` says what was loaded.
     """
     from mrcnn import model as modellib
+
     _, config = data(where, images=1, **{"IMAGES_PER_GPU": 1, **settings})
-    demo = sorted((ROOT / "demo" / "logs").glob("*/mask_rcnn_shapes_*.h5")) if where == "shapes" else []
+    demo = (
+        sorted((ROOT / "demo" / "logs").glob("*/mask_rcnn_shapes_*.h5"))
+        if where == "shapes"
+        else []
+    )
     path = path or (demo[-1] if demo else weights(where))
     if not pathlib.Path(path).exists():
         train(where)

@@ -1,15 +1,18 @@
-"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like; docs/custom_dataset.md explains it.
+"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like;
+docs/custom_dataset.md explains it.
 
-    python samples/custom.py train --dataset=photos --weights=coco      photographs and their VIA, LabelMe or COCO json
-    python samples/custom.py evaluate --dataset=photos                  AP on the fifth of them that was held out
-    python samples/custom.py detect new/*.jpg                           pictures of what the model finds
+    python samples/custom.py train --dataset=photos --weights=coco      photographs and their VIA,
+    LabelMe or COCO json python samples/custom.py evaluate --dataset=photos                  AP on
+    the fifth of them that was held out python samples/custom.py detect new/*.jpg
+    pictures of what the model finds
 
 Without a GPU add --small: a small network from random weights, with --weights=none.
 """
+
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))      # the project's folder
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # the project's folder
 
 from mrcnn import annotations, commands, config, data  # noqa: E402
 
@@ -19,22 +22,30 @@ class CustomConfig(config.Config):
 
     NAME = "custom"
     STEPS_PER_EPOCH, VALIDATION_STEPS = 100, 5
-    SEED = 0                                          # the same images, draws and weights in every run
-    STAGES = [(20, "heads", 1.), (40, "all", .1)]     # last epoch, layers, factor of LEARNING_RATE
+    SEED = 0  # the same images, draws and weights in every run
+    STAGES = [(20, "heads", 1.0), (40, "all", 0.1)]  # last epoch, layers, factor of LEARNING_RATE
 
 
 class SmallCustomConfig(CustomConfig, config.SmallConfig):
     """The same with --small."""
 
     NAME = "custom_small"
-    STAGES = [(3, "all", 1.)]
+    STAGES = [(3, "all", 1.0)]
 
 
 def main(arguments=None):
     parser = commands.parser(__doc__, ("train", "evaluate", "detect"))
-    parser.add_argument("--annotations", metavar="JSON", help="the json, where it doesn't lie beside the photographs")
-    parser.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute with the class, of several")
-    parser.add_argument("--small", action="store_true", help="a small network for a CPU and random weights")
+    parser.add_argument(
+        "--annotations",
+        metavar="JSON",
+        help="the json, where it doesn't lie beside the photographs",
+    )
+    parser.add_argument(
+        "--attribute", metavar="NAME", help="VIA: the region attribute with the class, of several"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a small network for a CPU and random weights"
+    )
     args = commands.parse(parser, arguments)
     settings = commands.configure(SmallCustomConfig() if args.small else CustomConfig(), args)
     if args.command == "detect":
@@ -44,19 +55,27 @@ def main(arguments=None):
             parser.error(f"{args.command} needs --dataset, the folder of the photographs")
         found = annotations.read(args.annotations or args.dataset, args.dataset, args.attribute)
         print(found.summary())
-        train_set, held_out = (annotations.AnnotatedDataset.of("custom", part) for part in found.split(.2))
+        train_set, held_out = (
+            annotations.AnnotatedDataset.of("custom", part) for part in found.split(0.2)
+        )
         names = train_set.class_names
     settings.NUM_CLASSES = len(names)
     if args.command == "train":
         model = commands.load_model("training", settings, args)
         commands.save_classes(model, names)
-        flips = data.import_imgaug().augmenters.Fliplr(.5)
+        flips = data.import_imgaug().augmenters.Fliplr(0.5)
         commands.train(model, train_set, held_out, settings.STAGES, args, augmentation=flips)
     elif args.command == "evaluate":
-        settings.DETECTION_MIN_CONFIDENCE = 0.        # AP counts detections of any score
-        commands.evaluate(commands.load_model("inference", commands.inference_config(settings), args), held_out, args)
+        settings.DETECTION_MIN_CONFIDENCE = 0.0  # AP counts detections of any score
+        commands.evaluate(
+            commands.load_model("inference", commands.inference_config(settings), args),
+            held_out,
+            args,
+        )
     else:
-        commands.detect(commands.load_model("inference", commands.inference_config(settings), args), names, args)
+        commands.detect(
+            commands.load_model("inference", commands.inference_config(settings), args), names, args
+        )
 
 
 if __name__ == "__main__":

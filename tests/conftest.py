@@ -1,9 +1,12 @@
 """What several tests share: the recorded small network, and the option --slow."""
+
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")                # two workers share a GPU
-os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")     # on a GPU: products of 10 bits would hide what 1e-4 is to show
+os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two workers share a GPU
+os.environ.setdefault(
+    "NVIDIA_TF32_OVERRIDE", "0"
+)  # on a GPU: products of 10 bits would hide what 1e-4 is to show
 
 import parity
 import pytest
@@ -31,6 +34,7 @@ def small_weights(tmp_path_factory):
 def small_config(**settings):
     """The settings of the recorded networks."""
     from mrcnn.config import Config
+
     return Config(**{**parity.settings(), **settings})
 
 
@@ -38,6 +42,7 @@ def small_config(**settings):
 def small_model(small_weights, tmp_path_factory):
     """The recorded inference network."""
     from mrcnn import model as modellib
+
     model = modellib.MaskRCNN("inference", small_config(), tmp_path_factory.mktemp("logs"))
     model.load_weights(small_weights)
     return model

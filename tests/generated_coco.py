@@ -1,4 +1,6 @@
-"""A few generated images in COCO's layout, with every kind of file and annotation that COCO-like data have."""
+"""A few generated images in COCO's layout, with every kind of file and annotation that COCO-like
+data have."""
+
 import json
 import pathlib
 
@@ -20,6 +22,7 @@ def _uncompressed(mask):
 
 def _compressed(mask):
     from pycocotools import mask as coco_mask
+
     code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {"size": list(mask.shape), "counts": code["counts"].decode()}
 
@@ -55,8 +58,16 @@ def _save(image, path, kind):
         picture.save(path, quality=95)
 
 
-KINDS = {"rgb": ".jpg", "gray": ".jpg", "cmyk": ".jpg", "palette": ".png", "rgba": ".png", "exif": ".jpg",
-         "exif raw": ".jpg", "empty": ".jpg"}
+KINDS = {
+    "rgb": ".jpg",
+    "gray": ".jpg",
+    "cmyk": ".jpg",
+    "palette": ".png",
+    "rgba": ".png",
+    "exif": ".jpg",
+    "exif raw": ".jpg",
+    "empty": ".jpg",
+}
 
 
 def write(folder, subset="val", year="2017", images=None, seed=0, first=100):
@@ -74,15 +85,36 @@ def write(folder, subset="val", year="2017", images=None, seed=0, first=100):
     photos = folder / f"{subset}{year}"
     photos.mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
-    data = {"info": {}, "licenses": [], "images": [], "annotations": [],
-            "categories": [{"id": number, "name": name, "supercategory": "thing"} for number, name in CATEGORIES.items()]}
+    data = {
+        "info": {},
+        "licenses": [],
+        "images": [],
+        "annotations": [],
+        "categories": [
+            {"id": number, "name": name, "supercategory": "thing"}
+            for number, name in CATEGORIES.items()
+        ],
+    }
 
     def annotate(image_id, category, segmentation, mask, crowd=0, area=None):
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        box = [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
-        data["annotations"].append({"id": 7 * len(data["annotations"]) + 5, "image_id": image_id, "category_id": category,
-                                    "segmentation": segmentation, "iscrowd": crowd, "bbox": box,
-                                    "area": float(mask.sum() if area is None else area)})
+        box = [
+            int(columns[0]),
+            int(rows[0]),
+            int(columns[-1] - columns[0] + 1),
+            int(rows[-1] - rows[0] + 1),
+        ]
+        data["annotations"].append(
+            {
+                "id": 7 * len(data["annotations"]) + 5,
+                "image_id": image_id,
+                "category_id": category,
+                "segmentation": segmentation,
+                "iscrowd": crowd,
+                "bbox": box,
+                "area": float(mask.sum() if area is None else area),
+            }
+        )
 
     for i in range(len(KINDS) if images is None else images):
         kind = list(KINDS)[i % len(KINDS)]
@@ -93,15 +125,21 @@ def write(folder, subset="val", year="2017", images=None, seed=0, first=100):
             y, x = (int(v) for v in rng.integers(2, 12, 2))
             h, w = (int(v) for v in rng.integers(16, 24, 2))
             mask = np.zeros((HEIGHT, WIDTH), bool)
-            mask[y:y + h, x:x + w] = True
-            # Two polygons: a box and a corner far from it, one object. Their area is not the mask's to the pixel.
+            mask[y : y + h, x : x + w] = True
+            # Two polygons: a box and a corner far from it, one object. Their area is not the mask's
+            # to the pixel.
             far = np.zeros_like(mask)
             far[60:68, 4:12] = True
-            annotate(image_id, 3, [[x, y, x + w, y, x + w, y + h, x, y + h], [4, 60, 12, 60, 12, 68, 4, 68]], mask | far,
-                     area=h * w + 64 - .5)
+            annotate(
+                image_id,
+                3,
+                [[x, y, x + w, y, x + w, y + h, x, y + h], [4, 60, 12, 60, 12, 68, 4, 68]],
+                mask | far,
+                area=h * w + 64 - 0.5,
+            )
             image[mask | far] = 235
             mask = np.zeros_like(mask)
-            mask[8:40, 50 + y:70 + y] = True
+            mask[8:40, 50 + y : 70 + y] = True
             annotate(image_id, 17, _uncompressed(mask), mask)
             image[mask] = 15
             mask = _ring(54, 60, 14)

@@ -5,6 +5,7 @@ Where they come from and what a case is: `tests/recorded/README.md`. Used as
     cases, arrays = oracle.load("pure_nophoto")
     oracle.check(cases["norm_boxes_sq"], arrays)
 """
+
 import functools
 import importlib
 import json
@@ -35,11 +36,14 @@ def shared(path=""):
     """`find_shared`, or the test is skipped."""
     found = find_shared(path)
     if found is None:
-        pytest.skip(f"{path or 'the shared folder'} is not here: set MRCNN_SHARED to the folder of recordings")
+        pytest.skip(
+            f"{path or 'the shared folder'} is not here: set MRCNN_SHARED to the folder of"
+            " recordings"
+        )
     return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def load(name):
     """Cases and arrays of one recording.
 
@@ -49,22 +53,30 @@ def load(name):
     Returns:
         {case's name: case}, {key: array}.
     """
-    folder = RECORDED if (RECORDED / f"{name}.npz").exists() else shared(f"oracle/matterport/{name}.npz").parent
+    folder = (
+        RECORDED
+        if (RECORDED / f"{name}.npz").exists()
+        else shared(f"oracle/matterport/{name}.npz").parent
+    )
     cases = json.loads((folder / f"{name}_cases.json").read_text())
     with np.load(folder / f"{name}.npz") as archive:
         arrays = {key: archive[key] for key in archive.files}
     return {case["case"]: case for case in cases}, arrays
 
 
-# ---- Running --------------------------------------------------------------------------------------
+# ---- Running -------------------------------------------------------------------------------------
+
 
 class RecordedDataset(utils.Dataset):
     """The images, masks and class ids under one name of a recording; every class is active."""
 
     def __init__(self, name, arrays):
         super().__init__()
-        self._recorded = {key[len(name) + 1:]: value for key, value in arrays.items()
-                          if key.startswith(name + "/")}
+        self._recorded = {
+            key[len(name) + 1 :]: value
+            for key, value in arrays.items()
+            if key.startswith(name + "/")
+        }
         for class_id in range(1, int(self._recorded["num_classes"])):
             self.add_class("recorded", class_id, f"class {class_id}")
         for index in range(int(self._recorded["count"])):
@@ -75,7 +87,10 @@ class RecordedDataset(utils.Dataset):
         return self._recorded[f"image{image_id}"].copy()
 
     def load_mask(self, image_id):
-        return self._recorded[f"mask{image_id}"].copy(), self._recorded[f"class_ids{image_id}"].copy()
+        return (
+            self._recorded[f"mask{image_id}"].copy(),
+            self._recorded[f"class_ids{image_id}"].copy(),
+        )
 
 
 def decode(value, arrays):
@@ -85,7 +100,7 @@ def decode(value, arrays):
     if not isinstance(value, dict):
         return value
     if len(value) == 1:
-        (kind, content), = value.items()
+        ((kind, content),) = value.items()
         if kind == "npz":
             return arrays[content].copy()
         if kind == "npa":
@@ -109,7 +124,9 @@ def _map_arrays(value, function):
 
 def arguments(case, arrays):
     """args, kwargs of a case."""
-    return decode(case["args"], arrays), {key: decode(item, arrays) for key, item in case["kwargs"].items()}
+    return decode(case["args"], arrays), {
+        key: decode(item, arrays) for key, item in case["kwargs"].items()
+    }
 
 
 def function_of(case):
@@ -118,15 +135,21 @@ def function_of(case):
 
 
 def run(case, arrays):
-    """What this project returns for a case, tensors as numpy arrays; a generator's batches as a list."""
+    """What this project returns for a case, tensors as numpy arrays; a generator's batches as a
+    list."""
     args, kwargs = arguments(case, arrays)
     function = function_of(case)
     if "layer_init" in case:
-        function = function(**{key: decode(item, arrays) for key, item in case["layer_init"].items()})
+        function = function(
+            **{key: decode(item, arrays) for key, item in case["layer_init"].items()}
+        )
     if case.get("graph"):
         from keras import ops
-        args, kwargs = _map_arrays((args, kwargs), lambda value: ops.convert_to_tensor(value)
-                                   if isinstance(value, np.ndarray) else value)
+
+        args, kwargs = _map_arrays(
+            (args, kwargs),
+            lambda value: ops.convert_to_tensor(value) if isinstance(value, np.ndarray) else value,
+        )
     if "py_seed" in case:
         random.seed(case["py_seed"])
     if "np_seed" in case:
@@ -136,16 +159,20 @@ def run(case, arrays):
         batches = iter(result)
         return [next(batches) for _ in range(case["take"])]
     if case.get("graph"):
-        result = _map_arrays(result, lambda value: value if value is None else ops.convert_to_numpy(value))
+        result = _map_arrays(
+            result, lambda value: value if value is None else ops.convert_to_numpy(value)
+        )
     return result
 
 
-# ---- Comparing ------------------------------------------------------------------------------------
+# ---- Comparing -----------------------------------------------------------------------------------
+
 
 def outputs(case, result):
     """[(key or None, value)]: the parts of `result` that the case's outputs name, in their order.
 
-    A key ends in `out`, then the path to the value: `out3.1` is result[3][1], `outscale` result["scale"].
+    A key ends in `out`, then the path to the value: `out3.1` is result[3][1], `outscale`
+    result["scale"].
     """
     pairs, top = [], -1
     for key in case["outs"]:
@@ -176,7 +203,9 @@ def _sort_rows(group, axis):
 def compare(case, arrays, result):
     """Asserts that `result` is what was recorded, to the case's tolerance."""
     if isinstance(result, (tuple, list)) and "take" not in case:
-        tops = {key.rsplit("/", 1)[1].split(".")[0] if key else i for i, key in enumerate(case["outs"])}
+        tops = {
+            key.rsplit("/", 1)[1].split(".")[0] if key else i for i, key in enumerate(case["outs"])
+        }
         assert len(result) == len(tops), f"{len(result)} results, recorded {len(tops)}"
     pairs = outputs(case, result)
     for key, value in pairs:
@@ -191,16 +220,23 @@ def compare(case, arrays, result):
     for key, a, b in zip(keys, actual, expected):
         if b.dtype == bool:
             assert a.dtype == bool, f"{key}: {a.dtype}, recorded bool"
-            assert b.size == 0 or np.mean(a != b) <= 1e-3, f"{key}: {np.mean(a != b):.2%} of pixels differ"
+            assert b.size == 0 or np.mean(a != b) <= 1e-3, (
+                f"{key}: {np.mean(a != b):.2%} of pixels differ"
+            )
         else:
-            np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=case.get("rtol", 1e-5),
-                                       atol=case.get("atol", 0), err_msg=key)
+            np.testing.assert_allclose(
+                a.astype(np.float64),
+                b.astype(np.float64),
+                rtol=case.get("rtol", 1e-5),
+                atol=case.get("atol", 0),
+                err_msg=key,
+            )
 
 
 def check(case, arrays):
     """Runs a case and compares; where the original raised, something must raise."""
     if "raises" in case:
-        with pytest.raises(Exception):
+        with pytest.raises(Exception):  # noqa: B017  of whatever kind the original raised
             run(case, arrays)
     else:
         compare(case, arrays, run(case, arrays))

@@ -1,4 +1,5 @@
 """Every public name of the original exists where it was, with its arguments."""
+
 import importlib
 import inspect
 import re
@@ -8,7 +9,9 @@ import pytest
 
 # Differences on purpose: what differs, and why.
 DELIBERATE = {
-    "model.BatchNorm.call": "fixed at construction: Keras 3 overrides `training` in a functional model",
+    "model.BatchNorm.call": (
+        "fixed at construction: Keras 3 overrides `training` in a functional model"
+    ),
     "visualize.ROOT_DIR": "importing visualize no longer edits sys.path (README 28)",
 }
 
@@ -33,7 +36,13 @@ def listed():
             name = match.group(2) if not match.group(1) else f"{owner}.{match.group(2)}"
             found.append((module, name, None if "@property" in line else match.group(3)))
         elif match := re.match(r"(\s*)(\w+) = ", line):
-            found.append((module, match.group(2) if not match.group(1) else f"{owner}.{match.group(2)}", None))
+            found.append(
+                (
+                    module,
+                    match.group(2) if not match.group(1) else f"{owner}.{match.group(2)}",
+                    None,
+                )
+            )
     return found
 
 
@@ -44,7 +53,9 @@ def lookup(module, name):
     return value
 
 
-@pytest.mark.parametrize("module, name, parameters", listed(), ids=lambda value: str(value) if value else "")
+@pytest.mark.parametrize(
+    "module, name, parameters", listed(), ids=lambda value: str(value) if value else ""
+)
 def test_name_and_signature(module, name, parameters):
     if f"{module}.{name}" in DELIBERATE:
         pytest.skip(DELIBERATE[f"{module}.{name}"])
@@ -57,14 +68,17 @@ def test_name_and_signature(module, name, parameters):
     new = list(inspect.signature(value).parameters.values())
     for before, now in zip(old, new):
         if before.kind == before.VAR_KEYWORD or now.kind in (now.VAR_KEYWORD, now.VAR_POSITIONAL):
-            break                           # the rest goes by keyword
+            break  # the rest goes by keyword
         assert now.name == before.name
         # What had to be given may have got a default.
         assert before.default is before.empty or repr(now.default) == repr(before.default), name
     else:
-        assert len(new) >= len(old), f"{name} lacks {old[len(new):]}"
-    for extra in new[len(old):]:
-        assert extra.default is not extra.empty or extra.kind in (extra.VAR_KEYWORD, extra.VAR_POSITIONAL), extra
+        assert len(new) >= len(old), f"{name} lacks {old[len(new) :]}"
+    for extra in new[len(old) :]:
+        assert extra.default is not extra.empty or extra.kind in (
+            extra.VAR_KEYWORD,
+            extra.VAR_POSITIONAL,
+        ), extra
 
 
 def test_the_list_is_read():

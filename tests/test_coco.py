@@ -1,4 +1,6 @@
-"""CocoDataset on generated data in COCO's layout and on coco-mini: annotations, files, what is wrong, downloads."""
+"""CocoDataset on generated data in COCO's layout and on coco-mini: annotations, files, what is
+wrong, downloads."""
+
 import copy
 import http.server
 import json
@@ -11,8 +13,7 @@ import numpy as np
 import oracle
 import pytest
 
-from mrcnn import coco, utils
-from mrcnn import data as data_room
+from mrcnn import coco, data as data_room, utils
 
 
 @pytest.fixture
@@ -38,15 +39,20 @@ def edit(folder, change, name="instances_val2017.json"):
 
 def test_categories_images_and_references(folder):
     dataset = load(folder)
-    assert dataset.num_images == 7                        # the image without annotations is left out
+    assert dataset.num_images == 7  # the image without annotations is left out
     assert dataset.class_names == ["BG", "bright", "dark", "ring"]
     assert dataset.class_from_source_map == {".0": 0, "coco.3": 1, "coco.17": 2, "coco.90": 3}
     assert dataset.get_source_class_id(3, "coco") == 90
     assert load(folder, keep_empty=True).num_images == 8
     # Attributes that scripts read (README 18).
-    assert dataset.sources == ["", "coco"] and dataset.source_class_ids == {"": [0], "coco": [0, 1, 2, 3]}
+    assert dataset.sources == ["", "coco"] and dataset.source_class_ids == {
+        "": [0],
+        "coco": [0, 1, 2, 3],
+    }
     assert dataset.image_from_source_map["coco.103"] == 1 and dataset.image_info[1]["id"] == 103
-    assert {"id", "source", "path", "width", "height", "annotations"} <= dataset.image_info[0].keys()
+    assert {"id", "source", "path", "width", "height", "annotations"} <= dataset.image_info[
+        0
+    ].keys()
     # The original forgot the return of one branch (README 30).
     assert dataset.image_reference(0) == "https://cocodataset.org/#explore?id=100"
     dataset.add_image("other", 5, path="other/5.png")
@@ -69,8 +75,14 @@ def test_masks_of_every_kind(folder):
     for image_id, info in enumerate(dataset.image_info):
         expected = [a for a in data["annotations"] if a["image_id"] == info["id"]]
         masks, class_ids = dataset.load_mask(image_id)
-        assert masks.dtype == bool and masks.shape == (72, 96, len(expected)) and class_ids.dtype == np.int32
-        assert class_ids.tolist() == [{3: 1, 17: 2, 90: 3}[a["category_id"]] * (-1 if a["iscrowd"] else 1) for a in expected]
+        assert (
+            masks.dtype == bool
+            and masks.shape == (72, 96, len(expected))
+            and class_ids.dtype == np.int32
+        )
+        assert class_ids.tolist() == [
+            {3: 1, 17: 2, 90: 3}[a["category_id"]] * (-1 if a["iscrowd"] else 1) for a in expected
+        ]
         if not expected:
             continue
         x, y, w, h = np.array(expected[0]["segmentation"][0])[[0, 1, 2, 5]] * [1, 1, 1, 1]
@@ -92,7 +104,10 @@ def test_files_of_every_kind(folder):
     for image_id in dataset.image_ids:
         image, (masks, _) = dataset.load_image(image_id), dataset.load_mask(image_id)
         assert image.shape == (72, 96, 3) and image.dtype == np.uint8
-        assert np.abs(image[masks[..., 0]].mean() - 235) < 8 and np.abs(image[masks[..., 1]].mean() - 15) < 8, image_id
+        assert (
+            np.abs(image[masks[..., 0]].mean() - 235) < 8
+            and np.abs(image[masks[..., 1]].mean() - 15) < 8
+        ), image_id
 
 
 def test_several_files_in_one_dataset(folder):
@@ -101,13 +116,17 @@ def test_several_files_in_one_dataset(folder):
     dataset.load_coco(folder, "train", 2017)
     loaded = dataset.load_coco(folder, "val", 2017, return_coco=True)
     dataset.prepare()
-    assert dataset.num_images == 10 and dataset.num_classes == 4 and sorted(loaded.cats) == [3, 17, 90]
+    assert (
+        dataset.num_images == 10 and dataset.num_classes == 4 and sorted(loaded.cats) == [3, 17, 90]
+    )
 
 
 def test_any_json(folder):
     (folder / "val2017").rename(folder / "photos")
     dataset = coco.CocoDataset()
-    dataset.load_json(folder / "annotations" / "instances_val2017.json", folder / "photos", source="mine")
+    dataset.load_json(
+        folder / "annotations" / "instances_val2017.json", folder / "photos", source="mine"
+    )
     dataset.prepare()
     assert dataset.num_images == 7 and dataset.map_source_class_id("mine.90") == 3
     assert dataset.image_reference(0) == str(folder / "photos" / "000000000100.jpg")
@@ -119,22 +138,30 @@ def test_minival(folder):
     assert load(folder, "minival").num_images == 7
     with pytest.raises(ValueError, match="valminusminival is a part of 2014"):
         load(folder, "valminusminival")
-    (folder / "annotations" / "instances_val2017.json").rename(folder / "annotations" / "instances_minival2014.json")
+    (folder / "annotations" / "instances_val2017.json").rename(
+        folder / "annotations" / "instances_minival2014.json"
+    )
     (folder / "val2017").rename(folder / "val2014")
     assert load(folder, "minival", 2014).num_images == 7
 
 
-# ---- What is wrong with the data ----------------------------------------------------------------------
+# ---- What is wrong with the data -----------------------------------------------------------------
+
 
 def test_missing_folders(folder, caplog):
-    with pytest.raises(FileNotFoundError, match="instances_val2014.json. .*annotations has instances_val2017.json"):
+    with pytest.raises(
+        FileNotFoundError, match="instances_val2014.json. .*annotations has instances_val2017.json"
+    ):
         load(folder, year="2014")
     with pytest.raises(FileNotFoundError, match="there is no folder .*nowhere"):
         load(folder / "nowhere")
     (folder / "val2017").rename(folder / "elsewhere")
     with caplog.at_level(logging.WARNING):
         dataset = load(folder)
-    assert len(caplog.records) == 1 and f"there is no folder {folder / 'val2017'}; only the annotations" in caplog.text
+    assert (
+        len(caplog.records) == 1
+        and f"there is no folder {folder / 'val2017'}; only the annotations" in caplog.text
+    )
     # They are of use without the photographs; reading one of those is an error that names it.
     assert dataset.num_images == 7 and dataset.load_mask(0)[0].shape == (72, 96, 4)
     with pytest.raises(FileNotFoundError, match="Image 0: no file .*val2017/000000000100.jpg"):
@@ -146,13 +173,19 @@ def test_missing_images(folder, caplog):
     with caplog.at_level(logging.WARNING):
         assert load(folder).num_images == 6
     assert len(caplog.records) == 1
-    assert "instances_val2017.json: 1 images are not in" in caplog.text and "103 (000000000103.jpg)" in caplog.text
+    assert (
+        "instances_val2017.json: 1 images are not in" in caplog.text
+        and "103 (000000000103.jpg)" in caplog.text
+    )
     for path in (folder / "val2017").iterdir():
         path.unlink()
     caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert load(folder).num_images == 7
-    assert "instances_val2017.json: none of its images is in" in caplog.text and len(caplog.records) == 1
+    assert (
+        "instances_val2017.json: none of its images is in" in caplog.text
+        and len(caplog.records) == 1
+    )
 
 
 def break_reference(data):
@@ -183,32 +216,77 @@ def break_twin(data):
     data["annotations"].append(copy.deepcopy(data["annotations"][0]))
 
 
-@pytest.mark.parametrize("change, text, left", [
-    (break_reference, "1 annotations belong to an image that is not in the file and are left out: 5 (image 4711)", 3),
-    (break_category, "1 annotations belong to a category that is not in the file and are left out: 5 (category 4)", 3),
-    (break_polygon, "1 annotations have a polygon of less than 3 points or an odd count of numbers and those polygons are "
-                    "left out: 5 (image 100)", 4),
-    (break_polygons, "polygon of less than 3 points or an odd count of numbers and those polygons are left out: 5 (image 100)", 3),
-    (break_odd, "polygon of less than 3 points or an odd count of numbers and those polygons are left out: 5 (image 100)", 4),
-    (break_shape, "1 annotations have no segmentation and are left out: 5 (image 100)", 3),
-    (break_twin, "1 annotations have an id that another one has and are left out: 5", 4)])
+@pytest.mark.parametrize(
+    "change, text, left",
+    [
+        (
+            break_reference,
+            (
+                "1 annotations belong to an image that is not in the file and are left out: 5"
+                " (image 4711)"
+            ),
+            3,
+        ),
+        (
+            break_category,
+            (
+                "1 annotations belong to a category that is not in the file and are left out: 5"
+                " (category 4)"
+            ),
+            3,
+        ),
+        (
+            break_polygon,
+            (
+                "1 annotations have a polygon of less than 3 points or an odd count of numbers and"
+                " those polygons are left out: 5 (image 100)"
+            ),
+            4,
+        ),
+        (
+            break_polygons,
+            (
+                "polygon of less than 3 points or an odd count of numbers and those polygons are"
+                " left out: 5 (image 100)"
+            ),
+            3,
+        ),
+        (
+            break_odd,
+            (
+                "polygon of less than 3 points or an odd count of numbers and those polygons are"
+                " left out: 5 (image 100)"
+            ),
+            4,
+        ),
+        (break_shape, "1 annotations have no segmentation and are left out: 5 (image 100)", 3),
+        (break_twin, "1 annotations have an id that another one has and are left out: 5", 4),
+    ],
+)
 def test_broken_annotations_are_named_once(folder, caplog, change, text, left):
     edit(folder, change)
     with caplog.at_level(logging.WARNING):
         dataset = load(folder)
-    assert len(caplog.records) == 1 and text in caplog.text and "instances_val2017.json" in caplog.text
+    assert (
+        len(caplog.records) == 1 and text in caplog.text and "instances_val2017.json" in caplog.text
+    )
     assert len(dataset.image_info[0]["annotations"]) == dataset.load_mask(0)[0].shape[2] == left
 
 
 def test_broken_json(folder):
     path = folder / "annotations" / "instances_val2017.json"
     text = path.read_text()
-    cases = [(text[:-300], "instances_val2017.json is no valid json .cut off or damaged"),
-             ("[]", "no lists images, annotations, categories.*Received: a list"),
-             ('{"images": []}', "Received: an object with images"),
-             (text.replace('"id": 100, ', "", 1), "each of images has an id. Received: .*000000000100.jpg.* at place 0"),
-             (text.replace('"height": 72, ', "", 1), "images have a height. Received: none for id 100"),
-             (text.replace('"id": 103, ', '"id": 100, ', 1), "ids of images occur more than once: 100")]
+    cases = [
+        (text[:-300], "instances_val2017.json is no valid json .cut off or damaged"),
+        ("[]", "no lists images, annotations, categories.*Received: a list"),
+        ('{"images": []}', "Received: an object with images"),
+        (
+            text.replace('"id": 100, ', "", 1),
+            "each of images has an id. Received: .*000000000100.jpg.* at place 0",
+        ),
+        (text.replace('"height": 72, ', "", 1), "images have a height. Received: none for id 100"),
+        (text.replace('"id": 103, ', '"id": 100, ', 1), "ids of images occur more than once: 100"),
+    ]
     for content, message in cases:
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
@@ -223,28 +301,41 @@ def test_broken_runs_and_sizes(folder):
         data["annotations"][1]["segmentation"]["size"] = [72, 96]
         data["annotations"][1]["segmentation"]["counts"][0] += 1
 
-    for change, message in ((wrong_size, "mask of annotation 12 has the size of its image, 72 x 96. Received: 96 x 72"),
-                            (wrong_sum, "runs of annotation 12 add up to 72 x 96 pixels. Received: 6913")):
+    for change, message in (
+        (wrong_size, "mask of annotation 12 has the size of its image, 72 x 96. Received: 96 x 72"),
+        (wrong_sum, "runs of annotation 12 add up to 72 x 96 pixels. Received: 6913"),
+    ):
         edit(folder, change)
-        with pytest.raises(ValueError, match=f"000000000100.jpg .id 100 in .*json. can't be read: .*{message}"):
+        with pytest.raises(
+            ValueError, match=f"000000000100.jpg .id 100 in .*json. can't be read: .*{message}"
+        ):
             load(folder).load_mask(0)
 
 
 def test_broken_photographs(folder):
     path = folder / "val2017" / "000000000100.jpg"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="000000000100.jpg .id 100 in .*instances_val2017.json.*truncated"):
+    with pytest.raises(
+        ValueError, match="000000000100.jpg .id 100 in .*instances_val2017.json.*truncated"
+    ):
         load(folder).load_image(0)
 
     # Training doesn't start, and names it.
     from mrcnn.config import Config
-    with pytest.raises(data_room.DatasetError, match="has 1 problem.*\n.*000000000100.jpg .id 100 in .*json"):
+
+    with pytest.raises(
+        data_room.DatasetError, match="has 1 problem.*\n.*000000000100.jpg .id 100 in .*json"
+    ):
         data_room.check_dataset(load(folder), Config(NUM_CLASSES=4))
 
     def taller(data):
         data["images"][1]["height"] = 80
+
     edit(folder, taller)
-    with pytest.raises(ValueError, match="000000000103.jpg .id 103 in .* is 80 x 96 pixels there. Received: 72 x 96"):
+    with pytest.raises(
+        ValueError,
+        match="000000000103.jpg .id 103 in .* is 80 x 96 pixels there. Received: 72 x 96",
+    ):
         load(folder).load_image(1)
 
 
@@ -257,11 +348,13 @@ def test_base_class_without_masks(caplog):
     assert masks.shape == (5, 6, 0) and class_ids.shape == (0,)
 
 
-# ---- Downloads ----------------------------------------------------------------------------------------
+# ---- Downloads -----------------------------------------------------------------------------------
+
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A local server of COCO's paths whose answers can break off; yields (files, limits, requests)."""
+    """A local server of COCO's paths whose answers can break off; yields (files, limits,
+    requests)."""
     files, limits, requests = {}, {}, []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -270,17 +363,21 @@ def server(tmp_path, monkeypatch):
             body = files.get(self.path)
             if body is None:
                 return self.send_error(404)
-            start = int(self.headers["Range"].split("=")[1].rstrip("-")) if "Range" in self.headers else 0
+            start = (
+                int(self.headers["Range"].split("=")[1].rstrip("-"))
+                if "Range" in self.headers
+                else 0
+            )
             self.send_response(206 if start else 200)
             self.send_header("Content-Length", str(len(body) - start))
             self.end_headers()
-            self.wfile.write(body[start:][:limits.pop(self.path, None)])
+            self.wfile.write(body[start:][: limits.pop(self.path, None)])
 
         def log_message(self, *_):
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": .01})
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         monkeypatch.setattr(coco, "ADDRESS", f"http://127.0.0.1:{running.server_port}")
         monkeypatch.setattr(coco, "PARTS_2014", {"minival": f"{coco.ADDRESS}/mini.json.zip?dl=1"})
@@ -293,8 +390,12 @@ def zipped(folder, *names):
     path = folder.parent / "made.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in names:
-            for each in sorted((folder / name).rglob("*")) if (folder / name).is_dir() else [folder / name]:
-                archive.write(each, each.relative_to(folder if (folder / name).is_dir() else each.parent))
+            for each in (
+                sorted((folder / name).rglob("*")) if (folder / name).is_dir() else [folder / name]
+            ):
+                archive.write(
+                    each, each.relative_to(folder if (folder / name).is_dir() else each.parent)
+                )
     return path.read_bytes()
 
 
@@ -307,9 +408,12 @@ def test_download_breaks_off_and_goes_on(folder, tmp_path, server):
     with pytest.raises(ValueError, match="broke off after 5000"):
         load(there, auto_download=True)
     # No empty folder that a later run would take for the images (README 29).
-    assert not (there / "val2017").exists() and (there / "annotations" / "instances_val2017.json").exists()
+    assert (
+        not (there / "val2017").exists()
+        and (there / "annotations" / "instances_val2017.json").exists()
+    )
     requests.clear()
-    (there / ".val2017.unpacking" / "val2017").mkdir(parents=True)          # killed while it was unpacking
+    (there / ".val2017.unpacking" / "val2017").mkdir(parents=True)  # killed while it was unpacking
     assert load(there, auto_download=True).num_images == 7
     assert requests == [("/zips/val2017.zip", "bytes=5000-")]
     requests.clear()
@@ -332,7 +436,9 @@ def test_download_of_a_broken_zip(folder, tmp_path, server):
 
 def test_download_of_minival(folder, tmp_path, server):
     files, _, _ = server
-    (folder / "annotations" / "instances_val2017.json").rename(folder / "annotations" / "instances_minival2014.json")
+    (folder / "annotations" / "instances_val2017.json").rename(
+        folder / "annotations" / "instances_minival2014.json"
+    )
     (folder / "val2017").rename(folder / "val2014")
     files["/mini.json.zip?dl=1"] = zipped(folder, "annotations/instances_minival2014.json")
     files["/zips/val2014.zip"] = zipped(folder, "val2014")
@@ -341,11 +447,15 @@ def test_download_of_minival(folder, tmp_path, server):
         load(tmp_path / "new", "test", auto_download=True)
 
 
-# ---- Real photographs ---------------------------------------------------------------------------------
+# ---- Real photographs ----------------------------------------------------------------------------
 
-@pytest.mark.parametrize("subset, images, annotated, crowds", [("train", 100, 98, 6), ("val", 50, 50, 3)])
+
+@pytest.mark.parametrize(
+    "subset, images, annotated, crowds", [("train", 100, 98, 6), ("val", 50, 50, 3)]
+)
 def test_coco_mini(subset, images, annotated, crowds):
-    """Counts of the shared README; masks by pycocotools' own annToMask; every photograph has the json's size."""
+    """Counts of the shared README; masks by pycocotools' own annToMask; every photograph has the
+    json's size."""
     folder = oracle.shared("data/coco-mini")
     dataset = load(folder, subset, keep_empty=True)
     assert dataset.num_images == images and dataset.num_classes == 81
@@ -368,7 +478,10 @@ def test_says_what_it_reads(folder, caplog, capsys, monkeypatch):
     """In the log; large files without any setting of logging too."""
     with caplog.at_level(logging.INFO, "mrcnn.coco"):
         load(folder)
-    assert "instances_val2017.json, 0.0 MB" in caplog.text and "8 images, 25 annotations, 3 categories in" in caplog.text
+    assert (
+        "instances_val2017.json, 0.0 MB" in caplog.text
+        and "8 images, 25 annotations, 3 categories in" in caplog.text
+    )
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(coco, "LARGE_MEGABYTES", 0)
     load(folder)
@@ -376,5 +489,5 @@ def test_says_what_it_reads(folder, caplog, capsys, monkeypatch):
 
 
 def test_show_progress_is_not_drawn_on_files(capsys):
-    utils.show_progress("x", 1, 2, 1.)
+    utils.show_progress("x", 1, 2, 1.0)
     assert capsys.readouterr().err == ""

@@ -1,4 +1,5 @@
 """samples/coco/coco.py as its users call it: commands, options, functions, mistakes."""
+
 import argparse
 import json
 import pathlib
@@ -13,10 +14,25 @@ import pytest
 from mrcnn import commands, media
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SMALL = ["--set", "BACKBONE=resnet18", "IMAGE_MIN_DIM=64", "IMAGE_MAX_DIM=64", "RPN_ANCHOR_SCALES=(8,16,32,48,64)",
-         "RPN_CHANNELS=16", "TOP_DOWN_PYRAMID_SIZE=16", "FPN_CLASSIF_FC_LAYERS_SIZE=16", "MASK_HEAD_CHANNELS=16",
-         "POST_NMS_ROIS_TRAINING=30", "POST_NMS_ROIS_INFERENCE=30", "TRAIN_ROIS_PER_IMAGE=8", "STEPS_PER_EPOCH=1",
-         "VALIDATION_STEPS=1", "IMAGES_PER_GPU=1", "DETECTION_MAX_INSTANCES=5", "WORKERS=1"]
+SMALL = [
+    "--set",
+    "BACKBONE=resnet18",
+    "IMAGE_MIN_DIM=64",
+    "IMAGE_MAX_DIM=64",
+    "RPN_ANCHOR_SCALES=(8,16,32,48,64)",
+    "RPN_CHANNELS=16",
+    "TOP_DOWN_PYRAMID_SIZE=16",
+    "FPN_CLASSIF_FC_LAYERS_SIZE=16",
+    "MASK_HEAD_CHANNELS=16",
+    "POST_NMS_ROIS_TRAINING=30",
+    "POST_NMS_ROIS_INFERENCE=30",
+    "TRAIN_ROIS_PER_IMAGE=8",
+    "STEPS_PER_EPOCH=1",
+    "VALIDATION_STEPS=1",
+    "IMAGES_PER_GPU=1",
+    "DETECTION_MAX_INSTANCES=5",
+    "WORKERS=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +56,9 @@ def data(tmp_path_factory):
 
 
 def test_categories_are_those_of_the_official_file(coco):
-    official = json.loads((oracle.shared("data/coco-mini") / "annotations" / "instances_val2017.json").read_text())
+    official = json.loads(
+        (oracle.shared("data/coco-mini") / "annotations" / "instances_val2017.json").read_text()
+    )
     assert {each["id"]: each["name"] for each in official["categories"]} == coco.CATEGORIES
     assert coco.CocoConfig().NUM_CLASSES == 81 and coco.CocoConfig.NAME == "coco"
 
@@ -51,11 +69,15 @@ def test_train_evaluate_detect(coco, data, tmp_path, capsys):
     train = ["train", f"--dataset={data}", "--year=2017", "--download=False", *logs, *SMALL]
     coco.main([*train, "--weights=none", "--epochs=1", "--evaluate-every=1", "--limit=2"])
     coco.main([*train, "--model=last", "--epochs=2"])
-    run, = (tmp_path / "logs").iterdir()
-    assert {"mask_rcnn_coco_0001.h5", "mask_rcnn_coco_0002.h5"} <= {each.name for each in run.iterdir()}
+    (run,) = (tmp_path / "logs").iterdir()
+    assert {"mask_rcnn_coco_0001.h5", "mask_rcnn_coco_0002.h5"} <= {
+        each.name for each in run.iterdir()
+    }
 
     capsys.readouterr()
-    coco.main(["evaluate", f"--dataset={data}", "--limit=3", *logs, *out, *SMALL])          # the year is found
+    coco.main(
+        ["evaluate", f"--dataset={data}", "--limit=3", *logs, *out, *SMALL]
+    )  # the year is found
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("bright", "ring", "mask AP50", "ARl", "confusion.png"))
     results = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -67,17 +89,35 @@ def test_train_evaluate_detect(coco, data, tmp_path, capsys):
         for _ in range(3):
             video.write(media.read_image(photos / "000000000100.jpg"))
     (tmp_path / "in" / "broken.jpg").write_text("nothing")
-    coco.main(["detect", str(tmp_path / "in"), "--image", str(photos / "*.jpg"), f"--dataset={data}", *logs, *out, *SMALL,
-               "DETECTION_MIN_CONFIDENCE=0"])
+    coco.main(
+        [
+            "detect",
+            str(tmp_path / "in"),
+            "--image",
+            str(photos / "*.jpg"),
+            f"--dataset={data}",
+            *logs,
+            *out,
+            *SMALL,
+            "DETECTION_MIN_CONFIDENCE=0",
+        ]
+    )
     captured = capsys.readouterr()
     assert "on 6 images, 1 files skipped" in captured.out and "film.mp4" in captured.out
-    written = [pathlib.Path(line) for line in captured.out.splitlines() if line.startswith(str(tmp_path))]
+    written = [
+        pathlib.Path(line) for line in captured.out.splitlines() if line.startswith(str(tmp_path))
+    ]
     assert len(written) == 6 and all(path.exists() for path in written)
     assert media.video_info(next(path for path in written if path.suffix == ".mp4")) == (3, 5)
     from pycocotools.coco import COCO
+
     index = COCO(str(tmp_path / "out" / "images.json"))
     loaded = index.loadRes(str(tmp_path / "out" / "results.json"))
-    assert len(index.imgs) == 6 and {each["name"] for each in index.cats.values()} == {"bright", "dark", "ring"}
+    assert len(index.imgs) == 6 and {each["name"] for each in index.cats.values()} == {
+        "bright",
+        "dark",
+        "ring",
+    }
     assert {a["image_id"] for a in loaded.anns.values()} <= set(index.imgs)
     assert [each.get("frame") for each in index.dataset["images"]].count(1) == 1
     first = loaded.annToMask(next(iter(loaded.anns.values())))
@@ -89,12 +129,20 @@ class Detects:
 
     def __init__(self):
         from mrcnn.config import Config
+
         self.config = Config(NUM_CLASSES=4, IMAGES_PER_GPU=1)
 
     def detect(self, images):
         mask = np.zeros((*images[0].shape[:2], 1), bool)
         mask[10:30, 10:40] = True
-        return [{"rois": np.array([[10, 10, 30, 40]]), "class_ids": np.array([3]), "scores": np.array([.5]), "masks": mask}]
+        return [
+            {
+                "rois": np.array([[10, 10, 30, 40]]),
+                "class_ids": np.array([3]),
+                "scores": np.array([0.5]),
+                "masks": mask,
+            }
+        ]
 
 
 def test_functions_of_existing_code(coco, data, capsys):
@@ -102,19 +150,29 @@ def test_functions_of_existing_code(coco, data, capsys):
     official = dataset.load_coco(str(data), "val", year="2017", return_coco=True)
     dataset.prepare()
     result = Detects().detect([np.zeros((72, 96, 3), np.uint8)])[0]
-    rows = coco.build_coco_results(dataset, [100], result["rois"], result["class_ids"], result["scores"], result["masks"])
-    assert [(row["image_id"], row["category_id"], row["bbox"], row["score"]) for row in rows] == [(100, 90, [10, 10, 30, 20], .5)]
+    rows = coco.build_coco_results(
+        dataset, [100], result["rois"], result["class_ids"], result["scores"], result["masks"]
+    )
+    assert [(row["image_id"], row["category_id"], row["bbox"], row["score"]) for row in rows] == [
+        (100, 90, [10, 10, 30, 20], 0.5)
+    ]
     assert len(official.loadRes(rows).anns) == 1
     assert coco.build_coco_results(dataset, [100], None, [], [], None) == []
     done = coco.evaluate_coco(Detects(), dataset, official, "segm", limit=2)
     assert done.images == 2 and "mask AP" in capsys.readouterr().out
-    assert coco.evaluate_coco(Detects(), dataset, official, "bbox", image_ids=dataset.image_ids[:1]).images == 1
+    assert (
+        coco.evaluate_coco(
+            Detects(), dataset, official, "bbox", image_ids=dataset.image_ids[:1]
+        ).images
+        == 1
+    )
     with pytest.raises(ValueError, match="Received: 'keypoints'"):
         coco.evaluate_coco(Detects(), dataset, official, "keypoints")
 
 
 def test_subclasses_work(coco, data):
     """The original's super(self.__class__, self) recursed forever in a subclass (README 28)."""
+
     class Mine(coco.CocoDataset):
         def load_mask(self, image_id):
             return super().load_mask(image_id)
@@ -126,70 +184,110 @@ def test_subclasses_work(coco, data):
     dataset.load_coco(data, "val", "2017")
     dataset.add_image("other", 1, path="x.png", height=4, width=4)
     dataset.prepare()
-    assert dataset.load_mask(0)[0].shape == (72, 96, 4) and dataset.image_reference(0).endswith("id=100")
+    assert dataset.load_mask(0)[0].shape == (72, 96, 4) and dataset.image_reference(0).endswith(
+        "id=100"
+    )
     assert dataset.load_mask(4)[0].shape == (4, 4, 0) and dataset.image_reference(4) == "x.png"
 
 
 def test_stages():
-    """Each stage trains to its last epoch; what the weights are beyond is left out; --epochs cuts or goes on."""
+    """Each stage trains to its last epoch; what the weights are beyond is left out; --epochs cuts
+    or goes on."""
+
     class Model:
         def __init__(self, epoch):
-            self.epoch, self.config, self.calls = epoch, argparse.Namespace(LEARNING_RATE=.1), []
+            self.epoch, self.config, self.calls = epoch, argparse.Namespace(LEARNING_RATE=0.1), []
 
         def train(self, train_set, val_set, rate, epochs, layers, **kwargs):
             self.calls.append((epochs, layers, round(rate, 4)))
             self.epoch = epochs
 
-    stages = [(40, "heads", 1.), (120, "4+", 1.), (160, "all", .1)]
-    for epoch, last, expected in ((0, None, [(40, "heads", .1), (120, "4+", .1), (160, "all", .01)]),
-                                  (40, None, [(120, "4+", .1), (160, "all", .01)]), (7, 30, [(30, "heads", .1)]),
-                                  (130, 200, [(160, "all", .01), (200, "all", .01)])):
+    stages = [(40, "heads", 1.0), (120, "4+", 1.0), (160, "all", 0.1)]
+    for epoch, last, expected in (
+        (0, None, [(40, "heads", 0.1), (120, "4+", 0.1), (160, "all", 0.01)]),
+        (40, None, [(120, "4+", 0.1), (160, "all", 0.01)]),
+        (7, 30, [(30, "heads", 0.1)]),
+        (130, 200, [(160, "all", 0.01), (200, "all", 0.01)]),
+    ):
         model = Model(epoch)
-        commands.train(model, None, None, stages, argparse.Namespace(epochs=last, evaluate_every=0, limit=0))
+        commands.train(
+            model, None, None, stages, argparse.Namespace(epochs=last, evaluate_every=0, limit=0)
+        )
         assert model.calls == expected
     with pytest.raises(ValueError, match="reached epoch 160 of 160"):
-        commands.train(Model(160), None, None, stages, argparse.Namespace(epochs=None, evaluate_every=0, limit=0))
+        commands.train(
+            Model(160),
+            None,
+            None,
+            stages,
+            argparse.Namespace(epochs=None, evaluate_every=0, limit=0),
+        )
 
 
 def test_weights_that_cannot_detect(tmp_path):
     from mrcnn.config import Config
+
     for weights, text in (("coco", "They know 80 classes"), ("imagenet", "They have no heads")):
         with pytest.raises(ValueError, match=f"detect 3 classes .*{text}"):
-            commands.load_model("inference", Config(NUM_CLASSES=4), argparse.Namespace(weights=weights, logs=tmp_path))
+            commands.load_model(
+                "inference",
+                Config(NUM_CLASSES=4),
+                argparse.Namespace(weights=weights, logs=tmp_path),
+            )
 
 
 def test_download_is_a_boolean():
     """`type=bool` of the original took "False" for true (README 28)."""
     parser = argparse.ArgumentParser()
     commands.add_boolean(parser, "--download", "")
-    for words, value in (([], False), (["--download"], True), (["--download=True"], True), (["--download", "true"], True),
-                         (["--download=False"], False), (["--download", "0"], False)):
+    for words, value in (
+        ([], False),
+        (["--download"], True),
+        (["--download=True"], True),
+        (["--download", "true"], True),
+        (["--download=False"], False),
+        (["--download", "0"], False),
+    ):
         assert parser.parse_args(words).download is value
     with pytest.raises(SystemExit):
         parser.parse_args(["--download=perhaps"])
 
 
 def test_2014_parts(coco, tmp_path, monkeypatch):
-    """Where the divided validation set of 2014 is there, its larger part is trained on; 2017 has none."""
+    """Where the divided validation set of 2014 is there, its larger part is trained on; 2017 has
+    none."""
     for subset in ("train", "valminusminival", "minival", "val"):
         path = tmp_path / "annotations" / f"instances_{subset}2014.json"
         path.parent.mkdir(exist_ok=True)
         path.touch()
     args = argparse.Namespace(dataset=str(tmp_path), download=False, subset=None)
-    assert coco._subsets(args, "2014", True) == ["train", "valminusminival"] and coco._subsets(args, "2014", False) == ["minival"]
-    assert coco._subsets(args, "2017", True) == ["train"] and coco._subsets(args, "2017", False) == ["val"]
+    assert coco._subsets(args, "2014", True) == ["train", "valminusminival"] and coco._subsets(
+        args, "2014", False
+    ) == ["minival"]
+    assert coco._subsets(args, "2017", True) == ["train"] and coco._subsets(
+        args, "2017", False
+    ) == ["val"]
     (tmp_path / "annotations" / "instances_valminusminival2014.json").unlink()
     assert coco._subsets(args, "2014", True) == ["train"] and coco._year(tmp_path) == "2014"
 
 
 def test_2014_parts_that_are_gone(coco, tmp_path, monkeypatch, capsys):
-    """Their server is not COCO's: without it training goes on, and validation uses the whole set."""
+    """Their server is not COCO's: without it training goes on, and validation uses the whole
+    set."""
     from mrcnn import coco as rooms
+
     generated_coco.write(tmp_path, "train", "2014", images=2)
     generated_coco.write(tmp_path, "val", "2014", images=4, first=50)
-    monkeypatch.setattr(rooms, "PARTS_2014", {part: (tmp_path / "gone.zip").as_uri() for part in rooms.PARTS_2014})
-    args = argparse.Namespace(dataset=str(tmp_path), download=True, subset=None, annotations=None, year="2014")
-    assert coco.load(args, training=True).num_images == 2 and "going on without it" in capsys.readouterr().err
+    monkeypatch.setattr(
+        rooms, "PARTS_2014", {part: (tmp_path / "gone.zip").as_uri() for part in rooms.PARTS_2014}
+    )
+    args = argparse.Namespace(
+        dataset=str(tmp_path), download=True, subset=None, annotations=None, year="2014"
+    )
+    assert (
+        coco.load(args, training=True).num_images == 2
+        and "going on without it" in capsys.readouterr().err
+    )
     assert coco.load(args).num_images == 4 and "val is used instead" in capsys.readouterr().err
     args.subset = "minival"
     with pytest.raises(OSError, match="gone.zip can't be downloaded"):
@@ -198,36 +296,88 @@ def test_2014_parts_that_are_gone(coco, tmp_path, monkeypatch, capsys):
 
 def test_mistakes_are_one_message(data, tmp_path):
     """As a program: each mistake in one line, without a traceback; --help is complete."""
+
     def run(*words):
-        done = subprocess.run([sys.executable, str(ROOT / "samples" / "coco" / "coco.py"), *map(str, words)],
-                              capture_output=True, text=True, cwd=tmp_path)
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "samples" / "coco" / "coco.py"), *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
         assert "Traceback" not in done.stderr
         return done
 
     help_text = run("--help").stdout
-    assert all(word in help_text for word in ("--dataset", "--model", "--weights", "--year", "--limit", "--logs", "--download"))
+    assert all(
+        word in help_text
+        for word in (
+            "--dataset",
+            "--model",
+            "--weights",
+            "--year",
+            "--limit",
+            "--logs",
+            "--download",
+        )
+    )
     for words, message in (
-            (["train", f"--dataset={data}"], "train needs --weights"),
-            (["evaluate", "--weights=none"], "evaluate needs --dataset or --annotations"),
-            (["evaluate", f"--dataset={tmp_path}/no", "--weights=none"], f"there is no folder {tmp_path}/no/annotations"),
-            (["evaluate", f"--annotations={data}/annotations/instances_val2017.json", f"--images={tmp_path}", "--weights=none"],
-             f"The images are not there, the first is {tmp_path}/000000000100.jpg"),
-            (["detect", "--weights=none"], "detect needs images"),
-            (["detect", "x.jpg", "--set", "BACKBON=resnet18"], "did you mean BACKBONE?")):
+        (["train", f"--dataset={data}"], "train needs --weights"),
+        (["evaluate", "--weights=none"], "evaluate needs --dataset or --annotations"),
+        (
+            ["evaluate", f"--dataset={tmp_path}/no", "--weights=none"],
+            f"there is no folder {tmp_path}/no/annotations",
+        ),
+        (
+            [
+                "evaluate",
+                f"--annotations={data}/annotations/instances_val2017.json",
+                f"--images={tmp_path}",
+                "--weights=none",
+            ],
+            f"The images are not there, the first is {tmp_path}/000000000100.jpg",
+        ),
+        (["detect", "--weights=none"], "detect needs images"),
+        (["detect", "x.jpg", "--set", "BACKBON=resnet18"], "did you mean BACKBONE?"),
+    ):
         done = run(*words)
         assert done.returncode != 0 and message in done.stderr, done.stderr
 
 
 def test_benchmark_of_the_json_runs(tmp_path):
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "coco_json.py"), "--images", "50", "--annotations", "300",
-                           "--rounds", "1"], capture_output=True, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "coco_json.py"),
+            "--images",
+            "50",
+            "--annotations",
+            "300",
+            "--rounds",
+            "1",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "ratio" in done.stdout, done.stderr
 
 
 @pytest.mark.slow
 def test_learns_four_photographs_by_heart(tmp_path):
-    """mask AP@.5 above .8 on the photographs that it was trained on, or the script ends with an error."""
+    """mask AP@.5 above .8 on the photographs that it was trained on, or the script ends with an
+    error."""
     folder = oracle.shared("data/coco-mini")
-    done = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "overfit_coco.py"), "--dataset", str(folder),
-                           "--output", str(tmp_path)], capture_output=True, text=True)
-    assert done.returncode == 0 and "mask AP@.5" in done.stdout.splitlines()[-1], done.stderr[-2000:]
+    done = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "benchmarks" / "overfit_coco.py"),
+            "--dataset",
+            str(folder),
+            "--output",
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "mask AP@.5" in done.stdout.splitlines()[-1], done.stderr[
+        -2000:
+    ]

@@ -1,4 +1,6 @@
-"""Examples, targets and batches; each thing that the original did wrong is named by its number in the README of the recordings."""
+"""Examples, targets and batches; each thing that the original did wrong is named by its number in
+the README of the recordings."""
+
 import concurrent.futures
 import logging
 
@@ -20,7 +22,9 @@ def recorded_args(name):
 def test_rpn_targets_that_depend_on_a_draw(kind, seed):
     """Counts as recorded, and drawn from the matches without a limit."""
     case, arrays, (shape, anchors, ids, boxes, config) = recorded_args(f"rpn_targets_{kind}_{seed}")
-    match, deltas = data.build_rpn_targets(shape, anchors, ids, boxes, config, rng=np.random.default_rng(0))
+    match, deltas = data.build_rpn_targets(
+        shape, anchors, ids, boxes, config, rng=np.random.default_rng(0)
+    )
     old = arrays[case["outs"][0]]
     for value in (1, -1):
         assert (match == value).sum() == (old == value).sum()
@@ -29,8 +33,8 @@ def test_rpn_targets_that_depend_on_a_draw(kind, seed):
     assert (match[match != 0] == everything[match != 0]).all()
     rank = np.cumsum(everything == 1) - 1
     rows = np.flatnonzero(match == 1)
-    np.testing.assert_allclose(deltas[:len(rows)], all_deltas[rank[rows]])
-    assert not deltas[len(rows):].any()
+    np.testing.assert_allclose(deltas[: len(rows)], all_deltas[rank[rows]])
+    assert not deltas[len(rows) :].any()
 
 
 def test_rpn_targets_of_an_object_that_touches_no_anchor():
@@ -49,7 +53,7 @@ def test_rpn_targets_with_crowds_alone_and_with_nothing():
     _, _, (shape, anchors, ids, boxes, config) = recorded_args("rpn_targets_all_crowd")
     config.RPN_TRAIN_ANCHORS_PER_IMAGE = 8192
     match, deltas = data.build_rpn_targets(shape, anchors, ids, boxes, config)
-    crowd = utils.compute_overlaps(anchors.astype(float), boxes.astype(float)).max(axis=1) >= .001
+    crowd = utils.compute_overlaps(anchors.astype(float), boxes.astype(float)).max(axis=1) >= 0.001
     assert (ids < 0).all() and crowd.any() and not (match == 1).any() and not deltas.any()
     np.testing.assert_array_equal(match == -1, ~crowd)
     match, _ = data.build_rpn_targets(shape, anchors, ids[:0], boxes[:0], config)
@@ -57,20 +61,28 @@ def test_rpn_targets_with_crowds_alone_and_with_nothing():
 
 
 def test_rpn_targets_of_detectron2s_matches():
-    """Below .3 negative, from .7 positive, between neutral, an object's best anchor always positive."""
+    """Below .3 negative, from .7 positive, between neutral, an object's best anchor always
+    positive."""
     config = ToyConfig(RPN_TRAIN_ANCHORS_PER_IMAGE=100)
     box = np.array([[0, 0, 10, 10]])
-    anchors = np.array([[0, 0, 10, 8.], [0, 0, 10, 5], [0, 0, 10, 2], [0, 0, 10, 6.9]])
+    anchors = np.array([[0, 0, 10, 8.0], [0, 0, 10, 5], [0, 0, 10, 2], [0, 0, 10, 6.9]])
     assert data.build_rpn_targets(None, anchors, [1], box, config)[0].tolist() == [1, 0, -1, 0]
     assert data.build_rpn_targets(None, anchors[1:], [1], box, config)[0].tolist() == [0, -1, 1]
-    tied = np.array([[0, 0, 10, 5.], [0, 5, 10, 10]])
+    tied = np.array([[0, 0, 10, 5.0], [0, 5, 10, 10]])
     assert data.build_rpn_targets(None, tied, [1], box, config)[0].tolist() == [1, 1]
 
 
-@pytest.mark.parametrize("available, taken", [((100, 100), (100, 100)), ((200, 100), (128, 100)),
-                                              ((100, 200), (100, 156)), ((200, 200), (128, 128))])
+@pytest.mark.parametrize(
+    "available, taken",
+    [
+        ((100, 100), (100, 100)),
+        ((200, 100), (128, 100)),
+        ((100, 200), (100, 156)),
+        ((200, 200), (128, 128)),
+    ],
+)
 def test_counts_of_sampled_anchors(available, taken):
-    anchors = np.array([[0, 0, 10, 10.]] * available[0] + [[50, 50, 60, 60.]] * available[1])
+    anchors = np.array([[0, 0, 10, 10.0]] * available[0] + [[50, 50, 60, 60.0]] * available[1])
     config = ToyConfig(RPN_TRAIN_ANCHORS_PER_IMAGE=256)
     match, _ = data.build_rpn_targets(None, anchors, [1], np.array([[0, 0, 10, 10]]), config)
     assert ((match == 1).sum(), (match == -1).sum()) == taken
@@ -78,7 +90,8 @@ def test_counts_of_sampled_anchors(available, taken):
 
 @pytest.mark.parametrize("name", ["detection_targets_np", "detection_targets_np_mini"])
 def test_detection_targets_follow_the_layers_rule(name):
-    """(13): exactly .5 is positive, int(P / ratio) - P negatives, rounded masks; positives as recorded."""
+    """(13): exactly .5 is positive, int(P / ratio) - P negatives, rounded masks; positives as
+    recorded."""
     case, arrays, args = recorded_args(name)
     rois, ids, deltas, masks = data.build_detection_targets(*args, rng=np.random.default_rng(0))
     old_rois, old_ids, old_deltas, _ = (arrays[key] for key in case["outs"])
@@ -86,11 +99,17 @@ def test_detection_targets_follow_the_layers_rule(name):
     config = args[-1]
     assert 0 < positive <= int(config.TRAIN_ROIS_PER_IMAGE * config.ROI_POSITIVE_RATIO)
     assert rois.any(axis=1).sum() <= int(positive / config.ROI_POSITIVE_RATIO)
-    assert set(np.unique(masks)) <= {0., 1.} and not ids[positive:].any() and not deltas[positive:].any()
+    assert (
+        set(np.unique(masks)) <= {0.0, 1.0}
+        and not ids[positive:].any()
+        and not deltas[positive:].any()
+    )
     compared = 0
     for i in range(positive):
         for j in np.flatnonzero((old_rois == rois[i]).all(axis=1) & (old_ids > 0)):
-            np.testing.assert_allclose(deltas[i, ids[i]], old_deltas[j, old_ids[j]], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(
+                deltas[i, ids[i]], old_deltas[j, old_ids[j]], rtol=1e-4, atol=1e-5
+            )
             compared += 1
     assert compared
 
@@ -100,24 +119,40 @@ def test_random_rois():
     rois = data.generate_random_rois(*args, rng=np.random.default_rng(0))
     (height, width), boxes = args[0][:2], args[3]
     assert rois.shape == arrays[case["outs"][0]].shape and rois.dtype == np.int32
-    assert (rois[:, :2] >= 0).all() and (rois[:, 2:] <= [height, width]).all() and (rois[:, :2] < rois[:, 2:]).all()
+    assert (
+        (rois[:, :2] >= 0).all()
+        and (rois[:, 2:] <= [height, width]).all()
+        and (rois[:, :2] < rois[:, 2:]).all()
+    )
     y1, x1, y2, x2 = boxes[0]
-    per_box = int(.9 * 200 / len(boxes))
+    per_box = int(0.9 * 200 / len(boxes))
     near = rois[:per_box]
-    assert (near[:, 0] >= max(y1 - (y2 - y1), 0)).all() and (near[:, 3] <= min(x2 + x2 - x1, width)).all()
+    assert (near[:, 0] >= max(y1 - (y2 - y1), 0)).all() and (
+        near[:, 3] <= min(x2 + x2 - x1, width)
+    ).all()
 
 
-# ---- Batches -------------------------------------------------------------------------------------------
+# ---- Batches -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["data_generator_plain", "data_generator_noshuffle", "data_generator_rois",
-                                  "data_generator_targets", "data_generator_maxgt"])
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data_generator_plain",
+        "data_generator_noshuffle",
+        "data_generator_rois",
+        "data_generator_targets",
+        "data_generator_maxgt",
+    ],
+)
 def test_generator_yields_what_was_recorded(name):
-    """Number, shapes and dtypes of the arrays; the values depend on draws. The metas are floats (2)."""
+    """Number, shapes and dtypes of the arrays; the values depend on draws. The metas are floats
+    (2)."""
     cases, arrays = oracle.load("pure_nophoto")
     result = oracle.run(cases[name], arrays)
     for key, value in oracle.outputs(cases[name], result):
         assert value.shape == arrays[key].shape, key
-        meta = key.endswith("out0.0.1") or key.endswith("out1.0.1")
+        meta = key.endswith(("out0.0.1", "out1.0.1"))
         assert value.dtype == (np.float64 if meta else arrays[key].dtype), key
     if name == "data_generator_noshuffle":
         for key in ("out0.0.0", "out0.0.4", "out0.0.5", "out0.0.6"):
@@ -130,7 +165,7 @@ def test_scale_is_not_cut_to_an_integer():
     dataset = Rectangles(2)
     dataset.image_info[1]["shape"] = (100, 80, 3)
     metas = data.TrainingBatches(dataset, ToyConfig(), shuffle=False).batch(0)[0][1]
-    assert metas[0, 11] == 1 and metas[1, 11] == .64
+    assert metas[0, 11] == 1 and metas[1, 11] == 0.64
 
 
 @pytest.mark.parametrize("shuffle", [False, True])
@@ -144,9 +179,13 @@ def test_each_image_once_in_a_pass(shuffle):
 
 def test_threads_don_t_share_a_random_state():
     """(17) Each example has draws of its own, the same in any order and number of threads."""
+
     def noise(image, masks):
         return image, masks
-    batches = data.TrainingBatches(Rectangles(4), ToyConfig(IMAGE_RESIZE_MODE="square"), augmentation=noise, seed=2)
+
+    batches = data.TrainingBatches(
+        Rectangles(4), ToyConfig(IMAGE_RESIZE_MODE="square"), augmentation=noise, seed=2
+    )
     serial = [batches.batch(step)[0] for step in range(4)]
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         parallel = list(pool.map(lambda step: batches.batch(step)[0], [3, 2, 1, 0]))[::-1]
@@ -158,22 +197,31 @@ def test_threads_don_t_share_a_random_state():
 
 
 def test_images_of_different_sizes_share_a_batch():
-    """Padded on the right and below, with the mean like all padding; anchors fit the common shape."""
+    """Padded on the right and below, with the mean like all padding; anchors fit the common
+    shape."""
     dataset = Rectangles(2, (64, 64, 3))
     dataset.image_info[1]["shape"] = (128, 64, 3)
     config = ToyConfig(IMAGE_RESIZE_MODE="none", USE_MINI_MASK=False)
-    images, metas, match, _, ids, boxes, masks = data.TrainingBatches(dataset, config, shuffle=False).batch(0)[0]
+    images, metas, match, _, ids, boxes, masks = data.TrainingBatches(
+        dataset, config, shuffle=False
+    ).batch(0)[0]
     assert images.shape == (2, 128, 64, 3) and masks.shape == (2, 128, 64, 5)
-    np.testing.assert_allclose(images[0, 64:], np.broadcast_to(-config.MEAN_PIXEL, (64, 64, 3)), rtol=1e-5)
-    assert metas[0, 4:7].tolist() == [128, 64, 3] and match.shape[1] == 3 * (32 * 16 + 16 * 8 + 8 * 4 + 4 * 2 + 2)
+    np.testing.assert_allclose(
+        images[0, 64:], np.broadcast_to(-config.MEAN_PIXEL, (64, 64, 3)), rtol=1e-5
+    )
+    assert metas[0, 4:7].tolist() == [128, 64, 3] and match.shape[1] == 3 * (
+        32 * 16 + 16 * 8 + 8 * 4 + 4 * 2 + 2
+    )
     image, _, _, alone, mask = data.load_image_gt(dataset, config, 0)
-    np.testing.assert_array_equal(boxes[0, :len(alone)], alone)
-    np.testing.assert_array_equal(masks[0, :64, :, :len(alone)], mask)
+    np.testing.assert_array_equal(boxes[0, : len(alone)], alone)
+    np.testing.assert_array_equal(masks[0, :64, :, : len(alone)], mask)
 
 
 def test_images_without_objects_stay():
     """(3, 14)"""
-    inputs = data.TrainingBatches(Rectangles(3, empty=True), ToyConfig(IMAGES_PER_GPU=3), shuffle=False).batch(0)[0]
+    inputs = data.TrainingBatches(
+        Rectangles(3, empty=True), ToyConfig(IMAGES_PER_GPU=3), shuffle=False
+    ).batch(0)[0]
     assert not inputs[4][2].any() and (inputs[2][2] <= 0).all() and (inputs[2][2] == -1).any()
 
 
@@ -192,9 +240,15 @@ class Wrong(Rectangles):
         return self.change(masks, ids)
 
 
-@pytest.mark.parametrize("change, part", [
-    (lambda m, i: (m, i + .5), r"whole numbers. Received: \[1.5\]"), (lambda m, i: (m, i[:-1]), "1 masks and 0 class ids"),
-    (lambda m, i: (m[..., 0], i), r"\(64, 64\)"), (lambda m, i: (m, i * 0), r"Received: \[0\]")])
+@pytest.mark.parametrize(
+    "change, part",
+    [
+        (lambda m, i: (m, i + 0.5), r"whole numbers. Received: \[1.5\]"),
+        (lambda m, i: (m, i[:-1]), "1 masks and 0 class ids"),
+        (lambda m, i: (m[..., 0], i), r"\(64, 64\)"),
+        (lambda m, i: (m, i * 0), r"Received: \[0\]"),
+    ],
+)
 def test_bad_masks_name_the_image(change, part):
     """(12)"""
     dataset = Wrong()
@@ -206,12 +260,23 @@ def test_bad_masks_name_the_image(change, part):
 def test_empty_masks_are_dropped_with_a_warning():
     dataset = Wrong()
     dataset.change = lambda m, i: (np.concatenate([m, m[..., :1] & False], axis=2), np.append(i, 2))
-    with pytest.warns(UserWarning, match=r"objects \[1\] of image 0 \(toy/0.png\) have an empty mask"):
+    with pytest.warns(
+        UserWarning, match=r"objects \[1\] of image 0 \(toy/0.png\) have an empty mask"
+    ):
         assert len(data.load_image_gt(dataset, ToyConfig(), 0)[2]) == 1
 
 
-@pytest.mark.parametrize("shape, channels, result", [((8, 9), 3, (8, 9, 3)), ((8, 9, 4), 3, (8, 9, 3)), ((8, 9), 1, (8, 9, 1)),
-                                                     ((8, 9, 5), 5, (8, 9, 5)), ((8, 9, 2), 3, None), ((8,), 3, None)])
+@pytest.mark.parametrize(
+    "shape, channels, result",
+    [
+        ((8, 9), 3, (8, 9, 3)),
+        ((8, 9, 4), 3, (8, 9, 3)),
+        ((8, 9), 1, (8, 9, 1)),
+        ((8, 9, 5), 5, (8, 9, 5)),
+        ((8, 9, 2), 3, None),
+        ((8,), 3, None),
+    ],
+)
 def test_channels(shape, channels, result):
     """(9, 23)"""
     config = ToyConfig(IMAGE_CHANNEL_COUNT=channels, MEAN_PIXEL=np.zeros(channels))
@@ -222,20 +287,37 @@ def test_channels(shape, channels, result):
             data.with_channels(np.zeros(shape), config, "x")
 
 
-# ---- Augmentation --------------------------------------------------------------------------------------
+# ---- Augmentation --------------------------------------------------------------------------------
+
 
 def augmenters():
     data.import_imgaug()
     import imgaug.augmenters as iaa
+
     geometric = {
-        "Fliplr": iaa.Fliplr(1.), "Flipud": iaa.Flipud(1.), "Affine": iaa.Affine(rotate=30, translate_px=5),
-        "Rot90": iaa.Rot90(1), "Crop": iaa.Crop(px=6), "Pad": iaa.Pad(px=6), "CropAndPad": iaa.CropAndPad(percent=(-.1, .1)),
-        "Elastic": iaa.ElasticTransformation(alpha=20., sigma=5.), "Piecewise": iaa.PiecewiseAffine(scale=.05),
-        "Perspective": iaa.PerspectiveTransform(scale=.1), "ShearX": iaa.ShearX(20), "ScaleY": iaa.ScaleY(1.3),
-        "Sequential": iaa.Sequential([iaa.Fliplr(1.), iaa.Affine(scale=.8)]), "OneOf": iaa.OneOf([iaa.Rot90(1), iaa.Rot90(3)]),
-        "Sometimes": iaa.Sometimes(1., iaa.Flipud(1.))}
-    pixels = {"Multiply": iaa.Multiply(.5), "Blur": iaa.GaussianBlur(2.), "Add": iaa.Add(40), "Invert": iaa.Invert(1.),
-              "Noise": iaa.AdditiveGaussianNoise(scale=20)}
+        "Fliplr": iaa.Fliplr(1.0),
+        "Flipud": iaa.Flipud(1.0),
+        "Affine": iaa.Affine(rotate=30, translate_px=5),
+        "Rot90": iaa.Rot90(1),
+        "Crop": iaa.Crop(px=6),
+        "Pad": iaa.Pad(px=6),
+        "CropAndPad": iaa.CropAndPad(percent=(-0.1, 0.1)),
+        "Elastic": iaa.ElasticTransformation(alpha=20.0, sigma=5.0),
+        "Piecewise": iaa.PiecewiseAffine(scale=0.05),
+        "Perspective": iaa.PerspectiveTransform(scale=0.1),
+        "ShearX": iaa.ShearX(20),
+        "ScaleY": iaa.ScaleY(1.3),
+        "Sequential": iaa.Sequential([iaa.Fliplr(1.0), iaa.Affine(scale=0.8)]),
+        "OneOf": iaa.OneOf([iaa.Rot90(1), iaa.Rot90(3)]),
+        "Sometimes": iaa.Sometimes(1.0, iaa.Flipud(1.0)),
+    }
+    pixels = {
+        "Multiply": iaa.Multiply(0.5),
+        "Blur": iaa.GaussianBlur(2.0),
+        "Add": iaa.Add(40),
+        "Invert": iaa.Invert(1.0),
+        "Noise": iaa.AdditiveGaussianNoise(scale=20),
+    }
     return geometric, pixels
 
 
@@ -245,10 +327,12 @@ def test_geometric_augmenters_move_image_and_masks_alike(name):
     mask = np.zeros((64, 64, 1), bool)
     mask[10:40, 5:30] = True
     image = np.where(mask, 220, 20).astype(np.uint8).repeat(3, axis=2)
-    moved, masks = data.apply_augmentation(augmenters()[0][name], image, mask, np.random.default_rng(1))
+    moved, masks = data.apply_augmentation(
+        augmenters()[0][name], image, mask, np.random.default_rng(1)
+    )
     assert masks.dtype == bool and masks.shape == mask.shape and masks.any()
-    assert np.mean(masks != mask) > .01, "nothing moved"
-    assert np.mean((moved[..., :1] > 120) != masks) < .03
+    assert np.mean(masks != mask) > 0.01, "nothing moved"
+    assert np.mean((moved[..., :1] > 120) != masks) < 0.03
 
 
 @pytest.mark.parametrize("name", list(augmenters()[1]))
@@ -256,24 +340,32 @@ def test_pixel_augmenters_leave_masks_alone(name):
     image, masks = np.full((32, 32, 3), 90, np.uint8), np.zeros((32, 32, 2), bool)
     masks[:9, :, 0] = masks[9:, 5:, 1] = True
     image[:9] = 30
-    changed, after = data.apply_augmentation(augmenters()[1][name], image, masks, np.random.default_rng(0))
+    changed, after = data.apply_augmentation(
+        augmenters()[1][name], image, masks, np.random.default_rng(0)
+    )
     assert not np.array_equal(changed, image)
     np.testing.assert_array_equal(after, masks)
 
 
 def test_augmentation_is_drawn_for_each_example_and_repeats():
     import imgaug.augmenters as iaa
+
     augmentation = iaa.Affine(translate_px=(-12, 12))
     image, masks = np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64, 1), bool)
     masks[20:40, 20:40] = True
-    results = [data.apply_augmentation(augmentation, image, masks, np.random.default_rng(seed))[1] for seed in (1, 2, 1)]
+    results = [
+        data.apply_augmentation(augmentation, image, masks, np.random.default_rng(seed))[1]
+        for seed in (1, 2, 1)
+    ]
     assert np.array_equal(results[0], results[2]) and not np.array_equal(results[0], results[1])
 
 
 def test_any_function_augments_and_sizes_are_kept():
     config = ToyConfig()
     plain = data.load_image_gt(Rectangles(), config, 1)
-    image, _, _, boxes, masks = data.load_image_gt(Rectangles(), config, 1, augmentation=lambda i, m: (i[:, ::-1], m[:, ::-1]))
+    image, _, _, boxes, masks = data.load_image_gt(
+        Rectangles(), config, 1, augmentation=lambda i, m: (i[:, ::-1], m[:, ::-1])
+    )
     np.testing.assert_array_equal(image, plain[0][:, ::-1])
     np.testing.assert_array_equal(boxes[:, 1], 64 - plain[3][:, 3])
     with pytest.raises(ValueError, match=r"keeps the size.*Received: \(32, 64, 3\)"):
@@ -281,6 +373,11 @@ def test_any_function_augments_and_sizes_are_kept():
 
 
 def test_sources_without_augmentation():
-    batches = data.TrainingBatches(Rectangles(2), ToyConfig(), augmentation=lambda i, m: (i * 0, m), shuffle=False,
-                                   no_augmentation_sources=["toy"])
+    batches = data.TrainingBatches(
+        Rectangles(2),
+        ToyConfig(),
+        augmentation=lambda i, m: (i * 0, m),
+        shuffle=False,
+        no_augmentation_sources=["toy"],
+    )
     assert np.ptp(batches.batch(0)[0][0]) > 0

@@ -1,4 +1,6 @@
-"""Data-parallel training on two logical CPU devices, in a process of its own: devices are set before TensorFlow starts."""
+"""Data-parallel training on two logical CPU devices, in a process of its own: devices are set
+before TensorFlow starts."""
+
 import os
 import subprocess
 import sys
@@ -27,16 +29,27 @@ from mrcnn import model as modellib
 def run(code, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(HEAD + textwrap.dedent(code))
-    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": str(oracle.TESTS.parent),
-                               "TF_CPP_MIN_LOG_LEVEL": "2"})
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "CUDA_VISIBLE_DEVICES": "-1",
+            "PYTHONPATH": str(oracle.TESTS.parent),
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        },
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip().splitlines()
 
 
 def test_two_devices_give_the_mean_of_two_half_batches(tmp_path):
-    """Losses, and the clipped update of one step, with other numbers of positives on each device."""
-    lines = run("""
+    """Losses, and the clipped update of one step, with other numbers of positives on each
+    device."""
+    lines = run(
+        """
         import keras
         keras.utils.set_random_seed(0)
         settings = dict(IMAGES_PER_GPU=2, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
@@ -76,14 +89,17 @@ def test_two_devices_give_the_mean_of_two_half_batches(tmp_path):
                   for b, w, g in zip(before, two.keras_model.trainable_weights, mean)))
         copies = [w.value.values for w in two.keras_model.trainable_weights]
         print(max(np.abs(a.numpy() - b.numpy()).max() for a, b in copies))
-    """, tmp_path)
+    """,
+        tmp_path,
+    )
     losses, gradients, copies = map(float, lines[-3:])
     assert losses <= 1e-5 and gradients <= 1e-5 and copies == 0
 
 
 def test_training_and_detection_with_two_devices(tmp_path):
     """A whole `train` from the RPN's own proposals, resumable, and detection with GPU_COUNT 2."""
-    lines = run("""
+    lines = run(
+        """
         config = ToyConfig(GPU_COUNT=2, IMAGES_PER_GPU=1, TRAIN_BN=None)
         model = modellib.MaskRCNN("training", config, "logs")
         history = model.train(Rectangles(4), Rectangles(2), .01, epochs=2, layers="all")
@@ -95,7 +111,9 @@ def test_training_and_detection_with_two_devices(tmp_path):
         inference.load_weights(inference.find_last())
         image = Rectangles(1).load_image(0)
         print(len(inference.detect([image] * 3)), again.epoch)
-    """, tmp_path)
+    """,
+        tmp_path,
+    )
     assert lines[-1] == "3 3"
 
 
@@ -103,7 +121,9 @@ def test_parallel_model():
     """matterport's wrapper: outputs joined, scalars averaged, files those of the inner model."""
     inputs = keras.Input((3,)), keras.Input((2,))
     joined = keras.layers.Concatenate()(list(inputs))
-    inner = keras.Model(list(inputs), [keras.layers.Dense(4, name="dense")(joined), keras.ops.mean(joined)])
+    inner = keras.Model(
+        list(inputs), [keras.layers.Dense(4, name="dense")(joined), keras.ops.mean(joined)]
+    )
     parallel = ParallelModel(inner, 2)
     a, b = np.random.default_rng(0).random((4, 3), "float32"), np.ones((4, 2), "float32")
     rows, mean = parallel([a, b])

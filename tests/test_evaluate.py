@@ -1,4 +1,5 @@
 """Figures against COCOeval, run directly on annotations in COCO's format."""
+
 import contextlib
 import io
 import json
@@ -22,7 +23,7 @@ class Cards(Dataset):
         for i in range(images):
             corners = np.sort(rng.integers(0, 100, (4, 2, 2)), axis=1)
             boxes = [(y1, x1, y2 + 3, x2 + 3) for (y1, x1), (y2, x2) in corners]
-            ids = rng.integers(1, 4, 4) * np.where(crowds & (rng.uniform(size=4) < .25), -1, 1)
+            ids = rng.integers(1, 4, 4) * np.where(crowds & (rng.uniform(size=4) < 0.25), -1, 1)
             self.add_image("cards", i, path=None, boxes=boxes, ids=ids)
         self.prepare()
 
@@ -45,22 +46,33 @@ def perturbed(dataset, seed=1):
         for i, class_id in enumerate(np.abs(ids)):
             for _ in range(rng.integers(0, 3)):
                 mask = np.roll(masks[..., i], rng.integers(-4, 5, 2), axis=(0, 1))
-                label = int(class_id if rng.uniform() < .8 else rng.integers(1, 4))
+                label = int(class_id if rng.uniform() < 0.8 else rng.integers(1, 4))
                 ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
                 box = np.array([[ys[0], xs[0], ys[-1] + 1, xs[-1] + 1]])
-                detections += evaluate.coco_results(image_id, {"rois": box, "class_ids": np.array([label]), "scores": rng.uniform(
-                    size=1), "masks": mask[..., None]})
+                detections += evaluate.coco_results(
+                    image_id,
+                    {
+                        "rois": box,
+                        "class_ids": np.array([label]),
+                        "scores": rng.uniform(size=1),
+                        "masks": mask[..., None],
+                    },
+                )
     return detections
 
 
 def direct(annotations, detections, kind, image_ids):
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
         coco.dataset = annotations
         coco.createIndex()
-        rows = [{k: v for k, v in row.items() if k != ("bbox" if kind == "segm" else "segmentation")} for row in detections]
+        rows = [
+            {k: v for k, v in row.items() if k != ("bbox" if kind == "segm" else "segmentation")}
+            for row in detections
+        ]
         run = COCOeval(coco, coco.loadRes(rows), kind)
         run.params.imgIds = image_ids
         run.evaluate()
@@ -72,18 +84,30 @@ def direct(annotations, detections, kind, image_ids):
 def test_agrees_with_cocoeval():
     """The annotations are written here by hand, as polygons, not by the code under test."""
     dataset = Cards()
-    annotations = {"info": {}, "images": [{"id": i, "height": 110, "width": 110} for i in range(6)], "annotations": [],
-                   "categories": [{"id": i, "name": f"card {i}"} for i in (1, 2, 3)]}
+    annotations = {
+        "info": {},
+        "images": [{"id": i, "height": 110, "width": 110} for i in range(6)],
+        "annotations": [],
+        "categories": [{"id": i, "name": f"card {i}"} for i in (1, 2, 3)],
+    }
     from pycocotools import mask as coco_mask
+
     for info in dataset.image_info:
         for (y1, x1, y2, x2), class_id in zip(info["boxes"], info["ids"]):
             mask = np.zeros((110, 110), np.uint8, order="F")
             mask[y1:y2, x1:x2] = 1
             code = coco_mask.encode(mask)
-            annotations["annotations"].append({
-                "id": len(annotations["annotations"]) + 1, "image_id": info["id"], "category_id": int(abs(class_id)),
-                "bbox": [int(x1), int(y1), int(x2 - x1), int(y2 - y1)], "area": int((y2 - y1) * (x2 - x1)),
-                "iscrowd": int(class_id < 0), "segmentation": {"size": [110, 110], "counts": code["counts"].decode()}})
+            annotations["annotations"].append(
+                {
+                    "id": len(annotations["annotations"]) + 1,
+                    "image_id": info["id"],
+                    "category_id": int(abs(class_id)),
+                    "bbox": [int(x1), int(y1), int(x2 - x1), int(y2 - y1)],
+                    "area": int((y2 - y1) * (x2 - x1)),
+                    "iscrowd": int(class_id < 0),
+                    "segmentation": {"size": [110, 110], "counts": code["counts"].decode()},
+                }
+            )
     assert any(a["iscrowd"] for a in annotations["annotations"])
     detections = perturbed(dataset)
     result = evaluate.evaluate_detections(dataset, detections)
@@ -91,7 +115,9 @@ def test_agrees_with_cocoeval():
         expected = direct(annotations, detections, kind, list(range(6)))
         assert 0 < expected[0] < 1
         for figure, value in zip(evaluate.FIGURES, expected):
-            assert (np.isnan(figures[figure]) if value < 0 else abs(figures[figure] - value) < 1e-6), figure
+            assert (
+                np.isnan(figures[figure]) if value < 0 else abs(figures[figure] - value) < 1e-6
+            ), figure
         per_class = [result.per_class[f"card {i}"][f"{kind} AP"] for i in (1, 2, 3)]
         assert abs(np.mean(per_class) - expected[0]) < 1e-6
 
@@ -101,6 +127,7 @@ class Coco(Dataset):
 
     def __init__(self, folder):
         from pycocotools.coco import COCO
+
         super().__init__()
         with contextlib.redirect_stdout(io.StringIO()):
             self.coco = COCO(str(folder / "annotations" / "instances_val2017.json"))
@@ -116,7 +143,10 @@ class Coco(Dataset):
         masks = np.zeros((*info["size"], len(annotations)), bool)
         for i, annotation in enumerate(annotations):
             masks[..., i] = self.coco.annToMask(annotation)
-        ids = [self.map_source_class_id(f"coco.{a['category_id']}") * (-1 if a["iscrowd"] else 1) for a in annotations]
+        ids = [
+            self.map_source_class_id(f"coco.{a['category_id']}") * (-1 if a["iscrowd"] else 1)
+            for a in annotations
+        ]
         return masks, np.array(ids, np.int32)
 
     def load_image(self, image_id):
@@ -124,22 +154,36 @@ class Coco(Dataset):
 
 
 def test_masks_of_real_annotations_agree_with_cocoeval_on_the_official_file():
-    """Truth as detections, every second one shifted: figures of masks equal those on the json itself."""
+    """Truth as detections, every second one shifted: figures of masks equal those on the json
+    itself."""
     folder = oracle.shared("data/coco-mini")
     dataset = Coco(folder)
     detections = []
     rng = np.random.default_rng(0)
     for image_id in dataset.image_ids[:20]:
         masks, ids = dataset.load_mask(image_id)
-        for i in range(0, len(ids)):
+        for i in range(len(ids)):
             mask = np.roll(masks[..., i], 5 * (i % 2), axis=1)
-            detections.append({"image_id": int(image_id), "category_id": int(abs(ids[i])), "score": float(rng.uniform()),
-                               "segmentation": evaluate.encode(mask[..., None])[0], "bbox": [0., 0., 1., 1.]})
+            detections.append(
+                {
+                    "image_id": int(image_id),
+                    "category_id": int(abs(ids[i])),
+                    "score": float(rng.uniform()),
+                    "segmentation": evaluate.encode(mask[..., None])[0],
+                    "bbox": [0.0, 0.0, 1.0, 1.0],
+                }
+            )
     ours = evaluate.evaluate_detections(dataset, detections, dataset.image_ids[:20]).segm
     official = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
     names = {i: dataset.image_info[i]["id"] for i in dataset.image_ids}
-    rows = [{**row, "image_id": names[row["image_id"]], "category_id": int(dataset.get_source_class_id(
-        row["category_id"], "coco"))} for row in detections]
+    rows = [
+        {
+            **row,
+            "image_id": names[row["image_id"]],
+            "category_id": int(dataset.get_source_class_id(row["category_id"], "coco")),
+        }
+        for row in detections
+    ]
     expected = direct(official, rows, "segm", [names[i] for i in dataset.image_ids[:20]])
     # The json's areas are the polygons', ours the masks': only the figures by size may differ.
     for figure, value in zip(evaluate.FIGURES, expected):
@@ -152,8 +196,15 @@ def test_perfect_none_and_nothing():
     perfect = []
     for image_id in dataset.image_ids:
         masks, ids = dataset.load_mask(image_id)
-        perfect += evaluate.coco_results(image_id, {"rois": np.array(dataset.image_info[image_id]["boxes"]), "class_ids": ids,
-                                                    "scores": np.ones(4), "masks": masks})
+        perfect += evaluate.coco_results(
+            image_id,
+            {
+                "rois": np.array(dataset.image_info[image_id]["boxes"]),
+                "class_ids": ids,
+                "scores": np.ones(4),
+                "masks": masks,
+            },
+        )
     result = evaluate.evaluate_detections(dataset, perfect)
     assert result.bbox["AP"] == result.segm["AP"] == pytest.approx(1)
     assert evaluate.evaluate_detections(dataset, []).segm["AP"] == 0
@@ -165,8 +216,17 @@ def test_files(tmp_path):
     dataset = Cards(2)
     result = evaluate.evaluate_detections(dataset, perturbed(dataset))
     paths = result.save(tmp_path / "new")
-    assert [p.rsplit("/", 1)[1] for p in paths] == ["table.txt", "figures.json", "results.json", "truth.json",
-                                                   "curves.npz", "precision_recall.png", "confusion.png"]
+    assert [p.rsplit("/", 1)[1] for p in paths] == [
+        "table.txt",
+        "figures.json",
+        "results.json",
+        "truth.json",
+        "curves.npz",
+        "precision_recall.png",
+        "confusion.png",
+    ]
     assert json.loads((tmp_path / "new" / "results.json").read_text()) == result.detections
     table = result.table().splitlines()
-    assert table[0].split() == "class box AP box AP50 mask AP mask AP50".split() and table[-1].startswith("all")
+    assert table[0].split() == "class box AP box AP50 mask AP mask AP50".split() and table[
+        -1
+    ].startswith("all")

@@ -1,4 +1,6 @@
-"""evaluate on annotations in COCO's format, against COCOeval run on the json file itself; evaluations that go on."""
+"""evaluate on annotations in COCO's format, against COCOeval run on the json file itself;
+evaluations that go on."""
+
 import contextlib
 import io
 import json
@@ -15,21 +17,30 @@ from mrcnn.utils import Dataset
 
 
 def perturbed(path, seed=0):
-    """Detections from the annotations of a json: shifted, dropped, duplicated, mislabelled, crowds too."""
+    """Detections from the annotations of a json: shifted, dropped, duplicated, mislabelled, crowds
+    too."""
     from pycocotools import mask as coco_mask
+
     official = coco.read_annotations(path)
     rng, rows, categories = np.random.default_rng(seed), [], sorted(official.cats)
     for annotation in official.anns.values():
         image = official.imgs[annotation["image_id"]]
         mask = coco.decode([annotation], image["height"], image["width"])[..., 0]
-        for _ in range(rng.choice([0, 1, 1, 1, 2])):                                # dropped and duplicated
-            shifted = np.roll(mask, rng.integers(-6, 7, 2) * (rng.uniform() < .6), axis=(0, 1))
+        for _ in range(rng.choice([0, 1, 1, 1, 2])):  # dropped and duplicated
+            shifted = np.roll(mask, rng.integers(-6, 7, 2) * (rng.uniform() < 0.6), axis=(0, 1))
             code = coco_mask.encode(np.asfortranarray(shifted.astype(np.uint8)))
-            wrong = rng.uniform() < .15
-            rows.append({"image_id": image["id"], "score": float(np.round(rng.uniform(), 2)),
-                         "category_id": int(rng.choice(categories)) if wrong else annotation["category_id"],
-                         "bbox": [float(v) for v in coco_mask.toBbox(code)],
-                         "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()}})
+            wrong = rng.uniform() < 0.15
+            rows.append(
+                {
+                    "image_id": image["id"],
+                    "score": float(np.round(rng.uniform(), 2)),
+                    "category_id": int(rng.choice(categories))
+                    if wrong
+                    else annotation["category_id"],
+                    "bbox": [float(v) for v in coco_mask.toBbox(code)],
+                    "segmentation": {"size": list(code["size"]), "counts": code["counts"].decode()},
+                }
+            )
     return rows
 
 
@@ -37,10 +48,15 @@ def cocoeval(path, rows, kind, image_ids=None):
     """A COCOeval run by pycocotools' own means alone, on the file."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(path))
         drop = "bbox" if kind == "segm" else "segmentation"
-        run = COCOeval(truth, truth.loadRes([{k: v for k, v in row.items() if k != drop} for row in rows]), kind)
+        run = COCOeval(
+            truth,
+            truth.loadRes([{k: v for k, v in row.items() if k != drop} for row in rows]),
+            kind,
+        )
         if image_ids is not None:
             run.params.imgIds = image_ids
         run.evaluate()
@@ -52,12 +68,18 @@ def cocoeval(path, rows, kind, image_ids=None):
 def assert_equal(ours, run, kind):
     figures = getattr(ours, kind)
     for figure, value in zip(evaluate.FIGURES, run.stats):
-        assert (np.isnan(figures[figure]) if value < 0 else abs(figures[figure] - value) < 1e-6), (kind, figure)
+        assert np.isnan(figures[figure]) if value < 0 else abs(figures[figure] - value) < 1e-6, (
+            kind,
+            figure,
+        )
     for column, name in enumerate(ours.per_class):
         for figure, rows in (("AP", slice(None)), ("AP50", [0]), ("AP75", [5])):
             values = run.eval["precision"][rows, :, column, 0, -1]
             value = ours.per_class[name][f"{kind} {figure}"]
-            assert (np.isnan(value) if values.max() < 0 else abs(value - values.mean()) < 1e-6), (name, figure)
+            assert np.isnan(value) if values.max() < 0 else abs(value - values.mean()) < 1e-6, (
+                name,
+                figure,
+            )
         recall = run.eval["recall"][:, column, 0, -1]
         value = ours.per_class[name][f"{kind} AR100"]
         assert np.isnan(value) if recall.max() < 0 else abs(value - recall.mean()) < 1e-6
@@ -87,28 +109,40 @@ def test_all_figures_are_those_of_cocoeval_on_the_file(where, tmp_path):
     assert ours.truth.official and any(a["iscrowd"] for a in ours.truth.data["annotations"])
     for kind in ("bbox", "segm"):
         run = cocoeval(path, rows, kind)
-        assert .1 < run.stats[0] < .9
+        assert 0.1 < run.stats[0] < 0.9
         assert_equal(ours, run, kind)
     # A part of the images, as --limit takes it.
     some = dataset.image_ids[3:9]
     names = [int(dataset.image_info[i]["id"]) for i in some]
     rows = [row for row in rows if row["image_id"] in names]
-    assert_equal(evaluate.evaluate_detections(dataset, rows, some), cocoeval(path, rows, "segm", names), "segm")
+    assert_equal(
+        evaluate.evaluate_detections(dataset, rows, some),
+        cocoeval(path, rows, "segm", names),
+        "segm",
+    )
 
 
 class OldStyle(Dataset):
-    """As a project of 2018 keeps its annotations: pycocotools' dicts in image_info, masks from annToMask."""
+    """As a project of 2018 keeps its annotations: pycocotools' dicts in image_info, masks from
+    annToMask."""
 
     def load(self, path):
         from pycocotools.coco import COCO
+
         with contextlib.redirect_stdout(io.StringIO()):
             self.coco = COCO(str(path))
         for number in sorted(self.coco.getCatIds()):
             self.add_class("mine", number, self.coco.cats[number]["name"])
         for number in self.coco.getImgIds():
             info = self.coco.imgs[number]
-            self.add_image("mine", number, path=None, height=info["height"], width=info["width"],
-                           annotations=self.coco.loadAnns(self.coco.getAnnIds(imgIds=[number], iscrowd=None)))
+            self.add_image(
+                "mine",
+                number,
+                path=None,
+                height=info["height"],
+                width=info["width"],
+                annotations=self.coco.loadAnns(self.coco.getAnnIds(imgIds=[number], iscrowd=None)),
+            )
         self.prepare()
 
     def load_mask(self, image_id):
@@ -125,29 +159,52 @@ def test_any_dataset_that_keeps_annotations(tmp_path):
 
 
 def test_masks_are_the_truth_of_other_datasets(tmp_path):
-    """The same data through load_mask: masks, boxes and areas are whole pixels; figures of exact detections are 1."""
+    """The same data through load_mask: masks, boxes and areas are whole pixels; figures of exact
+    detections are 1."""
     generated_coco.write(tmp_path)
     path = tmp_path / "annotations" / "instances_val2017.json"
     dataset = load(path, tmp_path / "val2017")
     for info in dataset.image_info:
         info["kept"] = info.pop("annotations")
     dataset.load_mask = lambda image_id: masks[image_id]
-    masks = {i: (coco.decode(info["kept"], 72, 96), np.array([{3: 1, 17: 2, 90: 3}[a["category_id"]] * (
-        -1 if a["iscrowd"] else 1) for a in info["kept"]], np.int32)) for i, info in enumerate(dataset.image_info)}
+    masks = {
+        i: (
+            coco.decode(info["kept"], 72, 96),
+            np.array(
+                [
+                    {3: 1, 17: 2, 90: 3}[a["category_id"]] * (-1 if a["iscrowd"] else 1)
+                    for a in info["kept"]
+                ],
+                np.int32,
+            ),
+        )
+        for i, info in enumerate(dataset.image_info)
+    }
     rows = []
     for image_id, (mask, class_ids) in masks.items():
         keep = class_ids > 0
         from mrcnn.utils import extract_bboxes
-        rows += evaluate.coco_results(image_id, {"rois": extract_bboxes(mask)[keep], "class_ids": class_ids[keep],
-                                                 "scores": np.ones(keep.sum()), "masks": mask[..., keep]})
+
+        rows += evaluate.coco_results(
+            image_id,
+            {
+                "rois": extract_bboxes(mask)[keep],
+                "class_ids": class_ids[keep],
+                "scores": np.ones(keep.sum()),
+                "masks": mask[..., keep],
+            },
+        )
     result = evaluate.evaluate_detections(dataset, rows)
     assert not result.truth.official and result.segm["AP"] == result.bbox["AP"] == pytest.approx(1)
     paths = {path.rsplit("/", 1)[1]: path for path in result.save(tmp_path / "out")}
-    run = cocoeval(paths["truth.json"], json.loads(pathlib.Path(paths["results.json"]).read_text()), "segm")
+    run = cocoeval(
+        paths["truth.json"], json.loads(pathlib.Path(paths["results.json"]).read_text()), "segm"
+    )
     assert run.stats[0] == pytest.approx(1)
 
 
-# ---- Confusion and curves -----------------------------------------------------------------------------
+# ---- Confusion and curves ------------------------------------------------------------------------
+
 
 class Squares(Dataset):
     """One image of 100 x 100: an a, a b, another a, and a crowd of b."""
@@ -161,44 +218,64 @@ class Squares(Dataset):
 
     def load_mask(self, image_id):
         masks = np.zeros((100, 100, 4), bool)
-        masks[0:20, 0:20, 0] = masks[0:20, 50:70, 1] = masks[50:70, 0:20, 2] = masks[60:, 60:, 3] = True
+        masks[0:20, 0:20, 0] = masks[0:20, 50:70, 1] = masks[50:70, 0:20, 2] = masks[
+            60:, 60:, 3
+        ] = True
         return masks, np.array([1, 2, 1, -2], np.int32)
 
 
 def square(y, x, class_id, score):
     mask = np.zeros((100, 100, 1), bool)
-    mask[y:y + 20, x:x + 20] = True
-    return evaluate.coco_results(0, {"rois": [[y, x, y + 20, x + 20]], "class_ids": [class_id], "scores": [score],
-                                     "masks": mask})[0]
+    mask[y : y + 20, x : x + 20] = True
+    return evaluate.coco_results(
+        0,
+        {
+            "rois": [[y, x, y + 20, x + 20]],
+            "class_ids": [class_id],
+            "scores": [score],
+            "masks": mask,
+        },
+    )[0]
 
 
 def test_confusion_by_hand():
-    rows = [square(0, 2, 1, .9),           # the first a
-            square(0, 0, 1, .8),           # the same again: nothing is left there
-            square(1, 50, 1, .7),          # b taken for a
-            square(30, 30, 2, .6),         # nothing there
-            square(70, 70, 2, .95),        # in the crowd: left out
-            square(50, 0, 1, .4)]          # below the score: the second a is missed
+    rows = [
+        square(0, 2, 1, 0.9),  # the first a
+        square(0, 0, 1, 0.8),  # the same again: nothing is left there
+        square(1, 50, 1, 0.7),  # b taken for a
+        square(30, 30, 2, 0.6),  # nothing there
+        square(70, 70, 2, 0.95),  # in the crowd: left out
+        square(50, 0, 1, 0.4),
+    ]  # below the score: the second a is missed
     truth = evaluate.ground_truth(Squares())
-    expected = [[0, 1, 1],                 # background: taken for a, for b
-                [1, 1, 0],                 # a: missed, right, taken for b
-                [0, 1, 0]]
+    expected = [
+        [0, 1, 1],  # background: taken for a, for b
+        [1, 1, 0],  # a: missed, right, taken for b
+        [0, 1, 0],
+    ]
     for kind in ("bbox", "segm"):
         assert evaluate.confusion_matrix(truth, rows, kind=kind).tolist() == expected
-    assert evaluate.confusion_matrix(truth, rows, score_threshold=.3)[1].tolist() == [0, 2, 0]
+    assert evaluate.confusion_matrix(truth, rows, score_threshold=0.3)[1].tolist() == [0, 2, 0]
     assert evaluate.confusion_matrix(truth, []).tolist() == [[0, 0, 0], [2, 0, 0], [1, 0, 0]]
 
 
 def test_curves_are_what_ap_is_the_mean_of():
-    rows = [square(0, 2, 1, .9), square(30, 30, 1, .8), square(50, 1, 1, .7), square(0, 50, 2, .6)]
+    rows = [
+        square(0, 2, 1, 0.9),
+        square(30, 30, 1, 0.8),
+        square(50, 1, 1, 0.7),
+        square(0, 50, 2, 0.6),
+    ]
     result = evaluate.evaluate_detections(Squares(), rows)
     curves = result.curves["segm"]
-    assert curves["precision"].shape == curves["score"].shape == (10, 101, 2) and curves["recall"].shape == (10, 2)
+    assert curves["precision"].shape == curves["score"].shape == (10, 101, 2) and curves[
+        "recall"
+    ].shape == (10, 2)
     assert curves["precision"].mean() == pytest.approx(result.segm["AP"])
     assert curves["recall"].mean() == pytest.approx(result.segm["AR100"])
     # Class a at IoU .5: found, wrong, found. Up to recall 1/2 precision is 1, then 2/3.
-    np.testing.assert_allclose(curves["precision"][0, :, 0], [1.] * 51 + [2 / 3] * 50)
-    np.testing.assert_allclose(curves["score"][0, :, 0], [.9] * 51 + [.7] * 50)
+    np.testing.assert_allclose(curves["precision"][0, :, 0], [1.0] * 51 + [2 / 3] * 50)
+    np.testing.assert_allclose(curves["score"][0, :, 0], [0.9] * 51 + [0.7] * 50)
     ax = result.plot_precision_recall("segm", "a")
     line = ax.get_lines()[0]
     np.testing.assert_allclose(line.get_ydata(), curves["precision"][0, :, 0])
@@ -216,23 +293,25 @@ def test_figures_without_truth_and_without_detections():
         def load_image(self, image_id):
             return np.zeros((100, 100, 3), np.uint8)
 
-    result = evaluate.evaluate_detections(Nothing(), [square(0, 0, 1, .9)])
+    result = evaluate.evaluate_detections(Nothing(), [square(0, 0, 1, 0.9)])
     assert np.isnan(result.segm["AP"]) and result.confusion[0].tolist() == [0, 1, 0]
     result.plot_precision_recall(), result.plot_confusion()
     empty = evaluate.evaluate_detections(Squares(), [])
     assert empty.segm["AP"] == empty.bbox["AR100"] == empty.per_class["a"]["segm AP"] == 0
     assert "nan" not in empty.table() and "0.000" in empty.summary()
     with pytest.raises(ValueError, match="Received: image_id .7."):
-        evaluate.evaluate_detections(Squares(), [{**square(0, 0, 1, .9), "image_id": 7}])
+        evaluate.evaluate_detections(Squares(), [{**square(0, 0, 1, 0.9), "image_id": 7}])
 
 
-# ---- Running a model ----------------------------------------------------------------------------------
+# ---- Running a model -----------------------------------------------------------------------------
+
 
 class Model:
     """Detects the bright object of the generated images; may fail at some image."""
 
     def __init__(self, fails_at=None, threshold=200):
         from mrcnn.config import Config
+
         self.config = Config(NUM_CLASSES=4, IMAGES_PER_GPU=2)
         self.seen, self.fails_at, self.alive = 0, fails_at, []
         self.config.DETECTION_MIN_CONFIDENCE = threshold / 1000
@@ -248,56 +327,88 @@ class Model:
             assert len(self.alive) <= 2
             mask = (image.mean(axis=2) > 215)[..., None]
             self.alive.append(weakref.ref(mask))
-            rows, columns = np.flatnonzero(mask.any(axis=(1, 2))), np.flatnonzero(mask.any(axis=(0, 2)))
+            rows, columns = (
+                np.flatnonzero(mask.any(axis=(1, 2))),
+                np.flatnonzero(mask.any(axis=(0, 2))),
+            )
             found = len(rows) > 0
-            box = [[rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]] if found else np.zeros((0, 4))
-            results.append({"rois": np.array(box), "class_ids": np.array([1] * found), "scores": np.array([.9] * found),
-                            "masks": mask[..., :int(found)]})
+            box = (
+                [[rows[0], columns[0], rows[-1] + 1, columns[-1] + 1]]
+                if found
+                else np.zeros((0, 4))
+            )
+            results.append(
+                {
+                    "rois": np.array(box),
+                    "class_ids": np.array([1] * found),
+                    "scores": np.array([0.9] * found),
+                    "masks": mask[..., : int(found)],
+                }
+            )
         return results
 
 
 @pytest.fixture
 def dataset(tmp_path):
     generated_coco.write(tmp_path / "data")
-    return load(tmp_path / "data" / "annotations" / "instances_val2017.json", tmp_path / "data" / "val2017")
+    return load(
+        tmp_path / "data" / "annotations" / "instances_val2017.json", tmp_path / "data" / "val2017"
+    )
 
 
 def test_evaluates_photographs_with_their_own_ids(dataset, tmp_path):
     result = evaluate.evaluate(Model(), dataset, progress=False)
-    assert result.per_class["bright"]["segm AP50"] > .9 and result.per_class["dark"]["segm AP"] == 0
+    assert (
+        result.per_class["bright"]["segm AP50"] > 0.9 and result.per_class["dark"]["segm AP"] == 0
+    )
     assert {row["image_id"] for row in result.detections} <= {100 + 3 * i for i in range(8)}
     assert {row["category_id"] for row in result.detections} == {3}
     paths = {path.rsplit("/", 1)[1]: path for path in result.save(tmp_path / "out")}
     assert "truth.json" not in paths
-    run = cocoeval(tmp_path / "data" / "annotations" / "instances_val2017.json", json.loads(pathlib.Path(paths["results.json"]).read_text()), "segm")
+    run = cocoeval(
+        tmp_path / "data" / "annotations" / "instances_val2017.json",
+        json.loads(pathlib.Path(paths["results.json"]).read_text()),
+        "segm",
+    )
     assert abs(run.stats[0] - result.segm["AP"]) < 1e-6
     saved = json.loads(pathlib.Path(paths["figures.json"]).read_text())
     assert saved["segm"]["AP"] == pytest.approx(result.segm["AP"])
     assert saved["confusion"]["classes"] == ["background", "bright", "dark", "ring"]
     with np.load(paths["curves.npz"]) as curves:
         np.testing.assert_array_equal(curves["segm precision"], result.curves["segm"]["precision"])
-    assert media.read_image(paths["precision_recall.png"]).shape[1] > 300 and media.read_image(paths["confusion.png"]).shape[1] > 100
+    assert (
+        media.read_image(paths["precision_recall.png"]).shape[1] > 300
+        and media.read_image(paths["confusion.png"]).shape[1] > 100
+    )
 
 
 def test_an_interrupted_evaluation_goes_on(dataset, tmp_path, caplog):
-    log, whole = tmp_path / "log" / "evaluation.jsonl", evaluate.evaluate(Model(), dataset, progress=False)
+    log, whole = (
+        tmp_path / "log" / "evaluation.jsonl",
+        evaluate.evaluate(Model(), dataset, progress=False),
+    )
     with pytest.raises(KeyboardInterrupt):
         evaluate.evaluate(Model(fails_at=5), dataset, progress=False, resume=log)
     with open(log, "a") as file:
-        file.write('{"image": "coco.112", "resu')                  # killed in the middle of a line
+        file.write('{"image": "coco.112", "resu')  # killed in the middle of a line
     second = Model()
     result = evaluate.evaluate(second, dataset, progress=False, resume=log)
-    assert second.seen == 4                                         # two whole batches of two were kept
-    assert result.detections == whole.detections and result.segm == pytest.approx(whole.segm, nan_ok=True)
+    assert second.seen == 4  # two whole batches of two were kept
+    assert result.detections == whole.detections and result.segm == pytest.approx(
+        whole.segm, nan_ok=True
+    )
     third = Model()
-    assert evaluate.evaluate(third, dataset, progress=False, resume=log).detections == whole.detections and third.seen == 0
+    assert (
+        evaluate.evaluate(third, dataset, progress=False, resume=log).detections == whole.detections
+        and third.seen == 0
+    )
     # Other settings: nothing of it is used.
     other = Model(threshold=300)
     evaluate.evaluate(other, dataset, dataset.image_ids[:3], progress=False, resume=log)
     assert other.seen == 3 and "other weights, settings or classes" in caplog.text
     more = Model(threshold=300)
     evaluate.evaluate(more, dataset, progress=False, resume=log)
-    assert more.seen == 5                                           # a larger --limit goes on too
+    assert more.seen == 5  # a larger --limit goes on too
 
 
 def test_photographs_that_cannot_be_read(dataset, tmp_path, caplog):
@@ -306,7 +417,9 @@ def test_photographs_that_cannot_be_read(dataset, tmp_path, caplog):
     result = evaluate.evaluate(Model(), dataset, progress=False)
     assert [image_id for image_id, _ in result.unreadable] == [1] and result.images == 8
     assert "000000000103.jpg (id 103 in" in caplog.text and "objects count as missed" in caplog.text
-    with pytest.raises(ValueError, match="none of the first 1 images can be read; the first: .*000000000103.jpg"):
+    with pytest.raises(
+        ValueError, match="none of the first 1 images can be read; the first: .*000000000103.jpg"
+    ):
         evaluate.evaluate(Model(), dataset, [1], progress=False)
     for each in (tmp_path / "data" / "val2017").iterdir():
         each.write_text("")
@@ -316,7 +429,9 @@ def test_photographs_that_cannot_be_read(dataset, tmp_path, caplog):
         evaluate.evaluate(Model(), dataset, [], progress=False)
     model = Model()
     model.config.NUM_CLASSES = 81
-    with pytest.raises(ValueError, match="NUM_CLASSES of the model is the dataset's 4.*Received: 81"):
+    with pytest.raises(
+        ValueError, match="NUM_CLASSES of the model is the dataset's 4.*Received: 81"
+    ):
         evaluate.evaluate(model, dataset)
 
 

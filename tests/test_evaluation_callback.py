@@ -1,4 +1,6 @@
-"""The callback that evaluates during training: what others find in their logs, TensorBoard, clear messages."""
+"""The callback that evaluates during training: what others find in their logs, TensorBoard, clear
+messages."""
+
 import importlib.util
 import logging
 import pathlib
@@ -8,8 +10,7 @@ import numpy as np
 import pytest
 from toy import Rectangles, ToyConfig
 
-from mrcnn import evaluate, training
-from mrcnn import model as modellib
+from mrcnn import evaluate, model as modellib, training
 
 
 class Keeps(keras.callbacks.Callback):
@@ -24,26 +25,54 @@ class Keeps(keras.callbacks.Callback):
 
 
 # What Keras says of the epoch before the first evaluation.
-@pytest.mark.filterwarnings("ignore:(Early stopping conditioned|Can save best model only):UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:(Early stopping conditioned|Can save best model only):UserWarning"
+)
 def test_figures_reach_the_other_callbacks(tmp_path, caplog):
-    """They stand before it in the list and still find its figures, which are those of the weights."""
+    """They stand before it in the list and still find its figures, which are those of the
+    weights."""
     keras.utils.set_random_seed(0)
-    config, dataset, keeps = ToyConfig(STEPS_PER_EPOCH=2, VALIDATION_STEPS=0), Rectangles(2), Keeps()
+    config, dataset, keeps = (
+        ToyConfig(STEPS_PER_EPOCH=2, VALIDATION_STEPS=0),
+        Rectangles(2),
+        Keeps(),
+    )
     model = modellib.MaskRCNN("training", config, tmp_path)
     callback = training.EvaluationCallback(model, dataset, every=2)
     with caplog.at_level(logging.INFO, "mrcnn.training"):
-        history = model.train(dataset, None, 1e-3, 9, "all", custom_callbacks=[
-            keeps, callback,
-            keras.callbacks.ModelCheckpoint(str(tmp_path / "best_{epoch}.weights.h5"), "val_mask_mAP", mode="max",
-                                            save_best_only=True, save_weights_only=True),
-            # AP can't rise by more than 1: no later one is better than the first.
-            keras.callbacks.EarlyStopping("val_bbox_mAP", mode="max", patience=2, min_delta=1.)])
+        history = model.train(
+            dataset,
+            None,
+            1e-3,
+            9,
+            "all",
+            custom_callbacks=[
+                keeps,
+                callback,
+                keras.callbacks.ModelCheckpoint(
+                    str(tmp_path / "best_{epoch}.weights.h5"),
+                    "val_mask_mAP",
+                    mode="max",
+                    save_best_only=True,
+                    save_weights_only=True,
+                ),
+                # AP can't rise by more than 1: no later one is better than the first.
+                keras.callbacks.EarlyStopping(
+                    "val_bbox_mAP", mode="max", patience=2, min_delta=1.0
+                ),
+            ],
+        )
     names = {"val_bbox_mAP", "val_mask_mAP"}
     assert history.epoch == [0, 1, 2, 3]
     assert [names <= set(logs) for logs in keeps.logs] == [False, True, True, True]
     # An epoch without an evaluation repeats the figures, and is not saved as a better one.
-    assert keeps.logs[2]["val_mask_mAP"] == keeps.logs[1]["val_mask_mAP"] and len(history.history["val_mask_mAP"]) == 3
-    assert (tmp_path / "best_2.weights.h5").exists() and not (tmp_path / "best_3.weights.h5").exists()
+    assert (
+        keeps.logs[2]["val_mask_mAP"] == keeps.logs[1]["val_mask_mAP"]
+        and len(history.history["val_mask_mAP"]) == 3
+    )
+    assert (tmp_path / "best_2.weights.h5").exists() and not (
+        tmp_path / "best_3.weights.h5"
+    ).exists()
     assert keeps.logs[3]["val_mask_mAP"] == callback.evaluation.segm["AP"] >= 0
     assert keeps.logs[3]["val_bbox_mAP"] == callback.evaluation.bbox["AP"] >= 0
     installed = importlib.util.find_spec("tensorboard") is not None
@@ -52,15 +81,25 @@ def test_figures_reach_the_other_callbacks(tmp_path, caplog):
     inference = modellib.MaskRCNN("inference", config, tmp_path)
     inference.load_weights(model.find_last())
     again = evaluate.evaluate(inference, dataset, progress=False)
-    assert again.segm == pytest.approx(callback.evaluation.segm, nan_ok=True) and len(again.detections) > 0
-    np.testing.assert_allclose([row["score"] for row in again.detections],
-                               [row["score"] for row in callback.evaluation.detections], rtol=1e-5)
+    assert (
+        again.segm == pytest.approx(callback.evaluation.segm, nan_ok=True)
+        and len(again.detections) > 0
+    )
+    np.testing.assert_allclose(
+        [row["score"] for row in again.detections],
+        [row["score"] for row in callback.evaluation.detections],
+        rtol=1e-5,
+    )
 
 
 def test_mistakes(monkeypatch):
     """Pictures that were asked for without TensorBoard are an error that says how to get it."""
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "tensorboard" else real(name, *rest))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "tensorboard" else real(name, *rest),
+    )
     with pytest.raises(ImportError, match="pip install tensorboard"):
         training.EvaluationCallback(None, Rectangles(2), pictures=2)
     assert training.EvaluationCallback(None, Rectangles(2)).pictures == 0
@@ -72,7 +111,10 @@ def test_tensorboard_shows_figures_and_pictures(tmp_path):
     """What the event files hold, read by TensorBoard itself."""
     pytest.importorskip("tensorboard", reason="TensorBoard is an optional extra")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    model = modellib.MaskRCNN("training", ToyConfig(STEPS_PER_EPOCH=1, VALIDATION_STEPS=0), tmp_path)
+
+    model = modellib.MaskRCNN(
+        "training", ToyConfig(STEPS_PER_EPOCH=1, VALIDATION_STEPS=0), tmp_path
+    )
     callback = training.EvaluationCallback(model, Rectangles(3), pictures=2)
     model.train(Rectangles(3), None, 1e-3, 2, "all", custom_callbacks=[callback])
     tags, images = set(), {}
@@ -84,5 +126,10 @@ def test_tensorboard_shows_figures_and_pictures(tmp_path):
         for tag in events.Tags()["tensors"]:
             if tag.startswith("detections/"):
                 images[tag] = events.Tensors(tag)
-    assert {"epoch_bbox_mAP", "epoch_mask_mAP", "detections/0", "detections/1"} <= tags and "detections/2" not in tags
+    assert {
+        "epoch_bbox_mAP",
+        "epoch_mask_mAP",
+        "detections/0",
+        "detections/1",
+    } <= tags and "detections/2" not in tags
     assert all(len(each) == 2 for each in images.values())

@@ -1,4 +1,6 @@
-"""Pictures of datasets, pooling and masks against references (tests/pictures); of stages, that they hold what they say."""
+"""Pictures of datasets, pooling and masks against references (tests/pictures); of stages, that they
+hold what they say."""
+
 import importlib.util
 import pathlib
 
@@ -7,80 +9,119 @@ import pictures
 import pytest
 from toy import Rectangles, ToyConfig
 
-from mrcnn import figures, inspection, visualize
-from mrcnn import model as modellib
+from mrcnn import figures, inspection, model as modellib, visualize
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
 def shapes():
-    spec = importlib.util.spec_from_file_location("shapes", ROOT / "samples" / "shapes" / "shapes.py")
+    spec = importlib.util.spec_from_file_location(
+        "shapes", ROOT / "samples" / "shapes" / "shapes.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.ShapesDataset(12), module.ShapesConfig()
 
 
 DRAWINGS = {
-    "examples": lambda dataset, config, example: figures.draw_examples(dataset, dataset.image_ids[:4]),
+    "examples": lambda dataset, config, example: figures.draw_examples(
+        dataset, dataset.image_ids[:4]
+    ),
     "mini_masks": lambda dataset, config, example: figures.draw_mini_masks(example, config),
-    "resizing": lambda dataset, config, example: figures.draw_resizing(dataset.load_image(0)[:80], config),
-    "classes": lambda dataset, config, example: figures.plot_classes(inspection.survey(dataset, config)),
-    "sizes": lambda dataset, config, example: figures.plot_sizes(inspection.survey(dataset, config), config),
+    "resizing": lambda dataset, config, example: figures.draw_resizing(
+        dataset.load_image(0)[:80], config
+    ),
+    "classes": lambda dataset, config, example: figures.plot_classes(
+        inspection.survey(dataset, config)
+    ),
+    "sizes": lambda dataset, config, example: figures.plot_sizes(
+        inspection.survey(dataset, config), config
+    ),
     "anchors": lambda dataset, config, example: figures.draw_anchors(example["image"], config),
     "rpn_targets": lambda dataset, config, example: figures.draw_rpn_targets(example),
     "roi_targets": lambda dataset, config, example: figures.draw_roi_targets(
-        example, inspection.roi_example(example, config), dataset.class_names),
-    "poolings": lambda dataset, config, example: figures.draw_poolings(example["image"], example["boxes"][0]),
-    "pooling_offsets": lambda dataset, config, example: figures.plot_pooling_offsets(inspection.pooling_offsets(boxes=30)),
+        example, inspection.roi_example(example, config), dataset.class_names
+    ),
+    "poolings": lambda dataset, config, example: figures.draw_poolings(
+        example["image"], example["boxes"][0]
+    ),
+    "pooling_offsets": lambda dataset, config, example: figures.plot_pooling_offsets(
+        inspection.pooling_offsets(boxes=30)
+    ),
     "pooling_masks": lambda dataset, config, example: figures.draw_pooling_masks(
-        *inspection.pooling_masks(example["masks"][..., 0]), example["masks"][..., 0]),
+        *inspection.pooling_masks(example["masks"][..., 0]), example["masks"][..., 0]
+    ),
     "mask_chain": lambda dataset, config, example: figures.draw_mask_chain(
-        inspection.mask_chain(example["masks"][..., 0], config), example["masks"][..., 0]),
-    "history": lambda dataset, config, example: figures.plot_history({"loss": [3, 2, 1.5], "val_loss": [3, 2.5, 2]}),
+        inspection.mask_chain(example["masks"][..., 0], config), example["masks"][..., 0]
+    ),
+    "history": lambda dataset, config, example: figures.plot_history(
+        {"loss": [3, 2, 1.5], "val_loss": [3, 2.5, 2]}
+    ),
 }
 
 
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_picture(name, shapes):
     dataset, config = shapes
-    pictures.check(name, DRAWINGS[name](dataset, config, inspection.rpn_example(dataset, config, 2)))
+    pictures.check(
+        name, DRAWINGS[name](dataset, config, inspection.rpn_example(dataset, config, 2))
+    )
 
 
 def test_a_wrong_picture_is_noticed():
-    """The comparison itself: a missing box, another colour, a shifted mask; and not a rounding of the edges."""
+    """The comparison itself: a missing box, another colour, a shifted mask; and not a rounding of
+    the edges."""
     image = np.full((90, 120, 3), 90, np.uint8)
     mask = np.zeros((90, 120, 1), bool)
     mask[20:70, 30:80] = True
 
-    def drawn(box=(20, 30, 70, 80), colors=((1., 0, 0),), shift=0):
+    def drawn(box=(20, 30, 70, 80), colors=((1.0, 0, 0),), shift=0):
         ax = visualize.new_figure((3.2, 2.4), dpi=50)[1][0]
-        result = {"rois": np.array([box]), "class_ids": np.array([1]), "masks": np.roll(mask, shift, axis=1)}
-        return pictures.thumbnail(visualize.draw_detections(ax, image, result, ["BG", "cat"], colors=list(colors)).figure)
+        result = {
+            "rois": np.array([box]),
+            "class_ids": np.array([1]),
+            "masks": np.roll(mask, shift, axis=1),
+        }
+        return pictures.thumbnail(
+            visualize.draw_detections(ax, image, result, ["BG", "cat"], colors=list(colors)).figure
+        )
+
     reference = drawn()
     pictures.compare(drawn(), reference)
     pictures.compare(drawn(box=(20, 30, 70, 80.3)), reference)
-    for wrong in (drawn(colors=((0, 0, 1.),)), drawn(shift=12), drawn(box=(0, 0, 90, 120))):
+    for wrong in (drawn(colors=((0, 0, 1.0),)), drawn(shift=12), drawn(box=(0, 0, 90, 120))):
         with pytest.raises(AssertionError):
             pictures.compare(wrong, reference)
 
 
-@pytest.mark.parametrize("settings", [{}, {"USE_MASK": False}, {"DETECTION_MIN_CONFIDENCE": 1.}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"USE_MASK": False}, {"DETECTION_MIN_CONFIDENCE": 1.0}], ids=str
+)
 def test_stages(settings, tmp_path):
     """Of an untrained network, one without masks, and one that detects nothing."""
     from matplotlib.figure import Figure
+
     model = modellib.MaskRCNN("inference", ToyConfig(**settings), tmp_path)
     stages = model.trace(Rectangles().load_image(1), ["fpn_p2"])
     names = ["BG", "bright", "dark"]
-    drawn = [figures.draw_scores(stages, model.config), figures.draw_proposals(stages), figures.draw_levels(stages),
-             figures.draw_heads(stages, names), figures.draw_masks(stages, names),
-             figures.draw_activations(stages.activations), figures.draw_softmax(inspection.best_detection(
-                 stages, np.ones((64, 64), bool)))]
+    drawn = [
+        figures.draw_scores(stages, model.config),
+        figures.draw_proposals(stages),
+        figures.draw_levels(stages),
+        figures.draw_heads(stages, names),
+        figures.draw_masks(stages, names),
+        figures.draw_activations(stages.activations),
+        figures.draw_softmax(inspection.best_detection(stages, np.ones((64, 64), bool))),
+    ]
     for figure in drawn:
         assert isinstance(figure, Figure)
         figure.savefig(tmp_path / "x.png")
     assert f"{len(stages.proposals)} proposals" in drawn[1].axes[3].get_title()
-    assert len(drawn[0].axes) == 6 and f"{len(stages.boxes)} detections" in drawn[3].axes[2].get_title()
+    assert (
+        len(drawn[0].axes) == 6
+        and f"{len(stages.boxes)} detections" in drawn[3].axes[2].get_title()
+    )
     texts = [text.get_text() for text in drawn[4].axes[0].texts]
     assert (texts == ["nothing was detected: train longer"]) == (len(stages.boxes) == 0)
     shapes, parameters = inspection.network_shapes(model, stages.image.shape)

@@ -1,4 +1,6 @@
-"""The network that is rewritten for speed gives what the network gives: folded batch norm, forms for CPUs, detected classes."""
+"""The network that is rewritten for speed gives what the network gives: folded batch norm, forms
+for CPUs, detected classes."""
+
 import keras
 import numpy as np
 import pytest
@@ -11,32 +13,54 @@ from mrcnn import folding, inference
 def run(network, model, image):
     images, metas, _ = model.mold_inputs([image])
     anchors = model.get_anchors(images.shape[1:])[None]
-    return [np.asarray(x) for x in network([images, metas.astype("float32"), anchors], training=False)]
+    return [
+        np.asarray(x) for x in network([images, metas.astype("float32"), anchors], training=False)
+    ]
 
 
 def test_folded_batch_norm_is_the_same_network(small_model, image):
     folded = folding.fold_batch_norm(small_model._box_model)
-    merged = [layer for layer in folded.layers if isinstance(layer, folding.FoldedConv) and layer.norm]
-    assert len(merged) == 53 + 2                                   # ResNet-50's and the box head's
-    assert not any(isinstance(getattr(layer, "layer", layer), KL.BatchNormalization) for layer in folded.layers)
-    for actual, expected in zip(run(folded, small_model, image), run(small_model._box_model, small_model, image)):
+    merged = [
+        layer for layer in folded.layers if isinstance(layer, folding.FoldedConv) and layer.norm
+    ]
+    assert len(merged) == 53 + 2  # ResNet-50's and the box head's
+    assert not any(
+        isinstance(getattr(layer, "layer", layer), KL.BatchNormalization) for layer in folded.layers
+    )
+    for actual, expected in zip(
+        run(folded, small_model, image), run(small_model._box_model, small_model, image)
+    ):
         assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
     mask_head = folding.fold_batch_norm(small_model._mask_model)
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(1, side, side, 256)).astype("float32") for side in (32, 16, 8, 4)]
-    inputs = [np.array([[[.1, .1, .6, .7], [0, 0, 1, 1]]], "float32"), small_model.mold_inputs([image])[1].astype("float32"), *maps]
-    actual, expected = (np.asarray(network(inputs, training=False)) for network in (mask_head, small_model._mask_model))
+    inputs = [
+        np.array([[[0.1, 0.1, 0.6, 0.7], [0, 0, 1, 1]]], "float32"),
+        small_model.mold_inputs([image])[1].astype("float32"),
+        *maps,
+    ]
+    actual, expected = (
+        np.asarray(network(inputs, training=False))
+        for network in (mask_head, small_model._mask_model)
+    )
     assert np.abs(actual - expected).max() <= 1e-4
 
 
 def test_layers_of_a_folded_network_by_device(small_model, image, monkeypatch):
-    """Folded kernels where a GPU computes, as in training; on CPUs batch norm is left to the kernels: both are the same."""
+    """Folded kernels where a GPU computes, as in training; on CPUs batch norm is left to the
+    kernels: both are the same."""
     outputs = []
     for on_cpu in (False, True):
-        monkeypatch.setattr(folding, "_on_cpu", lambda policy: on_cpu)
+        monkeypatch.setattr(folding, "_on_cpu", lambda policy, on_cpu=on_cpu: on_cpu)
         folded = folding.fold_batch_norm(small_model._box_model)
-        names = {layer.norm.name for layer in folded.layers if isinstance(layer, folding.CPUConv) and layer.norm}
-        assert len(names) == (2 * 16 + 1 + 2 if on_cpu else 0)     # of ResNet-50's blocks two each, its first, the box head's
+        names = {
+            layer.norm.name
+            for layer in folded.layers
+            if isinstance(layer, folding.CPUConv) and layer.norm
+        }
+        assert len(names) == (
+            2 * 16 + 1 + 2 if on_cpu else 0
+        )  # of ResNet-50's blocks two each, its first, the box head's
         assert not any(name.endswith(("branch2c", "branch1")) for name in names)
         outputs.append(run(folded, small_model, image))
     for actual, expected in zip(*outputs):
@@ -45,12 +69,17 @@ def test_layers_of_a_folded_network_by_device(small_model, image, monkeypatch):
 
 def test_wide_kernels_run_by_groups_of_columns_under_onednn(small_model, monkeypatch):
     for onednn in (False, True):
-        monkeypatch.setattr(folding, "_runs_onednn", lambda: onednn)
+        monkeypatch.setattr(folding, "_runs_onednn", lambda onednn=onednn: onednn)
         folded = folding.fold_batch_norm(small_model._box_model)
         rpn = next(layer for layer in folded.layers if isinstance(layer, keras.Model))
-        alone = [layer.conv.name for layer in (*folded.layers, *rpn.layers)
-                 if isinstance(layer, folding.CPUConv) and not layer.norm]
-        assert sorted(alone) == (["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "rpn_conv_shared"] if onednn else [])
+        alone = [
+            layer.conv.name
+            for layer in (*folded.layers, *rpn.layers)
+            if isinstance(layer, folding.CPUConv) and not layer.norm
+        ]
+        assert sorted(alone) == (
+            ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "rpn_conv_shared"] if onednn else []
+        )
     conv = KL.Conv2D(512, 3, strides=2, padding="same", activation="relu")
     x = np.random.default_rng(0).normal(size=(2, 9, 7, 16)).astype("float32")
     conv.build(x.shape)
@@ -63,7 +92,7 @@ def test_wide_kernels_run_by_groups_of_columns_under_onednn(small_model, monkeyp
     expected = head(conv(x))
     head.bias.assign(np.linspace(-1, 1, 6))
     np.testing.assert_allclose(folding.SumOfGroups(head)(groups), head(conv(x)), atol=1e-6)
-    assert np.abs(expected - head(conv(x))).max() > .1
+    assert np.abs(expected - head(conv(x))).max() > 0.1
 
 
 def test_groups_of_a_wide_convolution_are_joined_for_what_needs_them(monkeypatch):
@@ -78,7 +107,9 @@ def test_groups_of_a_wide_convolution_are_joined_for_what_needs_them(monkeypatch
         folded = folding.fold_batch_norm(network)
         assert [type(layer) for layer in folded.layers].count(KL.Concatenate) == joins
         assert "head_sum" in [layer.name for layer in folded.layers]
-        for actual, expected in zip(keras.tree.flatten(folded(pixels)), keras.tree.flatten(network(pixels))):
+        for actual, expected in zip(
+            keras.tree.flatten(folded(pixels)), keras.tree.flatten(network(pixels))
+        ):
             np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
@@ -86,10 +117,13 @@ def test_batch_norm_by_the_cpu_kernels_without_its_optional_parts():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1, 5, 6, 8)).astype("float32")
     for bias, scale, center in ((True, False, True), (False, True, False)):
-        conv, norm = KL.Conv2D(4, 3, use_bias=bias), KL.BatchNormalization(scale=scale, center=center, epsilon=1e-6)
-        norm(conv(x))                                              # makes the variables
+        conv, norm = (
+            KL.Conv2D(4, 3, use_bias=bias),
+            KL.BatchNormalization(scale=scale, center=center, epsilon=1e-6),
+        )
+        norm(conv(x))  # makes the variables
         for variable in (*conv.weights, *norm.weights):
-            variable.assign(rng.uniform(.5, 2, size=variable.shape))
+            variable.assign(rng.uniform(0.5, 2, size=variable.shape))
         expected = norm(conv(x), training=False)
         np.testing.assert_allclose(folding.CPUConv(conv, norm)(x), expected, rtol=1e-4, atol=1e-5)
 
@@ -98,6 +132,7 @@ def test_batch_norm_by_the_cpu_kernels_without_its_optional_parts():
 def test_folding_under_mixed_precision(tmp_path, small_model, image, policy):
     """Feature maps are as near to float32's as those of the network that is not folded."""
     from mrcnn import model as modellib
+
     keras.config.set_dtype_policy(policy)
     try:
         mixed = modellib.MaskRCNN("inference", small_model.config, tmp_path)
@@ -106,10 +141,15 @@ def test_folding_under_mixed_precision(tmp_path, small_model, image, policy):
         keras.config.set_dtype_policy("float32")
     mixed.keras_model.set_weights(small_model.keras_model.get_weights())
     assert sum(isinstance(layer, folding.FoldedConv) for layer in folded.layers) == 53 + 2
-    exact, plain, fast = (run(network, small_model, image)[1:] for network in (small_model._box_model, mixed._box_model, folded))
+    exact, plain, fast = (
+        run(network, small_model, image)[1:]
+        for network in (small_model._box_model, mixed._box_model, folded)
+    )
     assert len(exact) == 4
     for reference, one, other in zip(exact, plain, fast):
-        error, allowed = (np.abs(value.astype("float32") - reference).max() for value in (other, one))
+        error, allowed = (
+            np.abs(value.astype("float32") - reference).max() for value in (other, one)
+        )
         assert 0 < error <= 1.5 * allowed
 
 
@@ -123,33 +163,52 @@ def test_folding_follows_the_variables(small_model, image):
         changed = small_model.detect([image])[0]
     finally:
         gamma.assign(old)
-    assert changed["scores"].shape != before["scores"].shape or np.abs(changed["scores"] - before["scores"]).max() > 1e-3
+    assert (
+        changed["scores"].shape != before["scores"].shape
+        or np.abs(changed["scores"] - before["scores"]).max() > 1e-3
+    )
     np.testing.assert_array_equal(small_model.detect([image])[0]["rois"], before["rois"])
 
 
 def test_batch_norm_of_the_batch_is_not_folded(tmp_path):
     from mrcnn import model as modellib
-    model = modellib.MaskRCNN("inference", small_config(BACKBONE="resnet18", TRAIN_BN=True), tmp_path)
+
+    model = modellib.MaskRCNN(
+        "inference", small_config(BACKBONE="resnet18", TRAIN_BN=True), tmp_path
+    )
     folded = folding.fold_batch_norm(model._box_model)
     assert not any(layer.norm for layer in folded.layers if isinstance(layer, folding.FoldedConv))
     assert any(isinstance(layer, KL.BatchNormalization) for layer in folded.layers)
 
 
-@pytest.mark.parametrize("settings", [{}, {"MASK_ACTIVATION": "softmax"}, {"CLASS_AGNOSTIC_MASKS": True},
-                                      {"MASK_HEAD": "mlp", "MASK_MLP_SIZE": 16}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"MASK_ACTIVATION": "softmax"},
+        {"CLASS_AGNOSTIC_MASKS": True},
+        {"MASK_HEAD": "mlp", "MASK_MLP_SIZE": 16},
+    ],
+)
 def test_masks_of_the_detected_class_alone(settings, tmp_path):
-    """Every kind of mask head gives `detect` the masks that the network has at the detected classes."""
+    """Every kind of mask head gives `detect` the masks that the network has at the detected
+    classes."""
     from mrcnn import model as modellib
-    model = modellib.MaskRCNN("inference", small_config(BACKBONE="resnet18", MASK_HEAD_CHANNELS=16, **settings), tmp_path)
+
+    model = modellib.MaskRCNN(
+        "inference", small_config(BACKBONE="resnet18", MASK_HEAD_CHANNELS=16, **settings), tmp_path
+    )
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(2, side, side, 256)).astype("float32") for side in (32, 16, 8, 4)]
     boxes = np.sort(rng.random((2, 5, 2, 2)), axis=2).reshape(2, 5, 4).astype("float32")
-    metas = np.repeat(model.mold_inputs([np.zeros((128, 128, 3), np.uint8)])[1].astype("float32"), 2, axis=0)
+    metas = np.repeat(
+        model.mold_inputs([np.zeros((128, 128, 3), np.uint8)])[1].astype("float32"), 2, axis=0
+    )
     class_ids = rng.integers(0, model.config.NUM_CLASSES, (2, 5))
     every = np.asarray(model._mask_model([boxes, metas, *maps], training=False))
     chosen = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
     actual = inference.compiled(model, "masks")(boxes, metas, *maps, class_ids.astype("int32"))
-    assert np.ptp(chosen) > .01
+    assert np.ptp(chosen) > 0.01
     np.testing.assert_allclose(actual, chosen, atol=1e-5)
 
 
@@ -157,12 +216,21 @@ def _same(network, training=False, tolerance=1e-4, shape=(2, 7, 5, 8)):
     rng = np.random.default_rng(0)
     for variable in network.variables:
         if variable.dtype == "float32":
-            variable.assign(rng.uniform(.5, 1.5, variable.shape) * (1 if "variance" in variable.name else rng.choice([-1, 1])))
+            variable.assign(
+                rng.uniform(0.5, 1.5, variable.shape)
+                * (1 if "variance" in variable.name else rng.choice([-1, 1]))
+            )
     x = rng.normal(size=shape).astype("float32")
-    outputs = [keras.tree.flatten(each(x)) for each in (folding.fold_batch_norm(network, training), network)]
+    outputs = [
+        keras.tree.flatten(each(x))
+        for each in (folding.fold_batch_norm(network, training), network)
+    ]
     for actual, expected in zip(*outputs, strict=True):
         expected = np.asarray(expected).astype("float32")
-        assert np.abs(np.asarray(actual).astype("float32") - expected).max() <= tolerance * np.abs(expected).max()
+        assert (
+            np.abs(np.asarray(actual).astype("float32") - expected).max()
+            <= tolerance * np.abs(expected).max()
+        )
 
 
 class _Doubled(keras.Model):
@@ -174,28 +242,48 @@ class _Doubled(keras.Model):
 
 class _Clipped(KL.BatchNormalization):
     def call(self, inputs, training=None, mask=None):
-        return keras.ops.clip(super().call(inputs, training=training, mask=mask), -.1, .1)
+        return keras.ops.clip(super().call(inputs, training=training, mask=mask), -0.1, 0.1)
 
 
 def _networks(x):
     """What a function as BACKBONE may build, by what once went wrong or may."""
+
     def conv(filters=256, side=3, **settings):
         return KL.Conv2D(filters, side, padding="same", **settings)
+
     wide, norm, inner = conv(), KL.BatchNormalization(), KL.Input((None, None, 8))
     both = keras.Model(inner, conv(5, 1)(conv(activation="relu")(inner)))
-    yield "a stage that is Sequential", keras.Sequential([KL.Conv2D(4, 3), KL.BatchNormalization(), KL.ReLU()])(x)
+    yield (
+        "a stage that is Sequential",
+        keras.Sequential([KL.Conv2D(4, 3), KL.BatchNormalization(), KL.ReLU()])(x),
+    )
     yield "a model inside, called twice", [both(x), both(x + 1)]
     yield "a model with a call of its own", _Doubled(inner, conv(5, 1)(inner))(x)
-    yield "names that Keras would choose", KL.Concatenate(name="concatenate")([KL.ReLU()(conv()(x)), x])
+    yield (
+        "names that Keras would choose",
+        KL.Concatenate(name="concatenate")([KL.ReLU()(conv()(x)), x]),
+    )
     yield "softmax over the channels", conv(5, 1)(conv(activation="softmax")(x))
     yield "an activation with weights", conv(activation=KL.PReLU(shared_axes=[1, 2]))(x)
     yield "one batch norm behind two", [norm(conv(16, 3)(x)), norm(conv(16, 1)(x))]
-    yield "one convolution before two, and twice", [KL.BatchNormalization()(wide(x)), KL.BatchNormalization()(wide(x)), wide(x + 1)]
-    yield "groups of channels", KL.BatchNormalization()(conv(16, 1, groups=4)(KL.GlobalAveragePooling2D(keepdims=True)(x)))
-    yield "a kernel as large as the map", KL.Conv2D(256, 3, activation="relu")(KL.Reshape((3, 3, 8))(x[:, :3, :3]))
+    yield (
+        "one convolution before two, and twice",
+        [KL.BatchNormalization()(wide(x)), KL.BatchNormalization()(wide(x)), wide(x + 1)],
+    )
+    yield (
+        "groups of channels",
+        KL.BatchNormalization()(conv(16, 1, groups=4)(KL.GlobalAveragePooling2D(keepdims=True)(x))),
+    )
+    yield (
+        "a kernel as large as the map",
+        KL.Conv2D(256, 3, activation="relu")(KL.Reshape((3, 3, 8))(x[:, :3, :3])),
+    )
     yield "a batch norm of one's own", _Clipped()(conv(16)(x))
     yield "inputs by name", conv(5, 1)(inputs=conv(activation="relu")(inputs=x))
-    yield "strides and dilation", [conv(6, 1, strides=2)(conv()(x)), conv(dilation_rate=2, use_bias=False)(x)]
+    yield (
+        "strides and dilation",
+        [conv(6, 1, strides=2)(conv()(x)), conv(dilation_rate=2, use_bias=False)(x)],
+    )
 
 
 @pytest.mark.parametrize("training", [False, True])
@@ -220,31 +308,58 @@ def test_convolution_in_float32_of_features_in_bfloat16(monkeypatch):
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_more_classes_than_bfloat16_can_count(use_bias):
     from mrcnn import model as modellib
+
     x = KL.Input((None, 4, 4, 16))
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
-        doubling = modellib.TimeDistributed(KL.Conv2DTranspose(16, 2, strides=2, activation="relu", use_bias=use_bias))
-        head = keras.Model(x, modellib.TimeDistributed(KL.Conv2D(300, 1, activation="sigmoid", use_bias=use_bias))(doubling(x)))
+        doubling = modellib.TimeDistributed(
+            KL.Conv2DTranspose(16, 2, strides=2, activation="relu", use_bias=use_bias)
+        )
+        head = keras.Model(
+            x,
+            modellib.TimeDistributed(KL.Conv2D(300, 1, activation="sigmoid", use_bias=use_bias))(
+                doubling(x)
+            ),
+        )
         chosen = folding.of_detected_class(head)
     finally:
         keras.config.set_dtype_policy("float32")
     rng = np.random.default_rng(0)
-    features, class_ids = rng.normal(size=(1, 4, 4, 4, 16)).astype("float32"), np.array([[5, 257, 259, 299]])
+    features, class_ids = (
+        rng.normal(size=(1, 4, 4, 4, 16)).astype("float32"),
+        np.array([[5, 257, 259, 299]]),
+    )
     every = np.asarray(head(features)).astype("float32")
     expected = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
     actual = np.asarray(chosen([features, class_ids])).astype("float32")
-    assert np.abs(actual - expected).max() < .01
-    assert np.abs(actual - np.take_along_axis(every, class_ids[:, ::-1, None, None, None], axis=-1)[..., 0]).max() > .05
+    assert np.abs(actual - expected).max() < 0.01
+    assert (
+        np.abs(
+            actual
+            - np.take_along_axis(every, class_ids[:, ::-1, None, None, None], axis=-1)[..., 0]
+        ).max()
+        > 0.05
+    )
 
 
 def test_body_c4_of_odd_pooled_size_at_stride_2(tmp_path):
     """7 x 7 cells become 4 x 4 in the fifth stage, and masks of 8 x 8."""
     from mrcnn import model as modellib
-    settings = dict(BACKBONE="resnet18", BODY="c4", C4_HEAD_STRIDE=2, BACKBONE_STRIDES=[16], RPN_ANCHOR_SCALES=((32, 64, 128),),
-                    MASK_POOL_SIZE=7, DETECTION_MIN_CONFIDENCE=0.)
+
+    settings = dict(
+        BACKBONE="resnet18",
+        BODY="c4",
+        C4_HEAD_STRIDE=2,
+        BACKBONE_STRIDES=[16],
+        RPN_ANCHOR_SCALES=((32, 64, 128),),
+        MASK_POOL_SIZE=7,
+        DETECTION_MIN_CONFIDENCE=0.0,
+    )
     with pytest.raises(ValueError, match=r"MASK_SHAPE .*\[8, 8\].*Received: \[7, 7\]"):
         modellib.MaskRCNN("inference", small_config(MASK_SHAPE=[7, 7], **settings), tmp_path)
     model = modellib.MaskRCNN("inference", small_config(MASK_SHAPE=[8, 8], **settings), tmp_path)
-    result = model.detect([np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)])[0]
+    result = model.detect(
+        [np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)]
+    )[0]
     assert len(result["scores"]) and result["masks"].shape == (64, 64, len(result["scores"]))
     assert model._mask_model.output.shape[2:4] == (8, 8)

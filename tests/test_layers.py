@@ -1,4 +1,6 @@
-"""Every layer: config round trip, symbolic, eager and compiled call, a batch of three; JAX in a subprocess."""
+"""Every layer: config round trip, symbolic, eager and compiled call, a batch of three; JAX in a
+subprocess."""
+
 import importlib.util
 import os
 import subprocess
@@ -25,39 +27,83 @@ def boxes(*shape):
 
 
 def metas(batch):
-    return np.tile(np.array([0, 64, 64, 3, 64, 64, 3, 0, 0, 64, 64, 1, 1, 1, 1], "float32"), (batch, 1))
+    return np.tile(
+        np.array([0, 64, 64, 3, 64, 64, 3, 0, 0, 64, 64, 1, 1, 1, 1], "float32"), (batch, 1)
+    )
 
 
 CASES = {
-    "ProposalLayer": (lambda: modellib.ProposalLayer(9, .7, return_valid=True),
-                      lambda b: [uniform(b, 30, 2), uniform(b, 30, 4), boxes(b, 30)]),
-    "PyramidAnchors": (lambda: modellib.PyramidAnchors((8, 16), (.5, 1), (4, 8), 2),
-                       lambda b: [uniform(b, 30, 32, 3), uniform(b, 8, 8, 2), uniform(b, 4, 4, 2)]),
-    "PyramidROIAlign": (lambda: modellib.PyramidROIAlign((3, 2)),
-                        lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
-    "PyramidROIAlign, RoIAlign": (lambda: modellib.PyramidROIAlign((3, 2), pooling="align", level="floor",
-                                                                   strides=(4, 8, 16, 32), frame="edges"),
-                                  lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
-    "PyramidROIAlign, adaptive": (lambda: modellib.PyramidROIAlign((3, 2), pooling="align", samples=0, reduce="max"),
-                                  lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
-    "PyramidROIAlign, RoIPool": (lambda: modellib.PyramidROIAlign((3, 2), pooling="pool"),
-                                 lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)]),
-    "DetectionTargetLayer": (lambda: modellib.DetectionTargetLayer(rois_per_image=8, mask_shape=(6, 6), seed=0),
-                             lambda b: [boxes(b, 20), np.tile(np.array([[1, 2, -1, 0]], "int32"), (b, 1)), boxes(b, 4),
-                                        (uniform(b, 10, 10, 4) > .5).astype("uint8")]),
-    "DetectionLayer": (lambda: modellib.DetectionLayer(max_instances=7, min_confidence=.1),
-                       lambda b: [boxes(b, 20), uniform(b, 20, 3), uniform(b, 20, 3, 4), metas(b)]),
-    "NormalizeBoxes": (lambda: modellib.NormalizeBoxes(1, True), lambda b: [boxes(b, 4) * 20, uniform(b, 20, 30, 3)]),
-    "MatchSize": (lambda: modellib.MatchSize(), lambda b: [uniform(b, 6, 8, 2), uniform(b, 5, 7, 2)]),
+    "ProposalLayer": (
+        lambda: modellib.ProposalLayer(9, 0.7, return_valid=True),
+        lambda b: [uniform(b, 30, 2), uniform(b, 30, 4), boxes(b, 30)],
+    ),
+    "PyramidAnchors": (
+        lambda: modellib.PyramidAnchors((8, 16), (0.5, 1), (4, 8), 2),
+        lambda b: [uniform(b, 30, 32, 3), uniform(b, 8, 8, 2), uniform(b, 4, 4, 2)],
+    ),
+    "PyramidROIAlign": (
+        lambda: modellib.PyramidROIAlign((3, 2)),
+        lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)],
+    ),
+    "PyramidROIAlign, RoIAlign": (
+        lambda: modellib.PyramidROIAlign(
+            (3, 2), pooling="align", level="floor", strides=(4, 8, 16, 32), frame="edges"
+        ),
+        lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)],
+    ),
+    "PyramidROIAlign, adaptive": (
+        lambda: modellib.PyramidROIAlign((3, 2), pooling="align", samples=0, reduce="max"),
+        lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)],
+    ),
+    "PyramidROIAlign, RoIPool": (
+        lambda: modellib.PyramidROIAlign((3, 2), pooling="pool"),
+        lambda b: [boxes(b, 5), metas(b)] + [uniform(b, s, s, 4) for s in (16, 8, 4, 2)],
+    ),
+    "DetectionTargetLayer": (
+        lambda: modellib.DetectionTargetLayer(rois_per_image=8, mask_shape=(6, 6), seed=0),
+        lambda b: [
+            boxes(b, 20),
+            np.tile(np.array([[1, 2, -1, 0]], "int32"), (b, 1)),
+            boxes(b, 4),
+            (uniform(b, 10, 10, 4) > 0.5).astype("uint8"),
+        ],
+    ),
+    "DetectionLayer": (
+        lambda: modellib.DetectionLayer(max_instances=7, min_confidence=0.1),
+        lambda b: [boxes(b, 20), uniform(b, 20, 3), uniform(b, 20, 3, 4), metas(b)],
+    ),
+    "NormalizeBoxes": (
+        lambda: modellib.NormalizeBoxes(1, True),
+        lambda b: [boxes(b, 4) * 20, uniform(b, 20, 30, 3)],
+    ),
+    "MatchSize": (
+        lambda: modellib.MatchSize(),
+        lambda b: [uniform(b, 6, 8, 2), uniform(b, 5, 7, 2)],
+    ),
     "BatchNorm": (lambda: modellib.BatchNorm(False), lambda b: uniform(b, 4, 4, 3)),
     "WholeConv2D": (lambda: modellib.WholeConv2D(5, 4), lambda b: uniform(b, 4, 4, 3)),
-    "TimeDistributed": (lambda: modellib.TimeDistributed(keras.layers.Conv2D(4, 3)), lambda b: uniform(b, 5, 6, 6, 2)),
-    "KeypointTargets": (lambda: modellib.KeypointTargets(6),
-                        lambda b: [boxes(b, 5), RNG.integers(-1, 3, (b, 5)).astype("int32"), uniform(b, 3, 4, 3) * 20,
-                                   uniform(b, 20, 30, 3)]),
+    "TimeDistributed": (
+        lambda: modellib.TimeDistributed(keras.layers.Conv2D(4, 3)),
+        lambda b: uniform(b, 5, 6, 6, 2),
+    ),
+    "KeypointTargets": (
+        lambda: modellib.KeypointTargets(6),
+        lambda b: [
+            boxes(b, 5),
+            RNG.integers(-1, 3, (b, 5)).astype("int32"),
+            uniform(b, 3, 4, 3) * 20,
+            uniform(b, 20, 30, 3),
+        ],
+    ),
     "UpscaleTwice": (lambda: modellib.UpscaleTwice(), lambda b: uniform(b, 2, 3, 4, 5)),
-    "LossLayer": (lambda: modellib.LossLayer("mrcnn_bbox_loss"),
-                  lambda b: [uniform(b, 6, 4), RNG.integers(0, 3, (b, 6)).astype("int32"), uniform(b, 6, 3, 4)]),
+    "LossLayer": (
+        lambda: modellib.LossLayer("mrcnn_bbox_loss"),
+        lambda b: [
+            uniform(b, 6, 4),
+            RNG.integers(0, 3, (b, 6)).astype("int32"),
+            uniform(b, 6, 3, 4),
+        ],
+    ),
 }
 
 
@@ -68,6 +114,7 @@ def flat(value):
 @pytest.mark.parametrize("name", CASES)
 def test_layer(name):
     import tensorflow as tf
+
     make, inputs_of = CASES[name]
     inputs = inputs_of(3)
     layer = make()
@@ -78,33 +125,49 @@ def test_layer(name):
     # The symbolic call announces what the eager one gives.
     tensors = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, str(x.dtype)), inputs)
     symbolic = make()(tensors)
-    for announced, array in zip(symbolic if isinstance(symbolic, (list, tuple)) else [symbolic], eager, strict=True):
+    for announced, array in zip(
+        symbolic if isinstance(symbolic, (list, tuple)) else [symbolic], eager, strict=True
+    ):
         assert tuple(announced.shape) == array.shape
         assert keras.backend.standardize_dtype(announced.dtype) == str(array.dtype)
     compiled = flat(tf.function(lambda x: layer(x))(inputs))
     for a, b in zip(compiled, eager, strict=True):
         assert a.shape == b.shape
-        if name != "DetectionTargetLayer":                         # it draws
+        if name != "DetectionTargetLayer":  # it draws
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("Prop", "PyramidR", "DetectionLayer"))])
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if name.startswith(("Prop", "PyramidR", "DetectionLayer"))]
+)
 def test_portable_kernels_under_xla(name):
     """The keras.ops form compiles under XLA and gives what the fused kernels give."""
     import tensorflow as tf
+
     make, inputs_of = CASES[name]
     inputs, layer = inputs_of(3), make()
     expected = flat(layer(inputs))
     layer.fused = False
-    for a, b in zip(flat(tf.function(lambda x: layer(x), jit_compile=True)(inputs)), expected, strict=True):
+    for a, b in zip(
+        flat(tf.function(lambda x: layer(x), jit_compile=True)(inputs)), expected, strict=True
+    ):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_layers_under_jax(tmp_path):
     """In a process of its own with JAX as the backend: the same values, compiled by jax.jit."""
-    names = ("ProposalLayer", "PyramidROIAlign", "PyramidROIAlign, RoIAlign", "PyramidROIAlign, adaptive",
-             "PyramidROIAlign, RoIPool", "DetectionLayer", "PyramidAnchors", "NormalizeBoxes", "KeypointTargets")
+    names = (
+        "ProposalLayer",
+        "PyramidROIAlign",
+        "PyramidROIAlign, RoIAlign",
+        "PyramidROIAlign, adaptive",
+        "PyramidROIAlign, RoIPool",
+        "DetectionLayer",
+        "PyramidAnchors",
+        "NormalizeBoxes",
+        "KeypointTargets",
+    )
     arrays = {}
     for name in names:
         make, inputs_of = CASES[name]
@@ -116,7 +179,7 @@ def test_layers_under_jax(tmp_path):
         import sys
         sys.path.insert(0, {os.path.dirname(__file__)!r})
         import jax, numpy as np, test_layers
-        arrays = np.load({str(tmp_path / 'arrays.npz')!r})
+        arrays = np.load({str(tmp_path / "arrays.npz")!r})
         for name in {names!r}:
             inputs = [arrays[key] for key in arrays.files if key.startswith(name + "/in")]
             outputs = jax.jit(lambda *x: test_layers.CASES[name][0]()(list(x)))(*inputs)
@@ -125,34 +188,52 @@ def test_layers_under_jax(tmp_path):
         print("equal")
     """)
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
 
 
-# ---- Sampling of RoIs ------------------------------------------------------------------------------
+# ---- Sampling of RoIs ----------------------------------------------------------------------------
+
 
 def sample(size, ratio, positives, negatives, class_id=1):
     """(positive, negative) counts that the layer draws where so many are to be had."""
-    hit, miss = [.1, .1, .5, .5], [.6, .6, .9, .9]
+    hit, miss = [0.1, 0.1, 0.5, 0.5], [0.6, 0.6, 0.9, 0.9]
     proposals = np.array([[hit] * positives + [miss] * negatives], "float32")
-    layer = modellib.DetectionTargetLayer(rois_per_image=size, positive_ratio=ratio, mask_shape=None, seed=0)
-    rois, ids, _ = layer([proposals, np.array([[class_id, 0]], "int32"), np.array([[hit, miss]], "float32")])
+    layer = modellib.DetectionTargetLayer(
+        rois_per_image=size, positive_ratio=ratio, mask_shape=None, seed=0
+    )
+    rois, ids, _ = layer(
+        [proposals, np.array([[class_id, 0]], "int32"), np.array([[hit, miss]], "float32")]
+    )
     rois, ids = np.asarray(rois)[0], np.asarray(ids)[0]
     return int((ids > 0).sum()), int((rois.any(axis=1) & (ids == 0)).sum())
 
 
-@pytest.mark.parametrize("size, ratio, available, taken", [
-    (200, .33, (300, 300), (66, 134)), (200, .33, (30, 300), (30, 60)), (200, .33, (10, 5), (10, 5)),
-    (200, .25, (300, 300), (50, 150)), (200, .25, (20, 300), (20, 60)), (512, .25, (600, 600), (128, 384)),
-    (200, .33, (0, 300), (0, 134)), (4, .25, (3, 6), (1, 3))])
+@pytest.mark.parametrize(
+    "size, ratio, available, taken",
+    [
+        (200, 0.33, (300, 300), (66, 134)),
+        (200, 0.33, (30, 300), (30, 60)),
+        (200, 0.33, (10, 5), (10, 5)),
+        (200, 0.25, (300, 300), (50, 150)),
+        (200, 0.25, (20, 300), (20, 60)),
+        (512, 0.25, (600, 600), (128, 384)),
+        (200, 0.33, (0, 300), (0, 134)),
+        (4, 0.25, (3, 6), (1, 3)),
+    ],
+)
 def test_counts_of_sampled_rois(size, ratio, available, taken):
-    """.33 is two negatives to a positive, .25 the paper's 1:3; without positives the negatives stay (README 5)."""
+    """.33 is two negatives to a positive, .25 the paper's 1:3; without positives the negatives stay
+    (README 5)."""
     assert sample(size, ratio, *available) == taken
 
 
 @pytest.mark.parametrize("fused, count", [(None, 3), (False, 5)])
 def test_positives_are_split_off(fused, count):
-    """The most positives of an image decide; at least one row, and without fused kernels what can be positive."""
+    """The most positives of an image decide; at least one row, and without fused kernels what can
+    be positive."""
     layer = modellib.SplitPositives(5, fused)
     ids = np.array([[2, 1, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0]], "int32")
     rois, masks = uniform(2, 8, 4), uniform(2, 8, 3, 3)
@@ -163,32 +244,38 @@ def test_positives_are_split_off(fused, count):
     np.testing.assert_array_equal(first_ids, ids[:, :count])
     none = layer([ids * 0, rois])
     assert none[0].shape[1] == (1 if fused is None else 5)
-    assert modellib.SplitPositives.from_config(layer.get_config()).get_config() == layer.get_config()
+    assert (
+        modellib.SplitPositives.from_config(layer.get_config()).get_config() == layer.get_config()
+    )
 
 
 def test_crowds_are_neither_positive_nor_negative():
-    assert sample(10, .5, 5, 0, class_id=-1) == (0, 0)
+    assert sample(10, 0.5, 5, 0, class_id=-1) == (0, 0)
 
 
 def test_draw_is_random_and_seeded():
-    proposals = np.random.default_rng(0).uniform(.6, .9, (1, 50, 4)).astype("float32")
-    proposals[..., 2:] += .1
-    truth = [np.array([[1]], "int32"), np.array([[[.1, .1, .5, .5]]], "float32")]
+    proposals = np.random.default_rng(0).uniform(0.6, 0.9, (1, 50, 4)).astype("float32")
+    proposals[..., 2:] += 0.1
+    truth = [np.array([[1]], "int32"), np.array([[[0.1, 0.1, 0.5, 0.5]]], "float32")]
 
     def draw(seed):
         layer = modellib.DetectionTargetLayer(rois_per_image=6, mask_shape=None, seed=seed)
         return [np.asarray(layer([proposals, *truth])[0]) for _ in range(2)]
+
     (a, b), (c, d) = draw(1), draw(1)
     assert np.array_equal(a, c) and np.array_equal(b, d) and not np.array_equal(a, b)
 
 
 def test_a_true_zero_box_stays_with_its_validity():
     """README 4: a box at (0, 0) is not padding where its validity says so."""
-    deltas, probs = np.zeros((1, 2, 2, 4), "float32"), np.array([[[.1, .9], [.2, .8]]], "float32")
+    deltas, probs = (
+        np.zeros((1, 2, 2, 4), "float32"),
+        np.array([[[0.1, 0.9], [0.2, 0.8]]], "float32"),
+    )
     rois = np.array([[[0, 0, 1, 1], [0, 0, 0, 0]]], "float32")
     layer = modellib.DetectionLayer(max_instances=3)
     found = np.asarray(layer([rois, probs, deltas, metas(1)[:, :14], np.array([[True, False]])]))
-    assert found[0, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, .9]) and not found[0, 1:].any()
+    assert found[0, 0].tolist() == pytest.approx([0, 0, 1, 1, 1, 0.9]) and not found[0, 1:].any()
 
 
 def test_one_pixel_object_gets_an_area():
@@ -200,32 +287,38 @@ def test_one_pixel_object_gets_an_area():
     np.testing.assert_allclose(whole, [0, 0, 1, 1])
 
 
-# ---- Losses that were wrong --------------------------------------------------------------------------
+# ---- Losses that were wrong ----------------------------------------------------------------------
+
 
 def test_class_loss_uses_each_images_own_active_classes():
-    """loss_class_active_mixed (README 1): the second image's RoI counts by the second image's classes."""
+    """loss_class_active_mixed (README 1): the second image's RoI counts by the second image's
+    classes."""
     ids = np.array([[1], [2]], "int32")
     logits = np.array([[[0, 3, 0]], [[0, 0, 3]]], "float32")
     active = np.array([[1, 1, 0], [1, 0, 1]], "int32")
     expected = float(np.log(2 + np.exp(3)) - 3)
-    assert float(modellib.mrcnn_class_loss_graph(ids, logits, active)) == pytest.approx(expected, rel=1e-5)
+    assert float(modellib.mrcnn_class_loss_graph(ids, logits, active)) == pytest.approx(
+        expected, rel=1e-5
+    )
     wrong = np.array([[1, 1, 0], [1, 1, 0]], "int32")
     swapped = float(modellib.mrcnn_class_loss_graph(np.array([[1], [1]]), logits, wrong))
-    assert swapped == pytest.approx(expected, rel=1e-5)            # only the first RoI counts
+    assert swapped == pytest.approx(expected, rel=1e-5)  # only the first RoI counts
 
 
 def test_losses_without_anything_are_zero():
     """loss_class_nan (README 1), and images without objects."""
-    ids, logits = np.zeros((1, 2), "int32"), np.array([[[0, 3.], [0, 3.]]], "float32")
+    ids, logits = np.zeros((1, 2), "int32"), np.array([[[0, 3.0], [0, 3.0]]], "float32")
     assert float(modellib.mrcnn_class_loss_graph(ids, logits, np.array([[1, 0]]))) == 0
     assert float(modellib.mrcnn_bbox_loss_graph(uniform(1, 2, 4), ids, uniform(1, 2, 2, 4))) == 0
-    assert float(modellib.mrcnn_mask_loss_graph(uniform(1, 2, 3, 3), ids, uniform(1, 2, 3, 3, 2))) == 0
+    assert (
+        float(modellib.mrcnn_mask_loss_graph(uniform(1, 2, 3, 3), ids, uniform(1, 2, 3, 3, 2))) == 0
+    )
 
 
 def test_untrained_mask_loss_is_ln_2():
-    ids, target = np.array([[1, 0]], "int32"), (uniform(1, 2, 4, 4) > .5).astype("float32")
-    loss = modellib.mrcnn_mask_loss_graph(target, ids, np.full((1, 2, 4, 4, 3), .5, "float32"))
-    assert float(loss) == pytest.approx(.693147, abs=1e-5)
+    ids, target = np.array([[1, 0]], "int32"), (uniform(1, 2, 4, 4) > 0.5).astype("float32")
+    loss = modellib.mrcnn_mask_loss_graph(target, ids, np.full((1, 2, 4, 4, 3), 0.5, "float32"))
+    assert float(loss) == pytest.approx(0.693147, abs=1e-5)
 
 
 def test_batch_norm_holds_its_mode_inside_a_model():
@@ -241,11 +334,20 @@ def test_batch_norm_holds_its_mode_inside_a_model():
 
 
 def test_level_of_a_roi():
-    """FPN's rule at the seams: 224 pixels belong to P4; "floor" keeps 223 on P3, "round" moves up at 158.4."""
+    """FPN's rule at the seams: 224 pixels belong to P4; "floor" keeps 223 on P3, "round" moves up
+    at 158.4."""
     sides = np.array([10, 55, 57, 111, 112, 157, 160, 223, 224, 447, 448, 5000], "float32")
     rois = np.stack([sides * 0, sides * 0, sides / 600, sides / 800], axis=-1)[None]
-    levels = {rule: np.asarray(modellib.PyramidROIAlign.levels(ops.convert_to_tensor(rois), np.array([[600, 800, 3]]),
-                                                               rule))[0].tolist() for rule in ("round", "floor")}
+    levels = {
+        rule: (
+            np.asarray(
+                modellib.PyramidROIAlign.levels(
+                    ops.convert_to_tensor(rois), np.array([[600, 800, 3]]), rule
+                )
+            )[0].tolist()
+        )
+        for rule in ("round", "floor")
+    }
     assert levels["floor"] == [2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5]
     assert levels["round"] == [2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5]
 
@@ -253,10 +355,18 @@ def test_level_of_a_roi():
 def test_box_frames():
     """A box in pixels comes back from either frame; "edges" divides plainly."""
     pixels = np.array([[0, 0, 480, 640], [10, 20, 30, 60]], "float32")
-    for frame, expected in (("centers", [10 / 479, 20 / 639, 29 / 479, 59 / 639]),
-                            ("edges", [10 / 480, 20 / 640, 30 / 480, 60 / 640])):
+    for frame, expected in (
+        ("centers", [10 / 479, 20 / 639, 29 / 479, 59 / 639]),
+        ("edges", [10 / 480, 20 / 640, 30 / 480, 60 / 640]),
+    ):
         normal = modellib.norm_boxes_graph(pixels, (480, 640), frame)
         np.testing.assert_allclose(np.asarray(normal), [[0, 0, 1, 1], expected], rtol=1e-6)
-        np.testing.assert_allclose(np.asarray(normal), modellib.utils.norm_boxes(pixels, (480, 640), frame), rtol=1e-6)
-        np.testing.assert_array_equal(np.asarray(modellib.denorm_boxes_graph(normal, (480, 640), frame)), pixels)
-        np.testing.assert_array_equal(modellib.utils.denorm_boxes(np.asarray(normal), (480, 640), frame), pixels)
+        np.testing.assert_allclose(
+            np.asarray(normal), modellib.utils.norm_boxes(pixels, (480, 640), frame), rtol=1e-6
+        )
+        np.testing.assert_array_equal(
+            np.asarray(modellib.denorm_boxes_graph(normal, (480, 640), frame)), pixels
+        )
+        np.testing.assert_array_equal(
+            modellib.utils.denorm_boxes(np.asarray(normal), (480, 640), frame), pixels
+        )

@@ -1,4 +1,5 @@
 """Reading files of every kind, and what is written: pictures and videos, complete or absent."""
+
 import io
 import logging
 
@@ -13,10 +14,10 @@ from mrcnn.utils import Dataset
 def colors(height=24, width=40):
     """A picture whose quarters are red, green, blue and gray: rotations and channel orders show."""
     image = np.zeros((height, width, 3), np.uint8)
-    image[:height // 2, :width // 2] = 200, 20, 30
-    image[:height // 2, width // 2:] = 20, 180, 40
-    image[height // 2:, :width // 2] = 10, 40, 220
-    image[height // 2:, width // 2:] = 128, 128, 128
+    image[: height // 2, : width // 2] = 200, 20, 30
+    image[: height // 2, width // 2 :] = 20, 180, 40
+    image[height // 2 :, : width // 2] = 10, 40, 220
+    image[height // 2 :, width // 2 :] = 128, 128, 128
     return image
 
 
@@ -29,12 +30,27 @@ def test_reads_every_mode(tmp_path):
         "rgb.png": (Image.fromarray(rgb), rgb),
         "rgba.png": (Image.fromarray(alpha), rgb),
         "gray.png": (Image.fromarray(gray.astype(np.uint8)), gray[..., None].repeat(3, 2)),
-        "sixteen.png": (Image.fromarray((gray * 257).astype(np.uint16)), gray[..., None].repeat(3, 2)),
-        "float.tif": (Image.fromarray((gray / 255).astype(np.float32)), gray[..., None].repeat(3, 2)),
-        "one.png": (Image.fromarray(gray > 100), np.where(gray > 100, 255, 0)[..., None].repeat(3, 2)),
-        "gray_alpha.png": (Image.merge("LA", [Image.fromarray(gray.astype(np.uint8))] * 2), gray[..., None].repeat(3, 2)),
+        "sixteen.png": (
+            Image.fromarray((gray * 257).astype(np.uint16)),
+            gray[..., None].repeat(3, 2),
+        ),
+        "float.tif": (
+            Image.fromarray((gray / 255).astype(np.float32)),
+            gray[..., None].repeat(3, 2),
+        ),
+        "one.png": (
+            Image.fromarray(gray > 100),
+            np.where(gray > 100, 255, 0)[..., None].repeat(3, 2),
+        ),
+        "gray_alpha.png": (
+            Image.merge("LA", [Image.fromarray(gray.astype(np.uint8))] * 2),
+            gray[..., None].repeat(3, 2),
+        ),
         # Without black ink CMYK is the complement.
-        "cmyk.tif": (Image.fromarray(np.dstack([255 - rgb, np.zeros((24, 40), np.uint8)]), "CMYK"), rgb),
+        "cmyk.tif": (
+            Image.fromarray(np.dstack([255 - rgb, np.zeros((24, 40), np.uint8)]), "CMYK"),
+            rgb,
+        ),
     }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / name)
@@ -49,8 +65,16 @@ def test_reads_every_mode(tmp_path):
 def test_camera_rotation(tmp_path):
     """Every EXIF orientation gives the upright picture; rotate=False what is stored."""
     rgb = colors()
-    stored = {1: rgb, 2: rgb[:, ::-1], 3: rgb[::-1, ::-1], 4: rgb[::-1], 5: rgb.transpose(1, 0, 2),
-              6: np.rot90(rgb), 7: np.rot90(rgb, 2).transpose(1, 0, 2), 8: np.rot90(rgb, -1)}
+    stored = {
+        1: rgb,
+        2: rgb[:, ::-1],
+        3: rgb[::-1, ::-1],
+        4: rgb[::-1],
+        5: rgb.transpose(1, 0, 2),
+        6: np.rot90(rgb),
+        7: np.rot90(rgb, 2).transpose(1, 0, 2),
+        8: np.rot90(rgb, -1),
+    }
     for orientation, pixels in stored.items():
         exif = Image.Exif()
         exif[0x0112] = orientation
@@ -71,7 +95,7 @@ def test_find_files(tmp_path):
     assert names(tmp_path) == ["[x].png", "a.png", "b.png"]
     assert names(str(tmp_path / "*.png")) == ["[x].png", "a.png", "b.png"]
     assert names(str(tmp_path / "**" / "c.png")) == ["c.png"]
-    assert names(tmp_path / "[x].png") == ["[x].png"]                 # a name comes before a pattern
+    assert names(tmp_path / "[x].png") == ["[x].png"]  # a name comes before a pattern
     assert names([tmp_path / "b.png", tmp_path / "sub"]) == ["b.png", "c.png"]
     (tmp_path / "empty").mkdir()
     for source in ("nothing*.png", "empty", "no.png"):
@@ -82,7 +106,9 @@ def test_find_files(tmp_path):
 def broken_files(folder):
     """A text file, a truncated jpeg, an empty file and a video without frames."""
     buffer = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(buffer, "jpeg")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)).save(
+        buffer, "jpeg"
+    )
     (folder / "cut.jpg").write_bytes(buffer.getvalue()[:1500])
     (folder / "notes.txt").write_text("no picture")
     (folder / "empty.png").touch()
@@ -125,11 +151,15 @@ def test_process_keeps_names_and_batches(tmp_path):
 
     def invert(pictures):
         sizes.append(len(pictures))
-        return [None if picture.path.name == "3.png" else 255 - picture.image for picture in pictures]
+        return [
+            None if picture.path.name == "3.png" else 255 - picture.image for picture in pictures
+        ]
 
     done = media.process(str(source / "*" / "*"), output, invert, batch_size=3)
     assert sizes == [3, 1] and done.pictures == 4 and not done.skipped
-    assert [str(path) for path in done.written] == [str(output / n) for n in ("a/1.png", "b/1.png", "b/2.tif.png")]
+    assert [str(path) for path in done.written] == [
+        str(output / n) for n in ("a/1.png", "b/1.png", "b/2.tif.png")
+    ]
     for path in done.written:
         np.testing.assert_array_equal(media.read_image(path), 255 - colors())
     with pytest.raises(ValueError, match="replace an input"):
@@ -144,24 +174,34 @@ def test_video_round_trip(tmp_path):
     with media.VideoWriter(source, rate=12) as video:
         for i in range(7):
             frame = np.full((47, 63, 3), (220, 60, 20), np.uint8)
-            frame[:, :9 * i] = 20, 40, 200
+            frame[:, : 9 * i] = 20, 40, 200
             video.write(frame)
     assert media.video_info(source) == (7, 12)
     frames = list(media.read(source))
-    assert [picture.frame for picture in frames] == list(range(7)) and frames[0].image.shape == (48, 64, 3)
+    assert [picture.frame for picture in frames] == list(range(7)) and frames[0].image.shape == (
+        48,
+        64,
+        3,
+    )
     for i, picture in enumerate(frames):
-        assert np.abs(picture.image[:, 9 * i + 3:] - np.array([220., 60, 20])).mean() < 12
+        assert np.abs(picture.image[:, 9 * i + 3 :] - np.array([220.0, 60, 20])).mean() < 12
         if i:
-            assert np.abs(picture.image[:, :9 * i - 3] - np.array([20., 40, 200])).mean() < 12
+            assert np.abs(picture.image[:, : 9 * i - 3] - np.array([20.0, 40, 200])).mean() < 12
     media.write_image(tmp_path / "still.png", colors())
 
     def negative(pictures):
         return [255 - picture.image for picture in pictures]
 
     done = media.process([tmp_path / "still.png", source], tmp_path / "out", negative, batch_size=4)
-    assert [p.rsplit("/", 1)[1] for p in done.written] == ["still.png", "film.mp4"] and done.pictures == 8
+    assert [p.rsplit("/", 1)[1] for p in done.written] == [
+        "still.png",
+        "film.mp4",
+    ] and done.pictures == 8
     assert media.video_info(done.written[1]) == (7, 12)
-    assert np.abs(next(media.read_video(done.written[1]))[:, 10:] - np.array([35., 195, 235])).mean() < 15
+    assert (
+        np.abs(next(media.read_video(done.written[1]))[:, 10:] - np.array([35.0, 195, 235])).mean()
+        < 15
+    )
 
     calls = []
 
@@ -180,10 +220,12 @@ def test_video_round_trip(tmp_path):
 
 def test_frames_of_one_size(tmp_path):
     pytest.importorskip("cv2")
-    with pytest.raises(ValueError, match="Received: .30, 40, 3"):
-        with media.VideoWriter(tmp_path / "a.mp4") as video:
-            video.write(colors())
-            video.write(np.zeros((30, 40, 3), np.uint8))
+    with (
+        pytest.raises(ValueError, match="Received: .30, 40, 3"),
+        media.VideoWriter(tmp_path / "a.mp4") as video,
+    ):
+        video.write(colors())
+        video.write(np.zeros((30, 40, 3), np.uint8))
     with pytest.raises(ValueError, match="no frame"), media.VideoWriter(tmp_path / "a.avi"):
         pass
     with pytest.raises(ValueError, match=r"\.mp4 or \.avi"):
@@ -198,15 +240,23 @@ def test_paint():
     image = np.full((120, 160, 3), 90, np.uint8)
     masks = np.zeros((120, 160, 2), bool)
     masks[40:80, 20:60, 0], masks[0:30, 130:160, 1] = True, True
-    result = {"rois": np.array([[40, 20, 80, 60], [0, 130, 30, 160]]), "class_ids": np.array([1, 1]), "masks": masks,
-              "scores": np.array([.9, .8])}
+    result = {
+        "rois": np.array([[40, 20, 80, 60], [0, 130, 30, 160]]),
+        "class_ids": np.array([1, 1]),
+        "masks": masks,
+        "scores": np.array([0.9, 0.8]),
+    }
     painted = media.paint(image, result, ["BG", "a long name"])
     assert painted.shape == image.shape and (image == 90).all()
     changed = (painted != 90).any(axis=2)
     assert changed[42:78, 22:58].all() and not changed[82:].any() and not changed[40:80, 62:].any()
-    assert (painted[60, 40] != painted[25, 145]).any()                 # an object, a colour
+    assert (painted[60, 40] != painted[25, 145]).any()  # an object, a colour
     same = media.paint(image, result, ["BG", "thing"], by_class=True)
     assert (same[70, 40] == same[28, 145]).all()
-    assert (painted[0:16, 60:] == 255).any()                           # the label at the right edge is in the image
-    nothing = {"rois": np.zeros((0, 4), int), "class_ids": np.zeros(0, int), "masks": np.zeros((120, 160, 0), bool)}
+    assert (painted[0:16, 60:] == 255).any()  # the label at the right edge is in the image
+    nothing = {
+        "rois": np.zeros((0, 4), int),
+        "class_ids": np.zeros(0, int),
+        "masks": np.zeros((120, 160, 0), bool),
+    }
     np.testing.assert_array_equal(media.paint(image, nothing, ["BG"]), image)

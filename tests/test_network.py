@@ -1,4 +1,6 @@
-"""The whole network against the recordings of the original: intermediates, detections, losses, gradients."""
+"""The whole network against the recordings of the original: intermediates, detections, losses,
+gradients."""
+
 import concurrent.futures
 import os
 import subprocess
@@ -14,7 +16,6 @@ from conftest import small_config
 from parity import read as recorded
 
 from mrcnn import model as modellib
-from mrcnn import utils
 from mrcnn.config import Config
 
 
@@ -38,12 +39,15 @@ def compare_detections(result, arrays):
 def settings(small_model):
     """Sets attributes of the shared model's detection layer, and puts them back."""
     layer = small_model.keras_model.get_layer("mrcnn_detection")
-    before = {name: getattr(layer, name) for name in ("min_confidence", "nms_threshold", "max_instances")}
+    before = {
+        name: getattr(layer, name) for name in ("min_confidence", "nms_threshold", "max_instances")
+    }
 
     def change(**values):
         for name, value in values.items():
             setattr(layer, name, value)
         small_model._functions.clear()
+
     yield change
     change(**before)
 
@@ -79,7 +83,9 @@ def test_no_detections(small_model, settings):
     arrays = recorded("net_small_nodets")
     result = small_model.detect([arrays["image0"]])[0]
     assert result["rois"].shape == (0, 4) and result["scores"].shape == (0,)
-    assert result["masks"].shape == (*arrays["image0"].shape[:2], 0) and result["masks"].dtype == bool
+    assert (
+        result["masks"].shape == (*arrays["image0"].shape[:2], 0) and result["masks"].dtype == bool
+    )
 
 
 def test_any_number_of_images_of_any_size(small_model):
@@ -97,7 +103,7 @@ def test_any_number_of_images_of_any_size(small_model):
 def test_threads_detect_what_one_does(small_model):
     """(25) Four threads at once, with images of several sizes."""
     image = recorded("net_small_shapes0")["image0"]
-    images = [image[:, :128 - 16 * (i % 3)] for i in range(12)]
+    images = [image[:, : 128 - 16 * (i % 3)] for i in range(12)]
     alone = [small_model.detect([image])[0] for image in images]
     small_model._functions.clear()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
@@ -112,15 +118,20 @@ def test_detect_names_the_image_that_does_not_fit(small_model):
         small_model.detect([good, np.zeros((64, 64, 5), np.uint8)])
 
 
-# ---- Training batches --------------------------------------------------------------------------------
+# ---- Training batches ----------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def training_model(small_weights, tmp_path_factory):
     def make(batch):
-        model = modellib.MaskRCNN("training", small_config(IMAGES_PER_GPU=2, **parity.BATCHES[batch]),
-                                  tmp_path_factory.mktemp("logs"))
+        model = modellib.MaskRCNN(
+            "training",
+            small_config(IMAGES_PER_GPU=2, **parity.BATCHES[batch]),
+            tmp_path_factory.mktemp("logs"),
+        )
         model.load_weights(small_weights)
         return model
+
     return make
 
 
@@ -134,13 +145,15 @@ def test_trainable_counts_and_regularization(training_model):
 
 
 def test_gradients_of_each_loss(training_model):
-    """Norms to .5% of the recorded ones, and zero in just the weights where the recording says so."""
+    """Norms to .5% of the recorded ones, and zero in just the weights where the recording says
+    so."""
     check(parity.gradients(training_model("A"), recorded("train")))
 
 
 @pytest.mark.parametrize("layers", parity.STEP_BOUNDS)
 def test_sgd_steps(training_model, layers):
-    """The losses of four steps as recorded, and the weights moved in three as the recorded ones did."""
+    """The losses of four steps as recorded, and the weights moved in three as the recorded ones
+    did."""
     check(parity.steps(layers, training_model("A"), recorded("train")))
 
 
@@ -156,27 +169,37 @@ def test_padding_rows_can_be_left_out_of_the_class_loss():
 
 def test_resnet50_has_the_features_of_keras_applications():
     """The same weights; an input whose pooling pads alike on all sides."""
-    application = keras.applications.ResNet50(include_top=False, weights=None, input_shape=(126, 126, 3))
+    application = keras.applications.ResNet50(
+        include_top=False, weights=None, input_shape=(126, 126, 3)
+    )
     rng = np.random.default_rng(0)
     for layer in application.layers:
         if layer.name.endswith("_bn"):
-            layer.set_weights([rng.uniform(.5, 1.5, w.shape) for w in layer.get_weights()])
+            layer.set_weights([rng.uniform(0.5, 1.5, w.shape) for w in layer.get_weights()])
     image = keras.Input((126, 126, 3))
     ours = keras.Model(image, modellib.resnet_graph(image, "resnet50", True, False)[-1])
     layers = modellib.weights.layers_of(ours)
     for name, arrays in modellib.weights.from_application(application).items():
-        for (_, variable), array in zip(modellib.weights._ordered(layers[name]), arrays, strict=True):
+        for (_, variable), array in zip(
+            modellib.weights._ordered(layers[name]), arrays, strict=True
+        ):
             variable.assign(array)
     pixels = rng.standard_normal((1, 126, 126, 3)).astype("float32")
     expected = np.asarray(application(pixels[..., ::-1], training=False))
     close(np.asarray(ours(pixels, training=False)), expected, 1e-4)
 
 
-@pytest.mark.parametrize("name, environment", [("jax", {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}),
-                                               ("oneDNN", {"TF_ENABLE_ONEDNN_OPTS": "1"}),
-                                               ("Eigen", {"TF_ENABLE_ONEDNN_OPTS": "0"})])
+@pytest.mark.parametrize(
+    "name, environment",
+    [
+        ("jax", {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}),
+        ("oneDNN", {"TF_ENABLE_ONEDNN_OPTS": "1"}),
+        ("Eigen", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
+    ],
+)
 def test_detects_under(name, environment, small_model, small_weights, tmp_path):
-    """The recorded network in a process of its own: JAX as the backend, TensorFlow's two sets of CPU kernels."""
+    """The recorded network in a process of its own: JAX as the backend, TensorFlow's two sets of
+    CPU kernels."""
     if name == "jax":
         pytest.importorskip("jax")
     code = textwrap.dedent(f"""
@@ -192,17 +215,26 @@ def test_detects_under(name, environment, small_model, small_weights, tmp_path):
         assert all(map(parity.within, parity.detections({name!r}, result, arrays)))
         print("equal")
     """)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
 
 
 def test_detects_under_xla(small_weights, tmp_path):
     """The portable kernels: the whole inference graph in one XLA program."""
     import tensorflow as tf
+
     arrays = recorded("net_small_fewdets")
-    config = small_config(FUSED_KERNELS=False, DETECTION_NMS_THRESHOLD=.5, POST_NMS_ROIS_INFERENCE=200,
-                          DETECTION_MAX_INSTANCES=20)
+    config = small_config(
+        FUSED_KERNELS=False,
+        DETECTION_NMS_THRESHOLD=0.5,
+        POST_NMS_ROIS_INFERENCE=200,
+        DETECTION_MAX_INSTANCES=20,
+    )
     model = modellib.MaskRCNN("inference", config, tmp_path)
     model.load_weights(small_weights)
     images, metas, _ = model.mold_inputs([arrays["image0"]])
@@ -219,7 +251,9 @@ def test_memory_is_bounded(small_model):
     for side in range(64, 64 * 12, 64):
         small_model.get_anchors((side, 64, 3))
     for i in range(20):
-        small_model.run_graph([np.zeros((16, 16, 3), np.uint8)], [("fpn_p5", None), (f"fpn_p{2 + i % 4}", None)])
+        small_model.run_graph(
+            [np.zeros((16, 16, 3), np.uint8)], [("fpn_p5", None), (f"fpn_p{2 + i % 4}", None)]
+        )
     assert len(small_model._anchors) <= 8 and len(small_model._functions) <= 16
     assert small_model.get_anchors(config.IMAGE_SHAPE).shape == (4092, 4)
 
@@ -230,21 +264,32 @@ def test_run_graph_refuses_unknown_names(small_model):
 
 
 def test_tensor_names_of_2018(small_model):
-    """The names that matterport's inspect_model notebook asks `ancestor` for, and layers' outputs."""
+    """The names that matterport's inspect_model notebook asks `ancestor` for, and layers'
+    outputs."""
     model, image = small_model, recorded("net_small_shapes0")["image0"]
     pillar = model.keras_model.get_layer("ROI").output
     assert model.ancestor(pillar, "nothing/of:0") is None
-    values = model.run_graph([image], [
-        ("rpn_class", model.keras_model.get_layer("rpn_class").output),
-        ("pre_nms_anchors", model.ancestor(pillar, "ROI/pre_nms_anchors:0")),
-        ("refined_anchors", model.ancestor(pillar, "ROI/refined_anchors:0")),
-        ("refined_anchors_clipped", model.ancestor(pillar, "ROI/refined_anchors_clipped:0")),
-        ("post_nms_anchor_ix", model.ancestor(pillar, "ROI/rpn_non_max_suppression:0")),
-        ("proposals", pillar)])
+    values = model.run_graph(
+        [image],
+        [
+            ("rpn_class", model.keras_model.get_layer("rpn_class").output),
+            ("pre_nms_anchors", model.ancestor(pillar, "ROI/pre_nms_anchors:0")),
+            ("refined_anchors", model.ancestor(pillar, "ROI/refined_anchors:0")),
+            ("refined_anchors_clipped", model.ancestor(pillar, "ROI/refined_anchors_clipped:0")),
+            ("post_nms_anchor_ix", model.ancestor(pillar, "ROI/rpn_non_max_suppression:0")),
+            ("proposals", pillar),
+        ],
+    )
     best = np.argsort(-values["rpn_class"][0, :, 1], kind="stable")
-    np.testing.assert_allclose(values["pre_nms_anchors"][0, :5], model.get_anchors(image.shape)[best[:5]], atol=1e-6)
-    np.testing.assert_array_equal(np.clip(values["refined_anchors"], 0, 1), values["refined_anchors_clipped"])
+    np.testing.assert_allclose(
+        values["pre_nms_anchors"][0, :5], model.get_anchors(image.shape)[best[:5]], atol=1e-6
+    )
+    np.testing.assert_array_equal(
+        np.clip(values["refined_anchors"], 0, 1), values["refined_anchors_clipped"]
+    )
     kept = values["post_nms_anchor_ix"]
     count = int(values["proposals"][0].any(axis=1).sum())
     assert kept.ndim == 1 and 100 < count <= len(kept)
-    np.testing.assert_array_equal(values["refined_anchors_clipped"][0, kept[:count]], values["proposals"][0, :count])
+    np.testing.assert_array_equal(
+        values["refined_anchors_clipped"][0, kept[:count]], values["proposals"][0, :count]
+    )

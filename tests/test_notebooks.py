@@ -1,4 +1,5 @@
 """The notebooks run as they are, hold calls and text only, and are kept without outputs."""
+
 import ast
 import importlib.util
 import os
@@ -27,7 +28,9 @@ def weights(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("MRCNN_NOTEBOOK_STEPS", "24")
     patch.setenv("MRCNN_NOTEBOOKS", str(tmp_path_factory.mktemp("notebooks")))
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]))
+    patch.setenv(
+        "PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    )
     yield
     patch.undo()
 
@@ -47,9 +50,22 @@ def test_calls_and_text_only(name):
     cells = code_cells(name)
     assert cells and all(not cell.outputs and cell.execution_count is None for cell in cells)
     tree = ast.parse("\n".join(cell.source.replace("%matplotlib inline", "") for cell in cells))
-    forbidden = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.For, ast.While, ast.If, ast.Try, ast.With)
+    forbidden = (
+        ast.FunctionDef,
+        ast.ClassDef,
+        ast.Lambda,
+        ast.For,
+        ast.While,
+        ast.If,
+        ast.Try,
+        ast.With,
+    )
     assert not [node for node in ast.walk(tree) if isinstance(node, forbidden)]
-    assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DATA"]
+    assigned = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "DATA"
+    ]
     assert len(assigned) == 1 and ast.literal_eval(assigned[0].value) == "shapes"
 
 
@@ -58,7 +74,12 @@ def executed(gallery, name, data="shapes"):
     pictures = gallery.pictures(notebook)
     assert len(pictures) >= 3
     # Warnings on stderr are what a reader would see.
-    text = "".join(output.get("text", "") for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs)
+    text = "".join(
+        output.get("text", "")
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+    )
     assert "Warning" not in text, text
     named = [cell.metadata["gallery"] for cell in notebook.cells if "gallery" in cell.metadata]
     assert len(named) == sum("gallery" in cell.metadata for cell, _ in pictures)
@@ -70,14 +91,30 @@ def test_runs(name, gallery, weights):
 
 
 # inspect_data needs no network; the others take minutes with that of the photographs.
-@pytest.mark.parametrize("name", [name if name == "inspect_data" else pytest.param(name, marks=pytest.mark.slow) for name in NAMES])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "inspect_data" else pytest.param(name, marks=pytest.mark.slow)
+        for name in NAMES
+    ],
+)
 def test_runs_on_photographs(name, gallery, weights):
     executed(gallery, name, oracle.shared("data/coco-mini").resolve())
 
 
 def test_gallery_is_small(gallery):
-    """The README shows a picture of each cell that is named for it; all together are below 1.5 MB."""
-    named = {cell.metadata["gallery"] for name in NAMES for cell in code_cells(name) if "gallery" in cell.metadata}
+    """The README shows a picture of each cell that is named for it; all together are below 1.5
+    MB."""
+    named = {
+        cell.metadata["gallery"]
+        for name in NAMES
+        for cell in code_cells(name)
+        if "gallery" in cell.metadata
+    }
     files = list((ROOT / "docs" / "gallery").glob("*.png"))
-    shown = set(re.findall(r"docs/gallery/(\w+)\.png", (ROOT / "README.md").read_text(encoding="utf-8")))
-    assert {path.stem for path in files} == named == shown and sum(path.stat().st_size for path in files) < 1.5e6
+    shown = set(
+        re.findall(r"docs/gallery/(\w+)\.png", (ROOT / "README.md").read_text(encoding="utf-8"))
+    )
+    assert {path.stem for path in files} == named == shown and sum(
+        path.stat().st_size for path in files
+    ) < 1.5e6

@@ -1,12 +1,13 @@
-"""The paper's settings: bodies, norms, heads, proposals and detections by level and class, presets, training of each."""
+"""The paper's settings: bodies, norms, heads, proposals and detections by level and class, presets,
+training of each."""
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 from toy import Rectangles, ToyConfig
 
-from mrcnn import model as modellib
-from mrcnn import utils
+from mrcnn import model as modellib, utils
 from mrcnn.config import Config, PaperC4Config, PaperConfig
 
 RNG = np.random.default_rng(5)
@@ -21,17 +22,31 @@ def metas(shape, window, classes=3):
     return np.array([[0, *shape, 3, *shape, 3, *window, 1, *([1] * classes)]], "float32")
 
 
-# ---- Bodies ------------------------------------------------------------------------------------------
+# ---- Bodies --------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name, parameters", [
-    ("resnet50", 23_508_032), ("resnext50_32x4d", 22_979_904), ("resnext101_32x8d", 86_742_336),
-    ("resnext101_64x4d", 81_406_272)])
+
+@pytest.mark.parametrize(
+    "name, parameters",
+    [
+        ("resnet50", 23_508_032),
+        ("resnext50_32x4d", 22_979_904),
+        ("resnext101_32x8d", 86_742_336),
+        ("resnext101_64x4d", 81_406_272),
+    ],
+)
 def test_parameters_of_bodies(name, parameters):
-    """The public classifiers' counts less their last layer of 2,049,000: widths and groups are right."""
+    """The public classifiers' counts less their last layer of 2,049,000: widths and groups are
+    right."""
     image = keras.Input((64, 64, 3))
     style = modellib.Style(modellib.Norm(bias=False), stride_in_1x1=False, padding="symmetric")
     maps = modellib.resnet_graph(image, name, True, style=style)
-    assert [tuple(m.shape[1:]) for m in maps] == [(32, 32, 64), (16, 16, 256), (8, 8, 512), (4, 4, 1024), (2, 2, 2048)]
+    assert [tuple(m.shape[1:]) for m in maps] == [
+        (32, 32, 64),
+        (16, 16, 256),
+        (8, 8, 512),
+        (4, 4, 1024),
+        (2, 2, 2048),
+    ]
     model = keras.Model(image, maps[-1])
     assert sum(int(np.prod(w.shape)) for w in model.trainable_weights) == parameters
     grouped = model.get_layer("res4b_branch2b")
@@ -47,8 +62,13 @@ def test_grouped_convolution_is_one_for_each_group():
     inner = keras.Model(block_in, out).get_layer("res2b_branch2b")
     x = RNG.normal(size=(1, 6, 6, 16)).astype("float32")
     kernel = np.asarray(inner.kernel)
-    parts = [ops.conv(x[..., 4 * g:4 * g + 4], kernel[..., 4 * g:4 * g + 4], padding="same") for g in range(4)]
-    np.testing.assert_allclose(np.asarray(inner(x)), np.concatenate([np.asarray(p) for p in parts], -1), atol=1e-5)
+    parts = [
+        ops.conv(x[..., 4 * g : 4 * g + 4], kernel[..., 4 * g : 4 * g + 4], padding="same")
+        for g in range(4)
+    ]
+    np.testing.assert_allclose(
+        np.asarray(inner(x)), np.concatenate([np.asarray(p) for p in parts], -1), atol=1e-5
+    )
 
 
 def test_symmetric_padding():
@@ -62,30 +82,38 @@ def test_symmetric_padding():
     same.set_weights(conv.get_weights())
     x = RNG.normal(size=(1, 16, 16, 3)).astype("float32")
     inner = keras.Model(image, conv.output)
-    np.testing.assert_allclose(np.asarray(inner(x)), np.asarray(same(np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))), atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(inner(x)),
+        np.asarray(same(np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]))),
+        atol=1e-5,
+    )
 
 
 def test_norms():
-    """Group norm against its definition; frozen batch norm is an affine function that never trains."""
+    """Group norm against its definition; frozen batch norm is an affine function that never
+    trains."""
     x = RNG.normal(3, 2, (2, 4, 4, 64)).astype("float32")
-    group, = modellib.Norm("group").layers("g")
+    (group,) = modellib.Norm("group").layers("g")
     y = np.asarray(group(x)).reshape(2, 16, 32, 2)
     np.testing.assert_allclose(y.mean(axis=(1, 3)), 0, atol=1e-4)
     np.testing.assert_allclose(y.std(axis=(1, 3)), 1, atol=1e-3)
     assert modellib.Norm(None).layers("n") == [] and modellib.Norm(None, bias=False).conv_bias
-    frozen, = modellib.Norm("frozen", epsilon=0.).layers("f")
+    (frozen,) = modellib.Norm("frozen", epsilon=0.0).layers("f")
     frozen.build(x.shape)
-    frozen.set_weights([np.full(64, v, "float32") for v in (2, 1, 3, 4)])   # gamma, beta, mean, variance
+    frozen.set_weights(
+        [np.full(64, v, "float32") for v in (2, 1, 3, 4)]
+    )  # gamma, beta, mean, variance
     frozen.trainable = True
     assert frozen.trainable_weights == [] and len(frozen.weights) == 4
     np.testing.assert_allclose(np.asarray(frozen(x, training=True)), (x - 3) / 2 * 2 + 1, atol=1e-5)
-    wrapped, = modellib.Norm("frozen").layers("f", per_roi=True)
+    (wrapped,) = modellib.Norm("frozen").layers("f", per_roi=True)
     wrapped(x[:, None])
     wrapped.trainable = True
     assert wrapped.trainable_weights == []
 
 
-# ---- Proposals and detections ------------------------------------------------------------------------
+# ---- Proposals and detections --------------------------------------------------------------------
+
 
 def naive_suppression(boxes_, scores, threshold):
     """Indices that stay, best first."""
@@ -93,53 +121,87 @@ def naive_suppression(boxes_, scores, threshold):
     while order:
         best = order.pop(0)
         keep.append(best)
-        iou = utils.compute_overlaps(boxes_[best:best + 1].astype(float), boxes_[order].astype(float))[0] if order else []
+        iou = (
+            utils.compute_overlaps(
+                boxes_[best : best + 1].astype(float), boxes_[order].astype(float)
+            )[0]
+            if order
+            else []
+        )
         order = [i for i, value in zip(order, iou) if value <= threshold]
     return keep
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_proposals_by_level(fused):
-    """Limits and suppression within each level, short sides out, clipped to the window; sigmoid's own order."""
+    """Limits and suppression within each level, short sides out, clipped to the window; sigmoid's
+    own order."""
     maps = [np.zeros((1, 4, 5, 1), "float32"), np.zeros((1, 2, 3, 1), "float32")]
     counts = [3 * 20, 3 * 6]
     anchors = boxes(1, sum(counts))
     logits = RNG.normal(0, 2, (1, sum(counts), 2)).astype("float32")
-    deltas = RNG.normal(0, .1, (1, sum(counts), 4)).astype("float32")
-    layer = modellib.ProposalLayer(20, .5, pre_nms_limit=15, bbox_std_dev=(1, 1, 1, 1), return_valid=True,
-                                   limit_per_level=True, nms_per_level=True, min_size=9, clip_to_window=True,
-                                   sigmoid=True, frame="edges", fused=fused)
+    deltas = RNG.normal(0, 0.1, (1, sum(counts), 4)).astype("float32")
+    layer = modellib.ProposalLayer(
+        20,
+        0.5,
+        pre_nms_limit=15,
+        bbox_std_dev=(1, 1, 1, 1),
+        return_valid=True,
+        limit_per_level=True,
+        nms_per_level=True,
+        min_size=9,
+        clip_to_window=True,
+        sigmoid=True,
+        frame="edges",
+        fused=fused,
+    )
     proposals, valid = layer([logits, deltas, anchors, metas((80, 100), (0, 0, 60, 90)), *maps])
     refined = np.asarray(modellib.apply_box_deltas_graph(anchors, deltas))[0]
-    refined = np.clip(refined, 0, [.75, .9, .75, .9])
+    refined = np.clip(refined, 0, [0.75, 0.9, 0.75, 0.9])
     found = []
     for start, count in ((0, 60), (60, 18)):
-        rows = start + np.argsort(-logits[0, start:start + count, 1], kind="stable")[:15]
+        rows = start + np.argsort(-logits[0, start : start + count, 1], kind="stable")[:15]
         sides = (refined[rows, 2:] - refined[rows, :2]) * (80, 100)
         rows = rows[(sides >= 9).all(axis=1)]
-        found += [rows[i] for i in naive_suppression(refined[rows], logits[0, rows, 1], .5)]
+        found += [rows[i] for i in naive_suppression(refined[rows], logits[0, rows, 1], 0.5)]
     found = sorted(found, key=lambda i: -logits[0, i, 1])[:20]
     assert np.asarray(valid)[0].sum() == len(found)
-    np.testing.assert_allclose(np.asarray(proposals)[0, :len(found)], refined[found], atol=1e-6)
+    np.testing.assert_allclose(np.asarray(proposals)[0, : len(found)], refined[found], atol=1e-6)
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_detections_of_every_class(fused):
-    """A RoI gives a detection for each class above the score; of equal scores the earlier RoI comes first."""
+    """A RoI gives a detection for each class above the score; of equal scores the earlier RoI comes
+    first."""
     rois, probs = boxes(1, 30), RNG.uniform(0, 1, (1, 30, 4)).astype("float32")
-    probs[0, ::5] = .9                                              # ties between classes and RoIs
-    deltas = RNG.normal(0, .5, (1, 30, 4, 4)).astype("float32")
-    layer = modellib.DetectionLayer(max_instances=25, min_confidence=.4, nms_threshold=.5, all_classes=True, min_size=4,
-                                    frame="edges", fused=fused)
+    probs[0, ::5] = 0.9  # ties between classes and RoIs
+    deltas = RNG.normal(0, 0.5, (1, 30, 4, 4)).astype("float32")
+    layer = modellib.DetectionLayer(
+        max_instances=25,
+        min_confidence=0.4,
+        nms_threshold=0.5,
+        all_classes=True,
+        min_size=4,
+        frame="edges",
+        fused=fused,
+    )
     detections = np.asarray(layer([rois, probs, deltas, metas((80, 100), (0, 0, 60, 90), 4)]))[0]
     found = []
     for class_id in (1, 2, 3):
-        moved = np.asarray(modellib.apply_box_deltas_graph(rois[0], deltas[0, :, class_id] * np.float32([.1, .1, .2, .2])))
-        moved = np.clip(moved, 0, [.75, .9, .75, .9])
-        good = (probs[0, :, class_id] >= .4) & ((moved[:, 2:] - moved[:, :2]) * (80, 100) >= 4).all(axis=1)
+        moved = np.asarray(
+            modellib.apply_box_deltas_graph(
+                rois[0], deltas[0, :, class_id] * np.float32([0.1, 0.1, 0.2, 0.2])
+            )
+        )
+        moved = np.clip(moved, 0, [0.75, 0.9, 0.75, 0.9])
+        good = (probs[0, :, class_id] >= 0.4) & (
+            (moved[:, 2:] - moved[:, :2]) * (80, 100) >= 4
+        ).all(axis=1)
         rows = np.flatnonzero(good)
-        found += [(-probs[0, r, class_id], r, class_id, moved[r]) for r in
-                  rows[naive_suppression(moved[rows], probs[0, rows, class_id], .5)]]
+        found += [
+            (-probs[0, r, class_id], r, class_id, moved[r])
+            for r in rows[naive_suppression(moved[rows], probs[0, rows, class_id], 0.5)]
+        ]
     found = sorted(found, key=lambda row: row[:3])
     assert 25 <= len(found)
     expected = np.array([[*box, class_id, -score] for score, _, class_id, box in found[:25]])
@@ -150,7 +212,9 @@ def test_detections_of_every_class(fused):
 
 def test_sigmoid_of_the_rpn_is_a_softmax_against_zero():
     rpn = modellib.build_rpn_model(1, 3, 8, 16, convs=2, score="sigmoid")
-    logits, probs, deltas = (np.asarray(x) for x in rpn(RNG.normal(size=(2, 4, 5, 8)).astype("float32")))
+    logits, probs, deltas = (
+        np.asarray(x) for x in rpn(RNG.normal(size=(2, 4, 5, 8)).astype("float32"))
+    )
     assert logits.shape == probs.shape == (2, 60, 2) and deltas.shape == (2, 60, 4)
     assert not logits[..., 0].any() and rpn.get_layer("rpn_class_raw").filters == 3
     np.testing.assert_allclose(probs[..., 1], 1 / (1 + np.exp(-logits[..., 1])), rtol=1e-5)
@@ -161,49 +225,77 @@ def test_sigmoid_of_the_rpn_is_a_softmax_against_zero():
 
 
 def test_rois_of_the_paper():
-    """detectron2's draw of 4 at 1:3 from 3 positives and 6 negatives: 1 and 3; one positive alone: all others negative.
+    """detectron2's draw of 4 at 1:3 from 3 positives and 6 negatives: 1 and 3; one positive alone:
+    all others negative.
 
-    With the objects' own boxes as proposals an image whose proposals all miss still has a positive one.
+    With the objects' own boxes as proposals an image whose proposals all miss still has a positive
+    one.
     """
-    gt = np.array([[[.1, .1, .5, .5]]], "float32")
-    near, far = np.array([.1, .1, .5, .52], "float32"), np.array([.6, .6, .9, .9], "float32")
+    gt = np.array([[[0.1, 0.1, 0.5, 0.5]]], "float32")
+    near, far = (
+        np.array([0.1, 0.1, 0.5, 0.52], "float32"),
+        np.array([0.6, 0.6, 0.9, 0.9], "float32"),
+    )
     ids, masks = np.ones((1, 1), "int32"), np.ones((1, 8, 8, 1), "uint8")
 
     def counts(proposals, size, **settings):
-        layer = modellib.DetectionTargetLayer(rois_per_image=size, positive_ratio=.25, mask_shape=(4, 4), **settings)
+        layer = modellib.DetectionTargetLayer(
+            rois_per_image=size, positive_ratio=0.25, mask_shape=(4, 4), **settings
+        )
         rois, class_ids, _, _ = layer([np.stack(proposals)[None], ids, gt, masks])
         positive = np.asarray(class_ids)[0] > 0
         return positive.sum(), (np.asarray(rois)[0].any(axis=1) & ~positive).sum()
+
     assert counts([near] * 3 + [far] * 6, 4, fill=True) == (1, 3)
-    assert counts([near] + [far] * 20, 16) == (1, 3) and counts([near] + [far] * 20, 16, fill=True) == (1, 15)
+    assert counts([near] + [far] * 20, 16) == (1, 3) and counts(
+        [near] + [far] * 20, 16, fill=True
+    ) == (1, 15)
     assert counts([far] * 20, 16, fill=True) == (0, 16)
     assert counts([far] * 20, 16, fill=True, add_objects=True) == (1, 15)
 
 
-# ---- Masks -------------------------------------------------------------------------------------------
+# ---- Masks ---------------------------------------------------------------------------------------
+
 
 def test_softmax_mask_loss():
-    """The multinomial loss by hand: the class's probability on the object, the background's off it."""
+    """The multinomial loss by hand: the class's probability on the object, the background's off
+    it."""
     pred = np.zeros((1, 2, 1, 2, 3), "float32")
-    pred[0, 0, 0] = [[.2, .3, .5], [.6, .3, .1]]
+    pred[0, 0, 0] = [[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]]
     pred[0, 1] = 1 / 3
     target = np.array([[[[1, 0]], [[1, 1]]]], "float32")
     loss = modellib.mrcnn_mask_loss_graph(target, np.array([[2, 0]]), pred, softmax=True)
-    assert float(loss) == pytest.approx(-(np.log(.5) + np.log(.6)) / 2, rel=1e-5)
+    assert float(loss) == pytest.approx(-(np.log(0.5) + np.log(0.6)) / 2, rel=1e-5)
     binary = modellib.mrcnn_mask_loss_graph(target, np.array([[2, 0]]), pred)
-    assert float(binary) == pytest.approx(-(np.log(.5) + np.log(.9)) / 2, rel=1e-5)
+    assert float(binary) == pytest.approx(-(np.log(0.5) + np.log(0.9)) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"softmax": True}, {"class_agnostic": True}, {"softmax": True, "class_agnostic": True},
-    {"mlp": (12, 12), "mlp_size": 16}, {"mlp": (12, 12), "mlp_size": 16, "softmax": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"softmax": True},
+        {"class_agnostic": True},
+        {"softmax": True, "class_agnostic": True},
+        {"mlp": (12, 12), "mlp_size": 16},
+        {"mlp": (12, 12), "mlp_size": 16, "softmax": True},
+    ],
+)
 def test_mask_heads(settings):
-    """Shapes; softmax adds up to 1; a class-agnostic mask is the same for every class; an MLP sees the whole RoI."""
+    """Shapes; softmax adds up to 1; a class-agnostic mask is the same for every class; an MLP sees
+    the whole RoI."""
     rois, meta = boxes(2, 3), np.repeat(metas((64, 64), (0, 0, 64, 64)), 2, axis=0)
     maps = [RNG.normal(size=(2, side, side, 4)).astype("float32") for side in (16, 8, 4, 2)]
     head = modellib.MaskHead(6, 3, False, 8, **settings)
-    masks = np.asarray(head(*[ops.convert_to_tensor(rois), [ops.convert_to_tensor(m) for m in maps],
-                              ops.convert_to_tensor(meta)]))
+    masks = np.asarray(
+        head(
+            *[
+                ops.convert_to_tensor(rois),
+                [ops.convert_to_tensor(m) for m in maps],
+                ops.convert_to_tensor(meta),
+            ]
+        )
+    )
     assert masks.shape == (2, 3, 12, 12, 3)
     if settings.get("class_agnostic"):
         np.testing.assert_array_equal(masks[..., 1], masks[..., 2])
@@ -216,48 +308,69 @@ def test_mask_heads(settings):
 
 
 def test_padded_pasting():
-    """A full mask of 1 by 1 in a box of 3 by 3: the pixel of 0 around it grows to the box's own size."""
+    """A full mask of 1 by 1 in a box of 3 by 3: the pixel of 0 around it grows to the box's own
+    size."""
     mask = np.ones((1, 1, 1), "float32")
     plain = utils.unmold_masks(mask, [(3, 3, 6, 6)], (9, 9))[..., 0]
     padded = utils.unmold_masks(mask, [(3, 3, 6, 6)], (9, 9), padded=True)[..., 0]
-    # Corners 0 and 9, so 10 pixels for 3 cells, of which the middle one is 1: above .5 from 3.5 to 6.5 less half a pixel.
+    # Corners 0 and 9, so 10 pixels for 3 cells, of which the middle one is 1: above .5 from 3.5 to
+    # 6.5 less half a pixel.
     assert plain[3:6, 3:6].all() and plain.sum() == 9
-    columns = np.maximum(0, 1 - abs((np.arange(9) + .5) * .3 - 1.5))
-    np.testing.assert_array_equal(padded, np.outer(columns, columns) >= .5)
+    columns = np.maximum(0, 1 - abs((np.arange(9) + 0.5) * 0.3 - 1.5))
+    np.testing.assert_array_equal(padded, np.outer(columns, columns) >= 0.5)
 
 
-# ---- Input -------------------------------------------------------------------------------------------
+# ---- Input ---------------------------------------------------------------------------------------
+
 
 def test_float_resize():
-    """Sides are cut, not rounded, values are not cut, edges are repeated; padding is the mean; masks follow."""
+    """Sides are cut, not rounded, values are not cut, edges are repeated; padding is the mean;
+    masks follow."""
     config = PaperConfig(NUM_CLASSES=2, IMAGE_MIN_DIM=33, IMAGE_MAX_DIM=65)
     image = np.zeros((8, 12, 3), np.uint8)
     image[:, :, 0] = np.arange(12) * 20
     from mrcnn import data
+
     molded, window, scale = data.mold_with_size(image, config)
-    assert scale == 33 / 8 and window == (0, 0, 33, 49) and molded.shape == (64, 64, 3)    # 12 * 4.125 = 49.5
-    expected = np.interp((np.arange(49) + .5) * 12 / 49 - .5, np.arange(12), np.arange(12) * 20)
-    np.testing.assert_allclose(molded[5, :49, 0] + config.MEAN_PIXEL[0], expected, rtol=1e-4, atol=1e-3)
+    assert (
+        scale == 33 / 8 and window == (0, 0, 33, 49) and molded.shape == (64, 64, 3)
+    )  # 12 * 4.125 = 49.5
+    expected = np.interp((np.arange(49) + 0.5) * 12 / 49 - 0.5, np.arange(12), np.arange(12) * 20)
+    np.testing.assert_allclose(
+        molded[5, :49, 0] + config.MEAN_PIXEL[0], expected, rtol=1e-4, atol=1e-3
+    )
     assert not molded[33:].any() and not molded[:, 49:].any()
-    masks = utils.resize_mask(np.ones((8, 12, 1), bool), scale, [(0, 31), (0, 15), (0, 0)], exact=True)
+    masks = utils.resize_mask(
+        np.ones((8, 12, 1), bool), scale, [(0, 31), (0, 15), (0, 0)], exact=True
+    )
     assert masks.shape == (64, 64, 1) and masks[:33, :49].all() and masks.sum() == 33 * 49
 
 
-# ---- Presets and training ----------------------------------------------------------------------------
+# ---- Presets and training ------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("preset", [PaperConfig, PaperC4Config])
 def test_presets_are_consistent(preset):
     config = preset(NUM_CLASSES=81)
     config.validate()
-    assert (config.TRAIN_ROIS_PER_IMAGE, config.POST_NMS_ROIS_INFERENCE) == ((64, 300) if config.BODY == "c4" else (512, 1000))
-    assert config.ROI_POSITIVE_RATIO == .25 and config.LEARNING_RATE == .02
+    assert (config.TRAIN_ROIS_PER_IMAGE, config.POST_NMS_ROIS_INFERENCE) == (
+        (64, 300) if config.BODY == "c4" else (512, 1000)
+    )
+    assert config.ROI_POSITIVE_RATIO == 0.25 and config.LEARNING_RATE == 0.02
     assert Config(NUM_CLASSES=81).ROI_POOLING == "crop_and_resize"
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"ROI_POOLING": "alin"}, "ROI_POOLING is one of"), ({"BODY": "c4"}, r"BACKBONE_STRIDES is \[16\]"),
-    ({"RPN_NMS_PER_LEVEL": True}, "needs PRE_NMS_PER_LEVEL"), ({"FPN_NORM": "layer"}, "FPN_NORM is one of None, batch"),
-    ({"ROI_ALIGN_SAMPLES": -1}, "ROI_ALIGN_SAMPLES is a whole number"), ({"STD_PIXEL": np.zeros(3)}, "STD_PIXEL has")])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"ROI_POOLING": "alin"}, "ROI_POOLING is one of"),
+        ({"BODY": "c4"}, r"BACKBONE_STRIDES is \[16\]"),
+        ({"RPN_NMS_PER_LEVEL": True}, "needs PRE_NMS_PER_LEVEL"),
+        ({"FPN_NORM": "layer"}, "FPN_NORM is one of None, batch"),
+        ({"ROI_ALIGN_SAMPLES": -1}, "ROI_ALIGN_SAMPLES is a whole number"),
+        ({"STD_PIXEL": np.zeros(3)}, "STD_PIXEL has"),
+    ],
+)
 def test_settings_that_do_not_fit(change, message):
     with pytest.raises(ValueError, match=message):
         Config(NUM_CLASSES=2, **change).validate()
@@ -269,40 +382,71 @@ class PaperToy(ToyConfig):
     FLOAT_RESIZE, BOX_FRAME = True, "edges"
     ROI_POOLING, ROI_LEVEL, RPN_SCORE = "align", "floor", "sigmoid"
     PRE_NMS_PER_LEVEL = RPN_NMS_PER_LEVEL = RPN_CLIP_TO_WINDOW = DETECTION_ALL_CLASSES = True
-    PRE_NMS_LIMIT_TRAINING, RPN_MIN_SIZE, DETECTION_MIN_SIZE = 100, 1., 1.
+    PRE_NMS_LIMIT_TRAINING, RPN_MIN_SIZE, DETECTION_MIN_SIZE = 100, 1.0, 1.0
     BOX_HEAD_NORM = MASK_HEAD_NORM = None
     ROI_FILL_NEGATIVES = ROI_ADD_GT = True
     ROUND_DETECTIONS, MASK_PASTE, CLASS_LOSS_ON_PADDING = False, "padded", False
     RPN_ANCHOR_ROUNDING = True
 
 
-C4 = {"BODY": "c4", "BACKBONE": "resnet18", "BACKBONE_STRIDES": [16], "RPN_ANCHOR_SCALES": [(8, 16, 32, 48, 64)],
-      "MASK_SHAPE": [14, 14], "MASK_POOL_SIZE": 7, "MASK_HEAD_CONVS": 0, "PRE_NMS_PER_LEVEL": False,
-      "RPN_NMS_PER_LEVEL": False}
+C4 = {
+    "BODY": "c4",
+    "BACKBONE": "resnet18",
+    "BACKBONE_STRIDES": [16],
+    "RPN_ANCHOR_SCALES": [(8, 16, 32, 48, 64)],
+    "MASK_SHAPE": [14, 14],
+    "MASK_POOL_SIZE": 7,
+    "MASK_HEAD_CONVS": 0,
+    "PRE_NMS_PER_LEVEL": False,
+    "RPN_NMS_PER_LEVEL": False,
+}
 VARIANTS = {
     "paper": {},
     "c4": {**C4, "BACKBONE_NORM": "frozen"},
     "c4, 14 x 14 at stride 2, RoIPool, softmax, agnostic": {
-        **C4, "C4_HEAD_STRIDE": 2, "POOL_SIZE": 14, "MASK_POOL_SIZE": 14, "ROI_POOLING": "pool",
-        "MASK_ACTIVATION": "softmax", "CLASS_AGNOSTIC_MASKS": True, "CLASS_AGNOSTIC_BOXES": True, "RPN_CONVS": 2},
+        **C4,
+        "C4_HEAD_STRIDE": 2,
+        "POOL_SIZE": 14,
+        "MASK_POOL_SIZE": 14,
+        "ROI_POOLING": "pool",
+        "MASK_ACTIVATION": "softmax",
+        "CLASS_AGNOSTIC_MASKS": True,
+        "CLASS_AGNOSTIC_BOXES": True,
+        "RPN_CONVS": 2,
+    },
     "group norm, convolutional box head, mlp, max": {
-        "FPN_NORM": "group", "BOX_HEAD_CONVS": 2, "BOX_HEAD_CHANNELS": 32, "BOX_HEAD_CONV_NORM": "group",
-        "BOX_HEAD_FCS": 1, "MASK_HEAD": "mlp", "MASK_MLP_SIZE": 32, "ROI_ALIGN_REDUCE": "max", "ROI_ALIGN_ALIGNED": False,
-        "RPN_NMS_PER_LEVEL": False},
+        "FPN_NORM": "group",
+        "BOX_HEAD_CONVS": 2,
+        "BOX_HEAD_CHANNELS": 32,
+        "BOX_HEAD_CONV_NORM": "group",
+        "BOX_HEAD_FCS": 1,
+        "MASK_HEAD": "mlp",
+        "MASK_MLP_SIZE": 32,
+        "ROI_ALIGN_REDUCE": "max",
+        "ROI_ALIGN_ALIGNED": False,
+        "RPN_NMS_PER_LEVEL": False,
+    },
 }
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if "RoIPool" in name else name
-                                  for name in VARIANTS])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if "RoIPool" in name else name
+        for name in VARIANTS
+    ],
+)
 def test_variants_train_and_detect(name, tmp_path):
-    """Losses fall on two images; the trained weights load into inference, which detects in the image's pixels."""
+    """Losses fall on two images; the trained weights load into inference, which detects in the
+    image's pixels."""
     settings = {"OPTIMIZER": "adam", "STEPS_PER_EPOCH": 6, "VALIDATION_STEPS": 1, **VARIANTS[name]}
     dataset = Rectangles(2)
     model = modellib.MaskRCNN("training", PaperToy(**settings), tmp_path)
     history = model.train(dataset, None, 2e-3, 2, "all")
     first, last = history.history["loss"][0], history.history["loss"][-1]
     assert np.isfinite(last) and last < first
-    # Every layer takes part: each trainable weight has moved from where a fresh model of that seed has it.
+    # Every layer takes part: each trainable weight has moved from where a fresh model of that seed
+    # has it.
     path = model.find_last()
     detector = modellib.MaskRCNN("inference", PaperToy(**settings), tmp_path)
     assert not detector.load_weights(path).missing
@@ -314,4 +458,6 @@ def test_variants_train_and_detect(name, tmp_path):
         assert model.keras_model.get_layer("rpn_model").output[0].shape[-1] == 2
         assert len(detector.get_anchors((64, 64, 3))) == 4 * 4 * 15
         names = [layer.name for layer in detector.keras_model.get_layer("res5_head").layers]
-        assert "res5a_branch2a" in names and "fpn_p2" not in [layer.name for layer in detector.keras_model.layers]
+        assert "res5a_branch2a" in names and "fpn_p2" not in [
+            layer.name for layer in detector.keras_model.layers
+        ]

@@ -1,122 +1,165 @@
-"""The paper's recipe: schedules, weight decay, averaged weights, scale jitter, flips, test-time augmentation."""
+"""The paper's recipe: schedules, weight decay, averaged weights, scale jitter, flips, test-time
+augmentation."""
+
 import keras
 import numpy as np
 import pytest
 import toy
 from test_keypoints import Points, PointsConfig
 
-from mrcnn import data, inference, training, tta, weights
-from mrcnn import model as modellib
+from mrcnn import data, inference, model as modellib, training, tta, weights
 from mrcnn.config import Config, PaperC4Config, PaperConfig
 
+# ---- Learning rate -------------------------------------------------------------------------------
 
-# ---- Learning rate -----------------------------------------------------------------------------------
 
 def test_the_papers_schedule():
-    """.02, a thousand steps of warm-up from a thousandth, a tenth of it from 120,000 on, at 160,000 the end."""
-    config = Config(LEARNING_RATE_SCHEDULE="step", LEARNING_RATE_STEPS=(120_000, 160_000), WARMUP_STEPS=1000)
-    rate = training.make_schedule(config, .02, 180_000)
+    """.02, a thousand steps of warm-up from a thousandth, a tenth of it from 120,000 on, at 160,000
+    the end."""
+    config = Config(
+        LEARNING_RATE_SCHEDULE="step", LEARNING_RATE_STEPS=(120_000, 160_000), WARMUP_STEPS=1000
+    )
+    rate = training.make_schedule(config, 0.02, 180_000)
     steps = [0, 500, 1000, 119_999, 120_000, 159_999, 160_000, 179_999]
-    np.testing.assert_allclose([float(rate(step)) for step in steps],
-                               [.00002, .02 * .5005, .02, .02, .002, .002, .0002, .0002], rtol=1e-5)
+    np.testing.assert_allclose(
+        [float(rate(step)) for step in steps],
+        [0.00002, 0.02 * 0.5005, 0.02, 0.02, 0.002, 0.002, 0.0002, 0.0002],
+        rtol=1e-5,
+    )
     copy = training.WarmupSchedule.from_config(rate.get_config())
     assert float(copy(160_000)) == float(rate(160_000))
-    optimizer = training.make_optimizer(config, rate, .9)
-    assert isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum == .9
-    assert float(optimizer.learning_rate) == pytest.approx(.00002)
+    optimizer = training.make_optimizer(config, rate, 0.9)
+    assert isinstance(optimizer, keras.optimizers.SGD) and optimizer.momentum == 0.9
+    assert float(optimizer.learning_rate) == pytest.approx(0.00002)
 
 
 def test_cosine_and_constant():
-    rate = training.make_schedule(Config(LEARNING_RATE_SCHEDULE="cosine", WARMUP_STEPS=10), 1., 110)
-    np.testing.assert_allclose([float(rate(step)) for step in (10, 35, 60, 85, 110)],
-                               [1, .5 + .5 ** 1.5, .5, .5 - .5 ** 1.5, 0], atol=1e-6)
-    assert training.make_schedule(Config(), .5, 100) == .5
+    rate = training.make_schedule(
+        Config(LEARNING_RATE_SCHEDULE="cosine", WARMUP_STEPS=10), 1.0, 110
+    )
+    np.testing.assert_allclose(
+        [float(rate(step)) for step in (10, 35, 60, 85, 110)],
+        [1, 0.5 + 0.5**1.5, 0.5, 0.5 - 0.5**1.5, 0],
+        atol=1e-6,
+    )
+    assert training.make_schedule(Config(), 0.5, 100) == 0.5
 
 
 def test_the_papers_presets():
-    """16 images, 1,000 steps of warm-up to .02, a tenth from 120,000; flips; decay 1e-4 of the sum, kernels alone."""
+    """16 images, 1,000 steps of warm-up to .02, a tenth from 120,000; flips; decay 1e-4 of the sum,
+    kernels alone."""
     for preset in (PaperConfig, PaperC4Config):
         config = preset(NUM_CLASSES=81)
         config.validate()
         rate = training.make_schedule(config, config.LEARNING_RATE, 160_000)
-        np.testing.assert_allclose([float(rate(step)) for step in (1000, 119_999, 120_000)], [.02, .02, .002], rtol=1e-5)
-        assert (config.HORIZONTAL_FLIP, config.WEIGHT_DECAY, config.WEIGHT_DECAY_KIND, config.LEARNING_MOMENTUM) == (
-            .5, 1e-4, "sum", .9) and not config.WEIGHT_DECAY_ON_BIASES and config.OPTIMIZER == "sgd"
+        np.testing.assert_allclose(
+            [float(rate(step)) for step in (1000, 119_999, 120_000)], [0.02, 0.02, 0.002], rtol=1e-5
+        )
+        assert (
+            (
+                config.HORIZONTAL_FLIP,
+                config.WEIGHT_DECAY,
+                config.WEIGHT_DECAY_KIND,
+                config.LEARNING_MOMENTUM,
+            )
+            == (0.5, 1e-4, "sum", 0.9)
+            and not config.WEIGHT_DECAY_ON_BIASES
+            and config.OPTIMIZER == "sgd"
+        )
 
 
-# ---- Weight decay ------------------------------------------------------------------------------------
+# ---- Weight decay --------------------------------------------------------------------------------
+
 
 def decay_model(**settings):
     inputs = keras.Input((2,))
     x = modellib.BatchNorm()(keras.layers.Dense(3)(inputs))
     x = keras.layers.GroupNormalization(3)(x)
-    model = modellib.TrainingModel(inputs, [keras.ops.sum(x)], ["a_loss"], None, .1, **settings)
+    model = modellib.TrainingModel(inputs, [keras.ops.sum(x)], ["a_loss"], None, 0.1, **settings)
     kernel, bias = model.layers[1].weights
-    kernel.assign(np.arange(6.).reshape(2, 3))
-    bias.assign([1., 2, 4])
+    kernel.assign(np.arange(6.0).reshape(2, 3))
+    bias.assign([1.0, 2, 4])
     return model
 
 
-@pytest.mark.parametrize("settings, expected", [
-    ({}, .1 * (55 / 6 + 21 / 3)), ({"decay_biases": False}, .1 * 55 / 6), ({"decay_kind": "sum"}, .05 * (55 + 21)),
-    ({"decay_kind": "sum", "decay_biases": False}, .05 * 55)])
+@pytest.mark.parametrize(
+    "settings, expected",
+    [
+        ({}, 0.1 * (55 / 6 + 21 / 3)),
+        ({"decay_biases": False}, 0.1 * 55 / 6),
+        ({"decay_kind": "sum"}, 0.05 * (55 + 21)),
+        ({"decay_kind": "sum", "decay_biases": False}, 0.05 * 55),
+    ],
+)
 def test_weight_decay_by_hand(settings, expected):
-    """Kernel 0..5: squares sum to 55; bias 1, 2, 4: to 21; neither norm counts, though gamma is 1."""
+    """Kernel 0..5: squares sum to 55; bias 1, 2, 4: to 21; neither norm counts, though gamma is
+    1."""
     assert float(decay_model(**settings).regularization()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_weight_decay_of_the_sum_is_sgds():
     """Its gradient is decay times weight, so that plain SGD shrinks a weight by rate x decay."""
     import tensorflow as tf
+
     model = decay_model(decay_kind="sum", decay_biases=False)
     kernel, bias = model.layers[1].weights
     with tf.GradientTape() as tape:
         loss = model.regularization()
     gradients = tape.gradient(loss, [kernel.value, bias.value])
-    np.testing.assert_allclose(gradients[0], .1 * np.asarray(kernel), rtol=1e-6)
+    np.testing.assert_allclose(gradients[0], 0.1 * np.asarray(kernel), rtol=1e-6)
     assert gradients[1] is None
 
 
-@pytest.mark.parametrize("momentum, nesterov", [(.9, False), (.9, True), (0., False)])
+@pytest.mark.parametrize("momentum, nesterov", [(0.9, False), (0.9, True), (0.0, False)])
 def test_sgd_is_keras_sgd(momentum, nesterov):
-    """Three steps at a falling rate, of a matrix and of rows that a lookup gives a sparse gradient; the state too."""
+    """Three steps at a falling rate, of a matrix and of rows that a lookup gives a sparse gradient;
+    the state too."""
     import tensorflow as tf
+
     rng, ends = np.random.default_rng(0), []
     start, slopes = rng.normal(size=(4, 3)), rng.normal(size=(3, 4, 3)).astype("float32")
     for kind in (keras.optimizers.SGD, training.SGD):
-        rate = keras.optimizers.schedules.ExponentialDecay(.1, 1, .5)
-        optimizer = kind(rate, momentum=momentum, nesterov=nesterov, global_clipnorm=1.)
+        rate = keras.optimizers.schedules.ExponentialDecay(0.1, 1, 0.5)
+        optimizer = kind(rate, momentum=momentum, nesterov=nesterov, global_clipnorm=1.0)
         variables = [keras.Variable(start, dtype="float32") for _ in range(2)]
         for slope in slopes:
-            rows = tf.IndexedSlices(tf.constant(slope[:2]), tf.constant([3, 1]), tf.constant([4, 3]))
+            rows = tf.IndexedSlices(
+                tf.constant(slope[:2]), tf.constant([3, 1]), tf.constant([4, 3])
+            )
             gradients = [tf.constant(slope), rows]
             optimizer.apply_gradients(zip(gradients, variables))
         ends.append([np.asarray(v) for v in (*variables, *optimizer.variables)])
     for expected, found in zip(*ends):
         np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
-    assert np.abs(ends[0][0] - start).max() > .01
+    assert np.abs(ends[0][0] - start).max() > 0.01
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(optimizer))
     assert type(copy) is training.SGD and copy.get_config() == optimizer.get_config()
 
 
 def test_adamw_leaves_norms_and_biases_out():
-    optimizer = training.make_optimizer(Config(OPTIMIZER="adamw", WEIGHT_DECAY=.5, LEARNING_RATE=.1), .1, .9)
+    optimizer = training.make_optimizer(
+        Config(OPTIMIZER="adamw", WEIGHT_DECAY=0.5, LEARNING_RATE=0.1), 0.1, 0.9
+    )
     dense, norm = keras.layers.Dense(2), keras.layers.BatchNormalization()
     norm(dense(np.ones((1, 2))))
     variables = [*dense.trainable_variables, *norm.trainable_variables]
     for variable in variables:
         variable.assign(np.ones(variable.shape))
     optimizer.build(variables)
-    optimizer.apply_gradients([(np.zeros(variable.shape, "float32"), variable) for variable in variables])
+    optimizer.apply_gradients(
+        [(np.zeros(variable.shape, "float32"), variable) for variable in variables]
+    )
     moved = {variable.name: float(np.asarray(variable).ravel()[0]) for variable in variables}
-    assert moved == {"kernel": pytest.approx(.95), "bias": 1., "gamma": 1., "beta": 1.}
+    assert moved == {"kernel": pytest.approx(0.95), "bias": 1.0, "gamma": 1.0, "beta": 1.0}
 
 
-# ---- Averaged weights --------------------------------------------------------------------------------
+# ---- Averaged weights ----------------------------------------------------------------------------
+
 
 def test_averages_by_hand():
-    """Rate 1, gradient -1: the weight is 1, 2, 3 after each step; its average 1, 1.5, 2.25 with a momentum of .5."""
-    optimizer = training.make_optimizer(Config(EMA_MOMENTUM=.5), 1., 0.)
+    """Rate 1, gradient -1: the weight is 1, 2, 3 after each step; its average 1, 1.5, 2.25 with a
+    momentum of .5."""
+    optimizer = training.make_optimizer(Config(EMA_MOMENTUM=0.5), 1.0, 0.0)
     layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros")
     model = keras.Sequential([keras.Input((1,)), layer])
     model.compile(optimizer, loss="mse")
@@ -129,17 +172,23 @@ def test_averages_by_hand():
 
 
 def test_the_averages_are_what_is_saved_and_left(tmp_path):
-    """The checkpoint, the model after `train` and the validation have the averages; a resumed run ends alike."""
-    config = toy.ToyConfig(EMA_MOMENTUM=.9, STEPS_PER_EPOCH=2, CHECK_IMAGES=0)
+    """The checkpoint, the model after `train` and the validation have the averages; a resumed run
+    ends alike."""
+    config = toy.ToyConfig(EMA_MOMENTUM=0.9, STEPS_PER_EPOCH=2, CHECK_IMAGES=0)
     dataset, seen = toy.Rectangles(4), []
     model = modellib.MaskRCNN("training", config, tmp_path)
     kernel = model.keras_model.get_layer("fpn_p2").kernel
-    at_end = keras.callbacks.LambdaCallback(on_test_batch_end=lambda *_, **__: seen.append(np.array(kernel)),
-                                            on_epoch_end=lambda *_, **__: seen.append(np.array(kernel)))
-    model.train(dataset, dataset, .05, 1, "heads", custom_callbacks=[at_end])
+    at_end = keras.callbacks.LambdaCallback(
+        on_test_batch_end=lambda *_, **__: seen.append(np.array(kernel)),
+        on_epoch_end=lambda *_, **__: seen.append(np.array(kernel)),
+    )
+    model.train(dataset, dataset, 0.05, 1, "heads", custom_callbacks=[at_end])
     in_validation, latest = seen
-    average = np.array(model.keras_model.optimizer._model_variables_moving_average[
-        [v.path for v in model.keras_model.optimizer._trainable_variables].index(kernel.path)])
+    average = np.array(
+        model.keras_model.optimizer._model_variables_moving_average[
+            [v.path for v in model.keras_model.optimizer._trainable_variables].index(kernel.path)
+        ]
+    )
     assert not np.array_equal(in_validation, latest)
     np.testing.assert_array_equal(in_validation, average)
     np.testing.assert_array_equal(np.array(kernel), average)
@@ -152,17 +201,26 @@ def test_the_averages_are_what_is_saved_and_left(tmp_path):
     np.testing.assert_array_equal(np.array(kernel), latest)
 
 
-# ---- Jitter and flips --------------------------------------------------------------------------------
+# ---- Jitter and flips ----------------------------------------------------------------------------
+
 
 def test_scale_jitter_and_flips():
-    """Each choice comes with the same share; boxes follow; batches of different sizes are padded to the largest."""
+    """Each choice comes with the same share; boxes follow; batches of different sizes are padded to
+    the largest."""
     dataset = Points(2, shape=(48, 64, 3))
-    config = PointsConfig(IMAGE_RESIZE_MODE="shorter", IMAGE_MIN_DIM=96, IMAGE_MAX_DIM=200, HORIZONTAL_FLIP=.5,
-                          IMAGE_MIN_DIM_CHOICES=(48, 96, 144))
+    config = PointsConfig(
+        IMAGE_RESIZE_MODE="shorter",
+        IMAGE_MIN_DIM=96,
+        IMAGE_MAX_DIM=200,
+        HORIZONTAL_FLIP=0.5,
+        IMAGE_MIN_DIM_CHOICES=(48, 96, 144),
+    )
     config.validate()
     found = {}
     for seed in range(300):
-        image, meta, _, boxes, _, points = data.load_image_gt(dataset, config, 0, rng=np.random.default_rng(seed), jitter=True)
+        image, meta, _, boxes, _, points = data.load_image_gt(
+            dataset, config, 0, rng=np.random.default_rng(seed), jitter=True
+        )
         scale = meta[11]
         mirrored = bool(points[0, 0, 1] / scale != 6)
         found[scale, mirrored] = found.get((scale, mirrored), 0) + 1
@@ -182,43 +240,67 @@ def test_scale_jitter_and_flips():
         assert (metas[:, 4:6] == images.shape[1:3]).all()
         shapes.add(images.shape[1])
         for image, meta in zip(images, metas):
-            np.testing.assert_allclose(image[int(meta[9]):, :], np.broadcast_to(-config.MEAN_PIXEL, image[int(meta[9]):].shape),
-                                       rtol=1e-6)
+            np.testing.assert_allclose(
+                image[int(meta[9]) :, :],
+                np.broadcast_to(-config.MEAN_PIXEL, image[int(meta[9]) :].shape),
+                rtol=1e-6,
+            )
     assert len(shapes) > 1
     # Neither validation nor images of a source that is not augmented are touched.
     plain = data.TrainingBatches(dataset, config, seed=0)
-    none = data.TrainingBatches(dataset, config, seed=0, jitter=True, no_augmentation_sources=["toy"])
+    none = data.TrainingBatches(
+        dataset, config, seed=0, jitter=True, no_augmentation_sources=["toy"]
+    )
     for step in range(3):
-        assert (plain.batch(step)[0][1][:, 11] == 2).all() and (none.batch(step)[0][1][:, 11] == 2).all()
+        assert (plain.batch(step)[0][1][:, 11] == 2).all() and (
+            none.batch(step)[0][1][:, 11] == 2
+        ).all()
 
 
 def test_defaults_draw_nothing():
-    """The order of draws of earlier versions stays: with the defaults the same examples, jitter or not."""
+    """The order of draws of earlier versions stays: with the defaults the same examples, jitter or
+    not."""
     dataset, config = toy.Rectangles(4), toy.ToyConfig()
-    for a, b in zip(data.TrainingBatches(dataset, config, seed=1).batch(1)[0],
-                    data.TrainingBatches(dataset, config, seed=1, jitter=True).batch(1)[0]):
+    for a, b in zip(
+        data.TrainingBatches(dataset, config, seed=1).batch(1)[0],
+        data.TrainingBatches(dataset, config, seed=1, jitter=True).batch(1)[0],
+    ):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("settings, part", [
-    (dict(LEARNING_RATE_SCHEDULE="step"), "needs LEARNING_RATE_STEPS"),
-    (dict(LEARNING_RATE_STEPS=(9, 3)), r"rising numbers.*Received: \(9, 3\)"), (dict(EMA_MOMENTUM=1.), "EMA_MOMENTUM lies in"),
-    (dict(EMA_MOMENTUM=.9, OPTIMIZER=len), "takes `use_ema` itself"), (dict(WEIGHT_DECAY_KIND="l2"), "one of mean, sum"),
-    (dict(HORIZONTAL_FLIP=2), "HORIZONTAL_FLIP lies"), (dict(IMAGE_MIN_DIM_CHOICES=(640, 2000)), "at most IMAGE_MAX_DIM = 1024"),
-    (dict(TEST_SCALES=(100,), IMAGE_RESIZE_MODE="none"), "needs an IMAGE_RESIZE_MODE"),
-    (dict(IMAGE_MIN_DIM_CHOICES=(.5,)), "whole numbers of pixels"),
-    (dict(IMAGE_MIN_DIM=640, IMAGE_MIN_DIM_CHOICES=(650,), IMAGE_RESIZE_MODE="pad64"), "divide by 64")], ids=str)
+@pytest.mark.parametrize(
+    "settings, part",
+    [
+        (dict(LEARNING_RATE_SCHEDULE="step"), "needs LEARNING_RATE_STEPS"),
+        (dict(LEARNING_RATE_STEPS=(9, 3)), r"rising numbers.*Received: \(9, 3\)"),
+        (dict(EMA_MOMENTUM=1.0), "EMA_MOMENTUM lies in"),
+        (dict(EMA_MOMENTUM=0.9, OPTIMIZER=len), "takes `use_ema` itself"),
+        (dict(WEIGHT_DECAY_KIND="l2"), "one of mean, sum"),
+        (dict(HORIZONTAL_FLIP=2), "HORIZONTAL_FLIP lies"),
+        (dict(IMAGE_MIN_DIM_CHOICES=(640, 2000)), "at most IMAGE_MAX_DIM = 1024"),
+        (dict(TEST_SCALES=(100,), IMAGE_RESIZE_MODE="none"), "needs an IMAGE_RESIZE_MODE"),
+        (dict(IMAGE_MIN_DIM_CHOICES=(0.5,)), "whole numbers of pixels"),
+        (
+            dict(IMAGE_MIN_DIM=640, IMAGE_MIN_DIM_CHOICES=(650,), IMAGE_RESIZE_MODE="pad64"),
+            "divide by 64",
+        ),
+    ],
+    ids=str,
+)
 def test_cross_checks(settings, part):
     with pytest.raises(ValueError, match=part):
         Config(**settings).validate()
 
 
-# ---- Test-time augmentation --------------------------------------------------------------------------
+# ---- Test-time augmentation ----------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def detector(tmp_path_factory):
-    model = modellib.MaskRCNN("inference", PointsConfig(DETECTION_NMS_THRESHOLD=.3), tmp_path_factory.mktemp("logs"))
-    model.keras_model.get_layer("mrcnn_class_logits").layer.bias.assign([-9., 0, 0])
+    model = modellib.MaskRCNN(
+        "inference", PointsConfig(DETECTION_NMS_THRESHOLD=0.3), tmp_path_factory.mktemp("logs")
+    )
+    model.keras_model.get_layer("mrcnn_class_logits").layer.bias.assign([-9.0, 0, 0])
     return model
 
 
@@ -232,47 +314,59 @@ def same(a, b, atol=1e-3):
 
 def test_one_plain_view_is_detect_itself(detector):
     image = Points(1, shape=(60, 80, 3)).load_image(0)
-    plain, = detector.detect([image])
-    view, = tta.detect(detector, [image])
+    (plain,) = detector.detect([image])
+    (view,) = tta.detect(detector, [image])
     assert len(plain["rois"]) > 2
     same(plain, view)
 
 
 def test_flips_make_the_mirror_image_equal(detector):
-    """With both views the result of a mirrored image is the mirrored result, left and right exchanged."""
+    """With both views the result of a mirrored image is the mirrored result, left and right
+    exchanged."""
     rng = np.random.default_rng(0)
     image = np.repeat(np.repeat(rng.integers(0, 255, (16, 16, 3), np.uint8), 4, 0), 4, 1)
     detector.config.TEST_FLIP = True
     try:
-        a, = detector.detect([image])
-        b, = detector.detect([np.ascontiguousarray(image[:, ::-1])])
+        (a,) = detector.detect([image])
+        (b,) = detector.detect([np.ascontiguousarray(image[:, ::-1])])
     finally:
         detector.config.TEST_FLIP = False
     assert len(a["rois"]) > 2
-    pairs = [(i, int(np.argmin(np.abs(b["rois"] - [y1, 64 - x2, y2, 64 - x1]).sum(axis=1))))
-             for i, (y1, x1, y2, x2) in enumerate(a["rois"])]
+    pairs = [
+        (i, int(np.argmin(np.abs(b["rois"] - [y1, 64 - x2, y2, 64 - x1]).sum(axis=1))))
+        for i, (y1, x1, y2, x2) in enumerate(a["rois"])
+    ]
     for i, j in pairs[:3]:
         y1, x1, y2, x2 = a["rois"][i]
         np.testing.assert_allclose(b["rois"][j], [y1, 64 - x2, y2, 64 - x1], atol=1)
         assert a["scores"][i] == pytest.approx(b["scores"][j], abs=1e-5)
-        assert (a["masks"][:, ::-1, i] != b["masks"][..., j]).mean() < .03
+        assert (a["masks"][:, ::-1, i] != b["masks"][..., j]).mean() < 0.03
         swapped = a["keypoints"][i][[1, 0, 3, 2]]
         np.testing.assert_allclose(b["keypoints"][j][:, 2], swapped[:, 2], atol=1e-3)
 
 
 def test_views_of_several_scales(detector):
-    """Boxes of every scale lie in the image's own pixels; the longer edge's bound grows with the shorter's."""
+    """Boxes of every scale lie in the image's own pixels; the longer edge's bound grows with the
+    shorter's."""
     image = Points(1).load_image(0)
     _, _, window = inference.mold(image, detector.config, "", 128)
     assert window == (0, 0, 128, 128)
     view = tta._look(detector, image, "", 128, True)
-    boxes = np.array([[.1, .2, .4, .8], [0, 0, 1, 1]])
+    boxes = np.array([[0.1, 0.2, 0.4, 0.8], [0, 0, 1, 1]])
     np.testing.assert_allclose(view.to_image(view.from_image(boxes)), boxes, atol=1e-12)
-    np.testing.assert_allclose(view.from_image(boxes), [[.1, .2, .4, .8], [0, 0, 1, 1]], atol=1e-12)
-    assert view.from_image(np.array([[.1, .2, .4, .7]]))[0] == pytest.approx([.1, .3, .4, .8])
+    np.testing.assert_allclose(
+        view.from_image(boxes), [[0.1, 0.2, 0.4, 0.8], [0, 0, 1, 1]], atol=1e-12
+    )
+    assert view.from_image(np.array([[0.1, 0.2, 0.4, 0.7]]))[0] == pytest.approx(
+        [0.1, 0.3, 0.4, 0.8]
+    )
     detector.config.TEST_SCALES = (64, 128)
     try:
-        result, = detector.detect([image])
+        (result,) = detector.detect([image])
     finally:
         detector.config.TEST_SCALES = ()
-    assert 0 < len(result["rois"]) <= 10 and result["rois"].max() <= 64 and (np.diff(result["scores"]) <= 0).all()
+    assert (
+        0 < len(result["rois"]) <= 10
+        and result["rois"].max() <= 64
+        and (np.diff(result["scores"]) <= 0).all()
+    )

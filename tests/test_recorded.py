@@ -1,4 +1,6 @@
-"""Every recorded call of the original gives the recorded answer, or stands in DEPARTURES with the reason."""
+"""Every recorded call of the original gives the recorded answer, or stands in DEPARTURES with the
+reason."""
+
 import oracle
 import pytest
 
@@ -23,7 +25,9 @@ DEPARTURES = {
     "rpn_targets_outside": "the original makes every anchor without overlap positive",
     "rpn_targets_all_crowd": "the original crashes where all objects are crowds",
     "detection_targets_np": "the original fills all rows with negatives and does not round masks",
-    "detection_targets_np_mini": "the original fills all rows with negatives and does not round masks",
+    "detection_targets_np_mini": (
+        "the original fills all rows with negatives and does not round masks"
+    ),
     "data_generator_meta_dtype": "the original cuts the second image's scale to a whole number",
     "data_generator_targets": "the original fills all rows with negatives and does not round masks",
     "data_generator_plain": "a draw: order of images, sampled anchors",
@@ -32,10 +36,15 @@ DEPARTURES = {
     "data_generator_maxgt": "a draw: order of images, kept objects",
     "data_generator_photo": "a draw: sampled anchors",
     "random_rois": "a draw",
-    **{f"rpn_targets_{kind}_{seed}": "a draw: sampled anchors"
-       for kind in ("rand", "few") for seed in (70, 71, 72)},
+    **{
+        f"rpn_targets_{kind}_{seed}": "a draw: sampled anchors"
+        for kind in ("rand", "few")
+        for seed in (70, 71, 72)
+    },
     # mrcnn.model
-    "loss_class_active_mixed": "the original uses the first image's active classes for the whole batch",
+    "loss_class_active_mixed": (
+        "the original uses the first image's active classes for the whole batch"
+    ),
     "loss_class_nan": "the original gives 0/0 where no predicted class is active",
     "targets_no_gt": "README 5, as the next: without objects, negatives are drawn",
     "targets_no_positive": "the original drops all negatives where there is no positive",
@@ -53,14 +62,20 @@ def photo_cases():
     if oracle.find_shared("oracle/matterport/pure.npz") is None:
         return []
     carried, _ = oracle.load("pure_nophoto")
-    return [name for name, case in oracle.load("pure")[0].items()
-            if name not in carried and name not in DEPARTURES]
+    return [
+        name
+        for name, case in oracle.load("pure")[0].items()
+        if name not in carried and name not in DEPARTURES
+    ]
 
 
 def carried_cases():
-    return [(recording, name) for recording in ("pure_nophoto", "graphs")
-            for name, case in oracle.load(recording)[0].items()
-            if name not in DEPARTURES]
+    return [
+        (recording, name)
+        for recording in ("pure_nophoto", "graphs")
+        for name, case in oracle.load(recording)[0].items()
+        if name not in DEPARTURES
+    ]
 
 
 @pytest.mark.parametrize("recording, name", carried_cases(), ids=lambda value: value)

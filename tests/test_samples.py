@@ -1,4 +1,6 @@
-"""The balloon, nucleus and custom samples: data, hand-worked results, and their commands on generated folders."""
+"""The balloon, nucleus and custom samples: data, hand-worked results, and their commands on
+generated folders."""
+
 import argparse
 import functools
 import http.server
@@ -17,9 +19,13 @@ import pytest
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-SAMPLES = {"balloon": ROOT / "samples/balloon/balloon.py", "nucleus": ROOT / "samples/nucleus/nucleus.py",
-           "custom": ROOT / "samples/custom.py", "shapes": ROOT / "samples/shapes/shapes.py",
-           "keypoints": ROOT / "samples/keypoints/keypoints.py"}
+SAMPLES = {
+    "balloon": ROOT / "samples/balloon/balloon.py",
+    "nucleus": ROOT / "samples/nucleus/nucleus.py",
+    "custom": ROOT / "samples/custom.py",
+    "shapes": ROOT / "samples/shapes/shapes.py",
+    "keypoints": ROOT / "samples/keypoints/keypoints.py",
+}
 
 
 def sample(name):
@@ -47,8 +53,18 @@ def custom():
 def tiny(**settings):
     """A config class with which a sample's commands run in seconds; it need not learn."""
     from toy import ToyConfig
-    return type("Tiny", (ToyConfig,), {"STEPS_PER_EPOCH": 2, "VALIDATION_STEPS": 1, "IMAGES_PER_GPU": 1,
-                                       "DETECTION_MIN_CONFIDENCE": 0., **settings})
+
+    return type(
+        "Tiny",
+        (ToyConfig,),
+        {
+            "STEPS_PER_EPOCH": 2,
+            "VALIDATION_STEPS": 1,
+            "IMAGES_PER_GPU": 1,
+            "DETECTION_MIN_CONFIDENCE": 0.0,
+            **settings,
+        },
+    )
 
 
 class Finds:
@@ -60,20 +76,28 @@ class Finds:
     def detect(self, images):
         self.seen += images
         count = self.masks.shape[-1]
-        return [{"rois": np.zeros((count, 4), int), "class_ids": np.ones(count, int), "masks": self.masks,
-                 "scores": np.ones(count) if self.scores is None else self.scores} for _ in images]
+        return [
+            {
+                "rois": np.zeros((count, 4), int),
+                "class_ids": np.ones(count, int),
+                "masks": self.masks,
+                "scores": np.ones(count) if self.scores is None else self.scores,
+            }
+            for _ in images
+        ]
 
 
 def trained(monkeypatch, tmp_path, side=128):
-    """Puts a model in the place of the real one that notes how it is made and what its `train` is asked for, and finds
-    two squares that share a half. Returns the list of notes."""
+    """Puts a model in the place of the real one that notes how it is made and what its `train` is
+    asked for, and finds two squares that share a half. Returns the list of notes."""
     from mrcnn import commands
+
     calls, masks = [], np.zeros((2, side, side), bool)
     masks[0, 5:15, 5:15] = masks[1, 5:15, 10:20] = True
 
     class Model(Finds):
         def __init__(self, config):
-            super().__init__(*masks, scores=np.array([.9, .8]))
+            super().__init__(*masks, scores=np.array([0.9, 0.8]))
             self.config, self.epoch, self.log_dir = config, 0, str(tmp_path / "run")
 
         def train(self, train_set, val_set, learning_rate, epochs, layers, **_):
@@ -83,14 +107,17 @@ def trained(monkeypatch, tmp_path, side=128):
     def load_model(mode, config, args):
         calls.append((mode, config, args.weights))
         return Model(config)
+
     monkeypatch.setattr(commands, "load_model", load_model)
     return calls
 
 
-# ---- As scripts of 2018 use them -----------------------------------------------------------------------
+# ---- As scripts of 2018 use them -----------------------------------------------------------------
+
 
 def test_import_does_nothing(tmp_path):
-    """sys.path tricks of old scripts work; nothing is written, printed or parsed, and Keras is not imported."""
+    """sys.path tricks of old scripts work; nothing is written, printed or parsed, and Keras is not
+    imported."""
     code = f"""
 import os, sys
 ROOT_DIR = {str(ROOT)!r}
@@ -108,37 +135,60 @@ for module in (balloon, nucleus):
 assert nucleus.RESULTS_DIR.rstrip("/") == os.path.join(ROOT_DIR, "results/nucleus")
 assert not {{"keras", "tensorflow", "matplotlib", "imgaug"}} & set(sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code, "--nonsense"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--nonsense"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("script", sorted((ROOT / "samples").rglob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "script", sorted((ROOT / "samples").rglob("*.py")), ids=lambda path: path.stem
+)
 def test_scripts_find_the_package_of_their_checkout(script, tmp_path):
-    """In a checkout that nobody installed: run from another folder, and imported by its name as in 2018."""
+    """In a checkout that nobody installed: run from another folder, and imported by its name as in
+    2018."""
     for name in ("mrcnn", "samples"):
-        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
     script = tmp_path / "checkout" / script.relative_to(ROOT)
-    done = subprocess.run([sys.executable, "-I", str(script), "--help"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-I", str(script), "--help"], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.returncode == 0 and "--weights" in done.stdout and not done.stderr, done.stderr
-    code = f"import sys; sys.path.append({str(script.parent)!r}); import {script.stem} as sample; sample.main; " \
-           "print(sys.modules['mrcnn'].__path__[0])"
-    done = subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    code = (
+        f"import sys; sys.path.append({str(script.parent)!r}); import {script.stem} as sample;"
+        " sample.main; print(sys.modules['mrcnn'].__path__[0])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
     assert done.stdout.strip() == str(tmp_path / "checkout" / "mrcnn"), done.stderr
 
 
 def test_a_copy_elsewhere_uses_the_installed_package(tmp_path):
     """Checkpoints then go to the folder that one works in, not beside the package."""
-    shutil.copytree(ROOT / "mrcnn", tmp_path / "site" / "mrcnn", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "mrcnn", tmp_path / "site" / "mrcnn", ignore=shutil.ignore_patterns("__pycache__")
+    )
     (tmp_path / "project" / "mine").mkdir(parents=True)
     script = shutil.copy(ROOT / "samples" / "custom.py", tmp_path / "project" / "mine" / "coins.py")
-    done = subprocess.run([sys.executable, script, "--help"], cwd=tmp_path / "project", capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "200"})
-    assert f"checkpoints (default: {tmp_path / 'project' / 'logs'})" in done.stdout, done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, script, "--help"],
+        cwd=tmp_path / "project",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "COLUMNS": "200"},
+    )
+    assert f"checkpoints (default: {tmp_path / 'project' / 'logs'})" in done.stdout, (
+        done.stdout + done.stderr
+    )
 
 
 def test_run_ends_a_program():
-    """Well, whatever main() returns, and with one message for what the user did wrong; faults of the program are raised."""
+    """Well, whatever main() returns, and with one message for what the user did wrong; faults of
+    the program are raised."""
     from mrcnn import commands
 
     def wrong():
@@ -146,6 +196,7 @@ def test_run_ends_a_program():
 
     def fault():
         raise KeyError("x")
+
     assert commands.run(lambda: ["a result"]) is None
     with pytest.raises(SystemExit) as end:
         commands.run(wrong)
@@ -154,12 +205,46 @@ def test_run_ends_a_program():
         commands.run(fault)
 
 
-@pytest.mark.parametrize("name, words", [
-    ("balloon", "{train,splash} --dataset --weights --logs --image --video --attribute coco imagenet last INPUT"),
-    ("nucleus", "{train,detect} --dataset --subset --weights --logs stage1_train stage1_test coco imagenet last"),
-    ("custom", "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs --small --set"),
-    ("shapes", "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed --restart --set"),
-    ("keypoints", "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed --restart --set")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        (
+            "balloon",
+            (
+                "{train,splash} --dataset --weights --logs --image --video --attribute coco"
+                " imagenet last INPUT"
+            ),
+        ),
+        (
+            "nucleus",
+            (
+                "{train,detect} --dataset --subset --weights --logs stage1_train stage1_test coco"
+                " imagenet last"
+            ),
+        ),
+        (
+            "custom",
+            (
+                "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs"
+                " --small --set"
+            ),
+        ),
+        (
+            "shapes",
+            (
+                "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed"
+                " --restart --set"
+            ),
+        ),
+        (
+            "keypoints",
+            (
+                "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed"
+                " --restart --set"
+            ),
+        ),
+    ],
+)
 def test_help(name, words, capsys):
     """--help names every command and option, and each option says what it is."""
     with pytest.raises(SystemExit) as end:
@@ -170,12 +255,19 @@ def test_help(name, words, capsys):
     assert len(parser_lines) > 8
 
 
-@pytest.mark.parametrize("name, arguments, message", [
-    ("balloon", "train --weights=none", "train needs --dataset"), ("balloon", "train --dataset=x", "train needs --weights"),
-    ("balloon", "splash --weights=last", "splash needs images"),
-    ("nucleus", "train --weights=none --dataset=x", "train needs --subset"),
-    ("nucleus", "detect --subset=val", "detect needs --dataset"), ("nucleus", "detect --subset=odd", "invalid choice: 'odd'"),
-    ("custom", "train --weights=none", "train needs --dataset"), ("custom", "detect", "detect needs images")])
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("balloon", "train --weights=none", "train needs --dataset"),
+        ("balloon", "train --dataset=x", "train needs --weights"),
+        ("balloon", "splash --weights=last", "splash needs images"),
+        ("nucleus", "train --weights=none --dataset=x", "train needs --subset"),
+        ("nucleus", "detect --subset=val", "detect needs --dataset"),
+        ("nucleus", "detect --subset=odd", "invalid choice: 'odd'"),
+        ("custom", "train --weights=none", "train needs --dataset"),
+        ("custom", "detect", "detect needs images"),
+    ],
+)
 def test_usage_errors(name, arguments, message, capsys):
     with pytest.raises(SystemExit) as end:
         sample(name).main(arguments.split())
@@ -185,20 +277,31 @@ def test_usage_errors(name, arguments, message, capsys):
 def test_options_and_inputs_in_any_order(tmp_path):
     """`detect --weights=last photo.jpg` is what everybody types; argparse alone refuses it."""
     from mrcnn import commands
+
     parser = commands.parser("x", ("train", "splash"), inputs="splash")
-    for arguments in ("splash --weights=w a b", "splash a --weights=w b", "splash a b --weights=w", "--weights=w splash a b",
-                      "splash --weights=w --image=a --video=b"):
+    for arguments in (
+        "splash --weights=w a b",
+        "splash a --weights=w b",
+        "splash a b --weights=w",
+        "--weights=w splash a b",
+        "splash --weights=w --image=a --video=b",
+    ):
         assert commands.parse(parser, arguments.split()).inputs == ["a", "b"], arguments
     with pytest.raises(SystemExit):
         commands.parse(parser, ["train", "--weights=none", "a"])
-    assert commands.parse(commands.parser("x", ("train", "detect"), inputs=None), ["detect"]).inputs == []
+    assert (
+        commands.parse(commands.parser("x", ("train", "detect"), inputs=None), ["detect"]).inputs
+        == []
+    )
 
 
-# ---- Balloon -------------------------------------------------------------------------------------------
+# ---- Balloon -------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("version", (1, 2))
 def test_balloon_dataset(balloon, tmp_path, version):
-    """Both versions of VIA's json; masks are the drawn pixels; images without regions are left out."""
+    """Both versions of VIA's json; masks are the drawn pixels; images without regions are left
+    out."""
     folder = miniature.balloons(tmp_path, version=version)
     path = folder / "train" / "via_region_data.json"
     data = json.loads(path.read_text())
@@ -209,7 +312,12 @@ def test_balloon_dataset(balloon, tmp_path, version):
     dataset.prepare()
     assert dataset.class_names == ["BG", "balloon"] and dataset.num_images == 6
     info = dataset.image_info[2]
-    assert (info["source"], info["id"], info["width"], info["height"]) == ("balloon", "002.jpg", 128, 128)
+    assert (info["source"], info["id"], info["width"], info["height"]) == (
+        "balloon",
+        "002.jpg",
+        128,
+        128,
+    )
     assert dataset.image_reference(2) == str(folder / "train" / "002.jpg")
     shapes = [region["shape_attributes"] for region in miniature.regions(data, "002.jpg")]
     masks, class_ids = dataset.load_mask(2)
@@ -223,8 +331,11 @@ def test_balloon_dataset(balloon, tmp_path, version):
 
 
 def test_balloon_classes(balloon, tmp_path):
-    """Several classes by a region attribute; the validation set has the training set's, in its order."""
-    folder = miniature.balloons(tmp_path, count=(8, 4), names=("kite", "balloon"), attribute="type", version=2)
+    """Several classes by a region attribute; the validation set has the training set's, in its
+    order."""
+    folder = miniature.balloons(
+        tmp_path, count=(8, 4), names=("kite", "balloon"), attribute="type", version=2
+    )
     train_set, val_set = balloon.load(folder, "type")
     assert train_set.class_names == val_set.class_names == ["BG", "balloon", "kite"]
     assert {i for k in train_set.image_ids for i in train_set.load_mask(k)[1]} == {1, 2}
@@ -232,25 +343,33 @@ def test_balloon_classes(balloon, tmp_path):
     assert one.class_names == ["BG", "balloon"]
     path = folder / "val" / "via_region_data.json"
     path.write_text(path.read_text().replace('"kite"', '"blimp"'))
-    with pytest.raises(ValueError, match="the classes are balloon, kite. Received: .* class 'blimp'"):
+    with pytest.raises(
+        ValueError, match="the classes are balloon, kite. Received: .* class 'blimp'"
+    ):
         balloon.load(folder, "type")
 
 
 def test_balloon_subclass(balloon, tmp_path):
-    """README 28, 30: a subclass's image_reference and load_mask of another source don't recurse forever."""
+    """README 28, 30: a subclass's image_reference and load_mask of another source don't recurse
+    forever."""
+
     class Mine(balloon.BalloonDataset):
         pass
+
     dataset = Mine()
     dataset.load_balloon(miniature.balloons(tmp_path), "val")
     Image.new("RGB", (8, 6)).save(tmp_path / "x.png")
     dataset.add_image("other", "x", str(tmp_path / "x.png"))
     dataset.prepare()
     last = dataset.num_images - 1
-    assert dataset.image_reference(last) == str(tmp_path / "x.png") and dataset.load_mask(last)[0].shape == (6, 8, 0)
+    assert dataset.image_reference(last) == str(tmp_path / "x.png") and dataset.load_mask(last)[
+        0
+    ].shape == (6, 8, 0)
 
 
 def test_color_splash(balloon):
-    """Hand-worked: (100, 0, 200) is 21.25 + 14.42 = 35.67; gray stays; objects keep their colour."""
+    """Hand-worked: (100, 0, 200) is 21.25 + 14.42 = 35.67; gray stays; objects keep their
+    colour."""
     image = np.zeros((2, 3, 3), np.uint8)
     image[:] = (100, 0, 200)
     image[1, 2] = (77, 77, 77)
@@ -273,41 +392,58 @@ def test_splash_of_image_and_address(balloon, tmp_path):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *_):
             pass
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path))
+    )
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
     try:
         for source in (str(tmp_path / "in.png"), address + "/in.png?size=big"):
             model = Finds(mask)
-            path = balloon.detect_and_color_splash(model, image_path=source, output=str(tmp_path / "out"))
+            path = balloon.detect_and_color_splash(
+                model, image_path=source, output=str(tmp_path / "out")
+            )
             assert os.path.basename(path).startswith("splash_") and path.endswith(".png")
-            np.testing.assert_array_equal(np.asarray(Image.open(path)), balloon.color_splash(image, mask[..., None]))
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(path)), balloon.color_splash(image, mask[..., None])
+            )
             np.testing.assert_array_equal(model.seen[0], image)
         with pytest.raises(OSError, match="/none.png can't be downloaded: HTTP Error 404"):
-            balloon.detect_and_color_splash(Finds(mask), image_path=address + "/none.png", output=str(tmp_path))
-        assert len(list((tmp_path / "out").iterdir())) == 2          # within one second, neither replaces the other
+            balloon.detect_and_color_splash(
+                Finds(mask), image_path=address + "/none.png", output=str(tmp_path)
+            )
+        assert (
+            len(list((tmp_path / "out").iterdir())) == 2
+        )  # within one second, neither replaces the other
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
     with pytest.raises(FileNotFoundError, match="No file .*none.jpg"):
-        balloon.detect_and_color_splash(Finds(mask), image_path=str(tmp_path / "none.jpg"), output=str(tmp_path))
+        balloon.detect_and_color_splash(
+            Finds(mask), image_path=str(tmp_path / "none.jpg"), output=str(tmp_path)
+        )
     with pytest.raises(ValueError, match="an image or a video. Received: None and None"):
         balloon.detect_and_color_splash(Finds(mask))
 
 
 def test_splash_of_video(balloon, tmp_path):
-    """Each frame is splashed: as many frames as before, gray outside the mask and coloured inside."""
+    """Each frame is splashed: as many frames as before, gray outside the mask and coloured
+    inside."""
     from mrcnn import media
+
     frame, mask = np.zeros((32, 48, 3), np.uint8), np.zeros((32, 48), bool)
     frame[:] = (200, 30, 40)
     mask[:, :24] = True
     with media.VideoWriter(tmp_path / "in.avi", 12) as video:
         for _ in range(5):
             video.write(frame)
-    path = balloon.detect_and_color_splash(Finds(mask), video_path=str(tmp_path / "in.avi"), output=str(tmp_path / "out"))
-    assert path.endswith(".avi") and media.video_info(path) == (5, 12.)
+    path = balloon.detect_and_color_splash(
+        Finds(mask), video_path=str(tmp_path / "in.avi"), output=str(tmp_path / "out")
+    )
+    assert path.endswith(".avi") and media.video_info(path) == (5, 12.0)
     for image in media.read_video(path):
         assert image.shape == frame.shape
         gray, colored = image[:, 28:].astype(int), image[:, :20].astype(int)
@@ -316,38 +452,86 @@ def test_splash_of_video(balloon, tmp_path):
 
 @pytest.mark.slow
 def test_balloon_commands_for_real(balloon, tmp_path, monkeypatch, capsys):
-    """train with classes by attribute, then splash with the last weights, which bring the number of classes."""
+    """train with classes by attribute, then splash with the last weights, which bring the number of
+    classes."""
     monkeypatch.setattr(balloon, "BalloonConfig", tiny(NAME="balloon"))
-    folder = miniature.balloons(tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2)
+    folder = miniature.balloons(
+        tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2
+    )
     logs = f"--logs={tmp_path / 'logs'}"
-    balloon.main(["train", f"--dataset={folder}", "--weights=none", logs, "--attribute=type", "--epochs=1"])
-    run, = (tmp_path / "logs").iterdir()
+    balloon.main(
+        ["train", f"--dataset={folder}", "--weights=none", logs, "--attribute=type", "--epochs=1"]
+    )
+    (run,) = (tmp_path / "logs").iterdir()
     assert (run / "mask_rcnn_balloon_0001.h5").exists()
     assert json.loads((run / "classes.json").read_text()) == ["BG", "balloon", "kite"]
-    balloon.main(["splash", "--weights=last", f"--image={folder / 'val' / '*.jpg'}", logs, f"--output={tmp_path / 'out'}"])
-    saved = [line.split("Saved to ")[1] for line in capsys.readouterr().out.splitlines() if "Saved to" in line]
-    assert len(set(saved)) == 2 and all(np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved)
+    balloon.main(
+        [
+            "splash",
+            "--weights=last",
+            f"--image={folder / 'val' / '*.jpg'}",
+            logs,
+            f"--output={tmp_path / 'out'}",
+        ]
+    )
+    saved = [
+        line.split("Saved to ")[1]
+        for line in capsys.readouterr().out.splitlines()
+        if "Saved to" in line
+    ]
+    assert len(set(saved)) == 2 and all(
+        np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved
+    )
 
 
 def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
-    """The settings, stages and files of each command, with a model that only notes what it is asked for."""
-    folder = miniature.balloons(tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2)
+    """The settings, stages and files of each command, with a model that only notes what it is asked
+    for."""
+    folder = miniature.balloons(
+        tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2
+    )
     calls, logs = trained(monkeypatch, tmp_path), f"--logs={tmp_path / 'logs'}"
     balloon.main(["train", f"--dataset={folder}", "--weights=coco", logs, "--attribute=type"])
     (mode, config, weights), (train_set, val_set, rate, epochs, layers) = calls
     assert (mode, weights, config.NUM_CLASSES, config.BATCH_SIZE) == ("training", "coco", 3, 2)
-    assert (train_set.num_images, val_set.num_images, rate, epochs, layers) == (8, 2, config.LEARNING_RATE, 30, "heads")
+    assert (train_set.num_images, val_set.num_images, rate, epochs, layers) == (
+        8,
+        2,
+        config.LEARNING_RATE,
+        30,
+        "heads",
+    )
     assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["BG", "balloon", "kite"]
     calls.clear()
     weights = str(tmp_path / "run" / "mask_rcnn_balloon_0030.h5")
-    balloon.main(["splash", f"--weights={weights}", f"--image={folder / 'val' / '*.jpg'}", logs, f"--output={tmp_path / 'out'}"])
-    (mode, config, _), = calls
-    assert (mode, config.NUM_CLASSES, config.BATCH_SIZE, config.DETECTION_MIN_CONFIDENCE) == ("inference", 3, 1, .9)
-    saved = [line.split("Saved to ")[1] for line in capsys.readouterr().out.splitlines() if "Saved to" in line]
-    assert len(set(saved)) == 2 and all(np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved)
+    balloon.main(
+        [
+            "splash",
+            f"--weights={weights}",
+            f"--image={folder / 'val' / '*.jpg'}",
+            logs,
+            f"--output={tmp_path / 'out'}",
+        ]
+    )
+    ((mode, config, _),) = calls
+    assert (mode, config.NUM_CLASSES, config.BATCH_SIZE, config.DETECTION_MIN_CONFIDENCE) == (
+        "inference",
+        3,
+        1,
+        0.9,
+    )
+    saved = [
+        line.split("Saved to ")[1]
+        for line in capsys.readouterr().out.splitlines()
+        if "Saved to" in line
+    ]
+    assert len(set(saved)) == 2 and all(
+        np.asarray(Image.open(path)).shape == (128, 128, 3) for path in saved
+    )
 
 
-# ---- Nucleus -------------------------------------------------------------------------------------------
+# ---- Nucleus -------------------------------------------------------------------------------------
+
 
 def test_rle(nucleus):
     """Hand-worked, columns first from 1; decoding is the inverse; what can't be is refused."""
@@ -357,46 +541,69 @@ def test_rle(nucleus):
     assert nucleus.rle_encode(np.zeros((3, 2), bool)) == ""
     rng = np.random.default_rng(0)
     for shape in ((1, 1), (7, 3), (20, 31)):
-        for share in (0., .3, .9, 1.):
+        for share in (0.0, 0.3, 0.9, 1.0):
             mask = rng.random(shape) < share
             decoded = nucleus.rle_decode(nucleus.rle_encode(mask), shape)
             assert decoded.dtype == bool
             np.testing.assert_array_equal(decoded, mask)
     with pytest.raises(ValueError, match=r"\[height, width\]. Received: \(2, 3, 1\)"):
         nucleus.rle_encode(np.zeros((2, 3, 1)))
-    for rle, message in (("5 3", r"1\.\.6 for the shape \(2, 3\). Received: 5 3"), ("0 1", "Received: 0 1"),
-                         ("1 2 3", "pairs of start and length. Received: 3 numbers")):
+    for rle, message in (
+        ("5 3", r"1\.\.6 for the shape \(2, 3\). Received: 5 3"),
+        ("0 1", "Received: 0 1"),
+        ("1 2 3", "pairs of start and length. Received: 3 numbers"),
+    ):
         with pytest.raises(ValueError, match=message):
             nucleus.rle_decode(rle, (2, 3))
 
 
 def test_overlaps_belong_to_the_highest_score(nucleus):
-    """README 30: the original gives them to the lowest. Lines come best first, hidden objects have none."""
+    """README 30: the original gives them to the lowest. Lines come best first, hidden objects have
+    none."""
     masks = np.zeros((1, 6, 4), bool)
     masks[0, 0:3, 0] = masks[0, 1:5, 1] = masks[0, 4:6, 2] = masks[0, 2:4, 3] = True
-    lines = nucleus.mask_to_rle("abc", masks, np.array([.5, .9, .7, .1])).split("\n")
+    lines = nucleus.mask_to_rle("abc", masks, np.array([0.5, 0.9, 0.7, 0.1])).split("\n")
     assert lines == ["abc, 2 4", "abc, 6 1", "abc, 1 1"]
-    assert nucleus.mask_to_rle("abc", masks, np.ones(4)).split("\n") == ["abc, 1 3", "abc, 4 2", "abc, 6 1"]
-    assert nucleus.mask_to_rle("abc", masks[..., :0], []) == nucleus.mask_to_rle("abc", masks[..., :1] & False, [1]) == "abc,"
+    assert nucleus.mask_to_rle("abc", masks, np.ones(4)).split("\n") == [
+        "abc, 1 3",
+        "abc, 4 2",
+        "abc, 6 1",
+    ]
+    assert (
+        nucleus.mask_to_rle("abc", masks[..., :0], [])
+        == nucleus.mask_to_rle("abc", masks[..., :1] & False, [1])
+        == "abc,"
+    )
     with pytest.raises(ValueError, match=r"N scores. Received: \(1, 6, 4\) and 1 scores"):
-        nucleus.mask_to_rle("abc", masks, [1.])
+        nucleus.mask_to_rle("abc", masks, [1.0])
 
 
 def test_nucleus_dataset(nucleus, tmp_path):
-    """Gray, transparent and coloured files; subsets; masks; images without masks; mistakes are named."""
+    """Gray, transparent and coloured files; subsets; masks; images without masks; mistakes are
+    named."""
     ids = miniature.nuclei(tmp_path)
     miniature.nuclei(tmp_path, count=1, subset="stage1_test", seed=9)
     dataset = nucleus.NucleusDataset()
     dataset.load_nucleus(str(tmp_path), "stage1_train")
     dataset.prepare()
-    assert dataset.class_names == ["BG", "nucleus"] and [info["id"] for info in dataset.image_info] == ids
+    assert (
+        dataset.class_names == ["BG", "nucleus"]
+        and [info["id"] for info in dataset.image_info] == ids
+    )
     for image_id in dataset.image_ids:
         image, (masks, class_ids) = dataset.load_image(image_id), dataset.load_mask(image_id)
         assert image.shape == (96, 96, 3) and image.dtype == np.uint8
-        assert masks.dtype == bool and masks.shape == (96, 96, len(class_ids)) and set(class_ids) == {1}
+        assert (
+            masks.dtype == bool
+            and masks.shape == (96, 96, len(class_ids))
+            and set(class_ids) == {1}
+        )
         assert len(class_ids) > 3 and masks.sum(axis=-1).max() == 1
         brightness = image.astype(float).mean(axis=-1)
-        inside, outside = brightness[masks.any(axis=-1)].mean(), brightness[~masks.any(axis=-1)].mean()
+        inside, outside = (
+            brightness[masks.any(axis=-1)].mean(),
+            brightness[~masks.any(axis=-1)].mean(),
+        )
         assert (inside < outside - 50) if image_id % 2 else (inside > outside + 50)
     assert dataset.image_reference(1) == ids[1]
 
@@ -404,10 +611,15 @@ def test_nucleus_dataset(nucleus, tmp_path):
         part = nucleus.NucleusDataset()
         part.load_nucleus(tmp_path, subset)
         return [info["id"] for info in part.image_info]
+
     assert names("val") == ids[:1] and names("train") == ids[1:]
     known = nucleus.VAL_IMAGE_IDS[3]
     (tmp_path / "stage1_train" / ids[2]).rename(tmp_path / "stage1_train" / known)
-    assert len(set(nucleus.VAL_IMAGE_IDS)) == 25 and names("val") == [known] and known not in names("train")
+    assert (
+        len(set(nucleus.VAL_IMAGE_IDS)) == 25
+        and names("val") == [known]
+        and known not in names("train")
+    )
     test = nucleus.NucleusDataset()
     test.load_nucleus(tmp_path, "stage1_test")
     test.prepare()
@@ -418,7 +630,9 @@ def test_nucleus_dataset(nucleus, tmp_path):
         test.load_nucleus(tmp_path, "stage2_test")
     folder = tmp_path / "stage1_train" / ids[0] / "masks"
     Image.new("L", (5, 4)).save(folder / "zz.png")
-    with pytest.raises(ValueError, match=r"one size, here \(96, 96\). Received: \(4, 5\) in .*zz.png"):
+    with pytest.raises(
+        ValueError, match=r"one size, here \(96, 96\). Received: \(4, 5\) in .*zz.png"
+    ):
         dataset.load_mask(0)
     (folder / "zz.png").write_bytes(b"no")
     with pytest.raises(ValueError, match="The mask .*zz.png can't be read"):
@@ -426,8 +640,10 @@ def test_nucleus_dataset(nucleus, tmp_path):
 
 
 def test_nucleus_augmentation(nucleus, tmp_path):
-    """Flips and turns move image and masks alike; the same seed gives the same picture; draws differ."""
+    """Flips and turns move image and masks alike; the same seed gives the same picture; draws
+    differ."""
     from mrcnn import data
+
     miniature.nuclei(tmp_path, count=1)
     dataset = nucleus.NucleusDataset()
     dataset.load_nucleus(tmp_path, "stage1_train")
@@ -435,12 +651,14 @@ def test_nucleus_augmentation(nucleus, tmp_path):
     image, (masks, _) = dataset.load_image(0), dataset.load_mask(0)
     augmentation, seen = nucleus.augmentation(), set()
     for seed in range(12):
-        new_image, new_masks = data.apply_augmentation(augmentation, image, masks, np.random.default_rng(seed))
+        new_image, new_masks = data.apply_augmentation(
+            augmentation, image, masks, np.random.default_rng(seed)
+        )
         again, _ = data.apply_augmentation(augmentation, image, masks, np.random.default_rng(seed))
         np.testing.assert_array_equal(new_image, again)
         seen.add(new_image.tobytes())
         # Turning by 90 degrees cuts nothing of a square.
-        assert abs(int(new_masks.sum()) - int(masks.sum())) < .05 * masks.sum()
+        assert abs(int(new_masks.sum()) - int(masks.sum())) < 0.05 * masks.sum()
         bright = new_image.mean(axis=-1)
         assert bright[new_masks.any(axis=-1)].mean() > bright[~new_masks.any(axis=-1)].mean() + 20
     assert len(seen) > 6
@@ -448,7 +666,8 @@ def test_nucleus_augmentation(nucleus, tmp_path):
 
 @pytest.mark.slow
 def test_nucleus_commands_for_real(nucleus, tmp_path, monkeypatch):
-    """train, then detect with the last weights: the csv has disjoint runs of each image, and there are pictures."""
+    """train, then detect with the last weights: the csv has disjoint runs of each image, and there
+    are pictures."""
     small = tiny(NAME="nucleus", NUM_CLASSES=2, DETECTION_MAX_INSTANCES=30, MAX_GT_INSTANCES=50)
     monkeypatch.setattr(nucleus, "NucleusConfig", small)
     monkeypatch.setattr(nucleus, "NucleusInferenceConfig", small)
@@ -456,25 +675,49 @@ def test_nucleus_commands_for_real(nucleus, tmp_path, monkeypatch):
     ids = miniature.nuclei(tmp_path / "data", count=2, subset="stage1_test", seed=5)
     common = [f"--dataset={tmp_path / 'data'}", f"--logs={tmp_path / 'logs'}"]
     nucleus.main(["train", "--subset=train", "--weights=none", "--epochs=1", *common])
-    nucleus.main(["detect", "--subset=stage1_test", "--weights=last", f"--output={tmp_path / 'out'}", *common])
-    folder, = (tmp_path / "out").iterdir()
-    assert sorted(path.name for path in folder.glob("*.png")) == sorted(f"{name}.png" for name in ids)
+    nucleus.main(
+        [
+            "detect",
+            "--subset=stage1_test",
+            "--weights=last",
+            f"--output={tmp_path / 'out'}",
+            *common,
+        ]
+    )
+    (folder,) = (tmp_path / "out").iterdir()
+    assert sorted(path.name for path in folder.glob("*.png")) == sorted(
+        f"{name}.png" for name in ids
+    )
     header, *lines = (folder / "submit.csv").read_text().splitlines()
     assert header == "ImageId,EncodedPixels" and {line.split(",")[0] for line in lines} == set(ids)
     for name in ids:
-        masks = [nucleus.rle_decode(line.split(",")[1], (96, 96)) for line in lines if line.startswith(name)]
+        masks = [
+            nucleus.rle_decode(line.split(",")[1], (96, 96))
+            for line in lines
+            if line.startswith(name)
+        ]
         assert np.sum(masks, axis=0).max() <= 1
 
 
 def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
-    """The settings, stages and files of each command, with a model that finds the same two nuclei everywhere."""
+    """The settings, stages and files of each command, with a model that finds the same two nuclei
+    everywhere."""
     from mrcnn import commands
+
     miniature.nuclei(tmp_path / "data", count=3)
     ids = miniature.nuclei(tmp_path / "data", count=2, subset="stage1_test", seed=5)
-    calls, common = trained(monkeypatch, tmp_path, 96), [f"--dataset={tmp_path / 'data'}", "--weights=last"]
+    calls, common = (
+        trained(monkeypatch, tmp_path, 96),
+        [f"--dataset={tmp_path / 'data'}", "--weights=last"],
+    )
     nucleus.main(["train", "--subset=train", *common])
     (mode, config, _), *stages = calls
-    assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.STEPS_PER_EPOCH) == ("training", "crop", 6, 105)
+    assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.STEPS_PER_EPOCH) == (
+        "training",
+        "crop",
+        6,
+        105,
+    )
     assert [(epochs, layers) for *_, epochs, layers in stages] == [(20, "heads"), (40, "all")]
     assert [dataset.num_images for dataset in stages[0][:2]] == [2, 1]
     # As scripts call it.
@@ -483,13 +726,23 @@ def test_nucleus_commands(nucleus, tmp_path, monkeypatch):
     assert [(epochs, layers) for *_, epochs, layers in calls[-2:]] == [(20, "heads"), (40, "all")]
     calls.clear()
     nucleus.main(["detect", "--subset=stage1_test", f"--output={tmp_path / 'out'}", *common])
-    (mode, config, _), = calls
-    assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.RPN_NMS_THRESHOLD) == ("inference", "pad64", 1, .7)
+    ((mode, config, _),) = calls
+    assert (mode, config.IMAGE_RESIZE_MODE, config.BATCH_SIZE, config.RPN_NMS_THRESHOLD) == (
+        "inference",
+        "pad64",
+        1,
+        0.7,
+    )
     config.validate()
-    folder, = (tmp_path / "out").iterdir()
-    assert sorted(path.name for path in folder.glob("*.png")) == sorted(f"{name}.png" for name in ids)
+    (folder,) = (tmp_path / "out").iterdir()
+    assert sorted(path.name for path in folder.glob("*.png")) == sorted(
+        f"{name}.png" for name in ids
+    )
     header, *lines = (folder / "submit.csv").read_text().splitlines()
-    assert header == "ImageId,EncodedPixels" and [line.split(", ")[0] for line in lines] == [ids[0]] * 2 + [ids[1]] * 2
+    assert (
+        header == "ImageId,EncodedPixels"
+        and [line.split(", ")[0] for line in lines] == [ids[0]] * 2 + [ids[1]] * 2
+    )
     first, second = (nucleus.rle_decode(line.split(",")[1], (96, 96)) for line in lines[:2])
     assert first.sum() == 100 and second.sum() == 50 and not (first & second).any()
 
@@ -502,31 +755,43 @@ def test_outlines(nucleus):
     assert drawn.sum() == 16 and not drawn[3:6, 3:6].any() and not drawn[~mask[..., 0]].any()
 
 
-# ---- Custom --------------------------------------------------------------------------------------------
+# ---- Custom --------------------------------------------------------------------------------------
+
 
 def test_custom_is_short():
     """A template that one reads in a minute."""
-    lines = [line for line in SAMPLES["custom"].read_text().split('"""', 2)[2].splitlines() if line.strip()]
+    lines = [
+        line
+        for line in SAMPLES["custom"].read_text().split('"""', 2)[2].splitlines()
+        if line.strip()
+    ]
     assert len(lines) <= 60
 
 
 @pytest.mark.parametrize("layout", ("via", "labelme", "coco"))
 def test_layouts_of_one_folder(tmp_path, layout):
-    """The same photographs annotated in three ways give the same objects (polygons for ellipses: IoU > .9)."""
+    """The same photographs annotated in three ways give the same objects (polygons for ellipses:
+    IoU > .9)."""
     from mrcnn import annotations
+
     path = miniature.photographs(tmp_path, 3, layout=layout)
     dataset = annotations.AnnotatedDataset.of("custom", annotations.read(path, tmp_path))
     assert dataset.class_names == ["BG", "coin", "leaf"]
     via = miniature.photographs(tmp_path / "via", 3)
     expected = annotations.AnnotatedDataset.of("custom", annotations.read(via))
     for image_id in dataset.image_ids:
-        (masks, class_ids), (truth, true_ids) = dataset.load_mask(image_id), expected.load_mask(image_id)
+        (masks, class_ids), (truth, true_ids) = (
+            dataset.load_mask(image_id),
+            expected.load_mask(image_id),
+        )
         assert class_ids.tolist() == true_ids.tolist()
-        assert ((masks & truth).sum(axis=(0, 1)) > .9 * (masks | truth).sum(axis=(0, 1))).all()
+        assert ((masks & truth).sum(axis=(0, 1)) > 0.9 * (masks | truth).sum(axis=(0, 1))).all()
 
 
 def test_detect_without_class_names(custom, tmp_path):
     """Weights of unknown classes: said in one sentence."""
     (tmp_path / "w.h5").write_bytes(b"")
-    with pytest.raises(ValueError, match="names of the classes, which training writes .* no file .*classes.json"):
+    with pytest.raises(
+        ValueError, match="names of the classes, which training writes .* no file .*classes.json"
+    ):
         custom.main(["detect", "x.jpg", f"--weights={tmp_path / 'w.h5'}"])

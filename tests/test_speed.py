@@ -1,4 +1,6 @@
-"""Shortcuts of training give the same losses and gradients; mixed precision; what importing costs."""
+"""Shortcuts of training give the same losses and gradients; mixed precision; what importing
+costs."""
+
 import subprocess
 import sys
 
@@ -8,52 +10,80 @@ import pytest
 from keras import ops
 from toy import Rectangles, ToyConfig
 
-from mrcnn import data
-from mrcnn import model as modellib
-from mrcnn import ops as kernels
+from mrcnn import data, model as modellib, ops as kernels
 
 
 def training_batch(config, **dataset):
-    inputs, _, _ = data.TrainingBatches(Rectangles(**dataset), config, shuffle=False, seed=0).batch(0)
-    return [ops.convert_to_tensor(np.asarray(x, "float32" if x.dtype == np.float64 else
-                                             "uint8" if x.dtype == bool else x.dtype)) for x in inputs]
+    inputs, _, _ = data.TrainingBatches(Rectangles(**dataset), config, shuffle=False, seed=0).batch(
+        0
+    )
+    return [
+        ops.convert_to_tensor(
+            np.asarray(
+                x, "float32" if x.dtype == np.float64 else "uint8" if x.dtype == bool else x.dtype
+            )
+        )
+        for x in inputs
+    ]
 
 
-# ---- The RPN's gradient at sampled anchors ----------------------------------------------------------------
+# ---- The RPN's gradient at sampled anchors -------------------------------------------------------
+
 
 def test_patches_of_cells_are_what_a_convolution_sees():
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(2, h, w, 5)).astype("float32") for h, w in ((4, 6), (2, 3), (1, 2))]
     kernel = rng.normal(size=(3, 3, 5, 7)).astype("float32")
-    expected = np.concatenate([np.asarray(ops.conv(m, kernel, padding="same")).reshape(2, -1, 7) for m in maps], axis=1)
+    expected = np.concatenate(
+        [np.asarray(ops.conv(m, kernel, padding="same")).reshape(2, -1, 7) for m in maps], axis=1
+    )
     cells = np.stack([rng.permutation(32), rng.permutation(32)]).astype("int32")
-    patches = np.asarray(kernels.cell_patches([ops.convert_to_tensor(m) for m in maps], ops.convert_to_tensor(cells)))
-    np.testing.assert_allclose(patches @ kernel.reshape(-1, 7), np.take_along_axis(expected, cells[..., None], axis=1),
-                               atol=1e-5)
+    patches = np.asarray(
+        kernels.cell_patches([ops.convert_to_tensor(m) for m in maps], ops.convert_to_tensor(cells))
+    )
+    np.testing.assert_allclose(
+        patches @ kernel.reshape(-1, 7),
+        np.take_along_axis(expected, cells[..., None], axis=1),
+        atol=1e-5,
+    )
 
 
-@pytest.mark.parametrize("settings", [{}, {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "RPN_ANCHOR_RATIOS": [.5, 1]},
-                                      {"RPN_TRAIN_ANCHORS_PER_IMAGE": 2000}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"IMAGE_MIN_DIM": 128, "IMAGE_MAX_DIM": 128, "RPN_ANCHOR_RATIOS": [0.5, 1]},
+        {"RPN_TRAIN_ANCHORS_PER_IMAGE": 2000},
+    ],
+)
 def test_sampled_anchors_have_the_losses_and_gradients_of_all(tmp_path, settings):
     """Also where there are fewer anchors than rows for them."""
     import tensorflow as tf
+
     config = ToyConfig(**settings)
     network = modellib.MaskRCNN("training", config, tmp_path).keras_model
     batch = training_batch(config)
     with tf.GradientTape(persistent=True) as tape:
         outputs = network(batch, training=True)
         losses = dict(zip(network.loss_names, outputs[-5:]))
-        dense = {"rpn_class_loss": modellib.rpn_class_loss_graph(batch[2], outputs[0]),
-                 "rpn_bbox_loss": modellib.rpn_bbox_loss_graph(None, batch[3], batch[2], outputs[2])}
+        dense = {
+            "rpn_class_loss": modellib.rpn_class_loss_graph(batch[2], outputs[0]),
+            "rpn_bbox_loss": modellib.rpn_bbox_loss_graph(None, batch[3], batch[2], outputs[2]),
+        }
     for name, expected in dense.items():
-        assert float(expected) > .01
+        assert float(expected) > 0.01
         np.testing.assert_allclose(float(losses[name]), float(expected), rtol=1e-5)
         weights = [w for w in network.trainable_weights if not w.path.startswith("mrcnn_")]
         compared = 0
-        for weight, a, b in zip(weights, *(tape.gradient(loss, [w.value for w in weights]) for loss in (losses[name], expected))):
+        for weight, a, b in zip(
+            weights,
+            *(tape.gradient(loss, [w.value for w in weights]) for loss in (losses[name], expected)),
+        ):
             assert (a is None) == (b is None), weight.path
             if b is not None and np.abs(b).max() > 0:
-                assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-4 * np.abs(b).max(), weight.path
+                assert np.abs(np.asarray(a) - np.asarray(b)).max() <= 1e-4 * np.abs(b).max(), (
+                    weight.path
+                )
                 compared += 1
         assert compared >= 16
 
@@ -63,38 +93,50 @@ def test_other_rpns_keep_the_gradient_of_their_maps(tmp_path):
     assert "sampled_anchors" not in [layer.name for layer in network.layers]
 
 
-# ---- Batch norm folded into the convolutions before it ----------------------------------------------------
+# ---- Batch norm folded into the convolutions before it -------------------------------------------
+
 
 def test_folded_batch_norm_has_the_same_losses_and_gradients(tmp_path):
-    """In the body, behind the box head's convolution that is a product of matrices, and in the mask head."""
+    """In the body, behind the box head's convolution that is a product of matrices, and in the mask
+    head."""
     import tensorflow as tf
-    # With other weights an activation can lie so near to a ReLU's kink that rounding decides about its gradient.
+
+    # With other weights an activation can lie so near to a ReLU's kink that rounding decides about
+    # its gradient.
     keras.utils.set_random_seed(4)
     config = ToyConfig(BACKBONE="resnet18", TRAIN_BN=False, USE_RPN_ROIS=False)
     network = modellib.MaskRCNN("training", config, tmp_path).keras_model
     batch, rng = training_batch(config), np.random.default_rng(0)
-    boxes = np.asarray(batch[5])                               # RoIs on objects, near them, and elsewhere
-    rois = np.concatenate([boxes, np.where(boxes > 0, boxes + 2, 0), np.full_like(boxes, [2, 40, 12, 60])], axis=1)
+    boxes = np.asarray(batch[5])  # RoIs on objects, near them, and elsewhere
+    rois = np.concatenate(
+        [boxes, np.where(boxes > 0, boxes + 2, 0), np.full_like(boxes, [2, 40, 12, 60])], axis=1
+    )
     batch.append(ops.convert_to_tensor(rois, "float32"))
-    norms = [layer for layer in network._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization)]
+    norms = [
+        layer
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
     assert len(norms) > 20
     for norm in norms:
         for weight in norm.weights:
-            weight.assign(rng.uniform(.5, 1.5, weight.shape))
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
     drawn = network.get_layer("proposal_targets").random.state
 
     def run():
-        drawn.assign(np.zeros(drawn.shape))                    # the same RoIs
+        drawn.assign(np.zeros(drawn.shape))  # the same RoIs
         with tf.GradientTape() as tape:
             losses = network(batch, training=True)[-5:]
             total = sum(losses)
         weights = network.trainable_weights
-        return [float(loss) for loss in losses], dict(zip((w.path for w in weights), tape.gradient(total, [w.value for w in weights])))
+        return [float(loss) for loss in losses], dict(
+            zip((w.path for w in weights), tape.gradient(total, [w.value for w in weights]))
+        )
 
     losses, gradients = run()
     network.fold()
     folded_losses, folded_gradients = run()
-    assert min(losses) > .01
+    assert min(losses) > 0.01
     np.testing.assert_allclose(folded_losses, losses, rtol=1e-4)
     assert len([g for g in gradients.values() if g is not None]) > 100
     for path, expected in gradients.items():
@@ -102,15 +144,20 @@ def test_folded_batch_norm_has_the_same_losses_and_gradients(tmp_path):
         assert (found is None) == (expected is None), path
         if expected is not None:
             expected = np.asarray(expected)
-            assert np.abs(np.asarray(found) - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-7, path
+            assert (
+                np.abs(np.asarray(found) - expected).max() <= 1e-4 * np.abs(expected).max() + 1e-7
+            ), path
 
 
-# ---- Mixed precision ------------------------------------------------------------------------------------------
+# ---- Mixed precision -----------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(tmp_path, policy):
-    """Losses are finite and close to float32's, weights get finite gradients; boxes stay float32; detection runs."""
+    """Losses are finite and close to float32's, weights get finite gradients; boxes stay float32;
+    detection runs."""
     import tensorflow as tf
+
     config = ToyConfig()
     plain = modellib.MaskRCNN("training", config, tmp_path).keras_model
     keras.mixed_precision.set_global_policy(policy)
@@ -130,21 +177,26 @@ def test_mixed_precision(tmp_path, policy):
     expected = plain(batch, training=True)
     for name, loss, reference in zip(network.loss_names, outputs[-5:], expected[-5:]):
         assert np.isfinite(float(loss)), name
-        if name.startswith("rpn"):                         # the heads draw other RoIs
-            np.testing.assert_allclose(float(loss), float(reference), rtol=.05, atol=1e-3)
+        if name.startswith("rpn"):  # the heads draw other RoIs
+            np.testing.assert_allclose(float(loss), float(reference), rtol=0.05, atol=1e-3)
     gradients = tape.gradient(total, [w.value for w in network.trainable_weights])
     assert all(np.isfinite(np.asarray(g, "float32")).all() for g in gradients if g is not None)
     # Scores and boxes decide what is best: in bfloat16, where .998 is 1, AP fell from .840 to .816.
-    assert {x.dtype for x in (*outputs[:6], *outputs[7:9])} == {tf.float32} and outputs[6].dtype == policy.removeprefix("mixed_")
+    assert {x.dtype for x in (*outputs[:6], *outputs[7:9])} == {tf.float32} and outputs[
+        6
+    ].dtype == policy.removeprefix("mixed_")
     result = detector.detect([Rectangles().load_image(0)])[0]
     assert result["masks"].shape[2] == len(result["scores"]) and np.isfinite(result["scores"]).all()
 
 
-# ---- Importing --------------------------------------------------------------------------------------------------
+# ---- Importing -----------------------------------------------------------------------------------
+
 
 def test_numpy_rooms_import_without_tensorflow_and_mrcnn_at_once():
-    code = ("import sys, time; start = time.perf_counter(); import mrcnn; seconds = time.perf_counter() - start\n"
-            "from mrcnn import utils, config, data, evaluate\n"
-            "assert not {'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules), 'a framework was imported'\n"
-            "assert seconds < .1, seconds")
+    code = (
+        "import sys, time; start = time.perf_counter(); import mrcnn; seconds = time.perf_counter()"
+        " - start\nfrom mrcnn import utils, config, data, evaluate\nassert not {'tensorflow',"
+        " 'keras', 'torch', 'jax'} & set(sys.modules), 'a framework was imported'\nassert seconds <"
+        " .1, seconds"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,5 @@
 """Runs of training: what is learnt, resuming, bad losses, checkpoints, every kind of input."""
+
 import json
 import os
 
@@ -9,8 +10,7 @@ import oracle
 import pytest
 from toy import Rectangles, ToyConfig
 
-from mrcnn import data, training
-from mrcnn import model as modellib
+from mrcnn import data, model as modellib, training
 from mrcnn.config import Config
 from mrcnn.utils import Dataset
 
@@ -18,7 +18,9 @@ from mrcnn.utils import Dataset
 def train(config, logs, epochs=1, dataset=None, model=None, **kwargs):
     model = model or modellib.MaskRCNN("training", config, logs)
     dataset = dataset or Rectangles()
-    history = model.train(dataset, kwargs.pop("val", None), config.LEARNING_RATE, epochs, "all", **kwargs)
+    history = model.train(
+        dataset, kwargs.pop("val", None), config.LEARNING_RATE, epochs, "all", **kwargs
+    )
     return model, history
 
 
@@ -27,16 +29,23 @@ def detect_with(model, config, image, never_background=False):
     inference.load_weights(model.find_last())
     if never_background:
         bias = inference.keras_model.get_layer("mrcnn_class_logits").layer.bias
-        bias.assign([-20.] + [0.] * (config.NUM_CLASSES - 1))
+        bias.assign([-20.0] + [0.0] * (config.NUM_CLASSES - 1))
     return inference.detect([image])[0]
 
 
 def test_overfits_one_image(tmp_path):
     """One image, two objects: both found, each mask with an IoU above .9."""
     keras.utils.set_random_seed(0)
-    config = ToyConfig(STEPS_PER_EPOCH=500, IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=128, OPTIMIZER="adam",
-                       LEARNING_RATE=2e-3, LEARNING_RATE_SCHEDULE="cosine",
-                       DETECTION_MIN_CONFIDENCE=.7, WEIGHT_DECAY=0.)
+    config = ToyConfig(
+        STEPS_PER_EPOCH=500,
+        IMAGE_MIN_DIM=128,
+        IMAGE_MAX_DIM=128,
+        OPTIMIZER="adam",
+        LEARNING_RATE=2e-3,
+        LEARNING_RATE_SCHEDULE="cosine",
+        DETECTION_MIN_CONFIDENCE=0.7,
+        WEIGHT_DECAY=0.0,
+    )
     dataset = Rectangles(2)
     dataset.image_info = dataset.image_info[1:]
     dataset.prepare()
@@ -46,24 +55,41 @@ def test_overfits_one_image(tmp_path):
     assert sorted(result["class_ids"]) == sorted(class_ids)
     for mask, class_id in zip(np.moveaxis(masks, -1, 0), class_ids):
         found = result["masks"][..., list(result["class_ids"]).index(class_id)]
-        assert (mask & found).sum() / (mask | found).sum() > .9
+        assert (mask & found).sum() / (mask | found).sum() > 0.9
 
 
-@pytest.mark.parametrize("settings", [
-    dict(MASK_SHAPE=[28, 28]), dict(MASK_SHAPE=[56, 56], MASK_POOL_SIZE=28), dict(USE_MASK=False),
-    dict(IMAGES_PER_GPU=1, USE_MINI_MASK=False), dict(IMAGES_PER_GPU=3, IMAGE_RESIZE_MODE="pad64"),
-    dict(IMAGE_CHANNEL_COUNT=1, MEAN_PIXEL=np.array([100.])), dict(IMAGE_CHANNEL_COUNT=5, MEAN_PIXEL=np.arange(5.)),
-    dict(IMAGE_RESIZE_MODE="shorter"), dict(IMAGE_RESIZE_MODE="none"), dict(TRAIN_BN=None), dict(OPTIMIZER="adamw"),
-    dict(CLASS_LOSS_ON_PADDING=False)], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(MASK_SHAPE=[28, 28]),
+        dict(MASK_SHAPE=[56, 56], MASK_POOL_SIZE=28),
+        dict(USE_MASK=False),
+        dict(IMAGES_PER_GPU=1, USE_MINI_MASK=False),
+        dict(IMAGES_PER_GPU=3, IMAGE_RESIZE_MODE="pad64"),
+        dict(IMAGE_CHANNEL_COUNT=1, MEAN_PIXEL=np.array([100.0])),
+        dict(IMAGE_CHANNEL_COUNT=5, MEAN_PIXEL=np.arange(5.0)),
+        dict(IMAGE_RESIZE_MODE="shorter"),
+        dict(IMAGE_RESIZE_MODE="none"),
+        dict(TRAIN_BN=None),
+        dict(OPTIMIZER="adamw"),
+        dict(CLASS_LOSS_ON_PADDING=False),
+    ],
+    ids=str,
+)
 def test_every_kind_of_input_trains_and_detects(tmp_path, settings):
     """Losses are finite, images without objects among them; detections have their shapes."""
     config = ToyConfig(**settings)
-    shape = (128, 64, config.IMAGE_CHANNEL_COUNT) if config.IMAGE_RESIZE_MODE in ("pad64", "none") else (
-        70, 60, config.IMAGE_CHANNEL_COUNT)
+    shape = (
+        (128, 64, config.IMAGE_CHANNEL_COUNT)
+        if config.IMAGE_RESIZE_MODE in ("pad64", "none")
+        else (70, 60, config.IMAGE_CHANNEL_COUNT)
+    )
     dataset = Rectangles(5, shape, empty=True)
     model, history = train(config, tmp_path, dataset=dataset, val=dataset)
-    names = {"loss", *modellib.config_module.LOSS_NAMES[:5 if config.USE_MASK else 4]}
-    assert names <= set(history.history) and {f"val_{name}" for name in names} <= set(history.history)
+    names = {"loss", *modellib.config_module.LOSS_NAMES[: 5 if config.USE_MASK else 4]}
+    assert names <= set(history.history) and {f"val_{name}" for name in names} <= set(
+        history.history
+    )
     assert np.isfinite(list(history.history.values())).all()
     result = detect_with(model, config, dataset.load_image(0), never_background=True)
     count = len(result["scores"])
@@ -98,17 +124,25 @@ class _KillAt(keras.callbacks.Callback):
 
 
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
-    """Killed in the middle of an epoch: weights, optimizer, schedule and data continue where they were."""
+    """Killed in the middle of an epoch: weights, optimizer, schedule and data continue where they
+    were."""
     # Momentum, not Adam: that makes whole steps of rounding errors where a gradient is nearly zero.
-    settings = dict(OPTIMIZER="sgd", LEARNING_RATE=1e-2, LEARNING_RATE_SCHEDULE="cosine", WARMUP_STEPS=2,
-                    STEPS_PER_EPOCH=4, RESUME_SECONDS=0)
+    settings = dict(
+        OPTIMIZER="sgd",
+        LEARNING_RATE=1e-2,
+        LEARNING_RATE_SCHEDULE="cosine",
+        WARMUP_STEPS=2,
+        STEPS_PER_EPOCH=4,
+        RESUME_SECONDS=0,
+    )
 
     def run(folder, kill=None):
         keras.utils.set_random_seed(1)
         config = ToyConfig(**settings)
         model = modellib.MaskRCNN("training", config, folder)
         model.keras_model.get_layer("proposal_targets")._draw = _first_rows.__get__(
-            model.keras_model.get_layer("proposal_targets"))
+            model.keras_model.get_layer("proposal_targets")
+        )
         if kill:
             with pytest.raises(_Killed):
                 train(config, folder, 2, model=model, custom_callbacks=[_KillAt(kill)])
@@ -116,26 +150,33 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
             keras.utils.set_random_seed(99)
             model = modellib.MaskRCNN("training", config, folder)
             model.keras_model.get_layer("proposal_targets")._draw = _first_rows.__get__(
-                model.keras_model.get_layer("proposal_targets"))
+                model.keras_model.get_layer("proposal_targets")
+            )
             model.load_weights(model.find_last())
         train(config, folder, 2, model=model)
         return model
+
     keras.utils.set_random_seed(1)
     start = modellib.MaskRCNN("training", ToyConfig(**settings), tmp_path)
     whole, killed = run(tmp_path / "whole"), run(tmp_path / "killed", kill=6)
     assert killed.epoch == 2
     assert int(killed.keras_model.optimizer.iterations.numpy()) == 8
-    first, one, other = (np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
-                         for model in (start, whole, killed))
-    # Threads add in any order: two uninterrupted runs differ by up to .0034 of the way. Measured without the
-    # optimizer's state: .56; with other images in the rest of the run: .054.
-    assert np.linalg.norm(one - other) < .02 * np.linalg.norm(one - first)
+    first, one, other = (
+        np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
+        for model in (start, whole, killed)
+    )
+    # Threads add in any order: two uninterrupted runs differ by up to .0034 of the way. Measured
+    # without the optimizer's state: .56; with other images in the rest of the run: .054.
+    assert np.linalg.norm(one - other) < 0.02 * np.linalg.norm(one - first)
 
 
 def _first_rows(self, positive, negative):
     """Stands for the layer's draw: the first rows instead of random ones."""
     from keras import ops
-    flags, rows = ops.top_k(2 * ops.cast(positive, "int32") + ops.cast(negative, "int32"), self.rois_per_image)
+
+    flags, rows = ops.top_k(
+        2 * ops.cast(positive, "int32") + ops.cast(negative, "int32"), self.rois_per_image
+    )
     rank = ops.arange(self.rois_per_image)[None]
     is_positive = ops.logical_and(flags == 2, rank < self.positive_rows)
     return rows, is_positive, flags == 1
@@ -149,7 +190,7 @@ def test_resume_file_has_a_limit_and_a_plan(tmp_path):
     assert state["epoch"] == 1 and state["step"] == 0
     again = modellib.MaskRCNN("training", ToyConfig(), tmp_path)
     again.load_weights(again.find_last())
-    run = training.Run(again, Rectangles(), None, .5, 3, ".*", None, None, None)
+    run = training.Run(again, Rectangles(), None, 0.5, 3, ".*", None, None, None)
     assert run._take_up() is None
 
 
@@ -157,19 +198,31 @@ def test_find_last_and_epochs(tmp_path):
     model, _ = train(ToyConfig(NAME="My toy"), tmp_path, epochs=2)
     last = model.find_last()
     folder, file = last
-    assert os.path.basename(last) == "mask_rcnn_my toy_0002.h5" and (last[0], last[1]) == (folder, file)
+    assert os.path.basename(last) == "mask_rcnn_my toy_0002.h5" and (last[0], last[1]) == (
+        folder,
+        file,
+    )
     assert os.path.samefile(folder, model.log_dir) and os.path.exists(last)
     again = modellib.MaskRCNN("training", ToyConfig(NAME="My toy"), tmp_path)
     again.load_weights(last)
     assert again.epoch == 2
-    with pytest.raises(ValueError, match="epochs is the number of the last epoch and above 2.*Received: 2"):
+    with pytest.raises(
+        ValueError, match="epochs is the number of the last epoch and above 2.*Received: 2"
+    ):
         train(ToyConfig(), tmp_path, 2, model=again)
     with pytest.raises(FileNotFoundError, match="mask_rcnn_my_"):
         modellib.MaskRCNN("training", ToyConfig(NAME="my"), tmp_path).find_last()
 
 
-@pytest.mark.parametrize("path, epoch", [("mask_rcnn_a b.c_0007.h5", 7), ("x/y/mask_rcnn_toy_12345.h5", 12345),
-                                         ("mask_rcnn_coco.h5", None), ("resnet50.h5", None)])
+@pytest.mark.parametrize(
+    "path, epoch",
+    [
+        ("mask_rcnn_a b.c_0007.h5", 7),
+        ("x/y/mask_rcnn_toy_12345.h5", 12345),
+        ("mask_rcnn_coco.h5", None),
+        ("resnet50.h5", None),
+    ],
+)
 def test_epoch_of_a_checkpoint(path, epoch):
     found = training.parse_checkpoint(path)
     assert (found and found[1]) == epoch
@@ -177,7 +230,9 @@ def test_epoch_of_a_checkpoint(path, epoch):
 
 
 def test_nan_stops_training_with_the_images_of_the_batch(tmp_path):
-    with pytest.raises(training.BadLossError, match=r"loss is (nan|inf).*step \d, with the images \[\d, \d\]"):
+    with pytest.raises(
+        training.BadLossError, match=r"loss is (nan|inf).*step \d, with the images \[\d, \d\]"
+    ):
         train(ToyConfig(LEARNING_RATE=1e30, GRADIENT_CLIP_NORM=None, STEPS_PER_EPOCH=10), tmp_path)
 
 
@@ -191,27 +246,36 @@ class Broken(Rectangles):
 
     def load_mask(self, image_id):
         masks, class_ids = super().load_mask(image_id)
-        return (masks[:-1] if image_id == 1 else masks), (class_ids + 7 if image_id == 2 else class_ids)
+        return (masks[:-1] if image_id == 1 else masks), (
+            class_ids + 7 if image_id == 2 else class_ids
+        )
 
 
 def test_a_broken_dataset_is_refused_with_every_problem(tmp_path):
     with pytest.raises(data.DatasetError) as error:
         train(ToyConfig(), tmp_path, dataset=Broken())
     text = str(error.value)
-    for part in ("3 problem(s)", "image 0 (toy/0.png) can't be read: OSError: truncated",
-                 "(63, 64, 2) for image 1 (toy/1.png)", "1..2", "[8] for image 2 (toy/2.png)"):
+    for part in (
+        "3 problem(s)",
+        "image 0 (toy/0.png) can't be read: OSError: truncated",
+        "(63, 64, 2) for image 1 (toy/1.png)",
+        "1..2",
+        "[8] for image 2 (toy/2.png)",
+    ):
         assert part in text
     assert not os.listdir(tmp_path)
 
 
 def test_the_check_can_be_limited_and_is_not_repeated(tmp_path):
     """CHECK_IMAGES 2 reads the first and the last image; a second call of train reads none."""
+
     class Counting(Rectangles):
         seen = []
 
         def load_image(self, image_id):
             self.seen.append(image_id)
             return super().load_image(image_id)
+
     dataset = Counting(9)
     data.check_dataset(dataset, ToyConfig(CHECK_IMAGES=2))
     assert sorted(dataset.seen) == [0, 8]
@@ -256,13 +320,17 @@ def test_batches_do_not_depend_on_the_number_of_threads():
 
 
 def test_schedule():
-    schedule = training.WarmupSchedule(.1, 10, 110)
+    schedule = training.WarmupSchedule(0.1, 10, 110)
     rates = [float(schedule(step)) for step in (0, 5, 10, 60, 110, 200)]
-    np.testing.assert_allclose(rates, [1e-4, .1 * .5005, .1, .05, 0, 0], atol=1e-6)
-    assert training.WarmupSchedule.from_config(schedule.get_config()).get_config() == schedule.get_config()
+    np.testing.assert_allclose(rates, [1e-4, 0.1 * 0.5005, 0.1, 0.05, 0, 0], atol=1e-6)
+    assert (
+        training.WarmupSchedule.from_config(schedule.get_config()).get_config()
+        == schedule.get_config()
+    )
 
 
-# ---- Photographs ---------------------------------------------------------------------------------------
+# ---- Photographs ---------------------------------------------------------------------------------
+
 
 class TwoPhotographs(Dataset):
     """Two photographs of coco-mini through an ordinary Dataset subclass."""
@@ -273,45 +341,74 @@ class TwoPhotographs(Dataset):
         by_image = {}
         for annotation in content["annotations"]:
             by_image.setdefault(annotation["image_id"], []).append(annotation)
-        chosen = [image for image in sorted(content["images"], key=lambda image: image["id"])
-                  if 2 <= len(by_image.get(image["id"], [])) <= 4
-                  and not any(a["iscrowd"] for a in by_image[image["id"]])
-                  and min(a["area"] for a in by_image[image["id"]]) > 3000][:2]
+        chosen = [
+            image
+            for image in sorted(content["images"], key=lambda image: image["id"])
+            if 2 <= len(by_image.get(image["id"], [])) <= 4
+            and not any(a["iscrowd"] for a in by_image[image["id"]])
+            and min(a["area"] for a in by_image[image["id"]]) > 3000
+        ][:2]
         used = sorted({a["category_id"] for image in chosen for a in by_image[image["id"]]})
         for category in used:
             self.add_class("coco", category, str(category))
         for image in chosen:
-            self.add_image("coco", image["id"], folder / "train2017" / image["file_name"], size=(
-                image["height"], image["width"]), annotations=by_image[image["id"]])
+            self.add_image(
+                "coco",
+                image["id"],
+                folder / "train2017" / image["file_name"],
+                size=(image["height"], image["width"]),
+                annotations=by_image[image["id"]],
+            )
         self.prepare()
 
     def load_mask(self, image_id):
         from skimage.draw import polygon
+
         info = self.image_info[image_id]
         masks = np.zeros((*info["size"], len(info["annotations"])), bool)
         for i, annotation in enumerate(info["annotations"]):
             for ring in annotation["segmentation"]:
                 rows, columns = polygon(ring[1::2], ring[::2], info["size"])
                 masks[rows, columns, i] = True
-        return masks, np.array([self.map_source_class_id(f"coco.{a['category_id']}") for a in info["annotations"]])
+        return masks, np.array(
+            [self.map_source_class_id(f"coco.{a['category_id']}") for a in info["annotations"]]
+        )
 
 
 def test_learns_from_photographs(tmp_path):
-    """60 steps on two photographs: the mean of each loss over the last 10 is at most .7 of the first 10's."""
+    """60 steps on two photographs: the mean of each loss over the last 10 is at most .7 of the
+    first 10's."""
     dataset = TwoPhotographs(oracle.shared("data/coco-mini"))
     assert len(dataset.image_ids) == 2
     keras.utils.set_random_seed(0)
-    config = Config(NAME="photos", BACKBONE="resnet18", NUM_CLASSES=dataset.num_classes, IMAGES_PER_GPU=2,
-                    IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=192, RPN_ANCHOR_SCALES=(16, 32, 64, 96, 128), TRAIN_BN=None,
-                    BATCH_NORM_MOMENTUM=.8, TOP_DOWN_PYRAMID_SIZE=64, RPN_CHANNELS=64, MASK_HEAD_CHANNELS=64,
-                    FPN_CLASSIF_FC_LAYERS_SIZE=256, TRAIN_ROIS_PER_IMAGE=64, POST_NMS_ROIS_TRAINING=200, SEED=0,
-                    OPTIMIZER="adam", LEARNING_RATE=1e-3, STEPS_PER_EPOCH=60, DETECTION_MIN_CONFIDENCE=.1)
+    config = Config(
+        NAME="photos",
+        BACKBONE="resnet18",
+        NUM_CLASSES=dataset.num_classes,
+        IMAGES_PER_GPU=2,
+        IMAGE_MIN_DIM=128,
+        IMAGE_MAX_DIM=192,
+        RPN_ANCHOR_SCALES=(16, 32, 64, 96, 128),
+        TRAIN_BN=None,
+        BATCH_NORM_MOMENTUM=0.8,
+        TOP_DOWN_PYRAMID_SIZE=64,
+        RPN_CHANNELS=64,
+        MASK_HEAD_CHANNELS=64,
+        FPN_CLASSIF_FC_LAYERS_SIZE=256,
+        TRAIN_ROIS_PER_IMAGE=64,
+        POST_NMS_ROIS_TRAINING=200,
+        SEED=0,
+        OPTIMIZER="adam",
+        LEARNING_RATE=1e-3,
+        STEPS_PER_EPOCH=60,
+        DETECTION_MIN_CONFIDENCE=0.1,
+    )
     losses = _StepLosses()
     model, _ = train(config, tmp_path, 1, dataset=dataset, custom_callbacks=[losses])
     rows = losses.steps()
     assert rows.shape == (60, 5)
     ratios = rows[-10:].mean(axis=0) / rows[:10].mean(axis=0)
-    assert (ratios <= .7).all(), dict(zip(modellib.config_module.LOSS_NAMES, ratios))
+    assert (ratios <= 0.7).all(), dict(zip(modellib.config_module.LOSS_NAMES, ratios))
     result = detect_with(model, config, dataset.load_image(0))
     assert len(result["scores"]) and result["masks"].shape[:2] == dataset.load_image(0).shape[:2]
 

@@ -1,7 +1,8 @@
-"""mrcnn.utils against numbers worked by hand, other libraries' published test values, and the original's
-mistakes. "README n" is the n-th entry of "Broken in the original" of the recordings; where a recorded case
-shows the mistake, the test names it.
+"""mrcnn.utils against numbers worked by hand, other libraries' published test values, and the
+original's mistakes. "README n" is the n-th entry of "Broken in the original" of the recordings;
+where a recorded case shows the mistake, the test names it.
 """
+
 import ast
 import inspect
 import logging
@@ -38,7 +39,8 @@ def masks_of(shape, *boxes):
     return masks
 
 
-# ---- The public names -------------------------------------------------------------------------------
+# ---- The public names ----------------------------------------------------------------------------
+
 
 def test_names_parameters_and_defaults_are_the_originals():
     text = (oracle.RECORDED / "api.txt").read_text()
@@ -62,31 +64,43 @@ def test_names_parameters_and_defaults_are_the_originals():
             attribute = inspect.getattr_static(owner, name)
             function = attribute.fget if isinstance(attribute, property) else attribute
             actual = list(inspect.signature(function).parameters.values())
-            assert [(p.name, p.default, p.kind) for p in actual[:len(expected)]] == \
-                [(p.name, p.default, p.kind) for p in expected], name
-            assert all(p.default is not p.empty for p in actual[len(expected):]), name
+            assert [(p.name, p.default, p.kind) for p in actual[: len(expected)]] == [
+                (p.name, p.default, p.kind) for p in expected
+            ], name
+            assert all(p.default is not p.empty for p in actual[len(expected) :]), name
             checked += 1
     assert checked == section.count("def ") > 30
 
 
 def test_import_is_light():
     """README 28: importing utils imports TensorFlow."""
-    code = ("import sys, mrcnn.utils; "
-            "print(*[m for m in ('keras', 'tensorflow', 'skimage', 'scipy', 'matplotlib') if m in sys.modules])")
-    result = subprocess.run([sys.executable, "-c", code], cwd=oracle.TESTS.parent, capture_output=True, text=True)
+    code = (
+        "import sys, mrcnn.utils; print(*[m for m in ('keras', 'tensorflow', 'skimage', 'scipy',"
+        " 'matplotlib') if m in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=oracle.TESTS.parent, capture_output=True, text=True
+    )
     assert (result.returncode, result.stdout.strip()) == (0, ""), result.stderr + result.stdout
 
 
-# ---- Boxes --------------------------------------------------------------------------------------------
+# ---- Boxes ---------------------------------------------------------------------------------------
+
 
 def test_extract_bboxes():
     """Three masks of 4x4, detectron2's test of masks' boxes."""
     masks = np.zeros((4, 4, 3), bool)
     masks[0:4, 1:4, 0] = True
     masks[1, 1, 1] = masks[3, 2, 1] = True
-    assert utils.extract_bboxes(masks).tolist() == yx([[1, 0, 4, 4], [1, 1, 3, 4], [0, 0, 0, 0]]).tolist()
+    assert (
+        utils.extract_bboxes(masks).tolist()
+        == yx([[1, 0, 4, 4], [1, 1, 3, 4], [0, 0, 0, 0]]).tolist()
+    )
     assert utils.extract_bboxes(masks).dtype == np.int32
-    assert utils.extract_bboxes(masks.astype(np.float32) * .1).tolist() == utils.extract_bboxes(masks).tolist()
+    assert (
+        utils.extract_bboxes(masks.astype(np.float32) * 0.1).tolist()
+        == utils.extract_bboxes(masks).tolist()
+    )
     # [N, H, W] in memory, seen as [H, W, N]
     turned = np.ascontiguousarray(masks.transpose(2, 0, 1)).transpose(1, 2, 0)
     assert utils.extract_bboxes(turned).tolist() == utils.extract_bboxes(masks).tolist()
@@ -98,14 +112,30 @@ def test_extract_bboxes():
 def test_overlaps_of_unit_boxes():
     """detectron2's and torchvision's tables."""
     unit = yx([[0, 0, 1, 1]])
-    others = yx([[0, 0, 1, 1], [0, 0, .5, 1], [0, 0, 1, .5], [0, 0, .5, .5], [.5, .5, 1, 1], [.5, .5, 1.5, 1.5]])
-    expected = [1, .5, .5, .25, .25, .25 / 1.75]
+    others = yx(
+        [
+            [0, 0, 1, 1],
+            [0, 0, 0.5, 1],
+            [0, 0, 1, 0.5],
+            [0, 0, 0.5, 0.5],
+            [0.5, 0.5, 1, 1],
+            [0.5, 0.5, 1.5, 1.5],
+        ]
+    )
+    expected = [1, 0.5, 0.5, 0.25, 0.25, 0.25 / 1.75]
     np.testing.assert_allclose(utils.compute_overlaps(unit, others), [expected], rtol=1e-12)
     np.testing.assert_allclose(utils.compute_overlaps(others, unit)[:, 0], expected, rtol=1e-12)
-    np.testing.assert_allclose(utils.compute_iou(unit[0], others, 1., utils._box_area(others)), expected, rtol=1e-12)
-    boxes = yx([[0, 0, 100, 100], [0, 0, 50, 50], [200, 200, 300, 300], [0, 0, 25, 25]]).astype(np.int32)
-    np.testing.assert_allclose(utils.compute_overlaps(boxes, boxes[:3]),
-                               [[1, .25, 0], [.25, 1, 0], [0, 0, 1], [.0625, .25, 0]], rtol=1e-12)
+    np.testing.assert_allclose(
+        utils.compute_iou(unit[0], others, 1.0, utils._box_area(others)), expected, rtol=1e-12
+    )
+    boxes = yx([[0, 0, 100, 100], [0, 0, 50, 50], [200, 200, 300, 300], [0, 0, 25, 25]]).astype(
+        np.int32
+    )
+    np.testing.assert_allclose(
+        utils.compute_overlaps(boxes, boxes[:3]),
+        [[1, 0.25, 0], [0.25, 1, 0], [0, 0, 1], [0.0625, 0.25, 0]],
+        rtol=1e-12,
+    )
 
 
 def test_overlaps_of_many_boxes():
@@ -113,93 +143,123 @@ def test_overlaps_of_many_boxes():
     rng = np.random.default_rng(0)
     corner, size = rng.uniform(0, 90, (1300, 2)), rng.uniform(1, 30, (1300, 2))
     boxes1 = np.concatenate([corner, corner + size], 1)
-    boxes2 = boxes1[rng.permutation(1300)[:7]] + .5
+    boxes2 = boxes1[rng.permutation(1300)[:7]] + 0.5
     expected = np.zeros((1300, 7))
     for i, a in enumerate(boxes1):
         for j, b in enumerate(boxes2):
-            common = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(min(a[3], b[3]) - max(a[1], b[1]), 0)
-            expected[i, j] = common / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common)
+            common = max(min(a[2], b[2]) - max(a[0], b[0]), 0) * max(
+                min(a[3], b[3]) - max(a[1], b[1]), 0
+            )
+            expected[i, j] = common / (
+                (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - common
+            )
     np.testing.assert_allclose(utils.compute_overlaps(boxes1, boxes2), expected, rtol=1e-12)
     assert utils.compute_overlaps(boxes1, boxes2[:0]).shape == (1300, 0)
 
 
 def test_overlaps_of_large_integer_boxes():
     """README 7, compute_overlaps_int32_overflow: areas of int32 boxes overflow."""
-    boxes = np.array([[0, 0, 60000, 60000], [0, 0, 60000, 30000], [30000, 0, 90000, 60000]], np.int32)
-    np.testing.assert_allclose(utils.compute_overlaps(boxes[:1], boxes), [[1, .5, 1 / 3]], rtol=1e-12)
-    assert utils.non_max_suppression(boxes, np.array([.9, .8, .7]), .4).tolist() == [0, 2]
+    boxes = np.array(
+        [[0, 0, 60000, 60000], [0, 0, 60000, 30000], [30000, 0, 90000, 60000]], np.int32
+    )
+    np.testing.assert_allclose(
+        utils.compute_overlaps(boxes[:1], boxes), [[1, 0.5, 1 / 3]], rtol=1e-12
+    )
+    assert utils.non_max_suppression(boxes, np.array([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]
 
 
 def test_overlaps_of_boxes_without_area():
     """README 7, compute_overlaps_zero_area: 0/0 gives NaN."""
     cases, arrays = oracle.load("pure_nophoto")
     actual = oracle.run(cases["compute_overlaps_zero_area"], arrays)
-    np.testing.assert_array_equal(actual, np.nan_to_num(arrays["compute_overlaps_zero_area/out0"], nan=0))
+    np.testing.assert_array_equal(
+        actual, np.nan_to_num(arrays["compute_overlaps_zero_area/out0"], nan=0)
+    )
     point = np.array([[3, 3, 3, 3]], np.float32)
     assert utils.compute_overlaps(point, point).tolist() == [[0]]
-    assert utils.compute_iou(point[0], point, 0., np.zeros(1, np.float32)).tolist() == [0]
+    assert utils.compute_iou(point[0], point, 0.0, np.zeros(1, np.float32)).tolist() == [0]
 
 
 def test_nms_of_three_close_boxes():
     """detectron2's boxes, areas and overlaps."""
-    boxes = yx([[285.3538, 185.5758, 1193.5110, 851.4551], [285.1472, 188.7374, 1192.4984, 851.0669],
-                [279.2440, 197.9812, 1189.4746, 849.2019]])
-    assert utils.non_max_suppression(boxes, np.array([.6370, .7569, .3966]), .2).tolist() == [1]
-    np.testing.assert_allclose(utils._box_area(boxes), [604723.0806, 600965.4666, 592761.0085], rtol=1e-6)
+    boxes = yx(
+        [
+            [285.3538, 185.5758, 1193.5110, 851.4551],
+            [285.1472, 188.7374, 1192.4984, 851.0669],
+            [279.2440, 197.9812, 1189.4746, 849.2019],
+        ]
+    )
+    assert utils.non_max_suppression(boxes, np.array([0.6370, 0.7569, 0.3966]), 0.2).tolist() == [1]
+    np.testing.assert_allclose(
+        utils._box_area(boxes), [604723.0806, 600965.4666, 592761.0085], rtol=1e-6
+    )
     overlaps = utils.compute_overlaps(boxes, boxes)
-    np.testing.assert_allclose(overlaps[np.triu_indices(3, 1)], [.9933, .9673, .9737], atol=1e-4)
+    np.testing.assert_allclose(overlaps[np.triu_indices(3, 1)], [0.9933, 0.9673, 0.9737], atol=1e-4)
     # Between the overlaps of the best box with the others.
-    assert utils.non_max_suppression(boxes, np.array([.6370, .7569, .3966]), .98).tolist() == [1, 2]
+    assert utils.non_max_suppression(boxes, np.array([0.6370, 0.7569, 0.3966]), 0.98).tolist() == [
+        1,
+        2,
+    ]
 
 
 def test_nms_threshold_is_exceeded_not_reached():
     boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 5], [20, 20, 30, 30]])  # IoU .5
-    assert utils.non_max_suppression(boxes, [.9, .8, .95], .5).tolist() == [2, 0, 1]
-    assert utils.non_max_suppression(boxes, [.9, .8, .95], .499).tolist() == [2, 0]
+    assert utils.non_max_suppression(boxes, [0.9, 0.8, 0.95], 0.5).tolist() == [2, 0, 1]
+    assert utils.non_max_suppression(boxes, [0.9, 0.8, 0.95], 0.499).tolist() == [2, 0]
 
 
 def test_nms_edges():
     """nms_empty, nms_ties: nothing to keep; of equal scores the higher index is kept."""
-    empty = utils.non_max_suppression(np.zeros((0, 4)), np.zeros(0), .3)
+    empty = utils.non_max_suppression(np.zeros((0, 4)), np.zeros(0), 0.3)
     assert empty.shape == (0,) and empty.dtype == np.int32
     same = np.tile([[0, 0, 4, 4]], (3, 1))
-    assert utils.non_max_suppression(same, np.ones(3), .3).tolist() == [2]
+    assert utils.non_max_suppression(same, np.ones(3), 0.3).tolist() == [2]
     (boxes, scores, threshold), _ = recorded("nms_ties")
     kept = utils.non_max_suppression(boxes, scores, threshold)
     cases, arrays = oracle.load("pure_nophoto")
-    np.testing.assert_array_equal(np.unique(boxes[kept], axis=0),
-                                  np.unique(boxes[arrays["nms_ties/out0"]], axis=0))
+    np.testing.assert_array_equal(
+        np.unique(boxes[kept], axis=0), np.unique(boxes[arrays["nms_ties/out0"]], axis=0)
+    )
     with pytest.raises(ValueError, match="3 boxes, 2 scores"):
-        utils.non_max_suppression(same, np.ones(2), .3)
+        utils.non_max_suppression(same, np.ones(2), 0.3)
 
 
 def test_box_deltas_by_hand():
     """A box of 10 x 20, moved by a tenth of its height and half its width, doubled and halved."""
-    box, deltas = [[0, 0, 10, 20]], [[.1, .5, np.log(2), np.log(.5)]]
+    box, deltas = [[0, 0, 10, 20]], [[0.1, 0.5, np.log(2), np.log(0.5)]]
     moved = utils.apply_box_deltas(box, deltas)  # centre (6, 20), size 20 x 10
     np.testing.assert_allclose(moved, [[-4, 15, 16, 25]], rtol=1e-6)
     assert moved.dtype == np.float32
     np.testing.assert_allclose(utils.box_refinement(np.array(box), moved), deltas, rtol=1e-6)
     # The bound acts on sizes alone.
-    wild = utils._apply_deltas(np.array([[0., 0, 10, 10]]), np.array([[0., 0, 50, 1]]), np, np.log(4))
+    wild = utils._apply_deltas(
+        np.array([[0.0, 0, 10, 10]]), np.array([[0.0, 0, 50, 1]]), np, np.log(4)
+    )
     np.testing.assert_allclose(wild, [[-15, 5 - 5 * np.e, 25, 5 + 5 * np.e]])
 
 
 def test_box_refinement_graph_is_box_refinement():
     from keras import ops
+
     rng = np.random.default_rng(1)
-    box, gt = (np.concatenate([c, c + s], 1).astype(np.float32)
-               for c, s in ((rng.uniform(0, 9, (5, 2)), rng.uniform(1, 9, (5, 2))) for _ in range(2)))
-    np.testing.assert_allclose(ops.convert_to_numpy(utils.box_refinement_graph(box, gt)),
-                               utils.box_refinement(box, gt), rtol=1e-5, atol=1e-6)
+    box, gt = (
+        np.concatenate([c, c + s], 1).astype(np.float32)
+        for c, s in ((rng.uniform(0, 9, (5, 2)), rng.uniform(1, 9, (5, 2))) for _ in range(2))
+    )
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(utils.box_refinement_graph(box, gt)),
+        utils.box_refinement(box, gt),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def test_norm_boxes_by_hand():
     assert utils.norm_boxes(np.array([[0, 0, 5, 9]]), (5, 9)).tolist() == [[0, 0, 1, 1]]
     normalised = utils.norm_boxes(np.array([[2, 4, 4, 6]]), (5, 9))  # (2, 4, 3, 5) / (4, 8, 4, 8)
-    assert normalised.tolist() == [[.5, .5, .75, .625]] and normalised.dtype == np.float32
+    assert normalised.tolist() == [[0.5, 0.5, 0.75, 0.625]] and normalised.dtype == np.float32
     # Halves go to the even side: .625 * 4 = 2.5, .375 * 4 = 1.5; y2, x2 then + 1
-    pixels = utils.denorm_boxes(np.array([[.625, .0625, .375, .1875]]), (5, 9))
+    pixels = utils.denorm_boxes(np.array([[0.625, 0.0625, 0.375, 0.1875]]), (5, 9))
     assert pixels.tolist() == [[2, 0, 2, 2]] and pixels.dtype == np.int32
 
 
@@ -208,16 +268,23 @@ def test_trim_zeros_keeps_rows_that_cancel():
     assert utils.trim_zeros(x).tolist() == x[1:3].tolist()
 
 
-# ---- Anchors ------------------------------------------------------------------------------------------
+# ---- Anchors -------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("size, boxes", [
-    (32, [[-32, -8, 32, 8], [-16, -16, 16, 16], [-8, -32, 8, 32]]),
-    (64, [[-64, -16, 64, 16], [-32, -32, 32, 32], [-16, -64, 16, 64]])])
+
+@pytest.mark.parametrize(
+    "size, boxes",
+    [
+        (32, [[-32, -8, 32, 8], [-16, -16, 16, 16], [-8, -32, 8, 32]]),
+        (64, [[-64, -16, 64, 16], [-32, -32, 32, 32], [-16, -64, 16, 64]]),
+    ],
+)
 def test_anchors_of_detectron2(size, boxes):
     """Its ratios are h/w, ours w/h: .25, 1, 4 are 4, 1, .25."""
     boxes = yx(boxes)
     expected = np.concatenate([boxes, boxes + [0, 4, 0, 4]])
-    np.testing.assert_allclose(utils.generate_anchors(size, [4, 1, .25], (1, 2), 4, 1), expected, atol=1e-12)
+    np.testing.assert_allclose(
+        utils.generate_anchors(size, [4, 1, 0.25], (1, 2), 4, 1), expected, atol=1e-12
+    )
 
 
 def test_anchors_of_torchvision():
@@ -226,16 +293,19 @@ def test_anchors_of_torchvision():
 
 
 def test_pyramid_anchors_are_the_levels_in_order():
-    anchors = utils.generate_pyramid_anchors((8, 16), [.5, 1, 2], [(3, 2), (1, 1)], [4, 8], 1)
+    anchors = utils.generate_pyramid_anchors((8, 16), [0.5, 1, 2], [(3, 2), (1, 1)], [4, 8], 1)
     assert anchors.shape == (3 * 2 * 3 + 3, 4)
-    np.testing.assert_array_equal(anchors[18:], utils.generate_anchors(16, [.5, 1, 2], (1, 1), 8, 1))
+    np.testing.assert_array_equal(
+        anchors[18:], utils.generate_anchors(16, [0.5, 1, 2], (1, 1), 8, 1)
+    )
     # row, column, ratio: the square anchor of row 1, column 0
     np.testing.assert_allclose(anchors[1 * 6 + 0 * 3 + 1], [0, -4, 8, 4])
     with pytest.raises(ValueError, match="1 scales, 2 maps, 2 strides"):
         utils.generate_pyramid_anchors((8,), [1], [(3, 2), (1, 1)], [4, 8], 1)
 
 
-# ---- Datasets -----------------------------------------------------------------------------------------
+# ---- Datasets ------------------------------------------------------------------------------------
+
 
 def two_sources():
     dataset = utils.Dataset()
@@ -295,10 +365,11 @@ def test_default_load_mask_has_the_images_shape(caplog):
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
 def test_load_image_of_any_mode_is_rgb(mode, tmp_path):
     from PIL import Image
+
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[:, 3:] = 255
     if mode == "I;16":
-        image = Image.fromarray((pixels[:, :, 0].astype(np.uint16) * 257))
+        image = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
     else:
         image = Image.fromarray(pixels).convert(mode)
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
@@ -316,6 +387,7 @@ def test_load_image_of_any_mode_is_rgb(mode, tmp_path):
 
 def test_load_image_applies_the_cameras_rotation(tmp_path):
     from PIL import Image
+
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[0, 0] = 255
     exif = Image.Exif()
@@ -340,25 +412,35 @@ def test_load_image_names_the_file_that_fails(tmp_path):
         dataset.load_image(2)
 
 
-# ---- Resizing -----------------------------------------------------------------------------------------
+# ---- Resizing ------------------------------------------------------------------------------------
+
 
 def ramp(height, width, channels=3):
-    return (np.arange(height * width * channels) % 251).reshape(height, width, channels).astype(np.uint8)
+    return (
+        (np.arange(height * width * channels) % 251)
+        .reshape(height, width, channels)
+        .astype(np.uint8)
+    )
 
 
-@pytest.mark.parametrize("shape, window, new_shape, scale", [
-    ((480, 640, 3), (0, 0, 800, 1067), (800, 1088, 3), 800 / 480),  # shorter edge 800
-    ((1000, 3000, 1), (0, 0, 444, 1333), (448, 1344, 1), 1333 / 3000),  # longer edge 1333
-    ((1600, 1600, 1), (0, 0, 800, 800), (800, 800, 1), .5)])  # scaled down, divides by 32
+@pytest.mark.parametrize(
+    "shape, window, new_shape, scale",
+    [
+        ((480, 640, 3), (0, 0, 800, 1067), (800, 1088, 3), 800 / 480),  # shorter edge 800
+        ((1000, 3000, 1), (0, 0, 444, 1333), (448, 1344, 1), 1333 / 3000),  # longer edge 1333
+        ((1600, 1600, 1), (0, 0, 800, 800), (800, 800, 1), 0.5),
+    ],
+)  # scaled down, divides by 32
 def test_resize_shorter(shape, window, new_shape, scale):
     """Mask R-CNN, section 3.1, and torchvision's default sizes."""
     image, actual_window, actual_scale, padding, crop = utils.resize_image(
-        np.full(shape, 200, np.uint8), min_dim=800, max_dim=1333, mode="shorter")
+        np.full(shape, 200, np.uint8), min_dim=800, max_dim=1333, mode="shorter"
+    )
     assert (image.shape, actual_window, crop) == (new_shape, window, None)
     assert actual_scale == pytest.approx(scale)
     assert padding == [(0, new_shape[0] - window[2]), (0, new_shape[1] - window[3]), (0, 0)]
-    assert (image[:window[2], :window[3]] >= 199).all()
-    assert not image[window[2]:].any() and not image[:, window[3]:].any()
+    assert (image[: window[2], : window[3]] >= 199).all()
+    assert not image[window[2] :].any() and not image[:, window[3] :].any()
 
 
 def test_resize_by_hand():
@@ -366,10 +448,12 @@ def test_resize_by_hand():
     image = np.array([[[0], [100]]], np.float32)
     resized, window, scale, padding, _ = utils.resize_image(image, min_dim=2, max_dim=4)
     # Vertically a single row between zeros: weight .75 on both rows.
-    np.testing.assert_allclose(resized[1:3, :, 0], [[0, .75 * 25, .75 * 75, .75 * 75]] * 2)
+    np.testing.assert_allclose(resized[1:3, :, 0], [[0, 0.75 * 25, 0.75 * 75, 0.75 * 75]] * 2)
     assert (window, scale, padding) == ((1, 0, 3, 4), 2, [(1, 1), (0, 0), (0, 0)])
     # An image of one value keeps it at the rim, where zeros outside would darken it.
-    assert np.unique(utils.resize_image(np.full((3, 3, 1), 80, np.float32), min_dim=7, max_dim=7)[0]).tolist() == [80]
+    assert np.unique(
+        utils.resize_image(np.full((3, 3, 1), 80, np.float32), min_dim=7, max_dim=7)[0]
+    ).tolist() == [80]
 
 
 @pytest.mark.parametrize("shape", [(15, 21, 3), (40, 9, 3), (8, 8, 1), (30, 30, 4)])
@@ -384,10 +468,12 @@ def test_fast_resize_is_skimages(shape, dtype):
 def test_resize_of_bool():
     """README 8: current scikit-image refuses to interpolate booleans."""
     mask = np.array([[0, 1], [0, 1]], bool)
-    np.testing.assert_allclose(utils.resize(mask, (2, 4)), [[0, .25, .75, .75]] * 2)
+    np.testing.assert_allclose(utils.resize(mask, (2, 4)), [[0, 0.25, 0.75, 0.75]] * 2)
 
 
-@pytest.mark.parametrize("mode, expected", [("square", (75, 75)), ("pad64", (128, 64)), ("none", (75, 33))])
+@pytest.mark.parametrize(
+    "mode, expected", [("square", (75, 75)), ("pad64", (128, 64)), ("none", (75, 33))]
+)
 def test_resize_without_bounds(mode, expected):
     """README 9, resize_pad64_min_none, resize_square_nomax: None is no bound."""
     image, window, scale, padding, crop = utils.resize_image(ramp(75, 33), mode=mode)
@@ -401,7 +487,10 @@ def test_resize_without_bounds(mode, expected):
 
 def test_min_scale_raises_the_scale():
     """Beyond min_dim, but max_dim bounds it in square mode."""
-    assert utils.resize_image(ramp(20, 40), min_dim=None, min_scale=2, mode="pad64")[1:3] == ((12, 24, 52, 104), 2)
+    assert utils.resize_image(ramp(20, 40), min_dim=None, min_scale=2, mode="pad64")[1:3] == (
+        (12, 24, 52, 104),
+        2,
+    )
     assert utils.resize_image(ramp(20, 40), min_dim=30, max_dim=64, min_scale=2)[2] == 64 / 40
     assert utils.resize_image(ramp(20, 40), min_dim=64, min_scale=2, mode="pad64")[2] == 64 / 20
 
@@ -421,11 +510,15 @@ def test_resize_gray(mode):
     assert flat[1:] == deep[1:]
 
 
-@pytest.mark.parametrize("kwargs, message", [
-    (dict(mode="crop"), "crop needs min_dim.*None"),
-    (dict(mode="shorter", max_dim=64), "shorter needs min_dim.*None"),
-    (dict(mode="pad64", min_dim=100), "divides by 64.*100"),
-    (dict(mode="zoom"), "none, square, pad64, crop, shorter.*'zoom'")])
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(mode="crop"), "crop needs min_dim.*None"),
+        (dict(mode="shorter", max_dim=64), "shorter needs min_dim.*None"),
+        (dict(mode="pad64", min_dim=100), "divides by 64.*100"),
+        (dict(mode="zoom"), "none, square, pad64, crop, shorter.*'zoom'"),
+    ],
+)
 def test_resize_refuses(kwargs, message):
     """README 9, resize_crop_none and others: with a message."""
     with pytest.raises(ValueError, match=message):
@@ -444,21 +537,27 @@ def test_crop_is_drawn_from_rng():
     places = set()
     rng = np.random.default_rng(0)
     for _ in range(40):
-        image, window, scale, _, (y, x, height, width) = utils.resize_image(ramp(20, 50), 30, mode="crop", rng=rng)
+        image, window, scale, _, (y, x, height, width) = utils.resize_image(
+            ramp(20, 50), 30, mode="crop", rng=rng
+        )
         assert (window, scale, height, width, y) == ((0, 0, 30, 30), 1.5, 30, 30, 0)
-        np.testing.assert_array_equal(image, whole[y:y + 30, x:x + 30])
+        np.testing.assert_array_equal(image, whole[y : y + 30, x : x + 30])
         places.add(x)
     assert min(places) >= 0 and max(places) <= 45 and len(places) > 15
-    seeded = [utils.resize_image(ramp(20, 50), 30, mode="crop", rng=np.random.default_rng(5))[4] for _ in range(2)]
+    seeded = [
+        utils.resize_image(ramp(20, 50), 30, mode="crop", rng=np.random.default_rng(5))[4]
+        for _ in range(2)
+    ]
     assert seeded[0] == seeded[1]
     random.seed(4)
     first = utils.resize_image(ramp(20, 50), 30, mode="crop")[4]
     assert first == utils.resize_image(ramp(20, 50), 30, mode="crop", rng=random.Random(4))[4]
 
 
-@pytest.mark.parametrize("side, scale", [(10, 1.37), (33, .53), (64, 2), (75, 1.6), (7, 3.3)])
+@pytest.mark.parametrize("side, scale", [(10, 1.37), (33, 0.53), (64, 2), (75, 1.6), (7, 3.3)])
 def test_resize_mask_is_scipys_zoom(side, scale):
     import scipy.ndimage
+
     mask = np.random.default_rng(0).integers(0, 2, (side, side + 3, 2)).astype(np.uint8)
     actual = utils.resize_mask(mask, scale, [(0, 0)] * 3)
     assert actual.dtype == np.uint8
@@ -468,7 +567,7 @@ def test_resize_mask_is_scipys_zoom(side, scale):
 def test_resize_mask_keeps_the_last_row():
     """scipy's zoom loses it where its position rounds to just outside, as with 28 rows halved."""
     mask = np.ones((28, 28, 1), bool)
-    assert utils.resize_mask(mask, .5, [(0, 0)] * 3).all()
+    assert utils.resize_mask(mask, 0.5, [(0, 0)] * 3).all()
 
 
 def test_masks_follow_their_image():
@@ -477,14 +576,17 @@ def test_masks_follow_their_image():
     image[20:50, 30:60] = 255
     mask = image[:, :, :1] > 0
     for mode in ("square", "pad64", "crop", "shorter", "none"):
-        resized, _, scale, padding, crop = utils.resize_image(image, 64, 128, mode=mode, rng=random.Random(0))
+        resized, _, scale, padding, crop = utils.resize_image(
+            image, 64, 128, mode=mode, rng=random.Random(0)
+        )
         moved = utils.resize_mask(mask, scale, padding, crop)[:, :, 0]
         expected = resized[:, :, 0] > 127
         assert moved.shape == expected.shape
-        assert np.count_nonzero(moved & expected) / np.count_nonzero(moved | expected) > .9, mode
+        assert np.count_nonzero(moved & expected) / np.count_nonzero(moved | expected) > 0.9, mode
 
 
-# ---- Masks --------------------------------------------------------------------------------------------
+# ---- Masks ---------------------------------------------------------------------------------------
+
 
 def test_paste_of_a_full_mask():
     """torchvision: a full 6x6 mask at x 0, y 2 of a 10x10 image."""
@@ -496,27 +598,31 @@ def test_paste_of_a_full_mask():
 
 
 def test_paste_has_zeros_outside_the_mask():
-    """2x2 to 4x4 samples at -.25, .25, .75, 1.25: the weights of the two rows are (.75, 0), (.75, .25),
-    (.25, .75), (0, .75). Only at (1, 1) is .6 * (9 + 3 + 3) / 16 = .5625; (1, 2) is .6 * 13 / 16 = .4875 and
-    the rim at most .45, which would be .6 if the mask's edge were repeated."""
-    pasted = utils.unmold_mask(np.array([[.6, .6], [.6, 0]]), (0, 0, 4, 4), (4, 4))
+    """2x2 to 4x4 samples at -.25, .25, .75, 1.25: the weights of the two rows are (.75, 0), (.75,
+    .25), (.25, .75), (0, .75). Only at (1, 1) is .6 * (9 + 3 + 3) / 16 = .5625; (1, 2) is .6 * 13 /
+    16 = .4875 and the rim at most .45, which would be .6 if the mask's edge were repeated."""
+    pasted = utils.unmold_mask(np.array([[0.6, 0.6], [0.6, 0]]), (0, 0, 4, 4), (4, 4))
     assert np.argwhere(pasted).tolist() == [[1, 1]]
     # But a mask that is foreground everywhere stays so at the rim.
-    assert utils.unmold_mask(np.full((2, 2), .5), (0, 0, 4, 4), (4, 4)).all()
-    assert not utils.unmold_mask(np.full((2, 2), .499), (0, 0, 4, 4), (4, 4)).any()
+    assert utils.unmold_mask(np.full((2, 2), 0.5), (0, 0, 4, 4), (4, 4)).all()
+    assert not utils.unmold_mask(np.full((2, 2), 0.499), (0, 0, 4, 4), (4, 4)).any()
 
 
 def test_paste_beyond_the_image():
-    """README 8, unmold_mask_outside: a box beyond the image crashes. It is the part of a larger image."""
+    """README 8, unmold_mask_outside: a box beyond the image crashes. It is the part of a larger
+    image."""
     soft = np.random.default_rng(0).random((28, 28))
     for box in ((-7, -20, 30, 25), (10, 30, 60, 90), (-5, -5, 50, 60), (30, 5, 45, 30)):
         shifted = np.array(box) + 100
         large = utils.unmold_mask(soft, shifted, (300, 300))
-        np.testing.assert_array_equal(utils.unmold_mask(soft, box, (40, 50)), large[100:140, 100:150])
+        np.testing.assert_array_equal(
+            utils.unmold_mask(soft, box, (40, 50)), large[100:140, 100:150]
+        )
         assert large.any()
     (mask, box, shape), _ = recorded("unmold_mask_outside")
-    np.testing.assert_array_equal(utils.unmold_mask(mask, box, shape),
-                                  utils.unmold_mask(mask, box, (60, 60))[:40, :40])
+    np.testing.assert_array_equal(
+        utils.unmold_mask(mask, box, shape), utils.unmold_mask(mask, box, (60, 60))[:40, :40]
+    )
     assert not utils.unmold_masks(soft[None], [(50, 5, 60, 30)], (40, 50)).any()
     assert not utils.unmold_masks(soft[None], [(5, 5, 5, 30)], (40, 50)).any()
 
@@ -530,11 +636,17 @@ def test_unmold_masks_is_unmold_mask_of_each():
     for i in range(3):
         y1, x1, y2, x2 = boxes[i]
         expected = np.zeros((80, 90), bool)
-        expected[y1:y2, x1:x2] = utils.resize(soft[i], (y2 - y1, x2 - x1)) >= .5
+        expected[y1:y2, x1:x2] = utils.resize(soft[i], (y2 - y1, x2 - x1)) >= 0.5
         assert (masks[:, :, i] != expected).sum() <= 1
-        np.testing.assert_array_equal(utils.unmold_mask(soft[i], boxes[i], (80, 90, 3)), masks[:, :, i])
-    assert utils.unmold_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), (80, 90, 3)).shape == (80, 90, 0)
-    assert utils.unmold_masks(soft, boxes, (80, 90), threshold=.9).sum() < masks.sum() / 2
+        np.testing.assert_array_equal(
+            utils.unmold_mask(soft[i], boxes[i], (80, 90, 3)), masks[:, :, i]
+        )
+    assert utils.unmold_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), (80, 90, 3)).shape == (
+        80,
+        90,
+        0,
+    )
+    assert utils.unmold_masks(soft, boxes, (80, 90), threshold=0.9).sum() < masks.sum() / 2
     with pytest.raises(ValueError, match=r"\(3, 28, 28\), 2 boxes"):
         utils.unmold_masks(soft, boxes[:2], (80, 90))
 
@@ -543,7 +655,9 @@ def test_minimize_mask_by_hand():
     """Columns 0 0 1 1 to two: the samples lie at .5 and 2.5, between equal pixels."""
     mask = np.zeros((6, 8, 1), bool)
     mask[1:5, 4:6] = True
-    assert utils.minimize_mask([[1, 2, 5, 6]], mask, (2, 2))[:, :, 0].tolist() == [[False, True]] * 2
+    assert (
+        utils.minimize_mask([[1, 2, 5, 6]], mask, (2, 2))[:, :, 0].tolist() == [[False, True]] * 2
+    )
     # 0 1 1 0: both samples are exactly half, which rounds down to even.
     mask = np.zeros((6, 8, 1), bool)
     mask[1:5, 3:5] = True
@@ -573,13 +687,18 @@ def test_expand_mask_of_integers():
     mini[1:3, 1:3] = True
     expanded = utils.expand_mask([[2, 2, 10, 10]], mini, (12, 12, 3))
     assert expanded[4:8, 4:8].all() and expanded.sum() == 16 and expanded.dtype == bool
-    np.testing.assert_array_equal(utils.expand_mask([[2, 2, 10, 10]], mini.astype(np.uint8), (12, 12, 3)), expanded)
+    np.testing.assert_array_equal(
+        utils.expand_mask([[2, 2, 10, 10]], mini.astype(np.uint8), (12, 12, 3)), expanded
+    )
 
 
 def test_expand_mask_rounds_half_to_even():
     """Two columns to three are sampled at -1/6, 1/2, 7/6: the middle is exactly half."""
     mini = np.array([[1, 0], [1, 0]], bool)[:, :, None]
-    assert utils.expand_mask([[0, 0, 2, 3]], mini, (2, 3))[:, :, 0].tolist() == [[True, False, False]] * 2
+    assert (
+        utils.expand_mask([[0, 0, 2, 3]], mini, (2, 3))[:, :, 0].tolist()
+        == [[True, False, False]] * 2
+    )
 
 
 def test_crop_and_paste_keeps_objects():
@@ -590,7 +709,7 @@ def test_crop_and_paste_keeps_objects():
     masks = np.stack([radius < 40 + 5 * k + 12 * np.sin(angle * (k + 1)) for k in range(6)], -1)
     boxes = utils.extract_bboxes(masks)
     back = utils.expand_mask(boxes, utils.minimize_mask(boxes, masks, (28, 28)), (200, 200))
-    assert np.diag(utils.compute_overlaps_masks(masks, back)).mean() > .94
+    assert np.diag(utils.compute_overlaps_masks(masks, back)).mean() > 0.94
 
 
 def test_mold_mask():
@@ -606,10 +725,12 @@ def test_overlaps_of_masks_by_hand():
     """README 7, overlaps_masks_zero: empty masks give 0/0."""
     masks = masks_of((10, 10), (0, 0, 4, 4), (0, 0, 4, 2), (5, 5, 9, 9), (0, 0, 0, 0))
     overlaps = utils.compute_overlaps_masks(masks, masks)
-    assert overlaps.tolist() == [[1, .5, 0, 0], [.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert overlaps.tolist() == [[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
     assert overlaps.dtype == np.float32
-    np.testing.assert_array_equal(utils.compute_overlaps_masks(masks * .6, masks.astype(np.uint8)), overlaps)
-    assert not utils.compute_overlaps_masks(masks * .5, masks).any()
+    np.testing.assert_array_equal(
+        utils.compute_overlaps_masks(masks * 0.6, masks.astype(np.uint8)), overlaps
+    )
+    assert not utils.compute_overlaps_masks(masks * 0.5, masks).any()
     with pytest.raises(ValueError, match=r"\(10, 10\) and \(9, 10\)"):
         utils.compute_overlaps_masks(masks, masks[1:])
     args, _ = recorded("overlaps_masks_zero")
@@ -619,81 +740,113 @@ def test_overlaps_of_masks_by_hand():
 def test_overlaps_of_masks_both_ways():
     """Counted in the boxes' common part or by a matrix product: the same numbers."""
     rng = np.random.default_rng(0)
-    masks1, masks2 = rng.random((50, 40, 30)) < .5, rng.random((50, 40, 23)) < .3
+    masks1, masks2 = rng.random((50, 40, 30)) < 0.5, rng.random((50, 40, 23)) < 0.3
     masks1[:30, :, :20] = masks2[:, 10:, 4:] = False
     common = (masks1[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1))
     np.testing.assert_array_equal(utils._common_pixels_dense(masks1, masks2), common)
 
     def one_behind_the_other(masks):
         return np.ascontiguousarray(masks.transpose(2, 0, 1)).transpose(1, 2, 0)
-    for first, second in ((masks1, masks2), (one_behind_the_other(masks1), masks2),
-                          (one_behind_the_other(masks1), one_behind_the_other(masks2))):
+
+    for first, second in (
+        (masks1, masks2),
+        (one_behind_the_other(masks1), masks2),
+        (one_behind_the_other(masks1), one_behind_the_other(masks2)),
+    ):
         cut = [utils._boxes_and_crops(masks) for masks in (first, second)]
-        for crops in ([] if cut[0][1][0].dtype != cut[1][1][0].dtype else [cut]) + [[utils._unpacked(*each) for each in cut]]:
+        for crops in ([] if cut[0][1][0].dtype != cut[1][1][0].dtype else [cut]) + [
+            [utils._unpacked(*each) for each in cut]
+        ]:
             (boxes1, crops1), (boxes2, crops2) = crops
-            np.testing.assert_array_equal(utils._common_pixels(boxes1, crops1, boxes2, crops2, common > 0), common)
-            assert [utils._count_pixels(crop) for crop in crops1] == masks1.sum(axis=(0, 1)).tolist()
-        np.testing.assert_allclose(utils.compute_overlaps_masks(first, second), common / (
-            masks1.sum(axis=(0, 1))[:, None] + masks2.sum(axis=(0, 1)) - common), rtol=1e-6)
+            np.testing.assert_array_equal(
+                utils._common_pixels(boxes1, crops1, boxes2, crops2, common > 0), common
+            )
+            assert [utils._count_pixels(crop) for crop in crops1] == masks1.sum(
+                axis=(0, 1)
+            ).tolist()
+        np.testing.assert_allclose(
+            utils.compute_overlaps_masks(first, second),
+            common / (masks1.sum(axis=(0, 1))[:, None] + masks2.sum(axis=(0, 1)) - common),
+            rtol=1e-6,
+        )
     for first in (masks1, masks1[:, :, :1]):  # many large masks go the dense way
         expected = (first[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1)) / (
-            first[..., :, None] | masks2[..., None, :]).sum(axis=(0, 1))
+            first[..., :, None] | masks2[..., None, :]
+        ).sum(axis=(0, 1))
         np.testing.assert_allclose(utils.compute_overlaps_masks(first, masks2), expected, rtol=1e-6)
 
 
-# ---- Matching and average precision -------------------------------------------------------------------
+# ---- Matching and average precision --------------------------------------------------------------
+
 
 def scene():
-    """Two objects; best prediction fits the first, the next nothing, the last half of the second."""
+    """Two objects; best prediction fits the first, the next nothing, the last half of the
+    second."""
     gt = (0, 0, 10, 10), (20, 20, 30, 30)
     pred = (0, 0, 5, 10), (40, 40, 50, 50), (20, 20, 30, 28)
     gt_boxes, pred_boxes = np.array(gt), np.array(pred)[[2, 0, 1]]
     pred_masks = masks_of((60, 60), *pred)[:, :, [2, 0, 1]]
-    return (gt_boxes, np.array([1, 2]), masks_of((60, 60), *gt),
-            pred_boxes, np.array([2, 1, 1]), np.array([.7, .9, .8]), pred_masks)
+    return (
+        gt_boxes,
+        np.array([1, 2]),
+        masks_of((60, 60), *gt),
+        pred_boxes,
+        np.array([2, 1, 1]),
+        np.array([0.7, 0.9, 0.8]),
+        pred_masks,
+    )
 
 
 def test_matches_by_hand():
     gt_match, pred_match, overlaps = utils.compute_matches(*scene())
     assert gt_match.tolist() == [0, 2] and pred_match.tolist() == [0, -1, 1]
-    np.testing.assert_allclose(overlaps, [[.5, 0], [0, 0], [0, .8]], rtol=1e-6)
+    np.testing.assert_allclose(overlaps, [[0.5, 0], [0, 0], [0, 0.8]], rtol=1e-6)
     # a match has at least the threshold
-    assert utils.compute_matches(*scene(), iou_threshold=.51)[1].tolist() == [-1, -1, 1]
+    assert utils.compute_matches(*scene(), iou_threshold=0.51)[1].tolist() == [-1, -1, 1]
     # of the right class
     gt_boxes, _, *rest = scene()
     assert utils.compute_matches(gt_boxes, np.array([1, 1]), *rest)[1].tolist() == [0, -1, -1]
 
 
 def test_each_object_is_matched_once_by_the_best_score():
-    """The better score takes the object although the other fits better; the other takes the next."""
+    """The better score takes the object although the other fits better; the other takes the
+    next."""
     gt = masks_of((20, 20), (0, 0, 10, 10), (0, 0, 10, 6))
     pred = masks_of((20, 20), (0, 0, 10, 10), (0, 0, 10, 9))
     boxes = utils.extract_bboxes
     ids = np.array([1, 1])
-    gt_match, pred_match, _ = utils.compute_matches(boxes(gt), ids, gt, boxes(pred), ids, np.array([.5, .9]), pred)
+    gt_match, pred_match, _ = utils.compute_matches(
+        boxes(gt), ids, gt, boxes(pred), ids, np.array([0.5, 0.9]), pred
+    )
     assert pred_match.tolist() == [0, 1] and gt_match.tolist() == [0, 1]
 
 
 def test_ap_by_hand():
-    """Hit, miss, hit of two objects: recall .5 at precision 1, then 1 at 2/3: .5 + .5 * 2/3 = .8333."""
+    """Hit, miss, hit of two objects: recall .5 at precision 1, then 1 at 2/3: .5 + .5 * 2/3 =
+    .8333."""
     ap, precisions, recalls, overlaps = utils.compute_ap(*scene())
-    assert ap == pytest.approx(.5 + .5 * 2 / 3)
+    assert ap == pytest.approx(0.5 + 0.5 * 2 / 3)
     np.testing.assert_allclose(precisions, [1, 1, 2 / 3, 2 / 3, 0])
-    np.testing.assert_allclose(recalls, [0, .5, .5, 1, 1])
+    np.testing.assert_allclose(recalls, [0, 0.5, 0.5, 1, 1])
     assert overlaps.shape == (3, 2)
     # IoU .5 counts at .5 alone; .8 counts up to .8, ranked third: AP .5 * 1/3.
-    above = .5 * 1 / 3
-    assert utils.compute_ap_range(*scene(), iou_thresholds=[.5, .75, .85], verbose=0) == pytest.approx(
-        (.5 + .5 * 2 / 3 + above + 0) / 3)
+    above = 0.5 * 1 / 3
+    assert utils.compute_ap_range(
+        *scene(), iou_thresholds=[0.5, 0.75, 0.85], verbose=0
+    ) == pytest.approx((0.5 + 0.5 * 2 / 3 + above + 0) / 3)
 
 
 def test_ap_range_takes_arrays_and_logs(caplog, capsys):
     """README 6, compute_ap_range_array: an array of thresholds is refused."""
     args, kwargs = recorded("compute_ap_range_array")
     assert isinstance(kwargs["iou_thresholds"], np.ndarray)
-    expected = np.mean([utils.compute_ap(*args, iou_threshold=t)[0] for t in kwargs["iou_thresholds"]])
+    expected = np.mean(
+        [utils.compute_ap(*args, iou_threshold=t)[0] for t in kwargs["iou_thresholds"]]
+    )
     with caplog.at_level(logging.INFO, logger="mrcnn.utils"):
-        assert utils.compute_ap_range(*args, iou_thresholds=kwargs["iou_thresholds"]) == pytest.approx(expected)
+        assert utils.compute_ap_range(
+            *args, iou_thresholds=kwargs["iou_thresholds"]
+        ) == pytest.approx(expected)
     assert len(caplog.records) == 3 and capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="at least one"):
         utils.compute_ap_range(*args, iou_thresholds=[])
@@ -701,12 +854,15 @@ def test_ap_range_takes_arrays_and_logs(caplog, capsys):
 
 @pytest.mark.parametrize("seed", [40, 41, 42, 43])
 def test_score_threshold_cuts_scores(seed):
-    """README 6, compute_matches_score_*: the original cuts IoUs. Predictions below match nothing."""
+    """README 6, compute_matches_score_*: the original cuts IoUs. Predictions below match
+    nothing."""
     args, kwargs = recorded(f"compute_matches_score_{seed}")
     gt_boxes, gt_ids, gt_masks, boxes, ids, scores, masks = args
     gt_match, pred_match, overlaps = utils.compute_matches(*args, **kwargs)
     keep = scores >= kwargs["score_threshold"]
-    alone = utils.compute_matches(gt_boxes, gt_ids, gt_masks, boxes[keep], ids[keep], scores[keep], masks[..., keep])
+    alone = utils.compute_matches(
+        gt_boxes, gt_ids, gt_masks, boxes[keep], ids[keep], scores[keep], masks[..., keep]
+    )
     count = keep.sum()
     assert 0 < count < len(keep)
     np.testing.assert_array_equal(gt_match, alone[0])
@@ -720,14 +876,20 @@ def test_zero_row_among_predictions():
     *gt, boxes, ids, scores, masks = args
     keep = boxes.any(axis=1)
     assert keep.sum() == 9 and keep[-1]
-    expected = utils.compute_matches(*gt, boxes[keep], ids[keep], scores[keep], masks[..., keep], **kwargs)
+    expected = utils.compute_matches(
+        *gt, boxes[keep], ids[keep], scores[keep], masks[..., keep], **kwargs
+    )
     for a, b in zip(utils.compute_matches(*args, **kwargs), expected):
         np.testing.assert_array_equal(a, b)
 
 
 def test_zero_rows_of_ground_truth():
     gt_boxes, gt_ids, gt_masks, *pred = scene()
-    padded = np.insert(gt_boxes, 1, 0, axis=0), np.insert(gt_ids, 1, 0), np.insert(gt_masks, 1, False, axis=2)
+    padded = (
+        np.insert(gt_boxes, 1, 0, axis=0),
+        np.insert(gt_ids, 1, 0),
+        np.insert(gt_masks, 1, False, axis=2),
+    )
     assert utils.compute_matches(*padded, *pred)[0].tolist() == [0, 2]
     # masks of real objects alone
     assert utils.compute_matches(padded[0], padded[1], gt_masks, *pred)[0].tolist() == [0, 2]
@@ -739,48 +901,63 @@ def test_one_pixel_box_at_the_origin_is_no_padding():
     """README 4, in pixels: (0, 0, 1, 1) is an object."""
     mask = masks_of((5, 5), (0, 0, 1, 1))
     box = np.array([[0, 0, 1, 1]])
-    assert utils.compute_ap(box, [1], mask, box, [1], [.9], mask)[0] == 1
+    assert utils.compute_ap(box, [1], mask, box, [1], [0.9], mask)[0] == 1
 
 
 def test_ap_without_ground_truth_or_predictions():
-    """README 6, compute_ap_nogt: divides by zero. AP is NaN, and no warning comes (warnings are errors)."""
+    """README 6, compute_ap_nogt: divides by zero. AP is NaN, and no warning comes (warnings are
+    errors)."""
     gt_boxes, gt_ids, gt_masks, boxes, ids, scores, masks = scene()
     none = np.zeros((0, 4)), np.zeros(0, int), np.zeros((60, 60, 0), bool)
     ap, precisions, recalls, overlaps = utils.compute_ap(*none, boxes, ids, scores, masks)
     assert np.isnan(ap) and not precisions.any() and overlaps.shape == (3, 0)
     assert recalls[[0, -1]].tolist() == [0, 1] and np.isnan(recalls[1:-1]).all()
     assert np.isnan(utils.compute_ap_range(*none, boxes, ids, scores, masks, verbose=0))
-    ap, precisions, recalls, overlaps = utils.compute_ap(gt_boxes, gt_ids, gt_masks, *none[:2], np.zeros(0), none[2])
-    assert ap == 0 and precisions.tolist() == [0, 0] and recalls.tolist() == [0, 1] and overlaps.shape == (0, 2)
+    ap, precisions, recalls, overlaps = utils.compute_ap(
+        gt_boxes, gt_ids, gt_masks, *none[:2], np.zeros(0), none[2]
+    )
+    assert (
+        ap == 0
+        and precisions.tolist() == [0, 0]
+        and recalls.tolist() == [0, 1]
+        and overlaps.shape == (0, 2)
+    )
     assert np.isnan(utils.compute_ap(*none, *none[:2], np.zeros(0), none[2])[0])
 
 
 def test_recall_by_hand():
     gt = np.array([[0, 0, 10, 10], [20, 20, 30, 30]])
     pred = np.array([[0, 0, 10, 9], [0, 0, 10, 10], [50, 50, 60, 60]])
-    recall, ids = utils.compute_recall(pred, gt, .5)
-    assert recall == .5 and ids.tolist() == [0, 1]
-    assert np.isnan(utils.compute_recall(pred, gt[:0], .5)[0])
-    recall, ids = utils.compute_recall(pred[:0], gt, .5)
+    recall, ids = utils.compute_recall(pred, gt, 0.5)
+    assert recall == 0.5 and ids.tolist() == [0, 1]
+    assert np.isnan(utils.compute_recall(pred, gt[:0], 0.5)[0])
+    recall, ids = utils.compute_recall(pred[:0], gt, 0.5)
     assert recall == 0 and ids.shape == (0,)
 
 
-# ---- For existing code --------------------------------------------------------------------------------
+# ---- For existing code ---------------------------------------------------------------------------
+
 
 def test_batch_slice():
     from keras import ops
-    x, y = np.arange(6.).reshape(3, 2), np.arange(3.)
+
+    x, y = np.arange(6.0).reshape(3, 2), np.arange(3.0)
     total = utils.batch_slice([x, y], lambda a, b: ops.sum(a) + b, 3)
     np.testing.assert_allclose(ops.convert_to_numpy(total), [1, 6, 11])
-    doubled, summed = utils.batch_slice(x, lambda a: (a * 2, ops.sum(a)), 2, names=["doubled", "summed"])
+    doubled, summed = utils.batch_slice(
+        x, lambda a: (a * 2, ops.sum(a)), 2, names=["doubled", "summed"]
+    )
     np.testing.assert_allclose(ops.convert_to_numpy(doubled), x[:2] * 2)
     np.testing.assert_allclose(ops.convert_to_numpy(summed), [1, 5])
 
 
 def test_download_is_forwarded(monkeypatch):
     import mrcnn
+
     calls = []
-    fake = types.SimpleNamespace(download_trained_weights=lambda path, verbose: calls.append((path, verbose)))
+    fake = types.SimpleNamespace(
+        download_trained_weights=lambda path, verbose: calls.append((path, verbose))
+    )
     monkeypatch.setitem(sys.modules, "mrcnn.weights", fake)
     monkeypatch.setattr(mrcnn, "weights", fake, raising=False)
     utils.download_trained_weights("coco.h5", verbose=0)

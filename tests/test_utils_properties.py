@@ -1,9 +1,9 @@
 """What holds for any boxes, masks and images: inverses, round trips, bounds."""
+
 import random
 
 import numpy as np
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from mrcnn import utils
 
@@ -12,7 +12,10 @@ seeds = st.integers(0, 2**32 - 1)
 
 
 def pixel_boxes(rng, count, height, width, smallest=1):
-    y, x = (np.sort(rng.integers(0, side - smallest + 1, (count, 2)), axis=1) for side in (height, width))
+    y, x = (
+        np.sort(rng.integers(0, side - smallest + 1, (count, 2)), axis=1)
+        for side in (height, width)
+    )
     return np.stack([y[:, 0], x[:, 0], y[:, 1] + smallest, x[:, 1] + smallest], 1)
 
 
@@ -21,8 +24,11 @@ def blobs(rng, count, height, width):
     rows, columns = np.mgrid[:height, :width]
     masks = []
     for y1, x1, y2, x2 in pixel_boxes(rng, count, height, width, 5):
-        masks.append(((rows + .5 - (y1 + y2) / 2) / (y2 - y1)) ** 2
-                     + ((columns + .5 - (x1 + x2) / 2) / (x2 - x1)) ** 2 <= .25)
+        masks.append(
+            ((rows + 0.5 - (y1 + y2) / 2) / (y2 - y1)) ** 2
+            + ((columns + 0.5 - (x1 + x2) / 2) / (x2 - x1)) ** 2
+            <= 0.25
+        )
     masks = np.stack(masks, -1)
     return masks, utils.extract_bboxes(masks)
 
@@ -57,7 +63,10 @@ def test_overlaps_are_symmetric_and_bounded(seed):
     assert overlaps.min() >= 0 and overlaps.max() <= 1
     np.testing.assert_array_equal(np.diag(utils.compute_overlaps(boxes1, boxes1)), 1)
     # Full masks overlap as their boxes do.
-    masks1, masks2 = (utils.unmold_masks(np.ones((len(boxes), 2, 2)), boxes, (40, 40)) for boxes in (boxes1, boxes2))
+    masks1, masks2 = (
+        utils.unmold_masks(np.ones((len(boxes), 2, 2)), boxes, (40, 40))
+        for boxes in (boxes1, boxes2)
+    )
     np.testing.assert_array_equal(utils.extract_bboxes(masks1), boxes1)
     np.testing.assert_allclose(utils.compute_overlaps_masks(masks1, masks2), overlaps, rtol=1e-6)
 
@@ -85,7 +94,7 @@ def test_mini_masks_and_back(seed, side):
     back = utils.expand_mask(boxes, mini, masks.shape)
     assert back.shape == masks.shape
     overlaps = np.diag(utils.compute_overlaps_masks(masks, back))
-    assert overlaps.min() > .75 and overlaps.mean() > .88
+    assert overlaps.min() > 0.75 and overlaps.mean() > 0.88
     for i, (y1, x1, y2, x2) in enumerate(boxes):
         outside = back[:, :, i].copy()
         outside[y1:y2, x1:x2] = False
@@ -101,19 +110,26 @@ def test_unmolding_a_crop_gives_the_mask(seed):
     soft = rng.random((height, width)).astype(np.float32)
     y, x = rng.integers(-10, 30, 2)
     canvas = np.zeros((80, 80), bool)
-    canvas[y + 20:y + 20 + height, x + 20:x + 20 + width] = soft >= .5
+    canvas[y + 20 : y + 20 + height, x + 20 : x + 20 + width] = soft >= 0.5
     pasted = utils.unmold_mask(soft, (y, x, y + height, x + width), (40, 45))
     np.testing.assert_array_equal(pasted, canvas[20:60, 20:65])
 
 
 @quick
-@given(seeds, st.integers(1, 60), st.integers(1, 60), st.sampled_from(["square", "pad64", "shorter", "none", "crop"]),
-       st.sampled_from([np.uint8, np.float32]))
+@given(
+    seeds,
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from(["square", "pad64", "shorter", "none", "crop"]),
+    st.sampled_from([np.uint8, np.float32]),
+)
 def test_resized_images(seed, height, width, mode, dtype):
     """Size, window, padding, scale and content agree with each other."""
     image = np.random.default_rng(seed).integers(1, 256, (height, width, 2)).astype(dtype)
     before = image.copy()
-    new, window, scale, padding, crop = utils.resize_image(image, 64, 128, mode=mode, rng=random.Random(seed))
+    new, window, scale, padding, crop = utils.resize_image(
+        image, 64, 128, mode=mode, rng=random.Random(seed)
+    )
     np.testing.assert_array_equal(image, before)
     assert new.dtype == dtype and new.shape[2] == 2
     y1, x1, y2, x2 = window
@@ -140,7 +156,9 @@ def test_resized_images(seed, height, width, mode, dtype):
 def test_masks_take_the_images_shape(seed, mode):
     rng = np.random.default_rng(seed)
     masks, _ = blobs(rng, 2, *rng.integers(5, 50, 2))
-    new, _, scale, padding, crop = utils.resize_image(masks[:, :, :1].astype(np.uint8), 64, 128, mode=mode, rng=rng)
+    new, _, scale, padding, crop = utils.resize_image(
+        masks[:, :, :1].astype(np.uint8), 64, 128, mode=mode, rng=rng
+    )
     moved = utils.resize_mask(masks, scale, padding, crop)
     assert moved.shape == (*new.shape[:2], 2) and moved.dtype == bool
     if mode != "crop":
@@ -154,9 +172,14 @@ def test_ap_is_one_only_for_perfect_predictions(seed):
     masks, boxes = blobs(rng, 4, 40, 40)
     ids, scores = rng.integers(1, 3, 4), rng.random(4)
     assert utils.compute_ap(boxes, ids, masks, boxes, ids, scores, masks)[0] == 1
-    assert utils.compute_ap(boxes, ids, masks, boxes[:3], ids[:3], scores[:3], masks[..., :3])[0] == .75
+    assert (
+        utils.compute_ap(boxes, ids, masks, boxes[:3], ids[:3], scores[:3], masks[..., :3])[0]
+        == 0.75
+    )
     assert utils.compute_ap(boxes, ids, masks, boxes, ids + 2, scores, masks)[0] == 0
     order = rng.permutation(4)
-    shuffled = utils.compute_matches(boxes, ids, masks, boxes[order], ids[order], scores[order], masks[..., order])
+    shuffled = utils.compute_matches(
+        boxes, ids, masks, boxes[order], ids[order], scores[order], masks[..., order]
+    )
     for a, b in zip(shuffled, utils.compute_matches(boxes, ids, masks, boxes, ids, scores, masks)):
         np.testing.assert_array_equal(a, b)

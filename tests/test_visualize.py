@@ -1,4 +1,5 @@
 """Pictures: what is drawn where, and whole pictures against references (tests/pictures)."""
+
 import io
 import time
 
@@ -12,83 +13,139 @@ from mrcnn import utils, visualize
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 MASKS = np.zeros((40, 60, 1), bool)
 MASKS[10:20, 5:25] = True
-RESULT = {"rois": np.array([[10, 5, 20, 25]]), "class_ids": np.array([1]), "scores": np.array([.5]), "masks": MASKS}
+RESULT = {
+    "rois": np.array([[10, 5, 20, 25]]),
+    "class_ids": np.array([1]),
+    "scores": np.array([0.5]),
+    "masks": MASKS,
+}
 
 
 def boxes_of(ax):
     """[(x1, y1, x2, y2)] of the boxes on axes."""
     from matplotlib.collections import PolyCollection
-    return [(*path.vertices.min(axis=0), *path.vertices.max(axis=0)) for collection in ax.collections
-            if isinstance(collection, PolyCollection) for path in collection.get_paths()]
+
+    return [
+        (*path.vertices.min(axis=0), *path.vertices.max(axis=0))
+        for collection in ax.collections
+        if isinstance(collection, PolyCollection)
+        for path in collection.get_paths()
+    ]
 
 
 def outlines_of(ax):
     from matplotlib.collections import LineCollection
-    return [path.vertices for collection in ax.collections if isinstance(collection, LineCollection)
-            for path in collection.get_paths()]
+
+    return [
+        path.vertices
+        for collection in ax.collections
+        if isinstance(collection, LineCollection)
+        for path in collection.get_paths()
+    ]
 
 
 def test_mask_is_painted_inside_only():
     ax = Figure().add_subplot()
     assert visualize.draw_detections(ax, IMAGE, RESULT, ["BG", "cat"]) is ax
     painted = ax.images[0].get_array()
-    assert (painted[MASKS[..., 0]].sum(axis=-1) > 0).all() and not painted[~MASKS[..., 0]].any() and not IMAGE.any()
+    assert (
+        (painted[MASKS[..., 0]].sum(axis=-1) > 0).all()
+        and not painted[~MASKS[..., 0]].any()
+        and not IMAGE.any()
+    )
     assert [text.get_text() for text in ax.texts] == ["cat 0.50"]
     assert boxes_of(ax) == [(5, 10, 25, 20)]
 
 
 def test_nothing_found_is_said():
     ax = Figure().add_subplot()
-    empty = {"rois": np.zeros((0, 4)), "class_ids": np.zeros(0, int), "scores": np.zeros(0), "masks": MASKS[..., :0]}
+    empty = {
+        "rois": np.zeros((0, 4)),
+        "class_ids": np.zeros(0, int),
+        "scores": np.zeros(0),
+        "masks": MASKS[..., :0],
+    }
     visualize.draw_detections(ax, IMAGE, empty, ["BG"])
     assert ax.texts[0].get_text() == "nothing found"
 
 
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match=r"Received: 1, 1, \(40, 60, 0\)"):
-        visualize.draw_detections(Figure().add_subplot(), IMAGE, {**RESULT, "masks": MASKS[..., :0]}, ["BG", "cat"])
+        visualize.draw_detections(
+            Figure().add_subplot(), IMAGE, {**RESULT, "masks": MASKS[..., :0]}, ["BG", "cat"]
+        )
 
 
 def test_colors_are_distinct():
-    """Of 20 any two differ by 35 in CIELAB (2 is what an eye can tell), of 100 by 12; always the same ones."""
+    """Of 20 any two differ by 35 in CIELAB (2 is what an eye can tell), of 100 by 12; always the
+    same ones."""
     from skimage.color import rgb2lab
+
     for count, least in ((20, 35), (100, 12)):
         lab = rgb2lab(np.array(visualize.random_colors(count))[None])[0]
         distances = np.linalg.norm(lab[:, None] - lab[None], axis=-1) + 1000 * np.eye(count)
         assert distances.min() > least, distances.min()
-    assert visualize.random_colors(3) == visualize.random_colors(20)[:3] and len(visualize.random_colors(500)) == 500
-    assert max(max(color) for color in visualize.random_colors(50, bright=False)) <= .7
+    assert (
+        visualize.random_colors(3) == visualize.random_colors(20)[:3]
+        and len(visualize.random_colors(500)) == 500
+    )
+    assert max(max(color) for color in visualize.random_colors(50, bright=False)) <= 0.7
 
 
 def test_grid(tmp_path):
     from matplotlib.image import imread
-    path = visualize.draw_detections_grid([IMAGE] * 3, [RESULT] * 3, ["BG", "cat"], tmp_path / "x.png", cols=2)
+
+    path = visualize.draw_detections_grid(
+        [IMAGE] * 3, [RESULT] * 3, ["BG", "cat"], tmp_path / "x.png", cols=2
+    )
     picture = imread(path)
-    assert picture.shape[0] > 300 and len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 5
+    assert (
+        picture.shape[0] > 300
+        and len(np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)) > 5
+    )
 
 
 def test_painting_of_bytes_and_of_floats_is_the_same():
     rng = np.random.default_rng(0)
     image, mask = rng.integers(0, 256, (40, 60, 3)).astype(np.uint8), MASKS[..., 0]
-    floats = visualize.apply_mask(image.astype(np.uint32), mask, (.2, .5, 1.), .3)
-    np.testing.assert_array_equal(visualize.apply_mask(image.copy(), mask, (.2, .5, 1.), .3), floats)
+    floats = visualize.apply_mask(image.astype(np.uint32), mask, (0.2, 0.5, 1.0), 0.3)
+    np.testing.assert_array_equal(
+        visualize.apply_mask(image.copy(), mask, (0.2, 0.5, 1.0), 0.3), floats
+    )
 
 
-# ---- Labels -----------------------------------------------------------------------------------------------
+# ---- Labels --------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("size", [2, 5])
 def test_labels_stay_inside_and_apart(size):
-    """At every corner of the image, for boxes beyond it too; and no two lie on one another where there is room."""
+    """At every corner of the image, for boxes beyond it too; and no two lie on one another where
+    there is room."""
     figure = Figure(figsize=(size, size), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
     visualize.show_image(ax, np.zeros((100, 100, 3), np.uint8))
-    boxes = [(0, 0, 20, 20), (0, 80, 20, 100), (80, 80, 100, 100), (80, 0, 100, 20), (-30, -30, 5, 5), (40, 95, 60, 140),
-             (50, 40, 70, 60), (50, 40, 70, 61)]
-    labels = visualize.add_labels(ax, boxes, [f"class {i}" for i in range(len(boxes))], (0, 0, 100, 100), size=7)
+    boxes = [
+        (0, 0, 20, 20),
+        (0, 80, 20, 100),
+        (80, 80, 100, 100),
+        (80, 0, 100, 20),
+        (-30, -30, 5, 5),
+        (40, 95, 60, 140),
+        (50, 40, 70, 60),
+        (50, 40, 70, 61),
+    ]
+    labels = visualize.add_labels(
+        ax, boxes, [f"class {i}" for i in range(len(boxes))], (0, 0, 100, 100), size=7
+    )
     figure.savefig(io.BytesIO())
     extents = [label.get_window_extent() for label in labels]
     for extent in extents:
-        assert extent.x0 >= 0 and extent.y0 >= 0 and extent.x1 <= 100 * size and extent.y1 <= 100 * size
+        assert (
+            extent.x0 >= 0
+            and extent.y0 >= 0
+            and extent.x1 <= 100 * size
+            and extent.y1 <= 100 * size
+        )
     if size == 5:
         for i, a in enumerate(extents):
             assert not any(a.overlaps(b) for b in extents[:i])
@@ -96,22 +153,32 @@ def test_labels_stay_inside_and_apart(size):
 
 @pytest.mark.parametrize("ground", [0, 255, 128])
 def test_labels_and_lines_are_legible_on_any_ground(ground):
-    """White on a dark field, and a rim around each line: both contrast with black, white and grey."""
+    """White on a dark field, and a rim around each line: both contrast with black, white and
+    grey."""
     figure = Figure(figsize=(2, 2), dpi=100)
     ax = figure.add_axes((0, 0, 1, 1))
-    visualize.display_instances(np.full((100, 100, 3), ground, np.uint8), np.array([[30, 10, 90, 90]]), None, [1],
-                                ["BG", "name"], show_mask=False, ax=ax)
+    visualize.display_instances(
+        np.full((100, 100, 3), ground, np.uint8),
+        np.array([[30, 10, 90, 90]]),
+        None,
+        [1],
+        ["BG", "name"],
+        show_mask=False,
+        ax=ax,
+    )
     picture = pixels(figure).astype(int)[..., :3]
     box = boxes_of(ax)[0]
-    label, = [text for text in ax.texts if text.get_text()]
+    (label,) = [text for text in ax.texts if text.get_text()]
     extent = label.get_window_extent()
-    there = picture[200 - int(extent.y1):200 - int(extent.y0), int(extent.x0):int(extent.x1)].mean(axis=-1)
+    there = picture[
+        200 - int(extent.y1) : 200 - int(extent.y0), int(extent.x0) : int(extent.x1)
+    ].mean(axis=-1)
     assert there.max() - np.median(there) > 120 and np.median(there) < 150
-    edge = picture[:, int(2 * (box[0] + 10) / 1.2) - 6:int(2 * (box[0] + 10) / 1.2) + 6]
+    edge = picture[:, int(2 * (box[0] + 10) / 1.2) - 6 : int(2 * (box[0] + 10) / 1.2) + 6]
     assert np.ptp(edge[120], axis=0).max() > 100
 
 
-# ---- matterport's functions -----------------------------------------------------------------------------
+# ---- matterport's functions ----------------------------------------------------------------------
 
 TWO = np.concatenate([MASKS, np.roll(MASKS, (15, 20), axis=(0, 1))], axis=2)
 BOXES = np.array([[10, 5, 20, 25], [25, 25, 35, 45]])
@@ -122,21 +189,28 @@ NAMES = ["BG", "cat", "dog"]
 def headless():
     """matterport's functions use pyplot, which keeps its figures."""
     import matplotlib
+
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
+
     yield
     plt.close("all")
 
 
 def test_display_instances():
-    ax = visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, [.5, .75], title="two")
-    assert [text.get_text() for text in ax.texts] == ["cat 0.500", "dog 0.750"] and ax.get_title() == "two"
+    ax = visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, [0.5, 0.75], title="two")
+    assert [text.get_text() for text in ax.texts] == [
+        "cat 0.500",
+        "dog 0.750",
+    ] and ax.get_title() == "two"
     assert boxes_of(ax) == [(5, 10, 25, 20), (25, 25, 45, 35)]
     # The outline runs along the edges of the mask's pixels.
     assert (outlines_of(ax)[0][:, 0].min(), outlines_of(ax)[0][:, 0].max()) == (5, 25)
     assert not IMAGE.any()
     # Rows of zeros are padding, with their masks and texts.
-    padded = visualize.display_instances(IMAGE, np.r_[BOXES, np.zeros((2, 4), int)], np.dstack([TWO, TWO]), [1, 2, 0, 0], NAMES)
+    padded = visualize.display_instances(
+        IMAGE, np.r_[BOXES, np.zeros((2, 4), int)], np.dstack([TWO, TWO]), [1, 2, 0, 0], NAMES
+    )
     assert boxes_of(padded) == boxes_of(ax) and len(padded.texts) == 2
 
 
@@ -149,8 +223,17 @@ def test_display_instances_says_when_there_is_nothing():
 
 
 def test_display_differences():
-    ax = visualize.display_differences(IMAGE, BOXES, np.array([1, 2]), TWO, BOXES[::-1], np.array([1, 1]), np.array([.9, .8]),
-                                       TWO[..., ::-1], NAMES)
+    ax = visualize.display_differences(
+        IMAGE,
+        BOXES,
+        np.array([1, 2]),
+        TWO,
+        BOXES[::-1],
+        np.array([1, 1]),
+        np.array([0.9, 0.8]),
+        TWO[..., ::-1],
+        NAMES,
+    )
     assert [text.get_text() for text in ax.texts] == ["0.90 / 1.00 not matched", "0.80 / 1.00"]
     assert len(boxes_of(ax)) == 4
 
@@ -172,40 +255,48 @@ def test_images_masks_and_plots():
     assert [ax.get_title() for ax in figure.axes] == ["a", "b"]
     figure = visualize.display_top_masks(IMAGE, TWO, np.array([1, 2]), NAMES)
     assert [ax.get_title() for ax in figure.axes] == ["H x W = 40 x 60", "cat", "dog", "-", "-"]
-    ax = visualize.plot_precision_recall(.5, np.array([0, 1, 0]), np.array([0, .5, 1]))
+    ax = visualize.plot_precision_recall(0.5, np.array([0, 1, 0]), np.array([0, 0.5, 1]))
     assert "AP@50 = 0.500" in ax.get_title()
-    ax = visualize.plot_overlaps([1, 2], [2], [.9], np.array([[.7, .1]]), NAMES)
+    ax = visualize.plot_overlaps([1, 2], [2], [0.9], np.array([[0.7, 0.1]]), NAMES)
     assert [text.get_text() for text in ax.texts] == ["0.700\nwrong", "0.100"]
     ax = visualize.plot_overlaps([1, 2], [], [], np.zeros((0, 2)), NAMES)
-    assert [text.get_text() for text in ax.texts] == ["No predictions"] and len(ax.get_xticklabels()) == 2
+    assert [text.get_text() for text in ax.texts] == ["No predictions"] and len(
+        ax.get_xticklabels()
+    ) == 2
 
 
 def test_tables(capsys, tmp_path):
     from toy import ToyConfig
 
     from mrcnn import model as modellib
+
     text = visualize.display_weight_stats(modellib.MaskRCNN("inference", ToyConfig(), tmp_path))
     assert capsys.readouterr().out == text + "\n"
     assert "fpn_c5p5/kernel" in text and "dead" not in text
 
 
 def test_nothing_is_shown_where_axes_are_given_or_nobody_looks(monkeypatch):
-    """And without axes, in a notebook or a window, each of the functions of 2018 shows its figure once."""
+    """And without axes, in a notebook or a window, each of the functions of 2018 shows its figure
+    once."""
     import matplotlib.pyplot as plt
+
     shown = []
     monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
 
     def call(**kwargs):
         masks = np.moveaxis(TWO, -1, 0)
         visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, **kwargs)
-        visualize.display_differences(IMAGE, BOXES, [1, 2], TWO, BOXES, [1, 2], [.9, .8], TWO, NAMES, **kwargs)
+        visualize.display_differences(
+            IMAGE, BOXES, [1, 2], TWO, BOXES, [1, 2], [0.9, 0.8], TWO, NAMES, **kwargs
+        )
         visualize.draw_boxes(IMAGE, BOXES, **kwargs)
         if not kwargs:
             visualize.draw_rois(IMAGE, BOXES, BOXES, masks, [1, 2], NAMES)
             visualize.display_images([IMAGE])
             visualize.display_top_masks(IMAGE, TWO, [1, 2], NAMES)
-            visualize.plot_precision_recall(.5, [1, 0], [0, 1])
-            visualize.plot_overlaps([1], [1], [.9], [[.7]], NAMES)
+            visualize.plot_precision_recall(0.5, [1, 0], [0, 1])
+            visualize.plot_overlaps([1], [1], [0.9], [[0.7]], NAMES)
+
     call()
     assert not shown
     monkeypatch.setattr(plt, "get_backend", lambda: "module://matplotlib_inline.backend_inline")
@@ -216,13 +307,14 @@ def test_nothing_is_shown_where_axes_are_given_or_nobody_looks(monkeypatch):
 
 
 def test_a_hundred_instances_in_a_second():
-    """1024 x 1024, with masks, boxes and labels, from the call to the pixels; the best of three counts."""
+    """1024 x 1024, with masks, boxes and labels, from the call to the pixels; the best of three
+    counts."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:1024, :1024]
     masks = np.zeros((100, 1024, 1024), bool)
     for mask in masks:
         (cy, cx), radius = rng.integers(0, 1024, 2), rng.integers(20, 200)
-        mask[:] = (y - cy) ** 2 + (x - cx) ** 2 < radius ** 2
+        mask[:] = (y - cy) ** 2 + (x - cx) ** 2 < radius**2
     masks = masks.transpose(1, 2, 0)
     boxes, ids, scores = utils.extract_bboxes(masks), rng.integers(1, 3, 100), rng.random(100)
     image = rng.integers(0, 256, (1024, 1024, 3)).astype(np.uint8)
@@ -232,27 +324,42 @@ def test_a_hundred_instances_in_a_second():
         ax = visualize.display_instances(image, boxes, masks, ids, NAMES, scores)
         ax.figure.canvas.draw()
         seconds.append(time.perf_counter() - start)
-    # .6 s on two quiet cores, .8 s before images were looked up and rims drawn at once; a busy machine takes its time.
+    # .6 s on two quiet cores, .8 s before images were looked up and rims drawn at once; a busy
+    # machine takes its time.
     assert min(seconds) < 2 and len(ax.texts) == 100
 
 
-# ---- Pictures against references ------------------------------------------------------------------------
+# ---- Pictures against references -----------------------------------------------------------------
+
 
 def pixels(figure):
     """[H, W, 4] uint8 of a figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
 
 
 def scene():
-    """A gradient with four objects, two of them at edges: image, boxes, masks, class ids, scores."""
+    """A gradient with four objects, two of them at edges: image, boxes, masks, class ids,
+    scores."""
     y, x = np.mgrid[:90, :120]
     image = np.stack([2 * x, 2 * y, 255 - 2 * x], axis=-1).clip(0, 255).astype(np.uint8)
-    masks = np.stack([(y - cy) ** 2 + (x - cx) ** 2 < r * r for cy, cx, r in ((20, 20, 18), (0, 100, 25), (60, 60, 22), (85, 5, 14))],
-                     axis=-1)
-    return image, utils.extract_bboxes(masks), masks, np.array([1, 2, 1, 2]), np.array([.99, .5, .75, .25])
+    masks = np.stack(
+        [
+            (y - cy) ** 2 + (x - cx) ** 2 < r * r
+            for cy, cx, r in ((20, 20, 18), (0, 100, 25), (60, 60, 22), (85, 5, 14))
+        ],
+        axis=-1,
+    )
+    return (
+        image,
+        utils.extract_bboxes(masks),
+        masks,
+        np.array([1, 2, 1, 2]),
+        np.array([0.99, 0.5, 0.75, 0.25]),
+    )
 
 
 def drawings():
@@ -262,22 +369,56 @@ def drawings():
 
     def axes():
         return visualize.new_figure((3.2, 2.4), dpi=50)[1][0]
+
     return {
         "detections": lambda: visualize.draw_detections(axes(), image, result, NAMES),
-        "nothing": lambda: visualize.draw_detections(axes(), image, {**result, "rois": boxes[:0], "class_ids": ids[:0],
-                                                                     "masks": masks[..., :0]}, NAMES),
-        "grid": lambda: visualize.detections_grid([image] * 3, [result] * 3, NAMES, 2, ["a", "b", "c"], 2.),
-        "instances": lambda: visualize.display_instances(image, boxes, masks, ids, NAMES, scores, ax=axes()),
-        "differences": lambda: visualize.display_differences(image, boxes, ids, masks, boxes[:3] + 3, ids[:3], scores[:3],
-                                                             np.roll(masks[..., :3], 3, axis=1), NAMES, ax=axes()),
-        "boxes": lambda: visualize.draw_boxes(image, boxes, boxes + 4, np.moveaxis(masks, -1, 0), list("abcd"), [2, 1, 0, 2],
-                                              ax=axes()),
-        "rois": lambda: (np.random.seed(0), visualize.draw_rois(image, boxes, boxes + 4, np.moveaxis(masks, -1, 0), ids,
-                                                                 NAMES))[1],
+        "nothing": lambda: visualize.draw_detections(
+            axes(),
+            image,
+            {**result, "rois": boxes[:0], "class_ids": ids[:0], "masks": masks[..., :0]},
+            NAMES,
+        ),
+        "grid": lambda: visualize.detections_grid(
+            [image] * 3, [result] * 3, NAMES, 2, ["a", "b", "c"], 2.0
+        ),
+        "instances": lambda: visualize.display_instances(
+            image, boxes, masks, ids, NAMES, scores, ax=axes()
+        ),
+        "differences": lambda: visualize.display_differences(
+            image,
+            boxes,
+            ids,
+            masks,
+            boxes[:3] + 3,
+            ids[:3],
+            scores[:3],
+            np.roll(masks[..., :3], 3, axis=1),
+            NAMES,
+            ax=axes(),
+        ),
+        "boxes": lambda: visualize.draw_boxes(
+            image,
+            boxes,
+            boxes + 4,
+            np.moveaxis(masks, -1, 0),
+            list("abcd"),
+            [2, 1, 0, 2],
+            ax=axes(),
+        ),
+        "rois": lambda: (
+            np.random.seed(0),
+            visualize.draw_rois(image, boxes, boxes + 4, np.moveaxis(masks, -1, 0), ids, NAMES),
+        )[1],
         "top_masks": lambda: visualize.display_top_masks(image, masks, ids, NAMES, 2),
-        "images": lambda: visualize.display_images([image, image[..., 0]], ["a", "b"], 2, cmap="gray"),
-        "precision_recall": lambda: visualize.plot_precision_recall(.6, np.array([1, 1, .7, .7, 0]), np.array([0, .2, .5, .8, 1])),
-        "overlaps": lambda: visualize.plot_overlaps(ids, ids[:3], scores, utils.compute_overlaps(boxes[:3] + 3, boxes), NAMES),
+        "images": lambda: visualize.display_images(
+            [image, image[..., 0]], ["a", "b"], 2, cmap="gray"
+        ),
+        "precision_recall": lambda: visualize.plot_precision_recall(
+            0.6, np.array([1, 1, 0.7, 0.7, 0]), np.array([0, 0.2, 0.5, 0.8, 1])
+        ),
+        "overlaps": lambda: visualize.plot_overlaps(
+            ids, ids[:3], scores, utils.compute_overlaps(boxes[:3] + 3, boxes), NAMES
+        ),
     }
 
 

@@ -1,4 +1,6 @@
-"""Weight files: the legacy layout both ways, what is refused, downloads from a server that misbehaves."""
+"""Weight files: the legacy layout both ways, what is refused, downloads from a server that
+misbehaves."""
+
 import hashlib
 import http.server
 import threading
@@ -9,8 +11,7 @@ import pytest
 from conftest import small_config
 from toy import ToyConfig
 
-from mrcnn import model as modellib
-from mrcnn import weights
+from mrcnn import model as modellib, weights
 
 
 def toy(tmp_path, **settings):
@@ -30,7 +31,9 @@ def test_legacy_file_has_the_layers_of_a_released_one(small_model, small_weights
             np.testing.assert_array_equal(x, y)
     with h5py.File(path) as file, h5py.File(small_weights) as old:
         assert {"rpn_model", "conv1"} <= set(file)
-        np.testing.assert_array_equal(file["rpn_model"].attrs["weight_names"], old["rpn_model"].attrs["weight_names"])
+        np.testing.assert_array_equal(
+            file["rpn_model"].attrs["weight_names"], old["rpn_model"].attrs["weight_names"]
+        )
 
 
 @pytest.mark.parametrize("name", ["x.h5", "x.weights.h5"])
@@ -44,7 +47,8 @@ def test_round_trip(tmp_path, name):
 
 
 def test_whole_models_and_wrapped_models(tmp_path):
-    """A `model_weights` group, and the layers inside one nested model as multi-GPU training saves them."""
+    """A `model_weights` group, and the layers inside one nested model as multi-GPU training saves
+    them."""
     first = toy(tmp_path)
     first.save_weights(tmp_path / "x.h5")
     found, _ = weights.read_legacy(tmp_path / "x.h5")
@@ -62,11 +66,17 @@ def test_whole_models_and_wrapped_models(tmp_path):
 
 
 def test_another_number_of_classes(tmp_path):
-    """(18) Refused with the shapes, and loaded with the four heads excluded, mrcnn_bbox among them."""
+    """(18) Refused with the shapes, and loaded with the four heads excluded, mrcnn_bbox among
+    them."""
     toy(tmp_path).save_weights(tmp_path / "x.h5")
     model = toy(tmp_path, NUM_CLASSES=5)
     before = [np.asarray(w) for w in model.keras_model.weights]
-    with pytest.raises(ValueError, match=r"nothing was loaded(?s:.*)mrcnn_class_logits/kernel: \(64, 3\) in the file, \(64, 5\)"):
+    with pytest.raises(
+        ValueError,
+        match=(
+            r"nothing was loaded(?s:.*)mrcnn_class_logits/kernel: \(64, 3\) in the file, \(64, 5\)"
+        ),
+    ):
         model.load_weights(tmp_path / "x.h5", by_name=True)
     for a, b in zip(before, model.keras_model.weights):
         np.testing.assert_array_equal(a, np.asarray(b))
@@ -101,20 +111,25 @@ def test_a_file_with_a_backbone_alone(tmp_path, small_weights):
                     group[f"{name}/{key}:0"] = array
     model = modellib.MaskRCNN("inference", small_config(), tmp_path)
     coverage = model.load_weights(tmp_path / "whole.h5", by_name=True)
-    assert {weights.part_of(name.split("/")[0]) for name in coverage.missing} == {"FPN", "RPN", "heads"}
+    assert {weights.part_of(name.split("/")[0]) for name in coverage.missing} == {
+        "FPN",
+        "RPN",
+        "heads",
+    }
     with pytest.raises(ValueError, match="not in the file"):
         model.load_weights(tmp_path / "half.h5", by_name=True)
     with pytest.raises(ValueError, match="not in the file"):
         model.load_weights(tmp_path / "whole.h5")
 
 
-# ---- Downloads -------------------------------------------------------------------------------------------
+# ---- Downloads -----------------------------------------------------------------------------------
 
 CONTENT = np.random.default_rng(0).bytes(300_000)
 
 
 class Server(http.server.BaseHTTPRequestHandler):
-    """/cut sends half of what it announces, the rest on the next request with a range; /less announces too little."""
+    """/cut sends half of what it announces, the rest on the next request with a range; /less
+    announces too little."""
 
     def do_GET(self):
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
@@ -123,7 +138,9 @@ class Server(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", "1000" if self.path == "/less" else str(len(CONTENT) - start))
+        self.send_header(
+            "Content-Length", "1000" if self.path == "/less" else str(len(CONTENT) - start)
+        )
         self.end_headers()
         cut = self.path == "/cut" and not start
         self.wfile.write(CONTENT[start:150_000] if cut else CONTENT[start:])
@@ -145,7 +162,12 @@ def url():
 
 def test_download(url, tmp_path):
     seen = []
-    weights.download(url + "/whole", tmp_path / "x", hashlib.sha256(CONTENT).hexdigest(), lambda *a: seen.append(a))
+    weights.download(
+        url + "/whole",
+        tmp_path / "x",
+        hashlib.sha256(CONTENT).hexdigest(),
+        lambda *a: seen.append(a),
+    )
     assert (tmp_path / "x").read_bytes() == CONTENT and seen[-1] == (300_000, 300_000)
 
 
@@ -173,6 +195,7 @@ def test_a_server_that_announces_too_little(url, tmp_path):
 
 def test_released_weights_are_downloaded_with_a_progress_bar(url, tmp_path, monkeypatch, capsys):
     from mrcnn import utils
+
     monkeypatch.setattr(utils, "COCO_MODEL_URL", url + "/whole")
     utils.download_trained_weights(str(tmp_path / "coco.h5"))
     assert (tmp_path / "coco.h5").read_bytes() == CONTENT
@@ -204,16 +227,26 @@ def test_keras_model_writes_and_reads_legacy_files(tmp_path):
 
 
 def test_imagenet_weights_come_through_keras_applications(tmp_path, monkeypatch):
-    """The file has the whole backbone and nothing else; the download itself is replaced by random weights."""
+    """The file has the whole backbone and nothing else; the download itself is replaced by random
+    weights."""
     import keras
+
     monkeypatch.setenv("HOME", str(tmp_path))
     made = keras.applications.ResNet50
-    monkeypatch.setattr(keras.applications, "ResNet50", lambda include_top, weights: made(include_top=include_top, weights=None))
+    monkeypatch.setattr(
+        keras.applications,
+        "ResNet50",
+        lambda include_top, weights: made(include_top=include_top, weights=None),
+    )
     model = modellib.MaskRCNN("training", small_config(), tmp_path)
     path = model.get_imagenet_weights()
     assert path.startswith(str(tmp_path))
     coverage = model.load_weights(path, by_name=True)
-    assert {weights.part_of(name.split("/")[0]) for name in coverage.missing} == {"FPN", "RPN", "heads"}
+    assert {weights.part_of(name.split("/")[0]) for name in coverage.missing} == {
+        "FPN",
+        "RPN",
+        "heads",
+    }
     assert len(coverage.loaded) == 53 * 6
     with pytest.raises(ValueError, match="'resnet18'"):
         weights.get_imagenet_weights("resnet18")

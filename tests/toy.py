@@ -1,4 +1,5 @@
 """A dataset and a network so small that a test can train: rectangles on 64 x 64 images."""
+
 import numpy as np
 from keras import layers as KL
 
@@ -10,13 +11,20 @@ def tiny_backbone(image, stage5=True, train_bn=None):
     """Five maps at strides 2 to 32, one convolution each, without batch norm."""
     maps, x = [], image
     for i, width in enumerate((16, 24, 32, 48, 64)):
-        x = KL.Conv2D(width, 3, strides=2, padding="same", activation="relu", name=f"res{i + 1}a")(x / 64. if i == 0 else x)
+        x = KL.Conv2D(width, 3, strides=2, padding="same", activation="relu", name=f"res{i + 1}a")(
+            x / 64.0 if i == 0 else x
+        )
         maps.append(x)
     return maps
 
 
 def backbone_shape(image_shape):
-    return np.array([[-(-image_shape[0] // stride), -(-image_shape[1] // stride)] for stride in (4, 8, 16, 32, 64)])
+    return np.array(
+        [
+            [-(-image_shape[0] // stride), -(-image_shape[1] // stride)]
+            for stride in (4, 8, 16, 32, 64)
+        ]
+    )
 
 
 class ToyConfig(Config):
@@ -34,7 +42,7 @@ class ToyConfig(Config):
     RPN_TRAIN_ANCHORS_PER_IMAGE = 64
     MAX_GT_INSTANCES = 5
     DETECTION_MAX_INSTANCES = 10
-    DETECTION_MIN_CONFIDENCE = 0.
+    DETECTION_MIN_CONFIDENCE = 0.0
     MINI_MASK_SHAPE = (28, 28)
     STEPS_PER_EPOCH, VALIDATION_STEPS = 3, 1
     WORKERS = 1
@@ -42,7 +50,8 @@ class ToyConfig(Config):
 
 
 class Rectangles(Dataset):
-    """`count` images with bright rectangles of class 1 and dark ones of class 2; every third image has none.
+    """`count` images with bright rectangles of class 1 and dark ones of class 2; every third image
+    has none.
 
     Args:
         shape: (height, width, channels).
@@ -54,7 +63,11 @@ class Rectangles(Dataset):
         self.add_class("toy", 1, "bright")
         self.add_class("toy", 2, "dark")
         for i in range(count):
-            objects = [] if empty and i % 3 == 2 else [(8, 6, 34, 40, 1), (36, 22, 62, 60, 2)][:1 + i % 2]
+            objects = (
+                []
+                if empty and i % 3 == 2
+                else [(8, 6, 34, 40, 1), (36, 22, 62, 60, 2)][: 1 + i % 2]
+            )
             self.add_image("toy", i, path=f"toy/{i}.png", shape=shape, objects=objects)
         self.prepare()
 

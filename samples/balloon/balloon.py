@@ -1,14 +1,17 @@
 """Finds balloons, and makes everything but them gray.
 
-    python samples/balloon/balloon.py train --dataset=balloon --weights=coco         heads, 30 epochs
-    python samples/balloon/balloon.py train --dataset=balloon --weights=last         go on where training stopped
-    python samples/balloon/balloon.py splash --weights=last --image=photo.jpg        a path or an address
-    python samples/balloon/balloon.py splash --weights=last --video=film.mp4         into --output
+    python samples/balloon/balloon.py train --dataset=balloon --weights=coco         heads, 30
+    epochs python samples/balloon/balloon.py train --dataset=balloon --weights=last         go on
+    where training stopped python samples/balloon/balloon.py splash --weights=last --image=photo.jpg
+    a path or an address python samples/balloon/balloon.py splash --weights=last --video=film.mp4
+    into --output
 
---dataset is a folder with train/ and val/, each with photographs and their via_region_data.json of VIA 1.x or 2.x:
-polygons, rectangles, circles, ellipses and closed polylines. Every region is a balloon, unless --attribute names the
-region attribute that holds the class; then there are as many classes as it has values in train/.
+--dataset is a folder with train/ and val/, each with photographs and their via_region_data.json of
+VIA 1.x or 2.x: polygons, rectangles, circles, ellipses and closed polylines. Every region is a
+balloon, unless --attribute names the region attribute that holds the class; then there are as many
+classes as it has values in train/.
 """
+
 import contextlib
 import datetime
 import os
@@ -18,7 +21,7 @@ import tempfile
 
 import numpy as np
 
-ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])              # the project's folder
+ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
 from mrcnn import annotations, commands, media  # noqa: E402
@@ -54,7 +57,9 @@ class BalloonDataset(annotations.AnnotatedDataset):
         if subset not in ("train", "val"):
             raise ValueError(f"The subset is 'train' or 'val'. Received: {subset!r}")
         path = os.path.join(dataset_dir, subset, "via_region_data.json")
-        found = annotations.read_via(path, attribute=attribute, label=None if attribute else "balloon")
+        found = annotations.read_via(
+            path, attribute=attribute, label=None if attribute else "balloon"
+        )
         self.load("balloon", found, classes)
 
     load_balloons = load_balloon
@@ -70,7 +75,8 @@ def load(dataset_dir, attribute=None):
     return train_set, val_set
 
 
-# ---- Colour splash -----------------------------------------------------------------------------------
+# ---- Colour splash -------------------------------------------------------------------------------
+
 
 def color_splash(image, mask):
     """The image in gray except where an object is.
@@ -83,8 +89,10 @@ def color_splash(image, mask):
         [H, W, 3] uint8.
     """
     # How bright a colour is, ITU-R BT.709.
-    gray = np.around(np.asarray(image) @ np.array([.2125, .7154, .0721])).astype(np.uint8)
-    return np.where(np.asarray(mask).any(axis=-1)[..., None], image, gray[..., None]).astype(np.uint8)
+    gray = np.around(np.asarray(image) @ np.array([0.2125, 0.7154, 0.0721])).astype(np.uint8)
+    return np.where(np.asarray(mask).any(axis=-1)[..., None], image, gray[..., None]).astype(
+        np.uint8
+    )
 
 
 def detect_and_color_splash(model, image_path=None, video_path=None, output="."):
@@ -99,7 +107,9 @@ def detect_and_color_splash(model, image_path=None, video_path=None, output=".")
         path of the new file, splash_<date>T<time>.png or .avi, numbered where there is one already.
     """
     if (image_path is None) == (video_path is None):
-        raise ValueError(f"Expected an image or a video. Received: {image_path!r} and {video_path!r}")
+        raise ValueError(
+            f"Expected an image or a video. Received: {image_path!r} and {video_path!r}"
+        )
     name = os.path.join(output, f"splash_{datetime.datetime.now():%Y%m%dT%H%M%S}")
     suffix = ".png" if video_path is None else ".avi"
     saved, number = name + suffix, 1
@@ -133,6 +143,7 @@ def _local(source):
     import shutil
     import urllib.parse
     import urllib.request
+
     suffix = pathlib.PurePosixPath(urllib.parse.urlparse(source).path).suffix
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "file" + suffix)
@@ -144,17 +155,21 @@ def _local(source):
         yield path
 
 
-# ---- Commands ----------------------------------------------------------------------------------------
+# ---- Commands ------------------------------------------------------------------------------------
+
 
 def train(model, train_set, val_set, args=None):
-    """The heads alone, 30 epochs or --epochs of `args`: the set is small, and COCO's weights know round things."""
-    commands.train(model, train_set, val_set, [(30, "heads", 1.)], args)
+    """The heads alone, 30 epochs or --epochs of `args`: the set is small, and COCO's weights know
+    round things."""
+    commands.train(model, train_set, val_set, [(30, "heads", 1.0)], args)
 
 
 def main(arguments=None):
     parser = commands.parser(__doc__, ("train", "splash"), DEFAULT_LOGS_DIR, inputs="splash")
     parser.set_defaults(output=".")
-    parser.add_argument("--attribute", metavar="NAME", help="train: the region attribute that holds the class")
+    parser.add_argument(
+        "--attribute", metavar="NAME", help="train: the region attribute that holds the class"
+    )
     args = commands.parse(parser, arguments)
     config = commands.configure(BalloonConfig(), args)
     if args.command == "train":
@@ -170,7 +185,9 @@ def main(arguments=None):
     for source in args.inputs:
         for path in [source] if _is_address(source) else media.find_files(source):
             video = source in args.video or media.is_video(path)
-            detect_and_color_splash(model, **{"video_path" if video else "image_path": path}, output=args.output)
+            detect_and_color_splash(
+                model, **{"video_path" if video else "image_path": path}, output=args.output
+            )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,29 @@
 """Mask R-CNN on COCO, or on any data in COCO's format.
 
-    python samples/coco/coco.py train --dataset=/data/coco --weights=imagenet        stages to epochs 40, 120, 160
-    python samples/coco/coco.py train --dataset=/data/coco --weights=last            go on where training stopped
-    python samples/coco/coco.py evaluate --dataset=/data/coco --weights=coco         AP on 500 validation images
-    python samples/coco/coco.py detect --weights=coco photos/ film.mp4               pictures, video, results.json
+    python samples/coco/coco.py train --dataset=/data/coco --weights=imagenet        stages to
+    epochs 40, 120, 160 python samples/coco/coco.py train --dataset=/data/coco --weights=last
+    go on where training stopped python samples/coco/coco.py evaluate --dataset=/data/coco
+    --weights=coco         AP on 500 validation images python samples/coco/coco.py detect
+    --weights=coco photos/ film.mp4               pictures, video, results.json
 
---dataset is a folder with annotations/instances_<subset><year>.json and the photographs in <subset><year>/;
---download=True fetches what is missing of the official data. Other places: --annotations and --images.
+--dataset is a folder with annotations/instances_<subset><year>.json and the photographs in
+<subset><year>/; --download=True fetches what is missing of the official data. Other places:
+--annotations and --images.
 """
+
 import os
 import pathlib
 import sys
 
 import numpy as np
 
-ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])              # the project's folder
+ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import commands  # noqa: E402
-from mrcnn import evaluate as evaluation  # noqa: E402
+from mrcnn import (
+    commands,  # noqa: E402
+    evaluate as evaluation,  # noqa: E402
+)
 from mrcnn.coco import CocoDataset  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
@@ -28,17 +33,87 @@ DEFAULT_DATASET_YEAR = "2014"
 
 # COCO's 80 categories by their ids, which have gaps.
 CATEGORIES = {
-    1: "person", 2: "bicycle", 3: "car", 4: "motorcycle", 5: "airplane", 6: "bus", 7: "train", 8: "truck", 9: "boat",
-    10: "traffic light", 11: "fire hydrant", 13: "stop sign", 14: "parking meter", 15: "bench", 16: "bird", 17: "cat",
-    18: "dog", 19: "horse", 20: "sheep", 21: "cow", 22: "elephant", 23: "bear", 24: "zebra", 25: "giraffe",
-    27: "backpack", 28: "umbrella", 31: "handbag", 32: "tie", 33: "suitcase", 34: "frisbee", 35: "skis",
-    36: "snowboard", 37: "sports ball", 38: "kite", 39: "baseball bat", 40: "baseball glove", 41: "skateboard",
-    42: "surfboard", 43: "tennis racket", 44: "bottle", 46: "wine glass", 47: "cup", 48: "fork", 49: "knife",
-    50: "spoon", 51: "bowl", 52: "banana", 53: "apple", 54: "sandwich", 55: "orange", 56: "broccoli", 57: "carrot",
-    58: "hot dog", 59: "pizza", 60: "donut", 61: "cake", 62: "chair", 63: "couch", 64: "potted plant", 65: "bed",
-    67: "dining table", 70: "toilet", 72: "tv", 73: "laptop", 74: "mouse", 75: "remote", 76: "keyboard",
-    77: "cell phone", 78: "microwave", 79: "oven", 80: "toaster", 81: "sink", 82: "refrigerator", 84: "book",
-    85: "clock", 86: "vase", 87: "scissors", 88: "teddy bear", 89: "hair drier", 90: "toothbrush"}
+    1: "person",
+    2: "bicycle",
+    3: "car",
+    4: "motorcycle",
+    5: "airplane",
+    6: "bus",
+    7: "train",
+    8: "truck",
+    9: "boat",
+    10: "traffic light",
+    11: "fire hydrant",
+    13: "stop sign",
+    14: "parking meter",
+    15: "bench",
+    16: "bird",
+    17: "cat",
+    18: "dog",
+    19: "horse",
+    20: "sheep",
+    21: "cow",
+    22: "elephant",
+    23: "bear",
+    24: "zebra",
+    25: "giraffe",
+    27: "backpack",
+    28: "umbrella",
+    31: "handbag",
+    32: "tie",
+    33: "suitcase",
+    34: "frisbee",
+    35: "skis",
+    36: "snowboard",
+    37: "sports ball",
+    38: "kite",
+    39: "baseball bat",
+    40: "baseball glove",
+    41: "skateboard",
+    42: "surfboard",
+    43: "tennis racket",
+    44: "bottle",
+    46: "wine glass",
+    47: "cup",
+    48: "fork",
+    49: "knife",
+    50: "spoon",
+    51: "bowl",
+    52: "banana",
+    53: "apple",
+    54: "sandwich",
+    55: "orange",
+    56: "broccoli",
+    57: "carrot",
+    58: "hot dog",
+    59: "pizza",
+    60: "donut",
+    61: "cake",
+    62: "chair",
+    63: "couch",
+    64: "potted plant",
+    65: "bed",
+    67: "dining table",
+    70: "toilet",
+    72: "tv",
+    73: "laptop",
+    74: "mouse",
+    75: "remote",
+    76: "keyboard",
+    77: "cell phone",
+    78: "microwave",
+    79: "oven",
+    80: "toaster",
+    81: "sink",
+    82: "refrigerator",
+    84: "book",
+    85: "clock",
+    86: "vase",
+    87: "scissors",
+    88: "teddy bear",
+    89: "hair drier",
+    90: "toothbrush",
+}
 
 
 class CocoConfig(Config):
@@ -51,7 +126,8 @@ class CocoConfig(Config):
     CHECK_IMAGES = 2000
 
 
-# ---- Evaluation, as existing code calls it ------------------------------------------------------------
+# ---- Evaluation, as existing code calls it -------------------------------------------------------
+
 
 def build_coco_results(dataset, image_ids, rois, class_ids, scores, masks):
     """Results of one detection in COCO's format (matterport: build_coco_results).
@@ -69,7 +145,11 @@ def build_coco_results(dataset, image_ids, rois, class_ids, scores, masks):
         return []
     category_ids = {i: info["id"] for i, info in enumerate(dataset.class_info) if i}
     result = {"rois": np.asarray(rois), "class_ids": class_ids, "scores": scores, "masks": masks}
-    return [row for image_id in image_ids for row in evaluation.coco_results(image_id, result, category_ids)]
+    return [
+        row
+        for image_id in image_ids
+        for row in evaluation.coco_results(image_id, result, category_ids)
+    ]
 
 
 def evaluate_coco(model, dataset, coco, eval_type="bbox", limit=0, image_ids=None):
@@ -89,14 +169,17 @@ def evaluate_coco(model, dataset, coco, eval_type="bbox", limit=0, image_ids=Non
     if eval_type not in ("bbox", "segm"):
         raise ValueError(f"eval_type is 'bbox' or 'segm'. Received: {eval_type!r}")
     image_ids = dataset.image_ids if image_ids is None else image_ids
-    result = evaluation.evaluate(model, dataset, image_ids[:limit or None])
+    result = evaluation.evaluate(model, dataset, image_ids[: limit or None])
     print(result.summary())
-    print(f"{evaluation.TITLES[eval_type]} AP {dict(result.kinds())[eval_type]['AP']:.3f} on {result.images} images "
-          f"in {result.seconds:.0f} s")
+    print(
+        f"{evaluation.TITLES[eval_type]} AP {dict(result.kinds())[eval_type]['AP']:.3f} on"
+        f" {result.images} images in {result.seconds:.0f} s"
+    )
     return result
 
 
-# ---- Commands ----------------------------------------------------------------------------------------
+# ---- Commands ------------------------------------------------------------------------------------
+
 
 def load(args, training=False):
     """The dataset that the options ask for: of --annotations, or the year's subset."""
@@ -108,18 +191,31 @@ def load(args, training=False):
         year = args.year or _year(args.dataset)
         for subset in _subsets(args, year, training):
             try:
-                dataset.load_coco(args.dataset, subset, year, auto_download=args.download, keep_empty=not training)
+                dataset.load_coco(
+                    args.dataset, subset, year, auto_download=args.download, keep_empty=not training
+                )
             except OSError as error:
                 # The files of 2014's parts are not COCO's own, and may be gone.
-                if args.subset or subset in ("train", "val") or os.path.exists(_json(args.dataset, subset, year)):
+                if (
+                    args.subset
+                    or subset in ("train", "val")
+                    or os.path.exists(_json(args.dataset, subset, year))
+                ):
                     raise
-                print(f"{error}; {'going on without it' if training else 'val is used instead'}", file=sys.stderr)
+                print(
+                    f"{error}; {'going on without it' if training else 'val is used instead'}",
+                    file=sys.stderr,
+                )
                 if not training:
-                    dataset.load_coco(args.dataset, "val", year, auto_download=args.download, keep_empty=True)
+                    dataset.load_coco(
+                        args.dataset, "val", year, auto_download=args.download, keep_empty=True
+                    )
     dataset.prepare()
     if dataset.num_images and not os.path.exists(dataset.image_info[0]["path"]):
-        raise FileNotFoundError(f"The images are not there, the first is {dataset.image_info[0]['path']}. "
-                                "--images names another folder, --download fetches official ones")
+        raise FileNotFoundError(
+            f"The images are not there, the first is {dataset.image_info[0]['path']}. "
+            "--images names another folder, --download fetches official ones"
+        )
     return dataset
 
 
@@ -129,12 +225,20 @@ def _json(folder, subset, year):
 
 def _year(folder):
     """The year that the folder has data of, 2014 before 2017."""
-    return next((year for year in ("2014", "2017") if os.path.exists(_json(folder, "val", year))
-                 or os.path.exists(_json(folder, "minival", year))), DEFAULT_DATASET_YEAR)
+    return next(
+        (
+            year
+            for year in ("2014", "2017")
+            if os.path.exists(_json(folder, "val", year))
+            or os.path.exists(_json(folder, "minival", year))
+        ),
+        DEFAULT_DATASET_YEAR,
+    )
 
 
 def _subsets(args, year, training):
-    """What to train or evaluate on: in 2014 the validation set was divided, its larger part trained on as well."""
+    """What to train or evaluate on: in 2014 the validation set was divided, its larger part trained
+    on as well."""
     if args.subset and not training:
         return [args.subset]
     part = "valminusminival" if training else "minival"
@@ -146,10 +250,18 @@ def _subsets(args, year, training):
 
 def main(arguments=None):
     parser = commands.parser(__doc__, ("train", "evaluate", "detect"), DEFAULT_LOGS_DIR, limit=500)
-    parser.add_argument("--year", help="2014 or 2017 (default: what --dataset has, 2014 before 2017)")
-    parser.add_argument("--subset", help="evaluate: val, minival or another one (default: minival, or val)")
-    parser.add_argument("--annotations", metavar="JSON", help="any json in COCO's format, instead of --dataset")
-    parser.add_argument("--images", metavar="FOLDER", help="its images (default: the json's folder)")
+    parser.add_argument(
+        "--year", help="2014 or 2017 (default: what --dataset has, 2014 before 2017)"
+    )
+    parser.add_argument(
+        "--subset", help="evaluate: val, minival or another one (default: minival, or val)"
+    )
+    parser.add_argument(
+        "--annotations", metavar="JSON", help="any json in COCO's format, instead of --dataset"
+    )
+    parser.add_argument(
+        "--images", metavar="FOLDER", help="its images (default: the json's folder)"
+    )
     commands.add_boolean(parser, "--download", "fetch what is missing of the official data")
     args = commands.parse(parser, arguments)
     if args.command != "detect" and not (args.dataset or args.annotations):
@@ -160,9 +272,11 @@ def main(arguments=None):
     dataset = load(args) if args.dataset or args.annotations else None
     names, ids = _classes(dataset, config)
     if args.command == "detect":
-        model = commands.load_model("inference", commands.inference_config(config, NUM_CLASSES=len(names)), args)
+        model = commands.load_model(
+            "inference", commands.inference_config(config, NUM_CLASSES=len(names)), args
+        )
         commands.detect(model, names, args, ids)
-        return
+        return None
     # COCO's figures count detections of any score.
     config = commands.inference_config(config, NUM_CLASSES=len(names))
     if not any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set):
@@ -171,25 +285,38 @@ def main(arguments=None):
 
 
 def _classes(dataset, config):
-    """Names by class id and {class id: category id}: the dataset's, or COCO's, or numbers for other models."""
+    """Names by class id and {class id: category id}: the dataset's, or COCO's, or numbers for other
+    models."""
     if dataset is not None:
-        return dataset.class_names, {i: info["id"] for i, info in enumerate(dataset.class_info) if i}
+        return dataset.class_names, {
+            i: info["id"] for i, info in enumerate(dataset.class_info) if i
+        }
     if config.NUM_CLASSES == 1 + len(CATEGORIES):
         return ["BG", *CATEGORIES.values()], dict(enumerate(CATEGORIES, 1))
-    return ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))], {i: i for i in range(1, config.NUM_CLASSES)}
+    return ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))], {
+        i: i for i in range(1, config.NUM_CLASSES)
+    }
 
 
 def train(config, args):
     """Heads, then the upper stages, then all layers, with horizontal flips."""
     from mrcnn.data import import_imgaug
+
     import_imgaug()
     import imgaug.augmenters
+
     train_set = load(args, training=True)
     val_set = None if args.annotations else load(args)
     config.NUM_CLASSES = train_set.num_classes
-    stages = [(40, "heads", 1.), (120, "4+", 1.), (160, "all", .1)]
-    commands.train(commands.load_model("training", config, args), train_set, val_set, stages, args,
-                   augmentation=imgaug.augmenters.Fliplr(.5))
+    stages = [(40, "heads", 1.0), (120, "4+", 1.0), (160, "all", 0.1)]
+    commands.train(
+        commands.load_model("training", config, args),
+        train_set,
+        val_set,
+        stages,
+        args,
+        augmentation=imgaug.augmenters.Fliplr(0.5),
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Finds the nuclei of cells: the data and the submission file of Kaggle's Data Science Bowl 2018.
 
     python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=imagenet
-    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last          go on
-    python samples/nucleus/nucleus.py detect --dataset=bowl --subset=stage1_test --weights=last   submit.csv, pictures
+    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last          go
+    on python samples/nucleus/nucleus.py detect --dataset=bowl --subset=stage1_test --weights=last
+    submit.csv, pictures
 
 --dataset is the folder with stage1_train/ and stage1_test/; in these each image has a folder,
 <id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus.
 """
+
 import datetime
 import os
 import pathlib
@@ -14,7 +16,7 @@ import sys
 
 import numpy as np
 
-ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])              # the project's folder
+ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
 from mrcnn import commands, media, utils  # noqa: E402
@@ -56,7 +58,8 @@ SUBSETS = ("train", "val", "stage1_train", "stage1_test", "stage2_test")
 
 
 class NucleusConfig(Config):
-    """Many small objects: crops of 512 pixels from images scaled up twice, anchors from 8 pixels."""
+    """Many small objects: crops of 512 pixels from images scaled up twice, anchors from 8
+    pixels."""
 
     NAME = "nucleus"
     IMAGES_PER_GPU = 6
@@ -93,33 +96,43 @@ class NucleusInferenceConfig(NucleusConfig):
 
 
 class NucleusDataset(utils.Dataset):
-    """A folder for each image with a mask file for each nucleus. Gray and transparent files become RGB."""
+    """A folder for each image with a mask file for each nucleus. Gray and transparent files become
+    RGB."""
 
     def load_nucleus(self, dataset_dir, subset):
         """Adds a subset; call `prepare` afterwards.
 
         Args:
             dataset_dir: the folder of all subsets.
-            subset: a folder of it, "stage1_train", "stage1_test" or "stage2_test"; or "val", those of
-                stage1_train in VAL_IMAGE_IDS (every 25th image where none of these is there); or "train", the others.
+            subset: a folder of it, "stage1_train", "stage1_test" or "stage2_test"; or "val", those
+                of stage1_train in VAL_IMAGE_IDS (every 25th image where none of these is there); or
+                "train", the others.
         """
         if subset not in SUBSETS:
             raise ValueError(f"The subset is one of {', '.join(SUBSETS)}. Received: {subset!r}")
         folder = os.path.join(dataset_dir, "stage1_train" if subset in ("train", "val") else subset)
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"No folder {folder} with a folder for each image")
-        ids = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+        ids = sorted(
+            entry.name
+            for entry in os.scandir(folder)
+            if entry.is_dir() and not entry.name.startswith(".")
+        )
         if subset in ("train", "val"):
             held_out = set(VAL_IMAGE_IDS).intersection(ids) or set(ids[::25])
             ids = [name for name in ids if (name in held_out) == (subset == "val")]
         if not ids:
-            raise ValueError(f"Subset {subset!r} needs folders of images, <id>/images/<id>.png. Received: none in {folder}")
+            raise ValueError(
+                f"Subset {subset!r} needs folders of images, <id>/images/<id>.png. Received: none"
+                f" in {folder}"
+            )
         self.add_class("nucleus", 1, "nucleus")
         for name in ids:
             self.add_image("nucleus", name, os.path.join(folder, name, "images", name + ".png"))
 
     def load_mask(self, image_id):
-        """masks [H, W, N] bool, class_ids [N] int32 of 1; none for test images, which have no folder masks/.
+        """masks [H, W, N] bool, class_ids [N] int32 of 1; none for test images, which have no
+        folder masks/.
 
         Raises:
             ValueError: a file that is no image, or has another size than the first.
@@ -128,15 +141,20 @@ class NucleusDataset(utils.Dataset):
         if info["source"] != "nucleus":
             return super().load_mask(image_id)
         folder = os.path.join(os.path.dirname(os.path.dirname(info["path"])), "masks")
-        files = sorted(entry.path for entry in os.scandir(folder)
-                       if entry.name.endswith(".png")) if os.path.isdir(folder) else []
+        files = (
+            sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".png"))
+            if os.path.isdir(folder)
+            else []
+        )
         if not files:
             return np.zeros((*self.load_image(image_id).shape[:2], 0), bool), np.zeros(0, np.int32)
         masks = [_read_mask(path) for path in files]
         for path, mask in zip(files, masks):
             if mask.shape != masks[0].shape:
-                raise ValueError(f"The masks of an image have one size, here {masks[0].shape}. "
-                                 f"Received: {mask.shape} in {path}")
+                raise ValueError(
+                    f"The masks of an image have one size, here {masks[0].shape}. "
+                    f"Received: {mask.shape} in {path}"
+                )
         return np.stack(masks, axis=-1), np.ones(len(masks), np.int32)
 
     def image_reference(self, image_id):
@@ -153,10 +171,12 @@ def _read_mask(path):
         raise ValueError(f"The mask {path} can't be read: {error}") from error
 
 
-# ---- Submission --------------------------------------------------------------------------------------
+# ---- Submission ----------------------------------------------------------------------------------
+
 
 def rle_encode(mask):
-    """Run lengths of a mask [H, W]: "start length start length ...", columns first, counted from 1."""
+    """Run lengths of a mask [H, W]: "start length start length ...", columns first, counted from
+    1."""
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"A mask is [height, width]. Received: {mask.shape}")
@@ -170,19 +190,25 @@ def rle_decode(rle, shape):
     numbers = [int(text) for text in rle.split()]
     mask = np.zeros(shape[0] * shape[1], bool)
     if len(numbers) % 2:
-        raise ValueError(f"Run lengths are pairs of start and length. Received: {len(numbers)} numbers")
+        raise ValueError(
+            f"Run lengths are pairs of start and length. Received: {len(numbers)} numbers"
+        )
     for start, length in zip(numbers[::2], numbers[1::2]):
         if start < 1 or length < 1 or start - 1 + length > mask.size:
-            raise ValueError(f"Runs lie in 1..{mask.size} for the shape {tuple(shape)}. Received: {start} {length}")
-        mask[start - 1:start - 1 + length] = True
+            raise ValueError(
+                f"Runs lie in 1..{mask.size} for the shape {tuple(shape)}. Received: {start}"
+                f" {length}"
+            )
+        mask[start - 1 : start - 1 + length] = True
     return mask.reshape(shape[1], shape[0]).T
 
 
 def mask_to_rle(image_id, mask, scores):
     """The lines of an image in a submission, "id, runs", best first.
 
-    A pixel belongs to one object: where masks overlap, to that of the highest score (of equal scores to the
-    first). Objects that have no pixel left have no line; an image without objects has one without runs.
+    A pixel belongs to one object: where masks overlap, to that of the highest score (of equal
+    scores to the first). Objects that have no pixel left have no line; an image without objects has
+    one without runs.
 
     Args:
         image_id: the image's id.
@@ -190,7 +216,10 @@ def mask_to_rle(image_id, mask, scores):
     """
     mask, scores = np.asarray(mask) != 0, np.asarray(scores)
     if mask.ndim != 3 or mask.shape[-1] != len(scores):
-        raise ValueError(f"Masks are [height, width, N] with N scores. Received: {mask.shape} and {len(scores)} scores")
+        raise ValueError(
+            f"Masks are [height, width, N] with N scores. Received: {mask.shape} and {len(scores)}"
+            " scores"
+        )
     taken, lines = np.zeros(mask.shape[:2], bool), []
     for i in np.argsort(-scores, kind="stable"):
         free = mask[..., i] & ~taken
@@ -229,25 +258,38 @@ def detect(model, dataset_dir, subset, results=RESULTS_DIR):
 
 
 def outlined(image, masks):
-    """A copy of the image [H, W, 3] with a line along the rim of each mask [H, W, N]: names would hide small objects."""
+    """A copy of the image [H, W, 3] with a line along the rim of each mask [H, W, N]: names would
+    hide small objects."""
     from mrcnn import visualize
+
     picture = image.copy()
     for i, color in enumerate(visualize.random_colors(masks.shape[-1])):
         mask = np.pad(masks[..., i], 1)
-        inner = mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+        inner = (
+            mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
+        )
         picture[masks[..., i] & ~inner] = np.array(color) * 255
     return picture
 
 
-# ---- Commands ----------------------------------------------------------------------------------------
+# ---- Commands ------------------------------------------------------------------------------------
+
 
 def augmentation():
     """At most two of: flips, turns by right angles, brightness, blur."""
     from mrcnn.data import import_imgaug
+
     iaa = import_imgaug().augmenters
-    return iaa.SomeOf((0, 2), [
-        iaa.Fliplr(.5), iaa.Flipud(.5), iaa.OneOf([iaa.Affine(rotate=angle) for angle in (90, 180, 270)]),
-        iaa.Multiply((.8, 1.5)), iaa.GaussianBlur(sigma=(0., 5.))])
+    return iaa.SomeOf(
+        (0, 2),
+        [
+            iaa.Fliplr(0.5),
+            iaa.Flipud(0.5),
+            iaa.OneOf([iaa.Affine(rotate=angle) for angle in (90, 180, 270)]),
+            iaa.Multiply((0.8, 1.5)),
+            iaa.GaussianBlur(sigma=(0.0, 5.0)),
+        ],
+    )
 
 
 def train(model, dataset_dir, subset, args=None):
@@ -256,22 +298,30 @@ def train(model, dataset_dir, subset, args=None):
     for dataset, part in zip(datasets, (subset, "val")):
         dataset.load_nucleus(dataset_dir, part)
         dataset.prepare()
-    commands.train(model, *datasets, [(20, "heads", 1.), (40, "all", 1.)], args, augmentation=augmentation())
+    commands.train(
+        model, *datasets, [(20, "heads", 1.0), (40, "all", 1.0)], args, augmentation=augmentation()
+    )
 
 
 def main(arguments=None):
     parser = commands.parser(__doc__, ("train", "detect"), DEFAULT_LOGS_DIR, inputs=None)
-    parser.add_argument("--subset", choices=SUBSETS, help="train: train or stage1_train; detect: any")
+    parser.add_argument(
+        "--subset", choices=SUBSETS, help="train: train or stage1_train; detect: any"
+    )
     parser.set_defaults(output=RESULTS_DIR)
     args = commands.parse(parser, arguments)
     for name in ("dataset", "subset"):
         if not getattr(args, name):
             parser.error(f"{args.command} needs --{name}")
-    config = commands.configure(NucleusConfig() if args.command == "train" else NucleusInferenceConfig(), args)
+    config = commands.configure(
+        NucleusConfig() if args.command == "train" else NucleusInferenceConfig(), args
+    )
     if args.command == "train":
         train(commands.load_model("training", config, args), args.dataset, args.subset, args)
     else:
-        detect(commands.load_model("inference", config, args), args.dataset, args.subset, args.output)
+        detect(
+            commands.load_model("inference", config, args), args.dataset, args.subset, args.output
+        )
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@
 
 Everything runs on a CPU without a download. See --help for the options.
 """
+
 import pathlib
 import sys
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))      # the project's folder
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2]))  # the project's folder
 
 from mrcnn import commands  # noqa: E402
 from mrcnn.config import SmallConfig  # noqa: E402
@@ -22,13 +23,14 @@ SIDE, CLASSES = 128, ("square", "circle", "triangle")
 
 
 class ShapesConfig(SmallConfig):
-    """A small network that learns the shapes on two CPU cores within minutes, from random weights."""
+    """A small network that learns the shapes on two CPU cores within minutes, from random
+    weights."""
 
     NAME = "shapes"
     NUM_CLASSES = 1 + len(CLASSES)
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = SIDE
     MAX_GT_INSTANCES = 8
-    MASK_HEAD_CONVS = 2                  # the masks are simple, and the head's convolutions a third of a step
+    MASK_HEAD_CONVS = 2  # the masks are simple, and the head's convolutions a third of a step
     DETECTION_MIN_CONFIDENCE = 0.05
     STEPS_PER_EPOCH = 46
     VALIDATION_STEPS = 0
@@ -49,7 +51,13 @@ class ShapesDataset(Dataset):
             self.add_class("shapes", i + 1, name)
         for number in range(first, first + count):
             rng = np.random.default_rng(number)
-            self.add_image("shapes", number, path=None, background=rng.integers(0, 255, 3), shapes=_draw_shapes(rng))
+            self.add_image(
+                "shapes",
+                number,
+                path=None,
+                background=rng.integers(0, 255, 3),
+                shapes=_draw_shapes(rng),
+            )
         self.prepare()
 
     def load_image(self, image_id):
@@ -65,7 +73,7 @@ class ShapesDataset(Dataset):
         shapes = self.image_info[image_id]["shapes"]
         masks = np.stack([_mask(name, y, x, size) for name, _, y, x, size in shapes], axis=-1)
         covered = np.zeros((SIDE, SIDE), bool)
-        for i in reversed(range(len(shapes))):             # later shapes lie on top
+        for i in reversed(range(len(shapes))):  # later shapes lie on top
             masks[..., i] &= ~covered
             covered |= masks[..., i]
         class_ids = np.array([CLASSES.index(name) + 1 for name, *_ in shapes], np.int32)
@@ -85,7 +93,7 @@ def _draw_shapes(rng):
         y, x = (int(v) for v in rng.integers(20, SIDE - 20, 2))
         box = np.array([y - size, x - size, y + size, x + size])
         # As in the original sample: boxes that overlap by more than 30% are not both kept.
-        if any(_iou(box, other) > .3 for other in boxes):
+        if any(_iou(box, other) > 0.3 for other in boxes):
             continue
         boxes.append(box)
         shapes.append((CLASSES[rng.integers(len(CLASSES))], rng.integers(0, 255, 3), y, x, size))
@@ -104,13 +112,14 @@ def _mask(name, y, x, size):
     if name == "square":
         return (np.abs(dy) <= size) & (np.abs(dx) <= size)
     if name == "circle":
-        return dy ** 2 + dx ** 2 <= size ** 2
+        return dy**2 + dx**2 <= size**2
     # Equilateral, the tip `size` above the centre.
     half = size / np.sin(np.radians(60))
     return (dy <= size) & (dy >= -size) & (np.abs(dx) <= half * (dy + size) / (2 * size))
 
 
-# ---- Commands ----------------------------------------------------------------------------------------
+# ---- Commands ------------------------------------------------------------------------------------
+
 
 def headline(result):
     """The figures of an `Evaluation` that matter here."""
