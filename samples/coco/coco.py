@@ -20,10 +20,7 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import (
-    commands,  # noqa: E402
-    evaluate as evaluation,  # noqa: E402
-)
+from mrcnn import commands, evaluate as evaluation  # noqa: E402
 from mrcnn.coco import CocoDataset  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
