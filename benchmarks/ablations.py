@@ -1,10 +1,12 @@
 """The paper's ablations on the generated shapes: each setting trained with the same budget, in a
 table.
 
-    python benchmarks/ablations.py                   trains what is missing, writes
-    docs/ablations.md python benchmarks/ablations.py --minutes 7       begins no further setting
-    after so many minutes; call it again python benchmarks/ablations.py --only softmax    one
-    setting
+    python benchmarks/ablations.py
+        trains what is missing, writes docs/ablations.md
+    python benchmarks/ablations.py --minutes 7
+        begins no further setting after so many minutes; call it again
+    python benchmarks/ablations.py --only softmax
+        one setting
 
 Every setting differs from the first one in what its row names. All see the same images in the same
 order, as often, from the same seed; results lie in --folder, one file each, and are not made again.

@@ -2,8 +2,9 @@
 it.
 
     dataset = CocoDataset()
-    dataset.load_coco("coco", "val", "2017")                       # official: coco/annotations,
-    coco/val2017 dataset.load_json("mine/labels.json", "mine/photos")           # any other place
+    # official: coco/annotations, coco/val2017
+    dataset.load_coco("coco", "val", "2017")
+    dataset.load_json("mine/labels.json", "mine/photos")           # any other place
     dataset.prepare()
 
 What is wrong with a file is said once, with the file's name and the ids; broken parts are left out

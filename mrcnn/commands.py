@@ -18,8 +18,8 @@ A sample brings a config, its datasets and a few lines; what all samples do alik
                 commands.detect(model, val_set.class_names, args)
 
     if __name__ == "__main__":
-        commands.run(main)                                          # errors as one line, without a
-        traceback
+        # errors as one line, without a traceback
+        commands.run(main)
 
 Another command on pictures (a colour splash, say) is `media.process` with a function of its own,
 and `detect` with `paint=` the same with the results file. Of a sample that makes its images,

@@ -1,8 +1,9 @@
 """Checkpoints of torchvision's Mask R-CNN and Keypoint R-CNN: presets that build their graph, and
 the importer.
 
-    config = torchvision.config_of("maskrcnn_resnet50_fpn_v2_coco.pth")     # what it needs, read
-    off its keys model = MaskRCNN("inference", config, "logs")
+    # what it needs, read off its keys
+    config = torchvision.config_of("maskrcnn_resnet50_fpn_v2_coco.pth")
+    model = MaskRCNN("inference", config, "logs")
     model.load_weights("maskrcnn_resnet50_fpn_v2_coco.pth")
 
 A checkpoint is a state dict: {key: array} as a dict or an `.npz`, which need nothing else; or a

@@ -1,8 +1,9 @@
 """What every notebook here begins with: data by one variable, and a model that knows it.
 
-    dataset, config = start.data("shapes")            # or "../shared/data/coco-mini", or any folder
-    of COCO's layout model = start.model("shapes")                     # weights of `make demo`, or
-    of a minute's training
+    # or "../shared/data/coco-mini", or any folder of COCO's layout
+    dataset, config = start.data("shapes")
+    # weights of `make demo`, or of a minute's training
+    model = start.model("shapes")
 
 Weights that were trained here lie in ../logs/notebooks (or $MRCNN_NOTEBOOKS) and are used again.
 """

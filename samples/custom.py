@@ -1,10 +1,12 @@
 """Trains Mask R-CNN on your own photographs. Copy this file and change what you like;
 docs/custom_dataset.md explains it.
 
-    python samples/custom.py train --dataset=photos --weights=coco      photographs and their VIA,
-    LabelMe or COCO json python samples/custom.py evaluate --dataset=photos                  AP on
-    the fifth of them that was held out python samples/custom.py detect new/*.jpg
-    pictures of what the model finds
+    python samples/custom.py train --dataset=photos --weights=coco
+        photographs and their VIA, LabelMe or COCO json
+    python samples/custom.py evaluate --dataset=photos
+        AP on the fifth of them that was held out
+    python samples/custom.py detect new/*.jpg
+        pictures of what the model finds
 
 Without a GPU add --small: a small network from random weights, with --weights=none.
 """

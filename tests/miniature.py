@@ -1,8 +1,8 @@
 """Generated miniature datasets in the layouts of the samples: photographs of coins and leaves with
 VIA, LabelMe or COCO json, balloons, nuclei.
 
-    python tests/miniature.py photos         a folder for docs/custom_dataset.md: 60 photographs and
-    photos/via.json
+    python tests/miniature.py photos
+        a folder for docs/custom_dataset.md: 60 photographs and photos/via.json
 """
 
 import json

@@ -1,6 +1,7 @@
 """What torchvision's own model answers to seeded weights; run by a Python that has torchvision.
 
-python torchvision_oracle.py maskrcnn_resnet50_fpn_v2 OUT.npz     # weights "w/KEY", image, answers
+python torchvision_oracle.py maskrcnn_resnet50_fpn_v2 OUT.npz
+    writes the weights "w/KEY", the image and the answers
 """
 
 import sys

@@ -1,10 +1,13 @@
 """Finds balloons, and makes everything but them gray.
 
-    python samples/balloon/balloon.py train --dataset=balloon --weights=coco         heads, 30
-    epochs python samples/balloon/balloon.py train --dataset=balloon --weights=last         go on
-    where training stopped python samples/balloon/balloon.py splash --weights=last --image=photo.jpg
-    a path or an address python samples/balloon/balloon.py splash --weights=last --video=film.mp4
-    into --output
+    python samples/balloon/balloon.py train --dataset=balloon --weights=coco
+        heads, 30 epochs
+    python samples/balloon/balloon.py train --dataset=balloon --weights=last
+        go on where training stopped
+    python samples/balloon/balloon.py splash --weights=last --image=photo.jpg
+        a path or an address
+    python samples/balloon/balloon.py splash --weights=last --video=film.mp4
+        into --output
 
 --dataset is a folder with train/ and val/, each with photographs and their via_region_data.json of
 VIA 1.x or 2.x: polygons, rectangles, circles, ellipses and closed polylines. Every region is a

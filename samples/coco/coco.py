@@ -1,10 +1,13 @@
 """Mask R-CNN on COCO, or on any data in COCO's format.
 
-    python samples/coco/coco.py train --dataset=/data/coco --weights=imagenet        stages to
-    epochs 40, 120, 160 python samples/coco/coco.py train --dataset=/data/coco --weights=last
-    go on where training stopped python samples/coco/coco.py evaluate --dataset=/data/coco
-    --weights=coco         AP on 500 validation images python samples/coco/coco.py detect
-    --weights=coco photos/ film.mp4               pictures, video, results.json
+    python samples/coco/coco.py train --dataset=/data/coco --weights=imagenet
+        stages to epochs 40, 120, 160
+    python samples/coco/coco.py train --dataset=/data/coco --weights=last
+        go on where training stopped
+    python samples/coco/coco.py evaluate --dataset=/data/coco --weights=coco
+        AP on 500 validation images
+    python samples/coco/coco.py detect --weights=coco photos/ film.mp4
+        pictures, video, results.json
 
 --dataset is a folder with annotations/instances_<subset><year>.json and the photographs in
 <subset><year>/; --download=True fetches what is missing of the official data. Other places:

@@ -1,9 +1,10 @@
 """Finds the nuclei of cells: the data and the submission file of Kaggle's Data Science Bowl 2018.
 
     python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=imagenet
-    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last          go
-    on python samples/nucleus/nucleus.py detect --dataset=bowl --subset=stage1_test --weights=last
-    submit.csv, pictures
+    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last
+        go on
+    python samples/nucleus/nucleus.py detect --dataset=bowl --subset=stage1_test --weights=last
+        submit.csv, pictures
 
 --dataset is the folder with stage1_train/ and stage1_test/; in these each image has a folder,
 <id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus.
