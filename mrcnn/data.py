@@ -15,7 +15,7 @@ import warnings
 
 import numpy as np
 
-from mrcnn import keypoints, utils
+from mrcnn import boxes as box_math, keypoints, utils
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +44,22 @@ def compose_image_meta(
     )
 
 
-def parse_image_meta(meta):
-    """The parts of metas [B, 12 + classes], a dict of arrays (matterport: parse_image_meta)."""
-    return {
-        "image_id": meta[:, 0].astype(np.int32),
-        "original_image_shape": meta[:, 1:4].astype(np.int32),
-        "image_shape": meta[:, 4:7].astype(np.int32),
-        "window": meta[:, 7:11].astype(np.int32),
-        "scale": meta[:, 11].astype(np.float32),
-        "active_class_ids": meta[:, 12:].astype(np.int32),
-    }
+# Where the parts of an image meta lie.
+META = {
+    "image_id": 0,
+    "original_image_shape": slice(1, 4),
+    "image_shape": slice(4, 7),
+    "window": slice(7, 11),
+    "scale": 11,
+    "active_class_ids": slice(12, None),
+}
+
+
+def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
+    """The parts of metas [B, 12 + classes] by name (matterport: parse_image_meta)."""
+    parts = {name: meta[:, place].astype(np.int32) for name, place in META.items()}
+    parts["scale"] = meta[:, META["scale"]].astype(np.float32)
+    return parts
 
 
 def mold_image(images, config):
@@ -468,8 +474,6 @@ def load_image_gt(
 
 # ---- Targets -------------------------------------------------------------------------------------
 
-RPN_POSITIVE_IOU, RPN_NEGATIVE_IOU, CROWD_IOU, ROI_POSITIVE_IOU = 0.7, 0.3, 0.001, 0.5
-
 
 def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
     """Which anchors are objects, and their box deltas (Ren et al. 2015; matterport:
@@ -511,17 +515,17 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
 
     for box in gt_boxes[~objects]:
         rows, iou = anchors_of(box, 0)
-        match[rows[iou >= CROWD_IOU]] = 0
+        match[rows[iou >= config.CROWD_IOU]] = 0
     positive = []
     for box in gt_boxes[objects]:
-        rows, iou = anchors_of(box, RPN_NEGATIVE_IOU)
+        rows, iou = anchors_of(box, config.RPN_NEGATIVE_IOU)
         most = iou.max(initial=0)
-        if most < RPN_NEGATIVE_IOU:  # then its best anchor may be any
+        if most < config.RPN_NEGATIVE_IOU:  # then its best anchor may be any
             rows, iou = anchors_of(box, 0)
             most = iou.max(initial=0)
-        match[rows[iou >= RPN_NEGATIVE_IOU]] = 0
+        match[rows[iou >= config.RPN_NEGATIVE_IOU]] = 0
         if most > 0:
-            positive.append(rows[iou >= min(most, RPN_POSITIVE_IOU)])
+            positive.append(rows[iou >= min(most, config.RPN_POSITIVE_IOU)])
     if positive:
         match[np.concatenate(positive)] = 1
     match = match[: blocks.count]
@@ -537,7 +541,7 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
     if len(rows):
         chosen = blocks.boxes(rows)
         best = gt_boxes[objects][utils.compute_overlaps(chosen, gt_boxes[objects]).argmax(axis=1)]
-        deltas[: len(rows)] = utils._box_refinement(chosen, best, np) / config.RPN_BBOX_STD_DEV
+        deltas[: len(rows)] = box_math.deltas_between(chosen, best) / config.RPN_BBOX_STD_DEV
     return match, deltas
 
 
@@ -573,8 +577,10 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     best_iou = object_iou.max(axis=1, initial=0)
     crowd_iou = np.where(gt_class_ids < 0, iou, 0).max(axis=1, initial=0)
     real = rpn_rois.any(axis=1)
-    positive = np.flatnonzero(real & (best_iou >= ROI_POSITIVE_IOU))
-    negative = np.flatnonzero(real & (best_iou < ROI_POSITIVE_IOU) & (crowd_iou < CROWD_IOU))
+    positive = np.flatnonzero(real & (best_iou >= config.ROI_POSITIVE_IOU))
+    negative = np.flatnonzero(
+        real & (best_iou < config.ROI_POSITIVE_IOU) & (crowd_iou < config.CROWD_IOU)
+    )
     quota = int(size * ratio)
     positive = rng.permutation(positive)[:quota]
     wanted = int(len(positive) / ratio) - len(positive) if len(positive) else size - quota
@@ -591,7 +597,7 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
         class_ids[i] = class_id = gt_class_ids[obj]
         roi, box = rpn_rois[row].astype(np.float64), gt_boxes[obj]
         deltas[i, class_id] = (
-            utils._box_refinement(roi[None], box[None].astype(np.float64), np)[0]
+            box_math.deltas_between(roi[None], box[None].astype(np.float64))[0]
             / config.BBOX_STD_DEV
         )
         mask = gt_masks[..., obj]
@@ -744,7 +750,7 @@ class TrainingBatches:
             image, meta, ids_, boxes_, masks_, *points_ = example
             images[i, : image.shape[0], : image.shape[1]] = image
             metas[i] = meta
-            metas[i, 4:6] = shape[:2]
+            metas[i, META["image_shape"]][:2] = shape[:2]
             match[i, :, 0], deltas[i] = build_rpn_targets(
                 shape, anchors, ids_, boxes_, config, rng=rng
             )
@@ -761,7 +767,7 @@ class TrainingBatches:
         images = mold_image(images, config).astype(np.float32)
         if config.FLOAT_RESIZE:  # padding is 0 after molding
             for image, meta in zip(images, metas):
-                y1, x1, y2, x2 = meta[7:11].astype(int)
+                y1, x1, y2, x2 = meta[META["window"]].astype(int)
                 image[:y1], image[y2:], image[:, :x1], image[:, x2:] = 0, 0, 0, 0
         inputs = [images, metas, match, deltas, class_ids, boxes]
         inputs += [masks] if config.USE_MASK else []

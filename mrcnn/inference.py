@@ -1,19 +1,24 @@
-"""Detection as it is run: molding, the compiled network, results in the frame of the image, whole
+"""Detection as it is run: molding, the compiled network, results in the frame of the image,
 folders.
 
-`MaskRCNN.detect` and its relatives are thin methods over this module. The network is that of
-`mrcnn.model` as `mrcnn.folding` rewrites it, and compiled once for every size of image. The mask
+`MaskRCNN.detect` and its relatives are thin methods over this module. A `Detector` runs the network
+of `mrcnn.model` as `mrcnn.rewrite` rewrites it, compiled once for every size of image. The mask
 head runs on rows that hold a detection only, a group at a time.
 """
 
 import collections
 import concurrent.futures
+import threading
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
+from keras import layers as KL, ops
 
-from mrcnn import data, folding, keypoints, utils
+from mrcnn import boxes as box_math, data, keypoints, masks as mask_math, rewrite
+from mrcnn.config import Config
+from mrcnn.masks import Masks, run_lengths  # noqa: F401  names that existing code imports from here
 
 # Forms of the masks of a result; see `unmold`.
 MASK_FORMS = ("dense", "lazy", "rle")
@@ -22,20 +27,35 @@ MASK_FORMS = ("dense", "lazy", "rle")
 # more memory.
 HEAD_GROUP = 25
 
+# Sizes of images whose anchors are kept, and graphs of `run_graph` that are kept.
+KEPT_SIZES = 8
+KEPT_GRAPHS = 16
+
 
 # ---- Molding and unmolding -----------------------------------------------------------------------
 
 
-def mold(image, config, where, min_dim=None):
+class Molded(NamedTuple):
+    """An image as the network takes it.
+
+    Attributes:
+        image: [h, w, C] float32.
+        meta: see `data.compose_image_meta`.
+        window: (y1, x1, y2, x2) of the original image in it, pixels.
+    """
+
+    image: np.ndarray
+    meta: np.ndarray
+    window: tuple
+
+
+def mold(image: np.ndarray, config: Config, where: str, min_dim: int | None = None) -> Molded:
     """Resizes and normalises one image.
 
     Args:
         image: [H, W] or [H, W, C], uint8 or float.
         where: names the image in errors.
         min_dim: see `data.mold_with_size`.
-
-    Returns:
-        molded [h, w, C] float32, its meta, its window (y1, x1, y2, x2) in pixels.
     """
     image = data.with_channels(np.asarray(image), config, where)
     if config.IMAGE_RESIZE_MODE == "crop":
@@ -50,13 +70,20 @@ def mold(image, config, where, min_dim=None):
             f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
             f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}"
         )
-    meta = data.compose_image_meta(
-        0, image.shape, molded.shape, window, scale, np.zeros([config.NUM_CLASSES], dtype=np.int32)
-    )
-    return molded, meta, window
+    no_classes = np.zeros([config.NUM_CLASSES], dtype=np.int32)
+    meta = data.compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes)
+    return Molded(molded, meta, window)
 
 
-def unmold(detections, masks, original_shape, shape, window, config, form="dense"):
+def unmold(
+    detections: np.ndarray,
+    masks: np.ndarray | None,
+    original_shape: Sequence[int],
+    shape: Sequence[int],
+    window: Sequence[int],
+    config: Config,
+    form: str = "dense",
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
     """Detections of one image in the frame of the original.
 
     Args:
@@ -64,7 +91,7 @@ def unmold(detections, masks, original_shape, shape, window, config, form="dense
         masks: [N, h, w, classes], or [N, h, w] of the detected classes, or None.
         original_shape, shape: (H, W, ...) before and after molding.
         window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
-        form: "dense", bool [H, W, n]; "lazy", a `Masks`; "rle", a list of COCO's run-length
+        form: "dense", bool [H, W, n]; "lazy", a `masks.Masks`; "rle", a list of COCO's run-length
             encodings, made without a mask of the whole image.
 
     Returns:
@@ -73,321 +100,384 @@ def unmold(detections, masks, original_shape, shape, window, config, form="dense
     """
     if form not in MASK_FORMS:
         raise ValueError(f"masks is one of {', '.join(MASK_FORMS)}. Received: {form!r}")
-    keep, boxes, exact = _unmold_boxes(detections, original_shape, shape, window, config)
-    class_ids, scores = detections[keep, 4].astype(np.int32), detections[keep, 5]
+    rows, boxes, exact_boxes = _unmold_boxes(detections, original_shape, shape, window, config)
+    class_ids = detections[rows, 4].astype(np.int32)
+    scores = detections[rows, 5]
     if masks is None:
         return boxes, class_ids, scores, None
-    masks = masks[keep]
+    masks = masks[rows]
     if masks.ndim == 4:
-        masks = masks[np.arange(len(keep)), :, :, class_ids]
-    masks, places = (
-        utils.pad_masks(masks, exact)
-        if config.MASK_PASTE == "padded"
-        else (masks, np.around(boxes).astype(int))
-    )
+        masks = masks[np.arange(len(rows)), :, :, class_ids]
+    if config.MASK_PASTE == "padded":
+        masks, places = mask_math.pad_masks(masks, exact_boxes)
+    else:
+        places = np.around(boxes).astype(int)
     lazy = Masks(masks, places, original_shape[:2])
-    return (
-        boxes,
-        class_ids,
-        scores,
-        {"dense": np.asarray, "lazy": lambda m: m, "rle": Masks.rle}[form](lazy),
-    )
+    if form == "lazy":
+        return boxes, class_ids, scores, lazy
+    if form == "rle":
+        return boxes, class_ids, scores, lazy.rle()
+    return boxes, class_ids, scores, np.asarray(lazy)
 
 
 def _unmold_boxes(detections, original_shape, shape, window, config):
-    """Rows of detections with an area in the original image, their boxes there [n, 4], and these
-    not rounded."""
-    n = int(np.argmin(np.append(detections[:, 4] > 0, False)))
-    wy1, wx1, wy2, wx2 = utils.norm_boxes(window, shape[:2], config.BOX_FRAME)
-    shift, scale = np.array([wy1, wx1, wy1, wx1]), np.array([wy2 - wy1, wx2 - wx1] * 2)
-    exact = utils.denorm_boxes(
-        (detections[:n, :4] - shift) / scale, original_shape[:2], config.BOX_FRAME, whole=False
-    )
-    boxes = np.around(exact).astype(np.int32) if config.ROUND_DETECTIONS else exact
-    keep = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-    return keep, boxes[keep], exact[keep]
+    """Detections whose box has an area in the original image.
+
+    Returns:
+        rows: [n] int; boxes: [n, 4] there, pixels; exact_boxes: the same, not rounded.
+    """
+    count = int(np.argmin(np.append(detections[:, 4] > 0, False)))
+    frame = config.BOX_FRAME
+    y1, x1, y2, x2 = box_math.norm_boxes(window, shape[:2], frame)
+    shift = np.array([y1, x1, y1, x1])
+    scale = np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
+    boxes = (detections[:count, :4] - shift) / scale
+    exact_boxes = box_math.denorm_boxes(boxes, original_shape[:2], frame, whole=False)
+    boxes = exact_boxes
+    if config.ROUND_DETECTIONS:
+        boxes = np.around(exact_boxes).astype(np.int32)
+    rows = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    return rows, boxes[rows], exact_boxes[rows]
 
 
-def unmold_keypoints(detections, maps, original_shape, shape, window, config):
-    """Keypoints [n, K, (y, x, score)] of the rows that `unmold` keeps, in the original image,
-    float32.
+def unmold_keypoints(
+    detections: np.ndarray,
+    maps: np.ndarray,
+    original_shape: Sequence[int],
+    shape: Sequence[int],
+    window: Sequence[int],
+    config: Config,
+) -> np.ndarray:
+    """Keypoints [n, K, (y, x, score)] of the rows that `unmold` keeps, in the original, float32.
 
     Args:
         maps: [N, h, w, K] logits; the others as `unmold`.
     """
-    keep, *_ = _unmold_boxes(detections, original_shape, shape, window, config)
+    rows, *_ = _unmold_boxes(detections, original_shape, shape, window, config)
     # Neither these boxes nor the points are rounded.
-    boxes = utils.denorm_boxes(detections[keep, :4], shape[:2], config.BOX_FRAME, whole=False)
-    found = keypoints.decode(maps[keep], boxes)
-    window = np.asarray(window, np.float64)
-    scale = np.asarray(original_shape[:2]) / (window[2:] - window[:2])
-    found[..., :2] = (found[..., :2] - window[:2]) * scale
+    boxes = box_math.denorm_boxes(detections[rows, :4], shape[:2], config.BOX_FRAME, whole=False)
+    points = keypoints.decode(maps[rows], boxes)
+    corners = np.asarray(window, np.float64)
+    scale = np.asarray(original_shape[:2]) / (corners[2:] - corners[:2])
+    points[..., :2] = (points[..., :2] - corners[:2]) * scale
+    return points
+
+
+class Outputs(NamedTuple):
+    """What the network says of a batch; None in the place of what the model has no head for.
+
+    Attributes:
+        detections: [B, R, (y1, x1, y2, x2, class_id, score)], boxes normalised.
+        masks: [B, n, h, w] of the detected classes.
+        keypoints: [B, n, h, w, K] logits.
+    """
+
+    detections: np.ndarray
+    masks: np.ndarray | None
+    keypoints: np.ndarray | None
+
+    def of_image(self, row: int) -> "Outputs":
+        """The same without the batch axis, of one image."""
+        return Outputs(*[None if part is None else part[row] for part in self])
+
+
+def result(
+    outputs: Outputs,
+    row: int,
+    original_shape: Sequence[int],
+    shape: Sequence[int],
+    window: Sequence[int],
+    config: Config,
+    form: str = "dense",
+) -> dict:
+    """The dict of image number `row` of a batch, see `MaskRCNN.detect`."""
+    image = outputs.of_image(row)
+    frames = (original_shape, shape, window, config)
+    boxes, class_ids, scores, masks = unmold(image.detections, image.masks, *frames, form)
+    found = {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": masks}
+    if image.keypoints is not None:
+        found["keypoints"] = unmold_keypoints(image.detections, image.keypoints, *frames)
     return found
 
 
-def result(parts, row, original_shape, shape, window, config, form="dense"):
-    """The dict of image number `row` of a batch, see `MaskRCNN.detect`; parts: what `infer`
-    returns."""
-    detections, masks, points = (None if part is None else part[row] for part in parts)
-    frames = original_shape, shape, window, config
-    found = dict(
-        zip(("rois", "class_ids", "scores", "masks"), unmold(detections, masks, *frames, form))
-    )
-    if points is not None:
-        found["keypoints"] = unmold_keypoints(detections, points, *frames)
-    return found
+# ---- Anchors -------------------------------------------------------------------------------------
 
 
-class Masks:
-    """Masks of one image, kept as they left the mask head and put into the image when asked for.
+class Latest:
+    """The latest values by key, a bounded number of them; threads may ask at the same time."""
 
-    `np.asarray(masks)`, `masks[...]` and `masks.shape` are those of the bool array [H, W, N].
+    def __init__(self, limit: int):
+        self.limit = limit
+        self._values: collections.OrderedDict = collections.OrderedDict()
+        self._lock = threading.RLock()
 
-    Args:
-        soft: [N, h, w] float, probabilities inside the boxes.
-        boxes: [N, (y1, x1, y2, x2)] int, pixels.
-        image_shape: (H, W).
-        threshold: foreground from this probability.
-    """
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """The value of a key, made if it is not there; the oldest ones go."""
+        with self._lock:
+            if key in self._values:
+                self._values.move_to_end(key)
+            else:
+                self._values[key] = make()
+            while len(self._values) > self.limit:
+                self._values.popitem(last=False)
+            return self._values[key]
 
-    dtype, ndim = np.dtype(bool), 3
+    def __len__(self) -> int:
+        return len(self._values)
 
-    def __init__(self, soft, boxes, image_shape, threshold=0.5):
-        self.soft, self.boxes, self.threshold = np.asarray(soft), np.asarray(boxes), threshold
-        self.image_shape = tuple(int(side) for side in image_shape[:2])
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._values
 
-    @property
-    def shape(self):
-        return (*self.image_shape, len(self.soft))
+    def __iter__(self) -> Iterator:
+        return iter(list(self._values))
 
-    def __array__(self, dtype=None, copy=None):
-        masks = utils.unmold_masks(self.soft, self.boxes, self.image_shape, self.threshold)
-        return masks if dtype is None else masks.astype(dtype, copy=False)
-
-    def __getitem__(self, key):
-        key = key if isinstance(key, tuple) else (key,)
-        if (
-            len(key) in (2, 3)
-            and key[0] is Ellipsis
-            or len(key) == 3
-            and key[:2] == (slice(None), slice(None))
-        ):
-            last = key[-1]  # only these masks are pasted
-            if isinstance(last, (int, np.integer)):
-                return (
-                    utils.unmold_mask(self.soft[last], self.boxes[last], self.image_shape)
-                    if self.threshold == 0.5
-                    else np.asarray(self[..., [last]])[..., 0]
-                )
-            return np.asarray(
-                Masks(self.soft[last], self.boxes[last], self.image_shape, self.threshold)
-            )
-        return np.asarray(self)[key]
-
-    def __len__(self):
-        return self.image_shape[0]
-
-    def crop(self, i):
-        """Mask number i inside its box: (y1, x1, y2, x2) cut to the image, and [y2 - y1, x2 - x1]
-        bool."""
-        return utils.unmold_crop(self.soft[i], self.boxes[i], self.image_shape, self.threshold)
-
-    def rle(self):
-        """COCO's compressed run-length encodings: a list of {"size": [H, W], "counts": str}, from
-        the crops."""
-        from pycocotools import mask as coco_mask
-
-        if not len(self.soft):
-            return []
-        runs = [
-            {"size": list(self.image_shape), "counts": run_lengths(*self.crop(i), self.image_shape)}
-            for i in range(len(self.soft))
-        ]
-        return [
-            {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-            for code in coco_mask.frPyObjects(runs, *self.image_shape)
-        ]
+    def clear(self) -> None:
+        """Forgets all values."""
+        with self._lock:
+            self._values.clear()
 
 
-def run_lengths(box, crop, image_shape):
-    """Lengths of the runs of 0 and 1, in turn, of a mask read column by column, from the part in
-    its box.
+class AnchorTable:
+    """Anchors by the size of a molded image.
 
     Args:
-        box: (y1, x1, y2, x2) inside the image.
-        crop: [y2 - y1, x2 - x1] bool.
-        image_shape: (H, W).
-
-    Returns:
-        list of int, the first for 0.
+        config: its settings of anchors, strides and BOX_FRAME.
     """
-    y1, x1, _, _ = box
-    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = crop.T
-    column, row = np.nonzero(np.diff(columns, axis=1))
-    edges = (x1 + column) * image_shape[0] + y1 + row  # begin, end, begin, end ...
-    # A run that ends at the bottom of a column and begins again on top of the next is one.
-    joint = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate([joint, joint + 1]))
-    counts = np.diff(np.concatenate([[0], edges, [image_shape[0] * image_shape[1]]])).tolist()
-    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.sizes = Latest(KEPT_SIZES)
+
+    def of(self, image_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Anchors [A, 4] of a size in pixels, float64, and normalised, float32."""
+        size = tuple(int(side) for side in image_shape[:2])
+        return self.sizes.get(size, lambda: self._make(size))
+
+    def _make(self, size):
+        pixels = data.compute_anchors(self.config, size)
+        return pixels, box_math.norm_boxes(pixels, size, self.config.BOX_FRAME)
 
 
 # ---- The network ---------------------------------------------------------------------------------
 
 
-def infer(model, images, metas, anchors):
-    """Runs the network.
+class Detector:
+    """Runs an inference network; owns its compiled functions and what is kept between images.
 
     Args:
-        model: `MaskRCNN` in inference mode.
-        images: [B, h, w, C] float32, molded.
-        metas: [B, meta].
-        anchors: [A, 4] normalised.
-
-    Returns:
-        detections [B, R, 6], masks [B, n, h, w] of the detected classes and keypoints' maps [B, n,
-        h, w, K]; None in the place of what the model has no head for.
+        network: `training.Network` with sub_models "boxes" (images, metas and anchors to detections
+            and feature maps) and, where there is such a head, "masks" and "keypoints" (boxes, metas
+            and maps to the head's output).
+        config: the `Config` it was built with.
+        get_anchors: f(shape of a molded image) -> [A, 4] normalised.
     """
-    args = [
-        ops.convert_to_tensor(x, "float32")
-        for x in (images, metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))
-    ]
-    boxes = compiled(model, "boxes")
-    heads = [
-        name
-        for name, head in (("masks", model._mask_model), ("keypoints", model._keypoint_model))
-        if head is not None
-    ]
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        # The first time, TensorFlow prepares and runs the one while Python traces the others.
-        for name in heads:
-            if name not in model._functions:
-                pool.submit(compiled, model, name)
-        detections, *maps = boxes(*args)
-    detections = ops.convert_to_numpy(detections)
-    count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
 
-    def groups(name):
-        """The head's outputs of the rows with a detection, a group at a time."""
-        for start in range(0, count, HEAD_GROUP):
-            rows = detections[:, start : min(start + HEAD_GROUP, count)]
-            class_ids = [ops.convert_to_tensor(rows[..., 4], "int32")] if name == "masks" else []
-            yield ops.convert_to_numpy(
-                compiled(model, name)(
-                    ops.convert_to_tensor(rows[..., :4]), args[1], *maps, *class_ids
-                )
-            )
+    def __init__(self, network: Any, config: Config, get_anchors: Callable):
+        self.network = network
+        self.config = config
+        self.get_anchors = get_anchors
+        self.functions = Latest(len(network.sub_models))
+        self.graphs = Latest(KEPT_GRAPHS)
+        self._stages: dict = {}
 
-    masks = points = None
-    if model._mask_model is not None:
-        none = np.zeros((len(images), 0, *model.config.MASK_SHAPE), "float32")
-        masks = np.concatenate([none, *groups("masks")], axis=1)
-    if model._keypoint_model is not None:
-        none = np.zeros((len(images), 0, *model._keypoint_model.output.shape[2:]), "float32")
-        points = np.concatenate([none, *groups("keypoints")], axis=1)
-    return detections, masks, points
+    def function(self, name: str) -> Callable:
+        """One compiled function for every size; batch, height, width and rows are free in it.
 
+        Args:
+            name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and
+                feature maps; "masks", boxes [B, N, 4], metas, feature maps and class ids [B, N]
+                int32 to masks [B, N, h, w]; "keypoints", the same without class ids to [B, N, h, w,
+                K].
+        """
+        return self.functions.get(name, lambda: self._compile(name))
 
-def compiled(model, name):
-    """One compiled function for every size; batch, height, width and rows are free in it.
+    def _compile(self, name):
+        network = self.network.sub_models[name]
+        if name == "masks":
+            network = rewrite.of_detected_class(network)
+        if keras.backend.backend() != "tensorflow":
+            return lambda *args: network(list(args), training=False)
+        import tensorflow as tf
 
-    Args:
-        name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and feature
-            maps; "masks", boxes [B, N, 4], metas, feature maps and class ids [B, N] int32 to masks
-            [B, N, h, w]; "keypoints", the same without class ids to [B, N, h, w, K].
-    """
-    with model._lock:
-        function = model._functions.pop(name, None)
-        if function is None:
-            function = _compile(
-                {
-                    "boxes": lambda: model._box_model,
-                    "masks": lambda: folding.of_detected_class(model._mask_model),
-                    "keypoints": lambda: model._keypoint_model,
-                }[name]()
-            )
-        model._functions[name] = function
-        while len(model._functions) > 16:
-            model._functions.popitem(last=False)
-    return function
+        folded = rewrite.fold_batch_norm(network)
+        signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
+        function = tf.function(
+            lambda *args: folded(list(args), training=False),
+            input_signature=signature,
+            autograph=False,
+        )
+        function.get_concrete_function()
+        return function
 
+    def infer(self, images: np.ndarray, metas: np.ndarray, anchors: np.ndarray) -> Outputs:
+        """Runs the network.
 
-def _compile(network):
-    if keras.backend.backend() != "tensorflow":
-        return lambda *args: network(list(args), training=False)
-    import tensorflow as tf
+        Args:
+            images: [B, h, w, C] float32, molded.
+            metas: [B, meta].
+            anchors: [A, 4] normalised.
+        """
+        detections, maps, metas = self.infer_boxes(images, metas, anchors)
+        count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
+        masks = points = None
+        if "masks" in self.network.sub_models:
+            none = np.zeros((len(images), 0, *self.config.MASK_SHAPE), "float32")
+            groups = self._head_in_groups("masks", detections[:, :count], metas, maps)
+            masks = np.concatenate([none, *groups], axis=1)
+        if "keypoints" in self.network.sub_models:
+            sides = self.network.sub_models["keypoints"].output.shape[2:]
+            none = np.zeros((len(images), 0, *sides), "float32")
+            groups = self._head_in_groups("keypoints", detections[:, :count], metas, maps)
+            points = np.concatenate([none, *groups], axis=1)
+        return Outputs(detections, masks, points)
 
-    folded = folding.fold_batch_norm(network)
-    signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
-    function = tf.function(
-        lambda *args: folded(list(args), training=False), input_signature=signature, autograph=False
-    )
-    function.get_concrete_function()
-    return function
+    def infer_boxes(
+        self, images: np.ndarray, metas: np.ndarray, anchors: np.ndarray
+    ) -> tuple[np.ndarray, list, Any]:
+        """Runs the part of the network up to the boxes.
 
+        Returns:
+            detections [B, R, 6] in numpy; the feature maps and the metas as tensors, for
+            `infer_head`.
+        """
+        of_batch = np.broadcast_to(anchors, (len(images), *anchors.shape))
+        images, metas, of_batch = (
+            ops.convert_to_tensor(x, "float32") for x in (images, metas, of_batch)
+        )
+        function = self.function("boxes")
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            # The first time, TensorFlow prepares and runs the boxes while Python traces the heads.
+            for name in self.network.sub_models:
+                if name not in self.functions:
+                    pool.submit(self.function, name)
+            detections, *maps = function(images, metas, of_batch)
+        return ops.convert_to_numpy(detections), maps, metas
 
-# ---- Detection -----------------------------------------------------------------------------------
+    def _head_in_groups(self, name, detections, metas, maps):
+        """A head's outputs of the rows [B, n, 6], a group of rows at a time."""
+        for start in range(0, detections.shape[1], HEAD_GROUP):
+            rows = detections[:, start : start + HEAD_GROUP]
+            class_ids = None
+            if name == "masks":
+                class_ids = rows[..., 4]
+            yield self.infer_head(name, rows[..., :4], metas, maps, class_ids)
 
+    def infer_head(
+        self,
+        name: str,
+        boxes: np.ndarray,
+        metas: Any,
+        maps: list,
+        class_ids: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """A head's output of boxes [B, N, 4]: masks [B, N, h, w], or keypoints [B, N, h, w, K].
 
-def detect(model, images, masks="dense"):
-    """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
-    molded = [mold(image, model.config, f"image {i}") for i, image in enumerate(images)]
-    groups = collections.OrderedDict()
-    for i, (image, _, _) in enumerate(molded):
-        groups.setdefault(image.shape, []).append(i)
-    results = [None] * len(images)
-    for shape, members in groups.items():
-        anchors = model.get_anchors(shape)
-        for start in range(0, len(members), model.config.BATCH_SIZE):
-            chunk = members[start : start + model.config.BATCH_SIZE]
-            parts = infer(
-                model,
-                np.stack([molded[i][0] for i in chunk]),
-                np.stack([molded[i][1] for i in chunk]),
-                anchors,
-            )
-            for row, i in enumerate(chunk):
-                results[i] = result(
-                    parts, row, np.shape(images[i]), shape, molded[i][2], model.config, masks
-                )
-    return results
+        Args:
+            name: "masks" or "keypoints".
+            boxes: normalised.
+            metas, maps: what `infer_boxes` returned.
+            class_ids: [B, N], of masks.
+        """
+        args = [ops.convert_to_tensor(boxes, "float32"), metas, *maps]
+        if class_ids is not None:
+            args.append(ops.convert_to_tensor(class_ids, "int32"))
+        return ops.convert_to_numpy(self.function(name)(*args))
 
+    # ---- Images ------------------------------------------------------------------------------
 
-def detect_many(model, items, load=None, masks="dense"):
-    """See `MaskRCNN.detect_many`: reading and molding run ahead and unmolding behind, beside the
-    network."""
-    batch = model.config.BATCH_SIZE
+    def detect(self, images: Sequence[np.ndarray], masks: str = "dense") -> list[dict]:
+        """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
+        molded = [mold(image, self.config, f"image {i}") for i, image in enumerate(images)]
+        groups: dict[tuple, list[int]] = {}
+        for i, each in enumerate(molded):
+            groups.setdefault(each.image.shape, []).append(i)
+        results: list[dict] = [{}] * len(images)
+        for members in groups.values():
+            for start in range(0, len(members), self.config.BATCH_SIZE):
+                chunk = members[start : start + self.config.BATCH_SIZE]
+                outputs = self._infer_molded([molded[i] for i in chunk])
+                for row, i in enumerate(chunk):
+                    results[i] = self._result(outputs, row, np.shape(images[i]), molded[i], masks)
+        return results
 
-    def prepare(number, item):
-        image = item if load is None else load(item)
-        return np.shape(image), *mold(image, model.config, f"image {number}")
+    def _infer_molded(self, molded):
+        """Runs the network on `Molded` images of one size."""
+        images = np.stack([each.image for each in molded])
+        metas = np.stack([each.meta for each in molded])
+        return self.infer(images, metas, self.get_anchors(images.shape[1:]))
 
-    numbered, waiting, done = enumerate(items), collections.deque(), collections.deque()
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    def _result(self, outputs, row, original_shape, molded, masks):
+        shape = molded.image.shape
+        return result(outputs, row, original_shape, shape, molded.window, self.config, masks)
 
-        def refill():
-            while len(waiting) < 2 * batch and (item := next(numbered, None)) is not None:
-                waiting.append(pool.submit(prepare, *item))
+    def detect_many(
+        self, items: Iterable, load: Callable | None = None, masks: str = "dense"
+    ) -> Iterator[dict]:
+        """See `MaskRCNN.detect_many`.
 
-        refill()
-        while waiting:
-            chunk = [waiting.popleft().result()]
-            shape = chunk[0][1].shape
-            while waiting and len(chunk) < batch and waiting[0].result()[1].shape == shape:
-                chunk.append(waiting.popleft().result())
+        Reading and molding run ahead and unmolding behind, beside the network.
+        """
+        batch_size = self.config.BATCH_SIZE
+
+        def prepare(number, item):
+            image = item
+            if load is not None:
+                image = load(item)
+            return np.shape(image), mold(image, self.config, f"image {number}")
+
+        numbered = enumerate(items)
+        waiting: collections.deque = collections.deque()
+        done: collections.deque = collections.deque()
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+
+            def refill():
+                while len(waiting) < 2 * batch_size:
+                    item = next(numbered, None)
+                    if item is None:
+                        return
+                    waiting.append(pool.submit(prepare, *item))
+
             refill()
-            parts = infer(
-                model,
-                np.stack([c[1] for c in chunk]),
-                np.stack([c[2] for c in chunk]),
-                model.get_anchors(shape),
-            )
-            for row, (original, _, _, window) in enumerate(chunk):
-                done.append(
-                    pool.submit(result, parts, row, original, shape, window, model.config, masks)
-                )
-            while len(done) > 2 * batch:
+            while waiting:
+                chunk = self._next_chunk(waiting)
+                refill()
+                outputs = self._infer_molded([molded for _, molded in chunk])
+                for row, (original_shape, molded) in enumerate(chunk):
+                    work = (self._result, outputs, row, original_shape, molded, masks)
+                    done.append(pool.submit(*work))
+                while len(done) > 2 * batch_size:
+                    yield done.popleft().result()
+            while done:
                 yield done.popleft().result()
-        while done:
-            yield done.popleft().result()
+
+    def _next_chunk(self, waiting):
+        """The next prepared images of one molded size, at most BATCH_SIZE of them."""
+        chunk = [waiting.popleft().result()]
+        shape = chunk[0][1].image.shape
+        while waiting and len(chunk) < self.config.BATCH_SIZE:
+            if waiting[0].result()[1].image.shape != shape:
+                break
+            chunk.append(waiting.popleft().result())
+        return chunk
+
+    # ---- Parts of the graph ------------------------------------------------------------------
+
+    def graph(self, tensors: Sequence) -> Any:
+        """A model from the network's inputs to these tensors; the latest ones are kept."""
+        key = tuple(id(tensor) for tensor in tensors)
+        return self.graphs.get(key, lambda: keras.Model(self.network.inputs, list(tensors)))
+
+    def proposal_stage(self, name: str) -> Any:
+        """The tensor of a step inside the layer ROI; made once, so that `graph` knows it again.
+
+        Args:
+            name: a key of `model.ProposalLayer.stages`; of "rpn_non_max_suppression" the tensor is
+                that of the first image.
+        """
+        if name not in self._stages:
+            roi = self.network.get_layer("ROI")
+            tensor = KL.Lambda(lambda inputs: roi.stages(inputs)[name])(roi.input)
+            if name == "rpn_non_max_suppression":
+                tensor = tensor[0]
+            self._stages[name] = tensor
+        return self._stages[name]

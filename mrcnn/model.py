@@ -6,8 +6,8 @@
 
 Boxes are (y1, x1, y2, x2). In the network they are normalised: 0 is the centre of the first pixel,
 1 that of the last, or the image's edges (BOX_FRAME); only `norm_boxes_graph` and
-`denorm_boxes_graph` know that. Tensors have a batch
-axis B, then rows N; padding rows of public outputs are zero.
+`denorm_boxes_graph` know that. Tensors have a batch axis B, then rows N; padding rows of public
+outputs are zero.
 
 `class MaskRCNN`, at the end, is what users call. What is not the network lives in the modules
 beside this one; the names that code written for matterport's package imports from here are
@@ -21,26 +21,30 @@ import logging
 import math
 import os
 import re
-import threading
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers as KL, ops
 
 from mrcnn import (
+    boxes as box_math,
     config as config_module,
     data,
-    folding,
     inference,
     ops as kernels,
+    rewrite,
     trace as tracing,
     training,
     utils,
     weights,
 )
+from mrcnn.config import Config
 from mrcnn.data import (  # noqa: F401  names that existing code imports from here
+    META,
     build_detection_targets,
     build_rpn_targets,
     compose_image_meta,
@@ -52,19 +56,98 @@ from mrcnn.data import (  # noqa: F401  names that existing code imports from he
     parse_image_meta,
     unmold_image,
 )
-from mrcnn.training import DataGenerator  # noqa: F401
+from mrcnn.ops import mask_rows, take_rows
+from mrcnn.rewrite import SampledRPN, SplitPositives
+from mrcnn.training import DataGenerator, Network, TrainingModel  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
 register = keras.saving.register_keras_serializable("mrcnn")
 
+Tensor = Any  # of any backend of Keras, symbolic or not
 
-def log(text, array=None):
+
+def log(text: str, array: np.ndarray | None = None) -> None:
     """Prints a line, with shape, range and dtype of an array (matterport: log)."""
     if array is not None:
-        low, high = (array.min(), array.max()) if array.size else ("", "")
+        low, high = "", ""
+        if array.size:
+            low, high = array.min(), array.max()
         text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10}  max: {high:10}  {array.dtype}"
     print(text)
+
+
+# ------------------------------------------------------------------------------------------------
+#  Image meta and small layers
+# ------------------------------------------------------------------------------------------------
+
+
+def parse_image_meta_graph(meta: Tensor) -> dict[str, Tensor]:
+    """The parts of image metas [B, 12 + classes] by name (matterport: parse_image_meta_graph)."""
+    return {name: meta[:, place] for name, place in META.items()}
+
+
+def trim_zeros_graph(boxes: Tensor, name: str = "trim_zeros") -> tuple[Tensor, Tensor]:
+    """Rows of boxes [N, 4] that are not all zero, and which [N] bool (matterport:
+    trim_zeros_graph).
+
+    The network itself marks validity by masks; this is for code that used it. TensorFlow only.
+    """
+    import tensorflow as tf
+
+    keep = tf.reduce_any(tf.convert_to_tensor(boxes) != 0, axis=1)
+    return tf.boolean_mask(boxes, keep, name=name), keep
+
+
+def batch_pack_graph(x: Tensor, counts: Tensor, num_rows: int) -> Tensor:
+    """The first counts[i] rows of each x[i], end to end (matterport: batch_pack_graph).
+
+    Args:
+        x: [B, N, ...].
+        counts: [B] int.
+        num_rows: B.
+    """
+    return ops.concatenate([x[i, : counts[i]] for i in range(num_rows)], axis=0)
+
+
+def image_size(image: Tensor) -> Tensor:
+    """[2] float32: height and width of a batch of images [B, H, W, C]."""
+    _, height, width, _ = ops.shape(image)
+    return ops.stack([ops.cast(height, "float32"), ops.cast(width, "float32")])
+
+
+class ValuesLayer(KL.Layer):
+    """A layer of named values: they are its attributes, and it is made again from them.
+
+    Args:
+        config: None, or a `Config` whose values (see `values_of`) take the place of those given, as
+            in the original's constructors.
+        values: {name: value} of the arguments of the layer that has this base.
+    """
+
+    def __init__(self, values, config=None, **kwargs):
+        kwargs.setdefault("dtype", "float32")
+        super().__init__(**kwargs)
+        if config is not None:
+            values = {**values, **self.values_of(config)}
+        self._value_names = tuple(values)
+        for name, value in values.items():
+            if isinstance(value, np.ndarray):
+                value = value.tolist()
+            setattr(self, name, value)
+
+    @classmethod
+    def values_of(cls, config: Config) -> dict[str, Any]:
+        """The arguments that a Config tells."""
+        raise NotImplementedError(f"{cls.__name__} takes nothing from a Config")
+
+    @classmethod
+    def of(cls, config: Config, **arguments: Any) -> "ValuesLayer":
+        """The layer with a Config's values; arguments go before these."""
+        return cls(**{**cls.values_of(config), **arguments})
+
+    def get_config(self):
+        return {**super().get_config(), **{name: getattr(self, name) for name in self._value_names}}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -73,6 +156,7 @@ def log(text, array=None):
 
 
 @register
+@rewrite.computes_batch_norm
 class BatchNorm(KL.BatchNormalization):
     """Batch normalisation that holds its own mode (matterport: BatchNorm).
 
@@ -89,18 +173,18 @@ class BatchNorm(KL.BatchNormalization):
         self.train_bn = train_bn
 
     def call(self, inputs, training=None, mask=None):
-        return super().call(
-            inputs, training=training if self.train_bn is None else self.train_bn, mask=mask
-        )
+        if self.train_bn is not None:
+            training = self.train_bn
+        return super().call(inputs, training=training, mask=mask)
 
     def get_config(self):
         return {**super().get_config(), "train_bn": self.train_bn}
 
 
 @register
+@rewrite.computes_batch_norm
 class FrozenBatchNorm(BatchNorm):
-    """Batch normalisation as a fixed function: neither its statistics nor gamma and beta ever
-    train."""
+    """Batch normalisation as a fixed function: neither statistics nor gamma and beta ever train."""
 
     def __init__(self, **kwargs):
         super().__init__(**{**kwargs, "train_bn": False})
@@ -116,7 +200,7 @@ class FrozenBatchNorm(BatchNorm):
 
     @trainable.setter
     def trainable(self, value):
-        pass
+        """Left as it is: Keras sets every layer when a whole model becomes trainable."""
 
 
 @register
@@ -147,38 +231,52 @@ class Norm:
     bias: bool = True
 
     @classmethod
-    def of(cls, config, kind):
+    def of(cls, config: Config, kind: str | None) -> "Norm":
         """With a Config's values."""
         return cls(
-            kind,
-            config.TRAIN_BN,
-            config.BATCH_NORM_MOMENTUM,
-            config.BATCH_NORM_EPSILON,
-            config.CONV_BIAS,
+            kind=kind,
+            train_bn=config.TRAIN_BN,
+            momentum=config.BATCH_NORM_MOMENTUM,
+            epsilon=config.BATCH_NORM_EPSILON,
+            bias=config.CONV_BIAS,
         )
 
     @property
-    def conv_bias(self):
+    def conv_bias(self) -> bool:
         """Whether the convolution before it has a bias."""
         return self.bias or self.kind is None
 
-    def layers(self, name, per_roi=False):
+    def layers(self, name: str, per_roi: bool = False) -> list:
         """The one layer, or none, in a list. per_roi: for [B, N, h, w, C]."""
-        values = {"momentum": self.momentum, "epsilon": self.epsilon}
-        make = {
-            "batch": lambda **k: BatchNorm(self.train_bn, **values, **k),
-            "frozen": lambda **k: FrozenBatchNorm(**values, **k),
-            "group": lambda **k: GroupNorm(32, epsilon=1e-5, **k),
-        }
-        return [_layer(make[self.kind], name, per_roi)] if self.kind else []
+        if self.kind is None:
+            return []
+        return [named(self._make, name, per_roi)]
+
+    def _make(self, **kwargs):
+        if self.kind == "group":
+            return GroupNorm(32, epsilon=1e-5, **kwargs)
+        kwargs.update(momentum=self.momentum, epsilon=self.epsilon)
+        if self.kind == "frozen":
+            return FrozenBatchNorm(**kwargs)
+        return BatchNorm(self.train_bn, **kwargs)
 
 
-def _layer(make, name, per_roi):
+def named(make: Callable, name: str | None, per_roi: bool) -> KL.Layer:
     """make(name=name), or that layer applied to every RoI under the same name."""
-    return TimeDistributed(make(), name=name) if per_roi else make(name=name)
+    if per_roi:
+        return TimeDistributed(make(), name=name)
+    return make(name=name)
+
+
+def chain(x: Tensor, layers: Iterable) -> Tensor:
+    """x through the layers, one after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x
 
 
 @register
+@rewrite.computes_conv2d
 class WholeConv2D(KL.Conv2D):
     """A "valid" convolution that becomes one matrix product where its kernel covers the whole
     input.
@@ -190,10 +288,12 @@ class WholeConv2D(KL.Conv2D):
     def call(self, inputs):
         if tuple(inputs.shape[1:3]) != self.kernel_size:
             return super().call(inputs)
-        flat = ops.reshape(inputs, (ops.shape(inputs)[0], math.prod(inputs.shape[1:])))
+        batch = ops.shape(inputs)[0]
+        flat = ops.reshape(inputs, (batch, math.prod(inputs.shape[1:])))
         outputs = ops.matmul(flat, ops.reshape(self.kernel, (-1, self.filters)))
-        outputs = outputs + self.bias if self.use_bias else outputs
-        return ops.reshape(outputs, (ops.shape(inputs)[0], 1, 1, self.filters))
+        if self.use_bias:
+            outputs = outputs + self.bias
+        return ops.reshape(outputs, (batch, 1, 1, self.filters))
 
 
 @register
@@ -212,6 +312,7 @@ class TimeDistributed(KL.TimeDistributed):
 # ------------------------------------------------------------------------------------------------
 #  ResNet (paper, section 3: network architecture)
 # ------------------------------------------------------------------------------------------------
+
 
 # Blocks of the stages 2..5, whether a block is a bottleneck of three convolutions, and the groups
 # of its 3x3 convolution and their width in stage 2 (ResNeXt: Xie et al. 2017).
@@ -244,48 +345,73 @@ class Style:
     padding: str = "same"
     per_roi: bool = False
 
+    @classmethod
+    def of(cls, config: Config) -> "Style":
+        """With a Config's values."""
+        norm = Norm.of(config, config.BACKBONE_NORM)
+        return cls(norm=norm, stride_in_1x1=config.STRIDE_IN_1X1, padding=config.BACKBONE_PADDING)
+
+
+def _conv_and_norm(x, name, width, size, strides, groups, style):
+    """A convolution and its norm; `name`: "2a_branch1" of res2a_branch1 and bn2a_branch1."""
+    padding = "same"
+    if size > 1 and strides not in (1, (1, 1)) and style.padding == "symmetric":
+        x = named(lambda **kwargs: KL.ZeroPadding2D(size // 2, **kwargs), None, style.per_roi)(x)
+        padding = "valid"
+
+    def convolution(**kwargs):
+        return KL.Conv2D(
+            width,
+            size,
+            strides=strides,
+            padding=padding,
+            groups=groups,
+            use_bias=style.norm.conv_bias,
+            **kwargs,
+        )
+
+    x = named(convolution, "res" + name, style.per_roi)(x)
+    return chain(x, style.norm.layers("bn" + name, style.per_roi))
+
 
 def _residual_block(x, kernel_size, filters, stage, block, strides, project, style):
     """A block of 2 (basic) or 3 (bottleneck) convolutions; one of the first two has the stride."""
+    branches = ("2a", "2b", "2c")[: len(filters)]
     bottleneck = len(filters) == 3
-    kernels_ = [1, kernel_size, 1] if bottleneck else [kernel_size] * 2
-    conv, bn = f"res{stage}{block}_branch", f"bn{stage}{block}_branch"
-    strided = "2a" if style.stride_in_1x1 or not bottleneck else "2b"
-
-    def conv_bn(x, branch, width, size, strides=1):
-        padding = "same"
-        if size > 1 and strides not in (1, (1, 1)) and style.padding == "symmetric":
-            x = _layer(lambda **k: KL.ZeroPadding2D(size // 2, **k), None, style.per_roi)(x)
-            padding = "valid"
-        groups = style.groups if bottleneck and size > 1 else 1
-        x = _layer(
-            lambda **k: KL.Conv2D(
-                width,
-                size,
-                strides=strides,
-                padding=padding,
-                groups=groups,
-                use_bias=style.norm.conv_bias,
-                **k,
-            ),
-            conv + branch,
-            style.per_roi,
-        )(x)
-        for layer in style.norm.layers(bn + branch, style.per_roi):
-            x = layer(x)
-        return x
-
-    shortcut = conv_bn(x, "1", filters[-1], 1, strides) if project else x
-    for branch, width, size in zip(("2a", "2b", "2c"), filters, kernels_):
-        x = conv_bn(x, branch, width, size, strides if branch == strided else 1)
-        if branch != ("2a", "2b", "2c")[len(filters) - 1]:
+    sizes = [kernel_size, kernel_size]
+    if bottleneck:
+        sizes = [1, kernel_size, 1]
+    strided = "2a"
+    if bottleneck and not style.stride_in_1x1:
+        strided = "2b"
+    name = f"{stage}{block}_branch"
+    shortcut = x
+    if project:
+        shortcut = _conv_and_norm(x, name + "1", filters[-1], 1, strides, 1, style)
+    for branch, width, size in zip(branches, filters, sizes):
+        step = 1
+        if branch == strided:
+            step = strides
+        groups = 1
+        if bottleneck and size > 1:
+            groups = style.groups
+        x = _conv_and_norm(x, name + branch, width, size, step, groups, style)
+        if branch != branches[-1]:
             x = KL.Activation("relu")(x)
-    return KL.Activation("relu", name=f"res{stage}{block}_out")(KL.Add()([x, shortcut]))
+    x = KL.Add()([x, shortcut])
+    return KL.Activation("relu", name=f"res{stage}{block}_out")(x)
 
 
 def identity_block(
-    input_tensor, kernel_size, filters, stage, block, use_bias=True, train_bn=True, style=None
-):
+    input_tensor: Tensor,
+    kernel_size: int,
+    filters: Sequence[int],
+    stage: int,
+    block: str,
+    use_bias: bool = True,
+    train_bn: bool | None = True,
+    style: Style | None = None,
+) -> Tensor:
     """Residual block without a projection (matterport: identity_block).
 
     Args:
@@ -295,40 +421,24 @@ def identity_block(
         stage, block: an int and a letter, parts of the layers' names.
         style: a `Style`, in place of use_bias and train_bn.
     """
-    return _residual_block(
-        input_tensor,
-        kernel_size,
-        filters,
-        stage,
-        block,
-        1,
-        False,
-        style or Style(Norm(train_bn=train_bn, bias=use_bias)),
-    )
+    style = style or Style(Norm(train_bn=train_bn, bias=use_bias))
+    return _residual_block(input_tensor, kernel_size, filters, stage, block, 1, False, style)
 
 
 def conv_block(
-    input_tensor,
-    kernel_size,
-    filters,
-    stage,
-    block,
-    strides=(2, 2),
-    use_bias=True,
-    train_bn=True,
-    style=None,
-):
+    input_tensor: Tensor,
+    kernel_size: int,
+    filters: Sequence[int],
+    stage: int,
+    block: str,
+    strides: Any = (2, 2),
+    use_bias: bool = True,
+    train_bn: bool | None = True,
+    style: Style | None = None,
+) -> Tensor:
     """Residual block with a 1x1 projection in the shortcut (matterport: conv_block)."""
-    return _residual_block(
-        input_tensor,
-        kernel_size,
-        filters,
-        stage,
-        block,
-        strides,
-        True,
-        style or Style(Norm(train_bn=train_bn, bias=use_bias)),
-    )
+    style = style or Style(Norm(train_bn=train_bn, bias=use_bias))
+    return _residual_block(input_tensor, kernel_size, filters, stage, block, strides, True, style)
 
 
 def _architecture(name):
@@ -337,12 +447,14 @@ def _architecture(name):
     return RESNETS[name]
 
 
-def resnet_stage(x, architecture, stage, strides, style):
+def resnet_stage(x: Tensor, architecture: str, stage: int, strides: Any, style: Style) -> Tensor:
     """Stage 2..5 of a ResNet; its first block has the stride."""
     blocks, bottleneck, groups, group_width = _architecture(architecture)
     style = dataclasses.replace(style, groups=groups)
     scale = 2 ** (stage - 2)
-    filters = [groups * group_width * scale] * 2 + ([256 * scale] if bottleneck else [])
+    filters = [groups * group_width * scale] * 2
+    if bottleneck:
+        filters.append(256 * scale)
     for i in range(blocks[stage - 2]):
         block = chr(ord("a") + i)
         if i == 0 and (bottleneck or stage > 2):
@@ -352,7 +464,13 @@ def resnet_stage(x, architecture, stage, strides, style):
     return x
 
 
-def resnet_graph(input_image, architecture, stage5=False, train_bn=True, style=None):
+def resnet_graph(
+    input_image: Tensor,
+    architecture: str,
+    stage5: bool = False,
+    train_bn: bool | None = True,
+    style: Style | None = None,
+) -> list:
     """The maps C1..C5 of a ResNet at strides 2, 4, 8, 16, 32 (matterport: resnet_graph).
 
     Args:
@@ -369,20 +487,22 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True, style=N
     style = style or Style(Norm(train_bn=train_bn))
     x = KL.ZeroPadding2D(3)(input_image)
     x = KL.Conv2D(64, 7, strides=2, use_bias=style.norm.conv_bias, name="conv1")(x)
-    for layer in style.norm.layers("bn_conv1"):
-        x = layer(x)
-    x = KL.Activation("relu")(x)
-    maps = [x]
+    x = chain(x, style.norm.layers("bn_conv1"))
+    c1 = KL.Activation("relu")(x)
+    x = c1
+    padding = "same"
     if style.padding == "symmetric":
         x = KL.ZeroPadding2D(1)(x)  # after a ReLU nothing is below 0
-    x = KL.MaxPooling2D(3, strides=2, padding="same" if style.padding == "same" else "valid")(x)
-    for stage in (2, 3, 4, 5):
-        if stage == 5 and not stage5:
-            maps.append(None)
-            break
-        x = resnet_stage(x, architecture, stage, 1 if stage == 2 else 2, style)
-        maps.append(x)
-    return maps
+    if style.padding != "same":
+        padding = "valid"
+    x = KL.MaxPooling2D(3, strides=2, padding=padding)(x)
+    c2 = resnet_stage(x, architecture, 2, 1, style)
+    c3 = resnet_stage(c2, architecture, 3, 2, style)
+    c4 = resnet_stage(c3, architecture, 4, 2, style)
+    c5 = None
+    if stage5:
+        c5 = resnet_stage(c4, architecture, 5, 2, style)
+    return [c1, c2, c3, c4, c5]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -390,7 +510,7 @@ def resnet_graph(input_image, architecture, stage5=False, train_bn=True, style=N
 # ------------------------------------------------------------------------------------------------
 
 
-def fpn_graph(maps, channels=256, norm=Norm(None)):
+def fpn_graph(maps: Sequence, channels: int = 256, norm: Norm = Norm(None)) -> list:
     """P2..P6 at strides 4, 8, 16, 32, 64 from C2..C5.
 
     Each level is the lateral 1x1 of its own map plus the level above, upsampled by nearest
@@ -398,20 +518,20 @@ def fpn_graph(maps, channels=256, norm=Norm(None)):
     """
 
     def conv(x, size, name):
-        x = KL.Conv2D(channels, size, padding="same", use_bias=norm.conv_bias, name=name)(x)
-        for layer in norm.layers(name + "_bn"):
-            x = layer(x)
-        return x
+        convolution = KL.Conv2D(channels, size, padding="same", use_bias=norm.conv_bias, name=name)
+        return chain(convolution(x), norm.layers(name + "_bn"))
 
     top_down = conv(maps[-1], 1, "fpn_c5p5")
     sums = {5: top_down}
-    for level, lateral in zip((4, 3, 2), reversed(maps[:-1])):
+    for level, bottom_up in zip((4, 3, 2), reversed(maps[:-1])):
         up = KL.UpSampling2D(2, name=f"fpn_p{level + 1}upsampled")(top_down)
-        lateral = conv(lateral, 1, f"fpn_c{level}p{level}")
+        lateral = conv(bottom_up, 1, f"fpn_c{level}p{level}")
         up = MatchSize(name=f"fpn_p{level}size")([up, lateral])
-        top_down = sums[level] = KL.Add(name=f"fpn_p{level}add")([up, lateral])
+        top_down = KL.Add(name=f"fpn_p{level}add")([up, lateral])
+        sums[level] = top_down
     pyramid = [conv(sums[level], 3, f"fpn_p{level}") for level in (2, 3, 4, 5)]
-    return pyramid + [KL.MaxPooling2D(1, strides=2, name="fpn_p6")(pyramid[-1])]
+    p6 = KL.MaxPooling2D(1, strides=2, name="fpn_p6")(pyramid[-1])
+    return [*pyramid, p6]
 
 
 @register
@@ -433,11 +553,11 @@ class MatchSize(KL.Layer):
 
 
 # ------------------------------------------------------------------------------------------------
-#  Boxes
+#  Boxes (the arithmetic is in mrcnn.boxes)
 # ------------------------------------------------------------------------------------------------
 
 
-def norm_boxes_graph(boxes, shape, frame="centers"):
+def norm_boxes_graph(boxes: Tensor, shape: Tensor, frame: str = "centers") -> Tensor:
     """Pixel boxes to normalised ones (matterport: norm_boxes_graph).
 
     Args:
@@ -445,78 +565,120 @@ def norm_boxes_graph(boxes, shape, frame="centers"):
         shape: [..., (height, width)], one for all boxes or one for each.
         frame: BOX_FRAME.
     """
-    scale, shift = _frame(shape, frame)
-    return (ops.cast(boxes, "float32") - shift) / scale
+    size = ops.cast(shape, "float32")[..., :2]
+    return box_math.normalize(ops.cast(boxes, "float32"), size, frame, ops)
 
 
-def denorm_boxes_graph(boxes, shape, frame="centers", whole=True):
+def denorm_boxes_graph(
+    boxes: Tensor, shape: Tensor, frame: str = "centers", whole: bool = True
+) -> Tensor:
     """Normalised boxes to pixel ones (matterport: denorm_boxes_graph).
 
     Args:
         whole: int32, rounded half to even; False: float32, not rounded.
     """
-    scale, shift = _frame(shape, frame)
-    boxes = boxes * scale + shift
-    return ops.cast(ops.round(boxes), "int32") if whole else boxes
-
-
-def _frame(shape, frame):
     size = ops.cast(shape, "float32")[..., :2]
-    size, one = ops.concatenate([size, size], axis=-1), 1.0 if frame == "centers" else 0.0
-    return size - one, ops.convert_to_tensor([0.0, 0.0, one, one])
+    boxes = box_math.denormalize(boxes, size, frame, ops)
+    if whole:
+        return ops.cast(ops.round(boxes), "int32")
+    return boxes
 
 
-def apply_box_deltas_graph(boxes, deltas, log_size_limit=None):
-    """Moves boxes by (dy, dx, log dh, log dw); any leading axes (matterport:
-    apply_box_deltas_graph).
+def apply_box_deltas_graph(
+    boxes: Tensor, deltas: Tensor, log_size_limit: float | None = None
+) -> Tensor:
+    """Moves boxes by (dy, dx, log dh, log dw) (matterport: apply_box_deltas_graph).
 
     Args:
+        boxes, deltas: [..., 4], any leading axes.
         log_size_limit: bound on log dh and log dw, so that exp can't overflow; None for no bound.
     """
-    height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    dh, dw = deltas[..., 2], deltas[..., 3]
-    if log_size_limit is not None:
-        dh, dw = ops.minimum(dh, log_size_limit), ops.minimum(dw, log_size_limit)
-    y = boxes[..., 0] + 0.5 * height + deltas[..., 0] * height
-    x = boxes[..., 1] + 0.5 * width + deltas[..., 1] * width
-    height, width = height * ops.exp(dh), width * ops.exp(dw)
-    y1, x1 = y - 0.5 * height, x - 0.5 * width
-    return ops.stack([y1, x1, y1 + height, x1 + width], axis=-1)
+    return box_math.apply_deltas(boxes, deltas, ops, log_size_limit)
 
 
-def clip_boxes_graph(boxes, window):
-    """Clips boxes [..., 4] to a window (y1, x1, y2, x2) of broadcastable shape (matterport:
-    clip_boxes_graph)."""
-    low = ops.concatenate([window[..., :2], window[..., :2]], axis=-1)
-    high = ops.concatenate([window[..., 2:], window[..., 2:]], axis=-1)
-    return ops.maximum(ops.minimum(boxes, high), low)
+def clip_boxes_graph(boxes: Tensor, window: Tensor) -> Tensor:
+    """Boxes [..., 4] cut at a window (y1, x1, y2, x2) (matterport: clip_boxes_graph)."""
+    return box_math.clip(boxes, window, ops)
 
 
-def overlaps_graph(boxes1, boxes2):
+def overlaps_graph(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """IoU of every pair, [N, 4] and [M, 4] -> [N, M] (matterport: overlaps_graph)."""
     return kernels.overlaps(boxes1, boxes2)
 
 
-def log2_graph(x):
+def log2_graph(x: Tensor) -> Tensor:
     """Logarithm to base 2 (matterport: log2_graph)."""
     return ops.log(x) / ops.log(ops.convert_to_tensor(2.0))
 
 
-def _take_rows(x, indices):
-    """x: [B, N, ...], indices: [B, K] -> [B, K, ...]."""
-    shape = (*indices.shape, *([1] * (len(x.shape) - 2)))
-    indices = ops.reshape(indices, (ops.shape(indices)[0], ops.shape(indices)[1], *shape[2:]))
-    return ops.take_along_axis(x, indices, axis=1)
-
-
-def _mask_rows(x, keep):
-    """Sets the rows of x [B, N, ...] to zero where keep [B, N] is False."""
-    keep = ops.reshape(keep, (*ops.shape(keep), *([1] * (len(x.shape) - 2))))
-    return ops.where(keep, x, ops.zeros_like(x))
+def _has_sides_of(boxes, size, frame, pixels):
+    """Which boxes [..., 4] have no side below that; size: [..., (height, width)] of the image."""
+    boxes = denorm_boxes_graph(boxes, size, frame, whole=False)
+    return ops.all(boxes[..., 2:] - boxes[..., :2] >= pixels, axis=-1)
 
 
 @register
-class PyramidAnchors(KL.Layer):
+class NormalizeBoxes(ValuesLayer):
+    """Pixel boxes to normalised ones, by the size of the image.
+
+    Args:
+        min_pixels: sides of boxes without extent after normalising (those of one pixel) are widened
+            to so many pixels about their centre, or an object of one pixel could never be matched.
+        return_valid: also return which boxes are not zero rows, [B, N] bool; decided before
+            normalising, after which zero rows are no longer zero.
+        frame: BOX_FRAME.
+
+    Input: [boxes [B, N, 4] in pixels, image [B, H, W, C]]. Output: [B, N, 4].
+    """
+
+    def __init__(self, min_pixels=0, return_valid=False, frame="centers", **kwargs):
+        values = {"min_pixels": min_pixels, "return_valid": return_valid, "frame": frame}
+        super().__init__(values, **kwargs)
+
+    def call(self, inputs):
+        pixels, image = inputs
+        size = image_size(image)
+        boxes = norm_boxes_graph(pixels, size, self.frame)
+        if self.min_pixels:
+            boxes = self._widened(boxes, 0.5 * self.min_pixels / (size - 1.0))
+        if self.return_valid:
+            return boxes, ops.any(pixels != 0, axis=-1)
+        return boxes
+
+    @staticmethod
+    def _widened(boxes, half):
+        """Boxes whose sides without extent reach `half` to both sides of their place."""
+        low = boxes[..., :2]
+        high = boxes[..., 2:]
+        thin = high - low <= 0
+        low = ops.where(thin, low - half, low)
+        high = ops.where(thin, high + half, high)
+        return ops.concatenate([low, high], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        shape = tuple(input_shape[0])
+        if self.return_valid:
+            return shape, shape[:2]
+        return shape
+
+    def compute_output_spec(self, inputs):
+        boxes = keras.KerasTensor(inputs[0].shape, "float32")
+        if self.return_valid:
+            return boxes, keras.KerasTensor(boxes.shape[:2], "bool")
+        return boxes
+
+
+# ------------------------------------------------------------------------------------------------
+#  Region proposal network (paper, section 3.1; Ren et al. 2015)
+# ------------------------------------------------------------------------------------------------
+
+
+def _anchors_per_cell(config):
+    return len(config.RPN_ANCHOR_RATIOS) * np.size(config.RPN_ANCHOR_SCALES[0])
+
+
+@register
+class PyramidAnchors(ValuesLayer):
     """Anchors of the maps that the batch has, so that images of any size can train.
 
     Args:
@@ -532,70 +694,81 @@ class PyramidAnchors(KL.Layer):
     """
 
     def __init__(
-        self, scales, ratios, strides, anchor_stride=1, frame="centers", rounding=False, **kwargs
+        self,
+        scales,
+        ratios,
+        strides,
+        anchor_stride=1,
+        frame="centers",
+        rounding=False,
+        **kwargs,
     ):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        self.scales = [[float(s) for s in np.ravel(scale)] for scale in scales]
-        self.ratios, self.strides = list(ratios), list(strides)
-        self.anchor_stride, self.frame, self.rounding = anchor_stride, frame, rounding
+        values = {
+            "scales": [[float(side) for side in np.ravel(scale)] for scale in scales],
+            "ratios": [float(ratio) for ratio in ratios],
+            "strides": [int(stride) for stride in strides],
+            "anchor_stride": anchor_stride,
+            "frame": frame,
+            "rounding": rounding,
+        }
+        super().__init__(values, **kwargs)
 
-    def call(self, inputs):
-        image, maps = inputs[0], inputs[1:]
-        boxes = []
-        for scale, stride, level in zip(self.scales, self.strides, maps):
-            # The anchors of the first cell, moved to each of the others.
-            first = utils.generate_anchors(
-                scale, self.ratios, (1, 1), stride, 1, self.rounding
-            ).astype("float32")
-            rows, columns = (-(-ops.shape(level)[axis] // self.anchor_stride) for axis in (1, 2))
-            steps = [
-                self.anchor_stride
-                * (ops.shape(image)[axis] // ops.shape(level)[axis] if self.rounding else stride)
-                for axis in (1, 2)
-            ]
-            y = ops.cast(ops.arange(rows) * steps[0], "float32")[:, None, None]
-            x = ops.cast(ops.arange(columns) * steps[1], "float32")[None, :, None]
-            y, x = y + ops.zeros_like(x), x + ops.zeros_like(y)
-            shift = ops.stack([y, x, y, x], axis=-1)  # [rows, columns, 1, 4]
-            boxes.append(ops.reshape(shift + first, (-1, 4)))
-        size = [ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)]
-        boxes = norm_boxes_graph(ops.concatenate(boxes, axis=0), ops.stack(size), self.frame)
-        return boxes[None] + ops.zeros_like(image[:, :1, 0, :1], dtype="float32")[..., :1]
-
-    def compute_output_shape(self, input_shape):
-        cells = [
-            [None if side is None else -(-side // self.anchor_stride) for side in shape[1:3]]
-            for shape in input_shape[1:]
-        ]
-        known = all(side is not None for cell in cells for side in cell)
-        count = (
-            sum(len(self.ratios) * len(s) * h * w for s, (h, w) in zip(self.scales, cells))
-            if known
-            else None
-        )
-        return (input_shape[0][0], count, 4)
-
-    def get_config(self):
+    @classmethod
+    def values_of(cls, config):
         return {
-            **super().get_config(),
-            "scales": self.scales,
-            "ratios": [float(r) for r in self.ratios],
-            "strides": [int(s) for s in self.strides],
-            "anchor_stride": self.anchor_stride,
-            "frame": self.frame,
-            "rounding": self.rounding,
+            "scales": config.RPN_ANCHOR_SCALES,
+            "ratios": config.RPN_ANCHOR_RATIOS,
+            "strides": config.BACKBONE_STRIDES,
+            "anchor_stride": config.RPN_ANCHOR_STRIDE,
+            "frame": config.BOX_FRAME,
+            "rounding": config.RPN_ANCHOR_ROUNDING,
         }
 
+    def call(self, inputs):
+        image = inputs[0]
+        levels = zip(self.scales, self.strides, inputs[1:])
+        boxes = ops.concatenate([self._of_level(image, *level) for level in levels], axis=0)
+        boxes = norm_boxes_graph(boxes, image_size(image), self.frame)
+        per_image = ops.zeros_like(image[:, :1, 0, :1], dtype="float32")  # [B, 1, 1]
+        return boxes[None] + per_image
 
-# ------------------------------------------------------------------------------------------------
-#  Region proposal network (paper, section 3.1; Ren et al. 2015)
-# ------------------------------------------------------------------------------------------------
+    def _of_level(self, image, scale, stride, level):
+        """Anchors [a, 4] of one map in pixels: those of the first cell, moved to all others."""
+        first = utils.generate_anchors(scale, self.ratios, (1, 1), stride, 1, self.rounding)
+        steps = []
+        counts = []
+        for axis in (1, 2):
+            cells = ops.shape(level)[axis]
+            pixels = stride
+            if self.rounding:
+                pixels = ops.shape(image)[axis] // cells
+            steps.append(self.anchor_stride * pixels)
+            counts.append(-(-cells // self.anchor_stride))
+        y = ops.cast(ops.arange(counts[0]) * steps[0], "float32")[:, None, None]
+        x = ops.cast(ops.arange(counts[1]) * steps[1], "float32")[None, :, None]
+        y = y + ops.zeros_like(x)
+        x = x + ops.zeros_like(y)
+        shift = ops.stack([y, x, y, x], axis=-1)  # [rows, columns, 1, 4]
+        return ops.reshape(shift + first.astype("float32"), (-1, 4))
+
+    def compute_output_shape(self, input_shape):
+        count = 0
+        for scale, shape in zip(self.scales, input_shape[1:]):
+            if None in shape[1:3]:
+                return (input_shape[0][0], None, 4)
+            rows, columns = (-(-side // self.anchor_stride) for side in shape[1:3])
+            count += rows * columns * len(scale) * len(self.ratios)
+        return (input_shape[0][0], count, 4)
 
 
 def rpn_graph(
-    feature_map, anchors_per_location, anchor_stride, channels=512, convs=1, score="softmax"
-):
+    feature_map: Tensor,
+    anchors_per_location: int,
+    anchor_stride: int,
+    channels: int = 512,
+    convs: int = 1,
+    score: str = "softmax",
+) -> list:
     """Objectness and box deltas of every anchor of a map (matterport: rpn_graph).
 
     Args:
@@ -611,103 +784,45 @@ def rpn_graph(
     """
     shared = feature_map
     for i in range(convs):
+        name = "rpn_conv_shared"
+        strides = anchor_stride
+        if i > 0:
+            name = f"rpn_conv_shared{i + 1}"
+            strides = 1
         shared = KL.Conv2D(
-            channels,
-            3,
-            padding="same",
-            activation="relu",
-            strides=anchor_stride if i == 0 else 1,
-            name=f"rpn_conv_shared{i + 1 if i else ''}",
+            channels, 3, padding="same", activation="relu", strides=strides, name=name
         )(shared)
-    outputs = 2 if score == "softmax" else 1
-    x = KL.Conv2D(outputs * anchors_per_location, 1, name="rpn_class_raw")(shared)
+    logits_per_anchor = 2
+    if score == "sigmoid":
+        logits_per_anchor = 1
+    x = KL.Conv2D(logits_per_anchor * anchors_per_location, 1, name="rpn_class_raw")(shared)
     # Scores in bfloat16 would be 1.0 from .998 on, and which box is the best one a matter of
     # chance.
-    class_logits = KL.Reshape((-1, outputs), dtype="float32")(x)
+    class_logits = KL.Reshape((-1, logits_per_anchor), dtype="float32")(x)
     if score == "sigmoid":
         class_logits = ops.pad(class_logits, [[0, 0], [0, 0], [1, 0]])
     probs = KL.Activation("softmax", name="rpn_class_xxx", dtype="float32")(class_logits)
     x = KL.Conv2D(4 * anchors_per_location, 1, name="rpn_bbox_pred")(shared)
-    return [class_logits, probs, KL.Reshape((-1, 4), dtype="float32")(x)]
+    bbox = KL.Reshape((-1, 4), dtype="float32")(x)
+    return [class_logits, probs, bbox]
 
 
 def build_rpn_model(
-    anchor_stride, anchors_per_location, depth, channels=512, convs=1, score="softmax"
-):
+    anchor_stride: int,
+    anchors_per_location: int,
+    depth: int,
+    channels: int = 512,
+    convs: int = 1,
+    score: str = "softmax",
+) -> keras.Model:
     """The RPN as a model, one set of weights for all levels (matterport: build_rpn_model)."""
     feature_map = KL.Input((None, None, depth), name="input_rpn_feature_map")
     outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, channels, convs, score)
     return keras.Model(feature_map, outputs, name="rpn_model")
 
 
-def _anchors_per_cell(config):
-    return len(config.RPN_ANCHOR_RATIOS) * np.size(config.RPN_ANCHOR_SCALES[0])
-
-
-def _at_least(boxes, size, frame, pixels):
-    """Which boxes [..., 4] have no side shorter than that; size: [..., (height, width)] of the
-    image."""
-    boxes = denorm_boxes_graph(boxes, size, frame, whole=False)
-    return ops.all(boxes[..., 2:] - boxes[..., :2] >= pixels, axis=-1)
-
-
-class SampledRPN(KL.Layer):
-    """The RPN at the anchors that have a loss, from the 3x3 patches around them.
-
-    Equal to picking them out of the RPN's maps. But the gradient of those, zero almost everywhere,
-    costs a fourth of a training step, and here it flows through a few hundred patches.
-
-    Args:
-        rpn_model: one 3x3 convolution and two 1x1, see `rpn_graph`; its weights stay its own.
-        count: anchors of an image that have a loss, at most.
-
-    Input: [rpn_match [B, A, 1], P2, ... P6]. Output: match [B, count, 1], class_logits [B, count,
-    logits of an anchor], bbox [B, count, 4]; the anchors that have a loss in their order, then
-    others with match 0.
-    """
-
-    def __init__(self, rpn_model, count, **kwargs):
-        super().__init__(**kwargs)
-        self.count = count
-        names = "rpn_conv_shared", "rpn_class_raw", "rpn_bbox_pred"
-        self._parts = lambda: [
-            rpn_model.get_layer(name) for name in names
-        ]  # not tracked as this layer's own
-
-    def call(self, inputs):
-        match, maps = inputs[0], inputs[1:]
-        shared, *heads = self._parts()
-        per_cell = heads[1].filters // 4
-        has_loss = ops.cast(match[..., 0] != 0, "float32")
-        has_loss = ops.pad(
-            has_loss, [[0, 0], [0, ops.maximum(self.count - ops.shape(match)[1], 0)]]
-        )
-        has_loss, rows = ops.top_k(has_loss, self.count)  # of equals the first
-        rows = ops.where(has_loss > 0, ops.cast(rows, "int32"), 0)
-        x = kernels.cell_patches(maps, rows // per_cell)
-        x = ops.relu(ops.matmul(x, ops.reshape(shared.kernel, (-1, shared.filters))) + shared.bias)
-        outputs = []
-        for head in heads:
-            y = ops.matmul(x, head.kernel[0, 0]) + head.bias
-            y = ops.reshape(y, (*ops.shape(rows), per_cell, head.filters // per_cell))
-            outputs.append(
-                ops.take_along_axis(y, (rows % per_cell)[..., None, None], axis=2)[:, :, 0]
-            )
-        return (_mask_rows(_take_rows(match, rows), has_loss > 0), *outputs)
-
-    def compute_output_spec(self, inputs):
-        _, *heads = self._parts()
-        shapes = [1] + [4 * head.filters // heads[1].filters for head in heads]
-        return tuple(
-            keras.KerasTensor(
-                (inputs[0].shape[0], self.count, n), "int32" if i == 0 else self.compute_dtype
-            )
-            for i, n in enumerate(shapes)
-        )
-
-
 @register
-class ProposalLayer(KL.Layer):
+class ProposalLayer(ValuesLayer):
     """The best anchors, moved by their deltas, clipped, without duplicates (matterport:
     ProposalLayer).
 
@@ -758,65 +873,72 @@ class ProposalLayer(KL.Layer):
         fused=None,
         **kwargs,
     ):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        if config is not None:
-            bbox_std_dev, pre_nms_limit = (
-                config.RPN_BBOX_STD_DEV,
-                pre_nms_limit or config.PRE_NMS_LIMIT,
-            )
-            log_size_limit, frame, fused = (
-                config.BBOX_LOG_SIZE_LIMIT,
-                config.BOX_FRAME,
-                config.FUSED_KERNELS,
-            )
-            limit_per_level, nms_per_level = config.PRE_NMS_PER_LEVEL, config.RPN_NMS_PER_LEVEL
-            min_size, clip_to_window = config.RPN_MIN_SIZE, config.RPN_CLIP_TO_WINDOW
-            sigmoid, anchor_stride = config.RPN_SCORE == "sigmoid", config.RPN_ANCHOR_STRIDE
-            anchors_per_cell = _anchors_per_cell(config)
-        self.proposal_count, self.nms_threshold, self.pre_nms_limit = (
-            proposal_count,
-            nms_threshold,
-            pre_nms_limit or 6000,
-        )
-        self.bbox_std_dev = [float(v) for v in bbox_std_dev]
-        self.log_size_limit, self.return_valid, self.fused = log_size_limit, return_valid, fused
-        self.limit_per_level, self.nms_per_level = limit_per_level, nms_per_level
-        self.min_size, self.clip_to_window, self.sigmoid, self.frame = (
-            float(min_size),
-            clip_to_window,
-            sigmoid,
-            frame,
-        )
-        self.anchors_per_cell, self.anchor_stride = anchors_per_cell, anchor_stride
+        values = {
+            "proposal_count": proposal_count,
+            "nms_threshold": nms_threshold,
+            "pre_nms_limit": 6000,
+            "bbox_std_dev": [float(value) for value in bbox_std_dev],
+            "log_size_limit": log_size_limit,
+            "return_valid": return_valid,
+            "limit_per_level": limit_per_level,
+            "nms_per_level": nms_per_level,
+            "min_size": float(min_size),
+            "clip_to_window": clip_to_window,
+            "sigmoid": sigmoid,
+            "anchors_per_cell": anchors_per_cell,
+            "anchor_stride": anchor_stride,
+            "frame": frame,
+            "fused": fused,
+        }
+        super().__init__(values, config, **kwargs)
+        self.pre_nms_limit = pre_nms_limit or self.pre_nms_limit
 
-    def stages(self, inputs):
-        """The steps by matterport's names: the best anchors, moved, clipped; indices kept and
-        whether they count.
+    @classmethod
+    def values_of(cls, config):
+        return {
+            "pre_nms_limit": config.PRE_NMS_LIMIT,
+            "bbox_std_dev": [float(value) for value in config.RPN_BBOX_STD_DEV],
+            "log_size_limit": config.BBOX_LOG_SIZE_LIMIT,
+            "limit_per_level": config.PRE_NMS_PER_LEVEL,
+            "nms_per_level": config.RPN_NMS_PER_LEVEL,
+            "min_size": float(config.RPN_MIN_SIZE),
+            "clip_to_window": config.RPN_CLIP_TO_WINDOW,
+            "sigmoid": config.RPN_SCORE == "sigmoid",
+            "anchors_per_cell": _anchors_per_cell(config),
+            "anchor_stride": config.RPN_ANCHOR_STRIDE,
+            "frame": config.BOX_FRAME,
+            "fused": config.FUSED_KERNELS,
+        }
+
+    def stages(self, inputs: Sequence) -> dict[str, Tensor]:
+        """The steps, by matterport's names, from the best anchors to what suppression leaves.
 
         Returns:
-            {"pre_nms_anchors", "refined_anchors", "refined_anchors_clipped": [B, limit, 4], best
-            first, "rpn_non_max_suppression": [B, proposal_count] int32 into them, "valid": [B,
-                proposal_count] bool}.
+            {"pre_nms_indices": [B, limit] int32, the best anchors, best first; "pre_nms_anchors",
+            "refined_anchors", "refined_anchors_clipped": [B, limit, 4] of these, as they are, moved
+            by their deltas, and clipped; "rpn_non_max_suppression": [B, proposal_count] int32, the
+            rows of these that are kept; "valid": [B, proposal_count] bool, which of them are any}.
         """
         scores, deltas, anchors = (ops.stop_gradient(x) for x in inputs[:3])
         scores, best, counts = self._best(scores[:, :, 1], inputs[4:])
         if self.sigmoid:
             scores = ops.sigmoid(scores)
-        deltas = _take_rows(deltas, best) * ops.convert_to_tensor(self.bbox_std_dev)
-        anchors = _take_rows(anchors, best)
+        deltas = take_rows(deltas, best) * ops.convert_to_tensor(self.bbox_std_dev)
+        anchors = take_rows(anchors, best)
         boxes = apply_box_deltas_graph(anchors, deltas, self.log_size_limit)
-        window, valid = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0]), None
+        window = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])
+        large_enough = None
         if self.clip_to_window or self.min_size:
             meta = parse_image_meta_graph(inputs[3])
             size = meta["image_shape"][:, None, :2]
-            if self.clip_to_window:
-                window = norm_boxes_graph(meta["window"][:, None], size, self.frame)
+        if self.clip_to_window:
+            window = norm_boxes_graph(meta["window"][:, None], size, self.frame)
         clipped = clip_boxes_graph(boxes, window)
         if self.min_size:
-            valid = _at_least(clipped, size, self.frame, self.min_size)
-        kept, valid = self._suppress(clipped, scores, valid, counts)
+            large_enough = _has_sides_of(clipped, size, self.frame, self.min_size)
+        kept, valid = self._suppress(clipped, scores, large_enough, counts)
         return {
+            "pre_nms_indices": best,
             "pre_nms_anchors": anchors,
             "refined_anchors": boxes,
             "refined_anchors_clipped": clipped,
@@ -825,81 +947,84 @@ class ProposalLayer(KL.Layer):
         }
 
     def _best(self, scores, maps):
-        """The scores [B, K] that take part, the indices of their anchors, and how many of each
-        level."""
+        """The scores [B, K] that take part, the indices of their anchors, and how many by level."""
         sizes = [ops.shape(scores)[1]]
         if self.limit_per_level:
-            cells = [
-                [-(-ops.shape(level)[axis] // self.anchor_stride) for axis in (1, 2)]
-                for level in maps
-            ]
-            sizes = [self.anchors_per_cell * height * width for height, width in cells]
-        found, start, counts = [], 0, []
+            sizes = [self._anchors_of(level) for level in maps]
+        start = 0
+        best_scores = []
+        indices = []
+        counts = []
         for size in sizes:
-            fixed = isinstance(size, int)
-            counts.append(
-                min(self.pre_nms_limit, size) if fixed else ops.minimum(self.pre_nms_limit, size)
-            )
-            part, best = ops.top_k(scores[:, start : start + size], counts[-1])
-            found.append((part, best + start))
+            if isinstance(size, int):
+                count = min(self.pre_nms_limit, size)
+            else:
+                count = ops.minimum(self.pre_nms_limit, size)
+            level_scores, level_best = ops.top_k(scores[:, start : start + size], count)
+            best_scores.append(level_scores)
+            indices.append(level_best + start)
+            counts.append(count)
             start = start + size
-        return (
-            *(
-                parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
-                for parts in zip(*found)
-            ),
-            counts,
-        )
+        if len(sizes) == 1:
+            return best_scores[0], indices[0], counts
+        return ops.concatenate(best_scores, axis=1), ops.concatenate(indices, axis=1), counts
+
+    def _anchors_of(self, level):
+        """Number of anchors of a map."""
+        _, height, width, _ = ops.shape(level)
+        rows = -(-height // self.anchor_stride)
+        columns = -(-width // self.anchor_stride)
+        return self.anchors_per_cell * rows * columns
 
     def _suppress(self, boxes, scores, valid, counts):
         """Indices [B, proposal_count] of the boxes that stay, best first, and which rows are
         any."""
         if not self.nms_per_level:
-            return kernels.non_max_suppression(
-                boxes, scores, self.proposal_count, self.nms_threshold, valid, fused=self.fused
-            )
-        found, start = [], 0
+            return self._suppress_together(boxes, scores, valid)
+        start = 0
+        kept = []
+        kept_valid = []
         for count in counts:
-            part = slice(start, start + count)
-            kept, there = kernels.non_max_suppression(
-                boxes[:, part],
-                scores[:, part],
-                self.proposal_count,
-                self.nms_threshold,
-                None if valid is None else valid[:, part],
-                fused=self.fused,
+            level = slice(start, start + count)
+            level_valid = None
+            if valid is not None:
+                level_valid = valid[:, level]
+            rows, rows_valid = self._suppress_together(
+                boxes[:, level], scores[:, level], level_valid
             )
-            found.append((kept + start, there))
+            kept.append(rows + start)
+            kept_valid.append(rows_valid)
             start = start + count
-        kept, there = (ops.concatenate(parts, axis=1) for parts in zip(*found))
-        best, order = ops.top_k(
-            ops.where(there, _take_rows(scores, kept), -1.0), self.proposal_count
+        kept = ops.concatenate(kept, axis=1)
+        kept_valid = ops.concatenate(kept_valid, axis=1)
+        kept_scores = ops.where(kept_valid, take_rows(scores, kept), -1.0)
+        best, order = ops.top_k(kept_scores, self.proposal_count)
+        return take_rows(kept, order), best >= 0
+
+    def _suppress_together(self, boxes, scores, valid):
+        return kernels.non_max_suppression(
+            boxes, scores, self.proposal_count, self.nms_threshold, valid, fused=self.fused
         )
-        return _take_rows(kept, order), best >= 0
 
     def call(self, inputs):
         stages = self.stages(inputs)
-        boxes, kept, valid = (
-            stages[name] for name in ("refined_anchors_clipped", "rpn_non_max_suppression", "valid")
-        )
-        proposals = _mask_rows(_take_rows(boxes, kept), valid)
-        return (proposals, valid) if self.return_valid else proposals
+        kept = take_rows(stages["refined_anchors_clipped"], stages["rpn_non_max_suppression"])
+        proposals = mask_rows(kept, stages["valid"])
+        if self.return_valid:
+            return proposals, stages["valid"]
+        return proposals
 
     def compute_output_shape(self, input_shape):
         boxes = (input_shape[0][0], self.proposal_count, 4)
-        return (boxes, boxes[:2]) if self.return_valid else boxes
+        if self.return_valid:
+            return boxes, boxes[:2]
+        return boxes
 
     def compute_output_spec(self, inputs):
         boxes = keras.KerasTensor((inputs[0].shape[0], self.proposal_count, 4), "float32")
-        return (boxes, keras.KerasTensor(boxes.shape[:2], "bool")) if self.return_valid else boxes
-
-    def get_config(self):
-        names = (
-            "proposal_count nms_threshold pre_nms_limit bbox_std_dev log_size_limit return_valid"
-            " limit_per_level nms_per_level min_size clip_to_window sigmoid anchors_per_cell"
-            " anchor_stride frame fused"
-        ).split()
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        if self.return_valid:
+            return boxes, keras.KerasTensor(boxes.shape[:2], "bool")
+        return boxes
 
 
 # ------------------------------------------------------------------------------------------------
@@ -908,7 +1033,7 @@ class ProposalLayer(KL.Layer):
 
 
 @register
-class PyramidROIAlign(KL.Layer):
+class PyramidROIAlign(ValuesLayer):
     """Features of each RoI from the level of the pyramid that fits its size (matterport:
     PyramidROIAlign).
 
@@ -942,57 +1067,47 @@ class PyramidROIAlign(KL.Layer):
         frame="centers",
         **kwargs,
     ):
-        kwargs.setdefault("autocast", False)  # boxes keep float32, features come as they are
-        super().__init__(**kwargs)
         if pooling not in config_module.ROI_POOLINGS:
             raise ValueError(
                 f"pooling is one of {', '.join(config_module.ROI_POOLINGS)}. Received: {pooling!r}"
             )
-        self.pool_shape = tuple(int(side) for side in pool_shape)
-        self.fused, self.pooling, self.samples, self.reduce, self.aligned = (
-            fused,
-            pooling,
-            samples,
-            reduce,
-            aligned,
-        )
-        self.level, self.strides, self.frame = level, [int(stride) for stride in strides], frame
+        values = {
+            "pool_shape": tuple(int(side) for side in pool_shape),
+            "fused": fused,
+            "pooling": pooling,
+            "samples": samples,
+            "reduce": reduce,
+            "aligned": aligned,
+            "level": level,
+            "strides": [int(stride) for stride in strides],
+            "frame": frame,
+        }
+        # Boxes keep float32, features come as they are.
+        kwargs = {"autocast": False, "dtype": None, **kwargs}
+        super().__init__(values, **kwargs)
 
     @classmethod
-    def of(cls, config, side, name):
-        """The layer with a Config's values; `side`: of the pooled square."""
-        return cls(
-            [side, side],
-            config.FUSED_KERNELS,
-            config.ROI_POOLING,
-            config.ROI_ALIGN_SAMPLES,
-            config.ROI_ALIGN_REDUCE,
-            config.ROI_ALIGN_ALIGNED,
-            config.ROI_LEVEL,
-            config.BACKBONE_STRIDES[:4],
-            config.BOX_FRAME,
-            name=name,
-        )
+    def values_of(cls, config):
+        return {
+            "fused": config.FUSED_KERNELS,
+            "pooling": config.ROI_POOLING,
+            "samples": config.ROI_ALIGN_SAMPLES,
+            "reduce": config.ROI_ALIGN_REDUCE,
+            "aligned": config.ROI_ALIGN_ALIGNED,
+            "level": config.ROI_LEVEL,
+            "strides": config.BACKBONE_STRIDES[:4],
+            "frame": config.BOX_FRAME,
+        }
 
     def call(self, inputs):
-        boxes, image_meta, feature_maps = ops.stop_gradient(inputs[0]), inputs[1], inputs[2:]
-        shape = parse_image_meta_graph(image_meta)["image_shape"]
-        levels = (
-            self.levels(boxes, shape, self.level) - 2
-            if len(feature_maps) > 1
-            else ops.zeros_like(boxes[..., 0], dtype="int32")
-        )
-        if self.pooling != "crop_and_resize":
-            # In cells of each box's map.
-            strides = ops.take(ops.convert_to_tensor(self.strides, "float32"), levels)
-            boxes = (
-                denorm_boxes_graph(boxes, shape[:, None, :2], self.frame, whole=False)
-                / strides[..., None]
-            )
-        elif self.frame == "edges":
-            # To the frame of the kernel, whose 0 and 1 are the centres of the outermost cells.
-            size = shape[:, None, :2]
-            boxes = norm_boxes_graph(denorm_boxes_graph(boxes, size, self.frame, whole=False), size)
+        boxes = ops.stop_gradient(inputs[0])
+        feature_maps = inputs[2:]
+        shape = parse_image_meta_graph(inputs[1])["image_shape"]
+        if len(feature_maps) > 1:
+            levels = self.levels(boxes, shape, self.level) - 2
+        else:
+            levels = ops.zeros_like(boxes[..., 0], dtype="int32")
+        boxes = self._in_the_kernels_frame(boxes, shape[:, None, :2], levels)
         if self.pooling == "align":
             return kernels.roi_align(
                 feature_maps,
@@ -1008,305 +1123,394 @@ class PyramidROIAlign(KL.Layer):
             return kernels.roi_pool(feature_maps, boxes, levels, self.pool_shape)
         return kernels.pyramid_pool(feature_maps, boxes, levels, self.pool_shape, self.fused)
 
+    def _in_the_kernels_frame(self, boxes, size, levels):
+        """Boxes as the kernel takes them.
+
+        Of `roi_align` and `roi_pool` in cells of each box's map; of `pyramid_pool` normalised so
+        that 0 and 1 are the centres of the outermost cells.
+        """
+        if self.pooling != "crop_and_resize":
+            strides = ops.take(ops.convert_to_tensor(self.strides, "float32"), levels)
+            pixels = denorm_boxes_graph(boxes, size, self.frame, whole=False)
+            return pixels / strides[..., None]
+        if self.frame == "edges":
+            return norm_boxes_graph(denorm_boxes_graph(boxes, size, "edges", whole=False), size)
+        return boxes
+
     @staticmethod
-    def levels(boxes, image_shape, rule="round"):
+    def levels(boxes: Tensor, image_shape: Tensor, rule: str = "round") -> Tensor:
         """boxes: [B, N, 4] normalised, image_shape: [B, (h, w, c)]. Returns [B, N] int32 in
         2..5."""
         shape = ops.cast(image_shape, "float32")
         image_area = (shape[:, 0] * shape[:, 1])[:, None]
-        area = (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+        area = box_math.area(boxes)
         size = ops.sqrt(ops.where(area > 0, area, 1.0)) / (224.0 / ops.sqrt(image_area))
-        # A side of 112 or 224 pixels belongs to the upper level, whatever rounding makes of it.
-        level = (
-            ops.round(log2_graph(size)) if rule == "round" else ops.floor(log2_graph(size) + 1e-6)
-        )
-        return ops.where(area > 0, ops.clip(4 + ops.cast(level, "int32"), 2, 5), 2)
+        if rule == "round":
+            level = ops.round(log2_graph(size))
+        else:
+            # A side of 112 or 224 pixels belongs to the upper level, whatever rounding makes of it.
+            level = ops.floor(log2_graph(size) + 1e-6)
+        level = ops.clip(4 + ops.cast(level, "int32"), 2, 5)
+        return ops.where(area > 0, level, 2)
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
 
     def compute_output_spec(self, inputs):
-        return keras.KerasTensor(
-            self.compute_output_shape([x.shape for x in inputs]), inputs[2].dtype
-        )
-
-    def get_config(self):
-        names = "pool_shape fused pooling samples reduce aligned level strides frame".split()
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+        shape = self.compute_output_shape([x.shape for x in inputs])
+        return keras.KerasTensor(shape, inputs[2].dtype)
 
 
 # ------------------------------------------------------------------------------------------------
-#  Training targets (paper, section 3.1: training)
+#  Heads (paper, section 3: network architecture)
 # ------------------------------------------------------------------------------------------------
 
 
-@register
-class DetectionTargetLayer(KL.Layer):
-    """Draws RoIs and gives each its class, box and mask target (matterport: DetectionTargetLayer).
+def _convolutions(prefix, count, channels, norm):
+    """The layers of `count` 3x3 convolutions of RoIs, each with its norm and a ReLU."""
+    layers = []
+    for i in range(1, count + 1):
+        conv = KL.Conv2D(channels, 3, padding="same", use_bias=norm.conv_bias)
+        layers.append(TimeDistributed(conv, name=f"{prefix}_conv{i}"))
+        layers += norm.layers(f"{prefix}_bn{i}", per_roi=True)
+        layers.append(KL.Activation("relu"))
+    return layers
 
-    A RoI is positive with an IoU >= .5 to an object, negative with less to every object and less
-    than .001 to every crowd. At most int(rois_per_image * positive_ratio) positives are drawn, and
-    int(P / positive_ratio) - P negatives for the P positives that were found; where there is none,
-    as many as leave room for the quota of positives; or negatives fill all rows. Crowds (class id <
-    0) are never a target.
+
+class BoxHead:
+    """The layers of the class and box branch: two fully connected ones, then class and box.
 
     Args:
-        config: a Config that gives the values below; without it they are arguments.
-        rois_per_image: rows of the output.
-        positive_ratio: share of positives; .25 is the paper's 1:3.
-        mask_shape: (height, width) of mask targets, or None for no masks.
-        mini_mask: the masks are cut to the objects' boxes.
-        bbox_std_dev: deltas are divided by these.
-        fill, add_objects: see ROI_FILL_NEGATIVES, ROI_ADD_GT.
-        seed: of the draw; None differs from run to run.
-        fused: see `mrcnn.ops`.
-        return_objects: also return which object each RoI was given, [B, R] int32, -1 for none.
-
-    Input: [proposals [B, P, 4] normalised, class_ids [B, G] int, boxes [B, G, 4] normalised,
-    masks [B, h, w, G] (left out with mask_shape None)], and at the end, if known, which proposals
-    are valid [B, P] bool; without it those that are not zero rows. Objects with class id 0 are
-    padding.
-
-    Output: rois [B, R, 4], class_ids [B, R] int32, deltas [B, R, 4] and masks [B, R, h, w] of 0 and
-    1; positives first, then negatives, then zero rows.
+        pool_size: side of the pooled features.
+        num_classes: background included.
+        train_bn: mode of batch norm where fc_norm is None.
+        fc_size, fcs, fc_norm: width, number and norm of the fully connected layers.
+        pooling: a `PyramidROIAlign` to read the RoIs with; None for the original's.
+        body: a model of the pooled features [B, N, h, w, C] whose average over h, w then is what
+            class and box are read from, in place of the fully connected layers (C4).
+        convs, conv_channels, conv_norm: 3x3 convolutions before the fully connected layers.
+        class_agnostic: one box for all classes.
     """
-
-    POSITIVE_IOU, CROWD_IOU = 0.5, 0.001
 
     def __init__(
         self,
-        config=None,
+        pool_size: int,
+        num_classes: int,
+        train_bn: bool | None = True,
+        fc_size: int = 1024,
         *,
-        rois_per_image=200,
-        positive_ratio=0.33,
-        mask_shape=(28, 28),
-        mini_mask=True,
-        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
-        fill=False,
-        add_objects=False,
-        seed=None,
-        fused=None,
-        return_objects=False,
-        **kwargs,
+        pooling: PyramidROIAlign | None = None,
+        body: keras.Model | None = None,
+        convs: int = 0,
+        conv_channels: int = 256,
+        conv_norm: Norm = Norm(None),
+        fcs: int = 2,
+        fc_norm: Norm | None = None,
+        class_agnostic: bool = False,
     ):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        if config is not None:
-            rois_per_image, positive_ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
-            mask_shape = config.MASK_SHAPE if config.USE_MASK else None
-            mini_mask, bbox_std_dev = config.USE_MINI_MASK, config.BBOX_STD_DEV
-            fill, add_objects = config.ROI_FILL_NEGATIVES, config.ROI_ADD_GT
-            seed, fused = config.SEED, config.FUSED_KERNELS
-        self.rois_per_image, self.positive_ratio = rois_per_image, float(positive_ratio)
-        self.mask_shape = None if mask_shape is None else tuple(int(side) for side in mask_shape)
-        self.mini_mask, self.seed, self.fused = mini_mask, seed, fused
-        self.fill, self.add_objects, self.return_objects = fill, add_objects, return_objects
-        self.bbox_std_dev = [float(v) for v in bbox_std_dev]
-        self.random = keras.random.SeedGenerator(seed)
+        self.num_classes = num_classes
+        self.class_agnostic = class_agnostic
+        self.stages = [pooling or PyramidROIAlign([pool_size] * 2, name="roi_align_classifier")]
+        self.stages += _convolutions("mrcnn_box", convs, conv_channels, conv_norm)
+        if body is not None:
+            average = KL.GlobalAveragePooling2D()
+            self.stages += [body, TimeDistributed(average, name="mrcnn_class_average")]
+        else:
+            self.stages += self._fully_connected(
+                pool_size, fcs, fc_size, fc_norm or Norm(train_bn=train_bn)
+            )
+
+    @classmethod
+    def of(cls, config: Config, body: keras.Model | None = None) -> "BoxHead":
+        """With a Config's values; body: see `res5_head`."""
+        side = config.POOL_SIZE
+        return cls(
+            side,
+            config.NUM_CLASSES,
+            config.TRAIN_BN,
+            config.FPN_CLASSIF_FC_LAYERS_SIZE,
+            pooling=PyramidROIAlign.of(
+                config, pool_shape=(side, side), name="roi_align_classifier"
+            ),
+            body=body,
+            convs=config.BOX_HEAD_CONVS,
+            conv_channels=config.BOX_HEAD_CHANNELS,
+            conv_norm=Norm.of(config, config.BOX_HEAD_CONV_NORM),
+            fcs=config.BOX_HEAD_FCS,
+            fc_norm=Norm.of(config, config.BOX_HEAD_NORM),
+            class_agnostic=config.CLASS_AGNOSTIC_BOXES,
+        )
+
+    @staticmethod
+    def _fully_connected(pool_size, count, size, norm):
+        layers = []
+        side = pool_size
+        for i in range(1, count + 1):
+            fc = WholeConv2D(size, side, use_bias=norm.conv_bias)
+            layers.append(TimeDistributed(fc, name=f"mrcnn_class_conv{i}"))
+            layers += norm.layers(f"mrcnn_class_bn{i}", per_roi=True)
+            layers.append(KL.Activation("relu"))
+            side = 1
+        return layers
+
+    def __call__(
+        self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Class and box of rois [B, N, 4].
+
+        Returns:
+            logits, probs: [B, N, num_classes] float32.
+            deltas: [B, N, num_classes, (dy, dx, log dh, log dw)] float32, divided by BBOX_STD_DEV.
+        """
+        x = chain([rois, image_meta, *feature_maps], self.stages)
+        rows = rois.shape[1] or -1
+        shared = KL.Reshape((rows, math.prod(x.shape[2:])), name="pool_squeeze")(x)
+        logits = self._in_float32(KL.Dense, self.num_classes, "mrcnn_class_logits")(shared)
+        probs = self._in_float32(KL.Activation, "softmax", "mrcnn_class")(logits)
+        boxes = self.num_classes
+        if self.class_agnostic:
+            boxes = 1
+        x = self._in_float32(KL.Dense, 4 * boxes, "mrcnn_bbox_fc")(shared)
+        if self.class_agnostic:
+            x = ops.tile(x, (1, 1, self.num_classes))
+        deltas = KL.Reshape((rows, self.num_classes, 4), name="mrcnn_bbox", dtype="float32")(x)
+        return logits, probs, deltas
+
+    @staticmethod
+    def _in_float32(kind, argument, name):
+        return TimeDistributed(kind(argument, dtype="float32"), name=name, dtype="float32")
+
+
+def fpn_classifier_graph(
+    rois: Tensor,
+    feature_maps: Sequence,
+    image_meta: Tensor,
+    pool_size: int,
+    num_classes: int,
+    train_bn: bool | None = True,
+    fc_layers_size: int = 1024,
+    **arguments: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`BoxHead` applied once (matterport: fpn_classifier_graph); arguments: further ones of it."""
+    head = BoxHead(pool_size, num_classes, train_bn, fc_layers_size, **arguments)
+    return head(rois, feature_maps, image_meta)
+
+
+class MaskHead:
+    """The layers of the mask branch, to be applied to several sets of RoIs.
+
+    Four 3x3 convolutions, a transposed one that doubles the size, and a 1x1 to a sigmoid mask for
+    each class: classes don't compete for a pixel, the box head has decided among them (paper,
+    section 3: L_mask). The paper's ablations are arguments.
+
+    Args:
+        pool_size: side of the pooled features.
+        num_classes: background included.
+        train_bn: mode of batch norm where norm is None.
+        channels, convs: width and number of the 3x3 convolutions.
+        pooling: a `PyramidROIAlign`; None for the original's.
+        norm: of the 3x3 convolutions.
+        body: a model of the pooled features that comes first (C4).
+        mlp: (height, width) of masks that two fully connected layers of mlp_size predict instead;
+            None: convolutions.
+        softmax: classes and background, class 0, compete for each pixel.
+        class_agnostic: one mask for all classes.
+    """
+
+    def __init__(
+        self,
+        pool_size: int,
+        num_classes: int,
+        train_bn: bool | None = True,
+        channels: int = 256,
+        *,
+        pooling: PyramidROIAlign | None = None,
+        norm: Norm | None = None,
+        convs: int = 4,
+        body: keras.Model | None = None,
+        mlp: tuple[int, int] | None = None,
+        mlp_size: int = 1024,
+        softmax: bool = False,
+        class_agnostic: bool = False,
+    ):
+        self.num_classes = num_classes
+        self.softmax = softmax
+        self.class_agnostic = class_agnostic
+        self.stages = [pooling or PyramidROIAlign([pool_size] * 2, name="roi_align_mask")]
+        if body is not None:
+            self.stages.append(body)
+        if mlp:
+            self.stages += self._fully_connected(mlp, mlp_size)
+        else:
+            norm = norm or Norm(train_bn=train_bn)
+            self.stages += _convolutions("mrcnn_mask", convs, channels, norm)
+            self.stages += self._upsampling(channels)
+
+    @classmethod
+    def of(cls, config: Config, body: keras.Model | None = None) -> "MaskHead":
+        """With a Config's values; body: see `res5_head`."""
+        side = config.MASK_POOL_SIZE
+        mlp = None
+        if config.MASK_HEAD == "mlp":
+            mlp = tuple(config.MASK_SHAPE)
+        return cls(
+            side,
+            config.NUM_CLASSES,
+            config.TRAIN_BN,
+            config.MASK_HEAD_CHANNELS,
+            pooling=PyramidROIAlign.of(config, pool_shape=(side, side), name="roi_align_mask"),
+            norm=Norm.of(config, config.MASK_HEAD_NORM),
+            convs=config.MASK_HEAD_CONVS,
+            body=body,
+            mlp=mlp,
+            mlp_size=config.MASK_MLP_SIZE,
+            softmax=config.MASK_ACTIVATION == "softmax",
+            class_agnostic=config.CLASS_AGNOSTIC_MASKS,
+        )
 
     @property
-    def positive_rows(self):
-        """Rows that may hold a positive RoI: the first so many."""
-        return int(self.rois_per_image * self.positive_ratio)
+    def activation(self) -> str:
+        """What makes probabilities of the last layer's output."""
+        if self.softmax:
+            return "softmax"
+        return "sigmoid"
+
+    @property
+    def outputs(self) -> int:
+        """Masks that the last layer predicts for a RoI."""
+        if not self.class_agnostic:
+            return self.num_classes
+        if self.softmax:
+            return 2
+        return 1
+
+    def _fully_connected(self, shape, size):
+        layers = [TimeDistributed(KL.Flatten())]
+        for i in (1, 2):
+            fc = KL.Dense(size, activation="relu")
+            layers.append(TimeDistributed(fc, name=f"mrcnn_mask_fc{i}"))
+        last = KL.Dense(math.prod(shape) * self.outputs)
+        layers.append(TimeDistributed(last, name="mrcnn_mask_fc3"))
+        layers.append(TimeDistributed(KL.Reshape((*shape, self.outputs))))
+        layers.append(KL.Activation(self.activation, name="mrcnn_mask"))
+        return layers
+
+    def _upsampling(self, channels):
+        doubling = KL.Conv2DTranspose(channels, 2, strides=2, activation="relu")
+        last = KL.Conv2D(self.outputs, 1, activation=self.activation)
+        return [
+            TimeDistributed(doubling, name="mrcnn_mask_deconv"),
+            TimeDistributed(last, name="mrcnn_mask"),
+        ]
+
+    def __call__(self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor) -> Tensor:
+        """Masks of rois [B, N, 4]: [B, N, 2 * pool_size, 2 * pool_size, num_classes]."""
+        masks = chain([rois, image_meta, *feature_maps], self.stages)
+        if not self.class_agnostic:
+            return masks
+        # The same for every class; with softmax, the background's comes first.
+        classes = [0] * self.num_classes
+        if self.softmax:
+            classes = [0] + [1] * (self.num_classes - 1)
+        return ops.take(masks, ops.convert_to_tensor(classes, "int32"), axis=-1)
+
+
+def build_fpn_mask_graph(
+    rois: Tensor,
+    feature_maps: Sequence,
+    image_meta: Tensor,
+    pool_size: int,
+    num_classes: int,
+    train_bn: bool | None = True,
+    channels: int = 256,
+) -> Tensor:
+    """`MaskHead` applied once (matterport: build_fpn_mask_graph)."""
+    return MaskHead(pool_size, num_classes, train_bn, channels)(rois, feature_maps, image_meta)
+
+
+def res5_head(
+    architecture: str, depth: int, pool_size: int, strides: Any, style: Style
+) -> keras.Model:
+    """The fifth stage of a ResNet for RoIs [B, N, h, w, depth], as a model: the head of the C4
+    body."""
+    pooled = KL.Input((None, pool_size, pool_size, depth), name="input_res5")
+    style = dataclasses.replace(style, per_roi=True)
+    features = resnet_stage(pooled, architecture, 5, strides, style)
+    return keras.Model(pooled, features, name="res5_head")
+
+
+class KeypointHead:
+    """The layers of the keypoint branch, to be applied to several sets of RoIs (paper, section 5).
+
+    3x3 convolutions, a transposed 4x4 one to a map for each keypoint, and bilinear upscaling:
+    logits over the positions of a map four times the pooled size.
+
+    Args:
+        pool_size: side of the pooled features.
+        num_keypoints: K.
+        convs, channels: number and width of the 3x3 convolutions.
+        pooling: a `PyramidROIAlign`; None for the original's.
+    """
+
+    def __init__(
+        self,
+        pool_size: int,
+        num_keypoints: int,
+        convs: int = 8,
+        channels: int = 512,
+        pooling: PyramidROIAlign | None = None,
+    ):
+        self.stages = [pooling or PyramidROIAlign([pool_size] * 2, name="roi_align_keypoint")]
+        for i in range(1, convs + 1):
+            conv = KL.Conv2D(
+                channels, 3, padding="same", activation="relu", kernel_initializer="he_normal"
+            )
+            self.stages.append(TimeDistributed(conv, name=f"mrcnn_keypoint_conv{i}"))
+        doubling = KL.Conv2DTranspose(num_keypoints, 4, strides=2, padding="same")
+        self.stages.append(TimeDistributed(doubling, name="mrcnn_keypoint_deconv"))
+        self.stages.append(UpscaleTwice(name="mrcnn_keypoint"))
+
+    @classmethod
+    def of(cls, config: Config) -> "KeypointHead":
+        """With a Config's values."""
+        side = config.KEYPOINT_POOL_SIZE
+        return cls(
+            side,
+            config.NUM_KEYPOINTS,
+            config.KEYPOINT_HEAD_CONVS,
+            config.KEYPOINT_HEAD_CHANNELS,
+            PyramidROIAlign.of(config, pool_shape=(side, side), name="roi_align_keypoint"),
+        )
+
+    def __call__(self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor) -> Tensor:
+        """Logits of rois [B, N, 4]: [B, N, 4 * pool_size, 4 * pool_size, num_keypoints]."""
+        return chain([rois, image_meta, *feature_maps], self.stages)
+
+
+@register
+class UpscaleTwice(KL.Layer):
+    """Doubles the sides of maps [B, N, h, w, K] by bilinear interpolation.
+
+    Half-pixel centres, clamped edges.
+    """
 
     def call(self, inputs):
-        inputs = [ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs]
-        masks = inputs.pop(3) if self.mask_shape else None
-        proposals, class_ids, boxes = inputs[:3]
-        valid = inputs[3] if len(inputs) > 3 else ops.any(proposals != 0, axis=-1)
-        if self.add_objects:
-            proposals = ops.concatenate([proposals, boxes], axis=1)
-            valid = ops.concatenate([valid, class_ids > 0], axis=1)
-        iou = kernels.overlaps(proposals, boxes)  # [B, P, G]
-        object_iou = ops.where(class_ids[:, None] > 0, iou, 0.0)
-        best_iou, best = (
-            x[..., 0] for x in ops.top_k(object_iou, 1)
-        )  # the object of each proposal
-        crowd_iou = ops.max(ops.where(class_ids[:, None] < 0, iou, 0.0), axis=-1)
-        positive = ops.logical_and(valid, best_iou >= self.POSITIVE_IOU)
-        negative = ops.logical_and(valid, best_iou < self.POSITIVE_IOU)
-        negative = ops.logical_and(negative, crowd_iou < self.CROWD_IOU)
+        return self._doubled(self._doubled(inputs, 2), 3)
 
-        rows, is_positive, is_negative = self._draw(positive, negative)
-        rois = _mask_rows(_take_rows(proposals, rows), ops.logical_or(is_positive, is_negative))
-        best = ops.cast(_take_rows(best, rows), "int32")  # [B, R]
-        target_ids = _mask_rows(ops.cast(_take_rows(class_ids, best), "int32"), is_positive)
-        target_boxes = _take_rows(boxes, best)
-        # Rows without a target compute with a unit box, so that no logarithm of 0 is taken.
-        unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])
-        source = ops.where(is_positive[..., None], rois, unit)
-        deltas = utils.box_refinement_graph(
-            source, ops.where(is_positive[..., None], target_boxes, unit)
-        )
-        deltas = _mask_rows(deltas / ops.convert_to_tensor(self.bbox_std_dev), is_positive)
-        objects = [ops.where(is_positive, best, -1)] if self.return_objects else []
-        if masks is None:
-            return rois, target_ids, deltas, *objects
-        count = self.positive_rows
-        targets = self._mask_targets(
-            masks, source[:, :count], target_boxes[:, :count], best[:, :count]
-        )
-        targets = _mask_rows(targets, is_positive[:, :count])
-        targets = ops.pad(targets, [[0, 0], [0, self.rois_per_image - count], [0, 0], [0, 0]])
-        return rois, target_ids, deltas, targets, *objects
-
-    def _draw(self, positive, negative):
-        """Random rows, positives first. Returns rows [B, R], is_positive, is_negative [B, R]
-        bool."""
-        quota, size = self.positive_rows, self.rois_per_image
-        missing = ops.maximum(size - ops.shape(positive)[1], 0)  # fewer proposals than rows
-        positive, negative = (ops.pad(x, [[0, 0], [0, missing]]) for x in (positive, negative))
-        luck = keras.random.uniform(ops.shape(positive), seed=self.random)
-        luck_positive, positive_rows = ops.top_k(ops.where(positive, luck, -1.0), size)
-        luck_negative, negative_rows = ops.top_k(ops.where(negative, luck, -1.0), size)
-        rank = ops.arange(size, dtype="int32")[None]
-        is_positive = ops.logical_and(luck_positive >= 0, rank < quota)
-        found = ops.sum(ops.cast(is_positive, "int32"), axis=1, keepdims=True)
-        wanted = ops.cast((1.0 / self.positive_ratio) * ops.cast(found, "float32"), "int32") - found
-        wanted = size - found if self.fill else ops.where(found > 0, wanted, size - quota)
-        is_negative = ops.logical_and(luck_negative >= 0, rank < wanted)
-        # Positives, then negatives, then the rest; top_k keeps the order of equals.
-        flags = ops.concatenate(
-            [2 * ops.cast(is_positive, "int32"), ops.cast(is_negative, "int32")], axis=1
-        )
-        flags, order = ops.top_k(flags, size)
-        rows = _take_rows(ops.concatenate([positive_rows, negative_rows], axis=1), order)
-        return ops.where(flags > 0, rows, 0), flags == 2, flags == 1
-
-    def _mask_targets(self, masks, rois, boxes, best):
-        """The objects' masks inside the RoIs: [B, h, w, G] -> [B, P, *mask_shape] of 0. and 1."""
-        shape = ops.shape(masks)
-        count = ops.shape(rois)[1]
-        if self.mini_mask:
-            masks = ops.cast(
-                masks, "float32"
-            )  # whole images wait until they are cut: a fourth of the memory
-        images = ops.reshape(ops.transpose(masks, (0, 3, 1, 2)), (-1, shape[1], shape[2], 1))
-        indices = best + shape[3] * ops.arange(shape[0], dtype="int32")[:, None]
-        if self.mini_mask:
-            # From the image's frame to that of the object's box, which its mini-mask fills.
-            origin = ops.concatenate([boxes[..., :2], boxes[..., :2]], axis=-1)
-            size = boxes[..., 2:] - boxes[..., :2]
-            size = ops.where(size > 0, size, 1.0)
-            rois = (rois - origin) / ops.concatenate([size, size], axis=-1)
-        crops = kernels.crop_and_resize(
-            ops.cast(images, "float32"),
-            ops.reshape(rois, (-1, 4)),
-            ops.reshape(indices, (-1,)),
-            self.mask_shape,
-            self.fused,
-        )
-        return ops.round(ops.reshape(crops, (shape[0], count, *self.mask_shape)))
+    @staticmethod
+    def _doubled(x, axis):
+        ahead = (slice(None),) * axis
+        first = x[(*ahead, slice(0, 1))]
+        last = x[(*ahead, slice(-1, None))]
+        before = ops.concatenate([first, x[(*ahead, slice(0, -1))]], axis=axis)
+        after = ops.concatenate([x[(*ahead, slice(1, None))], last], axis=axis)
+        pairs = ops.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis=axis + 1)
+        shape = list(ops.shape(x))
+        shape[axis] = 2 * shape[axis]
+        return ops.reshape(pairs, shape)
 
     def compute_output_shape(self, input_shape):
-        batch, rows = input_shape[0][0], self.rois_per_image
-        shapes = [(batch, rows, 4), (batch, rows), (batch, rows, 4)]
-        shapes += [(batch, rows, *self.mask_shape)] if self.mask_shape else []
-        return shapes + [(batch, rows)] if self.return_objects else shapes
-
-    def compute_output_spec(self, inputs):
-        shapes = self.compute_output_shape([x.shape for x in inputs])
-        return tuple(
-            keras.KerasTensor(shape, "int32" if len(shape) == 2 else "float32") for shape in shapes
-        )
-
-    def compute_mask(self, inputs, mask=None):
-        return [None] * (3 + bool(self.mask_shape) + self.return_objects)
-
-    def get_config(self):
-        names = (
-            "rois_per_image positive_ratio mask_shape mini_mask bbox_std_dev fill add_objects seed"
-            " fused return_objects"
-        ).split()
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-@register
-class SplitPositives(KL.Layer):
-    """Splits RoIs behind the last row that is positive in some image of the batch; positives come
-    first.
-
-    So many rows need the mask head. Their number depends on the data, which XLA and JAX don't
-    allow: there it is the most that can be positive.
-
-    Args:
-        positive_rows: rows that can be positive.
-        fused: see `mrcnn.ops`.
-
-    Input: [class_ids [B, R], rois [B, R, 4], any more [B, R, ...]]. Output: the first n >= 1 rows
-    of the RoIs, the others, and the first n of each of the rest.
-    """
-
-    def __init__(self, positive_rows, fused=None, **kwargs):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        self.positive_rows, self.fused = positive_rows, fused
-
-    def call(self, inputs):
-        class_ids, rois, *rest = inputs
-        count = self.positive_rows
-        if kernels.has_fused_kernels(self.fused):
-            found = ops.max(ops.sum(ops.cast(class_ids > 0, "int32"), axis=1))
-            count = ops.clip(found, 1, self.positive_rows)
-        return (rois[:, :count], rois[:, count:], *(x[:, :count] for x in rest))
-
-    def compute_output_spec(self, inputs):
-        _, rois, *rest = inputs
-        return tuple(
-            keras.KerasTensor((x.shape[0], None, *x.shape[2:]), x.dtype)
-            for x in (rois, rois, *rest)
-        )
-
-    def get_config(self):
-        return {**super().get_config(), "positive_rows": self.positive_rows, "fused": self.fused}
-
-
-def detection_targets_graph(proposals, gt_class_ids, gt_boxes, gt_masks, config):
-    """`DetectionTargetLayer` for one image, without the batch axis (matterport:
-    detection_targets_graph)."""
-    inputs = [ops.convert_to_tensor(x)[None] for x in (proposals, gt_class_ids, gt_boxes, gt_masks)]
-    return [x[0] for x in DetectionTargetLayer(config)(inputs)]
-
-
-@register
-class KeypointTargets(KL.Layer):
-    """The position of each keypoint in the map of its RoI (paper, section 5: the one-hot target).
-
-    Args:
-        side: of the square map.
-        frame: BOX_FRAME.
-
-    Input: [rois [B, R, 4] normalised, objects [B, R] int32 of `DetectionTargetLayer`, keypoints
-    [B, G, K, (y, x, visibility)] in pixels, image [B, H, W, C]].
-    Output: [B, R, K] int32, row * side + column; -1 where there is nothing to learn: no object, a
-    keypoint that is not labelled (visibility 0) or lies outside the RoI.
-    """
-
-    def __init__(self, side, frame="centers", **kwargs):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        self.side, self.frame = side, frame
-
-    def call(self, inputs):
-        rois, objects, points, image = (ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs)
-        size = ops.stack([ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)])
-        rois = denorm_boxes_graph(rois, size, self.frame, whole=False)[:, :, None]  # [B, R, 1, 4]
-        points = ops.cast(_take_rows(points, ops.maximum(objects, 0)), "float32")
-        place, low, high = points[..., :2], rois[..., :2], rois[..., 2:]
-        cells = ops.floor((place - low) * (self.side / ops.maximum(high - low, 1e-6)))
-        # A point on the RoI's lower or right edge belongs to its last cell.
-        cells = ops.cast(ops.where(place == high, self.side - 1.0, cells), "int32")
-        inside = ops.all(ops.logical_and(cells >= 0, cells < self.side), axis=-1)
-        learn = ops.logical_and(
-            ops.logical_and(inside, points[..., 2] > 0), objects[..., None] >= 0
-        )
-        return ops.where(learn, cells[..., 0] * self.side + cells[..., 1], -1)
-
-    def compute_output_spec(self, inputs):
-        return keras.KerasTensor((*inputs[0].shape[:2], inputs[2].shape[2]), "int32")
-
-    def get_config(self):
-        return {**super().get_config(), "side": self.side, "frame": self.frame}
+        return (*input_shape[:2], *(2 * side for side in input_shape[2:4]), input_shape[4])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -1315,7 +1519,7 @@ class KeypointTargets(KL.Layer):
 
 
 @register
-class DetectionLayer(KL.Layer):
+class DetectionLayer(ValuesLayer):
     """Final boxes: each RoI's classes, their deltas, suppression by class (matterport:
     DetectionLayer).
 
@@ -1352,86 +1556,148 @@ class DetectionLayer(KL.Layer):
         fused=None,
         **kwargs,
     ):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        if config is not None:
-            max_instances, min_confidence = (
-                config.DETECTION_MAX_INSTANCES,
-                config.DETECTION_MIN_CONFIDENCE,
-            )
-            nms_threshold, bbox_std_dev = config.DETECTION_NMS_THRESHOLD, config.BBOX_STD_DEV
-            log_size_limit, frame, fused = (
-                config.BBOX_LOG_SIZE_LIMIT,
-                config.BOX_FRAME,
-                config.FUSED_KERNELS,
-            )
-            all_classes, min_size = config.DETECTION_ALL_CLASSES, config.DETECTION_MIN_SIZE
-        self.max_instances, self.min_confidence, self.nms_threshold = (
-            max_instances,
-            min_confidence,
-            nms_threshold,
-        )
-        self.bbox_std_dev = [float(v) for v in bbox_std_dev]
-        self.log_size_limit, self.frame, self.fused = log_size_limit, frame, fused
-        self.all_classes, self.min_size = all_classes, float(min_size)
+        values = {
+            "max_instances": max_instances,
+            "min_confidence": min_confidence,
+            "nms_threshold": nms_threshold,
+            "bbox_std_dev": [float(value) for value in bbox_std_dev],
+            "log_size_limit": log_size_limit,
+            "all_classes": all_classes,
+            "min_size": float(min_size),
+            "frame": frame,
+            "fused": fused,
+        }
+        super().__init__(values, config, **kwargs)
+
+    @classmethod
+    def values_of(cls, config):
+        return {
+            "max_instances": config.DETECTION_MAX_INSTANCES,
+            "min_confidence": config.DETECTION_MIN_CONFIDENCE,
+            "nms_threshold": config.DETECTION_NMS_THRESHOLD,
+            "bbox_std_dev": [float(value) for value in config.BBOX_STD_DEV],
+            "log_size_limit": config.BBOX_LOG_SIZE_LIMIT,
+            "all_classes": config.DETECTION_ALL_CLASSES,
+            "min_size": float(config.DETECTION_MIN_SIZE),
+            "frame": config.BOX_FRAME,
+            "fused": config.FUSED_KERNELS,
+        }
 
     def call(self, inputs):
-        rois, probs, deltas, image_meta = inputs[:4]
-        meta = parse_image_meta_graph(image_meta)
-        window = norm_boxes_graph(meta["window"], meta["image_shape"][:, :2], self.frame)
-        return self.refine(
-            rois, probs, deltas, window, *inputs[4:], image_shape=meta["image_shape"]
-        )
+        return self._suppressed(*self._candidates(inputs))[0]
 
-    def refine(self, rois, probs, deltas, window, valid=None, image_shape=None):
+    def stages(self, inputs: Sequence) -> dict[str, Tensor]:
+        """What is between the RoIs and the detections.
+
+        Returns:
+            {"class_ids": [B, N] int32 and "scores": [B, N], the best class of each RoI;
+            "refined_rois": [B, N, 4], moved by the deltas of that class and clipped; "detections":
+            the layer's output; "kept": [B, max_instances] int32, the RoI of each detection}.
+        """
+        rois, probs, deltas, image_meta = inputs[:4]
+        window, _ = self._window(image_meta)
+        scores, class_ids, own_deltas = self._of_best_class(probs, deltas)
+        boxes = self._moved(rois, own_deltas, window)
+        detections, kept = self._suppressed(*self._candidates(inputs))
+        return {
+            "class_ids": class_ids[:, 0],
+            "scores": scores[:, 0],
+            "refined_rois": boxes[:, 0],
+            "detections": detections,
+            "kept": kept,
+        }
+
+    def refine(
+        self,
+        rois: Tensor,
+        probs: Tensor,
+        deltas: Tensor,
+        window: Tensor,
+        valid: Tensor | None = None,
+        image_shape: Tensor | None = None,
+    ) -> Tensor:
         """`call` with the window [B, 4] that boxes are clipped to, normalised."""
+        rows, candidates = self._rows(rois, probs, deltas, window, valid, image_shape)
+        return self._suppressed(rows, candidates)[0]
+
+    def _window(self, image_meta):
+        """The normalised window [B, 4], and the shape [B, 3] of the image."""
+        meta = parse_image_meta_graph(image_meta)
+        shape = meta["image_shape"]
+        return norm_boxes_graph(meta["window"], shape[:, :2], self.frame), shape
+
+    def _candidates(self, inputs):
+        rois, probs, deltas, image_meta, *valid = inputs
+        window, shape = self._window(image_meta)
+        if not valid:
+            valid = [None]
+        return self._rows(rois, probs, deltas, window, valid[0], shape)
+
+    def _rows(self, rois, probs, deltas, window, valid, image_shape):
+        """Boxes, class ids and scores [B, C, N, 6], and which may become detections [B, C, N].
+
+        C: the classes but background, or the best one alone.
+        """
         if self.all_classes:
-            # Axes B, class, N: background is left out, classes are independent of each other.
-            scores, deltas = (ops.moveaxis(x[:, :, 1:], 2, 1) for x in (probs, deltas))
-            class_ids = (
-                ops.ones_like(scores, "int32")
-                * (1 + ops.arange(ops.shape(scores)[1], dtype="int32"))[:, None]
-            )
+            scores, class_ids, deltas = self._of_all_classes(probs, deltas)
         else:
-            scores, class_ids = (ops.moveaxis(x, 2, 1) for x in ops.top_k(probs, 1))
-            class_ids = ops.cast(class_ids, "int32")
-            deltas = ops.moveaxis(
-                ops.take_along_axis(deltas, class_ids[:, 0, :, None, None], axis=2), 2, 1
-            )
-        boxes = apply_box_deltas_graph(
-            rois[:, None], deltas * ops.convert_to_tensor(self.bbox_std_dev), self.log_size_limit
-        )
-        boxes = clip_boxes_graph(boxes, window[:, None, None])
+            scores, class_ids, deltas = self._of_best_class(probs, deltas)
+        boxes = self._moved(rois, deltas, window)
         candidates = ops.logical_and(class_ids > 0, scores >= self.min_confidence)
         if valid is not None:
             candidates = ops.logical_and(candidates, valid[:, None])
         if self.min_size and image_shape is not None:
-            candidates = ops.logical_and(
-                candidates,
-                _at_least(boxes, image_shape[:, None, None, :2], self.frame, self.min_size),
-            )
-        rows = ops.concatenate(
-            [boxes, ops.cast(class_ids, "float32")[..., None], scores[..., None]], axis=-1
+            size = image_shape[:, None, None, :2]
+            large_enough = _has_sides_of(boxes, size, self.frame, self.min_size)
+            candidates = ops.logical_and(candidates, large_enough)
+        class_ids = ops.cast(class_ids, "float32")[..., None]
+        return ops.concatenate([boxes, class_ids, scores[..., None]], axis=-1), candidates
+
+    @staticmethod
+    def _of_best_class(probs, deltas):
+        """Scores, class ids [B, 1, N] and deltas [B, 1, N, 4] of each RoI's best class."""
+        scores, class_ids = (ops.moveaxis(x, 2, 1) for x in ops.top_k(probs, 1))
+        class_ids = ops.cast(class_ids, "int32")
+        deltas = ops.take_along_axis(deltas, class_ids[:, 0, :, None, None], axis=2)
+        return scores, class_ids, ops.moveaxis(deltas, 2, 1)
+
+    @staticmethod
+    def _of_all_classes(probs, deltas):
+        """Scores, class ids [B, C, N] and deltas [B, C, N, 4] of all classes but background."""
+        scores = ops.moveaxis(probs[:, :, 1:], 2, 1)
+        deltas = ops.moveaxis(deltas[:, :, 1:], 2, 1)
+        numbers = 1 + ops.arange(ops.shape(scores)[1], dtype="int32")
+        class_ids = ops.ones_like(scores, "int32") * numbers[:, None]
+        return scores, class_ids, deltas
+
+    def _moved(self, rois, deltas, window):
+        """RoIs [B, N, 4] moved by deltas [B, C, N, 4] and clipped to the window [B, 4]."""
+        deltas = deltas * ops.convert_to_tensor(self.bbox_std_dev)
+        boxes = apply_box_deltas_graph(rois[:, None], deltas, self.log_size_limit)
+        return clip_boxes_graph(boxes, window[:, None, None])
+
+    def _suppressed(self, rows, candidates):
+        """Detections [B, max_instances, 6], and the RoI that each comes from."""
+        if self.all_classes:
+            return self._best_of_classes(rows, candidates)
+        rows = rows[:, 0]
+        kept, valid = kernels.non_max_suppression(
+            rows[..., :4],
+            rows[..., 5],
+            self.max_instances,
+            self.nms_threshold,
+            candidates[:, 0],
+            ops.cast(rows[..., 4], "int32"),
+            self.fused,
         )
-        if not self.all_classes:
-            kept, found = kernels.non_max_suppression(
-                boxes[:, 0],
-                scores[:, 0],
-                self.max_instances,
-                self.nms_threshold,
-                candidates[:, 0],
-                class_ids[:, 0],
-                self.fused,
-            )
-            return _mask_rows(_take_rows(rows[:, 0], kept), found)
-        return self._best_of_classes(rows, candidates)
+        return mask_rows(take_rows(rows, kept), valid), kept
 
     def _best_of_classes(self, rows, candidates):
-        """Suppression in each class, then the best of all. rows: [B, C, N, 6], candidates: [B, C,
-        N]."""
-        batch, classes, count = (ops.shape(rows)[i] for i in range(3))
-        rows, candidates = ops.reshape(rows, (-1, count, 6)), ops.reshape(candidates, (-1, count))
-        kept, found = kernels.non_max_suppression(
+        """`_suppressed` in each class for itself, then the best of all."""
+        batch, _, count, _ = ops.shape(rows)
+        rows = ops.reshape(rows, (-1, count, 6))
+        candidates = ops.reshape(candidates, (-1, count))
+        kept, valid = kernels.non_max_suppression(
             rows[..., :4],
             rows[..., 5],
             self.max_instances,
@@ -1439,293 +1705,337 @@ class DetectionLayer(KL.Layer):
             candidates,
             fused=self.fused,
         )
-        rows = ops.reshape(_take_rows(rows, kept), (batch, -1, 6))
-        kept, found = ops.reshape(kept, (batch, -1)), ops.reshape(found, (batch, -1))
+        rows = ops.reshape(take_rows(rows, kept), (batch, -1, 6))
+        kept = ops.reshape(kept, (batch, -1))
+        valid = ops.reshape(valid, (batch, -1))
         # Of equal scores the earlier RoI comes first.
         order = ops.argsort(kept, axis=1)
-        rows, found = _take_rows(rows, order), ops.take_along_axis(found, order, axis=1)
-        missing = max(0, self.max_instances - rows.shape[1]) if rows.shape[1] else 0
-        scores, best = ops.top_k(ops.where(found, rows[..., 5], -1.0), self.max_instances - missing)
+        rows = take_rows(rows, order)
+        kept = ops.take_along_axis(kept, order, axis=1)
+        valid = ops.take_along_axis(valid, order, axis=1)
+        missing = 0
+        if rows.shape[1]:
+            missing = max(0, self.max_instances - rows.shape[1])
+        scores = ops.where(valid, rows[..., 5], -1.0)
+        scores, best = ops.top_k(scores, self.max_instances - missing)
         best = ops.pad(best, [[0, 0], [0, missing]])
         scores = ops.pad(scores, [[0, 0], [0, missing]], constant_values=-1.0)
-        return _mask_rows(_take_rows(rows, best), scores >= 0)
+        return mask_rows(take_rows(rows, best), scores >= 0), take_rows(kept, best)
 
     def compute_output_shape(self, input_shape):
         return (input_shape[0][0], self.max_instances, 6)
 
-    def get_config(self):
-        names = (
-            "max_instances min_confidence nms_threshold bbox_std_dev log_size_limit all_classes"
-            " min_size frame fused"
-        ).split()
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 
+def refine_detections_graph(
+    rois: Tensor, probs: Tensor, deltas: Tensor, window: Tensor, config: Config
+) -> Tensor:
+    """`DetectionLayer.refine` for one image, without the batch axis.
 
-def refine_detections_graph(rois, probs, deltas, window, config):
-    """`DetectionLayer.refine` for one image, without the batch axis (matterport:
-    refine_detections_graph)."""
-    inputs = [ops.convert_to_tensor(x)[None] for x in (rois, probs, deltas, window)]
-    return DetectionLayer(config).refine(*inputs)[0]
-
-
-# ------------------------------------------------------------------------------------------------
-#  Heads (paper, section 3: network architecture)
-# ------------------------------------------------------------------------------------------------
-
-
-def fpn_classifier_graph(
-    rois,
-    feature_maps,
-    image_meta,
-    pool_size,
-    num_classes,
-    train_bn=True,
-    fc_layers_size=1024,
-    *,
-    pooling=None,
-    body=None,
-    convs=0,
-    conv_channels=256,
-    conv_norm=Norm(None),
-    fcs=2,
-    fc_norm=None,
-    class_agnostic=False,
-):
-    """Class and box of each RoI: two fully connected layers (matterport: fpn_classifier_graph).
-
-    Args:
-        rois: [B, N, 4] normalised.
-        feature_maps: [P2, P3, P4, P5].
-        image_meta: [B, meta].
-        pool_size: side of the pooled features.
-        pooling: a `PyramidROIAlign` to read the RoIs with; None for the original's.
-        body: a model of the pooled features [B, N, h, w, C] whose average over h, w then is what
-            class and box are read from, in place of the layers below (C4).
-        convs, conv_channels, conv_norm: 3x3 convolutions before the fully connected layers.
-        fcs, fc_norm: number and norm of the fully connected layers, of fc_layers_size each.
-        class_agnostic: one box for all classes.
-
-    Returns:
-        logits, probs: [B, N, num_classes].
-        deltas: [B, N, num_classes, (dy, dx, log dh, log dw)], divided by BBOX_STD_DEV.
+    (matterport: refine_detections_graph)
     """
-    fc_norm = Norm(train_bn=train_bn) if fc_norm is None else fc_norm
-    pooling = pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_classifier")
-    x = pooling([rois, image_meta] + feature_maps)
-    for layer in _convolutions("mrcnn_box", convs, conv_channels, conv_norm):
-        x = layer(x)
-    if body is not None:
-        x = body(x)
-        x = TimeDistributed(KL.GlobalAveragePooling2D(), name="mrcnn_class_average")(x)
-        fcs = 0
-    for i in range(1, fcs + 1):
-        side = pool_size if i == 1 else 1
-        fc = WholeConv2D(fc_layers_size, side, use_bias=fc_norm.conv_bias)
-        x = TimeDistributed(fc, name=f"mrcnn_class_conv{i}")(x)
-        for layer in fc_norm.layers(f"mrcnn_class_bn{i}", per_roi=True):
-            x = layer(x)
-        x = KL.Activation("relu")(x)
-    rows = rois.shape[1] or -1
-    shared = KL.Reshape((rows, math.prod(x.shape[2:])), name="pool_squeeze")(x)
-
-    def in_float32(layer, name):
-        layer.dtype_policy = "float32"
-        return TimeDistributed(layer, name=name, dtype="float32")
-
-    logits = in_float32(KL.Dense(num_classes), "mrcnn_class_logits")(shared)
-    probs = in_float32(KL.Activation("softmax"), "mrcnn_class")(logits)
-    x = in_float32(KL.Dense(4 * (1 if class_agnostic else num_classes)), "mrcnn_bbox_fc")(shared)
-    if class_agnostic:
-        x = ops.tile(x, (1, 1, num_classes))
-    deltas = KL.Reshape((rows, num_classes, 4), name="mrcnn_bbox", dtype="float32")(x)
-    return logits, probs, deltas
+    inputs = [ops.convert_to_tensor(x)[None] for x in (rois, probs, deltas, window)]
+    return DetectionLayer.of(config).refine(*inputs)[0]
 
 
-def _convolutions(prefix, count, channels, norm):
-    """The layers of `count` 3x3 convolutions of RoIs, each with its norm and a ReLU."""
-    layers = []
-    for i in range(1, count + 1):
-        conv = KL.Conv2D(channels, 3, padding="same", use_bias=norm.conv_bias)
-        layers += [
-            TimeDistributed(conv, name=f"{prefix}_conv{i}"),
-            *norm.layers(f"{prefix}_bn{i}", per_roi=True),
-            KL.Activation("relu"),
-        ]
-    return layers
+# ------------------------------------------------------------------------------------------------
+#  Training targets (paper, section 3.1: training)
+# ------------------------------------------------------------------------------------------------
 
 
-class MaskHead:
-    """The layers of the mask branch, to be applied to several sets of RoIs.
+@register
+class DetectionTargetLayer(ValuesLayer):
+    """Draws RoIs and gives each its class, box and mask target (matterport: DetectionTargetLayer).
 
-    Four 3x3 convolutions, a transposed one that doubles the size, and a 1x1 to a sigmoid mask for
-    each class: classes don't compete for a pixel, the box head has decided among them (paper,
-    section 3: L_mask). The paper's ablations are arguments.
+    A RoI is positive with an IoU >= positive_iou to an object, negative with less to every object
+    and less than crowd_iou to every crowd. At most int(rois_per_image * positive_ratio) positives
+    are drawn, and int(P / positive_ratio) - P negatives for the P positives that were found; where
+    there is none, as many as leave room for the quota of positives; or negatives fill all rows.
+    Crowds (class id < 0) are never a target.
 
     Args:
-        pool_size: side of the pooled features.
-        channels, convs: width and number of the 3x3 convolutions.
-        pooling: a `PyramidROIAlign`; None for the original's.
-        norm: of the 3x3 convolutions; None for batch norm of mode train_bn.
-        body: a model of the pooled features that comes first (C4).
-        mlp: (height, width) of masks that two fully connected layers of mlp_size predict instead;
-            None: convolutions.
-        softmax: classes and background, class 0, compete for each pixel.
-        class_agnostic: one mask for all classes.
+        config: a Config that gives the values below; without it they are arguments.
+        rois_per_image: rows of the output.
+        positive_ratio: share of positives; .25 is the paper's 1:3.
+        mask_shape: (height, width) of mask targets, or None for no masks.
+        mini_mask: the masks are cut to the objects' boxes.
+        positive_iou, crowd_iou: see ROI_POSITIVE_IOU and CROWD_IOU.
+        bbox_std_dev: deltas are divided by these.
+        fill, add_objects: see ROI_FILL_NEGATIVES, ROI_ADD_GT.
+        seed: of the draw; None differs from run to run.
+        fused: see `mrcnn.ops`.
+        return_objects: also return which object each RoI was given, [B, R] int32, -1 for none.
+
+    Input: [proposals [B, P, 4] normalised, class_ids [B, G] int, boxes [B, G, 4] normalised,
+    masks [B, h, w, G] (left out with mask_shape None)], and at the end, if known, which proposals
+    are valid [B, P] bool; without it those that are not zero rows. Objects with class id 0 are
+    padding.
+
+    Output: rois [B, R, 4], class_ids [B, R] int32, deltas [B, R, 4] and masks [B, R, h, w] of 0 and
+    1; positives first, then negatives, then zero rows.
     """
 
     def __init__(
         self,
-        pool_size,
-        num_classes,
-        train_bn=True,
-        channels=256,
+        config=None,
         *,
-        pooling=None,
-        norm=None,
-        convs=4,
-        body=None,
-        mlp=None,
-        mlp_size=1024,
-        softmax=False,
-        class_agnostic=False,
+        rois_per_image=200,
+        positive_ratio=0.33,
+        mask_shape=(28, 28),
+        mini_mask=True,
+        positive_iou=0.5,
+        crowd_iou=0.001,
+        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
+        fill=False,
+        add_objects=False,
+        seed=None,
+        fused=None,
+        return_objects=False,
+        **kwargs,
     ):
-        activation = "softmax" if softmax else "sigmoid"
-        outputs = num_classes if not class_agnostic else 2 if softmax else 1
-        self.stages = [pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_mask")]
-        self.stages += [body] if body else []
-        if mlp:
-            self.stages += [TimeDistributed(KL.Flatten())]
-            self.stages += [
-                TimeDistributed(KL.Dense(mlp_size, activation="relu"), name=f"mrcnn_mask_fc{i}")
-                for i in (1, 2)
-            ]
-            self.stages += [
-                TimeDistributed(KL.Dense(math.prod(mlp) * outputs), name="mrcnn_mask_fc3"),
-                TimeDistributed(KL.Reshape((*mlp, outputs))),
-                KL.Activation(activation, name="mrcnn_mask"),
-            ]
+        values = {
+            "rois_per_image": rois_per_image,
+            "positive_ratio": float(positive_ratio),
+            "mask_shape": mask_shape,
+            "mini_mask": mini_mask,
+            "positive_iou": positive_iou,
+            "crowd_iou": crowd_iou,
+            "bbox_std_dev": [float(value) for value in bbox_std_dev],
+            "fill": fill,
+            "add_objects": add_objects,
+            "seed": seed,
+            "fused": fused,
+            "return_objects": return_objects,
+        }
+        super().__init__(values, config, **kwargs)
+        if self.mask_shape is not None:
+            self.mask_shape = tuple(int(side) for side in self.mask_shape)
+        self.random = keras.random.SeedGenerator(self.seed)
+
+    @classmethod
+    def values_of(cls, config):
+        mask_shape = None
+        if config.USE_MASK:
+            mask_shape = config.MASK_SHAPE
+        return {
+            "rois_per_image": config.TRAIN_ROIS_PER_IMAGE,
+            "positive_ratio": float(config.ROI_POSITIVE_RATIO),
+            "mask_shape": mask_shape,
+            "mini_mask": config.USE_MINI_MASK,
+            "positive_iou": config.ROI_POSITIVE_IOU,
+            "crowd_iou": config.CROWD_IOU,
+            "bbox_std_dev": [float(value) for value in config.BBOX_STD_DEV],
+            "fill": config.ROI_FILL_NEGATIVES,
+            "add_objects": config.ROI_ADD_GT,
+            "seed": config.SEED,
+            "fused": config.FUSED_KERNELS,
+        }
+
+    @property
+    def positive_rows(self) -> int:
+        """Rows that may hold a positive RoI: the first so many."""
+        return int(self.rois_per_image * self.positive_ratio)
+
+    def call(self, inputs):
+        inputs = [ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs]
+        masks = None
+        if self.mask_shape:
+            masks = inputs.pop(3)
+        proposals, class_ids, boxes = inputs[:3]
+        if len(inputs) > 3:
+            valid = inputs[3]
         else:
-            self.stages += _convolutions(
-                "mrcnn_mask", convs, channels, norm or Norm(train_bn=train_bn)
+            valid = ops.any(proposals != 0, axis=-1)
+        if self.add_objects:
+            proposals = ops.concatenate([proposals, boxes], axis=1)
+            valid = ops.concatenate([valid, class_ids > 0], axis=1)
+        positive, negative, objects = self._label(proposals, valid, class_ids, boxes)
+        rows, is_positive, is_negative = self._draw(positive, negative)
+
+        is_drawn = ops.logical_or(is_positive, is_negative)
+        rois = mask_rows(take_rows(proposals, rows), is_drawn)
+        objects = ops.cast(take_rows(objects, rows), "int32")  # [B, R]
+        target_ids = ops.cast(take_rows(class_ids, objects), "int32")
+        outputs = [rois, mask_rows(target_ids, is_positive)]
+        # Rows without a target compute with a unit box, so that no logarithm of 0 is taken.
+        unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])
+        object_boxes = take_rows(boxes, objects)
+        sources = ops.where(is_positive[..., None], rois, unit)
+        targets = ops.where(is_positive[..., None], object_boxes, unit)
+        deltas = utils.box_refinement_graph(sources, targets)
+        deltas = deltas / ops.convert_to_tensor(self.bbox_std_dev)
+        outputs.append(mask_rows(deltas, is_positive))
+        if masks is not None:
+            count = self.positive_rows
+            target_masks = self._mask_targets(
+                masks, sources[:, :count], object_boxes[:, :count], objects[:, :count]
             )
-            self.stages += [
-                TimeDistributed(
-                    KL.Conv2DTranspose(channels, 2, strides=2, activation="relu"),
-                    name="mrcnn_mask_deconv",
-                ),
-                TimeDistributed(KL.Conv2D(outputs, 1, activation=activation), name="mrcnn_mask"),
-            ]
-        if class_agnostic:
-            # The same for every class; with softmax, the background's comes first.
-            classes = [0] + [1] * (num_classes - 1) if softmax else [0] * num_classes
-            self.stages.append(
-                lambda x: ops.take(x, ops.convert_to_tensor(classes, "int32"), axis=-1)
-            )
+            target_masks = mask_rows(target_masks, is_positive[:, :count])
+            rest = self.rois_per_image - count
+            outputs.append(ops.pad(target_masks, [[0, 0], [0, rest], [0, 0], [0, 0]]))
+        if self.return_objects:
+            outputs.append(ops.where(is_positive, objects, -1))
+        return tuple(outputs)
 
-    def __call__(self, rois, feature_maps, image_meta):
-        """Masks of rois [B, N, 4]: [B, N, 2 * pool_size, 2 * pool_size, num_classes]."""
-        x = [rois, image_meta] + feature_maps
-        for stage in self.stages:
-            x = stage(x)
-        return x
+    def _label(self, proposals, valid, class_ids, boxes):
+        """Which proposals are positive, which negative [B, P] bool, and the best object of each."""
+        iou = kernels.overlaps(proposals, boxes)  # [B, P, G]
+        object_iou = ops.where(class_ids[:, None] > 0, iou, 0.0)
+        best_iou, objects = (x[..., 0] for x in ops.top_k(object_iou, 1))
+        crowd_iou = ops.max(ops.where(class_ids[:, None] < 0, iou, 0.0), axis=-1)
+        positive = ops.logical_and(valid, best_iou >= self.positive_iou)
+        negative = ops.logical_and(valid, best_iou < self.positive_iou)
+        negative = ops.logical_and(negative, crowd_iou < self.crowd_iou)
+        return positive, negative, objects
+
+    def _draw(self, positive, negative):
+        """Random rows, positives first. Returns rows [B, R], is_positive, is_negative [B, R]
+        bool."""
+        quota = self.positive_rows
+        size = self.rois_per_image
+        missing = ops.maximum(size - ops.shape(positive)[1], 0)  # fewer proposals than rows
+        positive = ops.pad(positive, [[0, 0], [0, missing]])
+        negative = ops.pad(negative, [[0, 0], [0, missing]])
+        # Those of the highest random priority are drawn; -1 can't be.
+        priority = keras.random.uniform(ops.shape(positive), seed=self.random)
+        positive_priority, positive_rows = ops.top_k(ops.where(positive, priority, -1.0), size)
+        negative_priority, negative_rows = ops.top_k(ops.where(negative, priority, -1.0), size)
+        rank = ops.arange(size, dtype="int32")[None]
+        is_positive = ops.logical_and(positive_priority >= 0, rank < quota)
+        drawn = ops.sum(ops.cast(is_positive, "int32"), axis=1, keepdims=True)
+        wanted = self._negatives_for(drawn)
+        is_negative = ops.logical_and(negative_priority >= 0, rank < wanted)
+        # Positives, then negatives, then the rest; top_k keeps the order of equals.
+        flags = [2 * ops.cast(is_positive, "int32"), ops.cast(is_negative, "int32")]
+        flags, order = ops.top_k(ops.concatenate(flags, axis=1), size)
+        rows = take_rows(ops.concatenate([positive_rows, negative_rows], axis=1), order)
+        return ops.where(flags > 0, rows, 0), flags == 2, flags == 1
+
+    def _negatives_for(self, positives):
+        """How many negatives go with so many positives [B, 1] int32."""
+        if self.fill:
+            return self.rois_per_image - positives
+        total = (1.0 / self.positive_ratio) * ops.cast(positives, "float32")
+        without_positives = self.rois_per_image - self.positive_rows
+        return ops.where(positives > 0, ops.cast(total, "int32") - positives, without_positives)
+
+    def _mask_targets(self, masks, rois, boxes, objects):
+        """The objects' masks inside the RoIs: [B, h, w, G] -> [B, P, *mask_shape] of 0. and 1."""
+        batch, height, width, per_image = ops.shape(masks)
+        count = ops.shape(rois)[1]
+        if self.mini_mask:
+            # Whole images wait until they are cut: a fourth of the memory.
+            masks = ops.cast(masks, "float32")
+            rois = self._in_boxes(rois, boxes)
+        images = ops.reshape(ops.transpose(masks, (0, 3, 1, 2)), (-1, height, width, 1))
+        indices = objects + per_image * ops.arange(batch, dtype="int32")[:, None]
+        crops = kernels.crop_and_resize(
+            ops.cast(images, "float32"),
+            ops.reshape(rois, (-1, 4)),
+            ops.reshape(indices, (-1,)),
+            self.mask_shape,
+            self.fused,
+        )
+        return ops.round(ops.reshape(crops, (batch, count, *self.mask_shape)))
+
+    @staticmethod
+    def _in_boxes(rois, boxes):
+        """RoIs from the image's frame to that of the object's box, which its mini-mask fills."""
+        origin = ops.concatenate([boxes[..., :2], boxes[..., :2]], axis=-1)
+        size = boxes[..., 2:] - boxes[..., :2]
+        size = ops.where(size > 0, size, 1.0)
+        return (rois - origin) / ops.concatenate([size, size], axis=-1)
+
+    def compute_output_shape(self, input_shape):
+        batch = input_shape[0][0]
+        rows = self.rois_per_image
+        shapes = [(batch, rows, 4), (batch, rows), (batch, rows, 4)]
+        if self.mask_shape:
+            shapes.append((batch, rows, *self.mask_shape))
+        if self.return_objects:
+            shapes.append((batch, rows))
+        return shapes
+
+    def compute_output_spec(self, inputs):
+        specs = []
+        for shape in self.compute_output_shape([x.shape for x in inputs]):
+            dtype = "float32"
+            if len(shape) == 2:
+                dtype = "int32"
+            specs.append(keras.KerasTensor(shape, dtype))
+        return tuple(specs)
+
+    def compute_mask(self, inputs, mask=None):
+        return [None] * (3 + bool(self.mask_shape) + self.return_objects)
 
 
-def build_fpn_mask_graph(
-    rois, feature_maps, image_meta, pool_size, num_classes, train_bn=True, channels=256
-):
-    """`MaskHead` applied once (matterport: build_fpn_mask_graph)."""
-    return MaskHead(pool_size, num_classes, train_bn, channels)(rois, feature_maps, image_meta)
+def detection_targets_graph(
+    proposals: Tensor, gt_class_ids: Tensor, gt_boxes: Tensor, gt_masks: Tensor, config: Config
+) -> list:
+    """`DetectionTargetLayer` for one image, without the batch axis.
 
-
-def res5_head(architecture, depth, pool_size, strides, style):
-    """The fifth stage of a ResNet for RoIs [B, N, h, w, depth], as a model: the head of the C4
-    body."""
-    pooled = KL.Input((None, pool_size, pool_size, depth), name="input_res5")
-    style = dataclasses.replace(style, per_roi=True)
-    return keras.Model(
-        pooled, resnet_stage(pooled, architecture, 5, strides, style), name="res5_head"
-    )
-
-
-class KeypointHead:
-    """The layers of the keypoint branch, to be applied to several sets of RoIs (paper, section 5).
-
-    3x3 convolutions, a transposed 4x4 one to a map for each keypoint, and bilinear upscaling:
-    logits over the positions of a map four times the pooled size.
-
-    Args:
-        pool_size: side of the pooled features.
-        convs, channels: number and width of the 3x3 convolutions.
-        pooling: a `PyramidROIAlign`; None for the original's.
+    (matterport: detection_targets_graph)
     """
-
-    def __init__(self, pool_size, num_keypoints, convs=8, channels=512, pooling=None):
-        self.stages = [
-            pooling or PyramidROIAlign([pool_size, pool_size], name="roi_align_keypoint")
-        ]
-        self.stages += [
-            TimeDistributed(
-                KL.Conv2D(
-                    channels, 3, padding="same", activation="relu", kernel_initializer="he_normal"
-                ),
-                name=f"mrcnn_keypoint_conv{i}",
-            )
-            for i in range(1, convs + 1)
-        ]
-        self.stages += [
-            TimeDistributed(
-                KL.Conv2DTranspose(num_keypoints, 4, strides=2, padding="same"),
-                name="mrcnn_keypoint_deconv",
-            ),
-            UpscaleTwice(name="mrcnn_keypoint"),
-        ]
-
-    def __call__(self, rois, feature_maps, image_meta):
-        """Logits of rois [B, N, 4]: [B, N, 4 * pool_size, 4 * pool_size, num_keypoints]."""
-        x = [rois, image_meta] + feature_maps
-        for stage in self.stages:
-            x = stage(x)
-        return x
+    inputs = (proposals, gt_class_ids, gt_boxes, gt_masks)
+    outputs = DetectionTargetLayer.of(config)([ops.convert_to_tensor(x)[None] for x in inputs])
+    return [x[0] for x in outputs]
 
 
 @register
-class UpscaleTwice(KL.Layer):
-    """Doubles the sides of maps [B, N, h, w, K] by bilinear interpolation: half-pixel centres,
-    clamped edges."""
+class KeypointTargets(ValuesLayer):
+    """The position of each keypoint in the map of its RoI (paper, section 5: the one-hot target).
+
+    Args:
+        side: of the square map.
+        frame: BOX_FRAME.
+
+    Input: [rois [B, R, 4] normalised, objects [B, R] int32 of `DetectionTargetLayer`, keypoints
+    [B, G, K, (y, x, visibility)] in pixels, image [B, H, W, C]].
+    Output: [B, R, K] int32, row * side + column; -1 where there is nothing to learn: no object, a
+    keypoint that is not labelled (visibility 0) or lies outside the RoI.
+    """
+
+    def __init__(self, side, frame="centers", **kwargs):
+        super().__init__({"side": side, "frame": frame}, **kwargs)
 
     def call(self, inputs):
-        for axis in (2, 3):
-            ahead = [slice(None)] * axis
-            first, rest = inputs[(*ahead, slice(0, 1))], inputs[(*ahead, slice(1, None))]
-            before = ops.concatenate([first, inputs[(*ahead, slice(0, -1))]], axis=axis)
-            after = ops.concatenate([rest, inputs[(*ahead, slice(-1, None))]], axis=axis)
-            pairs = ops.stack(
-                [0.25 * before + 0.75 * inputs, 0.75 * inputs + 0.25 * after], axis=axis + 1
-            )
-            shape = list(ops.shape(inputs))
-            inputs = ops.reshape(pairs, [*shape[:axis], 2 * shape[axis], *shape[axis + 1 :]])
-        return inputs
+        rois, objects, points, image = (ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs)
+        rois = denorm_boxes_graph(rois, image_size(image), self.frame, whole=False)
+        low = rois[:, :, None, :2]  # [B, R, 1, 2]
+        high = rois[:, :, None, 2:]
+        points = ops.cast(take_rows(points, ops.maximum(objects, 0)), "float32")
+        place = points[..., :2]
+        cells = ops.floor((place - low) * (self.side / ops.maximum(high - low, 1e-6)))
+        # A point on the RoI's lower or right edge belongs to its last cell.
+        cells = ops.cast(ops.where(place == high, self.side - 1.0, cells), "int32")
+        inside = ops.all(ops.logical_and(cells >= 0, cells < self.side), axis=-1)
+        labelled = ops.logical_and(points[..., 2] > 0, objects[..., None] >= 0)
+        learn = ops.logical_and(inside, labelled)
+        return ops.where(learn, cells[..., 0] * self.side + cells[..., 1], -1)
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape[:2], *(2 * side for side in input_shape[2:4]), input_shape[4])
+    def compute_output_spec(self, inputs):
+        return keras.KerasTensor((*inputs[0].shape[:2], inputs[2].shape[2]), "int32")
 
 
 # ------------------------------------------------------------------------------------------------
 #  Losses (paper, section 3: L = L_cls + L_box + L_mask, the RPN's two, and section 5 for keypoints)
 # ------------------------------------------------------------------------------------------------
+
+
 # Each is one mean over what is kept of the whole batch, and 0 where nothing is.
 
 
 def _mean_where(values, keep):
     """Mean of values [..., K] over the rows that keep [...] marks and over K; 0 without rows."""
     keep = ops.cast(keep, values.dtype)
-    per_row = values.shape[-1] if len(values.shape) > len(keep.shape) else 1
+    per_row = 1
+    if len(values.shape) > len(keep.shape):
+        per_row = values.shape[-1]
     if per_row != 1:
         values = ops.sum(values, axis=-1)
     return ops.sum(values * keep) / ops.maximum(ops.sum(keep) * per_row, 1.0)
 
 
-def smooth_l1_loss(y_true, y_pred):
+def smooth_l1_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Smooth L1 of each element, any shape (matterport: smooth_l1_loss)."""
     distance = ops.abs(y_true - y_pred)
     return ops.where(distance < 1.0, 0.5 * distance**2, distance - 0.5)
@@ -1738,7 +2048,7 @@ def _cross_entropy(class_ids, logits):
     ]
 
 
-def rpn_class_loss_graph(rpn_match, rpn_class_logits):
+def rpn_class_loss_graph(rpn_match: Tensor, rpn_class_logits: Tensor) -> Tensor:
     """Object or not, over the sampled anchors (matterport: rpn_class_loss_graph).
 
     Args:
@@ -1750,7 +2060,9 @@ def rpn_class_loss_graph(rpn_match, rpn_class_logits):
     return _mean_where(loss, match != 0)
 
 
-def rpn_bbox_loss_graph(config, target_bbox, rpn_match, rpn_bbox):
+def rpn_bbox_loss_graph(
+    config: Config | None, target_bbox: Tensor, rpn_match: Tensor, rpn_bbox: Tensor
+) -> Tensor:
     """Boxes of the positive anchors (matterport: rpn_bbox_loss_graph).
 
     Args:
@@ -1762,10 +2074,15 @@ def rpn_bbox_loss_graph(config, target_bbox, rpn_match, rpn_bbox):
     positive = rpn_match[..., 0] == 1
     position = ops.cumsum(ops.cast(positive, "int32"), axis=1) - 1
     position = ops.clip(position, 0, ops.shape(target_bbox)[1] - 1)
-    return _mean_where(smooth_l1_loss(_take_rows(target_bbox, position), rpn_bbox), positive)
+    return _mean_where(smooth_l1_loss(take_rows(target_bbox, position), rpn_bbox), positive)
 
 
-def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids, valid=None):
+def mrcnn_class_loss_graph(
+    target_class_ids: Tensor,
+    pred_class_logits: Tensor,
+    active_class_ids: Tensor,
+    valid: Tensor | None = None,
+) -> Tensor:
     """L_cls: cross-entropy of the RoIs (matterport: mrcnn_class_loss_graph).
 
     A RoI whose predicted class its image's source does not label is left out.
@@ -1783,7 +2100,9 @@ def mrcnn_class_loss_graph(target_class_ids, pred_class_logits, active_class_ids
     return _mean_where(_cross_entropy(ops.cast(target_class_ids, "int32"), pred_class_logits), keep)
 
 
-def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox):
+def mrcnn_bbox_loss_graph(
+    target_bbox: Tensor, target_class_ids: Tensor, pred_bbox: Tensor
+) -> Tensor:
     """L_box: smooth L1 of the positive RoIs' deltas, of their own class (matterport:
     mrcnn_bbox_loss_graph).
 
@@ -1799,7 +2118,9 @@ def mrcnn_bbox_loss_graph(target_bbox, target_class_ids, pred_bbox):
     return _mean_where(smooth_l1_loss(target_bbox, pred), class_ids > 0)
 
 
-def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, softmax=False):
+def mrcnn_mask_loss_graph(
+    target_masks: Tensor, target_class_ids: Tensor, pred_masks: Tensor, softmax: bool = False
+) -> Tensor:
     """L_mask: mean binary cross-entropy of the positive RoIs' own class's mask (matterport:
     mrcnn_mask_loss_graph).
 
@@ -1810,25 +2131,30 @@ def mrcnn_mask_loss_graph(target_masks, target_class_ids, pred_masks, softmax=Fa
         softmax: they add up to 1; off the object the background's, class 0, is to be high
             (multinomial).
     """
-    shape = ops.shape(pred_masks)
     classes = pred_masks.shape[-1]
+    batch, rows_of_image, height, width = ops.shape(pred_masks)[:4]
     class_ids = ops.cast(ops.reshape(target_class_ids, (-1,)), "int32")
-    by_class = ops.transpose(ops.reshape(pred_masks, (-1, *shape[2:])), (0, 3, 1, 2))
-    rows = ops.arange(ops.shape(class_ids)[0], dtype="int32") * classes
+    by_class = ops.reshape(pred_masks, (batch * rows_of_image, height, width, classes))
+    by_class = ops.reshape(ops.transpose(by_class, (0, 3, 1, 2)), (-1, height * width))
+    first_mask = ops.arange(ops.shape(class_ids)[0], dtype="int32") * classes
     epsilon = 1e-7
 
     def probability(rows):
-        pred = ops.take(ops.reshape(by_class, (-1, shape[2] * shape[3])), rows, axis=0)
-        return ops.clip(ops.cast(pred, "float32"), epsilon, 1.0 - epsilon)
+        pred = ops.cast(ops.take(by_class, rows, axis=0), "float32")
+        return ops.clip(pred, epsilon, 1.0 - epsilon)
 
-    pred = probability(rows + ops.maximum(class_ids, 0))
-    absent = probability(rows) if softmax else 1.0 - pred
-    target = ops.cast(ops.reshape(target_masks, (-1, shape[2] * shape[3])), "float32")
-    loss = -target * ops.log(pred + epsilon) - (1.0 - target) * ops.log(absent + epsilon)
+    present = probability(first_mask + ops.maximum(class_ids, 0))
+    absent = 1.0 - present
+    if softmax:
+        absent = probability(first_mask)
+    target = ops.cast(ops.reshape(target_masks, (-1, height * width)), "float32")
+    loss = -target * ops.log(present + epsilon) - (1.0 - target) * ops.log(absent + epsilon)
     return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
 
 
-def mrcnn_keypoint_loss_graph(target_keypoints, target_class_ids, pred_keypoints):
+def mrcnn_keypoint_loss_graph(
+    target_keypoints: Tensor, target_class_ids: Tensor, pred_keypoints: Tensor
+) -> Tensor:
     """Cross-entropy over the positions of each visible keypoint's map; the mean of those of the
     whole batch.
 
@@ -1851,29 +2177,35 @@ class LossLayer(KL.Layer):
     """One of the losses as a layer of the graph, so that it is an output with a name.
 
     Args:
-        name: of the function.
+        name: of the function, a key of FUNCTIONS.
         softmax_masks: see `mrcnn_mask_loss_graph`.
 
     Input: the arguments of the function of that name, in order. Output: a scalar, float32.
     """
 
+    FUNCTIONS = {
+        "rpn_class_loss": rpn_class_loss_graph,
+        "rpn_bbox_loss": rpn_bbox_loss_graph,
+        "mrcnn_class_loss": mrcnn_class_loss_graph,
+        "mrcnn_bbox_loss": mrcnn_bbox_loss_graph,
+        "mrcnn_mask_loss": mrcnn_mask_loss_graph,
+        "mrcnn_keypoint_loss": mrcnn_keypoint_loss_graph,
+    }
+
     def __init__(self, name, softmax_masks=False, **kwargs):
-        functions = {
-            "rpn_class_loss": rpn_class_loss_graph,
-            "rpn_bbox_loss": lambda *x: rpn_bbox_loss_graph(None, *x),
-            "mrcnn_class_loss": mrcnn_class_loss_graph,
-            "mrcnn_bbox_loss": mrcnn_bbox_loss_graph,
-            "mrcnn_mask_loss": lambda *x: mrcnn_mask_loss_graph(*x, softmax=self.softmax_masks),
-            "mrcnn_keypoint_loss": mrcnn_keypoint_loss_graph,
-        }
+        if name not in self.FUNCTIONS:
+            raise ValueError(f"name is one of {', '.join(self.FUNCTIONS)}. Received: {name!r}")
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
-        if name not in functions:
-            raise ValueError(f"name is one of {', '.join(functions)}. Received: {name!r}")
-        self.function, self.softmax_masks = functions[name], softmax_masks
+        self.softmax_masks = softmax_masks
 
     def call(self, inputs):
-        return self.function(*inputs)
+        function = self.FUNCTIONS[self.name]
+        if self.name == "rpn_bbox_loss":
+            return function(None, *inputs)
+        if self.name == "mrcnn_mask_loss":
+            return function(*inputs, softmax=self.softmax_masks)
+        return function(*inputs)
 
     def compute_output_shape(self, input_shape):
         return ()
@@ -1882,121 +2214,364 @@ class LossLayer(KL.Layer):
         return {**super().get_config(), "softmax_masks": self.softmax_masks}
 
 
-class Network(keras.Model):
-    """A Keras model whose `.h5` files have the legacy layout, as scripts of Keras 2 expect of
-    `keras_model`."""
-
-    def save_weights(self, filepath, overwrite=True, **kwargs):
-        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`."""
-        if not overwrite and os.path.exists(filepath):
-            raise FileExistsError(f"{filepath} exists, and overwrite is False")
-        weights.save(self, filepath)
-
-    def load_weights(self, filepath, by_name=False, exclude=None, **kwargs):
-        """Reads either layout; returns a `weights.Coverage`."""
-        return weights.load(self, filepath, by_name=by_name, exclude=exclude or ())
+# ------------------------------------------------------------------------------------------------
+#  The graphs
+# ------------------------------------------------------------------------------------------------
 
 
-class TrainingModel(Network):
-    """The training graph; its loss is the weighted sum of the graph's own losses plus L2.
+@dataclasses.dataclass
+class Body:
+    """Backbone, pyramid and RPN of an image.
 
-    Args:
-        loss_weights: {name of a loss: weight}; losses without one count 1.
-        weight_decay: L2 factor on every trainable weight but those of norms.
-        decay_kind, decay_biases: see WEIGHT_DECAY_KIND and WEIGHT_DECAY_ON_BIASES.
-        loss_names: of the graph's last outputs, in order.
+    Attributes:
+        pyramid: [P2..P6], or [C4].
+        rpn_model: see `build_rpn_model`.
+        rpn_logits, rpn_probs, rpn_bbox: what it says of the anchors of all levels.
     """
 
-    def __init__(
-        self,
-        inputs,
-        outputs,
-        loss_names=(),
-        loss_weights=None,
-        weight_decay=0.0,
-        decay_kind="mean",
-        decay_biases=True,
-        **kwargs,
-    ):
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
-        self.loss_names, self.weight_decay = list(loss_names), weight_decay
-        self.decay_kind, self.undecayed = (
-            decay_kind,
-            ("gamma", "beta") if decay_biases else ("gamma", "beta", "bias"),
+    pyramid: list
+    rpn_model: keras.Model
+    rpn_logits: Tensor
+    rpn_probs: Tensor
+    rpn_bbox: Tensor
+
+    @property
+    def maps(self) -> list:
+        """The maps that the heads read: [P2..P5], or [C4]."""
+        return self.pyramid[:4]
+
+
+def body_graph(image: Tensor, config: Config) -> Body:
+    """Backbone, pyramid and RPN of images [B, H, W, C]."""
+    if callable(config.BACKBONE):
+        maps = config.BACKBONE(image, stage5=True, train_bn=config.TRAIN_BN)
+    else:
+        stage5 = config.BODY == "fpn"
+        maps = resnet_graph(image, config.BACKBONE, stage5, style=Style.of(config))
+    if config.BODY == "fpn":
+        norm = Norm.of(config, config.FPN_NORM)
+        pyramid = fpn_graph(maps[-4:], config.TOP_DOWN_PYRAMID_SIZE, norm)
+    else:
+        pyramid = [maps[3]]
+    rpn_model = build_rpn_model(
+        config.RPN_ANCHOR_STRIDE,
+        _anchors_per_cell(config),
+        pyramid[0].shape[-1],
+        config.RPN_CHANNELS,
+        config.RPN_CONVS,
+        config.RPN_SCORE,
+    )
+    logits, probs, bbox = zip(*[rpn_model(level) for level in pyramid])
+    return Body(
+        pyramid=pyramid,
+        rpn_model=rpn_model,
+        rpn_logits=_joined_levels(logits, "rpn_class_logits"),
+        rpn_probs=_joined_levels(probs, "rpn_class"),
+        rpn_bbox=_joined_levels(bbox, "rpn_bbox"),
+    )
+
+
+def _joined_levels(levels, name):
+    """[B, A, ...] of what the RPN says of each level, by a layer of that name."""
+    if len(levels) == 1:
+        return KL.Identity(name=name, dtype="float32")(levels[0])
+    return KL.Concatenate(axis=1, name=name, dtype="float32")(list(levels))
+
+
+def proposals_graph(
+    config: Config, count: int, limit: int | None, body: Body, anchors: Tensor, meta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Proposals [B, count, 4], and which of them are any [B, count] bool.
+
+    Args:
+        limit: see PRE_NMS_LIMIT; None for the config's.
+    """
+    layer = ProposalLayer(
+        count,
+        config.RPN_NMS_THRESHOLD,
+        config,
+        pre_nms_limit=limit,
+        return_valid=True,
+        name="ROI",
+    )
+    scores = body.rpn_probs
+    if layer.sigmoid:
+        scores = body.rpn_logits
+    inputs = [scores, body.rpn_bbox, anchors]
+    if layer.limit_per_level or layer.min_size or layer.clip_to_window:
+        inputs += [meta, *body.pyramid]
+    return layer(inputs)
+
+
+@dataclasses.dataclass
+class Heads:
+    """The heads of a configuration: f(rois, maps, meta) each, None for one that is not in use."""
+
+    box: BoxHead
+    mask: MaskHead | None
+    keypoint: KeypointHead | None
+
+    @classmethod
+    def of(cls, config: Config, depth: int) -> "Heads":
+        """With a Config's values; depth: channels of the feature maps."""
+        body = None
+        if config.BODY == "c4":
+            body = res5_head(
+                config.BACKBONE, depth, config.POOL_SIZE, config.C4_HEAD_STRIDE, Style.of(config)
+            )
+        mask = None
+        if config.USE_MASK:
+            mask = MaskHead.of(config, body)
+        keypoint = None
+        if config.USE_KEYPOINTS:
+            keypoint = KeypointHead.of(config)
+        # Last: layers draw their initial weights in the order in which they are made, and so they
+        # did when the measured runs began.
+        box = BoxHead.of(config, body)
+        return cls(box, mask, keypoint)
+
+
+def training_inputs(config: Config) -> dict[str, Tensor]:
+    """The inputs of the training graph by name, in the order of `data.TrainingBatches.batch`."""
+    inputs = {
+        "input_image": KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image"),
+        "input_image_meta": KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta"),
+        "input_rpn_match": KL.Input((None, 1), name="input_rpn_match", dtype="int32"),
+        "input_rpn_bbox": KL.Input((None, 4), name="input_rpn_bbox"),
+        "input_gt_class_ids": KL.Input((None,), name="input_gt_class_ids", dtype="int32"),
+        "input_gt_boxes": KL.Input((None, 4), name="input_gt_boxes"),
+    }
+    if config.USE_MASK:
+        shape = (None, None, None)
+        if config.USE_MINI_MASK:
+            shape = (*config.MINI_MASK_SHAPE, None)
+        # uint8: a bool tensor can't be split over devices.
+        inputs["input_gt_masks"] = KL.Input(shape, name="input_gt_masks", dtype="uint8")
+    if config.USE_KEYPOINTS:
+        shape = (None, config.NUM_KEYPOINTS, 3)
+        inputs["input_gt_keypoints"] = KL.Input(shape, name="input_gt_keypoints")
+    if not config.USE_RPN_ROIS:
+        inputs["input_roi"] = KL.Input((None, 4), name="input_roi")
+    return inputs
+
+
+@dataclasses.dataclass
+class Targets:
+    """The RoIs that train the heads, and what these are to say of them: see `DetectionTargetLayer`.
+
+    Attributes:
+        positive_rows: rows that may hold a positive RoI: the first so many.
+        masks, objects: None without masks, without keypoints.
+    """
+
+    rois: Tensor
+    class_ids: Tensor
+    bbox: Tensor
+    masks: Tensor | None
+    objects: Tensor | None
+    positive_rows: int
+
+
+def targets_graph(
+    config: Config, inputs: dict[str, Tensor], proposals: Tensor, valid: Tensor
+) -> Targets:
+    """RoIs drawn from the proposals, with their targets."""
+    image = inputs["input_image"]
+    if not config.USE_RPN_ROIS:
+        given = NormalizeBoxes(return_valid=True, frame=config.BOX_FRAME, name="input_rois")
+        proposals, valid = given([inputs["input_roi"], image])
+    normalize = NormalizeBoxes(min_pixels=1, frame=config.BOX_FRAME, name="gt_boxes")
+    truth = [inputs["input_gt_class_ids"], normalize([inputs["input_gt_boxes"], image])]
+    if config.USE_MASK:
+        truth.append(inputs["input_gt_masks"])
+    layer = DetectionTargetLayer.of(
+        config, return_objects=config.USE_KEYPOINTS, name="proposal_targets"
+    )
+    rois, class_ids, bbox, *rest = layer([proposals, *truth, valid])
+    masks = objects = None
+    if config.USE_MASK:
+        masks = rest[0]
+    if config.USE_KEYPOINTS:
+        objects = rest[-1]
+    return Targets(rois, class_ids, bbox, masks, objects, layer.positive_rows)
+
+
+def rpn_losses(config: Config, inputs: dict[str, Tensor], body: Body) -> dict[str, Tensor]:
+    """The RPN's two losses by name."""
+    match = inputs["input_rpn_match"]
+    logits = body.rpn_logits
+    bbox = body.rpn_bbox
+    as_in_the_original = (config.RPN_ANCHOR_STRIDE, config.RPN_CONVS, config.RPN_SCORE)
+    if as_in_the_original == (1, 1, "softmax"):
+        count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
+        sampled = SampledRPN(body.rpn_model, count, name="sampled_anchors")
+        match, logits, bbox = sampled([match, *body.pyramid])
+    return {
+        "rpn_class_loss": LossLayer("rpn_class_loss")([match, logits]),
+        "rpn_bbox_loss": LossLayer("rpn_bbox_loss")([inputs["input_rpn_bbox"], match, bbox]),
+    }
+
+
+def box_losses(
+    config: Config, meta: Tensor, targets: Targets, logits: Tensor, bbox: Tensor
+) -> dict[str, Tensor]:
+    """The losses of the class and box head by name."""
+    active = parse_image_meta_graph(meta)["active_class_ids"]
+    active = KL.Identity(name="active_class_ids", dtype="float32")(active)
+    class_inputs = [targets.class_ids, logits, active]
+    if not config.CLASS_LOSS_ON_PADDING:
+        class_inputs.append(ops.any(targets.rois != 0, axis=-1))
+    bbox_inputs = [targets.bbox, targets.class_ids, bbox]
+    return {
+        "mrcnn_class_loss": LossLayer("mrcnn_class_loss")(class_inputs),
+        "mrcnn_bbox_loss": LossLayer("mrcnn_bbox_loss")(bbox_inputs),
+    }
+
+
+def training_masks_graph(
+    config: Config, head: MaskHead, targets: Targets, maps: Sequence, meta: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Masks of all RoIs, and their loss.
+
+    Only positive rows have a loss. With fixed batch norm the others are a second part, computed
+    only if somebody asks for that output; with trained batch norm they would take part in its
+    statistics, so that either all rows are one part or those that can't be positive are left at
+    zero.
+    """
+    loss = LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")
+    fixed = config.TRAIN_BN is False
+    positives_only = config.MASK_HEAD_ON_POSITIVES
+    if positives_only is None:
+        positives_only = fixed
+    if not positives_only:
+        masks = head(targets.rois, maps, meta)
+        return masks, loss([targets.masks, targets.class_ids, masks])
+    if fixed:
+        split = SplitPositives(targets.positive_rows, config.FUSED_KERNELS, name="positive_rois")
+        first, others, target_masks, class_ids = split(
+            [targets.class_ids, targets.rois, targets.masks, targets.class_ids]
         )
-        self.loss_factors = {
-            name: float((loss_weights or {}).get(name, 1.0)) for name in loss_names
-        }
-        self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
-        self._folded = None
+        masks = head(first, maps, meta)
+        other_masks = head(others, maps, meta)
+        mask_loss = loss([target_masks, class_ids, masks])
+        return ops.concatenate([masks, other_masks], axis=1), mask_loss
+    rows = targets.positive_rows
+    masks = head(targets.rois[:, :rows], maps, meta)
+    mask_loss = loss([targets.masks[:, :rows], targets.class_ids[:, :rows], masks])
+    zeros = ops.zeros((1, config.TRAIN_ROIS_PER_IMAGE - rows, 1, 1, 1))
+    return ops.concatenate([masks, ops.zeros_like(masks[:, :1]) + zeros], axis=1), mask_loss
 
-    def fold(self):
-        """Folds fixed batch norm from now on: the outputs of convolutions before it need not be
-        kept for the gradients."""
-        if self._folded is None:
-            # Behind a function: Keras would take an attribute that is a model for a layer of this
-            # one.
-            folded = folding.fold_batch_norm(keras.Model(self.inputs, self.outputs), training=True)
-            self._folded = lambda inputs, training: folded(inputs, training=training)
 
-    def call(self, inputs, training=None, mask=None):
-        return (
-            super().call(inputs, training, mask)
-            if self._folded is None
-            else self._folded(inputs, training)
+def training_keypoints_graph(
+    config: Config,
+    head: KeypointHead,
+    targets: Targets,
+    inputs: dict[str, Tensor],
+    maps: Sequence,
+) -> tuple[Tensor, Tensor]:
+    """Keypoints' maps of the RoIs that can be positive, and their loss.
+
+    The other rows have no loss, and the head has no statistics that they would move.
+    """
+    rows = targets.positive_rows
+    rois = targets.rois[:, :rows]
+    keypoints = head(rois, maps, inputs["input_image_meta"])
+    side = 4 * config.KEYPOINT_POOL_SIZE
+    positions = KeypointTargets(side, config.BOX_FRAME, name="keypoint_targets")(
+        [rois, targets.objects[:, :rows], inputs["input_gt_keypoints"], inputs["input_image"]]
+    )
+    loss = LossLayer("mrcnn_keypoint_loss")
+    return keypoints, loss([positions, targets.class_ids[:, :rows], keypoints])
+
+
+def training_graph(config: Config) -> TrainingModel:
+    """The model that is trained; its inputs and outputs are listed at `MaskRCNN.build`."""
+    inputs = training_inputs(config)
+    image = inputs["input_image"]
+    meta = inputs["input_image_meta"]
+    body = body_graph(image, config)
+    anchors = PyramidAnchors.of(config, name="anchors")([image, *body.pyramid])
+    count = config.POST_NMS_ROIS_TRAINING
+    limit = config.PRE_NMS_LIMIT_TRAINING
+    rpn_rois, valid = proposals_graph(config, count, limit, body, anchors, meta)
+    targets = targets_graph(config, inputs, rpn_rois, valid)
+    heads = Heads.of(config, body.maps[0].shape[-1])
+    logits, probs, bbox = heads.box(targets.rois, body.maps, meta)
+    losses = box_losses(config, meta, targets, logits, bbox)
+    losses = {**rpn_losses(config, inputs, body), **losses}
+    outputs = [body.rpn_logits, body.rpn_probs, body.rpn_bbox, logits, probs, bbox]
+    if heads.mask is not None:
+        masks, loss = training_masks_graph(config, heads.mask, targets, body.maps, meta)
+        outputs.append(masks)
+        losses["mrcnn_mask_loss"] = loss
+    output_rois = KL.Identity(name="output_rois", dtype="float32")(targets.rois)
+    outputs += [rpn_rois, output_rois]
+    if heads.keypoint is not None:
+        keypoints, loss = training_keypoints_graph(
+            config, heads.keypoint, targets, inputs, body.maps
         )
+        outputs.append(keypoints)
+        losses["mrcnn_keypoint_loss"] = loss
+    weight_decay = config.WEIGHT_DECAY
+    if config.OPTIMIZER == "adamw":
+        # It decouples the decay from the loss: the optimizer applies it (training.make_optimizer).
+        weight_decay = 0.0
+    return TrainingModel(
+        list(inputs.values()),
+        [*outputs, *losses.values()],
+        loss_names=list(losses),
+        loss_weights=config.LOSS_WEIGHTS,
+        weight_decay=weight_decay,
+        decay_kind=config.WEIGHT_DECAY_KIND,
+        decay_biases=config.WEIGHT_DECAY_ON_BIASES,
+        name="mask_rcnn",
+    )
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        losses = y_pred[-len(self.loss_names) :]
-        total = self.regularization() if self.weight_decay else 0.0
-        for name, loss, mean in zip(self.loss_names, losses, self.loss_means):
-            mean.update_state(loss)
-            total = total + self.loss_factors[name] * loss
-        return total
 
-    def train_step(self, *args):
-        """One step. On several TensorFlow devices their gradients are averaged before they are
-        clipped."""
-        if (
-            keras.backend.backend() != "tensorflow"
-            or self.distribute_strategy.num_replicas_in_sync == 1
-        ):
-            return super().train_step(*args)
-        import tensorflow as tf
+def inference_graph(config: Config) -> Network:
+    """The model that detects, with the sub-models that `inference.Detector` runs."""
+    image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
+    meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
+    body = body_graph(image, config)
+    anchors = KL.Input((None, 4), name="input_anchors")
+    count = config.POST_NMS_ROIS_INFERENCE
+    rois, valid = proposals_graph(config, count, None, body, anchors, meta)
+    heads = Heads.of(config, body.maps[0].shape[-1])
+    _, probs, bbox = heads.box(rois, body.maps, meta)
+    layer = DetectionLayer.of(config, name="mrcnn_detection")
+    detections = layer([rois, probs, bbox, meta, valid])
+    inputs = [image, meta, anchors]
+    boxes = keras.Model(inputs, [detections, *body.maps], name="mask_rcnn_boxes")
+    sub_models = {"boxes": boxes}
+    outputs = [detections, probs, bbox]
+    if heads.mask is not None:
+        outputs.append(heads.mask(detections[..., :4], body.maps, meta))
+        sub_models["masks"] = _head_model(config, heads.mask, body.maps)
+    outputs += [rois, body.rpn_probs, body.rpn_bbox]
+    if heads.keypoint is not None:
+        outputs.append(heads.keypoint(detections[..., :4], body.maps, meta))
+        sub_models["keypoints"] = _head_model(config, heads.keypoint, body.maps)
+    return Network(inputs, outputs, sub_models=sub_models, name="mask_rcnn")
 
-        (inputs,) = args[0]
-        with tf.GradientTape() as tape:
-            loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=True))
-        self.metrics[0].update_state(loss)
-        found = [
-            (g, w)
-            for g, w in zip(tape.gradient(loss, self.trainable_weights), self.trainable_weights)
-            if g is not None
-        ]
-        gradients = tf.distribute.get_replica_context().all_reduce(
-            tf.distribute.ReduceOp.MEAN, [g for g, _ in found]
-        )
-        if self.optimizer.global_clipnorm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
-        # The optimizer adds up what it gets from each device, and that is the same from all.
-        count = self.distribute_strategy.num_replicas_in_sync
-        self.optimizer.apply_gradients([(g / count, w) for g, (_, w) in zip(gradients, found)])
-        return self.get_metrics_result()
 
-    def regularization(self):
-        """The L2 term, a scalar."""
-        terms = [
-            kernels.half_of_squares(w)
-            * (2 / math.prod(w.shape) if self.decay_kind == "mean" else 1.0)
-            for w in self.trainable_weights
-            if w.name not in self.undecayed
-        ]
-        return self.weight_decay * sum(terms) if terms else ops.convert_to_tensor(0.0)
+def _head_model(config, head, maps):
+    """The same layers for any number of rows: `detect` runs them on those that hold a detection."""
+    boxes = KL.Input((None, 4))
+    meta = KL.Input((config.IMAGE_META_SIZE,))
+    features = [KL.Input((None, None, level.shape[-1]), dtype=level.dtype) for level in maps]
+    return keras.Model([boxes, meta, *features], head(boxes, features, meta))
 
 
 # ------------------------------------------------------------------------------------------------
 #  The model
 # ------------------------------------------------------------------------------------------------
+
+
+# What `train(layers=)` may be besides a regex.
+LAYER_CHOICES = {"heads": r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", "all": ".*"}
+for _first in (3, 4, 5):
+    _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
+    LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
 
 
 class MaskRCNN:
@@ -2019,36 +2594,46 @@ class MaskRCNN:
         ValueError: an unknown mode, or settings that don't fit together.
     """
 
-    def __init__(self, mode, config, model_dir):
+    def __init__(self, mode: str, config: Config, model_dir: str | os.PathLike):
         if mode not in ("training", "inference"):
             raise ValueError(f"mode is 'training' or 'inference'. Received: {mode!r}")
         config.validate()
         kernels.keep_freed_memory()
-        self.mode, self.config, self.model_dir = mode, config, os.fspath(model_dir)
+        self.mode = mode
+        self.config = config
+        self.model_dir = os.fspath(model_dir)
         self.epoch = 0
-        self._lock = threading.Lock()
-        self._functions = OrderedDict()
-        self._anchors = OrderedDict()
-        self._stages = {}
-        self._checked = (
-            weakref.WeakSet()
-        )  # datasets, so that the next stage of a training starts at once
+        self._anchors = inference.AnchorTable(config)
+        # Datasets whose images were checked, so that the next stage of a training starts at once.
+        self._checked: weakref.WeakSet = weakref.WeakSet()
         self.set_log_dir()
-        self._strategy = training.strategy(config.GPU_COUNT) if mode == "training" else None
+        self._strategy = None
+        if mode == "training":
+            self._strategy = training.strategy(config.GPU_COUNT)
         with self._devices():
             self.keras_model = self.build(mode, config)
+        self.detector = None
         if mode == "inference":
-            inference.compiled(
-                self, "boxes"
-            )  # a part of building, so that the first detection need not wait for it
+            self.detector = inference.Detector(self.keras_model, config, self.get_anchors)
+            # A part of building, so that the first detection need not wait for it.
+            self.detector.function("boxes")
 
     def _devices(self):
-        return self._strategy.scope() if self._strategy else contextlib.nullcontext()
+        if self._strategy is None:
+            return contextlib.nullcontext()
+        return self._strategy.scope()
 
-    # ---- Building ------------------------------------------------------------------------------
+    def check_mode(self, mode: str, name: str) -> None:
+        """Raises a ValueError where the method of that name needs another mode."""
+        if self.mode != mode:
+            raise ValueError(
+                f"{name}() needs a model in mode {mode!r}. Received: mode {self.mode!r}"
+            )
 
-    def build(self, mode, config):
+    def build(self, mode: str, config: Config) -> Network:
         """Builds the graph (matterport: MaskRCNN.build).
+
+        Inference: inputs image, meta, anchors; outputs see `keras_model`.
 
         Training inputs, by name: input_image [B, H, W, C] molded, input_image_meta, input_rpn_match
         [B, A, 1], input_rpn_bbox [B, n, 4], input_gt_class_ids [B, G], input_gt_boxes [B, G, 4] in
@@ -2058,315 +2643,13 @@ class MaskRCNN:
         mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, output_rois, with USE_KEYPOINTS
         mrcnn_keypoint of the rows that can be positive, and the losses.
         """
-        image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
-        meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
-        pyramid, rpn, rpn_model = self._body(image, config)
         if mode == "training":
-            return self._training_graph(image, meta, pyramid, rpn, config, rpn_model)
-        return self._inference_graph(image, meta, pyramid, rpn, config)
-
-    @staticmethod
-    def _body(image, config):
-        """Backbone, pyramid and RPN. Returns the maps ([P2..P6], or [C4]) and (logits, probs, bbox)
-        of all levels, and the RPN's model."""
-        style = MaskRCNN._style(config)
-        if callable(config.BACKBONE):
-            maps = config.BACKBONE(image, stage5=True, train_bn=config.TRAIN_BN)
-        else:
-            maps = resnet_graph(image, config.BACKBONE, config.BODY == "fpn", style=style)
-        if config.BODY == "fpn":
-            pyramid = fpn_graph(
-                maps[-4:], config.TOP_DOWN_PYRAMID_SIZE, Norm.of(config, config.FPN_NORM)
-            )
-        else:
-            pyramid = [maps[3]]
-        rpn_model = build_rpn_model(
-            config.RPN_ANCHOR_STRIDE,
-            _anchors_per_cell(config),
-            pyramid[0].shape[-1],
-            config.RPN_CHANNELS,
-            config.RPN_CONVS,
-            config.RPN_SCORE,
-        )
-        levels = zip(*(rpn_model(p) for p in pyramid))
-        names = ("rpn_class_logits", "rpn_class", "rpn_bbox")
-        rpn = [
-            (
-                KL.Concatenate(axis=1, name=name, dtype="float32")(list(level))
-                if len(level) > 1
-                else KL.Identity(name=name, dtype="float32")(level[0])
-            )
-            for name, level in zip(names, levels)
-        ]
-        return pyramid, rpn, rpn_model
-
-    @staticmethod
-    def _style(config):
-        return Style(
-            Norm.of(config, config.BACKBONE_NORM),
-            stride_in_1x1=config.STRIDE_IN_1X1,
-            padding=config.BACKBONE_PADDING,
-        )
-
-    @staticmethod
-    def _proposals(config, count, limit, rpn, anchors, meta, pyramid):
-        """Proposals and which of them are any, from what the RPN says of all levels."""
-        logits, probs, bbox = rpn
-        layer = ProposalLayer(
-            count,
-            config.RPN_NMS_THRESHOLD,
-            config,
-            pre_nms_limit=limit,
-            return_valid=True,
-            name="ROI",
-        )
-        extras = (
-            [meta, *pyramid]
-            if layer.limit_per_level or layer.min_size or layer.clip_to_window
-            else []
-        )
-        return layer([logits if layer.sigmoid else probs, bbox, anchors, *extras])
-
-    @staticmethod
-    def _heads(config, maps):
-        """The three heads with this configuration's values: f(rois, maps, meta) each, None for one
-        not in use."""
-        body = (
-            None
-            if config.BODY == "fpn"
-            else res5_head(
-                config.BACKBONE,
-                maps[0].shape[-1],
-                config.POOL_SIZE,
-                config.C4_HEAD_STRIDE,
-                MaskRCNN._style(config),
-            )
-        )
-
-        def box_head(rois, maps, meta):
-            return fpn_classifier_graph(
-                rois,
-                maps,
-                meta,
-                config.POOL_SIZE,
-                config.NUM_CLASSES,
-                config.TRAIN_BN,
-                config.FPN_CLASSIF_FC_LAYERS_SIZE,
-                body=body,
-                pooling=PyramidROIAlign.of(config, config.POOL_SIZE, "roi_align_classifier"),
-                convs=config.BOX_HEAD_CONVS,
-                conv_channels=config.BOX_HEAD_CHANNELS,
-                conv_norm=Norm.of(config, config.BOX_HEAD_CONV_NORM),
-                fcs=config.BOX_HEAD_FCS,
-                fc_norm=Norm.of(config, config.BOX_HEAD_NORM),
-                class_agnostic=config.CLASS_AGNOSTIC_BOXES,
-            )
-
-        mask_head = (
-            MaskHead(
-                config.MASK_POOL_SIZE,
-                config.NUM_CLASSES,
-                config.TRAIN_BN,
-                config.MASK_HEAD_CHANNELS,
-                body=body,
-                pooling=PyramidROIAlign.of(config, config.MASK_POOL_SIZE, "roi_align_mask"),
-                norm=Norm.of(config, config.MASK_HEAD_NORM),
-                convs=config.MASK_HEAD_CONVS,
-                mlp=tuple(config.MASK_SHAPE) if config.MASK_HEAD == "mlp" else None,
-                mlp_size=config.MASK_MLP_SIZE,
-                softmax=config.MASK_ACTIVATION == "softmax",
-                class_agnostic=config.CLASS_AGNOSTIC_MASKS,
-            )
-            if config.USE_MASK
-            else None
-        )
-        keypoint_head = (
-            KeypointHead(
-                config.KEYPOINT_POOL_SIZE,
-                config.NUM_KEYPOINTS,
-                config.KEYPOINT_HEAD_CONVS,
-                config.KEYPOINT_HEAD_CHANNELS,
-                PyramidROIAlign.of(config, config.KEYPOINT_POOL_SIZE, "roi_align_keypoint"),
-            )
-            if config.USE_KEYPOINTS
-            else None
-        )
-        return box_head, mask_head, keypoint_head
-
-    def _training_graph(self, image, meta, pyramid, rpn, config, rpn_model):
-        masks_shape = (
-            (*config.MINI_MASK_SHAPE, None) if config.USE_MINI_MASK else (None, None, None)
-        )
-        match = KL.Input((None, 1), name="input_rpn_match", dtype="int32")
-        rpn_target = KL.Input((None, 4), name="input_rpn_bbox")
-        class_ids = KL.Input((None,), name="input_gt_class_ids", dtype="int32")
-        boxes = KL.Input((None, 4), name="input_gt_boxes")
-        inputs = [image, meta, match, rpn_target, class_ids, boxes]
-        truth = [
-            class_ids,
-            NormalizeBoxes(min_pixels=1, frame=config.BOX_FRAME, name="gt_boxes")([boxes, image]),
-        ]
-        if config.USE_MASK:
-            # uint8: a bool tensor can't be split over devices.
-            truth.append(KL.Input(masks_shape, name="input_gt_masks", dtype="uint8"))
-            inputs.append(truth[-1])
-        if config.USE_KEYPOINTS:
-            points = KL.Input((None, config.NUM_KEYPOINTS, 3), name="input_gt_keypoints")
-            inputs.append(points)
-        anchors = PyramidAnchors(
-            config.RPN_ANCHOR_SCALES,
-            config.RPN_ANCHOR_RATIOS,
-            config.BACKBONE_STRIDES,
-            config.RPN_ANCHOR_STRIDE,
-            config.BOX_FRAME,
-            config.RPN_ANCHOR_ROUNDING,
-            name="anchors",
-        )([image] + pyramid)
-        rpn_logits, rpn_class, rpn_bbox = rpn
-        rpn_rois, valid = self._proposals(
-            config,
-            config.POST_NMS_ROIS_TRAINING,
-            config.PRE_NMS_LIMIT_TRAINING,
-            rpn,
-            anchors,
-            meta,
-            pyramid,
-        )
-        proposals = rpn_rois
-        if not config.USE_RPN_ROIS:
-            inputs.append(KL.Input((None, 4), name="input_roi"))
-            proposals, valid = NormalizeBoxes(
-                return_valid=True, frame=config.BOX_FRAME, name="input_rois"
-            )([inputs[-1], image])
-        targets = DetectionTargetLayer(
-            config, return_objects=config.USE_KEYPOINTS, name="proposal_targets"
-        )
-        rois, target_ids, target_bbox, *rest = targets([proposals, *truth, valid])
-
-        maps = pyramid[:4]
-        box_head, mask_head, keypoint_head = self._heads(config, maps)
-        logits, probs, bbox = box_head(rois, maps, meta)
-        active = KL.Identity(name="active_class_ids", dtype="float32")(meta[:, 12:])
-        class_inputs = [target_ids, logits, active]
-        if not config.CLASS_LOSS_ON_PADDING:
-            class_inputs.append(ops.any(rois != 0, axis=-1))
-        sampled = [match, rpn_logits, rpn_bbox]
-        if (config.RPN_ANCHOR_STRIDE, config.RPN_CONVS, config.RPN_SCORE) == (1, 1, "softmax"):
-            sampled = SampledRPN(
-                rpn_model, config.RPN_TRAIN_ANCHORS_PER_IMAGE, name="sampled_anchors"
-            )([match, *pyramid])
-        losses = [
-            LossLayer("rpn_class_loss")(sampled[:2]),
-            LossLayer("rpn_bbox_loss")([rpn_target, sampled[0], sampled[2]]),
-            LossLayer("mrcnn_class_loss")(class_inputs),
-            LossLayer("mrcnn_bbox_loss")([target_bbox, target_ids, bbox]),
-        ]
-        outputs = [rpn_logits, rpn_class, rpn_bbox, logits, probs, bbox]
-        if config.USE_MASK:
-            masks, truth = self._training_masks(
-                mask_head, rois, maps, meta, [rest[0], target_ids], targets.positive_rows, config
-            )
-            losses.append(
-                LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")(
-                    [*truth, masks[0]]
-                )
-            )
-            outputs.append(masks[0] if len(masks) == 1 else ops.concatenate(masks, axis=1))
-        outputs += [rpn_rois, KL.Identity(name="output_rois", dtype="float32")(rois)]
-        if config.USE_KEYPOINTS:
-            # Only rows that can be positive have a loss, and the head has no statistics that others
-            # would move.
-            rows = targets.positive_rows
-            outputs.append(keypoint_head(rois[:, :rows], maps, meta))
-            positions = KeypointTargets(
-                4 * config.KEYPOINT_POOL_SIZE, config.BOX_FRAME, name="keypoint_targets"
-            )([rois[:, :rows], rest[-1][:, :rows], points, image])
-            losses.append(
-                LossLayer("mrcnn_keypoint_loss")([positions, target_ids[:, :rows], outputs[-1]])
-            )
-        names = [
-            loss
-            for loss, used in zip(
-                (*config_module.LOSS_NAMES, config_module.KEYPOINT_LOSS),
-                (True, True, True, True, config.USE_MASK, config.USE_KEYPOINTS),
-            )
-            if used
-        ]
-        # AdamW decouples the decay from the loss: the optimizer applies it
-        # (training.make_optimizer).
-        decay = 0.0 if config.OPTIMIZER == "adamw" else config.WEIGHT_DECAY
-        return TrainingModel(
-            inputs,
-            outputs + losses,
-            names,
-            config.LOSS_WEIGHTS,
-            decay,
-            config.WEIGHT_DECAY_KIND,
-            config.WEIGHT_DECAY_ON_BIASES,
-            name="mask_rcnn",
-        )
-
-    @staticmethod
-    def _training_masks(mask_head, rois, maps, meta, truth, positive_rows, config):
-        """Masks of the RoIs in one or two parts, and the truth [masks, class ids] of the first, the
-        one with a loss.
-
-        Only positive rows have a loss. With fixed batch norm the others are a second part, computed
-        only if somebody asks for that output; with trained batch norm they would take part in its
-        statistics, so that either all rows are one part or those that can't be positive are left at
-        zero.
-        """
-        fixed = config.TRAIN_BN is False
-        positives_only = (
-            fixed if config.MASK_HEAD_ON_POSITIVES is None else config.MASK_HEAD_ON_POSITIVES
-        )
-        if not positives_only:
-            return [mask_head(rois, maps, meta)], truth
-        if fixed:
-            cut = SplitPositives(positive_rows, config.FUSED_KERNELS, name="positive_rois")
-            first, others, *truth = cut([truth[1], rois, *truth])
-            return [mask_head(first, maps, meta), mask_head(others, maps, meta)], truth
-        first = mask_head(rois[:, :positive_rows], maps, meta)
-        rest = config.TRAIN_ROIS_PER_IMAGE - positive_rows
-        return (
-            [first, ops.zeros_like(first[:, :1]) + ops.zeros((1, rest, 1, 1, 1))],
-            [x[:, :positive_rows] for x in truth],
-        )
-
-    def _inference_graph(self, image, meta, pyramid, rpn, config):
-        anchors = KL.Input((None, 4), name="input_anchors")
-        _, rpn_class, rpn_bbox = rpn
-        rois, valid = self._proposals(
-            config, config.POST_NMS_ROIS_INFERENCE, None, rpn, anchors, meta, pyramid
-        )
-        maps = pyramid[:4]
-        box_head, mask_head, keypoint_head = self._heads(config, maps)
-        _, probs, bbox = box_head(rois, maps, meta)
-        detections = DetectionLayer(config, name="mrcnn_detection")(
-            [rois, probs, bbox, meta, valid]
-        )
-        inputs, outputs = [image, meta, anchors], [detections, probs, bbox]
-        self._mask_model = self._keypoint_model = None
-        # The same layers for any number of rows: `detect` runs them on those that hold a detection.
-        boxes, boxes_meta = KL.Input((None, 4)), KL.Input((config.IMAGE_META_SIZE,))
-        features = [KL.Input((None, None, level.shape[-1]), dtype=level.dtype) for level in maps]
-        if config.USE_MASK:
-            outputs.append(mask_head(detections[..., :4], maps, meta))
-            self._mask_model = keras.Model(
-                [boxes, boxes_meta, *features], mask_head(boxes, features, boxes_meta)
-            )
-        outputs += [rois, rpn_class, rpn_bbox]
-        if config.USE_KEYPOINTS:
-            outputs.append(keypoint_head(detections[..., :4], maps, meta))
-            self._keypoint_model = keras.Model(
-                [boxes, boxes_meta, *features], keypoint_head(boxes, features, boxes_meta)
-            )
-        self._box_model = keras.Model(inputs, [detections, *maps], name="mask_rcnn_boxes")
-        return Network(inputs, outputs, name="mask_rcnn")
+            return training_graph(config)
+        return inference_graph(config)
 
     # ---- Files -----------------------------------------------------------------------------------
 
-    def find_last(self):
+    def find_last(self) -> training.CheckpointPath:
         """The last checkpoint of this NAME in `model_dir`, a string that also unpacks as (folder,
         file).
 
@@ -2375,7 +2658,9 @@ class MaskRCNN:
         """
         return training.find_last(self.model_dir, self.config.NAME)
 
-    def load_weights(self, filepath, by_name=False, exclude=None):
+    def load_weights(
+        self, filepath: Any, by_name: bool = False, exclude: Sequence[str] | None = None
+    ) -> weights.Coverage:
         """Loads a weight file and takes up its run (matterport: load_weights).
 
         Args:
@@ -2387,43 +2672,45 @@ class MaskRCNN:
         Returns:
             a `weights.Coverage`: what was loaded, missing, ignored or mismatched.
         """
-        coverage = weights.load(
-            self.keras_model, filepath, by_name=by_name or bool(exclude), exclude=exclude or ()
-        )
+        exclude = exclude or ()
+        by_name = by_name or bool(exclude)
+        coverage = weights.load(self.keras_model, filepath, by_name=by_name, exclude=exclude)
         logger.info("%s", coverage.summary())
-        self.set_log_dir(filepath if isinstance(filepath, (str, os.PathLike)) else None)
+        if isinstance(filepath, (str, os.PathLike)):
+            self.set_log_dir(filepath)
+        else:
+            self.set_log_dir()
         return coverage
 
-    def save_weights(self, filepath):
+    def save_weights(self, filepath: str | os.PathLike) -> None:
         """Saves the weights; `.h5` is the legacy layout, `.weights.h5` Keras's."""
         weights.save(self.keras_model, filepath)
 
-    def get_imagenet_weights(self):
+    def get_imagenet_weights(self) -> str:
         """Path of a legacy `.h5` of the backbone trained on ImageNet, made on first use (ResNet-50,
         101, 152)."""
         return weights.get_imagenet_weights(self.config.BACKBONE, self.config.BATCH_NORM_EPSILON)
 
-    def set_log_dir(self, model_path=None):
+    def set_log_dir(self, model_path: str | os.PathLike | None = None) -> None:
         """Sets `log_dir`, `checkpoint_path` and `epoch`: a new run, or that of a checkpoint.
 
         Args:
             model_path: a checkpoint; of a name that is none, a new run begins.
         """
-        found = training.parse_checkpoint(model_path) if model_path else None
-        if found:
-            self.log_dir, self.epoch = found
+        checkpoint = None
+        if model_path:
+            checkpoint = training.parse_checkpoint(model_path)
+        if checkpoint:
+            self.log_dir, self.epoch = checkpoint
         else:
-            now = datetime.datetime.now()
-            name = (self.config.NAME or "mask_rcnn").lower()
-            self.log_dir, self.epoch = os.path.join(self.model_dir, f"{name}{now:%Y%m%dT%H%M}"), 0
-        name = (self.config.NAME or "mask_rcnn").lower()
-        self.checkpoint_path = os.path.join(self.log_dir, f"mask_rcnn_{name}_*epoch*.h5").replace(
-            "*epoch*", "{epoch:04d}"
-        )
+            name = f"{training.run_name(self.config.NAME)}{datetime.datetime.now():%Y%m%dT%H%M}"
+            self.log_dir = os.path.join(self.model_dir, name)
+            self.epoch = 0
+        self.checkpoint_path = training.checkpoint_path(self.log_dir, self.config.NAME)
 
     # ---- Training --------------------------------------------------------------------------------
 
-    def compile(self, learning_rate, momentum):
+    def compile(self, learning_rate: Any, momentum: float) -> None:
         """Makes a new optimizer for the layers that are trainable now (matterport: compile)."""
         with self._devices():
             optimizer = training.make_optimizer(self.config, learning_rate, momentum)
@@ -2431,7 +2718,13 @@ class MaskRCNN:
             self.keras_model.fold()
             self.keras_model.compile(optimizer=optimizer, jit_compile=False)
 
-    def set_trainable(self, layer_regex, keras_model=None, indent=0, verbose=1):
+    def set_trainable(
+        self,
+        layer_regex: str,
+        keras_model: keras.Model | None = None,
+        indent: int = 0,
+        verbose: int = 1,
+    ) -> None:
         """Makes the layers that the regex matches, whole, trainable and freezes the others.
 
         Args:
@@ -2446,23 +2739,21 @@ class MaskRCNN:
             if not layer.weights:
                 continue
             layer.trainable = bool(re.fullmatch(layer_regex, layer.name))
-            inner = getattr(layer, "layer", None)
-            if inner is not None:
-                inner.trainable = layer.trainable
+            rewrite.inner(layer).trainable = layer.trainable
             if layer.trainable and verbose:
                 logger.info("%strain %-20s (%s)", " " * indent, layer.name, type(layer).__name__)
 
     def train(
         self,
-        train_dataset,
-        val_dataset,
-        learning_rate,
-        epochs,
-        layers,
-        augmentation=None,
-        custom_callbacks=None,
-        no_augmentation_sources=None,
-    ):
+        train_dataset: utils.Dataset,
+        val_dataset: utils.Dataset | None,
+        learning_rate: float,
+        epochs: int,
+        layers: str,
+        augmentation: Any = None,
+        custom_callbacks: Sequence | None = None,
+        no_augmentation_sources: Sequence[str] | None = None,
+    ) -> keras.callbacks.History:
         """Trains (matterport: train).
 
         Both datasets are checked before the first step. A checkpoint follows each epoch; beside it
@@ -2485,10 +2776,7 @@ class MaskRCNN:
             ValueError: not in training mode, `epochs` already reached, a dataset with problems.
             training.BadLossError: a loss became NaN or infinite.
         """
-        if self.mode != "training":
-            raise ValueError(
-                f"train() needs a model in mode 'training'. Received: mode {self.mode!r}"
-            )
+        self.check_mode("training", "train")
         if epochs <= self.epoch:
             raise ValueError(
                 f"epochs is the number of the last epoch and above {self.epoch}, the epoch that "
@@ -2513,7 +2801,9 @@ class MaskRCNN:
 
     # ---- Detection -------------------------------------------------------------------------------
 
-    def mold_inputs(self, images):
+    def mold_inputs(
+        self, images: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Resizes and normalises images (matterport: mold_inputs).
 
         Args:
@@ -2527,18 +2817,25 @@ class MaskRCNN:
             ValueError: an image with other channels than IMAGE_CHANNEL_COUNT, or molded images of
                 different sizes (`detect` takes those).
         """
-        molded = [
-            inference.mold(image, self.config, f"image {i}") for i, image in enumerate(images)
-        ]
-        shapes = sorted({image.shape for image, _, _ in molded})
+        molded = []
+        for i, image in enumerate(images):
+            molded.append(inference.mold(image, self.config, f"image {i}"))
+        shapes = sorted({each.image.shape for each in molded})
         if len(shapes) > 1:
             raise ValueError(
-                "Molded images of one batch have one size; IMAGE_RESIZE_MODE "
-                f"{self.config.IMAGE_RESIZE_MODE!r} made {shapes}; use detect(), which groups them"
+                "Molded images of one batch have one size; IMAGE_RESIZE_MODE"
+                f" {self.config.IMAGE_RESIZE_MODE!r} made {shapes}; use detect(), which groups them"
             )
         return tuple(np.stack(part) for part in zip(*molded))
 
-    def unmold_detections(self, detections, mrcnn_mask, original_image_shape, image_shape, window):
+    def unmold_detections(
+        self,
+        detections: np.ndarray,
+        mrcnn_mask: np.ndarray | None,
+        original_image_shape: Sequence[int],
+        image_shape: Sequence[int],
+        window: Sequence[int],
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
         """Detections of one image in the frame of the original (matterport: unmold_detections).
 
         Args:
@@ -2557,7 +2854,9 @@ class MaskRCNN:
             detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
         )
 
-    def detect(self, images, verbose=0, masks="dense"):
+    def detect(
+        self, images: Sequence[np.ndarray], verbose: int = 0, masks: str = "dense"
+    ) -> list[dict]:
         """Detects objects (matterport: detect).
 
         Args:
@@ -2573,16 +2872,18 @@ class MaskRCNN:
             [N] int32, scores [N] float32, masks (None with USE_MASK = False); best first. With
             USE_KEYPOINTS also keypoints [N, K, (y, x, score)] float32 in pixels.
         """
-        self._check_inference("detect")
+        self.check_mode("inference", "detect")
         if verbose:
             log(f"Processing {len(images)} images")
         if len(self.config.TEST_SCALES) or self.config.TEST_FLIP:
             from mrcnn import tta
 
-            return tta.detect(self, images, masks)
-        return inference.detect(self, images, masks)
+            return tta.detect(self.detector, images, masks)
+        return self.detector.detect(images, masks)
 
-    def detect_many(self, images, load=None, masks="dense"):
+    def detect_many(
+        self, images: Iterable, load: Callable | None = None, masks: str = "dense"
+    ) -> Iterator[dict]:
         """`detect` of any number of images, one result after the other, in order: for folders and
         streams.
 
@@ -2597,10 +2898,12 @@ class MaskRCNN:
         Yields:
             the result of each image.
         """
-        self._check_inference("detect_many")
-        return inference.detect_many(self, images, load, masks)
+        self.check_mode("inference", "detect_many")
+        return self.detector.detect_many(images, load, masks)
 
-    def detect_molded(self, molded_images, image_metas, verbose=0):
+    def detect_molded(
+        self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
+    ) -> list[dict]:
         """`detect` for molded images (matterport: detect_molded); boxes and masks in the molded
         frame.
 
@@ -2608,48 +2911,32 @@ class MaskRCNN:
             molded_images: [B, h, w, C] float32, all of one size.
             image_metas: [B, meta].
         """
-        self._check_inference("detect_molded")
-        if len({np.shape(image) for image in molded_images}) > 1:
-            raise ValueError(
-                "Molded images have one size. Received: "
-                f"{sorted({np.shape(image) for image in molded_images})}"
-            )
+        self.check_mode("inference", "detect_molded")
+        shapes = {np.shape(image) for image in molded_images}
+        if len(shapes) > 1:
+            raise ValueError(f"Molded images have one size. Received: {sorted(shapes)}")
         molded_images = np.asarray(molded_images)
         shape = molded_images[0].shape
-        parts = inference.infer(
-            self, molded_images, np.asarray(image_metas), self.get_anchors(shape)
+        outputs = self.detector.infer(
+            molded_images, np.asarray(image_metas), self.get_anchors(shape)
         )
         window = (0, 0, *shape[:2])
-        return [
-            inference.result(parts, i, shape, shape, window, self.config)
-            for i in range(len(molded_images))
-        ]
+        results = []
+        for i in range(len(molded_images)):
+            results.append(inference.result(outputs, i, shape, shape, window, self.config))
+        return results
 
-    def _check_inference(self, name):
-        if self.mode != "inference":
-            raise ValueError(
-                f"{name}() needs a model in mode 'inference'. Received: mode {self.mode!r}"
-            )
+    def get_anchors(self, image_shape: Sequence[int]) -> np.ndarray:
+        """Anchors of a molded image, normalised [A, 4] float32; also sets `anchors`.
 
-    def get_anchors(self, image_shape):
-        """Anchors of a molded image, normalised [A, 4] float32 (matterport: get_anchors); also sets
-        `anchors`."""
-        config = self.config
-        key = tuple(int(side) for side in image_shape[:2])
-        with self._lock:
-            found = self._anchors.pop(key, None)
-            if found is None:
-                pixels = data.compute_anchors(config, image_shape)
-                found = pixels, utils.norm_boxes(pixels, key, config.BOX_FRAME)
-            self._anchors[key] = found
-            while len(self._anchors) > 8:
-                self._anchors.popitem(last=False)
-        self.anchors, normalised = found
+        (matterport: get_anchors)
+        """
+        self.anchors, normalised = self._anchors.of(image_shape)
         return normalised.copy()
 
     # ---- Looking inside --------------------------------------------------------------------------
 
-    def ancestor(self, tensor, name, checked=None):
+    def ancestor(self, tensor: Tensor, name: str, checked: Any = None) -> Tensor | None:
         """A tensor for `run_graph` by the name that notebooks of 2018 ask for, or None (matterport:
         ancestor).
 
@@ -2663,20 +2950,21 @@ class MaskRCNN:
         """
         return tracing.find_tensor(self, name)
 
-    def find_trainable_layer(self, layer):
-        """The layer inside a wrapper such as TimeDistributed."""
-        return (
-            self.find_trainable_layer(layer.layer)
-            if isinstance(layer, KL.TimeDistributed)
-            else layer
-        )
+    def find_trainable_layer(self, layer: KL.Layer) -> KL.Layer:
+        """The layer inside a wrapper such as TimeDistributed (matterport: find_trainable_layer)."""
+        return rewrite.inner(layer)
 
-    def get_trainable_layers(self):
-        """All layers that have weights."""
-        found = (self.find_trainable_layer(layer) for layer in self.keras_model.layers)
-        return [layer for layer in found if layer.weights]
+    def get_trainable_layers(self) -> list:
+        """All layers that have weights (matterport: get_trainable_layers)."""
+        layers = [self.find_trainable_layer(layer) for layer in self.keras_model.layers]
+        return [layer for layer in layers if layer.weights]
 
-    def run_graph(self, images, outputs, image_metas=None):
+    def run_graph(
+        self,
+        images: Any,
+        outputs: Sequence[tuple[str, Tensor | None]],
+        image_metas: np.ndarray | None = None,
+    ) -> OrderedDict:
         """Runs images through parts of the inference graph (matterport: run_graph).
 
         Args:
@@ -2692,7 +2980,7 @@ class MaskRCNN:
         """
         return tracing.run_graph(self, images, outputs, image_metas)
 
-    def trace(self, image, activations=()):
+    def trace(self, image: np.ndarray, activations: Sequence[str] = ()) -> tracing.Trace:
         """Every stage of one image in numpy and pixels, from anchors to pasted masks: a
         `trace.Trace`.
 
@@ -2701,99 +2989,3 @@ class MaskRCNN:
             activations: names of layers whose outputs are wanted too.
         """
         return tracing.trace(self, image, activations)
-
-
-# What `train(layers=)` may be besides a regex.
-LAYER_CHOICES = {"heads": r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", "all": ".*"}
-for _first in (3, 4, 5):
-    _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
-    LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
-
-
-# ------------------------------------------------------------------------------------------------
-#  Image meta and small helpers
-# ------------------------------------------------------------------------------------------------
-
-
-def parse_image_meta_graph(meta):
-    """The parts of image metas [B, 1 + 3 + 3 + 4 + 1 + classes] (matterport:
-    parse_image_meta_graph)."""
-    return {
-        "image_id": meta[:, 0],
-        "original_image_shape": meta[:, 1:4],
-        "image_shape": meta[:, 4:7],
-        "window": meta[:, 7:11],
-        "scale": meta[:, 11],
-        "active_class_ids": meta[:, 12:],
-    }
-
-
-def trim_zeros_graph(boxes, name="trim_zeros"):
-    """Rows of boxes [N, 4] that are not all zero, and which [N] bool (matterport:
-    trim_zeros_graph).
-
-    The network itself marks validity by masks; this is for code that used it. TensorFlow only.
-    """
-    import tensorflow as tf
-
-    keep = tf.reduce_any(tf.convert_to_tensor(boxes) != 0, axis=1)
-    return tf.boolean_mask(boxes, keep, name=name), keep
-
-
-def batch_pack_graph(x, counts, num_rows):
-    """The first counts[i] rows of each x[i], end to end (matterport: batch_pack_graph).
-
-    Args:
-        x: [B, N, ...].
-        counts: [B] int.
-        num_rows: B.
-    """
-    return ops.concatenate([x[i, : counts[i]] for i in range(num_rows)], axis=0)
-
-
-@register
-class NormalizeBoxes(KL.Layer):
-    """Pixel boxes to normalised ones, by the size of the image.
-
-    Args:
-        min_pixels: sides of boxes without extent after normalising (those of one pixel) are widened
-            to so many pixels about their centre, or an object of one pixel could never be matched.
-        return_valid: also return which boxes are not zero rows, [B, N] bool; decided before
-            normalising, after which zero rows are no longer zero.
-        frame: BOX_FRAME.
-
-    Input: [boxes [B, N, 4] in pixels, image [B, H, W, C]]. Output: [B, N, 4].
-    """
-
-    def __init__(self, min_pixels=0, return_valid=False, frame="centers", **kwargs):
-        kwargs.setdefault("dtype", "float32")
-        super().__init__(**kwargs)
-        self.min_pixels, self.return_valid, self.frame = min_pixels, return_valid, frame
-
-    def call(self, inputs):
-        pixels, image = inputs
-        size = ops.stack([ops.cast(ops.shape(image)[axis], "float32") for axis in (1, 2)])
-        boxes = norm_boxes_graph(pixels, size, self.frame)
-        if self.min_pixels:
-            half = 0.5 * self.min_pixels / (size - 1.0)
-            thin = boxes[..., 2:] - boxes[..., :2] <= 0
-            boxes = ops.concatenate(
-                [
-                    ops.where(thin, boxes[..., :2] - half, boxes[..., :2]),
-                    ops.where(thin, boxes[..., 2:] + half, boxes[..., 2:]),
-                ],
-                axis=-1,
-            )
-        return (boxes, ops.any(pixels != 0, axis=-1)) if self.return_valid else boxes
-
-    def compute_output_shape(self, input_shape):
-        shape = tuple(input_shape[0])
-        return (shape, shape[:2]) if self.return_valid else shape
-
-    def compute_output_spec(self, inputs):
-        boxes = keras.KerasTensor(inputs[0].shape, "float32")
-        return (boxes, keras.KerasTensor(boxes.shape[:2], "bool")) if self.return_valid else boxes
-
-    def get_config(self):
-        names = "min_pixels return_valid frame".split()
-        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -10,9 +10,14 @@ pixels.
 import ctypes
 import functools
 import sys
+from typing import Any
 
 import keras
 from keras import ops
+
+from mrcnn import boxes as box_math
+
+Tensor = Any  # of any backend of Keras, symbolic or not
 
 
 def has_fused_kernels(fused=None):
@@ -68,20 +73,28 @@ def half_of_squares(x):
     return tf.nn.l2_loss(ops.convert_to_tensor(x))
 
 
-# ---- Boxes ---------------------------------------------------------------------------------------
+# ---- Boxes and rows
+# ---------------------------------------------------------------------------------------
 
 
-def overlaps(boxes1, boxes2):
+def overlaps(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     """IoU of every pair. boxes1: [..., N, 4], boxes2: [..., M, 4]. Returns [..., N, M]; 0 for 0 /
     0."""
-    a, b = ops.expand_dims(boxes1, -2), ops.expand_dims(boxes2, -3)
-    height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
-    width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
-    intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
-    area_a = (a[..., 2] - a[..., 0]) * (a[..., 3] - a[..., 1])
-    area_b = (b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1])
-    union = area_a + area_b - intersection
-    return ops.where(union > 0, intersection / ops.where(union > 0, union, 1.0), 0.0)
+    return box_math.pairwise_iou(boxes1, boxes2, ops)
+
+
+def take_rows(x: Tensor, indices: Tensor) -> Tensor:
+    """Rows of each image: x [B, N, ...], indices [B, K] int -> [B, K, ...]."""
+    ones = [1] * (len(x.shape) - 2)
+    indices = ops.reshape(indices, (*ops.shape(indices)[:2], *ones))
+    return ops.take_along_axis(x, indices, axis=1)
+
+
+def mask_rows(x: Tensor, keep: Tensor) -> Tensor:
+    """Sets the rows of x [B, N, ...] to zero where keep [B, N] is False."""
+    ones = [1] * (len(x.shape) - 2)
+    keep = ops.reshape(keep, (*ops.shape(keep), *ones))
+    return ops.where(keep, x, ops.zeros_like(x))
 
 
 # ---- Non-maximum suppression ---------------------------------------------------------------------
@@ -163,12 +176,13 @@ def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
     return indices, kept
 
 
-# ---- RoI pooling
-# ----------------------------------------------------------------------------------- Three kinds
-# that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins read
-# crop_and_resize    1, 3 or, as its boxes are given, other points *on* the box's edges (one sample
-# a bin)   roi_align          the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5)
-# or 1.5 and 2.5   roi_pool           the largest value of whole cells: 2 and 3
+# ---- RoI pooling ---------------------------------------------------------------------------------
+# Three kinds that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins
+# read with
+# - crop_and_resize: 1, 3 or, as its boxes are given, other points *on* the box's edges (one sample
+# a   bin);
+# - roi_align: the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5) or 1.5 and 2.5;
+# - roi_pool: the largest value of whole cells: 2 and 3.
 
 
 def crop_and_resize(images, boxes, box_indices, size, fused=None):

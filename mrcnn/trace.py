@@ -11,12 +11,13 @@
 import dataclasses
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
-import keras
 import numpy as np
-from keras import layers as KL, ops
+from keras import ops
 
-from mrcnn import data, utils
+from mrcnn import boxes as box_math, data, masks as mask_math
 
 
 @dataclasses.dataclass
@@ -90,164 +91,148 @@ class Trace:
         ]
 
 
-def to_pixels(boxes, shape, frame="centers"):
+def to_pixels(boxes: np.ndarray, shape: Sequence[int], frame: str = "centers") -> np.ndarray:
     """Normalised boxes in pixels, not rounded. [..., 4] float32."""
-    return utils.denorm_boxes(boxes, shape, frame, whole=False)
+    return box_math.denorm_boxes(boxes, shape, frame, whole=False)
 
 
-def trace(model, image, activations=()):
+def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Trace:
     """All stages of one image.
 
     Args:
         model: `MaskRCNN` in inference mode.
         image: [H, W, C] or [H, W], as for `MaskRCNN.detect`.
         activations: names of layers whose outputs are wanted too, such as "res4f_out" or "fpn_p3".
-
-    Returns:
-        Trace.
     """
-    config, network = model.config, model.keras_model
+    config = model.config
     molded, metas, windows = model.mold_inputs([image])
-    shape, window = molded.shape[1:], np.asarray(windows[0])
-    anchors = model.get_anchors(shape)
-    names = ["rpn_class", "rpn_bbox", "mrcnn_class", "mrcnn_bbox", "mrcnn_detection"]
-    names += ["mrcnn_mask"] if config.USE_MASK else []
-    roi, frame = network.get_layer("ROI"), config.BOX_FRAME
-    fed = [(f"ROI input {i}", tensor) for i, tensor in enumerate(roi.input)]
-    values = run_graph(
-        model, molded, [*((name, None) for name in [*names, *activations]), *fed], metas
-    )
-    rpn_class, rpn_bbox = values["rpn_class"], values["rpn_bbox"]
+    shape = molded.shape[1:]
+    window = np.asarray(windows[0])
+    values = _values(model, molded, metas, activations)
 
-    stages = {
-        name: ops.convert_to_numpy(x)[0]
-        for name, x in roi.stages([ops.convert_to_tensor(values[name]) for name, _ in fed]).items()
-    }
-    valid = stages["valid"]
-    kept = stages["rpn_non_max_suppression"][valid]
-    proposals = stages["refined_anchors_clipped"][kept]
-    top = _rows_of(stages["pre_nms_anchors"], anchors)
-    rpn_scores = rpn_class[0, :, -1]
-    anchor_levels = _anchor_levels(config, shape, len(anchors))
+    def in_pixels(boxes):
+        return to_pixels(boxes, shape, config.BOX_FRAME)
 
-    probs, deltas = values["mrcnn_class"][0, valid], values["mrcnn_bbox"][0, valid]
-    class_ids = probs.argmax(axis=1)
-    normal_window = utils.norm_boxes(window, shape, frame)
-    refined_rois = _refine(config, proposals, deltas, class_ids, normal_window)
-    detections = values["mrcnn_detection"][0]
-    detections = detections[detections[:, 4] > 0]
-    detected_ids, detection_scores = detections[:, 4].astype(np.int32), detections[:, 5]
-    boxes = to_pixels(detections[:, :4], shape, frame)
-    masks = all_masks = pasted = None
-    if config.USE_MASK:
-        all_masks = values["mrcnn_mask"][0, : len(detections)]
-        # A head that is blind to the class has one mask for all.
-        masks = (
-            all_masks[np.arange(len(detections)), :, :, detected_ids]
-            if all_masks.shape[-1] > 1
-            else all_masks[..., 0]
-        )
-        padded = config.MASK_PASTE == "padded"
-        pasted = utils.unmold_masks(
-            masks, boxes if padded else np.around(boxes).astype(int), shape, padded=padded
-        )
-    found = model.unmold_detections(
-        values["mrcnn_detection"][0], masks, np.shape(image), shape, window
-    )
+    anchors = in_pixels(model.get_anchors(shape))
+    rpn_scores = values["rpn_class"][:, -1]
+    proposals = _stages_of(model, "ROI", values)
+    is_proposal = proposals["valid"]
+    nms_kept = proposals["rpn_non_max_suppression"][is_proposal]
+    top = proposals["pre_nms_indices"]
+    boxes = proposals["refined_anchors_clipped"][nms_kept]
+    # One detection for each proposal, of its best class, whatever DETECTION_ALL_CLASSES asks for.
+    heads = _stages_of(model, "mrcnn_detection", values)
+    is_detection = heads["detections"][:, 4] > 0
+    detections = heads["detections"][is_detection]
+    masks, all_masks, pasted = _masks(config, values, detections, in_pixels, shape)
+    found = model.unmold_detections(heads["detections"], masks, np.shape(image), shape, window)
     return Trace(
-        image=np.clip(np.round(molded[0] * config.STD_PIXEL + config.MEAN_PIXEL), 0, 255).astype(
-            np.uint8
-        ),
+        image=_as_seen(molded[0], config),
         window=window,
-        anchors=to_pixels(anchors, shape, frame),
-        anchor_levels=anchor_levels,
+        anchors=anchors,
+        anchor_levels=_anchor_levels(config, shape, len(anchors)),
         rpn_scores=rpn_scores,
-        rpn_deltas=rpn_bbox[0],
+        rpn_deltas=values["rpn_bbox"],
         top=top,
-        refined=to_pixels(stages["refined_anchors"], shape, frame),
-        clipped=to_pixels(stages["refined_anchors_clipped"], shape, frame),
-        nms_kept=kept,
-        proposals=to_pixels(proposals, shape, frame),
-        proposal_scores=rpn_scores[top][kept],
-        roi_levels=_roi_levels(network, config, proposals, shape),
-        probs=probs,
-        deltas=deltas,
-        class_ids=class_ids,
-        scores=probs.max(axis=1, initial=0),
-        refined_rois=to_pixels(refined_rois, shape, frame),
-        kept=_sources(config, detections, proposals, probs, deltas, normal_window),
-        boxes=boxes,
-        detected_ids=detected_ids,
-        detection_scores=detection_scores,
+        refined=in_pixels(proposals["refined_anchors"]),
+        clipped=in_pixels(proposals["refined_anchors_clipped"]),
+        nms_kept=nms_kept,
+        proposals=in_pixels(boxes),
+        proposal_scores=rpn_scores[top][nms_kept],
+        roi_levels=_roi_levels(model.keras_model, config, boxes, shape),
+        probs=values["mrcnn_class"][is_proposal],
+        deltas=values["mrcnn_bbox"][is_proposal],
+        class_ids=heads["class_ids"][is_proposal],
+        scores=heads["scores"][is_proposal],
+        refined_rois=in_pixels(heads["refined_rois"][is_proposal]),
+        kept=heads["kept"][is_detection],
+        boxes=in_pixels(detections[:, :4]),
+        detected_ids=detections[:, 4].astype(np.int32),
+        detection_scores=detections[:, 5],
         masks=masks,
         all_masks=all_masks,
         pasted=pasted,
         result=dict(zip(("rois", "class_ids", "scores", "masks"), found)),
-        activations={name: values[name][0] for name in activations},
+        activations={name: values[name] for name in activations},
     )
 
 
-def _rows_of(rows, table):
-    """For each row the index of the equal row of a table [A, 4]."""
-    index = {row.tobytes(): i for i, row in enumerate(np.ascontiguousarray(table))}
-    return np.array([index[row.tobytes()] for row in np.ascontiguousarray(rows)], int)
+def _values(model, molded, metas, activations):
+    """{layer's name: array without the batch axis}, and (layer's name, i) of a stage's inputs."""
+    names = ["rpn_class", "rpn_bbox", "mrcnn_class", "mrcnn_bbox", *activations]
+    if model.config.USE_MASK:
+        names.append("mrcnn_mask")
+    wanted = [(name, None) for name in names]
+    for name in ("ROI", "mrcnn_detection"):
+        for i, tensor in enumerate(model.keras_model.get_layer(name).input):
+            wanted.append(((name, i), tensor))
+    values = run_graph(model, molded, wanted, metas)
+    return {name: value[0] for name, value in values.items()}
+
+
+def _stages_of(model, name, values):
+    """The steps inside a layer, from the inputs that it had: {step: array without the batch
+    axis}."""
+    layer = model.keras_model.get_layer(name)
+    inputs = [ops.convert_to_tensor(values[name, i][None]) for i in range(len(layer.input))]
+    return {step: ops.convert_to_numpy(x)[0] for step, x in layer.stages(inputs).items()}
+
+
+def _as_seen(molded, config):
+    """The molded image before the mean was subtracted, uint8."""
+    pixels = np.round(molded * config.STD_PIXEL + config.MEAN_PIXEL)
+    return np.clip(pixels, 0, 255).astype(np.uint8)
+
+
+def _masks(config, values, detections, in_pixels, shape):
+    """Masks of the detected classes, of all classes, and pasted; None, None, None without masks."""
+    if not config.USE_MASK:
+        return None, None, None
+    count = len(detections)
+    all_masks = values["mrcnn_mask"][:count]
+    if all_masks.shape[-1] > 1:
+        masks = all_masks[np.arange(count), :, :, detections[:, 4].astype(np.int32)]
+    else:
+        masks = all_masks[..., 0]  # a head that is blind to the class has one mask for all
+    boxes = in_pixels(detections[:, :4])
+    padded = config.MASK_PASTE == "padded"
+    if not padded:
+        boxes = np.around(boxes).astype(int)
+    return masks, all_masks, mask_math.unmold_masks(masks, boxes, shape, padded=padded)
 
 
 def _anchor_levels(config, shape, count):
-    strides = np.atleast_1d(config.BACKBONE_STRIDES)
-    cells = [
-        int(np.prod(-(-np.asarray(size) // config.RPN_ANCHOR_STRIDE)))
-        for size in data.compute_backbone_shapes(config, shape)
-    ]
+    """[A] int: the level of each anchor."""
+    cells = []
+    for size in data.compute_backbone_shapes(config, shape):
+        cells.append(int(np.prod(-(-np.asarray(size) // config.RPN_ANCHOR_STRIDE))))
     per_cell = count // sum(cells)
-    return np.repeat(np.round(np.log2(strides)).astype(int), np.multiply(cells, per_cell))
+    levels = np.round(np.log2(np.atleast_1d(config.BACKBONE_STRIDES))).astype(int)
+    return np.repeat(levels, np.multiply(cells, per_cell))
 
 
 def _roi_levels(network, config, proposals, shape):
-    """[P] int: the level that each proposal (normalised) is read from; all one where there is one
-    map."""
+    """[P] int: the level that each proposal (normalised) is read from; all one of a single map."""
     layer = network.get_layer("roi_align_classifier")
     if len(layer.input) == 3:
-        return np.full(
-            len(proposals), int(np.round(np.log2(np.atleast_1d(config.BACKBONE_STRIDES)[0])))
-        )
-    return np.asarray(
-        ops.convert_to_numpy(
-            layer.levels(
-                ops.convert_to_tensor(proposals[None]), ops.convert_to_tensor([shape]), layer.level
-            )
-        )
-    )[0]
-
-
-def _refine(config, rois, deltas, class_ids, window):
-    """RoIs [P, 4] normalised, moved by the deltas [P, K, 4] of the given classes and cut at the
-    window."""
-    # Deltas that are the same for every class have one entry.
-    own = deltas[np.arange(len(rois)), class_ids if deltas.shape[1] > 1 else 0]
-    boxes = utils._apply_deltas(
-        rois, own * np.asarray(config.BBOX_STD_DEV, np.float32), np, config.BBOX_LOG_SIZE_LIMIT
-    )
-    return np.clip(boxes, np.tile(window[:2], 2), np.tile(window[2:], 2)).astype(np.float32)
-
-
-def _sources(config, detections, rois, probs, deltas, window):
-    """[D] int: the RoI that each detection comes from, the one whose box and score for that class
-    are equal."""
-    found = np.zeros(len(detections), int)
-    for i, (*box, class_id, score) in enumerate(detections):
-        class_id = int(class_id)
-        boxes = _refine(config, rois, deltas, np.full(len(rois), class_id), window)
-        found[i] = (np.abs(boxes - box).max(axis=1) + np.abs(probs[:, class_id] - score)).argmin()
-    return found
+        stride = np.atleast_1d(config.BACKBONE_STRIDES)[0]
+        return np.full(len(proposals), int(np.round(np.log2(stride))))
+    boxes = ops.convert_to_tensor(proposals[None])
+    levels = layer.levels(boxes, ops.convert_to_tensor([shape]), layer.level)
+    return np.asarray(ops.convert_to_numpy(levels))[0]
 
 
 # ---- matterport's way ----------------------------------------------------------------------------
 
-STAGES = "pre_nms_anchors", "refined_anchors_clipped", "refined_anchors", "rpn_non_max_suppression"
+STAGES = (
+    "pre_nms_anchors",
+    "refined_anchors_clipped",
+    "refined_anchors",
+    "rpn_non_max_suppression",
+)
 
 
-def find_tensor(model, name):
+def find_tensor(model: Any, name: str) -> Any:
     """A tensor for `run_graph` by the name that notebooks of 2018 ask for, or None.
 
     Args:
@@ -256,48 +241,43 @@ def find_tensor(model, name):
     """
     stage = re.match(rf"/?ROI/({'|'.join(STAGES)})\b", name)
     if stage:
-        return _proposal_stage(model, stage.group(1))
+        return model.detector.proposal_stage(stage.group(1))
+    layers = {layer.name: layer for layer in model.keras_model.layers}
     for part in name.strip("/").split(":")[0].split("/"):
-        for layer in model.keras_model.layers:
-            if layer.name == part:
-                return layer.output[0] if isinstance(layer.output, (list, tuple)) else layer.output
+        if part in layers:
+            return _first(layers[part].output)
     return None
 
 
-def _proposal_stage(model, name):
-    """The tensor of a step inside the layer ROI; made once, so that `run_graph` knows it again."""
-    roi = model.keras_model.get_layer("ROI")
-    if name not in model._stages:
-        pick = KL.Lambda(lambda inputs: roi.stages(inputs)[name])
-        model._stages[name] = (
-            pick(roi.input)[0] if name == "rpn_non_max_suppression" else pick(roi.input)
-        )
-    return model._stages[name]
+def _first(output):
+    """The layer ROI also says which rows are proposals: the boxes come first."""
+    if isinstance(output, (list, tuple)):
+        return output[0]
+    return output
 
 
-def run_graph(model, images, outputs, image_metas=None):
+def run_graph(
+    model: Any,
+    images: Any,
+    outputs: Sequence[tuple],
+    image_metas: np.ndarray | None = None,
+) -> OrderedDict:
     """Runs images through parts of the inference graph; see `MaskRCNN.run_graph`."""
-    model._check_inference("run_graph")
+    model.check_mode("inference", "run_graph")
     tensors = []
     for name, tensor in outputs:
-        tensor = find_tensor(model, name) if tensor is None else tensor
+        if tensor is None:
+            tensor = find_tensor(model, name)
         if tensor is None:
             raise ValueError(f"No layer of the graph has the name that was received: {name!r}")
-        # The layer ROI also says which rows are proposals: the boxes come first.
-        tensors.append(tensor[0] if isinstance(tensor, (list, tuple)) else tensor)
+        tensors.append(_first(tensor))
     if image_metas is None:
         images, image_metas, _ = model.mold_inputs(images)
     images = np.asarray(images)
     anchors = model.get_anchors(images.shape[1:])
-    key = ("graph", *(id(tensor) for tensor in tensors))
-    with model._lock:
-        graph = model._functions.pop(key, None) or keras.Model(model.keras_model.inputs, tensors)
-        model._functions[key] = graph
-        while len(model._functions) > 16:
-            model._functions.popitem(last=False)
-    inputs = [
-        ops.convert_to_tensor(x, "float32")
-        for x in (images, image_metas, np.broadcast_to(anchors, (len(images), *anchors.shape)))
-    ]
-    arrays = graph(inputs, training=False)
-    return OrderedDict((name, ops.convert_to_numpy(x)) for (name, _), x in zip(outputs, arrays))
+    anchors = np.broadcast_to(anchors, (len(images), *anchors.shape))
+    inputs = [ops.convert_to_tensor(x, "float32") for x in (images, image_metas, anchors)]
+    arrays = model.detector.graph(tensors)(inputs, training=False)
+    return OrderedDict(
+        (name, ops.convert_to_numpy(array)) for (name, _), array in zip(outputs, arrays)
+    )

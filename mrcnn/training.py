@@ -1,4 +1,4 @@
-"""Training runs: optimizer, schedule, the stream of batches, checkpoints and resuming."""
+"""Training: the model with its losses, optimizer, schedule, batches, checkpoints and resuming."""
 
 import collections
 import concurrent.futures
@@ -12,13 +12,16 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import h5py
 import keras
 import numpy as np
 from keras import ops
 
-from mrcnn import data, evaluate, media, weights
+from mrcnn import data, evaluate, files, media, ops as kernels, rewrite, weights
+from mrcnn.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,155 @@ TENSORBOARD_HINT = "it is not installed (pip install tensorboard)"
 
 class BadLossError(ValueError):
     """A loss became NaN or infinite; the message names the images of the batch."""
+
+
+# ---- Models -------------------------------------------------------------------------------------
+
+
+class Network(keras.Model):
+    """A Keras model whose `.h5` files have the legacy layout, as scripts of Keras 2 expect it.
+
+    Args:
+        sub_models: {name: model} of the same layers for other inputs or outputs, such as "boxes",
+            "masks" and "keypoints" of an inference model.
+    """
+
+    def __init__(self, *args, sub_models=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._sub_models = rewrite.Untracked(
+            dict(sub_models or {})
+        )  # the layers are those of this one
+
+    @property
+    def sub_models(self) -> dict[str, keras.Model]:
+        """The models of the same layers, by name."""
+        return self._sub_models.value
+
+    def save_weights(
+        self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any
+    ) -> None:
+        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`."""
+        if not overwrite and os.path.exists(filepath):
+            raise FileExistsError(f"{filepath} exists, and overwrite is False")
+        weights.save(self, filepath)
+
+    def load_weights(
+        self,
+        filepath: str | os.PathLike,
+        by_name: bool = False,
+        exclude: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> weights.Coverage:
+        """Reads either layout; returns a `weights.Coverage`."""
+        return weights.load(self, filepath, by_name=by_name, exclude=exclude or ())
+
+
+class TrainingModel(Network):
+    """The training graph; its loss is the weighted sum of the graph's own losses plus L2.
+
+    Args:
+        loss_names: of the graph's last outputs, in order.
+        loss_weights: {name of a loss: weight}; losses without one count 1.
+        weight_decay: L2 factor on every trainable weight but those of norms.
+        decay_kind, decay_biases: see WEIGHT_DECAY_KIND and WEIGHT_DECAY_ON_BIASES.
+    """
+
+    def __init__(
+        self,
+        inputs,
+        outputs,
+        loss_names=(),
+        loss_weights=None,
+        weight_decay=0.0,
+        decay_kind="mean",
+        decay_biases=True,
+        **kwargs,
+    ):
+        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        self.loss_names = list(loss_names)
+        self.weight_decay = weight_decay
+        self.decay_kind = decay_kind
+        self.names_without_decay = ("gamma", "beta")
+        if not decay_biases:
+            self.names_without_decay = ("gamma", "beta", "bias")
+        loss_weights = loss_weights or {}
+        self.loss_factors = {name: float(loss_weights.get(name, 1.0)) for name in loss_names}
+        self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
+        self._folded = None
+
+    def fold(self) -> None:
+        """Folds fixed batch norm from now on.
+
+        The outputs of convolutions before it need not be kept for the gradients then.
+        """
+        if self._folded is None:
+            plain = keras.Model(self.inputs, self.outputs)
+            folded = rewrite.fold_batch_norm(plain, training=True)
+            self._folded = rewrite.Untracked(folded)  # it is this model in another form
+
+    def call(self, inputs, training=None, mask=None):
+        if self._folded is None:
+            return super().call(inputs, training, mask)
+        return self._folded.value(inputs, training=training)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        losses = y_pred[-len(self.loss_names) :]
+        total = 0.0
+        if self.weight_decay:
+            total = self.regularization()
+        for name, loss, mean in zip(self.loss_names, losses, self.loss_means):
+            mean.update_state(loss)
+            total = total + self.loss_factors[name] * loss
+        return total
+
+    def train_step(self, *args):
+        """One step.
+
+        On several TensorFlow devices their gradients are averaged before they are clipped.
+        """
+        if keras.backend.backend() != "tensorflow":
+            return super().train_step(*args)
+        if self.distribute_strategy.num_replicas_in_sync == 1:
+            return super().train_step(*args)
+        return self._train_step_of_a_replica(*args[0])
+
+    def _train_step_of_a_replica(self, inputs):
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=True))
+        self.metrics[0].update_state(loss)
+        gradients = []
+        trained = []
+        for gradient, weight in zip(
+            tape.gradient(loss, self.trainable_weights), self.trainable_weights
+        ):
+            if gradient is not None:
+                gradients.append(gradient)
+                trained.append(weight)
+        context = tf.distribute.get_replica_context()
+        gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
+        if self.optimizer.global_clipnorm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+        # The optimizer adds up what it gets from each device, and that is the same from all.
+        count = self.distribute_strategy.num_replicas_in_sync
+        self.optimizer.apply_gradients(zip([g / count for g in gradients], trained))
+        return self.get_metrics_result()
+
+    def regularization(self) -> Any:
+        """The L2 term, a scalar."""
+        total = ops.convert_to_tensor(0.0)
+        terms = []
+        for weight in self.trainable_weights:
+            if weight.name in self.names_without_decay:
+                continue
+            factor = 1.0
+            if self.decay_kind == "mean":
+                factor = 2 / math.prod(weight.shape)
+            terms.append(kernels.half_of_squares(weight) * factor)
+        if terms:
+            total = self.weight_decay * sum(terms)
+        return total
 
 
 # ---- Optimizer -----------------------------------------------------------------------------------
@@ -44,23 +196,24 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """
 
     def __init__(self, peak, warmup_steps=0, total_steps=None, drops=(), factor=0.1):
-        self.peak, self.warmup_steps, self.total_steps = peak, warmup_steps, total_steps
-        self.drops, self.factor = [int(step) for step in drops], factor
+        self.peak = peak
+        self.warmup_steps = warmup_steps
+        self.total_steps = total_steps
+        self.drops = [int(step) for step in drops]
+        self.factor = factor
 
     def __call__(self, step):
         step = ops.cast(step, "float32")
         rate = ops.ones_like(step)
         if self.total_steps is not None:
-            after = ops.clip(
-                (step - self.warmup_steps) / max(self.total_steps - self.warmup_steps, 1), 0.0, 1.0
-            )
-            rate = 0.5 * (1.0 + ops.cos(math.pi * after))
+            steps = max(self.total_steps - self.warmup_steps, 1)
+            share = ops.clip((step - self.warmup_steps) / steps, 0.0, 1.0)
+            rate = 0.5 * (1.0 + ops.cos(math.pi * share))
         for drop in self.drops:
             rate = ops.where(step >= drop, rate * self.factor, rate)
         if self.warmup_steps:
-            rate = ops.where(
-                step < self.warmup_steps, 0.001 + 0.999 * step / self.warmup_steps, rate
-            )
+            warming = 0.001 + 0.999 * step / self.warmup_steps
+            rate = ops.where(step < self.warmup_steps, warming, rate)
         return self.peak * rate
 
     def get_config(self):
@@ -68,26 +221,32 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         return {name: getattr(self, name) for name in names}
 
 
-def make_schedule(config, learning_rate, total_steps):
-    """The learning rate of a run of so many steps: a number, or a `WarmupSchedule` where the config
-    asks for one."""
+def make_schedule(config: Config, learning_rate: float, total_steps: int) -> float | WarmupSchedule:
+    """The learning rate of a run of so many steps.
+
+    Returns:
+        the number, or a `WarmupSchedule` where the config asks for one.
+    """
     kind = config.LEARNING_RATE_SCHEDULE
     if kind == "constant" and not config.WARMUP_STEPS:
         return learning_rate
+    end_of_cosine = None
+    if kind == "cosine":
+        end_of_cosine = total_steps
+    drops: Sequence[int] = ()
+    if kind == "step":
+        drops = config.LEARNING_RATE_STEPS
     return WarmupSchedule(
-        learning_rate,
-        config.WARMUP_STEPS,
-        total_steps if kind == "cosine" else None,
-        config.LEARNING_RATE_STEPS if kind == "step" else (),
-        config.LEARNING_RATE_FACTOR,
+        learning_rate, config.WARMUP_STEPS, end_of_cosine, drops, config.LEARNING_RATE_FACTOR
     )
 
 
 @keras.saving.register_keras_serializable("mrcnn")
 class SGD(keras.optimizers.SGD):
-    """Keras's SGD by TensorFlow's fused operations: one to update a variable in place of ten, one
-    for a gradient's norm in place of three. The same numbers, a smaller graph, no copies of the
-    variable on the way.
+    """Keras's SGD by TensorFlow's fused operations.
+
+    One operation updates a variable in place of ten, one takes a gradient's norm in place of three.
+    The same numbers, a smaller graph, no copies of the variable on the way.
     """
 
     def _clip_gradients(self, grads):
@@ -114,43 +273,47 @@ class SGD(keras.optimizers.SGD):
         )
 
 
-def make_optimizer(config, learning_rate, momentum):
-    """The optimizer of a config, gradients clipped by the norm of all together (Keras 2.0's
-    clipnorm).
+def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
+    """The optimizer of a config.
+
+    Gradients are clipped by the norm of all together (Keras 2.0's clipnorm).
 
     Args:
         learning_rate: a number or a schedule.
         momentum: of "sgd".
     """
-    clip = config.GRADIENT_CLIP_NORM or None
-    average = {"use_ema": True, "ema_momentum": config.EMA_MOMENTUM} if config.EMA_MOMENTUM else {}
+    common: dict[str, Any] = {"global_clipnorm": config.GRADIENT_CLIP_NORM or None}
     if callable(config.OPTIMIZER):
         optimizer = config.OPTIMIZER(learning_rate)
-        optimizer.global_clipnorm = clip
-    elif config.OPTIMIZER == "sgd":
-        optimizer = SGD(learning_rate, momentum=momentum, global_clipnorm=clip, **average)
-    elif config.OPTIMIZER == "adam":
-        optimizer = keras.optimizers.Adam(learning_rate, global_clipnorm=clip, **average)
-    else:
-        optimizer = keras.optimizers.AdamW(
-            learning_rate, weight_decay=config.WEIGHT_DECAY, global_clipnorm=clip, **average
-        )
-        optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
+        optimizer.global_clipnorm = common["global_clipnorm"]
+        return optimizer
+    if config.EMA_MOMENTUM:
+        common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
+    if config.OPTIMIZER == "sgd":
+        return SGD(learning_rate, momentum=momentum, **common)
+    if config.OPTIMIZER == "adam":
+        return keras.optimizers.Adam(learning_rate, **common)
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, **common)
+    optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 
 
+def uses_averages(network: keras.Model) -> bool:
+    """Whether the optimizer keeps running averages of the weights (EMA_MOMENTUM)."""
+    return bool(getattr(network.optimizer, "use_ema", False))
+
+
 @contextlib.contextmanager
-def averaged(network):
-    """The network with the optimizer's running averages in place of its latest weights, if there
-    are averages.
+def averaged(network: keras.Model) -> Iterator[None]:
+    """The network with the running averages in place of its latest weights, if there are any.
 
     Copied there and back, not swapped by sums as `keras.callbacks.SwapEMAWeights` does, which
     leaves rounding errors: a run that was looked at ends as one that was not.
     """
-    optimizer = network.optimizer
-    if not getattr(optimizer, "use_ema", False):
+    if not uses_averages(network):
         yield
         return
+    optimizer = network.optimizer
     variables = optimizer._trainable_variables
     latest = [np.array(variable) for variable in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average):
@@ -212,11 +375,17 @@ class BatchStream:
     """
 
     def __init__(self, batches, first=0, workers=2):
-        self.batches, self.next_step, self.error = batches, first, None
-        self.ids = collections.OrderedDict()  # step: image ids of the latest steps
-        self._pool = concurrent.futures.ThreadPoolExecutor(workers) if workers else None
-        self._ahead = collections.deque()
-        self._submitted, self._depth = first, 2 * workers
+        self.batches = batches
+        self.next_step = first
+        self.error: Exception | None = None
+        # {step: image ids} of the latest steps.
+        self.ids: collections.OrderedDict[int, list] = collections.OrderedDict()
+        self._pool = None
+        if workers:
+            self._pool = concurrent.futures.ThreadPoolExecutor(workers)
+        self._ahead: collections.deque = collections.deque()
+        self._submitted = first
+        self._depth = 2 * workers
 
     def generator(self):
         """The batches as a generator, the kind of iterator that `fit` takes."""
@@ -244,24 +413,24 @@ class BatchStream:
         while len(self.ids) > 64:
             self.ids.popitem(last=False)
         self.next_step += 1
-        # A bool tensor can't be split over devices: masks travel as uint8.
-        return (
-            tuple(
-                (
-                    x.view(np.uint8)
-                    if x.dtype == bool
-                    else x.astype("float32")
-                    if x.dtype == float
-                    else x
-                )
-                for x in inputs
-            ),
-        )
+        return (tuple(_transferable(x) for x in inputs),)
 
     def close(self):
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _transferable(x):
+    """An array as a training step takes it.
+
+    A bool tensor can't be split over devices: masks travel as uint8.
+    """
+    if x.dtype == bool:
+        return x.view(np.uint8)
+    if x.dtype == float:
+        return x.astype("float32")
+    return x
 
 
 class DataGenerator(keras.utils.PyDataset):
@@ -324,11 +493,26 @@ class CheckpointPath(str):
         return self._pair()[key] if isinstance(key, int) else str.__getitem__(self, key)
 
 
-def parse_checkpoint(path):
+def run_name(name: str | None) -> str:
+    """A config's NAME as it stands in the names of folders and files."""
+    return (name or "mask_rcnn").lower()
+
+
+def checkpoint_path(log_dir: str, name: str | None) -> str:
+    """Path of a run's checkpoints, with {epoch:04d} to be filled in."""
+    return os.path.join(log_dir, f"mask_rcnn_{run_name(name)}_{{epoch:04d}}.h5")
+
+
+def resume_path(log_dir: str, name: str | None) -> str:
+    """Path of a run's resume file: weights, optimizer, epoch, step, seed."""
+    return os.path.join(log_dir, f"mask_rcnn_{run_name(name)}_resume.h5")
+
+
+def parse_checkpoint(path: str | os.PathLike) -> tuple[str, int] | None:
     """(folder, epoch) of a checkpoint or of a run's resume file, None for other files."""
-    folder, name = os.path.split(
-        os.path.abspath(str.__str__(path) if isinstance(path, str) else os.fspath(path))
-    )
+    if isinstance(path, str):
+        path = str.__str__(path)  # a `CheckpointPath` unpacks as two
+    folder, name = os.path.split(os.path.abspath(os.fspath(path)))
     match = re.fullmatch(r"mask_rcnn_.+_(\d{4,})\.h5", name)
     if match:
         return folder, int(match.group(1))
@@ -338,34 +522,40 @@ def parse_checkpoint(path):
     return None
 
 
-def find_last(model_dir, name):
+def find_last(model_dir: str, name: str | None) -> CheckpointPath:
     """The newest checkpoint of the runs of this name; the resume file of a run that has none yet.
 
     Raises:
         FileNotFoundError: names the folder and what was looked for.
     """
-    name = (name or "mask_rcnn").lower()
-    runs = [
-        entry
-        for entry in (os.listdir(model_dir) if os.path.isdir(model_dir) else [])
-        if re.fullmatch(re.escape(name) + r"\d{8}T\d{4}", entry)
-    ]
+    name = run_name(name)
+    runs = []
+    if os.path.isdir(model_dir):
+        pattern = re.escape(name) + r"\d{8}T\d{4}"
+        runs = [entry for entry in os.listdir(model_dir) if re.fullmatch(pattern, entry)]
     for run in sorted(runs, reverse=True):
-        folder = os.path.join(model_dir, run)
-        pattern = re.compile(rf"mask_rcnn_{re.escape(name)}_(\d{{4,}})\.h5")
-        found = [
-            (int(match.group(1)), file)
-            for file in os.listdir(folder)
-            if (match := pattern.fullmatch(file))
-        ]
-        if found:
-            return CheckpointPath(os.path.join(folder, max(found)[1]))
-        resume = os.path.join(folder, f"mask_rcnn_{name}_resume.h5")
-        if os.path.exists(resume):
-            return CheckpointPath(resume)
+        newest = _newest_checkpoint(os.path.join(model_dir, run), name)
+        if newest is not None:
+            return CheckpointPath(newest)
     raise FileNotFoundError(
         f"No checkpoint mask_rcnn_{name}_*.h5 in a folder {name}<date>T<time> of {model_dir}"
     )
+
+
+def _newest_checkpoint(folder, name):
+    """Path of the checkpoint of the highest epoch, or of the resume file; None for neither."""
+    pattern = re.compile(rf"mask_rcnn_{re.escape(name)}_(\d{{4,}})\.h5")
+    checkpoints = []
+    for file in os.listdir(folder):
+        if match := pattern.fullmatch(file):
+            checkpoints.append((int(match.group(1)), file))
+    if checkpoints:
+        _, file = max(checkpoints)
+        return os.path.join(folder, file)
+    resume = resume_path(folder, name)
+    if os.path.exists(resume):
+        return resume
+    return None
 
 
 # ---- Callbacks -----------------------------------------------------------------------------------
@@ -560,8 +750,7 @@ class Run:
         self.step, self.first_epoch = 0, owner.epoch
         seed = self.config.SEED
         self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
-        name = (self.config.NAME or "mask_rcnn").lower()
-        self.resume_path = os.path.join(owner.log_dir, f"mask_rcnn_{name}_resume.h5")
+        self.resume_path = resume_path(owner.log_dir, self.config.NAME)
 
     def plan(self):
         """What must be equal for a run to go on, as JSON has it."""
@@ -586,7 +775,7 @@ class Run:
             "first_epoch": self.first_epoch,
             "plan": self.plan(),
         }
-        with weights.atomic(self.resume_path) as temporary, h5py.File(temporary, "w") as file:
+        with files.atomic(self.resume_path) as temporary, h5py.File(temporary, "w") as file:
             weights.write_legacy(self.network, file)
             file.attrs["mrcnn_run"] = json.dumps(state)
             group = file.create_group("mrcnn_optimizer")

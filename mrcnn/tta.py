@@ -7,11 +7,11 @@ one image are in memory at once.
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
-from keras import ops
 
-from mrcnn import inference, keypoints, utils
+from mrcnn import boxes as box_math, inference, keypoints
 
 
 @dataclasses.dataclass
@@ -20,34 +20,39 @@ class View:
 
     Attributes:
         flip: whether it is mirrored.
-        meta: [meta]; shape: (h, w, C) of the molded view; window: (y1, x1, y2, x2) of the image in
-            it.
+        molded: the view as the network takes it.
+        metas: [1, meta] as a tensor.
         frame: BOX_FRAME.
         maps: feature maps.
         detections: [N, 6] of the view, normalised.
     """
 
     flip: bool
-    meta: np.ndarray
-    shape: tuple
-    window: tuple
+    molded: inference.Molded
+    metas: Any
     frame: str
     maps: list
     detections: np.ndarray
 
-    def to_image(self, boxes):
+    def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [N, 4] normalised in the view to boxes normalised in the image."""
-        shift, scale = self._frame()
+        shift, scale = self._window()
         boxes = (boxes - shift) / scale
-        return _mirrored(boxes) if self.flip else boxes
+        if self.flip:
+            return _mirrored(boxes)
+        return boxes
 
-    def from_image(self, boxes):
+    def from_image(self, boxes: np.ndarray) -> np.ndarray:
         """Inverse of `to_image`."""
-        shift, scale = self._frame()
-        return (_mirrored(boxes) if self.flip else boxes) * scale + shift
+        shift, scale = self._window()
+        if self.flip:
+            boxes = _mirrored(boxes)
+        return boxes * scale + shift
 
-    def _frame(self):
-        window = utils.norm_boxes(self.window, self.shape[:2], self.frame)
+    def _window(self):
+        """Where the image's normalised coordinates begin in the view's, and their size there."""
+        shape = self.molded.image.shape[:2]
+        window = box_math.norm_boxes(self.molded.window, shape, self.frame)
         return np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
 
 
@@ -55,87 +60,90 @@ def _mirrored(boxes):
     return np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1)
 
 
-def detect(model, images, masks="dense"):
-    """`MaskRCNN.detect` with the views that the model's TEST_SCALES and TEST_FLIP ask for."""
-    return [
-        _detect_one(model, np.asarray(image), f"image {i}", masks) for i, image in enumerate(images)
-    ]
+def detect(detector: inference.Detector, images: list, masks: str = "dense") -> list[dict]:
+    """`MaskRCNN.detect` with the views that TEST_SCALES and TEST_FLIP ask for."""
+    results = []
+    for i, image in enumerate(images):
+        results.append(_detect_one(detector, np.asarray(image), f"image {i}", masks))
+    return results
 
 
-def _detect_one(model, image, where, form):
-    config = model.config
-    views = [
-        _look(model, image, where, min_dim, flip)
-        for min_dim in config.TEST_SCALES or (config.IMAGE_MIN_DIM,)
-        for flip in ((False, True) if config.TEST_FLIP else (False,))
-    ]
-    boxes = np.concatenate(
-        [view.to_image(view.detections[:, :4].astype(np.float64)) for view in views]
-    )
+def _detect_one(detector, image, where, form):
+    config = detector.config
+    views = _views(detector, image, where)
+    boxes = [view.to_image(view.detections[:, :4].astype(np.float64)) for view in views]
+    boxes = np.concatenate(boxes)
     rows = np.concatenate([view.detections[:, 4:] for view in views])
-    kept = _suppress(boxes, *rows.T, config.DETECTION_NMS_THRESHOLD)[
-        : config.DETECTION_MAX_INSTANCES
-    ]
-    boxes, rows = boxes[kept], rows[kept]
+    class_ids = rows[:, 0]
+    scores = rows[:, 1]
+    kept = _suppress(boxes, class_ids, scores, config.DETECTION_NMS_THRESHOLD)
+    kept = kept[: config.DETECTION_MAX_INSTANCES]
+    boxes = boxes[kept]
+    rows = rows[kept]
     masks = points = None
     if config.USE_MASK:
-        masks = _mean(model, "masks", views, boxes, class_ids=rows[:, 0])
+        masks = _mean(detector, "masks", views, boxes, class_ids=rows[:, 0])[None]
     if config.USE_KEYPOINTS:
-        points = _mean(model, "keypoints", views, boxes, config.KEYPOINT_FLIP_PAIRS)
+        points = _mean(detector, "keypoints", views, boxes, config.KEYPOINT_FLIP_PAIRS)[None]
     # As detections of the first view, which is not mirrored, they go the way of all others.
     first = views[0]
     detections = np.concatenate([first.from_image(boxes), rows], axis=1).astype(np.float32)
-    parts = [None if part is None else part[None] for part in (detections, masks, points)]
-    return inference.result(parts, 0, image.shape, first.shape, first.window, config, form)
+    outputs = inference.Outputs(detections[None], masks, points)
+    shape = first.molded.image.shape
+    return inference.result(outputs, 0, image.shape, shape, first.molded.window, config, form)
 
 
-def _look(model, image, where, min_dim, flip):
+def _views(detector, image, where):
+    """The views of an image; the first is not mirrored."""
+    config = detector.config
+    flips = [False]
+    if config.TEST_FLIP:
+        flips = [False, True]
+    views = []
+    for min_dim in config.TEST_SCALES or (config.IMAGE_MIN_DIM,):
+        for flip in flips:
+            views.append(_look(detector, image, where, min_dim, flip))
+    return views
+
+
+def _look(detector, image, where, min_dim, flip):
     """Runs the box part of the network on one view of an image."""
-    molded, meta, window = inference.mold(
-        image[:, ::-1] if flip else image, model.config, where, min_dim
+    config = detector.config
+    if flip:
+        image = image[:, ::-1]
+    molded = inference.mold(image, config, where, min_dim)
+    anchors = detector.get_anchors(molded.image.shape)
+    detections, maps, metas = detector.infer_boxes(
+        molded.image[None], np.asarray(molded.meta)[None], anchors
     )
-    anchors = model.get_anchors(molded.shape)
-    args = [ops.convert_to_tensor(x[None], "float32") for x in (molded, meta, anchors)]
-    detections, *maps = inference.compiled(model, "boxes")(*args)
-    detections = ops.convert_to_numpy(detections)[0]
-    return View(
-        flip,
-        meta,
-        molded.shape,
-        window,
-        model.config.BOX_FRAME,
-        maps,
-        detections[detections[:, 4] > 0],
-    )
+    detections = detections[0]
+    is_detection = detections[:, 4] > 0
+    return View(flip, molded, metas, config.BOX_FRAME, maps, detections[is_detection])
 
 
 def _suppress(boxes, class_ids, scores, threshold):
     """Rows that stay, best first: of two of a class with a higher IoU only the better one."""
-    kept = [
-        rows[utils.non_max_suppression(boxes[rows], scores[rows], threshold)]
-        for rows in (np.flatnonzero(class_ids == class_id) for class_id in np.unique(class_ids))
-    ]
-    kept = np.concatenate([np.zeros(0, int), *kept])
+    kept = [np.zeros(0, int)]
+    for class_id in np.unique(class_ids):
+        rows = np.flatnonzero(class_ids == class_id)
+        kept.append(rows[box_math.non_max_suppression(boxes[rows], scores[rows], threshold)])
+    kept = np.concatenate(kept)
     return kept[np.argsort(-scores[kept], kind="stable")]
 
 
-def _mean(model, name, views, boxes, flip_pairs=(), class_ids=None):
+def _mean(detector, name, views, boxes, flip_pairs=(), class_ids=None):
     """Mean over the views of a head's maps in the boxes: [N, h, w, ...]."""
+    # A head is not run on no row at all.
     rows = np.zeros((1, max(len(boxes), 1), 4), np.float32)
-    last = (
-        []
-        if class_ids is None
-        else [ops.convert_to_tensor(np.resize(class_ids, (1, rows.shape[1])), "int32")]
-    )
+    if class_ids is not None:
+        class_ids = np.resize(class_ids, (1, rows.shape[1]))
     total = 0.0
     for view in views:
         rows[0, : len(boxes)] = view.from_image(boxes)
-        first = [ops.convert_to_tensor(x, "float32") for x in (rows, view.meta[None])]
-        maps = ops.convert_to_numpy(inference.compiled(model, name)(*first, *view.maps, *last))[
-            0, : len(boxes)
-        ]
+        maps = detector.infer_head(name, rows, view.metas, view.maps, class_ids)[0, : len(boxes)]
         if view.flip:
             maps = maps[:, :, ::-1]
-            maps = keypoints.swap(maps[..., None], flip_pairs)[..., 0] if flip_pairs else maps
+            if flip_pairs:
+                maps = keypoints.swap(maps[..., None], flip_pairs)[..., 0]
         total = total + maps
     return total / len(views)

@@ -11,13 +11,32 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 import concurrent.futures
 import logging
 import math
+import os
 import random
 import sys
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from mrcnn import files
+from mrcnn.boxes import (  # noqa: F401  names that existing code imports from here
+    BoxBlocks,
+    apply_box_deltas,
+    box_refinement,
+    compute_iou,
+    compute_overlaps,
+    deltas_between,
+    denorm_boxes,
+    extract_bboxes,
+    intersection as _intersection,
+    iou as _iou,
+    non_max_suppression,
+    norm_boxes,
+)
 from mrcnn.config import RESIZE_MODES
+from mrcnn.files import show_progress  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
@@ -26,315 +45,18 @@ COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0
 
 
 ############################################################
-#  Boxes
+#  Boxes (the arithmetic is in `mrcnn.boxes`)
 ############################################################
 
 
-def extract_bboxes(mask):
-    """Tight boxes around masks.
-
-    Args:
-        mask: [H, W, N], any dtype; non-zero is foreground.
-
-    Returns:
-        [N, (y1, x1, y2, x2)] int32, pixels, y2 and x2 outside; zeros for an empty mask.
-    """
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise ValueError(f"Expected masks of shape [H, W, N]. Received: {mask.shape}")
-    height, width, count = mask.shape
-    if 0 in mask.shape:
-        return np.zeros((count, 4), np.int32)
-    if mask.dtype == bool:
-        mask = mask.view(np.uint8)
-    if mask.dtype.kind in "iu":  # several times faster than any()
-        rows, columns = (
-            _or_along_rows(mask) != 0,
-            np.bitwise_or.reduce(mask, axis=0) != 0,
-        )  # [H, N], [W, N]
-    else:
-        rows, columns = mask.any(axis=1), mask.any(axis=0)
-    boxes = np.stack(
-        [
-            rows.argmax(axis=0),
-            columns.argmax(axis=0),
-            height - rows[::-1].argmax(axis=0),
-            width - columns[::-1].argmax(axis=0),
-        ],
-        axis=1,
-    )
-    boxes[~rows.any(axis=0)] = 0
-    return boxes.astype(np.int32)
-
-
-def _or_along_rows(mask):
-    """Bitwise or of each row of integers [H, W, N]: [H, N]. By halves, as many rows at a time as
-    stay in the cache.
-
-    numpy's reduction of a middle axis goes N numbers at a time: ten masks of 1024 x 1024 took it 13
-    ms, this 1.6.
-    """
-    height, width, count = mask.shape
-    step, parts = max(1, (1 << 20) // (width * count * mask.itemsize)), []
-    for start in range(0, height, step):
-        part = mask[start : start + step]
-        while part.shape[1] > 1:
-            half, odd = divmod(part.shape[1], 2)
-            halves = part[:, :half] | part[:, half : 2 * half]
-            if odd:
-                halves[:, 0] |= part[:, -1]
-            part = halves
-        parts.append(part[:, 0])
-    return np.concatenate(parts)
-
-
-def _exact(boxes):
-    """Boxes as floats: integers become float64, since areas overflow int32."""
-    boxes = np.asarray(boxes)
-    return boxes if boxes.dtype.kind == "f" else boxes.astype(np.float64)
-
-
-def _box_area(boxes):
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
-
-
-def _intersection(box1, box2):
-    """Common area of boxes whose coordinates come first: [4, ...] and [4, ...], broadcast."""
-    height = np.minimum(box1[2], box2[2]) - np.maximum(box1[0], box2[0])
-    width = np.minimum(box1[3], box2[3]) - np.maximum(box1[1], box2[1])
-    return np.maximum(height, 0) * np.maximum(width, 0)
-
-
-def _iou(intersection, area1, area2):
-    """Intersection over union; 0 where the union is empty, which is no overlap rather than 0/0."""
-    union = area1 + area2 - intersection
-    return intersection / np.maximum(union, np.finfo(union.dtype).tiny)
-
-
-def compute_iou(box, boxes, box_area, boxes_area):
-    """IoU of one box with many.
-
-    Args:
-        box: (y1, x1, y2, x2).
-        boxes: [N, (y1, x1, y2, x2)] in the same frame.
-        box_area, boxes_area: their areas, a number and [N], passed in since callers have them.
-
-    Returns:
-        [N] float, 0 where both areas are 0.
-    """
-    box, boxes = _exact(box), _exact(boxes)
-    return _iou(_intersection(box, boxes.T), _exact(box_area), _exact(boxes_area))
-
-
-def compute_overlaps(boxes1, boxes2):
-    """IoU of each box with each.
-
-    Args:
-        boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], any frame; integers are safe from
-            overflow.
-
-    Returns:
-        [N, M] float64, 0 where a pair has no area; may be a view of [M, N].
-    """
-    boxes1, boxes2 = _exact(boxes1), _exact(boxes2)
-    if len(boxes1) < len(boxes2):
-        return compute_overlaps(boxes2, boxes1).T
-    if len(boxes1) * len(boxes2) < 2**14:
-        common = _intersection(boxes1.T[:, :, None], boxes2.T[:, None])
-        return _iou(common, _box_area(boxes1)[:, None], _box_area(boxes2)).astype(np.float64)
-    blocks = BoxBlocks(boxes1)
-    # A row for each of boxes2: only where boxes meet is memory touched at all.
-    overlaps = np.zeros((len(boxes2), *blocks.area.shape))
-    for row, (near, iou) in zip(overlaps, blocks.overlaps(boxes2)):
-        row[near] = iou
-    return overlaps.reshape(len(boxes2), -1)[:, : len(boxes1)].T
-
-
-class BoxBlocks:
-    """Many boxes in blocks of neighbours, to find those that overlap one box without looking at
-    all.
-
-    Anchors come row by row, so that a block is a short strip of the image. In any other order the
-    answers are the same, only slower.
-
-    Attributes:
-        count: number of boxes N.
-        area: [blocks, SIZE] their areas; the last block is filled with boxes without area.
-    """
-
-    SIZE = 64
-
-    def __init__(self, boxes):
-        boxes = _exact(boxes)
-        self.count = len(boxes)
-        self._edges = np.zeros((4, -(-self.count // self.SIZE), self.SIZE), boxes.dtype)
-        self._edges.reshape(4, -1)[:, : self.count] = boxes.T
-        y1, x1, y2, x2 = self._edges
-        self.area = (y2 - y1) * (x2 - x1)
-        self._bounds = y1.min(axis=1), x1.min(axis=1), y2.max(axis=1), x2.max(axis=1)
-        self._areas = self.area.min(axis=1), self.area.max(axis=1)
-
-    def boxes(self, rows):
-        """[K, (y1, x1, y2, x2)] of those numbers."""
-        return self._edges.reshape(4, -1)[:, rows].T
-
-    def overlaps(self, boxes, least=0.0):
-        """For each box of [M, 4] the blocks [K] that may overlap it, and the IoU [K, SIZE] of their
-        boxes.
-
-        Args:
-            least: blocks whose boxes are too large or too small to reach this IoU are left out.
-        """
-        (top, left, bottom, right), (smallest, largest) = self._bounds, self._areas
-        for box in _exact(boxes):
-            near, area = (
-                (top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1]),
-                _box_area(box),
-            )
-            if least:  # an IoU is at most the smaller area over the larger
-                near &= np.minimum(largest, area) >= least * (1 - 1e-9) * np.maximum(smallest, area)
-            near = np.flatnonzero(near)
-            yield near, _iou(_intersection(self._edges[:, near], box), self.area[near], area)
-
-
-def non_max_suppression(boxes, scores, threshold):
-    """Indices of the boxes that no better box overlaps by more than `threshold`, best first.
-
-    Args:
-        boxes: [N, (y1, x1, y2, x2)], any frame.
-        scores: [N]; of equal scores the higher index is better (in the graph's layers it is the
-            lower).
-        threshold: IoU from 0 to 1.
-
-    Returns:
-        [K] int32, empty without boxes.
-    """
-    boxes, scores = _exact(boxes), np.asarray(scores)
-    if len(boxes) != len(scores):
-        raise ValueError(
-            f"Expected a score for each box. Received: {len(boxes)} boxes, {len(scores)} scores"
-        )
-    if not len(boxes):
-        return np.zeros(0, np.int32)
-    area = _box_area(boxes)
-    left = np.argsort(scores, kind="stable")[::-1]
-    keep = []
-    while left.size:
-        best, left = left[0], left[1:]
-        keep.append(best)
-        overlap = _iou(_intersection(boxes[best], boxes[left].T), area[best], area[left])
-        left = left[overlap <= threshold]
-    return np.array(keep, np.int32)
-
-
-def _apply_deltas(boxes, deltas, xp, log_size_limit=None):
-    """Box deltas (dy, dx, log dh, log dw) applied to boxes; `xp` is numpy or keras.ops.
-
-    The inverse of `_box_refinement`: Faster R-CNN, section 3.1.2. Sizes of more than
-    exp(log_size_limit) times the old ones are cut there.
-    """
-    height, width = boxes[..., 2] - boxes[..., 0], boxes[..., 3] - boxes[..., 1]
-    center_y = boxes[..., 0] + 0.5 * height + deltas[..., 0] * height
-    center_x = boxes[..., 1] + 0.5 * width + deltas[..., 1] * width
-    log_height, log_width = deltas[..., 2], deltas[..., 3]
-    if log_size_limit is not None:
-        log_height = xp.minimum(log_height, log_size_limit)
-        log_width = xp.minimum(log_width, log_size_limit)
-    height, width = height * xp.exp(log_height), width * xp.exp(log_width)
-    y1, x1 = center_y - 0.5 * height, center_x - 0.5 * width
-    return xp.stack([y1, x1, y1 + height, x1 + width], axis=-1)
-
-
-def _box_refinement(box, gt_box, xp):
-    """Deltas (dy, dx, log dh, log dw) that move `box` onto `gt_box`; `xp` is numpy or keras.ops.
-
-    Both need positive sizes: a side of 0 gives an infinite or undefined delta.
-    """
-    height, width = box[..., 2] - box[..., 0], box[..., 3] - box[..., 1]
-    center_y, center_x = box[..., 0] + 0.5 * height, box[..., 1] + 0.5 * width
-    gt_height, gt_width = gt_box[..., 2] - gt_box[..., 0], gt_box[..., 3] - gt_box[..., 1]
-    gt_center_y, gt_center_x = gt_box[..., 0] + 0.5 * gt_height, gt_box[..., 1] + 0.5 * gt_width
-    dy, dx = (gt_center_y - center_y) / height, (gt_center_x - center_x) / width
-    return xp.stack([dy, dx, xp.log(gt_height / height), xp.log(gt_width / width)], axis=-1)
-
-
-def apply_box_deltas(boxes, deltas):
-    """Applies box deltas.
-
-    Args:
-        boxes: [N, (y1, x1, y2, x2)], any frame.
-        deltas: [N, (dy, dx, log(dh), log(dw))], shifts in units of the box's own size.
-
-    Returns:
-        [N, (y1, x1, y2, x2)] float32.
-    """
-    return _apply_deltas(np.asarray(boxes, np.float32), np.asarray(deltas, np.float32), np)
-
-
-def box_refinement(box, gt_box):
-    """Deltas that turn each box into its ground-truth box.
-
-    Args:
-        box, gt_box: [N, (y1, x1, y2, x2)] in one frame, of positive size.
-
-    Returns:
-        [N, (dy, dx, log(dh), log(dw))] float32.
-    """
-    return _box_refinement(np.asarray(box, np.float32), np.asarray(gt_box, np.float32), np)
-
-
-def box_refinement_graph(box, gt_box):
+def box_refinement_graph(box: Any, gt_box: Any) -> Any:
     """`box_refinement` of tensors, on any backend of Keras."""
     from keras import ops
 
-    return _box_refinement(ops.cast(box, "float32"), ops.cast(gt_box, "float32"), ops)
+    return deltas_between(ops.cast(box, "float32"), ops.cast(gt_box, "float32"), ops)
 
 
-def _box_frame(shape, frame):
-    height, width = shape[:2]
-    if frame == "edges":
-        return np.array([height, width, height, width], np.float64), np.zeros(4)
-    return (
-        np.array([height - 1, width - 1, height - 1, width - 1], np.float64),
-        np.array([0, 0, 1, 1], np.float64),
-    )
-
-
-def norm_boxes(boxes, shape, frame="centers"):
-    """Boxes from pixels to normalised coordinates: (0, 0, height, width) becomes (0, 0, 1, 1).
-
-    y2 and x2 are moved inside the box, then all is divided by (height - 1, width - 1).
-
-    Args:
-        boxes: [N, (y1, x1, y2, x2)] in pixels, y2 and x2 outside the box.
-        shape: (height, width, ...) of the image, sides of at least 2 pixels.
-        frame: BOX_FRAME; "edges" moves nothing and divides by (height, width).
-
-    Returns:
-        [N, (y1, x1, y2, x2)] float32.
-    """
-    scale, shift = _box_frame(shape, frame)
-    return ((np.asarray(boxes) - shift) / scale).astype(np.float32)
-
-
-def denorm_boxes(boxes, shape, frame="centers", whole=True):
-    """Boxes from normalised coordinates to pixels, the inverse of `norm_boxes`.
-
-    Args:
-        boxes: [N, (y1, x1, y2, x2)], normalised.
-        shape: (height, width, ...) of the image.
-        frame: BOX_FRAME.
-        whole: False for float32 boxes that are not rounded.
-
-    Returns:
-        [N, (y1, x1, y2, x2)] int32, halves rounded to even, y2 and x2 outside the box.
-    """
-    scale, shift = _box_frame(shape, frame)
-    pixels = np.asarray(boxes) * scale + shift
-    return np.around(pixels).astype(np.int32) if whole else pixels.astype(np.float32)
-
-
-def trim_zeros(x):
+def trim_zeros(x: np.ndarray) -> np.ndarray:
     """Rows of `x` [N, M] that are not all zero: zero rows pad tables of fixed length."""
     x = np.asarray(x)
     return x[(x != 0).any(axis=1)]
@@ -345,7 +67,14 @@ def trim_zeros(x):
 ############################################################
 
 
-def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride, whole=False):
+def generate_anchors(
+    scales: float | Sequence[float],
+    ratios: Sequence[float],
+    shape: Sequence[int],
+    feature_stride: float | Sequence[float],
+    anchor_stride: int,
+    whole: bool = False,
+) -> np.ndarray:
     """Anchors of one level, in pixels of the image.
 
     Args:
@@ -363,22 +92,25 @@ def generate_anchors(scales, ratios, shape, feature_stride, anchor_stride, whole
     root = np.sqrt(np.repeat(np.asarray(ratios, np.float64).ravel(), np.size(scales)))
     side = np.tile(np.asarray(scales, np.float64).ravel(), np.size(ratios))
     half = 0.5 * np.stack([side / root, side * root], axis=-1)  # [A, (h, w)]
-    half = np.round(half) if whole else half
+    if whole:
+        half = np.round(half)
     step_y, step_x = np.broadcast_to(feature_stride, 2)
-    center = np.stack(
-        np.meshgrid(
-            np.arange(0, shape[0], anchor_stride) * step_y,
-            np.arange(0, shape[1], anchor_stride) * step_x,
-            indexing="ij",
-        ),
-        axis=-1,
-    )[:, :, None]  # [rows, columns, 1, 2]
+    y = np.arange(0, shape[0], anchor_stride) * step_y
+    x = np.arange(0, shape[1], anchor_stride) * step_x
+    center = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[
+        :, :, None
+    ]  # [rows, columns, 1, 2]
     return np.concatenate([center - half, center + half], axis=-1).reshape(-1, 4)
 
 
 def generate_pyramid_anchors(
-    scales, ratios, feature_shapes, feature_strides, anchor_stride, image_shape=None
-):
+    scales: Sequence,
+    ratios: Sequence[float],
+    feature_shapes: np.ndarray | Sequence,
+    feature_strides: Sequence,
+    anchor_stride: int,
+    image_shape: Sequence[int] | None = None,
+) -> np.ndarray:
     """Anchors of all levels: `generate_anchors` of each, one after the other.
 
     Args:
@@ -1464,23 +1196,15 @@ def batch_slice(inputs, graph_fn, batch_size, names=None):
     return outputs[0] if len(outputs) == 1 else outputs
 
 
-def show_progress(title, done, total, seconds):
-    """Draws a bar with images per second on stderr, over itself on a terminal; elsewhere only at
-    the end."""
-    terminal = sys.stderr.isatty()
-    if terminal or done == total:
-        bar = "=" * (30 * done // total)
-        print(
-            f"{chr(13) if terminal else ''}{title} [{bar:30}] {done}/{total} images,"
-            f" {done / max(seconds, 1e-9):.1f} images/s",
-            end="\n" if done == total else "",
-            file=sys.stderr,
-            flush=True,
-        )
+def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 1) -> None:
+    """Downloads the released COCO weights, 245 MB (matterport: utils.download_trained_weights).
 
-
-def download_trained_weights(coco_model_path, verbose=1):
-    """Downloads the released COCO weights; see `mrcnn.weights.download_trained_weights`."""
-    from mrcnn import weights
-
-    return weights.download_trained_weights(coco_model_path, verbose=verbose)
+    Args:
+        coco_model_path: where to; complete afterwards, or absent.
+        verbose: 1 shows a progress bar.
+    """
+    progress = None
+    if verbose:
+        print(f"Downloading {COCO_MODEL_URL} to {coco_model_path}", file=sys.stderr)
+        progress = files.progress_bar
+    files.download(COCO_MODEL_URL, coco_model_path, progress=progress)

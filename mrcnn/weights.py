@@ -5,21 +5,23 @@ attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN
 together in the group of the nested model.
 """
 
-import contextlib
 import dataclasses
-import hashlib
 import logging
 import os
 import pathlib
 import re
-import shutil
-import sys
 import tempfile
-import urllib.error
-import urllib.request
 
 import h5py
 import numpy as np
+
+from mrcnn import files, torchvision
+from mrcnn.files import (  # noqa: F401  names that existing code imports from here
+    atomic,
+    download,
+    progress_bar,
+)
+from mrcnn.utils import download_trained_weights  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +144,6 @@ def load(model, path, by_name=False, exclude=()):
         ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part
             that is only half in the file. Nothing has been loaded then.
     """
-    from mrcnn import torchvision
-
     layers, hint = layers_of(model), ""
     if torchvision.is_checkpoint(path):
         found, unknown = torchvision.translate(torchvision.read(path))
@@ -224,24 +224,6 @@ def _refuse(coverage, path, by_name, hint):
         )
 
 
-@contextlib.contextmanager
-def atomic(path):
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix="." + path.name, suffix=".part" + path.suffix
-    )
-    os.close(handle)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
-
-
 def write_legacy(model, file):
     """Writes a model's weights into an open h5py file in the legacy layout."""
     import keras
@@ -274,7 +256,7 @@ def save(model, path):
             _by_name(model).save_weights(temporary)
             os.replace(temporary, path)
         return
-    with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
         write_legacy(model, file)
 
 
@@ -368,7 +350,7 @@ def get_imagenet_weights(backbone, epsilon=1e-3):
         application = getattr(keras.applications, applications[backbone])(
             include_top=False, weights="imagenet"
         )
-        with atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
             layers = from_application(application, epsilon)
             file.attrs["layer_names"] = np.array(sorted(layers), "S")
             for name in sorted(layers):
@@ -380,84 +362,3 @@ def get_imagenet_weights(backbone, epsilon=1e-3):
                 for key, array in zip(keys, layers[name]):
                     group[f"{name}/{key}:0"] = array
     return str(path)
-
-
-# ---- Downloads -----------------------------------------------------------------------------------
-
-
-def download(url, path, sha256=None, progress=None):
-    """Downloads a file; a broken download goes on where it stopped, and `path` is complete or
-    absent.
-
-    Args:
-        url, path: from and to.
-        sha256: hex digest that the file must have, or None.
-        progress: f(bytes so far, bytes in all or None), called for every megabyte.
-
-    Raises:
-        ValueError: fewer bytes than announced, or another digest; the message says which.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    try:
-        response = urllib.request.urlopen(request)
-    except urllib.error.HTTPError as error:
-        if error.code != 416:
-            raise
-        part.unlink()  # longer than the file: what lies there is not a part of it
-        have, response = 0, urllib.request.urlopen(url)
-    with response, open(part, "ab" if response.status == 206 else "wb") as out:
-        have = have if response.status == 206 else 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        while True:
-            try:
-                block = response.read(1 << 20)
-            except OSError as error:
-                raise ValueError(
-                    f"{url} broke off after {out.tell()} bytes; run again to go on"
-                ) from error
-            if not block:
-                break
-            out.write(block)
-            if progress:
-                progress(out.tell(), total)
-        size = out.tell()
-    if total is not None and size != total:
-        raise ValueError(f"{url} broke off after {size} of {total} bytes; run again to go on")
-    if sha256:
-        with open(part, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if digest != sha256:
-            part.unlink()
-            raise ValueError(
-                f"{url} has the SHA-256 {digest}, expected {sha256}; the download was removed"
-            )
-    shutil.move(part, path)
-
-
-def progress_bar(done, total):
-    """Draws bytes so far on one line of stderr; `total` may be None."""
-    if total:
-        filled = round(30 * done / total)
-        line = f"[{'=' * filled}{'.' * (30 - filled)}] {done / 1e6:.0f} of {total / 1e6:.0f} MB"
-    else:
-        line = f"{done / 1e6:.0f} MB"
-    print("\r" + line, end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-def download_trained_weights(coco_model_path, verbose=1):
-    """Downloads the released COCO weights, 245 MB (matterport: utils.download_trained_weights).
-
-    Args:
-        coco_model_path: where to; complete afterwards, or absent.
-        verbose: 1 shows a progress bar.
-    """
-    from mrcnn import utils
-
-    if verbose:
-        print(f"Downloading {utils.COCO_MODEL_URL} to {coco_model_path}", file=sys.stderr)
-    download(utils.COCO_MODEL_URL, coco_model_path, progress=progress_bar if verbose else None)
