@@ -25,6 +25,7 @@ import zipfile
 import numpy as np
 
 from mrcnn import utils, weights
+from mrcnn.masks import decode, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -229,50 +230,6 @@ def _index(coco, path):
                 "those polygons are" if ids is bad_shape else "are",
                 _some(ids),
             )
-
-
-# ------------------------------------------------------------------------------------------------
-#  Masks
-# ------------------------------------------------------------------------------------------------
-
-
-def to_rle(annotation, height, width):
-    """The compressed run-length encoding of an annotation's polygons, or of either kind of RLE.
-
-    Args:
-        annotation: dict of an `instances_*.json`.
-        height, width: of its image.
-
-    Raises:
-        ValueError: runs of another size than the image; names the annotation.
-    """
-    from pycocotools import mask as coco_mask
-
-    shape, number = annotation["segmentation"], annotation.get("id")
-    if isinstance(shape, list):
-        return coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    if tuple(shape["size"]) != (height, width):
-        raise ValueError(
-            f"The run-length mask of annotation {number} has the size of its image, {height} x"
-            f" {width}. Received: {' x '.join(map(str, shape['size']))}"
-        )
-    if not isinstance(shape["counts"], list):
-        return shape
-    if sum(shape["counts"]) != height * width:
-        raise ValueError(
-            f"The runs of annotation {number} add up to {height} x {width} pixels. "
-            f"Received: {sum(shape['counts'])}"
-        )
-    return coco_mask.frPyObjects(shape, height, width)
-
-
-def decode(annotations, height, width):
-    """Masks of annotations, [height, width, N] bool."""
-    from pycocotools import mask as coco_mask
-
-    if not annotations:
-        return np.zeros((height, width, 0), bool)
-    return coco_mask.decode([to_rle(each, height, width) for each in annotations]).view(bool)
 
 
 # ------------------------------------------------------------------------------------------------

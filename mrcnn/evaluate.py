@@ -18,6 +18,7 @@ import time
 import numpy as np
 
 from mrcnn import utils
+from mrcnn.masks import encode, to_rle
 from mrcnn.weights import atomic
 
 logger = logging.getLogger(__name__)
@@ -265,21 +266,6 @@ def _without_nan(value):
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     return None if isinstance(value, float) and np.isnan(value) else value
-
-
-def encode(masks):
-    """[H, W, N] bool to a list of N run-length encodings, as COCO's results have them."""
-    from pycocotools import mask as coco_mask
-
-    # One at a time: an image with 100 objects of 20 megapixels is not copied as a whole.
-    codes = [
-        coco_mask.encode(np.asfortranarray(masks[:, :, i] != 0).view(np.uint8))
-        for i in range(masks.shape[-1])
-    ]
-    return [
-        {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-        for code in codes
-    ]
 
 
 def _coco_boxes(boxes):
@@ -546,8 +532,6 @@ def confusion_matrix(truth, detections, iou_threshold=0.5, score_threshold=0.5, 
     """
     from pycocotools import mask as coco_mask
 
-    from mrcnn import coco
-
     order = {category["id"]: i for i, category in enumerate(truth.data["categories"], 1)}
     matrix = np.zeros((len(order) + 1, len(order) + 1), np.int64)
     kind = kind or (
@@ -565,7 +549,7 @@ def confusion_matrix(truth, detections, iou_threshold=0.5, score_threshold=0.5, 
         crowd = np.array([bool(each["iscrowd"]) for each in there], bool)
         if rows and there:
             if kind == "segm":
-                pairs = [[coco.to_rle(each, *size) for each in side] for side in (rows, there)]
+                pairs = [[to_rle(each, *size) for each in side] for side in (rows, there)]
             else:
                 pairs = [np.array([each["bbox"] for each in side], float) for side in (rows, there)]
             overlaps = np.asarray(coco_mask.iou(*pairs, crowd.astype(np.uint8)))

@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from mrcnn import data, folding, keypoints, utils
+from mrcnn.masks import Masks, run_lengths  # noqa: F401  `run_lengths` for existing code
 
 # Forms of the masks of a result; see `unmold`.
 MASK_FORMS = ("dense", "lazy", "rle")
@@ -136,101 +137,6 @@ def result(parts, row, original_shape, shape, window, config, form="dense"):
     if points is not None:
         found["keypoints"] = unmold_keypoints(detections, points, *frames)
     return found
-
-
-class Masks:
-    """Masks of one image, kept as they left the mask head and put into the image when asked for.
-
-    `np.asarray(masks)`, `masks[...]` and `masks.shape` are those of the bool array [H, W, N].
-
-    Args:
-        soft: [N, h, w] float, probabilities inside the boxes.
-        boxes: [N, (y1, x1, y2, x2)] int, pixels.
-        image_shape: (H, W).
-        threshold: foreground from this probability.
-    """
-
-    dtype, ndim = np.dtype(bool), 3
-
-    def __init__(self, soft, boxes, image_shape, threshold=0.5):
-        self.soft, self.boxes, self.threshold = np.asarray(soft), np.asarray(boxes), threshold
-        self.image_shape = tuple(int(side) for side in image_shape[:2])
-
-    @property
-    def shape(self):
-        return (*self.image_shape, len(self.soft))
-
-    def __array__(self, dtype=None, copy=None):
-        masks = utils.unmold_masks(self.soft, self.boxes, self.image_shape, self.threshold)
-        return masks if dtype is None else masks.astype(dtype, copy=False)
-
-    def __getitem__(self, key):
-        key = key if isinstance(key, tuple) else (key,)
-        if (
-            len(key) in (2, 3)
-            and key[0] is Ellipsis
-            or len(key) == 3
-            and key[:2] == (slice(None), slice(None))
-        ):
-            last = key[-1]  # only these masks are pasted
-            if isinstance(last, (int, np.integer)):
-                return (
-                    utils.unmold_mask(self.soft[last], self.boxes[last], self.image_shape)
-                    if self.threshold == 0.5
-                    else np.asarray(self[..., [last]])[..., 0]
-                )
-            return np.asarray(
-                Masks(self.soft[last], self.boxes[last], self.image_shape, self.threshold)
-            )
-        return np.asarray(self)[key]
-
-    def __len__(self):
-        return self.image_shape[0]
-
-    def crop(self, i):
-        """Mask number i inside its box: (y1, x1, y2, x2) cut to the image, and [y2 - y1, x2 - x1]
-        bool."""
-        return utils.unmold_crop(self.soft[i], self.boxes[i], self.image_shape, self.threshold)
-
-    def rle(self):
-        """COCO's compressed run-length encodings: a list of {"size": [H, W], "counts": str}, from
-        the crops."""
-        from pycocotools import mask as coco_mask
-
-        if not len(self.soft):
-            return []
-        runs = [
-            {"size": list(self.image_shape), "counts": run_lengths(*self.crop(i), self.image_shape)}
-            for i in range(len(self.soft))
-        ]
-        return [
-            {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-            for code in coco_mask.frPyObjects(runs, *self.image_shape)
-        ]
-
-
-def run_lengths(box, crop, image_shape):
-    """Lengths of the runs of 0 and 1, in turn, of a mask read column by column, from the part in
-    its box.
-
-    Args:
-        box: (y1, x1, y2, x2) inside the image.
-        crop: [y2 - y1, x2 - x1] bool.
-        image_shape: (H, W).
-
-    Returns:
-        list of int, the first for 0.
-    """
-    y1, x1, _, _ = box
-    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = crop.T
-    column, row = np.nonzero(np.diff(columns, axis=1))
-    edges = (x1 + column) * image_shape[0] + y1 + row  # begin, end, begin, end ...
-    # A run that ends at the bottom of a column and begins again on top of the next is one.
-    joint = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate([joint, joint + 1]))
-    counts = np.diff(np.concatenate([[0], edges, [image_shape[0] * image_shape[1]]])).tolist()
-    return counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts
 
 
 # ---- The network ---------------------------------------------------------------------------------
