@@ -141,9 +141,9 @@ class Config:
     # Share of the old statistics that an update of batch norm keeps (not in matterport).
     BATCH_NORM_MOMENTUM = 0.99
 
-    # ---- Input
-    # ------------------------------------------------------------------------------------- How
-    # images are brought to one size:   none     not at all; sides must divide by 64
+    # ---- Input -----------------------------------------------------------------------------------
+    # How images are brought to one size:
+    #   none     not at all; sides must divide by 64
     #   square   scaled to IMAGE_MIN_DIM, at most IMAGE_MAX_DIM, padded to a square of that side
     #   pad64    scaled to IMAGE_MIN_DIM, padded to multiples of 64
     #   crop     scaled to IMAGE_MIN_DIM, then a random square of that side; training only
@@ -225,6 +225,12 @@ class Config:
     # Anchors of an image that have a loss, half of them positive if there are so many.
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
 
+    # IoU with an object from which an anchor is positive, as is the best one of each object, and
+    # below which it is negative. Anchors between have no loss (Faster R-CNN, section 3.1.2;
+    # constants in matterport).
+    RPN_POSITIVE_IOU = 0.7
+    RPN_NEGATIVE_IOU = 0.3
+
     # Proposals: the best PRE_NMS_LIMIT anchors, then non-maximum suppression at this IoU, then the
     # best POST_NMS of the rest. A higher threshold lets more proposals through.
     PRE_NMS_LIMIT = 6000
@@ -255,12 +261,19 @@ class Config:
     # (not in matterport).
     BBOX_LOG_SIZE_LIMIT = math.log(1000 / 16)
 
-    # ---- Heads
-    # -------------------------------------------------------------------------------------- RoIs of
-    # an image that train the heads, and the share of positive ones (IoU >= .5). .33 is two
-    # negatives to a positive; .25 is the paper's 1:3.
+    # ---- Heads -----------------------------------------------------------------------------------
+    # RoIs of an image that train the heads, and the share of positive ones. .33 is two negatives to
+    # a positive; .25 is the paper's 1:3.
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
+
+    # IoU with an object from which a RoI is positive; below it is negative (paper, section 3.1; a
+    # constant in matterport).
+    ROI_POSITIVE_IOU = 0.5
+
+    # IoU with a crowd from which a RoI, or an anchor, is not negative: a crowd may hold objects
+    # there (a constant in matterport).
+    CROWD_IOU = 0.001
 
     # True: negatives fill the rows that positives leave, as in Fast R-CNN; False: they keep the
     # ratio to the positives that were found, and the rest is padding. ROI_ADD_GT: the objects' own
@@ -280,7 +293,7 @@ class Config:
     #   crop_and_resize  one bilinear sample for each cell, the first and last on the RoI's edges
     #   align            RoIAlign: ROI_ALIGN_SAMPLES^2 bilinear samples inside each cell
     #   pool             RoIPool (Fast R-CNN): RoI and cells rounded to whole cells of the map,
-    # their maximum
+    #                    and their maximum
     ROI_POOLING = "crop_and_resize"
 
     # Samples of RoIAlign along a cell's side, 2 for the paper's four; 0: as many as the cell has
@@ -349,9 +362,8 @@ class Config:
     # Width of the mask head's 3x3 convolutions and its transposed one (not in matterport).
     MASK_HEAD_CHANNELS = 256
 
-    # ---- Keypoints (not in matterport)
-    # ------------------------------------------------------------ True adds the keypoint branch
-    # (paper, section 5): the dataset then has `load_keypoints`.
+    # ---- Keypoints (not in matterport) -----------------------------------------------------------
+    # True adds the keypoint branch (paper, section 5): the dataset then has `load_keypoints`.
     USE_KEYPOINTS = False
 
     # Keypoints of an object, COCO's 17 of a person; and the pairs of left and right among them,
@@ -365,10 +377,9 @@ class Config:
     KEYPOINT_HEAD_CONVS = 8
     KEYPOINT_HEAD_CHANNELS = 512
 
-    # ---- Detection
-    # ----------------------------------------------------------------------------------- Detections
-    # of an image at most; those below the score are dropped; of two detections of one class that
-    # overlap by more than the IoU threshold only the better one stays.
+    # ---- Detection -------------------------------------------------------------------------------
+    # Detections of an image at most; those below the score are dropped; of two detections of one
+    # class that overlap by more than the IoU threshold only the better one stays.
     DETECTION_MAX_INSTANCES = 100
     DETECTION_MIN_CONFIDENCE = 0.7
     DETECTION_NMS_THRESHOLD = 0.3
@@ -555,8 +566,7 @@ class Config:
                 )
             setattr(self, name, np.array(new) if isinstance(old, np.ndarray) else new)
 
-    # ---- Checking
-    # -----------------------------------------------------------------------------------
+    # ---- Checking --------------------------------------------------------------------------------
     def validate(self):
         """Checks the settings one by one and against each other.
 
@@ -592,6 +602,7 @@ class Config:
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 yield f"{name} lies in 0..1. Received: {value!r}"
+        yield from self._iou_problems()
         if not 0 <= self.HORIZONTAL_FLIP <= 1:
             yield f"HORIZONTAL_FLIP lies in 0..1. Received: {self.HORIZONTAL_FLIP!r}"
         if not 0 < self.ROI_POSITIVE_RATIO <= 1:
@@ -604,6 +615,17 @@ class Config:
         yield from self._input_problems()
         yield from self._network_problems()
         yield from self._training_problems()
+
+    def _iou_problems(self):
+        for name in ("RPN_POSITIVE_IOU", "RPN_NEGATIVE_IOU", "ROI_POSITIVE_IOU", "CROWD_IOU"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                yield f"{name} lies in 0..1, 0 excluded. Received: {value!r}"
+        if self.RPN_NEGATIVE_IOU > self.RPN_POSITIVE_IOU:
+            yield (
+                "RPN_NEGATIVE_IOU is at most RPN_POSITIVE_IOU. Received: "
+                f"{self.RPN_NEGATIVE_IOU!r} and {self.RPN_POSITIVE_IOU!r}"
+            )
 
     def _input_problems(self):
         mode, sides = self.IMAGE_RESIZE_MODE, (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
