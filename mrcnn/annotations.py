@@ -25,7 +25,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
@@ -525,7 +525,7 @@ def _field(
     raise _Problem(f"expected {what} with {name!r}, {_KINDS[kind]}. Received: {_short(value)}")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return math.isfinite(value)

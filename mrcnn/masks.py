@@ -9,6 +9,8 @@ and pycocotools only by the functions that need it.
 """
 
 import concurrent.futures
+import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -47,25 +49,32 @@ def bilinear_samples(n_in: Any, n_out: int) -> Samples:
         n_in: samples that exist, a number or [N, 1].
         n_out: samples wanted.
     """
+    last = n_in - 1
     position = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
     low = np.floor(position).astype(np.int64)
-    high_weight = position - low
-    low_weight = np.where(low < 0, 0, 1 - high_weight)
-    high_weight = np.where(low + 1 > n_in - 1, 0, high_weight)
+    high = low + 1
+    share = position - low
     return Samples(
-        np.clip(low, 0, n_in - 1), np.clip(low + 1, 0, n_in - 1), low_weight, high_weight
+        low=np.clip(low, 0, last),
+        high=np.clip(high, 0, last),
+        low_weight=np.where(low < 0, 0, 1 - share),
+        high_weight=np.where(high > last, 0, share),
     )
 
 
 def _padded_neighbours(
-    n_in: int, n_out: int, start: int, stop: int
+    n_in: int,
+    n_out: int,
+    start: int,
+    count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of the places start..stop of n_out, for samples with a 0 before and behind.
+    """Neighbours of `count` places from `start` on, of n_out, for samples between two zeros.
 
     Returns:
         low: int, the lower neighbour, the other is the next; weight: float32, of the upper one.
     """
-    position = (np.arange(start, stop) + 0.5) * (n_in / n_out) + 0.5
+    places = np.arange(start, start + count)
+    position = (places + 0.5) * (n_in / n_out) + 0.5
     low = position.astype(np.int64)
     weight = (position - low).astype(np.float32)
     return low, weight
@@ -74,7 +83,11 @@ def _padded_neighbours(
 # ---- Mini-masks ----------------------------------------------------------------------------------
 
 
-def minimize_mask(bbox: np.ndarray, mask: np.ndarray, mini_shape: Sequence[int]) -> np.ndarray:
+def minimize_mask(
+    bbox: np.ndarray,
+    mask: np.ndarray,
+    mini_shape: Sequence[int],
+) -> np.ndarray:
     """Masks cut to their boxes and resized to one small shape, to save memory in training.
 
     Args:
@@ -96,8 +109,10 @@ def minimize_mask(bbox: np.ndarray, mask: np.ndarray, mini_shape: Sequence[int])
     # Only the pixels that are interpolated between are read, of all masks at once.
     vertical = bilinear_samples((y2 - y1)[:, None], height)  # [N, h]
     horizontal = bilinear_samples((x2 - x1)[:, None], width)  # [N, w]
-    rows = np.concatenate([vertical.low, vertical.high], axis=1) + y1[:, None]
-    columns = np.concatenate([horizontal.low, horizontal.high], axis=1) + x1[:, None]
+    rows = np.concatenate([vertical.low, vertical.high], axis=1)
+    rows += y1[:, None]
+    columns = np.concatenate([horizontal.low, horizontal.high], axis=1)
+    columns += x1[:, None]
     pixels = _values_at(mask, rows, columns) != 0  # [N, 2h, 2w]
     above = pixels[:, :height] * vertical.low_weight[:, :, None]
     below = pixels[:, height:] * vertical.high_weight[:, :, None]
@@ -108,42 +123,57 @@ def minimize_mask(bbox: np.ndarray, mask: np.ndarray, mini_shape: Sequence[int])
     # The zeros outside darken the rim, but never below the crop's own values: all ones stay all
     # ones.
     for i in np.flatnonzero(pixels.all(axis=(1, 2))):
-        if np.all(mask[y1[i] : y2[i], x1[i] : x2[i], i]):
+        rows_of_box = slice(y1[i], y2[i])
+        columns_of_box = slice(x1[i], x2[i])
+        if np.all(mask[rows_of_box, columns_of_box, i]):
             mini[i] = True
     return mini.transpose(1, 2, 0)
 
 
 def _edges_inside(boxes: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
     """y1, x1, y2, x2 of boxes [N, 4], each [N] int, cut to the image of masks [H, W, N]."""
-    limits = np.tile(masks.shape[:2], 2)
-    edges = np.clip(boxes[:, :4], 0, limits).astype(np.int64)
+    size = masks.shape[:2]
+    edges = np.clip(boxes[:, :4], 0, np.tile(size, 2)).astype(np.int64)
     y1, x1, y2, x2 = edges.T
     empty = np.flatnonzero((y2 <= y1) | (x2 <= x1))
     if empty.size:
+        first = empty[0]
         raise ValueError(
-            f"Expected boxes with an area inside the image of {masks.shape[:2]}. "
-            f"Received: box {empty[0]} = {boxes[empty[0]].tolist()}"
+            f"Expected boxes with an area inside the image of {size}. "
+            f"Received: box {first} = {boxes[first].tolist()}"
         )
     return [y1, x1, y2, x2]
 
 
-def _values_at(masks: np.ndarray, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+def _values_at(
+    masks: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> np.ndarray:
     """Values [N, R, C] of masks [H, W, N] where each mask's rows [N, R] and columns [N, C] meet.
 
     The places in memory are computed here: one array of indices is faster than three.
     """
-    if min(masks.strides) < 0 or any(stride % masks.itemsize for stride in masks.strides):
+    size = masks.itemsize
+    if min(masks.strides) < 0 or any(stride % size for stride in masks.strides):
         masks = np.ascontiguousarray(masks)
-    steps = [stride // masks.itemsize for stride in masks.strides]
-    last = sum((side - 1) * step for side, step in zip(masks.shape, steps))
-    memory = np.lib.stride_tricks.as_strided(masks, (last + 1,), (masks.itemsize,))
+    steps = [stride // size for stride in masks.strides]
+    last = 0
+    for side, step in zip(masks.shape, steps):
+        last += (side - 1) * step
+    memory = np.lib.stride_tricks.as_strided(masks, (last + 1,), (size,))
     row_step, column_step, instance_step = steps
-    row_offsets = rows * row_step + np.arange(len(rows))[:, None] * instance_step
+    row_offsets = rows * row_step
+    row_offsets += instance_step * np.arange(len(rows))[:, None]
     column_offsets = columns * column_step
     return memory[row_offsets[:, :, None] + column_offsets[:, None]]
 
 
-def expand_mask(bbox: np.ndarray, mini_mask: np.ndarray, image_shape: Sequence[int]) -> np.ndarray:
+def expand_mask(
+    bbox: np.ndarray,
+    mini_mask: np.ndarray,
+    image_shape: Sequence[int],
+) -> np.ndarray:
     """Mini-masks put back into the image, the opposite of `minimize_mask`.
 
     Args:
@@ -177,7 +207,11 @@ def mold_mask(mask: np.ndarray, config: Config) -> np.ndarray:
 # ---- Predicted masks in the image ----------------------------------------------------------------
 
 
-def unmold_mask(mask: np.ndarray, bbox: Sequence[int], image_shape: Sequence[int]) -> np.ndarray:
+def unmold_mask(
+    mask: np.ndarray,
+    bbox: Sequence[int],
+    image_shape: Sequence[int],
+) -> np.ndarray:
     """A predicted mask put into the image.
 
     Args:
@@ -188,7 +222,8 @@ def unmold_mask(mask: np.ndarray, bbox: Sequence[int], image_shape: Sequence[int
     Returns:
         [height, width] bool: probability of at least .5.
     """
-    return unmold_masks(np.asarray(mask)[None], [bbox], image_shape)[:, :, 0]
+    masks = np.asarray(mask)[None]
+    return unmold_masks(masks, [bbox], image_shape)[:, :, 0]
 
 
 def unmold_masks(
@@ -231,17 +266,22 @@ def pad_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndar
     """
     masks = np.asarray(masks)
     boxes = np.asarray(boxes, np.float64)[:, :4]
-    growth = np.tile([(side + 2) / side for side in masks.shape[1:]], 2)
-    middle = np.tile(0.5 * (boxes[:, :2] + boxes[:, 2:]), 2)
+    sides = np.array(masks.shape[1:])
+    growth = np.tile((sides + 2) / sides, 2)
+    middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+    middle = np.tile(middle, 2)
     corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
     top_left = corners[:, :2]
     bottom_right = np.maximum(corners[:, 2:], top_left) + 1
-    rimmed = np.pad(masks, [(0, 0), (1, 1), (1, 1)])
-    return rimmed, np.concatenate([top_left, bottom_right], axis=1)
+    rim = [(0, 0), (1, 1), (1, 1)]
+    return np.pad(masks, rim), np.concatenate([top_left, bottom_right], axis=1)
 
 
 def unmold_crop(
-    mask: np.ndarray, box: Sequence[int], image_shape: Sequence[int], threshold: float = 0.5
+    mask: np.ndarray,
+    box: Sequence[int],
+    image_shape: Sequence[int],
+    threshold: float = 0.5,
 ) -> tuple[Box, np.ndarray]:
     """The part of `unmold_mask` inside the box, without an array of the whole image.
 
@@ -253,7 +293,15 @@ def unmold_crop(
     y1, x1, y2, x2 = inside
     crop = np.zeros((y2 - y1, x2 - x1), bool)
     if crop.size:
-        _resize_into(crop, np.asarray(mask, np.float32), box, y1, x1, threshold, np.greater_equal)
+        _resize_into(
+            crop,
+            np.asarray(mask, np.float32),
+            box,
+            y1,
+            x1,
+            threshold,
+            np.greater_equal,
+        )
     return inside, crop
 
 
@@ -293,7 +341,15 @@ def _paste(
     for mask, box, full in zip(masks, boxes, out):
         y1, x1, y2, x2 = _box_inside(box, image_shape)
         if y1 < y2:
-            _resize_into(full[y1:y2, x1:x2], mask, box, y1, x1, threshold, foreground)
+            _resize_into(
+                full[y1:y2, x1:x2],
+                mask,
+                box,
+                y1,
+                x1,
+                threshold,
+                foreground,
+            )
     return out.transpose(1, 2, 0)
 
 
@@ -313,9 +369,10 @@ def _resize_into(
         return
     y1, x1, y2, x2 = (int(edge) for edge in box[:4])
     height, width = out.shape
-    low, weight = _padded_neighbours(mask.shape[1], x2 - x1, left - x1, left - x1 + width)
+    mask_height, mask_width = mask.shape
+    low, weight = _padded_neighbours(mask_width, x2 - x1, left - x1, width)
     rows = _stretched_rows(mask, low, weight)  # [h + 2, width]
-    low, weight = _padded_neighbours(mask.shape[0], y2 - y1, top - y1, top - y1 + height)
+    low, weight = _padded_neighbours(mask_height, y2 - y1, top - y1, height)
     slopes = rows[1:] - rows[:-1]
     # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times
     # as long on a busy machine.
@@ -328,14 +385,20 @@ def _resize_into(
         _fill_strips(out, rows, slopes, low, weight, threshold, foreground)
 
 
-def _stretched_rows(mask: np.ndarray, low: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def _stretched_rows(
+    mask: np.ndarray,
+    low: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
     """Rows of a mask [h, w] at `len(low)` places, with a row of 0 above and below: [h + 2, K]."""
     height, width = mask.shape
     padded = np.zeros((height, width + 2), np.float32)
     padded[:, 1:-1] = mask
+    slopes = padded[:, 1:] - padded[:, :-1]
     rows = np.zeros((height + 2, len(low)), np.float32)
-    rows[1:-1] = padded[:, low]
-    rows[1:-1] += (padded[:, 1:] - padded[:, :-1])[:, low] * weight
+    inner = rows[1:-1]
+    inner[:] = padded[:, low]
+    inner += slopes[:, low] * weight
     return rows
 
 
@@ -361,9 +424,9 @@ def _fill_strips(
     reached = foreground(np.maximum(rows[:-1], rows[1:]), threshold)
     first = reached.argmax(axis=1)
     last = width - reached[:, ::-1].argmax(axis=1)
-    starts = np.flatnonzero(np.concatenate([[True], low[1:] != low[:-1]]))
-    stops = [*starts[1:], height]
-    for start, stop in zip(starts, stops):
+    changes = 1 + np.flatnonzero(low[1:] != low[:-1])
+    bounds = [0, *changes.tolist(), height]
+    for start, stop in itertools.pairwise(bounds):
         above = low[start]
         if not reached[above, first[above]]:
             continue
@@ -389,7 +452,11 @@ class Masks:
     ndim = 3
 
     def __init__(
-        self, soft: np.ndarray, boxes: Any, image_shape: Sequence[int], threshold: float = 0.5
+        self,
+        soft: np.ndarray,
+        boxes: Any,
+        image_shape: Sequence[int],
+        threshold: float = 0.5,
     ):
         self.soft = np.asarray(soft)
         self.boxes = np.asarray(boxes)
@@ -432,7 +499,7 @@ class Masks:
 
     def rle(self) -> list[dict]:
         """COCO's compressed encodings [{"size": [H, W], "counts": str}], made from the crops."""
-        crops = (self.crop(i) for i in range(len(self.soft)))
+        crops = map(self.crop, range(len(self.soft)))
         return encode_crops(crops, self.image_shape)
 
 
@@ -440,23 +507,29 @@ def _chooses_instances(key: Any) -> bool:
     """Whether an index is [..., k] or [:, :, k], of one mask, a slice, or a list of masks."""
     if not isinstance(key, tuple):
         return False
-    if isinstance(key[-1], (bool, np.bool_)):
+    *image, instances = key
+    if isinstance(instances, (list, np.ndarray)):
+        if np.ndim(instances) != 1:
+            return False
+    elif isinstance(instances, bool) or not isinstance(instances, (int, np.integer, slice)):
         return False
-    if not isinstance(key[-1], (int, np.integer, slice, list, np.ndarray)):
-        return False
-    if np.ndim(key[-1]) > 1:
-        return False
-    if len(key) == 2:
-        return key[0] is Ellipsis
-    if len(key) == 3:
-        return all(isinstance(part, slice) and part == slice(None) for part in key[:2])
-    return False
+    if len(image) == 1:
+        return image[0] is Ellipsis
+    return len(image) == 2 and all(map(_is_whole_slice, image))
+
+
+def _is_whole_slice(key: Any) -> bool:
+    return isinstance(key, slice) and key == slice(None)
 
 
 # ---- Run lengths ---------------------------------------------------------------------------------
 
 
-def run_lengths(box: Sequence[int], crop: np.ndarray, image_shape: Sequence[int]) -> list[int]:
+def run_lengths(
+    box: Sequence[int],
+    crop: np.ndarray,
+    image_shape: Sequence[int],
+) -> list[int]:
     """Lengths of the runs of 0 and 1 of a mask, from the part in its box.
 
     Args:
@@ -469,14 +542,13 @@ def run_lengths(box: Sequence[int], crop: np.ndarray, image_shape: Sequence[int]
     """
     y1, x1 = box[:2]
     height, width = image_shape[:2]
-    columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
-    columns[:, 1:-1] = crop.T
+    columns = np.pad(crop.T.astype(np.int8), [(0, 0), (1, 1)])
     column, row = np.nonzero(np.diff(columns, axis=1))
     edges = (x1 + column) * height + y1 + row  # begin, end, begin, end ...
     # A run that ends at the bottom of a column and begins again on top of the next is one.
     joint = np.flatnonzero(edges[1:] == edges[:-1])
     edges = np.delete(edges, np.concatenate([joint, joint + 1]))
-    counts = np.diff(np.concatenate([[0], edges, [height * width]])).tolist()
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
     if len(counts) > 1 and counts[-1] == 0:
         counts.pop()
     return counts
@@ -498,8 +570,8 @@ def encode(masks: Any) -> list[dict]:
     codes = []
     # One at a time: an image with 100 objects of 20 megapixels is not copied as a whole.
     for i in range(masks.shape[-1]):
-        pixels = np.asfortranarray(masks[:, :, i] != 0).view(np.uint8)
-        codes.append(coco_mask.encode(pixels))
+        foreground = np.asfortranarray(masks[:, :, i] != 0)
+        codes.append(coco_mask.encode(foreground.view(np.uint8)))
     return [_as_text(code) for code in codes]
 
 
@@ -533,7 +605,11 @@ def _as_text(code: dict) -> dict:
     return {"size": size, "counts": code["counts"].decode()}
 
 
-def to_rle(annotation: dict, height: int, width: int) -> dict:
+def to_rle(
+    annotation: dict,
+    height: int,
+    width: int,
+) -> dict:
     """The compressed run-length encoding of an annotation's polygons, or of either kind of RLE.
 
     Args:
@@ -564,7 +640,11 @@ def to_rle(annotation: dict, height: int, width: int) -> dict:
     return coco_mask.frPyObjects(shape, height, width)
 
 
-def decode(annotations: Sequence[dict], height: int, width: int) -> np.ndarray:
+def decode(
+    annotations: Sequence[dict],
+    height: int,
+    width: int,
+) -> np.ndarray:
     """Masks of annotations, [height, width, N] bool; see `to_rle`."""
     from pycocotools import mask as coco_mask
 
@@ -654,7 +734,8 @@ def _cut_out(masks: np.ndarray, boxes: np.ndarray) -> Iterator[np.ndarray]:
 def _packed(masks: np.ndarray) -> np.ndarray:
     """Masks [H, W, N] bool with eight rows as the bits of one: [ceil(H / 8), W, N] uint8."""
     height, width, count = masks.shape
-    bits = np.zeros((-(-height // 8), width, count), np.uint8)
+    cells = math.ceil(height / 8)
+    bits = np.zeros((cells, width, count), np.uint8)
     # 64 rows at a time: numpy's calls are then long enough for two threads to run at once.
     for start in range(0, height, 64):
         rows = masks[start : start + 64].view(np.uint8)
@@ -672,10 +753,12 @@ def _unpacked(boxes: np.ndarray, crops: list[np.ndarray]) -> tuple[np.ndarray, l
         return boxes, crops
     unpacked = []
     for crop in crops:
-        full = np.empty((len(crop), 8, crop.shape[1]), bool)
+        height, width = crop.shape
+        full = np.empty((height, 8, width), bool)
         for k in range(8):
-            np.not_equal(crop & (1 << k), 0, out=full[:, k])
-        unpacked.append(full.reshape(8 * len(crop), crop.shape[1]))
+            bit = crop & (1 << k)
+            np.not_equal(bit, 0, out=full[:, k])
+        unpacked.append(full.reshape(8 * height, width))
     return boxes * (8, 1, 8, 1), unpacked
 
 
@@ -699,26 +782,28 @@ def _common_pixels(
     corners2 = boxes2[second, :2]
     top_left = np.maximum(corners1, corners2)
     bottom_right = np.minimum(boxes1[first, 2:], boxes2[second, 2:])
-    windows1 = np.concatenate([top_left - corners1, bottom_right - corners1], axis=1).tolist()
-    windows2 = np.concatenate([top_left - corners2, bottom_right - corners2], axis=1).tolist()
-    counts = []
-    for i, j, window1, window2 in zip(first.tolist(), second.tolist(), windows1, windows2):
+    window = np.concatenate([top_left, bottom_right], axis=1)
+    windows1 = window - np.tile(corners1, 2)
+    windows2 = window - np.tile(corners2, 2)
+    common = np.zeros(meet.shape)
+    for i, j, window1, window2 in zip(first, second, windows1.tolist(), windows2.tolist()):
         y1, x1, y2, x2 = window1
         part1 = crops1[i][y1:y2, x1:x2]
         y1, x1, y2, x2 = window2
         part2 = crops2[j][y1:y2, x1:x2]
-        counts.append(_count_pixels(part1 & part2))
-    common = np.zeros(meet.shape)
-    common[first, second] = counts
+        common[i, j] = _count_pixels(part1 & part2)
     return common
 
 
 def _common_pixels_dense(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray:
     """Pixels that masks share, [N, M], by a matrix product: many large masks cost less that way."""
-    common = np.zeros((masks1.shape[-1], masks2.shape[-1]))
+    height, _, count1 = masks1.shape
+    count2 = masks2.shape[-1]
+    common = np.zeros((count1, count2))
     # Whole masks as floats would take four times their memory.
-    for start in range(0, masks1.shape[0], 32):
-        rows1 = masks1[start : start + 32].reshape(-1, masks1.shape[-1]).astype(np.float32)
-        rows2 = masks2[start : start + 32].reshape(-1, masks2.shape[-1]).astype(np.float32)
-        common += rows1.T @ rows2
+    for start in range(0, height, 32):
+        rows = slice(start, start + 32)
+        pixels1 = masks1[rows].reshape(-1, count1).astype(np.float32)
+        pixels2 = masks2[rows].reshape(-1, count2).astype(np.float32)
+        common += pixels1.T @ pixels2
     return common
