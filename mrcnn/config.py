@@ -1,5 +1,4 @@
-"""The settings of a model: subclass `Config`, override what differs, pass an instance to
-`MaskRCNN`.
+"""The settings of a model: subclass `Config`, override what differs, pass it to `MaskRCNN`.
 
     class NucleusConfig(Config):
         NAME = "nucleus"
@@ -18,6 +17,8 @@ import difflib
 import inspect
 import math
 import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,7 @@ class Config:
 
     # ---- The run -------------------------------------------------------------------------------
     # Name of the experiment; part of the log folder's and the checkpoints' names.
-    NAME = None
+    NAME: str | None = None
 
     # Devices that share a batch, and images on each. One batch holds GPU_COUNT * IMAGES_PER_GPU.
     GPU_COUNT = 1
@@ -79,15 +80,15 @@ class Config:
 
     # Images that are read and checked before training, spread over the dataset; None for every one,
     # 0 for none (not in matterport).
-    CHECK_IMAGES = None
+    CHECK_IMAGES: int | None = None
 
     # TensorFlow's own kernels for NMS and RoI pooling: None where the backend has them, False for
     # the portable ones, which XLA needs (not in matterport).
-    FUSED_KERNELS = None
+    FUSED_KERNELS: bool | None = None
 
     # Seed of the order of images, of augmentation and of fresh weights (not in matterport).
     # None: every run differs.
-    SEED = None
+    SEED: int | None = None
 
     # A run that is killed continues at most this many seconds behind (not in matterport).
     RESUME_SECONDS = 30
@@ -101,10 +102,10 @@ class Config:
 
     # A name from `config.BACKBONES` or a function f(image, stage5=, train_bn=) that returns the
     # five maps C1..C5; then COMPUTE_BACKBONE_SHAPE is needed too.
-    BACKBONE = "resnet101"
+    BACKBONE: str | Callable = "resnet101"
 
     # f(image_shape) -> [5, (height, width)] of P2..P6; only for a callable BACKBONE.
-    COMPUTE_BACKBONE_SHAPE = None
+    COMPUTE_BACKBONE_SHAPE: Callable | None = None
 
     # The bottleneck's stride lies in its first 1x1 convolution, as in the ResNet paper and
     # matterport's files, or in the 3x3, as in torchvision's and in ResNeXt (not in matterport).
@@ -117,22 +118,22 @@ class Config:
     # What follows the convolutions of the backbone and of the FPN (not in matterport): "batch",
     # batch norm, see TRAIN_BN; "frozen", batch norm whose gamma and beta are fixed too, as in the
     # paper; "group", group norm of 32 groups (Wu & He 2018); None, nothing.
-    BACKBONE_NORM = "batch"
-    FPN_NORM = None
+    BACKBONE_NORM: str | None = "batch"
+    FPN_NORM: str | None = None
 
     # Convolutions have a bias even before a norm, which makes it superfluous; matterport's files
     # hold one, those of others don't (not in matterport).
     CONV_BIAS = True
 
     # Strides of P2..P6 in pixels of the input.
-    BACKBONE_STRIDES = [4, 8, 16, 32, 64]
+    BACKBONE_STRIDES: Sequence[int] = [4, 8, 16, 32, 64]
 
     # Channels of each map of the pyramid.
     TOP_DOWN_PYRAMID_SIZE = 256
 
     # Batch norm's mode: None trains it; False keeps its statistics fixed (right for the small
     # batches of detection on pre-trained weights); True sets training mode even in inference.
-    TRAIN_BN = False
+    TRAIN_BN: bool | None = False
 
     # Added to the variance by batch norm (not in matterport). 1e-5 in PyTorch; 0 in torchvision's
     # released COCO_V1.
@@ -155,7 +156,7 @@ class Config:
 
     # Scale jitter: training draws the shorter edge of each image from these, in pixels, in place of
     # IMAGE_MIN_DIM (paper, appendix B: 640 to 800); () for none (not in matterport).
-    IMAGE_MIN_DIM_CHOICES = ()
+    IMAGE_MIN_DIM_CHOICES: Sequence[int] = ()
 
     # Share of the training images that are mirrored, .5 in the paper, besides what `augmentation`
     # does (not in matterport).
@@ -204,8 +205,8 @@ class Config:
     # ---- Region proposal network -----------------------------------------------------------------
     # Side of the square anchor in pixels, one for each level, P2 first, or a tuple of several; a
     # level's anchors have the same area at each of the RPN_ANCHOR_RATIOS (width / height).
-    RPN_ANCHOR_SCALES = (32, 64, 128, 256, 512)
-    RPN_ANCHOR_RATIOS = [0.5, 1, 2]
+    RPN_ANCHOR_SCALES: Sequence = (32, 64, 128, 256, 512)
+    RPN_ANCHOR_RATIOS: Sequence[float] = [0.5, 1, 2]
 
     # 1: anchors at every cell of a map; 2: at every other cell.
     RPN_ANCHOR_STRIDE = 1
@@ -239,7 +240,7 @@ class Config:
     # level instead of all together. RPN_NMS_PER_LEVEL: only proposals of one level suppress each
     # other (it needs PRE_NMS_PER_LEVEL). Both as in the paper's code: 2000 in training, 1000 else
     # (not in matterport).
-    PRE_NMS_LIMIT_TRAINING = None
+    PRE_NMS_LIMIT_TRAINING: int | None = None
     PRE_NMS_PER_LEVEL = False
     RPN_NMS_PER_LEVEL = False
 
@@ -259,7 +260,7 @@ class Config:
 
     # Log sizes are cut here before exp, so that a wild delta can't overflow; None: no bound
     # (not in matterport).
-    BBOX_LOG_SIZE_LIMIT = math.log(1000 / 16)
+    BBOX_LOG_SIZE_LIMIT: float | None = math.log(1000 / 16)
 
     # ---- Heads -----------------------------------------------------------------------------------
     # RoIs of an image that train the heads, and the share of positive ones. .33 is two negatives to
@@ -313,7 +314,7 @@ class Config:
     MASK_POOL_SIZE = 14
 
     # (height, width) of a predicted mask, twice MASK_POOL_SIZE: [28, 28], or [56, 56] with 28.
-    MASK_SHAPE = [28, 28]
+    MASK_SHAPE: Sequence[int] = [28, 28]
 
     # Width of the fully connected layers of the box head, and their number (2 in matterport).
     FPN_CLASSIF_FC_LAYERS_SIZE = 1024
@@ -325,8 +326,8 @@ class Config:
     # BACKBONE_NORM.
     BOX_HEAD_CONVS = 0
     BOX_HEAD_CHANNELS = 256
-    BOX_HEAD_CONV_NORM = None
-    BOX_HEAD_NORM = "batch"
+    BOX_HEAD_CONV_NORM: str | None = None
+    BOX_HEAD_NORM: str | None = "batch"
 
     # With BODY "c4": the stride of the head's first block. 1 with POOL_SIZE = MASK_POOL_SIZE = 7 as
     # in the paper's figure 4, or 2 with 14 as in its code (not in matterport).
@@ -351,13 +352,13 @@ class Config:
 
     # Norm of the mask head's 3x3 convolutions, as BACKBONE_NORM; None in the paper (not in
     # matterport).
-    MASK_HEAD_NORM = "batch"
+    MASK_HEAD_NORM: str | None = "batch"
 
     # Training runs the mask head on the rows that can be positive instead of on all RoIs; only
     # those have a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are
     # equal either way; True: with trained batch norm too, whose statistics then are those of the
     # positive rows (not in matterport).
-    MASK_HEAD_ON_POSITIVES = None
+    MASK_HEAD_ON_POSITIVES: bool | None = None
 
     # Width of the mask head's 3x3 convolutions and its transposed one (not in matterport).
     MASK_HEAD_CHANNELS = 256
@@ -369,7 +370,16 @@ class Config:
     # Keypoints of an object, COCO's 17 of a person; and the pairs of left and right among them,
     # which a mirror image exchanges.
     NUM_KEYPOINTS = 17
-    KEYPOINT_FLIP_PAIRS = ((1, 2), (3, 4), (5, 6), (7, 8), (9, 10), (11, 12), (13, 14), (15, 16))
+    KEYPOINT_FLIP_PAIRS: Sequence = (
+        (1, 2),
+        (3, 4),
+        (5, 6),
+        (7, 8),
+        (9, 10),
+        (11, 12),
+        (13, 14),
+        (15, 16),
+    )
 
     # Cells of the pooled RoIs (the maps are four times as large: 56 x 56), number of the 3x3
     # convolutions and their width.
@@ -404,7 +414,7 @@ class Config:
     # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at
     # these shorter edges and, with TEST_FLIP, mirrored too; boxes are pooled, masks and keypoints'
     # maps averaged (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge.
-    TEST_SCALES = ()
+    TEST_SCALES: Sequence[int] = ()
     TEST_FLIP = False
 
     # ---- Training --------------------------------------------------------------------------------
@@ -414,7 +424,7 @@ class Config:
 
     # One of `config.OPTIMIZERS`, or a function f(learning_rate) -> keras optimizer, without
     # clipping of its own (not in matterport, where it is "sgd").
-    OPTIMIZER = "sgd"
+    OPTIMIZER: str | Callable = "sgd"
 
     # The learning rate over the run: "constant"; "cosine", down to zero at the last step; or
     # "step", multiplied by LEARNING_RATE_FACTOR at each of LEARNING_RATE_STEPS, counted from the
@@ -422,7 +432,7 @@ class Config:
     # (not in matterport). The paper's, at 16 images a step: 160,000 steps, drops at 120,000; from
     # its code, 1,000 of warm-up.
     LEARNING_RATE_SCHEDULE = "constant"
-    LEARNING_RATE_STEPS = ()
+    LEARNING_RATE_STEPS: Sequence[int] = ()
     LEARNING_RATE_FACTOR = 0.1
     WARMUP_STEPS = 0
 
@@ -441,16 +451,16 @@ class Config:
     # An exponential moving average of the weights, which are then the ones that are validated,
     # saved and left in the model: the share of the old average that a step keeps, such as .999;
     # None or 0: none (not in matterport).
-    EMA_MOMENTUM = None
+    EMA_MOMENTUM: float | None = None
 
     # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts
     # 1.
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
 
     # Bound on the norm of all gradients together; None or 0: no bound.
-    GRADIENT_CLIP_NORM = 5.0
+    GRADIENT_CLIP_NORM: float | None = 5.0
 
-    def __init__(self, **settings):
+    def __init__(self, **settings: Any):
         known = setting_names()
         for name, value in settings.items():
             if name not in known and not hasattr(type(self), name):
@@ -458,14 +468,7 @@ class Config:
                     f"{type(self).__name__} has no setting {name}{_suggest(name, known)}. "
                     f"Received: {name}={value!r}"
                 )
-        for name in dir(type(self)):
-            if name.isupper() and not name.startswith("_") and name not in known:
-                close = _suggest(name, known)
-                if close:
-                    warnings.warn(
-                        f"{type(self).__name__}.{name} is not a setting of Config{close}",
-                        stacklevel=2,
-                    )
+        self._warn_of_misspelt(known)
         # Instances own their mutable values: an edit of one never reaches the class.
         for name in known - _DERIVED:
             value = getattr(type(self), name)
@@ -476,44 +479,54 @@ class Config:
         # A function in a class body would be bound as a method; these are plain functions.
         for name in ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER"):
             value = inspect.getattr_static(self, name)
-            if (
-                inspect.isfunction(value)
-                and next(iter(inspect.signature(value).parameters), "") != "self"
-            ):
+            if _is_plain_function(value):
                 setattr(self, name, value)
+
+    def _warn_of_misspelt(self, known: set[str]) -> None:
+        """Warns of upper-case attributes of the class that read like a setting."""
+        for name in dir(type(self)):
+            if not name.isupper() or name.startswith("_") or name in known:
+                continue
+            close = _suggest(name, known)
+            if close:
+                warnings.warn(
+                    f"{type(self).__name__}.{name} is not a setting of Config{close}",
+                    stacklevel=3,
+                )
 
     # ---- Derived values: they follow the settings until they are assigned to -------------------
     @property
-    def BATCH_SIZE(self):
+    def BATCH_SIZE(self) -> int:
         """Images in a batch over all devices."""
         return self.__dict__.get("_BATCH_SIZE", self.IMAGES_PER_GPU * self.GPU_COUNT)
 
     @BATCH_SIZE.setter
-    def BATCH_SIZE(self, value):
+    def BATCH_SIZE(self, value: int) -> None:
         self._BATCH_SIZE = value
 
     @property
-    def IMAGE_SHAPE(self):
-        """[height, width, channels] of the network's input, int array; of modes with free sizes the
-        bound."""
-        side = self.IMAGE_MIN_DIM if self.IMAGE_RESIZE_MODE == "crop" else self.IMAGE_MAX_DIM
+    def IMAGE_SHAPE(self) -> Any:
+        """[height, width, channels] of the input, int array; of modes with free sizes the bound."""
+        side = self.IMAGE_MAX_DIM
+        if self.IMAGE_RESIZE_MODE == "crop":
+            side = self.IMAGE_MIN_DIM
         return self.__dict__.get("_IMAGE_SHAPE", np.array([side, side, self.IMAGE_CHANNEL_COUNT]))
 
     @IMAGE_SHAPE.setter
-    def IMAGE_SHAPE(self, value):
+    def IMAGE_SHAPE(self, value: Any) -> None:
         self._IMAGE_SHAPE = value
 
     @property
-    def IMAGE_META_SIZE(self):
+    def IMAGE_META_SIZE(self) -> int:
         """Length of an image's meta vector: id 1, two shapes 3 + 3, window 4, scale 1, classes."""
         return self.__dict__.get("_IMAGE_META_SIZE", 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES)
 
     @IMAGE_META_SIZE.setter
-    def IMAGE_META_SIZE(self, value):
+    def IMAGE_META_SIZE(self, value: int) -> None:
         self._IMAGE_META_SIZE = value
 
     # ---- Reading ---------------------------------------------------------------------------------
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """{name: value} of every upper-case attribute, the user's own included, sorted by name."""
         return {
             name: getattr(self, name)
@@ -521,14 +534,14 @@ class Config:
             if name.isupper() and not name.startswith("_")
         }
 
-    def display(self):
+    def display(self) -> None:
         """Prints every setting with its value."""
         print("\nConfigurations:")
         for name, value in self.to_dict().items():
             print(f"{name:30} {getattr(value, '__name__', value)}")
         print()
 
-    def override(self, assignments):
+    def override(self, assignments: Iterable[str]) -> None:
         """Sets `NAME=value` strings, as a command line gives them, values in Python's notation.
 
         Raises:
@@ -549,25 +562,17 @@ class Config:
                 new = ast.literal_eval(value)
             except (ValueError, SyntaxError):
                 new = value
-            number = isinstance(old, (int, float)) and not isinstance(old, bool)
-            fits = (
-                isinstance(new, (int, float)) and not isinstance(new, bool)
-                if number
-                else isinstance(new, type(old))
-                if isinstance(old, (bool, str, dict))
-                else True
-            )
-            if isinstance(old, int) and number and isinstance(new, float):
-                fits = False
-            if not fits:
+            if not _fits(new, old):
                 raise ValueError(
                     f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
                     f"Received: {value!r}"
                 )
-            setattr(self, name, np.array(new) if isinstance(old, np.ndarray) else new)
+            if isinstance(old, np.ndarray):
+                new = np.array(new)
+            setattr(self, name, new)
 
     # ---- Checking --------------------------------------------------------------------------------
-    def validate(self):
+    def validate(self) -> None:
         """Checks the settings one by one and against each other.
 
         Raises:
@@ -577,47 +582,54 @@ class Config:
         if problems:
             raise ValueError(f"{type(self).__name__} can't be used:\n  " + "\n  ".join(problems))
 
-    def _problems(self):
+    def _problems(self) -> Iterator[str]:
         for name in _COUNTS:
             value = getattr(self, name)
-            if not _is_whole(value) or value < 1:
+            if not _is_count(value, 1):
                 yield f"{name} is a whole number from 1. Received: {value!r}"
                 return  # the checks below compute with these
-        for name in (
-            "WORKERS",
-            "BOX_HEAD_CONVS",
-            "BOX_HEAD_FCS",
-            "MASK_HEAD_CONVS",
-            "WARMUP_STEPS",
-            "VALIDATION_STEPS",
-        ):
+        for name in _COUNTS_FROM_0:
             value = getattr(self, name)
-            if not _is_whole(value) or value < 0:
+            if not _is_count(value, 0):
                 yield f"{name} is a whole number from 0. Received: {value!r}"
-        if self.CHECK_IMAGES is not None and (
-            not _is_whole(self.CHECK_IMAGES) or self.CHECK_IMAGES < 0
-        ):
+        if self.CHECK_IMAGES is not None and not _is_count(self.CHECK_IMAGES, 0):
             yield f"CHECK_IMAGES is None or a whole number from 0. Received: {self.CHECK_IMAGES!r}"
-        for name in ("RPN_NMS_THRESHOLD", "DETECTION_NMS_THRESHOLD", "DETECTION_MIN_CONFIDENCE"):
+        yield from self._share_problems()
+        yield from self._image_size_problems()
+        yield from self._scale_problems()
+        yield from self._pixel_problems()
+        yield from self._backbone_problems()
+        yield from self._proposal_problems()
+        yield from self._head_problems()
+        for name, allowed in _CHOICES.items():
+            yield from self._choice_problems(name, allowed)
+        yield from self._loss_problems()
+        yield from self._learning_rate_problems()
+
+    def _choice_problems(self, name: str, allowed: tuple, also: str = "") -> Iterator[str]:
+        """A setting that is none of the values allowed; also: words before these."""
+        value = getattr(self, name)
+        if value not in allowed:
+            yield f"{name} is {also}one of {', '.join(map(str, allowed))}. Received: {value!r}"
+
+    def _share_problems(self) -> Iterator[str]:
+        """Shares, scores and IoUs, of 0 to 1."""
+        for name in (
+            "RPN_NMS_THRESHOLD",
+            "DETECTION_NMS_THRESHOLD",
+            "DETECTION_MIN_CONFIDENCE",
+            "HORIZONTAL_FLIP",
+        ):
             value = getattr(self, name)
             if not 0 <= value <= 1:
                 yield f"{name} lies in 0..1. Received: {value!r}"
-        yield from self._iou_problems()
-        if not 0 <= self.HORIZONTAL_FLIP <= 1:
-            yield f"HORIZONTAL_FLIP lies in 0..1. Received: {self.HORIZONTAL_FLIP!r}"
-        if not 0 < self.ROI_POSITIVE_RATIO <= 1:
-            yield (
-                "ROI_POSITIVE_RATIO lies in 0..1, 0 excluded. Received:"
-                f" {self.ROI_POSITIVE_RATIO!r}"
-            )
-        if not 0 <= self.BATCH_NORM_MOMENTUM < 1:
-            yield f"BATCH_NORM_MOMENTUM lies in 0..1. Received: {self.BATCH_NORM_MOMENTUM!r}"
-        yield from self._input_problems()
-        yield from self._network_problems()
-        yield from self._training_problems()
-
-    def _iou_problems(self):
-        for name in ("RPN_POSITIVE_IOU", "RPN_NEGATIVE_IOU", "ROI_POSITIVE_IOU", "CROWD_IOU"):
+        for name in (
+            "RPN_POSITIVE_IOU",
+            "RPN_NEGATIVE_IOU",
+            "ROI_POSITIVE_IOU",
+            "CROWD_IOU",
+            "ROI_POSITIVE_RATIO",
+        ):
             value = getattr(self, name)
             if not 0 < value <= 1:
                 yield f"{name} lies in 0..1, 0 excluded. Received: {value!r}"
@@ -626,30 +638,38 @@ class Config:
                 "RPN_NEGATIVE_IOU is at most RPN_POSITIVE_IOU. Received: "
                 f"{self.RPN_NEGATIVE_IOU!r} and {self.RPN_POSITIVE_IOU!r}"
             )
+        if not 0 <= self.BATCH_NORM_MOMENTUM < 1:
+            yield f"BATCH_NORM_MOMENTUM lies in 0..1. Received: {self.BATCH_NORM_MOMENTUM!r}"
 
-    def _input_problems(self):
-        mode, sides = self.IMAGE_RESIZE_MODE, (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
-        if mode not in RESIZE_MODES:
-            yield f"IMAGE_RESIZE_MODE is one of {', '.join(RESIZE_MODES)}. Received: {mode!r}"
+    def _image_size_problems(self) -> Iterator[str]:
+        mode = self.IMAGE_RESIZE_MODE
+        sides = (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
+        yield from self._choice_problems("IMAGE_RESIZE_MODE", RESIZE_MODES)
         stride = max(self.BACKBONE_STRIDES)
-        used = {"square": ["IMAGE_MAX_DIM"], "pad64": ["IMAGE_MIN_DIM"], "crop": ["IMAGE_MIN_DIM"]}
-        for name in used.get(mode, []):
-            if not getattr(self, name) or getattr(self, name) % stride:
+        if mode in _SIDE_OF_MODE:
+            name = _SIDE_OF_MODE[mode]
+            side = getattr(self, name)
+            if not side or side % stride:
                 yield (
                     f"{name} divides by {stride}, the largest of BACKBONE_STRIDES, with "
                     f"IMAGE_RESIZE_MODE {mode!r}: for example {stride * 4} or {stride * 16}. "
-                    f"Received: {getattr(self, name)!r}"
+                    f"Received: {side!r}"
                 )
         if mode == "shorter" and not all(sides):
             yield (
                 "IMAGE_RESIZE_MODE 'shorter' needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received:"
                 f" {sides}"
             )
-        if all(sides) and sides[0] > sides[1] and mode in ("square", "shorter"):
+        if mode in ("square", "shorter") and all(sides) and sides[0] > sides[1]:
             yield f"IMAGE_MIN_DIM is at most IMAGE_MAX_DIM. Received: {sides[0]} and {sides[1]}"
+
+    def _scale_problems(self) -> Iterator[str]:
+        """Scale jitter, and the scales of test-time augmentation."""
+        mode = self.IMAGE_RESIZE_MODE
+        sides = (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
         for name in ("IMAGE_MIN_DIM_CHOICES", "TEST_SCALES"):
             values = getattr(self, name)
-            if not all(_is_whole(value) and value > 0 for value in values):
+            if not all(_is_count(value, 1) for value in values):
                 yield f"{name} has whole numbers of pixels. Received: {values!r}"
             elif len(values) and mode == "none":
                 yield (
@@ -658,44 +678,38 @@ class Config:
                 )
             elif mode == "pad64" and any(value % 64 for value in values):
                 yield f"{name} divide by 64 with IMAGE_RESIZE_MODE 'pad64'. Received: {values!r}"
-        if (
-            mode in ("square", "shorter")
-            and all(sides)
-            and max(self.IMAGE_MIN_DIM_CHOICES, default=0) > sides[1]
-        ):
+        choices = self.IMAGE_MIN_DIM_CHOICES
+        bounded = mode in ("square", "shorter") and all(sides)
+        if bounded and max(choices, default=0) > sides[1]:
             yield (
                 f"IMAGE_MIN_DIM_CHOICES are at most IMAGE_MAX_DIM = {sides[1]}. Received:"
-                f" {self.IMAGE_MIN_DIM_CHOICES!r}"
+                f" {choices!r}"
             )
         if len(self.TEST_SCALES) and not all(sides):
             yield f"TEST_SCALES needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
-        if np.size(self.MEAN_PIXEL) != self.IMAGE_CHANNEL_COUNT:
+
+    def _pixel_problems(self) -> Iterator[str]:
+        channels = self.IMAGE_CHANNEL_COUNT
+        if np.size(self.MEAN_PIXEL) != channels:
             yield (
-                "MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT ="
-                f" {self.IMAGE_CHANNEL_COUNT} channels. Received: {np.size(self.MEAN_PIXEL)} values"
+                f"MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT = {channels} channels. "
+                f"Received: {np.size(self.MEAN_PIXEL)} values"
             )
-        if (
-            np.size(self.STD_PIXEL) not in (1, self.IMAGE_CHANNEL_COUNT)
-            or np.min(self.STD_PIXEL) <= 0
-        ):
+        if np.size(self.STD_PIXEL) not in (1, channels) or np.min(self.STD_PIXEL) <= 0:
             yield (
                 "STD_PIXEL has one positive value or one for each of IMAGE_CHANNEL_COUNT = "
-                f"{self.IMAGE_CHANNEL_COUNT} channels. Received: {self.STD_PIXEL!r}"
+                f"{channels} channels. Received: {self.STD_PIXEL!r}"
             )
         if len(self.MINI_MASK_SHAPE) != 2 or min(self.MINI_MASK_SHAPE) < 1:
             yield f"MINI_MASK_SHAPE is (height, width). Received: {self.MINI_MASK_SHAPE!r}"
 
-    def _network_problems(self):
-        if callable(self.BACKBONE):
-            if self.COMPUTE_BACKBONE_SHAPE is None:
-                yield (
-                    "COMPUTE_BACKBONE_SHAPE is a function of the image's shape when BACKBONE is a "
-                    "function. Received: None"
-                )
-        elif self.BACKBONE not in BACKBONES:
+    def _backbone_problems(self) -> Iterator[str]:
+        if not callable(self.BACKBONE):
+            yield from self._choice_problems("BACKBONE", BACKBONES, "a function or ")
+        elif self.COMPUTE_BACKBONE_SHAPE is None:
             yield (
-                f"BACKBONE is a function or one of {', '.join(BACKBONES)}. Received:"
-                f" {self.BACKBONE!r}"
+                "COMPUTE_BACKBONE_SHAPE is a function of the image's shape when BACKBONE is a "
+                "function. Received: None"
             )
         if self.BODY == "c4":
             yield from self._c4_problems()
@@ -703,50 +717,12 @@ class Config:
             yield (
                 f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
             )
-        if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
-            yield (
-                f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
-                f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}"
-            )
-        if self.RPN_ANCHOR_STRIDE not in (1, 2):
-            yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
-        side = 2 * -(
-            -self.MASK_POOL_SIZE // (self.C4_HEAD_STRIDE if self.BODY == "c4" else 1)
-        )  # an odd one is rounded up
-        if self.USE_MASK and list(self.MASK_SHAPE) != [side, side]:
-            yield (
-                f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
-                f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
-                f"{self.MASK_POOL_SIZE}"
-            )
-        if self.RPN_NMS_PER_LEVEL and not self.PRE_NMS_PER_LEVEL:
-            yield "RPN_NMS_PER_LEVEL needs PRE_NMS_PER_LEVEL. Received: True and False"
-        limit = self.PRE_NMS_LIMIT_TRAINING
-        if limit is not None and (not _is_whole(limit) or limit < 1):
-            yield f"PRE_NMS_LIMIT_TRAINING is None or a whole number from 1. Received: {limit!r}"
         if self.BATCH_NORM_EPSILON < 0:
             yield f"BATCH_NORM_EPSILON is at least 0. Received: {self.BATCH_NORM_EPSILON!r}"
-        if not _is_whole(self.ROI_ALIGN_SAMPLES) or self.ROI_ALIGN_SAMPLES < 0:
-            yield (
-                f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
-            )
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                yield (
-                    f"{name} is one of {', '.join(map(str, allowed))}. Received:"
-                    f" {getattr(self, name)!r}"
-                )
-        for pair in self.KEYPOINT_FLIP_PAIRS if self.USE_KEYPOINTS else ():
-            if len(set(pair)) != 2 or not all(0 <= i < self.NUM_KEYPOINTS for i in pair):
-                yield (
-                    f"KEYPOINT_FLIP_PAIRS has pairs of keypoints 0..{self.NUM_KEYPOINTS - 1}"
-                    f" (NUM_KEYPOINTS - 1), () for none. Received: {pair!r}"
-                )
-        for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
-            if np.size(getattr(self, name)) != 4 or np.min(getattr(self, name)) <= 0:
-                yield f"{name} has 4 positive values. Received: {getattr(self, name)!r}"
+        if self.TRAIN_BN not in (None, True, False):
+            yield f"TRAIN_BN is None, True or False. Received: {self.TRAIN_BN!r}"
 
-    def _c4_problems(self):
+    def _c4_problems(self) -> Iterator[str]:
         if callable(self.BACKBONE):
             yield (
                 "BODY 'c4' takes a BACKBONE by name: its fifth stage is the head. Received: a"
@@ -760,48 +736,88 @@ class Config:
         if self.C4_HEAD_STRIDE not in (1, 2):
             yield f"C4_HEAD_STRIDE is 1 or 2. Received: {self.C4_HEAD_STRIDE!r}"
 
-    def _training_problems(self):
-        if self.TRAIN_BN not in (None, True, False):
-            yield f"TRAIN_BN is None, True or False. Received: {self.TRAIN_BN!r}"
+    def _proposal_problems(self) -> Iterator[str]:
+        if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
+            yield (
+                f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
+                f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}"
+            )
+        if self.RPN_ANCHOR_STRIDE not in (1, 2):
+            yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
+        if self.RPN_NMS_PER_LEVEL and not self.PRE_NMS_PER_LEVEL:
+            yield "RPN_NMS_PER_LEVEL needs PRE_NMS_PER_LEVEL. Received: True and False"
+        limit = self.PRE_NMS_LIMIT_TRAINING
+        if limit is not None and not _is_count(limit, 1):
+            yield f"PRE_NMS_LIMIT_TRAINING is None or a whole number from 1. Received: {limit!r}"
+        for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
+            value = getattr(self, name)
+            if np.size(value) != 4 or np.min(value) <= 0:
+                yield f"{name} has 4 positive values. Received: {value!r}"
+
+    def _head_problems(self) -> Iterator[str]:
+        side = self._mask_side()
+        if self.USE_MASK and list(self.MASK_SHAPE) != [side, side]:
+            yield (
+                f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
+                f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
+                f"{self.MASK_POOL_SIZE}"
+            )
+        if not _is_count(self.ROI_ALIGN_SAMPLES, 0):
+            yield (
+                f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
+            )
+        if self.USE_KEYPOINTS:
+            yield from self._keypoint_problems()
+
+    def _mask_side(self) -> int:
+        """Side of the masks that the mask head predicts."""
+        cells = self.MASK_POOL_SIZE
+        if self.BODY == "c4":  # its head has a stride; an odd side is rounded up
+            cells = -(-cells // self.C4_HEAD_STRIDE)
+        return 2 * cells
+
+    def _keypoint_problems(self) -> Iterator[str]:
+        for pair in self.KEYPOINT_FLIP_PAIRS:
+            exist = all(0 <= i < self.NUM_KEYPOINTS for i in pair)
+            if len(set(pair)) != 2 or not exist:
+                yield (
+                    f"KEYPOINT_FLIP_PAIRS has pairs of keypoints 0..{self.NUM_KEYPOINTS - 1}"
+                    f" (NUM_KEYPOINTS - 1), () for none. Received: {pair!r}"
+                )
+
+    def _loss_problems(self) -> Iterator[str]:
         names = (*LOSS_NAMES, KEYPOINT_LOSS)
         unknown = set(self.LOSS_WEIGHTS) - set(names)
         if unknown:
             yield f"LOSS_WEIGHTS has weights for {', '.join(names)}. Received: {sorted(unknown)}"
-        if not callable(self.OPTIMIZER) and self.OPTIMIZER not in OPTIMIZERS:
+        if not callable(self.OPTIMIZER):
+            yield from self._choice_problems("OPTIMIZER", OPTIMIZERS, "a function or ")
+        yield from self._choice_problems("WEIGHT_DECAY_KIND", WEIGHT_DECAYS)
+        momentum = self.EMA_MOMENTUM
+        if momentum and (callable(self.OPTIMIZER) or not 0 < momentum < 1):
             yield (
-                f"OPTIMIZER is a function or one of {', '.join(OPTIMIZERS)}. Received:"
-                f" {self.OPTIMIZER!r}"
+                "EMA_MOMENTUM lies in 0..1, or is None; an OPTIMIZER of your own takes `use_ema`"
+                f" itself. Received: {momentum!r}"
             )
-        if self.LEARNING_RATE_SCHEDULE not in SCHEDULES:
-            yield (
-                f"LEARNING_RATE_SCHEDULE is one of {', '.join(SCHEDULES)}. "
-                f"Received: {self.LEARNING_RATE_SCHEDULE!r}"
-            )
+
+    def _learning_rate_problems(self) -> Iterator[str]:
+        yield from self._choice_problems("LEARNING_RATE_SCHEDULE", SCHEDULES)
         steps = list(self.LEARNING_RATE_STEPS)
-        if steps != sorted(set(steps)) or not all(_is_whole(step) and step > 0 for step in steps):
+        if steps != sorted(set(steps)) or not all(_is_count(step, 1) for step in steps):
             yield (
                 "LEARNING_RATE_STEPS are rising numbers of steps. Received:"
                 f" {self.LEARNING_RATE_STEPS!r}"
             )
         if self.LEARNING_RATE_SCHEDULE == "step" and not steps:
             yield "LEARNING_RATE_SCHEDULE 'step' needs LEARNING_RATE_STEPS. Received: ()"
-        if self.WEIGHT_DECAY_KIND not in WEIGHT_DECAYS:
-            yield (
-                f"WEIGHT_DECAY_KIND is one of {', '.join(WEIGHT_DECAYS)}. Received:"
-                f" {self.WEIGHT_DECAY_KIND!r}"
-            )
-        if self.EMA_MOMENTUM and (callable(self.OPTIMIZER) or not 0 < self.EMA_MOMENTUM < 1):
-            yield (
-                "EMA_MOMENTUM lies in 0..1, or is None; an OPTIMIZER of your own takes `use_ema`"
-                f" itself. Received: {self.EMA_MOMENTUM!r}"
-            )
         if self.LEARNING_RATE <= 0:
             yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
 
 
 class PaperConfig(Config):
-    """Mask R-CNN with FPN as in the paper (arXiv 1703.06870v3) and, where it is silent, its
-    authors' code.
+    """Mask R-CNN with FPN as in the paper (arXiv 1703.06870v3).
+
+    Where the paper is silent, the settings are those of its authors' code.
 
     Training is that of the paper's section 3.1: 16 images a batch, 2 on each of 8 devices. With a
     smaller batch the learning rate goes down in proportion. BACKBONE may also be "resnext101_64x4d"
@@ -810,13 +826,15 @@ class PaperConfig(Config):
 
     # Section 3.1: shorter edge 800 pixels; the authors' code bounds the longer one.
     IMAGE_RESIZE_MODE = "shorter"
-    IMAGE_MIN_DIM, IMAGE_MAX_DIM = 800, 1333
+    IMAGE_MIN_DIM = 800
+    IMAGE_MAX_DIM = 1333
     FLOAT_RESIZE = True
     BOX_FRAME = "edges"
 
     # Section 3, network architecture: pre-trained batch norm is fixed; no norm elsewhere.
     BACKBONE_NORM = "frozen"
-    BOX_HEAD_NORM = MASK_HEAD_NORM = None
+    BOX_HEAD_NORM: str | None = None
+    MASK_HEAD_NORM: str | None = None
     BATCH_NORM_EPSILON = 1e-5
 
     # Table 2c, RoIAlign of four averaged samples; its authors later read cells from their middles
@@ -828,19 +846,26 @@ class PaperConfig(Config):
     RPN_SCORE = "sigmoid"
     RPN_CHANNELS = 256
     RPN_BBOX_STD_DEV = np.array([1.0, 1.0, 1.0, 1.0])
-    PRE_NMS_PER_LEVEL = RPN_NMS_PER_LEVEL = RPN_CLIP_TO_WINDOW = True
-    PRE_NMS_LIMIT, PRE_NMS_LIMIT_TRAINING = 1000, 2000
-    POST_NMS_ROIS_TRAINING = POST_NMS_ROIS_INFERENCE = 1000
+    PRE_NMS_PER_LEVEL = True
+    RPN_NMS_PER_LEVEL = True
+    RPN_CLIP_TO_WINDOW = True
+    PRE_NMS_LIMIT = 1000
+    PRE_NMS_LIMIT_TRAINING = 2000
+    POST_NMS_ROIS_TRAINING = 1000
+    POST_NMS_ROIS_INFERENCE = 1000
 
     # Section 3.1, training: 512 RoIs with FPN, one positive to three negatives; L_cls counts real
     # RoIs.
-    TRAIN_ROIS_PER_IMAGE, ROI_POSITIVE_RATIO = 512, 0.25
-    ROI_FILL_NEGATIVES = ROI_ADD_GT = True
+    TRAIN_ROIS_PER_IMAGE = 512
+    ROI_POSITIVE_RATIO = 0.25
+    ROI_FILL_NEGATIVES = True
+    ROI_ADD_GT = True
     CLASS_LOSS_ON_PADDING = False
 
     # Section 3.1, inference: the best 100 of all classes after suppression in each.
     DETECTION_ALL_CLASSES = True
-    DETECTION_MIN_CONFIDENCE, DETECTION_NMS_THRESHOLD = 0.05, 0.5
+    DETECTION_MIN_CONFIDENCE = 0.05
+    DETECTION_NMS_THRESHOLD = 0.5
     ROUND_DETECTIONS = False
     MASK_PASTE = "padded"
 
@@ -851,16 +876,20 @@ class PaperConfig(Config):
     # biases. Section 5, keypoints: USE_KEYPOINTS, jitter of 640 to 800 pixels, (60_000, 80_000) of
     # 90,000.
     LEARNING_RATE = 0.02
-    LEARNING_RATE_SCHEDULE, LEARNING_RATE_STEPS = "step", (120_000,)
+    LEARNING_RATE_SCHEDULE = "step"
+    LEARNING_RATE_STEPS = (120_000,)
     WARMUP_STEPS = 1000
-    WEIGHT_DECAY_KIND, WEIGHT_DECAY_ON_BIASES = "sum", False
+    WEIGHT_DECAY_KIND = "sum"
+    WEIGHT_DECAY_ON_BIASES = False
     HORIZONTAL_FLIP = 0.5
     GRADIENT_CLIP_NORM = None
 
 
 class PaperC4Config(PaperConfig):
-    """The paper's C4 body: one map at stride 16, 15 anchors in each place, the fifth stage as the
-    head of each RoI."""
+    """The paper's C4 body: one map at stride 16, the fifth stage as the head of each RoI.
+
+    There are 15 anchors in each place.
+    """
 
     # Section 3, network architecture, and figure 4, left.
     BODY = "c4"
@@ -874,9 +903,12 @@ class PaperC4Config(PaperConfig):
     RPN_CHANNELS = 1024
 
     # One level: section 3.1, inference, 300 proposals; training, 64 RoIs.
-    PRE_NMS_PER_LEVEL = RPN_NMS_PER_LEVEL = False
-    PRE_NMS_LIMIT, PRE_NMS_LIMIT_TRAINING = 6000, 12000
-    POST_NMS_ROIS_TRAINING, POST_NMS_ROIS_INFERENCE = 2000, 300
+    PRE_NMS_PER_LEVEL = False
+    RPN_NMS_PER_LEVEL = False
+    PRE_NMS_LIMIT = 6000
+    PRE_NMS_LIMIT_TRAINING = 12000
+    POST_NMS_ROIS_TRAINING = 2000
+    POST_NMS_ROIS_INFERENCE = 300
     TRAIN_ROIS_PER_IMAGE = 64
 
 
@@ -897,6 +929,8 @@ _CHOICES = {
     "ROI_ALIGN_REDUCE": ("average", "max"),
     "ROI_LEVEL": ("round", "floor"),
 }
+# The side that the largest stride must divide.
+_SIDE_OF_MODE = {"square": "IMAGE_MAX_DIM", "pad64": "IMAGE_MIN_DIM", "crop": "IMAGE_MIN_DIM"}
 _DERIVED = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
 _COUNTS = (
     "GPU_COUNT",
@@ -927,23 +961,62 @@ _COUNTS = (
 )
 
 
-def setting_names():
+_COUNTS_FROM_0 = (
+    "WORKERS",
+    "BOX_HEAD_CONVS",
+    "BOX_HEAD_FCS",
+    "MASK_HEAD_CONVS",
+    "WARMUP_STEPS",
+    "VALIDATION_STEPS",
+)
+
+
+def setting_names() -> set[str]:
     """Set of the names that `Config` itself defines."""
     return {name for name, _ in inspect.getmembers(Config) if name.isupper() and name[0] != "_"}
 
 
-def _suggest(name, known):
+def _suggest(name: str, known: set[str]) -> str:
+    """Words that name the setting that was probably meant; none where nothing is close."""
     close = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.85)
-    return f"; did you mean {close[0]}?" if close and close[0] != name else ""
+    if not close or close[0] == name:
+        return ""
+    return f"; did you mean {close[0]}?"
 
 
-def _is_whole(value):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+def _is_count(value: Any, least: int) -> bool:
+    """Whether a value is a whole number and not below the least."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        return False
+    return bool(value >= least)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _fits(new: Any, old: Any) -> bool:
+    """Whether a value is of the kind of the setting's present one."""
+    if _is_number(old):
+        if isinstance(old, int) and isinstance(new, float):
+            return False
+        return _is_number(new)
+    if isinstance(old, (bool, str, dict)):
+        return isinstance(new, type(old))
+    return True
+
+
+def _is_plain_function(value: Any) -> bool:
+    """Whether a value is a function that is no method."""
+    if not inspect.isfunction(value):
+        return False
+    return next(iter(inspect.signature(value).parameters), "") != "self"
 
 
 class SmallConfig(Config):
-    """A network that learns from random weights in minutes on two CPU cores: objects of 16 to 128
-    pixels on images of 128 (not in matterport). Subclass it as `Config`; without a GPU or
+    """A network that learns from random weights in minutes on two CPU cores (not in matterport).
+
+    Objects are of 16 to 128 pixels on images of 128. Subclass it as `Config`; without a GPU or
     pre-trained weights it is where to begin.
     """
 
