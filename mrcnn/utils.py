@@ -13,6 +13,7 @@ import math
 import random
 import sys
 import warnings
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -903,63 +904,103 @@ def resize_mask(mask, scale, padding, crop=None, exact=False):
 ############################################################
 
 
-def _instances(boxes, masks, *columns):
-    """Boxes, masks and columns without the rows whose box is all zero, which pad tables.
+def _is_instance(boxes: np.ndarray) -> np.ndarray:
+    """Which rows of boxes [N, 4] are not all zero, [N] bool: zero rows pad tables."""
+    return (np.asarray(boxes) != 0).any(axis=1)
 
-    Masks may come padded like the boxes, or with only those of real objects.
+
+def _masks_of(masks: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Masks [H, W, n] of the rows to keep.
+
+    Args:
+        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone.
+        keep: [N] bool.
     """
-    boxes, masks = np.asarray(boxes), np.asarray(masks)
-    keep = (boxes != 0).any(axis=1)
-    if masks.shape[-1] == len(boxes):
-        masks = masks if keep.all() else masks[..., keep]
-    elif masks.shape[-1] != keep.sum():
+    masks = np.asarray(masks)
+    if masks.shape[-1] == len(keep):
+        if keep.all():
+            return masks
+        return masks[..., keep]
+    if masks.shape[-1] != keep.sum():
         raise ValueError(
-            f"Expected a mask for each of {len(boxes)} boxes. Received: {masks.shape[-1]}"
+            f"Expected a mask for each of {len(keep)} boxes. Received: {masks.shape[-1]}"
         )
-    return boxes[keep], masks, *(np.asarray(column)[: len(keep)][keep] for column in columns)
+    return masks
 
 
-def _sorted_overlaps(
-    gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks
-):
-    """Class ids of ground truth and of predictions, scores and IoU [pred, gt]; best predictions
-    first."""
-    _, gt_masks, gt_class_ids = _instances(gt_boxes, gt_masks, gt_class_ids)
-    _, pred_masks, pred_class_ids, pred_scores = _instances(
-        pred_boxes, pred_masks, pred_class_ids, pred_scores
-    )
-    order = np.argsort(-pred_scores, kind="stable")
-    overlaps = compute_overlaps_masks(pred_masks, gt_masks)[order]
-    return gt_class_ids, pred_class_ids[order], pred_scores[order], overlaps
+class _Candidates(NamedTuple):
+    """Objects and predictions of one image, the best prediction first.
+
+    Attributes:
+        gt_class_ids: [N] int.
+        class_ids, scores: [P] of the predictions.
+        overlaps: [P, N] IoU of masks.
+    """
+
+    gt_class_ids: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+    overlaps: np.ndarray
 
 
-def _match(gt_class_ids, pred_class_ids, pred_scores, overlaps, iou_threshold, score_threshold):
-    """Greedy matching, best prediction first: each takes the free object of its class that it fits
-    best."""
-    gt_match, pred_match = np.full(len(gt_class_ids), -1.0), np.full(len(pred_class_ids), -1.0)
+def _candidates(
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+) -> _Candidates:
+    """The `_Candidates` of what `compute_matches` takes, without padding."""
+    real = _is_instance(gt_boxes)
+    gt_masks = _masks_of(gt_masks, real)
+    gt_class_ids = np.asarray(gt_class_ids)[: len(real)][real]
+    real = _is_instance(pred_boxes)
+    pred_masks = _masks_of(pred_masks, real)
+    class_ids = np.asarray(pred_class_ids)[: len(real)][real]
+    scores = np.asarray(pred_scores)[: len(real)][real]
+    order = np.argsort(-scores, kind="stable")
+    overlaps = compute_overlaps_masks(pred_masks, gt_masks)
+    return _Candidates(gt_class_ids, class_ids[order], scores[order], overlaps[order])
+
+
+def _match(
+    candidates: _Candidates, iou_threshold: float, score_threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy matching: each prediction takes the free object of its class that it fits best.
+
+    Returns:
+        gt_match [N], pred_match [P], see `compute_matches`.
+    """
+    gt_class_ids, class_ids, scores, overlaps = candidates
+    gt_match = np.full(len(gt_class_ids), -1.0)
+    pred_match = np.full(len(class_ids), -1.0)
     if not len(gt_class_ids):
         return gt_match, pred_match
-    fits = (overlaps >= iou_threshold) & (pred_class_ids[:, None] == gt_class_ids)
-    fits &= (pred_scores >= score_threshold)[:, None]
+    fits = overlaps >= iou_threshold
+    fits &= class_ids[:, None] == gt_class_ids
+    fits &= (scores >= score_threshold)[:, None]
     for i in np.flatnonzero(fits.any(axis=1)):
-        fit = np.where(fits[i] & (gt_match < 0), overlaps[i], -1)
-        j = fit.argmax()
-        if fit[j] >= 0:
-            gt_match[j], pred_match[i] = i, j
+        free = fits[i] & (gt_match < 0)
+        if free.any():
+            j = np.where(free, overlaps[i], -1).argmax()
+            gt_match[j] = i
+            pred_match[i] = j
     return gt_match, pred_match
 
 
 def compute_matches(
-    gt_boxes,
-    gt_class_ids,
-    gt_masks,
-    pred_boxes,
-    pred_class_ids,
-    pred_scores,
-    pred_masks,
-    iou_threshold=0.5,
-    score_threshold=0.0,
-):
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matches the predictions of one image with its ground truth, by the IoU of masks.
 
     Rows whose box is all zero are padding and left out, wherever they stand.
@@ -977,36 +1018,48 @@ def compute_matches(
         pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
         overlaps: [P, N] IoU, predictions sorted by score.
     """
-    *found, overlaps = _sorted_overlaps(
-        gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks
+    candidates = _candidates(
+        gt_boxes,
+        gt_class_ids,
+        gt_masks,
+        pred_boxes,
+        pred_class_ids,
+        pred_scores,
+        pred_masks,
     )
-    gt_match, pred_match = _match(*found, overlaps, iou_threshold, score_threshold)
-    return gt_match, pred_match, overlaps
+    gt_match, pred_match = _match(candidates, iou_threshold, score_threshold)
+    return gt_match, pred_match, candidates.overlaps
 
 
-def _average_precision(pred_match, gt_count):
+def _average_precision(
+    pred_match: np.ndarray, gt_count: int
+) -> tuple[float, np.ndarray, np.ndarray]:
     """AP, precisions, recalls [P + 2] of one image's matches, the predictions sorted by score."""
     hits = np.cumsum(pred_match > -1)
     precisions = hits / np.arange(1, len(hits) + 1)
-    recalls = hits / gt_count if gt_count else np.full(len(hits), np.nan)
+    recalls = np.full(len(hits), np.nan)
+    if gt_count:
+        recalls = hits / gt_count
     precisions = np.concatenate([[0.0], precisions, [0.0]])
     recalls = np.concatenate([[0.0], recalls, [1.0]])
     # The envelope: precision never rises with recall.
     precisions = np.maximum.accumulate(precisions[::-1])[::-1]
-    ap = np.sum(np.diff(recalls) * precisions[1:]) if gt_count else np.nan
+    ap = np.nan
+    if gt_count:
+        ap = np.sum(np.diff(recalls) * precisions[1:])
     return ap, precisions, recalls
 
 
 def compute_ap(
-    gt_boxes,
-    gt_class_ids,
-    gt_masks,
-    pred_boxes,
-    pred_class_ids,
-    pred_scores,
-    pred_masks,
-    iou_threshold=0.5,
-):
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+    iou_threshold: float = 0.5,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Average precision of one image at one IoU threshold, classes together (VOC 2010's area).
 
     It is the area under the precision envelope of this image's predictions, matched by the IoU of
@@ -1035,20 +1088,21 @@ def compute_ap(
         pred_masks,
         iou_threshold,
     )
-    return *_average_precision(pred_match, len(gt_match)), overlaps
+    ap, precisions, recalls = _average_precision(pred_match, len(gt_match))
+    return ap, precisions, recalls, overlaps
 
 
 def compute_ap_range(
-    gt_box,
-    gt_class_id,
-    gt_mask,
-    pred_box,
-    pred_class_id,
-    pred_score,
-    pred_mask,
-    iou_thresholds=None,
-    verbose=1,
-):
+    gt_box: np.ndarray,
+    gt_class_id: np.ndarray,
+    gt_mask: np.ndarray,
+    pred_box: np.ndarray,
+    pred_class_id: np.ndarray,
+    pred_score: np.ndarray,
+    pred_mask: np.ndarray,
+    iou_thresholds: Any = None,
+    verbose: int = 1,
+) -> float:
     """Mean of `compute_ap` over IoU thresholds.
 
     Args:
@@ -1059,25 +1113,36 @@ def compute_ap_range(
     Returns:
         float; NaN without ground truth.
     """
-    thresholds = np.arange(0.5, 1.0, 0.05) if iou_thresholds is None else np.asarray(iou_thresholds)
+    if iou_thresholds is None:
+        iou_thresholds = np.arange(0.5, 1.0, 0.05)
+    thresholds = np.asarray(iou_thresholds).ravel()
     if not thresholds.size:
         raise ValueError("Expected at least one IoU threshold. Received: none")
-    *found, overlaps = _sorted_overlaps(
-        gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask
+    candidates = _candidates(
+        gt_box,
+        gt_class_id,
+        gt_mask,
+        pred_box,
+        pred_class_id,
+        pred_score,
+        pred_mask,
     )
     aps = []
-    for threshold in thresholds.ravel():
-        gt_match, pred_match = _match(*found, overlaps, threshold, 0.0)
-        aps.append(_average_precision(pred_match, len(gt_match))[0])
+    for threshold in thresholds:
+        gt_match, pred_match = _match(candidates, threshold, score_threshold=0.0)
+        ap, _, _ = _average_precision(pred_match, len(gt_match))
+        aps.append(ap)
         if verbose:
-            logger.info("AP @%.2f: %.3f", threshold, aps[-1])
-    ap = np.mean(aps)
+            logger.info("AP @%.2f: %.3f", threshold, ap)
+    mean: Any = np.mean(aps)
     if verbose:
-        logger.info("AP @%.2f-%.2f: %.3f", thresholds.min(), thresholds.max(), ap)
-    return ap
+        logger.info("AP @%.2f-%.2f: %.3f", thresholds.min(), thresholds.max(), mean)
+    return mean
 
 
-def compute_recall(pred_boxes, gt_boxes, iou):
+def compute_recall(
+    pred_boxes: np.ndarray, gt_boxes: np.ndarray, iou: float
+) -> tuple[float, np.ndarray]:
     """Share of ground-truth boxes that some box overlaps by at least `iou`, as its best one.
 
     Args:
@@ -1090,10 +1155,12 @@ def compute_recall(pred_boxes, gt_boxes, iou):
         positive_ids: [K] int, the boxes that overlap one.
     """
     overlaps = compute_overlaps(pred_boxes, gt_boxes)  # [P, N]
-    if not overlaps.shape[1]:
+    gt_count = overlaps.shape[1]
+    if not gt_count:
         return np.nan, np.zeros(0, np.int64)
     positive_ids = np.flatnonzero(overlaps.max(axis=1) >= iou)
-    return len(set(overlaps[positive_ids].argmax(axis=1))) / overlaps.shape[1], positive_ids
+    reached = set(overlaps[positive_ids].argmax(axis=1))
+    return len(reached) / gt_count, positive_ids
 
 
 ############################################################
