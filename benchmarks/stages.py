@@ -27,7 +27,7 @@ def prefixes(network):
     """{stage: the network from its inputs to the outputs of that stage, batch norm folded}."""
     import keras
 
-    from mrcnn import folding
+    from mrcnn import rewrite
 
     def output(*names):
         return [network.get_layer(name).output for name in names]
@@ -50,7 +50,7 @@ def prefixes(network):
     for name, outputs in stages.items():
         # Without the feature maps a later stage's network would leave out a part of an earlier one.
         inputs = network.inputs[:1] if name in ("backbone", "FPN", "RPN") else network.inputs
-        needed[name] = folding.fold_batch_norm(keras.Model(inputs, [*before, *outputs]))
+        needed[name] = rewrite.fold_batch_norm(keras.Model(inputs, [*before, *outputs]))
         before = stages["FPN"] if name != "backbone" else outputs
     return needed
 
@@ -77,7 +77,7 @@ def main():
     options = parser.parse_args()
     import tensorflow as tf
 
-    from mrcnn import folding, inference, model as modellib
+    from mrcnn import inference, model as modellib, rewrite
 
     config = Config(
         NAME="stages",
@@ -107,7 +107,7 @@ def main():
         return lambda: function(*values), floating_point_operations(function)
 
     runs, work = {"molding": lambda: model.mold_inputs([image])}, {}
-    for name, network in prefixes(model._box_model).items():
+    for name, network in prefixes(model.keras_model.sub_models["boxes"]).items():
         runs[name], work[name] = compile_(network, args[: len(network.inputs)])
     detections, masks, _ = parts = inference.infer(model, molded, metas, anchors)
     rows = min(inference.HEAD_GROUP, detections.shape[1])
@@ -121,7 +121,7 @@ def main():
     ]
     heads = [tf.constant(detections[:, :rows, :4]), args[1], *maps]
     runs["masks"], work["masks"] = compile_(
-        folding.fold_batch_norm(folding.of_detected_class(model._mask_model)),
+        rewrite.fold_batch_norm(rewrite.of_detected_class(model.keras_model.sub_models["masks"])),
         [*heads, tf.constant(detections[:, :rows, 4], "int32")],
     )
     runs["unmolding"] = lambda: inference.result(

@@ -1,5 +1,4 @@
-"""Annotation files of VIA (1.x, 2.x), LabelMe and COCO's layout: read to images with named regions,
-and to masks.
+"""Annotation files of VIA (1.x, 2.x), LabelMe and COCO's layout: images, named regions, masks.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
@@ -25,10 +24,13 @@ import math
 import os
 import pathlib
 import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 
 from mrcnn import coco, utils
+from mrcnn.masks import decode
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +40,19 @@ FORMATS = (
 
 
 class AnnotationError(ValueError):
-    """An annotation file that can't be used at all; the message names it and what was expected."""
+    """An annotation file that can't be used; the message names it and what was expected."""
 
 
 ############################################################
 #  What a reader returns
 ############################################################
+
+
+class Shape(Protocol):
+    """What encloses the pixels of an object."""
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """[height, width] bool; what lies outside the image is cut off."""
 
 
 @dataclasses.dataclass
@@ -57,26 +66,30 @@ class Polygons:
             as matterport drew them.
     """
 
-    parts: list
+    parts: list[list]
     exact: bool = False
 
-    def mask(self, height, width):
+    def mask(self, height: int, width: int) -> np.ndarray:
         """[height, width] bool; what lies outside the image is cut off."""
         import skimage.draw
 
-        mask, shift = np.zeros((height, width), bool), 0.5 if self.exact else 0.0
-        for part in map(np.array, self.parts):
-            rows, columns = skimage.draw.polygon(
-                part[:, 1] - shift, part[:, 0] - shift, (height, width)
-            )
+        mask = np.zeros((height, width), bool)
+        for part in self.parts:
+            points = np.array(part, float)
+            if self.exact:
+                points = points - 0.5
+            rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], mask.shape)
             mask[rows, columns] = True
         return mask
 
 
 @dataclasses.dataclass
 class Ellipse:
-    """An ellipse about the pixel (x, y), its first radius turned by `angle`, radians, from x
-    towards y."""
+    """An ellipse about the pixel (x, y); its first radius is turned by `angle` from x towards y.
+
+    Args:
+        angle: in radians.
+    """
 
     x: float
     y: float
@@ -84,19 +97,30 @@ class Ellipse:
     radius_y: float
     angle: float = 0.0
 
-    def mask(self, height, width):
+    def mask(self, height: int, width: int) -> np.ndarray:
         """[height, width] bool; what lies outside the image is cut off."""
         reach = max(self.radius_x, self.radius_y)
-        (top, bottom), (left, right) = (
-            np.clip([math.floor(v - reach), math.ceil(v + reach) + 1], 0, side)
-            for v, side in ((self.y, height), (self.x, width))
-        )
-        dy, dx = np.mgrid[top:bottom, left:right] - np.array([self.y, self.x]).reshape(2, 1, 1)
-        along = (dx * math.cos(self.angle) + dy * math.sin(self.angle)) / self.radius_x
-        across = (dy * math.cos(self.angle) - dx * math.sin(self.angle)) / self.radius_y
+        rows = _span(self.y, reach, height)
+        columns = _span(self.x, reach, width)
+        dy = np.arange(height)[rows, None] - self.y
+        dx = np.arange(width)[columns] - self.x
+        cos = math.cos(self.angle)
+        sin = math.sin(self.angle)
+        along = (dx * cos + dy * sin) / self.radius_x
+        across = (dy * cos - dx * sin) / self.radius_y
         mask = np.zeros((height, width), bool)
-        mask[top:bottom, left:right] = along**2 + across**2 <= 1
+        mask[rows, columns] = along**2 + across**2 <= 1
         return mask
+
+
+def _span(
+    middle: float,
+    reach: float,
+    side: int,
+) -> slice:
+    """The pixels of a side of the image that lie within `reach` of the middle."""
+    start, stop = np.clip([math.floor(middle - reach), math.ceil(middle + reach) + 1], 0, side)
+    return slice(start, stop)
 
 
 @dataclasses.dataclass
@@ -108,10 +132,10 @@ class Rectangle:
     x2: float
     y2: float
 
-    def mask(self, height, width):
+    def mask(self, height: int, width: int) -> np.ndarray:
         """[height, width] bool; what lies outside the image is cut off."""
-        y1, y2 = (int(np.clip(np.around(y), 0, height)) for y in (self.y1, self.y2))
-        x1, x2 = (int(np.clip(np.around(x), 0, width)) for x in (self.x1, self.x2))
+        corners = np.around([self.y1, self.x1, self.y2, self.x2])
+        y1, x1, y2, x2 = np.clip(corners, 0, [height, width, height, width]).astype(int)
         mask = np.zeros((height, width), bool)
         mask[y1:y2, x1:x2] = True
         return mask
@@ -125,12 +149,14 @@ class Bitmap:
     x: int = 0
     y: int = 0
 
-    def mask(self, height, width):
+    def mask(self, height: int, width: int) -> np.ndarray:
         """[height, width] bool; what lies outside the image is cut off."""
         mask = np.zeros((height, width), bool)
-        y, x = max(self.y, 0), max(self.x, 0)
-        part = self.pixels[y - self.y :, x - self.x :][: max(height - y, 0), : max(width - x, 0)]
-        mask[y : y + part.shape[0], x : x + part.shape[1]] = part
+        y1 = max(self.y, 0)
+        x1 = max(self.x, 0)
+        y2 = max(min(self.y + self.pixels.shape[0], height), y1)
+        x2 = max(min(self.x + self.pixels.shape[1], width), x1)
+        mask[y1:y2, x1:x2] = self.pixels[y1 - self.y : y2 - self.y, x1 - self.x : x2 - self.x]
         return mask
 
 
@@ -140,34 +166,46 @@ class CocoSegmentation:
 
     annotation: dict
 
-    def mask(self, height, width):
+    def mask(self, height: int, width: int) -> np.ndarray:
         """[height, width] bool. ValueError: run lengths of another size."""
-        return coco.decode([self.annotation], height, width)[..., 0]
+        return decode([self.annotation], height, width)[..., 0]
 
 
 @dataclasses.dataclass
 class Region:
-    """One object: its class's name, its shape (with a `mask(height, width)`), whether it is a
-    crowd, its number there."""
+    """One object.
+
+    Attributes:
+        name: its class's.
+        shape: has a method `mask(height, width)`.
+        crowd: whether it is a crowd.
+        number: its place or id in the file.
+    """
 
     name: str
-    shape: object
+    shape: Shape
     crowd: bool = False
-    number: object = None
+    number: Any = None
 
 
 @dataclasses.dataclass
 class AnnotatedImage:
-    """A photograph that exists: its name in the annotations, its file and size as shown, and its
-    objects."""
+    """A photograph that exists.
+
+    Attributes:
+        name: in the annotations.
+        path: of its file.
+        height, width: as it is shown.
+        regions: list of `Region`, its objects.
+    """
 
     name: str
     path: str
     height: int
     width: int
-    regions: list
+    regions: list[Region]
 
-    def masks(self):
+    def masks(self) -> np.ndarray:
         """[height, width, regions] bool."""
         masks = np.zeros((self.height, self.width, len(self.regions)), bool)
         for i, region in enumerate(self.regions):
@@ -187,25 +225,26 @@ class Annotations:
     """
 
     path: str
-    images: list
-    classes: list
-    problems: list
+    images: list[AnnotatedImage]
+    classes: list[str]
+    problems: list[str]
 
-    def summary(self):
+    def summary(self) -> str:
         """A few lines: images, objects of each class, how many problems there were."""
         counts = collections.Counter(
             region.name for image in self.images for region in image.regions
         )
         objects = ", ".join(f"{name} {counts[name]}" for name in self.classes)
-        return f"{self.path}: {len(self.images)} images; objects: {objects}" + (
-            f"; {len(self.problems)} images or regions left out" if self.problems else ""
-        )
+        text = f"{self.path}: {len(self.images)} images; objects: {objects}"
+        if self.problems:
+            text += f"; {len(self.problems)} images or regions left out"
+        return text
 
-    def split(self, share, seed=0):
-        """Two `Annotations`: the images without and with about a `share` (0..1) of them, at least
-        one in each.
+    def split(self, share: float, seed: int = 0) -> tuple["Annotations", "Annotations"]:
+        """Two `Annotations`: about a `share` (0..1) of the images is in the second.
 
-        An image's name decides where it belongs, so that it stays there when others are added.
+        There is at least one image in each. An image's name decides where it belongs, so that it
+        stays there when others are added.
         """
         if len(self.images) < 2:
             raise AnnotationError(
@@ -213,15 +252,14 @@ class Annotations:
             )
         draws = [zlib.crc32(f"{seed} {image.name}".encode()) / 2**32 for image in self.images]
         bound = min(max(share, min(draws)), sorted(draws)[-2])
-        return tuple(
-            dataclasses.replace(
-                self,
-                images=[
-                    image for image, draw in zip(self.images, draws) if (draw <= bound) == second
-                ],
-            )
-            for second in (False, True)
-        )
+        first = []
+        second = []
+        for image, draw in zip(self.images, draws):
+            if draw <= bound:
+                second.append(image)
+            else:
+                first.append(image)
+        return dataclasses.replace(self, images=first), dataclasses.replace(self, images=second)
 
 
 class AnnotatedDataset(utils.Dataset):
@@ -231,14 +269,24 @@ class AnnotatedDataset(utils.Dataset):
     """
 
     @classmethod
-    def of(cls, source, annotations, classes=None):
+    def of(
+        cls,
+        source: str,
+        annotations: Annotations,
+        classes: Iterable[str] | None = None,
+    ) -> "AnnotatedDataset":
         """A prepared dataset of one source; arguments as for `load`."""
         dataset = cls()
         dataset.load(source, annotations, classes)
         dataset.prepare()
         return dataset
 
-    def load(self, source, annotations, classes=None):
+    def load(
+        self,
+        source: str,
+        annotations: Annotations,
+        classes: Iterable[str] | None = None,
+    ) -> None:
         """Adds classes and images; call `prepare` afterwards.
 
         Args:
@@ -250,10 +298,10 @@ class AnnotatedDataset(utils.Dataset):
         Raises:
             AnnotationError: a region of another class.
         """
-        classes = list(annotations.classes if classes is None else classes)
-        unknown = sorted(
-            {region.name for image in annotations.images for region in image.regions} - set(classes)
-        )
+        if classes is None:
+            classes = annotations.classes
+        classes = list(classes)
+        unknown = sorted(_class_names(annotations.images) - set(classes))
         if unknown:
             raise AnnotationError(
                 f"{annotations.path}: the classes are {', '.join(classes)}. Received: regions of "
@@ -272,25 +320,32 @@ class AnnotatedDataset(utils.Dataset):
                 names=classes,
             )
 
-    def load_image(self, image_id):
-        """[H, W, 3] uint8, a camera's rotation applied unless the annotations are of the stored
-        pixels."""
-        info, image = self.image_info[image_id], super().load_image(image_id)
+    def load_image(self, image_id: int) -> np.ndarray:
+        """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated."""
+        info = self.image_info[image_id]
+        image = super().load_image(image_id)
         if "annotation" in info and image.shape[:2] != (info["height"], info["width"]):
             return utils.read_image(info["path"], rotate=False)
         return image
 
-    def load_mask(self, image_id):
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """masks [H, W, N] bool; class_ids [N] int32, negative for crowds."""
         info = self.image_info[image_id]
         if "annotation" not in info:
             return super().load_mask(image_id)
-        ids = [
-            self.map_source_class_id(f"{info['source']}.{info['names'].index(region.name) + 1}")
-            * (-1 if region.crowd else 1)
-            for region in info["annotation"].regions
-        ]
-        return info["annotation"].masks(), np.array(ids, np.int32)
+        class_ids = []
+        for region in info["annotation"].regions:
+            own_id = info["names"].index(region.name) + 1
+            class_id = self.map_source_class_id(f"{info['source']}.{own_id}")
+            if region.crowd:
+                class_id = -class_id
+            class_ids.append(class_id)
+        return info["annotation"].masks(), np.array(class_ids, np.int32)
+
+
+def _class_names(images: Iterable[AnnotatedImage]) -> set[str]:
+    """Names of the classes of all regions."""
+    return {region.name for image in images for region in image.regions}
 
 
 ############################################################
@@ -305,18 +360,35 @@ class _Problem(ValueError):
 class _Reader:
     """Collects problems and images of one source of annotations."""
 
-    def __init__(self, path, images, keep_empty):
+    def __init__(
+        self,
+        path: Any,
+        images: Any,
+        keep_empty: bool,
+    ):
         self.path = os.fspath(path)
-        own = self.path if os.path.isdir(path) else os.path.dirname(self.path)
-        self.folder = own if images is None else os.fspath(images)
-        self.keep_empty, self.problems, self.images, self.without = keep_empty, [], [], 0
+        if images is not None:
+            self.folder = os.fspath(images)
+        elif os.path.isdir(path):
+            self.folder = self.path
+        else:
+            self.folder = os.path.dirname(self.path)
+        self.keep_empty = keep_empty
+        self.problems: list[str] = []
+        self.images: list[AnnotatedImage] = []
+        self.without_regions = 0
 
-    def problem(self, place, text):
+    def problem(self, place: str, text: str) -> None:
         """Notes and logs a problem. place: "image x, region 3"."""
-        self.problems.append(f"{self.path}: {place}: {text}" if place else f"{self.path}: {text}")
+        self.problems.append(f"{self.path}: {place}: {text}")
         logger.warning("%s; left out", self.problems[-1])
 
-    def regions(self, place, items, read):
+    def regions(
+        self,
+        place: str,
+        items: Iterable[tuple[Any, Any]],
+        read: Callable[[Any], Region],
+    ) -> Iterator[Region]:
         """`read(item)` of each item; those with problems are noted. items: (number, item) pairs."""
         for number, item in items:
             try:
@@ -324,7 +396,12 @@ class _Reader:
             except _Problem as error:
                 self.problem(f"{place}, region {number}", str(error))
 
-    def add(self, name, regions, size=None):
+    def add(
+        self,
+        name: str,
+        regions: list[Region],
+        size: tuple | None = None,
+    ) -> None:
         """Adds an image whose file exists and that has regions, or any with `keep_empty`.
 
         Args:
@@ -332,113 +409,161 @@ class _Reader:
             size: (height, width) that the annotation was made for, None if unknown.
         """
         if not regions and not self.keep_empty:
-            self.without += 1
+            self.without_regions += 1
             return
         path = os.path.join(self.folder, name.replace("\\", "/"))
         try:
-            (height, width), stored = _sizes(path)
-        except FileNotFoundError:
-            self.problem(f"image {name!r}", f"expected its file. Received: no file {path}")
+            height, width = _annotated_size(path, size)
+        except _Problem as error:
+            self.problem(f"image {name!r}", str(error))
             return
-        except (OSError, ValueError, SyntaxError) as error:
-            self.problem(
-                f"image {name!r}", f"expected an image that can be read. Received: {error}"
-            )
-            return
-        if size == stored:
-            height, width = stored  # annotated by a program that ignores a camera's rotation
-        if size is not None and size != (height, width):
-            self.problem(
-                f"image {name!r}",
-                f"annotated at (height, width) {size}. Received: {path} of {(height, width)}",
-            )
-            return
-        kept = []
-        for region in regions:
-            # Drawn once: what trains nothing, or can't be drawn, is said now rather than in the
-            # first epoch.
-            try:
-                if not region.shape.mask(height, width).any():
-                    raise ValueError(
-                        "expected a region with a pixel in the image of (height, width)"
-                        f" {(height, width)}. Received: {_short(region.shape)}"
-                    )
-                kept.append(region)
-            except (ValueError, TypeError, KeyError) as error:
-                self.problem(f"image {name!r}, region {region.number}", str(error))
-        if kept or self.keep_empty:
-            self.images.append(AnnotatedImage(name, path, height, width, kept))
+        drawn = [region for region in regions if self._is_drawn(region, name, height, width)]
+        if drawn or self.keep_empty:
+            self.images.append(AnnotatedImage(name, path, height, width, drawn))
 
-    def finish(self, classes=None):
+    def _is_drawn(
+        self,
+        region: Region,
+        name: str,
+        height: int,
+        width: int,
+    ) -> bool:
+        """Whether a region has pixels in its image; notes the problem of one without.
+
+        What trains nothing, or can't be drawn, is said now rather than in the first epoch.
+        """
+        try:
+            if region.shape.mask(height, width).any():
+                return True
+            problem = (
+                "expected a region with a pixel in the image of (height, width)"
+                f" {(height, width)}. Received: {_short(region.shape)}"
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            problem = str(error)
+        self.problem(f"image {name!r}, region {region.number}", problem)
+        return False
+
+    def finish(self, classes: list[str] | None = None) -> Annotations:
         """The `Annotations`; AnnotationError if nothing is left."""
-        if self.without:
-            logger.info("%s: %d images without regions are left out", self.path, self.without)
+        without = self.without_regions
+        if without:
+            logger.info("%s: %d images without regions are left out", self.path, without)
         if not self.images:
             first = "".join(f"\n  {text}" for text in self.problems[:5])
             raise AnnotationError(
                 f"{self.path}: expected images with regions. Received: none that can be used; "
-                f"{self.without} without regions, {len(self.problems)} problems{first}"
+                f"{without} without regions, {len(self.problems)} problems{first}"
             )
         if classes is None:
-            classes = sorted({region.name for image in self.images for region in image.regions})
+            classes = sorted(_class_names(self.images))
         return Annotations(self.path, self.images, classes, self.problems)
 
 
-def _sizes(path):
+def _annotated_size(path: str, size: tuple | None) -> tuple[int, int]:
+    """(height, width) in which an image file's annotations are; _Problem without such a file.
+
+    Args:
+        size: (height, width) that the annotation was made for, None if unknown.
+    """
+    try:
+        shown, stored = _sizes(path)
+    except FileNotFoundError as error:
+        raise _Problem(f"expected its file. Received: no file {path}") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise _Problem(f"expected an image that can be read. Received: {error}") from error
+    if size is None or size == shown:
+        return shown
+    if size == stored:  # annotated by a program that ignores a camera's rotation
+        return stored
+    raise _Problem(f"annotated at (height, width) {size}. Received: {path} of {shown}")
+
+
+def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of an image file as it is shown, and as it is stored, from its header."""
     from PIL import Image
 
     with Image.open(path) as image:
         width, height = image.size
-        # EXIF orientations 5 to 8 lie on their side.
-        turned = image.getexif().get(0x0112, 1) >= 5
-    return (width, height) if turned else (height, width), (height, width)
+        orientation = int(image.getexif().get(0x0112, 1))
+    stored = (height, width)
+    if orientation >= 5:  # EXIF orientations 5 to 8 lie on their side
+        return (width, height), stored
+    return stored, stored
 
 
-def _short(value):
+def _short(value: Any) -> str:
+    """A value as text of 80 characters at most."""
     text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    if len(text) > 80:
+        text = text[:77] + "..."
+    return text
 
 
-def _field(data, name, kind, what):
-    """data[name] of one kind, or _Problem."""
-    value = data.get(name) if isinstance(data, dict) else None
-    if not isinstance(value, kind):
-        expected = {dict: "an object {...}", list: "a list", str: "a text"}.get(
-            kind, "a list or an object {...}"
-        )
-        raise _Problem(
-            f"expected {what} with {name!r}, {expected}. Received:"
-            f" {_short(data if value is None else value)}"
-        )
-    return value
+_KINDS = {
+    dict: "an object {...}",
+    list: "a list",
+    str: "a text",
+    (list, dict): "a list or an object {...}",
+}
 
 
-def _number(value):
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _field(
+    data: Any,
+    name: str,
+    kind: Any,
+    what: str,
+) -> Any:
+    """data[name] of one kind of `_KINDS`, or _Problem."""
+    value = None
+    if isinstance(data, dict):
+        value = data.get(name)
+    if isinstance(value, kind):
+        return value
+    if value is None:
+        value = data
+    raise _Problem(f"expected {what} with {name!r}, {_KINDS[kind]}. Received: {_short(value)}")
 
 
-def _numbers(shape, names, positive=()):
+def _is_number(value: Any) -> TypeGuard[float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value)
+
+
+def _numbers(
+    shape: dict,
+    names: tuple[str, ...],
+    positive: tuple[str, ...] = (),
+) -> list[float]:
     """The numbers `names` of a shape's dict, those in `positive` above 0."""
-    bad = [
-        name
-        for name in names
-        if not _number(shape.get(name)) or name in positive and shape[name] <= 0
-    ]
-    if bad:
-        above = f" ({', '.join(positive)} above 0)" if positive else ""
+    wrong = []
+    for name in names:
+        value = shape.get(name)
+        if not _is_number(value) or (name in positive and value <= 0):
+            wrong.append(f"{name}: {_short(value)}")
+    if wrong:
+        above = ""
+        if positive:
+            above = f" ({', '.join(positive)} above 0)"
         raise _Problem(
-            f"expected {', '.join(names)} as numbers{above}. Received: "
-            + ", ".join(f"{name}: {_short(shape.get(name))}" for name in bad)
+            f"expected {', '.join(names)} as numbers{above}. Received: {', '.join(wrong)}"
         )
     return [float(shape[name]) for name in names]
 
 
-def _outline(points, what):
+def _are_points(points: Any) -> bool:
+    """Whether this is a list of points of two numbers."""
+    return isinstance(points, list) and all(map(_is_point, points))
+
+
+def _is_point(point: Any) -> bool:
+    return isinstance(point, (list, tuple)) and len(point) == 2 and all(map(_is_number, point))
+
+
+def _outline(points: Any, what: str) -> list:
     """The points, at least 3 of two numbers, as they are."""
-    if not isinstance(points, list) or not all(
-        isinstance(p, (list, tuple)) and len(p) == 2 and all(map(_number, p)) for p in points
-    ):
+    if not _are_points(points):
         raise _Problem(
             f"expected {what} as a list of points of two numbers. Received: {_short(points)}"
         )
@@ -447,7 +572,8 @@ def _outline(points, what):
     return points
 
 
-def _load_json(path):
+def _load_json(path: Any) -> Any:
+    """What a json file holds."""
     try:
         with open(path, encoding="utf-8-sig") as file:
             return json.load(file)
@@ -462,7 +588,13 @@ def _load_json(path):
 ############################################################
 
 
-def read(path, images=None, attribute=None, label=None, keep_empty=False):
+def read(
+    path: Any,
+    images: Any = None,
+    attribute: str | None = None,
+    label: str | None = None,
+    keep_empty: bool = False,
+) -> Annotations:
     """Reads annotations of any of the formats, which is told by the content.
 
     Args:
@@ -503,20 +635,30 @@ def read(path, images=None, attribute=None, label=None, keep_empty=False):
     return _read_labelme(path, loaded, images, keep_empty)
 
 
-def _format_of(data):
-    if isinstance(data, dict):
-        if "shapes" in data and "imagePath" in data:
-            return "labelme"
-        if "images" in data and "annotations" in data:
-            return "coco"
-        if "_via_img_metadata" in data:
-            return "via"
-        if data and all(isinstance(entry, dict) and "filename" in entry for entry in data.values()):
-            return "via"
+def _format_of(data: Any) -> str | None:
+    """via, labelme or coco; None for another content."""
+    if not isinstance(data, dict):
+        return None
+    if "shapes" in data and "imagePath" in data:
+        return "labelme"
+    if "images" in data and "annotations" in data:
+        return "coco"
+    if "_via_img_metadata" in data:
+        return "via"
+    if data and all(isinstance(entry, dict) and "filename" in entry for entry in data.values()):
+        return "via"
     return None
 
 
-def _read_file(path, images=None, attribute=None, label=None, keep_empty=False, expected=None):
+def _read_file(
+    path: Any,
+    images: Any = None,
+    attribute: str | None = None,
+    label: str | None = None,
+    keep_empty: bool = False,
+    expected: str | None = None,
+) -> Annotations:
+    """Reads one file; AnnotationError if it is of another format than the expected one."""
     path = os.fspath(path)
     data = _load_json(path)
     name = _format_of(data)
@@ -533,12 +675,10 @@ def _read_file(path, images=None, attribute=None, label=None, keep_empty=False, 
             f"{path}: expected {FORMATS}. Received: a project of VIA 3; export it as COCO's json"
             " there"
         )
-    keys = (
-        f"an object with {_short(list(data)[:6])}"
-        if isinstance(data, dict)
-        else f"a {type(data).__name__}"
-    )
-    raise AnnotationError(f"{path}: expected {FORMATS}. Received: {keys}")
+    received = f"a {type(data).__name__}"
+    if isinstance(data, dict):
+        received = f"an object with {_short(list(data)[:6])}"
+    raise AnnotationError(f"{path}: expected {FORMATS}. Received: {received}")
 
 
 ############################################################
@@ -546,7 +686,13 @@ def _read_file(path, images=None, attribute=None, label=None, keep_empty=False, 
 ############################################################
 
 
-def read_via(path, images=None, attribute=None, label=None, keep_empty=False):
+def read_via(
+    path: Any,
+    images: Any = None,
+    attribute: str | None = None,
+    label: str | None = None,
+    keep_empty: bool = False,
+) -> Annotations:
     """Reads a VIA 1.x or 2.x json, exported annotations or a 2.x project; see `read`.
 
     Polygons, rectangles, circles and ellipses are regions, a polyline is closed to a polygon; a
@@ -555,58 +701,82 @@ def read_via(path, images=None, attribute=None, label=None, keep_empty=False):
     return _read_file(path, images, attribute, label, keep_empty, expected="via")
 
 
-def _read_via(path, data, images, attribute, label, keep_empty):
+# An image of VIA: the file's name, and number and content of each region.
+_ViaImage = tuple[str, list[tuple[Any, Any]]]
+
+
+def _read_via(
+    path: str,
+    data: dict,
+    images: Any,
+    attribute: str | None,
+    label: str | None,
+    keep_empty: bool,
+) -> Annotations:
     reader = _Reader(path, images, keep_empty)
+    photos = _via_images(reader, data)
+    if label is None:
+        attribute = _attribute(path, photos, attribute)
+        if attribute is None:
+            label = "object"  # nothing tells classes apart
+
+    def region(item: Any) -> Region:
+        name = label
+        if not name:
+            name = _via_name(item, attribute)
+        shape = _via_shape(_field(item, "shape_attributes", dict, "a region"))
+        return Region(name, shape)
+
+    for name, items in photos:
+        reader.add(name, list(reader.regions(f"image {name!r}", items, region)))
+    if label:
+        return reader.finish([label])
+    return reader.finish()
+
+
+def _via_images(reader: _Reader, data: dict) -> list[_ViaImage]:
+    """The images of a VIA json; those with problems are noted."""
     entries = data.get("_via_img_metadata", data)
     if not isinstance(entries, dict):
         raise AnnotationError(
-            f"{path}: expected '_via_img_metadata' to be an object {{...}}. Received:"
+            f"{reader.path}: expected '_via_img_metadata' to be an object {{...}}. Received:"
             f" {_short(entries)}"
         )
-    found, seen = [], set()  # (file name, [(number, region)])
+    photos: dict[str, list] = {}
     for key, entry in entries.items():
         try:
             name = _field(entry, "filename", str, "an image")
             regions = _field(entry, "regions", (list, dict), "an image")
-            if name in seen:
+            if name in photos:
                 raise _Problem(
                     f"expected one entry for each image. Received: a second one of {name!r}"
                 )
         except _Problem as error:
             reader.problem(f"image {key!r}", str(error))
             continue
-        seen.add(name)
-        # 1.x: {"0": region, ...}, 2.x: [region, ...]
-        found.append(
-            (name, list(regions.items() if isinstance(regions, dict) else enumerate(regions)))
-        )
-    if label is None:
-        attribute = _attribute(path, found, attribute)
-        label = "object" if attribute is None else None  # nothing tells classes apart
-
-    def region(item):
-        return Region(
-            label or _via_name(item, attribute),
-            _via_shape(_field(item, "shape_attributes", dict, "a region")),
-        )
-
-    for name, items in found:
-        reader.add(name, list(reader.regions(f"image {name!r}", items, region)))
-    return reader.finish([label] if label else None)
+        if isinstance(regions, dict):  # 1.x: {"0": region, ...}, 2.x: [region, ...]
+            photos[name] = list(regions.items())
+        else:
+            photos[name] = list(enumerate(regions))
+    return list(photos.items())
 
 
-def _attribute(path, found, attribute):
+def _attribute(
+    path: str,
+    photos: list[_ViaImage],
+    attribute: str | None,
+) -> str | None:
     """The region attribute that holds the class: the one asked for, or the only one there is."""
-    values = collections.defaultdict(collections.Counter)
-    for _, items in found:
+    values: dict[str, collections.Counter] = {}
+    for _, items in photos:
         for _, item in items:
-            attributes = item.get("region_attributes") if isinstance(item, dict) else None
-            for key, value in attributes.items() if isinstance(attributes, dict) else ():
-                values[key][_short(value)] += 1
-    known = (
-        "; ".join(f"{key} ({', '.join(list(counts)[:5])})" for key, counts in values.items())
-        or "none"
-    )
+            for key, value in _region_attributes(item).items():
+                values.setdefault(key, collections.Counter())[_short(value)] += 1
+    known = "none"
+    if values:
+        known = "; ".join(
+            f"{key} ({', '.join(list(counts)[:5])})" for key, counts in values.items()
+        )
     if attribute is not None and attribute not in values:
         raise AnnotationError(
             f"{path}: expected the class in a region attribute of the file: {known}. "
@@ -620,12 +790,23 @@ def _attribute(path, found, attribute):
     return attribute or next(iter(values), None)
 
 
-def _via_name(item, attribute):
-    attributes = _field(item, "region_attributes", dict, "a region")
-    value = attributes.get(attribute)
+def _region_attributes(item: Any) -> dict:
+    """The attributes of a region, none of a broken one."""
+    attributes = None
+    if isinstance(item, dict):
+        attributes = item.get("region_attributes")
+    if not isinstance(attributes, dict):
+        return {}
+    return attributes
+
+
+def _via_name(item: Any, attribute: str | None) -> str:
+    """The class of a region."""
+    value = _field(item, "region_attributes", dict, "a region").get(attribute)
     if isinstance(value, dict):  # check boxes: {"red": true}
         value = [name for name, checked in value.items() if checked]
-        value = value[0] if len(value) == 1 else value
+        if len(value) == 1:
+            value = value[0]
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value.strip():
@@ -635,36 +816,38 @@ def _via_name(item, attribute):
     return value.strip()
 
 
-def _via_shape(shape):
+def _via_shape(shape: dict) -> Shape:
+    """The shape of a region's shape_attributes."""
     kind = shape.get("name")
     if kind in ("polygon", "polyline"):
-        xs, ys = (
-            _field(shape, name, list, f"a {kind}") for name in ("all_points_x", "all_points_y")
-        )
-        if len(xs) != len(ys):
-            raise _Problem(
-                f"expected as many all_points_x as all_points_y. Received: {len(xs)} and {len(ys)}"
-            )
-        return Polygons([_outline([list(p) for p in zip(xs, ys)], f"a {kind}")])
+        return _via_polygon(shape, f"a {kind}")
     if kind == "rect":
-        x, y, width, height = _numbers(
-            shape, ("x", "y", "width", "height"), positive=("width", "height")
-        )
+        size = ("width", "height")
+        x, y, width, height = _numbers(shape, ("x", "y", *size), positive=size)
         return Rectangle(x, y, x + width, y + height)
     if kind == "circle":
         x, y, radius = _numbers(shape, ("cx", "cy", "r"), positive=("r",))
         return Ellipse(x, y, radius, radius)
     if kind == "ellipse":
-        # theta came with 2.0.6; files before are upright.
-        return Ellipse(
-            *_numbers(
-                {"theta": 0.0, **shape}, ("cx", "cy", "rx", "ry", "theta"), positive=("rx", "ry")
-            )
-        )
+        shape = {"theta": 0.0, **shape}  # it came with 2.0.6; files before are upright
+        names = ("cx", "cy", "rx", "ry", "theta")
+        x, y, radius_x, radius_y, angle = _numbers(shape, names, positive=("rx", "ry"))
+        return Ellipse(x, y, radius_x, radius_y, angle)
     raise _Problem(
         "expected a polygon, rect, circle, ellipse or polyline, which enclose pixels. "
         f"Received: {_short(kind)}"
     )
+
+
+def _via_polygon(shape: dict, what: str) -> Polygons:
+    xs = _field(shape, "all_points_x", list, what)
+    ys = _field(shape, "all_points_y", list, what)
+    if len(xs) != len(ys):
+        raise _Problem(
+            f"expected as many all_points_x as all_points_y. Received: {len(xs)} and {len(ys)}"
+        )
+    points = [[x, y] for x, y in zip(xs, ys)]
+    return Polygons([_outline(points, what)])
 
 
 ############################################################
@@ -672,7 +855,11 @@ def _via_shape(shape):
 ############################################################
 
 
-def read_labelme(path, images=None, keep_empty=False):
+def read_labelme(
+    path: Any,
+    images: Any = None,
+    keep_empty: bool = False,
+) -> Annotations:
     """Reads LabelMe's json of one image, or those of a folder; see `read`.
 
     Polygons, rectangles, circles and masks are regions, a line strip is closed to a polygon; points
@@ -685,30 +872,30 @@ def read_labelme(path, images=None, keep_empty=False):
     return _read_file(path, images, keep_empty=keep_empty, expected="labelme")
 
 
-def _read_labelme(path, loaded, images, keep_empty):
+def _read_labelme(
+    path: str,
+    loaded: dict,
+    images: Any,
+    keep_empty: bool,
+) -> Annotations:
+    """loaded: {file: its content}."""
     reader = _Reader(path, images, keep_empty)
     for file, data in loaded.items():
         place = f"file {os.path.basename(file)}"
         try:
-            name, shapes = (
-                _field(data, "imagePath", str, "an image"),
-                _field(data, "shapes", list, "an image"),
-            )
+            name = _field(data, "imagePath", str, "an image")
+            shapes = _field(data, "shapes", list, "an image")
         except _Problem as error:
             reader.problem(place, str(error))
             continue
-        size = data.get("imageHeight"), data.get("imageWidth")
-        groups = {}
-        for region in reader.regions(
-            f"{place}, image {name!r}", enumerate(shapes), _labelme_region
-        ):
-            group = shapes[region.number].get("group_id")
-            groups.setdefault(region.number if group is None else (region.name, group), []).append(
-                region
-            )
-        reader.add(
-            name, [_joined(parts) for parts in groups.values()], size if None not in size else None
-        )
+        height = data.get("imageHeight")
+        width = data.get("imageWidth")
+        size = None
+        if height is not None and width is not None:
+            size = (height, width)
+        place = f"{place}, image {name!r}"
+        regions = reader.regions(place, enumerate(shapes), _labelme_region)
+        reader.add(name, _joined(regions, shapes), size)
     return reader.finish()
 
 
@@ -716,26 +903,38 @@ def _read_labelme(path, loaded, images, keep_empty):
 class _Union:
     """Several shapes of one object."""
 
-    shapes: list
+    shapes: list[Shape]
 
-    def mask(self, height, width):
+    def mask(self, height: int, width: int) -> np.ndarray:
         """[height, width] bool."""
         return np.any([shape.mask(height, width) for shape in self.shapes], axis=0)
 
 
-def _joined(regions):
-    return (
-        regions[0]
-        if len(regions) == 1
-        else dataclasses.replace(regions[0], shape=_Union([r.shape for r in regions]))
-    )
+def _joined(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
+    """The regions, those of one label and one group_id joined to one; shapes: of the file."""
+    groups: dict[Any, list[Region]] = {}
+    for region in regions:
+        group_id = shapes[region.number].get("group_id")
+        key = region.number
+        if group_id is not None:
+            key = (region.name, group_id)
+        groups.setdefault(key, []).append(region)
+    objects = []
+    for first, *others in groups.values():
+        if others:
+            parts = [first.shape, *(region.shape for region in others)]
+            first = dataclasses.replace(first, shape=_Union(parts))
+        objects.append(first)
+    return objects
 
 
-def _labelme_region(item):
-    name, kind = _field(item, "label", str, "a shape").strip(), item.get("shape_type") or "polygon"
-    points = item.get("points")
+def _labelme_region(item: Any) -> Region:
+    """The region of an entry of LabelMe's shapes."""
+    name = _field(item, "label", str, "a shape").strip()
     if not name:
         raise _Problem(f"expected a label. Received: {item['label']!r}")
+    kind = item.get("shape_type") or "polygon"
+    points = item.get("points")
     if kind in ("polygon", "linestrip", "oriented_rectangle"):
         return Region(name, Polygons([_outline(points, f"a {kind}")], exact=True))
     if kind not in ("rectangle", "circle", "mask"):
@@ -743,29 +942,30 @@ def _labelme_region(item):
             "expected a polygon, rectangle, circle, mask, linestrip or oriented_rectangle, which"
             f" enclose pixels. Received: {_short(kind)}"
         )
-    if not (
-        isinstance(points, list)
-        and len(points) == 2
-        and all(
-            isinstance(p, (list, tuple)) and len(p) == 2 and all(map(_number, p)) for p in points
-        )
-    ):
+    if not _are_points(points) or len(points) != 2:
         raise _Problem(f"expected a {kind} of 2 points of two numbers. Received: {_short(points)}")
+    if kind == "circle":
+        return Region(name, _labelme_circle(points))
     (x1, y1), (x2, y2) = points
-    if kind == "circle":  # its middle and a point on its rim
-        radius = math.hypot(x2 - x1, y2 - y1)
-        if not radius:
-            raise _Problem(
-                f"expected a circle's middle and a point of its rim. Received: {_short(points)}"
-            )
-        return Region(name, Ellipse(x1 - 0.5, y1 - 0.5, radius, radius))
-    left, top = min(x1, x2), min(y1, y2)
+    left = min(x1, x2)
+    top = min(y1, y2)
     if kind == "rectangle":
         return Region(name, Rectangle(left, top, max(x1, x2), max(y1, y2)))
     return Region(name, Bitmap(_png(item.get("mask")), round(left), round(top)))
 
 
-def _png(text):
+def _labelme_circle(points: list) -> Ellipse:
+    """A circle of its middle and a point on its rim."""
+    (x, y), (rim_x, rim_y) = points
+    radius = math.hypot(rim_x - x, rim_y - y)
+    if not radius:
+        raise _Problem(
+            f"expected a circle's middle and a point of its rim. Received: {_short(points)}"
+        )
+    return Ellipse(x - 0.5, y - 0.5, radius, radius)
+
+
+def _png(text: Any) -> np.ndarray:
     """[h, w] bool of a PNG in base64."""
     from PIL import Image
 
@@ -783,33 +983,37 @@ def _png(text):
 ############################################################
 
 
-def read_coco(path, images=None, keep_empty=False):
+def read_coco(
+    path: Any,
+    images: Any = None,
+    keep_empty: bool = False,
+) -> Annotations:
     """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds are kept as such."""
     return _read_file(path, images, keep_empty=keep_empty, expected="coco")
 
 
-def _read_coco(path, images, keep_empty):
+def _read_coco(
+    path: str,
+    images: Any,
+    keep_empty: bool,
+) -> Annotations:
     try:
         data = coco.read_annotations(path)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
-    names = {key: category["name"] for key, category in data.cats.items()}
-    twice = [name for name, count in collections.Counter(names.values()).items() if count > 1]
+    names = {category_id: category["name"] for category_id, category in data.cats.items()}
+    counts = collections.Counter(names.values())
+    twice = [repr(name) for name, count in counts.items() if count > 1]
     if twice:
         raise AnnotationError(
-            f"{path}: expected each category's name once. Received: {', '.join(map(repr, twice))}"
-            " twice"
+            f"{path}: expected each category's name once. Received: {', '.join(twice)} twice"
         )
     reader = _Reader(path, images, keep_empty)
-    for key, image in data.imgs.items():
-        regions = [
-            Region(
-                names[item["category_id"]],
-                CocoSegmentation(item),
-                bool(item["iscrowd"]),
-                item["id"],
-            )
-            for item in data.imgToAnns.get(key, [])
-        ]
+    for image_id, image in data.imgs.items():
+        regions = []
+        for item in data.imgToAnns.get(image_id, []):
+            name = names[item["category_id"]]
+            crowd = bool(item["iscrowd"])
+            regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         reader.add(image["file_name"], regions, (image["height"], image["width"]))
-    return reader.finish([names[key] for key in sorted(names)])
+    return reader.finish([names[category_id] for category_id in sorted(names)])

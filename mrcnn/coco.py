@@ -1,5 +1,4 @@
-"""Data in COCO's format: reading and checking `instances_*.json`, masks, downloads, a `Dataset` of
-it.
+"""Data in COCO's format: reading and checking `instances_*.json`, downloads, a `Dataset` of it.
 
     dataset = CocoDataset()
     # official: coco/annotations, coco/val2017
@@ -21,10 +20,13 @@ import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
-from mrcnn import utils, weights
+from mrcnn import files, utils
+from mrcnn.masks import decode, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,8 @@ PARTS_2014 = {
         "https://dl.dropboxusercontent.com/s/o43o90bna78omob/instances_minival2014.json.zip?dl=1"
     ),
     "valminusminival": (
-        "https://dl.dropboxusercontent.com/s/s3tw5zcg7395368/instances_valminusminival2014.json.zip?dl=1"
+        "https://dl.dropboxusercontent.com/s/s3tw5zcg7395368/"
+        "instances_valminusminival2014.json.zip?dl=1"
     ),
 }
 
@@ -45,21 +48,30 @@ PARTS_2014 = {
 LARGE_MEGABYTES = 20
 OFFICIAL_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 
+# What annotations are left out for.
+NO_IMAGE = "belong to an image that is not in the file"
+NO_CATEGORY = "belong to a category that is not in the file"
+NO_SHAPE = "have no segmentation"
+BAD_POLYGON = "have a polygon of less than 3 points or an odd count of numbers"
+SAME_ID = "have an id that another one has"
+PROBLEMS = (NO_IMAGE, NO_CATEGORY, NO_SHAPE, BAD_POLYGON, SAME_ID)
+
 
 # ------------------------------------------------------------------------------------------------
 #  Reading and checking
 # ------------------------------------------------------------------------------------------------
 
 
-def _some(items, limit=5):
+def _some(items: Iterable, limit: int = 5) -> str:
     """The first few of a list as text."""
     items = list(items)
-    return ", ".join(map(str, items[:limit])) + (
-        f" and {len(items) - limit} more" if len(items) > limit else ""
-    )
+    text = ", ".join(map(str, items[:limit]))
+    if len(items) > limit:
+        text += f" and {len(items) - limit} more"
+    return text
 
 
-def read_annotations(path):
+def read_annotations(path: Any) -> Any:
     """Reads and checks a json of annotations.
 
     Broken annotations are left out, each kind with one warning that names the file and the ids: of
@@ -80,7 +92,8 @@ def read_annotations(path):
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No annotations at {path}{_others(path)}")
-    megabytes, start = path.stat().st_size / 1e6, time.monotonic()
+    megabytes = path.stat().st_size / 1e6
+    start = time.monotonic()
     _say(f"Reading {path}, {megabytes:.1f} MB", megabytes)
     with _no_collection():
         coco = COCO()
@@ -94,9 +107,8 @@ def read_annotations(path):
     return coco
 
 
-def _say(text, megabytes):
-    """Logs what is done; of a file that takes seconds it is seen without any setting of `logging`
-    too."""
+def _say(text: str, megabytes: float) -> None:
+    """Logs what is done; prints it where a large file takes seconds and INFO is not logged."""
     if megabytes < LARGE_MEGABYTES or logger.isEnabledFor(logging.INFO):
         logger.info("%s", text)
     else:
@@ -104,9 +116,8 @@ def _say(text, megabytes):
 
 
 @contextlib.contextmanager
-def _no_collection():
-    """No garbage collection while millions of objects are made, none of them garbage: a third of
-    the time."""
+def _no_collection() -> Iterator[None]:
+    """No garbage collection while millions of objects are made: that takes a third of the time."""
     collect = gc.isenabled()
     gc.disable()
     try:
@@ -116,15 +127,18 @@ def _no_collection():
             gc.enable()
 
 
-def _others(path):
+def _others(path: pathlib.Path) -> str:
     """What lies where a json was looked for, for the message that it isn't there."""
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
-    found = sorted(each.name for each in path.parent.glob("*.json"))
-    return f". {path.parent} has {_some(found, 10) if found else 'no json file'}"
+    names = sorted(file.name for file in path.parent.glob("*.json"))
+    if not names:
+        return f". {path.parent} has no json file"
+    return f". {path.parent} has {_some(names, 10)}"
 
 
-def _parse(path):
+def _parse(path: pathlib.Path) -> dict:
+    """The json, which has lists of dicts with ids, as an instances json has them."""
     try:
         with open(path, "rb") as file:
             data = json.loads(file.read())
@@ -132,147 +146,108 @@ def _parse(path):
         raise ValueError(f"{path} is no valid json (cut off or damaged?): {error}") from error
     wanted = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in wanted):
-        has = (
-            f"an object with {_some(data)}"
-            if isinstance(data, dict)
-            else f"a {type(data).__name__}"
-        )
+        received = f"a {type(data).__name__}"
+        if isinstance(data, dict):
+            received = f"an object with {_some(data)}"
         raise ValueError(
-            f"{path} has no lists {', '.join(wanted)}, as an instances_*.json has. Received: {has}"
+            f"{path} has no lists {', '.join(wanted)}, as an instances_*.json has. "
+            f"Received: {received}"
         )
     for key in wanted:
-        bad = next(
-            (i for i, item in enumerate(data[key]) if type(item) is not dict or "id" not in item),
-            None,
-        )
-        if bad is not None:
-            raise ValueError(
-                f"{path}: each of {key} has an id. Received: {data[key][bad]!r} at place {bad}"
-            )
+        for place, item in enumerate(data[key]):
+            if type(item) is not dict or "id" not in item:
+                raise ValueError(
+                    f"{path}: each of {key} has an id. Received: {item!r} at place {place}"
+                )
     return data
 
 
-def _index(coco, path):
+def _index(coco: Any, path: pathlib.Path) -> None:
     """What `COCO.createIndex` makes, of the annotations that can be used."""
     data = coco.dataset
-    for key, fields in (("images", ("file_name", "height", "width")), ("categories", ("name",))):
-        known = {item["id"]: item for item in data[key]}
-        if len(known) < len(data[key]):
-            counts, twice = set(), []
-            for item in data[key]:
-                (twice.append if item["id"] in counts else counts.add)(item["id"])
-            raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
-        for field in fields:
-            lacking = [item["id"] for item in data[key] if field not in item]
-            if lacking:
-                raise ValueError(
-                    f"{path}: {key} have a {field}. Received: none for id {_some(lacking)}"
-                )
-        setattr(coco, "imgs" if key == "images" else "cats", known)
-    problems = {
-        "belong to an image that is not in the file": [],
-        "belong to a category that is not in the file": [],
-        "have no segmentation": [],
-        "have a polygon of less than 3 points or an odd count of numbers": [],
-        "have an id that another one has": [],
-    }
-    no_image, no_category, no_shape, bad_shape, twice = problems.values()
-    images, categories, annotations = coco.imgs, coco.cats, {}
-    by_image, by_category = coco.imgToAnns, coco.catToImgs
+    coco.imgs = _by_id(data, "images", ("file_name", "height", "width"), path)
+    coco.cats = _by_id(data, "categories", ("name",), path)
+    broken: dict[str, list] = {problem: [] for problem in PROBLEMS}
+    usable: dict[Any, dict] = {}
     for annotation in data["annotations"]:
-        number, image_id, category_id = (
-            annotation["id"],
-            annotation.get("image_id"),
-            annotation.get("category_id"),
-        )
-        if image_id not in images:
-            no_image.append(f"{number} (image {image_id})")
+        number = annotation["id"]
+        image_id = annotation.get("image_id")
+        category_id = annotation.get("category_id")
+        if image_id not in coco.imgs:
+            broken[NO_IMAGE].append(f"{number} (image {image_id})")
             continue
-        if category_id not in categories:
-            no_category.append(f"{number} (category {category_id})")
+        if category_id not in coco.cats:
+            broken[NO_CATEGORY].append(f"{number} (category {category_id})")
             continue
-        shape = annotation.get("segmentation")
-        if not shape:
-            no_shape.append(f"{number} (image {image_id})")
+        if not annotation.get("segmentation"):
+            broken[NO_SHAPE].append(f"{number} (image {image_id})")
             continue
-        if type(shape) is list:
-            for polygon in shape:
-                size = len(polygon) if type(polygon) is list else 0
-                if size < 6 or size % 2:
-                    bad_shape.append(f"{number} (image {image_id})")
-                    shape = [
-                        each
-                        for each in shape
-                        if type(each) is list and len(each) >= 6 and not len(each) % 2
-                    ]
-                    annotation["segmentation"] = shape
-                    break
-            if not shape:
+        if _drop_bad_polygons(annotation):
+            broken[BAD_POLYGON].append(f"{number} (image {image_id})")
+            if not annotation["segmentation"]:
                 continue
-        if number in annotations:
-            twice.append(number)
+        if number in usable:
+            broken[SAME_ID].append(number)
             continue
         annotation.setdefault("iscrowd", 0)
-        annotations[number] = annotation
-        by_image[image_id].append(annotation)
-        by_category[category_id].append(image_id)
-    coco.anns = annotations
-    if len(annotations) < len(data["annotations"]):
-        data["annotations"] = list(annotations.values())
-    for text, ids in problems.items():
-        if ids:
-            logger.warning(
-                "%s: %d annotations %s and %s left out: %s",
-                path,
-                len(ids),
-                text,
-                "those polygons are" if ids is bad_shape else "are",
-                _some(ids),
+        usable[number] = annotation
+        coco.imgToAnns[image_id].append(annotation)
+        coco.catToImgs[category_id].append(image_id)
+    coco.anns = usable
+    if len(usable) < len(data["annotations"]):
+        data["annotations"] = list(usable.values())
+    _warn_of(broken, path)
+
+
+def _by_id(data: dict, key: str, fields: tuple[str, ...], path: pathlib.Path) -> dict:
+    """{id: item} of data[key]; ValueError if an id occurs twice or a field is missing."""
+    items = {item["id"]: item for item in data[key]}
+    if len(items) < len(data[key]):
+        seen = set()
+        twice = []
+        for item in data[key]:
+            if item["id"] in seen:
+                twice.append(item["id"])
+            seen.add(item["id"])
+        raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
+    for field in fields:
+        lacking = [item["id"] for item in data[key] if field not in item]
+        if lacking:
+            raise ValueError(
+                f"{path}: {key} have a {field}. Received: none for id {_some(lacking)}"
             )
+    return items
 
 
-# ------------------------------------------------------------------------------------------------
-#  Masks
-# ------------------------------------------------------------------------------------------------
+def _drop_bad_polygons(annotation: dict) -> bool:
+    """Takes polygons that enclose nothing out of an annotation; whether there were any."""
+    shape = annotation["segmentation"]
+    if type(shape) is not list or all(map(_is_polygon, shape)):
+        return False
+    annotation["segmentation"] = [polygon for polygon in shape if _is_polygon(polygon)]
+    return True
 
 
-def to_rle(annotation, height, width):
-    """The compressed run-length encoding of an annotation's polygons, or of either kind of RLE.
+def _is_polygon(polygon: Any) -> bool:
+    return type(polygon) is list and len(polygon) >= 6 and len(polygon) % 2 == 0
 
-    Args:
-        annotation: dict of an `instances_*.json`.
-        height, width: of its image.
 
-    Raises:
-        ValueError: runs of another size than the image; names the annotation.
-    """
-    from pycocotools import mask as coco_mask
-
-    shape, number = annotation["segmentation"], annotation.get("id")
-    if isinstance(shape, list):
-        return coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    if tuple(shape["size"]) != (height, width):
-        raise ValueError(
-            f"The run-length mask of annotation {number} has the size of its image, {height} x"
-            f" {width}. Received: {' x '.join(map(str, shape['size']))}"
+def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
+    """One warning for each problem that annotations have."""
+    for problem, numbers in broken.items():
+        if not numbers:
+            continue
+        left_out = "are"
+        if problem == BAD_POLYGON:
+            left_out = "those polygons are"
+        logger.warning(
+            "%s: %d annotations %s and %s left out: %s",
+            path,
+            len(numbers),
+            problem,
+            left_out,
+            _some(numbers),
         )
-    if not isinstance(shape["counts"], list):
-        return shape
-    if sum(shape["counts"]) != height * width:
-        raise ValueError(
-            f"The runs of annotation {number} add up to {height} x {width} pixels. "
-            f"Received: {sum(shape['counts'])}"
-        )
-    return coco_mask.frPyObjects(shape, height, width)
-
-
-def decode(annotations, height, width):
-    """Masks of annotations, [height, width, N] bool."""
-    from pycocotools import mask as coco_mask
-
-    if not annotations:
-        return np.zeros((height, width, 0), bool)
-    return coco_mask.decode([to_rle(each, height, width) for each in annotations]).view(bool)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -280,9 +255,8 @@ def decode(annotations, height, width):
 # ------------------------------------------------------------------------------------------------
 
 
-def _fetch(url, folder, name):
-    """Downloads a zip, taking up what is left of an earlier try, and unpacks one entry of it into
-    `folder`.
+def _fetch(url: str, folder: Any, name: str) -> None:
+    """Downloads a zip, taking up an earlier try, and unpacks one entry of it into `folder`.
 
     The entry, a file or a folder, is unpacked beside its place and then moved there: it is complete
     or absent.
@@ -293,28 +267,19 @@ def _fetch(url, folder, name):
     if not archive.exists():
         print(f"Downloading {url} to {archive}", file=sys.stderr)
         try:
-            weights.download(url, archive, progress=weights.progress_bar)
+            files.download(url, archive, progress=files.progress_bar)
         except OSError as error:
             raise OSError(f"{url} can't be downloaded: {error}") from error
     print(f"Unpacking {archive}", file=sys.stderr)
     unpacked = folder / f".{archive.stem}.unpacking"
     shutil.rmtree(unpacked, ignore_errors=True)  # of a run that was killed
     try:
-        with zipfile.ZipFile(archive) as file:
-            members, start = file.infolist(), time.monotonic()
-            for done, member in enumerate(members, 1):
-                file.extract(member, unpacked)
-                utils.show_progress("unpacking", done, len(members), time.monotonic() - start)
+        _unpack(archive, unpacked)
         if not (unpacked / name).exists():
             raise ValueError(
                 f"{url} has an entry {name}. Received: {_some(sorted(os.listdir(unpacked)))}"
             )
-        source, target = unpacked / name, folder / name
-        if target.is_dir() and source.is_dir():  # what another program has left is filled up
-            for each in source.iterdir():
-                os.replace(each, target / each.name)
-        else:
-            os.replace(source, target)
+        _move(unpacked / name, folder / name)
     except (zipfile.BadZipFile, EOFError) as error:
         archive.unlink()
         raise ValueError(
@@ -325,7 +290,26 @@ def _fetch(url, folder, name):
     archive.unlink()
 
 
-def download(folder, subset, year=DEFAULT_YEAR):
+def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
+    """Unpacks a zip, with a bar."""
+    start = time.monotonic()
+    with zipfile.ZipFile(archive) as file:
+        members = file.infolist()
+        for done, member in enumerate(members, 1):
+            file.extract(member, folder)
+            utils.show_progress("unpacking", done, len(members), time.monotonic() - start)
+
+
+def _move(source: pathlib.Path, target: pathlib.Path) -> None:
+    """Moves a file or folder; a folder that another program has left is filled up."""
+    if not (target.is_dir() and source.is_dir()):
+        os.replace(source, target)
+        return
+    for item in source.iterdir():
+        os.replace(item, target / item.name)
+
+
+def download(folder: Any, subset: str, year: str | int = DEFAULT_YEAR) -> None:
     """Downloads the official annotations and images of a subset, as far as they are missing.
 
     An interrupted download goes on where it stopped; only complete files and folders are put in
@@ -336,7 +320,8 @@ def download(folder, subset, year=DEFAULT_YEAR):
         subset: train, val, minival, valminusminival.
         year: 2014 or 2017.
     """
-    folder, year = pathlib.Path(folder), str(year)
+    folder = pathlib.Path(folder)
+    year = str(year)
     if year not in ("2014", "2017") or subset not in ("train", "val", *PARTS_2014):
         raise ValueError(
             "COCO offers train and val of 2014 and 2017, minival and valminusminival of 2014. "
@@ -348,17 +333,35 @@ def download(folder, subset, year=DEFAULT_YEAR):
         _fetch(PARTS_2014[subset], path.parent, path.name)
     elif not path.exists():
         _fetch(f"{ADDRESS}/annotations/annotations_trainval{year}.zip", folder, "annotations")
-    name = f"{'val' if subset in PARTS_2014 else subset}{year}"
-    have = set(os.listdir(folder / name)) if (folder / name).is_dir() else set()
+    images = _images_of(subset, year)
+    if not _is_complete(folder / images, path):
+        _fetch(f"{ADDRESS}/zips/{images}.zip", folder, images)
+
+
+def _is_complete(images: pathlib.Path, annotations: pathlib.Path) -> bool:
+    """Whether a folder has all images of an official set, or all those of a json."""
+    names = _names_in(images)
     # Only where the folder holds fewer files than the official set does the json need to be asked.
-    if (
-        len(have) < OFFICIAL_IMAGES[name]
-        and not {image["file_name"] for image in _parse(path)["images"]} <= have
-    ):
-        _fetch(f"{ADDRESS}/zips/{name}.zip", folder, name)
+    if len(names) >= OFFICIAL_IMAGES[images.name]:
+        return True
+    return {image["file_name"] for image in _parse(annotations)["images"]} <= names
 
 
-def _equal_subset(subset, year):
+def _names_in(folder: pathlib.Path) -> set[str]:
+    """Names of what is in a folder; none where there is no folder."""
+    if not folder.is_dir():
+        return set()
+    return set(os.listdir(folder))
+
+
+def _images_of(subset: str, year: str) -> str:
+    """Name of the folder that has a subset's images."""
+    if subset in PARTS_2014:
+        subset = "val"
+    return f"{subset}{year}"
+
+
+def _equal_subset(subset: str, year: str) -> str:
     """The name under which a subset has a file: 2017's validation set is the minival of 2014."""
     if year == "2017" and subset == "minival":
         return "val"
@@ -376,8 +379,9 @@ def _equal_subset(subset, year):
 
 
 class CocoDataset(utils.Dataset):
-    """Images with annotations in COCO's format; `load_coco` and `load_json` may be called several
-    times.
+    """Images with annotations in COCO's format.
+
+    `load_coco` and `load_json` may be called several times.
 
     In `image_info` each image has, besides id, source and path: width, height, annotations (the
     json's own dicts, which `mrcnn.evaluate` takes as the truth).
@@ -385,20 +389,20 @@ class CocoDataset(utils.Dataset):
 
     # Names of the keypoints, of the last category that has some: a person's in COCO's
     # person_keypoints_*.json.
-    keypoint_names = ()
+    keypoint_names: tuple[str, ...] = ()
 
     def load_coco(
         self,
-        dataset_dir,
-        subset,
-        year=DEFAULT_YEAR,
-        class_ids=None,
-        class_map=None,
-        return_coco=False,
-        auto_download=False,
-        keep_empty=False,
-        kind="instances",
-    ):
+        dataset_dir: Any,
+        subset: str,
+        year: str | int = DEFAULT_YEAR,
+        class_ids: Iterable[int] | None = None,
+        class_map: Any = None,
+        return_coco: bool = False,
+        auto_download: bool = False,
+        keep_empty: bool = False,
+        kind: str = "instances",
+    ) -> Any:
         """Adds a subset that lies in COCO's own layout (matterport: load_coco).
 
         Args:
@@ -425,12 +429,10 @@ class CocoDataset(utils.Dataset):
             self.auto_download(dataset_dir, subset, year)
         subset = _equal_subset(subset, year)
         folder = pathlib.Path(dataset_dir)
-        images = f"{'val' if subset in PARTS_2014 else subset}{year}"
-        # Some keep the images one folder deeper.
-        images = next(
-            (each for each in (folder / images, folder / "images" / images) if each.is_dir()),
-            folder / images,
-        )
+        images = folder / _images_of(subset, year)
+        deeper = folder / "images" / images.name  # where some keep them
+        if deeper.is_dir() and not images.is_dir():
+            images = deeper
         return self.load_json(
             folder / "annotations" / f"{kind}_{subset}{year}.json",
             images,
@@ -441,8 +443,14 @@ class CocoDataset(utils.Dataset):
         )
 
     def load_json(
-        self, path, images, source="json", class_ids=None, keep_empty=False, return_coco=False
-    ):
+        self,
+        path: Any,
+        images: Any,
+        source: str = "json",
+        class_ids: Iterable[int] | None = None,
+        keep_empty: bool = False,
+        return_coco: bool = False,
+    ) -> Any:
         """Adds the images of any json in COCO's format.
 
         Args:
@@ -451,21 +459,15 @@ class CocoDataset(utils.Dataset):
             source: name of the source in the dataset.
             class_ids, keep_empty, return_coco: see `load_coco`.
         """
-        path, folder = pathlib.Path(path), pathlib.Path(images)
+        path = pathlib.Path(path)
+        folder = pathlib.Path(images)
         coco = read_annotations(path)
-        unknown = set(class_ids or ()) - set(coco.cats)
-        if unknown:
-            raise ValueError(
-                f"class_ids are ids of categories of {path}: {_some(sorted(coco.cats), 20)}. "
-                f"Received: {_some(sorted(unknown))}"
-            )
-        chosen = sorted(class_ids or coco.cats)
+        chosen = _chosen(class_ids, coco, path)
         for class_id in chosen:
             self.add_class(source, class_id, coco.cats[class_id]["name"])
             self.keypoint_names = tuple(coco.cats[class_id].get("keypoints", self.keypoint_names))
-        missing = []
         with _no_collection():
-            self._add_images(coco, folder, path, source, set(chosen), keep_empty, missing)
+            missing = self._add_images(coco, folder, path, source, set(chosen), keep_empty)
         if missing:
             logger.warning(
                 "%s: %d images are not in %s and are left out: %s",
@@ -474,64 +476,74 @@ class CocoDataset(utils.Dataset):
                 folder,
                 _some(missing),
             )
-        return coco if return_coco else None
+        if return_coco:
+            return coco
+        return None
 
-    def _add_images(self, coco, folder, path, source, chosen, keep_empty, missing):
-        every, exists = len(chosen) == len(coco.cats), _exists_in(folder)
+    def _add_images(
+        self,
+        coco: Any,
+        folder: pathlib.Path,
+        path: pathlib.Path,
+        source: str,
+        chosen: set[int],
+        keep_empty: bool,
+    ) -> list[str]:
+        """Adds the images that exist and have annotations; the ids and names of missing ones."""
+        exists = _exists_in(folder)
         if not any(exists(image["file_name"]) for image in coco.imgs.values()):
             # Annotations are of use by themselves, and reading an image will say that it isn't
             # there.
+            reason = f"there is no folder {folder}"
+            if folder.is_dir():
+                reason = f"none of its images is in {folder}"
             logger.warning(
                 "%s: %s; only the annotations can be used, not the %d images",
                 path,
-                (
-                    f"none of its images is in {folder}"
-                    if folder.is_dir()
-                    else f"there is no folder {folder}"
-                ),
+                reason,
                 len(coco.imgs),
             )
             exists = bool
-        folder, path = str(folder), str(path)
+        missing = []
+        all_classes = len(chosen) == len(coco.cats)
         for image_id, image in coco.imgs.items():
             annotations = coco.imgToAnns.get(image_id, [])
-            if not every:
-                annotations = [each for each in annotations if each["category_id"] in chosen]
+            if not all_classes:
+                annotations = [item for item in annotations if item["category_id"] in chosen]
             if not annotations and not keep_empty:
                 continue
             name = image["file_name"]
-            if exists(name):
-                self.add_image(
-                    source,
-                    image_id,
-                    os.path.join(folder, name),
-                    width=image["width"],
-                    height=image["height"],
-                    annotations=annotations,
-                    json=path,
-                )
-            else:
+            if not exists(name):
                 missing.append(f"{image_id} ({name})")
+                continue
+            self.add_image(
+                source,
+                image_id,
+                os.path.join(folder, name),
+                width=image["width"],
+                height=image["height"],
+                annotations=annotations,
+                json=str(path),
+            )
+        return missing
 
-    def auto_download(self, dataDir, dataType, dataYear):
-        """Downloads what is missing of a subset (matterport: auto_download); see
-        `coco.download`."""
+    def auto_download(self, dataDir: Any, dataType: str, dataYear: str | int) -> None:
+        """Downloads what is missing of a subset (matterport: auto_download); see `download`."""
         download(dataDir, dataType, dataYear)
 
-    def image_reference(self, image_id):
+    def image_reference(self, image_id: int) -> str:
         """The image's page on COCO's site; of other sources what the base class says."""
         info = self.image_info[image_id]
-        return (
-            f"https://cocodataset.org/#explore?id={info['id']}"
-            if info["source"] == "coco"
-            else super().image_reference(image_id)
-        )
+        if info["source"] != "coco":
+            return super().image_reference(image_id)
+        return f"https://cocodataset.org/#explore?id={info['id']}"
 
-    def _where(self, image_id):
+    def _where(self, image_id: int) -> str:
+        """An image's file, id and json, for messages."""
         info = self.image_info[image_id]
         return f"{info['path']} (id {info['id']} in {info['json']})"
 
-    def load_image(self, image_id):
+    def load_image(self, image_id: int) -> np.ndarray:
         """[H, W, 3] uint8 of the size that the json gives.
 
         A camera's rotation (EXIF) is followed unless the json's size is that of the stored pixels.
@@ -547,17 +559,17 @@ class CocoDataset(utils.Dataset):
         except ValueError as error:
             raise ValueError(f"{self._where(image_id)}: {error}") from error
         size = (info["height"], info["width"])
-        if image.shape[:2] != size:
-            stored = utils.read_image(info["path"], rotate=False)
-            if stored.shape[:2] != size:
-                raise ValueError(
-                    f"{self._where(image_id)} is {size[0]} x {size[1]} pixels there. "
-                    f"Received: {image.shape[0]} x {image.shape[1]}"
-                )
-            return stored
-        return image
+        if image.shape[:2] == size:
+            return image
+        stored = utils.read_image(info["path"], rotate=False)
+        if stored.shape[:2] != size:
+            raise ValueError(
+                f"{self._where(image_id)} is {size[0]} x {size[1]} pixels there. "
+                f"Received: {image.shape[0]} x {image.shape[1]}"
+            )
+        return stored
 
-    def load_mask(self, image_id):
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the image's annotations, those without a pixel left out.
 
         Returns:
@@ -574,18 +586,21 @@ class CocoDataset(utils.Dataset):
             raise ValueError(
                 f"The annotations of {self._where(image_id)} can't be read: {error}"
             ) from error
-        class_ids = np.array(
-            [
-                self.map_source_class_id(f"{info['source']}.{each['category_id']}")
-                * (-1 if each["iscrowd"] else 1)
-                for each in annotations
-            ],
-            np.int32,
-        )
+        ids = [self._class_id(info["source"], annotation) for annotation in annotations]
+        class_ids = np.array(ids, np.int32)
         keep = masks.any(axis=(0, 1))
-        return (masks, class_ids) if keep.all() else (masks[..., keep], class_ids[keep])
+        if keep.all():
+            return masks, class_ids
+        return masks[..., keep], class_ids[keep]
 
-    def load_keypoints(self, image_id):
+    def _class_id(self, source: str, annotation: dict) -> int:
+        """The dataset's class id of an annotation, negative for a crowd."""
+        class_id = self.map_source_class_id(f"{source}.{annotation['category_id']}")
+        if annotation["iscrowd"]:
+            return -class_id
+        return class_id
+
+    def load_keypoints(self, image_id: int) -> np.ndarray:
         """Keypoints of the same annotations, zeros for those without.
 
         Returns:
@@ -594,39 +609,56 @@ class CocoDataset(utils.Dataset):
         info = self.image_info[image_id]
         if "json" not in info:
             return super().load_keypoints(image_id)
-        count, found = len(self.keypoint_names), []
-        for each in info["annotations"]:
-            values = each.get("keypoints") or [0] * 3 * count
-            if not count or len(values) != 3 * count:
-                raise ValueError(
-                    f"{self._where(image_id)}: keypoints are x, y, visibility of the {count} that"
-                    f" the categories name. Received: {len(values)} numbers in annotation"
-                    f" {each['id']}"
-                )
-            found.append(np.reshape(np.asarray(values, float), (count, 3))[:, [1, 0, 2]])
-        found = np.array(found).reshape(-1, count, 3)
-        if len(found) == self.load_mask(image_id)[0].shape[2]:
-            return found
-        return found[decode(info["annotations"], info["height"], info["width"]).any(axis=(0, 1))]
+        annotations = info["annotations"]
+        points = np.zeros((len(annotations), len(self.keypoint_names), 3))
+        for row, annotation in zip(points, annotations):
+            row[:] = self._points(annotation, image_id)
+        if len(points) == self.load_mask(image_id)[0].shape[2]:
+            return points
+        keep = decode(annotations, info["height"], info["width"]).any(axis=(0, 1))
+        return points[keep]
 
-    def annToRLE(self, ann, height, width):
+    def _points(self, annotation: dict, image_id: int) -> np.ndarray:
+        """[K, (y, x, visibility)] of an annotation."""
+        count = len(self.keypoint_names)
+        values = annotation.get("keypoints") or [0] * 3 * count
+        if not count or len(values) != 3 * count:
+            raise ValueError(
+                f"{self._where(image_id)}: keypoints are x, y, visibility of the {count} that"
+                f" the categories name. Received: {len(values)} numbers in annotation"
+                f" {annotation['id']}"
+            )
+        return np.reshape(np.asarray(values, float), (count, 3))[:, [1, 0, 2]]
+
+    def annToRLE(self, ann: dict, height: int, width: int) -> dict:
         """An annotation's compressed run-length encoding (matterport: annToRLE)."""
         return to_rle(ann, height, width)
 
-    def annToMask(self, ann, height, width):
+    def annToMask(self, ann: dict, height: int, width: int) -> np.ndarray:
         """An annotation's mask, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
         return decode([ann], height, width)[..., 0].view(np.uint8)
 
 
-def _exists_in(folder):
-    """A function that tells whether a file name is in a folder, from one listing of it."""
-    names = set(os.listdir(folder)) if folder.is_dir() else set()
-
-    def exists(name):
-        return (
-            name in names
-            or ("/" in name or "\\" in name)
-            and os.path.exists(os.path.join(folder, name))
+def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:
+    """The ids of the categories to use, sorted; ValueError for one that the json hasn't."""
+    chosen = sorted(class_ids or coco.cats)
+    unknown = sorted(set(chosen) - set(coco.cats))
+    if unknown:
+        raise ValueError(
+            f"class_ids are ids of categories of {path}: {_some(sorted(coco.cats), 20)}. "
+            f"Received: {_some(unknown)}"
         )
+    return chosen
+
+
+def _exists_in(folder: pathlib.Path) -> Callable[[str], bool]:
+    """A function that tells whether a file name is in a folder, from one listing of it."""
+    names = _names_in(folder)
+
+    def exists(name: str) -> bool:
+        if name in names:
+            return True
+        in_a_folder = "/" in name or "\\" in name
+        return in_a_folder and os.path.exists(os.path.join(folder, name))
 
     return exists

@@ -1,9 +1,9 @@
-"""COCO's figures for any `Dataset`, by pycocotools: AP, AR, curves, confusion; evaluations that can
-be taken up.
+"""COCO's figures for any `Dataset`, by pycocotools: AP, AR, curves, confusion.
 
 The truth is a dataset's masks. Where `image_info` has "annotations" (dicts as in COCO's json, as
 `coco.CocoDataset` and matterport's keep them), it is those themselves, with their own areas, boxes
-and ids: the figures then are those of COCOeval on the json.
+and ids: the figures then are those of COCOeval on the json. An interrupted evaluation goes on where
+it was, see `evaluate`.
 """
 
 import contextlib
@@ -14,18 +14,31 @@ import json
 import logging
 import pathlib
 import time
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from mrcnn import utils
-from mrcnn.weights import atomic
+from mrcnn.files import atomic
+from mrcnn.masks import encode, to_rle
+from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
-TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
+TITLES = {
+    "bbox": "box",
+    "segm": "mask",
+    "keypoints": "keypoint",
+}
+PLURALS = {
+    "bbox": "boxes",
+    "segm": "masks",
+    "keypoints": "keypoints",
+}
 
 
 # ---- Results -------------------------------------------------------------------------------------
@@ -60,56 +73,71 @@ class Evaluation:
     seconds: float
     curves: dict = dataclasses.field(default_factory=dict)
     confusion: np.ndarray | None = None
-    truth: object = None
+    truth: Any = None
     unreadable: list = dataclasses.field(default_factory=list)
     keypoints: dict | None = None
 
-    def kinds(self):
+    def kinds(self) -> list[tuple[str, dict]]:
         """[(kind, its figures)] that were evaluated."""
-        return [
-            (kind, figures)
-            for kind, figures in (("bbox", self.bbox), ("segm", self.segm))
-            if figures
-        ]
+        kinds = [("bbox", self.bbox)]
+        if self.segm:
+            kinds.append(("segm", self.segm))
+        return [(kind, figures) for kind, figures in kinds if figures]
 
-    def table(self):
+    def table(self) -> str:
         """The figures by class as text, the last row over all classes."""
-        kinds = self.kinds() + ([("keypoints", self.keypoints)] if self.keypoints else [])
-        columns = [(kind, figure) for kind, _ in kinds for figure in ("AP", "AP50")]
-        rows = [
-            (name, [figures[f"{kind} {figure}"] for kind, figure in columns])
-            for name, figures in self.per_class.items()
-        ]
-        rows.append(("all", [dict(kinds)[kind][figure] for kind, figure in columns]))
-        return _text_table("class", [f"{TITLES[kind]} {figure}" for kind, figure in columns], rows)
-
-    def summary(self):
-        """All of COCO's figures as text, a row for boxes and one for masks; keypoints have their
-        own figures."""
-        text = _text_table(
-            "",
-            list(FIGURES),
-            [
-                (TITLES[kind], [figures[figure] for figure in FIGURES])
-                for kind, figures in self.kinds()
-            ],
-        )
+        overall = dict(self.kinds())
         if self.keypoints:
-            text += "\n\n" + _text_table(
-                "", list(KEYPOINT_FIGURES), [("keypoint", list(self.keypoints.values()))]
-            )
+            overall["keypoints"] = self.keypoints
+        columns = [(kind, figure) for kind in overall for figure in ("AP", "AP50")]
+        rows = []
+        for name, figures in self.per_class.items():
+            values = [figures[f"{kind} {figure}"] for kind, figure in columns]
+            rows.append((name, values))
+        values = [overall[kind][figure] for kind, figure in columns]
+        rows.append(("all", values))
+        heads = [f"{TITLES[kind]} {figure}" for kind, figure in columns]
+        return _text_table("class", heads, rows)
+
+    def summary(self) -> str:
+        """All of COCO's figures as text, a row for each kind; keypoints have their own figures."""
+        rows = []
+        for kind, figures in self.kinds():
+            values = [figures[figure] for figure in FIGURES]
+            rows.append((TITLES[kind], values))
+        text = _text_table("", FIGURES, rows)
+        if self.keypoints:
+            row = ("keypoint", list(self.keypoints.values()))
+            text += "\n\n" + _text_table("", KEYPOINT_FIGURES, [row])
         return text
 
-    def save(self, folder):
-        """Writes tables, figures, results (which pycocotools loads), curves and pictures. Returns
-        their paths.
+    def save(self, folder: Any) -> list[str]:
+        """Writes tables, figures, results, curves and pictures. Returns their paths.
 
-        table.txt; figures.json with the confusion matrix; results.json; curves.npz, which has "bbox
-        precision" and so on; precision_recall.png; confusion.png; and, where the truth was made
-        from masks, truth.json: with it `COCO("truth.json").loadRes("results.json")` works.
+        table.txt; figures.json with the confusion matrix; results.json, which pycocotools loads;
+        curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
+        where the truth was made from masks, truth.json: with it
+        `COCO("truth.json").loadRes("results.json")` works.
         """
         folder = pathlib.Path(folder)
-        figures = {
+        contents = {
+            "table.txt": f"{self.table()}\n\n{self.summary()}\n",
+            "figures.json": json.dumps(_without_nan(self._figures()), indent=1),
+            "results.json": json.dumps(self.detections),
+        }
+        if self.truth is not None and not self.truth.official:
+            contents["truth.json"] = json.dumps(self.truth.data)
+        for name, text in contents.items():
+            with atomic(folder / name) as temporary:
+                pathlib.Path(temporary).write_text(text, encoding="utf-8")
+        paths = [str(folder / name) for name in contents]
+        if self.curves:
+            paths += self._save_curves(folder)
+        return paths
+
+    def _figures(self) -> dict:
+        """What figures.json holds."""
+        figures: dict[str, Any] = {
             "bbox": self.bbox,
             "segm": self.segm,
             "per_class": self.per_class,
@@ -123,40 +151,37 @@ class Evaluation:
                 "classes": self.class_names(),
                 "matrix": self.confusion.tolist(),
             }
-        contents = {
-            "table.txt": f"{self.table()}\n\n{self.summary()}\n",
-            "figures.json": json.dumps(_without_nan(figures), indent=1),
-            "results.json": json.dumps(self.detections),
-        }
-        if self.truth is not None and not self.truth.official:
-            contents["truth.json"] = json.dumps(self.truth.data)
-        for name, text in contents.items():
-            with atomic(folder / name) as temporary:
-                pathlib.Path(temporary).write_text(text, encoding="utf-8")
-        paths = [str(folder / name) for name in contents]
-        if self.curves:
-            arrays = {
-                f"{kind} {name}": array
-                for kind, curves in self.curves.items()
-                for name, array in curves.items()
-            }
-            with atomic(folder / "curves.npz") as temporary:
-                np.savez_compressed(temporary, **arrays)
-            paths.append(str(folder / "curves.npz"))
-            for name, plot in (
-                ("precision_recall.png", self.plot_precision_recall),
-                ("confusion.png", self.plot_confusion),
-            ):
-                with atomic(folder / name) as temporary:
-                    plot().figure.savefig(temporary, dpi=110)
-                paths.append(str(folder / name))
-        return paths
+        return figures
 
-    def class_names(self):
+    def _save_curves(self, folder: pathlib.Path) -> list[str]:
+        """Writes the curves' numbers and the pictures."""
+        arrays = {}
+        for kind, curves in self.curves.items():
+            for name, array in curves.items():
+                arrays[f"{kind} {name}"] = array
+        paths = [folder / "curves.npz"]
+        with atomic(paths[0]) as temporary:
+            np.savez_compressed(temporary, **arrays)
+        pictures = {
+            "precision_recall.png": self.plot_precision_recall().figure,
+            "confusion.png": self.plot_confusion().figure,
+        }
+        for name, picture in pictures.items():
+            with atomic(folder / name) as temporary:
+                picture.savefig(temporary, dpi=110)
+            paths.append(folder / name)
+        return [str(path) for path in paths]
+
+    def class_names(self) -> list[str]:
         """Names of the confusion matrix's rows and columns, background first."""
         return ["background", *self.per_class]
 
-    def plot_precision_recall(self, kind=None, class_name=None, ax=None):
+    def plot_precision_recall(
+        self,
+        kind: str | None = None,
+        class_name: str | None = None,
+        ax: Any = None,
+    ) -> Any:
         """Draws precision over recall at each IoU, the mean over the classes or one class.
 
         Args:
@@ -168,86 +193,113 @@ class Evaluation:
             ax.
         """
         kind = kind or self.kinds()[-1][0]
-        precision = self.curves[kind]["precision"]
+        precision = self.curves[kind]["precision"]  # [IoUs, recalls, classes]
         if class_name is not None:
             precision = precision[:, :, [list(self.per_class).index(class_name)]]
         precision = precision[:, :, ~np.isnan(precision[0, 0])]
-        ax = _new_axes((5.2, 4.6)) if ax is None else ax
-        for i, iou in enumerate(np.arange(0.5, 1, 0.05)):
-            if precision.shape[2]:
-                curve = precision[i].mean(axis=1)
-                ax.plot(
-                    np.linspace(0, 1, 101),
-                    curve,
-                    color=_shade(i / 9),
-                    linewidth=1.3,
-                    label=f"IoU {iou:.2f}: AP {curve.mean():.3f}",
-                )
+        if ax is None:
+            ax = _new_axes((5.2, 4.6))
+        if precision.shape[2]:
+            _plot_curves(ax, precision.mean(axis=2))
+            ax.legend(fontsize=7)
         ax.set(
             xlabel="recall",
             ylabel="precision",
             xlim=(0, 1),
             ylim=(0, 1.02),
-            title=f"{TITLES[kind]}es, ".replace("maskes", "masks")
-            + (class_name or "mean over classes"),
+            title=f"{PLURALS[kind]}, {class_name or 'mean over classes'}",
         )
         ax.grid(alpha=0.3)
-        if precision.shape[2]:
-            ax.legend(fontsize=7)
         return ax
 
-    def plot_confusion(self, ax=None, most=30):
-        """Draws the confusion matrix, rows scaled by their sum; of many classes those that are
-        confused most.
+    def plot_confusion(self, ax: Any = None, most: int = 30) -> Any:
+        """Draws the confusion matrix, rows scaled by their sum.
 
         Args:
             ax: matplotlib axes; None for a new figure, which is not shown.
-            most: classes at most, background besides.
+            most: classes at most, background besides: those that are confused most.
 
         Returns:
             ax.
         """
-        matrix, names = self.confusion, self.class_names()
-        used = np.flatnonzero(matrix[1:].sum(axis=1) + matrix[:, 1:].sum(axis=0)) + 1
-        wrong = matrix.sum(axis=1) + matrix.sum(axis=0) - 2 * np.diag(matrix)
-        chosen = np.sort(used[np.argsort(-wrong[used], kind="stable")][:most])
-        rows = np.r_[0, chosen]
+        matrix = np.asarray(self.confusion)
+        objects = matrix.sum(axis=1)  # of each class; of background the false detections
+        detections = matrix.sum(axis=0)
+        wrong = objects + detections - 2 * np.diag(matrix)
+        used = 1 + np.flatnonzero(objects[1:] + detections[1:])
+        most_confused = used[np.argsort(-wrong[used], kind="stable")][:most]
+        rows = np.r_[0, np.sort(most_confused)]
         part = matrix[np.ix_(rows, rows)]
-        share = part / np.maximum(matrix[rows].sum(axis=1, keepdims=True), 1)
-        side = 2.5 + 0.33 * len(rows)
-        ax = _new_axes((side, side)) if ax is None else ax
+        share = part / np.maximum(objects[rows, None], 1)
+        if ax is None:
+            side = 2.5 + 0.33 * len(rows)
+            ax = _new_axes((side, side))
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for i, j in np.argwhere(part):
-            ax.text(
-                j,
-                i,
-                part[i, j],
-                ha="center",
-                va="center",
-                fontsize=6 if len(rows) > 12 else 8,
-                color="white" if share[i, j] > 0.5 else "black",
-            )
-        labels = [names[i] for i in rows]
+        _write_counts(ax, part, share)
+        labels = [self.class_names()[i] for i in rows]
         ax.set_xticks(range(len(rows)), labels, rotation=90, fontsize=8)
         ax.set_yticks(range(len(rows)), labels, fontsize=8)
-        title = "objects and detections" + (
-            f", {len(chosen)} of {len(used)} classes" if len(chosen) < len(used) else ""
-        )
+        title = "objects and detections"
+        if len(most_confused) < len(used):
+            title += f", {len(most_confused)} of {len(used)} classes"
         ax.set(xlabel="detected as", ylabel="is", title=title)
         return ax
 
 
-def _text_table(corner, columns, rows):
-    width = max(len(name) for name, _ in [(corner, 0), *rows])
-    lines = [f"{corner:{width}}  " + "  ".join(f"{column:>9}" for column in columns)]
-    lines += [
-        f"{name:{width}}  " + "  ".join(f"{value:>9.3f}" for value in values)
-        for name, values in rows
-    ]
+def _plot_curves(ax: Any, precision: np.ndarray) -> None:
+    """A line for each of COCO's ten IoUs; precision: [10 IoUs, 101 recalls]."""
+    for i, curve in enumerate(precision):
+        iou = 0.5 + 0.05 * i
+        ax.plot(
+            np.linspace(0, 1, 101),
+            curve,
+            color=_shade(i / 9),
+            linewidth=1.3,
+            label=f"IoU {iou:.2f}: AP {curve.mean():.3f}",
+        )
+
+
+def _write_counts(
+    ax: Any,
+    counts: np.ndarray,
+    share: np.ndarray,
+) -> None:
+    """Writes the counts that are not 0 into their cells, light on dark cells."""
+    size = 8
+    if len(counts) > 12:
+        size = 6
+    for i, j in np.argwhere(counts):
+        color = "black"
+        if share[i, j] > 0.5:
+            color = "white"
+        ax.text(
+            j,
+            i,
+            counts[i, j],
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=color,
+        )
+
+
+def _text_table(
+    corner: str,
+    columns: Sequence[str],
+    rows: list[tuple[str, list[float]]],
+) -> str:
+    """A table of figures; rows: (name, value of each column)."""
+    width = max(len(corner), *(len(name) for name, _ in rows))
+    heads = "  ".join(f"{column:>9}" for column in columns)
+    lines = [f"{corner:{width}}  {heads}"]
+    for name, values in rows:
+        cells = "  ".join(f"{value:>9.3f}" for value in values)
+        lines.append(f"{name:{width}}  {cells}")
     return "\n".join(lines)
 
 
-def _new_axes(size):
+def _new_axes(size: tuple[float, float]) -> Any:
+    """Axes of a new figure that no window shows; size in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -256,41 +308,32 @@ def _new_axes(size):
     return figure.add_subplot()
 
 
-def _shade(share):
+def _shade(share: float) -> tuple[float, float, float]:
     """From dark blue to light orange, through what both dark and light paper show."""
     return (0.1 + 0.85 * share, 0.25 + 0.4 * share, 0.65 - 0.45 * share)
 
 
-def _without_nan(value):
+def _without_nan(value: Any) -> Any:
+    """Figures in which None stands for NaN, which json doesn't have."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
-    return None if isinstance(value, float) and np.isnan(value) else value
+    if isinstance(value, float) and np.isnan(value):
+        return None
+    return value
 
 
-def encode(masks):
-    """[H, W, N] bool to a list of N run-length encodings, as COCO's results have them."""
-    from pycocotools import mask as coco_mask
-
-    # One at a time: an image with 100 objects of 20 megapixels is not copied as a whole.
-    codes = [
-        coco_mask.encode(np.asfortranarray(masks[:, :, i] != 0).view(np.uint8))
-        for i in range(masks.shape[-1])
-    ]
-    return [
-        {"size": [int(side) for side in code["size"]], "counts": code["counts"].decode()}
-        for code in codes
-    ]
-
-
-def _coco_boxes(boxes):
+def _coco_boxes(boxes: np.ndarray) -> list[list[float]]:
     """[N, (y1, x1, y2, x2)] to a list of [x, y, width, height]."""
-    boxes = np.asarray(boxes, dtype=float).reshape(-1, 4)
-    return np.stack(
-        [boxes[:, 1], boxes[:, 0], boxes[:, 3] - boxes[:, 1], boxes[:, 2] - boxes[:, 0]], axis=1
-    ).tolist()
+    table = np.asarray(boxes, dtype=float).reshape(-1, 4)
+    y1, x1, y2, x2 = table.T
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).tolist()
 
 
-def coco_results(image_id, result, category_ids=None):
+def coco_results(
+    image_id: Any,
+    result: dict,
+    category_ids: dict | None = None,
+) -> list[dict]:
     """One image's result of `MaskRCNN.detect` as a list of COCO results.
 
     Args:
@@ -299,28 +342,38 @@ def coco_results(image_id, result, category_ids=None):
         category_ids: {class id: category id}, classes that it lacks (those of other sources) are
             left out; None keeps the class ids.
     """
-    codes = (
-        encode(result["masks"]) if result["masks"] is not None and len(result["scores"]) else None
-    )
+    if not isinstance(image_id, str):
+        image_id = int(image_id)
+    codes: list[dict] = []
+    if result["masks"] is not None and len(result["scores"]):
+        codes = encode(result["masks"])
     rows = []
     for i, box in enumerate(_coco_boxes(result["rois"])):
-        class_id = int(result["class_ids"][i])
-        if category_ids is not None and class_id not in category_ids:
-            continue
+        category_id = int(result["class_ids"][i])
+        if category_ids is not None:
+            if category_id not in category_ids:
+                continue
+            category_id = category_ids[category_id]
         row = {
-            "image_id": image_id if isinstance(image_id, str) else int(image_id),
-            "category_id": class_id if category_ids is None else category_ids[class_id],
+            "image_id": image_id,
+            "category_id": category_id,
             "bbox": box,
             "score": float(result["scores"][i]),
         }
         if codes:
             row["segmentation"] = codes[i]
         if "keypoints" in result:
-            row["keypoints"] = [
-                float(value) for y, x, _ in result["keypoints"][i] for value in (x, y, 1)
-            ]
+            points = np.asarray(result["keypoints"][i], float)
+            row["keypoints"] = _coco_points(points[:, :2], np.ones(len(points)))
         rows.append(row)
     return rows
+
+
+def _coco_points(points: np.ndarray, visibility: np.ndarray) -> list[float]:
+    """[K, (y, x)] and visibilities [K] to COCO's [x1, y1, v1, x2, ...]."""
+    y, x = points.T
+    table = np.stack([x, y, visibility], axis=1)
+    return table.astype(float).ravel().tolist()
 
 
 # ---- Truth ---------------------------------------------------------------------------------------
@@ -343,15 +396,14 @@ class Truth:
     class_ids: dict
     official: bool
 
-    def coco(self):
-        """A new pycocotools COCO object: COCOeval edits the annotations, so that each evaluation
-        needs its own."""
-        return _coco(
-            {**self.data, "annotations": [dict(each) for each in self.data["annotations"]]}
-        )
+    def coco(self) -> Any:
+        """A new pycocotools COCO object: COCOeval edits the annotations of the one it is given."""
+        annotations = [dict(annotation) for annotation in self.data["annotations"]]
+        return _coco({**self.data, "annotations": annotations})
 
 
-def _coco(data):
+def _coco(data: dict) -> Any:
+    """A pycocotools COCO object of an instances json's contents."""
     from pycocotools.coco import COCO
 
     coco = COCO()
@@ -361,118 +413,178 @@ def _coco(data):
     return coco
 
 
-def ground_truth(dataset, image_ids=None, keypoints=False):
-    """The `Truth` of a dataset: its json's own annotations where it keeps them, otherwise its
-    masks.
+def _ids(dataset: Dataset, image_ids: Iterable[int] | None) -> list[int]:
+    """The image ids that were asked for, or all."""
+    if image_ids is None:
+        image_ids = dataset.image_ids
+    return [int(image_id) for image_id in image_ids]
+
+
+def ground_truth(
+    dataset: Dataset,
+    image_ids: Iterable[int] | None = None,
+    keypoints: bool = False,
+) -> Truth:
+    """The `Truth` of a dataset: its json's annotations where it keeps them, or its masks.
 
     With `keypoints` those of a json or of `load_keypoints` are part of it.
     """
-    image_ids = [
-        int(image_id) for image_id in (dataset.image_ids if image_ids is None else image_ids)
-    ]
-    return _annotated_truth(dataset, image_ids) or _mask_truth(dataset, image_ids, keypoints)
+    ids = _ids(dataset, image_ids)
+    if _has_annotations(dataset, ids):
+        return _annotated_truth(dataset, ids)
+    return _mask_truth(dataset, ids, keypoints)
 
 
-def _annotated_truth(dataset, image_ids):
-    """Truth of a dataset that keeps annotations in COCO's format, or None."""
+def _has_annotations(dataset: Dataset, image_ids: list[int]) -> bool:
+    """Whether the images are of one json in COCO's format, with its annotations and ids."""
     infos = [dataset.image_info[image_id] for image_id in image_ids]
+    if not all(_is_annotated(info) for info in infos):
+        return False
+    if len({info["source"] for info in infos}) != 1:
+        return False
+    # Ids of several files may be the same for different images.
+    if len({info["id"] for info in infos}) < len(infos):
+        return False
+    if not all(isinstance(info["id"], (int, np.integer)) for info in infos):
+        return False
+    (source,) = {info["source"] for info in infos}
+    known = {info["id"] for info in _categories(dataset, source).values()}
+    used = {annotation["category_id"] for info in infos for annotation in info["annotations"]}
+    return used <= known
+
+
+def _is_annotated(info: dict) -> bool:
+    """Whether an image's info has its size and annotations in COCO's format."""
+    if "height" not in info or "width" not in info:
+        return False
+    if not isinstance(info.get("annotations"), list):
+        return False
     fields = {"segmentation", "category_id", "area", "bbox"}
-    for info in infos:
-        if (
-            not isinstance(info.get("annotations"), list)
-            or "height" not in info
-            or "width" not in info
-        ):
-            return None
-        if not all(
-            isinstance(each, dict) and fields <= each.keys() for each in info["annotations"]
-        ):
-            return None
-    sources = {info["source"] for info in infos}
-    own = [info["id"] for info in infos]
-    if (
-        len(sources) != 1
-        or len(set(own)) < len(own)
-        or not all(isinstance(each, (int, np.integer)) for each in own)
-    ):
-        return None  # ids of several files may be the same for different images
-    (source,) = sources
-    categories = {
-        index: info for index, info in enumerate(dataset.class_info) if info["source"] == source
-    }
-    known = {info["id"] for info in categories.values()}
-    annotations = [
-        {"iscrowd": 0, **each, "image_id": int(info["id"]), "id": number}
-        for number, (info, each) in enumerate(
-            ((info, each) for info in infos for each in info["annotations"]), 1
-        )
-    ]
-    if not {each["category_id"] for each in annotations} <= known:
-        return None
-    data = {
-        "info": {},
-        "annotations": annotations,
-        "images": [
-            {"id": int(info["id"]), "height": int(info["height"]), "width": int(info["width"])}
-            for info in infos
-        ],
-        "categories": [
-            {"id": info["id"], "name": dataset.class_names[index]}
-            for index, info in categories.items()
-        ],
-    }
-    return Truth(
-        data,
-        dict(zip(image_ids, map(int, own))),
-        {index: info["id"] for index, info in categories.items()},
-        True,
+    return all(
+        isinstance(annotation, dict) and fields <= annotation.keys()
+        for annotation in info["annotations"]
     )
 
 
-def _mask_truth(dataset, image_ids, keypoints=False):
-    """Truth from `load_mask`; class ids below zero become crowds."""
-    from pycocotools import mask as coco_mask
+def _categories(dataset: Dataset, source: str) -> dict[int, dict]:
+    """{class id: its info} of a source's classes."""
+    classes = enumerate(dataset.class_info)
+    return {class_id: info for class_id, info in classes if info["source"] == source}
 
-    images, annotations = [], []
-    for image_id in image_ids:
-        masks, class_ids = dataset.load_mask(image_id)
-        height, width = (
-            masks.shape[:2] if masks.shape[2] else dataset.load_image(image_id).shape[:2]
+
+def _annotated_truth(dataset: Dataset, image_ids: list[int]) -> Truth:
+    """Truth of images that keep annotations in COCO's format."""
+    infos = [dataset.image_info[image_id] for image_id in image_ids]
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for info in infos:
+        own_id = int(info["id"])
+        images.append(
+            {
+                "id": own_id,
+                "height": int(info["height"]),
+                "width": int(info["width"]),
+            }
         )
-        images.append({"id": image_id, "height": int(height), "width": int(width)})
-        boxes = _coco_boxes(utils.extract_bboxes(masks)) if masks.shape[2] else []
-        for box, code, class_id in zip(boxes, encode(masks), class_ids):
+        for annotation in info["annotations"]:
+            number = len(annotations) + 1
             annotations.append(
                 {
-                    "id": len(annotations) + 1,
-                    "image_id": image_id,
-                    "bbox": box,
-                    "category_id": abs(int(class_id)),
-                    "segmentation": code,
-                    "area": float(coco_mask.area(code)),
-                    "iscrowd": int(class_id < 0),
+                    "iscrowd": 0,
+                    **annotation,
+                    "image_id": own_id,
+                    "id": number,
                 }
             )
-        for annotation, points in zip(
-            annotations[len(annotations) - len(boxes) :],
-            dataset.load_keypoints(image_id) if keypoints else (),
-        ):
-            annotation["keypoints"] = [
-                float(v) for y, x, visibility in points for v in (x, y, visibility)
-            ]
-            annotation["num_keypoints"] = sum(int(visibility > 0) for *_, visibility in points)
+    class_ids = {}
+    categories = []
+    for class_id, info in _categories(dataset, infos[0]["source"]).items():
+        class_ids[class_id] = info["id"]
+        categories.append({"id": info["id"], "name": dataset.class_names[class_id]})
+    data = {
+        "info": {},
+        "annotations": annotations,
+        "images": images,
+        "categories": categories,
+    }
+    own_ids = [image["id"] for image in images]
+    return Truth(data, dict(zip(image_ids, own_ids)), class_ids, official=True)
+
+
+def _mask_truth(
+    dataset: Dataset,
+    image_ids: list[int],
+    keypoints: bool = False,
+) -> Truth:
+    """Truth from `load_mask`; class ids below zero become crowds."""
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for image_id in image_ids:
+        masks, class_ids = dataset.load_mask(image_id)
+        shape = masks.shape
+        if not masks.shape[2]:
+            shape = dataset.load_image(image_id).shape
+        images.append(
+            {
+                "id": image_id,
+                "height": int(shape[0]),
+                "width": int(shape[1]),
+            }
+        )
+        objects = _annotations_of(masks, class_ids)
+        if keypoints:
+            _add_keypoints(objects, dataset.load_keypoints(image_id))
+        for annotation in objects:
+            number = len(annotations) + 1
+            annotations.append(
+                {
+                    "id": number,
+                    "image_id": image_id,
+                    **annotation,
+                }
+            )
+    class_ids = range(1, len(dataset.class_names))
+    categories = [{"id": i, "name": dataset.class_names[i]} for i in class_ids]
     data = {
         "info": {},
         "images": images,
         "annotations": annotations,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(dataset.class_names) if i],
+        "categories": categories,
     }
-    return Truth(
-        data, {i: i for i in image_ids}, {i: i for i in range(1, len(dataset.class_names))}, False
-    )
+    return Truth(data, {i: i for i in image_ids}, {i: i for i in class_ids}, official=False)
 
 
-def coco_ground_truth(dataset, image_ids):
+def _annotations_of(masks: np.ndarray, class_ids: np.ndarray) -> list[dict]:
+    """Annotations of the masks of one image, without ids."""
+    from pycocotools import mask as coco_mask
+
+    if not masks.shape[2]:
+        return []
+    boxes = _coco_boxes(utils.extract_bboxes(masks))
+    annotations = []
+    for box, code, class_id in zip(boxes, encode(masks), class_ids):
+        annotations.append(
+            {
+                "bbox": box,
+                "category_id": abs(int(class_id)),
+                "segmentation": code,
+                "area": float(coco_mask.area(code)),
+                "iscrowd": int(class_id < 0),
+            }
+        )
+    return annotations
+
+
+def _add_keypoints(annotations: list[dict], keypoints: np.ndarray) -> None:
+    """Gives annotations their keypoints, [N, K, (y, x, visibility)]."""
+    for annotation, points in zip(annotations, keypoints):
+        points = np.asarray(points)
+        visibility = points[:, 2]
+        annotation["keypoints"] = _coco_points(points[:, :2], visibility)
+        annotation["num_keypoints"] = int(np.count_nonzero(visibility > 0))
+
+
+def coco_ground_truth(dataset: Dataset, image_ids: Iterable[int] | None) -> Any:
     """A pycocotools COCO object of a dataset's truth, see `ground_truth`."""
     return ground_truth(dataset, image_ids).coco()
 
@@ -480,18 +592,31 @@ def coco_ground_truth(dataset, image_ids):
 # ---- Figures -------------------------------------------------------------------------------------
 
 
-def _cocoeval(truth, detections, kind, sigmas=None):
+def _cocoeval(
+    truth: Truth,
+    detections: list[dict],
+    kind: str,
+    sigmas: Sequence[float] | None = None,
+) -> Any:
     """A COCOeval that has run; sigmas: [K] of keypoints, None for COCO's."""
     from pycocotools.cocoeval import COCOeval
 
     # A row with more than one of these would take its area from the box; COCO takes a mask's or the
     # points' own.
-    drop = {"bbox", "segmentation", "keypoints"} - {kind if kind != "segm" else "segmentation"}
-    rows = [{key: value for key, value in row.items() if key not in drop} for row in detections]
+    shapes = {
+        "bbox": "bbox",
+        "segm": "segmentation",
+        "keypoints": "keypoints",
+    }
+    others = set(shapes.values()) - {shapes[kind]}
+    rows = [_without(row, others) for row in detections]
     coco = truth.coco()
     with contextlib.redirect_stdout(io.StringIO()):
-        found = coco.loadRes(rows) if rows else _coco({**truth.data, "annotations": []})
-        run = COCOeval(coco, found, kind)
+        if rows:
+            results = coco.loadRes(rows)
+        else:
+            results = _coco({**truth.data, "annotations": []})
+        run = COCOeval(coco, results, kind)
         if sigmas is not None:
             run.params.kpt_oks_sigmas = np.asarray(sigmas, float)
         run.evaluate()
@@ -500,34 +625,63 @@ def _cocoeval(truth, detections, kind, sigmas=None):
     return run
 
 
-def _mean(values):
+def _without(row: dict, keys: set[str]) -> dict:
+    """A copy of a row without some of its keys."""
+    return {key: value for key, value in row.items() if key not in keys}
+
+
+def _mean(values: np.ndarray) -> float:
     """Mean of what is known: COCO writes -1 where it has no value. NaN without any."""
     known = values[values > -1]
-    return float(known.mean()) if known.size else float("nan")
+    if not known.size:
+        return float("nan")
+    return float(known.mean())
 
 
-def _class_figures(run, column):
+def _overall_figures(run: Any, names: Sequence[str]) -> dict[str, float]:
+    """{figure: value} over all classes of a COCOeval, NaN where it writes -1."""
+    figures = {}
+    for name, value in zip(names, run.stats):
+        figures[name] = float(value)
+        if value < 0:
+            figures[name] = float("nan")
+    return figures
+
+
+def _class_figures(run: Any, column: int) -> dict[str, float]:
     """{figure: value} of `CLASS_FIGURES` for one class of a COCOeval."""
-    precision, recall = (
-        run.eval["precision"][:, :, column, :, -1],
-        run.eval["recall"][:, column, :, -1],
-    )
-    areas = [_mean(precision[:, :, area]) for area in range(4)]
-    return dict(
-        zip(
-            CLASS_FIGURES,
-            [
-                areas[0],
-                _mean(precision[0, :, 0]),
-                _mean(precision[5, :, 0]),
-                *areas[1:],
-                _mean(recall[:, 0]),
-            ],
-        )
-    )
+    precision = run.eval["precision"][:, :, column, :, -1]  # [IoUs, recalls, areas]
+    recall = run.eval["recall"][:, column, :, -1]  # [IoUs, areas]
+    return {
+        "AP": _mean(precision[:, :, 0]),
+        "AP50": _mean(precision[0, :, 0]),
+        "AP75": _mean(precision[5, :, 0]),
+        "APs": _mean(precision[:, :, 1]),
+        "APm": _mean(precision[:, :, 2]),
+        "APl": _mean(precision[:, :, 3]),
+        "AR100": _mean(recall[:, 0]),
+    }
 
 
-def confusion_matrix(truth, detections, iou_threshold=0.5, score_threshold=0.5, kind=None):
+def _curves(run: Any) -> dict[str, np.ndarray]:
+    """The curves of a COCOeval, see `Evaluation`."""
+    curves = {
+        "precision": run.eval["precision"][:, :, :, 0, -1],
+        "score": run.eval["scores"][:, :, :, 0, -1],
+        "recall": run.eval["recall"][:, :, 0, -1],
+    }
+    for name, array in curves.items():
+        curves[name] = np.where(array > -1, array, np.nan)
+    return curves
+
+
+def confusion_matrix(
+    truth: Truth,
+    detections: list[dict],
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.5,
+    kind: str | None = None,
+) -> np.ndarray:
     """Which objects are detected as what.
 
     Detections of at least the score are taken best first; each takes the free object, of whatever
@@ -544,87 +698,153 @@ def confusion_matrix(truth, detections, iou_threshold=0.5, score_threshold=0.5, 
         [classes + 1, classes + 1] int: row the object's class, column the detection's, in the order
         of the truth's categories, background first.
     """
-    from pycocotools import mask as coco_mask
-
-    from mrcnn import coco
-
-    order = {category["id"]: i for i, category in enumerate(truth.data["categories"], 1)}
-    matrix = np.zeros((len(order) + 1, len(order) + 1), np.int64)
-    kind = kind or (
-        "segm" if detections and all("segmentation" in row for row in detections) else "bbox"
-    )
-    sizes = {image["id"]: (image["height"], image["width"]) for image in truth.data["images"]}
-    objects, found = {image_id: [] for image_id in sizes}, {image_id: [] for image_id in sizes}
-    for each in truth.data["annotations"]:
-        objects[each["image_id"]].append(each)
-    for row in detections:
-        if row["score"] >= score_threshold:
-            found[row["image_id"]].append(row)
-    for image_id, size in sizes.items():
-        rows, there = sorted(found[image_id], key=lambda row: -row["score"]), objects[image_id]
-        crowd = np.array([bool(each["iscrowd"]) for each in there], bool)
-        if rows and there:
-            if kind == "segm":
-                pairs = [[coco.to_rle(each, *size) for each in side] for side in (rows, there)]
-            else:
-                pairs = [np.array([each["bbox"] for each in side], float) for side in (rows, there)]
-            overlaps = np.asarray(coco_mask.iou(*pairs, crowd.astype(np.uint8)))
-        else:
-            overlaps = np.zeros((len(rows), len(there)))
-        free = ~crowd
-        for row, overlap in zip(rows, overlaps):
-            fits = np.where(free, overlap, -1)
-            best = fits.argmax() if fits.size else None
-            if best is not None and fits[best] >= iou_threshold:
-                free[best] = False
-                matrix[order[there[best]["category_id"]], order[row["category_id"]]] += 1
-            elif not (overlap[crowd] >= iou_threshold).any():
-                matrix[0, order[row["category_id"]]] += 1
-        for i in np.flatnonzero(free):
-            matrix[order[there[i]["category_id"]], 0] += 1
+    if kind is None:
+        kind = "bbox"
+        if detections and all("segmentation" in row for row in detections):
+            kind = "segm"
+    categories = truth.data["categories"]
+    column = {category["id"]: i for i, category in enumerate(categories, 1)}
+    matrix = np.zeros((len(column) + 1, len(column) + 1), np.int64)
+    sure = [row for row in detections if row["score"] >= score_threshold]
+    rows_of = _by_image(truth, sure)
+    objects_of = _by_image(truth, truth.data["annotations"])
+    for image in truth.data["images"]:
+        rows = sorted(rows_of[image["id"]], key=_descending_score)
+        objects = objects_of[image["id"]]
+        overlaps = _overlaps(rows, objects, kind, (image["height"], image["width"]))
+        for row, matched in _pairs(rows, objects, overlaps, iou_threshold):
+            matrix[_place(matched, column), _place(row, column)] += 1
     return matrix
 
 
-def _keypoint_figures(dataset, truth, detections):
+def _descending_score(row: dict) -> float:
+    return -row["score"]
+
+
+def _place(item: dict | None, column: dict[int, int]) -> int:
+    """Row or column of an object's or a detection's class; 0 for None."""
+    if item is None:
+        return 0
+    return column[item["category_id"]]
+
+
+def _by_image(truth: Truth, items: list[dict]) -> dict[int, list[dict]]:
+    """{image id: its annotations or results}."""
+    groups: dict[int, list[dict]] = {}
+    for image in truth.data["images"]:
+        groups[image["id"]] = []
+    for item in items:
+        groups[item["image_id"]].append(item)
+    return groups
+
+
+def _overlaps(
+    rows: list[dict],
+    objects: list[dict],
+    kind: str,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """IoU [rows, objects]; of a crowd the share of the detection that lies in it."""
+    from pycocotools import mask as coco_mask
+
+    if not rows or not objects:
+        return np.zeros((len(rows), len(objects)))
+    crowd = _crowds(objects).astype(np.uint8)
+    if kind == "segm":
+        codes = [to_rle(row, *size) for row in rows]
+        truth_codes = [to_rle(item, *size) for item in objects]
+        return np.asarray(coco_mask.iou(codes, truth_codes, crowd))
+    boxes = np.array([row["bbox"] for row in rows], float)
+    truth_boxes = np.array([item["bbox"] for item in objects], float)
+    return np.asarray(coco_mask.iou(boxes, truth_boxes, crowd))
+
+
+def _crowds(objects: list[dict]) -> np.ndarray:
+    """Which annotations are crowds, [objects] bool."""
+    return np.array([bool(item["iscrowd"]) for item in objects], bool)
+
+
+def _pairs(
+    rows: list[dict],
+    objects: list[dict],
+    overlaps: np.ndarray,
+    iou_threshold: float,
+) -> list[tuple[dict | None, dict | None]]:
+    """(detection, object) of one image, None for what has no partner; see `confusion_matrix`.
+
+    Args:
+        rows: detections, best first.
+        overlaps: [rows, objects].
+    """
+    crowd = _crowds(objects)
+    free = ~crowd
+    pairs: list[tuple[dict | None, dict | None]] = []
+    for row, overlap in zip(rows, overlaps):
+        fits = np.flatnonzero(free & (overlap >= iou_threshold))
+        if fits.size:
+            best = fits[overlap[fits].argmax()]
+            free[best] = False
+            pairs.append((row, objects[best]))
+        elif not (overlap[crowd] >= iou_threshold).any():
+            pairs.append((row, None))
+    for i in np.flatnonzero(free):
+        pairs.append((None, objects[i]))
+    return pairs
+
+
+def _keypoint_figures(
+    dataset: Dataset, truth: Truth, detections: list[dict]
+) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
     """{figure: value} of `KEYPOINT_FIGURES` and {class: {"keypoints AP", "keypoints AP50"}}."""
     sigmas = getattr(dataset, "keypoint_sigmas", None)
-    counts = {
-        len(each["keypoints"]) // 3 for each in truth.data["annotations"] if each.get("keypoints")
-    }
-    counts |= {len(row.get("keypoints", ())) // 3 for row in detections}
-    if counts - {17 if sigmas is None else len(sigmas)}:
+    count = 17
+    if sigmas is not None:
+        count = len(sigmas)
+    annotations = truth.data["annotations"]
+    labelled = [item for item in (*annotations, *detections) if item.get("keypoints")]
+    counts = {len(item["keypoints"]) // 3 for item in labelled}
+    if any(not row.get("keypoints") for row in detections):
+        counts.add(0)
+    if counts - {count}:
         raise ValueError(
             "keypoints are COCO's 17 unless the dataset has `keypoint_sigmas`, the tolerance of"
             f" each as a share of the object's size. Received: {sorted(counts)} keypoints, sigmas"
             f" {sigmas}"
         )
     # Objects without keypoints are no part of the measure.
-    blank = {"keypoints": [0] * 3 * (17 if sigmas is None else len(sigmas)), "num_keypoints": 0}
-    annotations = [
-        each if each.get("keypoints") else {**each, **blank} for each in truth.data["annotations"]
-    ]
-    truth = dataclasses.replace(truth, data={**truth.data, "annotations": annotations})
+    blank = {"keypoints": [0] * 3 * count, "num_keypoints": 0}
+    filled = []
+    for annotation in annotations:
+        if not annotation.get("keypoints"):
+            annotation = {**annotation, **blank}
+        filled.append(annotation)
+    truth = dataclasses.replace(truth, data={**truth.data, "annotations": filled})
     run = _cocoeval(truth, detections, "keypoints", sigmas)
-    precision, names = (
-        run.eval["precision"][:, :, :, 0, -1],
-        {each["id"]: each["name"] for each in truth.data["categories"]},
-    )
-    per_class = {
-        names[class_id]: {
+    names = _category_names(truth)
+    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, classes]
+    per_class = {}
+    for i, category_id in enumerate(run.params.catIds):
+        per_class[names[category_id]] = {
             "keypoints AP": _mean(precision[:, :, i]),
             "keypoints AP50": _mean(precision[0, :, i]),
         }
-        for i, class_id in enumerate(run.params.catIds)
-    }
-    return {
-        figure: float(value) if value >= 0 else float("nan")
-        for figure, value in zip(KEYPOINT_FIGURES, run.stats)
-    }, per_class
+    return _overall_figures(run, KEYPOINT_FIGURES), per_class
+
+
+def _category_names(truth: Truth) -> dict[int, str]:
+    """{category id: name}."""
+    return {category["id"]: category["name"] for category in truth.data["categories"]}
 
 
 def evaluate_detections(
-    dataset, detections, image_ids=None, masks=True, seconds=0.0, truth=None, keypoints=False
-):
+    dataset: Dataset,
+    detections: list[dict],
+    image_ids: Iterable[int] | None = None,
+    masks: bool = True,
+    seconds: float = 0.0,
+    truth: Truth | None = None,
+    keypoints: bool = False,
+) -> Evaluation:
     """COCO's figures of stored detections.
 
     Args:
@@ -644,133 +864,157 @@ def evaluate_detections(
     Raises:
         ValueError: detections of images that are not among these.
     """
-    image_ids = list(dataset.image_ids if image_ids is None else image_ids)
-    truth = truth or ground_truth(dataset, image_ids, keypoints)
+    ids = _ids(dataset, image_ids)
+    truth = truth or ground_truth(dataset, ids, keypoints)
     strangers = {row["image_id"] for row in detections} - set(truth.image_ids.values())
     if strangers:
         raise ValueError(
             "detections belong to the images that are evaluated. Received: image_id"
             f" {sorted(strangers)[:5]}"
         )
-    names = {category["id"]: category["name"] for category in truth.data["categories"]}
-    overall, curves, per_class = {"segm": None}, {}, {name: {} for name in names.values()}
-    for kind in ("bbox", "segm") if masks else ("bbox",):
+    names = _category_names(truth)
+    per_class: dict[str, dict[str, float]] = {name: {} for name in names.values()}
+    overall = {}
+    curves = {}
+    kinds = ["bbox"]
+    if masks:
+        kinds.append("segm")
+    for kind in kinds:
         run = _cocoeval(truth, detections, kind)
-        overall[kind] = {
-            figure: float(value) if value >= 0 else float("nan")
-            for figure, value in zip(FIGURES, run.stats)
-        }
-        for column, class_id in enumerate(run.params.catIds):
-            per_class[names[class_id]].update(
-                {f"{kind} {figure}": value for figure, value in _class_figures(run, column).items()}
-            )
-        curves[kind] = {
-            name: np.where(array > -1, array, np.nan)
-            for name, array in (
-                ("precision", run.eval["precision"][:, :, :, 0, -1]),
-                ("score", run.eval["scores"][:, :, :, 0, -1]),
-                ("recall", run.eval["recall"][:, :, 0, -1]),
-            )
-        }
-    done = Evaluation(
-        overall["bbox"],
-        overall["segm"],
-        per_class,
-        len(image_ids),
-        detections,
-        seconds,
-        curves,
-        confusion_matrix(truth, detections, kind="segm" if masks and detections else "bbox"),
-        truth,
+        overall[kind] = _overall_figures(run, FIGURES)
+        curves[kind] = _curves(run)
+        for column, category_id in enumerate(run.params.catIds):
+            figures = _class_figures(run, column)
+            for figure, value in figures.items():
+                per_class[names[category_id]][f"{kind} {figure}"] = value
+    confusion_kind = "bbox"
+    if masks and detections:
+        confusion_kind = "segm"
+    evaluation = Evaluation(
+        bbox=overall["bbox"],
+        segm=overall.get("segm"),
+        per_class=per_class,
+        images=len(ids),
+        detections=detections,
+        seconds=seconds,
+        curves=curves,
+        confusion=confusion_matrix(truth, detections, kind=confusion_kind),
+        truth=truth,
     )
     if keypoints:
-        done.keypoints, by_class = _keypoint_figures(dataset, truth, detections)
+        evaluation.keypoints, by_class = _keypoint_figures(dataset, truth, detections)
         for name, figures in by_class.items():
             per_class[name].update(figures)
-    return done
+    return evaluation
 
 
 # ---- Running a model over a dataset --------------------------------------------------------------
 
 
 class _Log:
-    """Results so far as lines of json, one for each image, so that an interrupted evaluation can go
-    on.
+    """Results so far as lines of json, one for each image: an interrupted evaluation goes on there.
 
     Args:
         path: the file; None keeps nothing.
         key: what the results depend on; a file of another key is begun anew.
+
+    Attributes:
+        done: {image's name: its COCO results}.
     """
 
-    def __init__(self, path, key):
-        self.done, self._file = {}, None
+    def __init__(self, path: Any, key: str | None):
+        self.done: dict[str, list[dict]] = {}
+        self._file: BinaryIO | None = None
         if path is None:
             return
         path = pathlib.Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        end = self._read(path, key) if path.exists() else 0
-        self._file = open(path, "r+b" if end else "wb")  # noqa: SIM115  closed by `close`
+        path.touch()
+        end = self._read(path, key)
+        self._file = open(path, "r+b")  # noqa: SIM115  closed by `close`
         # What a killed program wrote of a line is cut off.
+        self._file.truncate(end)
         self._file.seek(end)
-        self._file.truncate()
         if not end:
-            self._line({"mrcnn_evaluation": key})
+            self._write({"mrcnn_evaluation": key})
 
-    def _read(self, path, key):
-        end = 0
+    def _read(self, path: pathlib.Path, key: str | None) -> int:
+        """Reads the results of a file of the same key; bytes of its whole lines, 0 for another."""
         with open(path, "rb") as file:
+            head = file.readline()
+            if not head:
+                return 0
+            entry = _entry(head)
+            if entry is None or entry.get("mrcnn_evaluation") != key:
+                logger.warning(
+                    "%s has results of other weights, settings or classes; it is begun anew", path
+                )
+                return 0
+            end = len(head)
             for line in file:
-                try:
-                    entry = json.loads(line) if line.endswith(b"\n") else None
-                except ValueError:
-                    entry = None
-                if not isinstance(entry, dict) or not end and entry.get("mrcnn_evaluation") != key:
-                    if not end:
-                        logger.warning(
-                            "%s has results of other weights, settings or classes; it is begun"
-                            " anew",
-                            path,
-                        )
+                entry = _entry(line)
+                if entry is None:
                     break
-                if end:
-                    self.done[entry["image"]] = entry["results"]
+                self.done[entry["image"]] = entry["results"]
                 end += len(line)
         return end
 
-    def _line(self, entry):
-        self._file.write(json.dumps(entry).encode() + b"\n")
-        self._file.flush()
-
-    def add(self, name, results):
-        self.done[name] = results
+    def _write(self, entry: dict) -> None:
         if self._file is not None:
-            self._line({"image": name, "results": results})
+            self._file.write(json.dumps(entry).encode() + b"\n")
+            self._file.flush()
 
-    def close(self):
+    def add(self, name: str, results: list[dict]) -> None:
+        """Takes the results of one image."""
+        self.done[name] = results
+        self._write({"image": name, "results": results})
+
+    def close(self) -> None:
+        """Closes the file."""
         if self._file is not None:
             self._file.close()
 
 
-def _key(model, dataset):
+def _entry(line: bytes) -> dict | None:
+    """What a line of a `_Log` holds; None for one that is cut off or none of its lines."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    return entry
+
+
+def _key(model: Any, dataset: Dataset) -> str:
     """Digest of what detections depend on: weights, settings, classes."""
     digest = hashlib.sha256()
     for variable in getattr(getattr(model, "keras_model", None), "weights", ()):
-        digest.update(np.ascontiguousarray(variable))
-    settings = {
-        name: str(getattr(value, "__name__", value))
-        for name, value in model.config.to_dict().items()
-        if name not in ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE")
-    }
-    digest.update(json.dumps([settings, dataset.class_info], sort_keys=True, default=str).encode())
+        digest.update(np.ascontiguousarray(variable).data)
+    settings = {}
+    for name, value in model.config.to_dict().items():
+        if name not in ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE"):
+            settings[name] = str(getattr(value, "__name__", value))
+    text = json.dumps([settings, dataset.class_info], sort_keys=True, default=str)
+    digest.update(text.encode())
     return digest.hexdigest()
 
 
-def _name(dataset, image_id):
+def _name(dataset: Dataset, image_id: int) -> str:
+    """An image's name in a `_Log`."""
     info = dataset.image_info[image_id]
     return f"{info['source']}.{info['id']}"
 
 
-def evaluate(model, dataset, image_ids=None, progress=True, resume=None):
+def evaluate(
+    model: Any,
+    dataset: Dataset,
+    image_ids: Iterable[int] | None = None,
+    progress: bool = True,
+    resume: Any = None,
+) -> Evaluation:
     """Detects on a dataset's images and returns COCO's figures, an `Evaluation`.
 
     The masks of a batch are run-length encoded as they come; no more are in memory. An image that
@@ -787,61 +1031,90 @@ def evaluate(model, dataset, image_ids=None, progress=True, resume=None):
     Raises:
         ValueError: no images, or none that can be read; classes that the model doesn't have.
     """
-    image_ids = [
-        int(image_id) for image_id in (dataset.image_ids if image_ids is None else image_ids)
-    ]
-    if not image_ids:
+    ids = _ids(dataset, image_ids)
+    if not ids:
         raise ValueError("an evaluation needs images. Received: none")
     if dataset.num_classes != model.config.NUM_CLASSES:
         raise ValueError(
             f"NUM_CLASSES of the model is the dataset's {dataset.num_classes}, background included."
             f" Received: {model.config.NUM_CLASSES}"
         )
-    truth = ground_truth(dataset, image_ids, model.config.USE_KEYPOINTS)
-    log = _Log(resume, _key(model, dataset) if resume is not None else None)
+    truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
+    key = None
+    if resume is not None:
+        key = _key(model, dataset)
+    log = _Log(resume, key)
+    start = time.monotonic()
+    try:
+        unreadable = _detect(model, dataset, ids, truth, log, resume, progress)
+    finally:
+        log.close()
+    detections = []
+    for image_id in ids:
+        detections += log.done.get(_name(dataset, image_id), [])
+    evaluation = evaluate_detections(
+        dataset,
+        detections,
+        ids,
+        masks=model.config.USE_MASK,
+        seconds=time.monotonic() - start,
+        truth=truth,
+        keypoints=model.config.USE_KEYPOINTS,
+    )
+    evaluation.unreadable = unreadable
+    return evaluation
+
+
+def _detect(
+    model: Any,
+    dataset: Dataset,
+    image_ids: list[int],
+    truth: Truth,
+    log: _Log,
+    resume: Any,
+    progress: bool,
+) -> list[tuple[int, str]]:
+    """Detects on the images that the log has no results of; [(image id, reason)] of unreadable."""
     left = [image_id for image_id in image_ids if _name(dataset, image_id) not in log.done]
     if len(left) < len(image_ids):
         logger.info(
             "%d of %d images have results in %s", len(image_ids) - len(left), len(image_ids), resume
         )
-    unreadable, start, size = [], time.monotonic(), model.config.BATCH_SIZE
-    try:
-        for first in range(0, len(left), size):
-            chunk, images = left[first : first + size], []
-            for image_id in list(chunk):
-                try:
-                    images.append(dataset.load_image(image_id))
-                except (OSError, ValueError) as error:
-                    logger.warning("%s; its objects count as missed", error)
-                    unreadable.append((image_id, str(error)))
-                    chunk.remove(image_id)
-            if not log.done and not images and len(unreadable) >= min(len(image_ids), 10):
-                raise ValueError(
-                    f"none of the first {len(unreadable)} images can be read; the first:"
-                    f" {unreadable[0][1]}"
-                )
-            for image_id, result in zip(chunk, model.detect(images) if images else []):
-                log.add(
-                    _name(dataset, image_id),
-                    coco_results(truth.image_ids[image_id], result, truth.class_ids),
-                )
-            if progress:
-                utils.show_progress(
-                    "evaluating", min(first + size, len(left)), len(left), time.monotonic() - start
-                )
-    finally:
-        log.close()
-    detections = [
-        row for image_id in image_ids for row in log.done.get(_name(dataset, image_id), ())
-    ]
-    done = evaluate_detections(
-        dataset,
-        detections,
-        image_ids,
-        model.config.USE_MASK,
-        time.monotonic() - start,
-        truth,
-        model.config.USE_KEYPOINTS,
-    )
-    done.unreadable = unreadable
-    return done
+    unreadable: list[tuple[int, str]] = []
+    start = time.monotonic()
+    size = model.config.BATCH_SIZE
+    for first in range(0, len(left), size):
+        batch = left[first : first + size]
+        images = _readable(dataset, batch, unreadable)
+        enough_to_tell = len(unreadable) >= min(len(image_ids), 10)
+        if not log.done and not images and enough_to_tell:
+            raise ValueError(
+                f"none of the first {len(unreadable)} images can be read; the first:"
+                f" {unreadable[0][1]}"
+            )
+        results = []
+        if images:
+            results = model.detect(list(images.values()))
+        for image_id, result in zip(images, results):
+            rows = coco_results(truth.image_ids[image_id], result, truth.class_ids)
+            log.add(_name(dataset, image_id), rows)
+        if progress:
+            done = first + len(batch)
+            utils.show_progress("evaluating", done, len(left), time.monotonic() - start)
+    return unreadable
+
+
+def _readable(
+    dataset: Dataset,
+    image_ids: list[int],
+    unreadable: list[tuple[int, str]],
+) -> dict[int, np.ndarray]:
+    """{image id: image} of those that can be read; the others are added to `unreadable`."""
+    images = {}
+    for image_id in image_ids:
+        try:
+            images[image_id] = dataset.load_image(image_id)
+        except (OSError, ValueError) as error:
+            logger.warning("%s; its objects count as missed", error)
+            unreadable.append((image_id, str(error)))
+    return images

@@ -501,13 +501,7 @@ def of_detected_class(head: Any) -> Any:
     class_ids = KL.Input((None,), dtype="int32", name="class_ids")
     inputs = [*head.inputs, class_ids]
     conv, features = _last_layer(head.output)
-    if (
-        type(conv) is not KL.Conv2D
-        or conv.kernel_size != (1, 1)
-        or conv.activation is not keras.activations.sigmoid
-    ):
-        conv = None
-    if conv is None:
+    if not _predicts_sigmoid_masks(conv):
         return keras.Model(inputs, DetectedClass(dtype="float32")([head.output, class_ids]))
     doubling, doubling_inputs = _last_layer(features)
     if _doubles(doubling):
@@ -516,6 +510,15 @@ def of_detected_class(head: Any) -> Any:
         doubling = None
     last = DetectedClass(conv, doubling, dtype=conv.dtype_policy)
     return keras.Model(inputs, last([features, class_ids]))
+
+
+def _predicts_sigmoid_masks(layer):
+    """Whether it is a 1x1 convolution with a sigmoid, each class for itself."""
+    return (
+        type(layer) is KL.Conv2D
+        and layer.kernel_size == (1, 1)
+        and layer.activation is keras.activations.sigmoid
+    )
 
 
 def _doubles(layer):

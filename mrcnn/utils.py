@@ -8,7 +8,6 @@ normalised boxes run from 0 to 1 with the convention of `norm_boxes`. Masks of o
 Keras and TensorFlow are not imported, except inside the two functions that work on tensors.
 """
 
-import concurrent.futures
 import logging
 import math
 import os
@@ -16,7 +15,7 @@ import random
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,13 +29,23 @@ from mrcnn.boxes import (  # noqa: F401  names that existing code imports from h
     deltas_between,
     denorm_boxes,
     extract_bboxes,
-    intersection as _intersection,
-    iou as _iou,
     non_max_suppression,
     norm_boxes,
 )
 from mrcnn.config import RESIZE_MODES
 from mrcnn.files import show_progress  # noqa: F401
+from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
+    ONE_GO,
+    bilinear_samples,
+    compute_overlaps_masks,
+    expand_mask,
+    minimize_mask,
+    mold_mask,
+    pad_masks,
+    unmold_crop,
+    unmold_mask,
+    unmold_masks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -368,37 +377,6 @@ def read_image(path, rotate=True):
 ############################################################
 
 
-def _samples(n_in, n_out):
-    """Where bilinear resizing reads along one axis, with half-pixel centres.
-
-    Args:
-        n_in: samples there are, a number or [N, 1].
-        n_out: samples wanted.
-
-    Returns:
-        low, high: [(N,) n_out] int, the two neighbours; low_weight, high_weight: their weights, 0
-            for a
-        neighbour outside: what lies there is 0 (skimage's mode "constant").
-    """
-    position = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
-    low = np.floor(position).astype(np.int64)
-    high_weight = position - low
-    low_weight = np.where(low < 0, 0, 1 - high_weight)
-    high_weight = np.where(low + 1 > n_in - 1, 0, high_weight)
-    return np.clip(low, 0, n_in - 1), np.clip(low + 1, 0, n_in - 1), low_weight, high_weight
-
-
-def _padded_neighbours(n_in, n_out, start, stop):
-    """`_samples` of the places start..stop of n_out, for samples with a 0 put before and behind.
-
-    Returns:
-        low: int, the lower neighbour, the other is the next; weight: float32, of the upper one.
-    """
-    position = (np.arange(start, stop) + 0.5) * (n_in / n_out) + 0.5
-    low = position.astype(np.int64)
-    return low, (position - low).astype(np.float32)
-
-
 def _resize_bilinear(image, height, width):
     """What `resize(..., preserve_range=True)` gives, cut back to the image's dtype, several times
     faster.
@@ -406,8 +384,8 @@ def _resize_bilinear(image, height, width):
     Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
     """
     channels = math.prod(image.shape[2:])
-    low_y, high_y, low_wy, high_wy = _samples(image.shape[0], height)
-    low_x, high_x, low_wx, high_wx = _samples(image.shape[1], width)
+    low_y, high_y, low_wy, high_wy = bilinear_samples(image.shape[0], height)
+    low_x, high_x, low_wx, high_wx = bilinear_samples(image.shape[1], width)
     # Channels are laid beside each other, so that each operation runs over long rows.
     low_x, high_x = ((x[:, None] * channels + np.arange(channels)).ravel() for x in (low_x, high_x))
     low_wx, high_wx = np.repeat(low_wx, channels), np.repeat(high_wx, channels)
@@ -632,404 +610,107 @@ def resize_mask(mask, scale, padding, crop=None, exact=False):
 
 
 ############################################################
-#  Masks
-############################################################
-
-
-def minimize_mask(bbox, mask, mini_shape):
-    """Masks cut to their boxes and resized to one small shape, to save memory in training.
-
-    Args:
-        bbox: [N, (y1, x1, y2, x2)] pixels, of positive area.
-        mask: [H, W, N], non-zero is foreground.
-        mini_shape: (height, width) of the result.
-
-    Returns:
-        [height, width, N] bool: bilinear, more than half.
-
-    Raises:
-        ValueError: a box without pixels in the image.
-    """
-    bbox, mask = np.asarray(bbox), np.asarray(mask)
-    height, width = mini_shape[:2]
-    count = mask.shape[-1]
-    if not count:
-        return np.zeros((height, width, 0), bool)
-    y1, x1, y2, x2 = (
-        np.clip(bbox[:, k], 0, mask.shape[k % 2]).astype(np.int64)[:, None] for k in range(4)
-    )
-    empty = np.flatnonzero((y2 <= y1) | (x2 <= x1))
-    if empty.size:
-        raise ValueError(
-            f"Expected boxes with an area inside the image of {mask.shape[:2]}. "
-            f"Received: box {empty[0]} = {bbox[empty[0]].tolist()}"
-        )
-    # Only the pixels that are interpolated between are read, of all masks at once.
-    low_y, high_y, low_wy, high_wy = _samples(y2 - y1, height)  # [N, h]
-    low_x, high_x, low_wx, high_wx = _samples(x2 - x1, width)
-    rows, columns = np.concatenate([low_y, high_y], 1) + y1, np.concatenate([low_x, high_x], 1) + x1
-    if min(mask.strides) < 0 or any(stride % mask.itemsize for stride in mask.strides):
-        mask = np.ascontiguousarray(mask)
-    step = [stride // mask.itemsize for stride in mask.strides]
-    memory = np.lib.stride_tricks.as_strided(
-        mask, (1 + sum((n - 1) * k for n, k in zip(mask.shape, step)),), (mask.itemsize,)
-    )
-    rows = rows * step[0] + np.arange(count)[:, None] * step[2]
-    pixels = memory[rows[:, :, None] + (columns * step[1])[:, None]] != 0  # [N, 2h, 2w]
-    soft = pixels[:, :height] * low_wy[:, :, None] + pixels[:, height:] * high_wy[:, :, None]
-    soft = soft[:, :, :width] * low_wx[:, None] + soft[:, :, width:] * high_wx[:, None]
-    mini = soft > 0.5  # rounds half to even
-    # The zeros outside darken the rim, but never below the crop's own values: all ones stay all
-    # ones.
-    for i in np.flatnonzero(pixels.all(axis=(1, 2))):
-        mini[i] |= bool((mask[y1[i, 0] : y2[i, 0], x1[i, 0] : x2[i, 0], i] != 0).all())
-    return mini.transpose(1, 2, 0)
-
-
-def expand_mask(bbox, mini_mask, image_shape):
-    """Mini-masks put back into the image, the opposite of `minimize_mask`.
-
-    Args:
-        bbox: [N, (y1, x1, y2, x2)] pixels; parts outside the image are cut off.
-        mini_mask: [h, w, N], non-zero is foreground.
-        image_shape: (height, width, ...).
-
-    Returns:
-        [height, width, N] bool.
-    """
-    return _paste(
-        np.moveaxis(np.asarray(mini_mask) != 0, -1, 0), bbox, image_shape, 0.5, np.greater
-    )
-
-
-def mold_mask(mask, config):
-    """An object's mask as the mask head is trained on it.
-
-    Args:
-        mask: [h, w], the crop of the object's box; non-zero is foreground.
-        config: for MASK_SHAPE.
-
-    Returns:
-        [*MASK_SHAPE] float32, zeros and ones.
-    """
-    mask = np.asarray(mask)
-    box = [[0, 0, *mask.shape]]
-    return minimize_mask(box, mask[:, :, None], config.MASK_SHAPE)[:, :, 0].astype(np.float32)
-
-
-def unmold_mask(mask, bbox, image_shape):
-    """A predicted mask put into the image.
-
-    Args:
-        mask: [h, w] float, probabilities.
-        bbox: (y1, x1, y2, x2) whole pixels; parts outside the image are cut off.
-        image_shape: (height, width, ...).
-
-    Returns:
-        [height, width] bool: probability of at least .5.
-    """
-    return unmold_masks(np.asarray(mask)[None], [bbox], image_shape)[:, :, 0]
-
-
-def unmold_masks(masks, boxes, image_shape, threshold=0.5, padded=False):
-    """`unmold_mask` of several; work is done inside the boxes only.
-
-    Args:
-        masks: [N, h, w] float, probabilities.
-        boxes: [N, (y1, x1, y2, x2)] whole pixels; parts outside the image are cut off, a box
-            without pixels in it gives an empty mask.
-        image_shape: (height, width, ...).
-        threshold: foreground from this probability.
-        padded: boxes need not be whole; a pixel of 0 is put around each mask, and its box grows by
-            as much before it is cut to whole pixels, those of its lower right edge included
-            (MASK_PASTE).
-
-    Returns:
-        [height, width, N] bool, a view of [N, height, width].
-    """
-    if padded:
-        masks, boxes = pad_masks(masks, boxes)
-    return _paste(masks, boxes, image_shape, threshold, np.greater_equal)
-
-
-def pad_masks(masks, boxes):
-    """Masks [N, h + 2, w + 2] with a rim of 0 and their boxes [N, 4] grown by as much, in whole
-    pixels (MASK_PASTE)."""
-    masks, boxes = np.asarray(masks), np.asarray(boxes, np.float64)[:, :4]
-    growth = np.array([(side + 2) / side for side in masks.shape[1:]] * 2)
-    middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
-    middle = np.concatenate([middle, middle], axis=1)
-    corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
-    boxes = np.concatenate([corners[:, :2], np.maximum(corners[:, 2:], corners[:, :2]) + 1], axis=1)
-    return np.pad(masks, [(0, 0), (1, 1), (1, 1)]), boxes
-
-
-def _paste(masks, boxes, image_shape, threshold, foreground):
-    """[H, W, N] bool of masks [N, h, w], each resized to its box; foreground(value, threshold)
-    decides."""
-    masks = np.asarray(masks, np.float32)
-    if masks.ndim != 3 or len(masks) != len(boxes):
-        raise ValueError(
-            "Expected a mask for each box. "
-            f"Received: masks of shape {masks.shape}, {len(boxes)} boxes"
-        )
-    height, width = (int(side) for side in image_shape[:2])
-    out = np.zeros((len(masks), height, width), bool)
-    for mask, box, full in zip(masks, boxes, out):
-        inside = _clip_box(box, height, width)
-        if inside is not None:
-            y1, x1, y2, x2 = inside
-            _resize_into(full[y1:y2, x1:x2], mask, box, y1, x1, threshold, foreground)
-    return out.transpose(1, 2, 0)
-
-
-def unmold_crop(mask, box, image_shape, threshold=0.5):
-    """The part of `unmold_mask` inside the box, without an array of the whole image.
-
-    Returns:
-        (y1, x1, y2, x2) of the box inside the image, zeros for a box outside; [y2 - y1, x2 - x1]
-        bool.
-    """
-    inside = _clip_box(box, *(int(side) for side in image_shape[:2])) or (0, 0, 0, 0)
-    y1, x1, y2, x2 = inside
-    crop = np.zeros((y2 - y1, x2 - x1), bool)
-    if crop.size:
-        _resize_into(crop, np.asarray(mask, np.float32), box, y1, x1, threshold, np.greater_equal)
-    return inside, crop
-
-
-def _clip_box(box, height, width):
-    """(y1, x1, y2, x2) of the part of a box that lies in the image, ints; None where there is
-    none."""
-    y1, x1, y2, x2 = (int(edge) for edge in box[:4])
-    y1, x1, y2, x2 = max(y1, 0), max(x1, 0), min(y2, height), min(x2, width)
-    return (y1, x1, y2, x2) if y1 < y2 and x1 < x2 else None
-
-
-# Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost
-# more than the pixels.
-ONE_GO = 100_000
-
-
-def _resize_into(out, mask, box, top, left, threshold, foreground):
-    """Resizes a mask [h, w] float32 to its box and writes the part from (top, left) on to `out`,
-    bool."""
-    y1, x1, y2, x2 = (int(edge) for edge in box[:4])
-    height, width = out.shape
-    # The zeros outside darken the rim, but never below the mask's own values.
-    if foreground(mask.min(), threshold):
-        out[:] = True
-        return
-    low, weight = _padded_neighbours(mask.shape[1], x2 - x1, left - x1, left - x1 + width)
-    padded, across = (
-        np.zeros((len(mask) + 2, side), np.float32) for side in (mask.shape[1] + 2, width)
-    )
-    padded[1:-1, 1:-1] = mask
-    across[1:-1] = padded[1:-1, low]
-    across[1:-1] += (padded[:, 1:] - padded[:, :-1])[1:-1, low] * weight
-    low, weight = _padded_neighbours(len(mask), y2 - y1, top - y1, top - y1 + height)
-    slopes, weight = across[1:] - across[:-1], weight[:, None]
-    # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times
-    # as long on a busy machine.
-    if out.size <= ONE_GO:
-        values = slopes[low]
-        values *= weight
-        values += across[low]
-        foreground(values, threshold, out=out)
-        return
-    # Rows between the same two rows of the mask at once; where both are background, so is what lies
-    # between.
-    reached = foreground(np.maximum(across[:-1], across[1:]), threshold)
-    first, last = reached.argmax(axis=1), width - reached[:, ::-1].argmax(axis=1)
-    starts = np.flatnonzero(np.concatenate([[True], low[1:] != low[:-1]]))
-    for above, start, stop in zip(low[starts], starts, [*starts[1:], height]):
-        if reached[above, first[above]]:
-            columns = slice(first[above], last[above])
-            strip = weight[start:stop] * slopes[above, columns]
-            strip += across[above, columns]
-            foreground(strip, threshold, out=out[start:stop, columns])
-
-
-def compute_overlaps_masks(masks1, masks2):
-    """IoU of each mask with each.
-
-    Args:
-        masks1, masks2: [H, W, N] and [H, W, M]; foreground above .5.
-
-    Returns:
-        [N, M] float32, 0 where both masks are empty.
-    """
-    masks1, masks2 = (
-        masks if masks.dtype == bool else masks > 0.5
-        for masks in (np.asarray(masks1), np.asarray(masks2))
-    )
-    count1, count2 = masks1.shape[-1], masks2.shape[-1]
-    if not count1 or not count2:
-        return np.zeros((count1, count2), np.float32)
-    if masks1.shape[:2] != masks2.shape[:2]:
-        raise ValueError(
-            f"Expected masks of one image size. Received: {masks1.shape[:2]} and {masks2.shape[:2]}"
-        )
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # numpy lets both run at once
-        (boxes1, crops1), (boxes2, crops2) = pool.map(_boxes_and_crops, (masks1, masks2))
-    if crops1[0].dtype != crops2[0].dtype:
-        boxes1, crops1, boxes2, crops2 = *_unpacked(boxes1, crops1), *_unpacked(boxes2, crops2)
-    rows = 8 if crops1[0].dtype == np.uint8 else 1  # pixels of a cell
-    windows = rows * _intersection(boxes1.T[:, :, None], boxes2.T[:, None])  # [N, M] pixels
-    if windows.sum() <= 10 * masks1[:, :, 0].size * (count1 + count2):
-        common = _common_pixels(boxes1, crops1, boxes2, crops2, windows > 0)
-    else:
-        common = _common_pixels_dense(masks1, masks2)
-    area1, area2 = (
-        np.array([_count_pixels(crop) for crop in crops], np.float64) for crops in (crops1, crops2)
-    )
-    return _iou(common, area1[:, None], area2).astype(np.float32)
-
-
-def _count_pixels(crop):
-    """Foreground of a crop, bool or packed."""
-    return (
-        np.count_nonzero(crop)
-        if crop.dtype == bool
-        else int.from_bytes(crop.tobytes(), "little").bit_count()
-    )
-
-
-def _common_pixels(boxes1, crops1, boxes2, crops2, meet):
-    """Pixels that masks share, [N, M], counted where their boxes meet."""
-    first, second = np.nonzero(meet)
-    box1, box2 = boxes1[first], boxes2[second]
-    top_left = np.maximum(box1[:, :2], box2[:, :2])
-    size = np.minimum(box1[:, 2:], box2[:, 2:]) - top_left
-    from1, from2 = top_left - box1[:, :2], top_left - box2[:, :2]
-    rows = np.concatenate(
-        [first[:, None], second[:, None], from1, from1 + size, from2, from2 + size], axis=1
-    ).tolist()
-    common = np.zeros(meet.shape)
-    common[first, second] = [
-        _count_pixels(crops1[i][top1:bottom1, left1:right1] & crops2[j][top2:bottom2, left2:right2])
-        for i, j, top1, left1, bottom1, right1, top2, left2, bottom2, right2 in rows
-    ]
-    return common
-
-
-def _boxes_and_crops(masks):
-    """Boxes that hold the pixels of masks [H, W, N] bool, and the masks inside them.
-
-    Returns:
-        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels as the
-        bits of one: then the boxes count such rows.
-    """
-    height, width, count = masks.shape
-    if abs(masks.strides[2]) >= abs(masks.strides[1]):  # one mask lies behind the other
-        boxes = extract_bboxes(masks).astype(np.int64)
-        return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())]
-    # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to
-    # pixel of one mask are an eighth. 64 rows at a time: numpy's calls are then long enough for two
-    # threads to run at once.
-    bits = np.zeros((-(-height // 8), width, count), np.uint8)
-    for start in range(0, height, 64):
-        rows, packed = masks[start : start + 64].view(np.uint8), bits[start // 8 : start // 8 + 8]
-        for k in reversed(range(8)):
-            np.add(packed, packed, out=packed)
-            of_bit = packed[: len(rows[k::8])]
-            np.bitwise_or(of_bit, rows[k::8], out=of_bit)
-    boxes = extract_bboxes(bits).astype(np.int64)
-    return boxes, [
-        np.ascontiguousarray(bits[y1:y2, x1:x2, i])
-        for i, (y1, x1, y2, x2) in enumerate(boxes.tolist())
-    ]
-
-
-def _unpacked(boxes, crops):
-    """What `_boxes_and_crops` returns, in pixels and bool."""
-    if crops[0].dtype == bool:
-        return boxes, crops
-    unpacked = []
-    for crop in crops:
-        full = np.empty((len(crop), 8, crop.shape[1]), bool)
-        for k in range(8):
-            np.not_equal(crop & (1 << k), 0, out=full[:, k])
-        unpacked.append(full.reshape(8 * len(crop), crop.shape[1]))
-    return boxes * (8, 1, 8, 1), unpacked
-
-
-def _common_pixels_dense(masks1, masks2):
-    """Pixels that masks share, [N, M], by a matrix product: many large masks cost less that way."""
-    common = np.zeros((masks1.shape[-1], masks2.shape[-1]))
-    for start in range(
-        0, masks1.shape[0], 32
-    ):  # whole masks as floats would take four times their memory
-        rows1, rows2 = (
-            masks[start : start + 32].reshape(-1, masks.shape[-1]).astype(np.float32)
-            for masks in (masks1, masks2)
-        )
-        common += rows1.T @ rows2
-    return common
-
-
-############################################################
 #  Matching and average precision
 ############################################################
 
 
-def _instances(boxes, masks, *columns):
-    """Boxes, masks and columns without the rows whose box is all zero, which pad tables.
+def _is_instance(boxes: np.ndarray) -> np.ndarray:
+    """Which rows of boxes [N, 4] are not all zero, [N] bool: zero rows pad tables."""
+    return (np.asarray(boxes) != 0).any(axis=1)
 
-    Masks may come padded like the boxes, or with only those of real objects.
+
+def _masks_of(masks: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Masks [H, W, n] of the rows to keep.
+
+    Args:
+        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone.
+        keep: [N] bool.
     """
-    boxes, masks = np.asarray(boxes), np.asarray(masks)
-    keep = (boxes != 0).any(axis=1)
-    if masks.shape[-1] == len(boxes):
-        masks = masks if keep.all() else masks[..., keep]
-    elif masks.shape[-1] != keep.sum():
+    masks = np.asarray(masks)
+    if masks.shape[-1] == len(keep):
+        if keep.all():
+            return masks
+        return masks[..., keep]
+    if masks.shape[-1] != keep.sum():
         raise ValueError(
-            f"Expected a mask for each of {len(boxes)} boxes. Received: {masks.shape[-1]}"
+            f"Expected a mask for each of {len(keep)} boxes. Received: {masks.shape[-1]}"
         )
-    return boxes[keep], masks, *(np.asarray(column)[: len(keep)][keep] for column in columns)
+    return masks
 
 
-def _sorted_overlaps(
-    gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks
-):
-    """Class ids of ground truth and of predictions, scores and IoU [pred, gt]; best predictions
-    first."""
-    _, gt_masks, gt_class_ids = _instances(gt_boxes, gt_masks, gt_class_ids)
-    _, pred_masks, pred_class_ids, pred_scores = _instances(
-        pred_boxes, pred_masks, pred_class_ids, pred_scores
-    )
-    order = np.argsort(-pred_scores, kind="stable")
-    overlaps = compute_overlaps_masks(pred_masks, gt_masks)[order]
-    return gt_class_ids, pred_class_ids[order], pred_scores[order], overlaps
+class _Candidates(NamedTuple):
+    """Objects and predictions of one image, the best prediction first.
+
+    Attributes:
+        gt_class_ids: [N] int.
+        class_ids, scores: [P] of the predictions.
+        overlaps: [P, N] IoU of masks.
+    """
+
+    gt_class_ids: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+    overlaps: np.ndarray
 
 
-def _match(gt_class_ids, pred_class_ids, pred_scores, overlaps, iou_threshold, score_threshold):
-    """Greedy matching, best prediction first: each takes the free object of its class that it fits
-    best."""
-    gt_match, pred_match = np.full(len(gt_class_ids), -1.0), np.full(len(pred_class_ids), -1.0)
+def _candidates(
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+) -> _Candidates:
+    """The `_Candidates` of what `compute_matches` takes, without padding."""
+    real = _is_instance(gt_boxes)
+    gt_masks = _masks_of(gt_masks, real)
+    gt_class_ids = np.asarray(gt_class_ids)[: len(real)][real]
+    real = _is_instance(pred_boxes)
+    pred_masks = _masks_of(pred_masks, real)
+    class_ids = np.asarray(pred_class_ids)[: len(real)][real]
+    scores = np.asarray(pred_scores)[: len(real)][real]
+    order = np.argsort(-scores, kind="stable")
+    overlaps = compute_overlaps_masks(pred_masks, gt_masks)
+    return _Candidates(gt_class_ids, class_ids[order], scores[order], overlaps[order])
+
+
+def _match(
+    candidates: _Candidates, iou_threshold: float, score_threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Greedy matching: each prediction takes the free object of its class that it fits best.
+
+    Returns:
+        gt_match [N], pred_match [P], see `compute_matches`.
+    """
+    gt_class_ids, class_ids, scores, overlaps = candidates
+    gt_match = np.full(len(gt_class_ids), -1.0)
+    pred_match = np.full(len(class_ids), -1.0)
     if not len(gt_class_ids):
         return gt_match, pred_match
-    fits = (overlaps >= iou_threshold) & (pred_class_ids[:, None] == gt_class_ids)
-    fits &= (pred_scores >= score_threshold)[:, None]
+    fits = overlaps >= iou_threshold
+    fits &= class_ids[:, None] == gt_class_ids
+    fits &= (scores >= score_threshold)[:, None]
     for i in np.flatnonzero(fits.any(axis=1)):
-        fit = np.where(fits[i] & (gt_match < 0), overlaps[i], -1)
-        j = fit.argmax()
-        if fit[j] >= 0:
-            gt_match[j], pred_match[i] = i, j
+        free = fits[i] & (gt_match < 0)
+        if free.any():
+            j = np.where(free, overlaps[i], -1).argmax()
+            gt_match[j] = i
+            pred_match[i] = j
     return gt_match, pred_match
 
 
 def compute_matches(
-    gt_boxes,
-    gt_class_ids,
-    gt_masks,
-    pred_boxes,
-    pred_class_ids,
-    pred_scores,
-    pred_masks,
-    iou_threshold=0.5,
-    score_threshold=0.0,
-):
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matches the predictions of one image with its ground truth, by the IoU of masks.
 
     Rows whose box is all zero are padding and left out, wherever they stand.
@@ -1047,36 +728,48 @@ def compute_matches(
         pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
         overlaps: [P, N] IoU, predictions sorted by score.
     """
-    *found, overlaps = _sorted_overlaps(
-        gt_boxes, gt_class_ids, gt_masks, pred_boxes, pred_class_ids, pred_scores, pred_masks
+    candidates = _candidates(
+        gt_boxes,
+        gt_class_ids,
+        gt_masks,
+        pred_boxes,
+        pred_class_ids,
+        pred_scores,
+        pred_masks,
     )
-    gt_match, pred_match = _match(*found, overlaps, iou_threshold, score_threshold)
-    return gt_match, pred_match, overlaps
+    gt_match, pred_match = _match(candidates, iou_threshold, score_threshold)
+    return gt_match, pred_match, candidates.overlaps
 
 
-def _average_precision(pred_match, gt_count):
+def _average_precision(
+    pred_match: np.ndarray, gt_count: int
+) -> tuple[float, np.ndarray, np.ndarray]:
     """AP, precisions, recalls [P + 2] of one image's matches, the predictions sorted by score."""
     hits = np.cumsum(pred_match > -1)
     precisions = hits / np.arange(1, len(hits) + 1)
-    recalls = hits / gt_count if gt_count else np.full(len(hits), np.nan)
+    recalls = np.full(len(hits), np.nan)
+    if gt_count:
+        recalls = hits / gt_count
     precisions = np.concatenate([[0.0], precisions, [0.0]])
     recalls = np.concatenate([[0.0], recalls, [1.0]])
     # The envelope: precision never rises with recall.
     precisions = np.maximum.accumulate(precisions[::-1])[::-1]
-    ap = np.sum(np.diff(recalls) * precisions[1:]) if gt_count else np.nan
+    ap = np.nan
+    if gt_count:
+        ap = np.sum(np.diff(recalls) * precisions[1:])
     return ap, precisions, recalls
 
 
 def compute_ap(
-    gt_boxes,
-    gt_class_ids,
-    gt_masks,
-    pred_boxes,
-    pred_class_ids,
-    pred_scores,
-    pred_masks,
-    iou_threshold=0.5,
-):
+    gt_boxes: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_masks: np.ndarray,
+    pred_boxes: np.ndarray,
+    pred_class_ids: np.ndarray,
+    pred_scores: np.ndarray,
+    pred_masks: np.ndarray,
+    iou_threshold: float = 0.5,
+) -> tuple[float, np.ndarray, np.ndarray, np.ndarray]:
     """Average precision of one image at one IoU threshold, classes together (VOC 2010's area).
 
     It is the area under the precision envelope of this image's predictions, matched by the IoU of
@@ -1105,20 +798,21 @@ def compute_ap(
         pred_masks,
         iou_threshold,
     )
-    return *_average_precision(pred_match, len(gt_match)), overlaps
+    ap, precisions, recalls = _average_precision(pred_match, len(gt_match))
+    return ap, precisions, recalls, overlaps
 
 
 def compute_ap_range(
-    gt_box,
-    gt_class_id,
-    gt_mask,
-    pred_box,
-    pred_class_id,
-    pred_score,
-    pred_mask,
-    iou_thresholds=None,
-    verbose=1,
-):
+    gt_box: np.ndarray,
+    gt_class_id: np.ndarray,
+    gt_mask: np.ndarray,
+    pred_box: np.ndarray,
+    pred_class_id: np.ndarray,
+    pred_score: np.ndarray,
+    pred_mask: np.ndarray,
+    iou_thresholds: Any = None,
+    verbose: int = 1,
+) -> float:
     """Mean of `compute_ap` over IoU thresholds.
 
     Args:
@@ -1129,25 +823,36 @@ def compute_ap_range(
     Returns:
         float; NaN without ground truth.
     """
-    thresholds = np.arange(0.5, 1.0, 0.05) if iou_thresholds is None else np.asarray(iou_thresholds)
+    if iou_thresholds is None:
+        iou_thresholds = np.arange(0.5, 1.0, 0.05)
+    thresholds = np.asarray(iou_thresholds).ravel()
     if not thresholds.size:
         raise ValueError("Expected at least one IoU threshold. Received: none")
-    *found, overlaps = _sorted_overlaps(
-        gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask
+    candidates = _candidates(
+        gt_box,
+        gt_class_id,
+        gt_mask,
+        pred_box,
+        pred_class_id,
+        pred_score,
+        pred_mask,
     )
     aps = []
-    for threshold in thresholds.ravel():
-        gt_match, pred_match = _match(*found, overlaps, threshold, 0.0)
-        aps.append(_average_precision(pred_match, len(gt_match))[0])
+    for threshold in thresholds:
+        gt_match, pred_match = _match(candidates, threshold, score_threshold=0.0)
+        ap, _, _ = _average_precision(pred_match, len(gt_match))
+        aps.append(ap)
         if verbose:
-            logger.info("AP @%.2f: %.3f", threshold, aps[-1])
-    ap = np.mean(aps)
+            logger.info("AP @%.2f: %.3f", threshold, ap)
+    mean: Any = np.mean(aps)
     if verbose:
-        logger.info("AP @%.2f-%.2f: %.3f", thresholds.min(), thresholds.max(), ap)
-    return ap
+        logger.info("AP @%.2f-%.2f: %.3f", thresholds.min(), thresholds.max(), mean)
+    return mean
 
 
-def compute_recall(pred_boxes, gt_boxes, iou):
+def compute_recall(
+    pred_boxes: np.ndarray, gt_boxes: np.ndarray, iou: float
+) -> tuple[float, np.ndarray]:
     """Share of ground-truth boxes that some box overlaps by at least `iou`, as its best one.
 
     Args:
@@ -1160,10 +865,12 @@ def compute_recall(pred_boxes, gt_boxes, iou):
         positive_ids: [K] int, the boxes that overlap one.
     """
     overlaps = compute_overlaps(pred_boxes, gt_boxes)  # [P, N]
-    if not overlaps.shape[1]:
+    gt_count = overlaps.shape[1]
+    if not gt_count:
         return np.nan, np.zeros(0, np.int64)
     positive_ids = np.flatnonzero(overlaps.max(axis=1) >= iou)
-    return len(set(overlaps[positive_ids].argmax(axis=1))) / overlaps.shape[1], positive_ids
+    reached = set(overlaps[positive_ids].argmax(axis=1))
+    return len(reached) / gt_count, positive_ids
 
 
 ############################################################

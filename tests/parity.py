@@ -196,7 +196,9 @@ def heads(case, model, arrays, maps, metas):
         )
     boxes, class_ids = arrays["detections"][..., :4], arrays["detections"][..., 4].astype(int)
     masks = np.asarray(
-        model._mask_model([ops.convert_to_tensor(boxes), *inputs[1:]], training=False)
+        model.keras_model.sub_models["masks"](
+            [ops.convert_to_tensor(boxes), *inputs[1:]], training=False
+        )
     )
     if "mrcnn_mask" in arrays:
         yield Row(

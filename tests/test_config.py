@@ -95,6 +95,12 @@ def test_spelling():
         (dict(ROI_POSITIVE_RATIO=0), "ROI_POSITIVE_RATIO"),
         (dict(IMAGE_MIN_DIM=1088), "at most IMAGE_MAX_DIM"),
         (dict(RPN_ANCHOR_STRIDE=3), "RPN_ANCHOR_STRIDE is 1 or 2"),
+        (
+            dict(RPN_NEGATIVE_IOU=0.8),
+            "RPN_NEGATIVE_IOU is at most RPN_POSITIVE_IOU. Received: 0.8 and 0.7",
+        ),
+        (dict(ROI_POSITIVE_IOU=50), "ROI_POSITIVE_IOU lies in 0..1.*Received: 50"),
+        (dict(CROWD_IOU=0), "CROWD_IOU lies in 0..1"),
     ],
     ids=str,
 )
@@ -135,7 +141,7 @@ def test_display_names_a_callable_backbone(capsys):
 def test_numpy_rooms_import_without_keras():
     code = (
         "import sys, mrcnn.annotations, mrcnn.coco, mrcnn.config, mrcnn.data, mrcnn.evaluate,"
-        " mrcnn.media, mrcnn.utils, mrcnn.visualize; print([m for m in ('tensorflow', 'keras',"
+        " mrcnn.masks, mrcnn.media, mrcnn.utils, mrcnn.visualize; print([m for m in ('tensorflow', 'keras',"
         " 'matplotlib', 'imgaug') if m in sys.modules])"
     )
     assert (

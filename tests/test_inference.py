@@ -8,9 +8,9 @@ from mrcnn import inference, utils
 
 
 def test_one_function_serves_all_sizes_and_groups_of_masks(small_model, image, monkeypatch):
-    small_model._functions.clear()
+    small_model.detector.functions.clear()
     whole = small_model.detect([image, image[:, :90], image[:50]])
-    assert set(small_model._functions) == {"boxes", "masks"}
+    assert set(small_model.detector.functions) == {"boxes", "masks"}
     monkeypatch.setattr(inference, "HEAD_GROUP", 7)
     for a, b in zip(whole, small_model.detect([image, image[:, :90], image[:50]])):
         np.testing.assert_array_equal(a["rois"], b["rois"])

@@ -46,7 +46,7 @@ def settings(small_model):
     def change(**values):
         for name, value in values.items():
             setattr(layer, name, value)
-        small_model._functions.clear()
+        small_model.detector.functions.clear()
 
     yield change
     change(**before)
@@ -105,7 +105,7 @@ def test_threads_detect_what_one_does(small_model):
     image = recorded("net_small_shapes0")["image0"]
     images = [image[:, : 128 - 16 * (i % 3)] for i in range(12)]
     alone = [small_model.detect([image])[0] for image in images]
-    small_model._functions.clear()
+    small_model.detector.functions.clear()
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda image: small_model.detect([image])[0], images))
     for a, b in zip(alone, together):
@@ -254,7 +254,7 @@ def test_memory_is_bounded(small_model):
         small_model.run_graph(
             [np.zeros((16, 16, 3), np.uint8)], [("fpn_p5", None), (f"fpn_p{2 + i % 4}", None)]
         )
-    assert len(small_model._anchors) <= 8 and len(small_model._functions) <= 16
+    assert len(small_model._anchors.sizes) <= 8 and len(small_model.detector.graphs) <= 16
     assert small_model.get_anchors(config.IMAGE_SHAPE).shape == (4092, 4)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import oracle
 import pytest
 
-from mrcnn import utils
+from mrcnn import boxes as box_math, masks as masks_module, utils
 from mrcnn.config import Config
 
 
@@ -126,7 +126,7 @@ def test_overlaps_of_unit_boxes():
     np.testing.assert_allclose(utils.compute_overlaps(unit, others), [expected], rtol=1e-12)
     np.testing.assert_allclose(utils.compute_overlaps(others, unit)[:, 0], expected, rtol=1e-12)
     np.testing.assert_allclose(
-        utils.compute_iou(unit[0], others, 1.0, utils._box_area(others)), expected, rtol=1e-12
+        utils.compute_iou(unit[0], others, 1.0, box_math.area(others)), expected, rtol=1e-12
     )
     boxes = yx([[0, 0, 100, 100], [0, 0, 50, 50], [200, 200, 300, 300], [0, 0, 25, 25]]).astype(
         np.int32
@@ -191,7 +191,7 @@ def test_nms_of_three_close_boxes():
     )
     assert utils.non_max_suppression(boxes, np.array([0.6370, 0.7569, 0.3966]), 0.2).tolist() == [1]
     np.testing.assert_allclose(
-        utils._box_area(boxes), [604723.0806, 600965.4666, 592761.0085], rtol=1e-6
+        box_math.area(boxes), [604723.0806, 600965.4666, 592761.0085], rtol=1e-6
     )
     overlaps = utils.compute_overlaps(boxes, boxes)
     np.testing.assert_allclose(overlaps[np.triu_indices(3, 1)], [0.9933, 0.9673, 0.9737], atol=1e-4)
@@ -232,7 +232,7 @@ def test_box_deltas_by_hand():
     assert moved.dtype == np.float32
     np.testing.assert_allclose(utils.box_refinement(np.array(box), moved), deltas, rtol=1e-6)
     # The bound acts on sizes alone.
-    wild = utils._apply_deltas(
+    wild = box_math.apply_deltas(
         np.array([[0.0, 0, 10, 10]]), np.array([[0.0, 0, 50, 1]]), np, np.log(4)
     )
     np.testing.assert_allclose(wild, [[-15, 5 - 5 * np.e, 25, 5 + 5 * np.e]])
@@ -743,7 +743,7 @@ def test_overlaps_of_masks_both_ways():
     masks1, masks2 = rng.random((50, 40, 30)) < 0.5, rng.random((50, 40, 23)) < 0.3
     masks1[:30, :, :20] = masks2[:, 10:, 4:] = False
     common = (masks1[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1))
-    np.testing.assert_array_equal(utils._common_pixels_dense(masks1, masks2), common)
+    np.testing.assert_array_equal(masks_module._common_pixels_dense(masks1, masks2), common)
 
     def one_behind_the_other(masks):
         return np.ascontiguousarray(masks.transpose(2, 0, 1)).transpose(1, 2, 0)
@@ -753,15 +753,15 @@ def test_overlaps_of_masks_both_ways():
         (one_behind_the_other(masks1), masks2),
         (one_behind_the_other(masks1), one_behind_the_other(masks2)),
     ):
-        cut = [utils._boxes_and_crops(masks) for masks in (first, second)]
+        cut = [masks_module._boxes_and_crops(masks) for masks in (first, second)]
         for crops in ([] if cut[0][1][0].dtype != cut[1][1][0].dtype else [cut]) + [
-            [utils._unpacked(*each) for each in cut]
+            [masks_module._unpacked(*each) for each in cut]
         ]:
             (boxes1, crops1), (boxes2, crops2) = crops
             np.testing.assert_array_equal(
-                utils._common_pixels(boxes1, crops1, boxes2, crops2, common > 0), common
+                masks_module._common_pixels(boxes1, crops1, boxes2, crops2, common > 0), common
             )
-            assert [utils._count_pixels(crop) for crop in crops1] == masks1.sum(
+            assert [masks_module._count_pixels(crop) for crop in crops1] == masks1.sum(
                 axis=(0, 1)
             ).tolist()
         np.testing.assert_allclose(

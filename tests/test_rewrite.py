@@ -7,7 +7,7 @@ import pytest
 from conftest import small_config
 from keras import layers as KL
 
-from mrcnn import folding, inference
+from mrcnn import inference, rewrite
 
 
 def run(network, model, image):
@@ -19,19 +19,20 @@ def run(network, model, image):
 
 
 def test_folded_batch_norm_is_the_same_network(small_model, image):
-    folded = folding.fold_batch_norm(small_model._box_model)
+    folded = rewrite.fold_batch_norm(small_model.keras_model.sub_models["boxes"])
     merged = [
-        layer for layer in folded.layers if isinstance(layer, folding.FoldedConv) and layer.norm
+        layer for layer in folded.layers if isinstance(layer, rewrite.FoldedConv) and layer.norm
     ]
     assert len(merged) == 53 + 2  # ResNet-50's and the box head's
     assert not any(
         isinstance(getattr(layer, "layer", layer), KL.BatchNormalization) for layer in folded.layers
     )
     for actual, expected in zip(
-        run(folded, small_model, image), run(small_model._box_model, small_model, image)
+        run(folded, small_model, image),
+        run(small_model.keras_model.sub_models["boxes"], small_model, image),
     ):
         assert np.abs(actual - expected).max() <= 1e-4 * np.abs(expected).max()
-    mask_head = folding.fold_batch_norm(small_model._mask_model)
+    mask_head = rewrite.fold_batch_norm(small_model.keras_model.sub_models["masks"])
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(1, side, side, 256)).astype("float32") for side in (32, 16, 8, 4)]
     inputs = [
@@ -41,7 +42,7 @@ def test_folded_batch_norm_is_the_same_network(small_model, image):
     ]
     actual, expected = (
         np.asarray(network(inputs, training=False))
-        for network in (mask_head, small_model._mask_model)
+        for network in (mask_head, small_model.keras_model.sub_models["masks"])
     )
     assert np.abs(actual - expected).max() <= 1e-4
 
@@ -51,12 +52,12 @@ def test_layers_of_a_folded_network_by_device(small_model, image, monkeypatch):
     kernels: both are the same."""
     outputs = []
     for on_cpu in (False, True):
-        monkeypatch.setattr(folding, "_on_cpu", lambda policy, on_cpu=on_cpu: on_cpu)
-        folded = folding.fold_batch_norm(small_model._box_model)
+        monkeypatch.setattr(rewrite, "_on_cpu", lambda policy, on_cpu=on_cpu: on_cpu)
+        folded = rewrite.fold_batch_norm(small_model.keras_model.sub_models["boxes"])
         names = {
             layer.norm.name
             for layer in folded.layers
-            if isinstance(layer, folding.CPUConv) and layer.norm
+            if isinstance(layer, rewrite.CPUConv) and layer.norm
         }
         assert len(names) == (
             2 * 16 + 1 + 2 if on_cpu else 0
@@ -69,13 +70,13 @@ def test_layers_of_a_folded_network_by_device(small_model, image, monkeypatch):
 
 def test_wide_kernels_run_by_groups_of_columns_under_onednn(small_model, monkeypatch):
     for onednn in (False, True):
-        monkeypatch.setattr(folding, "_runs_onednn", lambda onednn=onednn: onednn)
-        folded = folding.fold_batch_norm(small_model._box_model)
+        monkeypatch.setattr(rewrite, "_runs_onednn", lambda onednn=onednn: onednn)
+        folded = rewrite.fold_batch_norm(small_model.keras_model.sub_models["boxes"])
         rpn = next(layer for layer in folded.layers if isinstance(layer, keras.Model))
         alone = [
             layer.conv.name
             for layer in (*folded.layers, *rpn.layers)
-            if isinstance(layer, folding.CPUConv) and not layer.norm
+            if isinstance(layer, rewrite.CPUConv) and not layer.norm
         ]
         assert sorted(alone) == (
             ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "rpn_conv_shared"] if onednn else []
@@ -84,27 +85,27 @@ def test_wide_kernels_run_by_groups_of_columns_under_onednn(small_model, monkeyp
     x = np.random.default_rng(0).normal(size=(2, 9, 7, 16)).astype("float32")
     conv.build(x.shape)
     conv.bias.assign(np.linspace(-1, 1, 512))
-    assert folding.CPUConv.by_groups(conv)
-    groups = folding.CPUConv(conv, None)(x)
+    assert rewrite.CPUConv.by_groups(conv)
+    groups = rewrite.CPUConv(conv, None)(x)
     assert [group.shape for group in groups] == [(2, 5, 4, 64)] * 8
     np.testing.assert_allclose(np.concatenate(groups, axis=-1), conv(x), atol=1e-6)
     head = KL.Conv2D(6, 1, activation="sigmoid")
     expected = head(conv(x))
     head.bias.assign(np.linspace(-1, 1, 6))
-    np.testing.assert_allclose(folding.SumOfGroups(head)(groups), head(conv(x)), atol=1e-6)
+    np.testing.assert_allclose(rewrite.SumOfGroups(head)(groups), head(conv(x)), atol=1e-6)
     assert np.abs(expected - head(conv(x))).max() > 0.1
 
 
 def test_groups_of_a_wide_convolution_are_joined_for_what_needs_them(monkeypatch):
     """A 1x1 convolution takes the groups, a pooling and a second output the map."""
-    monkeypatch.setattr(folding, "_runs_onednn", lambda: True)
+    monkeypatch.setattr(rewrite, "_runs_onednn", lambda: True)
     x = KL.Input((None, None, 8))
     wide = KL.Conv2D(256, 3, padding="same", activation="relu", name="wide")(x)
     model = keras.Model(x, [KL.Conv2D(5, 1, name="head")(wide), KL.MaxPooling2D()(wide), wide])
     alone = keras.Model(x, model.outputs[0])
     pixels = np.random.default_rng(0).normal(size=(1, 6, 4, 8)).astype("float32")
     for network, joins in ((model, 1), (alone, 0)):
-        folded = folding.fold_batch_norm(network)
+        folded = rewrite.fold_batch_norm(network)
         assert [type(layer) for layer in folded.layers].count(KL.Concatenate) == joins
         assert "head_sum" in [layer.name for layer in folded.layers]
         for actual, expected in zip(
@@ -125,7 +126,7 @@ def test_batch_norm_by_the_cpu_kernels_without_its_optional_parts():
         for variable in (*conv.weights, *norm.weights):
             variable.assign(rng.uniform(0.5, 2, size=variable.shape))
         expected = norm(conv(x), training=False)
-        np.testing.assert_allclose(folding.CPUConv(conv, norm)(x), expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(rewrite.CPUConv(conv, norm)(x), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
@@ -136,14 +137,18 @@ def test_folding_under_mixed_precision(tmp_path, small_model, image, policy):
     keras.config.set_dtype_policy(policy)
     try:
         mixed = modellib.MaskRCNN("inference", small_model.config, tmp_path)
-        folded = folding.fold_batch_norm(mixed._box_model)
+        folded = rewrite.fold_batch_norm(mixed.keras_model.sub_models["boxes"])
     finally:
         keras.config.set_dtype_policy("float32")
     mixed.keras_model.set_weights(small_model.keras_model.get_weights())
-    assert sum(isinstance(layer, folding.FoldedConv) for layer in folded.layers) == 53 + 2
+    assert sum(isinstance(layer, rewrite.FoldedConv) for layer in folded.layers) == 53 + 2
     exact, plain, fast = (
         run(network, small_model, image)[1:]
-        for network in (small_model._box_model, mixed._box_model, folded)
+        for network in (
+            small_model.keras_model.sub_models["boxes"],
+            mixed.keras_model.sub_models["boxes"],
+            folded,
+        )
     )
     assert len(exact) == 4
     for reference, one, other in zip(exact, plain, fast):
@@ -176,8 +181,8 @@ def test_batch_norm_of_the_batch_is_not_folded(tmp_path):
     model = modellib.MaskRCNN(
         "inference", small_config(BACKBONE="resnet18", TRAIN_BN=True), tmp_path
     )
-    folded = folding.fold_batch_norm(model._box_model)
-    assert not any(layer.norm for layer in folded.layers if isinstance(layer, folding.FoldedConv))
+    folded = rewrite.fold_batch_norm(model.keras_model.sub_models["boxes"])
+    assert not any(layer.norm for layer in folded.layers if isinstance(layer, rewrite.FoldedConv))
     assert any(isinstance(layer, KL.BatchNormalization) for layer in folded.layers)
 
 
@@ -205,7 +210,7 @@ def test_masks_of_the_detected_class_alone(settings, tmp_path):
         model.mold_inputs([np.zeros((128, 128, 3), np.uint8)])[1].astype("float32"), 2, axis=0
     )
     class_ids = rng.integers(0, model.config.NUM_CLASSES, (2, 5))
-    every = np.asarray(model._mask_model([boxes, metas, *maps], training=False))
+    every = np.asarray(model.keras_model.sub_models["masks"]([boxes, metas, *maps], training=False))
     chosen = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
     actual = inference.compiled(model, "masks")(boxes, metas, *maps, class_ids.astype("int32"))
     assert np.ptp(chosen) > 0.01
@@ -223,7 +228,7 @@ def _same(network, training=False, tolerance=1e-4, shape=(2, 7, 5, 8)):
     x = rng.normal(size=shape).astype("float32")
     outputs = [
         keras.tree.flatten(each(x))
-        for each in (folding.fold_batch_norm(network, training), network)
+        for each in (rewrite.fold_batch_norm(network, training), network)
     ]
     for actual, expected in zip(*outputs, strict=True):
         expected = np.asarray(expected).astype("float32")
@@ -288,7 +293,7 @@ def _networks(x):
 
 @pytest.mark.parametrize("training", [False, True])
 def test_any_network_is_the_same_when_folded(training, monkeypatch):
-    monkeypatch.setattr(folding, "_runs_onednn", lambda: True)
+    monkeypatch.setattr(rewrite, "_runs_onednn", lambda: True)
     x = KL.Input((7, 5, 8))
     for what, outputs in _networks(x):
         try:
@@ -298,7 +303,7 @@ def test_any_network_is_the_same_when_folded(training, monkeypatch):
 
 
 def test_convolution_in_float32_of_features_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(folding, "_runs_onednn", lambda: True)
+    monkeypatch.setattr(rewrite, "_runs_onednn", lambda: True)
     x = KL.Input((7, 5, 8))
     y = KL.Conv2D(8, 3, dtype="mixed_bfloat16")(x)
     outputs = [KL.BatchNormalization()(KL.Conv2D(16, 3)(y)), KL.Conv2D(256, 3)(y)]
@@ -321,7 +326,7 @@ def test_more_classes_than_bfloat16_can_count(use_bias):
                 doubling(x)
             ),
         )
-        chosen = folding.of_detected_class(head)
+        chosen = rewrite.of_detected_class(head)
     finally:
         keras.config.set_dtype_policy("float32")
     rng = np.random.default_rng(0)
@@ -362,4 +367,4 @@ def test_body_c4_of_odd_pooled_size_at_stride_2(tmp_path):
         [np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)]
     )[0]
     assert len(result["scores"]) and result["masks"].shape == (64, 64, len(result["scores"]))
-    assert model._mask_model.output.shape[2:4] == (8, 8)
+    assert model.keras_model.sub_models["masks"].output.shape[2:4] == (8, 8)

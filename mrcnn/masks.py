@@ -1,0 +1,808 @@
+"""Masks: small ones for training, predicted ones in the image, run lengths, overlaps.
+
+Masks of one image are `[height, width, instances]`; boxes are `(y1, x1, y2, x2)` in pixels, y2 and
+x2 outside the box. A run-length encoding (RLE) is COCO's: {"size": [height, width], "counts": the
+runs of 0 and 1 in turn, read column by column, as a list or in pycocotools' compressed form}.
+
+Public names of matterport's `mrcnn/utils.py` are there too. Keras and TensorFlow are not imported,
+and pycocotools only by the functions that need it.
+"""
+
+import concurrent.futures
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn.boxes import extract_bboxes, intersection, iou
+from mrcnn.config import Config
+
+# Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost
+# more than the pixels.
+ONE_GO = 100_000
+
+# (y1, x1, y2, x2) in whole pixels.
+Box = tuple[int, int, int, int]
+
+# ---- Interpolation -------------------------------------------------------------------------------
+
+
+class Samples(NamedTuple):
+    """Where bilinear resizing reads along one axis, each [..., n_out].
+
+    Attributes:
+        low, high: int, the two neighbours.
+        low_weight, high_weight: their weights; 0 for a neighbour outside, where all is 0.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    low_weight: np.ndarray
+    high_weight: np.ndarray
+
+
+def bilinear_samples(n_in: Any, n_out: int) -> Samples:
+    """The `Samples` of resizing with half-pixel centres and zeros outside (skimage's "constant").
+
+    Args:
+        n_in: samples that exist, a number or [N, 1].
+        n_out: samples wanted.
+    """
+    last = n_in - 1
+    position = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    low = np.floor(position).astype(np.int64)
+    high = low + 1
+    share = position - low
+    return Samples(
+        low=np.clip(low, 0, last),
+        high=np.clip(high, 0, last),
+        low_weight=np.where(low < 0, 0, 1 - share),
+        high_weight=np.where(high > last, 0, share),
+    )
+
+
+def _padded_neighbours(
+    n_in: int,
+    n_out: int,
+    start: int,
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of `count` places from `start` on, of n_out, for samples between two zeros.
+
+    Returns:
+        low: int, the lower neighbour, the other is the next; weight: float32, of the upper one.
+    """
+    places = np.arange(start, start + count)
+    position = (places + 0.5) * (n_in / n_out) + 0.5
+    low = position.astype(np.int64)
+    weight = (position - low).astype(np.float32)
+    return low, weight
+
+
+# ---- Mini-masks ----------------------------------------------------------------------------------
+
+
+def minimize_mask(
+    bbox: np.ndarray,
+    mask: np.ndarray,
+    mini_shape: Sequence[int],
+) -> np.ndarray:
+    """Masks cut to their boxes and resized to one small shape, to save memory in training.
+
+    Args:
+        bbox: [N, (y1, x1, y2, x2)] pixels, of positive area.
+        mask: [H, W, N], non-zero is foreground.
+        mini_shape: (height, width) of the result.
+
+    Returns:
+        [height, width, N] bool: bilinear, more than half.
+
+    Raises:
+        ValueError: a box without pixels in the image.
+    """
+    mask = np.asarray(mask)
+    height, width = mini_shape[:2]
+    if not mask.shape[-1]:
+        return np.zeros((height, width, 0), bool)
+    y1, x1, y2, x2 = _edges_inside(np.asarray(bbox), mask)
+    # Only the pixels that are interpolated between are read, of all masks at once.
+    vertical = bilinear_samples((y2 - y1)[:, None], height)  # [N, h]
+    horizontal = bilinear_samples((x2 - x1)[:, None], width)  # [N, w]
+    rows = np.concatenate([vertical.low, vertical.high], axis=1)
+    rows += y1[:, None]
+    columns = np.concatenate([horizontal.low, horizontal.high], axis=1)
+    columns += x1[:, None]
+    pixels = _values_at(mask, rows, columns) != 0  # [N, 2h, 2w]
+    above = pixels[:, :height] * vertical.low_weight[:, :, None]
+    below = pixels[:, height:] * vertical.high_weight[:, :, None]
+    soft = above + below  # [N, h, 2w]
+    left = soft[:, :, :width] * horizontal.low_weight[:, None]
+    right = soft[:, :, width:] * horizontal.high_weight[:, None]
+    mini = left + right > 0.5  # rounds half to even
+    # The zeros outside darken the rim, but never below the crop's own values: all ones stay all
+    # ones.
+    for i in np.flatnonzero(pixels.all(axis=(1, 2))):
+        rows_of_box = slice(y1[i], y2[i])
+        columns_of_box = slice(x1[i], x2[i])
+        if np.all(mask[rows_of_box, columns_of_box, i]):
+            mini[i] = True
+    return mini.transpose(1, 2, 0)
+
+
+def _edges_inside(boxes: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
+    """y1, x1, y2, x2 of boxes [N, 4], each [N] int, cut to the image of masks [H, W, N]."""
+    size = masks.shape[:2]
+    edges = np.clip(boxes[:, :4], 0, np.tile(size, 2)).astype(np.int64)
+    y1, x1, y2, x2 = edges.T
+    empty = np.flatnonzero((y2 <= y1) | (x2 <= x1))
+    if empty.size:
+        first = empty[0]
+        raise ValueError(
+            f"Expected boxes with an area inside the image of {size}. "
+            f"Received: box {first} = {boxes[first].tolist()}"
+        )
+    return [y1, x1, y2, x2]
+
+
+def _values_at(
+    masks: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> np.ndarray:
+    """Values [N, R, C] of masks [H, W, N] where each mask's rows [N, R] and columns [N, C] meet.
+
+    The places in memory are computed here: one array of indices is faster than three.
+    """
+    size = masks.itemsize
+    if min(masks.strides) < 0 or any(stride % size for stride in masks.strides):
+        masks = np.ascontiguousarray(masks)
+    steps = [stride // size for stride in masks.strides]
+    last = 0
+    for side, step in zip(masks.shape, steps):
+        last += (side - 1) * step
+    memory = np.lib.stride_tricks.as_strided(masks, (last + 1,), (size,))
+    row_step, column_step, instance_step = steps
+    row_offsets = rows * row_step
+    row_offsets += instance_step * np.arange(len(rows))[:, None]
+    column_offsets = columns * column_step
+    return memory[row_offsets[:, :, None] + column_offsets[:, None]]
+
+
+def expand_mask(
+    bbox: np.ndarray,
+    mini_mask: np.ndarray,
+    image_shape: Sequence[int],
+) -> np.ndarray:
+    """Mini-masks put back into the image, the opposite of `minimize_mask`.
+
+    Args:
+        bbox: [N, (y1, x1, y2, x2)] pixels; parts outside the image are cut off.
+        mini_mask: [h, w, N], non-zero is foreground.
+        image_shape: (height, width, ...).
+
+    Returns:
+        [height, width, N] bool.
+    """
+    masks = np.moveaxis(np.asarray(mini_mask) != 0, -1, 0)
+    return _paste(masks, bbox, image_shape, 0.5, np.greater)
+
+
+def mold_mask(mask: np.ndarray, config: Config) -> np.ndarray:
+    """An object's mask as the mask head is trained on it.
+
+    Args:
+        mask: [h, w], the crop of the object's box; non-zero is foreground.
+        config: for MASK_SHAPE.
+
+    Returns:
+        [*MASK_SHAPE] float32, zeros and ones.
+    """
+    mask = np.asarray(mask)
+    box = np.array([[0, 0, *mask.shape]])
+    mini = minimize_mask(box, mask[:, :, None], config.MASK_SHAPE)
+    return mini[:, :, 0].astype(np.float32)
+
+
+# ---- Predicted masks in the image ----------------------------------------------------------------
+
+
+def unmold_mask(
+    mask: np.ndarray,
+    bbox: Sequence[int],
+    image_shape: Sequence[int],
+) -> np.ndarray:
+    """A predicted mask put into the image.
+
+    Args:
+        mask: [h, w] float, probabilities.
+        bbox: (y1, x1, y2, x2) whole pixels; parts outside the image are cut off.
+        image_shape: (height, width, ...).
+
+    Returns:
+        [height, width] bool: probability of at least .5.
+    """
+    masks = np.asarray(mask)[None]
+    return unmold_masks(masks, [bbox], image_shape)[:, :, 0]
+
+
+def unmold_masks(
+    masks: np.ndarray,
+    boxes: Any,
+    image_shape: Sequence[int],
+    threshold: float = 0.5,
+    padded: bool = False,
+) -> np.ndarray:
+    """`unmold_mask` of several; work is done inside the boxes only.
+
+    Args:
+        masks: [N, h, w] float, probabilities.
+        boxes: [N, (y1, x1, y2, x2)] whole pixels; parts outside the image are cut off, a box
+            without pixels in it gives an empty mask.
+        image_shape: (height, width, ...).
+        threshold: foreground from this probability.
+        padded: boxes need not be whole; a pixel of 0 is put around each mask, and its box grows by
+            as much before it is cut to whole pixels, those of its lower right edge included
+            (MASK_PASTE).
+
+    Returns:
+        [height, width, N] bool, a view of [N, height, width].
+    """
+    if padded:
+        masks, boxes = pad_masks(masks, boxes)
+    return _paste(masks, boxes, image_shape, threshold, np.greater_equal)
+
+
+def pad_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masks with a rim of 0, and their boxes grown by as much, in whole pixels (MASK_PASTE).
+
+    Args:
+        masks: [N, h, w].
+        boxes: [N, (y1, x1, y2, x2)], need not be whole.
+
+    Returns:
+        masks: [N, h + 2, w + 2].
+        boxes: [N, 4] int64.
+    """
+    masks = np.asarray(masks)
+    boxes = np.asarray(boxes, np.float64)[:, :4]
+    sides = np.array(masks.shape[1:])
+    growth = np.tile((sides + 2) / sides, 2)
+    middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+    middle = np.tile(middle, 2)
+    corners = np.trunc(middle + (boxes - middle) * growth).astype(np.int64)
+    top_left = corners[:, :2]
+    bottom_right = np.maximum(corners[:, 2:], top_left) + 1
+    rim = [(0, 0), (1, 1), (1, 1)]
+    return np.pad(masks, rim), np.concatenate([top_left, bottom_right], axis=1)
+
+
+def unmold_crop(
+    mask: np.ndarray,
+    box: Sequence[int],
+    image_shape: Sequence[int],
+    threshold: float = 0.5,
+) -> tuple[Box, np.ndarray]:
+    """The part of `unmold_mask` inside the box, without an array of the whole image.
+
+    Returns:
+        box: (y1, x1, y2, x2) of the part inside the image, zeros for a box outside.
+        crop: [y2 - y1, x2 - x1] bool.
+    """
+    inside = _box_inside(box, image_shape)
+    y1, x1, y2, x2 = inside
+    crop = np.zeros((y2 - y1, x2 - x1), bool)
+    if crop.size:
+        _resize_into(
+            crop,
+            np.asarray(mask, np.float32),
+            box,
+            y1,
+            x1,
+            threshold,
+            np.greater_equal,
+        )
+    return inside, crop
+
+
+def _box_inside(box: Sequence[int], image_shape: Sequence[int]) -> Box:
+    """The part of a box that lies in the image; zeros where there is none."""
+    height, width = image_shape[:2]
+    y1, x1, y2, x2 = (int(edge) for edge in box[:4])
+    y1 = max(y1, 0)
+    x1 = max(x1, 0)
+    y2 = min(y2, int(height))
+    x2 = min(x2, int(width))
+    if y1 < y2 and x1 < x2:
+        return y1, x1, y2, x2
+    return 0, 0, 0, 0
+
+
+def _paste(
+    masks: np.ndarray,
+    boxes: Any,
+    image_shape: Sequence[int],
+    threshold: float,
+    foreground: Callable,
+) -> np.ndarray:
+    """Masks [N, h, w], each resized to its box: [H, W, N] bool, a view of [N, H, W].
+
+    Args:
+        foreground: `np.greater` or `np.greater_equal`, of a value and the threshold.
+    """
+    masks = np.asarray(masks, np.float32)
+    if masks.ndim != 3 or len(masks) != len(boxes):
+        raise ValueError(
+            "Expected a mask for each box. "
+            f"Received: masks of shape {masks.shape}, {len(boxes)} boxes"
+        )
+    height, width = image_shape[:2]
+    out = np.zeros((len(masks), int(height), int(width)), bool)
+    for mask, box, full in zip(masks, boxes, out):
+        y1, x1, y2, x2 = _box_inside(box, image_shape)
+        if y1 < y2:
+            _resize_into(
+                full[y1:y2, x1:x2],
+                mask,
+                box,
+                y1,
+                x1,
+                threshold,
+                foreground,
+            )
+    return out.transpose(1, 2, 0)
+
+
+def _resize_into(
+    out: np.ndarray,
+    mask: np.ndarray,
+    box: Sequence[int],
+    top: int,
+    left: int,
+    threshold: float,
+    foreground: Callable,
+) -> None:
+    """Resizes a mask [h, w] float32 to its box and writes the part from (top, left) on to `out`."""
+    # The zeros outside darken the rim, but never below the mask's own values.
+    if foreground(mask.min(), threshold):
+        out[:] = True
+        return
+    y1, x1, y2, x2 = (int(edge) for edge in box[:4])
+    height, width = out.shape
+    mask_height, mask_width = mask.shape
+    low, weight = _padded_neighbours(mask_width, x2 - x1, left - x1, width)
+    rows = _stretched_rows(mask, low, weight)  # [h + 2, width]
+    low, weight = _padded_neighbours(mask_height, y2 - y1, top - y1, height)
+    slopes = rows[1:] - rows[:-1]
+    # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times
+    # as long on a busy machine.
+    if out.size <= ONE_GO:
+        values = slopes[low]
+        values *= weight[:, None]
+        values += rows[low]
+        foreground(values, threshold, out=out)
+    else:
+        _fill_strips(out, rows, slopes, low, weight, threshold, foreground)
+
+
+def _stretched_rows(
+    mask: np.ndarray,
+    low: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
+    """Rows of a mask [h, w] at `len(low)` places, with a row of 0 above and below: [h + 2, K]."""
+    height, width = mask.shape
+    padded = np.zeros((height, width + 2), np.float32)
+    padded[:, 1:-1] = mask
+    slopes = padded[:, 1:] - padded[:, :-1]
+    rows = np.zeros((height + 2, len(low)), np.float32)
+    inner = rows[1:-1]
+    inner[:] = padded[:, low]
+    inner += slopes[:, low] * weight
+    return rows
+
+
+def _fill_strips(
+    out: np.ndarray,
+    rows: np.ndarray,
+    slopes: np.ndarray,
+    low: np.ndarray,
+    weight: np.ndarray,
+    threshold: float,
+    foreground: Callable,
+) -> None:
+    """Writes to `out` the rows between the same two rows of the mask at once.
+
+    Where both of these are background, so is what lies between.
+
+    Args:
+        out: [height, width] bool, zeros.
+        rows: [h + 2, width]; slopes: [h + 1, width], the steps from each to the next.
+        low, weight: [height], the row of the mask above, and the share of the one below.
+    """
+    height, width = out.shape
+    reached = foreground(np.maximum(rows[:-1], rows[1:]), threshold)
+    first = reached.argmax(axis=1)
+    last = width - reached[:, ::-1].argmax(axis=1)
+    changes = 1 + np.flatnonzero(low[1:] != low[:-1])
+    bounds = [0, *changes.tolist(), height]
+    for start, stop in itertools.pairwise(bounds):
+        above = low[start]
+        if not reached[above, first[above]]:
+            continue
+        columns = slice(first[above], last[above])
+        strip = weight[start:stop, None] * slopes[above, columns]
+        strip += rows[above, columns]
+        foreground(strip, threshold, out=out[start:stop, columns])
+
+
+class Masks:
+    """Masks of one image, kept as they left the mask head and put into the image when asked for.
+
+    `np.asarray(masks)`, `masks[...]` and `masks.shape` are those of the bool array [H, W, N].
+
+    Args:
+        soft: [N, h, w] float, probabilities inside the boxes.
+        boxes: [N, (y1, x1, y2, x2)] int, pixels.
+        image_shape: (H, W).
+        threshold: foreground from this probability.
+    """
+
+    dtype = np.dtype(bool)
+    ndim = 3
+
+    def __init__(
+        self,
+        soft: np.ndarray,
+        boxes: Any,
+        image_shape: Sequence[int],
+        threshold: float = 0.5,
+    ):
+        self.soft = np.asarray(soft)
+        self.boxes = np.asarray(boxes)
+        self.threshold = threshold
+        self.image_shape = tuple(int(side) for side in image_shape[:2])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, N)."""
+        return (*self.image_shape, len(self.soft))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        masks = unmold_masks(self.soft, self.boxes, self.image_shape, self.threshold)
+        if dtype is None:
+            return masks
+        return masks.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if not _chooses_instances(key):
+            return np.asarray(self)[key]
+        instances = key[-1]  # only these masks are pasted
+        if isinstance(instances, (int, np.integer)):
+            return self[..., [instances]][..., 0]
+        chosen = Masks(
+            self.soft[instances], self.boxes[instances], self.image_shape, self.threshold
+        )
+        return np.asarray(chosen)
+
+    def __len__(self) -> int:
+        return self.image_shape[0]
+
+    def crop(self, i: int) -> tuple[Box, np.ndarray]:
+        """Mask number i inside its box.
+
+        Returns:
+            box: (y1, x1, y2, x2), cut to the image.
+            crop: [y2 - y1, x2 - x1] bool.
+        """
+        return unmold_crop(self.soft[i], self.boxes[i], self.image_shape, self.threshold)
+
+    def rle(self) -> list[dict]:
+        """COCO's compressed encodings [{"size": [H, W], "counts": str}], made from the crops."""
+        crops = map(self.crop, range(len(self.soft)))
+        return encode_crops(crops, self.image_shape)
+
+
+def _chooses_instances(key: Any) -> bool:
+    """Whether an index is [..., k] or [:, :, k], of one mask, a slice, or a list of masks."""
+    if not isinstance(key, tuple):
+        return False
+    *image, instances = key
+    if isinstance(instances, (list, np.ndarray)):
+        if np.ndim(instances) != 1:
+            return False
+    elif isinstance(instances, bool) or not isinstance(instances, (int, np.integer, slice)):
+        return False
+    if len(image) == 1:
+        return image[0] is Ellipsis
+    return len(image) == 2 and all(map(_is_whole_slice, image))
+
+
+def _is_whole_slice(key: Any) -> bool:
+    return isinstance(key, slice) and key == slice(None)
+
+
+# ---- Run lengths ---------------------------------------------------------------------------------
+
+
+def run_lengths(
+    box: Sequence[int],
+    crop: np.ndarray,
+    image_shape: Sequence[int],
+) -> list[int]:
+    """Lengths of the runs of 0 and 1 of a mask, from the part in its box.
+
+    Args:
+        box: (y1, x1, y2, x2) inside the image.
+        crop: [y2 - y1, x2 - x1] bool.
+        image_shape: (H, W).
+
+    Returns:
+        the runs in turn, the first of 0, of the mask read column by column.
+    """
+    y1, x1 = box[:2]
+    height, width = image_shape[:2]
+    columns = np.pad(crop.T.astype(np.int8), [(0, 0), (1, 1)])
+    column, row = np.nonzero(np.diff(columns, axis=1))
+    edges = (x1 + column) * height + y1 + row  # begin, end, begin, end ...
+    # A run that ends at the bottom of a column and begins again on top of the next is one.
+    joint = np.flatnonzero(edges[1:] == edges[:-1])
+    edges = np.delete(edges, np.concatenate([joint, joint + 1]))
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    if len(counts) > 1 and counts[-1] == 0:
+        counts.pop()
+    return counts
+
+
+def encode(masks: Any) -> list[dict]:
+    """Run-length encodings of masks, as COCO's results have them.
+
+    Args:
+        masks: [H, W, N], non-zero is foreground; or `Masks`.
+
+    Returns:
+        N times {"size": [H, W], "counts": str}.
+    """
+    if isinstance(masks, Masks):
+        return masks.rle()
+    from pycocotools import mask as coco_mask
+
+    codes = []
+    # One at a time: an image with 100 objects of 20 megapixels is not copied as a whole.
+    for i in range(masks.shape[-1]):
+        foreground = np.asfortranarray(masks[:, :, i] != 0)
+        codes.append(coco_mask.encode(foreground.view(np.uint8)))
+    return [_as_text(code) for code in codes]
+
+
+def encode_crops(
+    crops: Iterable[tuple[Sequence[int], np.ndarray]], image_shape: Sequence[int]
+) -> list[dict]:
+    """Run-length encodings of masks of which the parts in their boxes are known.
+
+    Args:
+        crops: (box, crop) of each mask, see `run_lengths`.
+        image_shape: (H, W).
+
+    Returns:
+        as `encode`.
+    """
+    from pycocotools import mask as coco_mask
+
+    height, width = (int(side) for side in image_shape[:2])
+    runs = []
+    for box, crop in crops:
+        counts = run_lengths(box, crop, (height, width))
+        runs.append({"size": [height, width], "counts": counts})
+    if not runs:
+        return []
+    return [_as_text(code) for code in coco_mask.frPyObjects(runs, height, width)]
+
+
+def _as_text(code: dict) -> dict:
+    """A compressed encoding as a json holds it."""
+    size = [int(side) for side in code["size"]]
+    return {"size": size, "counts": code["counts"].decode()}
+
+
+def to_rle(
+    annotation: dict,
+    height: int,
+    width: int,
+) -> dict:
+    """The compressed run-length encoding of an annotation's polygons, or of either kind of RLE.
+
+    Args:
+        annotation: dict of an `instances_*.json`.
+        height, width: of its image.
+
+    Raises:
+        ValueError: runs of another size than the image; names the annotation.
+    """
+    from pycocotools import mask as coco_mask
+
+    shape = annotation["segmentation"]
+    number = annotation.get("id")
+    if isinstance(shape, list):
+        return coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
+    if tuple(shape["size"]) != (height, width):
+        raise ValueError(
+            f"The run-length mask of annotation {number} has the size of its image, {height} x"
+            f" {width}. Received: {' x '.join(map(str, shape['size']))}"
+        )
+    if not isinstance(shape["counts"], list):
+        return shape
+    if sum(shape["counts"]) != height * width:
+        raise ValueError(
+            f"The runs of annotation {number} add up to {height} x {width} pixels. "
+            f"Received: {sum(shape['counts'])}"
+        )
+    return coco_mask.frPyObjects(shape, height, width)
+
+
+def decode(
+    annotations: Sequence[dict],
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """Masks of annotations, [height, width, N] bool; see `to_rle`."""
+    from pycocotools import mask as coco_mask
+
+    if not annotations:
+        return np.zeros((height, width, 0), bool)
+    codes = [to_rle(annotation, height, width) for annotation in annotations]
+    return coco_mask.decode(codes).view(bool)
+
+
+# ---- Overlaps ------------------------------------------------------------------------------------
+
+
+def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray:
+    """IoU of each mask with each.
+
+    Args:
+        masks1, masks2: [H, W, N] and [H, W, M]; foreground above .5.
+
+    Returns:
+        [N, M] float32, 0 where both masks are empty.
+    """
+
+    masks1 = _as_bool(masks1)
+    masks2 = _as_bool(masks2)
+    count1 = masks1.shape[-1]
+    count2 = masks2.shape[-1]
+    if not count1 or not count2:
+        return np.zeros((count1, count2), np.float32)
+    if masks1.shape[:2] != masks2.shape[:2]:
+        raise ValueError(
+            f"Expected masks of one image size. Received: {masks1.shape[:2]} and {masks2.shape[:2]}"
+        )
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # numpy lets both run at once
+        first, second = pool.map(_boxes_and_crops, (masks1, masks2))
+    boxes1, crops1 = first
+    boxes2, crops2 = second
+    if crops1[0].dtype != crops2[0].dtype:
+        boxes1, crops1 = _unpacked(boxes1, crops1)
+        boxes2, crops2 = _unpacked(boxes2, crops2)
+    windows = intersection(boxes1.T[:, :, None], boxes2.T[:, None])  # [N, M] cells of a crop
+    pixels_of_cell = 1
+    if crops1[0].dtype == np.uint8:
+        pixels_of_cell = 8
+    image_pixels = masks1.shape[0] * masks1.shape[1]
+    if pixels_of_cell * windows.sum() <= 10 * image_pixels * (count1 + count2):
+        common = _common_pixels(boxes1, crops1, boxes2, crops2, windows > 0)
+    else:
+        common = _common_pixels_dense(masks1, masks2)
+    area1 = np.array([_count_pixels(crop) for crop in crops1], np.float64)
+    area2 = np.array([_count_pixels(crop) for crop in crops2], np.float64)
+    return iou(common, area1[:, None], area2).astype(np.float32)
+
+
+def _as_bool(masks: np.ndarray) -> np.ndarray:
+    masks = np.asarray(masks)
+    if masks.dtype == bool:
+        return masks
+    return masks > 0.5
+
+
+def _boxes_and_crops(masks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Boxes that hold the pixels of masks [H, W, N] bool, and the masks inside them.
+
+    Returns:
+        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels as the
+        bits of one: then the boxes count such rows.
+    """
+
+    if abs(masks.strides[2]) >= abs(masks.strides[1]):  # one mask lies behind the other
+        boxes = extract_bboxes(masks).astype(np.int64)
+        return boxes, list(_cut_out(masks, boxes))
+    # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to
+    # pixel of one mask are an eighth.
+    bits = _packed(masks)
+    boxes = extract_bboxes(bits).astype(np.int64)
+    return boxes, [np.ascontiguousarray(crop) for crop in _cut_out(bits, boxes)]
+
+
+def _cut_out(masks: np.ndarray, boxes: np.ndarray) -> Iterator[np.ndarray]:
+    """Of each mask of [H, W, N] the part in its box."""
+    for i, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
+        yield masks[y1:y2, x1:x2, i]
+
+
+def _packed(masks: np.ndarray) -> np.ndarray:
+    """Masks [H, W, N] bool with eight rows as the bits of one: [ceil(H / 8), W, N] uint8."""
+    height, width, count = masks.shape
+    cells = math.ceil(height / 8)
+    bits = np.zeros((cells, width, count), np.uint8)
+    # 64 rows at a time: numpy's calls are then long enough for two threads to run at once.
+    for start in range(0, height, 64):
+        rows = masks[start : start + 64].view(np.uint8)
+        packed = bits[start // 8 : start // 8 + 8]
+        for k in reversed(range(8)):
+            np.add(packed, packed, out=packed)
+            of_bit = packed[: len(rows[k::8])]
+            np.bitwise_or(of_bit, rows[k::8], out=of_bit)
+    return bits
+
+
+def _unpacked(boxes: np.ndarray, crops: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """What `_boxes_and_crops` returns, in pixels and bool."""
+    if crops[0].dtype == bool:
+        return boxes, crops
+    unpacked = []
+    for crop in crops:
+        height, width = crop.shape
+        full = np.empty((height, 8, width), bool)
+        for k in range(8):
+            bit = crop & (1 << k)
+            np.not_equal(bit, 0, out=full[:, k])
+        unpacked.append(full.reshape(8 * height, width))
+    return boxes * (8, 1, 8, 1), unpacked
+
+
+def _count_pixels(crop: np.ndarray) -> int:
+    """Foreground of a crop, bool or packed."""
+    if crop.dtype == bool:
+        return np.count_nonzero(crop)
+    return int.from_bytes(crop.tobytes(), "little").bit_count()
+
+
+def _common_pixels(
+    boxes1: np.ndarray,
+    crops1: list[np.ndarray],
+    boxes2: np.ndarray,
+    crops2: list[np.ndarray],
+    meet: np.ndarray,
+) -> np.ndarray:
+    """Pixels that masks share, [N, M], counted where their boxes meet (`meet` [N, M] bool)."""
+    first, second = np.nonzero(meet)
+    corners1 = boxes1[first, :2]
+    corners2 = boxes2[second, :2]
+    top_left = np.maximum(corners1, corners2)
+    bottom_right = np.minimum(boxes1[first, 2:], boxes2[second, 2:])
+    window = np.concatenate([top_left, bottom_right], axis=1)
+    windows1 = window - np.tile(corners1, 2)
+    windows2 = window - np.tile(corners2, 2)
+    common = np.zeros(meet.shape)
+    for i, j, window1, window2 in zip(first, second, windows1.tolist(), windows2.tolist()):
+        y1, x1, y2, x2 = window1
+        part1 = crops1[i][y1:y2, x1:x2]
+        y1, x1, y2, x2 = window2
+        part2 = crops2[j][y1:y2, x1:x2]
+        common[i, j] = _count_pixels(part1 & part2)
+    return common
+
+
+def _common_pixels_dense(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray:
+    """Pixels that masks share, [N, M], by a matrix product: many large masks cost less that way."""
+    height, _, count1 = masks1.shape
+    count2 = masks2.shape[-1]
+    common = np.zeros((count1, count2))
+    # Whole masks as floats would take four times their memory.
+    for start in range(0, height, 32):
+        rows = slice(start, start + 32)
+        pixels1 = masks1[rows].reshape(-1, count1).astype(np.float32)
+        pixels2 = masks2[rows].reshape(-1, count2).astype(np.float32)
+        common += pixels1.T @ pixels2
+    return common

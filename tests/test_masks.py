@@ -1,0 +1,92 @@
+"""Lazy masks, run lengths and overlaps of masks, against numpy's own indexing and counting."""
+
+import numpy as np
+import pytest
+
+from mrcnn import coco, evaluate, inference, masks, utils
+
+
+def soft_masks(count, seed=0):
+    """[count, 28, 28] probabilities and boxes that partly lie outside an image of 40 x 50."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(-8, 30, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(1, 30, (count, 2))], axis=1)
+    return rng.random((count, 28, 28)).astype("float32"), boxes
+
+
+def one_behind_the_other(array):
+    """The masks [H, W, N] as a view of [N, H, W] in memory."""
+    return np.ascontiguousarray(array.transpose(2, 0, 1)).transpose(1, 2, 0)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7])
+def test_lazy_masks_are_indexed_as_the_array(threshold):
+    lazy = masks.Masks(*soft_masks(6), (40, 50), threshold)
+    dense = np.asarray(lazy)
+    rows = np.array([1, 2])
+    keys = [
+        3,
+        (slice(3, 9), 4),
+        (Ellipsis, -1),
+        (Ellipsis, 5, 2),  # not mask 2
+        (Ellipsis, None),
+        (Ellipsis, True),
+        (slice(None), slice(None), np.int64(2)),
+        (slice(None), slice(None), [1, 2]),
+        (slice(None), slice(None), (0, 1)),
+        (slice(None), slice(None), np.arange(6) % 2 == 0),
+        (rows, rows, 0),
+    ]
+    for key in keys:
+        np.testing.assert_array_equal(lazy[key], dense[key], err_msg=str(key))
+
+
+def test_one_encoding_from_crops_and_from_whole_masks():
+    lazy = masks.Masks(*soft_masks(6), (40, 50))
+    dense = np.asarray(lazy)
+    codes = masks.encode(np.ascontiguousarray(dense))
+    assert lazy.rle() == masks.encode(lazy) == codes
+    assert [code["size"] for code in codes] == [[40, 50]] * 6
+    annotations = [{"segmentation": code} for code in codes]
+    np.testing.assert_array_equal(masks.decode(annotations, 40, 50), dense)
+    assert masks.encode(dense[..., :0]) == masks.encode_crops([], (40, 50)) == []
+
+
+def test_names_that_existing_code_imports_from_elsewhere():
+    assert inference.Masks is masks.Masks and inference.run_lengths is masks.run_lengths
+    assert coco.to_rle is masks.to_rle and coco.decode is masks.decode
+    assert evaluate.encode is masks.encode
+    names = "minimize_mask expand_mask mold_mask unmold_mask unmold_masks pad_masks unmold_crop"
+    for name in (*names.split(), "compute_overlaps_masks"):
+        assert getattr(utils, name) is getattr(masks, name)
+
+
+def test_overlaps_both_ways():
+    """Counted in the boxes' common part or by a matrix product: the same numbers."""
+    rng = np.random.default_rng(0)
+    masks1 = rng.random((50, 40, 30)) < 0.5
+    masks2 = rng.random((50, 40, 23)) < 0.3
+    masks1[:30, :, :20] = False
+    masks2[:, 10:, 4:] = False
+    common = (masks1[..., :, None] & masks2[..., None, :]).sum(axis=(0, 1))
+    counts1 = masks1.sum(axis=(0, 1))
+    union = counts1[:, None] + masks2.sum(axis=(0, 1)) - common
+    np.testing.assert_array_equal(masks._common_pixels_dense(masks1, masks2), common)
+    for first, second in (
+        (masks1, masks2),
+        (one_behind_the_other(masks1), masks2),
+        (one_behind_the_other(masks1), one_behind_the_other(masks2)),
+    ):
+        boxes1, crops1 = masks._boxes_and_crops(first)
+        boxes2, crops2 = masks._boxes_and_crops(second)
+        if crops1[0].dtype == crops2[0].dtype:
+            counted = masks._common_pixels(boxes1, crops1, boxes2, crops2, common > 0)
+            np.testing.assert_array_equal(counted, common)
+            assert [masks._count_pixels(crop) for crop in crops1] == counts1.tolist()
+        boxes1, crops1 = masks._unpacked(boxes1, crops1)
+        boxes2, crops2 = masks._unpacked(boxes2, crops2)
+        counted = masks._common_pixels(boxes1, crops1, boxes2, crops2, common > 0)
+        np.testing.assert_array_equal(counted, common)
+        assert [masks._count_pixels(crop) for crop in crops1] == counts1.tolist()
+        overlaps = utils.compute_overlaps_masks(first, second)
+        np.testing.assert_allclose(overlaps, common / union, rtol=1e-6)
