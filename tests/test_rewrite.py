@@ -7,7 +7,7 @@ import pytest
 from conftest import small_config
 from keras import layers as KL
 
-from mrcnn import inference, rewrite
+from mrcnn import rewrite
 
 
 def run(network, model, image):
@@ -212,7 +212,7 @@ def test_masks_of_the_detected_class_alone(settings, tmp_path):
     class_ids = rng.integers(0, model.config.NUM_CLASSES, (2, 5))
     every = np.asarray(model.keras_model.sub_models["masks"]([boxes, metas, *maps], training=False))
     chosen = np.take_along_axis(every, class_ids[:, :, None, None, None], axis=-1)[..., 0]
-    actual = inference.compiled(model, "masks")(boxes, metas, *maps, class_ids.astype("int32"))
+    actual = model.detector.function("masks")(boxes, metas, *maps, class_ids.astype("int32"))
     assert np.ptp(chosen) > 0.01
     np.testing.assert_allclose(actual, chosen, atol=1e-5)
 

@@ -10,13 +10,12 @@ import random
 import re
 import subprocess
 import sys
-import types
 
 import numpy as np
 import oracle
 import pytest
 
-from mrcnn import boxes as box_math, masks as masks_module, utils
+from mrcnn import boxes as box_math, files, masks as masks_module, utils, weights
 from mrcnn.config import Config
 
 
@@ -951,14 +950,16 @@ def test_batch_slice():
     np.testing.assert_allclose(ops.convert_to_numpy(summed), [1, 5])
 
 
-def test_download_is_forwarded(monkeypatch):
-    import mrcnn
-
+def test_download_of_the_released_weights(monkeypatch, capsys):
+    """From the address that stands in `utils`, also one that was set there."""
     calls = []
-    fake = types.SimpleNamespace(
-        download_trained_weights=lambda path, verbose: calls.append((path, verbose))
-    )
-    monkeypatch.setitem(sys.modules, "mrcnn.weights", fake)
-    monkeypatch.setattr(mrcnn, "weights", fake, raising=False)
+    monkeypatch.setattr(files, "download", lambda *args, **kwargs: calls.append((args, kwargs)))
+    monkeypatch.setattr(utils, "COCO_MODEL_URL", "https://mirror/coco.h5")
     utils.download_trained_weights("coco.h5", verbose=0)
-    assert calls == [("coco.h5", 0)]
+    weights.download_trained_weights("coco.h5")
+    arguments = ("https://mirror/coco.h5", "coco.h5")
+    assert calls == [
+        (arguments, {"progress": None}),
+        (arguments, {"progress": files.progress_bar}),
+    ]
+    assert "mirror" in capsys.readouterr().err
