@@ -58,7 +58,7 @@ def detector(**settings: Any) -> Callable[[], Any]:
 
 
 def routines() -> dict[str, tuple[tuple[int, ...], Callable]]:
-    """{name: (sizes, f(size) -> function to time)}"""
+    """{name: (sizes, f(size) -> function to time)}."""
     rng = np.random.default_rng(0)
 
     def unmold(count: int) -> Callable[[], Any]:
