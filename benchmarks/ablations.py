@@ -1,5 +1,4 @@
-"""The paper's ablations on the generated shapes: each setting trained with the same budget, in a
-table.
+"""The paper's ablations on the generated shapes, each trained with the same budget, in a table.
 
     python benchmarks/ablations.py
         trains what is missing, writes docs/ablations.md
@@ -21,6 +20,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "samples" / "shapes")]
@@ -92,7 +92,7 @@ SETTINGS = {
 }
 
 
-def run(name, steps, images, seed):
+def run(name: str, steps: int, images: int, seed: int) -> dict[str, float]:
     """Trains and evaluates one setting. Returns a dict of figures."""
     import keras
 
@@ -129,7 +129,7 @@ def run(name, steps, images, seed):
     return figures
 
 
-def table(results, budget):
+def table(results: dict[str, dict], budget: dict[str, int]) -> str:
     """docs/ablations.md as text.
 
     Args:
@@ -168,10 +168,12 @@ def table(results, budget):
         if name not in results:
             continue
         figures = results[name]
-        cells = [
-            f"{100 * figures[key]:.1f}" if key in figures else "–"
-            for key in ("mask AP", "mask AP50", "mask AP75", "box AP")
-        ]
+        cells = []
+        for key in ("mask AP", "mask AP50", "mask AP75", "box AP"):
+            cell = "–"
+            if key in figures:
+                cell = f"{100 * figures[key]:.1f}"
+            cells.append(cell)
         shown = ", ".join(f"`{key} = {value!r}`" for key, value in list(settings.items())[:1])
         lines.append(
             f"| {shown or '`ROI_POOLING = ' + repr('align') + '`'} | {text} | "
@@ -184,7 +186,7 @@ def table(results, budget):
     return "\n".join(lines) + "\n"
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -219,7 +221,9 @@ def main(arguments=None):
     )
     args = parser.parse_args(arguments)
     budget = {"steps": args.steps, "images": args.images, "seed": args.seed}
-    folder, start, results = pathlib.Path(args.folder), time.monotonic(), {}
+    folder = pathlib.Path(args.folder)
+    start = time.monotonic()
+    results = {}
     folder.mkdir(parents=True, exist_ok=True)
     for name in SETTINGS:
         path = folder / f"{name}-{args.steps}-{args.images}-{args.seed}.json"

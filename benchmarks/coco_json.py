@@ -42,7 +42,7 @@ print(time.perf_counter() - start, dataset.num_images, objects)
 """
 
 
-def write_json(path, images, annotations, seed=0):
+def write_json(path: pathlib.Path, images: int, annotations: int, seed: int = 0) -> None:
     """Writes annotations in COCO's format, spread over the images as in COCO (most have few)."""
     rng = np.random.default_rng(seed)
     # A pool of polygons: 43 numbers on average, the bytes of an annotation are then COCO's 520.
@@ -69,9 +69,10 @@ def write_json(path, images, annotations, seed=0):
                 rng.integers(1, 81, annotations).tolist(),
             )
         ):
+            if i:
+                file.write(", ")
             file.write(
-                (", " if i else "")
-                + f'{{"segmentation": {pool[shape]}, "area": 702.1057499999998, "iscrowd": 0,'
+                f'{{"segmentation": {pool[shape]}, "area": 702.1057499999998, "iscrowd": 0,'
                 f' "image_id": {owner}, "bbox": [473.07, 395.93, 38.65, 28.67], "category_id":'
                 f' {category}, "id": {i + 1}}}'
             )
@@ -82,7 +83,7 @@ def write_json(path, images, annotations, seed=0):
         )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,7 +92,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        path, photos = pathlib.Path(folder) / "instances.json", pathlib.Path(folder) / "photos"
+        path = pathlib.Path(folder) / "instances.json"
+        photos = pathlib.Path(folder) / "photos"
         start = time.perf_counter()
         write_json(path, args.images, args.annotations)
         photos.mkdir()

@@ -1,11 +1,11 @@
-"""Images a second of a folder: `detect` image by image, and `detect_many`, which reads ahead and
-pastes masks behind.
+"""Images a second of a folder: `detect` image by image, and `detect_many`.
 
     python benchmarks/folder.py [--side 512] [--images 12] [--batch 1 2] [--masks rle]
 
-Writes JPEG files of 480 x 640 pixels of smooth noise to a temporary folder; random weights, every
-threshold open, 20 detections an image. The ways run in turn, so that the machine's moods hit all
-alike. Prints images/s and the share of all cores that were busy.
+`detect_many` reads ahead and pastes masks behind. Writes JPEG files of 480 x 640 pixels of smooth
+noise to a temporary folder; random weights, every threshold open, 20 detections an image. The ways
+run in turn, so that the machine's moods hit all alike. Prints images/s and the share of all cores
+that were busy.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from mrcnn import media  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--side", type=int, default=512)
@@ -37,12 +37,13 @@ def main():
     from mrcnn import model as modellib
 
     with tempfile.TemporaryDirectory() as folder:
-        photos, paths = Photos(options.images), []
+        photos = Photos(options.images)
+        paths = []
         for i in photos.image_ids:
             paths.append(os.path.join(folder, f"{i:03d}.jpg"))
             media.write_image(paths[-1], photos.load_image(i))
 
-        def model(batch):
+        def model(batch: int) -> modellib.MaskRCNN:
             return modellib.MaskRCNN(
                 "inference",
                 Config(
@@ -66,16 +67,19 @@ def main():
                 first.detect([media.read_image(path)], masks=options.masks) for path in paths
             ]
         }
-        for batch, each in models.items():
-            ways[f"detect_many, batch {batch}"] = lambda each=each: list(
-                each.detect_many(paths, media.read_image, options.masks)
+        for batch, network in models.items():
+            ways[f"detect_many, batch {batch}"] = lambda network=network: list(
+                network.detect_many(paths, media.read_image, options.masks)
             )
-        seconds, busy = {name: [] for name in ways}, {name: [] for name in ways}
+        seconds = {name: [] for name in ways}
+        busy = {name: [] for name in ways}
         for turn in range(1 + options.repeats):  # the first one compiles
             for name, run in ways.items():
-                wall, cpu = time.perf_counter(), time.process_time()
+                wall_start = time.perf_counter()
+                cpu_start = time.process_time()
                 run()
-                wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+                wall = time.perf_counter() - wall_start
+                cpu = time.process_time() - cpu_start
                 if turn:
                     seconds[name].append(wall)
                     busy[name].append(cpu / wall / os.cpu_count())

@@ -1,5 +1,4 @@
-"""How cost grows with pixels, proposals, instances and classes, one at a time: a table, slopes and
-a plot.
+"""How cost grows with pixels, proposals, instances and classes: a table, slopes and a plot.
 
     python benchmarks/growth.py [--out growth.png] [--repeats 5]
 
@@ -13,6 +12,8 @@ import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Callable, Mapping
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -25,7 +26,7 @@ from mrcnn import data, utils  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 
-def detector(**settings):
+def detector(**settings: Any) -> Callable[[], Any]:
     """f() that detects on one image; every proposal is a candidate, so that nothing ends early."""
     from mrcnn import model as modellib
 
@@ -52,30 +53,29 @@ def detector(**settings):
         }
     )
     model = modellib.MaskRCNN("inference", config, tempfile.mkdtemp())
-    image = np.random.default_rng(0).integers(0, 255, (side, side, 3)).astype(np.uint8)
+    image = timing.noise(side)
     return lambda: model.detect([image])
 
 
-def routines():
-    """{name: (sizes, f(size) -> function to time)}"""
+def routines() -> dict[str, tuple[tuple[int, ...], Callable]]:
+    """{name: (sizes, f(size) -> function to time)}."""
     rng = np.random.default_rng(0)
 
-    def unmold(count):
-        boxes, soft = random_boxes(rng, count), soft_masks(rng, count)
+    def unmold(count: int) -> Callable[[], Any]:
+        boxes = random_boxes(rng, count)
+        soft = soft_masks(rng, count)
         return lambda: utils.unmold_masks(soft, boxes, (1024, 1024))
 
-    def unmold_pixels(side):
-        boxes, soft = (
-            random_boxes(rng, 50, (side, side), side // 16, side // 3),
-            soft_masks(rng, 50),
-        )
+    def unmold_pixels(side: int) -> Callable[[], Any]:
+        boxes = random_boxes(rng, 50, (side, side), side // 16, side // 3)
+        soft = soft_masks(rng, 50)
         return lambda: utils.unmold_masks(soft, boxes, (side, side))
 
-    def overlaps_masks(count):
+    def overlaps_masks(count: int) -> Callable[[], Any]:
         masks = ellipses(random_boxes(rng, count, (256, 256), 8, 80), (256, 256))
         return lambda: utils.compute_overlaps_masks(masks, masks)
 
-    def targets(count):
+    def targets(count: int) -> Callable[[], Any]:
         config = Config(NUM_CLASSES=2, IMAGE_MAX_DIM=1024)
         anchors = utils.BoxBlocks(
             utils.generate_pyramid_anchors(
@@ -86,7 +86,8 @@ def routines():
                 1,
             )
         )
-        boxes, ids = random_boxes(rng, count), np.ones(count, np.int32)
+        boxes = random_boxes(rng, count)
+        ids = np.ones(count, np.int32)
         return lambda: data.build_rpn_targets(None, anchors, ids, boxes, config)
 
     return {
@@ -104,35 +105,26 @@ def routines():
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("names", nargs="*", help="only those that contain one of these words")
-    parser.add_argument("--out", default="growth.png")
-    parser.add_argument("--repeats", type=int, default=5)
-    options = parser.parse_args()
-    rows, curves = [], {}
-    for name, (sizes, make) in routines().items():
-        if options.names and not any(word in name for word in options.names):
-            continue
-        seconds = list(
-            timing.alternate(
-                {size: make(size) for size in sizes}, options.repeats, warmup=2
-            ).values()
-        )
-        amount = np.array(sizes, float) ** (2 if "²" in name else 1)
-        half = len(sizes) // 2
-        slope = np.polyfit(np.log(amount[half - 1 :]), np.log(seconds[half - 1 :]), 1)[0]
-        curves[name] = amount / amount[0], np.array(seconds) / seconds[0]
-        rows.append(
-            [
-                name,
-                ", ".join(map(str, sizes)),
-                ", ".join(f"{1e3 * s:.1f}" for s in seconds),
-                f"{slope:.2f}",
-            ]
-        )
-        print("  ".join(rows[-1]), file=sys.stderr, flush=True)
-    print(timing.table(["what grows", "sizes", "ms", "slope"], rows))
+def measure(
+    name: str, sizes: tuple[int, ...], make: Callable, repeats: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Amounts of work and seconds of a routine; "²" in its name says that sizes are sides."""
+    functions = {str(size): make(size) for size in sizes}
+    seconds = timing.alternate(functions, repeats, warmup=2)
+    amount = np.array(sizes, float)
+    if "²" in name:
+        amount = amount**2
+    return amount, np.array(list(seconds.values()))
+
+
+def slope(amount: np.ndarray, seconds: np.ndarray) -> float:
+    """Slope of a straight line through the logarithms, at the upper half of the sizes."""
+    upper = slice(len(amount) // 2 - 1, None)
+    return np.polyfit(np.log(amount[upper]), np.log(seconds[upper]), 1)[0]
+
+
+def plot(curves: Mapping[str, tuple[np.ndarray, np.ndarray]], path: str) -> None:
+    """Saves a figure of {name: (amount, cost)}, both relative to the smallest size."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -148,7 +140,28 @@ def main():
         ylabel="cost, relative to the smallest",
     )
     axes.legend(fontsize=7)
-    figure.savefig(options.out, dpi=120)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*", help="only those that contain one of these words")
+    parser.add_argument("--out", default="growth.png")
+    parser.add_argument("--repeats", type=int, default=5)
+    options = parser.parse_args()
+    rows = []
+    curves = {}
+    for name, (sizes, make) in routines().items():
+        if options.names and not any(word in name for word in options.names):
+            continue
+        amount, seconds = measure(name, sizes, make, options.repeats)
+        curves[name] = (amount / amount[0], seconds / seconds[0])
+        size_text = ", ".join(str(size) for size in sizes)
+        time_text = ", ".join(f"{1e3 * value:.1f}" for value in seconds)
+        rows.append([name, size_text, time_text, f"{slope(amount, seconds):.2f}"])
+        print("  ".join(rows[-1]), file=sys.stderr, flush=True)
+    print(timing.table(["what grows", "sizes", "ms", "slope"], rows))
+    plot(curves, options.out)
 
 
 if __name__ == "__main__":

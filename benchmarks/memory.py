@@ -22,7 +22,7 @@ import numpy as np  # noqa: E402
 from benchmarks import timing  # noqa: E402
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--calls", type=int, default=500)
     parser.add_argument("--after", type=int, default=50)
@@ -51,17 +51,16 @@ def main():
     rng = np.random.default_rng(0)
     sizes = [(64 * (1 + i % 5), 64 * (2 + i // 5)) for i in range(20)]
     images = [rng.integers(0, 255, (*size, 3)).astype(np.uint8) for size in sizes]
-    before, start = None, time.perf_counter()
+    before = 0.0
+    start = time.perf_counter()
     for call in range(1, options.calls + 1):
         model.detect([images[call % len(images)]])
         if call == options.after:
             before = timing.resident_memory()
         if call % 50 == 0:
-            print(
-                f"{call} calls: {timing.resident_memory():.1f} MB,"
-                f" {time.perf_counter() - start:.0f} s",
-                flush=True,
-            )
+            seconds = time.perf_counter() - start
+            memory = timing.resident_memory()
+            print(f"{call} calls: {memory:.1f} MB, {seconds:.0f} s", flush=True)
     grown = timing.resident_memory() - before
     print(
         f"{len(set(sizes))} sizes, {options.calls} calls: {before:.1f} MB after {options.after}, "

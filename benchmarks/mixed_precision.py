@@ -1,5 +1,4 @@
-"""AP of a trained model in float32, mixed_bfloat16 and mixed_float16, on the same unseen images of
-the shapes.
+"""AP of a trained model in float32, mixed_bfloat16 and mixed_float16, on the same shapes.
 
     make demo; python benchmarks/mixed_precision.py [--weights PATH] [--images 100]
 
@@ -21,7 +20,7 @@ from benchmarks import timing  # noqa: E402
 from mrcnn import commands  # noqa: E402
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--weights", help="weight file (default: the last checkpoint of demo/logs)")
     parser.add_argument("--images", type=int, default=100)
@@ -31,7 +30,8 @@ def main():
     from mrcnn import evaluate, model as modellib, training
 
     weights = options.weights or training.find_last("demo/logs", shapes.ShapesConfig.NAME)
-    dataset, figures = shapes.ShapesDataset(options.images, first=commands.HELD_OUT), {}
+    dataset = shapes.ShapesDataset(options.images, first=commands.HELD_OUT)
+    figures = {}
     for policy in ("float32", "mixed_bfloat16", "mixed_float16"):
         keras.mixed_precision.set_global_policy(policy)
         model = modellib.MaskRCNN(

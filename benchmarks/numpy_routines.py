@@ -1,5 +1,4 @@
-"""The numpy routines beside the original algorithm's, restated as plain loops (plain.py), in one
-process.
+"""The numpy routines beside the original algorithm's, restated as plain loops (plain.py).
 
     python benchmarks/numpy_routines.py [NAME ...] [--repeats 5]
 
@@ -10,6 +9,7 @@ import argparse
 import concurrent.futures
 import pathlib
 import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -25,7 +25,7 @@ SIDE = 1024
 class Photos(utils.Dataset):
     """Two 480 x 640 pictures of smooth noise with ten elliptic objects each, in memory."""
 
-    def __init__(self, count=2, objects=10, shape=(480, 640)):
+    def __init__(self, count: int = 2, objects: int = 10, shape: tuple[int, int] = (480, 640)):
         super().__init__()
         self.add_class("photos", 1, "thing")
         self.content = []
@@ -39,22 +39,28 @@ class Photos(utils.Dataset):
             self.add_image("photos", i, path=None)
         self.prepare()
 
-    def load_image(self, image_id):
+    def load_image(self, image_id: int) -> np.ndarray:
         return self.content[image_id][0].copy()
 
-    def load_mask(self, image_id):
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         masks = self.content[image_id][1].copy()
         return masks, np.ones(masks.shape[-1], np.int32)
 
 
-def random_boxes(rng, count, shape=(SIDE, SIDE), smallest=16, largest=400):
+def random_boxes(
+    rng: np.random.Generator,
+    count: int,
+    shape: tuple[int, int] = (SIDE, SIDE),
+    smallest: int = 16,
+    largest: int = 400,
+) -> np.ndarray:
     """[count, 4] int boxes inside an image, sides uniform between two lengths."""
     size = rng.integers(smallest, np.minimum(largest, shape) + 1, (count, 2))
     corner = (rng.random((count, 2)) * (np.array(shape) - size + 1)).astype(int)
     return np.concatenate([corner, corner + size], axis=1)
 
 
-def ellipses(boxes, shape=(SIDE, SIDE)):
+def ellipses(boxes: np.ndarray, shape: tuple[int, int] = (SIDE, SIDE)) -> np.ndarray:
     """[H, W, N] bool masks that fill the boxes' inscribed ellipses."""
     masks = np.zeros((*shape, len(boxes)), bool)
     for i, (y1, x1, y2, x2) in enumerate(boxes):
@@ -64,20 +70,20 @@ def ellipses(boxes, shape=(SIDE, SIDE)):
     return masks
 
 
-def soft_masks(rng, count):
+def soft_masks(rng: np.random.Generator, count: int) -> np.ndarray:
     """[count, 28, 28] float32: blobs with a soft edge, as the mask head gives them."""
     grid = (np.arange(28) - 13.5) / 14
     radius = rng.uniform(0.5, 1, (count, 1, 1))
     return (1 / (1 + np.exp(8 * (np.hypot(grid[:, None], grid) - radius)))).astype(np.float32)
 
 
-def read_once(*arrays):
+def read_once(*arrays: np.ndarray) -> list:
     """Reads arrays, two at once."""
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         return list(pool.map(lambda array: array.reshape(-1).view(np.uint64).max(), arrays))
 
 
-def cases(names):
+def cases(names: Sequence[str]) -> Iterator[tuple]:
     """Yields name, goal, {"plain": f, "mrcnn": f, "memory": f}, equal(a, b).
 
     "memory", where it is there, only reads the input or writes the result, once.
@@ -102,7 +108,8 @@ def cases(names):
             np.count_nonzero(a[0] == 1) == 128 or close(a[1], b[1])
         )
 
-    boxes, soft = random_boxes(rng, 100), soft_masks(rng, 100)
+    boxes = random_boxes(rng, 100)
+    soft = soft_masks(rng, 100)
     large = np.array([[0, 0, SIDE, SIDE]] * 100)
     for name, b in (
         ("unmold_masks, 100 at 1024²", boxes),
@@ -119,7 +126,8 @@ def cases(names):
                 },
                 nearly,
             )
-    masks, others = ellipses(boxes), ellipses(random_boxes(rng, 100))
+    masks = ellipses(boxes)
+    others = ellipses(random_boxes(rng, 100))
     shifted = ellipses(np.clip(boxes + rng.integers(-6, 7, boxes.shape), 0, SIDE))
     tight = utils.extract_bboxes(masks)
     if wanted("minimize_mask, 100 at 1024²"):
@@ -154,7 +162,8 @@ def cases(names):
     for count, goal in ((10, 5), (100, 10)):
         name = f"build_rpn_targets, {count} objects"
         if wanted(name):
-            gt, ids = boxes[:count], np.ones(count, np.int32)
+            gt = boxes[:count]
+            ids = np.ones(count, np.int32)
             yield (
                 name,
                 goal,
@@ -188,7 +197,8 @@ def cases(names):
             close,
         )
     if wanted("compute_ap, 100 × 100 at 1024²"):
-        ids, scores = np.ones(100, np.int32), rng.permutation(100) / 100
+        ids = np.ones(100, np.int32)
+        scores = rng.permutation(100) / 100
         arguments = tight, ids, masks, utils.extract_bboxes(shifted), ids, scores, shifted
         yield (
             "compute_ap, 100 × 100 at 1024²",
@@ -236,7 +246,7 @@ def cases(names):
         )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*", help="run the cases that contain one of these words")
     parser.add_argument("--repeats", type=int, default=5)
@@ -253,17 +263,12 @@ def main():
                 {"plain": functions["plain"], "memory": memory}, options.repeats
             )["memory"]
         ratio = seconds["plain"] / seconds["mrcnn"]
-        rows.append(
-            [
-                name,
-                *(
-                    f"{1e3 * seconds[key]:.1f}" if key in seconds else ""
-                    for key in ("plain", "mrcnn", "memory")
-                ),
-                f"{ratio:.1f}×",
-                f"{goal}×",
-            ]
-        )
+        row = [name, f"{1e3 * seconds['plain']:.1f}", f"{1e3 * seconds['mrcnn']:.1f}"]
+        if memory:
+            row.append(f"{1e3 * seconds['memory']:.1f}")
+        else:
+            row.append("")
+        rows.append([*row, f"{ratio:.1f}×", f"{goal}×"])
         print("  ".join(rows[-1]), file=sys.stderr, flush=True)
     print(
         timing.table(

@@ -1,11 +1,10 @@
-"""Learns four real photographs by heart: the whole path from COCO's json to mask AP, in minutes on
-two CPU cores.
+"""Learns four real photographs by heart: the whole path from COCO's json to mask AP.
 
     python benchmarks/overfit_coco.py --dataset ../shared/data/coco-mini
 
-Trains from random weights on the first four photographs of the training list that have 2 to 8
-objects, evaluates on the same ones by `mrcnn.evaluate` and draws them. Ends with an error where
-mask AP@.5 is not above .8.
+Takes minutes on two CPU cores. Trains from random weights on the first four photographs of the
+training list that have 2 to 8 objects, evaluates on the same ones by `mrcnn.evaluate` and draws
+them. Ends with an error where mask AP@.5 is not above .8.
 """
 
 import argparse
@@ -15,6 +14,7 @@ import pathlib
 import sys
 import tempfile
 import time
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -38,7 +38,9 @@ class FourConfig(Config):
     MASK_HEAD_ON_POSITIVES = True
     TRAIN_BN = None
     BATCH_NORM_MOMENTUM = 0.9
-    PRE_NMS_LIMIT, POST_NMS_ROIS_TRAINING, POST_NMS_ROIS_INFERENCE = 1000, 200, 200
+    PRE_NMS_LIMIT = 1000
+    POST_NMS_ROIS_TRAINING = 200
+    POST_NMS_ROIS_INFERENCE = 200
     TRAIN_ROIS_PER_IMAGE = 48
     ROI_POSITIVE_RATIO = 0.25
     CLASS_LOSS_ON_PADDING = False
@@ -55,30 +57,32 @@ class FourConfig(Config):
     SEED = 0
 
 
-def four_photographs(folder, year="2017"):
+def four_photographs(folder: str, year: str = "2017") -> CocoDataset:
     """The first four of the training list with 2 to 8 objects."""
     dataset = CocoDataset()
     dataset.load_coco(folder, "train", year)
-    dataset.image_info = [
-        info for info in dataset.image_info if 2 <= len(info["annotations"]) <= 8
-    ][:4]
+    few = [info for info in dataset.image_info if 2 <= len(info["annotations"]) <= 8]
+    dataset.image_info = few[:4]
     dataset.prepare()
     return dataset
 
 
-def clock_callback(path):
+def clock_callback(path: pathlib.Path) -> Any:
     """A callback that keeps the seconds of training in a file, over all sessions of a run."""
     import keras
 
-    start, before = time.monotonic(), json.loads(path.read_text()) if path.exists() else 0.0
+    start = time.monotonic()
+    before = 0.0
+    if path.exists():
+        before = json.loads(path.read_text())
 
-    def write(*_, **__):
+    def write(*_: Any, **__: Any) -> None:
         path.write_text(json.dumps(before + time.monotonic() - start))
 
     return keras.callbacks.LambdaCallback(on_train_batch_end=write, on_train_end=write)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,7 +99,8 @@ def main():
 
     from mrcnn import commands, evaluate, media, model as modellib
 
-    dataset, config = four_photographs(args.dataset), FourConfig()
+    dataset = four_photographs(args.dataset)
+    config = FourConfig()
     config.override(args.set)
     keras.utils.set_random_seed(config.SEED)
     output = pathlib.Path(args.output or tempfile.mkdtemp())
@@ -122,11 +127,9 @@ def main():
     result = evaluate.evaluate(inference, dataset)
     for image_id in dataset.image_ids:
         image = dataset.load_image(image_id)
-        found = commands.sure(inference.detect([image])[0])
-        media.write_image(
-            output / f"{dataset.image_info[image_id]['id']}.png",
-            media.paint(image, found, dataset.class_names),
-        )
+        result_of_image = commands.sure(inference.detect([image])[0])
+        painted = media.paint(image, result_of_image, dataset.class_names)
+        media.write_image(output / f"{dataset.image_info[image_id]['id']}.png", painted)
     present = {
         name: figures
         for name, figures in result.per_class.items()

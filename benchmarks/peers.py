@@ -1,10 +1,10 @@
-"""Detection and training beside torchvision's Mask R-CNN of the same size: two processes that run
-in turn.
+"""Detection and training beside torchvision's Mask R-CNN of the same size, in turn.
 
     python benchmarks/peers.py detect [--side 1024] [--backbone resnet50] [--detections 100]
-    [--batch 1] python benchmarks/peers.py train [--side 512] [--batch 2]
-    options: --torchvision PYTHON (an interpreter that has it; without it mrcnn runs alone),
-    --repeats 5
+    python benchmarks/peers.py train [--side 512] [--batch 2]
+
+Each runs in a process of its own. --torchvision PYTHON names an interpreter that has torchvision;
+without it mrcnn runs alone.
 
 Detection goes from a uint8 image to masks of full size, with 1000 proposals and as many detections
 as asked for; a training step is forward, backward and SGD on all layers, with fixed batch norm, ten
@@ -21,18 +21,21 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
-# ---- Workers: each returns f() -> a number to report ---------------------------------------------
+# ---- Workers: each returns f() -> a number to report, and f() -> bytes of memory at most ---------
+
+Worker = tuple[Callable[[], float], Callable[[], float]]
 
 
-def scene(side, objects=10, seed=0):
-    """A uint8 image of noise, boxes [N, (y1, x1, y2, x2)] in it and their filled masks [N, H,
-    W]."""
+def scene(side: int, objects: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A uint8 image of noise, boxes [N, (y1, x1, y2, x2)] and their filled masks [N, H, W]."""
     rng = np.random.default_rng(seed)
     image = rng.integers(0, 255, (side, side, 3)).astype(np.uint8)
     size = rng.integers(side // 16, side // 3, (objects, 2))
@@ -43,7 +46,7 @@ def scene(side, objects=10, seed=0):
     return image, np.concatenate([corner, corner + size], axis=1), masks
 
 
-def mrcnn_worker(options):
+def mrcnn_worker(options: argparse.Namespace) -> Worker:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.path.insert(0, str(ROOT))
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # the two workers share a GPU
@@ -56,17 +59,16 @@ def mrcnn_worker(options):
     from mrcnn.config import Config
 
     keras.mixed_precision.set_global_policy(options.policy)
-    on_gpu = bool(tf.config.list_physical_devices("GPU"))
-    memory = (
-        (lambda: tf.config.experimental.get_memory_info("GPU:0")["peak"])
-        if on_gpu
-        else peak_of_process
-    )
-    sizes = (
-        dict(RPN_CHANNELS=512, TRAIN_ROIS_PER_IMAGE=200, ROI_POSITIVE_RATIO=0.33)
-        if options.matterport
-        else dict(RPN_CHANNELS=256, TRAIN_ROIS_PER_IMAGE=512, ROI_POSITIVE_RATIO=0.25)
-    )
+
+    def peak_of_gpu() -> float:
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+
+    memory: Callable[[], float] = peak_of_process
+    if tf.config.list_physical_devices("GPU"):
+        memory = peak_of_gpu
+    sizes = dict(RPN_CHANNELS=256, TRAIN_ROIS_PER_IMAGE=512, ROI_POSITIVE_RATIO=0.25)
+    if options.matterport:
+        sizes = dict(RPN_CHANNELS=512, TRAIN_ROIS_PER_IMAGE=200, ROI_POSITIVE_RATIO=0.33)
     config = Config(
         NAME="peers",
         NUM_CLASSES=91,
@@ -104,36 +106,39 @@ def mrcnn_worker(options):
     model.set_trainable(".*", verbose=0)
     model.compile(1e-5, 0.9)
     inputs, _, _ = data.TrainingBatches(dataset, config, shuffle=False).batch(0)
-    inputs = [
-        (
-            x.astype("uint8")
-            if x.dtype == bool
-            else x.astype("float32")
-            if x.dtype == np.float64
-            else x
-        )
-        for x in inputs
-    ]
-    return (
-        lambda: float(
-            np.asarray(model.keras_model.train_on_batch(inputs, return_dict=True)["loss"])
-        ),
-        memory,
-    )
+    inputs = [_for_network(values) for values in inputs]
+
+    def step() -> float:
+        losses = model.keras_model.train_on_batch(inputs, return_dict=True)
+        return float(np.asarray(losses["loss"]))
+
+    return step, memory
 
 
-def torchvision_worker(options):
+def _for_network(values: np.ndarray) -> np.ndarray:
+    """An input with a type that `train_on_batch` takes as it is."""
+    if values.dtype == bool:
+        return values.astype("uint8")
+    if values.dtype == np.float64:
+        return values.astype("float32")
+    return values
+
+
+def torchvision_worker(options: argparse.Namespace) -> Worker:
     import torch
     import torchvision
     from torchvision.models.detection import MaskRCNN
     from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 
     torch.manual_seed(0)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
-        True  # TensorFlow's own choice
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    memory = torch.cuda.max_memory_allocated if device.type == "cuda" else peak_of_process
+    # TensorFlow's own choice.
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    device = torch.device("cpu")
+    memory: Callable[[], float] = peak_of_process
+    if torch.cuda.is_available():
+        device = torch.device("cuda")
+        memory = torch.cuda.max_memory_allocated
     autocast = torch.autocast(
         device.type,
         getattr(torch, options.policy.removeprefix("mixed_")),
@@ -158,12 +163,16 @@ def torchvision_worker(options):
     model.to(device)
     scenes = [scene(options.side, seed=i) for i in range(options.batch)]
     tensors = [torch.from_numpy(image).permute(2, 0, 1) for image, _, _ in scenes]
+
+    def on_device() -> list:
+        return [image.to(device).float() / 255 for image in tensors]
+
     if options.work == "detect":
         model.eval()
 
-        def detect():
+        def detect() -> float:
             with torch.inference_mode(), autocast:
-                results = model([image.to(device).float() / 255 for image in tensors])
+                results = model(on_device())
                 masks = [(result["masks"][:, 0] >= 0.5).cpu().numpy() for result in results]
             return sum(len(mask) for mask in masks)
 
@@ -179,14 +188,12 @@ def torchvision_worker(options):
         for _, boxes, masks in scenes
     ]
 
-    def step():
-        on_device = [
-            {name: value.to(device) for name, value in target.items()} for target in targets
-        ]
+    def step() -> float:
+        moved = []
+        for target in targets:
+            moved.append({name: value.to(device) for name, value in target.items()})
         with autocast:
-            loss = sum(
-                model([image.to(device).float() / 255 for image in tensors], on_device).values()
-            )
+            loss = sum(model(on_device(), moved).values())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -195,19 +202,21 @@ def torchvision_worker(options):
     return step, memory
 
 
-def peak_of_process():
+def peak_of_process() -> float:
     """Peak resident memory of this process, bytes."""
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def work(options):
+WORKERS = {"mrcnn": mrcnn_worker, "torchvision": torchvision_worker}
+
+
+def work(options: argparse.Namespace) -> None:
     """Runs once for each line that comes in; answers with seconds, the number and peak GiB."""
-    answers, sys.stdout = sys.stdout, sys.stderr
-    run, memory = {"mrcnn": mrcnn_worker, "torchvision": torchvision_worker}[options.worker](
-        options
-    )
+    answers = sys.stdout
+    sys.stdout = sys.stderr  # what libraries print is no answer
+    run, memory = WORKERS[options.worker](options)
     for _ in sys.stdin:
         start = time.perf_counter()
         number = run()
@@ -217,8 +226,10 @@ def work(options):
 
 # ---- The one that asks ---------------------------------------------------------------------------
 
+DEFAULTS = {"detect": (1024, 1), "train": (512, 2)}  # side, batch
 
-def main():
+
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("work", choices=("detect", "train"))
     parser.add_argument("--side", type=int)
@@ -241,64 +252,58 @@ def main():
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.side = options.side or (1024 if options.work == "detect" else 512)
-    options.batch = options.batch or (1 if options.work == "detect" else 2)
+    side, batch = DEFAULTS[options.work]
+    options.side = options.side or side
+    options.batch = options.batch or batch
+    return options
+
+
+def start(options: argparse.Namespace, name: str, python: str) -> subprocess.Popen:
+    """Starts a worker with the options of this process."""
+    arguments = [python, __file__, options.work, "--worker", name]
+    for option in ("side", "batch", "backbone", "detections", "rpn_nms", "policy"):
+        arguments += ["--" + option.replace("_", "-"), str(getattr(options, option))]
+    if options.matterport:
+        arguments.append("--matterport")
+    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def ask(name: str, worker: Any) -> list[float]:
+    """One run of a worker: [seconds, number, peak GiB]."""
+    print("run", file=worker.stdin, flush=True)
+    answer = [float(text) for text in worker.stdout.readline().split()]
+    if not answer:
+        sys.exit(f"{name} ended without an answer, see above")
+    print(name, answer, file=sys.stderr, flush=True)
+    return answer
+
+
+def main() -> None:
+    options = parse()
     if options.worker:
-        return work(options)
-    pythons = {"mrcnn": sys.executable}
+        work(options)
+        return
+    workers = {"mrcnn": start(options, "mrcnn", sys.executable)}
     if options.torchvision:
-        pythons["torchvision"] = options.torchvision
-    arguments = [
-        __file__,
-        options.work,
-        "--side",
-        str(options.side),
-        "--batch",
-        str(options.batch),
-        "--backbone",
-        options.backbone,
-        "--detections",
-        str(options.detections),
-        "--rpn-nms",
-        str(options.rpn_nms),
-        "--policy",
-        options.policy,
-    ]
-    arguments += ["--matterport"] if options.matterport else []
-    workers = {
-        name: subprocess.Popen(
-            [python, *arguments, "--worker", name],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name, python in pythons.items()
-    }
-    seconds, last = {name: [] for name in workers}, {}
-    for turn in range(options.repeats + 1):
+        workers["torchvision"] = start(options, "torchvision", options.torchvision)
+    answers: dict[str, list[list[float]]] = {name: [] for name in workers}
+    for _ in range(options.repeats + 1):
         for name, worker in workers.items():
-            print("run", file=worker.stdin, flush=True)
-            answer = [float(x) for x in worker.stdout.readline().split()]
-            if not answer:
-                sys.exit(f"{name} ended without an answer, see above")
-            last[name] = answer
-            if turn:  # the first one compiles
-                seconds[name].append(answer[0])
-            print(name, answer, file=sys.stderr, flush=True)
+            answers[name].append(ask(name, worker))
     for worker in workers.values():
-        worker.stdin.close()
-        worker.wait()
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+        worker.communicate()
     what = (
         f"{options.work} {options.backbone} {options.side}² batch {options.batch} {options.policy}"
     )
-    for name, median in medians.items():
-        number = (
-            f"{last[name][1]:.0f} detections"
-            if options.work == "detect"
-            else f"loss {last[name][1]:.4g}"
-        )
-        print(f"{what}: {name} {median:.3f} s, peak {last[name][2]:.2f} GiB, {number}")
+    medians = {}
+    for name, rows in answers.items():
+        # The first run compiles.
+        medians[name] = statistics.median(seconds for seconds, _, _ in rows[1:])
+        _, number, peak = rows[-1]
+        report = f"loss {number:.4g}"
+        if options.work == "detect":
+            report = f"{number:.0f} detections"
+        print(f"{what}: {name} {medians[name]:.3f} s, peak {peak:.2f} GiB, {report}")
     if len(medians) == 2:
         print(f"{what}: {medians['torchvision'] / medians['mrcnn']:.2f} times torchvision")
 

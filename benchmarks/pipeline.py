@@ -20,7 +20,7 @@ from mrcnn import data  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--side", type=int, default=1024)
     parser.add_argument("--seconds", type=float, default=5)
@@ -46,7 +46,8 @@ def main():
         batches.batch(0)
         for threads in (1, 2):
             with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-                start, made = time.perf_counter(), 0
+                start = time.perf_counter()
+                made = 0
                 while (seconds := time.perf_counter() - start) < options.seconds:
                     made += sum(1 for _ in pool.map(batches.batch, range(made, made + 2 * threads)))
             print(

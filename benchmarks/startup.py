@@ -1,5 +1,4 @@
-"""Seconds from a fresh process to the first detections: import, build, weights, first and second
-`detect`.
+"""Seconds from a fresh process to the first detections: import, build, weights, `detect`.
 
 python benchmarks/startup.py [--backbone resnet50] [--side 1024]
 """
@@ -16,8 +15,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import timing  # noqa: E402
 
-def main():
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--side", type=int, default=1024)
@@ -32,11 +33,9 @@ def main():
         print(f"import {name:16} {float(output):.3f} s")
     marks = [("start", time.perf_counter())]
 
-    def mark(name):
+    def mark(name: str) -> None:
         marks.append((name, time.perf_counter()))
         print(f"{name:23} {marks[-1][1] - marks[-2][1]:.2f} s", flush=True)
-
-    import numpy as np
 
     from mrcnn import model as modellib
     from mrcnn.config import Config
@@ -58,11 +57,7 @@ def main():
         marks.append(("", time.perf_counter()))
         model.load_weights(os.path.join(folder, "weights.h5"))
         mark("load weights (.h5)")
-        image = (
-            np.random.default_rng(0)
-            .integers(0, 255, (options.side, options.side, 3))
-            .astype(np.uint8)
-        )
+        image = timing.noise(options.side)
         model.detect([image])
         mark("first detect")
         model.detect([image])

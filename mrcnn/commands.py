@@ -26,6 +26,8 @@ and `detect` with `paint=` the same with the results file. Of a sample that make
 `generated` is the whole main. Keras is imported when a model is made.
 """
 
+from __future__ import annotations
+
 import argparse
 import copy
 import json
@@ -35,37 +37,49 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn import evaluate as evaluation, media
+from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+    from mrcnn.model import MaskRCNN
+    from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
 # The project's folder; of an installed package, which has none, the folder that one works in.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-ROOT = ROOT if (ROOT / "samples").is_dir() else pathlib.Path.cwd()
+if not (ROOT / "samples").is_dir():
+    ROOT = pathlib.Path.cwd()
 COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
 COCO_CLASSES = 81
 # Layers whose shape depends on the classes.
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
+# What --weights takes in place of a file that training wrote.
+NAMED_WEIGHTS = ("coco", "imagenet", "none")
 
+Stage = tuple[int, str, float]  # number of the last epoch, layers, factor of LEARNING_RATE
 
 # ---- Options -------------------------------------------------------------------------------------
 
 
-def boolean(text):
-    """The value of an option such as --download, which is true alone and takes true and false after
-    "="."""
-    value = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}.get(
-        str(text).lower()
-    )
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def boolean(text: str) -> bool:
+    """The value of an option such as --download=True, of which true and false are accepted."""
+    value = BOOLEANS.get(str(text).lower())
     if value is None:
         raise argparse.ArgumentTypeError(f"true or false. Received: {text!r}")
     return value
 
 
-def add_boolean(parser, name, help):
+def add_boolean(parser: argparse.ArgumentParser, name: str, help: str) -> None:
     """Adds an option that is False, True as --name, and also takes --name=True and --name=False."""
     parser.add_argument(
         name, type=boolean, nargs="?", const=True, default=False, metavar="BOOL", help=help
@@ -73,8 +87,14 @@ def add_boolean(parser, name, help):
 
 
 def parser(
-    description, names, logs=ROOT / "logs", limit=0, inputs="detect", dataset=True, epochs=None
-):
+    description: str | None,
+    names: Sequence[str],
+    logs: str | os.PathLike = ROOT / "logs",
+    limit: int = 0,
+    inputs: str | None = "detect",
+    dataset: bool = True,
+    epochs: int | None = None,
+) -> argparse.ArgumentParser:
     """A parser with the options that all samples have.
 
     Args:
@@ -92,9 +112,7 @@ def parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("command", choices=names)
-    made.set_defaults(
-        takes_inputs=inputs, **({} if inputs else {"inputs": [], "image": [], "video": []})
-    )
+    made.set_defaults(takes_inputs=inputs)
     if inputs:
         made.add_argument(
             "inputs",
@@ -103,8 +121,25 @@ def parser(
             metavar="INPUT",
             help=f"{inputs}: images, folders, globs or videos",
         )
+    else:
+        made.set_defaults(inputs=[], image=[], video=[])
     if dataset:
         made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
+    _add_folders(made, logs)
+    _add_numbers(made, limit, epochs)
+    if inputs:
+        _add_input_options(made, inputs)
+    made.add_argument(
+        "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
+    )
+    made.add_argument(
+        "--traceback", action="store_true", help="show where in the program an error comes from"
+    )
+    return made
+
+
+def _add_folders(made: argparse.ArgumentParser, logs: str | os.PathLike) -> None:
+    """Adds the options that name files and folders: --weights, --logs, --output."""
     made.add_argument(
         "--weights",
         "--model",
@@ -125,6 +160,10 @@ def parser(
         metavar="FOLDER",
         help="where evaluate and detect write (default: %(default)s)",
     )
+
+
+def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) -> None:
+    """Adds the options that are numbers: --limit, --epochs, --evaluate-every."""
     made.add_argument(
         "--limit",
         type=int,
@@ -146,22 +185,27 @@ def parser(
         metavar="N",
         help="train: log AP on validation images every N epochs (default: never)",
     )
-    for name in ("--image", "--video") if inputs else ():
+
+
+def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
+    """Adds --image and --video, as scripts of 2018 pass what a command reads."""
+    for name in ("--image", "--video"):
         made.add_argument(
-            name, action="append", default=[], metavar="PATH", help=f"{inputs}: the same as INPUT"
+            name, action="append", default=[], metavar="PATH", help=f"{command}: the same as INPUT"
         )
-    made.add_argument(
-        "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
-    )
-    made.add_argument(
-        "--traceback", action="store_true", help="show where in the program an error comes from"
-    )
-    return made
 
 
-def parse(parser, arguments=None):
-    """Parses and checks what belongs together; sets up logging. Returns the namespace, `inputs`
-    with all inputs.
+def parse(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
+) -> argparse.Namespace:
+    """Parses the options, checks what belongs together and sets up logging.
+
+    Args:
+        parser: of `parser`.
+        arguments: None for the command line's.
+
+    Returns:
+        the namespace, `inputs` with all inputs.
 
     Raises:
         SystemExit: with a usage message.
@@ -189,14 +233,17 @@ def parse(parser, arguments=None):
     return args
 
 
-def configure(config, args):
-    """Applies --set to a config and returns it. ValueError: an unknown setting, or a value of
-    another kind."""
+def configure(config: Config, args: argparse.Namespace) -> Config:
+    """Applies --set to a config and returns it.
+
+    Raises:
+        ValueError: an unknown setting, or a value of another kind.
+    """
     config.override(args.set)
     return config
 
 
-def inference_config(config, **settings):
+def inference_config(config: Config, **settings: Any) -> Config:
     """A copy of a config that detects one image at a time, with other settings changed."""
     config = copy.copy(config)
     for name, value in {"GPU_COUNT": 1, "IMAGES_PER_GPU": 1, **settings}.items():
@@ -204,11 +251,11 @@ def inference_config(config, **settings):
     return config
 
 
-def run(main):
-    """Calls main(); an error of what the user passed in ends the program with one message, not a
-    traceback.
+def run(main: Callable[[], Any]) -> None:
+    """Calls main(); an error of what the user passed in ends the program with one message.
 
-    What main() returns is for those who import it: it does not make the program fail.
+    What main() returns is for those who import it: it does not make the program fail. --traceback
+    shows where the error came from.
     """
     try:
         main()
@@ -223,7 +270,7 @@ def run(main):
 # ---- Models --------------------------------------------------------------------------------------
 
 
-def load_model(mode, config, args):
+def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     """A `MaskRCNN` with the weights that --weights names.
 
     "coco" loads the released weights; in a training model with other classes the layers that depend
@@ -238,52 +285,60 @@ def load_model(mode, config, args):
         ValueError: weights that leave random what an inference model needs; a file that doesn't
             fit.
     """
-    fits = args.weights != "coco" or config.NUM_CLASSES == COCO_CLASSES
-    if mode == "inference" and (args.weights == "imagenet" or not fits):
-        raise ValueError(
-            f"--weights={args.weights} can begin a training; to detect {config.NUM_CLASSES - 1}"
-            " classes weights that were trained on them are needed: 'last' or a file. "
-            + (
-                "They have no heads"
-                if args.weights == "imagenet"
-                else f"They know {COCO_CLASSES - 1} classes"
-            )
-        )
+    if mode == "inference":
+        _check_that_heads_are_trained(config, args.weights)
     from mrcnn import model as modellib, utils
 
     model = modellib.MaskRCNN(mode, config, args.logs)
     if args.weights == "none":
         return model
-    exclude, by_name = None, False
+    exclude = None
     if args.weights == "coco":
-        path = COCO_WEIGHTS
-        if not path.exists():
-            utils.download_trained_weights(str(path))
+        path = str(COCO_WEIGHTS)
+        if not COCO_WEIGHTS.exists():
+            utils.download_trained_weights(path)
         if config.NUM_CLASSES != COCO_CLASSES:
             exclude = CLASS_LAYERS
     elif args.weights == "imagenet":
-        path, by_name = model.get_imagenet_weights(), True
+        path = model.get_imagenet_weights()
     elif args.weights == "last":
         path = model.find_last()
     else:
         path = args.weights
     logger.info("Loading weights %s", path)
-    model.load_weights(
-        path if isinstance(path, str) else str(path), by_name=by_name, exclude=exclude
-    )
+    model.load_weights(str(path), by_name=args.weights == "imagenet", exclude=exclude)
     return model
+
+
+def _check_that_heads_are_trained(config: Config, weights: str) -> None:
+    """Raises ValueError for weights with which an inference model's heads would be random."""
+    if weights == "imagenet":
+        reason = "They have no heads"
+    elif weights == "coco" and config.NUM_CLASSES != COCO_CLASSES:
+        reason = f"They know {COCO_CLASSES - 1} classes"
+    else:
+        return
+    raise ValueError(
+        f"--weights={weights} can begin a training; to detect {config.NUM_CLASSES - 1}"
+        f" classes weights that were trained on them are needed: 'last' or a file. {reason}"
+    )
 
 
 # ---- Names of classes ----------------------------------------------------------------------------
 
 
-def save_classes(model, names):
-    """Writes the class names, background first, beside the checkpoints of a model's run:
-    classes.json."""
+def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
+    """Writes the class names, background first, to classes.json beside a run's checkpoints.
+
+    Returns:
+        the path of the file.
+    """
     return media.write_json(pathlib.Path(model.log_dir) / "classes.json", list(names))
 
 
-def load_classes(config, args, default=None):
+def load_classes(
+    config: Config, args: argparse.Namespace, default: Iterable[str] | None = None
+) -> list[str]:
     """The class names, background first, that lie beside the weights, see `save_classes`.
 
     Args:
@@ -300,7 +355,7 @@ def load_classes(config, args, default=None):
 
         path = training.find_last(args.logs, config.NAME)
     file = pathlib.Path(str(path)).parent / "classes.json"
-    if path not in ("coco", "imagenet", "none") and file.is_file():
+    if path not in NAMED_WEIGHTS and file.is_file():
         return json.loads(file.read_text(encoding="utf-8"))
     if default is None:
         raise ValueError(
@@ -313,7 +368,15 @@ def load_classes(config, args, default=None):
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def train(model, train_set, val_set, stages, args=None, augmentation=None, callbacks=()):
+def train(
+    model: MaskRCNN,
+    train_set: Dataset,
+    val_set: Dataset | None,
+    stages: Sequence[Stage],
+    args: argparse.Namespace | None = None,
+    augmentation: Any = None,
+    callbacks: Iterable = (),
+) -> None:
     """Trains in stages; those that the weights are beyond are left out.
 
     Args:
@@ -334,15 +397,14 @@ def train(model, train_set, val_set, stages, args=None, augmentation=None, callb
             f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "
             "--epochs with a higher number goes on"
         )
-    if last > stages[-1][0]:
-        stages = [*stages, (last, *stages[-1][1:])]
+    final_epoch, final_layers, final_factor = stages[-1]
+    if last > final_epoch:
+        stages = [*stages, (last, final_layers, final_factor)]
     callbacks = list(callbacks)
     if args.evaluate_every and val_set is not None:
-        from mrcnn import training
+        from mrcnn.training import EvaluationCallback
 
-        callbacks.append(
-            training.EvaluationCallback(model, val_set, args.evaluate_every, limit=args.limit)
-        )
+        callbacks.append(EvaluationCallback(model, val_set, args.evaluate_every, limit=args.limit))
     for end, layers, factor in stages:
         end = min(end, last)
         if model.epoch < end:
@@ -358,9 +420,8 @@ def train(model, train_set, val_set, stages, args=None, augmentation=None, callb
             )
 
 
-def evaluate(model, dataset, args):
-    """Prints and saves the figures on a dataset's images. An interrupted evaluation goes on where
-    it was.
+def evaluate(model: MaskRCNN, dataset: Dataset, args: argparse.Namespace) -> evaluation.Evaluation:
+    """Prints and saves the figures on a dataset's images; an interrupted evaluation goes on.
 
     Args:
         model: `MaskRCNN` in inference mode.
@@ -371,9 +432,8 @@ def evaluate(model, dataset, args):
         `evaluate.Evaluation`.
     """
     image_ids = dataset.image_ids[: args.limit or None]
-    result = evaluation.evaluate(
-        model, dataset, image_ids, resume=pathlib.Path(args.output) / "evaluation.jsonl"
-    )
+    journal = pathlib.Path(args.output) / "evaluation.jsonl"
+    result = evaluation.evaluate(model, dataset, image_ids, resume=journal)
     print(f"\n{result.table()}\n\n{result.summary()}\n")
     if result.unreadable:
         print(
@@ -385,7 +445,16 @@ def evaluate(model, dataset, args):
     return result
 
 
-def detect(model, class_names, args, category_ids=None, paint=None):
+Painter = Callable[[media.Picture, dict], np.ndarray]
+
+
+def detect(
+    model: MaskRCNN,
+    class_names: Sequence[str],
+    args: argparse.Namespace,
+    category_ids: dict[int, int] | None = None,
+    paint: Painter | None = None,
+) -> media.Processed:
     """Detects on the inputs, writes painted pictures and videos, results.json and images.json.
 
     results.json is a list of COCO results. images.json says which image_id is which file or frame
@@ -398,68 +467,72 @@ def detect(model, class_names, args, category_ids=None, paint=None):
         class_names: names by class id.
         args: of `parse`: inputs, output.
         category_ids: {class id: category id of the results}; None for the class ids themselves.
-        paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes and names.
+        paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes, keypoints and names.
 
     Returns:
         `media.Processed`.
     """
     category_ids = category_ids or {i: i for i in range(1, len(class_names))}
-    images, rows = [], []
+    images: list[dict] = []
+    results_by_image: list[list[dict]] = []
 
-    def process(pictures):
-        results = model.detect([picture.image for picture in pictures])
+    def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
         painted = []
+        results = model.detect([picture.image for picture in pictures])
         for picture, result in zip(pictures, results):
-            height, width = picture.image.shape[:2]
-            images.append(
-                {"file_name": str(picture.path), "height": height, "width": width}
-                | ({} if picture.frame is None else {"frame": picture.frame})
-            )
-            rows.append(evaluation.coco_results(0, result, category_ids))
-            # Colours of a film stay with the class: objects change their order from frame to frame.
-            painted.append(
-                paint(picture, result)
-                if paint
-                else media.paint(
-                    picture.image, result, class_names, by_class=picture.frame is not None
-                )
-            )
+            images.append(_image_entry(picture))
+            results_by_image.append(evaluation.coco_results(0, result, category_ids))
+            if paint:
+                painted.append(paint(picture, result))
+            else:
+                painted.append(_paint(picture, result, class_names))
         return painted
 
-    done = media.process(
-        args.inputs, args.output, process, model.config.BATCH_SIZE, title="detecting"
-    )
-    for number, image, found in zip(_numbers(images), images, rows):
+    batch_size = model.config.BATCH_SIZE
+    done = media.process(args.inputs, args.output, detect_batch, batch_size, title="detecting")
+    rows = []
+    for number, image, results in zip(_numbers(images), images, results_by_image):
         image["id"] = number
-        for row in found:
+        for row in results:
             row["image_id"] = number
+            rows.append(row)
     output = pathlib.Path(args.output)
     categories = [{"id": category_ids[i], "name": class_names[i]} for i in sorted(category_ids)]
-    done.written += [
-        media.write_json(output / "results.json", [row for found in rows for row in found]),
-        media.write_json(
-            output / "images.json",
-            {"info": {}, "images": images, "annotations": [], "categories": categories},
-        ),
-    ]
+    index = {"info": {}, "images": images, "annotations": [], "categories": categories}
+    done.written.append(media.write_json(output / "results.json", rows))
+    done.written.append(media.write_json(output / "images.json", index))
     for path in done.written:
         print(path)
-    print(
-        f"{sum(map(len, rows))} objects on {done.pictures} images, {len(done.skipped)} files"
-        " skipped"
-    )
+    print(f"{len(rows)} objects on {done.pictures} images, {len(done.skipped)} files skipped")
     return done
 
 
-def _numbers(images):
-    """Image ids: the numbers that are the files' names, as in COCO, or 1, 2, ... where they
-    aren't."""
+def _image_entry(picture: media.Picture) -> dict:
+    """What images.json says of a picture; its id follows when all are known."""
+    height, width = picture.image.shape[:2]
+    entry = {"file_name": str(picture.path), "height": height, "width": width}
+    if picture.frame is not None:
+        entry["frame"] = picture.frame
+    return entry
+
+
+def _paint(picture: media.Picture, result: dict, class_names: Sequence[str]) -> np.ndarray:
+    """Paints a result into a picture.
+
+    Colours of a film stay with the class: objects change their order from frame to frame.
+    """
+    is_frame = picture.frame is not None
+    return media.paint(picture.image, result, class_names, by_class=is_frame)
+
+
+def _numbers(images: list[dict]) -> list[int]:
+    """Image ids: the numbers that are the files' names, as in COCO, or else 1, 2, ..."""
     stems = [pathlib.Path(image["file_name"]).stem for image in images]
-    if all(stem.isascii() and stem.isdigit() for stem in stems) and len({*map(int, stems)}) == len(
-        stems
-    ):
-        return [int(stem) for stem in stems]
-    return (np.arange(len(images)) + 1).tolist()
+    if all(stem.isascii() and stem.isdigit() for stem in stems):
+        numbers = [int(stem) for stem in stems]
+        if len(set(numbers)) == len(numbers):
+            return numbers
+    return list(range(1, len(images) + 1))
 
 
 # ---- Samples that make their images --------------------------------------------------------------
@@ -468,15 +541,15 @@ HELD_OUT = 1_000_000  # number of the first image that no run trains on
 
 
 def generated(
-    description,
-    config_class,
-    dataset_class,
-    headline,
-    folder,
-    arguments=None,
-    epochs=20,
-    augmentation=None,
-):
+    description: str | None,
+    config_class: type[Config],
+    dataset_class: Callable[..., Dataset],
+    headline: Callable[[evaluation.Evaluation], str],
+    folder: str,
+    arguments: Sequence[str] | None = None,
+    epochs: int = 20,
+    augmentation: Callable[[], Any] | None = None,
+) -> None:
     """All of a sample that makes its images: demo (train, then evaluate), train, evaluate, detect.
 
     `demo` and `train` go on with an interrupted run; the others use images that no run trains on.
@@ -492,6 +565,36 @@ def generated(
         epochs: default of --epochs.
         augmentation: f() that returns what `MaskRCNN.train` takes.
     """
+    made = _generated_parser(description, folder, epochs)
+    args = parse(made, arguments)
+    # oneDNN's kernels, which TensorFlow leaves off on CPUs without AVX-512, take .47 s a step of
+    # such small networks, not .64 s.
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    try:
+        config = configure(config_class(SEED=args.seed), args)
+    except ValueError as error:
+        made.error(str(error))  # a wrong --set is a wrong option
+    unseen = dataset_class(args.limit, first=HELD_OUT)
+    time_note = ""
+    if args.command in ("demo", "train"):
+        augmenter = augmentation and augmentation()
+        seconds = _train_generated(config, dataset_class, unseen, args, augmenter)
+        args.weights = "last"
+        time_note = f", trained in {seconds:.0f} s"
+    if args.command == "train":
+        return
+    model = load_model("inference", inference_config(config, IMAGES_PER_GPU=4), args)
+    picture = pathlib.Path(args.output) / "detections.png"
+    if args.command == "detect":
+        print(_draw_sure(model, unseen, picture))
+        return
+    result = evaluate(model, unseen, args)
+    print(_draw_sure(model, unseen, picture))
+    print(f"{headline(result)}, on {result.images} images{time_note}")
+
+
+def _generated_parser(description: str | None, folder: str, epochs: int) -> argparse.ArgumentParser:
+    """The parser of `generated`."""
     made = parser(
         description,
         ("demo", "train", "evaluate", "detect"),
@@ -509,30 +612,16 @@ def generated(
     made.add_argument(
         "--restart", action="store_true", help="demo, train: begin again; --logs is removed"
     )
-    args = parse(made, arguments)
-    # oneDNN's kernels, which TensorFlow leaves off on CPUs without AVX-512, take .47 s a step of
-    # such small networks, not .64 s.
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-    try:
-        config = configure(config_class(SEED=args.seed), args)
-    except ValueError as error:
-        made.error(str(error))  # a wrong --set is a wrong option
-    unseen, trained = dataset_class(args.limit, first=HELD_OUT), ""
-    if args.command in ("demo", "train"):
-        seconds = _train_generated(
-            config, dataset_class, unseen, args, augmentation and augmentation()
-        )
-        args.weights, trained = "last", f", trained in {seconds:.0f} s"
-    if args.command == "train":
-        return
-    model = load_model("inference", inference_config(config, IMAGES_PER_GPU=4), args)
-    result = None if args.command == "detect" else evaluate(model, unseen, args)
-    print(_draw_sure(model, unseen, pathlib.Path(args.output) / "detections.png"))
-    if result:
-        print(f"{headline(result)}, on {result.images} images{trained}")
+    return made
 
 
-def _train_generated(config, dataset_class, unseen, args, augmentation):
+def _train_generated(
+    config: Config,
+    dataset_class: Callable[..., Dataset],
+    unseen: Dataset,
+    args: argparse.Namespace,
+    augmentation: Any,
+) -> float:
     """Trains to --epochs, on with what is in --logs. Returns the seconds of all sessions."""
     import keras
 
@@ -548,43 +637,34 @@ def _train_generated(config, dataset_class, unseen, args, augmentation):
     keras.utils.set_random_seed(config.SEED)
     model = load_model("training", config, args)
     clock = pathlib.Path(model.log_dir) / "seconds.json"
-    before = json.loads(clock.read_text()) if clock.exists() else 0.0
+    before = 0.0
+    if clock.exists():
+        before = json.loads(clock.read_text())
     if model.epoch >= args.epochs:
         return before
     # Fresh images only: the run never sees one twice.
-    dataset = dataset_class(
-        args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE, first=config.SEED * 100_000
-    )
+    count = args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE
+    dataset = dataset_class(count, first=100_000 * (config.SEED or 0))
     start = time.monotonic()
-    write = keras.callbacks.LambdaCallback(
-        on_epoch_end=lambda *_: clock.write_text(json.dumps(before + time.monotonic() - start))
-    )
-    train(
-        model,
-        dataset,
-        unseen if args.evaluate_every else None,
-        [(args.epochs, "all", 1.0)],
-        args,
-        augmentation,
-        [write],
-    )
+
+    def write_seconds(*_: Any) -> None:
+        clock.write_text(json.dumps(before + time.monotonic() - start))
+
+    val_set = None
+    if args.evaluate_every:
+        val_set = unseen
+    stages = [(args.epochs, "all", 1.0)]
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=write_seconds)
+    train(model, dataset, val_set, stages, args, augmentation, [callback])
     return before + time.monotonic() - start
 
 
-def sure(result, score=0.5):
-    """A result of `MaskRCNN.detect` without the detections below a score, for pictures."""
-    kept = result["scores"] >= score
-    return {
-        name: value if value is None else value[..., kept] if name == "masks" else value[kept]
-        for name, value in result.items()
-    }
-
-
-def _draw_sure(model, dataset, path, count=12):
+def _draw_sure(model: MaskRCNN, dataset: Dataset, path: pathlib.Path, count: int = 12) -> str:
     """Saves a picture of the detections above .5 on the first images. Returns its path."""
-    from mrcnn import visualize
+    from mrcnn import figures
 
     images = [dataset.load_image(i) for i in dataset.image_ids[:count]]
-    results = [sure(result) for result in model.detect(images)]
+    figure = figures.draw_results(images, model.detect(images), dataset.class_names)
     path.parent.mkdir(parents=True, exist_ok=True)
-    return visualize.draw_detections_grid(images, results, dataset.class_names, path)
+    figure.savefig(path)
+    return str(path)

@@ -4,27 +4,82 @@ Each function returns a matplotlib figure that no display and no global state kn
 come from `mrcnn.inspection` and `mrcnn.trace`; images with objects are drawn by `mrcnn.visualize`.
 """
 
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from mrcnn import data, inspection, utils, visualize
-from mrcnn.visualize import add_boxes, add_labels, new_figure, show_image
+from mrcnn.visualize import add_boxes, add_labels, connect_boxes, new_figure, show_image
 
-BLUE, ORANGE, GREEN, GREY = "#2b6cb0", "#dd6b20", "#2f855a", "#718096"
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    from mrcnn.config import Config
+    from mrcnn.inspection import Survey
+    from mrcnn.trace import Trace
+    from mrcnn.utils import Dataset
+
+BLUE = "#2b6cb0"
+ORANGE = "#dd6b20"
+GREEN = "#2f855a"
+GREY = "#718096"
+PURPLE = "#805ad5"
+RED = "#e53e3e"
+LIGHT_BLUE = (0.6, 0.75, 1.0)
+CYAN = (0.5, 0.9, 1.0)
+
+# Colours of a pixel that no mask has, the pasted one only, the object only, both.
+COMPARISON_COLORS = (
+    (20, 20, 20),
+    (221, 107, 32),
+    (43, 108, 176),
+    (205, 205, 205),
+)
 
 
-def _level_colors(levels):
-    levels = np.unique(levels)
-    return {int(level): color for level, color in zip(levels, visualize.random_colors(len(levels)))}
+def _empty_grid(
+    rows: int, columns: int, width: float, height: float
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of a size in inches and its axes by row and column, empty where nothing is drawn."""
+    figure, axes = new_figure((width, height), rows, columns)
+    for ax in axes:
+        ax.set_axis_off()
+    by_row = [axes[start : start + columns] for start in range(0, len(axes), columns)]
+    return figure, by_row
 
 
-def _limits(image):
-    return (0, 0, *np.shape(image)[:2])
+def _level_colors(levels: np.ndarray) -> dict[int, tuple[float, ...]]:
+    """{level: colour} of the levels that occur."""
+    present = np.unique(levels).tolist()
+    return dict(zip(present, visualize.random_colors(len(present))))
+
+
+def _darkened(image: np.ndarray, share: float) -> np.ndarray:
+    """An image [H, W, 3] uint8 at a share of its brightness, as a ground for lines."""
+    return (image * share).astype(np.uint8)
+
+
+def _show_map(ax: Axes, values: np.ndarray, title: str) -> None:
+    """Shows values [h, w] in 0..1."""
+    show_image(ax, values, title, cmap="magma", vmin=0, vmax=1)
+
+
+def _compared(pasted: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Two masks [h, w] as an image: grey where both are set, orange and blue where one is."""
+    code = np.add(pasted, np.multiply(mask, 2), dtype=int)
+    return np.array(COMPARISON_COLORS, np.uint8)[code]
 
 
 # ---- Training ------------------------------------------------------------------------------------
 
 
-def plot_history(history):
+def plot_history(history: Any) -> Figure:
     """The losses over the epochs: `history` is a Keras History or its dict {name: [values]}."""
     values = getattr(history, "history", history)
     names = [name for name in values if name.endswith("loss") and not name.startswith("val_")]
@@ -36,7 +91,10 @@ def plot_history(history):
             ax.plot(epochs, values["val_" + name], marker="o", color=ORANGE, label="validation")
             ax.legend(fontsize=7)
         ax.set(xlabel="epoch", ylim=(0, None))
-        ax.set_xticks(epochs if len(epochs) < 8 else epochs[:: len(epochs) // 6])
+        step = max(len(epochs) // 6, 1)
+        if len(epochs) < 8:
+            step = 1
+        ax.set_xticks(epochs[::step])
         ax.set_title(name, fontsize=9)
         ax.grid(alpha=0.3)
     return figure
@@ -45,469 +103,417 @@ def plot_history(history):
 # ---- Datasets ------------------------------------------------------------------------------------
 
 
-def draw_examples(dataset, image_ids, cols=4):
-    """Images of a dataset with their masks, boxes and classes; crowds are named so."""
-    images, truths, titles = [], [], []
-    names = list(dataset.class_names)
+def draw_examples(dataset: Dataset, image_ids: Sequence[int], cols: int = 4) -> Figure:
+    """Images of a dataset with masks, boxes, classes and keypoints; crowds are named so."""
+    images = []
+    truths = []
+    titles = []
     for image_id in image_ids:
-        masks, ids = dataset.load_mask(image_id)
+        truth = inspection.true_objects(dataset, image_id, crowds=True)
+        class_ids = truth["class_ids"]
+        crowds = int((class_ids < 0).sum())
+        title = f"image {image_id}: {len(class_ids)} objects"
+        if crowds:
+            title += f", {crowds} crowds"
         images.append(dataset.load_image(image_id))
-        truths.append(
-            {"rois": utils.extract_bboxes(masks), "class_ids": np.abs(ids), "masks": masks}
-        )
-        crowds = int((ids < 0).sum())
-        titles.append(
-            f"image {image_id}: {len(ids)} objects" + (f", {crowds} crowds" if crowds else "")
-        )
-    return visualize.detections_grid(images, truths, names, cols, titles)
+        truths.append({**truth, "class_ids": np.abs(class_ids)})
+        titles.append(title)
+    return visualize.detections_grid(images, truths, list(dataset.class_names), cols, titles)
 
 
-def draw_mini_masks(example, config, count=4):
-    """Objects of an `rpn_example`: cut out, as mini-masks, and put back, with the IoU that is
-    left."""
+def draw_mini_masks(example: dict, config: Config, count: int = 4) -> Figure:
+    """Objects of an `rpn_example`, their mini-masks, and these put back, with the IoU left."""
     count = min(count, len(example["boxes"]))
-    figure, axes = new_figure((2.0 * max(count, 1), 6.2), 3, max(count, 1))
-    for ax in axes:
-        ax.set_axis_off()
+    columns = max(count, 1)
+    figure, (above, middle, below) = _empty_grid(3, columns, 2.0 * columns, 6.2)
     for i in range(count):
-        chain = inspection.mask_chain(example["masks"][..., i], config)
+        whole, mini, *_ = inspection.mask_chain(example["masks"][..., i], config)
         y1, x1, y2, x2 = example["boxes"][i]
-        show_image(axes[i], example["image"][y1:y2, x1:x2], f"object, {y2 - y1} x {x2 - x1} px")
-        show_image(
-            axes[count + i], chain[1]["small"], chain[1]["name"], cmap="magma", vmin=0, vmax=1
-        )
-        back = chain[1]["pasted"][y1:y2, x1:x2].astype(float) + 2 * chain[0]["pasted"][y1:y2, x1:x2]
-        show_image(axes[2 * count + i], _difference(back), f"put back, IoU {chain[1]['iou']:.3f}")
+        image = example["image"][y1:y2, x1:x2]
+        compared = _compared(mini["pasted"], whole["pasted"])[y1:y2, x1:x2]
+        show_image(above[i], image, f"object, {y2 - y1} x {x2 - x1} px")
+        _show_map(middle[i], mini["small"], mini["name"])
+        show_image(below[i], compared, f"put back, IoU {mini['iou']:.3f}")
     return figure
 
 
-def _difference(code):
-    """[h, w] of 0 nothing, 1 pasted only, 2 object only, 3 both, as an image: orange, blue and grey
-    on black."""
-    return np.array([(20, 20, 20), (221, 107, 32), (43, 108, 176), (205, 205, 205)], np.uint8)[
-        code.astype(int)
-    ]
-
-
-def draw_resizing(image, config):
+def draw_resizing(image: np.ndarray, config: Config) -> Figure:
     """An image before and after it is brought to the network's size."""
-    resized, window, scale, padding, crop = utils.resize_image(
+    mode = config.IMAGE_RESIZE_MODE
+    resized, window, scale, _, _ = utils.resize_image(
         image,
         min_dim=config.IMAGE_MIN_DIM,
         max_dim=config.IMAGE_MAX_DIM,
         min_scale=config.IMAGE_MIN_SCALE,
-        mode=config.IMAGE_RESIZE_MODE,
+        mode=mode,
     )
-    figure, axes = new_figure((8, 4), 1, 2)
-    show_image(axes[0], image, f"as read: {image.shape[0]} x {image.shape[1]}")
-    show_image(
-        axes[1],
-        resized,
-        f"{config.IMAGE_RESIZE_MODE}: x {scale:.3g}, {resized.shape[0]} x {resized.shape[1]}",
-    )
-    add_boxes(axes[1], [window], ORANGE)
+    height, width = image.shape[:2]
+    new_height, new_width = resized.shape[:2]
+    figure, (before, after) = new_figure((8, 4), 1, 2)
+    show_image(before, image, f"as read: {height} x {width}")
+    show_image(after, resized, f"{mode}: x {scale:.3g}, {new_height} x {new_width}")
+    add_boxes(after, [window], ORANGE)
     return figure
 
 
-def plot_classes(survey, most=25):
+def plot_classes(survey: Survey, most: int = 25) -> Figure:
     """Objects and images of each class, the most frequent ones."""
     rows = survey.classes()[:most][::-1]
+    names = [name for name, _, _ in rows]
+    objects = [count for _, count, _ in rows]
+    images = [count for _, _, count in rows]
+    classes = len(survey.class_names) - 1
+    title = f"{len(survey.boxes)} objects of {classes} classes"
+    if classes > most:
+        title += f", the {most} most frequent"
     figure, (ax,) = new_figure((6.5, 0.8 + 0.24 * len(rows)))
     places = np.arange(len(rows))
-    ax.barh(places + 0.2, [row[1] for row in rows], 0.4, color=BLUE, label="objects")
-    ax.barh(places - 0.2, [row[2] for row in rows], 0.4, color=ORANGE, label="images with one")
-    ax.set_yticks(places, [row[0] for row in rows], fontsize=8)
-    ax.set_title(
-        f"{len(survey.boxes)} objects of {len(survey.class_names) - 1} classes"
-        + (f", the {most} most frequent" if len(survey.class_names) - 1 > most else ""),
-        fontsize=9,
-    )
+    ax.barh(places + 0.2, objects, 0.4, color=BLUE, label="objects")
+    ax.barh(places - 0.2, images, 0.4, color=ORANGE, label="images with one")
+    ax.set_yticks(places, names, fontsize=8)
+    ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, axis="x")
     return figure
 
 
-def plot_sizes(survey, config):
-    """Sizes of the objects against the anchors' scales, and the recall that anchors allow, by
-    level."""
+def plot_sizes(survey: Survey, config: Config) -> Figure:
+    """Sizes of the objects against the anchors' scales, and the recall that anchors allow."""
     rows = inspection.recall_by_level(survey.boxes, config, survey.molded)
-    figure, axes = new_figure((11, 3.4), 1, 2)
+    figure, (left, right) = new_figure((11, 3.4), 1, 2)
+    _plot_sides(left, survey, config, rows)
+    _plot_recall(right, rows)
+    return figure
+
+
+def _plot_sides(ax: Axes, survey: Survey, config: Config, rows: Sequence[tuple]) -> None:
+    """A histogram of the boxes' sides, with a line for each anchor scale."""
     size = np.maximum(survey.boxes[:, 2:] - survey.boxes[:, :2], 1)
     side = np.sqrt(size.prod(axis=1))
     largest = max(side.max(initial=8), np.max(config.RPN_ANCHOR_SCALES))
     edges = np.geomspace(min(4, side.min(initial=4)), largest * 1.1, 30)
-    axes[0].hist(side, edges, color=BLUE)
-    for (level, scale, *_), y in zip(rows, np.linspace(0.95, 0.75, len(rows))):
-        for each in np.ravel(scale) if scale != "" else ():
-            axes[0].axvline(each, color=ORANGE, linewidth=1.2)
-            axes[0].text(
-                each,
-                y,
-                f" {level}: {each}",
-                transform=axes[0].get_xaxis_transform(),
-                fontsize=8,
-                color=ORANGE,
-            )
-    axes[0].set(xscale="log", xlabel="side of the box after resizing, px (log)", ylabel="objects")
-    axes[0].set_title("objects (blue) and anchor scales (orange)", fontsize=9)
-    axes[0].set_xticks(
-        [4, 8, 16, 32, 64, 128, 256, 512], ["4", "8", "16", "32", "64", "128", "256", "512"]
-    )
-    axes[0].set_xlim(edges[0], edges[-1] * 1.5)  # room for the last label
-    axes[0].minorticks_off()
-    names = [f"{level}\n{count} obj." for level, _, count, *_ in rows]
+    ax.hist(side, edges.tolist(), color=BLUE)
+    to_axis = ax.get_xaxis_transform()
+    heights = np.linspace(0.95, 0.75, len(rows))
+    for (level, level_scales, *_), y in zip(rows, heights):
+        if level == "all":
+            continue
+        for scale in np.ravel(level_scales):
+            ax.axvline(scale, color=ORANGE, linewidth=1.2)
+            text = f" {level}: {scale}"
+            ax.text(scale, y, text, transform=to_axis, fontsize=8, color=ORANGE)
+    ax.set(xscale="log", xlabel="side of the box after resizing, px (log)", ylabel="objects")
+    ax.set_title("objects (blue) and anchor scales (orange)", fontsize=9)
+    ticks = [4, 8, 16, 32, 64, 128, 256, 512]
+    ax.set_xticks(ticks, [str(tick) for tick in ticks])
+    ax.set_xlim(edges[0], edges[-1] * 1.5)  # room for the last label
+    ax.minorticks_off()
+
+
+def _plot_recall(ax: Axes, rows: Sequence[tuple]) -> None:
+    """The rows of `inspection.recall_by_level` as bars and marks."""
     places = np.arange(len(rows))
-    for k, (share, color, name) in enumerate(
-        ((4, BLUE, "share with an anchor of IoU .5"), (5, ORANGE, "share with an anchor of IoU .7"))
-    ):
-        axes[1].bar(
-            places + 0.4 * k - 0.2,
-            np.nan_to_num([row[share] for row in rows]),
-            0.4,
-            color=color,
-            label=name,
-        )
-    axes[1].plot(
-        places,
-        [row[3] for row in rows],
-        "k_",
-        markersize=18,
-        markeredgewidth=2,
-        label="mean best IoU",
-    )
-    axes[1].set_xticks(places, names, fontsize=8)
-    axes[1].set_ylim(0, 1.32)
-    axes[1].set_yticks(np.arange(0, 1.1, 0.2))
-    axes[1].legend(fontsize=6.5, ncols=3, loc="upper center")
-    axes[1].set_title("what anchors can find, by the level that fits best", fontsize=9)
-    axes[1].grid(alpha=0.3, axis="y")
-    return figure
+    names = [f"{level}\n{count} obj." for level, _, count, *_ in rows]
+    means = [mean for _, _, _, mean, _, _ in rows]
+    shares_50 = np.nan_to_num([share for *_, share, _ in rows])
+    shares_70 = np.nan_to_num([share for *_, share in rows])
+    ax.bar(places - 0.2, shares_50, 0.4, color=BLUE, label="share with an anchor of IoU .5")
+    ax.bar(places + 0.2, shares_70, 0.4, color=ORANGE, label="share with an anchor of IoU .7")
+    ax.plot(places, means, "k_", markersize=18, markeredgewidth=2, label="mean best IoU")
+    ax.set_xticks(places, names, fontsize=8)
+    ax.set_ylim(0, 1.32)
+    ax.set_yticks(np.arange(0, 1.1, 0.2))
+    ax.legend(fontsize=6.5, ncols=3, loc="upper center")
+    ax.set_title("what anchors can find, by the level that fits best", fontsize=9)
+    ax.grid(alpha=0.3, axis="y")
 
 
-def draw_anchors(image, config):
+def draw_anchors(image: np.ndarray, config: Config) -> Figure:
     """The anchors of one cell of each level, at the image's middle."""
     shapes = data.compute_backbone_shapes(config, image.shape)
+    strides = np.atleast_1d(config.BACKBONE_STRIDES)
     figure, axes = new_figure((2.5 * len(shapes), 2.9), 1, len(shapes))
     ground = image // 2 + 80
-    for ax, scale, stride, cells in zip(
-        axes, config.RPN_ANCHOR_SCALES, np.atleast_1d(config.BACKBONE_STRIDES), shapes
-    ):
-        middle = np.tile(np.asarray(cells) // 2 * stride, 2)
-        boxes = utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1) + middle
-        show_image(
-            ax,
-            ground,
-            f"stride {stride}: {cells[0]} x {cells[1]} cells,\nscale {scale}",
-            0.1 * image.shape[0],
-        )
+    margin = 0.1 * image.shape[0]
+    for ax, scale, stride, cells in zip(axes, config.RPN_ANCHOR_SCALES, strides, shapes):
+        rows, columns = cells
+        middle = np.array([rows // 2, columns // 2]) * stride
+        anchors = utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1)
+        boxes = anchors + np.tile(middle, 2)
+        title = f"stride {stride}: {rows} x {columns} cells,\nscale {scale}"
+        show_image(ax, ground, title, margin)
         add_boxes(ax, boxes, visualize.random_colors(len(boxes)))
-        ys, xs = np.meshgrid(
-            np.arange(cells[0]) * stride, np.arange(cells[1]) * stride, indexing="ij"
-        )
-        ax.plot(xs.ravel(), ys.ravel(), ",", color="white")
+        x, y = np.meshgrid(np.arange(columns), np.arange(rows)) * np.array(stride)
+        ax.plot(x.ravel(), y.ravel(), ",", color="white")
     return figure
 
 
-def draw_rpn_targets(example):
-    """Which anchors learn what: positive, negative and neutral ones, and where the positives shall
-    move."""
-    figure, axes = new_figure((12, 4.2), 1, 3)
-    image, anchors, match = example["image"], example["anchors"], example["match"]
-    dim = (image * 0.6).astype(np.uint8)
-    show_image(axes[0], image, f"{len(example['boxes'])} objects", margin=4)
-    add_boxes(axes[0], example["boxes"], "white")
-    positive = np.flatnonzero(match == 1)
-    show_image(
-        axes[1], dim, f"{len(positive)} positive anchors (dashed), moved by their targets", margin=4
+def draw_rpn_targets(example: dict) -> Figure:
+    """Positive, negative and neutral anchors, and where the positives shall move."""
+    figure, (left, middle, right) = new_figure((12, 4.2), 1, 3)
+    image = example["image"]
+    anchors = example["anchors"]
+    counts = example["counts"]
+    dark = _darkened(image, 0.6)
+    show_image(left, image, f"{len(example['boxes'])} objects", margin=4)
+    add_boxes(left, example["boxes"], "white")
+    title = f"{counts['positive']} positive anchors (dashed), moved by their targets"
+    show_image(middle, dark, title, margin=4)
+    add_boxes(middle, anchors[example["match"] == 1], ORANGE, 1, "dashed")
+    add_boxes(middle, example["targets"], "white", 1.2)
+    title = (
+        f"{counts['negative']} negative anchors, drawn at random;\n"
+        f"{counts['neutral']} without a loss"
     )
-    add_boxes(axes[1], anchors[positive], ORANGE, 1, "dashed")
-    add_boxes(axes[1], example["targets"], "white", 1.2)
-    negative = np.flatnonzero(match == -1)
-    neutral = example["counts"]["neutral"]
-    show_image(
-        axes[2],
-        dim,
-        f"{len(negative)} negative anchors, drawn at random;\n{neutral} without a loss",
-        margin=4,
-    )
-    add_boxes(axes[2], anchors[negative], (0.6, 0.75, 1.0), 0.5)
+    show_image(right, dark, title, margin=4)
+    add_boxes(right, anchors[example["match"] == -1], LIGHT_BLUE, 0.5)
     return figure
 
 
-def draw_roi_targets(example, rois, class_names, count=6):
-    """The RoIs that train the heads: positives with their class, negatives, and mask targets of
-    some positives."""
-    import matplotlib.gridspec as gridspec
+def draw_roi_targets(
+    example: dict, rois: dict, class_names: Sequence[str], count: int = 6
+) -> Figure:
+    """The RoIs that train the heads, positive and negative, and mask targets of some positives."""
+    from matplotlib.gridspec import GridSpec
 
     positive = np.flatnonzero(rois["class_ids"] > 0)
+    negative = np.flatnonzero(rois["class_ids"] == 0)
+    counts = rois["counts"]
     figure, first = new_figure((12, 4.4))
     first[0].remove()
-    grid = gridspec.GridSpec(2, 4 + -(-count // 2), figure=figure)
-    image, counts = (example["image"] * 0.6).astype(np.uint8), rois["counts"]
-    left, right = figure.add_subplot(grid[:, :2]), figure.add_subplot(grid[:, 2:4])
-    show_image(left, image, f"{counts['positive']} positive RoIs (dashed) and their targets")
+    grid = GridSpec(2, 4 + -(-count // 2), figure=figure)
+    left = figure.add_subplot(grid[:, :2])
+    right = figure.add_subplot(grid[:, 2:4])
+    dark = _darkened(example["image"], 0.6)
+    show_image(left, dark, f"{counts['positive']} positive RoIs (dashed) and their targets")
     colors = visualize.random_colors(len(class_names))
-    own = [colors[i] for i in rois["class_ids"][positive]]
     if len(positive):
-        add_boxes(left, rois["rois"][positive], own, 1, "dashed")
+        roi_colors = [colors[i] for i in rois["class_ids"][positive]]
+        add_boxes(left, rois["rois"][positive], roi_colors, 1, "dashed")
         add_boxes(left, rois["refined"][positive], "white", 1.2)
-    share = f": 1 to {counts['negative'] / counts['positive']:.1f}" if counts["positive"] else ""
-    show_image(right, image, f"{counts['negative']} negative RoIs" + share)
-    add_boxes(right, rois["rois"][rois["class_ids"] == 0], (0.6, 0.75, 1.0), 0.6)
+    title = f"{counts['negative']} negative RoIs"
+    if counts["positive"]:
+        title += f": 1 to {counts['negative'] / counts['positive']:.1f}"
+    show_image(right, dark, title)
+    add_boxes(right, rois["rois"][negative], LIGHT_BLUE, 0.6)
     for k, i in enumerate(positive[:count]):
-        ax = figure.add_subplot(grid[k % 2, 4 + k // 2])
-        show_image(
-            ax,
-            rois["masks"][i],
-            f"target: {class_names[rois['class_ids'][i]]}",
-            cmap="magma",
-            vmin=0,
-            vmax=1,
-        )
+        column, row = divmod(k, 2)
+        ax = figure.add_subplot(grid[row, 4 + column])
+        _show_map(ax, rois["masks"][i], f"target: {class_names[rois['class_ids'][i]]}")
     return figure
 
 
 # ---- Stages of one image -------------------------------------------------------------------------
 
 
-def draw_proposals(stages, count=25):
+def draw_proposals(stages: Trace, count: int = 25) -> Figure:
     """Anchors with the highest scores, moved, clipped, and what non-maximum suppression left."""
     figure, axes = new_figure((13, 3.7), 1, 4)
-    top, levels = stages.top[:count], stages.anchor_levels
-    colors = _level_colors(levels)
-    own = [colors[level] for level in levels[top]]
-    dim = (stages.image * 0.7).astype(np.uint8)
-    margin = 0.06 * stages.image.shape[0]
-    for ax, boxes, title in (
-        (axes[0], stages.anchors[top], f"the {len(top)} best of {len(levels)} anchors"),
-        (axes[1], stages.refined[:count], "moved by their deltas"),
-        (axes[2], stages.clipped[:count], "cut at the image's edge"),
-    ):
-        show_image(ax, dim, title, margin)
-        add_boxes(ax, boxes, own, 1)
-    show_image(
-        axes[3],
-        dim,
-        f"the best {min(count, len(stages.proposals))} of {len(stages.proposals)} proposals,\n"
-        "after non-maximum suppression",
-        margin,
-    )
+    levels = stages.anchor_levels
+    top = stages.top[:count]
     kept = stages.nms_kept[:count]
-    add_boxes(
-        axes[3], stages.clipped[kept], [colors[level] for level in levels[stages.top[kept]]], 1
+    proposals = len(stages.proposals)
+    kept_title = (
+        f"the best {min(count, proposals)} of {proposals} proposals,\nafter non-maximum suppression"
     )
-    handles = [
-        axes[0].plot([], [], color=color, label=f"P{level}")[0] for level, color in colors.items()
+    pictures = [
+        (stages.anchors[top], top, f"the {len(top)} best of {len(levels)} anchors"),
+        (stages.refined[:count], top, "moved by their deltas"),
+        (stages.clipped[:count], top, "cut at the image's edge"),
+        (stages.clipped[kept], stages.top[kept], kept_title),
     ]
+    dark = _darkened(stages.image, 0.7)
+    margin = 0.06 * stages.image.shape[0]
+    colors = _level_colors(levels)
+    for ax, (boxes, anchor_ids, title) in zip(axes, pictures):
+        show_image(ax, dark, title, margin)
+        add_boxes(ax, boxes, [colors[level] for level in levels[anchor_ids]], 1)
+    handles = []
+    for level, color in colors.items():
+        handles += axes[0].plot([], [], color=color, label=f"P{level}")
     axes[0].legend(handles=handles, fontsize=7, loc="lower left", framealpha=0.8)
     return figure
 
 
-def draw_scores(stages, config):
+def draw_scores(stages: Trace, config: Config) -> Figure:
     """The RPN's score at each cell of each level: the best of the cell's anchors."""
     shapes = data.compute_backbone_shapes(config, stages.image.shape)
-    figure, axes = new_figure((2.5 * (len(shapes) + 1), 2.8), 1, len(shapes) + 1)
+    columns = 1 + len(shapes)
+    figure, axes = new_figure((2.5 * columns, 2.8), 1, columns)
     show_image(axes[0], stages.image, "image")
-    for ax, level, cells in zip(axes[1:], np.unique(stages.anchor_levels), shapes):
+    levels = np.unique(stages.anchor_levels)
+    for ax, level, cells in zip(axes[1:], levels, shapes):
         scores = stages.rpn_scores[stages.anchor_levels == level]
-        cells = -(-np.asarray(cells) // config.RPN_ANCHOR_STRIDE)
-        show_image(
-            ax,
-            scores.reshape(*cells, -1).max(axis=-1),
-            f"P{level}: {cells[0]} x {cells[1]}, at most {scores.max():.2f}",
-            cmap="magma",
-            vmin=0,
-            vmax=1,
-        )
+        height, width = -(-np.asarray(cells) // config.RPN_ANCHOR_STRIDE)
+        best = scores.reshape(height, width, -1).max(axis=-1)
+        _show_map(ax, best, f"P{level}: {height} x {width}, at most {scores.max():.2f}")
     return figure
 
 
-def draw_levels(stages, count=30):
-    """The proposals by the level of the pyramid that the heads read them from; of each level the
-    best ones."""
+def draw_levels(stages: Trace, count: int = 30) -> Figure:
+    """The proposals by the level of the pyramid that the heads read, of each the best ones."""
     levels = np.unique(stages.roi_levels)
     figure, axes = new_figure((3.2 * len(levels), 3.5), 1, len(levels))
+    dark = _darkened(stages.image, 0.7)
     for ax, level in zip(axes, levels):
-        here = np.flatnonzero(stages.roi_levels == level)
-        best = f", the best {count}" if len(here) > count else ""
-        show_image(ax, (stages.image * 0.7).astype(np.uint8), f"P{level}: {len(here)} RoIs{best}")
-        add_boxes(ax, stages.proposals[here[:count]], visualize.random_colors(1), 0.8)
+        rois = stages.proposals[stages.roi_levels == level]
+        title = f"P{level}: {len(rois)} RoIs"
+        if len(rois) > count:
+            title += f", the best {count}"
+        show_image(ax, dark, title)
+        add_boxes(ax, rois[:count], visualize.random_colors(1), 0.8)
     return figure
 
 
-def draw_heads(stages, class_names, count=20):
-    """From proposals to detections: the class head's word, the box head's move, and what is
-    kept."""
-    figure, axes = new_figure((12, 4.3), 1, 3)
+def draw_heads(stages: Trace, class_names: Sequence[str], count: int = 20) -> Figure:
+    """From proposals to detections: their classes, their boxes, and what suppression keeps."""
+    figure, (left, middle, right) = new_figure((12, 4.3), 1, 3)
     objects = np.flatnonzero(stages.class_ids > 0)
     objects = objects[np.argsort(-stages.scores[objects], kind="stable")][:count]
-    colors = visualize.random_colors(len(class_names))
-    own = [colors[i] for i in stages.class_ids[objects]]
-    dim = (stages.image * 0.7).astype(np.uint8)
-    show_image(axes[0], dim, f"the {len(objects)} surest proposals, by class")
-    show_image(axes[1], dim, "moved by the deltas of their class")
+    rois = stages.proposals[objects]
+    refined = stages.refined_rois[objects]
+    class_colors = visualize.random_colors(len(class_names))
+    colors = [class_colors[i] for i in stages.class_ids[objects]]
+    dark = _darkened(stages.image, 0.7)
+    show_image(left, dark, f"the {len(objects)} surest proposals, by class")
+    show_image(middle, dark, "moved by the deltas of their class")
     if len(objects):
-        add_boxes(axes[0], stages.proposals[objects], own, 1, "dashed")
-        add_boxes(axes[1], stages.proposals[objects], own, 0.8, "dashed")
-        add_boxes(axes[1], stages.refined_rois[objects], own, 1.2)
-        for roi, box, color in zip(stages.proposals[objects], stages.refined_rois[objects], own):
-            axes[1].plot([roi[1], box[1]], [roi[0], box[0]], color=color, linewidth=0.8)
-    show_image(axes[2], dim, f"{len(stages.boxes)} detections after suppression by class")
+        add_boxes(left, rois, colors, 1, "dashed")
+        add_boxes(middle, rois, colors, 0.8, "dashed")
+        add_boxes(middle, refined, colors, 1.2)
+        for roi, box, color in zip(rois, refined, colors):
+            connect_boxes(middle, roi, box, color, linewidth=0.8)
+    show_image(right, dark, f"{len(stages.boxes)} detections after suppression by class")
     if len(stages.boxes):
-        add_boxes(axes[2], stages.boxes, [colors[i] for i in stages.detected_ids])
-    add_labels(
-        axes[2],
-        stages.boxes,
-        [
-            f"{class_names[i]} {score:.2f}"
-            for i, score in zip(stages.detected_ids, stages.detection_scores)
-        ],
-        _limits(stages.image),
-        7,
-    )
+        add_boxes(right, stages.boxes, [class_colors[i] for i in stages.detected_ids])
+    texts = visualize.label_texts(stages.detected_ids, class_names, stages.detection_scores)
+    add_labels(right, stages.boxes, texts, visualize.image_limits(stages.image), 7)
     return figure
 
 
-def _nothing():
+def _nothing() -> Figure:
+    """A figure that says that there is no detection to draw."""
     figure, (ax,) = new_figure((4, 1))
     ax.set_axis_off()
     ax.text(0.5, 0.5, "nothing was detected: train longer", ha="center", va="center")
     return figure
 
 
-def draw_masks(stages, class_names, count=6):
+def draw_masks(stages: Trace, class_names: Sequence[str], count: int = 6) -> Figure:
     """Detections with their masks as the head gives them, and pasted into the image."""
     count = min(count, len(stages.boxes))
     if not count:
         return _nothing()
-    figure, axes = new_figure((2.2 * count, 6.6), 3, count)
-    for ax in axes:
-        ax.set_axis_off()
+    figure, (above, middle, below) = _empty_grid(3, count, 2.2 * count, 6.6)
+    class_colors = visualize.random_colors(len(class_names))
+    texts = visualize.label_texts(stages.detected_ids, class_names, stages.detection_scores)
+    limits = np.tile(stages.image.shape[:2], 2)
     for i in range(count):
-        y1, x1, y2, x2 = np.clip(
-            np.round(stages.boxes[i]), 0, np.tile(stages.image.shape[:2], 2)
-        ).astype(int)
-        title = f"{class_names[stages.detected_ids[i]]} {stages.detection_scores[i]:.2f}"
-        show_image(axes[i], stages.image[y1 : max(y2, y1 + 1), x1 : max(x2, x1 + 1)], title)
-        if stages.masks is None:
+        y1, x1, y2, x2 = np.clip(np.round(stages.boxes[i]), 0, limits).astype(int)
+        bottom = max(y2, y1 + 1)  # at least one pixel of each side is shown
+        right = max(x2, x1 + 1)
+        show_image(above[i], stages.image[y1:bottom, x1:right], texts[i])
+        if stages.masks is None or stages.pasted is None:
             continue
-        height, width = stages.masks[i].shape
-        show_image(
-            axes[count + i],
-            stages.masks[i],
-            f"mask head, {height} x {width}",
-            cmap="magma",
-            vmin=0,
-            vmax=1,
-        )
-        color = visualize.random_colors(len(class_names))[stages.detected_ids[i]]
-        painted, boxes = visualize.paint_masks(stages.image, stages.pasted[..., i : i + 1], [color])
-        show_image(axes[2 * count + i], painted, f"pasted, {y2 - y1} x {x2 - x1} px")
-        visualize.outline_masks(axes[2 * count + i], stages.pasted[..., i : i + 1], boxes, [color])
+        mask = stages.masks[i]
+        height, width = mask.shape
+        _show_map(middle[i], mask, f"mask head, {height} x {width}")
+        colors = [class_colors[stages.detected_ids[i]]]
+        pasted = stages.pasted[..., i : i + 1]
+        painted, boxes = visualize.paint_masks(stages.image, pasted, colors)
+        show_image(below[i], painted, f"pasted, {y2 - y1} x {x2 - x1} px")
+        visualize.outline_masks(below[i], pasted, boxes, colors)
     return figure
 
 
-def draw_activations(activations, count=8):
-    """The strongest channels of each activation [h, w, C] of a dict, every row scaled to its
-    largest value."""
-    figure, axes = new_figure((1.5 * count, 1.75 * len(activations)), len(activations), count)
-    for ax in axes:
-        ax.set_axis_off()
-    for row, (name, values) in enumerate(activations.items()):
+def draw_activations(activations: Mapping[str, np.ndarray], count: int = 8) -> Figure:
+    """The strongest channels of each activation [h, w, C] of a dict, one row each."""
+    rows = len(activations)
+    figure, axes = _empty_grid(rows, count, 1.5 * count, 1.75 * rows)
+    for row, (name, values) in zip(axes, activations.items()):
         order = np.argsort(-values.std(axis=(0, 1)))[:count]
-        for k, channel in enumerate(order):
-            show_image(
-                axes[row * count + k],
-                values[..., channel],
-                f"{name}, {channel}" if k == 0 else str(channel),
-                cmap="viridis",
-            )
+        titles = [str(channel) for channel in order]
+        titles[0] = f"{name}, {titles[0]}"
+        for ax, channel, title in zip(row, order, titles):
+            show_image(ax, values[..., channel], title, cmap="viridis")
     return figure
 
 
-def draw_comparison(rows, class_names, count=4):
+def draw_comparison(rows: Sequence[dict], class_names: Sequence[str], count: int = 4) -> Figure:
     """The first rows of `inspection.image_scores`: ground truth above, detections below."""
     rows = rows[:count]
-    images = [row["image"] for row in rows] * 2
-    results = [row["truth"] for row in rows] + [_sure(row["result"]) for row in rows]
-    titles = [f"image {row['image_id']}: truth" for row in rows] + [
-        f"detected, AP@.5 {row['ap']:.2f}" for row in rows
-    ]
-    return visualize.detections_grid(images, results, class_names, len(rows), titles)
-
-
-def _sure(result, least=0.5):
-    """A result without the detections below a score."""
-    sure = result["scores"] >= least
-    return {
-        "rois": result["rois"][sure],
-        "class_ids": result["class_ids"][sure],
-        "scores": result["scores"][sure],
-        "masks": None if result["masks"] is None else result["masks"][..., sure],
-    }
-
-
-def draw_results(images, results, class_names, cols=4, least=0.5):
-    """Images with the detections of at least a score."""
+    images = [row["image"] for row in rows]
+    truths = [row["truth"] for row in rows]
+    results = [visualize.sure(row["result"]) for row in rows]
+    titles = [f"image {row['image_id']}: truth" for row in rows]
+    titles += [f"detected, AP@.5 {row['ap']:.2f}" for row in rows]
     return visualize.detections_grid(
-        images, [_sure(result, least) for result in results], class_names, cols
+        images + images, truths + results, class_names, len(rows), titles
     )
+
+
+def draw_results(
+    images: Sequence[np.ndarray],
+    results: Sequence[dict],
+    class_names: Sequence[str],
+    cols: int = 4,
+    least: float = 0.5,
+) -> Figure:
+    """Images with the detections of at least a score."""
+    chosen = [visualize.sure(result, least) for result in results]
+    return visualize.detections_grid(images, chosen, class_names, cols)
 
 
 # ---- Weights -------------------------------------------------------------------------------------
 
 
-def plot_weights(rows, kind="kernel", most=40):
-    """Histograms of the kernels of `inspection.weight_statistics`, one line a layer; suspicious
-    ones are orange."""
+def plot_weights(rows: Sequence[dict], kind: str = "kernel", most: int = 40) -> Figure:
+    """Histograms of the kernels of `inspection.weight_statistics`; suspicious ones are orange."""
     rows = [row for row in rows if row["name"].endswith("/" + kind)][:most]
     columns = 5
     count = -(-len(rows) // columns)
-    figure, axes = new_figure((12, 1.15 * count), count, columns)
-    for ax in axes:
-        ax.set_axis_off()
-    for ax, row in zip(axes, rows):
+    figure, axes = _empty_grid(count, columns, 12, 1.15 * count)
+    for ax, row in zip(itertools.chain(*axes), rows):
         values = row["values"][np.isfinite(row["values"])]
-        limit = max(float(np.abs(values).max(initial=0)), 1e-12)
-        low, high = (
-            (-limit, limit)
-            if kind == "kernel"
-            else (values.min(initial=limit), values.max(initial=-limit) + 1e-6)
-        )
-        ax.hist(values, np.linspace(low, high, 41), color=ORANGE if row["verdict"] else BLUE)
-        ax.set_title(
-            f"{row['name'].removesuffix('/' + kind)}: {low:.2g} to {high:.2g}", fontsize=7, pad=2
-        )
+        low, high = _value_range(values, kind)
+        color = BLUE
+        if row["verdict"]:
+            color = ORANGE
+        edges = np.linspace(low, high, 41)
+        ax.hist(values, edges.tolist(), color=color)
+        name = row["name"].removesuffix("/" + kind)
+        ax.set_title(f"{name}: {low:.2g} to {high:.2g}", fontsize=7, pad=2)
     return figure
 
 
-def plot_spreads(rows):
-    """Spread of each kernel beside that of a fresh one, sqrt(2 / inputs): dead ones lie far below,
-    exploding above."""
+def _value_range(values: np.ndarray, kind: str) -> tuple[float, float]:
+    """Ends of the histogram of weights: of kernels as far below 0 as above."""
+    limit = max(float(np.abs(values).max(initial=0)), 1e-12)
+    if kind == "kernel":
+        return -limit, limit
+    return values.min(initial=limit), values.max(initial=-limit) + 1e-6
+
+
+def plot_spreads(rows: Sequence[dict]) -> Figure:
+    """Spread of each kernel beside that of a fresh one, sqrt(2 / inputs).
+
+    Dead kernels lie far below it, exploding ones above.
+    """
     rows = [row for row in rows if row["name"].endswith("/kernel")]
     figure, (ax,) = new_figure((12, 3.4))
-    fresh = [np.sqrt(2 / max(np.prod(row["shape"][:-1]), 1)) for row in rows]
-    parts = [row["part"] for row in rows]
-    for part, color in zip(("backbone", "FPN", "RPN", "heads"), (BLUE, GREEN, ORANGE, "#805ad5")):
-        places = [i for i, each in enumerate(parts) if each == part]
-        ax.plot(
-            places, [rows[i]["std"] for i in places], "o", color=color, markersize=4, label=part
-        )
+    part_colors = {"backbone": BLUE, "FPN": GREEN, "RPN": ORANGE, "heads": PURPLE}
+    for part, color in part_colors.items():
+        places = [i for i, row in enumerate(rows) if row["part"] == part]
+        spreads = [rows[i]["std"] for i in places]
+        ax.plot(places, spreads, "o", color=color, markersize=4, label=part)
+    inputs = [np.prod(row["shape"][:-1]) for row in rows]
+    fresh = np.sqrt(2 / np.maximum(inputs, 1))
+    exploding = "ten times that: exploding"
     ax.plot(fresh, "_", color=GREY, label="a fresh kernel")
-    ax.plot(
-        np.multiply(fresh, 10),
-        ":",
-        color="#e53e3e",
-        linewidth=0.8,
-        label="ten times that: exploding",
-    )
+    ax.plot(10 * fresh, ":", color=RED, linewidth=0.8, label=exploding)
     ax.set(yscale="log", ylabel="standard deviation", xlim=(-1, len(rows)))
-    ax.set_xticks(
-        range(len(rows)),
-        [row["name"].removesuffix("/kernel") for row in rows],
-        rotation=90,
-        fontsize=6,
-    )
+    names = [row["name"].removesuffix("/kernel") for row in rows]
+    ax.set_xticks(range(len(rows)), names, rotation=90, fontsize=6)
     ax.legend(fontsize=7, ncols=6)
     ax.grid(alpha=0.3)
     return figure
@@ -516,230 +522,286 @@ def plot_spreads(rows):
 # ---- The paper -----------------------------------------------------------------------------------
 
 
-def draw_poolings(image, box, stride=16, size=7):
-    """Where RoIPool, RoIAlign and crop_and_resize read for one box (y1, x1, y2, x2), on a map of
-    that stride."""
+def draw_poolings(
+    image: np.ndarray, box: Sequence[float], stride: int = 16, size: int = 7
+) -> Figure:
+    """Where RoIPool, RoIAlign and crop_and_resize read for one box on a map of a stride.
+
+    Args:
+        image: [H, W, 3] uint8.
+        box: (y1, x1, y2, x2) in pixels.
+        size: bins along each side.
+    """
     figure, axes = new_figure((13, 4.5), 1, 3)
-    height, width = image.shape[:2]
-    y1, x1, y2, x2 = (float(side) for side in box)
-    rows, columns = (np.linspace(low, high, size + 1) for low, high in ((y1, y2), (x1, x2)))
     for ax, kind in zip(axes, inspection.POOLINGS):
-        show_image(ax, (image * 0.6).astype(np.uint8), kind)
-        for at in np.arange(0, width + 1, stride):
-            ax.axvline(at, color="white", alpha=0.25, linewidth=0.5)
-        for at in np.arange(0, height + 1, stride):
-            ax.axhline(at, color="white", alpha=0.25, linewidth=0.5)
+        show_image(ax, _darkened(image, 0.6), kind)
+        _draw_cells(ax, image.shape, stride)
         add_boxes(ax, [box], ORANGE, 2)
         if kind == "RoIPool":
-            low = np.floor(np.array([y1, x1]) / stride + 0.5).astype(int)
-            extent = np.floor(np.array([y2, x2]) / stride + 0.5).astype(int) - low + 1
-            places = np.mgrid[:size, :size].reshape(2, -1).T
-            bins = (
-                np.hstack([low + places * extent // size, low - -(places + 1) * extent // size])
-                * stride
-            )
-            add_boxes(ax, bins, (0.5, 0.9, 1.0), 0.8)
-            continue
-        if kind == "RoIAlign":
-            y, x = (
-                low + (np.arange(2 * size) + 0.5) * (high - low) / (2 * size)
-                for low, high in ((y1, y2), (x1, x2))
-            )
+            add_boxes(ax, _rounded_bins(box, stride, size), CYAN, 0.8)
         else:
-            y, x = np.linspace(y1, y2 - 1, size) + 0.5, np.linspace(x1, x2 - 1, size) + 0.5
-        for at in rows:
-            ax.plot([x1, x2], [at, at], color=ORANGE, linewidth=0.6)
-        for at in columns:
-            ax.plot([at, at], [y1, y2], color=ORANGE, linewidth=0.6)
-        ax.plot(
-            *(grid.ravel() for grid in np.meshgrid(x, y)), ".", color=(0.5, 0.9, 1.0), markersize=4
-        )
+            _draw_bins(ax, box, size)
+            x, y = np.meshgrid(*_sample_places(kind, box, size))
+            ax.plot(x.ravel(), y.ravel(), ".", color=CYAN, markersize=4)
     return figure
 
 
-def plot_pooling_offsets(rows):
+def _draw_cells(ax: Axes, shape: Sequence[int], stride: int) -> None:
+    """Draws the edges of a map's cells over an image of a shape (H, W, ...)."""
+    height, width = shape[:2]
+    for x in range(0, width + 1, stride):
+        ax.axvline(x, color="white", alpha=0.25, linewidth=0.5)
+    for y in range(0, height + 1, stride):
+        ax.axhline(y, color="white", alpha=0.25, linewidth=0.5)
+
+
+def _draw_bins(ax: Axes, box: Sequence[float], size: int) -> None:
+    """Draws the edges of a box's bins, which are not rounded."""
+    y1, x1, y2, x2 = box
+    for y in np.linspace(y1, y2, size + 1):
+        ax.plot([x1, x2], [y, y], color=ORANGE, linewidth=0.6)
+    for x in np.linspace(x1, x2, size + 1):
+        ax.plot([x, x], [y1, y2], color=ORANGE, linewidth=0.6)
+
+
+def _rounded_bins(box: Sequence[float], stride: int, size: int) -> np.ndarray:
+    """The bins of RoIPool [size * size, (y1, x1, y2, x2)] in pixels: whole cells, some shared."""
+    corners = np.asarray(box, float).reshape(2, 2) / stride
+    first, last = np.floor(corners + 0.5).astype(int)
+    extent = last - first + 1
+    bins = np.mgrid[:size, :size].reshape(2, -1).T  # [size * size, (row, column)]
+    starts = first + bins * extent // size
+    ends = first - -(bins + 1) * extent // size
+    return np.hstack([starts, ends]) * stride
+
+
+def _sample_places(kind: str, box: Sequence[float], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The columns x and rows y at which RoIAlign or crop_and_resize read, in pixels."""
+    y1, x1, y2, x2 = (float(side) for side in box)
+    if kind == "RoIAlign":
+        shares = (np.arange(2 * size) + 0.5) / (2 * size)
+        return x1 + shares * (x2 - x1), y1 + shares * (y2 - y1)
+    x = np.linspace(x1, x2 - 1, size) + 0.5
+    y = np.linspace(y1, y2 - 1, size) + 0.5
+    return x, y
+
+
+def plot_pooling_offsets(rows: Sequence[tuple]) -> Figure:
     """The rows of `inspection.pooling_offsets`."""
-    figure, (ax,) = new_figure((6.4, 3.2))
+    strides = [stride for stride, *_ in rows]
+    offsets = np.array([values for _, *values in rows])  # [strides, poolings]
     places = np.arange(len(rows))
-    for k, (kind, color) in enumerate(zip(inspection.POOLINGS, (ORANGE, BLUE, GREEN))):
-        values = [row[1 + k] for row in rows]
-        bars = ax.bar(places + 0.27 * (k - 1), values, 0.25, color=color, label=kind)
+    figure, (ax,) = new_figure((6.4, 3.2))
+    colors = (ORANGE, BLUE, GREEN)
+    for k, kind in enumerate(inspection.POOLINGS):
+        values = offsets[:, k]
+        shift = 0.27 * (k - 1)
+        bars = ax.bar(places + shift, values, 0.25, color=colors[k], label=kind)
         ax.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=7)
-    ax.set_xticks(places, [f"stride {row[0]}" for row in rows])
-    ax.set(ylabel="pixels", ylim=(0, 1.15 * max(max(row[1:]) for row in rows)))
+    ax.set_xticks(places, [f"stride {stride}" for stride in strides])
+    ax.set(ylabel="pixels", ylim=(0, 1.15 * offsets.max()))
     ax.set_title("how far from a bin's middle its value is read, mean along an axis", fontsize=9)
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, axis="y")
     return figure
 
 
-def draw_pooling_masks(rows, pooled, mask):
-    """The rows of `inspection.pooling_masks`: what each way makes of one object's mask at each
-    stride."""
-    figure, axes = new_figure(
-        (2.1 * len(rows), 2.25 * len(inspection.POOLINGS)), len(inspection.POOLINGS), len(rows)
-    )
-    for i, kind in enumerate(inspection.POOLINGS):
-        for j, row in enumerate(rows):
-            show_image(
-                axes[i * len(rows) + j],
-                pooled[row[0], kind],
-                f"{kind}, stride {row[0]}\nIoU {row[1 + i]:.3f}",
-                cmap="magma",
-                vmin=0,
-                vmax=1,
-            )
+def draw_pooling_masks(
+    rows: Sequence[tuple], pooled: Mapping[tuple, np.ndarray], mask: np.ndarray
+) -> Figure:
+    """The rows of `inspection.pooling_masks`: what each way makes of a mask at each stride."""
+    kinds = inspection.POOLINGS
+    columns = len(rows)
+    figure, axes = _empty_grid(len(kinds), columns, 2.1 * columns, 2.25 * len(kinds))
+    for i, kind in enumerate(kinds):
+        for ax, (stride, *overlaps) in zip(axes[i], rows):
+            title = f"{kind}, stride {stride}\nIoU {overlaps[i]:.3f}"
+            _show_map(ax, pooled[stride, kind], title)
     return figure
 
 
-def draw_softmax(detection, title=""):
+def draw_softmax(detection: dict | None, title: str = "") -> Figure:
     """The maps of `inspection.softmax_and_sigmoid`, and the pixels that competition costs."""
     if detection is None:
         return _nothing()
     maps = inspection.softmax_and_sigmoid(detection)
     figure, axes = new_figure((11, 3.1), 1, 4)
-    for ax, (name, text) in zip(
-        axes,
-        (
-            ("sigmoid", "sigmoid of the class"),
-            ("rivals", "the strongest other class"),
-            ("softmax", "softmax over the classes"),
-        ),
-    ):
-        show_image(ax, maps[name], text, cmap="magma", vmin=0, vmax=1)
-    code = (maps["sigmoid"] >= 0.5) * 2 + (maps["softmax"] >= 0.5)
-    show_image(axes[3], _difference(np.asarray(code)), "from .5 on: grey both,\nblue sigmoid only")
+    _show_map(axes[0], maps["sigmoid"], "sigmoid of the class")
+    _show_map(axes[1], maps["rivals"], "the strongest other class")
+    _show_map(axes[2], maps["softmax"], "softmax over the classes")
+    compared = _compared(maps["softmax"] >= 0.5, maps["sigmoid"] >= 0.5)
+    show_image(axes[3], compared, "from .5 on: grey both,\nblue sigmoid only")
     if title:
         figure.suptitle(title, fontsize=9)
     return figure
 
 
-def draw_mask_chain(chain, mask):
-    """The steps of `inspection.mask_chain`: the small mask above, pasted and compared with the
-    object below."""
-    figure, axes = new_figure((2.5 * len(chain), 5.3), 2, len(chain))
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    part = (slice(max(ys[0] - 4, 0), ys[-1] + 5), slice(max(xs[0] - 4, 0), xs[-1] + 5))
-    for i, step in enumerate(chain):
-        show_image(axes[i], step["small"], step["name"], cmap="magma", vmin=0, vmax=1)
-        code = step["pasted"][part].astype(int) + 2 * mask[part]
-        show_image(axes[len(chain) + i], _difference(code), f"IoU {step['iou']:.3f}")
+def draw_mask_chain(chain: Sequence[dict], mask: np.ndarray) -> Figure:
+    """The steps of `inspection.mask_chain`: the small masks, and these pasted and compared."""
+    figure, (above, below) = _empty_grid(2, len(chain), 2.5 * len(chain), 5.3)
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    top = max(rows[0] - 4, 0)
+    left = max(columns[0] - 4, 0)
+    bottom = rows[-1] + 5
+    right = columns[-1] + 5
+    for small_ax, pasted_ax, step in zip(above, below, chain):
+        _show_map(small_ax, step["small"], step["name"])
+        compared = _compared(step["pasted"], mask)[top:bottom, left:right]
+        show_image(pasted_ax, compared, f"IoU {step['iou']:.3f}")
     return figure
 
 
-def draw_network(shapes, parameters):
-    """The network with the real shapes of `inspection.network_shapes`: backbone, pyramid,
-    proposals, heads."""
-    from matplotlib.patches import FancyBboxPatch
+# ---- The network as a diagram --------------------------------------------------------------------
 
+# Middle of each stage and its title.
+NETWORK_STAGES = {
+    "input_image": (1.0, 0.65, "image"),
+    "C2": (3.1, 0.65, "C2"),
+    "C3": (3.1, 1.8, "C3"),
+    "C4": (3.1, 2.95, "C4"),
+    "C5": (3.1, 4.1, "C5"),
+    "fpn_p2": (5.2, 0.65, "P2"),
+    "fpn_p3": (5.2, 1.8, "P3"),
+    "fpn_p4": (5.2, 2.95, "P4"),
+    "fpn_p5": (5.2, 4.1, "P5"),
+    "fpn_p6": (5.2, 5.25, "P6"),
+    "rpn_class": (7.4, 4.45, "RPN scores"),
+    "rpn_bbox": (7.4, 3.55, "RPN deltas"),
+    "ROI": (7.4, 1.95, "proposals"),
+    "roi_align_classifier": (9.6, 5.25, "RoIAlign"),
+    "mrcnn_class": (11.8, 5.7, "classes"),
+    "mrcnn_bbox": (11.8, 4.8, "boxes"),
+    "mrcnn_detection": (11.8, 3.05, "detections"),
+    "roi_align_mask": (9.6, 1.15, "RoIAlign"),
+    "mrcnn_mask": (11.8, 1.15, "masks"),
+}
+# Grounds by how a stage's name begins.
+STAGE_COLORS = {
+    "C": "#bee3f8",
+    "fpn": "#c6f6d5",
+    "rpn": "#feebc8",
+    "ROI": "#feebc8",
+    "roi_align": "#e2e8f0",
+    "mrcnn": "#e9d8fd",
+    "input": "#edf2f7",
+}
+# Frames around what is read or written together.
+NETWORK_GROUPS = {
+    "pyramid": ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "fpn_p6"],
+    "rpn": ["rpn_class", "rpn_bbox"],
+    "heads": ["mrcnn_class", "mrcnn_bbox"],
+}
+NETWORK_LINKS = [
+    ("input_image", "C2"),
+    ("C2", "C3"),
+    ("C3", "C4"),
+    ("C4", "C5"),
+    ("C2", "fpn_p2"),
+    ("C3", "fpn_p3"),
+    ("C4", "fpn_p4"),
+    ("C5", "fpn_p5"),
+    ("fpn_p3", "fpn_p2"),
+    ("fpn_p4", "fpn_p3"),
+    ("fpn_p5", "fpn_p4"),
+    ("fpn_p5", "fpn_p6"),
+    ("pyramid", "rpn"),
+    ("rpn", "ROI"),
+    ("pyramid", "roi_align_classifier"),
+    ("ROI", "roi_align_classifier"),
+    ("roi_align_classifier", "heads"),
+    ("heads", "mrcnn_detection"),
+    ("mrcnn_detection", "roi_align_mask"),
+    ("pyramid", "roi_align_mask"),
+    ("roi_align_mask", "mrcnn_mask"),
+]
+
+
+class _Diagram:
+    """Boxes with texts, frames around them and arrows between them.
+
+    Attributes:
+        ax: the axes.
+        middles: {name: (x, y)} of the boxes and frames.
+        patches: {name: their outlines}, at which arrows end.
+    """
+
+    def __init__(self, ax: Axes):
+        self.ax = ax
+        self.middles: dict[str, tuple[float, float]] = {}
+        self.patches: dict[str, Patch | None] = {}
+
+    def add_stage(self, name: str, text: str, x: float, y: float, color: str) -> None:
+        """Adds a box with a text in its middle."""
+        ground = {"boxstyle": "round,pad=.45", "edgecolor": "#4a5568", "facecolor": color}
+        label = self.ax.text(
+            x, y, text, ha="center", va="center", fontsize=8, bbox=ground, color="black"
+        )
+        self.middles[name] = (x, y)
+        self.patches[name] = label.get_bbox_patch()
+
+    def add_frame(self, name: str, stages: Sequence[str]) -> None:
+        """Adds a frame around stages, which stand in one column."""
+        from matplotlib.patches import FancyBboxPatch
+
+        x, bottom = np.min([self.middles[stage] for stage in stages], axis=0)
+        _, top = np.max([self.middles[stage] for stage in stages], axis=0)
+        frame = FancyBboxPatch(
+            (x - 0.65, bottom - 0.42),
+            1.3,
+            top - bottom + 0.84,
+            zorder=0,
+            boxstyle="round,pad=0.02",
+            facecolor="#f7fafc",
+            edgecolor="#a0aec0",
+        )
+        self.middles[name] = (x, (bottom + top) / 2)
+        self.patches[name] = self.ax.add_patch(frame)
+
+    def add_arrow(self, start: str, end: str, level: bool) -> None:
+        """Adds an arrow between two boxes or frames; a level one leaves at its goal's height."""
+        x, y = self.middles[start]
+        if level:
+            y = self.middles[end][1]
+        style = {
+            "arrowstyle": "-|>",
+            "color": "#4a5568",
+            "shrinkA": 1,
+            "shrinkB": 1,
+            "patchA": self.patches[start],
+            "patchB": self.patches[end],
+        }
+        self.ax.annotate("", self.middles[end], (x, y), zorder=4, arrowprops=style)
+
+
+def _stage_color(name: str) -> str:
+    """The ground of a stage in the diagram."""
+    matching = [color for prefix, color in STAGE_COLORS.items() if name.startswith(prefix)]
+    return matching[0]
+
+
+def draw_network(shapes: Mapping[str, Sequence[int]], parameters: Mapping[str, int]) -> Figure:
+    """The network as a diagram with the real shapes of `inspection.network_shapes`.
+
+    Args:
+        shapes: {name of a stage: its shape}.
+        parameters: {part of the network: how many it has}.
+    """
     figure, (ax,) = new_figure((13, 5.6))
     ax.set(xlim=(0, 13), ylim=(0, 6.2))
     ax.set_axis_off()
-    text = {name: " x ".join(map(str, shape)) for name, shape in shapes.items()}
-    places = {"input_image": (0.1, 0.3, "image")}
-    for i, level in enumerate(range(2, 7)):
-        if f"C{level}" in shapes:
-            places[f"C{level}"] = (2.2, 0.3 + 1.15 * i, f"C{level}")
-        if f"fpn_p{level}" in shapes:
-            places[f"fpn_p{level}"] = (4.3, 0.3 + 1.15 * i, f"P{level}")
-    places |= {
-        "rpn_class": (6.5, 4.1, "RPN scores"),
-        "rpn_bbox": (6.5, 3.2, "RPN deltas"),
-        "ROI": (6.5, 1.6, "proposals"),
-        "roi_align_classifier": (8.7, 4.9, "RoIAlign"),
-        "mrcnn_class": (10.9, 5.35, "classes"),
-        "mrcnn_bbox": (10.9, 4.45, "boxes"),
-        "mrcnn_detection": (10.9, 2.7, "detections"),
-        "roi_align_mask": (8.7, 0.8, "RoIAlign"),
-        "mrcnn_mask": (10.9, 0.8, "masks"),
-    }
-    colors = {
-        "C": "#bee3f8",
-        "f": "#c6f6d5",
-        "r": "#feebc8",
-        "R": "#feebc8",
-        "m": "#e9d8fd",
-        "i": "#edf2f7",
-    }
-    patches, middles = {}, {}
-    for name, (x, y, title) in places.items():
+    diagram = _Diagram(ax)
+    for name, (x, y, title) in NETWORK_STAGES.items():
         if name in shapes:
-            middles[name] = (x + 0.9, y + 0.35)
-            patches[name] = ax.text(
-                *middles[name],
-                f"{title}\n{text[name]}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                bbox={
-                    "boxstyle": "round,pad=.45",
-                    "edgecolor": "#4a5568",
-                    "facecolor": "#e2e8f0" if name.startswith("roi_") else colors[name[0]],
-                },
-                color="black",
-            ).get_bbox_patch()
-    # Frames around what is read or written together.
-    groups = {
-        "pyramid": [f"fpn_p{i}" for i in range(2, 7)],
-        "rpn": ["rpn_class", "rpn_bbox"],
-        "heads": ["mrcnn_class", "mrcnn_bbox"],
-    }
-    for group, names in groups.items():
-        if all(name in middles for name in names):
-            (x, bottom), top = (
-                np.min([middles[name] for name in names], axis=0),
-                max(middles[name][1] for name in names),
-            )
-            middles[group] = (x, (bottom + top) / 2)
-            patches[group] = ax.add_patch(
-                FancyBboxPatch(
-                    (x - 0.65, bottom - 0.42),
-                    1.3,
-                    top - bottom + 0.84,
-                    zorder=0,
-                    boxstyle="round,pad=0.02",
-                    facecolor="#f7fafc",
-                    edgecolor="#a0aec0",
-                )
-            )
-    links = [(f"C{i}", f"C{i + 1}") for i in range(2, 5)] + [
-        (f"C{i}", f"fpn_p{i}") for i in range(2, 6)
-    ]
-    links += [(f"fpn_p{i + 1}", f"fpn_p{i}") for i in range(2, 5)] + [
-        ("fpn_p5", "fpn_p6"),
-        ("input_image", "C2"),
-    ]
-    links += [
-        ("pyramid", "rpn"),
-        ("rpn", "ROI"),
-        ("pyramid", "roi_align_classifier"),
-        ("ROI", "roi_align_classifier"),
-        ("roi_align_classifier", "heads"),
-        ("heads", "mrcnn_detection"),
-        ("mrcnn_detection", "roi_align_mask"),
-        ("pyramid", "roi_align_mask"),
-        ("roi_align_mask", "mrcnn_mask"),
-    ]
-    for start, end in links:
-        if start in middles and end in middles:
-            # From a frame an arrow leaves at the height of its goal.
-            origin = (middles[start][0], middles[end][1]) if start == "pyramid" else middles[start]
-            ax.annotate(
-                "",
-                middles[end],
-                origin,
-                zorder=4,
-                arrowprops={
-                    "arrowstyle": "-|>",
-                    "color": "#4a5568",
-                    "shrinkA": 1,
-                    "shrinkB": 1,
-                    "patchA": patches[start],
-                    "patchB": patches[end],
-                },
-            )
-    millions = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in parameters.items())
-    ax.set_title(
-        f"{sum(parameters.values()) / 1e6:.1f} million parameters: {millions}", fontsize=10
-    )
+            shape = " x ".join(str(side) for side in shapes[name])
+            diagram.add_stage(name, f"{title}\n{shape}", x, y, _stage_color(name))
+    for group, stages in NETWORK_GROUPS.items():
+        if diagram.middles.keys() >= set(stages):
+            diagram.add_frame(group, stages)
+    for start, end in NETWORK_LINKS:
+        if start in diagram.middles and end in diagram.middles:
+            diagram.add_arrow(start, end, level=start == "pyramid")
+    total = sum(parameters.values()) / 1e6
+    parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in parameters.items())
+    ax.set_title(f"{total:.1f} million parameters: {parts}", fontsize=10)
     return figure

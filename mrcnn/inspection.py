@@ -1,16 +1,26 @@
-"""Numbers about datasets, anchors, masks, pooling and weights: what the notebooks show,
-`mrcnn.figures` draws.
+"""Numbers about datasets, anchors, masks, pooling and weights; `mrcnn.figures` draws them.
 
 numpy only. Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. A
 level is the base-2 logarithm of its map's stride: P2 has stride 4.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn import data, utils
+
+if TYPE_CHECKING:
+    from mrcnn.config import Config
+    from mrcnn.model import MaskRCNN
+    from mrcnn.trace import Trace
+    from mrcnn.utils import Dataset
+    from mrcnn.weights import Coverage
 
 # ---- Datasets ------------------------------------------------------------------------------------
 
@@ -37,12 +47,14 @@ class Survey:
     crowds: int
     shapes: np.ndarray
     counts: np.ndarray
-    molded: tuple
-    class_names: list
+    molded: tuple[int, int]
+    class_names: list[str]
 
-    def summary(self):
+    def summary(self) -> list[list]:
         """Rows of a table: images, objects, and what is between."""
-        side = np.sqrt(self.areas) if len(self.areas) else np.zeros(1)
+        side = np.zeros(1)
+        if len(self.areas):
+            side = np.sqrt(self.areas)
         return [
             ["images", len(self.shapes)],
             ["of them without objects", int((self.counts == 0).sum())],
@@ -55,21 +67,26 @@ class Survey:
             ],
         ]
 
-    def classes(self):
+    def classes(self) -> list[tuple[str, int, int]]:
         """Rows (name, objects, images that have one), the class with most objects first."""
-        rows = [
-            (
-                name,
-                int((self.class_ids == i).sum()),
-                len(set(self.image_ids[self.class_ids == i].tolist())),
-            )
-            for i, name in enumerate(self.class_names)
-            if i
-        ]
-        return sorted(rows, key=lambda row: -row[1])
+        rows = []
+        for class_id, name in enumerate(self.class_names):
+            if class_id == 0:
+                continue
+            chosen = self.class_ids == class_id
+            images = np.unique(self.image_ids[chosen])
+            rows.append((name, int(chosen.sum()), len(images)))
+        return sorted(rows, key=_objects_of_row, reverse=True)
 
 
-def survey(dataset, config, image_ids=None):
+def _objects_of_row(row: tuple[str, int, int]) -> int:
+    """The number of objects of a row of `Survey.classes`."""
+    return row[1]
+
+
+def survey(
+    dataset: Dataset, config: Config, image_ids: Sequence[int] | np.ndarray | None = None
+) -> Survey:
     """Reads images and masks and says where their objects lie once `config` has resized them.
 
     Args:
@@ -79,57 +96,110 @@ def survey(dataset, config, image_ids=None):
     Returns:
         Survey.
     """
-    boxes, areas, class_ids, owners, shapes, counts, crowds, molded = (
-        [],
-        [],
-        [],
-        [],
-        [],
-        [],
-        0,
-        (0, 0),
-    )
-    for image_id in dataset.image_ids if image_ids is None else image_ids:
-        masks, ids = dataset.load_mask(image_id)
-        shape = masks.shape[:2] if masks.shape[2] else dataset.load_image(image_id).shape[:2]
-        # One channel is enough to learn scale and place.
-        resized, window, scale, _, _ = utils.resize_image(
-            np.zeros(shape, np.uint8),
-            min_dim=config.IMAGE_MIN_DIM,
-            max_dim=config.IMAGE_MAX_DIM,
-            min_scale=config.IMAGE_MIN_SCALE,
-            mode=config.IMAGE_RESIZE_MODE,
-        )
-        real = (
-            np.flatnonzero((np.asarray(ids) > 0) & masks.any(axis=(0, 1)))
-            if masks.shape[2]
-            else np.zeros(0, int)
-        )
-        crowds += int((np.asarray(ids) < 0).sum())
-        boxes.append(utils.extract_bboxes(masks[..., real]) * scale + np.tile(window[:2], 2))
-        areas.append(masks[..., real].sum(axis=(0, 1)) * scale**2)
-        class_ids.append(np.asarray(ids)[real])
-        owners.append(np.full(len(real), image_id))
-        shapes.append(shape)
-        counts.append(len(real))
-        molded = tuple(np.maximum(molded, resized.shape))
+    if image_ids is None:
+        image_ids = dataset.image_ids
+    parts = [_survey_image(dataset, config, image_id) for image_id in image_ids]
+    counts = np.array([len(part.boxes) for part in parts])
+    height, width = np.max([(0, 0), *(part.molded for part in parts)], axis=0).tolist()
     return Survey(
-        np.concatenate(boxes).reshape(-1, 4).astype(float),
-        np.concatenate(areas).astype(float),
-        np.concatenate(class_ids).astype(int),
-        np.concatenate(owners).astype(int),
-        crowds,
-        np.array(shapes),
-        np.array(counts),
-        tuple(int(side) for side in molded),
+        np.concatenate([part.boxes for part in parts]),
+        np.concatenate([part.areas for part in parts]),
+        np.concatenate([part.class_ids for part in parts]),
+        np.repeat(np.asarray(image_ids, int), counts),
+        sum(part.crowds for part in parts),
+        np.array([part.shape for part in parts]),
+        counts,
+        (height, width),
         list(dataset.class_names),
     )
+
+
+@dataclasses.dataclass
+class _SurveyedImage:
+    """What `survey` takes from one image: see `Survey`; shape is that before resizing."""
+
+    boxes: np.ndarray
+    areas: np.ndarray
+    class_ids: np.ndarray
+    crowds: int
+    shape: tuple[int, int]
+    molded: tuple[int, int]
+
+
+def _survey_image(dataset: Dataset, config: Config, image_id: int) -> _SurveyedImage:
+    """Reads one image of a survey; objects without a pixel are left out, as crowds are."""
+    masks, class_ids = dataset.load_mask(image_id)
+    class_ids = np.asarray(class_ids)
+    if masks.shape[2]:
+        shape = masks.shape[:2]
+        real = np.flatnonzero((class_ids > 0) & masks.any(axis=(0, 1)))
+    else:
+        shape = dataset.load_image(image_id).shape[:2]
+        real = np.zeros(0, int)
+    # One channel is enough to learn scale and place.
+    resized, window, scale, _, _ = utils.resize_image(
+        np.zeros(shape, np.uint8),
+        min_dim=config.IMAGE_MIN_DIM,
+        max_dim=config.IMAGE_MAX_DIM,
+        min_scale=config.IMAGE_MIN_SCALE,
+        mode=config.IMAGE_RESIZE_MODE,
+    )
+    masks = masks[..., real]
+    boxes = utils.extract_bboxes(masks) * scale + np.tile(window[:2], 2)
+    areas = masks.sum(axis=(0, 1)) * scale**2
+    return _SurveyedImage(
+        boxes.reshape(-1, 4).astype(float),
+        areas.astype(float),
+        class_ids[real].astype(int),
+        int((class_ids < 0).sum()),
+        shape,
+        resized.shape[:2],
+    )
+
+
+def true_objects(dataset: Dataset, image_id: int, crowds: bool = False) -> dict:
+    """The objects of an image in the form of a result of `MaskRCNN.detect`.
+
+    Args:
+        dataset: prepared `Dataset`.
+        crowds: whether crowds are among them; their class ids are negative.
+
+    Returns:
+        {"rois", "class_ids", "scores": None, "masks", "keypoints"}; keypoints [N, K, (y, x,
+        visibility)], None where the dataset has none.
+    """
+    masks, class_ids = dataset.load_mask(image_id)
+    points = _load_keypoints(dataset, image_id)
+    if not crowds:
+        kept = class_ids > 0
+        masks = masks[..., kept]
+        class_ids = class_ids[kept]
+        if points is not None:
+            points = points[kept]
+    return {
+        "rois": utils.extract_bboxes(masks),
+        "class_ids": class_ids,
+        "scores": None,
+        "masks": masks,
+        "keypoints": points,
+    }
+
+
+def _load_keypoints(dataset: Dataset, image_id: int) -> np.ndarray | None:
+    """The keypoints of an image, None where the dataset has none."""
+    # A `CocoDataset` knows the names of its keypoints, none for a json without keypoints.
+    if getattr(dataset, "keypoint_names", None) == ():
+        return None
+    try:
+        return np.asarray(dataset.load_keypoints(image_id), float)
+    except NotImplementedError:
+        return None
 
 
 # ---- Anchors -------------------------------------------------------------------------------------
 
 
-def anchor_fit(boxes, config, image_shape):
+def anchor_fit(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """The best IoU that anchors of each level have with each box.
 
     The best anchor of a size is the one whose centre is nearest, so that only that is looked at.
@@ -143,29 +213,24 @@ def anchor_fit(boxes, config, image_shape):
     """
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+    strides = np.atleast_1d(config.BACKBONE_STRIDES)
+    shapes = data.compute_backbone_shapes(config, image_shape)
     best = []
-    for scale, stride, cells in zip(
-        config.RPN_ANCHOR_SCALES,
-        np.atleast_1d(config.BACKBONE_STRIDES),
-        data.compute_backbone_shapes(config, image_shape),
-    ):
+    for scale, stride, cells in zip(config.RPN_ANCHOR_SCALES, strides, shapes):
         step = stride * config.RPN_ANCHOR_STRIDE
         last = -(-np.asarray(cells) // config.RPN_ANCHOR_STRIDE) - 1
         centre = np.clip(np.round(middle / step), 0, last) * step  # [N, 2]
-        first = utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1)
-        iou = [
-            utils._iou(
-                utils._intersection(boxes.T, (np.tile(centre, 2) + anchor).T),
-                utils._box_area(boxes),
-                utils._box_area(anchor),
-            )
-            for anchor in first
-        ]
-        best.append(np.max(iou, axis=0))
+        centre = np.tile(centre, 2)
+        overlaps = []
+        for anchor in utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1):
+            intersection = utils._intersection(boxes.T, (centre + anchor).T)
+            areas = utils._box_area(boxes)
+            overlaps.append(utils._iou(intersection, areas, utils._box_area(anchor)))
+        best.append(np.max(overlaps, axis=0))
     return np.stack(best, axis=1)
 
 
-def recall_by_level(boxes, config, image_shape):
+def recall_by_level(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) -> list[tuple]:
     """How well the anchors can find objects; an object counts for the level that fits it best.
 
     Returns:
@@ -173,44 +238,36 @@ def recall_by_level(boxes, config, image_shape):
         over all levels; NaN where there is no object.
     """
     fit = anchor_fit(boxes, config, image_shape)
-    best, level = fit.max(axis=1, initial=0), fit.argmax(axis=1) if len(fit) else np.zeros(0, int)
-    names = [f"P{int(round(np.log2(stride)))}" for stride in np.atleast_1d(config.BACKBONE_STRIDES)]
-    groups = [
-        (name, scale, level == i)
-        for i, (name, scale) in enumerate(zip(names, config.RPN_ANCHOR_SCALES))
-    ]
-    rows = []
-    for name, scale, here in [*groups, ("all", "", np.ones(len(best), bool))]:
-        found = best[here]
-        rows.append(
-            (
-                name,
-                scale,
-                len(found),
-                *(
-                    [float("nan")] * 3
-                    if not len(found)
-                    else [
-                        float(found.mean()),
-                        float((found >= 0.5).mean()),
-                        float((found >= 0.7).mean()),
-                    ]
-                ),
-            )
-        )
+    best = fit.max(axis=1, initial=0)
+    levels = fit.argmax(axis=1)
+    rows: list[tuple] = []
+    strides = np.atleast_1d(config.BACKBONE_STRIDES)
+    for i, (stride, scale) in enumerate(zip(strides, config.RPN_ANCHOR_SCALES)):
+        name = f"P{round(np.log2(stride))}"
+        rows.append((name, scale, *_recall(best[levels == i])))
+    rows.append(("all", "", *_recall(best)))
     return rows
+
+
+def _recall(best: np.ndarray) -> tuple[int, float, float, float]:
+    """Objects, mean best IoU, share from .5 and from .7 of objects with these best IoUs [N]."""
+    if not len(best):
+        return 0, np.nan, np.nan, np.nan
+    share_50 = float((best >= 0.5).mean())
+    share_70 = float((best >= 0.7).mean())
+    return len(best), float(best.mean()), share_50, share_70
 
 
 # ---- Training examples ---------------------------------------------------------------------------
 
 
-def rpn_example(dataset, config, image_id, seed=0):
+def rpn_example(dataset: Dataset, config: Config, image_id: int, seed: int = 0) -> dict:
     """What the RPN learns from one image.
 
     Returns:
         dict: image [H, W, C], class_ids, boxes, masks [H, W, N]; anchors [A, 4]; match [A] of 1,
-            -1, 0; targets, the
-        positive anchors moved by their deltas [P, 4]; counts of the three kinds.
+        -1, 0; targets, the positive anchors moved by their deltas [P, 4]; counts of the three
+        kinds.
     """
     rng = np.random.default_rng(seed)
     image, _, class_ids, boxes, masks = data.load_image_gt(dataset, config, image_id, rng=rng)
@@ -223,6 +280,7 @@ def rpn_example(dataset, config, image_id, seed=0):
     )
     match, deltas = data.build_rpn_targets(image.shape, anchors, class_ids, boxes, config, rng=rng)
     positive = np.flatnonzero(match == 1)
+    positive_deltas = deltas[: len(positive)] * config.RPN_BBOX_STD_DEV
     return {
         "image": image,
         "class_ids": class_ids,
@@ -230,9 +288,7 @@ def rpn_example(dataset, config, image_id, seed=0):
         "masks": masks,
         "anchors": anchors,
         "match": match,
-        "targets": utils.apply_box_deltas(
-            anchors[positive], deltas[: len(positive)] * config.RPN_BBOX_STD_DEV
-        ),
+        "targets": utils.apply_box_deltas(anchors[positive], positive_deltas),
         "counts": {
             "positive": len(positive),
             "negative": int((match == -1).sum()),
@@ -241,17 +297,19 @@ def rpn_example(dataset, config, image_id, seed=0):
     }
 
 
-def roi_example(example, config, rois=None, seed=0):
-    """The RoIs that train the heads on the image of an `rpn_example`, drawn 1:3 or as
-    ROI_POSITIVE_RATIO says.
+def roi_example(
+    example: dict, config: Config, rois: np.ndarray | None = None, seed: int = 0
+) -> dict:
+    """The RoIs that train the heads on the image of an `rpn_example`.
+
+    They are drawn 1:3, or as ROI_POSITIVE_RATIO says.
 
     Args:
         rois: [P, 4] proposals; None draws some around the objects.
 
     Returns:
         dict: rois [R, 4], class_ids [R] (0: negative), refined [R, 4] (positives moved by their
-            targets), masks
-        [R, h, w], counts.
+        targets), masks [R, h, w], counts.
     """
     rng = np.random.default_rng(seed)
     if rois is None:
@@ -262,40 +320,41 @@ def roi_example(example, config, rois=None, seed=0):
             example["boxes"],
             rng=rng,
         )
-    masks = (
-        utils.minimize_mask(example["boxes"], example["masks"], config.MINI_MASK_SHAPE)
-        if config.USE_MINI_MASK
-        else example["masks"]
-    )
+    masks = example["masks"]
+    if config.USE_MINI_MASK:
+        masks = utils.minimize_mask(example["boxes"], masks, config.MINI_MASK_SHAPE)
     rois, class_ids, deltas, masks = data.build_detection_targets(
         rois, example["class_ids"], example["boxes"], masks, config, rng=rng
     )
     real = rois.any(axis=1)
     rows = np.arange(len(rois))
     refined = utils.apply_box_deltas(rois, deltas[rows, class_ids] * config.BBOX_STD_DEV)
+    positives = int((class_ids > 0).sum())
     return {
         "rois": rois[real],
         "class_ids": class_ids[real],
         "refined": refined[real],
         "masks": masks[rows, :, :, class_ids][real],
-        "counts": {
-            "positive": int((class_ids > 0).sum()),
-            "negative": int(real.sum() - (class_ids > 0).sum()),
-        },
+        "counts": {"positive": positives, "negative": int(real.sum()) - positives},
     }
 
 
 # ---- Masks ---------------------------------------------------------------------------------------
 
 
-def iou_of_masks(a, b):
+def iou_of_masks(a: np.ndarray, b: np.ndarray) -> float:
     """IoU of two masks [H, W]; 1 for two empty ones."""
-    a, b = np.asarray(a, bool), np.asarray(b, bool)
+    a = np.asarray(a, bool)
+    b = np.asarray(b, bool)
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    if union == 0:
+        return 1.0
+    return np.count_nonzero(a & b) / union
 
 
-def mask_chain(mask, config, side=28, detection=None):
+def mask_chain(
+    mask: np.ndarray, config: Config, side: int = 28, detection: dict | None = None
+) -> list[dict]:
     """An object's mask on its way through training and back, and the IoU that each step leaves.
 
     Args:
@@ -308,80 +367,69 @@ def mask_chain(mask, config, side=28, detection=None):
         target that is made of the mini-mask, the target straight from the object, and the
         prediction if there is one.
     """
-    box = utils.extract_bboxes(mask[..., None])
-    y1, x1, y2, x2 = box[0]
-    mini = utils.minimize_mask(box, mask[..., None], config.MINI_MASK_SHAPE)[..., 0]
+    masks = mask[..., None]
+    boxes = utils.extract_bboxes(masks)
+    box = boxes[0]
+    y1, x1, y2, x2 = box
+    mini = utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
     # As in `DetectionTargetLayer`, of a RoI that ends with the object or a rounding before it:
     # exactly there TensorFlow's kernel, in matterport's package too, may read 0 in the last row and
     # column.
-    target = np.round(
-        crop_and_resize(mini[..., None].astype(float), (0, 0, 1, 1), (side, side))[..., 0]
-    )
-    straight = utils.minimize_mask(box, mask[..., None], (side, side))[..., 0]
+    target = np.round(crop_and_resize(mini.astype(float), (0, 0, 1, 1), (side, side)))[..., 0]
+    straight = utils.minimize_mask(boxes, masks, (side, side))[..., 0]
     height, width = config.MINI_MASK_SHAPE
+    of_mini = f"target {side} x {side} of the mini-mask"
+    of_object = f"target {side} x {side} of the object"
+    expanded = utils.expand_mask(boxes, mini, mask.shape)[..., 0]
     steps = [
         ("object", mask[y1:y2, x1:x2], mask),
-        (
-            f"mini-mask {height} x {width}",
-            mini,
-            utils.expand_mask(box, mini[..., None], mask.shape)[..., 0],
-        ),
-        (
-            f"target {side} x {side} of the mini-mask",
-            target,
-            utils.unmold_mask(target, box[0], mask.shape),
-        ),
-        (
-            f"target {side} x {side} of the object",
-            straight,
-            utils.unmold_mask(straight, box[0], mask.shape),
-        ),
+        (f"mini-mask {height} x {width}", mini[..., 0], expanded),
+        (of_mini, target, utils.unmold_mask(target, box, mask.shape)),
+        (of_object, straight, utils.unmold_mask(straight, box, mask.shape)),
     ]
     if detection is not None:
         prediction = detection["prediction"]
-        steps.append(
-            (
-                "prediction, pasted",
-                prediction,
-                utils.unmold_mask(prediction, detection["predicted_box"], mask.shape),
-            )
-        )
-    return [
-        {
-            "name": name,
-            "small": np.asarray(small, float),
-            "pasted": pasted,
-            "iou": iou_of_masks(pasted, mask),
-        }
-        for name, small, pasted in steps
-    ]
+        pasted = utils.unmold_mask(prediction, detection["predicted_box"], mask.shape)
+        steps.append(("prediction, pasted", prediction, pasted))
+    chain = []
+    for name, small, pasted in steps:
+        small = np.asarray(small, float)
+        iou = iou_of_masks(pasted, mask)
+        chain.append({"name": name, "small": small, "pasted": pasted, "iou": iou})
+    return chain
 
 
-def mask_losses(masks, config, sides=(28, 56)):
-    """Mean IoU that the steps of `mask_chain` leave, over masks [H, W, N]. Rows (step, IoU), for
-    all sides."""
-    found = {}
+def mask_losses(
+    masks: np.ndarray, config: Config, sides: Sequence[int] = (28, 56)
+) -> list[tuple[str, float]]:
+    """Mean IoU that the steps of `mask_chain` leave, over masks [H, W, N].
+
+    Returns:
+        rows (step, IoU), for all sides.
+    """
+    overlaps: dict[str, list[float]] = {}
     for i in range(masks.shape[2]):
         for side in sides:
             for step in mask_chain(masks[..., i], config, side)[1:]:
-                found.setdefault(step["name"], []).append(step["iou"])
-    return [(name, float(np.mean(values))) for name, values in found.items()]
+                overlaps.setdefault(step["name"], []).append(step["iou"])
+    return [(name, float(np.mean(values))) for name, values in overlaps.items()]
 
 
-def largest(masks):
+def largest(masks: np.ndarray) -> int:
     """Index of the mask [H, W, N] with most pixels."""
     return int(np.asarray(masks).sum(axis=(0, 1)).argmax())
 
 
-def best_detection(stages, mask):
-    """The detection of a `Trace` that overlaps a mask [H, W] of the same frame most, or None
-    without one.
+def best_detection(stages: Trace, mask: np.ndarray) -> dict | None:
+    """The detection of a `Trace` that overlaps a mask [H, W] of the same frame most.
 
     Returns:
         {"index", "iou", "prediction": [h, w], "predicted_box": whole pixels, "all_masks": [h, w,
-        K], "class_id"}.
+        K], "class_id"}; None without a detection or without masks.
     """
-    if stages.masks is None or not len(stages.boxes):
+    if stages.masks is None or stages.all_masks is None or stages.pasted is None:
+        return None
+    if not len(stages.boxes):
         return None
     overlaps = [iou_of_masks(stages.pasted[..., i], mask) for i in range(len(stages.boxes))]
     i = int(np.argmax(overlaps))
@@ -395,7 +443,7 @@ def best_detection(stages, mask):
     }
 
 
-def softmax_and_sigmoid(detection):
+def softmax_and_sigmoid(detection: dict) -> dict[str, np.ndarray]:
     """One detection's mask if classes compete for each pixel, and if they don't (paper, table 2b).
 
     Args:
@@ -411,109 +459,152 @@ def softmax_and_sigmoid(detection):
     # The background is a class too: its logit is 0, where a sigmoid has its threshold.
     logits[..., 0] = 0
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    others = np.delete(probs, [0, class_id], axis=-1)
+    softmax = powers / powers.sum(axis=-1, keepdims=True)
+    rivals = np.delete(probs, [0, class_id], axis=-1)
     return {
         "sigmoid": probs[..., class_id],
-        "softmax": (powers / powers.sum(axis=-1, keepdims=True))[..., class_id],
-        "rivals": others.max(axis=-1, initial=0),
+        "softmax": softmax[..., class_id],
+        "rivals": rivals.max(axis=-1, initial=0),
     }
 
 
-# ---- Pooling
-# ------------------------------------------------------------------------------------------- The
-# three ways of the paper's table 2c, of one box, as plain as can be: to read and to measure. The
-# network's own are in `mrcnn.ops`.
+# ---- Pooling -------------------------------------------------------------------------------------
+
+# The three ways of the paper's table 2c, of one box, as plain as can be: to read and to measure.
+# The network's own are in `mrcnn.ops`.
 
 
-def bilinear(features, y, x):
+def bilinear(features: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Values of features [h, w, C] at rows y [m] and columns x [n]: [m, n, C]; the edge repeats."""
     height, width = features.shape[:2]
-    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-    y0, x0 = (
-        np.minimum(y.astype(int), max(height - 2, 0)),
-        np.minimum(x.astype(int), max(width - 2, 0)),
-    )
-    y1, x1 = np.minimum(y0 + 1, height - 1), np.minimum(x0 + 1, width - 1)
-    dy, dx = (y - y0)[:, None, None], (x - x0)[None, :, None]
-    top = features[y0][:, x0] * (1 - dx) + features[y0][:, x1] * dx
-    return top * (1 - dy) + (features[y1][:, x0] * (1 - dx) + features[y1][:, x1] * dx) * dy
+    y0, y1, dy = _neighbours(y, height)
+    x0, x1, dx = _neighbours(x, width)
+    dy = dy[:, None, None]
+    dx = dx[None, :, None]
+    upper = features[y0]
+    lower = features[y1]
+    top = upper[:, x0] * (1 - dx) + upper[:, x1] * dx
+    bottom = lower[:, x0] * (1 - dx) + lower[:, x1] * dx
+    return top * (1 - dy) + bottom * dy
 
 
-def roi_pool(features, box, size, reduce=np.max):
-    """RoIPool (Girshick 2015): box and bins are rounded to whole cells, of each bin the largest
-    value.
+def _neighbours(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cells before and after places [m] on an axis, and how far each place is between them."""
+    places = np.clip(places, 0, size - 1)
+    before = np.minimum(places.astype(int), max(size - 2, 0))
+    after = np.minimum(before + 1, size - 1)
+    return before, after, places - before
+
+
+def roi_pool(
+    features: np.ndarray,
+    box: np.ndarray | Sequence[float],
+    size: tuple[int, int],
+    reduce: Callable = np.max,
+) -> np.ndarray:
+    """RoIPool (Girshick 2015): box and bins are rounded to whole cells, a bin's largest value.
 
     Args:
         features: [h, w, C].
         box: (y1, x1, y2, x2) in cells of the map.
         size: (rows, columns) of the result.
         reduce: np.mean for what rounding alone does.
+
+    Returns:
+        [*size, C].
     """
     y1, x1, y2, x2 = np.floor(np.asarray(box, float) + 0.5).astype(int)
-    out = np.zeros((*size, features.shape[2]))
-    for i in range(size[0]):
-        rows = y1 + np.array([i * (y2 - y1 + 1) // size[0], -(-(i + 1) * (y2 - y1 + 1) // size[0])])
-        rows = np.clip(rows, 0, features.shape[0])
-        for j in range(size[1]):
-            columns = x1 + np.array(
-                [j * (x2 - x1 + 1) // size[1], -(-(j + 1) * (x2 - x1 + 1) // size[1])]
-            )
-            columns = np.clip(columns, 0, features.shape[1])
-            cells = features[rows[0] : rows[1], columns[0] : columns[1]]
+    rows = _bins(y1, y2, size[0], features.shape[0])
+    columns = _bins(x1, x2, size[1], features.shape[1])
+    pooled = np.zeros((*size, features.shape[2]))
+    for i, row_slice in enumerate(rows):
+        for j, column_slice in enumerate(columns):
+            cells = features[row_slice, column_slice]
             if cells.size:
-                out[i, j] = reduce(cells, axis=(0, 1))
-    return out
+                pooled[i, j] = reduce(cells, axis=(0, 1))
+    return pooled
 
 
-def roi_align(features, box, size, samples=2):
-    """RoIAlign (He et al. 2017): nothing is rounded; the mean of samples^2 bilinear values in each
-    bin.
+def _bins(first: int, last: int, count: int, limit: int) -> list[slice]:
+    """RoIPool's bins on one axis of a map with `limit` cells: whole cells from first to last."""
+    length = last - first + 1
+    bins = []
+    for i in range(count):
+        start = first + i * length // count
+        end = first - -(i + 1) * length // count  # rounded up
+        bins.append(slice(np.clip(start, 0, limit), np.clip(end, 0, limit)))
+    return bins
+
+
+def roi_align(
+    features: np.ndarray,
+    box: np.ndarray | Sequence[float],
+    size: tuple[int, int],
+    samples: int = 2,
+) -> np.ndarray:
+    """RoIAlign (He et al. 2017): nothing is rounded; the mean of samples^2 values in each bin.
 
     Args: as of `roi_pool`; the value of cell i lies in its middle, at i + .5.
     """
     y1, x1, y2, x2 = np.asarray(box, float) - 0.5
-    rows, columns = (
-        low + (np.arange(count * samples) + 0.5) * (high - low) / (count * samples)
-        for low, high, count in ((y1, y2, size[0]), (x1, x2, size[1]))
-    )
+    rows = _bin_middles(y1, y2, size[0] * samples)
+    columns = _bin_middles(x1, x2, size[1] * samples)
     values = bilinear(features, rows, columns)
     return values.reshape(size[0], samples, size[1], samples, -1).mean(axis=(1, 3))
 
 
-def crop_and_resize(features, box, size):
+def _bin_middles(start: float, end: float, count: int) -> np.ndarray:
+    """The middles of `count` equal parts of an interval."""
+    return start + (np.arange(count) + 0.5) * (end - start) / count
+
+
+def crop_and_resize(
+    features: np.ndarray, box: np.ndarray | Sequence[float], size: tuple[int, int]
+) -> np.ndarray:
     """matterport's: one bilinear value a bin, the first and the last on the box's edges.
 
     Args: as of `roi_pool`, but the box is normalised: 0 and 1 are the middles of the outermost
     cells.
     """
     height, width = features.shape[:2]
-    return bilinear(
-        features,
-        np.linspace(box[0], box[2], size[0]) * (height - 1),
-        np.linspace(box[1], box[3], size[1]) * (width - 1),
-    )
+    rows = np.linspace(box[0], box[2], size[0]) * (height - 1)
+    columns = np.linspace(box[1], box[3], size[1]) * (width - 1)
+    return bilinear(features, rows, columns)
 
 
 POOLINGS = ("RoIPool", "RoIAlign", "crop_and_resize")
 
 
-def pool(kind, features, box, stride, size):
-    """One of `POOLINGS` of a box in pixels, on a map of that stride; RoIPool with the mean. Returns
-    [*size, C]."""
+def pool(
+    kind: str,
+    features: np.ndarray,
+    box: np.ndarray | Sequence[float],
+    stride: int,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """One of `POOLINGS` of a box in pixels on a map of a stride; RoIPool with the mean.
+
+    Returns:
+        [*size, C].
+    """
     if kind == "crop_and_resize":
         shape = (features.shape[0] * stride, features.shape[1] * stride)
-        return crop_and_resize(features, utils.norm_boxes(np.asarray([box]), shape)[0], size)
+        normalised = utils.norm_boxes(np.asarray([box]), shape)[0]
+        return crop_and_resize(features, normalised, size)
     box = np.asarray(box, float) / stride
-    return (
-        roi_pool(features, box, size, np.mean)
-        if kind == "RoIPool"
-        else roi_align(features, box, size)
-    )
+    if kind == "RoIPool":
+        return roi_pool(features, box, size, np.mean)
+    return roi_align(features, box, size)
 
 
-def pooling_offsets(side=512, strides=(4, 8, 16, 32), size=(7, 7), boxes=200, seed=0):
-    """What rounding costs, in pixels: how far the place that a bin reads lies from the bin's
-    middle.
+def pooling_offsets(
+    side: int = 512,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    size: tuple[int, int] = (7, 7),
+    boxes: int = 200,
+    seed: int = 0,
+) -> list[tuple]:
+    """What rounding costs, in pixels: how far from a bin's middle its value is read.
 
     The map's values are the places of its cells, so that what is pooled says where it comes from.
     RoIPool takes the mean of its bins' cells here: the maximum is another matter than rounding.
@@ -526,33 +617,28 @@ def pooling_offsets(side=512, strides=(4, 8, 16, 32), size=(7, 7), boxes=200, se
     for stride in strides:
         places = (np.arange(side // stride) + 0.5) * stride
         features = np.stack(np.meshgrid(places, places, indexing="ij"), axis=-1)
-        errors = {kind: [] for kind in POOLINGS}
-        for _ in range(boxes):
+        errors = np.zeros((boxes, len(POOLINGS)))
+        for i in range(boxes):
             # Boxes as this level gets them, 6 to 12 cells a side, away from the edge.
             extent = rng.uniform(6 * stride, min(12 * stride, side - 4 * stride), 2)
             start = rng.uniform(stride, side - stride - extent)
-            box = np.concatenate([start, start + extent])
-            middles = np.stack(
-                np.meshgrid(
-                    *(
-                        low + (np.arange(n) + 0.5) * length / n
-                        for low, length, n in zip(start, extent, size)
-                    ),
-                    indexing="ij",
-                ),
-                axis=-1,
-            )
-            for kind in POOLINGS:
-                errors[kind].append(
-                    np.abs(pool(kind, features, box, stride, size) - middles).mean()
-                )
-        rows.append((stride, *(float(np.mean(errors[kind])) for kind in POOLINGS)))
+            end = start + extent
+            box = np.concatenate([start, end])
+            rows_and_columns = map(_bin_middles, start, end, size)
+            middles = np.stack(np.meshgrid(*rows_and_columns, indexing="ij"), axis=-1)
+            for k, kind in enumerate(POOLINGS):
+                pooled = pool(kind, features, box, stride, size)
+                errors[i, k] = np.abs(pooled - middles).mean()
+        rows.append((stride, *errors.mean(axis=0).tolist()))
     return rows
 
 
-def pooling_masks(mask, strides=(4, 8, 16, 32), size=(28, 28)):
-    """What rounding costs in IoU: a mask as a map of each stride, pooled by its box, pasted back,
-    compared.
+def pooling_masks(
+    mask: np.ndarray,
+    strides: Sequence[int] = (4, 8, 16, 32),
+    size: tuple[int, int] = (28, 28),
+) -> tuple[list[tuple], dict[tuple[int, str], np.ndarray]]:
+    """What rounding costs in IoU: a mask as a map of each stride, pooled and pasted back.
 
     Args:
         mask: [H, W] bool.
@@ -563,36 +649,30 @@ def pooling_masks(mask, strides=(4, 8, 16, 32), size=(28, 28)):
     box = utils.extract_bboxes(mask[..., None])[0]
     largest = max(strides)
     padded = np.pad(mask, [(0, -side % largest) for side in mask.shape]).astype(float)
-    rows, pooled = [], {}
+    rows = []
+    pooled = {}
     for stride in strides:
-        cells = padded.reshape(
-            padded.shape[0] // stride, stride, padded.shape[1] // stride, stride
-        ).mean(axis=(1, 3))
+        height, width = (side // stride for side in padded.shape)
+        cells = padded.reshape(height, stride, width, stride).mean(axis=(1, 3))
+        overlaps = []
         for kind in POOLINGS:
-            pooled[stride, kind] = pool(kind, cells[..., None], box, stride, size)[..., 0]
-        rows.append(
-            (
-                stride,
-                *(
-                    iou_of_masks(utils.unmold_mask(pooled[stride, kind], box, mask.shape), mask)
-                    for kind in POOLINGS
-                ),
-            )
-        )
+            small = pool(kind, cells[..., None], box, stride, size)[..., 0]
+            pooled[stride, kind] = small
+            overlaps.append(iou_of_masks(utils.unmold_mask(small, box, mask.shape), mask))
+        rows.append((stride, *overlaps))
     return rows, pooled
 
 
 # ---- Weights and activations ---------------------------------------------------------------------
 
 
-def weight_statistics(model):
+def weight_statistics(model: MaskRCNN) -> list[dict]:
     """What the weights of a `MaskRCNN` look like, and what is suspicious about them.
 
     Returns:
         rows {"name", "part", "shape", "values" [n], "std", "largest", "verdict"}; the verdict is ""
         or says: not finite; constant, a kernel that was never set; N of M filters dead, that is all
-            zero; exploding, a kernel
-        whose spread is ten times that of a fresh one (sqrt(2 / inputs)).
+        zero; exploding, a kernel whose spread is ten times that of a fresh one (sqrt(2 / inputs)).
     """
     from mrcnn import weights
 
@@ -614,7 +694,8 @@ def weight_statistics(model):
     return rows
 
 
-def _verdict(name, values):
+def _verdict(name: str, values: np.ndarray) -> str:
+    """What is suspicious about a weight, see `weight_statistics`."""
     if not np.isfinite(values).all():
         return "not finite"
     if name != "kernel":
@@ -625,12 +706,13 @@ def _verdict(name, values):
     dead = int((np.abs(filters).max(axis=0) < 1e-8).sum())
     if dead:
         return f"{dead} of {filters.shape[1]} filters dead"
-    return "exploding" if values.std() > 10 * np.sqrt(2 / len(filters)) else ""
+    if values.std() > 10 * np.sqrt(2 / len(filters)):
+        return "exploding"
+    return ""
 
 
-def channel_statistics(activation):
-    """Channels of an activation [h, w, C]: share that is zero everywhere, mean and largest
-    value."""
+def channel_statistics(activation: np.ndarray) -> dict[str, float]:
+    """Channels of an activation [h, w, C]: how many are zero everywhere, mean, largest value."""
     flat = np.asarray(activation).reshape(-1, activation.shape[-1])
     return {
         "channels": flat.shape[1],
@@ -641,28 +723,62 @@ def channel_statistics(activation):
     }
 
 
-def relu_layers(model):
-    """Names of the layers that end the stages of the backbone: the last of C2.. and the pyramid's
-    maps."""
+def relu_layers(model: MaskRCNN) -> list[str]:
+    """Names of the layers that end the backbone's stages C2.., and of the pyramid's maps."""
     names = [layer.name for layer in model.keras_model.layers]
-    last = {name[:4]: name for name in names if re.fullmatch(r"res\d\w+_out", name)}
-    return [*last.values(), *(name for name in names if re.fullmatch(r"fpn_p\d", name))]
+    pyramid = [name for name in names if re.fullmatch(r"fpn_p\d", name)]
+    return [*_stage_ends(names).values(), *pyramid]
 
 
-def coverage_table(coverage):
-    """Rows (part of the network, weights loaded, missing, excluded, mismatched) of a
-    `weights.Coverage`."""
+def _stage_ends(names: Sequence[str]) -> dict[str, str]:
+    """{"C2": name of the stage's last layer, ...} of the names of a network's layers, in order."""
+    ends = {}
+    for name in names:
+        match = re.fullmatch(r"res(\d)\w+_out", name)
+        if match:
+            ends[f"C{match.group(1)}"] = name
+    return ends
+
+
+PARTS = ("backbone", "FPN", "RPN", "heads")
+
+
+def coverage_table(coverage: Coverage) -> list[tuple]:
+    """The counts of a `weights.Coverage` by part of the network.
+
+    Returns:
+        rows (part, weights loaded, missing, excluded, mismatched).
+    """
     from mrcnn import weights
 
-    lists = (coverage.loaded, coverage.missing, coverage.ignored, list(coverage.mismatched))
-    parts = [[weights.part_of(name.split("/")[0]) for name in names] for names in lists]
-    return [
-        (part, *(names.count(part) for names in parts))
-        for part in ("backbone", "FPN", "RPN", "heads")
-    ]
+    parts = []
+    for names in (coverage.loaded, coverage.missing, coverage.ignored, coverage.mismatched):
+        parts.append([weights.part_of(name.split("/")[0]) for name in names])
+    return [(part, *(names.count(part) for names in parts)) for part in PARTS]
 
 
-def network_shapes(model, image_shape):
+# The layers whose shapes `network_shapes` tells, after those of the backbone.
+NETWORK_LAYERS = (
+    "fpn_p2",
+    "fpn_p3",
+    "fpn_p4",
+    "fpn_p5",
+    "fpn_p6",
+    "rpn_class",
+    "rpn_bbox",
+    "ROI",
+    "roi_align_classifier",
+    "mrcnn_class",
+    "mrcnn_bbox",
+    "mrcnn_detection",
+    "roi_align_mask",
+    "mrcnn_mask",
+)
+
+
+def network_shapes(
+    model: MaskRCNN, image_shape: Sequence[int]
+) -> tuple[dict[str, tuple], dict[str, int]]:
     """The shapes that an image has on its way through an inference network, and the network's size.
 
     Args:
@@ -677,52 +793,44 @@ def network_shapes(model, image_shape):
     from mrcnn import weights
 
     network = model.keras_model
-    ends = {}
-    for layer in network.layers:
-        if match := re.fullmatch(r"res(\d)\w+_out", layer.name):
-            ends[f"C{match.group(1)}"] = layer
-    names = [f"fpn_p{i}" for i in range(2, 7)] + [
-        "rpn_class",
-        "rpn_bbox",
-        "ROI",
-        "roi_align_classifier",
-        "mrcnn_class",
-        "mrcnn_bbox",
-        "mrcnn_detection",
-        "roi_align_mask",
-        "mrcnn_mask",
-    ]
-    layers = ends | {
-        layer.name: layer for name in names for layer in network.layers if layer.name == name
-    }
-    outputs = {
-        name: layer.output[0] if isinstance(layer.output, (list, tuple)) else layer.output
-        for name, layer in layers.items()
-    }
-    sizes = {
+    layers = {layer.name: layer for layer in network.layers}
+    outputs = {}
+    for stage, name in _stage_ends(list(layers)).items():
+        outputs[stage] = _first_output(layers[name])
+    for name in NETWORK_LAYERS:
+        if name in layers:
+            outputs[name] = _first_output(layers[name])
+    input_shapes = {
         "input_image": tuple(image_shape),
         "input_image_meta": (model.config.IMAGE_META_SIZE,),
         "input_anchors": (len(model.get_anchors(image_shape)), 4),
     }
+    inputs = [keras.KerasTensor((1, *input_shapes[tensor.name])) for tensor in network.inputs]
     # Nothing is computed: the shapes alone go through.
-    specs = keras.Model(network.inputs, list(outputs.values())).compute_output_spec(
-        [keras.KerasTensor((1, *sizes[tensor.name])) for tensor in network.inputs]
-    )
-    shapes = {
-        "input_image": tuple(image_shape),
-        **{name: tuple(spec.shape[1:]) for name, spec in zip(outputs, specs)},
-    }
-    parameters = {}
+    specs = keras.Model(network.inputs, list(outputs.values())).compute_output_spec(inputs)
+    shapes = {"input_image": tuple(image_shape)}
+    for name, spec in zip(outputs, specs):
+        shapes[name] = tuple(spec.shape[1:])
+    parameters: dict[str, int] = {}
     for name, layer in weights.layers_of(network).items():
         part = weights.part_of(name)
         parameters[part] = parameters.get(part, 0) + layer.count_params()
     return shapes, parameters
 
 
+def _first_output(layer: Any) -> Any:
+    """The output of a layer, of several the first."""
+    if isinstance(layer.output, (list, tuple)):
+        return layer.output[0]
+    return layer.output
+
+
 # ---- Detections ----------------------------------------------------------------------------------
 
 
-def image_scores(model, dataset, image_ids):
+def image_scores(
+    model: MaskRCNN, dataset: Dataset, image_ids: Sequence[int] | np.ndarray
+) -> list[dict]:
     """AP of each image by itself (at IoU .5, by masks or boxes), the worst image first.
 
     Returns:
@@ -732,25 +840,22 @@ def image_scores(model, dataset, image_ids):
     rows = []
     for image_id in image_ids:
         image = dataset.load_image(image_id)
-        masks, ids = dataset.load_mask(image_id)
-        masks, ids = masks[..., ids > 0], ids[ids > 0]
+        truth = true_objects(dataset, image_id)
         result = model.detect([image])[0]
-        truth = {
-            "rois": utils.extract_bboxes(masks),
-            "class_ids": ids,
-            "scores": None,
-            "masks": masks,
-        }
-        found = (
-            result["masks"]
-            if result["masks"] is not None
-            else utils.unmold_masks(
-                np.ones((len(result["rois"]), 1, 1)), result["rois"], image.shape
-            )
+        masks = result["masks"]
+        if masks is None:
+            # Boxes are compared: each is taken as a mask.
+            boxes = result["rois"]
+            masks = utils.unmold_masks(np.ones((len(boxes), 1, 1)), boxes, image.shape)
+        ap, *_ = utils.compute_ap(
+            truth["rois"],
+            truth["class_ids"],
+            truth["masks"],
+            result["rois"],
+            result["class_ids"],
+            result["scores"],
+            masks,
         )
-        ap = utils.compute_ap(
-            truth["rois"], ids, masks, result["rois"], result["class_ids"], result["scores"], found
-        )[0]
         rows.append(
             {
                 "image_id": int(image_id),
@@ -760,10 +865,15 @@ def image_scores(model, dataset, image_ids):
                 "result": result,
             }
         )
-    return sorted(rows, key=lambda row: (np.isnan(row["ap"]), row["ap"]))
+    return sorted(rows, key=_worst_first)
 
 
-def mask_overlaps(row):
+def _worst_first(row: Mapping) -> tuple[bool, float]:
+    """The key that sorts `image_scores`: images without an AP last."""
+    return bool(np.isnan(row["ap"])), row["ap"]
+
+
+def mask_overlaps(row: dict) -> np.ndarray:
     """[P, G] IoU of the detections and the objects of a row of `image_scores`."""
     masks = row["result"]["masks"]
     if masks is None:

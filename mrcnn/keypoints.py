@@ -1,11 +1,14 @@
-"""Keypoints of objects, such as the joints of a person: COCO's names, mirror images, decoding.
-numpy only.
+"""Keypoints of objects, such as the joints of a person: names, mirror images, decoding.
 
 The keypoints of an image are [N, K, (y, x, visibility)] in pixels, in the order of the image's
 masks. COCO's whole numbers are taken as they are, so that (y, x) names the pixel image[y, x].
 Visibility is 0 for a point that is not labelled, 1 for a labelled one that is hidden, 2 for a
 visible one; as in COCO's own measure and in Detectron, all labelled points count as visible.
+
+numpy only.
 """
+
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -53,58 +56,62 @@ COCO_SKELETON = (
 )
 
 
-def left_right_pairs(names):
+def left_right_pairs(names: Iterable[str]) -> tuple[tuple[int, int], ...]:
     """Pairs of indices of names that differ in "left" and "right"."""
     names = list(names)
-    return tuple(
-        (i, names.index(name.replace("left", "right")))
-        for i, name in enumerate(names)
-        if "left" in name and name.replace("left", "right") in names
-    )
+    pairs = []
+    for i, name in enumerate(names):
+        opposite = name.replace("left", "right")
+        if "left" in name and opposite in names:
+            pairs.append((i, names.index(opposite)))
+    return tuple(pairs)
 
 
-def swap(keypoints, pairs):
+def swap(keypoints: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
     """Exchanges the keypoints of each pair; [..., K, 3]."""
     order = np.arange(keypoints.shape[-2])
     for left, right in pairs:
-        order[left], order[right] = right, left
+        order[left] = right
+        order[right] = left
     return keypoints[..., order, :]
 
 
-def mirror(keypoints, width, pairs):
-    """The keypoints [..., K, 3] of the mirror image: columns counted from the right, left and right
-    exchanged."""
+def mirror(keypoints: np.ndarray, width: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The keypoints [..., K, 3] of the mirror image: left and right are exchanged too."""
     keypoints = swap(keypoints, pairs).copy()
-    keypoints[..., 1] = np.where(keypoints[..., 2] > 0, width - 1 - keypoints[..., 1], 0)
+    labelled = keypoints[..., 2] > 0
+    keypoints[..., 1] = np.where(labelled, width - 1 - keypoints[..., 1], 0)
     return keypoints
 
 
-def resize_matrix(size, new_size, a=-0.75):
-    """[new_size, size] float32 that resizes an axis by bicubic interpolation: half-pixel centres,
-    clamped edges.
+def resize_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
+    """A matrix that resizes an axis by bicubic interpolation: half-pixel centres, clamped edges.
 
     Args:
         a: parameter of the cubic kernel (Keys 1981). PyTorch's and OpenCV's is -.75, TensorFlow's
             -.5.
+
+    Returns:
+        [new_size, size] float32.
     """
     source = (np.arange(new_size) + 0.5) * (size / new_size) - 0.5
     first = np.floor(source).astype(int)
+    rows = np.arange(new_size)
     matrix = np.zeros((new_size, size), np.float32)
     for tap in (-1, 0, 1, 2):
+        columns = np.clip(first + tap, 0, size - 1)
         distance = np.abs(source - (first + tap))
         near = ((a + 2) * distance - (a + 3)) * distance**2 + 1
         far = a * (((distance - 5) * distance + 8) * distance - 4)
-        np.add.at(
-            matrix,
-            (np.arange(new_size), np.clip(first + tap, 0, size - 1)),
-            np.where(distance <= 1, near, far),
-        )
+        weights = np.where(distance <= 1, near, far)
+        np.add.at(matrix, (rows, columns), weights)
     return matrix
 
 
-def decode(maps, boxes):
-    """Keypoints of score maps: each map is resized to its box, and its highest pixel taken, the
-    first in row order.
+def decode(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    """Keypoints of score maps: each map is resized to its box, and its highest pixel taken.
+
+    Of several highest pixels it is the first in row order.
 
     Args:
         maps: [N, h, w, K] logits.
@@ -113,17 +120,20 @@ def decode(maps, boxes):
     Returns:
         [N, K, (y, x, score)] float32 in the boxes' frame; the score is the logit at the maximum.
     """
-    found = np.zeros((len(maps), maps.shape[-1], 3), np.float32)
+    count, map_height, map_width, keypoints = maps.shape
+    decoded = np.zeros((count, keypoints, 3), np.float32)
     for i, (y1, x1, y2, x2) in enumerate(np.asarray(boxes, np.float64)):
-        height, width = max(y2 - y1, 1.0), max(x2 - x1, 1.0)
-        rows, columns = int(np.ceil(height)), int(np.ceil(width))
-        vertical = resize_matrix(maps.shape[1], rows)
-        across = resize_matrix(maps.shape[2], columns).T
-        scores = (vertical @ maps[i].transpose(2, 0, 1).astype(np.float32) @ across).reshape(
-            maps.shape[-1], -1
-        )
+        height = max(y2 - y1, 1.0)
+        width = max(x2 - x1, 1.0)
+        rows = int(np.ceil(height))
+        columns = int(np.ceil(width))
+        vertical = resize_matrix(map_height, rows)
+        horizontal = resize_matrix(map_width, columns)
+        by_keypoint = maps[i].transpose(2, 0, 1).astype(np.float32)  # [K, h, w]
+        scores = vertical @ by_keypoint @ horizontal.T  # [K, rows, columns]
+        scores = scores.reshape(keypoints, -1)
         best = scores.argmax(axis=1)
-        found[i, :, 0] = (best // columns + 0.5) * (height / rows) + y1
-        found[i, :, 1] = (best % columns + 0.5) * (width / columns) + x1
-        found[i, :, 2] = scores[np.arange(len(best)), best]
-    return found
+        decoded[i, :, 0] = (best // columns + 0.5) * (height / rows) + y1
+        decoded[i, :, 1] = (best % columns + 0.5) * (width / columns) + x1
+        decoded[i, :, 2] = scores[np.arange(keypoints), best]
+    return decoded

@@ -1,5 +1,4 @@
-"""Pictures and videos in and out: reading what a path, folder or glob names, painting results,
-writing.
+"""Pictures and videos: reading what a path, folder or glob names, painting results, writing.
 
     for picture in media.read("holiday/*.jpg", skipped):          # RGB uint8, one after the other
         ...
@@ -9,6 +8,8 @@ Files that can't be read are reported and skipped. What is written is complete o
 TensorFlow are not imported; videos need OpenCV (`cv2`).
 """
 
+from __future__ import annotations
+
 import contextlib
 import dataclasses
 import glob
@@ -17,6 +18,8 @@ import logging
 import os
 import pathlib
 import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +28,10 @@ from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of th
 from mrcnn.weights import atomic
 
 logger = logging.getLogger(__name__)
+
+AnyPath = str | os.PathLike
+Source = AnyPath | Sequence  # a path, a glob, or a list of these
+Skipped = list[tuple[pathlib.Path, str]]  # file and reason
 
 VIDEO_SUFFIXES = (
     ".mp4",
@@ -40,6 +47,8 @@ VIDEO_SUFFIXES = (
 )
 # Kinds of pictures that are written under their own name; others get ".png" after it.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
+# Frames per second of a video whose header doesn't say.
+DEFAULT_RATE = 25.0
 
 
 @dataclasses.dataclass
@@ -68,8 +77,8 @@ class Processed:
         seconds: time that it took.
     """
 
-    written: list
-    skipped: list
+    written: list[str]
+    skipped: Skipped
     pictures: int
     seconds: float
 
@@ -77,7 +86,7 @@ class Processed:
 # ---- Reading -------------------------------------------------------------------------------------
 
 
-def find_files(source):
+def find_files(source: Source) -> list[pathlib.Path]:
     """The files that a source names, sorted.
 
     Args:
@@ -91,34 +100,33 @@ def find_files(source):
         FileNotFoundError: nothing there; the message names the source.
     """
     if isinstance(source, (list, tuple)):
-        return [path for each in source for path in find_files(each)]
-    source = os.fspath(source)
+        return [path for part in source for path in find_files(part)]
+    source = os.fspath(source)  # type: ignore[arg-type]  # no list any more
     path = pathlib.Path(source)
     if path.is_dir():
-        found = sorted(
-            each for each in path.iterdir() if each.is_file() and not each.name.startswith(".")
-        )
-        if not found:
+        files = [entry for entry in path.iterdir() if entry.is_file()]
+        files = sorted(file for file in files if not file.name.startswith("."))
+        if not files:
             raise FileNotFoundError(f"No files in the folder {source}")
-    elif path.exists():
-        found = [path]
-    else:
-        found = sorted(
-            pathlib.Path(name) for name in glob.glob(source, recursive=True) if os.path.isfile(name)
+        return files
+    if path.exists():
+        return [path]
+    names = glob.glob(source, recursive=True)
+    files = sorted(pathlib.Path(name) for name in names if os.path.isfile(name))
+    if not files:
+        raise FileNotFoundError(
+            f"No file, folder or glob that matches anything. Received: {source}"
         )
-        if not found:
-            raise FileNotFoundError(
-                f"No file, folder or glob that matches anything. Received: {source}"
-            )
-    return found
+    return files
 
 
-def is_video(path):
+def is_video(path: AnyPath) -> bool:
     """Whether a file is taken for a video, by its name."""
     return pathlib.Path(path).suffix.lower() in VIDEO_SUFFIXES
 
 
-def _cv2():
+def _cv2() -> Any:
+    """OpenCV, or an ImportError that says what to install."""
     try:
         import cv2
     except ImportError as error:
@@ -127,7 +135,8 @@ def _cv2():
 
 
 @contextlib.contextmanager
-def _capture(path):
+def _capture(path: AnyPath) -> Iterator[Any]:
+    """OpenCV's reader of a video, released at the end. Raises ValueError: not a video."""
     cv2 = _cv2()
     capture = cv2.VideoCapture(str(path))
     try:
@@ -138,30 +147,37 @@ def _capture(path):
         capture.release()
 
 
-def video_info(path):
-    """(frames, frames per second) of a video as its header has them; 0 frames where it doesn't say.
+def video_info(path: AnyPath) -> tuple[int, float]:
+    """Frames and frames per second of a video, as its header has them.
+
+    Returns:
+        (frames, rate); 0 frames where the header doesn't say.
 
     Raises:
         ValueError: the file can't be read as a video.
     """
     cv2 = _cv2()
     with _capture(path) as capture:
-        frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-    return max(int(frames), 0), rate if np.isfinite(rate) and rate > 0 else 25.0
+        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+        rate = capture.get(cv2.CAP_PROP_FPS)
+    if not np.isfinite(rate) or rate <= 0:
+        rate = DEFAULT_RATE
+    return max(frames, 0), rate
 
 
-def read_video(path):
+def read_video(path: AnyPath) -> Iterator[np.ndarray]:
     """Yields the frames of a video, [H, W, 3] uint8 RGB, turned as its header says.
 
     Raises:
         ValueError: not a video, or one without a frame that can be read.
     """
     cv2 = _cv2()
+    count = 0
     with _capture(path) as capture:
-        count, promised = 0, capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         while True:
-            good, frame = capture.read()
-            if not good:
+            was_read, frame = capture.read()
+            if not was_read:
                 break
             count += 1
             yield np.ascontiguousarray(frame[..., ::-1])
@@ -171,7 +187,7 @@ def read_video(path):
         logger.warning("%s ends after %d frames; its header says %d", path, count, promised)
 
 
-def _pictures(path, skipped):
+def _pictures(path: pathlib.Path, skipped: Skipped) -> Iterator[Picture]:
     """Yields the pictures of one file; one that can't be read goes to `skipped`."""
     try:
         if is_video(path):
@@ -186,7 +202,7 @@ def _pictures(path, skipped):
         skipped.append((path, reason))
 
 
-def read(source, skipped=None):
+def read(source: Source, skipped: Skipped | None = None) -> Iterator[Picture]:
     """Yields a `Picture` for each image file and each frame of a video.
 
     Args:
@@ -197,7 +213,8 @@ def read(source, skipped=None):
     Raises:
         FileNotFoundError: nothing there.
     """
-    skipped = [] if skipped is None else skipped
+    if skipped is None:
+        skipped = []
     for path in find_files(source):
         yield from _pictures(path, skipped)
 
@@ -205,7 +222,7 @@ def read(source, skipped=None):
 # ---- Writing -------------------------------------------------------------------------------------
 
 
-def write_image(path, image):
+def write_image(path: AnyPath, image: np.ndarray) -> str:
     """Writes [H, W, 3] or [H, W] uint8 as .jpg or .png. Returns the path as a string."""
     from PIL import Image
 
@@ -220,7 +237,7 @@ def write_image(path, image):
     return str(path)
 
 
-def write_json(path, value):
+def write_json(path: AnyPath, value: Any) -> str:
     """Writes a value as json. Returns the path as a string."""
     with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         json.dump(value, file)
@@ -243,56 +260,70 @@ class VideoWriter:
 
     CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 
-    def __init__(self, path, rate=25.0):
-        self.path, self.rate, self.frames = pathlib.Path(path), rate, 0
+    def __init__(self, path: AnyPath, rate: float = DEFAULT_RATE):
+        self.path = pathlib.Path(path)
+        self.rate = rate
+        self.frames = 0
         if self.path.suffix.lower() not in self.CODECS:
             raise ValueError(f"A video is written as {' or '.join(self.CODECS)}. Received: {path}")
-        self._stack, self._writer, self._shape = contextlib.ExitStack(), None, None
+        self._stack = contextlib.ExitStack()
+        self._writer: Any = None  # OpenCV's, from the first frame on
+        self._shape: tuple[int, ...] = ()
 
-    def __enter__(self):
+    def __enter__(self) -> VideoWriter:
         self._temporary = self._stack.enter_context(atomic(self.path))
         return self
 
-    def write(self, image):
+    def write(self, image: np.ndarray) -> None:
         """Appends a frame."""
-        cv2 = _cv2()
         image = np.asarray(image)
         if self._writer is None:
-            self._shape = image.shape
-            height, width = (side + side % 2 for side in image.shape[:2])
-            codec = cv2.VideoWriter_fourcc(*self.CODECS[self.path.suffix.lower()])
-            self._writer = cv2.VideoWriter(self._temporary, codec, self.rate, (width, height))
-            if not self._writer.isOpened():
-                raise OSError(f"OpenCV can't write {self.path} at {width} x {height}")
+            self._open(image.shape)
         if image.dtype != np.uint8 or image.shape != self._shape or image.ndim != 3:
             raise ValueError(
                 f"Frames of {self.path} are uint8 of one shape, the first had {self._shape}. "
                 f"Received: {image.shape} {image.dtype}"
             )
         even = [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)]
-        self._writer.write(np.pad(image, even, mode="edge")[..., ::-1].copy())
+        padded = np.pad(image, even, mode="edge")
+        self._writer.write(padded[..., ::-1].copy())
         self.frames += 1
 
-    def __exit__(self, *error):
+    def _open(self, shape: tuple[int, ...]) -> None:
+        """Opens the temporary file for frames of a shape (H, W, 3)."""
+        cv2 = _cv2()
+        self._shape = shape
+        height, width = (side + side % 2 for side in shape[:2])
+        codec = cv2.VideoWriter_fourcc(*self.CODECS[self.path.suffix.lower()])
+        self._writer = cv2.VideoWriter(self._temporary, codec, self.rate, (width, height))
+        if not self._writer.isOpened():
+            raise OSError(f"OpenCV can't write {self.path} at {width} x {height}")
+
+    def __exit__(self, *error: Any) -> bool | None:
         if self._writer is not None:
             self._writer.release()
         if error[0] is None and not self.frames:
-            error = (ValueError, ValueError(f"{self.path} got no frame"), None)
-            self._stack.__exit__(*error)
-            raise error[1]
+            empty = ValueError(f"{self.path} got no frame")
+            self._stack.__exit__(ValueError, empty, None)
+            raise empty
         return self._stack.__exit__(*error)
 
 
 # ---- Painting ------------------------------------------------------------------------------------
 
 
-def paint(image, result, class_names, by_class=False, alpha=0.45):
-    """Paints a result into an image at its full size, in milliseconds: masks, boxes, names and
-    scores.
+def paint(
+    image: np.ndarray,
+    result: dict,
+    class_names: Sequence[str],
+    by_class: bool = False,
+    alpha: float = 0.45,
+) -> np.ndarray:
+    """Paints a result into an image at its full size, in milliseconds.
 
     Args:
         image: [H, W, 3] uint8.
-        result: dict of `MaskRCNN.detect`.
+        result: dict of `MaskRCNN.detect`: masks, boxes, keypoints, names and scores are painted.
         class_names: names by class id.
         by_class: one colour for each class, which stays from frame to frame; otherwise one for each
             object.
@@ -300,40 +331,102 @@ def paint(image, result, class_names, by_class=False, alpha=0.45):
     Returns:
         [H, W, 3] uint8, a new array.
     """
-    from PIL import Image, ImageDraw, ImageFont
-
     from mrcnn import visualize
 
-    boxes, class_ids = np.asarray(result["rois"]).reshape(-1, 4), result["class_ids"]
-    masks, scores = result.get("masks"), result.get("scores")
+    boxes = np.asarray(result["rois"]).reshape(-1, 4)
+    class_ids = result["class_ids"]
+    if by_class:
+        class_colors = visualize.random_colors(len(class_names))
+        colors = [class_colors[class_id] for class_id in class_ids]
+    else:
+        colors = visualize.random_colors(len(boxes))
     painted = np.array(image, np.uint8)
+    if result.get("masks") is not None:
+        _paint_masks(painted, boxes, result["masks"], colors, alpha)
+    painter = _Painter(painted)
+    byte_colors = [tuple(int(255 * part) for part in color) for color in colors]
+    if result.get("keypoints") is not None:
+        threshold = visualize.keypoint_threshold(result)
+        painter.add_keypoints(result["keypoints"], threshold, byte_colors)
+    texts = visualize.label_texts(class_ids, class_names, result.get("scores"))
+    for box, color, text in zip(boxes, byte_colors, texts):
+        painter.add_box(box, color)
+        painter.add_label(box, text)
+    return np.array(painter.picture)
+
+
+def _paint_masks(
+    painted: np.ndarray, boxes: np.ndarray, masks: np.ndarray, colors: Sequence, alpha: float
+) -> None:
+    """Blends masks [H, W, N] into an image in place, inside their boxes: no mask lies outside."""
+    from mrcnn import visualize
+
     height, width = painted.shape[:2]
-    colors = visualize.random_colors(len(class_names) if by_class else len(boxes))
-    colors = [colors[class_id] for class_id in class_ids] if by_class else colors
-    for i, (y1, x1, y2, x2) in enumerate(boxes.clip(0, [height, width] * 2).astype(int)):
-        if masks is not None:
-            # Only the box is touched: nothing of the mask lies outside.
-            visualize.apply_mask(painted[y1:y2, x1:x2], masks[y1:y2, x1:x2, i], colors[i], alpha)
-    picture = Image.fromarray(painted)
-    draw, size = ImageDraw.Draw(picture), max(11, min(height, width) // 40)
-    font, line = ImageFont.load_default(size), max(1, size // 8)
-    for i, (y1, x1, y2, x2) in enumerate(boxes):
-        color = tuple(int(255 * part) for part in colors[i])
-        draw.rectangle((x1, y1, max(x2 - 1, x1), max(y2 - 1, y1)), outline=color, width=line)
-        text = str(class_names[class_ids[i]]) + ("" if scores is None else f" {scores[i]:.2f}")
-        # Above the box, or inside it where there is no room; never beyond the image.
-        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        x = max(0, min(int(x1), width - right - 5))
-        y = int(y1) - bottom - 5 if y1 >= bottom + 5 else max(0, min(int(y1), height - bottom - 5))
-        draw.rectangle((x, y, x + right + 4, y + bottom + 4), fill=(0, 0, 0))
-        draw.text((x + 2, y + 2), text, fill="white", font=font)
-    return np.array(picture)
+    inside = boxes.clip(0, [height, width, height, width]).astype(int)
+    for i, (y1, x1, y2, x2) in enumerate(inside):
+        mask = masks[y1:y2, x1:x2, i]
+        visualize.apply_mask(painted[y1:y2, x1:x2], mask, colors[i], alpha)
+
+
+class _Painter:
+    """Paints lines and letters, whose sizes follow the picture's, with Pillow.
+
+    Args:
+        image: [H, W, 3] uint8; `picture` is a copy of it.
+    """
+
+    def __init__(self, image: np.ndarray):
+        from PIL import Image, ImageDraw, ImageFont
+
+        self.height, self.width = image.shape[:2]
+        self.picture = Image.fromarray(image)
+        self.draw = ImageDraw.Draw(self.picture)
+        size = max(11, min(self.height, self.width) // 40)
+        self.font = ImageFont.load_default(size)
+        self.line_width = max(1, size // 8)
+
+    def add_box(self, box: np.ndarray, color: tuple[int, ...]) -> None:
+        """Paints the edge of a box (y1, x1, y2, x2), whose y2 and x2 lie outside."""
+        y1, x1, y2, x2 = box
+        corners = (x1, y1, max(x2 - 1, x1), max(y2 - 1, y1))
+        self.draw.rectangle(corners, outline=color, width=self.line_width)
+
+    def add_label(self, box: np.ndarray, text: str) -> None:
+        """Writes a text above a box, or inside where there is no room, never beyond the image."""
+        y1, x1 = (int(side) for side in box[:2])
+        _, _, right, bottom = self.draw.textbbox((0, 0), text, font=self.font)
+        x = max(0, min(x1, self.width - right - 5))
+        y = max(0, min(y1, self.height - bottom - 5))
+        if box[0] >= bottom + 5:
+            y = y1 - bottom - 5
+        self.draw.rectangle((x, y, x + right + 4, y + bottom + 4), fill=(0, 0, 0))
+        self.draw.text((x + 2, y + 2), text, fill="white", font=self.font)
+
+    def add_keypoints(
+        self, points: np.ndarray, threshold: float, colors: list[tuple[int, ...]]
+    ) -> None:
+        """Paints keypoints [N, K, (y, x, score)] above a threshold and the limbs between them."""
+        from mrcnn import visualize
+
+        points = np.asarray(points, float)
+        pixels = np.floor(points[..., 1::-1]).astype(int)  # (x, y)
+        shown = points[..., 2] > threshold
+        width = 2 * self.line_width
+        skeleton = visualize.keypoint_skeleton(points)
+        for i, start, end in visualize.keypoint_limbs(shown, skeleton):
+            limb = pixels[i, [start, end]].ravel().tolist()
+            self.draw.line(limb, fill="black", width=width + 2)
+            self.draw.line(limb, fill=colors[i], width=width)
+        for i, k in np.argwhere(shown):
+            x, y = pixels[i, k].tolist()
+            corners = (x - width, y - width, x + width, y + width)
+            self.draw.ellipse(corners, fill=colors[i], outline="white")
 
 
 # ---- Both ----------------------------------------------------------------------------------------
 
 
-def _targets(files, output):
+def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
     """[path of the output for each file], in the files' own folders below `output`."""
     absolute = [path.absolute() for path in files]
     root = os.path.commonpath([path.parent for path in absolute])
@@ -356,9 +449,96 @@ def _targets(files, output):
     return targets
 
 
-def process(source, output, function, batch_size=1, title="", rate=None):
-    """Reads pictures, passes them to a function, writes what it returns: images as images, videos
-    as videos.
+@dataclasses.dataclass
+class _ImageOutput:
+    """An image file; once written, its path stands in a list."""
+
+    path: pathlib.Path
+    written: list[str]
+
+    def write(self, image: np.ndarray) -> None:
+        self.written.append(write_image(self.path, image))
+
+
+@dataclasses.dataclass
+class _VideoOutput:
+    """A video that is opened with its first frame, so that one without frames leaves no file.
+
+    The stack closes it.
+    """
+
+    path: pathlib.Path
+    rate: float
+    stack: contextlib.ExitStack
+    writer: VideoWriter | None = None
+
+    def write(self, image: np.ndarray) -> None:
+        if self.writer is None:
+            self.writer = self.stack.enter_context(VideoWriter(self.path, self.rate))
+        self.writer.write(image)
+
+
+@dataclasses.dataclass
+class _Batches:
+    """Passes pictures to a function in batches, and what it returns to their outputs.
+
+    Attributes:
+        function, batch_size, title: see `process`.
+        promised: number of pictures that there are to be.
+        start: `time.monotonic` of the beginning.
+        done: number of pictures that went through the function.
+        waiting: those that did not yet, with their outputs.
+    """
+
+    function: Callable[[list[Picture]], Sequence[np.ndarray | None]]
+    batch_size: int
+    title: str
+    promised: int
+    start: float = dataclasses.field(default_factory=time.monotonic)
+    done: int = 0
+    waiting: list[tuple[Picture, _ImageOutput | _VideoOutput]] = dataclasses.field(
+        default_factory=list
+    )
+
+    def add(self, picture: Picture, output: _ImageOutput | _VideoOutput) -> None:
+        """Adds a picture; a full batch is processed."""
+        self.waiting.append((picture, output))
+        if len(self.waiting) >= self.batch_size:
+            self.finish()
+
+    def finish(self) -> None:
+        """Processes what waits."""
+        if not self.waiting:
+            return
+        images = self.function([picture for picture, _ in self.waiting])
+        for (_, output), image in zip(self.waiting, images):
+            if image is not None:
+                output.write(image)
+        self.done += len(self.waiting)
+        self.waiting.clear()
+        if self.title:
+            # A video's header can be wrong about its frames, so the bar never claims to be beyond
+            # its end.
+            self.show_progress(max(self.promised, self.done + 1))
+
+    def show_progress(self, total: int) -> None:
+        """Shows the progress bar."""
+        utils.show_progress(self.title, self.done, total, self.seconds())
+
+    def seconds(self) -> float:
+        """The time since the beginning."""
+        return time.monotonic() - self.start
+
+
+def process(
+    source: Source,
+    output: AnyPath,
+    function: Callable[[list[Picture]], Sequence[np.ndarray | None]],
+    batch_size: int = 1,
+    title: str = "",
+    rate: float | None = None,
+) -> Processed:
+    """Passes pictures to a function, writes what it returns: images as images, videos as videos.
 
     Args:
         source: see `find_files`.
@@ -376,66 +556,54 @@ def process(source, output, function, batch_size=1, title="", rate=None):
     """
     files = find_files(source)
     targets = _targets(files, output)
-    skipped, written, done, start = [], [], 0, time.monotonic()
-    frames, rates = _count(files)
-
-    def finish(batch, write):
-        nonlocal done
-        for (_, target), image in zip(
-            batch, function([picture for picture, _ in batch]) if batch else []
-        ):
-            if image is not None:
-                write(target, image)
-        done += len(batch)
-        if title and batch:
-            # A video's header can be wrong about its frames, so the bar never claims to be beyond
-            # its end.
-            utils.show_progress(title, done, max(frames, done + 1), time.monotonic() - start)
-        batch.clear()
-
-    def write_file(target, image):
-        written.append(write_image(target, image))
-
-    batch = []  # of image files: it goes on over several
+    promised, rates = _count(files)
+    batches = _Batches(function, batch_size, title, promised)
+    written: list[str] = []
+    skipped: Skipped = []
     for path, target in zip(files, targets):
-        if not is_video(path):
-            batch += [(picture, target) for picture in _pictures(path, skipped)]
-            if len(batch) >= batch_size:
-                finish(batch, write_file)
-            continue
-        finish(batch, write_file)
-        with contextlib.ExitStack() as stack:
-            video = []
-
-            frame_rate = rate or rates.get(path, 25.0)
-
-            def write_frame(target, image, video=video, stack=stack, frame_rate=frame_rate):
-                if not video:
-                    video.append(stack.enter_context(VideoWriter(target, frame_rate)))
-                video[0].write(image)
-
-            for picture in _pictures(path, skipped):
-                batch.append((picture, target))
-                if len(batch) >= batch_size:
-                    finish(batch, write_frame)
-            finish(batch, write_frame)
-        written += [str(each.path) for each in video]
-    finish(batch, write_file)
-    if title and done:
-        utils.show_progress(title, done, done, time.monotonic() - start)
-    return Processed(written, skipped, done, time.monotonic() - start)
-
-
-def _count(files):
-    """Number of pictures that files promise, and {video: frames per second}."""
-    count, rates = 0, {}
-    for path in files:
         if is_video(path):
-            try:
-                frames, rates[path] = video_info(path)
-            except ValueError:
-                continue  # reported when it is read
-            count += frames
+            batches.finish()
+            video_rate = rate or rates.get(path, DEFAULT_RATE)
+            written += _process_video(path, target, video_rate, batches, skipped)
         else:
+            # A batch may go on over several image files.
+            for picture in _pictures(path, skipped):
+                batches.add(picture, _ImageOutput(target, written))
+    batches.finish()
+    if title and batches.done:
+        batches.show_progress(batches.done)
+    return Processed(written, skipped, batches.done, batches.seconds())
+
+
+def _process_video(
+    path: pathlib.Path,
+    target: pathlib.Path,
+    rate: float,
+    batches: _Batches,
+    skipped: Skipped,
+) -> list[str]:
+    """Processes the frames of one video. Returns the paths of what was written, at most one."""
+    with contextlib.ExitStack() as stack:
+        video = _VideoOutput(target, rate, stack)
+        for picture in _pictures(path, skipped):
+            batches.add(picture, video)
+        batches.finish()
+    if video.writer is None:
+        return []
+    return [str(target)]
+
+
+def _count(files: list[pathlib.Path]) -> tuple[int, dict[pathlib.Path, float]]:
+    """Number of pictures that files promise, and {video: frames per second}."""
+    count = 0
+    rates = {}
+    for path in files:
+        if not is_video(path):
             count += 1
+            continue
+        try:
+            frames, rates[path] = video_info(path)
+        except ValueError:
+            continue  # reported when it is read
+        count += frames
     return count, rates

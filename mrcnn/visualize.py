@@ -5,68 +5,98 @@ the image, whose pixel (0, 0) covers 0..1; boxes are (y1, x1, y2, x2). Pictures 
 stages and of datasets are in `mrcnn.figures`.
 """
 
+from __future__ import annotations
+
 import colorsys
 import functools
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrcnn import utils
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection, PolyCollection
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import AbstractPathEffect
+    from matplotlib.text import Text
+
+    from mrcnn.model import MaskRCNN
+
 # ---- Colours -------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _palette(bright):
+def _palette(bright: bool) -> list[tuple[float, ...]]:
     """400 colours, each as far as possible (in CIELAB) from the ones before it."""
     from skimage.color import rgb2lab
 
+    hues = np.arange(40) / 40
+    saturations = (0.45, 0.7, 1.0)
+    values = (0.6, 0.8, 1.0)
     candidates = np.array(
-        [
-            colorsys.hsv_to_rgb(hue / 40, saturation, value)
-            for hue in range(40)
-            for saturation in (0.45, 0.7, 1.0)
-            for value in (0.6, 0.8, 1.0)
-        ]
+        [colorsys.hsv_to_rgb(*hsv) for hsv in itertools.product(hues, saturations, values)]
     )
     lab = rgb2lab(candidates[None])[0]
-    order, distance = [0], np.full(len(lab), np.inf)
     # The first is a full red; green, blue and so on follow by themselves.
-    order[0] = int(np.abs(candidates - (1.0, 0.1, 0.1)).sum(axis=1).argmin())
+    red = np.abs(candidates - (1.0, 0.1, 0.1)).sum(axis=1).argmin()
+    order = [int(red)]
+    distance = np.full(len(lab), np.inf)
     while len(order) < len(lab):
-        distance = np.minimum(distance, np.linalg.norm(lab - lab[order[-1]], axis=1))
+        distance_to_last = np.linalg.norm(lab - lab[order[-1]], axis=1)
+        distance = np.minimum(distance, distance_to_last)
         order.append(int(distance.argmax()))
-    return [tuple(float(part) * (1.0 if bright else 0.7) for part in candidates[i]) for i in order]
+    colors = candidates[order]
+    if not bright:
+        colors = colors * 0.7
+    return [tuple(color) for color in colors.tolist()]
 
 
-def random_colors(N, bright=True):
-    """N colours as (r, g, b) in 0..1 that differ as much as N can, always the same (matterport:
-    random_colors)."""
+def random_colors(N: int, bright: bool = True) -> list[tuple[float, ...]]:
+    """N colours (r, g, b) in 0..1, as different as N can be, always the same (matterport)."""
     palette = _palette(bool(bright))
     return [palette[i % len(palette)] for i in range(N)]
 
 
-def apply_mask(image, mask, color, alpha=0.5):
-    """Blends a colour into an image where mask is set; image [H, W, 3] is edited (matterport:
-    apply_mask)."""
+def apply_mask(
+    image: np.ndarray, mask: np.ndarray, color: Sequence[float], alpha: float = 0.5
+) -> np.ndarray:
+    """Blends a colour into an image where a mask is set (matterport: apply_mask).
+
+    Args:
+        image: [H, W, 3], edited in place.
+        mask: [H, W].
+        color: (r, g, b) in 0..1.
+        alpha: share of the colour.
+
+    Returns:
+        image.
+    """
     inside = np.asarray(mask).astype(bool)
     if image.dtype != np.uint8:
-        image[inside] = (image[inside] * (1 - alpha) + alpha * 255 * np.asarray(color)).astype(
-            image.dtype
-        )
+        blended = image[inside] * (1 - alpha) + alpha * 255 * np.asarray(color)
+        image[inside] = blended.astype(image.dtype)
         return image
     for channel, part in enumerate(color[:3]):
         # What becomes of each of the 256 values.
-        table = (np.arange(256) * (1 - alpha) + alpha * 255 * part).astype(np.uint8)
-        np.copyto(image[..., channel], table[image[..., channel]], where=inside)
+        table = np.arange(256) * (1 - alpha) + alpha * 255 * part
+        values = image[..., channel]
+        np.copyto(values, table.astype(np.uint8)[values], where=inside)
     return image
 
 
-# ---- What the drawings are made of ---------------------------------------------------------------
+# ---- Parts of a drawing --------------------------------------------------------------------------
 
 RIM = (0, 0, 0, 0.45)  # around coloured lines, so that they are seen on any ground
 
 
-def new_figure(size, rows=1, columns=1, dpi=110):
+def new_figure(
+    size: tuple[float, float], rows: int = 1, columns: int = 1, dpi: float = 110
+) -> tuple[Figure, list[Axes]]:
     """A figure that no display and no global state knows of, and its axes in a flat list."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -76,7 +106,9 @@ def new_figure(size, rows=1, columns=1, dpi=110):
     return figure, list(figure.subplots(rows, columns, squeeze=False).ravel())
 
 
-def show_image(ax, image, title="", margin=0, **kwargs):
+def show_image(
+    ax: Axes, image: np.ndarray, title: str = "", margin: float = 0, **kwargs: Any
+) -> Axes:
     """Shows an image or a map in pixel coordinates, without ticks. Returns the axes."""
     from matplotlib.image import PcolorImage
 
@@ -98,78 +130,193 @@ def show_image(ax, image, title="", margin=0, **kwargs):
     return ax
 
 
-def paint_masks(image, masks, colors, alpha=0.5):
-    """A uint8 copy of an image [H, W, 3] with masks [H, W, N] blended in, and the masks' boxes [N,
-    4]."""
-    painted = np.clip(image, 0, 255).astype(np.uint8)
+def image_limits(image: np.ndarray) -> tuple[int, ...]:
+    """(0, 0, height, width) of an image: the frame that its labels stay in."""
+    return (0, 0, *np.shape(image)[:2])
+
+
+def as_bytes(image: np.ndarray) -> np.ndarray:
+    """A uint8 copy of an image of any type with values of 0..255; what lies beyond is clipped."""
+    return np.clip(image, 0, 255).astype(np.uint8)
+
+
+def paint_masks(
+    image: np.ndarray, masks: np.ndarray, colors: Sequence, alpha: float = 0.5
+) -> tuple[np.ndarray, np.ndarray]:
+    """Blends masks into a copy of an image.
+
+    Args:
+        image: [H, W, 3].
+        masks: [H, W, N].
+        colors: [N] of (r, g, b) in 0..1.
+
+    Returns:
+        [H, W, 3] uint8, and the masks' boxes [N, (y1, x1, y2, x2)] int.
+    """
+    painted = as_bytes(image)
     boxes = utils.extract_bboxes(masks)
     for i, (y1, x1, y2, x2) in enumerate(boxes):
-        apply_mask(painted[y1:y2, x1:x2], masks[y1:y2, x1:x2, i], colors[i], alpha)
+        mask = masks[y1:y2, x1:x2, i]
+        apply_mask(painted[y1:y2, x1:x2], mask, colors[i], alpha)
     return painted, boxes
 
 
-def _edged(width):
-    """A dark rim, so that a coloured line is seen on any ground."""
+def _line_with_rim(width: float) -> list[AbstractPathEffect]:
+    """A line and below it a dark rim, so that it is seen on any ground."""
     from matplotlib.patheffects import Normal, Stroke
 
     return [Stroke(linewidth=width + 1.2, foreground=RIM), Normal()]
 
 
-def outline_masks(ax, masks, boxes, colors, width=1.1):
-    """Draws the outlines of masks [H, W, N]; boxes [N, 4] int hold each. Returns the collection of
-    lines."""
+def outline_masks(
+    ax: Axes, masks: np.ndarray, boxes: np.ndarray, colors: Sequence, width: float = 1.1
+) -> LineCollection:
+    """Draws the outlines of masks.
+
+    Args:
+        masks: [H, W, N].
+        boxes: [N, (y1, x1, y2, x2)] int, each holds its mask.
+        colors: [N].
+        width: of the lines, in points.
+
+    Returns:
+        the collection of lines.
+    """
     from contourpy import contour_generator  # matplotlib's own
     from matplotlib.collections import LineCollection
 
-    lines, shades = [], []
+    outlines = []
+    outline_colors = []
     for i, (y1, x1, y2, x2) in enumerate(boxes):
-        # With a rim of zeros the outline of a mask at the image's edge is closed too.
-        rimmed = np.zeros((y2 - y1 + 2, x2 - x1 + 2), np.float32)
-        rimmed[1:-1, 1:-1] = masks[y1:y2, x1:x2, i]
-        for points in contour_generator(z=rimmed).lines(0.5):
-            lines.append(points + (x1 - 0.5, y1 - 0.5))
-            shades.append(colors[i])
+        # With a border of zeros the outline of a mask at the image's edge is closed too.
+        bordered = np.zeros((y2 - y1 + 2, x2 - x1 + 2), np.float32)
+        bordered[1:-1, 1:-1] = masks[y1:y2, x1:x2, i]
+        for points in contour_generator(z=bordered).lines(0.5):
+            outlines.append(np.asarray(points) + (x1 - 0.5, y1 - 0.5))
+            outline_colors.append(colors[i])
     # All rims lie below all lines, which is one call for each.
-    ax.add_collection(LineCollection(lines, colors=RIM, linewidths=width + 1.2), autolim=False)
-    return ax.add_collection(LineCollection(lines, colors=shades, linewidths=width), autolim=False)
+    rims = LineCollection(outlines, colors=RIM, linewidths=width + 1.2)
+    lines = LineCollection(outlines, colors=outline_colors, linewidths=width)
+    ax.add_collection(rims, autolim=False)
+    ax.add_collection(lines, autolim=False)
+    return lines
 
 
-def add_boxes(ax, boxes, colors, width=1.4, style="solid", alpha=1.0):
-    """Draws boxes [N, (y1, x1, y2, x2)], colours one for each or one for all. Returns the
-    collection."""
+def add_boxes(
+    ax: Axes,
+    boxes: np.ndarray | Sequence,
+    colors: Any,
+    width: float = 1.4,
+    style: str = "solid",
+    alpha: float = 1.0,
+) -> PolyCollection:
+    """Draws boxes.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)], or one box.
+        colors: one for each box, or one for all.
+        width: of the lines, in points.
+        style: of the lines, as matplotlib names it.
+
+    Returns:
+        the collection.
+    """
     from matplotlib.collections import PolyCollection
 
-    y1, x1, y2, x2 = np.asarray(boxes, float).reshape(-1, 4).T
-    corners = np.stack([x1, y1, x2, y1, x2, y2, x1, y2], axis=1).reshape(-1, 4, 2)
+    x_and_y = [1, 0, 3, 0, 3, 2, 1, 2]  # columns of the corners, one after the other
+    boxes = np.asarray(boxes, float).reshape(-1, 4)
+    corners = boxes[:, x_and_y].reshape(-1, 4, 2)
     collection = PolyCollection(
-        corners,
+        list(corners),
         facecolors="none",
         edgecolors=colors,
         linewidths=width,
         linestyles=style,
         alpha=alpha,
-        path_effects=_edged(width),
+        path_effects=_line_with_rim(width),
     )
     ax.add_collection(collection, autolim=False)
     return collection
 
 
+def connect_boxes(
+    ax: Axes, box: np.ndarray, refined: np.ndarray, color: Any, **kwargs: Any
+) -> None:
+    """Draws a line from the upper left corner of a box to that of the refined box."""
+    y, x = np.transpose([box[:2], refined[:2]])
+    ax.plot(x, y, color=color, **kwargs)
+
+
+# ---- Labels --------------------------------------------------------------------------------------
+
+
+def _label_corners(
+    box: Sequence[float], limits: Sequence[float], width: float, height: float
+) -> list[tuple[float, float]]:
+    """Lower left corners that a label of some size at a box may have, the best one first.
+
+    Args:
+        box, limits: (left, bottom, right, top) in pixels of the screen, whose y points up; the
+            label keeps inside the limits as far as it fits.
+
+    Returns:
+        [(x, y)]: above the box, inside at its top, at its right end, and below it.
+    """
+    left, bottom, right, top = box
+    corners = [
+        (left, top),
+        (left, top - height),
+        (right - width, top),
+        (right - width, top - height),
+        (left, bottom - height),
+        (left, bottom),
+    ]
+    x_min, y_min, x_max, y_max = limits
+    clipped = []
+    for x, y in corners:
+        x = min(max(x, x_min), max(x_max - width, x_min))
+        y = max(min(y, y_max - height), y_min)
+        clipped.append((x, y))
+    return clipped
+
+
+def _is_free(rectangle: tuple[float, ...], taken: list[tuple[float, ...]]) -> bool:
+    """Whether a rectangle (x, y, width, height) overlaps none of a list."""
+    x, y, width, height = rectangle
+    for other_x, other_y, other_width, other_height in taken:
+        overlaps_in_x = x < other_x + other_width and other_x < x + width
+        overlaps_in_y = y < other_y + other_height and other_y < y + height
+        if overlaps_in_x and overlaps_in_y:
+            return False
+    return True
+
+
 @functools.cache
-def _label_class():
+def _label_class() -> type[Text]:
+    """The class of labels, made when it is first needed: matplotlib is imported late."""
     from matplotlib.path import Path
     from matplotlib.text import Text
     from matplotlib.transforms import Affine2D
 
     class Label(Text):
-        """A text at a box that keeps inside the image, and off the labels before it where there is
-        room.
+        """A text at a box that keeps inside the image and, where there is room, off other labels.
 
-        Its place depends on the figure's size, so that it is found when it is drawn.
+        Its place depends on the figure's size, so that it is chosen when it is drawn.
+
+        Args:
+            box: (y1, x1, y2, x2) in the data's coordinates.
+            limits: (y1, x1, y2, x2) to keep inside.
+            placed: list of the rectangles (x, y, width, height) of the labels drawn before, which
+                all labels of the axes share.
+            first: whether this is the first of them, which empties the list.
         """
 
         def __init__(self, box, limits, placed, first, *args, **kwargs):
             super().__init__(*args, **kwargs)
-            self.box, self.limits, self.placed, self.first = box, limits, placed, first
+            self.box = box
+            self.limits = limits
+            self.placed = placed
+            self.first = first
 
         def draw(self, renderer):
             if self.get_visible() and self.get_text():
@@ -179,61 +326,47 @@ def _label_class():
         def _place(self, renderer):
             if self.first:
                 self.placed.clear()
-            pad = renderer.points_to_pixels(2) + 1
+            padding = renderer.points_to_pixels(2) + 1
             extent = self.get_window_extent(renderer)
-            width, height = extent.width + 2 * pad, extent.height + 2 * pad
-            y1, x1, y2, x2 = self.box
-            (left, top), (right, bottom) = self.axes.transData.transform([(x1, y1), (x2, y2)])
-            (low_x, high_y), (high_x, low_y) = self.axes.transData.transform(
-                [(self.limits[1], self.limits[0]), (self.limits[3], self.limits[2])]
+            width = extent.width + 2 * padding
+            height = extent.height + 2 * padding
+            corners = _label_corners(
+                self._on_screen(self.box), self._on_screen(self.limits), width, height
             )
-            # Above the box, inside at its top, at its right end, below it: the label's lower left
-            # corner.
-            places = [
-                (left, top),
-                (left, top - height),
-                (right - width, top),
-                (right - width, top - height),
-                (left, bottom - height),
-                (left, bottom),
-            ]
-            places = [
-                (
-                    min(max(x, low_x), max(high_x - width, low_x)),
-                    max(min(y, high_y - height), low_y),
-                )
-                for x, y in places
-            ]
-            chosen = next(
-                (place for place in places if not self._hits(place, width, height)), places[0]
-            )
+            chosen = corners[0]
+            for corner in corners:
+                if _is_free((*corner, width, height), self.placed):
+                    chosen = corner
+                    break
             self.placed.append((*chosen, width, height))
-            ground = renderer.new_gc()
-            renderer.draw_path(
-                ground,
-                Path.unit_rectangle(),
-                Affine2D().scale(width, height).translate(*chosen),
-                (0, 0, 0, 0.66),
-            )
-            ground.restore()
-            self._x, self._y = self.axes.transData.inverted().transform(
-                (chosen[0] + pad, chosen[1] + pad)
-            )
+            self._draw_ground(renderer, chosen, width, height)
+            to_data = self.axes.transData.inverted()
+            self._x, self._y = to_data.transform((chosen[0] + padding, chosen[1] + padding))
 
-        def _hits(self, place, width, height):
-            return any(
-                place[0] < x + w
-                and x < place[0] + width
-                and place[1] < y + h
-                and y < place[1] + height
-                for x, y, w, h in self.placed
-            )
+        def _on_screen(self, box):
+            """(left, bottom, right, top) of a box, in pixels of the screen."""
+            y1, x1, y2, x2 = box
+            (left, top), (right, bottom) = self.axes.transData.transform([(x1, y1), (x2, y2)])
+            return left, bottom, right, top
+
+        def _draw_ground(self, renderer, corner, width, height):
+            """Draws the dark field below the text."""
+            context = renderer.new_gc()
+            transform = Affine2D().scale(width, height).translate(*corner)
+            renderer.draw_path(context, Path.unit_rectangle(), transform, (0, 0, 0, 0.66))
+            context.restore()
 
     return Label
 
 
-def add_labels(ax, boxes, texts, limits, size=8):
-    """Writes a text at each box, white on dark, which any ground lets read. Returns the labels.
+def add_labels(
+    ax: Axes,
+    boxes: np.ndarray | Sequence,
+    texts: Sequence[str],
+    limits: Sequence[float],
+    size: float = 8,
+) -> list[Text]:
+    """Writes a text at each box, white on dark, legible on any ground. Returns the labels.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)].
@@ -241,30 +374,54 @@ def add_labels(ax, boxes, texts, limits, size=8):
         limits: (y1, x1, y2, x2) that labels stay in, as far as they fit.
         size: points.
     """
-    labels, placed = [], []
+    labels: list[Text] = []
+    placed: list[tuple[float, ...]] = []
+    label_class: Callable[..., Text] = _label_class()
     for box, text in zip(boxes, texts):
-        if text:
-            label = _label_class()(
-                box,
-                limits,
-                placed,
-                not labels,
-                float(box[1]),
-                float(box[0]),
-                str(text),
-                color="white",
-                fontsize=size,
-                va="bottom",
-                ha="left",
-            )
-            ax.add_artist(label)
-            label.set_clip_on(False)
-            label.set_in_layout(False)
-            labels.append(label)
+        if not text:
+            continue
+        label = label_class(
+            box,
+            limits,
+            placed,
+            not labels,
+            float(box[1]),
+            float(box[0]),
+            str(text),
+            color="white",
+            fontsize=size,
+            va="bottom",
+            ha="left",
+        )
+        ax.add_artist(label)
+        label.set_clip_on(False)
+        label.set_in_layout(False)
+        labels.append(label)
     return labels
 
 
-def _say(ax, text):
+def label_texts(
+    class_ids: np.ndarray | Sequence[int],
+    class_names: Sequence[str],
+    scores: np.ndarray | Sequence[float] | None = None,
+    digits: int = 2,
+) -> list[str]:
+    """Texts of labels: the name of each object's class, and its score if there are scores.
+
+    Args:
+        class_ids: [N].
+        class_names: names by class id.
+        scores: [N] or None.
+        digits: of the scores.
+    """
+    names = [str(class_names[class_id]) for class_id in class_ids]
+    if scores is None:
+        return names
+    return [f"{name} {score:.{digits}f}" for name, score in zip(names, scores)]
+
+
+def _write_in_middle(ax: Axes, text: str) -> None:
+    """Writes a text in the middle of the axes."""
     ax.text(
         0.5,
         0.5,
@@ -278,26 +435,65 @@ def _say(ax, text):
     )
 
 
-def _captions(class_ids, class_names, scores, digits):
-    scores = [None] * len(class_ids) if scores is None else scores
-    return [
-        str(class_names[class_id]) + ("" if score is None else f" {score:.{digits}f}")
-        for class_id, score in zip(class_ids, scores)
-    ]
-
-
 # ---- Detections ----------------------------------------------------------------------------------
 
 
+def sure(result: dict, score: float = 0.5) -> dict:
+    """A result of `MaskRCNN.detect` without the detections below a score, for pictures."""
+    kept = result["scores"] >= score
+    chosen: dict[str, Any] = {}
+    for name, value in result.items():
+        if value is None:
+            chosen[name] = None
+        elif name == "masks":
+            chosen[name] = value[..., kept]
+        else:
+            chosen[name] = value[kept]
+    return chosen
+
+
+def _check_result(boxes: np.ndarray, class_ids: np.ndarray, masks: np.ndarray | None) -> None:
+    """Raises ValueError where a result's arrays are not equally long."""
+    mask_shape = None
+    counts = {len(boxes), len(class_ids)}
+    if masks is not None:
+        mask_shape = masks.shape
+        counts.add(masks.shape[2])
+    if len(counts) > 1:
+        raise ValueError(
+            "a result has as many boxes, class ids and masks. Received: "
+            f"{len(boxes)}, {len(class_ids)}, {mask_shape}"
+        )
+
+
+def keypoint_threshold(result: dict) -> float:
+    """The value that the keypoints of a result lie above if they are to be drawn.
+
+    Of ground truth the third value is the visibility, 0 for points that are not labelled; of
+    detections, which have scores, it is a logit, with no natural threshold.
+    """
+    if result.get("scores") is None:
+        return 0.0
+    return -np.inf
+
+
 def draw_detections(
-    ax, image, result, class_names, show_scores=True, alpha=0.45, size=7, colors=None
-):
+    ax: Axes,
+    image: np.ndarray,
+    result: dict,
+    class_names: Sequence[str],
+    show_scores: bool = True,
+    alpha: float = 0.45,
+    size: float = 7,
+    colors: Sequence | None = None,
+) -> Axes:
     """Draws one image with its detections onto matplotlib axes.
 
     Args:
         ax: axes.
         image: [H, W, 3] uint8.
-        result: dict of `MaskRCNN.detect`, or of ground truth without "scores".
+        result: dict of `MaskRCNN.detect`, or of ground truth without "scores"; "masks" and
+            "keypoints" are drawn where they are.
         class_names: names by class id.
         size: of the labels, in points.
         colors: one for each object, or None.
@@ -305,33 +501,39 @@ def draw_detections(
     Returns:
         ax.
     """
-    boxes, class_ids, masks = result["rois"], result["class_ids"], result.get("masks")
-    scores = result.get("scores")
-    if len(boxes) != len(class_ids) or masks is not None and masks.shape[2] != len(boxes):
-        raise ValueError(
-            "a result has as many boxes, class ids and masks. Received: "
-            f"{len(boxes)}, {len(class_ids)}, {None if masks is None else masks.shape}"
-        )
-    colors, painted = colors or random_colors(len(boxes)), image
-    if masks is not None:
+    boxes = result["rois"]
+    class_ids = result["class_ids"]
+    masks = result.get("masks")
+    points = result.get("keypoints")
+    _check_result(boxes, class_ids, masks)
+    colors = colors or random_colors(len(boxes))
+    if masks is None:
+        show_image(ax, image)
+    else:
         painted, mask_boxes = paint_masks(image, masks, colors, alpha)
-    show_image(ax, painted)
-    if masks is not None:
+        show_image(ax, painted)
         outline_masks(ax, masks, mask_boxes, colors)
     add_boxes(ax, boxes, colors)
-    captions = _captions(class_ids, class_names, scores if show_scores else None, 2)
-    if result.get("keypoints") is not None:
-        # The score of a keypoint is a logit, with no natural threshold.
-        draw_keypoints(
-            ax, result["keypoints"], colors=colors, threshold=-np.inf if scores is not None else 0
-        )
-    add_labels(ax, boxes, captions, (0, 0, *image.shape[:2]), size)
+    if points is not None:
+        draw_keypoints(ax, points, colors=colors, threshold=keypoint_threshold(result))
+    scores = None
+    if show_scores:
+        scores = result.get("scores")
+    texts = label_texts(class_ids, class_names, scores)
+    add_labels(ax, boxes, texts, image_limits(image), size)
     if len(boxes) == 0:
-        _say(ax, "nothing found")
+        _write_in_middle(ax, "nothing found")
     return ax
 
 
-def detections_grid(images, results, class_names, cols=4, titles=None, side=3.0):
+def detections_grid(
+    images: Sequence[np.ndarray],
+    results: Sequence[dict],
+    class_names: Sequence[str],
+    cols: int = 4,
+    titles: Sequence[str] | None = None,
+    side: float = 3.0,
+) -> Figure:
     """A figure with images and their detections side by side, each `side` inches wide."""
     rows = -(-len(images) // cols)
     figure, axes = new_figure((side * cols, 1.07 * side * rows), rows, cols)
@@ -344,13 +546,63 @@ def detections_grid(images, results, class_names, cols=4, titles=None, side=3.0)
     return figure
 
 
-def draw_detections_grid(images, results, class_names, path, cols=4, titles=None):
+def draw_detections_grid(
+    images: Sequence[np.ndarray],
+    results: Sequence[dict],
+    class_names: Sequence[str],
+    path: str | os.PathLike,
+    cols: int = 4,
+    titles: Sequence[str] | None = None,
+) -> str:
     """Saves `detections_grid` as a PNG. Returns its path as a string."""
     detections_grid(images, results, class_names, cols, titles).savefig(path)
     return str(path)
 
 
-def draw_keypoints(ax, points, skeleton=None, colors=None, threshold=0.0, size=9):
+# ---- Keypoints -----------------------------------------------------------------------------------
+
+
+def keypoint_skeleton(
+    points: np.ndarray, skeleton: Sequence[tuple[int, int]] | None = None
+) -> Sequence[tuple[int, int]]:
+    """The limbs of keypoints [N, K, 3]: those given, else COCO's where K is 17, else none."""
+    from mrcnn.keypoints import COCO_NAMES, COCO_SKELETON
+
+    if skeleton is not None:
+        return skeleton
+    if points.shape[1] == len(COCO_NAMES):
+        return COCO_SKELETON
+    return ()
+
+
+def keypoint_limbs(
+    shown: np.ndarray, skeleton: Sequence[tuple[int, int]]
+) -> list[tuple[int, int, int]]:
+    """The limbs of which both ends are shown.
+
+    Args:
+        shown: [N, K] bool.
+        skeleton: pairs of keypoints.
+
+    Returns:
+        [(object, keypoint, keypoint)].
+    """
+    limbs = []
+    for i in range(len(shown)):
+        for start, end in skeleton:
+            if shown[i, start] and shown[i, end]:
+                limbs.append((i, start, end))
+    return limbs
+
+
+def draw_keypoints(
+    ax: Axes,
+    points: np.ndarray,
+    skeleton: Sequence[tuple[int, int]] | None = None,
+    colors: Sequence | None = None,
+    threshold: float = 0.0,
+    size: float = 9,
+) -> Axes:
     """Draws keypoints and the limbs between them onto matplotlib axes.
 
     Args:
@@ -364,32 +616,27 @@ def draw_keypoints(ax, points, skeleton=None, colors=None, threshold=0.0, size=9
     Returns:
         ax.
     """
+    from matplotlib.collections import LineCollection
+
     points = np.asarray(points, float)
     if points.ndim != 3 or points.shape[-1] != 3:
         raise ValueError(f"keypoints are [N, K, (y, x, score)]. Received: {points.shape}")
-    if skeleton is None:
-        from mrcnn.keypoints import COCO_SKELETON
-
-        skeleton = COCO_SKELETON if points.shape[1] == 17 else ()
-    from matplotlib.collections import LineCollection
-
     colors = colors or random_colors(len(points))
-    places, shown = (
-        points[..., 1::-1] + 0.5,
-        points[..., 2] > threshold,
-    )  # the middle of the pixel, as (x, y)
-    limbs = [
-        (i, a, b) for i in range(len(points)) for a, b in skeleton if shown[i, a] and shown[i, b]
-    ]
-    lines = [places[i, [a, b]] for i, a, b in limbs]
+    middles = points[..., 1::-1] + 0.5  # of the pixels, as (x, y)
+    shown = points[..., 2] > threshold
+    limbs = keypoint_limbs(shown, keypoint_skeleton(points, skeleton))
+    lines = [middles[i, [start, end]] for i, start, end in limbs]
+    limb_colors = [colors[i] for i, _, _ in limbs]
     # A dark rim keeps a limb visible on a ground of its own colour.
-    for width, shades in ((2.6, "black"), (1.4, [colors[i] for i, *_ in limbs])):
-        ax.add_collection(
-            LineCollection(lines, colors=shades, linewidths=width, capstyle="round"), autolim=False
-        )
-    dots, owners = places[shown], np.nonzero(shown)[0]
+    rims = LineCollection(lines, colors="black", linewidths=2.6, capstyle="round")
+    cores = LineCollection(lines, colors=limb_colors, linewidths=1.4, capstyle="round")
+    ax.add_collection(rims, autolim=False)
+    ax.add_collection(cores, autolim=False)
+    x, y = middles[shown].T
+    owners = np.nonzero(shown)[0]
     ax.scatter(
-        *dots.T,
+        x,
+        y,
         s=size,
         color=[colors[i] for i in owners],
         edgecolors="white",
@@ -399,38 +646,42 @@ def draw_keypoints(ax, points, skeleton=None, colors=None, threshold=0.0, size=9
     return ax
 
 
-# ---- matterport's functions: without axes they draw with pyplot, and show where somebody looks
-# ------------
+# ---- matterport's functions: without axes they draw with pyplot ----------------------------------
+
+# matplotlib's backends that only write files: nobody looks.
+FILE_BACKENDS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
 
 
-def _axes(ax, figsize=(16, 16)):
-    """(axes, whether they are new)."""
+def _pyplot_axes(figsize: tuple[float, float]) -> Axes:
+    """The axes of a new figure of pyplot."""
     import matplotlib.pyplot as plt
 
-    return (
-        (ax, False)
-        if ax is not None
-        else (plt.subplots(1, figsize=figsize, layout="tight")[1], True)
-    )
+    return plt.subplots(1, figsize=figsize, layout="tight")[1]
 
 
-def _finish(new):
+def _show() -> None:
     """Shows new figures in a notebook or a window; without a display there is nothing to do."""
     import matplotlib.pyplot as plt
 
-    if new and plt.get_backend().lower() not in (
-        "agg",
-        "cairo",
-        "pdf",
-        "pgf",
-        "ps",
-        "svg",
-        "template",
-    ):
+    if plt.get_backend().lower() not in FILE_BACKENDS:
         plt.show()
 
 
-def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolation=None):
+def _label_size(new: bool) -> int:
+    """Points of the labels: larger in the large figures that are made here."""
+    if new:
+        return 11
+    return 8
+
+
+def display_images(
+    images: Sequence[np.ndarray],
+    titles: Sequence[str] | None = None,
+    cols: int = 4,
+    cmap: Any = None,
+    norm: Any = None,
+    interpolation: str | None = None,
+) -> Figure:
     """Shows images side by side (matterport: display_images).
 
     Args:
@@ -444,7 +695,8 @@ def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolat
     """
     import matplotlib.pyplot as plt
 
-    titles = titles if titles is not None else [""] * len(images)
+    if titles is None:
+        titles = [""] * len(images)
     rows = -(-len(images) // cols)
     figure = plt.figure(figsize=(14, max(14 * rows / cols, 2)), layout="tight")
     for i, (image, title) in enumerate(zip(images, titles)):
@@ -452,31 +704,28 @@ def display_images(images, titles=None, cols=4, cmap=None, norm=None, interpolat
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
         image = np.asarray(image)
-        ax.imshow(
-            image.astype(np.uint8) if image.ndim == 3 else image,
-            cmap=cmap,
-            norm=norm,
-            interpolation=interpolation,
-        )
-    _finish(True)
+        if image.ndim == 3:
+            image = image.astype(np.uint8)
+        ax.imshow(image, cmap=cmap, norm=norm, interpolation=interpolation)
+    _show()
     return figure
 
 
 def display_instances(
-    image,
-    boxes,
-    masks,
-    class_ids,
-    class_names,
-    scores=None,
-    title="",
-    figsize=(16, 16),
-    ax=None,
-    show_mask=True,
-    show_bbox=True,
-    colors=None,
-    captions=None,
-):
+    image: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | None,
+    class_ids: np.ndarray,
+    class_names: Sequence[str],
+    scores: np.ndarray | None = None,
+    title: str = "",
+    figsize: tuple[float, float] = (16, 16),
+    ax: Axes | None = None,
+    show_mask: bool = True,
+    show_bbox: bool = True,
+    colors: Sequence | None = None,
+    captions: Sequence[str] | None = None,
+) -> Axes:
     """Shows an image with its objects (matterport: display_instances).
 
     Args:
@@ -496,57 +745,64 @@ def display_instances(
     Raises:
         ValueError: boxes, masks and class ids that are not equally many.
     """
-    boxes, count = np.asarray(boxes), len(boxes)
-    if len(class_ids) != count or (masks is not None and count and np.shape(masks)[-1] != count):
+    boxes = np.asarray(boxes)
+    count = len(boxes)
+    mask_shape: tuple[int, ...] = ()
+    if masks is not None:
+        mask_shape = np.shape(masks)
+    masks_fit = masks is None or count == 0 or mask_shape[-1] == count
+    if len(class_ids) != count or not masks_fit:
         raise ValueError(
             "boxes [N, 4], masks [H, W, N] and class_ids [N] have one N. Received: shapes "
-            f"{boxes.shape}, {np.shape(masks)}, {np.shape(class_ids)}"
+            f"{boxes.shape}, {mask_shape}, {np.shape(class_ids)}"
         )
-    captions = list(captions) if captions else _captions(class_ids, class_names, scores, 3)
-    colors = list(colors) if colors else random_colors(count)
+    captions = captions or label_texts(class_ids, class_names, scores, 3)
+    colors = colors or random_colors(count)
     real = np.flatnonzero(boxes.reshape(-1, 4).any(axis=1))  # the others are padding
-    ax, new = _axes(ax, figsize)
-    painted, masked = (
-        np.clip(image, 0, 255).astype(np.uint8),
-        show_mask and masks is not None and count,
-    )
-    if masked:
+    real_colors = [colors[i] for i in real]
+    new = ax is None
+    if ax is None:
+        ax = _pyplot_axes(figsize)
+    if show_mask and masks is not None and count:
         masks = np.asarray(masks)
-        masks = masks if len(real) == count else masks[..., real]
-        painted, mask_boxes = paint_masks(image, masks, [colors[i] for i in real])
-    show_image(ax, painted, title, margin=10)
+        if len(real) < count:
+            masks = masks[..., real]
+        painted, mask_boxes = paint_masks(image, masks, real_colors)
+        show_image(ax, painted, title, margin=10)
+        outline_masks(ax, masks, mask_boxes, real_colors)
+    else:
+        show_image(ax, as_bytes(image), title, margin=10)
     if count == 0:
-        _say(ax, "No instances to display")
-    if masked:
-        outline_masks(ax, masks, mask_boxes, [colors[i] for i in real])
+        _write_in_middle(ax, "No instances to display")
     if show_bbox and len(real):
-        add_boxes(ax, boxes[real], [colors[i] for i in real], 2, "dashed")
-    add_labels(
-        ax, boxes[real], [captions[i] for i in real], (0, 0, *np.shape(image)[:2]), 11 if new else 8
-    )
-    _finish(new)
+        add_boxes(ax, boxes[real], real_colors, 2, "dashed")
+    real_captions = [captions[i] for i in real]
+    add_labels(ax, boxes[real], real_captions, image_limits(image), _label_size(new))
+    if new:
+        _show()
     return ax
 
 
 def display_differences(
-    image,
-    gt_box,
-    gt_class_id,
-    gt_mask,
-    pred_box,
-    pred_class_id,
-    pred_score,
-    pred_mask,
-    class_names,
-    title="",
-    ax=None,
-    show_mask=True,
-    show_box=True,
-    iou_threshold=0.5,
-    score_threshold=0.5,
-):
-    """Shows ground truth (green) and predictions (red) with score and IoU (matterport:
-    display_differences).
+    image: np.ndarray,
+    gt_box: np.ndarray,
+    gt_class_id: np.ndarray,
+    gt_mask: np.ndarray,
+    pred_box: np.ndarray,
+    pred_class_id: np.ndarray,
+    pred_score: np.ndarray,
+    pred_mask: np.ndarray,
+    class_names: Sequence[str],
+    title: str = "",
+    ax: Axes | None = None,
+    show_mask: bool = True,
+    show_box: bool = True,
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.5,
+) -> Axes:
+    """Shows ground truth in green and predictions in red (matterport: display_differences).
+
+    Each prediction has its score and its IoU with the object that it overlaps most.
 
     Args: as `utils.compute_matches`, and `display_instances`.
 
@@ -564,25 +820,21 @@ def display_differences(
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
     )
-    pred_match = np.asarray(pred_match)
     # Matches and overlaps follow the score's order and have no zero rows.
-    gt_box, pred_box = np.asarray(gt_box).reshape(-1, 4), np.asarray(pred_box).reshape(-1, 4)
+    gt_box = np.asarray(gt_box).reshape(-1, 4)
     real = np.any(gt_box, axis=1)
-    gt_box, gt_class_id, gt_mask = (
-        gt_box[real],
-        np.asarray(gt_class_id)[real],
-        np.asarray(gt_mask)[..., real],
-    )
+    gt_box = gt_box[real]
+    gt_class_id = np.asarray(gt_class_id)[real]
+    gt_mask = np.asarray(gt_mask)[..., real]
+    pred_box = np.asarray(pred_box).reshape(-1, 4)
     order = np.flatnonzero(np.any(pred_box, axis=1))
     order = order[np.argsort(-np.asarray(pred_score)[order], kind="stable")]
-    pred_box, pred_class_id = pred_box[order], np.asarray(pred_class_id)[order]
-    pred_score, pred_mask = np.asarray(pred_score)[order], np.asarray(pred_mask)[..., order]
-    colors = [(0.0, 0.9, 0.0)] * len(gt_box) + [(1.0, 0.1, 0.1)] * len(pred_box)
-    captions = [""] * len(gt_box) + [
-        f"{pred_score[i]:.2f} / {overlaps[i].max() if overlaps.shape[1] else 0:.2f}"
-        + ("" if pred_match[i] > -1 else " not matched")
-        for i in range(len(pred_box))
-    ]
+    pred_box = pred_box[order]
+    pred_class_id = np.asarray(pred_class_id)[order]
+    pred_score = np.asarray(pred_score)[order]
+    pred_mask = np.asarray(pred_mask)[..., order]
+    green = (0.0, 0.9, 0.0)
+    red = (1.0, 0.1, 0.1)
     return display_instances(
         image,
         np.concatenate([gt_box, pred_box]),
@@ -592,13 +844,38 @@ def display_differences(
         ax=ax,
         show_bbox=show_box,
         show_mask=show_mask,
-        colors=colors,
-        captions=captions,
+        colors=[green] * len(gt_box) + [red] * len(pred_box),
+        captions=[""] * len(gt_box) + _match_texts(pred_score, overlaps, np.asarray(pred_match)),
         title=title or "Ground truth (green) and predictions (red): score / IoU",
     )
 
 
-def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10):
+def _match_texts(scores: np.ndarray, overlaps: np.ndarray, matches: np.ndarray) -> list[str]:
+    """Texts of predictions: score and largest IoU, and whether there is no match.
+
+    Args:
+        scores: [P].
+        overlaps: [P, G] IoU.
+        matches: [P], the matched object's index or -1.
+    """
+    texts = []
+    for score, row, match in zip(scores, overlaps, matches):
+        text = f"{score:.2f} / {row.max(initial=0):.2f}"
+        if match < 0:
+            text += " not matched"
+        texts.append(text)
+    return texts
+
+
+def draw_rois(
+    image: np.ndarray,
+    rois: np.ndarray,
+    refined_rois: np.ndarray,
+    mask: np.ndarray,
+    class_ids: np.ndarray,
+    class_names: Sequence[str],
+    limit: int = 10,
+) -> Axes:
     """Shows a random choice of RoIs, before and after refinement (matterport: draw_rois).
 
     Args:
@@ -611,35 +888,31 @@ def draw_rois(image, rois, refined_rois, mask, class_ids, class_names, limit=10)
     Returns:
         the axes.
     """
-    ids = np.random.choice(len(rois), min(limit, len(rois)), replace=False)
-    ax, _ = _axes(None, (12, 12))
-    painted, colors = np.clip(image, 0, 255).astype(np.uint8), random_colors(len(ids))
-    for color, i in zip(colors, ids):
-        if class_ids[i] > 0:
-            apply_mask(painted, mask[i], color)
+    chosen = np.random.choice(len(rois), min(limit, len(rois)), replace=False)
+    colors = dict(zip(chosen.tolist(), random_colors(len(chosen))))
+    positive = [i for i in colors if class_ids[i] > 0]
+    painted = as_bytes(image)
+    for i in positive:
+        apply_mask(painted, mask[i], colors[i])
+    ax = _pyplot_axes((12, 12))
     positives = int(np.sum(np.asarray(class_ids) > 0))
-    show_image(ax, painted, f"{len(ids)} of {len(rois)} RoIs, {positives} of them positive", 10)
-    for color, i in zip(colors, ids):
-        add_boxes(ax, rois[i], color if class_ids[i] > 0 else "gray", style="dashed")
+    show_image(ax, painted, f"{len(chosen)} of {len(rois)} RoIs, {positives} of them positive", 10)
+    for i, color in colors.items():
         if class_ids[i] > 0:
+            add_boxes(ax, rois[i], color, style="dashed")
             add_boxes(ax, refined_rois[i], color)
-            # A line ties the refined box to the one it came from.
-            ax.plot([rois[i][1], refined_rois[i][1]], [rois[i][0], refined_rois[i][0]], color=color)
-    positive = [i for i in ids if class_ids[i] > 0]
-    add_labels(
-        ax,
-        [refined_rois[i] for i in positive],
-        [class_names[class_ids[i]] for i in positive],
-        (0, 0, *np.shape(image)[:2]),
-        11,
-    )
-    _finish(True)
+            connect_boxes(ax, rois[i], refined_rois[i], color)
+        else:
+            add_boxes(ax, rois[i], "gray", style="dashed")
+    boxes = [refined_rois[i] for i in positive]
+    texts = [class_names[class_ids[i]] for i in positive]
+    add_labels(ax, boxes, texts, image_limits(image), _label_size(True))
+    _show()
     return ax
 
 
-def draw_box(image, box, color):
-    """Draws the edge of box (y1, x1, y2, x2) into an image [H, W, 3], in place (matterport:
-    draw_box)."""
+def draw_box(image: np.ndarray, box: Sequence[float], color: Any) -> np.ndarray:
+    """Draws the edge of a box into an image [H, W, 3], in place (matterport: draw_box)."""
     y1, x1, y2, x2 = (int(side) for side in box)
     image[y1 : y1 + 2, x1:x2] = color
     image[y2 : y2 + 2, x1:x2] = color
@@ -648,25 +921,34 @@ def draw_box(image, box, color):
     return image
 
 
-def display_top_masks(image, mask, class_ids, class_names, limit=4):
-    """Shows an image and, for the classes with the largest area, their masks (matterport:
-    display_top_masks).
+def display_top_masks(
+    image: np.ndarray,
+    mask: np.ndarray,
+    class_ids: np.ndarray,
+    class_names: Sequence[str],
+    limit: int = 4,
+) -> Figure:
+    """Shows an image and the masks of its largest classes (matterport: display_top_masks).
 
     Args:
         image: [H, W, 3].
         mask: [H, W, N].
         class_ids: [N].
-        limit: number of classes.
+        limit: number of classes, those with most pixels.
 
     Returns:
         the figure.
     """
     class_ids = np.asarray(class_ids)
     mask = np.asarray(mask)
-    areas = mask.reshape(-1, mask.shape[-1]).sum(axis=0) if mask.size else np.zeros(len(class_ids))
-    unique = np.unique(class_ids)
-    top = sorted(unique, key=lambda class_id: -areas[class_ids == class_id].sum())[:limit]
-    images, titles = [image], [f"H x W = {image.shape[0]} x {image.shape[1]}"]
+    areas = np.zeros(len(class_ids))
+    if mask.size:
+        areas = mask.sum(axis=(0, 1))
+    class_areas = {i: areas[class_ids == i].sum() for i in np.unique(class_ids)}
+    top = sorted(class_areas, key=class_areas.__getitem__, reverse=True)[:limit]
+    images = [image]
+    height, width = image.shape[:2]
+    titles = [f"H x W = {height} x {width}"]
     for class_id in top:
         # Each object has a value of its own; where two overlap, the later one is seen.
         picture = np.zeros(mask.shape[:2], int)
@@ -674,15 +956,19 @@ def display_top_masks(image, mask, class_ids, class_names, limit=4):
             picture[mask[:, :, i].astype(bool)] = value
         images.append(picture)
         titles.append(class_names[class_id])
-    images += [np.zeros(image.shape[:2], int)] * (limit - len(top))
-    titles += ["-"] * (limit - len(top))
+    empty = limit - len(top)
+    images += [np.zeros(image.shape[:2], int)] * empty
+    titles += ["-"] * empty
     return display_images(images, titles=titles, cols=limit + 1, cmap="Blues_r")
 
 
-def plot_precision_recall(AP, precisions, recalls):
-    """Plots precision over recall, as `utils.compute_ap` returns them (matterport). Returns the
-    axes."""
-    ax, _ = _axes(None, (6, 6))
+def plot_precision_recall(AP: float, precisions: np.ndarray, recalls: np.ndarray) -> Axes:
+    """Plots precision over recall as `utils.compute_ap` returns them (matterport).
+
+    Returns:
+        the axes.
+    """
+    ax = _pyplot_axes((6, 6))
     ax.plot(recalls, precisions)
     ax.set(
         title=f"Precision and recall, AP@50 = {AP:.3f}",
@@ -692,11 +978,18 @@ def plot_precision_recall(AP, precisions, recalls):
         ylim=(0, 1.1),
     )
     ax.grid(alpha=0.3)
-    _finish(True)
+    _show()
     return ax
 
 
-def plot_overlaps(gt_class_ids, pred_class_ids, pred_scores, overlaps, class_names, threshold=0.5):
+def plot_overlaps(
+    gt_class_ids: np.ndarray | Sequence[int],
+    pred_class_ids: np.ndarray | Sequence[int],
+    pred_scores: np.ndarray | Sequence[float],
+    overlaps: np.ndarray,
+    class_names: Sequence[str],
+    threshold: float = 0.5,
+) -> Axes:
     """Plots the IoU of each prediction with each object (matterport: plot_overlaps).
 
     Args:
@@ -711,52 +1004,44 @@ def plot_overlaps(gt_class_ids, pred_class_ids, pred_scores, overlaps, class_nam
     """
     gt_class_ids = [class_id for class_id in gt_class_ids if class_id != 0]
     pred_class_ids = [class_id for class_id in pred_class_ids if class_id != 0]
-    overlaps = np.asarray(overlaps).reshape(-1, len(gt_class_ids) or 1)[
-        : len(pred_class_ids), : len(gt_class_ids)
-    ]
-    ax, _ = _axes(None, (max(5, 0.9 * len(gt_class_ids)), max(4, 0.5 * len(pred_class_ids))))
+    rows = len(pred_class_ids)
+    columns = len(gt_class_ids)
+    overlaps = np.asarray(overlaps).reshape(-1, columns or 1)[:rows, :columns]
+    ax = _pyplot_axes((max(5, 0.9 * columns), max(4, 0.5 * rows)))
     if overlaps.size:
         ax.imshow(overlaps, interpolation="nearest", cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    elif rows:
+        _write_in_middle(ax, "No objects")
     else:
-        _say(ax, "No predictions" if not pred_class_ids else "No objects")
-    ax.set_yticks(
-        range(len(pred_class_ids)),
-        [f"{class_names[i]} ({pred_scores[n]:.2f})" for n, i in enumerate(pred_class_ids)],
-    )
-    ax.set_xticks(range(len(gt_class_ids)), [class_names[i] for i in gt_class_ids], rotation=90)
-    for i, row in enumerate(overlaps):
-        for j, value in enumerate(row):
-            note = (
-                ""
-                if value <= threshold
-                else "\nmatch"
-                if gt_class_ids[j] == pred_class_ids[i]
-                else "\nwrong"
-            )
-            ax.text(
-                j,
-                i,
-                f"{value:.3f}{note}",
-                ha="center",
-                va="center",
-                fontsize=9,
-                color="white" if value > 0.5 else "black",
-            )
+        _write_in_middle(ax, "No predictions")
+    names = [f"{class_names[i]} ({pred_scores[n]:.2f})" for n, i in enumerate(pred_class_ids)]
+    ax.set_yticks(range(rows), names)
+    ax.set_xticks(range(columns), [class_names[i] for i in gt_class_ids], rotation=90)
+    for (i, j), value in np.ndenumerate(overlaps):
+        text = f"{value:.3f}"
+        if value > threshold and gt_class_ids[j] == pred_class_ids[i]:
+            text += "\nmatch"
+        elif value > threshold:
+            text += "\nwrong"
+        color = "black"
+        if value > 0.5:
+            color = "white"
+        ax.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
     ax.set(xlabel="ground truth", ylabel="predictions")
-    _finish(True)
+    _show()
     return ax
 
 
 def draw_boxes(
-    image,
-    boxes=None,
-    refined_boxes=None,
-    masks=None,
-    captions=None,
-    visibilities=None,
-    title="",
-    ax=None,
-):
+    image: np.ndarray,
+    boxes: np.ndarray | None = None,
+    refined_boxes: np.ndarray | None = None,
+    masks: np.ndarray | None = None,
+    captions: Sequence[str] | None = None,
+    visibilities: Sequence[int] | None = None,
+    title: str = "",
+    ax: Axes | None = None,
+) -> Axes:
     """Shows boxes, refined boxes, masks and captions (matterport: draw_boxes).
 
     Args:
@@ -769,82 +1054,109 @@ def draw_boxes(
     Returns:
         the axes.
     """
-    first = boxes if boxes is not None else refined_boxes
-    if first is None:
+    if boxes is not None:
+        count = len(boxes)
+    elif refined_boxes is not None:
+        count = len(refined_boxes)
+    else:
         raise ValueError("draw_boxes needs boxes or refined_boxes. Received: neither")
-    ax, new = _axes(ax, (12, 12))
-    count, painted = len(first), np.clip(image, 0, 255).astype(np.uint8)
+    new = ax is None
+    if ax is None:
+        ax = _pyplot_axes((12, 12))
     colors = random_colors(count)
+    painted = as_bytes(image)
     if masks is not None:
         masks = np.moveaxis(np.asarray(masks), 0, -1)
         painted, mask_boxes = paint_masks(image, masks, colors)
     show_image(ax, painted, title, margin=10)
-    corners, texts = [], []
+    if visibilities is None:
+        visibilities = [2] * count
+    labelled = []
+    texts = []
     for i in range(count):
-        visibility = 2 if visibilities is None else visibilities[i]
-        color, style, alpha = {
-            0: ("gray", "dotted", 0.5),
-            1: (colors[i], "dotted", 1),
-            2: (colors[i], "solid", 1),
-        }[visibility]
-        shown = None
+        drawn = None
         if boxes is not None and np.any(boxes[i]):
-            shown = boxes[i]
-            add_boxes(
-                ax,
-                shown,
-                color,
-                2,
-                "dashed" if refined_boxes is not None and visibility == 2 else style,
-                alpha,
-            )
-        if refined_boxes is not None and visibility > 0:
+            drawn = boxes[i]
+            _draw_box(ax, drawn, colors[i], visibilities[i], refined_boxes is not None)
+        if refined_boxes is not None and visibilities[i] > 0:
             refined = np.asarray(refined_boxes[i]).astype(int)
-            add_boxes(ax, refined, color, 2)
-            if shown is not None:
-                ax.plot([shown[1], refined[1]], [shown[0], refined[0]], color=color)
-            shown = refined
-        if captions is not None and shown is not None:
-            corners.append(shown)
+            add_boxes(ax, refined, colors[i], 2)
+            if drawn is not None:
+                connect_boxes(ax, drawn, refined, colors[i])
+            drawn = refined
+        if captions is not None and drawn is not None:
+            labelled.append(drawn)
             texts.append(captions[i])
     if masks is not None:
         outline_masks(ax, masks, mask_boxes, colors)
-    add_labels(ax, corners, texts, (0, 0, *np.shape(image)[:2]), 11 if new else 8)
-    _finish(new)
+    add_labels(ax, labelled, texts, image_limits(image), _label_size(new))
+    if new:
+        _show()
     return ax
 
 
-def display_table(table):
-    """Shows rows of cells as a table, HTML in a notebook, text elsewhere (matterport). Returns the
-    text."""
-    import html
+def _draw_box(ax: Axes, box: np.ndarray, color: Any, visibility: int, refined: bool) -> None:
+    """Draws a box of `draw_boxes` as its visibility says; dashed where a refined one follows."""
+    if visibility == 0:
+        add_boxes(ax, box, "gray", 2, "dotted", 0.5)
+    elif visibility == 1:
+        add_boxes(ax, box, color, 2, "dotted")
+    elif refined:
+        add_boxes(ax, box, color, 2, "dashed")
+    else:
+        add_boxes(ax, box, color, 2, "solid")
 
-    widths = [max(len(str(cell)) for cell in column) for column in zip(*table)]
-    text = "\n".join(
-        "  ".join(f"{cell!s:>{width}}" for cell, width in zip(row, widths)) for row in table
-    )
-    notebook = False
-    try:
-        from IPython import get_ipython
+
+# ---- Tables --------------------------------------------------------------------------------------
+
+
+def display_table(table: Sequence[Sequence]) -> str:
+    """Shows rows of cells as a table, HTML in a notebook, text elsewhere (matterport).
+
+    Returns:
+        the table as text.
+    """
+    texts = [[str(cell) for cell in row] for row in table]
+    widths = [max(len(cell) for cell in column) for column in zip(*texts)]
+    lines = []
+    for row in texts:
+        lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths)))
+    text = "\n".join(lines)
+    if _in_notebook():
         from IPython.display import HTML, display
 
-        notebook = get_ipython() is not None
-    except ImportError:
-        pass
-    if not notebook:
+        display(HTML(_html_table(texts)))
+    else:
         print(text)
-        return text
-    rows = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) + "</tr>"
-        for row in table
-    )
-    display(HTML(f"<table>{rows}</table>"))
     return text
 
 
-def display_weight_stats(model):
-    """Shows shape, smallest, largest value and standard deviation of each weight (matterport:
-    display_weight_stats).
+def _in_notebook() -> bool:
+    """Whether IPython runs this."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return False
+    return get_ipython() is not None
+
+
+def _html_table(texts: list[list[str]]) -> str:
+    """Rows of texts as a table in HTML."""
+    import html
+
+    rows = []
+    for row in texts:
+        cells = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        rows.append(f"<tr>{cells}</tr>")
+    return f"<table>{''.join(rows)}</table>"
+
+
+# Weights that may be constant: biases, and what batch normalisation begins with.
+CONSTANT_WEIGHTS = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+
+
+def display_weight_stats(model: MaskRCNN) -> str:
+    """Shows shape, range and standard deviation of each weight (matterport: display_weight_stats).
 
     Args:
         model: a `MaskRCNN`.
@@ -856,18 +1168,13 @@ def display_weight_stats(model):
     for layer in model.get_trainable_layers():
         for variable in layer.weights:
             values = np.asarray(variable)
-            # Constant weights (other than biases and batch norm's) tell of a layer that was never
-            # set.
-            dead = values.min() == values.max() and variable.name not in (
-                "bias",
-                "beta",
-                "gamma",
-                "moving_mean",
-                "moving_variance",
-            )
+            name = f"{layer.name}/{variable.name}"
+            # Other weights that are constant tell of a layer that was never set.
+            if values.min() == values.max() and variable.name not in CONSTANT_WEIGHTS:
+                name += " *** dead?"
             table.append(
                 [
-                    f"{layer.name}/{variable.name}" + (" *** dead?" if dead else ""),
+                    name,
                     str(values.shape),
                     f"{values.min():+10.4f}",
                     f"{values.max():+10.4f}",

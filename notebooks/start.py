@@ -8,10 +8,14 @@
 Weights that were trained here lie in ../logs/notebooks (or $MRCNN_NOTEBOOKS) and are used again.
 """
 
+from __future__ import annotations
+
 import importlib.util
 import os
 import pathlib
 import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -20,12 +24,30 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from mrcnn import commands  # noqa: E402
 from mrcnn.coco import CocoDataset  # noqa: E402
 
+if TYPE_CHECKING:
+    from keras.callbacks import History
+
+    from mrcnn.config import Config
+    from mrcnn.model import MaskRCNN
+    from mrcnn.utils import Dataset
+
 FOLDER = pathlib.Path(os.environ.get("MRCNN_NOTEBOOKS", ROOT / "logs" / "notebooks"))
 # Steps of the training from scratch: about a minute on two CPU cores.
 STEPS = int(os.environ.get("MRCNN_NOTEBOOK_STEPS", 120))
+# Of a small network for photographs in COCO's layout.
+COCO_SETTINGS = {
+    "NAME": "coco",
+    "IMAGE_MIN_DIM": 256,
+    "IMAGE_MAX_DIM": 256,
+    "RPN_ANCHOR_SCALES": (16, 32, 64, 128, 256),
+    "IMAGES_PER_GPU": 2,
+    "MAX_GT_INSTANCES": 40,
+    "CHECK_IMAGES": 8,
+}
 
 
-def _shapes():
+def _shapes() -> ModuleType:
+    """The module of the sample with generated shapes."""
     spec = importlib.util.spec_from_file_location(
         "shapes", ROOT / "samples" / "shapes" / "shapes.py"
     )
@@ -34,20 +56,23 @@ def _shapes():
     return module
 
 
-def _years(folder):
+def _years(folder: pathlib.Path) -> dict[str, str]:
     """{subset: year} of a folder in COCO's layout, by its annotation files."""
-    found = {}
+    years = {}
     for path in sorted((folder / "annotations").glob("instances_*.json")):
         name = path.stem.removeprefix("instances_")
-        found[name.rstrip("0123456789")] = name[len(name.rstrip("0123456789")) :]
-    if not found:
+        subset = name.rstrip("0123456789")
+        years[subset] = name.removeprefix(subset)
+    if not years:
         raise FileNotFoundError(
             f'DATA is "shapes" or a folder with annotations/instances_*.json. Received: {folder}'
         )
-    return found
+    return years
 
 
-def data(where="shapes", subset="train", images=200, **settings):
+def data(
+    where: str | os.PathLike = "shapes", subset: str = "train", images: int = 200, **settings: Any
+) -> tuple[Dataset, Config]:
     """A dataset and the settings of a small network for it.
 
     Args:
@@ -61,28 +86,25 @@ def data(where="shapes", subset="train", images=200, **settings):
     """
     shapes = _shapes()
     if where == "shapes":
-        dataset = shapes.ShapesDataset(images, first=commands.HELD_OUT if subset == "val" else 0)
-        return dataset, shapes.ShapesConfig(**{"IMAGES_PER_GPU": 8, **settings})
-    folder = pathlib.Path(where) if pathlib.Path(where).exists() else ROOT / where
+        first = 0
+        if subset == "val":
+            first = commands.HELD_OUT
+        config = shapes.ShapesConfig(**{"IMAGES_PER_GPU": 8, **settings})
+        return shapes.ShapesDataset(images, first=first), config
+    folder = pathlib.Path(where)
+    if not folder.exists():
+        folder = ROOT / where
     years = _years(folder)
-    subset = subset if subset in years else next(iter(years))
+    if subset not in years:
+        subset = next(iter(years))
     dataset = CocoDataset()
     dataset.load_coco(folder, subset, years[subset], keep_empty=True)
     dataset.prepare()
-    values = {
-        "NAME": "coco",
-        "NUM_CLASSES": dataset.num_classes,
-        "IMAGE_MIN_DIM": 256,
-        "IMAGE_MAX_DIM": 256,
-        "RPN_ANCHOR_SCALES": (16, 32, 64, 128, 256),
-        "IMAGES_PER_GPU": 2,
-        "MAX_GT_INSTANCES": 40,
-        "CHECK_IMAGES": 8,
-    }
-    return dataset, shapes.ShapesConfig(**{**values, **settings})
+    values = {**COCO_SETTINGS, "NUM_CLASSES": dataset.num_classes, **settings}
+    return dataset, shapes.ShapesConfig(**values)
 
 
-def train(where="shapes", steps=STEPS, epochs=3):
+def train(where: str | os.PathLike = "shapes", steps: int = STEPS, epochs: int = 3) -> History:
     """Trains the small network from random weights and keeps the weights. Returns the History."""
     import keras
 
@@ -96,13 +118,15 @@ def train(where="shapes", steps=STEPS, epochs=3):
     return history
 
 
-def weights(where="shapes"):
+def weights(where: str | os.PathLike = "shapes") -> pathlib.Path:
     """Where `train` keeps the weights for that data."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     return FOLDER / f"{pathlib.Path(where).name}.h5"
 
 
-def model(where="shapes", path=None, **settings):
+def model(
+    where: str | os.PathLike = "shapes", path: str | os.PathLike | None = None, **settings: Any
+) -> MaskRCNN:
     """An inference model: of the weights at `path`, of `make demo`'s, of `train`'s, or trained now.
 
     Returns:
@@ -111,14 +135,18 @@ def model(where="shapes", path=None, **settings):
     from mrcnn import model as modellib
 
     _, config = data(where, images=1, **{"IMAGES_PER_GPU": 1, **settings})
-    demo = (
-        sorted((ROOT / "demo" / "logs").glob("*/mask_rcnn_shapes_*.h5"))
-        if where == "shapes"
-        else []
-    )
-    path = path or (demo[-1] if demo else weights(where))
+    path = path or _newest_weights(where)
     if not pathlib.Path(path).exists():
         train(where)
     network = modellib.MaskRCNN("inference", config, FOLDER)
     network.coverage = network.load_weights(path)
     return network
+
+
+def _newest_weights(where: str | os.PathLike) -> pathlib.Path:
+    """The newest weights for that data: those of `make demo`, or those that `train` keeps."""
+    if where == "shapes":
+        demo = sorted((ROOT / "demo" / "logs").glob("*/mask_rcnn_shapes_*.h5"))
+        if demo:
+            return demo[-1]
+    return weights(where)

@@ -1,5 +1,4 @@
-"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like;
-docs/custom_dataset.md explains it.
+"""Trains Mask R-CNN on your own photographs. Copy this file and change what you like.
 
     python samples/custom.py train --dataset=photos --weights=coco
         photographs and their VIA, LabelMe or COCO json
@@ -9,10 +8,12 @@ docs/custom_dataset.md explains it.
         pictures of what the model finds
 
 Without a GPU add --small: a small network from random weights, with --weights=none.
+docs/custom_dataset.md explains all of it.
 """
 
 import pathlib
 import sys
+from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # the project's folder
 
@@ -23,7 +24,8 @@ class CustomConfig(config.Config):
     """The settings; NUM_CLASSES follows from the annotations."""
 
     NAME = "custom"
-    STEPS_PER_EPOCH, VALIDATION_STEPS = 100, 5
+    STEPS_PER_EPOCH = 100
+    VALIDATION_STEPS = 5
     SEED = 0  # the same images, draws and weights in every run
     STAGES = [(20, "heads", 1.0), (40, "all", 0.1)]  # last epoch, layers, factor of LEARNING_RATE
 
@@ -35,7 +37,7 @@ class SmallCustomConfig(CustomConfig, config.SmallConfig):
     STAGES = [(3, "all", 1.0)]
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = commands.parser(__doc__, ("train", "evaluate", "detect"))
     parser.add_argument(
         "--annotations",
@@ -49,35 +51,33 @@ def main(arguments=None):
         "--small", action="store_true", help="a small network for a CPU and random weights"
     )
     args = commands.parse(parser, arguments)
-    settings = commands.configure(SmallCustomConfig() if args.small else CustomConfig(), args)
+    settings = CustomConfig()
+    if args.small:
+        settings = SmallCustomConfig()
+    commands.configure(settings, args)
     if args.command == "detect":
         names = commands.load_classes(settings, args)
-    else:
-        if not args.dataset:
-            parser.error(f"{args.command} needs --dataset, the folder of the photographs")
-        found = annotations.read(args.annotations or args.dataset, args.dataset, args.attribute)
-        print(found.summary())
-        train_set, held_out = (
-            annotations.AnnotatedDataset.of("custom", part) for part in found.split(0.2)
-        )
-        names = train_set.class_names
-    settings.NUM_CLASSES = len(names)
+        settings.NUM_CLASSES = len(names)
+        model = commands.load_model("inference", commands.inference_config(settings), args)
+        commands.detect(model, names, args)
+        return
+    if not args.dataset:
+        parser.error(f"{args.command} needs --dataset, the folder of the photographs")
+    photographs = annotations.read(args.annotations or args.dataset, args.dataset, args.attribute)
+    print(photographs.summary())
+    larger, smaller = photographs.split(0.2)
+    train_set = annotations.AnnotatedDataset.of("custom", larger)
+    held_out = annotations.AnnotatedDataset.of("custom", smaller)
+    settings.NUM_CLASSES = len(train_set.class_names)
     if args.command == "train":
         model = commands.load_model("training", settings, args)
-        commands.save_classes(model, names)
+        commands.save_classes(model, train_set.class_names)
         flips = data.import_imgaug().augmenters.Fliplr(0.5)
         commands.train(model, train_set, held_out, settings.STAGES, args, augmentation=flips)
-    elif args.command == "evaluate":
-        settings.DETECTION_MIN_CONFIDENCE = 0.0  # AP counts detections of any score
-        commands.evaluate(
-            commands.load_model("inference", commands.inference_config(settings), args),
-            held_out,
-            args,
-        )
     else:
-        commands.detect(
-            commands.load_model("inference", commands.inference_config(settings), args), names, args
-        )
+        settings.DETECTION_MIN_CONFIDENCE = 0.0  # AP counts detections of any score
+        model = commands.load_model("inference", commands.inference_config(settings), args)
+        commands.evaluate(model, held_out, args)
 
 
 if __name__ == "__main__":

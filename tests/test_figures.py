@@ -129,3 +129,51 @@ def test_stages(settings, tmp_path):
     rows = inspection.weight_statistics(model)
     figures.plot_weights(rows).savefig(tmp_path / "x.png")
     figures.plot_spreads(rows).savefig(tmp_path / "x.png")
+
+
+def test_keypoints_are_drawn_in_every_picture_of_objects():
+    """Of ground truth those that are labelled, of detections all: 3 and 17 points here."""
+    from mrcnn.utils import Dataset
+
+    class Person(Dataset):
+        def load_image(self, image_id):
+            return np.full((60, 60, 3), 90, np.uint8)
+
+        def load_mask(self, image_id):
+            masks = np.zeros((60, 60, 1), bool)
+            masks[10:50, 10:50] = True
+            return masks, np.ones(1, np.int32)
+
+        def load_keypoints(self, image_id):
+            points = np.zeros((1, 17, 3))
+            points[0, :3] = [(20, 20, 2), (30, 30, 1), (40, 40, 2)]
+            return points
+
+    dataset = Person()
+    dataset.add_class("person", 1, "person")
+    dataset.add_image("person", 0, None)
+    dataset.prepare()
+    truth = inspection.true_objects(dataset, 0)
+    result = {**truth, "scores": np.array([0.9])}
+    unsure = {**truth, "scores": np.array([0.1])}
+    row = {
+        "image_id": 0,
+        "ap": 1.0,
+        "image": dataset.load_image(0),
+        "truth": truth,
+        "result": result,
+    }
+
+    def points_of(figure):
+        from matplotlib.collections import PathCollection
+
+        return [
+            sum(len(part.get_offsets()) for part in ax.findobj(PathCollection))
+            for ax in figure.axes
+        ]
+
+    names = dataset.class_names
+    assert points_of(figures.draw_examples(dataset, [0], cols=1)) == [3]
+    assert points_of(figures.draw_comparison([row], names)) == [3, 17]
+    images = [row["image"]] * 2
+    assert points_of(figures.draw_results(images, [result, unsure], names, 2)) == [17, 0]

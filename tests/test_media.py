@@ -260,3 +260,26 @@ def test_paint():
         "masks": np.zeros((120, 160, 0), bool),
     }
     np.testing.assert_array_equal(media.paint(image, nothing, ["BG"]), image)
+
+
+def test_paint_keypoints():
+    """A labelled point is painted where it is, one that is not labelled isn't; limbs join them."""
+    image = np.full((120, 160, 3), 90, np.uint8)
+    points = np.zeros((1, 17, 3))
+    points[0, 13] = 60, 100, 2  # the left knee
+    points[0, 15] = 100, 100, 1  # the left ankle
+    points[0, 0] = 20, 20, 0  # a nose that is not labelled
+    result = {
+        "rois": np.array([[10, 40, 110, 140]]),
+        "class_ids": np.array([1]),
+        "masks": None,
+        "keypoints": points,
+    }
+    painted = media.paint(image, result, ["BG", "person"])
+    changed = (painted != 90).any(axis=2)
+    assert changed[58:102, 100].all() and not changed[20, 20]
+    assert not changed[58:102, 60:90].any()
+    # Of detections the third value is a logit: every point is painted.
+    result["scores"] = np.array([0.9])
+    points[0, :, 2] = -1
+    assert (media.paint(image, result, ["BG", "person"])[60, 100] != 90).any()

@@ -9,6 +9,7 @@ A cell whose metadata has "gallery": NAME gives docs/gallery/NAME.png.
 import argparse
 import base64
 import io
+import os
 import pathlib
 
 import nbformat
@@ -19,7 +20,9 @@ NOTEBOOKS = ROOT / "notebooks"
 ORDER = ("train_shapes", "demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
 
 
-def execute(path, data="shapes", timeout=1800):
+def execute(
+    path: str | os.PathLike, data: str | os.PathLike = "shapes", timeout: float = 1800
+) -> nbformat.NotebookNode:
     """A notebook with its outputs, run in its own folder on the given data."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
@@ -35,32 +38,33 @@ def execute(path, data="shapes", timeout=1800):
     return notebook
 
 
-def pictures(notebook):
+def pictures(notebook: nbformat.NotebookNode) -> list[tuple[nbformat.NotebookNode, bytes]]:
     """[(cell, PNG bytes)] of a notebook that ran."""
-    return [
-        (cell, base64.b64decode(output["data"]["image/png"]))
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
+    images = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            png = output.get("data", {}).get("image/png")
+            if png is not None:
+                images.append((cell, base64.b64decode(png)))
+    return images
 
 
-def save(png, path, width=900):
+def save(png: bytes, path: pathlib.Path, width: int = 900) -> None:
     """Saves a PNG of at most that width with 256 colours, the rare ones of a legend among them."""
     from PIL import Image
 
     with Image.open(io.BytesIO(png)) as image:
         image = image.convert("RGB")
         if image.width > width:
-            image = image.resize((width, round(image.height * width / image.width)), Image.LANCZOS)
+            height = round(image.height * width / image.width)
+            image = image.resize((width, height), Image.LANCZOS)
         path.parent.mkdir(parents=True, exist_ok=True)
-        image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(
-            path, optimize=True
-        )
+        method = Image.Quantize.MAXCOVERAGE
+        small = image.quantize(256, method, dither=Image.Dither.NONE)
+        small.save(path, optimize=True)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -82,8 +86,9 @@ def main():
             nbformat.write(notebook, args.executed / f"{name}.ipynb")
         for cell, png in pictures(notebook):
             if "gallery" in cell.metadata:
-                save(png, args.output / f"{cell.metadata['gallery']}.png")
-                print(args.output / f"{cell.metadata['gallery']}.png", flush=True)
+                path = args.output / f"{cell.metadata['gallery']}.png"
+                save(png, path)
+                print(path, flush=True)
         print(name, "done", flush=True)
 
 

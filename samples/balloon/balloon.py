@@ -15,12 +15,15 @@ balloon, unless --attribute names the region attribute that holds the class; the
 classes as it has values in train/.
 """
 
+import argparse
 import contextlib
 import datetime
 import os
 import pathlib
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,6 +32,10 @@ sys.path.insert(0, ROOT_DIR)
 
 from mrcnn import annotations, commands, media  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
+
+if TYPE_CHECKING:
+    from mrcnn.model import MaskRCNN
+    from mrcnn.utils import Dataset
 
 COCO_WEIGHTS_PATH = str(commands.COCO_WEIGHTS)
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
@@ -48,7 +55,13 @@ class BalloonConfig(Config):
 class BalloonDataset(annotations.AnnotatedDataset):
     """Photographs with the regions of VIA's json."""
 
-    def load_balloon(self, dataset_dir, subset, attribute=None, classes=None):
+    def load_balloon(
+        self,
+        dataset_dir: str | os.PathLike,
+        subset: str,
+        attribute: str | None = None,
+        classes: Sequence[str] | None = None,
+    ) -> None:
         """Adds a subset; call `prepare` afterwards.
 
         Args:
@@ -60,19 +73,23 @@ class BalloonDataset(annotations.AnnotatedDataset):
         if subset not in ("train", "val"):
             raise ValueError(f"The subset is 'train' or 'val'. Received: {subset!r}")
         path = os.path.join(dataset_dir, subset, "via_region_data.json")
-        found = annotations.read_via(
-            path, attribute=attribute, label=None if attribute else "balloon"
-        )
-        self.load("balloon", found, classes)
+        if attribute:
+            regions = annotations.read_via(path, attribute=attribute)
+        else:
+            regions = annotations.read_via(path, attribute=attribute, label="balloon")
+        self.load("balloon", regions, classes)
 
     load_balloons = load_balloon
 
 
-def load(dataset_dir, attribute=None):
+def load(
+    dataset_dir: str | os.PathLike, attribute: str | None = None
+) -> tuple[BalloonDataset, BalloonDataset]:
     """(training set, validation set), prepared, with the training set's classes."""
-    train_set, val_set = BalloonDataset(), BalloonDataset()
+    train_set = BalloonDataset()
     train_set.load_balloon(dataset_dir, "train", attribute)
     train_set.prepare()
+    val_set = BalloonDataset()
     val_set.load_balloon(dataset_dir, "val", attribute, train_set.class_names[1:])
     val_set.prepare()
     return train_set, val_set
@@ -81,7 +98,7 @@ def load(dataset_dir, attribute=None):
 # ---- Colour splash -------------------------------------------------------------------------------
 
 
-def color_splash(image, mask):
+def color_splash(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image in gray except where an object is.
 
     Args:
@@ -91,14 +108,18 @@ def color_splash(image, mask):
     Returns:
         [H, W, 3] uint8.
     """
-    # How bright a colour is, ITU-R BT.709.
-    gray = np.around(np.asarray(image) @ np.array([0.2125, 0.7154, 0.0721])).astype(np.uint8)
-    return np.where(np.asarray(mask).any(axis=-1)[..., None], image, gray[..., None]).astype(
-        np.uint8
-    )
+    brightness = np.array([0.2125, 0.7154, 0.0721])  # of red, green and blue, ITU-R BT.709
+    gray = np.around(np.asarray(image) @ brightness)[..., None]
+    inside = np.asarray(mask).any(axis=-1, keepdims=True)
+    return np.where(inside, image, gray).astype(np.uint8)
 
 
-def detect_and_color_splash(model, image_path=None, video_path=None, output="."):
+def detect_and_color_splash(
+    model: "MaskRCNN",
+    image_path: str | os.PathLike | None = None,
+    video_path: str | os.PathLike | None = None,
+    output: str | os.PathLike = ".",
+) -> str:
     """Writes the colour splash of an image, or of each frame of a video.
 
     Args:
@@ -113,45 +134,61 @@ def detect_and_color_splash(model, image_path=None, video_path=None, output=".")
         raise ValueError(
             f"Expected an image or a video. Received: {image_path!r} and {video_path!r}"
         )
-    name = os.path.join(output, f"splash_{datetime.datetime.now():%Y%m%dT%H%M%S}")
-    suffix = ".png" if video_path is None else ".avi"
-    saved, number = name + suffix, 1
-    while os.path.exists(saved):
-        number += 1
-        saved = f"{name}_{number}{suffix}"
-    with _local(image_path or video_path) as path:
-        if image_path is not None:
-            image = media.read_image(path)
-            media.write_image(saved, color_splash(image, model.detect([image])[0]["masks"]))
-        else:
-            with media.VideoWriter(saved, media.video_info(path)[1]) as video:
+    if image_path is not None:
+        saved = _free_name(output, ".png")
+        with _local(image_path) as path:
+            media.write_image(saved, _splash(model, media.read_image(path)))
+    else:
+        saved = _free_name(output, ".avi")
+        with _local(video_path) as path:
+            _, rate = media.video_info(path)
+            with media.VideoWriter(saved, rate) as video:
                 for image in media.read_video(path):
-                    video.write(color_splash(image, model.detect([image])[0]["masks"]))
+                    video.write(_splash(model, image))
     print("Saved to", saved)
     return saved
 
 
-def _is_address(source):
+def _splash(model: "MaskRCNN", image: np.ndarray) -> np.ndarray:
+    """The colour splash of what the model detects."""
+    result = model.detect([image])[0]
+    return color_splash(image, result["masks"])
+
+
+def _free_name(folder: str | os.PathLike, suffix: str) -> str:
+    """A path with the time in it, numbered where there is such a file already."""
+    name = os.path.join(folder, f"splash_{datetime.datetime.now():%Y%m%dT%H%M%S}")
+    path = name + suffix
+    number = 1
+    while os.path.exists(path):
+        number += 1
+        path = f"{name}_{number}{suffix}"
+    return path
+
+
+def _is_address(source: str | os.PathLike | None) -> bool:
+    """Whether a source is an address of the web, not a path."""
     return str(source).startswith(("http://", "https://"))
 
 
 @contextlib.contextmanager
-def _local(source):
+def _local(source: str | os.PathLike | None) -> Iterator[str | os.PathLike]:
     """The path of a file, of an address that of a temporary copy."""
-    if not _is_address(source):
-        if not os.path.exists(source):
+    if source is None or not _is_address(source):
+        if source is None or not os.path.exists(source):
             raise FileNotFoundError(f"No file {source}")
         yield source
         return
+    address = str(source)
     import shutil
     import urllib.parse
     import urllib.request
 
-    suffix = pathlib.PurePosixPath(urllib.parse.urlparse(source).path).suffix
+    suffix = pathlib.PurePosixPath(urllib.parse.urlparse(address).path).suffix
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "file" + suffix)
         try:
-            with urllib.request.urlopen(source, timeout=60) as response, open(path, "wb") as file:
+            with urllib.request.urlopen(address, timeout=60) as response, open(path, "wb") as file:
                 shutil.copyfileobj(response, file)
         except OSError as error:
             raise OSError(f"{source} can't be downloaded: {error}") from error
@@ -161,13 +198,20 @@ def _local(source):
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def train(model, train_set, val_set, args=None):
-    """The heads alone, 30 epochs or --epochs of `args`: the set is small, and COCO's weights know
-    round things."""
+def train(
+    model: "MaskRCNN",
+    train_set: "Dataset",
+    val_set: "Dataset | None",
+    args: argparse.Namespace | None = None,
+) -> None:
+    """Trains the heads alone, 30 epochs or --epochs of `args`.
+
+    The set is small, and COCO's weights know round things.
+    """
     commands.train(model, train_set, val_set, [(30, "heads", 1.0)], args)
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = commands.parser(__doc__, ("train", "splash"), DEFAULT_LOGS_DIR, inputs="splash")
     parser.set_defaults(output=".")
     parser.add_argument(
@@ -182,15 +226,19 @@ def main(arguments=None):
         config.NUM_CLASSES = train_set.num_classes
         model = commands.load_model("training", config, args)
         commands.save_classes(model, train_set.class_names)
-        return train(model, train_set, val_set, args)
+        train(model, train_set, val_set, args)
+        return
     config.NUM_CLASSES = len(commands.load_classes(config, args, default=("BG", "balloon")))
     model = commands.load_model("inference", commands.inference_config(config), args)
     for source in args.inputs:
-        for path in [source] if _is_address(source) else media.find_files(source):
-            video = source in args.video or media.is_video(path)
-            detect_and_color_splash(
-                model, **{"video_path" if video else "image_path": path}, output=args.output
-            )
+        paths = [source]
+        if not _is_address(source):
+            paths = media.find_files(source)
+        for path in paths:
+            if source in args.video or media.is_video(path):
+                detect_and_color_splash(model, video_path=path, output=args.output)
+            else:
+                detect_and_color_splash(model, image_path=path, output=args.output)
 
 
 if __name__ == "__main__":

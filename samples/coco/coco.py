@@ -14,9 +14,14 @@
 --annotations and --images.
 """
 
+from __future__ import annotations
+
+import argparse
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +31,10 @@ sys.path.insert(0, ROOT_DIR)
 from mrcnn import commands, evaluate as evaluation  # noqa: E402
 from mrcnn.coco import CocoDataset  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
+
+if TYPE_CHECKING:
+    from mrcnn.model import MaskRCNN
+    from mrcnn.utils import Dataset
 
 COCO_MODEL_PATH = str(commands.COCO_WEIGHTS)
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
@@ -129,7 +138,14 @@ class CocoConfig(Config):
 # ---- Evaluation, as existing code calls it -------------------------------------------------------
 
 
-def build_coco_results(dataset, image_ids, rois, class_ids, scores, masks):
+def build_coco_results(
+    dataset: Dataset,
+    image_ids: Sequence[int],
+    rois: np.ndarray | None,
+    class_ids: np.ndarray,
+    scores: np.ndarray,
+    masks: np.ndarray,
+) -> list[dict]:
     """Results of one detection in COCO's format (matterport: build_coco_results).
 
     Args:
@@ -143,16 +159,22 @@ def build_coco_results(dataset, image_ids, rois, class_ids, scores, masks):
     """
     if rois is None:
         return []
-    category_ids = {i: info["id"] for i, info in enumerate(dataset.class_info) if i}
+    category_ids = _category_ids(dataset)
     result = {"rois": np.asarray(rois), "class_ids": class_ids, "scores": scores, "masks": masks}
-    return [
-        row
-        for image_id in image_ids
-        for row in evaluation.coco_results(image_id, result, category_ids)
-    ]
+    rows = []
+    for image_id in image_ids:
+        rows += evaluation.coco_results(image_id, result, category_ids)
+    return rows
 
 
-def evaluate_coco(model, dataset, coco, eval_type="bbox", limit=0, image_ids=None):
+def evaluate_coco(
+    model: MaskRCNN,
+    dataset: CocoDataset,
+    coco: Any,
+    eval_type: str = "bbox",
+    limit: int = 0,
+    image_ids: Sequence[int] | np.ndarray | None = None,
+) -> evaluation.Evaluation:
     """Evaluates on a CocoDataset and prints the figures (matterport: evaluate_coco).
 
     Args:
@@ -168,12 +190,14 @@ def evaluate_coco(model, dataset, coco, eval_type="bbox", limit=0, image_ids=Non
     """
     if eval_type not in ("bbox", "segm"):
         raise ValueError(f"eval_type is 'bbox' or 'segm'. Received: {eval_type!r}")
-    image_ids = dataset.image_ids if image_ids is None else image_ids
+    if image_ids is None:
+        image_ids = dataset.image_ids
     result = evaluation.evaluate(model, dataset, image_ids[: limit or None])
     print(result.summary())
+    ap = dict(result.kinds())[eval_type]["AP"]
     print(
-        f"{evaluation.TITLES[eval_type]} AP {dict(result.kinds())[eval_type]['AP']:.3f} on"
-        f" {result.images} images in {result.seconds:.0f} s"
+        f"{evaluation.TITLES[eval_type]} AP {ap:.3f} on {result.images} images"
+        f" in {result.seconds:.0f} s"
     )
     return result
 
@@ -181,35 +205,17 @@ def evaluate_coco(model, dataset, coco, eval_type="bbox", limit=0, image_ids=Non
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def load(args, training=False):
+def load(args: argparse.Namespace, training: bool = False) -> CocoDataset:
     """The dataset that the options ask for: of --annotations, or the year's subset."""
     dataset = CocoDataset()
+    keep_empty = not training
     if args.annotations:
         images = args.images or os.path.dirname(args.annotations)
-        dataset.load_json(args.annotations, images, "coco", keep_empty=not training)
+        dataset.load_json(args.annotations, images, "coco", keep_empty=keep_empty)
     else:
         year = args.year or _year(args.dataset)
         for subset in _subsets(args, year, training):
-            try:
-                dataset.load_coco(
-                    args.dataset, subset, year, auto_download=args.download, keep_empty=not training
-                )
-            except OSError as error:
-                # The files of 2014's parts are not COCO's own, and may be gone.
-                if (
-                    args.subset
-                    or subset in ("train", "val")
-                    or os.path.exists(_json(args.dataset, subset, year))
-                ):
-                    raise
-                print(
-                    f"{error}; {'going on without it' if training else 'val is used instead'}",
-                    file=sys.stderr,
-                )
-                if not training:
-                    dataset.load_coco(
-                        args.dataset, "val", year, auto_download=args.download, keep_empty=True
-                    )
+            _load_subset(dataset, args, subset, year, training)
     dataset.prepare()
     if dataset.num_images and not os.path.exists(dataset.image_info[0]["path"]):
         raise FileNotFoundError(
@@ -219,36 +225,66 @@ def load(args, training=False):
     return dataset
 
 
-def _json(folder, subset, year):
+def _load_subset(
+    dataset: CocoDataset, args: argparse.Namespace, subset: str, year: str, training: bool
+) -> None:
+    """Adds a subset of a year; a part of 2014's validation set that is not to be had may lack.
+
+    The files of these parts are not COCO's own, and may be gone: training goes on without, and
+    "val" is used for evaluation.
+    """
+    options = {"auto_download": args.download, "keep_empty": not training}
+    try:
+        dataset.load_coco(args.dataset, subset, year, **options)
+    except OSError as error:
+        is_own = bool(args.subset) or subset in ("train", "val")
+        if is_own or os.path.exists(_json(args.dataset, subset, year)):
+            raise
+        if training:
+            print(f"{error}; going on without it", file=sys.stderr)
+        else:
+            print(f"{error}; val is used instead", file=sys.stderr)
+            dataset.load_coco(args.dataset, "val", year, **options)
+
+
+def _json(folder: str, subset: str, year: str) -> str:
+    """The path of a subset's annotations."""
     return os.path.join(folder, "annotations", f"instances_{subset}{year}.json")
 
 
-def _year(folder):
+def _year(folder: str) -> str:
     """The year that the folder has data of, 2014 before 2017."""
-    return next(
-        (
-            year
-            for year in ("2014", "2017")
-            if os.path.exists(_json(folder, "val", year))
-            or os.path.exists(_json(folder, "minival", year))
-        ),
-        DEFAULT_DATASET_YEAR,
-    )
+    for year in ("2014", "2017"):
+        for subset in ("val", "minival"):
+            if os.path.exists(_json(folder, subset, year)):
+                return year
+    return DEFAULT_DATASET_YEAR
 
 
-def _subsets(args, year, training):
-    """What to train or evaluate on: in 2014 the validation set was divided, its larger part trained
-    on as well."""
-    if args.subset and not training:
-        return [args.subset]
-    part = "valminusminival" if training else "minival"
-    parted = year == "2014" and (args.download or os.path.exists(_json(args.dataset, part, year)))
+def _subsets(args: argparse.Namespace, year: str, training: bool) -> list[str]:
+    """The subsets to train or evaluate on.
+
+    In 2014 the validation set was divided, and its larger part trained on as well.
+    """
     if training:
-        return ["train", part] if parted else ["train"]
-    return [part if parted else "val"]
+        if _has_part(args, year, "valminusminival"):
+            return ["train", "valminusminival"]
+        return ["train"]
+    if args.subset:
+        return [args.subset]
+    if _has_part(args, year, "minival"):
+        return ["minival"]
+    return ["val"]
 
 
-def main(arguments=None):
+def _has_part(args: argparse.Namespace, year: str, part: str) -> bool:
+    """Whether a part of the validation set is there, or may be downloaded."""
+    if year != "2014":
+        return False
+    return args.download or os.path.exists(_json(args.dataset, part, year))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = commands.parser(__doc__, ("train", "evaluate", "detect"), DEFAULT_LOGS_DIR, limit=500)
     parser.add_argument(
         "--year", help="2014 or 2017 (default: what --dataset has, 2014 before 2017)"
@@ -268,37 +304,42 @@ def main(arguments=None):
         parser.error(f"{args.command} needs --dataset or --annotations")
     config = commands.configure(CocoConfig(), args)
     if args.command == "train":
-        return train(config, args)
-    dataset = load(args) if args.dataset or args.annotations else None
-    names, ids = _classes(dataset, config)
-    if args.command == "detect":
-        model = commands.load_model(
-            "inference", commands.inference_config(config, NUM_CLASSES=len(names)), args
-        )
-        commands.detect(model, names, args, ids)
-        return None
-    # COCO's figures count detections of any score.
+        train(config, args)
+        return
+    dataset = None
+    if args.dataset or args.annotations:
+        dataset = load(args)
+    names, category_ids = _classes(dataset, config)
     config = commands.inference_config(config, NUM_CLASSES=len(names))
+    if args.command == "detect":
+        model = commands.load_model("inference", config, args)
+        commands.detect(model, names, args, category_ids)
+        return
+    # COCO's figures count detections of any score.
     if not any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set):
         config.DETECTION_MIN_CONFIDENCE = 0
     commands.evaluate(commands.load_model("inference", config, args), dataset, args)
 
 
-def _classes(dataset, config):
-    """Names by class id and {class id: category id}: the dataset's, or COCO's, or numbers for other
-    models."""
+def _category_ids(dataset: Dataset) -> dict[int, int]:
+    """{class id: category id} of a dataset, without the background."""
+    return {i: info["id"] for i, info in enumerate(dataset.class_info) if i}
+
+
+def _classes(dataset: CocoDataset | None, config: Config) -> tuple[list[str], dict[int, int]]:
+    """Names by class id and {class id: category id} of a dataset.
+
+    Without one they are COCO's, or numbers for a model with another number of classes.
+    """
     if dataset is not None:
-        return dataset.class_names, {
-            i: info["id"] for i, info in enumerate(dataset.class_info) if i
-        }
+        return dataset.class_names, _category_ids(dataset)
     if config.NUM_CLASSES == 1 + len(CATEGORIES):
         return ["BG", *CATEGORIES.values()], dict(enumerate(CATEGORIES, 1))
-    return ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))], {
-        i: i for i in range(1, config.NUM_CLASSES)
-    }
+    numbers = range(1, config.NUM_CLASSES)
+    return ["BG", *(f"class {i}" for i in numbers)], {i: i for i in numbers}
 
 
-def train(config, args):
+def train(config: Config, args: argparse.Namespace) -> None:
     """Heads, then the upper stages, then all layers, with horizontal flips."""
     from mrcnn.data import import_imgaug
 
@@ -306,17 +347,14 @@ def train(config, args):
     import imgaug.augmenters
 
     train_set = load(args, training=True)
-    val_set = None if args.annotations else load(args)
+    val_set = None
+    if not args.annotations:
+        val_set = load(args)
     config.NUM_CLASSES = train_set.num_classes
     stages = [(40, "heads", 1.0), (120, "4+", 1.0), (160, "all", 0.1)]
-    commands.train(
-        commands.load_model("training", config, args),
-        train_set,
-        val_set,
-        stages,
-        args,
-        augmentation=imgaug.augmenters.Fliplr(0.5),
-    )
+    flips = imgaug.augmenters.Fliplr(0.5)
+    model = commands.load_model("training", config, args)
+    commands.train(model, train_set, val_set, stages, args, augmentation=flips)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@
 Everything runs on a CPU without a download. See --help for the options.
 """
 
+from __future__ import annotations
+
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,12 +23,16 @@ from mrcnn import commands, keypoints  # noqa: E402
 from mrcnn.config import SmallConfig  # noqa: E402
 from mrcnn.utils import Dataset  # noqa: E402
 
+if TYPE_CHECKING:
+    from PIL.ImageDraw import ImageDraw
+
+    from mrcnn.evaluate import Evaluation
+
 SIDE = 128
 
 
 class FiguresConfig(SmallConfig):
-    """A small network that learns the stick figures on two CPU cores within minutes, from random
-    weights."""
+    """A small network that learns the figures within minutes on two CPU cores, from scratch."""
 
     NAME = "figures"
     NUM_CLASSES = 1 + 1
@@ -43,146 +51,179 @@ class FiguresConfig(SmallConfig):
 
 
 class FiguresDataset(Dataset):
-    """Images of one or two figures that face the viewer, made when they are asked for; number n is
-    always the same.
+    """Images of one or two figures that face the viewer, made when they are asked for.
+
+    Image number n is always the same.
 
     Args:
         count: images.
         first: number of the first one.
     """
 
-    def __init__(self, count, first=0):
+    def __init__(self, count: int, first: int = 0):
         super().__init__()
         self.add_class("figures", 1, "person")
         for number in range(first, first + count):
             self.add_image("figures", number, path=None)
         self.prepare()
-        self._last = None, None
+        self._last: tuple[int, tuple] | None = None
 
-    def _drawing(self, image_id):
-        """(image, masks, keypoints); kept until another one is asked for, since training asks for
-        all three in turn."""
-        number, drawing = self._last
-        if number != image_id:
-            drawing = draw_image(np.random.default_rng(self.image_info[image_id]["id"]))
-            self._last = image_id, drawing
-        return drawing
+    def _drawing(self, image_id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Image, masks and keypoints, kept until others are asked for: training takes all three."""
+        if self._last is None or self._last[0] != image_id:
+            rng = np.random.default_rng(self.image_info[image_id]["id"])
+            self._last = (image_id, draw_image(rng))
+        return self._last[1]
 
-    def load_image(self, image_id):
+    def load_image(self, image_id: int) -> np.ndarray:
         """[SIDE, SIDE, 3] uint8."""
         return self._drawing(image_id)[0]
 
-    def load_mask(self, image_id):
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """masks [SIDE, SIDE, N] bool of what is visible, class_ids [N] int32."""
         masks = self._drawing(image_id)[1]
         return masks, np.ones(masks.shape[2], np.int32)
 
-    def load_keypoints(self, image_id):
+    def load_keypoints(self, image_id: int) -> np.ndarray:
         """[N, 17, (y, x, visibility)]; what another figure covers is labelled and hidden."""
         return self._drawing(image_id)[2]
 
 
-def draw_image(rng):
-    """image [SIDE, SIDE, 3] uint8, masks [SIDE, SIDE, N] bool, keypoints [N, 17, (y, x,
-    visibility)]."""
+def draw_image(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One or two figures.
+
+    Returns:
+        image [SIDE, SIDE, 3] uint8, masks [SIDE, SIDE, N] bool of what is visible, keypoints [N,
+        17, (y, x, visibility)].
+    """
     from PIL import Image, ImageDraw
 
-    image = Image.new("RGB", (SIDE, SIDE), tuple(rng.integers(0, 255, 3).tolist()))
-    masks, points = [], []
+    image = Image.new("RGB", (SIDE, SIDE), random_color(rng))
+    masks: list[np.ndarray] = []
+    figures: list[np.ndarray] = []
     for _ in range(rng.integers(1, 3)):
         height = rng.uniform(60, 110)
         joints = pose(rng) * height
-        joints += rng.uniform(
-            [0.5 * height, 0.25 * height], [SIDE - 0.45 * height, SIDE - 0.25 * height]
-        )
-        mask = Image.new("1", (SIDE, SIDE))
-        colors = [tuple(rng.integers(0, 255, 3).tolist()) for _ in range(4)]
+        nearest = [0.5 * height, 0.25 * height]
+        farthest = [SIDE - 0.45 * height, SIDE - 0.25 * height]
+        joints += rng.uniform(nearest, farthest)
+        colors = [random_color(rng) for _ in range(4)]
         draw_figure(ImageDraw.Draw(image), joints, height, colors)
-        draw_figure(ImageDraw.Draw(mask), joints, height, [1] * 4)
-        mask = np.array(mask)
+        canvas = Image.new("1", (SIDE, SIDE))
+        draw_figure(ImageDraw.Draw(canvas), joints, height, [1] * 4)
+        mask = np.array(canvas)
         masks = [other & ~mask for other in masks] + [mask]
-        points.append(joints)
-    masks = np.stack(masks, axis=-1)
-    found = np.zeros((len(points), 17, 3))
-    for i, joints in enumerate(points):
-        cells = np.floor(joints).astype(int)
-        inside = ((cells >= 0) & (cells < SIDE)).all(axis=1)
-        covered = masks[..., i + 1 :].any(axis=-1)[tuple(np.clip(cells, 0, SIDE - 1).T)]
-        found[i] = np.where(inside[:, None], np.column_stack([joints, np.where(covered, 1, 2)]), 0)
-    visible = masks.any(axis=(0, 1))
-    return np.array(image), masks[..., visible], found[visible]
+        figures.append(joints)
+    all_masks = np.stack(masks, axis=-1)
+    points = []
+    for i, joints in enumerate(figures):
+        points.append(with_visibility(joints, all_masks[..., i + 1 :].any(axis=-1)))
+    visible = all_masks.any(axis=(0, 1))
+    return np.array(image), all_masks[..., visible], np.stack(points)[visible]
 
 
-def pose(rng):
-    """Joints [17, (y, x)] of a figure of height 1 with its hips at the origin; its left is on the
-    right."""
+def random_color(rng: np.random.Generator) -> tuple[int, ...]:
+    """A colour (r, g, b)."""
+    return tuple(rng.integers(0, 255, 3).tolist())
+
+
+def with_visibility(joints: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Joints [17, (y, x)] as keypoints [17, (y, x, visibility)]; zeros for those outside the image.
+
+    Args:
+        cover: [SIDE, SIDE] bool, where figures lie on top of this one.
+    """
+    cells = np.floor(joints).astype(int)
+    inside = ((cells >= 0) & (cells < SIDE)).all(axis=1)
+    rows, columns = np.clip(cells, 0, SIDE - 1).T
+    visibility = np.where(cover[rows, columns], 1, 2)
+    return np.where(inside[:, None], np.column_stack([joints, visibility]), 0)
+
+
+def pose(rng: np.random.Generator) -> np.ndarray:
+    """Joints [17, (y, x)] of a figure of height 1 with its hips at the origin.
+
+    It faces the viewer, so that its left is on the right.
+    """
     joints = np.zeros((17, 2))
-    joints[:5] = np.array(
-        [(-0.40, 0), (-0.425, 0.025), (-0.425, -0.025), (-0.41, 0.06), (-0.41, -0.06)]
-    )
+    joints[:5] = [(-0.40, 0), (-0.425, 0.025), (-0.425, -0.025), (-0.41, 0.06), (-0.41, -0.06)]
     for right, side in enumerate((1, -1)):
-        arm, bend = rng.uniform(-0.2, 2.5), rng.uniform(-1.2, 1.2)
-        leg, knee = rng.uniform(-0.1, 0.7), rng.uniform(-0.5, 0.2)
-        shoulder, hip = np.array([-0.29, 0.1 * side]), np.array([0, 0.07 * side])
-        joints[5 + right], joints[11 + right] = shoulder, hip
-        joints[7 + right] = shoulder + 0.17 * np.array([np.cos(arm), side * np.sin(arm)])
-        joints[9 + right] = joints[7 + right] + 0.15 * np.array(
-            [np.cos(arm + bend), side * np.sin(arm + bend)]
-        )
-        joints[13 + right] = hip + 0.22 * np.array([np.cos(leg), side * np.sin(leg)])
-        joints[15 + right] = joints[13 + right] + 0.22 * np.array(
-            [np.cos(leg + knee), side * np.sin(leg + knee)]
-        )
+        arm = rng.uniform(-0.2, 2.5)
+        elbow = rng.uniform(-1.2, 1.2)
+        leg = rng.uniform(-0.1, 0.7)
+        knee = rng.uniform(-0.5, 0.2)
+        joints[5 + right] = (-0.29, 0.1 * side)
+        joints[7 + right] = joints[5 + right] + limb(0.17, arm, side)
+        joints[9 + right] = joints[7 + right] + limb(0.15, arm + elbow, side)
+        joints[11 + right] = (0, 0.07 * side)
+        joints[13 + right] = joints[11 + right] + limb(0.22, leg, side)
+        joints[15 + right] = joints[13 + right] + limb(0.22, leg + knee, side)
     angle = rng.uniform(-0.3, 0.3)
-    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return joints @ turn
+    turn = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    return joints @ np.array(turn)
 
 
-def draw_figure(pen, joints, height, colors):
-    """Limbs, trunk and head with a face. pen: PIL's ImageDraw; colors: of limbs, trunk, head and
-    face."""
+def limb(length: float, angle: float, side: int) -> np.ndarray:
+    """A limb as a step (y, x) from joint to joint; at angle 0 it hangs, then it points to a side.
+
+    Args:
+        side: 1 for the right side of the image, -1 for the left.
+    """
+    return length * np.array([np.cos(angle), side * np.sin(angle)])
+
+
+def draw_figure(pen: ImageDraw, joints: np.ndarray, height: float, colors: Sequence) -> None:
+    """Draws limbs, trunk and head with a face.
+
+    Args:
+        pen: Pillow's `ImageDraw`.
+        joints: [17, (y, x)].
+        height: of the figure, in pixels.
+        colors: of limbs, trunk, head and face.
+    """
     limbs, trunk, head, face = colors
     width = max(2, round(0.055 * height))
     places = [(float(x), float(y)) for y, x in joints]
-
-    def dot(place, radius, color):
-        pen.ellipse(
-            [place[0] - radius, place[1] - radius, place[0] + radius, place[1] + radius], fill=color
-        )
-
-    for a, b in keypoints.COCO_SKELETON:
-        if min(a, b) >= 5 and not {a, b} <= {5, 6, 11, 12}:
-            pen.line([places[a], places[b]], fill=limbs, width=width)
-            dot(places[a], width / 2, limbs)
-            dot(places[b], width / 2, limbs)
+    for start, end in keypoints.COCO_SKELETON:
+        is_trunk = {start, end} <= {5, 6, 11, 12}
+        if min(start, end) >= 5 and not is_trunk:
+            pen.line([places[start], places[end]], fill=limbs, width=width)
+            draw_dot(pen, places[start], width / 2, limbs)
+            draw_dot(pen, places[end], width / 2, limbs)
     pen.polygon([places[i] for i in (5, 6, 12, 11)], fill=trunk)
-    neck = ((places[5][0] + places[6][0]) / 2, (places[5][1] + places[6][1]) / 2)
-    pen.line([places[0], neck], fill=head, width=width)
-    dot(places[0], 0.06 * height, head)
+    x, y = np.mean([places[5], places[6]], axis=0).tolist()
+    pen.line([places[0], (x, y)], fill=head, width=width)
+    draw_dot(pen, places[0], 0.06 * height, head)
     for ear in (3, 4):
-        dot(places[ear], 0.018 * height, head)
+        draw_dot(pen, places[ear], 0.018 * height, head)
     for point in (0, 1, 2):
-        dot(places[point], 0.012 * height, face)
+        draw_dot(pen, places[point], 0.012 * height, face)
+
+
+def draw_dot(pen: ImageDraw, place: tuple[float, float], radius: float, color: Any) -> None:
+    """Draws a filled circle around a place (x, y)."""
+    x, y = place
+    pen.ellipse([x - radius, y - radius, x + radius, y + radius], fill=color)
 
 
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def mirror():
+def mirror() -> Any:
     """Half of the images mirrored: left and right points are exchanged with them."""
     from mrcnn.data import import_imgaug
 
     return import_imgaug().augmenters.Fliplr(0.5)
 
 
-def headline(result):
+def headline(result: Evaluation) -> str:
     """The figures of an `Evaluation` that matter here."""
     return (
         f"keypoint AP@.5 {result.keypoints['AP50']:.3f}, keypoint AP {result.keypoints['AP']:.3f}"
     )
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     commands.generated(
         __doc__,
         FiguresConfig,

@@ -10,10 +10,15 @@
 <id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus.
 """
 
+from __future__ import annotations
+
+import argparse
 import datetime
 import os
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +27,9 @@ sys.path.insert(0, ROOT_DIR)
 
 from mrcnn import commands, media, utils  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
+
+if TYPE_CHECKING:
+    from mrcnn.model import MaskRCNN
 
 COCO_WEIGHTS_PATH = str(commands.COCO_WEIGHTS)
 DEFAULT_LOGS_DIR = os.path.join(ROOT_DIR, "logs")
@@ -59,8 +67,7 @@ SUBSETS = ("train", "val", "stage1_train", "stage1_test", "stage2_test")
 
 
 class NucleusConfig(Config):
-    """Many small objects: crops of 512 pixels from images scaled up twice, anchors from 8
-    pixels."""
+    """Many small objects: images scaled up twice, crops of 512 pixels, anchors from 8 pixels."""
 
     NAME = "nucleus"
     IMAGES_PER_GPU = 6
@@ -97,10 +104,12 @@ class NucleusInferenceConfig(NucleusConfig):
 
 
 class NucleusDataset(utils.Dataset):
-    """A folder for each image with a mask file for each nucleus. Gray and transparent files become
-    RGB."""
+    """A folder for each image with a mask file for each nucleus.
 
-    def load_nucleus(self, dataset_dir, subset):
+    Gray and transparent files become RGB.
+    """
+
+    def load_nucleus(self, dataset_dir: str | os.PathLike, subset: str) -> None:
         """Adds a subset; call `prepare` afterwards.
 
         Args:
@@ -111,14 +120,14 @@ class NucleusDataset(utils.Dataset):
         """
         if subset not in SUBSETS:
             raise ValueError(f"The subset is one of {', '.join(SUBSETS)}. Received: {subset!r}")
-        folder = os.path.join(dataset_dir, "stage1_train" if subset in ("train", "val") else subset)
+        stage = subset
+        if subset in ("train", "val"):
+            stage = "stage1_train"
+        folder = os.path.join(dataset_dir, stage)
         if not os.path.isdir(folder):
             raise FileNotFoundError(f"No folder {folder} with a folder for each image")
-        ids = sorted(
-            entry.name
-            for entry in os.scandir(folder)
-            if entry.is_dir() and not entry.name.startswith(".")
-        )
+        folders = [entry.name for entry in os.scandir(folder) if entry.is_dir()]
+        ids = sorted(name for name in folders if not name.startswith("."))
         if subset in ("train", "val"):
             held_out = set(VAL_IMAGE_IDS).intersection(ids) or set(ids[::25])
             ids = [name for name in ids if (name in held_out) == (subset == "val")]
@@ -131,9 +140,10 @@ class NucleusDataset(utils.Dataset):
         for name in ids:
             self.add_image("nucleus", name, os.path.join(folder, name, "images", name + ".png"))
 
-    def load_mask(self, image_id):
-        """masks [H, W, N] bool, class_ids [N] int32 of 1; none for test images, which have no
-        folder masks/.
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        """masks [H, W, N] bool, class_ids [N] int32 of 1.
+
+        Test images, which have no folder masks/, have no objects.
 
         Raises:
             ValueError: a file that is no image, or has another size than the first.
@@ -142,13 +152,14 @@ class NucleusDataset(utils.Dataset):
         if info["source"] != "nucleus":
             return super().load_mask(image_id)
         folder = os.path.join(os.path.dirname(os.path.dirname(info["path"])), "masks")
-        files = (
-            sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".png"))
-            if os.path.isdir(folder)
-            else []
-        )
+        files = []
+        if os.path.isdir(folder):
+            files = sorted(
+                entry.path for entry in os.scandir(folder) if entry.name.endswith(".png")
+            )
         if not files:
-            return np.zeros((*self.load_image(image_id).shape[:2], 0), bool), np.zeros(0, np.int32)
+            height, width = self.load_image(image_id).shape[:2]
+            return np.zeros((height, width, 0), bool), np.zeros(0, np.int32)
         masks = [_read_mask(path) for path in files]
         for path, mask in zip(files, masks):
             if mask.shape != masks[0].shape:
@@ -158,13 +169,15 @@ class NucleusDataset(utils.Dataset):
                 )
         return np.stack(masks, axis=-1), np.ones(len(masks), np.int32)
 
-    def image_reference(self, image_id):
+    def image_reference(self, image_id: int) -> str:
         """The id that the bowl gave the image."""
         info = self.image_info[image_id]
-        return info["id"] if info["source"] == "nucleus" else super().image_reference(image_id)
+        if info["source"] == "nucleus":
+            return info["id"]
+        return super().image_reference(image_id)
 
 
-def _read_mask(path):
+def _read_mask(path: str) -> np.ndarray:
     """[H, W] bool: what is not black."""
     try:
         return media.read_image(path).any(axis=-1)
@@ -175,9 +188,12 @@ def _read_mask(path):
 # ---- Submission ----------------------------------------------------------------------------------
 
 
-def rle_encode(mask):
-    """Run lengths of a mask [H, W]: "start length start length ...", columns first, counted from
-    1."""
+def rle_encode(mask: np.ndarray) -> str:
+    """Run lengths of a mask [H, W] as a text.
+
+    Returns:
+        "start length start length ...", columns first, counted from 1.
+    """
     mask = np.asarray(mask)
     if mask.ndim != 2:
         raise ValueError(f"A mask is [height, width]. Received: {mask.shape}")
@@ -186,7 +202,7 @@ def rle_encode(mask):
     return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends))
 
 
-def rle_decode(rle, shape):
+def rle_decode(rle: str, shape: Sequence[int]) -> np.ndarray:
     """The inverse of `rle_encode`: mask [H, W] bool of a shape (H, W)."""
     numbers = [int(text) for text in rle.split()]
     mask = np.zeros(shape[0] * shape[1], bool)
@@ -204,7 +220,7 @@ def rle_decode(rle, shape):
     return mask.reshape(shape[1], shape[0]).T
 
 
-def mask_to_rle(image_id, mask, scores):
+def mask_to_rle(image_id: str, mask: np.ndarray, scores: np.ndarray) -> str:
     """The lines of an image in a submission, "id, runs", best first.
 
     A pixel belongs to one object: where masks overlap, to that of the highest score (of equal
@@ -215,13 +231,15 @@ def mask_to_rle(image_id, mask, scores):
         image_id: the image's id.
         mask: [H, W, N]; scores: [N].
     """
-    mask, scores = np.asarray(mask) != 0, np.asarray(scores)
+    mask = np.asarray(mask) != 0
+    scores = np.asarray(scores)
     if mask.ndim != 3 or mask.shape[-1] != len(scores):
         raise ValueError(
             f"Masks are [height, width, N] with N scores. Received: {mask.shape} and {len(scores)}"
             " scores"
         )
-    taken, lines = np.zeros(mask.shape[:2], bool), []
+    taken = np.zeros(mask.shape[:2], bool)
+    lines = []
     for i in np.argsort(-scores, kind="stable"):
         free = mask[..., i] & ~taken
         taken |= free
@@ -230,7 +248,12 @@ def mask_to_rle(image_id, mask, scores):
     return "\n".join(lines) or f"{image_id},"
 
 
-def detect(model, dataset_dir, subset, results=RESULTS_DIR):
+def detect(
+    model: MaskRCNN,
+    dataset_dir: str | os.PathLike,
+    subset: str,
+    results: str | os.PathLike = RESULTS_DIR,
+) -> str:
     """Writes submit.csv and a picture of each image into a new folder submit_<date>T<time>.
 
     Args:
@@ -241,13 +264,12 @@ def detect(model, dataset_dir, subset, results=RESULTS_DIR):
     Returns:
         path of submit.csv.
     """
-    dataset = NucleusDataset()
-    dataset.load_nucleus(dataset_dir, subset)
-    dataset.prepare()
+    dataset = _prepared(dataset_dir, subset)
     folder = os.path.join(results, f"submit_{datetime.datetime.now():%Y%m%dT%H%M%S}")
     lines = ["ImageId,EncodedPixels"]
     for image_id in dataset.image_ids:
-        image, name = dataset.load_image(image_id), dataset.image_info[image_id]["id"]
+        image = dataset.load_image(image_id)
+        name = dataset.image_info[image_id]["id"]
         result = model.detect([image])[0]
         lines.append(mask_to_rle(name, result["masks"], result["scores"]))
         media.write_image(os.path.join(folder, f"{name}.png"), outlined(image, result["masks"]))
@@ -258,25 +280,30 @@ def detect(model, dataset_dir, subset, results=RESULTS_DIR):
     return path
 
 
-def outlined(image, masks):
-    """A copy of the image [H, W, 3] with a line along the rim of each mask [H, W, N]: names would
-    hide small objects."""
+def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    """A copy of an image [H, W, 3] with a line along the rim of each mask [H, W, N].
+
+    Names would hide small objects.
+    """
     from mrcnn import visualize
 
     picture = image.copy()
     for i, color in enumerate(visualize.random_colors(masks.shape[-1])):
-        mask = np.pad(masks[..., i], 1)
-        inner = (
-            mask[1:-1, 1:-1] & mask[:-2, 1:-1] & mask[2:, 1:-1] & mask[1:-1, :-2] & mask[1:-1, 2:]
-        )
-        picture[masks[..., i] & ~inner] = np.array(color) * 255
+        mask = masks[..., i]
+        padded = np.pad(mask, 1)
+        above = padded[:-2, 1:-1]
+        below = padded[2:, 1:-1]
+        left = padded[1:-1, :-2]
+        right = padded[1:-1, 2:]
+        inner = mask & above & below & left & right
+        picture[mask & ~inner] = np.array(color) * 255
     return picture
 
 
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def augmentation():
+def augmentation() -> Any:
     """At most two of: flips, turns by right angles, brightness, blur."""
     from mrcnn.data import import_imgaug
 
@@ -293,18 +320,28 @@ def augmentation():
     )
 
 
-def train(model, dataset_dir, subset, args=None):
+def train(
+    model: MaskRCNN,
+    dataset_dir: str | os.PathLike,
+    subset: str,
+    args: argparse.Namespace | None = None,
+) -> None:
     """Heads to epoch 20, then all layers to 40, or to --epochs of `args`. Validates on "val"."""
-    datasets = NucleusDataset(), NucleusDataset()
-    for dataset, part in zip(datasets, (subset, "val")):
-        dataset.load_nucleus(dataset_dir, part)
-        dataset.prepare()
-    commands.train(
-        model, *datasets, [(20, "heads", 1.0), (40, "all", 1.0)], args, augmentation=augmentation()
-    )
+    train_set = _prepared(dataset_dir, subset)
+    val_set = _prepared(dataset_dir, "val")
+    stages = [(20, "heads", 1.0), (40, "all", 1.0)]
+    commands.train(model, train_set, val_set, stages, args, augmentation=augmentation())
 
 
-def main(arguments=None):
+def _prepared(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
+    """A subset, prepared."""
+    dataset = NucleusDataset()
+    dataset.load_nucleus(dataset_dir, subset)
+    dataset.prepare()
+    return dataset
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = commands.parser(__doc__, ("train", "detect"), DEFAULT_LOGS_DIR, inputs=None)
     parser.add_argument(
         "--subset", choices=SUBSETS, help="train: train or stage1_train; detect: any"
@@ -314,15 +351,14 @@ def main(arguments=None):
     for name in ("dataset", "subset"):
         if not getattr(args, name):
             parser.error(f"{args.command} needs --{name}")
-    config = commands.configure(
-        NucleusConfig() if args.command == "train" else NucleusInferenceConfig(), args
-    )
     if args.command == "train":
-        train(commands.load_model("training", config, args), args.dataset, args.subset, args)
+        config = commands.configure(NucleusConfig(), args)
+        model = commands.load_model("training", config, args)
+        train(model, args.dataset, args.subset, args)
     else:
-        detect(
-            commands.load_model("inference", config, args), args.dataset, args.subset, args.output
-        )
+        config = commands.configure(NucleusInferenceConfig(), args)
+        model = commands.load_model("inference", config, args)
+        detect(model, args.dataset, args.subset, args.output)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,12 @@
 Everything runs on a CPU without a download. See --help for the options.
 """
 
+from __future__ import annotations
+
 import pathlib
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,12 +23,17 @@ from mrcnn import commands  # noqa: E402
 from mrcnn.config import SmallConfig  # noqa: E402
 from mrcnn.utils import Dataset  # noqa: E402
 
-SIDE, CLASSES = 128, ("square", "circle", "triangle")
+if TYPE_CHECKING:
+    from mrcnn.evaluate import Evaluation
+
+SIDE = 128
+CLASSES = ("square", "circle", "triangle")
+
+Shape = tuple[str, np.ndarray, int, int, int]  # class, colour, centre y, x, half side
 
 
 class ShapesConfig(SmallConfig):
-    """A small network that learns the shapes on two CPU cores within minutes, from random
-    weights."""
+    """A small network that learns the shapes within minutes on two CPU cores, from scratch."""
 
     NAME = "shapes"
     NUM_CLASSES = 1 + len(CLASSES)
@@ -45,7 +54,7 @@ class ShapesDataset(Dataset):
         first: number of the first one.
     """
 
-    def __init__(self, count, first=0):
+    def __init__(self, count: int, first: int = 0):
         super().__init__()
         for i, name in enumerate(CLASSES):
             self.add_class("shapes", i + 1, name)
@@ -60,7 +69,7 @@ class ShapesDataset(Dataset):
             )
         self.prepare()
 
-    def load_image(self, image_id):
+    def load_image(self, image_id: int) -> np.ndarray:
         """[SIDE, SIDE, 3] uint8."""
         info = self.image_info[image_id]
         image = np.full((SIDE, SIDE, 3), info["background"], np.uint8)
@@ -68,7 +77,7 @@ class ShapesDataset(Dataset):
             image[_mask(name, y, x, size)] = color
         return image
 
-    def load_mask(self, image_id):
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """masks [SIDE, SIDE, N] bool of what is visible, class_ids [N] int32."""
         shapes = self.image_info[image_id]["shapes"]
         masks = np.stack([_mask(name, y, x, size) for name, _, y, x, size in shapes], axis=-1)
@@ -80,35 +89,42 @@ class ShapesDataset(Dataset):
         visible = masks.any(axis=(0, 1))
         return masks[..., visible], class_ids[visible]
 
-    def image_reference(self, image_id):
+    def image_reference(self, image_id: int) -> str:
         """The shapes of an image, as text."""
         return ", ".join(name for name, *_ in self.image_info[image_id]["shapes"])
 
 
-def _draw_shapes(rng):
-    """1 to 4 tuples (class, colour, centre y, x, half side); none covers most of another."""
-    shapes, boxes = [], []
+def _draw_shapes(rng: np.random.Generator) -> list[Shape]:
+    """1 to 4 shapes; none covers most of another."""
+    shapes: list[Shape] = []
+    boxes: list[np.ndarray] = []
     for _ in range(rng.integers(1, 5)):
         size = int(rng.integers(20, SIDE // 4 + 1))
-        y, x = (int(v) for v in rng.integers(20, SIDE - 20, 2))
+        y, x = rng.integers(20, SIDE - 20, 2).tolist()
         box = np.array([y - size, x - size, y + size, x + size])
         # As in the original sample: boxes that overlap by more than 30% are not both kept.
         if any(_iou(box, other) > 0.3 for other in boxes):
             continue
+        name = CLASSES[rng.integers(len(CLASSES))]
+        color = rng.integers(0, 255, 3)
         boxes.append(box)
-        shapes.append((CLASSES[rng.integers(len(CLASSES))], rng.integers(0, 255, 3), y, x, size))
+        shapes.append((name, color, y, x, size))
     return shapes
 
 
-def _iou(a, b):
-    height, width = np.maximum(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0)
-    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)]
-    return height * width / (sum(areas) - height * width)
+def _iou(a: np.ndarray, b: np.ndarray) -> float:
+    """IoU of two boxes (y1, x1, y2, x2)."""
+    common = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    intersection = np.maximum(common, 0).prod()
+    union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - intersection
+    return intersection / union
 
 
-def _mask(name, y, x, size):
+def _mask(name: str, y: int, x: int, size: int) -> np.ndarray:
+    """[SIDE, SIDE] bool of a shape, were it alone."""
     rows, columns = np.mgrid[:SIDE, :SIDE]
-    dy, dx = rows - y, columns - x
+    dy = rows - y
+    dx = columns - x
     if name == "square":
         return (np.abs(dy) <= size) & (np.abs(dx) <= size)
     if name == "circle":
@@ -121,12 +137,12 @@ def _mask(name, y, x, size):
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def headline(result):
+def headline(result: Evaluation) -> str:
     """The figures of an `Evaluation` that matter here."""
     return f"mask mAP@.5 {result.segm['AP50']:.3f}, mask AP {result.segm['AP']:.3f}"
 
 
-def main(arguments=None):
+def main(arguments: Sequence[str] | None = None) -> None:
     commands.generated(__doc__, ShapesConfig, ShapesDataset, headline, "demo", arguments, epochs=17)
 
 
