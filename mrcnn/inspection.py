@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import data, utils
+from mrcnn import boxes as box_math, data, utils
 
 if TYPE_CHECKING:
     from mrcnn.config import Config
@@ -223,9 +223,9 @@ def anchor_fit(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) ->
         centre = np.tile(centre, 2)
         overlaps = []
         for anchor in utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1):
-            intersection = utils._intersection(boxes.T, (centre + anchor).T)
-            areas = utils._box_area(boxes)
-            overlaps.append(utils._iou(intersection, areas, utils._box_area(anchor)))
+            intersection = box_math.intersection(boxes.T, (centre + anchor).T)
+            areas = box_math.area(boxes)
+            overlaps.append(box_math.iou(intersection, areas, box_math.area(anchor)))
         best.append(np.max(overlaps, axis=0))
     return np.stack(best, axis=1)
 

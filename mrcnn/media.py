@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from mrcnn import utils
+from mrcnn.files import atomic
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
-from mrcnn.weights import atomic
 
 logger = logging.getLogger(__name__)
 

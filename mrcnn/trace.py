@@ -104,6 +104,7 @@ def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Tra
         image: [H, W, C] or [H, W], as for `MaskRCNN.detect`.
         activations: names of layers whose outputs are wanted too, such as "res4f_out" or "fpn_p3".
     """
+    model.check_mode("inference", "trace")
     config = model.config
     molded, metas, windows = model.mold_inputs([image])
     shape = molded.shape[1:]

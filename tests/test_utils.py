@@ -15,7 +15,7 @@ import numpy as np
 import oracle
 import pytest
 
-from mrcnn import boxes as box_math, files, masks as masks_module, utils, weights
+from mrcnn import boxes as box_math, files, utils, weights
 from mrcnn.config import Config
 
 
@@ -268,6 +268,472 @@ def test_trim_zeros_keeps_rows_that_cancel():
 
 
 # ---- Anchors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size, boxes",
+    [
+        (32, [[-32, -8, 32, 8], [-16, -16, 16, 16], [-8, -32, 8, 32]]),
+        (64, [[-64, -16, 64, 16], [-32, -32, 32, 32], [-16, -64, 16, 64]]),
+    ],
+)
+def test_anchors_of_detectron2(size, boxes):
+    """Its ratios are h/w, ours w/h: .25, 1, 4 are 4, 1, .25."""
+    boxes = yx(boxes)
+    expected = np.concatenate([boxes, boxes + [0, 4, 0, 4]])
+    np.testing.assert_allclose(
+        utils.generate_anchors(size, [4, 1, 0.25], (1, 2), 4, 1), expected, atol=1e-12
+    )
+
+
+def test_anchors_of_torchvision():
+    expected = [[x - 5, y - 5, x + 5, y + 5] for y in (0, 5, 10) for x in (0, 5, 10)]
+    np.testing.assert_array_equal(utils.generate_anchors(10, [1], (3, 3), 5, 1), yx(expected))
+
+
+def test_pyramid_anchors_are_the_levels_in_order():
+    anchors = utils.generate_pyramid_anchors((8, 16), [0.5, 1, 2], [(3, 2), (1, 1)], [4, 8], 1)
+    assert anchors.shape == (3 * 2 * 3 + 3, 4)
+    np.testing.assert_array_equal(
+        anchors[18:], utils.generate_anchors(16, [0.5, 1, 2], (1, 1), 8, 1)
+    )
+    # row, column, ratio: the square anchor of row 1, column 0
+    np.testing.assert_allclose(anchors[1 * 6 + 0 * 3 + 1], [0, -4, 8, 4])
+    with pytest.raises(ValueError, match="1 scales, 2 maps, 2 strides"):
+        utils.generate_pyramid_anchors((8,), [1], [(3, 2), (1, 1)], [4, 8], 1)
+
+
+# ---- Datasets ------------------------------------------------------------------------------------
+
+
+def two_sources():
+    dataset = utils.Dataset()
+    dataset.add_class("a", 7, "cat, domestic")
+    dataset.add_class("b", 1, "dog")
+    dataset.add_class("a", 9, "cow")
+    dataset.add_image("b", "x", "x.png", height=4, width=5)
+    dataset.add_image("a", 3, "y.png", note="kept")
+    dataset.prepare()
+    return dataset
+
+
+def test_dataset_attributes():
+    dataset = two_sources()
+    assert dataset.class_names == ["BG", "cat", "dog", "cow"]
+    assert dataset.class_info[0] == {"source": "", "id": 0, "name": "BG"}
+    assert dataset.num_classes == 4 and dataset.class_ids.tolist() == [0, 1, 2, 3]
+    assert dataset.num_images == 2 and dataset.image_ids.tolist() == [0, 1]
+    assert dataset.class_from_source_map == {".0": 0, "a.7": 1, "b.1": 2, "a.9": 3}
+    assert dataset.image_from_source_map == {"b.x": 0, "a.3": 1}
+    assert dataset.sources == ["", "a", "b"]
+    assert dataset.source_class_ids == {"": [0], "a": [0, 1, 3], "b": [0, 2]}
+    assert dataset.image_info[1] == {"id": 3, "source": "a", "path": "y.png", "note": "kept"}
+    assert dataset.map_source_class_id("a.9") == 3
+    assert dataset.get_source_class_id(3, "a") == 9
+    assert dataset.source_image_link(0) == "x.png"
+    with pytest.raises(ValueError, match="cow.*'a'.*Received: 'b'"):
+        dataset.get_source_class_id(3, "b")
+
+
+def test_image_reference_returns():
+    """README 30: the samples' image_reference forgets `return`."""
+    assert two_sources().image_reference(1) == "y.png"
+
+
+def test_class_names_and_sources_are_checked():
+    """README 30: a known id keeps the first name silently; a dot in a source is an assert."""
+    dataset = two_sources()
+    dataset.add_class("b", 1, "dog")
+    assert len(dataset.class_info) == 4
+    with pytest.raises(ValueError, match="already named 'dog'.*Received: 'wolf'"):
+        dataset.add_class("b", 1, "wolf")
+    with pytest.raises(ValueError, match="no dot.*'a.b'"):
+        dataset.add_class("a.b", 1, "dog")
+
+
+def test_default_load_mask_has_the_images_shape(caplog):
+    """README 14: [0, 0, 0] instead of [H, W, 0]."""
+    dataset = two_sources()
+    with caplog.at_level(logging.WARNING):
+        masks, class_ids = dataset.load_mask(0)
+    assert masks.shape == (4, 5, 0) and masks.dtype == bool
+    assert class_ids.shape == (0,) and class_ids.dtype == np.int32
+    assert "load_mask" in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
+def test_load_image_of_any_mode_is_rgb(mode, tmp_path):
+    from PIL import Image
+
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[:, 3:] = 255
+    if mode == "I;16":
+        image = Image.fromarray(pixels[:, :, 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(pixels).convert(mode)
+    path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
+    image.save(path)
+    dataset = utils.Dataset()
+    dataset.add_image("a", 1, str(path))
+    dataset.prepare()
+    loaded = dataset.load_image(0)
+    assert loaded.dtype == np.uint8
+    np.testing.assert_array_equal(loaded, pixels)
+    loaded[:] = 0  # the caller's own
+    masks, _ = dataset.load_mask(0)
+    assert masks.shape == (4, 6, 0)
+
+
+def test_load_image_applies_the_cameras_rotation(tmp_path):
+    from PIL import Image
+
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    dataset = utils.Dataset()
+    dataset.add_image("a", 1, tmp_path / "a.png")
+    np.testing.assert_array_equal(dataset.load_image(0), np.rot90(pixels, -1))
+
+
+def test_load_image_names_the_file_that_fails(tmp_path):
+    (tmp_path / "text.jpg").write_text("no image")
+    dataset = utils.Dataset()
+    dataset.add_image("a", "first", str(tmp_path / "missing.jpg"))
+    dataset.add_image("a", "second", str(tmp_path / "text.jpg"))
+    dataset.add_image("a", "third", None)
+    with pytest.raises(FileNotFoundError, match=r"Image 0.*missing\.jpg"):
+        dataset.load_image(0)
+    with pytest.raises(ValueError, match=r"Image 1.*text\.jpg"):
+        dataset.load_image(1)
+    with pytest.raises(ValueError, match="Image 2.*None"):
+        dataset.load_image(2)
+
+
+# ---- Resizing ------------------------------------------------------------------------------------
+
+
+def ramp(height, width, channels=3):
+    return (
+        (np.arange(height * width * channels) % 251)
+        .reshape(height, width, channels)
+        .astype(np.uint8)
+    )
+
+
+@pytest.mark.parametrize(
+    "shape, window, new_shape, scale",
+    [
+        ((480, 640, 3), (0, 0, 800, 1067), (800, 1088, 3), 800 / 480),  # shorter edge 800
+        ((1000, 3000, 1), (0, 0, 444, 1333), (448, 1344, 1), 1333 / 3000),  # longer edge 1333
+        ((1600, 1600, 1), (0, 0, 800, 800), (800, 800, 1), 0.5),
+    ],
+)  # scaled down, divides by 32
+def test_resize_shorter(shape, window, new_shape, scale):
+    """Mask R-CNN, section 3.1, and torchvision's default sizes."""
+    image, actual_window, actual_scale, padding, crop = utils.resize_image(
+        np.full(shape, 200, np.uint8), min_dim=800, max_dim=1333, mode="shorter"
+    )
+    assert (image.shape, actual_window, crop) == (new_shape, window, None)
+    assert actual_scale == pytest.approx(scale)
+    assert padding == [(0, new_shape[0] - window[2]), (0, new_shape[1] - window[3]), (0, 0)]
+    assert (image[: window[2], : window[3]] >= 199).all()
+    assert not image[window[2] :].any() and not image[:, window[3] :].any()
+
+
+def test_resize_by_hand():
+    """A row 0, 100 doubled: samples at -.25, .25, .75, 1.25 of a row with zeros outside."""
+    image = np.array([[[0], [100]]], np.float32)
+    resized, window, scale, padding, _ = utils.resize_image(image, min_dim=2, max_dim=4)
+    # Vertically a single row between zeros: weight .75 on both rows.
+    np.testing.assert_allclose(resized[1:3, :, 0], [[0, 0.75 * 25, 0.75 * 75, 0.75 * 75]] * 2)
+    assert (window, scale, padding) == ((1, 0, 3, 4), 2, [(1, 1), (0, 0), (0, 0)])
+    # An image of one value keeps it at the rim, where zeros outside would darken it.
+    assert np.unique(
+        utils.resize_image(np.full((3, 3, 1), 80, np.float32), min_dim=7, max_dim=7)[0]
+    ).tolist() == [80]
+
+
+@pytest.mark.parametrize("shape", [(15, 21, 3), (40, 9, 3), (8, 8, 1), (30, 30, 4)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_fast_resize_is_skimages(shape, dtype):
+    image = np.random.default_rng(0).integers(3, 250, shape).astype(dtype)
+    for size in ((33, 20), (7, 60), shape[:2]):
+        expected = utils.resize(image, size, preserve_range=True).astype(dtype)
+        np.testing.assert_allclose(utils._resize_bilinear(image, *size), expected, rtol=1e-6)
+
+
+def test_resize_of_bool():
+    """README 8: current scikit-image refuses to interpolate booleans."""
+    mask = np.array([[0, 1], [0, 1]], bool)
+    np.testing.assert_allclose(utils.resize(mask, (2, 4)), [[0, 0.25, 0.75, 0.75]] * 2)
+
+
+@pytest.mark.parametrize(
+    "mode, expected", [("square", (75, 75)), ("pad64", (128, 64)), ("none", (75, 33))]
+)
+def test_resize_without_bounds(mode, expected):
+    """README 9, resize_pad64_min_none, resize_square_nomax: None is no bound."""
+    image, window, scale, padding, crop = utils.resize_image(ramp(75, 33), mode=mode)
+    assert image.shape == (*expected, 3) and scale == 1 and crop is None
+    y1, x1, y2, x2 = window
+    np.testing.assert_array_equal(image[y1:y2, x1:x2], ramp(75, 33))
+    assert (y1, x1) == ((expected[0] - 75) // 2, (expected[1] - 33) // 2)
+    assert padding == [(y1, expected[0] - y2), (x1, expected[1] - x2), (0, 0)]
+    assert image.sum() == ramp(75, 33).sum()
+
+
+def test_min_scale_raises_the_scale():
+    """Beyond min_dim, but max_dim bounds it in square mode."""
+    assert utils.resize_image(ramp(20, 40), min_dim=None, min_scale=2, mode="pad64")[1:3] == (
+        (12, 24, 52, 104),
+        2,
+    )
+    assert utils.resize_image(ramp(20, 40), min_dim=30, max_dim=64, min_scale=2)[2] == 64 / 40
+    assert utils.resize_image(ramp(20, 40), min_dim=64, min_scale=2, mode="pad64")[2] == 64 / 20
+
+
+def test_resize_square_without_max_dim():
+    image, window, scale, *_ = utils.resize_image(ramp(75, 33), min_dim=64)
+    assert scale == 64 / 33 and image.shape == (145, 145, 3) and window == (0, 40, 145, 104)
+
+
+@pytest.mark.parametrize("mode", ["square", "pad64", "crop", "none", "shorter"])
+def test_resize_gray(mode):
+    """README 9, resize_gray2d: a 2-D image crashes."""
+    gray = ramp(75, 33, 1)
+    flat = utils.resize_image(gray[:, :, 0], 64, 128, mode=mode, rng=random.Random(3))
+    deep = utils.resize_image(gray, 64, 128, mode=mode, rng=random.Random(3))
+    np.testing.assert_array_equal(flat[0], deep[0][:, :, 0])
+    assert flat[1:] == deep[1:]
+
+
+@pytest.mark.parametrize(
+    "kwargs, message",
+    [
+        (dict(mode="crop"), "crop needs min_dim.*None"),
+        (dict(mode="shorter", max_dim=64), "shorter needs min_dim.*None"),
+        (dict(mode="pad64", min_dim=100), "divides by 64.*100"),
+        (dict(mode="zoom"), "none, square, pad64, crop, shorter.*'zoom'"),
+    ],
+)
+def test_resize_refuses(kwargs, message):
+    """README 9, resize_crop_none and others: with a message."""
+    with pytest.raises(ValueError, match=message):
+        utils.resize_image(ramp(75, 33), **kwargs)
+
+
+def test_resize_refuses_what_is_no_image():
+    for shape in ((3,), (0, 4, 3), (1, 2, 3, 4)):
+        with pytest.raises(ValueError, match=re.escape(str(shape))):
+            utils.resize_image(np.zeros(shape))
+
+
+def test_crop_is_drawn_from_rng():
+    whole = utils.resize_image(ramp(20, 50), min_dim=30, mode="square")[0]
+    whole = whole[whole.any(axis=(1, 2))]
+    places = set()
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        image, window, scale, _, (y, x, height, width) = utils.resize_image(
+            ramp(20, 50), 30, mode="crop", rng=rng
+        )
+        assert (window, scale, height, width, y) == ((0, 0, 30, 30), 1.5, 30, 30, 0)
+        np.testing.assert_array_equal(image, whole[y : y + 30, x : x + 30])
+        places.add(x)
+    assert min(places) >= 0 and max(places) <= 45 and len(places) > 15
+    seeded = [
+        utils.resize_image(ramp(20, 50), 30, mode="crop", rng=np.random.default_rng(5))[4]
+        for _ in range(2)
+    ]
+    assert seeded[0] == seeded[1]
+    random.seed(4)
+    first = utils.resize_image(ramp(20, 50), 30, mode="crop")[4]
+    assert first == utils.resize_image(ramp(20, 50), 30, mode="crop", rng=random.Random(4))[4]
+
+
+@pytest.mark.parametrize("side, scale", [(10, 1.37), (33, 0.53), (64, 2), (75, 1.6), (7, 3.3)])
+def test_resize_mask_is_scipys_zoom(side, scale):
+    import scipy.ndimage
+
+    mask = np.random.default_rng(0).integers(0, 2, (side, side + 3, 2)).astype(np.uint8)
+    actual = utils.resize_mask(mask, scale, [(0, 0)] * 3)
+    assert actual.dtype == np.uint8
+    np.testing.assert_array_equal(actual, scipy.ndimage.zoom(mask, [scale, scale, 1], order=0))
+
+
+def test_resize_mask_keeps_the_last_row():
+    """scipy's zoom loses it where its position rounds to just outside, as with 28 rows halved."""
+    mask = np.ones((28, 28, 1), bool)
+    assert utils.resize_mask(mask, 0.5, [(0, 0)] * 3).all()
+
+
+def test_masks_follow_their_image():
+    """A mask goes where its object goes, in every mode."""
+    image = np.zeros((60, 90, 3), np.uint8)
+    image[20:50, 30:60] = 255
+    mask = image[:, :, :1] > 0
+    for mode in ("square", "pad64", "crop", "shorter", "none"):
+        resized, _, scale, padding, crop = utils.resize_image(
+            image, 64, 128, mode=mode, rng=random.Random(0)
+        )
+        moved = utils.resize_mask(mask, scale, padding, crop)[:, :, 0]
+        expected = resized[:, :, 0] > 127
+        assert moved.shape == expected.shape
+        assert np.count_nonzero(moved & expected) / np.count_nonzero(moved | expected) > 0.9, mode
+
+
+# ---- Masks ---------------------------------------------------------------------------------------
+
+
+def test_paste_of_a_full_mask():
+    """torchvision: a full 6x6 mask at x 0, y 2 of a 10x10 image."""
+    pasted = utils.unmold_mask(np.ones((6, 6)), (2, 0, 8, 6), (10, 10))
+    expected = np.zeros((10, 10), bool)
+    expected[2:8, 0:6] = True
+    assert pasted.dtype == bool
+    np.testing.assert_array_equal(pasted, expected)
+
+
+def test_paste_has_zeros_outside_the_mask():
+    """2x2 to 4x4 samples at -.25, .25, .75, 1.25: the weights of the two rows are (.75, 0), (.75,
+    .25), (.25, .75), (0, .75). Only at (1, 1) is .6 * (9 + 3 + 3) / 16 = .5625; (1, 2) is .6 * 13 /
+    16 = .4875 and the rim at most .45, which would be .6 if the mask's edge were repeated."""
+    pasted = utils.unmold_mask(np.array([[0.6, 0.6], [0.6, 0]]), (0, 0, 4, 4), (4, 4))
+    assert np.argwhere(pasted).tolist() == [[1, 1]]
+    # But a mask that is foreground everywhere stays so at the rim.
+    assert utils.unmold_mask(np.full((2, 2), 0.5), (0, 0, 4, 4), (4, 4)).all()
+    assert not utils.unmold_mask(np.full((2, 2), 0.499), (0, 0, 4, 4), (4, 4)).any()
+
+
+def test_paste_beyond_the_image():
+    """README 8, unmold_mask_outside: a box beyond the image crashes. It is the part of a larger
+    image."""
+    soft = np.random.default_rng(0).random((28, 28))
+    for box in ((-7, -20, 30, 25), (10, 30, 60, 90), (-5, -5, 50, 60), (30, 5, 45, 30)):
+        shifted = np.array(box) + 100
+        large = utils.unmold_mask(soft, shifted, (300, 300))
+        np.testing.assert_array_equal(
+            utils.unmold_mask(soft, box, (40, 50)), large[100:140, 100:150]
+        )
+        assert large.any()
+    (mask, box, shape), _ = recorded("unmold_mask_outside")
+    np.testing.assert_array_equal(
+        utils.unmold_mask(mask, box, shape), utils.unmold_mask(mask, box, (60, 60))[:40, :40]
+    )
+    assert not utils.unmold_masks(soft[None], [(50, 5, 60, 30)], (40, 50)).any()
+    assert not utils.unmold_masks(soft[None], [(5, 5, 5, 30)], (40, 50)).any()
+
+
+def test_unmold_masks_is_unmold_mask_of_each():
+    rng = np.random.default_rng(0)
+    soft = rng.random((3, 28, 28)).astype(np.float32)
+    boxes = np.array([[0, 0, 20, 30], [10, 10, 70, 50], [5, 60, 6, 61]])
+    masks = utils.unmold_masks(soft, boxes, (80, 90, 3))
+    assert masks.shape == (80, 90, 3) and masks.dtype == bool
+    for i in range(3):
+        y1, x1, y2, x2 = boxes[i]
+        expected = np.zeros((80, 90), bool)
+        expected[y1:y2, x1:x2] = utils.resize(soft[i], (y2 - y1, x2 - x1)) >= 0.5
+        assert (masks[:, :, i] != expected).sum() <= 1
+        np.testing.assert_array_equal(
+            utils.unmold_mask(soft[i], boxes[i], (80, 90, 3)), masks[:, :, i]
+        )
+    assert utils.unmold_masks(np.zeros((0, 28, 28)), np.zeros((0, 4)), (80, 90, 3)).shape == (
+        80,
+        90,
+        0,
+    )
+    assert utils.unmold_masks(soft, boxes, (80, 90), threshold=0.9).sum() < masks.sum() / 2
+    with pytest.raises(ValueError, match=r"\(3, 28, 28\), 2 boxes"):
+        utils.unmold_masks(soft, boxes[:2], (80, 90))
+
+
+def test_minimize_mask_by_hand():
+    """Columns 0 0 1 1 to two: the samples lie at .5 and 2.5, between equal pixels."""
+    mask = np.zeros((6, 8, 1), bool)
+    mask[1:5, 4:6] = True
+    assert (
+        utils.minimize_mask([[1, 2, 5, 6]], mask, (2, 2))[:, :, 0].tolist() == [[False, True]] * 2
+    )
+    # 0 1 1 0: both samples are exactly half, which rounds down to even.
+    mask = np.zeros((6, 8, 1), bool)
+    mask[1:5, 3:5] = True
+    assert not utils.minimize_mask([[1, 2, 5, 6]], mask, (2, 2)).any()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int32, np.float32])
+def test_minimize_mask_takes_any_dtype(dtype):
+    """README 8, minimize_uint8: fails on every input with current scikit-image."""
+    masks = masks_of((40, 50), (3, 4, 20, 30), (10, 10, 11, 11))
+    boxes = utils.extract_bboxes(masks)
+    values = masks.astype(dtype) * (1 if dtype is bool else 3)
+    mini = utils.minimize_mask(boxes, values, (8, 9))
+    assert mini.shape == (8, 9, 2) and mini.dtype == bool and mini.all()
+
+
+def test_minimize_mask_refuses_empty_boxes():
+    masks = masks_of((10, 10), (1, 1, 3, 3), (0, 0, 0, 0))
+    with pytest.raises(ValueError, match=r"box 1 = \[0, 0, 0, 0\]"):
+        utils.minimize_mask(utils.extract_bboxes(masks), masks, (8, 8))
+    assert utils.minimize_mask(np.zeros((0, 4)), masks[:, :, :0], (8, 8)).shape == (8, 8, 0)
+
+
+def test_expand_mask_of_integers():
+    """README 8: uint8 masks get lost, since 1 becomes 1/255."""
+    mini = np.zeros((4, 4, 1), bool)
+    mini[1:3, 1:3] = True
+    expanded = utils.expand_mask([[2, 2, 10, 10]], mini, (12, 12, 3))
+    assert expanded[4:8, 4:8].all() and expanded.sum() == 16 and expanded.dtype == bool
+    np.testing.assert_array_equal(
+        utils.expand_mask([[2, 2, 10, 10]], mini.astype(np.uint8), (12, 12, 3)), expanded
+    )
+
+
+def test_expand_mask_rounds_half_to_even():
+    """Two columns to three are sampled at -1/6, 1/2, 7/6: the middle is exactly half."""
+    mini = np.array([[1, 0], [1, 0]], bool)[:, :, None]
+    assert (
+        utils.expand_mask([[0, 0, 2, 3]], mini, (2, 3))[:, :, 0].tolist()
+        == [[True, False, False]] * 2
+    )
+
+
+def test_crop_and_paste_keeps_objects():
+    """detectron2: a 28x28 crop and paste keeps a mean IoU above .94."""
+    y, x = np.mgrid[:200, :200]
+    angle = np.arctan2(y - 100, x - 100)
+    radius = np.hypot(y - 100, x - 100)
+    masks = np.stack([radius < 40 + 5 * k + 12 * np.sin(angle * (k + 1)) for k in range(6)], -1)
+    boxes = utils.extract_bboxes(masks)
+    back = utils.expand_mask(boxes, utils.minimize_mask(boxes, masks, (28, 28)), (200, 200))
+    assert np.diag(utils.compute_overlaps_masks(masks, back)).mean() > 0.94
+
+
+def test_mold_mask():
+    config = Config(MASK_SHAPE=[4, 4])
+    mask = np.zeros((8, 8), bool)
+    mask[2:6, 2:6] = True
+    molded = utils.mold_mask(mask, config)
+    assert molded.dtype == np.float32
+    assert molded.tolist() == [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_overlaps_of_masks_by_hand():
+    """README 7, overlaps_masks_zero: empty masks give 0/0."""
+    masks = masks_of((10, 10), (0, 0, 4, 4), (0, 0, 4, 2), (5, 5, 9, 9), (0, 0, 0, 0))
+    overlaps = utils.compute_overlaps_masks(masks, masks)
+    assert overlaps.tolist() == [[1, 0.5, 0, 0], [0.5, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert overlaps.dtype == np.float32
+    np.testing.assert_array_equal(
+        utils.compute_overlaps_masks(masks * 0.6, masks.astype(np.uint8)), overlaps
+    )
+    assert not utils.compute_overlaps_masks(masks * 0.5, masks).any()
+    with pytest.raises(ValueError, match=r"\(10, 10\) and \(9, 10\)"):
+        utils.compute_overlaps_masks(masks, masks[1:])
+    args, _ = recorded("overlaps_masks_zero")
+    assert not utils.compute_overlaps_masks(*args).any()
 
 
 # ---- Matching and average precision --------------------------------------------------------------

@@ -93,9 +93,13 @@ def figures_of(path: pathlib.Path) -> dict:
 
 
 def imports_of(path: pathlib.Path, package: str) -> set[str]:
-    """Modules of the package that a file imports, inside functions too."""
+    """Modules of the package that a file imports, inside functions too but not for types alone."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == package:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package + "."):
