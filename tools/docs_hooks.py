@@ -10,6 +10,7 @@
 Whatever can't be found is a warning, and `mkdocs build --strict` fails.
 """
 
+import json
 import logging
 import os
 import pathlib
@@ -59,9 +60,7 @@ def on_files(files, config):
     for name, text in texts.items():
         files.append(File.generated(config, name, content=text))
     for source in sorted(_linked_sources(files)):
-        files.append(
-            File.generated(config, _source_page(source), content=_source_text(source))
-        )
+        files.append(File.generated(config, _source_page(source), content=_source_text(source)))
     return files
 
 
@@ -104,10 +103,23 @@ def _source_page(source):
 
 
 def _source_text(source):
+    """A page of a file's text; of a notebook, its cells without their outputs."""
     path = pages.ROOT / source
-    language = LANGUAGES.get(path.suffix, "text")
     text = path.read_text(encoding="utf-8")
-    return f"---\nsearch:\n  exclude: true\n---\n\n# {source}\n\n~~~{language}\n{text}\n~~~\n"
+    if path.suffix == ".ipynb":
+        body = "\n\n".join(_cell(cell) for cell in json.loads(text)["cells"])
+    else:
+        body = f"# {source}\n\n{_fenced(text, LANGUAGES.get(path.suffix, 'text'))}"
+    return f"---\ntitle: {source}\nsearch:\n  exclude: true\n---\n\n{body}\n"
+
+
+def _cell(cell):
+    text = "".join(cell["source"])
+    return text if cell["cell_type"] == "markdown" else _fenced(text, "python")
+
+
+def _fenced(text, language):
+    return f"~~~{language}\n{text.rstrip()}\n~~~"
 
 
 def _linked_sources(files):

@@ -44,9 +44,7 @@ def modules():
 def rooms():
     """{title: [module]} of all modules that there are."""
     present = modules()
-    found = {
-        title: [name for name in names if name in present] for title, names in ROOMS.items()
-    }
+    found = {title: [name for name in names if name in present] for title, names in ROOMS.items()}
     known = {name for names in found.values() for name in names}
     found[OTHERS] = [name for name in present if name not in known]
     return {title: names for title, names in found.items() if names}
@@ -183,9 +181,7 @@ def _paragraph(lines, place):
 def _prose(text, place):
     """Text with its shapes as code and its names and settings as links."""
     parts = re.split(r"(`[^`]+`)", text)
-    return "".join(
-        _link(part[1:-1], place) if part[:1] == "`" else _plain(part) for part in parts
-    )
+    return "".join(_link(part[1:-1], place) if part[:1] == "`" else _plain(part) for part in parts)
 
 
 def _link(name, place):
@@ -333,7 +329,9 @@ def derived():
         for node in _config().body
         if isinstance(node, ast.FunctionDef)
         and node.name.isupper()
-        and any(isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list)
+        and any(
+            isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list
+        )
     }
 
 
@@ -344,7 +342,11 @@ def presets():
     classes = {}
     for path in sorted(PACKAGE.glob("*.py"), key=lambda path: (path.stem != "config", path.stem)):
         for node in _tree(path).body:
-            if isinstance(node, ast.ClassDef) and node.bases and isinstance(node.bases[0], ast.Name):
+            if (
+                isinstance(node, ast.ClassDef)
+                and node.bases
+                and isinstance(node.bases[0], ast.Name)
+            ):
                 classes[node.name] = (node.bases[0].id, path, node)
     found, count = {}, -1
     while len(found) > count:
@@ -383,7 +385,7 @@ def settings_page():
         "# Settings",
         docstring_page(manual, "mrcnn.config"),
         "This page is made from `mrcnn/config.py` whenever the documentation is built: the text "
-        "is that of the comments there. \"Presets\" names the classes that set another value; one "
+        'is that of the comments there. "Presets" names the classes that set another value; one '
         "that derives from another takes over all that it does not set "
         "([the presets](#presets)).",
     ]
@@ -407,17 +409,28 @@ def _anchors(names):
 
 def _group(group):
     heading = ", ".join(f"`{name}`" for name in group.defaults)
+    parts = [
+        f"{_anchors(group.defaults)}\n### {heading}",
+        _comment_page(group.text),
+        _values(group),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _values(group):
+    """Defaults and the presets' values: a line for one setting, a table for several."""
+    found = {name: _preset_cell(name) for name in group.defaults}
+    if len(found) == 1:
+        (name,) = found
+        presets_here = f"; {found[name]}" if found[name] else ""
+        return f"Default {_cell(group.defaults[name])}{presets_here.replace('<br>', ', ')}"
+    titles = ["setting", "default", *(["presets"] if any(found.values()) else [])]
     rows = [
-        f"| `{name}` | {_cell(default)} | {_preset_cell(name)} |"
+        [f"`{name}`", _cell(default), found[name]][: len(titles)]
         for name, default in group.defaults.items()
     ]
-    table = "\n".join(["| setting | default | presets |", "| --- | --- | --- |", *rows])
-    text = _comment_page(group.text)
-    return "\n\n".join(
-        part
-        for part in (f"{_anchors(group.defaults)}\n### {heading}", text, table)
-        if part
-    )
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(value):
