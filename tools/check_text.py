@@ -1,4 +1,4 @@
-"""Checks text files before a commit: spaces at ends of lines, the end of the file, marks of a merge.
+"""Checks text files before a commit: white space at the end of lines and file, marks of a merge.
 
     python tools/check_text.py FILE ...
 

@@ -57,15 +57,15 @@ def _tree(path):
 
 @functools.cache
 def documented():
-    """Paths of what has a place in the reference: public and with a docstring, "mrcnn.ops.overlaps"."""
+    """Paths such as "mrcnn.ops.overlaps" of what is in the reference: public, with a docstring."""
     found = set()
 
     def visit(node, path):
         found.add(path)
         for child in node.body:
-            if isinstance(child, (ast.FunctionDef, ast.ClassDef)) and child.name[0] != "_":
-                if ast.get_docstring(child):
-                    visit(child, f"{path}.{child.name}")
+            named = isinstance(child, (ast.FunctionDef, ast.ClassDef)) and child.name[0] != "_"
+            if named and ast.get_docstring(child):
+                visit(child, f"{path}.{child.name}")
 
     for name in modules():
         visit(_tree(PACKAGE / f"{name}.py"), f"mrcnn.{name}")
@@ -316,7 +316,7 @@ def _banner(line):
 
 @functools.cache
 def settings_by_name():
-    """{setting: default as it is written}, with the derived ones, whose default is their docstring."""
+    """{setting: default as it is written}; of the derived ones, their docstring."""
     found = {name: value for group in groups() for name, value in group.defaults.items()}
     return {**found, **derived()}
 
@@ -442,7 +442,7 @@ def _preset_cell(setting):
 
 
 def _comment_page(lines):
-    """A comment's lines as Markdown; indented ones are a list, `name   text` or its continuation."""
+    """A comment's lines as Markdown; indented ones, `name   text`, are a list."""
     blocks, listed = [], False
     for line in lines:
         entry = re.match(r" {2,4}(\w+)\s{2,}(\S.*)", line)
