@@ -26,3 +26,14 @@ lock:
 
 clean:
 	rm -rf .venv demo build *.egg-info
+
+# make docs    builds the documentation into site/, strictly, in an environment of its own
+.PHONY: docs
+docs: .venv-docs/installed
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+.venv-docs/installed: requirements/docs.txt
+	$(or $(PYTHON),python3) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	touch $@
