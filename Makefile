@@ -1,21 +1,33 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
-# make test    runs the tests, two at a time
+# make quick   what to run after each change, 2 minutes: style, and the tests that don't train
+# make test    before a change lands, 10 minutes: style, types, all tests, two at a time
 # make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
 # make clean   removes the environment and the demo's files
-# The first two set up .venv by themselves; PYTHON=/path/to/python chooses the interpreter.
+# The first three set up .venv by themselves; PYTHON=/path/to/python chooses the interpreter.
 
 SEED ?= 0
 
-.PHONY: demo test parity lock clean
+.PHONY: demo quick test parity lock clean
 
 demo:
 	@tools/venv.sh
 	.venv/bin/python samples/shapes/shapes.py demo --seed $(SEED)
 
+PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
+
+quick:
+	@tools/venv.sh test
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	$(PYTEST) -m "not heavy" $(ARGS)
+
 test:
 	@tools/venv.sh test
-	.venv/bin/python -m pytest --numprocesses 2 --dist worksteal $(ARGS)
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
+	$(PYTEST) $(ARGS)
 
 parity:
 	@tools/venv.sh test

@@ -1,8 +1,12 @@
-"""What several tests share: the recorded small network, and the option --slow."""
+"""What several tests share: the recorded small network, a toy that detects, and the option --slow.
+
+A network that is shared is left as it was found: what a test changes, it puts back.
+"""
 
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's default on x86, said aloud
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two workers share a GPU
 os.environ.setdefault(
     "NVIDIA_TF32_OVERRIDE", "0"
@@ -16,7 +20,11 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "small_weights" in item.fixturenames:  # building the recorded network takes 10 s
+            item.add_marker(pytest.mark.heavy)
     if not config.getoption("--slow"):
         for item in items:
             if "slow" in item.keywords:
@@ -45,6 +53,30 @@ def small_model(small_weights, tmp_path_factory):
 
     model = modellib.MaskRCNN("inference", small_config(), tmp_path_factory.mktemp("logs"))
     model.load_weights(small_weights)
+    return model
+
+
+@pytest.fixture(scope="session")
+def toy_detector(tmp_path_factory):
+    """An untrained network in inference mode that finds dozens of objects on any image, one image
+    at a time: for what doesn't depend on the weights, at a hundredth of the recorded network's
+    work."""
+    import keras
+    from toy import ToyConfig
+
+    from mrcnn import model as modellib
+
+    config = ToyConfig(
+        IMAGES_PER_GPU=1,
+        IMAGE_MIN_DIM=128,
+        IMAGE_MAX_DIM=128,
+        POST_NMS_ROIS_INFERENCE=100,
+        DETECTION_MAX_INSTANCES=60,
+        DETECTION_NMS_THRESHOLD=0.9,
+    )
+    keras.utils.set_random_seed(0)
+    model = modellib.MaskRCNN("inference", config, tmp_path_factory.mktemp("logs"))
+    model.keras_model.get_layer("mrcnn_class_logits").layer.bias.assign([-20.0, 0, 0])
     return model
 
 

@@ -10,27 +10,16 @@ import generated_coco
 import numpy as np
 import oracle
 import pytest
+import toy
 
 from mrcnn import commands, media
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = [
-    "--set",
-    "BACKBONE=resnet18",
-    "IMAGE_MIN_DIM=64",
-    "IMAGE_MAX_DIM=64",
-    "RPN_ANCHOR_SCALES=(8,16,32,48,64)",
-    "RPN_CHANNELS=16",
-    "TOP_DOWN_PYRAMID_SIZE=16",
-    "FPN_CLASSIF_FC_LAYERS_SIZE=16",
-    "MASK_HEAD_CHANNELS=16",
-    "POST_NMS_ROIS_TRAINING=30",
-    "POST_NMS_ROIS_INFERENCE=30",
-    "TRAIN_ROIS_PER_IMAGE=8",
+    *toy.OPTIONS,
     "STEPS_PER_EPOCH=1",
     "VALIDATION_STEPS=1",
     "IMAGES_PER_GPU=1",
-    "DETECTION_MAX_INSTANCES=5",
     "WORKERS=1",
 ]
 
@@ -63,12 +52,13 @@ def test_categories_are_those_of_the_official_file(coco):
     assert coco.CocoConfig().NUM_CLASSES == 81 and coco.CocoConfig.NAME == "coco"
 
 
+@pytest.mark.heavy
 def test_train_evaluate_detect(coco, data, tmp_path, capsys):
     """The three commands one after the other; training is taken up; files are complete."""
     logs, out = ["--logs", str(tmp_path / "logs")], ["--output", str(tmp_path / "out")]
     train = ["train", f"--dataset={data}", "--year=2017", "--download=False", *logs, *SMALL]
     coco.main([*train, "--weights=none", "--epochs=1", "--evaluate-every=1", "--limit=2"])
-    coco.main([*train, "--model=last", "--epochs=2"])
+    coco.main([*train, "VALIDATION_STEPS=0", "--model=last", "--epochs=2"])
     (run,) = (tmp_path / "logs").iterdir()
     assert {"mask_rcnn_coco_0001.h5", "mask_rcnn_coco_0002.h5"} <= {
         each.name for each in run.iterdir()
@@ -294,6 +284,7 @@ def test_2014_parts_that_are_gone(coco, tmp_path, monkeypatch, capsys):
         coco.load(args)
 
 
+@pytest.mark.heavy
 def test_mistakes_are_one_message(data, tmp_path):
     """As a program: each mistake in one line, without a traceback; --help is complete."""
 
@@ -343,6 +334,7 @@ def test_mistakes_are_one_message(data, tmp_path):
         assert done.returncode != 0 and message in done.stderr, done.stderr
 
 
+@pytest.mark.heavy
 def test_benchmark_of_the_json_runs(tmp_path):
     done = subprocess.run(
         [

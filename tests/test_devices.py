@@ -4,7 +4,6 @@ before TensorFlow starts."""
 import os
 import subprocess
 import sys
-import textwrap
 
 import keras
 import numpy as np
@@ -26,12 +25,75 @@ from mrcnn import model as modellib
 """
 
 
-def run(code, tmp_path):
-    script = tmp_path / "script.py"
-    script.write_text(HEAD + textwrap.dedent(code))
+NAMES = ("losses", "gradients", "copies", "detected", "epoch")
+
+HALF_BATCHES = """
+import keras
+keras.utils.set_random_seed(0)
+settings = dict(IMAGES_PER_GPU=2, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
+two = modellib.MaskRCNN("training", ToyConfig(GPU_COUNT=2, **settings), "logs")
+one = modellib.MaskRCNN("training", ToyConfig(**settings), "logs")
+two.keras_model.save_weights("w.h5")
+one.load_weights("w.h5")
+inputs = list(data.TrainingBatches(Rectangles(4, empty=True), two.config, shuffle=False).batch(0)[0])
+# Noise: in areas of one colour a rounding error at a ReLU's kink is that of all their pixels.
+inputs[0] = inputs[0] + np.random.default_rng(0).normal(0, 20, inputs[0].shape).astype("float32")
+# One RoI on an object in the first image, two in the second, none in the third, and two beside objects:
+# each is drawn, whatever the seed.
+beside = [[0, 44, 10, 60], [44, 0, 60, 10]]
+rois = np.zeros((4, 5, 4), "float32")
+for i, objects in enumerate([[(8, 6, 34, 40)], [(8, 6, 34, 40), (36, 22, 62, 60), (9, 7, 34, 40)], [], [(8, 6, 34, 40)]]):
+    rois[i, :len(objects) + 2] = [*objects, *beside]
+inputs = tuple(x.astype("uint8") if x.dtype == bool else x.astype("float32") if x.dtype == float else x
+               for x in (*inputs[:7], rois))
+one.compile(.1, .0)
+two.compile(.1, .0)
+losses, gradients = [], []
+for half in (slice(0, 2), slice(2, 4)):
+    with tf.GradientTape() as tape:
+        outputs = one.keras_model([x[half] for x in inputs], training=True)
+        total = one.keras_model.compute_loss(y_pred=outputs)
+    losses.append([float(x) for x in (total, *outputs[-5:])])
+    gradients.append([tf.convert_to_tensor(g) for g in tape.gradient(total, one.keras_model.trainable_weights)])
+assert losses[0] != losses[1]
+mean = [(a + b) / 2 for a, b in zip(*gradients)]
+norm = float(tf.linalg.global_norm(mean))
+assert norm > .5
+before = [np.asarray(w) for w in two.keras_model.trainable_weights]
+history = two.keras_model.fit((x for x in [(inputs,)]), steps_per_epoch=1, verbose=0).history
+names = ["loss", *two.keras_model.loss_names]
+print("losses", max(abs(history[name][0] - value) for name, value in zip(names, np.mean(losses, axis=0))))
+print("gradients", max(np.abs((b - np.asarray(w)) / .1 - g * .5 / norm).max()
+                       for b, w, g in zip(before, two.keras_model.trainable_weights, mean)))
+copies = [w.value.values for w in two.keras_model.trainable_weights]
+print("copies", max(np.abs(a.numpy() - b.numpy()).max() for a, b in copies))
+"""
+
+WHOLE_RUN = """
+config = ToyConfig(GPU_COUNT=2, IMAGES_PER_GPU=1, TRAIN_BN=None)
+model = modellib.MaskRCNN("training", config, "logs")
+history = model.train(Rectangles(4), Rectangles(2), .01, epochs=2, layers="all")
+assert np.isfinite(history.history["val_loss"]).all()
+again = modellib.MaskRCNN("training", config, "logs")
+again.load_weights(again.find_last())
+again.train(Rectangles(4), None, .01, epochs=3, layers="heads")
+inference = modellib.MaskRCNN("inference", config, "logs")
+inference.load_weights(inference.find_last())
+image = Rectangles(1).load_image(0)
+print("detected", len(inference.detect([image] * 3)))
+print("epoch", again.epoch)
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """{name: number} of what the two programs print, run in one process."""
+    folder = tmp_path_factory.mktemp("devices")
+    script = folder / "script.py"
+    script.write_text(HEAD + HALF_BATCHES + WHOLE_RUN)
     done = subprocess.run(
         [sys.executable, script],
-        cwd=tmp_path,
+        cwd=folder,
         capture_output=True,
         text=True,
         env={
@@ -42,79 +104,21 @@ def run(code, tmp_path):
         },
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout.strip().splitlines()
+    words = (line.split() for line in done.stdout.splitlines())
+    return {line[0]: float(line[1]) for line in words if line and line[0] in NAMES}
 
 
-def test_two_devices_give_the_mean_of_two_half_batches(tmp_path):
+@pytest.mark.heavy
+def test_two_devices_give_the_mean_of_two_half_batches(printed):
     """Losses, and the clipped update of one step, with other numbers of positives on each
     device."""
-    lines = run(
-        """
-        import keras
-        keras.utils.set_random_seed(0)
-        settings = dict(IMAGES_PER_GPU=2, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
-        two = modellib.MaskRCNN("training", ToyConfig(GPU_COUNT=2, **settings), "logs")
-        one = modellib.MaskRCNN("training", ToyConfig(**settings), "logs")
-        two.keras_model.save_weights("w.h5")
-        one.load_weights("w.h5")
-        inputs = list(data.TrainingBatches(Rectangles(4, empty=True), two.config, shuffle=False).batch(0)[0])
-        # Noise: in areas of one colour a rounding error at a ReLU's kink is that of all their pixels.
-        inputs[0] = inputs[0] + np.random.default_rng(0).normal(0, 20, inputs[0].shape).astype("float32")
-        # One RoI on an object in the first image, two in the second, none in the third, and two beside objects:
-        # each is drawn, whatever the seed.
-        beside = [[0, 44, 10, 60], [44, 0, 60, 10]]
-        rois = np.zeros((4, 5, 4), "float32")
-        for i, objects in enumerate([[(8, 6, 34, 40)], [(8, 6, 34, 40), (36, 22, 62, 60), (9, 7, 34, 40)], [], [(8, 6, 34, 40)]]):
-            rois[i, :len(objects) + 2] = [*objects, *beside]
-        inputs = tuple(x.astype("uint8") if x.dtype == bool else x.astype("float32") if x.dtype == float else x
-                       for x in (*inputs[:7], rois))
-        one.compile(.1, .0)
-        two.compile(.1, .0)
-        losses, gradients = [], []
-        for half in (slice(0, 2), slice(2, 4)):
-            with tf.GradientTape() as tape:
-                outputs = one.keras_model([x[half] for x in inputs], training=True)
-                total = one.keras_model.compute_loss(y_pred=outputs)
-            losses.append([float(x) for x in (total, *outputs[-5:])])
-            gradients.append([tf.convert_to_tensor(g) for g in tape.gradient(total, one.keras_model.trainable_weights)])
-        assert losses[0] != losses[1]
-        mean = [(a + b) / 2 for a, b in zip(*gradients)]
-        norm = float(tf.linalg.global_norm(mean))
-        assert norm > .5
-        before = [np.asarray(w) for w in two.keras_model.trainable_weights]
-        history = two.keras_model.fit((x for x in [(inputs,)]), steps_per_epoch=1, verbose=0).history
-        names = ["loss", *two.keras_model.loss_names]
-        print(max(abs(history[name][0] - value) for name, value in zip(names, np.mean(losses, axis=0))))
-        print(max(np.abs((b - np.asarray(w)) / .1 - g * .5 / norm).max()
-                  for b, w, g in zip(before, two.keras_model.trainable_weights, mean)))
-        copies = [w.value.values for w in two.keras_model.trainable_weights]
-        print(max(np.abs(a.numpy() - b.numpy()).max() for a, b in copies))
-    """,
-        tmp_path,
-    )
-    losses, gradients, copies = map(float, lines[-3:])
-    assert losses <= 1e-5 and gradients <= 1e-5 and copies == 0
+    assert printed["losses"] <= 1e-5 and printed["gradients"] <= 1e-5 and printed["copies"] == 0
 
 
-def test_training_and_detection_with_two_devices(tmp_path):
+@pytest.mark.heavy
+def test_training_and_detection_with_two_devices(printed):
     """A whole `train` from the RPN's own proposals, resumable, and detection with GPU_COUNT 2."""
-    lines = run(
-        """
-        config = ToyConfig(GPU_COUNT=2, IMAGES_PER_GPU=1, TRAIN_BN=None)
-        model = modellib.MaskRCNN("training", config, "logs")
-        history = model.train(Rectangles(4), Rectangles(2), .01, epochs=2, layers="all")
-        assert np.isfinite(history.history["val_loss"]).all()
-        again = modellib.MaskRCNN("training", config, "logs")
-        again.load_weights(again.find_last())
-        again.train(Rectangles(4), None, .01, epochs=3, layers="heads")
-        inference = modellib.MaskRCNN("inference", config, "logs")
-        inference.load_weights(inference.find_last())
-        image = Rectangles(1).load_image(0)
-        print(len(inference.detect([image] * 3)), again.epoch)
-    """,
-        tmp_path,
-    )
-    assert lines[-1] == "3 3"
+    assert printed["detected"] == 3 and printed["epoch"] == 3
 
 
 def test_parallel_model():

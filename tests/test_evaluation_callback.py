@@ -25,6 +25,7 @@ class Keeps(keras.callbacks.Callback):
 
 
 # What Keras says of the epoch before the first evaluation.
+@pytest.mark.heavy
 @pytest.mark.filterwarnings(
     "ignore:(Early stopping conditioned|Can save best model only):UserWarning"
 )
@@ -107,6 +108,7 @@ def test_mistakes(monkeypatch):
         training.EvaluationCallback(None, Rectangles(2), every=0)
 
 
+@pytest.mark.heavy
 def test_tensorboard_shows_figures_and_pictures(tmp_path):
     """What the event files hold, read by TensorBoard itself."""
     pytest.importorskip("tensorboard", reason="TensorBoard is an optional extra")

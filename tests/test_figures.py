@@ -95,6 +95,7 @@ def test_a_wrong_picture_is_noticed():
             pictures.compare(wrong, reference)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "settings", [{}, {"USE_MASK": False}, {"DETECTION_MIN_CONFIDENCE": 1.0}], ids=str
 )

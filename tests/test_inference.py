@@ -7,19 +7,19 @@ from pycocotools import mask as coco_mask
 from mrcnn import inference, utils
 
 
-def test_one_function_serves_all_sizes_and_groups_of_masks(small_model, image, monkeypatch):
-    small_model.detector.functions.clear()
-    whole = small_model.detect([image, image[:, :90], image[:50]])
-    assert set(small_model.detector.functions) == {"boxes", "masks"}
+def test_one_function_serves_all_sizes_and_groups_of_masks(toy_detector, image, monkeypatch):
+    toy_detector.detector.functions.clear()
+    whole = toy_detector.detect([image, image[:, :90], image[:50]])
+    assert set(toy_detector.detector.functions) == {"boxes", "masks"}
     monkeypatch.setattr(inference, "HEAD_GROUP", 7)
-    for a, b in zip(whole, small_model.detect([image, image[:, :90], image[:50]])):
+    for a, b in zip(whole, toy_detector.detect([image, image[:, :90], image[:50]])):
         np.testing.assert_array_equal(a["rois"], b["rois"])
         assert a["masks"].shape == b["masks"].shape and np.mean(a["masks"] != b["masks"]) <= 1e-3
 
 
-def test_forms_of_masks(small_model, image):
+def test_forms_of_masks(toy_detector, image):
     dense, lazy, rle = (
-        small_model.detect([image], masks=form)[0]["masks"] for form in ("dense", "lazy", "rle")
+        toy_detector.detect([image], masks=form)[0]["masks"] for form in ("dense", "lazy", "rle")
     )
     assert type(dense) is np.ndarray and dense.dtype == bool
     assert (
@@ -41,7 +41,7 @@ def test_forms_of_masks(small_model, image):
     expected = coco_mask.encode(np.asfortranarray(dense.astype(np.uint8)))
     assert [code["counts"] for code in rle] == [code["counts"].decode() for code in expected]
     with pytest.raises(ValueError, match="Received: .crops."):
-        small_model.detect([image], masks="crops")
+        toy_detector.detect([image], masks="crops")
 
 
 def test_run_lengths_by_hand():
@@ -77,7 +77,7 @@ def test_crops_of_boxes_beyond_the_image():
     assert inference.Masks(soft[:0], np.zeros((0, 4), int), (40, 50)).rle() == []
 
 
-def test_detect_many_is_detect(small_model, image):
+def test_detect_many_is_detect(toy_detector, image):
     images = [image, image[:90], image[:, :70], image[::-1], image[:90]]
     asked = []
 
@@ -85,11 +85,11 @@ def test_detect_many_is_detect(small_model, image):
         asked.append(number)
         return images[number]
 
-    found = list(small_model.detect_many(range(5), load=load))
+    found = list(toy_detector.detect_many(range(5), load=load))
     assert sorted(asked) == list(range(5))
-    for a, b in zip(found, small_model.detect(images), strict=True):
+    for a, b in zip(found, toy_detector.detect(images), strict=True):
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
-    assert list(small_model.detect_many([])) == []
+    assert list(toy_detector.detect_many([])) == []
     with pytest.raises(ValueError, match=r"image 1 of shape \(64, 64, 5\)"):
-        list(small_model.detect_many([image, np.zeros((64, 64, 5), np.uint8)]))
+        list(toy_detector.detect_many([image, np.zeros((64, 64, 5), np.uint8)]))

@@ -306,6 +306,7 @@ def test_the_default_graph_does_not_change(tmp_path):
     assert added == ["mrcnn_keypoint_conv1", "mrcnn_keypoint_conv2", "mrcnn_keypoint_deconv"]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("masks", [True, False])
 def test_training_and_detection(tmp_path, masks):
     """A step moves the branch's weights; results come in the original's pixels, whatever the

@@ -137,6 +137,7 @@ def test_layer(name):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name", [name for name in CASES if name.startswith(("Prop", "PyramidR", "DetectionLayer"))]
 )
@@ -154,6 +155,7 @@ def test_portable_kernels_under_xla(name):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.heavy
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
 def test_layers_under_jax(tmp_path):
     """In a process of its own with JAX as the backend: the same values, compiled by jax.jit."""

@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "migrating.md"
 
 
+@pytest.mark.heavy
 def test_a_script_of_2018(tmp_path):
     """Training in stages, resuming, evaluation and inspection, found through sys.path, from another
     folder."""
@@ -96,6 +97,7 @@ class Failing(Rectangles):
         return super().load_image(image_id)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_image_that_fails_in_training_is_named(tmp_path, workers):
     """(16) The first error ends the run and says which image it was."""

@@ -85,12 +85,14 @@ def executed(gallery, name, data="shapes"):
     assert len(named) == sum("gallery" in cell.metadata for cell, _ in pictures)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", NAMES)
 def test_runs(name, gallery, weights):
     executed(gallery, name)
 
 
 # inspect_data needs no network; the others take minutes with that of the photographs.
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name",
     [

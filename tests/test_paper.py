@@ -25,6 +25,7 @@ def metas(shape, window, classes=3):
 # ---- Bodies --------------------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name, parameters",
     [
@@ -429,6 +430,7 @@ VARIANTS = {
 }
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name",
     [

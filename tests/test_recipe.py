@@ -171,6 +171,7 @@ def test_averages_by_hand():
         assert float(layer.kernel[0, 0]) == weight
 
 
+@pytest.mark.heavy
 def test_the_averages_are_what_is_saved_and_left(tmp_path):
     """The checkpoint, the model after `train` and the validation have the averages; a resumed run
     ends alike."""

@@ -175,6 +175,7 @@ def test_folding_follows_the_variables(small_model, image):
     np.testing.assert_array_equal(small_model.detect([image])[0]["rois"], before["rois"])
 
 
+@pytest.mark.heavy
 def test_batch_norm_of_the_batch_is_not_folded(tmp_path):
     from mrcnn import model as modellib
 
@@ -186,6 +187,7 @@ def test_batch_norm_of_the_batch_is_not_folded(tmp_path):
     assert any(isinstance(layer, KL.BatchNormalization) for layer in folded.layers)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "settings",
     [
@@ -347,6 +349,7 @@ def test_more_classes_than_bfloat16_can_count(use_bias):
     )
 
 
+@pytest.mark.heavy
 def test_body_c4_of_odd_pooled_size_at_stride_2(tmp_path):
     """7 x 7 cells become 4 x 4 in the fifth stage, and masks of 8 x 8."""
     from mrcnn import model as modellib

@@ -11,10 +11,11 @@ import time
 
 import numpy as np
 import pytest
+import toy
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "samples" / "shapes" / "shapes.py"
-SMALL = ["--set", "IMAGES_PER_GPU=2", "STEPS_PER_EPOCH=12", "RESUME_SECONDS=0"]
+SMALL = [*toy.OPTIONS, "IMAGES_PER_GPU=2", "STEPS_PER_EPOCH=12", "RESUME_SECONDS=0"]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,7 @@ def test_images(shapes):
     assert len({dataset.load_image(i).tobytes() for i in dataset.image_ids}) == 40
 
 
+@pytest.mark.heavy
 def test_demo_survives_a_kill(tmp_path):
     """Killed in the middle of an epoch and started again it goes on, and ends with its table and
     its line."""

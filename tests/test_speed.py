@@ -48,6 +48,7 @@ def test_patches_of_cells_are_what_a_convolution_sees():
     )
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "settings",
     [
@@ -96,6 +97,7 @@ def test_other_rpns_keep_the_gradient_of_their_maps(tmp_path):
 # ---- Batch norm folded into the convolutions before it -------------------------------------------
 
 
+@pytest.mark.heavy
 def test_folded_batch_norm_has_the_same_losses_and_gradients(tmp_path):
     """In the body, behind the box head's convolution that is a product of matrices, and in the mask
     head."""
@@ -152,6 +154,7 @@ def test_folded_batch_norm_has_the_same_losses_and_gradients(tmp_path):
 # ---- Mixed precision -----------------------------------------------------------------------------
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_mixed_precision(tmp_path, policy):
     """Losses are finite and close to float32's, weights get finite gradients; boxes stay float32;

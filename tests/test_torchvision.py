@@ -152,6 +152,7 @@ def check_detections(model, image, expected):
             close(result["keypoints"][j, :, 2], expected["keypoints_scores"][i])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("name", ["maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn"])
 def test_recordings(name, tmp_path):
     if name.startswith("keypoint") and not hasattr(Config, "USE_KEYPOINTS"):
@@ -181,6 +182,7 @@ def python_with_torchvision():
     return sys.executable
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "name",
     [

@@ -90,6 +90,7 @@ def test_activations_and_image(stages):
     np.testing.assert_array_equal(stages.image, recorded("net_small_shapes0")["image0"])
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "settings",
     [

@@ -33,6 +33,7 @@ def detect_with(model, config, image, never_background=False):
     return inference.detect([image])[0]
 
 
+@pytest.mark.heavy
 def test_overfits_one_image(tmp_path):
     """One image, two objects: both found, each mask with an IoU above .9."""
     keras.utils.set_random_seed(0)
@@ -58,21 +59,17 @@ def test_overfits_one_image(tmp_path):
         assert (mask & found).sum() / (mask | found).sum() > 0.9
 
 
+# Settings that don't touch each other share a run: tracing the graphs of a run is what takes time.
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(MASK_SHAPE=[28, 28]),
-        dict(MASK_SHAPE=[56, 56], MASK_POOL_SIZE=28),
-        dict(USE_MASK=False),
-        dict(IMAGES_PER_GPU=1, USE_MINI_MASK=False),
+        dict(MASK_SHAPE=[28, 28], OPTIMIZER="adamw"),
+        dict(MASK_SHAPE=[56, 56], MASK_POOL_SIZE=28, TRAIN_BN=None, IMAGE_RESIZE_MODE="shorter"),
+        dict(USE_MASK=False, IMAGE_CHANNEL_COUNT=1, MEAN_PIXEL=np.array([100.0])),
+        dict(IMAGES_PER_GPU=1, USE_MINI_MASK=False, IMAGE_RESIZE_MODE="none"),
         dict(IMAGES_PER_GPU=3, IMAGE_RESIZE_MODE="pad64"),
-        dict(IMAGE_CHANNEL_COUNT=1, MEAN_PIXEL=np.array([100.0])),
-        dict(IMAGE_CHANNEL_COUNT=5, MEAN_PIXEL=np.arange(5.0)),
-        dict(IMAGE_RESIZE_MODE="shorter"),
-        dict(IMAGE_RESIZE_MODE="none"),
-        dict(TRAIN_BN=None),
-        dict(OPTIMIZER="adamw"),
-        dict(CLASS_LOSS_ON_PADDING=False),
+        dict(IMAGE_CHANNEL_COUNT=5, MEAN_PIXEL=np.arange(5.0), CLASS_LOSS_ON_PADDING=False),
     ],
     ids=str,
 )
@@ -100,6 +97,7 @@ def test_every_kind_of_input_trains_and_detects(tmp_path, settings):
         assert result["masks"] is None
 
 
+@pytest.mark.heavy
 def test_crop_mode_trains_and_is_refused_in_detection(tmp_path):
     config = ToyConfig(IMAGE_RESIZE_MODE="crop")
     dataset = Rectangles(4, (100, 90, 3))
@@ -123,6 +121,7 @@ class _KillAt(keras.callbacks.Callback):
             raise _Killed
 
 
+@pytest.mark.heavy
 def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     """Killed in the middle of an epoch: weights, optimizer, schedule and data continue where they
     were."""
@@ -143,6 +142,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
         model.keras_model.get_layer("proposal_targets")._draw = _first_rows.__get__(
             model.keras_model.get_layer("proposal_targets")
         )
+        start = _trainable(model)
         if kill:
             with pytest.raises(_Killed):
                 train(config, folder, 2, model=model, custom_callbacks=[_KillAt(kill)])
@@ -154,20 +154,20 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
             )
             model.load_weights(model.find_last())
         train(config, folder, 2, model=model)
-        return model
+        return start, model
 
-    keras.utils.set_random_seed(1)
-    start = modellib.MaskRCNN("training", ToyConfig(**settings), tmp_path)
-    whole, killed = run(tmp_path / "whole"), run(tmp_path / "killed", kill=6)
+    (first, whole), (_, killed) = run(tmp_path / "whole"), run(tmp_path / "killed", kill=6)
     assert killed.epoch == 2
     assert int(killed.keras_model.optimizer.iterations.numpy()) == 8
-    first, one, other = (
-        np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
-        for model in (start, whole, killed)
-    )
+    one, other = _trainable(whole), _trainable(killed)
     # Threads add in any order: two uninterrupted runs differ by up to .0034 of the way. Measured
     # without the optimizer's state: .56; with other images in the rest of the run: .054.
     assert np.linalg.norm(one - other) < 0.02 * np.linalg.norm(one - first)
+
+
+def _trainable(model):
+    """A copy of all trainable weights, one after the other."""
+    return np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
 
 
 def _first_rows(self, positive, negative):
@@ -182,20 +182,54 @@ def _first_rows(self, positive, negative):
     return rows, is_positive, flags == 1
 
 
-def test_resume_file_has_a_limit_and_a_plan(tmp_path):
-    """A run with another plan starts from the checkpoint, not from the interrupted one's state."""
-    model, _ = train(ToyConfig(), tmp_path)
-    with h5py.File(os.path.join(model.log_dir, "mask_rcnn_toy_resume.h5")) as file:
+class Counting(Rectangles):
+    """Notes which images are read."""
+
+    def __init__(self, count):
+        super().__init__(count)
+        self.seen = []
+
+    def load_image(self, image_id):
+        self.seen.append(image_id)
+        return super().load_image(image_id)
+
+
+SHORT = dict(NAME="My toy", STEPS_PER_EPOCH=1)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    """A run of two epochs by two calls of `train`: the model, what the resume file said after the
+    first, and the images, of nine, that the second one read."""
+    config, dataset = ToyConfig(**SHORT), Counting(9)
+    model, _ = train(config, tmp_path_factory.mktemp("logs"), dataset=dataset)
+    with h5py.File(os.path.join(model.log_dir, "mask_rcnn_my toy_resume.h5")) as file:
         state = json.loads(file.attrs["mrcnn_run"])
+    dataset.seen.clear()
+    train(config, model.model_dir, 2, dataset=dataset, model=model)
+    return model, state, list(dataset.seen)
+
+
+@pytest.fixture(scope="module")
+def taken_up(two_epochs):
+    """Another model with the last checkpoint of that run."""
+    model = modellib.MaskRCNN("training", ToyConfig(**SHORT), two_epochs[0].model_dir)
+    model.load_weights(model.find_last())
+    return model
+
+
+@pytest.mark.heavy
+def test_resume_file_has_a_limit_and_a_plan(two_epochs, taken_up):
+    """A run with another plan starts from the checkpoint, not from the interrupted one's state."""
+    _, state, _ = two_epochs
     assert state["epoch"] == 1 and state["step"] == 0
-    again = modellib.MaskRCNN("training", ToyConfig(), tmp_path)
-    again.load_weights(again.find_last())
-    run = training.Run(again, Rectangles(), None, 0.5, 3, ".*", None, None, None)
+    run = training.Run(taken_up, Rectangles(), None, 0.5, 3, ".*", None, None, None)
     assert run._take_up() is None
 
 
-def test_find_last_and_epochs(tmp_path):
-    model, _ = train(ToyConfig(NAME="My toy"), tmp_path, epochs=2)
+@pytest.mark.heavy
+def test_find_last_and_epochs(two_epochs, taken_up):
+    model, _, _ = two_epochs
     last = model.find_last()
     folder, file = last
     assert os.path.basename(last) == "mask_rcnn_my toy_0002.h5" and (last[0], last[1]) == (
@@ -203,15 +237,13 @@ def test_find_last_and_epochs(tmp_path):
         file,
     )
     assert os.path.samefile(folder, model.log_dir) and os.path.exists(last)
-    again = modellib.MaskRCNN("training", ToyConfig(NAME="My toy"), tmp_path)
-    again.load_weights(last)
-    assert again.epoch == 2
+    assert taken_up.epoch == 2
     with pytest.raises(
         ValueError, match="epochs is the number of the last epoch and above 2.*Received: 2"
     ):
-        train(ToyConfig(), tmp_path, 2, model=again)
+        train(ToyConfig(), model.model_dir, 2, model=taken_up)
     with pytest.raises(FileNotFoundError, match="mask_rcnn_my_"):
-        modellib.MaskRCNN("training", ToyConfig(NAME="my"), tmp_path).find_last()
+        modellib.MaskRCNN("training", ToyConfig(NAME="my"), model.model_dir).find_last()
 
 
 @pytest.mark.parametrize(
@@ -229,6 +261,7 @@ def test_epoch_of_a_checkpoint(path, epoch):
     assert found is None or found[0] == os.path.abspath(os.path.dirname(path))
 
 
+@pytest.mark.heavy
 def test_nan_stops_training_with_the_images_of_the_batch(tmp_path):
     with pytest.raises(
         training.BadLossError, match=r"loss is (nan|inf).*step \d, with the images \[\d, \d\]"
@@ -266,26 +299,17 @@ def test_a_broken_dataset_is_refused_with_every_problem(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_the_check_can_be_limited_and_is_not_repeated(tmp_path):
+@pytest.mark.heavy
+def test_the_check_can_be_limited_and_is_not_repeated(two_epochs):
     """CHECK_IMAGES 2 reads the first and the last image; a second call of train reads none."""
-
-    class Counting(Rectangles):
-        seen = []
-
-        def load_image(self, image_id):
-            self.seen.append(image_id)
-            return super().load_image(image_id)
-
     dataset = Counting(9)
     data.check_dataset(dataset, ToyConfig(CHECK_IMAGES=2))
     assert sorted(dataset.seen) == [0, 8]
     data.check_dataset(dataset, ToyConfig(CHECK_IMAGES=0))
     data.check_dataset(dataset, ToyConfig())
     assert sorted(dataset.seen[2:]) == list(range(9))
-    model, _ = train(ToyConfig(STEPS_PER_EPOCH=1), tmp_path, dataset=dataset)
-    dataset.seen.clear()
-    train(ToyConfig(STEPS_PER_EPOCH=1), tmp_path, 2, dataset=dataset, model=model)
-    assert len(dataset.seen) < 9
+    _, _, read_again = two_epochs
+    assert len(read_again) < 9
 
 
 def test_datasets_without_images_or_classes_are_refused(tmp_path):
@@ -299,12 +323,11 @@ def test_datasets_without_images_or_classes_are_refused(tmp_path):
         train(ToyConfig(NUM_CLASSES=4), tmp_path)
 
 
-def test_modes_are_checked(tmp_path):
+def test_modes_are_checked(toy_detector, tmp_path):
     with pytest.raises(ValueError, match="'training' or 'inference'. Received: 'test'"):
         modellib.MaskRCNN("test", ToyConfig(), tmp_path)
-    model = modellib.MaskRCNN("inference", ToyConfig(), tmp_path)
     with pytest.raises(ValueError, match="needs a model in mode 'training'"):
-        train(ToyConfig(), tmp_path, model=model)
+        train(ToyConfig(), tmp_path, model=toy_detector)
 
 
 def test_batches_do_not_depend_on_the_number_of_threads():
@@ -375,6 +398,7 @@ class TwoPhotographs(Dataset):
         )
 
 
+@pytest.mark.heavy
 def test_learns_from_photographs(tmp_path):
     """60 steps on two photographs: the mean of each loss over the last 10 is at most .7 of the
     first 10's."""

@@ -94,6 +94,7 @@ def run(line, extra, monkeypatch):
         assert end.code in (None, 0), f"{line}: {end.code}"
 
 
+@pytest.mark.heavy
 def test_every_command(small, monkeypatch, capsys):
     from mrcnn import model as modellib
 

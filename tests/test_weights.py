@@ -18,6 +18,15 @@ def toy(tmp_path, **settings):
     return modellib.MaskRCNN("inference", ToyConfig(**settings), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A toy and the legacy file of its weights; both stay as they are."""
+    folder = tmp_path_factory.mktemp("toy")
+    model = toy(folder)
+    model.save_weights(folder / "x.h5")
+    return model, folder / "x.h5"
+
+
 def test_legacy_file_has_the_layers_of_a_released_one(small_model, small_weights, tmp_path):
     """What is written has, layer by layer, the names, shapes and values that were read."""
     path = tmp_path / "again.h5"
@@ -37,8 +46,8 @@ def test_legacy_file_has_the_layers_of_a_released_one(small_model, small_weights
 
 
 @pytest.mark.parametrize("name", ["x.h5", "x.weights.h5"])
-def test_round_trip(tmp_path, name):
-    first, second = toy(tmp_path), toy(tmp_path)
+def test_round_trip(saved, tmp_path, name):
+    (first, _), second = saved, toy(tmp_path)
     first.save_weights(str(tmp_path / name))
     assert not [p for p in tmp_path.iterdir() if "part" in p.name]
     second.load_weights(str(tmp_path / name))
@@ -46,12 +55,10 @@ def test_round_trip(tmp_path, name):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
-def test_whole_models_and_wrapped_models(tmp_path):
+def test_whole_models_and_wrapped_models(saved, tmp_path):
     """A `model_weights` group, and the layers inside one nested model as multi-GPU training saves
     them."""
-    first = toy(tmp_path)
-    first.save_weights(tmp_path / "x.h5")
-    found, _ = weights.read_legacy(tmp_path / "x.h5")
+    found, _ = weights.read_legacy(saved[1])
     with h5py.File(tmp_path / "wrapped.h5", "w") as file:
         root = file.create_group("model_weights")
         root.attrs["layer_names"] = ["mask_rcnn"]
@@ -65,10 +72,10 @@ def test_whole_models_and_wrapped_models(tmp_path):
     assert len(coverage.loaded) == len(names) and not coverage.missing
 
 
-def test_another_number_of_classes(tmp_path):
+def test_another_number_of_classes(saved, tmp_path):
     """(18) Refused with the shapes, and loaded with the four heads excluded, mrcnn_bbox among
     them."""
-    toy(tmp_path).save_weights(tmp_path / "x.h5")
+    _, path = saved
     model = toy(tmp_path, NUM_CLASSES=5)
     before = [np.asarray(w) for w in model.keras_model.weights]
     with pytest.raises(
@@ -77,25 +84,26 @@ def test_another_number_of_classes(tmp_path):
             r"nothing was loaded(?s:.*)mrcnn_class_logits/kernel: \(64, 3\) in the file, \(64, 5\)"
         ),
     ):
-        model.load_weights(tmp_path / "x.h5", by_name=True)
+        model.load_weights(path, by_name=True)
     for a, b in zip(before, model.keras_model.weights):
         np.testing.assert_array_equal(a, np.asarray(b))
     heads = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
-    coverage = model.load_weights(tmp_path / "x.h5", by_name=True, exclude=heads)
+    coverage = model.load_weights(path, by_name=True, exclude=heads)
     assert len(coverage.ignored) == 6 and not coverage.mismatched
 
 
-def test_wrong_files_are_refused(tmp_path, small_weights):
+def test_wrong_files_are_refused(saved, tmp_path, small_weights):
     """(18) A wrong backbone, a misspelt exclude, no weights at all."""
+    model, _ = saved
     with pytest.raises(ValueError, match="small.h5 doesn't fit the network; nothing was loaded"):
-        toy(tmp_path).load_weights(small_weights, by_name=True)
+        model.load_weights(small_weights, by_name=True)
     with pytest.raises(ValueError, match=r"Received: \['mrcnn_bbox_fcc'\]"):
-        toy(tmp_path).load_weights(small_weights, exclude=["mrcnn_bbox_fcc"])
+        model.load_weights(small_weights, exclude=["mrcnn_bbox_fcc"])
     with pytest.raises(FileNotFoundError, match="missing.h5"):
-        toy(tmp_path).load_weights(tmp_path / "missing.h5")
+        model.load_weights(tmp_path / "missing.h5")
     (tmp_path / "text.h5").write_text("x")
     with pytest.raises(ValueError, match="text.h5 is not a readable HDF5"):
-        toy(tmp_path).load_weights(tmp_path / "text.h5")
+        model.load_weights(tmp_path / "text.h5")
 
 
 def test_a_file_with_a_backbone_alone(tmp_path, small_weights):
@@ -205,6 +213,7 @@ def test_released_weights_are_downloaded_with_a_progress_bar(url, tmp_path, monk
     assert not capsys.readouterr().err
 
 
+@pytest.mark.heavy
 def test_keras_model_writes_and_reads_legacy_files(tmp_path):
     """`model.keras_model.save_weights("x.h5")`, as scripts do by hand, in both modes."""
     training = modellib.MaskRCNN("training", ToyConfig(), tmp_path)
@@ -226,6 +235,7 @@ def test_keras_model_writes_and_reads_legacy_files(tmp_path):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.heavy
 def test_imagenet_weights_come_through_keras_applications(tmp_path, monkeypatch):
     """The file has the whole backbone and nothing else; the download itself is replaced by random
     weights."""

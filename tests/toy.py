@@ -49,6 +49,24 @@ class ToyConfig(Config):
     SEED = 0
 
 
+# What a sample takes for a network about as small; a backbone that is a function has no option.
+OPTIONS = [
+    "--set",
+    "BACKBONE=resnet18",
+    "IMAGE_MIN_DIM=64",
+    "IMAGE_MAX_DIM=64",
+    "RPN_ANCHOR_SCALES=(8,16,32,48,64)",
+    "RPN_CHANNELS=16",
+    "TOP_DOWN_PYRAMID_SIZE=16",
+    "FPN_CLASSIF_FC_LAYERS_SIZE=16",
+    "MASK_HEAD_CHANNELS=16",
+    "POST_NMS_ROIS_TRAINING=30",
+    "POST_NMS_ROIS_INFERENCE=30",
+    "TRAIN_ROIS_PER_IMAGE=8",
+    "DETECTION_MAX_INSTANCES=5",
+]
+
+
 class Rectangles(Dataset):
     """`count` images with bright rectangles of class 1 and dark ones of class 2; every third image
     has none.

@@ -41,5 +41,6 @@ fi
 if [ "${1:-}" = test ]; then
   .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt -c .venv/lock.txt
 fi
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+# Built by the locked setuptools: without this, pip would fetch the newest one.
+.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 echo "$key" > .venv/installed
