@@ -35,7 +35,7 @@ def area(boxes: Array) -> Array:
     return (y2 - y1) * (x2 - x1)
 
 
-def intersection(first: Sequence[Array], second: Sequence[Array], xp: Any = np) -> Array:
+def intersection(first: Any, second: Any, xp: Any = np) -> Array:
     """Common area of boxes whose coordinates come first, 4 times [...] each, broadcast."""
     height = xp.minimum(first[2], second[2]) - xp.maximum(first[0], second[0])
     width = xp.minimum(first[3], second[3]) - xp.maximum(first[1], second[1])
@@ -376,7 +376,9 @@ def denorm_boxes(
     Returns:
         [N, (y1, x1, y2, x2)] int32, halves rounded to even, y2 and x2 outside the box.
     """
-    pixels = denormalize(np.asarray(boxes), np.asarray(shape[:2], np.float64), frame)
+    size = np.asarray(shape[:2], np.float64)
+    pixels: np.ndarray = denormalize(np.asarray(boxes), size, frame)
     if not whole:
         return pixels.astype(np.float32)
-    return np.around(pixels).astype(np.int32)
+    pixels = np.around(pixels)
+    return pixels.astype(np.int32)

@@ -178,7 +178,12 @@ class Outputs(NamedTuple):
 
     def of_image(self, row: int) -> "Outputs":
         """The same without the batch axis, of one image."""
-        return Outputs(*[None if part is None else part[row] for part in self])
+        masks = points = None
+        if self.masks is not None:
+            masks = self.masks[row]
+        if self.keypoints is not None:
+            points = self.keypoints[row]
+        return Outputs(self.detections[row], masks, points)
 
 
 def result(
@@ -443,8 +448,9 @@ class Detector:
                 refill()
                 outputs = self._infer_molded([molded for _, molded in chunk])
                 for row, (original_shape, molded) in enumerate(chunk):
-                    work = (self._result, outputs, row, original_shape, molded, masks)
-                    done.append(pool.submit(*work))
+                    done.append(
+                        pool.submit(self._result, outputs, row, original_shape, molded, masks)
+                    )
                 while len(done) > 2 * batch_size:
                     yield done.popleft().result()
             while done:

@@ -1328,7 +1328,7 @@ class MaskHead:
         norm: Norm | None = None,
         convs: int = 4,
         body: keras.Model | None = None,
-        mlp: tuple[int, int] | None = None,
+        mlp: Sequence[int] | None = None,
         mlp_size: int = 1024,
         softmax: bool = False,
         class_agnostic: bool = False,
@@ -1429,7 +1429,7 @@ def build_fpn_mask_graph(
 
 
 def res5_head(
-    architecture: str, depth: int, pool_size: int, strides: Any, style: Style
+    architecture: Any, depth: int, pool_size: int, strides: Any, style: Style
 ) -> keras.Model:
     """The fifth stage of a ResNet for RoIs [B, N, h, w, depth], as a model: the head of the C4
     body."""
@@ -2342,7 +2342,7 @@ def training_inputs(config: Config) -> dict[str, Tensor]:
         "input_gt_boxes": KL.Input((None, 4), name="input_gt_boxes"),
     }
     if config.USE_MASK:
-        shape = (None, None, None)
+        shape: tuple = (None, None, None)
         if config.USE_MINI_MASK:
             shape = (*config.MINI_MASK_SHAPE, None)
         # uint8: a bool tensor can't be split over devices.
@@ -2367,8 +2367,8 @@ class Targets:
     rois: Tensor
     class_ids: Tensor
     bbox: Tensor
-    masks: Tensor | None
-    objects: Tensor | None
+    masks: Tensor
+    objects: Tensor
     positive_rows: int
 
 
@@ -2612,7 +2612,7 @@ class MaskRCNN:
             self._strategy = training.strategy(config.GPU_COUNT)
         with self._devices():
             self.keras_model = self.build(mode, config)
-        self.detector = None
+        self.detector: Any = None  # an `inference.Detector` in mode "inference"
         if mode == "inference":
             self.detector = inference.Detector(self.keras_model, config, self.get_anchors)
             # A part of building, so that the first detection need not wait for it.
@@ -2801,9 +2801,7 @@ class MaskRCNN:
 
     # ---- Detection -------------------------------------------------------------------------------
 
-    def mold_inputs(
-        self, images: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def mold_inputs(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, ...]:
         """Resizes and normalises images (matterport: mold_inputs).
 
         Args:

@@ -333,7 +333,7 @@ class Rewriter:
     def __init__(self, model_type: type, training: bool):
         self.model_type = model_type
         self.training = training
-        self.fixed_modes = (False,)
+        self.fixed_modes: tuple = (False,)
         if not training:
             self.fixed_modes = (None, False)
         self._convolutions: dict = {}  # id of a convolution's output: (the layer, its input)

@@ -7,6 +7,7 @@ one image are in memory at once.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,7 @@ def _mirrored(boxes):
     return np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1)
 
 
-def detect(detector: inference.Detector, images: list, masks: str = "dense") -> list[dict]:
+def detect(detector: inference.Detector, images: Sequence, masks: str = "dense") -> list[dict]:
     """`MaskRCNN.detect` with the views that TEST_SCALES and TEST_FLIP ask for."""
     results = []
     for i, image in enumerate(images):
