@@ -232,9 +232,13 @@ class Config:
     RPN_POSITIVE_IOU = 0.7
     RPN_NEGATIVE_IOU = 0.3
 
-    # Proposals: the best PRE_NMS_LIMIT anchors, then non-maximum suppression at this IoU, then the
-    # best POST_NMS of the rest. A higher threshold lets more proposals through.
+    # Proposals: the best PRE_NMS_LIMIT anchors, then non-maximum suppression at the IoU
+    # RPN_NMS_THRESHOLD, then the best POST_NMS_ROIS of the rest. A higher threshold lets more
+    # proposals through.
     PRE_NMS_LIMIT = 6000
+    RPN_NMS_THRESHOLD = 0.7
+    POST_NMS_ROIS_TRAINING = 2000
+    POST_NMS_ROIS_INFERENCE = 1000
 
     # PRE_NMS_LIMIT in training, None for the same. PRE_NMS_PER_LEVEL: the limit is that of each
     # level instead of all together. RPN_NMS_PER_LEVEL: only proposals of one level suppress each
@@ -249,10 +253,6 @@ class Config:
 
     # Proposals are clipped to the image, without its padding (not in matterport).
     RPN_CLIP_TO_WINDOW = False
-
-    RPN_NMS_THRESHOLD = 0.7
-    POST_NMS_ROIS_TRAINING = 2000
-    POST_NMS_ROIS_INFERENCE = 1000
 
     # Box deltas (dy, dx, log dh, log dw) are divided by these, in the RPN and in the box head.
     RPN_BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])

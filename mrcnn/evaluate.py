@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mrcnn import utils
+from mrcnn import utils, visualize
 from mrcnn.files import atomic
 from mrcnn.masks import encode, to_rle
 from mrcnn.utils import Dataset
@@ -198,7 +198,7 @@ class Evaluation:
             precision = precision[:, :, [list(self.per_class).index(class_name)]]
         precision = precision[:, :, ~np.isnan(precision[0, 0])]
         if ax is None:
-            ax = _new_axes((5.2, 4.6))
+            _, (ax,) = visualize.new_figure((5.2, 4.6))
         if precision.shape[2]:
             _plot_curves(ax, precision.mean(axis=2))
             ax.legend(fontsize=7)
@@ -233,7 +233,7 @@ class Evaluation:
         share = part / np.maximum(objects[rows, None], 1)
         if ax is None:
             side = 2.5 + 0.33 * len(rows)
-            ax = _new_axes((side, side))
+            _, (ax,) = visualize.new_figure((side, side))
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         _write_counts(ax, part, share)
         labels = [self.class_names()[i] for i in rows]
@@ -296,16 +296,6 @@ def _text_table(
         cells = "  ".join(f"{value:>9.3f}" for value in values)
         lines.append(f"{name:{width}}  {cells}")
     return "\n".join(lines)
-
-
-def _new_axes(size: tuple[float, float]) -> Any:
-    """Axes of a new figure that no window shows; size in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="tight")
-    FigureCanvasAgg(figure)
-    return figure.add_subplot()
 
 
 def _shade(share: float) -> tuple[float, float, float]:
