@@ -1,5 +1,6 @@
-"""From an image of a dataset to a training example: molding, image meta, targets, batches. numpy
-only.
+"""From an image of a dataset to a training example: molding, image meta, targets, batches.
+
+numpy only: Keras and TensorFlow are not imported.
 
 Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. Class ids
 below zero are crowds: groups of objects that are neither a target nor background.
@@ -12,10 +13,16 @@ import math
 import random
 import time
 import warnings
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
 from mrcnn import boxes as box_math, keypoints, utils
+from mrcnn.config import Config
+
+# numpy's Generator, its older RandomState, or the module numpy.random.
+Random = Any
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +35,13 @@ class DatasetError(ValueError):
 
 
 def compose_image_meta(
-    image_id, original_image_shape, image_shape, window, scale, active_class_ids
-):
+    image_id: int,
+    original_image_shape: Sequence[int],
+    image_shape: Sequence[int],
+    window: Sequence[float],
+    scale: float,
+    active_class_ids: Any,
+) -> np.ndarray:
     """One vector with what the network needs to know of an image (matterport: compose_image_meta).
 
     Args:
@@ -45,7 +57,7 @@ def compose_image_meta(
 
 
 # Where the parts of an image meta lie.
-META = {
+META: dict[str, Any] = {
     "image_id": 0,
     "original_image_shape": slice(1, 4),
     "image_shape": slice(4, 7),
@@ -62,28 +74,44 @@ def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
     return parts
 
 
-def mold_image(images, config):
-    """Pixels minus MEAN_PIXEL, divided by STD_PIXEL, float32; [..., H, W, C] (matterport:
-    mold_image)."""
+def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
+    """Pixels minus MEAN_PIXEL, divided by STD_PIXEL (matterport: mold_image).
+
+    Args:
+        images: [..., H, W, C].
+
+    Returns:
+        of the same shape, float32.
+    """
     # Row by row, or each operation would run over three values.
     images = np.ascontiguousarray(images)
     rows = images.reshape(*images.shape[:-2], -1)
-    mean, std = (
-        np.tile(np.broadcast_to(np.float64(value), images.shape[-1:]), images.shape[-2])
-        for value in (config.MEAN_PIXEL, config.STD_PIXEL)
-    )
-    molded = np.subtract(rows, mean, out=np.empty(rows.shape, np.float32), casting="same_kind")
+    mean = _row_of(config.MEAN_PIXEL, images.shape)
+    std = _row_of(config.STD_PIXEL, images.shape)
+    molded = np.empty(rows.shape, np.float32)
+    np.subtract(rows, mean, out=molded, casting="same_kind")
     if np.any(std != 1):
         molded /= std.astype(np.float32)
     return molded.reshape(images.shape)
 
 
-def unmold_image(normalized_images, config):
+def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
+    """A pixel's values, or one for all channels, repeated along a row: [W * C] float64."""
+    width, channels = shape[-2:]
+    values = np.broadcast_to(np.float64(pixel), (channels,))
+    return np.tile(values, width)
+
+
+def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
     """Inverse of `mold_image`, uint8 by cutting off (matterport: unmold_image)."""
     return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
 
 
-def mold_with_size(image, config, min_dim=None):
+def mold_with_size(
+    image: np.ndarray,
+    config: Config,
+    min_dim: int | None = None,
+) -> tuple[np.ndarray, Any, float]:
     """Resizes and molds an image for detection.
 
     Args:
@@ -93,52 +121,58 @@ def mold_with_size(image, config, min_dim=None):
     Returns:
         molded [h, w, C] float32, window (y1, x1, y2, x2) in its pixels, scale.
     """
-    max_dim, stride = config.IMAGE_MAX_DIM, max(config.BACKBONE_STRIDES)
-    if min_dim not in (None, config.IMAGE_MIN_DIM):
+    max_dim = config.IMAGE_MAX_DIM
+    if min_dim is not None and min_dim != config.IMAGE_MIN_DIM:
         max_dim = round(max_dim * min_dim / config.IMAGE_MIN_DIM)
-        max_dim = (
-            -(-max_dim // stride) * stride if config.IMAGE_RESIZE_MODE == "square" else max_dim
-        )
-    size = {
+        if config.IMAGE_RESIZE_MODE == "square":
+            stride = max(config.BACKBONE_STRIDES)
+            max_dim = -(-max_dim // stride) * stride
+    size: dict[str, Any] = {
         "min_dim": min_dim or config.IMAGE_MIN_DIM,
         "max_dim": max_dim,
         "min_scale": config.IMAGE_MIN_SCALE,
         "mode": config.IMAGE_RESIZE_MODE,
     }
     if config.FLOAT_RESIZE:
-        molded, window, scale, _, _ = utils.resize_image(
-            mold_image(image, config).astype(np.float32), exact=True, **size
-        )
-        return molded, window, scale
-    molded, window, scale, _, _ = utils.resize_image(image, **size)
-    return mold_image(molded, config).astype(np.float32), window, scale
+        molded = mold_image(image, config).astype(np.float32)
+        resized, window, scale, _, _ = utils.resize_image(molded, exact=True, **size)
+        return resized, window, scale
+    resized, window, scale, _, _ = utils.resize_image(image, **size)
+    return mold_image(resized, config).astype(np.float32), window, scale
 
 
-def compute_anchors(config, image_shape):
+def compute_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """Anchors [A, (y1, x1, y2, x2)] of a molded image, in pixels, float64."""
+    rounding_shape = None
+    if config.RPN_ANCHOR_ROUNDING:
+        rounding_shape = image_shape
     return utils.generate_pyramid_anchors(
         config.RPN_ANCHOR_SCALES,
         config.RPN_ANCHOR_RATIOS,
         compute_backbone_shapes(config, image_shape),
         config.BACKBONE_STRIDES,
         config.RPN_ANCHOR_STRIDE,
-        image_shape if config.RPN_ANCHOR_ROUNDING else None,
+        rounding_shape,
     )
 
 
-def compute_backbone_shapes(config, image_shape):
+def compute_backbone_shapes(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """[5, (height, width)] of P2..P6 for an image (matterport: compute_backbone_shapes)."""
     if callable(config.BACKBONE):
-        return np.asarray(config.COMPUTE_BACKBONE_SHAPE(image_shape))
-    return np.array(
-        [
-            [math.ceil(image_shape[0] / stride), math.ceil(image_shape[1] / stride)]
-            for stride in config.BACKBONE_STRIDES
-        ]
-    )
+        shapes_of: Any = config.COMPUTE_BACKBONE_SHAPE
+        return np.asarray(shapes_of(image_shape))
+    height, width = image_shape[:2]
+    shapes = []
+    for stride in config.BACKBONE_STRIDES:
+        shapes.append([math.ceil(height / stride), math.ceil(width / stride)])
+    return np.array(shapes)
 
 
-def with_channels(image, config, where):
+def with_channels(
+    image: np.ndarray,
+    config: Config,
+    where: str,
+) -> np.ndarray:
     """An image with the number of channels that the network takes.
 
     Args:
@@ -150,7 +184,9 @@ def with_channels(image, config, where):
         asked for.
     """
     wanted = config.IMAGE_CHANNEL_COUNT
-    shaped = image[..., None] if image.ndim == 2 else image
+    shaped = image
+    if image.ndim == 2:
+        shaped = image[..., None]
     if shaped.ndim == 3 and shaped.size:
         if shaped.shape[2] == wanted:
             return shaped
@@ -167,12 +203,13 @@ def with_channels(image, config, where):
 # ---- Augmentation --------------------------------------------------------------------------------
 
 
-def import_imgaug():
+def import_imgaug() -> Any:
     """imgaug, which asks numpy for names that newer versions lack."""
+    numpy: Any = np
     if "bool" not in np.__dict__:
-        np.bool = bool
+        numpy.bool = bool
     if "sctypes" not in np.__dict__:
-        np.sctypes = {
+        numpy.sctypes = {
             "int": [np.int8, np.int16, np.int32, np.int64],
             "others": [bool, object, bytes, str, np.void],
             "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
@@ -185,7 +222,14 @@ def import_imgaug():
     return imgaug
 
 
-def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=()):
+def apply_augmentation(
+    augmentation: Any,
+    image: np.ndarray,
+    masks: np.ndarray,
+    rng: np.random.Generator,
+    points: np.ndarray | None = None,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+) -> tuple[np.ndarray, ...]:
     """The one seam to augmentation: image, masks and keypoints in, the same out.
 
     Args:
@@ -206,29 +250,13 @@ def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=
         ValueError: the result has another size.
     """
     if hasattr(augmentation, "augment_images"):
-        import_imgaug()
-        from imgaug.augmentables.segmaps import SegmentationMapsOnImage
-
-        augmenter = copy.deepcopy(augmentation)
-        augmenter.seed_(int(rng.integers(2**31)), deterministic_too=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
-            parts = {"image": image}
-            if masks.shape[-1]:
-                parts["segmentation_maps"] = SegmentationMapsOnImage(masks, image.shape)
-            if points is not None:
-                parts["keypoints"] = _imgaug_points(points, image.shape)
-            parts = dict(zip(parts, augmenter(**parts) if len(parts) > 1 else [augmenter(**parts)]))
-        new_image = parts["image"]
-        new_masks = parts["segmentation_maps"].arr > 0 if masks.shape[-1] else masks
-        new_points = (
-            None if points is None else _points_of_imgaug(parts["keypoints"], points, flip_pairs)
+        new_image, new_masks, new_points = _augment_with_imgaug(
+            augmentation, image, masks, rng, points, flip_pairs
         )
     elif callable(augmentation):
-        new_image, new_masks, *rest = augmentation(
-            image, masks, *([] if points is None else [points])
+        new_image, new_masks, new_points = _augment_with_function(
+            augmentation, image, masks, points
         )
-        new_points = rest[0] if rest else None
     else:
         raise ValueError(
             "augmentation is an imgaug augmenter or a function f(image, masks). "
@@ -246,16 +274,67 @@ def apply_augmentation(augmentation, image, masks, rng, points=None, flip_pairs=
             f"Augmentation keeps the shape of keypoints {points.shape}. Received:"
             f" {np.shape(new_points)}"
         )
-    return new_image, new_masks.astype(bool), _hide_outside(np.asarray(new_points), image.shape)
+    visible_points = _hide_outside(np.asarray(new_points), image.shape)
+    return new_image, new_masks.astype(bool), visible_points
 
 
-def _hide_outside(points, shape):
-    """Keypoints [N, K, 3] of an image [H, W, ...]: zero where they are not labelled or lie
-    outside."""
-    inside = ((points[..., :2] > -1) & (points[..., :2] < shape[:2])).all(axis=-1) & (
-        points[..., 2] > 0
-    )
-    return np.where(inside[..., None], points, 0)
+def _augment_with_imgaug(
+    augmentation: Any,
+    image: np.ndarray,
+    masks: np.ndarray,
+    rng: np.random.Generator,
+    points: np.ndarray | None,
+    flip_pairs: Sequence[tuple[int, int]],
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Image, masks and keypoints, or None, as a seeded copy of an imgaug augmenter gives them."""
+    import_imgaug()
+    from imgaug.augmentables.segmaps import SegmentationMapsOnImage
+
+    augmenter = copy.deepcopy(augmentation)
+    augmenter.seed_(int(rng.integers(2**31)), deterministic_too=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
+        given = {"image": image}
+        if masks.shape[-1]:
+            given["segmentation_maps"] = SegmentationMapsOnImage(masks, image.shape)
+        if points is not None:
+            given["keypoints"] = _imgaug_points(points, image.shape)
+        results = augmenter(**given)
+        if len(given) == 1:  # then imgaug returns it bare
+            results = [results]
+        augmented = dict(zip(given, results))
+    new_masks = masks
+    if masks.shape[-1]:
+        new_masks = augmented["segmentation_maps"].arr > 0
+    new_points = None
+    if points is not None:
+        new_points = _points_of_imgaug(augmented["keypoints"], points, flip_pairs)
+    return augmented["image"], new_masks, new_points
+
+
+def _augment_with_function(
+    augmentation: Any,
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray, Any]:
+    """Image, masks and keypoints, or None, as a user's function gives them."""
+    given = [image, masks]
+    if points is not None:
+        given.append(points)
+    new_image, new_masks, *rest = augmentation(*given)
+    new_points = None
+    if rest:
+        new_points = rest[0]
+    return new_image, new_masks, new_points
+
+
+def _hide_outside(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Keypoints [N, K, 3] in an image [H, W, ...]: zero if not labelled or outside."""
+    places = points[..., :2]
+    inside = ((places > -1) & (places < shape[:2])).all(axis=-1)
+    labelled = points[..., 2] > 0
+    return np.where((inside & labelled)[..., None], points, 0)
 
 
 # Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of
@@ -263,53 +342,90 @@ def _hide_outside(points, shape):
 _MARKERS = np.array([(0.4, 0.4), (0.4, 0.6), (0.6, 0.4)])
 
 
-def _imgaug_points(points, shape):
+def _imgaug_points(points: np.ndarray, shape: Sequence[int]) -> Any:
     """Keypoints and the markers in imgaug's frame, where the centre of a pixel is at .5."""
     from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
 
-    places = np.concatenate([points[..., :2].reshape(-1, 2), _MARKERS * shape[:2]]) + 0.5
+    markers = _MARKERS * shape[:2]
+    places = np.concatenate([points[..., :2].reshape(-1, 2), markers]) + 0.5
     return KeypointsOnImage([Keypoint(x=x, y=y) for y, x in places], shape)
 
 
-def _points_of_imgaug(moved, points, flip_pairs):
+def _points_of_imgaug(
+    moved: Any,
+    points: np.ndarray,
+    flip_pairs: Sequence[tuple[int, int]],
+) -> np.ndarray:
+    """Keypoints [N, K, 3] at the places where imgaug moved them, sides swapped if it mirrored."""
     places = np.array([(point.y, point.x) for point in moved.keypoints]) - 0.5
     origin, right, down = places[-3:]
     new = points.astype(np.float64)
     new[..., :2] = places[:-3].reshape(new[..., :2].shape)
     mirrored = np.linalg.det([down - origin, right - origin]) < 0
-    return keypoints.swap(new, flip_pairs) if mirrored else new
+    if mirrored:
+        return keypoints.swap(new, flip_pairs)
+    return new
 
 
 # ---- One example ---------------------------------------------------------------------------------
 
 
-def _where(dataset, image_id):
+def _where(dataset: utils.Dataset, image_id: int) -> str:
+    """What messages call an image."""
     path = dataset.image_info[image_id].get("path")
-    return f"image {image_id}" + (f" ({path})" if path else "")
+    if path:
+        return f"image {image_id} ({path})"
+    return f"image {image_id}"
 
 
-def _load(dataset, config, image_id):
-    """image [H, W, C], masks [H, W, N] bool, class_ids [N] int32 of one image, checked; and its
-    keypoints
+def _raise_unreadable(what: str, error: Exception) -> NoReturn:
+    raise DatasetError(f"{what} can't be read: {type(error).__name__}: {error}") from error
 
-    [N, K, 3] float, None without USE_KEYPOINTS.
+
+def _load(
+    dataset: utils.Dataset,
+    config: Config,
+    image_id: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """What a dataset has of one image, checked.
+
+    Returns:
+        image [H, W, C], masks [H, W, N] bool, class_ids [N] int32, keypoints [N, K, 3] float or
+        None without USE_KEYPOINTS.
     """
     where = _where(dataset, image_id)
     try:
         image = np.asarray(dataset.load_image(image_id))
     except Exception as error:
-        raise DatasetError(f"{where} can't be read: {type(error).__name__}: {error}") from error
+        _raise_unreadable(where, error)
     image = with_channels(image, config, where)
     try:
         masks, class_ids = dataset.load_mask(image_id)
     except Exception as error:
+        _raise_unreadable(f"the masks of {where}", error)
+    masks = np.asarray(masks)
+    class_ids = np.asarray(class_ids)
+    _check_masks(masks, class_ids, image.shape, where)
+    class_ids = _checked_class_ids(class_ids, config, where)
+    if masks.shape[2] == 0:
+        masks = np.zeros((*image.shape[:2], 0), bool)
+    points = None
+    if config.USE_KEYPOINTS:
+        points = _load_keypoints(dataset, config, image_id, len(class_ids))
+    return image, masks.astype(bool, copy=False), class_ids, points
+
+
+def _check_masks(
+    masks: np.ndarray,
+    class_ids: np.ndarray,
+    image_shape: Sequence[int],
+    where: str,
+) -> None:
+    """An error for masks of another size than the image, or of another number than the classes."""
+    size = image_shape[:2]
+    if masks.ndim != 3 or (masks.shape[:2] != size and masks.shape[2]):
         raise DatasetError(
-            f"the masks of {where} can't be read: {type(error).__name__}: {error}"
-        ) from error
-    masks, class_ids = np.asarray(masks), np.asarray(class_ids)
-    if masks.ndim != 3 or masks.shape[:2] != image.shape[:2] and masks.shape[2]:
-        raise DatasetError(
-            f"masks are [height, width, objects] with the image's {image.shape[:2]}. "
+            f"masks are [height, width, objects] with the image's {size}. "
             f"Received: {masks.shape} for {where}"
         )
     if len(class_ids) != masks.shape[2]:
@@ -317,39 +433,47 @@ def _load(dataset, config, image_id):
             f"each mask has a class id. Received: {masks.shape[2]} masks and {len(class_ids)} "
             f"class ids for {where}"
         )
+
+
+def _checked_class_ids(
+    class_ids: np.ndarray,
+    config: Config,
+    where: str,
+) -> np.ndarray:
+    """Class ids as int32; an error for other numbers than those of a class or a crowd of it."""
     if class_ids.size and not np.all(class_ids == np.floor(class_ids)):
         raise DatasetError(
             f"class ids are whole numbers. Received: {class_ids.tolist()} for {where}"
         )
     class_ids = class_ids.astype(np.int32)
-    bad = class_ids[(np.abs(class_ids) >= config.NUM_CLASSES) | (class_ids == 0)]
-    if bad.size:
+    unknown = class_ids[(np.abs(class_ids) >= config.NUM_CLASSES) | (class_ids == 0)]
+    if unknown.size:
         raise DatasetError(
             f"class ids lie in 1..{config.NUM_CLASSES - 1} (NUM_CLASSES - 1; negative for crowds). "
-            f"Received: {sorted(set(bad.tolist()))} for {where}"
+            f"Received: {sorted(set(unknown.tolist()))} for {where}"
         )
-    if masks.shape[2] == 0:
-        masks = np.zeros((*image.shape[:2], 0), bool)
-    points = (
-        _load_keypoints(dataset, config, image_id, len(class_ids)) if config.USE_KEYPOINTS else None
-    )
-    return image, masks.astype(bool, copy=False), class_ids, points
+    return class_ids
 
 
-def _load_keypoints(dataset, config, image_id, count):
+def _load_keypoints(
+    dataset: utils.Dataset,
+    config: Config,
+    image_id: int,
+    count: int,
+) -> np.ndarray:
+    """Keypoints of an image with `count` objects, [N, K, 3] float64, checked."""
     where = _where(dataset, image_id)
     try:
         points = np.asarray(dataset.load_keypoints(image_id), np.float64)
     except Exception as error:
-        raise DatasetError(
-            f"the keypoints of {where} can't be read: {type(error).__name__}: {error}"
-        ) from error
+        _raise_unreadable(f"the keypoints of {where}", error)
     if count == 0 and points.size == 0:
         return np.zeros((0, config.NUM_KEYPOINTS, 3))
-    if points.shape != (count, config.NUM_KEYPOINTS, 3):
+    shape = (count, config.NUM_KEYPOINTS, 3)
+    if points.shape != shape:
         raise DatasetError(
             "keypoints are [objects, NUM_KEYPOINTS, (y, x, visibility)], here "
-            f"{(count, config.NUM_KEYPOINTS, 3)}. Received: {points.shape} for {where}"
+            f"{shape}. Received: {points.shape} for {where}"
         )
     if not np.isfinite(points).all() or not np.isin(points[..., 2], (0, 1, 2)).all():
         raise DatasetError(
@@ -359,24 +483,31 @@ def _load_keypoints(dataset, config, image_id, count):
     return points
 
 
-def _mirror(image, masks, points, config):
+def _mirror(
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: np.ndarray | None,
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
     """image, masks [H, W, N] and keypoints [N, K, 3] or None of the mirror image."""
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
-    return np.ascontiguousarray(image[:, ::-1]), np.ascontiguousarray(masks[:, ::-1]), points
+    mirrored_image = np.ascontiguousarray(image[:, ::-1])
+    mirrored_masks = np.ascontiguousarray(masks[:, ::-1])
+    return mirrored_image, mirrored_masks, points
 
 
 def load_image_gt(
-    dataset,
-    config,
-    image_id,
-    augment=False,
-    augmentation=None,
-    use_mini_mask=False,
+    dataset: utils.Dataset,
+    config: Config,
+    image_id: int,
+    augment: bool = False,
+    augmentation: Any = None,
+    use_mini_mask: bool = False,
     *,
-    rng=None,
-    jitter=False,
-):
+    rng: np.random.Generator | None = None,
+    jitter: bool = False,
+) -> tuple[np.ndarray, ...]:
     """Image and ground truth of one example (matterport: load_image_gt).
 
     Args:
@@ -403,25 +534,80 @@ def load_image_gt(
     """
     image, masks, class_ids, points = _load(dataset, config, image_id)
     original_shape = image.shape
-    empty = (
-        np.flatnonzero(~np.bitwise_or.reduce(masks, axis=0).any(axis=0)) if masks.shape[2] else []
-    )
-    if len(empty):
-        warnings.warn(
-            f"objects {[int(i) for i in empty]} of {_where(dataset, image_id)} have an empty mask"
-            " and are left out",
-            stacklevel=2,
-        )
+    _warn_of_empty_masks(masks, _where(dataset, image_id))
     min_dim = config.IMAGE_MIN_DIM
     if jitter and (len(config.IMAGE_MIN_DIM_CHOICES) or config.HORIZONTAL_FLIP):
-        rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
-        min_dim = (
-            int(rng.choice(config.IMAGE_MIN_DIM_CHOICES))
-            if len(config.IMAGE_MIN_DIM_CHOICES)
-            else min_dim
-        )
+        rng = _generator(rng)
+        if len(config.IMAGE_MIN_DIM_CHOICES):
+            min_dim = int(rng.choice(config.IMAGE_MIN_DIM_CHOICES))
         if rng.random() < config.HORIZONTAL_FLIP:
             image, masks, points = _mirror(image, masks, points, config)
+    image, masks, points, window, scale = _resize(image, masks, points, config, min_dim, rng)
+    if augment:
+        logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
+        if _coin(rng):
+            image, masks, points = _mirror(image, masks, points, config)
+    if augmentation is not None:
+        rng = _generator(rng)
+        image, masks, *rest = apply_augmentation(
+            augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS
+        )
+        points = None
+        if rest:
+            points = rest[0]
+    boxes = utils.extract_bboxes(masks)
+    has_pixels = boxes[:, 2] > 0
+    if not has_pixels.all():
+        masks = masks[..., has_pixels]
+        class_ids = class_ids[has_pixels]
+        boxes = boxes[has_pixels]
+        if points is not None:
+            points = points[has_pixels]
+    if use_mini_mask:
+        masks = _mini_masks(boxes, masks, config)
+    active = _active_classes(dataset, image_id)
+    meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
+    if points is None:
+        return image, meta, class_ids, boxes, masks
+    return image, meta, class_ids, boxes, masks, points
+
+
+def _generator(rng: np.random.Generator | None) -> np.random.Generator:
+    """The generator given, or one seeded by the `random` module."""
+    if rng is not None:
+        return rng
+    return np.random.default_rng(random.getrandbits(64))
+
+
+def _coin(rng: np.random.Generator | None) -> bool:
+    """True every other time, drawn from the `random` module without a generator."""
+    if rng is None:
+        return bool(random.randint(0, 1))
+    return bool(rng.integers(2))
+
+
+def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
+    """A warning, at the caller of `load_image_gt`, of masks [H, W, N] without a pixel."""
+    if not masks.shape[2]:
+        return
+    has_pixels = np.bitwise_or.reduce(masks, axis=0).any(axis=0)
+    if not has_pixels.all():
+        warnings.warn(
+            f"objects {np.flatnonzero(~has_pixels).tolist()} of {where} have an empty mask"
+            " and are left out",
+            stacklevel=3,
+        )
+
+
+def _resize(
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: np.ndarray | None,
+    config: Config,
+    min_dim: int,
+    rng: np.random.Generator | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any, float]:
+    """Image, masks and keypoints or None in the size of a molded image; the window and scale."""
     image, window, scale, padding, crop = utils.resize_image(
         image,
         min_dim=min_dim,
@@ -431,57 +617,59 @@ def load_image_gt(
         rng=rng,
         exact=config.FLOAT_RESIZE,
     )
-    masks = (
-        utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
-        if masks.shape[2]
-        else np.zeros((*image.shape[:2], 0), bool)
-    )
+    if masks.shape[2]:
+        masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
+    else:
+        masks = np.zeros((*image.shape[:2], 0), bool)
     if points is not None:
         # The corner of the scaled image that is now the origin.
-        origin = (
-            np.array(crop[:2]) if crop is not None else -np.array([padding[0][0], padding[1][0]])
-        )
-        visible = points[..., 2:]
-        points = np.concatenate([points[..., :2] * scale - origin, visible], axis=-1)
+        if crop is not None:
+            origin = np.array(crop[:2])
+        else:
+            origin = -np.array([padding[0][0], padding[1][0]])
+        places = points[..., :2] * scale - origin
+        visibility = points[..., 2:]
+        points = np.concatenate([places, visibility], axis=-1)
         points = _hide_outside(points, image.shape)
-    if augment:
-        logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
-        if random.randint(0, 1) if rng is None else rng.integers(2):
-            image, masks, points = _mirror(image, masks, points, config)
-    if augmentation is not None:
-        rng = np.random.default_rng(random.getrandbits(64)) if rng is None else rng
-        image, masks, *rest = apply_augmentation(
-            augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS
-        )
-        points = rest[0] if rest else None
-    boxes = utils.extract_bboxes(masks)
-    keep = boxes[:, 2] > 0
-    if not keep.all():
-        masks, class_ids, boxes = masks[..., keep], class_ids[keep], boxes[keep]
-        points = None if points is None else points[keep]
+    return image, masks, points, window, scale
+
+
+def _mini_masks(
+    boxes: np.ndarray,
+    masks: np.ndarray,
+    config: Config,
+) -> np.ndarray:
+    """Masks cut to their boxes, [*MINI_MASK_SHAPE, N] bool."""
+    if masks.shape[2]:
+        return utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
+    return np.zeros((*config.MINI_MASK_SHAPE, 0), bool)
+
+
+def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
+    """[classes] int32, 1 for classes that the image's source labels."""
     active = np.zeros([dataset.num_classes], dtype=np.int32)
-    active[dataset.source_class_ids[dataset.image_info[image_id]["source"]]] = 1
-    if use_mini_mask:
-        masks = (
-            utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
-            if masks.shape[2]
-            else np.zeros((*config.MINI_MASK_SHAPE, 0), bool)
-        )
-    meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
-    example = (image, meta, class_ids, boxes, masks)
-    return example if points is None else (*example, points)
+    source = dataset.image_info[image_id]["source"]
+    active[dataset.source_class_ids[source]] = 1
+    return active
 
 
 # ---- Targets -------------------------------------------------------------------------------------
 
 
-def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, rng=None):
-    """Which anchors are objects, and their box deltas (Ren et al. 2015; matterport:
-    build_rpn_targets).
+def build_rpn_targets(
+    image_shape: Any,
+    anchors: Any,
+    gt_class_ids: np.ndarray,
+    gt_boxes: np.ndarray,
+    config: Config,
+    *,
+    rng: Random = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Anchors that are objects, and their deltas (Ren et al. 2015; matterport: build_rpn_targets).
 
-    Negative below an IoU of .3 to every object and .001 to every crowd; then positive from .7 and
-    where no other anchor fits an object better. Of these RPN_TRAIN_ANCHORS_PER_IMAGE are kept, at
-    most half of them positive.
+    Negative below an IoU of RPN_NEGATIVE_IOU to every object and CROWD_IOU to every crowd; then
+    positive from RPN_POSITIVE_IOU and where no other anchor fits an object better. Of these
+    RPN_TRAIN_ANCHORS_PER_IMAGE are kept, at most half of them positive.
 
     Args:
         image_shape: not used.
@@ -494,58 +682,89 @@ def build_rpn_targets(image_shape, anchors, gt_class_ids, gt_boxes, config, *, r
         rpn_bbox: [RPN_TRAIN_ANCHORS_PER_IMAGE, 4], (dy, dx, log dh, log dw) / RPN_BBOX_STD_DEV of
             the positive anchors in the order of the anchors, then zeros.
     """
-    # Drawing few of many without repetition is slow in the old generators.
-    rng = np.random.default_rng(np.random.randint(2**31)) if rng is None else rng
+    if rng is None:
+        # Drawing few of many without repetition is slow in the old generators.
+        rng = np.random.default_rng(np.random.randint(2**31))
     size = config.RPN_TRAIN_ANCHORS_PER_IMAGE
-    blocks = (
-        anchors
-        if isinstance(anchors, utils.BoxBlocks)
-        else utils.BoxBlocks(np.asarray(anchors, np.float64))
-    )
-    gt_boxes, objects = (
-        np.asarray(gt_boxes, np.float64).reshape(-1, 4),
-        np.asarray(gt_class_ids) >= 0,
-    )
-    match = np.full(blocks.area.size, -1, np.int32)
-
-    def anchors_of(box, least):
-        """Anchors that may have the IoU `least` with a box, and their IoU."""
-        ((near, iou),) = blocks.overlaps(box[None], least)
-        return (near[:, None] * blocks.SIZE + np.arange(blocks.SIZE)).ravel(), iou.ravel()
-
-    for box in gt_boxes[~objects]:
-        rows, iou = anchors_of(box, 0)
-        match[rows[iou >= config.CROWD_IOU]] = 0
-    positive = []
-    for box in gt_boxes[objects]:
-        rows, iou = anchors_of(box, config.RPN_NEGATIVE_IOU)
-        most = iou.max(initial=0)
-        if most < config.RPN_NEGATIVE_IOU:  # then its best anchor may be any
-            rows, iou = anchors_of(box, 0)
-            most = iou.max(initial=0)
-        match[rows[iou >= config.RPN_NEGATIVE_IOU]] = 0
-        if most > 0:
-            positive.append(rows[iou >= min(most, config.RPN_POSITIVE_IOU)])
-    if positive:
-        match[np.concatenate(positive)] = 1
-    match = match[: blocks.count]
-    for value, limit in ((1, size // 2), (-1, None)):
-        rows = np.flatnonzero(match == value)
-        limit = size - np.count_nonzero(match == 1) if limit is None else limit
-        if len(rows) > limit:
-            keep = rng.choice(rows, limit, replace=False)
-            match[rows] = 0
-            match[keep] = value
+    blocks = anchors
+    if not isinstance(anchors, utils.BoxBlocks):
+        blocks = utils.BoxBlocks(np.asarray(anchors, np.float64))
+    gt_boxes = np.asarray(gt_boxes, np.float64).reshape(-1, 4)
+    is_crowd = np.asarray(gt_class_ids) < 0
+    objects = gt_boxes[~is_crowd]
+    match = _match_anchors(blocks, objects, gt_boxes[is_crowd], config)
+    _keep_some(match, 1, size // 2, rng)
+    _keep_some(match, -1, size - np.count_nonzero(match == 1), rng)
     deltas = np.zeros((size, 4))
     rows = np.flatnonzero(match == 1)
     if len(rows):
-        chosen = blocks.boxes(rows)
-        best = gt_boxes[objects][utils.compute_overlaps(chosen, gt_boxes[objects]).argmax(axis=1)]
-        deltas[: len(rows)] = box_math.deltas_between(chosen, best) / config.RPN_BBOX_STD_DEV
+        positive = blocks.boxes(rows)
+        best = utils.compute_overlaps(positive, objects).argmax(axis=1)
+        shifts = box_math.deltas_between(positive, objects[best])
+        deltas[: len(rows)] = shifts / config.RPN_BBOX_STD_DEV
     return match, deltas
 
 
-def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, *, rng=None):
+def _match_anchors(
+    blocks: utils.BoxBlocks,
+    objects: np.ndarray,
+    crowds: np.ndarray,
+    config: Config,
+) -> np.ndarray:
+    """[A] int32, 1 for all positive anchors, -1 for all negative ones, 0 for the others."""
+    match = np.full(blocks.area.size, -1, np.int32)
+    for box in crowds:
+        rows, iou = _anchors_near(blocks, box, 0)
+        match[rows[iou >= config.CROWD_IOU]] = 0
+    positive = []
+    for box in objects:
+        rows, iou = _anchors_near(blocks, box, config.RPN_NEGATIVE_IOU)
+        best_iou = iou.max(initial=0)
+        if best_iou < config.RPN_NEGATIVE_IOU:  # then its best anchor may be any
+            rows, iou = _anchors_near(blocks, box, 0)
+            best_iou = iou.max(initial=0)
+        match[rows[iou >= config.RPN_NEGATIVE_IOU]] = 0
+        if best_iou > 0:
+            positive.append(rows[iou >= min(best_iou, config.RPN_POSITIVE_IOU)])
+    if positive:
+        match[np.concatenate(positive)] = 1
+    return match[: blocks.count]
+
+
+def _anchors_near(
+    blocks: utils.BoxBlocks,
+    box: np.ndarray,
+    least_iou: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers [M] of the anchors that may have this IoU with a box, and the IoU [M] they have."""
+    ((near, iou),) = blocks.overlaps(box[None], least_iou)
+    rows = near[:, None] * blocks.SIZE + np.arange(blocks.SIZE)
+    return rows.ravel(), iou.ravel()
+
+
+def _keep_some(
+    match: np.ndarray,
+    value: int,
+    limit: int,
+    rng: Random,
+) -> None:
+    """Makes anchors neutral, drawn at random, where more than a number of them have a value."""
+    rows = np.flatnonzero(match == value)
+    if len(rows) > limit:
+        keep = rng.choice(rows, limit, replace=False)
+        match[rows] = 0
+        match[keep] = value
+
+
+def build_detection_targets(
+    rpn_rois: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_boxes: np.ndarray,
+    gt_masks: np.ndarray,
+    config: Config,
+    *,
+    rng: Random = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Targets of the heads in numpy, to look at them (matterport: build_detection_targets).
 
     The rule is that of `model.DetectionTargetLayer`.
@@ -558,34 +777,17 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
         rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes] with
         the targets in the place of the object's class; positives first, zero rows at the end.
     """
-    rng = np.random if rng is None else rng
-    size, ratio = config.TRAIN_ROIS_PER_IMAGE, config.ROI_POSITIVE_RATIO
-    rpn_rois, gt_boxes, gt_class_ids = (
-        np.asarray(rpn_rois),
-        np.asarray(gt_boxes),
-        np.asarray(gt_class_ids),
-    )
+    if rng is None:
+        rng = np.random
+    size = config.TRAIN_ROIS_PER_IMAGE
+    rpn_rois = np.asarray(rpn_rois)
+    gt_boxes = np.asarray(gt_boxes)
+    gt_class_ids = np.asarray(gt_class_ids)
     if config.ROI_ADD_GT and len(gt_boxes):
         rpn_rois = np.concatenate([rpn_rois, gt_boxes[gt_class_ids > 0]])
-    iou = (
-        utils.compute_overlaps(rpn_rois, gt_boxes)
-        if len(gt_boxes)
-        else np.zeros((len(rpn_rois), 0))
-    )
-    object_iou = np.where(gt_class_ids > 0, iou, 0)
-    best = object_iou.argmax(axis=1) if len(gt_boxes) else np.zeros(len(rpn_rois), int)
-    best_iou = object_iou.max(axis=1, initial=0)
-    crowd_iou = np.where(gt_class_ids < 0, iou, 0).max(axis=1, initial=0)
-    real = rpn_rois.any(axis=1)
-    positive = np.flatnonzero(real & (best_iou >= config.ROI_POSITIVE_IOU))
-    negative = np.flatnonzero(
-        real & (best_iou < config.ROI_POSITIVE_IOU) & (crowd_iou < config.CROWD_IOU)
-    )
-    quota = int(size * ratio)
-    positive = rng.permutation(positive)[:quota]
-    wanted = int(len(positive) / ratio) - len(positive) if len(positive) else size - quota
-    wanted = size - len(positive) if config.ROI_FILL_NEGATIVES else wanted
-    rows = np.concatenate([positive, rng.permutation(negative)[:wanted]]).astype(int)
+    positive, negative, best = _match_rois(rpn_rois, gt_class_ids, gt_boxes, config)
+    positive, negative = _draw_rois(positive, negative, config, rng)
+    rows = np.concatenate([positive, negative]).astype(int)
 
     rois = np.zeros((size, 4), rpn_rois.dtype)
     rois[: len(rows)] = rpn_rois[rows]
@@ -593,57 +795,130 @@ def build_detection_targets(rpn_rois, gt_class_ids, gt_boxes, gt_masks, config, 
     deltas = np.zeros((size, config.NUM_CLASSES, 4), np.float32)
     masks = np.zeros((size, *config.MASK_SHAPE, config.NUM_CLASSES), np.float32)
     for i, row in enumerate(positive):
-        obj = best[row]
-        class_ids[i] = class_id = gt_class_ids[obj]
-        roi, box = rpn_rois[row].astype(np.float64), gt_boxes[obj]
-        deltas[i, class_id] = (
-            box_math.deltas_between(roi[None], box[None].astype(np.float64))[0]
-            / config.BBOX_STD_DEV
-        )
-        mask = gt_masks[..., obj]
+        instance = best[row]
+        class_id = gt_class_ids[instance]
+        class_ids[i] = class_id
+        roi = rpn_rois[row].astype(np.float64)
+        box = gt_boxes[instance]
+        shift = box_math.deltas_between(roi[None], box[None].astype(np.float64))[0]
+        deltas[i, class_id] = shift / config.BBOX_STD_DEV
+        mask = gt_masks[..., instance]
         if config.USE_MINI_MASK:
-            full = np.zeros(np.maximum(box[2:], np.ceil(roi[2:]).astype(int)), bool)
-            y1, x1, y2, x2 = (int(v) for v in box)
-            full[y1:y2, x1:x2] = utils.resize(mask.astype(float), (y2 - y1, x2 - x1)) >= 0.5
-            mask = full
-        y1, x1, y2, x2 = (int(v) for v in np.round(roi))
+            mask = _whole_mask(mask, box, roi)
+        y1, x1, y2, x2 = (int(edge) for edge in np.round(roi))
         crop = mask[y1:y2, x1:x2]
         if crop.size:
-            masks[i, :, :, class_id] = np.round(
-                utils.resize(crop.astype(float), tuple(config.MASK_SHAPE))
-            )
+            resized = utils.resize(crop.astype(float), tuple(config.MASK_SHAPE))
+            masks[i, :, :, class_id] = np.round(resized)
     return rois, class_ids, deltas, masks
 
 
-def generate_random_rois(image_shape, count, gt_class_ids, gt_boxes, *, rng=None):
-    """RoIs to train the heads without an RPN: 90% near objects, the rest anywhere (matterport:
-    generate_random_rois).
+def _match_rois(
+    rois: np.ndarray,
+    gt_class_ids: np.ndarray,
+    gt_boxes: np.ndarray,
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the positive and of the negative RoIs, and the best object of each RoI [P]."""
+    iou = np.zeros((len(rois), 0))
+    best = np.zeros(len(rois), int)
+    if len(gt_boxes):
+        iou = utils.compute_overlaps(rois, gt_boxes)
+    object_iou = np.where(gt_class_ids > 0, iou, 0)
+    if len(gt_boxes):
+        best = object_iou.argmax(axis=1)
+    best_iou = object_iou.max(axis=1, initial=0)
+    crowd_iou = np.where(gt_class_ids < 0, iou, 0).max(axis=1, initial=0)
+    valid = rois.any(axis=1)
+    is_positive = best_iou >= config.ROI_POSITIVE_IOU
+    is_negative = (best_iou < config.ROI_POSITIVE_IOU) & (crowd_iou < config.CROWD_IOU)
+    return np.flatnonzero(valid & is_positive), np.flatnonzero(valid & is_negative), best
+
+
+def _draw_rois(
+    positive: np.ndarray,
+    negative: np.ndarray,
+    config: Config,
+    rng: Random,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of positive and of negative RoIs, drawn in the ratio of the config."""
+    size = config.TRAIN_ROIS_PER_IMAGE
+    ratio = config.ROI_POSITIVE_RATIO
+    quota = int(size * ratio)
+    positive = rng.permutation(positive)[:quota]
+    if config.ROI_FILL_NEGATIVES:
+        wanted = size - len(positive)
+    elif len(positive):
+        wanted = int(len(positive) / ratio) - len(positive)
+    else:
+        wanted = size - quota
+    return positive, rng.permutation(negative)[:wanted]
+
+
+def _whole_mask(
+    mini_mask: np.ndarray,
+    box: np.ndarray,
+    roi: np.ndarray,
+) -> np.ndarray:
+    """A mini-mask put back into as much of the image as its box and a RoI reach over, bool."""
+    whole = np.zeros(np.maximum(box[2:], np.ceil(roi[2:]).astype(int)), bool)
+    y1, x1, y2, x2 = (int(edge) for edge in box)
+    whole[y1:y2, x1:x2] = utils.resize(mini_mask.astype(float), (y2 - y1, x2 - x1)) >= 0.5
+    return whole
+
+
+def generate_random_rois(
+    image_shape: Sequence[int],
+    count: int,
+    gt_class_ids: Any,
+    gt_boxes: np.ndarray,
+    *,
+    rng: Random = None,
+) -> np.ndarray:
+    """RoIs to train the heads without an RPN (matterport: generate_random_rois).
+
+    90% lie near objects, the rest anywhere.
 
     Returns:
         [count, 4] int32 in pixels, each inside the image and at least one pixel wide and high.
     """
-    rng = np.random if rng is None else rng
+    if rng is None:
+        rng = np.random
     height, width = image_shape[:2]
-    per_box = int(0.9 * count / len(gt_boxes)) if len(gt_boxes) else 0
+    per_box = 0
+    if len(gt_boxes):
+        per_box = int(0.9 * count / len(gt_boxes))
     areas = []
     for y1, x1, y2, x2 in np.asarray(gt_boxes).reshape(-1, 4):
-        h, w = y2 - y1, x2 - x1
-        areas += [
-            (max(y1 - h, 0), max(x1 - w, 0), min(y2 + h, height), min(x2 + w, width))
-        ] * per_box
+        h = y2 - y1
+        w = x2 - x1
+        area = (max(y1 - h, 0), max(x1 - w, 0), min(y2 + h, height), min(x2 + w, width))
+        areas += [area] * per_box
     areas += [(0, 0, height, width)] * (count - len(areas))
-    low, high = np.array(areas)[:, :2], np.array(areas)[:, 2:]
-    corners = (
-        low[:, None] + rng.random_sample((count, 2, 2)) * (high - low)[:, None]
-        if hasattr(rng, "random_sample")
-        else low[:, None] + rng.random((count, 2, 2)) * (high - low)[:, None]
-    )
+    low = np.array(areas)[:, :2]
+    high = np.array(areas)[:, 2:]
+    if hasattr(rng, "random_sample"):
+        shares = rng.random_sample((count, 2, 2))
+    else:
+        shares = rng.random((count, 2, 2))
+    corners = low[:, None] + shares * (high - low)[:, None]
     first = np.minimum(np.floor(corners.min(axis=1)).astype(np.int32), high - 1)
     last = np.maximum(np.ceil(corners.max(axis=1)).astype(np.int32), first + 1)
     return np.concatenate([first, last], axis=1).astype(np.int32)
 
 
 # ---- Batches -------------------------------------------------------------------------------------
+
+
+class _Example(NamedTuple):
+    """What `load_image_gt` returns of an image; keypoints None without USE_KEYPOINTS."""
+
+    image: np.ndarray
+    meta: np.ndarray
+    class_ids: np.ndarray
+    boxes: np.ndarray
+    masks: np.ndarray
+    keypoints: np.ndarray | None = None
 
 
 class TrainingBatches:
@@ -666,57 +941,67 @@ class TrainingBatches:
 
     def __init__(
         self,
-        dataset,
-        config,
+        dataset: utils.Dataset,
+        config: Config,
         *,
-        shuffle=True,
-        augment=False,
-        augmentation=None,
-        no_augmentation_sources=None,
-        seed=0,
-        batch_size=None,
-        random_rois=0,
-        detection_targets=False,
-        jitter=False,
+        shuffle: bool = True,
+        augment: bool = False,
+        augmentation: Any = None,
+        no_augmentation_sources: Collection[str] | None = None,
+        seed: int = 0,
+        batch_size: int | None = None,
+        random_rois: int = 0,
+        detection_targets: bool = False,
+        jitter: bool = False,
     ):
-        self.dataset, self.config, self.shuffle, self.seed = dataset, config, shuffle, seed
-        self.augment, self.augmentation, self.jitter = augment, augmentation, jitter
+        self.dataset = dataset
+        self.config = config
+        self.shuffle = shuffle
+        self.seed = seed
+        self.augment = augment
+        self.augmentation = augmentation
+        self.jitter = jitter
         self.no_augmentation_sources = set(no_augmentation_sources or ())
         self.batch_size = batch_size or config.BATCH_SIZE
-        self.random_rois, self.detection_targets = random_rois, detection_targets
+        self.random_rois = random_rois
+        self.detection_targets = detection_targets
         self._said_too_many = False
-        self._anchors = {}
+        self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
         if len(dataset.image_ids) == 0:
             raise DatasetError(
                 "a dataset to train on has images. Received: one without, or not prepared()"
             )
 
-    def __len__(self):
+    def __len__(self) -> int:
         """Batches that a pass takes, the last one shared with the next pass."""
         return math.ceil(len(self.dataset.image_ids) / self.batch_size)
 
-    def image_ids(self, step):
+    def image_ids(self, step: int) -> list[int]:
         """The image ids of a batch, in order."""
-        return [self._image_id(step * self.batch_size + i) for i in range(self.batch_size)]
+        return [self._image_id(number) for number in self._numbers(step)]
 
-    def _image_id(self, number):
+    def _numbers(self, step: int) -> range:
+        """The numbers of a batch's examples in the run."""
+        return range(step * self.batch_size, (step + 1) * self.batch_size)
+
+    def _image_id(self, number: int) -> int:
+        """The image of an example of the run."""
         ids = np.asarray(self.dataset.image_ids)
         turn, place = divmod(number, len(ids))
         if self.shuffle:
             ids = np.random.default_rng([self.seed, 1, turn]).permutation(ids)
         return int(ids[place])
 
-    def anchors(self, shape):
+    def anchors(self, shape: Sequence[int]) -> utils.BoxBlocks:
         """Those of a molded image, [A, 4] in pixels, as `utils.BoxBlocks`."""
         key = tuple(shape[:2])
         if key not in self._anchors:
-            config = self.config
             if len(self._anchors) > 8:
                 self._anchors.clear()
-            self._anchors[key] = utils.BoxBlocks(compute_anchors(config, shape))
+            self._anchors[key] = utils.BoxBlocks(compute_anchors(self.config, shape))
         return self._anchors[key]
 
-    def batch(self, step):
+    def batch(self, step: int) -> tuple[list[np.ndarray], list[int], list[np.ndarray]]:
         """The inputs of a training step.
 
         Returns:
@@ -727,112 +1012,172 @@ class TrainingBatches:
             image_ids: list.
             targets: with detection_targets the arrays of `build_detection_targets`, else [].
         """
-        numbers = range(step * self.batch_size, (step + 1) * self.batch_size)
-        rngs = [np.random.default_rng([self.seed, 2, number]) for number in numbers]
+        rngs = [np.random.default_rng([self.seed, 2, number]) for number in self._numbers(step)]
         ids = self.image_ids(step)
         examples = [self._example(image_id, rng) for image_id, rng in zip(ids, rngs)]
-        config, (b, g) = self.config, (self.batch_size, self.config.MAX_GT_INSTANCES)
         # Images of different sizes are padded on the right and at the bottom to the largest.
-        shape = np.max([example[0].shape for example in examples], axis=0)
-        anchors = self.anchors(shape)
-        images = np.zeros((b, *shape), np.float32)
-        metas = np.zeros((b, len(examples[0][1])), np.float64)
-        match = np.zeros((b, anchors.count, 1), np.int32)
-        deltas = np.zeros((b, config.RPN_TRAIN_ANCHORS_PER_IMAGE, 4))
-        class_ids, boxes = np.zeros((b, g), np.int32), np.zeros((b, g, 4), np.int32)
-        mask_shape = tuple(config.MINI_MASK_SHAPE) if config.USE_MINI_MASK else tuple(shape[:2])
-        masks = np.zeros((b, *mask_shape, g), bool)
-        points = (
-            [np.zeros((b, g, config.NUM_KEYPOINTS, 3), np.float32)] if config.USE_KEYPOINTS else []
-        )
-        rois, targets = [], []
+        shape = np.max([example.image.shape for example in examples], axis=0)
+        inputs = self._empty_inputs(shape, len(examples[0].meta))
+        all_rois = []
+        all_targets = []
         for i, (example, rng) in enumerate(zip(examples, rngs)):
-            image, meta, ids_, boxes_, masks_, *points_ = example
-            images[i, : image.shape[0], : image.shape[1]] = image
-            metas[i] = meta
-            metas[i, META["image_shape"]][:2] = shape[:2]
-            match[i, :, 0], deltas[i] = build_rpn_targets(
-                shape, anchors, ids_, boxes_, config, rng=rng
-            )
-            class_ids[i, : len(ids_)], boxes[i, : len(ids_)] = ids_, boxes_
-            masks[i, : masks_.shape[0], : masks_.shape[1], : len(ids_)] = masks_
-            for into, values in zip(points, points_):
-                into[i, : len(ids_)] = values
-            if self.random_rois:
-                rois.append(generate_random_rois(shape, self.random_rois, ids_, boxes_, rng=rng))
-                if self.detection_targets:
-                    targets.append(
-                        build_detection_targets(rois[-1], ids_, boxes_, masks_, config, rng=rng)
-                    )
-        images = mold_image(images, config).astype(np.float32)
-        if config.FLOAT_RESIZE:  # padding is 0 after molding
-            for image, meta in zip(images, metas):
-                y1, x1, y2, x2 = meta[META["window"]].astype(int)
-                image[:y1], image[y2:], image[:, :x1], image[:, x2:] = 0, 0, 0, 0
-        inputs = [images, metas, match, deltas, class_ids, boxes]
-        inputs += [masks] if config.USE_MASK else []
-        inputs += points
-        inputs += [np.stack(rois)] if rois else []
-        return inputs, ids, [np.stack(part) for part in zip(*targets)]
+            self._fill(inputs, i, example, rng)
+            if not self.random_rois:
+                continue
+            labels = (example.class_ids, example.boxes)
+            rois = generate_random_rois(shape, self.random_rois, *labels, rng=rng)
+            all_rois.append(rois)
+            if self.detection_targets:
+                targets = build_detection_targets(
+                    rois, *labels, example.masks, self.config, rng=rng
+                )
+                all_targets.append(targets)
+        inputs["images"] = self._mold(inputs["images"], inputs["metas"])
+        if all_rois:
+            inputs["rois"] = np.stack(all_rois)
+        return list(inputs.values()), ids, [np.stack(part) for part in zip(*all_targets)]
 
-    def pair(self, step):
-        """`batch` as the original yields it: inputs, and [] or [rois' class ids [B, R, 1], deltas,
-        masks]."""
+    def _empty_inputs(self, shape: Sequence[int], meta_length: int) -> dict[str, np.ndarray]:
+        """Zeros for the inputs of a batch by name, without RoIs, in the order of `batch`."""
+        config = self.config
+        count = self.batch_size
+        limit = config.MAX_GT_INSTANCES
+        anchor_count = self.anchors(shape).count
+        inputs: dict[str, np.ndarray] = {
+            "images": np.zeros((count, *shape), np.float32),
+            "metas": np.zeros((count, meta_length), np.float64),
+            "rpn_match": np.zeros((count, anchor_count, 1), np.int32),
+            "rpn_bbox": np.zeros((count, config.RPN_TRAIN_ANCHORS_PER_IMAGE, 4)),
+            "class_ids": np.zeros((count, limit), np.int32),
+            "boxes": np.zeros((count, limit, 4), np.int32),
+        }
+        if config.USE_MASK:
+            mask_shape = tuple(shape[:2])
+            if config.USE_MINI_MASK:
+                mask_shape = tuple(config.MINI_MASK_SHAPE)
+            inputs["masks"] = np.zeros((count, *mask_shape, limit), bool)
+        if config.USE_KEYPOINTS:
+            inputs["keypoints"] = np.zeros((count, limit, config.NUM_KEYPOINTS, 3), np.float32)
+        return inputs
+
+    def _fill(
+        self,
+        inputs: dict[str, np.ndarray],
+        i: int,
+        example: _Example,
+        rng: np.random.Generator,
+    ) -> None:
+        """Writes an example into row i of a batch, and its RPN targets."""
+        shape = inputs["images"].shape[1:]
+        height, width = example.image.shape[:2]
+        count = len(example.class_ids)
+        inputs["images"][i, :height, :width] = example.image
+        inputs["metas"][i] = example.meta
+        inputs["metas"][i, META["image_shape"]][:2] = shape[:2]
+        match, deltas = build_rpn_targets(
+            shape, self.anchors(shape), example.class_ids, example.boxes, self.config, rng=rng
+        )
+        inputs["rpn_match"][i, :, 0] = match
+        inputs["rpn_bbox"][i] = deltas
+        inputs["class_ids"][i, :count] = example.class_ids
+        inputs["boxes"][i, :count] = example.boxes
+        if "masks" in inputs:
+            mask_height, mask_width = example.masks.shape[:2]
+            inputs["masks"][i, :mask_height, :mask_width, :count] = example.masks
+        if "keypoints" in inputs:
+            inputs["keypoints"][i, :count] = example.keypoints
+
+    def _mold(self, images: np.ndarray, metas: np.ndarray) -> np.ndarray:
+        """Images of a batch molded, float32; with FLOAT_RESIZE padding is 0 after molding."""
+        molded = mold_image(images, self.config).astype(np.float32)
+        if self.config.FLOAT_RESIZE:
+            for image, meta in zip(molded, metas):
+                y1, x1, y2, x2 = meta[META["window"]].astype(int)
+                image[:y1] = 0
+                image[y2:] = 0
+                image[:, :x1] = 0
+                image[:, x2:] = 0
+        return molded
+
+    def pair(self, step: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """`batch` as the original yields it.
+
+        Returns:
+            inputs, and [] or [rois' class ids [B, R, 1], deltas, masks].
+        """
         inputs, _, targets = self.batch(step)
         if not targets:
             return inputs, []
         rois, class_ids, deltas, masks = targets
         return [*inputs, rois], [class_ids[..., None], deltas, masks]
 
-    def _example(self, image_id, rng):
+    def _example(self, image_id: int, rng: np.random.Generator) -> _Example:
+        """An image and its objects, at most MAX_GT_INSTANCES of them."""
         plain = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
-        image, meta, class_ids, boxes, masks, *points = load_image_gt(
+        augmentation = self.augmentation
+        if plain:
+            augmentation = None
+        loaded = load_image_gt(
             self.dataset,
             self.config,
             image_id,
             augment=self.augment and not plain,
-            augmentation=None if plain else self.augmentation,
+            augmentation=augmentation,
             use_mini_mask=self.config.USE_MINI_MASK,
             rng=rng,
             jitter=self.jitter and not plain,
         )
+        example = _Example(*loaded)
+        count = len(example.class_ids)
         limit = self.config.MAX_GT_INSTANCES
-        if len(class_ids) > limit:
-            if not self._said_too_many:
-                self._said_too_many = True
-                logger.warning(
-                    "%s has %d objects; a random %d of them are used (MAX_GT_INSTANCES). The same"
-                    " goes for other images with more",
-                    _where(self.dataset, image_id),
-                    len(class_ids),
-                    limit,
-                )
-            keep = rng.choice(len(class_ids), limit, replace=False)
-            class_ids, boxes, masks = class_ids[keep], boxes[keep], masks[..., keep]
-            points = [values[keep] for values in points]
-        return image, meta, class_ids, boxes, masks, *points
+        if count <= limit:
+            return example
+        if not self._said_too_many:
+            self._said_too_many = True
+            logger.warning(
+                "%s has %d objects; a random %d of them are used (MAX_GT_INSTANCES). The same"
+                " goes for other images with more",
+                _where(self.dataset, image_id),
+                count,
+                limit,
+            )
+        keep = rng.choice(count, limit, replace=False)
+        points = example.keypoints
+        if points is not None:
+            points = points[keep]
+        return _Example(
+            example.image,
+            example.meta,
+            example.class_ids[keep],
+            example.boxes[keep],
+            example.masks[..., keep],
+            points,
+        )
 
 
 def data_generator(
-    dataset,
-    config,
-    shuffle=True,
-    augment=False,
-    augmentation=None,
-    random_rois=0,
-    batch_size=1,
-    detection_targets=False,
-    no_augmentation_sources=None,
-    seed=None,
-):
-    """Endless `(inputs, outputs)` as in the original (matterport: data_generator); see
-    `TrainingBatches.batch`.
+    dataset: utils.Dataset,
+    config: Config,
+    shuffle: bool = True,
+    augment: bool = False,
+    augmentation: Any = None,
+    random_rois: int = 0,
+    batch_size: int = 1,
+    detection_targets: bool = False,
+    no_augmentation_sources: Collection[str] | None = None,
+    seed: int | None = None,
+) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+    """Endless `(inputs, outputs)` as in the original (matterport: data_generator).
+
+    See `TrainingBatches.batch`.
 
     Yields:
         inputs, and [] or with detection_targets [rois' class ids [B, R, 1], deltas, masks].
     """
     if seed is None:
-        seed = config.SEED if config.SEED is not None else int(np.random.randint(2**31))
+        seed = config.SEED
+    if seed is None:
+        seed = int(np.random.randint(2**31))
     batches = TrainingBatches(
         dataset,
         config,
@@ -854,9 +1199,10 @@ def data_generator(
 # ---- Checking ------------------------------------------------------------------------------------
 
 
-def check_dataset(dataset, config):
-    """Reads every image and mask before training starts, or CHECK_IMAGES of them spread over the
-    dataset.
+def check_dataset(dataset: utils.Dataset, config: Config) -> None:
+    """Reads every image and mask before training starts.
+
+    With CHECK_IMAGES only as many, spread over the dataset.
 
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
@@ -886,24 +1232,28 @@ def check_dataset(dataset, config):
         )
 
 
-def _image_problems(dataset, config):
+def _image_problems(dataset: utils.Dataset, config: Config) -> Iterator[str]:
+    """What is wrong with images of a dataset, as far as CHECK_IMAGES has them read."""
     image_ids = np.asarray(dataset.image_ids)
-    if config.CHECK_IMAGES is not None and config.CHECK_IMAGES < len(image_ids):
-        image_ids = image_ids[np.linspace(0, len(image_ids) - 1, config.CHECK_IMAGES).astype(int)]
+    total = len(image_ids)
+    if config.CHECK_IMAGES is not None and config.CHECK_IMAGES < total:
+        places = np.linspace(0, total - 1, config.CHECK_IMAGES).astype(int)
+        image_ids = image_ids[places]
+        total = len(image_ids)
 
-    def problem(image_id):
+    def problem(image_id: int) -> str | None:
         try:
             _load(dataset, config, image_id)
         except ValueError as error:
             return str(error)
+        return None
 
     start = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(max(config.WORKERS, 1)) as pool:
         for done, text in enumerate(pool.map(problem, image_ids), 1):
+            seconds = time.monotonic() - start
             # A check of a second or two needs no bar.
-            if (seconds := time.monotonic() - start) > 2 and (
-                done % 20 == 0 or done == len(image_ids)
-            ):
-                utils.show_progress("checking", done, len(image_ids), seconds)
+            if seconds > 2 and (done % 20 == 0 or done == total):
+                utils.show_progress("checking", done, total, seconds)
             if text:
                 yield text
