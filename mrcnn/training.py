@@ -22,6 +22,7 @@ from keras import ops
 
 from mrcnn import data, evaluate, files, media, ops as kernels, rewrite, weights
 from mrcnn.config import Config
+from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -374,7 +375,7 @@ class BatchStream:
         workers: threads; 0 makes each batch when it is asked for.
     """
 
-    def __init__(self, batches, first=0, workers=2):
+    def __init__(self, batches: data.TrainingBatches, first: int = 0, workers: int = 2):
         self.batches = batches
         self.next_step = first
         self.error: Exception | None = None
@@ -387,14 +388,16 @@ class BatchStream:
         self._submitted = first
         self._depth = 2 * workers
 
-    def generator(self):
+    def generator(self) -> Iterator[tuple]:
         """The batches as a generator, the kind of iterator that `fit` takes."""
         while True:
             yield self.take()
 
-    def take(self):
-        """The next batch, `(inputs,)`. What a dataset raises is kept as `error`: Keras wraps it in
-        one of its own."""
+    def take(self) -> tuple:
+        """The next batch, `(inputs,)`.
+
+        What a dataset raises is kept as `error`: Keras wraps it in one of its own.
+        """
         try:
             return self._take()
         except Exception as error:
@@ -415,7 +418,7 @@ class BatchStream:
         self.next_step += 1
         return (tuple(_transferable(x) for x in inputs),)
 
-    def close(self):
+    def close(self) -> None:
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
@@ -434,23 +437,24 @@ def _transferable(x):
 
 
 class DataGenerator(keras.utils.PyDataset):
-    """The batches of one pass by index, `(inputs, outputs)` as `data_generator` yields them (the
-    TF2 fork: DataGenerator).
+    """The batches of one pass by index, `(inputs, outputs)` (the TF2 fork: DataGenerator).
+
+    They are as `data_generator` yields them.
 
     Args: as `data.data_generator`; `workers` and the like go to `keras.utils.PyDataset`.
     """
 
     def __init__(
         self,
-        dataset,
-        config,
-        shuffle=True,
-        augmentation=None,
-        random_rois=0,
-        detection_targets=False,
+        dataset: Dataset,
+        config: Config,
+        shuffle: bool = True,
+        augmentation: Any = None,
+        random_rois: int = 0,
+        detection_targets: bool = False,
         *,
-        seed=0,
-        **kwargs,
+        seed: int = 0,
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.batches = data.TrainingBatches(
@@ -470,7 +474,7 @@ class DataGenerator(keras.utils.PyDataset):
     def __getitem__(self, idx):
         return self.batches.pair(self.passes * len(self) + idx)
 
-    def on_epoch_end(self):
+    def on_epoch_end(self) -> None:
         """The next pass has another order and other draws."""
         self.passes += 1
 
@@ -479,8 +483,10 @@ class DataGenerator(keras.utils.PyDataset):
 
 
 class CheckpointPath(str):
-    """A path that also unpacks and indexes as (folder, file), as `find_last` has returned it at
-    different times."""
+    """A path that also unpacks and indexes as (folder, file).
+
+    `find_last` has returned both at different times.
+    """
 
     def _pair(self):
         text = str.__str__(self)
@@ -490,7 +496,9 @@ class CheckpointPath(str):
         return iter(self._pair())
 
     def __getitem__(self, key):
-        return self._pair()[key] if isinstance(key, int) else str.__getitem__(self, key)
+        if isinstance(key, int):
+            return self._pair()[key]
+        return str.__getitem__(self, key)
 
 
 def run_name(name: str | None) -> str:
@@ -564,19 +572,20 @@ def _newest_checkpoint(folder, name):
 class StopOnBadLoss(keras.callbacks.Callback):
     """Raises BadLossError with the image ids of the batch when a loss is NaN or infinite."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: BatchStream):
         super().__init__()
-        self.stream, self.step = stream, stream.next_step
+        self.stream = stream
+        self.step = stream.next_step
 
-    def on_train_batch_end(self, batch, logs=None):
-        bad = {
-            name: float(value)
-            for name, value in (logs or {}).items()
-            if not math.isfinite(float(value))
-        }
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        bad = []
+        for name, loss in (logs or {}).items():
+            value = float(loss)
+            if not math.isfinite(value):
+                bad.append(f"{name} is {value}")
         if bad:
             raise BadLossError(
-                f"{', '.join(f'{name} is {value}' for name, value in bad.items())} at step"
+                f"{', '.join(bad)} at step"
                 f" {self.step}, with the images {self.stream.ids.get(self.step)}; training stopped"
                 " and this step was not saved. Look at these images, or lower the learning rate"
             )
@@ -586,30 +595,33 @@ class StopOnBadLoss(keras.callbacks.Callback):
 class AverageInValidation(keras.callbacks.Callback):
     """Validation losses are those of the averaged weights, the ones that are saved."""
 
-    def on_test_begin(self, logs=None):
+    def on_test_begin(self, logs: dict | None = None) -> None:
         self._weights = contextlib.ExitStack()
         self._weights.enter_context(averaged(self.model))
 
-    def on_test_end(self, logs=None):
+    def on_test_end(self, logs: dict | None = None) -> None:
         self._weights.close()
 
 
 class Checkpoints(keras.callbacks.Callback):
     """Writes the original's checkpoint after each epoch and, beside it, what resuming needs."""
 
-    def __init__(self, run):
+    def __init__(self, run: "Run"):
         super().__init__()
-        self.run, self.written, self.cost = run, time.monotonic(), 0.0
+        self.run = run
+        self.written = time.monotonic()
+        self.cost = 0.0
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.run.step += 1
         # A large model's file takes seconds: at most a tenth of the time goes into writing.
         if time.monotonic() - self.written > max(self.run.config.RESUME_SECONDS, 10 * self.cost):
             self._write_resume()
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         owner = self.run.owner
-        owner.epoch, self.run.step = epoch + 1, 0
+        owner.epoch = epoch + 1
+        self.run.step = 0
         with averaged(self.run.network):
             weights.save(self.run.network, owner.checkpoint_path.format(epoch=epoch + 1))
         self._write_resume()
@@ -622,14 +634,20 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class EvaluationCallback(keras.callbacks.Callback):
-    """Evaluates every n epochs and after the last one, and logs `val_bbox_mAP` and `val_mask_mAP`
-    (COCO's AP).
+    """Evaluates every n epochs and after the last one, and logs COCO's AP.
+
+    The figures are `val_bbox_mAP` and `val_mask_mAP`, and `val_keypoint_mAP` with keypoints.
 
         model.train(..., custom_callbacks=[
             training.EvaluationCallback(model, val_set, every=5),
-            keras.callbacks.ModelCheckpoint("best.weights.h5", "val_mask_mAP", mode="max",
-            save_best_only=True,
-                                            save_weights_only=True)])
+            keras.callbacks.ModelCheckpoint(
+                "best.weights.h5",
+                "val_mask_mAP",
+                mode="max",
+                save_best_only=True,
+                save_weights_only=True,
+            ),
+        ])
 
     `train` calls it before TensorBoard and the other callbacks of its list, which then find the
     figures in their `logs`. Epochs without an evaluation repeat the latest figures (without any,
@@ -650,51 +668,56 @@ class EvaluationCallback(keras.callbacks.Callback):
         evaluation: the latest `evaluate.Evaluation`.
     """
 
-    def __init__(self, owner, dataset, every=1, limit=0, pictures=None, settings=None):
+    def __init__(
+        self,
+        owner: Any,
+        dataset: Dataset,
+        every: int = 1,
+        limit: int = 0,
+        pictures: int | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
         super().__init__()
         if every < 1:
             raise ValueError(f"every is a whole number from 1. Received: {every!r}")
         installed = importlib.util.find_spec("tensorboard") is not None
         if pictures and not installed:
             raise ImportError(f"Pictures need TensorBoard: {TENSORBOARD_HINT}")
-        self.owner, self.dataset, self.every, self.limit = owner, dataset, every, limit
-        self.pictures = (4 if installed else 0) if pictures is None else pictures
-        self.settings, self.evaluation, self._inference, self._writer = (
-            dict(settings or {}),
-            None,
-            None,
-            None,
-        )
-        self._figures = {}
+        if pictures is None:
+            pictures = 0
+            if installed:
+                pictures = 4
+        self.owner = owner
+        self.dataset = dataset
+        self.every = every
+        self.limit = limit
+        self.pictures = pictures
+        self.settings = dict(settings or {})
+        self.evaluation: evaluate.Evaluation | None = None
+        self._inference: Any = None
+        self._writer: Any = None
+        self._figures: dict[str, float] = {}
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every == 0 or epoch + 1 >= self.params["epochs"]:
-            model, image_ids = self._detector(), self.dataset.image_ids[: self.limit or None]
-            self.evaluation = evaluate.evaluate(model, self.dataset, image_ids)
-            names = {"bbox": "val_bbox_mAP", "segm": "val_mask_mAP"}
-            self._figures = {
-                names[kind]: figures["AP"] for kind, figures in self.evaluation.kinds()
-            }
-            if self.evaluation.keypoints:
-                self._figures["val_keypoint_mAP"] = self.evaluation.keypoints["AP"]
-            logger.info(
-                "epoch %d: %s",
-                epoch + 1,
-                ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items()),
-            )
-            if self.pictures:
-                self._show(model, image_ids[: self.pictures], epoch)
+            self._evaluate(epoch)
         if logs is not None:
             logs.update(self._figures)
+
+    def _evaluate(self, epoch):
+        model = self._detector()
+        image_ids = self.dataset.image_ids[: self.limit or None]
+        self.evaluation = evaluate.evaluate(model, self.dataset, image_ids)
+        self._figures = _logged_figures(self.evaluation)
+        text = ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items())
+        logger.info("epoch %d: %s", epoch + 1, text)
+        if self.pictures:
+            self._show(model, image_ids[: self.pictures], epoch)
 
     def _detector(self):
         """The inference model with the weights of now; built once."""
         if self._inference is None:
-            config = copy.copy(self.owner.config)
-            if config.IMAGE_RESIZE_MODE == "crop":
-                config.IMAGE_RESIZE_MODE = "square"  # a random part can't be evaluated
-            for name, value in {"GPU_COUNT": 1, **self.settings}.items():
-                setattr(config, name, value)
+            config = self._detecting_config()
             self._inference = type(self.owner)("inference", config, self.owner.model_dir)
         trained = weights.layers_of(self.owner.keras_model)
         with averaged(self.owner.keras_model):
@@ -703,13 +726,22 @@ class EvaluationCallback(keras.callbacks.Callback):
                     variable.assign(value)
         return self._inference
 
+    def _detecting_config(self):
+        """The owner's config for one device, with `settings`."""
+        config = copy.copy(self.owner.config)
+        if config.IMAGE_RESIZE_MODE == "crop":
+            config.IMAGE_RESIZE_MODE = "square"  # a random part can't be evaluated
+        config.GPU_COUNT = 1
+        for name, value in self.settings.items():
+            setattr(config, name, value)
+        return config
+
     def _show(self, model, image_ids, epoch):
         import tensorflow as tf
 
         if self._writer is None:
-            self._writer = tf.summary.create_file_writer(
-                os.path.join(self.owner.log_dir, "validation")
-            )
+            folder = os.path.join(self.owner.log_dir, "validation")
+            self._writer = tf.summary.create_file_writer(folder)
         with self._writer.as_default(step=epoch):
             for image_id in image_ids:
                 try:
@@ -719,6 +751,17 @@ class EvaluationCallback(keras.callbacks.Callback):
                 painted = media.paint(image, model.detect([image])[0], self.dataset.class_names)
                 tf.summary.image(f"detections/{image_id}", painted[None])
         self._writer.flush()
+
+
+def _logged_figures(evaluation):
+    """{name in the logs: AP} of an evaluation."""
+    names = {"bbox": "val_bbox_mAP", "segm": "val_mask_mAP"}
+    logged = {}
+    for kind, figures in evaluation.kinds():
+        logged[names[kind]] = figures["AP"]
+    if evaluation.keypoints:
+        logged["val_keypoint_mAP"] = evaluation.keypoints["AP"]
+    return logged
 
 
 # ---- A run ---------------------------------------------------------------------------------------
@@ -732,27 +775,35 @@ class Run:
 
     def __init__(
         self,
-        owner,
-        train_dataset,
-        val_dataset,
-        learning_rate,
-        epochs,
-        layer_regex,
-        augmentation,
-        custom_callbacks,
-        no_augmentation_sources,
+        owner: Any,
+        train_dataset: Dataset,
+        val_dataset: Dataset | None,
+        learning_rate: float,
+        epochs: int,
+        layer_regex: str,
+        augmentation: Any,
+        custom_callbacks: Sequence[keras.callbacks.Callback] | None,
+        no_augmentation_sources: Sequence[str] | None,
     ):
-        self.owner, self.config, self.network = owner, owner.config, owner.keras_model
-        self.train_dataset, self.val_dataset = train_dataset, val_dataset
-        self.augmentation, self.callbacks = augmentation, list(custom_callbacks or [])
+        self.owner = owner
+        self.config = owner.config
+        self.network = owner.keras_model
+        self.train_dataset = train_dataset
+        self.val_dataset = val_dataset
+        self.augmentation = augmentation
+        self.callbacks = list(custom_callbacks or [])
         self.no_augmentation_sources = no_augmentation_sources
-        self.learning_rate, self.epochs, self.layer_regex = learning_rate, epochs, layer_regex
-        self.step, self.first_epoch = 0, owner.epoch
-        seed = self.config.SEED
-        self.seed = int(np.random.default_rng().integers(2**31)) if seed is None else seed
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.layer_regex = layer_regex
+        self.step = 0
+        self.first_epoch = owner.epoch
+        self.seed = self.config.SEED
+        if self.seed is None:
+            self.seed = int(np.random.default_rng().integers(2**31))
         self.resume_path = resume_path(owner.log_dir, self.config.NAME)
 
-    def plan(self):
+    def plan(self) -> dict[str, Any]:
         """What must be equal for a run to go on, as JSON has it."""
         plan = {
             "epochs": self.epochs,
@@ -762,11 +813,11 @@ class Run:
             "batch_size": self.config.BATCH_SIZE,
             "optimizer": getattr(self.config.OPTIMIZER, "__name__", self.config.OPTIMIZER),
         }
-        return (
-            {**plan, "ema_momentum": self.config.EMA_MOMENTUM} if self.config.EMA_MOMENTUM else plan
-        )
+        if self.config.EMA_MOMENTUM:
+            plan["ema_momentum"] = self.config.EMA_MOMENTUM
+        return plan
 
-    def save(self):
+    def save(self) -> None:
         """Writes the resume file: weights, optimizer, epoch, step, seed."""
         state = {
             "epoch": self.owner.epoch,
@@ -782,93 +833,92 @@ class Run:
             for i, variable in enumerate(self.network.optimizer.variables):
                 group[f"{i:05d}"] = np.asarray(variable)
 
+    def fit(self) -> keras.callbacks.History | None:
+        """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
+        state = self._take_up()
+        if state:
+            self._go_on_from(state)
+        self._compile()
+        if state:
+            self._restore_weights()
+        os.makedirs(self.owner.log_dir, exist_ok=True)
+        history = None
+        for last, steps in self._stages():
+            if last <= self.owner.epoch:
+                continue
+            if history is not None and self.config.EMA_MOMENTUM:
+                # `fit` ends with the averages in place of the weights; the run goes on from the
+                # latest ones.
+                weights.load(self.network, self.resume_path)
+            history = _join(history, self._fit_stage(last, steps))
+        return history
+
     def _take_up(self):
-        """The state of an interrupted run of the same plan that this model has the weights of, or
-        None."""
+        """The state of an interrupted run of the same plan that this model has the weights of.
+
+        None where there is no such run.
+        """
         try:
             with h5py.File(self.resume_path, "r") as file:
                 state = json.loads(file.attrs["mrcnn_run"])
         except (OSError, KeyError):
             return None
-        return (
-            state if state["plan"] == self.plan() and state["epoch"] == self.owner.epoch else None
+        if state["plan"] == self.plan() and state["epoch"] == self.owner.epoch:
+            return state
+        return None
+
+    def _go_on_from(self, state):
+        """Goes on at the step at which the run of this state stopped."""
+        self.first_epoch = state["first_epoch"]
+        self.seed = state["seed"]
+        self.step = state["step"]
+        logger.warning(
+            "Taking up the run in %s at epoch %d, step %d",
+            self.owner.log_dir,
+            self.owner.epoch + 1,
+            self.step,
         )
 
-    def fit(self):
-        """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
-        owner, config = self.owner, self.config
-        state = self._take_up()
-        if state:
-            self.first_epoch, self.seed, self.step = (
-                state["first_epoch"],
-                state["seed"],
-                state["step"],
-            )
-            logger.warning(
-                "Taking up the run in %s at epoch %d, step %d",
-                owner.log_dir,
-                owner.epoch + 1,
-                self.step,
-            )
-        owner.set_trainable(self.layer_regex)
-        total = (self.epochs - self.first_epoch) * config.STEPS_PER_EPOCH
-        owner.compile(make_schedule(config, self.learning_rate, total), config.LEARNING_MOMENTUM)
-        if state:
-            weights.load(self.network, self.resume_path)
-            with h5py.File(self.resume_path, "r") as file:
-                for i, variable in enumerate(self.network.optimizer.variables):
-                    variable.assign(file["mrcnn_optimizer"][f"{i:05d}"][()])
+    def _compile(self):
+        self.owner.set_trainable(self.layer_regex)
+        total_steps = (self.epochs - self.first_epoch) * self.config.STEPS_PER_EPOCH
+        schedule = make_schedule(self.config, self.learning_rate, total_steps)
+        self.owner.compile(schedule, self.config.LEARNING_MOMENTUM)
 
-        os.makedirs(owner.log_dir, exist_ok=True)
-        history = None
-        # An epoch that was begun is finished first; the rest follows in one call.
-        stages = [(owner.epoch + 1, config.STEPS_PER_EPOCH - self.step)] if self.step else []
-        for last, steps in [*stages, (self.epochs, config.STEPS_PER_EPOCH)]:
-            if last > owner.epoch:
-                if history and config.EMA_MOMENTUM:
-                    # `fit` ends with the averages in place of the weights; the run goes on from the
-                    # latest ones.
-                    weights.load(self.network, self.resume_path)
-                history = _join(history, self._fit_stage(last, steps))
-        return history
+    def _restore_weights(self):
+        """Weights and optimizer of the resume file."""
+        weights.load(self.network, self.resume_path)
+        with h5py.File(self.resume_path, "r") as file:
+            for i, variable in enumerate(self.network.optimizer.variables):
+                variable.assign(file["mrcnn_optimizer"][f"{i:05d}"][()])
+
+    def _stages(self):
+        """(last epoch, steps of an epoch) of each call of `fit` that the run takes.
+
+        An epoch that was begun is finished first; the rest follows in one call.
+        """
+        stages = []
+        if self.step:
+            stages.append((self.owner.epoch + 1, self.config.STEPS_PER_EPOCH - self.step))
+        stages.append((self.epochs, self.config.STEPS_PER_EPOCH))
+        return stages
 
     def _fit_stage(self, last, steps):
         """Trains to the end of epoch `last` in epochs of so many steps."""
-        owner, config = self.owner, self.config
-        batches = data.TrainingBatches(
-            self.train_dataset,
-            config,
-            augmentation=self.augmentation,
-            seed=self.seed,
-            no_augmentation_sources=self.no_augmentation_sources,
-            jitter=True,
-        )
-        stream = BatchStream(
-            batches, owner.epoch * config.STEPS_PER_EPOCH + self.step, config.WORKERS
-        )
-        streams, validation = [stream], {}
-        if self.val_dataset is not None and config.VALIDATION_STEPS:
-            checks = data.TrainingBatches(self.val_dataset, config, seed=self.seed)
-            streams.append(BatchStream(checks, 0, config.WORKERS))
-            validation = {
-                "validation_data": streams[-1].generator(),
-                "validation_steps": config.VALIDATION_STEPS,
-            }
-        # Evaluations come first, so that TensorBoard and every other callback find their figures.
-        first = [each for each in self.callbacks if isinstance(each, EvaluationCallback)]
-        averages = (
-            [AverageInValidation()] if getattr(self.network.optimizer, "use_ema", False) else []
-        )
-        callbacks = [StopOnBadLoss(stream), Checkpoints(self), *averages, *first]
-        if importlib.util.find_spec("tensorboard"):
-            callbacks.append(keras.callbacks.TensorBoard(owner.log_dir))
-        else:
-            logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
-        callbacks += [each for each in self.callbacks if each not in first]
+        stream = self._training_stream()
+        streams = [stream]
+        validation = {}
+        if self.val_dataset is not None and self.config.VALIDATION_STEPS:
+            val_batches = data.TrainingBatches(self.val_dataset, self.config, seed=self.seed)
+            val_stream = BatchStream(val_batches, 0, self.config.WORKERS)
+            streams.append(val_stream)
+            validation["validation_data"] = val_stream.generator()
+            validation["validation_steps"] = self.config.VALIDATION_STEPS
+        callbacks = self._stage_callbacks(stream)
         try:
             return self.network.fit(
                 stream.generator(),
-                initial_epoch=owner.epoch,
+                initial_epoch=self.owner.epoch,
                 epochs=last,
                 steps_per_epoch=steps,
                 callbacks=callbacks,
@@ -876,16 +926,53 @@ class Run:
                 **validation,
             )
         except Exception as error:
-            for each in streams:
-                if each.error is not None:
-                    raise each.error from error
+            for failed in streams:
+                if failed.error is not None:
+                    raise failed.error from error
             raise
         finally:
-            for each in streams:
-                each.close()
+            for used in streams:
+                used.close()
+
+    def _training_stream(self):
+        """The batches from the next step on."""
+        batches = data.TrainingBatches(
+            self.train_dataset,
+            self.config,
+            augmentation=self.augmentation,
+            seed=self.seed,
+            no_augmentation_sources=self.no_augmentation_sources,
+            jitter=True,
+        )
+        first = self.owner.epoch * self.config.STEPS_PER_EPOCH + self.step
+        return BatchStream(batches, first, self.config.WORKERS)
+
+    def _stage_callbacks(self, stream):
+        """Those of the run and of the user, in the order in which they are called.
+
+        Evaluations come first, so that TensorBoard and every other callback find their figures.
+        """
+        evaluations = []
+        others = []
+        for callback in self.callbacks:
+            if isinstance(callback, EvaluationCallback):
+                evaluations.append(callback)
+            else:
+                others.append(callback)
+        callbacks = [StopOnBadLoss(stream), Checkpoints(self)]
+        if uses_averages(self.network):
+            callbacks.append(AverageInValidation())
+        callbacks.extend(evaluations)
+        if importlib.util.find_spec("tensorboard"):
+            callbacks.append(keras.callbacks.TensorBoard(self.owner.log_dir))
+        else:
+            logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
+        callbacks.extend(others)
+        return callbacks
 
 
 def _join(history, part):
+    """The history of two calls of `fit`, one after the other."""
     if history is None:
         return part
     history.epoch += part.epoch
