@@ -6,7 +6,6 @@ A network that is shared is left as it was found: what a test changes, it puts b
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # TensorFlow's default on x86, said aloud
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # two workers share a GPU
 # On a GPU: products of 10 bits would hide what 1e-4 is to show.
 os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")

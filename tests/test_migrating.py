@@ -66,6 +66,7 @@ def test_every_fault_has_its_test():
             assert name in functions, f"fault {number}: tests/{file}.py has no {name}"
 
 
+@pytest.mark.heavy
 def test_heads_losses_leave_the_rpn_alone(tmp_path):
     """(15) Proposals are constants: the heads' losses have no gradient in the RPN's own layers."""
     import tensorflow as tf
@@ -109,6 +110,7 @@ def test_an_image_that_fails_in_training_is_named(tmp_path, workers):
         model.train(Failing(4), None, config.LEARNING_RATE, 1, "heads")
 
 
+@pytest.mark.heavy
 def test_a_size_that_the_strides_do_not_divide_is_named(tmp_path):
     """(23) Mode "none": image, size and what is allowed, before the graph runs."""
     model = modellib.MaskRCNN("inference", ToyConfig(IMAGE_RESIZE_MODE="none"), tmp_path)
@@ -116,6 +118,7 @@ def test_a_size_that_the_strides_do_not_divide_is_named(tmp_path):
         model.detect([np.zeros((64, 128, 3), np.uint8), np.zeros((70, 64, 3), np.uint8)])
 
 
+@pytest.mark.heavy
 def test_padding_proposals_take_no_slot(tmp_path):
     """(26) Zero rows among the proposals are never detections, and masks are made for detections
     only."""

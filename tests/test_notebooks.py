@@ -26,7 +26,7 @@ def gallery():
 def weights(tmp_path_factory):
     """The first notebook to need them trains, a few steps only; the others use them."""
     patch = pytest.MonkeyPatch()
-    patch.setenv("MRCNN_NOTEBOOK_STEPS", "24")
+    patch.setenv("MRCNN_NOTEBOOK_STEPS", "9")
     patch.setenv("MRCNN_NOTEBOOKS", str(tmp_path_factory.mktemp("notebooks")))
     patch.setenv(
         "PYTHONPATH", os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])

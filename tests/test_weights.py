@@ -55,6 +55,7 @@ def test_round_trip(saved, tmp_path, name):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.heavy
 def test_whole_models_and_wrapped_models(saved, tmp_path):
     """A `model_weights` group, and the layers inside one nested model as multi-GPU training saves
     them."""
@@ -72,6 +73,7 @@ def test_whole_models_and_wrapped_models(saved, tmp_path):
     assert len(coverage.loaded) == len(names) and not coverage.missing
 
 
+@pytest.mark.heavy
 def test_another_number_of_classes(saved, tmp_path):
     """(18) Refused with the shapes, and loaded with the four heads excluded, mrcnn_bbox among
     them."""
