@@ -2876,7 +2876,7 @@ class MaskRCNN:
         if len(self.config.TEST_SCALES) or self.config.TEST_FLIP:
             from mrcnn import tta
 
-            return tta.detect(self.detector, images, masks)
+            return tta.detect(self, images, masks)
         return self.detector.detect(images, masks)
 
     def detect_many(

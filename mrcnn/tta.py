@@ -61,11 +61,11 @@ def _mirrored(boxes):
     return np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1)
 
 
-def detect(detector: inference.Detector, images: Sequence, masks: str = "dense") -> list[dict]:
-    """`MaskRCNN.detect` with the views that TEST_SCALES and TEST_FLIP ask for."""
+def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:
+    """`MaskRCNN.detect` with the views that the model's TEST_SCALES and TEST_FLIP ask for."""
     results = []
     for i, image in enumerate(images):
-        results.append(_detect_one(detector, np.asarray(image), f"image {i}", masks))
+        results.append(_detect_one(model.detector, np.asarray(image), f"image {i}", masks))
     return results
 
 

@@ -352,7 +352,7 @@ def test_views_of_several_scales(detector):
     image = Points(1).load_image(0)
     _, _, window = inference.mold(image, detector.config, "", 128)
     assert window == (0, 0, 128, 128)
-    view = tta._look(detector, image, "", 128, True)
+    view = tta._look(detector.detector, image, "", 128, True)
     boxes = np.array([[0.1, 0.2, 0.4, 0.8], [0, 0, 1, 1]])
     np.testing.assert_allclose(view.to_image(view.from_image(boxes)), boxes, atol=1e-12)
     np.testing.assert_allclose(
