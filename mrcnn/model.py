@@ -125,7 +125,7 @@ class ValuesLayer(KL.Layer):
         values: {name: value} of the arguments of the layer that has this base.
     """
 
-    def __init__(self, values, config=None, **kwargs):
+    def __init__(self, values: dict[str, Any], config: Config | None = None, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
@@ -146,7 +146,7 @@ class ValuesLayer(KL.Layer):
         """The layer with a Config's values; arguments go before these."""
         return cls(**{**cls.values_of(config), **arguments})
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **{name: getattr(self, name) for name in self._value_names}}
 
 
@@ -168,16 +168,16 @@ class BatchNorm(KL.BatchNormalization):
             Keras overrides `training` in a functional model by the mode of the whole.
     """
 
-    def __init__(self, train_bn=None, **kwargs):
+    def __init__(self, train_bn: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.train_bn = train_bn
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if self.train_bn is not None:
             training = self.train_bn
         return super().call(inputs, training=training, mask=mask)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "train_bn": self.train_bn}
 
 
@@ -186,30 +186,32 @@ class BatchNorm(KL.BatchNormalization):
 class FrozenBatchNorm(BatchNorm):
     """Batch normalisation as a fixed function: neither statistics nor gamma and beta ever train."""
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any):
         super().__init__(**{**kwargs, "train_bn": False})
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         super().build(input_shape)
         for weight in self.weights:
             weight.trainable = False
 
     @property
-    def trainable(self):
+    def trainable(self) -> bool:
         return False
 
     @trainable.setter
-    def trainable(self, value):
+    def trainable(self, value: Any) -> None:
         """Left as it is: Keras sets every layer when a whole model becomes trainable."""
 
 
 @register
 class GroupNorm(KL.GroupNormalization):
-    """Group normalisation (Wu & He 2018); fewer groups where their number does not divide the
-    channels."""
+    """Group normalisation (Wu & He 2018).
 
-    def build(self, input_shape):
-        self.groups = math.gcd(self.groups, input_shape[-1])
+    Fewer groups where their number does not divide the channels.
+    """
+
+    def build(self, input_shape: Any) -> None:
+        self.groups = math.gcd(self.groups, input_shape[-1])  # type: ignore[has-type]
         super().build(input_shape)
 
 
@@ -285,7 +287,7 @@ class WholeConv2D(KL.Conv2D):
     paper, and 50 times faster than a convolution on a CPU.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         if tuple(inputs.shape[1:3]) != self.kernel_size:
             return super().call(inputs)
         batch = ops.shape(inputs)[0]
@@ -303,7 +305,7 @@ class TimeDistributed(KL.TimeDistributed):
     Keras's own unrolls a static axis into N calls. Names and weights are the same.
     """
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         shape = ops.shape(inputs)
         outputs = self.layer(ops.reshape(inputs, (shape[0] * shape[1], *inputs.shape[2:])))
         return ops.reshape(outputs, (shape[0], shape[1], *outputs.shape[1:]))
@@ -542,12 +544,12 @@ class MatchSize(KL.Layer):
     column too large. Does nothing where sides divide by the strides.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         large, small = inputs
         _, height, width, _ = ops.shape(small)
         return large[:, :height, :width]
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         large, small = input_shape
         return (large[0], small[1], small[2], large[3])
 
@@ -631,11 +633,13 @@ class NormalizeBoxes(ValuesLayer):
     Input: [boxes [B, N, 4] in pixels, image [B, H, W, C]]. Output: [B, N, 4].
     """
 
-    def __init__(self, min_pixels=0, return_valid=False, frame="centers", **kwargs):
+    def __init__(
+        self, min_pixels: int = 0, return_valid: bool = False, frame: str = "centers", **kwargs: Any
+    ):
         values = {"min_pixels": min_pixels, "return_valid": return_valid, "frame": frame}
         super().__init__(values, **kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         pixels, image = inputs
         size = image_size(image)
         boxes = norm_boxes_graph(pixels, size, self.frame)
@@ -655,13 +659,13 @@ class NormalizeBoxes(ValuesLayer):
         high = ops.where(thin, high + half, high)
         return ops.concatenate([low, high], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         shape = tuple(input_shape[0])
         if self.return_valid:
             return shape, shape[:2]
         return shape
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         boxes = keras.KerasTensor(inputs[0].shape, "float32")
         if self.return_valid:
             return boxes, keras.KerasTensor(boxes.shape[:2], "bool")
@@ -695,13 +699,13 @@ class PyramidAnchors(ValuesLayer):
 
     def __init__(
         self,
-        scales,
-        ratios,
-        strides,
-        anchor_stride=1,
-        frame="centers",
-        rounding=False,
-        **kwargs,
+        scales: Any,
+        ratios: Any,
+        strides: Any,
+        anchor_stride: int = 1,
+        frame: str = "centers",
+        rounding: bool = False,
+        **kwargs: Any,
     ):
         values = {
             "scales": [[float(side) for side in np.ravel(scale)] for scale in scales],
@@ -714,7 +718,7 @@ class PyramidAnchors(ValuesLayer):
         super().__init__(values, **kwargs)
 
     @classmethod
-    def values_of(cls, config):
+    def values_of(cls, config: Config) -> dict[str, Any]:
         return {
             "scales": config.RPN_ANCHOR_SCALES,
             "ratios": config.RPN_ANCHOR_RATIOS,
@@ -724,7 +728,7 @@ class PyramidAnchors(ValuesLayer):
             "rounding": config.RPN_ANCHOR_ROUNDING,
         }
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         image = inputs[0]
         levels = zip(self.scales, self.strides, inputs[1:])
         boxes = ops.concatenate([self._of_level(image, *level) for level in levels], axis=0)
@@ -751,7 +755,7 @@ class PyramidAnchors(ValuesLayer):
         shift = ops.stack([y, x, y, x], axis=-1)  # [rows, columns, 1, 4]
         return ops.reshape(shift + first.astype("float32"), (-1, 4))
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         count = 0
         for scale, shape in zip(self.scales, input_shape[1:]):
             if None in shape[1:3]:
@@ -854,24 +858,24 @@ class ProposalLayer(ValuesLayer):
 
     def __init__(
         self,
-        proposal_count,
-        nms_threshold,
-        config=None,
+        proposal_count: Any,
+        nms_threshold: Any,
+        config: Config | None = None,
         *,
-        pre_nms_limit=None,
-        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
-        log_size_limit=math.log(1000 / 16),
-        return_valid=False,
-        limit_per_level=False,
-        nms_per_level=False,
-        min_size=0.0,
-        clip_to_window=False,
-        sigmoid=False,
-        anchors_per_cell=3,
-        anchor_stride=1,
-        frame="centers",
-        fused=None,
-        **kwargs,
+        pre_nms_limit: Any = None,
+        bbox_std_dev: Sequence = (0.1, 0.1, 0.2, 0.2),
+        log_size_limit: float = math.log(1000 / 16),
+        return_valid: bool = False,
+        limit_per_level: bool = False,
+        nms_per_level: bool = False,
+        min_size: float = 0.0,
+        clip_to_window: bool = False,
+        sigmoid: bool = False,
+        anchors_per_cell: int = 3,
+        anchor_stride: int = 1,
+        frame: str = "centers",
+        fused: Any = None,
+        **kwargs: Any,
     ):
         values = {
             "proposal_count": proposal_count,
@@ -891,10 +895,11 @@ class ProposalLayer(ValuesLayer):
             "fused": fused,
         }
         super().__init__(values, config, **kwargs)
-        self.pre_nms_limit = pre_nms_limit or self.pre_nms_limit
+        if pre_nms_limit:
+            self.pre_nms_limit = pre_nms_limit
 
     @classmethod
-    def values_of(cls, config):
+    def values_of(cls, config: Config) -> dict[str, Any]:
         return {
             "pre_nms_limit": config.PRE_NMS_LIMIT,
             "bbox_std_dev": [float(value) for value in config.RPN_BBOX_STD_DEV],
@@ -1006,7 +1011,7 @@ class ProposalLayer(ValuesLayer):
             boxes, scores, self.proposal_count, self.nms_threshold, valid, fused=self.fused
         )
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         stages = self.stages(inputs)
         kept = take_rows(stages["refined_anchors_clipped"], stages["rpn_non_max_suppression"])
         proposals = mask_rows(kept, stages["valid"])
@@ -1014,13 +1019,13 @@ class ProposalLayer(ValuesLayer):
             return proposals, stages["valid"]
         return proposals
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         boxes = (input_shape[0][0], self.proposal_count, 4)
         if self.return_valid:
             return boxes, boxes[:2]
         return boxes
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         boxes = keras.KerasTensor((inputs[0].shape[0], self.proposal_count, 4), "float32")
         if self.return_valid:
             return boxes, keras.KerasTensor(boxes.shape[:2], "bool")
@@ -1056,16 +1061,16 @@ class PyramidROIAlign(ValuesLayer):
 
     def __init__(
         self,
-        pool_shape,
-        fused=None,
-        pooling="crop_and_resize",
-        samples=2,
-        reduce="average",
-        aligned=True,
-        level="round",
-        strides=(4, 8, 16, 32),
-        frame="centers",
-        **kwargs,
+        pool_shape: Any,
+        fused: Any = None,
+        pooling: str = "crop_and_resize",
+        samples: int = 2,
+        reduce: str = "average",
+        aligned: bool = True,
+        level: str = "round",
+        strides: Sequence = (4, 8, 16, 32),
+        frame: str = "centers",
+        **kwargs: Any,
     ):
         if pooling not in config_module.ROI_POOLINGS:
             raise ValueError(
@@ -1087,7 +1092,7 @@ class PyramidROIAlign(ValuesLayer):
         super().__init__(values, **kwargs)
 
     @classmethod
-    def values_of(cls, config):
+    def values_of(cls, config: Config) -> dict[str, Any]:
         return {
             "fused": config.FUSED_KERNELS,
             "pooling": config.ROI_POOLING,
@@ -1099,7 +1104,7 @@ class PyramidROIAlign(ValuesLayer):
             "frame": config.BOX_FRAME,
         }
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         boxes = ops.stop_gradient(inputs[0])
         feature_maps = inputs[2:]
         shape = parse_image_meta_graph(inputs[1])["image_shape"]
@@ -1153,10 +1158,10 @@ class PyramidROIAlign(ValuesLayer):
         level = ops.clip(4 + ops.cast(level, "int32"), 2, 5)
         return ops.where(area > 0, level, 2)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[0][:2], *self.pool_shape, input_shape[2][-1])
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         shape = self.compute_output_shape([x.shape for x in inputs])
         return keras.KerasTensor(shape, inputs[2].dtype)
 
@@ -1494,7 +1499,7 @@ class UpscaleTwice(KL.Layer):
     Half-pixel centres, clamped edges.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return self._doubled(self._doubled(inputs, 2), 3)
 
     @staticmethod
@@ -1509,7 +1514,7 @@ class UpscaleTwice(KL.Layer):
         shape[axis] = 2 * shape[axis]
         return ops.reshape(pairs, shape)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return (*input_shape[:2], *(2 * side for side in input_shape[2:4]), input_shape[4])
 
 
@@ -1543,18 +1548,18 @@ class DetectionLayer(ValuesLayer):
 
     def __init__(
         self,
-        config=None,
+        config: Config | None = None,
         *,
-        max_instances=100,
-        min_confidence=0.7,
-        nms_threshold=0.3,
-        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
-        log_size_limit=math.log(1000 / 16),
-        all_classes=False,
-        min_size=0.0,
-        frame="centers",
-        fused=None,
-        **kwargs,
+        max_instances: int = 100,
+        min_confidence: float = 0.7,
+        nms_threshold: float = 0.3,
+        bbox_std_dev: Sequence = (0.1, 0.1, 0.2, 0.2),
+        log_size_limit: float = math.log(1000 / 16),
+        all_classes: bool = False,
+        min_size: float = 0.0,
+        frame: str = "centers",
+        fused: Any = None,
+        **kwargs: Any,
     ):
         values = {
             "max_instances": max_instances,
@@ -1570,7 +1575,7 @@ class DetectionLayer(ValuesLayer):
         super().__init__(values, config, **kwargs)
 
     @classmethod
-    def values_of(cls, config):
+    def values_of(cls, config: Config) -> dict[str, Any]:
         return {
             "max_instances": config.DETECTION_MAX_INSTANCES,
             "min_confidence": config.DETECTION_MIN_CONFIDENCE,
@@ -1583,7 +1588,7 @@ class DetectionLayer(ValuesLayer):
             "fused": config.FUSED_KERNELS,
         }
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         return self._suppressed(*self._candidates(inputs))[0]
 
     def stages(self, inputs: Sequence) -> dict[str, Tensor]:
@@ -1722,7 +1727,7 @@ class DetectionLayer(ValuesLayer):
         scores = ops.pad(scores, [[0, 0], [0, missing]], constant_values=-1.0)
         return mask_rows(take_rows(rows, best), scores >= 0), take_rows(kept, best)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return (input_shape[0][0], self.max_instances, 6)
 
 
@@ -1776,21 +1781,21 @@ class DetectionTargetLayer(ValuesLayer):
 
     def __init__(
         self,
-        config=None,
+        config: Config | None = None,
         *,
-        rois_per_image=200,
-        positive_ratio=0.33,
-        mask_shape=(28, 28),
-        mini_mask=True,
-        positive_iou=0.5,
-        crowd_iou=0.001,
-        bbox_std_dev=(0.1, 0.1, 0.2, 0.2),
-        fill=False,
-        add_objects=False,
-        seed=None,
-        fused=None,
-        return_objects=False,
-        **kwargs,
+        rois_per_image: int = 200,
+        positive_ratio: float = 0.33,
+        mask_shape: Sequence = (28, 28),
+        mini_mask: bool = True,
+        positive_iou: float = 0.5,
+        crowd_iou: float = 0.001,
+        bbox_std_dev: Sequence = (0.1, 0.1, 0.2, 0.2),
+        fill: bool = False,
+        add_objects: bool = False,
+        seed: Any = None,
+        fused: Any = None,
+        return_objects: bool = False,
+        **kwargs: Any,
     ):
         values = {
             "rois_per_image": rois_per_image,
@@ -1807,12 +1812,13 @@ class DetectionTargetLayer(ValuesLayer):
             "return_objects": return_objects,
         }
         super().__init__(values, config, **kwargs)
-        if self.mask_shape is not None:
-            self.mask_shape = tuple(int(side) for side in self.mask_shape)
+        shape = self.get_config()["mask_shape"]
+        if shape is not None:
+            self.mask_shape = tuple(int(side) for side in shape)
         self.random = keras.random.SeedGenerator(self.seed)
 
     @classmethod
-    def values_of(cls, config):
+    def values_of(cls, config: Config) -> dict[str, Any]:
         mask_shape = None
         if config.USE_MASK:
             mask_shape = config.MASK_SHAPE
@@ -1835,7 +1841,7 @@ class DetectionTargetLayer(ValuesLayer):
         """Rows that may hold a positive RoI: the first so many."""
         return int(self.rois_per_image * self.positive_ratio)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         inputs = [ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs]
         masks = None
         if self.mask_shape:
@@ -1945,7 +1951,7 @@ class DetectionTargetLayer(ValuesLayer):
         size = ops.where(size > 0, size, 1.0)
         return (rois - origin) / ops.concatenate([size, size], axis=-1)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         batch = input_shape[0][0]
         rows = self.rois_per_image
         shapes = [(batch, rows, 4), (batch, rows), (batch, rows, 4)]
@@ -1955,7 +1961,7 @@ class DetectionTargetLayer(ValuesLayer):
             shapes.append((batch, rows))
         return shapes
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         specs = []
         for shape in self.compute_output_shape([x.shape for x in inputs]):
             dtype = "float32"
@@ -1964,7 +1970,7 @@ class DetectionTargetLayer(ValuesLayer):
             specs.append(keras.KerasTensor(shape, dtype))
         return tuple(specs)
 
-    def compute_mask(self, inputs, mask=None):
+    def compute_mask(self, inputs: Any, mask: Any = None) -> Any:
         return [None] * (3 + bool(self.mask_shape) + self.return_objects)
 
 
@@ -1994,10 +2000,10 @@ class KeypointTargets(ValuesLayer):
     keypoint that is not labelled (visibility 0) or lies outside the RoI.
     """
 
-    def __init__(self, side, frame="centers", **kwargs):
+    def __init__(self, side: Any, frame: str = "centers", **kwargs: Any):
         super().__init__({"side": side, "frame": frame}, **kwargs)
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         rois, objects, points, image = (ops.stop_gradient(ops.convert_to_tensor(x)) for x in inputs)
         rois = denorm_boxes_graph(rois, image_size(image), self.frame, whole=False)
         low = rois[:, :, None, :2]  # [B, R, 1, 2]
@@ -2012,7 +2018,7 @@ class KeypointTargets(ValuesLayer):
         learn = ops.logical_and(inside, labelled)
         return ops.where(learn, cells[..., 0] * self.side + cells[..., 1], -1)
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         return keras.KerasTensor((*inputs[0].shape[:2], inputs[2].shape[2]), "int32")
 
 
@@ -2183,7 +2189,7 @@ class LossLayer(KL.Layer):
     Input: the arguments of the function of that name, in order. Output: a scalar, float32.
     """
 
-    FUNCTIONS = {
+    FUNCTIONS: dict[str, Callable] = {
         "rpn_class_loss": rpn_class_loss_graph,
         "rpn_bbox_loss": rpn_bbox_loss_graph,
         "mrcnn_class_loss": mrcnn_class_loss_graph,
@@ -2192,14 +2198,14 @@ class LossLayer(KL.Layer):
         "mrcnn_keypoint_loss": mrcnn_keypoint_loss_graph,
     }
 
-    def __init__(self, name, softmax_masks=False, **kwargs):
+    def __init__(self, name: Any, softmax_masks: bool = False, **kwargs: Any):
         if name not in self.FUNCTIONS:
             raise ValueError(f"name is one of {', '.join(self.FUNCTIONS)}. Received: {name!r}")
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         self.softmax_masks = softmax_masks
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         function = self.FUNCTIONS[self.name]
         if self.name == "rpn_bbox_loss":
             return function(None, *inputs)
@@ -2207,10 +2213,10 @@ class LossLayer(KL.Layer):
             return function(*inputs, softmax=self.softmax_masks)
         return function(*inputs)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return ()
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "softmax_masks": self.softmax_masks}
 
 

@@ -65,14 +65,14 @@ class FoldedConv(KL.Layer):
         conv, norm: the two layers, each or none inside `TimeDistributed`.
     """
 
-    def __init__(self, conv, norm, **kwargs):
+    def __init__(self, conv: Any, norm: Any, **kwargs: Any):
         # Statistics and kernels are multiplied as they are stored, in float32, whatever the policy
         # computes in.
         super().__init__(autocast=False, **kwargs)
         self.conv = conv
         self.norm = norm
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         inputs = ops.cast(inputs, self.compute_dtype)
         if len(inputs.shape) != 5:
             return self._normalised(inputs)
@@ -126,7 +126,7 @@ class FoldedConv(KL.Layer):
             inputs = inputs.op.inputs[0]
         return tf.control_dependencies([inputs])
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         return keras.KerasTensor(self.conv.compute_output_shape(inputs.shape), self.compute_dtype)
 
 
@@ -159,7 +159,7 @@ class CPUConv(FoldedConv):
             outputs.append(finish(self._convolved(x, kernel), *group_values))
         return outputs
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         output = super().compute_output_spec(inputs)
         if not self.by_groups(self.conv):
             return output
@@ -238,11 +238,11 @@ class SumOfGroups(KL.Layer):
     Input: list of [B, h, w, CPUConv.GROUP]. Output: [B, h, w, filters].
     """
 
-    def __init__(self, conv, **kwargs):
+    def __init__(self, conv: Any, **kwargs: Any):
         super().__init__(**kwargs)
         self.conv = conv
 
-    def call(self, groups):
+    def call(self, groups: Any) -> Any:
         parts = ops.split(self.conv.kernel, len(groups), axis=2)
         total = 0
         for group, kernel in zip(groups, parts):
@@ -251,7 +251,7 @@ class SumOfGroups(KL.Layer):
             total = _add_bias(total, self.conv.bias)
         return self.conv.activation(total)
 
-    def compute_output_spec(self, groups):
+    def compute_output_spec(self, groups: Any) -> Any:
         return keras.KerasTensor((*groups[0].shape[:3], self.conv.filters), self.compute_dtype)
 
     @staticmethod
@@ -341,7 +341,7 @@ class Rewriter:
         self._made: dict = {}  # (purpose, ids of layers): the layer in their place
         self._kept_tensors: list = []
 
-    def call(self, layer, *args, **kwargs):
+    def call(self, layer: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of a layer, by the layer or by what takes its place."""
         inputs = kwargs.get("inputs")
         if args:
@@ -445,12 +445,12 @@ class DetectedClass(KL.Layer):
     Output: [B, N, h, w], with `doubling` twice as high and wide.
     """
 
-    def __init__(self, conv=None, doubling=None, **kwargs):
+    def __init__(self, conv: Any = None, doubling: Any = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.conv = conv
         self.doubling = doubling
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         x, class_ids = inputs
         if self.conv is None:
             indices = class_ids[:, :, None, None, None]
@@ -487,7 +487,7 @@ class DetectedClass(KL.Layer):
             return shape[2:4]
         return [2 * side for side in shape[2:4]]
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         shape = inputs[0].shape
         return keras.KerasTensor((*shape[:2], *self._sides(shape)), self.compute_dtype)
 
@@ -558,7 +558,7 @@ class SampledRPN(KL.Layer):
     others with match 0.
     """
 
-    def __init__(self, rpn_model, count, **kwargs):
+    def __init__(self, rpn_model: Any, count: int, **kwargs: Any):
         super().__init__(**kwargs)
         self.count = count
         self._rpn = Untracked(rpn_model)  # the training graph has it as a layer of its own
@@ -571,7 +571,7 @@ class SampledRPN(KL.Layer):
     def _heads(self):
         return [self.rpn_model.get_layer(name) for name in ("rpn_class_raw", "rpn_bbox_pred")]
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         match = inputs[0]
         maps = inputs[1:]
         shared = self.rpn_model.get_layer("rpn_conv_shared")
@@ -599,7 +599,7 @@ class SampledRPN(KL.Layer):
         rows = ops.where(has_loss > 0, ops.cast(rows, "int32"), 0)
         return rows, has_loss > 0
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         batch = inputs[0].shape[0]
         logits, bbox = self._heads()
         match = keras.KerasTensor((batch, self.count, 1), "int32")
@@ -608,12 +608,12 @@ class SampledRPN(KL.Layer):
             outputs.append(keras.KerasTensor((batch, self.count, size), self.compute_dtype))
         return tuple(outputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         rpn_model = keras.saving.serialize_keras_object(self.rpn_model)
         return {**super().get_config(), "rpn_model": rpn_model, "count": self.count}
 
     @classmethod
-    def from_config(cls, config):
+    def from_config(cls, config: Any) -> Any:
         # Inside a whole model Keras gives the RPN that it has made, not another one.
         rpn_model = keras.saving.deserialize_keras_object(config["rpn_model"])
         return cls(**{**config, "rpn_model": rpn_model})
@@ -634,13 +634,13 @@ class SplitPositives(KL.Layer):
     of the RoIs, the others, and the first n of each of the rest.
     """
 
-    def __init__(self, positive_rows, fused=None, **kwargs):
+    def __init__(self, positive_rows: int, fused: bool | None = None, **kwargs: Any):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         self.positive_rows = positive_rows
         self.fused = fused
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> Any:
         class_ids, rois, *rest = inputs
         count = self.positive_rows
         if kernels.has_fused_kernels(self.fused):
@@ -648,14 +648,14 @@ class SplitPositives(KL.Layer):
             count = ops.clip(most, 1, self.positive_rows)
         return (rois[:, :count], rois[:, count:], *[x[:, :count] for x in rest])
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         _, rois, *rest = inputs
         outputs = []
         for x in (rois, rois, *rest):
             outputs.append(keras.KerasTensor((x.shape[0], None, *x.shape[2:]), x.dtype))
         return tuple(outputs)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "positive_rows": self.positive_rows,

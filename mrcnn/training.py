@@ -44,7 +44,7 @@ class Network(keras.Model):
             "masks" and "keypoints" of an inference model.
     """
 
-    def __init__(self, *args, sub_models=None, **kwargs):
+    def __init__(self, *args: Any, sub_models: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._sub_models = rewrite.Untracked(
             dict(sub_models or {})
@@ -86,26 +86,26 @@ class TrainingModel(Network):
 
     def __init__(
         self,
-        inputs,
-        outputs,
-        loss_names=(),
-        loss_weights=None,
-        weight_decay=0.0,
-        decay_kind="mean",
-        decay_biases=True,
-        **kwargs,
+        inputs: Any,
+        outputs: Any,
+        loss_names: Sequence = (),
+        loss_weights: Any = None,
+        weight_decay: float = 0.0,
+        decay_kind: str = "mean",
+        decay_biases: bool = True,
+        **kwargs: Any,
     ):
         super().__init__(inputs=inputs, outputs=outputs, **kwargs)
         self.loss_names = list(loss_names)
         self.weight_decay = weight_decay
         self.decay_kind = decay_kind
-        self.names_without_decay = ("gamma", "beta")
+        self.names_without_decay: tuple[str, ...] = ("gamma", "beta")
         if not decay_biases:
             self.names_without_decay = ("gamma", "beta", "bias")
         loss_weights = loss_weights or {}
         self.loss_factors = {name: float(loss_weights.get(name, 1.0)) for name in loss_names}
         self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
-        self._folded = None
+        self._folded: rewrite.Untracked | None = None
 
     def fold(self) -> None:
         """Folds fixed batch norm from now on.
@@ -117,12 +117,19 @@ class TrainingModel(Network):
             folded = rewrite.fold_batch_norm(plain, training=True)
             self._folded = rewrite.Untracked(folded)  # it is this model in another form
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if self._folded is None:
             return super().call(inputs, training, mask)
         return self._folded.value(inputs, training=training)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool | None = True,
+    ) -> Any:
         losses = y_pred[-len(self.loss_names) :]
         total = 0.0
         if self.weight_decay:
@@ -132,7 +139,7 @@ class TrainingModel(Network):
             total = total + self.loss_factors[name] * loss
         return total
 
-    def train_step(self, *args):
+    def train_step(self, *args: Any) -> dict:
         """One step.
 
         On several TensorFlow devices their gradients are averaged before they are clipped.
@@ -196,14 +203,21 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         drops: steps from which on the rate is multiplied by `factor` once more.
     """
 
-    def __init__(self, peak, warmup_steps=0, total_steps=None, drops=(), factor=0.1):
+    def __init__(
+        self,
+        peak: Any,
+        warmup_steps: int = 0,
+        total_steps: Any = None,
+        drops: Sequence = (),
+        factor: float = 0.1,
+    ):
         self.peak = peak
         self.warmup_steps = warmup_steps
         self.total_steps = total_steps
         self.drops = [int(step) for step in drops]
         self.factor = factor
 
-    def __call__(self, step):
+    def __call__(self, step: Any) -> Any:
         step = ops.cast(step, "float32")
         rate = ops.ones_like(step)
         if self.total_steps is not None:
@@ -217,7 +231,7 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
             rate = ops.where(step < self.warmup_steps, warming, rate)
         return self.peak * rate
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         names = "peak warmup_steps total_steps drops factor".split()
         return {name: getattr(self, name) for name in names}
 
@@ -257,7 +271,7 @@ class SGD(keras.optimizers.SGD):
 
         return tf.clip_by_global_norm(grads, self.global_clipnorm)[0]
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         if keras.backend.backend() != "tensorflow" or self.momentum == 0:
             super().update_step(gradient, variable, learning_rate)
             return
