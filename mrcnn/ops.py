@@ -10,7 +10,8 @@ pixels.
 import ctypes
 import functools
 import sys
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -20,7 +21,7 @@ from mrcnn import boxes as box_math
 Tensor = Any  # of any backend of Keras, symbolic or not
 
 
-def has_fused_kernels(fused=None):
+def has_fused_kernels(fused: bool | None = None) -> bool:
     """Which form runs. Raises ValueError where the fused one is demanded of another backend."""
     tensorflow = keras.backend.backend() == "tensorflow"
     if fused and not tensorflow:
@@ -28,10 +29,12 @@ def has_fused_kernels(fused=None):
             "fused=True needs the TensorFlow backend; None or False run anywhere. "
             f"Received backend: {keras.backend.backend()}"
         )
-    return tensorflow if fused is None else fused
+    if fused is None:
+        return tensorflow
+    return fused
 
 
-def keep_freed_memory():
+def keep_freed_memory() -> None:
     """Tells glibc to keep freed blocks of up to 32 MB, once per process.
 
     By default it maps each large buffer anew and gives it back, and every training step pays for
@@ -47,11 +50,9 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    trim_threshold, mmap_threshold, arena_max = (
-        -1,
-        -3,
-        -8,
-    )  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
+    trim_threshold = -1  # M_TRIM_THRESHOLD
+    mmap_threshold = -3  # M_MMAP_THRESHOLD
+    arena_max = -8  # M_ARENA_MAX
     # A thread's own arena holds blocks of 64 MB at most, and maps every larger one anew.
     mallopt(arena_max, 1)
     # glibc refuses more than 32 MB, and setting any threshold freezes this one, at 128 KB if it was
@@ -63,9 +64,11 @@ def keep_freed_memory():
 _memory_is_kept = False
 
 
-def half_of_squares(x):
-    """Half of the sum of squares, a scalar; on TensorFlow one operation, and one more for its
-    gradient."""
+def half_of_squares(x: Tensor) -> Tensor:
+    """Half of the sum of squares, a scalar.
+
+    On TensorFlow it is one operation, and one more for its gradient.
+    """
     if not has_fused_kernels():
         return 0.5 * ops.sum(ops.square(x))
     import tensorflow as tf
@@ -73,13 +76,11 @@ def half_of_squares(x):
     return tf.nn.l2_loss(ops.convert_to_tensor(x))
 
 
-# ---- Boxes and rows
-# ---------------------------------------------------------------------------------------
+# ---- Boxes and rows ------------------------------------------------------------------------------
 
 
 def overlaps(boxes1: Tensor, boxes2: Tensor) -> Tensor:
-    """IoU of every pair. boxes1: [..., N, 4], boxes2: [..., M, 4]. Returns [..., N, M]; 0 for 0 /
-    0."""
+    """IoU of every pair, 0 for 0 / 0: boxes1 [..., N, 4], boxes2 [..., M, 4] -> [..., N, M]."""
     return box_math.pairwise_iou(boxes1, boxes2, ops)
 
 
@@ -100,7 +101,15 @@ def mask_rows(x: Tensor, keep: Tensor) -> Tensor:
 # ---- Non-maximum suppression ---------------------------------------------------------------------
 
 
-def non_max_suppression(boxes, scores, count, iou_threshold, valid=None, classes=None, fused=None):
+def non_max_suppression(
+    boxes: Tensor,
+    scores: Tensor,
+    count: int,
+    iou_threshold: float,
+    valid: Tensor | None = None,
+    classes: Tensor | None = None,
+    fused: bool | None = None,
+) -> tuple[Tensor, Tensor]:
     """Greedy non-maximum suppression of a batch; of equal scores the lower index wins.
 
     Args:
@@ -122,29 +131,36 @@ def non_max_suppression(boxes, scores, count, iou_threshold, valid=None, classes
         return _nms_reference(boxes, scores, count, iou_threshold, valid, classes)
     import tensorflow as tf
 
-    def one_image(args):
-        boxes, scores, valid = args[:3]
-        rows = tf.cast(tf.where(valid)[:, 0], tf.int32)
-        boxes, scores = tf.gather(boxes, rows), tf.gather(scores, rows)
-        limit = tf.minimum(count, tf.shape(rows)[0])
-        if classes is None:
-            kept = tf.image.non_max_suppression(boxes, scores, limit, iou_threshold)
-        else:
-            labels = tf.gather(args[3], rows)
-            same = tf.cast(labels[:, None] == labels[None, :], boxes.dtype)
-            kept = tf.image.non_max_suppression_overlaps(
-                overlaps(boxes, boxes) * same, scores, limit, iou_threshold
-            )
-        kept = tf.gather(rows, kept)
-        missing = count - tf.shape(kept)[0]
-        return (
-            tf.ensure_shape(tf.pad(kept, [[0, missing]]), [count]),
-            tf.ensure_shape(tf.range(count) < count - missing, [count]),
-        )
+    def one_image(rows):
+        return _nms_of_image(*rows, count=count, iou_threshold=iou_threshold)
 
-    args = (boxes, scores, valid) + (() if classes is None else (classes,))
-    indices, kept = tf.map_fn(one_image, args, fn_output_signature=(tf.int32, tf.bool))
+    inputs: tuple[Tensor, ...] = (boxes, scores, valid)
+    if classes is not None:
+        inputs = (*inputs, classes)
+    indices, kept = tf.map_fn(one_image, inputs, fn_output_signature=(tf.int32, tf.bool))
     return indices, kept
+
+
+def _nms_of_image(boxes, scores, valid, classes=None, *, count, iou_threshold):
+    """`non_max_suppression` of one image by TensorFlow's kernels."""
+    import tensorflow as tf
+
+    rows = tf.cast(tf.where(valid)[:, 0], tf.int32)
+    boxes = tf.gather(boxes, rows)
+    scores = tf.gather(scores, rows)
+    limit = tf.minimum(count, tf.shape(rows)[0])
+    if classes is None:
+        kept = tf.image.non_max_suppression(boxes, scores, limit, iou_threshold)
+    else:
+        classes = tf.gather(classes, rows)
+        same = tf.cast(classes[:, None] == classes[None, :], boxes.dtype)
+        iou = overlaps(boxes, boxes) * same
+        kept = tf.image.non_max_suppression_overlaps(iou, scores, limit, iou_threshold)
+    kept = tf.gather(rows, kept)
+    missing = count - tf.shape(kept)[0]
+    indices = tf.pad(kept, [[0, missing]])
+    is_kept = tf.range(count) < count - missing
+    return tf.ensure_shape(indices, [count]), tf.ensure_shape(is_kept, [count])
 
 
 def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
@@ -152,27 +168,29 @@ def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
     alive = ops.where(valid, scores, -float("inf"))
     positions = ops.expand_dims(ops.arange(count, dtype="int32"), 0)
     batch_zeros = ops.cast(ops.zeros_like(scores[:, :1]), "int32")
-    indices, kept = positions * 0 + batch_zeros, (positions * 0 + batch_zeros) > 0
+    indices = positions * 0 + batch_zeros
+    kept = indices > 0
+
+    def goes_on(i, alive, indices, kept):
+        return i < count
 
     def step(i, alive, indices, kept):
         best_score, best = ops.top_k(alive, 1)  # [B, 1]; ties: the first
         best = ops.cast(best, "int32")
-        found = best_score > -float("inf")
+        is_left = best_score > -float("inf")
         best_box = ops.take_along_axis(boxes, best[..., None], axis=1)  # [B, 1, 4]
         beaten = overlaps(boxes, best_box)[..., 0] > iou_threshold
         if classes is not None:
-            beaten = ops.logical_and(beaten, classes == ops.take_along_axis(classes, best, axis=1))
+            same = classes == ops.take_along_axis(classes, best, axis=1)
+            beaten = ops.logical_and(beaten, same)
         itself = ops.arange(ops.shape(boxes)[1], dtype="int32")[None] == best
         alive = ops.where(ops.logical_or(beaten, itself), -float("inf"), alive)
-        here = positions == i
-        return (
-            i + 1,
-            alive,
-            ops.where(ops.logical_and(here, found), best, indices),
-            ops.logical_or(kept, ops.logical_and(here, found)),
-        )
+        filled = ops.logical_and(positions == i, is_left)
+        indices = ops.where(filled, best, indices)
+        kept = ops.logical_or(kept, filled)
+        return i + 1, alive, indices, kept
 
-    _, _, indices, kept = ops.while_loop(lambda i, *_: i < count, step, (0, alive, indices, kept))
+    _, _, indices, kept = ops.while_loop(goes_on, step, (0, alive, indices, kept))
     return indices, kept
 
 
@@ -180,12 +198,18 @@ def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
 # Three kinds that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins
 # read with
 # - crop_and_resize: 1, 3 or, as its boxes are given, other points *on* the box's edges (one sample
-# a   bin);
+#   a bin);
 # - roi_align: the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5) or 1.5 and 2.5;
 # - roi_pool: the largest value of whole cells: 2 and 3.
 
 
-def crop_and_resize(images, boxes, box_indices, size, fused=None):
+def crop_and_resize(
+    images: Tensor,
+    boxes: Tensor,
+    box_indices: Tensor,
+    size: Sequence[int],
+    fused: bool | None = None,
+) -> Tensor:
     """Bilinear crops, one sample per cell, the corner samples on the box's corners; 0 outside.
 
     This is not the paper's RoIAlign: with boxes normalised by (height - 1, width - 1) the first and
@@ -207,20 +231,24 @@ def crop_and_resize(images, boxes, box_indices, size, fused=None):
         import tensorflow as tf
 
         # The kernel answers in float32 and does not take bfloat16.
-        readable = tf.cast(images, "float32") if images.dtype == tf.bfloat16 else images
+        readable = images
+        if images.dtype == tf.bfloat16:
+            readable = tf.cast(images, "float32")
         crops = _crop_by_kernel(readable, boxes, box_indices, size)
-        return tf.cast(crops, images.dtype) if images.dtype.is_floating else crops
+        if images.dtype.is_floating:
+            crops = tf.cast(crops, images.dtype)
+        return crops
     maps = _Maps.whole(images, box_indices)
-    return _bilinear(maps, *_corner_samples(maps, boxes, size))
+    at_y, at_x = _corner_samples(maps, boxes, size)
+    return _bilinear(maps, at_y, at_x)
 
 
 def _crop_by_kernel(images, boxes, box_indices, size):
-    """`tf.image.crop_and_resize` with a gradient, of the images alone, that is right without a GPU
-    too.
+    """`tf.image.crop_and_resize` with a gradient that is right without a GPU too.
 
-    On a CPU TensorFlow's own adds to a cell from several threads at once and loses what two of them
-    add together: of 200 overlapping boxes on 2 cores a fifth of the largest gradient, another one
-    each time. Its GPU kernel adds atomically.
+    The gradient is of the images alone. On a CPU TensorFlow's own adds to a cell from several
+    threads at once and loses what two of them add together: of 200 overlapping boxes on 2 cores a
+    fifth of the largest gradient, another one each time. Its GPU kernel adds atomically.
     """
     import tensorflow as tf
 
@@ -231,45 +259,21 @@ def _crop_by_kernel(images, boxes, box_indices, size):
 
 @functools.cache
 def _crop_function(size, channels, dtype):
-    """The kernel with its gradient as a function of tensors: TensorFlow keeps what a custom
-    gradient refers to forever, and of a function without captures that is its own small graph, not
-    the model's that calls it."""
+    """The kernel with its gradient as a function of tensors.
+
+    TensorFlow keeps what a custom gradient refers to forever, and of a function without captures
+    that is its own small graph, not the model's that calls it.
+    """
     import tensorflow as tf
 
     @tf.custom_gradient
     def crop(images, boxes, box_indices):
         def gradient(upstream):
             maps = _Maps.whole(images, box_indices)
-            at_y, at_x = _corner_samples(maps, boxes, size)
-            (y0, y1, dy, y_inside), (x0, x1, dx, x_inside) = (
-                _neighbours(at_y, maps.height),
-                _neighbours(at_x, maps.width),
-            )
-            # [N, h, w, 2, 2]: the four cells that each sample read, and how much of each.
-            y, x = (
-                tf.stack([y0, y1], -1)[:, :, None, :, None],
-                tf.stack([x0, x1], -1)[:, None, :, None, :],
-            )
-            cells = (
-                maps.offset[:, None, None, None, None]
-                + y * maps.width[:, None, None, None, None]
-                + x
-            )
-            dy, dx = (
-                tf.where(inside[..., None], tf.stack([1.0 - d, d], -1), 0.0)
-                for d, inside in ((dy, y_inside), (dx, x_inside))
-            )
-            shares = dy[:, :, None, :, None] * dx[:, None, :, None, :]
+            cells, shares = _cells_read(maps, boxes, size)
             upstream = tf.reshape(upstream, (-1, channels))
-            samples, shape = tf.shape(upstream)[0], tf.shape(images)
-            pairs = tf.stack([tf.repeat(tf.range(samples), 4), tf.reshape(cells, (-1,))], -1)
-            summed = tf.raw_ops.SparseTensorDenseMatMul(
-                a_indices=pairs,
-                a_values=tf.reshape(shares, (-1,)),
-                b=upstream,
-                adjoint_a=True,
-                a_shape=tf.cast(tf.stack([samples, tf.reduce_prod(shape[:3])]), "int64"),
-            )
+            shape = tf.shape(images)
+            summed = _sum_by_cell(upstream, cells, shares, tf.reduce_prod(shape[:3]))
             return tf.cast(tf.reshape(summed, shape), dtype), None, None
 
         return tf.image.crop_and_resize(images, boxes, box_indices, size), gradient
@@ -282,7 +286,59 @@ def _crop_function(size, channels, dtype):
     return tf.function(crop, input_signature=signature, autograph=False)
 
 
-def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
+def _cells_read(maps, boxes, size):
+    """The four cells that each sample of a crop reads, and how much of each. TensorFlow only.
+
+    Returns:
+        cells: [N, h, w, 2, 2] int32, rows of `maps.flat`.
+        shares: [N, h, w, 2, 2] float32, 0 outside the map.
+    """
+    import tensorflow as tf
+
+    at_y, at_x = _corner_samples(maps, boxes, size)
+    vertical = _neighbours(at_y, maps.height)
+    horizontal = _neighbours(at_x, maps.width)
+    y = tf.stack([vertical.low, vertical.high], -1)[:, :, None, :, None]
+    x = tf.stack([horizontal.low, horizontal.high], -1)[:, None, :, None, :]
+    offset = maps.offset[:, None, None, None, None]
+    width = maps.width[:, None, None, None, None]
+    cells = offset + y * width + x
+    share_y = _shares_of(vertical)[:, :, None, :, None]
+    share_x = _shares_of(horizontal)[:, None, :, None, :]
+    return cells, share_y * share_x
+
+
+def _shares_of(neighbours):
+    """How much a sample takes of its two neighbours on one axis, [N, n, 2]; 0 outside."""
+    import tensorflow as tf
+
+    shares = tf.stack([1.0 - neighbours.share, neighbours.share], -1)
+    return tf.where(neighbours.inside[..., None], shares, 0.0)
+
+
+def _sum_by_cell(values, cells, shares, cell_count):
+    """Adds values [samples, C] to the cells that each sample reads, [cell_count, C]."""
+    import tensorflow as tf
+
+    samples = tf.shape(values)[0]
+    sample_of_read = tf.repeat(tf.range(samples), 4)
+    pairs = tf.stack([sample_of_read, tf.reshape(cells, (-1,))], -1)
+    return tf.raw_ops.SparseTensorDenseMatMul(
+        a_indices=pairs,
+        a_values=tf.reshape(shares, (-1,)),
+        b=values,
+        adjoint_a=True,
+        a_shape=tf.cast(tf.stack([samples, cell_count]), "int64"),
+    )
+
+
+def pyramid_pool(
+    feature_maps: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    size: Sequence[int],
+    fused: bool | None = None,
+) -> Tensor:
     """`crop_and_resize` of the map that each box is assigned to.
 
     Args:
@@ -299,23 +355,27 @@ def pyramid_pool(feature_maps, boxes, levels, size, fused=None):
     edge = 1.0 - 2.0**-22
     boxes = ops.where(ops.abs(boxes - 1.0) < 1e-6, edge, boxes)
     if has_fused_kernels(fused):
-        return _level_by_level(
-            feature_maps,
-            boxes,
-            levels,
-            size,
-            lambda maps, rows, images: crop_and_resize(maps, rows, images, size, True),
-        )
+
+        def crop(maps, rows, images):
+            return crop_and_resize(maps, rows, images, size, True)
+
+        return _level_by_level(feature_maps, boxes, levels, size, crop)
     maps = _Maps.of(feature_maps, levels)
-    pooled = _bilinear(maps, *_corner_samples(maps, ops.reshape(boxes, (-1, 4)), size))
-    return _unfold(pooled, boxes, feature_maps)
+    at_y, at_x = _corner_samples(maps, ops.reshape(boxes, (-1, 4)), size)
+    return _unfold(_bilinear(maps, at_y, at_x), boxes, feature_maps)
 
 
 def roi_align(
-    feature_maps, boxes, levels, size, samples=2, aligned=True, reduce="average", fused=None
-):
-    """RoIAlign (He et al. 2017, section 3): no coordinate is rounded; bilinear samples inside each
-    bin.
+    feature_maps: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    size: Sequence[int],
+    samples: int = 2,
+    aligned: bool = True,
+    reduce: str = "average",
+    fused: bool | None = None,
+) -> Tensor:
+    """RoIAlign (He et al. 2017, section 3): nothing is rounded, each bin has bilinear samples.
 
     A sample up to one cell outside the map reads the edge, one farther out is 0.
 
@@ -333,50 +393,66 @@ def roi_align(
     Returns:
         [B, N, height, width, C].
     """
-    rows = ops.reshape(boxes, (-1, 4)) - (0.5 if aligned else 0.0)
-    start, extent = rows[:, :2], rows[:, 2:] - rows[:, :2]
+    shift = 0.0
+    if aligned:
+        shift = 0.5
+    rows = ops.reshape(boxes, (-1, 4)) - shift
+    start = rows[:, :2]
+    extent = rows[:, 2:] - rows[:, :2]
     if not aligned:
         extent = ops.maximum(extent, 1.0)
     if samples == 0:
-        return _unfold(
-            _align_adaptively(_Maps.of(feature_maps, levels), start, extent, size, reduce),
-            boxes,
-            feature_maps,
-        )
+        maps = _Maps.of(feature_maps, levels)
+        pooled = _align_adaptively(maps, start, extent, size, reduce)
+        return _unfold(pooled, boxes, feature_maps)
     # Row k of a box's samples lies k + .5 of `samples` equal parts of a bin below its upper edge.
     grid = tuple(samples * side for side in size)
     if has_fused_kernels(fused):
-        import tensorflow as tf
-
-        step = extent / ops.convert_to_tensor(grid, "float32")
-        ends = ops.concatenate([start + 0.5 * step, start + extent - 0.5 * step], axis=-1)
+        ends = ops.reshape(_outermost_samples(start, extent, grid), ops.shape(boxes))
 
         def pool(maps, ends, images):
-            # One more row on each side repeats the edge; beyond it the kernel's samples are 0.
-            padded = tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
-            last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
-            sampled = crop_and_resize(
-                padded, (ends + 1.0) / tf.concat([last, last], 0), images, grid, True
-            )
-            return _reduce_bins(sampled, samples, reduce)
+            return _reduce_bins(_sample_by_kernel(maps, ends, images, grid), samples, reduce)
 
-        return _level_by_level(
-            feature_maps, ops.reshape(ends, ops.shape(boxes)), levels, size, pool
-        )
+        return _level_by_level(feature_maps, ends, levels, size, pool)
     maps = _Maps.of(feature_maps, levels)
-    at = [
-        start[:, axis, None]
-        + (ops.arange(grid[axis], dtype="float32") + 0.5) * (extent[:, axis, None] / grid[axis])
-        for axis in (0, 1)
-    ]
-    return _unfold(
-        _reduce_bins(_bilinear(maps, *at, reach=1.0), samples, reduce), boxes, feature_maps
-    )
+    at_y = _even_samples(start[:, 0], extent[:, 0], grid[0])
+    at_x = _even_samples(start[:, 1], extent[:, 1], grid[1])
+    sampled = _bilinear(maps, at_y, at_x, reach=1.0)
+    return _unfold(_reduce_bins(sampled, samples, reduce), boxes, feature_maps)
 
 
-def roi_pool(feature_maps, boxes, levels, size):
-    """RoIPool (Girshick 2015): the box and its bins are rounded to whole cells; the largest value
-    of each bin.
+def _outermost_samples(start, extent, grid):
+    """(y1, x1, y2, x2) [N, 4] of the first and the last of each box's samples, in cells."""
+    step = extent / ops.convert_to_tensor(grid, "float32")
+    return ops.concatenate([start + 0.5 * step, start + extent - 0.5 * step], axis=-1)
+
+
+def _sample_by_kernel(maps, ends, images, grid):
+    """Samples between the outermost ones `ends` [n, 4]. TensorFlow only."""
+    import tensorflow as tf
+
+    # One more row on each side repeats the edge; beyond it the kernel's samples are 0.
+    padded = tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
+    last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
+    normalised = (ends + 1.0) / tf.concat([last, last], 0)
+    return crop_and_resize(padded, normalised, images, grid, True)
+
+
+def _even_samples(start, extent, count):
+    """Places [N, count] on one axis, in the middles of `count` equal parts of each box."""
+    middles = ops.arange(count, dtype="float32") + 0.5
+    return start[:, None] + middles * (extent[:, None] / count)
+
+
+def roi_pool(
+    feature_maps: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    size: Sequence[int],
+) -> Tensor:
+    """RoIPool (Girshick 2015): the largest value of each bin.
+
+    The box and its bins are rounded to whole cells.
 
     Args:
         feature_maps, boxes, levels, size: as for `roi_align`.
@@ -385,58 +461,93 @@ def roi_pool(feature_maps, boxes, levels, size):
         [B, N, height, width, C]; 0 where a bin has no cell of the map.
     """
     maps = _Maps.of(feature_maps, levels)
-    rows = ops.floor(ops.reshape(boxes, (-1, 4)) + 0.5)
-    lows, highs = [], []
-    for axis, length in ((0, maps.height), (1, maps.width)):
-        # In whole numbers, as floor(i * extent / bins) in floats is one short now and then.
-        start, cells = ops.cast(rows[:, axis], "int32"), size[axis]
-        extent = ops.maximum(ops.cast(rows[:, axis + 2], "int32") - start + 1, 1)[:, None]
-        bins = ops.arange(cells, dtype="int32")[None]
-        for ends, edge in (
-            (lows, bins * extent // cells),
-            (highs, -(-(bins + 1) * extent // cells)),
-        ):
-            ends.append(ops.clip(start[:, None] + edge, 0, length[:, None]))
-    most = [
-        ops.max(ops.concatenate([ops.reshape(high - low, (-1,)), ops.ones((1,), "int32")]))
-        for low, high in zip(lows, highs)
-    ]
-    channels = feature_maps[0].shape[-1]
-    features = ops.stop_gradient(maps.flat)
-
-    # Cell by cell, all bins at once: which cell is the largest. The values are then read with one
-    # gather, the only part that has a gradient.
-    def step(i, best, value):
-        y, x = lows[0] + i // most[1], lows[1] + i % most[1]
-        inside = ops.logical_and((y < highs[0])[:, :, None], (x < highs[1])[:, None, :])
-        rows = (
-            maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
-        )
-        rows = ops.where(inside, rows, 0)
-        here = ops.where(
-            inside[..., None], ops.cast(ops.take(features, rows, axis=0), "float32"), -float("inf")
-        )
-        larger = here > value
-        return i + 1, ops.where(larger, rows[..., None], best), ops.where(larger, here, value)
-
-    value = ops.zeros((ops.shape(rows)[0], *size, channels)) - float("inf")
-    best = ops.cast(ops.zeros_like(value), "int32")
-    _, best, value = ops.while_loop(lambda i, *_: i < most[0] * most[1], step, (0, best, value))
+    rows = ops.cast(ops.floor(ops.reshape(boxes, (-1, 4)) + 0.5), "int32")
+    vertical = _whole_bins(rows[:, 0], rows[:, 2], maps.height, size[0])
+    horizontal = _whole_bins(rows[:, 1], rows[:, 3], maps.width, size[1])
+    # Which cell is the largest is found first. The values are then read with one gather, the only
+    # part that has a gradient.
+    best, value = _largest_cells(maps, vertical, horizontal, size)
+    channels = maps.flat.shape[-1]
     flat_index = best * channels + ops.arange(channels, dtype="int32")
     pooled = ops.take(ops.reshape(maps.flat, (-1,)), flat_index)
-    return _unfold(
-        ops.where(value > -float("inf"), pooled, ops.zeros_like(pooled)), boxes, feature_maps
+    pooled = ops.where(value > -float("inf"), pooled, ops.zeros_like(pooled))
+    return _unfold(pooled, boxes, feature_maps)
+
+
+class _Bins(NamedTuple):
+    """Bins of whole cells on one axis, [N, bins] int32: from `low` on, before `high`."""
+
+    low: Tensor
+    high: Tensor
+
+    def most_cells(self):
+        """Cells of the largest bin, a scalar of at least 1."""
+        cells = ops.reshape(self.high - self.low, (-1,))
+        return ops.max(ops.concatenate([cells, ops.ones((1,), "int32")]))
+
+
+def _whole_bins(first, last, length, count):
+    """The `_Bins` of boxes from cell `first` to `last` [N] int32, on an axis of `length` [N]."""
+    # In whole numbers, as floor(i * extent / bins) in floats is one short now and then.
+    extent = ops.maximum(last - first + 1, 1)[:, None]
+    bins = ops.arange(count, dtype="int32")[None]
+    low = bins * extent // count
+    high = -(-(bins + 1) * extent // count)
+    return _Bins(
+        low=ops.clip(first[:, None] + low, 0, length[:, None]),
+        high=ops.clip(first[:, None] + high, 0, length[:, None]),
     )
 
 
-class _Maps:
+def _largest_cells(maps, vertical, horizontal, size):
+    """The cell of each bin that has the largest value, for each channel; without a gradient.
+
+    Returns:
+        best: [N, h, w, C] int32, row of `maps.flat`.
+        value: [N, h, w, C] float32, its value; -inf for a bin without cells.
+    """
+    most_y = vertical.most_cells()
+    most_x = horizontal.most_cells()
+    channels = maps.flat.shape[-1]
+    features = ops.stop_gradient(maps.flat)
+
+    def goes_on(i, best, value):
+        return i < most_y * most_x
+
+    def step(i, best, value):
+        """Cell number i of all bins at once."""
+        y = vertical.low + i // most_x
+        x = horizontal.low + i % most_x
+        inside_y = (y < vertical.high)[:, :, None]
+        inside_x = (x < horizontal.high)[:, None, :]
+        inside = ops.logical_and(inside_y, inside_x)
+        rows = ops.where(inside, maps.rows(y, x), 0)
+        candidate = ops.cast(ops.take(features, rows, axis=0), "float32")
+        candidate = ops.where(inside[..., None], candidate, -float("inf"))
+        larger = candidate > value
+        best = ops.where(larger, rows[..., None], best)
+        value = ops.where(larger, candidate, value)
+        return i + 1, best, value
+
+    value = ops.zeros((ops.shape(vertical.low)[0], *size, channels)) - float("inf")
+    best = ops.cast(ops.zeros_like(value), "int32")
+    _, best, value = ops.while_loop(goes_on, step, (0, best, value))
+    return best, value
+
+
+class _Maps(NamedTuple):
     """Maps laid end to end, and where each box's map lies: no size depends on the data.
 
-    flat: [cells, C]; offset: [N] its first cell; height, width: [N].
+    Attributes:
+        flat: [cells, C].
+        offset: [N] its first cell.
+        height, width: [N].
     """
 
-    def __init__(self, flat, offset, height, width):
-        self.flat, self.offset, self.height, self.width = flat, offset, height, width
+    flat: Tensor
+    offset: Tensor
+    height: Tensor
+    width: Tensor
 
     @classmethod
     def whole(cls, images, box_indices):
@@ -444,17 +555,21 @@ class _Maps:
         _, height, width, channels = ops.shape(images)
         ones = ops.ones_like(box_indices)
         return cls(
-            ops.reshape(images, (-1, channels)),
-            box_indices * (height * width),
-            ones * height,
-            ones * width,
+            flat=ops.reshape(images, (-1, channels)),
+            offset=box_indices * (height * width),
+            height=ones * height,
+            width=ones * width,
         )
 
     @classmethod
     def of(cls, feature_maps, levels):
         """feature_maps: list of [B, H, W, C]; levels: [B, N]."""
-        images, levels = _image_of(levels), ops.reshape(levels, (-1,))
-        flat, offsets, heights, widths = [], [], [], []
+        images = _image_of(levels)
+        levels = ops.reshape(levels, (-1,))
+        flat = []
+        offsets = []
+        heights = []
+        widths = []
         start = 0
         for maps in feature_maps:
             shape = ops.shape(maps)
@@ -468,38 +583,41 @@ class _Maps:
         offset = ops.take(ops.convert_to_tensor(offsets, "int32"), levels) + images * height * width
         return cls(ops.concatenate(flat, 0), offset, height, width)
 
+    def rows(self, y, x):
+        """Rows of `flat` [N, h, w] of the cells in rows y [N, h] and columns x [N, w]."""
+        offset = self.offset[:, None, None]
+        width = self.width[:, None, None]
+        return offset + y[:, :, None] * width + x[:, None, :]
+
 
 def _image_of(levels):
     """Which image each of the boxes [B, N] belongs to, [B * N] int32."""
     batch, count = ops.shape(levels)
-    return ops.reshape(
-        ops.broadcast_to(ops.arange(batch, dtype="int32")[:, None], (batch, count)), (-1,)
-    )
+    images = ops.arange(batch, dtype="int32")[:, None]
+    return ops.reshape(ops.broadcast_to(images, (batch, count)), (-1,))
 
 
 def _unfold(pooled, boxes, feature_maps):
     """[B * N, h, w, C] to [B, N, h, w, C]."""
-    return ops.reshape(
-        pooled, (*ops.shape(boxes)[:2], *pooled.shape[1:3], feature_maps[0].shape[-1])
-    )
+    shape = (*ops.shape(boxes)[:2], *pooled.shape[1:3], feature_maps[0].shape[-1])
+    return ops.reshape(pooled, shape)
 
 
 def _level_by_level(feature_maps, boxes, levels, size, pool):
     """Pools the boxes of each level by pool(map, boxes [n, 4], images [n]). TensorFlow only."""
     import tensorflow as tf
 
-    images, levels, rows = (
-        _image_of(levels),
-        ops.reshape(levels, (-1,)),
-        ops.reshape(boxes, (-1, 4)),
-    )
+    images = _image_of(levels)
+    levels = ops.reshape(levels, (-1,))
+    rows = ops.reshape(boxes, (-1, 4))
     if len(feature_maps) == 1:
         return _unfold(pool(feature_maps[0], rows, images), boxes, feature_maps)
-    places, crops = [], []
+    places = []
+    crops = []
     for level, maps in enumerate(feature_maps):
-        here = tf.cast(tf.where(levels == level)[:, 0], tf.int32)
-        places.append(here)
-        crops.append(pool(maps, tf.gather(rows, here), tf.gather(images, here)))
+        rows_of_level = tf.cast(tf.where(levels == level)[:, 0], tf.int32)
+        places.append(rows_of_level)
+        crops.append(pool(maps, tf.gather(rows, rows_of_level), tf.gather(images, rows_of_level)))
     # The crops come level by level; row r of the result is crop number `order[r]`.
     count = tf.shape(rows)[0]
     order = tf.scatter_nd(tf.concat(places, 0)[:, None], tf.range(count), [count])
@@ -508,25 +626,29 @@ def _level_by_level(feature_maps, boxes, levels, size, pool):
 
 
 def _corner_samples(maps, boxes, size):
-    """Where `crop_and_resize` reads: y [N, height], x [N, width] in cells. boxes: [N, 4]
-    normalised."""
+    """Where `crop_and_resize` reads: y [N, height], x [N, width] in cells.
 
-    def axis(low, high, length, cells):
-        last = ops.cast(length - 1, "float32")[:, None]
-        if cells == 1:
-            return 0.5 * (low + high)[:, None] * last
-        step = ops.arange(cells, dtype="float32") / (cells - 1)
-        return low[:, None] * last + step * ((high - low)[:, None] * last)
-
-    return (
-        axis(boxes[:, 0], boxes[:, 2], maps.height, size[0]),
-        axis(boxes[:, 1], boxes[:, 3], maps.width, size[1]),
-    )
+    Args:
+        boxes: [N, 4], normalised.
+    """
+    at_y = _from_edge_to_edge(boxes[:, 0], boxes[:, 2], maps.height, size[0])
+    at_x = _from_edge_to_edge(boxes[:, 1], boxes[:, 3], maps.width, size[1])
+    return at_y, at_x
 
 
-def cell_patches(feature_maps, cells):
-    """The 3x3 neighbourhoods of cells, zeros outside the map: what a "same" 3x3 convolution sees
-    there.
+def _from_edge_to_edge(low, high, length, count):
+    """Places [N, count] on one axis in cells, the first and the last on the box's edges."""
+    last = ops.cast(length - 1, "float32")[:, None]
+    if count == 1:
+        return 0.5 * (low + high)[:, None] * last
+    step = ops.arange(count, dtype="float32") / (count - 1)
+    return low[:, None] * last + step * ((high - low)[:, None] * last)
+
+
+def cell_patches(feature_maps: Sequence[Tensor], cells: Tensor) -> Tensor:
+    """The 3x3 neighbourhoods of cells: what a "same" 3x3 convolution sees there.
+
+    Outside the map are zeros.
 
     Args:
         feature_maps: list of maps [B, H, W, C].
@@ -535,45 +657,67 @@ def cell_patches(feature_maps, cells):
     Returns:
         [B, N, 9 * C], rows and columns of the patch in order.
     """
-    batch, channels = ops.shape(cells)[0], feature_maps[0].shape[-1]
-    flat = ops.concatenate(
-        [ops.reshape(maps, (batch, -1, channels)) for maps in feature_maps], axis=1
-    )
-    total = ops.shape(flat)[1]
-    start, first, height, width = (
-        0,
-        ops.zeros_like(cells),
-        ops.zeros_like(cells),
-        ops.zeros_like(cells),
-    )
+    batch = ops.shape(cells)[0]
+    channels = feature_maps[0].shape[-1]
+    flat = []
     for maps in feature_maps:
-        _, h, w, _ = ops.shape(maps)
-        here = cells >= start
-        first, height, width = (
-            ops.where(here, ops.cast(new, "int32"), old)
-            for new, old in ((start, first), (h, height), (w, width))
-        )
-        start = start + h * w
-    shift = ops.arange(3, dtype="int32") - 1
-    y = ((cells - first) // width)[..., None, None] + shift[:, None]  # [B, N, 3, 1]
-    x = ((cells - first) % width)[..., None, None] + shift  # [B, N, 1, 3]
-    inside = ops.logical_and(
-        ops.logical_and(y >= 0, y < height[..., None, None]),
-        ops.logical_and(x >= 0, x < width[..., None, None]),
-    )
-    rows = first[..., None, None] + y * width[..., None, None] + x
-    rows = (
-        ops.where(inside, rows, 0) + ops.arange(batch, dtype="int32")[:, None, None, None] * total
-    )
+        flat.append(ops.reshape(maps, (batch, -1, channels)))
+    flat = ops.concatenate(flat, axis=1)
+    cells_of_image = ops.shape(flat)[1]
+    rows, inside = _rows_of_patches(feature_maps, cells)
+    image = ops.arange(batch, dtype="int32")[:, None, None, None]
+    rows = ops.where(inside, rows, 0) + image * cells_of_image
     patches = ops.take(ops.reshape(flat, (-1, channels)), ops.reshape(rows, (-1,)), axis=0)
     patches = ops.reshape(patches, (batch, ops.shape(cells)[1], 9, channels))
     patches = ops.where(ops.reshape(inside, (batch, -1, 9, 1)), patches, ops.zeros_like(patches))
     return ops.reshape(patches, (batch, -1, 9 * channels))
 
 
+def _rows_of_patches(feature_maps, cells):
+    """Numbers of the cells around cells [B, N], and which lie in the map, both [B, N, 3, 3]."""
+    first, height, width = _map_of_cells(feature_maps, cells)
+    shift = ops.arange(3, dtype="int32") - 1
+    y = ((cells - first) // width)[..., None, None] + shift[:, None]  # [B, N, 3, 1]
+    x = ((cells - first) % width)[..., None, None] + shift  # [B, N, 1, 3]
+    inside_y = ops.logical_and(y >= 0, y < height[..., None, None])
+    inside_x = ops.logical_and(x >= 0, x < width[..., None, None])
+    rows = first[..., None, None] + y * width[..., None, None] + x
+    return rows, ops.logical_and(inside_y, inside_x)
+
+
+def _map_of_cells(feature_maps, cells):
+    """First cell, height and width of the map that each of the cells [B, N] lies in, [B, N]."""
+    start = 0
+    first = ops.zeros_like(cells)
+    height = ops.zeros_like(cells)
+    width = ops.zeros_like(cells)
+    for maps in feature_maps:
+        _, h, w, _ = ops.shape(maps)
+        reached = cells >= start
+        first = ops.where(reached, ops.cast(start, "int32"), first)
+        height = ops.where(reached, ops.cast(h, "int32"), height)
+        width = ops.where(reached, ops.cast(w, "int32"), width)
+        start = start + h * w
+    return first, height, width
+
+
+class _Neighbours(NamedTuple):
+    """What samples read on one axis, each [N, n].
+
+    Attributes:
+        low, high: int32, the cells around each.
+        share: float32, how far it is past the lower one.
+        inside: bool.
+    """
+
+    low: Tensor
+    high: Tensor
+    share: Tensor
+    inside: Tensor
+
+
 def _neighbours(at, length, reach=0.0):
-    """The cells around each place of one axis, how far it is past the first, and whether it is
-    inside.
+    """The `_Neighbours` of places on one axis.
 
     Args:
         at: [N, n], in cells.
@@ -582,13 +726,16 @@ def _neighbours(at, length, reach=0.0):
     """
     last = ops.cast(length - 1, "float32")[:, None]
     inside = ops.logical_and(at >= -reach, at <= last + reach)
-    at = ops.where(inside, ops.clip(at, 0.0, last) if reach else at, 0.0)
+    if reach:
+        at = ops.where(inside, ops.clip(at, 0.0, last), 0.0)
+    else:
+        at = ops.where(inside, at, 0.0)
     below = ops.floor(at)
-    return (
-        ops.cast(below, "int32"),
-        ops.cast(ops.minimum(below + 1, last), "int32"),
-        at - below,
-        inside,
+    return _Neighbours(
+        low=ops.cast(below, "int32"),
+        high=ops.cast(ops.minimum(below + 1, last), "int32"),
+        share=at - below,
+        inside=inside,
     )
 
 
@@ -602,21 +749,22 @@ def _bilinear(maps, at_y, at_x, reach=0.0):
     Returns:
         [N, h, w, C].
     """
-    y0, y1, dy, y_inside = _neighbours(at_y, maps.height, reach)
-    x0, x1, dx, x_inside = _neighbours(at_x, maps.width, reach)
+    vertical = _neighbours(at_y, maps.height, reach)
+    horizontal = _neighbours(at_x, maps.width, reach)
 
     def corner(y, x):
-        index = (
-            maps.offset[:, None, None] + y[:, :, None] * maps.width[:, None, None] + x[:, None, :]
-        )
-        return ops.take(maps.flat, index, axis=0)  # [N, h, w, C]
+        return ops.take(maps.flat, maps.rows(y, x), axis=0)  # [N, h, w, C]
 
-    dy = ops.cast(dy, maps.flat.dtype)[:, :, None, None]
-    dx = ops.cast(dx, maps.flat.dtype)[:, None, :, None]
-    top = corner(y0, x0) * (1 - dx) + corner(y0, x1) * dx
-    bottom = corner(y1, x0) * (1 - dx) + corner(y1, x1) * dx
-    inside = ops.logical_and(y_inside[:, :, None], x_inside[:, None, :])[..., None]
-    return ops.where(inside, top * (1 - dy) + bottom * dy, 0.0)
+    dy = ops.cast(vertical.share, maps.flat.dtype)[:, :, None, None]
+    dx = ops.cast(horizontal.share, maps.flat.dtype)[:, None, :, None]
+    top_left = corner(vertical.low, horizontal.low)
+    top_right = corner(vertical.low, horizontal.high)
+    bottom_left = corner(vertical.high, horizontal.low)
+    bottom_right = corner(vertical.high, horizontal.high)
+    top = top_left * (1 - dx) + top_right * dx
+    bottom = bottom_left * (1 - dx) + bottom_right * dx
+    inside = ops.logical_and(vertical.inside[:, :, None], horizontal.inside[:, None, :])
+    return ops.where(inside[..., None], top * (1 - dy) + bottom * dy, 0.0)
 
 
 def _reduce_bins(sampled, samples, reduce):
@@ -627,49 +775,76 @@ def _reduce_bins(sampled, samples, reduce):
         return ops.average_pool(sampled, samples, samples, "valid", "channels_last")
     # Not by `max_pool`: with its gradient in the graph, TensorFlow's oneDNN kernels end the
     # process.
-    return ops.max(
-        ops.stack(
-            [sampled[:, y::samples, x::samples] for y in range(samples) for x in range(samples)]
-        ),
-        axis=0,
-    )
+    samples_of_bins = []
+    for y in range(samples):
+        for x in range(samples):
+            samples_of_bins.append(sampled[:, y::samples, x::samples])
+    return ops.max(ops.stack(samples_of_bins), axis=0)
 
 
 def _align_adaptively(maps, start, extent, size, reduce):
-    """`roi_align` with as many samples as a bin has cells; the k-th of each bin, all bins at
-    once."""
+    """`roi_align` with as many samples as a bin has cells.
+
+    The k-th sample of each bin is read of all bins at once.
+    """
     bins = ops.convert_to_tensor(size, "float32")
     counts = ops.maximum(ops.ceil(extent / bins), 0.0)  # [N, 2]
-    most = [
-        ops.max(ops.concatenate([ops.cast(counts[:, axis], "int32"), ops.zeros((1,), "int32")]))
-        for axis in (0, 1)
-    ]
     step = extent / bins / ops.maximum(counts, 1.0)
+    vertical = _AdaptiveSamples(start[:, 0], extent[:, 0], step[:, 0], counts[:, 0], size[0])
+    horizontal = _AdaptiveSamples(start[:, 1], extent[:, 1], step[:, 1], counts[:, 1], size[1])
+    most_y = vertical.most()
+    most_x = horizontal.most()
+    average = reduce == "average"
+    total = ops.zeros((ops.shape(start)[0], *size, maps.flat.shape[-1]))
+    if not average:
+        total = total - float("inf")
 
-    def sample(axis, k):
-        k = ops.cast(k, "float32")
-        at = start[:, axis, None] + ops.arange(size[axis], dtype="float32") * (
-            extent[:, axis, None] / size[axis]
-        )
-        return at + (k + 0.5) * step[:, axis, None], k < counts[:, axis]
+    def goes_on(i, total):
+        return i < most_y * most_x
 
     def add(i, total):
-        (y, there_y), (x, there_x) = sample(0, i // most[1]), sample(1, i % most[1])
-        there = ops.logical_and(there_y, there_x)[:, None, None, None]
-        here = ops.cast(_bilinear(maps, y, x, reach=1.0), "float32")
-        return i + 1, (
-            total + ops.where(there, here, 0.0)
-            if average
-            else ops.where(there, ops.maximum(total, here), total)
-        )
+        y, valid_y = vertical.sample(i // most_x)
+        x, valid_x = horizontal.sample(i % most_x)
+        valid = ops.logical_and(valid_y, valid_x)[:, None, None, None]
+        values = ops.cast(_bilinear(maps, y, x, reach=1.0), "float32")
+        if average:
+            total = total + ops.where(valid, values, 0.0)
+        else:
+            total = ops.where(valid, ops.maximum(total, values), total)
+        return i + 1, total
 
-    average = reduce == "average"
-    total = ops.zeros((ops.shape(start)[0], *size, maps.flat.shape[-1])) - (
-        0.0 if average else float("inf")
-    )
-    _, total = ops.while_loop(lambda i, *_: i < most[0] * most[1], add, (0, total))
+    _, total = ops.while_loop(goes_on, add, (0, total))
     if average:
         total = total / ops.maximum(ops.prod(counts, axis=1), 1.0)[:, None, None, None]
     else:
         total = ops.where(total > -float("inf"), total, 0.0)
     return ops.cast(total, maps.flat.dtype)
+
+
+class _AdaptiveSamples(NamedTuple):
+    """Samples on one axis, as many in each bin of a box as the box asks for.
+
+    Attributes:
+        start, extent: [N] float32, the boxes in cells.
+        step: [N] float32, from one sample to the next.
+        counts: [N] float32, samples of a bin.
+        bins: bins of a box, an int.
+    """
+
+    start: Tensor
+    extent: Tensor
+    step: Tensor
+    counts: Tensor
+    bins: int
+
+    def most(self):
+        """The most samples of a bin, a scalar."""
+        counts = ops.cast(self.counts, "int32")
+        return ops.max(ops.concatenate([counts, ops.zeros((1,), "int32")]))
+
+    def sample(self, k):
+        """Where the k-th sample of each bin lies [N, bins], and which boxes have one [N]."""
+        k = ops.cast(k, "float32")
+        bins = ops.arange(self.bins, dtype="float32")
+        start_of_bin = self.start[:, None] + bins * (self.extent[:, None] / self.bins)
+        return start_of_bin + (k + 0.5) * self.step[:, None], k < self.counts
