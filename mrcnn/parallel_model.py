@@ -1,7 +1,12 @@
-"""matterport's `parallel_model`, for scripts that import it. Training uses `Config.GPU_COUNT`
-instead."""
+"""matterport's `parallel_model`, for scripts that import it.
+
+Training uses `Config.GPU_COUNT` instead.
+"""
 
 import contextlib
+import functools
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
@@ -23,11 +28,12 @@ class ParallelModel(keras.Model):
     too.
     """
 
-    def __init__(self, keras_model, gpu_count):
+    def __init__(self, keras_model: keras.Model, gpu_count: int):
         if gpu_count < 1:
             raise ValueError(f"gpu_count is at least 1. Received: {gpu_count!r}")
         super().__init__(name=keras_model.name)
-        self.inner_model, self.gpu_count = keras_model, gpu_count
+        self.inner_model = keras_model
+        self.gpu_count = gpu_count
 
     def __getattribute__(self, attrname):
         if attrname in (
@@ -44,15 +50,15 @@ class ParallelModel(keras.Model):
                 return getattr(inner, attrname)
         return super().__getattribute__(attrname)
 
-    def summary(self, *args, **kwargs):
+    def summary(self, *args: Any, **kwargs: Any) -> Any:
         """The inner model's summary."""
         return self.inner_model.summary(*args, **kwargs)
 
-    def make_parallel(self):
+    def make_parallel(self) -> list[Callable]:
         """Functions of the inputs, one for each part; matterport: make_parallel."""
-        return [lambda inputs, part=part: self._run(part, inputs) for part in range(self.gpu_count)]
+        return [functools.partial(self._run, part) for part in range(self.gpu_count)]
 
-    def call(self, inputs, training=None):
+    def call(self, inputs: Any, training: Any = None) -> list:
         """Runs the parts; ValueError for a batch that gpu_count does not divide."""
         batch = inputs[0].shape[0]
         if batch is not None and batch % self.gpu_count:
@@ -60,21 +66,23 @@ class ParallelModel(keras.Model):
                 f"gpu_count {self.gpu_count} divides the batch. Received: a batch of {batch}"
             )
         parts = [function(inputs) for function in self.make_parallel()]
-        return [
-            (
-                ops.mean(ops.stack(outputs), axis=0)
-                if len(outputs[0].shape) == 0
-                else ops.concatenate(outputs, axis=0)
-            )
-            for outputs in zip(*parts)
-        ]
+        return [_joined(outputs) for outputs in zip(*parts)]
 
     def _run(self, part, inputs):
         size = ops.shape(inputs[0])[0] // self.gpu_count
         inputs = [x[part * size : (part + 1) * size] for x in inputs]
         with _device(part, self.gpu_count):
             outputs = self.inner_model(inputs)
-        return outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        if isinstance(outputs, (list, tuple)):
+            return outputs
+        return [outputs]
+
+
+def _joined(outputs):
+    """One output of all parts: the mean of losses, everything else in the order of the batch."""
+    if len(outputs[0].shape) == 0:
+        return ops.mean(ops.stack(outputs), axis=0)
+    return ops.concatenate(outputs, axis=0)
 
 
 def _device(part, count):

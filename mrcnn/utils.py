@@ -14,7 +14,7 @@ import os
 import random
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,9 +106,8 @@ def generate_anchors(
     step_y, step_x = np.broadcast_to(feature_stride, 2)
     y = np.arange(0, shape[0], anchor_stride) * step_y
     x = np.arange(0, shape[1], anchor_stride) * step_x
-    center = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)[
-        :, :, None
-    ]  # [rows, columns, 1, 2]
+    grid = np.stack(np.meshgrid(y, x, indexing="ij"), axis=-1)
+    center = grid[:, :, None]  # [rows, columns, 1, 2]
     return np.concatenate([center - half, center + half], axis=-1).reshape(-1, 4)
 
 
@@ -137,16 +136,13 @@ def generate_pyramid_anchors(
             "Expected as many anchor scales as feature maps and strides. Received: "
             f"{len(scales)} scales, {len(feature_shapes)} maps, {len(feature_strides)} strides"
         )
-    if image_shape is not None:
-        feature_strides = [
-            (image_shape[0] // shape[0], image_shape[1] // shape[1]) for shape in feature_shapes
-        ]
-    return np.concatenate(
-        [
-            generate_anchors(scale, ratios, shape, stride, anchor_stride, image_shape is not None)
-            for scale, shape, stride in zip(scales, feature_shapes, feature_strides)
-        ]
-    )
+    whole = image_shape is not None
+    anchors = []
+    for scale, shape, stride in zip(scales, feature_shapes, feature_strides):
+        if image_shape is not None:
+            stride = (image_shape[0] // shape[0], image_shape[1] // shape[1])
+        anchors.append(generate_anchors(scale, ratios, shape, stride, anchor_stride, whole))
+    return np.concatenate(anchors)
 
 
 ############################################################
@@ -155,9 +151,10 @@ def generate_pyramid_anchors(
 
 
 class Dataset:
-    """A registry of classes and images. Subclass it: call `add_class` and `add_image` while
-    loading, override `load_mask` (and `load_image` where images are not files), then call
-    `prepare`.
+    """A registry of classes and images.
+
+    Subclass it: call `add_class` and `add_image` while loading, override `load_mask` (and
+    `load_image` where images are not files), then call `prepare`.
 
         class CatsAndDogs(Dataset):
             def load_cats(self):
@@ -181,13 +178,13 @@ class Dataset:
         source_class_ids: {source: class ids}, background in each.
     """
 
-    def __init__(self, class_map=None):
+    def __init__(self, class_map: Any = None):
         self._image_ids = np.arange(0)
-        self.image_info = []
-        self.class_info = [{"source": "", "id": 0, "name": "BG"}]
-        self.source_class_ids = {}
+        self.image_info: list[dict[str, Any]] = []
+        self.class_info: list[dict[str, Any]] = [{"source": "", "id": 0, "name": "BG"}]
+        self.source_class_ids: dict[str, list[int]] = {}
 
-    def add_class(self, source, class_id, class_name):
+    def add_class(self, source: str, class_id: Any, class_name: str) -> None:
         """Registers a class.
 
         Args:
@@ -210,7 +207,9 @@ class Dataset:
                 return
         self.class_info.append({"source": source, "id": class_id, "name": class_name})
 
-    def add_image(self, source, image_id, path, **kwargs):
+    def add_image(
+        self, source: str, image_id: Any, path: str | os.PathLike | None, **kwargs: Any
+    ) -> None:
         """Registers an image.
 
         Args:
@@ -221,41 +220,30 @@ class Dataset:
         """
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 
-    def image_reference(self, image_id):
-        """Where to find the image: its path here; override it with a link or an id of the
-        source."""
+    def image_reference(self, image_id: int) -> Any:
+        """Where to find the image: its path; override it with a link or an id of the source."""
         return self.image_info[image_id]["path"] or ""
 
-    def prepare(self, class_map=None):
+    def prepare(self, class_map: Any = None) -> None:
         """Numbers classes and images; call it after the last `add_class` or `add_image`."""
         self.num_classes = len(self.class_info)
         self.class_ids = np.arange(self.num_classes)
         self.class_names = [info["name"].split(",")[0] for info in self.class_info]
         self.num_images = len(self.image_info)
         self._image_ids = np.arange(self.num_images)
-        self.class_from_source_map = {
-            f"{info['source']}.{info['id']}": index for index, info in enumerate(self.class_info)
-        }
-        self.image_from_source_map = {
-            f"{info['source']}.{info['id']}": index for index, info in enumerate(self.image_info)
-        }
+        self.class_from_source_map = _index_by_source(self.class_info)
+        self.image_from_source_map = _index_by_source(self.image_info)
         self.sources = list(dict.fromkeys(info["source"] for info in self.class_info))
-        self.source_class_ids = {
-            source: [
-                index
-                for index, info in enumerate(self.class_info)
-                if index == 0 or info["source"] == source
-            ]
-            for source in self.sources
-        }
+        self.source_class_ids = {source: [0] for source in self.sources}
+        for class_id, info in enumerate(self.class_info[1:], start=1):
+            self.source_class_ids[info["source"]].append(class_id)
 
-    def map_source_class_id(self, source_class_id):
+    def map_source_class_id(self, source_class_id: str) -> int:
         """The model's class id of "source.id", such as "coco.17"."""
         return self.class_from_source_map[source_class_id]
 
-    def get_source_class_id(self, class_id, source):
-        """The source's own id of the model's class. ValueError if the class is of another
-        source."""
+    def get_source_class_id(self, class_id: int, source: str) -> Any:
+        """The source's own id of the model's class; ValueError if it is of another source."""
         info = self.class_info[class_id]
         if info["source"] != source:
             raise ValueError(
@@ -265,15 +253,15 @@ class Dataset:
         return info["id"]
 
     @property
-    def image_ids(self):
+    def image_ids(self) -> np.ndarray:
         """[num_images] int: ids that the other methods take."""
         return self._image_ids
 
-    def source_image_link(self, image_id):
+    def source_image_link(self, image_id: int) -> Any:
         """The image's path or address."""
         return self.image_info[image_id]["path"]
 
-    def load_image(self, image_id):
+    def load_image(self, image_id: int) -> np.ndarray:
         """Reads an image from its file.
 
         Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought
@@ -293,7 +281,7 @@ class Dataset:
         except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
 
-    def load_mask(self, image_id):
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks of an image's objects; override it. Here there are none.
 
         Returns:
@@ -307,14 +295,16 @@ class Dataset:
         )
         info = self.image_info[image_id]
         if "height" in info and "width" in info:
-            shape = info["height"], info["width"]
+            height = info["height"]
+            width = info["width"]
         else:
-            shape = self.load_image(image_id).shape[:2]
-        return np.zeros((*shape, 0), bool), np.zeros(0, np.int32)
+            height, width = self.load_image(image_id).shape[:2]
+        return np.zeros((height, width, 0), bool), np.zeros(0, np.int32)
 
-    def load_keypoints(self, image_id):
-        """Keypoints of an image's objects, in the order of `load_mask`; override it (not in
-        matterport).
+    def load_keypoints(self, image_id: int) -> np.ndarray:
+        """Keypoints of an image's objects, in the order of `load_mask`; override it.
+
+        It is not in matterport's package.
 
         Returns:
             [instances, K, (y, x, visibility)] in pixels; visibility 0 for a point that is not
@@ -328,7 +318,12 @@ class Dataset:
         )
 
 
-def read_image(path, rotate=True):
+def _index_by_source(infos):
+    """{"source.id": index} of classes or images."""
+    return {f"{info['source']}.{info['id']}": index for index, info in enumerate(infos)}
+
+
+def read_image(path: str | os.PathLike, rotate: bool = True) -> np.ndarray:
     """Reads an image file of any mode that Pillow knows.
 
     Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought to
@@ -345,7 +340,7 @@ def read_image(path, rotate=True):
     Raises:
         OSError, ValueError, SyntaxError: there is no such file, or it is no (whole) image.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     with warnings.catch_warnings():
         # A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
@@ -353,23 +348,34 @@ def read_image(path, rotate=True):
         with Image.open(path) as image:
             image.load()
             if rotate:
-                try:
-                    image = ImageOps.exif_transpose(image)
-                except Exception as error:  # whatever Pillow raises for a broken note
-                    logger.warning(
-                        "%s: the camera's rotation can't be read and is left out: %s", path, error
-                    )
-            if image.mode == "I" or image.mode.startswith("I;16"):
-                # Pillow would cut 16-bit values at 255.
-                gray = (np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)
-                return np.repeat(gray[:, :, None], 3, axis=2)
-            if image.mode == "F":
-                gray = np.nan_to_num(np.asarray(image))
-                gray = (
-                    (gray * 255 if gray.max(initial=0) <= 1 else gray).clip(0, 255).astype(np.uint8)
-                )
-                return np.repeat(gray[:, :, None], 3, axis=2)
-            return np.array(image.convert("RGB"))
+                image = _turned(image, path)
+            return _rgb(image)
+
+
+def _turned(image, path):
+    """A Pillow image turned as the camera's note says, or as it is where that can't be read."""
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # whatever Pillow raises for a broken note
+        logger.warning("%s: the camera's rotation can't be read and is left out: %s", path, error)
+        return image
+
+
+def _rgb(image):
+    """[H, W, 3] uint8 of a Pillow image of any mode."""
+    if image.mode == "I" or image.mode.startswith("I;16"):
+        # Pillow would cut 16-bit values at 255.
+        gray = np.asarray(image).astype(np.int64) // 257
+    elif image.mode == "F":
+        gray = np.nan_to_num(np.asarray(image))
+        if gray.max(initial=0) <= 1:
+            gray = gray * 255
+    else:
+        return np.array(image.convert("RGB"))
+    gray = gray.clip(0, 255).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 ############################################################
@@ -378,58 +384,73 @@ def read_image(path, rotate=True):
 
 
 def _resize_bilinear(image, height, width):
-    """What `resize(..., preserve_range=True)` gives, cut back to the image's dtype, several times
-    faster.
+    """What `resize(..., preserve_range=True)` gives, cut back to the dtype, several times faster.
 
     Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
     """
     channels = math.prod(image.shape[2:])
-    low_y, high_y, low_wy, high_wy = bilinear_samples(image.shape[0], height)
-    low_x, high_x, low_wx, high_wx = bilinear_samples(image.shape[1], width)
-    # Channels are laid beside each other, so that each operation runs over long rows.
-    low_x, high_x = ((x[:, None] * channels + np.arange(channels)).ravel() for x in (low_x, high_x))
-    low_wx, high_wx = np.repeat(low_wx, channels), np.repeat(high_wx, channels)
+    rows = bilinear_samples(image.shape[0], height)
+    columns = _beside_each_other(bilinear_samples(image.shape[1], width), channels)
     pixels = image.reshape(image.shape[0], -1)
-    darkest, brightest = image.min(), image.max()
+    darkest = image.min()
+    brightest = image.max()
     out = np.empty((height, width) + image.shape[2:], image.dtype)
     flat = out.reshape(height, -1)
     step = 8  # a few rows at a time stay in the cache
-    block, part = np.empty((2, step, flat.shape[1]))
+    total = np.empty((step, flat.shape[1]))
+    part = np.empty((step, flat.shape[1]))
     for start in range(0, height, step):
-        rows = slice(start, min(start + step, height))
-        above = pixels[low_y[rows]] * low_wy[rows, None]
-        below = pixels[high_y[rows]] * high_wy[rows, None]
-        block, part = block[: len(above)], part[: len(above)]
-        np.take(above, low_x, axis=1, out=block, mode="clip")
-        block *= low_wx
-        for source, x, weight in (
-            (above, high_x, high_wx),
-            (below, low_x, low_wx),
-            (below, high_x, high_wx),
-        ):
-            np.take(source, x, axis=1, out=part, mode="clip")
-            part *= weight
-            block += part
+        block = slice(start, min(start + step, height))
+        above = pixels[rows.low[block]] * rows.low_weight[block, None]
+        below = pixels[rows.high[block]] * rows.high_weight[block, None]
+        total = total[: len(above)]
+        part = part[: len(above)]
+        np.take(above, columns.low, axis=1, out=total, mode="clip")
+        total *= columns.low_weight
+        _add_weighted(total, above, columns.high, columns.high_weight, part)
+        _add_weighted(total, below, columns.low, columns.low_weight, part)
+        _add_weighted(total, below, columns.high, columns.high_weight, part)
         # The zeros outside darken the rim, but never below the image's own values.
-        flat[rows] = np.clip(block, darkest, brightest, out=block)
+        flat[block] = np.clip(total, darkest, brightest, out=total)
     return out
 
 
-def resize(
-    image,
-    output_shape,
-    order=1,
-    mode="constant",
-    cval=0,
-    clip=True,
-    preserve_range=False,
-    anti_aliasing=False,
-    anti_aliasing_sigma=None,
-):
-    """`skimage.transform.resize` with matterport's defaults: bilinear, zeros outside, no
-    antialiasing.
+def _beside_each_other(samples, channels):
+    """Samples of rows whose channels are laid beside each other.
 
-    A boolean image is taken as 0 and 1: scikit-image refuses to interpolate it.
+    Each operation runs over long rows then.
+    """
+    channel = np.arange(channels)
+    return samples._replace(
+        low=(samples.low[:, None] * channels + channel).ravel(),
+        high=(samples.high[:, None] * channels + channel).ravel(),
+        low_weight=np.repeat(samples.low_weight, channels),
+        high_weight=np.repeat(samples.high_weight, channels),
+    )
+
+
+def _add_weighted(total, rows, columns, weights, part):
+    """Adds the columns of rows, weighted, to the total; `part` is space to work in."""
+    np.take(rows, columns, axis=1, out=part, mode="clip")
+    part *= weights
+    total += part
+
+
+def resize(
+    image: np.ndarray,
+    output_shape: Sequence[int],
+    order: int = 1,
+    mode: str = "constant",
+    cval: float = 0,
+    clip: bool = True,
+    preserve_range: bool = False,
+    anti_aliasing: bool = False,
+    anti_aliasing_sigma: Any = None,
+) -> np.ndarray:
+    """`skimage.transform.resize` with matterport's defaults.
+
+    They are bilinear, zeros outside, no antialiasing. A boolean image is taken as 0 and 1:
+    scikit-image refuses to interpolate it.
     """
     from skimage.transform import resize as skimage_resize
 
@@ -450,22 +471,39 @@ def resize(
 
 
 def _resize_exactly(image, height, width):
-    """Bilinear with half-pixel centres and the edges repeated: float32, or rounded to the image's
-    integer dtype."""
-    out = image.astype(np.float32)
-    for axis, n_out in ((0, height), (1, width)):
-        n_in = out.shape[axis]
-        position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
-        low = position.astype(np.int64)
-        weight = (position - low).astype(np.float32).reshape((-1,) + (1,) * (out.ndim - 1 - axis))
-        first = out.take(low, axis=axis)
-        out = first + weight * (out.take(np.minimum(low + 1, n_in - 1), axis=axis) - first)
-    return out if np.issubdtype(image.dtype, np.floating) else np.round(out).astype(image.dtype)
+    """Bilinear with half-pixel centres and the edges repeated.
+
+    Returns:
+        float32, or rounded to the image's integer dtype.
+    """
+    out = _interpolated(image.astype(np.float32), 0, height)
+    out = _interpolated(out, 1, width)
+    if np.issubdtype(image.dtype, np.floating):
+        return out
+    return np.round(out).astype(image.dtype)
+
+
+def _interpolated(image, axis, n_out):
+    """A float32 image with `n_out` samples along an axis."""
+    n_in = image.shape[axis]
+    position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
+    low = position.astype(np.int64)
+    high = np.minimum(low + 1, n_in - 1)
+    weight = (position - low).astype(np.float32)
+    weight = weight.reshape((-1,) + (1,) * (image.ndim - 1 - axis))
+    first = image.take(low, axis=axis)
+    return first + weight * (image.take(high, axis=axis) - first)
 
 
 def resize_image(
-    image, min_dim=None, max_dim=None, min_scale=None, mode="square", rng=None, exact=False
-):
+    image: np.ndarray,
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    rng: Any = None,
+    exact: bool = False,
+) -> tuple[np.ndarray, tuple, float, list, tuple | None]:
     """Resizes an image, keeping its aspect ratio, and pads or crops it.
 
     Images are scaled up, so that the shorter side is at least min_dim, and never down, except where
@@ -504,6 +542,35 @@ def resize_image(
             it.
     """
     image = np.asarray(image)
+    _check_resizing(image, min_dim, mode)
+    height, width = image.shape[:2]
+    if mode == "none":
+        return image, (0, 0, height, width), 1, [(0, 0), (0, 0), (0, 0)], None
+    scale = _scale(height, width, min_dim, max_dim, min_scale, mode, exact)
+    if scale != 1:
+        # A very long image keeps a row of pixels.
+        height = max(1, _whole(height * scale, exact))
+        width = max(1, _whole(width * scale, exact))
+        if exact:
+            image = _resize_exactly(image, height, width)
+        else:
+            image = _resize_bilinear(image, height, width)
+    if mode == "crop":
+        side: Any = min_dim  # checked above
+        y = _draw(rng, height - side)
+        x = _draw(rng, width - side)
+        part = image[y : y + side, x : x + side]
+        window = (0, 0, side, side)
+        return part, window, scale, [(0, 0), (0, 0), (0, 0)], (y, x, side, side)
+    padding = _padding(height, width, max_dim, mode)
+    (top, bottom), (left, right), _ = padding
+    if top or bottom or left or right:
+        image = np.pad(image, padding[: image.ndim])
+    return image, (top, left, top + height, left + width), scale, padding, None
+
+
+def _check_resizing(image, min_dim, mode):
+    """ValueError where `resize_image` can't do what is asked for."""
     if image.ndim not in (2, 3) or 0 in image.shape[:2]:
         raise ValueError(f"Expected an image of shape [H, W, C] or [H, W]. Received: {image.shape}")
     if mode not in RESIZE_MODES:
@@ -512,51 +579,52 @@ def resize_image(
         raise ValueError(f"Mode pad64 needs a min_dim that divides by 64. Received: {min_dim}")
     if mode in ("crop", "shorter") and not min_dim:
         raise ValueError(f"Mode {mode} needs min_dim. Received: {min_dim}")
-    height, width = image.shape[:2]
-    if mode == "none":
-        return image, (0, 0, height, width), 1, [(0, 0), (0, 0), (0, 0)], None
 
-    shorter, longer = min(height, width), max(height, width)
+
+def _scale(height, width, min_dim, max_dim, min_scale, mode, exact):
+    """New size / old size of an image, for the arguments of `resize_image`."""
+    shorter = min(height, width)
+    longer = max(height, width)
     scale = 1
     if min_dim:
-        scale = min_dim / shorter if mode == "shorter" else max(1, min_dim / shorter)
+        scale = min_dim / shorter
+        if mode != "shorter":
+            scale = max(1, scale)
     if min_scale:
         scale = max(scale, min_scale)
-    if (
-        max_dim
-        and mode in ("square", "shorter")
-        and (longer * scale if exact else round(longer * scale)) > max_dim
-    ):
-        scale = max_dim / longer
-    if scale != 1:
-        # A very long image keeps a row of pixels.
-        height, width = (max(1, _whole(side * scale, exact)) for side in (height, width))
-        image = (_resize_exactly if exact else _resize_bilinear)(image, height, width)
+    if max_dim and mode in ("square", "shorter"):
+        scaled = longer * scale
+        if not exact:
+            scaled = round(scaled)
+        if scaled > max_dim:
+            scale = max_dim / longer
+    return scale
 
-    if mode == "crop":
-        y, x = _draw(rng, height - min_dim), _draw(rng, width - min_dim)
-        return (
-            image[y : y + min_dim, x : x + min_dim],
-            (0, 0, min_dim, min_dim),
-            scale,
-            [(0, 0), (0, 0), (0, 0)],
-            (y, x, min_dim, min_dim),
-        )
+
+def _padding(height, width, max_dim, mode):
+    """[(top, bottom), (left, right), (0, 0)] of a scaled image."""
     if mode == "square":
-        new_height = new_width = max_dim or max(height, width)
+        new_height = max_dim or max(height, width)
+        new_width = new_height
     else:
-        stride = 64 if mode == "pad64" else 32
-        new_height, new_width = (-side // stride * -stride for side in (height, width))
-    down, right = new_height - height, new_width - width
-    top, left = (0, 0) if mode == "shorter" else (down // 2, right // 2)
-    padding = [(top, down - top), (left, right - left), (0, 0)]
-    if down or right:
-        image = np.pad(image, padding[: image.ndim])
-    return image, (top, left, top + height, left + width), scale, padding, None
+        stride = 32
+        if mode == "pad64":
+            stride = 64
+        new_height = -height // stride * -stride
+        new_width = -width // stride * -stride
+    down = new_height - height
+    right = new_width - width
+    if mode == "shorter":
+        return [(0, down), (0, right), (0, 0)]
+    top = down // 2
+    left = right // 2
+    return [(top, down - top), (left, right - left), (0, 0)]
 
 
 def _whole(side, exact):
-    return math.floor(side) if exact else round(side)
+    if exact:
+        return math.floor(side)
+    return round(side)
 
 
 def _draw(rng, most):
@@ -566,7 +634,13 @@ def _draw(rng, most):
     return (rng or random).randint(0, most)
 
 
-def resize_mask(mask, scale, padding, crop=None, exact=False):
+def resize_mask(
+    mask: np.ndarray,
+    scale: float,
+    padding: Sequence,
+    crop: Sequence[int] | None = None,
+    exact: bool = False,
+) -> np.ndarray:
     """Does to masks what `resize_image` did to their image; nearest neighbour.
 
     Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks
@@ -581,32 +655,43 @@ def resize_mask(mask, scale, padding, crop=None, exact=False):
         [new H, new W, N] of the mask's dtype.
     """
     mask = np.asarray(mask)
+    rows = None  # those that are read, all where the scale is 1
     if scale != 1:
-        sides = [(side, max(1, _whole(side * scale, exact))) for side in mask.shape[:2]]
-        if exact:
-            rows, columns = (
-                ((np.arange(new) + 0.5) * (old / new)).astype(np.int64) for old, new in sides
-            )
-        else:
-            rows, columns = (
-                (np.linspace(0, old - 1, new) + 0.5).astype(np.int64) for old, new in sides
-            )
+        rows = _nearest(mask.shape[0], scale, exact)
+        columns = _nearest(mask.shape[1], scale, exact)
         if crop is not None:
             y, x, height, width = crop
-            rows, columns = rows[y : y + height], columns[x : x + width]
+            rows = rows[y : y + height]
+            columns = columns[x : x + width]
         mask = mask.take(columns, axis=1)
     elif crop is not None:
         y, x, height, width = crop
-        return mask[y : y + height, x : x + width]
+        mask = mask[y : y + height, x : x + width]
     if crop is not None or not np.any(padding):
-        return mask if scale == 1 else mask[rows]
-    height = mask.shape[0] if scale == 1 else len(rows)
+        if rows is None:
+            return mask
+        return mask[rows]
+    if rows is None:
+        rows = slice(None)
+        height = mask.shape[0]
+    else:
+        height = len(rows)
     (top, bottom), (left, right) = padding[:2]
-    out = np.zeros(
-        (top + height + bottom, left + mask.shape[1] + right, *mask.shape[2:]), mask.dtype
-    )
-    out[top : top + height, left : left + mask.shape[1]] = mask if scale == 1 else mask[rows]
+    width = mask.shape[1]
+    shape = (top + height + bottom, left + width + right, *mask.shape[2:])
+    out = np.zeros(shape, mask.dtype)
+    out[top : top + height, left : left + width] = mask[rows]
     return out
+
+
+def _nearest(side, scale, exact):
+    """Rows or columns that a scaled mask reads of one of `side`."""
+    new_side = max(1, _whole(side * scale, exact))
+    if exact:
+        places = (np.arange(new_side) + 0.5) * (side / new_side)
+    else:
+        places = np.linspace(0, side - 1, new_side) + 0.5
+    return places.astype(np.int64)
 
 
 ############################################################
@@ -878,7 +963,12 @@ def compute_recall(
 ############################################################
 
 
-def batch_slice(inputs, graph_fn, batch_size, names=None):
+def batch_slice(
+    inputs: Any,
+    graph_fn: Callable,
+    batch_size: int,
+    names: Sequence[str] | None = None,
+) -> Any:
     """Runs a function of single images over a batch of known size and stacks what it returns.
 
     The layers here don't use it: they work on whole batches.
@@ -894,13 +984,18 @@ def batch_slice(inputs, graph_fn, batch_size, names=None):
     """
     from keras import ops
 
-    inputs = inputs if isinstance(inputs, (list, tuple)) else [inputs]
+    if not isinstance(inputs, (list, tuple)):
+        inputs = [inputs]
     results = []
     for i in range(batch_size):
         result = graph_fn(*[x[i] for x in inputs])
-        results.append(result if isinstance(result, (list, tuple)) else [result])
+        if not isinstance(result, (list, tuple)):
+            result = [result]
+        results.append(result)
     outputs = [ops.stack(parts, axis=0) for parts in zip(*results)]
-    return outputs[0] if len(outputs) == 1 else outputs
+    if len(outputs) == 1:
+        return outputs[0]
+    return outputs
 
 
 def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 1) -> None:
