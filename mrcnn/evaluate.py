@@ -533,8 +533,9 @@ def _mask_truth(
                     **annotation,
                 }
             )
-    class_ids = range(1, len(dataset.class_names))
-    categories = [{"id": i, "name": dataset.class_names[i]} for i in class_ids]
+    categories = []
+    for i, name in enumerate(dataset.class_names[1:], 1):
+        categories.append({"id": i, "name": name})
     data = {
         "info": {},
         "images": images,

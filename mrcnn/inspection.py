@@ -47,7 +47,7 @@ class Survey:
     crowds: int
     shapes: np.ndarray
     counts: np.ndarray
-    molded: tuple[int, int]
+    molded: tuple[int, ...]
     class_names: list[str]
 
     def summary(self) -> list[list]:
@@ -122,8 +122,8 @@ class _SurveyedImage:
     areas: np.ndarray
     class_ids: np.ndarray
     crowds: int
-    shape: tuple[int, int]
-    molded: tuple[int, int]
+    shape: tuple[int, ...]
+    molded: tuple[int, ...]
 
 
 def _survey_image(dataset: Dataset, config: Config, image_id: int) -> _SurveyedImage:
