@@ -217,3 +217,18 @@ def test_numpy_rooms_import_without_tensorflow_and_mrcnn_at_once():
         " .1, seconds"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_sampled_rpn_is_made_again_from_its_config():
+    """With another RPN of the same weights it says the same; its weights are never its own."""
+    rpn = modellib.build_rpn_model(1, 3, 8, 16)
+    layer = modellib.SampledRPN(rpn, 5, name="sampled")
+    again = modellib.SampledRPN.from_config(layer.get_config())
+    assert again.get_config() == layer.get_config() and again.rpn_model is not rpn
+    again.rpn_model.set_weights(rpn.get_weights())
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2, 4, 4, 8)).astype("float32")
+    match = rng.integers(-1, 2, (2, 48, 1)).astype("int32")
+    for actual, expected in zip(again([match, features]), layer([match, features])):
+        np.testing.assert_array_equal(actual, expected)
+    assert layer.weights == again.weights == []
