@@ -15,7 +15,7 @@ import pytest
 from conftest import small_config
 from parity import read as recorded
 
-from mrcnn import folding, model as modellib
+from mrcnn import model as modellib, rewrite
 from mrcnn.config import Config
 
 pytestmark = pytest.mark.heavy
@@ -237,7 +237,7 @@ def test_detects_under(name, environment, small_model, small_weights, tmp_path):
     process of its own where this one has others."""
     if name == "jax":
         pytest.importorskip("jax")
-    if name == ("oneDNN" if folding._runs_onednn() else "Eigen"):
+    if name == ("oneDNN" if rewrite._runs_onednn() else "Eigen"):
         arrays = recorded("net_small_shapes0")
         compare_detections(small_model.detect([arrays["image0"]])[0], arrays)
         return
