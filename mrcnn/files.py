@@ -1,5 +1,4 @@
-"""Files: put in place only when complete, downloaded in pieces, and progress shown on a
-terminal."""
+"""Files that are complete or absent, downloads that go on, and progress on a terminal."""
 
 import contextlib
 import hashlib
@@ -49,8 +48,7 @@ def draw_progress(line: str, complete: bool) -> None:
 
 
 def show_progress(title: str, done: int, total: int, seconds: float) -> None:
-    """Draws a bar with images a second on stderr, over itself on a terminal; elsewhere only at the
-    end."""
+    """Draws a bar with images a second on stderr; off a terminal only at the end."""
     bar = "=" * (30 * done // total)
     speed = done / max(seconds, 1e-9)
     draw_progress(f"{title} [{bar:30}] {done}/{total} images, {speed:.1f} images/s", done == total)

@@ -88,8 +88,7 @@ def parse_image_meta_graph(meta: Tensor) -> dict[str, Tensor]:
 
 
 def trim_zeros_graph(boxes: Tensor, name: str = "trim_zeros") -> tuple[Tensor, Tensor]:
-    """Rows of boxes [N, 4] that are not all zero, and which [N] bool (matterport:
-    trim_zeros_graph).
+    """Rows of boxes [N, 4] that are not all zero, and which (matterport: trim_zeros_graph).
 
     The network itself marks validity by masks; this is for code that used it. TensorFlow only.
     """
@@ -280,8 +279,7 @@ def chain(x: Tensor, layers: Iterable) -> Tensor:
 @register
 @rewrite.computes_conv2d
 class WholeConv2D(KL.Conv2D):
-    """A "valid" convolution that becomes one matrix product where its kernel covers the whole
-    input.
+    """A "valid" convolution, one matrix product where its kernel covers the whole input.
 
     So it is with the box head's 7x7 kernel on 7x7 cells: equal to the fully connected layer of the
     paper, and 50 times faster than a convolution on a CPU.
@@ -827,8 +825,7 @@ def build_rpn_model(
 
 @register
 class ProposalLayer(ValuesLayer):
-    """The best anchors, moved by their deltas, clipped, without duplicates (matterport:
-    ProposalLayer).
+    """The best anchors, moved, clipped, without duplicates (matterport: ProposalLayer).
 
     The best `pre_nms_limit` of all levels together, or of each; non-maximum suppression; the best
     `proposal_count`. Proposals are constants for the heads: no gradient flows back through their
@@ -982,8 +979,7 @@ class ProposalLayer(ValuesLayer):
         return self.anchors_per_cell * rows * columns
 
     def _suppress(self, boxes, scores, valid, counts):
-        """Indices [B, proposal_count] of the boxes that stay, best first, and which rows are
-        any."""
+        """Indices [B, proposal_count] of the boxes that stay, best first; which rows are any."""
         if not self.nms_per_level:
             return self._suppress_together(boxes, scores, valid)
         start = 0
@@ -1039,8 +1035,7 @@ class ProposalLayer(ValuesLayer):
 
 @register
 class PyramidROIAlign(ValuesLayer):
-    """Features of each RoI from the level of the pyramid that fits its size (matterport:
-    PyramidROIAlign).
+    """Features of each RoI from the level that fits its size (matterport: PyramidROIAlign).
 
     The level is 4 + log2(sqrt(h w) / 224) in pixels, made whole and kept in 2..5, so that a RoI of
     224 pixels is read from P4. Of a single map all RoIs are read.
@@ -1144,8 +1139,13 @@ class PyramidROIAlign(ValuesLayer):
 
     @staticmethod
     def levels(boxes: Tensor, image_shape: Tensor, rule: str = "round") -> Tensor:
-        """boxes: [B, N, 4] normalised, image_shape: [B, (h, w, c)]. Returns [B, N] int32 in
-        2..5."""
+        """The level of each RoI, [B, N] int32 in 2..5.
+
+        Args:
+            boxes: [B, N, 4] normalised.
+            image_shape: [B, (h, w, c)].
+            rule: see ROI_LEVEL.
+        """
         shape = ops.cast(image_shape, "float32")
         image_area = (shape[:, 0] * shape[:, 1])[:, None]
         area = box_math.area(boxes)
@@ -1436,8 +1436,7 @@ def build_fpn_mask_graph(
 def res5_head(
     architecture: Any, depth: int, pool_size: int, strides: Any, style: Style
 ) -> keras.Model:
-    """The fifth stage of a ResNet for RoIs [B, N, h, w, depth], as a model: the head of the C4
-    body."""
+    """The fifth stage of a ResNet for RoIs [B, N, h, w, depth]: the head of the C4 body."""
     pooled = KL.Input((None, pool_size, pool_size, depth), name="input_res5")
     style = dataclasses.replace(style, per_roi=True)
     features = resnet_stage(pooled, architecture, 5, strides, style)
@@ -1525,8 +1524,7 @@ class UpscaleTwice(KL.Layer):
 
 @register
 class DetectionLayer(ValuesLayer):
-    """Final boxes: each RoI's classes, their deltas, suppression by class (matterport:
-    DetectionLayer).
+    """Each RoI's classes, their deltas, suppression by class (matterport: DetectionLayer).
 
     Args:
         config: a Config that gives the values below; without it they are arguments.
@@ -1779,6 +1777,8 @@ class DetectionTargetLayer(ValuesLayer):
     1; positives first, then negatives, then zero rows.
     """
 
+    mask_shape: Any
+
     def __init__(
         self,
         config: Config | None = None,
@@ -1812,9 +1812,8 @@ class DetectionTargetLayer(ValuesLayer):
             "return_objects": return_objects,
         }
         super().__init__(values, config, **kwargs)
-        shape = self.get_config()["mask_shape"]
-        if shape is not None:
-            self.mask_shape = tuple(int(side) for side in shape)
+        if self.mask_shape is not None:
+            self.mask_shape = tuple(int(side) for side in self.mask_shape)
         self.random = keras.random.SeedGenerator(self.seed)
 
     @classmethod
@@ -1894,8 +1893,7 @@ class DetectionTargetLayer(ValuesLayer):
         return positive, negative, objects
 
     def _draw(self, positive, negative):
-        """Random rows, positives first. Returns rows [B, R], is_positive, is_negative [B, R]
-        bool."""
+        """Random rows [B, R], positives first; which are positive, negative [B, R] bool."""
         quota = self.positive_rows
         size = self.rois_per_image
         missing = ops.maximum(size - ops.shape(positive)[1], 0)  # fewer proposals than rows
@@ -2109,8 +2107,9 @@ def mrcnn_class_loss_graph(
 def mrcnn_bbox_loss_graph(
     target_bbox: Tensor, target_class_ids: Tensor, pred_bbox: Tensor
 ) -> Tensor:
-    """L_box: smooth L1 of the positive RoIs' deltas, of their own class (matterport:
-    mrcnn_bbox_loss_graph).
+    """L_box: smooth L1 of the positive RoIs' deltas, of their own class.
+
+    (matterport: mrcnn_bbox_loss_graph)
 
     Args:
         target_bbox: [B, N, 4].
@@ -2127,8 +2126,9 @@ def mrcnn_bbox_loss_graph(
 def mrcnn_mask_loss_graph(
     target_masks: Tensor, target_class_ids: Tensor, pred_masks: Tensor, softmax: bool = False
 ) -> Tensor:
-    """L_mask: mean binary cross-entropy of the positive RoIs' own class's mask (matterport:
-    mrcnn_mask_loss_graph).
+    """L_mask: mean binary cross-entropy of the mask of each positive RoI's class.
+
+    (matterport: mrcnn_mask_loss_graph)
 
     Args:
         target_masks: [B, N, h, w] of 0 and 1.
@@ -2161,8 +2161,7 @@ def mrcnn_mask_loss_graph(
 def mrcnn_keypoint_loss_graph(
     target_keypoints: Tensor, target_class_ids: Tensor, pred_keypoints: Tensor
 ) -> Tensor:
-    """Cross-entropy over the positions of each visible keypoint's map; the mean of those of the
-    whole batch.
+    """Cross-entropy over the positions of each visible keypoint's map, mean over the batch.
 
     Args:
         target_keypoints: [B, N, K] int of `KeypointTargets`; those below 0 are left out.
@@ -2292,11 +2291,11 @@ def proposals_graph(
     Args:
         limit: see PRE_NMS_LIMIT; None for the config's.
     """
-    layer = ProposalLayer(
-        count,
-        config.RPN_NMS_THRESHOLD,
+    layer = ProposalLayer.of(
         config,
-        pre_nms_limit=limit,
+        proposal_count=count,
+        nms_threshold=config.RPN_NMS_THRESHOLD,
+        pre_nms_limit=limit or config.PRE_NMS_LIMIT,
         return_valid=True,
         name="ROI",
     )
@@ -2656,8 +2655,7 @@ class MaskRCNN:
     # ---- Files -----------------------------------------------------------------------------------
 
     def find_last(self) -> training.CheckpointPath:
-        """The last checkpoint of this NAME in `model_dir`, a string that also unpacks as (folder,
-        file).
+        """The last checkpoint of this NAME in `model_dir`; it also unpacks as (folder, file).
 
         Raises:
             FileNotFoundError: no run, or a run without a checkpoint.
@@ -2693,8 +2691,10 @@ class MaskRCNN:
         weights.save(self.keras_model, filepath)
 
     def get_imagenet_weights(self) -> str:
-        """Path of a legacy `.h5` of the backbone trained on ImageNet, made on first use (ResNet-50,
-        101, 152)."""
+        """Path of a legacy `.h5` of the backbone's ImageNet weights, made on first use.
+
+        For ResNet-50, 101 and 152.
+        """
         return weights.get_imagenet_weights(self.config.BACKBONE, self.config.BATCH_NORM_EPSILON)
 
     def set_log_dir(self, model_path: str | os.PathLike | None = None) -> None:
@@ -2888,8 +2888,7 @@ class MaskRCNN:
     def detect_many(
         self, images: Iterable, load: Callable | None = None, masks: str = "dense"
     ) -> Iterator[dict]:
-        """`detect` of any number of images, one result after the other, in order: for folders and
-        streams.
+        """`detect` of any number of images, one result after the other: for folders, streams.
 
         The next images are read and molded while the network runs, and the last ones' masks are
         made.
@@ -2908,8 +2907,7 @@ class MaskRCNN:
     def detect_molded(
         self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
     ) -> list[dict]:
-        """`detect` for molded images (matterport: detect_molded); boxes and masks in the molded
-        frame.
+        """`detect` for molded images, in the molded frame (matterport: detect_molded).
 
         Args:
             molded_images: [B, h, w, C] float32, all of one size.
@@ -2941,8 +2939,7 @@ class MaskRCNN:
     # ---- Looking inside --------------------------------------------------------------------------
 
     def ancestor(self, tensor: Tensor, name: str, checked: Any = None) -> Tensor | None:
-        """A tensor for `run_graph` by the name that notebooks of 2018 ask for, or None (matterport:
-        ancestor).
+        """A tensor by the name that notebooks of 2018 ask for, or None (matterport: ancestor).
 
         Args:
             tensor: not needed here; the whole graph is searched.
@@ -2985,8 +2982,7 @@ class MaskRCNN:
         return tracing.run_graph(self, images, outputs, image_metas)
 
     def trace(self, image: np.ndarray, activations: Sequence[str] = ()) -> tracing.Trace:
-        """Every stage of one image in numpy and pixels, from anchors to pasted masks: a
-        `trace.Trace`.
+        """Every stage of one image in numpy and pixels, from anchors to pasted masks.
 
         Args:
             image: as one of `detect`'s.

@@ -31,8 +31,7 @@ def computes_conv2d(cls: type) -> type:
 
 
 def computes_batch_norm(cls: type) -> type:
-    """Class decorator: a subclass of `BatchNormalization` that computes the same, with
-    `train_bn`."""
+    """Class decorator: a subclass of `BatchNormalization` that computes the same."""
     BATCH_NORMS.add(cls)
     return cls
 
@@ -265,8 +264,7 @@ class SumOfGroups(KL.Layer):
 
 
 def _runs_onednn():
-    """Whether TensorFlow computes by oneDNN's kernels: its choice by CPU or
-    TF_ENABLE_ONEDNN_OPTS."""
+    """Whether TensorFlow computes by oneDNN (its choice, or TF_ENABLE_ONEDNN_OPTS)."""
     try:
         # No public function says it.
         from tensorflow.python.util import _pywrap_util_port as port
@@ -531,8 +529,7 @@ def _doubles(layer):
 
 
 def _last_layer(tensor):
-    """The layer inside `TimeDistributed` that a tensor comes from, and its input; else None,
-    None."""
+    """The layer inside `TimeDistributed` that made a tensor, and its input; or None, None."""
     layer, index, _ = tensor._keras_history
     if not isinstance(layer, KL.TimeDistributed):
         return None, None

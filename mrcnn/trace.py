@@ -1,5 +1,4 @@
-"""Looking inside: every stage of one image as plain numpy, and matterport's `run_graph` and
-`ancestor`.
+"""Looking inside: every stage of one image in numpy; matterport's `run_graph` and `ancestor`.
 
     stages = model.trace(image)
     stages.proposals                # [P, (y1, x1, y2, x2)] in pixels
@@ -172,8 +171,7 @@ def _values(model, molded, metas, activations):
 
 
 def _stages_of(model, name, values):
-    """The steps inside a layer, from the inputs that it had: {step: array without the batch
-    axis}."""
+    """The steps inside a layer, from the inputs that it had: {step: array of the one image}."""
     layer = model.keras_model.get_layer(name)
     inputs = [ops.convert_to_tensor(values[name, i][None]) for i in range(len(layer.input))]
     return {step: ops.convert_to_numpy(x)[0] for step, x in layer.stages(inputs).items()}
