@@ -534,15 +534,17 @@ def _mask_truth(
                 }
             )
     categories = []
+    category_ids = {}
     for i, name in enumerate(dataset.class_names[1:], 1):
         categories.append({"id": i, "name": name})
+        category_ids[i] = i
     data = {
         "info": {},
         "images": images,
         "annotations": annotations,
         "categories": categories,
     }
-    return Truth(data, {i: i for i in image_ids}, {i: i for i in class_ids}, official=False)
+    return Truth(data, {i: i for i in image_ids}, category_ids, official=False)
 
 
 def _annotations_of(masks: np.ndarray, class_ids: np.ndarray) -> list[dict]:

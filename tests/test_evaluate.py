@@ -230,3 +230,34 @@ def test_files(tmp_path):
     assert table[0].split() == "class box AP box AP50 mask AP mask AP50".split() and table[
         -1
     ].startswith("all")
+
+
+def test_truth_of_masks_knows_every_class_whatever_the_last_image_holds():
+    """Detections of a class that the last image lacks count, and the journal of a run is json."""
+
+    class Squares(Dataset):
+        def load_mask(self, image_id):
+            masks = np.zeros((20, 20, 1), bool)
+            masks[2:12, 3:13] = True
+            return masks, np.array([2 - image_id], np.int32)  # the last one is of class 1
+
+    dataset = Squares()
+    for class_id, name in ((1, "a"), (2, "b"), (3, "c")):
+        dataset.add_class("squares", class_id, name)
+    for i in range(2):
+        dataset.add_image("squares", i, None)
+    dataset.prepare()
+    truth = evaluate.ground_truth(dataset, [0, 1])
+    assert truth.class_ids == {1: 1, 2: 2, 3: 3}
+    assert all(type(value) is int for value in truth.class_ids.values())
+    rows = []
+    for image_id in (0, 1):
+        masks, class_ids = dataset.load_mask(image_id)
+        result = {
+            "rois": np.array([[2, 3, 12, 13]]),
+            "class_ids": class_ids,
+            "scores": np.array([0.9]),
+            "masks": masks,
+        }
+        rows += evaluate.coco_results(image_id, result, truth.class_ids)
+    assert [row["category_id"] for row in json.loads(json.dumps(rows))] == [2, 1]
