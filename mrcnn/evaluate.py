@@ -4,8 +4,15 @@ The truth is a dataset's masks. Where `image_info` has "annotations" (dicts as i
 `coco.CocoDataset` and matterport's keep them), it is those themselves, with their own areas, boxes
 and ids: the figures then are those of COCOeval on the json. An interrupted evaluation goes on where
 it was, see `evaluate`.
+
+How many detections count. COCO's own figures count the best 100 detections of a class on an image,
+20 of keypoints: with 150 objects on an image, all of them found, its AP is .66. The figures here
+(`Evaluation.bbox`, `segm`, `keypoints`, `per_class`, `curves`) count as many as the model may give,
+DETECTION_MAX_INSTANCES, and never fewer than COCO's; COCO's own are kept beside them, in
+`Evaluation.coco`, and are the same where that setting is COCO's number or less.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -26,9 +33,16 @@ from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
+# AR1, AR10 and AR100 are the recalls of the best 1, 10 and 100 detections, whatever else counts.
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
+# Detections of a class on an image that count in COCO's own figures, the best first.
+COCO_LIMITS = {
+    "bbox": 100,
+    "segm": 100,
+    "keypoints": 20,
+}
 TITLES = {
     "bbox": "box",
     "segm": "mask",
@@ -50,8 +64,10 @@ class Evaluation:
 
     Attributes:
         bbox, segm: {figure: value in 0..1} for each of `FIGURES`, NaN where COCO has none; segm is
-            None for a model without masks.
-        per_class: {class name: {"bbox AP", "bbox AP50", ... "segm AR100"}}, of `CLASS_FIGURES`.
+            None for a model without masks. All but AR1, AR10 and AR100 count `max_detections`;
+            where those are more than 100, say 400, there is "AR400" too.
+        per_class: {class name: {"bbox AP", "bbox AP50", ... "segm AR100"}}, of `CLASS_FIGURES`,
+            counted alike.
         images: number of images.
         detections: list of COCO results (dicts) with the ids of the truth.
         seconds: time spent detecting.
@@ -60,7 +76,11 @@ class Evaluation:
         confusion: [classes + 1, classes + 1] int, see `confusion_matrix`.
         truth: a `Truth`.
         keypoints: {figure: value} for each of `KEYPOINT_FIGURES`, by object keypoint similarity;
-            None for a model without keypoints.
+            None for a model without keypoints. They count `max_detections`.
+        max_detections: detections of a class on an image that count, the best first; for a kind of
+            which COCO counts more (`COCO_LIMITS`), COCO's number.
+        coco: {"bbox", "segm", "keypoints": {figure: value}} of the kinds that were evaluated, COCO's
+            own figures: 100 detections count, 20 of keypoints.
         unreadable: [(image id, reason)] of images that couldn't be read, whose objects count as
             missed.
     """
@@ -76,6 +96,8 @@ class Evaluation:
     truth: Any = None
     unreadable: list = dataclasses.field(default_factory=list)
     keypoints: dict | None = None
+    max_detections: int = 100
+    coco: dict = dataclasses.field(default_factory=dict)
 
     def kinds(self) -> list[tuple[str, dict]]:
         """[(kind, its figures)] that were evaluated."""
@@ -100,16 +122,38 @@ class Evaluation:
         return _text_table("class", heads, rows)
 
     def summary(self) -> str:
-        """All of COCO's figures as text, a row for each kind; keypoints have their own figures."""
+        """All figures as text, a row for each kind; keypoints have their own figures.
+
+        Where more detections count than in COCO's own figures, those follow, named as such.
+        """
         rows = []
         for kind, figures in self.kinds():
-            values = [figures[figure] for figure in FIGURES]
-            rows.append((TITLES[kind], values))
-        text = _text_table("", FIGURES, rows)
+            rows += self._summary_rows(kind, figures)
+        text = _text_table("", self._columns(), rows)
         if self.keypoints:
-            row = ("keypoint", list(self.keypoints.values()))
-            text += "\n\n" + _text_table("", KEYPOINT_FIGURES, [row])
+            rows = self._summary_rows("keypoints", self.keypoints)
+            text += "\n\n" + _text_table("", KEYPOINT_FIGURES, rows)
         return text
+
+    def _columns(self) -> list[str]:
+        """Names of the figures of boxes and masks."""
+        columns = list(FIGURES)
+        if self.max_detections > COCO_LIMITS["bbox"]:
+            columns.insert(columns.index("AR100") + 1, f"AR{self.max_detections}")
+        return columns
+
+    def _summary_rows(self, kind: str, figures: dict) -> list[tuple[str, list[float]]]:
+        """The figures of a kind, and COCO's own where more detections count than in these."""
+        columns: Sequence[str] = KEYPOINT_FIGURES
+        if kind != "keypoints":
+            columns = self._columns()
+        rows = [(TITLES[kind], [figures[name] for name in columns])]
+        limit = COCO_LIMITS[kind]
+        if self.max_detections > limit and kind in self.coco:
+            own = [self.coco[kind].get(name, float("nan")) for name in columns]
+            title = f"{TITLES[kind]}, best {self.max_detections} count"
+            rows = [(title, rows[0][1]), (f"{TITLES[kind]}, COCO's best {limit}", own)]
+        return rows
 
     def save(self, folder: Any) -> list[str]:
         """Writes tables, figures, results, curves and pictures. Returns their paths.
@@ -143,6 +187,8 @@ class Evaluation:
             "per_class": self.per_class,
             "images": self.images,
             "unreadable": self.unreadable,
+            "max_detections": self.max_detections,
+            "coco": self.coco,
         }
         if self.keypoints:
             figures["keypoints"] = self.keypoints
@@ -589,9 +635,15 @@ def _cocoeval(
     truth: Truth,
     detections: list[dict],
     kind: str,
+    limit: int,
     sigmas: Sequence[float] | None = None,
 ) -> Any:
-    """A COCOeval that has run; sigmas: [K] of keypoints, None for COCO's."""
+    """A COCOeval that has run.
+
+    Args:
+        limit: detections of a class on an image that count, at least COCO's own number.
+        sigmas: [K] of keypoints, None for COCO's.
+    """
     from pycocotools.cocoeval import COCOeval
 
     # A row with more than one of these would take its area from the box; COCO takes a mask's or the
@@ -610,11 +662,13 @@ def _cocoeval(
         else:
             results = _coco({**truth.data, "annotations": []})
         run = COCOeval(coco, results, kind)
+        # Matching is greedy from the best detection on: the figures at a lower limit of a run are
+        # those of a run with that limit alone.
+        run.params.maxDets = sorted({*run.params.maxDets, limit})
         if sigmas is not None:
             run.params.kpt_oks_sigmas = np.asarray(sigmas, float)
         run.evaluate()
         run.accumulate()
-        run.summarize()
     return run
 
 
@@ -631,29 +685,62 @@ def _mean(values: np.ndarray) -> float:
     return float(known.mean())
 
 
-def _overall_figures(run: Any, names: Sequence[str]) -> dict[str, float]:
-    """{figure: value} over all classes of a COCOeval, NaN where it writes -1."""
-    figures = {}
-    for name, value in zip(names, run.stats):
-        figures[name] = float(value)
-        if value < 0:
-            figures[name] = float("nan")
-    return figures
+# What a figure is the mean of: (whether it is a recall, IoU or None for all ten, COCO's area).
+_MEASURES: dict[str, tuple[bool, float | None, str]] = {
+    "AP": (False, None, "all"),
+    "AP50": (False, 0.5, "all"),
+    "AP75": (False, 0.75, "all"),
+    "APs": (False, None, "small"),
+    "APm": (False, None, "medium"),
+    "APl": (False, None, "large"),
+    "AR": (True, None, "all"),
+    "AR50": (True, 0.5, "all"),
+    "AR75": (True, 0.75, "all"),
+    "ARs": (True, None, "small"),
+    "ARm": (True, None, "medium"),
+    "ARl": (True, None, "large"),
+}
+_RECALLS_AT = {"AR1": 1, "AR10": 10, "AR100": 100}
 
 
-def _class_figures(run: Any, column: int) -> dict[str, float]:
+def _figure(run: Any, name: str, limit: int, column: int | None = None) -> float:
+    """A figure of a COCOeval, NaN where COCO has none.
+
+    Args:
+        name: one of `FIGURES` or `KEYPOINT_FIGURES`; AR1, AR10, AR100 have limits of their own.
+        limit: detections that count.
+        column: a class's place; None for the mean over all.
+    """
+    if name in _RECALLS_AT:
+        limit = _RECALLS_AT[name]
+        name = "AR"
+    is_recall, iou, area = _MEASURES[name]
+    params = run.params
+    if is_recall:
+        values = run.eval["recall"]  # [IoUs, classes, areas, limits]
+    else:
+        values = run.eval["precision"]  # [IoUs, recalls, classes, areas, limits]
+    values = values[..., params.areaRngLbl.index(area), params.maxDets.index(limit)]
+    if iou is not None:
+        values = values[np.isclose(params.iouThrs, iou)]
+    if column is not None:
+        values = values[..., column]
+    return _mean(values)
+
+
+def _overall_figures(run: Any, names: Sequence[str], limit: int) -> dict[str, float]:
+    """{figure: value} over all classes of a COCOeval."""
+    return {name: _figure(run, name, limit) for name in names}
+
+
+def _class_figures(run: Any, column: int, limit: int) -> dict[str, float]:
     """{figure: value} of `CLASS_FIGURES` for one class of a COCOeval."""
-    precision = run.eval["precision"][:, :, column, :, -1]  # [IoUs, recalls, areas]
-    recall = run.eval["recall"][:, column, :, -1]  # [IoUs, areas]
-    return {
-        "AP": _mean(precision[:, :, 0]),
-        "AP50": _mean(precision[0, :, 0]),
-        "AP75": _mean(precision[5, :, 0]),
-        "APs": _mean(precision[:, :, 1]),
-        "APm": _mean(precision[:, :, 2]),
-        "APl": _mean(precision[:, :, 3]),
-        "AR100": _mean(recall[:, 0]),
-    }
+    return {name: _figure(run, name, limit, column) for name in CLASS_FIGURES}
+
+
+def _counted_limit(kind: str, max_detections: int) -> int:
+    """Detections of a class on an image that count for a kind, never fewer than in COCO's own."""
+    return max(max_detections, COCO_LIMITS[kind])
 
 
 def _curves(run: Any) -> dict[str, np.ndarray]:
@@ -786,9 +873,14 @@ def _pairs(
 
 
 def _keypoint_figures(
-    dataset: Dataset, truth: Truth, detections: list[dict]
-) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
-    """{figure: value} of `KEYPOINT_FIGURES` and {class: {"keypoints AP", "keypoints AP50"}}."""
+    dataset: Dataset, truth: Truth, detections: list[dict], max_detections: int
+) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
+    """Figures of keypoints.
+
+    Returns:
+        {figure: value} of `KEYPOINT_FIGURES`, the same of COCO's own limit, and {class: {"keypoints
+        AP", "keypoints AP50"}}.
+    """
     sigmas = getattr(dataset, "keypoint_sigmas", None)
     count = 17
     if sigmas is not None:
@@ -812,16 +904,18 @@ def _keypoint_figures(
             annotation = {**annotation, **blank}
         filled.append(annotation)
     truth = dataclasses.replace(truth, data={**truth.data, "annotations": filled})
-    run = _cocoeval(truth, detections, "keypoints", sigmas)
+    limit = _counted_limit("keypoints", max_detections)
+    run = _cocoeval(truth, detections, "keypoints", limit, sigmas)
     names = _category_names(truth)
-    precision = run.eval["precision"][:, :, :, 0, -1]  # [IoUs, recalls, classes]
     per_class = {}
-    for i, category_id in enumerate(run.params.catIds):
+    for column, category_id in enumerate(run.params.catIds):
         per_class[names[category_id]] = {
-            "keypoints AP": _mean(precision[:, :, i]),
-            "keypoints AP50": _mean(precision[0, :, i]),
+            "keypoints AP": _figure(run, "AP", limit, column),
+            "keypoints AP50": _figure(run, "AP50", limit, column),
         }
-    return _overall_figures(run, KEYPOINT_FIGURES), per_class
+    figures = _overall_figures(run, KEYPOINT_FIGURES, limit)
+    coco_figures = _overall_figures(run, KEYPOINT_FIGURES, COCO_LIMITS["keypoints"])
+    return figures, coco_figures, per_class
 
 
 def _category_names(truth: Truth) -> dict[int, str]:
@@ -837,6 +931,7 @@ def evaluate_detections(
     seconds: float = 0.0,
     truth: Truth | None = None,
     keypoints: bool = False,
+    max_detections: int | None = None,
 ) -> Evaluation:
     """COCO's figures of stored detections.
 
@@ -850,6 +945,9 @@ def evaluate_detections(
         truth: `Truth` of these images, if it is at hand.
         keypoints: evaluate keypoints too, with COCO's tolerances or, for other keypoints than a
             person's 17, those of the dataset's attribute `keypoint_sigmas`.
+        max_detections: detections of a class on an image that count, the best first:
+            DETECTION_MAX_INSTANCES of the model that made them; None for all that are given.
+            Fewer than in COCO's own figures, which see `Evaluation`, are taken for that number.
 
     Returns:
         Evaluation.
@@ -865,19 +963,26 @@ def evaluate_detections(
             "detections belong to the images that are evaluated. Received: image_id"
             f" {sorted(strangers)[:5]}"
         )
+    if max_detections is None:
+        max_detections = _most_on_an_image(detections)
     names = _category_names(truth)
     per_class: dict[str, dict[str, float]] = {name: {} for name in names.values()}
     overall = {}
+    coco_figures = {}
     curves = {}
     kinds = ["bbox"]
     if masks:
         kinds.append("segm")
     for kind in kinds:
-        run = _cocoeval(truth, detections, kind)
-        overall[kind] = _overall_figures(run, FIGURES)
+        limit = _counted_limit(kind, max_detections)
+        run = _cocoeval(truth, detections, kind, limit)
+        overall[kind] = _overall_figures(run, FIGURES, limit)
+        coco_figures[kind] = _overall_figures(run, FIGURES, COCO_LIMITS[kind])
+        if limit > COCO_LIMITS[kind]:
+            overall[kind][f"AR{limit}"] = _figure(run, "AR", limit)
         curves[kind] = _curves(run)
         for column, category_id in enumerate(run.params.catIds):
-            figures = _class_figures(run, column)
+            figures = _class_figures(run, column, limit)
             for figure, value in figures.items():
                 per_class[names[category_id]][f"{kind} {figure}"] = value
     confusion_kind = "bbox"
@@ -893,12 +998,22 @@ def evaluate_detections(
         curves=curves,
         confusion=confusion_matrix(truth, detections, kind=confusion_kind),
         truth=truth,
+        max_detections=max_detections,
+        coco=coco_figures,
     )
     if keypoints:
-        evaluation.keypoints, by_class = _keypoint_figures(dataset, truth, detections)
+        evaluation.keypoints, coco_figures["keypoints"], by_class = _keypoint_figures(
+            dataset, truth, detections, max_detections
+        )
         for name, figures in by_class.items():
             per_class[name].update(figures)
     return evaluation
+
+
+def _most_on_an_image(detections: list[dict]) -> int:
+    """The largest number of detections of a class on an image."""
+    counts = collections.Counter((row["image_id"], row["category_id"]) for row in detections)
+    return max(counts.values(), default=0)
 
 
 # ---- Running a model over a dataset --------------------------------------------------------------
@@ -1053,6 +1168,7 @@ def evaluate(
         seconds=time.monotonic() - start,
         truth=truth,
         keypoints=model.config.USE_KEYPOINTS,
+        max_detections=model.config.DETECTION_MAX_INSTANCES,
     )
     evaluation.unreadable = unreadable
     return evaluation

@@ -261,3 +261,120 @@ def test_truth_of_masks_knows_every_class_whatever_the_last_image_holds():
         }
         rows += evaluate.coco_results(image_id, result, truth.class_ids)
     assert [row["category_id"] for row in json.loads(json.dumps(rows))] == [2, 1]
+
+
+# ---- How many detections count -------------------------------------------------------------------
+
+
+class Crowded(Dataset):
+    """One image with `count` objects of one class in rows of 20, 6 x 6 pixels each."""
+
+    def __init__(self, count):
+        super().__init__()
+        self.add_class("cells", 1, "cell")
+        self.add_image("cells", 0, path=None)
+        self.count = count
+        self.prepare()
+
+    def load_image(self, image_id):
+        return np.zeros((200, 200, 3), np.uint8)
+
+    def boxes(self):
+        corners = [(10 * (i // 20), 10 * (i % 20)) for i in range(self.count)]
+        return np.array([(y, x, y + 6, x + 6) for y, x in corners])
+
+    def load_mask(self, image_id):
+        masks = np.zeros((200, 200, self.count), bool)
+        for i, (y1, x1, y2, x2) in enumerate(self.boxes()):
+            masks[y1:y2, x1:x2, i] = True
+        return masks, np.ones(self.count, np.int32)
+
+    def load_keypoints(self, image_id):
+        points = np.full((self.count, 17, 3), 2.0)
+        points[..., :2] = self.boxes()[:, None, :2] + np.arange(17)[None, :, None] / 5
+        return points
+
+
+class FindsAll:
+    """A model that finds every object of a `Crowded` exactly."""
+
+    def __init__(self, dataset, limit=100, keypoints=False):
+        from mrcnn.config import Config
+
+        self.config = Config(
+            NUM_CLASSES=2, DETECTION_MAX_INSTANCES=limit, USE_KEYPOINTS=keypoints, IMAGES_PER_GPU=1
+        )
+        self.dataset = dataset
+
+    def detect(self, images):
+        masks, class_ids = self.dataset.load_mask(0)
+        result = {
+            "rois": self.dataset.boxes(),
+            "class_ids": class_ids,
+            "scores": np.linspace(1, 0.5, len(class_ids)),
+            "masks": masks,
+        }
+        if self.config.USE_KEYPOINTS:
+            result["keypoints"] = self.dataset.load_keypoints(0)
+        return [result]
+
+
+def test_as_many_detections_count_as_the_model_may_give(tmp_path):
+    """150 objects, all found. COCO's limit of 100 gives a recall of 2/3 and, of its 101 recalls, 67
+    with precision 1: AP 67/101. With DETECTION_MAX_INSTANCES = 400 AP is 1, and COCO's is named."""
+    dataset = Crowded(150)
+    result = evaluate.evaluate(FindsAll(dataset, 400), dataset, progress=False)
+    assert result.max_detections == 400
+    for kind, figures in result.kinds():
+        assert figures["AP"] == figures["APs"] == figures["AR400"] == figures["ARs"] == 1
+        assert figures["AR100"] == pytest.approx(2 / 3) and figures["AR10"] == pytest.approx(1 / 15)
+        own = result.coco[kind]
+        assert own["AP"] == pytest.approx(67 / 101) and own["AR100"] == pytest.approx(2 / 3)
+        assert list(own) == list(evaluate.FIGURES)
+        assert result.per_class["cell"][f"{kind} AP"] == 1
+        assert result.curves[kind]["precision"].mean() == 1
+        stats = direct(result.truth.data, result.detections, kind, [0])
+        for name, value in zip(evaluate.FIGURES, stats):
+            assert np.isnan(own[name]) if value < 0 else own[name] == pytest.approx(value)
+    rows = result.summary().splitlines()
+    assert rows[0].split()[6:10] == ["AR1", "AR10", "AR100", "AR400"]
+    assert [row.split("  ")[0] for row in rows[1:]] == [
+        "box, best 400 count",
+        "box, COCO's best 100",
+        "mask, best 400 count",
+        "mask, COCO's best 100",
+    ]
+    paths = {path.rsplit("/", 1)[1]: path for path in result.save(tmp_path)}
+    with open(paths["figures.json"]) as file:
+        saved = json.load(file)
+    assert saved["segm"]["AP"] == 1 and saved["max_detections"] == 400
+    assert saved["coco"]["segm"]["AP"] == pytest.approx(67 / 101)
+    # Stored detections: all that are given count, unless a limit is named.
+    rows = result.detections
+    assert evaluate.evaluate_detections(dataset, rows).bbox["AP"] == 1
+    limited = evaluate.evaluate_detections(dataset, rows, max_detections=100)
+    assert limited.bbox["AP"] == pytest.approx(67 / 101) and "AR400" not in limited.bbox
+
+
+def test_with_the_default_limit_figures_are_cocos_alone():
+    dataset = Crowded(120)
+    result = evaluate.evaluate(FindsAll(dataset), dataset, progress=False)
+    assert list(result.bbox) == list(evaluate.FIGURES)
+    assert result.coco["bbox"] == pytest.approx(result.bbox, nan_ok=True)
+    assert result.bbox["AP"] < 0.9 and "COCO" not in result.summary()
+    few = evaluate.evaluate(FindsAll(dataset, 5), dataset, progress=False)
+    assert few.bbox == pytest.approx(result.bbox, nan_ok=True)
+
+
+def test_keypoints_count_as_many_as_boxes(monkeypatch):
+    """30 people, all found: COCO's limit of 20 gives AR 2/3."""
+    dataset = Crowded(30)
+    result = evaluate.evaluate(FindsAll(dataset, 100, True), dataset, progress=False)
+    assert result.keypoints["AR"] == 1 and result.coco["keypoints"]["AR"] == pytest.approx(2 / 3)
+    assert result.per_class["cell"]["keypoints AP"] == 1
+    assert "keypoint, COCO's best 20" in result.summary() and "box, COCO" not in result.summary()
+    stats = direct(result.truth.data, result.detections, "keypoints", [0])
+    own = list(result.coco["keypoints"].values())
+    known = stats > -1
+    np.testing.assert_allclose(np.array(own)[known], stats[known])
+    assert np.isnan(np.array(own)[~known]).all()
