@@ -19,14 +19,15 @@ import hashlib
 import io
 import json
 import logging
+import os
 import pathlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from mrcnn import utils, visualize
+from mrcnn import __version__, utils, visualize
 from mrcnn.files import atomic
 from mrcnn.masks import encode, to_rle
 from mrcnn.utils import Dataset
@@ -79,8 +80,8 @@ class Evaluation:
             None for a model without keypoints. They count `max_detections`.
         max_detections: detections of a class on an image that count, the best first; for a kind of
             which COCO counts more (`COCO_LIMITS`), COCO's number.
-        coco: {"bbox", "segm", "keypoints": {figure: value}} of the kinds that were evaluated, COCO's
-            own figures: 100 detections count, 20 of keypoints.
+        coco: {"bbox", "segm", "keypoints": {figure: value}} of the evaluated kinds, COCO's own
+            figures: 100 detections count, 20 of keypoints.
         unreadable: [(image id, reason)] of images that couldn't be read, whose objects count as
             missed.
     """
@@ -450,10 +451,11 @@ def _coco(data: dict) -> Any:
 
 
 def _ids(dataset: Dataset, image_ids: Iterable[int] | None) -> list[int]:
-    """The image ids that were asked for, or all."""
+    """The image ids that were asked for, each once, or all."""
     if image_ids is None:
         image_ids = dataset.image_ids
-    return [int(image_id) for image_id in image_ids]
+    # An image that is named twice counts once.
+    return list(dict.fromkeys(int(image_id) for image_id in image_ids))
 
 
 def ground_truth(
@@ -559,7 +561,7 @@ def _mask_truth(
         masks, class_ids = dataset.load_mask(image_id)
         shape = masks.shape
         if not masks.shape[2]:
-            shape = dataset.load_image(image_id).shape
+            shape = _shape(dataset, image_id)
         images.append(
             {
                 "id": image_id,
@@ -591,6 +593,17 @@ def _mask_truth(
         "categories": categories,
     }
     return Truth(data, {i: i for i in image_ids}, category_ids, official=False)
+
+
+def _shape(dataset: Dataset, image_id: int) -> Sequence[int]:
+    """(height, width, ...) of an image without objects; (0, 0) of one that can't be read."""
+    info = dataset.image_info[image_id]
+    if info.get("height") and info.get("width"):
+        return info["height"], info["width"]
+    try:
+        return dataset.load_image(image_id).shape
+    except (OSError, ValueError):
+        return 0, 0  # nothing will be detected on it; the evaluation says why
 
 
 def _annotations_of(masks: np.ndarray, class_ids: np.ndarray) -> list[dict]:
@@ -1024,58 +1037,79 @@ class _Log:
 
     Args:
         path: the file; None keeps nothing.
-        key: what the results depend on; a file of another key is begun anew.
+        key: what all results depend on; a file of another key is begun anew.
 
     Attributes:
-        done: {image's name: its COCO results}.
+        done: {an image's key, see `_image_key`: its COCO results}.
+
+    Raises:
+        ValueError: a file that is something else.
     """
+
+    HEAD = b'{"mrcnn_evaluation": '
 
     def __init__(self, path: Any, key: str | None):
         self.done: dict[str, list[dict]] = {}
-        self._file: BinaryIO | None = None
+        self._file: io.FileIO | None = None
         if path is None:
             return
-        path = pathlib.Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        end = self._read(path, key)
-        self._file = open(path, "r+b")  # noqa: SIM115  closed by `close`
+        self._path = pathlib.Path(path)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.touch()
+        self._end = self._read(key)
+        # Without a buffer: what `add` took is the system's, whenever the program is killed.
+        self._file = open(self._path, "r+b", buffering=0)  # noqa: SIM115  closed by `close`
         # What a killed program wrote of a line is cut off.
-        self._file.truncate(end)
-        self._file.seek(end)
-        if not end:
+        self._file.truncate(self._end)
+        if not self._end:
             self._write({"mrcnn_evaluation": key})
 
-    def _read(self, path: pathlib.Path, key: str | None) -> int:
+    def _read(self, key: str | None) -> int:
         """Reads the results of a file of the same key; bytes of its whole lines, 0 for another."""
-        with open(path, "rb") as file:
+        with open(self._path, "rb") as file:
             head = file.readline()
-            if not head:
-                return 0
+            if not head.startswith(self.HEAD) and not self.HEAD.startswith(head):
+                raise ValueError(
+                    f"{self._path} is no file of an evaluation that was interrupted; it is left as"
+                    " it is. Name another one"
+                )
             entry = _entry(head)
-            if entry is None or entry.get("mrcnn_evaluation") != key:
+            if entry is None:
+                return 0
+            if entry.get("mrcnn_evaluation") != key:
                 logger.warning(
-                    "%s has results of other weights, settings or classes; it is begun anew", path
+                    "%s has results of other weights, settings or classes; it is begun anew",
+                    self._path,
                 )
                 return 0
             end = len(head)
             for line in file:
                 entry = _entry(line)
-                if entry is None:
+                if entry is None or not {"image", "results"} <= entry.keys():
                     break
                 self.done[entry["image"]] = entry["results"]
                 end += len(line)
         return end
 
     def _write(self, entry: dict) -> None:
-        if self._file is not None:
-            self._file.write(json.dumps(entry).encode() + b"\n")
-            self._file.flush()
+        """Appends a line, whole or not at all. Raises OSError that names the file: a full disk."""
+        if self._file is None:
+            return
+        line = json.dumps(entry).encode() + b"\n"
+        self._file.seek(self._end)
+        left = memoryview(line)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as error:
+            self._file.truncate(self._end)
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._end += len(line)
 
-    def add(self, name: str, results: list[dict]) -> None:
+    def add(self, key: str, results: list[dict]) -> None:
         """Takes the results of one image."""
-        self.done[name] = results
-        self._write({"image": name, "results": results})
+        self.done[key] = results
+        self._write({"image": key, "results": results})
 
     def close(self) -> None:
         """Closes the file."""
@@ -1096,24 +1130,55 @@ def _entry(line: bytes) -> dict | None:
     return entry
 
 
-def _key(model: Any, dataset: Dataset) -> str:
-    """Digest of what detections depend on: weights, settings, classes."""
+# What may change from run to run without another detection.
+_NOT_DETECTING = ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE", "WORKERS")
+
+
+def _key(model: Any, dataset: Dataset, truth: Truth) -> str:
+    """Digest of what all detections depend on: version, weights, settings, classes."""
     digest = hashlib.sha256()
     for variable in getattr(getattr(model, "keras_model", None), "weights", ()):
-        digest.update(np.ascontiguousarray(variable).data)
+        values = np.ascontiguousarray(variable)
+        name = getattr(variable, "path", getattr(variable, "name", ""))
+        digest.update(f"{name} {values.shape} {values.dtype}".encode())
+        digest.update(values.data)
     settings = {}
     for name, value in model.config.to_dict().items():
-        if name not in ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE"):
-            settings[name] = str(getattr(value, "__name__", value))
-    text = json.dumps([settings, dataset.class_info], sort_keys=True, default=str)
+        if name not in _NOT_DETECTING:
+            settings[name] = _setting_text(value)
+    classes = [dataset.class_info, sorted(truth.class_ids.items())]
+    text = json.dumps([__version__, settings, classes], sort_keys=True, default=str)
     digest.update(text.encode())
     return digest.hexdigest()
 
 
-def _name(dataset: Dataset, image_id: int) -> str:
-    """An image's name in a `_Log`."""
-    info = dataset.image_info[image_id]
-    return f"{info['source']}.{info['id']}"
+def _setting_text(value: Any) -> str:
+    """A setting's value as text that differs where values do; of a function name and code."""
+    if isinstance(value, np.ndarray):
+        return str(value.tolist())
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        return f"{value.__name__} {code.co_code.hex()} {code.co_names}"
+    return str(getattr(value, "__name__", value))
+
+
+def _image_key(dataset: Dataset, image_id: int, image: np.ndarray) -> str:
+    """Digest of an image: its pixels, and the path, size and time of its file if it has one.
+
+    Names and ids are no part of it: those of two datasets may be the same.
+    """
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
+    digest.update(pixels.data)
+    path = dataset.image_info[image_id].get("path")
+    if isinstance(path, (str, os.PathLike)):
+        try:
+            state = os.stat(path)
+            digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
+        except (OSError, ValueError):
+            pass  # a dataset that makes its images may name no file
+        digest.update(os.fsencode(os.path.realpath(path)))
+    return digest.hexdigest()
 
 
 def evaluate(
@@ -1133,11 +1198,16 @@ def evaluate(
         dataset: prepared `Dataset`.
         image_ids: None for all.
         progress: draw a bar with images per second on stderr.
-        resume: a file that takes the results so far. An evaluation of the same weights, settings
-            and classes goes on there, on these or other images.
+        resume: a file that takes the results so far; a program that is killed loses those of one
+            batch at most. An evaluation of the same weights, settings and classes goes on there, on
+            these or other images: an image has its results there if its pixels, as `load_image`
+            gives them, are the same, and path, size and time of its file, if it has one. So every
+            image is read again, but not detected on. The truth is never kept.
 
     Raises:
-        ValueError: no images, or none that can be read; classes that the model doesn't have.
+        ValueError: no images, or none that can be read; classes that the model doesn't have;
+            `resume` is a file of something else.
+        OSError: `resume` can't be written (a full disk); what it holds stays.
     """
     ids = _ids(dataset, image_ids)
     if not ids:
@@ -1150,16 +1220,17 @@ def evaluate(
     truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
     key = None
     if resume is not None:
-        key = _key(model, dataset)
+        key = _key(model, dataset, truth)
     log = _Log(resume, key)
     start = time.monotonic()
     try:
-        unreadable = _detect(model, dataset, ids, truth, log, resume, progress)
+        results, unreadable = _detect(model, dataset, ids, truth, log, progress)
     finally:
         log.close()
     detections = []
     for image_id in ids:
-        detections += log.done.get(_name(dataset, image_id), [])
+        for row in results.get(image_id, []):
+            detections.append({**row, "image_id": truth.image_ids[image_id]})
     evaluation = evaluate_detections(
         dataset,
         detections,
@@ -1180,50 +1251,61 @@ def _detect(
     image_ids: list[int],
     truth: Truth,
     log: _Log,
-    resume: Any,
     progress: bool,
-) -> list[tuple[int, str]]:
-    """Detects on the images that the log has no results of; [(image id, reason)] of unreadable."""
-    left = [image_id for image_id in image_ids if _name(dataset, image_id) not in log.done]
-    if len(left) < len(image_ids):
-        logger.info(
-            "%d of %d images have results in %s", len(image_ids) - len(left), len(image_ids), resume
-        )
+) -> tuple[dict[int, list[dict]], list[tuple[int, str]]]:
+    """Detects on the images that the log has no results of.
+
+    Returns:
+        {image id: COCO results} and [(image id, reason)] of those that can't be read.
+    """
+    results: dict[int, list[dict]] = {}
     unreadable: list[tuple[int, str]] = []
+    waiting: list[tuple[int, str, np.ndarray]] = []  # (image id, key, image)
+    kept = 0
     start = time.monotonic()
-    size = model.config.BATCH_SIZE
-    for first in range(0, len(left), size):
-        batch = left[first : first + size]
-        images = _readable(dataset, batch, unreadable)
-        enough_to_tell = len(unreadable) >= min(len(image_ids), 10)
-        if not log.done and not images and enough_to_tell:
-            raise ValueError(
-                f"none of the first {len(unreadable)} images can be read; the first:"
-                f" {unreadable[0][1]}"
-            )
-        results = []
-        if images:
-            results = model.detect(list(images.values()))
-        for image_id, result in zip(images, results):
+
+    def detect_waiting():
+        if not waiting:
+            return
+        found = model.detect([image for _, _, image in waiting])
+        for (image_id, key, _), result in zip(waiting, found):
             rows = coco_results(truth.image_ids[image_id], result, truth.class_ids)
-            log.add(_name(dataset, image_id), rows)
-        if progress:
-            done = first + len(batch)
-            utils.show_progress("evaluating", done, len(left), time.monotonic() - start)
-    return unreadable
+            log.add(key, rows)
+            results[image_id] = rows
+        waiting.clear()
+
+    for done, image_id in enumerate(image_ids, 1):
+        image = _readable(dataset, image_id, unreadable)
+        if len(unreadable) == done >= min(len(image_ids), 10):
+            raise ValueError(
+                f"none of the first {done} images can be read; the first: {unreadable[0][1]}"
+            )
+        if image is not None:
+            key = _image_key(dataset, image_id, image)
+            if key in log.done:
+                results[image_id] = log.done[key]
+                kept += 1
+            else:
+                waiting.append((image_id, key, image))
+        if len(waiting) == model.config.BATCH_SIZE or done == len(image_ids):
+            detect_waiting()
+        if progress and not waiting:
+            utils.show_progress("evaluating", done, len(image_ids), time.monotonic() - start)
+    if kept:
+        logger.info("%d of %d images had their results already", kept, len(image_ids))
+    return results, unreadable
 
 
 def _readable(
     dataset: Dataset,
-    image_ids: list[int],
+    image_id: int,
     unreadable: list[tuple[int, str]],
-) -> dict[int, np.ndarray]:
-    """{image id: image} of those that can be read; the others are added to `unreadable`."""
-    images = {}
-    for image_id in image_ids:
-        try:
-            images[image_id] = dataset.load_image(image_id)
-        except (OSError, ValueError) as error:
-            logger.warning("%s; its objects count as missed", error)
-            unreadable.append((image_id, str(error)))
-    return images
+) -> np.ndarray | None:
+    """An image, or None for one that can't be read, which is added to `unreadable`."""
+    try:
+        return dataset.load_image(image_id)
+    except (OSError, ValueError, MemoryError) as error:
+        reason = str(error) or f"image {image_id}: {type(error).__name__}"
+        logger.warning("%s; its objects count as missed", reason)
+        unreadable.append((image_id, reason))
+        return None

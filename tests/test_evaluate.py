@@ -277,14 +277,14 @@ class Crowded(Dataset):
         self.prepare()
 
     def load_image(self, image_id):
-        return np.zeros((200, 200, 3), np.uint8)
+        return np.zeros((60, 140, 3), np.uint8)
 
     def boxes(self):
-        corners = [(10 * (i // 20), 10 * (i % 20)) for i in range(self.count)]
+        corners = [(7 * (i // 20), 7 * (i % 20)) for i in range(self.count)]
         return np.array([(y, x, y + 6, x + 6) for y, x in corners])
 
     def load_mask(self, image_id):
-        masks = np.zeros((200, 200, self.count), bool)
+        masks = np.zeros((60, 140, self.count), bool)
         for i, (y1, x1, y2, x2) in enumerate(self.boxes()):
             masks[y1:y2, x1:x2, i] = True
         return masks, np.ones(self.count, np.int32)

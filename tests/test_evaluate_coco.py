@@ -4,13 +4,17 @@ evaluations that go on."""
 import contextlib
 import io
 import json
+import os
 import pathlib
+import subprocess
+import sys
 import weakref
 
 import generated_coco
 import numpy as np
 import oracle
 import pytest
+from PIL import Image
 
 from mrcnn import coco, evaluate, media
 from mrcnn.utils import Dataset
@@ -409,6 +413,167 @@ def test_an_interrupted_evaluation_goes_on(dataset, tmp_path, caplog):
     more = Model(threshold=300)
     evaluate.evaluate(more, dataset, progress=False, resume=log)
     assert more.seen == 5  # a larger --limit goes on too
+
+
+def test_results_are_known_by_pixels_path_size_and_time(tmp_path):
+    """Two datasets of the same names and ids, one output: the second is looked at, and the first's
+    results are still there. A replaced image is looked at again, whatever its size and time."""
+    log = tmp_path / "evaluation.jsonl"
+    datasets = []
+    for name, seed in (("one", 0), ("two", 1)):
+        generated_coco.write(tmp_path / name, seed=seed)
+        path = tmp_path / name / "annotations" / "instances_val2017.json"
+        datasets.append(load(path, tmp_path / name / "val2017"))
+
+    def seen(dataset, **settings):
+        model = Model(**settings)
+        result = evaluate.evaluate(model, dataset, progress=False, resume=log)
+        fresh = evaluate.evaluate(Model(**settings), dataset, progress=False)
+        assert result.detections == fresh.detections
+        return model.seen
+
+    one, two = datasets
+    assert [info["id"] for info in one.image_info] == [info["id"] for info in two.image_info]
+    assert [seen(one), seen(two), seen(one), seen(two)] == [8, 8, 0, 0]
+    first, second = (pathlib.Path(one.image_info[i]["path"]) for i in (0, 1))
+    state = second.stat()
+    second.write_bytes(first.read_bytes())  # the same path
+    assert seen(one) == 1
+    os.utime(second, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert seen(one) == 1  # another time
+    second.write_bytes(first.read_bytes())
+    os.utime(second, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert seen(one) == 0
+    # Others of the same size and time.
+    third = pathlib.Path(one.image_info[2]["path"])
+    pixels = media.read_image(third)
+    bitmap = third.with_suffix(".bmp")
+    one.image_info[2]["path"] = bitmap
+    for image, expected in ((pixels, 1), (pixels[::-1], 1), (pixels[::-1], 0)):
+        Image.fromarray(np.ascontiguousarray(image)).save(bitmap)
+        os.utime(bitmap, ns=(state.st_atime_ns, state.st_mtime_ns))
+        assert seen(one) == expected
+
+
+class Made(Dataset):
+    """Images that are made, no files: gray with a bright square."""
+
+    def __init__(self, shift=0, count=3, path=None):
+        super().__init__()
+        for class_id, name in enumerate("abc", 1):
+            self.add_class("made", class_id, name)
+        for i in range(count):
+            self.add_image("made", i, path=path)
+        self.shift = shift
+        self.prepare()
+
+    def load_image(self, image_id):
+        image = np.full((40, 40, 3), 90, np.uint8)
+        image[5 + image_id + self.shift : 25, 5:25] = 255
+        return image
+
+    def load_mask(self, image_id):
+        return (self.load_image(image_id)[..., :1] == 255), np.array([1], np.int32)
+
+
+@pytest.mark.parametrize("path", [None, "not/there.png", 7])
+def test_images_without_files_are_known_by_their_pixels(tmp_path, path):
+    log = tmp_path / "log.jsonl"
+    model = Model()
+    evaluate.evaluate(model, Made(path=path), progress=False, resume=log)
+    assert model.seen == 3
+    again, other = Model(), Model()
+    # Others of the dataset, in another place.
+    evaluate.evaluate(again, Made(path=path, count=5), [4, 1, 1], progress=False, resume=log)
+    assert again.seen == 1
+    result = evaluate.evaluate(other, Made(4, path=path), progress=False, resume=log)
+    # Its first image is known from the run before: the same pixels, as number 4 there.
+    assert other.seen == 2 and result.segm["AP"] == 1
+
+
+def test_whatever_changes_detections_begins_anew(tmp_path):
+    log = tmp_path / "log.jsonl"
+
+    def function(kernel):
+        return lambda shape: kernel
+
+    def seen(classes=(), **settings):
+        dataset = Made()
+        for name in classes:
+            dataset.class_info[1]["name"] = name
+        model = Model()
+        for name, value in settings.items():
+            setattr(model.config, name, value)
+        model.keras_model = settings.pop("keras_model", None)
+        evaluate.evaluate(model, dataset, progress=False, resume=log)
+        return model.seen
+
+    class Network:
+        def __init__(self, *arrays):
+            self.weights = arrays
+
+    zeros = np.zeros((2, 3), np.float32)
+    for settings in (
+        {},
+        {"DETECTION_NMS_THRESHOLD": 0.9},
+        {"MEAN_PIXEL": np.arange(3000.0)},
+        {"MEAN_PIXEL": np.arange(3000.0) + (np.arange(3000) == 1500)},
+        {"TEST_FLIP": True},
+        {"keras_model": Network(zeros)},
+        {"keras_model": Network(zeros + 1)},
+        {"keras_model": Network(zeros.T)},
+        {"classes": ["another"]},
+    ):
+        assert seen(**settings) == 3, settings
+        assert seen(**settings, IMAGES_PER_GPU=1, WORKERS=5) == 0, settings
+
+
+def test_a_file_of_something_else_is_left_as_it_is(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text('[{"image_id": 1}]')
+    with pytest.raises(ValueError, match="results.json is no file of an evaluation"):
+        evaluate.evaluate(Model(), Made(), progress=False, resume=path)
+    assert path.read_text() == '[{"image_id": 1}]'
+
+
+@pytest.mark.parametrize("cut", [1, 5, 30, 94, 95, 96, 200, -1, -2, -200])
+def test_killed_at_any_byte(tmp_path, cut):
+    """What is whole is kept, each image is once in the file and in the result."""
+    log = tmp_path / "log.jsonl"
+    whole = evaluate.evaluate(Model(), Made(), progress=False, resume=log)
+    content = log.read_bytes()
+    log.write_bytes(content[:cut])
+    again = evaluate.evaluate(Model(), Made(), progress=False, resume=log)
+    assert again.detections == whole.detections and log.read_bytes() == content
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    """A limit on the size of files stands for it: one error that names the file, and all before
+    it is kept."""
+    code = f"""
+import resource, sys
+sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
+import test_evaluate_coco as test
+from mrcnn import evaluate
+log = {str(tmp_path / "log.jsonl")!r}
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    evaluate.evaluate(test.Model(), test.Made(count=8), progress=False, resume=log)
+except OSError as error:
+    sys.exit(str(error))
+"""
+    limit = 700
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(limit)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "File too large: " in done.stderr
+    assert "log.jsonl" in done.stderr and "Traceback" not in done.stderr
+    content = (tmp_path / "log.jsonl").read_bytes()
+    assert 200 < len(content) <= limit and content.endswith(b"\n")
+    model = Model()
+    evaluate.evaluate(model, Made(count=8), progress=False, resume=tmp_path / "log.jsonl")
+    assert model.seen == 8 - (content.count(b"\n") - 1) < 8
 
 
 def test_photographs_that_cannot_be_read(dataset, tmp_path, caplog):
