@@ -8,11 +8,13 @@ normalised boxes run from 0 to 1 with the convention of `norm_boxes`. Masks of o
 Keras and TensorFlow are not imported, except inside the two functions that work on tensors.
 """
 
+import contextlib
 import logging
 import math
 import os
 import random
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -146,6 +148,522 @@ def generate_pyramid_anchors(
 
 
 ############################################################
+#  Values of images
+############################################################
+
+
+# How far resampling and sharpening may reach beyond a range, as a factor; that is clipped.
+OVERSHOOT = 1.1
+
+
+def value_range(image: np.ndarray) -> tuple[float, float]:
+    """The range that the values of an image are in: what becomes 0 and what becomes 255.
+
+    The one rule for images that are not uint8. `Dataset.load_image`, `read_image`, detection,
+    training, drawing and the writers of pictures and videos all follow it:
+
+    - uint8 has 0..255 and bool False..True.
+    - Fractions up to 2 have 0..1 (resampling and noise reach beyond 1, which is clipped).
+    - Values up to 255 have 0..255, whatever their dtype.
+    - Larger ones have the fewest of 10, 12, 14, 16 ... bits that hold the largest value. The range
+      has steps of two bits, so that the frames of one camera keep theirs unless they differ by
+      more than that; where each frame must have the same, give it: `as_bytes(image, (0, 4095))`,
+      or `Dataset.value_range`.
+    - Where values below 0 are more than an overshoot (a quarter of the largest): fractions within
+      -1..1 have -1..1, and others begin at their smallest value and span a power of two.
+    - Floats and signed integers may lie a tenth beyond a range (overshoot), NaN and infinite values
+      don't count.
+
+    Args:
+        image: [...] of numbers, without an alpha channel.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        ValueError: no numbers.
+    """
+    image = np.asarray(image)
+    kind = image.dtype.kind
+    if kind == "b":
+        return 0.0, 1.0
+    if image.dtype == np.uint8:
+        return 0.0, 255.0
+    if kind not in "uif":
+        raise ValueError(f"An image is an array of numbers. Received: dtype {image.dtype}")
+    low, high = _finite_limits(image)
+    if low < 0 and low < -high / 4:
+        if kind == "f" and low >= -OVERSHOOT and high <= OVERSHOOT:
+            return -1.0, 1.0
+        return low, low + 2.0 ** math.ceil(math.log2(max(high - low, 1e-12) / OVERSHOOT))
+    if kind == "f" and 0 < high <= 2:
+        return 0.0, 1.0
+    slack = OVERSHOOT
+    if kind == "u":
+        slack = 1.0
+    bits = 8
+    while high > slack * (2**bits - 1):
+        bits += 2
+    return 0.0, 2.0**bits - 1
+
+
+def _finite_limits(image):
+    """The smallest and the largest finite value of an array; 0 and 0 where there is none."""
+    if not image.size:
+        return 0.0, 0.0
+    low = float(image.min())
+    high = float(image.max())
+    if math.isfinite(low) and math.isfinite(high):
+        return low, high
+    finite = np.isfinite(image)
+    if not finite.any():
+        return 0.0, 0.0
+    low = float(image.min(where=finite, initial=np.inf))
+    high = float(image.max(where=finite, initial=-np.inf))
+    return low, high
+
+
+def as_bytes(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """A uint8 copy of an image of any type and range of values.
+
+    uint8 stays as it is, bit for bit. Values of 0..255 of another dtype are cut to whole numbers,
+    those of other ranges rounded; what lies beyond the range is clipped, NaN becomes 0.
+
+    Args:
+        image: [...] of numbers.
+        limits: (low, high) that become 0 and 255; None for those of `value_range`.
+
+    Returns:
+        [...] uint8.
+    """
+    image = np.asarray(image)
+    if limits is None:
+        if image.dtype == np.uint8:
+            return image.copy()
+        limits = value_range(image)
+    low, high = limits
+    if not high > low:
+        raise ValueError(f"A range is (low, high) with low below high. Received: {limits}")
+    if image.dtype == np.uint16:
+        # Looking up the values needs no floats, which would take four times the image's memory.
+        return _bytes_of(np.arange(65536), low, high)[image]
+    image = np.atleast_1d(image)
+    out = np.empty(image.shape, np.uint8)
+    rows = max(1, 2**20 // max(image[:1].size, 1))  # at a time, to spare memory
+    for start in range(0, len(image), rows):
+        out[start : start + rows] = _bytes_of(image[start : start + rows], low, high)
+    return out
+
+
+def _bytes_of(values, low, high):
+    """`as_bytes` of a part of an image."""
+    values = np.asarray(values, np.float64)
+    if (low, high) != (0, 255):
+        values = np.rint((values - low) * (255 / (high - low)))
+    values = np.clip(values, 0, 255)
+    return np.where(np.isnan(values), 0, values).astype(np.uint8)
+
+
+def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+    """An image of any kind as it is shown or written: [H, W, 3] uint8, a copy.
+
+    Args:
+        image: [H, W] or [H, W, C]; one or two channels are gray (and alpha), of more the first
+            three are taken.
+        limits: see `as_bytes`.
+
+    Raises:
+        ValueError: no image, or one whose channels don't stand last.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or 0 in image.shape:
+        raise ValueError(
+            f"An image is [H, W] or [H, W, C] with at least one pixel. Received: {image.shape}"
+        )
+    if has_channels_first(image.shape):
+        raise ValueError(
+            f"An image is [H, W, C], the channels last. Received: {image.shape}; "
+            "np.moveaxis(image, 0, -1) puts them there"
+        )
+    if image.shape[2] < 3:
+        return np.repeat(as_bytes(image[..., :1], limits), 3, axis=2)
+    return as_bytes(image[..., :3], limits)
+
+
+def has_channels_first(shape: Sequence[int]) -> bool:
+    """Whether the shape of an array is rather (C, H, W) than (H, W, C)."""
+    return len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4
+
+
+############################################################
+#  Image files
+############################################################
+
+# A picture with more pixels is refused. One of 300 million takes 2 GB while it is read; a small
+# file can claim far more.
+MAX_PIXELS = 300_000_000
+
+# Pixels that are decoded into their place at a time.
+STRIP_PIXELS = 2**22
+
+# How the first four bytes of a TIFF, or a BigTIFF, may read.
+_TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+# The raw mode with which Pillow reads the other byte of 16-bit colours than the one that it takes.
+_OTHER_BYTE = {
+    "LA;16B": "RGBA",  # all four bytes of a pixel, see `_lower_bytes`
+    "RGB;16B": "RGB;16L",
+    "RGB;16L": "RGB;16B",
+    "RGBA;16B": "RGBA;16L",
+    "RGBA;16L": "RGBA;16B",
+    "RGBX;16B": "RGBX;16L",
+    "RGBX;16L": "RGBX;16B",
+}
+
+# What a camera's note (EXIF) asks for, and what undoes it.
+_TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: np.rot90(image),
+}
+_INVERSE_TURNS = {6: 8, 8: 6}
+
+
+def read_image(
+    path: str | os.PathLike,
+    rotate: bool = True,
+    size: tuple[int, int] | None = None,
+    limits: tuple[float, float] | None = None,
+    all_bands: bool = False,
+) -> np.ndarray:
+    """Reads an image file of any kind that Pillow, tifffile or OpenCV knows.
+
+    Gray, palette and CMYK images become RGB, transparency is dropped, of several pages or frames
+    the first is read. Values of 16 bits and floats are brought to 0..255 as `value_range` says.
+
+    Args:
+        path: the file.
+        rotate: turn the image as the camera's note (EXIF) says; False gives the pixels as they are
+            stored.
+        size: (height, width) that its annotations were made for. Where that is the size of the
+            stored pixels, and not of the turned ones, the image is not turned.
+        limits: (low, high) that become 0 and 255, in place of `value_range`'s.
+        all_bands: an image of more than four bands keeps them all, with its own dtype and values:
+            they may have units of their own. Otherwise the first three are taken for red, green
+            and blue, with a warning.
+
+    Returns:
+        [H, W, 3] uint8, RGB.
+
+    Raises:
+        OSError, ValueError, SyntaxError: there is no such file, it is no (whole) image, or one of
+            more than MAX_PIXELS.
+    """
+    values, orientation = _read_values(path)
+    stored = values.shape[:2]
+    lies_on_its_side = orientation >= 5
+    if size is not None and lies_on_its_side and stored[0] != stored[1]:
+        rotate = rotate and tuple(size) != stored
+    if rotate and orientation in _TURNS:
+        values = _TURNS[orientation](values)
+    if values.ndim == 3 and values.shape[2] > 4:
+        if all_bands:
+            return np.ascontiguousarray(values)
+        _warn_of_bands(values.shape[2], path)
+    if values.dtype == np.uint8 and values.shape[2:] == (3,) and limits is None:
+        return np.ascontiguousarray(values)
+    return np.ascontiguousarray(as_rgb(values, limits))
+
+
+def _read_values(path):
+    """The values of an image file as they are stored, and its orientation, 1 to 8.
+
+    Returns:
+        [H, W], [H, W, 3] or [H, W, bands], of any dtype.
+    """
+    if isinstance(path, (str, os.PathLike)):
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError("expected a file. Received: a folder, a pipe or a device")
+        if _begins_as_tiff(path):
+            values, orientation = _read_tiff(path)
+            if values is not None:
+                return values, orientation
+    try:
+        return _read_with_pillow(path)
+    except (OSError, ValueError, SyntaxError, AttributeError, TypeError):
+        raise
+    except Exception as error:  # Pillow raises anything for a broken file
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+_BANDS_WARNED: set[int] = set()
+
+
+def _warn_of_bands(count, path):
+    """Says what is made of many bands, once for each number of them."""
+    if count in _BANDS_WARNED:
+        return
+    _BANDS_WARNED.add(count)
+    logger.warning(
+        "%s has %d bands: of such images the first three are taken for red, green and blue",
+        path,
+        count,
+    )
+
+
+def _check_pixels(width, height):
+    """ValueError for an image that is too large to be read."""
+    if width * height > MAX_PIXELS:
+        raise ValueError(
+            f"expected at most {MAX_PIXELS:,} pixels (mrcnn.utils.MAX_PIXELS). "
+            f"Received: {width} x {height}"
+        )
+
+
+def _begins_as_tiff(path):
+    with open(path, "rb") as file:
+        return file.read(4) in _TIFF_BEGINNINGS
+
+
+def _read_tiff(path):
+    """Values of a TIFF that Pillow can't read, or cuts to 8 bits, or takes for pages.
+
+    Returns:
+        values [H, W] or [H, W, bands] as they are stored, orientation; (None, 1) where Pillow reads
+        it as well, or nothing does.
+    """
+    import tifffile
+
+    values = None
+    try:
+        with tifffile.TiffFile(path) as file:
+            page: Any = file.pages[0]
+            kind = getattr(page.photometric, "name", "")
+            bits = page.bitspersample
+            orientation = int(page.tags.valueof("Orientation", 1))
+            source = page
+            if len(file.pages) > 1 and _pages_are_bands(file.series[0]):
+                source = file.series[0]
+            elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
+                return None, 1
+            axis = _axis_of_bands(source)
+            size = source.shape[:2]
+            if axis == 0:
+                size = source.shape[1:]
+            if math.prod(size) <= MAX_PIXELS:
+                values = _values_of_tiff(source, axis, path)
+    except Exception:  # whatever tifffile raises for a broken file: Pillow will name what is wrong
+        return None, 1
+    _check_pixels(size[1], size[0])
+    if values is None or values.shape[:2] != size:
+        return None, 1
+    if kind == "MINISWHITE" and values.dtype.kind == "u":
+        values = (2**bits - 1) - values
+    return values, orientation
+
+
+def _is_for_tifffile(kind, bits, bands):
+    """Whether Pillow can't read a TIFF of this photometric kind, or not with all its bits."""
+    if kind in ("MINISBLACK", "MINISWHITE"):
+        return bits > 8 or bands > 1
+    if kind == "RGB":
+        return bits > 8 or bands > 4
+    return kind in ("LOGL", "LOGLUV")
+
+
+def _pages_are_bands(series):
+    """Whether the pages of a TIFF are the bands, or the rows, of one image.
+
+    So they are where the file says so, and where an array [H, W, bands] or [3, H, W] was written
+    without a word on its axes. Other pages are other images.
+    """
+    if series.ndim != 3:
+        return False
+    if series.axes == "CYX":
+        return True
+    if series.axes != "QYX":
+        return False
+    first, middle, last = series.shape
+    return first in (3, 4) or last <= min(16, first, middle)
+
+
+def _axis_of_bands(source):
+    """Which axis of a page or a series of pages has the bands, 0 or -1; None: it has one band."""
+    if source.ndim == 2:
+        return None
+    if source.axes[-1] == "S" or (source.axes[0] == "Q" and source.shape[0] not in (3, 4)):
+        return -1
+    return 0
+
+
+def _values_of_tiff(source, axis, path):
+    """The values [H, W] or [H, W, bands] of a page or series of a TIFF; None if nothing reads it.
+
+    Args:
+        axis: which one has the bands, 0, -1 or None.
+    """
+    try:
+        values = source.asarray()
+    except Exception:  # a compression for which tifffile needs the package imagecodecs
+        return _read_with_opencv(path)
+    if axis == 0:
+        return np.moveaxis(values, 0, -1)
+    return values
+
+
+def _read_with_opencv(path):
+    """An image's values as OpenCV reads them, RGB; None without it, or if it can't read them."""
+    try:
+        import cv2
+    except ImportError:
+        return None
+    try:
+        values = cv2.imread(os.fspath(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:
+        return None
+    if values is not None and values.ndim == 3 and values.shape[2] in (3, 4):
+        values = values[..., [2, 1, 0]]
+    return values
+
+
+def _read_with_pillow(path):
+    """Values [H, W] or [H, W, 3] of an image file as they are stored, and its orientation."""
+    from PIL import Image
+
+    try:
+        with _opened(path) as image:
+            return _stored_values(image, path)
+    except Image.DecompressionBombError:
+        pass
+    # Pillow's own limit is lower. It is the process's, and other threads may be reading.
+    with _PILLOW_LIMIT:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS
+        try:
+            with _opened(path) as image:
+                return _stored_values(image, path)
+        except Image.DecompressionBombError as error:
+            raise ValueError(
+                f"expected at most {MAX_PIXELS:,} pixels (mrcnn.utils.MAX_PIXELS). "
+                f"Received: {error}"
+            ) from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+_PILLOW_LIMIT = threading.Lock()
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A Pillow image that is not decoded yet, without warnings, of at most MAX_PIXELS."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        # A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
+        warnings.simplefilter("ignore")
+        with Image.open(path) as image:
+            _check_pixels(*image.size)
+            yield image
+
+
+def _stored_values(image, path):
+    """Values of a Pillow image as they are stored, and its orientation, 1 to 8."""
+    lower = _lower_bytes(image, path)
+    is_tiff = image.format == "TIFF"
+    if is_tiff:
+        orientation = _orientation(image, path)  # loading it turns the image and removes the note
+        image.load()
+    else:
+        image.load()
+        orientation = _orientation(image, path)
+    values = _values_of(image)
+    if lower is not None:
+        values = values.astype(np.uint16) * 256 + lower
+    if is_tiff and orientation in _TURNS:
+        values = _TURNS[_INVERSE_TURNS.get(orientation, orientation)](values)
+    return values, orientation
+
+
+def _orientation(image, path):
+    """What the camera noted, 1 to 8; 1 where that can't be read."""
+    try:
+        orientation = int(image.getexif().get(0x0112, 1))
+    except Exception as error:  # whatever Pillow raises for a broken note
+        logger.warning("%s: the camera's rotation can't be read and is left out: %s", path, error)
+        return 1
+    if orientation in _TURNS:
+        return orientation
+    return 1
+
+
+def _lower_bytes(image, path):
+    """The lower bytes of colours of 16 bits, of which Pillow takes the higher ones alone.
+
+    Returns:
+        [H, W, 3] or [H, W, 1] uint8; None where the image's values have 8 bits, or are whole.
+    """
+    from PIL import Image
+
+    if not isinstance(path, (str, os.PathLike)):
+        return None
+    tiles = []
+    for tile in image.tile:
+        raw_mode = tile.args
+        if isinstance(tile.args, tuple):
+            raw_mode = tile.args[0]
+        if str(raw_mode).endswith(";16N"):
+            raw_mode = raw_mode[:-1] + sys.byteorder[0].upper()
+        other = _OTHER_BYTE.get(raw_mode)
+        if other is None:
+            return None
+        if isinstance(tile.args, tuple):
+            other = (other, *tile.args[1:])
+        tiles.append(tile._replace(args=other))
+    if not tiles:
+        return None
+    is_gray = tiles[0].args == "RGBA"
+    with Image.open(path) as again:
+        again.tile = tiles
+        try:
+            again.load()
+        except ValueError:  # a raw mode that this Pillow hasn't
+            return None
+        if is_gray:
+            return np.asarray(again)[..., 1:2]
+        return _values_of(again)
+
+
+def _values_of(image):
+    """[H, W, 3] uint8 of a Pillow image, or [H, W] of its own values where it has more bits."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.asarray(image)
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    if height <= rows:
+        return np.array(_as_mode_rgb(image))
+    # Strip by strip, or there would be copies of a huge photograph.
+    values = np.empty((height, width, 3), np.uint8)
+    for start in range(0, height, rows):
+        strip = image.crop((0, start, width, min(start + rows, height)))
+        values[start : start + rows] = _as_mode_rgb(strip)
+    return values
+
+
+def _as_mode_rgb(image):
+    """A Pillow image of mode RGB; of another mode converted."""
+    if image.mode == "RGB":
+        return image
+    return image.convert("RGB")
+
+
+############################################################
 #  Datasets
 ############################################################
 
@@ -176,7 +694,12 @@ class Dataset:
         class_from_source_map, image_from_source_map: {"source.id": index}.
         sources: names, "" for background first.
         source_class_ids: {source: class ids}, background in each.
+        value_range: (darkest, brightest) value of image files of more than 8 bits, such as (0,
+            4095) for a camera of 12 bits; None: each image by the rule of
+            `mrcnn.utils.value_range`. `add_image(..., value_range=)` gives that of one image.
     """
+
+    value_range: tuple[float, float] | None = None
 
     def __init__(self, class_map: Any = None):
         self._image_ids = np.arange(0)
@@ -264,18 +787,28 @@ class Dataset:
     def load_image(self, image_id: int) -> np.ndarray:
         """Reads an image from its file.
 
-        Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought
-        to 8 bits, and a camera's rotation (EXIF) is applied.
+        Gray, palette and CMYK images become RGB and transparency is dropped. Values of 16 bits and
+        floats are brought to 0..255 by the rule of `mrcnn.utils.value_range`, or from the range
+        that `Dataset.value_range`, or `value_range` in the image's info, gives.
+
+        A camera's rotation (EXIF) is applied, unless `height` and `width` in the image's info are
+        those of the stored pixels and not of the turned ones: then the annotations were made by a
+        program that doesn't turn, such as `skimage.io.imread`.
 
         Returns:
-            [H, W, 3] uint8, RGB.
+            [H, W, 3] uint8, RGB; of an image with more than four bands [H, W, bands] as they are in
+            the file, since they may have units of their own.
 
         Raises:
             ValueError: the file can't be read as an image. FileNotFoundError: there is none.
         """
-        path = self.image_info[image_id]["path"]
+        info = self.image_info[image_id]
+        path = info["path"]
+        limits = info.get("value_range")
+        if limits is None:
+            limits = self.value_range
         try:
-            return read_image(path)
+            return read_image(path, size=_size_in(info), limits=limits, all_bands=True)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"Image {image_id}: no file {path}") from error
         except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
@@ -318,64 +851,17 @@ class Dataset:
         )
 
 
+def _size_in(info):
+    """(height, width) that the info of an image gives, None where it gives no numbers."""
+    try:
+        return int(info["height"]), int(info["width"])
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
 def _index_by_source(infos):
     """{"source.id": index} of classes or images."""
     return {f"{info['source']}.{info['id']}": index for index, info in enumerate(infos)}
-
-
-def read_image(path: str | os.PathLike, rotate: bool = True) -> np.ndarray:
-    """Reads an image file of any mode that Pillow knows.
-
-    Gray, palette and CMYK images become RGB, transparency is dropped, 16-bit values are brought to
-    8 bits, floats of 0..1 to 0..255.
-
-    Args:
-        path: the file.
-        rotate: turn the image as the camera's note (EXIF) says; False gives the pixels as they are
-            stored.
-
-    Returns:
-        [H, W, 3] uint8, RGB.
-
-    Raises:
-        OSError, ValueError, SyntaxError: there is no such file, or it is no (whole) image.
-    """
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        # A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            image.load()
-            if rotate:
-                image = _turned(image, path)
-            return _rgb(image)
-
-
-def _turned(image, path):
-    """A Pillow image turned as the camera's note says, or as it is where that can't be read."""
-    from PIL import ImageOps
-
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception as error:  # whatever Pillow raises for a broken note
-        logger.warning("%s: the camera's rotation can't be read and is left out: %s", path, error)
-        return image
-
-
-def _rgb(image):
-    """[H, W, 3] uint8 of a Pillow image of any mode."""
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        # Pillow would cut 16-bit values at 255.
-        gray = np.asarray(image).astype(np.int64) // 257
-    elif image.mode == "F":
-        gray = np.nan_to_num(np.asarray(image))
-        if gray.max(initial=0) <= 1:
-            gray = gray * 255
-    else:
-        return np.array(image.convert("RGB"))
-    gray = gray.clip(0, 255).astype(np.uint8)
-    return np.repeat(gray[:, :, None], 3, axis=2)
 
 
 ############################################################

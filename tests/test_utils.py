@@ -411,6 +411,283 @@ def test_load_image_names_the_file_that_fails(tmp_path):
         dataset.load_image(2)
 
 
+# ---- Values of images and files of every kind ----------------------------------------------------
+
+
+def levels(height=16, width=20):
+    """[H, W, 3] uint8 with every value from 0 to 255."""
+    return (np.arange(height * width * 3) % 256).astype(np.uint8).reshape(height, width, 3)
+
+
+def deep(image, bits):
+    """A uint8 image as a camera of more bits gives it, uint16."""
+    return np.round(image / 255 * (2**bits - 1)).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda image: image,
+        lambda image: image.astype(np.int64),
+        lambda image: image.astype(np.uint16),
+        lambda image: image.astype(np.float32),
+        lambda image: image.astype(np.float64) + 0.9,  # cut, as ever; 255.9 is an overshoot
+        lambda image: image / 255,
+        lambda image: (image / 255).astype(np.float32),
+        lambda image: image / 127.5 - 1,
+        lambda image: deep(image, 10),
+        lambda image: deep(image, 12),
+        lambda image: deep(image, 12).astype(np.int16),
+        lambda image: deep(image, 12).astype(np.float32),
+        lambda image: deep(image, 14),
+        lambda image: deep(image, 16),
+        lambda image: deep(image, 16).astype(np.int32),
+        lambda image: deep(image, 16).astype(np.float64),
+        lambda image: (image * (2.0**32 - 1) / 255).astype(np.uint32),
+        lambda image: image.astype(np.int16) - 128,
+        lambda image: image * 16.0 - 1024,  # Hounsfield units
+    ],
+)
+def test_one_rule_for_ranges_gives_back_the_bytes(make):
+    image = levels()
+    given = make(image)
+    before = given.copy()
+    got = utils.as_bytes(given)
+    assert got.dtype == np.uint8
+    np.testing.assert_allclose(got.astype(int), image, atol=1)
+    if given.min() >= 0:
+        np.testing.assert_array_equal(got, image)
+    got[:] = 0  # a copy
+    np.testing.assert_array_equal(given, before)
+
+
+def test_ranges_at_their_edges():
+    def limits(values, dtype):
+        return utils.value_range(np.array(values, dtype))
+
+    assert limits([0, 255], np.uint8) == limits([0, 1], np.uint8) == (0, 255)
+    assert limits([0, 1], bool) == (0, 1)
+    assert limits([0, 255], np.uint16) == (0, 255) and limits([0, 256], np.uint16) == (0, 1023)
+    assert limits([1024], np.uint16) == limits([4095], np.uint16) == (0, 4095)
+    assert limits([4096], np.uint16) == (0, 2**14 - 1) and limits([2**14], np.uint16) == (0, 65535)
+    # What resampling and noise do beyond the range is clipped, and does not change it.
+    assert limits([-0.1, 1.2], float) == (0, 1) and limits([-4, 262], float) == (0, 255)
+    assert limits([-20, 280], np.int32) == (0, 255) and limits([-9, 4300], float) == (0, 4095)
+    # Nothing there, or all black: 0..255.
+    assert limits([0, 0], float) == limits([], float) == limits([np.nan], float) == (0, 255)
+    assert limits([0, np.inf, np.nan, 0.7, -np.inf], float) == (0, 1)
+    np.testing.assert_array_equal(
+        utils.as_bytes(np.array([np.nan, np.inf, -np.inf, 0.5, 1.0])), [0, 255, 0, 128, 255]
+    )
+    # A molded image: mean subtracted, or standardised. Neither is black.
+    for molded in (levels() - np.array([123.7, 116.8, 103.9]), (levels() / 255 - 0.45) / 0.226):
+        shown = utils.as_bytes(molded).astype(int)
+        assert np.ptp(shown) > 127
+        correlation = np.corrcoef(shown[..., 0].ravel(), levels()[..., 0].ravel())[0, 1]
+        assert correlation > 0.99
+    # The same for all frames where it is given.
+    np.testing.assert_array_equal(
+        utils.as_bytes(np.array([0, 100, 4095], np.uint16), (0, 4095)), [0, 6, 255]
+    )
+    for bad in (np.array(["a"]), np.array([None]), np.array([1j])):
+        with pytest.raises(ValueError, match="array of numbers. Received: dtype"):
+            utils.as_bytes(bad)
+    with pytest.raises(ValueError, match="low below high"):
+        utils.as_bytes(levels(), (4095, 0))
+
+
+def test_as_rgb_of_every_shape():
+    image = levels()
+    gray = np.repeat(image[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(utils.as_rgb(image[..., 0]), gray)
+    np.testing.assert_array_equal(utils.as_rgb(image[..., :1] / 255), gray)
+    # Alpha has no say in the range of the colours.
+    alpha = np.full((*image.shape[:2], 1), 65535, np.uint16)
+    twelve = deep(image, 12)
+    np.testing.assert_array_equal(utils.as_rgb(np.dstack([twelve, alpha])), image)
+    np.testing.assert_array_equal(utils.as_rgb(np.dstack([twelve[..., :1], alpha])), gray)
+    with pytest.raises(ValueError, match=r"channels last.*\(3, 16, 20\); np.moveaxis"):
+        utils.as_rgb(np.moveaxis(image, -1, 0))
+    for shape in ((), (3,), (0, 4, 3), (1, 4, 4, 3)):
+        with pytest.raises(ValueError, match="Received: "):
+            utils.as_rgb(np.zeros(shape))
+
+
+def file_of(path, values, **settings):
+    """Writes values as what the name says, with OpenCV (PNG, LZW) or tifffile."""
+    if settings or path.suffix != ".png":
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(path, values, **settings)
+    else:
+        cv2 = pytest.importorskip("cv2")
+        if values.ndim == 3:
+            values = values[..., [2, 1, 0, *range(3, values.shape[2])]]
+        cv2.imwrite(str(path), values)
+    return path
+
+
+RGB_TIFF = {"photometric": "rgb"}
+BANDS_TIFF = {"photometric": "minisblack", "planarconfig": "contig"}
+
+
+@pytest.mark.parametrize(
+    "name, make, settings",
+    [
+        ("gray12.png", lambda image: deep(image[..., 0], 12), {}),
+        ("rgb12.png", lambda image: deep(image, 12), {}),
+        ("rgb16.png", lambda image: deep(image, 16), {}),
+        (
+            "rgba10.png",
+            lambda image: np.dstack([deep(image, 10), np.full((16, 20), 65535, np.uint16)]),
+            {},
+        ),
+        ("rgb12.tif", lambda image: deep(image, 12), {**RGB_TIFF, "compression": "zlib"}),
+        ("gray14.tif", lambda image: deep(image[..., 0], 14), {"photometric": "minisblack"}),
+        ("white.tif", lambda image: 65535 - deep(image[..., 0], 16), {"photometric": "miniswhite"}),
+        (
+            "planar.tif",
+            lambda image: np.moveaxis(deep(image, 12), -1, 0),
+            {**RGB_TIFF, "planarconfig": "separate"},
+        ),
+        ("float1.tif", lambda image: (image / 255).astype(np.float32), RGB_TIFF),
+        ("float255.tif", lambda image: image.astype(np.float32), RGB_TIFF),
+        ("float4095.tif", lambda image: deep(image[..., 0], 12).astype(np.float32), {}),
+        ("double.tif", lambda image: image / 255, RGB_TIFF),
+        ("signed.tif", lambda image: deep(image[..., 0], 12).astype(np.int16), {}),
+        ("four.tif", lambda image: np.dstack([image, image[..., :1]]), BANDS_TIFF),
+        ("seven.tif", lambda image: np.dstack([image, image, image])[..., :7], BANDS_TIFF),
+        ("plain.tif", lambda image: np.dstack([image, image])[..., :6], {}),  # as rows of pages
+        ("imagej.tif", lambda image: np.moveaxis(deep(image, 12), -1, 0), {"imagej": True}),
+        ("stack.tif", lambda image: np.stack([image[..., 0]] * 5), {}),  # the first page
+    ],
+)
+def test_files_of_more_than_8_bits_and_many_bands(name, make, settings, tmp_path, caplog):
+    image = levels()
+    if name == "imagej.tif":
+        settings = {**settings, "metadata": {"axes": "CYX"}}
+    values = make(image)
+    path = file_of(tmp_path / name, values, **settings)
+    expected = image
+    if values.ndim == 2 or name == "stack.tif":
+        expected = np.repeat(image[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(utils.read_image(path), expected)
+    dataset = utils.Dataset()
+    dataset.add_image("a", 1, path)
+    loaded = dataset.load_image(0)
+    if name in ("seven.tif", "plain.tif"):
+        np.testing.assert_array_equal(loaded, values)  # all bands, with their own values
+    else:
+        np.testing.assert_array_equal(loaded, expected)
+
+
+def test_compressed_tiff_of_16_bits_keeps_them(tmp_path):
+    """OpenCV writes LZW, which tifffile can't read by itself and Pillow cuts to 8 bits."""
+    cv2 = pytest.importorskip("cv2")
+    image = levels()
+    cv2.imwrite(str(tmp_path / "a.tif"), deep(image, 12)[..., ::-1])
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.tif"), image)
+
+
+def test_16_bits_without_opencv(tmp_path, monkeypatch):
+    image = levels()
+    file_of(tmp_path / "a.png", deep(image, 12))
+    cv2 = pytest.importorskip("cv2")
+    cv2.imwrite(str(tmp_path / "a.tif"), deep(image, 12)[..., ::-1])
+    monkeypatch.setattr(utils, "_read_with_opencv", lambda path: None)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png"), image)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.tif"), image)
+
+
+def test_gray_with_alpha_of_16_bits(tmp_path):
+    """A PNG that no library here writes, by hand."""
+    import struct
+    import zlib
+
+    gray = deep(levels()[..., 0], 12)
+    pixels = np.dstack([gray, np.full_like(gray, 65535)]).astype(">u2")
+
+    def chunk(kind, data):
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 20, 16, 16, 4, 0, 0, 0)
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    png += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(png)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png")[..., 0], levels()[..., 0])
+
+
+def test_frames_of_one_camera_can_share_a_range(tmp_path):
+    dim = np.full((4, 5), 819, np.uint16)
+    file_of(tmp_path / "dim.png", dim)
+    dataset = utils.Dataset()
+    dataset.add_image("a", 1, tmp_path / "dim.png")
+    dataset.add_image("a", 2, tmp_path / "dim.png", value_range=(0, 1638))
+    assert (dataset.load_image(0) == 204).all()  # 819 / 1023
+    dataset.value_range = (0, 4095)
+    assert (dataset.load_image(0) == 51).all()
+    assert (dataset.load_image(1) == 128).all()  # 127.5, to the even number
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_annotations_of_stored_pixels_keep_them(orientation, suffix, tmp_path):
+    """A loader that measured with skimage.io.imread saw the photograph unturned."""
+    from PIL import Image
+
+    stored = levels()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / ("a" + suffix)
+    Image.fromarray(stored).save(path, exif=exif)
+    turned = utils.read_image(path)
+    np.testing.assert_array_equal(utils.read_image(path, rotate=False), stored)
+    dataset = utils.Dataset()
+    dataset.add_image("a", 1, path, height=16, width=20)
+    dataset.add_image("a", 2, path, height=turned.shape[0], width=turned.shape[1])
+    dataset.add_image("a", 3, path, height=None, width="wide")
+    if orientation >= 5:
+        np.testing.assert_array_equal(dataset.load_image(0), stored)
+        assert turned.shape == (20, 16, 3)
+    np.testing.assert_array_equal(dataset.load_image(1), turned)
+    np.testing.assert_array_equal(dataset.load_image(2), turned)
+
+
+def test_what_is_no_image_file(tmp_path, monkeypatch):
+    import os
+
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path, tmp_path / "pipe.png"):
+        with pytest.raises(ValueError, match="a folder, a pipe or a device"):
+            utils.read_image(path)
+    (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(range(200)))
+    with pytest.raises(OSError, match="cannot identify"):
+        utils.read_image(tmp_path / "a.tif")
+    file_of(tmp_path / "large.png", levels())
+    tiff = file_of(tmp_path / "large.tif", deep(levels(), 16), **RGB_TIFF)
+    monkeypatch.setattr(utils, "MAX_PIXELS", 319)
+    for path in (tmp_path / "large.png", tiff):
+        with pytest.raises(ValueError, match=r"at most 319 pixels.*Received: 20 x 16"):
+            utils.read_image(path)
+
+
+def test_photographs_beyond_pillows_limit(tmp_path, monkeypatch):
+    from PIL import Image
+
+    file_of(tmp_path / "a.png", levels())
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # an error from 200 on
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png"), levels())
+    assert Image.MAX_IMAGE_PIXELS == 100
+    monkeypatch.setattr(utils, "MAX_PIXELS", 120)
+    with pytest.raises(ValueError, match="at most 120 pixels"):
+        utils.read_image(tmp_path / "a.png")
+    # Strips of a few rows give the same.
+    monkeypatch.setattr(utils, "MAX_PIXELS", 10**6)
+    monkeypatch.setattr(utils, "STRIP_PIXELS", 50)
+    np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png"), levels())
+
+
 # ---- Resizing ------------------------------------------------------------------------------------
 
 
