@@ -493,8 +493,8 @@ class Config:
         for name, value in settings.items():
             if name not in known and not hasattr(type(self), name):
                 raise TypeError(
-                    f"{type(self).__name__} has no setting {name}{_suggest(name, known, 0.6)}. "
-                    f"Received: {name}={value!r}"
+                    f"{type(self).__name__} has no setting {name}{_suggest(name, known, 0.6)}"
+                    f" (Received: {name}={value!r})"
                 )
         warn_of_misspelt(type(self).__name__, dir(type(self)), stacklevel=3)
         written = {name: self.__dict__.pop(f"_{name}", None) for name in sorted(_DERIVED)}

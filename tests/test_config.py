@@ -352,6 +352,16 @@ def test_what_holds_no_setting_is_no_config(given):
         as_config(given)
 
 
+def test_a_pickled_config_of_the_original():
+    """Its derived values lie in the instance; here they are computed."""
+    old = Config()
+    old.__dict__.update(NUM_CLASSES=4, BATCH_SIZE=8, IMAGE_META_SIZE=93, IMAGE_SHAPE=np.ones(3))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        config = pickle.loads(pickle.dumps(old, protocol))
+        config.validate()
+        assert (config.NUM_CLASSES, config.BATCH_SIZE, config.IMAGE_META_SIZE) == (4, 2, 16)
+
+
 def test_a_config_class_that_needs_arguments():
     with pytest.raises(ValueError, match="class Early, which can't be called without arguments"):
         as_config(Early)
