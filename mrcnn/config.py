@@ -12,13 +12,15 @@ those of matterport's package, unless the comment says "not in matterport". `val
 settings against each other; `MaskRCNN` calls it when a model is built.
 """
 
+import argparse
 import copy
 import difflib
 import inspect
 import math
+import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,11 +55,16 @@ WEIGHT_DECAYS = ("mean", "sum")
 class Config:
     """Settings of one model. Keyword arguments override settings of this instance.
 
+    A subclass may assign settings in an `__init__` of its own, before or after
+    `super().__init__()`.
+
     Raises:
         TypeError: a keyword argument that is no setting (a likely spelling is suggested).
     Warns:
-        UserWarning: an upper-case attribute of a subclass that is not a setting but reads like
-            one; other attributes are the user's own and are left alone.
+        UserWarning: an attribute of a subclass that is not a setting but reads like one (others
+            are the user's own and are left alone); a BATCH_SIZE, IMAGE_SHAPE or IMAGE_META_SIZE
+            that a class body, or an `__init__` before `super().__init__()`, gives another value
+            than its settings do: as in matterport's package, it is computed.
     """
 
     # ---- The run -------------------------------------------------------------------------------
@@ -69,7 +76,8 @@ class Config:
     IMAGES_PER_GPU = 2
 
     # Training steps in an epoch; need not be the size of the dataset. An epoch ends with a
-    # checkpoint, so small numbers mean frequent checkpoints.
+    # checkpoint, so small numbers mean frequent checkpoints. A quotient such as 115 / 2 is rounded
+    # up, as Keras 2 did; so are VALIDATION_STEPS.
     STEPS_PER_EPOCH = 1000
 
     # Validation batches at the end of an epoch. More are more exact and slower.
@@ -145,7 +153,8 @@ class Config:
     # ---- Input -----------------------------------------------------------------------------------
     # How images are brought to one size:
     #   none     not at all; sides must divide by 64
-    #   square   scaled to IMAGE_MIN_DIM, at most IMAGE_MAX_DIM, padded to a square of that side
+    #   square   scaled to IMAGE_MIN_DIM, at most IMAGE_MAX_DIM, padded to a square of that side;
+    #            where IMAGE_MIN_DIM is larger, the longer edge of every image becomes IMAGE_MAX_DIM
     #   pad64    scaled to IMAGE_MIN_DIM, padded to multiples of 64
     #   crop     scaled to IMAGE_MIN_DIM, then a random square of that side; training only
     #   shorter  the paper's: the shorter edge becomes IMAGE_MIN_DIM unless the longer one would
@@ -460,39 +469,52 @@ class Config:
     # Bound on the norm of all gradients together; None or 0: no bound.
     GRADIENT_CLIP_NORM: float | None = 5.0
 
+    def __new__(cls, *arguments: Any, **settings: Any) -> "Config":
+        """An instance that owns its mutable values, before any `__init__` assigns or edits one.
+
+        An edit of one instance then never reaches the class.
+        """
+        config = super().__new__(cls)
+        for name in setting_names() - set(_DERIVED):
+            value = getattr(cls, name)
+            if isinstance(value, (list, dict, np.ndarray)):
+                setattr(config, name, copy.deepcopy(value))
+            # A function in a class body would be bound as a method; these are plain functions.
+            elif name in _FUNCTIONS and _is_plain_function(inspect.getattr_static(cls, name)):
+                setattr(config, name, value)
+        for name in _DERIVED:
+            written = inspect.getattr_static(cls, name)
+            if not isinstance(written, property):
+                setattr(cls, name, _WrittenOver(getattr(Config, name), written))
+        return config
+
     def __init__(self, **settings: Any):
         known = setting_names()
         for name, value in settings.items():
             if name not in known and not hasattr(type(self), name):
                 raise TypeError(
-                    f"{type(self).__name__} has no setting {name}{_suggest(name, known)}. "
-                    f"Received: {name}={value!r}"
+                    f"{type(self).__name__} has no setting {name}{_suggest(name, known, 0.6)}"
+                    f" (Received: {name}={value!r})"
                 )
-        self._warn_of_misspelt(known)
-        # Instances own their mutable values: an edit of one never reaches the class.
-        for name in known - _DERIVED:
-            value = getattr(type(self), name)
-            if isinstance(value, (list, dict, np.ndarray)):
-                setattr(self, name, copy.deepcopy(value))
+        warn_of_misspelt(type(self).__name__, dir(type(self)), stacklevel=3)
+        written = {name: self.__dict__.pop(f"_{name}", None) for name in sorted(_DERIVED)}
         for name, value in settings.items():
             setattr(self, name, value)
-        # A function in a class body would be bound as a method; these are plain functions.
-        for name in ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER"):
-            value = inspect.getattr_static(self, name)
-            if _is_plain_function(value):
-                setattr(self, name, value)
+        for name, value in written.items():
+            if value is None:
+                value = getattr(inspect.getattr_static(self, name), "written", None)
+            if name not in settings:
+                self._warn_of_derived(name, value)
 
-    def _warn_of_misspelt(self, known: set[str]) -> None:
-        """Warns of upper-case attributes of the class that read like a setting."""
-        for name in dir(type(self)):
-            if not name.isupper() or name.startswith("_") or name in known:
-                continue
-            close = _suggest(name, known)
-            if close:
-                warnings.warn(
-                    f"{type(self).__name__}.{name} is not a setting of Config{close}",
-                    stacklevel=3,
-                )
+    def _warn_of_derived(self, name: str, written: Any) -> None:
+        """Warns that a value which is computed was written by hand, unless it is the same."""
+        if written is None or np.array_equal(written, getattr(self, name)):
+            return
+        warnings.warn(
+            f"{type(self).__name__}.{name} = {written!r} is not used: it is {_DERIVED[name]}, here"
+            f" {getattr(self, name)}. Change those, or assign to {name} after Config.__init__",
+            stacklevel=4,
+        )
 
     # ---- Derived values: they follow the settings until they are assigned to -------------------
     @property
@@ -549,7 +571,7 @@ class Config:
         """
         import ast
 
-        known = set(self.to_dict()) - _DERIVED
+        known = set(self.to_dict()) - set(_DERIVED)
         for text in assignments:
             name, equals, value = text.partition("=")
             if not equals or name not in known:
@@ -575,36 +597,76 @@ class Config:
     def validate(self) -> None:
         """Checks the settings one by one and against each other.
 
+        Numbers of numpy become Python's, quotients of steps are rounded up, False becomes 0 where
+        both mean none.
+
         Raises:
             ValueError: names every setting that is wrong, what it may be and what it is.
         """
-        problems = list(self._problems())
+        warn_of_misspelt(type(self).__name__, self.__dict__, stacklevel=3)
+        self._settle()
+        problems = list(self._kind_problems()) or list(self._problems())
         if problems:
             raise ValueError(f"{type(self).__name__} can't be used:\n  " + "\n  ".join(problems))
 
+    def _settle(self) -> None:
+        """Gives values that mean a plain number that form: layers and files keep them."""
+        for name in setting_names() - set(_DERIVED):
+            value = getattr(self, name)
+            plain = value
+            if isinstance(value, (np.generic, np.ndarray)) and np.ndim(value) == 0:
+                plain = value.item()
+            if name in _STEPS and isinstance(plain, float) and math.isfinite(plain):
+                plain = math.ceil(plain)
+            if name in _FALSE_IS_0 and plain is False:
+                plain = 0
+            if name == "DETECTION_MIN_CONFIDENCE" and plain is None:
+                plain = 0.0  # no bound, as in matterport's package
+            if plain is not value:
+                setattr(self, name, plain)
+
+    def _kind_problems(self) -> Iterator[str]:
+        """Settings that are wrong by themselves; the other checks compute with them."""
+        for name, kind in _KINDS.items():
+            value = getattr(self, name)
+            if not kind.fits(value):
+                yield f"{name} {kind.words}. Received: {_shortened(value)}"
+
     def _problems(self) -> Iterator[str]:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not _is_count(value, 1):
-                yield f"{name} is a whole number from 1. Received: {value!r}"
-                return  # the checks below compute with these
-        for name in _COUNTS_FROM_0:
-            value = getattr(self, name)
-            if not _is_count(value, 0):
-                yield f"{name} is a whole number from 0. Received: {value!r}"
-        if self.CHECK_IMAGES is not None and not _is_count(self.CHECK_IMAGES, 0):
-            yield f"CHECK_IMAGES is None or a whole number from 0. Received: {self.CHECK_IMAGES!r}"
-        yield from self._share_problems()
+        """Settings that don't fit together."""
+        yield from self._derived_problems()
+        if self.RPN_NEGATIVE_IOU > self.RPN_POSITIVE_IOU:
+            yield (
+                "RPN_NEGATIVE_IOU is at most RPN_POSITIVE_IOU. Received: "
+                f"{self.RPN_NEGATIVE_IOU!r} and {self.RPN_POSITIVE_IOU!r}"
+            )
         yield from self._image_size_problems()
         yield from self._scale_problems()
         yield from self._pixel_problems()
         yield from self._backbone_problems()
         yield from self._proposal_problems()
         yield from self._head_problems()
-        for name, allowed in _CHOICES.items():
-            yield from self._choice_problems(name, allowed)
         yield from self._loss_problems()
         yield from self._learning_rate_problems()
+        for name, allowed in _CHOICES.items():
+            yield from self._choice_problems(name, allowed)
+        for name, allowed in (("BACKBONE", BACKBONES), ("OPTIMIZER", OPTIMIZERS)):
+            if not callable(getattr(self, name)):
+                yield from self._choice_problems(name, allowed, "a function or ")
+
+    def _derived_problems(self) -> Iterator[str]:
+        """Computed values that were assigned to."""
+        if not _is_count(self.BATCH_SIZE, 1):
+            yield f"BATCH_SIZE is a whole number from 1. Received: {self.BATCH_SIZE!r}"
+        shape = self.__dict__.get("_IMAGE_SHAPE")
+        if shape is not None and not _values("", _is_natural, (3,)).fits(shape):
+            yield f"IMAGE_SHAPE is (height, width, channels). Received: {_shortened(shape)}"
+        size = 12 + self.NUM_CLASSES
+        if not np.array_equal(self.IMAGE_META_SIZE, size):
+            yield (
+                f"IMAGE_META_SIZE is 12 + NUM_CLASSES, here {size}. Received:"
+                f" {self.IMAGE_META_SIZE!r}"
+            )
 
     def _choice_problems(self, name: str, allowed: tuple, also: str = "") -> Iterator[str]:
         """A setting that is none of the values allowed; also: words before these."""
@@ -612,39 +674,9 @@ class Config:
         if value not in allowed:
             yield f"{name} is {also}one of {', '.join(map(str, allowed))}. Received: {value!r}"
 
-    def _share_problems(self) -> Iterator[str]:
-        """Shares, scores and IoUs, of 0 to 1."""
-        for name in (
-            "RPN_NMS_THRESHOLD",
-            "DETECTION_NMS_THRESHOLD",
-            "DETECTION_MIN_CONFIDENCE",
-            "HORIZONTAL_FLIP",
-        ):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                yield f"{name} lies in 0..1. Received: {value!r}"
-        for name in (
-            "RPN_POSITIVE_IOU",
-            "RPN_NEGATIVE_IOU",
-            "ROI_POSITIVE_IOU",
-            "CROWD_IOU",
-            "ROI_POSITIVE_RATIO",
-        ):
-            value = getattr(self, name)
-            if not 0 < value <= 1:
-                yield f"{name} lies in 0..1, 0 excluded. Received: {value!r}"
-        if self.RPN_NEGATIVE_IOU > self.RPN_POSITIVE_IOU:
-            yield (
-                "RPN_NEGATIVE_IOU is at most RPN_POSITIVE_IOU. Received: "
-                f"{self.RPN_NEGATIVE_IOU!r} and {self.RPN_POSITIVE_IOU!r}"
-            )
-        if not 0 <= self.BATCH_NORM_MOMENTUM < 1:
-            yield f"BATCH_NORM_MOMENTUM lies in 0..1. Received: {self.BATCH_NORM_MOMENTUM!r}"
-
     def _image_size_problems(self) -> Iterator[str]:
         mode = self.IMAGE_RESIZE_MODE
         sides = (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
-        yield from self._choice_problems("IMAGE_RESIZE_MODE", RESIZE_MODES)
         stride = max(self.BACKBONE_STRIDES)
         if mode in _SIDE_OF_MODE:
             name = _SIDE_OF_MODE[mode]
@@ -660,8 +692,6 @@ class Config:
                 "IMAGE_RESIZE_MODE 'shorter' needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received:"
                 f" {sides}"
             )
-        if mode in ("square", "shorter") and all(sides) and sides[0] > sides[1]:
-            yield f"IMAGE_MIN_DIM is at most IMAGE_MAX_DIM. Received: {sides[0]} and {sides[1]}"
 
     def _scale_problems(self) -> Iterator[str]:
         """Scale jitter, and the scales of test-time augmentation."""
@@ -669,9 +699,7 @@ class Config:
         sides = (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
         for name in ("IMAGE_MIN_DIM_CHOICES", "TEST_SCALES"):
             values = getattr(self, name)
-            if not all(_is_count(value, 1) for value in values):
-                yield f"{name} has whole numbers of pixels. Received: {values!r}"
-            elif len(values) and mode == "none":
+            if len(values) and mode == "none":
                 yield (
                     f"{name} needs an IMAGE_RESIZE_MODE that resizes. Received: {values!r} with"
                     " 'none'"
@@ -687,26 +715,29 @@ class Config:
             )
         if len(self.TEST_SCALES) and not all(sides):
             yield f"TEST_SCALES needs IMAGE_MIN_DIM and IMAGE_MAX_DIM. Received: {sides}"
+        elif len(self.TEST_SCALES) and bounded and sides[0] > sides[1]:
+            yield (
+                "TEST_SCALES needs an IMAGE_MIN_DIM of at most IMAGE_MAX_DIM. Received:"
+                f" {sides[0]} and {sides[1]}"
+            )
 
     def _pixel_problems(self) -> Iterator[str]:
         channels = self.IMAGE_CHANNEL_COUNT
-        if np.size(self.MEAN_PIXEL) != channels:
+        if np.size(self.MEAN_PIXEL) not in (1, channels):
             yield (
                 f"MEAN_PIXEL has a value for each of IMAGE_CHANNEL_COUNT = {channels} channels. "
                 f"Received: {np.size(self.MEAN_PIXEL)} values"
             )
-        if np.size(self.STD_PIXEL) not in (1, channels) or np.min(self.STD_PIXEL) <= 0:
+        if np.size(self.STD_PIXEL) not in (1, channels):
             yield (
                 "STD_PIXEL has one positive value or one for each of IMAGE_CHANNEL_COUNT = "
                 f"{channels} channels. Received: {self.STD_PIXEL!r}"
             )
-        if len(self.MINI_MASK_SHAPE) != 2 or min(self.MINI_MASK_SHAPE) < 1:
-            yield f"MINI_MASK_SHAPE is (height, width). Received: {self.MINI_MASK_SHAPE!r}"
+        if self.USE_MINI_MASK and self.MINI_MASK_SHAPE is None:
+            yield "MINI_MASK_SHAPE is (height, width) with USE_MINI_MASK. Received: None"
 
     def _backbone_problems(self) -> Iterator[str]:
-        if not callable(self.BACKBONE):
-            yield from self._choice_problems("BACKBONE", BACKBONES, "a function or ")
-        elif self.COMPUTE_BACKBONE_SHAPE is None:
+        if callable(self.BACKBONE) and self.COMPUTE_BACKBONE_SHAPE is None:
             yield (
                 "COMPUTE_BACKBONE_SHAPE is a function of the image's shape when BACKBONE is a "
                 "function. Received: None"
@@ -717,10 +748,6 @@ class Config:
             yield (
                 f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
             )
-        if self.BATCH_NORM_EPSILON < 0:
-            yield f"BATCH_NORM_EPSILON is at least 0. Received: {self.BATCH_NORM_EPSILON!r}"
-        if self.TRAIN_BN not in (None, True, False):
-            yield f"TRAIN_BN is None, True or False. Received: {self.TRAIN_BN!r}"
 
     def _c4_problems(self) -> Iterator[str]:
         if callable(self.BACKBONE):
@@ -733,8 +760,6 @@ class Config:
                 "BACKBONE_STRIDES is [16] with BODY 'c4', which has one map. Received:"
                 f" {self.BACKBONE_STRIDES!r}"
             )
-        if self.C4_HEAD_STRIDE not in (1, 2):
-            yield f"C4_HEAD_STRIDE is 1 or 2. Received: {self.C4_HEAD_STRIDE!r}"
 
     def _proposal_problems(self) -> Iterator[str]:
         if len(self.RPN_ANCHOR_SCALES) != len(self.BACKBONE_STRIDES):
@@ -742,17 +767,14 @@ class Config:
                 f"RPN_ANCHOR_SCALES has one scale for each of the {len(self.BACKBONE_STRIDES)} "
                 f"BACKBONE_STRIDES. Received: {self.RPN_ANCHOR_SCALES!r}"
             )
-        if self.RPN_ANCHOR_STRIDE not in (1, 2):
-            yield f"RPN_ANCHOR_STRIDE is 1 or 2. Received: {self.RPN_ANCHOR_STRIDE!r}"
+        counts = {np.size(scales) for scales in self.RPN_ANCHOR_SCALES}
+        if len(counts) > 1:
+            yield (
+                "RPN_ANCHOR_SCALES has as many scales for each level. Received:"
+                f" {self.RPN_ANCHOR_SCALES!r}"
+            )
         if self.RPN_NMS_PER_LEVEL and not self.PRE_NMS_PER_LEVEL:
             yield "RPN_NMS_PER_LEVEL needs PRE_NMS_PER_LEVEL. Received: True and False"
-        limit = self.PRE_NMS_LIMIT_TRAINING
-        if limit is not None and not _is_count(limit, 1):
-            yield f"PRE_NMS_LIMIT_TRAINING is None or a whole number from 1. Received: {limit!r}"
-        for name in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
-            value = getattr(self, name)
-            if np.size(value) != 4 or np.min(value) <= 0:
-                yield f"{name} has 4 positive values. Received: {value!r}"
 
     def _head_problems(self) -> Iterator[str]:
         side = self._mask_side()
@@ -761,10 +783,6 @@ class Config:
                 f"MASK_SHAPE is twice MASK_POOL_SIZE, here [{side}, {side}]: the mask head doubles "
                 f"the pooled size. Received: {self.MASK_SHAPE!r} with MASK_POOL_SIZE "
                 f"{self.MASK_POOL_SIZE}"
-            )
-        if not _is_count(self.ROI_ALIGN_SAMPLES, 0):
-            yield (
-                f"ROI_ALIGN_SAMPLES is a whole number from 0. Received: {self.ROI_ALIGN_SAMPLES!r}"
             )
         if self.USE_KEYPOINTS:
             yield from self._keypoint_problems()
@@ -778,7 +796,7 @@ class Config:
 
     def _keypoint_problems(self) -> Iterator[str]:
         for pair in self.KEYPOINT_FLIP_PAIRS:
-            exist = all(0 <= i < self.NUM_KEYPOINTS for i in pair)
+            exist = all(i < self.NUM_KEYPOINTS for i in pair)
             if len(set(pair)) != 2 or not exist:
                 yield (
                     f"KEYPOINT_FLIP_PAIRS has pairs of keypoints 0..{self.NUM_KEYPOINTS - 1}"
@@ -790,28 +808,21 @@ class Config:
         unknown = set(self.LOSS_WEIGHTS) - set(names)
         if unknown:
             yield f"LOSS_WEIGHTS has weights for {', '.join(names)}. Received: {sorted(unknown)}"
-        if not callable(self.OPTIMIZER):
-            yield from self._choice_problems("OPTIMIZER", OPTIMIZERS, "a function or ")
-        yield from self._choice_problems("WEIGHT_DECAY_KIND", WEIGHT_DECAYS)
-        momentum = self.EMA_MOMENTUM
-        if momentum and (callable(self.OPTIMIZER) or not 0 < momentum < 1):
+        if self.EMA_MOMENTUM and callable(self.OPTIMIZER):
             yield (
-                "EMA_MOMENTUM lies in 0..1, or is None; an OPTIMIZER of your own takes `use_ema`"
-                f" itself. Received: {momentum!r}"
+                "EMA_MOMENTUM is None with an OPTIMIZER of your own, which takes `use_ema` itself."
+                f" Received: {self.EMA_MOMENTUM!r}"
             )
 
     def _learning_rate_problems(self) -> Iterator[str]:
-        yield from self._choice_problems("LEARNING_RATE_SCHEDULE", SCHEDULES)
         steps = list(self.LEARNING_RATE_STEPS)
-        if steps != sorted(set(steps)) or not all(_is_count(step, 1) for step in steps):
+        if steps != sorted(set(steps)):
             yield (
                 "LEARNING_RATE_STEPS are rising numbers of steps. Received:"
                 f" {self.LEARNING_RATE_STEPS!r}"
             )
         if self.LEARNING_RATE_SCHEDULE == "step" and not steps:
             yield "LEARNING_RATE_SCHEDULE 'step' needs LEARNING_RATE_STEPS. Received: ()"
-        if self.LEARNING_RATE <= 0:
-            yield f"LEARNING_RATE is above 0. Received: {self.LEARNING_RATE!r}"
 
 
 class PaperConfig(Config):
@@ -913,6 +924,9 @@ class PaperC4Config(PaperConfig):
 
 
 _CHOICES = {
+    "IMAGE_RESIZE_MODE": RESIZE_MODES,
+    "LEARNING_RATE_SCHEDULE": SCHEDULES,
+    "WEIGHT_DECAY_KIND": WEIGHT_DECAYS,
     "BODY": BODIES,
     "BACKBONE_NORM": NORMS,
     "FPN_NORM": NORMS,
@@ -931,44 +945,24 @@ _CHOICES = {
 }
 # The side that the largest stride must divide.
 _SIDE_OF_MODE = {"square": "IMAGE_MAX_DIM", "pad64": "IMAGE_MIN_DIM", "crop": "IMAGE_MIN_DIM"}
-_DERIVED = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
-_COUNTS = (
-    "GPU_COUNT",
-    "IMAGES_PER_GPU",
-    "STEPS_PER_EPOCH",
-    "NUM_CLASSES",
-    "IMAGE_CHANNEL_COUNT",
-    "TRAIN_ROIS_PER_IMAGE",
-    "POOL_SIZE",
-    "MASK_POOL_SIZE",
-    "DETECTION_MAX_INSTANCES",
-    "MAX_GT_INSTANCES",
-    "PRE_NMS_LIMIT",
-    "POST_NMS_ROIS_TRAINING",
-    "POST_NMS_ROIS_INFERENCE",
-    "RPN_TRAIN_ANCHORS_PER_IMAGE",
-    "RPN_CHANNELS",
-    "RPN_CONVS",
-    "MASK_HEAD_CHANNELS",
-    "BOX_HEAD_CHANNELS",
-    "MASK_MLP_SIZE",
-    "TOP_DOWN_PYRAMID_SIZE",
-    "FPN_CLASSIF_FC_LAYERS_SIZE",
-    "NUM_KEYPOINTS",
-    "KEYPOINT_POOL_SIZE",
-    "KEYPOINT_HEAD_CONVS",
-    "KEYPOINT_HEAD_CHANNELS",
+# What is computed, and from what.
+_DERIVED = {
+    "BATCH_SIZE": "IMAGES_PER_GPU * GPU_COUNT",
+    "IMAGE_SHAPE": "[IMAGE_MAX_DIM (IMAGE_MIN_DIM in mode crop) twice, IMAGE_CHANNEL_COUNT]",
+    "IMAGE_META_SIZE": "12 + NUM_CLASSES",
+}
+# These may be functions.
+_FUNCTIONS = ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER")
+# False means none.
+_FALSE_IS_0 = (
+    "IMAGE_MIN_DIM",
+    "IMAGE_MAX_DIM",
+    "IMAGE_MIN_SCALE",
+    "GRADIENT_CLIP_NORM",
+    "EMA_MOMENTUM",
 )
-
-
-_COUNTS_FROM_0 = (
-    "WORKERS",
-    "BOX_HEAD_CONVS",
-    "BOX_HEAD_FCS",
-    "MASK_HEAD_CONVS",
-    "WARMUP_STEPS",
-    "VALIDATION_STEPS",
-)
+# A fraction is rounded up.
+_STEPS = ("STEPS_PER_EPOCH", "VALIDATION_STEPS")
 
 
 def setting_names() -> set[str]:
@@ -976,23 +970,134 @@ def setting_names() -> set[str]:
     return {name for name, _ in inspect.getmembers(Config) if name.isupper() and name[0] != "_"}
 
 
-def _suggest(name: str, known: set[str]) -> str:
-    """Words that name the setting that was probably meant; none where nothing is close."""
-    close = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0.85)
-    if not close or close[0] == name:
+def as_config(config: Any) -> Config:
+    """The `Config` that a caller means by what was passed.
+
+    Args:
+        config: a `Config`; a subclass of it, which is called; or any other object with settings as
+            attributes: a class of settings that does not derive from `Config`, a module, a
+            SimpleNamespace. Of a dict and an argparse.Namespace names in lower case count too.
+            What is missing takes the default.
+
+    Returns:
+        the same object if it is a `Config`, else a new one.
+
+    Raises:
+        ValueError: nothing in it is a setting, or a subclass that can't be called without
+            arguments.
+    """
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, type) and issubclass(config, Config):
+        try:
+            return config()
+        except TypeError as error:
+            raise ValueError(
+                f"config is an instance of Config. Received: the class {config.__name__}, which"
+                f" can't be called without arguments: {error}"
+            ) from error
+    settings = _settings_in(config)
+    if not setting_names() & set(settings):
+        raise ValueError(
+            "config is a Config, or an object with settings such as NUM_CLASSES. Received:"
+            f" {_shortened(config)}"
+        )
+    name = getattr(config, "__name__", type(config).__name__)
+    return type(name, (Config,), settings)()
+
+
+def _settings_in(source: Any) -> dict[str, Any]:
+    """{upper-case name: value} of an object that is no `Config`."""
+    if isinstance(source, Mapping):
+        found = {str(name): value for name, value in source.items()}
+    else:
+        found = {name: getattr(source, name) for name in dir(source) if _may_be_setting(name)}
+    known = setting_names()
+    if isinstance(source, (Mapping, argparse.Namespace, types.SimpleNamespace)):
+        for name in [name for name in found if name.upper() in known]:
+            found.setdefault(name.upper(), found[name])
+    return {name: value for name, value in found.items() if name.isupper() and name[0] != "_"}
+
+
+def _may_be_setting(name: str) -> bool:
+    return not name.startswith("_") and (name.isupper() or name.upper() in setting_names())
+
+
+def _shortened(value: Any) -> str:
+    """A value as an error shows it."""
+    text = repr(value)
+    if len(text) > 100:
+        text = text[:100] + "..."
+    return text
+
+
+def _suggest(name: str, known: set[str], cutoff: float = 0.85) -> str:
+    """Words that name the setting that was probably meant; none where nothing is close.
+
+    Args:
+        name: what was written.
+        known: names of settings.
+        cutoff: likeness from which a name is close, of 0 to 1.
+    """
+    # Nobody writes the size of the image meta by hand.
+    candidates = sorted(known - {"IMAGE_META_SIZE"})
+    close = difflib.get_close_matches(name.upper(), candidates, n=1, cutoff=cutoff)
+    if not close:
+        close = _longer_names(name.upper(), candidates)
+    if len(close) != 1 or close[0] == name:
         return ""
     return f"; did you mean {close[0]}?"
 
 
+def _longer_names(name: str, candidates: Sequence[str]) -> list[str]:
+    """Candidates with all words of a name of two or more, in singular or plural."""
+    words = {word.rstrip("S") for word in name.split("_")}
+    if len(words) < 2:
+        return []
+    return [
+        candidate
+        for candidate in candidates
+        if words <= {word.rstrip("S") for word in candidate.split("_")}
+    ]
+
+
+def warn_of_misspelt(owner: str, names: Iterable[str], stacklevel: int) -> None:
+    """Warns of names that are no settings but read like one.
+
+    Args:
+        owner: name of the class of settings.
+        names: of its attributes. Upper-case ones are compared with all settings; others only count
+            where they are a setting's name of several words in lower case.
+        stacklevel: as that of `warnings.warn`, for the caller of this function.
+    """
+    known = setting_names()
+    for name in names:
+        if name.startswith("_") or name in known:
+            continue
+        in_lower_case = "_" in name and name.upper() in known
+        if not name.isupper() and not in_lower_case:
+            continue
+        close = _suggest(name, known)
+        if close:
+            warnings.warn(
+                f"{owner}.{name} is not a setting of Config{close}", stacklevel=stacklevel + 1
+            )
+
+
 def _is_count(value: Any, least: int) -> bool:
     """Whether a value is a whole number and not below the least."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         return False
     return bool(value >= least)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+    """Whether a value is a number, of Python or numpy, and not NaN."""
+    if isinstance(value, (bool, np.bool_)):
+        return False
+    if not isinstance(value, (int, float, np.integer, np.floating)):
+        return False
+    return not math.isnan(value)
 
 
 def _fits(new: Any, old: Any) -> bool:
@@ -1011,6 +1116,213 @@ def _is_plain_function(value: Any) -> bool:
     if not inspect.isfunction(value):
         return False
     return next(iter(inspect.signature(value).parameters), "") != "self"
+
+
+class _WrittenOver(property):
+    """A derived value that a class body gave a number: instances compute it all the same."""
+
+    def __init__(self, derived: property, written: Any):
+        super().__init__(derived.fget, derived.fset, doc=derived.__doc__)
+        self.written = written
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self.written  # what the class body says
+        return super().__get__(instance, owner)
+
+
+# ---- What each setting may be by itself ----------------------------------------------------------
+
+
+class _Kind(NamedTuple):
+    """What a setting may be.
+
+    Attributes:
+        words: of an error, between the setting's name and what was received.
+        fits: f(value) -> whether the value is that.
+    """
+
+    words: str
+    fits: Callable[[Any], bool]
+
+
+def _count(least: int) -> _Kind:
+    return _Kind(f"is a whole number from {least}", lambda value: _is_count(value, least))
+
+
+def _above(least: float) -> _Kind:
+    return _Kind(f"is above {least}", lambda value: _is_number(value) and least < value < math.inf)
+
+
+def _at_least(least: float) -> _Kind:
+    return _Kind(
+        f"is a number of at least {least}",
+        lambda value: _is_number(value) and least <= value < math.inf,
+    )
+
+
+def _share(words: str, fits: Callable[[float], bool]) -> _Kind:
+    return _Kind(words, lambda value: _is_number(value) and fits(value))
+
+
+def _one_of(*allowed: Any) -> _Kind:
+    """Numbers, None, True and False; what equals one of them in another type will do."""
+    words = " or ".join([", ".join(map(str, allowed[:-1])), str(allowed[-1])])
+    return _Kind(
+        f"is {words}", lambda value: (value is None or np.isscalar(value)) and value in allowed
+    )
+
+
+def _or_none(kind: _Kind) -> _Kind:
+    words = f"is None, or {kind.words}"
+    if kind.words.startswith("is "):
+        words = f"is None or {kind.words[3:]}"
+    return _Kind(words, lambda value: value is None or kind.fits(value))
+
+
+def _values(words: str, fits: Callable[[Any], bool], lengths: Sequence[int] = ()) -> _Kind:
+    """A list, tuple or array whose every element fits, of any length or one of these."""
+
+    def all_fit(value: Any) -> bool:
+        if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
+            return False
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            return False
+        if lengths and len(value) not in lengths:
+            return False
+        return all(fits(element) for element in value)
+
+    return _Kind(words, all_fit)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and 0 < value < math.inf
+
+
+def _is_natural(value: Any) -> bool:
+    return _is_count(value, 1)
+
+
+_SCALES_OF_LEVEL = _values("", _is_positive)
+_PAIR = _values("", lambda value: _is_count(value, 0), (2,))
+
+
+def _are_scales(value: Any) -> bool:
+    """Whether a value is the scale of a level, or several."""
+    return _is_positive(value) or (_SCALES_OF_LEVEL.fits(value) and len(value) > 0)
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and abs(value) < math.inf
+
+
+def _are_pixel_values(value: Any) -> bool:
+    """Whether a value is a number, or a list or an array of numbers."""
+    return _is_finite(value) or _values("", _is_finite).fits(value)
+
+
+def _are_positive_pixel_values(value: Any) -> bool:
+    return _are_pixel_values(value) and bool(np.all(np.greater(value, 0)))
+
+
+def _are_weights(value: Any) -> bool:
+    return isinstance(value, dict) and all(_at_least(0).fits(weight) for weight in value.values())
+
+
+_UP_TO_1 = _share("lies in 0..1", lambda value: 0 <= value <= 1)
+_IOU = _share("lies in 0..1, 0 excluded", lambda value: 0 < value <= 1)
+_BELOW_1 = _share("lies in 0..1, 1 excluded", lambda value: 0 <= value < 1)
+_FLAG = _one_of(True, False)
+_MAYBE_FLAG = _one_of(None, True, False)
+_SIDE = _Kind(
+    "is a whole number of pixels, or None", lambda value: value is None or _is_count(value, 0)
+)
+_SIDES = _values("has whole numbers of pixels", _is_natural)
+_SHAPE = _values("is (height, width)", _is_natural, (2,))
+_FOUR = _values("has 4 positive values", _is_positive, (4,))
+_FUNCTION = _Kind("is None or a function", lambda value: value is None or callable(value))
+
+_NAME = _Kind("is text, or None", lambda value: value is None or isinstance(value, str))
+_TEXT_OR_FUNCTION = _Kind(
+    "is a name or a function", lambda value: isinstance(value, str) or callable(value)
+)
+
+_KINDS: dict[str, _Kind] = {
+    **dict.fromkeys(("NAME", *_CHOICES), _NAME),
+    **dict.fromkeys(("BACKBONE", "OPTIMIZER"), _TEXT_OR_FUNCTION),
+    "SEED": _or_none(_count(0)),
+    "CHECK_IMAGES": _or_none(_count(0)),
+    "RESUME_SECONDS": _at_least(0),
+    "COMPUTE_BACKBONE_SHAPE": _FUNCTION,
+    "IMAGE_MIN_DIM": _SIDE,
+    "IMAGE_MAX_DIM": _SIDE,
+    "IMAGE_MIN_SCALE": _or_none(_at_least(0)),
+    "IMAGE_MIN_DIM_CHOICES": _SIDES,
+    "TEST_SCALES": _SIDES,
+    "MEAN_PIXEL": _Kind("has numbers, one for each channel", _are_pixel_values),
+    "STD_PIXEL": _Kind("has positive numbers", _are_positive_pixel_values),
+    "MINI_MASK_SHAPE": _or_none(_SHAPE),
+    "MASK_SHAPE": _SHAPE,
+    "BACKBONE_STRIDES": _Kind(
+        "has whole numbers of pixels, one for each level",
+        lambda value: _SIDES.fits(value) and len(value) > 0,
+    ),
+    "RPN_ANCHOR_SCALES": _values("has sides in pixels, one or several for each level", _are_scales),
+    "RPN_ANCHOR_RATIOS": _Kind(
+        "has positive numbers, width / height",
+        lambda value: _values("", _is_positive).fits(value) and len(value) > 0,
+    ),
+    "RPN_ANCHOR_STRIDE": _one_of(1, 2),
+    "C4_HEAD_STRIDE": _one_of(1, 2),
+    "RPN_BBOX_STD_DEV": _FOUR,
+    "BBOX_STD_DEV": _FOUR,
+    "BBOX_LOG_SIZE_LIMIT": _or_none(_above(0)),
+    "RPN_MIN_SIZE": _at_least(0),
+    "DETECTION_MIN_SIZE": _at_least(0),
+    "PRE_NMS_LIMIT_TRAINING": _or_none(_count(1)),
+    "KEYPOINT_FLIP_PAIRS": _values("has pairs of keypoints", _PAIR.fits),
+    "BATCH_NORM_EPSILON": _at_least(0),
+    "BATCH_NORM_MOMENTUM": _BELOW_1,
+    "LEARNING_RATE": _above(0),
+    "LEARNING_MOMENTUM": _UP_TO_1,
+    "LEARNING_RATE_STEPS": _values("are rising numbers of steps", _is_natural),
+    "LEARNING_RATE_FACTOR": _above(0),
+    "WEIGHT_DECAY": _at_least(0),
+    "EMA_MOMENTUM": _or_none(_BELOW_1),
+    "LOSS_WEIGHTS": _Kind("is a dict of a number of at least 0 for each loss", _are_weights),
+    "GRADIENT_CLIP_NORM": _or_none(_at_least(0)),
+    "DETECTION_MIN_CONFIDENCE": _UP_TO_1,
+    **dict.fromkeys(("RPN_NMS_THRESHOLD", "DETECTION_NMS_THRESHOLD", "HORIZONTAL_FLIP"), _UP_TO_1),
+    **dict.fromkeys(
+        (
+            "RPN_POSITIVE_IOU",
+            "RPN_NEGATIVE_IOU",
+            "ROI_POSITIVE_IOU",
+            "CROWD_IOU",
+            "ROI_POSITIVE_RATIO",
+        ),
+        _IOU,
+    ),
+    **dict.fromkeys(("FUSED_KERNELS", "TRAIN_BN", "MASK_HEAD_ON_POSITIVES"), _MAYBE_FLAG),
+    **dict.fromkeys(
+        (
+            "WORKERS",
+            "BOX_HEAD_CONVS",
+            "BOX_HEAD_FCS",
+            "MASK_HEAD_CONVS",
+            "WARMUP_STEPS",
+            "VALIDATION_STEPS",
+            "ROI_ALIGN_SAMPLES",
+        ),
+        _count(0),
+    ),
+}
+# Every other setting whose default is True or False is a flag, or a whole number a count.
+for _name in sorted(setting_names() - set(_DERIVED) - set(_KINDS)):
+    if isinstance(getattr(Config, _name), bool):
+        _KINDS[_name] = _FLAG
+    elif isinstance(getattr(Config, _name), int):
+        _KINDS[_name] = _count(1)
 
 
 class SmallConfig(Config):

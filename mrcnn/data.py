@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from mrcnn import boxes as box_math, keypoints, utils
-from mrcnn.config import Config
+from mrcnn.config import Config, as_config
 
 # numpy's Generator, its older RandomState, or the module numpy.random.
 Random = Any
@@ -83,6 +83,7 @@ def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
     Returns:
         of the same shape, float32.
     """
+    config = as_config(config)
     # Row by row, or each operation would run over three values.
     images = np.ascontiguousarray(images)
     rows = images.reshape(*images.shape[:-2], -1)
@@ -104,6 +105,7 @@ def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
 
 def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
     """Inverse of `mold_image`, uint8 by cutting off (matterport: unmold_image)."""
+    config = as_config(config)
     return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
 
 
@@ -143,6 +145,7 @@ def mold_with_size(
 
 def compute_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """Anchors [A, (y1, x1, y2, x2)] of a molded image, in pixels, float64."""
+    config = as_config(config)
     rounding_shape = None
     if config.RPN_ANCHOR_ROUNDING:
         rounding_shape = image_shape
@@ -158,6 +161,7 @@ def compute_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:
 
 def compute_backbone_shapes(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """[5, (height, width)] of P2..P6 for an image (matterport: compute_backbone_shapes)."""
+    config = as_config(config)
     if callable(config.BACKBONE):
         shapes_of: Any = config.COMPUTE_BACKBONE_SHAPE
         return np.asarray(shapes_of(image_shape))
@@ -532,6 +536,7 @@ def load_image_gt(
     Raises:
         DatasetError: names the image and what is wrong with it.
     """
+    config = as_config(config)
     image, masks, class_ids, points = _load(dataset, config, image_id)
     original_shape = image.shape
     _warn_of_empty_masks(masks, _where(dataset, image_id))
@@ -682,6 +687,7 @@ def build_rpn_targets(
         rpn_bbox: [RPN_TRAIN_ANCHORS_PER_IMAGE, 4], (dy, dx, log dh, log dw) / RPN_BBOX_STD_DEV of
             the positive anchors in the order of the anchors, then zeros.
     """
+    config = as_config(config)
     if rng is None:
         # Drawing few of many without repetition is slow in the old generators.
         rng = np.random.default_rng(np.random.randint(2**31))
@@ -777,6 +783,7 @@ def build_detection_targets(
         rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes] with
         the targets in the place of the object's class; positives first, zero rows at the end.
     """
+    config = as_config(config)
     if rng is None:
         rng = np.random
     size = config.TRAIN_ROIS_PER_IMAGE
@@ -955,7 +962,7 @@ class TrainingBatches:
         jitter: bool = False,
     ):
         self.dataset = dataset
-        self.config = config
+        self.config = config = as_config(config)
         self.shuffle = shuffle
         self.seed = seed
         self.augment = augment
@@ -1174,6 +1181,7 @@ def data_generator(
     Yields:
         inputs, and [] or with detection_targets [rois' class ids [B, R, 1], deltas, masks].
     """
+    config = as_config(config)
     if seed is None:
         seed = config.SEED
     if seed is None:
@@ -1209,6 +1217,7 @@ def check_dataset(dataset: utils.Dataset, config: Config) -> None:
             another size, class ids out of range; or that there are no images, no classes, or a
             number of classes that NUM_CLASSES contradicts.
     """
+    config = as_config(config)
     if not hasattr(dataset, "num_classes"):
         raise DatasetError(
             "the dataset is not prepared: call prepare() after adding classes and images"

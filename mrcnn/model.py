@@ -17,6 +17,7 @@ re-exported.
 import contextlib
 import dataclasses
 import datetime
+import difflib
 import logging
 import math
 import os
@@ -42,7 +43,7 @@ from mrcnn import (
     utils,
     weights,
 )
-from mrcnn.config import Config
+from mrcnn.config import Config, as_config
 from mrcnn.data import (  # noqa: F401  names that existing code imports from here
     META,
     build_detection_targets,
@@ -128,7 +129,7 @@ class ValuesLayer(KL.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(**kwargs)
         if config is not None:
-            values = {**values, **self.values_of(config)}
+            values = {**values, **self.values_of(as_config(config))}
         self._value_names = tuple(values)
         for name, value in values.items():
             if isinstance(value, np.ndarray):
@@ -2579,12 +2580,46 @@ for _first in (3, 4, 5):
     LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
 
 
+MODES = ("training", "inference")
+
+
+def _check_arguments(mode: Any, config: Any, model_dir: Any) -> None:
+    """ValueError for arguments of `MaskRCNN` that are not the right ones, or in another order."""
+    swapped = isinstance(config, (str, os.PathLike)) or _is_config(mode) or _is_config(model_dir)
+    if swapped:
+        raise ValueError(
+            "The arguments are MaskRCNN(mode, config, model_dir), in this order. Received: mode ="
+            f" {_described(mode)}, config = {_described(config)}, model_dir ="
+            f" {_described(model_dir)}"
+        )
+    if not isinstance(mode, str) or mode not in MODES:
+        close = difflib.get_close_matches(str(mode).lower(), MODES, n=1, cutoff=0.5)
+        hint = "."
+        if close:
+            hint = f"; did you mean {close[0]!r}?"
+        raise ValueError(f"mode is 'training' or 'inference'{hint} Received: {mode!r}")
+    if not isinstance(model_dir, (str, bytes, os.PathLike)):
+        raise ValueError(f"model_dir is the path of a folder. Received: {model_dir!r}")
+
+
+def _is_config(value: Any) -> bool:
+    return isinstance(value, Config) or (isinstance(value, type) and issubclass(value, Config))
+
+
+def _described(value: Any) -> str:
+    """An argument as an error shows it."""
+    if isinstance(value, Config):
+        return f"a {type(value).__name__}"
+    return repr(value)
+
+
 class MaskRCNN:
     """Mask R-CNN: builds the network, trains it, detects objects (matterport: MaskRCNN).
 
     Args:
         mode: "training" or "inference".
-        config: a `Config`; it is checked.
+        config: a `Config`; it is checked. Its class or another object with settings will do, see
+            `mrcnn.config.as_config`.
         model_dir: folder for logs and checkpoints.
 
     Attributes:
@@ -2596,17 +2631,18 @@ class MaskRCNN:
         anchors: [A, 4], in pixels, of the last `get_anchors`.
 
     Raises:
-        ValueError: an unknown mode, or settings that don't fit together.
+        ValueError: an unknown mode, arguments in another order, or settings that don't fit
+            together.
     """
 
     def __init__(self, mode: str, config: Config, model_dir: str | os.PathLike):
-        if mode not in ("training", "inference"):
-            raise ValueError(f"mode is 'training' or 'inference'. Received: {mode!r}")
+        _check_arguments(mode, config, model_dir)
+        config = as_config(config)
         config.validate()
         kernels.keep_freed_memory()
         self.mode = mode
         self.config = config
-        self.model_dir = os.fspath(model_dir)
+        self.model_dir = os.fsdecode(model_dir)
         self.epoch = 0
         self._anchors = inference.AnchorTable(config)
         # Datasets whose images were checked, so that the next stage of a training starts at once.
@@ -2648,6 +2684,7 @@ class MaskRCNN:
         mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, output_rois, with USE_KEYPOINTS
         mrcnn_keypoint of the rows that can be positive, and the losses.
         """
+        config = as_config(config)
         if mode == "training":
             return training_graph(config)
         return inference_graph(config)

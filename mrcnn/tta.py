@@ -101,7 +101,10 @@ def _views(detector, image, where):
     if config.TEST_FLIP:
         flips = [False, True]
     views = []
-    for min_dim in config.TEST_SCALES or (config.IMAGE_MIN_DIM,):
+    min_dims = config.TEST_SCALES
+    if not len(min_dims):
+        min_dims = (config.IMAGE_MIN_DIM,)
+    for min_dim in min_dims:
         for flip in flips:
             views.append(_look(detector, image, where, min_dim, flip))
     return views

@@ -1,14 +1,20 @@
 """Settings: defaults of the original, derived values, spelling, cross-checks."""
 
+import argparse
+import copy
+import pathlib
+import pickle
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import oracle
 import pytest
 
-from mrcnn.config import Config
+from mrcnn import utils
+from mrcnn.config import Config, PaperC4Config, as_config, setting_names
 
 
 def recorded_defaults():
@@ -60,16 +66,125 @@ def test_spelling():
     ):
         Config(LEARNINGRATE=1)
 
-    class Misspelt(Config):
-        DETECTION_MIN_CONFIDENSE = 0.5
-
-    with pytest.warns(UserWarning, match="did you mean DETECTION_MIN_CONFIDENCE"):
-        Misspelt()
-
     class Own(Config):
         MY_FOLDER = "x"
 
     assert Own(MY_FOLDER="y").MY_FOLDER == "y"
+
+
+@pytest.mark.parametrize(
+    "written, meant",
+    [
+        ("DETECTION_MIN_CONFIDENSE", "DETECTION_MIN_CONFIDENCE"),
+        ("NUM_CLASS", "NUM_CLASSES"),
+        ("IMAGE_MAX_DIMS", "IMAGE_MAX_DIM"),
+        ("IMAGE_CHANNELS", "IMAGE_CHANNEL_COUNT"),
+        ("IMAGE_RESIZE", "IMAGE_RESIZE_MODE"),
+        ("MIN_CONFIDENCE", "DETECTION_MIN_CONFIDENCE"),
+        ("VALIDATION_STPES", "VALIDATION_STEPS"),
+        ("num_classes", "NUM_CLASSES"),
+        ("BATCHSIZE", "BATCH_SIZE"),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_the_nearest(written, meant):
+    """In the class body, and on the instance when the model is built."""
+    with pytest.warns(UserWarning, match=rf"Misspelt\.{written} is not.*did you mean {meant}\?$"):
+        type("Misspelt", (Config,), {written: 1})()
+    config = Config()
+    setattr(config, written, 1)
+    with pytest.warns(UserWarning, match=rf"Config\.{written} is not.*did you mean {meant}\?$"):
+        config.validate()
+
+
+def test_own_constants_are_no_misspelt_settings():
+    """Warnings are errors here."""
+    names = "EPOCHS MODEL_DIR IMAGE_DIR VAL_IMAGE_IDS CLASS_NAMES IMAGE_PADDING MASK_SIZE LR"
+    type("Own", (Config,), dict.fromkeys([*names.split(), "threshold", "name"], 1))().validate()
+
+
+class Early(Config):
+    """Assigns before and after the constructor of its base, as scripts do."""
+
+    LOSS_WEIGHTS = {"rpn_class_loss": 2.0}
+
+    def __init__(self, names):
+        self.RPN_ANCHOR_RATIOS = [1]
+        self.MEAN_PIXEL = np.array([1.0, 2.0, 3.0])
+        self.BACKBONE = len
+        self.LOSS_WEIGHTS["mrcnn_mask_loss"] = 7.0
+        self.NUM_CLASSES = 1 + len(names)
+        super().__init__()
+        self.BACKBONE_STRIDES = [4, 8, 16, 32, 64]
+        self.IMAGES_PER_GPU = 3
+        self.MASK_SHAPE[0] = 28
+
+
+def test_settings_assigned_before_and_after_the_constructor_stay():
+    config = Early(["a", "b"])
+    assert config.RPN_ANCHOR_RATIOS == [1] and config.MEAN_PIXEL.tolist() == [1, 2, 3]
+    assert config.BACKBONE is len
+    assert config.LOSS_WEIGHTS == {"rpn_class_loss": 2.0, "mrcnn_mask_loss": 7.0}
+    assert (config.NUM_CLASSES, config.IMAGE_META_SIZE, config.BATCH_SIZE) == (3, 15, 3)
+    # Neither the class nor another instance has seen the edits.
+    assert Early.LOSS_WEIGHTS == {"rpn_class_loss": 2.0}
+    assert Early.MASK_SHAPE is Config.MASK_SHAPE
+    for twin in (copy.copy(config), copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
+        assert twin.to_dict().keys() == config.to_dict().keys()
+        assert twin.RPN_ANCHOR_RATIOS == [1] and twin.BATCH_SIZE == 3
+    config.NUM_CLASSES = 5
+    config.__init__([1])  # the way of old scripts to compute the derived values again
+    assert config.IMAGE_META_SIZE == 14 and config.RPN_ANCHOR_RATIOS == [1]
+
+
+class Shadowing(Config):
+    IMAGES_PER_GPU = 1
+    BATCH_SIZE = 32
+    IMAGE_SHAPE = (512, 512, 3)
+    IMAGE_META_SIZE = 93
+
+
+def test_derived_values_of_a_class_body_are_computed_all_the_same():
+    """As the original did; said once for each that differs."""
+    with pytest.warns(UserWarning) as said:
+        config = Shadowing(IMAGE_MAX_DIM=512)
+    texts = [str(warning.message) for warning in said]
+    assert len(texts) == 2, texts  # the shape is what the settings say
+    assert (
+        "Shadowing.BATCH_SIZE = 32 is not used: it is IMAGES_PER_GPU * GPU_COUNT, here 1"
+        in (texts[0])
+    )
+    assert "IMAGE_META_SIZE = 93" in texts[1] and "here 13" in texts[1]
+    assert config.BATCH_SIZE == 1 and config.IMAGE_SHAPE.tolist() == [512, 512, 3]
+    config.IMAGES_PER_GPU = 4
+    assert config.BATCH_SIZE == 4 and Shadowing.BATCH_SIZE == 32
+    config.BATCH_SIZE = 2
+    assert config.BATCH_SIZE == 2 and config.to_dict()["BATCH_SIZE"] == 2
+
+    class Mixed(Shadowing):
+        BATCH_SIZE = 1
+        IMAGE_META_SIZE = 13
+        IMAGE_SHAPE = [1024, 1024, 3]
+
+        def __init__(self):
+            self.BATCH_SIZE = 16
+            super().__init__()
+
+    with pytest.warns(UserWarning, match="Mixed.BATCH_SIZE = 16 is not used"):
+        assert Mixed().BATCH_SIZE == 1
+
+
+@pytest.mark.parametrize("mode", ["square", "shorter"])
+def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
+    """IMAGE_MAX_DIM alone is what many configs set: the longer edge becomes 512, as it did."""
+    config = Config(IMAGE_MAX_DIM=512, IMAGE_RESIZE_MODE=mode)
+    config.validate()
+    for shape in ((300, 400, 3), (1200, 900, 3)):
+        image, window, scale, _, _ = utils.resize_image(
+            np.ones(shape, np.uint8), config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, 0, mode
+        )
+        assert max(window[2] - window[0], window[3] - window[1]) == 512
+        assert scale == 512 / max(shape)
+        assert image.shape[:2] == ((512, 512) if mode == "square" else image.shape[:2])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +208,6 @@ def test_spelling():
         (dict(LOSS_WEIGHTS={"mask": 1}), r"LOSS_WEIGHTS.*\['mask'\]"),
         (dict(OPTIMIZER="sdg"), "OPTIMIZER"),
         (dict(ROI_POSITIVE_RATIO=0), "ROI_POSITIVE_RATIO"),
-        (dict(IMAGE_MIN_DIM=1088), "at most IMAGE_MAX_DIM"),
         (dict(RPN_ANCHOR_STRIDE=3), "RPN_ANCHOR_STRIDE is 1 or 2"),
         (
             dict(RPN_NEGATIVE_IOU=0.8),
@@ -101,12 +215,163 @@ def test_spelling():
         ),
         (dict(ROI_POSITIVE_IOU=50), "ROI_POSITIVE_IOU lies in 0..1.*Received: 50"),
         (dict(CROWD_IOU=0), "CROWD_IOU lies in 0..1"),
+        (dict(RPN_ANCHOR_SCALES=5), "RPN_ANCHOR_SCALES has sides in pixels.*Received: 5"),
+        (dict(RPN_ANCHOR_SCALES=None), "RPN_ANCHOR_SCALES has sides.*Received: None"),
+        (dict(RPN_ANCHOR_SCALES=((8, 16), 32, 64, 128, 256)), "as many scales for each level"),
+        (dict(RPN_ANCHOR_RATIOS=[]), r"RPN_ANCHOR_RATIOS has positive numbers.*Received: \[\]"),
+        (dict(EMA_MOMENTUM="abc"), "EMA_MOMENTUM is None, or lies in 0..1.*Received: 'abc'"),
+        (dict(NUM_CLASSES=2.5), "NUM_CLASSES is a whole number from 1. Received: 2.5"),
+        (dict(NUM_CLASSES="3"), "NUM_CLASSES is a whole number from 1. Received: '3'"),
+        (dict(LEARNING_RATE="1e-3"), "LEARNING_RATE is above 0. Received: '1e-3'"),
+        (dict(LEARNING_RATE=float("nan")), "LEARNING_RATE is above 0. Received: nan"),
+        (dict(USE_MASK="False"), "USE_MASK is True or False. Received: 'False'"),
+        (dict(TRAIN_BN=[]), r"TRAIN_BN is None, True or False. Received: \[\]"),
+        (dict(IMAGE_RESIZE_MODE={}), "IMAGE_RESIZE_MODE is text.*Received: {}"),
+        (dict(MINI_MASK_SHAPE=56), r"MINI_MASK_SHAPE is None or \(height, width\).*Received: 56"),
+        (dict(MINI_MASK_SHAPE=None), "MINI_MASK_SHAPE is .*with USE_MINI_MASK. Received: None"),
+        (dict(LOSS_WEIGHTS=None), "LOSS_WEIGHTS is a dict.*Received: None"),
+        (dict(BACKBONE_STRIDES=4), "BACKBONE_STRIDES has whole numbers.*Received: 4"),
+        (dict(BATCH_SIZE=0), "BATCH_SIZE is a whole number from 1. Received: 0"),
+        (dict(IMAGE_META_SIZE=93), "IMAGE_META_SIZE is 12 .* here 13. Received: 93"),
+        (dict(NAME=5), "NAME is text, or None. Received: 5"),
+        (dict(IMAGE_MAX_DIM=512, TEST_SCALES=(400,)), "TEST_SCALES needs.*Received: 800 and 512"),
     ],
     ids=str,
 )
 def test_cross_checks(settings, part):
     with pytest.raises(ValueError, match=part):
         Config(**settings).validate()
+
+
+JUNK = {
+    "text": "abc",
+    "nothing": None,
+    "list": [],
+    "nested": [[[None]]],
+    "dict": {"a": None},
+    "object": object(),
+    "negative": -1,
+    "fraction": 2.5,
+    "nan": float("nan"),
+    "array": np.array([[1, 2], [3, 4]]),
+    "words": np.array(["a"]),
+    "complex": 1j,
+    "bytes": b"x",
+}
+
+
+@pytest.mark.parametrize("junk", JUNK)
+@pytest.mark.parametrize("preset", [Config, PaperC4Config])
+def test_any_setting_with_any_value_is_right_or_named(preset, junk):
+    """Never another error than the one that names the setting, what it may be, what it is."""
+    refused = 0
+    for name in setting_names():
+        try:
+            preset(**{name: JUNK[junk]}).validate()
+        except ValueError as error:
+            assert re.search(rf"\b{name}\b.*Received: ", str(error)), error
+            refused += 1
+    assert refused > 20
+
+
+def test_numbers_of_numpy_are_numbers():
+    config = Config(
+        NUM_CLASSES=np.int64(4),
+        IMAGES_PER_GPU=np.array(1),
+        LEARNING_RATE=np.float32(0.5),
+        USE_MASK=np.bool_(True),
+        BACKBONE=np.str_("resnet50"),
+        RPN_ANCHOR_SCALES=np.array([8, 16, 32, 64, 128]),
+        RPN_ANCHOR_RATIOS=np.array([0.5, 1]),
+        BACKBONE_STRIDES=np.array([4, 8, 16, 32, 64]),
+        MASK_SHAPE=np.array([28, 28]),
+        MINI_MASK_SHAPE=np.array([56, 56]),
+        LOSS_WEIGHTS={"rpn_class_loss": np.float32(2)},
+        MEAN_PIXEL=117,
+        STEPS_PER_EPOCH=115 / 2,
+        VALIDATION_STEPS=np.float64(3.0),
+        IMAGE_MIN_SCALE=False,
+        DETECTION_MIN_CONFIDENCE=None,
+    )
+    config.validate()
+    for name, plain in dict(
+        NUM_CLASSES=4,
+        IMAGES_PER_GPU=1,
+        LEARNING_RATE=0.5,
+        USE_MASK=True,
+        STEPS_PER_EPOCH=58,  # Keras 2 ran so many
+        VALIDATION_STEPS=3,
+        IMAGE_MIN_SCALE=0,
+        DETECTION_MIN_CONFIDENCE=0.0,
+    ).items():
+        value = getattr(config, name)
+        assert value == plain and type(value) is type(plain), name
+
+
+def test_what_is_not_used_may_be_missing():
+    Config(USE_MINI_MASK=False, MINI_MASK_SHAPE=None).validate()
+    Config(IMAGE_RESIZE_MODE="none", IMAGE_MIN_DIM=None, IMAGE_MAX_DIM=None).validate()
+
+
+class Plain:
+    """Settings that derive from nothing."""
+
+    NUM_CLASSES = 4
+    RPN_ANCHOR_SCALES = [8, 16, 32, 64, 128]
+    BACKBONE = tiny = staticmethod(len)
+    MY_FOLDER = "x"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        Plain,
+        Plain(),
+        types.SimpleNamespace(NUM_CLASSES=4, RPN_ANCHOR_SCALES=[8, 16, 32, 64, 128], BACKBONE=len),
+        argparse.Namespace(
+            num_classes=4, rpn_anchor_scales=[8, 16, 32, 64, 128], backbone=len, command="train"
+        ),
+        {"NUM_CLASSES": 4, "RPN_ANCHOR_SCALES": [8, 16, 32, 64, 128], "backbone": len, 5: 5},
+        type("Derived", (Config,), dict(vars(Plain), __dict__={})),
+    ],
+    ids=["class", "object", "SimpleNamespace", "argparse", "dict", "Config class"],
+)
+def test_settings_of_other_objects(given):
+    config = as_config(given)
+    assert isinstance(config, Config) and config.NUM_CLASSES == 4 and config.BACKBONE is len
+    assert config.RPN_ANCHOR_SCALES == [8, 16, 32, 64, 128]
+    assert config.IMAGE_MAX_DIM == 1024 and config.HORIZONTAL_FLIP == 0 and config.BATCH_SIZE == 2
+    assert as_config(config) is config
+
+
+@pytest.mark.parametrize(
+    "given", ["logs", None, 5, pathlib.Path("x"), {}, object(), types.SimpleNamespace(a=1), int]
+)
+def test_what_holds_no_setting_is_no_config(given):
+    with pytest.raises(ValueError, match="config is a Config, or an object with.*Received: "):
+        as_config(given)
+
+
+def test_a_pickled_config_of_the_original():
+    """Its derived values lie in the instance; here they are computed."""
+    old = Config()
+    old.__dict__.update(NUM_CLASSES=4, BATCH_SIZE=8, IMAGE_META_SIZE=93, IMAGE_SHAPE=np.ones(3))
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        config = pickle.loads(pickle.dumps(old, protocol))
+        config.validate()
+        assert (config.NUM_CLASSES, config.BATCH_SIZE, config.IMAGE_META_SIZE) == (4, 2, 16)
+
+
+def test_a_config_class_that_needs_arguments():
+    with pytest.raises(ValueError, match="class Early, which can't be called without arguments"):
+        as_config(Early)
+
+
+def test_misspelt_and_derived_values_of_other_objects_are_said():
+    with pytest.warns(UserWarning, match="SimpleNamespace.NUM_CLASS is not.*NUM_CLASSES"):
+        as_config(types.SimpleNamespace(NUM_CLASS=4, NAME="x"))
+    with pytest.warns(UserWarning, match="BATCH_SIZE = 8 is not used"):
+        as_config({"BATCH_SIZE": 8, "NAME": "x"})
 
 
 def test_all_problems_are_listed():
