@@ -1,6 +1,7 @@
 """Files that are complete or absent, downloads that go on, and progress on a terminal."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -13,10 +14,17 @@ from collections.abc import Callable, Iterator
 
 PathLike = str | os.PathLike
 
+# Errors of writing for which the system names no file: a full disk, a quota, a limit on files.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 @contextlib.contextmanager
 def atomic(path: PathLike) -> Iterator[str]:
-    """A temporary path beside `path` that takes its place when the block ends without an error."""
+    """A temporary path beside `path` that takes its place when the block ends without an error.
+
+    Raises:
+        OSError: of a full disk, or a file beyond a limit, it names `path`; what lay there stays.
+    """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(
@@ -27,6 +35,10 @@ def atomic(path: PathLike) -> Iterator[str]:
         yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

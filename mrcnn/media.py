@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import pathlib
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ import numpy as np
 
 from mrcnn import utils
 from mrcnn.files import atomic
+from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
 
 logger = logging.getLogger(__name__)
@@ -44,7 +46,63 @@ VIDEO_SUFFIXES = (
     ".mpeg",
     ".wmv",
     ".mjpeg",
+    # Of cameras, telephones, recorders and discs.
+    ".3g2",
+    ".3gp",
+    ".264",
+    ".265",
+    ".amv",
+    ".asf",
+    ".divx",
+    ".dv",
+    ".f4v",
+    ".flv",
+    ".h264",
+    ".h265",
+    ".hevc",
+    ".insv",
+    ".ivf",
+    ".lrv",
+    ".m1v",
+    ".m2t",
+    ".m2ts",
+    ".m2v",
+    ".mjpg",
+    ".mod",
+    ".mpe",
+    ".mpv",
+    ".mts",
+    ".mxf",
+    ".nut",
+    ".ogv",
+    ".qt",
+    ".rm",
+    ".rmvb",
+    ".tod",
+    ".ts",
+    ".vob",
+    ".wtv",
+    ".xvid",
+    ".y4m",
 )
+# Names that text has too: TypeScript, Qt's translations, Fortran's modules.
+_ALSO_OF_TEXT = (".ts", ".mts", ".mod", ".rm", ".dv")
+# How files of other names begin that are videos: (place, bytes).
+_VIDEO_BEGINNINGS = (
+    (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
+    (0, b"FLV\x01"),
+    (0, b"OggS"),
+    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),  # ASF, WMV
+    (0, b"\x00\x00\x01\xba"),  # MPEG program stream
+    (0, b"\x00\x00\x01\xb3"),
+    (0, b"YUV4MPEG2"),
+    (0, b".RMF"),
+    (4, b"moov"),  # QuickTime
+    (4, b"mdat"),
+    (4, b"wide"),
+)
+# Pictures in the container of MP4, by what follows "ftyp".
+_PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 # Kinds of pictures that are written under their own name; others get ".png" after it.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
 # Frames per second of a video whose header doesn't say.
@@ -72,7 +130,8 @@ class Processed:
 
     Attributes:
         written: paths of the new files.
-        skipped: [(path, reason)] of the files that couldn't be read.
+        skipped: [(path, reason)] of the files that couldn't be read, or for which memory didn't
+            suffice.
         pictures: number of images and frames.
         seconds: time that it took.
     """
@@ -94,35 +153,85 @@ def find_files(source: Source) -> list[pathlib.Path]:
             sub-folders are left out); a glob such as "photos/**/*.jpg"; or a list of these.
 
     Returns:
-        list of pathlib.Path, not empty.
+        list of pathlib.Path, not empty, each file once, also where links lead to it on several
+        ways. What is no file (a pipe, a link to nothing) is among them; reading it says so.
 
     Raises:
         FileNotFoundError: nothing there; the message names the source.
     """
     if isinstance(source, (list, tuple)):
-        return [path for part in source for path in find_files(part)]
+        return _each_once([path for part in source for path in find_files(part)])
     source = os.fspath(source)  # type: ignore[arg-type]  # no list any more
     path = pathlib.Path(source)
     if path.is_dir():
-        files = [entry for entry in path.iterdir() if entry.is_file()]
+        files = [entry for entry in path.iterdir() if not os.path.isdir(entry)]
         files = sorted(file for file in files if not file.name.startswith("."))
         if not files:
             raise FileNotFoundError(f"No files in the folder {source}")
         return files
-    if path.exists():
+    if os.path.lexists(path):
         return [path]
     names = glob.glob(source, recursive=True)
-    files = sorted(pathlib.Path(name) for name in names if os.path.isfile(name))
+    files = sorted(pathlib.Path(name) for name in names if not os.path.isdir(name))
     if not files:
         raise FileNotFoundError(
             f"No file, folder or glob that matches anything. Received: {source}"
         )
-    return files
+    return _each_once(files)
+
+
+def _each_once(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    """The files in their order without those that came before, maybe through another folder."""
+    first: dict[str, pathlib.Path] = {}
+    for file in files:
+        folder = os.path.realpath(file.parent)
+        first.setdefault(os.path.join(folder, file.name), file)
+    return list(first.values())
 
 
 def is_video(path: AnyPath) -> bool:
-    """Whether a file is taken for a video, by its name."""
-    return pathlib.Path(path).suffix.lower() in VIDEO_SUFFIXES
+    """Whether a file is taken for a video: by its name, or by its beginning if that says nothing.
+
+    Text is none, whatever its name: ".ts" and ".mts" are TypeScript too.
+    """
+    suffix = pathlib.Path(path).suffix.lower()
+    if suffix in PICTURE_SUFFIXES:
+        return False
+    if suffix in VIDEO_SUFFIXES:
+        return suffix not in _ALSO_OF_TEXT or not _is_text(_beginning(path))
+    return _begins_as_video(_beginning(path))
+
+
+def _beginning(path: AnyPath, count: int = 1024) -> bytes:
+    """The first bytes of a file; none of what can't be read."""
+    if not os.path.isfile(path):  # a pipe would wait for a writer
+        return b""
+    try:
+        with open(path, "rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
+def _is_text(beginning: bytes) -> bool:
+    """Whether a file begins as a text does, in any usual encoding."""
+    if beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
+        return True
+    control = bytes(range(9)) + bytes(range(14, 32))
+    return bool(beginning) and not any(byte in control for byte in beginning)
+
+
+def _begins_as_video(beginning: bytes) -> bool:
+    """Whether a file's first bytes are those of a video."""
+    if beginning[4:8] == b"ftyp":
+        return beginning[8:12] not in _PICTURE_BRANDS
+    if beginning[:4] == b"RIFF":
+        return beginning[8:12] == b"AVI "
+    for start, length in ((0, 188), (4, 192)):  # packets of MPEG transport streams
+        marks = beginning[start : start + 3 * length : length]
+        if marks == b"GGG":
+            return True
+    return any(beginning[at : at + len(mark)] == mark for at, mark in _VIDEO_BEGINNINGS)
 
 
 def _cv2() -> Any:
@@ -137,6 +246,12 @@ def _cv2() -> Any:
 @contextlib.contextmanager
 def _capture(path: AnyPath) -> Iterator[Any]:
     """OpenCV's reader of a video, released at the end. Raises ValueError: not a video."""
+    if os.path.exists(path):  # what is none may be an address or a camera
+        mode = os.stat(path).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISDIR(mode):
+            raise ValueError("expected a file. Received: a folder or a pipe")
+        if not os.access(path, os.R_OK):
+            raise PermissionError(f"it may not be read by this user: {path}")
     cv2 = _cv2()
     capture = cv2.VideoCapture(str(path))
     try:
@@ -187,6 +302,18 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
         logger.warning("%s ends after %d frames; its header says %d", path, count, promised)
 
 
+# What Pillow and OpenCV raise for files that are no pictures, or are too large.
+_READING_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    SyntaxError,
+    EOFError,
+    MemoryError,
+)
+
+
 def _pictures(path: pathlib.Path, skipped: Skipped) -> Iterator[Picture]:
     """Yields the pictures of one file; one that can't be read goes to `skipped`."""
     try:
@@ -195,11 +322,15 @@ def _pictures(path: pathlib.Path, skipped: Skipped) -> Iterator[Picture]:
                 yield Picture(path, image, frame)
         else:
             yield Picture(path, read_image(path))
-    # What Pillow and OpenCV raise for files that are no pictures.
-    except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError) as error:
-        reason = str(error) or type(error).__name__
-        logger.warning("%s is skipped: %s", path, reason)
-        skipped.append((path, reason))
+    except _READING_ERRORS as error:
+        _skip(path, error, skipped)
+
+
+def _skip(path: pathlib.Path, error: Exception, skipped: Skipped) -> None:
+    """Reports a file that can't be read."""
+    reason = str(error) or type(error).__name__
+    logger.warning("%s is skipped: %s", path, reason)
+    skipped.append((path, reason))
 
 
 def read(source: Source, skipped: Skipped | None = None) -> Iterator[Picture]:
@@ -239,9 +370,21 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
 
 def write_json(path: AnyPath, value: Any) -> str:
     """Writes a value as json. Returns the path as a string."""
-    with atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file)
-    return str(path)
+    return write_jsons({path: value})[0]
+
+
+def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
+    """Writes values as json, {path: value}, all of them or, of a full disk, none.
+
+    Returns:
+        the paths as strings.
+    """
+    with contextlib.ExitStack() as stack:
+        for path, value in values.items():
+            temporary = stack.enter_context(atomic(path))
+            with open(temporary, "w", encoding="utf-8") as file:
+                json.dump(value, file)
+    return [str(path) for path in values]
 
 
 class VideoWriter:
@@ -302,11 +445,27 @@ class VideoWriter:
     def __exit__(self, *error: Any) -> bool | None:
         if self._writer is not None:
             self._writer.release()
-        if error[0] is None and not self.frames:
-            empty = ValueError(f"{self.path} got no frame")
-            self._stack.__exit__(ValueError, empty, None)
-            raise empty
+        if error[0] is None:
+            problem = self._problem()
+            if problem is not None:
+                self._stack.__exit__(type(problem), problem, None)
+                raise problem
         return self._stack.__exit__(*error)
+
+    def _problem(self) -> Exception | None:
+        """What is wrong with the video that was written; OpenCV itself says nothing."""
+        if not self.frames:
+            return ValueError(f"{self.path} got no frame")
+        try:
+            promised, _ = video_info(self._temporary)
+        except ValueError:
+            promised = 0
+        if not promised:  # the number of frames is written at the end
+            return OSError(
+                f"The {self.frames} frames of {self.path} could not all be written: the disk may be"
+                " full"
+            )
+        return None
 
 
 # ---- Painting ------------------------------------------------------------------------------------
@@ -336,7 +495,8 @@ def paint(
     boxes = np.asarray(result["rois"]).reshape(-1, 4)
     class_ids = result["class_ids"]
     if by_class:
-        class_colors = visualize.random_colors(len(class_names))
+        count = max(len(class_names), int(np.max(class_ids, initial=0)) + 1)
+        class_colors = visualize.random_colors(count)
         colors = [class_colors[class_id] for class_id in class_ids]
     else:
         colors = visualize.random_colors(len(boxes))
@@ -361,6 +521,11 @@ def _paint_masks(
     """Blends masks [H, W, N] into an image in place, inside their boxes: no mask lies outside."""
     from mrcnn import visualize
 
+    if isinstance(masks, Masks):  # one after the other, never whole masks
+        for i, color in enumerate(colors):
+            (y1, x1, y2, x2), mask = masks.crop(i)
+            visualize.apply_mask(painted[y1:y2, x1:x2], mask, color, alpha)
+        return
     height, width = painted.shape[:2]
     inside = boxes.clip(0, [height, width, height, width]).astype(int)
     for i, (y1, x1, y2, x2) in enumerate(inside):
@@ -428,9 +593,10 @@ class _Painter:
 
 def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
     """[path of the output for each file], in the files' own folders below `output`."""
-    absolute = [path.absolute() for path in files]
+    # Without "..", which would lead out of the output.
+    absolute = [pathlib.Path(os.path.abspath(path)) for path in files]
     root = os.path.commonpath([path.parent for path in absolute])
-    targets = []
+    targets: dict[pathlib.Path, None] = {}  # in their order
     for path in absolute:
         target = pathlib.Path(output) / path.relative_to(root)
         if is_video(path):
@@ -439,14 +605,16 @@ def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
                 target = target.with_name(target.name + ".mp4")
         elif path.suffix.lower() not in PICTURE_SUFFIXES:
             target = target.with_name(target.name + ".png")
-        targets.append(target)
+        while target in targets:  # "a.tif" and "a.tif.png" in one folder
+            target = target.with_name(target.stem + "_" + target.suffix)
+        targets[target] = None
     inputs = {path.resolve() for path in absolute}
     for target in targets:
         if target.resolve() in inputs:
             raise ValueError(
                 f"The output would replace an input file; choose another folder. Received: {output}"
             )
-    return targets
+    return list(targets)
 
 
 @dataclasses.dataclass
@@ -485,6 +653,7 @@ class _Batches:
     Attributes:
         function, batch_size, title: see `process`.
         promised: number of pictures that there are to be.
+        skipped: takes (path, reason) of each file that can't be processed.
         start: `time.monotonic` of the beginning.
         done: number of pictures that went through the function.
         waiting: those that did not yet, with their outputs.
@@ -494,6 +663,7 @@ class _Batches:
     batch_size: int
     title: str
     promised: int
+    skipped: Skipped
     start: float = dataclasses.field(default_factory=time.monotonic)
     done: int = 0
     waiting: list[tuple[Picture, _ImageOutput | _VideoOutput]] = dataclasses.field(
@@ -510,16 +680,34 @@ class _Batches:
         """Processes what waits."""
         if not self.waiting:
             return
-        images = self.function([picture for picture, _ in self.waiting])
-        for (_, output), image in zip(self.waiting, images):
-            if image is not None:
-                output.write(image)
-        self.done += len(self.waiting)
+        waiting = list(self.waiting)
         self.waiting.clear()
+        self._process(waiting)
         if self.title:
             # A video's header can be wrong about its frames, so the bar never claims to be beyond
             # its end.
             self.show_progress(max(self.promised, self.done + 1))
+
+    def _process(self, waiting: list[tuple[Picture, _ImageOutput | _VideoOutput]]) -> None:
+        """Passes pictures to the function and writes what it returns.
+
+        Where memory doesn't suffice for several at once they go one by one, and one for which it
+        doesn't suffice alone is skipped.
+        """
+        try:
+            images = self.function([picture for picture, _ in waiting])
+        except MemoryError as error:
+            if len(waiting) == 1:
+                picture = waiting[0][0]
+                _skip(picture.path, MemoryError(f"not enough memory: {error}"), self.skipped)
+            else:
+                for each in waiting:
+                    self._process([each])
+            return
+        for (_, output), image in zip(waiting, images):
+            if image is not None:
+                output.write(image)
+        self.done += len(waiting)
 
     def show_progress(self, total: int) -> None:
         """Shows the progress bar."""
@@ -557,9 +745,9 @@ def process(
     files = find_files(source)
     targets = _targets(files, output)
     promised, rates = _count(files)
-    batches = _Batches(function, batch_size, title, promised)
     written: list[str] = []
     skipped: Skipped = []
+    batches = _Batches(function, batch_size, title, promised, skipped)
     for path, target in zip(files, targets):
         if is_video(path):
             batches.finish()
@@ -603,7 +791,7 @@ def _count(files: list[pathlib.Path]) -> tuple[int, dict[pathlib.Path, float]]:
             continue
         try:
             frames, rates[path] = video_info(path)
-        except ValueError:
+        except (ValueError, OSError):
             continue  # reported when it is read
         count += frames
     return count, rates
