@@ -224,6 +224,10 @@ def parse(
         parser.error(f"{args.command} takes no inputs. Received: {' '.join(args.inputs)}")
     if args.limit < 0:
         parser.error(f"--limit is 0 or more. Received: {args.limit}")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs is 1 or more. Received: {args.epochs}")
+    if args.evaluate_every < 0:
+        parser.error(f"--evaluate-every is 0 or more. Received: {args.evaluate_every}")
     args.weights = args.weights or "last"
     # TensorFlow's cost model warns of an operation that it can't price, at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -237,9 +241,11 @@ def configure(config: Config, args: argparse.Namespace) -> Config:
     """Applies --set to a config and returns it.
 
     Raises:
-        ValueError: an unknown setting, or a value of another kind.
+        ValueError: an unknown setting, a value of another kind, or one that doesn't fit the others.
     """
     config.override(args.set)
+    if args.set:
+        config.validate()
     return config
 
 
@@ -356,13 +362,27 @@ def load_classes(
         path = training.find_last(args.logs, config.NAME)
     file = pathlib.Path(str(path)).parent / "classes.json"
     if path not in NAMED_WEIGHTS and file.is_file():
-        return json.loads(file.read_text(encoding="utf-8"))
+        return _read_names(file)
     if default is None:
         raise ValueError(
             "Detecting needs the names of the classes, which training writes beside its weights. "
             f"Received: {args.weights}, and no file {file}"
         )
     return list(default)
+
+
+def _read_names(file: pathlib.Path) -> list[str]:
+    """The list of names in a classes.json."""
+    try:
+        names = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no json: {error}") from error
+    if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
+        raise ValueError(
+            f"{file} has a list of the classes' names, background first. Received:"
+            f" {str(names)[:80]}"
+        )
+    return names
 
 
 # ---- Commands ------------------------------------------------------------------------------------
@@ -459,37 +479,49 @@ def detect(
 
     results.json is a list of COCO results. images.json says which image_id is which file or frame
     (the number in a file's name where all have one, otherwise they are counted), so that
-    `COCO("images.json").loadRes("results.json")` works. Files that can't be read are reported and
-    skipped.
+    `COCO("images.json").loadRes("results.json")` works. Both are written at the end, together: a
+    run that is killed, or whose disk is full, leaves those of the run before, and run again each
+    image is in them once. Files that can't be read are reported and skipped.
 
     Args:
         model: `MaskRCNN` in inference mode.
-        class_names: names by class id.
+        class_names: names by class id; classes that it lacks are called by their number.
         args: of `parse`: inputs, output.
         category_ids: {class id: category id of the results}; None for the class ids themselves.
         paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes, keypoints and names.
 
     Returns:
         `media.Processed`.
+
+    Raises:
+        ValueError: none of the files can be read.
     """
+    class_names = _all_names(class_names, model.config.NUM_CLASSES)
     category_ids = category_ids or {i: i for i in range(1, len(class_names))}
     images: list[dict] = []
     results_by_image: list[list[dict]] = []
 
     def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
+        results = _detect(model, pictures, whole_masks=paint is not None)
+        rows = [evaluation.coco_results(0, result, category_ids) for result in results]
         painted = []
-        results = model.detect([picture.image for picture in pictures])
         for picture, result in zip(pictures, results):
-            images.append(_image_entry(picture))
-            results_by_image.append(evaluation.coco_results(0, result, category_ids))
             if paint:
                 painted.append(paint(picture, result))
             else:
                 painted.append(_paint(picture, result, class_names))
+        images.extend(_image_entry(picture) for picture in pictures)
+        results_by_image.extend(rows)
         return painted
 
     batch_size = model.config.BATCH_SIZE
     done = media.process(args.inputs, args.output, detect_batch, batch_size, title="detecting")
+    if not done.pictures:
+        path, reason = done.skipped[0]
+        raise ValueError(
+            f"none of the {len(done.skipped)} files can be read, nothing is written; the first,"
+            f" {path}: {reason}"
+        )
     rows = []
     for number, image, results in zip(_numbers(images), images, results_by_image):
         image["id"] = number
@@ -499,12 +531,40 @@ def detect(
     output = pathlib.Path(args.output)
     categories = [{"id": category_ids[i], "name": class_names[i]} for i in sorted(category_ids)]
     index = {"info": {}, "images": images, "annotations": [], "categories": categories}
-    done.written.append(media.write_json(output / "results.json", rows))
-    done.written.append(media.write_json(output / "images.json", index))
+    done.written += media.write_jsons(
+        {output / "results.json": rows, output / "images.json": index}
+    )
     for path in done.written:
         print(path)
     print(f"{len(rows)} objects on {done.pictures} images, {len(done.skipped)} files skipped")
     return done
+
+
+# Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
+LARGE_PICTURE = 25_000_000  # pixels
+
+
+def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -> list[dict]:
+    """What a model detects on pictures; whole_masks: masks [H, W, N] however large they are."""
+    images = [picture.image for picture in pictures]
+    largest = max(image.shape[0] * image.shape[1] for image in images)
+    if largest > LARGE_PICTURE and not whole_masks:
+        return model.detect(images, masks="lazy")
+    return model.detect(images)
+
+
+def _all_names(class_names: Sequence[str], count: int) -> list[str]:
+    """Names for all of a model's classes: those that are missing are called by their number."""
+    names = list(class_names)
+    if len(names) < count:
+        logger.warning(
+            "There are names for %d of the model's %d classes, background included; the others are"
+            " called by their number",
+            len(names),
+            count,
+        )
+        names += [f"class {i}" for i in range(len(names), count)]
+    return names
 
 
 def _image_entry(picture: media.Picture) -> dict:

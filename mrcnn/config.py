@@ -566,31 +566,34 @@ class Config:
     def override(self, assignments: Iterable[str]) -> None:
         """Sets `NAME=value` strings, as a command line gives them, values in Python's notation.
 
+        true and false may be written in any case.
+
         Raises:
             ValueError: no `=`, an unknown name, or a value of another kind than the setting's.
         """
-        import ast
-
         known = set(self.to_dict()) - set(_DERIVED)
         for text in assignments:
             name, equals, value = text.partition("=")
+            name = name.strip()
+            if equals and name in _DERIVED:
+                raise ValueError(
+                    f"{name} can't be set: it is {_DERIVED[name]}. Received: {_shortened(text)}"
+                )
             if not equals or name not in known:
                 raise ValueError(
                     f"Expected SETTING=value with a setting of {type(self).__name__}"
-                    f"{_suggest(name, known)}. Received: {text!r}"
+                    f"{_suggest(name, known, 0.6) or '.'} Received: {_shortened(text)}"
                 )
             old = getattr(self, name)
-            try:
-                new = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                new = value
-            if not _fits(new, old):
+            new = _parsed(value.strip(), old)
+            may_be_none = name in _KINDS and _KINDS[name].fits(None)
+            if not _fits(new, old) and not (new is None and may_be_none):
                 raise ValueError(
                     f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
-                    f"Received: {value!r}"
+                    f"Received: {_shortened(value)}"
                 )
             if isinstance(old, np.ndarray):
-                new = np.array(new)
+                new = _as_array(name, new)
             setattr(self, name, new)
 
     # ---- Checking --------------------------------------------------------------------------------
@@ -607,7 +610,11 @@ class Config:
         self._settle()
         problems = list(self._kind_problems()) or list(self._problems())
         if problems:
-            raise ValueError(f"{type(self).__name__} can't be used:\n  " + "\n  ".join(problems))
+            between = "\n  "
+            if len(problems) == 1:
+                between = " "
+            text = between + "\n  ".join(problems)
+            raise ValueError(f"{type(self).__name__} can't be used:{text}")
 
     def _settle(self) -> None:
         """Gives values that mean a plain number that form: layers and files keep them."""
@@ -1029,6 +1036,27 @@ def _shortened(value: Any) -> str:
     if len(text) > 100:
         text = text[:100] + "..."
     return text
+
+
+def _parsed(text: str, old: Any) -> Any:
+    """The value that a text stands for, in Python's notation; the text itself where it is none."""
+    import ast
+
+    if isinstance(old, bool) and text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    # A dict with a list for a key is a TypeError, very deep brackets are one of the last two.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    """A value as an array. Raises ValueError that names the setting: rows of several lengths."""
+    try:
+        return np.array(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is an array of numbers. Received: {_shortened(value)}") from error
 
 
 def _suggest(name: str, known: set[str], cutoff: float = 0.85) -> str:

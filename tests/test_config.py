@@ -413,3 +413,41 @@ def test_numpy_rooms_import_without_keras():
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
         == "[]"
     )
+
+
+@pytest.mark.parametrize(
+    "text, part",
+    [
+        ("RPN_ANCHOR_SCALES=5", "RPN_ANCHOR_SCALES has sides .* Received: 5"),
+        ("RPN_ANCHOR_SCALES={[]:1}", r"RPN_ANCHOR_SCALES has .* Received: '{\[\]:1}'"),
+        ("X={[]:1}", "a setting of Config. Received: 'X="),
+        ("learning_rate=1", "did you mean LEARNING_RATE[?] Received"),
+        ("RPN_ANCHOR=5", "did you mean RPN_ANCHOR_"),
+        ("=5", "SETTING=value"),
+        ("BATCH_SIZE=4", "BATCH_SIZE can't be set: it is IMAGES_PER_GPU [*] GPU_COUNT"),
+        ("EMA_MOMENTUM=abc", "EMA_MOMENTUM is None, or lies in 0..1.* Received: 'abc'"),
+        ("LEARNING_RATE=-1", "LEARNING_RATE is above 0. Received: -1"),
+        ("LEARNING_RATE=None", "LEARNING_RATE takes a value of type float"),
+        ("MEAN_PIXEL=[[1],[1,2]]", r"MEAN_PIXEL is an array of numbers. Received: \[\[1\]"),
+        ("MEAN_PIXEL=" + "[" * 5000, "MEAN_PIXEL has numbers"),
+        ("IMAGES_PER_GPU=True", "IMAGES_PER_GPU takes a value of type int"),
+        ("USE_MASK=0", "type bool"),
+        ("SEED=1.5", "SEED is None or a whole number"),
+    ],
+)
+def test_what_a_command_line_gets_wrong_is_one_line(text, part):
+    """Never a traceback, nor a screen full of brackets."""
+    import argparse
+
+    from mrcnn import commands
+
+    with pytest.raises(ValueError, match=part) as error:
+        commands.configure(Config(), argparse.Namespace(set=[text]))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 350
+
+
+def test_command_lines_write_values_in_several_ways():
+    config = Config()
+    config.override(["USE_MASK=false", "TRAIN_BN=None", " LEARNING_RATE = .01", "SEED=None"])
+    assert (config.USE_MASK, config.TRAIN_BN, config.LEARNING_RATE) == (False, None, 0.01)
+    assert config.SEED is None
