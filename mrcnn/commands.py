@@ -29,7 +29,9 @@ and `detect` with `paint=` the same with the results file. Of a sample that make
 from __future__ import annotations
 
 import argparse
+import collections
 import copy
+import io
 import json
 import logging
 import os
@@ -263,14 +265,18 @@ def run(main: Callable[[], Any]) -> None:
     What main() returns is for those who import it: it does not make the program fail. --traceback
     shows where the error came from.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name may have letters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     try:
         main()
     except KeyboardInterrupt:
         sys.exit("interrupted")
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {str(error) or 'not enough memory'}")
 
 
 # ---- Models --------------------------------------------------------------------------------------
@@ -501,6 +507,8 @@ def detect(
     images: list[dict] = []
     results_by_image: list[list[dict]] = []
 
+    left_out: collections.Counter = collections.Counter()  # by class id
+
     def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
         results = _detect(model, pictures, whole_masks=paint is not None)
         rows = [evaluation.coco_results(0, result, category_ids) for result in results]
@@ -512,6 +520,9 @@ def detect(
                 painted.append(_paint(picture, result, class_names))
         images.extend(_image_entry(picture) for picture in pictures)
         results_by_image.extend(rows)
+        for result in results:
+            class_ids = np.asarray(result["class_ids"]).tolist()
+            left_out.update(i for i in class_ids if i not in category_ids)
         return painted
 
     batch_size = model.config.BATCH_SIZE
@@ -534,6 +545,13 @@ def detect(
     done.written += media.write_jsons(
         {output / "results.json": rows, output / "images.json": index}
     )
+    if left_out:
+        logger.warning(
+            "%d objects are in the pictures but not in results.json: category_ids lacks their class"
+            " ids %s",
+            left_out.total(),
+            sorted(left_out),
+        )
     for path in done.written:
         print(path)
     print(f"{len(rows)} objects on {done.pictures} images, {len(done.skipped)} files skipped")
@@ -588,7 +606,7 @@ def _paint(picture: media.Picture, result: dict, class_names: Sequence[str]) -> 
 def _numbers(images: list[dict]) -> list[int]:
     """Image ids: the numbers that are the files' names, as in COCO, or else 1, 2, ..."""
     stems = [pathlib.Path(image["file_name"]).stem for image in images]
-    if all(stem.isascii() and stem.isdigit() for stem in stems):
+    if all(stem.isascii() and stem.isdigit() and len(stem) < 19 for stem in stems):
         numbers = [int(stem) for stem in stems]
         if len(set(numbers)) == len(numbers):
             return numbers

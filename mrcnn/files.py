@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 PathLike = str | os.PathLike
 
 # Errors of writing for which the system names no file: a full disk, a quota, a limit on files.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def atomic(path: PathLike) -> Iterator[str]:
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        if error.errno in _FULL and error.filename is None:
+        if error.errno in DISK_FULL and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
     finally:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import glob
 import json
 import logging
@@ -461,10 +462,8 @@ class VideoWriter:
         except ValueError:
             promised = 0
         if not promised:  # the number of frames is written at the end
-            return OSError(
-                f"The {self.frames} frames of {self.path} could not all be written: the disk may be"
-                " full"
-            )
+            reason = f"not all {self.frames} frames could be written, the disk may be full"
+            return OSError(errno.ENOSPC, reason, str(self.path))
         return None
 
 

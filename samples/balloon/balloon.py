@@ -30,7 +30,7 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import annotations, commands, media  # noqa: E402
+from mrcnn import annotations, commands, files, media  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 if TYPE_CHECKING:
@@ -230,15 +230,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     config.NUM_CLASSES = len(commands.load_classes(config, args, default=("BG", "balloon")))
     model = commands.load_model("inference", commands.inference_config(config), args)
+    splash(model, args)
+
+
+def splash(model: "MaskRCNN", args: argparse.Namespace) -> None:
+    """Writes the splash of each input; those that can't be read are named and skipped.
+
+    Args:
+        model: `MaskRCNN` in inference mode.
+        args: of `commands.parse`: inputs, video, output.
+
+    Raises:
+        ValueError, OSError: the only input can't be read, or none can.
+    """
+    inputs = []
     for source in args.inputs:
         paths = [source]
         if not _is_address(source):
             paths = media.find_files(source)
-        for path in paths:
-            if source in args.video or media.is_video(path):
-                detect_and_color_splash(model, video_path=path, output=args.output)
-            else:
-                detect_and_color_splash(model, image_path=path, output=args.output)
+        inputs += [(path, source in args.video or media.is_video(path)) for path in paths]
+    failed = 0
+    for path, is_video in inputs:
+        kind = {"image_path": path}
+        if is_video:
+            kind = {"video_path": path}
+        try:
+            detect_and_color_splash(model, output=args.output, **kind)
+        except (ValueError, OSError, SyntaxError, MemoryError) as error:
+            if getattr(error, "errno", None) in files.DISK_FULL:
+                raise
+            failed += 1
+            print(f"{path} is skipped: {error}", file=sys.stderr)
+            if failed == len(inputs):
+                raise ValueError(f"none of the inputs can be read, {path}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import commands, media, utils  # noqa: E402
+from mrcnn import commands, files, media, utils  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 if TYPE_CHECKING:
@@ -256,25 +256,39 @@ def detect(
 ) -> str:
     """Writes submit.csv and a picture of each image into a new folder submit_<date>T<time>.
 
+    An image that can't be read is named, and is in submit.csv without an object.
+
     Args:
         model: `MaskRCNN` in inference mode.
         dataset_dir, subset: see `load_nucleus`.
         results: folder of that folder.
 
     Returns:
-        path of submit.csv.
+        path of submit.csv, which is complete or absent.
+
+    Raises:
+        ValueError: no image can be read.
     """
     dataset = _prepared(dataset_dir, subset)
     folder = os.path.join(results, f"submit_{datetime.datetime.now():%Y%m%dT%H%M%S}")
     lines = ["ImageId,EncodedPixels"]
+    unreadable = 0
     for image_id in dataset.image_ids:
-        image = dataset.load_image(image_id)
         name = dataset.image_info[image_id]["id"]
+        try:
+            image = dataset.load_image(image_id)
+        except (ValueError, OSError, MemoryError) as error:
+            unreadable += 1
+            if unreadable == dataset.num_images:
+                raise ValueError(f"none of the {unreadable} images can be read: {error}") from error
+            print(f"{error}; it gets no object in submit.csv", file=sys.stderr)
+            lines.append(f"{name},")
+            continue
         result = model.detect([image])[0]
         lines.append(mask_to_rle(name, result["masks"], result["scores"]))
         media.write_image(os.path.join(folder, f"{name}.png"), outlined(image, result["masks"]))
     path = os.path.join(folder, "submit.csv")
-    with open(path, "w", encoding="utf-8") as file:
+    with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
         file.write("\n".join(lines) + "\n")
     print("Saved to", folder)
     return path
