@@ -607,9 +607,9 @@ def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
         while target in targets:  # "a.tif" and "a.tif.png" in one folder
             target = target.with_name(target.stem + "_" + target.suffix)
         targets[target] = None
-    inputs = {path.resolve() for path in absolute}
+    inputs = {os.path.realpath(path) for path in absolute}  # links may lead in circles
     for target in targets:
-        if target.resolve() in inputs:
+        if os.path.realpath(target) in inputs:
             raise ValueError(
                 f"The output would replace an input file; choose another folder. Received: {output}"
             )
