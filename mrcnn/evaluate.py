@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import __version__, utils, visualize
-from mrcnn.files import atomic
+from mrcnn.files import atomic, atomic_together
 from mrcnn.masks import encode, to_rle
 from mrcnn.utils import Dataset
 
@@ -162,7 +162,11 @@ class Evaluation:
         table.txt; figures.json with the confusion matrix; results.json, which pycocotools loads;
         curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
         where the truth was made from masks, truth.json: with it
-        `COCO("truth.json").loadRes("results.json")` works.
+        `COCO("truth.json").loadRes("results.json")` works. Each file is complete; of a full disk
+        those of the evaluation before stay.
+
+        Raises:
+            OSError: a full disk.
         """
         folder = pathlib.Path(folder)
         contents = {
@@ -172,10 +176,10 @@ class Evaluation:
         }
         if self.truth is not None and not self.truth.official:
             contents["truth.json"] = json.dumps(self.truth.data)
-        for name, text in contents.items():
-            with atomic(folder / name) as temporary:
-                pathlib.Path(temporary).write_text(text, encoding="utf-8")
         paths = [str(folder / name) for name in contents]
+        with atomic_together(paths) as temporaries:
+            for temporary, text in zip(temporaries, contents.values()):
+                pathlib.Path(temporary).write_text(text, encoding="utf-8")
         if self.curves:
             paths += self._save_curves(folder)
         return paths

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 PathLike = str | os.PathLike
 
@@ -42,6 +42,13 @@ def atomic(path: PathLike) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+@contextlib.contextmanager
+def atomic_together(paths: Iterable[PathLike]) -> Iterator[list[str]]:
+    """Temporary paths of files that belong together: all take their places at the end, or none."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(atomic(path)) for path in paths]
 
 
 # ---- Progress ------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import errno
 import glob
+import io
 import json
 import logging
 import os
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import utils
-from mrcnn.files import atomic
+from mrcnn.files import atomic, atomic_together
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
 
@@ -364,8 +365,15 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
             f"A picture is [H, W, 3] or [H, W] uint8. Received: {image.shape} {image.dtype} for"
             f" {path}"
         )
+    suffix = pathlib.Path(path).suffix.lower()
+    formats = Image.registered_extensions()
+    if suffix not in formats:
+        raise ValueError(f"A picture is written as .jpg or .png. Received: {path}")
+    # Pillow, writing a jpeg to a file itself, doesn't notice that a disk is full.
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, formats[suffix], quality=92)
     with atomic(path) as temporary:
-        Image.fromarray(image).save(temporary, quality=92)
+        pathlib.Path(temporary).write_bytes(buffer.getbuffer())
     return str(path)
 
 
@@ -380,9 +388,8 @@ def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
     Returns:
         the paths as strings.
     """
-    with contextlib.ExitStack() as stack:
-        for path, value in values.items():
-            temporary = stack.enter_context(atomic(path))
+    with atomic_together(values) as temporaries:
+        for temporary, value in zip(temporaries, values.values()):
             with open(temporary, "w", encoding="utf-8") as file:
                 json.dump(value, file)
     return [str(path) for path in values]

@@ -1,7 +1,14 @@
 """Reading files of every kind, and what is written: pictures and videos, complete or absent."""
 
+import contextlib
 import io
 import logging
+import os
+import socket
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -283,3 +290,175 @@ def test_paint_keypoints():
     result["scores"] = np.array([0.9])
     points[0, :, 2] = -1
     assert (media.paint(image, result, ["BG", "person"])[60, 100] != 90).any()
+
+
+# ---- Files that are none, and files that are others ----------------------------------------------
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A film of five frames, 64 x 48."""
+    pytest.importorskip("cv2")
+    path = tmp_path / "films" / "film.mp4"
+    with media.VideoWriter(path, rate=10) as writer:
+        for i in range(5):
+            writer.write(np.full((48, 64, 3), 30 * i, np.uint8))
+    return path
+
+
+def bomb(width, height):
+    """A png of some bytes that says it has so many pixels."""
+
+    def chunk(kind, content):
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    pixels = zlib.compress(bytes(100))
+    parts = [chunk(b"IHDR", size), chunk(b"IDAT", pixels), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+def test_whatever_lies_in_a_folder_the_good_pictures_are_read(tmp_path, video, caplog):
+    """Pipes (also as videos), sockets, links to nothing and in circles, bombs, text: each is named
+    once with a reason, nothing hangs or ends the run. Links don't make a picture appear twice."""
+    folder = tmp_path / "all"
+    folder.mkdir()
+    good = ["good.png", "link.png", "new\nline.png", "no_suffix"]
+    for name in (good[0], *good[2:]):
+        Image.fromarray(colors()).save(folder / name, "png")
+    bad = {"cut.mp4", "pipe.jpg", "pipe.mp4", "nothing.jpg", "circle.png", "bomb.png", "socket.png"}
+    bad |= {"component.ts", "module.mts", "empty.mp4", "page.jpg", "._good.jpg", "broken.gif"}
+    (folder / "cut.mp4").write_bytes(video.read_bytes()[:-200])
+    (folder / "bomb.png").write_bytes(bomb(200_000, 200_000))
+    (folder / "component.ts").write_text("export const answer: number = 42;\n" * 30)
+    (folder / "module.mts").write_bytes("import x from 'y'".encode("utf-16"))
+    (folder / "page.jpg").write_text("<html>404</html>")
+    (folder / "broken.gif").write_bytes(b"GIF89a" + bytes([255]) * 30)
+    (folder / "empty.mp4").touch()
+    (folder / "._good.jpg").touch()  # hidden
+    (folder / "circle.png").symlink_to("circle.png")
+    (folder / "nothing.jpg").symlink_to("not/there.jpg")
+    (folder / "link.png").symlink_to("good.png")
+    (folder / "itself").symlink_to(".")
+    (folder / "sub.jpg").mkdir()
+    os.mkfifo(folder / "pipe.jpg")
+    os.mkfifo(folder / "pipe.mp4")
+    with socket.socket(socket.AF_UNIX) as server, contextlib.chdir(folder):
+        server.bind("socket.png")
+
+    def dim(pictures):
+        return [picture.image // 2 for picture in pictures]
+
+    sources = [folder, str(folder / "**" / "*.png"), folder / "itself" / "good.png"]
+    with caplog.at_level(logging.WARNING):
+        done = media.process(sources, tmp_path / "out", dim, batch_size=3)
+    written = {os.path.relpath(path, tmp_path / "out") for path in done.written}
+    assert written == {"good.png", "link.png", "new\nline.png", "no_suffix.png"}
+    assert done.pictures == 4
+    names = [path.name for path, _ in done.skipped]
+    assert sorted(names) == sorted(bad - {"._good.jpg"})
+    reasons = {path.name: reason for path, reason in done.skipped}
+    assert all(reasons.values()) and "pixels" in reasons["bomb.png"]
+    assert "pipe" in reasons["pipe.jpg"] and "pipe" in reasons["pipe.mp4"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.3gp", "b.MTS", "c.ts", "d.m2ts", "e.vob", "f.flv", "no_suffix", "g.dat", "h.mp4.part"],
+)
+def test_videos_of_every_name(tmp_path, video, name):
+    """By the name, or by the beginning where that says nothing."""
+    path = tmp_path / name
+    path.write_bytes(video.read_bytes())
+    assert media.is_video(path) and len(list(media.read(path))) == 5
+    done = media.process(path, tmp_path / "out", lambda pictures: [p.image for p in pictures])
+    assert done.written == [str(tmp_path / "out" / f"{name}.mp4")]
+
+
+@pytest.mark.parametrize(
+    "name, content, expected",
+    [
+        ("a.ts", b"\x47\x40\x11\x10" + bytes(184), True),
+        ("a.ts", b"import { x } from './y';", False),
+        ("a.mts", b"\xef\xbb\xbf// \xc3\xa4", False),
+        ("a.mod", b"MODULE test", False),
+        ("a", b"\x47" + bytes(187) + b"\x47" + bytes(187) + b"\x47", True),
+        ("a", bytes(4) + (b"\x47" + bytes(191)) * 3, True),
+        ("a", b"GG" * 50, False),
+        ("a.bin", b"\x1aE\xdf\xa3" + bytes(9), True),
+        ("a", b"RIFF\x10\x00\x00\x00AVI LIST", True),
+        ("a.webp", b"RIFF\x10\x00\x00\x00WEBPVP8 ", False),
+        ("a", b"\x00\x00\x00\x18ftypheic", False),
+        ("a.avif", b"\x00\x00\x00\x18ftypavif", False),
+        ("a", b"\x00\x00\x00\x18ftypisom", True),
+        ("a.jpg", b"\xff\xd8\xff", False),
+        ("a", b"", False),
+    ],
+)
+def test_what_is_a_video(tmp_path, name, content, expected):
+    (tmp_path / name).write_bytes(content)
+    assert media.is_video(tmp_path / name) is expected
+
+
+def test_outputs_stay_in_their_folder_and_apart(tmp_path):
+    """ ".." in an input leads out of no output; two inputs never share an output."""
+    (tmp_path / "a").mkdir()
+    for name in ("x.png", "a/y.png", "a/z.tif", "a/z.tif.png"):
+        Image.fromarray(colors()).save(tmp_path / name, "png")
+    sources = [tmp_path / "a" / ".." / "x.png", tmp_path / "a"]
+    done = media.process(sources, tmp_path / "out" / "deep", lambda all: [p.image for p in all])
+    written = [os.path.relpath(path, tmp_path / "out" / "deep") for path in done.written]
+    assert written == ["x.png", "a/y.png", "a/z.tif.png", "a/z.tif_.png"]
+    assert len({os.path.realpath(path) for path in done.written}) == 4
+
+
+def test_too_little_memory_skips_one_picture(tmp_path):
+    """Pictures of its batch go on alone."""
+    for name in "abcd":
+        Image.fromarray(colors()).save(tmp_path / f"{name}.png")
+
+    def needs_much(pictures):
+        if any(picture.path.name == "b.png" for picture in pictures):
+            raise MemoryError("20 GB")
+        return [picture.image for picture in pictures]
+
+    done = media.process(tmp_path, tmp_path / "out", needs_much, batch_size=4)
+    assert [path[-5:] for path in done.written] == ["a.png", "c.png", "d.png"]
+    assert done.skipped == [(tmp_path / "b.png", "not enough memory: 20 GB")] and done.pictures == 3
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "json", "mp4", "avi"])
+def test_a_full_disk_leaves_the_last_good_file(tmp_path, kind):
+    """A limit on the size of files stands for it: one error that names the file, no remains."""
+    if kind in ("mp4", "avi"):
+        pytest.importorskip("cv2")
+    path = tmp_path / f"a.{kind}"
+    code = f"""
+import resource, sys
+import numpy as np
+from mrcnn import media
+path = {str(path)!r}
+def write(seed):
+    noise = np.random.default_rng(seed).integers(0, 255, (200, 300, 3), np.uint8)
+    if path.endswith("json"):
+        media.write_jsons({{path + ".other.json": [1], path: noise.tolist()}})
+    elif path.endswith(("mp4", "avi")):
+        with media.VideoWriter(path) as video:
+            for i in range(9):
+                video.write(np.roll(noise, 99 * i, axis=1))
+    else:
+        media.write_image(path, noise)
+write(0)
+before = open(path, "rb").read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+try:
+    write(1)
+except OSError as error:
+    assert open(path, "rb").read() == before
+    sys.exit("one error: " + str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "one error: [Errno" in done.stderr, done.stderr
+    assert str(path) in done.stderr and "Traceback" not in done.stderr
+    assert {file.name for file in tmp_path.iterdir()} <= {path.name, path.name + ".other.json"}
