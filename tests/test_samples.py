@@ -9,6 +9,7 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -795,3 +796,217 @@ def test_detect_without_class_names(custom, tmp_path):
         ValueError, match="names of the classes, which training writes .* no file .*classes.json"
     ):
         custom.main(["detect", "x.jpg", f"--weights={tmp_path / 'w.h5'}"])
+
+
+# ---- detect and evaluate as they end -------------------------------------------------------------
+
+
+class Detects:
+    """Finds an object of a given class in the upper left corner of every picture; stops at one."""
+
+    def __init__(self, class_id=1, stops_at=None, num_classes=3):
+        from mrcnn.config import Config
+
+        self.config = Config(NUM_CLASSES=num_classes, IMAGES_PER_GPU=2)
+        self.class_id, self.stops_at, self.seen, self.forms = class_id, stops_at, 0, []
+
+    def detect(self, images, masks="dense"):
+        from mrcnn.masks import Masks
+
+        results = []
+        self.forms.append(masks)
+        for image in images:
+            if self.seen == self.stops_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.seen += 1
+            boxes = np.array([[2, 2, 12, 12]])
+            found = Masks(np.ones((1, 28, 28)), boxes, image.shape)
+            results.append(
+                {
+                    "rois": boxes,
+                    "class_ids": np.array([self.class_id]),
+                    "scores": np.array([0.9]),
+                    "masks": found if masks == "lazy" else np.asarray(found),
+                }
+            )
+        return results
+
+
+def folder_of(tmp_path, count=6):
+    for i in range(count):
+        path = tmp_path / "in" / f"picture_{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 40 * i, np.uint8)).save(path)
+    return argparse.Namespace(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), limit=0)
+
+
+def test_detect_names_classes_that_have_no_name(tmp_path, caplog):
+    """In pictures and results: nothing is lost, and one warning says it."""
+    from mrcnn import commands
+
+    args = folder_of(tmp_path, 3)
+    done = commands.detect(Detects(class_id=3, num_classes=5), ["BG", "a"], args)
+    assert done.pictures == 3
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    index = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [row["category_id"] for row in rows] == [3] * 3
+    names = {row["id"]: row["name"] for row in index["categories"]}
+    assert names == {1: "a", 2: "class 2", 3: "class 3", 4: "class 4"}
+    assert caplog.text.count("names for 2 of the model's 5 classes") == 1
+    # Without a category an object can't be a result; that is said.
+    commands.detect(Detects(class_id=2), ["BG", "a", "b"], args, {1: 7})
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == []
+    assert "3 objects are in the pictures but not in results.json" in caplog.text
+
+
+def test_detect_keeps_the_results_before_where_nothing_can_be_read(tmp_path):
+    from mrcnn import commands
+
+    args = folder_of(tmp_path, 2)
+    commands.detect(Detects(), ["BG", "a", "b"], args)
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    for path in (tmp_path / "in").iterdir():
+        path.write_text("no picture")
+    with pytest.raises(ValueError, match="none of the 2 files can be read.*picture_0.png: cannot"):
+        commands.detect(Detects(), ["BG", "a", "b"], args)
+    assert (tmp_path / "out" / "results.json").read_bytes() == before
+
+
+def test_large_pictures_never_have_whole_masks(tmp_path, monkeypatch):
+    """The same results and pictures; a painter of one's own gets whole masks."""
+    from mrcnn import commands, media
+
+    args = folder_of(tmp_path, 2)
+    outputs = []
+    for limit in (10_000, 100):
+        monkeypatch.setattr(commands, "LARGE_PICTURE", limit)
+        model = Detects()
+        commands.detect(model, ["BG", "a", "b"], args)
+        picture = media.read_image(tmp_path / "out" / "picture_1.png")
+        outputs.append((model.forms, (tmp_path / "out" / "results.json").read_text(), picture))
+    assert [forms for forms, _, _ in outputs] == [["dense"], ["lazy"]]
+    assert outputs[0][1] == outputs[1][1]
+    np.testing.assert_array_equal(outputs[0][2], outputs[1][2])
+    model = Detects()
+    commands.detect(model, ["BG", "a", "b"], args, paint=lambda picture, result: picture.image)
+    assert model.forms == ["dense"]
+
+
+def corners(count):
+    """A dataset of gray images, each with an object in its upper left corner."""
+    from mrcnn.utils import Dataset
+
+    class Corners(Dataset):
+        def load_image(self, image_id):
+            return np.full((20, 30, 3), 40 * image_id, np.uint8)
+
+        def load_mask(self, image_id):
+            masks = np.zeros((20, 30, 1), bool)
+            masks[2:12, 2:12] = True
+            return masks, np.array([1], np.int32)
+
+    dataset = Corners()
+    dataset.add_class("corners", 1, "a")
+    dataset.add_class("corners", 2, "b")
+    for i in range(count):
+        dataset.add_image("corners", i, None)
+    dataset.prepare()
+    return dataset
+
+
+ENDS = """
+import argparse, resource, sys
+sys.path.insert(0, {tests!r})
+import test_samples as test
+from mrcnn import commands
+args = argparse.Namespace(inputs=[{folder!r}], output={output!r}, limit=0)
+stops_at, limit = eval(sys.argv[2])
+if limit:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+def main():
+    model = test.Detects(stops_at=stops_at)
+    if sys.argv[1] == "detect":
+        commands.detect(model, ["BG", "a", "b"], args)
+    else:
+        result = commands.evaluate(model, test.corners(6), args)
+        assert len(result.detections) == 6
+    print("seen", model.seen)
+commands.run(main)
+"""
+
+
+@pytest.mark.parametrize("command", ["detect", "evaluate"])
+def test_killed_or_out_of_space_and_run_again(tmp_path, command):
+    """kill -9 in the middle: run again, each image is in the result once, and evaluate goes on. A
+    full disk: exit code 1, one line that names the file, the results before as they were."""
+    args = folder_of(tmp_path)
+    output = pathlib.Path(args.output)
+    code = ENDS.format(
+        tests=str(pathlib.Path(__file__).parent), folder=args.inputs[0], output=args.output
+    )
+
+    def run(stops_at=None, limit=None):
+        arguments = [sys.executable, "-c", code, command, f"({stops_at}, {limit})"]
+        return subprocess.run(arguments, capture_output=True, text=True)
+
+    assert run(stops_at=4).returncode == -signal.SIGKILL
+    assert not (output / "results.json").exists()
+    again = run()
+    assert again.returncode == 0, again.stderr
+    assert ("seen 2" if command == "evaluate" else "seen 6") in again.stdout
+    rows = json.loads((output / "results.json").read_text())
+    assert len({row["image_id"] for row in rows}) == len(rows) == 6
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    full = run(limit=500)
+    assert full.returncode == 1
+    assert full.stderr.count("error: ") == 1 and "Traceback" not in full.stderr
+    assert "error: [Errno 27] File too large: '" + str(output) in full.stderr
+    after = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    assert set(after) == set(before)
+    assert all(after[path] == before[path] for path in before if path.suffix == ".json")
+
+
+def test_one_bad_photograph_does_not_end_a_splash(balloon, tmp_path, capsys):
+    mask = np.zeros((20, 30), bool)
+    args = folder_of(tmp_path, 2)
+    args.video = []
+    (tmp_path / "in" / "cut.png").write_bytes(b"no picture")
+    balloon.splash(Finds(mask), args)
+    out = capsys.readouterr()
+    assert out.out.count("Saved to") == 2 and "cut.png is skipped: cannot identify" in out.err
+    args.inputs = [str(tmp_path / "in" / "cut.png")]
+    with pytest.raises(ValueError, match="none of the inputs can be read.*cut.png"):
+        balloon.splash(Finds(mask), args)
+
+
+def test_one_bad_photograph_does_not_end_a_submission(nucleus, tmp_path, capsys):
+    ids = miniature.nuclei(tmp_path / "data", count=3, subset="stage1_test", seed=5)
+    path = tmp_path / "data" / "stage1_test" / ids[1] / "images" / f"{ids[1]}.png"
+    path.write_bytes(b"no picture")
+    mask = np.zeros((96, 96), bool)
+    mask[5:15, 5:15] = True
+    saved = nucleus.detect(Finds(mask), tmp_path / "data", "stage1_test", tmp_path / "out")
+    lines = pathlib.Path(saved).read_text().splitlines()[1:]
+    assert [line.split(",")[0] for line in lines] == ids and lines[1] == f"{ids[1]},"
+    assert ids[1] in capsys.readouterr().err
+
+
+def test_numbers_of_options(capsys):
+    from mrcnn import commands
+
+    parser = commands.parser("x", ("train", "evaluate"), inputs=None)
+    for option in ("--epochs=0", "--epochs=-1", "--evaluate-every=-1", "--limit=-1", "--epochs=x"):
+        with pytest.raises(SystemExit) as end:
+            commands.parse(parser, ["train", "--weights=none", option])
+        assert end.value.code == 2 and "--" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", '{"a": 1}', "[]", "[1, 2]", '"BG"'])
+def test_names_of_classes_that_are_none(tmp_path, content):
+    from mrcnn import commands
+    from mrcnn.config import Config
+
+    (tmp_path / "classes.json").write_text(content)
+    args = argparse.Namespace(weights=str(tmp_path / "w.h5"), logs=None)
+    with pytest.raises(ValueError, match="classes.json (is no json|has a list)"):
+        commands.load_classes(Config(), args)
