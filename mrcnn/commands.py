@@ -563,12 +563,23 @@ LARGE_PICTURE = 25_000_000  # pixels
 
 
 def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -> list[dict]:
-    """What a model detects on pictures; whole_masks: masks [H, W, N] however large they are."""
+    """What a model detects on pictures.
+
+    Args:
+        whole_masks: masks [H, W, N] however large they are.
+
+    Raises:
+        media.PictureError: a size or a number of channels that the settings don't take.
+    """
     images = [picture.image for picture in pictures]
     largest = max(image.shape[0] * image.shape[1] for image in images)
+    options = {}
     if largest > LARGE_PICTURE and not whole_masks:
-        return model.detect(images, masks="lazy")
-    return model.detect(images)
+        options["masks"] = "lazy"
+    try:
+        return model.detect(images, **options)
+    except ValueError as error:
+        raise media.PictureError(str(error)) from error
 
 
 def _all_names(class_names: Sequence[str], count: int) -> list[str]:

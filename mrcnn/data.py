@@ -143,6 +143,20 @@ def mold_with_size(
     return mold_image(resized, config).astype(np.float32), window, scale
 
 
+def check_sides(shape: Sequence[int], config: Config, where: str) -> None:
+    """ValueError for an image (H, W, ...) that IMAGE_RESIZE_MODE "none" leaves at a wrong size.
+
+    Args:
+        where: names the image in the error.
+    """
+    stride = max(config.BACKBONE_STRIDES)
+    if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in shape[:2]):
+        raise ValueError(
+            f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
+            f"of BACKBONE_STRIDES. Received: {where} of shape {tuple(shape)}"
+        )
+
+
 def compute_anchors(config: Config, image_shape: Sequence[int]) -> np.ndarray:
     """Anchors [A, (y1, x1, y2, x2)] of a molded image, in pixels, float64."""
     config = as_config(config)
@@ -1252,7 +1266,8 @@ def _image_problems(dataset: utils.Dataset, config: Config) -> Iterator[str]:
 
     def problem(image_id: int) -> str | None:
         try:
-            _load(dataset, config, image_id)
+            image, *_ = _load(dataset, config, image_id)
+            check_sides(image.shape, config, _where(dataset, image_id))
         except ValueError as error:
             return str(error)
         return None

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import __version__, utils, visualize
+from mrcnn.config import Config
 from mrcnn.files import atomic, atomic_together
 from mrcnn.masks import encode, to_rle
 from mrcnn.utils import Dataset
@@ -1185,6 +1186,36 @@ def _image_key(dataset: Dataset, image_id: int, image: np.ndarray) -> str:
     return digest.hexdigest()
 
 
+def check(dataset: Dataset, config: Config, image_ids: Iterable[int] | None = None) -> None:
+    """Finds what would end an evaluation, as far as the first image shows it.
+
+    Args:
+        dataset: prepared `Dataset`.
+        config: that of the model that detects.
+        image_ids: None for all.
+
+    Raises:
+        ValueError: a dataset that is not prepared; no images; other classes than the model's; a
+            first image whose masks or keypoints can't be read.
+    """
+    if not hasattr(dataset, "num_classes"):
+        raise ValueError(
+            "an evaluation needs a prepared dataset: call prepare() after adding classes and images"
+        )
+    ids = _ids(dataset, image_ids)
+    if not ids:
+        raise ValueError("an evaluation needs images. Received: none")
+    if dataset.num_classes != config.NUM_CLASSES:
+        raise ValueError(
+            f"NUM_CLASSES of the model is the dataset's {dataset.num_classes}, background included."
+            f" Received: {config.NUM_CLASSES}"
+        )
+    try:
+        ground_truth(dataset, ids[:1], config.USE_KEYPOINTS)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from error
+
+
 def evaluate(
     model: Any,
     dataset: Dataset,
@@ -1214,13 +1245,7 @@ def evaluate(
         OSError: `resume` can't be written (a full disk); what it holds stays.
     """
     ids = _ids(dataset, image_ids)
-    if not ids:
-        raise ValueError("an evaluation needs images. Received: none")
-    if dataset.num_classes != model.config.NUM_CLASSES:
-        raise ValueError(
-            f"NUM_CLASSES of the model is the dataset's {dataset.num_classes}, background included."
-            f" Received: {model.config.NUM_CLASSES}"
-        )
+    check(dataset, model.config, ids)
     truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
     key = None
     if resume is not None:
@@ -1268,22 +1293,25 @@ def _detect(
     kept = 0
     start = time.monotonic()
 
-    def detect_waiting():
-        if not waiting:
+    def detect(batch: list[tuple[int, str, np.ndarray]]) -> None:
+        try:
+            found = model.detect([image for _, _, image in batch])
+        except (ValueError, MemoryError) as error:
+            # One image is to blame, of a size or a number of channels that the settings don't take.
+            if len(batch) == 1:
+                reason = f"image {batch[0][0]} ({dataset.image_reference(batch[0][0])}): {error}"
+                _report(batch[0][0], reason, unreadable)
+            else:
+                for each in batch:
+                    detect([each])
             return
-        found = model.detect([image for _, _, image in waiting])
-        for (image_id, key, _), result in zip(waiting, found):
+        for (image_id, key, _), result in zip(batch, found):
             rows = coco_results(truth.image_ids[image_id], result, truth.class_ids)
             log.add(key, rows)
             results[image_id] = rows
-        waiting.clear()
 
     for done, image_id in enumerate(image_ids, 1):
         image = _readable(dataset, image_id, unreadable)
-        if len(unreadable) == done >= min(len(image_ids), 10):
-            raise ValueError(
-                f"none of the first {done} images can be read; the first: {unreadable[0][1]}"
-            )
         if image is not None:
             key = _image_key(dataset, image_id, image)
             if key in log.done:
@@ -1291,8 +1319,13 @@ def _detect(
                 kept += 1
             else:
                 waiting.append((image_id, key, image))
-        if len(waiting) == model.config.BATCH_SIZE or done == len(image_ids):
-            detect_waiting()
+        if len(waiting) == model.config.BATCH_SIZE or (waiting and done == len(image_ids)):
+            detect(waiting)
+            waiting.clear()
+        if len(unreadable) == done >= min(len(image_ids), 10):
+            raise ValueError(
+                f"none of the first {done} images can be read; the first: {unreadable[0][1]}"
+            )
         if progress and not waiting:
             utils.show_progress("evaluating", done, len(image_ids), time.monotonic() - start)
     if kept:
@@ -1309,7 +1342,11 @@ def _readable(
     try:
         return dataset.load_image(image_id)
     except (OSError, ValueError, MemoryError) as error:
-        reason = str(error) or f"image {image_id}: {type(error).__name__}"
-        logger.warning("%s; its objects count as missed", reason)
-        unreadable.append((image_id, reason))
+        _report(image_id, str(error) or f"image {image_id}: {type(error).__name__}", unreadable)
         return None
+
+
+def _report(image_id: int, reason: str, unreadable: list[tuple[int, str]]) -> None:
+    """Says that an image has no detections, and why."""
+    logger.warning("%s; its objects count as missed", reason)
+    unreadable.append((image_id, reason))

@@ -62,13 +62,8 @@ def mold(image: np.ndarray, config: Config, where: str, min_dim: int | None = No
             "IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
             "detection needs 'square', 'pad64', 'shorter' or 'none'. Received: 'crop'"
         )
+    data.check_sides(image.shape, config, where)
     molded, window, scale = data.mold_with_size(image, config, min_dim)
-    stride = max(config.BACKBONE_STRIDES)
-    if config.IMAGE_RESIZE_MODE == "none" and any(side % stride for side in molded.shape[:2]):
-        raise ValueError(
-            f"With IMAGE_RESIZE_MODE 'none' the sides of an image divide by {stride}, the largest "
-            f"of BACKBONE_STRIDES. Received: {where} of shape {image.shape}"
-        )
     no_classes = np.zeros([config.NUM_CLASSES], dtype=np.int32)
     meta = data.compose_image_meta(0, image.shape, molded.shape, window, scale, no_classes)
     return Molded(molded, meta, window)

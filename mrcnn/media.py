@@ -126,14 +126,17 @@ class Picture:
     frame: int | None = None
 
 
+class PictureError(ValueError):
+    """Raised by a function that `process` calls: a picture can't be processed, it is skipped."""
+
+
 @dataclasses.dataclass
 class Processed:
     """What `process` did.
 
     Attributes:
         written: paths of the new files.
-        skipped: [(path, reason)] of the files that couldn't be read, or for which memory didn't
-            suffice.
+        skipped: [(path, reason)] of the files that couldn't be read or processed.
         pictures: number of images and frames.
         seconds: time that it took.
     """
@@ -697,15 +700,16 @@ class _Batches:
     def _process(self, waiting: list[tuple[Picture, _ImageOutput | _VideoOutput]]) -> None:
         """Passes pictures to the function and writes what it returns.
 
-        Where memory doesn't suffice for several at once they go one by one, and one for which it
-        doesn't suffice alone is skipped.
+        Where the function can't process one of several, or memory doesn't suffice for all at once,
+        they go one by one, and one that fails alone is skipped.
         """
         try:
             images = self.function([picture for picture, _ in waiting])
-        except MemoryError as error:
+        except (PictureError, MemoryError) as error:
             if len(waiting) == 1:
-                picture = waiting[0][0]
-                _skip(picture.path, MemoryError(f"not enough memory: {error}"), self.skipped)
+                if isinstance(error, MemoryError):
+                    error = MemoryError(f"not enough memory: {error}")
+                _skip(waiting[0][0].path, error, self.skipped)
             else:
                 for each in waiting:
                     self._process([each])
@@ -739,6 +743,7 @@ def process(
         output: folder; its files are named as those of the source.
         function: f(list of at most `batch_size` Pictures) -> list of [H, W, 3] uint8, of any size
             but one for the frames of a video; None in the list writes nothing for that picture.
+            Pictures for which it raises `PictureError` or MemoryError are skipped.
         title: of the progress bar with images per second; "" for none.
         rate: frames per second of videos; None for those of the source.
 

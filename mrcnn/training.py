@@ -676,7 +676,11 @@ class EvaluationCallback(keras.callbacks.Callback):
         pictures: images whose predictions TensorBoard shows; None for 4, or none where it is not
             installed.
         settings: {setting: value} of the config that detects, such as {"DETECTION_MIN_CONFIDENCE":
-            0.}.
+            0.}. With IMAGE_RESIZE_MODE "crop" it detects on whole images, in mode "square" of the
+            larger of IMAGE_MIN_DIM and IMAGE_MAX_DIM, rounded up to the strides.
+
+    Raises (before the first epoch):
+        ValueError: settings that can't detect; a dataset that can't be evaluated with them.
 
     Attributes:
         evaluation: the latest `evaluate.Evaluation`.
@@ -712,6 +716,12 @@ class EvaluationCallback(keras.callbacks.Callback):
         self._writer: Any = None
         self._figures: dict[str, float] = {}
 
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Finds before the first epoch what would end the evaluation after it."""
+        config = self._detecting_config()
+        config.validate()
+        evaluate.check(self.dataset, config, self.dataset.image_ids[: self.limit or None])
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every == 0 or epoch + 1 >= self.params["epochs"]:
             self._evaluate(epoch)
@@ -744,9 +754,16 @@ class EvaluationCallback(keras.callbacks.Callback):
         """The owner's config for one device, with `settings`."""
         config = copy.copy(self.owner.config)
         if config.IMAGE_RESIZE_MODE == "crop":
-            config.IMAGE_RESIZE_MODE = "square"  # a random part can't be evaluated
+            # A random part can't be evaluated. IMAGE_MAX_DIM means nothing in that mode, so it may
+            # be any number.
+            config.IMAGE_RESIZE_MODE = "square"
+            stride = max(config.BACKBONE_STRIDES)
+            side = max(config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM or 0)
+            config.IMAGE_MAX_DIM = -(-side // stride) * stride
         config.GPU_COUNT = 1
         for name, value in self.settings.items():
+            if not hasattr(config, name):
+                raise ValueError(f"settings has settings of the config. Received: {name!r}")
             setattr(config, name, value)
         return config
 

@@ -600,6 +600,23 @@ def test_photographs_that_cannot_be_read(dataset, tmp_path, caplog):
         evaluate.evaluate(model, dataset)
 
 
+def test_images_that_the_settings_do_not_take(caplog):
+    """One of another size is named by its own id, and the others of its batch go on."""
+
+    class Picky(Model):
+        def detect(self, images):
+            for i, image in enumerate(images):
+                if image[6, 6, 0] < 200:
+                    raise ValueError(f"the sides divide by 64. Received: image {i}")
+            return super().detect(images)
+
+    result = evaluate.evaluate(Picky(), Made(), progress=False)
+    assert [image_id for image_id, _ in result.unreadable] == [2]
+    assert len(result.detections) == 2 and "image 2 (): the sides divide by 64" in caplog.text
+    with pytest.raises(ValueError, match="none of the first 1 images .* the sides divide by 64"):
+        evaluate.evaluate(Picky(), Made(), [2], progress=False)
+
+
 def test_progress_bar(dataset, capsys):
     evaluate.evaluate(Model(), dataset)
     assert "evaluating [==============================] 8/8 images" in capsys.readouterr().err

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy import Rectangles, ToyConfig
 
-from mrcnn import evaluate, model as modellib, training
+from mrcnn import data, evaluate, model as modellib, training, utils
 
 
 class Keeps(keras.callbacks.Callback):
@@ -135,3 +135,63 @@ def test_tensorboard_shows_figures_and_pictures(tmp_path):
         "detections/1",
     } <= tags and "detections/2" not in tags
     assert all(len(each) == 2 for each in images.values())
+
+
+class Owner:
+    """Stands for the `MaskRCNN` that is trained."""
+
+    def __init__(self, **settings):
+        self.config = ToyConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    "settings, side",
+    [
+        (dict(IMAGE_MAX_DIM=100), 128),
+        (dict(IMAGE_MAX_DIM=None), 64),
+        (dict(IMAGE_MIN_DIM=192, IMAGE_MAX_DIM=100), 192),
+        (dict(IMAGE_MAX_DIM=1024), 1024),
+    ],
+)
+def test_crop_mode_evaluates_whole_images(settings, side):
+    """IMAGE_MAX_DIM means nothing when crops are trained on; evaluation failed after an epoch."""
+    owner = Owner(IMAGE_RESIZE_MODE="crop", **settings)
+    owner.config.validate()
+    callback = training.EvaluationCallback(owner, Rectangles(2))
+    callback.on_train_begin()
+    config = callback._detecting_config()
+    assert (config.IMAGE_RESIZE_MODE, config.IMAGE_MAX_DIM) == ("square", side)
+    assert owner.config.IMAGE_RESIZE_MODE == "crop"
+
+
+@pytest.mark.parametrize(
+    "dataset, settings, message",
+    [
+        (
+            Rectangles(2),
+            {"DETECTION_MIN_CONFIDENSE": 0},
+            "settings of the config. Received: 'DETEC",
+        ),
+        (Rectangles(2), {"IMAGE_MAX_DIM": 100}, "IMAGE_MAX_DIM divides by 64"),
+        (Rectangles(2), {"USE_KEYPOINTS": True}, "has no load_keypoints"),
+        (Rectangles(0), {}, "needs images. Received: none"),
+        (utils.Dataset(), {}, "call prepare"),
+        (Rectangles(2), {"NUM_CLASSES": 4}, "NUM_CLASSES of the model is the dataset's 3"),
+    ],
+)
+def test_what_ends_an_evaluation_is_said_before_training(dataset, settings, message):
+    callback = training.EvaluationCallback(Owner(), dataset, settings=settings)
+    with pytest.raises(ValueError, match=message):
+        callback.on_train_begin()
+
+
+def test_sizes_that_detection_refuses_are_not_trained_on():
+    """Mode "none" trained on 120 x 160 pixels, which `detect` refuses."""
+    config = ToyConfig(IMAGE_RESIZE_MODE="none", USE_MINI_MASK=False)
+    data.check_dataset(Rectangles(2, (128, 192, 3)), config)
+    dataset = Rectangles(3, (128, 192, 3))
+    dataset.image_info[1]["shape"] = (120, 160, 3)
+    with pytest.raises(
+        ValueError, match=r"(?s)1 problem.*64.*image 1 \(toy/1.png\).*\(120, 160, 3\)"
+    ):
+        data.check_dataset(dataset, config)

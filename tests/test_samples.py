@@ -872,6 +872,26 @@ def test_detect_keeps_the_results_before_where_nothing_can_be_read(tmp_path):
     assert (tmp_path / "out" / "results.json").read_bytes() == before
 
 
+def test_detect_skips_what_the_settings_do_not_take(tmp_path, caplog):
+    from mrcnn import commands
+
+    args = folder_of(tmp_path, 3)
+
+    class Picky(Detects):
+        def detect(self, images, masks="dense"):
+            if any(image[0, 0, 0] == 40 for image in images):
+                raise ValueError("the sides divide by 64")
+            return super().detect(images, masks)
+
+    done = commands.detect(Picky(), ["BG", "a", "b"], args)
+    assert [path.name for path, _ in done.skipped] == ["picture_1.png"] and done.pictures == 2
+    assert len(json.loads((tmp_path / "out" / "results.json").read_text())) == 2
+    assert "picture_1.png is skipped: the sides divide by 64" in caplog.text
+    args.inputs = [str(tmp_path / "in" / "picture_1.png")]
+    with pytest.raises(ValueError, match="none of the 1 files .*the sides divide by 64"):
+        commands.detect(Picky(), ["BG", "a", "b"], args)
+
+
 def test_large_pictures_never_have_whole_masks(tmp_path, monkeypatch):
     """The same results and pictures; a painter of one's own gets whole masks."""
     from mrcnn import commands, media
