@@ -212,10 +212,71 @@ def with_channels(
             return np.repeat(shaped, 3, axis=2)
         if wanted == 3 and shaped.shape[2] == 4:
             return shaped[..., :3]
+    hint = ""
+    if utils.has_channels_first(image.shape):
+        hint = "; the channels stand last: np.moveaxis(image, 0, -1)"
+    elif image.ndim == 4 and len(image) == 1:
+        hint = "; an image has no batch axis: image[0]"
     raise ValueError(
         f"An image is [height, width, {wanted}] (IMAGE_CHANNEL_COUNT). "
-        f"Received: {where} of shape {image.shape}"
+        f"Received: {where} of shape {image.shape}{hint}"
     )
+
+
+def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarray:
+    """An image with the channels and in the range of values that the network takes.
+
+    MEAN_PIXEL and STD_PIXEL say which range that is. Where they are those of values of 0..255 (the
+    largest mean is above 1 and at most 255) and the image is gray or has three channels, one in
+    another range, such as fractions, bools or 12 bits, is brought to 0..255 by the rule of
+    `mrcnn.utils.value_range`. uint8, and values of 0..255 of any dtype, stay as they are. With
+    other means, or other channels, which may have units of their own, nothing is changed.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        where: names the image in messages.
+
+    Returns:
+        [H, W, IMAGE_CHANNEL_COUNT].
+
+    Raises:
+        ValueError: other channels, or no numbers.
+    """
+    image = with_channels(image, config, where)
+    if image.dtype == np.uint8:
+        return image
+    if image.dtype.kind not in "buif":
+        raise ValueError(
+            f"An image is an array of numbers. Received: {where} of dtype {image.dtype}"
+        )
+    largest_mean = np.max(config.MEAN_PIXEL)
+    if config.IMAGE_CHANNEL_COUNT not in (1, 3) or not 1 < largest_mean <= 255:
+        return image
+    limits = utils.value_range(image)
+    is_finite = image.dtype.kind != "f" or bool(np.isfinite(image.min() + image.max()))
+    if limits == (0, 255) and is_finite:
+        return image
+    _tell_of_range(where, image.dtype, limits, is_finite)
+    return utils.as_bytes(image, limits)
+
+
+_RANGES_TOLD: set[tuple] = set()
+
+
+def _tell_of_range(where: str, dtype: np.dtype, limits: tuple[float, float], finite: bool) -> None:
+    """Says once for each kind of image what is made of its values; a warning if that is strange."""
+    kind = (dtype, limits[0] < 0, finite)
+    if kind in _RANGES_TOLD:
+        return
+    _RANGES_TOLD.add(kind)
+    low, high = limits
+    text = f"{where}: values ({dtype}) of {low:g}..{high:g} become 0..255, as MEAN_PIXEL expects"
+    if not finite:
+        logger.warning("%s; NaN and infinite values are in it", text)
+    elif low < 0:
+        logger.warning("%s; an image is given as it is, not with its mean subtracted", text)
+    else:
+        logger.info("%s", text)
 
 
 # ---- Augmentation --------------------------------------------------------------------------------
@@ -416,7 +477,7 @@ def _load(
         image = np.asarray(dataset.load_image(image_id))
     except Exception as error:
         _raise_unreadable(where, error)
-    image = with_channels(image, config, where)
+    image = as_network_input(image, config, where)
     try:
         masks, class_ids = dataset.load_mask(image_id)
     except Exception as error:
@@ -442,9 +503,12 @@ def _check_masks(
     """An error for masks of another size than the image, or of another number than the classes."""
     size = image_shape[:2]
     if masks.ndim != 3 or (masks.shape[:2] != size and masks.shape[2]):
+        hint = ""
+        if masks.ndim == 3 and masks.shape[:2] == size[::-1]:
+            hint = f". {utils.TURNED_HINT}"
         raise DatasetError(
             f"masks are [height, width, objects] with the image's {size}. "
-            f"Received: {masks.shape} for {where}"
+            f"Received: {masks.shape} for {where}{hint}"
         )
     if len(class_ids) != masks.shape[2]:
         raise DatasetError(

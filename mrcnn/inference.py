@@ -7,6 +7,7 @@ head runs on rows that hold a detection only, a group at a time.
 
 import collections
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ import keras
 import numpy as np
 from keras import layers as KL, ops
 
-from mrcnn import boxes as box_math, data, keypoints, masks as mask_math, rewrite
+from mrcnn import boxes as box_math, data, keypoints, masks as mask_math, rewrite, utils
 from mrcnn.config import Config
 from mrcnn.masks import Masks, run_lengths  # noqa: F401  names that existing code imports from here
 
@@ -32,6 +33,86 @@ KEPT_GRAPHS = 16
 
 
 # ---- Molding and unmolding -----------------------------------------------------------------------
+
+
+def images_in(images: Any, name: str) -> list[np.ndarray]:
+    """The images that a method was given, each an array.
+
+    Args:
+        images: a sequence or another iterable of images, or an array or tensor [N, H, W, C].
+        name: of the method, for messages.
+
+    Raises:
+        ValueError: one image, a path or something else that is no list of images.
+    """
+    check_is_list(images, name)
+    return [as_array(image, f"image {i}") for i, image in enumerate(images)]
+
+
+def check_is_list(images: Any, name: str) -> None:
+    """ValueError where `images` is one image, a path or something else than a list of images."""
+    expected = f"{name}() takes a list of images, or an array [N, H, W, C]."
+    shape = getattr(images, "shape", None)
+    if isinstance(images, (str, os.PathLike)):
+        raise ValueError(
+            f"{expected} Received: the path {os.fspath(images)!r}; read it first: "
+            f"{name}([mrcnn.utils.read_image(path)])"
+        )
+    if shape is not None and len(shape) != 4 and not _is_column(images):
+        # Taken for a list, a picture would be hundreds of gray images: its rows.
+        raise ValueError(
+            f"{expected} Received: one array of shape {tuple(shape)}; for one image: "
+            f"{name}([image]), for several: {name}(list(images))"
+        )
+    if hasattr(images, "getbands"):  # Pillow's
+        raise ValueError(f"{expected} Received: one image; {name}([image])")
+    if isinstance(images, (dict, set)) or not isinstance(images, Iterable):
+        raise ValueError(f"{expected} Received: {_short(images)}")
+
+
+def _is_column(images):
+    """Whether an array is a list of images of different sizes, or empty."""
+    is_of_objects = getattr(images, "dtype", None) == np.dtype(object)
+    return len(images.shape) == 1 and (is_of_objects or not images.shape[0])
+
+
+def as_array(image: Any, where: str) -> np.ndarray:
+    """An image as an array [H, W] or [H, W, C]; Pillow's of any mode becomes RGB.
+
+    Raises:
+        ValueError: a path, None, a row of an image, or something else.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        raise ValueError(
+            f"An image is an array. Received: {where} is the path {os.fspath(image)!r}; "
+            "mrcnn.utils.read_image(path) reads it, and detect_many(paths, "
+            "mrcnn.utils.read_image) many of them"
+        )
+    if image is None:
+        raise ValueError(
+            f"An image is an array. Received: {where} is None, which cv2.imread gives for a file "
+            "that it can't read"
+        )
+    if hasattr(image, "getbands"):  # Pillow's
+        return utils.read_pillow(image)
+    try:
+        array = np.asarray(image)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"An image is an array. Received: {where}: {error}") from error
+    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] in (3, 4)):
+        raise ValueError(
+            f"An image is [H, W, C] or [H, W]. Received: {where} of shape {array.shape}, which is "
+            "a row of an image; for one image: detect([image])"
+        )
+    return array
+
+
+def _short(value):
+    """A value as a text of 60 characters at most."""
+    text = repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return f"{text} ({type(value).__name__})"
 
 
 class Molded(NamedTuple):
@@ -52,11 +133,11 @@ def mold(image: np.ndarray, config: Config, where: str, min_dim: int | None = No
     """Resizes and normalises one image.
 
     Args:
-        image: [H, W] or [H, W, C], uint8 or float.
+        image: [H, W] or [H, W, C] of numbers; in what range, see `data.as_network_input`.
         where: names the image in errors.
         min_dim: see `data.mold_with_size`.
     """
-    image = data.with_channels(np.asarray(image), config, where)
+    image = data.as_network_input(as_array(image, where), config, where)
     if config.IMAGE_RESIZE_MODE == "crop":
         raise ValueError(
             "IMAGE_RESIZE_MODE 'crop' takes a random part of an image and is for training; "
@@ -386,6 +467,7 @@ class Detector:
 
     def detect(self, images: Sequence[np.ndarray], masks: str = "dense") -> list[dict]:
         """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
+        images = images_in(images, "detect")
         molded = [mold(image, self.config, f"image {i}") for i, image in enumerate(images)]
         groups: dict[tuple, list[int]] = {}
         for i, each in enumerate(molded):
@@ -412,7 +494,18 @@ class Detector:
     def detect_many(
         self, items: Iterable, load: Callable | None = None, masks: str = "dense"
     ) -> Iterator[dict]:
-        """See `MaskRCNN.detect_many`.
+        """See `MaskRCNN.detect_many`. What can't be a list of images is refused at once."""
+        if load is None or isinstance(items, (str, os.PathLike)):
+            check_is_list(items, "detect_many")
+        elif not isinstance(items, Iterable):
+            raise ValueError(
+                f"detect_many() takes an iterable and what loads an image of it. "
+                f"Received: {_short(items)}"
+            )
+        return self._detect_each(items, load, masks)
+
+    def _detect_each(self, items, load, masks):
+        """The results of `detect_many`, one after the other.
 
         Reading and molding run ahead and unmolding behind, beside the network.
         """
@@ -420,9 +513,13 @@ class Detector:
 
         def prepare(number, item):
             image = item
+            where = f"image {number}"
             if load is not None:
+                if isinstance(item, (str, os.PathLike)):
+                    where = f"image {number} ({os.fspath(item)})"
                 image = load(item)
-            return np.shape(image), mold(image, self.config, f"image {number}")
+            image = as_array(image, where)
+            return image.shape, mold(image, self.config, where)
 
         numbered = enumerate(items)
         waiting: collections.deque = collections.deque()

@@ -2848,7 +2848,8 @@ class MaskRCNN:
         """Resizes and normalises images (matterport: mold_inputs).
 
         Args:
-            images: list of [H, W] or [H, W, C] arrays of any sizes, uint8 or float.
+            images: list of [H, W] or [H, W, C] arrays of any sizes, or an array [N, H, W, C];
+                uint8, or numbers of another range, see `data.as_network_input`.
 
         Returns:
             molded_images: [B, h, w, C] float32.
@@ -2859,7 +2860,7 @@ class MaskRCNN:
                 different sizes (`detect` takes those).
         """
         molded = []
-        for i, image in enumerate(images):
+        for i, image in enumerate(inference.images_in(images, "mold_inputs")):
             molded.append(inference.mold(image, self.config, f"image {i}"))
         shapes = sorted({each.image.shape for each in molded})
         if len(shapes) > 1:
@@ -2901,7 +2902,8 @@ class MaskRCNN:
         """Detects objects (matterport: detect).
 
         Args:
-            images: list of images of any number, sizes and dtypes, see `mold_inputs`.
+            images: list of images of any number, sizes and dtypes, see `mold_inputs`; of one image
+                [image].
             masks: what `masks` of a result is. "dense": bool [H, W, N]; "lazy": an
                 `inference.Masks`, which becomes that array, or one mask, or one crop, when asked
                 for; "rle": a list of COCO's run-length encodings. The latter two never hold whole
@@ -2914,6 +2916,7 @@ class MaskRCNN:
             USE_KEYPOINTS also keypoints [N, K, (y, x, score)] float32 in pixels.
         """
         self.check_mode("inference", "detect")
+        images = inference.images_in(images, "detect")
         if verbose:
             log(f"Processing {len(images)} images")
         if len(self.config.TEST_SCALES) or self.config.TEST_FLIP:
@@ -2955,6 +2958,13 @@ class MaskRCNN:
         if len(shapes) > 1:
             raise ValueError(f"Molded images have one size. Received: {sorted(shapes)}")
         molded_images = np.asarray(molded_images)
+        if molded_images.ndim != 4 or np.shape(image_metas)[:-1] != (len(molded_images),):
+            raise ValueError(
+                "detect_molded() takes images [B, h, w, C] and a meta for each, as mold_inputs "
+                f"gives them. Received: shapes {molded_images.shape} and {np.shape(image_metas)}"
+            )
+        if not len(molded_images):
+            return []
         shape = molded_images[0].shape
         outputs = self.detector.infer(
             molded_images, np.asarray(image_metas), self.get_anchors(shape)

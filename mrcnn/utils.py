@@ -257,11 +257,17 @@ def as_bytes(image: np.ndarray, limits: tuple[float, float] | None = None) -> np
 
 def _bytes_of(values, low, high):
     """`as_bytes` of a part of an image."""
-    values = np.asarray(values, np.float64)
+    kind = np.float64
+    if values.dtype in (np.float16, np.float32):
+        kind = np.float32
+    values = values.astype(kind)
     if (low, high) != (0, 255):
-        values = np.rint((values - low) * (255 / (high - low)))
-    values = np.clip(values, 0, 255)
-    return np.where(np.isnan(values), 0, values).astype(np.uint8)
+        values -= kind(low)
+        values *= kind(255 / (high - low))
+        np.rint(values, out=values)
+    np.fmax(values, 0, out=values)  # also of NaN
+    np.fmin(values, 255, out=values)
+    return values.astype(np.uint8)
 
 
 def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
@@ -333,6 +339,15 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     8: lambda image: np.rot90(image),
 }
 _INVERSE_TURNS = {6: 8, 8: 6}
+
+
+# What messages say where an image and its masks lie across each other.
+TURNED_HINT = (
+    "They lie on their side: load_image turns a photograph as its camera noted (EXIF), and "
+    "skimage.io.imread, with which a loader may have measured it, does not. Give "
+    "add_image(..., height=, width=) of the pixels that were annotated, or measure with "
+    "mrcnn.utils.read_image"
+)
 
 
 def read_image(
@@ -415,6 +430,11 @@ def _warn_of_bands(count, path):
         path,
         count,
     )
+
+
+def read_pillow(image: Any) -> np.ndarray:
+    """The pixels [H, W, 3] uint8 of a Pillow image of any mode, as `read_image` gives a file's."""
+    return as_rgb(_values_of(image))
 
 
 def _check_pixels(width, height):

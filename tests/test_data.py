@@ -381,3 +381,28 @@ def test_sources_without_augmentation():
         no_augmentation_sources=["toy"],
     )
     assert np.ptp(batches.batch(0)[0][0]) > 0
+
+
+def test_masks_that_lie_across_the_photograph_are_named(tmp_path):
+    """Masks of the stored pixels beside a photograph that is turned: the error says what to do."""
+    from PIL import Image
+    from toy import ToyConfig
+
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "phone.jpg", exif=exif)
+
+    class Phone(utils.Dataset):
+        def load_mask(self, image_id):
+            masks = np.zeros((40, 60, 1), bool)
+            masks[5:20, 5:40] = True
+            return masks, np.array([1], np.int32)
+
+    dataset = Phone()
+    dataset.add_class("a", 1, "thing")
+    dataset.add_image("a", "first", tmp_path / "phone.jpg")
+    dataset.prepare()
+    with pytest.raises(data.DatasetError, match=r"image 0 .*phone.jpg.*EXIF.*height=, width="):
+        data.load_image_gt(dataset, ToyConfig(), 0)
+    dataset.image_info[0].update(height=40, width=60)
+    assert data.load_image_gt(dataset, ToyConfig(), 0)[0].shape == (64, 64, 3)

@@ -1,10 +1,14 @@
 """What is around the network in a detection: groups of masks, forms of masks, folders."""
 
+import pathlib
+
 import numpy as np
 import pytest
+from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mrcnn import inference, utils
+from mrcnn import data, inference, utils
+from mrcnn.config import Config
 
 
 def test_one_function_serves_all_sizes_and_groups_of_masks(toy_detector, image, monkeypatch):
@@ -93,3 +97,146 @@ def test_detect_many_is_detect(toy_detector, image):
     assert list(toy_detector.detect_many([])) == []
     with pytest.raises(ValueError, match=r"image 1 of shape \(64, 64, 5\)"):
         list(toy_detector.detect_many([image, np.zeros((64, 64, 5), np.uint8)]))
+
+
+# ---- What is given for images --------------------------------------------------------------------
+
+
+def rows_of(number):
+    """Rows of an image: what a loop over it gives."""
+    yield from np.zeros((number, 70, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "images, message",
+    [
+        (np.zeros((60, 70, 3), np.uint8), r"array of shape \(60, 70, 3\); for one image: NAME"),
+        (np.zeros((3, 60, 70), np.uint8), r"array of shape \(3, 60, 70\)"),
+        (np.zeros((60, 70)), r"array of shape \(60, 70\)"),
+        (np.zeros((60, 70, 3)).tolist(), r"image 0 of shape \(70, 3\), which is a row"),
+        (list(np.zeros((60, 70, 3))), r"a row of an image"),
+        (rows_of(60), r"a row of an image"),
+        (Image.new("RGB", (70, 60)), r"one image; NAME\(\[image\]\)"),
+        ("photo.jpg", r"the path 'photo.jpg'; read it first"),
+        (pathlib.Path("photo.jpg"), r"the path 'photo.jpg'"),
+        (None, r"Received: None \(NoneType\)"),
+        (5, r"Received: 5 \(int\)"),
+        ({"image": 1}, r"\(dict\)"),
+        (["a.jpg"], r"image 0 is the path 'a.jpg'; mrcnn.utils.read_image"),
+        ([None], r"image 0 is None, which cv2.imread"),
+        ([np.zeros((3, 60, 70))], r"\(3, 60, 70\); the channels stand last: np.moveaxis"),
+        ([np.zeros((1, 60, 70, 3))], r"\(1, 60, 70, 3\); an image has no batch axis"),
+        ([np.zeros((0, 70, 3))], r"image 0 of shape \(0, 70, 3\)"),
+        ([np.zeros((60, 70, 2))], r"image 0 of shape \(60, 70, 2\)"),
+        ([np.full((60, 70, 3), "a")], r"image 0 of dtype <U1"),
+        ([[[1, 2], [3]]], r"image 0: "),
+    ],
+)
+@pytest.mark.parametrize("name", ["detect", "detect_many"])
+def test_what_is_no_list_of_images_is_refused_at_once(toy_detector, images, message, name):
+    message = message.replace("NAME", name)
+    with pytest.raises(ValueError, match=message):
+        list(getattr(toy_detector, name)(images))
+
+
+def test_detect_many_refuses_before_it_is_iterated(toy_detector):
+    for images in (np.zeros((60, 70, 3), np.uint8), "photo.jpg", None):
+        with pytest.raises(ValueError, match="takes"):
+            toy_detector.detect_many(images)
+    for items in ("photo.jpg", 3):
+        with pytest.raises(ValueError, match="takes"):
+            toy_detector.detect_many(items, utils.read_image)
+    with pytest.raises(ValueError, match=r"image 1 \(b.jpg\) is None"):
+        list(
+            toy_detector.detect_many(
+                ["a.jpg", "b.jpg"], lambda path: COLORS if "a" in path else None
+            )
+        )
+
+
+COLORS = (np.arange(60 * 70 * 3) % 251).astype(np.uint8).reshape(60, 70, 3)
+
+
+def test_lists_of_every_kind_are_taken(toy_detector):
+    import keras
+
+    (expected,) = toy_detector.detect([COLORS])
+    ragged = np.empty(2, object)
+    ragged[:] = [COLORS, COLORS]
+    for images in (
+        (COLORS, COLORS),
+        np.stack([COLORS, COLORS]),
+        keras.ops.convert_to_tensor(np.stack([COLORS, COLORS])),
+        ragged,
+        (image for image in [COLORS, COLORS]),
+        [Image.fromarray(COLORS), Image.fromarray(COLORS).convert("RGBA")],
+        [COLORS.tolist(), np.dstack([COLORS, COLORS[..., 0]])],
+    ):
+        found = toy_detector.detect(images)
+        assert len(found) == 2
+        for result in found:
+            np.testing.assert_array_equal(result["rois"], expected["rois"])
+            assert result["masks"].shape[:2] == (60, 70)
+    assert toy_detector.detect([]) == toy_detector.detect(np.zeros((0, 60, 70, 3))) == []
+    gray = COLORS[..., 0]
+    results = toy_detector.detect([gray, gray[..., None], Image.fromarray(gray)])
+    for result in results[1:]:
+        np.testing.assert_array_equal(result["rois"], results[0]["rois"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda image: image / 255,
+        lambda image: (image / 255).astype(np.float32),
+        lambda image: image / 127.5 - 1,
+        lambda image: image.astype(np.uint16) * 257,
+        lambda image: np.round(image / 255 * 4095).astype(np.uint16),
+        lambda image: np.round(image / 255 * 4095),
+    ],
+)
+def test_an_image_of_any_range_is_detected_in_alike(toy_detector, make):
+    image = COLORS.copy()
+    image[0, 0] = 0, 255, 255
+    expected, found = toy_detector.detect([image, make(image)])
+    for key in ("rois", "class_ids", "scores", "masks"):
+        np.testing.assert_array_equal(found[key], expected[key])
+
+
+def test_values_of_the_network_follow_mean_pixel(caplog):
+    """Those of 0..255 are left alone, as are those of settings with units of their own."""
+    data._RANGES_TOLD.clear()
+    fractions = COLORS / 255
+    config = Config()
+    for same in (COLORS, COLORS.astype(np.float32), COLORS.astype(int) + 20, COLORS - 3.5):
+        assert data.as_network_input(same, config, "x") is same
+    with caplog.at_level("INFO"):
+        for _ in range(2):
+            changed = data.as_network_input(fractions, config, "image 7")
+    np.testing.assert_array_equal(changed, COLORS)
+    assert caplog.text.count("image 7: values (float64) of 0..1 become 0..255") == 1
+    with caplog.at_level("WARNING"):
+        data.as_network_input(COLORS - 123.7, config, "molded")
+        fractions[0, 0] = np.nan
+        assert (data.as_network_input(fractions, config, "x")[0, 0] == 0).all()
+    assert "molded: values" in caplog.text and "mean subtracted" in caplog.text
+    assert "NaN and infinite values" in caplog.text
+    for settings in (
+        {"MEAN_PIXEL": [0.5, 0.5, 0.4], "STD_PIXEL": [0.2, 0.2, 0.2]},
+        {"MEAN_PIXEL": [900.0, 1000.0, 1100.0]},
+        {"MEAN_PIXEL": [0.0, 0.0, 0.0]},
+    ):
+        own = COLORS * 16.0
+        assert data.as_network_input(own, Config(**settings), "x") is own
+    depth = np.dstack([COLORS, COLORS[..., :1]]) * 20
+    rgbd = Config(IMAGE_CHANNEL_COUNT=4, MEAN_PIXEL=[123.7, 116.8, 103.9, 200])
+    assert data.as_network_input(depth, rgbd, "x") is depth
+
+
+def test_detect_molded_checks_its_shapes(toy_detector):
+    molded, metas, _ = toy_detector.mold_inputs([COLORS])
+    assert len(toy_detector.detect_molded(molded, metas)) == 1
+    assert toy_detector.detect_molded(molded[:0], metas[:0]) == []
+    for images, meta in ((molded[0], metas[0]), (molded, metas[0]), (molded[0], metas)):
+        with pytest.raises(ValueError, match="takes images .B, h, w, C. and a meta for each"):
+            toy_detector.detect_molded(images, meta)
