@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import files, utils
-from mrcnn.masks import decode, to_rle
+from mrcnn.masks import decode, decode_rle, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -580,18 +580,28 @@ class CocoDataset(utils.Dataset):
         if "json" not in info:
             return super().load_mask(image_id)
         annotations = info["annotations"]
-        try:
-            masks = decode(annotations, info["height"], info["width"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"The annotations of {self._where(image_id)} can't be read: {error}"
-            ) from error
-        ids = [self._class_id(info["source"], annotation) for annotation in annotations]
-        class_ids = np.array(ids, np.int32)
-        keep = masks.any(axis=(0, 1))
-        if keep.all():
-            return masks, class_ids
-        return masks[..., keep], class_ids[keep]
+        codes = self._codes(image_id)
+        ids = [self._class_id(info["source"], item) for item, code in zip(annotations, codes) if code]
+        masks = decode_rle([code for code in codes if code], info["height"], info["width"])
+        return masks, np.array(ids, np.int32)
+
+    def _codes(self, image_id: int) -> list[dict | None]:
+        """The compressed encoding of each annotation's mask; None for one without a pixel."""
+        from pycocotools import mask as coco_mask
+
+        info = self.image_info[image_id]
+        codes: list[dict | None] = []
+        for annotation in info["annotations"]:
+            try:
+                code = to_rle(annotation, info["height"], info["width"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"The annotations of {self._where(image_id)} can't be read: {error}"
+                ) from error
+            if not coco_mask.area(code):
+                code = None
+            codes.append(code)
+        return codes
 
     def _class_id(self, source: str, annotation: dict) -> int:
         """The dataset's class id of an annotation, negative for a crowd."""
@@ -613,9 +623,7 @@ class CocoDataset(utils.Dataset):
         points = np.zeros((len(annotations), len(self.keypoint_names), 3))
         for row, annotation in zip(points, annotations):
             row[:] = self._points(annotation, image_id)
-        if len(points) == self.load_mask(image_id)[0].shape[2]:
-            return points
-        keep = decode(annotations, info["height"], info["width"]).any(axis=(0, 1))
+        keep = [code is not None for code in self._codes(image_id)]
         return points[keep]
 
     def _points(self, annotation: dict, image_id: int) -> np.ndarray:
