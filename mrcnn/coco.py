@@ -14,7 +14,6 @@ import collections
 import contextlib
 import gc
 import itertools
-import json
 import logging
 import math
 import os
@@ -25,7 +24,7 @@ import sys
 import time
 import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -184,9 +183,8 @@ def _others(path: pathlib.Path) -> str:
 def _parse(path: pathlib.Path) -> dict:
     """The json, which has lists of dicts with ids, as an instances json has them."""
     try:
-        with open(path, "rb") as file:
-            data = json.loads(file.read())
-    except (ValueError, RecursionError) as error:
+        data = files.read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is no valid json (cut off or damaged?): {error}") from error
     wanted = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(
@@ -616,10 +614,12 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
 
 # What stands for a subset in names of files and folders.
 SUBSET_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
-OTHER_WORDS = ("test", "testing", "minival", "valminusminival")
+OTHER_SUBSETS = ("test", "testing", "minival", "valminusminival")
+# Parts of COCO's own annotations that are no instances.
+OTHER_KINDS = ("keypoints", "captions", "panoptic", "stuff", "image_info")
 # Names of folders that exports keep images in, beside or above the json.
 IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "photos")
-# Folders below a dataset's in which a json is looked for, and how many files of a folder are.
+# Folders within each other, below a dataset's, in which a json is looked for.
 DEEPEST = 3
 
 
@@ -644,12 +644,19 @@ def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> p
     official = _official(folder, subset, year, kind)
     if official.exists():
         return official
-    files = list(_jsons_below(pathlib.Path(folder)))
-    own = [file for file in files if _says(file, folder, SUBSET_WORDS.get(subset, (subset,)))]
+    candidates = []
+    for file in _jsons_below(pathlib.Path(folder)):
+        if not any(other in file.stem for other in OTHER_KINDS if other not in kind):
+            candidates.append(file)
+    words = SUBSET_WORDS.get(subset, (subset,))
+    own = [file for file in candidates if not _words(file, folder).isdisjoint(words)]
     if not own:
-        every_word = [*itertools.chain(*SUBSET_WORDS.values()), *OTHER_WORDS]
-        own = [file for file in files if not _says(file, folder, every_word)]
-    own = [file for file in own if _looks_like_coco(file)]
+        dated = {f"{word}{year}" for word in words}
+        own = [file for file in candidates if not _words(file, folder).isdisjoint(dated)]
+    if not own:
+        own = [file for file in candidates if not _says_a_subset(file, folder)]
+    if len(own) > 1:
+        own = [file for file in own if _looks_like_coco(file)]
     if len(own) == 1:
         return own[0]
     return official
@@ -667,17 +674,20 @@ def _jsons_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
                 yield pathlib.Path(place) / name
 
 
-def _says(file: pathlib.Path, folder: Any, words: Iterable[str]) -> bool:
-    """Whether a file's name, or its path below the dataset's folder, has one of some words.
-
-    A year is no subset: instances_train2017.json says train only for a question that has no year.
-    """
+def _words(file: pathlib.Path, folder: Any) -> set[str]:
+    """The words in the path of a file, from the dataset's folder on, in lower case."""
     text = file.relative_to(folder).with_suffix("").as_posix().lower()
-    return not set(re.split(r"[^a-z0-9]+", text)).isdisjoint(words)
+    return set(re.split(r"[^a-z0-9]+", text))
+
+
+def _says_a_subset(file: pathlib.Path, folder: Any) -> bool:
+    """Whether a file is that of any subset, of any year."""
+    words = {word.rstrip("0123456789") for word in _words(file, folder)}
+    return not words.isdisjoint((*itertools.chain(*SUBSET_WORDS.values()), *OTHER_SUBSETS))
 
 
 def _looks_like_coco(file: pathlib.Path) -> bool:
-    """Whether a json has what an instances json has; its beginning and end are looked at."""
+    """Whether a json has what an instances json has."""
     try:
         data = _parse(file)
     except (OSError, ValueError):
@@ -695,10 +705,16 @@ def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:
             places += [above / name, above / name / subset]
         places.append(above / subset)
     for place in places:
-        exists = _exists_in(place)
-        if place.is_dir() and any(map(exists, names)):
+        listed = _names_in(place)
+        if any(name in listed or _lies_in(place, name) for name in names):
             return place
     return path.parent
+
+
+def _lies_in(folder: pathlib.Path, name: str) -> bool:
+    """Whether a name with folders in it is a file below a folder."""
+    name = name.replace("\\", "/")
+    return "/" in name and os.path.isfile(os.path.join(folder, name))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -960,8 +976,11 @@ class CocoDataset(utils.Dataset):
         keep_empty: bool,
     ) -> list[str]:
         """Adds the images that exist and have annotations; the ids and names of missing ones."""
-        exists = _exists_in(folder)
-        if not any(exists(image["file_name"]) for image in coco.imgs.values()):
+        found = files.find_images((image["file_name"] for image in coco.imgs.values()), [folder])
+        if found.renamed:
+            logger.warning("%s: %s", path, found.renamed_text())
+        paths = found.paths
+        if not paths:
             # Annotations are of use by themselves, and reading an image will say that it isn't
             # there.
             reason = f"there is no folder {folder}"
@@ -973,7 +992,8 @@ class CocoDataset(utils.Dataset):
                 reason,
                 len(coco.imgs),
             )
-            exists = bool
+            names = (image["file_name"] for image in coco.imgs.values())
+            paths = {name: os.path.join(folder, name) for name in names}
         missing = []
         sizeless = []
         all_classes = len(chosen) == len(coco.cats)
@@ -984,10 +1004,10 @@ class CocoDataset(utils.Dataset):
             if not annotations and not keep_empty:
                 continue
             name = image["file_name"]
-            if not exists(name):
+            place = paths.get(name)
+            if place is None:
                 missing.append(f"{image_id} ({name})")
                 continue
-            place = os.path.join(folder, name)
             if not image["height"] or not image["width"]:
                 try:
                     image["height"], image["width"] = _size_of(place)
@@ -1163,16 +1183,3 @@ def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> l
 def _order(number: Any) -> tuple[bool, Any]:
     """Orders ids, numbers before texts."""
     return isinstance(number, str), number
-
-
-def _exists_in(folder: pathlib.Path) -> Callable[[str], bool]:
-    """A function that tells whether a file name is in a folder, from one listing of it."""
-    names = _names_in(folder)
-
-    def exists(name: str) -> bool:
-        if name in names:
-            return True
-        in_a_folder = "/" in name or "\\" in name
-        return in_a_folder and os.path.exists(os.path.join(folder, name))
-
-    return exists
