@@ -473,7 +473,7 @@ def sound_annotation(
     sound["segmentation"] = shape
     sound["iscrowd"] = _flag(sound.get("iscrowd"))
     area = _number(sound.get("area"))
-    bbox = _box(sound.get("bbox"))
+    bbox = sound_box(sound.get("bbox"))
     if area is None or bbox is None:
         if not height or not width:
             height, width = _extent(shape)
@@ -491,10 +491,10 @@ def sound_annotation(
 
 
 def _flag(value: Any) -> int:
-    """0 or 1 of what a json has for it: true, "1", 1.0, null."""
+    """0 or 1 of what a json has for it: true, "1", 1.0; anything else, such as null, is 0."""
     if isinstance(value, str):
-        return int(value.strip().lower() not in ("", "0", "0.0", "false", "no", "none", "null"))
-    return int(bool(value))
+        return int(value.strip().lower() in ("1", "1.0", "true", "yes"))
+    return int(isinstance(value, (bool, int, float)) and value == 1)
 
 
 def _number(value: Any) -> float | None:
@@ -510,7 +510,7 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _box(value: Any) -> list[float] | None:
+def sound_box(value: Any) -> list[float] | None:
     """A box [x, y, width, height] of numbers; None for anything else."""
     if not isinstance(value, (list, tuple)) or len(value) != 4:
         return None

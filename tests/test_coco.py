@@ -347,7 +347,11 @@ def test_run_lengths_as_programs_write_them(folder, caplog):
     ]
     dataset = load(folder)
     for shape, which in zip(shapes, (1, 1, 2, 2, 2)):
-        edit(folder, lambda data: data["annotations"][1].update(segmentation=shape))
+
+        def change(data, shape=shape):
+            data["annotations"][1]["segmentation"] = shape
+
+        edit(folder, change)
         mask = load(folder).load_mask(0)[0][..., 1]
         np.testing.assert_array_equal(mask, dataset.load_mask(0)[0][..., which])
     assert not caplog.records
