@@ -10,23 +10,39 @@ What is wrong with a file is said once, with the file's name and the ids; broken
 with a warning, and a file that can't be used is an error. Keras and TensorFlow are not imported.
 """
 
+import collections
 import contextlib
 import gc
-import json
+import itertools
 import logging
+import math
 import os
 import pathlib
+import re
 import shutil
 import sys
 import time
+import urllib.parse
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from mrcnn import files, utils
-from mrcnn.masks import decode, to_rle
+from mrcnn.masks import (
+    BAD_NUMBERS,
+    BAD_POLYGON,
+    BAD_RUNS,
+    NO_SHAPE,
+    SegmentationError,
+    decode,
+    decode_rle,
+    is_plain_polygon,
+    sound_segmentation,
+    to_rle,
+    whole_number,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,13 +64,27 @@ PARTS_2014 = {
 LARGE_MEGABYTES = 20
 OFFICIAL_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 
-# What annotations are left out for.
+# What annotations are left out for, besides what is wrong with their masks (see `mrcnn.masks`).
+NO_OBJECT = "are no objects {...}"
 NO_IMAGE = "belong to an image that is not in the file"
 NO_CATEGORY = "belong to a category that is not in the file"
-NO_SHAPE = "have no segmentation"
-BAD_POLYGON = "have a polygon of less than 3 points or an odd count of numbers"
 SAME_ID = "have an id that another one has"
-PROBLEMS = (NO_IMAGE, NO_CATEGORY, NO_SHAPE, BAD_POLYGON, SAME_ID)
+PROBLEMS = (
+    NO_OBJECT,
+    NO_IMAGE,
+    NO_CATEGORY,
+    NO_SHAPE,
+    BAD_POLYGON,
+    BAD_NUMBERS,
+    BAD_RUNS,
+    SAME_ID,
+)
+# Of COCO's annotations one in a hundred is a crowd; where more than one in so many is, it is said.
+MANY_CROWDS = 4
+# What `crowds` may be, see `read_annotations`.
+CROWDS = ("auto", "keep", "objects")
+# Where images say which file they are, the first that is there.
+NAME_FIELDS = ("file_name", "filename", "coco_url", "flickr_url", "url", "path", "name")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -71,14 +101,23 @@ def _some(items: Iterable, limit: int = 5) -> str:
     return text
 
 
-def read_annotations(path: Any) -> Any:
+def read_annotations(path: Any, crowds: str = "auto") -> Any:
     """Reads and checks a json of annotations.
 
-    Broken annotations are left out, each kind with one warning that names the file and the ids: of
-    an image or a category that isn't there, without a segmentation, polygons of less than 3 points.
+    What exports of CVAT, VIA, Roboflow, Label Studio and others have is brought to COCO's form: ids
+    as text, lists as objects, flat polygons, areas and boxes that are missing or no numbers (they
+    are computed), sizes of -1 (None here, unless run lengths tell them). A category that only
+    groups the others, as Roboflow's first, is left out.
+
+    Broken annotations are left out, each kind with one warning that names the file, their number
+    and ids: of an image or a category that isn't there, without a segmentation, with polygons or
+    run lengths that can't be drawn.
 
     Args:
         path: a json in the format of COCO's `instances_*.json`.
+        crowds: "auto" takes the crowds of a file that has nothing else for objects, with a warning:
+            CVAT, pycococreator and others write iscrowd 1 for every run-length mask, and crowds
+            train nothing. "keep": what the file says; "objects": no annotation is a crowd.
 
     Returns:
         pycocotools.coco.COCO.
@@ -89,6 +128,8 @@ def read_annotations(path: Any) -> Any:
     """
     from pycocotools.coco import COCO
 
+    if crowds not in CROWDS:
+        raise ValueError(f"crowds is one of {', '.join(CROWDS)}. Received: {crowds!r}")
     path = pathlib.Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No annotations at {path}{_others(path)}")
@@ -99,6 +140,8 @@ def read_annotations(path: Any) -> Any:
         coco = COCO()
         coco.dataset = _parse(path)
         _index(coco, path)
+        _mend_crowds(coco, crowds, path)
+        _drop_groups(coco, path)
     _say(
         f"{len(coco.imgs)} images, {len(coco.anns)} annotations, {len(coco.cats)} categories in "
         f"{time.monotonic() - start:.1f} s",
@@ -140,12 +183,13 @@ def _others(path: pathlib.Path) -> str:
 def _parse(path: pathlib.Path) -> dict:
     """The json, which has lists of dicts with ids, as an instances json has them."""
     try:
-        with open(path, "rb") as file:
-            data = json.loads(file.read())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        data = files.read_json(path)
+    except ValueError as error:
         raise ValueError(f"{path} is no valid json (cut off or damaged?): {error}") from error
     wanted = ("images", "annotations", "categories")
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in wanted):
+    if not isinstance(data, dict) or not all(
+        isinstance(data.get(key), (list, dict)) for key in wanted
+    ):
         received = f"a {type(data).__name__}"
         if isinstance(data, dict):
             received = f"an object with {_some(data)}"
@@ -154,82 +198,396 @@ def _parse(path: pathlib.Path) -> dict:
             f"Received: {received}"
         )
     for key in wanted:
+        if isinstance(data[key], dict):  # {id: item}
+            data[key] = [_with_id(item, number) for number, item in data[key].items()]
+    for key in ("images", "categories"):
         for place, item in enumerate(data[key]):
-            if type(item) is not dict or "id" not in item:
+            if type(item) is not dict or _plain_id(item.get("id")) is None:
                 raise ValueError(
                     f"{path}: each of {key} has an id. Received: {item!r} at place {place}"
                 )
     return data
 
 
+def _with_id(item: Any, number: str) -> Any:
+    """An item of an object {id: item} with its id, if it has none itself."""
+    if isinstance(item, dict):
+        item.setdefault("id", number)
+    return item
+
+
+def _plain_id(value: Any) -> int | str | None:
+    """An id as int where it stands for one, "7" and 7.0 for 7; None for what is no id."""
+    number = whole_number(value)
+    if number is not None:
+        return number
+    if isinstance(value, str):
+        return value
+    return None
+
+
 def _index(coco: Any, path: pathlib.Path) -> None:
     """What `COCO.createIndex` makes, of the annotations that can be used."""
     data = coco.dataset
-    coco.imgs = _by_id(data, "images", ("file_name", "height", "width"), path)
-    coco.cats = _by_id(data, "categories", ("name",), path)
+    coco.imgs = _images_by_id(data, path)
+    coco.cats = _by_id(data, "categories", path)
+    _check_names(coco.cats, path)
     broken: dict[str, list] = {problem: [] for problem in PROBLEMS}
     usable: dict[Any, dict] = {}
+    twins = []
     for annotation in data["annotations"]:
-        number = annotation["id"]
-        image_id = annotation.get("image_id")
-        category_id = annotation.get("category_id")
-        if image_id not in coco.imgs:
-            broken[NO_IMAGE].append(f"{number} (image {image_id})")
-            continue
-        if category_id not in coco.cats:
-            broken[NO_CATEGORY].append(f"{number} (category {category_id})")
-            continue
-        if not annotation.get("segmentation"):
-            broken[NO_SHAPE].append(f"{number} (image {image_id})")
-            continue
-        if _drop_bad_polygons(annotation):
-            broken[BAD_POLYGON].append(f"{number} (image {image_id})")
-            if not annotation["segmentation"]:
+        if not _is_plain(annotation, coco.imgs, coco.cats):
+            annotation = _mended(annotation, coco, broken)
+            if annotation is None:
                 continue
-        if number in usable:
-            broken[SAME_ID].append(number)
+        number = annotation["id"]
+        if number is None or number in usable:
+            twins.append(annotation)
             continue
-        annotation.setdefault("iscrowd", 0)
         usable[number] = annotation
-        coco.imgToAnns[image_id].append(annotation)
-        coco.catToImgs[category_id].append(image_id)
+        _link(coco, annotation)
+    _number_twins(coco, usable, twins, broken)
     coco.anns = usable
-    if len(usable) < len(data["annotations"]):
-        data["annotations"] = list(usable.values())
+    data["annotations"] = list(usable.values())
     _warn_of(broken, path)
 
 
-def _by_id(data: dict, key: str, fields: tuple[str, ...], path: pathlib.Path) -> dict:
-    """{id: item} of data[key]; ValueError if an id occurs twice or a field is missing."""
-    items = {item["id"]: item for item in data[key]}
-    if len(items) < len(data[key]):
-        seen = set()
-        twice = []
-        for item in data[key]:
-            if item["id"] in seen:
-                twice.append(item["id"])
-            seen.add(item["id"])
+def _link(coco: Any, annotation: dict) -> None:
+    """Adds an annotation to the tables of its image and its category."""
+    coco.imgToAnns[annotation["image_id"]].append(annotation)
+    coco.catToImgs[annotation["category_id"]].append(annotation["image_id"])
+
+
+def _number_twins(
+    coco: Any,
+    usable: dict[Any, dict],
+    twins: list[dict],
+    broken: dict[str, list],
+) -> None:
+    """Gives annotations without an id, or with that of another one, ids of their own.
+
+    Files that were merged, or count anew in each image, have them; an equal one is left out.
+    """
+    number = max((key for key in usable if isinstance(key, int)), default=0)
+    for twin in twins:
+        first = usable.get(twin["id"])
+        if twin == first:
+            broken[SAME_ID].append(twin["id"])
+            continue
+        number += 1
+        twin["id"] = number
+        usable[number] = twin
+        _link(coco, twin)
+
+
+def _images_by_id(data: dict, path: pathlib.Path) -> dict[Any, dict]:
+    """{id: image}, each with a file_name and with sides in pixels, or None where not known."""
+    images = _by_id(data, "images", path)
+    nameless = []
+    for image in images.values():
+        image["file_name"] = _file_name(image)
+        for side in ("height", "width"):
+            image[side] = _side(image.get(side))
+        if image["file_name"] is None:
+            nameless.append(image["id"])
+    for number in nameless:
+        del images[number]
+    if nameless:
+        data["images"] = list(images.values())
+        logger.warning(
+            "%s: %d images have no file_name and are left out: %s",
+            path,
+            len(nameless),
+            _some(nameless),
+        )
+    return images
+
+
+def _file_name(image: dict) -> str | None:
+    """An image's file name, or the last part of an address or path that it has instead."""
+    for field in NAME_FIELDS:
+        name = image.get(field)
+        if isinstance(name, int) and not isinstance(name, bool):
+            name = str(name)
+        if not isinstance(name, str) or not name.strip():
+            continue
+        if field.endswith("url"):
+            address = urllib.parse.urlsplit(name).path
+            name = urllib.parse.unquote(address).rsplit("/", 1)[-1]
+        return name
+    return None
+
+
+def _side(value: Any) -> int | None:
+    """A side in pixels; None for null, -1 and what else says that it isn't known."""
+    side = whole_number(value)
+    if side is None or side < 1:
+        return None
+    return side
+
+
+def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
+    """{id: item} of data[key], equal ones once; ValueError for other ones of one id."""
+    items: dict[Any, dict] = {}
+    twice = []
+    for item in data[key]:
+        item["id"] = _plain_id(item["id"])
+        first = items.setdefault(item["id"], item)
+        if first is not item and first != item:
+            twice.append(item["id"])
+    if twice:
         raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
-    for field in fields:
-        lacking = [item["id"] for item in data[key] if field not in item]
-        if lacking:
-            raise ValueError(
-                f"{path}: {key} have a {field}. Received: none for id {_some(lacking)}"
-            )
+    if len(items) < len(data[key]):
+        logger.warning("%s: %d of %s stand there twice", path, len(data[key]) - len(items), key)
+        data[key] = list(items.values())
     return items
 
 
-def _drop_bad_polygons(annotation: dict) -> bool:
-    """Takes polygons that enclose nothing out of an annotation; whether there were any."""
-    shape = annotation["segmentation"]
-    if type(shape) is not list or all(map(_is_polygon, shape)):
+def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
+    """Gives categories their names as text; ValueError for one without."""
+    lacking = []
+    for number, category in categories.items():
+        name = category.get("name")
+        if name is None or not str(name).strip():
+            lacking.append(number)
+        category["name"] = str(name)
+    if lacking:
+        raise ValueError(f"{path}: categories have a name. Received: none for id {_some(lacking)}")
+
+
+def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, dict]) -> bool:
+    """Whether an annotation is one as COCO has them.
+
+    Quick, since there may be a million; False says that `_mended` has to look.
+    """
+    try:
+        image = images[annotation["image_id"]]
+        if annotation["category_id"] not in categories:
+            return False
+        for key in ("id", "image_id", "category_id"):
+            if type(annotation[key]) not in (int, str):
+                return False
+        if not _is_measured(annotation):
+            return False
+        shape = annotation["segmentation"]
+        if type(shape) is list:
+            return bool(shape) and all(map(is_plain_polygon, shape))
+        if type(shape["counts"]) is not list:
+            return False
+        pixels = image["height"] * image["width"]
+        fits = shape["size"] == [image["height"], image["width"]] and sum(shape["counts"]) == pixels
+        return fits and min(shape["counts"]) >= 0 and type(sum(shape["counts"])) is int
+    except (KeyError, TypeError, ValueError, OverflowError):
         return False
-    annotation["segmentation"] = [polygon for polygon in shape if _is_polygon(polygon)]
-    return True
 
 
-def _is_polygon(polygon: Any) -> bool:
-    return type(polygon) is list and len(polygon) >= 6 and len(polygon) % 2 == 0
+def _is_measured(annotation: dict) -> bool:
+    """Whether an annotation's iscrowd, area and bbox are as COCO has them."""
+    crowd = annotation["iscrowd"]
+    if type(crowd) is not int or crowd not in (0, 1):
+        return False
+    area = annotation["area"]
+    x, y, width, height = annotation["bbox"]
+    return 0 <= area < math.inf and width >= 0 and height >= 0 and math.hypot(x, y) < math.inf
+
+
+def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
+    """An annotation in COCO's form; None for one that can't be used, which `broken` then names."""
+    if type(annotation) is not dict:
+        broken[NO_OBJECT].append(repr(annotation)[:60])
+        return None
+    number = _plain_id(annotation.get("id"))
+    image_id = _plain_id(annotation.get("image_id"))
+    if image_id not in coco.imgs:
+        broken[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
+        return None
+    category_id = _category_of(annotation.get("category_id"), coco.cats)
+    if category_id is None:
+        broken[NO_CATEGORY].append(f"{number} (category {annotation.get('category_id')})")
+        return None
+    image = coco.imgs[image_id]
+    place = f"{number} (image {image_id}"
+    try:
+        sound, problems = sound_annotation(annotation, *_size_for(annotation, image))
+    except SegmentationError as error:
+        sound = None
+        problems = [error]
+    for problem in {item.kind: item for item in problems}.values():
+        detail = ")"
+        if problem.kind in (BAD_NUMBERS, BAD_RUNS):
+            detail = f": {problem})"
+        broken[problem.kind].append(place + detail)
+    if sound is None:
+        return None
+    sound.update(id=number, image_id=image_id, category_id=category_id)
+    return sound
+
+
+def _category_of(value: Any, categories: dict[Any, dict]) -> Any:
+    """The id of the category that an annotation names by its id or its name; None for no one."""
+    number = _plain_id(value)
+    if number in categories:
+        return number
+    named = [key for key, category in categories.items() if category["name"] == number]
+    if len(named) == 1:
+        return named[0]
+    return None
+
+
+def _size_for(annotation: dict, image: dict) -> tuple[int | None, int | None]:
+    """The size of an annotation's image; one that isn't known is that of its run lengths."""
+    shape = annotation.get("segmentation")
+    if image["height"] and image["width"]:
+        return image["height"], image["width"]
+    if isinstance(shape, dict) and isinstance(shape.get("size"), list):
+        sides = [_side(side) for side in shape["size"]]
+        if len(sides) == 2 and all(sides):
+            image["height"], image["width"] = sides
+    return image["height"], image["width"]
+
+
+def sound_annotation(
+    annotation: dict,
+    height: int | None,
+    width: int | None,
+) -> tuple[dict, list[SegmentationError]]:
+    """An annotation as pycocotools' evaluation takes it.
+
+    Its segmentation is one of `masks.sound_segmentation`, iscrowd 0 or 1; area, bbox and
+    num_keypoints are computed where they are missing or no numbers.
+
+    Args:
+        annotation: dict, not edited.
+        height, width: of its image; None where they aren't known.
+
+    Returns:
+        a new dict, and what had to be left out of its segmentation.
+
+    Raises:
+        SegmentationError: nothing of it can be drawn.
+    """
+    from pycocotools import mask as coco_mask
+
+    sound = dict(annotation)
+    shape, problems = sound_segmentation(sound.get("segmentation"), height or 0, width or 0)
+    sound["segmentation"] = shape
+    sound["iscrowd"] = _flag(sound.get("iscrowd"))
+    area = _number(sound.get("area"))
+    bbox = sound_box(sound.get("bbox"))
+    if area is None or bbox is None:
+        if not height or not width:
+            height, width = _extent(shape)
+        code = to_rle(sound, height, width)
+        if area is None:
+            area = float(coco_mask.area(code))
+        if bbox is None:
+            bbox = coco_mask.toBbox(code).tolist()
+    sound["area"] = area
+    sound["bbox"] = bbox
+    points = sound.get("keypoints")
+    if isinstance(points, list) and whole_number(sound.get("num_keypoints")) is None:
+        sound["num_keypoints"] = sum(bool(visibility) for visibility in points[2::3])
+    return sound, problems
+
+
+def _flag(value: Any) -> int:
+    """0 or 1 of what a json has for it: true, "1", 1.0; anything else, such as null, is 0."""
+    if isinstance(value, str):
+        return int(value.strip().lower() in ("1", "1.0", "true", "yes"))
+    return int(isinstance(value, (bool, int, float)) and value == 1)
+
+
+def _number(value: Any) -> float | None:
+    """A number from 0 on, also one that is written as text; None for anything else."""
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and 0 <= value < math.inf:
+        return value
+    return None
+
+
+def sound_box(value: Any) -> list[float] | None:
+    """A box [x, y, width, height] of numbers; None for anything else."""
+    if not isinstance(value, (list, tuple)) or len(value) != 4:
+        return None
+    try:
+        x, y, width, height = (float(number) for number in value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if math.isfinite(x + y + width + height) and width >= 0 and height >= 0:
+        return [x, y, width, height]
+    return None
+
+
+def _extent(polygons: list[list[float]]) -> tuple[int, int]:
+    """(height, width) that polygons take from the corner of their image."""
+    height = max(max(polygon[1::2]) for polygon in polygons)
+    width = max(max(polygon[::2]) for polygon in polygons)
+    return max(math.ceil(height), 1), max(math.ceil(width), 1)
+
+
+def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
+    """Makes objects of crowds as `read_annotations` says."""
+    total = len(coco.anns)
+    count = sum(annotation["iscrowd"] for annotation in coco.anns.values())
+    if not count or crowds == "keep":
+        return
+    if crowds == "auto" and count < total:
+        if count > total // MANY_CROWDS:
+            logger.warning(
+                "%s: %d of %d annotations are crowds (iscrowd 1), which train nothing. Where they"
+                ' are objects, as CVAT and others write them, load the file with crowds="objects"',
+                path,
+                count,
+                total,
+            )
+        return
+    for annotation in coco.anns.values():
+        annotation["iscrowd"] = 0
+    if crowds == "auto":
+        logger.warning(
+            "%s: all %d annotations are crowds (iscrowd 1), as CVAT and pycococreator write them"
+            ' for run lengths; they are used as objects. crowds="keep" leaves them crowds',
+            path,
+            total,
+        )
+
+
+def _drop_groups(coco: Any, path: pathlib.Path) -> None:
+    """Leaves out categories that only group others, as the first of Roboflow's exports does.
+
+    They have no annotation, and the name of another category, or of the others' supercategory while
+    they have none themselves. As classes they would never be seen.
+    """
+    counts = collections.Counter(category["name"] for category in coco.cats.values())
+    tops = (None, "", "none")
+    parents = [category.get("supercategory") for category in coco.cats.values()]
+    groups = {}
+    for number, category in coco.cats.items():
+        name = category["name"]
+        if coco.catToImgs.get(number):
+            continue
+        is_top = category.get("supercategory") in tops and name not in tops
+        if counts[name] > 1 or (is_top and name in parents):
+            groups[number] = name
+            counts[name] -= 1
+    if groups:
+        for number in groups:
+            del coco.cats[number]
+        coco.dataset["categories"] = list(coco.cats.values())
+        logger.warning(
+            "%s: %d categories have no annotations and only group others; they are left out: %s",
+            path,
+            len(groups),
+            _some(f"{number} ({name})" for number, name in groups.items()),
+        )
+    same = {name: count for name, count in counts.items() if count > 1}
+    if same:
+        logger.warning("%s: several categories have one name: %s", path, _some(map(repr, same)))
 
 
 def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
@@ -238,7 +596,7 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
         if not numbers:
             continue
         left_out = "are"
-        if problem == BAD_POLYGON:
+        if problem in (BAD_POLYGON, BAD_NUMBERS):
             left_out = "those polygons are"
         logger.warning(
             "%s: %d annotations %s and %s left out: %s",
@@ -248,6 +606,115 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
             left_out,
             _some(numbers),
         )
+
+
+# ------------------------------------------------------------------------------------------------
+#  Where exports have their files
+# ------------------------------------------------------------------------------------------------
+
+# What stands for a subset in names of files and folders.
+SUBSET_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
+OTHER_SUBSETS = ("test", "testing", "minival", "valminusminival")
+# Parts of COCO's own annotations that are no instances.
+OTHER_KINDS = ("keypoints", "captions", "panoptic", "stuff", "image_info")
+# Names of folders that exports keep images in, beside or above the json.
+IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "photos")
+# Folders within each other, below a dataset's, in which a json is looked for.
+DEEPEST = 3
+
+
+def _official(folder: Any, subset: str, year: str, kind: str = "instances") -> pathlib.Path:
+    """The path of a subset's annotations in COCO's own layout."""
+    return pathlib.Path(folder) / "annotations" / f"{kind}_{subset}{year}.json"
+
+
+def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> pathlib.Path:
+    """The json of a subset: in COCO's own layout, or in that of another export.
+
+    Args:
+        folder: the dataset's.
+        subset, year, kind: see `CocoDataset.load_coco`.
+
+    Returns:
+        annotations/<kind>_<subset><year>.json if it is there. Otherwise the one json in COCO's
+        format whose name or folder says the subset (instances_Train.json,
+        valid/_annotations.coco.json), or the only one, if it says none (instances_default.json).
+        The path of COCO's layout if there is none or several.
+    """
+    official = _official(folder, subset, year, kind)
+    if official.exists():
+        return official
+    candidates = []
+    for file in _jsons_below(pathlib.Path(folder)):
+        if not any(other in file.stem for other in OTHER_KINDS if other not in kind):
+            candidates.append(file)
+    words = SUBSET_WORDS.get(subset, (subset,))
+    own = [file for file in candidates if not _words(file, folder).isdisjoint(words)]
+    if not own:
+        dated = {f"{word}{year}" for word in words}
+        own = [file for file in candidates if not _words(file, folder).isdisjoint(dated)]
+    if not own:
+        own = [file for file in candidates if not _says_a_subset(file, folder)]
+    if len(own) > 1:
+        own = [file for file in own if _looks_like_coco(file)]
+    if len(own) == 1:
+        return own[0]
+    return official
+
+
+def _jsons_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """The json files in a folder and the folders in it, sorted."""
+    for place, folders, names in os.walk(folder):
+        depth = len(pathlib.Path(place).relative_to(folder).parts)
+        if depth == DEEPEST:
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(".json") and not name.startswith("."):
+                yield pathlib.Path(place) / name
+
+
+def _words(file: pathlib.Path, folder: Any) -> set[str]:
+    """The words in the path of a file, from the dataset's folder on, in lower case."""
+    text = file.relative_to(folder).with_suffix("").as_posix().lower()
+    return set(re.split(r"[^a-z0-9]+", text))
+
+
+def _says_a_subset(file: pathlib.Path, folder: Any) -> bool:
+    """Whether a file is that of any subset, of any year."""
+    words = {word.rstrip("0123456789") for word in _words(file, folder)}
+    return not words.isdisjoint((*itertools.chain(*SUBSET_WORDS.values()), *OTHER_SUBSETS))
+
+
+def _looks_like_coco(file: pathlib.Path) -> bool:
+    """Whether a json has what an instances json has."""
+    try:
+        data = _parse(file)
+    except (OSError, ValueError):
+        return False
+    return bool(data)
+
+
+def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:
+    """The folder near a json that its file names start from: the first that has one of them."""
+    places = []
+    subset = re.split(r"[_.-]", path.stem)[-1]  # Train of CVAT's instances_Train.json
+    for above in (path.parent, path.parent.parent):
+        places.append(above)
+        for name in IMAGE_FOLDERS:
+            places += [above / name, above / name / subset]
+        places.append(above / subset)
+    for place in places:
+        listed = _names_in(place)
+        if any(name in listed or _lies_in(place, name) for name in names):
+            return place
+    return path.parent
+
+
+def _lies_in(folder: pathlib.Path, name: str) -> bool:
+    """Whether a name with folders in it is a file below a folder."""
+    name = name.replace("\\", "/")
+    return "/" in name and os.path.isfile(os.path.join(folder, name))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -402,6 +869,7 @@ class CocoDataset(utils.Dataset):
         auto_download: bool = False,
         keep_empty: bool = False,
         kind: str = "instances",
+        crowds: str = "auto",
     ) -> Any:
         """Adds a subset that lies in COCO's own layout (matterport: load_coco).
 
@@ -417,6 +885,12 @@ class CocoDataset(utils.Dataset):
             auto_download: download what is missing first.
             keep_empty: add the images without annotations too: evaluations need them.
             kind: first part of the json's name; "person_keypoints" for `load_keypoints`.
+            crowds: see `read_annotations`.
+
+        Without that json, the layouts of other exports are tried: annotations/instances_train.json
+        with images/train, train/_annotations.coco.json beside its images (for val in valid), and a
+        single json that is of no subset, such as annotations/instances_default.json or result.json,
+        with images/.
 
         Images that are not in the folder are left out with a warning; where there is none at all,
         they are kept, since annotations can be looked at without them.
@@ -428,44 +902,56 @@ class CocoDataset(utils.Dataset):
         if auto_download:
             self.auto_download(dataset_dir, subset, year)
         subset = _equal_subset(subset, year)
+        path = find_json(dataset_dir, subset, year, kind)
         folder = pathlib.Path(dataset_dir)
         images = folder / _images_of(subset, year)
         deeper = folder / "images" / images.name  # where some keep them
         if deeper.is_dir() and not images.is_dir():
             images = deeper
+        if path != _official(folder, subset, year, kind) and not images.is_dir():
+            logger.info("%s is taken for %s of %s", path, subset, folder)
+            images = None
         return self.load_json(
-            folder / "annotations" / f"{kind}_{subset}{year}.json",
+            path,
             images,
             "coco",
             class_ids=class_ids,
             keep_empty=keep_empty,
             return_coco=return_coco,
+            crowds=crowds,
         )
 
     def load_json(
         self,
         path: Any,
-        images: Any,
+        images: Any = None,
         source: str = "json",
         class_ids: Iterable[int] | None = None,
         keep_empty: bool = False,
         return_coco: bool = False,
+        crowds: str = "auto",
     ) -> Any:
         """Adds the images of any json in COCO's format.
 
         Args:
             path: the json.
-            images: folder that its file names start from.
+            images: folder that its file names start from; None for the json's own, or the folder
+                near it where exports keep their images.
             source: name of the source in the dataset.
             class_ids, keep_empty, return_coco: see `load_coco`.
+            crowds: see `read_annotations`.
         """
         path = pathlib.Path(path)
+        coco = read_annotations(path, crowds)
+        names = [image["file_name"] for image in coco.imgs.values()]
+        if images is None:
+            images = _folder_of(path, names)
         folder = pathlib.Path(images)
-        coco = read_annotations(path)
         chosen = _chosen(class_ids, coco, path)
         for class_id in chosen:
-            self.add_class(source, class_id, coco.cats[class_id]["name"])
-            self.keypoint_names = tuple(coco.cats[class_id].get("keypoints", self.keypoint_names))
+            category = coco.cats[class_id]
+            self.add_class(source, class_id, category["name"])
+            self.keypoint_names = tuple(category.get("keypoints") or self.keypoint_names)
         with _no_collection():
             missing = self._add_images(coco, folder, path, source, set(chosen), keep_empty)
         if missing:
@@ -490,8 +976,11 @@ class CocoDataset(utils.Dataset):
         keep_empty: bool,
     ) -> list[str]:
         """Adds the images that exist and have annotations; the ids and names of missing ones."""
-        exists = _exists_in(folder)
-        if not any(exists(image["file_name"]) for image in coco.imgs.values()):
+        found = files.find_images((image["file_name"] for image in coco.imgs.values()), [folder])
+        if found.renamed:
+            logger.warning("%s: %s", path, found.renamed_text())
+        paths = found.paths
+        if not paths:
             # Annotations are of use by themselves, and reading an image will say that it isn't
             # there.
             reason = f"there is no folder {folder}"
@@ -503,8 +992,10 @@ class CocoDataset(utils.Dataset):
                 reason,
                 len(coco.imgs),
             )
-            exists = bool
+            names = (image["file_name"] for image in coco.imgs.values())
+            paths = {name: os.path.join(folder, name) for name in names}
         missing = []
+        sizeless = []
         all_classes = len(chosen) == len(coco.cats)
         for image_id, image in coco.imgs.items():
             annotations = coco.imgToAnns.get(image_id, [])
@@ -513,17 +1004,31 @@ class CocoDataset(utils.Dataset):
             if not annotations and not keep_empty:
                 continue
             name = image["file_name"]
-            if not exists(name):
+            place = paths.get(name)
+            if place is None:
                 missing.append(f"{image_id} ({name})")
                 continue
+            if not image["height"] or not image["width"]:
+                try:
+                    image["height"], image["width"] = _size_of(place)
+                except (OSError, ValueError, SyntaxError) as error:
+                    sizeless.append(f"{image_id} ({name}: {error})")
+                    continue
             self.add_image(
                 source,
                 image_id,
-                os.path.join(folder, name),
+                place,
                 width=image["width"],
                 height=image["height"],
                 annotations=annotations,
                 json=str(path),
+            )
+        if sizeless:
+            logger.warning(
+                "%s: %d images have no height or width there, can't be read and are left out: %s",
+                path,
+                len(sizeless),
+                _some(sizeless),
             )
         return missing
 
@@ -580,18 +1085,30 @@ class CocoDataset(utils.Dataset):
         if "json" not in info:
             return super().load_mask(image_id)
         annotations = info["annotations"]
-        try:
-            masks = decode(annotations, info["height"], info["width"])
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"The annotations of {self._where(image_id)} can't be read: {error}"
-            ) from error
-        ids = [self._class_id(info["source"], annotation) for annotation in annotations]
-        class_ids = np.array(ids, np.int32)
-        keep = masks.any(axis=(0, 1))
-        if keep.all():
-            return masks, class_ids
-        return masks[..., keep], class_ids[keep]
+        codes = self._codes(image_id)
+        ids = [
+            self._class_id(info["source"], item) for item, code in zip(annotations, codes) if code
+        ]
+        masks = decode_rle([code for code in codes if code], info["height"], info["width"])
+        return masks, np.array(ids, np.int32)
+
+    def _codes(self, image_id: int) -> list[dict | None]:
+        """The compressed encoding of each annotation's mask; None for one without a pixel."""
+        from pycocotools import mask as coco_mask
+
+        info = self.image_info[image_id]
+        codes: list[dict | None] = []
+        for annotation in info["annotations"]:
+            try:
+                code = to_rle(annotation, info["height"], info["width"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"The annotations of {self._where(image_id)} can't be read: {error}"
+                ) from error
+            if not coco_mask.area(code):
+                code = None
+            codes.append(code)
+        return codes
 
     def _class_id(self, source: str, annotation: dict) -> int:
         """The dataset's class id of an annotation, negative for a crowd."""
@@ -613,9 +1130,7 @@ class CocoDataset(utils.Dataset):
         points = np.zeros((len(annotations), len(self.keypoint_names), 3))
         for row, annotation in zip(points, annotations):
             row[:] = self._points(annotation, image_id)
-        if len(points) == self.load_mask(image_id)[0].shape[2]:
-            return points
-        keep = decode(annotations, info["height"], info["width"]).any(axis=(0, 1))
+        keep = [code is not None for code in self._codes(image_id)]
         return points[keep]
 
     def _points(self, annotation: dict, image_id: int) -> np.ndarray:
@@ -639,26 +1154,32 @@ class CocoDataset(utils.Dataset):
         return decode([ann], height, width)[..., 0].view(np.uint8)
 
 
+def _size_of(path: Any) -> tuple[int, int]:
+    """(height, width) of an image file as it is shown, from its header."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        width, height = image.size
+        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # a camera's rotation: on its side
+            return width, height
+        return height, width
+
+
 def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:
     """The ids of the categories to use, sorted; ValueError for one that the json hasn't."""
-    chosen = sorted(class_ids or coco.cats)
-    unknown = sorted(set(chosen) - set(coco.cats))
+    if class_ids is None:
+        class_ids = coco.cats
+    chosen = sorted(class_ids, key=_order)
+    unknown = sorted(set(chosen) - set(coco.cats), key=_order)
     if unknown:
         raise ValueError(
-            f"class_ids are ids of categories of {path}: {_some(sorted(coco.cats), 20)}. "
+            "class_ids are ids of categories of"
+            f" {path}: {_some(sorted(coco.cats, key=_order), 20)}. "
             f"Received: {_some(unknown)}"
         )
     return chosen
 
 
-def _exists_in(folder: pathlib.Path) -> Callable[[str], bool]:
-    """A function that tells whether a file name is in a folder, from one listing of it."""
-    names = _names_in(folder)
-
-    def exists(name: str) -> bool:
-        if name in names:
-            return True
-        in_a_folder = "/" in name or "\\" in name
-        return in_a_folder and os.path.exists(os.path.join(folder, name))
-
-    return exists
+def _order(number: Any) -> tuple[bool, Any]:
+    """Orders ids, numbers before texts."""
+    return isinstance(number, str), number

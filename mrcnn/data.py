@@ -8,6 +8,7 @@ below zero are crowds: groups of objects that are neither a target nor backgroun
 
 import concurrent.futures
 import copy
+import dataclasses
 import logging
 import math
 import random
@@ -1051,6 +1052,8 @@ class TrainingBatches:
         self.random_rois = random_rois
         self.detection_targets = detection_targets
         self._said_too_many = False
+        self._has_objects = False
+        self._without_objects = 0  # examples before the first that has some
         self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
         if len(dataset.image_ids) == 0:
             raise DatasetError(
@@ -1213,6 +1216,7 @@ class TrainingBatches:
             jitter=self.jitter and not plain,
         )
         example = _Example(*loaded)
+        self._warn_without_objects(example)
         count = len(example.class_ids)
         limit = self.config.MAX_GT_INSTANCES
         if count <= limit:
@@ -1238,6 +1242,21 @@ class TrainingBatches:
             example.masks[..., keep],
             points,
         )
+
+    def _warn_without_objects(self, example: _Example) -> None:
+        """A warning, once, where a whole pass had no object: then nothing but background trains."""
+        if self._has_objects:
+            return
+        if np.any(example.class_ids > 0):
+            self._has_objects = True
+            return
+        self._without_objects += 1
+        if self._without_objects == len(self.dataset.image_ids):
+            logger.warning(
+                "none of the %d images of a pass had an object that is no crowd: the heads train"
+                " nothing, and their losses are 0",
+                self._without_objects,
+            )
 
 
 def data_generator(
@@ -1285,15 +1304,19 @@ def data_generator(
 # ---- Checking ------------------------------------------------------------------------------------
 
 
-def check_dataset(dataset: utils.Dataset, config: Config) -> None:
+def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool = True) -> None:
     """Reads every image and mask before training starts.
 
-    With CHECK_IMAGES only as many, spread over the dataset.
+    With CHECK_IMAGES only as many, spread over the dataset; without an object among them the others
+    too, up to the first that has one. CHECK_IMAGES 0 reads none.
+
+    Args:
+        needs_objects: False for a dataset that may be background alone, such as a validation set.
 
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
-            another size, class ids out of range; or that there are no images, no classes, or a
-            number of classes that NUM_CLASSES contradicts.
+            another size, class ids out of range; or that there are no images, no classes, no
+            objects, or a number of classes that NUM_CLASSES contradicts.
     """
     config = as_config(config)
     if not hasattr(dataset, "num_classes"):
@@ -1311,7 +1334,10 @@ def check_dataset(dataset: utils.Dataset, config: Config) -> None:
     if len(dataset.image_ids) == 0:
         problems.append("no images: call add_image() before prepare()")
     if not problems:
-        problems = list(_image_problems(dataset, config))
+        counts = _Objects()
+        problems = list(_image_problems(dataset, config, counts))
+        if not problems and not counts.objects and config.CHECK_IMAGES != 0:
+            problems = _look_for_objects(dataset, config, counts, needs_objects)
     if problems:
         raise DatasetError(
             f"The dataset has {len(problems)} problem(s), training does not start:\n  "
@@ -1319,8 +1345,58 @@ def check_dataset(dataset: utils.Dataset, config: Config) -> None:
         )
 
 
-def _image_problems(dataset: utils.Dataset, config: Config) -> Iterator[str]:
-    """What is wrong with images of a dataset, as far as CHECK_IMAGES has them read."""
+@dataclasses.dataclass
+class _Objects:
+    """What images have that were read: objects with a pixel, counted up to the first; crowds."""
+
+    objects: int = 0
+    crowds: int = 0
+    read: set[int] = dataclasses.field(default_factory=set)
+
+    def add(self, image_id: int, masks: np.ndarray, class_ids: np.ndarray) -> None:
+        """Takes what `Dataset.load_mask` gives of an image."""
+        self.read.add(image_id)
+        self.crowds += np.count_nonzero(class_ids < 0)
+        if not self.objects and class_ids.size:
+            has_pixels = masks.any(axis=(0, 1))
+            self.objects = np.count_nonzero(has_pixels & (class_ids > 0))
+
+
+def _look_for_objects(
+    dataset: utils.Dataset, config: Config, counts: _Objects, needs_objects: bool
+) -> list[str]:
+    """That a dataset has no object, which would train nothing with losses of 0, or [].
+
+    The images that are not in `counts` yet are read up to the first with an object.
+    """
+    for image_id in dataset.image_ids:
+        if int(image_id) in counts.read:
+            continue
+        try:
+            _, masks, class_ids, _ = _load(dataset, config, int(image_id))
+        except ValueError:  # training will name it
+            continue
+        counts.add(int(image_id), masks, class_ids)
+        if counts.objects:
+            return []
+    text = f"no objects: none of the {len(dataset.image_ids)} images has a mask with a pixel"
+    if counts.crowds:
+        text += (
+            f" that is no crowd ({counts.crowds} masks are: class ids below 0, iscrowd 1 in COCO's"
+            " json)"
+        )
+    if needs_objects:
+        return [text]
+    logger.warning("The dataset has %s", text)
+    return []
+
+
+def _image_problems(dataset: utils.Dataset, config: Config, counts: _Objects) -> Iterator[str]:
+    """What is wrong with images of a dataset, as far as CHECK_IMAGES has them read.
+
+    Args:
+        counts: is given what they have.
+    """
     image_ids = np.asarray(dataset.image_ids)
     total = len(image_ids)
     if config.CHECK_IMAGES is not None and config.CHECK_IMAGES < total:
@@ -1330,10 +1406,11 @@ def _image_problems(dataset: utils.Dataset, config: Config) -> Iterator[str]:
 
     def problem(image_id: int) -> str | None:
         try:
-            image, *_ = _load(dataset, config, image_id)
+            image, masks, class_ids, _ = _load(dataset, config, image_id)
             check_sides(image.shape, config, _where(dataset, image_id))
         except ValueError as error:
             return str(error)
+        counts.add(int(image_id), masks, class_ids)
         return None
 
     start = time.monotonic()

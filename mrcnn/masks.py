@@ -8,8 +8,10 @@ Public names of matterport's `mrcnn/utils.py` are there too. Keras and TensorFlo
 and pycocotools only by the functions that need it.
 """
 
+import ast
 import concurrent.futures
 import itertools
+import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -22,6 +24,8 @@ from mrcnn.config import Config
 # Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost
 # more than the pixels.
 ONE_GO = 100_000
+# Pixels of an image that are decoded as fast as one character of compressed runs is written.
+PIXELS_OF_A_CHARACTER = 100
 
 # (y1, x1, y2, x2) in whole pixels.
 Box = tuple[int, int, int, int]
@@ -614,31 +618,24 @@ def to_rle(
     """The compressed run-length encoding of an annotation's polygons, or of either kind of RLE.
 
     Args:
-        annotation: dict of an `instances_*.json`.
+        annotation: dict of an `instances_*.json`. Of polygons those that can be drawn are used.
         height, width: of its image.
 
     Raises:
-        ValueError: runs of another size than the image; names the annotation.
+        SegmentationError: nothing that can be drawn; names the annotation.
     """
     from pycocotools import mask as coco_mask
 
-    shape = annotation["segmentation"]
-    number = annotation.get("id")
+    try:
+        shape, _ = sound_segmentation(annotation.get("segmentation"), height, width)
+    except SegmentationError as error:
+        text = f"annotation {annotation.get('id')}: {error}"
+        raise SegmentationError(error.kind, text) from error
     if isinstance(shape, list):
         return coco_mask.merge(coco_mask.frPyObjects(shape, height, width))
-    if tuple(shape["size"]) != (height, width):
-        raise ValueError(
-            f"The run-length mask of annotation {number} has the size of its image, {height} x"
-            f" {width}. Received: {' x '.join(map(str, shape['size']))}"
-        )
-    if not isinstance(shape["counts"], list):
-        return shape
-    if sum(shape["counts"]) != height * width:
-        raise ValueError(
-            f"The runs of annotation {number} add up to {height} x {width} pixels. "
-            f"Received: {sum(shape['counts'])}"
-        )
-    return coco_mask.frPyObjects(shape, height, width)
+    if isinstance(shape["counts"], list):
+        return coco_mask.frPyObjects(shape, height, width)
+    return shape
 
 
 def decode(
@@ -647,12 +644,312 @@ def decode(
     width: int,
 ) -> np.ndarray:
     """Masks of annotations, [height, width, N] bool; see `to_rle`."""
+    return decode_rle([to_rle(item, height, width) for item in annotations], height, width)
+
+
+def decode_rle(
+    codes: Sequence[dict],
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """Masks of compressed encodings, [height, width, N] bool, one behind the other in memory.
+
+    Of many small masks most of that memory is never touched, and is none until it is written.
+    """
     from pycocotools import mask as coco_mask
 
-    if not annotations:
-        return np.zeros((height, width, 0), bool)
-    codes = [to_rle(annotation, height, width) for annotation in annotations]
-    return coco_mask.decode(codes).view(bool)
+    columns = np.zeros((len(codes), width, height), bool)
+    for mask, code in zip(columns, codes):
+        if PIXELS_OF_A_CHARACTER * len(code["counts"]) > height * width:
+            mask[:] = coco_mask.decode(code).T
+            continue
+        pixels = mask.reshape(-1)
+        edges = list(itertools.accumulate(decompressed(code["counts"])))
+        for start, stop in zip(edges[::2], edges[1::2]):
+            pixels[start:stop] = True
+    return columns.transpose(2, 1, 0)
+
+
+# ---- What annotations of others hold -------------------------------------------------------------
+
+# Why a segmentation, or a part of it, can't be drawn.
+NO_SHAPE = "have no segmentation"
+BAD_POLYGON = "have a polygon of less than 3 points or an odd count of numbers"
+BAD_NUMBERS = "have a polygon with null, NaN, text or a number that is no place in an image"
+BAD_RUNS = "have run lengths that are no mask of their image"
+
+# Pixels from the corner of the image beyond which a polygon's point is no place in it, and length
+# of an outline up to which it is drawn: pycocotools takes 100 bytes for each pixel of it, and
+# would take them for 1e12 too.
+FARTHEST = 1e6
+LONGEST = 5e6
+# A norm and a count of numbers that are below these limits whatever the polygon.
+QUICK_NORM = 1e5
+QUICK_COUNT = 600
+
+
+class SegmentationError(ValueError):
+    """A segmentation that is no mask of its image.
+
+    Attributes:
+        kind: `NO_SHAPE`, `BAD_POLYGON`, `BAD_NUMBERS` or `BAD_RUNS`.
+    """
+
+    def __init__(self, kind: str, text: str):
+        super().__init__(text)
+        self.kind = kind
+
+
+def sound_segmentation(
+    shape: Any,
+    height: int,
+    width: int,
+) -> tuple[Any, list[SegmentationError]]:
+    """A segmentation of any form that exports have, in one that pycocotools takes.
+
+    Polygons may be one flat list of numbers, or lists of points; run lengths may lie in a list;
+    numbers may be text.
+
+    Returns:
+        a list of polygons [x1, y1, x2, y2, ...] or an RLE, and what had to be left out of it.
+
+    Raises:
+        SegmentationError: nothing of it can be drawn.
+    """
+    if isinstance(shape, str):
+        shape = _parsed(shape)
+    if isinstance(shape, dict):
+        return sound_runs(shape, height, width), []
+    polygons = []
+    codes = []
+    problems = []
+    for part in _parts(shape):
+        try:
+            if isinstance(part, dict):
+                codes.append(sound_runs(part, height, width))
+            else:
+                polygons.append(sound_polygon(part))
+        except SegmentationError as error:
+            problems.append(error)
+    if codes:
+        return _union(polygons, codes, height, width), problems
+    if polygons:
+        return polygons, problems
+    if problems:
+        raise problems[0]
+    raise SegmentationError(NO_SHAPE, f"it has no segmentation. Received: {_short(shape)}")
+
+
+def _parsed(text: str) -> Any:
+    """What a segmentation that was written as text holds; None for other text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _parts(shape: Any) -> list:
+    """The polygons and run lengths of a segmentation."""
+    if not isinstance(shape, list) or not shape:
+        return []
+    if not any(isinstance(item, (list, dict)) for item in shape):
+        return [shape]  # a flat list, as VIA exports it
+    are_points = all(isinstance(item, list) and len(item) == 2 for item in shape)
+    if are_points and len(shape) > 2:
+        return [shape]
+    return shape
+
+
+def _union(
+    polygons: list[list],
+    codes: list[dict],
+    height: int,
+    width: int,
+) -> dict:
+    """One RLE of several, and of polygons."""
+    from pycocotools import mask as coco_mask
+
+    shapes = list(codes)
+    if polygons:
+        shapes.append(polygons)
+    whole = [to_rle({"segmentation": item}, height, width) for item in shapes]
+    return _as_text(coco_mask.merge(whole))
+
+
+def is_plain_polygon(polygon: Any) -> bool:
+    """Whether a polygon is one as COCO has them.
+
+    Quick, since there are millions; False says that `sound_polygon` has to look.
+    """
+    if type(polygon) is not list or not 6 <= len(polygon) < QUICK_COUNT or len(polygon) % 2:
+        return False
+    try:
+        return math.hypot(*polygon) < QUICK_NORM
+    except (TypeError, OverflowError):
+        return False
+
+
+def sound_polygon(polygon: Any) -> list:
+    """A polygon [x1, y1, x2, y2, ...] that can be drawn; SegmentationError for another."""
+    if is_plain_polygon(polygon):
+        return polygon
+    if not isinstance(polygon, list):
+        raise SegmentationError(BAD_POLYGON, f"a polygon is a list. Received: {_short(polygon)}")
+    try:
+        numbers = np.asarray(polygon, np.float64)  # reads numbers as text; null becomes NaN
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SegmentationError(
+            BAD_NUMBERS, f"a polygon has numbers only. Received: {_short(polygon)}"
+        ) from error
+    if numbers.ndim == 2 and numbers.shape[1] == 2:
+        numbers = numbers.ravel()
+    if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2:
+        raise SegmentationError(
+            BAD_POLYGON,
+            f"a polygon has at least 3 points of two numbers. Received: {_short(polygon)}",
+        )
+    points = numbers.reshape(-1, 2)
+    strange = ~(np.abs(numbers) <= FARTHEST)  # NaN too
+    if strange.any():
+        raise SegmentationError(
+            BAD_NUMBERS,
+            f"a polygon's numbers are places in the image. Received: {numbers[strange][0]}",
+        )
+    length = np.abs(points - np.roll(points, 1, axis=0)).sum()
+    if length > LONGEST:
+        raise SegmentationError(
+            BAD_NUMBERS,
+            f"a polygon's outline is at most {LONGEST:.0f} pixels long. Received: {length:.0f}",
+        )
+    return numbers.tolist()
+
+
+def sound_runs(
+    rle: dict,
+    height: int,
+    width: int,
+) -> dict:
+    """An RLE of an image's size whose runs add up to it.
+
+    Returns:
+        {"size": [height, width], "counts": list of int, or text}.
+
+    Raises:
+        SegmentationError: another size or sum, negative runs, or what is no RLE. Drawn, it would
+            leave a part of its mask undefined, or write behind its end.
+    """
+    size = rle.get("size")
+    if not isinstance(size, (list, tuple)) or len(size) != 2:
+        raise SegmentationError(
+            BAD_RUNS, f"run lengths have a size [height, width]. Received: {_short(size)}"
+        )
+    sides = tuple(whole_number(side) for side in size)
+    if sides != (height, width):
+        received = " x ".join(map(_short, size))
+        raise SegmentationError(
+            BAD_RUNS,
+            f"run lengths have the size of their image, {height} x {width}. Received: {received}",
+        )
+    counts = rle.get("counts")
+    if isinstance(counts, (str, bytes)):
+        counts = _unquoted(counts)
+        runs = decompressed(counts)
+    elif isinstance(counts, list):
+        counts = runs = _whole_numbers(counts)
+    else:
+        raise SegmentationError(
+            BAD_RUNS, f"counts are a list or compressed text. Received: {_short(counts)}"
+        )
+    if min(runs, default=0) < 0:
+        raise SegmentationError(BAD_RUNS, f"runs are not negative. Received: {min(runs)}")
+    total = sum(runs)
+    if total != height * width:
+        raise SegmentationError(
+            BAD_RUNS, f"runs add up to {height} x {width} pixels. Received: {total}"
+        )
+    return {"size": [height, width], "counts": counts}
+
+
+def whole_number(value: Any) -> int | None:
+    """The whole number that a json's value stands for, be it 7, 7.0 or "7"; None for others."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return None
+
+
+def _whole_numbers(counts: list) -> list[int]:
+    """Runs as int; SegmentationError for what are no whole numbers."""
+    if all(type(run) is int for run in counts):
+        return counts
+    numbers = [whole_number(run) for run in counts]
+    if None in numbers:
+        strange = counts[numbers.index(None)]
+        raise SegmentationError(BAD_RUNS, f"runs are whole numbers. Received: {_short(strange)}")
+    return [number for number in numbers if number is not None]
+
+
+def _unquoted(counts: str | bytes) -> str | bytes:
+    """Compressed runs; of bytes that were written as Python shows them, b'...', what is inside."""
+    if not isinstance(counts, str) or not counts.startswith(("b'", 'b"')):
+        return counts
+    try:
+        return ast.literal_eval(counts).decode("ascii")
+    except (ValueError, SyntaxError, AttributeError):
+        return counts
+
+
+def decompressed(counts: str | bytes) -> list[int]:
+    """The runs of COCO's compressed form.
+
+    Each is written in digits of 5 bits, the lowest first, the character 48 + digit. A digit's bit
+    32 says that another follows, the last one's bit 16 is the sign. From the fourth on runs are
+    differences to the run before the last.
+
+    Raises:
+        SegmentationError: text that is no such form.
+    """
+    text = counts
+    if isinstance(text, str):
+        text = text.encode("ascii", "replace")
+    runs: list[int] = []
+    value = 0
+    shift = 0
+    for character in text:
+        digit = character - 48
+        if not 0 <= digit < 64 or shift > 30:  # pycocotools' runs have 32 bits
+            break
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        if len(runs) > 2:
+            value += runs[-2]
+        runs.append(value)
+        value = 0
+        shift = 0
+    else:
+        if not shift:
+            return runs
+    raise SegmentationError(
+        BAD_RUNS, f"counts are COCO's compressed text. Received: {_short(counts)}"
+    )
+
+
+def _short(value: Any) -> str:
+    """A value as text of 60 characters at most."""
+    text = repr(value)
+    if len(text) > 60:
+        text = text[:57] + "..."
+    return text
 
 
 # ---- Overlaps ------------------------------------------------------------------------------------

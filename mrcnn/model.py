@@ -2827,7 +2827,8 @@ class MaskRCNN:
             )
         for dataset in (train_dataset, val_dataset):
             if dataset is not None and dataset not in self._checked:
-                data.check_dataset(dataset, self.config)
+                needs_objects = dataset is train_dataset
+                data.check_dataset(dataset, self.config, needs_objects=needs_objects)
                 self._checked.add(dataset)
         run = training.Run(
             self,

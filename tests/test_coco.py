@@ -5,6 +5,7 @@ import copy
 import http.server
 import json
 import logging
+import re
 import threading
 import zipfile
 
@@ -13,7 +14,7 @@ import numpy as np
 import oracle
 import pytest
 
-from mrcnn import coco, data as data_room, utils
+from mrcnn import coco, data as data_room, masks, utils
 
 
 @pytest.fixture
@@ -284,7 +285,7 @@ def test_broken_json(folder):
             text.replace('"id": 100, ', "", 1),
             "each of images has an id. Received: .*000000000100.jpg.* at place 0",
         ),
-        (text.replace('"height": 72, ', "", 1), "images have a height. Received: none for id 100"),
+        (text.replace('"name": "dark"', '"name": null'), "categories have a name.* none for id 17"),
         (text.replace('"id": 103, ', '"id": 100, ', 1), "ids of images occur more than once: 100"),
     ]
     for content, message in cases:
@@ -293,23 +294,67 @@ def test_broken_json(folder):
             load(folder)
 
 
-def test_broken_runs_and_sizes(folder):
-    def wrong_size(data):
-        data["annotations"][1]["segmentation"]["size"] = [96, 72]
+@pytest.mark.parametrize(
+    "size, counts, text",
+    [
+        ([96, 72], None, "have the size of their image, 72 x 96. Received: 96 x 72"),
+        (None, None, "run lengths have a size .height, width.. Received: None"),
+        ([72, 96], [4000, 2911], "runs add up to 72 x 96 pixels. Received: 6911"),
+        ([72, 96], [4000, 100, 2812, 7000], "runs add up to 72 x 96 pixels. Received: 13912"),
+        ([72, 96], [4000, -100, 3012], "runs are not negative. Received: -100"),
+        ([72, 96], [4000, None], "runs are whole numbers. Received: None"),
+        ([72, 96], [4000.5, 2911.5], "runs are whole numbers. Received: 4000.5"),
+        ([72, 96], None, "counts are a list or compressed text. Received: None"),
+        ([72, 96], {}, "counts are a list or compressed text. Received: {}"),
+        ([72, 96], "0f3", "runs add up to 72 x 96 pixels. Received: "),
+        ([72, 96], "o", "counts are COCO's compressed text. Received: 'o'"),
+        ([72, 96], "ünd 3 4", "counts are COCO's compressed text. Received"),
+        ([72, 96], "", "runs add up to 72 x 96 pixels. Received: 0"),
+    ],
+)
+def test_run_lengths_that_are_no_mask(folder, caplog, size, counts, text):
+    """They are named and left out; the masks after them are not shifted (issue 19, row 3)."""
+    expected = load(folder).load_mask(0)[0][..., [0, 2, 3]]
 
-    def wrong_sum(data):
-        data["annotations"][1]["segmentation"]["size"] = [72, 96]
-        data["annotations"][1]["segmentation"]["counts"][0] += 1
+    def change(data):
+        data["annotations"][1]["segmentation"] = {"size": size, "counts": counts}
 
-    for change, message in (
-        (wrong_size, "mask of annotation 12 has the size of its image, 72 x 96. Received: 96 x 72"),
-        (wrong_sum, "runs of annotation 12 add up to 72 x 96 pixels. Received: 6913"),
-    ):
+    edit(folder, change)
+    with caplog.at_level(logging.WARNING):
+        dataset = load(folder)
+    (record,) = caplog.records
+    assert re.search(
+        f"instances_val2017.json: 1 annotations have run lengths that are no mask of their image and"
+        f" are left out: 12 .image 100: .*{text}",
+        record.getMessage(),
+    )
+    np.testing.assert_array_equal(dataset.load_mask(0)[0], expected)
+    with pytest.raises(masks.SegmentationError, match=f"annotation 12: .*{text}"):
+        dataset.annToMask({"id": 12, "segmentation": {"size": size, "counts": counts}}, 72, 96)
+
+
+def test_run_lengths_as_programs_write_them(folder, caplog):
+    """Floats, text, bytes shown by Python, a list with one RLE: the mask is the same."""
+    data = json.loads((folder / "annotations" / "instances_val2017.json").read_text())
+    plain = data["annotations"][1]["segmentation"]
+    compressed = data["annotations"][2]["segmentation"]
+    shapes = [
+        {"size": [72.0, "96"], "counts": [float(run) for run in plain["counts"]]},
+        {**plain, "counts": [str(run) for run in plain["counts"]]},
+        {**compressed, "counts": str(compressed["counts"].encode())},
+        [compressed],
+        json.dumps(compressed),
+    ]
+    dataset = load(folder)
+    for shape, which in zip(shapes, (1, 1, 2, 2, 2)):
+
+        def change(data, shape=shape):
+            data["annotations"][1]["segmentation"] = shape
+
         edit(folder, change)
-        with pytest.raises(
-            ValueError, match=f"000000000100.jpg .id 100 in .*json. can't be read: .*{message}"
-        ):
-            load(folder).load_mask(0)
+        mask = load(folder).load_mask(0)[0][..., 1]
+        np.testing.assert_array_equal(mask, dataset.load_mask(0)[0][..., which])
+    assert not caplog.records
 
 
 def test_broken_photographs(folder):

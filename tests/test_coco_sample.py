@@ -272,7 +272,12 @@ def test_2014_parts_that_are_gone(coco, tmp_path, monkeypatch, capsys):
         rooms, "PARTS_2014", {part: (tmp_path / "gone.zip").as_uri() for part in rooms.PARTS_2014}
     )
     args = argparse.Namespace(
-        dataset=str(tmp_path), download=True, subset=None, annotations=None, year="2014"
+        dataset=str(tmp_path),
+        download=True,
+        subset=None,
+        annotations=None,
+        year="2014",
+        crowds="auto",
     )
     assert (
         coco.load(args, training=True).num_images == 2
@@ -282,6 +287,69 @@ def test_2014_parts_that_are_gone(coco, tmp_path, monkeypatch, capsys):
     args.subset = "minival"
     with pytest.raises(OSError, match="gone.zip can't be downloaded"):
         coco.load(args)
+
+
+def arguments(folder, **settings):
+    """What the command line gives `load`."""
+    given = dict(download=False, subset=None, annotations=None, year=None, crowds="auto")
+    return argparse.Namespace(**{**given, "dataset": str(folder), "images": None, **settings})
+
+
+# Where exports have the json and the images of train and, if they have it, val.
+LAYOUTS = {
+    "COCO": ("annotations/instances_train2014.json", "train2014", "annotations/instances_val2014.json", "val2014"),
+    "CVAT, one subset": ("annotations/instances_default.json", "images", None, None),
+    "CVAT, images by subset": ("annotations/instances_default.json", "images/default", None, None),
+    "CVAT, subsets": ("annotations/instances_Train.json", "images/Train", "annotations/instances_Validation.json", "images/Validation"),
+    "Roboflow": ("train/_annotations.coco.json", "train", "valid/_annotations.coco.json", "valid"),
+    "Roboflow, train alone": ("train/_annotations.coco.json", "train", None, None),
+    "Label Studio": ("result.json", "images", None, None),
+    "FiftyOne": ("labels.json", "data", None, None),
+    "FiftyOne, splits": ("train/labels.json", "train/data", "validation/labels.json", "validation/data"),
+    "labelme2coco": ("train.json", ".", "val.json", "."),
+    "LabelMe": ("annotations.json", "JPEGImages", None, None),
+    "one more folder": ("export/annotations/instances_default.json", "export/images", None, None),
+    "makesense": ("labels_my-project_2023-01-01.json", ".", None, None),
+    "images and annotations": ("annotations/train.json", "images/train", "annotations/val.json", "images/val"),
+    "years": ("instances_train2014.json", "train2014", "instances_val2014.json", "val2014"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_exports(coco, layout, tmp_path, caplog):
+    """As they were unpacked: the json and the images are found, and without a json for validation
+    nothing is validated on what is trained on (issue 19, row 12)."""
+    train_json, train_images, val_json, val_images = LAYOUTS[layout]
+    folder = tmp_path / "data"
+    for target, place, first in ((train_json, train_images, 1), (val_json, val_images, 50)):
+        if target is None:
+            continue
+        made = tmp_path / f"made{first}"
+        generated_coco.write(made, "x", "", images=2, first=first)
+        (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (made / "annotations" / "instances_x.json").rename(folder / target)
+        for image in (made / "x").iterdir():
+            image.rename(folder / place / image.name)
+    args = arguments(folder)
+    train_set = coco.load(args, training=True)
+    assert [info["id"] for info in train_set.image_info] == [1, 4]
+    assert train_set.load_image(1).shape == (72, 96, 3) and train_set.load_mask(1)[0].any()
+    assert coco._has_validation(args) == (val_json is not None)
+    if val_json is not None:
+        assert [info["id"] for info in coco.load(args).image_info] == [50, 53]
+    assert not caplog.records
+    if layout != "COCO":
+        given = arguments(folder, annotations=str(folder / train_json))
+        assert coco.load(given).num_images == 2
+
+
+def test_several_jsons_that_may_be_meant(coco, tmp_path):
+    """None is guessed."""
+    generated_coco.write(tmp_path, "one", "", images=2)
+    generated_coco.write(tmp_path, "two", "", images=2)
+    with pytest.raises(FileNotFoundError, match="annotations has instances_one.json, instances_tw"):
+        coco.load(arguments(tmp_path))
 
 
 @pytest.mark.heavy

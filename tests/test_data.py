@@ -406,3 +406,55 @@ def test_masks_that_lie_across_the_photograph_are_named(tmp_path):
         data.load_image_gt(dataset, ToyConfig(), 0)
     dataset.image_info[0].update(height=40, width=60)
     assert data.load_image_gt(dataset, ToyConfig(), 0)[0].shape == (64, 64, 3)
+
+
+class OnlyOne(Rectangles):
+    """Images of which one, or none, has an object; the others are empty, or have a crowd."""
+
+    def __init__(self, count, which=None, crowds=False):
+        super().__init__(count)
+        self.which = which
+        self.crowds = crowds
+        self.seen = []
+
+    def load_mask(self, image_id):
+        self.seen.append(int(image_id))
+        found, class_ids = super().load_mask(image_id)
+        if image_id == self.which:
+            return found, class_ids
+        if self.crowds:
+            return found, -np.abs(class_ids)
+        return found[..., :0], class_ids[:0]
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+def test_a_dataset_without_an_object_is_refused(limit, caplog):
+    """It trained on nothing, with losses of 0 (issue 19, row 4)."""
+    config = ToyConfig(CHECK_IMAGES=limit)
+    with pytest.raises(data.DatasetError, match="no objects: none of the 5 images has a mask with"):
+        data.check_dataset(OnlyOne(5), config)
+    with pytest.raises(
+        data.DatasetError, match="no objects.* no crowd .* masks are: class ids bel"
+    ):
+        data.check_dataset(OnlyOne(5, crowds=True), config)
+    assert not caplog.records
+    data.check_dataset(OnlyOne(5), config, needs_objects=False)
+    assert "no objects: none of the 5 images" in caplog.text
+    one = OnlyOne(5, which=2)
+    data.check_dataset(one, config)
+    assert len(one.seen) == (5 if limit is None else 4)
+    unread = OnlyOne(5)
+    data.check_dataset(unread, ToyConfig(CHECK_IMAGES=0))
+    assert not unread.seen
+
+
+def test_a_pass_without_an_object_is_said_once(caplog):
+    batches = data.TrainingBatches(OnlyOne(3), ToyConfig(), batch_size=1)
+    for step in range(8):
+        batches.batch(step)
+    (record,) = caplog.records
+    assert "none of the 3 images of a pass had an object" in record.getMessage()
+    batches = data.TrainingBatches(OnlyOne(3, which=1), ToyConfig(), batch_size=1)
+    for step in range(8):
+        batches.batch(step)
+    assert len(caplog.records) == 1

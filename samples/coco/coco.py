@@ -10,8 +10,9 @@
         pictures, video, results.json
 
 --dataset is a folder with annotations/instances_<subset><year>.json and the photographs in
-<subset><year>/; --download=True fetches what is missing of the official data. Other places:
---annotations and --images.
+<subset><year>/, or an export of CVAT, Roboflow, Label Studio and others as it was unpacked;
+--download=True fetches what is missing of the official data. Other places: --annotations and
+--images.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's fol
 sys.path.insert(0, ROOT_DIR)
 
 from mrcnn import commands, evaluate as evaluation  # noqa: E402
-from mrcnn.coco import CocoDataset  # noqa: E402
+from mrcnn.coco import CROWDS, CocoDataset, find_json  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 if TYPE_CHECKING:
@@ -208,10 +209,9 @@ def evaluate_coco(
 def load(args: argparse.Namespace, training: bool = False) -> CocoDataset:
     """The dataset that the options ask for: of --annotations, or the year's subset."""
     dataset = CocoDataset()
-    keep_empty = not training
+    options = {"keep_empty": not training, "crowds": args.crowds}
     if args.annotations:
-        images = args.images or os.path.dirname(args.annotations)
-        dataset.load_json(args.annotations, images, "coco", keep_empty=keep_empty)
+        dataset.load_json(args.annotations, args.images, "coco", **options)
     else:
         year = args.year or _year(args.dataset)
         for subset in _subsets(args, year, training):
@@ -233,7 +233,11 @@ def _load_subset(
     The files of these parts are not COCO's own, and may be gone: training goes on without, and
     "val" is used for evaluation.
     """
-    options = {"auto_download": args.download, "keep_empty": not training}
+    options = {
+        "auto_download": args.download,
+        "keep_empty": not training,
+        "crowds": args.crowds,
+    }
     try:
         dataset.load_coco(args.dataset, subset, year, **options)
     except OSError as error:
@@ -296,7 +300,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--annotations", metavar="JSON", help="any json in COCO's format, instead of --dataset"
     )
     parser.add_argument(
-        "--images", metavar="FOLDER", help="its images (default: the json's folder)"
+        "--images",
+        metavar="FOLDER",
+        help="its images (default: the json's folder, or images/ near it)",
+    )
+    parser.add_argument(
+        "--crowds",
+        choices=CROWDS,
+        default="auto",
+        help="annotations with iscrowd 1: objects where a json has no others (auto), never (keep),"
+        " or always (objects)",
     )
     commands.add_boolean(parser, "--download", "fetch what is missing of the official data")
     args = commands.parse(parser, arguments)
@@ -339,6 +352,18 @@ def _classes(dataset: CocoDataset | None, config: Config) -> tuple[list[str], di
     return ["BG", *(f"class {i}" for i in numbers)], {i: i for i in numbers}
 
 
+def _has_validation(args: argparse.Namespace) -> bool:
+    """Whether there are other images to validate on than those that are trained on."""
+    if args.annotations:
+        return False
+    year = args.year or _year(args.dataset)
+    train_json = find_json(args.dataset, "train", year)
+    val_json = find_json(args.dataset, "val", year)
+    if train_json == pathlib.Path(_json(args.dataset, "train", year)):
+        return True  # COCO's own layout: one that lacks is an error
+    return val_json != train_json and val_json.exists()
+
+
 def train(config: Config, args: argparse.Namespace) -> None:
     """Heads, then the upper stages, then all layers, with horizontal flips."""
     from mrcnn.data import import_imgaug
@@ -348,8 +373,10 @@ def train(config: Config, args: argparse.Namespace) -> None:
 
     train_set = load(args, training=True)
     val_set = None
-    if not args.annotations:
+    if _has_validation(args):
         val_set = load(args)
+    else:
+        print("There is no json for validation; training goes on without it", file=sys.stderr)
     config.NUM_CLASSES = train_set.num_classes
     stages = [(40, "heads", 1.0), (120, "4+", 1.0), (160, "all", 0.1)]
     flips = imgaug.augmenters.Fliplr(0.5)
