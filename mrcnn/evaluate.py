@@ -1064,8 +1064,16 @@ def _keypoint_figures(
 
 
 def _category_names(truth: Truth) -> dict[int, str]:
-    """{category id: name}."""
-    return {category["id"]: category["name"] for category in truth.data["categories"]}
+    """{category id: name}; of several classes with one name all but the first have a number."""
+    names: dict[int, str] = {}
+    for category in truth.data["categories"]:
+        name = category["name"]
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{category['name']} ({number})"
+        names[category["id"]] = name
+    return names
 
 
 def evaluate_detections(
@@ -1325,6 +1333,15 @@ def check(dataset: Dataset, config: Config, image_ids: Iterable[int] | None = No
         ValueError: a dataset that is not prepared; no images; other classes than the model's; a
             first image whose masks or keypoints can't be read.
     """
+    ids = _checked_ids(dataset, config, image_ids)
+    try:
+        ground_truth(dataset, ids[:1], config.USE_KEYPOINTS)
+    except NotImplementedError as error:
+        raise ValueError(str(error)) from error
+
+
+def _checked_ids(dataset: Dataset, config: Config, image_ids: Iterable[int] | None) -> list[int]:
+    """The image ids of an evaluation; ValueError for a dataset that doesn't suit a config."""
     if not hasattr(dataset, "num_classes"):
         raise ValueError(
             "an evaluation needs a prepared dataset: call prepare() after adding classes and images"
@@ -1337,10 +1354,7 @@ def check(dataset: Dataset, config: Config, image_ids: Iterable[int] | None = No
             f"NUM_CLASSES of the model is the dataset's {dataset.num_classes}, background included."
             f" Received: {config.NUM_CLASSES}"
         )
-    try:
-        ground_truth(dataset, ids[:1], config.USE_KEYPOINTS)
-    except NotImplementedError as error:
-        raise ValueError(str(error)) from error
+    return ids
 
 
 def evaluate(
@@ -1371,8 +1385,7 @@ def evaluate(
             `resume` is a file of something else.
         OSError: `resume` can't be written (a full disk); what it holds stays.
     """
-    ids = _ids(dataset, image_ids)
-    check(dataset, model.config, ids)
+    ids = _checked_ids(dataset, model.config, image_ids)
     truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
     key = None
     if resume is not None:

@@ -382,3 +382,26 @@ def test_keypoints_count_as_many_as_boxes(monkeypatch):
     known = stats > -1
     np.testing.assert_allclose(np.array(own)[known], stats[known])
     assert np.isnan(np.array(own)[~known]).all()
+
+
+def test_classes_of_one_name_stay_apart():
+    """Two sources have a class of the same name: each has its own row and its own figures."""
+    dataset = Cards(4, crowds=False)
+    dataset.class_info[2]["name"] = dataset.class_info[3]["name"] = "card 1"
+    dataset.prepare()
+    rows = []
+    for image_id in dataset.image_ids:
+        masks, ids = dataset.load_mask(image_id)
+        result = {
+            "rois": np.array(dataset.image_info[image_id]["boxes"]),
+            "class_ids": np.where(ids == 2, 1, ids),  # 2 is taken for 1
+            "scores": np.ones(4),
+            "masks": masks,
+        }
+        rows += evaluate.coco_results(image_id, result)
+    result = evaluate.evaluate_detections(dataset, rows)
+    assert list(result.per_class) == ["card 1", "card 1 (2)", "card 1 (3)"]
+    figures = [figures["segm AP50"] for figures in result.per_class.values()]
+    assert figures[1] == 0 and figures[2] == 1 and 0 < figures[0] < 1
+    assert len(result.class_names()) == len(result.confusion) == 4
+    result.plot_confusion()

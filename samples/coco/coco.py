@@ -217,9 +217,11 @@ def load(args: argparse.Namespace, training: bool = False) -> CocoDataset:
         for subset in _subsets(args, year, training):
             _load_subset(dataset, args, subset, year, training)
     dataset.prepare()
-    if dataset.num_images and not os.path.exists(dataset.image_info[0]["path"]):
+    # One that is missing is reported when it is read; without any it is the wrong folder.
+    paths = [info["path"] for info in dataset.image_info]
+    if paths and not any(path and os.path.exists(path) for path in paths):
         raise FileNotFoundError(
-            f"The images are not there, the first is {dataset.image_info[0]['path']}. "
+            f"The images are not there, the first is {paths[0]}. "
             "--images names another folder, --download fetches official ones"
         )
     return dataset
