@@ -30,7 +30,7 @@ import numpy as np
 from mrcnn import __version__, utils, visualize
 from mrcnn.coco import sound_annotation, sound_box
 from mrcnn.config import Config
-from mrcnn.files import atomic, atomic_together
+from mrcnn.files import atomic_together, naming_full_disk
 from mrcnn.masks import NO_SHAPE, SegmentationError, encode, to_rle
 from mrcnn.utils import Dataset
 
@@ -164,8 +164,8 @@ class Evaluation:
         table.txt; figures.json with the confusion matrix; results.json, which pycocotools loads;
         curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
         where the truth was made from masks, truth.json: with it
-        `COCO("truth.json").loadRes("results.json")` works. Each file is complete; of a full disk
-        those of the evaluation before stay.
+        `COCO("truth.json").loadRes("results.json")` works. They take their places together: of a
+        full disk those of the evaluation before stay.
 
         Raises:
             OSError: a full disk.
@@ -178,12 +178,17 @@ class Evaluation:
         }
         if self.truth is not None and not self.truth.official:
             contents["truth.json"] = json.dumps(self.truth.data)
-        paths = [str(folder / name) for name in contents]
-        with atomic_together(paths) as temporaries:
-            for temporary, text in zip(temporaries, contents.values()):
-                pathlib.Path(temporary).write_text(text, encoding="utf-8")
+        names = [*contents]
         if self.curves:
-            paths += self._save_curves(folder)
+            names += ["curves.npz", "precision_recall.png", "confusion.png"]
+        paths = [str(folder / name) for name in names]
+        with atomic_together(paths) as temporaries:
+            for path, temporary, text in zip(paths, temporaries, contents.values()):
+                with naming_full_disk(path):
+                    pathlib.Path(temporary).write_text(text, encoding="utf-8")
+            if self.curves:
+                with naming_full_disk(folder / "curves.npz"):
+                    self._save_curves(*temporaries[len(contents) :])
         return paths
 
     def _figures(self) -> dict:
@@ -206,24 +211,15 @@ class Evaluation:
             }
         return figures
 
-    def _save_curves(self, folder: pathlib.Path) -> list[str]:
-        """Writes the curves' numbers and the pictures."""
+    def _save_curves(self, numbers: str, precision_recall: str, confusion: str) -> None:
+        """Writes the curves' numbers and the pictures to these paths."""
         arrays = {}
         for kind, curves in self.curves.items():
             for name, array in curves.items():
                 arrays[f"{kind} {name}"] = array
-        paths = [folder / "curves.npz"]
-        with atomic(paths[0]) as temporary:
-            np.savez_compressed(temporary, **arrays)
-        pictures = {
-            "precision_recall.png": self.plot_precision_recall().figure,
-            "confusion.png": self.plot_confusion().figure,
-        }
-        for name, picture in pictures.items():
-            with atomic(folder / name) as temporary:
-                picture.savefig(temporary, dpi=110)
-            paths.append(folder / name)
-        return [str(path) for path in paths]
+        np.savez_compressed(numbers, **arrays)
+        self.plot_precision_recall().figure.savefig(precision_recall, dpi=110)
+        self.plot_confusion().figure.savefig(confusion, dpi=110)
 
     def class_names(self) -> list[str]:
         """Names of the confusion matrix's rows and columns, background first."""
@@ -1281,7 +1277,7 @@ def _key(model: Any, dataset: Dataset, truth: Truth) -> str:
         values = np.ascontiguousarray(variable)
         name = getattr(variable, "path", getattr(variable, "name", ""))
         digest.update(f"{name} {values.shape} {values.dtype}".encode())
-        digest.update(values.data)
+        digest.update(values.tobytes())
     settings = {}
     for name, value in model.config.to_dict().items():
         if name not in _NOT_DETECTING:
@@ -1303,14 +1299,16 @@ def _setting_text(value: Any) -> str:
 
 
 def _image_key(dataset: Dataset, image_id: int, image: np.ndarray) -> str:
-    """Digest of an image: its pixels, and the path, size and time of its file if it has one.
+    """Digest of an image: its id, its pixels, and its file's path, size and time if it has one.
 
-    Names and ids are no part of it: those of two datasets may be the same.
+    The id alone says nothing: it may be that of another image in another dataset.
     """
+    info = dataset.image_info[image_id]
     pixels = np.ascontiguousarray(image)
-    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode())
-    digest.update(pixels.data)
-    path = dataset.image_info[image_id].get("path")
+    text = f"{info['source']}.{info['id']} {pixels.shape} {pixels.dtype}"
+    digest = hashlib.sha256(text.encode(errors="surrogatepass"))
+    digest.update(pixels.tobytes())
+    path = info.get("path")
     if isinstance(path, (str, os.PathLike)):
         try:
             state = os.stat(path)
@@ -1376,9 +1374,9 @@ def evaluate(
         progress: draw a bar with images per second on stderr.
         resume: a file that takes the results so far; a program that is killed loses those of one
             batch at most. An evaluation of the same weights, settings and classes goes on there, on
-            these or other images: an image has its results there if its pixels, as `load_image`
-            gives them, are the same, and path, size and time of its file, if it has one. So every
-            image is read again, but not detected on. The truth is never kept.
+            these or other images: an image has its results there if its id and its pixels, as
+            `load_image` gives them, are the same, and path, size and time of its file, if it has
+            one. So every image is read again, but not detected on. The truth is never kept.
 
     Raises:
         ValueError: no images, or none that can be read; classes that the model doesn't have;

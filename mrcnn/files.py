@@ -39,16 +39,24 @@ def atomic(path: PathLike) -> Iterator[str]:
     )
     os.close(handle)
     try:
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        with naming_full_disk(path):
+            yield temporary
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+@contextlib.contextmanager
+def naming_full_disk(path: PathLike) -> Iterator[None]:
+    """Lets an OSError of a full disk name the file that is written in the block."""
+    try:
+        yield
     except OSError as error:
         if error.errno in DISK_FULL and error.filename is None:
             raise OSError(error.errno, error.strerror, str(path)) from error
         raise
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import utils
-from mrcnn.files import atomic, atomic_together
+from mrcnn.files import atomic, atomic_together, naming_full_disk
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
 
@@ -392,8 +392,8 @@ def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
         the paths as strings.
     """
     with atomic_together(values) as temporaries:
-        for temporary, value in zip(temporaries, values.values()):
-            with open(temporary, "w", encoding="utf-8") as file:
+        for temporary, (path, value) in zip(temporaries, values.items()):
+            with naming_full_disk(path), open(temporary, "w", encoding="utf-8") as file:
                 json.dump(value, file)
     return [str(path) for path in values]
 
