@@ -205,6 +205,10 @@ class AnnotatedImage:
     width: int
     regions: list[Region]
 
+    def __repr__(self) -> str:
+        size = f"{self.height} x {self.width}"
+        return f"AnnotatedImage({self.name!r}, {size}, {len(self.regions)} regions)"
+
     def masks(self) -> np.ndarray:
         """[height, width, regions] bool."""
         masks = np.zeros((self.height, self.width, len(self.regions)), bool)
@@ -228,6 +232,13 @@ class Annotations:
     images: list[AnnotatedImage]
     classes: list[str]
     problems: list[str]
+
+    def __repr__(self) -> str:
+        regions = sum(len(image.regions) for image in self.images)
+        return (
+            f"Annotations({self.path!r}, {len(self.images)} images, {regions} regions, "
+            f"{len(self.classes)} classes, {len(self.problems)} problems)"
+        )
 
     def summary(self) -> str:
         """A few lines: images, objects of each class, how many problems there were."""

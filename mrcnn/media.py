@@ -65,6 +65,10 @@ class Picture:
     image: np.ndarray
     frame: int | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"Picture({str(self.path)!r}, {height} x {width}, frame {self.frame})"
+
 
 @dataclasses.dataclass
 class Processed:
@@ -81,6 +85,10 @@ class Processed:
     skipped: Skipped
     pictures: int
     seconds: float
+
+    def __repr__(self) -> str:
+        files = f"{len(self.written)} files written, {len(self.skipped)} skipped"
+        return f"Processed({self.pictures} pictures, {files}, {self.seconds:.1f} s)"
 
 
 # ---- Reading -------------------------------------------------------------------------------------

@@ -79,6 +79,10 @@ class Trace:
     result: dict
     activations: dict
 
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{stage}: {count}" for stage, count in self.counts())
+        return f"Trace({counts})"
+
     def counts(self):
         """[(stage, how many)] from anchors to detections."""
         return [

@@ -727,6 +727,10 @@ class Dataset:
         self.class_info: list[dict[str, Any]] = [{"source": "", "id": 0, "name": "BG"}]
         self.source_class_ids: dict[str, list[int]] = {}
 
+    def __repr__(self) -> str:
+        images = len(self.image_info)
+        return f"{type(self).__name__}({images} images, {len(self.class_info) - 1} classes)"
+
     def add_class(self, source: str, class_id: Any, class_name: str) -> None:
         """Registers a class.
 
@@ -982,7 +986,7 @@ def _resize_exactly(image, height, width):
     Returns:
         float32, or rounded to the image's integer dtype.
     """
-    out = _interpolated(image.astype(np.float32), 0, height)
+    out = _interpolated(image, 0, height)
     out = _interpolated(out, 1, width)
     if np.issubdtype(image.dtype, np.floating):
         return out
@@ -990,15 +994,17 @@ def _resize_exactly(image, height, width):
 
 
 def _interpolated(image, axis, n_out):
-    """A float32 image with `n_out` samples along an axis."""
+    """An image as float32 with `n_out` samples along an axis."""
     n_in = image.shape[axis]
     position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
     low = position.astype(np.int64)
     high = np.minimum(low + 1, n_in - 1)
     weight = (position - low).astype(np.float32)
     weight = weight.reshape((-1,) + (1,) * (image.ndim - 1 - axis))
-    first = image.take(low, axis=axis)
-    return first + weight * (image.take(high, axis=axis) - first)
+    # What is taken becomes float32, not the whole of a huge photograph.
+    first = image.take(low, axis=axis).astype(np.float32, copy=False)
+    second = image.take(high, axis=axis).astype(np.float32, copy=False)
+    return first + weight * (second - first)
 
 
 def resize_image(
