@@ -492,15 +492,7 @@ def _annotated_size(path: str, size: tuple | None) -> tuple[int, int]:
 
 def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of an image file as it is shown, and as it is stored, from its header."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        width, height = image.size
-        orientation = int(image.getexif().get(0x0112, 1))
-    stored = (height, width)
-    if orientation >= 5:  # EXIF orientations 5 to 8 lie on their side
-        return (width, height), stored
-    return stored, stored
+    return utils.image_sizes(path)
 
 
 def _short(value: Any) -> str:
