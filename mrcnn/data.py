@@ -208,18 +208,7 @@ def with_channels(
 
 
 def import_imgaug() -> Any:
-    """imgaug, which asks numpy for names that newer versions lack."""
-    numpy: Any = np
-    if "bool" not in np.__dict__:
-        numpy.bool = bool
-    if "sctypes" not in np.__dict__:
-        numpy.sctypes = {
-            "int": [np.int8, np.int16, np.int32, np.int64],
-            "others": [bool, object, bytes, str, np.void],
-            "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
-            "float": [np.float16, np.float32, np.float64],
-            "complex": [np.complex64, np.complex128],
-        }
+    """imgaug, without what its import warns of; `mrcnn/__init__.py` has what it asks numpy for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import imgaug

@@ -6,11 +6,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from toy import Rectangles, ToyConfig
 
+import mrcnn
 from mrcnn import data, model as modellib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,6 +33,42 @@ def test_a_script_of_2018(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mAP: " in done.stdout and "finished" in done.stdout
+
+
+SCRIPT_WITH_OLD_NUMPY = """
+import sys
+import numpy as np
+import mrcnn
+assert not {"tensorflow", "keras", "imgaug", "skimage", "scipy"} & set(sys.modules)
+masks = np.ones((4, 4, 2)).astype(np.bool)
+assert masks.dtype == bool
+assert (np.int, np.float, np.object, np.str, np.complex) == (int, float, object, str, complex)
+import warnings
+warnings.simplefilter("ignore")
+import imgaug.augmenters as iaa
+noise = iaa.FrequencyNoiseAlpha(first=iaa.Add(9))  # asks for np.complex
+seen = iaa.SomeOf((0, 2), [iaa.Fliplr(0.5), noise])(image=np.zeros((16, 16, 3), np.uint8))
+assert seen.shape == (16, 16, 3)
+"""
+
+
+def test_numpy_has_what_imgaug_and_old_masks_ask_for():
+    """As soon as mrcnn is imported, which imports nothing else for it."""
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT_WITH_OLD_NUMPY], cwd=ROOT, check=True
+    )
+
+
+def test_names_that_numpy_has_are_left_alone():
+    """numpy 2 has a bool of its own and no sctypes."""
+    numpy_2 = types.ModuleType("numpy")
+    for name in dir(np):
+        if name not in ("int", "float", "complex", "object", "str", "sctypes"):
+            setattr(numpy_2, name, getattr(np, name))
+    numpy_2.bool = np.bool_
+    mrcnn._restore_names_of_numpy(numpy_2)
+    assert numpy_2.bool is np.bool_ and numpy_2.float is float
+    assert np.int32 in numpy_2.sctypes["int"] and np.float32 in numpy_2.sctypes["float"]
 
 
 def test_generator_of_the_tf2_fork():
