@@ -643,6 +643,12 @@ def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
     """[classes] int32, 1 for classes that the image's source labels."""
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     source = dataset.image_info[image_id]["source"]
+    if source not in dataset.source_class_ids:
+        known = ", ".join(repr(name) for name in dataset.source_class_ids if name)
+        raise DatasetError(
+            "the source of an image is one that add_class was given, here "
+            f"{known or 'none'}. Received: {source!r} for {_where(dataset, image_id)}"
+        )
     active[dataset.source_class_ids[source]] = 1
     return active
 
@@ -1242,6 +1248,7 @@ def _image_problems(dataset: utils.Dataset, config: Config) -> Iterator[str]:
     def problem(image_id: int) -> str | None:
         try:
             _load(dataset, config, image_id)
+            _active_classes(dataset, image_id)
         except ValueError as error:
             return str(error)
         return None
