@@ -485,7 +485,7 @@ class Config:
         for name in _DERIVED:
             written = inspect.getattr_static(cls, name)
             if not isinstance(written, property):
-                setattr(cls, name, _WrittenOver(getattr(Config, name), written))
+                setattr(cls, name, _WrittenOver(_COMPUTED[name], written))
         return config
 
     def __init__(self, **settings: Any):
@@ -958,6 +958,7 @@ _DERIVED = {
     "IMAGE_SHAPE": "[IMAGE_MAX_DIM (IMAGE_MIN_DIM in mode crop) twice, IMAGE_CHANNEL_COUNT]",
     "IMAGE_META_SIZE": "12 + NUM_CLASSES",
 }
+_COMPUTED = {name: vars(Config)[name] for name in _DERIVED}
 # These may be functions.
 _FUNCTIONS = ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER")
 # False means none.
@@ -1270,13 +1271,18 @@ _SHAPE = _values("is (height, width)", _is_natural, (2,))
 _FOUR = _values("has 4 positive values", _is_positive, (4,))
 _FUNCTION = _Kind("is None or a function", lambda value: value is None or callable(value))
 
-_NAME = _Kind("is text, or None", lambda value: value is None or isinstance(value, str))
+_NAME = _Kind(
+    "is text without a slash, as a part of file names, or None",
+    lambda value: value is None or (isinstance(value, str) and not set(value) & set("/\\\0")),
+)
+_TEXT = _Kind("is text, or None", lambda value: value is None or isinstance(value, str))
 _TEXT_OR_FUNCTION = _Kind(
     "is a name or a function", lambda value: isinstance(value, str) or callable(value)
 )
 
 _KINDS: dict[str, _Kind] = {
-    **dict.fromkeys(("NAME", *_CHOICES), _NAME),
+    "NAME": _NAME,
+    **dict.fromkeys(_CHOICES, _TEXT),
     **dict.fromkeys(("BACKBONE", "OPTIMIZER"), _TEXT_OR_FUNCTION),
     "SEED": _or_none(_count(0)),
     "CHECK_IMAGES": _or_none(_count(0)),

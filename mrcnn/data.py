@@ -284,18 +284,7 @@ def _tell_of_range(where: str, dtype: np.dtype, limits: tuple[float, float], fin
 
 
 def import_imgaug() -> Any:
-    """imgaug, which asks numpy for names that newer versions lack."""
-    numpy: Any = np
-    if "bool" not in np.__dict__:
-        numpy.bool = bool
-    if "sctypes" not in np.__dict__:
-        numpy.sctypes = {
-            "int": [np.int8, np.int16, np.int32, np.int64],
-            "others": [bool, object, bytes, str, np.void],
-            "uint": [np.uint8, np.uint16, np.uint32, np.uint64],
-            "float": [np.float16, np.float32, np.float64],
-            "complex": [np.complex64, np.complex128],
-        }
+    """imgaug, without what its import warns of; `mrcnn/__init__.py` has what it asks numpy for."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import imgaug
@@ -733,6 +722,12 @@ def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
     """[classes] int32, 1 for classes that the image's source labels."""
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     source = dataset.image_info[image_id]["source"]
+    if source not in dataset.source_class_ids:
+        known = ", ".join(repr(name) for name in dataset.source_class_ids if name)
+        raise DatasetError(
+            "the source of an image is one that add_class was given, here "
+            f"{known or 'none'}. Received: {source!r} for {_where(dataset, image_id)}"
+        )
     active[dataset.source_class_ids[source]] = 1
     return active
 
@@ -1408,6 +1403,7 @@ def _image_problems(dataset: utils.Dataset, config: Config, counts: _Objects) ->
         try:
             image, masks, class_ids, _ = _load(dataset, config, image_id)
             check_sides(image.shape, config, _where(dataset, image_id))
+            _active_classes(dataset, image_id)
         except ValueError as error:
             return str(error)
         counts.add(int(image_id), masks, class_ids)

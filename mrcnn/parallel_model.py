@@ -5,6 +5,7 @@ Training uses `Config.GPU_COUNT` instead.
 
 import contextlib
 import functools
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +30,13 @@ class ParallelModel(keras.Model):
     """
 
     def __init__(self, keras_model: keras.Model, gpu_count: int):
-        if gpu_count < 1:
-            raise ValueError(f"gpu_count is at least 1. Received: {gpu_count!r}")
+        if not isinstance(gpu_count, numbers.Integral) or gpu_count < 1:
+            raise ValueError(f"gpu_count is a whole number of at least 1. Received: {gpu_count!r}")
+        if not isinstance(keras_model, keras.Model):
+            raise ValueError(
+                "keras_model is a Keras model, such as the attribute of that name of a MaskRCNN."
+                f" Received: {type(keras_model).__name__}"
+            )
         super().__init__(name=keras_model.name)
         self.inner_model = keras_model
         self.gpu_count = gpu_count

@@ -11,6 +11,7 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 import contextlib
 import logging
 import math
+import operator
 import os
 import random
 import sys
@@ -749,6 +750,18 @@ def _as_mode_rgb(image):
 ############################################################
 
 
+# What `Dataset.prepare` makes.
+_AFTER_PREPARE = (
+    "num_classes",
+    "class_ids",
+    "class_names",
+    "num_images",
+    "class_from_source_map",
+    "image_from_source_map",
+    "sources",
+)
+
+
 class Dataset:
     """A registry of classes and images.
 
@@ -792,27 +805,54 @@ class Dataset:
         images = len(self.image_info)
         return f"{type(self).__name__}({images} images, {len(self.class_info) - 1} classes)"
 
+    _said_no_masks = False
+
     def add_class(self, source: str, class_id: Any, class_name: str) -> None:
         """Registers a class.
 
         Args:
             source: name of the data it comes from, without a dot: dots separate source and id.
-            class_id: its number there; the model's number is its place in `class_info`.
+            class_id: its number there; the model's number is its place in `class_info`, which
+                `map_source_class_id` tells.
             class_name: for people. Adding the same class again changes nothing.
 
         Raises:
-            ValueError: a dot in the source, or a known id with another name.
+            ValueError: a source or a name that is no text, a dot in the source, or a known id with
+                another name.
+        Warns:
+            UserWarning: a name that the source has under another id, or a background of its own:
+                each dataset has one already, as class 0.
         """
-        if "." in source:
-            raise ValueError(f"A source's name has no dot. Received: {source!r}")
+        if not isinstance(source, str) or "." in source:
+            raise ValueError(f"A source's name has no dot and is text. Received: {source!r}")
+        if not isinstance(class_name, str):
+            raise ValueError(
+                "The arguments are add_class(source, class_id, class_name), the name a text."
+                f" Received: {source!r}, {class_id!r}, {class_name!r}"
+            )
         for known in self.class_info:
-            if known["source"] == source and known["id"] == class_id:
+            if known["source"] != source:
+                continue
+            # "source.id" is how a class is looked up: 1 and "1" are the same.
+            if known["id"] == class_id or str(known["id"]) == str(class_id):
                 if known["name"] != class_name:
                     raise ValueError(
                         f"Class {class_id} of source {source!r} is already named "
                         f"{known['name']!r}. Received: {class_name!r}"
                     )
                 return
+            if known["name"] == class_name:
+                warnings.warn(
+                    f"Source {source!r} has {class_name!r} twice, as class {known['id']} and as"
+                    f" {class_id}: they are two classes of the model",
+                    stacklevel=2,
+                )
+        if str(class_id) == "0" and class_name.strip("_").lower() in ("bg", "background"):
+            warnings.warn(
+                f"Each dataset has its background already: class 0 of source {source!r},"
+                f" {class_name!r}, is class {len(self.class_info)} of the model",
+                stacklevel=2,
+            )
         self.class_info.append({"source": source, "id": class_id, "name": class_name})
 
     def add_image(
@@ -829,8 +869,22 @@ class Dataset:
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 
     def image_reference(self, image_id: int) -> Any:
-        """Where to find the image: its path; override it with a link or an id of the source."""
-        return self.image_info[image_id]["path"] or ""
+        """Where to find the image: its path; override it with a link or an id of the source.
+
+        Raises:
+            ValueError: an image_id that is no place in `image_info`.
+        """
+        return self._info(image_id).get("path") or ""
+
+    def _info(self, image_id: Any) -> dict[str, Any]:
+        """`image_info` of an image; ValueError for what is no id of `image_ids`."""
+        try:
+            return self.image_info[operator.index(image_id)]
+        except (TypeError, IndexError):
+            raise ValueError(
+                f"image_id is a whole number below {len(self.image_info)}, the place in image_info,"
+                f" and not the id that add_image was given. Received: {image_id!r}"
+            ) from None
 
     def prepare(self, class_map: Any = None) -> None:
         """Numbers classes and images; call it after the last `add_class` or `add_image`."""
@@ -846,9 +900,32 @@ class Dataset:
         for class_id, info in enumerate(self.class_info[1:], start=1):
             self.source_class_ids[info["source"]].append(class_id)
 
+    def __getattr__(self, name: str) -> Any:
+        """Says what is missing where a dataset is used before it is complete."""
+        owner = type(self).__name__
+        if name in _AFTER_PREPARE:
+            raise AttributeError(
+                f"{owner}.{name} is there after prepare(): call it after the last add_class or"
+                " add_image"
+            )
+        if name in ("image_info", "class_info", "source_class_ids", "_image_ids"):
+            raise AttributeError(f"{owner}.__init__ calls super().__init__() first: no {name}")
+        raise AttributeError(f"{owner!r} object has no attribute {name!r}")
+
     def map_source_class_id(self, source_class_id: str) -> int:
-        """The model's class id of "source.id", such as "coco.17"."""
-        return self.class_from_source_map[source_class_id]
+        """The model's class id of "source.id", such as "coco.17".
+
+        Raises:
+            KeyError: no such class.
+        """
+        try:
+            return self.class_from_source_map[source_class_id]
+        except (KeyError, TypeError):
+            known = ", ".join(list(self.class_from_source_map)[1:21])
+            raise KeyError(
+                f"A class is asked for as 'source.id', one of {known or 'none'}."
+                f" Received: {source_class_id!r}"
+            ) from None
 
     def get_source_class_id(self, class_id: int, source: str) -> Any:
         """The source's own id of the model's class; ValueError if it is of another source."""
@@ -862,12 +939,18 @@ class Dataset:
 
     @property
     def image_ids(self) -> np.ndarray:
-        """[num_images] int: ids that the other methods take."""
+        """[num_images] int: ids that the other methods take; before `prepare` there are none."""
+        if len(self._image_ids) == 0 and self.image_info:
+            warnings.warn(
+                f"{type(self).__name__}.image_ids is empty although there are"
+                f" {len(self.image_info)} images: call prepare() first",
+                stacklevel=2,
+            )
         return self._image_ids
 
     def source_image_link(self, image_id: int) -> Any:
         """The image's path or address."""
-        return self.image_info[image_id]["path"]
+        return self._info(image_id).get("path")
 
     def load_image(self, image_id: int) -> np.ndarray:
         """Reads an image from its file.
@@ -900,18 +983,22 @@ class Dataset:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of an image's objects; override it. Here there are none.
+        """Masks of an image's objects; override it. Here there are none, which is logged once.
 
         Returns:
             masks: [H, W, instances] bool.
             class_ids: [instances] int32; negative for crowds.
         """
-        logger.warning(
-            "%s has no load_mask: image %s is taken to have no objects",
-            type(self).__name__,
-            image_id,
-        )
-        info = self.image_info[image_id]
+        info = self._info(image_id)
+        if not self._said_no_masks:
+            self._said_no_masks = True
+            logger.warning(
+                "%s has no load_mask for source %r: image %s and others like it are taken to"
+                " have no objects",
+                type(self).__name__,
+                info["source"],
+                image_id,
+            )
         if "height" in info and "width" in info:
             height = info["height"]
             width = info["width"]

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import dataclasses
 import pathlib
 import pickle
 import re
@@ -173,6 +174,51 @@ def test_derived_values_of_a_class_body_are_computed_all_the_same():
         assert Mixed().BATCH_SIZE == 1
 
 
+def test_derived_values_of_the_base_class_itself():
+    """Scripts that patch the package's own class; the others stay as they are."""
+
+    class Patched(Config):
+        BATCH_SIZE = 1  # stands for Config, which all tests share
+
+    class Child(Patched):
+        IMAGES_PER_GPU = 3
+
+    with pytest.warns(UserWarning, match="Child.BATCH_SIZE = 1 is not used"):
+        assert Child().BATCH_SIZE == 3
+    with pytest.warns(UserWarning, match="Patched.BATCH_SIZE = 1 is not used"):
+        assert Patched().BATCH_SIZE == 2
+    assert Config().BATCH_SIZE == 2 and Config(BATCH_SIZE=5).BATCH_SIZE == 5
+
+
+class Mixin:
+    IMAGE_META_SIZE = 93
+    MEAN_PIXEL = [1.0, 2.0, 3.0]
+
+
+def test_other_ways_to_write_a_config():
+    @dataclasses.dataclass
+    class AsDataclass(Config):
+        NUM_CLASSES: int = 4
+        IMAGES_PER_GPU: int = 1
+
+    class WithoutConstructor(Config):
+        LOSS_WEIGHTS = {}
+
+        def __init__(self):
+            self.LOSS_WEIGHTS["rpn_class_loss"] = 2.0
+
+    class Mixed(Mixin, Config):
+        pass
+
+    assert AsDataclass(NUM_CLASSES=7).IMAGE_META_SIZE == 19 and AsDataclass().BATCH_SIZE == 1
+    assert WithoutConstructor().BATCH_SIZE == 2 and WithoutConstructor.LOSS_WEIGHTS == {}
+    with pytest.warns(UserWarning, match="IMAGE_META_SIZE = 93 is not used: .* here 13"):
+        mixed = Mixed()
+    assert mixed.IMAGE_META_SIZE == 13 and mixed.MEAN_PIXEL is not Mixin.MEAN_PIXEL
+    for config in (AsDataclass(), WithoutConstructor(), mixed):
+        config.validate()
+
+
 @pytest.mark.parametrize("mode", ["square", "shorter"])
 def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
     """IMAGE_MAX_DIM alone is what many configs set: the longer edge becomes 512, as it did."""
@@ -233,7 +279,8 @@ def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
         (dict(BACKBONE_STRIDES=4), "BACKBONE_STRIDES has whole numbers.*Received: 4"),
         (dict(BATCH_SIZE=0), "BATCH_SIZE is a whole number from 1. Received: 0"),
         (dict(IMAGE_META_SIZE=93), "IMAGE_META_SIZE is 12 .* here 13. Received: 93"),
-        (dict(NAME=5), "NAME is text, or None. Received: 5"),
+        (dict(NAME=5), "NAME is text without a slash, .*Received: 5"),
+        (dict(NAME="runs/first"), "NAME is text without a slash, .*Received: 'runs/first'"),
         (dict(IMAGE_MAX_DIM=512, TEST_SCALES=(400,)), "TEST_SCALES needs.*Received: 800 and 512"),
     ],
     ids=str,

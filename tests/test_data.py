@@ -457,3 +457,17 @@ def test_a_pass_without_an_object_is_said_once(caplog):
     for step in range(8):
         batches.batch(step)
     assert len(caplog.records) == 1
+
+@pytest.mark.parametrize("check", [0, None])
+def test_an_image_source_without_a_class_is_named(check):
+    """At the check before training, and where an example is made; it was a KeyError in step 1."""
+    dataset = Rectangles(2)
+    dataset.add_image("tyo", 7, path="a.png", shape=(64, 64, 3), objects=[])
+    dataset.prepare()
+    part = r"add_class was given, here 'toy'. Received: 'tyo' for image 2 \(a.png\)"
+    config = ToyConfig(CHECK_IMAGES=check)
+    with pytest.raises(data.DatasetError, match=part):
+        data.load_image_gt(dataset, config, 2)
+    if check is None:
+        with pytest.raises(data.DatasetError, match=part):
+            data.check_dataset(dataset, config)

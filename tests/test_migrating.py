@@ -6,11 +6,13 @@ import pathlib
 import re
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
 from toy import Rectangles, ToyConfig
 
+import mrcnn
 from mrcnn import data, model as modellib
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -31,6 +33,42 @@ def test_a_script_of_2018(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mAP: " in done.stdout and "finished" in done.stdout
+
+
+SCRIPT_WITH_OLD_NUMPY = """
+import sys
+import numpy as np
+import mrcnn
+assert not {"tensorflow", "keras", "imgaug", "skimage", "scipy"} & set(sys.modules)
+masks = np.ones((4, 4, 2)).astype(np.bool)
+assert masks.dtype == bool
+assert (np.int, np.float, np.object, np.str, np.complex) == (int, float, object, str, complex)
+import warnings
+warnings.simplefilter("ignore")
+import imgaug.augmenters as iaa
+noise = iaa.FrequencyNoiseAlpha(first=iaa.Add(9))  # asks for np.complex
+seen = iaa.SomeOf((0, 2), [iaa.Fliplr(0.5), noise])(image=np.zeros((16, 16, 3), np.uint8))
+assert seen.shape == (16, 16, 3)
+"""
+
+
+def test_numpy_has_what_imgaug_and_old_masks_ask_for():
+    """As soon as mrcnn is imported, which imports nothing else for it."""
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT_WITH_OLD_NUMPY], cwd=ROOT, check=True
+    )
+
+
+def test_names_that_numpy_has_are_left_alone():
+    """numpy 2 has a bool of its own and no sctypes."""
+    numpy_2 = types.ModuleType("numpy")
+    for name in dir(np):
+        if name not in ("int", "float", "complex", "object", "str", "sctypes"):
+            setattr(numpy_2, name, getattr(np, name))
+    numpy_2.bool = np.bool_
+    mrcnn._restore_names_of_numpy(numpy_2)
+    assert numpy_2.bool is np.bool_ and numpy_2.float is float
+    assert np.int32 in numpy_2.sctypes["int"] and np.float32 in numpy_2.sctypes["float"]
 
 
 def test_generator_of_the_tf2_fork():
@@ -64,6 +102,119 @@ def test_every_fault_has_its_test():
                 if isinstance(node, ast.FunctionDef)
             }
             assert name in functions, f"fault {number}: tests/{file}.py has no {name}"
+
+
+def snippets(heading):
+    """The code under a heading of the page, its blocks one after the other."""
+    section = PAGE.read_text().split(f"### {heading}")[1].split("\n#")[0]
+    lines = [line[4:] for line in section.splitlines() if line.startswith("    ") or not line]
+    return "\n".join(lines)
+
+
+@pytest.mark.heavy
+def test_a_saved_model_detects_as_the_model_does(tmp_path, monkeypatch):
+    """The page's replacement of a frozen graph, as it is written there."""
+    import keras
+    import tensorflow as tf
+
+    monkeypatch.chdir(tmp_path)
+    model = modellib.MaskRCNN("inference", ToyConfig(), tmp_path)
+    image = Rectangles(2).load_image(1)
+    names = {"keras": keras, "tf": tf, "model": model, "image": image}
+    exec(snippets("A SavedModel in place of a frozen graph"), names)
+    expected = model.detect([image])[0]
+    for name in ("rois", "class_ids", "masks"):
+        np.testing.assert_array_equal(names[name], expected[name], err_msg=name)
+    np.testing.assert_allclose(names["scores"], expected["scores"], atol=1e-6)
+
+
+@pytest.mark.heavy
+def test_the_layout_of_2017(tmp_path):
+    """The paths that the page gives, with a model and a weight file."""
+    script = (
+        f"import os, sys\nROOT = {str(ROOT)!r}\n"
+        + snippets("Scripts of 2017: `import model as modellib, utils`")
+        + """
+class Small(Config):
+    NUM_CLASSES = 2
+    BACKBONE = "resnet18"
+    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 64
+    RPN_CHANNELS = TOP_DOWN_PYRAMID_SIZE = FPN_CLASSIF_FC_LAYERS_SIZE = MASK_HEAD_CHANNELS = 16
+
+model = modellib.MaskRCNN(mode="inference", config=Small(), model_dir=".")
+assert model.config.NUM_CLASSES == 2 and issubclass(utils.Dataset, object)
+model.keras_model.save_weights("x.h5")
+model.load_weights("x.h5", by_name=True)
+import numpy as np
+found = model.detect([np.zeros((64, 64, 3), np.uint8)])[0]
+visualize.display_instances(
+    np.zeros((64, 64, 3), np.uint8), found["rois"], found["masks"], found["class_ids"], ["BG", "a"])
+"""
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**environment, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_settings_of_an_argparse_namespace():
+    import argparse
+
+    from mrcnn.config import as_config
+
+    exec(snippets("Settings that are no `Config`"), {"argparse": argparse, "as_config": as_config})
+
+
+def test_the_names_that_are_taken_are_listed():
+    """All modules but those of the original; a user's file over one of them breaks the package."""
+    section = PAGE.read_text().split("### Modules of your own")[1].split("\n#")[0]
+    listed = set(re.findall(r"`(\w+)`", section)) - {"MaskRCNN", "Config", "Dataset"}
+    modules = {path.stem for path in (ROOT / "mrcnn").glob("[!_]*.py")}
+    assert listed == modules - {"config", "model", "parallel_model", "utils", "visualize"}
+
+
+# What the page's table names: gone, and what stands in its place.
+GONE = """tf.Session tf.ConfigProto tf.disable_v2_behavior tf.enable_eager_execution
+tf.get_default_graph tf.logging tf.set_random_seed tf.gfile tf.contrib K.get_session K.set_session
+K.tensorflow_backend K.set_learning_phase K.learning_phase K.function K.mean K.int_shape
+keras.engine keras.utils.multi_gpu_model tf.graph_util.convert_variables_to_constants"""
+INSTEAD = """tf.config.experimental.set_memory_growth tf.get_logger keras.utils.clear_session
+keras.layers.Identity keras.layers.Layer keras.ops.mean K.clear_session"""
+
+
+def test_the_table_of_calls_is_true():
+    import keras
+    import tensorflow as tf
+
+    roots = {"tf": tf, "keras": keras, "K": keras.backend}
+
+    def exists(name):
+        value = roots[name.split(".")[0]]
+        for part in name.split(".")[1:]:
+            value = getattr(value, part, None)
+        return value is not None
+
+    page = PAGE.read_text()
+    for name in GONE.split():
+        assert not exists(name), f"{name} is there after all"
+        assert name.split(".")[-1] in page, f"{name} is not on the page"
+    for name in INSTEAD.split():
+        assert exists(name) and name.split(".")[-1] in page, name
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")
+    tf.get_logger().setLevel(level)
+    x = keras.Input((3,))
+    with pytest.raises(ValueError, match="KerasTensor"):
+        tf.identity(x, name="out")
+    assert keras.layers.Identity(name="out")(x).shape == (None, 3)
+    keras.optimizers.SGD(learning_rate=0.01)
+    with pytest.raises(ValueError, match="lr"):
+        keras.optimizers.SGD(lr=0.01)
 
 
 @pytest.mark.heavy

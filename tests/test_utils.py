@@ -4,8 +4,10 @@ where a recorded case shows the mistake, the test names it.
 """
 
 import ast
+import copy
 import inspect
 import logging
+import pickle
 import random
 import re
 import subprocess
@@ -349,6 +351,108 @@ def test_class_names_and_sources_are_checked():
         dataset.add_class("b", 1, "wolf")
     with pytest.raises(ValueError, match="no dot.*'a.b'"):
         dataset.add_class("a.b", 1, "dog")
+
+
+def test_a_class_is_known_by_source_and_id():
+    dataset = utils.Dataset()
+    dataset.add_class("a", 1, "cat")
+    dataset.add_class("a", "1", "cat")  # "a.1" as well
+    dataset.add_class("a", np.int64(1), "cat")
+    dataset.add_class("b", 1, "cat")  # another source's
+    assert len(dataset.class_info) == 3
+    with pytest.raises(ValueError, match="already named 'cat'. Received: 'dog'"):
+        dataset.add_class("a", "1", "dog")
+    with pytest.warns(UserWarning, match="'a' has 'cat' twice, as class 1 and as 7: they are two"):
+        dataset.add_class("a", 7, "cat")
+
+
+@pytest.mark.parametrize(
+    "arguments, part",
+    [
+        (("a", "cat", 1), r"add_class\(source, class_id, class_name\).*Received: 'a', 'cat', 1"),
+        (("a", 1, None), "the name a text. Received: 'a', 1, None"),
+        ((1, 1, "cat"), "no dot and is text. Received: 1"),
+        ((None, 1, "cat"), "no dot and is text. Received: None"),
+    ],
+)
+def test_arguments_of_add_class(arguments, part):
+    with pytest.raises(ValueError, match=part):
+        utils.Dataset().add_class(*arguments)
+
+
+@pytest.mark.parametrize("name", ["BG", "background", "__background__", "Background"])
+def test_a_background_of_ones_own_is_said(name):
+    """The classes after it would all be one further than the masks' ids say."""
+    dataset = utils.Dataset()
+    with pytest.warns(UserWarning, match=f"class 0 of source 'a', '{name}', is class 1 of the"):
+        dataset.add_class("a", 0, name)
+
+
+def test_classes_may_be_counted_from_0():
+    dataset = utils.Dataset()
+    dataset.add_class("a", 0, "cat")
+    dataset.add_class("a", 1, "dog")
+    dataset.prepare()
+    assert dataset.map_source_class_id("a.0") == 1 and dataset.map_source_class_id("a.1") == 2
+
+
+@pytest.mark.parametrize("wrong", ["a.8", 1, None, ["a.7"], "b"])
+def test_a_class_that_is_not_there_is_named(wrong):
+    with pytest.raises(KeyError, match=r"as 'source.id', one of a.7, b.1, a.9. Received: "):
+        two_sources().map_source_class_id(wrong)
+
+
+def test_a_dataset_that_is_not_prepared_says_so():
+    dataset = utils.Dataset()
+    dataset.add_class("a", 1, "cat")
+    dataset.add_image("a", 1, "x.png")
+    for name in ("num_classes", "class_names", "class_ids", "num_images", "sources"):
+        with pytest.raises(AttributeError, match=rf"Dataset.{name} is there after prepare\(\)"):
+            getattr(dataset, name)
+        assert not hasattr(dataset, name)
+    with pytest.raises(AttributeError, match=r"prepare\(\)"):
+        dataset.map_source_class_id("a.1")
+    with pytest.warns(UserWarning, match=r"image_ids is empty although there are 1 images: call"):
+        assert len(dataset.image_ids) == 0
+    dataset.prepare()
+    before = {**vars(dataset)}
+    dataset.prepare()
+    for name, value in vars(dataset).items():
+        np.testing.assert_equal(value, before[name])
+    with pytest.raises(AttributeError, match="'Dataset' object has no attribute 'masks'"):
+        dataset.masks  # noqa: B018
+    assert copy.deepcopy(dataset).class_names == pickle.loads(pickle.dumps(dataset)).class_names
+
+
+def test_a_dataset_without_its_bases_constructor_says_so():
+    class Own(utils.Dataset):
+        def __init__(self):
+            self.folder = "x"
+
+    with pytest.raises(AttributeError, match=r"Own.__init__ calls super\(\).__init__\(\) first"):
+        Own().add_class("a", 1, "cat")
+
+
+@pytest.mark.parametrize("image_id", [np.int64(1), np.uint8(1), np.array(1), True])
+def test_image_ids_of_numpy(image_id):
+    dataset = two_sources()
+    assert dataset.image_reference(image_id) == dataset.source_image_link(image_id) == "y.png"
+
+
+@pytest.mark.parametrize("image_id", ["1", 1.0, None, 99, [1]])
+def test_a_wrong_image_id_is_named(image_id):
+    with pytest.raises(ValueError, match="image_id is a whole number below .*Received: "):
+        two_sources().image_reference(image_id)
+    with pytest.raises(ValueError, match="image_id is a whole number below .*Received: "):
+        two_sources().load_mask(image_id)
+
+
+def test_default_load_mask_speaks_once(caplog):
+    dataset = two_sources()
+    with caplog.at_level(logging.WARNING):
+        dataset.load_mask(0)
+        dataset.load_mask(0)
+    assert len(caplog.records) == 1 and "for source 'b'" in caplog.text
 
 
 def test_default_load_mask_has_the_images_shape(caplog):
