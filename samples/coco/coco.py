@@ -217,6 +217,11 @@ def load(args: argparse.Namespace, training: bool = False) -> CocoDataset:
         for subset in _subsets(args, year, training):
             _load_subset(dataset, args, subset, year, training)
     dataset.prepare()
+    if training and not dataset.num_images:
+        raise ValueError(
+            f"{args.annotations or args.dataset} has no image with an object that can be used:"
+            " nothing to train on"
+        )
     if dataset.num_images and not os.path.exists(dataset.image_info[0]["path"]):
         raise FileNotFoundError(
             f"The images are not there, the first is {dataset.image_info[0]['path']}. "
