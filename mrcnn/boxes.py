@@ -80,7 +80,9 @@ def extract_bboxes(mask: np.ndarray) -> np.ndarray:
         return np.zeros((count, 4), np.int32)
     if mask.dtype == bool:
         mask = mask.view(np.uint8)
-    if mask.dtype.kind in "iu":  # several times faster than any()
+    one_behind_the_other = mask.strides[2] >= height * width * mask.itemsize
+    # Where masks alternate pixel by pixel, this is several times faster than any().
+    if mask.dtype.kind in "iu" and not one_behind_the_other:
         rows = _or_along_rows(mask) != 0  # [H, N]
         columns = np.bitwise_or.reduce(mask, axis=0) != 0  # [W, N]
     else:

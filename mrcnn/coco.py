@@ -185,7 +185,8 @@ def _parse(path: pathlib.Path) -> dict:
     try:
         data = files.read_json(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no valid json (cut off or damaged?): {error}") from error
+        reason = str(error).removeprefix(f"{path}: ")
+        raise ValueError(f"{path} is no valid json (cut off or damaged?): {reason}") from error
     wanted = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(
         isinstance(data.get(key), (list, dict)) for key in wanted
@@ -201,8 +202,17 @@ def _parse(path: pathlib.Path) -> dict:
         if isinstance(data[key], dict):  # {id: item}
             data[key] = [_with_id(item, number) for number, item in data[key].items()]
     for key in ("images", "categories"):
+        items = [item for item in data[key] if type(item) is dict]
+        if len(items) < len(data[key]):
+            logger.warning(
+                "%s: %d of %s are no objects {...} and are left out",
+                path,
+                len(data[key]) - len(items),
+                key,
+            )
+            data[key] = items
         for place, item in enumerate(data[key]):
-            if type(item) is not dict or _plain_id(item.get("id")) is None:
+            if _plain_id(item.get("id")) is None:
                 raise ValueError(
                     f"{path}: each of {key} has an id. Received: {item!r} at place {place}"
                 )
@@ -223,6 +233,15 @@ def _plain_id(value: Any) -> int | str | None:
         return number
     if isinstance(value, str):
         return value
+    return None
+
+
+def _known_id(value: Any, items: dict[Any, dict]) -> int | str | None:
+    """The id of one of some items that a value stands for; None for that of none."""
+    number = _plain_id(value)
+    for candidate in (number, str(number)):
+        if candidate in items:
+            return candidate
     return None
 
 
@@ -269,11 +288,14 @@ def _number_twins(
     Files that were merged, or count anew in each image, have them; an equal one is left out.
     """
     number = max((key for key in usable if isinstance(key, int)), default=0)
+    shared = {twin["id"] for twin in twins} - {None}
+    seen = {repr(usable[key]) for key in shared}
     for twin in twins:
-        first = usable.get(twin["id"])
-        if twin == first:
+        text = repr(twin)
+        if twin["id"] is not None and text in seen:
             broken[SAME_ID].append(twin["id"])
             continue
+        seen.add(text)
         number += 1
         twin["id"] = number
         usable[number] = twin
@@ -327,11 +349,18 @@ def _side(value: Any) -> int | None:
 
 
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
-    """{id: item} of data[key], equal ones once; ValueError for other ones of one id."""
+    """{id: item} of data[key], equal ones once; ValueError for other ones of one id.
+
+    The ids are all numbers, or all text where one of them is no number.
+    """
     items: dict[Any, dict] = {}
     twice = []
     for item in data[key]:
         item["id"] = _plain_id(item["id"])
+    if any(isinstance(item["id"], str) for item in data[key]):
+        for item in data[key]:
+            item["id"] = str(item["id"])
+    for item in data[key]:
         first = items.setdefault(item["id"], item)
         if first is not item and first != item:
             twice.append(item["id"])
@@ -397,8 +426,8 @@ def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
         broken[NO_OBJECT].append(repr(annotation)[:60])
         return None
     number = _plain_id(annotation.get("id"))
-    image_id = _plain_id(annotation.get("image_id"))
-    if image_id not in coco.imgs:
+    image_id = _known_id(annotation.get("image_id"), coco.imgs)
+    if image_id is None:
         broken[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
         return None
     category_id = _category_of(annotation.get("category_id"), coco.cats)
@@ -425,10 +454,10 @@ def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
 
 def _category_of(value: Any, categories: dict[Any, dict]) -> Any:
     """The id of the category that an annotation names by its id or its name; None for no one."""
-    number = _plain_id(value)
-    if number in categories:
+    number = _known_id(value, categories)
+    if number is not None:
         return number
-    named = [key for key, category in categories.items() if category["name"] == number]
+    named = [key for key, category in categories.items() if category["name"] == value]
     if len(named) == 1:
         return named[0]
     return None
@@ -1022,6 +1051,12 @@ class CocoDataset(utils.Dataset):
                 height=image["height"],
                 annotations=annotations,
                 json=str(path),
+            )
+        if coco.imgs and not keep_empty and not any(map(coco.imgToAnns.get, coco.imgs)):
+            logger.warning(
+                "%s: none of its %d images has an annotation that can be used; none is added",
+                path,
+                len(coco.imgs),
             )
         if sizeless:
             logger.warning(

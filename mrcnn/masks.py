@@ -24,6 +24,8 @@ from mrcnn.config import Config
 # Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost
 # more than the pixels.
 ONE_GO = 100_000
+# Masks that are minimized in one go: what is read of each takes half a megabyte for a moment.
+MINI_AT_ONCE = 200
 # Pixels of an image that are decoded as fast as one character of compressed runs is written.
 PIXELS_OF_A_CHARACTER = 100
 
@@ -110,7 +112,22 @@ def minimize_mask(
     height, width = mini_shape[:2]
     if not mask.shape[-1]:
         return np.zeros((height, width, 0), bool)
-    y1, x1, y2, x2 = _edges_inside(np.asarray(bbox), mask)
+    edges = np.stack(_edges_inside(np.asarray(bbox), mask))
+    mini = np.zeros((mask.shape[-1], height, width), bool)
+    for start in range(0, len(mini), MINI_AT_ONCE):
+        part = slice(start, start + MINI_AT_ONCE)
+        mini[part] = _minimize(edges[:, part], mask[..., part], height, width)
+    return mini.transpose(1, 2, 0)
+
+
+def _minimize(
+    edges: np.ndarray,
+    mask: np.ndarray,
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """Mini-masks [n, height, width] bool of masks [H, W, n]; edges: y1, x1, y2, x2, [4, n]."""
+    y1, x1, y2, x2 = edges
     # Only the pixels that are interpolated between are read, of all masks at once.
     vertical = bilinear_samples((y2 - y1)[:, None], height)  # [N, h]
     horizontal = bilinear_samples((x2 - x1)[:, None], width)  # [N, w]
@@ -132,7 +149,7 @@ def minimize_mask(
         columns_of_box = slice(x1[i], x2[i])
         if np.all(mask[rows_of_box, columns_of_box, i]):
             mini[i] = True
-    return mini.transpose(1, 2, 0)
+    return mini
 
 
 def _edges_inside(boxes: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
@@ -921,7 +938,7 @@ def decompressed(counts: str | bytes) -> list[int]:
     """
     text = counts
     if isinstance(text, str):
-        text = text.encode("ascii", "replace")
+        text = text.encode("ascii", "backslashreplace")
     runs: list[int] = []
     value = 0
     shift = 0

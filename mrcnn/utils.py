@@ -1315,6 +1315,9 @@ def resize_mask(
         [new H, new W, N] of the mask's dtype.
     """
     mask = np.asarray(mask)
+    one_behind_the_other = mask.ndim == 3 and mask.strides[2] >= mask[..., :1].nbytes
+    if one_behind_the_other and mask.size:
+        return _resize_each(mask, scale, padding, crop, exact)
     rows = None  # those that are read, all where the scale is 1
     if scale != 1:
         rows = _nearest(mask.shape[0], scale, exact)
@@ -1342,6 +1345,46 @@ def resize_mask(
     out = np.zeros(shape, mask.dtype)
     out[top : top + height, left : left + width] = mask[rows]
     return out
+
+
+def _resize_each(mask, scale, padding, crop, exact):
+    """`resize_mask` of masks that lie one behind the other in memory, and so the result.
+
+    Only the box of each is written: of many small masks most of the memory is never touched.
+    """
+    height, width, count = mask.shape
+    rows = np.arange(height)
+    columns = np.arange(width)
+    if scale != 1:
+        rows = _nearest(height, scale, exact)
+        columns = _nearest(width, scale, exact)
+    (top, bottom), (left, right) = padding[:2]
+    if crop is not None:
+        y, x, crop_height, crop_width = crop
+        rows = rows[y : y + crop_height]
+        columns = columns[x : x + crop_width]
+        top = bottom = left = right = 0
+    shape = (count, left + len(columns) + right, top + len(rows) + bottom)
+    out = np.zeros(shape, mask.dtype)
+    for target, one in zip(out, mask.transpose(2, 1, 0)):  # [width, height]
+        x1, x2 = _span_of(one.any(axis=1))
+        y1, y2 = _span_of(one[x1:x2].any(axis=0))
+        first_column, last_column = np.searchsorted(columns, (x1, x2))
+        first_row, last_row = np.searchsorted(rows, (y1, y2))
+        part = one[columns[first_column:last_column]][:, rows[first_row:last_row]]
+        target[
+            left + first_column : left + last_column,
+            top + first_row : top + last_row,
+        ] = part
+    return out.transpose(2, 1, 0)
+
+
+def _span_of(filled):
+    """First and behind the last place of what is true; 0 and 0 for nothing."""
+    places = np.flatnonzero(filled)
+    if not places.size:
+        return 0, 0
+    return places[0], places[-1] + 1
 
 
 def _nearest(side, scale, exact):

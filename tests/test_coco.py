@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import threading
+import time
 import zipfile
 
 import generated_coco
@@ -14,7 +15,8 @@ import numpy as np
 import oracle
 import pytest
 
-from mrcnn import coco, data as data_room, masks, utils
+from mrcnn import coco, data as data_room, evaluate, masks, utils
+from mrcnn.config import Config
 
 
 @pytest.fixture
@@ -357,6 +359,316 @@ def test_run_lengths_as_programs_write_them(folder, caplog):
     assert not caplog.records
 
 
+# ---- What other programs write -------------------------------------------------------------------
+
+
+def each(change):
+    """A change of a json that changes each of its annotations."""
+
+    def apply(data):
+        for annotation in data["annotations"]:
+            change(annotation)
+
+    return apply
+
+
+def polygons(change):
+    """A change of each annotation that has polygons."""
+
+    def apply(annotation):
+        if isinstance(annotation["segmentation"], list):
+            annotation["segmentation"] = change(annotation["segmentation"])
+
+    return each(apply)
+
+
+def ids_as(kind):
+    """All ids, and what refers to them, as another kind."""
+
+    def apply(data):
+        for key in ("images", "annotations", "categories"):
+            for item in data[key]:
+                for name in {"id", "image_id", "category_id"} & item.keys():
+                    item[name] = kind(item[name])
+
+    return apply
+
+
+def references_as(kind):
+    return each(lambda item: item.update({k: kind(item[k]) for k in ("image_id", "category_id")}))
+
+
+def by_id(data):
+    for key in ("images", "annotations", "categories"):
+        data[key] = {str(item.pop("id")): item for item in data[key]}
+
+
+def of_images(**values):
+    """A change of fields of the images; None takes one away."""
+
+    def apply(data):
+        for image in data["images"]:
+            for name, value in values.items():
+                image[name] = value(image) if callable(value) else value
+
+    return apply
+
+
+def address(data):
+    for image in data["images"]:
+        image["coco_url"] = f"http://images.org/val/{image.pop('file_name')}?size=full"
+
+
+def path_of_another_machine(form):
+    return of_images(file_name=lambda image: form.format(image["file_name"]))
+
+
+def via_3(data):
+    """As VIA 3 exports: text ids, no sizes, flat polygons, no areas."""
+    ids_as(str)(data)
+    of_images(width=-1, height=-1)(data)
+    polygons(lambda shape: shape[0])(data)
+    each(lambda item: item.update(area=None))(data)
+
+
+def roboflow(data):
+    """Its first category groups the others, with the name of one of them."""
+    data["categories"].insert(0, {"id": 0, "name": "bright", "supercategory": "none"})
+    for category in data["categories"][1:]:
+        category["supercategory"] = "bright"
+
+
+FORMS = {
+    "flat polygons": polygons(lambda shape: shape[0]),
+    "polygons of points": polygons(lambda shape: [np.reshape(p, (-1, 2)).tolist() for p in shape]),
+    "a list of points": polygons(lambda shape: np.reshape(shape[0], (-1, 2)).tolist()),
+    "numbers as text": polygons(lambda shape: [list(map(str, part)) for part in shape]),
+    "a polygon as text": polygons(json.dumps),
+    "text ids": ids_as(str),
+    "padded text ids": ids_as("{:012d}".format),
+    "float ids": ids_as(float),
+    "ids as text in annotations": references_as(str),
+    "ids that are no numbers": ids_as("a{:03d}".format),
+    "lists as objects": by_id,
+    "no ids": each(lambda item: item.pop("id")),
+    "ids null": each(lambda item: item.update(id=None)),
+    "categories by name": each(
+        lambda item: item.update(category_id=generated_coco.CATEGORIES[item["category_id"]])
+    ),
+    "iscrowd as a boolean": each(lambda item: item.update(iscrowd=bool(item["iscrowd"]))),
+    "iscrowd as text": each(lambda item: item.update(iscrowd=str(item["iscrowd"]))),
+    "no numbers": each(lambda item: item.update(area=None, bbox=[])),
+    "area and bbox as text": each(lambda item: item.update(area=str(item["area"]), bbox="")),
+    "nothing but shapes": each(lambda item: [item.pop(name) for name in ("area", "bbox")]),
+    "NaN and Infinity": each(lambda item: item.update(area=float("inf"), bbox=[float("nan")] * 4)),
+    "sizes of -1": of_images(width=-1, height=-1),
+    "sizes null": of_images(width=None, height=None),
+    "sizes as text": of_images(width="96", height="72.0"),
+    "addresses": address,
+    "file_name null": of_images(path=lambda image: image["file_name"], file_name=None),
+    "Windows": path_of_another_machine("D:\\photos\\{}"),
+    "Label Studio": path_of_another_machine("images\\1\\{}"),
+    "absolute": path_of_another_machine("/home/you/photos/{}"),
+    "upwards": path_of_another_machine("..\\images\\{}"),
+    "a URL": path_of_another_machine("https://host/data/{}?X-Amz=1"),
+    "VIA 3": via_3,
+    "Roboflow": roboflow,
+    "keypoints null": lambda data: data["categories"][0].update(keypoints=None),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_other_programs(folder, caplog, form):
+    """Masks, classes and the truth of an evaluation are those of COCO's own form (issue 19)."""
+    expected = load(folder)
+    part = "a list of points" if "flat" in form or form == "VIA 3" else form
+    if part == "a list of points":  # an object of one part
+        edit(folder, polygons(lambda shape: shape[:1]))
+        expected = load(folder)
+    edit(folder, FORMS[form])
+    dataset = load(folder)
+    assert dataset.class_names == expected.class_names
+    assert dataset.num_images == expected.num_images
+    for image_id in dataset.image_ids:
+        info = dataset.image_info[image_id]
+        assert (info["height"], info["width"]) == (72, 96)
+        assert info["path"] == expected.image_info[image_id]["path"]
+        assert dataset.load_image(image_id).shape == (72, 96, 3)
+        for ours, theirs in zip(dataset.load_mask(image_id), expected.load_mask(image_id)):
+            np.testing.assert_array_equal(ours, theirs)
+    truth = evaluate.ground_truth(dataset).data["annotations"]
+    for ours, theirs in zip(truth, evaluate.ground_truth(expected).data["annotations"]):
+        assert ours["iscrowd"] == theirs["iscrowd"]
+        assert abs(ours["area"] - theirs["area"]) <= max(70, theirs["area"] / 10)
+        np.testing.assert_allclose(ours["bbox"], theirs["bbox"], atol=60 if "VIA" in form else 1)
+    said = form == "Roboflow" or "found by their base names" in caplog.text
+    assert len(caplog.records) == int(said)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_encodings(folder, encoding):
+    path = folder / "annotations" / "instances_val2017.json"
+    path.write_text(path.read_text().replace('"dark"', '"темно"'), encoding=encoding)
+    assert load(folder).class_names == ["BG", "bright", "темно", "ring"]
+
+
+@pytest.mark.parametrize(
+    "number", [None, float("nan"), float("-inf"), 1e12, -1e12, 10**400, "x", [1, 2], {}]
+)
+def test_polygons_that_are_no_place_in_an_image(folder, caplog, number):
+    """They took all memory; now they are named and left out, the object's others stay (row 2)."""
+    far = load(folder).load_mask(0)[0]
+    edit(folder, lambda data: data["annotations"][0]["segmentation"][0].__setitem__(2, number))
+    dataset = load(folder)
+    (record,) = caplog.records
+    assert re.search(
+        "1 annotations have a polygon with null, NaN, text or a number that is no place in an image"
+        " and those polygons are left out: 5 .image 100: a polygon.* Received: ",
+        record.getMessage(),
+    )
+    found = dataset.load_mask(0)[0]
+    np.testing.assert_array_equal(found[..., 1:], far[..., 1:])
+    assert found[60:68, 4:12, 0].all() and found[..., 0].sum() == 64
+    with pytest.raises(masks.SegmentationError, match="annotation 9: a polygon"):
+        dataset.annToMask({"id": 9, "segmentation": [[0, 0, number, 9, 9, 9]]}, 72, 96)
+
+
+def test_an_outline_without_end_is_left_out(caplog, folder):
+    """pycocotools takes memory by the length of an outline."""
+    zigzag = [99_999, 0, -99_999, 9] * 100
+    edit(folder, lambda data: data["annotations"][0].update(segmentation=[zigzag]))
+    assert len(load(folder).image_info[0]["annotations"]) == 3
+    assert "outline is at most 5000000 pixels long" in caplog.text
+
+
+def test_many_objects_on_one_image(folder):
+    """20,000 objects: their masks took 6 GB to make, and most of them is never touched (row 2)."""
+    import resource
+
+    def change(data):
+        del data["annotations"][1:]
+        for number in range(20_000):
+            x = number % 190
+            y = number // 190
+            outline = [x, y, x + 3, y, x + 3, y + 3, x, y + 3]
+            item = {"id": 100 + number, "segmentation": [outline], "area": 9, "bbox": [x, y, 3, 3]}
+            data["annotations"].append({**data["annotations"][0], **item})
+        data["images"][0].update(width=200, height=120)
+
+    edit(folder, change)
+    start = time.monotonic()
+    dataset = load(folder)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    found, class_ids = dataset.load_mask(0)
+    assert found.shape == (120, 200, 20_001) and len(class_ids) == 20_001
+    assert found[0, :3, 1].all() and found[..., 5].sum() == 9
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250_000  # kB, of 480,000
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    "crowds, expected",
+    [("auto", [1, 2, 3, 2]), ("keep", [-1, -2, -3, -2]), ("objects", [1, 2, 3, 2])],
+)
+def test_a_file_of_nothing_but_crowds(folder, caplog, crowds, expected):
+    """CVAT and pycococreator write iscrowd 1 for run lengths: training trained nothing (row 4)."""
+    edit(folder, each(lambda item: item.update(iscrowd=1)))
+    dataset = load(folder, crowds=crowds)
+    assert dataset.load_mask(0)[1].tolist() == expected
+    if crowds == "auto":
+        (record,) = caplog.records
+        assert "all 25 annotations are crowds (iscrowd 1)" in record.getMessage()
+        return
+    assert not caplog.records
+    if crowds == "keep":
+        with pytest.raises(data_room.DatasetError, match="no objects.*25 masks are"):
+            data_room.check_dataset(dataset, Config(NUM_CLASSES=4))
+
+
+def test_crowds_beside_objects(folder, caplog):
+    """They stay crowds, and many of them are said."""
+    edit(folder, each(lambda item: item.update(iscrowd=int(type(item["segmentation"]) is dict))))
+    assert load(folder).load_mask(0)[1].tolist() == [1, -2, -3, -2]
+    assert "18 of 25 annotations are crowds (iscrowd 1), which train nothing" in caplog.text
+    assert load(folder, crowds="objects").load_mask(0)[1].tolist() == [1, 2, 3, 2]
+    with pytest.raises(ValueError, match="crowds is one of auto, keep, objects. Received: 'all'"):
+        load(folder, crowds="all")
+
+
+def test_categories_that_group_others(folder, caplog):
+    """Roboflow's first category is no class; one that has annotations is (row 14)."""
+
+    def group(data):
+        data["categories"].insert(0, {"id": 0, "name": "shapes", "supercategory": "none"})
+        for category in data["categories"][1:]:
+            category["supercategory"] = "shapes"
+        data["categories"].append({"id": 5, "name": "unseen", "supercategory": "none"})
+
+    edit(folder, group)
+    assert load(folder).class_names == ["BG", "bright", "unseen", "dark", "ring"]
+    assert "1 categories have no annotations and only group others" in caplog.text
+    assert "are left out: 0 (shapes)" in caplog.text
+    edit(folder, lambda data: data["annotations"][0].update(category_id=0))
+    assert load(folder).class_names == ["BG", "shapes", "bright", "unseen", "dark", "ring"]
+
+
+def test_classes_of_one_name(folder, caplog, tmp_path):
+    """Both have annotations: they stay two classes, and are told apart in tables."""
+    edit(folder, lambda data: data["categories"][1].update(name="bright"))
+    dataset = load(folder)
+    assert "several categories have one name: 'bright'" in caplog.text
+    ours = evaluate.evaluate_detections(dataset, [])
+    assert list(ours.per_class) == ["bright", "bright (2)", "ring"]
+    assert ours.save(tmp_path)
+
+
+def test_ids_that_count_anew_in_each_image(folder, caplog):
+    """Merged files have them; only an equal annotation is left out."""
+
+    def count_anew(data):
+        data["annotations"].append(copy.deepcopy(data["annotations"][3]))
+        for number, annotation in enumerate(data["annotations"]):
+            annotation["id"] = number % 3 if number < 25 else 0
+
+    edit(folder, count_anew)
+    assert sum(len(info["annotations"]) for info in load(folder).image_info) == 25
+    assert (
+        len(caplog.records) == 1 and "1 annotations have an id that another one has" in caplog.text
+    )
+
+
+def test_images_without_a_name_or_a_size(folder, caplog):
+    """They are named and left out; the others are used."""
+
+    def change(data):
+        data["images"][0]["file_name"] = None
+        data["images"][1].update(height=-1)
+        data["images"].append(None)
+        del data["annotations"][5:7]  # run lengths tell a size
+
+    edit(folder, change)
+    (folder / "val2017" / "000000000103.jpg").write_text("no image")
+    assert [info["id"] for info in load(folder).image_info] == [106, 109, 112, 115, 118]
+    assert "1 images have no file_name and are left out: 100" in caplog.text
+    assert re.search("1 images have no height or width there.* left out: 103 .0000", caplog.text)
+    assert "1 of images are no objects {...} and are left out" in caplog.text
+
+
+def test_run_lengths_tell_a_size_that_is_not_known(folder, caplog):
+    """As long as the images aren't there either."""
+    edit(folder, of_images(width=-1, height=-1))
+    (folder / "val2017").rename(folder / "elsewhere")
+    dataset = load(folder)
+    assert dataset.num_images == 7 and dataset.load_mask(0)[0].shape == (72, 96, 4)
+
+
+def test_a_file_without_a_shape(folder, caplog):
+    edit(folder, each(lambda item: item.update(segmentation=[])))
+    assert load(folder).num_images == 0
+    assert "25 annotations have no segmentation and are left out" in caplog.text
+    assert "none of its 8 images has an annotation that can be used" in caplog.text
+
+
 def test_broken_photographs(folder):
     path = folder / "val2017" / "000000000100.jpg"
     path.write_bytes(path.read_bytes()[:-200])
@@ -366,8 +678,6 @@ def test_broken_photographs(folder):
         load(folder).load_image(0)
 
     # Training doesn't start, and names it.
-    from mrcnn.config import Config
-
     with pytest.raises(
         data_room.DatasetError, match="has 1 problem.*\n.*000000000100.jpg .id 100 in .*json"
     ):

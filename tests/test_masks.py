@@ -90,3 +90,79 @@ def test_overlaps_both_ways():
         assert [masks._count_pixels(crop) for crop in crops1] == counts1.tolist()
         overlaps = utils.compute_overlaps_masks(first, second)
         np.testing.assert_allclose(overlaps, common / union, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "size, settings",
+    [
+        ((40, 50), {"min_dim": 64, "max_dim": 128, "mode": "square"}),
+        ((40, 50), {"min_dim": 20, "max_dim": 128, "mode": "square"}),
+        ((130, 90), {"min_dim": 64, "max_dim": 64, "mode": "square"}),
+        ((40, 50), {"min_dim": 64, "max_dim": 128, "mode": "pad64"}),
+        ((90, 150), {"min_dim": 64, "max_dim": 64, "mode": "crop"}),
+        ((90, 150), {"min_dim": 64, "max_dim": 128, "min_scale": 1.5, "mode": "crop"}),
+        ((64, 128), {"mode": "none"}),
+    ],
+)
+@pytest.mark.parametrize("exact", [False, True])
+def test_masks_one_behind_the_other_are_treated_alike(size, settings, exact):
+    """Resized, boxed and minimized, they are what masks are that alternate pixel by pixel."""
+    rng = np.random.default_rng(0)
+    plain = np.zeros((*size, 450), bool)
+    for i in range(449):  # the last one is empty
+        y, x = rng.integers(0, size)
+        height, width = rng.integers(1, 30, 2)
+        part = plain[y : y + height, x : x + width, i]
+        part[:] = rng.random(part.shape) < 0.7
+    image = np.zeros((*size, 3), np.uint8)
+    _, _, scale, padding, crop = utils.resize_image(
+        image, rng=np.random.default_rng(1), exact=exact, **settings
+    )
+    resized = utils.resize_mask(plain, scale, padding, crop, exact)
+    ours = utils.resize_mask(one_behind_the_other(plain), scale, padding, crop, exact)
+    np.testing.assert_array_equal(ours, resized)
+    assert ours.dtype == bool
+    boxes = utils.extract_bboxes(resized)
+    np.testing.assert_array_equal(utils.extract_bboxes(ours), boxes)
+    full = boxes[:, 2] > 0
+    expected = utils.minimize_mask(boxes[full], resized[..., full], (14, 28))
+    found = utils.minimize_mask(boxes[full], ours[..., full], (14, 28))
+    np.testing.assert_array_equal(found, expected)
+    alone = utils.minimize_mask(boxes[full][300:301], resized[..., full][..., 300:301], (14, 28))
+    np.testing.assert_array_equal(found[..., 300:301], alone)
+
+
+def test_compressed_runs_are_pycocotools_own():
+    """Against its decoder, for masks of any size, empty and full ones too."""
+    from pycocotools import mask as coco_mask
+
+    rng = np.random.default_rng(0)
+    for share in (0, 0.02, 0.5, 1) * 10:
+        height, width = rng.integers(1, 60, 2).tolist()
+        mask = rng.random((height, width)) < share
+        code = coco_mask.encode(np.asfortranarray(mask.view(np.uint8)))
+        runs = masks.decompressed(code["counts"])
+        assert sum(runs) == height * width and min(runs) >= 0
+        shapes = [code, {"size": [height, width], "counts": runs}]
+        found = masks.decode([{"segmentation": shape} for shape in shapes], height, width)
+        np.testing.assert_array_equal(found[..., 0], mask)
+        np.testing.assert_array_equal(found[..., 1], mask)
+
+
+@pytest.mark.parametrize("text", ["1", "ab", "0", "Z\x7f", "üü", "oooooooooooo0", "0" * 9 + "P"])
+def test_compressed_runs_that_break_off_or_are_none(text):
+    try:
+        runs = masks.decompressed(text)
+    except masks.SegmentationError as error:
+        assert error.kind == masks.BAD_RUNS and "COCO's compressed text" in str(error)
+        return
+    assert text in ("1", "0") and runs == [int(text)]
+
+
+def test_a_union_of_run_lengths_and_polygons():
+    """A list may hold both; the masks are joined."""
+    square = {"segmentation": [[2, 2, 6, 2, 6, 6, 2, 6]]}
+    plain = masks.decode([square], 12, 10)
+    code = masks.encode(np.roll(plain, 4, axis=0))[0]
+    both = {"segmentation": [*square["segmentation"], code, {"size": [1, 1], "counts": [1]}]}
+    np.testing.assert_array_equal(masks.decode([both], 12, 10), plain | np.roll(plain, 4, axis=0))

@@ -217,6 +217,11 @@ def load(args: argparse.Namespace, training: bool = False) -> CocoDataset:
         for subset in _subsets(args, year, training):
             _load_subset(dataset, args, subset, year, training)
     dataset.prepare()
+    if training and not dataset.num_images:
+        raise ValueError(
+            f"{args.annotations or args.dataset} has no image with an object that can be used:"
+            " nothing to train on"
+        )
     # One that is missing is reported when it is read; without any it is the wrong folder.
     paths = [info["path"] for info in dataset.image_info]
     if paths and not any(path and os.path.exists(path) for path in paths):
