@@ -1,15 +1,20 @@
-"""Files that are complete or absent, downloads that go on, and progress on a terminal."""
+"""Files that are complete or absent, images by their annotated names, downloads, progress."""
 
 import contextlib
+import dataclasses
 import hashlib
+import ntpath
 import os
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 import urllib.error
+import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 PathLike = str | os.PathLike
 
@@ -30,6 +35,342 @@ def atomic(path: PathLike) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+# ---- Image files by their annotated names --------------------------------------------------------
+
+# Endings of image files. A folder that holds images has other files too: json, text, videos.
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
+        *(".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".jp2", ".j2k", ".jpx", ".avif"),
+        *(".heic", ".heif", ".ico", ".pcx", ".mpo", ".sgi"),
+    )
+)
+# Sub-folders whose pictures have the photographs' names and are none.
+NO_PHOTOGRAPHS = re.compile(
+    r"(instance|semantic|binary)?_?masks?|segmentation(class|object)?(png|raw|visualization)?"
+    r"|gt|ground_?truths?|trimaps?|thumb(nail)?s?|__macosx|@eadir|node_modules|\$recycle\.bin"
+)
+# What a server puts before the name of an uploaded file: 8 hexadecimal digits (Label Studio), 32 of
+# them or a UUID. A date of 8 digits is part of the name.
+UPLOAD_PREFIX = re.compile(
+    r"(?!(19|20)\d\d[01]\d[0-3]\d[-_])"
+    r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{8})[-_](?=.)"
+)
+# How a file is found, the surest first: see `find_images`.
+LITERALLY, SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX = range(5)
+
+
+@dataclasses.dataclass
+class FoundImages:
+    """Files of annotated names.
+
+    Attributes:
+        paths: {name: path}, of files that exist.
+        renamed: {name: path}, those of them that are not there literally.
+        problems: {name: why it has no path}, "expected ... Received: ...".
+    """
+
+    paths: dict[str, str]
+    renamed: dict[str, str]
+    problems: dict[str, str]
+
+    def renamed_text(self, limit: int = 5) -> str:
+        """What a warning says of `renamed`; an empty text where there are none."""
+        if not self.renamed:
+            return ""
+        pairs = [f"{name!r} is {path}" for name, path in list(self.renamed.items())[:limit]]
+        if len(self.renamed) > limit:
+            pairs.append(f"{len(self.renamed) - limit} more")
+        return (
+            f"{len(self.renamed)} images are not there under the names that are annotated and were"
+            f" found by their base names: {'; '.join(pairs)}"
+        )
+
+
+def find_images(
+    names: Iterable[str],
+    folders: Sequence[PathLike],
+) -> FoundImages:
+    """The files of images that annotations name; each folder is listed once.
+
+    A name is taken as it stands (with / or \\), from the first folder that has it. Else a file with
+    its base name is looked for in the folders and their sub-folders, in this order: the same name;
+    in other case or another Unicode form; with the prefix of an upload, or without it; of another
+    image format. URLs are decoded, and their queries are looked into. Of several
+    files that one counts whose folders agree with most of the name's. Several that agree equally,
+    and several names that mean one file, are problems. Videos, folders and pipes are no images.
+
+    Args:
+        names: as they are annotated: paths of any system, or URLs.
+        folders: where the images are, the likeliest first.
+    """
+    names = list(dict.fromkeys(names))
+    listed = [_ImageFolder(folder) for folder in dict.fromkeys(map(os.fspath, folders))]
+    paths: dict[str, str] = {}
+    ranks: dict[str, tuple[int, int]] = {}
+    problems: dict[str, str] = {}
+    for name in names:
+        path = next(filter(None, (folder.literal(name) for folder in listed)), None)
+        if path is not None:
+            paths[name] = path
+            ranks[name] = (LITERALLY, 0)
+            continue
+        step, agreeing, files = _by_base_name(name, listed)
+        if len(files) == 1:
+            paths[name] = files[0]
+            ranks[name] = (step, -agreeing)
+        elif files:
+            problems[name] = (
+                f"expected one file of that name. Received: {len(files)}, {_several(files)}"
+            )
+        else:
+            problems[name] = f"expected its file. Received: {_not_there(name, listed)}"
+    problems.update(_claimed_twice(paths, ranks))
+    for name in problems:
+        paths.pop(name, None)
+    renamed = {name: path for name, path in paths.items() if ranks[name][0] != LITERALLY}
+    return FoundImages(paths, renamed, problems)
+
+
+def find_image(folder: PathLike, name: str) -> str | None:
+    """The file of one annotated name in a folder, None without a single one; see `find_images`."""
+    return find_images([name], [folder]).paths.get(name)
+
+
+def is_image_name(name: PathLike) -> bool:
+    """Whether a file's name is that of an image; not of a hidden one, such as macOS's ._a.jpg."""
+    base = os.path.basename(os.fspath(name))
+    return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES
+
+
+class _ImageFolder:
+    """The files of a folder; its sub-folders are listed when a name is not there literally."""
+
+    def __init__(self, folder: str):
+        self.folder = folder
+        self._own: set[str] | None = None
+        self._index: _ImageIndex | None = None
+
+    def literal(self, name: str) -> str | None:
+        """The path of a file with that name, None if there is none."""
+        if self._own is None:
+            self._own = set(_files_in(self.folder))
+        for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
+            path = os.path.join(self.folder, spelled)
+            if spelled in self._own or ("/" in spelled and os.path.isfile(path)):
+                return path
+        return None
+
+    def index(self) -> "_ImageIndex":
+        """The image files of the folder and its sub-folders."""
+        if self._index is None:
+            self._index = _ImageIndex(self.folder)
+        return self._index
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    """Names of the files that lie in a folder; none where there is no folder."""
+    try:
+        with os.scandir(folder or ".") as entries:
+            for entry in entries:
+                if entry.is_file():
+                    yield entry.name
+    except OSError:
+        return
+
+
+class _ImageIndex:
+    """Image files of a folder and its sub-folders by their base names.
+
+    Each dict is {key: paths relative to the folder}.
+    """
+
+    def __init__(self, folder: str):
+        self.by_name: dict[str, list[str]] = {}
+        self.by_plain: dict[str, list[str]] = {}
+        self.by_upload: dict[str, list[str]] = {}
+        self.by_original: dict[str, list[str]] = {}
+        self.by_stem: dict[str, list[str]] = {}
+        for relative in sorted(_walk_images(folder)):
+            # A zip that was packed on Windows may have left backslashes in the files' names.
+            base = ntpath.basename(relative)
+            plain = _plain(base)
+            upload = _as_uploaded(plain)
+            original = UPLOAD_PREFIX.sub("", upload, count=1)
+            self.by_name.setdefault(base, []).append(relative)
+            self.by_plain.setdefault(plain, []).append(relative)
+            self.by_upload.setdefault(upload, []).append(relative)
+            self.by_stem.setdefault(_stem(plain), []).append(relative)
+            if original != upload:
+                self.by_original.setdefault(original, []).append(relative)
+
+    def find(self, base: str, step: int) -> list[str]:
+        """The files that a base name means at a step, `SAME_NAME` to `OTHER_SUFFIX`."""
+        if step == SAME_NAME:
+            return self.by_name.get(base, [])
+        plain = _plain(base)
+        if step == OTHER_CASE:
+            return self.by_plain.get(plain, [])
+        if step == OTHER_SUFFIX:
+            return self.by_stem.get(_stem(plain), [])
+        upload = _as_uploaded(plain)
+        original = UPLOAD_PREFIX.sub("", upload, count=1)
+        if original != upload:
+            return self.by_upload.get(original, [])
+        return self.by_original.get(upload, [])
+
+
+def _walk_images(folder: str) -> Iterator[str]:
+    """Paths of the image files of a folder and its sub-folders, relative to it.
+
+    Hidden ones and folders that hold masks are left out. Links to folders are followed, once.
+    """
+    seen = set()
+    waiting = [""]
+    while waiting:
+        place = waiting.pop()
+        try:
+            status = os.stat(os.path.join(folder or ".", place))
+            if (status.st_dev, status.st_ino) in seen:
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(os.path.join(folder or ".", place)) as listing:
+                entries = list(listing)
+        except OSError:  # a folder that may not be read, or is gone
+            continue
+        for entry in entries:
+            relative = os.path.join(place, entry.name)
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                if not NO_PHOTOGRAPHS.fullmatch(entry.name.lower()):
+                    waiting.append(relative)
+            elif is_image_name(entry.name) and entry.is_file():
+                yield relative
+
+
+def _plain(base: str) -> str:
+    """A base name without its case and its Unicode form (macOS splits letters from accents)."""
+    return unicodedata.normalize("NFC", base).casefold()
+
+
+def _as_uploaded(plain: str) -> str:
+    """A name as servers keep it: a space is an underscore, other signs are dropped."""
+    return re.sub(r"[^\w.-]", "", plain.replace(" ", "_"))
+
+
+def _stem(plain: str) -> str:
+    """A base name without the ending of an image."""
+    stem, suffix = os.path.splitext(plain)
+    if suffix in IMAGE_SUFFIXES:
+        return stem
+    return plain
+
+
+def _readings(name: str) -> list[str]:
+    """The paths that an annotated name may mean: itself, a URL's path, values of its query."""
+    path, _, query = name.partition("?")
+    path = path.partition("#")[0]
+    texts = [name, path, urllib.parse.unquote(path), urllib.parse.unquote_plus(path)]
+    for pair in re.split("[&;]", query):
+        value = urllib.parse.unquote_plus(pair.partition("=")[2])
+        if _stem(value.lower()) != value.lower():
+            texts.append(value)
+    return list(dict.fromkeys(texts))
+
+
+def _parts(path: str) -> list[str]:
+    """The folders of a path and its base name, as `_plain`."""
+    return [part for part in re.split(r"[/\\]+", _plain(path)) if part not in ("", ".")]
+
+
+def _by_base_name(
+    name: str,
+    folders: Sequence[_ImageFolder],
+) -> tuple[int, int, list[str]]:
+    """(step, folders that agree, paths) of the files with a name's base name; one path if it is
+    clear."""
+    readings = [(text, ntpath.basename(text.rstrip("/\\ ")).strip()) for text in _readings(name)]
+    for step in (SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX):
+        for folder in folders:
+            for text, base in readings:
+                files = folder.index().find(base, step)
+                if files:
+                    most, best = _agreeing(text, files)
+                    return step, most, [os.path.join(folder.folder, file) for file in best]
+    return OTHER_SUFFIX, 0, []
+
+
+def _agreeing(name: str, files: list[str]) -> tuple[int, list[str]]:
+    """How many last folders of a name agree with those of the best files, and these files."""
+    wanted = _parts(name)[-2::-1]
+    counts = []
+    for file in files:
+        count = 0
+        for part, other in zip(wanted, _parts(file)[-2::-1]):
+            if part != other:
+                break
+            count += 1
+        counts.append(count)
+    most = max(counts)
+    return most, [file for file, count in zip(files, counts) if count == most]
+
+
+def _claimed_twice(
+    paths: dict[str, str],
+    ranks: dict[str, tuple[int, int]],
+) -> dict[str, str]:
+    """{name: problem} of names that lead to a file which another name means as surely, or surer.
+
+    cam1/001.jpg and cam2/001.jpg are not both the only 001.jpg that there is.
+    """
+    claims: dict[str, list[str]] = {}
+    for name, path in paths.items():
+        claims.setdefault(os.path.normpath(path), []).append(name)
+    problems = {}
+    for path, names in claims.items():
+        spelled = {unicodedata.normalize("NFC", os.path.normpath(_slashed(name))) for name in names}
+        if len(spelled) == 1:
+            continue
+        first = min(ranks[name] for name in names)
+        surest = [name for name in names if ranks[name] == first]
+        for name in names:
+            if ranks[name][0] == LITERALLY or (ranks[name] == first and len(surest) == 1):
+                continue
+            others = [repr(other) for other in names if other != name]
+            problems[name] = (
+                f"expected its file. Received: only {path}, which is also that of"
+                f" {_several(others)}"
+            )
+    return problems
+
+
+def _slashed(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
+    """Why a name has no file."""
+    path = os.path.join(folders[0].folder, _slashed(name))
+    try:
+        if os.path.exists(path):
+            return f"{path}, which is no file"
+    except ValueError:  # a name that no system can have
+        pass
+    text = f"no file {path}"
+    if not os.path.isdir(folders[0].folder or "."):
+        text += f"; there is no folder {folders[0].folder}"
+    return text
+
+
+def _several(items: Sequence[str], limit: int = 5) -> str:
+    """The first few of a list as text."""
+    text = ", ".join(items[:limit])
+    if len(items) > limit:
+        text += f" and {len(items) - limit} more"
+    return text
 
 
 # ---- Progress ------------------------------------------------------------------------------------

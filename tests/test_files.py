@@ -1,0 +1,173 @@
+"""Images found by the names that annotations give them: from other systems, servers and programs."""
+
+import os
+import time
+import unicodedata
+
+import pytest
+
+from mrcnn import files
+
+
+def photographs(folder, *names):
+    """Files of those names, relative to the folder."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return folder
+
+
+E_ACUTE = "\u00e9"  # as one letter; macOS writes it as e and an accent
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        (r"D:\work\a.jpg", "a.jpg"),
+        (r"D:a.jpg", "a.jpg"),
+        (r"\\server\share\a.jpg", "a.jpg"),
+        (r"..\images\a.jpg", "a.jpg"),
+        ("../images/a.jpg", "a.jpg"),
+        ("/home/me/a.jpg", "a.jpg"),
+        ("file:///C:/work/a.jpg", "a.jpg"),
+        ("https://host/x/a.jpg", "a.jpg"),
+        ("https://host/x/a.jpg?token=b.c&size=3", "a.jpg"),
+        ("https://host/x/a.jpg#top", "a.jpg"),
+        ("https://host/o/images%2Fmy%20photo.jpg?alt=media", "my photo.jpg"),
+        ("https://host/get?id=7&file=a.jpg", "a.jpg"),
+        ("/data/local-files/?d=work%5Cimages%5Ca.jpg", "a.jpg"),
+        ("s3://bucket/a.jpg", "a.jpg"),
+        ("my%20photo.jpg", "my photo.jpg"),
+        ("my+photo.jpg", "my photo.jpg"),
+        ("100%.jpg", "100%.jpg"),
+        ("1a2b3c4d-a.jpg", "a.jpg"),
+        ("/data/upload/3/1a2b3c4d-my_photo_1.jpg", "my photo (1).jpg"),
+        ("550e8400-e29b-41d4-a716-446655440000_a.jpg", "a.jpg"),
+        ("a.jpg", "1a2b3c4d-a.jpg"),
+        ("a.JPG", "a.jpg"),
+        ("A.jpg", "a.JPG"),
+        ("a.jpg", "a.jpeg"),
+        ("a.png", "a.jpg"),
+        ("a", "a.jpg"),
+        ("frame.001", "frame.001.png"),
+        ("a.jpg ", "a.jpg"),
+        ("a.jpg", "deep/below/a.jpg"),
+        ("caf" + E_ACUTE + ".jpg", unicodedata.normalize("NFD", "caf" + E_ACUTE + ".jpg")),
+        (unicodedata.normalize("NFD", "caf" + E_ACUTE + ".jpg"), "caf" + E_ACUTE + ".jpg"),
+        ("images/a.jpg", r"images\a.jpg"),  # a zip packed on Windows
+    ],
+)
+def test_other_names(tmp_path, name, file):
+    photographs(tmp_path, file, "other.jpg", "other.png", "a.json", "masks/a.jpg", ".a.jpg")
+    photographs(tmp_path, "._a.jpg", "a.mp4")
+    assert files.find_image(tmp_path, name) == str(tmp_path / file)
+    found = files.find_images([name], [tmp_path])
+    assert not found.problems
+    if name != file:
+        assert found.renamed == {name: str(tmp_path / file)}
+        assert found.renamed_text().startswith("1 images are not there under the names")
+        assert f"{name!r} is {tmp_path / file}" in found.renamed_text()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", r"sub\b.jpg", "sub/b.jpg", "./a.jpg", "sub/../a.jpg"])
+def test_literal_names(tmp_path, name):
+    photographs(tmp_path, "a.jpg", "A.jpg", "sub/a.jpg", "sub/b.jpg", "b.jpg")
+    found = files.find_images([name], [tmp_path])
+    assert os.path.samefile(found.paths[name], tmp_path / name.replace("\\", "/"))
+    assert not found.renamed and not found.problems and found.renamed_text() == ""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("b.jpg", "a.json", "20200101-a.jpg", "c (1).jpg", "()", "a\0.jpg", "\ud800.jpg"),
+        *("", ".", "..", "sub", "x" * 5000, "http://[", "?", "%", "a.jpg/"),
+    ],
+)
+def test_names_without_a_file(tmp_path, name):
+    """Masks, videos, hidden files, other dates and numbers are no file of that name."""
+    photographs(tmp_path, "20200102-a.jpg", "masks/b.jpg", "b.json", "b.mp4", ".b.jpg", "c_1.jpg")
+    photographs(tmp_path, "sub/!.jpg")
+    found = files.find_images([name], [tmp_path])
+    assert not found.paths
+    assert found.problems[name].startswith("expected its file. Received: ")
+
+
+def test_ambiguous_names(tmp_path):
+    """Folders that agree with the name's decide; without them all candidates are named."""
+    photographs(
+        tmp_path, "x/cam1/0.jpg", "x/cam2/0.jpg", "y/b.jpg", "z/B.JPG", "z/c.jpg", "z/C.jpg"
+    )
+    names = [r"D:\cam2\0.jpg", "https://h/x/cam1/0.jpg", "0.jpg", r"q\b.jpg", "c.JPG"]
+    found = files.find_images(names, [tmp_path])
+    assert found.paths == {
+        names[0]: str(tmp_path / "x/cam2/0.jpg"),
+        names[1]: str(tmp_path / "x/cam1/0.jpg"),
+        names[3]: str(tmp_path / "y/b.jpg"),
+    }
+    for name, one, two in (("0.jpg", "x/cam1/0.jpg", "x/cam2/0.jpg"), ("c.JPG", "z/C", "z/c")):
+        assert "expected one file of that name. Received: 2, " in found.problems[name]
+        assert str(tmp_path / one) in found.problems[name]
+        assert str(tmp_path / two) in found.problems[name]
+    assert files.find_image(tmp_path, "0.jpg") is None
+
+
+def test_names_that_mean_one_file(tmp_path):
+    """The surest keeps it; what is only said in other signs is the same name."""
+    photographs(tmp_path, "a.jpg", "cam1/b.jpg", "c.jpg")
+    names = ["a.jpg", r"D:\a.jpg", r"old\cam1\b.jpg", "cam2/b.jpg", "x/c.jpg", "y/c.jpg"]
+    found = files.find_images(names, [tmp_path])
+    assert list(found.paths) == ["a.jpg", r"old\cam1\b.jpg"]
+    assert f"only {tmp_path / 'a.jpg'}, which is also that of 'a.jpg'" in found.problems[names[1]]
+    assert list(found.problems) == [names[1], *names[3:]]
+    found = files.find_images([r"x\c.jpg", "x/c.jpg", "./x/c.jpg"], [tmp_path])
+    assert set(found.paths.values()) == {str(tmp_path / "c.jpg")} and not found.problems
+
+
+def test_what_is_no_file(tmp_path):
+    """A folder, a pipe and a socket under an image's name are not opened."""
+    photographs(tmp_path, "d.jpg/x.txt")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    found = files.find_images(["d.jpg", "pipe.jpg", "PIPE.jpg"], [tmp_path])
+    assert not found.paths
+    assert found.problems["pipe.jpg"].endswith(f"{tmp_path / 'pipe.jpg'}, which is no file")
+    assert (
+        files.find_images(["a.jpg"], [tmp_path / "none"])
+        .problems["a.jpg"]
+        .endswith(f"there is no folder {tmp_path / 'none'}")
+    )
+
+
+def test_folders_in_turn(tmp_path, monkeypatch):
+    """Literally in any folder comes before a base name; the current folder is one too."""
+    photographs(tmp_path, "one/A.jpg", "two/a.jpg", "two/b.jpg")
+    folders = [tmp_path / "one", tmp_path / "two"]
+    found = files.find_images(["a.jpg", "x/b.jpg"], folders)
+    assert found.paths == {
+        "a.jpg": str(tmp_path / "two/a.jpg"),
+        "x/b.jpg": str(tmp_path / "two/b.jpg"),
+    }
+    monkeypatch.chdir(tmp_path / "two")
+    assert files.find_images(["a.jpg", r"D:\b.jpg"], [""]).paths == {
+        "a.jpg": "a.jpg",
+        r"D:\b.jpg": "b.jpg",
+    }
+
+
+def test_links_in_a_circle(tmp_path):
+    photographs(tmp_path, "sub/a.jpg")
+    os.symlink(tmp_path, tmp_path / "sub" / "again")
+    assert files.find_image(tmp_path, r"D:\a.jpg") == str(tmp_path / "sub/a.jpg")
+
+
+def test_many_names(tmp_path):
+    """Each folder is listed once: 20,000 names of another system in a few seconds."""
+    for number in range(2000):
+        (tmp_path / f"{number}.jpg").touch()
+    names = [rf"D:\work\{number}.JPG" for number in range(20_000)]
+    start = time.monotonic()
+    found = files.find_images(names, [tmp_path])
+    assert len(found.paths) == 2000 and len(found.problems) == 18_000
+    assert time.monotonic() - start < 10
+    assert "2000 images" in found.renamed_text() and len(found.renamed_text()) < 1500
