@@ -1,8 +1,9 @@
-"""Files that are complete or absent, images by their annotated names, downloads, progress."""
+"""Whole files or none, json, images by their annotated names, downloads, progress on a terminal."""
 
 import contextlib
 import dataclasses
 import hashlib
+import json
 import ntpath
 import os
 import pathlib
@@ -14,7 +15,8 @@ import unicodedata
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 PathLike = str | os.PathLike
 
@@ -35,6 +37,57 @@ def atomic(path: PathLike) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+# ---- Json ----------------------------------------------------------------------------------------
+
+
+def read_json(
+    path: PathLike,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """What a json file holds, of UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Args:
+        path: the file.
+        pairs: makes an object of its pairs (key, value), see `json.loads`; None: a dict.
+
+    Raises:
+        FileNotFoundError: no such file. ValueError: no file, or no json; the message names it and
+            says where it breaks off, or that it has comments, which json has not.
+    """
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No file {path}")
+    if not os.path.isfile(path):
+        raise ValueError(f"{path}: expected a json file. Received: a folder or a pipe")
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        return json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        reason = _why_no_json(error)
+    except UnicodeDecodeError as error:
+        reason = f"text that is not UTF-8 (save it as such), or no text: {error}"
+    except RecursionError:
+        reason = "lists or objects within each other, more than Python reads"
+    except (OSError, ValueError) as error:
+        reason = str(error)
+    raise ValueError(f"{path}: expected a json file. Received: {reason}")
+
+
+def _why_no_json(error: json.JSONDecodeError) -> str:
+    """What is wrong with a json's text, in the words of who wrote it."""
+    text = error.doc
+    rest = text[error.pos :].lstrip()
+    if not text.strip("\0 \r\n\t"):
+        return f"an empty file: {error}"
+    if rest.startswith(("//", "/*", "#")):
+        return f"a comment, which json has not: {error}"
+    if re.match(r",?\s*[}\]]", rest) and text[: error.pos + 1].rstrip("}] \r\n\t").endswith(","):
+        return f"a comma before a closing bracket, which json has not: {error}"
+    if not rest or error.msg.startswith("Unterminated string"):
+        return f"{error}; the file breaks off"
+    return str(error)
 
 
 # ---- Image files by their annotated names --------------------------------------------------------
@@ -92,6 +145,7 @@ class FoundImages:
 def find_images(
     names: Iterable[str],
     folders: Sequence[PathLike],
+    others: Mapping[str, Sequence[str]] | None = None,
 ) -> FoundImages:
     """The files of images that annotations name; each folder is listed once.
 
@@ -105,19 +159,22 @@ def find_images(
     Args:
         names: as they are annotated: paths of any system, or URLs.
         folders: where the images are, the likeliest first.
+        others: {name: more names that the file may have}, such as its address.
     """
     names = list(dict.fromkeys(names))
+    others = others or {}
     listed = [_ImageFolder(folder) for folder in dict.fromkeys(map(os.fspath, folders))]
     paths: dict[str, str] = {}
     ranks: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
     for name in names:
-        path = next(filter(None, (folder.literal(name) for folder in listed)), None)
+        spellings = [name, *others.get(name, ())]
+        place, path = _literally(spellings, listed)
         if path is not None:
             paths[name] = path
-            ranks[name] = (LITERALLY, 0)
+            ranks[name] = (LITERALLY, place)
             continue
-        step, agreeing, files = _by_base_name(name, listed)
+        step, agreeing, files = _by_base_name(spellings, listed)
         if len(files) == 1:
             paths[name] = files[0]
             ranks[name] = (step, -agreeing)
@@ -286,13 +343,29 @@ def _parts(path: str) -> list[str]:
     return [part for part in re.split(r"[/\\]+", _plain(path)) if part not in ("", ".")]
 
 
+def _literally(
+    names: Sequence[str],
+    folders: Sequence[_ImageFolder],
+) -> tuple[int, str | None]:
+    """(place of the name, path) of the first name that is there as it stands; path None: none."""
+    for place, name in enumerate(names):
+        for folder in folders:
+            path = folder.literal(name)
+            if path is not None:
+                return place, path
+    return 0, None
+
+
 def _by_base_name(
-    name: str,
+    names: Sequence[str],
     folders: Sequence[_ImageFolder],
 ) -> tuple[int, int, list[str]]:
-    """(step, folders that agree, paths) of the files with a name's base name; one path if it is
-    clear."""
-    readings = [(text, ntpath.basename(text.rstrip("/\\ ")).strip()) for text in _readings(name)]
+    """(step, folders that agree, paths) of the files with the base name; one path if it is clear.
+
+    names: of one image.
+    """
+    texts = dict.fromkeys(text for name in names for text in _readings(name))
+    readings = [(text, ntpath.basename(text.rstrip("/\\ ")).strip()) for text in texts]
     for step in (SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX):
         for folder in folders:
             for text, base in readings:
@@ -337,7 +410,7 @@ def _claimed_twice(
         first = min(ranks[name] for name in names)
         surest = [name for name in names if ranks[name] == first]
         for name in names:
-            if ranks[name][0] == LITERALLY or (ranks[name] == first and len(surest) == 1):
+            if ranks[name] == (LITERALLY, 0) or surest == [name]:
                 continue
             others = [repr(other) for other in names if other != name]
             problems[name] = (

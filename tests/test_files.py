@@ -1,5 +1,6 @@
-"""Images found by the names that annotations give them: from other systems, servers and programs."""
+"""Json of any encoding; images found by names of other systems, servers and programs."""
 
+import json
 import os
 import time
 import unicodedata
@@ -7,6 +8,57 @@ import unicodedata
 import pytest
 
 from mrcnn import files
+
+# ---- Json ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_json_in_any_unicode(tmp_path, encoding):
+    path = tmp_path / "a.json"
+    value = {"name": "caf\u00e9 \u732b", "number": [1, 2.5, None]}
+    path.write_bytes(json.dumps(value, ensure_ascii=False).encode(encoding))
+    assert files.read_json(path) == value
+    assert files.read_json(path, pairs=list)[0] == ("name", "caf\u00e9 \u732b")
+
+
+@pytest.mark.parametrize(
+    "content, text",
+    [
+        (b"", "an empty file"),
+        (b" \n", "an empty file"),
+        (b"\0" * 64, "an empty file"),
+        (b'{"a": [1, 2', "line 1 column 12.*breaks off"),
+        (b'{"a": "b', "Unterminated string.*breaks off"),
+        (b'{"a": 1,}', "a comma before a closing bracket"),
+        (b'{"a": [1,\n ]}', "a comma before a closing bracket"),
+        (b'// text\n{"a": 1}', "a comment"),
+        (b'{"a": 1, /* text */ "b": 2}', "a comment"),
+        (b'{"a": 1} # text', "a comment"),
+        (b"{'a': 1}", "double quotes"),
+        ('{"a": "\u732b\u72d7"}'.encode("gb2312"), "not UTF-8"),
+        (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", ""),
+        (b"[" * 100_000, "within each other"),
+        (b"1" * 5000, "Exceeds the limit"),
+        (b"\x89PNG\r\n\x1a\n", "not UTF-8"),
+    ],
+)
+def test_what_is_no_json(tmp_path, content, text):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"a.json: expected a json file. Received: .*{text}"):
+        files.read_json(path)
+
+
+def test_no_json_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="No file .*a.json"):
+        files.read_json(tmp_path / "a.json")
+    os.mkfifo(tmp_path / "pipe.json")
+    for path in (tmp_path, tmp_path / "pipe.json"):
+        with pytest.raises(ValueError, match="Received: a folder or a pipe"):
+            files.read_json(path)
+
+
+# ---- Images --------------------------------------------------------------------------------------
 
 
 def photographs(folder, *names):
@@ -153,6 +205,23 @@ def test_folders_in_turn(tmp_path, monkeypatch):
         "a.jpg": "a.jpg",
         r"D:\b.jpg": "b.jpg",
     }
+
+
+def test_other_spellings(tmp_path):
+    """An address or a folder that the annotations name beside the file's name."""
+    photographs(tmp_path, "a.jpg", "images/b.jpg", "train/c.jpg", "c.jpg", "d.jpg")
+    others = {
+        "x": ["https://h/a.jpg?size=3"],
+        "b.jpg": ["images/b.jpg"],
+        "train/c.jpg": ["c.jpg"],
+        "1/d.jpg": ["d.jpg"],
+        "2/d.jpg": ["d.jpg"],
+    }
+    found = files.find_images(list(others), [tmp_path], others)
+    assert found.renamed == {"x": str(tmp_path / "a.jpg")}
+    assert found.paths["b.jpg"] == str(tmp_path / "images/b.jpg")
+    assert found.paths["train/c.jpg"] == str(tmp_path / "train/c.jpg")
+    assert list(found.problems) == ["1/d.jpg", "2/d.jpg"]
 
 
 def test_links_in_a_circle(tmp_path):
