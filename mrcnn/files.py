@@ -163,7 +163,8 @@ def find_images(
     """
     names = list(dict.fromkeys(names))
     others = others or {}
-    listed = [_ImageFolder(folder) for folder in dict.fromkeys(map(os.fspath, folders))]
+    places = dict.fromkeys(os.fspath(folder) for folder in folders)
+    listed = [_ImageFolder(folder) for folder in places]
     paths: dict[str, str] = {}
     ranks: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
@@ -180,7 +181,7 @@ def find_images(
             ranks[name] = (step, -agreeing)
         elif files:
             problems[name] = (
-                f"expected one file of that name. Received: {len(files)}, {_several(files)}"
+                f"expected one file of that name. Received: {len(files)}, {several(files)}"
             )
         else:
             problems[name] = f"expected its file. Received: {_not_there(name, listed)}"
@@ -414,8 +415,7 @@ def _claimed_twice(
                 continue
             others = [repr(other) for other in names if other != name]
             problems[name] = (
-                f"expected its file. Received: only {path}, which is also that of"
-                f" {_several(others)}"
+                f"expected its file. Received: only {path}, which is also that of {several(others)}"
             )
     return problems
 
@@ -438,7 +438,7 @@ def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     return text
 
 
-def _several(items: Sequence[str], limit: int = 5) -> str:
+def several(items: Sequence[str], limit: int = 5) -> str:
     """The first few of a list as text."""
     text = ", ".join(items[:limit])
     if len(items) > limit:
