@@ -51,6 +51,14 @@ Crop = tuple[int, int, np.ndarray]
 class AnnotationError(ValueError):
     """An annotation file that can't be used; the message names it and what was expected."""
 
+    def __init__(self, text: str):
+        super().__init__(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """A text without the half signs that damaged names have, which no terminal or file takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
 
 ############################################################
 #  What a reader returns
@@ -537,7 +545,7 @@ class _Reader:
 
     def problem(self, place: str, text: str) -> None:
         """Notes a problem. place: "image x, region 3"."""
-        self.problems.append(f"{self.path}: {place}: {text}")
+        self.problems.append(_printable(f"{self.path}: {place}: {text}"))
 
     def regions(
         self,
@@ -741,7 +749,7 @@ def _annotated_size(
     """
     try:
         shown, stored = _sizes(file)
-    except Exception as error:  # whatever Pillow raises for a damaged file
+    except Exception as error:  # whatever is raised for a damaged file
         raise _Problem(f"expected an image that can be read. Received: {error}") from error
     if size is None or size == shown:
         return shown
@@ -751,14 +759,21 @@ def _annotated_size(
 
 
 def _sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of an image file as it is shown, and as it is stored, from its header."""
+    """(height, width) of an image file as it is shown, and as it is stored, from its header.
+
+    file: its path, or a file object.
+    """
     from PIL import Image
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of huge photographs and of notes that can't be read
-        with Image.open(file) as image:
-            width, height = image.size
-            orientation = image.getexif().get(0x0112, 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of huge photographs and of notes that can't be read
+            with Image.open(file) as image:
+                width, height = image.size
+                orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # too large for Pillow, or a kind it doesn't know: reading it will tell
+        shown = utils.read_image(file).shape[:2]
+        return shown, utils.read_image(file, rotate=False).shape[:2]
     stored = (height, width)
     if orientation in (5, 6, 7, 8):  # those of EXIF that lie on their side
         return (width, height), stored
@@ -900,10 +915,10 @@ def _class_name(value: Any, what: str) -> str:
     what: where it stands, "one class in the attribute 'type'".
     """
     name = value
-    if isinstance(value, float) and value.is_integer():  # 7.0 is the class 7
-        value = int(value)
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and value == value:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
         name = str(value)
+        if value == int(value):
+            name = str(int(value))  # 7.0 is the class 7
     try:
         if isinstance(name, str):
             name.encode()
@@ -1492,7 +1507,7 @@ def _via_name(item: Any, attribute: str | None) -> str:
     """The class of a region."""
     value = _field(item, "region_attributes", dict, "a region").get(attribute)
     if isinstance(value, dict):  # check boxes: {"red": true}
-        value = [name for name, checked in value.items() if checked not in (False, "false", None)]
+        value = [name for name, checked in value.items() if checked and checked != "false"]
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     return _class_name(value, f"one class in the attribute {attribute!r}")

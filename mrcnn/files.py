@@ -206,20 +206,32 @@ def is_image_name(name: PathLike) -> bool:
 class _ImageFolder:
     """The files of a folder; its sub-folders are listed when a name is not there literally."""
 
+    # Names that are asked for one by one; from then on a folder is listed, which is faster.
+    FEW = 50
+
     def __init__(self, folder: str):
         self.folder = folder
-        self._own: set[str] | None = None
+        self.exists = os.path.isdir(folder or ".")
+        self._asked = 0
+        self._listings: dict[str, set[str]] = {}
         self._index: _ImageIndex | None = None
 
     def literal(self, name: str) -> str | None:
         """The path of a file with that name, None if there is none."""
-        if self._own is None:
-            self._own = set(_files_in(self.folder))
         for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
             path = os.path.join(self.folder, spelled)
-            if spelled in self._own or ("/" in spelled and os.path.isfile(path)):
+            if self._is_file(path):
                 return path
         return None
+
+    def _is_file(self, path: str) -> bool:
+        self._asked += 1
+        if self._asked <= self.FEW:
+            return os.path.isfile(path)
+        folder, base = os.path.split(path)
+        if folder not in self._listings:
+            self._listings[folder] = set(_files_in(folder))
+        return base in self._listings[folder]
 
     def index(self) -> "_ImageIndex":
         """The image files of the folder and its sub-folders."""
@@ -235,7 +247,7 @@ def _files_in(folder: str) -> Iterator[str]:
             for entry in entries:
                 if entry.is_file():
                     yield entry.name
-    except OSError:
+    except (OSError, ValueError):  # a name that no folder can have
         return
 
 
@@ -329,6 +341,8 @@ def _stem(plain: str) -> str:
 
 def _readings(name: str) -> list[str]:
     """The paths that an annotated name may mean: itself, a URL's path, values of its query."""
+    if not re.search(r"[%?+#]", name):
+        return [name]
     path, _, query = name.partition("?")
     path = path.partition("#")[0]
     texts = [name, path, urllib.parse.unquote(path), urllib.parse.unquote_plus(path)]
@@ -340,7 +354,7 @@ def _readings(name: str) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    """The folders of a path and its base name, as `_plain`."""
+    """The folders of a path and its base name, each as `_plain`."""
     return [part for part in re.split(r"[/\\]+", _plain(path)) if part not in ("", ".")]
 
 
@@ -369,11 +383,18 @@ def _by_base_name(
     readings = [(text, ntpath.basename(text.rstrip("/\\ ")).strip()) for text in texts]
     for step in (SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX):
         for folder in folders:
+            most = -1
+            best: list[str] = []
             for text, base in readings:
                 files = folder.index().find(base, step)
-                if files:
-                    most, best = _agreeing(text, files)
-                    return step, most, [os.path.join(folder.folder, file) for file in best]
+                if not files:
+                    continue
+                agreeing, surest = _agreeing(text, files)
+                if agreeing > most:
+                    most = agreeing
+                    best = surest
+            if best:
+                return step, most, [os.path.join(folder.folder, file) for file in best]
     return OTHER_SUFFIX, 0, []
 
 
@@ -433,7 +454,7 @@ def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     except ValueError:  # a name that no system can have
         pass
     text = f"no file {path}"
-    if not os.path.isdir(folders[0].folder or "."):
+    if not folders[0].exists:
         text += f"; there is no folder {folders[0].folder}"
     return text
 
