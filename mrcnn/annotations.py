@@ -534,6 +534,7 @@ class _Reader:
         self.folders = [own]
         if root is not None:
             self.folders.append(os.fspath(root))
+        self.folders += _folders_near(own)
         if images is not None:
             self.folders = [os.fspath(images)]
             if _is_inside(own, images):
@@ -713,6 +714,21 @@ class _Reader:
         return list(merged.values())
 
 
+# Where images lie when their annotations have a folder of their own.
+_IMAGE_FOLDERS = ("images", "Images", "image", "imgs", "img", "JPEGImages", "photos")
+
+
+def _folders_near(folder: str) -> list[str]:
+    """The folders of images in a folder of annotations, and beside it."""
+    near = []
+    for place in (folder, os.path.join(folder, os.pardir)):
+        for name in _IMAGE_FOLDERS:
+            path = os.path.normpath(os.path.join(place, name))
+            if os.path.isdir(path):
+                near.append(path)
+    return near
+
+
 def _is_inside(path: str, folder: Any) -> bool:
     """Whether a path lies in a folder or one of its sub-folders."""
     folder = os.path.join(os.path.abspath(folder), "")
@@ -772,8 +788,9 @@ def _sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]]:
                 width, height = image.size
                 orientation = image.getexif().get(0x0112, 1)
     except Exception:  # too large for Pillow, or a kind it doesn't know: reading it will tell
-        shown = utils.read_image(file).shape[:2]
-        return shown, utils.read_image(file, rotate=False).shape[:2]
+        height, width = utils.read_image(file).shape[:2]
+        rows, columns = utils.read_image(file, rotate=False).shape[:2]
+        return (height, width), (rows, columns)
     stored = (height, width)
     if orientation in (5, 6, 7, 8):  # those of EXIF that lie on their side
         return (width, height), stored
@@ -1025,7 +1042,7 @@ class _Folder:
         self.expected = expected
         self.count = 0
         self.whole: list[str] = []
-        self.single: dict[str, dict] = {}
+        self.single: dict[str, Any] = {}
         self.useless: dict[str, str] = {}
         self.damaged: list[str] = []
         for file in _json_files(path, below=False):
@@ -1048,7 +1065,7 @@ class _Folder:
             self.useless[file] = f"expected {self.expected or FORMATS}. Received: {_content(data)}"
         elif name == "labelme":
             # A folder of photographs doesn't fit in memory, least of all as text.
-            if data.get("imageData"):
+            if isinstance(data, dict) and data.get("imageData"):
                 data["imageData"] = True
             self.single[file] = data
         else:
@@ -1102,6 +1119,8 @@ def _format_of(data: Any) -> str | None:
             return "via"
         if {"project", "file", "metadata", "view"} <= set(data):
             return "via3"
+    if _is_eiseg(data):
+        return "labelme"
     if any(isinstance(entry, dict) and "filename" in entry for entry in _values(data)):
         return "via"
     return None
@@ -1570,14 +1589,15 @@ def read_labelme(
     and lines are reported and left out. Shapes with one label and one group_id are the parts of one
     object. An image without a file is taken from the json's imageData.
 
-    The files of programs that write the same layout (X-AnyLabeling, EISeg) and ISAT's are read too.
+    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's and EISeg's are read
+    too.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
 
 def _read_labelme(
     path: str,
-    loaded: dict,
+    loaded: dict[str, Any],
     images: Any,
     keep_empty: bool,
     useless: dict[str, str] | None = None,
@@ -1594,9 +1614,13 @@ def _read_labelme(
         place = f"file {relative}"
         if _is_isat(data):
             data = _labelme_of_isat(data)
+        elif _is_eiseg(data):
+            data = _labelme_of_eiseg(data)
+        shapes: list = []
         try:
             entry = _labelme_entry(file, os.path.dirname(relative), data)
-            shapes = _field(data, "shapes", list, "an image")
+            if data.get("shapes") is not None:
+                shapes = _field(data, "shapes", list, "an image")
         except _Problem as error:
             reader.problem(place, str(error))
             continue
@@ -1612,7 +1636,9 @@ def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
     stem = os.path.splitext(os.path.basename(file))[0]
     name = data.get("imagePath")
     if name is None or name == "":
-        name = f"{stem}.jpg"
+        name = stem
+        if not files.is_image_name(stem):  # some write a.jpg.json
+            name = f"{stem}.jpg"
     name = _field({**data, "imagePath": name}, "imagePath", str, "an image")
     beside = stem + os.path.splitext(name)[1]
     entry = _Entry(name, [], _given_size(data.get("imageHeight"), data.get("imageWidth")))
@@ -1748,7 +1774,7 @@ class _PngMask(_Drawn):
         return Bitmap(self.read(), self.x, self.y).crop(height, width)
 
 
-# ---- ISAT ----------------------------------------------------------------------------------------
+# ---- ISAT and EISeg ------------------------------------------------------------------------------
 
 
 def _is_isat(data: Any) -> bool:
@@ -1777,6 +1803,21 @@ def _labelme_of_isat(data: dict) -> dict:
         "imageWidth": info.get("width"),
         "shapes": shapes,
     }
+
+
+def _is_eiseg(data: Any) -> bool:
+    """Whether a json is EISeg's own of one image: a list of named outlines."""
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and all(isinstance(item, dict) and {"name", "points"} <= set(item) for item in data)
+    )
+
+
+def _labelme_of_eiseg(data: list) -> dict:
+    """EISeg's json in LabelMe's layout; the image has the json's name."""
+    shapes = [{"label": item["name"], "points": item["points"]} for item in data]
+    return {"imagePath": None, "shapes": shapes}
 
 
 ############################################################
@@ -1809,7 +1850,7 @@ def _read_coco(reader: _Reader) -> Annotations:
             name = names[item["category_id"]]
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
-        size = _given_size(image["height"], image["width"])
+        size = _given_size(image.get("height"), image.get("width"))
         reader.add(_Entry(image["file_name"], regions, size), annotated=bool(items))
     return reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
 

@@ -1175,6 +1175,34 @@ def test_isat(folder):
     assert AnnotatedDataset.of("x", found).load_mask(0)[1].tolist() == [2, -1]
 
 
+@pytest.mark.parametrize("name", ["a.json", "b.png.json"])
+def test_eiseg(folder, name):
+    """Its own files name no image: it is the one with the json's name, one folder up."""
+    (folder / "label").mkdir()
+    outlines = [{"name": "dog", "labelIdx": 1, "color": [0, 0, 255], "points": TRIANGLE}]
+    write(folder / "label" / name, outlines)
+    found = annotations.read(folder)
+    assert regions_of(found.images[0]) == [("dog", 36)]
+    assert found.images[0].path == str(folder / {"a.json": "a.jpg"}.get(name, "b.png"))
+
+
+@pytest.mark.parametrize("place", ["data/images", "data/JPEGImages", "data/labels/img"])
+def test_images_near_the_annotations(folder, place):
+    """Annotations in a folder of their own: the images' folder is beside it or in it."""
+    (folder / place).mkdir(parents=True)
+    (folder / "data" / "labels").mkdir(parents=True, exist_ok=True)
+    os.rename(folder / "a.jpg", folder / place / "a.jpg")
+    path = write(
+        folder / "data" / "labels" / "a.json", labelme([{"label": "x", "points": TRIANGLE}])
+    )
+    for source in (path, path.parent):
+        assert os.path.samefile(annotations.read(source).images[0].path, folder / place / "a.jpg")
+    os.remove(path)
+    path = write(path.with_name("via.json"), via([POLYGON]))
+    for source in (path, path.parent):
+        assert os.path.samefile(annotations.read(source).images[0].path, folder / place / "a.jpg")
+
+
 def test_roboflow_root_category(folder, caplog):
     """The root has the class's name and no annotations; two that have some are one class."""
     categories = [
