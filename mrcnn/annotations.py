@@ -276,11 +276,12 @@ class EmbeddedImage:
 
     def content(self) -> bytes:
         """The bytes of the image's file. Raises ValueError: the json has none there."""
-        value = _load_json(self.path)
-        for key in self.place:
-            if not isinstance(value, (dict, list)):
-                break
-            value = value[key]
+        value = _load_json(self.path, _all_entries)
+        try:
+            for key in self.place:
+                value = value[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"{self.path} has no image any more at {self.place}") from error
         return _from_base64(value)
 
     def read(self, rotate: bool = True) -> np.ndarray:
@@ -764,7 +765,13 @@ def _annotated_size(
         size: (height, width) that the annotation was made for, None if unknown.
     """
     try:
-        shown, stored = _sizes(file)
+        sizes = _header_sizes(file)
+        if sizes is None:
+            shown = stored = _read_size(file)
+            if size == shown[::-1]:
+                stored = _read_size(file, rotate=False)
+        else:
+            shown, stored = sizes
     except Exception as error:  # whatever is raised for a damaged file
         raise _Problem(f"expected an image that can be read. Received: {error}") from error
     if size is None or size == shown:
@@ -774,10 +781,14 @@ def _annotated_size(
     raise _Problem(f"annotated at (height, width) {size}. Received: {name} of {shown}")
 
 
-def _sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+def _header_sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """(height, width) of an image file as it is shown, and as it is stored, from its header.
 
-    file: its path, or a file object.
+    None where the header doesn't tell: of an image too large for Pillow or of a kind it doesn't
+    know, and of a TIFF of several pages, which may be the bands of one image.
+
+    Args:
+        file: its path, or a file object.
     """
     from PIL import Image
 
@@ -785,16 +796,22 @@ def _sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of huge photographs and of notes that can't be read
             with Image.open(file) as image:
+                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                    return None
                 width, height = image.size
                 orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # too large for Pillow, or a kind it doesn't know: reading it will tell
-        height, width = utils.read_image(file).shape[:2]
-        rows, columns = utils.read_image(file, rotate=False).shape[:2]
-        return (height, width), (rows, columns)
+    except Exception:  # reading the pixels will tell
+        return None
     stored = (height, width)
     if orientation in (5, 6, 7, 8):  # those of EXIF that lie on their side
         return (width, height), stored
     return stored, stored
+
+
+def _read_size(file: Any, rotate: bool = True) -> tuple[int, int]:
+    """(height, width) of an image file, of its pixels."""
+    height, width = utils.read_image(file, rotate=rotate).shape[:2]
+    return height, width
 
 
 def _given_size(height: Any, width: Any) -> tuple[int, int] | None:

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import re
 import shutil
 import time
@@ -831,9 +832,12 @@ def test_images_in_the_json(folder, kind):
     for image_id in dataset.image_ids:
         np.testing.assert_array_equal(dataset.load_image(image_id), pixels)
         assert dataset.load_mask(image_id)[0].shape == (HEIGHT, WIDTH, 1)
-    os.remove(found.images[0].path)
-    with pytest.raises(ValueError, match="Image 0 can't be read from .*json"):
-        dataset.load_image(0)
+    for content in ("{}", '{"_via_img_metadata": 3}', None):  # it has changed meanwhile, or is gone
+        write(pathlib.Path(found.images[0].path), json.loads(content or "3"))
+        if content is None:
+            os.remove(found.images[0].path)
+        with pytest.raises(ValueError, match="Image 0 can't be read from .*json"):
+            dataset.load_image(0)
 
 
 def test_labelme_image_data_against_the_file(folder):
@@ -1026,6 +1030,33 @@ def test_files_that_are_no_images(folder, caplog):
     "".join(found.problems).encode()
 
 
+def test_image_beyond_pillows_limit(folder, monkeypatch):
+    """A huge photograph, or a bomb, doesn't end the reading of the others."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (9, 9)).save(folder / "b.png")
+    rectangle = {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4}
+    data = {**via([rectangle]), **via([rectangle], name="b.png")}
+    found = annotations.read(write(folder / "via.json", data))
+    assert "b.png" in names_of(found) and len(found.images) + len(found.problems) == 2
+
+
+def test_two_images_of_one_key_in_the_json(folder):
+    """Each has its own picture."""
+    texts = [picture((WIDTH, height))[1] for height in (HEIGHT, 30)]
+    entries = [
+        {
+            "filename": f"{i}.png",
+            "regions": via([POLYGON])["a.jpg123"]["regions"],
+            "base64_img_data": t,
+        }
+        for i, t in enumerate(texts)
+    ]
+    path = folder / "via.json"
+    path.write_text("{" + ", ".join(f'"k": {json.dumps(entry)}' for entry in entries) + "}")
+    dataset = AnnotatedDataset.of("x", annotations.read(path))
+    assert [dataset.load_image(i).shape[0] for i in dataset.image_ids] == [HEIGHT, 30]
+
+
 def test_images_whose_regions_are_broken(folder):
     """An image with objects that can't be used is no background."""
     path = write(folder / "via.json", {**via([{"name": "point"}]), **via([], name="b.png")})
@@ -1213,7 +1244,7 @@ def test_roboflow_root_category(folder, caplog):
     objects = [{"segmentation": SQUARE, "category_id": 1}]
     path = write(folder / "x.json", coco(objects, categories=categories))
     found = annotations.read(path)
-    assert found.classes == ["cat", "dog"] and not caplog.messages
+    assert found.classes == ["cat", "dog"] and "one class" not in caplog.text
     objects.append({"segmentation": SQUARE, "category_id": 0})
     found = annotations.read(write(path, coco(objects, categories=categories)))
     assert found.classes == ["cat", "dog"] and len(found.images[0].regions) == 2
