@@ -590,7 +590,19 @@ class _Reader:
         self._log_problems()
         if classes is None:
             classes = sorted(_class_names(images))
+            self._warn_of_like_classes(classes)
         return Annotations(self.path, images, classes, self.problems)
+
+    def _warn_of_like_classes(self, classes: list[str]) -> None:
+        """Names that were typed in upper and lower case are several classes, hardly on purpose."""
+        counts = collections.Counter(name.casefold() for name in classes)
+        like = [repr(name) for name in classes if counts[name.casefold()] > 1]
+        if like:
+            logger.warning(
+                "%s: classes that differ in upper and lower case alone are several classes: %s",
+                self.path,
+                files.several(like),
+            )
 
     def _log_problems(self) -> None:
         """One warning of all problems."""
@@ -1040,7 +1052,15 @@ def _read_any(
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
+    _warn_of_via_settings(path, attribute, label)
     return _read_labelme(path, folder.single, images, keep_empty, folder.useless)
+
+
+def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
+    """Says that `attribute` and `label` change nothing: other formats name the class themselves."""
+    for name, value in (("attribute", attribute), ("label", label)):
+        if value is not None:
+            logger.warning("%s: %s=%r is for VIA alone and changes nothing here", path, name, value)
 
 
 class _Folder:
@@ -1186,6 +1206,8 @@ def _read_file(
         return _read_via(_Reader(path, images, keep_empty, root), data, attribute, label)
     if name == "via3":
         return _read_via(_Reader(path, images, keep_empty, root), data, attribute, label)
+    if name in ("coco", "labelme"):
+        _warn_of_via_settings(path, attribute, label)
     if name == "coco":
         return _read_coco(_Reader(path, images, keep_empty, root))
     if name == "labelme":
@@ -1861,6 +1883,12 @@ def _read_coco(reader: _Reader) -> Annotations:
         raise AnnotationError(str(error)) from error
     names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
+        file_name = image.get("file_name")
+        if not isinstance(file_name, str):
+            reader.problem(
+                f"image {image_id!r}", f"expected a file_name. Received: {_short(file_name)}"
+            )
+            continue
         items = data.imgToAnns.get(image_id, [])
         regions = []
         for item in items:
@@ -1868,7 +1896,7 @@ def _read_coco(reader: _Reader) -> Annotations:
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = _given_size(image.get("height"), image.get("width"))
-        reader.add(_Entry(image["file_name"], regions, size), annotated=bool(items))
+        reader.add(_Entry(file_name, regions, size), annotated=bool(items))
     return reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
 
 

@@ -136,10 +136,11 @@ class FoundImages:
         pairs = [f"{name!r} is {path}" for name, path in list(self.renamed.items())[:limit]]
         if len(self.renamed) > limit:
             pairs.append(f"{len(self.renamed) - limit} more")
-        return (
+        text = (
             f"{len(self.renamed)} images are not there under the names that are annotated and were"
             f" found by their base names: {'; '.join(pairs)}"
         )
+        return text.encode("utf-8", "backslashreplace").decode()  # a name may be no text
 
 
 def find_images(

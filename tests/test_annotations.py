@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import pathlib
+import random
 import re
 import shutil
 import time
@@ -952,6 +953,19 @@ def test_attributes_that_are_empty(folder):
         annotations.read(write(folder / "via.json", via(neither)))
 
 
+def test_settings_and_names_that_look_wrong(folder, caplog):
+    """Cat and cat are two classes, VIA's settings change nothing elsewhere: both are said."""
+    path = write(folder / "via.json", via([(POLYGON, {"t": "Cat"}), (RECTANGLE, {"t": "cat"})]))
+    assert annotations.read(path).classes == ["Cat", "cat"]
+    assert "case alone are several classes: 'Cat', 'cat'" in caplog.text
+    os.remove(path)
+    path = write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    for source in (path, folder):
+        caplog.clear()
+        assert annotations.read(source, attribute="t", label="x").classes == ["cat"]
+        assert len(caplog.messages) == 2 and "attribute='t' is for VIA alone" in caplog.text
+
+
 NUMBERS = [None, float("nan"), float("inf"), -float("inf"), 1e12, -1e300, 10**400, "x", [1], True]
 
 
@@ -1232,6 +1246,103 @@ def test_images_near_the_annotations(folder, place):
     path = write(path.with_name("via.json"), via([POLYGON]))
     for source in (path, path.parent):
         assert os.path.samefile(annotations.read(source).images[0].path, folder / place / "a.jpg")
+
+
+STRANGE = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1e12,
+        float("nan"),
+        10**400,
+        "",
+        "x",
+        "\ud800",
+        "\0",
+        [],
+        {},
+        [[]],
+        [None],
+    ),
+    *({"a": 1}, "../a.jpg", "1e9", "data:image/png;base64,AAAA", "Z" * 3000),
+]
+
+
+def mutated(value, rng):
+    """A copy of a json's value with something strange, missing or doubled in it."""
+    draw = rng.random()
+    if draw < 0.02 or not isinstance(value, (dict, list)):
+        return rng.choice(STRANGE) if draw < 0.05 else value
+    if isinstance(value, dict):
+        return {
+            rng.choice(["x", "filename"]) if rng.random() < 0.01 else key: mutated(entry, rng)
+            for key, entry in value.items()
+            if rng.random() > 0.02
+        }
+    kept = [mutated(entry, rng) for entry in value if rng.random() > 0.02]
+    return kept + kept[: rng.random() < 0.05]
+
+
+@pytest.mark.parametrize("kind", ["via", "labelme", "via3"])
+def test_damaged_content(folder, kind):
+    """Whatever is damaged, and wherever it breaks off: what is left, or one error of the file."""
+    rng = random.Random(kind)
+    seeds = {
+        "via": {
+            "_via_settings": {"core": {"default_filepath": "x", "filepath": {"": 1}}},
+            "_via_img_metadata": {
+                **via([(POLYGON, {"t": {"cat": True}}), (RECTANGLE, {"t": "dog"})]),
+                **via(
+                    [({"name": "ellipse", "cx": 9, "cy": 9, "rx": 4, "ry": 5}, {"t": 1})],
+                    1,
+                    "b.png",
+                ),
+            },
+        },
+        "labelme": {
+            **labelme(
+                [
+                    {"label": "a", "points": TRIANGLE, "group_id": 1},
+                    {
+                        "label": "a",
+                        "points": [[1, 1], [9, 9]],
+                        "shape_type": "circle",
+                        "group_id": 1,
+                    },
+                    {
+                        "label": "b",
+                        "shape_type": "mask",
+                        "points": [[1, 1], [4, 4]],
+                        "mask": png(np.eye(4)),
+                    },
+                ]
+            ),
+            "imageData": picture()[1],
+        },
+        "via3": via3({"a": {"vid": "1", "xy": [2, 1, 2, 3, 4], "av": {"1": "0"}}}),
+    }
+    path = folder / "x.json"
+    used = 0
+    for _ in range(80):
+        content = json.dumps(mutated(seeds[kind], rng)).encode()
+        if rng.random() < 0.2:
+            content = content[: rng.randrange(len(content))]
+        path.write_bytes(content)
+        try:
+            found = annotations.read(path, keep_empty=True)
+        except AnnotationError as error:
+            assert str(path) in str(error)
+            str(error).encode()
+            continue
+        used += 1
+        dataset = AnnotatedDataset.of("x", found)
+        for image_id in dataset.image_ids:
+            masks = dataset.load_mask(image_id)[0]
+            assert dataset.load_image(image_id).shape[:2] == masks.shape[:2]
+        "".join([found.summary(), *found.problems]).encode()
+    assert 8 < used < 80
 
 
 def test_roboflow_root_category(folder, caplog):
