@@ -1,46 +1,63 @@
-"""Annotation files of VIA (1.x, 2.x), LabelMe and COCO's layout: images, named regions, masks.
+"""Annotation files of VIA, LabelMe and COCO's layout: images, named regions, masks.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
     dataset.load("balloon", annotations)
     dataset.prepare()
 
-A file that is no such file raises `AnnotationError`. What is wrong with a single image or region is
-left out, listed in `Annotations.problems` and logged, with file, image, region, what was expected
-and received.
+A file that is no such file raises `AnnotationError`. What is wrong with a single file of many, an
+image or a region is left out, listed in `Annotations.problems` and logged once, with file, image,
+region, what was expected and received.
 
 Points are (x, y) in pixels of the image as it is shown, a camera's rotation (EXIF) applied, unless
 the file says that it was annotated at the size of the stored pixels. numpy only.
 """
 
 import base64
-import binascii
 import collections
+import csv
 import dataclasses
 import io
 import json
 import logging
 import math
 import os
-import pathlib
+import reprlib
+import tempfile
+import unicodedata
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeGuard
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from mrcnn import coco, utils
-from mrcnn.masks import decode
+from mrcnn import coco, files, utils
+from mrcnn.masks import decode, to_rle
 
 logger = logging.getLogger(__name__)
 
 FORMATS = (
-    "a VIA 1.x or 2.x json (project or annotations), LabelMe's json files, COCO's instances json"
+    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
+    " json files, COCO's instances json"
 )
+# In pixels. No image is as large, so a coordinate beyond is damage, not a point outside the image.
+LARGEST_COORDINATE = 1e6
+
+# What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
+Crop = tuple[int, int, np.ndarray]
 
 
 class AnnotationError(ValueError):
     """An annotation file that can't be used; the message names it and what was expected."""
+
+    def __init__(self, text: str):
+        super().__init__(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """A text without the half signs that damaged names have, which no terminal or file takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 ############################################################
@@ -55,8 +72,52 @@ class Shape(Protocol):
         """[height, width] bool; what lies outside the image is cut off."""
 
 
+class _Drawn:
+    """A shape that is drawn inside its own box: an image may have thousands."""
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        raise NotImplementedError
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """[height, width] bool; what lies outside the image is cut off."""
+        mask = np.zeros((height, width), bool)
+        _draw(self, mask)
+        return mask
+
+    def has_pixels(self, height: int, width: int) -> bool:
+        """Whether anything is drawn in an image of that size."""
+        return bool(self.crop(height, width)[2].any())
+
+
+def _draw(shape: Shape, mask: np.ndarray) -> None:
+    """Draws a shape into the image's mask, [height, width] bool."""
+    if not isinstance(shape, _Drawn):  # one of the caller's own
+        mask |= shape.mask(*mask.shape)
+        return
+    y1, x1, pixels = shape.crop(*mask.shape)
+    mask[y1 : y1 + pixels.shape[0], x1 : x1 + pixels.shape[1]] |= pixels
+
+
+def _joined_crops(crops: Sequence[Crop]) -> Crop:
+    """One crop of several, whose pixels are joined."""
+    crops = [crop for crop in crops if crop[2].size]
+    if not crops:
+        return 0, 0, np.zeros((0, 0), bool)
+    top = min(y1 for y1, _, _ in crops)
+    left = min(x1 for _, x1, _ in crops)
+    bottom = max(y1 + pixels.shape[0] for y1, _, pixels in crops)
+    right = max(x1 + pixels.shape[1] for _, x1, pixels in crops)
+    joined = np.zeros((bottom - top, right - left), bool)
+    for y1, x1, pixels in crops:
+        rows = slice(y1 - top, y1 - top + pixels.shape[0])
+        columns = slice(x1 - left, x1 - left + pixels.shape[1])
+        joined[rows, columns] |= pixels
+    return top, left, joined
+
+
 @dataclasses.dataclass
-class Polygons:
+class Polygons(_Drawn):
     """Outlines of one object. Its parts are joined.
 
     Args:
@@ -69,22 +130,28 @@ class Polygons:
     parts: list[list]
     exact: bool = False
 
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """[height, width] bool; what lies outside the image is cut off."""
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        return _joined_crops([self._part(part, height, width) for part in self.parts])
+
+    def _part(self, part: list, height: int, width: int) -> Crop:
         import skimage.draw
 
-        mask = np.zeros((height, width), bool)
-        for part in self.parts:
-            points = np.array(part, float)
-            if self.exact:
-                points = points - 0.5
-            rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], mask.shape)
-            mask[rows, columns] = True
-        return mask
+        points = np.array(part, float)
+        if self.exact:
+            points = points - 0.5
+        rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], (height, width))
+        if not rows.size:
+            return 0, 0, np.zeros((0, 0), bool)
+        top = int(rows.min())
+        left = int(columns.min())
+        pixels = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), bool)
+        pixels[rows - top, columns - left] = True
+        return top, left, pixels
 
 
 @dataclasses.dataclass
-class Ellipse:
+class Ellipse(_Drawn):
     """An ellipse about the pixel (x, y); its first radius is turned by `angle` from x towards y.
 
     Args:
@@ -97,20 +164,19 @@ class Ellipse:
     radius_y: float
     angle: float = 0.0
 
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """[height, width] bool; what lies outside the image is cut off."""
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
         reach = max(self.radius_x, self.radius_y)
         rows = _span(self.y, reach, height)
         columns = _span(self.x, reach, width)
-        dy = np.arange(height)[rows, None] - self.y
-        dx = np.arange(width)[columns] - self.x
+        dy = np.arange(rows.start, rows.stop)[:, None] - self.y
+        dx = np.arange(columns.start, columns.stop) - self.x
         cos = math.cos(self.angle)
         sin = math.sin(self.angle)
-        along = (dx * cos + dy * sin) / self.radius_x
-        across = (dy * cos - dx * sin) / self.radius_y
-        mask = np.zeros((height, width), bool)
-        mask[rows, columns] = along**2 + across**2 <= 1
-        return mask
+        with np.errstate(over="ignore"):  # of a radius near 0
+            along = (dx * cos + dy * sin) / self.radius_x
+            across = (dy * cos - dx * sin) / self.radius_y
+            return rows.start, columns.start, along**2 + across**2 <= 1
 
 
 def _span(
@@ -119,12 +185,13 @@ def _span(
     side: int,
 ) -> slice:
     """The pixels of a side of the image that lie within `reach` of the middle."""
-    start, stop = np.clip([math.floor(middle - reach), math.ceil(middle + reach) + 1], 0, side)
+    start = min(max(math.floor(middle - reach), 0), side)
+    stop = min(max(math.ceil(middle + reach) + 1, start), side)
     return slice(start, stop)
 
 
 @dataclasses.dataclass
-class Rectangle:
+class Rectangle(_Drawn):
     """The pixels from (x1, y1) up to (x2, y2), which lies outside; rounded."""
 
     x1: float
@@ -132,43 +199,50 @@ class Rectangle:
     x2: float
     y2: float
 
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """[height, width] bool; what lies outside the image is cut off."""
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
         corners = np.around([self.y1, self.x1, self.y2, self.x2])
-        y1, x1, y2, x2 = np.clip(corners, 0, [height, width, height, width]).astype(int)
-        mask = np.zeros((height, width), bool)
-        mask[y1:y2, x1:x2] = True
-        return mask
+        y1, x1, y2, x2 = np.clip(corners, 0, [height, width, height, width]).astype(int).tolist()
+        return y1, x1, np.ones((max(y2 - y1, 0), max(x2 - x1, 0)), bool)
 
 
 @dataclasses.dataclass(eq=False)
-class Bitmap:
+class Bitmap(_Drawn):
     """A mask [h, w] bool whose first pixel lies at (x, y)."""
 
     pixels: np.ndarray
     x: int = 0
     y: int = 0
 
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """[height, width] bool; what lies outside the image is cut off."""
-        mask = np.zeros((height, width), bool)
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
         y1 = max(self.y, 0)
         x1 = max(self.x, 0)
         y2 = max(min(self.y + self.pixels.shape[0], height), y1)
         x2 = max(min(self.x + self.pixels.shape[1], width), x1)
-        mask[y1:y2, x1:x2] = self.pixels[y1 - self.y : y2 - self.y, x1 - self.x : x2 - self.x]
-        return mask
+        if y2 == y1 or x2 == x1:
+            return 0, 0, np.zeros((0, 0), bool)
+        return y1, x1, self.pixels[y1 - self.y : y2 - self.y, x1 - self.x : x2 - self.x]
 
 
 @dataclasses.dataclass
-class CocoSegmentation:
-    """An annotation of COCO's layout, polygons or run lengths, drawn by pycocotools."""
+class CocoSegmentation(_Drawn):
+    """An annotation of COCO's layout, polygons or run lengths, drawn by pycocotools.
+
+    Its methods raise ValueError where run lengths are of another size than the image.
+    """
 
     annotation: dict
 
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """[height, width] bool. ValueError: run lengths of another size."""
-        return decode([self.annotation], height, width)[..., 0]
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size."""
+        return 0, 0, decode([self.annotation], height, width)[..., 0]
+
+    def has_pixels(self, height: int, width: int) -> bool:
+        """Whether anything is drawn in an image of that size."""
+        from pycocotools import mask as coco_mask
+
+        return bool(coco_mask.area(to_rle(self.annotation, height, width)) > 0)
 
 
 @dataclasses.dataclass
@@ -189,14 +263,55 @@ class Region:
 
 
 @dataclasses.dataclass
+class EmbeddedImage:
+    """An image that a json holds itself, in base64, as LabelMe's imageData.
+
+    Args:
+        path: the json, which is read anew each time: the images of a folder don't fit in memory.
+        place: the keys that lead to the text.
+    """
+
+    path: str
+    place: tuple
+
+    def content(self) -> bytes:
+        """The bytes of the image's file. Raises ValueError: the json has none there."""
+        value = _load_json(self.path, _all_entries)
+        try:
+            for key in self.place:
+                value = value[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"{self.path} has no image any more at {self.place}") from error
+        return _from_base64(value)
+
+    def read(self, rotate: bool = True) -> np.ndarray:
+        """[H, W, 3] uint8, see `utils.read_image`."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "image")
+            with open(path, "wb") as file:
+                file.write(self.content())
+            return utils.read_image(path, rotate=rotate)
+
+
+def _from_base64(text: Any) -> bytes:
+    """What a text in base64 holds, which may be a data: URL. Raises ValueError: no such text."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected a text in base64. Received: {_short(text)}")
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
+@dataclasses.dataclass
 class AnnotatedImage:
     """A photograph that exists.
 
     Attributes:
         name: in the annotations.
-        path: of its file.
+        path: of its file, or of the json that holds it.
         height, width: as it is shown.
         regions: list of `Region`, its objects.
+        embedded: where the json holds it; None for an image that is a file.
     """
 
     name: str
@@ -204,6 +319,7 @@ class AnnotatedImage:
     height: int
     width: int
     regions: list[Region]
+    embedded: EmbeddedImage | None = None
 
     def __repr__(self) -> str:
         size = f"{self.height} x {self.width}"
@@ -211,10 +327,11 @@ class AnnotatedImage:
 
     def masks(self) -> np.ndarray:
         """[height, width, regions] bool."""
-        masks = np.zeros((self.height, self.width, len(self.regions)), bool)
-        for i, region in enumerate(self.regions):
-            masks[..., i] = region.shape.mask(self.height, self.width)
-        return masks
+        # Only what is drawn takes memory: the system gives it page by page, when it is written to.
+        masks = np.zeros((len(self.regions), self.height, self.width), bool)
+        for mask, region in zip(masks, self.regions):
+            _draw(region.shape, mask)
+        return np.moveaxis(masks, 0, -1)
 
 
 @dataclasses.dataclass
@@ -225,7 +342,7 @@ class Annotations:
         path: the file or folder.
         images: list of `AnnotatedImage`.
         classes: names, of COCO in the order of their ids, otherwise sorted.
-        problems: texts, one for each image or region that was left out.
+        problems: texts, one for each file, image or region that was left out.
     """
 
     path: str
@@ -334,9 +451,25 @@ class AnnotatedDataset(utils.Dataset):
     def load_image(self, image_id: int) -> np.ndarray:
         """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated."""
         info = self.image_info[image_id]
+        if "annotation" in info and info["annotation"].embedded:
+            return self._embedded_image(image_id)
         image = super().load_image(image_id)
         if "annotation" in info and image.shape[:2] != (info["height"], info["width"]):
             return utils.read_image(info["path"], rotate=False)
+        return image
+
+    def _embedded_image(self, image_id: int) -> np.ndarray:
+        """An image that the json holds; ValueError if it can't be read any more."""
+        info = self.image_info[image_id]
+        embedded = info["annotation"].embedded
+        try:
+            image = embedded.read()
+            if image.shape[:2] != (info["height"], info["width"]):
+                image = embedded.read(rotate=False)
+        except (OSError, TypeError, AttributeError, KeyError, ValueError, SyntaxError) as error:
+            raise ValueError(
+                f"Image {image_id} can't be read from {info['path']}: {error}"
+            ) from error
         return image
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -368,31 +501,64 @@ class _Problem(ValueError):
     """What is wrong with one image or region; the reader adds the place."""
 
 
+@dataclasses.dataclass
+class _Entry:
+    """An image as it is annotated.
+
+    Attributes:
+        name: the file's name.
+        regions: those that can be used.
+        size: (height, width) that the annotation was made for, None if unknown.
+        others: more names that the file may have.
+        beside: the name of the file that goes with the json by its own name.
+        embedded: the image itself, for want of a file.
+    """
+
+    name: str
+    regions: list[Region]
+    size: tuple[int, int] | None = None
+    others: tuple[str, ...] = ()
+    beside: str | None = None
+    embedded: EmbeddedImage | None = None
+
+
 class _Reader:
-    """Collects problems and images of one source of annotations."""
+    """Collects problems and images of one source of annotations.
+
+    Args:
+        path: the file or folder.
+        images: folder that the names of the images start from, or None.
+        keep_empty: also images without regions.
+        root: the folder in which the file was looked for.
+    """
 
     def __init__(
         self,
         path: Any,
         images: Any,
         keep_empty: bool,
+        root: Any = None,
     ):
         self.path = os.fspath(path)
+        own = self.path
+        if not os.path.isdir(own):
+            own = os.path.dirname(own)
+        self.folders = [own]
+        if root is not None:
+            self.folders.append(os.fspath(root))
+        self.folders += _folders_near(own)
         if images is not None:
-            self.folder = os.fspath(images)
-        elif os.path.isdir(path):
-            self.folder = self.path
-        else:
-            self.folder = os.path.dirname(self.path)
+            self.folders = [os.fspath(images)]
+            if _is_inside(own, images):
+                self.folders.append(own)
         self.keep_empty = keep_empty
         self.problems: list[str] = []
-        self.images: list[AnnotatedImage] = []
+        self.entries: list[_Entry] = []
         self.without_regions = 0
 
     def problem(self, place: str, text: str) -> None:
-        """Notes and logs a problem. place: "image x, region 3"."""
-        self.problems.append(f"{self.path}: {place}: {text}")
-        logger.warning("%s; left out", self.problems[-1])
+        """Notes a problem. place: "image x, region 3"."""
+        self.problems.append(_printable(f"{self.path}: {place}: {text}"))
 
     def regions(
         self,
@@ -407,97 +573,288 @@ class _Reader:
             except _Problem as error:
                 self.problem(f"{place}, region {number}", str(error))
 
-    def add(
-        self,
-        name: str,
-        regions: list[Region],
-        size: tuple | None = None,
-    ) -> None:
-        """Adds an image whose file exists and that has regions, or any with `keep_empty`.
+    def add(self, entry: _Entry, annotated: bool = True) -> None:
+        """Adds an image that has regions, or any with `keep_empty`.
 
         Args:
-            name: the file's name as annotated, relative to the folder of images.
-            size: (height, width) that the annotation was made for, None if unknown.
+            entry: the image.
+            annotated: whether the file has regions of it. One whose regions can't be used is no
+                background.
         """
-        if not regions and not self.keep_empty:
+        if entry.regions or (self.keep_empty and not annotated):
+            self.entries.append(entry)
+        else:
             self.without_regions += 1
-            return
-        path = os.path.join(self.folder, name.replace("\\", "/"))
-        try:
-            height, width = _annotated_size(path, size)
-        except _Problem as error:
-            self.problem(f"image {name!r}", str(error))
-            return
-        drawn = [region for region in regions if self._is_drawn(region, name, height, width)]
-        if drawn or self.keep_empty:
-            self.images.append(AnnotatedImage(name, path, height, width, drawn))
 
-    def _is_drawn(
-        self,
-        region: Region,
-        name: str,
-        height: int,
-        width: int,
-    ) -> bool:
+    def finish(self, classes: list[str] | None = None) -> Annotations:
+        """The `Annotations`; AnnotationError if nothing is left."""
+        images = self._merged(self._images())
+        without = self.without_regions
+        if without:
+            logger.info("%s: %d images without regions are left out", self.path, without)
+        if not images:
+            raise AnnotationError(
+                f"{self.path}: expected images with regions. Received: none that can be used; "
+                f"{without} without regions, {len(self.problems)} problems"
+                f"{_lines(self.problems)}"
+            )
+        self._log_problems()
+        if classes is None:
+            classes = sorted(_class_names(images))
+            self._warn_of_like_classes(classes)
+        return Annotations(self.path, images, classes, self.problems)
+
+    def _warn_of_like_classes(self, classes: list[str]) -> None:
+        """Names that were typed in upper and lower case are several classes, hardly on purpose."""
+        counts = collections.Counter(name.casefold() for name in classes)
+        like = [repr(name) for name in classes if counts[name.casefold()] > 1]
+        if like:
+            logger.warning(
+                "%s: classes that differ in upper and lower case alone are several classes: %s",
+                self.path,
+                files.several(like),
+            )
+
+    def _log_problems(self) -> None:
+        """One warning of all problems."""
+        if len(self.problems) == 1:
+            logger.warning("%s; left out", self.problems[0])
+        elif self.problems:
+            logger.warning(
+                "%s: %d files, images or regions are left out:%s",
+                self.path,
+                len(self.problems),
+                _lines(self.problems),
+            )
+
+    def _images(self) -> list[AnnotatedImage]:
+        """The images of the entries whose file is found; the others' problems are noted."""
+        found = self._find()
+        images = []
+        for entry in self.entries:
+            try:
+                image = self._image(entry, found)
+            except _Problem as error:
+                self.problem(f"image {entry.name!r}", str(error))
+                continue
+            image.regions = [region for region in entry.regions if self._is_drawn(region, image)]
+            if image.regions or not entry.regions:
+                images.append(image)
+        return images
+
+    def _find(self) -> files.FoundImages:
+        """The files of the entries' names, and one warning of those with another name."""
+        others: dict[str, list[str]] = {}
+        for entry in self.entries:
+            others.setdefault(entry.name, []).extend(entry.others)
+        found = files.find_images(list(others), self.folders, others)
+        taken = {os.path.normpath(path) for path in found.paths.values()}
+        for entry in self.entries:
+            if entry.name in found.paths or entry.beside is None or entry.embedded:
+                continue
+            path = files.find_images([entry.beside], self.folders).paths.get(entry.beside)
+            if path is not None and os.path.normpath(path) not in taken:
+                found.paths[entry.name] = found.renamed[entry.name] = path
+        if found.renamed:
+            logger.warning("%s: %s", self.path, found.renamed_text())
+        return found
+
+    def _image(self, entry: _Entry, found: files.FoundImages) -> AnnotatedImage:
+        """The image of an entry, without its regions; _Problem without a file of the right size."""
+        problem = found.problems.get(entry.name, "")
+        path = found.paths.get(entry.name)
+        if path is not None:
+            try:
+                height, width = _annotated_size(path, path, entry.size)
+                return AnnotatedImage(entry.name, path, height, width, [])
+            except _Problem as error:
+                problem = str(error)
+        if entry.embedded is None:
+            raise _Problem(problem)
+        path = entry.embedded.path
+        try:
+            content = io.BytesIO(entry.embedded.content())
+            height, width = _annotated_size(content, "the image in the json", entry.size)
+        except ValueError as error:
+            raise _Problem(f"{problem}; and of the image in the json: {error}") from error
+        return AnnotatedImage(entry.name, path, height, width, [], entry.embedded)
+
+    def _is_drawn(self, region: Region, image: AnnotatedImage) -> bool:
         """Whether a region has pixels in its image; notes the problem of one without.
 
         What trains nothing, or can't be drawn, is said now rather than in the first epoch.
         """
+        size = (image.height, image.width)
         try:
-            if region.shape.mask(height, width).any():
+            if isinstance(region.shape, _Drawn):
+                drawn = region.shape.has_pixels(*size)
+            else:
+                drawn = bool(region.shape.mask(*size).any())
+            if drawn:
                 return True
             problem = (
-                "expected a region with a pixel in the image of (height, width)"
-                f" {(height, width)}. Received: {_short(region.shape)}"
+                f"expected a region with a pixel in the image of (height, width) {size}. "
+                f"Received: {_short(region.shape)}"
             )
         except (ValueError, TypeError, KeyError) as error:
             problem = str(error)
-        self.problem(f"image {name!r}, region {region.number}", problem)
+        self.problem(f"image {image.name!r}, region {region.number}", problem)
         return False
 
-    def finish(self, classes: list[str] | None = None) -> Annotations:
-        """The `Annotations`; AnnotationError if nothing is left."""
-        without = self.without_regions
-        if without:
-            logger.info("%s: %d images without regions are left out", self.path, without)
-        if not self.images:
-            first = "".join(f"\n  {text}" for text in self.problems[:5])
-            raise AnnotationError(
-                f"{self.path}: expected images with regions. Received: none that can be used; "
-                f"{without} without regions, {len(self.problems)} problems{first}"
+    def _merged(self, images: list[AnnotatedImage]) -> list[AnnotatedImage]:
+        """The images, those of one file as one; a region that is in two entries is taken once."""
+        merged: dict[Any, AnnotatedImage] = {}
+        known: dict[Any, set] = {}
+        several: dict[str, int] = {}
+        for image in images:
+            key: Any = os.path.normpath(image.path)
+            if image.embedded:
+                key = (key, image.embedded.place)
+            first = merged.setdefault(key, image)
+            if first is image:
+                continue
+            if (first.height, first.width) != (image.height, image.width):
+                self.problem(
+                    f"image {image.name!r}",
+                    f"expected one size of {image.path}. Received: entries of"
+                    f" {(first.height, first.width)} and {(image.height, image.width)}",
+                )
+                continue
+            if key not in known:
+                known[key] = set(map(_identity, first.regions))
+            new = [region for region in image.regions if _identity(region) not in known[key]]
+            known[key].update(map(_identity, new))
+            several[first.name] = several.get(first.name, 0) + len(image.regions) - len(new)
+            first.regions = first.regions + new
+        if several:
+            logger.warning(
+                "%s: %d images are annotated in several places; their regions are put together, %d"
+                " that are there twice once: %s",
+                self.path,
+                len(several),
+                sum(several.values()),
+                files.several(list(several)),
             )
-        if classes is None:
-            classes = sorted(_class_names(self.images))
-        return Annotations(self.path, self.images, classes, self.problems)
+        return list(merged.values())
 
 
-def _annotated_size(path: str, size: tuple | None) -> tuple[int, int]:
-    """(height, width) in which an image file's annotations are; _Problem without such a file.
+# Where images lie when their annotations have a folder of their own.
+_IMAGE_FOLDERS = ("images", "Images", "image", "imgs", "img", "JPEGImages", "photos")
+
+
+def _folders_near(folder: str) -> list[str]:
+    """The folders of images in a folder of annotations, and beside it."""
+    near = []
+    for place in (folder, os.path.join(folder, os.pardir)):
+        for name in _IMAGE_FOLDERS:
+            path = os.path.normpath(os.path.join(place, name))
+            if os.path.isdir(path):
+                near.append(path)
+    return near
+
+
+def _is_inside(path: str, folder: Any) -> bool:
+    """Whether a path lies in a folder or one of its sub-folders."""
+    folder = os.path.join(os.path.abspath(folder), "")
+    return os.path.abspath(path).startswith(folder)
+
+
+def _identity(region: Region) -> tuple:
+    """Equal for regions with one class and one shape."""
+    shape: Any = region.shape
+    if isinstance(shape, CocoSegmentation):
+        shape = shape.annotation["segmentation"]
+    return region.name, region.crowd, repr(shape)
+
+
+def _lines(problems: Sequence[str], limit: int = 5) -> str:
+    """The first few problems, each on a line of its own."""
+    lines = [f"\n  {text}" for text in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"\n  and {len(problems) - limit} more")
+    return "".join(lines)
+
+
+def _annotated_size(
+    file: Any,
+    name: str,
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """(height, width) in which an image file's annotations are; _Problem for one of another size.
 
     Args:
+        file: its path, or a file object.
+        name: of the image, for messages.
         size: (height, width) that the annotation was made for, None if unknown.
     """
     try:
-        shown, stored = _sizes(path)
-    except FileNotFoundError as error:
-        raise _Problem(f"expected its file. Received: no file {path}") from error
-    except (OSError, ValueError, SyntaxError) as error:
+        sizes = _header_sizes(file)
+        if sizes is None:
+            shown = stored = _read_size(file)
+            if size == shown[::-1]:
+                stored = _read_size(file, rotate=False)
+        else:
+            shown, stored = sizes
+    except Exception as error:  # whatever is raised for a damaged file
         raise _Problem(f"expected an image that can be read. Received: {error}") from error
     if size is None or size == shown:
         return shown
     if size == stored:  # annotated by a program that ignores a camera's rotation
         return stored
-    raise _Problem(f"annotated at (height, width) {size}. Received: {path} of {shown}")
+    raise _Problem(f"annotated at (height, width) {size}. Received: {name} of {shown}")
 
 
-def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of an image file as it is shown, and as it is stored, from its header."""
-    return utils.image_sizes(path)
+def _header_sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """(height, width) of an image file as it is shown, and as it is stored, from its header.
+
+    None where the header doesn't tell: of an image too large for Pillow or of a kind it doesn't
+    know, and of a TIFF of several pages, which may be the bands of one image.
+
+    Args:
+        file: its path, or a file object.
+    """
+    from PIL import Image
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of huge photographs and of notes that can't be read
+            with Image.open(file) as image:
+                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
+                    return None
+                width, height = image.size
+                orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # reading the pixels will tell
+        return None
+    stored = (height, width)
+    if orientation in (5, 6, 7, 8):  # those of EXIF that lie on their side
+        return (width, height), stored
+    return stored, stored
+
+
+def _read_size(file: Any, rotate: bool = True) -> tuple[int, int]:
+    """(height, width) of an image file, of its pixels."""
+    height, width = utils.read_image(file, rotate=rotate).shape[:2]
+    return height, width
+
+
+def _given_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(height, width) as a file gives it; None where it doesn't, or gives 0 or -1 for unknown."""
+    height = _number(height)
+    width = _number(width)
+    if not height or not width or height <= 0 or width <= 0:
+        return None
+    return int(height), int(width)
+
+
+_repr = reprlib.Repr()
+_repr.maxlevel = 5
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = 20
+_repr.maxstring = _repr.maxother = _repr.maxlong = 200
 
 
 def _short(value: Any) -> str:
     """A value as text of 80 characters at most."""
-    text = repr(value)
+    text = _repr.repr(value)
     if len(text) > 80:
         text = text[:77] + "..."
     return text
@@ -528,10 +885,24 @@ def _field(
     raise _Problem(f"expected {what} with {name!r}, {_KINDS[kind]}. Received: {_short(value)}")
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return math.isfinite(value)
+def _number(value: Any) -> float | None:
+    """A coordinate or another number of a shape, also written as text; None for what is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    if not abs(number) <= LARGEST_COORDINATE:  # nan neither
+        return None
+    return number
+
+
+def _beyond(value: Any) -> str:
+    """What a message adds to a number that is larger than any image."""
+    if isinstance(value, (int, float)) and LARGEST_COORDINATE < abs(value) < math.inf:
+        return f" (beyond {LARGEST_COORDINATE:.0f})"
+    return ""
 
 
 def _numbers(
@@ -540,11 +911,15 @@ def _numbers(
     positive: tuple[str, ...] = (),
 ) -> list[float]:
     """The numbers `names` of a shape's dict, those in `positive` above 0."""
+    numbers = []
     wrong = []
     for name in names:
         value = shape.get(name)
-        if not _is_number(value) or (name in positive and value <= 0):
-            wrong.append(f"{name}: {_short(value)}")
+        number = _number(value)
+        if number is None or (name in positive and number <= 0):
+            wrong.append(f"{name}: {_short(value)}{_beyond(value)}")
+        else:
+            numbers.append(number)
     if wrong:
         above = ""
         if positive:
@@ -552,38 +927,78 @@ def _numbers(
         raise _Problem(
             f"expected {', '.join(names)} as numbers{above}. Received: {', '.join(wrong)}"
         )
-    return [float(shape[name]) for name in names]
+    return numbers
 
 
-def _are_points(points: Any) -> bool:
-    """Whether this is a list of points of two numbers."""
-    return isinstance(points, list) and all(map(_is_point, points))
+def _points(points: Any, what: str) -> list[list[float]]:
+    """The points [x, y] of a shape."""
+    expected = f"expected {what} as a list of points of two numbers"
+    if not isinstance(points, (list, tuple)):
+        raise _Problem(f"{expected}. Received: {_short(points)}")
+    read = []
+    for point in points:
+        pair = _point(point)
+        if pair is None:
+            beyond = ""
+            if isinstance(point, (list, tuple)):
+                beyond = next(filter(None, map(_beyond, point)), "")
+            raise _Problem(f"{expected}. Received: {_short(point)}{beyond}")
+        read.append(pair)
+    return read
 
 
-def _is_point(point: Any) -> bool:
-    return isinstance(point, (list, tuple)) and len(point) == 2 and all(map(_is_number, point))
+def _outline(points: Any, what: str) -> list[list[float]]:
+    """The points [x, y] of a shape, at least 3."""
+    read = _points(points, what)
+    if len(read) < 3:
+        raise _Problem(f"expected {what} of at least 3 points. Received: {len(read)}")
+    return read
 
 
-def _outline(points: Any, what: str) -> list:
-    """The points, at least 3 of two numbers, as they are."""
-    if not _are_points(points):
-        raise _Problem(
-            f"expected {what} as a list of points of two numbers. Received: {_short(points)}"
-        )
-    if len(points) < 3:
-        raise _Problem(f"expected {what} of at least 3 points. Received: {len(points)}")
-    return points
+def _point(point: Any) -> list[float] | None:
+    """[x, y]; None for what is no point."""
+    if not isinstance(point, (list, tuple)) or len(point) != 2:
+        return None
+    x = _number(point[0])
+    y = _number(point[1])
+    if x is None or y is None:
+        return None
+    return [x, y]
 
 
-def _load_json(path: Any) -> Any:
-    """What a json file holds."""
+def _class_name(value: Any, what: str) -> str:
+    """A class's name: a text, or a number as text; _Problem for another value or none.
+
+    what: where it stands, "one class in the attribute 'type'".
+    """
+    name = value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
+        name = str(value)
+        if value == int(value):
+            name = str(int(value))  # 7.0 is the class 7
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return json.load(file)
+        if isinstance(name, str):
+            name.encode()
+            # macOS writes an accent as a sign of its own: one class, not two.
+            name = unicodedata.normalize("NFC", name).strip()
+            if name:
+                return name
+    except UnicodeEncodeError:  # half a sign
+        pass
+    raise _Problem(f"expected {what}. Received: {_short(value)}")
+
+
+def _load_json(
+    path: Any,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """What a json file holds; see `files.read_json`."""
+    try:
+        return files.read_json(path, pairs)
     except FileNotFoundError as error:
         raise AnnotationError(f"No annotation file or folder {path}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise AnnotationError(f"{path}: expected a json file. Received: {error}") from error
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
 
 
 ############################################################
@@ -600,9 +1015,13 @@ def read(
 ) -> Annotations:
     """Reads annotations of any of the formats, which is told by the content.
 
+    An image whose file is not there under the annotated name is found by its base name where that
+    is clear (see `files.find_images`), with a warning. An image that is annotated in several
+    places has the regions of all of them.
+
     Args:
         path: a json file of VIA or COCO, or of LabelMe for one image; or a folder with one of the
-            first or any number of the last.
+            first or any number of the last, in it or, if it has none itself, in its sub-folders.
         images: folder that the file names of the images start from; None for the json's own folder.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region is of the class "object".
@@ -615,42 +1034,160 @@ def read(
     Raises:
         AnnotationError: no such file, another format, or no image that can be used.
     """
+    return _read_any(path, images, attribute, label, keep_empty)
+
+
+def _read_any(
+    path: Any,
+    images: Any = None,
+    attribute: str | None = None,
+    label: str | None = None,
+    keep_empty: bool = False,
+    expected: str | None = None,
+) -> Annotations:
+    """Reads a file or a folder, of the expected format if one is named."""
     path = os.fspath(path)
     if not os.path.isdir(path):
-        return _read_file(path, images, attribute, label, keep_empty)
-    files = sorted(pathlib.Path(path).glob("*.json"))
-    loaded = {os.fspath(file): _load_json(file) for file in files}
-    formats = {file: _format_of(data) for file, data in loaded.items()}
-    whole = [file for file, name in formats.items() if name in ("via", "coco")]
-    if len(whole) > 1:
+        return _read_file(path, images, attribute, label, keep_empty, expected)
+    folder = _Folder(path, expected)
+    if len(folder.whole) > 1:
         raise AnnotationError(
             f"{path}: expected one VIA or COCO json in the folder; name the file. Received: "
-            + ", ".join(os.path.basename(file) for file in whole)
+            + ", ".join(os.path.relpath(file, path) for file in folder.whole)
         )
-    if whole:
-        return _read_file(whole[0], images, attribute, label, keep_empty)
-    if "labelme" not in formats.values():
+    if folder.whole:
+        folder.warn_of_others()
+        return _read_file(folder.whole[0], images, attribute, label, keep_empty, root=path)
+    if not folder.single:
+        received = f"a folder with {folder.count} json files, none of these"
         raise AnnotationError(
-            f"{path}: expected {FORMATS}. Received: a folder with {len(files)} json files, none of"
-            " these"
+            f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
-    loaded = {file: data for file, data in loaded.items() if formats[file] == "labelme"}
-    return _read_labelme(path, loaded, images, keep_empty)
+    _warn_of_via_settings(path, attribute, label)
+    return _read_labelme(path, folder.single, images, keep_empty, folder.useless)
+
+
+def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
+    """Says that `attribute` and `label` change nothing: other formats name the class themselves."""
+    for name, value in (("attribute", attribute), ("label", label)):
+        if value is not None:
+            logger.warning("%s: %s=%r is for VIA alone and changes nothing here", path, name, value)
+
+
+class _Folder:
+    """The json files of a folder, or of its sub-folders if it has no annotations itself.
+
+    Attributes:
+        count: how many files there are.
+        whole: paths of those of VIA or COCO, which hold all images.
+        single: {path: content} of LabelMe's, without the images in them.
+        useless: {path: why it is no annotation}.
+        damaged: paths of those among them that are no json.
+    """
+
+    def __init__(self, path: str, expected: str | None):
+        self.path = path
+        self.expected = expected
+        self.count = 0
+        self.whole: list[str] = []
+        self.single: dict[str, Any] = {}
+        self.useless: dict[str, str] = {}
+        self.damaged: list[str] = []
+        for file in _json_files(path, below=False):
+            self._sort(file)
+        if not self.whole and not self.single:
+            for file in _json_files(path, below=True):
+                self._sort(file)
+
+    def _sort(self, file: str) -> None:
+        """Loads a file and puts it where it belongs."""
+        self.count += 1
+        try:
+            data = _load_json(file)
+        except AnnotationError as error:
+            self.useless[file] = str(error).removeprefix(f"{file}: ")
+            self.damaged.append(file)
+            return
+        name = _format_of(data)
+        if name is None or self.expected not in (None, name):
+            self.useless[file] = f"expected {self.expected or FORMATS}. Received: {_content(data)}"
+        elif name == "labelme":
+            # A folder of photographs doesn't fit in memory, least of all as text.
+            if isinstance(data, dict) and data.get("imageData"):
+                data["imageData"] = True
+            self.single[file] = data
+        else:
+            self.whole.append(file)
+
+    def problems(self) -> list[str]:
+        """A text for each file that is no annotation."""
+        return [
+            f"{os.path.relpath(file, self.path)}: {reason}" for file, reason in self.useless.items()
+        ]
+
+    def warn_of_others(self) -> None:
+        """Says what is not read beside the one file that holds all images."""
+        others = [os.path.relpath(file, self.path) for file in [*self.damaged, *self.single]]
+        if others:
+            logger.warning(
+                "%s: of the folder only %s is read. Beside it are %d json files that are damaged or"
+                " LabelMe's: %s",
+                self.path,
+                os.path.relpath(self.whole[0], self.path),
+                len(others),
+                files.several(others),
+            )
+
+
+def _json_files(path: str, below: bool) -> list[str]:
+    """The json files in a folder, or those in its sub-folders; sorted."""
+    found = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if below != (folder == path):
+            for name in names:
+                file = os.path.join(folder, name)
+                if name.lower().endswith(".json") and os.path.isfile(file):
+                    found.append(file)
+        if not below:
+            break
+    return sorted(found)
 
 
 def _format_of(data: Any) -> str | None:
-    """via, labelme or coco; None for another content."""
-    if not isinstance(data, dict):
-        return None
-    if "shapes" in data and "imagePath" in data:
+    """via, via3, labelme or coco; None for another content."""
+    if isinstance(data, dict):
+        if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
+            return "labelme"
+        if _is_isat(data):
+            return "labelme"
+        if "images" in data and "annotations" in data:
+            return "coco"
+        if "_via_img_metadata" in data:
+            return "via"
+        if {"project", "file", "metadata", "view"} <= set(data):
+            return "via3"
+    if _is_eiseg(data):
         return "labelme"
-    if "images" in data and "annotations" in data:
-        return "coco"
-    if "_via_img_metadata" in data:
-        return "via"
-    if data and all(isinstance(entry, dict) and "filename" in entry for entry in data.values()):
+    if any(isinstance(entry, dict) and "filename" in entry for entry in _values(data)):
         return "via"
     return None
+
+
+def _values(data: Any) -> Iterable:
+    """The entries of a list or an object."""
+    if isinstance(data, dict):
+        return data.values()
+    if isinstance(data, list):
+        return data
+    return ()
+
+
+def _content(data: Any) -> str:
+    """What a json holds, in a few words."""
+    if isinstance(data, dict):
+        return f"an object with {_short(list(data)[:6])}"
+    return f"a {type(data).__name__}"
 
 
 def _read_file(
@@ -660,28 +1197,38 @@ def _read_file(
     label: str | None = None,
     keep_empty: bool = False,
     expected: str | None = None,
+    root: Any = None,
 ) -> Annotations:
-    """Reads one file; AnnotationError if it is of another format than the expected one."""
+    """Reads one file; AnnotationError if it is of another format than the expected one.
+
+    root: the folder in which it was looked for.
+    """
     path = os.fspath(path)
-    data = _load_json(path)
+    if path.lower().endswith(".csv"):
+        data = _load_csv(path)
+    else:
+        data = _load_json(path)
     name = _format_of(data)
-    if expected and name not in (expected, None):
+    if expected and name not in (expected, None) and (expected, name) != ("via", "via3"):
         raise AnnotationError(f"{path}: expected a {expected} json. Received: a {name} one")
     if name == "via":
-        return _read_via(path, data, images, attribute, label, keep_empty)
+        if not path.lower().endswith(".csv"):
+            data = _load_json(path, _all_entries)
+        return _read_via(_Reader(path, images, keep_empty, root), data, attribute, label)
+    if name == "via3":
+        return _read_via(_Reader(path, images, keep_empty, root), data, attribute, label)
+    if name in ("coco", "labelme"):
+        _warn_of_via_settings(path, attribute, label)
     if name == "coco":
-        return _read_coco(path, images, keep_empty)
+        return _read_coco(_Reader(path, images, keep_empty, root))
     if name == "labelme":
         return _read_labelme(path, {path: data}, images, keep_empty)
     if isinstance(data, dict) and {"project", "file", "metadata"} <= set(data):
         raise AnnotationError(
-            f"{path}: expected {FORMATS}. Received: a project of VIA 3; export it as COCO's json"
-            " there"
+            f"{path}: expected {FORMATS}. Received: a part of a project of VIA 3; export it as"
+            " COCO's json there"
         )
-    received = f"a {type(data).__name__}"
-    if isinstance(data, dict):
-        received = f"an object with {_short(list(data)[:6])}"
-    raise AnnotationError(f"{path}: expected {FORMATS}. Received: {received}")
+    raise AnnotationError(f"{path}: expected {FORMATS}. Received: {_content(data)}")
 
 
 ############################################################
@@ -696,30 +1243,44 @@ def read_via(
     label: str | None = None,
     keep_empty: bool = False,
 ) -> Annotations:
-    """Reads a VIA 1.x or 2.x json, exported annotations or a 2.x project; see `read`.
+    """Reads a VIA json, exported annotations or a project, or VIA 2's csv; see `read`.
 
     Polygons, rectangles, circles and ellipses are regions, a polyline is closed to a polygon; a
     point is reported and left out.
     """
-    return _read_file(path, images, attribute, label, keep_empty, expected="via")
+    return _read_any(path, images, attribute, label, keep_empty, expected="via")
 
 
-# An image of VIA: the file's name, and number and content of each region.
-_ViaImage = tuple[str, list[tuple[Any, Any]]]
+@dataclasses.dataclass
+class _ViaImage:
+    """An image of VIA.
+
+    Attributes:
+        name: the file's name.
+        items: number and content of each region.
+        others: more names that the file may have.
+        embedded: the image itself, if the json holds it.
+    """
+
+    name: str
+    items: list[tuple[Any, Any]]
+    others: tuple[str, ...] = ()
+    embedded: EmbeddedImage | None = None
 
 
 def _read_via(
-    path: str,
-    data: dict,
-    images: Any,
+    reader: _Reader,
+    data: Any,
     attribute: str | None,
     label: str | None,
-    keep_empty: bool,
 ) -> Annotations:
-    reader = _Reader(path, images, keep_empty)
-    photos = _via_images(reader, data)
+    """Reads VIA's json of any version, or what `_load_csv` gives."""
+    if _format_of(data) == "via3":
+        photos = _via3_images(reader, data)
+    else:
+        photos = _via_images(reader, data)
     if label is None:
-        attribute = _attribute(path, photos, attribute)
+        attribute = _attribute(reader.path, photos, attribute)
         if attribute is None:
             label = "object"  # nothing tells classes apart
 
@@ -730,38 +1291,240 @@ def _read_via(
         shape = _via_shape(_field(item, "shape_attributes", dict, "a region"))
         return Region(name, shape)
 
-    for name, items in photos:
-        reader.add(name, list(reader.regions(f"image {name!r}", items, region)))
+    for photo in photos:
+        regions = list(reader.regions(f"image {photo.name!r}", photo.items, region))
+        entry = _Entry(photo.name, regions, None, photo.others, embedded=photo.embedded)
+        reader.add(entry, annotated=bool(photo.items))
     if label:
         return reader.finish([label])
     return reader.finish()
 
 
-def _via_images(reader: _Reader, data: dict) -> list[_ViaImage]:
-    """The images of a VIA json; those with problems are noted."""
-    entries = data.get("_via_img_metadata", data)
+def _all_entries(pairs: list[tuple[str, Any]]) -> dict:
+    """An object of its pairs, with both images of one key, of which json keeps the last alone."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        entries = {}
+        for number, (key, value) in enumerate(pairs):
+            if key in entries and isinstance(value, dict) and "filename" in value:
+                key = f"{key} ({number})"
+            entries[key] = value
+    return entries
+
+
+def _via_images(reader: _Reader, data: Any) -> list[_ViaImage]:
+    """The images of a VIA 1 or 2 json; those with problems are noted."""
+    place: tuple = ()
+    entries = data
+    if isinstance(data, dict) and "_via_img_metadata" in data:
+        place = ("_via_img_metadata",)
+        entries = data["_via_img_metadata"]
+    if isinstance(entries, list):
+        entries = dict(enumerate(entries))
     if not isinstance(entries, dict):
         raise AnnotationError(
             f"{reader.path}: expected '_via_img_metadata' to be an object {{...}}. Received:"
             f" {_short(entries)}"
         )
-    photos: dict[str, list] = {}
+    folders = _via_folders(data)
+    photos = []
+    known: dict[str, list] = {}
     for key, entry in entries.items():
         try:
-            name = _field(entry, "filename", str, "an image")
-            regions = _field(entry, "regions", (list, dict), "an image")
-            if name in photos:
+            photo = _via_image(entry, folders)
+            if photo.items and photo.items in known.setdefault(photo.name, []):
                 raise _Problem(
-                    f"expected one entry for each image. Received: a second one of {name!r}"
+                    f"expected one entry for each image. Received: a second one of {photo.name!r}"
                 )
+            known.setdefault(photo.name, []).append(photo.items)
         except _Problem as error:
             reader.problem(f"image {key!r}", str(error))
             continue
-        if isinstance(regions, dict):  # 1.x: {"0": region, ...}, 2.x: [region, ...]
-            photos[name] = list(regions.items())
+        if entry.get("base64_img_data"):
+            photo.embedded = EmbeddedImage(reader.path, (*place, key, "base64_img_data"))
+        photos.append(photo)
+    return photos
+
+
+def _via_image(entry: Any, folders: list[str]) -> _ViaImage:
+    """The image of an entry of VIA 1 or 2."""
+    others = []
+    if isinstance(entry, dict) and isinstance(entry.get("fileref"), str) and entry["fileref"]:
+        others.append(entry["fileref"])
+    if others and not entry.get("filename"):
+        name = others[0]
+    else:
+        name = _field(entry, "filename", str, "an image")
+    others += [f"{folder.rstrip('/')}/{name}" for folder in folders]
+    regions: Any = []
+    if entry.get("regions") is not None:
+        regions = _field(entry, "regions", (list, dict), "an image")
+    if isinstance(regions, dict):  # 1.x: {"0": region, ...}, 2.x: [region, ...]
+        items = list(regions.items())
+    else:
+        items = list(enumerate(regions))
+    return _ViaImage(name, items, tuple(others))
+
+
+def _via_folders(data: Any) -> list[str]:
+    """The folders or addresses that a project of VIA 2 has its images in."""
+    settings: Any = data
+    for key in ("_via_settings", "core"):
+        if not isinstance(settings, dict):
+            return []
+        settings = settings.get(key)
+    if not isinstance(settings, dict):
+        return []
+    folders = [settings.get("default_filepath")]
+    if isinstance(settings.get("filepath"), dict):
+        folders += settings["filepath"]
+    return [folder for folder in folders if isinstance(folder, str) and folder]
+
+
+# Numbers of VIA 3's shapes, and how many numbers follow; None: any.
+_VIA3_SHAPES = {
+    1: ("point", ("cx", "cy")),
+    2: ("rect", ("x", "y", "width", "height")),
+    3: ("circle", ("cx", "cy", "r")),
+    4: ("ellipse", ("cx", "cy", "rx", "ry")),
+    5: ("line", None),
+    6: ("polyline", None),
+    7: ("polygon", None),
+    8: ("extreme rectangle", None),
+    9: ("extreme circle", None),
+}
+_VIA3_IMAGE = 2
+_VIA3_CHECKBOX = 2
+
+
+def _via3_images(reader: _Reader, data: dict) -> list[_ViaImage]:
+    """The images of a VIA 3 project, their regions as VIA 2 has them."""
+    tables: dict[str, dict] = {}
+    for name in ("file", "view", "metadata", "attribute"):
+        table = data.get(name)
+        if not isinstance(table, dict):
+            raise AnnotationError(
+                f"{reader.path}: expected {name!r} of a VIA 3 project to be an object {{...}}. "
+                f"Received: {_short(table)}"
+            )
+        tables[name] = table
+    photos = {}
+    for key, view in tables["view"].items():
+        try:
+            photos[key] = _via3_image(reader, view, tables["file"])
+        except _Problem as error:
+            reader.problem(f"view {key!r}", str(error))
+    for key, item in tables["metadata"].items():
+        xy = None
+        if isinstance(item, dict):
+            xy = item.get("xy")
+        if xy == []:  # of the whole image, or of a part of a video
+            continue
+        photo = photos.get(str(_field_or_none(item, "vid")))
+        if photo is not None:
+            photo.items.append((key, _via3_region(item, xy, tables["attribute"])))
+        elif str(_field_or_none(item, "vid")) not in tables["view"]:
+            reader.problem(f"region {key!r}", f"expected its view. Received: {_short(item)}")
+    return list(photos.values())
+
+
+def _field_or_none(item: Any, name: str) -> Any:
+    if isinstance(item, dict):
+        return item.get(name)
+    return None
+
+
+def _via3_image(reader: _Reader, view: Any, table: dict) -> _ViaImage:
+    """The image of a view."""
+    numbers = _field(view, "fid_list", list, "a view")
+    if len(numbers) != 1:
+        raise _Problem(f"expected a view of one image. Received: the files {_short(numbers)}")
+    number = str(numbers[0])
+    file = table.get(number, {})
+    name = _field(file, "fname", str, "a file")
+    if str(file.get("type", _VIA3_IMAGE)) != str(_VIA3_IMAGE):
+        raise _Problem(f"expected an image. Received: {name!r}, a video or a sound")
+    photo = _ViaImage(name, [])
+    source = file.get("src")
+    if isinstance(source, str) and source.startswith("data:"):
+        photo.embedded = EmbeddedImage(reader.path, ("file", number, "src"))
+    elif isinstance(source, str) and source:
+        photo.others = (source,)
+    return photo
+
+
+def _via3_region(item: dict, xy: Any, table: dict) -> dict:
+    """A region as VIA 2 has it."""
+    shape: Any = {"name": xy}
+    if isinstance(xy, list) and xy and isinstance(xy[0], int) and xy[0] in _VIA3_SHAPES:
+        name, fields = _VIA3_SHAPES[xy[0]]
+        shape = {"name": name}
+        if fields:
+            shape.update(zip(fields, xy[1:]))
         else:
-            photos[name] = list(enumerate(regions))
-    return list(photos.items())
+            shape.update(all_points_x=xy[1::2], all_points_y=xy[2::2])
+    attributes = {}
+    values = item.get("av")
+    if isinstance(values, dict):
+        for key, value in values.items():
+            attribute = table.get(key)
+            name = _field_or_none(attribute, "aname") or key
+            attributes[str(name)] = _via3_value(attribute, value)
+    return {"shape_attributes": shape, "region_attributes": attributes}
+
+
+def _via3_value(attribute: Any, value: Any) -> Any:
+    """A region's value of an attribute: of a choice the text, of check boxes {text: True}."""
+    options = _field_or_none(attribute, "options")
+    if not isinstance(options, dict) or not options:
+        return value
+    if str(attribute.get("type")) == str(_VIA3_CHECKBOX) and isinstance(value, str):
+        return {str(options.get(key, key)): True for key in value.split(",") if key}
+    if isinstance(value, (str, int)):
+        return options.get(str(value), value)
+    return value
+
+
+_CSV_COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
+
+
+def _load_csv(path: str) -> dict:
+    """What VIA 1 and 2 export as csv, in the layout of their json."""
+    if not os.path.exists(path):
+        raise AnnotationError(f"No annotation file or folder {path}")
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            rows = list(csv.reader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AnnotationError(f"{path}: expected VIA's csv. Received: {error}") from error
+    header = []
+    if rows:
+        header = [name.strip().lstrip("#") for name in rows[0]]
+    if not set(_CSV_COLUMNS) <= set(header):
+        raise AnnotationError(
+            f"{path}: expected VIA 2's csv with the columns {', '.join(_CSV_COLUMNS)}. Received:"
+            f" {_short(header)}"
+        )
+    entries: dict[str, dict] = {}
+    for row in rows[1:]:
+        cells = dict(zip(header, row))
+        name = cells.get("filename", "")
+        if not name:
+            continue
+        entry = entries.setdefault(name, {"filename": name, "regions": []})
+        shape = _cell(cells.get("region_shape_attributes"))
+        if shape != {}:  # an image without regions has one row
+            attributes = _cell(cells.get("region_attributes"))
+            entry["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
+    return entries
+
+
+def _cell(text: str | None) -> Any:
+    """The json in a cell of a csv; the text where it is none."""
+    try:
+        return json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
 
 
 def _attribute(
@@ -769,12 +1532,18 @@ def _attribute(
     photos: list[_ViaImage],
     attribute: str | None,
 ) -> str | None:
-    """The region attribute that holds the class: the one asked for, or the only one there is."""
+    """The region attribute that holds the class: the one asked for, or the only one there is.
+
+    One that is empty in all regions holds no class.
+    """
     values: dict[str, collections.Counter] = {}
-    for _, items in photos:
-        for _, item in items:
+    filled = set()
+    for photo in photos:
+        for _, item in photo.items:
             for key, value in _region_attributes(item).items():
                 values.setdefault(key, collections.Counter())[_short(value)] += 1
+                if value not in (None, "", {}, []):
+                    filled.add(key)
     known = "none"
     if values:
         known = "; ".join(
@@ -785,19 +1554,19 @@ def _attribute(
             f"{path}: expected the class in a region attribute of the file: {known}. "
             f"Received: {attribute!r}"
         )
-    if attribute is None and len(values) > 1:
+    if attribute is not None:
+        return attribute
+    if len(values) > 1 and len(filled) != 1:
         raise AnnotationError(
             f"{path}: expected one region attribute, the class; of several name the one. "
             f"Received: {known}"
         )
-    return attribute or next(iter(values), None)
+    return next(iter(filled or values), None)
 
 
 def _region_attributes(item: Any) -> dict:
     """The attributes of a region, none of a broken one."""
-    attributes = None
-    if isinstance(item, dict):
-        attributes = item.get("region_attributes")
+    attributes = _field_or_none(item, "region_attributes")
     if not isinstance(attributes, dict):
         return {}
     return attributes
@@ -807,16 +1576,10 @@ def _via_name(item: Any, attribute: str | None) -> str:
     """The class of a region."""
     value = _field(item, "region_attributes", dict, "a region").get(attribute)
     if isinstance(value, dict):  # check boxes: {"red": true}
-        value = [name for name, checked in value.items() if checked]
-        if len(value) == 1:
-            value = value[0]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = str(value)
-    if not isinstance(value, str) or not value.strip():
-        raise _Problem(
-            f"expected one class in the attribute {attribute!r}. Received: {_short(value)}"
-        )
-    return value.strip()
+        value = [name for name, checked in value.items() if checked and checked != "false"]
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return _class_name(value, f"one class in the attribute {attribute!r}")
 
 
 def _via_shape(shape: dict) -> Shape:
@@ -828,6 +1591,9 @@ def _via_shape(shape: dict) -> Shape:
         size = ("width", "height")
         x, y, width, height = _numbers(shape, ("x", "y", *size), positive=size)
         return Rectangle(x, y, x + width, y + height)
+    if kind == "extreme rectangle":
+        points = _via_points(shape, "a rectangle")
+        return Rectangle(*map(min, zip(*points)), *map(max, zip(*points)))
     if kind == "circle":
         x, y, radius = _numbers(shape, ("cx", "cy", "r"), positive=("r",))
         return Ellipse(x, y, radius, radius)
@@ -843,14 +1609,18 @@ def _via_shape(shape: dict) -> Shape:
 
 
 def _via_polygon(shape: dict, what: str) -> Polygons:
+    return Polygons([_outline(_via_points(shape, what), what)])
+
+
+def _via_points(shape: dict, what: str) -> list[list]:
+    """The points [x, y] of a shape, as they stand."""
     xs = _field(shape, "all_points_x", list, what)
     ys = _field(shape, "all_points_y", list, what)
     if len(xs) != len(ys):
         raise _Problem(
             f"expected as many all_points_x as all_points_y. Received: {len(xs)} and {len(ys)}"
         )
-    points = [[x, y] for x, y in zip(xs, ys)]
-    return Polygons([_outline(points, what)])
+    return [[x, y] for x, y in zip(xs, ys)]
 
 
 ############################################################
@@ -867,50 +1637,79 @@ def read_labelme(
 
     Polygons, rectangles, circles and masks are regions, a line strip is closed to a polygon; points
     and lines are reported and left out. Shapes with one label and one group_id are the parts of one
-    object.
+    object. An image without a file is taken from the json's imageData.
+
+    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's and EISeg's are read
+    too.
     """
-    path = os.fspath(path)
-    if os.path.isdir(path):
-        return read(path, images, keep_empty=keep_empty)
-    return _read_file(path, images, keep_empty=keep_empty, expected="labelme")
+    return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
 
 def _read_labelme(
     path: str,
-    loaded: dict,
+    loaded: dict[str, Any],
     images: Any,
     keep_empty: bool,
+    useless: dict[str, str] | None = None,
 ) -> Annotations:
-    """loaded: {file: its content}."""
+    """loaded: {file: its content}; useless: {file: why it is no annotation}."""
     reader = _Reader(path, images, keep_empty)
+    start = path
+    if not os.path.isdir(path):
+        start = os.path.dirname(path)
+    for file, reason in (useless or {}).items():
+        reader.problem(f"file {os.path.relpath(file, start)}", reason)
     for file, data in loaded.items():
-        place = f"file {os.path.basename(file)}"
+        relative = os.path.relpath(file, start or ".")
+        place = f"file {relative}"
+        if _is_isat(data):
+            data = _labelme_of_isat(data)
+        elif _is_eiseg(data):
+            data = _labelme_of_eiseg(data)
+        shapes: list = []
         try:
-            name = _field(data, "imagePath", str, "an image")
-            shapes = _field(data, "shapes", list, "an image")
+            entry = _labelme_entry(file, os.path.dirname(relative), data)
+            if data.get("shapes") is not None:
+                shapes = _field(data, "shapes", list, "an image")
         except _Problem as error:
             reader.problem(place, str(error))
             continue
-        height = data.get("imageHeight")
-        width = data.get("imageWidth")
-        size = None
-        if height is not None and width is not None:
-            size = (height, width)
-        place = f"{place}, image {name!r}"
+        place = f"{place}, image {data.get('imagePath')!r}"
         regions = reader.regions(place, enumerate(shapes), _labelme_region)
-        reader.add(name, _joined(regions, shapes), size)
+        entry.regions = _joined(regions, shapes)
+        reader.add(entry, annotated=bool(shapes))
     return reader.finish()
 
 
+def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
+    """The image of a file, without its regions. folder: the json's, relative to the one read."""
+    stem = os.path.splitext(os.path.basename(file))[0]
+    name = data.get("imagePath")
+    if name is None or name == "":
+        name = stem
+        if not files.is_image_name(stem):  # some write a.jpg.json
+            name = f"{stem}.jpg"
+    name = _field({**data, "imagePath": name}, "imagePath", str, "an image")
+    beside = stem + os.path.splitext(name)[1]
+    entry = _Entry(name, [], _given_size(data.get("imageHeight"), data.get("imageWidth")))
+    entry.beside = os.path.join(folder, beside)
+    if folder:
+        entry.name = os.path.join(folder, name)
+        entry.others = (name,)
+    if data.get("imageData"):
+        entry.embedded = EmbeddedImage(file, ("imageData",))
+    return entry
+
+
 @dataclasses.dataclass
-class _Union:
+class _Union(_Drawn):
     """Several shapes of one object."""
 
-    shapes: list[Shape]
+    shapes: list[_Drawn]
 
-    def mask(self, height: int, width: int) -> np.ndarray:
-        """[height, width] bool."""
-        return np.any([shape.mask(height, width) for shape in self.shapes], axis=0)
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        return _joined_crops([shape.crop(height, width) for shape in self.shapes])
 
 
 def _joined(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
@@ -919,42 +1718,69 @@ def _joined(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
     for region in regions:
         group_id = shapes[region.number].get("group_id")
         key = region.number
-        if group_id is not None:
-            key = (region.name, group_id)
+        if group_id is not None and group_id != "":
+            key = (region.name, repr(group_id))
         groups.setdefault(key, []).append(region)
     objects = []
     for first, *others in groups.values():
         if others:
-            parts = [first.shape, *(region.shape for region in others)]
+            parts: Any = [first.shape, *(region.shape for region in others)]
             first = dataclasses.replace(first, shape=_Union(parts))
         objects.append(first)
     return objects
 
 
+# Shapes whose points are an outline: LabelMe's, then X-AnyLabeling's.
+_OUTLINES = ("polygon", "linestrip", "oriented_rectangle", "rotation", "quadrilateral")
+
+
 def _labelme_region(item: Any) -> Region:
     """The region of an entry of LabelMe's shapes."""
-    name = _field(item, "label", str, "a shape").strip()
-    if not name:
-        raise _Problem(f"expected a label. Received: {item['label']!r}")
+    if _field_or_none(item, "label") is None:
+        _field(item, "label", str, "a shape")
+    name = _class_name(item["label"], "a label")
+    crowd = item.get("iscrowd") in (True, 1, "1")
+    return Region(name, _labelme_shape(item), crowd)
+
+
+def _labelme_shape(item: dict) -> Shape:
+    """The shape of an entry of LabelMe's shapes."""
     kind = item.get("shape_type") or "polygon"
+    if isinstance(kind, str):
+        kind = kind.lower()
     points = item.get("points")
-    if kind in ("polygon", "linestrip", "oriented_rectangle"):
-        return Region(name, Polygons([_outline(points, f"a {kind}")], exact=True))
+    if kind in _OUTLINES:
+        return Polygons([_outline(points, f"a {kind}")], exact=True)
     if kind not in ("rectangle", "circle", "mask"):
         raise _Problem(
             "expected a polygon, rectangle, circle, mask, linestrip or oriented_rectangle, which"
             f" enclose pixels. Received: {_short(kind)}"
         )
-    if not _are_points(points) or len(points) != 2:
+    read = _points(points, f"a {kind} of 2 points")
+    if kind == "rectangle" and len(read) in (4, 5):  # X-AnyLabeling's corners
+        return _labelme_corners(read)
+    if len(read) != 2:
         raise _Problem(f"expected a {kind} of 2 points of two numbers. Received: {_short(points)}")
     if kind == "circle":
-        return Region(name, _labelme_circle(points))
-    (x1, y1), (x2, y2) = points
+        return _labelme_circle(read)
+    (x1, y1), (x2, y2) = read
     left = min(x1, x2)
     top = min(y1, y2)
     if kind == "rectangle":
-        return Region(name, Rectangle(left, top, max(x1, x2), max(y1, y2)))
-    return Region(name, Bitmap(_png(item.get("mask")), round(left), round(top)))
+        return Rectangle(left, top, max(x1, x2), max(y1, y2))
+    mask = _PngMask(item.get("mask"), round(left), round(top))
+    mask.read()
+    return mask
+
+
+def _labelme_corners(points: list) -> Shape:
+    """A rectangle of its four corners, in any order; another four-sided figure as it is."""
+    xs = [x for x, _ in points]
+    ys = [y for _, y in points]
+    upright = set(xs) == {min(xs), max(xs)} and set(ys) == {min(ys), max(ys)}
+    if upright:
+        return Rectangle(min(xs), min(ys), max(xs), max(ys))
+    return Polygons([points], exact=True)
 
 
 def _labelme_circle(points: list) -> Ellipse:
@@ -968,17 +1794,80 @@ def _labelme_circle(points: list) -> Ellipse:
     return Ellipse(x - 0.5, y - 0.5, radius, radius)
 
 
-def _png(text: Any) -> np.ndarray:
-    """[h, w] bool of a PNG in base64."""
-    from PIL import Image
+@dataclasses.dataclass
+class _PngMask(_Drawn):
+    """A mask as a PNG in base64, kept as such: decoded, thousands don't fit in memory.
 
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as image:
-            return np.asarray(image.convert("L")) > 0
-    except (TypeError, OSError, SyntaxError, ValueError, binascii.Error) as error:
-        raise _Problem(
-            f"expected a mask as a PNG in base64. Received: {_short(text)} ({error})"
-        ) from error
+    Its first pixel lies at (x, y).
+    """
+
+    text: Any
+    x: int
+    y: int
+
+    def read(self) -> np.ndarray:
+        """[h, w] bool; _Problem for what is no PNG."""
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(_from_base64(self.text))) as image:
+                    return np.asarray(image.convert("L")) > 0
+        except Exception as error:  # whatever Pillow raises for a damaged file
+            raise _Problem(
+                f"expected a mask as a PNG in base64. Received: {_short(self.text)} ({error})"
+            ) from error
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        return Bitmap(self.read(), self.x, self.y).crop(height, width)
+
+
+# ---- ISAT and EISeg ------------------------------------------------------------------------------
+
+
+def _is_isat(data: Any) -> bool:
+    """Whether a json is ISAT's of one image."""
+    info = _field_or_none(data, "info")
+    return isinstance(info, dict) and "name" in info and isinstance(data.get("objects"), list)
+
+
+def _labelme_of_isat(data: dict) -> dict:
+    """ISAT's json in LabelMe's layout."""
+    shapes = []
+    for item in data["objects"]:
+        shape = item
+        if isinstance(item, dict):
+            shape = {
+                "label": item.get("category"),
+                "points": item.get("segmentation"),
+                "group_id": item.get("group") or None,
+                "iscrowd": item.get("iscrowd"),
+            }
+        shapes.append(shape)
+    info = data["info"]
+    return {
+        "imagePath": info.get("name"),
+        "imageHeight": info.get("height"),
+        "imageWidth": info.get("width"),
+        "shapes": shapes,
+    }
+
+
+def _is_eiseg(data: Any) -> bool:
+    """Whether a json is EISeg's own of one image: a list of named outlines."""
+    return (
+        isinstance(data, list)
+        and bool(data)
+        and all(isinstance(item, dict) and {"name", "points"} <= set(item) for item in data)
+    )
+
+
+def _labelme_of_eiseg(data: list) -> dict:
+    """EISeg's json in LabelMe's layout; the image has the json's name."""
+    shapes = [{"label": item["name"], "points": item["points"]} for item in data]
+    return {"imagePath": None, "shapes": shapes}
 
 
 ############################################################
@@ -991,32 +1880,64 @@ def read_coco(
     images: Any = None,
     keep_empty: bool = False,
 ) -> Annotations:
-    """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds are kept as such."""
-    return _read_file(path, images, keep_empty=keep_empty, expected="coco")
+    """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds are kept as such.
+
+    Categories of one name, as Roboflow writes for the root of its categories, are one class.
+    """
+    return _read_any(path, images, keep_empty=keep_empty, expected="coco")
 
 
-def _read_coco(
-    path: str,
-    images: Any,
-    keep_empty: bool,
-) -> Annotations:
+def _read_coco(reader: _Reader) -> Annotations:
     try:
-        data = coco.read_annotations(path)
+        data = coco.read_annotations(reader.path)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
-    names = {category_id: category["name"] for category_id, category in data.cats.items()}
-    counts = collections.Counter(names.values())
-    twice = [repr(name) for name, count in counts.items() if count > 1]
-    if twice:
-        raise AnnotationError(
-            f"{path}: expected each category's name once. Received: {', '.join(twice)} twice"
-        )
-    reader = _Reader(path, images, keep_empty)
+    names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
+        file_name = image.get("file_name")
+        if not isinstance(file_name, str):
+            reader.problem(
+                f"image {image_id!r}", f"expected a file_name. Received: {_short(file_name)}"
+            )
+            continue
+        items = data.imgToAnns.get(image_id, [])
         regions = []
-        for item in data.imgToAnns.get(image_id, []):
+        for item in items:
             name = names[item["category_id"]]
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
-        reader.add(image["file_name"], regions, (image["height"], image["width"]))
-    return reader.finish([names[category_id] for category_id in sorted(names)])
+        size = _given_size(image.get("height"), image.get("width"))
+        reader.add(_Entry(file_name, regions, size), annotated=bool(items))
+    return reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
+
+
+def _coco_names(path: str, data: Any) -> dict[Any, str]:
+    """{category id: name}, of several with one name those that have annotations.
+
+    data: pycocotools.coco.COCO.
+    """
+    names = {category_id: category["name"] for category_id, category in data.cats.items()}
+    counts = collections.Counter(names.values())
+    twice = [name for name, count in counts.items() if count > 1]
+    if not twice:
+        return names
+    used = {item["category_id"] for item in data.anns.values()}
+    unused = [name for name in twice if not any(names[number] == name for number in used)]
+    if unused:
+        raise AnnotationError(
+            f"{path}: expected each category's name once. Received:"
+            f" {files.several(list(map(repr, unused)))} twice"
+        )
+    kept = {
+        category_id: name
+        for category_id, name in names.items()
+        if category_id in used or name not in twice
+    }
+    joined = [name for name in twice if list(kept.values()).count(name) > 1]
+    if joined:
+        logger.warning(
+            "%s: categories of one name are one class: %s",
+            path,
+            files.several(list(map(repr, joined))),
+        )
+    return kept

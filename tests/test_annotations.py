@@ -2,12 +2,18 @@
 every mistake named."""
 
 import base64
+import csv
 import dataclasses
 import io
 import json
 import logging
 import math
+import os
+import pathlib
+import random
 import re
+import shutil
+import time
 
 import numpy as np
 import oracle
@@ -628,3 +634,729 @@ def test_several_sources(folder):
     dataset.add_image("second", "b", str(folder / "b.png"))
     dataset.prepare()
     assert [dataset.load_mask(i)[1].tolist() for i in dataset.image_ids] == [[1], [3], []]
+
+
+# ---- What people's files are like ----------------------------------------------------------------
+
+RECTANGLE = {"name": "rect", "x": 30, "y": 20, "width": 5, "height": 4}
+TRIANGLE = [[1, 1], [9, 1], [9, 9]]
+
+
+def names_of(found):
+    return [image.name for image in found.images]
+
+
+def regions_of(image):
+    """[(class, pixels)] of an image."""
+    masks = image.masks()
+    return [(region.name, int(masks[..., i].sum())) for i, region in enumerate(image.regions)]
+
+
+@pytest.mark.parametrize("kind", ["via", "labelme", "coco"])
+@pytest.mark.parametrize(
+    "name",
+    [r"D:\work\a.jpg", r"..\images\a.jpg", "https://h/x/a.jpg?t=1", "1a2b3c4d-a.jpg", "A.JPG"],
+)
+def test_images_under_other_names(folder, caplog, kind, name):
+    """The image is found, its name stays as it is annotated, one warning says so."""
+    shapes = {
+        "via": lambda name: via([POLYGON], name=name),
+        "labelme": lambda name: labelme([{"label": "cat", "points": TRIANGLE}], name),
+        "coco": lambda name: coco(
+            [{"segmentation": SQUARE}],
+            images=[{"id": 5, "file_name": name, "height": HEIGHT, "width": WIDTH}],
+        ),
+    }
+    path = write(folder / "x.json", shapes[kind](name))
+    found = annotations.read(path)
+    assert names_of(found) == [name] and found.images[0].path == str(folder / "a.jpg")
+    assert not found.problems
+    assert [f"{name!r} is {folder / 'a.jpg'}" in text for text in caplog.messages] == [True]
+    with pytest.raises(AnnotationError, match="none that can be used.*\n.*expected its file"):
+        annotations.read(write(path, shapes[kind]("other.jpg")))
+
+
+def test_ambiguous_and_many_other_names(folder, caplog):
+    """One warning for all; two candidates, and two names of one file, are named and left out."""
+    (folder / "sub").mkdir()
+    for name in ("sub/a.jpg", "sub/c.jpg"):
+        shutil.copy(folder / "a.jpg", folder / name)
+    for number in range(20):
+        shutil.copy(folder / "a.jpg", folder / f"{number}.jpg")
+    data = {}
+    for name in (r"D:\a.jpg", r"D:\c.jpg", r"E:\c.jpg", *(f"{i}.JPG" for i in range(20))):
+        data.update(via([POLYGON], name=name))
+    found = annotations.read(write(folder / "x.json", data))
+    assert names_of(found) == [f"{i}.JPG" for i in range(20)] and len(caplog.messages) == 2
+    assert "20 images are not there" in caplog.messages[0] and "15 more" in caplog.messages[0]
+    assert "3 files, images or regions are left out" in caplog.messages[1]
+    assert f"2, {folder / 'a.jpg'}, {folder / 'sub/a.jpg'}" in found.problems[0]
+    assert r"also that of 'E:\\c.jpg'" in found.problems[1] and len(found.problems) == 3
+
+
+@pytest.mark.parametrize("place", ["images/", "images", "http://h/images/", r"D:\x\images"])
+def test_via_default_filepath(folder, place):
+    (folder / "images").mkdir()
+    (folder / "old").mkdir()
+    shutil.copy(folder / "a.jpg", folder / "old")
+    os.rename(folder / "a.jpg", folder / "images" / "a.jpg")
+    settings = {"core": {"default_filepath": place, "filepath": {"": 1}}}
+    data = {"_via_settings": settings, "_via_img_metadata": via([POLYGON])}
+    found = annotations.read(write(folder / "via.json", data))
+    assert found.images[0].path == str(folder / "images" / "a.jpg") and names_of(found) == ["a.jpg"]
+
+
+def test_labelme_of_renamed_files(folder, caplog):
+    """The image beside the json of its name, when the name in it is an older one."""
+    write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}], "IMG_0001.jpg"))
+    found = annotations.read(folder)
+    assert found.images[0].path == str(folder / "a.jpg") and "IMG_0001.jpg" in caplog.text
+    write(folder / "b.json", labelme([{"label": "dog", "points": TRIANGLE}], "a.jpg"))
+    found = annotations.read(folder)  # now a.jpg is another's
+    assert [region.name for region in found.images[0].regions] == ["dog"]
+    assert "image 'IMG_0001.jpg': expected its file" in found.problems[0]
+
+
+DAMAGED = {
+    "cut.json": b'{"shapes": [{"label"',
+    "empty.json": b"",
+    "gb.json": '{"shapes": [], "imagePath": "\u732b\u72d7.jpg"}'.encode("gb2312"),
+    "._a.json": b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        ",
+    "classes.json": b'["cat"]',
+    "null.json": b"null",
+}
+
+
+def test_folder_with_damaged_files(folder, caplog):
+    """The good files are used, the others named in one warning; pipes and folders are no json."""
+    for name, content in DAMAGED.items():
+        (folder / name).write_bytes(content)
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    with pytest.raises(AnnotationError, match="a folder with 6 json files, none of these") as error:
+        annotations.read(folder)
+    assert "._a.json: expected a json file" in str(error.value)
+    write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    write(folder / "B.JSON", labelme([{"label": "cat", "points": TRIANGLE}], "b.png"))
+    caplog.clear()
+    found = annotations.read(folder)
+    assert sorted(names_of(found)) == ["a.jpg", "b.png"] and found.classes == ["cat"]
+    assert [text.split(": ")[1] for text in found.problems] == [
+        f"file {n}" for n in sorted(DAMAGED)
+    ]
+    assert len(caplog.messages) == 1 and "6 files, images or regions" in caplog.messages[0]
+    assert "6 images or regions left out" in found.summary()
+
+
+def test_whole_file_beside_others(folder, caplog):
+    """Of a folder with VIA's json, what is damaged or LabelMe's is named."""
+    write(folder / "via.json", via([POLYGON]))
+    write(folder / "config.json", {"x": 1})
+    assert annotations.read(folder) == annotations.read_via(folder) and not caplog.messages
+    (folder / "cut.json").write_bytes(DAMAGED["cut.json"])
+    write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    assert names_of(annotations.read(folder)) == ["a.jpg"]
+    assert "only via.json is read. Beside it are 2" in caplog.messages[0]
+    assert annotations.read_labelme(folder).classes == ["cat"]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_json_in_sub_folders(folder, given):
+    """Files of one name in several folders are several images."""
+    for part in ("train", "val"):
+        (folder / "images" / part).mkdir(parents=True)
+        (folder / "labels" / part).mkdir(parents=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / part / "a.jpg")
+        shape = {"label": part, "points": TRIANGLE}
+        write(folder / "labels" / part / "a.json", labelme([shape]))
+    images = None
+    if given:
+        images = folder / "images"
+    os.remove(folder / "a.jpg")
+    found = annotations.read(folder, images=images)
+    assert [image.path for image in found.images] == [
+        str(folder / "images" / part / "a.jpg") for part in ("train", "val")
+    ]
+    assert [image.regions[0].name for image in found.images] == ["train", "val"]
+    assert len(set(names_of(found))) == 2
+
+
+def test_via_in_a_sub_folder(folder):
+    (folder / "train").mkdir()
+    os.rename(folder / "a.jpg", folder / "train" / "a.jpg")
+    path = write(folder / "train" / "via_export_json.json", via([POLYGON]))
+    for images in (None, folder):
+        assert annotations.read(folder, images) == annotations.read_via(path)
+    write(folder / "via.json", via([POLYGON], name="b.png"))
+    assert names_of(annotations.read(folder)) == ["b.png"]
+    os.remove(folder / "via.json")
+    shutil.copytree(folder / "train", folder / "val")
+    with pytest.raises(AnnotationError, match="train/via_export_json.json, val/via_export_json"):
+        annotations.read(folder)
+
+
+def picture(size=(WIDTH, HEIGHT), orientation=1):
+    """(pixels, base64) of a PNG of noise."""
+    pixels = np.random.default_rng(0).integers(0, 255, (*size[::-1], 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", exif=exif)
+    return pixels, base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize("kind", ["labelme", "via 1", "via 3"])
+def test_images_in_the_json(folder, kind):
+    """An image that is no file comes from the json, several of one json too."""
+    pixels, text = picture()
+    shape = {"label": "object", "points": TRIANGLE}
+    if kind == "labelme":
+        for name in ("x", "y"):
+            data = {**labelme([shape], f"{name}.jpg"), "imageData": text}
+            write(folder / f"{name}.json", data)
+        found = annotations.read(folder)
+    elif kind == "via 1":
+        data = {**via([POLYGON], 1, "x.jpg"), **via([POLYGON], 1, "y.jpg")}
+        for entry in data.values():
+            entry["base64_img_data"] = "data:image/png;base64," + text
+        found = annotations.read(write(folder / "via.json", data))
+    else:
+        data = via3(
+            {"1_a": {"vid": "1", "xy": [2, 1, 2, 3, 4]}, "b": {"vid": "2", "xy": [3, 9, 9, 4]}}
+        )
+        for file in data["file"].values():
+            file.update(fname="none", loc=4, src="data:image/png;base64," + text)
+        found = annotations.read(write(folder / "via.json", data))
+    assert len(found.images) == 2 and not found.problems
+    assert all(image.path.endswith(".json") for image in found.images)
+    dataset = AnnotatedDataset.of("x", found)
+    for image_id in dataset.image_ids:
+        np.testing.assert_array_equal(dataset.load_image(image_id), pixels)
+        assert dataset.load_mask(image_id)[0].shape == (HEIGHT, WIDTH, 1)
+    for content in ("{}", '{"_via_img_metadata": 3}', None):  # it has changed meanwhile, or is gone
+        write(pathlib.Path(found.images[0].path), json.loads(content or "3"))
+        if content is None:
+            os.remove(found.images[0].path)
+        with pytest.raises(ValueError, match="Image 0 can't be read from .*json"):
+            dataset.load_image(0)
+
+
+def test_labelme_image_data_against_the_file(folder):
+    """The file counts, unless it has another size than was annotated; damaged data are named."""
+    pixels, text = picture()
+    data = {**labelme([{"label": "x", "points": TRIANGLE}]), "imageData": text}
+    path = write(folder / "a.json", data)
+    assert annotations.read(path).images[0].path == str(folder / "a.jpg")
+    Image.new("RGB", (2 * WIDTH, HEIGHT)).save(folder / "a.jpg")
+    found = annotations.read(path)
+    np.testing.assert_array_equal(AnnotatedDataset.of("x", found).load_image(0), pixels)
+    for damaged in (text[:20], "?", 3, ["x"], text[1:], picture((9, 9))[1]):
+        write(path, {**data, "imageData": damaged})
+        with pytest.raises(AnnotationError, match="image in the json: "):
+            annotations.read(path)
+
+
+def test_turned_image_in_the_json(folder):
+    """The annotated size tells whether the stored pixels are meant."""
+    pixels, text = picture(orientation=6)
+    for size, expected in (((HEIGHT, WIDTH), pixels), ((WIDTH, HEIGHT), np.rot90(pixels, -1))):
+        data = labelme([{"label": "x", "points": TRIANGLE}], "x.jpg", size)
+        path = write(folder / "x.json", {**data, "imageData": text})
+        dataset = AnnotatedDataset.of("x", annotations.read(path))
+        np.testing.assert_array_equal(dataset.load_image(0), expected)
+
+
+def test_one_image_in_several_entries(folder, caplog):
+    """The regions of all are put together, the same ones once, also where the keys are equal."""
+    path = folder / "via.json"
+    one = json.dumps({"filename": "a.jpg", "regions": via([POLYGON])["a.jpg123"]["regions"]})
+    path.write_text(f'{{"k": {{"filename": "a.jpg", "regions": []}}, "k": {one}, "k": {{"filename":'
+                    ' "a.jpg", "regions": {}}}')  # fmt: skip
+    found = annotations.read(path)
+    assert [len(image.regions) for image in found.images] == [1] and not caplog.messages
+    data = {**via([]), "again": {**via([POLYGON])["a.jpg123"]}}
+    data["more"] = {
+        "filename": "./a.jpg",
+        "regions": via([POLYGON, RECTANGLE])["a.jpg123"]["regions"],
+    }
+    for keep_empty in (False, True):
+        caplog.clear()
+        found = annotations.read(write(path, data), keep_empty=keep_empty)
+        assert [regions_of(image) for image in found.images] == [[("object", 138), ("object", 20)]]
+        assert "1 images are annotated in several places" in caplog.text and not found.problems
+        assert "1 that are there twice once: a.jpg" in caplog.text
+
+
+def test_one_image_of_two_labelme_files(folder):
+    other = [[30, 20], [35, 20], [35, 24], [30, 24]]
+    write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    shapes = [{"label": "cat", "points": TRIANGLE}, {"label": "dog", "points": other}]
+    write(folder / "a_2.json", labelme(shapes))
+    found = annotations.read(folder)
+    assert [regions_of(image) for image in found.images] == [[("cat", 36), ("dog", 20)]]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
+def test_encodings(folder, encoding):
+    text = json.dumps(via([(POLYGON, {"type": "\u732b"})]), ensure_ascii=False)
+    (folder / "via.json").write_bytes(text.encode(encoding))
+    assert annotations.read(folder).classes == ["\u732b"]
+    os.remove(folder / "via.json")
+    text = json.dumps(labelme([{"label": "\u732b", "points": TRIANGLE}]), ensure_ascii=False)
+    (folder / "a.json").write_bytes(text.encode(encoding))
+    assert annotations.read(folder).classes == ["\u732b"]
+
+
+@pytest.mark.parametrize(
+    "value, name",
+    [
+        ({"cat": True}, "cat"),
+        ({"cat": "true", "dog": "false"}, "cat"),
+        ({"cat": True, "dog": ""}, "cat"),
+        (["cat"], "cat"),
+        (" cat ", "cat"),
+        (7, "7"),
+        (7.0, "7"),
+        (7.5, "7.5"),
+        (20231101, "20231101"),
+        ("cafe\u0301", "caf\u00e9"),
+        *((value, None) for value in ({}, {"cat": False}, None, "", " ", [], ["a", "b"], True)),
+        *((value, None) for value in (float("nan"), float("inf"), 10**400, "\ud800", {"a": {}})),
+    ],
+)
+def test_class_values(folder, value, name):
+    """What VIA and LabelMe hold where the class belongs; what is none is left out and named."""
+    regions = [(RECTANGLE, {"type": "ok"}), (POLYGON, {"type": value})]
+    found = annotations.read(write(folder / "via.json", via(regions)))
+    shapes = [{"label": "ok", "points": TRIANGLE}, {"label": value, "points": TRIANGLE[::-1]}]
+    other = annotations.read(write(folder / "a.json", labelme(shapes)))
+    if isinstance(value, (dict, list)):
+        assert "region 1: expected a label. Received: " in other.problems[0]
+    if value == {"a": {}}:  # not ticked
+        name = None
+    if name is None:
+        assert "region 1: expected one class in the attribute 'type'" in found.problems[0]
+        assert found.classes == other.classes == ["ok"]
+        found.problems[0].encode()
+    else:
+        assert found.classes == sorted(["ok", name]) and not found.problems
+        if not isinstance(value, (dict, list)):
+            assert other.classes == found.classes
+
+
+def test_attributes_that_are_empty(folder):
+    """An attribute without any value is not the class."""
+    both = [(POLYGON, {"type": "cat", "note": ""}), (RECTANGLE, {"type": "dog", "note": None})]
+    assert annotations.read(write(folder / "via.json", via(both))).classes == ["cat", "dog"]
+    neither = [(POLYGON, {"type": "", "note": ""})]
+    with pytest.raises(AnnotationError, match="of several name the one"):
+        annotations.read(write(folder / "via.json", via(neither)))
+
+
+def test_settings_and_names_that_look_wrong(folder, caplog):
+    """Cat and cat are two classes, VIA's settings change nothing elsewhere: both are said."""
+    path = write(folder / "via.json", via([(POLYGON, {"t": "Cat"}), (RECTANGLE, {"t": "cat"})]))
+    assert annotations.read(path).classes == ["Cat", "cat"]
+    assert "case alone are several classes: 'Cat', 'cat'" in caplog.text
+    os.remove(path)
+    path = write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    for source in (path, folder):
+        caplog.clear()
+        assert annotations.read(source, attribute="t", label="x").classes == ["cat"]
+        assert len(caplog.messages) == 2 and "attribute='t' is for VIA alone" in caplog.text
+
+
+NUMBERS = [None, float("nan"), float("inf"), -float("inf"), 1e12, -1e300, 10**400, "x", [1], True]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_coordinates_that_are_none(folder, number):
+    """Every shape of VIA and LabelMe: left out and named, in no time."""
+    shapes = [
+        {"name": "polygon", "all_points_x": [1, number, 9], "all_points_y": [1, 2, 9]},
+        {"name": "polyline", "all_points_x": [1, 5, 9], "all_points_y": [number, 2, 9]},
+        {"name": "rect", "x": number, "y": 1, "width": 5, "height": 6},
+        {"name": "rect", "x": 1, "y": 1, "width": 5, "height": number},
+        {"name": "circle", "cx": 9, "cy": 9, "r": number},
+        {"name": "ellipse", "cx": 9, "cy": number, "rx": 4, "ry": 4, "theta": 0},
+        {"name": "ellipse", "cx": 9, "cy": 9, "rx": 4, "ry": 4, "theta": number},
+    ]
+    found = annotations.read(write(folder / "via.json", via([POLYGON, *shapes])))
+    assert regions_of(found.images[0]) == [("object", 138)] and len(found.problems) == len(shapes)
+    kinds = ("polygon", "rectangle", "circle", "linestrip", "mask", "oriented_rectangle", None)
+    shapes = [
+        {"label": "x", "shape_type": kind, "points": [[1, 1], [number, 5], [9, 9]][: 1 + count]}
+        for kind, count in zip(kinds, (2, 1, 1, 2, 1, 2, 2))
+    ]
+    data = labelme([{"label": "ok", "points": TRIANGLE}, *shapes])
+    found = annotations.read(write(folder / "a.json", data))
+    assert regions_of(found.images[0]) == [("ok", 36)] and len(found.problems) == len(shapes)
+    if number in (1e12, -1e300):
+        assert all("(beyond 1000000)" in problem for problem in found.problems)
+
+
+def test_shapes_partly_outside(folder):
+    """What lies outside is cut off; numbers may be written as text."""
+    shapes = [
+        {"name": "rect", "x": -5, "y": -5, "width": 1e5, "height": 10},
+        {"name": "circle", "cx": 5, "cy": 5, "r": 1e5},
+        {"name": "polygon", "all_points_x": [-9e5, 9e5, 9e5, -9e5], "all_points_y": [-9, -9, 3, 3]},
+        {"name": "rect", "x": "5", "y": "5", "width": "4", "height": "2.0"},
+    ]
+    found = annotations.read(write(folder / "via.json", via(shapes)))
+    assert [pixels for _, pixels in regions_of(found.images[0])] == [300, 2400, 240, 8]
+
+
+def test_many_objects(folder):
+    """Each is drawn in its own box, not in the image's 12 megapixels."""
+    Image.new("RGB", (4000, 3000)).save(folder / "a.jpg")
+    shapes = [
+        {"name": "polygon", "all_points_x": [x, x + 9, x], "all_points_y": [y, y, y + 9]}
+        for x in range(0, 3000, 60)
+        for y in range(0, 1000, 50)
+    ]
+    start = time.monotonic()
+    found = annotations.read(write(folder / "via.json", via([*shapes, RECTANGLE])))
+    assert len(found.images[0].regions) == 1001 and time.monotonic() - start < 10
+    for region in found.images[0].regions[-2:]:
+        y, x, pixels = region.shape.crop(3000, 4000)
+        mask = region.shape.mask(3000, 4000)
+        assert pixels.size <= 100 and pixels.sum() == mask.sum()
+        np.testing.assert_array_equal(mask[y : y + len(pixels), x : x + pixels.shape[1]], pixels)
+    image = dataclasses.replace(found.images[0], regions=found.images[0].regions[-2:])
+    np.testing.assert_array_equal(image.masks()[..., 1], mask)
+
+
+def test_files_that_are_no_images(folder, caplog):
+    """Pipes, folders, videos and empty files under an image's name: named, nothing waits."""
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "folder.jpg").mkdir()
+    (folder / "empty.jpg").touch()
+    (folder / "film.mts").write_bytes(b"\x47" * 400)
+    (folder / "cut.jpg").write_bytes((folder / "a.jpg").read_bytes()[:200])
+    names = ("pipe.jpg", "folder.jpg", "empty.jpg", "film.mts", "cut.jpg", "", "\ud800.jpg")
+    data = via([POLYGON])
+    for name in names:
+        data.update(via([POLYGON], name=name))
+    found = annotations.read(write(folder / "via.json", data), keep_empty=True)
+    assert names_of(found) == ["a.jpg"] and len(found.problems) == len(names)
+    assert len(caplog.messages) == 1
+    "".join(found.problems).encode()
+
+
+def test_image_beyond_pillows_limit(folder, monkeypatch):
+    """A huge photograph, or a bomb, doesn't end the reading of the others."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (9, 9)).save(folder / "b.png")
+    rectangle = {"name": "rect", "x": 1, "y": 2, "width": 3, "height": 4}
+    data = {**via([rectangle]), **via([rectangle], name="b.png")}
+    found = annotations.read(write(folder / "via.json", data))
+    assert "b.png" in names_of(found) and len(found.images) + len(found.problems) == 2
+
+
+def test_two_images_of_one_key_in_the_json(folder):
+    """Each has its own picture."""
+    texts = [picture((WIDTH, height))[1] for height in (HEIGHT, 30)]
+    entries = [
+        {
+            "filename": f"{i}.png",
+            "regions": via([POLYGON])["a.jpg123"]["regions"],
+            "base64_img_data": t,
+        }
+        for i, t in enumerate(texts)
+    ]
+    path = folder / "via.json"
+    path.write_text("{" + ", ".join(f'"k": {json.dumps(entry)}' for entry in entries) + "}")
+    dataset = AnnotatedDataset.of("x", annotations.read(path))
+    assert [dataset.load_image(i).shape[0] for i in dataset.image_ids] == [HEIGHT, 30]
+
+
+def test_images_whose_regions_are_broken(folder):
+    """An image with objects that can't be used is no background."""
+    path = write(folder / "via.json", {**via([{"name": "point"}]), **via([], name="b.png")})
+    assert names_of(annotations.read(path, keep_empty=True)) == ["b.png"]
+
+
+# ---- Other programs and versions -----------------------------------------------------------------
+
+
+def via3(metadata, files=("a.jpg", "b.png")):
+    """A project of VIA 3 with one view of each file, 1, 2, ..."""
+    return {
+        "project": {"pid": "__VIA_PROJECT_ID__", "vid_list": ["1", "2"]},
+        "config": {},
+        "attribute": {
+            "1": {"aname": "class", "type": 4, "options": {"0": "cat", "1": "dog"}},
+            "2": {"aname": "note", "type": 1, "options": {}},
+            "3": {"aname": "box", "type": 2, "options": {"0": "cat", "1": "dog"}},
+        },
+        "file": {
+            str(i): {"fid": i, "fname": name, "type": 2, "loc": 1, "src": name}
+            for i, name in enumerate(files, 1)
+        },
+        "view": {str(i): {"fid_list": [i]} for i in range(1, len(files) + 1)},
+        "metadata": metadata,
+    }
+
+
+@pytest.mark.parametrize("attribute, values", [("class", ("0", "1")), ("box", ("0", "1"))])
+def test_via3(folder, attribute, values):
+    key = {"class": "1", "box": "3"}[attribute]
+    cat, dog = ({key: value} for value in values)
+    metadata = {
+        "a": {"vid": "1", "z": [], "xy": [2, 30, 20, 5, 4], "av": cat},
+        "b": {"vid": "1", "xy": [7, 5, 6, 20, 8, 12, 25], "av": dog},
+        "c": {"vid": "2", "xy": [3, 20, 15, 9.5], "av": cat},
+        "d": {"vid": "2", "xy": [4, 30, 20, 16, 7], "av": cat},
+        "e": {"vid": "2", "xy": [6, 5, 6, 20, 8, 12, 25], "av": cat},
+        "f": {"vid": "2", "xy": [8, 30, 22, 32, 20, 35, 21, 31, 24], "av": cat},
+        "g": {"vid": "2", "xy": [], "z": [1.5], "av": {"2": "of the image"}},
+        "h": {"vid": "2", "xy": [1, 5, 5], "av": cat},
+        "i": {"vid": "7", "xy": [2, 30, 20, 5, 4], "av": cat},
+        "j": {"vid": "2", "xy": [2, 30, 20], "av": cat},
+    }
+    data = via3(metadata)
+    found = annotations.read(write(folder / "via.json", data), attribute=attribute)
+    assert found == annotations.read_via(folder / "via.json")
+    assert [regions_of(image)[:2] for image in found.images] == [
+        [("cat", 20), ("dog", 138)],
+        [("cat", 293), ("cat", 351)],
+    ]
+    assert [pixels for _, pixels in regions_of(found.images[1])[2:]] == [138, 20]
+    assert [re.search("region '?([a-z])", text)[1] for text in found.problems] == ["i", "h", "j"]
+
+
+def test_via3_of_a_video(folder):
+    data = via3(
+        {"a": {"vid": "1", "xy": [2, 1, 1, 5, 5]}, "b": {"vid": "2", "xy": [2, 1, 1, 5, 5]}}
+    )
+    data["file"]["1"]["type"] = 4
+    found = annotations.read(write(folder / "via.json", data))
+    assert names_of(found) == ["b.png"] and "a video or a sound" in found.problems[0]
+    data["view"]["2"] = {"fid_list": ["1", "2"]}
+    with pytest.raises(AnnotationError, match="a view of one image"):
+        annotations.read(write(folder / "via.json", data))
+    for name in ("file", "attribute", "view", "metadata"):
+        with pytest.raises(AnnotationError, match=f"expected '{name}' of a VIA 3 project"):
+            annotations.read(write(folder / "via.json", {**data, name: []}))
+
+
+@pytest.mark.parametrize("first", ["filename", "#filename"])
+def test_via_csv(folder, first):
+    shape = json.dumps(RECTANGLE)
+    rows = [
+        [first, "file_size", "region_count", "region_shape_attributes", "region_attributes"],
+        ["a.jpg", "1", "2", shape, '{"type": "cat"}'],
+        ["a.jpg", "1", "2", shape[:20], '{"type": "cat"}'],
+        ["b.png", "1", "0", "{}", "{}"],
+    ]
+    path = folder / "via.csv"
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    found = annotations.read(path, keep_empty=True)
+    assert [regions_of(image) for image in found.images] == [[("cat", 20)], []]
+    assert len(found.problems) == 1 and "region 1: " in found.problems[0]
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(AnnotationError, match="expected VIA 2's csv with the columns"):
+        annotations.read(path)
+
+
+def test_via_entries_in_a_list(folder):
+    """Scripts keep the values of VIA's object."""
+    path = write(folder / "via.json", list(via([POLYGON], 1).values()))
+    assert regions_of(annotations.read(path).images[0]) == [("object", 138)]
+
+
+def test_shapes_of_other_programs(folder):
+    """X-AnyLabeling's rectangles of four corners and turned ones; a label of digits; null kinds."""
+    corners = [[10, 5], [20, 5], [20, 15], [10, 15]]
+    turned = [[10, 5], [15, 10], [10, 15], [5, 10]]
+    shapes = [
+        {"label": "a", "shape_type": "rectangle", "points": corners, "score": None},
+        {"label": "b", "shape_type": "rectangle", "points": corners[::-1]},
+        {"label": "c", "shape_type": "rotation", "points": turned, "direction": 0.78},
+        {"label": "d", "shape_type": "rectangle", "points": turned},
+        {"label": "e", "shape_type": None, "points": corners, "flags": None},
+        {"label": 6, "shape_type": "Polygon", "points": corners, "group_id": [1]},
+        {"label": 6, "shape_type": "polygon", "points": turned, "group_id": [1]},
+    ]
+    path = write(folder / "a.json", {**labelme([]), "shapes": shapes})
+    # Middles on the turned square's edge belong to it: 4 (1 + 2 + 3 + 4 + 5).
+    pixels = [("a", 100), ("b", 100), ("c", 60), ("d", 60), ("e", 100), ("6", 130)]
+    found = annotations.read(path)
+    assert regions_of(found.images[0]) == pixels and not found.problems
+
+
+@pytest.mark.parametrize("size", [(0, 0), (-1, -1), (None, None), ("40", "60"), (40.0, 60.0)])
+def test_labelme_sizes(folder, size):
+    data = labelme([{"label": "x", "points": TRIANGLE}], size=size)
+    assert regions_of(annotations.read(write(folder / "a.json", data)).images[0]) == [("x", 36)]
+
+
+def test_labelme_without_image_path(folder):
+    """Files of older versions and other programs: no imagePath, size or kind of shape."""
+    write(folder / "a.json", {"shapes": [{"label": "x", "points": TRIANGLE}], "imagePath": None})
+    write(folder / "b.json", {"shapes": [{"label": "x", "points": TRIANGLE}]})
+    assert len(annotations.read(folder).images) == 2
+
+
+def test_isat(folder):
+    """Parts of one group are one object; crowds stay crowds."""
+    objects = [
+        {"category": "dog", "group": 1, "segmentation": TRIANGLE, "iscrowd": False},
+        {"category": "dog", "group": 1, "segmentation": [[30, 20], [35, 20], [35, 24], [30, 24]]},
+        {"category": "cat", "group": 2, "segmentation": TRIANGLE, "iscrowd": True},
+        {"category": "cat", "group": 3, "segmentation": []},
+    ]
+    info = {
+        "description": "ISAT",
+        "folder": "D:/x",
+        "name": "a.jpg",
+        "width": WIDTH,
+        "height": HEIGHT,
+    }
+    found = annotations.read(write(folder / "a.json", {"info": info, "objects": objects}))
+    assert regions_of(found.images[0]) == [("dog", 56), ("cat", 36)] and len(found.problems) == 1
+    assert AnnotatedDataset.of("x", found).load_mask(0)[1].tolist() == [2, -1]
+
+
+@pytest.mark.parametrize("name", ["a.json", "b.png.json"])
+def test_eiseg(folder, name):
+    """Its own files name no image: it is the one with the json's name, one folder up."""
+    (folder / "label").mkdir()
+    outlines = [{"name": "dog", "labelIdx": 1, "color": [0, 0, 255], "points": TRIANGLE}]
+    write(folder / "label" / name, outlines)
+    found = annotations.read(folder)
+    assert regions_of(found.images[0]) == [("dog", 36)]
+    assert found.images[0].path == str(folder / {"a.json": "a.jpg"}.get(name, "b.png"))
+
+
+@pytest.mark.parametrize("place", ["data/images", "data/JPEGImages", "data/labels/img"])
+def test_images_near_the_annotations(folder, place):
+    """Annotations in a folder of their own: the images' folder is beside it or in it."""
+    (folder / place).mkdir(parents=True)
+    (folder / "data" / "labels").mkdir(parents=True, exist_ok=True)
+    os.rename(folder / "a.jpg", folder / place / "a.jpg")
+    path = write(
+        folder / "data" / "labels" / "a.json", labelme([{"label": "x", "points": TRIANGLE}])
+    )
+    for source in (path, path.parent):
+        assert os.path.samefile(annotations.read(source).images[0].path, folder / place / "a.jpg")
+    os.remove(path)
+    path = write(path.with_name("via.json"), via([POLYGON]))
+    for source in (path, path.parent):
+        assert os.path.samefile(annotations.read(source).images[0].path, folder / place / "a.jpg")
+
+
+STRANGE = [
+    *(
+        None,
+        True,
+        0,
+        -1,
+        1e12,
+        float("nan"),
+        10**400,
+        "",
+        "x",
+        "\ud800",
+        "\0",
+        [],
+        {},
+        [[]],
+        [None],
+    ),
+    *({"a": 1}, "../a.jpg", "1e9", "data:image/png;base64,AAAA", "Z" * 3000),
+]
+
+
+def mutated(value, rng):
+    """A copy of a json's value with something strange, missing or doubled in it."""
+    draw = rng.random()
+    if draw < 0.02 or not isinstance(value, (dict, list)):
+        return rng.choice(STRANGE) if draw < 0.05 else value
+    if isinstance(value, dict):
+        return {
+            rng.choice(["x", "filename"]) if rng.random() < 0.01 else key: mutated(entry, rng)
+            for key, entry in value.items()
+            if rng.random() > 0.02
+        }
+    kept = [mutated(entry, rng) for entry in value if rng.random() > 0.02]
+    return kept + kept[: rng.random() < 0.05]
+
+
+@pytest.mark.parametrize("kind", ["via", "labelme", "via3"])
+def test_damaged_content(folder, kind):
+    """Whatever is damaged, and wherever it breaks off: what is left, or one error of the file."""
+    rng = random.Random(kind)
+    seeds = {
+        "via": {
+            "_via_settings": {"core": {"default_filepath": "x", "filepath": {"": 1}}},
+            "_via_img_metadata": {
+                **via([(POLYGON, {"t": {"cat": True}}), (RECTANGLE, {"t": "dog"})]),
+                **via(
+                    [({"name": "ellipse", "cx": 9, "cy": 9, "rx": 4, "ry": 5}, {"t": 1})],
+                    1,
+                    "b.png",
+                ),
+            },
+        },
+        "labelme": {
+            **labelme(
+                [
+                    {"label": "a", "points": TRIANGLE, "group_id": 1},
+                    {
+                        "label": "a",
+                        "points": [[1, 1], [9, 9]],
+                        "shape_type": "circle",
+                        "group_id": 1,
+                    },
+                    {
+                        "label": "b",
+                        "shape_type": "mask",
+                        "points": [[1, 1], [4, 4]],
+                        "mask": png(np.eye(4)),
+                    },
+                ]
+            ),
+            "imageData": picture()[1],
+        },
+        "via3": via3({"a": {"vid": "1", "xy": [2, 1, 2, 3, 4], "av": {"1": "0"}}}),
+    }
+    path = folder / "x.json"
+    used = 0
+    for _ in range(80):
+        content = json.dumps(mutated(seeds[kind], rng)).encode()
+        if rng.random() < 0.2:
+            content = content[: rng.randrange(len(content))]
+        path.write_bytes(content)
+        try:
+            found = annotations.read(path, keep_empty=True)
+        except AnnotationError as error:
+            assert str(path) in str(error)
+            str(error).encode()
+            continue
+        used += 1
+        dataset = AnnotatedDataset.of("x", found)
+        for image_id in dataset.image_ids:
+            masks = dataset.load_mask(image_id)[0]
+            assert dataset.load_image(image_id).shape[:2] == masks.shape[:2]
+        "".join([found.summary(), *found.problems]).encode()
+    assert 8 < used < 80
+
+
+def test_roboflow_root_category(folder, caplog):
+    """The root has the class's name and no annotations; two that have some are one class."""
+    categories = [
+        {"id": 0, "name": "cat", "supercategory": "none"},
+        {"id": 1, "name": "cat", "supercategory": "cat"},
+        {"id": 2, "name": "dog", "supercategory": "cat"},
+    ]
+    objects = [{"segmentation": SQUARE, "category_id": 1}]
+    path = write(folder / "x.json", coco(objects, categories=categories))
+    found = annotations.read(path)
+    assert found.classes == ["cat", "dog"] and "one class" not in caplog.text
+    objects.append({"segmentation": SQUARE, "category_id": 0})
+    found = annotations.read(write(path, coco(objects, categories=categories)))
+    assert found.classes == ["cat", "dog"] and len(found.images[0].regions) == 2
+    assert "categories of one name are one class: 'cat'" in caplog.text

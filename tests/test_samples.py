@@ -331,6 +331,21 @@ def test_balloon_dataset(balloon, tmp_path, version):
         balloon.BalloonDataset().load_balloon(folder / "nowhere", "val")
 
 
+def test_balloon_json_of_another_name(balloon, tmp_path):
+    """VIA 2 names its export by itself; of two json files none is guessed."""
+    folder = miniature.balloons(tmp_path)
+    expected = balloon.BalloonDataset()
+    expected.load_balloon(folder, "train")
+    path = folder / "train" / "via_region_data.json"
+    path.rename(path.with_name("via_export_json.json"))
+    dataset = balloon.BalloonDataset()
+    dataset.load_balloon(folder, "train")
+    assert [i["path"] for i in dataset.image_info] == [i["path"] for i in expected.image_info]
+    shutil.copy(path.with_name("via_export_json.json"), path.with_name("b.json"))
+    with pytest.raises(ValueError, match="Received: b.json, via_export_json.json"):
+        dataset.load_balloon(folder, "train")
+
+
 def test_balloon_classes(balloon, tmp_path):
     """Several classes by a region attribute; the validation set has the training set's, in its
     order."""

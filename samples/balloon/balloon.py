@@ -9,10 +9,10 @@
     python samples/balloon/balloon.py splash --weights=last --video=film.mp4
         into --output
 
---dataset is a folder with train/ and val/, each with photographs and their via_region_data.json of
-VIA 1.x or 2.x: polygons, rectangles, circles, ellipses and closed polylines. Every region is a
-balloon, unless --attribute names the region attribute that holds the class; then there are as many
-classes as it has values in train/.
+--dataset is a folder with train/ and val/, each with photographs and their via_region_data.json, or
+one VIA json of another name: polygons, rectangles, circles, ellipses and closed polylines. Every
+region is a balloon, unless --attribute names the region attribute that holds the class; then there
+are as many classes as it has values in train/.
 """
 
 import argparse
@@ -72,7 +72,10 @@ class BalloonDataset(annotations.AnnotatedDataset):
         """
         if subset not in ("train", "val"):
             raise ValueError(f"The subset is 'train' or 'val'. Received: {subset!r}")
-        path = os.path.join(dataset_dir, subset, "via_region_data.json")
+        folder = pathlib.Path(dataset_dir, subset)
+        path = folder / "via_region_data.json"
+        if not path.exists() and any(folder.glob("*.json")):
+            path = folder  # VIA 2 calls it via_export_json.json or via_project_<date>.json
         if attribute:
             regions = annotations.read_via(path, attribute=attribute)
         else:
