@@ -156,8 +156,11 @@ def _what_begins_with(head: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _opened(path: Any) -> Iterator[h5py.File]:
+def _opened(path: Any) -> Iterator[tuple[h5py.File, Any]]:
     """The HDF5 file at a path, or inside a `.keras` archive or folder, open for reading.
+
+    Yields:
+        the file, and the same as a file of bytes.
 
     Raises:
         FileNotFoundError, UnreadableFileError: which names the path, also for all that goes wrong
@@ -179,7 +182,53 @@ def _opened(path: Any) -> Iterator[h5py.File]:
                 head = _HDF5_MAGIC
         if not head.startswith(_HDF5_MAGIC) and not h5py.is_hdf5(path):
             raise files.UnreadableFileError(f"{path} is not {_HDF5}: {_what_begins_with(head)}")
-        yield stack.enter_context(h5py.File(source, "r"))
+        file = stack.enter_context(h5py.File(source, "r"))
+        if isinstance(source, str):
+            source = stack.enter_context(open(source, "rb"))
+        yield file, source
+
+
+def _has_endless_heap(file: Any) -> bool:
+    """Whether the HDF5 library (1.14) would loop for ever over the strings of a damaged file.
+
+    Strings of any length lie in heaps: a signature of 8 bytes, the size, and objects (number, 6
+    bytes, size, content in eights). The library goes on by what an object says of its size, which
+    may be nothing at all.
+    """
+    for place in _places_of(b"GCOL\x01\0\0\0", file):
+        file.seek(place + 8)
+        size = int.from_bytes(file.read(8), "little")
+        heap = file.read(min(max(size - 16, 0), _LARGEST_HEAP))
+        at = 0
+        while at + 16 <= len(heap):
+            step = int.from_bytes(heap[at + 8 : at + 16], "little")
+            if heap[at : at + 2] != b"\0\0":  # free space has the number 0, and no header
+                step = 16 + -(-step // 8) * 8
+            if step % 2**64 == 0:
+                return True
+            at += step
+    return False
+
+
+# Names fill heaps of 4 KB; the description of a whole model is one string.
+_LARGEST_HEAP = 1 << 26
+
+
+def _places_of(signature: bytes, file: Any) -> list[int]:
+    """Where a signature occurs in an open file."""
+    found = []
+    start = 0  # of the block in the file
+    end = b""  # of the block before it
+    file.seek(0)
+    while block := file.read(1 << 20):
+        block = end + block
+        at = block.find(signature)
+        while at >= 0:
+            found.append(start + at)
+            at = block.find(signature, at + 1)
+        end = block[-(len(signature) - 1) :]
+        start += len(block) - len(end)
+    return found
 
 
 def _member_of_archive(path: str, archive: zipfile.ZipFile) -> Any:
@@ -198,17 +247,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _names_in(group: h5py.Group, attribute: str) -> list[str] | None:
-    """The names in an attribute; of long ones, Keras numbers the parts. None without it."""
-    if attribute in group.attrs:
-        return [_text(name) for name in np.ravel(group.attrs[attribute])]
-    names = []
-    for number in itertools.count():
-        part = f"{attribute}{number}"
-        if part not in group.attrs:
-            break
-        names += [_text(name) for name in np.ravel(group.attrs[part])]
-    return names or None
+# An attribute has 64 KB at most.
+_NAMES_BYTES = 1 << 20
 
 
 class _Reader:
@@ -216,10 +256,13 @@ class _Reader:
 
     Args:
         path: where the file lies.
+        source: the file of bytes.
     """
 
-    def __init__(self, path: Any):
+    def __init__(self, path: Any, source: Any):
         self.path = path
+        self.source = source
+        self.has_sound_heaps = False  # until they are looked at
         self.unpacked = 0  # bytes of the compressed arrays so far
 
     def refusal(self, reason: str) -> files.UnreadableFileError:
@@ -255,6 +298,32 @@ class _Reader:
                 else:
                     found[prefix + name] = member
         return found
+
+    def names(self, group: h5py.Group, attribute: str) -> list[str] | None:
+        """The names in an attribute; of long ones, Keras numbers the parts. None without it."""
+        if attribute in group.attrs:
+            return self.texts(group, attribute)
+        names = []
+        for number in itertools.count():
+            part = f"{attribute}{number}"
+            if part not in group.attrs:
+                break
+            names += self.texts(group, part)
+        return names or None
+
+    def texts(self, group: h5py.Group, attribute: str) -> list[str]:
+        """The texts of an attribute, which may be one."""
+        stored = group.attrs.get_id(attribute)
+        if stored.shape is None:
+            return []
+        size = math.prod(stored.shape) * stored.dtype.itemsize
+        if size > _NAMES_BYTES:
+            raise self.refusal(f"{attribute} of {group.name} declares {size} bytes")
+        if stored.dtype.kind == "O" and not self.has_sound_heaps:
+            if _has_endless_heap(self.source):
+                raise self.refusal("a heap of strings is damaged")
+            self.has_sound_heaps = True
+        return [_text(name) for name in np.ravel(group.attrs[attribute])]
 
     def array(self, dataset: Any) -> np.ndarray:
         """The numbers of an array that lies in the file with all its elements."""
@@ -296,18 +365,18 @@ def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArr
         mrcnn.files.UnreadableFileError: a ValueError that names the file: damaged, of another kind,
             with links, with arrays that it doesn't hold.
     """
-    reader = _Reader(path)
-    with _opened(path) as file:
-        root = file
+    with _opened(path) as (file, source):
+        reader = _Reader(path, source)
+        root: h5py.Group = file
         if "model_weights" in file:
             root = reader.member(file, "model_weights")
-        if _names_in(root, "layer_names") is None:
+        if reader.names(root, "layer_names") is None:
             for top in _KERAS_GROUPS:
                 if top in root:
                     return _read_keras(reader, reader.member(root, top), layer_names)
         found, names = _read_groups(reader, root, layer_names)
-    if not found:
-        raise reader.refusal("it holds no weights")
+        if not found:
+            raise reader.refusal("it holds no weights")
     return found, names
 
 
@@ -317,7 +386,7 @@ def _read_groups(
     """The groups of a legacy file; without lists of names, whatever lies in it."""
     found: _LayerArrays = {}
     names = []
-    group_names = _names_in(root, "layer_names")
+    group_names = reader.names(root, "layer_names")
     if group_names is None:
         group_names = [name for name in root if name not in _NOT_LAYERS]
     for group_name in group_names:
@@ -325,7 +394,7 @@ def _read_groups(
         group = reader.member(root, group_name)
         if not isinstance(group, h5py.Group):
             continue
-        keys = _names_in(group, "weight_names")
+        keys = reader.names(group, "weight_names")
         if keys is None:
             keys = sorted(reader.arrays_below(group), key=_place_of_key)
         paths = [key.split(":")[0].split("/") for key in keys]
@@ -394,7 +463,7 @@ def _read_keras(
         for length in range(1, len(parts) + 1):
             group_path = "/".join(parts[:length])
             if group_path not in names:
-                names[group_path] = _name_of_group(reader.member(root, group_path))
+                names[group_path] = _name_of_group(reader, reader.member(root, group_path))
             if names[group_path]:
                 chain.append(names[group_path])
         if not chain:
@@ -420,11 +489,11 @@ def _place_of_variable(item: tuple[str, Any]) -> tuple[str, int]:
     return owner, 0
 
 
-def _name_of_group(group: h5py.Group) -> str:
+def _name_of_group(reader: _Reader, group: h5py.Group) -> str:
     """The layer's name of a group of Keras's layout; "" without one."""
     if "vars" not in group or "name" not in group["vars"].attrs:
         return ""
-    return _text(group["vars"].attrs["name"])
+    return "".join(reader.texts(group["vars"], "name"))
 
 
 # ---- Loading -------------------------------------------------------------------------------------
