@@ -17,7 +17,6 @@ re-exported.
 import contextlib
 import dataclasses
 import datetime
-import functools
 import logging
 import math
 import os
@@ -2687,10 +2686,11 @@ class MaskRCNN:
             FileNotFoundError: no such file.
             ValueError: a file that can't be read or doesn't fit; nothing has been loaded then.
         """
-        load = functools.partial(weights.load, self.keras_model)
-        if isinstance(self.keras_model, Network):
-            load = self.keras_model.load_weights
-        coverage = load(filepath, by_name, exclude, skip_mismatch)
+        network = self.keras_model
+        if isinstance(network, Network):
+            coverage = network.load_weights(filepath, by_name, exclude, skip_mismatch)
+        else:  # what a script has put in its place
+            coverage = weights.load(network, filepath, by_name, exclude, skip_mismatch)
         logger.info("%s", coverage.summary())
         if isinstance(filepath, (str, os.PathLike)):
             self.set_log_dir(filepath)

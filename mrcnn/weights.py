@@ -342,7 +342,8 @@ class _Reader:
             raise self.refusal(
                 f"{dataset.name} of shape {dataset.shape} declares {size} bytes and holds {stored}"
             )
-        return np.asarray(dataset)
+        array = np.asarray(dataset)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 # ---- Legacy files --------------------------------------------------------------------------------
@@ -616,14 +617,15 @@ def _check_exclude(names: Collection[str], known: set[str], title: str) -> None:
 
 def _read(path: Any, layers: dict[str, Any]) -> _Source:
     """What a weight file of any kind holds, or a state dict."""
-    if path is None or not isinstance(path, (str, os.PathLike, Mapping)):
+    if not isinstance(path, (str, os.PathLike, Mapping)):
         raise ValueError(
             f"load_weights takes the path of a file or a state dict. Received: {path!r}"
         )
-    if torchvision.is_checkpoint(path):
+    if isinstance(path, Mapping) or torchvision.is_checkpoint(path):
         return _torchvision_source(path)
-    arrays, layer_names = read_legacy(path, layers)
-    return _Source(arrays, layer_names, os.fspath(path))
+    title = os.fspath(path)
+    arrays, layer_names = read_legacy(title, layers)
+    return _Source(arrays, layer_names, title)
 
 
 def _torchvision_source(checkpoint: Any) -> _Source:

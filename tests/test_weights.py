@@ -1,6 +1,7 @@
 """Weight files: the legacy layout both ways, what is refused, downloads from a server that
 misbehaves."""
 
+import argparse
 import hashlib
 import http.server
 import io
@@ -18,7 +19,14 @@ from keras import layers as KL
 from mutations import mutate
 from toy import ToyConfig
 
-from mrcnn import files, model as modellib, torchvision, training as training_room, weights
+from mrcnn import (
+    commands,
+    files,
+    model as modellib,
+    torchvision,
+    training as training_room,
+    weights,
+)
 
 
 def toy(tmp_path, **settings):
@@ -302,6 +310,41 @@ def test_blocks_that_a_smaller_backbone_lacks_are_skipped(tmp_path, caplog, opti
     skipped = [r.getMessage() for r in caplog.records if "skipped" in r.getMessage()]
     assert len(skipped) == 1 and "coco.h5 has 34 layers that the network lacks" in skipped[0]
     assert "17 blocks of a deeper backbone (res4g, res4h" in skipped[0] and "res4w" in skipped[0]
+
+
+def test_weights_coco_begins_a_training_of_a_smaller_backbone(saved, tmp_path, monkeypatch, caplog):
+    """Issue 19, row 8: `--weights=coco`, with COCO's classes and with others; to detect, such a
+    network is refused."""
+    model, path = saved
+    (tmp_path / "coco.h5").write_bytes(path.read_bytes())
+    with h5py.File(tmp_path / "coco.h5", "a") as file:
+        names = [*file.attrs["layer_names"], b"res4g_branch2a"]
+        file.attrs["layer_names"] = np.array(names, "S")
+        group = file.create_group("res4g_branch2a")
+        group.attrs["weight_names"] = [b"res4g_branch2a/kernel:0"]
+        group["res4g_branch2a/kernel:0"] = np.ones((1, 1, 2, 2), "float32")
+    monkeypatch.setattr(commands, "COCO_WEIGHTS", tmp_path / "coco.h5")
+    monkeypatch.setattr(modellib, "MaskRCNN", lambda mode, config, logs: model)
+    args = argparse.Namespace(weights="coco", logs=tmp_path)
+    for classes in (3, 81):
+        monkeypatch.setattr(commands, "COCO_CLASSES", classes)
+        caplog.clear()
+        commands.load_model("training", ToyConfig(), args)
+        assert "1 blocks of a deeper backbone (res4g)" in caplog.text
+    monkeypatch.setattr(commands, "COCO_CLASSES", 3)
+    with pytest.raises(ValueError, match="res4g_branch2a/kernel: not in the network"):
+        commands.load_model("inference", ToyConfig(), args)
+
+
+@pytest.mark.parametrize("dtype", ["<f2", ">f4", "<f8", ">f8", "<i4"])
+def test_numbers_of_other_types(tmp_path, dtype):
+    write_little(tmp_path / "x.h5")
+    with h5py.File(tmp_path / "x.h5", "a") as file:
+        del file["conv1/conv1/bias:0"]
+        file["conv1/conv1/bias:0"] = np.array([1, 2], dtype)
+    model = little_model()
+    model.load_weights(tmp_path / "x.h5")
+    np.testing.assert_array_equal(np.asarray(model.get_layer("conv1").bias), [1, 2])
 
 
 def test_a_file_of_which_nothing_fits_is_refused(tmp_path):
