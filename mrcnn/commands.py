@@ -318,7 +318,9 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     else:
         path = args.weights
     logger.info("Loading weights %s", path)
-    model.load_weights(str(path), by_name=args.weights == "imagenet", exclude=exclude)
+    # Of a deeper backbone's released weights, training begins with the blocks that this one has.
+    by_name = mode == "training" and args.weights in ("imagenet", "coco")
+    model.load_weights(str(path), by_name=by_name, exclude=exclude)
     return model
 
 

@@ -23,6 +23,47 @@ PathLike = str | os.PathLike
 
 # Errors of writing for which the system names no file: a full disk, a quota, a limit on files.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Bytes that a compressed file may always unpack to, and so many times its own size beyond them.
+_UNPACKED_BYTES = 1 << 30
+_UNPACKED_RATIO = 20
+
+
+class UnreadableFileError(ValueError):
+    """A file that can't be read; the message names it."""
+
+
+@contextlib.contextmanager
+def naming_errors(path: PathLike, kind: str) -> Iterator[None]:
+    """Turns whatever reading a damaged file raises into an `UnreadableFileError` that names it.
+
+    Args:
+        path: the file that is read in the block.
+        kind: what it should be: "a readable HDF5 file".
+    """
+    try:
+        yield
+    except UnreadableFileError:
+        raise
+    except Exception as error:
+        # A mutated byte makes the libraries raise almost anything: OSError, KeyError, RuntimeError,
+        # UnicodeDecodeError, MemoryError, zlib.error. It is always the file that is to blame.
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise UnreadableFileError(f"{path} is not {kind}: {message[:300]}") from error
+
+
+def check_unpacked_size(path: PathLike, unpacked: int) -> None:
+    """Raises an `UnreadableFileError` for a file that would fill the memory when it is unpacked.
+
+    Args:
+        path: a file with compressed parts.
+        unpacked: bytes that they say they hold.
+    """
+    stored = os.path.getsize(path)
+    if unpacked > max(_UNPACKED_BYTES, _UNPACKED_RATIO * stored):
+        raise UnreadableFileError(
+            f"{path} has {stored / 1e6:.1f} MB and would unpack to {unpacked / 1e9:.1f} GB: it is"
+            " damaged, or made to fill the memory"
+        )
 
 
 @contextlib.contextmanager

@@ -58,12 +58,10 @@ from mrcnn.data import (  # noqa: F401  names that existing code imports from he
     unmold_image,
 )
 from mrcnn.ops import mask_rows, take_rows
-from mrcnn.rewrite import SampledRPN, SplitPositives
+from mrcnn.rewrite import SampledRPN, SplitPositives, register
 from mrcnn.training import DataGenerator, Network, TrainingModel  # noqa: F401
 
 logger = logging.getLogger(__name__)
-
-register = keras.saving.register_keras_serializable("mrcnn")
 
 Tensor = Any  # of any backend of Keras, symbolic or not
 
@@ -2700,22 +2698,36 @@ class MaskRCNN:
         return training.find_last(self.model_dir, self.config.NAME)
 
     def load_weights(
-        self, filepath: Any, by_name: bool = False, exclude: Sequence[str] | None = None
+        self,
+        filepath: Any,
+        by_name: bool = False,
+        exclude: str | Sequence[str] | None = None,
+        skip_mismatch: bool = False,
     ) -> weights.Coverage:
         """Loads a weight file and takes up its run (matterport: load_weights).
 
         Args:
-            filepath: a legacy `.h5`, a Keras `.weights.h5`, or a checkpoint of torchvision (a state
-                dict of arrays, `.npz` or `.pth`; see `mrcnn.torchvision`).
-            by_name: allow that parts of the network are missing in the file.
-            exclude: names of layers to leave as they are; implies by_name.
+            filepath: a legacy `.h5`; a `.weights.h5` or a whole `.keras` of Keras, of a training or
+                an inference model; a checkpoint of torchvision (a state dict of arrays, `.npz` or
+                `.pth`; see `mrcnn.torchvision`).
+            by_name: allow that parts of the network are missing in the file, and skip layers of the
+                file that the network lacks.
+            exclude: names of layers to leave as they are, or one name; implies by_name.
+            skip_mismatch: leave layers as they are that the file lacks or has in another shape.
 
         Returns:
-            a `weights.Coverage`: what was loaded, missing, ignored or mismatched.
+            a `weights.Coverage`: what was loaded, missing, ignored or mismatched. Warnings tell
+            what was skipped, and in an inference model which heads stay random.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: a file that can't be read or doesn't fit; nothing has been loaded then.
         """
-        exclude = exclude or ()
-        by_name = by_name or bool(exclude)
-        coverage = weights.load(self.keras_model, filepath, by_name=by_name, exclude=exclude)
+        network = self.keras_model
+        if isinstance(network, Network):
+            coverage = network.load_weights(filepath, by_name, exclude, skip_mismatch)
+        else:  # what a script has put in its place
+            coverage = weights.load(network, filepath, by_name, exclude, skip_mismatch)
         logger.info("%s", coverage.summary())
         if isinstance(filepath, (str, os.PathLike)):
             self.set_log_dir(filepath)

@@ -11,6 +11,7 @@ from mrcnn.torchvision_weights import (
     current_key,
     is_checkpoint,
     read,
+    read_npz,
     translate,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "current_key",
     "is_checkpoint",
     "read",
+    "read_npz",
     "translate",
 ]

@@ -16,11 +16,13 @@ Keys can't tell the epsilon of batch norm: it is 1e-5, but 0 in the released COC
 import math
 import os
 import re
+import zipfile
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from mrcnn import files
 from mrcnn.config import PaperConfig
 
 SUFFIXES = (".pth", ".pt", ".npz")
@@ -107,50 +109,101 @@ def read(source: Any) -> dict[str, np.ndarray]:
     Raises:
         FileNotFoundError: no such file.
         ImportError: a `.pth` file without PyTorch.
-        ValueError: not a state dict.
+        ValueError: not a state dict, or a file that can't be read, which is named.
     """
     arrays = _contents(source)
+    name = source
+    if isinstance(source, Mapping):
+        name = "the dict"
     # Training scripts store the state dict beside the optimizer's.
     for key in ("model", "state_dict"):
-        if isinstance(arrays.get(key), Mapping):
+        if isinstance(arrays, Mapping) and isinstance(arrays.get(key), Mapping):
             arrays = arrays[key]
+    if not isinstance(arrays, Mapping):
+        raise ValueError(f"A checkpoint is a dict of arrays. Received: {name} with {type(arrays)}")
     state = {}
     for key, value in arrays.items():
-        key = key.removeprefix("module.")
+        key = str(key).removeprefix("module.")
         if not key.endswith("num_batches_tracked"):
-            state[current_key(key)] = _float_array(key, value)
+            state[current_key(key)] = value
     if "roi_heads.box_predictor.cls_score.bias" not in state:
-        name = source
-        if isinstance(source, Mapping):
-            name = "the dict"
         raise ValueError(
             "A checkpoint of a torchvision detection model has the key "
             f"roi_heads.box_predictor.cls_score.bias. Received: {name} with {sorted(state)[:5]} ..."
         )
-    return state
+    return {key: _float_array(name, key, value) for key, value in state.items()}
 
 
-def _contents(source: Any) -> Mapping:
+def _contents(source: Any) -> Any:
     """What a dict or a file holds, as it was stored."""
     if isinstance(source, Mapping):
         return source
-    if not os.path.exists(source):
-        raise FileNotFoundError(f"No checkpoint at {source}")
-    if os.fspath(source).lower().endswith(".npz"):
-        with np.load(source, allow_pickle=False) as archive:
-            return dict(archive)
-    return _read_torch(source)
+    path = os.fspath(source)
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No checkpoint at {path}")
+    if not os.path.isfile(path):
+        raise files.UnreadableFileError(f"{path} is no file; load_weights takes a file")
+    if not os.path.getsize(path):
+        raise files.UnreadableFileError(f"{path} is empty (0 bytes)")
+    if path.lower().endswith(".npz"):
+        return read_npz(path)
+    return _read_torch(path)
 
 
-def _float_array(key: str, value: Any) -> np.ndarray:
+def read_npz(path: str) -> dict[str, np.ndarray]:
+    """The arrays of an `.npz`; pickled objects are refused, as they could run code.
+
+    Raises:
+        mrcnn.files.UnreadableFileError: a ValueError that names the file.
+    """
+    arrays = {}
+    with files.naming_errors(path, "a readable npz file"), zipfile.ZipFile(path) as archive:
+        infos = [info for info in archive.infolist() if not info.is_dir()]
+        if not infos:
+            raise files.UnreadableFileError(f"{path} holds no arrays")
+        files.check_unpacked_size(path, sum(info.file_size for info in infos))
+        for info in infos:
+            with archive.open(info) as member:
+                arrays[info.filename.removesuffix(".npy")] = _npy_array(path, info, member)
+    return arrays
+
+
+def _npy_array(path, info, member):
+    """An array of an archive, made only after its header has been compared with its size."""
+    version = np.lib.format.read_magic(member)
+    if version == (1, 0):
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
+    else:
+        shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(member)
+    if dtype.hasobject:
+        raise files.UnreadableFileError(
+            f"{path} holds pickled objects in {info.filename}, which could run code and are never"
+            " loaded"
+        )
+    size = math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or size != info.file_size - member.tell():
+        raise files.UnreadableFileError(
+            f"{path}: {info.filename} declares {size} bytes and holds"
+            f" {info.file_size - member.tell()}"
+        )
+    order: Literal["C", "F"] = "C"
+    if fortran_order:
+        order = "F"
+    return np.frombuffer(bytearray(member.read()), dtype).reshape(shape, order=order)
+
+
+def _float_array(name: Any, key: str, value: Any) -> np.ndarray:
     """A tensor of PyTorch, or an array, as an array of floats."""
     if hasattr(value, "detach"):
-        array = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        if "bfloat16" in str(value.dtype):  # numpy has no such type
+            value = value.float()
+        array = value.numpy()
     else:
         array = np.asarray(value)
     if array.dtype.kind != "f":
         raise ValueError(
-            f"A state dict holds arrays of floats. Received: {key} of type {array.dtype}"
+            f"A state dict holds arrays of floats. Received: {key} of type {array.dtype} in {name}"
         )
     return array
 
@@ -164,7 +217,8 @@ def _read_torch(path: Any) -> Mapping:
             " convert it once where it is: numpy.savez('weights.npz', **{k: v.numpy() for k, v in"
             " torch.load(path, weights_only=True).items()})"
         ) from error
-    return torch.load(path, map_location="cpu", weights_only=True)
+    with files.naming_errors(path, "a readable PyTorch file of arrays alone"):
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def current_key(key: str) -> str:

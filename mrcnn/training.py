@@ -22,6 +22,7 @@ from keras import ops
 
 from mrcnn import data, evaluate, files, media, ops as kernels, rewrite, weights
 from mrcnn.config import Config
+from mrcnn.rewrite import register
 from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class BadLossError(ValueError):
 # ---- Models -------------------------------------------------------------------------------------
 
 
+@register
 class Network(keras.Model):
     """A Keras model whose `.h5` files have the legacy layout, as scripts of Keras 2 expect it.
 
@@ -44,8 +46,11 @@ class Network(keras.Model):
             "masks" and "keypoints" of an inference model.
     """
 
+    is_for_inference = True
+
     def __init__(self, *args: Any, sub_models: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._loaded_layers = rewrite.Untracked(set())  # names of those that got weights of a file
         self._sub_models = rewrite.Untracked(
             dict(sub_models or {})
         )  # the layers are those of this one
@@ -67,27 +72,69 @@ class Network(keras.Model):
         self,
         filepath: str | os.PathLike,
         by_name: bool = False,
-        exclude: Sequence[str] | None = None,
-        **kwargs: Any,
+        exclude: str | Sequence[str] | None = None,
+        skip_mismatch: bool = False,
     ) -> weights.Coverage:
-        """Reads either layout; returns a `weights.Coverage`."""
-        return weights.load(self, filepath, by_name=by_name, exclude=exclude or ())
+        """Reads any weight file, see `weights.load`; returns a `weights.Coverage`."""
+        coverage = weights.load(self, filepath, by_name, exclude, skip_mismatch)
+        self._loaded_layers.value.update(name.split("/")[0] for name in coverage.loaded)
+        if self.is_for_inference:
+            self._warn_of_random_layers(filepath)
+        return coverage
+
+    def _warn_of_random_layers(self, filepath):
+        """A warning of the layers behind the backbone that no file has given weights."""
+        random = []
+        for name in weights.layers_of(self):
+            if name not in self._loaded_layers.value and weights.part_of(name) != "backbone":
+                random.append(name)
+        if random:
+            logger.warning(
+                "After %s is loaded, %d layers of this inference model still have random weights,"
+                " so that its detections mean nothing: %s",
+                filepath if isinstance(filepath, (str, os.PathLike)) else "the state dict",
+                len(random),
+                ", ".join(random),
+            )
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Saves the whole model as `.keras`, put in place only when complete.
+
+        Keras can't write this graph to an `.h5`: such a file gets the weights, in the legacy
+        layout, and a warning says so.
+        """
+        path = str(filepath)
+        if path.endswith((".h5", ".hdf5")):
+            logger.warning(
+                "%s gets the weights alone, for load_weights: the whole model goes into .keras",
+                path,
+            )
+            self.save_weights(filepath, overwrite)
+            return
+        if not path.endswith(".keras") or not overwrite or kwargs:
+            super().save(filepath, overwrite=overwrite, **kwargs)
+            return
+        with files.atomic(path) as temporary:
+            super().save(temporary)
 
 
+@register
 class TrainingModel(Network):
     """The training graph; its loss is the weighted sum of the graph's own losses plus L2.
 
     Args:
+        args: inputs and outputs, see `keras.Model`; they may go by name.
         loss_names: of the graph's last outputs, in order.
         loss_weights: {name of a loss: weight}; losses without one count 1.
         weight_decay: L2 factor on every trainable weight but those of norms.
         decay_kind, decay_biases: see WEIGHT_DECAY_KIND and WEIGHT_DECAY_ON_BIASES.
     """
 
+    is_for_inference = False
+
     def __init__(
         self,
-        inputs: Any,
-        outputs: Any,
+        *args: Any,
         loss_names: Sequence = (),
         loss_weights: Any = None,
         weight_decay: float = 0.0,
@@ -95,7 +142,7 @@ class TrainingModel(Network):
         decay_biases: bool = True,
         **kwargs: Any,
     ):
-        super().__init__(inputs=inputs, outputs=outputs, **kwargs)
+        super().__init__(*args, **kwargs)
         self.loss_names = list(loss_names)
         self.weight_decay = weight_decay
         self.decay_kind = decay_kind
@@ -106,6 +153,16 @@ class TrainingModel(Network):
         self.loss_factors = {name: float(loss_weights.get(name, 1.0)) for name in loss_names}
         self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
         self._folded: rewrite.Untracked | None = None
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "loss_names": list(self.loss_names),
+            "loss_weights": dict(self.loss_factors),
+            "weight_decay": self.weight_decay,
+            "decay_kind": self.decay_kind,
+            "decay_biases": "bias" not in self.names_without_decay,
+        }
 
     def fold(self) -> None:
         """Folds fixed batch norm from now on.
@@ -192,7 +249,7 @@ class TrainingModel(Network):
 # ---- Optimizer -----------------------------------------------------------------------------------
 
 
-@keras.saving.register_keras_serializable("mrcnn")
+@register
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
     """Linear warm-up, then constant, falling in steps, or a half cosine down to zero.
 
@@ -256,7 +313,7 @@ def make_schedule(config: Config, learning_rate: float, total_steps: int) -> flo
     )
 
 
-@keras.saving.register_keras_serializable("mrcnn")
+@register
 class SGD(keras.optimizers.SGD):
     """Keras's SGD by TensorFlow's fused operations.
 

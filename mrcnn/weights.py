@@ -5,14 +5,19 @@ attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN
 together in the group of the nested model.
 """
 
+import contextlib
 import dataclasses
+import difflib
+import io
 import itertools
 import logging
+import math
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+import zipfile
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import h5py
@@ -49,9 +54,9 @@ class Coverage:
     Attributes:
         loaded: names.
         missing: names of the network that the file lacks.
-        ignored: names of the file that were excluded.
-        unused: names of the file that the network lacks.
-        mismatched: {name: (shape in the file, shape in the network)}.
+        ignored: names of the file that were excluded, or belong to layers without weights here.
+        unused: names of the file that the network lacks, which by_name skips.
+        mismatched: {name: (shape in the file, shape in the network)}, which skip_mismatch skips.
     """
 
     loaded: list
@@ -107,7 +112,136 @@ def part_of(name: str) -> str:
     return "backbone"
 
 
-# ---- Legacy files --------------------------------------------------------------------------------
+# ---- Files of HDF5 -------------------------------------------------------------------------------
+
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_ZIP_MAGIC = b"PK\x03\x04"
+_HDF5 = "a readable HDF5 file"
+_KERAS_MEMBER = "model.weights.h5"  # of a `.keras` archive
+
+# How files begin that people take for weight files, and what to say of them.
+_FOREIGN = (
+    (b"version https://git-lfs", "it is a pointer of Git LFS; `git lfs pull` fetches the file"),
+    (b"<!doctype", "it is a web page, as a failed download leaves it"),
+    (b"<html", "it is a web page, as a failed download leaves it"),
+    (b"<?xml", "it is XML, as a failed download leaves it"),
+    (b"\x1f\x8b", "it is compressed by gzip; unpack it first"),
+    (b"\x80", "it is a pickle, which could run code and is never loaded"),
+    (_ZIP_MAGIC, f"it is a zip archive without {_KERAS_MEMBER}"),
+)
+
+
+def _check_is_file(path: str) -> None:
+    """Raises FileNotFoundError or an `UnreadableFileError` for what is no file with content."""
+    if re.search(r"\.(index|data-\d+-of-\d+)$", path) or os.path.exists(path + ".index"):
+        raise files.UnreadableFileError(
+            f"{path} is a checkpoint of TensorFlow, which is not read here: save the weights as .h5"
+            " where it was made"
+        )
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No weight file at {path}")
+    if os.path.isdir(path):
+        raise files.UnreadableFileError(f"{path} is a folder; load_weights takes a file")
+    if not os.path.isfile(path):
+        raise files.UnreadableFileError(f"{path} is no regular file")
+    if not os.path.getsize(path):
+        raise files.UnreadableFileError(f"{path} is empty (0 bytes)")
+
+
+def _what_begins_with(head: bytes) -> str:
+    """What to say of a file that is no HDF5, by its first bytes."""
+    beginning = head.lstrip().lower()
+    for magic, description in _FOREIGN:
+        if beginning.startswith(magic.lower()):
+            return description
+    if b"\0" not in head:
+        return f"it begins with {head[:40]!r}"
+    return "it begins with other bytes than HDF5 files do"
+
+
+@contextlib.contextmanager
+def _opened(path: Any) -> Iterator[tuple[h5py.File, Any]]:
+    """The HDF5 file at a path, or inside a `.keras` archive or folder, open for reading.
+
+    Yields:
+        the file, and the same as a file of bytes.
+
+    Raises:
+        FileNotFoundError, UnreadableFileError: which names the path, also for all that goes wrong
+            while the file is read.
+    """
+    path = os.fspath(path)
+    inner = os.path.join(path, _KERAS_MEMBER)
+    if os.path.isfile(inner):  # a whole model of Keras that was saved with zipped=False
+        path = inner
+    _check_is_file(path)
+    with open(path, "rb") as file:
+        head = file.read(200)
+    with files.naming_errors(path, _HDF5), contextlib.ExitStack() as stack:
+        source: Any = path
+        if head.startswith(_ZIP_MAGIC):
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            if _KERAS_MEMBER in archive.namelist():
+                source = stack.enter_context(_member_of_archive(path, archive))
+                head = _HDF5_MAGIC
+        if not head.startswith(_HDF5_MAGIC) and not h5py.is_hdf5(path):
+            raise files.UnreadableFileError(f"{path} is not {_HDF5}: {_what_begins_with(head)}")
+        file = stack.enter_context(h5py.File(source, "r"))
+        if isinstance(source, str):
+            source = stack.enter_context(open(source, "rb"))
+        yield file, source
+
+
+def _has_endless_heap(file: Any) -> bool:
+    """Whether the HDF5 library (1.14) would loop for ever over the strings of a damaged file.
+
+    Strings of any length lie in heaps: a signature of 8 bytes, the size, and objects (number, 6
+    bytes, size, content in eights). The library goes on by what an object says of its size, which
+    may be nothing at all.
+    """
+    for place in _places_of(b"GCOL\x01\0\0\0", file):
+        file.seek(place + 8)
+        size = int.from_bytes(file.read(8), "little")
+        heap = file.read(min(max(size - 16, 0), _LARGEST_HEAP))
+        at = 0
+        while at + 16 <= len(heap):
+            step = int.from_bytes(heap[at + 8 : at + 16], "little")
+            if heap[at : at + 2] != b"\0\0":  # free space has the number 0, and no header
+                step = 16 + -(-step // 8) * 8
+            if step % 2**64 == 0:
+                return True
+            at += step
+    return False
+
+
+# Names fill heaps of 4 KB; the description of a whole model is one string.
+_LARGEST_HEAP = 1 << 26
+
+
+def _places_of(signature: bytes, file: Any) -> list[int]:
+    """Where a signature occurs in an open file."""
+    found = []
+    start = 0  # of the block in the file
+    end = b""  # of the block before it
+    file.seek(0)
+    while block := file.read(1 << 20):
+        block = end + block
+        at = block.find(signature)
+        while at >= 0:
+            found.append(start + at)
+            at = block.find(signature, at + 1)
+        end = block[-(len(signature) - 1) :]
+        start += len(block) - len(end)
+    return found
+
+
+def _member_of_archive(path: str, archive: zipfile.ZipFile) -> Any:
+    """The weights in a `.keras` archive, as a file to read from."""
+    info = archive.getinfo(_KERAS_MEMBER)
+    if info.compress_type == zipfile.ZIP_STORED:  # as Keras writes it
+        return archive.open(info)
+    files.check_unpacked_size(path, info.file_size)
+    return io.BytesIO(archive.read(info))
 
 
 def _text(value: Any) -> str:
@@ -117,11 +251,113 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArrays, list[str]]:
-    """The weights of a legacy file.
+# An attribute has 64 KB at most.
+_NAMES_BYTES = 1 << 20
+
+
+class _Reader:
+    """Reads groups and arrays of an open file, and nothing from outside of it.
 
     Args:
-        path: an `.h5`, of weights or of a whole model.
+        path: where the file lies.
+        source: the file of bytes.
+    """
+
+    def __init__(self, path: Any, source: Any):
+        self.path = path
+        self.source = source
+        self.has_sound_heaps = False  # until they are looked at
+        self.unpacked = 0  # bytes of the compressed arrays so far
+
+    def refusal(self, reason: str) -> files.UnreadableFileError:
+        """The error that names the file."""
+        return files.UnreadableFileError(f"{self.path} can't be read as a weight file: {reason}")
+
+    def member(self, group: h5py.Group, key: str) -> Any:
+        """The group or array at "a/b/c". Links are not followed: they can lead to other files."""
+        found = group
+        for name in filter(None, key.split("/")):
+            if not isinstance(found, h5py.Group) or not found.id.links.exists(name.encode()):
+                raise self.refusal(f"{group.name} lists {key}, which is not there")
+            if found.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+                raise self.refusal(f"{key} in {group.name} is a link, and links are not followed")
+            found = found[name]
+        return found
+
+    def arrays_below(self, group: h5py.Group) -> dict[str, h5py.Dataset]:
+        """{path in the group: array} of a group and of the groups in it."""
+        found = {}
+        waiting = [("", group)]
+        seen = set()  # a damaged group may hold itself
+        while waiting:
+            prefix, current = waiting.pop()
+            address = h5py.h5o.get_info(current.id).addr
+            if address in seen:
+                continue
+            seen.add(address)
+            for name in current:
+                member = self.member(current, name)
+                if isinstance(member, h5py.Group):
+                    waiting.append((f"{prefix}{name}/", member))
+                else:
+                    found[prefix + name] = member
+        return found
+
+    def names(self, group: h5py.Group, attribute: str) -> list[str] | None:
+        """The names in an attribute; of long ones, Keras numbers the parts. None without it."""
+        if attribute in group.attrs:
+            return self.texts(group, attribute)
+        names = []
+        for number in itertools.count():
+            part = f"{attribute}{number}"
+            if part not in group.attrs:
+                break
+            names += self.texts(group, part)
+        return names or None
+
+    def texts(self, group: h5py.Group, attribute: str) -> list[str]:
+        """The texts of an attribute, which may be one."""
+        stored = group.attrs.get_id(attribute)
+        if stored.shape is None:
+            return []
+        size = math.prod(stored.shape) * stored.dtype.itemsize
+        if size > _NAMES_BYTES:
+            raise self.refusal(f"{attribute} of {group.name} declares {size} bytes")
+        if stored.dtype.kind == "O" and not self.has_sound_heaps:
+            if _has_endless_heap(self.source):
+                raise self.refusal("a heap of strings is damaged")
+            self.has_sound_heaps = True
+        return [_text(name) for name in np.ravel(group.attrs[attribute])]
+
+    def array(self, dataset: Any) -> np.ndarray:
+        """The numbers of an array that lies in the file with all its elements."""
+        if not isinstance(dataset, h5py.Dataset):
+            raise self.refusal(f"{dataset.name} is no array")
+        if dataset.dtype.kind not in "fiu":
+            raise self.refusal(f"{dataset.name} holds no numbers but {dataset.dtype}")
+        if dataset.is_virtual or dataset.external:
+            raise self.refusal(f"{dataset.name} lies in other files, which are not read")
+        size = math.prod(dataset.shape) * dataset.dtype.itemsize
+        stored = dataset.id.get_storage_size()
+        if dataset.id.get_create_plist().get_nfilters() and stored:
+            self.unpacked += size
+            files.check_unpacked_size(self.path, self.unpacked)
+        elif stored < size:
+            raise self.refusal(
+                f"{dataset.name} of shape {dataset.shape} declares {size} bytes and holds {stored}"
+            )
+        array = np.asarray(dataset)
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+# ---- Legacy files --------------------------------------------------------------------------------
+
+
+def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArrays, list[str]]:
+    """The weights of a file that HDF5 reads: a legacy one, or one in Keras's layout.
+
+    Args:
+        path: an `.h5`, of weights or of a whole model; a `.weights.h5` or `.keras`.
         layer_names: layers of the network. A group of one of these names holds that layer; in other
             groups (nested and multi-GPU models) the name of each array tells its layer.
 
@@ -130,40 +366,139 @@ def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArr
         weights too.
 
     Raises:
-        ValueError: not such a file.
+        FileNotFoundError: no such file.
+        mrcnn.files.UnreadableFileError: a ValueError that names the file: damaged, of another kind,
+            with links, with arrays that it doesn't hold.
     """
-    found: _LayerArrays = {}
-    names = []
-    with _open(path) as file:
-        root = file
+    with _opened(path) as (file, source):
+        reader = _Reader(path, source)
+        root: h5py.Group = file
         if "model_weights" in file:
-            root = file["model_weights"]
-        if "layer_names" not in root.attrs:
-            raise ValueError(
-                f"{path} is no weight file in the legacy layout: it has no attribute layer_names"
-            )
-        for group_name in map(_text, root.attrs["layer_names"]):
-            names.append(group_name)
-            group = root[group_name]
-            for key in map(_text, group.attrs.get("weight_names", ())):
-                parts = key.split(":")[0].split("/")
-                layer = group_name
-                if group_name not in layer_names and len(parts) >= 2:
-                    layer = parts[-2]
-                array = np.asarray(group[key])
-                found.setdefault(layer, []).append((parts[-1], array))
-                names.append(layer)
+            root = reader.member(file, "model_weights")
+        if reader.names(root, "layer_names") is None:
+            for top in _KERAS_GROUPS:
+                if top in root:
+                    return _read_keras(reader, reader.member(root, top), layer_names)
+        found, names = _read_groups(reader, root, layer_names)
+        if not found:
+            raise reader.refusal("it holds no weights")
     return found, names
 
 
-def _open(path: Any) -> h5py.File:
-    """A weight file, open for reading."""
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        if not os.path.exists(path):
-            raise FileNotFoundError(f"No weight file at {path}") from error
-        raise ValueError(f"{path} is not a readable HDF5 file: {error}") from error
+def _read_groups(
+    reader: _Reader, root: h5py.Group, layer_names: Collection[str]
+) -> tuple[_LayerArrays, list[str]]:
+    """The groups of a legacy file; without lists of names, whatever lies in it."""
+    found: _LayerArrays = {}
+    names = []
+    group_names = reader.names(root, "layer_names")
+    if group_names is None:
+        group_names = [name for name in root if name not in _NOT_LAYERS]
+    for group_name in group_names:
+        names.append(group_name)
+        group = reader.member(root, group_name)
+        if not isinstance(group, h5py.Group):
+            continue
+        keys = reader.names(group, "weight_names")
+        if keys is None:
+            keys = sorted(reader.arrays_below(group), key=_place_of_key)
+        paths = [key.split(":")[0].split("/") for key in keys]
+        for key, path in zip(keys, paths):
+            layer = _layer_of_key(group_name, path, paths, layer_names)
+            array = reader.array(reader.member(group, key))
+            found.setdefault(layer, []).append((path[-1], array))
+            names.append(layer)
+    return found, names
+
+
+# Groups beside the layers', as `model.save` of Keras 2 writes them.
+_NOT_LAYERS = ("optimizer_weights", "top_level_model_weights")
+
+
+def _place_of_key(key: str) -> tuple[str, int]:
+    """Sorts the keys of arrays by layer, then in the order of a legacy layer."""
+    layer, _, weight = key.split(":")[0].rpartition("/")
+    return layer, _place_in_order((weight, None))
+
+
+def _layer_of_key(
+    group_name: str, path: list[str], paths: list[list[str]], layer_names: Collection[str]
+) -> str:
+    """The layer of an array.
+
+    Args:
+        group_name: of the group that it lies in.
+        path: its key, "conv1/kernel", as a list.
+        paths: of all arrays of the group.
+        layer_names: layers of the network.
+    """
+    if group_name in layer_names:
+        return group_name
+    for name in path[:-1]:
+        if name in layer_names:
+            return name
+    if len(path) < 2:
+        return group_name
+    # A layer's own group, with a name scope between ("mrcnn_mask/conv2d_4/kernel"), or a model's.
+    if path[0] == group_name and len({tuple(other[:-1]) for other in paths}) == 1:
+        return group_name
+    return path[-2]
+
+
+# ---- Keras's layout ------------------------------------------------------------------------------
+
+# The groups of the layers in a file of Keras 3, and of Keras 2.12 and later.
+_KERAS_GROUPS = ("layers", "_layer_checkpoint_dependencies")
+
+
+def _read_keras(
+    reader: _Reader, root: h5py.Group, layer_names: Collection[str]
+) -> tuple[_LayerArrays, list[str]]:
+    """The weights of a file in Keras's layout.
+
+    Its groups are numbered ("conv2d_3"), in the order of the graph, which differs between training
+    and inference; but each has its layer's name as an attribute.
+    """
+    names: dict[str, str] = {}  # by path of the group
+    found: _LayerArrays = {}
+    for path, dataset in sorted(reader.arrays_below(root).items(), key=_place_of_variable):
+        owner, _, _ = path.rpartition("/vars/")
+        chain = []
+        parts = owner.split("/")
+        for length in range(1, len(parts) + 1):
+            group_path = "/".join(parts[:length])
+            if group_path not in names:
+                names[group_path] = _name_of_group(reader, reader.member(root, group_path))
+            if names[group_path]:
+                chain.append(names[group_path])
+        if not chain:
+            raise reader.refusal("its layers have no names; save it by Keras 3.15 or later")
+        layer = chain[-1]
+        if parts[-1] == "layer" and len(chain) > 1:  # TimeDistributed
+            layer = chain[-2]
+        for name in chain:
+            if name in layer_names:
+                layer = name
+                break
+        found.setdefault(layer, []).append((path.rpartition("/")[2], reader.array(dataset)))
+    if not found:
+        raise reader.refusal("it holds no weights")
+    return found, list(found)
+
+
+def _place_of_variable(item: tuple[str, Any]) -> tuple[str, int]:
+    """Sorts ".../vars/10" behind ".../vars/9"."""
+    owner, _, number = item[0].rpartition("/")
+    if number.isdecimal():
+        return owner, int(number)
+    return owner, 0
+
+
+def _name_of_group(reader: _Reader, group: h5py.Group) -> str:
+    """The layer's name of a group of Keras's layout; "" without one."""
+    if "vars" not in group or "name" not in group["vars"].attrs:
+        return ""
+    return "".join(reader.texts(group["vars"], "name"))
 
 
 # ---- Loading -------------------------------------------------------------------------------------
@@ -190,50 +525,111 @@ def load(
     model: Any,
     path: Any,
     by_name: bool = False,
-    exclude: Collection[str] = (),
+    exclude: str | Collection[str] | None = (),
+    skip_mismatch: bool = False,
 ) -> Coverage:
     """Loads a weight file into a model.
 
     Args:
         model: Keras model.
-        path: `.weights.h5` for Keras's layout; a state dict, `.npz` or `.pth` of torchvision, see
-            `mrcnn.torchvision`; otherwise a legacy file.
-        by_name: allow that whole parts (backbone, FPN, RPN, heads) are missing in the file.
-        exclude: names of layers to leave as they are.
+        path: an `.h5` in the legacy layout, of weights or of a whole model; a `.weights.h5` or a
+            `.keras` of Keras; a state dict, `.npz` or `.pth` of torchvision, see
+            `mrcnn.torchvision`. What a file holds decides, not its name.
+        by_name: allow that whole parts (backbone, FPN, RPN, heads) are missing in the file, and
+            skip layers of the file that the network lacks.
+        exclude: names of layers to leave as they are, or one name; implies by_name.
+        skip_mismatch: leave layers as they are whose shapes differ or that the file lacks. As
+            by_name, it skips layers that the network lacks.
 
     Returns:
-        Coverage.
+        Coverage. A warning tells what was skipped.
 
     Raises:
-        ValueError: a misspelt `exclude`, weights of the file that are unused or don't fit, a part
-            that is only half in the file. Nothing has been loaded then.
+        FileNotFoundError: no such file.
+        ValueError: a file that can't be read, a misspelt `exclude`, weights of the file that are
+            unused or don't fit, a part that is only half in the file. Nothing has been loaded then.
     """
+    names = _names_of_layers(exclude)
     layers = layers_of(model)
-    if torchvision.is_checkpoint(path):
-        source = _torchvision_source(path)
-    else:
-        path = os.fspath(path)
-        if path.endswith(".weights.h5"):
-            if exclude:
-                raise ValueError(
-                    f"exclude goes with legacy files, whose layers have names. Received: {path},"
-                    f" exclude={exclude!r}"
-                )
-            return _load_keras(model, path)
-        arrays, layer_names = read_legacy(path, layers)
-        source = _Source(arrays, layer_names, path)
-    known = {*source.layer_names, *layers}
+    source = _read(path, layers)
+    excluded = _with_inner_layers(model, names)
+    known = {*source.layer_names, *source.arrays, *layers}
     known.update(layer.name for layer in model.layers)
-    misspelt = sorted(set(exclude) - known)
-    if misspelt:
-        raise ValueError(
-            f"exclude has names of layers of {source.title} or of the network. Received: {misspelt}"
-        )
-    coverage, assignments = _compare(layers, source.arrays, exclude)
-    _refuse(coverage, source.title, by_name, source.hint)
-    for variable, array in assignments:
+    _check_exclude(names, known, source.title)
+    choice = _Choice(excluded, by_name or skip_mismatch or bool(names), skip_mismatch)
+    without_weights = {layer.name for layer in model.layers} - set(layers)
+    # The forks for TensorFlow 2 keep their anchors as a weight.
+    without_weights.update(("anchors", "input_anchors"))
+    coverage, assignments = _compare(layers, source.arrays, choice, without_weights)
+    _refuse(coverage, source, choice)
+    _tell(coverage, source, choice, assignments)
+    for variable, array in assignments.values():
         variable.assign(array)
     return coverage
+
+
+class _Choice(NamedTuple):
+    """What the caller allows, see `load`."""
+
+    exclude: set[str]
+    by_name: bool
+    skip_mismatch: bool
+
+
+def _names_of_layers(exclude: Any) -> list[str]:
+    """The names in `exclude`: one name is a list of one."""
+    if exclude is None:
+        return []
+    if isinstance(exclude, str):
+        return [exclude]
+    if isinstance(exclude, Iterable):
+        names = list(exclude)
+        if all(isinstance(name, str) for name in names):
+            return [str(name) for name in names]
+    raise ValueError(f"exclude takes names of layers. Received: {exclude!r}")
+
+
+def _with_inner_layers(model: Any, names: Collection[str]) -> set[str]:
+    """The names, and those of the layers in nested models of these names."""
+    import keras
+
+    found = set(names)
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            inner = names
+            if layer.name in names:
+                inner = list(layers_of(layer))
+            found |= _with_inner_layers(layer, inner)
+    return found
+
+
+def _check_exclude(names: Collection[str], known: set[str], title: str) -> None:
+    """Raises a ValueError for names of no layer, with the nearest ones."""
+    misspelt = sorted(set(names) - known)
+    if not misspelt:
+        return
+    nearest = set()
+    for name in misspelt:
+        nearest.update(difflib.get_close_matches(name, sorted(known), n=1))
+    hint = ""
+    if nearest:
+        hint = f". The nearest names: {', '.join(sorted(nearest))}"
+    raise ValueError(
+        f"exclude has names of layers of {title} or of the network. Received: {misspelt}{hint}"
+    )
+
+
+def _read(path: Any, layers: dict[str, Any]) -> _Source:
+    """What a weight file of any kind holds, or a state dict."""
+    if not isinstance(path, (str, os.PathLike, Mapping)):
+        raise ValueError(
+            f"load_weights takes the path of a file or a state dict. Received: {path!r}"
+        )
+    if isinstance(path, Mapping) or torchvision.is_checkpoint(path):
+        return _torchvision_source(path)
+    title = os.fspath(path)
+    arrays, layer_names = read_legacy(title, layers)
+    return _Source(arrays, layer_names, title)
 
 
 def _torchvision_source(checkpoint: Any) -> _Source:
@@ -251,75 +647,199 @@ def _torchvision_source(checkpoint: Any) -> _Source:
     return _Source(arrays, list(translated), title, hint)
 
 
+# {name of a weight: (variable, array)}
+_Assignments = dict[str, tuple[Any, np.ndarray]]
+
+
 def _compare(
     layers: dict[str, Any],
     arrays: _LayerArrays,
-    exclude: Collection[str],
-) -> tuple[Coverage, list[tuple[Any, np.ndarray]]]:
-    """Pairs the weights of the network with those of a file, in their order.
+    choice: _Choice,
+    without_weights: set[str],
+) -> tuple[Coverage, _Assignments]:
+    """Pairs the weights of the network with those of a file.
+
+    Args:
+        layers: of the network, with weights.
+        arrays: of the file.
+        without_weights: layers of the network that have no weights: what a file holds for them
+            is of no use here.
 
     Returns:
-        Coverage, and [(variable, array)] of those that fit.
+        Coverage, and what is to be assigned.
     """
     coverage = Coverage([], [], [], [], {})
-    assignments = []
+    assignments: _Assignments = {}
     for layer in sorted({*layers, *arrays}):
         of_file = arrays.get(layer, [])
-        if layer in exclude:
+        if layer in choice.exclude or layer in without_weights:
             coverage.ignored += [f"{layer}/{weight}" for weight, _ in of_file]
             continue
         of_network = []
         if layer in layers:
             of_network = _ordered(layers[layer])
-        for wanted, given in itertools.zip_longest(of_network, of_file):
+        pairs = _pairs(of_network, of_file)
+        differing = _shapes_that_differ(layer, pairs)
+        if choice.skip_mismatch and of_network and of_file and differing:
+            coverage.mismatched.update(differing)
+            continue
+        for wanted, given in pairs:
             if given is None:
                 coverage.missing.append(f"{layer}/{wanted[0]}")
-                continue
-            if wanted is None:
+            elif wanted is None:
                 coverage.unused.append(f"{layer}/{given[0]}")
-                continue
-            weight, variable = wanted
-            array = given[1]
-            shape = tuple(variable.shape)
-            if shape != array.shape:
-                coverage.mismatched[f"{layer}/{weight}"] = (array.shape, shape)
+            elif f"{layer}/{wanted[0]}" in differing:
+                coverage.mismatched[f"{layer}/{wanted[0]}"] = differing[f"{layer}/{wanted[0]}"]
             else:
-                coverage.loaded.append(f"{layer}/{weight}")
-                assignments.append((variable, array))
+                coverage.loaded.append(f"{layer}/{wanted[0]}")
+                assignments[f"{layer}/{wanted[0]}"] = (wanted[1], given[1])
     return coverage, assignments
 
 
-def _refuse(
-    coverage: Coverage,
-    title: str,
-    by_name: bool,
-    hint: str,
-) -> None:
-    """An error that lists what doesn't fit, or a warning of whole parts that are missing."""
+def _pairs(of_network: list[tuple[str, Any]], of_file: list[tuple[str, Any]]) -> list[tuple]:
+    """((name, variable) or None, (name, array) or None) of a layer.
+
+    By name where both sides have the usual names, otherwise in their order.
+    """
+    given = dict(of_file)
+    known = all(name in ORDER for name, _ in (*of_network, *of_file))
+    if not known or len(given) < len(of_file):
+        return list(itertools.zip_longest(of_network, of_file))
+    pairs: list[tuple] = []
+    for name, variable in of_network:
+        array = given.pop(name, None)
+        if array is None:
+            pairs.append(((name, variable), None))
+        else:
+            pairs.append(((name, variable), (name, array)))
+    return pairs + [(None, item) for item in given.items()]
+
+
+def _shapes_that_differ(layer: str, pairs: list[tuple]) -> dict[str, tuple]:
+    """{"layer/weight": (shape in the file, shape in the network)}; None where there is no such."""
+    differing = {}
+    for wanted, given in pairs:
+        in_file = in_network = None
+        name = (wanted or given)[0]
+        if wanted is not None:
+            in_network = tuple(wanted[1].shape)
+        if given is not None and given[1] is not None:
+            in_file = given[1].shape
+        if in_file != in_network:
+            differing[f"{layer}/{name}"] = (in_file, in_network)
+    return differing
+
+
+def _refuse(coverage: Coverage, source: _Source, choice: _Choice) -> None:
+    """An error that lists what doesn't fit."""
     problems = []
-    for name, (in_file, in_network) in coverage.mismatched.items():
-        problems.append(f"{name}: {in_file} in the file, {in_network} in the network")
+    if not choice.skip_mismatch:
+        for name, (in_file, in_network) in coverage.mismatched.items():
+            problems.append(f"{name}: {in_file} in the file, {in_network} in the network")
+    loaded_layers = {_layer_of_weight(name) for name in coverage.loaded}
     for name in coverage.unused:
-        problems.append(f"{name}: not in the network")
+        if not choice.by_name or _layer_of_weight(name) in loaded_layers:
+            problems.append(f"{name}: not in the network")
     loaded_parts = _parts_of(coverage.loaded)
     for name in coverage.missing:
-        if not by_name or _part_of_weight(name) in loaded_parts:
+        half = _part_of_weight(name) in loaded_parts and not choice.skip_mismatch
+        if not choice.by_name or half:
             problems.append(f"{name}: not in the file")
-    if problems:
-        more = ""
-        if len(problems) > _SHOWN_PROBLEMS:
-            more = f"\n  and {len(problems) - _SHOWN_PROBLEMS} more"
+    if not problems and not coverage.loaded and not coverage.ignored:
         raise ValueError(
-            f"{title} doesn't fit the network; nothing was loaded. {hint}Exclude layers that are to"
-            " stay as they are; by_name=True allows that the backbone, FPN, RPN or heads are"
-            " missing.\n  " + "\n  ".join(problems[:_SHOWN_PROBLEMS]) + more
+            f"{source.title} doesn't fit the network; nothing was loaded. {source.hint}"
+            f"Not one of its layers is in the network: {', '.join(sorted(source.arrays)[:5])} ..."
         )
-    if coverage.missing:
+    if not problems:
+        return
+    more = ""
+    if len(problems) > _SHOWN_PROBLEMS:
+        more = f"\n  and {len(problems) - _SHOWN_PROBLEMS} more"
+    raise ValueError(
+        f"{source.title} doesn't fit the network; nothing was loaded. {source.hint}Exclude layers"
+        " that are to stay as they are; by_name=True allows that the backbone, FPN, RPN or heads"
+        " are missing and skips layers that the network lacks; skip_mismatch=True loads what fits."
+        "\n  " + "\n  ".join(problems[:_SHOWN_PROBLEMS]) + more
+    )
+
+
+def _tell(coverage: Coverage, source: _Source, choice: _Choice, assignments: _Assignments) -> None:
+    """Warnings of what was left out on either side, once each."""
+    if coverage.missing and not choice.skip_mismatch:
         logger.warning(
             "%s has no weights for %s: they stay as they are",
-            title,
+            source.title,
             ", ".join(sorted(_parts_of(coverage.missing))),
         )
+    left = _layers_in([*coverage.mismatched, *coverage.missing])
+    if left and choice.skip_mismatch:
+        logger.warning(
+            "%s doesn't fit %d layers, which stay as they are: %s",
+            source.title,
+            len(left),
+            _some(left),
+        )
+    if coverage.unused:
+        _tell_unused(coverage, source)
+    unneeded = [name for name in coverage.ignored if _layer_of_weight(name) not in choice.exclude]
+    if unneeded:
+        logger.info(
+            "%s has arrays of layers that have no weights here; they are ignored: %s",
+            source.title,
+            _some(unneeded),
+        )
+    bad = [name for name, (_, array) in assignments.items() if not _is_finite(array)]
+    if bad:
+        logger.warning(
+            "%s holds NaN or infinite values in %d weights: %s", source.title, len(bad), _some(bad)
+        )
+
+
+def _tell_unused(coverage: Coverage, source: _Source) -> None:
+    """A warning of the layers of a file that the network lacks."""
+    skipped = _layers_in(coverage.unused)
+    blocks = []
+    for name in skipped:
+        match = re.match(r"(?:res|bn)(\d.)_branch", name)
+        if match and f"res{match.group(1)}" not in blocks:
+            blocks.append(f"res{match.group(1)}")
+    text = ""
+    if blocks:
+        text = (
+            f". Among them are {len(blocks)} blocks of a deeper backbone"
+            f" ({_some(sorted(blocks), 40)}): until this one is trained, its features are not those"
+            " of the file"
+        )
+    logger.warning(
+        "%s has %d layers that the network lacks; they were skipped: %s%s",
+        source.title,
+        len(skipped),
+        _some(skipped),
+        text,
+    )
+
+
+def _is_finite(array: np.ndarray) -> bool:
+    """Whether all numbers are finite."""
+    return bool(np.isfinite(array).all())
+
+
+def _some(names: Sequence[str], most: int = 10) -> str:
+    """The first names and how many more there are."""
+    text = ", ".join(names[:most])
+    if len(names) > most:
+        text += f" and {len(names) - most} more"
+    return text
+
+
+def _layers_in(names: Iterable[str]) -> list[str]:
+    """The layers of weights "layer/weight", each once, in order."""
+    return list(dict.fromkeys(_layer_of_weight(name) for name in names))
+
+
+def _layer_of_weight(name: str) -> str:
+    """The layer of a weight "layer/weight"."""
+    return name.rpartition("/")[0]
 
 
 def _part_of_weight(name: str) -> str:
@@ -378,9 +898,6 @@ def save(model: Any, path: str | os.PathLike) -> None:
         write_legacy(model, file)
 
 
-# ---- Keras's layout ------------------------------------------------------------------------------
-
-
 def _by_name(model: Any) -> Any:
     """A model that holds the layers with weights in the order of their names.
 
@@ -393,25 +910,6 @@ def _by_name(model: Any) -> Any:
     holder.parts = [layer for _, layer in sorted(layers_of(model).items())]
     holder.built = True
     return holder
-
-
-def _load_keras(model: Any, path: str) -> Coverage:
-    """Loads a file in Keras's layout, all of it or nothing."""
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"No weight file at {path}")
-    holder = _by_name(model)
-    before = [np.asarray(variable) for variable in holder.weights]
-    try:
-        holder.load_weights(path)
-    except (ValueError, OSError, KeyError) as error:
-        for variable, array in zip(holder.weights, before):
-            variable.assign(array)
-        raise ValueError(f"{path} doesn't fit the network; nothing was loaded: {error}") from error
-    loaded = []
-    for name, layer in sorted(layers_of(model).items()):
-        for weight, _ in _ordered(layer):
-            loaded.append(f"{name}/{weight}")
-    return Coverage(loaded, [], [], [], {})
 
 
 # ---- ImageNet ------------------------------------------------------------------------------------
