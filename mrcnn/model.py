@@ -2594,6 +2594,7 @@ class MaskRCNN:
         ValueError: an unknown mode, or settings that don't fit together.
     """
 
+    @kernels.outside_graphs()
     def __init__(self, mode: str, config: Config, model_dir: str | os.PathLike):
         if mode not in ("training", "inference"):
             raise ValueError(f"mode is 'training' or 'inference'. Received: {mode!r}")
@@ -2658,6 +2659,7 @@ class MaskRCNN:
         """
         return training.find_last(self.model_dir, self.config.NAME)
 
+    @kernels.outside_graphs()
     def load_weights(
         self, filepath: Any, by_name: bool = False, exclude: Sequence[str] | None = None
     ) -> weights.Coverage:
@@ -2682,10 +2684,12 @@ class MaskRCNN:
             self.set_log_dir()
         return coverage
 
+    @kernels.outside_graphs()
     def save_weights(self, filepath: str | os.PathLike) -> None:
         """Saves the weights; `.h5` is the legacy layout, `.weights.h5` Keras's."""
         weights.save(self.keras_model, filepath)
 
+    @kernels.outside_graphs()
     def get_imagenet_weights(self) -> str:
         """Path of a legacy `.h5` of the backbone's ImageNet weights, made on first use.
 
@@ -2736,6 +2740,7 @@ class MaskRCNN:
 
     # ---- Training --------------------------------------------------------------------------------
 
+    @kernels.outside_graphs()
     def compile(self, learning_rate: Any, momentum: float) -> None:
         """A new optimizer for the layers that are trainable now (matterport: compile).
 
@@ -2778,6 +2783,7 @@ class MaskRCNN:
             if layer.trainable and verbose:
                 logger.info("%strain %-20s (%s)", " " * indent, layer.name, type(layer).__name__)
 
+    @kernels.outside_graphs()
     def train(
         self,
         train_dataset: utils.Dataset,
@@ -2905,6 +2911,7 @@ class MaskRCNN:
             detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
         )
 
+    @kernels.outside_graphs()
     def detect(
         self, images: Sequence[np.ndarray], verbose: int = 0, masks: str = "dense"
     ) -> list[dict]:
@@ -2951,6 +2958,7 @@ class MaskRCNN:
         self.check_mode("inference", "detect_many")
         return self.detector.detect_many(images, load, masks)
 
+    @kernels.outside_graphs()
     def detect_molded(
         self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
     ) -> list[dict]:
@@ -3007,6 +3015,7 @@ class MaskRCNN:
         layers = [self.find_trainable_layer(layer) for layer in self.keras_model.layers]
         return [layer for layer in layers if layer.weights]
 
+    @kernels.outside_graphs()
     def run_graph(
         self,
         images: Any,
@@ -3028,6 +3037,7 @@ class MaskRCNN:
         """
         return tracing.run_graph(self, images, outputs, image_metas)
 
+    @kernels.outside_graphs()
     def trace(self, image: np.ndarray, activations: Sequence[str] = ()) -> tracing.Trace:
         """Every stage of one image in numpy and pixels, from anchors to pasted masks.
 
