@@ -224,6 +224,10 @@ def parse(
         parser.error(f"{args.command} takes no inputs. Received: {' '.join(args.inputs)}")
     if args.limit < 0:
         parser.error(f"--limit is 0 or more. Received: {args.limit}")
+    if args.epochs is not None and args.epochs < 1:
+        parser.error(f"--epochs is the number of the last epoch, from 1. Received: {args.epochs}")
+    if args.evaluate_every < 0:
+        parser.error(f"--evaluate-every is 0 or more. Received: {args.evaluate_every}")
     args.weights = args.weights or "last"
     # TensorFlow's cost model warns of an operation that it can't price, at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -391,7 +395,9 @@ def train(
         ValueError: the weights have reached the last epoch.
     """
     args = args or argparse.Namespace(epochs=None, evaluate_every=0, limit=0)
-    last = args.epochs or stages[-1][0]
+    last = stages[-1][0]
+    if args.epochs is not None:
+        last = args.epochs
     if model.epoch >= last:
         raise ValueError(
             f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "

@@ -2612,7 +2612,7 @@ class MaskRCNN:
         self._strategy = None
         if mode == "training":
             self._strategy = training.strategy(config.GPU_COUNT)
-        with self._devices():
+        with self._devices(), training.seeded(config.SEED):
             self.keras_model = self.build(mode, config)
         self.detector: Any = None  # an `inference.Detector` in mode "inference"
         if mode == "inference":

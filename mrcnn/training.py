@@ -13,6 +13,7 @@ import json
 import logging
 import math
 import os
+import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -23,7 +24,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrcnn import data, evaluate, files, media, ops as kernels, rewrite, weights
+from mrcnn import data, evaluate, media, ops as kernels, rewrite, weights
 from mrcnn.config import Config
 from mrcnn.utils import Dataset
 
@@ -398,6 +399,20 @@ def averaged(network: keras.Model) -> Iterator[None]:
             variable.assign(value)
 
 
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draws fresh weights from a seed; afterwards Python's own generator is as it was before."""
+    if seed is None:
+        yield
+        return
+    state = random.getstate()
+    random.seed(seed)  # Keras takes the seeds of its initializers from there
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
 def strategy(count):
     """A `tf.distribute.MirroredStrategy` over `count` devices, or None for a single one.
 
@@ -650,7 +665,7 @@ def _writing(path: str) -> Iterator[None]:
     """One clear error where a file of a run can't be written; the file before it is as it was."""
     try:
         yield
-    except (OSError, RuntimeError) as error:  # HDF5 raises either when a disk is full
+    except OSError as error:
         raise OSError(
             f"{path} can't be written: {error}. The files that were written before are as they"
             " were: load find_last() to go on"
@@ -1050,11 +1065,7 @@ class Run:
             "checkpoint": self.checkpoint,
             "weights": fingerprint(self.network),
         }
-        with (
-            _writing(self.resume_path),
-            files.atomic(self.resume_path) as temporary,
-            h5py.File(temporary, "w") as file,
-        ):
+        with _writing(self.resume_path), weights.writing(self.resume_path) as file:
             weights.write_legacy(self.network, file)
             file.attrs["mrcnn_run"] = json.dumps(state)
             for name, variables in self._variables().items():

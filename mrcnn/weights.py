@@ -5,7 +5,9 @@ attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN
 together in the group of the nested model.
 """
 
+import contextlib
 import dataclasses
+import io
 import itertools
 import logging
 import os
@@ -370,8 +372,22 @@ def save(model: Any, path: str | os.PathLike) -> None:
             _by_name(model).save_weights(temporary)
             os.replace(temporary, path)
         return
-    with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with writing(path) as file:
         write_legacy(model, file)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """An open HDF5 file that is put at `path` when the block ends without an error.
+
+    It is made in memory: on a full disk HDF5 ends the process with a segmentation fault, where
+    Python raises an error.
+    """
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        yield file
+    with files.atomic(path) as temporary, open(temporary, "wb") as whole:
+        whole.write(memory.getbuffer())
 
 
 # ---- Keras's layout ------------------------------------------------------------------------------
@@ -471,7 +487,7 @@ def get_imagenet_weights(backbone: Any, epsilon: float = 1e-3) -> str:
     if not path.exists():
         build = getattr(keras.applications, _APPLICATIONS[backbone])
         application = build(include_top=False, weights="imagenet")
-        with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        with writing(path) as file:
             _write_arrays(from_application(application, epsilon), file)
     return str(path)
 
