@@ -8,12 +8,12 @@ below zero are crowds: groups of objects that are neither a target nor backgroun
 
 import concurrent.futures
 import copy
-import dataclasses
 import logging
 import math
 import random
 import time
 import warnings
+import weakref
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -441,14 +441,32 @@ def _points_of_imgaug(
 
 def _where(dataset: utils.Dataset, image_id: int) -> str:
     """What messages call an image."""
-    path = dataset.image_info[image_id].get("path")
-    if path:
-        return f"image {image_id} ({path})"
-    return f"image {image_id}"
+    info = dataset.image_info[image_id]
+    if info.get("path"):
+        return f"image {image_id} ({info['path']})"
+    return f"image {image_id} (source {info.get('source')!r}, id {info.get('id')!r})"
 
 
 def _raise_unreadable(what: str, error: Exception) -> NoReturn:
     raise DatasetError(f"{what} can't be read: {type(error).__name__}: {error}") from error
+
+
+def _check_prepared(dataset: Any, name: str = "the dataset") -> None:
+    """An error for what is no prepared `Dataset`.
+
+    Args:
+        name: what the error calls it.
+    """
+    needed = ("image_info", "load_image", "load_mask", "prepare")
+    if isinstance(dataset, type) or any(not hasattr(dataset, each) for each in needed):
+        raise DatasetError(
+            f"{name} is a Dataset, such as an instance of a subclass of mrcnn.utils.Dataset."
+            f" Received: {dataset!r}"
+        )
+    if not hasattr(dataset, "num_classes"):
+        raise DatasetError(
+            f"{name} is not prepared: call prepare() after adding classes and images"
+        )
 
 
 def _load(
@@ -462,48 +480,132 @@ def _load(
         image [H, W, C], masks [H, W, N] bool, class_ids [N] int32, keypoints [N, K, 3] float or
         None without USE_KEYPOINTS.
     """
+    _check_prepared(dataset)
     where = _where(dataset, image_id)
     try:
         image = np.asarray(dataset.load_image(image_id))
     except Exception as error:
         _raise_unreadable(where, error)
+    if image.dtype.kind not in "buif":
+        raise DatasetError(f"an image is an array of numbers. Received: {image.dtype} for {where}")
     image = as_network_input(image, config, where)
-    try:
-        masks, class_ids = dataset.load_mask(image_id)
-    except Exception as error:
-        _raise_unreadable(f"the masks of {where}", error)
-    masks = np.asarray(masks)
-    class_ids = np.asarray(class_ids)
-    _check_masks(masks, class_ids, image.shape, where)
+    masks, class_ids = _load_masks(dataset, image_id, image.shape, where)
     class_ids = _checked_class_ids(class_ids, config, where)
-    if masks.shape[2] == 0:
-        masks = np.zeros((*image.shape[:2], 0), bool)
     points = None
     if config.USE_KEYPOINTS:
         points = _load_keypoints(dataset, config, image_id, len(class_ids))
-    return image, masks.astype(bool, copy=False), class_ids, points
+    return image, masks, class_ids, points
 
 
-def _check_masks(
-    masks: np.ndarray,
-    class_ids: np.ndarray,
-    image_shape: Sequence[int],
-    where: str,
-) -> None:
-    """An error for masks of another size than the image, or of another number than the classes."""
-    size = image_shape[:2]
-    if masks.ndim != 3 or (masks.shape[:2] != size and masks.shape[2]):
-        hint = ""
-        if masks.ndim == 3 and masks.shape[:2] == size[::-1]:
-            hint = f". {utils.TURNED_HINT}"
+def _load_masks(
+    dataset: utils.Dataset, image_id: int, image_shape: Sequence[int], where: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Masks [H, W, N] bool, in the image's size, and class ids [N], numbers, of `load_mask`."""
+    try:
+        loaded = dataset.load_mask(image_id)
+    except Exception as error:
+        _raise_unreadable(f"the masks of {where}", error)
+    if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
         raise DatasetError(
-            f"masks are [height, width, objects] with the image's {size}. "
-            f"Received: {masks.shape} for {where}{hint}"
+            "load_mask returns masks [height, width, objects] and class ids [objects]. "
+            f"Received: {_described(loaded)} for {where}"
         )
+    masks = _checked_masks(dataset, loaded[0], image_shape, where)
+    class_ids = _as_array(loaded[1], "class ids", where)
+    if class_ids.size == 0 or (class_ids.ndim == 0 and class_ids.item() is None):
+        class_ids = np.zeros(0, np.int32)
+    _check_kind_of_class_ids(class_ids, where)
     if len(class_ids) != masks.shape[2]:
         raise DatasetError(
             f"each mask has a class id. Received: {masks.shape[2]} masks and {len(class_ids)} "
             f"class ids for {where}"
+        )
+    return masks, class_ids
+
+
+def _described(value: Any) -> str:
+    """What an error says of a value that is of another kind than it should be."""
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
+    if isinstance(value, (tuple, list)):
+        kinds = ", ".join(type(part).__name__ for part in value[:5])
+        return f"a {type(value).__name__} of {len(value)} ({kinds})"
+    return f"{value!r:.100}"
+
+
+def _as_array(values: Any, what: str, where: str) -> np.ndarray:
+    """An array of what `load_mask` returned; an error where parts have different shapes."""
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(
+            f"{what} are one array. Received: {_described(values)} for {where}: {error}"
+        ) from error
+
+
+def _checked_masks(
+    dataset: utils.Dataset, values: Any, image_shape: Sequence[int], where: str
+) -> np.ndarray:
+    """Masks [H, W, N] bool; an error for those of another shape, size or kind."""
+    masks = _as_array(values, "masks", where)
+    height, width = image_shape[:2]
+    if masks.size == 0 and (masks.ndim != 3 or masks.shape[2] == 0):
+        return np.zeros((height, width, 0), bool)
+    if masks.ndim != 3 or masks.shape[:2] != (height, width):
+        hint = ""
+        if masks.ndim == 3 and masks.shape[1:] == (height, width):
+            hint = "; the objects come last: np.stack(masks, axis=-1) or np.moveaxis(masks, 0, -1)"
+        elif masks.ndim == 3 and masks.shape[:2] == (width, height):
+            hint = f"; height and width are swapped. {utils.TURNED_HINT}"
+        elif masks.shape == (height, width):
+            hint = "; a single mask is masks[..., None]"
+        elif masks.ndim == 1:
+            hint = "; load_mask returns the masks first, then the class ids"
+        raise DatasetError(
+            f"masks are [height, width, objects] with the image's {(height, width)}. "
+            f"Received: {masks.shape} for {where}{hint}"
+        )
+    if masks.dtype.kind not in "buif":
+        raise DatasetError(f"masks are bool or 0 and 1. Received: {masks.dtype} for {where}")
+    if masks.dtype.kind == "f":
+        _check_float_masks(dataset, masks, where)
+    return masks.astype(bool, copy=False)
+
+
+# Datasets that were warned of: what one mask is, the others are.
+_with_shares: weakref.WeakSet = weakref.WeakSet()
+
+
+def _check_float_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) -> None:
+    """An error for masks of floats that are not numbers or negative; a warning for shares."""
+    low = masks.min()
+    if not low >= 0:  # NaN is not, either
+        raise DatasetError(
+            f"masks are bool or 0 and 1. Received: values such as {low:g} for {where}"
+        )
+    high = masks.max()
+    if dataset not in _with_shares and np.any((masks > 0) & (masks < high)):
+        _with_shares.add(dataset)
+        logger.warning(
+            "the masks of %s are floats between 0 and 1: every pixel above 0 counts as the"
+            " object's. load_mask may return masks > .5. The same goes for other images",
+            where,
+        )
+
+
+def _check_kind_of_class_ids(class_ids: np.ndarray, where: str) -> None:
+    """An error for class ids that are no list of numbers."""
+    hint = ""
+    if class_ids.ndim == 2 and 1 in class_ids.shape:
+        hint = f"; of shape {class_ids.shape}: take class_ids.ravel()"
+    elif class_ids.ndim == 0:
+        hint = "; one object is [class_id]"
+    elif class_ids.dtype.kind in "US":
+        hint = "; the id of a name is its place in dataset.class_names"
+    if class_ids.ndim != 1 or class_ids.dtype.kind not in "buif":
+        raise DatasetError(
+            "class ids are one whole number for each mask, [objects]. "
+            f"Received: {class_ids.tolist()!r:.200} for {where}{hint}"
         )
 
 
@@ -517,14 +619,14 @@ def _checked_class_ids(
         raise DatasetError(
             f"class ids are whole numbers. Received: {class_ids.tolist()} for {where}"
         )
-    class_ids = class_ids.astype(np.int32)
-    unknown = class_ids[(np.abs(class_ids) >= config.NUM_CLASSES) | (class_ids == 0)]
+    sizes = np.abs(class_ids.astype(np.float64))
+    unknown = class_ids[(sizes >= config.NUM_CLASSES) | (sizes == 0)]
     if unknown.size:
         raise DatasetError(
             f"class ids lie in 1..{config.NUM_CLASSES - 1} (NUM_CLASSES - 1; negative for crowds). "
             f"Received: {sorted(set(unknown.tolist()))} for {where}"
         )
-    return class_ids
+    return class_ids.astype(np.int32)
 
 
 def _load_keypoints(
@@ -622,9 +724,13 @@ def load_image_gt(
             image, masks, points = _mirror(image, masks, points, config)
     if augmentation is not None:
         rng = _generator(rng)
-        image, masks, *rest = apply_augmentation(
-            augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS
-        )
+        try:
+            image, masks, *rest = apply_augmentation(
+                augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS
+            )
+        except Exception as error:  # the user's own, which stays what it is
+            error.add_note(f"in the augmentation of {_where(dataset, image_id)}")
+            raise
         points = None
         if rest:
             points = rest[0]
@@ -723,13 +829,18 @@ def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     source = dataset.image_info[image_id]["source"]
     if source not in dataset.source_class_ids:
-        known = ", ".join(repr(name) for name in dataset.source_class_ids if name)
-        raise DatasetError(
-            "the source of an image is one that add_class was given, here "
-            f"{known or 'none'}. Received: {source!r} for {_where(dataset, image_id)}"
-        )
+        raise DatasetError(_without_class(dataset, source, [image_id]))
     active[dataset.source_class_ids[source]] = 1
     return active
+
+
+def _without_class(dataset: utils.Dataset, source: Any, image_ids: Sequence[int]) -> str:
+    """What is wrong with images of a source that no class belongs to."""
+    return (
+        f"{len(image_ids)} images such as {_where(dataset, image_ids[0])} are of the source"
+        f" {source!r}, and no class is: add_class({source!r}, ...). Sources with classes are"
+        f" {', '.join(repr(name) for name in dataset.source_class_ids if name)}"
+    )
 
 
 # ---- Targets -------------------------------------------------------------------------------------
@@ -1018,6 +1129,7 @@ class TrainingBatches:
         batch_size: None for the config's.
         random_rois: RoIs of an image to add to the inputs, 0 for none.
         detection_targets: with random_rois, return their targets as well.
+        needs_objects: raise a DatasetError when a whole pass has had no object.
     """
 
     def __init__(
@@ -1034,6 +1146,7 @@ class TrainingBatches:
         random_rois: int = 0,
         detection_targets: bool = False,
         jitter: bool = False,
+        needs_objects: bool = False,
     ):
         self.dataset = dataset
         self.config = config = as_config(config)
@@ -1047,13 +1160,15 @@ class TrainingBatches:
         self.random_rois = random_rois
         self.detection_targets = detection_targets
         self._said_too_many = False
-        self._has_objects = False
-        self._without_objects = 0  # examples before the first that has some
         self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
+        # Images that have been read and hold no object; None from the first object on, and where
+        # objects are not needed.
+        self._without_objects: set[int] | None = None
+        if needs_objects:
+            self._without_objects = set()
+        _check_prepared(dataset)
         if len(dataset.image_ids) == 0:
-            raise DatasetError(
-                "a dataset to train on has images. Received: one without, or not prepared()"
-            )
+            raise DatasetError("a dataset to train on has images. Received: one without")
 
     def __len__(self) -> int:
         """Batches that a pass takes, the last one shared with the next pass."""
@@ -1211,7 +1326,8 @@ class TrainingBatches:
             jitter=self.jitter and not plain,
         )
         example = _Example(*loaded)
-        self._warn_without_objects(example)
+        if self._without_objects is not None:
+            self._look_for_objects(image_id, example.class_ids)
         count = len(example.class_ids)
         limit = self.config.MAX_GT_INSTANCES
         if count <= limit:
@@ -1238,20 +1354,38 @@ class TrainingBatches:
             points,
         )
 
-    def _warn_without_objects(self, example: _Example) -> None:
-        """A warning, once, where a whole pass had no object: then nothing but background trains."""
-        if self._has_objects:
+    def _look_for_objects(self, image_id: int, class_ids: np.ndarray) -> None:
+        """Raises a DatasetError when a pass is over and no image has had an object.
+
+        Args:
+            class_ids: of an example; a crop or an augmentation may have cut its objects off.
+        """
+        found = (class_ids > 0).any()
+        if not found:
+            _, masks, class_ids, _ = _load(self.dataset, self.config, image_id)
+            found = _has_objects(masks, class_ids)
+        if found:
+            self._without_objects = None
             return
-        if np.any(example.class_ids > 0):
-            self._has_objects = True
-            return
-        self._without_objects += 1
-        if self._without_objects == len(self.dataset.image_ids):
-            logger.warning(
-                "none of the %d images of a pass had an object that is no crowd: the heads train"
-                " nothing, and their losses are 0",
-                self._without_objects,
-            )
+        seen = self._without_objects
+        if seen is not None:
+            seen.add(image_id)
+            if len(seen) == len(self.dataset.image_ids):
+                raise DatasetError(_nothing_to_learn(self.dataset, len(seen)))
+
+
+def _has_objects(masks: np.ndarray, class_ids: np.ndarray) -> bool:
+    """Whether an image's masks [H, W, N] hold an object, one that has pixels and is no crowd."""
+    return bool(masks[..., class_ids > 0].any())
+
+
+def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:
+    """What is wrong with a dataset of which `count` images, all, have no object."""
+    return (
+        f"none of the {count} images, from {_where(dataset, dataset.image_ids[0])} on, has an"
+        " object to learn from: one with a class id above 0 (crowds, iscrowd: 1, have ids below 0)"
+        " and a mask that is not empty"
+    )
 
 
 def data_generator(
@@ -1299,7 +1433,12 @@ def data_generator(
 # ---- Checking ------------------------------------------------------------------------------------
 
 
-def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool = True) -> None:
+def check_dataset(
+    dataset: utils.Dataset,
+    config: Config,
+    name: str = "the dataset",
+    needs_objects: bool = True,
+) -> None:
     """Reads every image and mask before training starts.
 
     With CHECK_IMAGES only as many, spread over the dataset; without an object among them the others
@@ -1308,15 +1447,23 @@ def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool
     Args:
         needs_objects: False for a dataset that may be background alone, such as a validation set.
 
+    Args:
+        name: what errors call the dataset.
+        needs_objects: whether it is an error that no image has an object; otherwise a warning.
+
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
             another size, class ids out of range; or that there are no images, no classes, no
-            objects, or a number of classes that NUM_CLASSES contradicts.
+            objects, no class of an image's source, or a number of classes that NUM_CLASSES
+            contradicts.
     """
-    config = as_config(config)
-    if not hasattr(dataset, "num_classes"):
-        raise DatasetError(
-            "the dataset is not prepared: call prepare() after adding classes and images"
+    _check_prepared(dataset, name)
+    added = len(dataset.image_info) - dataset.num_images
+    if added > 0:
+        logger.warning(
+            "%s: %d images that were added after prepare() are not used; call it after them",
+            name,
+            added,
         )
     problems = []
     if dataset.num_classes < 2:
@@ -1324,97 +1471,79 @@ def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool
     elif dataset.num_classes != config.NUM_CLASSES:
         problems.append(
             f"NUM_CLASSES is {config.NUM_CLASSES}, the dataset has {dataset.num_classes} with the "
-            f"background: {', '.join(dataset.class_names[:20])}"
+            f"background: {', '.join(map(str, dataset.class_names[:20]))}"
         )
     if len(dataset.image_ids) == 0:
         problems.append("no images: call add_image() before prepare()")
+    if dataset.num_classes >= 2:
+        problems += _source_problems(dataset)
     if not problems:
-        counts = _Objects()
-        problems = list(_image_problems(dataset, config, counts))
-        if not problems and not counts.objects and config.CHECK_IMAGES != 0:
-            problems = _look_for_objects(dataset, config, counts, needs_objects)
+        check = _Check(dataset, config)
+        problems = list(check.problems())
+        if not problems and check.read == len(dataset.image_ids) and not check.found_object:
+            text = _nothing_to_learn(dataset, check.read)
+            if needs_objects:
+                problems.append(text)
+            else:
+                logger.warning("%s: %s", name, text)
     if problems:
         raise DatasetError(
-            f"The dataset has {len(problems)} problem(s), training does not start:\n  "
-            + "\n  ".join(problems)
+            f"{name[:1].upper()}{name[1:]} has {len(problems)} problem(s), training does not"
+            " start:\n  " + "\n  ".join(problems)
         )
 
 
-@dataclasses.dataclass
-class _Objects:
-    """What images have that were read: objects with a pixel, counted up to the first; crowds."""
-
-    objects: int = 0
-    crowds: int = 0
-    read: set[int] = dataclasses.field(default_factory=set)
-
-    def add(self, image_id: int, masks: np.ndarray, class_ids: np.ndarray) -> None:
-        """Takes what `Dataset.load_mask` gives of an image."""
-        self.read.add(image_id)
-        self.crowds += np.count_nonzero(class_ids < 0)
-        if not self.objects and class_ids.size:
-            has_pixels = masks.any(axis=(0, 1))
-            self.objects = np.count_nonzero(has_pixels & (class_ids > 0))
-
-
-def _look_for_objects(
-    dataset: utils.Dataset, config: Config, counts: _Objects, needs_objects: bool
-) -> list[str]:
-    """That a dataset has no object, which would train nothing with losses of 0, or [].
-
-    The images that are not in `counts` yet are read up to the first with an object.
-    """
+def _source_problems(dataset: utils.Dataset) -> Iterator[str]:
+    """Sources of images that no class belongs to."""
+    by_source: dict[Any, list[int]] = {}
     for image_id in dataset.image_ids:
-        if int(image_id) in counts.read:
-            continue
-        try:
-            _, masks, class_ids, _ = _load(dataset, config, int(image_id))
-        except ValueError:  # training will name it
-            continue
-        counts.add(int(image_id), masks, class_ids)
-        if counts.objects:
-            return []
-    text = f"no objects: none of the {len(dataset.image_ids)} images has a mask with a pixel"
-    if counts.crowds:
-        text += (
-            f" that is no crowd ({counts.crowds} masks are: class ids below 0, iscrowd 1 in COCO's"
-            " json)"
-        )
-    if needs_objects:
-        return [text]
-    logger.warning("The dataset has %s", text)
-    return []
+        source = dataset.image_info[image_id]["source"]
+        if source not in dataset.source_class_ids:
+            by_source.setdefault(source, []).append(int(image_id))
+    for source, image_ids in by_source.items():
+        yield _without_class(dataset, source, image_ids)
 
 
-def _image_problems(dataset: utils.Dataset, config: Config, counts: _Objects) -> Iterator[str]:
-    """What is wrong with images of a dataset, as far as CHECK_IMAGES has them read.
+class _Check:
+    """Reads images of a dataset, as far as CHECK_IMAGES has them read.
 
-    Args:
-        counts: is given what they have.
+    Attributes:
+        read: the number of images read.
+        found_object: whether one of them has an object.
     """
-    image_ids = np.asarray(dataset.image_ids)
-    total = len(image_ids)
-    if config.CHECK_IMAGES is not None and config.CHECK_IMAGES < total:
-        places = np.linspace(0, total - 1, config.CHECK_IMAGES).astype(int)
-        image_ids = image_ids[places]
-        total = len(image_ids)
 
-    def problem(image_id: int) -> str | None:
+    def __init__(self, dataset: utils.Dataset, config: Config):
+        self.dataset = dataset
+        self.config = config
+        self.read = 0
+        self.found_object = False
+
+    def problems(self) -> Iterator[str]:
+        """What is wrong with the images."""
+        image_ids = np.asarray(self.dataset.image_ids)
+        total = len(image_ids)
+        limit = self.config.CHECK_IMAGES
+        if limit is not None and limit < total:
+            places = np.linspace(0, total - 1, limit).astype(int)
+            image_ids = image_ids[places]
+            total = len(image_ids)
+        start = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(max(self.config.WORKERS, 1)) as pool:
+            for done, text in enumerate(pool.map(self._problem, image_ids), 1):
+                self.read = done
+                seconds = time.monotonic() - start
+                # A check of a second or two needs no bar.
+                if seconds > 2 and (done % 20 == 0 or done == total):
+                    utils.show_progress("checking", done, total, seconds)
+                if text:
+                    yield text
+
+    def _problem(self, image_id: int) -> str | None:
         try:
-            image, masks, class_ids, _ = _load(dataset, config, image_id)
-            check_sides(image.shape, config, _where(dataset, image_id))
-            _active_classes(dataset, image_id)
+            image, masks, class_ids, _ = _load(self.dataset, self.config, image_id)
+            check_sides(image.shape, self.config, _where(self.dataset, image_id))
+            if not self.found_object and _has_objects(masks, class_ids):
+                self.found_object = True
         except ValueError as error:
             return str(error)
-        counts.add(int(image_id), masks, class_ids)
         return None
-
-    start = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(max(config.WORKERS, 1)) as pool:
-        for done, text in enumerate(pool.map(problem, image_ids), 1):
-            seconds = time.monotonic() - start
-            # A check of a second or two needs no bar.
-            if seconds > 2 and (done % 20 == 0 or done == total):
-                utils.show_progress("checking", done, total, seconds)
-            if text:
-                yield text

@@ -16,7 +16,15 @@ import keras
 import numpy as np
 from keras import layers as KL, ops
 
-from mrcnn import boxes as box_math, data, keypoints, masks as mask_math, rewrite, utils
+from mrcnn import (
+    boxes as box_math,
+    data,
+    keypoints,
+    masks as mask_math,
+    ops as kernels,
+    rewrite,
+    utils,
+)
 from mrcnn.config import Config
 from mrcnn.masks import Masks, run_lengths  # noqa: F401  names that existing code imports from here
 
@@ -360,6 +368,7 @@ class Detector:
         self.graphs = Latest(KEPT_GRAPHS)
         self._stages: dict = {}
 
+    @kernels.outside_graphs()
     def function(self, name: str) -> Callable:
         """One compiled function for every size; batch, height, width and rows are free in it.
 
@@ -411,6 +420,7 @@ class Detector:
             points = np.concatenate([none, *groups], axis=1)
         return Outputs(detections, masks, points)
 
+    @kernels.outside_graphs()
     def infer_boxes(
         self, images: np.ndarray, metas: np.ndarray, anchors: np.ndarray
     ) -> tuple[np.ndarray, list, Any]:
@@ -442,6 +452,7 @@ class Detector:
                 class_ids = rows[..., 4]
             yield self.infer_head(name, rows[..., :4], metas, maps, class_ids)
 
+    @kernels.outside_graphs()
     def infer_head(
         self,
         name: str,

@@ -59,7 +59,7 @@ from mrcnn.data import (  # noqa: F401  names that existing code imports from he
 )
 from mrcnn.ops import mask_rows, take_rows
 from mrcnn.rewrite import SampledRPN, SplitPositives, register
-from mrcnn.training import DataGenerator, Network, TrainingModel  # noqa: F401
+from mrcnn.training import LAYER_CHOICES, DataGenerator, Network, TrainingModel  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
@@ -2571,13 +2571,6 @@ def _head_model(config, head, maps):
 # ------------------------------------------------------------------------------------------------
 
 
-# What `train(layers=)` may be besides a regex.
-LAYER_CHOICES = {"heads": r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", "all": ".*"}
-for _first in (3, 4, 5):
-    _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
-    LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
-
-
 MODES = ("training", "inference")
 
 
@@ -2625,7 +2618,9 @@ class MaskRCNN:
             mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, rpn_class, rpn_bbox, and with
             USE_KEYPOINTS mrcnn_keypoint. Training: see `build`.
         epoch: epochs that the weights have been trained for.
-        log_dir, checkpoint_path: where `train` writes.
+        log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
+            is made when one of them is first read, and is this run's alone.
+        weights_of_run: `training.fingerprint` of the weights that the last `train` ended with.
         anchors: [A, 4], in pixels, of the last `get_anchors`.
 
     Raises:
@@ -2633,6 +2628,7 @@ class MaskRCNN:
             together.
     """
 
+    @kernels.outside_graphs()
     def __init__(self, mode: str, config: Config, model_dir: str | os.PathLike):
         _check_arguments(mode, config, model_dir)
         config = as_config(config)
@@ -2645,11 +2641,12 @@ class MaskRCNN:
         self._anchors = inference.AnchorTable(config)
         # Datasets whose images were checked, so that the next stage of a training starts at once.
         self._checked: weakref.WeakSet = weakref.WeakSet()
+        self.weights_of_run = ""
         self.set_log_dir()
         self._strategy = None
         if mode == "training":
             self._strategy = training.strategy(config.GPU_COUNT)
-        with self._devices():
+        with self._devices(), training.seeded(config.SEED):
             self.keras_model = self.build(mode, config)
         self.detector: Any = None  # an `inference.Detector` in mode "inference"
         if mode == "inference":
@@ -2697,6 +2694,7 @@ class MaskRCNN:
         """
         return training.find_last(self.model_dir, self.config.NAME)
 
+    @kernels.outside_graphs()
     def load_weights(
         self,
         filepath: Any,
@@ -2735,10 +2733,12 @@ class MaskRCNN:
             self.set_log_dir()
         return coverage
 
+    @kernels.outside_graphs()
     def save_weights(self, filepath: str | os.PathLike) -> None:
         """Saves the weights; `.h5` is the legacy layout, `.weights.h5` Keras's."""
         weights.save(self.keras_model, filepath)
 
+    @kernels.outside_graphs()
     def get_imagenet_weights(self) -> str:
         """Path of a legacy `.h5` of the backbone's ImageNet weights, made on first use.
 
@@ -2750,28 +2750,57 @@ class MaskRCNN:
         """Sets `log_dir`, `checkpoint_path` and `epoch`: a new run, or that of a checkpoint.
 
         Args:
-            model_path: a checkpoint; of a name that is none, a new run begins.
+            model_path: a checkpoint in the folder name<date>T<time> of its run; of any other file a
+                new run begins at epoch 0.
         """
         checkpoint = None
         if model_path:
             checkpoint = training.parse_checkpoint(model_path)
-        if checkpoint:
-            self.log_dir, self.epoch = checkpoint
-        else:
-            name = f"{training.run_name(self.config.NAME)}{datetime.datetime.now():%Y%m%dT%H%M}"
-            self.log_dir = os.path.join(self.model_dir, name)
-            self.epoch = 0
-        self.checkpoint_path = training.checkpoint_path(self.log_dir, self.config.NAME)
+            if checkpoint is None and re.search(r"_\d{4,}\.h5$", os.fspath(model_path)):
+                logger.info(
+                    "%s lies in no folder name<date>T<time> of a run: a new run begins at epoch 0",
+                    os.fspath(model_path),
+                )
+        self._began = datetime.datetime.now()
+        self._log_dir, self.epoch = checkpoint or (None, 0)
+        self._checkpoint_path: str | None = None
+
+    @property
+    def log_dir(self) -> str:
+        """The folder that `train` writes into."""
+        if self._log_dir is None:
+            self._log_dir = training.new_log_dir(
+                self.model_dir, self.config.NAME, self._began, make=self.mode == "training"
+            )
+        return self._log_dir
+
+    @log_dir.setter
+    def log_dir(self, folder: str | os.PathLike) -> None:
+        self._log_dir = os.fspath(folder)
+
+    @property
+    def checkpoint_path(self) -> str:
+        """Path of the checkpoints, with {epoch:04d} to be filled in."""
+        return self._checkpoint_path or training.checkpoint_path(self.log_dir, self.config.NAME)
+
+    @checkpoint_path.setter
+    def checkpoint_path(self, path: str | os.PathLike) -> None:
+        self._checkpoint_path = os.fspath(path)
 
     # ---- Training --------------------------------------------------------------------------------
 
+    @kernels.outside_graphs()
     def compile(self, learning_rate: Any, momentum: float) -> None:
-        """Makes a new optimizer for the layers that are trainable now (matterport: compile)."""
+        """A new optimizer for the layers that are trainable now (matterport: compile).
+
+        Where nothing but the learning rate differs from the last one, what is compiled is kept.
+        """
         with self._devices():
             optimizer = training.make_optimizer(self.config, learning_rate, momentum)
-            optimizer.build(self.keras_model.trainable_variables)
             self.keras_model.fold()
-            self.keras_model.compile(optimizer=optimizer, jit_compile=False)
+            # Of an optimizer that the user makes it is not known what it depends on.
+            keep = not callable(self.config.OPTIMIZER)
+            self.keras_model.take_optimizer(optimizer, keep)
 
     def set_trainable(
         self,
@@ -2784,9 +2813,14 @@ class MaskRCNN:
 
         Args:
             layer_regex: a regular expression of layer names, such as
-                r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)".
+                r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", or a name that `train(layers=)` takes.
             verbose: 1 logs the layers that train.
         """
+        layer_regex = LAYER_CHOICES.get(layer_regex, layer_regex)
+        if keras_model is None and not any(
+            re.fullmatch(layer_regex, name) for name in weights.layers_of(self.keras_model)
+        ):
+            logger.warning("set_trainable(%r) matches no layer: none is trainable", layer_regex)
         for layer in (keras_model or self.keras_model).layers:
             if isinstance(layer, keras.Model):
                 self.set_trainable(layer_regex, layer, indent + 4, verbose)
@@ -2798,6 +2832,7 @@ class MaskRCNN:
             if layer.trainable and verbose:
                 logger.info("%strain %-20s (%s)", " " * indent, layer.name, type(layer).__name__)
 
+    @kernels.outside_graphs()
     def train(
         self,
         train_dataset: utils.Dataset,
@@ -2812,13 +2847,17 @@ class MaskRCNN:
         """Trains (matterport: train).
 
         Both datasets are checked before the first step. A checkpoint follows each epoch; beside it
-        lies what resuming in the middle of an epoch needs.
+        lies what resuming in the middle of an epoch needs. A call that was interrupted is taken up
+        where it stopped when it comes again with the weights of its run, `find_last()`: with the
+        same learning rate and layers the optimizer goes on as well, also to a higher `epochs`.
+        Where other weights were loaded, training begins from those, and a warning says so.
 
         Args:
             train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
             learning_rate: of this call.
             epochs: number of the last epoch, not a count: after `epochs=20`, `epochs=30` trains 10
-                more.
+                more. One that the weights have reached trains nothing and says so, so that a
+                script of several stages can be run again.
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
             augmentation: an imgaug augmenter, or f(image, masks) -> (image, masks).
             custom_callbacks: Keras callbacks, called after the checkpoint's.
@@ -2828,27 +2867,40 @@ class MaskRCNN:
             keras.callbacks.History.
 
         Raises:
-            ValueError: not in training mode, `epochs` already reached, a dataset with problems.
+            ValueError: not in training mode, USE_RPN_ROIS = False, an argument of another kind,
+                `layers` that match no layer, a dataset with problems.
             training.BadLossError: a loss became NaN or infinite.
         """
         self.check_mode("training", "train")
-        if epochs <= self.epoch:
+        if not self.config.USE_RPN_ROIS:
             raise ValueError(
-                f"epochs is the number of the last epoch and above {self.epoch}, the epoch that "
-                f"the weights have reached. Received: {epochs}"
+                "train() draws its RoIs from the RPN's proposals. Received: USE_RPN_ROIS = False,"
+                " for which keras_model.fit takes the batches of"
+                " data_generator(random_rois=...)"
             )
-        for dataset in (train_dataset, val_dataset):
-            if dataset is not None and dataset not in self._checked:
-                needs_objects = dataset is train_dataset
-                data.check_dataset(dataset, self.config, needs_objects=needs_objects)
-                self._checked.add(dataset)
+        learning_rate, epochs = training.check_numbers(learning_rate, epochs)
+        layer_regex = training.layer_regex(layers, self.keras_model)
+        if epochs <= self.epoch:
+            logger.warning(
+                "The weights have reached epoch %d: nothing to train to epoch %d (epochs is the"
+                " number of the last epoch; set_log_dir() begins a new run)",
+                self.epoch,
+                epochs,
+            )
+            return training.nothing_left(self.keras_model)
+        if train_dataset not in self._checked:
+            data.check_dataset(train_dataset, self.config, "train_dataset")
+            self._checked.add(train_dataset)
+        if val_dataset is not None and val_dataset not in self._checked:
+            data.check_dataset(val_dataset, self.config, "val_dataset", needs_objects=False)
+            self._checked.add(val_dataset)
         run = training.Run(
             self,
             train_dataset,
             val_dataset,
             learning_rate,
             epochs,
-            LAYER_CHOICES.get(layers, layers),
+            layer_regex,
             augmentation,
             custom_callbacks,
             no_augmentation_sources,
@@ -2909,6 +2961,7 @@ class MaskRCNN:
             detections, mrcnn_mask, original_image_shape, image_shape, window, self.config
         )
 
+    @kernels.outside_graphs()
     def detect(
         self, images: Sequence[np.ndarray], verbose: int = 0, masks: str = "dense"
     ) -> list[dict]:
@@ -2957,6 +3010,7 @@ class MaskRCNN:
         self.check_mode("inference", "detect_many")
         return self.detector.detect_many(images, load, masks)
 
+    @kernels.outside_graphs()
     def detect_molded(
         self, molded_images: np.ndarray, image_metas: np.ndarray, verbose: int = 0
     ) -> list[dict]:
@@ -3020,6 +3074,7 @@ class MaskRCNN:
         layers = [self.find_trainable_layer(layer) for layer in self.keras_model.layers]
         return [layer for layer in layers if layer.weights]
 
+    @kernels.outside_graphs()
     def run_graph(
         self,
         images: Any,
@@ -3041,6 +3096,7 @@ class MaskRCNN:
         """
         return tracing.run_graph(self, images, outputs, image_metas)
 
+    @kernels.outside_graphs()
     def trace(self, image: np.ndarray, activations: Sequence[str] = ()) -> tracing.Trace:
         """Every stage of one image in numpy and pixels, from anchors to pasted masks.
 

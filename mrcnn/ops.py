@@ -7,10 +7,11 @@ Boxes are [..., (y1, x1, y2, x2)], normalised so that 0 and 1 are the centres of
 pixels.
 """
 
+import contextlib
 import ctypes
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -32,6 +33,34 @@ def has_fused_kernels(fused: bool | None = None) -> bool:
     if fused is None:
         return tensorflow
     return fused
+
+
+@contextlib.contextmanager
+def outside_graphs() -> Iterator[None]:
+    """Runs a block or a function eagerly, also where a program of 2018 has a graph around it.
+
+    That is `tf.Graph().as_default()`, a Session, or tf.compat.v1.disable_eager_execution().
+
+    Raises:
+        ValueError: TensorFlow 1's behaviour was asked for, which Keras 3 can't build with.
+    """
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    if tf.executing_eagerly():
+        yield
+        return
+    if not tf.compat.v1.resource_variables_enabled():
+        raise ValueError(
+            "Keras 3 needs TensorFlow 2's behaviour. Received:"
+            " tf.compat.v1.disable_v2_behavior(), or disable_resource_variables(): delete the"
+            " call from the program. Graphs and Sessions around the model may stay"
+        )
+    # tf.init_scope would leave a function that is traced, but no graph, and stop gradients.
+    with tf.__internal__.eager_context.eager_mode():
+        yield
 
 
 def keep_freed_memory() -> None:

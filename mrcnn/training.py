@@ -4,12 +4,16 @@ import collections
 import concurrent.futures
 import contextlib
 import copy
+import datetime
+import difflib
 import functools
+import hashlib
 import importlib.util
 import json
 import logging
 import math
 import os
+import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -153,6 +157,7 @@ class TrainingModel(Network):
         self.loss_factors = {name: float(loss_weights.get(name, 1.0)) for name in loss_names}
         self.loss_means = [keras.metrics.Mean(name=name) for name in loss_names]
         self._folded: rewrite.Untracked | None = None
+        self._compiled_for = ""
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -173,6 +178,41 @@ class TrainingModel(Network):
             plain = keras.Model(self.inputs, self.outputs)
             folded = rewrite.fold_batch_norm(plain, training=True)
             self._folded = rewrite.Untracked(folded)  # it is this model in another form
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        self._compiled_for = ""  # `take_optimizer` says it, after its own call
+        super().compile(*args, **kwargs)
+
+    def take_optimizer(self, optimizer: Any, keep: bool = True) -> None:
+        """Trains with an optimizer from now on, one that has no state yet.
+
+        Tracing and compiling a step takes TensorFlow many seconds. Where the same weights are
+        trained with the same settings as before, what was traced is kept: the learning rate is a
+        variable in it, and the old optimizer begins anew in the place of the one that is given.
+
+        Args:
+            optimizer: not built yet.
+            keep: False makes everything anew.
+        """
+        wanted = self._what_is_traced(optimizer)
+        if keep and wanted == self._compiled_for:
+            _begin_anew(self.optimizer, optimizer)
+            return
+        optimizer.build(self.trainable_variables)
+        self.compile(optimizer=optimizer, jit_compile=False)
+        # Of another kind of state it is not known how it began.
+        if keep and _begins_with_zeros(self.optimizer):
+            self._compiled_for = wanted
+
+    def _what_is_traced(self, optimizer):
+        """What a traced step depends on, as text: trained weights, settings of the optimizer."""
+        settings = optimizer.get_config()
+        settings.pop("name", None)  # each has another one
+        if not isinstance(settings["learning_rate"], dict):  # a number, not a schedule
+            del settings["learning_rate"]
+        trained = [id(variable) for variable in self.trainable_variables]
+        losses = [self.loss_factors, self.weight_decay, self.decay_kind, self.names_without_decay]
+        return repr([trained, type(optimizer).__name__, settings, losses])
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if self._folded is None:
@@ -370,6 +410,25 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
     return optimizer
 
 
+def _slots(optimizer):
+    """The variables of an optimizer's state, without its learning rate."""
+    rate = optimizer._learning_rate
+    return [variable for variable in optimizer.variables if variable is not rate]
+
+
+def _begins_with_zeros(optimizer):
+    """Whether all of an optimizer's state is zero, as it is before the first step of most kinds."""
+    return not any(np.any(np.asarray(variable)) for variable in _slots(optimizer))
+
+
+def _begin_anew(optimizer, like):
+    """Puts an optimizer back to its first step, with the learning rate of another one."""
+    for variable in _slots(optimizer):
+        variable.assign(np.zeros(variable.shape, variable.dtype))
+    if isinstance(optimizer._learning_rate, keras.Variable):
+        optimizer.learning_rate = float(like.learning_rate)
+
+
 def uses_averages(network: keras.Model) -> bool:
     """Whether the optimizer keeps running averages of the weights (EMA_MOMENTUM)."""
     return bool(getattr(network.optimizer, "use_ema", False))
@@ -395,6 +454,20 @@ def averaged(network: keras.Model) -> Iterator[None]:
     finally:
         for variable, value in zip(variables, latest):
             variable.assign(value)
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draws fresh weights from a seed; afterwards Python's own generator is as it was before."""
+    if seed is None:
+        yield
+        return
+    state = random.getstate()
+    random.seed(seed)  # Keras takes the seeds of its initializers from there
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def strategy(count):
@@ -587,18 +660,90 @@ def resume_path(log_dir: str, name: str | None) -> str:
     return os.path.join(log_dir, f"mask_rcnn_{run_name(name)}_resume.h5")
 
 
+# The end of a run's folder, after the NAME: its date and time.
+RUN_TIME = r"\d{8}T\d{4}"
+
+
+def new_log_dir(
+    model_dir: str, name: str | None, start: datetime.datetime, make: bool = True
+) -> str:
+    """The folder NAME<date>T<time> of a new run; no other run has it.
+
+    Where another run of this name has taken the minute, it is the next free one, which the
+    patterns of matterport's scripts read as well.
+
+    Args:
+        start: when the run began.
+        make: makes the folder, so that no other process takes it. False gives that of `start`.
+    """
+    while True:
+        folder = os.path.join(model_dir, f"{run_name(name)}{start:%Y%m%dT%H%M}")
+        if not make:
+            return folder
+        try:
+            os.makedirs(folder)
+        except FileExistsError:
+            start += datetime.timedelta(minutes=1)
+        else:
+            return folder
+
+
 def parse_checkpoint(path: str | os.PathLike) -> tuple[str, int] | None:
-    """(folder, epoch) of a checkpoint or of a run's resume file, None for other files."""
+    """(folder, epoch) of a checkpoint or of a run's resume file, None for other files.
+
+    Such a file lies in a folder name<date>T<time>; elsewhere it is a weight file like any other.
+    """
     if isinstance(path, str):
         path = str.__str__(path)  # a `CheckpointPath` unpacks as two
     folder, name = os.path.split(os.path.abspath(os.fspath(path)))
+    if not re.fullmatch(rf".+{RUN_TIME}", os.path.basename(folder)):
+        return None
     match = re.fullmatch(r"mask_rcnn_.+_(\d{4,})\.h5", name)
     if match:
         return folder, int(match.group(1))
-    if re.fullmatch(r"mask_rcnn_.+_resume\.h5", name) and os.path.exists(path):
-        with h5py.File(path, "r") as file:
-            return folder, int(json.loads(file.attrs["mrcnn_run"])["epoch"])
+    if re.fullmatch(r"mask_rcnn_.+_resume\.h5", name):
+        state = read_state(path)
+        if state is not None:
+            return folder, int(state["epoch"])
     return None
+
+
+def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
+    """What a resume file says of its run, see `Run.save`; None where there is no such file."""
+    try:
+        with h5py.File(path, "r") as file:
+            return json.loads(file.attrs["mrcnn_run"])
+    except (OSError, KeyError):
+        return None
+
+
+@contextlib.contextmanager
+def _writing(path: str) -> Iterator[None]:
+    """One clear error where a file of a run can't be written; the file before it is as it was."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} can't be written: {error}. The files that were written before are as they"
+            " were: load find_last() to go on"
+        ) from error
+
+
+def _remove_parts(log_dir, name):
+    """Removes the unfinished files of a run that was killed while it wrote."""
+    pattern = re.compile(rf"\.mask_rcnn_{re.escape(run_name(name))}_.*\.part\.h5")
+    for file in os.listdir(log_dir):
+        if pattern.fullmatch(file):
+            os.remove(os.path.join(log_dir, file))
+
+
+def fingerprint(network: keras.Model) -> str:
+    """A text that is another one for other weights."""
+    digest = hashlib.blake2b(digest_size=16)
+    for _, layer in sorted(weights.layers_of(network).items()):
+        for variable in sorted(layer.weights, key=lambda variable: variable.path):
+            digest.update(np.ascontiguousarray(variable).tobytes())
+    return digest.hexdigest()
 
 
 def find_last(model_dir: str, name: str | None) -> CheckpointPath:
@@ -610,7 +755,7 @@ def find_last(model_dir: str, name: str | None) -> CheckpointPath:
     name = run_name(name)
     runs = []
     if os.path.isdir(model_dir):
-        pattern = re.escape(name) + r"\d{8}T\d{4}"
+        pattern = re.escape(name) + RUN_TIME
         runs = [entry for entry in os.listdir(model_dir) if re.fullmatch(pattern, entry)]
     for run in sorted(runs, reverse=True):
         newest = _newest_checkpoint(os.path.join(model_dir, run), name)
@@ -693,8 +838,10 @@ class Checkpoints(keras.callbacks.Callback):
         owner = self.run.owner
         owner.epoch = epoch + 1
         self.run.step = 0
-        with averaged(self.run.network):
-            weights.save(self.run.network, owner.checkpoint_path.format(epoch=epoch + 1))
+        path = owner.checkpoint_path.format(epoch=epoch + 1)
+        with averaged(self.run.network), _writing(path):
+            weights.save(self.run.network, path)
+            self.run.checkpoint = fingerprint(self.run.network)
         self._write_resume()
 
     def _write_resume(self):
@@ -852,6 +999,81 @@ def _logged_figures(evaluation):
     return logged
 
 
+# ---- What `train` is called with ----------------------------------------------------------------
+
+
+# What `train(layers=)` may be besides a regex.
+LAYER_CHOICES = {"heads": r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", "all": ".*"}
+for _first in (3, 4, 5):
+    _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
+    LAYER_CHOICES[f"{_first}+"] = f"{_stages}|{LAYER_CHOICES['heads']}"
+
+
+def layer_regex(layers: str, network: keras.Model) -> str:
+    """The regex of `train(layers=)`.
+
+    Args:
+        layers: a name of LAYER_CHOICES, in any case, or a regex of names of the network's layers.
+
+    Raises:
+        ValueError: something else; the message says what is nearest.
+    """
+    allowed = f"layers is {', '.join(map(repr, LAYER_CHOICES))} or a regex of layer names"
+    if not isinstance(layers, str):
+        raise ValueError(f"{allowed}. Received: {layers!r}")
+    if layers in LAYER_CHOICES:
+        return LAYER_CHOICES[layers]
+    names = list(weights.layers_of(network))
+    try:
+        matched = [name for name in names if re.fullmatch(layers, name)]
+    except re.error as error:
+        raise ValueError(f"{allowed}. Received: {layers!r}, no regex: {error}") from error
+    if matched:
+        return layers
+    choice = layers.strip().lower()
+    if choice in LAYER_CHOICES:
+        return LAYER_CHOICES[choice]
+    hint = ""
+    if nearest := difflib.get_close_matches(choice, [*LAYER_CHOICES, *names], 3, 0.5):
+        hint = f"; near it are {', '.join(map(repr, nearest))}"
+    raise ValueError(f"{allowed}. Received: {layers!r}, which matches no layer with weights{hint}")
+
+
+def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
+    """The learning rate and the last epoch of `train` as a float and an int.
+
+    Raises:
+        ValueError: one that is no such number, or the two are swapped.
+    """
+    problems = []
+    if not _is_number(learning_rate) or not 0 <= learning_rate < math.inf:
+        problems.append(f"learning_rate is a number from 0. Received: {learning_rate!r}")
+    if not _is_number(epochs) or epochs != int(epochs) or epochs < 1:
+        problems.append(
+            f"epochs is the number of the last epoch, a whole number from 1. Received: {epochs!r}"
+        )
+    if problems:
+        hint = ""
+        if _is_number(epochs) and 0 < epochs < 1:
+            hint = ", which looks like a learning rate"
+        raise ValueError(
+            "; ".join(problems)
+            + f"{hint}. The arguments are train(train_dataset, val_dataset, learning_rate, epochs,"
+            " layers)"
+        )
+    return float(learning_rate), int(epochs)
+
+
+def _is_number(value):
+    """Whether a value is one finite number, of Python or of numpy."""
+    if isinstance(value, (bool, np.bool_, str)) or np.ndim(value) != 0:
+        return False
+    try:
+        return math.isfinite(value)
+    except (TypeError, ValueError):
+        return False
+
+
 # ---- A run ---------------------------------------------------------------------------------------
 
 
@@ -886,6 +1108,7 @@ class Run:
         self.layer_regex = layer_regex
         self.step = 0
         self.first_epoch = owner.epoch
+        self.checkpoint = ""  # fingerprint of the weights of the last checkpoint
         self.seed = self.config.SEED
         if self.seed is None:
             self.seed = int(np.random.default_rng().integers(2**31))
@@ -906,30 +1129,54 @@ class Run:
         return plan
 
     def save(self) -> None:
-        """Writes the resume file: weights, optimizer, epoch, step, seed."""
+        """Writes the resume file: weights, optimizer, draws, epoch, step, seed."""
         state = {
             "epoch": self.owner.epoch,
             "step": self.step,
             "seed": self.seed,
             "first_epoch": self.first_epoch,
             "plan": self.plan(),
+            "checkpoint": self.checkpoint,
+            "weights": fingerprint(self.network),
         }
-        with files.atomic(self.resume_path) as temporary, h5py.File(temporary, "w") as file:
+        with _writing(self.resume_path), weights.writing(self.resume_path) as file:
             weights.write_legacy(self.network, file)
             file.attrs["mrcnn_run"] = json.dumps(state)
-            group = file.create_group("mrcnn_optimizer")
-            for i, variable in enumerate(self.network.optimizer.variables):
-                group[f"{i:05d}"] = np.asarray(variable)
+            for name, variables in self._variables().items():
+                group = file.create_group(name)
+                for i, variable in enumerate(variables):
+                    group[f"{i:05d}"] = np.asarray(variable)
+
+    def _variables(self):
+        """{group of the resume file: variables} that are no weights."""
+        # What is left beside the weights are the states of the layers' random generators.
+        of_layers = {id(variable) for variable in self.network.weights}
+        draws = [each for each in self.network.variables if id(each) not in of_layers]
+        return {"mrcnn_optimizer": self.network.optimizer.variables, "mrcnn_draws": draws}
 
     def fit(self) -> keras.callbacks.History | None:
         """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
-        state = self._take_up()
-        if state:
+        os.makedirs(self.owner.log_dir, exist_ok=True)
+        _remove_parts(self.owner.log_dir, self.config.NAME)
+        state = self._state_of_these_weights()
+        goes_on = state is not None and self._is_of_this_plan(state)
+        self.checkpoint = fingerprint(self.network)
+        if state and goes_on:
             self._go_on_from(state)
         self._compile()
+        if goes_on:
+            weights.load(self.network, self.resume_path)
+            self._restore("mrcnn_optimizer")
         if state:
-            self._restore_weights()
-        os.makedirs(self.owner.log_dir, exist_ok=True)
+            self._restore("mrcnn_draws")
+        self._say_what_begins()
+        try:
+            return self._fit_stages()
+        finally:
+            # What `fit` leaves is this run's too: a next call goes on from its resume file.
+            self.owner.weights_of_run = fingerprint(self.network)
+
+    def _fit_stages(self):
         history = None
         for last, steps in self._stages():
             if last <= self.owner.epoch:
@@ -941,25 +1188,61 @@ class Run:
             history = _join(history, self._fit_stage(last, steps))
         return history
 
-    def _take_up(self):
-        """The state of an interrupted run of the same plan that this model has the weights of.
+    def _state_of_these_weights(self):
+        """What the resume file says, if this model has the weights of its run and epoch.
 
-        None where there is no such run.
+        They are those of the last checkpoint, those of the resume file, or what `train` left in
+        this process. Others were loaded on purpose, and are not overwritten.
         """
-        try:
-            with h5py.File(self.resume_path, "r") as file:
-                state = json.loads(file.attrs["mrcnn_run"])
-        except (OSError, KeyError):
+        state = read_state(self.resume_path)
+        if state is None or state["epoch"] != self.owner.epoch:
             return None
-        if state["plan"] == self.plan() and state["epoch"] == self.owner.epoch:
+        known = {state.get("checkpoint"), state.get("weights"), self.owner.weights_of_run}
+        # Older files don't say what weights their run had.
+        if "weights" not in state or fingerprint(self.network) in known:
             return state
+        logger.warning(
+            "The run in %s, which stopped at epoch %d, step %d, is not taken up: the weights of"
+            " this model are not its own, others were loaded. Training goes on from those, with a"
+            " new optimizer. To take up the run, load find_last() and nothing after it",
+            self.owner.log_dir,
+            state["epoch"] + 1,
+            state["step"],
+        )
         return None
+
+    def _is_of_this_plan(self, state):
+        """Whether the run of this state goes on, which it does with other `epochs` too."""
+        plan = self.plan()
+        others = []
+        for name in sorted({*plan, *state["plan"]} - {"epochs"}):
+            before = state["plan"].get(name)
+            if before != plan.get(name):
+                others.append(f"{name} {before} is now {plan.get(name)}")
+        if others and state["step"]:
+            logger.warning(
+                "The run in %s, which stopped in epoch %d at step %d, is not taken up there: %s."
+                " Epoch %d begins anew, with a new optimizer",
+                self.owner.log_dir,
+                state["epoch"] + 1,
+                state["step"],
+                ", ".join(others),
+                state["epoch"] + 1,
+            )
+        return not others
 
     def _go_on_from(self, state):
         """Goes on at the step at which the run of this state stopped."""
         self.first_epoch = state["first_epoch"]
         self.seed = state["seed"]
         self.step = state["step"]
+        self.checkpoint = state.get("checkpoint", "")
+        finished = state["epoch"] >= state["plan"]["epochs"]
+        if finished:
+            logger.info(
+                "Going on after epoch %d with the optimizer as it was", state["plan"]["epochs"]
+            )
+            return
         logger.warning(
             "Taking up the run in %s at epoch %d, step %d",
             self.owner.log_dir,
@@ -969,16 +1252,40 @@ class Run:
 
     def _compile(self):
         self.owner.set_trainable(self.layer_regex)
+        if not self.network.trainable_variables:
+            raise ValueError(
+                f"layers {self.layer_regex!r} matches no layer with a weight that can train"
+            )
         total_steps = (self.epochs - self.first_epoch) * self.config.STEPS_PER_EPOCH
         schedule = make_schedule(self.config, self.learning_rate, total_steps)
         self.owner.compile(schedule, self.config.LEARNING_MOMENTUM)
 
-    def _restore_weights(self):
-        """Weights and optimizer of the resume file."""
-        weights.load(self.network, self.resume_path)
+    def _restore(self, group):
+        """Takes the values of a group of `_variables` from the resume file, if they fit."""
+        variables = self._variables()[group]
         with h5py.File(self.resume_path, "r") as file:
-            for i, variable in enumerate(self.network.optimizer.variables):
-                variable.assign(file["mrcnn_optimizer"][f"{i:05d}"][()])
+            arrays = [array[()] for _, array in sorted(file.get(group, {}).items())]
+        if [array.shape for array in arrays] != [tuple(v.shape) for v in variables]:
+            if arrays:
+                logger.warning(
+                    "%s of %s is of other variables than this run's and begins anew",
+                    group,
+                    self.resume_path,
+                )
+            return
+        for variable, array in zip(variables, arrays):
+            variable.assign(array)
+
+    def _say_what_begins(self):
+        """One line before the long silence in which TensorFlow traces a step."""
+        count = sum(math.prod(variable.shape) for variable in self.network.trainable_variables)
+        print(
+            f"Training {count:,} weights from epoch {self.owner.epoch + 1} to {self.epochs},"
+            f" learning rate {self.learning_rate:g}, checkpoints in {self.owner.log_dir}",
+            flush=True,
+        )
+        if self.network.train_function is None:
+            print("Building the training step, which can take half a minute ...", flush=True)
 
     def _stages(self):
         """(last epoch, steps of an epoch) of each call of `fit` that the run takes.
@@ -1004,19 +1311,21 @@ class Run:
             validation["validation_steps"] = self.config.VALIDATION_STEPS
         callbacks = self._stage_callbacks(stream)
         try:
-            return self.network.fit(
-                stream.generator(),
-                initial_epoch=self.owner.epoch,
-                epochs=last,
-                steps_per_epoch=steps,
-                callbacks=callbacks,
-                shuffle=False,
-                **validation,
-            )
-        except Exception as error:
+            with _without_retracing_warnings():
+                return self.network.fit(
+                    stream.generator(),
+                    initial_epoch=self.owner.epoch,
+                    epochs=last,
+                    steps_per_epoch=steps,
+                    callbacks=callbacks,
+                    shuffle=False,
+                    **validation,
+                )
+        except Exception:
             for failed in streams:
                 if failed.error is not None:
-                    raise failed.error from error
+                    # With its own cause, not with what Keras made of it.
+                    raise failed.error from failed.error.__cause__
             raise
         finally:
             for used in streams:
@@ -1031,6 +1340,7 @@ class Run:
             seed=self.seed,
             no_augmentation_sources=self.no_augmentation_sources,
             jitter=True,
+            needs_objects=True,
         )
         first = self.owner.epoch * self.config.STEPS_PER_EPOCH + self.step
         return BatchStream(batches, first, self.config.WORKERS)
@@ -1057,6 +1367,32 @@ class Run:
             logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
         callbacks.extend(others)
         return callbacks
+
+
+@contextlib.contextmanager
+def _without_retracing_warnings() -> Iterator[None]:
+    """Keeps TensorFlow from warning of what stages that train other layers have to trace.
+
+    It counts the traces of all stages together, as if they were of one function.
+    """
+
+    def is_another(record):
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    tensorflow_logger = logging.getLogger("tensorflow")
+    tensorflow_logger.addFilter(is_another)
+    try:
+        yield
+    finally:
+        tensorflow_logger.removeFilter(is_another)
+
+
+def nothing_left(network: keras.Model) -> keras.callbacks.History:
+    """The history of a call of `train` without an epoch."""
+    history = keras.callbacks.History()
+    history.set_model(network)
+    history.on_train_begin()
+    return history
 
 
 def _join(history, part):

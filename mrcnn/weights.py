@@ -894,8 +894,25 @@ def save(model: Any, path: str | os.PathLike) -> None:
             _by_name(model).save_weights(temporary)
             os.replace(temporary, path)
         return
-    with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
+    with writing(path) as file:
         write_legacy(model, file)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """An open HDF5 file that is put at `path` when the block ends without an error.
+
+    It is made in memory: on a full disk HDF5 ends the process with a segmentation fault, where
+    Python raises an error.
+    """
+    memory = io.BytesIO()
+    with h5py.File(memory, "w") as file:
+        yield file
+    with files.atomic(path) as temporary, open(temporary, "wb") as whole:
+        whole.write(memory.getbuffer())
+
+
+# ---- Keras's layout ------------------------------------------------------------------------------
 
 
 def _by_name(model: Any) -> Any:
@@ -973,7 +990,7 @@ def get_imagenet_weights(backbone: Any, epsilon: float = 1e-3) -> str:
     if not path.exists():
         build = getattr(keras.applications, _APPLICATIONS[backbone])
         application = build(include_top=False, weights="imagenet")
-        with files.atomic(path) as temporary, h5py.File(temporary, "w") as file:
+        with writing(path) as file:
             _write_arrays(from_application(application, epsilon), file)
     return str(path)
 

@@ -458,6 +458,7 @@ def test_a_pass_without_an_object_is_said_once(caplog):
         batches.batch(step)
     assert len(caplog.records) == 1
 
+
 @pytest.mark.parametrize("check", [0, None])
 def test_an_image_source_without_a_class_is_named(check):
     """At the check before training, and where an example is made; it was a KeyError in step 1."""

@@ -1,7 +1,14 @@
 """Runs of training: what is learnt, resuming, bad losses, checkpoints, every kind of input."""
 
+import datetime
 import json
+import logging
 import os
+import re
+import resource
+import subprocess
+import sys
+import types
 
 import h5py
 import keras
@@ -10,7 +17,7 @@ import oracle
 import pytest
 from toy import Rectangles, ToyConfig
 
-from mrcnn import data, model as modellib, training
+from mrcnn import commands, data, files, model as modellib, training
 from mrcnn.config import Config
 from mrcnn.utils import Dataset
 
@@ -229,7 +236,7 @@ def test_resume_file_has_a_limit_and_a_plan(two_epochs, taken_up):
 
 
 @pytest.mark.heavy
-def test_find_last_and_epochs(two_epochs, taken_up):
+def test_find_last_and_epochs(two_epochs, taken_up, caplog):
     model, _, _ = two_epochs
     last = model.find_last()
     folder, file = last
@@ -239,10 +246,11 @@ def test_find_last_and_epochs(two_epochs, taken_up):
     )
     assert os.path.samefile(folder, model.log_dir) and os.path.exists(last)
     assert taken_up.epoch == 2
-    with pytest.raises(
-        ValueError, match="epochs is the number of the last epoch and above 2.*Received: 2"
-    ):
-        train(ToyConfig(), model.model_dir, 2, model=taken_up)
+    # A finished stage of a script that is run again is skipped, as in the original, and says so.
+    with caplog.at_level(logging.INFO, "mrcnn"):
+        _, history = train(ToyConfig(), model.model_dir, 2, model=taken_up)
+    assert history.epoch == [] and history.history == {} and taken_up.epoch == 2
+    assert "reached epoch 2: nothing to train to epoch 2" in caplog.text
     with pytest.raises(FileNotFoundError, match="mask_rcnn_my_"):
         modellib.MaskRCNN("training", ToyConfig(NAME="my"), model.model_dir).find_last()
 
@@ -250,8 +258,15 @@ def test_find_last_and_epochs(two_epochs, taken_up):
 @pytest.mark.parametrize(
     "path, epoch",
     [
-        ("mask_rcnn_a b.c_0007.h5", 7),
-        ("x/y/mask_rcnn_toy_12345.h5", 12345),
+        ("a b.c20261129T1030/mask_rcnn_a b.c_0007.h5", 7),
+        ("x/toy20261129T1030/mask_rcnn_toy_12345.h5", 12345),
+        ("toy20261129T1030/mask_rcnn_toy.h5", None),
+        # Outside a run's folder a number is a part of a name, as for the original.
+        ("mask_rcnn_toy_0007.h5", None),
+        ("best/mask_rcnn_toy_0007.h5", None),
+        ("toy20261129/mask_rcnn_toy_0007.h5", None),
+        ("toy20261129T1030_copy/mask_rcnn_toy_0007.h5", None),
+        ("20261129T1030/mask_rcnn_toy_0007.h5", None),
         ("mask_rcnn_coco.h5", None),
         ("resnet50.h5", None),
     ],
@@ -324,6 +339,77 @@ def test_datasets_without_images_or_classes_are_refused(tmp_path):
         train(ToyConfig(NUM_CLASSES=4), tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:objects")  # of empty masks it is said, too
+@pytest.mark.parametrize("kind", ["no objects", "crowds", "empty masks"])
+def test_a_dataset_without_an_object_is_refused(tmp_path, kind, caplog):
+    """Before the first step where every image is checked, otherwise after a pass."""
+    dataset = WithoutObjects(kind)
+    with pytest.raises(data.DatasetError, match="none of the 4 images.*class id above 0"):
+        train(ToyConfig(), tmp_path, dataset=dataset)
+    data.check_dataset(dataset, ToyConfig(), needs_objects=False)
+    assert "none of the 4 images" in caplog.text  # of validation images a warning
+    config = ToyConfig(CHECK_IMAGES=2)
+    data.check_dataset(dataset, config)
+    batches = data.TrainingBatches(dataset, config, needs_objects=True)
+    stream = training.BatchStream(batches, workers=2)
+    with pytest.raises(data.DatasetError, match="none of the 4 images"):
+        for _ in range(3):
+            stream.take()
+    stream.close()
+
+
+class WithoutObjects(Rectangles):
+    def __init__(self, kind):
+        super().__init__(4)
+        self.kind = kind
+
+    def load_mask(self, image_id):
+        masks, class_ids = super().load_mask(image_id)
+        if self.kind == "no objects":
+            return masks[..., :0], class_ids[:0]
+        if self.kind == "crowds":
+            return masks, -class_ids
+        return masks & False, class_ids
+
+
+def test_one_object_in_the_last_image_is_enough():
+    """Also where a crop cuts the object off the example."""
+    dataset = WithoutObjects("no objects")
+    whole = Rectangles(4)
+    dataset.load_mask = lambda i: (
+        whole.load_mask(i) if i == 3 else WithoutObjects.load_mask(dataset, i)
+    )
+    config = ToyConfig()
+    data.check_dataset(dataset, config)
+
+    def cut(image, masks):
+        return image, masks & False
+
+    batches = data.TrainingBatches(dataset, config, augmentation=cut, needs_objects=True)
+    for step in range(4):
+        batches.batch(step)
+
+
+def test_images_of_a_source_without_a_class_are_named(tmp_path):
+    dataset = Rectangles(3)
+    dataset.add_image("drone", 17, path="d/17.png", shape=(64, 64, 3), objects=[])
+    dataset.prepare()
+    for call in (
+        lambda: train(ToyConfig(CHECK_IMAGES=0), tmp_path, dataset=dataset),
+        lambda: data.load_image_gt(dataset, ToyConfig(), 3),
+    ):
+        with pytest.raises(data.DatasetError, match=r"image 3 \(d/17.png\).*'drone'.*'toy'"):
+            call()
+
+
+@pytest.mark.parametrize("dataset", ["photos", Rectangles, 0.001, {}, np.zeros(3)], ids=str)
+def test_what_is_no_dataset_is_refused(tmp_path, dataset):
+    for name in ("train_dataset", "val_dataset"):
+        given = {"train_dataset": Rectangles(2), "val_dataset": None, name: dataset}
+        with pytest.raises(data.DatasetError, match=f"{name} is a Dataset.*Received: "):
+            data.check_dataset(given[name], ToyConfig(), name)
+
+
 def test_modes_are_checked(toy_detector, tmp_path):
     with pytest.raises(ValueError, match="'training' or 'inference'. Received: 'test'"):
         modellib.MaskRCNN("test", ToyConfig(), tmp_path)
@@ -351,6 +437,463 @@ def test_schedule():
         training.WarmupSchedule.from_config(schedule.get_config()).get_config()
         == schedule.get_config()
     )
+
+
+# ---- What train is called with -------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_network():
+    """Layers of a few weights with the names of the real ones."""
+    names = ("conv1", "res3a_branch2a", "bn5c_branch2c", "fpn_c5p5", "mrcnn_mask")
+    inner = keras.Sequential([keras.layers.Dense(2, name="rpn_class_raw")], name="rpn_model")
+    layers = [keras.layers.Dense(2, name=name) for name in names]
+    return keras.Sequential([keras.Input((2,)), *layers, keras.layers.ReLU(name="relu"), inner])
+
+
+@pytest.mark.parametrize("layers", ["heads", "3+", "4+", "5+", "all"])
+def test_names_of_layers(small_network, layers):
+    for written in (layers, layers.upper(), layers.title(), f" {layers}"):
+        assert training.layer_regex(written, small_network) == training.LAYER_CHOICES[layers]
+
+
+@pytest.mark.parametrize(
+    "regex", [r"(mrcnn_.*)|(rpn_.*)", "conv1", ".*", r"res3.*|bn3.*", "(?i)FPN.*"]
+)
+def test_regexes_of_layers(small_network, regex):
+    assert training.layer_regex(regex, small_network) == regex
+
+
+@pytest.mark.parametrize(
+    "layers, part",
+    [
+        ("head", "near it are 'heads'"),
+        ("3", r"near it are .*'3\+'"),
+        ("res3", "matches no layer"),
+        ("mrcnn_msk", "near it are 'mrcnn_mask'"),
+        ("mrcnn_", "matches no layer"),
+        ("", "matches no layer"),
+        ("heads|al", "matches no layer"),
+        ("*", "no regex"),
+        ("(mrcnn_.*", "no regex"),
+        (3, "Received: 3"),
+        (None, "Received: None"),
+        (["heads"], r"Received: \['heads'\]"),
+    ],
+)
+def test_layers_that_train_nothing_are_refused(small_network, layers, part):
+    with pytest.raises(ValueError, match=rf"'heads', 'all', '3\+'.* regex .*{part}"):
+        training.layer_regex(layers, small_network)
+
+
+@pytest.mark.parametrize(
+    "rate, epochs",
+    [(0.001, 30), (np.float32(0.5), np.int64(2)), (1, 1), (0, 2), (1e30, 5.0), (np.array(0.1), 3)],
+)
+def test_numbers_of_train(rate, epochs):
+    checked = training.check_numbers(rate, epochs)
+    assert checked == (float(rate), int(epochs)) and type(checked[1]) is int
+
+
+@pytest.mark.parametrize(
+    "rate, epochs, part",
+    [
+        (30, 0.001, "epochs.*Received: 0.001, which looks like a learning rate"),
+        (0.001, 0, "whole number from 1. Received: 0"),
+        (0.001, -3, "Received: -3"),
+        (0.001, 2.5, "Received: 2.5"),
+        (0.001, "heads", "Received: 'heads'"),
+        (0.001, True, "Received: True"),
+        (-0.1, 3, "learning_rate is a number from 0. Received: -0.1"),
+        (float("nan"), 3, "learning_rate.*nan"),
+        (float("inf"), 3, "learning_rate.*inf"),
+        ("0.1", 3, "learning_rate.*'0.1'"),
+        (None, None, "learning_rate.*None; epochs.*None"),
+        ([0.1], 3, r"learning_rate.*\[0.1\]"),
+    ],
+)
+def test_wrong_numbers_of_train_are_refused(rate, epochs, part):
+    with pytest.raises(ValueError, match=part):
+        training.check_numbers(rate, epochs)
+
+
+def test_train_refuses_before_anything_is_read(tmp_path):
+    """USE_RPN_ROIS = False, a misspelt `layers`, swapped numbers; nothing is written."""
+    dataset = Counting(2)
+    model = modellib.MaskRCNN("training", ToyConfig(), tmp_path)
+    with pytest.raises(ValueError, match="near it are 'heads'"):
+        model.train(dataset, None, 0.1, 1, "head")
+    with pytest.raises(ValueError, match="looks like a learning rate"):
+        model.train(dataset, None, 20, 0.001, "heads")
+    model.config.USE_RPN_ROIS = False
+    with pytest.raises(ValueError, match="Received: USE_RPN_ROIS = False"):
+        model.train(dataset, None, 0.1, 1, "heads")
+    assert dataset.seen == [] and os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("option", ["--epochs=0", "--epochs=-2", "--evaluate-every=-1"])
+def test_counts_of_the_commands_are_checked(option, capsys):
+    parser = commands.parser("a sample", ("train",), inputs=None)
+    with pytest.raises(SystemExit):
+        commands.parse(parser, ["train", "--weights=none", option])
+    assert f"Received: {option.split('=')[1]}" in capsys.readouterr().err
+
+
+# ---- The folder of a run -------------------------------------------------------------------------
+
+# As matterport's set_log_dir reads the path of a checkpoint.
+MATTERPORT = r".*[/\\][\w-]+(\d{4})(\d{2})(\d{2})T(\d{2})(\d{2})[/\\]mask\_rcnn\_[\w-]+(\d{4})\.h5"
+
+
+def test_runs_of_one_minute_have_folders_of_their_own(tmp_path):
+    start = datetime.datetime(2026, 11, 29, 23, 59)
+    folders = [training.new_log_dir(str(tmp_path), "Toy", start) for _ in range(3)]
+    names = [os.path.basename(folder) for folder in folders]
+    assert names == ["toy20261129T2359", "toy20261130T0000", "toy20261130T0001"]
+    for folder in folders:
+        path = training.checkpoint_path(folder, "Toy").format(epoch=7)
+        assert training.parse_checkpoint(path) == (folder, 7)
+        assert re.match(MATTERPORT, path).group(6) == "0007"
+        open(path, "w").close()
+    assert training.find_last(str(tmp_path), "Toy") == path  # the one that began last
+    other = training.new_log_dir(str(tmp_path), "other", start, make=False)
+    assert os.path.basename(other) == "other20261129T2359" and not os.path.exists(other)
+
+
+def test_two_models_never_share_a_folder(tmp_path):
+    """The folder is made when it is asked for, not by a model that only detects or is only built."""
+    models = [modellib.MaskRCNN("training", ToyConfig(), tmp_path) for _ in range(2)]
+    assert os.listdir(tmp_path) == []
+    first, second = (model.log_dir for model in models)
+    assert first != second and models[0].log_dir == first and len(os.listdir(tmp_path)) == 2
+    assert os.path.dirname(models[1].checkpoint_path) == second
+    models[1].log_dir = tmp_path / "mine"
+    assert models[1].checkpoint_path == str(tmp_path / "mine" / "mask_rcnn_toy_{epoch:04d}.h5")
+    models[1].set_log_dir()
+    assert models[1].log_dir not in (first, second)
+
+
+def test_a_numbered_file_outside_a_run_begins_a_new_one(tmp_path, caplog):
+    model = modellib.MaskRCNN("training", ToyConfig(), tmp_path)
+    path = tmp_path / "mask_rcnn_toy_0007.h5"
+    model.save_weights(path)
+    with caplog.at_level(logging.INFO, "mrcnn"):
+        model.load_weights(path)
+    assert model.epoch == 0 and re.fullmatch(r"toy\d{8}T\d{4}", os.path.basename(model.log_dir))
+    assert "a new run begins at epoch 0" in caplog.text
+
+
+# ---- What a run goes on from ---------------------------------------------------------------------
+
+
+class SmallRun:
+    """A run of two weights: what lies between the files and the network, without a step."""
+
+    def __init__(self, folder, epochs=5, rate=0.1, layers=".*", **settings):
+        layer = keras.layers.Dense(2, name="dense")
+        inputs = keras.Input((2,))
+        self.network = keras.Model(inputs, layer(inputs))
+        config = ToyConfig(STEPS_PER_EPOCH=10, **settings)
+        self.owner = types.SimpleNamespace(
+            config=config, keras_model=self.network, epoch=2, log_dir=str(folder), weights_of_run=""
+        )
+        self.owner.set_trainable = lambda regex: None
+        self.owner.compile = self.compile
+        arguments = (rate, epochs, layers, None, None, None)
+        self.run = training.Run(self.owner, Rectangles(2), None, *arguments)
+        self.compile()
+        self.set_weights(1.0)
+
+    def compile(self, *_):
+        optimizer = keras.optimizers.SGD(0.1, momentum=0.9)
+        optimizer.build(self.network.trainable_variables)
+        self.network.compile(optimizer=optimizer)
+
+    def set_weights(self, value):
+        for variable in self.network.weights:
+            variable.assign(np.full(variable.shape, value))
+
+    def begin(self):
+        """The state that `fit` goes on from, without its stages: (of these weights, of this plan)."""
+        self.run._fit_stages = lambda: None
+        self.run.fit()
+        return self.run
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run that stopped in its third epoch; the checkpoint had other weights than it has now."""
+    small = SmallRun(tmp_path)
+    small.run.checkpoint = training.fingerprint(small.network)
+    small.set_weights(2.0)
+    small.run.step = 4
+    for variable in small.network.optimizer.variables:
+        variable.assign(variable + 3)
+    small.run.save()
+    return tmp_path
+
+
+@pytest.mark.parametrize("weights_of", [1.0, 2.0], ids=["checkpoint", "resume file"])
+def test_a_stopped_run_is_taken_up(stopped, weights_of, caplog):
+    again = SmallRun(stopped)
+    again.set_weights(weights_of)
+    run = again.begin()
+    assert run.step == 4 and "Taking up the run" in caplog.text
+    assert int(again.network.optimizer.iterations) == 3
+    assert all((np.asarray(weight) == 2).all() for weight in again.network.weights)
+
+
+def test_loaded_weights_are_not_overwritten(stopped, caplog):
+    """The run was interrupted, then others were loaded: training begins from those."""
+    again = SmallRun(stopped)
+    again.set_weights(7.0)
+    run = again.begin()
+    assert run.step == 0 and int(again.network.optimizer.iterations) == 0
+    assert all((np.asarray(weight) == 7).all() for weight in again.network.weights)
+    assert "is not taken up: the weights of this model are not its own" in caplog.text
+
+
+def test_what_an_interrupted_train_left_is_its_own(stopped):
+    again = SmallRun(stopped)
+    again.set_weights(7.0)
+    again.owner.weights_of_run = training.fingerprint(again.network)
+    assert again.begin().step == 4
+
+
+@pytest.mark.parametrize(
+    "changed, part",
+    [
+        (dict(rate=0.2), "learning_rate 0.1 is now 0.2"),
+        (dict(layers="dense"), r"layers .* is now dense"),
+        (dict(OPTIMIZER="adamw"), "optimizer sgd is now adamw"),
+    ],
+)
+def test_a_run_of_another_plan_is_not_taken_up_and_says_why(stopped, changed, part, caplog):
+    run = SmallRun(stopped, **changed).begin()
+    assert run.step == 0 and re.search(part, caplog.text)
+
+
+@pytest.mark.parametrize("epochs, step", [(5, 0), (9, 0), (9, 4)])
+def test_more_epochs_keep_the_optimizer(stopped, epochs, step, caplog):
+    """Of a finished run and of one in the middle, in this process or another."""
+    small = SmallRun(stopped)
+    small.owner.epoch = 5 if epochs == 9 and step == 0 else 2
+    small.run.step = step
+    small.network.optimizer.iterations.assign(50)
+    small.run.save()
+    again = SmallRun(stopped, epochs=epochs)
+    again.owner.epoch = small.owner.epoch
+    with caplog.at_level(logging.INFO, "mrcnn"):
+        run = again.begin()
+    assert run.step == step and int(again.network.optimizer.iterations) == 50
+    assert ("Going on after epoch 5 with the optimizer" in caplog.text) == (again.owner.epoch == 5)
+
+
+def test_an_optimizer_of_other_weights_begins_anew(stopped, caplog):
+    with h5py.File(training.resume_path(stopped, "toy"), "r+") as file:
+        del file["mrcnn_optimizer/00002"]
+    again = SmallRun(stopped)
+    assert again.begin().step == 4 and int(again.network.optimizer.iterations) == 0
+    assert "begins anew" in caplog.text
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "resume"])
+def test_a_full_disk_leaves_the_last_files(stopped, what):
+    """One error with the path and the reason; nothing unfinished lies beside the files."""
+    small = SmallRun(stopped)
+    small.owner.checkpoint_path = training.checkpoint_path(stopped, "toy")
+    callback = training.Checkpoints(small.run)
+    callback.on_epoch_end(2)
+    before = {path.name: path.read_bytes() for path in stopped.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError, match=rf"mask_rcnn_toy_{what if what == 'resume' else '0004'}"):
+            callback.on_epoch_end(3) if what == "checkpoint" else small.run.save()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path.name: path.read_bytes() for path in stopped.iterdir()} == before
+
+
+def test_killed_while_it_wrote(stopped):
+    """What is half written is not read, and goes away when the run goes on."""
+    path = training.resume_path(stopped, "toy")
+    with pytest.raises(_Killed), files.atomic(path) as temporary:
+        with open(temporary, "wb") as file:
+            file.write(b"half of it")
+        part = stopped / os.path.basename(temporary)
+        os.link(part, stopped / f"{part.name[:-9]}x.part.h5")  # as `kill -9` leaves it
+        raise _Killed
+    (left,) = stopped.glob(".*.part.h5")
+    assert SmallRun(stopped).begin().step == 4 and not left.exists()
+
+
+# ---- What is traced ------------------------------------------------------------------------------
+
+
+class Traced(training.TrainingModel):
+    """Counts how often its step is traced."""
+
+    traces = 0
+
+    def train_step(self, *args):
+        self.traces += 1
+        return super().train_step(*args)
+
+
+def squares():
+    """A network whose loss is the mean square of a dense layer's output."""
+    inputs = keras.Input((3,))
+    first = keras.layers.Dense(2, name="first", kernel_initializer="ones")
+    second = keras.layers.Dense(1, name="second", kernel_initializer="ones")
+    loss = keras.ops.mean(keras.ops.square(second(first(inputs))))
+    return Traced([inputs], [loss], loss_names=["loss_of_squares"])
+
+
+def stage(network, rate, layers, momentum=0.9, anew=False, **settings):
+    """One stage of two steps. `anew` compiles as if nothing had been traced."""
+    for layer in network.layers:
+        layer.trainable = layer.name in layers
+    config = ToyConfig(**settings)
+    optimizer = training.make_optimizer(config, rate, momentum)
+    network.take_optimizer(optimizer, keep=not anew)
+    batches = ((np.full((2, 3), 0.5, "float32"),) for _ in iter(int, 1))
+    network.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+
+
+STAGES = [
+    (0.01, ["second"]),
+    (0.001, ["second"]),
+    (0.001, ["first", "second"]),
+    (0.002, ["first", "second"]),
+]
+
+
+def test_a_stage_that_trains_the_same_weights_is_not_traced_again():
+    """Two traces for four stages, and the weights are those of a new optimizer for each."""
+    kept, anew = squares(), squares()
+    for rate, layers in STAGES:
+        stage(kept, rate, layers)
+        stage(anew, rate, layers, anew=True)
+    assert (kept.traces, anew.traces) == (2, 4)
+    for a, b in zip(kept.weights, anew.weights):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        dict(momentum=0.5),
+        dict(GRADIENT_CLIP_NORM=0.1),
+        dict(OPTIMIZER="adamw"),
+        dict(OPTIMIZER=lambda rate: keras.optimizers.SGD(rate)),
+        dict(EMA_MOMENTUM=0.9),
+    ],
+    ids=str,
+)
+def test_other_settings_are_traced_again(changed):
+    network, expected = squares(), squares()
+    both = ["first", "second"]
+    stage(network, 0.01, both)
+    stage(network, 0.01, both, **changed)
+    stage(expected, 0.01, both, anew=True)
+    stage(expected, 0.01, both, anew=True, **changed)
+    assert network.traces == 2
+    for a, b in zip(network.weights, expected.weights):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_network_that_the_user_compiles_is_compiled_again():
+    network = squares()
+    stage(network, 0.01, ["second"])
+    network.compile(optimizer=keras.optimizers.SGD(0.5))
+    stage(network, 0.01, ["second"])
+    assert type(network.optimizer) is training.SGD and network.traces == 2
+
+
+def test_stages_that_are_traced_are_no_warning(caplog):
+    """TensorFlow counts the traces of all stages as if they were of one function."""
+    with training._without_retracing_warnings():
+        logging.getLogger("tensorflow").warning(
+            "5 calls triggered tf.function retracing. It is ..."
+        )
+        logging.getLogger("tensorflow").warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+    assert not logging.getLogger("tensorflow").filters
+
+
+def test_seed_of_fresh_weights(tmp_path):
+    """SEED alone makes two models alike, and Python's own draws stay as they were."""
+    import random
+
+    def build(seed):
+        model = modellib.MaskRCNN("inference", ToyConfig(SEED=seed), tmp_path)
+        return training.fingerprint(model.keras_model)
+
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    first = build(3)
+    assert random.random() == expected
+    assert build(3) == first and build(4) != first
+
+
+# ---- Programs of TensorFlow 1 --------------------------------------------------------------------
+
+
+@pytest.mark.heavy
+def test_detection_inside_a_graph_and_a_session(toy_detector, tmp_path):
+    """CVAT's function and web servers of 2018: built, loaded and run in a graph, as outside."""
+    import tensorflow as tf
+
+    image = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    expected = toy_detector.detect([image])[0]
+    path = tmp_path / "weights.h5"
+    toy_detector.save_weights(path)
+    graph = tf.Graph()
+    with graph.as_default():
+        model = modellib.MaskRCNN("inference", toy_detector.config, tmp_path)
+        model.load_weights(str(path), by_name=True)
+        with tf.compat.v1.Session(graph=graph):
+            results = [*model.detect([image]), *toy_detector.detect_many([image] * 2)]
+        assert tf.compat.v1.get_default_graph() is graph
+    assert len(expected["scores"])
+    for result in results:
+        np.testing.assert_array_equal(result["rois"], expected["rois"])
+        np.testing.assert_allclose(result["scores"], expected["scores"], atol=1e-6)
+
+
+WITHOUT_EAGER = """
+import sys
+import tensorflow as tf
+getattr(tf.compat.v1, sys.argv[1])()
+from toy import Rectangles, ToyConfig
+from mrcnn import model as modellib
+model = modellib.MaskRCNN("inference", ToyConfig(IMAGES_PER_GPU=1), ".")
+model.save_weights("w.h5")
+model.load_weights("w.h5", by_name=True)
+print("detected", len(model.detect([Rectangles(1).load_image(0)])))
+"""
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "call, said",
+    [
+        ("disable_eager_execution", "detected 1"),
+        ("disable_v2_behavior", r"ValueError: .*delete the call from the program"),
+    ],
+)
+def test_without_eager_execution(tmp_path, call, said):
+    """Detection works, or one line says what to delete."""
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_EAGER, call],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{oracle.TESTS.parent}:{oracle.TESTS}"},
+        capture_output=True,
+        text=True,
+    )
+    assert re.search(said, done.stdout + done.stderr), done.stderr[-2000:]
 
 
 # ---- Photographs ---------------------------------------------------------------------------------
