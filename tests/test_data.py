@@ -426,37 +426,36 @@ class OnlyOne(Rectangles):
         return found[..., :0], class_ids[:0]
 
 
-@pytest.mark.parametrize("limit", [None, 2])
-def test_a_dataset_without_an_object_is_refused(limit, caplog):
+@pytest.mark.parametrize("crowds", [False, True])
+def test_a_dataset_without_an_object_is_refused(crowds, caplog):
     """It trained on nothing, with losses of 0 (issue 19, row 4)."""
-    config = ToyConfig(CHECK_IMAGES=limit)
-    with pytest.raises(data.DatasetError, match="no objects: none of the 5 images has a mask with"):
-        data.check_dataset(OnlyOne(5), config)
-    with pytest.raises(
-        data.DatasetError, match="no objects.* no crowd .* masks are: class ids bel"
-    ):
-        data.check_dataset(OnlyOne(5, crowds=True), config)
+    empty = OnlyOne(5, crowds=crowds)
+    words = (
+        r"none of the 5 images, from image 0 \(toy/0.png\) on, has an object to learn from.*crowds"
+    )
+    with pytest.raises(data.DatasetError, match=words):
+        data.check_dataset(empty, ToyConfig())
     assert not caplog.records
-    data.check_dataset(OnlyOne(5), config, needs_objects=False)
-    assert "no objects: none of the 5 images" in caplog.text
-    one = OnlyOne(5, which=2)
-    data.check_dataset(one, config)
-    assert len(one.seen) == (5 if limit is None else 4)
-    unread = OnlyOne(5)
-    data.check_dataset(unread, ToyConfig(CHECK_IMAGES=0))
-    assert not unread.seen
+    data.check_dataset(empty, ToyConfig(), needs_objects=False)
+    assert "none of the 5 images" in caplog.text
+    data.check_dataset(OnlyOne(5, which=2), ToyConfig())
 
 
-def test_a_pass_without_an_object_is_said_once(caplog):
-    batches = data.TrainingBatches(OnlyOne(3), ToyConfig(), batch_size=1)
+@pytest.mark.parametrize("crowds", [False, True])
+def test_a_pass_without_an_object_ends_training(crowds):
+    """Where the check read a part of the images alone, the first pass tells."""
+    empty = OnlyOne(3, crowds=crowds)
+    data.check_dataset(empty, ToyConfig(CHECK_IMAGES=2))
+    batches = data.TrainingBatches(empty, ToyConfig(), batch_size=1, needs_objects=True)
+    for step in range(2):
+        batches.batch(step)
+    with pytest.raises(data.DatasetError, match="none of the 3 images"):
+        batches.batch(2)
+    batches = data.TrainingBatches(
+        OnlyOne(3, which=1), ToyConfig(), batch_size=1, needs_objects=True
+    )
     for step in range(8):
         batches.batch(step)
-    (record,) = caplog.records
-    assert "none of the 3 images of a pass had an object" in record.getMessage()
-    batches = data.TrainingBatches(OnlyOne(3, which=1), ToyConfig(), batch_size=1)
-    for step in range(8):
-        batches.batch(step)
-    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize("check", [0, None])

@@ -3,11 +3,17 @@
     python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=imagenet
     python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last
         go on
+    python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --small
+        a small network from random weights, for two CPU cores
+    python samples/nucleus/nucleus.py evaluate --dataset=bowl --subset=val --weights=last
+        the bowl's metric by kind of image, COCO's figures
     python samples/nucleus/nucleus.py detect --dataset=bowl --subset=stage1_test --weights=last
         submit.csv, pictures
 
---dataset is the folder with stage1_train/ and stage1_test/; in these each image has a folder,
-<id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus.
+--dataset is the bowl's folder with stage1_train/ and stage1_test/; in these each image has a
+folder, <id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus. Or it is
+a folder with COCO's json: instances_<subset>.json, there or in annotations/, and the images in
+<subset>/. Say --small to all three commands, or to none; it needs no --weights to train.
 """
 
 from __future__ import annotations
@@ -25,10 +31,11 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import commands, files, media, utils  # noqa: E402
-from mrcnn.config import Config  # noqa: E402
+from mrcnn import coco, commands, files, media  # noqa: E402
+from mrcnn.config import Config, SmallConfig  # noqa: E402
 
 if TYPE_CHECKING:
+    from mrcnn.evaluate import Evaluation
     from mrcnn.model import MaskRCNN
 
 COCO_WEIGHTS_PATH = str(commands.COCO_WEIGHTS)
@@ -63,6 +70,7 @@ VAL_IMAGE_IDS = [
     "cab4875269f44a701c5e58190a1d2f6fcb577ea79d842522dcab20ccb39b7ad2",
     "8ecdb93582b2d5270457b36651b62776256ade3aaa2d7432ae65c14f07432d49",
 ]
+SMALL_EPOCHS = 36
 SUBSETS = ("train", "val", "stage1_train", "stage1_test", "stage2_test")
 
 
@@ -103,8 +111,40 @@ class NucleusInferenceConfig(NucleusConfig):
     RPN_NMS_THRESHOLD = 0.7
 
 
-class NucleusDataset(utils.Dataset):
-    """A folder for each image with a mask file for each nucleus.
+class NucleusSmallConfig(SmallConfig):
+    """A network that learns nuclei from random weights within an hour on two CPU cores."""
+
+    NAME = "nucleus"
+    NUM_CLASSES = 1 + 1
+    IMAGE_RESIZE_MODE = "crop"
+    IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256
+    IMAGE_MIN_SCALE = 1.0
+    RPN_NMS_THRESHOLD = 0.8
+    RPN_TRAIN_ANCHORS_PER_IMAGE = 128
+    PRE_NMS_LIMIT = 2000
+    POST_NMS_ROIS_TRAINING = 400
+    POST_NMS_ROIS_INFERENCE = 1000
+    TRAIN_ROIS_PER_IMAGE = 64
+    MAX_GT_INSTANCES = 150
+    DETECTION_MAX_INSTANCES = 400
+    DETECTION_MIN_CONFIDENCE = 0
+    MEAN_PIXEL = np.array([43.53, 39.56, 48.22])
+    MINI_MASK_SHAPE = (28, 28)
+    LEARNING_RATE = 1e-3
+    STEPS_PER_EPOCH = 66  # 530 images
+    VALIDATION_STEPS = 0
+
+
+class NucleusSmallInferenceConfig(NucleusSmallConfig):
+    """Whole images, one at a time."""
+
+    IMAGES_PER_GPU = 1
+    IMAGE_RESIZE_MODE = "pad64"
+    RPN_NMS_THRESHOLD = 0.7
+
+
+class NucleusDataset(coco.CocoDataset):
+    """The bowl's folders, one for each image with a mask file for each nucleus, or COCO's json.
 
     Gray and transparent files become RGB.
     """
@@ -116,8 +156,15 @@ class NucleusDataset(utils.Dataset):
             dataset_dir: the folder of all subsets.
             subset: a folder of it, "stage1_train", "stage1_test" or "stage2_test"; or "val", those
                 of stage1_train in VAL_IMAGE_IDS (every 25th image where none of these is there); or
-                "train", the others.
+                "train", the others. With COCO's json any <subset> of instances_<subset>.json.
         """
+        json = _coco_json(dataset_dir, subset)
+        if json is not None:
+            images = os.path.join(dataset_dir, subset)
+            if not os.path.isdir(images):
+                images = os.fspath(dataset_dir)
+            self.load_json(json, images, "nucleus", keep_empty=True)
+            return
         if subset not in SUBSETS:
             raise ValueError(f"The subset is one of {', '.join(SUBSETS)}. Received: {subset!r}")
         stage = subset
@@ -149,7 +196,7 @@ class NucleusDataset(utils.Dataset):
             ValueError: a file that is no image, or has another size than the first.
         """
         info = self.image_info[image_id]
-        if info["source"] != "nucleus":
+        if info["source"] != "nucleus" or "json" in info:
             return super().load_mask(image_id)
         folder = os.path.join(os.path.dirname(os.path.dirname(info["path"])), "masks")
         files = []
@@ -172,9 +219,18 @@ class NucleusDataset(utils.Dataset):
     def image_reference(self, image_id: int) -> str:
         """The id that the bowl gave the image."""
         info = self.image_info[image_id]
-        if info["source"] == "nucleus":
+        if info["source"] == "nucleus" and "json" not in info:
             return info["id"]
         return super().image_reference(image_id)
+
+
+def _coco_json(dataset_dir: str | os.PathLike, subset: str) -> str | None:
+    """Path of a subset's json in COCO's format, None where there is none."""
+    for folder in (dataset_dir, os.path.join(dataset_dir, "annotations")):
+        path = os.path.join(folder, f"instances_{subset}.json")
+        if os.path.isfile(path):
+            return path
+    return None
 
 
 def _read_mask(path: str) -> np.ndarray:
@@ -340,11 +396,32 @@ def train(
     subset: str,
     args: argparse.Namespace | None = None,
 ) -> None:
-    """Heads to epoch 20, then all layers to 40, or to --epochs of `args`. Validates on "val"."""
+    """Heads to epoch 20, then all layers to 40, or to --epochs of `args`. Validates on "val".
+
+    The small network trains all layers throughout: its weights are random.
+    """
     train_set = _prepared(dataset_dir, subset)
-    val_set = _prepared(dataset_dir, "val")
+    val_set = None
+    if model.config.VALIDATION_STEPS:
+        val_set = _prepared(dataset_dir, "val")
     stages = [(20, "heads", 1.0), (40, "all", 1.0)]
+    if isinstance(model.config, SmallConfig):
+        stages = [(SMALL_EPOCHS, "all", 1.0)]
     commands.train(model, train_set, val_set, stages, args, augmentation=augmentation())
+
+
+def evaluate(
+    model: MaskRCNN, dataset_dir: str | os.PathLike, subset: str, args: argparse.Namespace
+) -> Evaluation:
+    """Prints the bowl's metric by kind of image and COCO's figures; bowl.json has the former."""
+    from samples.nucleus import bowl
+
+    dataset = _prepared(dataset_dir, subset)
+    result = commands.evaluate(model, dataset, args)
+    figures = bowl.evaluate(result, dataset)
+    path = media.write_json(os.path.join(args.output, "bowl.json"), figures)
+    print(f"{path}\n\n{bowl.table(figures)}")
+    return result
 
 
 def _prepared(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
@@ -355,23 +432,50 @@ def _prepared(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
     return dataset
 
 
+def _with_random_weights(arguments: Sequence[str] | None) -> list[str]:
+    """The command line, with --weights=none where the small network is to be trained."""
+    if arguments is None:
+        arguments = sys.argv[1:]
+    given = any(argument.startswith(("--weights", "--model")) for argument in arguments)
+    if "train" in arguments and "--small" in arguments and not given:
+        return [*arguments, "--weights=none"]
+    return list(arguments)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = commands.parser(__doc__, ("train", "detect"), DEFAULT_LOGS_DIR, inputs=None)
+    names = ("train", "evaluate", "detect")
+    parser = commands.parser(__doc__, names, DEFAULT_LOGS_DIR, inputs=None)
     parser.add_argument(
-        "--subset", choices=SUBSETS, help="train: train or stage1_train; detect: any"
+        "--subset",
+        help=f"one of {', '.join(SUBSETS)}, or what an instances_<subset>.json is named for",
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a network for two CPU cores, from random weights"
     )
     parser.set_defaults(output=RESULTS_DIR)
-    args = commands.parse(parser, arguments)
-    for name in ("dataset", "subset"):
-        if not getattr(args, name):
-            parser.error(f"{args.command} needs --{name}")
+    args = commands.parse(parser, _with_random_weights(arguments))
+    if not args.subset:
+        parser.error(f"{args.command} needs --subset")
+    if args.subset not in SUBSETS and _coco_json(args.dataset or "", args.subset) is None:
+        parser.error(
+            f"argument --subset: invalid choice: {args.subset!r} (choose from {', '.join(SUBSETS)},"
+            " or what an instances_<subset>.json of the folder is named for)"
+        )
+    if not args.dataset:
+        parser.error(f"{args.command} needs --dataset")
+    trained, used = NucleusConfig, NucleusInferenceConfig
+    if args.small:
+        trained, used = NucleusSmallConfig, NucleusSmallInferenceConfig
     if args.command == "train":
-        config = commands.configure(NucleusConfig(), args)
+        config = commands.configure(trained(), args)
         model = commands.load_model("training", config, args)
         train(model, args.dataset, args.subset, args)
+        return
+    config = commands.configure(used(), args)
+    model = commands.load_model("inference", config, args)
+    if args.command == "evaluate":
+        evaluate(model, args.dataset, args.subset, args)
     else:
-        config = commands.configure(NucleusInferenceConfig(), args)
-        model = commands.load_model("inference", config, args)
         detect(model, args.dataset, args.subset, args.output)
 
 
