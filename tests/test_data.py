@@ -464,7 +464,7 @@ def test_an_image_source_without_a_class_is_named(check):
     dataset = Rectangles(2)
     dataset.add_image("tyo", 7, path="a.png", shape=(64, 64, 3), objects=[])
     dataset.prepare()
-    part = r"add_class was given, here 'toy'. Received: 'tyo' for image 2 \(a.png\)"
+    part = r"such as image 2 \(a.png\) are of the source 'tyo', and no class is: add_class\('tyo'"
     config = ToyConfig(CHECK_IMAGES=check)
     with pytest.raises(data.DatasetError, match=part):
         data.load_image_gt(dataset, config, 2)
