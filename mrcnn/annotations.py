@@ -140,14 +140,95 @@ class Polygons(_Drawn):
         points = np.array(part, float)
         if self.exact:
             points = points - 0.5
-        rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], (height, width))
-        if not rows.size:
+        top, left, bottom, right = _box_inside(points, height, width)
+        if top > bottom or left > right:
             return 0, 0, np.zeros((0, 0), bool)
-        top = int(rows.min())
-        left = int(columns.min())
-        pixels = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), bool)
+        if len(points) * (bottom + 1 - top) * (right + 1 - left) > MOST_STEPS:
+            return top, left, _fill(points, top, left, bottom, right)
+        pixels = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+        rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], (height, width))
         pixels[rows - top, columns - left] = True
         return top, left, pixels
+
+
+# skimage.draw.polygon looks at each point for each pixel of the box: 20 s for an outline of 1,000
+# points around 6 megapixels, where `_fill` takes 0.7 s. It takes over from this product on.
+MOST_STEPS = 30_000_000
+
+
+def _box_inside(points: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """The first and last row and column that a polygon may have pixels in: y1, x1, y2, x2.
+
+    points: [N, (x, y)].
+    """
+    x1, y1 = np.maximum(points.min(axis=0), 0).astype(int).tolist()
+    x2, y2 = np.ceil(points.max(axis=0)).astype(int).tolist()
+    return y1, x1, min(y2, height - 1), min(x2, width - 1)
+
+
+def _fill(points: np.ndarray, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    """The pixels of skimage.draw.polygon in a box, row by row, in time of rows times points.
+
+    A pixel belongs to the polygon where the edges that cross its row, on either side of it, are
+    odd in number, or where it is a corner. A pixel beside a crossing is decided by skimage's own
+    expression, so that roundings are the same.
+
+    Args:
+        points: [N, (x, y)].
+        top, left, bottom, right: first and last row and column.
+
+    Returns:
+        [rows, columns] bool.
+    """
+    end = points
+    start = np.roll(points, 1, axis=0)
+    pixels = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+    for row, line in enumerate(pixels, top):
+        for side in (1, -1):
+            above = side * end[:, 1] > side * row
+            crosses = above != (side * start[:, 1] > side * row)
+            if crosses.any():
+                line |= _is_odd(start[crosses], end[crosses], row, left, len(line), side)
+    corners = np.rint(points).astype(int)
+    is_pixel = (np.abs(points - corners) < 1e-12).all(axis=1)
+    inside = is_pixel & (corners >= (left, top)).all(axis=1)
+    inside &= (corners <= (right, bottom)).all(axis=1)
+    pixels[corners[inside, 1] - top, corners[inside, 0] - left] = True
+    return pixels
+
+
+def _is_odd(
+    start: np.ndarray,
+    end: np.ndarray,
+    row: int,
+    left: int,
+    width: int,
+    side: int,
+) -> np.ndarray:
+    """Whether an odd number of edges crosses a row to the right of a pixel; side -1: to its left.
+
+    start, end: [edges, (x, y)]. Returns [width] bool.
+    """
+    y0 = end[:, 1:] - row
+    y1 = start[:, 1:] - row
+    crossing = start[:, :1] + (end[:, :1] - start[:, :1]) * (y1 / (y1 - y0)) - left
+    near = np.floor(crossing) + (-1, 0, 1, 2)  # [edges, 4], pixels that roundings may decide
+    x0 = end[:, :1] - (near + left)
+    x1 = start[:, :1] - (near + left)
+    distance = (x0 * y1 - x1 * y0) / (y1 - y0)
+    if side > 0:
+        bounds = np.ceil(crossing)  # the pixels before are left of the edge
+        wrong = (distance > 0) != (near < bounds)
+    else:
+        bounds = np.floor(crossing) + 1  # this and those after are right of it
+        wrong = (distance < 0) != (near >= bounds)
+    passed = np.bincount(np.clip(bounds[:, 0], 0, width).astype(int), minlength=width + 1)
+    count = np.cumsum(passed)[:width]
+    if side > 0:
+        count = len(start) - count
+    wrong &= (near >= 0) & (near < width)
+    count += np.bincount(near[wrong].astype(int), minlength=width)
+    return count % 2 == 1
 
 
 @dataclasses.dataclass
