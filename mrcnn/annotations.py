@@ -1179,8 +1179,14 @@ class _Folder:
             self.damaged.append(file)
             return
         name = _format_of(data)
-        if name is None or self.expected not in (None, name):
-            self.useless[file] = f"expected {self.expected or FORMATS}. Received: {_content(data)}"
+        if name is None:
+            self.useless[file] = f"expected {FORMATS}. Received: {_content(data)}"
+        elif self.expected not in (None, name, _kind_of(name)):
+            self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
+        elif _is_empty(data, name):
+            self.useless[file] = (
+                f"expected images with regions. Received: a {name} json without any"
+            )
         elif name == "labelme":
             # A folder of photographs doesn't fit in memory, least of all as text.
             if isinstance(data, dict) and data.get("imageData"):
@@ -1244,6 +1250,22 @@ def _format_of(data: Any) -> str | None:
     return None
 
 
+def _kind_of(name: str) -> str:
+    """The reader of a format: VIA's versions have one."""
+    if name == "via3":
+        return "via"
+    return name
+
+
+def _is_empty(data: Any, name: str) -> bool:
+    """Whether a VIA or COCO json has no image, as a project that was saved before any was added."""
+    if name == "coco":
+        return not data["images"]
+    if name == "via3":
+        return not data["metadata"]
+    return name == "via" and isinstance(data, dict) and data.get("_via_img_metadata") == {}
+
+
 def _values(data: Any) -> Iterable:
     """The entries of a list or an object."""
     if isinstance(data, dict):
@@ -1279,7 +1301,7 @@ def _read_file(
     else:
         data = _load_json(path)
     name = _format_of(data)
-    if expected and name not in (expected, None) and (expected, name) != ("via", "via3"):
+    if expected and name and expected != _kind_of(name):
         raise AnnotationError(f"{path}: expected a {expected} json. Received: a {name} one")
     if name == "via":
         if not path.lower().endswith(".csv"):

@@ -787,6 +787,27 @@ def test_whole_file_beside_others(folder, caplog):
     assert annotations.read_labelme(folder).classes == ["cat"]
 
 
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"_via_settings": {}, "_via_img_metadata": {}, "_via_attributes": {}},
+        {"images": [], "annotations": [], "categories": []},
+        {"project": {}, "file": {}, "view": {}, "metadata": {}, "attribute": {}},
+    ],
+)
+def test_empty_project_beside_others(folder, empty):
+    """A project that was saved before any image was added doesn't stand for the folder."""
+    write(folder / "project.json", empty)
+    with pytest.raises(AnnotationError, match=r"project.json: expected images.* json without any"):
+        annotations.read(folder)
+    write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    found = annotations.read(folder)
+    assert found.classes == ["cat"] and "file project.json: expected" in found.problems[0]
+    os.remove(folder / "a.json")
+    path = write(folder / "via.json", via([POLYGON]))
+    assert annotations.read(folder) == annotations.read_via(path)
+
+
 @pytest.mark.parametrize("given", [False, True])
 def test_json_in_sub_folders(folder, given):
     """Files of one name in several folders are several images."""
