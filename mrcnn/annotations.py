@@ -404,10 +404,14 @@ class AnnotatedImage:
 
     def masks(self) -> np.ndarray:
         """[height, width, regions] bool."""
+        shapes = [region.shape for region in self.regions]
+        annotations = [shape.annotation for shape in shapes if isinstance(shape, CocoSegmentation)]
+        if len(annotations) == len(shapes):
+            return decode(annotations, self.height, self.width)
         # Only what is drawn takes memory: the system gives it page by page, when it is written to.
-        masks = np.zeros((len(self.regions), self.height, self.width), bool)
-        for mask, region in zip(masks, self.regions):
-            _draw(region.shape, mask)
+        masks = np.zeros((len(shapes), self.height, self.width), bool)
+        for mask, shape in zip(masks, shapes):
+            _draw(shape, mask)
         return np.moveaxis(masks, 0, -1)
 
 
