@@ -140,14 +140,95 @@ class Polygons(_Drawn):
         points = np.array(part, float)
         if self.exact:
             points = points - 0.5
-        rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], (height, width))
-        if not rows.size:
+        top, left, bottom, right = _box_inside(points, height, width)
+        if top > bottom or left > right:
             return 0, 0, np.zeros((0, 0), bool)
-        top = int(rows.min())
-        left = int(columns.min())
-        pixels = np.zeros((int(rows.max()) - top + 1, int(columns.max()) - left + 1), bool)
+        if len(points) * (bottom + 1 - top) * (right + 1 - left) > MOST_STEPS:
+            return top, left, _fill(points, top, left, bottom, right)
+        pixels = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+        rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], (height, width))
         pixels[rows - top, columns - left] = True
         return top, left, pixels
+
+
+# skimage.draw.polygon looks at each point for each pixel of the box: 20 s for an outline of 1,000
+# points around 6 megapixels, where `_fill` takes 0.7 s. It takes over from this product on.
+MOST_STEPS = 30_000_000
+
+
+def _box_inside(points: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """The first and last row and column that a polygon may have pixels in: y1, x1, y2, x2.
+
+    points: [N, (x, y)].
+    """
+    x1, y1 = np.maximum(points.min(axis=0), 0).astype(int).tolist()
+    x2, y2 = np.ceil(points.max(axis=0)).astype(int).tolist()
+    return y1, x1, min(y2, height - 1), min(x2, width - 1)
+
+
+def _fill(points: np.ndarray, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    """The pixels of skimage.draw.polygon in a box, row by row, in time of rows times points.
+
+    A pixel belongs to the polygon where the edges that cross its row, on either side of it, are
+    odd in number, or where it is a corner. A pixel beside a crossing is decided by skimage's own
+    expression, so that roundings are the same.
+
+    Args:
+        points: [N, (x, y)].
+        top, left, bottom, right: first and last row and column.
+
+    Returns:
+        [rows, columns] bool.
+    """
+    end = points
+    start = np.roll(points, 1, axis=0)
+    pixels = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+    for row, line in enumerate(pixels, top):
+        for side in (1, -1):
+            above = side * end[:, 1] > side * row
+            crosses = above != (side * start[:, 1] > side * row)
+            if crosses.any():
+                line |= _is_odd(start[crosses], end[crosses], row, left, len(line), side)
+    corners = np.rint(points).astype(int)
+    is_pixel = (np.abs(points - corners) < 1e-12).all(axis=1)
+    inside = is_pixel & (corners >= (left, top)).all(axis=1)
+    inside &= (corners <= (right, bottom)).all(axis=1)
+    pixels[corners[inside, 1] - top, corners[inside, 0] - left] = True
+    return pixels
+
+
+def _is_odd(
+    start: np.ndarray,
+    end: np.ndarray,
+    row: int,
+    left: int,
+    width: int,
+    side: int,
+) -> np.ndarray:
+    """Whether an odd number of edges crosses a row to the right of a pixel; side -1: to its left.
+
+    start, end: [edges, (x, y)]. Returns [width] bool.
+    """
+    y0 = end[:, 1:] - row
+    y1 = start[:, 1:] - row
+    crossing = start[:, :1] + (end[:, :1] - start[:, :1]) * (y1 / (y1 - y0)) - left
+    near = np.floor(crossing) + (-1, 0, 1, 2)  # [edges, 4], pixels that roundings may decide
+    x0 = end[:, :1] - (near + left)
+    x1 = start[:, :1] - (near + left)
+    distance = (x0 * y1 - x1 * y0) / (y1 - y0)
+    if side > 0:
+        bounds = np.ceil(crossing)  # the pixels before are left of the edge
+        wrong = (distance > 0) != (near < bounds)
+    else:
+        bounds = np.floor(crossing) + 1  # this and those after are right of it
+        wrong = (distance < 0) != (near >= bounds)
+    passed = np.bincount(np.clip(bounds[:, 0], 0, width).astype(int), minlength=width + 1)
+    count = np.cumsum(passed)[:width]
+    if side > 0:
+        count = len(start) - count
+    wrong &= (near >= 0) & (near < width)
+    count += np.bincount(near[wrong].astype(int), minlength=width)
+    return count % 2 == 1
 
 
 @dataclasses.dataclass
@@ -327,10 +408,14 @@ class AnnotatedImage:
 
     def masks(self) -> np.ndarray:
         """[height, width, regions] bool."""
+        shapes = [region.shape for region in self.regions]
+        annotations = [shape.annotation for shape in shapes if isinstance(shape, CocoSegmentation)]
+        if len(annotations) == len(shapes):
+            return decode(annotations, self.height, self.width)
         # Only what is drawn takes memory: the system gives it page by page, when it is written to.
-        masks = np.zeros((len(self.regions), self.height, self.width), bool)
-        for mask, region in zip(masks, self.regions):
-            _draw(region.shape, mask)
+        masks = np.zeros((len(shapes), self.height, self.width), bool)
+        for mask, shape in zip(masks, shapes):
+            _draw(shape, mask)
         return np.moveaxis(masks, 0, -1)
 
 
@@ -1109,8 +1194,14 @@ class _Folder:
             self.damaged.append(file)
             return
         name = _format_of(data)
-        if name is None or self.expected not in (None, name):
-            self.useless[file] = f"expected {self.expected or FORMATS}. Received: {_content(data)}"
+        if name is None:
+            self.useless[file] = f"expected {FORMATS}. Received: {_content(data)}"
+        elif self.expected not in (None, name, _kind_of(name)):
+            self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
+        elif _is_empty(data, name):
+            self.useless[file] = (
+                f"expected images with regions. Received: a {name} json without any"
+            )
         elif name == "labelme":
             # A folder of photographs doesn't fit in memory, least of all as text.
             if isinstance(data, dict) and data.get("imageData"):
@@ -1174,6 +1265,22 @@ def _format_of(data: Any) -> str | None:
     return None
 
 
+def _kind_of(name: str) -> str:
+    """The reader of a format: VIA's versions have one."""
+    if name == "via3":
+        return "via"
+    return name
+
+
+def _is_empty(data: Any, name: str) -> bool:
+    """Whether a VIA or COCO json has no image, as a project that was saved before any was added."""
+    if name == "coco":
+        return not data["images"]
+    if name == "via3":
+        return not data["metadata"]
+    return name == "via" and isinstance(data, dict) and data.get("_via_img_metadata") == {}
+
+
 def _values(data: Any) -> Iterable:
     """The entries of a list or an object."""
     if isinstance(data, dict):
@@ -1209,7 +1316,7 @@ def _read_file(
     else:
         data = _load_json(path)
     name = _format_of(data)
-    if expected and name not in (expected, None) and (expected, name) != ("via", "via3"):
+    if expected and name and expected != _kind_of(name):
         raise AnnotationError(f"{path}: expected a {expected} json. Received: a {name} one")
     if name == "via":
         if not path.lower().endswith(".csv"):

@@ -102,6 +102,33 @@ def test_via_polygon_is_matterports(folder):
     assert outside.sum() == 10 * 10 and outside[:10, 50:].all()
 
 
+@pytest.mark.parametrize("grid", [None, 1, 0.5])
+def test_polygons_of_many_points(monkeypatch, grid):
+    """Row by row they are skimage's pixels exactly, corners and edges on pixels included."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(annotations, "MOST_STEPS", 0)
+    for _ in range(12):
+        points = rng.uniform(-15, 50, (rng.integers(3, 12), 2))
+        if grid:
+            points = np.rint(points / grid) * grid
+            points[1, 1] = points[0, 1]
+        for exact in (False, True):
+            expected = np.zeros((30, 40), bool)
+            x, y = (points - 0.5 * exact).T
+            expected[skimage.draw.polygon(y, x, expected.shape)] = True
+            mask = annotations.Polygons([points.tolist()], exact).mask(30, 40)
+            np.testing.assert_array_equal(mask, expected, str(points))
+
+
+def test_polygon_of_many_points_takes_no_time():
+    """A traced outline: 5,000 points around 3 megapixels took skimage a minute."""
+    angles = np.linspace(0, 2 * np.pi, 5000)
+    outline = np.stack([1000 + 990 * np.cos(angles), 1000 + 990 * np.sin(angles)], axis=1)
+    start = time.monotonic()
+    area = annotations.Polygons([outline.tolist()]).mask(2000, 2000).sum()
+    assert abs(area - math.pi * 990**2) < 4000 and time.monotonic() - start < 15
+
+
 def test_via_rectangle(folder):
     mask = via_mask(folder, {"name": "rect", "x": 3, "y": 5, "width": 7, "height": 2})
     assert mask.sum() == 14 and mask[5:7, 3:10].all()
@@ -758,6 +785,27 @@ def test_whole_file_beside_others(folder, caplog):
     assert names_of(annotations.read(folder)) == ["a.jpg"]
     assert "only via.json is read. Beside it are 2" in caplog.messages[0]
     assert annotations.read_labelme(folder).classes == ["cat"]
+
+
+@pytest.mark.parametrize(
+    "empty",
+    [
+        {"_via_settings": {}, "_via_img_metadata": {}, "_via_attributes": {}},
+        {"images": [], "annotations": [], "categories": []},
+        {"project": {}, "file": {}, "view": {}, "metadata": {}, "attribute": {}},
+    ],
+)
+def test_empty_project_beside_others(folder, empty):
+    """A project that was saved before any image was added doesn't stand for the folder."""
+    write(folder / "project.json", empty)
+    with pytest.raises(AnnotationError, match=r"project.json: expected images.* json without any"):
+        annotations.read(folder)
+    write(folder / "a.json", labelme([{"label": "cat", "points": TRIANGLE}]))
+    found = annotations.read(folder)
+    assert found.classes == ["cat"] and "file project.json: expected" in found.problems[0]
+    os.remove(folder / "a.json")
+    path = write(folder / "via.json", via([POLYGON]))
+    assert annotations.read(folder) == annotations.read_via(path)
 
 
 @pytest.mark.parametrize("given", [False, True])
