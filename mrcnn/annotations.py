@@ -205,6 +205,10 @@ class AnnotatedImage:
     width: int
     regions: list[Region]
 
+    def __repr__(self) -> str:
+        size = f"{self.height} x {self.width}"
+        return f"AnnotatedImage({self.name!r}, {size}, {len(self.regions)} regions)"
+
     def masks(self) -> np.ndarray:
         """[height, width, regions] bool."""
         masks = np.zeros((self.height, self.width, len(self.regions)), bool)
@@ -228,6 +232,13 @@ class Annotations:
     images: list[AnnotatedImage]
     classes: list[str]
     problems: list[str]
+
+    def __repr__(self) -> str:
+        regions = sum(len(image.regions) for image in self.images)
+        return (
+            f"Annotations({self.path!r}, {len(self.images)} images, {regions} regions, "
+            f"{len(self.classes)} classes, {len(self.problems)} problems)"
+        )
 
     def summary(self) -> str:
         """A few lines: images, objects of each class, how many problems there were."""
@@ -481,15 +492,7 @@ def _annotated_size(path: str, size: tuple | None) -> tuple[int, int]:
 
 def _sizes(path: str) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of an image file as it is shown, and as it is stored, from its header."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        width, height = image.size
-        orientation = int(image.getexif().get(0x0112, 1))
-    stored = (height, width)
-    if orientation >= 5:  # EXIF orientations 5 to 8 lie on their side
-        return (width, height), stored
-    return stored, stored
+    return utils.image_sizes(path)
 
 
 def _short(value: Any) -> str:

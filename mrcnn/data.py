@@ -137,11 +137,11 @@ def mold_with_size(
         "mode": config.IMAGE_RESIZE_MODE,
     }
     if config.FLOAT_RESIZE:
-        molded = mold_image(image, config).astype(np.float32)
+        molded = mold_image(image, config)
         resized, window, scale, _, _ = utils.resize_image(molded, exact=True, **size)
         return resized, window, scale
     resized, window, scale, _, _ = utils.resize_image(image, **size)
-    return mold_image(resized, config).astype(np.float32), window, scale
+    return mold_image(resized, config), window, scale
 
 
 def check_sides(shape: Sequence[int], config: Config, where: str) -> None:

@@ -102,6 +102,13 @@ class Evaluation:
     max_detections: int = 100
     coco: dict = dataclasses.field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        figures = [f"{kind} AP {values['AP']:.3f}" for kind, values in self.kinds()]
+        counts = [f"{self.images} images", f"{len(self.detections)} detections"]
+        if self.unreadable:
+            counts.append(f"{len(self.unreadable)} images unreadable")
+        return f"Evaluation({', '.join(figures + counts)})"
+
     def kinds(self) -> list[tuple[str, dict]]:
         """[(kind, its figures)] that were evaluated."""
         kinds = [("bbox", self.bbox)]
@@ -434,6 +441,10 @@ class Truth:
     image_ids: dict
     class_ids: dict
     official: bool
+
+    def __repr__(self) -> str:
+        annotations = len(self.data.get("annotations", ()))
+        return f"Truth({len(self.image_ids)} images, {annotations} objects)"
 
     def coco(self) -> Any:
         """A new pycocotools COCO object: COCOeval edits the annotations of the one it is given."""

@@ -61,8 +61,8 @@ def _level_colors(levels: np.ndarray) -> dict[int, tuple[float, ...]]:
 
 
 def _darkened(image: np.ndarray, share: float) -> np.ndarray:
-    """An image [H, W, 3] uint8 at a share of its brightness, as a ground for lines."""
-    return (image * share).astype(np.uint8)
+    """An image at a share of its brightness, [H, W, 3] uint8, as a ground for lines."""
+    return (utils.as_rgb(image) * share).astype(np.uint8)
 
 
 def _show_map(ax: Axes, values: np.ndarray, title: str) -> None:
@@ -233,7 +233,7 @@ def draw_anchors(image: np.ndarray, config: Config) -> Figure:
     shapes = data.compute_backbone_shapes(config, image.shape)
     strides = np.atleast_1d(config.BACKBONE_STRIDES)
     figure, axes = new_figure((2.5 * len(shapes), 2.9), 1, len(shapes))
-    ground = image // 2 + 80
+    ground = utils.as_rgb(image) // 2 + 80
     margin = 0.1 * image.shape[0]
     for ax, scale, stride, cells in zip(axes, config.RPN_ANCHOR_SCALES, strides, shapes):
         rows, columns = cells
@@ -270,9 +270,7 @@ def draw_rpn_targets(example: dict) -> Figure:
     return figure
 
 
-def draw_roi_targets(
-    example: dict, rois: dict, class_names: Sequence[str], count: int = 6
-) -> Figure:
+def draw_roi_targets(example: dict, rois: dict, class_names: Any, count: int = 6) -> Figure:
     """The RoIs that train the heads, positive and negative, and mask targets of some positives."""
     from matplotlib.gridspec import GridSpec
 
@@ -286,9 +284,8 @@ def draw_roi_targets(
     right = figure.add_subplot(grid[:, 2:4])
     dark = _darkened(example["image"], 0.6)
     show_image(left, dark, f"{counts['positive']} positive RoIs (dashed) and their targets")
-    colors = visualize.random_colors(len(class_names))
     if len(positive):
-        roi_colors = [colors[i] for i in rois["class_ids"][positive]]
+        roi_colors = [visualize.class_color(i) for i in rois["class_ids"][positive]]
         add_boxes(left, rois["rois"][positive], roi_colors, 1, "dashed")
         add_boxes(left, rois["refined"][positive], "white", 1.2)
     title = f"{counts['negative']} negative RoIs"
@@ -299,7 +296,8 @@ def draw_roi_targets(
     for k, i in enumerate(positive[:count]):
         column, row = divmod(k, 2)
         ax = figure.add_subplot(grid[row, 4 + column])
-        _show_map(ax, rois["masks"][i], f"target: {class_names[rois['class_ids'][i]]}")
+        name = visualize.class_name(class_names, rois["class_ids"][i])
+        _show_map(ax, rois["masks"][i], f"target: {name}")
     return figure
 
 
@@ -365,15 +363,14 @@ def draw_levels(stages: Trace, count: int = 30) -> Figure:
     return figure
 
 
-def draw_heads(stages: Trace, class_names: Sequence[str], count: int = 20) -> Figure:
+def draw_heads(stages: Trace, class_names: Any, count: int = 20) -> Figure:
     """From proposals to detections: their classes, their boxes, and what suppression keeps."""
     figure, (left, middle, right) = new_figure((12, 4.3), 1, 3)
     objects = np.flatnonzero(stages.class_ids > 0)
     objects = objects[np.argsort(-stages.scores[objects], kind="stable")][:count]
     rois = stages.proposals[objects]
     refined = stages.refined_rois[objects]
-    class_colors = visualize.random_colors(len(class_names))
-    colors = [class_colors[i] for i in stages.class_ids[objects]]
+    colors = [visualize.class_color(i) for i in stages.class_ids[objects]]
     dark = _darkened(stages.image, 0.7)
     show_image(left, dark, f"the {len(objects)} surest proposals, by class")
     show_image(middle, dark, "moved by the deltas of their class")
@@ -385,7 +382,7 @@ def draw_heads(stages: Trace, class_names: Sequence[str], count: int = 20) -> Fi
             connect_boxes(middle, roi, box, color, linewidth=0.8)
     show_image(right, dark, f"{len(stages.boxes)} detections after suppression by class")
     if len(stages.boxes):
-        add_boxes(right, stages.boxes, [class_colors[i] for i in stages.detected_ids])
+        add_boxes(right, stages.boxes, [visualize.class_color(i) for i in stages.detected_ids])
     texts = visualize.label_texts(stages.detected_ids, class_names, stages.detection_scores)
     add_labels(right, stages.boxes, texts, visualize.image_limits(stages.image), 7)
     return figure
@@ -399,13 +396,12 @@ def _nothing() -> Figure:
     return figure
 
 
-def draw_masks(stages: Trace, class_names: Sequence[str], count: int = 6) -> Figure:
+def draw_masks(stages: Trace, class_names: Any, count: int = 6) -> Figure:
     """Detections with their masks as the head gives them, and pasted into the image."""
     count = min(count, len(stages.boxes))
     if not count:
         return _nothing()
     figure, (above, middle, below) = _empty_grid(3, count, 2.2 * count, 6.6)
-    class_colors = visualize.random_colors(len(class_names))
     texts = visualize.label_texts(stages.detected_ids, class_names, stages.detection_scores)
     limits = np.tile(stages.image.shape[:2], 2)
     for i in range(count):
@@ -418,7 +414,7 @@ def draw_masks(stages: Trace, class_names: Sequence[str], count: int = 6) -> Fig
         mask = stages.masks[i]
         height, width = mask.shape
         _show_map(middle[i], mask, f"mask head, {height} x {width}")
-        colors = [class_colors[stages.detected_ids[i]]]
+        colors = [visualize.class_color(stages.detected_ids[i])]
         pasted = stages.pasted[..., i : i + 1]
         painted, boxes = visualize.paint_masks(stages.image, pasted, colors)
         show_image(below[i], painted, f"pasted, {y2 - y1} x {x2 - x1} px")
@@ -439,7 +435,7 @@ def draw_activations(activations: Mapping[str, np.ndarray], count: int = 8) -> F
     return figure
 
 
-def draw_comparison(rows: Sequence[dict], class_names: Sequence[str], count: int = 4) -> Figure:
+def draw_comparison(rows: Sequence[dict], class_names: Any, count: int = 4) -> Figure:
     """The first rows of `inspection.image_scores`: ground truth above, detections below."""
     rows = rows[:count]
     images = [row["image"] for row in rows]
@@ -455,7 +451,7 @@ def draw_comparison(rows: Sequence[dict], class_names: Sequence[str], count: int
 def draw_results(
     images: Sequence[np.ndarray],
     results: Sequence[dict],
-    class_names: Sequence[str],
+    class_names: Any,
     cols: int = 4,
     least: float = 0.5,
 ) -> Figure:
@@ -528,7 +524,7 @@ def draw_poolings(
     """Where RoIPool, RoIAlign and crop_and_resize read for one box on a map of a stride.
 
     Args:
-        image: [H, W, 3] uint8.
+        image: [H, W, 3].
         box: (y1, x1, y2, x2) in pixels.
         size: bins along each side.
     """

@@ -50,6 +50,10 @@ class Survey:
     molded: tuple[int, ...]
     class_names: list[str]
 
+    def __repr__(self) -> str:
+        classes = len(self.class_names) - 1
+        return f"Survey({len(self.shapes)} images, {len(self.boxes)} objects, {classes} classes)"
+
     def summary(self) -> list[list]:
         """Rows of a table: images, objects, and what is between."""
         side = np.zeros(1)

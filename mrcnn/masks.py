@@ -468,6 +468,10 @@ class Masks:
         self.threshold = threshold
         self.image_shape = tuple(int(side) for side in image_shape[:2])
 
+    def __repr__(self) -> str:
+        height, width = self.image_shape
+        return f"Masks({len(self.soft)} of {height} x {width} pixels)"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(H, W, N)."""

@@ -125,6 +125,10 @@ class Picture:
     image: np.ndarray
     frame: int | None = None
 
+    def __repr__(self) -> str:
+        height, width = self.image.shape[:2]
+        return f"Picture({str(self.path)!r}, {height} x {width}, frame {self.frame})"
+
 
 class PictureError(ValueError):
     """Raised by a function that `process` calls: a picture can't be processed, it is skipped."""
@@ -145,6 +149,10 @@ class Processed:
     skipped: Skipped
     pictures: int
     seconds: float
+
+    def __repr__(self) -> str:
+        files = f"{len(self.written)} files written, {len(self.skipped)} skipped"
+        return f"Processed({self.pictures} pictures, {files}, {self.seconds:.1f} s)"
 
 
 # ---- Reading -------------------------------------------------------------------------------------
@@ -359,15 +367,24 @@ def read(source: Source, skipped: Skipped | None = None) -> Iterator[Picture]:
 
 
 def write_image(path: AnyPath, image: np.ndarray) -> str:
-    """Writes [H, W, 3] or [H, W] uint8 as .jpg or .png. Returns the path as a string."""
+    """Writes an image as .jpg or .png. Returns the path as a string.
+
+    Args:
+        path: where to.
+        image: [H, W, 3] or [H, W] uint8, which is written as it is; another shape or range is
+            brought to RGB of 0..255 by `utils.as_rgb`.
+    """
     from PIL import Image
 
     image = np.asarray(image)
-    if image.dtype != np.uint8 or image.ndim not in (2, 3):
-        raise ValueError(
-            f"A picture is [H, W, 3] or [H, W] uint8. Received: {image.shape} {image.dtype} for"
-            f" {path}"
-        )
+    is_jpeg = pathlib.Path(path).suffix.lower() in (".jpg", ".jpeg")
+    has_alpha = image.ndim == 3 and image.shape[2] == 4
+    is_ready = image.ndim == 2 or image.shape[2:] == (3,) or (has_alpha and not is_jpeg)
+    if image.dtype != np.uint8 or not is_ready:
+        try:
+            image = utils.as_rgb(image)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     suffix = pathlib.Path(path).suffix.lower()
     formats = Image.registered_extensions()
     if suffix not in formats:
@@ -408,8 +425,10 @@ class VideoWriter:
         path: .mp4 (MPEG-4) or .avi (Motion JPEG).
         rate: frames per second.
 
-    Frames are [H, W, 3] uint8 RGB of one size; an odd side is written with its last row or column
-    twice, since the codecs take even sides only.
+    Frames are [H, W, 3] uint8 RGB of one size, or others that `utils.as_rgb` takes. Of those in
+    another range than 0..255 the widest one so far (see `utils.value_range`) is kept, so that the
+    picture doesn't flicker. An odd side is written with its last row or column twice, since the
+    codecs take even sides only.
     """
 
     CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -423,6 +442,7 @@ class VideoWriter:
         self._stack = contextlib.ExitStack()
         self._writer: Any = None  # OpenCV's, from the first frame on
         self._shape: tuple[int, ...] = ()
+        self._limits: tuple[float, float] | None = None  # of frames that are not uint8
 
     def __enter__(self) -> VideoWriter:
         self._temporary = self._stack.enter_context(atomic(self.path))
@@ -430,18 +450,29 @@ class VideoWriter:
 
     def write(self, image: np.ndarray) -> None:
         """Appends a frame."""
-        image = np.asarray(image)
+        image = self._as_frame(np.asarray(image))
         if self._writer is None:
             self._open(image.shape)
-        if image.dtype != np.uint8 or image.shape != self._shape or image.ndim != 3:
+        if image.shape != self._shape:
             raise ValueError(
-                f"Frames of {self.path} are uint8 of one shape, the first had {self._shape}. "
-                f"Received: {image.shape} {image.dtype}"
+                f"Frames of {self.path} are of one shape, the first had {self._shape}. "
+                f"Received: {image.shape}"
             )
         even = [(0, image.shape[0] % 2), (0, image.shape[1] % 2), (0, 0)]
         padded = np.pad(image, even, mode="edge")
         self._writer.write(padded[..., ::-1].copy())
         self.frames += 1
+
+    def _as_frame(self, image: np.ndarray) -> np.ndarray:
+        """An image as [H, W, 3] uint8, in the widest range so far."""
+        if image.dtype != np.uint8:
+            low, high = utils.value_range(image[..., :3])
+            if self._limits is not None:
+                low = min(low, self._limits[0])
+                high = max(high, self._limits[1])
+            self._limits = (low, high)
+            return utils.as_rgb(image, self._limits)
+        return utils.as_rgb(image)
 
     def _open(self, shape: tuple[int, ...]) -> None:
         """Opens the temporary file for frames of a shape (H, W, 3)."""
@@ -483,16 +514,17 @@ class VideoWriter:
 def paint(
     image: np.ndarray,
     result: dict,
-    class_names: Sequence[str],
+    class_names: Any,
     by_class: bool = False,
     alpha: float = 0.45,
 ) -> np.ndarray:
     """Paints a result into an image at its full size, in milliseconds.
 
     Args:
-        image: [H, W, 3] uint8.
-        result: dict of `MaskRCNN.detect`: masks, boxes, keypoints, names and scores are painted.
-        class_names: names by class id.
+        image: [H, W, 3], or another that `utils.as_rgb` takes.
+        result: dict of `MaskRCNN.detect`: masks of any form, boxes, keypoints, names and scores
+            are painted.
+        class_names: names by class id, a list or a dict; an id without one is "class 7".
         by_class: one colour for each class, which stays from frame to frame; otherwise one for each
             object.
 
@@ -504,14 +536,15 @@ def paint(
     boxes = np.asarray(result["rois"]).reshape(-1, 4)
     class_ids = result["class_ids"]
     if by_class:
-        count = max(len(class_names), int(np.max(class_ids, initial=0)) + 1)
-        class_colors = visualize.random_colors(count)
-        colors = [class_colors[class_id] for class_id in class_ids]
+        colors = [visualize.class_color(class_id) for class_id in class_ids]
     else:
         colors = visualize.random_colors(len(boxes))
-    painted = np.array(image, np.uint8)
-    if result.get("masks") is not None:
-        _paint_masks(painted, boxes, result["masks"], colors, alpha)
+    painted = utils.as_rgb(image)
+    masks = result.get("masks")
+    if isinstance(masks, (np.ndarray, Masks)):
+        _paint_masks(painted, boxes, masks, colors, alpha)
+    elif masks is not None:
+        painted, _ = visualize.paint_masks(painted, masks, colors, alpha)
     painter = _Painter(painted)
     byte_colors = [tuple(int(255 * part) for part in color) for color in colors]
     if result.get("keypoints") is not None:

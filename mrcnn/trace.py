@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from mrcnn import boxes as box_math, data, masks as mask_math
+from mrcnn import boxes as box_math, data, masks as mask_math, utils
 
 
 @dataclasses.dataclass
@@ -78,6 +78,10 @@ class Trace:
     pasted: np.ndarray | None
     result: dict
     activations: dict
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{stage}: {count}" for stage, count in self.counts())
+        return f"Trace({counts})"
 
     def counts(self):
         """[(stage, how many)] from anchors to detections."""
@@ -180,7 +184,7 @@ def _stages_of(model, name, values):
 def _as_seen(molded, config):
     """The molded image before the mean was subtracted, uint8."""
     pixels = np.round(molded * config.STD_PIXEL + config.MEAN_PIXEL)
-    return np.clip(pixels, 0, 255).astype(np.uint8)
+    return utils.as_bytes(np.maximum(pixels, 0))
 
 
 def _masks(config, values, detections, in_pixels, shape):

@@ -396,6 +396,42 @@ def read_image(
     return np.ascontiguousarray(as_rgb(values, limits))
 
 
+def image_sizes(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(height, width) of an image file as it is shown, and as it is stored, without its pixels.
+
+    They differ where `read_image` turns a photograph as its camera noted (EXIF).
+
+    Raises:
+        as `read_image`.
+    """
+    import tifffile
+
+    layout = None
+    if _begins_as_tiff(path):
+        try:
+            with tifffile.TiffFile(path) as file:
+                layout = _layout_of_tiff(file)
+        except Exception:  # whatever tifffile raises for a broken file: Pillow will name it
+            layout = None
+    if layout is not None:
+        stored = layout.size
+        orientation = layout.orientation
+    else:
+        stored, orientation = _with_pillow(path, _stored_size)
+    if orientation >= 5:
+        return stored[::-1], stored
+    return stored, stored
+
+
+def _stored_size(image, path):
+    """(height, width) of a Pillow image as it is stored, and its orientation."""
+    width, height = image.size
+    orientation = _orientation(image, path)
+    if image.format == "TIFF" and orientation >= 5:
+        return (width, height), orientation  # Pillow has turned it
+    return (height, width), orientation
+
+
 def _read_values(path):
     """The values of an image file as they are stored, and its orientation, 1 to 8.
 
@@ -409,12 +445,7 @@ def _read_values(path):
             values, orientation = _read_tiff(path)
             if values is not None:
                 return values, orientation
-    try:
-        return _read_with_pillow(path)
-    except (OSError, ValueError, SyntaxError, AttributeError, TypeError):
-        raise
-    except Exception as error:  # Pillow raises anything for a broken file
-        raise ValueError(f"{type(error).__name__}: {error}") from error
+    return _with_pillow(path, _stored_values)
 
 
 _BANDS_WARNED: set[int] = set()
@@ -451,8 +482,47 @@ def _begins_as_tiff(path):
         return file.read(4) in _TIFF_BEGINNINGS
 
 
+class _Tiff(NamedTuple):
+    """What to read of a TIFF that Pillow can't read, or cuts to 8 bits, or takes for pages.
+
+    Attributes:
+        source: a page or a series of pages, of tifffile.
+        axis: which axis of it has the bands, 0, -1 or None.
+        size: (height, width) as it is stored.
+        orientation: 1 to 8.
+        white_is_zero: whether its values are turned around, and from what number.
+    """
+
+    source: Any
+    axis: int | None
+    size: tuple[int, int]
+    orientation: int
+    white_is_zero: int | None
+
+
+def _layout_of_tiff(file):
+    """The `_Tiff` of an open file; None where Pillow reads it as well."""
+    page = file.pages[0]
+    kind = getattr(page.photometric, "name", "")
+    bits = page.bitspersample
+    source = page
+    if len(file.pages) > 1 and _pages_are_bands(file.series[0]):
+        source = file.series[0]
+    elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
+        return None
+    axis = _axis_of_bands(source)
+    size = source.shape[:2]
+    if axis == 0:
+        size = source.shape[1:]
+    orientation = int(page.tags.valueof("Orientation", 1))
+    white_is_zero = None
+    if kind == "MINISWHITE":
+        white_is_zero = 2**bits - 1
+    return _Tiff(source, axis, tuple(size), orientation, white_is_zero)
+
+
 def _read_tiff(path):
-    """Values of a TIFF that Pillow can't read, or cuts to 8 bits, or takes for pages.
+    """Values of a TIFF of which `_layout_of_tiff` tells.
 
     Returns:
         values [H, W] or [H, W, bands] as they are stored, orientation; (None, 1) where Pillow reads
@@ -463,29 +533,20 @@ def _read_tiff(path):
     values = None
     try:
         with tifffile.TiffFile(path) as file:
-            page: Any = file.pages[0]
-            kind = getattr(page.photometric, "name", "")
-            bits = page.bitspersample
-            orientation = int(page.tags.valueof("Orientation", 1))
-            source = page
-            if len(file.pages) > 1 and _pages_are_bands(file.series[0]):
-                source = file.series[0]
-            elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
+            layout = _layout_of_tiff(file)
+            if layout is None:
                 return None, 1
-            axis = _axis_of_bands(source)
-            size = source.shape[:2]
-            if axis == 0:
-                size = source.shape[1:]
-            if math.prod(size) <= MAX_PIXELS:
-                values = _values_of_tiff(source, axis, path)
+            if math.prod(layout.size) <= MAX_PIXELS:
+                values = _values_of_tiff(layout, path)
     except Exception:  # whatever tifffile raises for a broken file: Pillow will name what is wrong
         return None, 1
-    _check_pixels(size[1], size[0])
-    if values is None or values.shape[:2] != size:
+    height, width = layout.size
+    _check_pixels(width, height)
+    if values is None or values.shape[:2] != layout.size:
         return None, 1
-    if kind == "MINISWHITE" and values.dtype.kind == "u":
-        values = (2**bits - 1) - values
-    return values, orientation
+    if layout.white_is_zero is not None and values.dtype.kind == "u":
+        values = layout.white_is_zero - values
+    return values, layout.orientation
 
 
 def _is_for_tifffile(kind, bits, bands):
@@ -522,17 +583,13 @@ def _axis_of_bands(source):
     return 0
 
 
-def _values_of_tiff(source, axis, path):
-    """The values [H, W] or [H, W, bands] of a page or series of a TIFF; None if nothing reads it.
-
-    Args:
-        axis: which one has the bands, 0, -1 or None.
-    """
+def _values_of_tiff(layout, path):
+    """The values [H, W] or [H, W, bands] of a `_Tiff`; None if nothing reads it."""
     try:
-        values = source.asarray()
+        values = layout.source.asarray()
     except Exception:  # a compression for which tifffile needs the package imagecodecs
         return _read_with_opencv(path)
-    if axis == 0:
+    if layout.axis == 0:
         return np.moveaxis(values, 0, -1)
     return values
 
@@ -552,22 +609,26 @@ def _read_with_opencv(path):
     return values
 
 
-def _read_with_pillow(path):
-    """Values [H, W] or [H, W, 3] of an image file as they are stored, and its orientation."""
+def _with_pillow(path, function):
+    """What a function (image, path) gives of a Pillow image that is not decoded yet."""
     from PIL import Image
 
     try:
         with _opened(path) as image:
-            return _stored_values(image, path)
+            return function(image, path)
     except Image.DecompressionBombError:
         pass
+    except (OSError, ValueError, SyntaxError, AttributeError, TypeError):
+        raise
+    except Exception as error:  # Pillow raises anything for a broken file
+        raise ValueError(f"{type(error).__name__}: {error}") from error
     # Pillow's own limit is lower. It is the process's, and other threads may be reading.
     with _PILLOW_LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS
         try:
             with _opened(path) as image:
-                return _stored_values(image, path)
+                return function(image, path)
         except Image.DecompressionBombError as error:
             raise ValueError(
                 f"expected at most {MAX_PIXELS:,} pixels (mrcnn.utils.MAX_PIXELS). "
@@ -726,6 +787,10 @@ class Dataset:
         self.image_info: list[dict[str, Any]] = []
         self.class_info: list[dict[str, Any]] = [{"source": "", "id": 0, "name": "BG"}]
         self.source_class_ids: dict[str, list[int]] = {}
+
+    def __repr__(self) -> str:
+        images = len(self.image_info)
+        return f"{type(self).__name__}({images} images, {len(self.class_info) - 1} classes)"
 
     def add_class(self, source: str, class_id: Any, class_name: str) -> None:
         """Registers a class.
@@ -982,7 +1047,7 @@ def _resize_exactly(image, height, width):
     Returns:
         float32, or rounded to the image's integer dtype.
     """
-    out = _interpolated(image.astype(np.float32), 0, height)
+    out = _interpolated(image, 0, height)
     out = _interpolated(out, 1, width)
     if np.issubdtype(image.dtype, np.floating):
         return out
@@ -990,15 +1055,17 @@ def _resize_exactly(image, height, width):
 
 
 def _interpolated(image, axis, n_out):
-    """A float32 image with `n_out` samples along an axis."""
+    """An image as float32 with `n_out` samples along an axis."""
     n_in = image.shape[axis]
     position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
     low = position.astype(np.int64)
     high = np.minimum(low + 1, n_in - 1)
     weight = (position - low).astype(np.float32)
     weight = weight.reshape((-1,) + (1,) * (image.ndim - 1 - axis))
-    first = image.take(low, axis=axis)
-    return first + weight * (image.take(high, axis=axis) - first)
+    # What is taken becomes float32, not the whole of a huge photograph.
+    first = image.take(low, axis=axis).astype(np.float32, copy=False)
+    second = image.take(high, axis=axis).astype(np.float32, copy=False)
+    return first + weight * (second - first)
 
 
 def resize_image(

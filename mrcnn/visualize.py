@@ -1,8 +1,12 @@
 """Drawing: images with boxes, masks and names, and matterport's functions for notebooks.
 
 Every function returns what it drew on and works without a display. What is drawn is in pixels of
-the image, whose pixel (0, 0) covers 0..1; boxes are (y1, x1, y2, x2). Pictures of the network's
-stages and of datasets are in `mrcnn.figures`.
+the image, whose pixel (0, 0) covers 0..1; boxes are (y1, x1, y2, x2). Images are [H, W, 3], or gray
+or with alpha, of any dtype and range: `mrcnn.utils.as_rgb` brings them to 0..255. Class names are a
+list or a dict by class id, or None; an id without a name is written as "class 7", a negative one (a
+crowd) with "(crowd)". Masks are [H, W, N], or `mrcnn.masks.Masks`, or a list of run-length
+encodings: what `MaskRCNN.detect` gives. Pictures of the network's stages and of datasets are in
+`mrcnn.figures`.
 """
 
 from __future__ import annotations
@@ -10,13 +14,17 @@ from __future__ import annotations
 import colorsys
 import functools
 import itertools
+import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import utils
+from mrcnn import masks as mask_math, utils
+from mrcnn.utils import as_bytes  # noqa: F401  a name that existing code imports from here
+
+logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,13 +70,27 @@ def random_colors(N: int, bright: bool = True) -> list[tuple[float, ...]]:
     return [palette[i % len(palette)] for i in range(N)]
 
 
+def class_color(class_id: int) -> tuple[float, ...]:
+    """The colour of a class, the same whatever other classes there are; of a crowd its class's."""
+    number = abs(int(class_id))
+    return random_colors(number + 1)[number]
+
+
+def _enough_colors(colors: Sequence | None, count: int) -> list:
+    """One colour for each of `count` objects: those given, then those of `random_colors`."""
+    given: list = []
+    if colors is not None:
+        given = list(colors)
+    return given + random_colors(count)[len(given) :]
+
+
 def apply_mask(
     image: np.ndarray, mask: np.ndarray, color: Sequence[float], alpha: float = 0.5
 ) -> np.ndarray:
     """Blends a colour into an image where a mask is set (matterport: apply_mask).
 
     Args:
-        image: [H, W, 3], edited in place.
+        image: [H, W, 3], edited in place; the colour is in its range, see `utils.value_range`.
         mask: [H, W].
         color: (r, g, b) in 0..1.
         alpha: share of the colour.
@@ -78,7 +100,9 @@ def apply_mask(
     """
     inside = np.asarray(mask).astype(bool)
     if image.dtype != np.uint8:
-        blended = image[inside] * (1 - alpha) + alpha * 255 * np.asarray(color)
+        low, high = utils.value_range(image)
+        painted = alpha * (high - low) * np.asarray(color) + alpha * low
+        blended = image[inside] * (1 - alpha) + painted
         image[inside] = blended.astype(image.dtype)
         return image
     for channel, part in enumerate(color[:3]):
@@ -90,6 +114,10 @@ def apply_mask(
 
 
 # ---- Parts of a drawing --------------------------------------------------------------------------
+
+# Labels that are written on one image, and boxes that have a rim each: placing a label off the
+# others takes the longer the more there are, and 20,000 of them would take hours.
+MOST_LABELS = 500
 
 RIM = (0, 0, 0, 0.45)  # around coloured lines, so that they are seen on any ground
 
@@ -109,12 +137,18 @@ def new_figure(
 def show_image(
     ax: Axes, image: np.ndarray, title: str = "", margin: float = 0, **kwargs: Any
 ) -> Axes:
-    """Shows an image or a map in pixel coordinates, without ticks. Returns the axes."""
+    """Shows an image [H, W, C] or a map [H, W] in pixel coordinates, without ticks.
+
+    Returns:
+        the axes.
+    """
     from matplotlib.image import PcolorImage
 
     image = np.asarray(image)
     height, width = image.shape[:2]
-    if image.dtype == np.uint8 and image.ndim == 3 and not kwargs:
+    if image.ndim == 3 and not kwargs:
+        if image.dtype != np.uint8 or image.shape[2] not in (3, 4):
+            image = utils.as_rgb(image)
         # Looks up what each pixel of the screen shows; imshow computes with floats, which takes .15
         # s longer at 1024 x 1024.
         picture = PcolorImage(ax, A=image)
@@ -135,30 +169,115 @@ def image_limits(image: np.ndarray) -> tuple[int, ...]:
     return (0, 0, *np.shape(image)[:2])
 
 
-def as_bytes(image: np.ndarray) -> np.ndarray:
-    """A uint8 copy of an image of any type with values of 0..255; what lies beyond is clipped."""
-    return np.clip(image, 0, 255).astype(np.uint8)
+def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Masks as boxes and what lies in them, without a mask of the whole image for each.
+
+    Args:
+        masks: [H, W, N]; `mrcnn.masks.Masks`; or N run-length encodings {"size", "counts"}.
+
+    Returns:
+        boxes [N, (y1, x1, y2, x2)] int that hold the masks, and N arrays [y2 - y1, x2 - x1].
+    """
+    if isinstance(masks, mask_math.Masks):
+        pairs = [masks.crop(i) for i in range(masks.shape[2])]
+    elif _are_encodings(masks):
+        pairs = [_crop_of_encoding(code) for code in masks]
+    else:
+        masks = np.asarray(masks)
+        boxes = utils.extract_bboxes(masks)
+        return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes)]
+    boxes = np.array([box for box, _ in pairs], int).reshape(-1, 4)
+    return boxes, [crop for _, crop in pairs]
+
+
+def _are_encodings(masks: Any) -> bool:
+    """Whether masks are a list of run-length encodings."""
+    return isinstance(masks, (list, tuple)) and all(isinstance(code, dict) for code in masks)
+
+
+def _crop_of_encoding(code: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The box and the crop of a run-length encoding."""
+    height, width = code["size"]
+    mask = mask_math.decode([{"segmentation": code}], height, width)
+    box = utils.extract_bboxes(mask)[0]
+    y1, x1, y2, x2 = box
+    return box, mask[y1:y2, x1:x2, 0].copy()
+
+
+def _mask_shape(masks: Any) -> tuple[int, ...]:
+    """(H, W, N) of masks of any form; (0, 0, 0) of no encoding."""
+    if _are_encodings(masks):
+        size: Sequence = (0, 0)
+        if len(masks):
+            size = masks[0]["size"]
+        return (*size, len(masks))
+    return tuple(np.shape(masks))
+
+
+def choose_masks(masks: Any, rows: np.ndarray) -> Any:
+    """The masks of some rows, in their form.
+
+    Args:
+        masks: see `mask_crops`.
+        rows: indices, or [N] bool.
+    """
+    rows = np.asarray(rows)
+    if rows.dtype == bool:
+        rows = np.flatnonzero(rows)
+    if isinstance(masks, mask_math.Masks):
+        return mask_math.Masks(
+            masks.soft[rows], masks.boxes[rows], masks.image_shape, masks.threshold
+        )
+    if _are_encodings(masks):
+        return [masks[i] for i in rows]
+    masks = np.asarray(masks)
+    if np.array_equal(rows, np.arange(masks.shape[-1])):
+        return masks
+    return masks[..., rows]
 
 
 def paint_masks(
-    image: np.ndarray, masks: np.ndarray, colors: Sequence, alpha: float = 0.5
+    image: np.ndarray, masks: Any, colors: Sequence, alpha: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """Blends masks into a copy of an image.
 
     Args:
-        image: [H, W, 3].
-        masks: [H, W, N].
+        image: [H, W, 3], or another that `utils.as_rgb` takes.
+        masks: of N objects, see `mask_crops`.
         colors: [N] of (r, g, b) in 0..1.
 
     Returns:
-        [H, W, 3] uint8, and the masks' boxes [N, (y1, x1, y2, x2)] int.
+        [H, W, 3] uint8, and boxes that hold the masks [N, (y1, x1, y2, x2)] int.
+
+    Raises:
+        ValueError: masks of another size than the image.
     """
-    painted = as_bytes(image)
-    boxes = utils.extract_bboxes(masks)
-    for i, (y1, x1, y2, x2) in enumerate(boxes):
-        mask = masks[y1:y2, x1:x2, i]
-        apply_mask(painted[y1:y2, x1:x2], mask, colors[i], alpha)
-    return painted, boxes
+    boxes, crops = mask_crops(masks)
+    return _paint_crops(image, boxes, crops, _mask_shape(masks), colors, alpha), boxes
+
+
+def _paint_crops(
+    image: np.ndarray,
+    boxes: np.ndarray,
+    crops: Sequence[np.ndarray],
+    mask_shape: Sequence[int],
+    colors: Sequence,
+    alpha: float,
+) -> np.ndarray:
+    """`paint_masks` of masks as `mask_crops` gives them."""
+    painted = utils.as_rgb(image)
+    size = painted.shape[:2]
+    if len(boxes) and tuple(mask_shape[:2]) != size:
+        hint = ""
+        if tuple(mask_shape[:2]) == size[::-1]:
+            hint = f". {utils.TURNED_HINT}"
+        raise ValueError(
+            f"masks are [height, width, objects] with the image's {size}. "
+            f"Received: {tuple(mask_shape)}{hint}"
+        )
+    for (y1, x1, y2, x2), crop, color in zip(boxes, crops, colors):
+        apply_mask(painted[y1:y2, x1:x2], crop, color, alpha)
+    return painted
 
 
 def _line_with_rim(width: float) -> list[AbstractPathEffect]:
@@ -169,31 +288,46 @@ def _line_with_rim(width: float) -> list[AbstractPathEffect]:
 
 
 def outline_masks(
-    ax: Axes, masks: np.ndarray, boxes: np.ndarray, colors: Sequence, width: float = 1.1
+    ax: Axes, masks: Any, boxes: np.ndarray | None, colors: Sequence, width: float = 1.1
 ) -> LineCollection:
     """Draws the outlines of masks.
 
     Args:
-        masks: [H, W, N].
-        boxes: [N, (y1, x1, y2, x2)] int, each holds its mask.
+        masks: of N objects, see `mask_crops`.
+        boxes: [N, (y1, x1, y2, x2)] int, each holds its mask; None: they are found.
         colors: [N].
         width: of the lines, in points.
 
     Returns:
         the collection of lines.
     """
+    if boxes is None or not isinstance(masks, np.ndarray):
+        boxes, crops = mask_crops(masks)
+    else:
+        crops = [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes)]
+    return _outline_crops(ax, boxes, crops, colors, width)
+
+
+def _outline_crops(
+    ax: Axes,
+    boxes: np.ndarray,
+    crops: Sequence[np.ndarray],
+    colors: Sequence,
+    width: float = 1.1,
+) -> LineCollection:
+    """`outline_masks` of masks as `mask_crops` gives them."""
     from contourpy import contour_generator  # matplotlib's own
     from matplotlib.collections import LineCollection
 
     outlines = []
     outline_colors = []
-    for i, (y1, x1, y2, x2) in enumerate(boxes):
+    for (y1, x1, y2, x2), crop, color in zip(boxes, crops, colors):
         # With a border of zeros the outline of a mask at the image's edge is closed too.
         bordered = np.zeros((y2 - y1 + 2, x2 - x1 + 2), np.float32)
-        bordered[1:-1, 1:-1] = masks[y1:y2, x1:x2, i]
+        bordered[1:-1, 1:-1] = crop
         for points in contour_generator(z=bordered).lines(0.5):
             outlines.append(np.asarray(points) + (x1 - 0.5, y1 - 0.5))
-            outline_colors.append(colors[i])
+            outline_colors.append(color)
     # All rims lie below all lines, which is one call for each.
     rims = LineCollection(outlines, colors=RIM, linewidths=width + 1.2)
     lines = LineCollection(outlines, colors=outline_colors, linewidths=width)
@@ -226,6 +360,9 @@ def add_boxes(
     x_and_y = [1, 0, 3, 0, 3, 2, 1, 2]  # columns of the corners, one after the other
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     corners = boxes[:, x_and_y].reshape(-1, 4, 2)
+    path_effects = None
+    if len(boxes) <= MOST_LABELS:
+        path_effects = _line_with_rim(width)
     collection = PolyCollection(
         list(corners),
         facecolors="none",
@@ -233,7 +370,7 @@ def add_boxes(
         linewidths=width,
         linestyles=style,
         alpha=alpha,
-        path_effects=_line_with_rim(width),
+        path_effects=path_effects,
     )
     ax.add_collection(collection, autolim=False)
     return collection
@@ -370,15 +507,19 @@ def add_labels(
 
     Args:
         boxes: [N, (y1, x1, y2, x2)].
-        texts: [N]; empty ones are left out.
+        texts: [N]; empty ones are left out, and those after the first MOST_LABELS, with a warning.
         limits: (y1, x1, y2, x2) that labels stay in, as far as they fit.
         size: points.
     """
     labels: list[Text] = []
     placed: list[tuple[float, ...]] = []
     label_class: Callable[..., Text] = _label_class()
+    left_out = 0
     for box, text in zip(boxes, texts):
         if not text:
+            continue
+        if len(labels) >= MOST_LABELS:
+            left_out += 1
             continue
         label = label_class(
             box,
@@ -397,27 +538,69 @@ def add_labels(
         label.set_clip_on(False)
         label.set_in_layout(False)
         labels.append(label)
+    if left_out:
+        logger.warning(
+            "Of %d labels the first %d are written (mrcnn.visualize.MOST_LABELS)",
+            len(labels) + left_out,
+            len(labels),
+        )
     return labels
+
+
+def class_name(class_names: Any, class_id: int) -> str:
+    """What a picture calls a class: its name, or "class 7" where there is none.
+
+    Args:
+        class_names: names by class id, a list or a dict, or None.
+        class_id: negative for a crowd, whose name gets "(crowd)".
+    """
+    if isinstance(class_names, (str, bytes)):
+        raise ValueError(f"class_names is a list of names. Received: {class_names!r}")
+    number = abs(int(class_id))
+    name = None
+    if isinstance(class_names, Mapping):
+        for key in (class_id, number, str(number)):
+            if key in class_names:
+                name = class_names[key]
+                break
+    elif class_names is not None and number < len(class_names):
+        name = class_names[number]
+    if name is None:
+        name = f"class {number}"
+    if class_id < 0:
+        return f"{name} (crowd)"
+    return str(name)
 
 
 def label_texts(
     class_ids: np.ndarray | Sequence[int],
-    class_names: Sequence[str],
+    class_names: Any,
     scores: np.ndarray | Sequence[float] | None = None,
     digits: int = 2,
 ) -> list[str]:
-    """Texts of labels: the name of each object's class, and its score if there are scores.
+    """Texts of labels: the name of each object's class, and its score if there is one.
 
     Args:
         class_ids: [N].
-        class_names: names by class id.
-        scores: [N] or None.
+        class_names: see `class_name`.
+        scores: [N] or None; where there are fewer, the others have none.
         digits: of the scores.
     """
-    names = [str(class_names[class_id]) for class_id in class_ids]
+    texts = [class_name(class_names, class_id) for class_id in class_ids]
     if scores is None:
-        return names
-    return [f"{name} {score:.{digits}f}" for name, score in zip(names, scores)]
+        return texts
+    for i, score in enumerate(scores[: len(texts)]):
+        if score is not None:
+            texts[i] = f"{texts[i]} {score:.{digits}f}"
+    return texts
+
+
+def _captions(captions: Sequence | None, texts: list[str]) -> list[str]:
+    """Captions of objects: those given, and for the others `texts` [N]."""
+    if captions is None:
+        return texts
+    given = ["" if caption is None else str(caption) for caption in captions]
+    return given + texts[len(given) :]
 
 
 def _write_in_middle(ax: Axes, text: str) -> None:
@@ -440,25 +623,25 @@ def _write_in_middle(ax: Axes, text: str) -> None:
 
 def sure(result: dict, score: float = 0.5) -> dict:
     """A result of `MaskRCNN.detect` without the detections below a score, for pictures."""
-    kept = result["scores"] >= score
+    kept = np.asarray(result["scores"]) >= score
     chosen: dict[str, Any] = {}
     for name, value in result.items():
         if value is None:
             chosen[name] = None
         elif name == "masks":
-            chosen[name] = value[..., kept]
+            chosen[name] = choose_masks(value, kept)
         else:
-            chosen[name] = value[kept]
+            chosen[name] = np.asarray(value)[kept]
     return chosen
 
 
-def _check_result(boxes: np.ndarray, class_ids: np.ndarray, masks: np.ndarray | None) -> None:
+def _check_result(boxes: np.ndarray, class_ids: np.ndarray, masks: Any) -> None:
     """Raises ValueError where a result's arrays are not equally long."""
     mask_shape = None
     counts = {len(boxes), len(class_ids)}
     if masks is not None:
-        mask_shape = masks.shape
-        counts.add(masks.shape[2])
+        mask_shape = _mask_shape(masks)
+        counts.add(mask_shape[2])
     if len(counts) > 1:
         raise ValueError(
             "a result has as many boxes, class ids and masks. Received: "
@@ -481,7 +664,7 @@ def draw_detections(
     ax: Axes,
     image: np.ndarray,
     result: dict,
-    class_names: Sequence[str],
+    class_names: Any,
     show_scores: bool = True,
     alpha: float = 0.45,
     size: float = 7,
@@ -491,10 +674,10 @@ def draw_detections(
 
     Args:
         ax: axes.
-        image: [H, W, 3] uint8.
+        image: [H, W, 3].
         result: dict of `MaskRCNN.detect`, or of ground truth without "scores"; "masks" and
             "keypoints" are drawn where they are.
-        class_names: names by class id.
+        class_names: see `class_name`.
         size: of the labels, in points.
         colors: one for each object, or None.
 
@@ -506,13 +689,14 @@ def draw_detections(
     masks = result.get("masks")
     points = result.get("keypoints")
     _check_result(boxes, class_ids, masks)
-    colors = colors or random_colors(len(boxes))
+    colors = _enough_colors(colors, len(boxes))
     if masks is None:
-        show_image(ax, image)
+        show_image(ax, utils.as_rgb(image))
     else:
-        painted, mask_boxes = paint_masks(image, masks, colors, alpha)
+        mask_boxes, crops = mask_crops(masks)
+        painted = _paint_crops(image, mask_boxes, crops, _mask_shape(masks), colors, alpha)
         show_image(ax, painted)
-        outline_masks(ax, masks, mask_boxes, colors)
+        _outline_crops(ax, mask_boxes, crops, colors)
     add_boxes(ax, boxes, colors)
     if points is not None:
         draw_keypoints(ax, points, colors=colors, threshold=keypoint_threshold(result))
@@ -529,7 +713,7 @@ def draw_detections(
 def detections_grid(
     images: Sequence[np.ndarray],
     results: Sequence[dict],
-    class_names: Sequence[str],
+    class_names: Any,
     cols: int = 4,
     titles: Sequence[str] | None = None,
     side: float = 3.0,
@@ -549,7 +733,7 @@ def detections_grid(
 def draw_detections_grid(
     images: Sequence[np.ndarray],
     results: Sequence[dict],
-    class_names: Sequence[str],
+    class_names: Any,
     path: str | os.PathLike,
     cols: int = 4,
     titles: Sequence[str] | None = None,
@@ -621,7 +805,7 @@ def draw_keypoints(
     points = np.asarray(points, float)
     if points.ndim != 3 or points.shape[-1] != 3:
         raise ValueError(f"keypoints are [N, K, (y, x, score)]. Received: {points.shape}")
-    colors = colors or random_colors(len(points))
+    colors = _enough_colors(colors, len(points))
     middles = points[..., 1::-1] + 0.5  # of the pixels, as (x, y)
     shown = points[..., 2] > threshold
     limbs = keypoint_limbs(shown, keypoint_skeleton(points, skeleton))
@@ -704,8 +888,10 @@ def display_images(
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
         image = np.asarray(image)
-        if image.ndim == 3:
-            image = image.astype(np.uint8)
+        if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
+            image = utils.as_rgb(image)
+        elif image.ndim == 3 and image.dtype != np.uint8:
+            image = as_bytes(image[..., :3])
         ax.imshow(image, cmap=cmap, norm=norm, interpolation=interpolation)
     _show()
     return figure
@@ -716,7 +902,7 @@ def display_instances(
     boxes: np.ndarray,
     masks: np.ndarray | None,
     class_ids: np.ndarray,
-    class_names: Sequence[str],
+    class_names: Any,
     scores: np.ndarray | None = None,
     title: str = "",
     figsize: tuple[float, float] = (16, 16),
@@ -729,15 +915,16 @@ def display_instances(
     """Shows an image with its objects (matterport: display_instances).
 
     Args:
-        image: [H, W, 3], 0..255.
+        image: [H, W, 3].
         boxes: [N, (y1, x1, y2, x2)] in pixels.
-        masks: [H, W, N], or None with show_mask=False.
+        masks: of N objects, see `mask_crops`; or None.
         class_ids: [N].
-        class_names: names by class id.
+        class_names: see `class_name`.
         scores: [N] or None.
+        show_mask: paint the masks; their outlines are drawn anyway.
         ax: axes to draw on; without it a figure of `figsize` inches is shown.
-        colors: [N] of (r, g, b) in 0..1.
-        captions: [N] texts in place of name and score.
+        colors: [N] of (r, g, b) in 0..1; of fewer, the other objects have colours of their own.
+        captions: [N] texts in place of name and score; of fewer, the other objects have those.
 
     Returns:
         the axes.
@@ -749,29 +936,30 @@ def display_instances(
     count = len(boxes)
     mask_shape: tuple[int, ...] = ()
     if masks is not None:
-        mask_shape = np.shape(masks)
+        mask_shape = _mask_shape(masks)
     masks_fit = masks is None or count == 0 or mask_shape[-1] == count
     if len(class_ids) != count or not masks_fit:
         raise ValueError(
             "boxes [N, 4], masks [H, W, N] and class_ids [N] have one N. Received: shapes "
             f"{boxes.shape}, {mask_shape}, {np.shape(class_ids)}"
         )
-    captions = captions or label_texts(class_ids, class_names, scores, 3)
-    colors = colors or random_colors(count)
+    captions = _captions(captions, label_texts(class_ids, class_names, scores, 3))
+    colors = _enough_colors(colors, count)
     real = np.flatnonzero(boxes.reshape(-1, 4).any(axis=1))  # the others are padding
     real_colors = [colors[i] for i in real]
     new = ax is None
     if ax is None:
         ax = _pyplot_axes(figsize)
-    if show_mask and masks is not None and count:
-        masks = np.asarray(masks)
-        if len(real) < count:
-            masks = masks[..., real]
-        painted, mask_boxes = paint_masks(image, masks, real_colors)
+    painted = utils.as_rgb(image)
+    if masks is not None and count:
+        mask_boxes, crops = mask_crops(choose_masks(masks, real))
+        if show_mask:
+            painted = _paint_crops(painted, mask_boxes, crops, mask_shape, real_colors, 0.5)
         show_image(ax, painted, title, margin=10)
-        outline_masks(ax, masks, mask_boxes, real_colors)
+        # As in the original, outlines are there without the masks' colours too.
+        _outline_crops(ax, mask_boxes, crops, real_colors)
     else:
-        show_image(ax, as_bytes(image), title, margin=10)
+        show_image(ax, painted, title, margin=10)
     if count == 0:
         _write_in_middle(ax, "No instances to display")
     if show_bbox and len(real):
@@ -792,7 +980,7 @@ def display_differences(
     pred_class_id: np.ndarray,
     pred_score: np.ndarray,
     pred_mask: np.ndarray,
-    class_names: Sequence[str],
+    class_names: Any,
     title: str = "",
     ax: Axes | None = None,
     show_mask: bool = True,
@@ -873,7 +1061,7 @@ def draw_rois(
     refined_rois: np.ndarray,
     mask: np.ndarray,
     class_ids: np.ndarray,
-    class_names: Sequence[str],
+    class_names: Any,
     limit: int = 10,
 ) -> Axes:
     """Shows a random choice of RoIs, before and after refinement (matterport: draw_rois).
@@ -891,7 +1079,7 @@ def draw_rois(
     chosen = np.random.choice(len(rois), min(limit, len(rois)), replace=False)
     colors = dict(zip(chosen.tolist(), random_colors(len(chosen))))
     positive = [i for i in colors if class_ids[i] > 0]
-    painted = as_bytes(image)
+    painted = utils.as_rgb(image)
     for i in positive:
         apply_mask(painted, mask[i], colors[i])
     ax = _pyplot_axes((12, 12))
@@ -905,7 +1093,7 @@ def draw_rois(
         else:
             add_boxes(ax, rois[i], "gray", style="dashed")
     boxes = [refined_rois[i] for i in positive]
-    texts = [class_names[class_ids[i]] for i in positive]
+    texts = [class_name(class_names, class_ids[i]) for i in positive]
     add_labels(ax, boxes, texts, image_limits(image), _label_size(True))
     _show()
     return ax
@@ -925,7 +1113,7 @@ def display_top_masks(
     image: np.ndarray,
     mask: np.ndarray,
     class_ids: np.ndarray,
-    class_names: Sequence[str],
+    class_names: Any,
     limit: int = 4,
 ) -> Figure:
     """Shows an image and the masks of its largest classes (matterport: display_top_masks).
@@ -955,7 +1143,7 @@ def display_top_masks(
         for value, i in enumerate(np.flatnonzero(class_ids == class_id), start=1):
             picture[mask[:, :, i].astype(bool)] = value
         images.append(picture)
-        titles.append(class_names[class_id])
+        titles.append(class_name(class_names, class_id))
     empty = limit - len(top)
     images += [np.zeros(image.shape[:2], int)] * empty
     titles += ["-"] * empty
@@ -987,7 +1175,7 @@ def plot_overlaps(
     pred_class_ids: np.ndarray | Sequence[int],
     pred_scores: np.ndarray | Sequence[float],
     overlaps: np.ndarray,
-    class_names: Sequence[str],
+    class_names: Any,
     threshold: float = 0.5,
 ) -> Axes:
     """Plots the IoU of each prediction with each object (matterport: plot_overlaps).
@@ -996,7 +1184,7 @@ def plot_overlaps(
         gt_class_ids: [G].
         pred_class_ids, pred_scores: [P].
         overlaps: [P, G] IoU.
-        class_names: names by class id.
+        class_names: see `class_name`.
         threshold: IoU above which a pair counts as a match.
 
     Returns:
@@ -1014,9 +1202,12 @@ def plot_overlaps(
         _write_in_middle(ax, "No objects")
     else:
         _write_in_middle(ax, "No predictions")
-    names = [f"{class_names[i]} ({pred_scores[n]:.2f})" for n, i in enumerate(pred_class_ids)]
+    names = [class_name(class_names, class_id) for class_id in pred_class_ids]
+    for i, score in enumerate(pred_scores[:rows]):
+        names[i] += f" ({score:.2f})"
     ax.set_yticks(range(rows), names)
-    ax.set_xticks(range(columns), [class_names[i] for i in gt_class_ids], rotation=90)
+    true_names = [class_name(class_names, class_id) for class_id in gt_class_ids]
+    ax.set_xticks(range(columns), true_names, rotation=90)
     for (i, j), value in np.ndenumerate(overlaps):
         text = f"{value:.3f}"
         if value > threshold and gt_class_ids[j] == pred_class_ids[i]:
@@ -1064,7 +1255,7 @@ def draw_boxes(
     if ax is None:
         ax = _pyplot_axes((12, 12))
     colors = random_colors(count)
-    painted = as_bytes(image)
+    painted = utils.as_rgb(image)
     if masks is not None:
         masks = np.moveaxis(np.asarray(masks), 0, -1)
         painted, mask_boxes = paint_masks(image, masks, colors)
@@ -1086,7 +1277,7 @@ def draw_boxes(
             drawn = refined
         if captions is not None and drawn is not None:
             labelled.append(drawn)
-            texts.append(captions[i])
+            texts.append(_captions(captions, [""] * count)[i])
     if masks is not None:
         outline_masks(ax, masks, mask_boxes, colors)
     add_labels(ax, labelled, texts, image_limits(image), _label_size(new))

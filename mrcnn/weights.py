@@ -60,6 +60,10 @@ class Coverage:
     unused: list
     mismatched: dict
 
+    def __repr__(self) -> str:
+        # A notebook shows what `load_weights` returns: hundreds of names otherwise.
+        return f"Coverage({self.summary()})"
+
     def summary(self) -> str:
         """One line with the counts."""
         return (

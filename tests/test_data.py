@@ -386,7 +386,6 @@ def test_sources_without_augmentation():
 def test_masks_that_lie_across_the_photograph_are_named(tmp_path):
     """Masks of the stored pixels beside a photograph that is turned: the error says what to do."""
     from PIL import Image
-    from toy import ToyConfig
 
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -305,3 +305,46 @@ def test_best_detection(toy_model):
         assert detection["prediction"].shape == (28, 28)
     stages.boxes = stages.boxes[:0]
     assert inspection.best_detection(stages, np.ones((64, 64), bool)) is None
+
+
+def test_what_a_notebook_shows_of_results_is_one_line():
+    """A cell that ends with `model.load_weights(...)` printed 17,000 characters."""
+    import pathlib
+
+    from mrcnn import annotations, evaluate, masks, media, weights
+
+    names = [f"layer_{i}/kernel" for i in range(1000)]
+    shapes = dict.fromkeys(names, ((1, 2), (3, 4)))
+    coverage = weights.Coverage(names, names[:3], [], names, shapes)
+    assert repr(coverage) == (
+        "Coverage(1000 weights loaded, 3 missing, 0 excluded, 1000 unused, 1000 mismatched)"
+    )
+    found = [{"image_id": i, "segmentation": "x" * 1000} for i in range(1000)]
+    truth = evaluate.Truth({"annotations": found}, dict(enumerate(names)), {}, True)
+    figures = {"AP": 0.25, "AP50": 0.5}
+    regions = [annotations.Region("cat", annotations.Polygons([np.zeros((500, 2))]))] * 100
+    image = annotations.AnnotatedImage("a.jpg", "a.jpg", 40, 60, regions)
+    rows = np.zeros((1000, 4))
+    shown = [
+        (coverage, "1000 mismatched"),
+        (
+            evaluate.Evaluation(figures, figures, {}, 1000, found, 1.0, truth=truth),
+            "bbox AP 0.250, segm AP 0.250, 1000 images, 1000 detections",
+        ),
+        (truth, "1000 images, 1000 objects"),
+        (image, "'a.jpg', 40 x 60, 100 regions"),
+        (
+            annotations.Annotations("x", [image] * 100, names, names),
+            "100 images, 10000 regions, 1000 classes",
+        ),
+        (
+            inspection.Survey(*[rows] * 4, 0, rows, rows, (1, 1), names),
+            "1000 images, 1000 objects, 999 classes",
+        ),
+        (masks.Masks(np.ones((7, 28, 28)), rows[:7], (40, 60)), "7 of 40 x 60 pixels"),
+        (media.Processed(names, [], 1000, 12.0), "1000 pictures, 1000 files written"),
+        (media.Picture(pathlib.Path("a.jpg"), np.zeros((40, 60, 3))), "'a.jpg', 40 x 60"),
+        (utils.Dataset(), "Dataset(0 images, 0 classes)"),
+    ]
+    for value, part in shown:
+        assert part in repr(value) and len(repr(value)) < 200

@@ -237,9 +237,65 @@ def test_frames_of_one_size(tmp_path):
         pass
     with pytest.raises(ValueError, match=r"\.mp4 or \.avi"):
         media.VideoWriter(tmp_path / "a.gif")
-    with pytest.raises(ValueError, match="uint8"):
-        media.write_image(tmp_path / "a.png", np.zeros((3, 3, 3)))
+    with pytest.raises(ValueError, match="a.png: An image is"):
+        media.write_image(tmp_path / "a.png", np.zeros((3, 3, 3, 3)))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_pictures_of_any_range_are_written(suffix, tmp_path):
+    image = np.full((24, 40, 3), 102, np.uint8)
+    image[0, 0] = 255
+    alpha = np.full((24, 40, 1), 255, np.uint8)
+    for given in (
+        image / 255,
+        image.astype(np.uint16) * 257,
+        np.round(image / 255 * 4095),
+        np.dstack([image, alpha]),
+        np.dstack([image / 255, alpha]),
+        image[..., :1],
+        image[..., 0] / 255,
+        image > 50,
+    ):
+        path = media.write_image(tmp_path / ("a" + suffix), given)
+        read = media.read_image(path).astype(int)
+        expected = 255 if given.dtype == bool else 102
+        assert np.abs(read[12:, 20:] - expected).max() <= 1
+
+
+def test_frames_of_a_video_do_not_flicker(tmp_path):
+    """A dim frame of 12 bits after a bright one keeps the range; uint8 is as ever."""
+    pytest.importorskip("cv2")
+    bright = np.full((32, 48, 3), 4095, np.uint16)
+    dim = np.full((32, 48, 3), 900, np.uint16)
+    path = tmp_path / "a.avi"
+    with media.VideoWriter(path) as video:
+        for frame in (bright, dim, bright[..., 0], np.full((32, 48, 3), 56, np.uint8)):
+            video.write(frame)
+    means = [frame.mean() for frame in media.read_video(path)]
+    np.testing.assert_allclose(means, [255, 56, 255, 56], atol=4)
+
+
+def test_paint_of_any_image_and_result(tmp_path):
+    from mrcnn.masks import Masks, encode
+
+    image = colors()
+    masks = np.zeros((24, 40, 2), bool)
+    masks[4:14, 3:13, 0] = masks[10:20, 20:36, 1] = True
+    boxes = np.array([[4, 3, 14, 13], [10, 20, 20, 36]])
+    result = {"rois": boxes, "class_ids": np.array([1, 7]), "scores": np.ones(2), "masks": masks}
+    expected = media.paint(image, result, ["BG", "a"], by_class=True)
+    lazy = Masks(np.ones((2, 1, 1)), boxes, (24, 40))
+    twelve = np.round(image / 255 * 4095).astype(np.uint16)
+    twelve[23, 39] = 4095
+    for other in (image / 255, image.astype(float), twelve, np.dstack([image, image[..., :1]])):
+        painted = media.paint(other, result, {1: "a"}, by_class=True)
+        np.testing.assert_array_equal(painted[:23], expected[:23])
+    for form in (lazy, encode(masks)):
+        painted = media.paint(image, {**result, "masks": form}, {"1": "a"}, by_class=True)
+        np.testing.assert_array_equal(painted, expected)
+    for names in (None, [], ["BG"], np.array(["BG"])):
+        media.paint(image, {**result, "scores": None}, names)
 
 
 def test_paint():

@@ -571,6 +571,7 @@ def test_files_of_more_than_8_bits_and_many_bands(name, make, settings, tmp_path
     if values.ndim == 2 or name == "stack.tif":
         expected = np.repeat(image[..., :1], 3, axis=2)
     np.testing.assert_array_equal(utils.read_image(path), expected)
+    assert utils.image_sizes(path) == ((16, 20), (16, 20))
     dataset = utils.Dataset()
     dataset.add_image("a", 1, path)
     loaded = dataset.load_image(0)
@@ -647,6 +648,7 @@ def test_annotations_of_stored_pixels_keep_them(orientation, suffix, tmp_path):
     dataset.add_image("a", 1, path, height=16, width=20)
     dataset.add_image("a", 2, path, height=turned.shape[0], width=turned.shape[1])
     dataset.add_image("a", 3, path, height=None, width="wide")
+    assert utils.image_sizes(path) == (turned.shape[:2], (16, 20))
     if orientation >= 5:
         np.testing.assert_array_equal(dataset.load_image(0), stored)
         assert turned.shape == (20, 16, 3)

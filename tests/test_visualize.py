@@ -425,3 +425,203 @@ def drawings():
 @pytest.mark.parametrize("name", drawings())
 def test_picture(name):
     pictures.check(name, drawings()[name]())
+
+
+# ---- Images, names and masks of every kind -------------------------------------------------------
+
+NOISE = (np.arange(40 * 60 * 3) * 7 % 256).astype(np.uint8).reshape(40, 60, 3)
+DEEP = np.round(NOISE / 255 * 4095).astype(np.uint16)
+
+
+def shown(ax):
+    """The picture on axes."""
+    return np.asarray(ax.images[0].get_array())
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        NOISE.astype(np.float32),
+        NOISE.astype(np.int64),
+        NOISE / 255,
+        NOISE / 127.5 - 1,
+        DEEP,
+        DEEP.astype(np.float32),
+        NOISE.astype(np.uint16) * 257,
+        np.dstack([NOISE, NOISE[..., 0]]),
+        np.dstack([DEEP, np.full((40, 60), 65535, np.uint16)]),
+    ],
+)
+def test_an_image_of_any_range_is_shown_alike(image):
+    """In every drawing function; none of them edits the image."""
+    before = image.copy()
+    rows = np.moveaxis(TWO, -1, 0)
+    results = []
+    for given in (NOISE, image):
+        np.random.seed(0)
+        figure_of_top = visualize.display_top_masks(given, TWO, [1, 2], NAMES)
+        figure_of_images = visualize.display_images([given[..., :3]])
+        results.append(
+            [
+                visualize.display_instances(given, BOXES, TWO, [1, 2], NAMES),
+                visualize.display_instances(given, BOXES, TWO, [1, 2], NAMES, show_mask=False),
+                visualize.draw_detections(Figure().add_subplot(), given, RESULT, NAMES),
+                visualize.draw_detections(
+                    Figure().add_subplot(), given, {**RESULT, "masks": None}, NAMES
+                ),
+                visualize.draw_boxes(given, BOXES, masks=rows),
+                visualize.draw_rois(given, BOXES, BOXES, rows, np.array([1, 0]), NAMES),
+                visualize.display_differences(
+                    given,
+                    BOXES,
+                    np.array([1, 2]),
+                    TWO,
+                    BOXES,
+                    np.array([1, 2]),
+                    [0.9, 0.8],
+                    TWO,
+                    NAMES,
+                ),
+                visualize.show_image(Figure().add_subplot(), given[..., :3]),
+                figure_of_images.axes[0],
+                figure_of_top.axes[0],
+            ]
+        )
+    for expected, found in zip(*results):
+        np.testing.assert_array_equal(shown(found)[..., :3], shown(expected)[..., :3])
+    np.testing.assert_array_equal(image, before)
+
+
+def test_gray_images_are_shown():
+    for gray in (NOISE[..., 0], NOISE[..., :1], NOISE[..., :1] / 255, NOISE[..., :2]):
+        ax = visualize.display_instances(gray, BOXES, TWO, [1, 2], NAMES, show_mask=False)
+        np.testing.assert_array_equal(shown(ax), np.repeat(NOISE[..., :1], 3, axis=2))
+
+
+def test_apply_mask_paints_in_the_range_of_the_image():
+    mask = MASKS[..., 0]
+    color = (0.2, 0.5, 1.0)
+    expected = visualize.apply_mask(NOISE.copy(), mask, color).astype(float)
+    fractions = visualize.apply_mask(NOISE / 255, mask, color)
+    np.testing.assert_allclose(fractions * 255, expected, atol=1)
+    deep = visualize.apply_mask(DEEP.copy(), mask, color)
+    np.testing.assert_allclose(deep / 4095 * 255, expected, atol=1)
+    black = visualize.apply_mask(np.zeros((40, 60, 3)), mask, color)  # 0..255, as ever
+    np.testing.assert_allclose(black[12, 10], [25.5, 63.75, 127.5])
+
+
+@pytest.mark.parametrize(
+    "class_names, expected",
+    [
+        (["BG", "cat"], ["cat", "class 7"]),
+        (None, ["class 1", "class 7"]),
+        ([], ["class 1", "class 7"]),
+        ({1: "cat", 7: "dog"}, ["cat", "dog"]),
+        ({"1": "cat"}, ["cat", "class 7"]),
+        (np.array(["BG", "cat"]), ["cat", "class 7"]),
+        (("BG", None), ["class 1", "class 7"]),
+    ],
+)
+def test_classes_without_a_name(class_names, expected):
+    class_ids = np.array([1.0, 7.0])  # as columns of detections are
+    rows = np.moveaxis(TWO, -1, 0)
+    ax = visualize.display_instances(IMAGE, BOXES, TWO, class_ids, class_names)
+    assert [text.get_text() for text in ax.texts] == expected
+    result = {"rois": BOXES, "class_ids": class_ids.astype(int), "scores": None, "masks": TWO}
+    ax = visualize.draw_detections(Figure().add_subplot(), IMAGE, result, class_names)
+    assert [text.get_text() for text in ax.texts] == expected
+    ax = visualize.draw_rois(IMAGE, BOXES, BOXES, rows, class_ids, class_names)
+    assert sorted(text.get_text() for text in ax.texts) == sorted(expected)
+    figure = visualize.display_top_masks(IMAGE, TWO, class_ids, class_names)
+    assert sorted(ax.get_title() for ax in figure.axes[1:3]) == sorted(expected)
+    ax = visualize.plot_overlaps(class_ids, class_ids, [0.5], np.eye(2), class_names)
+    assert [text.get_text() for text in ax.get_xticklabels()] == expected
+    assert [text.get_text() for text in ax.get_yticklabels()] == [
+        f"{expected[0]} (0.50)",
+        expected[1],
+    ]
+    visualize.display_differences(
+        IMAGE, BOXES, class_ids, TWO, BOXES, class_ids, [0.9, 0.8], TWO, class_names
+    )
+
+
+def test_names_of_crowds_and_mistakes():
+    """A negative id took the name from the end of the list."""
+    assert visualize.label_texts([-1, 2, -5], NAMES) == ["cat (crowd)", "dog", "class 5 (crowd)"]
+    with pytest.raises(ValueError, match="a list of names. Received: 'cat'"):
+        visualize.label_texts([1], "cat")
+    assert visualize.label_texts([1, 2, 1], NAMES, [0.5, None]) == ["cat 0.50", "dog", "cat"]
+    assert visualize.class_color(-3) == visualize.class_color(3) == visualize.random_colors(9)[3]
+
+
+def test_captions_and_colors_that_are_too_few():
+    def texts(**settings):
+        ax = visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, [0.5, 0.25], **settings)
+        return [text.get_text() for text in ax.texts]
+
+    assert texts(captions=["one"]) == ["one", "dog 0.250"]
+    assert texts(captions=[]) == ["cat 0.500", "dog 0.250"]
+    assert texts(captions=np.array(["one", "two", "three"])) == ["one", "two"]
+    assert texts(captions=[None, 7]) == ["7"]
+    assert texts(colors=[(1.0, 0, 0)]) == texts(colors=np.ones((2, 3)))
+    ax = visualize.draw_boxes(IMAGE, BOXES, captions=["one"])
+    assert [text.get_text() for text in ax.texts] == ["one"]
+
+
+def test_outlines_without_masks_colours():
+    """The original draws them with show_mask=False too."""
+    ax = visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, show_mask=False)
+    assert not shown(ax).any()
+    outlines = outlines_of(ax)
+    painted = outlines_of(visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES))
+    assert len(outlines) == len(painted) == 4  # rims and lines of two
+    for a, b in zip(outlines, painted):
+        np.testing.assert_array_equal(a, b)
+    ax = visualize.display_instances(IMAGE, BOXES, None, [1, 2], NAMES, show_mask=False)
+    assert not outlines_of(ax)
+
+
+def test_masks_of_every_form():
+    """Lazy ones and run lengths are drawn as the array is, and never made whole."""
+    from mrcnn.masks import Masks, encode
+
+    class Crops(Masks):
+        def __array__(self, dtype=None, copy=None):
+            raise AssertionError("made whole")
+
+    lazy = Crops(np.ones((2, 28, 28)), BOXES, (40, 60))
+    dense = visualize.display_instances(NOISE, BOXES, TWO, [1, 2], NAMES)
+    result = {"rois": BOXES, "class_ids": np.array([1, 2]), "scores": np.array([0.9, 0.3])}
+    for masks in (lazy, encode(TWO)):
+        ax = visualize.display_instances(NOISE, BOXES, masks, [1, 2], NAMES)
+        np.testing.assert_array_equal(shown(ax), shown(dense))
+        assert len(outlines_of(ax)) == 4
+        padded = np.concatenate([BOXES, np.zeros((1, 4), int)])
+        if masks is not lazy:
+            more = [*masks, masks[0]]
+            ax = visualize.display_instances(NOISE, padded, more, [1, 2, 0], NAMES)
+            np.testing.assert_array_equal(shown(ax), shown(dense))
+        chosen = visualize.sure({**result, "masks": masks})
+        ax = visualize.draw_detections(Figure().add_subplot(), NOISE, chosen, NAMES)
+        assert [text.get_text() for text in ax.texts] == ["cat 0.90"]
+    visualize.display_instances(NOISE, np.zeros((0, 4)), [], [], NAMES)
+
+
+def test_masks_across_the_image_are_named():
+    across = np.zeros((60, 40, 1), bool)
+    with pytest.raises(ValueError, match=r"image's \(40, 60\). Received: \(60, 40, 1\).*EXIF"):
+        visualize.display_instances(NOISE, BOXES[:1], across, [1], NAMES)
+    with pytest.raises(ValueError, match=r"Received: \(40, 50, 1\)$"):
+        visualize.paint_masks(NOISE, np.zeros((40, 50, 1), bool), [(1, 0, 0)])
+
+
+def test_thousands_of_objects_stay_usable(monkeypatch, caplog):
+    """Labels beyond a number are left out, with one line: placing them takes the square of it."""
+    monkeypatch.setattr(visualize, "MOST_LABELS", 3)
+    count = 10
+    boxes = np.tile(BOXES[:1], (count, 1))
+    ax = Figure().add_subplot()
+    with caplog.at_level("WARNING"):
+        visualize.display_instances(IMAGE, boxes, None, [1] * count, NAMES, ax=ax)
+    assert len(ax.texts) == 3 and len(boxes_of(ax)) == count
+    assert caplog.text.count("Of 10 labels the first 3 are written") == 1
