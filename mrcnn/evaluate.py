@@ -610,7 +610,7 @@ def _mask_truth(
     annotations: list[dict] = []
     for image_id in image_ids:
         masks, class_ids = dataset.load_mask(image_id)
-        shape = masks.shape
+        shape: Sequence[int] = masks.shape
         if not masks.shape[2]:
             shape = _shape(dataset, image_id)
         images.append(

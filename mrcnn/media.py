@@ -558,7 +558,11 @@ def paint(
 
 
 def _paint_masks(
-    painted: np.ndarray, boxes: np.ndarray, masks: np.ndarray, colors: Sequence, alpha: float
+    painted: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | Masks,
+    colors: Sequence,
+    alpha: float,
 ) -> None:
     """Blends masks [H, W, N] into an image in place, inside their boxes: no mask lies outside."""
     from mrcnn import visualize
