@@ -227,7 +227,7 @@ def parse(
     if args.limit < 0:
         parser.error(f"--limit is 0 or more. Received: {args.limit}")
     if args.epochs is not None and args.epochs < 1:
-        parser.error(f"--epochs is 1 or more. Received: {args.epochs}")
+        parser.error(f"--epochs is the number of the last epoch, from 1. Received: {args.epochs}")
     if args.evaluate_every < 0:
         parser.error(f"--evaluate-every is 0 or more. Received: {args.evaluate_every}")
     args.weights = args.weights or "last"
@@ -417,7 +417,9 @@ def train(
         ValueError: the weights have reached the last epoch.
     """
     args = args or argparse.Namespace(epochs=None, evaluate_every=0, limit=0)
-    last = args.epochs or stages[-1][0]
+    last = stages[-1][0]
+    if args.epochs is not None:
+        last = args.epochs
     if model.epoch >= last:
         raise ValueError(
             f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "
