@@ -1201,6 +1201,8 @@ class _Log:
         if path is None:
             return
         self._path = pathlib.Path(path)
+        if self._path.exists() and not self._path.is_file():
+            raise ValueError(f"resume is a file. Received: {path}, a folder, a pipe or a device")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch()
         self._end = self._read(key)
@@ -1356,6 +1358,12 @@ def _checked_ids(dataset: Dataset, config: Config, image_ids: Iterable[int] | No
             "an evaluation needs a prepared dataset: call prepare() after adding classes and images"
         )
     ids = _ids(dataset, image_ids)
+    unknown = [image_id for image_id in ids if not 0 <= image_id < len(dataset.image_info)]
+    if unknown:
+        raise ValueError(
+            f"image ids are 0 to {len(dataset.image_info) - 1} (num_images - 1). Received:"
+            f" {unknown[:5]}"
+        )
     if not ids:
         raise ValueError("an evaluation needs images. Received: none")
     if dataset.num_classes != config.NUM_CLASSES:
