@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn import evaluate as evaluation, media
+from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
 
 if TYPE_CHECKING:
@@ -739,7 +740,7 @@ def _train_generated(
     start = time.monotonic()
 
     def write_seconds(*_: Any) -> None:
-        clock.write_text(json.dumps(before + time.monotonic() - start))
+        media.write_json(clock, before + time.monotonic() - start)
 
     val_set = None
     if args.evaluate_every:
@@ -756,6 +757,6 @@ def _draw_sure(model: MaskRCNN, dataset: Dataset, path: pathlib.Path, count: int
 
     images = [dataset.load_image(i) for i in dataset.image_ids[:count]]
     figure = figures.draw_results(images, model.detect(images), dataset.class_names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
     return str(path)
