@@ -168,8 +168,9 @@ class Evaluation:
     def save(self, folder: Any) -> list[str]:
         """Writes tables, figures, results, curves and pictures. Returns their paths.
 
-        table.txt; figures.json with the confusion matrix; results.json, which pycocotools loads;
-        curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
+        table.txt; figures.json, with "bbox", "segm", "keypoints", "per_class", "max_detections",
+        "coco", "images" and "unreadable" as the attributes, and "confusion": {"classes", "matrix"};
+        results.json, which pycocotools loads; curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
         where the truth was made from masks, truth.json: with it
         `COCO("truth.json").loadRes("results.json")` works. They take their places together: of a
         full disk those of the evaluation before stay.
