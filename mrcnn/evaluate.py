@@ -170,10 +170,10 @@ class Evaluation:
 
         table.txt; figures.json, with "bbox", "segm", "keypoints", "per_class", "max_detections",
         "coco", "images" and "unreadable" as the attributes, and "confusion": {"classes", "matrix"};
-        results.json, which pycocotools loads; curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
-        where the truth was made from masks, truth.json: with it
-        `COCO("truth.json").loadRes("results.json")` works. They take their places together: of a
-        full disk those of the evaluation before stay.
+        results.json, which pycocotools loads; curves.npz, which has "bbox precision" and so on;
+        precision_recall.png; confusion.png; and, where the truth was made from masks, truth.json:
+        with it `COCO("truth.json").loadRes("results.json")` works. They take their places together:
+        of a full disk those of the evaluation before stay.
 
         Raises:
             OSError: a full disk.
