@@ -45,6 +45,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn import evaluate as evaluation, media
+from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
 
 if TYPE_CHECKING:
@@ -532,10 +533,10 @@ def detect(
     batch_size = model.config.BATCH_SIZE
     done = media.process(args.inputs, args.output, detect_batch, batch_size, title="detecting")
     if not done.pictures:
-        path, reason = done.skipped[0]
+        first, reason = done.skipped[0]
         raise ValueError(
             f"none of the {len(done.skipped)} files can be read, nothing is written; the first,"
-            f" {path}: {reason}"
+            f" {first}: {reason}"
         )
     rows = []
     for number, image, results in zip(_numbers(images), images, results_by_image):
@@ -577,27 +578,27 @@ def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -
     """
     images = [picture.image for picture in pictures]
     largest = max(image.shape[0] * image.shape[1] for image in images)
-    options = {}
-    if largest > LARGE_PICTURE and not whole_masks:
-        options["masks"] = "lazy"
     try:
-        return model.detect(images, **options)
+        if largest > LARGE_PICTURE and not whole_masks:
+            return model.detect(images, masks="lazy")
+        return model.detect(images)
     except ValueError as error:
         raise media.PictureError(str(error)) from error
 
 
 def _all_names(class_names: Sequence[str], count: int) -> list[str]:
-    """Names for all of a model's classes: those that are missing are called by their number."""
-    names = list(class_names)
-    if len(names) < count:
+    """Names for all of a model's classes, see `visualize.class_name`; a warning of missing ones."""
+    from mrcnn import visualize
+
+    known = len(class_names)
+    if known < count:
         logger.warning(
             "There are names for %d of the model's %d classes, background included; the others are"
             " called by their number",
-            len(names),
+            known,
             count,
         )
-        names += [f"class {i}" for i in range(len(names), count)]
-    return names
+    return [visualize.class_name(class_names, i) for i in range(max(known, count))]
 
 
 def _image_entry(picture: media.Picture) -> dict:
@@ -741,7 +742,7 @@ def _train_generated(
     start = time.monotonic()
 
     def write_seconds(*_: Any) -> None:
-        clock.write_text(json.dumps(before + time.monotonic() - start))
+        media.write_json(clock, before + time.monotonic() - start)
 
     val_set = None
     if args.evaluate_every:
@@ -758,6 +759,6 @@ def _draw_sure(model: MaskRCNN, dataset: Dataset, path: pathlib.Path, count: int
 
     images = [dataset.load_image(i) for i in dataset.image_ids[:count]]
     figure = figures.draw_results(images, model.detect(images), dataset.class_names)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with atomic(path) as temporary:
+        figure.savefig(temporary)
     return str(path)

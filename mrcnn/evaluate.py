@@ -168,11 +168,12 @@ class Evaluation:
     def save(self, folder: Any) -> list[str]:
         """Writes tables, figures, results, curves and pictures. Returns their paths.
 
-        table.txt; figures.json with the confusion matrix; results.json, which pycocotools loads;
-        curves.npz, which has "bbox precision" and so on; precision_recall.png; confusion.png; and,
-        where the truth was made from masks, truth.json: with it
-        `COCO("truth.json").loadRes("results.json")` works. They take their places together: of a
-        full disk those of the evaluation before stay.
+        table.txt; figures.json, with "bbox", "segm", "keypoints", "per_class", "max_detections",
+        "coco", "images" and "unreadable" as the attributes, and "confusion": {"classes", "matrix"};
+        results.json, which pycocotools loads; curves.npz, which has "bbox precision" and so on;
+        precision_recall.png; confusion.png; and, where the truth was made from masks, truth.json:
+        with it `COCO("truth.json").loadRes("results.json")` works. They take their places together:
+        of a full disk those of the evaluation before stay.
 
         Raises:
             OSError: a full disk.
@@ -610,7 +611,7 @@ def _mask_truth(
     annotations: list[dict] = []
     for image_id in image_ids:
         masks, class_ids = dataset.load_mask(image_id)
-        shape = masks.shape
+        shape: Sequence[int] = masks.shape
         if not masks.shape[2]:
             shape = _shape(dataset, image_id)
         images.append(
@@ -1201,6 +1202,8 @@ class _Log:
         if path is None:
             return
         self._path = pathlib.Path(path)
+        if self._path.exists() and not self._path.is_file():
+            raise ValueError(f"resume is a file. Received: {path}, a folder, a pipe or a device")
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch()
         self._end = self._read(key)
@@ -1356,6 +1359,12 @@ def _checked_ids(dataset: Dataset, config: Config, image_ids: Iterable[int] | No
             "an evaluation needs a prepared dataset: call prepare() after adding classes and images"
         )
     ids = _ids(dataset, image_ids)
+    unknown = [image_id for image_id in ids if not 0 <= image_id < len(dataset.image_info)]
+    if unknown:
+        raise ValueError(
+            f"image ids are 0 to {len(dataset.image_info) - 1} (num_images - 1). Received:"
+            f" {unknown[:5]}"
+        )
     if not ids:
         raise ValueError("an evaluation needs images. Received: none")
     if dataset.num_classes != config.NUM_CLASSES:

@@ -541,7 +541,7 @@ def paint(
         colors = visualize.random_colors(len(boxes))
     painted = utils.as_rgb(image)
     masks = result.get("masks")
-    if isinstance(masks, np.ndarray):
+    if isinstance(masks, (np.ndarray, Masks)):
         _paint_masks(painted, boxes, masks, colors, alpha)
     elif masks is not None:
         painted, _ = visualize.paint_masks(painted, masks, colors, alpha)
@@ -558,7 +558,11 @@ def paint(
 
 
 def _paint_masks(
-    painted: np.ndarray, boxes: np.ndarray, masks: np.ndarray, colors: Sequence, alpha: float
+    painted: np.ndarray,
+    boxes: np.ndarray,
+    masks: np.ndarray | Masks,
+    colors: Sequence,
+    alpha: float,
 ) -> None:
     """Blends masks [H, W, N] into an image in place, inside their boxes: no mask lies outside."""
     from mrcnn import visualize

@@ -528,6 +528,16 @@ def test_whatever_changes_detections_begins_anew(tmp_path):
         assert seen(**settings, IMAGES_PER_GPU=1, WORKERS=5) == 0, settings
 
 
+def test_what_can_be_no_journal_and_ids_of_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe"):
+        with pytest.raises(ValueError, match="resume is a file"):
+            evaluate.evaluate(Model(), Made(), progress=False, resume=path)
+    for ids in ([3], [0, -1]):
+        with pytest.raises(ValueError, match="image ids are 0 to 2"):
+            evaluate.evaluate(Model(), Made(), ids, progress=False)
+
+
 def test_a_file_of_something_else_is_left_as_it_is(tmp_path):
     path = tmp_path / "results.json"
     path.write_text('[{"image_id": 1}]')

@@ -1047,3 +1047,27 @@ def test_names_of_classes_that_are_none(tmp_path, content):
     args = argparse.Namespace(weights=str(tmp_path / "w.h5"), logs=None)
     with pytest.raises(ValueError, match="classes.json (is no json|has a list)"):
         commands.load_classes(Config(), args)
+
+
+def test_custom_evaluates_a_second_dataset_of_the_same_names(custom, tmp_path, monkeypatch):
+    """It looked at no image and printed the first one's AP."""
+    from mrcnn import commands
+
+    looked_at = []
+
+    def load_model(mode, config, args):
+        model = Detects(num_classes=config.NUM_CLASSES)
+        looked_at.append(model)
+        return model
+
+    monkeypatch.setattr(commands, "load_model", load_model)
+    for name, seed in (("one", 0), ("two", 1)):
+        miniature.photographs(tmp_path / name, 10, seed=seed)
+    results = {}
+    for name in ("one", "two", "one", "two"):
+        output = tmp_path / "out"
+        custom.main(["evaluate", f"--dataset={tmp_path / name}", f"--output={output}"])
+        rows = json.loads((output / "truth.json").read_text())["annotations"]
+        assert results.setdefault(name, rows) == rows
+    assert results["one"] != results["two"]
+    assert [model.seen for model in looked_at] == [2, 2, 0, 0]
