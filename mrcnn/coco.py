@@ -349,7 +349,7 @@ def _side(value: Any) -> int | None:
 
 
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
-    """{id: item} of data[key], equal ones once; ValueError for other ones of one id.
+    """{id: item} of data[key]; ValueError if an id occurs twice.
 
     The ids are all numbers, or all text where one of them is no number.
     """
@@ -361,14 +361,11 @@ def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
         for item in data[key]:
             item["id"] = str(item["id"])
     for item in data[key]:
-        first = items.setdefault(item["id"], item)
-        if first is not item and first != item:
+        if item["id"] in items:
             twice.append(item["id"])
+        items[item["id"]] = item
     if twice:
         raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
-    if len(items) < len(data[key]):
-        logger.warning("%s: %d of %s stand there twice", path, len(data[key]) - len(items), key)
-        data[key] = list(items.values())
     return items
 
 
@@ -589,19 +586,20 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
 def _drop_groups(coco: Any, path: pathlib.Path) -> None:
     """Leaves out categories that only group others, as the first of Roboflow's exports does.
 
-    They have no annotation, and the name of another category, or of the others' supercategory while
-    they have none themselves. As classes they would never be seen.
+    They have no annotation, and the name of a category that has some, or of the others'
+    supercategory while they have none themselves. As classes they would never be seen.
     """
     counts = collections.Counter(category["name"] for category in coco.cats.values())
     tops = (None, "", "none")
     parents = [category.get("supercategory") for category in coco.cats.values()]
+    used = {coco.cats[number]["name"] for number in coco.catToImgs if number in coco.cats}
     groups = {}
     for number, category in coco.cats.items():
         name = category["name"]
         if coco.catToImgs.get(number):
             continue
         is_top = category.get("supercategory") in tops and name not in tops
-        if counts[name] > 1 or (is_top and name in parents):
+        if name in used or (is_top and name in parents):
             groups[number] = name
             counts[name] -= 1
     if groups:
@@ -886,6 +884,7 @@ class CocoDataset(utils.Dataset):
     # Names of the keypoints, of the last category that has some: a person's in COCO's
     # person_keypoints_*.json.
     keypoint_names: tuple[str, ...] = ()
+    _said_empty = False
 
     def load_coco(
         self,
@@ -933,11 +932,12 @@ class CocoDataset(utils.Dataset):
         subset = _equal_subset(subset, year)
         path = find_json(dataset_dir, subset, year, kind)
         folder = pathlib.Path(dataset_dir)
-        images = folder / _images_of(subset, year)
-        deeper = folder / "images" / images.name  # where some keep them
-        if deeper.is_dir() and not images.is_dir():
-            images = deeper
-        if path != _official(folder, subset, year, kind) and not images.is_dir():
+        own = folder / _images_of(subset, year)
+        deeper = folder / "images" / own.name  # where some keep them
+        if deeper.is_dir() and not own.is_dir():
+            own = deeper
+        images: pathlib.Path | None = own
+        if path != _official(folder, subset, year, kind) and not own.is_dir():
             logger.info("%s is taken for %s of %s", path, subset, folder)
             images = None
         return self.load_json(
@@ -1133,6 +1133,7 @@ class CocoDataset(utils.Dataset):
 
         info = self.image_info[image_id]
         codes: list[dict | None] = []
+        empty = []
         for annotation in info["annotations"]:
             try:
                 code = to_rle(annotation, info["height"], info["width"])
@@ -1140,9 +1141,20 @@ class CocoDataset(utils.Dataset):
                 raise ValueError(
                     f"The annotations of {self._where(image_id)} can't be read: {error}"
                 ) from error
-            if not coco_mask.area(code):
-                code = None
-            codes.append(code)
+            if coco_mask.area(code):
+                codes.append(code)
+            else:
+                codes.append(None)
+                empty.append(annotation.get("id"))
+        if empty and not self._said_empty:
+            self._said_empty = True
+            logger.warning(
+                "%s: %d annotations have no pixel in the image and are left out: %s. The same goes"
+                " for other images",
+                self._where(image_id),
+                len(empty),
+                _some(empty),
+            )
         return codes
 
     def _class_id(self, source: str, annotation: dict) -> int:

@@ -786,7 +786,7 @@ def _union(
     """One RLE of several, and of polygons."""
     from pycocotools import mask as coco_mask
 
-    shapes = list(codes)
+    shapes: list[Any] = list(codes)
     if polygons:
         shapes.append(polygons)
     whole = [to_rle({"segmentation": item}, height, width) for item in shapes]

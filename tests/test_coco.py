@@ -662,6 +662,23 @@ def test_run_lengths_tell_a_size_that_is_not_known(folder, caplog):
     assert dataset.num_images == 7 and dataset.load_mask(0)[0].shape == (72, 96, 4)
 
 
+def test_outlines_outside_the_image_are_said_once(folder, caplog):
+    """Such as polygons in shares of the image."""
+
+    def change(data):
+        for annotation in data["annotations"]:
+            if annotation["category_id"] == 3:
+                annotation["segmentation"] = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]
+
+    edit(folder, change)
+    dataset = load(folder)
+    for image_id in (0, 1, 0):
+        assert 1 not in dataset.load_mask(image_id)[1]
+    (record,) = caplog.records
+    assert "(id 100 in " in record.getMessage()
+    assert "1 annotations have no pixel in the image and are left out: 5" in record.getMessage()
+
+
 def test_a_file_without_a_shape(folder, caplog):
     edit(folder, each(lambda item: item.update(segmentation=[])))
     assert load(folder).num_images == 0
