@@ -16,6 +16,7 @@ import gc
 import itertools
 import logging
 import math
+import numbers
 import os
 import pathlib
 import re
@@ -172,8 +173,16 @@ def _no_collection() -> Iterator[None]:
 
 def _others(path: pathlib.Path) -> str:
     """What lies where a json was looked for, for the message that it isn't there."""
+    if path.is_dir():
+        files = [str(file.relative_to(path)) for file in _jsons_below(path)]
+        return f", which is a folder. Its json files: {_some(files, 10) or 'none'}"
     if not path.parent.is_dir():
-        return f": there is no folder {path.parent}"
+        text = f": there is no folder {path.parent}"
+        above = path.parent.parent
+        files = [str(file.relative_to(above)) for file in _jsons_below(above)]
+        if files:
+            text += f". {above} has {_some(files, 10)}"
+        return text
     names = sorted(file.name for file in path.parent.glob("*.json"))
     if not names:
         return f". {path.parent} has no json file"
@@ -520,7 +529,7 @@ def _flag(value: Any) -> int:
     """0 or 1 of what a json has for it: true, "1", 1.0; anything else, such as null, is 0."""
     if isinstance(value, str):
         return int(value.strip().lower() in ("1", "1.0", "true", "yes"))
-    return int(isinstance(value, (bool, int, float)) and value == 1)
+    return int(isinstance(value, (numbers.Real, np.bool_)) and value == 1)
 
 
 def _number(value: Any) -> float | None:
@@ -530,7 +539,7 @@ def _number(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
     if is_number and 0 <= value < math.inf:
         return value
     return None
@@ -538,7 +547,7 @@ def _number(value: Any) -> float | None:
 
 def sound_box(value: Any) -> list[float] | None:
     """A box [x, y, width, height] of numbers; None for anything else."""
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
+    if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
         return None
     try:
         x, y, width, height = (float(number) for number in value)
@@ -619,8 +628,8 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
 
 def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
     """One warning for each problem that annotations have."""
-    for problem, numbers in broken.items():
-        if not numbers:
+    for problem, places in broken.items():
+        if not places:
             continue
         left_out = "are"
         if problem in (BAD_POLYGON, BAD_NUMBERS):
@@ -628,10 +637,10 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
         logger.warning(
             "%s: %d annotations %s and %s left out: %s",
             path,
-            len(numbers),
+            len(places),
             problem,
             left_out,
-            _some(numbers),
+            _some(places),
         )
 
 

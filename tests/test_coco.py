@@ -449,6 +449,7 @@ FORMS = {
     "float ids": ids_as(float),
     "ids as text in annotations": references_as(str),
     "ids that are no numbers": ids_as("a{:03d}".format),
+    "ids with an underscore": ids_as("1_{:03d}".format),
     "lists as objects": by_id,
     "no ids": each(lambda item: item.pop("id")),
     "ids null": each(lambda item: item.update(id=None)),
@@ -677,6 +678,22 @@ def test_outlines_outside_the_image_are_said_once(folder, caplog):
     (record,) = caplog.records
     assert "(id 100 in " in record.getMessage()
     assert "1 annotations have no pixel in the image and are left out: 5" in record.getMessage()
+
+
+def test_where_other_jsons_are(folder):
+    """The message lists them, where none can be meant or a folder is given."""
+    path = folder / "annotations" / "instances_val2017.json"
+    (folder / "deeper").mkdir()
+    path.rename(folder / "deeper" / "instances_test.json")
+    path.parent.rmdir()
+    with pytest.raises(
+        FileNotFoundError, match="no folder .*annotations. .* has deeper/instances_t"
+    ):
+        load(folder)
+    with pytest.raises(
+        FileNotFoundError, match="is a folder. Its json files: deeper/instances_tes"
+    ):
+        coco.CocoDataset().load_json(folder, folder)
 
 
 def test_a_file_without_a_shape(folder, caplog):
