@@ -907,8 +907,10 @@ def whole_number(value: Any) -> int | None:
         return int(value)
     if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
         return int(value.split(".")[0])
-    if isinstance(value, (float, np.floating)) and abs(value) < 2**53 and value == int(value):
-        return int(value)
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        if number.is_integer() and abs(number) < 2**53:
+            return int(number)
     return None
 
 
