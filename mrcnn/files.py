@@ -136,10 +136,11 @@ class FoundImages:
         pairs = [f"{name!r} is {path}" for name, path in list(self.renamed.items())[:limit]]
         if len(self.renamed) > limit:
             pairs.append(f"{len(self.renamed) - limit} more")
-        return (
+        text = (
             f"{len(self.renamed)} images are not there under the names that are annotated and were"
             f" found by their base names: {'; '.join(pairs)}"
         )
+        return text.encode("utf-8", "backslashreplace").decode()  # a name may be no text
 
 
 def find_images(
@@ -163,7 +164,8 @@ def find_images(
     """
     names = list(dict.fromkeys(names))
     others = others or {}
-    listed = [_ImageFolder(folder) for folder in dict.fromkeys(map(os.fspath, folders))]
+    places = dict.fromkeys(os.fspath(folder) for folder in folders)
+    listed = [_ImageFolder(folder) for folder in places]
     paths: dict[str, str] = {}
     ranks: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
@@ -180,7 +182,7 @@ def find_images(
             ranks[name] = (step, -agreeing)
         elif files:
             problems[name] = (
-                f"expected one file of that name. Received: {len(files)}, {_several(files)}"
+                f"expected one file of that name. Received: {len(files)}, {several(files)}"
             )
         else:
             problems[name] = f"expected its file. Received: {_not_there(name, listed)}"
@@ -205,20 +207,32 @@ def is_image_name(name: PathLike) -> bool:
 class _ImageFolder:
     """The files of a folder; its sub-folders are listed when a name is not there literally."""
 
+    # Names that are asked for one by one; from then on a folder is listed, which is faster.
+    FEW = 50
+
     def __init__(self, folder: str):
         self.folder = folder
-        self._own: set[str] | None = None
+        self.exists = os.path.isdir(folder or ".")
+        self._asked = 0
+        self._listings: dict[str, set[str]] = {}
         self._index: _ImageIndex | None = None
 
     def literal(self, name: str) -> str | None:
         """The path of a file with that name, None if there is none."""
-        if self._own is None:
-            self._own = set(_files_in(self.folder))
         for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
             path = os.path.join(self.folder, spelled)
-            if spelled in self._own or ("/" in spelled and os.path.isfile(path)):
+            if self._is_file(path):
                 return path
         return None
+
+    def _is_file(self, path: str) -> bool:
+        self._asked += 1
+        if self._asked <= self.FEW:
+            return os.path.isfile(path)
+        folder, base = os.path.split(path)
+        if folder not in self._listings:
+            self._listings[folder] = set(_files_in(folder))
+        return base in self._listings[folder]
 
     def index(self) -> "_ImageIndex":
         """The image files of the folder and its sub-folders."""
@@ -234,7 +248,7 @@ def _files_in(folder: str) -> Iterator[str]:
             for entry in entries:
                 if entry.is_file():
                     yield entry.name
-    except OSError:
+    except (OSError, ValueError):  # a name that no folder can have
         return
 
 
@@ -328,6 +342,8 @@ def _stem(plain: str) -> str:
 
 def _readings(name: str) -> list[str]:
     """The paths that an annotated name may mean: itself, a URL's path, values of its query."""
+    if not re.search(r"[%?+#]", name):
+        return [name]
     path, _, query = name.partition("?")
     path = path.partition("#")[0]
     texts = [name, path, urllib.parse.unquote(path), urllib.parse.unquote_plus(path)]
@@ -339,7 +355,7 @@ def _readings(name: str) -> list[str]:
 
 
 def _parts(path: str) -> list[str]:
-    """The folders of a path and its base name, as `_plain`."""
+    """The folders of a path and its base name, each as `_plain`."""
     return [part for part in re.split(r"[/\\]+", _plain(path)) if part not in ("", ".")]
 
 
@@ -368,11 +384,18 @@ def _by_base_name(
     readings = [(text, ntpath.basename(text.rstrip("/\\ ")).strip()) for text in texts]
     for step in (SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX):
         for folder in folders:
+            most = -1
+            best: list[str] = []
             for text, base in readings:
                 files = folder.index().find(base, step)
-                if files:
-                    most, best = _agreeing(text, files)
-                    return step, most, [os.path.join(folder.folder, file) for file in best]
+                if not files:
+                    continue
+                agreeing, surest = _agreeing(text, files)
+                if agreeing > most:
+                    most = agreeing
+                    best = surest
+            if best:
+                return step, most, [os.path.join(folder.folder, file) for file in best]
     return OTHER_SUFFIX, 0, []
 
 
@@ -414,8 +437,7 @@ def _claimed_twice(
                 continue
             others = [repr(other) for other in names if other != name]
             problems[name] = (
-                f"expected its file. Received: only {path}, which is also that of"
-                f" {_several(others)}"
+                f"expected its file. Received: only {path}, which is also that of {several(others)}"
             )
     return problems
 
@@ -433,12 +455,12 @@ def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     except ValueError:  # a name that no system can have
         pass
     text = f"no file {path}"
-    if not os.path.isdir(folders[0].folder or "."):
+    if not folders[0].exists:
         text += f"; there is no folder {folders[0].folder}"
     return text
 
 
-def _several(items: Sequence[str], limit: int = 5) -> str:
+def several(items: Sequence[str], limit: int = 5) -> str:
     """The first few of a list as text."""
     text = ", ".join(items[:limit])
     if len(items) > limit:
