@@ -8,7 +8,6 @@ below zero are crowds: groups of objects that are neither a target nor backgroun
 
 import concurrent.futures
 import copy
-import dataclasses
 import logging
 import math
 import random
@@ -967,8 +966,6 @@ class TrainingBatches:
         self.random_rois = random_rois
         self.detection_targets = detection_targets
         self._said_too_many = False
-        self._has_objects = False
-        self._without_objects = 0  # examples before the first that has some
         self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
         if len(dataset.image_ids) == 0:
             raise DatasetError(
@@ -1131,7 +1128,6 @@ class TrainingBatches:
             jitter=self.jitter and not plain,
         )
         example = _Example(*loaded)
-        self._warn_without_objects(example)
         count = len(example.class_ids)
         limit = self.config.MAX_GT_INSTANCES
         if count <= limit:
@@ -1157,21 +1153,6 @@ class TrainingBatches:
             example.masks[..., keep],
             points,
         )
-
-    def _warn_without_objects(self, example: _Example) -> None:
-        """A warning, once, where a whole pass had no object: then nothing but background trains."""
-        if self._has_objects:
-            return
-        if np.any(example.class_ids > 0):
-            self._has_objects = True
-            return
-        self._without_objects += 1
-        if self._without_objects == len(self.dataset.image_ids):
-            logger.warning(
-                "none of the %d images of a pass had an object that is no crowd: the heads train"
-                " nothing, and their losses are 0",
-                self._without_objects,
-            )
 
 
 def data_generator(
@@ -1218,19 +1199,15 @@ def data_generator(
 # ---- Checking ------------------------------------------------------------------------------------
 
 
-def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool = True) -> None:
+def check_dataset(dataset: utils.Dataset, config: Config) -> None:
     """Reads every image and mask before training starts.
 
-    With CHECK_IMAGES only as many, spread over the dataset; without an object among them the others
-    too, up to the first that has one. CHECK_IMAGES 0 reads none.
-
-    Args:
-        needs_objects: False for a dataset that may be background alone, such as a validation set.
+    With CHECK_IMAGES only as many, spread over the dataset.
 
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
-            another size, class ids out of range; or that there are no images, no classes, no
-            objects, or a number of classes that NUM_CLASSES contradicts.
+            another size, class ids out of range; or that there are no images, no classes, or a
+            number of classes that NUM_CLASSES contradicts.
     """
     if not hasattr(dataset, "num_classes"):
         raise DatasetError(
@@ -1247,10 +1224,7 @@ def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool
     if len(dataset.image_ids) == 0:
         problems.append("no images: call add_image() before prepare()")
     if not problems:
-        counts = _Objects()
-        problems = list(_image_problems(dataset, config, counts))
-        if not problems and not counts.objects and config.CHECK_IMAGES != 0:
-            problems = _look_for_objects(dataset, config, counts, needs_objects)
+        problems = list(_image_problems(dataset, config))
     if problems:
         raise DatasetError(
             f"The dataset has {len(problems)} problem(s), training does not start:\n  "
@@ -1258,58 +1232,8 @@ def check_dataset(dataset: utils.Dataset, config: Config, *, needs_objects: bool
         )
 
 
-@dataclasses.dataclass
-class _Objects:
-    """What images have that were read: objects with a pixel, counted up to the first; crowds."""
-
-    objects: int = 0
-    crowds: int = 0
-    read: set[int] = dataclasses.field(default_factory=set)
-
-    def add(self, image_id: int, masks: np.ndarray, class_ids: np.ndarray) -> None:
-        """Takes what `Dataset.load_mask` gives of an image."""
-        self.read.add(image_id)
-        self.crowds += np.count_nonzero(class_ids < 0)
-        if not self.objects and class_ids.size:
-            has_pixels = masks.any(axis=(0, 1))
-            self.objects = np.count_nonzero(has_pixels & (class_ids > 0))
-
-
-def _look_for_objects(
-    dataset: utils.Dataset, config: Config, counts: _Objects, needs_objects: bool
-) -> list[str]:
-    """That a dataset has no object, which would train nothing with losses of 0, or [].
-
-    The images that are not in `counts` yet are read up to the first with an object.
-    """
-    for image_id in dataset.image_ids:
-        if int(image_id) in counts.read:
-            continue
-        try:
-            _, masks, class_ids, _ = _load(dataset, config, int(image_id))
-        except ValueError:  # training will name it
-            continue
-        counts.add(int(image_id), masks, class_ids)
-        if counts.objects:
-            return []
-    text = f"no objects: none of the {len(dataset.image_ids)} images has a mask with a pixel"
-    if counts.crowds:
-        text += (
-            f" that is no crowd ({counts.crowds} masks are: class ids below 0, iscrowd 1 in COCO's"
-            " json)"
-        )
-    if needs_objects:
-        return [text]
-    logger.warning("The dataset has %s", text)
-    return []
-
-
-def _image_problems(dataset: utils.Dataset, config: Config, counts: _Objects) -> Iterator[str]:
-    """What is wrong with images of a dataset, as far as CHECK_IMAGES has them read.
-
-    Args:
-        counts: is given what they have.
-    """
+def _image_problems(dataset: utils.Dataset, config: Config) -> Iterator[str]:
+    """What is wrong with images of a dataset, as far as CHECK_IMAGES has them read."""
     image_ids = np.asarray(dataset.image_ids)
     total = len(image_ids)
     if config.CHECK_IMAGES is not None and config.CHECK_IMAGES < total:
@@ -1319,10 +1243,9 @@ def _image_problems(dataset: utils.Dataset, config: Config, counts: _Objects) ->
 
     def problem(image_id: int) -> str | None:
         try:
-            _, masks, class_ids, _ = _load(dataset, config, image_id)
+            _load(dataset, config, image_id)
         except ValueError as error:
             return str(error)
-        counts.add(int(image_id), masks, class_ids)
         return None
 
     start = time.monotonic()

@@ -2790,8 +2790,7 @@ class MaskRCNN:
             )
         for dataset in (train_dataset, val_dataset):
             if dataset is not None and dataset not in self._checked:
-                needs_objects = dataset is train_dataset
-                data.check_dataset(dataset, self.config, needs_objects=needs_objects)
+                data.check_dataset(dataset, self.config)
                 self._checked.add(dataset)
         run = training.Run(
             self,
