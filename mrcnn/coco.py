@@ -82,6 +82,8 @@ PROBLEMS = (
 )
 # Of COCO's annotations one in a hundred is a crowd; where more than one in so many is, it is said.
 MANY_CROWDS = 4
+# Detectron2's bbox_mode of COCO's own boxes; others are corners, turned, or shares of the image.
+XYWH = 1
 # What `crowds` may be, see `read_annotations`.
 CROWDS = ("auto", "keep", "objects")
 # Where images say which file they are, the first that is there.
@@ -406,7 +408,8 @@ def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, di
             return False
         shape = annotation["segmentation"]
         if type(shape) is list:
-            return bool(shape) and all(map(is_plain_polygon, shape))
+            may_be_polygons = 0 < len(shape) != image["height"]
+            return may_be_polygons and all(map(is_plain_polygon, shape))
         if type(shape["counts"]) is not list:
             return False
         pixels = image["height"] * image["width"]
@@ -419,7 +422,7 @@ def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, di
 def _is_measured(annotation: dict) -> bool:
     """Whether an annotation's iscrowd, area and bbox are as COCO has them."""
     crowd = annotation["iscrowd"]
-    if type(crowd) is not int or crowd not in (0, 1):
+    if type(crowd) is not int or crowd not in (0, 1) or "bbox_mode" in annotation:
         return False
     area = annotation["area"]
     x, y, width, height = annotation["bbox"]
@@ -509,6 +512,8 @@ def sound_annotation(
     sound["iscrowd"] = _flag(sound.get("iscrowd"))
     area = _number(sound.get("area"))
     bbox = sound_box(sound.get("bbox"))
+    if whole_number(sound.pop("bbox_mode", XYWH)) != XYWH:
+        bbox = None
     if area is None or bbox is None:
         if not height or not width:
             height, width = _extent(shape)

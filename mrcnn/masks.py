@@ -728,7 +728,7 @@ def sound_segmentation(
     """A segmentation of any form that exports have, in one that pycocotools takes.
 
     Polygons may be one flat list of numbers, or lists of points; run lengths may lie in a list;
-    numbers may be text, lists tuples or arrays.
+    numbers may be text, lists tuples or arrays; rows of 0 and 1 of the image's size are the mask.
 
     Returns:
         a list of polygons [x1, y1, x2, y2, ...] or an RLE, and what had to be left out of it.
@@ -740,6 +740,8 @@ def sound_segmentation(
         shape = _parsed(shape)
     if isinstance(shape, dict):
         return sound_runs(shape, height, width), []
+    if _is_bitmap(shape, height, width):
+        return encode(np.asarray(shape, np.uint8)[..., None])[0], []
     polygons = []
     codes = []
     problems = []
@@ -758,6 +760,17 @@ def sound_segmentation(
     if problems:
         raise problems[0]
     raise SegmentationError(NO_SHAPE, f"it has no segmentation. Received: {_short(shape)}")
+
+
+def _is_bitmap(shape: Any, height: int, width: int) -> bool:
+    """Whether a segmentation is the mask itself, rows of 0 and 1, as programs dump an array."""
+    if not isinstance(shape, (list, np.ndarray)) or len(shape) != height or height < 2:
+        return False
+    try:
+        pixels = np.asarray(shape, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return pixels.shape == (height, width) and bool(np.isin(pixels, (0, 1)).all())
 
 
 def _parsed(text: str) -> Any:

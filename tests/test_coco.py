@@ -462,6 +462,16 @@ FORMS = {
     "area and bbox as text": each(lambda item: item.update(area=str(item["area"]), bbox="")),
     "nothing but shapes": each(lambda item: [item.pop(name) for name in ("area", "bbox")]),
     "NaN and Infinity": each(lambda item: item.update(area=float("inf"), bbox=[float("nan")] * 4)),
+    "corners": each(
+        lambda item: item.update(
+            bbox=[*item["bbox"][:2], *np.add(item["bbox"][:2], item["bbox"][2:]).tolist()],
+            bbox_mode=0,
+        )
+    ),
+    "bitmaps": lambda data: [
+        item.update(segmentation=masks.decode([item], 72, 96)[..., 0].astype(int).tolist())
+        for item in data["annotations"]
+    ],
     "sizes of -1": of_images(width=-1, height=-1),
     "sizes null": of_images(width=None, height=None),
     "sizes as text": of_images(width="96", height="72.0"),
