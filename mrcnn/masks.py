@@ -929,7 +929,7 @@ def whole_number(value: Any) -> int | None:
 
 def _whole_numbers(counts: list) -> list[int]:
     """Runs as int; SegmentationError for what are no whole numbers."""
-    if all(type(run) is int for run in counts):
+    if all(isinstance(run, int) for run in counts):
         return counts
     numbers = [whole_number(run) for run in counts]
     if None in numbers:
