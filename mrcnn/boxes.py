@@ -2,7 +2,7 @@
 
 Boxes are `(y1, x1, y2, x2)`. Pixel boxes exclude y2 and x2, so that the height is y2 - y1;
 normalised boxes run from 0 to 1 (see `normalize`). Each formula stands here once: `xp` is the array
-namespace that it computes in, `numpy` or `keras.ops`. Neither Keras nor TensorFlow is imported.
+namespace that it computes in, `numpy` or `keras.ops`; Keras is imported when a tensor is given.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,6 +26,10 @@ def exact(boxes: Array) -> np.ndarray:
 
 def coordinates(boxes: Array) -> tuple[Array, Array, Array, Array]:
     """(y1, x1, y2, x2) of boxes [..., 4], each [...]."""
+    if not isinstance(boxes, np.ndarray):
+        from keras import ops
+
+        return tuple(ops.unstack(boxes, 4, axis=-1))  # one node of a graph; four slices are forty
     return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
 
 

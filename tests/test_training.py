@@ -384,8 +384,18 @@ class TwoPhotographs(Dataset):
                 annotations=by_image[image["id"]],
             )
         self.prepare()
+        # Read and drawn once: of photographs that takes as long as a step.
+        self.images = [super(TwoPhotographs, self).load_image(i) for i in self.image_ids]
+        self.masks = [self.draw_masks(i) for i in self.image_ids]
+
+    def load_image(self, image_id):
+        return self.images[image_id].copy()
 
     def load_mask(self, image_id):
+        masks, class_ids = self.masks[image_id]
+        return masks.copy(), class_ids.copy()
+
+    def draw_masks(self, image_id):
         from skimage.draw import polygon
 
         info = self.image_info[image_id]
@@ -426,6 +436,7 @@ def test_learns_from_photographs(tmp_path):
         OPTIMIZER="adam",
         LEARNING_RATE=1e-3,
         STEPS_PER_EPOCH=60,
+        RESUME_SECONDS=600,  # writing 100 MB takes as long as several steps
         DETECTION_MIN_CONFIDENCE=0.1,
     )
     losses = _StepLosses()
