@@ -16,6 +16,7 @@ import gc
 import itertools
 import logging
 import math
+import numbers
 import os
 import pathlib
 import re
@@ -81,6 +82,8 @@ PROBLEMS = (
 )
 # Of COCO's annotations one in a hundred is a crowd; where more than one in so many is, it is said.
 MANY_CROWDS = 4
+# Detectron2's bbox_mode of COCO's own boxes; others are corners, turned, or shares of the image.
+XYWH = 1
 # What `crowds` may be, see `read_annotations`.
 CROWDS = ("auto", "keep", "objects")
 # Where images say which file they are, the first that is there.
@@ -172,8 +175,16 @@ def _no_collection() -> Iterator[None]:
 
 def _others(path: pathlib.Path) -> str:
     """What lies where a json was looked for, for the message that it isn't there."""
+    if path.is_dir():
+        files = [str(file.relative_to(path)) for file in _jsons_below(path)]
+        return f", which is a folder. Its json files: {_some(files, 10) or 'none'}"
     if not path.parent.is_dir():
-        return f": there is no folder {path.parent}"
+        text = f": there is no folder {path.parent}"
+        above = path.parent.parent
+        files = [str(file.relative_to(above)) for file in _jsons_below(above)]
+        if files:
+            text += f". {above} has {_some(files, 10)}"
+        return text
     names = sorted(file.name for file in path.parent.glob("*.json"))
     if not names:
         return f". {path.parent} has no json file"
@@ -349,7 +360,7 @@ def _side(value: Any) -> int | None:
 
 
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
-    """{id: item} of data[key], equal ones once; ValueError for other ones of one id.
+    """{id: item} of data[key]; ValueError if an id occurs twice.
 
     The ids are all numbers, or all text where one of them is no number.
     """
@@ -361,14 +372,11 @@ def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
         for item in data[key]:
             item["id"] = str(item["id"])
     for item in data[key]:
-        first = items.setdefault(item["id"], item)
-        if first is not item and first != item:
+        if item["id"] in items:
             twice.append(item["id"])
+        items[item["id"]] = item
     if twice:
         raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
-    if len(items) < len(data[key]):
-        logger.warning("%s: %d of %s stand there twice", path, len(data[key]) - len(items), key)
-        data[key] = list(items.values())
     return items
 
 
@@ -400,7 +408,8 @@ def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, di
             return False
         shape = annotation["segmentation"]
         if type(shape) is list:
-            return bool(shape) and all(map(is_plain_polygon, shape))
+            may_be_polygons = 0 < len(shape) != image["height"]
+            return may_be_polygons and all(map(is_plain_polygon, shape))
         if type(shape["counts"]) is not list:
             return False
         pixels = image["height"] * image["width"]
@@ -413,7 +422,7 @@ def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, di
 def _is_measured(annotation: dict) -> bool:
     """Whether an annotation's iscrowd, area and bbox are as COCO has them."""
     crowd = annotation["iscrowd"]
-    if type(crowd) is not int or crowd not in (0, 1):
+    if type(crowd) is not int or crowd not in (0, 1) or "bbox_mode" in annotation:
         return False
     area = annotation["area"]
     x, y, width, height = annotation["bbox"]
@@ -503,6 +512,8 @@ def sound_annotation(
     sound["iscrowd"] = _flag(sound.get("iscrowd"))
     area = _number(sound.get("area"))
     bbox = sound_box(sound.get("bbox"))
+    if whole_number(sound.pop("bbox_mode", XYWH)) != XYWH:
+        bbox = None
     if area is None or bbox is None:
         if not height or not width:
             height, width = _extent(shape)
@@ -523,7 +534,7 @@ def _flag(value: Any) -> int:
     """0 or 1 of what a json has for it: true, "1", 1.0; anything else, such as null, is 0."""
     if isinstance(value, str):
         return int(value.strip().lower() in ("1", "1.0", "true", "yes"))
-    return int(isinstance(value, (bool, int, float)) and value == 1)
+    return int(isinstance(value, (numbers.Real, np.bool_)) and value == 1)
 
 
 def _number(value: Any) -> float | None:
@@ -533,7 +544,7 @@ def _number(value: Any) -> float | None:
             value = float(value)
         except ValueError:
             return None
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
     if is_number and 0 <= value < math.inf:
         return value
     return None
@@ -541,7 +552,7 @@ def _number(value: Any) -> float | None:
 
 def sound_box(value: Any) -> list[float] | None:
     """A box [x, y, width, height] of numbers; None for anything else."""
-    if not isinstance(value, (list, tuple)) or len(value) != 4:
+    if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
         return None
     try:
         x, y, width, height = (float(number) for number in value)
@@ -589,19 +600,20 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
 def _drop_groups(coco: Any, path: pathlib.Path) -> None:
     """Leaves out categories that only group others, as the first of Roboflow's exports does.
 
-    They have no annotation, and the name of another category, or of the others' supercategory while
-    they have none themselves. As classes they would never be seen.
+    They have no annotation, and the name of a category that has some, or of the others'
+    supercategory while they have none themselves. As classes they would never be seen.
     """
     counts = collections.Counter(category["name"] for category in coco.cats.values())
     tops = (None, "", "none")
     parents = [category.get("supercategory") for category in coco.cats.values()]
+    used = {coco.cats[number]["name"] for number in coco.catToImgs if number in coco.cats}
     groups = {}
     for number, category in coco.cats.items():
         name = category["name"]
         if coco.catToImgs.get(number):
             continue
         is_top = category.get("supercategory") in tops and name not in tops
-        if counts[name] > 1 or (is_top and name in parents):
+        if name in used or (is_top and name in parents):
             groups[number] = name
             counts[name] -= 1
     if groups:
@@ -621,8 +633,8 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
 
 def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
     """One warning for each problem that annotations have."""
-    for problem, numbers in broken.items():
-        if not numbers:
+    for problem, places in broken.items():
+        if not places:
             continue
         left_out = "are"
         if problem in (BAD_POLYGON, BAD_NUMBERS):
@@ -630,10 +642,10 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
         logger.warning(
             "%s: %d annotations %s and %s left out: %s",
             path,
-            len(numbers),
+            len(places),
             problem,
             left_out,
-            _some(numbers),
+            _some(places),
         )
 
 
@@ -886,6 +898,7 @@ class CocoDataset(utils.Dataset):
     # Names of the keypoints, of the last category that has some: a person's in COCO's
     # person_keypoints_*.json.
     keypoint_names: tuple[str, ...] = ()
+    _said_empty = False
 
     def load_coco(
         self,
@@ -933,11 +946,12 @@ class CocoDataset(utils.Dataset):
         subset = _equal_subset(subset, year)
         path = find_json(dataset_dir, subset, year, kind)
         folder = pathlib.Path(dataset_dir)
-        images = folder / _images_of(subset, year)
-        deeper = folder / "images" / images.name  # where some keep them
-        if deeper.is_dir() and not images.is_dir():
-            images = deeper
-        if path != _official(folder, subset, year, kind) and not images.is_dir():
+        own = folder / _images_of(subset, year)
+        deeper = folder / "images" / own.name  # where some keep them
+        if deeper.is_dir() and not own.is_dir():
+            own = deeper
+        images: pathlib.Path | None = own
+        if path != _official(folder, subset, year, kind) and not own.is_dir():
             logger.info("%s is taken for %s of %s", path, subset, folder)
             images = None
         return self.load_json(
@@ -1133,6 +1147,7 @@ class CocoDataset(utils.Dataset):
 
         info = self.image_info[image_id]
         codes: list[dict | None] = []
+        empty = []
         for annotation in info["annotations"]:
             try:
                 code = to_rle(annotation, info["height"], info["width"])
@@ -1140,9 +1155,20 @@ class CocoDataset(utils.Dataset):
                 raise ValueError(
                     f"The annotations of {self._where(image_id)} can't be read: {error}"
                 ) from error
-            if not coco_mask.area(code):
-                code = None
-            codes.append(code)
+            if coco_mask.area(code):
+                codes.append(code)
+            else:
+                codes.append(None)
+                empty.append(annotation.get("id"))
+        if empty and not self._said_empty:
+            self._said_empty = True
+            logger.warning(
+                "%s: %d annotations have no pixel in the image and are left out: %s. The same goes"
+                " for other images",
+                self._where(image_id),
+                len(empty),
+                _some(empty),
+            )
         return codes
 
     def _class_id(self, source: str, annotation: dict) -> int:

@@ -1441,11 +1441,7 @@ def check_dataset(
 ) -> None:
     """Reads every image and mask before training starts.
 
-    With CHECK_IMAGES only as many, spread over the dataset; without an object among them the others
-    too, up to the first that has one. CHECK_IMAGES 0 reads none.
-
-    Args:
-        needs_objects: False for a dataset that may be background alone, such as a validation set.
+    With CHECK_IMAGES only as many, spread over the dataset.
 
     Args:
         name: what errors call the dataset.

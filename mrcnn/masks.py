@@ -13,6 +13,7 @@ import concurrent.futures
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -704,6 +705,8 @@ BAD_RUNS = "have run lengths that are no mask of their image"
 # would take them for 1e12 too.
 FARTHEST = 1e6
 LONGEST = 5e6
+# Text that stands for a whole number; float() would read 1_2, an id of VIA, as 12.
+WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
 # A norm and a count of numbers that are below these limits whatever the polygon.
 QUICK_NORM = 1e5
 QUICK_COUNT = 600
@@ -729,7 +732,7 @@ def sound_segmentation(
     """A segmentation of any form that exports have, in one that pycocotools takes.
 
     Polygons may be one flat list of numbers, or lists of points; run lengths may lie in a list;
-    numbers may be text.
+    numbers may be text, lists tuples or arrays; rows of 0 and 1 of the image's size are the mask.
 
     Returns:
         a list of polygons [x1, y1, x2, y2, ...] or an RLE, and what had to be left out of it.
@@ -741,6 +744,8 @@ def sound_segmentation(
         shape = _parsed(shape)
     if isinstance(shape, dict):
         return sound_runs(shape, height, width), []
+    if _is_bitmap(shape, height, width):
+        return encode(np.asarray(shape, np.uint8)[..., None])[0], []
     polygons = []
     codes = []
     problems = []
@@ -761,6 +766,17 @@ def sound_segmentation(
     raise SegmentationError(NO_SHAPE, f"it has no segmentation. Received: {_short(shape)}")
 
 
+def _is_bitmap(shape: Any, height: int, width: int) -> bool:
+    """Whether a segmentation is the mask itself, rows of 0 and 1, as programs dump an array."""
+    if not isinstance(shape, (list, np.ndarray)) or len(shape) != height or height < 2:
+        return False
+    try:
+        pixels = np.asarray(shape, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return pixels.shape == (height, width) and bool(np.isin(pixels, (0, 1)).all())
+
+
 def _parsed(text: str) -> Any:
     """What a segmentation that was written as text holds; None for other text."""
     try:
@@ -771,14 +787,25 @@ def _parsed(text: str) -> Any:
 
 def _parts(shape: Any) -> list:
     """The polygons and run lengths of a segmentation."""
+    shape = _as_list(shape)
     if not isinstance(shape, list) or not shape:
         return []
+    shape = [_as_list(item) for item in shape]
     if not any(isinstance(item, (list, dict)) for item in shape):
         return [shape]  # a flat list, as VIA exports it
     are_points = all(isinstance(item, list) and len(item) == 2 for item in shape)
     if are_points and len(shape) > 2:
         return [shape]
     return shape
+
+
+def _as_list(value: Any) -> Any:
+    """A tuple or an array as a list; other values as they are."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return list(value)
+    return value
 
 
 def _union(
@@ -790,7 +817,7 @@ def _union(
     """One RLE of several, and of polygons."""
     from pycocotools import mask as coco_mask
 
-    shapes = list(codes)
+    shapes: list[Any] = list(codes)
     if polygons:
         shapes.append(polygons)
     whole = [to_rle({"segmentation": item}, height, width) for item in shapes]
@@ -859,8 +886,8 @@ def sound_runs(
         SegmentationError: another size or sum, negative runs, or what is no RLE. Drawn, it would
             leave a part of its mask undefined, or write behind its end.
     """
-    size = rle.get("size")
-    if not isinstance(size, (list, tuple)) or len(size) != 2:
+    size = _as_list(rle.get("size"))
+    if not isinstance(size, list) or len(size) != 2:
         raise SegmentationError(
             BAD_RUNS, f"run lengths have a size [height, width]. Received: {_short(size)}"
         )
@@ -871,10 +898,10 @@ def sound_runs(
             BAD_RUNS,
             f"run lengths have the size of their image, {height} x {width}. Received: {received}",
         )
-    counts = rle.get("counts")
+    counts = _as_list(rle.get("counts"))
     if isinstance(counts, (str, bytes)):
         counts = _unquoted(counts)
-        runs = decompressed(counts)
+        runs: list[int] = decompressed(counts)
     elif isinstance(counts, list):
         counts = runs = _whole_numbers(counts)
     else:
@@ -893,21 +920,20 @@ def sound_runs(
 
 def whole_number(value: Any) -> int | None:
     """The whole number that a json's value stands for, be it 7, 7.0 or "7"; None for others."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
+    if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
+        return int(value.split(".")[0])
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        if number.is_integer() and abs(number) < 2**53:
+            return int(number)
     return None
 
 
 def _whole_numbers(counts: list) -> list[int]:
     """Runs as int; SegmentationError for what are no whole numbers."""
-    if all(type(run) is int for run in counts):
+    if all(isinstance(run, int) for run in counts):
         return counts
     numbers = [whole_number(run) for run in counts]
     if None in numbers:

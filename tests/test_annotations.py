@@ -562,11 +562,11 @@ def test_real_annotations():
         ),
         (
             {"segmentation": {"counts": [3], "size": [HEIGHT, WIDTH]}},
-            "image 'a.jpg', region 1: .* add up to 40 x 60 .*: 3",
+            "1 annotations have run lengths .*: 1 .image 5: .* add up to 40 x 60 .*: 3",
         ),
         (
             {"segmentation": {"counts": "abc", "size": [WIDTH, HEIGHT]}},
-            "region 1: .* size of its image, 40 x 60. Received: 60 x 40",
+            "1 .image 5: .* size of their image, 40 x 60. Received: 60 x 40",
         ),
         (
             {"segmentation": [[90, 5, 99, 5, 99, 9]]},

@@ -449,6 +449,7 @@ FORMS = {
     "float ids": ids_as(float),
     "ids as text in annotations": references_as(str),
     "ids that are no numbers": ids_as("a{:03d}".format),
+    "ids with an underscore": ids_as("1_{:03d}".format),
     "lists as objects": by_id,
     "no ids": each(lambda item: item.pop("id")),
     "ids null": each(lambda item: item.update(id=None)),
@@ -461,6 +462,16 @@ FORMS = {
     "area and bbox as text": each(lambda item: item.update(area=str(item["area"]), bbox="")),
     "nothing but shapes": each(lambda item: [item.pop(name) for name in ("area", "bbox")]),
     "NaN and Infinity": each(lambda item: item.update(area=float("inf"), bbox=[float("nan")] * 4)),
+    "corners": each(
+        lambda item: item.update(
+            bbox=[*item["bbox"][:2], *np.add(item["bbox"][:2], item["bbox"][2:]).tolist()],
+            bbox_mode=0,
+        )
+    ),
+    "bitmaps": lambda data: [
+        item.update(segmentation=masks.decode([item], 72, 96)[..., 0].astype(int).tolist())
+        for item in data["annotations"]
+    ],
     "sizes of -1": of_images(width=-1, height=-1),
     "sizes null": of_images(width=None, height=None),
     "sizes as text": of_images(width="96", height="72.0"),
@@ -580,9 +591,6 @@ def test_a_file_of_nothing_but_crowds(folder, caplog, crowds, expected):
         assert "all 25 annotations are crowds (iscrowd 1)" in record.getMessage()
         return
     assert not caplog.records
-    if crowds == "keep":
-        with pytest.raises(data_room.DatasetError, match="no objects.*25 masks are"):
-            data_room.check_dataset(dataset, Config(NUM_CLASSES=4))
 
 
 def test_crowds_beside_objects(folder, caplog):
@@ -660,6 +668,39 @@ def test_run_lengths_tell_a_size_that_is_not_known(folder, caplog):
     (folder / "val2017").rename(folder / "elsewhere")
     dataset = load(folder)
     assert dataset.num_images == 7 and dataset.load_mask(0)[0].shape == (72, 96, 4)
+
+
+def test_outlines_outside_the_image_are_said_once(folder, caplog):
+    """Such as polygons in shares of the image."""
+
+    def change(data):
+        for annotation in data["annotations"]:
+            if annotation["category_id"] == 3:
+                annotation["segmentation"] = [[0.1, 0.1, 0.4, 0.1, 0.4, 0.4]]
+
+    edit(folder, change)
+    dataset = load(folder)
+    for image_id in (0, 1, 0):
+        assert 1 not in dataset.load_mask(image_id)[1]
+    (record,) = caplog.records
+    assert "(id 100 in " in record.getMessage()
+    assert "1 annotations have no pixel in the image and are left out: 5" in record.getMessage()
+
+
+def test_where_other_jsons_are(folder):
+    """The message lists them, where none can be meant or a folder is given."""
+    path = folder / "annotations" / "instances_val2017.json"
+    (folder / "deeper").mkdir()
+    path.rename(folder / "deeper" / "instances_test.json")
+    path.parent.rmdir()
+    with pytest.raises(
+        FileNotFoundError, match="no folder .*annotations. .* has deeper/instances_t"
+    ):
+        load(folder)
+    with pytest.raises(
+        FileNotFoundError, match="is a folder. Its json files: deeper/instances_tes"
+    ):
+        coco.CocoDataset().load_json(folder, folder)
 
 
 def test_a_file_without_a_shape(folder, caplog):

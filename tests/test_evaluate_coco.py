@@ -740,6 +740,19 @@ def test_outlines_that_cannot_be_drawn_are_left_out_of_the_truth(caplog):
     assert "1 (image 7: a polygon" in text and "Received: 1000000000000.0" in text
 
 
+def test_annotations_that_hold_numpy():
+    """As a dataset of one's own may keep them."""
+    code = {"size": np.array([40, 50]), "counts": FOUND["segmentation"]["counts"].encode()}
+    runs = np.array(masks.decompressed(code["counts"]), np.uint32)
+    polygon = np.array(SQUARE["segmentation"][0], np.float32)
+    shapes = (code, {**code, "counts": runs}, [polygon], polygon.reshape(1, -1), (tuple(polygon),))
+    for shape in shapes:
+        own = {"segmentation": shape, "area": np.float32(400), "iscrowd": np.bool_(False)}
+        dataset = own_dataset({**SQUARE, **own, "bbox": np.array(SQUARE["bbox"])})
+        ours = evaluate.evaluate_detections(dataset, [FOUND])
+        assert (ours.bbox["AP"], ours.segm["AP"]) == pytest.approx((1, 1))
+
+
 def test_classes_of_one_name_are_told_apart(tmp_path):
     """Figures by class are kept by name; saving raised an IndexError (row 14)."""
     dataset = own_dataset(SQUARE, {**SQUARE, "category_id": 4})
