@@ -179,7 +179,7 @@ def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
         boxes [N, (y1, x1, y2, x2)] int that hold the masks, and N arrays [y2 - y1, x2 - x1].
     """
     if isinstance(masks, mask_math.Masks):
-        pairs = [masks.crop(i) for i in range(masks.shape[2])]
+        pairs: list[tuple[Any, np.ndarray]] = [masks.crop(i) for i in range(masks.shape[2])]
     elif _are_encodings(masks):
         pairs = [_crop_of_encoding(code) for code in masks]
     else:
