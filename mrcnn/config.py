@@ -178,7 +178,10 @@ class Config:
     # first layers fit 3 channels only.
     IMAGE_CHANNEL_COUNT = 3
 
-    # Subtracted from every pixel, in RGB order.
+    # Subtracted from every pixel, in RGB order. It also says what range of values the network
+    # takes: with means of 0..255, as here, gray and colour images in another range (fractions of
+    # 0..1, bool, 10 to 16 bits) are brought to 0..255 in training and detection, by the rule of
+    # `mrcnn.utils.value_range`; with other means they are taken as they are.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
     # Pixels are then divided by these, one value for all channels or one for each (not in

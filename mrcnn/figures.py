@@ -140,6 +140,7 @@ def draw_mini_masks(example: dict, config: Config, count: int = 4) -> Figure:
 def draw_resizing(image: np.ndarray, config: Config) -> Figure:
     """An image before and after it is brought to the network's size."""
     mode = config.IMAGE_RESIZE_MODE
+    image = utils.as_rgb(image)
     resized, window, scale, _, _ = utils.resize_image(
         image,
         min_dim=config.IMAGE_MIN_DIM,

@@ -405,10 +405,10 @@ def image_sizes(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, in
     Raises:
         as `read_image`.
     """
-    import tifffile
-
     layout = None
     if _begins_as_tiff(path):
+        import tifffile
+
         try:
             with tifffile.TiffFile(path) as file:
                 layout = _layout_of_tiff(file)

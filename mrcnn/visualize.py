@@ -77,10 +77,19 @@ def class_color(class_id: int) -> tuple[float, ...]:
 
 
 def _enough_colors(colors: Sequence | None, count: int) -> list:
-    """One colour for each of `count` objects: those given, then those of `random_colors`."""
+    """One colour for each of `count` objects: those given, then those of `random_colors`.
+
+    Args:
+        colors: (r, g, b) in 0..1, or names that matplotlib knows; or None.
+    """
+    from matplotlib.colors import to_rgb
+
     given: list = []
     if colors is not None:
-        given = list(colors)
+        for color in colors:
+            if isinstance(color, str):
+                color = to_rgb(color)
+            given.append(color)
     return given + random_colors(count)[len(given) :]
 
 
@@ -179,7 +188,7 @@ def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
         boxes [N, (y1, x1, y2, x2)] int that hold the masks, and N arrays [y2 - y1, x2 - x1].
     """
     if isinstance(masks, mask_math.Masks):
-        pairs = [masks.crop(i) for i in range(masks.shape[2])]
+        pairs: list[tuple[Any, np.ndarray]] = [masks.crop(i) for i in range(masks.shape[2])]
     elif _are_encodings(masks):
         pairs = [_crop_of_encoding(code) for code in masks]
     else:
@@ -623,6 +632,8 @@ def _write_in_middle(ax: Axes, text: str) -> None:
 
 def sure(result: dict, score: float = 0.5) -> dict:
     """A result of `MaskRCNN.detect` without the detections below a score, for pictures."""
+    if result.get("scores") is None:
+        return dict(result)  # of ground truth
     kept = np.asarray(result["scores"]) >= score
     chosen: dict[str, Any] = {}
     for name, value in result.items():
@@ -719,13 +730,14 @@ def detections_grid(
     side: float = 3.0,
 ) -> Figure:
     """A figure with images and their detections side by side, each `side` inches wide."""
-    rows = -(-len(images) // cols)
+    rows = max(1, -(-len(images) // cols))
+    titles = _captions(titles, [""] * len(images))
     figure, axes = new_figure((side * cols, 1.07 * side * rows), rows, cols)
     for ax in axes:
         ax.set_axis_off()
     for i, (ax, image, result) in enumerate(zip(axes, images, results)):
         draw_detections(ax, image, result, class_names)
-        if titles:
+        if titles[i]:
             ax.set_title(titles[i], fontsize=8)
     return figure
 
@@ -879,8 +891,7 @@ def display_images(
     """
     import matplotlib.pyplot as plt
 
-    if titles is None:
-        titles = [""] * len(images)
+    titles = _captions(titles, [""] * len(images))
     rows = -(-len(images) // cols)
     figure = plt.figure(figsize=(14, max(14 * rows / cols, 2)), layout="tight")
     for i, (image, title) in enumerate(zip(images, titles)):
@@ -934,6 +945,9 @@ def display_instances(
     """
     boxes = np.asarray(boxes)
     count = len(boxes)
+    if class_ids is None:
+        class_ids = []
+    class_ids = np.ravel(class_ids)
     mask_shape: tuple[int, ...] = ()
     if masks is not None:
         mask_shape = _mask_shape(masks)

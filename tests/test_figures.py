@@ -112,6 +112,8 @@ def test_stages(settings, tmp_path):
         figures.draw_levels(stages),
         figures.draw_heads(stages, names),
         figures.draw_masks(stages, names),
+        figures.draw_heads(stages, None),
+        figures.draw_masks(stages, {1: "bright"}),
         figures.draw_activations(stages.activations),
         figures.draw_softmax(inspection.best_detection(stages, np.ones((64, 64), bool))),
     ]
@@ -178,3 +180,47 @@ def test_keypoints_are_drawn_in_every_picture_of_objects():
     assert points_of(figures.draw_comparison([row], names)) == [3, 17]
     images = [row["image"]] * 2
     assert points_of(figures.draw_results(images, [result, unsure], names, 2)) == [17, 0]
+
+
+@pytest.mark.parametrize("values", ["fractions", "deep", "gray"])
+def test_images_of_any_range_and_classes_without_names(values):
+    """Pictures of datasets whose load_image gives something else than RGB in bytes."""
+
+    class Other(Rectangles):
+        def load_image(self, image_id):
+            image = super().load_image(image_id)
+            return {
+                "fractions": image / 255,
+                "deep": image.astype(np.uint16) * 257,
+                "gray": image[..., 0],
+            }[values]
+
+    config = ToyConfig()
+    dataset = Other()
+    names = dataset.class_names
+    expected = Rectangles().load_image(1)
+    if values == "gray":
+        expected = expected[..., :1].repeat(3, axis=2)
+    example = inspection.rpn_example(dataset, config, 1)
+    np.testing.assert_array_equal(example["image"], expected)
+    dataset.class_names = names[:1]
+    examples = figures.draw_examples(dataset, [1])
+    assert [text.get_text() for text in examples.axes[0].texts] == ["class 1", "class 2"]
+    assert np.asarray(examples.axes[0].images[0].get_array()).mean() > 80
+    image = dataset.load_image(1)
+    rois = inspection.roi_example(example, config)
+    for figure in (
+        figures.draw_resizing(image, config),
+        figures.draw_anchors(image, config),
+        figures.draw_poolings(image, (5, 5, 30, 40)),
+        figures.draw_mini_masks(example, config),
+        figures.draw_rpn_targets(example),
+        figures.draw_roi_targets(example, rois, None),
+    ):
+        picture = figure.axes[0].images[0].get_array()
+        assert 40 < np.asarray(picture)[..., :3].mean() < 256
+    truth = inspection.true_objects(dataset, 1)
+    result = {**truth, "scores": np.array([0.9, 0.4])}
+    row = {"image_id": 1, "ap": 0.5, "image": image, "truth": truth, "result": result}
+    figures.draw_comparison([row], names[:1])
+    figures.draw_results([image], [result], {2: "dark"})

@@ -564,6 +564,19 @@ def test_captions_and_colors_that_are_too_few():
     assert texts(captions=np.array(["one", "two", "three"])) == ["one", "two"]
     assert texts(captions=[None, 7]) == ["7"]
     assert texts(colors=[(1.0, 0, 0)]) == texts(colors=np.ones((2, 3)))
+    assert texts(colors=["red"]) == texts(colors=iter(["red", "C0", "blue"]))
+    figure = visualize.display_images([IMAGE, IMAGE], titles=["one"])  # the second was left out
+    assert [ax.get_title() for ax in figure.axes] == ["one", ""]
+    figure = visualize.detections_grid([IMAGE] * 2, [RESULT] * 2, NAMES, titles=["one"])
+    assert [ax.get_title() for ax in figure.axes[:2]] == ["one", ""]
+    visualize.detections_grid([], [], NAMES)
+    truth = {**RESULT, "scores": None}
+    assert visualize.sure(truth) == truth
+    for class_ids in (None, [1]):
+        with pytest.raises(ValueError, match="have one N"):
+            visualize.display_instances(IMAGE, BOXES, TWO, class_ids, NAMES)
+    ax = visualize.display_instances(IMAGE, BOXES, TWO, np.array([[1], [2]]), NAMES)
+    assert [text.get_text() for text in ax.texts] == ["cat", "dog"]
     ax = visualize.draw_boxes(IMAGE, BOXES, captions=["one"])
     assert [text.get_text() for text in ax.texts] == ["one"]
 

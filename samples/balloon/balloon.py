@@ -30,7 +30,7 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import annotations, commands, files, media  # noqa: E402
+from mrcnn import annotations, commands, files, media, utils  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 
 if TYPE_CHECKING:
@@ -105,14 +105,15 @@ def color_splash(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The image in gray except where an object is.
 
     Args:
-        image: [H, W, 3] uint8, RGB.
+        image: [H, W, 3] uint8, RGB, or another that `utils.as_rgb` takes.
         mask: [H, W, N].
 
     Returns:
         [H, W, 3] uint8.
     """
+    image = utils.as_rgb(image)
     brightness = np.array([0.2125, 0.7154, 0.0721])  # of red, green and blue, ITU-R BT.709
-    gray = np.around(np.asarray(image) @ brightness)[..., None]
+    gray = np.around(image @ brightness)[..., None]
     inside = np.asarray(mask).any(axis=-1, keepdims=True)
     return np.where(inside, image, gray).astype(np.uint8)
 
