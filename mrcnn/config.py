@@ -1175,7 +1175,7 @@ def _one_of(*allowed: Any) -> _Kind:
 
 
 def _or_none(kind: _Kind) -> _Kind:
-    words = f"is None, or {kind.words}"
+    words = f"{kind.words}, or is None"
     if kind.words.startswith("is "):
         words = f"is None or {kind.words[3:]}"
     return _Kind(words, lambda value: value is None or kind.fits(value))

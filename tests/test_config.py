@@ -265,7 +265,7 @@ def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
         (dict(RPN_ANCHOR_SCALES=None), "RPN_ANCHOR_SCALES has sides.*Received: None"),
         (dict(RPN_ANCHOR_SCALES=((8, 16), 32, 64, 128, 256)), "as many scales for each level"),
         (dict(RPN_ANCHOR_RATIOS=[]), r"RPN_ANCHOR_RATIOS has positive numbers.*Received: \[\]"),
-        (dict(EMA_MOMENTUM="abc"), "EMA_MOMENTUM is None, or lies in 0..1.*Received: 'abc'"),
+        (dict(EMA_MOMENTUM="abc"), "EMA_MOMENTUM lies in 0..1, .*or is None. Received: 'abc'"),
         (dict(NUM_CLASSES=2.5), "NUM_CLASSES is a whole number from 1. Received: 2.5"),
         (dict(NUM_CLASSES="3"), "NUM_CLASSES is a whole number from 1. Received: '3'"),
         (dict(LEARNING_RATE="1e-3"), "LEARNING_RATE is above 0. Received: '1e-3'"),
