@@ -365,7 +365,13 @@ def _points_of_imgaug(
 
 def _where(dataset: utils.Dataset, image_id: int) -> str:
     """What messages call an image."""
-    path = dataset.image_info[image_id].get("path")
+    try:
+        path = dataset.image_info[image_id].get("path")
+    except (TypeError, IndexError):
+        raise DatasetError(
+            f"image_id is one of the dataset's image_ids, below {len(dataset.image_info)}."
+            f" Received: {image_id!r}"
+        ) from None
     if path:
         return f"image {image_id} ({path})"
     return f"image {image_id}"
@@ -1216,6 +1222,12 @@ def check_dataset(dataset: utils.Dataset, config: Config) -> None:
     if not hasattr(dataset, "num_classes"):
         raise DatasetError(
             "the dataset is not prepared: call prepare() after adding classes and images"
+        )
+    later = len(dataset.image_info) - dataset.num_images
+    if later > 0:
+        warnings.warn(
+            f"{later} image(s) were added after prepare() and are not used: call it again",
+            stacklevel=2,
         )
     problems = []
     if dataset.num_classes < 2:

@@ -151,16 +151,27 @@ def generate_pyramid_anchors(
 ############################################################
 
 
-# What `Dataset.prepare` makes.
-_AFTER_PREPARE = (
-    "num_classes",
-    "class_ids",
-    "class_names",
-    "num_images",
-    "class_from_source_map",
-    "image_from_source_map",
-    "sources",
-)
+class _Missing:
+    """An attribute of a dataset that is not there yet, and what makes it.
+
+    Instances that have it hide this.
+    """
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        reason = self.reason
+        if instance is None:
+            reason = f"belongs to an instance: call {owner.__name__}() first"
+        raise AttributeError(f"{owner.__name__}.{self.name} {reason}")
+
+
+_PREPARED = "is there after prepare(): call it after the last add_class or add_image"
+_CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
 class Dataset:
@@ -191,13 +202,26 @@ class Dataset:
         source_class_ids: {source: class ids}, background in each.
     """
 
-    def __init__(self, class_map: Any = None):
-        self._image_ids = np.arange(0)
-        self.image_info: list[dict[str, Any]] = []
-        self.class_info: list[dict[str, Any]] = [{"source": "", "id": 0, "name": "BG"}]
-        self.source_class_ids: dict[str, list[int]] = {}
+    image_info: Any = _Missing(_CONSTRUCTED)
+    class_info: Any = _Missing(_CONSTRUCTED)
+    source_class_ids: Any = _Missing(_CONSTRUCTED)
+    _image_ids: Any = _Missing(_CONSTRUCTED)
+
+    num_classes: Any = _Missing(_PREPARED)
+    class_ids: Any = _Missing(_PREPARED)
+    class_names: Any = _Missing(_PREPARED)
+    num_images: Any = _Missing(_PREPARED)
+    class_from_source_map: Any = _Missing(_PREPARED)
+    image_from_source_map: Any = _Missing(_PREPARED)
+    sources: Any = _Missing(_PREPARED)
 
     _said_no_masks = False
+
+    def __init__(self, class_map: Any = None):
+        self._image_ids = np.arange(0)
+        self.image_info = []
+        self.class_info = [{"source": "", "id": 0, "name": "BG"}]
+        self.source_class_ids = {}
 
     def add_class(self, source: str, class_id: Any, class_name: str) -> None:
         """Registers a class.
@@ -209,8 +233,8 @@ class Dataset:
             class_name: for people. Adding the same class again changes nothing.
 
         Raises:
-            ValueError: a source or a name that is no text, a dot in the source, or a known id with
-                another name.
+            ValueError: a source or a name that is no text, a dot in the source, an id that is
+                neither a number nor a text, or a known id with another name.
         Warns:
             UserWarning: a name that the source has under another id, or a background of its own:
                 each dataset has one already, as class 0.
@@ -222,6 +246,8 @@ class Dataset:
                 "The arguments are add_class(source, class_id, class_name), the name a text."
                 f" Received: {source!r}, {class_id!r}, {class_name!r}"
             )
+        if not np.isscalar(class_id):
+            raise ValueError(f"A class's id is a number or a text. Received: {class_id!r}")
         for known in self.class_info:
             if known["source"] != source:
                 continue
@@ -292,18 +318,6 @@ class Dataset:
         for class_id, info in enumerate(self.class_info[1:], start=1):
             self.source_class_ids[info["source"]].append(class_id)
 
-    def __getattr__(self, name: str) -> Any:
-        """Says what is missing where a dataset is used before it is complete."""
-        owner = type(self).__name__
-        if name in _AFTER_PREPARE:
-            raise AttributeError(
-                f"{owner}.{name} is there after prepare(): call it after the last add_class or"
-                " add_image"
-            )
-        if name in ("image_info", "class_info", "source_class_ids", "_image_ids"):
-            raise AttributeError(f"{owner}.__init__ calls super().__init__() first: no {name}")
-        raise AttributeError(f"{owner!r} object has no attribute {name!r}")
-
     def map_source_class_id(self, source_class_id: str) -> int:
         """The model's class id of "source.id", such as "coco.17".
 
@@ -320,8 +334,18 @@ class Dataset:
             ) from None
 
     def get_source_class_id(self, class_id: int, source: str) -> Any:
-        """The source's own id of the model's class; ValueError if it is of another source."""
-        info = self.class_info[class_id]
+        """The source's own id of the model's class.
+
+        Raises:
+            ValueError: no such class, or one of another source.
+        """
+        try:
+            info = self.class_info[operator.index(class_id)]
+        except (TypeError, IndexError):
+            raise ValueError(
+                f"class_id is the model's number of a class, below {len(self.class_info)}."
+                f" Received: {class_id!r}"
+            ) from None
         if info["source"] != source:
             raise ValueError(
                 f"Class {class_id} ({info['name']}) belongs to source {info['source']!r}. "
@@ -354,9 +378,15 @@ class Dataset:
             [H, W, 3] uint8, RGB.
 
         Raises:
-            ValueError: the file can't be read as an image. FileNotFoundError: there is none.
+            ValueError: the file can't be read as an image, or an image without a path.
+                FileNotFoundError: there is none.
         """
-        path = self.image_info[image_id]["path"]
+        path = self._info(image_id).get("path")
+        if path is None:
+            raise ValueError(
+                f"Image {image_id} has the path None: give add_image one, or override load_image"
+                f" in {type(self).__name__}"
+            )
         try:
             return read_image(path)
         except FileNotFoundError as error:
@@ -374,12 +404,15 @@ class Dataset:
         info = self._info(image_id)
         if not self._said_no_masks:
             self._said_no_masks = True
+            reason = "has no load_mask"
+            if type(self).load_mask is not Dataset.load_mask:
+                reason = "leaves some images to the load_mask of Dataset"
             logger.warning(
-                "%s has no load_mask for source %r: image %s and others like it are taken to"
-                " have no objects",
+                "%s %s: image %s of source %r, and others like it, have no objects",
                 type(self).__name__,
-                info["source"],
+                reason,
                 image_id,
+                info["source"],
             )
         if "height" in info and "width" in info:
             height = info["height"]
