@@ -246,7 +246,8 @@ class Dataset:
                 "The arguments are add_class(source, class_id, class_name), the name a text."
                 f" Received: {source!r}, {class_id!r}, {class_name!r}"
             )
-        if not np.isscalar(class_id):
+        is_number_or_text = np.isscalar(class_id)
+        if not is_number_or_text:
             raise ValueError(f"A class's id is a number or a text. Received: {class_id!r}")
         for known in self.class_info:
             if known["source"] != source:
