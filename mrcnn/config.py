@@ -499,7 +499,7 @@ class Config:
                     f"{type(self).__name__} has no setting {name}{_suggest(name, known, 0.6)}"
                     f" (Received: {name}={value!r})"
                 )
-        warn_of_misspelt(type(self).__name__, dir(type(self)), stacklevel=3)
+        warn_of_misspelt(type(self).__name__, dir(type(self)), stacklevel=2)
         written = {name: self.__dict__.pop(f"_{name}", None) for name in sorted(_DERIVED)}
         for name, value in settings.items():
             setattr(self, name, value)
@@ -516,7 +516,7 @@ class Config:
         warnings.warn(
             f"{type(self).__name__}.{name} = {written!r} is not used: it is {_DERIVED[name]}, here"
             f" {getattr(self, name)}. Change those, or assign to {name} after Config.__init__",
-            stacklevel=4,
+            stacklevel=3,
         )
 
     # ---- Derived values: they follow the settings until they are assigned to -------------------
@@ -609,7 +609,7 @@ class Config:
         Raises:
             ValueError: names every setting that is wrong, what it may be and what it is.
         """
-        warn_of_misspelt(type(self).__name__, self.__dict__, stacklevel=3)
+        warn_of_misspelt(type(self).__name__, self.__dict__, stacklevel=2)
         self._settle()
         problems = list(self._kind_problems()) or list(self._problems())
         if problems:
@@ -1206,7 +1206,7 @@ def _one_of(*allowed: Any) -> _Kind:
 
 
 def _or_none(kind: _Kind) -> _Kind:
-    words = f"is None, or {kind.words}"
+    words = f"{kind.words}, or is None"
     if kind.words.startswith("is "):
         words = f"is None or {kind.words[3:]}"
     return _Kind(words, lambda value: value is None or kind.fits(value))

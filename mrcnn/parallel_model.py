@@ -5,11 +5,11 @@ Training uses `Config.GPU_COUNT` instead.
 
 import contextlib
 import functools
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 
@@ -30,7 +30,7 @@ class ParallelModel(keras.Model):
     """
 
     def __init__(self, keras_model: keras.Model, gpu_count: int):
-        if not isinstance(gpu_count, numbers.Integral) or gpu_count < 1:
+        if not isinstance(gpu_count, (int, np.integer)) or gpu_count < 1:
             raise ValueError(f"gpu_count is a whole number of at least 1. Received: {gpu_count!r}")
         if not isinstance(keras_model, keras.Model):
             raise ValueError(

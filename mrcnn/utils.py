@@ -750,16 +750,27 @@ def _as_mode_rgb(image):
 ############################################################
 
 
-# What `Dataset.prepare` makes.
-_AFTER_PREPARE = (
-    "num_classes",
-    "class_ids",
-    "class_names",
-    "num_images",
-    "class_from_source_map",
-    "image_from_source_map",
-    "sources",
-)
+class _Missing:
+    """An attribute of a dataset that is not there yet, and what makes it.
+
+    Instances that have it hide this.
+    """
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        reason = self.reason
+        if instance is None:
+            reason = f"belongs to an instance: call {owner.__name__}() first"
+        raise AttributeError(f"{owner.__name__}.{self.name} {reason}")
+
+
+_PREPARED = "is there after prepare(): call it after the last add_class or add_image"
+_CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
 class Dataset:
@@ -795,17 +806,32 @@ class Dataset:
 
     value_range: tuple[float, float] | None = None
 
-    def __init__(self, class_map: Any = None):
-        self._image_ids = np.arange(0)
-        self.image_info: list[dict[str, Any]] = []
-        self.class_info: list[dict[str, Any]] = [{"source": "", "id": 0, "name": "BG"}]
-        self.source_class_ids: dict[str, list[int]] = {}
+    image_info: Any = _Missing(_CONSTRUCTED)
+    class_info: Any = _Missing(_CONSTRUCTED)
+    source_class_ids: Any = _Missing(_CONSTRUCTED)
+    _image_ids: Any = _Missing(_CONSTRUCTED)
 
-    def __repr__(self) -> str:
-        images = len(self.image_info)
-        return f"{type(self).__name__}({images} images, {len(self.class_info) - 1} classes)"
+    num_classes: Any = _Missing(_PREPARED)
+    class_ids: Any = _Missing(_PREPARED)
+    class_names: Any = _Missing(_PREPARED)
+    num_images: Any = _Missing(_PREPARED)
+    class_from_source_map: Any = _Missing(_PREPARED)
+    image_from_source_map: Any = _Missing(_PREPARED)
+    sources: Any = _Missing(_PREPARED)
 
     _said_no_masks = False
+
+    def __init__(self, class_map: Any = None):
+        self._image_ids = np.arange(0)
+        self.image_info = []
+        self.class_info = [{"source": "", "id": 0, "name": "BG"}]
+        self.source_class_ids = {}
+
+    def __repr__(self) -> str:
+        # Also of one whose __init__ hasn't called this one's.
+        images = len(self.__dict__.get("image_info", ()))
+        classes = len(self.__dict__.get("class_info", ())[1:])
+        return f"{type(self).__name__}({images} images, {classes} classes)"
 
     def add_class(self, source: str, class_id: Any, class_name: str) -> None:
         """Registers a class.
@@ -817,8 +843,8 @@ class Dataset:
             class_name: for people. Adding the same class again changes nothing.
 
         Raises:
-            ValueError: a source or a name that is no text, a dot in the source, or a known id with
-                another name.
+            ValueError: a source or a name that is no text, a dot in the source, an id that is
+                neither a number nor a text, or a known id with another name.
         Warns:
             UserWarning: a name that the source has under another id, or a background of its own:
                 each dataset has one already, as class 0.
@@ -830,6 +856,9 @@ class Dataset:
                 "The arguments are add_class(source, class_id, class_name), the name a text."
                 f" Received: {source!r}, {class_id!r}, {class_name!r}"
             )
+        is_number_or_text = np.isscalar(class_id)
+        if not is_number_or_text:
+            raise ValueError(f"A class's id is a number or a text. Received: {class_id!r}")
         for known in self.class_info:
             if known["source"] != source:
                 continue
@@ -900,18 +929,6 @@ class Dataset:
         for class_id, info in enumerate(self.class_info[1:], start=1):
             self.source_class_ids[info["source"]].append(class_id)
 
-    def __getattr__(self, name: str) -> Any:
-        """Says what is missing where a dataset is used before it is complete."""
-        owner = type(self).__name__
-        if name in _AFTER_PREPARE:
-            raise AttributeError(
-                f"{owner}.{name} is there after prepare(): call it after the last add_class or"
-                " add_image"
-            )
-        if name in ("image_info", "class_info", "source_class_ids", "_image_ids"):
-            raise AttributeError(f"{owner}.__init__ calls super().__init__() first: no {name}")
-        raise AttributeError(f"{owner!r} object has no attribute {name!r}")
-
     def map_source_class_id(self, source_class_id: str) -> int:
         """The model's class id of "source.id", such as "coco.17".
 
@@ -928,8 +945,18 @@ class Dataset:
             ) from None
 
     def get_source_class_id(self, class_id: int, source: str) -> Any:
-        """The source's own id of the model's class; ValueError if it is of another source."""
-        info = self.class_info[class_id]
+        """The source's own id of the model's class.
+
+        Raises:
+            ValueError: no such class, or one of another source.
+        """
+        try:
+            info = self.class_info[operator.index(class_id)]
+        except (TypeError, IndexError):
+            raise ValueError(
+                f"class_id is the model's number of a class, below {len(self.class_info)}."
+                f" Received: {class_id!r}"
+            ) from None
         if info["source"] != source:
             raise ValueError(
                 f"Class {class_id} ({info['name']}) belongs to source {info['source']!r}. "
@@ -968,10 +995,16 @@ class Dataset:
             the file, since they may have units of their own.
 
         Raises:
-            ValueError: the file can't be read as an image. FileNotFoundError: there is none.
+            ValueError: the file can't be read as an image, or an image without a path.
+                FileNotFoundError: there is none.
         """
-        info = self.image_info[image_id]
-        path = info["path"]
+        info = self._info(image_id)
+        path = info.get("path")
+        if path is None:
+            raise ValueError(
+                f"Image {image_id} has the path None: give add_image one, or override load_image"
+                f" in {type(self).__name__}"
+            )
         limits = info.get("value_range")
         if limits is None:
             limits = self.value_range
@@ -992,12 +1025,15 @@ class Dataset:
         info = self._info(image_id)
         if not self._said_no_masks:
             self._said_no_masks = True
+            reason = "has no load_mask"
+            if type(self).load_mask is not Dataset.load_mask:
+                reason = "leaves some images to the load_mask of Dataset"
             logger.warning(
-                "%s has no load_mask for source %r: image %s and others like it are taken to"
-                " have no objects",
+                "%s %s: image %s of source %r, and others like it, have no objects",
                 type(self).__name__,
-                info["source"],
+                reason,
                 image_id,
+                info["source"],
             )
         if "height" in info and "width" in info:
             height = info["height"]

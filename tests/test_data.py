@@ -471,3 +471,20 @@ def test_an_image_source_without_a_class_is_named(check):
     if check is None:
         with pytest.raises(data.DatasetError, match=part):
             data.check_dataset(dataset, config)
+
+
+@pytest.mark.parametrize("image_id", [9, "1", None, 1.5])
+def test_a_wrong_image_id_is_named(image_id):
+    with pytest.raises(data.DatasetError, match="one of the dataset's image_ids, below 2. Rec"):
+        data.load_image_gt(Rectangles(2), ToyConfig(), image_id)
+
+
+def test_images_after_prepare_are_said(caplog):
+    dataset = Rectangles(2)
+    dataset.add_image("toy", 2, path="a.png", shape=(64, 64, 3), objects=[])
+    data.check_dataset(dataset, ToyConfig())
+    assert "1 images that were added after prepare() are not used" in caplog.text
+    caplog.clear()
+    dataset.prepare()
+    data.check_dataset(dataset, ToyConfig())
+    assert not caplog.records

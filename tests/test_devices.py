@@ -10,6 +10,7 @@ import numpy as np
 import oracle
 import pytest
 
+from mrcnn.config import Config
 from mrcnn.parallel_model import ParallelModel
 
 HEAD = f"""
@@ -137,3 +138,14 @@ def test_parallel_model():
     assert parallel.get_layer("dense") is inner.get_layer("dense")
     with pytest.raises(ValueError, match="batch of 3"):
         parallel([a[:3], b[:3]])
+
+
+@pytest.mark.parametrize("count", [0, -1, "2", 1.5, None])
+def test_parallel_model_names_a_wrong_count(count):
+    with pytest.raises(ValueError, match="gpu_count is a whole number of at least 1. Received: "):
+        ParallelModel(keras.Sequential(), count)
+
+
+def test_parallel_model_takes_a_keras_model():
+    with pytest.raises(ValueError, match="keras_model is a Keras model.*Received: Config"):
+        ParallelModel(Config(), 1)

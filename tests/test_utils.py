@@ -373,6 +373,9 @@ def test_a_class_is_known_by_source_and_id():
         (("a", 1, None), "the name a text. Received: 'a', 1, None"),
         ((1, 1, "cat"), "no dot and is text. Received: 1"),
         ((None, 1, "cat"), "no dot and is text. Received: None"),
+        (("a", [1], "cat"), r"id is a number or a text. Received: \[1\]"),
+        (("a", np.array([1, 2]), "cat"), "id is a number or a text"),
+        (("a", None, "cat"), "id is a number or a text. Received: None"),
     ],
 )
 def test_arguments_of_add_class(arguments, part):
@@ -421,6 +424,7 @@ def test_a_dataset_that_is_not_prepared_says_so():
         np.testing.assert_equal(value, before[name])
     with pytest.raises(AttributeError, match="'Dataset' object has no attribute 'masks'"):
         dataset.masks  # noqa: B018
+    assert copy.copy(dataset).num_images == 1
     assert copy.deepcopy(dataset).class_names == pickle.loads(pickle.dumps(dataset)).class_names
 
 
@@ -429,7 +433,9 @@ def test_a_dataset_without_its_bases_constructor_says_so():
         def __init__(self):
             self.folder = "x"
 
-    with pytest.raises(AttributeError, match=r"Own.__init__ calls super\(\).__init__\(\) first"):
+    with pytest.raises(
+        AttributeError, match=r"Own.class_info is missing: its __init__ calls super"
+    ):
         Own().add_class("a", 1, "cat")
 
 
@@ -443,8 +449,29 @@ def test_image_ids_of_numpy(image_id):
 def test_a_wrong_image_id_is_named(image_id):
     with pytest.raises(ValueError, match="image_id is a whole number below .*Received: "):
         two_sources().image_reference(image_id)
-    with pytest.raises(ValueError, match="image_id is a whole number below .*Received: "):
-        two_sources().load_mask(image_id)
+    for function in (two_sources().load_mask, two_sources().load_image):
+        with pytest.raises(ValueError, match="image_id is a whole number below .*Received: "):
+            function(image_id)
+
+
+def test_an_image_without_a_path_says_what_to_do():
+    dataset = utils.Dataset()
+    dataset.add_image("a", 1, None)
+    with pytest.raises(ValueError, match="Image 0 has the path None: .*load_image in Dataset"):
+        dataset.load_image(0)
+    assert dataset.image_reference(0) == "" and dataset.source_image_link(0) is None
+
+
+@pytest.mark.parametrize("class_id", [9, "1", None, 1.0])
+def test_a_wrong_class_id_is_named(class_id):
+    with pytest.raises(ValueError, match="class_id is the model's number of a class, below 4"):
+        two_sources().get_source_class_id(class_id, "a")
+    assert two_sources().get_source_class_id(np.int32(3), "a") == 9
+
+
+def test_a_dataset_class_is_no_dataset():
+    with pytest.raises(AttributeError, match=r"Dataset.image_info .*call Dataset\(\) first"):
+        utils.Dataset.image_info  # noqa: B018
 
 
 def test_default_load_mask_speaks_once(caplog):
@@ -452,7 +479,16 @@ def test_default_load_mask_speaks_once(caplog):
     with caplog.at_level(logging.WARNING):
         dataset.load_mask(0)
         dataset.load_mask(0)
-    assert len(caplog.records) == 1 and "for source 'b'" in caplog.text
+    assert len(caplog.records) == 1 and "no load_mask: image 0 of source 'b'" in caplog.text
+
+    class Own(type(dataset)):
+        def load_mask(self, image_id):
+            return super().load_mask(image_id)
+
+    dataset.__class__ = Own
+    dataset._said_no_masks = False
+    dataset.load_mask(0)
+    assert "Own leaves some images to the load_mask of Dataset: image 0" in caplog.text
 
 
 def test_default_load_mask_has_the_images_shape(caplog):
