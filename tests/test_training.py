@@ -746,8 +746,9 @@ def squares():
     inputs = keras.Input((3,))
     first = keras.layers.Dense(2, name="first", kernel_initializer="ones")
     second = keras.layers.Dense(1, name="second", kernel_initializer="ones")
-    loss = keras.ops.mean(keras.ops.square(second(first(inputs))))
-    return Traced([inputs], [loss], loss_names=["loss_of_squares"])
+    outputs = second(first(inputs))
+    loss = keras.ops.mean(keras.ops.square(outputs))
+    return Traced([inputs], [outputs, loss], loss_names=["loss_of_squares"])
 
 
 def stage(network, rate, layers, momentum=0.9, anew=False, **settings):
