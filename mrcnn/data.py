@@ -413,6 +413,9 @@ def _load(
         None without USE_KEYPOINTS.
     """
     _check_prepared(dataset)
+    count = len(dataset.image_info)
+    if not isinstance(image_id, (int, np.integer)) or not 0 <= image_id < count:
+        raise DatasetError(f"image ids are whole numbers in 0..{count - 1}. Received: {image_id!r}")
     where = _where(dataset, image_id)
     try:
         image = np.asarray(dataset.load_image(image_id))
