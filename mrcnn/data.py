@@ -1292,7 +1292,7 @@ class TrainingBatches:
         Args:
             class_ids: of an example; a crop or an augmentation may have cut its objects off.
         """
-        found = (class_ids > 0).any()
+        found = bool((class_ids > 0).any())
         if not found:
             _, masks, class_ids, _ = _load(self.dataset, self.config, image_id)
             found = _has_objects(masks, class_ids)
@@ -1415,8 +1415,8 @@ def check_dataset(
                 logger.warning("%s: %s", name, text)
     if problems:
         raise DatasetError(
-            f"{name[:1].upper()}{name[1:]} has {len(problems)} problem(s), training does not"
-            " start:\n  " + "\n  ".join(problems)
+            f"{name} has {len(problems)} problem(s), training does not start:\n  "
+            + "\n  ".join(problems)
         )
 
 

@@ -947,9 +947,9 @@ def layer_regex(layers: str, network: keras.Model) -> str:
     allowed = f"layers is {', '.join(map(repr, LAYER_CHOICES))} or a regex of layer names"
     if not isinstance(layers, str):
         raise ValueError(f"{allowed}. Received: {layers!r}")
-    if layers in LAYER_CHOICES:
-        return LAYER_CHOICES[layers]
     names = list(weights.layers_of(network))
+    if layers in LAYER_CHOICES:
+        return _regex_of_choice(layers, names)
     try:
         matched = [name for name in names if re.fullmatch(layers, name)]
     except re.error as error:
@@ -958,11 +958,28 @@ def layer_regex(layers: str, network: keras.Model) -> str:
         return layers
     choice = layers.strip().lower()
     if choice in LAYER_CHOICES:
-        return LAYER_CHOICES[choice]
+        return _regex_of_choice(choice, names)
     hint = ""
     if nearest := difflib.get_close_matches(choice, [*LAYER_CHOICES, *names], 3, 0.5):
         hint = f"; near it are {', '.join(map(repr, nearest))}"
     raise ValueError(f"{allowed}. Received: {layers!r}, which matches no layer with weights{hint}")
+
+
+def _regex_of_choice(choice, names):
+    """The regex of a name of LAYER_CHOICES; a warning where it takes no stage of the backbone."""
+    regex = LAYER_CHOICES[choice]
+    if choice.endswith("+"):
+        heads = LAYER_CHOICES["heads"]
+        stages = [each for each in names if re.fullmatch(regex, each)]
+        if all(re.fullmatch(heads, each) for each in stages):
+            logger.warning(
+                "layers %r trains the heads alone: no layer of this backbone is named res%s... or"
+                " bn%s...; a regex of its names takes more",
+                choice,
+                choice[0],
+                choice[0],
+            )
+    return regex
 
 
 def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
