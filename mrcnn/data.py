@@ -11,6 +11,7 @@ import copy
 import logging
 import math
 import random
+import sys
 import time
 import warnings
 import weakref
@@ -1455,11 +1456,15 @@ class _Check:
             image_ids = image_ids[places]
             total = len(image_ids)
         start = time.monotonic()
+        is_silent = not sys.stderr.isatty()  # a bar is drawn on a terminal alone
         with concurrent.futures.ThreadPoolExecutor(max(self.config.WORKERS, 1)) as pool:
             for done, text in enumerate(pool.map(self._problem, image_ids), 1):
                 self.read = done
                 seconds = time.monotonic() - start
                 # A check of a second or two needs no bar.
+                if seconds > 2 and is_silent:
+                    is_silent = False
+                    print(f"checking {total} images ...", file=sys.stderr, flush=True)
                 if seconds > 2 and (done % 20 == 0 or done == total):
                     utils.show_progress("checking", done, total, seconds)
                 if text:

@@ -466,6 +466,7 @@ class BatchStream:
         self.batches = batches
         self.next_step = first
         self.error: Exception | None = None
+        self.cause: BaseException | None = None
         # {step: image ids} of the latest steps.
         self.ids: collections.OrderedDict[int, list] = collections.OrderedDict()
         self._pool = None
@@ -483,12 +484,14 @@ class BatchStream:
     def take(self) -> tuple:
         """The next batch, `(inputs,)`.
 
-        What a dataset raises is kept as `error`: Keras wraps it in one of its own.
+        What a dataset raises is kept as `error`, and its cause: Keras wraps the one in one of its
+        own and drops the other.
         """
         try:
             return self._take()
         except Exception as error:
             self.error = error
+            self.cause = error.__cause__
             raise
 
     def _take(self):
@@ -1267,8 +1270,7 @@ class Run:
         except Exception:
             for failed in streams:
                 if failed.error is not None:
-                    # With its own cause, not with what Keras made of it.
-                    raise failed.error from failed.error.__cause__
+                    raise failed.error from failed.cause
             raise
         finally:
             for used in streams:

@@ -628,6 +628,27 @@ def test_a_stopped_run_is_taken_up(stopped, weights_of, caplog):
     assert all((np.asarray(weight) == 2).all() for weight in again.network.weights)
 
 
+def test_a_run_says_at_once_that_it_begins(tmp_path, capsys):
+    """Tracing the first step is silent for many seconds, on a terminal and off it."""
+    SmallRun(tmp_path).begin()
+    said = capsys.readouterr().out
+    assert "Training 6 weights from epoch 3 to 5, learning rate 0.1, checkpoints in" in said
+    assert "Building the training step" in said
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_a_dataset_raises_in_training_keeps_its_cause(tmp_path, workers):
+    class Raising(Rectangles):
+        def load_mask(self, image_id):
+            return {}["missing"]
+
+    run = SmallRun(tmp_path, WORKERS=workers).run
+    run.train_dataset = Raising(3)
+    with pytest.raises(data.DatasetError, match="masks of image .*KeyError: 'missing'") as error:
+        run._fit_stage(5, 10)
+    assert type(error.value.__cause__) is KeyError
+
+
 def test_loaded_weights_are_not_overwritten(stopped, caplog):
     """The run was interrupted, then others were loaded: training begins from those."""
     again = SmallRun(stopped)
