@@ -209,7 +209,10 @@ def test_resume_file_has_a_limit_and_a_plan(two_epochs, taken_up):
     _, state, _ = two_epochs
     assert state["epoch"] == 1 and state["step"] == 0
     run = training.Run(taken_up, Rectangles(), None, 0.5, 3, ".*", None, None, None)
-    assert run._take_up() is None
+    found = run._state_of_these_weights()
+    assert found["epoch"] == 2 and not run._is_of_this_plan(found)
+    taken_up.keras_model.get_layer("mrcnn_mask").layer.bias.assign_add([0.0, 0.0, 1e-6])
+    assert run._state_of_these_weights() is None  # other weights than the run's
 
 
 @pytest.mark.heavy
@@ -776,12 +779,13 @@ STAGES = [
 ]
 
 
-def test_a_stage_that_trains_the_same_weights_is_not_traced_again():
+@pytest.mark.parametrize("settings", [{}, dict(OPTIMIZER="adamw"), dict(EMA_MOMENTUM=0.9)], ids=str)
+def test_a_stage_that_trains_the_same_weights_is_not_traced_again(settings):
     """Two traces for four stages, and the weights are those of a new optimizer for each."""
     kept, anew = squares(), squares()
     for rate, layers in STAGES:
-        stage(kept, rate, layers)
-        stage(anew, rate, layers, anew=True)
+        stage(kept, rate, layers, **settings)
+        stage(anew, rate, layers, anew=True, **settings)
     assert (kept.traces, anew.traces) == (2, 4)
     for a, b in zip(kept.weights, anew.weights):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
