@@ -1119,8 +1119,10 @@ class Run:
         try:
             return self._fit_stages()
         finally:
-            # What `fit` leaves is this run's too: a next call goes on from its resume file.
-            self.owner.weights_of_run = fingerprint(self.network)
+            # What `fit` leaves is this run's too: a next call goes on from its resume file. Under
+            # JAX the weights of an interrupted epoch are gone.
+            if keras.backend.backend() == "tensorflow":
+                self.owner.weights_of_run = fingerprint(self.network)
 
     def _fit_stages(self):
         history = None

@@ -211,8 +211,11 @@ def test_resume_file_has_a_limit_and_a_plan(two_epochs, taken_up):
     run = training.Run(taken_up, Rectangles(), None, 0.5, 3, ".*", None, None, None)
     found = run._state_of_these_weights()
     assert found["epoch"] == 2 and not run._is_of_this_plan(found)
-    taken_up.keras_model.get_layer("mrcnn_mask").layer.bias.assign_add([0.0, 0.0, 1e-6])
+    bias = taken_up.keras_model.get_layer("mrcnn_mask").layer.bias
+    before = np.array(bias)
+    bias.assign(before + 1e-6)
     assert run._state_of_these_weights() is None  # other weights than the run's
+    bias.assign(before)
 
 
 @pytest.mark.heavy
