@@ -11,6 +11,7 @@ import copy
 import logging
 import math
 import random
+import sys
 import time
 import warnings
 import weakref
@@ -487,6 +488,9 @@ def _load(
         None without USE_KEYPOINTS.
     """
     _check_prepared(dataset)
+    count = len(dataset.image_info)
+    if not isinstance(image_id, (int, np.integer)) or not 0 <= image_id < count:
+        raise DatasetError(f"image ids are whole numbers in 0..{count - 1}. Received: {image_id!r}")
     where = _where(dataset, image_id)
     try:
         image = np.asarray(dataset.load_image(image_id))
@@ -1366,7 +1370,7 @@ class TrainingBatches:
         Args:
             class_ids: of an example; a crop or an augmentation may have cut its objects off.
         """
-        found = (class_ids > 0).any()
+        found = bool((class_ids > 0).any())
         if not found:
             _, masks, class_ids, _ = _load(self.dataset, self.config, image_id)
             found = _has_objects(masks, class_ids)
@@ -1490,8 +1494,8 @@ def check_dataset(
                 logger.warning("%s: %s", name, text)
     if problems:
         raise DatasetError(
-            f"{name[:1].upper()}{name[1:]} has {len(problems)} problem(s), training does not"
-            " start:\n  " + "\n  ".join(problems)
+            f"{name} has {len(problems)} problem(s), training does not start:\n  "
+            + "\n  ".join(problems)
         )
 
 
@@ -1530,11 +1534,15 @@ class _Check:
             image_ids = image_ids[places]
             total = len(image_ids)
         start = time.monotonic()
+        is_silent = not sys.stderr.isatty()  # a bar is drawn on a terminal alone
         with concurrent.futures.ThreadPoolExecutor(max(self.config.WORKERS, 1)) as pool:
             for done, text in enumerate(pool.map(self._problem, image_ids), 1):
                 self.read = done
                 seconds = time.monotonic() - start
                 # A check of a second or two needs no bar.
+                if seconds > 2 and is_silent:
+                    is_silent = False
+                    print(f"checking {total} images ...", file=sys.stderr, flush=True)
                 if seconds > 2 and (done % 20 == 0 or done == total):
                     utils.show_progress("checking", done, total, seconds)
                 if text:

@@ -2762,7 +2762,10 @@ class MaskRCNN:
                     os.fspath(model_path),
                 )
         self._began = datetime.datetime.now()
-        self._log_dir, self.epoch = checkpoint or (None, 0)
+        self._log_dir: str | None = None
+        self.epoch = 0
+        if checkpoint is not None:
+            self._log_dir, self.epoch = checkpoint
         self._checkpoint_path: str | None = None
 
     @property

@@ -523,6 +523,7 @@ class BatchStream:
         self.batches = batches
         self.next_step = first
         self.error: Exception | None = None
+        self.cause: BaseException | None = None
         # {step: image ids} of the latest steps.
         self.ids: collections.OrderedDict[int, list] = collections.OrderedDict()
         self._pool = None
@@ -540,12 +541,14 @@ class BatchStream:
     def take(self) -> tuple:
         """The next batch, `(inputs,)`.
 
-        What a dataset raises is kept as `error`: Keras wraps it in one of its own.
+        What a dataset raises is kept as `error`, and its cause: Keras wraps the one in one of its
+        own and drops the other.
         """
         try:
             return self._take()
         except Exception as error:
             self.error = error
+            self.cause = error.__cause__
             raise
 
     def _take(self):
@@ -1021,9 +1024,9 @@ def layer_regex(layers: str, network: keras.Model) -> str:
     allowed = f"layers is {', '.join(map(repr, LAYER_CHOICES))} or a regex of layer names"
     if not isinstance(layers, str):
         raise ValueError(f"{allowed}. Received: {layers!r}")
-    if layers in LAYER_CHOICES:
-        return LAYER_CHOICES[layers]
     names = list(weights.layers_of(network))
+    if layers in LAYER_CHOICES:
+        return _regex_of_choice(layers, names)
     try:
         matched = [name for name in names if re.fullmatch(layers, name)]
     except re.error as error:
@@ -1032,11 +1035,28 @@ def layer_regex(layers: str, network: keras.Model) -> str:
         return layers
     choice = layers.strip().lower()
     if choice in LAYER_CHOICES:
-        return LAYER_CHOICES[choice]
+        return _regex_of_choice(choice, names)
     hint = ""
     if nearest := difflib.get_close_matches(choice, [*LAYER_CHOICES, *names], 3, 0.5):
         hint = f"; near it are {', '.join(map(repr, nearest))}"
     raise ValueError(f"{allowed}. Received: {layers!r}, which matches no layer with weights{hint}")
+
+
+def _regex_of_choice(choice, names):
+    """The regex of a name of LAYER_CHOICES; a warning where it takes no stage of the backbone."""
+    regex = LAYER_CHOICES[choice]
+    if choice.endswith("+"):
+        heads = LAYER_CHOICES["heads"]
+        stages = [each for each in names if re.fullmatch(regex, each)]
+        if all(re.fullmatch(heads, each) for each in stages):
+            logger.warning(
+                "layers %r trains the heads alone: no layer of this backbone is named res%s... or"
+                " bn%s...; a regex of its names takes more",
+                choice,
+                choice[0],
+                choice[0],
+            )
+    return regex
 
 
 def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
@@ -1173,8 +1193,10 @@ class Run:
         try:
             return self._fit_stages()
         finally:
-            # What `fit` leaves is this run's too: a next call goes on from its resume file.
-            self.owner.weights_of_run = fingerprint(self.network)
+            # What `fit` leaves is this run's too: a next call goes on from its resume file. Under
+            # JAX the weights of an interrupted epoch are gone.
+            if keras.backend.backend() == "tensorflow":
+                self.owner.weights_of_run = fingerprint(self.network)
 
     def _fit_stages(self):
         history = None
@@ -1324,8 +1346,7 @@ class Run:
         except Exception:
             for failed in streams:
                 if failed.error is not None:
-                    # With its own cause, not with what Keras made of it.
-                    raise failed.error from failed.error.__cause__
+                    raise failed.error from failed.cause
             raise
         finally:
             for used in streams:

@@ -247,13 +247,156 @@ class Wrong(Rectangles):
         (lambda m, i: (m, i[:-1]), "1 masks and 0 class ids"),
         (lambda m, i: (m[..., 0], i), r"\(64, 64\)"),
         (lambda m, i: (m, i * 0), r"Received: \[0\]"),
+        (lambda m, i: (m, i * 0 + 3), r"1..2 .*Received: \[3\]"),
+        (lambda m, i: (m, i * 0 - 3), r"1..2 .*Received: \[-3\]"),
+        (lambda m, i: (m, np.array([2**40])), r"1..2 .*Received: \[1099511627776\]"),
+        (lambda m, i: (m, [float("nan")]), r"whole numbers. Received: \[nan\]"),
+        (lambda m, i: (m, [{"id": 1}]), r"one whole number.*Received: \[{'id': 1}\]"),
+        (lambda m, i: (m, {"id": 1}), r"one whole number.*Received: {'id': 1}"),
+        (lambda m, i: (m, ["bright"]), r"\['bright'\].*place in dataset.class_names"),
+        (lambda m, i: (m, ["1"]), r"one whole number.*Received: \['1'\]"),
+        (lambda m, i: (m, [None]), r"one whole number.*Received: \[None\]"),
+        (lambda m, i: (m, None), "1 masks and 0 class ids"),
+        (lambda m, i: (m, 1), r"one whole number.*Received: 1 for.*\[class_id\]"),
+        (lambda m, i: (m, i[:, None]), r"Received: \[\[1\]\].*class_ids.ravel\(\)"),
+        (lambda m, i: (m, i[None]), r"class_ids.ravel\(\)"),
+        (lambda m, i: (m, [[1], [1, 2]]), "class ids are one array"),
+        (lambda m, i: (np.moveaxis(m, -1, 0), i), r"\(1, 64, 64\).*the objects come last"),
+        (lambda m, i: ([m[..., 0]], i), "the objects come last"),
+        (lambda m, i: ([m[..., 0], m[:9, :, 0]], [1, 1]), "masks are one array"),
+        (lambda m, i: (m[:, :32], i), r"\(64, 64\). Received: \(64, 32, 1\)"),
+        (lambda m, i: (m[None], i), r"Received: \(1, 64, 64, 1\)"),
+        (lambda m, i: (i, m), "masks first, then the class ids"),
+        (lambda m, i: (m.astype(float) * np.nan, i), "0 and 1. Received: values such as nan"),
+        (lambda m, i: (m - 0.5, i), "0 and 1. Received: values such as -0.5"),
+        (lambda m, i: (m.astype(str), i), "masks are bool or 0 and 1"),
+        (lambda m, i: (None, i), r"\[height, width, objects\]"),
+        (lambda m, i: (m, i, i), r"load_mask returns masks.*a tuple of 3"),
+        (lambda m, i: m, r"load_mask returns masks.*an array of shape \(64, 64, 1\)"),
+        (lambda m, i: None, "load_mask returns masks.*None"),
+        (lambda m, i: {}["x"], "the masks of .* can't be read: KeyError: 'x'"),
     ],
 )
 def test_bad_masks_name_the_image(change, part):
     """(12)"""
+    dataset = Wrong(1)
+    dataset.change = change
+    with pytest.raises(data.DatasetError, match=part) as error:
+        data.load_image_gt(dataset, ToyConfig(), 0)
+    assert "image 0 (toy/0.png)" in str(error.value)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        batches = data.TrainingBatches(dataset, ToyConfig())
+        with pytest.raises(data.DatasetError, match=part):
+            list(pool.map(batches.batch, range(4)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m, i: (m.astype(np.uint8) * 255, i.astype(np.uint8)),
+        lambda m, i: (m.astype(float), i.astype(float)),
+        lambda m, i: (m.tolist(), i.tolist()),
+        lambda m, i: [m, tuple(i)],
+        lambda m, i: (np.asfortranarray(m), i.astype(np.int64)),
+    ],
+)
+@pytest.mark.parametrize("image_id", [0, 1])
+def test_masks_and_class_ids_of_other_kinds_are_the_same(change, image_id):
     dataset = Wrong()
     dataset.change = change
-    with pytest.raises(data.DatasetError, match=part + r".*image 0 \(toy/0.png\)|" + part):
+    expected = data.load_image_gt(Rectangles(), ToyConfig(), image_id)
+    for a, b in zip(data.load_image_gt(dataset, ToyConfig(), image_id), expected):
+        np.testing.assert_array_equal(a, b)
+        assert a.dtype == b.dtype
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [
+        ([], []),
+        (np.zeros((64, 64, 0)), np.zeros(0)),
+        (np.empty([0, 0, 0]), np.empty([0])),
+        (np.zeros((64, 64, 0), bool), None),
+        (np.array([]), np.zeros((0, 1))),
+    ],
+    ids=str,
+)
+def test_an_image_without_objects_in_every_form(nothing):
+    dataset = Wrong()
+    dataset.change = lambda m, i: nothing
+    _, _, class_ids, boxes, masks = data.load_image_gt(dataset, ToyConfig(), 0)
+    assert class_ids.shape == (0,) and class_ids.dtype == np.int32
+    assert boxes.shape == (0, 4) and masks.shape == (64, 64, 0) and masks.dtype == bool
+
+
+def test_masks_between_0_and_1_are_said_once(caplog):
+    """As in the original every pixel above 0 counts; that of the edges of a resized mask, too."""
+    dataset = Wrong()
+    dataset.change = lambda m, i: (m * np.linspace(0.1, 0.9, 64)[:, None, None], i)
+    for image_id in (0, 1):
+        masks = data.load_image_gt(dataset, ToyConfig(), image_id)[4]
+        np.testing.assert_array_equal(masks, Rectangles().load_mask(image_id)[0])
+    assert caplog.text.count("floats between 0 and 1") == 1 and "toy/0.png" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["load_image", "load_mask"])
+def test_what_a_dataset_raises_is_the_cause(part):
+    class Raising(Rectangles):
+        pass
+
+    def fail(self, image_id):
+        return {}["missing"]
+
+    setattr(Raising, part, fail)
+    with pytest.raises(data.DatasetError, match="image 1 .*KeyError: 'missing'") as error:
+        data.load_image_gt(Raising(), ToyConfig(), 1)
+    assert type(error.value.__cause__) is KeyError
+    assert error.value.__cause__.__traceback__ is not None
+
+
+def test_what_an_augmentation_raises_stays_what_it_is():
+    """With a note that names the image."""
+
+    def augmentation(image, masks):
+        return {}["missing"]
+
+    with pytest.raises(KeyError, match="missing") as error:
+        data.load_image_gt(Rectangles(), ToyConfig(), 1, augmentation=augmentation)
+    assert error.value.__notes__ == ["in the augmentation of image 1 (toy/1.png)"]
+
+
+def test_an_unprepared_dataset_is_said():
+    class Unprepared(Rectangles):
+        def prepare(self, class_map=None):
+            pass
+
+    for call in (
+        lambda: data.load_image_gt(Unprepared(), ToyConfig(), 0),
+        lambda: next(data.data_generator(Unprepared(), ToyConfig())),
+        lambda: data.check_dataset(Unprepared(), ToyConfig()),
+    ):
+        with pytest.raises(data.DatasetError, match=r"not prepared: call prepare\(\)"):
+            call()
+
+
+def test_images_added_after_prepare_are_said(caplog):
+    dataset = Rectangles(2)
+    dataset.add_image("toy", 9, path="toy/9.png", shape=(64, 64, 3), objects=[])
+    data.check_dataset(dataset, ToyConfig())
+    assert "1 images that were added after prepare()" in caplog.text
+
+
+@pytest.mark.parametrize("image_id", [4, -1, "0", 1.0])
+def test_an_image_id_that_is_none(image_id):
+    with pytest.raises(data.DatasetError, match=r"0\.\.3.*Received: "):
+        data.load_image_gt(Rectangles(4), ToyConfig(), image_id)
+
+
+@pytest.mark.parametrize("image", [None, "photo.jpg", np.array([["a"]]), [[1, 2], [3]]], ids=str)
+def test_what_is_no_image_is_named(image):
+    dataset = Rectangles()
+    dataset.load_image = lambda image_id: image
+    with pytest.raises(ValueError, match=r"image 0 \(toy/0.png\)"):
         data.load_image_gt(dataset, ToyConfig(), 0)
 
 
