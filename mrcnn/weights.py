@@ -201,11 +201,11 @@ def _has_endless_heap(file: Any) -> bool:
     """
     for place in _places_of(b"GCOL\x01\0\0\0", file):
         file.seek(place + 8)
-        size = int.from_bytes(file.read(8), "little")
+        size = _number(file.read(8))
         heap = file.read(min(max(size - 16, 0), _LARGEST_HEAP))
         at = 0
         while at + 16 <= len(heap):
-            step = int.from_bytes(heap[at + 8 : at + 16], "little")
+            step = _number(heap[at + 8 : at + 16])
             if heap[at : at + 2] != b"\0\0":  # free space has the number 0, and no header
                 step = 16 + -(-step // 8) * 8
             if step % 2**64 == 0:
@@ -233,6 +233,66 @@ def _places_of(signature: bytes, file: Any) -> list[int]:
         end = block[-(len(signature) - 1) :]
         start += len(block) - len(end)
     return found
+
+
+# Kinds of messages in the header of a group, and the class of types of any length.
+_CONTINUATION, _ATTRIBUTE, _ANY_LENGTH = 0x10, 0x0C, 9
+
+
+def _longest_text(file: Any, address: int, attribute: bytes) -> int:
+    """Bytes of the longest text of an attribute, as the header of its group tells them.
+
+    The HDF5 library makes room for that length before it looks whether there is such a text. Zero
+    where the header is not of the usual form (version 1) or the attribute is not in it.
+
+    Args:
+        file: the file of bytes.
+        address: of the group's header.
+    """
+    file.seek(address)
+    prefix = file.read(16)
+    if prefix[:1] != b"\1":
+        return 0
+    blocks = [(address + 16, _number(prefix[8:12]))]
+    for start, length in blocks:  # grows by those that the messages name
+        file.seek(start)
+        block = file.read(min(length, 1 << 20))
+        at = 0
+        while at + 8 <= len(block):
+            kind = _number(block[at : at + 2])
+            size = _number(block[at + 2 : at + 4])
+            message = block[at + 8 : at + 8 + size]
+            if kind == _CONTINUATION and len(blocks) < 100:
+                blocks.append((_number(message[:8]), _number(message[8:16])))
+            if kind == _ATTRIBUTE:
+                found = _longest_in_message(message, attribute)
+                if found:
+                    return found
+            at += 8 + size
+    return 0
+
+
+def _longest_in_message(message: bytes, attribute: bytes) -> int:
+    """Bytes of the longest text in an attribute's message; zero if it is another attribute."""
+    # A version, a byte, and the sizes of the name, the type and the space that come next.
+    sizes = [_number(message[at : at + 2]) for at in (2, 4, 6)]
+    start = 8
+    if message[:1] == b"\3":
+        start = 9  # behind the encoding of the name
+    name = message[start : start + sizes[0]].rstrip(b"\0")
+    if message[:1] == b"\1":
+        sizes = [-(-size // 8) * 8 for size in sizes]
+    kind = message[start + sizes[0] : start + sizes[0] + 1]
+    if name != attribute or _number(kind) % 16 != _ANY_LENGTH:
+        return 0
+    # Of each text its length (4 bytes), the place of its heap and its number there.
+    values = message[start + sum(sizes) :]
+    return max((_number(values[at : at + 4]) for at in range(0, len(values), 16)), default=0)
+
+
+def _number(data: bytes) -> int:
+    """The number that bytes stand for, the lowest first."""
+    return int.from_bytes(data, "little")
 
 
 def _member_of_archive(path: str, archive: zipfile.ZipFile) -> Any:
@@ -323,8 +383,12 @@ class _Reader:
         size = math.prod(stored.shape) * stored.dtype.itemsize
         if size > _NAMES_BYTES:
             raise self.refusal(f"{attribute} of {group.name} declares {size} bytes")
-        if stored.dtype.kind == "O" and not self.has_sound_heaps:
-            if _has_endless_heap(self.source):
+        if stored.dtype.kind == "O":
+            address = h5py.h5o.get_info(group.id).addr
+            size = _longest_text(self.source, address, attribute.encode())
+            if size > _NAMES_BYTES:
+                raise self.refusal(f"a text in {attribute} of {group.name} declares {size} bytes")
+            if not self.has_sound_heaps and _has_endless_heap(self.source):
                 raise self.refusal("a heap of strings is damaged")
             self.has_sound_heaps = True
         return [_text(name) for name in np.ravel(group.attrs[attribute])]

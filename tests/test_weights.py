@@ -682,6 +682,35 @@ def test_files_that_broke_off(tmp_path):
                 weights.read_legacy(path)
 
 
+@pytest.mark.parametrize("damage", ["endless heap", "endless text"])
+@pytest.mark.parametrize("layout", ["h5", "weights.h5"])
+def test_damage_on_which_hdf5_would_hang(tmp_path, layout, damage):
+    """A heap whose objects have no size; a text of 4 GB: names of any length, as h5py 3 stores
+    them."""
+    path = tmp_path / f"x.{layout}"
+    if layout == "h5":
+        write_little(path)
+        with h5py.File(path, "a") as file:
+            file.attrs["layer_names"] = [name.decode() for name in file.attrs["layer_names"]]
+    else:
+        little_model().save_weights(path)
+    weights.read_legacy(path)
+    content = bytearray(path.read_bytes())
+    heap = content.find(b"GCOL")
+    if damage == "endless heap":
+        content[heap + 16 : heap + 200] = bytes(184)
+    else:
+        place = heap.to_bytes(8, "little")
+        for name in ("layer_names", "image", "ROI", "rpn_model", *LITTLE):
+            told = len(name).to_bytes(4, "little") + place
+            content = content.replace(told, b"\xff" * 4 + place)
+    path.write_bytes(content)
+    with pytest.raises(
+        ValueError, match="x.*(heap of strings is damaged|declares 4294967295 bytes)"
+    ):
+        weights.read_legacy(path)
+
+
 def seed_file(kind, folder):
     """Bytes of a small file that mutations start from."""
     path = folder / f"seed.{kind}"
@@ -689,12 +718,16 @@ def seed_file(kind, folder):
         return npz_bytes(a=np.ones((3, 4)), b=np.ones(5, "float32"))
     if kind == "h5":
         write_little(path)
+    elif kind == "hdf5":  # names of any length, as h5py 3 stores them
+        write_little(path)
+        with h5py.File(path, "a") as file:
+            file.attrs["layer_names"] = [name.decode() for name in file.attrs["layer_names"]]
     else:
         little_model().save(path)
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["h5", "keras", "npz"])
+@pytest.mark.parametrize("kind", ["h5", "hdf5", "keras", "npz"])
 def test_mutated_files(tmp_path, kind):
     """200 of each: they are read, or the error names them."""
     content = seed_file(kind, tmp_path)
