@@ -803,7 +803,7 @@ def test_a_stage_that_trains_the_same_weights_is_not_traced_again(settings):
         dict(OPTIMIZER=lambda rate: keras.optimizers.SGD(rate)),
         dict(EMA_MOMENTUM=0.9),
     ],
-    ids=str,
+    ids=["momentum", "clipping", "adamw", "a function", "averages"],
 )
 def test_other_settings_are_traced_again(changed):
     network, expected = squares(), squares()
