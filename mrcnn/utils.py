@@ -295,7 +295,9 @@ def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.n
             "np.moveaxis(image, 0, -1) puts them there"
         )
     if image.shape[2] < 3:
-        return np.repeat(as_bytes(image[..., :1], limits), 3, axis=2)
+        rgb = np.empty((*image.shape[:2], 3), np.uint8)
+        rgb[:] = as_bytes(image[..., :1], limits)
+        return rgb
     return as_bytes(image[..., :3], limits)
 
 
