@@ -13,6 +13,7 @@ settings against each other; `MaskRCNN` calls it when a model is built.
 """
 
 import argparse
+import contextlib
 import copy
 import difflib
 import inspect
@@ -523,7 +524,10 @@ class Config:
     @property
     def BATCH_SIZE(self) -> int:
         """Images in a batch over all devices."""
-        return self.__dict__.get("_BATCH_SIZE", self.IMAGES_PER_GPU * self.GPU_COUNT)
+        if "_BATCH_SIZE" in self.__dict__:
+            return self._BATCH_SIZE
+        with self._naming("IMAGES_PER_GPU", "GPU_COUNT"):
+            return self.IMAGES_PER_GPU * self.GPU_COUNT
 
     @BATCH_SIZE.setter
     def BATCH_SIZE(self, value: int) -> None:
@@ -532,10 +536,15 @@ class Config:
     @property
     def IMAGE_SHAPE(self) -> Any:
         """[height, width, channels] of the input, int array; of modes with free sizes the bound."""
-        side = self.IMAGE_MAX_DIM
-        if self.IMAGE_RESIZE_MODE == "crop":
-            side = self.IMAGE_MIN_DIM
-        return self.__dict__.get("_IMAGE_SHAPE", np.array([side, side, self.IMAGE_CHANNEL_COUNT]))
+        if "_IMAGE_SHAPE" in self.__dict__:
+            return self._IMAGE_SHAPE
+        with self._naming(
+            "IMAGE_MIN_DIM", "IMAGE_MAX_DIM", "IMAGE_CHANNEL_COUNT", "IMAGE_RESIZE_MODE"
+        ):
+            side = self.IMAGE_MAX_DIM
+            if self.IMAGE_RESIZE_MODE == "crop":
+                side = self.IMAGE_MIN_DIM
+            return np.array([side, side, self.IMAGE_CHANNEL_COUNT])
 
     @IMAGE_SHAPE.setter
     def IMAGE_SHAPE(self, value: Any) -> None:
@@ -544,11 +553,26 @@ class Config:
     @property
     def IMAGE_META_SIZE(self) -> int:
         """Length of an image's meta vector: id 1, two shapes 3 + 3, window 4, scale 1, classes."""
-        return self.__dict__.get("_IMAGE_META_SIZE", 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES)
+        if "_IMAGE_META_SIZE" in self.__dict__:
+            return self._IMAGE_META_SIZE
+        with self._naming("NUM_CLASSES"):
+            return 1 + 3 + 3 + 4 + 1 + self.NUM_CLASSES
 
     @IMAGE_META_SIZE.setter
     def IMAGE_META_SIZE(self, value: int) -> None:
         self._IMAGE_META_SIZE = value
+
+    @contextlib.contextmanager
+    def _naming(self, *names: str) -> Iterator[None]:
+        """Turns an error of arithmetic into one that names the settings that it was done with."""
+        try:
+            yield
+        except (TypeError, ValueError) as error:
+            values = ", ".join(_shortened(getattr(self, name)) for name in names)
+            raise ValueError(
+                f"{type(self).__name__} can't compute with {', '.join(names)}: numbers are whole,"
+                f" not lists, text or None. Received: {values}"
+            ) from error
 
     # ---- Reading ---------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
