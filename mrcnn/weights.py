@@ -689,11 +689,22 @@ def _read(path: Any, layers: dict[str, Any]) -> _Source:
         raise ValueError(
             f"load_weights takes the path of a file or a state dict. Received: {path!r}"
         )
-    if isinstance(path, Mapping) or torchvision.is_checkpoint(path):
+    if isinstance(path, Mapping):
         return _torchvision_source(path)
     title = os.fspath(path)
+    if torchvision.is_checkpoint(path) and not _is_of_another_kind(title):
+        return _torchvision_source(path)
     arrays, layer_names = read_legacy(title, layers)
     return _Source(arrays, layer_names, title)
+
+
+def _is_of_another_kind(path: str) -> bool:
+    """Whether a file with the ending of a state dict is HDF5, or no weight file at all."""
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        head = file.read(200).lstrip().lower()
+    return head.startswith((_HDF5_MAGIC.lower(), b"version https://git-lfs", b"<"))
 
 
 def _torchvision_source(checkpoint: Any) -> _Source:

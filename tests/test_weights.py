@@ -641,7 +641,10 @@ HEADS = {"roi_heads.box_predictor.cls_score.bias": np.array([None])}
         ("x.ckpt.data-00000-of-00001", b"\1\2\3\0", "checkpoint of TensorFlow"),
         ("x.npz", b"", "is empty"),
         ("x.npz", npz_bytes(), "holds no arrays"),
-        ("x.npz", HTML, "is not a readable npz file"),
+        ("x.npz", HTML, "it is a web page"),
+        ("x.pth", HTML, "it is a web page"),
+        ("x.pth", LFS, "git lfs pull"),
+        ("x.npz", b"epoch,loss", "is not a readable npz file"),
         ("x.npz", npz_bytes(a=np.ones(2)), "has the key"),
         ("x.npz", npz_bytes(**HEADS), "pickled objects"),
         ("x.npz", npy_of_a_huge_array(), "declares 4000000000000 bytes and holds 4"),
@@ -656,6 +659,16 @@ def test_files_of_another_kind(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message) as caught:
         little_model().load_weights(tmp_path / name)
     assert str(tmp_path / name) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["X.H5", "x.weights.h5", "x.keras", "x.npz", "x.pth", "x", "x.hdf5"]
+)
+def test_what_a_file_holds_decides_and_not_its_name(tmp_path, name):
+    write_little(tmp_path / name)
+    model = little_model()
+    assert not model.load_weights(tmp_path / name).missing
+    assert_loaded(model)
 
 
 def test_folders_and_prefixes_of_checkpoints(tmp_path):
