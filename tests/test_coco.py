@@ -7,7 +7,6 @@ import json
 import logging
 import re
 import threading
-import time
 import zipfile
 
 import generated_coco
