@@ -24,6 +24,7 @@ import shutil
 import sys
 import time
 import urllib.parse
+import warnings
 import zipfile
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -993,7 +994,10 @@ class CocoDataset(utils.Dataset):
         chosen = _chosen(class_ids, coco, path)
         for class_id in chosen:
             category = coco.cats[class_id]
-            self.add_class(source, class_id, category["name"])
+            with warnings.catch_warnings():
+                # `read_annotations` has said which categories have one name.
+                warnings.filterwarnings("ignore", message=".* twice, as class")
+                self.add_class(source, class_id, category["name"])
             self.keypoint_names = tuple(category.get("keypoints") or self.keypoint_names)
         with _no_collection():
             missing = self._add_images(coco, folder, path, source, set(chosen), keep_empty)

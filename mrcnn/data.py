@@ -442,13 +442,7 @@ def _points_of_imgaug(
 
 def _where(dataset: utils.Dataset, image_id: int) -> str:
     """What messages call an image."""
-    try:
-        info = dataset.image_info[image_id]
-    except (TypeError, IndexError):
-        raise DatasetError(
-            f"image_id is one of the dataset's image_ids, below {len(dataset.image_info)}."
-            f" Received: {image_id!r}"
-        ) from None
+    info = dataset.image_info[image_id]
     if info.get("path"):
         return f"image {image_id} ({info['path']})"
     return f"image {image_id} (source {info.get('source')!r}, id {info.get('id')!r})"

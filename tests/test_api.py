@@ -110,7 +110,7 @@ ORDER = r"MaskRCNN\(mode, config, model_dir\), in this order. Received: mode = "
         (("training", pathlib.Path("logs"), CONFIG), ORDER + "'training', config = PosixPath"),
         (("training", None, "logs"), "config is a Config, or .*Received: None"),
         (("training", {}, "logs"), "config is a Config, or .*Received: {}"),
-        (("training", Rectangles(1), "logs"), "config is a Config, or .*Received: <toy.Rect"),
+        (("training", Rectangles(1), "logs"), "config is a Config, or .*Received: Rectangles"),
         (("training", CONFIG, None), "model_dir is the path of a folder. Received: None"),
         (("training", CONFIG, 5), "model_dir is the path of a folder. Received: 5"),
     ],

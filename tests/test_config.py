@@ -478,7 +478,7 @@ def test_numpy_rooms_import_without_keras():
         ("RPN_ANCHOR=5", "did you mean RPN_ANCHOR_"),
         ("=5", "SETTING=value"),
         ("BATCH_SIZE=4", "BATCH_SIZE can't be set: it is IMAGES_PER_GPU [*] GPU_COUNT"),
-        ("EMA_MOMENTUM=abc", "EMA_MOMENTUM is None, or lies in 0..1.* Received: 'abc'"),
+        ("EMA_MOMENTUM=abc", "EMA_MOMENTUM lies in 0..1, .*or is None. Received: 'abc'"),
         ("LEARNING_RATE=-1", "LEARNING_RATE is above 0. Received: -1"),
         ("LEARNING_RATE=None", "LEARNING_RATE takes a value of type float"),
         ("MEAN_PIXEL=[[1],[1,2]]", r"MEAN_PIXEL is an array of numbers. Received: \[\[1\]"),

@@ -618,7 +618,7 @@ def test_an_image_source_without_a_class_is_named(check):
 
 @pytest.mark.parametrize("image_id", [9, "1", None, 1.5])
 def test_a_wrong_image_id_is_named(image_id):
-    with pytest.raises(data.DatasetError, match="one of the dataset's image_ids, below 2. Rec"):
+    with pytest.raises(data.DatasetError, match="whole numbers in 0..1. Received"):
         data.load_image_gt(Rectangles(2), ToyConfig(), image_id)
 
 

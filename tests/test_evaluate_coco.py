@@ -682,7 +682,8 @@ class Boxes(Dataset):
 def own_dataset(*annotations):
     dataset = Boxes()
     dataset.add_class("mine", 3, "cell")
-    dataset.add_class("mine", 4, "cell")
+    with pytest.warns(UserWarning, match="'cell' twice"):
+        dataset.add_class("mine", 4, "cell")
     dataset.add_image("mine", 7, "7.png", width=50, height=40, annotations=list(annotations))
     dataset.prepare()
     return dataset

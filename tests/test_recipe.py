@@ -75,7 +75,9 @@ def decay_model(**settings):
     inputs = keras.Input((2,))
     x = modellib.BatchNorm()(keras.layers.Dense(3)(inputs))
     x = keras.layers.GroupNormalization(3)(x)
-    model = modellib.TrainingModel(inputs, [keras.ops.sum(x)], ["a_loss"], None, 0.1, **settings)
+    model = modellib.TrainingModel(
+        inputs, [keras.ops.sum(x)], loss_names=["a_loss"], weight_decay=0.1, **settings
+    )
     kernel, bias = model.layers[1].weights
     kernel.assign(np.arange(6.0).reshape(2, 3))
     bias.assign([1.0, 2, 4])
