@@ -43,8 +43,8 @@ from benchmarks import timing  # noqa: E402
 Outcome = tuple[bool, str]
 
 EPOCHS = 4
-STEPS = 60
-RESUME_SECONDS = 0.5
+STEPS = 200
+RESUME_SECONDS = 0.2
 
 
 # ---- Programs that are killed --------------------------------------------------------------------
@@ -134,35 +134,45 @@ def _lines(path: pathlib.Path) -> list[str]:
     return path.read_text(errors="replace").split("\n")[:-1]
 
 
-def _is_writing(folder: pathlib.Path) -> bool:
-    """Whether a temporary file of a checkpoint lies there that is younger than a second."""
-    now = time.time()
-    for path in folder.rglob(".*part*"):
-        with contextlib.suppress(FileNotFoundError):
-            if now - path.stat().st_mtime < 1:
-                return True
+def _wait_for_writing(folder: pathlib.Path, seconds: float = 2) -> bool:
+    """Waits until a checkpoint is being written in the newest run there; False after a while.
+
+    Writing takes a millisecond: this looks again and again without a pause.
+    """
+    runs = sorted(folder.glob("logs/*"))
+    if not runs:
+        return False
+    start = time.time()
+    while time.time() < start + seconds:
+        for name in os.listdir(runs[-1]):
+            if ".part" not in name:
+                continue
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.getmtime(runs[-1] / name) >= start:
+                    return True
     return False
 
 
 def _kill_after(
     process: subprocess.Popen, lines: pathlib.Path, wanted: int, writing: pathlib.Path | None
-) -> bool:
+) -> str:
     """Kills a process when a file has so many more lines, and perhaps while a file is written.
 
     Returns:
-        whether it was killed; False where it had ended.
+        "" where it had ended, "killed", or "killed in writing".
     """
     before = len(_lines(lines))
     while process.poll() is None:
         time.sleep(0.002)
         if len(_lines(lines)) < before + wanted:
             continue
-        if writing is not None and not _is_writing(writing):
-            continue
+        in_writing = writing is not None and _wait_for_writing(writing)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        return True
-    return False
+        if in_writing:
+            return "killed in writing"
+        return "killed"
+    return ""
 
 
 def _lost_seconds(lines: list[str]) -> list[float]:
@@ -201,11 +211,11 @@ def _killed_training(folder: pathlib.Path, kills: int, seed: int, result: dict) 
         while done < kills:
             process = _start("train", folder)
             writing = folder if done % 3 == 2 else None
-            if not _kill_after(
-                process, folder / "steps.txt", draw.randint(1, 2 * most - 1), writing
-            ):
+            wanted = draw.randint(1, 2 * most - 1)
+            end = _kill_after(process, folder / "steps.txt", wanted, writing)
+            if not end:
                 break
-            inside_writing += writing is not None
+            inside_writing += end == "killed in writing"
             done += 1
             time.sleep(draw.random() * 0.01)
         _run_to_the_end("train", folder)

@@ -10,6 +10,7 @@ pixels.
 import contextlib
 import ctypes
 import functools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -43,7 +44,9 @@ def outside_graphs() -> Iterator[None]:
 
     Raises:
         ValueError: TensorFlow 1's behaviour was asked for, which Keras 3 can't build with.
+        RuntimeError: the process was forked from one that has used a model.
     """
+    _check_that_threads_are_here()
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -61,6 +64,24 @@ def outside_graphs() -> Iterator[None]:
     # tf.init_scope would leave a function that is traced, but no graph, and stop gradients.
     with tf.__internal__.eager_context.eager_mode():
         yield
+
+
+# The process that built the first model.
+_process: int | None = None
+
+
+def _check_that_threads_are_here() -> None:
+    """A RuntimeError in a child of fork: the backend's threads are its parent's, it would hang."""
+    global _process
+    if _process is None:
+        _process = os.getpid()
+    if _process != os.getpid() and keras.backend.backend() != "torch":
+        raise RuntimeError(
+            "This process was forked from one that has built or used a model, whose threads it"
+            " doesn't have: it would hang. Start it by multiprocessing.get_context('spawn'), or"
+            " build the first model in the forked processes. Received: process"
+            f" {os.getpid()}, forked from {_process} or a child of it"
+        )
 
 
 def keep_freed_memory() -> None:

@@ -1,6 +1,8 @@
 """What is around the network in a detection: groups of masks, forms of masks, folders."""
 
+import os
 import pathlib
+import warnings
 
 import numpy as np
 import pytest
@@ -240,3 +242,27 @@ def test_detect_molded_checks_its_shapes(toy_detector):
     for images, meta in ((molded[0], metas[0]), (molded, metas[0]), (molded[0], metas)):
         with pytest.raises(ValueError, match="takes images .B, h, w, C. and a meta for each"):
             toy_detector.detect_molded(images, meta)
+
+
+def test_a_forked_process_says_what_to_do(toy_detector, image):
+    """It hung: TensorFlow's threads are not there (issue 19). The parent goes on as before."""
+    expected = toy_detector.detect([image])[0]["scores"]
+    read, write = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Python 3.12 warns of forks beside threads
+        child = os.fork()
+    if child == 0:
+        said = "no error"
+        try:
+            toy_detector.detect([image])
+        except RuntimeError as error:
+            said = str(error)
+        finally:
+            os.write(write, said.encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+    said = os.read(read, 2000).decode()
+    os.close(read)
+    os.close(write)
+    assert "was forked" in said and "get_context('spawn')" in said
+    np.testing.assert_array_equal(toy_detector.detect([image])[0]["scores"], expected)
