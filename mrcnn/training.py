@@ -183,6 +183,11 @@ class TrainingModel(Network):
         self._compiled_for = ""  # `take_optimizer` says it, after its own call
         super().compile(*args, **kwargs)
 
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compiles with what a `.keras` file says; Keras asks whoever overrides `compile` for it."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        self.optimizer.build(self.trainable_variables)
+
     def take_optimizer(self, optimizer: Any, keep: bool = True) -> None:
         """Trains with an optimizer from now on, one that has no state yet.
 
