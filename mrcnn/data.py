@@ -1330,6 +1330,7 @@ class TrainingBatches:
             jitter=self.jitter and not plain,
         )
         example = _Example(*loaded)
+        check_sides(example.image.shape, self.config, _where(self.dataset, image_id))
         if self._without_objects is not None:
             self._look_for_objects(image_id, example.class_ids)
         count = len(example.class_ids)

@@ -1498,10 +1498,19 @@ def _readable(
 ) -> np.ndarray | None:
     """An image, or None for one that can't be read, which is added to `unreadable`."""
     try:
-        return dataset.load_image(image_id)
-    except (OSError, ValueError, MemoryError) as error:
+        image = dataset.load_image(image_id)
+    except (OSError, ValueError) as error:
         _report(image_id, str(error) or f"image {image_id}: {type(error).__name__}", unreadable)
         return None
+    except Exception as error:  # of a user's own load_image, such as cv2.imread(path)[..., ::-1]
+        name = f"image {image_id} ({dataset.image_reference(image_id)})"
+        _report(image_id, f"{name}: {type(error).__name__}: {error}", unreadable)
+        return None
+    if image is None:
+        name = f"image {image_id} ({dataset.image_reference(image_id)})"
+        reason = "load_image gave None, as cv2.imread does for a file that it can't read"
+        _report(image_id, f"{name}: {reason}", unreadable)
+    return image
 
 
 def _report(image_id: int, reason: str, unreadable: list[tuple[int, str]]) -> None:

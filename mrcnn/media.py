@@ -466,7 +466,11 @@ class VideoWriter:
     def _as_frame(self, image: np.ndarray) -> np.ndarray:
         """An image as [H, W, 3] uint8, in the widest range so far."""
         if image.dtype != np.uint8:
-            low, high = utils.value_range(image[..., :3])
+            colors = image
+            if image.ndim == 3:
+                # Without transparency, which has a range of its own.
+                colors = image[..., : 3 if image.shape[2] > 2 else 1]
+            low, high = utils.value_range(colors)
             if self._limits is not None:
                 low = min(low, self._limits[0])
                 high = max(high, self._limits[1])

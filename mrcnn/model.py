@@ -2763,18 +2763,33 @@ class MaskRCNN:
                 )
         self._began = datetime.datetime.now()
         self._log_dir: str | None = None
+        if model_path:
+            self._log_dir = self._empty_log_dir()
         self.epoch = 0
         if checkpoint is not None:
             self._log_dir, self.epoch = checkpoint
         self._checkpoint_path: str | None = None
 
+    def _empty_log_dir(self):
+        """The folder that `log_dir` made for this run and nothing was written to; or None.
+
+        A script that hands it to a callback before it loads weights trains into that folder.
+        """
+        made = getattr(self, "_made_log_dir", None)
+        if made is not None and os.path.isdir(made) and not os.listdir(made):
+            return made
+        return None
+
     @property
     def log_dir(self) -> str:
         """The folder that `train` writes into."""
         if self._log_dir is None:
+            is_training = self.mode == "training"
             self._log_dir = training.new_log_dir(
-                self.model_dir, self.config.NAME, self._began, make=self.mode == "training"
+                self.model_dir, self.config.NAME, self._began, make=is_training
             )
+            if is_training:
+                self._made_log_dir = self._log_dir
         return self._log_dir
 
     @log_dir.setter

@@ -183,8 +183,10 @@ def _stages_of(model, name, values):
 
 def _as_seen(molded, config):
     """The molded image before the mean was subtracted, uint8."""
-    pixels = np.round(molded * config.STD_PIXEL + config.MEAN_PIXEL)
-    return utils.as_bytes(np.maximum(pixels, 0))
+    pixels = molded * config.STD_PIXEL + config.MEAN_PIXEL
+    if np.max(config.MEAN_PIXEL) > 1:
+        return utils.as_bytes(np.round(pixels), (0, 255))
+    return utils.as_bytes(pixels, (0, 1))
 
 
 def _masks(config, values, detections, in_pixels, shape):

@@ -184,7 +184,7 @@ class TrainingModel(Network):
         super().compile(*args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles with what a `.keras` file says; Keras asks whoever overrides `compile` for it."""
+        """Compiles as a `.keras` file says, which Keras leaves to whoever overrides `compile`."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 

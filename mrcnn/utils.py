@@ -14,6 +14,7 @@ import math
 import operator
 import os
 import random
+import re
 import sys
 import threading
 import warnings
@@ -641,7 +642,8 @@ def _with_pillow(path, function):
             Image.MAX_IMAGE_PIXELS = limit
 
 
-_PILLOW_LIMIT = threading.Lock()
+_PILLOW_LIMIT = threading.RLock()
+_PILLOW = re.compile(r"PIL\.")
 
 
 @contextlib.contextmanager
@@ -649,12 +651,27 @@ def _opened(path):
     """A Pillow image that is not decoded yet, without warnings, of at most MAX_PIXELS."""
     from PIL import Image
 
-    with warnings.catch_warnings():
-        # A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            _check_pixels(*image.size)
-            yield image
+    _ignore_warnings_of_pillow()
+    with Image.open(path) as image:
+        _check_pixels(*image.size)
+        yield image
+
+
+def _ignore_warnings_of_pillow():
+    """A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
+
+    The filters stay: `warnings.catch_warnings` in threads that read leaves other ones behind, those
+    that another thread had for a moment.
+    """
+    from PIL import Image
+
+    wanted = [("ignore", None, Image.DecompressionBombWarning), ("ignore", None, UserWarning)]
+    present = [entry[:3] for entry in warnings.filters if entry[3] is None or entry[3] == _PILLOW]
+    if all(entry in present for entry in wanted):
+        return
+    with _PILLOW_LIMIT:
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def _stored_values(image, path):

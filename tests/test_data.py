@@ -631,3 +631,11 @@ def test_images_after_prepare_are_said(caplog):
     dataset.prepare()
     data.check_dataset(dataset, ToyConfig())
     assert not caplog.records
+
+
+def test_mode_none_names_an_image_that_was_not_checked():
+    """CHECK_IMAGES 0 trained at a size that detect refuses."""
+    config = ToyConfig(IMAGE_RESIZE_MODE="none", CHECK_IMAGES=0)
+    batches = data.TrainingBatches(Rectangles(2, (120, 160, 3)), config)
+    with pytest.raises(ValueError, match=r"'none'.* divide by 64.*image \d .*\(120, 160, 3\)"):
+        batches.batch(0)

@@ -784,3 +784,38 @@ def test_many_objects_on_one_image():
     ours = evaluate.evaluate_detections(dataset, rows)
     assert time.monotonic() - start < 5
     assert ours.bbox["AR100"] == ours.segm["AR100"] == 0.05
+
+
+@pytest.mark.parametrize(
+    "fault, text",
+    [
+        (lambda: None, "load_image gave None, as cv2.imread does"),
+        (
+            lambda: dict().get("image")[..., ::-1],
+            "TypeError: 'NoneType' object is not subscriptable",
+        ),
+        (lambda: {}["missing"], "KeyError: 'missing'"),
+    ],
+    ids=["None", "None sliced", "a key"],
+)
+def test_whatever_load_image_does_is_said(fault, text, caplog):
+    """An image that is None counted as missed without a word; other errors ended the evaluation."""
+
+    class Faulty(Made):
+        def load_image(self, image_id):
+            if image_id == 1 and not self.truth:
+                return fault()
+            return super().load_image(image_id)
+
+        def load_mask(self, image_id):
+            self.truth = True
+            try:
+                return super().load_mask(image_id)
+            finally:
+                self.truth = False
+
+        truth = False
+
+    result = evaluate.evaluate(Model(), Faulty(), progress=False)
+    assert [image_id for image_id, _ in result.unreadable] == [1]
+    assert "image 1 (" in caplog.text and text in caplog.text

@@ -276,6 +276,19 @@ def test_frames_of_a_video_do_not_flicker(tmp_path):
     np.testing.assert_allclose(means, [255, 56, 255, 56], atol=4)
 
 
+@pytest.mark.parametrize("extra", [(), (1,)])
+def test_the_range_of_a_gray_frame_is_that_of_all_its_columns(tmp_path, extra):
+    """It was that of the first three, which are black here."""
+    pytest.importorskip("cv2")
+    frame = np.full((32, 48, *extra), 2000, np.uint16)
+    frame[:, :8] = 0
+    path = tmp_path / "a.avi"
+    with media.VideoWriter(path) as video:
+        video.write(frame)
+    (read,) = media.read_video(path)
+    np.testing.assert_allclose(read[:, 16:].mean(), 2000 / 4095 * 255, atol=4)
+
+
 def test_paint_of_any_image_and_result(tmp_path):
     from mrcnn.masks import Masks, encode
 

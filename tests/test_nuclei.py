@@ -159,6 +159,9 @@ def test_figures_by_kind(nucleus, bowl, coco_folder):
     assert figures["all"]["score at .5"] == pytest.approx(2.5 / 3)
     assert figures["all"]["images"] == 3 and figures["all"]["nuclei"] == 3
     assert bowl.evaluate(result, dataset, min_score=0.3)["all"]["score"] == 1
+    result.unreadable = [(1, "truncated")]
+    figures_without = bowl.evaluate(result, dataset)
+    assert "stained" not in figures_without and figures_without["all"] == figures["all"]
     text = bowl.table(figures)
     assert "fluorescence" in text and "0.750" in text
 

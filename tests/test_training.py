@@ -562,6 +562,9 @@ def test_two_models_never_share_a_folder(tmp_path):
     assert models[1].checkpoint_path == str(tmp_path / "mine" / "mask_rcnn_toy_{epoch:04d}.h5")
     models[1].set_log_dir()
     assert models[1].log_dir not in (first, second)
+    # A callback that was given the folder before the weights were loaded writes where `train` does.
+    models[0].set_log_dir("mask_rcnn_coco.h5")
+    assert models[0].log_dir == first
 
 
 def test_a_numbered_file_outside_a_run_begins_a_new_one(tmp_path, caplog):

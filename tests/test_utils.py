@@ -12,6 +12,7 @@ import random
 import re
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import oracle
@@ -1343,3 +1344,18 @@ def test_download_of_the_released_weights(monkeypatch, capsys):
         (arguments, {"progress": files.progress_bar}),
     ]
     assert "mirror" in capsys.readouterr().err
+
+
+def test_reading_in_threads_leaves_the_filters_of_warnings(tmp_path):
+    """`catch_warnings` in threads left one behind that ignored every warning of the process."""
+    import concurrent.futures
+
+    from PIL import Image
+
+    path = tmp_path / "a.png"
+    Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(path)
+    utils.read_image(path)
+    before = list(warnings.filters)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        list(pool.map(utils.read_image, [path] * 200))
+    assert warnings.filters == before

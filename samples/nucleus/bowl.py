@@ -88,7 +88,8 @@ def evaluate(
 
     Args:
         result: of `mrcnn.evaluate.evaluate`.
-        dataset: its dataset; the images are read for their kind.
+        dataset: its dataset; the images are read for their kind. One that can't be read counts
+            under "all" alone.
         min_score: detections below are left out.
         kinds: {the dataset's image id: kind}; None to tell them by `kind_of`.
 
@@ -100,6 +101,7 @@ def evaluate(
     sizes = {
         image["id"]: (image["height"], image["width"]) for image in result.truth.data["images"]
     }
+    unreadable = {image_id for image_id, _ in result.unreadable}
     rows = []
     for image_id, key in result.truth.image_ids.items():
         nuclei = truth[key]
@@ -108,7 +110,9 @@ def evaluate(
             label_image(_masks(nuclei, sizes[key]), sizes[key]),
             label_image(_masks(best_first, sizes[key]), sizes[key]),
         )
-        if kinds is None:
+        if image_id in unreadable:
+            kind = ""
+        elif kinds is None:
             kind = kind_of(dataset.load_image(image_id))
         else:
             kind = kinds[image_id]
