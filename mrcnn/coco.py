@@ -85,6 +85,8 @@ PROBLEMS = (
 MANY_CROWDS = 4
 # Detectron2's bbox_mode of COCO's own boxes; others are corners, turned, or shares of the image.
 XYWH = 1
+# What stands for no supercategory.
+NO_SUPERCATEGORY = (None, "", "none")
 # What `crowds` may be, see `read_annotations`.
 CROWDS = ("auto", "keep", "objects")
 # Where images say which file they are, the first that is there.
@@ -239,22 +241,43 @@ def _with_id(item: Any, number: str) -> Any:
 
 
 def _plain_id(value: Any) -> int | str | None:
-    """An id as int where it stands for one, "7" and 7.0 for 7; None for what is no id."""
+    """An id as int where it stands for one, "7" and 7.0 for 7; None for what is no id.
+
+    "007" stays text: it may be another id than "7", and is asked for as it is written.
+    """
     number = whole_number(value)
-    if number is not None:
-        return number
-    if isinstance(value, str):
+    if isinstance(value, str) and value != str(number):
         return value
-    return None
+    return number
 
 
-def _known_id(value: Any, items: dict[Any, dict]) -> int | str | None:
-    """The id of one of some items that a value stands for; None for that of none."""
-    number = _plain_id(value)
-    for candidate in (number, str(number)):
+def _known_id(
+    value: Any,
+    items: dict[Any, dict],
+    by_number: dict[int, Any],
+) -> int | str | None:
+    """The id of one of some items that a value stands for; None for that of none.
+
+    by_number: see `_by_number`.
+    """
+    plain = _plain_id(value)
+    for candidate in (plain, str(plain)):
         if candidate in items:
             return candidate
-    return None
+    number = whole_number(value)
+    if number is None:
+        return None
+    return by_number.get(number)
+
+
+def _by_number(items: Iterable[Any]) -> dict[int, Any]:
+    """{whole number: the one id that stands for it}: "007" for 7 where no other id is a seven."""
+    ids: dict[int, list] = {}
+    for item in items:
+        number = whole_number(item)
+        if number is not None:
+            ids.setdefault(number, []).append(item)
+    return {number: same[0] for number, same in ids.items() if len(same) == 1}
 
 
 def _index(coco: Any, path: pathlib.Path) -> None:
@@ -263,12 +286,13 @@ def _index(coco: Any, path: pathlib.Path) -> None:
     coco.imgs = _images_by_id(data, path)
     coco.cats = _by_id(data, "categories", path)
     _check_names(coco.cats, path)
+    numbers = _by_number(coco.imgs), _by_number(coco.cats)
     broken: dict[str, list] = {problem: [] for problem in PROBLEMS}
     usable: dict[Any, dict] = {}
     twins = []
     for annotation in data["annotations"]:
         if not _is_plain(annotation, coco.imgs, coco.cats):
-            annotation = _mended(annotation, coco, broken)
+            annotation = _mended(annotation, coco, numbers, broken)
             if annotation is None:
                 continue
         number = annotation["id"]
@@ -363,7 +387,7 @@ def _side(value: Any) -> int | None:
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
     """{id: item} of data[key]; ValueError if an id occurs twice.
 
-    The ids are all numbers, or all text where one of them is no number.
+    The ids are all numbers, or all text where one of them is no number or has zeros before it.
     """
     items: dict[Any, dict] = {}
     twice = []
@@ -430,17 +454,26 @@ def _is_measured(annotation: dict) -> bool:
     return 0 <= area < math.inf and width >= 0 and height >= 0 and math.hypot(x, y) < math.inf
 
 
-def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
-    """An annotation in COCO's form; None for one that can't be used, which `broken` then names."""
+def _mended(
+    annotation: Any,
+    coco: Any,
+    numbers: tuple[dict[int, Any], dict[int, Any]],
+    broken: dict[str, list],
+) -> dict | None:
+    """An annotation in COCO's form; None for one that can't be used, which `broken` then names.
+
+    numbers: `_by_number` of the images and of the categories.
+    """
+    image_numbers, category_numbers = numbers
     if type(annotation) is not dict:
         broken[NO_OBJECT].append(repr(annotation)[:60])
         return None
     number = _plain_id(annotation.get("id"))
-    image_id = _known_id(annotation.get("image_id"), coco.imgs)
+    image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
     if image_id is None:
         broken[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
         return None
-    category_id = _category_of(annotation.get("category_id"), coco.cats)
+    category_id = _category_of(annotation.get("category_id"), coco.cats, category_numbers)
     if category_id is None:
         broken[NO_CATEGORY].append(f"{number} (category {annotation.get('category_id')})")
         return None
@@ -462,9 +495,9 @@ def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
     return sound
 
 
-def _category_of(value: Any, categories: dict[Any, dict]) -> Any:
+def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, Any]) -> Any:
     """The id of the category that an annotation names by its id or its name; None for no one."""
-    number = _known_id(value, categories)
+    number = _known_id(value, categories, by_number)
     if number is not None:
         return number
     named = [key for key, category in categories.items() if category["name"] == value]
@@ -601,22 +634,14 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
 def _drop_groups(coco: Any, path: pathlib.Path) -> None:
     """Leaves out categories that only group others, as the first of Roboflow's exports does.
 
-    They have no annotation, and the name of a category that has some, or of the others'
-    supercategory while they have none themselves. As classes they would never be seen.
+    What is left out hangs on the categories alone, as far as it can: the files of one dataset,
+    train and val, have the same categories but not the same annotations, and a class must have one
+    number in all of them. A category that has annotations always stays.
     """
-    counts = collections.Counter(category["name"] for category in coco.cats.values())
-    tops = (None, "", "none")
-    parents = [category.get("supercategory") for category in coco.cats.values()]
-    used = {coco.cats[number]["name"] for number in coco.catToImgs if number in coco.cats}
     groups = {}
     for number, category in coco.cats.items():
-        name = category["name"]
-        if coco.catToImgs.get(number):
-            continue
-        is_top = category.get("supercategory") in tops and name not in tops
-        if name in used or (is_top and name in parents):
-            groups[number] = name
-            counts[name] -= 1
+        if _is_group(number, category, coco.cats) and not coco.catToImgs.get(number):
+            groups[number] = category["name"]
     if groups:
         for number in groups:
             del coco.cats[number]
@@ -627,9 +652,30 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
             len(groups),
             _some(f"{number} ({name})" for number, name in groups.items()),
         )
+    counts = collections.Counter(category["name"] for category in coco.cats.values())
     same = {name: count for name, count in counts.items() if count > 1}
     if same:
         logger.warning("%s: several categories have one name: %s", path, _some(map(repr, same)))
+
+
+def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
+    """Whether a category is the root that Roboflow adds, or a top one with the name of a lower one.
+
+    The root has the id 0, the supercategory "none", and is the supercategory of others.
+    """
+    name = category["name"]
+    if not _is_top(category) or name in NO_SUPERCATEGORY:
+        return False
+    others = [item for item in categories.values() if item is not category]
+    if any(item["name"] == name and not _is_top(item) for item in others):
+        return True
+    is_first = str(number) == "0" and category.get("supercategory") == "none"
+    return is_first and any(item.get("supercategory") == name for item in others)
+
+
+def _is_top(category: dict) -> bool:
+    """Whether a category belongs to no other one."""
+    return category.get("supercategory") in NO_SUPERCATEGORY
 
 
 def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
@@ -922,7 +968,7 @@ class CocoDataset(utils.Dataset):
             subset: train, val, minival, valminusminival, or what stands in the names of your own
                 files.
             year: as it stands in the names; minival of 2017 is val of 2017.
-            class_ids: category ids of the json to use; None for all.
+            class_ids: category ids of the json to use; None or an empty list for all.
             class_map: not used (nor is it by the original).
             return_coco: return the pycocotools COCO object.
             auto_download: download what is missing first.
@@ -1232,9 +1278,10 @@ def _size_of(path: Any) -> tuple[int, int]:
 
 def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:
     """The ids of the categories to use, sorted; ValueError for one that the json hasn't."""
-    if class_ids is None:
-        class_ids = coco.cats
-    chosen = sorted(class_ids, key=_order)
+    wanted = list(coco.cats)
+    if class_ids is not None:
+        wanted = list(class_ids) or wanted  # none is all, as matterport has it
+    chosen = sorted(wanted, key=_order)
     unknown = sorted(set(chosen) - set(coco.cats), key=_order)
     if unknown:
         raise ValueError(

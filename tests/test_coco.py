@@ -68,6 +68,8 @@ def test_some_classes(folder):
     assert {a["category_id"] for info in dataset.image_info for a in info["annotations"]} == {3, 90}
     with pytest.raises(ValueError, match="3, 17, 90. Received: 1, 4"):
         load(folder, class_ids=[4, 1])
+    for every in ([], (), np.array([], int), iter([])):  # as matterport's `if not class_ids`
+        assert load(folder, class_ids=every).num_classes == 4
 
 
 def test_masks_of_every_kind(folder):
@@ -615,6 +617,76 @@ def test_categories_that_group_others(folder, caplog):
     assert "are left out: 0 (shapes)" in caplog.text
     edit(folder, lambda data: data["annotations"][0].update(category_id=0))
     assert load(folder).class_names == ["BG", "shapes", "bright", "unseen", "dark", "ring"]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"id": 1, "name": "vehicle", "supercategory": "none"},
+        {"id": 0, "name": "vehicle", "supercategory": "road"},
+        {"id": 0, "name": "vehicle", "supercategory": ""},
+        {"id": 0, "name": "vehicle"},
+        {"id": 1, "name": "vehicle", "supercategory": None},
+    ],
+)
+def test_classes_are_those_of_each_split(folder, first, caplog):
+    """A category without an object in one file has objects in another: it stays in both."""
+
+    def with_vehicle(data):
+        data["categories"].insert(0, first)
+        for category in data["categories"][1:]:
+            category["supercategory"] = "vehicle"
+
+    edit(folder, with_vehicle)
+    assert load(folder).class_names == ["BG", "vehicle", "bright", "dark", "ring"]
+    assert not caplog.records
+
+
+def test_a_root_with_the_name_of_a_class_without_objects(folder):
+    """It is left out whether the class has annotations in this file or not."""
+    edit(folder, roboflow)
+    assert load(folder).class_names == ["BG", "bright", "dark", "ring"]
+
+    def without_bright(data):
+        data["annotations"] = [item for item in data["annotations"] if item["category_id"] != 3]
+
+    edit(folder, without_bright)
+    assert load(folder).class_names == ["BG", "bright", "dark", "ring"]
+
+
+def test_text_ids_with_zeros_are_ids_of_their_own(folder, caplog):
+    """ "001" and "1" are two images, "000139" is given back as it is written."""
+
+    def padded(data):
+        data["images"][0]["id"] = "001"
+        data["images"][1]["id"] = "1"
+        for annotation in data["annotations"]:
+            new = {100: "001", 103: "1"}
+            annotation["image_id"] = new.get(annotation["image_id"], annotation["image_id"])
+
+    expected = load(folder)
+    edit(folder, padded)
+    dataset = load(folder)
+    assert not caplog.records
+    assert [info["id"] for info in dataset.image_info][:3] == ["001", "1", "106"]
+    assert dataset.image_from_source_map["coco.001"] == 0
+    for ours, theirs in zip(dataset.image_info, expected.image_info):
+        assert len(ours["annotations"]) == len(theirs["annotations"])
+
+
+@pytest.mark.parametrize("reference", [int, str, "{:012d}".format, float])
+@pytest.mark.parametrize("kind", [int, str, "{:06d}".format])
+def test_references_to_ids_written_otherwise(folder, caplog, kind, reference):
+    """Numbers, texts and texts with zeros refer to each other where one id alone is meant."""
+    edit(folder, ids_as(kind))
+    edit(folder, references_as(lambda value: reference(int(value))))
+    dataset = load(folder)
+    assert not caplog.records and dataset.class_names == ["BG", "bright", "dark", "ring"]
+    assert sum(len(info["annotations"]) for info in dataset.image_info) == 25
+    expected = kind(100)
+    if kind is str:
+        expected = 100
+    assert dataset.image_info[0]["id"] == expected
 
 
 def test_classes_of_one_name(folder, caplog, tmp_path):
