@@ -365,13 +365,13 @@ class EmbeddedImage:
             raise ValueError(f"{self.path} has no image any more at {self.place}") from error
         return _from_base64(value)
 
-    def read(self, rotate: bool = True) -> np.ndarray:
-        """[H, W, 3] uint8, see `utils.read_image`."""
+    def read(self, rotate: bool = True, size: tuple[int, int] | None = None) -> np.ndarray:
+        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`."""
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "image")
             with open(path, "wb") as file:
                 file.write(self.content())
-            return utils.read_image(path, rotate=rotate)
+            return utils.read_image(path, rotate=rotate, size=size)
 
 
 def _from_base64(text: Any) -> bytes:
@@ -534,28 +534,32 @@ class AnnotatedDataset(utils.Dataset):
             )
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated."""
+        """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated.
+
+        Raises:
+            ValueError: a file that can't be read any more, or is of another size than it was.
+        """
         info = self.image_info[image_id]
-        if "annotation" in info and info["annotation"].embedded:
-            return self._embedded_image(image_id)
-        image = super().load_image(image_id)
-        if "annotation" in info and image.shape[:2] != (info["height"], info["width"]):
-            return utils.read_image(info["path"], rotate=False)
+        if "annotation" not in info:
+            return super().load_image(image_id)
+        annotated = info["annotation"]
+        if annotated.embedded:
+            image = self._embedded_image(image_id)
+        else:
+            image = super().load_image(image_id)
+        where = f"{info['path']} (annotated as {annotated.name!r})"
+        utils.check_image_size(image, (info["height"], info["width"]), where)
         return image
 
     def _embedded_image(self, image_id: int) -> np.ndarray:
         """An image that the json holds; ValueError if it can't be read any more."""
         info = self.image_info[image_id]
-        embedded = info["annotation"].embedded
         try:
-            image = embedded.read()
-            if image.shape[:2] != (info["height"], info["width"]):
-                image = embedded.read(rotate=False)
+            return info["annotation"].embedded.read(size=(info["height"], info["width"]))
         except (OSError, TypeError, AttributeError, KeyError, ValueError, SyntaxError) as error:
             raise ValueError(
                 f"Image {image_id} can't be read from {info['path']}: {error}"
             ) from error
-        return image
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """masks [H, W, N] bool; class_ids [N] int32, negative for crowds."""
@@ -873,13 +877,7 @@ def _annotated_size(
         size: (height, width) that the annotation was made for, None if unknown.
     """
     try:
-        sizes = _header_sizes(file)
-        if sizes is None:
-            shown = stored = _read_size(file)
-            if size == shown[::-1]:
-                stored = _read_size(file, rotate=False)
-        else:
-            shown, stored = sizes
+        shown, stored = utils.image_sizes(file)
     except Exception as error:  # whatever is raised for a damaged file
         raise _Problem(f"expected an image that can be read. Received: {error}") from error
     if size is None or size == shown:
@@ -887,39 +885,6 @@ def _annotated_size(
     if size == stored:  # annotated by a program that ignores a camera's rotation
         return stored
     raise _Problem(f"annotated at (height, width) {size}. Received: {name} of {shown}")
-
-
-def _header_sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """(height, width) of an image file as it is shown, and as it is stored, from its header.
-
-    None where the header doesn't tell: of an image too large for Pillow or of a kind it doesn't
-    know, and of a TIFF of several pages, which may be the bands of one image.
-
-    Args:
-        file: its path, or a file object.
-    """
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of huge photographs and of notes that can't be read
-            with Image.open(file) as image:
-                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                    return None
-                width, height = image.size
-                orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # reading the pixels will tell
-        return None
-    stored = (height, width)
-    if orientation in (5, 6, 7, 8):  # those of EXIF that lie on their side
-        return (width, height), stored
-    return stored, stored
-
-
-def _read_size(file: Any, rotate: bool = True) -> tuple[int, int]:
-    """(height, width) of an image file, of its pixels."""
-    height, width = utils.read_image(file, rotate=rotate).shape[:2]
-    return height, width
 
 
 def _given_size(height: Any, width: Any) -> tuple[int, int] | None:

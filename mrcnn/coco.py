@@ -1103,8 +1103,8 @@ class CocoDataset(utils.Dataset):
                 continue
             if not image["height"] or not image["width"]:
                 try:
-                    image["height"], image["width"] = _size_of(place)
-                except (OSError, ValueError, SyntaxError) as error:
+                    image["height"], image["width"] = utils.image_sizes(place)[0]
+                except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
                     sizeless.append(f"{image_id} ({name}: {error})")
                     continue
             self.add_image(
@@ -1162,16 +1162,8 @@ class CocoDataset(utils.Dataset):
             image = super().load_image(image_id)
         except ValueError as error:
             raise ValueError(f"{self._where(image_id)}: {error}") from error
-        size = (info["height"], info["width"])
-        if image.shape[:2] == size:
-            return image
-        stored = utils.read_image(info["path"], rotate=False)
-        if stored.shape[:2] != size:
-            raise ValueError(
-                f"{self._where(image_id)} is {size[0]} x {size[1]} pixels there. "
-                f"Received: {image.shape[0]} x {image.shape[1]}"
-            )
-        return stored
+        utils.check_image_size(image, (info["height"], info["width"]), self._where(image_id))
+        return image
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the image's annotations, those without a pixel left out.
@@ -1263,17 +1255,6 @@ class CocoDataset(utils.Dataset):
     def annToMask(self, ann: dict, height: int, width: int) -> np.ndarray:
         """An annotation's mask, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
         return decode([ann], height, width)[..., 0].view(np.uint8)
-
-
-def _size_of(path: Any) -> tuple[int, int]:
-    """(height, width) of an image file as it is shown, from its header."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        width, height = image.size
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # a camera's rotation: on its side
-            return width, height
-        return height, width
 
 
 def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:

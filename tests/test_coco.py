@@ -731,6 +731,35 @@ def test_images_without_a_name_or_a_size(folder, caplog):
     assert "1 of images are no objects {...} and are left out" in caplog.text
 
 
+def test_sizes_of_photographs_that_the_json_does_not_tell(folder, caplog, monkeypatch):
+    """Of one beyond Pillow's limit, of a turned TIFF, and beside a broken note of the camera."""
+    from PIL import Image
+
+    def change(data):
+        names = ["large.png", "turned.tif", "note.jpg"]
+        data["annotations"] = data["annotations"][:0]
+        for image, name in zip(data["images"], names):
+            image.update(width=-1, height=-1, file_name=name)
+            shape = [[2, 2, 20, 2, 20, 20]]
+            item = {"image_id": image["id"], "category_id": 3, "segmentation": shape}
+            data["annotations"].append(item)
+
+    edit(folder, change)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (30, 20))
+    picture.save(folder / "val2017" / "turned.tif", exif=exif)
+    picture.save(folder / "val2017" / "note.jpg", exif=b"Exif\0\0MM\0*\0\0\xff\xff")
+    Image.new("RGB", (60, 40)).save(folder / "val2017" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # an error from 2000 on
+    dataset = load(folder)
+    sizes = [(info["height"], info["width"]) for info in dataset.image_info]
+    assert sizes == [(40, 60), (30, 20), (20, 30)]
+    for image_id, size in enumerate(sizes):
+        assert dataset.load_image(image_id).shape[:2] == size
+    assert "left out:" not in caplog.text
+
+
 def test_run_lengths_tell_a_size_that_is_not_known(folder, caplog):
     """As long as the images aren't there either."""
     edit(folder, of_images(width=-1, height=-1))
