@@ -40,6 +40,7 @@ from mrcnn.masks import (
     SegmentationError,
     decode,
     decode_rle,
+    finite_number,
     is_plain_polygon,
     sound_segmentation,
     to_rle,
@@ -96,15 +97,6 @@ NAME_FIELDS = ("file_name", "filename", "coco_url", "flickr_url", "url", "path",
 # ------------------------------------------------------------------------------------------------
 #  Reading and checking
 # ------------------------------------------------------------------------------------------------
-
-
-def _some(items: Iterable, limit: int = 5) -> str:
-    """The first few of a list as text."""
-    items = list(items)
-    text = ", ".join(map(str, items[:limit]))
-    if len(items) > limit:
-        text += f" and {len(items) - limit} more"
-    return text
 
 
 def read_annotations(path: Any, crowds: str = "auto") -> Any:
@@ -179,19 +171,19 @@ def _no_collection() -> Iterator[None]:
 def _others(path: pathlib.Path) -> str:
     """What lies where a json was looked for, for the message that it isn't there."""
     if path.is_dir():
-        files = [str(file.relative_to(path)) for file in _jsons_below(path)]
-        return f", which is a folder. Its json files: {_some(files, 10) or 'none'}"
+        below = [file.relative_to(path) for file in _jsons_below(path)]
+        return f", which is a folder. Its json files: {files.several(below, 10) or 'none'}"
     if not path.parent.is_dir():
         text = f": there is no folder {path.parent}"
         above = path.parent.parent
-        files = [str(file.relative_to(above)) for file in _jsons_below(above)]
-        if files:
-            text += f". {above} has {_some(files, 10)}"
+        below = [file.relative_to(above) for file in _jsons_below(above)]
+        if below:
+            text += f". {above} has {files.several(below, 10)}"
         return text
     names = sorted(file.name for file in path.parent.glob("*.json"))
     if not names:
         return f". {path.parent} has no json file"
-    return f". {path.parent} has {_some(names, 10)}"
+    return f". {path.parent} has {files.several(names, 10)}"
 
 
 def _parse(path: pathlib.Path) -> dict:
@@ -207,7 +199,7 @@ def _parse(path: pathlib.Path) -> dict:
     ):
         received = f"a {type(data).__name__}"
         if isinstance(data, dict):
-            received = f"an object with {_some(data)}"
+            received = f"an object with {files.several(data)}"
         raise ValueError(
             f"{path} has no lists {', '.join(wanted)}, as an instances_*.json has. "
             f"Received: {received}"
@@ -228,7 +220,8 @@ def _parse(path: pathlib.Path) -> dict:
         for place, item in enumerate(data[key]):
             if _plain_id(item.get("id")) is None:
                 raise ValueError(
-                    f"{path}: each of {key} has an id. Received: {item!r} at place {place}"
+                    f"{path}: each of {key} has an id."
+                    f" Received: {files.short(item)} at place {place}"
                 )
     return data
 
@@ -356,7 +349,7 @@ def _images_by_id(data: dict, path: pathlib.Path) -> dict[Any, dict]:
             "%s: %d images have no file_name and are left out: %s",
             path,
             len(nameless),
-            _some(nameless),
+            files.several(nameless),
         )
     return images
 
@@ -401,7 +394,7 @@ def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
             twice.append(item["id"])
         items[item["id"]] = item
     if twice:
-        raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
+        raise ValueError(f"{path}: ids of {key} occur more than once: {files.several(twice)}")
     return items
 
 
@@ -414,7 +407,9 @@ def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
             lacking.append(number)
         category["name"] = str(name)
     if lacking:
-        raise ValueError(f"{path}: categories have a name. Received: none for id {_some(lacking)}")
+        raise ValueError(
+            f"{path}: categories have a name. Received: none for id {files.several(lacking)}"
+        )
 
 
 def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, dict]) -> bool:
@@ -466,7 +461,7 @@ def _mended(
     """
     image_numbers, category_numbers = numbers
     if type(annotation) is not dict:
-        broken[NO_OBJECT].append(repr(annotation)[:60])
+        broken[NO_OBJECT].append(files.short(annotation))
         return None
     number = _plain_id(annotation.get("id"))
     image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
@@ -573,25 +568,20 @@ def _flag(value: Any) -> int:
 
 def _number(value: Any) -> float | None:
     """A number from 0 on, also one that is written as text; None for anything else."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    if is_number and 0 <= value < math.inf:
-        return value
-    return None
+    number = finite_number(value)
+    if number is None or number < 0:
+        return None
+    return number
 
 
 def sound_box(value: Any) -> list[float] | None:
     """A box [x, y, width, height] of numbers; None for anything else."""
     if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
         return None
-    try:
-        x, y, width, height = (float(number) for number in value)
-    except (TypeError, ValueError, OverflowError):
+    box = [finite_number(number) for number in value]
+    if None in box:
         return None
+    x, y, width, height = map(float, box)  # type: ignore[arg-type]
     if math.isfinite(x + y + width + height) and width >= 0 and height >= 0:
         return [x, y, width, height]
     return None
@@ -650,12 +640,14 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
             "%s: %d categories have no annotations and only group others; they are left out: %s",
             path,
             len(groups),
-            _some(f"{number} ({name})" for number, name in groups.items()),
+            files.several(f"{number} ({name})" for number, name in groups.items()),
         )
     counts = collections.Counter(category["name"] for category in coco.cats.values())
     same = {name: count for name, count in counts.items() if count > 1}
     if same:
-        logger.warning("%s: several categories have one name: %s", path, _some(map(repr, same)))
+        logger.warning(
+            "%s: several categories have one name: %s", path, files.several(map(repr, same))
+        )
 
 
 def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
@@ -692,7 +684,7 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
             len(places),
             problem,
             left_out,
-            _some(places),
+            files.several(places),
         )
 
 
@@ -705,10 +697,6 @@ SUBSET_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validat
 OTHER_SUBSETS = ("test", "testing", "minival", "valminusminival")
 # Parts of COCO's own annotations that are no instances.
 OTHER_KINDS = ("keypoints", "captions", "panoptic", "stuff", "image_info")
-# Names of folders that exports keep images in, beside or above the json.
-IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "photos")
-# Folders within each other, below a dataset's, in which a json is looked for.
-DEEPEST = 3
 
 
 def _official(folder: Any, subset: str, year: str, kind: str = "instances") -> pathlib.Path:
@@ -754,7 +742,7 @@ def _jsons_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """The json files in a folder and the folders in it, sorted."""
     for place, folders, names in os.walk(folder):
         depth = len(pathlib.Path(place).relative_to(folder).parts)
-        if depth == DEEPEST:
+        if depth == files.DEEPEST:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -789,7 +777,7 @@ def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:
     subset = re.split(r"[_.-]", path.stem)[-1]  # Train of CVAT's instances_Train.json
     for above in (path.parent, path.parent.parent):
         places.append(above)
-        for name in IMAGE_FOLDERS:
+        for name in files.IMAGE_FOLDERS:
             places += [above / name, above / name / subset]
         places.append(above / subset)
     for place in places:
@@ -831,9 +819,8 @@ def _fetch(url: str, folder: Any, name: str) -> None:
     try:
         _unpack(archive, unpacked)
         if not (unpacked / name).exists():
-            raise ValueError(
-                f"{url} has an entry {name}. Received: {_some(sorted(os.listdir(unpacked)))}"
-            )
+            entries = files.several(sorted(os.listdir(unpacked)))
+            raise ValueError(f"{url} has an entry {name}. Received: {entries}")
         _move(unpacked / name, folder / name)
     except (zipfile.BadZipFile, EOFError) as error:
         archive.unlink()
@@ -1053,7 +1040,7 @@ class CocoDataset(utils.Dataset):
                 path,
                 len(missing),
                 folder,
-                _some(missing),
+                files.several(missing),
             )
         if return_coco:
             return coco
@@ -1079,6 +1066,9 @@ class CocoDataset(utils.Dataset):
             reason = f"there is no folder {folder}"
             if folder.is_dir():
                 reason = f"none of its images is in {folder}"
+            if found.unclear:
+                name, why = next(iter(found.unclear.items()))
+                reason += f" under a name that is clear ({name}: {why})"
             logger.warning(
                 "%s: %s; only the annotations can be used, not the %d images",
                 path,
@@ -1087,8 +1077,9 @@ class CocoDataset(utils.Dataset):
             )
             names = (image["file_name"] for image in coco.imgs.values())
             paths = {name: os.path.join(folder, name) for name in names}
-        missing = []
-        sizeless = []
+        missing: list[str] = []
+        unclear: list[str] = []
+        sizeless: list[str] = []
         all_classes = len(chosen) == len(coco.cats)
         for image_id, image in coco.imgs.items():
             annotations = coco.imgToAnns.get(image_id, [])
@@ -1099,7 +1090,11 @@ class CocoDataset(utils.Dataset):
             name = image["file_name"]
             place = paths.get(name)
             if place is None:
-                missing.append(f"{image_id} ({name})")
+                problem = found.unclear.get(name)
+                if problem is None:
+                    missing.append(f"{image_id} ({name})")
+                else:
+                    unclear.append(f"{image_id} ({name}: {problem})")
                 continue
             if not image["height"] or not image["width"]:
                 try:
@@ -1122,12 +1117,20 @@ class CocoDataset(utils.Dataset):
                 path,
                 len(coco.imgs),
             )
+        if unclear:
+            logger.warning(
+                "%s: %d images have no file in %s that is theirs alone and are left out: %s",
+                path,
+                len(unclear),
+                folder,
+                files.several(unclear),
+            )
         if sizeless:
             logger.warning(
                 "%s: %d images have no height or width there, can't be read and are left out: %s",
                 path,
                 len(sizeless),
-                _some(sizeless),
+                files.several(sizeless),
             )
         return missing
 
@@ -1209,7 +1212,7 @@ class CocoDataset(utils.Dataset):
                 " for other images",
                 self._where(image_id),
                 len(empty),
-                _some(empty),
+                files.several(empty),
             )
         return codes
 
@@ -1267,8 +1270,8 @@ def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> l
     if unknown:
         raise ValueError(
             "class_ids are ids of categories of"
-            f" {path}: {_some(sorted(coco.cats, key=_order), 20)}. "
-            f"Received: {_some(unknown)}"
+            f" {path}: {files.several(sorted(coco.cats, key=_order), 20)}. "
+            f"Received: {files.several(unknown)}"
         )
     return chosen
 

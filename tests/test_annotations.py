@@ -1153,6 +1153,25 @@ def test_an_image_in_the_json_that_was_replaced(folder):
         dataset.load_image(0)
 
 
+@pytest.mark.parametrize("number", ["1_2", "nan", "", "1,5", True, 1e7, "1e7"])
+def test_coordinates_that_are_no_numbers(folder, number):
+    """float() reads 1_2 as 12."""
+    rectangle = {"name": "rect", "x": number, "y": "2", "width": "3.5", "height": 4}
+    with pytest.raises(AnnotationError, match="as numbers.* Received: x: "):
+        annotations.read(write(folder / "via.json", via([rectangle])))
+
+
+def test_folders_far_below_are_not_looked_into(folder, caplog):
+    """A home folder would be walked for minutes; what is left out is said."""
+    labels = labelme([{"label": "x", "points": TRIANGLE}])
+    for place in ("1/2/3", "1/2/3/4"):
+        (folder / place).mkdir(parents=True)
+        shutil.copy(folder / "a.jpg", folder / place / "a.jpg")
+        write(folder / place / "a.json", labels)
+    assert names_of(annotations.read(folder)) == ["1/2/3/a.jpg"]
+    assert re.search("folders more than 3 below it are not looked into: .*1/2/3/4", caplog.text)
+
+
 def test_two_images_of_one_key_in_the_json(folder):
     """Each has its own picture."""
     texts = [picture((WIDTH, height))[1] for height in (HEIGHT, 30)]

@@ -192,6 +192,19 @@ def test_missing_images(folder, caplog):
     )
 
 
+def test_images_whose_file_is_not_clear(folder, caplog):
+    """They are not said to be missing: the files are named."""
+    photos = folder / "val2017"
+    for name in ("x", "y"):
+        (photos / name).mkdir()
+    original = photos / "000000000103.jpg"
+    (photos / "x" / original.name).write_bytes(original.read_bytes())
+    original.rename(photos / "y" / original.name)
+    assert load(folder).num_images == 6
+    assert "1 images have no file in " in caplog.text and "are not in" not in caplog.text
+    assert re.search("103 .000000000103.jpg: .*Received: 2, .*/x/.*, .*/y/", caplog.text)
+
+
 def break_reference(data):
     data["annotations"][0]["image_id"] = 4711
 
@@ -543,6 +556,21 @@ def test_polygons_that_are_no_place_in_an_image(folder, caplog, number):
     assert found[60:68, 4:12, 0].all() and found[..., 0].sum() == 64
     with pytest.raises(masks.SegmentationError, match="annotation 9: a polygon"):
         dataset.annToMask({"id": 9, "segmentation": [[0, 0, number, 9, 9, 9]]}, 72, 96)
+
+
+@pytest.mark.parametrize("text", ["1_2", "nan", "1e", "", "0x10", "1,5"])
+def test_text_that_is_no_number(folder, caplog, text):
+    """float() reads 1_2 as 12."""
+
+    def change(data):
+        data["annotations"][1].update(
+            segmentation=[[text, 2, "20", "2.0", 2e1, 20]], area=text, bbox=[text, 2, 3, 4]
+        )
+
+    edit(folder, change)
+    load(folder)
+    assert "1 annotations have a polygon with null, NaN, text" in caplog.text
+    assert coco.sound_box([text, 2, 3, 4]) is None and coco.sound_box(["1", 2, "3.5", 4e0])
 
 
 def test_an_outline_without_end_is_left_out(caplog, folder):
