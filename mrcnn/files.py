@@ -179,12 +179,11 @@ DEEPEST = 3
 DEEPEST_IMAGES = DEEPEST + 2
 # Sub-folders whose pictures have the photographs' names and are none.
 NO_PHOTOGRAPHS = re.compile(
-    r"((instance|semantic|binary|object|class|colou?r|alpha|png|gt)?[-_ ]?)"
-    r"(masks?|labels?|labelids|annotations?)([-_ ]?(png|raw|vis|visualization|colou?r))?"
-    r"|seg(s|ment(s|ation|ations)?)?([-_ ]?(class|object|maps?|png|raw|visualization))*"
-    r"|gt(s|fine|coarse)?|ground[-_ ]?truths?|trimaps?|mattes?|alphas?|depths?|disparit(y|ies)"
-    r"|panoptic|overlays?|previews?|thumb(nail)?s?|heat[-_ ]?maps?"
-    r"|__macosx|@eadir|node_modules|\$recycle\.bin"
+    r"((instance|semantic|panoptic|binary|object|class|colou?r|alpha|png|gt|train|val|test)[-_ ]?)*"
+    r"(masks?|labels?|labelids|annotations?|seg(s|ment(s|ation|ations)?)?|gt(s|fine|coarse)?"
+    r"|ground[-_ ]?truths?|trimaps?|mattes?|alphas?|depths?|disparit(y|ies)|panoptic|overlays?)"
+    r"([-_ ]?(class|object|maps?|images?|png|raw|vis|visuali[sz]ations?|colou?r|[0-9]+))*"
+    r"|previews?|thumb(nail)?s?|heat[-_ ]?maps?|__macosx|@eadir|node_modules|\$recycle\.bin"
 )
 # What a server puts before the name of an uploaded file: 8 hexadecimal digits (Label Studio), 32 of
 # them or a UUID. A date of 8 digits is part of the name.
@@ -475,7 +474,7 @@ def _by_base_name(
             best: list[str] = []
             for text, base in readings:
                 files = folder.index().find(base, step)
-                if step == OTHER_SUFFIX:
+                if step == OTHER_SUFFIX and _stem(base.lower()) != base.lower():
                     files = [file for file in files if _is_photograph(file, text)]
                 if not files:
                     continue

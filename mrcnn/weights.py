@@ -823,7 +823,7 @@ def _refuse(coverage: Coverage, source: _Source, choice: _Choice) -> None:
     if not problems and not coverage.loaded and not coverage.ignored:
         raise ValueError(
             f"{source.title} doesn't fit the network; nothing was loaded. {source.hint}"
-            f"Not one of its layers is in the network: {', '.join(sorted(source.arrays)[:5])} ..."
+            f"Not one of its layers is in the network: {files.several(sorted(source.arrays))}"
         )
     if not problems:
         return

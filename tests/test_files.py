@@ -152,6 +152,7 @@ def test_names_without_a_file(tmp_path, name):
         *("labels/q.png", "label/q.png", "Annotations/q.png", "annotations/q.jpg", "seg/q.png"),
         *("mattes/q.png", "depth/q.png", "png_masks/q.png", "masks_png/q.png", "gtFine/q.png"),
         *("SegmentationClassPNG/q.png", "alpha/q.png", "color_labels/q.png", "overlay/q.jpg"),
+        *("semantic-segmentation/q.png", "train_masks/q.jpg", "mask_images/q.png", "masks1/q.png"),
         *("anything/q.png", "train/anything/q.png", "images/x/q.png", "images/labels/q.png"),
     ],
 )
@@ -170,6 +171,9 @@ def test_labels_are_not_taken_for_photographs(tmp_path, file):
         ("cam1/q.jpg", "cam1/q.png"),
         (r"D:\x\cam1\q.jpg", "data/cam1/q.png"),
         ("q.jpg", "with_mask/q.jpg"),
+        ("q", "anything/q.jpg"),
+        ("q.jpg", "labeled images/q.jpg"),
+        ("q.jpg", "test_images/q.jpg"),
         ("q.jpg", "normal/edges/q.jpg"),
     ],
 )
