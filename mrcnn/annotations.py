@@ -22,7 +22,7 @@ import json
 import logging
 import math
 import os
-import reprlib
+import pathlib
 import tempfile
 import unicodedata
 import warnings
@@ -33,7 +33,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mrcnn import coco, files, utils
-from mrcnn.masks import decode, to_rle
+from mrcnn.masks import FARTHEST, decode, finite_number, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +41,6 @@ FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
     " json files, COCO's instances json"
 )
-# In pixels. No image is as large, so a coordinate beyond is damage, not a point outside the image.
-LARGEST_COORDINATE = 1e6
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
 Crop = tuple[int, int, np.ndarray]
@@ -365,19 +363,19 @@ class EmbeddedImage:
             raise ValueError(f"{self.path} has no image any more at {self.place}") from error
         return _from_base64(value)
 
-    def read(self, rotate: bool = True) -> np.ndarray:
-        """[H, W, 3] uint8, see `utils.read_image`."""
+    def read(self, rotate: bool = True, size: tuple[int, int] | None = None) -> np.ndarray:
+        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`."""
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "image")
             with open(path, "wb") as file:
                 file.write(self.content())
-            return utils.read_image(path, rotate=rotate)
+            return utils.read_image(path, rotate=rotate, size=size)
 
 
 def _from_base64(text: Any) -> bytes:
     """What a text in base64 holds, which may be a data: URL. Raises ValueError: no such text."""
     if not isinstance(text, str):
-        raise ValueError(f"expected a text in base64. Received: {_short(text)}")
+        raise ValueError(f"expected a text in base64. Received: {files.short(text)}")
     if text.startswith("data:"):
         text = text.partition(",")[2]
     return base64.b64decode("".join(text.split()), validate=True)
@@ -534,28 +532,32 @@ class AnnotatedDataset(utils.Dataset):
             )
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated."""
+        """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated.
+
+        Raises:
+            ValueError: a file that can't be read any more, or is of another size than it was.
+        """
         info = self.image_info[image_id]
-        if "annotation" in info and info["annotation"].embedded:
-            return self._embedded_image(image_id)
-        image = super().load_image(image_id)
-        if "annotation" in info and image.shape[:2] != (info["height"], info["width"]):
-            return utils.read_image(info["path"], rotate=False)
+        if "annotation" not in info:
+            return super().load_image(image_id)
+        annotated = info["annotation"]
+        if annotated.embedded:
+            image = self._embedded_image(image_id)
+        else:
+            image = super().load_image(image_id)
+        where = f"{info['path']} (annotated as {annotated.name!r})"
+        utils.check_image_size(image, (info["height"], info["width"]), where)
         return image
 
     def _embedded_image(self, image_id: int) -> np.ndarray:
         """An image that the json holds; ValueError if it can't be read any more."""
         info = self.image_info[image_id]
-        embedded = info["annotation"].embedded
         try:
-            image = embedded.read()
-            if image.shape[:2] != (info["height"], info["width"]):
-                image = embedded.read(rotate=False)
+            return info["annotation"].embedded.read(size=(info["height"], info["width"]))
         except (OSError, TypeError, AttributeError, KeyError, ValueError, SyntaxError) as error:
             raise ValueError(
                 f"Image {image_id} can't be read from {info['path']}: {error}"
             ) from error
-        return image
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """masks [H, W, N] bool; class_ids [N] int32, negative for crowds."""
@@ -779,7 +781,7 @@ class _Reader:
                 return True
             problem = (
                 f"expected a region with a pixel in the image of (height, width) {size}. "
-                f"Received: {_short(region.shape)}"
+                f"Received: {files.short(region.shape)}"
             )
         except (ValueError, TypeError, KeyError) as error:
             problem = str(error)
@@ -818,20 +820,16 @@ class _Reader:
                 self.path,
                 len(several),
                 sum(several.values()),
-                files.several(list(several)),
+                files.several(several),
             )
         return list(merged.values())
-
-
-# Where images lie when their annotations have a folder of their own.
-_IMAGE_FOLDERS = ("images", "Images", "image", "imgs", "img", "JPEGImages", "photos")
 
 
 def _folders_near(folder: str) -> list[str]:
     """The folders of images in a folder of annotations, and beside it."""
     near = []
     for place in (folder, os.path.join(folder, os.pardir)):
-        for name in _IMAGE_FOLDERS:
+        for name in files.IMAGE_FOLDERS:
             path = os.path.normpath(os.path.join(place, name))
             if os.path.isdir(path):
                 near.append(path)
@@ -873,13 +871,7 @@ def _annotated_size(
         size: (height, width) that the annotation was made for, None if unknown.
     """
     try:
-        sizes = _header_sizes(file)
-        if sizes is None:
-            shown = stored = _read_size(file)
-            if size == shown[::-1]:
-                stored = _read_size(file, rotate=False)
-        else:
-            shown, stored = sizes
+        shown, stored = utils.image_sizes(file)
     except Exception as error:  # whatever is raised for a damaged file
         raise _Problem(f"expected an image that can be read. Received: {error}") from error
     if size is None or size == shown:
@@ -889,39 +881,6 @@ def _annotated_size(
     raise _Problem(f"annotated at (height, width) {size}. Received: {name} of {shown}")
 
 
-def _header_sizes(file: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """(height, width) of an image file as it is shown, and as it is stored, from its header.
-
-    None where the header doesn't tell: of an image too large for Pillow or of a kind it doesn't
-    know, and of a TIFF of several pages, which may be the bands of one image.
-
-    Args:
-        file: its path, or a file object.
-    """
-    from PIL import Image
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of huge photographs and of notes that can't be read
-            with Image.open(file) as image:
-                if image.format == "TIFF" and getattr(image, "n_frames", 1) > 1:
-                    return None
-                width, height = image.size
-                orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # reading the pixels will tell
-        return None
-    stored = (height, width)
-    if orientation in (5, 6, 7, 8):  # those of EXIF that lie on their side
-        return (width, height), stored
-    return stored, stored
-
-
-def _read_size(file: Any, rotate: bool = True) -> tuple[int, int]:
-    """(height, width) of an image file, of its pixels."""
-    height, width = utils.read_image(file, rotate=rotate).shape[:2]
-    return height, width
-
-
 def _given_size(height: Any, width: Any) -> tuple[int, int] | None:
     """(height, width) as a file gives it; None where it doesn't, or gives 0 or -1 for unknown."""
     height = _number(height)
@@ -929,20 +888,6 @@ def _given_size(height: Any, width: Any) -> tuple[int, int] | None:
     if not height or not width or height <= 0 or width <= 0:
         return None
     return int(height), int(width)
-
-
-_repr = reprlib.Repr()
-_repr.maxlevel = 5
-_repr.maxlist = _repr.maxtuple = _repr.maxdict = 20
-_repr.maxstring = _repr.maxother = _repr.maxlong = 200
-
-
-def _short(value: Any) -> str:
-    """A value as text of 80 characters at most."""
-    text = _repr.repr(value)
-    if len(text) > 80:
-        text = text[:77] + "..."
-    return text
 
 
 _KINDS = {
@@ -967,26 +912,21 @@ def _field(
         return value
     if value is None:
         value = data
-    raise _Problem(f"expected {what} with {name!r}, {_KINDS[kind]}. Received: {_short(value)}")
+    raise _Problem(f"expected {what} with {name!r}, {_KINDS[kind]}. Received: {files.short(value)}")
 
 
 def _number(value: Any) -> float | None:
     """A coordinate or another number of a shape, also written as text; None for what is none."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    number = finite_number(value)
+    if number is None or abs(number) > FARTHEST:
         return None
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    if not abs(number) <= LARGEST_COORDINATE:  # nan neither
-        return None
-    return number
+    return float(number)
 
 
 def _beyond(value: Any) -> str:
     """What a message adds to a number that is larger than any image."""
-    if isinstance(value, (int, float)) and LARGEST_COORDINATE < abs(value) < math.inf:
-        return f" (beyond {LARGEST_COORDINATE:.0f})"
+    if isinstance(value, (int, float)) and FARTHEST < abs(value) < math.inf:
+        return f" (beyond {FARTHEST:.0f})"
     return ""
 
 
@@ -1002,7 +942,7 @@ def _numbers(
         value = shape.get(name)
         number = _number(value)
         if number is None or (name in positive and number <= 0):
-            wrong.append(f"{name}: {_short(value)}{_beyond(value)}")
+            wrong.append(f"{name}: {files.short(value)}{_beyond(value)}")
         else:
             numbers.append(number)
     if wrong:
@@ -1019,7 +959,7 @@ def _points(points: Any, what: str) -> list[list[float]]:
     """The points [x, y] of a shape."""
     expected = f"expected {what} as a list of points of two numbers"
     if not isinstance(points, (list, tuple)):
-        raise _Problem(f"{expected}. Received: {_short(points)}")
+        raise _Problem(f"{expected}. Received: {files.short(points)}")
     read = []
     for point in points:
         pair = _point(point)
@@ -1027,7 +967,7 @@ def _points(points: Any, what: str) -> list[list[float]]:
             beyond = ""
             if isinstance(point, (list, tuple)):
                 beyond = next(filter(None, map(_beyond, point)), "")
-            raise _Problem(f"{expected}. Received: {_short(point)}{beyond}")
+            raise _Problem(f"{expected}. Received: {files.short(point)}{beyond}")
         read.append(pair)
     return read
 
@@ -1070,7 +1010,7 @@ def _class_name(value: Any, what: str) -> str:
                 return name
     except UnicodeEncodeError:  # half a sign
         pass
-    raise _Problem(f"expected {what}. Received: {_short(value)}")
+    raise _Problem(f"expected {what}. Received: {files.short(value)}")
 
 
 def _load_json(
@@ -1106,7 +1046,8 @@ def read(
 
     Args:
         path: a json file of VIA or COCO, or of LabelMe for one image; or a folder with one of the
-            first or any number of the last, in it or, if it has none itself, in its sub-folders.
+            first or any number of the last, in it or, if it has none itself, in its sub-folders, up
+            to 3 within each other.
         images: folder that the file names of the images start from; None for the json's own folder.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region is of the class "object".
@@ -1231,10 +1172,14 @@ class _Folder:
 
 
 def _json_files(path: str, below: bool) -> list[str]:
-    """The json files in a folder, or those in its sub-folders; sorted."""
+    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted."""
     found = []
+    too_deep = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if len(pathlib.Path(folder).relative_to(path).parts) == files.DEEPEST:
+            too_deep += [os.path.join(folder, name) for name in folders]
+            folders.clear()
         if below != (folder == path):
             for name in names:
                 file = os.path.join(folder, name)
@@ -1242,6 +1187,13 @@ def _json_files(path: str, below: bool) -> list[str]:
                     found.append(file)
         if not below:
             break
+    if too_deep:
+        logger.warning(
+            "%s: folders more than %d below it are not looked into: %s",
+            path,
+            files.DEEPEST,
+            files.several(too_deep),
+        )
     return sorted(found)
 
 
@@ -1293,7 +1245,7 @@ def _values(data: Any) -> Iterable:
 def _content(data: Any) -> str:
     """What a json holds, in a few words."""
     if isinstance(data, dict):
-        return f"an object with {_short(list(data)[:6])}"
+        return f"an object with {files.short(list(data)[:6])}"
     return f"a {type(data).__name__}"
 
 
@@ -1431,7 +1383,7 @@ def _via_images(reader: _Reader, data: Any) -> list[_ViaImage]:
     if not isinstance(entries, dict):
         raise AnnotationError(
             f"{reader.path}: expected '_via_img_metadata' to be an object {{...}}. Received:"
-            f" {_short(entries)}"
+            f" {files.short(entries)}"
         )
     folders = _via_folders(data)
     photos = []
@@ -1512,7 +1464,7 @@ def _via3_images(reader: _Reader, data: dict) -> list[_ViaImage]:
         if not isinstance(table, dict):
             raise AnnotationError(
                 f"{reader.path}: expected {name!r} of a VIA 3 project to be an object {{...}}. "
-                f"Received: {_short(table)}"
+                f"Received: {files.short(table)}"
             )
         tables[name] = table
     photos = {}
@@ -1531,7 +1483,7 @@ def _via3_images(reader: _Reader, data: dict) -> list[_ViaImage]:
         if photo is not None:
             photo.items.append((key, _via3_region(item, xy, tables["attribute"])))
         elif str(_field_or_none(item, "vid")) not in tables["view"]:
-            reader.problem(f"region {key!r}", f"expected its view. Received: {_short(item)}")
+            reader.problem(f"region {key!r}", f"expected its view. Received: {files.short(item)}")
     return list(photos.values())
 
 
@@ -1545,7 +1497,7 @@ def _via3_image(reader: _Reader, view: Any, table: dict) -> _ViaImage:
     """The image of a view."""
     numbers = _field(view, "fid_list", list, "a view")
     if len(numbers) != 1:
-        raise _Problem(f"expected a view of one image. Received: the files {_short(numbers)}")
+        raise _Problem(f"expected a view of one image. Received: the files {files.short(numbers)}")
     number = str(numbers[0])
     file = table.get(number, {})
     name = _field(file, "fname", str, "a file")
@@ -1610,7 +1562,7 @@ def _load_csv(path: str) -> dict:
     if not set(_CSV_COLUMNS) <= set(header):
         raise AnnotationError(
             f"{path}: expected VIA 2's csv with the columns {', '.join(_CSV_COLUMNS)}. Received:"
-            f" {_short(header)}"
+            f" {files.short(header)}"
         )
     entries: dict[str, dict] = {}
     for row in rows[1:]:
@@ -1648,7 +1600,7 @@ def _attribute(
     for photo in photos:
         for _, item in photo.items:
             for key, value in _region_attributes(item).items():
-                values.setdefault(key, collections.Counter())[_short(value)] += 1
+                values.setdefault(key, collections.Counter())[files.short(value)] += 1
                 if value not in (None, "", {}, []):
                     filled.add(key)
     known = "none"
@@ -1711,7 +1663,7 @@ def _via_shape(shape: dict) -> Shape:
         return Ellipse(x, y, radius_x, radius_y, angle)
     raise _Problem(
         "expected a polygon, rect, circle, ellipse or polyline, which enclose pixels. "
-        f"Received: {_short(kind)}"
+        f"Received: {files.short(kind)}"
     )
 
 
@@ -1861,13 +1813,15 @@ def _labelme_shape(item: dict) -> Shape:
     if kind not in ("rectangle", "circle", "mask"):
         raise _Problem(
             "expected a polygon, rectangle, circle, mask, linestrip or oriented_rectangle, which"
-            f" enclose pixels. Received: {_short(kind)}"
+            f" enclose pixels. Received: {files.short(kind)}"
         )
     read = _points(points, f"a {kind} of 2 points")
     if kind == "rectangle" and len(read) in (4, 5):  # X-AnyLabeling's corners
         return _labelme_corners(read)
     if len(read) != 2:
-        raise _Problem(f"expected a {kind} of 2 points of two numbers. Received: {_short(points)}")
+        raise _Problem(
+            f"expected a {kind} of 2 points of two numbers. Received: {files.short(points)}"
+        )
     if kind == "circle":
         return _labelme_circle(read)
     (x1, y1), (x2, y2) = read
@@ -1896,7 +1850,7 @@ def _labelme_circle(points: list) -> Ellipse:
     radius = math.hypot(rim_x - x, rim_y - y)
     if not radius:
         raise _Problem(
-            f"expected a circle's middle and a point of its rim. Received: {_short(points)}"
+            f"expected a circle's middle and a point of its rim. Received: {files.short(points)}"
         )
     return Ellipse(x - 0.5, y - 0.5, radius, radius)
 
@@ -1923,7 +1877,7 @@ class _PngMask(_Drawn):
                     return np.asarray(image.convert("L")) > 0
         except Exception as error:  # whatever Pillow raises for a damaged file
             raise _Problem(
-                f"expected a mask as a PNG in base64. Received: {_short(self.text)} ({error})"
+                f"expected a mask as a PNG in base64. Received: {files.short(self.text)} ({error})"
             ) from error
 
     def crop(self, height: int, width: int) -> Crop:
@@ -2004,7 +1958,7 @@ def _read_coco(reader: _Reader) -> Annotations:
         file_name = image.get("file_name")
         if not isinstance(file_name, str):
             reader.problem(
-                f"image {image_id!r}", f"expected a file_name. Received: {_short(file_name)}"
+                f"image {image_id!r}", f"expected a file_name. Received: {files.short(file_name)}"
             )
             continue
         items = data.imgToAnns.get(image_id, [])
@@ -2033,7 +1987,7 @@ def _coco_names(path: str, data: Any) -> dict[Any, str]:
     if unused:
         raise AnnotationError(
             f"{path}: expected each category's name once. Received:"
-            f" {files.several(list(map(repr, unused)))} twice"
+            f" {files.several(map(repr, unused))} twice"
         )
     kept = {
         category_id: name
@@ -2045,6 +1999,6 @@ def _coco_names(path: str, data: Any) -> dict[Any, str]:
         logger.warning(
             "%s: categories of one name are one class: %s",
             path,
-            files.several(list(map(repr, joined))),
+            files.several(map(repr, joined)),
         )
     return kept

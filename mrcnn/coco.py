@@ -40,6 +40,7 @@ from mrcnn.masks import (
     SegmentationError,
     decode,
     decode_rle,
+    finite_number,
     is_plain_polygon,
     sound_segmentation,
     to_rle,
@@ -85,6 +86,8 @@ PROBLEMS = (
 MANY_CROWDS = 4
 # Detectron2's bbox_mode of COCO's own boxes; others are corners, turned, or shares of the image.
 XYWH = 1
+# What stands for no supercategory.
+NO_SUPERCATEGORY = (None, "", "none")
 # What `crowds` may be, see `read_annotations`.
 CROWDS = ("auto", "keep", "objects")
 # Where images say which file they are, the first that is there.
@@ -94,15 +97,6 @@ NAME_FIELDS = ("file_name", "filename", "coco_url", "flickr_url", "url", "path",
 # ------------------------------------------------------------------------------------------------
 #  Reading and checking
 # ------------------------------------------------------------------------------------------------
-
-
-def _some(items: Iterable, limit: int = 5) -> str:
-    """The first few of a list as text."""
-    items = list(items)
-    text = ", ".join(map(str, items[:limit]))
-    if len(items) > limit:
-        text += f" and {len(items) - limit} more"
-    return text
 
 
 def read_annotations(path: Any, crowds: str = "auto") -> Any:
@@ -177,19 +171,19 @@ def _no_collection() -> Iterator[None]:
 def _others(path: pathlib.Path) -> str:
     """What lies where a json was looked for, for the message that it isn't there."""
     if path.is_dir():
-        files = [str(file.relative_to(path)) for file in _jsons_below(path)]
-        return f", which is a folder. Its json files: {_some(files, 10) or 'none'}"
+        below = [file.relative_to(path) for file in _jsons_below(path)]
+        return f", which is a folder. Its json files: {files.several(below, 10) or 'none'}"
     if not path.parent.is_dir():
         text = f": there is no folder {path.parent}"
         above = path.parent.parent
-        files = [str(file.relative_to(above)) for file in _jsons_below(above)]
-        if files:
-            text += f". {above} has {_some(files, 10)}"
+        below = [file.relative_to(above) for file in _jsons_below(above)]
+        if below:
+            text += f". {above} has {files.several(below, 10)}"
         return text
     names = sorted(file.name for file in path.parent.glob("*.json"))
     if not names:
         return f". {path.parent} has no json file"
-    return f". {path.parent} has {_some(names, 10)}"
+    return f". {path.parent} has {files.several(names, 10)}"
 
 
 def _parse(path: pathlib.Path) -> dict:
@@ -205,7 +199,7 @@ def _parse(path: pathlib.Path) -> dict:
     ):
         received = f"a {type(data).__name__}"
         if isinstance(data, dict):
-            received = f"an object with {_some(data)}"
+            received = f"an object with {files.several(data)}"
         raise ValueError(
             f"{path} has no lists {', '.join(wanted)}, as an instances_*.json has. "
             f"Received: {received}"
@@ -226,7 +220,8 @@ def _parse(path: pathlib.Path) -> dict:
         for place, item in enumerate(data[key]):
             if _plain_id(item.get("id")) is None:
                 raise ValueError(
-                    f"{path}: each of {key} has an id. Received: {item!r} at place {place}"
+                    f"{path}: each of {key} has an id."
+                    f" Received: {files.short(item)} at place {place}"
                 )
     return data
 
@@ -239,22 +234,43 @@ def _with_id(item: Any, number: str) -> Any:
 
 
 def _plain_id(value: Any) -> int | str | None:
-    """An id as int where it stands for one, "7" and 7.0 for 7; None for what is no id."""
+    """An id as int where it stands for one, "7" and 7.0 for 7; None for what is no id.
+
+    "007" stays text: it may be another id than "7", and is asked for as it is written.
+    """
     number = whole_number(value)
-    if number is not None:
-        return number
-    if isinstance(value, str):
+    if isinstance(value, str) and value != str(number):
         return value
-    return None
+    return number
 
 
-def _known_id(value: Any, items: dict[Any, dict]) -> int | str | None:
-    """The id of one of some items that a value stands for; None for that of none."""
-    number = _plain_id(value)
-    for candidate in (number, str(number)):
+def _known_id(
+    value: Any,
+    items: dict[Any, dict],
+    by_number: dict[int, Any],
+) -> int | str | None:
+    """The id of one of some items that a value stands for; None for that of none.
+
+    by_number: see `_by_number`.
+    """
+    plain = _plain_id(value)
+    for candidate in (plain, str(plain)):
         if candidate in items:
             return candidate
-    return None
+    number = whole_number(value)
+    if number is None:
+        return None
+    return by_number.get(number)
+
+
+def _by_number(items: Iterable[Any]) -> dict[int, Any]:
+    """{whole number: the one id that stands for it}: "007" for 7 where no other id is a seven."""
+    ids: dict[int, list] = {}
+    for item in items:
+        number = whole_number(item)
+        if number is not None:
+            ids.setdefault(number, []).append(item)
+    return {number: same[0] for number, same in ids.items() if len(same) == 1}
 
 
 def _index(coco: Any, path: pathlib.Path) -> None:
@@ -263,12 +279,13 @@ def _index(coco: Any, path: pathlib.Path) -> None:
     coco.imgs = _images_by_id(data, path)
     coco.cats = _by_id(data, "categories", path)
     _check_names(coco.cats, path)
+    numbers = _by_number(coco.imgs), _by_number(coco.cats)
     broken: dict[str, list] = {problem: [] for problem in PROBLEMS}
     usable: dict[Any, dict] = {}
     twins = []
     for annotation in data["annotations"]:
         if not _is_plain(annotation, coco.imgs, coco.cats):
-            annotation = _mended(annotation, coco, broken)
+            annotation = _mended(annotation, coco, numbers, broken)
             if annotation is None:
                 continue
         number = annotation["id"]
@@ -332,7 +349,7 @@ def _images_by_id(data: dict, path: pathlib.Path) -> dict[Any, dict]:
             "%s: %d images have no file_name and are left out: %s",
             path,
             len(nameless),
-            _some(nameless),
+            files.several(nameless),
         )
     return images
 
@@ -363,7 +380,7 @@ def _side(value: Any) -> int | None:
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
     """{id: item} of data[key]; ValueError if an id occurs twice.
 
-    The ids are all numbers, or all text where one of them is no number.
+    The ids are all numbers, or all text where one of them is no number or has zeros before it.
     """
     items: dict[Any, dict] = {}
     twice = []
@@ -377,7 +394,7 @@ def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
             twice.append(item["id"])
         items[item["id"]] = item
     if twice:
-        raise ValueError(f"{path}: ids of {key} occur more than once: {_some(twice)}")
+        raise ValueError(f"{path}: ids of {key} occur more than once: {files.several(twice)}")
     return items
 
 
@@ -390,7 +407,9 @@ def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
             lacking.append(number)
         category["name"] = str(name)
     if lacking:
-        raise ValueError(f"{path}: categories have a name. Received: none for id {_some(lacking)}")
+        raise ValueError(
+            f"{path}: categories have a name. Received: none for id {files.several(lacking)}"
+        )
 
 
 def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, dict]) -> bool:
@@ -430,17 +449,26 @@ def _is_measured(annotation: dict) -> bool:
     return 0 <= area < math.inf and width >= 0 and height >= 0 and math.hypot(x, y) < math.inf
 
 
-def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
-    """An annotation in COCO's form; None for one that can't be used, which `broken` then names."""
+def _mended(
+    annotation: Any,
+    coco: Any,
+    numbers: tuple[dict[int, Any], dict[int, Any]],
+    broken: dict[str, list],
+) -> dict | None:
+    """An annotation in COCO's form; None for one that can't be used, which `broken` then names.
+
+    numbers: `_by_number` of the images and of the categories.
+    """
+    image_numbers, category_numbers = numbers
     if type(annotation) is not dict:
-        broken[NO_OBJECT].append(repr(annotation)[:60])
+        broken[NO_OBJECT].append(files.short(annotation))
         return None
     number = _plain_id(annotation.get("id"))
-    image_id = _known_id(annotation.get("image_id"), coco.imgs)
+    image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
     if image_id is None:
         broken[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
         return None
-    category_id = _category_of(annotation.get("category_id"), coco.cats)
+    category_id = _category_of(annotation.get("category_id"), coco.cats, category_numbers)
     if category_id is None:
         broken[NO_CATEGORY].append(f"{number} (category {annotation.get('category_id')})")
         return None
@@ -462,9 +490,9 @@ def _mended(annotation: Any, coco: Any, broken: dict[str, list]) -> dict | None:
     return sound
 
 
-def _category_of(value: Any, categories: dict[Any, dict]) -> Any:
+def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, Any]) -> Any:
     """The id of the category that an annotation names by its id or its name; None for no one."""
-    number = _known_id(value, categories)
+    number = _known_id(value, categories, by_number)
     if number is not None:
         return number
     named = [key for key, category in categories.items() if category["name"] == value]
@@ -540,25 +568,20 @@ def _flag(value: Any) -> int:
 
 def _number(value: Any) -> float | None:
     """A number from 0 on, also one that is written as text; None for anything else."""
-    if isinstance(value, str):
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-    if is_number and 0 <= value < math.inf:
-        return value
-    return None
+    number = finite_number(value)
+    if number is None or number < 0:
+        return None
+    return number
 
 
 def sound_box(value: Any) -> list[float] | None:
     """A box [x, y, width, height] of numbers; None for anything else."""
     if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
         return None
-    try:
-        x, y, width, height = (float(number) for number in value)
-    except (TypeError, ValueError, OverflowError):
+    box = [finite_number(number) for number in value]
+    if None in box:
         return None
+    x, y, width, height = map(float, box)  # type: ignore[arg-type]
     if math.isfinite(x + y + width + height) and width >= 0 and height >= 0:
         return [x, y, width, height]
     return None
@@ -601,22 +624,14 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
 def _drop_groups(coco: Any, path: pathlib.Path) -> None:
     """Leaves out categories that only group others, as the first of Roboflow's exports does.
 
-    They have no annotation, and the name of a category that has some, or of the others'
-    supercategory while they have none themselves. As classes they would never be seen.
+    What is left out hangs on the categories alone, as far as it can: the files of one dataset,
+    train and val, have the same categories but not the same annotations, and a class must have one
+    number in all of them. A category that has annotations always stays.
     """
-    counts = collections.Counter(category["name"] for category in coco.cats.values())
-    tops = (None, "", "none")
-    parents = [category.get("supercategory") for category in coco.cats.values()]
-    used = {coco.cats[number]["name"] for number in coco.catToImgs if number in coco.cats}
     groups = {}
     for number, category in coco.cats.items():
-        name = category["name"]
-        if coco.catToImgs.get(number):
-            continue
-        is_top = category.get("supercategory") in tops and name not in tops
-        if name in used or (is_top and name in parents):
-            groups[number] = name
-            counts[name] -= 1
+        if _is_group(number, category, coco.cats) and not coco.catToImgs.get(number):
+            groups[number] = category["name"]
     if groups:
         for number in groups:
             del coco.cats[number]
@@ -625,11 +640,34 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
             "%s: %d categories have no annotations and only group others; they are left out: %s",
             path,
             len(groups),
-            _some(f"{number} ({name})" for number, name in groups.items()),
+            files.several(f"{number} ({name})" for number, name in groups.items()),
         )
+    counts = collections.Counter(category["name"] for category in coco.cats.values())
     same = {name: count for name, count in counts.items() if count > 1}
     if same:
-        logger.warning("%s: several categories have one name: %s", path, _some(map(repr, same)))
+        logger.warning(
+            "%s: several categories have one name: %s", path, files.several(map(repr, same))
+        )
+
+
+def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
+    """Whether a category is the root that Roboflow adds, or a top one with the name of a lower one.
+
+    The root has the id 0, the supercategory "none", and is the supercategory of others.
+    """
+    name = category["name"]
+    if not _is_top(category) or name in NO_SUPERCATEGORY:
+        return False
+    others = [item for item in categories.values() if item is not category]
+    if any(item["name"] == name and not _is_top(item) for item in others):
+        return True
+    is_first = str(number) == "0" and category.get("supercategory") == "none"
+    return is_first and any(item.get("supercategory") == name for item in others)
+
+
+def _is_top(category: dict) -> bool:
+    """Whether a category belongs to no other one."""
+    return category.get("supercategory") in NO_SUPERCATEGORY
 
 
 def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
@@ -646,7 +684,7 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
             len(places),
             problem,
             left_out,
-            _some(places),
+            files.several(places),
         )
 
 
@@ -659,10 +697,6 @@ SUBSET_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validat
 OTHER_SUBSETS = ("test", "testing", "minival", "valminusminival")
 # Parts of COCO's own annotations that are no instances.
 OTHER_KINDS = ("keypoints", "captions", "panoptic", "stuff", "image_info")
-# Names of folders that exports keep images in, beside or above the json.
-IMAGE_FOLDERS = ("images", "data", "JPEGImages", "imgs", "img", "photos")
-# Folders within each other, below a dataset's, in which a json is looked for.
-DEEPEST = 3
 
 
 def _official(folder: Any, subset: str, year: str, kind: str = "instances") -> pathlib.Path:
@@ -708,7 +742,7 @@ def _jsons_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """The json files in a folder and the folders in it, sorted."""
     for place, folders, names in os.walk(folder):
         depth = len(pathlib.Path(place).relative_to(folder).parts)
-        if depth == DEEPEST:
+        if depth == files.DEEPEST:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
@@ -743,7 +777,7 @@ def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:
     subset = re.split(r"[_.-]", path.stem)[-1]  # Train of CVAT's instances_Train.json
     for above in (path.parent, path.parent.parent):
         places.append(above)
-        for name in IMAGE_FOLDERS:
+        for name in files.IMAGE_FOLDERS:
             places += [above / name, above / name / subset]
         places.append(above / subset)
     for place in places:
@@ -785,9 +819,8 @@ def _fetch(url: str, folder: Any, name: str) -> None:
     try:
         _unpack(archive, unpacked)
         if not (unpacked / name).exists():
-            raise ValueError(
-                f"{url} has an entry {name}. Received: {_some(sorted(os.listdir(unpacked)))}"
-            )
+            entries = files.several(sorted(os.listdir(unpacked)))
+            raise ValueError(f"{url} has an entry {name}. Received: {entries}")
         _move(unpacked / name, folder / name)
     except (zipfile.BadZipFile, EOFError) as error:
         archive.unlink()
@@ -922,7 +955,7 @@ class CocoDataset(utils.Dataset):
             subset: train, val, minival, valminusminival, or what stands in the names of your own
                 files.
             year: as it stands in the names; minival of 2017 is val of 2017.
-            class_ids: category ids of the json to use; None for all.
+            class_ids: category ids of the json to use; None or an empty list for all.
             class_map: not used (nor is it by the original).
             return_coco: return the pycocotools COCO object.
             auto_download: download what is missing first.
@@ -1007,7 +1040,7 @@ class CocoDataset(utils.Dataset):
                 path,
                 len(missing),
                 folder,
-                _some(missing),
+                files.several(missing),
             )
         if return_coco:
             return coco
@@ -1033,6 +1066,9 @@ class CocoDataset(utils.Dataset):
             reason = f"there is no folder {folder}"
             if folder.is_dir():
                 reason = f"none of its images is in {folder}"
+            if found.unclear:
+                name, why = next(iter(found.unclear.items()))
+                reason += f" under a name that is clear ({name}: {why})"
             logger.warning(
                 "%s: %s; only the annotations can be used, not the %d images",
                 path,
@@ -1041,8 +1077,9 @@ class CocoDataset(utils.Dataset):
             )
             names = (image["file_name"] for image in coco.imgs.values())
             paths = {name: os.path.join(folder, name) for name in names}
-        missing = []
-        sizeless = []
+        missing: list[str] = []
+        unclear: list[str] = []
+        sizeless: list[str] = []
         all_classes = len(chosen) == len(coco.cats)
         for image_id, image in coco.imgs.items():
             annotations = coco.imgToAnns.get(image_id, [])
@@ -1053,12 +1090,16 @@ class CocoDataset(utils.Dataset):
             name = image["file_name"]
             place = paths.get(name)
             if place is None:
-                missing.append(f"{image_id} ({name})")
+                problem = found.unclear.get(name)
+                if problem is None:
+                    missing.append(f"{image_id} ({name})")
+                else:
+                    unclear.append(f"{image_id} ({name}: {problem})")
                 continue
             if not image["height"] or not image["width"]:
                 try:
-                    image["height"], image["width"] = _size_of(place)
-                except (OSError, ValueError, SyntaxError) as error:
+                    image["height"], image["width"] = utils.image_sizes(place)[0]
+                except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
                     sizeless.append(f"{image_id} ({name}: {error})")
                     continue
             self.add_image(
@@ -1076,12 +1117,20 @@ class CocoDataset(utils.Dataset):
                 path,
                 len(coco.imgs),
             )
+        if unclear:
+            logger.warning(
+                "%s: %d images have no file in %s that is theirs alone and are left out: %s",
+                path,
+                len(unclear),
+                folder,
+                files.several(unclear),
+            )
         if sizeless:
             logger.warning(
                 "%s: %d images have no height or width there, can't be read and are left out: %s",
                 path,
                 len(sizeless),
-                _some(sizeless),
+                files.several(sizeless),
             )
         return missing
 
@@ -1116,16 +1165,8 @@ class CocoDataset(utils.Dataset):
             image = super().load_image(image_id)
         except ValueError as error:
             raise ValueError(f"{self._where(image_id)}: {error}") from error
-        size = (info["height"], info["width"])
-        if image.shape[:2] == size:
-            return image
-        stored = utils.read_image(info["path"], rotate=False)
-        if stored.shape[:2] != size:
-            raise ValueError(
-                f"{self._where(image_id)} is {size[0]} x {size[1]} pixels there. "
-                f"Received: {image.shape[0]} x {image.shape[1]}"
-            )
-        return stored
+        utils.check_image_size(image, (info["height"], info["width"]), self._where(image_id))
+        return image
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks of the image's annotations, those without a pixel left out.
@@ -1171,7 +1212,7 @@ class CocoDataset(utils.Dataset):
                 " for other images",
                 self._where(image_id),
                 len(empty),
-                _some(empty),
+                files.several(empty),
             )
         return codes
 
@@ -1219,28 +1260,18 @@ class CocoDataset(utils.Dataset):
         return decode([ann], height, width)[..., 0].view(np.uint8)
 
 
-def _size_of(path: Any) -> tuple[int, int]:
-    """(height, width) of an image file as it is shown, from its header."""
-    from PIL import Image
-
-    with Image.open(path) as image:
-        width, height = image.size
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):  # a camera's rotation: on its side
-            return width, height
-        return height, width
-
-
 def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:
     """The ids of the categories to use, sorted; ValueError for one that the json hasn't."""
-    if class_ids is None:
-        class_ids = coco.cats
-    chosen = sorted(class_ids, key=_order)
+    wanted = list(coco.cats)
+    if class_ids is not None:
+        wanted = list(class_ids) or wanted  # none is all, as matterport has it
+    chosen = sorted(wanted, key=_order)
     unknown = sorted(set(chosen) - set(coco.cats), key=_order)
     if unknown:
         raise ValueError(
             "class_ids are ids of categories of"
-            f" {path}: {_some(sorted(coco.cats, key=_order), 20)}. "
-            f"Received: {_some(unknown)}"
+            f" {path}: {files.several(sorted(coco.cats, key=_order), 20)}. "
+            f"Received: {files.several(unknown)}"
         )
     return chosen
 

@@ -30,7 +30,7 @@ import numpy as np
 from mrcnn import __version__, utils, visualize
 from mrcnn.coco import sound_annotation, sound_box
 from mrcnn.config import Config
-from mrcnn.files import atomic_together, naming_full_disk
+from mrcnn.files import atomic_together, naming_full_disk, several
 from mrcnn.masks import NO_SHAPE, SegmentationError, encode, to_rle
 from mrcnn.utils import Dataset
 
@@ -434,8 +434,8 @@ class Truth:
         data: a dict as an instances json has it.
         image_ids: {the dataset's image id: id in `data`}.
         class_ids: {the dataset's class id: category id in `data`}.
-        official: whether `data` has the annotations of a json with its own ids, or was made from
-            masks.
+        official: whether `data` has the annotations of a json with its own ids of images and
+            categories, or was made from masks. The ids of annotations count from 1 in both.
     """
 
     data: dict
@@ -525,7 +525,11 @@ def _categories(dataset: Dataset, source: str) -> dict[int, dict]:
 
 
 def _annotated_truth(dataset: Dataset, image_ids: list[int]) -> Truth:
-    """Truth of images that keep annotations in COCO's format."""
+    """Truth of images that keep annotations in COCO's format.
+
+    Images and categories have the ids of the json; those of annotations count from 1, since the
+    files of one source may share some.
+    """
     infos = [dataset.image_info[image_id] for image_id in image_ids]
     images: list[dict] = []
     annotations: list[dict] = []
@@ -551,7 +555,7 @@ def _annotated_truth(dataset: Dataset, image_ids: list[int]) -> Truth:
         logger.warning(
             "%d segmentations can't be drawn and are left out of the truth, the first: %s",
             len(broken),
-            ", ".join(broken[:5]),
+            several(broken),
         )
     class_ids = {}
     categories = []

@@ -9,6 +9,7 @@ import ntpath
 import os
 import pathlib
 import re
+import reprlib
 import shutil
 import sys
 import tempfile
@@ -168,10 +169,21 @@ IMAGE_SUFFIXES = frozenset(
         *(".heic", ".heif", ".ico", ".pcx", ".mpo", ".sgi"),
     )
 )
+# Names of folders that exports keep images in, beside or above the annotations.
+IMAGE_FOLDERS = ("images", "Images", "image", "imgs", "img", "JPEGImages", "photos", "data")
+# Folders of photographs within those: subsets, with a year or without one.
+SUBSET_FOLDER = re.compile(r"(train|training|val|valid|validation|test|testing)([-_]?set)?[-_]?\d*")
+# Folders within each other, below the one that is named, in which a json is looked for; images
+# may lie some deeper, in images/train/2024/camera 1.
+DEEPEST = 3
+DEEPEST_IMAGES = DEEPEST + 2
 # Sub-folders whose pictures have the photographs' names and are none.
 NO_PHOTOGRAPHS = re.compile(
-    r"(instance|semantic|binary)?_?masks?|segmentation(class|object)?(png|raw|visualization)?"
-    r"|gt|ground_?truths?|trimaps?|thumb(nail)?s?|__macosx|@eadir|node_modules|\$recycle\.bin"
+    r"((instance|semantic|panoptic|binary|object|class|colou?r|alpha|png|gt|train|val|test)[-_ ]?)*"
+    r"(masks?|labels?|labelids|annotations?|seg(s|ment(s|ation|ations)?)?|gt(s|fine|coarse)?"
+    r"|ground[-_ ]?truths?|trimaps?|mattes?|alphas?|depths?|disparit(y|ies)|panoptic|overlays?)"
+    r"([-_ ]?(class|object|maps?|images?|png|raw|vis|visuali[sz]ations?|colou?r|[0-9]+))*"
+    r"|previews?|thumb(nail)?s?|heat[-_ ]?maps?|__macosx|@eadir|node_modules|\$recycle\.bin"
 )
 # What a server puts before the name of an uploaded file: 8 hexadecimal digits (Label Studio), 32 of
 # them or a UUID. A date of 8 digits is part of the name.
@@ -191,11 +203,13 @@ class FoundImages:
         paths: {name: path}, of files that exist.
         renamed: {name: path}, those of them that are not there literally.
         problems: {name: why it has no path}, "expected ... Received: ...".
+        unclear: those of them for which there are files, but not one that is theirs alone.
     """
 
     paths: dict[str, str]
     renamed: dict[str, str]
     problems: dict[str, str]
+    unclear: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def renamed_text(self, limit: int = 5) -> str:
         """What a warning says of `renamed`; an empty text where there are none."""
@@ -221,9 +235,10 @@ def find_images(
     A name is taken as it stands (with / or \\), from the first folder that has it. Else a file with
     its base name is looked for in the folders and their sub-folders, in this order: the same name;
     in other case or another Unicode form; with the prefix of an upload, or without it; of another
-    image format. URLs are decoded, and their queries are looked into. Of several
-    files that one counts whose folders agree with most of the name's. Several that agree equally,
-    and several names that mean one file, are problems. Videos, folders and pipes are no images.
+    image format, in the folders themselves and those of photographs. URLs are decoded, and their
+    queries are looked into. Of several files that one counts whose folders agree with most of the
+    name's. Several that agree equally, and several names that mean one file, are problems. Videos,
+    folders and pipes are no images.
 
     Args:
         names: as they are annotated: paths of any system, or URLs.
@@ -237,6 +252,7 @@ def find_images(
     paths: dict[str, str] = {}
     ranks: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
+    unclear: dict[str, str] = {}
     for name in names:
         spellings = [name, *others.get(name, ())]
         place, path = _literally(spellings, listed)
@@ -249,16 +265,17 @@ def find_images(
             paths[name] = files[0]
             ranks[name] = (step, -agreeing)
         elif files:
-            problems[name] = (
+            unclear[name] = (
                 f"expected one file of that name. Received: {len(files)}, {several(files)}"
             )
         else:
             problems[name] = f"expected its file. Received: {_not_there(name, listed)}"
-    problems.update(_claimed_twice(paths, ranks))
+    unclear.update(_claimed_twice(paths, ranks))
+    problems.update(unclear)
     for name in problems:
         paths.pop(name, None)
     renamed = {name: path for name, path in paths.items() if ranks[name][0] != LITERALLY}
-    return FoundImages(paths, renamed, problems)
+    return FoundImages(paths, renamed, problems, unclear)
 
 
 def find_image(folder: PathLike, name: str) -> str | None:
@@ -364,12 +381,13 @@ class _ImageIndex:
 def _walk_images(folder: str) -> Iterator[str]:
     """Paths of the image files of a folder and its sub-folders, relative to it.
 
-    Hidden ones and folders that hold masks are left out. Links to folders are followed, once.
+    Hidden ones and folders that hold masks are left out, and those more than DEEPEST_IMAGES below.
+    Links to folders are followed, once.
     """
     seen = set()
-    waiting = [""]
+    waiting = [("", 0)]
     while waiting:
-        place = waiting.pop()
+        place, depth = waiting.pop()
         try:
             status = os.stat(os.path.join(folder or ".", place))
             if (status.st_dev, status.st_ino) in seen:
@@ -384,8 +402,8 @@ def _walk_images(folder: str) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                if not NO_PHOTOGRAPHS.fullmatch(entry.name.lower()):
-                    waiting.append(relative)
+                if depth < DEEPEST_IMAGES and not NO_PHOTOGRAPHS.fullmatch(entry.name.lower()):
+                    waiting.append((relative, depth + 1))
             elif is_image_name(entry.name) and entry.is_file():
                 yield relative
 
@@ -456,6 +474,8 @@ def _by_base_name(
             best: list[str] = []
             for text, base in readings:
                 files = folder.index().find(base, step)
+                if step == OTHER_SUFFIX and _stem(base.lower()) != base.lower():
+                    files = [file for file in files if _is_photograph(file, text)]
                 if not files:
                     continue
                 agreeing, surest = _agreeing(text, files)
@@ -465,6 +485,17 @@ def _by_base_name(
             if best:
                 return step, most, [os.path.join(folder.folder, file) for file in best]
     return OTHER_SUFFIX, 0, []
+
+
+def _is_photograph(file: str, name: str) -> bool:
+    """Whether a file of another image format may be the one that is annotated.
+
+    In a sub-folder, a.png may as well be the label of a.jpg: it counts in folders of photographs,
+    and in those that the annotated name has too.
+    """
+    names = {_plain(folder) for folder in IMAGE_FOLDERS}
+    names.update(_parts(name)[:-1])
+    return all(folder in names or SUBSET_FOLDER.fullmatch(folder) for folder in _parts(file)[:-1])
 
 
 def _agreeing(name: str, files: list[str]) -> tuple[int, list[str]]:
@@ -528,11 +559,30 @@ def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     return text
 
 
-def several(items: Sequence[str], limit: int = 5) -> str:
-    """The first few of a list as text."""
-    text = ", ".join(items[:limit])
-    if len(items) > limit:
-        text += f" and {len(items) - limit} more"
+# ---- Words of messages ---------------------------------------------------------------------------
+
+
+def several(items: Iterable, limit: int = 5) -> str:
+    """The first few of some items as text."""
+    texts = list(map(str, items))
+    text = ", ".join(texts[:limit])
+    if len(texts) > limit:
+        text += f" and {len(texts) - limit} more"
+    return text
+
+
+# It stops early, where Python's own writes all of a list of millions first.
+_repr = reprlib.Repr()
+_repr.maxlevel = 5
+_repr.maxlist = _repr.maxtuple = _repr.maxdict = 20
+_repr.maxstring = _repr.maxother = _repr.maxlong = 200
+
+
+def short(value: Any) -> str:
+    """A value as text of 80 characters at most."""
+    text = _repr.repr(value)
+    if len(text) > 80:
+        text = text[:77] + "..."
     return text
 
 

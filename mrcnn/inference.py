@@ -19,6 +19,7 @@ from keras import layers as KL, ops
 from mrcnn import (
     boxes as box_math,
     data,
+    files,
     keypoints,
     masks as mask_math,
     ops as kernels,
@@ -75,7 +76,7 @@ def check_is_list(images: Any, name: str) -> None:
     if hasattr(images, "getbands"):  # Pillow's
         raise ValueError(f"{expected} Received: one image; {name}([image])")
     if isinstance(images, (dict, set)) or not isinstance(images, Iterable):
-        raise ValueError(f"{expected} Received: {_short(images)}")
+        raise ValueError(f"{expected} Received: {files.short(images)} ({type(images).__name__})")
 
 
 def _is_column(images):
@@ -113,14 +114,6 @@ def as_array(image: Any, where: str) -> np.ndarray:
             "a row of an image; for one image: detect([image])"
         )
     return array
-
-
-def _short(value):
-    """A value as a text of 60 characters at most."""
-    text = repr(value)
-    if len(text) > 60:
-        text = text[:57] + "..."
-    return f"{text} ({type(value).__name__})"
 
 
 class Molded(NamedTuple):
@@ -511,7 +504,7 @@ class Detector:
         elif not isinstance(items, Iterable):
             raise ValueError(
                 f"detect_many() takes an iterable and what loads an image of it. "
-                f"Received: {_short(items)}"
+                f"Received: {files.short(items)} ({type(items).__name__})"
             )
         return self._detect_each(items, load, masks)
 

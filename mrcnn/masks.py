@@ -13,12 +13,14 @@ import concurrent.futures
 import itertools
 import json
 import math
+import numbers
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrcnn import files
 from mrcnn.boxes import extract_bboxes, intersection, iou
 from mrcnn.config import Config
 
@@ -705,8 +707,9 @@ BAD_RUNS = "have run lengths that are no mask of their image"
 # would take them for 1e12 too.
 FARTHEST = 1e6
 LONGEST = 5e6
-# Text that stands for a whole number; float() would read 1_2, an id of VIA, as 12.
+# Text that stands for a whole number, or any; float() would read 1_2, an id of VIA, as 12.
 WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 # A norm and a count of numbers that are below these limits whatever the polygon.
 QUICK_NORM = 1e5
 QUICK_COUNT = 600
@@ -763,7 +766,7 @@ def sound_segmentation(
         return polygons, problems
     if problems:
         raise problems[0]
-    raise SegmentationError(NO_SHAPE, f"it has no segmentation. Received: {_short(shape)}")
+    raise SegmentationError(NO_SHAPE, f"it has no segmentation. Received: {files.short(shape)}")
 
 
 def _is_bitmap(shape: Any, height: int, width: int) -> bool:
@@ -842,26 +845,29 @@ def sound_polygon(polygon: Any) -> list:
     if is_plain_polygon(polygon):
         return polygon
     if not isinstance(polygon, list):
-        raise SegmentationError(BAD_POLYGON, f"a polygon is a list. Received: {_short(polygon)}")
-    try:
-        numbers = np.asarray(polygon, np.float64)  # reads numbers as text; null becomes NaN
-    except (TypeError, ValueError, OverflowError) as error:
         raise SegmentationError(
-            BAD_NUMBERS, f"a polygon has numbers only. Received: {_short(polygon)}"
-        ) from error
-    if numbers.ndim == 2 and numbers.shape[1] == 2:
-        numbers = numbers.ravel()
-    if numbers.ndim != 1 or numbers.size < 6 or numbers.size % 2:
+            BAD_POLYGON, f"a polygon is a list. Received: {files.short(polygon)}"
+        )
+    expected = f"a polygon has numbers only. Received: {files.short(polygon)}"
+    if any(finite_number(text) is None for text in _texts_in(polygon)):
+        raise SegmentationError(BAD_NUMBERS, expected)
+    try:
+        coordinates = np.asarray(polygon, np.float64)  # reads numbers as text; null becomes NaN
+    except (TypeError, ValueError, OverflowError) as error:
+        raise SegmentationError(BAD_NUMBERS, expected) from error
+    if coordinates.ndim == 2 and coordinates.shape[1] == 2:
+        coordinates = coordinates.ravel()
+    if coordinates.ndim != 1 or coordinates.size < 6 or coordinates.size % 2:
         raise SegmentationError(
             BAD_POLYGON,
-            f"a polygon has at least 3 points of two numbers. Received: {_short(polygon)}",
+            f"a polygon has at least 3 points of two numbers. Received: {files.short(polygon)}",
         )
-    points = numbers.reshape(-1, 2)
-    strange = ~(np.abs(numbers) <= FARTHEST)  # NaN too
+    points = coordinates.reshape(-1, 2)
+    strange = ~(np.abs(coordinates) <= FARTHEST)  # NaN too
     if strange.any():
         raise SegmentationError(
             BAD_NUMBERS,
-            f"a polygon's numbers are places in the image. Received: {numbers[strange][0]}",
+            f"a polygon's numbers are places in the image. Received: {coordinates[strange][0]}",
         )
     length = np.abs(points - np.roll(points, 1, axis=0)).sum()
     if length > LONGEST:
@@ -869,7 +875,17 @@ def sound_polygon(polygon: Any) -> list:
             BAD_NUMBERS,
             f"a polygon's outline is at most {LONGEST:.0f} pixels long. Received: {length:.0f}",
         )
-    return numbers.tolist()
+    return coordinates.tolist()
+
+
+def _texts_in(polygon: list) -> list[str]:
+    """What is text among a polygon's numbers or points."""
+    texts = []
+    for item in polygon:
+        if not isinstance(item, list):
+            item = [item]
+        texts += [value for value in item if isinstance(value, str)]
+    return texts
 
 
 def sound_runs(
@@ -889,11 +905,11 @@ def sound_runs(
     size = _as_list(rle.get("size"))
     if not isinstance(size, list) or len(size) != 2:
         raise SegmentationError(
-            BAD_RUNS, f"run lengths have a size [height, width]. Received: {_short(size)}"
+            BAD_RUNS, f"run lengths have a size [height, width]. Received: {files.short(size)}"
         )
     sides = tuple(whole_number(side) for side in size)
     if sides != (height, width):
-        received = " x ".join(map(_short, size))
+        received = " x ".join(map(files.short, size))
         raise SegmentationError(
             BAD_RUNS,
             f"run lengths have the size of their image, {height} x {width}. Received: {received}",
@@ -906,7 +922,7 @@ def sound_runs(
         counts = runs = _whole_numbers(counts)
     else:
         raise SegmentationError(
-            BAD_RUNS, f"counts are a list or compressed text. Received: {_short(counts)}"
+            BAD_RUNS, f"counts are a list or compressed text. Received: {files.short(counts)}"
         )
     if min(runs, default=0) < 0:
         raise SegmentationError(BAD_RUNS, f"runs are not negative. Received: {min(runs)}")
@@ -931,15 +947,33 @@ def whole_number(value: Any) -> int | None:
     return None
 
 
+def finite_number(value: Any) -> float | None:
+    """The finite number that a json's value stands for, be it 1.5 or "1.5"; None for others."""
+    if isinstance(value, str):
+        if not NUMBER.fullmatch(value.strip()):
+            return None
+        value = float(value)
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        if math.isfinite(value):
+            return value  # type: ignore[return-value]
+    except OverflowError:  # a whole number beyond all floats
+        pass
+    return None
+
+
 def _whole_numbers(counts: list) -> list[int]:
     """Runs as int; SegmentationError for what are no whole numbers."""
     if all(isinstance(run, int) for run in counts):
         return counts
-    numbers = [whole_number(run) for run in counts]
-    if None in numbers:
-        strange = counts[numbers.index(None)]
-        raise SegmentationError(BAD_RUNS, f"runs are whole numbers. Received: {_short(strange)}")
-    return [number for number in numbers if number is not None]
+    runs = [whole_number(run) for run in counts]
+    if None in runs:
+        strange = counts[runs.index(None)]
+        raise SegmentationError(
+            BAD_RUNS, f"runs are whole numbers. Received: {files.short(strange)}"
+        )
+    return [run for run in runs if run is not None]
 
 
 def _unquoted(counts: str | bytes) -> str | bytes:
@@ -987,16 +1021,8 @@ def decompressed(counts: str | bytes) -> list[int]:
         if not shift:
             return runs
     raise SegmentationError(
-        BAD_RUNS, f"counts are COCO's compressed text. Received: {_short(counts)}"
+        BAD_RUNS, f"counts are COCO's compressed text. Received: {files.short(counts)}"
     )
-
-
-def _short(value: Any) -> str:
-    """A value as text of 60 characters at most."""
-    text = repr(value)
-    if len(text) > 60:
-        text = text[:57] + "..."
-    return text
 
 
 # ---- Overlaps ------------------------------------------------------------------------------------

@@ -129,7 +129,8 @@ def read(source: Any) -> dict[str, np.ndarray]:
     if "roi_heads.box_predictor.cls_score.bias" not in state:
         raise ValueError(
             "A checkpoint of a torchvision detection model has the key "
-            f"roi_heads.box_predictor.cls_score.bias. Received: {name} with {sorted(state)[:5]} ..."
+            "roi_heads.box_predictor.cls_score.bias. Received: "
+            f"{name} with {files.several(sorted(state))}"
         )
     return {key: _float_array(name, key, value) for key, value in state.items()}
 

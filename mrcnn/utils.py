@@ -19,7 +19,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -400,14 +400,38 @@ def read_image(
     return np.ascontiguousarray(as_rgb(values, limits))
 
 
-def image_sizes(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, int]]:
+def check_image_size(image: np.ndarray, size: tuple[int, int], where: str) -> None:
+    """ValueError for an image that has another size than its annotations.
+
+    Args:
+        image: [H, W, ...].
+        size: (height, width) of the annotations.
+        where: the image's file, and what annotates it.
+    """
+    received = image.shape[:2]
+    if received == tuple(size):
+        return
+    hint = ""
+    if received == tuple(size)[::-1]:
+        hint = f". {TURNED_HINT}"
+    raise ValueError(
+        f"{where} is {size[0]} x {size[1]} pixels there. "
+        f"Received: {received[0]} x {received[1]}{hint}"
+    )
+
+
+def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
     """(height, width) of an image file as it is shown, and as it is stored, without its pixels.
 
     They differ where `read_image` turns a photograph as its camera noted (EXIF).
 
+    Args:
+        path: the file, or an open one.
+
     Raises:
         as `read_image`.
     """
+    _check_is_file(path)
     layout = None
     if _begins_as_tiff(path):
         import tifffile
@@ -419,6 +443,7 @@ def image_sizes(path: str | os.PathLike) -> tuple[tuple[int, int], tuple[int, in
             layout = None
     if layout is not None:
         stored = layout.size
+        _check_pixels(*stored[::-1])
         orientation = layout.orientation
     else:
         stored, orientation = _with_pillow(path, _stored_size)
@@ -442,14 +467,18 @@ def _read_values(path):
     Returns:
         [H, W], [H, W, 3] or [H, W, bands], of any dtype.
     """
-    if isinstance(path, (str, os.PathLike)):
-        if os.path.exists(path) and not os.path.isfile(path):
-            raise ValueError("expected a file. Received: a folder, a pipe or a device")
-        if _begins_as_tiff(path):
-            values, orientation = _read_tiff(path)
-            if values is not None:
-                return values, orientation
+    _check_is_file(path)
+    if isinstance(path, (str, os.PathLike)) and _begins_as_tiff(path):
+        values, orientation = _read_tiff(path)
+        if values is not None:
+            return values, orientation
     return _with_pillow(path, _stored_values)
+
+
+def _check_is_file(path):
+    """ValueError for a path that is there and is no file: a pipe would be waited for."""
+    if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError("expected a file. Received: a folder, a pipe or a device")
 
 
 _BANDS_WARNED: set[int] = set()
@@ -482,8 +511,14 @@ def _check_pixels(width, height):
 
 
 def _begins_as_tiff(path):
-    with open(path, "rb") as file:
-        return file.read(4) in _TIFF_BEGINNINGS
+    """path: of a file, or an open one."""
+    if isinstance(path, (str, os.PathLike)):
+        with open(path, "rb") as file:
+            return file.read(4) in _TIFF_BEGINNINGS
+    path.seek(0)
+    beginning = path.read(4)
+    path.seek(0)
+    return beginning in _TIFF_BEGINNINGS
 
 
 class _Tiff(NamedTuple):

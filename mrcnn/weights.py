@@ -17,7 +17,7 @@ import pathlib
 import re
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import h5py
@@ -823,7 +823,7 @@ def _refuse(coverage: Coverage, source: _Source, choice: _Choice) -> None:
     if not problems and not coverage.loaded and not coverage.ignored:
         raise ValueError(
             f"{source.title} doesn't fit the network; nothing was loaded. {source.hint}"
-            f"Not one of its layers is in the network: {', '.join(sorted(source.arrays)[:5])} ..."
+            f"Not one of its layers is in the network: {files.several(sorted(source.arrays))}"
         )
     if not problems:
         return
@@ -852,7 +852,7 @@ def _tell(coverage: Coverage, source: _Source, choice: _Choice, assignments: _As
             "%s doesn't fit %d layers, which stay as they are: %s",
             source.title,
             len(left),
-            _some(left),
+            files.several(left, 10),
         )
     if coverage.unused:
         _tell_unused(coverage, source)
@@ -861,12 +861,15 @@ def _tell(coverage: Coverage, source: _Source, choice: _Choice, assignments: _As
         logger.info(
             "%s has arrays of layers that have no weights here; they are ignored: %s",
             source.title,
-            _some(unneeded),
+            files.several(unneeded, 10),
         )
     bad = [name for name, (_, array) in assignments.items() if not _is_finite(array)]
     if bad:
         logger.warning(
-            "%s holds NaN or infinite values in %d weights: %s", source.title, len(bad), _some(bad)
+            "%s holds NaN or infinite values in %d weights: %s",
+            source.title,
+            len(bad),
+            files.several(bad, 10),
         )
 
 
@@ -882,14 +885,14 @@ def _tell_unused(coverage: Coverage, source: _Source) -> None:
     if blocks:
         text = (
             f". Among them are {len(blocks)} blocks of a deeper backbone"
-            f" ({_some(sorted(blocks), 40)}): until this one is trained, its features are not those"
-            " of the file"
+            f" ({files.several(sorted(blocks), 40)}): until this one is trained, its features are"
+            " not those of the file"
         )
     logger.warning(
         "%s has %d layers that the network lacks; they were skipped: %s%s",
         source.title,
         len(skipped),
-        _some(skipped),
+        files.several(skipped, 10),
         text,
     )
 
@@ -897,14 +900,6 @@ def _tell_unused(coverage: Coverage, source: _Source) -> None:
 def _is_finite(array: np.ndarray) -> bool:
     """Whether all numbers are finite."""
     return bool(np.isfinite(array).all())
-
-
-def _some(names: Sequence[str], most: int = 10) -> str:
-    """The first names and how many more there are."""
-    text = ", ".join(names[:most])
-    if len(names) > most:
-        text += f" and {len(names) - most} more"
-    return text
 
 
 def _layers_in(names: Iterable[str]) -> list[str]:

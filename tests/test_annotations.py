@@ -1102,6 +1102,76 @@ def test_image_beyond_pillows_limit(folder, monkeypatch):
     assert "b.png" in names_of(found) and len(found.images) + len(found.problems) == 2
 
 
+def test_huge_images_are_measured_without_their_pixels(folder, monkeypatch):
+    """One beyond Pillow's limit takes gigabytes to decode; its header tells its size."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # an error from 200 on
+    monkeypatch.setattr(annotations.utils, "read_image", None)
+    labels = labelme([{"label": "x", "points": TRIANGLE}], "none.jpg")
+    write(folder / "b.json", {**labels, "imageData": picture()[1]})
+    for data in (via([POLYGON]), coco([{"segmentation": SQUARE}])):
+        (image,) = annotations.read(write(folder / "a.json", data)).images
+        assert (image.height, image.width) == (HEIGHT, WIDTH)
+    (image,) = annotations.read(folder / "b.json").images
+    assert image.embedded and (image.height, image.width) == (HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", [3, 5, 6, 8])
+def test_turned_photographs_of_every_kind(folder, suffix, orientation):
+    """Pillow has turned a TIFF already when it tells its size."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"turned{suffix}", exif=exif)
+    expected = (HEIGHT, WIDTH)
+    if orientation >= 5:
+        expected = (WIDTH, HEIGHT)
+    path = write(folder / "via.json", via([POLYGON], name=f"turned{suffix}"))
+    dataset = AnnotatedDataset.of("x", annotations.read(path))
+    assert dataset.load_image(0).shape[:2] == dataset.load_mask(0)[0].shape[:2] == expected
+
+
+def test_a_photograph_that_was_replaced(folder):
+    """One of another size than was annotated is an error, and no training on wrong masks."""
+    dataset = AnnotatedDataset.of("x", annotations.read(write(folder / "x.json", via([POLYGON]))))
+    assert dataset.load_image(0).shape == (HEIGHT, WIDTH, 3)
+    Image.new("RGB", (30, 20)).save(folder / "a.jpg")
+    match = "a.jpg .annotated as 'a.jpg'. is 40 x 60 pixels there. Received: 20 x 30$"
+    with pytest.raises(ValueError, match=match):
+        dataset.load_image(0)
+    Image.new("RGB", (HEIGHT, WIDTH)).save(folder / "a.jpg")
+    with pytest.raises(ValueError, match="Received: 60 x 40. They lie on their side"):
+        dataset.load_image(0)
+
+
+def test_an_image_in_the_json_that_was_replaced(folder):
+    """The same of embedded images."""
+    data = labelme([{"label": "x", "points": TRIANGLE}], "x.jpg")
+    path = write(folder / "x.json", {**data, "imageData": picture()[1]})
+    dataset = AnnotatedDataset.of("x", annotations.read(path))
+    write(path, {**data, "imageData": picture((30, 20))[1]})
+    with pytest.raises(ValueError, match="x.json .* is 40 x 60 pixels there. Received: 20 x 30$"):
+        dataset.load_image(0)
+
+
+@pytest.mark.parametrize("number", ["1_2", "nan", "", "1,5", True, 1e7, "1e7"])
+def test_coordinates_that_are_no_numbers(folder, number):
+    """float() reads 1_2 as 12."""
+    rectangle = {"name": "rect", "x": number, "y": "2", "width": "3.5", "height": 4}
+    with pytest.raises(AnnotationError, match="as numbers.* Received: x: "):
+        annotations.read(write(folder / "via.json", via([rectangle])))
+
+
+def test_folders_far_below_are_not_looked_into(folder, caplog):
+    """A home folder would be walked for minutes; what is left out is said."""
+    labels = labelme([{"label": "x", "points": TRIANGLE}])
+    for place in ("1/2/3", "1/2/3/4"):
+        (folder / place).mkdir(parents=True)
+        shutil.copy(folder / "a.jpg", folder / place / "a.jpg")
+        write(folder / place / "a.json", labels)
+    assert names_of(annotations.read(folder)) == ["1/2/3/a.jpg"]
+    assert re.search("folders more than 3 below it are not looked into: .*1/2/3/4", caplog.text)
+
+
 def test_two_images_of_one_key_in_the_json(folder):
     """Each has its own picture."""
     texts = [picture((WIDTH, height))[1] for height in (HEIGHT, 30)]

@@ -68,6 +68,8 @@ def test_some_classes(folder):
     assert {a["category_id"] for info in dataset.image_info for a in info["annotations"]} == {3, 90}
     with pytest.raises(ValueError, match="3, 17, 90. Received: 1, 4"):
         load(folder, class_ids=[4, 1])
+    for every in ([], (), np.array([], int), iter([])):  # as matterport's `if not class_ids`
+        assert load(folder, class_ids=every).num_classes == 4
 
 
 def test_masks_of_every_kind(folder):
@@ -188,6 +190,19 @@ def test_missing_images(folder, caplog):
         "instances_val2017.json: none of its images is in" in caplog.text
         and len(caplog.records) == 1
     )
+
+
+def test_images_whose_file_is_not_clear(folder, caplog):
+    """They are not said to be missing: the files are named."""
+    photos = folder / "val2017"
+    for name in ("x", "y"):
+        (photos / name).mkdir()
+    original = photos / "000000000103.jpg"
+    (photos / "x" / original.name).write_bytes(original.read_bytes())
+    original.rename(photos / "y" / original.name)
+    assert load(folder).num_images == 6
+    assert "1 images have no file in " in caplog.text and "are not in" not in caplog.text
+    assert re.search("103 .000000000103.jpg: .*Received: 2, .*/x/.*, .*/y/", caplog.text)
 
 
 def break_reference(data):
@@ -543,6 +558,21 @@ def test_polygons_that_are_no_place_in_an_image(folder, caplog, number):
         dataset.annToMask({"id": 9, "segmentation": [[0, 0, number, 9, 9, 9]]}, 72, 96)
 
 
+@pytest.mark.parametrize("text", ["1_2", "nan", "1e", "", "0x10", "1,5"])
+def test_text_that_is_no_number(folder, caplog, text):
+    """float() reads 1_2 as 12."""
+
+    def change(data):
+        data["annotations"][1].update(
+            segmentation=[[text, 2, "20", "2.0", 2e1, 20]], area=text, bbox=[text, 2, 3, 4]
+        )
+
+    edit(folder, change)
+    load(folder)
+    assert "1 annotations have a polygon with null, NaN, text" in caplog.text
+    assert coco.sound_box([text, 2, 3, 4]) is None and coco.sound_box(["1", 2, "3.5", 4e0])
+
+
 def test_an_outline_without_end_is_left_out(caplog, folder):
     """pycocotools takes memory by the length of an outline."""
     zigzag = [99_999, 0, -99_999, 9] * 100
@@ -617,6 +647,76 @@ def test_categories_that_group_others(folder, caplog):
     assert load(folder).class_names == ["BG", "shapes", "bright", "unseen", "dark", "ring"]
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        {"id": 1, "name": "vehicle", "supercategory": "none"},
+        {"id": 0, "name": "vehicle", "supercategory": "road"},
+        {"id": 0, "name": "vehicle", "supercategory": ""},
+        {"id": 0, "name": "vehicle"},
+        {"id": 1, "name": "vehicle", "supercategory": None},
+    ],
+)
+def test_classes_are_those_of_each_split(folder, first, caplog):
+    """A category without an object in one file has objects in another: it stays in both."""
+
+    def with_vehicle(data):
+        data["categories"].insert(0, first)
+        for category in data["categories"][1:]:
+            category["supercategory"] = "vehicle"
+
+    edit(folder, with_vehicle)
+    assert load(folder).class_names == ["BG", "vehicle", "bright", "dark", "ring"]
+    assert not caplog.records
+
+
+def test_a_root_with_the_name_of_a_class_without_objects(folder):
+    """It is left out whether the class has annotations in this file or not."""
+    edit(folder, roboflow)
+    assert load(folder).class_names == ["BG", "bright", "dark", "ring"]
+
+    def without_bright(data):
+        data["annotations"] = [item for item in data["annotations"] if item["category_id"] != 3]
+
+    edit(folder, without_bright)
+    assert load(folder).class_names == ["BG", "bright", "dark", "ring"]
+
+
+def test_text_ids_with_zeros_are_ids_of_their_own(folder, caplog):
+    """ "001" and "1" are two images, "000139" is given back as it is written."""
+
+    def padded(data):
+        data["images"][0]["id"] = "001"
+        data["images"][1]["id"] = "1"
+        for annotation in data["annotations"]:
+            new = {100: "001", 103: "1"}
+            annotation["image_id"] = new.get(annotation["image_id"], annotation["image_id"])
+
+    expected = load(folder)
+    edit(folder, padded)
+    dataset = load(folder)
+    assert not caplog.records
+    assert [info["id"] for info in dataset.image_info][:3] == ["001", "1", "106"]
+    assert dataset.image_from_source_map["coco.001"] == 0
+    for ours, theirs in zip(dataset.image_info, expected.image_info):
+        assert len(ours["annotations"]) == len(theirs["annotations"])
+
+
+@pytest.mark.parametrize("reference", [int, str, "{:012d}".format, float])
+@pytest.mark.parametrize("kind", [int, str, "{:06d}".format])
+def test_references_to_ids_written_otherwise(folder, caplog, kind, reference):
+    """Numbers, texts and texts with zeros refer to each other where one id alone is meant."""
+    edit(folder, ids_as(kind))
+    edit(folder, references_as(lambda value: reference(int(value))))
+    dataset = load(folder)
+    assert not caplog.records and dataset.class_names == ["BG", "bright", "dark", "ring"]
+    assert sum(len(info["annotations"]) for info in dataset.image_info) == 25
+    expected = kind(100)
+    if kind is str:
+        expected = 100
+    assert dataset.image_info[0]["id"] == expected
+
+
 def test_classes_of_one_name(folder, caplog, tmp_path):
     """Both have annotations: they stay two classes, and are told apart in tables."""
     edit(folder, lambda data: data["categories"][1].update(name="bright"))
@@ -657,6 +757,35 @@ def test_images_without_a_name_or_a_size(folder, caplog):
     assert "1 images have no file_name and are left out: 100" in caplog.text
     assert re.search("1 images have no height or width there.* left out: 103 .0000", caplog.text)
     assert "1 of images are no objects {...} and are left out" in caplog.text
+
+
+def test_sizes_of_photographs_that_the_json_does_not_tell(folder, caplog, monkeypatch):
+    """Of one beyond Pillow's limit, of a turned TIFF, and beside a broken note of the camera."""
+    from PIL import Image
+
+    def change(data):
+        names = ["large.png", "turned.tif", "note.jpg"]
+        data["annotations"] = data["annotations"][:0]
+        for image, name in zip(data["images"], names):
+            image.update(width=-1, height=-1, file_name=name)
+            shape = [[2, 2, 20, 2, 20, 20]]
+            item = {"image_id": image["id"], "category_id": 3, "segmentation": shape}
+            data["annotations"].append(item)
+
+    edit(folder, change)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture = Image.new("RGB", (30, 20))
+    picture.save(folder / "val2017" / "turned.tif", exif=exif)
+    picture.save(folder / "val2017" / "note.jpg", exif=b"Exif\0\0MM\0*\0\0\xff\xff")
+    Image.new("RGB", (60, 40)).save(folder / "val2017" / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # an error from 2000 on
+    dataset = load(folder)
+    sizes = [(info["height"], info["width"]) for info in dataset.image_info]
+    assert sizes == [(40, 60), (30, 20), (20, 30)]
+    for image_id, size in enumerate(sizes):
+        assert dataset.load_image(image_id).shape[:2] == size
+    assert "left out:" not in caplog.text
 
 
 def test_run_lengths_tell_a_size_that_is_not_known(folder, caplog):

@@ -146,6 +146,60 @@ def test_names_without_a_file(tmp_path, name):
     assert found.problems[name].startswith("expected its file. Received: ")
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("labels/q.png", "label/q.png", "Annotations/q.png", "annotations/q.jpg", "seg/q.png"),
+        *("mattes/q.png", "depth/q.png", "png_masks/q.png", "masks_png/q.png", "gtFine/q.png"),
+        *("SegmentationClassPNG/q.png", "alpha/q.png", "color_labels/q.png", "overlay/q.jpg"),
+        *("semantic-segmentation/q.png", "train_masks/q.jpg", "mask_images/q.png", "masks1/q.png"),
+        *("anything/q.png", "train/anything/q.png", "images/x/q.png", "images/labels/q.png"),
+    ],
+)
+def test_labels_are_not_taken_for_photographs(tmp_path, file):
+    """q.jpg is missing, and what has its base name is no photograph, or may as well be none."""
+    photographs(tmp_path, file)
+    assert files.find_image(tmp_path, "q.jpg") is None
+
+
+@pytest.mark.parametrize(
+    "name, file",
+    [
+        ("q.jpg", "images/train2017/q.png"),
+        ("q.jpg", "Images/valid/q.png"),
+        ("q.jpg", "train_set/q.png"),
+        ("cam1/q.jpg", "cam1/q.png"),
+        (r"D:\x\cam1\q.jpg", "data/cam1/q.png"),
+        ("q.jpg", "with_mask/q.jpg"),
+        ("q", "anything/q.jpg"),
+        ("q.jpg", "labeled images/q.jpg"),
+        ("q.jpg", "test_images/q.jpg"),
+        ("q.jpg", "normal/edges/q.jpg"),
+    ],
+)
+def test_photographs_in_sub_folders(tmp_path, name, file):
+    photographs(tmp_path, file, "labels/q.png")
+    assert files.find_image(tmp_path, name) == str(tmp_path / file)
+
+
+def test_folders_without_end(tmp_path):
+    """Only so many within each other are looked into."""
+    deep = "/".join("abcdefgh"[: files.DEEPEST_IMAGES])
+    photographs(tmp_path, f"{deep}/q.jpg", f"{deep}/x/r.jpg")
+    found = files.find_images([r"D:\q.jpg", r"D:\r.jpg"], [tmp_path])
+    assert list(found.paths.values()) == [str(tmp_path / deep / "q.jpg")]
+
+
+def test_words_of_messages():
+    assert files.several(range(7)) == "0, 1, 2, 3, 4 and 2 more"
+    assert files.several(iter("ab"), 2) == "a, b" and files.several([]) == ""
+    assert files.short("x" * 10**7).startswith("'xxx") and len(files.short("x" * 10**7)) == 80
+    start = time.monotonic()
+    assert len(files.short([[1.5] * 100] * 10**6)) == 80
+    assert time.monotonic() - start < 0.5
+    assert files.short({"a": [1]}) == "{'a': [1]}"
+
+
 def test_ambiguous_names(tmp_path):
     """Folders that agree with the name's decide; without them all candidates are named."""
     photographs(

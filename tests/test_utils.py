@@ -6,6 +6,7 @@ where a recorded case shows the mistake, the test names it.
 import ast
 import copy
 import inspect
+import io
 import logging
 import pickle
 import random
@@ -789,7 +790,9 @@ def test_annotations_of_stored_pixels_keep_them(orientation, suffix, tmp_path):
     dataset.add_image("a", 1, path, height=16, width=20)
     dataset.add_image("a", 2, path, height=turned.shape[0], width=turned.shape[1])
     dataset.add_image("a", 3, path, height=None, width="wide")
-    assert utils.image_sizes(path) == (turned.shape[:2], (16, 20))
+    with open(path, "rb") as file:
+        for given in (path, file, io.BytesIO(path.read_bytes())):
+            assert utils.image_sizes(given) == (turned.shape[:2], (16, 20))
     if orientation >= 5:
         np.testing.assert_array_equal(dataset.load_image(0), stored)
         assert turned.shape == (20, 16, 3)
@@ -802,8 +805,9 @@ def test_what_is_no_image_file(tmp_path, monkeypatch):
 
     os.mkfifo(tmp_path / "pipe.png")
     for path in (tmp_path, tmp_path / "pipe.png"):
-        with pytest.raises(ValueError, match="a folder, a pipe or a device"):
-            utils.read_image(path)
+        for function in (utils.read_image, utils.image_sizes):
+            with pytest.raises(ValueError, match="a folder, a pipe or a device"):
+                function(path)
     (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(range(200)))
     with pytest.raises(OSError, match="cannot identify"):
         utils.read_image(tmp_path / "a.tif")
@@ -811,8 +815,9 @@ def test_what_is_no_image_file(tmp_path, monkeypatch):
     tiff = file_of(tmp_path / "large.tif", deep(levels(), 16), **RGB_TIFF)
     monkeypatch.setattr(utils, "MAX_PIXELS", 319)
     for path in (tmp_path / "large.png", tiff):
-        with pytest.raises(ValueError, match=r"at most 319 pixels.*Received: 20 x 16"):
-            utils.read_image(path)
+        for function in (utils.read_image, utils.image_sizes):
+            with pytest.raises(ValueError, match=r"at most 319 pixels.*Received: 20 x 16"):
+                function(path)
 
 
 def test_photographs_beyond_pillows_limit(tmp_path, monkeypatch):
@@ -821,6 +826,8 @@ def test_photographs_beyond_pillows_limit(tmp_path, monkeypatch):
     file_of(tmp_path / "a.png", levels())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # an error from 200 on
     np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png"), levels())
+    for given in (tmp_path / "a.png", io.BytesIO((tmp_path / "a.png").read_bytes())):
+        assert utils.image_sizes(given) == ((16, 20), (16, 20))
     assert Image.MAX_IMAGE_PIXELS == 100
     monkeypatch.setattr(utils, "MAX_PIXELS", 120)
     with pytest.raises(ValueError, match="at most 120 pixels"):
@@ -829,6 +836,15 @@ def test_photographs_beyond_pillows_limit(tmp_path, monkeypatch):
     monkeypatch.setattr(utils, "MAX_PIXELS", 10**6)
     monkeypatch.setattr(utils, "STRIP_PIXELS", 50)
     np.testing.assert_array_equal(utils.read_image(tmp_path / "a.png"), levels())
+
+
+def test_sizes_beside_a_broken_note_of_the_camera(tmp_path, caplog):
+    """The size is that of the pixels."""
+    from PIL import Image
+
+    for name in ("a.jpg", "a.png"):
+        Image.fromarray(levels()).save(tmp_path / name, exif=b"Exif\0\0MM\0*\0\0\xff\xff")
+        assert utils.image_sizes(tmp_path / name) == ((16, 20), (16, 20))
 
 
 # ---- Resizing ------------------------------------------------------------------------------------
