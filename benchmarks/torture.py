@@ -43,8 +43,8 @@ from benchmarks import timing  # noqa: E402
 Outcome = tuple[bool, str]
 
 EPOCHS = 4
-STEPS = 200
-RESUME_SECONDS = 0.2
+STEPS = 500
+RESUME_SECONDS = 4
 
 
 # ---- Programs that are killed --------------------------------------------------------------------
@@ -134,7 +134,7 @@ def _lines(path: pathlib.Path) -> list[str]:
     return path.read_text(errors="replace").split("\n")[:-1]
 
 
-def _wait_for_writing(folder: pathlib.Path, seconds: float = 2) -> bool:
+def _wait_for_writing(folder: pathlib.Path, seconds: float = 2 * RESUME_SECONDS) -> bool:
     """Waits until a checkpoint is being written in the newest run there; False after a while.
 
     Writing takes a millisecond: this looks again and again without a pause.

@@ -381,9 +381,29 @@ def read_image(
         [H, W, 3] uint8, RGB.
 
     Raises:
-        OSError, ValueError, SyntaxError: there is no such file, it is no (whole) image, or one of
-            more than MAX_PIXELS.
+        OSError, ValueError: there is no such file, it is no (whole) image, or one of more than
+            MAX_PIXELS. The text names the file.
     """
+    try:
+        return _read_image(path, rotate, size, limits, all_bands)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OSError(_unreadable(path, error)) from error
+    except (ValueError, TypeError, AttributeError, SyntaxError, EOFError) as error:
+        raise ValueError(_unreadable(path, error)) from error
+
+
+def _unreadable(path, error):
+    """What an image that can't be read is said to be; Pillow and others seldom name the file."""
+    text = str(error) or type(error).__name__
+    if os.fspath(path) in text:
+        return text
+    return f"{path} can't be read as an image: {text}"
+
+
+def _read_image(path, rotate, size, limits, all_bands):
+    """`read_image`, with the errors of the libraries that read."""
     values, orientation = _read_values(path)
     stored = values.shape[:2]
     lies_on_its_side = orientation >= 5
@@ -1063,7 +1083,7 @@ class Dataset:
         if limits is None:
             limits = self.value_range
         try:
-            return read_image(path, size=_size_in(info), limits=limits, all_bands=True)
+            return _read_image(path, True, _size_in(info), limits, all_bands=True)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"Image {image_id}: no file {path}") from error
         except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:

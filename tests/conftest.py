@@ -3,6 +3,7 @@
 A network that is shared is left as it was found: what a test changes, it puts back.
 """
 
+import logging
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -27,6 +28,17 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_loggers():
+    """Commands set the levels of the package's loggers; the next test finds them as they were."""
+    names = [name for name in logging.root.manager.loggerDict if name.startswith("mrcnn")]
+    before = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith("mrcnn"):
+            logging.getLogger(name).setLevel(before.get(name, logging.NOTSET))
 
 
 @pytest.fixture(scope="session")
