@@ -315,6 +315,11 @@ def has_channels_first(shape: Sequence[int]) -> bool:
 # file can claim far more.
 MAX_PIXELS = 300_000_000
 
+# Of a picture above so many pixels a byte of its file stands for at most so many: no photograph
+# comes near, one that is a single colour takes a tenth of it, and a damaged header claims more.
+_SURELY_PIXELS = 50_000_000
+_PIXELS_A_BYTE = 10_000
+
 # Pixels that are decoded into their place at a time.
 STRIP_PIXELS = 2**22
 
@@ -463,7 +468,7 @@ def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tu
             layout = None
     if layout is not None:
         stored = layout.size
-        _check_pixels(*stored[::-1])
+        _check_pixels(*stored[::-1], path)
         orientation = layout.orientation
     else:
         stored, orientation = _with_pillow(path, _stored_size)
@@ -521,8 +526,15 @@ def read_pillow(image: Any) -> np.ndarray:
     return as_rgb(_values_of(image))
 
 
-def _check_pixels(width, height):
-    """ValueError for an image that is too large to be read."""
+def _check_pixels(width, height, path):
+    """ValueError for an image that is too large to be read, or larger than its file can hold."""
+    if isinstance(path, (str, os.PathLike)):
+        stored = os.path.getsize(path)
+        if width * height > max(_SURELY_PIXELS, _PIXELS_A_BYTE * stored):
+            raise ValueError(
+                f"expected {width} x {height} pixels, as the file claims to have. Received:"
+                f" {stored} bytes, which can't hold them: it is damaged, or made to fill the memory"
+            )
     if width * height > MAX_PIXELS:
         raise ValueError(
             f"expected at most {MAX_PIXELS:,} pixels (mrcnn.utils.MAX_PIXELS). "
@@ -600,7 +612,7 @@ def _read_tiff(path):
     except Exception:  # whatever tifffile raises for a broken file: Pillow will name what is wrong
         return None, 1
     height, width = layout.size
-    _check_pixels(width, height)
+    _check_pixels(width, height, path)
     if values is None or values.shape[:2] != layout.size:
         return None, 1
     if layout.white_is_zero is not None and values.dtype.kind == "u":
@@ -708,7 +720,7 @@ def _opened(path):
 
     _ignore_warnings_of_pillow()
     with Image.open(path) as image:
-        _check_pixels(*image.size)
+        _check_pixels(*image.size, path)
         yield image
 
 

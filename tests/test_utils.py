@@ -1375,3 +1375,24 @@ def test_reading_in_threads_leaves_the_filters_of_warnings(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         list(pool.map(utils.read_image, [path] * 200))
     assert warnings.filters == before
+
+
+def test_a_file_that_claims_more_than_it_holds(tmp_path):
+    """90 bytes of a PNG that claims 15,000 x 15,000 pixels; a real one of one colour is read."""
+    import struct
+    import zlib
+
+    from PIL import Image
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", 15_000, 15_000, 8, 2, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"IDAT", zlib.compress(bytes(1000))), (b"IEND", b"")]
+    path = tmp_path / "claims.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    with pytest.raises(ValueError, match=r"claims.png.*15000 x 15000 pixels.*bytes, which can't"):
+        utils.read_image(path)
+    Image.new("L", (8000, 7000)).save(tmp_path / "black.png")
+    assert utils.read_image(tmp_path / "black.png").shape == (7000, 8000, 3)
