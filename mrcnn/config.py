@@ -99,7 +99,8 @@ class Config:
     # None: every run differs.
     SEED: int | None = None
 
-    # A run that is killed continues at most this many seconds behind (not in matterport).
+    # A run that is killed continues at most this many seconds behind, or four times as many as
+    # writing its state takes, where those are more (not in matterport).
     RESUME_SECONDS = 30
 
     # ---- Body: ResNet and FPN --------------------------------------------------------------------

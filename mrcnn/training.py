@@ -838,8 +838,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.run.step += 1
-        # A large model's file takes seconds: at most a tenth of the time goes into writing.
-        if time.monotonic() - self.written > max(self.run.config.RESUME_SECONDS, 10 * self.cost):
+        # A large model's file takes seconds: at most a fifth of the time goes into writing.
+        if time.monotonic() - self.written > max(self.run.config.RESUME_SECONDS, 4 * self.cost):
             self._write_resume()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
