@@ -112,7 +112,7 @@ class NucleusInferenceConfig(NucleusConfig):
 
 
 class NucleusSmallConfig(SmallConfig):
-    """A network that learns nuclei from random weights within an hour on two CPU cores."""
+    """A small network, trained from random weights on two CPU cores."""
 
     NAME = "nucleus"
     NUM_CLASSES = 1 + 1
@@ -128,7 +128,7 @@ class NucleusSmallConfig(SmallConfig):
     MAX_GT_INSTANCES = 150
     DETECTION_MAX_INSTANCES = 400
     DETECTION_MIN_CONFIDENCE = 0
-    MEAN_PIXEL = np.array([43.53, 39.56, 48.22])
+    MEAN_PIXEL = NucleusConfig.MEAN_PIXEL
     MINI_MASK_SHAPE = (28, 28)
     LEARNING_RATE = 1e-3
     STEPS_PER_EPOCH = 66  # 530 images
