@@ -468,7 +468,7 @@ def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tu
             layout = None
     if layout is not None:
         stored = layout.size
-        _check_pixels(*stored[::-1], path)
+        _check_pixels(stored[1], stored[0], path)
         orientation = layout.orientation
     else:
         stored, orientation = _with_pillow(path, _stored_size)
@@ -720,7 +720,7 @@ def _opened(path):
 
     _ignore_warnings_of_pillow()
     with Image.open(path) as image:
-        _check_pixels(*image.size, path)
+        _check_pixels(image.width, image.height, path)
         yield image
 
 
