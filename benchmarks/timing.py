@@ -8,6 +8,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,6 +16,48 @@ import numpy as np
 def noise(side: int, seed: int = 0) -> np.ndarray:
     """[side, side, 3] uint8 of noise, an image for networks with random weights."""
     return np.random.default_rng(seed).integers(0, 255, (side, side, 3)).astype(np.uint8)
+
+
+class Cost(NamedTuple):
+    """What a call took: seconds of the clock, and of the processor in all threads together."""
+
+    wall: float
+    cpu: float
+
+
+def cost(function: Callable) -> Cost:
+    """The `Cost` of one call."""
+    cpu = time.process_time()
+    wall = time.perf_counter()
+    function()
+    wall = time.perf_counter() - wall
+    return Cost(wall, time.process_time() - cpu)
+
+
+def rounds(
+    functions: Mapping[str, Callable], repeats: int = 7, warmup: int = 1
+) -> dict[str, list[Cost]]:
+    """{name: its `Cost` in each timed round}, the functions called in turn."""
+    costs: dict[str, list[Cost]] = {name: [] for name in functions}
+    for turn in range(warmup + repeats):
+        for name, function in functions.items():
+            taken = cost(function)
+            if turn >= warmup:
+                costs[name].append(taken)
+    return costs
+
+
+def median(costs: Sequence[Cost]) -> Cost:
+    """Medians of the two kinds of seconds."""
+    return Cost(*(statistics.median(values) for values in zip(*costs)))
+
+
+def ratio(costs: Sequence[Cost], of: Sequence[Cost]) -> Cost:
+    """Medians of the ratios of each round.
+
+    A busy machine moves these less than it moves the seconds.
+    """
+    return median([Cost(a.wall / b.wall, a.cpu / b.cpu) for a, b in zip(costs, of)])
 
 
 def alternate(
@@ -30,14 +73,8 @@ def alternate(
     Returns:
         {name: median seconds}.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in functions}
-    for turn in range(warmup + repeats):
-        for name, function in functions.items():
-            start = time.perf_counter()
-            function()
-            if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    costs = rounds(functions, repeats, warmup)
+    return {name: median(values).wall for name, values in costs.items()}
 
 
 def peak_memory() -> float:

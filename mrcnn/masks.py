@@ -29,6 +29,9 @@ from mrcnn.config import Config
 ONE_GO = 100_000
 # Masks that are minimized in one go: what is read of each takes half a megabyte for a moment.
 MINI_AT_ONCE = 200
+# Pixels of the crops that are encoded in one go: the calls of numpy cost more than a small mask's
+# pixels, and many large ones are not copied as a whole.
+RUNS_AT_ONCE = 1 << 22
 # Pixels of an image that are decoded as fast as one character of compressed runs is written.
 PIXELS_OF_A_CHARACTER = 100
 
@@ -569,18 +572,61 @@ def run_lengths(
     Returns:
         the runs in turn, the first of 0, of the mask read column by column.
     """
-    y1, x1 = box[:2]
-    height, width = image_shape[:2]
-    columns = np.pad(crop.T.astype(np.int8), [(0, 0), (1, 1)])
-    column, row = np.nonzero(np.diff(columns, axis=1))
-    edges = (x1 + column) * height + y1 + row  # begin, end, begin, end ...
+    counts, _ = _runs_of([(box, crop)], image_shape)
+    return counts.tolist()
+
+
+def _runs_of(
+    crops: Sequence[tuple[Sequence[int], np.ndarray]], image_shape: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`run_lengths` of several masks, of all of them in the same calls.
+
+    Returns:
+        counts: [runs of all masks] int64, one mask behind the other.
+        sizes: [N] int64, the number of runs of each.
+    """
+    height, width = (int(side) for side in image_shape[:2])
+    edges, owners = _edges_of(crops, height)
+    per_mask = np.bincount(owners, minlength=len(crops))
+    # Each mask begins with an edge at 0 and ends with one behind the image's last pixel.
+    first = np.cumsum(per_mask + 2) - (per_mask + 2)
+    last = first + per_mask + 1
+    bounds = np.zeros(len(edges) + 2 * len(crops), np.int64)
+    bounds[np.arange(len(edges)) + 2 * owners + 1] = edges
+    bounds[last] = height * width
+    counts = np.diff(bounds)
+    # From the end of a mask to the begin of the next is no run, and a last one of 0 is not written.
+    is_run = np.ones(len(counts), bool)
+    is_run[last[:-1]] = False
+    ends_with_none = (per_mask > 0) & (counts[last - 1] == 0)
+    is_run[last[ends_with_none] - 1] = False
+    return counts[is_run], per_mask + 1 - ends_with_none
+
+
+def _edges_of(crops, height):
+    """Where masks change from 0 to 1 and back, [E] int64 places in their images, column by column.
+
+    And which mask each change is of, [E] int64.
+    """
+    shapes = np.array([crop.shape for _, crop in crops]).reshape(-1, 2)
+    corners = np.array([box[:2] for box, _ in crops], np.int64).reshape(-1, 2)
+    # The columns of all crops, each with a pixel of 0 below it, and one of 0 before the first.
+    lengths = (shapes[:, 0] + 1) * shapes[:, 1]
+    starts = 1 + np.cumsum(lengths) - lengths
+    pixels = np.zeros(1 + lengths.sum(), bool)
+    for (_, crop), start, stop in zip(crops, starts.tolist(), (starts + lengths).tolist()):
+        columns = pixels[start:stop].reshape(crop.shape[1], crop.shape[0] + 1)
+        columns[:, :-1] = crop.T
+    changes = 1 + np.flatnonzero(pixels[1:] != pixels[:-1])
+    owners = np.searchsorted(starts, changes, "right") - 1
+    column, row = np.divmod(changes - starts[owners], shapes[owners, 0] + 1)
+    edges = (corners[owners, 1] + column) * height + corners[owners, 0] + row
     # A run that ends at the bottom of a column and begins again on top of the next is one.
-    joint = np.flatnonzero(edges[1:] == edges[:-1])
-    edges = np.delete(edges, np.concatenate([joint, joint + 1]))
-    counts = np.diff(edges, prepend=0, append=height * width).tolist()
-    if len(counts) > 1 and counts[-1] == 0:
-        counts.pop()
-    return counts
+    joint = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
+    apart = np.ones(len(edges), bool)
+    apart[joint] = False
+    apart[joint + 1] = False
+    return edges[apart], owners[apart]
 
 
 def encode(masks: Any) -> list[dict]:
@@ -616,16 +662,65 @@ def encode_crops(
     Returns:
         as `encode`.
     """
-    from pycocotools import mask as coco_mask
-
     height, width = (int(side) for side in image_shape[:2])
-    runs = []
+    codes = []
+    for group in _groups_of_crops(crops):
+        for text in compressed(*_runs_of(group, (height, width))):
+            codes.append({"size": [height, width], "counts": text})
+    return codes
+
+
+def _groups_of_crops(crops):
+    """Lists of crops of at most `RUNS_AT_ONCE` pixels, or of one larger one."""
+    group: list = []
+    pixels = 0
     for box, crop in crops:
-        counts = run_lengths(box, crop, (height, width))
-        runs.append({"size": [height, width], "counts": counts})
-    if not runs:
-        return []
-    return [_as_text(code) for code in coco_mask.frPyObjects(runs, height, width)]
+        if group and pixels + crop.size > RUNS_AT_ONCE:
+            yield group
+            group = []
+            pixels = 0
+        group.append((box, crop))
+        pixels += crop.size
+    if group:
+        yield group
+
+
+def compressed(counts: np.ndarray, sizes: np.ndarray) -> list[str]:
+    """Runs in pycocotools' compressed form, the inverse of `decompressed`.
+
+    A run is written as its difference from the one before the last, from the fourth on; a number as
+    groups of five bits, the lowest first, each one character, "0" and what follows it, with a sixth
+    bit where more groups come.
+
+    Args:
+        counts: [runs] int, those of several masks, one mask behind the other.
+        sizes: [N] int, the number of runs of each mask.
+    """
+    counts = np.asarray(counts, np.int64)
+    sizes = np.asarray(sizes, np.int64)
+    stops = np.cumsum(sizes)
+    number_in_mask = np.arange(len(counts)) - np.repeat(stops - sizes, sizes)
+    rest = counts.copy()
+    later = np.flatnonzero(number_in_mask > 2)
+    rest[later] -= counts[later - 2]
+    columns = []
+    written = np.ones(len(rest), bool)
+    while written.any():
+        low = rest & 31
+        rest >>= 5
+        # What is left is the sign alone: the highest bit written says which.
+        more = rest != np.where(low & 16, -1, 0)
+        characters = 48 + low + 32 * more
+        columns.append(np.where(written, characters, 0).astype(np.uint8))
+        written &= more
+    if not columns:
+        return [""] * len(sizes)
+    table = np.stack(columns, axis=1)
+    text = table[table > 0].tobytes().decode("ascii")
+    ends = np.cumsum(np.count_nonzero(table, axis=1))
+    stops_in_text = np.append(0, ends)[stops].tolist()
+    starts_in_text = [0, *stops_in_text[:-1]]
+    return [text[start:stop] for start, stop in zip(starts_in_text, stops_in_text)]
 
 
 def _as_text(code: dict) -> dict:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from mrcnn import coco, evaluate, inference, masks, utils
 
@@ -50,6 +51,44 @@ def test_one_encoding_from_crops_and_from_whole_masks():
     annotations = [{"segmentation": code} for code in codes]
     np.testing.assert_array_equal(masks.decode(annotations, 40, 50), dense)
     assert masks.encode(dense[..., :0]) == masks.encode_crops([], (40, 50)) == []
+
+
+def test_crops_encoded_together_as_pycocotools_encodes_each(monkeypatch):
+    """Of all sizes, in groups or alone: none, full, at each edge of the image, single pixels."""
+    rng = np.random.default_rng(0)
+    height, width = 23, 31
+    crops = [
+        ((0, 0, 0, 0), np.zeros((0, 0), bool)),
+        ((0, 0, height, width), np.ones((23, 31), bool)),
+    ]
+    for _ in range(200):
+        y1, y2 = np.sort(rng.choice(height + 1, 2, replace=False))
+        x1, x2 = np.sort(rng.choice(width + 1, 2, replace=False))
+        crop = rng.random((y2 - y1, x2 - x1)) < rng.choice([0, 0.1, 0.5, 0.9, 1])
+        crops.append(((y1, x1, y2, x2), crop))
+    expected = []
+    for (y1, x1, y2, x2), crop in crops:
+        whole = np.zeros((height, width), np.uint8, order="F")
+        whole[y1:y2, x1:x2] = crop
+        code = coco_mask.encode(whole)
+        expected.append({"size": [height, width], "counts": code["counts"].decode()})
+        runs = masks.run_lengths((y1, x1, y2, x2), crop, (height, width))
+        assert runs == masks.decompressed(code["counts"])
+    assert masks.encode_crops(iter(crops), (height, width)) == expected
+    monkeypatch.setattr(masks, "RUNS_AT_ONCE", 500)
+    assert masks.encode_crops(iter(crops), (height, width)) == expected
+
+
+def test_compressed_numbers_of_every_length():
+    """Against pycocotools: up to 31 bits, falling and rising, masks without and with few runs."""
+    runs = [[2**bits + shift for bits in range(2, 26) for shift in (-1, 0, 1)], [7], [0, 9], []]
+    runs.append(runs[0][::-1])
+    runs.append([5, 2**30, 6, 2**29, 5, 1])
+    texts = masks.compressed(np.concatenate(runs).astype(int), [len(each) for each in runs])
+    for counts, text in zip(runs, texts):
+        code = coco_mask.frPyObjects([{"size": [1, sum(counts)], "counts": counts}], 1, sum(counts))
+        assert text == code[0]["counts"].decode()
+        assert masks.decompressed(text) == counts
 
 
 def test_names_that_existing_code_imports_from_elsewhere():

@@ -1,0 +1,266 @@
+"""What hundreds of objects in an image cost beside few, with the small network of the nuclei.
+
+    python benchmarks/dense.py [step] [detect] [--repeats 7]
+
+step: a training step (crops of 256, batches of 8) with 200 objects an image beside one with 10, the
+network's part and the making of the batch each for itself. detect: 400 nuclei on 1024² with
+masks="rle" beside 100 with dense masks.
+
+Images are drawn, in memory. Weights are random, and a random network finds nothing: in `detect` the
+whole network runs, its suppression included, but the detections that the mask head and the pasting
+then get are given: 400 or 100 boxes of nuclei. What is compared runs in turn
+in one process; ratios are medians of the rounds' ratios, by seconds of the processor and by the
+clock. Fails where a goal is missed.
+"""
+
+import argparse
+import functools
+import itertools
+import os
+import pathlib
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As `samples/nucleus/nucleus.py --small` sets it.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+
+from benchmarks import timing  # noqa: E402
+from benchmarks.numpy_routines import ellipses, soft_masks  # noqa: E402
+from mrcnn import boxes as box_math, data, utils  # noqa: E402
+from mrcnn.config import Config  # noqa: E402
+from samples.nucleus import nucleus  # noqa: E402
+
+# Most that the costly side of a comparison may take, as a multiple of the other.
+STEP_GOAL = 1.15
+DETECT_GOAL = 1.3
+
+SIDE = 1024
+MANY = 200
+FEW = 10
+# Rows that a batch has for objects, whatever the number that an image has.
+ROWS = (200, 400)
+
+
+# ---- Images --------------------------------------------------------------------------------------
+
+
+def nuclei_boxes(rng: np.random.Generator, count: int, side: int) -> np.ndarray:
+    """[count, 4] int boxes of nuclei side by side, in random cells of a square grid."""
+    cells = int(np.ceil(np.sqrt(count)))
+    cell = side // cells
+    chosen = rng.permutation(cells * cells)[:count]
+    size = rng.integers(cell // 2, cell, (count, 2))
+    corner = np.stack([chosen // cells, chosen % cells], axis=1) * cell
+    corner = corner + (rng.random((count, 2)) * (cell - size)).astype(int)
+    return np.concatenate([corner, corner + size], axis=1)
+
+
+class Nuclei(utils.Dataset):
+    """Dark images of noise with brighter ellipses, so many on each.
+
+    Args:
+        objects: nuclei on an image.
+        side: of the square images.
+        count: images.
+    """
+
+    def __init__(self, objects: int, side: int, count: int = 8):
+        super().__init__()
+        self.add_class("nucleus", 1, "nucleus")
+        self.content = []
+        for i in range(count):
+            rng = np.random.default_rng([objects, i])
+            # Nuclei keep their size: few of them are not larger.
+            boxes = nuclei_boxes(rng, max(objects, MANY), side)[:objects]
+            masks = ellipses(boxes, (side, side))
+            image = rng.integers(0, 60, (side, side, 3)).astype(np.uint8)
+            image[masks.any(axis=-1)] += 120
+            self.content.append((image, masks))
+            self.add_image("nucleus", i, path=None)
+        self.prepare()
+
+    def load_image(self, image_id: int) -> np.ndarray:
+        return self.content[image_id][0].copy()
+
+    def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
+        masks = self.content[image_id][1]
+        return masks.copy(), np.ones(masks.shape[-1], np.int32)
+
+
+# ---- A training step -----------------------------------------------------------------------------
+
+
+def step() -> dict[str, Callable]:
+    """Functions by name, "step 200/400" of 200 objects in 400 rows; and "batch ..." that makes it.
+
+    The learning rate is 0, so that all steps are of the same weights.
+    """
+    from mrcnn import model as modellib, training
+
+    config = nucleus.NucleusSmallConfig()
+    model = modellib.MaskRCNN("training", config, tempfile.mkdtemp())
+    model.set_trainable(".*")
+    model.compile(0.0, 0.0)
+    functions: dict[str, Callable] = {}
+    for rows in ROWS:
+        for objects in (FEW, MANY):
+            of_rows = nucleus.NucleusSmallConfig(MAX_GT_INSTANCES=rows)
+            batches = data.TrainingBatches(Nuclei(objects, config.IMAGE_MIN_DIM), of_rows)
+            (inputs,) = training.BatchStream(batches, workers=0).take()
+            found = np.count_nonzero(inputs[4], axis=1).tolist()
+            if found != [objects] * config.BATCH_SIZE:
+                raise ValueError(f"Expected {objects} objects an image. Received: {found}")
+            name = f"{objects}/{rows}"
+            functions["batch " + name] = functools.partial(batches.batch, 0)
+            functions["step " + name] = _network_step(model.keras_model, inputs)
+    return functions
+
+
+def _network_step(network: Any, inputs: Sequence[np.ndarray]) -> Callable[[], Any]:
+    """f() that trains a compiled network by one step, traced once for every number of rows."""
+    import tensorflow as tf
+
+    signature = []
+    for tensor, array in zip(network.inputs, inputs):
+        signature.append(tf.TensorSpec(tensor.shape, array.dtype))
+    endless = tf.data.Dataset.from_generator(
+        lambda: itertools.repeat((inputs,)), output_signature=(tuple(signature),)
+    )
+    iterator = iter(endless)
+    network.make_train_function()
+    return lambda: network.train_function(iterator)
+
+
+def report_step(costs: Mapping[str, Sequence[timing.Cost]]) -> bool:
+    """Prints the table; whether the goal is reached with both numbers of rows."""
+    rows = []
+    reached = True
+    for count in ROWS:
+        many, few = f"{MANY}/{count}", f"{FEW}/{count}"
+        both = {name: _sums(costs["step " + name], costs["batch " + name]) for name in (many, few)}
+        title = f"{MANY} objects beside {FEW}, MAX_GT_INSTANCES = {count}"
+        parts = {
+            "the network": (costs["step " + many], costs["step " + few]),
+            "the batch": (costs["batch " + many], costs["batch " + few]),
+            "both": (both[many], both[few]),
+        }
+        for part, (one, other) in parts.items():
+            rows.append(_row(f"{title}: {part}", one, other))
+        reached &= timing.ratio(*parts["the network"]).cpu <= STEP_GOAL
+    print(_table(rows))
+    return reached
+
+
+def _sums(one: Sequence[timing.Cost], other: Sequence[timing.Cost]) -> list[timing.Cost]:
+    """The costs of two functions together in each round."""
+    return [timing.Cost(a.wall + b.wall, a.cpu + b.cpu) for a, b in zip(one, other)]
+
+
+# ---- A detection ---------------------------------------------------------------------------------
+
+
+def detections(count: int, config: Config) -> np.ndarray:
+    """[1, DETECTION_MAX_INSTANCES, 6] of the first `count` nuclei of a drawn image of 1024²."""
+    boxes = nuclei_boxes(np.random.default_rng(0), config.DETECTION_MAX_INSTANCES, SIDE)[:count]
+    rows = np.zeros((1, config.DETECTION_MAX_INSTANCES, 6), np.float32)
+    rows[0, :count, :4] = box_math.norm_boxes(boxes, (SIDE, SIDE), config.BOX_FRAME)
+    rows[0, :count, 4] = 1
+    rows[0, :count, 5] = np.linspace(1, 0.5, count)
+    return rows
+
+
+def detect() -> dict[str, Callable]:
+    """Functions by name: "detect ..." and "unmold ..." of "400 rle", "100 dense" and the like.
+
+    What a mask head says is noise here; "unmold" has blobs, as a trained one gives them.
+    """
+    from mrcnn import inference, model as modellib
+
+    config = nucleus.NucleusSmallInferenceConfig()
+    model = modellib.MaskRCNN("inference", config, tempfile.mkdtemp())
+    image = timing.noise(SIDE)
+    run_network = model.detector.infer_boxes
+
+    def detect_of(rows, form):
+        def infer_boxes(molded, metas, anchors):
+            _, maps, metas = run_network(molded, metas, anchors)
+            return rows, maps, metas
+
+        def run():
+            model.detector.infer_boxes = infer_boxes
+            found = model.detect([image], masks=form)[0]
+            if len(found["rois"]) != np.count_nonzero(rows[..., 4]):
+                raise ValueError(f"{len(found['rois'])} detections are not those that were given")
+
+        return run
+
+    def unmold_of(rows, form):
+        soft = soft_masks(np.random.default_rng(1), rows.shape[1])
+        frames = (image.shape, (SIDE, SIDE, 3), (0, 0, SIDE, SIDE), config)
+        return lambda: inference.unmold(rows[0], soft, *frames, form)
+
+    functions: dict[str, Callable] = {}
+    for count, form in ((400, "rle"), (100, "dense")):
+        functions[f"detect {count} {form}"] = detect_of(detections(count, config), form)
+        functions[f"unmold {count} {form}"] = unmold_of(detections(count, config), form)
+    return functions
+
+
+def report_detect(costs: Mapping[str, Sequence[timing.Cost]]) -> bool:
+    """Prints the table; whether the goal is reached."""
+    rows = []
+    for work in ("detect", "unmold"):
+        pair = (costs[f"{work} 400 rle"], costs[f"{work} 100 dense"])
+        rows.append(_row(f'{work}, 400 nuclei at 1024², masks="rle", beside 100 dense', *pair))
+    print(_table(rows))
+    return timing.ratio(costs["detect 400 rle"], costs["detect 100 dense"]).cpu <= DETECT_GOAL
+
+
+# ---- The command ---------------------------------------------------------------------------------
+
+
+def _row(name: str, costs: Sequence[timing.Cost], base: Sequence[timing.Cost]) -> list[str]:
+    one = timing.median(costs)
+    other = timing.median(base)
+    times = timing.ratio(costs, base)
+    seconds = [f"{1e3 * one.cpu:.0f}", f"{1e3 * other.cpu:.0f}"]
+    return [name, *seconds, f"{times.cpu:.2f}×", f"{times.wall:.2f}×"]
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    header = ["work", "CPU ms", "beside", "ratio by CPU", "by the clock"]
+    return timing.table(header, rows)
+
+
+PARTS: dict[str, tuple[Callable, Callable, float]] = {
+    "step": (step, report_step, STEP_GOAL),
+    "detect": (detect, report_detect, DETECT_GOAL),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; none for all")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--warmup", type=int, default=2)
+    options = parser.parse_args()
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"a part is one of {', '.join(PARTS)}. Received: {', '.join(unknown)}")
+    missed = []
+    for name in options.parts or PARTS:
+        functions, report, goal = PARTS[name]
+        if not report(timing.rounds(functions(), options.repeats, options.warmup)):
+            missed.append(f"{name}: more than {goal}×")
+    if missed:
+        raise SystemExit("missed: " + "; ".join(missed))
+
+
+if __name__ == "__main__":
+    main()
