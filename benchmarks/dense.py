@@ -24,15 +24,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# As `samples/nucleus/nucleus.py --small` sets it.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import numpy as np  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
 from benchmarks.numpy_routines import ellipses, soft_masks  # noqa: E402
-from mrcnn import boxes as box_math, data, utils  # noqa: E402
+from mrcnn import boxes as box_math, commands, data, utils  # noqa: E402
 from mrcnn.config import Config  # noqa: E402
 from samples.nucleus import nucleus  # noqa: E402
 
@@ -253,6 +251,7 @@ def main() -> None:
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"a part is one of {', '.join(PARTS)}. Received: {', '.join(unknown)}")
+    commands.prefer_onednn()  # as `nucleus.py --small` does
     missed = []
     for name in options.parts or PARTS:
         functions, report, goal = PARTS[name]

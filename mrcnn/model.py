@@ -158,7 +158,8 @@ class ValuesLayer(KL.Layer):
 class BatchNorm(KL.BatchNormalization):
     """Batch normalisation that holds its own mode (matterport: BatchNorm).
 
-    Batches of detection are small, so that pre-trained statistics usually stay fixed.
+    Batches of detection are small, so that pre-trained statistics usually stay fixed. Where the
+    batch's are used, TensorFlow computes them and the norm in one operation.
 
     Args:
         train_bn: None follows the model's mode; False always uses the moving statistics (gamma and
@@ -173,7 +174,25 @@ class BatchNorm(KL.BatchNormalization):
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if self.train_bn is not None:
             training = self.train_bn
+        if training and mask is None and self._is_fused(inputs):
+            return self._normalised_by_batch(inputs)
         return super().call(inputs, training=training, mask=mask)
+
+    def _is_fused(self, inputs):
+        """Whether the one operation computes what Keras does in many."""
+        plain = self.trainable and self.scale and self.center and not getattr(self, "renorm", False)
+        if not plain or self.axis not in (-1, 3) or len(inputs.shape) != 4:
+            return False
+        if keras.backend.standardize_dtype(inputs.dtype) != "float32":
+            return False
+        return self.compute_dtype == "float32" and kernels.has_fused_batch_norm(self.epsilon)
+
+    def _normalised_by_batch(self, inputs):
+        """`inputs` by the statistics of the batch, which move the kept ones."""
+        outputs, mean, variance = kernels.batch_norm(inputs, self.gamma, self.beta, self.epsilon)
+        for kept, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            kept.assign(kept * self.momentum + of_batch * (1.0 - self.momentum))
+        return outputs
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "train_bn": self.train_bn}

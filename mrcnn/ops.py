@@ -126,6 +126,40 @@ def half_of_squares(x: Tensor) -> Tensor:
     return tf.nn.l2_loss(ops.convert_to_tensor(x))
 
 
+# What cuDNN allows at least; TensorFlow takes it in the place of anything smaller.
+LEAST_EPSILON = 1.001e-5
+
+
+def has_fused_batch_norm(epsilon: float) -> bool:
+    """Whether `batch_norm` can be used, and with this epsilon."""
+    return has_fused_kernels() and epsilon >= LEAST_EPSILON
+
+
+def batch_norm(
+    x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm by the statistics of the batch. TensorFlow only.
+
+    One operation, and one for its gradient: on a CPU half the time of the same in parts.
+
+    Args:
+        x: [B, H, W, C] float32.
+        gamma, beta: [C].
+        epsilon: from LEAST_EPSILON on.
+
+    Returns:
+        outputs [B, H, W, C]; mean and variance [C] of the B * H * W values.
+    """
+    import tensorflow as tf
+
+    gamma = ops.convert_to_tensor(gamma)
+    beta = ops.convert_to_tensor(beta)
+    outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon)
+    # The operation gives the sum of squares by N - 1, and by 1 where N is 1.
+    count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), "float32")
+    return outputs, mean, variance * (tf.maximum(count - 1.0, 1.0) / count)
+
+
 # ---- Boxes and rows ------------------------------------------------------------------------------
 
 

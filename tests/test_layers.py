@@ -10,9 +10,9 @@ import textwrap
 import keras
 import numpy as np
 import pytest
-from keras import ops
+from keras import layers as KL, ops
 
-from mrcnn import model as modellib
+from mrcnn import model as modellib, ops as kernels
 
 RNG = np.random.default_rng(0)
 
@@ -333,6 +333,56 @@ def test_batch_norm_holds_its_mode_inside_a_model():
         model(pixels, training=True)
         assert bool(np.abs(np.asarray(layer.moving_mean)).max() > 0) == moves
     assert ops.is_tensor(model(pixels))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 4, 6), (1, 1, 1, 6)], ids=str)
+def test_batch_norm_in_one_operation_is_that_of_keras(shape, monkeypatch):
+    """Outputs, gradients and kept statistics, at first and after two batches; of one value too."""
+    import tensorflow as tf
+
+    uses = []
+    fused = kernels.batch_norm
+    monkeypatch.setattr(kernels, "batch_norm", lambda *args: uses.append(1) or fused(*args))
+    results = []
+    for make in (
+        lambda: modellib.BatchNorm(True, momentum=0.9),
+        lambda: KL.BatchNormalization(momentum=0.9),
+    ):
+        layer = make()
+        layer.build(shape)
+        layer.gamma.assign(np.linspace(0.5, 2, 6))
+        layer.beta.assign(np.linspace(-1, 1, 6))
+        rng = np.random.default_rng(0)
+        for _ in range(2):
+            x = tf.constant(rng.normal(3, 2, shape), "float32")
+            upstream = rng.normal(size=shape).astype("float32")
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                outputs = layer(x, training=True)
+                total = ops.sum(outputs * upstream)
+            gradients = tape.gradient(total, [x, layer.gamma.value, layer.beta.value])
+        results.append([outputs, *gradients, layer.moving_mean, layer.moving_variance])
+    assert len(uses) == 2
+    for one, other in zip(*results):
+        np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_is_left_to_keras_where_the_operation_differs():
+    """A smaller epsilon, vectors, layers without gamma, in bfloat16, or frozen."""
+    pixels = uniform(2, 3, 3, 4)
+    frozen = modellib.BatchNorm(True)
+    frozen.trainable = False
+    others = [
+        (modellib.BatchNorm(True, epsilon=1e-6), pixels),
+        (modellib.BatchNorm(True), pixels[0, 0]),
+        (modellib.BatchNorm(True, scale=False), pixels),
+        (modellib.BatchNorm(True, dtype="mixed_bfloat16"), pixels),
+        (frozen, pixels),
+    ]
+    for layer, inputs in others:
+        assert not layer._is_fused(ops.convert_to_tensor(inputs))
+        assert np.all(np.isfinite(np.asarray(layer(inputs), "float32")))
+    assert modellib.BatchNorm(True)._is_fused(ops.convert_to_tensor(pixels))
 
 
 def test_level_of_a_roi():

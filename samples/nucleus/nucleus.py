@@ -465,6 +465,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{args.command} needs --dataset")
     trained, used = NucleusConfig, NucleusInferenceConfig
     if args.small:
+        commands.prefer_onednn()
         trained, used = NucleusSmallConfig, NucleusSmallInferenceConfig
     if args.command == "train":
         config = commands.configure(trained(), args)
