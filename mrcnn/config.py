@@ -51,6 +51,7 @@ BOX_FRAMES = ("centers", "edges")
 ROI_POOLINGS = ("crop_and_resize", "align", "pool")
 SCHEDULES = ("constant", "cosine", "step")
 WEIGHT_DECAYS = ("mean", "sum")
+BBOX_LOSSES = ("smooth_l1", "giou")
 
 
 class Config:
@@ -470,6 +471,13 @@ class Config:
     # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts
     # 1.
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
+
+    # Loss of the box head's and of the RPN's boxes (not in matterport): "smooth_l1" of the deltas,
+    # divided by their ..._STD_DEV, mean of the four; or "giou", 1 - generalised IoU of the decoded
+    # box and the object's, from 0 to 2 (Rezatofighi et al. 2019, arXiv 1902.09630). Either is a
+    # mean over the positives; LOSS_WEIGHTS balances them.
+    BBOX_LOSS = "smooth_l1"
+    RPN_BBOX_LOSS = "smooth_l1"
 
     # Bound on the norm of all gradients together; None or 0: no bound.
     GRADIENT_CLIP_NORM: float | None = 5.0
@@ -977,6 +985,8 @@ _CHOICES = {
     "ROI_POOLING": ROI_POOLINGS,
     "ROI_ALIGN_REDUCE": ("average", "max"),
     "ROI_LEVEL": ("round", "floor"),
+    "BBOX_LOSS": BBOX_LOSSES,
+    "RPN_BBOX_LOSS": BBOX_LOSSES,
 }
 # The side that the largest stride must divide.
 _SIDE_OF_MODE = {"square": "IMAGE_MAX_DIM", "pad64": "IMAGE_MIN_DIM", "crop": "IMAGE_MIN_DIM"}

@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import datetime
 import difflib
+import functools
 import logging
 import math
 import os
@@ -2044,6 +2045,33 @@ def smooth_l1_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return ops.where(distance < 1.0, 0.5 * distance**2, distance - 0.5)
 
 
+# No box is so large that exp overflows in the GIoU; BBOX_LOG_SIZE_LIMIT is no bound here, or a size
+# beyond it would have no gradient to come back by.
+GIOU_LOG_SIZE_LIMIT = 20.0
+
+
+def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tensor:
+    """1 - generalised IoU of the boxes that deltas stand for: 0 of equal boxes, towards 2 apart.
+
+    A GIoU stays the same where both boxes are moved and stretched. So both are decoded from a unit
+    square in the place of the RoI or anchor, whichever it is.
+
+    Args:
+        y_true, y_pred: [..., (dy, dx, log dh, log dw)], divided by std_dev.
+        std_dev: four numbers, see BBOX_STD_DEV.
+
+    Returns:
+        [...]: one value for each box.
+    """
+    unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])
+    std_dev = ops.convert_to_tensor(list(std_dev), "float32")
+    boxes = []
+    for deltas in (y_true, y_pred):
+        deltas = ops.cast(deltas, "float32") * std_dev
+        boxes.append(box_math.apply_deltas(unit, deltas, ops, GIOU_LOG_SIZE_LIMIT))
+    return 1.0 - box_math.generalized_iou(*boxes, ops)
+
+
 def _cross_entropy(class_ids, logits):
     """class_ids: [...] int, logits: [..., classes]. Returns [...]."""
     return -ops.take_along_axis(ops.log_softmax(logits, axis=-1), class_ids[..., None], axis=-1)[
@@ -2064,7 +2092,11 @@ def rpn_class_loss_graph(rpn_match: Tensor, rpn_class_logits: Tensor) -> Tensor:
 
 
 def rpn_bbox_loss_graph(
-    config: Config | None, target_bbox: Tensor, rpn_match: Tensor, rpn_bbox: Tensor
+    config: Config | None,
+    target_bbox: Tensor,
+    rpn_match: Tensor,
+    rpn_bbox: Tensor,
+    distance: Callable = smooth_l1_loss,
 ) -> Tensor:
     """Boxes of the positive anchors (matterport: rpn_bbox_loss_graph).
 
@@ -2073,11 +2105,12 @@ def rpn_bbox_loss_graph(
         target_bbox: [B, n, 4], the deltas of the positive anchors in the order of the anchors.
         rpn_match: [B, A, 1].
         rpn_bbox: [B, A, 4].
+        distance: f(deltas [..., 4], deltas) of targets and predictions to [..., 4] or [...].
     """
     positive = rpn_match[..., 0] == 1
     position = ops.cumsum(ops.cast(positive, "int32"), axis=1) - 1
     position = ops.clip(position, 0, ops.shape(target_bbox)[1] - 1)
-    return _mean_where(smooth_l1_loss(take_rows(target_bbox, position), rpn_bbox), positive)
+    return _mean_where(distance(take_rows(target_bbox, position), rpn_bbox), positive)
 
 
 def mrcnn_class_loss_graph(
@@ -2104,7 +2137,10 @@ def mrcnn_class_loss_graph(
 
 
 def mrcnn_bbox_loss_graph(
-    target_bbox: Tensor, target_class_ids: Tensor, pred_bbox: Tensor
+    target_bbox: Tensor,
+    target_class_ids: Tensor,
+    pred_bbox: Tensor,
+    distance: Callable = smooth_l1_loss,
 ) -> Tensor:
     """L_box: smooth L1 of the positive RoIs' deltas, of their own class.
 
@@ -2114,12 +2150,13 @@ def mrcnn_bbox_loss_graph(
         target_bbox: [B, N, 4].
         target_class_ids: [B, N] int.
         pred_bbox: [B, N, classes, 4].
+        distance: f(deltas [B, N, 4], deltas) of targets and predictions to [B, N, 4] or [B, N].
     """
     class_ids = ops.cast(target_class_ids, "int32")
     pred = ops.take_along_axis(pred_bbox, ops.maximum(class_ids, 0)[..., None, None], axis=2)[
         :, :, 0
     ]
-    return _mean_where(smooth_l1_loss(target_bbox, pred), class_ids > 0)
+    return _mean_where(distance(target_bbox, pred), class_ids > 0)
 
 
 def mrcnn_mask_loss_graph(
@@ -2183,6 +2220,8 @@ class LossLayer(KL.Layer):
     Args:
         name: of the function, a key of FUNCTIONS.
         softmax_masks: see `mrcnn_mask_loss_graph`.
+        giou_std_dev: of a loss of boxes, what `giou_loss` takes in the place of smooth L1; None for
+            smooth L1.
 
     Input: the arguments of the function of that name, in order. Output: a scalar, float32.
     """
@@ -2196,26 +2235,42 @@ class LossLayer(KL.Layer):
         "mrcnn_keypoint_loss": mrcnn_keypoint_loss_graph,
     }
 
-    def __init__(self, name: Any, softmax_masks: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        name: Any,
+        softmax_masks: bool = False,
+        giou_std_dev: Sequence | None = None,
+        **kwargs: Any,
+    ):
         if name not in self.FUNCTIONS:
             raise ValueError(f"name is one of {', '.join(self.FUNCTIONS)}. Received: {name!r}")
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         self.softmax_masks = softmax_masks
+        self.giou_std_dev = giou_std_dev
+        if giou_std_dev is not None:
+            self.giou_std_dev = [float(value) for value in giou_std_dev]
 
     def call(self, inputs: Any) -> Any:
         function = self.FUNCTIONS[self.name]
+        options: dict[str, Any] = {}
+        if self.giou_std_dev is not None:
+            options["distance"] = functools.partial(giou_loss, std_dev=self.giou_std_dev)
         if self.name == "rpn_bbox_loss":
-            return function(None, *inputs)
+            return function(None, *inputs, **options)
         if self.name == "mrcnn_mask_loss":
-            return function(*inputs, softmax=self.softmax_masks)
-        return function(*inputs)
+            options["softmax"] = self.softmax_masks
+        return function(*inputs, **options)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return ()
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "softmax_masks": self.softmax_masks}
+        return {
+            **super().get_config(),
+            "softmax_masks": self.softmax_masks,
+            "giou_std_dev": self.giou_std_dev,
+        }
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2410,10 +2465,19 @@ def rpn_losses(config: Config, inputs: dict[str, Tensor], body: Body) -> dict[st
         count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
         sampled = SampledRPN(body.rpn_model, count, name="sampled_anchors")
         match, logits, bbox = sampled([match, *body.pyramid])
+    bbox_inputs = [inputs["input_rpn_bbox"], match, bbox]
+    bbox_loss = _bbox_loss("rpn_bbox_loss", config.RPN_BBOX_LOSS, config.RPN_BBOX_STD_DEV)
     return {
         "rpn_class_loss": LossLayer("rpn_class_loss")([match, logits]),
-        "rpn_bbox_loss": LossLayer("rpn_bbox_loss")([inputs["input_rpn_bbox"], match, bbox]),
+        "rpn_bbox_loss": bbox_loss(bbox_inputs),
     }
+
+
+def _bbox_loss(name, kind, std_dev):
+    """The layer of a loss of boxes; kind: see BBOX_LOSS."""
+    if kind == "giou":
+        return LossLayer(name, giou_std_dev=std_dev)
+    return LossLayer(name)
 
 
 def box_losses(
@@ -2426,9 +2490,10 @@ def box_losses(
     if not config.CLASS_LOSS_ON_PADDING:
         class_inputs.append(ops.any(targets.rois != 0, axis=-1))
     bbox_inputs = [targets.bbox, targets.class_ids, bbox]
+    bbox_loss = _bbox_loss("mrcnn_bbox_loss", config.BBOX_LOSS, config.BBOX_STD_DEV)
     return {
         "mrcnn_class_loss": LossLayer("mrcnn_class_loss")(class_inputs),
-        "mrcnn_bbox_loss": LossLayer("mrcnn_bbox_loss")(bbox_inputs),
+        "mrcnn_bbox_loss": bbox_loss(bbox_inputs),
     }
 
 
