@@ -52,6 +52,7 @@ ROI_POOLINGS = ("crop_and_resize", "align", "pool")
 SCHEDULES = ("constant", "cosine", "step")
 WEIGHT_DECAYS = ("mean", "sum")
 BBOX_LOSSES = ("smooth_l1", "giou")
+TEST_FLIPS = (False, True, "both", "turns")
 
 
 class Config:
@@ -427,10 +428,12 @@ class Config:
     MASK_PASTE = "box"
 
     # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at
-    # these shorter edges and, with TEST_FLIP, mirrored too; boxes are pooled, masks and keypoints'
-    # maps averaged (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge.
+    # these shorter edges and in these ways; boxes are pooled, masks and keypoints' maps averaged
+    # (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge. TEST_FLIP True:
+    # also mirrored left to right; "both": also upside down and both, 4 views; "turns": also turned
+    # by right angles, 8 views, for images without an up, as from a microscope or a satellite.
     TEST_SCALES: Sequence[int] = ()
-    TEST_FLIP = False
+    TEST_FLIP: bool | str = False
 
     # ---- Training --------------------------------------------------------------------------------
     # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
@@ -623,7 +626,8 @@ class Config:
             old = getattr(self, name)
             new = _parsed(value.strip(), old)
             may_be_none = name in _KINDS and _KINDS[name].fits(None)
-            if not _fits(new, old) and not (new is None and may_be_none):
+            takes_words = name == "TEST_FLIP" and _KINDS[name].fits(new)
+            if not _fits(new, old) and not (new is None and may_be_none) and not takes_words:
                 raise ValueError(
                     f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
                     f"Received: {_shortened(value)}"
@@ -1331,6 +1335,7 @@ _KINDS: dict[str, _Kind] = {
     "IMAGE_MIN_SCALE": _or_none(_at_least(0)),
     "IMAGE_MIN_DIM_CHOICES": _SIDES,
     "TEST_SCALES": _SIDES,
+    "TEST_FLIP": _one_of(*TEST_FLIPS),
     "MEAN_PIXEL": _Kind("has numbers, one for each channel", _are_pixel_values),
     "STD_PIXEL": _Kind("has positive numbers", _are_positive_pixel_values),
     "MINI_MASK_SHAPE": _or_none(_SHAPE),

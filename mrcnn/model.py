@@ -59,7 +59,7 @@ from mrcnn.data import (  # noqa: F401  names that existing code imports from he
     unmold_image,
 )
 from mrcnn.ops import mask_rows, take_rows
-from mrcnn.rewrite import SampledRPN, SplitPositives, register
+from mrcnn.rewrite import MaskLogits, SampledRPN, SplitPositives, register
 from mrcnn.training import LAYER_CHOICES, DataGenerator, Network, TrainingModel  # noqa: F401
 
 logger = logging.getLogger(__name__)
@@ -1410,7 +1410,37 @@ class MaskHead:
 
     def __call__(self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor) -> Tensor:
         """Masks of rois [B, N, 4]: [B, N, 2 * pool_size, 2 * pool_size, num_classes]."""
-        masks = chain([rois, image_meta, *feature_maps], self.stages)
+        return self._of_classes(chain([rois, image_meta, *feature_maps], self.stages))
+
+    def with_logits(
+        self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor, class_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of rois [B, N, 4] as from a call, and the logits that L_mask is computed of.
+
+        Args:
+            class_ids: [B, N] int32.
+
+        Returns:
+            masks; logits [B, N, h, w] of these classes, or with softmax [B, N, h, w, outputs].
+        """
+        last = self.stages[-1]
+        features = chain([rois, image_meta, *feature_maps], self.stages[:-1])
+        masks = self._of_classes(last(features))
+        numbers = ops.clip(class_ids, 0, self.outputs - 1)
+        if isinstance(last, TimeDistributed):
+            layer = MaskLogits(
+                last, self.softmax, dtype=last.layer.dtype_policy, name="mrcnn_mask_logits"
+            )
+            logits = layer([features, numbers])
+        elif self.softmax:
+            logits = features
+        else:
+            numbers = numbers[:, :, None, None, None]
+            logits = ops.take_along_axis(features, numbers, axis=-1)[..., 0]
+        return masks, logits
+
+    def _of_classes(self, masks):
+        """A mask for each class of the last layer's: [..., outputs] to [..., classes]."""
         if not self.class_agnostic:
             return masks
         # The same for every class; with softmax, the background's comes first.
@@ -2069,7 +2099,7 @@ def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tenso
     for deltas in (y_true, y_pred):
         deltas = ops.cast(deltas, "float32") * std_dev
         boxes.append(box_math.apply_deltas(unit, deltas, ops, GIOU_LOG_SIZE_LIMIT))
-    return 1.0 - box_math.generalized_iou(*boxes, ops)
+    return 1.0 - box_math.generalized_iou(boxes[0], boxes[1], ops)
 
 
 def _cross_entropy(class_ids, logits):
@@ -2194,6 +2224,31 @@ def mrcnn_mask_loss_graph(
     return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
 
 
+def mask_logits_loss_graph(
+    target_masks: Tensor, target_class_ids: Tensor, logits: Tensor, softmax: bool = False
+) -> Tensor:
+    """L_mask of logits, with gradients also where their probabilities round to 0 or 1.
+
+    Elsewhere the same as `mrcnn_mask_loss_graph`, which cuts them at 1e-7 of 0 and 1.
+
+    Args:
+        target_masks: [B, N, h, w] of 0 and 1.
+        target_class_ids: [B, N] int.
+        logits: [B, N, h, w] of each RoI's class; with softmax [B, N, h, w, classes], or 2 in the
+            place of the classes where all but the background have one mask.
+        softmax: off the object the background's, class 0, is to be high (multinomial).
+    """
+    target = ops.cast(target_masks, "float32")
+    logits = ops.cast(logits, "float32")
+    if softmax:
+        class_ids = ops.clip(ops.cast(target_class_ids, "int32"), 0, logits.shape[-1] - 1)
+        wanted = ops.where(target > 0.5, class_ids[..., None, None], 0)
+        loss = _cross_entropy(wanted, logits)
+    else:
+        loss = ops.binary_crossentropy(target, logits, from_logits=True)
+    return _mean_where(ops.mean(loss, axis=(-2, -1)), target_class_ids > 0)
+
+
 def mrcnn_keypoint_loss_graph(
     target_keypoints: Tensor, target_class_ids: Tensor, pred_keypoints: Tensor
 ) -> Tensor:
@@ -2222,6 +2277,7 @@ class LossLayer(KL.Layer):
         softmax_masks: see `mrcnn_mask_loss_graph`.
         giou_std_dev: of a loss of boxes, what `giou_loss` takes in the place of smooth L1; None for
             smooth L1.
+        mask_logits: "mrcnn_mask_loss" is `mask_logits_loss_graph`, of logits.
 
     Input: the arguments of the function of that name, in order. Output: a scalar, float32.
     """
@@ -2240,6 +2296,7 @@ class LossLayer(KL.Layer):
         name: Any,
         softmax_masks: bool = False,
         giou_std_dev: Sequence | None = None,
+        mask_logits: bool = False,
         **kwargs: Any,
     ):
         if name not in self.FUNCTIONS:
@@ -2247,6 +2304,7 @@ class LossLayer(KL.Layer):
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         self.softmax_masks = softmax_masks
+        self.mask_logits = mask_logits
         self.giou_std_dev = giou_std_dev
         if giou_std_dev is not None:
             self.giou_std_dev = [float(value) for value in giou_std_dev]
@@ -2260,6 +2318,8 @@ class LossLayer(KL.Layer):
             return function(None, *inputs, **options)
         if self.name == "mrcnn_mask_loss":
             options["softmax"] = self.softmax_masks
+            if self.mask_logits:
+                function = mask_logits_loss_graph
         return function(*inputs, **options)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -2270,6 +2330,7 @@ class LossLayer(KL.Layer):
             **super().get_config(),
             "softmax_masks": self.softmax_masks,
             "giou_std_dev": self.giou_std_dev,
+            "mask_logits": self.mask_logits,
         }
 
 
@@ -2507,26 +2568,28 @@ def training_masks_graph(
     statistics, so that either all rows are one part or those that can't be positive are left at
     zero.
     """
-    loss = LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")
+    softmax = config.MASK_ACTIVATION == "softmax"
+    loss = LossLayer("mrcnn_mask_loss", softmax, mask_logits=True)
     fixed = config.TRAIN_BN is False
     positives_only = config.MASK_HEAD_ON_POSITIVES
     if positives_only is None:
         positives_only = fixed
     if not positives_only:
-        masks = head(targets.rois, maps, meta)
-        return masks, loss([targets.masks, targets.class_ids, masks])
+        masks, logits = head.with_logits(targets.rois, maps, meta, targets.class_ids)
+        return masks, loss([targets.masks, targets.class_ids, logits])
     if fixed:
         split = SplitPositives(targets.positive_rows, config.FUSED_KERNELS, name="positive_rois")
         first, others, target_masks, class_ids = split(
             [targets.class_ids, targets.rois, targets.masks, targets.class_ids]
         )
-        masks = head(first, maps, meta)
+        masks, logits = head.with_logits(first, maps, meta, class_ids)
         other_masks = head(others, maps, meta)
-        mask_loss = loss([target_masks, class_ids, masks])
+        mask_loss = loss([target_masks, class_ids, logits])
         return ops.concatenate([masks, other_masks], axis=1), mask_loss
     rows = targets.positive_rows
-    masks = head(targets.rois[:, :rows], maps, meta)
-    mask_loss = loss([targets.masks[:, :rows], targets.class_ids[:, :rows], masks])
+    class_ids = targets.class_ids[:, :rows]
+    masks, logits = head.with_logits(targets.rois[:, :rows], maps, meta, class_ids)
+    mask_loss = loss([targets.masks[:, :rows], class_ids, logits])
     zeros = ops.zeros((1, config.TRAIN_ROIS_PER_IMAGE - rows, 1, 1, 1))
     return ops.concatenate([masks, ops.zeros_like(masks[:, :1]) + zeros], axis=1), mask_loss
 
@@ -3068,11 +3131,15 @@ class MaskRCNN:
         images = inference.images_in(images, "detect")
         if verbose:
             log(f"Processing {len(images)} images")
-        if len(self.config.TEST_SCALES) or self.config.TEST_FLIP:
+        if self._has_several_views():
             from mrcnn import tta
 
             return tta.detect(self, images, masks)
         return self.detector.detect(images, masks)
+
+    def _has_several_views(self):
+        """Whether there is test-time augmentation."""
+        return len(self.config.TEST_SCALES) > 0 or bool(self.config.TEST_FLIP)
 
     def detect_many(
         self, images: Iterable, load: Callable | None = None, masks: str = "dense"
@@ -3091,6 +3158,10 @@ class MaskRCNN:
             the result of each image.
         """
         self.check_mode("inference", "detect_many")
+        if self._has_several_views():
+            from mrcnn import tta
+
+            return tta.detect_many(self, images, load, masks)
         return self.detector.detect_many(images, load, masks)
 
     @kernels.outside_graphs()

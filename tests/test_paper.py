@@ -271,17 +271,17 @@ def test_softmax_mask_loss():
     assert float(binary) == pytest.approx(-(np.log(0.5) + np.log(0.9)) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"softmax": True},
-        {"class_agnostic": True},
-        {"softmax": True, "class_agnostic": True},
-        {"mlp": (12, 12), "mlp_size": 16},
-        {"mlp": (12, 12), "mlp_size": 16, "softmax": True},
-    ],
-)
+MASK_HEADS = [
+    {},
+    {"softmax": True},
+    {"class_agnostic": True},
+    {"softmax": True, "class_agnostic": True},
+    {"mlp": (12, 12), "mlp_size": 16},
+    {"mlp": (12, 12), "mlp_size": 16, "softmax": True},
+]
+
+
+@pytest.mark.parametrize("settings", MASK_HEADS)
 def test_mask_heads(settings):
     """Shapes; softmax adds up to 1; a class-agnostic mask is the same for every class; an MLP sees
     the whole RoI."""
@@ -306,6 +306,59 @@ def test_mask_heads(settings):
             np.testing.assert_array_equal(masks[..., 0], masks[..., 1])
     elif settings.get("softmax"):
         np.testing.assert_allclose(masks.sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [*MASK_HEADS, {"norm": modellib.Norm("group")}])
+def test_mask_loss_of_logits_is_that_of_probabilities(settings):
+    """The same loss and gradients of all weights, and the same masks, as without the logits."""
+    import tensorflow as tf
+
+    rois = ops.convert_to_tensor(boxes(2, 5))
+    meta = ops.convert_to_tensor(np.repeat(metas((64, 64), (0, 0, 64, 64)), 2, axis=0))
+    maps = [ops.convert_to_tensor(RNG.normal(size=(2, n, n, 8)), "float32") for n in (16, 8, 4, 2)]
+    class_ids = np.array([[1, 2, 1, 0, 0], [2, 0, 0, 0, 0]], "int32")
+    target = (RNG.uniform(size=(2, 5, 12, 12)) > 0.6).astype("float32")
+    softmax = settings.get("softmax", False)
+    head = modellib.MaskHead(6, 3, False, 8, **settings)
+    with tf.GradientTape() as tape:
+        masks, logits = head.with_logits(rois, maps, meta, ops.convert_to_tensor(class_ids))
+        loss = modellib.LossLayer("mrcnn_mask_loss", softmax, mask_logits=True)(
+            [target, class_ids, logits]
+        )
+    weights = [w.value for layer in head.stages for w in layer.trainable_weights]
+    with tf.GradientTape() as other_tape:
+        expected_masks = head(rois, maps, meta)
+        expected = modellib.mrcnn_mask_loss_graph(target, class_ids, expected_masks, softmax)
+    np.testing.assert_array_equal(masks, expected_masks)
+    assert float(loss) == pytest.approx(float(expected), rel=2e-6)
+    gradients = tape.gradient(loss, weights)
+    assert len(weights) >= 6
+    for found, wanted in zip(gradients, other_tape.gradient(expected, weights)):
+        found, wanted = tf.convert_to_tensor(found).numpy(), tf.convert_to_tensor(wanted).numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max() + 1e-8)
+
+
+def test_mask_loss_of_logits_by_hand():
+    """Also where the probability is 1 or 0 in float32, which has neither this loss nor a slope."""
+    import tensorflow as tf
+
+    logits = tf.Variable([[[[0, np.log(3), -30, 100]], [[7, 7, 7, 7]]]])
+    target = np.array([[[[1, 1, 1, 0]], [[0, 0, 0, 0]]]], "float32")
+    class_ids = np.array([[2, 0]], "int32")
+    with tf.GradientTape() as tape:
+        loss = modellib.mask_logits_loss_graph(target, class_ids, logits)
+    assert float(loss) == pytest.approx((np.log(2) + np.log(4 / 3) + 30 + 100) / 4)
+    slopes = tape.gradient(loss, logits).numpy()[0, :, 0]
+    np.testing.assert_allclose(slopes, [[-0.125, -0.0625, -0.25, 0.25], [0, 0, 0, 0]], rtol=1e-6)
+    assert float(modellib.mask_logits_loss_graph(target, class_ids * 0, logits)) == 0
+
+    pixels = tf.Variable([[[[[50.0, 0, 0], [0, 60, 60 + np.log(3)]]]]])
+    target = np.array([[[[1, 1]]]], "float32")
+    with tf.GradientTape() as tape:
+        loss = modellib.mask_logits_loss_graph(target, class_ids[:, :1], pixels, softmax=True)
+    assert float(loss) == pytest.approx((50 + np.log(4 / 3)) / 2)
+    slopes = tape.gradient(loss, pixels).numpy()[0, 0, 0]
+    np.testing.assert_allclose(slopes, [[0.5, 0, -0.5], [0, 0.125, -0.125]], atol=1e-5)
 
 
 def test_padded_pasting():
