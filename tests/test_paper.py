@@ -516,3 +516,65 @@ def test_variants_train_and_detect(name, tmp_path):
         assert "res5a_branch2a" in names and "fpn_p2" not in [
             layer.name for layer in detector.keras_model.layers
         ]
+
+
+@pytest.mark.heavy
+def test_heads_of_the_group_norm_paper_and_giou_in_every_file(tmp_path):
+    """4 convolutions and 1 fully connected layer, group norm in both heads, GIoU of boxes: one step
+    moves every weight, files of all kinds hold it, and one program of portable kernels detects."""
+    import tensorflow as tf
+
+    settings = {
+        "BOX_HEAD_CONVS": 4,
+        "BOX_HEAD_CHANNELS": 32,
+        "BOX_HEAD_FCS": 1,
+        "BOX_HEAD_CONV_NORM": "group",
+        "BOX_HEAD_NORM": None,
+        "MASK_HEAD_NORM": "group",
+        "BBOX_LOSS": "giou",
+        "RPN_BBOX_LOSS": "giou",
+        "ROI_ADD_GT": True,  # an untrained RPN may propose no object
+        "STEPS_PER_EPOCH": 1,
+        "OPTIMIZER": "adam",
+    }
+    dataset = Rectangles(2)
+    model = modellib.MaskRCNN("training", ToyConfig(**settings), tmp_path)
+    network = model.keras_model
+    before = {weight.path: np.array(weight) for weight in network.trainable_weights}
+    history = model.train(dataset, None, 1e-3, 1, "all").history
+    assert 0 < history["mrcnn_bbox_loss"][0] < 2 and 0 < history["rpn_bbox_loss"][0] < 2
+    assert not [w.path for w in network.trainable_weights if (np.array(w) == before[w.path]).all()]
+    names = [layer.name for layer in network.layers if layer.name.startswith("mrcnn_")]
+    for name in ("mrcnn_box_conv4", "mrcnn_box_bn4", "mrcnn_class_conv1", "mrcnn_mask_bn4"):
+        assert name in names
+    assert "mrcnn_class_conv2" not in names and "mrcnn_class_bn1" not in names
+    for name in ("mrcnn_box_bn1", "mrcnn_mask_bn1"):
+        assert isinstance(network.get_layer(name).layer, modellib.GroupNorm)
+
+    network.save(tmp_path / "whole.keras")
+    whole = keras.saving.load_model(tmp_path / "whole.keras")
+    logits = whole.get_layer("mrcnn_mask_logits")
+    assert logits.weights == [] and logits.last is whole.get_layer("mrcnn_mask")
+    for found, wanted in zip(whole.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert whole.get_layer("mrcnn_bbox_loss").giou_std_dev == [0.1, 0.1, 0.2, 0.2]
+
+    portable = ToyConfig(**settings, FUSED_KERNELS=False, IMAGES_PER_GPU=1)
+    detector = modellib.MaskRCNN("inference", portable, tmp_path)
+    for path in (model.find_last(), str(tmp_path / "whole.keras")):
+        for weight in detector.keras_model.weights:
+            weight.assign(weight * 0)
+        coverage = detector.load_weights(path)
+        assert not coverage.missing and not coverage.unused
+    detector.keras_model.get_layer("mrcnn_class_logits").layer.bias.assign([-9.0, 0, 0])
+    image, metas, _ = detector.mold_inputs([dataset.load_image(0)])
+    inputs = [image, metas, detector.get_anchors(image[0].shape)[None]]
+    inputs = [ops.convert_to_tensor(x, "float32") for x in inputs]
+    program = tf.function(
+        lambda *x: detector.keras_model(list(x), training=False), jit_compile=True
+    )
+    (result,) = detector.detect([dataset.load_image(0)])
+    detections, *_ = program(*inputs)
+    assert len(result["scores"]) > 0
+    scores = detections[0, : len(result["scores"]), 5]
+    np.testing.assert_allclose(scores, result["scores"], atol=1e-4)
