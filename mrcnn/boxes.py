@@ -63,6 +63,26 @@ def pairwise_iou(boxes1: Array, boxes2: Array, xp: Any = np) -> Array:
     return iou(common, area(boxes1), area(boxes2), xp)
 
 
+def generalized_iou(boxes1: Array, boxes2: Array, xp: Any = np) -> Array:
+    """Generalised IoU [...] of boxes [..., 4], pair by pair (Rezatofighi et al. 2019, 1902.09630).
+
+    The IoU less the share of the box around both that neither covers: from 1, of equal boxes, over
+    0 or less, of boxes that only touch, towards -1, the farther apart they are. -1 where the box
+    around both has no area. Stretching and moving both changes nothing.
+    """
+    first = coordinates(boxes1)
+    second = coordinates(boxes2)
+    common = intersection(first, second, xp)
+    union = area(boxes1) + area(boxes2) - common
+    height = xp.maximum(first[2], second[2]) - xp.minimum(first[0], second[0])
+    width = xp.maximum(first[3], second[3]) - xp.minimum(first[1], second[1])
+    around = height * width
+    # Where there is no area, a divisor of 1 keeps the gradients finite.
+    overlap = common / xp.where(union > 0, union, 1.0)
+    covered = union / xp.where(around > 0, around, 1.0)
+    return overlap + covered - 1.0
+
+
 def extract_bboxes(mask: np.ndarray) -> np.ndarray:
     """Tight boxes around masks (matterport: utils.extract_bboxes).
 

@@ -51,6 +51,8 @@ BOX_FRAMES = ("centers", "edges")
 ROI_POOLINGS = ("crop_and_resize", "align", "pool")
 SCHEDULES = ("constant", "cosine", "step")
 WEIGHT_DECAYS = ("mean", "sum")
+BBOX_LOSSES = ("smooth_l1", "giou")
+TEST_FLIPS = (False, True, "both", "turns")
 
 
 class Config:
@@ -426,10 +428,12 @@ class Config:
     MASK_PASTE = "box"
 
     # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at
-    # these shorter edges and, with TEST_FLIP, mirrored too; boxes are pooled, masks and keypoints'
-    # maps averaged (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge.
+    # these shorter edges and in these ways; boxes are pooled, masks and keypoints' maps averaged
+    # (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge. TEST_FLIP True:
+    # also mirrored left to right; "both": also upside down and both, 4 views; "turns": also turned
+    # by right angles, 8 views, for images without an up, as from a microscope or a satellite.
     TEST_SCALES: Sequence[int] = ()
-    TEST_FLIP = False
+    TEST_FLIP: bool | str = False
 
     # ---- Training --------------------------------------------------------------------------------
     # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
@@ -470,6 +474,13 @@ class Config:
     # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts
     # 1.
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
+
+    # Loss of the box head's and of the RPN's boxes (not in matterport): "smooth_l1" of the deltas,
+    # divided by their ..._STD_DEV, mean of the four; or "giou", 1 - generalised IoU of the decoded
+    # box and the object's, from 0 to 2 (Rezatofighi et al. 2019, arXiv 1902.09630). Either is a
+    # mean over the positives; LOSS_WEIGHTS balances them.
+    BBOX_LOSS = "smooth_l1"
+    RPN_BBOX_LOSS = "smooth_l1"
 
     # Bound on the norm of all gradients together; None or 0: no bound.
     GRADIENT_CLIP_NORM: float | None = 5.0
@@ -615,7 +626,8 @@ class Config:
             old = getattr(self, name)
             new = _parsed(value.strip(), old)
             may_be_none = name in _KINDS and _KINDS[name].fits(None)
-            if not _fits(new, old) and not (new is None and may_be_none):
+            takes_words = name == "TEST_FLIP" and _KINDS[name].fits(new)
+            if not _fits(new, old) and not (new is None and may_be_none) and not takes_words:
                 raise ValueError(
                     f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
                     f"Received: {_shortened(value)}"
@@ -977,6 +989,8 @@ _CHOICES = {
     "ROI_POOLING": ROI_POOLINGS,
     "ROI_ALIGN_REDUCE": ("average", "max"),
     "ROI_LEVEL": ("round", "floor"),
+    "BBOX_LOSS": BBOX_LOSSES,
+    "RPN_BBOX_LOSS": BBOX_LOSSES,
 }
 # The side that the largest stride must divide.
 _SIDE_OF_MODE = {"square": "IMAGE_MAX_DIM", "pad64": "IMAGE_MIN_DIM", "crop": "IMAGE_MIN_DIM"}
@@ -1321,6 +1335,7 @@ _KINDS: dict[str, _Kind] = {
     "IMAGE_MIN_SCALE": _or_none(_at_least(0)),
     "IMAGE_MIN_DIM_CHOICES": _SIDES,
     "TEST_SCALES": _SIDES,
+    "TEST_FLIP": _one_of(*TEST_FLIPS),
     "MEAN_PIXEL": _Kind("has numbers, one for each channel", _are_pixel_values),
     "STD_PIXEL": _Kind("has positive numbers", _are_positive_pixel_values),
     "MINI_MASK_SHAPE": _or_none(_SHAPE),

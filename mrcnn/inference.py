@@ -116,6 +116,28 @@ def as_array(image: Any, where: str) -> np.ndarray:
     return array
 
 
+def check_items(items: Any, load: Callable | None) -> None:
+    """ValueError for what `detect_many` can't take one image after the other from."""
+    if load is None or isinstance(items, (str, os.PathLike)):
+        check_is_list(items, "detect_many")
+    elif not isinstance(items, Iterable):
+        raise ValueError(
+            f"detect_many() takes an iterable and what loads an image of it. "
+            f"Received: {files.short(items)} ({type(items).__name__})"
+        )
+
+
+def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, str]:
+    """Image number `number` of `detect_many` as an array, and what errors are to call it."""
+    image = item
+    where = f"image {number}"
+    if load is not None:
+        if isinstance(item, (str, os.PathLike)):
+            where = f"image {number} ({os.fspath(item)})"
+        image = load(item)
+    return as_array(image, where), where
+
+
 class Molded(NamedTuple):
     """An image as the network takes it.
 
@@ -404,12 +426,12 @@ class Detector:
         masks = points = None
         if "masks" in self.network.sub_models:
             none = np.zeros((len(images), 0, *self.config.MASK_SHAPE), "float32")
-            groups = self._head_in_groups("masks", detections[:, :count], metas, maps)
+            groups = self.head_in_groups("masks", detections[:, :count], metas, maps)
             masks = np.concatenate([none, *groups], axis=1)
         if "keypoints" in self.network.sub_models:
             sides = self.network.sub_models["keypoints"].output.shape[2:]
             none = np.zeros((len(images), 0, *sides), "float32")
-            groups = self._head_in_groups("keypoints", detections[:, :count], metas, maps)
+            groups = self.head_in_groups("keypoints", detections[:, :count], metas, maps)
             points = np.concatenate([none, *groups], axis=1)
         return Outputs(detections, masks, points)
 
@@ -436,8 +458,10 @@ class Detector:
             detections, *maps = function(images, metas, of_batch)
         return ops.convert_to_numpy(detections), maps, metas
 
-    def _head_in_groups(self, name, detections, metas, maps):
-        """A head's outputs of the rows [B, n, 6], a group of rows at a time."""
+    def head_in_groups(
+        self, name: str, detections: np.ndarray, metas: Any, maps: list
+    ) -> Iterator[np.ndarray]:
+        """A head's outputs of the rows [B, n, 6], a group of rows at a time; see `infer_head`."""
         for start in range(0, detections.shape[1], HEAD_GROUP):
             rows = detections[:, start : start + HEAD_GROUP]
             class_ids = None
@@ -499,13 +523,7 @@ class Detector:
         self, items: Iterable, load: Callable | None = None, masks: str = "dense"
     ) -> Iterator[dict]:
         """See `MaskRCNN.detect_many`. What can't be a list of images is refused at once."""
-        if load is None or isinstance(items, (str, os.PathLike)):
-            check_is_list(items, "detect_many")
-        elif not isinstance(items, Iterable):
-            raise ValueError(
-                f"detect_many() takes an iterable and what loads an image of it. "
-                f"Received: {files.short(items)} ({type(items).__name__})"
-            )
+        check_items(items, load)
         return self._detect_each(items, load, masks)
 
     def _detect_each(self, items, load, masks):
@@ -516,13 +534,7 @@ class Detector:
         batch_size = self.config.BATCH_SIZE
 
         def prepare(number, item):
-            image = item
-            where = f"image {number}"
-            if load is not None:
-                if isinstance(item, (str, os.PathLike)):
-                    where = f"image {number} ({os.fspath(item)})"
-                image = load(item)
-            image = as_array(image, where)
+            image, where = loaded(number, item, load)
             return image.shape, mold(image, self.config, where)
 
         numbered = enumerate(items)

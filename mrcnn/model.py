@@ -18,6 +18,7 @@ import contextlib
 import dataclasses
 import datetime
 import difflib
+import functools
 import logging
 import math
 import os
@@ -58,7 +59,7 @@ from mrcnn.data import (  # noqa: F401  names that existing code imports from he
     unmold_image,
 )
 from mrcnn.ops import mask_rows, take_rows
-from mrcnn.rewrite import SampledRPN, SplitPositives, register
+from mrcnn.rewrite import MaskLogits, SampledRPN, SplitPositives, register
 from mrcnn.training import LAYER_CHOICES, DataGenerator, Network, TrainingModel  # noqa: F401
 
 logger = logging.getLogger(__name__)
@@ -1428,7 +1429,37 @@ class MaskHead:
 
     def __call__(self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor) -> Tensor:
         """Masks of rois [B, N, 4]: [B, N, 2 * pool_size, 2 * pool_size, num_classes]."""
-        masks = chain([rois, image_meta, *feature_maps], self.stages)
+        return self._of_classes(chain([rois, image_meta, *feature_maps], self.stages))
+
+    def with_logits(
+        self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor, class_ids: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of rois [B, N, 4] as from a call, and the logits that L_mask is computed of.
+
+        Args:
+            class_ids: [B, N] int32.
+
+        Returns:
+            masks; logits [B, N, h, w] of these classes, or with softmax [B, N, h, w, outputs].
+        """
+        last = self.stages[-1]
+        features = chain([rois, image_meta, *feature_maps], self.stages[:-1])
+        masks = self._of_classes(last(features))
+        numbers = ops.clip(class_ids, 0, self.outputs - 1)
+        if isinstance(last, TimeDistributed):
+            layer = MaskLogits(
+                last, self.softmax, dtype=last.layer.dtype_policy, name="mrcnn_mask_logits"
+            )
+            logits = layer([features, numbers])
+        elif self.softmax:
+            logits = features
+        else:
+            numbers = numbers[:, :, None, None, None]
+            logits = ops.take_along_axis(features, numbers, axis=-1)[..., 0]
+        return masks, logits
+
+    def _of_classes(self, masks):
+        """A mask for each class of the last layer's: [..., outputs] to [..., classes]."""
         if not self.class_agnostic:
             return masks
         # The same for every class; with softmax, the background's comes first.
@@ -2063,6 +2094,33 @@ def smooth_l1_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return ops.where(distance < 1.0, 0.5 * distance**2, distance - 0.5)
 
 
+# No box is so large that exp overflows in the GIoU; BBOX_LOG_SIZE_LIMIT is no bound here, or a size
+# beyond it would have no gradient to come back by.
+GIOU_LOG_SIZE_LIMIT = 20.0
+
+
+def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tensor:
+    """1 - generalised IoU of the boxes that deltas stand for: 0 of equal boxes, towards 2 apart.
+
+    A GIoU stays the same where both boxes are moved and stretched. So both are decoded from a unit
+    square in the place of the RoI or anchor, whichever it is.
+
+    Args:
+        y_true, y_pred: [..., (dy, dx, log dh, log dw)], divided by std_dev.
+        std_dev: four numbers, see BBOX_STD_DEV.
+
+    Returns:
+        [...]: one value for each box.
+    """
+    unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])
+    std_dev = ops.convert_to_tensor(list(std_dev), "float32")
+    boxes = []
+    for deltas in (y_true, y_pred):
+        deltas = ops.cast(deltas, "float32") * std_dev
+        boxes.append(box_math.apply_deltas(unit, deltas, ops, GIOU_LOG_SIZE_LIMIT))
+    return 1.0 - box_math.generalized_iou(boxes[0], boxes[1], ops)
+
+
 def _cross_entropy(class_ids, logits):
     """class_ids: [...] int, logits: [..., classes]. Returns [...]."""
     return -ops.take_along_axis(ops.log_softmax(logits, axis=-1), class_ids[..., None], axis=-1)[
@@ -2083,7 +2141,11 @@ def rpn_class_loss_graph(rpn_match: Tensor, rpn_class_logits: Tensor) -> Tensor:
 
 
 def rpn_bbox_loss_graph(
-    config: Config | None, target_bbox: Tensor, rpn_match: Tensor, rpn_bbox: Tensor
+    config: Config | None,
+    target_bbox: Tensor,
+    rpn_match: Tensor,
+    rpn_bbox: Tensor,
+    distance: Callable = smooth_l1_loss,
 ) -> Tensor:
     """Boxes of the positive anchors (matterport: rpn_bbox_loss_graph).
 
@@ -2092,11 +2154,12 @@ def rpn_bbox_loss_graph(
         target_bbox: [B, n, 4], the deltas of the positive anchors in the order of the anchors.
         rpn_match: [B, A, 1].
         rpn_bbox: [B, A, 4].
+        distance: f(deltas [..., 4], deltas) of targets and predictions to [..., 4] or [...].
     """
     positive = rpn_match[..., 0] == 1
     position = ops.cumsum(ops.cast(positive, "int32"), axis=1) - 1
     position = ops.clip(position, 0, ops.shape(target_bbox)[1] - 1)
-    return _mean_where(smooth_l1_loss(take_rows(target_bbox, position), rpn_bbox), positive)
+    return _mean_where(distance(take_rows(target_bbox, position), rpn_bbox), positive)
 
 
 def mrcnn_class_loss_graph(
@@ -2123,7 +2186,10 @@ def mrcnn_class_loss_graph(
 
 
 def mrcnn_bbox_loss_graph(
-    target_bbox: Tensor, target_class_ids: Tensor, pred_bbox: Tensor
+    target_bbox: Tensor,
+    target_class_ids: Tensor,
+    pred_bbox: Tensor,
+    distance: Callable = smooth_l1_loss,
 ) -> Tensor:
     """L_box: smooth L1 of the positive RoIs' deltas, of their own class.
 
@@ -2133,12 +2199,13 @@ def mrcnn_bbox_loss_graph(
         target_bbox: [B, N, 4].
         target_class_ids: [B, N] int.
         pred_bbox: [B, N, classes, 4].
+        distance: f(deltas [B, N, 4], deltas) of targets and predictions to [B, N, 4] or [B, N].
     """
     class_ids = ops.cast(target_class_ids, "int32")
     pred = ops.take_along_axis(pred_bbox, ops.maximum(class_ids, 0)[..., None, None], axis=2)[
         :, :, 0
     ]
-    return _mean_where(smooth_l1_loss(target_bbox, pred), class_ids > 0)
+    return _mean_where(distance(target_bbox, pred), class_ids > 0)
 
 
 def mrcnn_mask_loss_graph(
@@ -2176,6 +2243,31 @@ def mrcnn_mask_loss_graph(
     return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
 
 
+def mask_logits_loss_graph(
+    target_masks: Tensor, target_class_ids: Tensor, logits: Tensor, softmax: bool = False
+) -> Tensor:
+    """L_mask of logits, with gradients also where their probabilities round to 0 or 1.
+
+    Elsewhere the same as `mrcnn_mask_loss_graph`, which cuts them at 1e-7 of 0 and 1.
+
+    Args:
+        target_masks: [B, N, h, w] of 0 and 1.
+        target_class_ids: [B, N] int.
+        logits: [B, N, h, w] of each RoI's class; with softmax [B, N, h, w, classes], or 2 in the
+            place of the classes where all but the background have one mask.
+        softmax: off the object the background's, class 0, is to be high (multinomial).
+    """
+    target = ops.cast(target_masks, "float32")
+    logits = ops.cast(logits, "float32")
+    if softmax:
+        class_ids = ops.clip(ops.cast(target_class_ids, "int32"), 0, logits.shape[-1] - 1)
+        wanted = ops.where(target > 0.5, class_ids[..., None, None], 0)
+        loss = _cross_entropy(wanted, logits)
+    else:
+        loss = ops.binary_crossentropy(target, logits, from_logits=True)
+    return _mean_where(ops.mean(loss, axis=(-2, -1)), target_class_ids > 0)
+
+
 def mrcnn_keypoint_loss_graph(
     target_keypoints: Tensor, target_class_ids: Tensor, pred_keypoints: Tensor
 ) -> Tensor:
@@ -2202,6 +2294,9 @@ class LossLayer(KL.Layer):
     Args:
         name: of the function, a key of FUNCTIONS.
         softmax_masks: see `mrcnn_mask_loss_graph`.
+        giou_std_dev: of a loss of boxes, what `giou_loss` takes in the place of smooth L1; None for
+            smooth L1.
+        mask_logits: "mrcnn_mask_loss" is `mask_logits_loss_graph`, of logits.
 
     Input: the arguments of the function of that name, in order. Output: a scalar, float32.
     """
@@ -2215,26 +2310,47 @@ class LossLayer(KL.Layer):
         "mrcnn_keypoint_loss": mrcnn_keypoint_loss_graph,
     }
 
-    def __init__(self, name: Any, softmax_masks: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        name: Any,
+        softmax_masks: bool = False,
+        giou_std_dev: Sequence | None = None,
+        mask_logits: bool = False,
+        **kwargs: Any,
+    ):
         if name not in self.FUNCTIONS:
             raise ValueError(f"name is one of {', '.join(self.FUNCTIONS)}. Received: {name!r}")
         kwargs.setdefault("dtype", "float32")
         super().__init__(name=name, **kwargs)
         self.softmax_masks = softmax_masks
+        self.mask_logits = mask_logits
+        self.giou_std_dev = giou_std_dev
+        if giou_std_dev is not None:
+            self.giou_std_dev = [float(value) for value in giou_std_dev]
 
     def call(self, inputs: Any) -> Any:
         function = self.FUNCTIONS[self.name]
+        options: dict[str, Any] = {}
+        if self.giou_std_dev is not None:
+            options["distance"] = functools.partial(giou_loss, std_dev=self.giou_std_dev)
         if self.name == "rpn_bbox_loss":
-            return function(None, *inputs)
+            return function(None, *inputs, **options)
         if self.name == "mrcnn_mask_loss":
-            return function(*inputs, softmax=self.softmax_masks)
-        return function(*inputs)
+            options["softmax"] = self.softmax_masks
+            if self.mask_logits:
+                function = mask_logits_loss_graph
+        return function(*inputs, **options)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return ()
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "softmax_masks": self.softmax_masks}
+        return {
+            **super().get_config(),
+            "softmax_masks": self.softmax_masks,
+            "giou_std_dev": self.giou_std_dev,
+            "mask_logits": self.mask_logits,
+        }
 
 
 # ------------------------------------------------------------------------------------------------
@@ -2429,10 +2545,19 @@ def rpn_losses(config: Config, inputs: dict[str, Tensor], body: Body) -> dict[st
         count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
         sampled = SampledRPN(body.rpn_model, count, name="sampled_anchors")
         match, logits, bbox = sampled([match, *body.pyramid])
+    bbox_inputs = [inputs["input_rpn_bbox"], match, bbox]
+    bbox_loss = _bbox_loss("rpn_bbox_loss", config.RPN_BBOX_LOSS, config.RPN_BBOX_STD_DEV)
     return {
         "rpn_class_loss": LossLayer("rpn_class_loss")([match, logits]),
-        "rpn_bbox_loss": LossLayer("rpn_bbox_loss")([inputs["input_rpn_bbox"], match, bbox]),
+        "rpn_bbox_loss": bbox_loss(bbox_inputs),
     }
+
+
+def _bbox_loss(name, kind, std_dev):
+    """The layer of a loss of boxes; kind: see BBOX_LOSS."""
+    if kind == "giou":
+        return LossLayer(name, giou_std_dev=std_dev)
+    return LossLayer(name)
 
 
 def box_losses(
@@ -2445,9 +2570,10 @@ def box_losses(
     if not config.CLASS_LOSS_ON_PADDING:
         class_inputs.append(ops.any(targets.rois != 0, axis=-1))
     bbox_inputs = [targets.bbox, targets.class_ids, bbox]
+    bbox_loss = _bbox_loss("mrcnn_bbox_loss", config.BBOX_LOSS, config.BBOX_STD_DEV)
     return {
         "mrcnn_class_loss": LossLayer("mrcnn_class_loss")(class_inputs),
-        "mrcnn_bbox_loss": LossLayer("mrcnn_bbox_loss")(bbox_inputs),
+        "mrcnn_bbox_loss": bbox_loss(bbox_inputs),
     }
 
 
@@ -2461,26 +2587,28 @@ def training_masks_graph(
     statistics, so that either all rows are one part or those that can't be positive are left at
     zero.
     """
-    loss = LossLayer("mrcnn_mask_loss", config.MASK_ACTIVATION == "softmax")
+    softmax = config.MASK_ACTIVATION == "softmax"
+    loss = LossLayer("mrcnn_mask_loss", softmax, mask_logits=True)
     fixed = config.TRAIN_BN is False
     positives_only = config.MASK_HEAD_ON_POSITIVES
     if positives_only is None:
         positives_only = fixed
     if not positives_only:
-        masks = head(targets.rois, maps, meta)
-        return masks, loss([targets.masks, targets.class_ids, masks])
+        masks, logits = head.with_logits(targets.rois, maps, meta, targets.class_ids)
+        return masks, loss([targets.masks, targets.class_ids, logits])
     if fixed:
         split = SplitPositives(targets.positive_rows, config.FUSED_KERNELS, name="positive_rois")
         first, others, target_masks, class_ids = split(
             [targets.class_ids, targets.rois, targets.masks, targets.class_ids]
         )
-        masks = head(first, maps, meta)
+        masks, logits = head.with_logits(first, maps, meta, class_ids)
         other_masks = head(others, maps, meta)
-        mask_loss = loss([target_masks, class_ids, masks])
+        mask_loss = loss([target_masks, class_ids, logits])
         return ops.concatenate([masks, other_masks], axis=1), mask_loss
     rows = targets.positive_rows
-    masks = head(targets.rois[:, :rows], maps, meta)
-    mask_loss = loss([targets.masks[:, :rows], targets.class_ids[:, :rows], masks])
+    class_ids = targets.class_ids[:, :rows]
+    masks, logits = head.with_logits(targets.rois[:, :rows], maps, meta, class_ids)
+    mask_loss = loss([targets.masks[:, :rows], class_ids, logits])
     zeros = ops.zeros((1, config.TRAIN_ROIS_PER_IMAGE - rows, 1, 1, 1))
     return ops.concatenate([masks, ops.zeros_like(masks[:, :1]) + zeros], axis=1), mask_loss
 
@@ -3022,11 +3150,15 @@ class MaskRCNN:
         images = inference.images_in(images, "detect")
         if verbose:
             log(f"Processing {len(images)} images")
-        if len(self.config.TEST_SCALES) or self.config.TEST_FLIP:
+        if self._has_several_views():
             from mrcnn import tta
 
             return tta.detect(self, images, masks)
         return self.detector.detect(images, masks)
+
+    def _has_several_views(self):
+        """Whether there is test-time augmentation."""
+        return len(self.config.TEST_SCALES) > 0 or bool(self.config.TEST_FLIP)
 
     def detect_many(
         self, images: Iterable, load: Callable | None = None, masks: str = "dense"
@@ -3045,6 +3177,10 @@ class MaskRCNN:
             the result of each image.
         """
         self.check_mode("inference", "detect_many")
+        if self._has_several_views():
+            from mrcnn import tta
+
+            return tta.detect_many(self, images, load, masks)
         return self.detector.detect_many(images, load, masks)
 
     @kernels.outside_graphs()

@@ -2,9 +2,9 @@
 
 In detection and in training, fixed batch norm becomes a part of the convolution before it. For
 detection on a CPU, convolutions take the form that its kernels run fastest, and the mask head
-computes the detected class alone. In training, the RPN's loss reads the sampled anchors alone and
-the mask head the positive RoIs. Nothing is stored: weights that are loaded or set later are used at
-once.
+computes the detected class alone. In training, the RPN's loss reads the sampled anchors alone, the
+mask head the positive RoIs, and the masks' loss the logits of the true class. Nothing is stored:
+weights that are loaded or set later are used at once.
 """
 
 import contextlib
@@ -658,3 +658,62 @@ class SplitPositives(KL.Layer):
             "positive_rows": self.positive_rows,
             "fused": self.fused,
         }
+
+
+@register
+class MaskLogits(KL.Layer):
+    """What a mask head's last layer gives before its activation, for the loss.
+
+    A probability that rounds to 0 or 1 has no gradient, its logit has. Only the true class's mask
+    has a loss, so that with 80 classes 79 are not computed at all.
+
+    Args:
+        last: a 1x1 convolution of RoIs inside `TimeDistributed`; its weights stay its own.
+        all_classes: give all its masks, for classes that compete.
+
+    Input: [features [B, N, h, w, C], number of a mask [B, N] int32]. Output: [B, N, h, w], or with
+    all_classes [B, N, h, w, masks].
+    """
+
+    def __init__(self, last: Any, all_classes: bool = False, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.all_classes = all_classes
+        self._last = Untracked(last)  # the training graph has it as a layer of its own
+
+    @property
+    def last(self) -> Any:
+        """The layer whose weights are applied."""
+        return self._last.value
+
+    def build(self, input_shape: Any) -> None:
+        if not self.last.built:
+            self.last.build(input_shape[0])
+
+    def call(self, inputs: Any) -> Any:
+        features, numbers = inputs
+        conv = inner(self.last)
+        shape = ops.shape(features)
+        pixels = ops.reshape(features, (*shape[:2], -1, features.shape[-1]))
+        if self.all_classes:
+            logits = ops.matmul(pixels, conv.kernel[0, 0]) + conv.bias
+            return ops.reshape(logits, (*shape[:4], conv.filters))
+        kernels_ = ops.take(ops.transpose(conv.kernel[0, 0]), numbers, axis=0)
+        logits = ops.matmul(pixels, kernels_[..., None])[..., 0]
+        logits = logits + ops.take(conv.bias, numbers)[..., None]
+        return ops.reshape(logits, shape[:4])
+
+    def compute_output_spec(self, inputs: Any) -> Any:
+        shape = inputs[0].shape[:4]
+        if self.all_classes:
+            shape = (*shape, inner(self.last).filters)
+        return keras.KerasTensor(shape, self.compute_dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        last = keras.saving.serialize_keras_object(self.last)
+        return {**super().get_config(), "last": last, "all_classes": self.all_classes}
+
+    @classmethod
+    def from_config(cls, config: Any) -> Any:
+        # As of `SampledRPN`: inside a whole model it is the layer that is there already.
+        last = keras.saving.deserialize_keras_object(config["last"])
+        return cls(**{**config, "last": last})

@@ -1,4 +1,4 @@
-"""Test-time augmentation: an image is looked at in several sizes and mirrored (paper, appendix B).
+"""Test-time augmentation: an image is seen in several sizes, mirrored, turned (paper, appendix B).
 
 `MaskRCNN.detect` comes here where TEST_SCALES or TEST_FLIP is set. As in the paper's code, the
 detections of all views are pooled and suppressed once more by class; masks and keypoints are those
@@ -7,12 +7,86 @@ one image are in memory at once.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from mrcnn import boxes as box_math, inference, keypoints
+
+
+class Turn(NamedTuple):
+    """One of the eight flips and right-angle turns of an image.
+
+    Attributes:
+        transpose: rows become columns, before the flips.
+        flip_y, flip_x: upside down; left to right.
+    """
+
+    transpose: bool = False
+    flip_y: bool = False
+    flip_x: bool = False
+
+    @property
+    def mirrors(self) -> bool:
+        """Whether left and right change places: a person's left hand looks like a right one."""
+        return sum(self) % 2 == 1
+
+    def of_image(self, image: np.ndarray) -> np.ndarray:
+        """An image [H, W, ...] as the view has it: [H, W, ...], or [W, H, ...] transposed."""
+        if self.transpose:
+            image = image.swapaxes(0, 1)
+        return np.ascontiguousarray(self._flipped(image))
+
+    def maps_to_image(self, maps: np.ndarray) -> np.ndarray:
+        """Maps [N, h, w, ...] of boxes in the view as they are in the image."""
+        maps = self._flipped(np.moveaxis(maps, 0, 2))
+        if self.transpose:
+            maps = maps.swapaxes(0, 1)
+        return np.moveaxis(maps, 2, 0)
+
+    def boxes_to_view(self, boxes: np.ndarray) -> np.ndarray:
+        """Boxes [N, 4] normalised in the image to boxes normalised in the view."""
+        y1, x1, y2, x2 = boxes.T
+        if self.transpose:
+            y1, x1, y2, x2 = x1, y1, x2, y2
+        return self._flipped_boxes(y1, x1, y2, x2)
+
+    def boxes_to_image(self, boxes: np.ndarray) -> np.ndarray:
+        """Inverse of `boxes_to_view`."""
+        y1, x1, y2, x2 = self._flipped_boxes(*boxes.T).T
+        if self.transpose:
+            y1, x1, y2, x2 = x1, y1, x2, y2
+        return np.stack([y1, x1, y2, x2], axis=1)
+
+    def _flipped(self, array):
+        """[h, w, ...] flipped."""
+        if self.flip_y:
+            array = array[::-1]
+        if self.flip_x:
+            array = array[:, ::-1]
+        return array
+
+    def _flipped_boxes(self, y1, x1, y2, x2):
+        """[N, 4] of normalised coordinates [N] each, flipped."""
+        if self.flip_y:
+            y1, y2 = 1 - y2, 1 - y1
+        if self.flip_x:
+            x1, x2 = 1 - x2, 1 - x1
+        return np.stack([y1, x1, y2, x2], axis=1)
+
+
+def turns_of(setting: bool | str) -> list[Turn]:
+    """The views that a TEST_FLIP asks for; the first is the image as it is."""
+    either = (False, True)
+    if setting == "turns":
+        return [Turn(*flags) for flags in itertools.product(either, either, either)]
+    if setting == "both":
+        return [Turn(False, *flags) for flags in itertools.product(either, either)]
+    if setting:
+        return [Turn(), Turn(flip_x=True)]
+    return [Turn()]
 
 
 @dataclasses.dataclass
@@ -20,7 +94,7 @@ class View:
     """One look at an image.
 
     Attributes:
-        flip: whether it is mirrored.
+        turn: how it is flipped and turned.
         molded: the view as the network takes it.
         metas: [1, meta] as a tensor.
         frame: BOX_FRAME.
@@ -28,7 +102,7 @@ class View:
         detections: [N, 6] of the view, normalised.
     """
 
-    flip: bool
+    turn: Turn
     molded: inference.Molded
     metas: Any
     frame: str
@@ -38,17 +112,12 @@ class View:
     def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [N, 4] normalised in the view to boxes normalised in the image."""
         shift, scale = self._window()
-        boxes = (boxes - shift) / scale
-        if self.flip:
-            return _mirrored(boxes)
-        return boxes
+        return self.turn.boxes_to_image((boxes - shift) / scale)
 
     def from_image(self, boxes: np.ndarray) -> np.ndarray:
         """Inverse of `to_image`."""
         shift, scale = self._window()
-        if self.flip:
-            boxes = _mirrored(boxes)
-        return boxes * scale + shift
+        return self.turn.boxes_to_view(boxes) * scale + shift
 
     def _window(self):
         """Where the image's normalised coordinates begin in the view's, and their size there."""
@@ -57,16 +126,26 @@ class View:
         return np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
 
 
-def _mirrored(boxes):
-    return np.stack([boxes[:, 0], 1 - boxes[:, 3], boxes[:, 2], 1 - boxes[:, 1]], axis=1)
-
-
 def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:
     """`MaskRCNN.detect` with the views that the model's TEST_SCALES and TEST_FLIP ask for."""
     results = []
     for i, image in enumerate(images):
         results.append(_detect_one(model.detector, np.asarray(image), f"image {i}", masks))
     return results
+
+
+def detect_many(
+    model: Any, items: Iterable, load: Callable | None = None, masks: str = "dense"
+) -> Iterator[dict]:
+    """`MaskRCNN.detect_many` with those views, one image after the other."""
+    inference.check_items(items, load)
+    return _detect_each(model.detector, items, load, masks)
+
+
+def _detect_each(detector, items, load, masks):
+    for number, item in enumerate(items):
+        image, where = inference.loaded(number, item, load)
+        yield _detect_one(detector, image, where, masks)
 
 
 def _detect_one(detector, image, where, form):
@@ -86,7 +165,7 @@ def _detect_one(detector, image, where, form):
         masks = _mean(detector, "masks", views, boxes, class_ids=rows[:, 0])[None]
     if config.USE_KEYPOINTS:
         points = _mean(detector, "keypoints", views, boxes, config.KEYPOINT_FLIP_PAIRS)[None]
-    # As detections of the first view, which is not mirrored, they go the way of all others.
+    # As detections of the first view, the image as it is, they go the way of all others.
     first = views[0]
     detections = np.concatenate([first.from_image(boxes), rows], axis=1).astype(np.float32)
     outputs = inference.Outputs(detections[None], masks, points)
@@ -95,34 +174,29 @@ def _detect_one(detector, image, where, form):
 
 
 def _views(detector, image, where):
-    """The views of an image; the first is not mirrored."""
+    """The views of an image; the first is the image as it is."""
     config = detector.config
-    flips = [False]
-    if config.TEST_FLIP:
-        flips = [False, True]
     views = []
     min_dims = config.TEST_SCALES
     if not len(min_dims):
         min_dims = (config.IMAGE_MIN_DIM,)
     for min_dim in min_dims:
-        for flip in flips:
-            views.append(_look(detector, image, where, min_dim, flip))
+        for turn in turns_of(config.TEST_FLIP):
+            views.append(_look(detector, image, where, min_dim, turn))
     return views
 
 
-def _look(detector, image, where, min_dim, flip):
+def _look(detector, image, where, min_dim, turn):
     """Runs the box part of the network on one view of an image."""
     config = detector.config
-    if flip:
-        image = image[:, ::-1]
-    molded = inference.mold(image, config, where, min_dim)
+    molded = inference.mold(turn.of_image(image), config, where, min_dim)
     anchors = detector.get_anchors(molded.image.shape)
     detections, maps, metas = detector.infer_boxes(
         molded.image[None], np.asarray(molded.meta)[None], anchors
     )
     detections = detections[0]
     is_detection = detections[:, 4] > 0
-    return View(flip, molded, metas, config.BOX_FRAME, maps, detections[is_detection])
+    return View(turn, molded, metas, config.BOX_FRAME, maps, detections[is_detection])
 
 
 def _suppress(boxes, class_ids, scores, threshold):
@@ -137,17 +211,17 @@ def _suppress(boxes, class_ids, scores, threshold):
 
 def _mean(detector, name, views, boxes, flip_pairs=(), class_ids=None):
     """Mean over the views of a head's maps in the boxes: [N, h, w, ...]."""
+    count = len(boxes)
     # A head is not run on no row at all.
-    rows = np.zeros((1, max(len(boxes), 1), 4), np.float32)
+    rows = np.zeros((1, max(count, 1), 6), np.float32)
     if class_ids is not None:
-        class_ids = np.resize(class_ids, (1, rows.shape[1]))
+        rows[0, :count, 4] = class_ids
     total = 0.0
     for view in views:
-        rows[0, : len(boxes)] = view.from_image(boxes)
-        maps = detector.infer_head(name, rows, view.metas, view.maps, class_ids)[0, : len(boxes)]
-        if view.flip:
-            maps = maps[:, :, ::-1]
-            if flip_pairs:
-                maps = keypoints.swap(maps[..., None], flip_pairs)[..., 0]
+        rows[0, :count, :4] = view.from_image(boxes)
+        groups = list(detector.head_in_groups(name, rows, view.metas, view.maps))
+        maps = view.turn.maps_to_image(np.concatenate(groups, axis=1)[0, :count])
+        if view.turn.mirrors and flip_pairs:
+            maps = keypoints.swap(maps[..., None], flip_pairs)[..., 0]
         total = total + maps
     return total / len(views)

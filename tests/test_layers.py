@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers as KL, ops
 
-from mrcnn import model as modellib, ops as kernels
+from mrcnn import boxes as box_math, model as modellib, ops as kernels
 
 RNG = np.random.default_rng(0)
 
@@ -321,6 +321,119 @@ def test_untrained_mask_loss_is_ln_2():
     ids, target = np.array([[1, 0]], "int32"), (uniform(1, 2, 4, 4) > 0.5).astype("float32")
     loss = modellib.mrcnn_mask_loss_graph(target, ids, np.full((1, 2, 4, 4, 3), 0.5, "float32"))
     assert float(loss) == pytest.approx(0.693147, abs=1e-5)
+
+
+# Pairs of boxes, and their generalised IoU by hand: IoU - (around - union) / around.
+GIOUS = [
+    ([0, 0, 2, 2], [0, 0, 2, 2], 1),
+    ([0, 0, 2, 2], [1, 1, 3, 3], 1 / 7 - 2 / 9),
+    ([0, 0, 4, 4], [1, 1, 3, 3], 1 / 4),
+    ([0, 0, 1, 1], [0, 1, 1, 2], 0),
+    ([0, 0, 1, 1], [0, 2, 1, 3], -1 / 3),
+    ([0, 0, 1, 1], [9, 9, 10, 10], -98 / 100),
+    ([0, 0, 4, 4], [1, 1, 1, 1], 0),  # a point inside a box: no overlap, all around is covered
+    ([1, 1, 1, 1], [1, 1, 1, 1], -1),
+    ([1, 1, 1, 5], [1, 3, 1, 9], -1),
+]
+
+
+@pytest.mark.parametrize("xp", [np, ops], ids=["numpy", "ops"])
+def test_generalized_iou_by_hand(xp):
+    first, second, expected = (np.array(column, "float32") for column in zip(*GIOUS))
+    for a, b in ((first, second), (second, first)):
+        if xp is ops:
+            a, b = ops.convert_to_tensor(a), ops.convert_to_tensor(b)
+        np.testing.assert_allclose(box_math.generalized_iou(a, b, xp), expected, atol=1e-6)
+
+
+STD_DEV = (0.1, 0.1, 0.2, 0.2)
+# What a box does from its target in units of the RoI, and the loss by hand.
+MOVES = [
+    ((0, 0, 0, 0), 0),
+    ((1, 0, 0, 0), 1),  # they touch
+    ((0, 2, 0, 0), 4 / 3),
+    ((0.5, 0, 0, 0), 2 / 3),
+    ((0, 0, np.log(2), 0), 1 / 2),
+    ((0, 0, np.log(2), np.log(2)), 3 / 4),
+    ((1, 1, 0, 0), 1 + 2 / 4),
+]
+
+
+def test_giou_loss_by_hand():
+    """Of deltas divided by their standard deviation; the mean is over positive RoIs or anchors."""
+    moves, expected = (np.array(column, "float32") for column in zip(*MOVES))
+    deltas = moves / np.array(STD_DEV, "float32")
+    losses = np.asarray(modellib.giou_loss(np.zeros_like(deltas), deltas, STD_DEV))
+    np.testing.assert_allclose(losses, expected, atol=1e-6)
+
+    # Of each class another box; the last row is background.
+    class_ids = np.array([[1, 2, 0]], "int32")
+    pred = np.full((1, 3, 3, 4), 50, "float32")
+    pred[0, 0, 1] = deltas[1]
+    pred[0, 1, 2] = deltas[4]
+    layer = modellib.LossLayer("mrcnn_bbox_loss", giou_std_dev=np.array(STD_DEV))
+    assert float(layer([np.zeros((1, 3, 4), "float32"), class_ids, pred])) == pytest.approx(0.75)
+    assert float(layer([np.zeros((1, 3, 4), "float32"), class_ids * 0, pred])) == 0
+
+    match = np.array([[[0], [1], [-1], [1]]], "int32")
+    anchors = np.stack([deltas[2], deltas[1], deltas[2], deltas[4]])[None]
+    layer = modellib.LossLayer("rpn_bbox_loss", giou_std_dev=STD_DEV)
+    assert float(layer([np.zeros((1, 2, 4), "float32"), match, anchors])) == pytest.approx(0.75)
+    config = layer.get_config()
+    assert modellib.LossLayer.from_config(config).get_config() == config
+
+
+def test_giou_loss_is_that_of_the_decoded_boxes():
+    """Whatever the RoI is: the deltas alone say how boxes overlap."""
+    rng = np.random.default_rng(5)
+    corner = rng.uniform(0, 500, (40, 2))
+    rois = np.concatenate([corner, corner + rng.uniform(3, 300, (40, 2))], axis=1)
+    deltas = rng.normal(0, 1.5, (2, 40, 4)).astype("float32")
+    found, wanted = (box_math.apply_deltas(rois, d * np.array(STD_DEV)) for d in deltas)
+    expected = 1 - box_math.generalized_iou(found, wanted)
+    assert expected.min() < 0.35 and expected.max() > 0.6
+    np.testing.assert_allclose(modellib.giou_loss(*deltas, STD_DEV), expected, atol=1e-5)
+
+
+def test_gradients_of_giou_are_finite():
+    """Also of boxes without area, larger than float32, far away, and of rows that don't count."""
+    import tensorflow as tf
+
+    wild = [[0, 0, -900, 0], [0, 0, -900, -900], [0, 0, 900, 900], [1e6, -1e6, 0, 0], [0, 0, 0, 0]]
+    target = np.zeros((1, 5, 4), "float32")
+    for ids in ([1, 1, 1, 1, 1], [0, 0, 0, 0, 1]):
+        pred = tf.Variable(np.array(wild, "float32")[None, :, None])
+        with tf.GradientTape() as tape:
+            loss = modellib.LossLayer("mrcnn_bbox_loss", giou_std_dev=STD_DEV)(
+                [target, np.array([ids], "int32"), ops.tile(pred, (1, 1, 2, 1))]
+            )
+        assert np.isfinite(float(loss))
+        assert np.isfinite(tape.gradient(loss, pred)).all()
+
+
+def test_gradients_of_giou_are_its_slopes():
+    """Also without any overlap, where the IoU itself has none."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(3)
+    deltas = rng.normal(0, 3, (30, 4))
+    deltas[::3, 0] += 25
+    target = np.zeros((30, 4))
+
+    def numpy_loss(deltas):
+        unit = np.array([0.0, 0, 1, 1])
+        wanted, found = (box_math.apply_deltas(unit, d * STD_DEV) for d in (target, deltas))
+        return 1 - box_math.generalized_iou(wanted, found)
+
+    slopes = []
+    for step in 1e-6 * np.eye(4):
+        slopes.append((numpy_loss(deltas + step) - numpy_loss(deltas - step)) / 2e-6)
+    slopes = np.stack(slopes, axis=1)
+    pred = tf.Variable(deltas, dtype="float32")
+    with tf.GradientTape() as tape:
+        loss = ops.sum(modellib.giou_loss(target, pred, STD_DEV))
+    np.testing.assert_allclose(tape.gradient(loss, pred), slopes, atol=1e-5)
+    assert (numpy_loss(deltas)[::3] > 1).all() and (slopes[::3, 0] > 0).all()
 
 
 def test_batch_norm_holds_its_mode_inside_a_model():

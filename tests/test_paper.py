@@ -271,17 +271,17 @@ def test_softmax_mask_loss():
     assert float(binary) == pytest.approx(-(np.log(0.5) + np.log(0.9)) / 2, rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"softmax": True},
-        {"class_agnostic": True},
-        {"softmax": True, "class_agnostic": True},
-        {"mlp": (12, 12), "mlp_size": 16},
-        {"mlp": (12, 12), "mlp_size": 16, "softmax": True},
-    ],
-)
+MASK_HEADS = [
+    {},
+    {"softmax": True},
+    {"class_agnostic": True},
+    {"softmax": True, "class_agnostic": True},
+    {"mlp": (12, 12), "mlp_size": 16},
+    {"mlp": (12, 12), "mlp_size": 16, "softmax": True},
+]
+
+
+@pytest.mark.parametrize("settings", MASK_HEADS)
 def test_mask_heads(settings):
     """Shapes; softmax adds up to 1; a class-agnostic mask is the same for every class; an MLP sees
     the whole RoI."""
@@ -306,6 +306,59 @@ def test_mask_heads(settings):
             np.testing.assert_array_equal(masks[..., 0], masks[..., 1])
     elif settings.get("softmax"):
         np.testing.assert_allclose(masks.sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [*MASK_HEADS, {"norm": modellib.Norm("group")}])
+def test_mask_loss_of_logits_is_that_of_probabilities(settings):
+    """The same loss and gradients of all weights, and the same masks, as without the logits."""
+    import tensorflow as tf
+
+    rois = ops.convert_to_tensor(boxes(2, 5))
+    meta = ops.convert_to_tensor(np.repeat(metas((64, 64), (0, 0, 64, 64)), 2, axis=0))
+    maps = [ops.convert_to_tensor(RNG.normal(size=(2, n, n, 8)), "float32") for n in (16, 8, 4, 2)]
+    class_ids = np.array([[1, 2, 1, 0, 0], [2, 0, 0, 0, 0]], "int32")
+    target = (RNG.uniform(size=(2, 5, 12, 12)) > 0.6).astype("float32")
+    softmax = settings.get("softmax", False)
+    head = modellib.MaskHead(6, 3, False, 8, **settings)
+    with tf.GradientTape() as tape:
+        masks, logits = head.with_logits(rois, maps, meta, ops.convert_to_tensor(class_ids))
+        loss = modellib.LossLayer("mrcnn_mask_loss", softmax, mask_logits=True)(
+            [target, class_ids, logits]
+        )
+    weights = [w.value for layer in head.stages for w in layer.trainable_weights]
+    with tf.GradientTape() as other_tape:
+        expected_masks = head(rois, maps, meta)
+        expected = modellib.mrcnn_mask_loss_graph(target, class_ids, expected_masks, softmax)
+    np.testing.assert_array_equal(masks, expected_masks)
+    assert float(loss) == pytest.approx(float(expected), rel=2e-6)
+    gradients = tape.gradient(loss, weights)
+    assert len(weights) >= 6
+    for found, wanted in zip(gradients, other_tape.gradient(expected, weights)):
+        found, wanted = tf.convert_to_tensor(found).numpy(), tf.convert_to_tensor(wanted).numpy()
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max() + 1e-8)
+
+
+def test_mask_loss_of_logits_by_hand():
+    """Also where the probability is 1 or 0 in float32, which has neither this loss nor a slope."""
+    import tensorflow as tf
+
+    logits = tf.Variable([[[[0, np.log(3), -30, 100]], [[7, 7, 7, 7]]]])
+    target = np.array([[[[1, 1, 1, 0]], [[0, 0, 0, 0]]]], "float32")
+    class_ids = np.array([[2, 0]], "int32")
+    with tf.GradientTape() as tape:
+        loss = modellib.mask_logits_loss_graph(target, class_ids, logits)
+    assert float(loss) == pytest.approx((np.log(2) + np.log(4 / 3) + 30 + 100) / 4)
+    slopes = tape.gradient(loss, logits).numpy()[0, :, 0]
+    np.testing.assert_allclose(slopes, [[-0.125, -0.0625, -0.25, 0.25], [0, 0, 0, 0]], rtol=1e-6)
+    assert float(modellib.mask_logits_loss_graph(target, class_ids * 0, logits)) == 0
+
+    pixels = tf.Variable([[[[[50.0, 0, 0], [0, 60, 60 + np.log(3)]]]]])
+    target = np.array([[[[1, 1]]]], "float32")
+    with tf.GradientTape() as tape:
+        loss = modellib.mask_logits_loss_graph(target, class_ids[:, :1], pixels, softmax=True)
+    assert float(loss) == pytest.approx((50 + np.log(4 / 3)) / 2)
+    slopes = tape.gradient(loss, pixels).numpy()[0, 0, 0]
+    np.testing.assert_allclose(slopes, [[0.5, 0, -0.5], [0, 0.125, -0.125]], atol=1e-5)
 
 
 def test_padded_pasting():
@@ -463,3 +516,65 @@ def test_variants_train_and_detect(name, tmp_path):
         assert "res5a_branch2a" in names and "fpn_p2" not in [
             layer.name for layer in detector.keras_model.layers
         ]
+
+
+@pytest.mark.heavy
+def test_heads_of_the_group_norm_paper_and_giou_in_every_file(tmp_path):
+    """4 convolutions and 1 fully connected layer, group norm in both heads, GIoU of boxes: one step
+    moves every weight, files of all kinds hold it, and one program of portable kernels detects."""
+    import tensorflow as tf
+
+    settings = {
+        "BOX_HEAD_CONVS": 4,
+        "BOX_HEAD_CHANNELS": 32,
+        "BOX_HEAD_FCS": 1,
+        "BOX_HEAD_CONV_NORM": "group",
+        "BOX_HEAD_NORM": None,
+        "MASK_HEAD_NORM": "group",
+        "BBOX_LOSS": "giou",
+        "RPN_BBOX_LOSS": "giou",
+        "ROI_ADD_GT": True,  # an untrained RPN may propose no object
+        "STEPS_PER_EPOCH": 1,
+        "OPTIMIZER": "adam",
+    }
+    dataset = Rectangles(2)
+    model = modellib.MaskRCNN("training", ToyConfig(**settings), tmp_path)
+    network = model.keras_model
+    before = {weight.path: np.array(weight) for weight in network.trainable_weights}
+    history = model.train(dataset, None, 1e-3, 1, "all").history
+    assert 0 < history["mrcnn_bbox_loss"][0] < 2 and 0 < history["rpn_bbox_loss"][0] < 2
+    assert not [w.path for w in network.trainable_weights if (np.array(w) == before[w.path]).all()]
+    names = [layer.name for layer in network.layers if layer.name.startswith("mrcnn_")]
+    for name in ("mrcnn_box_conv4", "mrcnn_box_bn4", "mrcnn_class_conv1", "mrcnn_mask_bn4"):
+        assert name in names
+    assert "mrcnn_class_conv2" not in names and "mrcnn_class_bn1" not in names
+    for name in ("mrcnn_box_bn1", "mrcnn_mask_bn1"):
+        assert isinstance(network.get_layer(name).layer, modellib.GroupNorm)
+
+    network.save(tmp_path / "whole.keras")
+    whole = keras.saving.load_model(tmp_path / "whole.keras")
+    logits = whole.get_layer("mrcnn_mask_logits")
+    assert logits.weights == [] and logits.last is whole.get_layer("mrcnn_mask")
+    for found, wanted in zip(whole.weights, network.weights, strict=True):
+        np.testing.assert_array_equal(found, wanted)
+    assert whole.get_layer("mrcnn_bbox_loss").giou_std_dev == [0.1, 0.1, 0.2, 0.2]
+
+    portable = ToyConfig(**settings, FUSED_KERNELS=False, IMAGES_PER_GPU=1)
+    detector = modellib.MaskRCNN("inference", portable, tmp_path)
+    for path in (model.find_last(), str(tmp_path / "whole.keras")):
+        for weight in detector.keras_model.weights:
+            weight.assign(weight * 0)
+        coverage = detector.load_weights(path)
+        assert not coverage.missing and not coverage.unused
+    detector.keras_model.get_layer("mrcnn_class_logits").layer.bias.assign([-9.0, 0, 0])
+    image, metas, _ = detector.mold_inputs([dataset.load_image(0)])
+    inputs = [image, metas, detector.get_anchors(image[0].shape)[None]]
+    inputs = [ops.convert_to_tensor(x, "float32") for x in inputs]
+    program = tf.function(
+        lambda *x: detector.keras_model(list(x), training=False), jit_compile=True
+    )
+    (result,) = detector.detect([dataset.load_image(0)])
+    detections, *_ = program(*inputs)
+    assert len(result["scores"]) > 0
+    scores = detections[0, : len(result["scores"]), 5]
+    np.testing.assert_allclose(scores, result["scores"], atol=1e-4)

@@ -1,13 +1,24 @@
 """The paper's recipe: schedules, weight decay, averaged weights, scale jitter, flips, test-time
 augmentation."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
 import toy
 from test_keypoints import Points, PointsConfig
 
-from mrcnn import data, inference, model as modellib, training, tta, weights
+from mrcnn import (
+    boxes as box_math,
+    data,
+    inference,
+    masks as mask_math,
+    model as modellib,
+    training,
+    tta,
+    weights,
+)
 from mrcnn.config import Config, PaperC4Config, PaperConfig
 
 # ---- Learning rate -------------------------------------------------------------------------------
@@ -354,7 +365,7 @@ def test_views_of_several_scales(detector):
     image = Points(1).load_image(0)
     _, _, window = inference.mold(image, detector.config, "", 128)
     assert window == (0, 0, 128, 128)
-    view = tta._look(detector.detector, image, "", 128, True)
+    view = tta._look(detector.detector, image, "", 128, tta.Turn(flip_x=True))
     boxes = np.array([[0.1, 0.2, 0.4, 0.8], [0, 0, 1, 1]])
     np.testing.assert_allclose(view.to_image(view.from_image(boxes)), boxes, atol=1e-12)
     np.testing.assert_allclose(
@@ -373,3 +384,134 @@ def test_views_of_several_scales(detector):
         and result["rois"].max() <= 64
         and (np.diff(result["scores"]) <= 0).all()
     )
+
+
+def test_the_eight_turns():
+    """All there are; boxes and maps go with the image and come back; which change left and
+    right."""
+    image = np.arange(15).reshape(3, 5)
+    turns = tta.turns_of("turns")
+    turned = [np.rot90(image, k) for k in range(4)]
+    mirrored = [np.rot90(image[:, ::-1], k) for k in range(4)]
+    found = {str(turn.of_image(image)): turn for turn in turns}
+    assert set(found) == {str(each) for each in turned + mirrored}
+    assert {str(each) for each in mirrored} == {t for t, turn in found.items() if turn.mirrors}
+    box = np.array([[0, 1 / 5, 2 / 3, 1 / 5 * 4]])
+    for turn in turns:
+        view = turn.of_image(image)
+        y1, x1, y2, x2 = np.around(turn.boxes_to_view(box)[0] * np.tile(view.shape, 2)).astype(int)
+        assert set(view[y1:y2, x1:x2].ravel()) == {1, 2, 3, 6, 7, 8}
+        np.testing.assert_allclose(turn.boxes_to_image(turn.boxes_to_view(box)), box)
+        maps = np.stack([view, view + 1])
+        np.testing.assert_array_equal(turn.maps_to_image(maps), np.stack([image, image + 1]))
+    for setting, count in ((False, 1), (True, 2), ("both", 4), ("turns", 8)):
+        assert tta.turns_of(setting)[0] == tta.Turn()
+        assert len(set(tta.turns_of(setting))) == count
+    assert tta.turns_of(True)[1].of_image(image)[0].tolist() == [4, 3, 2, 1, 0]
+    assert not any(turn.transpose for turn in tta.turns_of("both"))
+
+
+class BlocksDetector(inference.Detector):
+    """Finds blocks of one colour, of two classes, and says of each which pixels are marked."""
+
+    def infer_boxes(self, images, metas, anchors):
+        (image,) = images
+        colours = np.rint(image[..., 0] * 256 + image[..., 2]).astype(int)
+        rows = []
+        for colour in np.unique(colours[colours > 0]):
+            box = box_math.extract_bboxes((colours == colour)[..., None])
+            box = box_math.norm_boxes(box, image.shape, self.config.BOX_FRAME)[0]
+            rows.append([*box, 1 + colour % 2, 1 - colour / 1e4])
+        return np.array([rows], np.float32), [image[..., 1]], metas
+
+    def infer_head(self, name, boxes, metas, maps, class_ids=None):
+        assert boxes.shape[1] <= inference.HEAD_GROUP
+        (marked,) = maps
+        masks = []
+        for box in boxes[0]:
+            y1, x1, y2, x2 = box_math.denorm_boxes(box, marked.shape, self.config.BOX_FRAME)
+            rows = np.floor(y1 + (np.arange(28) + 0.5) * (y2 - y1) / 28).astype(int)
+            columns = np.floor(x1 + (np.arange(28) + 0.5) * (x2 - x1) / 28).astype(int)
+            masks.append(marked[np.ix_(rows, columns)])
+        return np.array([masks], np.float32)
+
+
+def blocks():
+    """An image of 161 x 147 with 400 blocks, each but its upper right quarter marked, and what they
+    are: boxes, class ids and masks, best first."""
+    image = np.zeros((161, 147, 3), np.uint8)
+    boxes, class_ids, masks = [], [], []
+    for row in range(20):
+        for column in range(20):
+            y, x = 8 * row + 1, 7 * column + 1
+            height, width = 4 + row % 4, 4 + column % 3
+            image[y : y + height, x : x + width] = (row, 0, column + 1)
+            mask = np.zeros((161, 147), bool)
+            mask[y : y + height, x : x + width] = True
+            mask[y : y + height // 2, x + width // 2 : x + width] = False
+            image[mask, 1] = 1
+            boxes.append((y, x, y + height, x + width))
+            class_ids.append(1 + (row * 256 + column + 1) % 2)
+            masks.append(mask)
+    return image, np.array(boxes), np.array(class_ids), np.stack(masks, axis=-1)
+
+
+@pytest.mark.parametrize(
+    "flip, views, frame, form",
+    [
+        (False, 1, "centers", "rle"),
+        (True, 2, "centers", "lazy"),
+        ("both", 4, "centers", "dense"),
+        ("turns", 8, "centers", "rle"),
+        ("turns", 8, "edges", "lazy"),
+    ],
+)
+def test_views_of_many_objects_on_an_image_of_odd_sides(flip, views, frame, form):
+    """A network that sees every view alike gives the same 400 objects, in every form of masks."""
+    config = Config(
+        NUM_CLASSES=3,
+        IMAGE_MIN_DIM=64,
+        IMAGE_MAX_DIM=192,
+        MEAN_PIXEL=np.zeros(3),
+        DETECTION_MAX_INSTANCES=400,
+        TEST_FLIP=flip,
+        BOX_FRAME=frame,
+    )
+    config.validate()
+    network = types.SimpleNamespace(sub_models={"masks": None})
+    shapes = []
+    detector = BlocksDetector(network, config, lambda shape: shapes.append(shape))
+    model = types.SimpleNamespace(detector=detector)
+    image, boxes, class_ids, masks = blocks()
+    (result,) = tta.detect(model, [image], form)
+    assert len(shapes) == views
+    np.testing.assert_array_equal(result["rois"], boxes)
+    np.testing.assert_array_equal(result["class_ids"], class_ids)
+    found = result["masks"]
+    if form == "rle":
+        found = mask_math.decode_rle(found, 161, 147)
+    np.testing.assert_array_equal(np.asarray(found), masks)
+
+
+def test_detect_many_has_the_same_views(detector, monkeypatch):
+    image = Points(1, shape=(60, 80, 3)).load_image(0)
+    monkeypatch.setattr(detector.config, "TEST_FLIP", True)
+    (view,) = detector.detect_many([image])
+    (expected,) = detector.detect([image])
+    same(expected, view)
+    with pytest.raises(ValueError, match="takes a list of images"):
+        detector.detect_many("a.png")
+    with pytest.raises(ValueError, match=r"image 1 \(b.png\) is None"):
+        list(detector.detect_many(["a.png", "b.png"], {"a.png": image, "b.png": None}.get))
+
+
+def test_flips_by_name():
+    config = Config(NUM_CLASSES=2)
+    for text, value in (("both", "both"), ("turns", "turns"), ("False", False), ("True", True)):
+        config.override([f"TEST_FLIP={text}"])
+        config.validate()
+        assert config.TEST_FLIP == value
+    with pytest.raises(ValueError, match="TEST_FLIP is False, True, both or turns.*'up'"):
+        Config(NUM_CLASSES=2, TEST_FLIP="up").validate()
+    with pytest.raises(ValueError, match="BBOX_LOSS is one of smooth_l1, giou. Received: 'l1'"):
+        Config(NUM_CLASSES=2, BBOX_LOSS="l1").validate()
