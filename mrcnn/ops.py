@@ -182,7 +182,7 @@ def fold_rois(x: Tensor) -> Tensor:
 
 
 def unfold_rois(y: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `fold_rois`: y [B * N, ...] -> [B, N, ...], of the images of `like` [B, N, ...].
+    """The inverse of `fold_rois`: y [B * N, ...] -> [B, N, ...], as `like` [B, N, ...] has it.
 
     On TensorFlow each size that is not known is five operations; one of them follows from the rest.
     """
