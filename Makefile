@@ -14,7 +14,7 @@ demo:
 	@tools/venv.sh
 	.venv/bin/python samples/shapes/shapes.py demo --seed $(SEED)
 
-PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 quick:
 	@tools/venv.sh test

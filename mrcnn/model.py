@@ -323,9 +323,8 @@ class TimeDistributed(KL.TimeDistributed):
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
-        shape = ops.shape(inputs)
-        outputs = self.layer(ops.reshape(inputs, (shape[0] * shape[1], *inputs.shape[2:])))
-        return ops.reshape(outputs, (shape[0], shape[1], *outputs.shape[1:]))
+        outputs = self.layer(kernels.fold_rois(inputs))
+        return kernels.unfold_rois(outputs, inputs)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -543,7 +542,7 @@ def fpn_graph(maps: Sequence, channels: int = 256, norm: Norm = Norm(None)) -> l
     top_down = conv(maps[-1], 1, "fpn_c5p5")
     sums = {5: top_down}
     for level, bottom_up in zip((4, 3, 2), reversed(maps[:-1])):
-        up = KL.UpSampling2D(2, name=f"fpn_p{level + 1}upsampled")(top_down)
+        up = DoubledMap(name=f"fpn_p{level + 1}upsampled")(top_down)
         lateral = conv(bottom_up, 1, f"fpn_c{level}p{level}")
         up = MatchSize(name=f"fpn_p{level}size")([up, lateral])
         top_down = KL.Add(name=f"fpn_p{level}add")([up, lateral])
@@ -551,6 +550,26 @@ def fpn_graph(maps: Sequence, channels: int = 256, norm: Norm = Norm(None)) -> l
     pyramid = [conv(sums[level], 3, f"fpn_p{level}") for level in (2, 3, 4, 5)]
     p6 = KL.MaxPooling2D(1, strides=2, name="fpn_p6")(pyramid[-1])
     return [*pyramid, p6]
+
+
+@register
+class DoubledMap(KL.Layer):
+    """Each cell of maps [B, H, W, C] as 2 x 2 cells: nearest neighbours.
+
+    As Keras's `UpSampling2D`, at a third of its operations and of those of the gradient.
+    """
+
+    def call(self, inputs: Any) -> Any:
+        _, height, width, channels = ops.shape(inputs)
+        columns = ops.concatenate([inputs, inputs], axis=3)  # each cell beside itself
+        columns = ops.reshape(columns, (-1, height, 2 * width, channels))
+        rows = ops.concatenate([columns, columns], axis=2)  # each row behind itself
+        return ops.reshape(rows, (-1, 2 * height, 2 * width, channels))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        batch, *sides, channels = input_shape
+        doubled = [side and 2 * side for side in sides]
+        return (batch, *doubled, channels)
 
 
 @register
@@ -747,30 +766,34 @@ class PyramidAnchors(ValuesLayer):
 
     def call(self, inputs: Any) -> Any:
         image = inputs[0]
-        levels = zip(self.scales, self.strides, inputs[1:])
-        boxes = ops.concatenate([self._of_level(image, *level) for level in levels], axis=0)
-        boxes = norm_boxes_graph(boxes, image_size(image), self.frame)
+        xp = ops
+        if not any(None in x.shape[1:3] for x in inputs):
+            xp = np  # what doesn't depend on the batch is a constant of the graph
+        sizes = [ops.shape(x)[1:3] for x in inputs]
+        boxes = []
+        for level in zip(self.scales, self.strides, sizes[1:]):
+            boxes.append(self._of_level(sizes[0], *level, xp))
+        pixels = ops.convert_to_tensor(xp.concatenate(boxes, axis=0), "float32")
+        normalised = norm_boxes_graph(pixels, image_size(image), self.frame)
         per_image = ops.zeros_like(image[:, :1, 0, :1], dtype="float32")  # [B, 1, 1]
-        return boxes[None] + per_image
+        return normalised[None] + per_image
 
-    def _of_level(self, image, scale, stride, level):
+    def _of_level(self, image_sides, scale, stride, sides, xp):
         """Anchors [a, 4] of one map in pixels: those of the first cell, moved to all others."""
         first = utils.generate_anchors(scale, self.ratios, (1, 1), stride, 1, self.rounding)
-        steps = []
-        counts = []
-        for axis in (1, 2):
-            cells = ops.shape(level)[axis]
+        places = []
+        for image_side, cells in zip(image_sides, sides):
             pixels = stride
             if self.rounding:
-                pixels = ops.shape(image)[axis] // cells
-            steps.append(self.anchor_stride * pixels)
-            counts.append(-(-cells // self.anchor_stride))
-        y = ops.cast(ops.arange(counts[0]) * steps[0], "float32")[:, None, None]
-        x = ops.cast(ops.arange(counts[1]) * steps[1], "float32")[None, :, None]
-        y = y + ops.zeros_like(x)
-        x = x + ops.zeros_like(y)
-        shift = ops.stack([y, x, y, x], axis=-1)  # [rows, columns, 1, 4]
-        return ops.reshape(shift + first.astype("float32"), (-1, 4))
+                pixels = image_side // cells
+            count = -(-cells // self.anchor_stride)
+            places.append(xp.arange(count) * (self.anchor_stride * pixels))
+        y = xp.array(places[0], dtype="float32")[:, None, None]
+        x = xp.array(places[1], dtype="float32")[None, :, None]
+        y = y + xp.zeros_like(x)
+        x = x + xp.zeros_like(y)
+        shift = xp.stack([y, x, y, x], axis=-1)  # [rows, columns, 1, 4]
+        return xp.reshape(shift + first.astype("float32"), (-1, 4))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         count = 0
@@ -2123,9 +2146,23 @@ def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tenso
 
 def _cross_entropy(class_ids, logits):
     """class_ids: [...] int, logits: [..., classes]. Returns [...]."""
+    if keras.backend.backend() == "tensorflow":
+        return _fused_cross_entropy(class_ids, logits)
     return -ops.take_along_axis(ops.log_softmax(logits, axis=-1), class_ids[..., None], axis=-1)[
         ..., 0
     ]
+
+
+def _fused_cross_entropy(class_ids, logits):
+    """`_cross_entropy` by one kernel, which has the gradient as well. TensorFlow only."""
+    import tensorflow as tf
+
+    class_ids = tf.convert_to_tensor(class_ids)
+    logits = tf.convert_to_tensor(logits)
+    losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+        features=tf.reshape(logits, (-1, logits.shape[-1])), labels=tf.reshape(class_ids, (-1,))
+    )
+    return tf.reshape(losses, tf.shape(class_ids))
 
 
 def rpn_class_loss_graph(rpn_match: Tensor, rpn_class_logits: Tensor) -> Tensor:
@@ -2179,7 +2216,7 @@ def mrcnn_class_loss_graph(
         valid: [B, N] bool, rows that count; None for all, padding included.
     """
     predicted = ops.cast(ops.top_k(pred_class_logits, 1)[1][..., 0], "int32")
-    keep = ops.take_along_axis(ops.convert_to_tensor(active_class_ids), predicted, axis=1) > 0
+    keep = take_rows(ops.convert_to_tensor(active_class_ids), predicted) > 0
     if valid is not None:
         keep = ops.logical_and(keep, valid)
     return _mean_where(_cross_entropy(ops.cast(target_class_ids, "int32"), pred_class_logits), keep)
@@ -2202,9 +2239,7 @@ def mrcnn_bbox_loss_graph(
         distance: f(deltas [B, N, 4], deltas) of targets and predictions to [B, N, 4] or [B, N].
     """
     class_ids = ops.cast(target_class_ids, "int32")
-    pred = ops.take_along_axis(pred_bbox, ops.maximum(class_ids, 0)[..., None, None], axis=2)[
-        :, :, 0
-    ]
+    pred = kernels.pick(ops.convert_to_tensor(pred_bbox), ops.maximum(class_ids, 0))
     return _mean_where(distance(target_bbox, pred), class_ids > 0)
 
 

@@ -182,6 +182,55 @@ def take_rows(x: Tensor, indices: Tensor) -> Tensor:
     return ops.take_along_axis(x, indices, axis=1)
 
 
+def pick(x: Tensor, indices: Tensor) -> Tensor:
+    """One of the entries of each row: x [B, N, K, ...], indices [B, N] int -> [B, N, ...].
+
+    As `take_along_axis` of one index, at a fifth of the operations and of those of the gradient.
+
+    Args:
+        x: K and what follows are known sizes.
+        indices: in 0..K-1.
+    """
+    if keras.backend.backend() != "tensorflow":
+        ones = [1] * (len(x.shape) - 2)
+        index = ops.reshape(indices, (*ops.shape(indices), *ones))
+        return ops.take_along_axis(x, index, axis=2)[:, :, 0]
+    import tensorflow as tf
+
+    count, *rest = x.shape[2:]
+    shape = tf.shape(indices)
+    first = count * tf.range(tf.size(indices))
+    rows = tf.reshape(tf.cast(indices, "int32"), (-1,)) + first
+    picked = tf.gather(tf.reshape(x, (-1, *rest)), rows)
+    if rest:
+        shape = tf.concat([shape, rest], 0)
+    return tf.ensure_shape(tf.reshape(picked, shape), (*indices.shape, *rest))
+
+
+def fold_rois(x: Tensor) -> Tensor:
+    """RoIs of all images in one row: [B, N, ...] -> [B * N, ...]."""
+    rest = x.shape[2:]
+    if None in rest:
+        rest = ops.shape(x)[2:]
+    return ops.reshape(x, (-1, *rest))
+
+
+def unfold_rois(y: Tensor, like: Tensor) -> Tensor:
+    """The inverse of `fold_rois`: y [B * N, ...] -> [B, N, ...], as `like` [B, N, ...] has it.
+
+    On TensorFlow each size that is not known is five operations; one of them follows from the rest.
+    """
+    batch, count = like.shape[:2]
+    rest = y.shape[1:]
+    if None in rest:
+        rest = ops.shape(y)[1:]
+    if count:
+        return ops.reshape(y, (-1, count, *rest))
+    if batch:
+        return ops.reshape(y, (batch, -1, *rest))
+    return ops.reshape(y, (*ops.shape(like)[:2], *rest))
+
+
 def mask_rows(x: Tensor, keep: Tensor) -> Tensor:
     """Sets the rows of x [B, N, ...] to zero where keep [B, N] is False."""
     ones = [1] * (len(x.shape) - 2)

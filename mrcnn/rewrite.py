@@ -75,9 +75,7 @@ class FoldedConv(KL.Layer):
         inputs = ops.cast(inputs, self.compute_dtype)
         if len(inputs.shape) != 5:
             return self._normalised(inputs)
-        shape = ops.shape(inputs)
-        x = self._normalised(ops.reshape(inputs, (-1, *shape[2:4], inputs.shape[-1])))
-        return ops.reshape(x, (*shape[:2], *ops.shape(x)[1:3], x.shape[-1]))
+        return kernels.unfold_rois(self._normalised(kernels.fold_rois(inputs)), inputs)
 
     def _normalised(self, x):
         conv = inner(self.conv)
@@ -582,8 +580,7 @@ class SampledRPN(KL.Layer):
         for head in heads:
             y = ops.matmul(x, head.kernel[0, 0]) + head.bias
             y = ops.reshape(y, (*ops.shape(rows), per_cell, head.filters // per_cell))
-            of_anchor = (rows % per_cell)[..., None, None]
-            outputs.append(ops.take_along_axis(y, of_anchor, axis=2)[:, :, 0])
+            outputs.append(kernels.pick(y, rows % per_cell))
         match = kernels.mask_rows(kernels.take_rows(match, rows), has_loss)
         return (match, *outputs)
 

@@ -19,7 +19,7 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
 
 
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
+@pytest.hookimpl(tryfirst=True)  # before -m chooses, and before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if "small_weights" in item.fixturenames:  # building the recorded network takes 10 s
@@ -28,6 +28,75 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="takes minutes; run with --slow"))
+    if hasattr(config, "workerinput"):
+        _arrange(items)
+
+
+# ---- Two workers ---------------------------------------------------------------------------------
+
+# Seconds of an idle machine, measured with --durations=0, of what takes longest: a test, or the
+# heavy or the other tests of a file. These begin first, so that none is left over at the end. What
+# is not here counts HEAVY or LIGHT seconds a test; a wrong number costs balance, nothing else.
+SECONDS = {
+    "recorded": 300,
+    "test_notebooks.py heavy": 200,
+    "test_training.py::test_learns_from_photographs": 114,
+    "test_migrating.py::test_a_script_of_2018": 102,
+    "test_devices.py heavy": 100,
+    "test_shapes.py::test_demo_survives_a_kill": 86,
+    "test_paper.py::test_variants_train_and_detect": 50,
+    "test_tutorial.py::test_every_command": 56,
+    "test_coco_sample.py heavy": 55,
+    "test_training.py heavy": 40,
+    "test_training.py::test_a_killed_run_ends_as_if_it_had_not_been": 35,
+    "test_training.py::test_overfits_one_image": 30,
+    "test_training.py::test_every_kind_of_input_trains_and_detects": 20,
+    "test_evaluate_coco.py": 17,
+    "test_samples.py": 14,
+    "test_training.py": 12,
+    "test_ops.py": 12,
+}
+HEAVY = 10.0
+LIGHT = 0.08
+
+
+def _arrange(items):
+    """Says which tests stay on one worker, and puts the longest first.
+
+    Tests that share a costly fixture stay together, or both workers would make it.
+    """
+    groups = {}
+    for item in items:
+        groups.setdefault(_group(item), []).append(item)
+    seconds = {name: _seconds(name, tests) for name, tests in groups.items()}
+    items.clear()
+    for name in sorted(groups, key=lambda name: -seconds[name]):
+        for item in groups[name]:
+            item.add_marker(pytest.mark.xdist_group(name))
+            items.append(item)
+
+
+def _group(item):
+    """The name of the tests that stay with this one: those of its fixture, of its file, itself."""
+    if "small_weights" in item.fixturenames:
+        return "recorded"
+    file = item.path.name
+    if "heavy" not in item.keywords:
+        return file
+    fixtures = item._fixtureinfo.name2fixturedefs.values()
+    if any(definitions[-1].scope == "module" for definitions in fixtures):
+        return f"{file} heavy"
+    return f"{file}::{item.name}".replace("@", " ")  # xdist parts the group from the test by it
+
+
+def _seconds(name, tests):
+    """How long a group takes, about."""
+    if name.split("[")[0] in SECONDS:
+        return SECONDS[name.split("[")[0]]
+    return sum(HEAVY if "heavy" in item.keywords else LIGHT for item in tests)
+
+
+# ---- Fixtures ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
 """Projects of 2018 run unchanged, and docs/migrating.md says the truth about what was broken."""
 
 import ast
+import functools
 import os
 import pathlib
 import re
@@ -96,12 +97,14 @@ def test_every_fault_has_its_test():
         names = re.findall(r"`(test_\w+)\.py::(test_\w+)`", cell)
         assert names, f"fault {number} names no test"
         for file, name in names:
-            functions = {
-                node.name
-                for node in ast.walk(ast.parse((ROOT / "tests" / f"{file}.py").read_text()))
-                if isinstance(node, ast.FunctionDef)
-            }
-            assert name in functions, f"fault {number}: tests/{file}.py has no {name}"
+            assert name in functions_of(file), f"fault {number}: tests/{file}.py has no {name}"
+
+
+@functools.cache
+def functions_of(file):
+    """Names of all functions of a test file."""
+    tree = ast.parse((ROOT / "tests" / f"{file}.py").read_text())
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
 def snippets(heading):
