@@ -452,19 +452,26 @@ def _smoothed(values: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
 
 
 class Noise(_OfOneNumber):
-    """Gaussian noise, its standard deviation drawn from low..high, in the image's own values."""
+    """Gaussian noise, its standard deviation drawn from low..high, in the image's own values.
+
+    Args:
+        per_channel: draw each channel by itself; False: gray stays gray.
+    """
 
     LEAST = 0
 
-    def __init__(self, low: float = 0.0, high: float = 10.0):
+    def __init__(self, low: float = 0.0, high: float = 10.0, per_channel: bool = False):
         super().__init__(low, high)
+        self.per_channel = per_channel
 
     def _change(self, image, rng):
         sigma = np.float32(self._draw(rng))
-        noise = rng.standard_normal(image.shape, np.float32)
+        shape = image.shape
+        if not self.per_channel:
+            shape = (*shape[:2], 1)
+        noise = rng.standard_normal(shape, np.float32)
         noise *= sigma
-        noise += image
-        return _as_dtype(noise, image.dtype)
+        return _as_dtype(image + noise, image.dtype)
 
 
 class Channels(_Step):
@@ -657,7 +664,8 @@ def _nearest_masks(
         left, right = np.searchsorted(x, (x1, x2))
         if top == bottom or left == right:
             continue
-        part = masks[y[top:bottom], :, i][:, x[left:right]]
+        box = masks[y1:y2, x1:x2, i]
+        part = box[y[top:bottom] - y1][:, x[left:right] - x1]
         target = out[i, rows.start + top : rows.start + bottom]
         target[:, columns.start + left : columns.start + right] = part
     return out.transpose(1, 2, 0)
@@ -713,7 +721,7 @@ def copy_paste(
     other_class_ids: np.ndarray,
     rng: np.random.Generator,
     *,
-    most: int | None = None,
+    limit: int | None = None,
     scales: Sequence[float] = (1.0, 1.0),
     flip_share: float = 0.0,
     flip_pairs: Sequence[tuple[int, int]] = (),
@@ -731,7 +739,7 @@ def copy_paste(
         image, other_image: [H, W, C], with the same number of channels. Another size of the other
             image is cut or padded to this one's, at a random place.
         masks, other_masks: [H, W, N] bool; class_ids, other_class_ids: [N].
-        most: objects to paste at most, None for no bound.
+        limit: paste no more objects than make the image have this many; None for no bound.
         scales: (low, high) of the other image's scale; see `place`.
         flip_share: how often the other image is mirrored; its keypoints of flip_pairs then swap.
         points, other_points: keypoints [N, K, 3] of both, or None.
@@ -755,46 +763,67 @@ def copy_paste(
             other.image, other.masks, image.shape, rng, rng.uniform(low, high), other.points
         )
         other = _Sample(placed.image, placed.masks, placed.points, flip_pairs)
-    chosen = _objects_to_paste(other.masks, other_class_ids, most, rng)
-    return _pasted(image, masks, class_ids, points, other, np.asarray(other_class_ids), chosen)
+    own = _crops(masks)
+    most = len(other_class_ids)
+    if limit is not None:
+        most = limit - sum(crop.mask.size > 0 for crop in own)
+    others = _crops(other.masks)
+    rows = _objects_to_paste(others, other_class_ids, most, rng)
+    pasted = [others[i] for i in rows]
+    covered = np.zeros(image.shape[:2], bool)
+    for crop in pasted:
+        covered[crop.place] |= crop.mask
+    below = [_uncovered(crop, covered) for crop in own]
+    kept = [i for i, crop in enumerate(below) if crop.mask.any()]
+    new_masks = _stacked([*[below[i] for i in kept], *pasted], image.shape)
+    new_ids = np.concatenate([np.asarray(class_ids)[kept], np.asarray(other_class_ids)[rows]])
+    new_image = np.where(covered[..., None], other.image, image)
+    if points is None or other.points is None:
+        return new_image, new_masks, new_ids
+    new_points = np.concatenate([_covered_points(points[kept], covered), other.points[rows]])
+    return new_image, new_masks, new_ids, new_points
+
+
+class _Crop(NamedTuple):
+    """A mask cut to its box: [h, w] bool, and where it lies."""
+
+    place: tuple[slice, slice]
+    mask: np.ndarray
+
+
+def _crops(masks: np.ndarray, y: int = 0, x: int = 0) -> list[_Crop]:
+    """The crops of masks [H, W, N] in an image in which they lie from (y, x) on."""
+    crops = []
+    for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks).tolist()):
+        where = (slice(y + y1, y + y2), slice(x + x1, x + x2))
+        crops.append(_Crop(where, masks[y1:y2, x1:x2, i].astype(bool, copy=False)))
+    return crops
+
+
+def _uncovered(crop: _Crop, covered: np.ndarray) -> _Crop:
+    """A crop without the pixels of a mask [H, W]."""
+    return _Crop(crop.place, crop.mask & ~covered[crop.place])
+
+
+def _stacked(crops: Sequence[_Crop], shape: Sequence[int]) -> np.ndarray:
+    """Masks [H, W, N] bool of crops, one behind the other in memory."""
+    masks = np.zeros((len(crops), *shape[:2]), bool)
+    for mask, crop in zip(masks, crops):
+        mask[crop.place] = crop.mask
+    return masks.transpose(1, 2, 0)
 
 
 def _objects_to_paste(
-    masks: np.ndarray, class_ids: np.ndarray, most: int | None, rng: np.random.Generator
+    crops: Sequence[_Crop], class_ids: np.ndarray, most: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Rising numbers of the objects that are pasted: with a pixel, no crowds, at most `most`."""
-    has_pixels = extract_bboxes(masks)[:, 2] > 0
+    has_pixels = np.array([crop.mask.size > 0 for crop in crops], bool)
     rows = np.flatnonzero(has_pixels & (np.asarray(class_ids) > 0))
     if not len(rows):
         return rows
     count = int(rng.integers(1, len(rows), endpoint=True))
-    if most is not None:
-        count = min(count, max(most, 0))
+    count = min(count, max(most, 0))
     return np.sort(rng.choice(rows, count, replace=False))
-
-
-def _pasted(
-    image: np.ndarray,
-    masks: np.ndarray,
-    class_ids: np.ndarray,
-    points: np.ndarray | None,
-    other: _Sample,
-    other_class_ids: np.ndarray,
-    chosen: np.ndarray,
-) -> tuple[np.ndarray, ...]:
-    """`copy_paste` of chosen objects of an image of the same size."""
-    pasted = other.masks[..., chosen].astype(bool, copy=False)
-    covered = np.logical_or.reduce(pasted, axis=2)
-    dtype = np.result_type(image, other.image)
-    new_image = np.where(covered[..., None], other.image, image).astype(dtype, copy=False)
-    below = masks.astype(bool, copy=False) & ~covered[..., None]
-    kept = np.flatnonzero(extract_bboxes(below)[:, 2] > 0)
-    new_masks = np.concatenate([below[..., kept], pasted], axis=2)
-    new_ids = np.concatenate([np.asarray(class_ids)[kept], other_class_ids[chosen]])
-    if points is None or other.points is None:
-        return new_image, new_masks, new_ids
-    new_points = np.concatenate([_covered_points(points[kept], covered), other.points[chosen]])
-    return new_image, new_masks, new_ids, new_points
 
 
 def _covered_points(points: np.ndarray, covered: np.ndarray) -> np.ndarray:
@@ -872,17 +901,17 @@ def mosaic(
     given = [len(images), len(masks), len(class_ids), len(all_points)]
     if set(given) != {4}:
         raise ValueError(f"A mosaic has 4 images with their masks and ids. Received: {given}")
-    for parts in zip(images, masks, class_ids, all_points):
-        _check_objects(*parts)
+    for example in zip(images, masks, class_ids, all_points):
+        _check_objects(*example)
     _check_alike(images, all_points)
     if shape is None:
         shape = images[0].shape
-    crops = []
+    parts = []
     boxes = _quarters(shape, rng)
     for box, image, image_masks, image_points in zip(boxes, images, masks, all_points):
         size = box[2:] - box[:2]
-        crops.append(place(image, image_masks, size, rng, points=image_points, fill=fill))
-    return _joined(crops, boxes, class_ids, shape)
+        parts.append(place(image, image_masks, size, rng, points=image_points, fill=fill))
+    return _joined(parts, boxes, class_ids, shape)
 
 
 def _quarters(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
@@ -896,28 +925,27 @@ def _quarters(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
 
 
 def _joined(
-    crops: Sequence[Placed],
+    parts: Sequence[Placed],
     boxes: np.ndarray,
     class_ids: Sequence[np.ndarray],
     shape: Sequence[int],
 ) -> tuple[np.ndarray, ...]:
-    """The mosaic of four crops at their boxes."""
-    height, width = shape[:2]
-    kept = [np.flatnonzero(extract_bboxes(crop.masks)[:, 2] > 0) for crop in crops]
-    dtype = np.result_type(*[crop.image for crop in crops])
-    image = np.zeros((height, width, crops[0].image.shape[2]), dtype)
-    masks = np.zeros((sum(map(len, kept)), height, width), bool).transpose(1, 2, 0)
-    count = 0
+    """The mosaic of four parts at their boxes."""
+    dtype = np.result_type(*[part.image for part in parts])
+    image = np.zeros((shape[0], shape[1], parts[0].image.shape[2]), dtype)
+    crops = []
+    ids = []
     points = []
-    for crop, rows, (y1, x1, y2, x2) in zip(crops, kept, boxes):
-        image[y1:y2, x1:x2] = crop.image
-        masks[y1:y2, x1:x2, count : count + len(rows)] = crop.masks[..., rows]
-        count += len(rows)
-        if crop.points is not None:
-            origin = np.array([y1, x1, 0])
-            labelled = crop.points[rows, :, 2:] > 0
-            points.append(np.where(labelled, crop.points[rows] + origin, 0))
-    ids = np.concatenate([np.asarray(each)[rows] for each, rows in zip(class_ids, kept)])
+    for part, part_ids, (y1, x1, y2, x2) in zip(parts, class_ids, boxes.tolist()):
+        image[y1:y2, x1:x2] = part.image
+        part_crops = _crops(part.masks, y1, x1)
+        rows = [i for i, crop in enumerate(part_crops) if crop.mask.size]
+        crops += [part_crops[i] for i in rows]
+        ids.append(np.asarray(part_ids)[rows])
+        if part.points is not None:
+            labelled = part.points[rows, :, 2:] > 0
+            points.append(np.where(labelled, part.points[rows] + (y1, x1, 0), 0))
+    masks = _stacked(crops, shape)
     if points:
-        return image, masks, ids, np.concatenate(points)
-    return image, masks, ids
+        return image, masks, np.concatenate(ids), np.concatenate(points)
+    return image, masks, np.concatenate(ids)

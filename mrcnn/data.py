@@ -648,8 +648,7 @@ def _mirror(
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
     mirrored_image = np.ascontiguousarray(image[:, ::-1])
-    mirrored_masks = np.ascontiguousarray(masks[:, ::-1])
-    return mirrored_image, mirrored_masks, points
+    return mirrored_image, masks[:, ::-1], points
 
 
 def load_image_gt(
@@ -714,6 +713,8 @@ def load_image_gt(
         points = None
         if rest:
             points = rest[0]
+    if min(masks.strides) < 0:  # a mirrored view: what reads single pixels is faster on a copy
+        masks = masks.copy(order="K")
     boxes = utils.extract_bboxes(masks)
     has_pixels = boxes[:, 2] > 0
     if not has_pixels.all():
@@ -816,7 +817,7 @@ def _coin(rng: np.random.Generator | None) -> bool:
 
 
 def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
-    """A warning, at the caller of `load_image_gt`, two calls above this, of masks [H, W, N] without a pixel."""
+    """A warning, at the caller of `load_image_gt`, of masks [H, W, N] without a pixel."""
     if not masks.shape[2]:
         return
     has_pixels = np.bitwise_or.reduce(masks, axis=0).any(axis=0)
@@ -953,9 +954,9 @@ def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Genera
         points=view.points,
         other_points=other.points,
     )
-    boxes = utils.extract_bboxes(masks)
     window = view.window
-    if len(boxes):
+    if tuple(window) != (0, 0, *image.shape[:2]) and len(class_ids):
+        boxes = utils.extract_bboxes(masks)
         top_left = np.minimum(window[:2], boxes[:, :2].min(axis=0))
         bottom_right = np.maximum(window[2:], boxes[:, 2:].max(axis=0))
         window = (*top_left.tolist(), *bottom_right.tolist())
