@@ -712,6 +712,13 @@ def scale_jitter(
 # ---- Copy-paste ----------------------------------------------------------------------------------
 
 
+class _Crop(NamedTuple):
+    """A mask cut to its box: [h, w] bool, and where it lies."""
+
+    place: tuple[slice, slice]
+    mask: np.ndarray
+
+
 def copy_paste(
     image: np.ndarray,
     masks: np.ndarray,
@@ -769,26 +776,37 @@ def copy_paste(
         most = limit - sum(crop.mask.size > 0 for crop in own)
     others = _crops(other.masks)
     rows = _objects_to_paste(others, other_class_ids, most, rng)
-    pasted = [others[i] for i in rows]
+    ids = [_as_ids(class_ids), _as_ids(other_class_ids)[rows]]
+    return _pasted(image, own, ids, points, other, [others[i] for i in rows], rows)
+
+
+def _pasted(
+    image: np.ndarray,
+    own: Sequence[_Crop],
+    ids: Sequence[np.ndarray],
+    points: np.ndarray | None,
+    other: _Sample,
+    pasted: Sequence[_Crop],
+    rows: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """`copy_paste` of chosen objects.
+
+    Args:
+        own: the masks of the image; pasted: those that cover them, `rows` of the other image.
+        ids: class ids of both.
+    """
     covered = np.zeros(image.shape[:2], bool)
     for crop in pasted:
         covered[crop.place] |= crop.mask
     below = [_uncovered(crop, covered) for crop in own]
     kept = [i for i, crop in enumerate(below) if crop.mask.any()]
     new_masks = _stacked([*[below[i] for i in kept], *pasted], image.shape)
-    new_ids = np.concatenate([np.asarray(class_ids)[kept], np.asarray(other_class_ids)[rows]])
+    new_ids = np.concatenate([ids[0][kept], ids[1]])
     new_image = np.where(covered[..., None], other.image, image)
     if points is None or other.points is None:
         return new_image, new_masks, new_ids
     new_points = np.concatenate([_covered_points(points[kept], covered), other.points[rows]])
     return new_image, new_masks, new_ids, new_points
-
-
-class _Crop(NamedTuple):
-    """A mask cut to its box: [h, w] bool, and where it lies."""
-
-    place: tuple[slice, slice]
-    mask: np.ndarray
 
 
 def _crops(masks: np.ndarray, y: int = 0, x: int = 0) -> list[_Crop]:
@@ -811,6 +829,14 @@ def _stacked(crops: Sequence[_Crop], shape: Sequence[int]) -> np.ndarray:
     for mask, crop in zip(masks, crops):
         mask[crop.place] = crop.mask
     return masks.transpose(1, 2, 0)
+
+
+def _as_ids(class_ids: Any) -> np.ndarray:
+    """Class ids as an array of whole numbers, also where there are none."""
+    ids = np.asarray(class_ids)
+    if ids.size == 0:
+        return np.zeros(0, np.int32)
+    return ids
 
 
 def _objects_to_paste(
@@ -941,7 +967,7 @@ def _joined(
         part_crops = _crops(part.masks, y1, x1)
         rows = [i for i, crop in enumerate(part_crops) if crop.mask.size]
         crops += [part_crops[i] for i in rows]
-        ids.append(np.asarray(part_ids)[rows])
+        ids.append(_as_ids(part_ids)[rows])
         if part.points is not None:
             labelled = part.points[rows, :, 2:] > 0
             points.append(np.where(labelled, part.points[rows] + (y1, x1, 0), 0))

@@ -180,8 +180,9 @@ class Config:
 
     # Share of the training images that get objects of another image pasted over them, with their
     # masks (arXiv 2012.07177); and share of those that are put together from crops of four images.
-    # The other images are of a source that labels the same classes, with scale jitter and flips of
-    # their own (mrcnn/augmentation.py; not in matterport).
+    # The other images are of a source that labels the same classes, and where `add_image` was given
+    # a `mixing_group`, of that group (tissue of one stain, say); they have scale jitter and flips
+    # of their own (mrcnn/augmentation.py; not in matterport).
     COPY_PASTE = 0.0
     MOSAIC = 0.0
 

@@ -881,15 +881,17 @@ def _mixed(
     others = np.asarray(partners)
     others = others[others != image_id]
 
-    def draw() -> _View:
-        partner = int(rng.choice(others))
-        _check_partner(dataset, image_id, partner)
-        return _view(dataset, config, partner, rng, jitter=True)
+    def draw(count: int) -> Iterator[_View]:
+        # Different images, where there are enough.
+        for partner in rng.choice(others, count, replace=count > len(others)).tolist():
+            _check_partner(dataset, image_id, partner)
+            yield _view(dataset, config, partner, rng, jitter=True)
 
     if config.MOSAIC and rng.random() < config.MOSAIC and len(others):
-        view = _mosaic([view, draw(), draw(), draw()], config, rng)
+        view = _mosaic([view, *draw(3)], config, rng)
     if config.COPY_PASTE and rng.random() < config.COPY_PASTE and len(others):
-        view = _copy_paste(view, draw(), config, rng)
+        (other,) = draw(1)
+        view = _copy_paste(view, other, config, rng)
     return view
 
 
@@ -938,7 +940,6 @@ def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Genera
 
     The window grows over what lies in the padding.
     """
-    room = config.MAX_GT_INSTANCES - len(view.class_ids)
     image = view.image
     if config.FLOAT_RESIZE:
         image = _with_mean_around(image, view.window, config)
@@ -950,7 +951,7 @@ def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Genera
         other.masks,
         other.class_ids,
         rng,
-        most=room,
+        limit=config.MAX_GT_INSTANCES,
         points=view.points,
         other_points=other.points,
     )
@@ -981,7 +982,10 @@ def _with_mean_around(image: np.ndarray, window: Any, config: Config) -> np.ndar
 
 
 def _partners(dataset: utils.Dataset, image_id: int, excluded: Collection[str] = ()) -> np.ndarray:
-    """Ids of the images whose source labels the same classes as that of an image.
+    """Ids of the images that may be mixed into an image.
+
+    Their source labels the same classes; and of an image whose `image_info` has a "mixing_group"
+    they are those of its group.
 
     Args:
         excluded: sources that are left out.
@@ -992,8 +996,13 @@ def _partners(dataset: utils.Dataset, image_id: int, excluded: Collection[str] =
         for source, class_ids in dataset.source_class_ids.items()
         if source not in excluded and set(class_ids) == labelled
     }
-    ids = np.asarray(dataset.image_ids)
-    return ids[[dataset.image_info[i]["source"] in sources for i in ids]]
+    group = dataset.image_info[image_id].get("mixing_group")
+    found = []
+    for other in dataset.image_ids:
+        info = dataset.image_info[other]
+        if info["source"] in sources and info.get("mixing_group") == group:
+            found.append(int(other))
+    return np.array(found, int)
 
 
 def _labelled(dataset: utils.Dataset, image_id: int) -> list[int]:
@@ -1361,8 +1370,8 @@ class TrainingBatches:
         self.random_rois = random_rois
         self.detection_targets = detection_targets
         self._said_too_many = False
-        # Of each source, the images that are mixed into its own.
-        self._partners: dict[str, np.ndarray] = {}
+        # Of each source and group, the images that are mixed into its own.
+        self._partners: dict[tuple[Any, Any], np.ndarray] = {}
         self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
         # Images that have been read and hold no object; None from the first object on, and where
         # objects are not needed.
@@ -1563,10 +1572,11 @@ class TrainingBatches:
         """Images that MOSAIC and COPY_PASTE mix into one; None where they don't."""
         if not self.jitter or not (self.config.MOSAIC or self.config.COPY_PASTE):
             return None
-        source = self.dataset.image_info[image_id]["source"]
-        if source not in self._partners:
-            self._partners[source] = _partners(self.dataset, image_id, self.no_augmentation_sources)
-        return self._partners[source]
+        info = self.dataset.image_info[image_id]
+        kind = (info["source"], info.get("mixing_group"))
+        if kind not in self._partners:
+            self._partners[kind] = _partners(self.dataset, image_id, self.no_augmentation_sources)
+        return self._partners[kind]
 
     def _look_for_objects(self, image_id: int, class_ids: np.ndarray) -> None:
         """Raises a DatasetError when a pass is over and no image has had an object.
