@@ -175,6 +175,19 @@ class Config:
     # does (not in matterport).
     HORIZONTAL_FLIP = 0.0
 
+    # Large-scale jitter: training multiplies the scale of each image by a factor drawn evenly from
+    # (low, high), such as (.1, 2) (Simple Copy-Paste, arXiv 2012.07177), then cuts or pads it to
+    # the size that it would have without, at a random place; () for none (not in matterport).
+    SCALE_JITTER: Sequence[float] = ()
+
+    # Share of the training images that get objects of another image pasted over them, with their
+    # masks (arXiv 2012.07177); and share of those that are put together from crops of four images.
+    # The other images are of a source that labels the same classes, and where `add_image` was given
+    # a `mixing_group`, of that group (tissue of one stain, say); they have scale jitter and flips
+    # of their own (mrcnn/augmentation.py; not in matterport).
+    COPY_PASTE = 0.0
+    MOSAIC = 0.0
+
     # The image is scaled up by at least this factor, 0 for no bound; checked before MIN_DIM.
     IMAGE_MIN_SCALE = 0
 
@@ -753,6 +766,16 @@ class Config:
                 )
             elif mode == "pad64" and any(value % 64 for value in values):
                 yield f"{name} divide by 64 with IMAGE_RESIZE_MODE 'pad64'. Received: {values!r}"
+        if len(self.SCALE_JITTER) and mode == "none":
+            yield (
+                "SCALE_JITTER needs an IMAGE_RESIZE_MODE that resizes. Received:"
+                f" {self.SCALE_JITTER!r} with 'none'"
+            )
+        if len(self.SCALE_JITTER) and len(self.IMAGE_MIN_DIM_CHOICES):
+            yield (
+                "SCALE_JITTER and IMAGE_MIN_DIM_CHOICES are two ways to draw a scale: one of them"
+                f" is (). Received: {self.SCALE_JITTER!r} and {self.IMAGE_MIN_DIM_CHOICES!r}"
+            )
         choices = self.IMAGE_MIN_DIM_CHOICES
         bounded = mode in ("square", "shorter") and all(sides)
         if bounded and max(choices, default=0) > sides[1]:
@@ -1296,6 +1319,13 @@ def _are_positive_pixel_values(value: Any) -> bool:
     return _are_pixel_values(value) and bool(np.all(np.greater(value, 0)))
 
 
+def _are_factors(value: Any) -> bool:
+    """Whether a value is (low, high), or empty."""
+    if not _values("", _is_positive, (0, 2)).fits(value):
+        return False
+    return list(value) == sorted(value)
+
+
 def _are_weights(value: Any) -> bool:
     return isinstance(value, dict) and all(_at_least(0).fits(weight) for weight in value.values())
 
@@ -1369,7 +1399,9 @@ _KINDS: dict[str, _Kind] = {
     "LOSS_WEIGHTS": _Kind("is a dict of a number of at least 0 for each loss", _are_weights),
     "GRADIENT_CLIP_NORM": _or_none(_at_least(0)),
     "DETECTION_MIN_CONFIDENCE": _UP_TO_1,
+    "SCALE_JITTER": _Kind("is (low, high), rising positive factors, or ()", _are_factors),
     **dict.fromkeys(("RPN_NMS_THRESHOLD", "DETECTION_NMS_THRESHOLD", "HORIZONTAL_FLIP"), _UP_TO_1),
+    **dict.fromkeys(("COPY_PASTE", "MOSAIC"), _UP_TO_1),
     **dict.fromkeys(
         (
             "RPN_POSITIVE_IOU",

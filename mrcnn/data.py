@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from mrcnn import boxes as box_math, keypoints, utils
+from mrcnn import augmentation as augmenting, boxes as box_math, keypoints, utils
 from mrcnn.config import Config, as_config
 
 # numpy's Generator, its older RandomState, or the module numpy.random.
@@ -304,9 +304,10 @@ def apply_augmentation(
 
     Args:
         augmentation: an imgaug augmenter (a copy seeded from `rng` is used; geometric operations
-            move image and masks alike, the others leave masks alone), or a function
-            f(image, masks) -> (image, masks), with keypoints
-            f(image, masks, keypoints) -> (image, masks, keypoints).
+            move image and masks alike, the others leave masks alone), an object of
+            `mrcnn.augmentation`, or any function f(image, masks) -> (image, masks), with keypoints
+            f(image, masks, keypoints) -> (image, masks, keypoints). One with a parameter named
+            `rng` gets `rng` by that name (`mrcnn.augmentation.call`).
         image: [H, W, C]; masks: [H, W, N] bool.
         rng: numpy Generator.
         points: keypoints [N, K, (y, x, visibility)] or None.
@@ -324,12 +325,13 @@ def apply_augmentation(
             augmentation, image, masks, rng, points, flip_pairs
         )
     elif callable(augmentation):
-        new_image, new_masks, new_points = _augment_with_function(
-            augmentation, image, masks, points
+        new_image, new_masks, new_points = augmenting.call(
+            augmentation, image, masks, points, rng=rng, flip_pairs=flip_pairs
         )
     else:
         raise ValueError(
-            "augmentation is an imgaug augmenter or a function f(image, masks). "
+            "augmentation is an imgaug augmenter or a function f(image, masks), such as those of"
+            " mrcnn.augmentation. "
             f"Received: {augmentation!r}"
         )
     if new_image.shape != image.shape or new_masks.shape != masks.shape:
@@ -344,7 +346,7 @@ def apply_augmentation(
             f"Augmentation keeps the shape of keypoints {points.shape}. Received:"
             f" {np.shape(new_points)}"
         )
-    visible_points = _hide_outside(np.asarray(new_points), image.shape)
+    visible_points = keypoints.hide_outside(np.asarray(new_points), image.shape)
     return new_image, new_masks.astype(bool), visible_points
 
 
@@ -380,31 +382,6 @@ def _augment_with_imgaug(
     if points is not None:
         new_points = _points_of_imgaug(augmented["keypoints"], points, flip_pairs)
     return augmented["image"], new_masks, new_points
-
-
-def _augment_with_function(
-    augmentation: Any,
-    image: np.ndarray,
-    masks: np.ndarray,
-    points: np.ndarray | None,
-) -> tuple[np.ndarray, np.ndarray, Any]:
-    """Image, masks and keypoints, or None, as a user's function gives them."""
-    given = [image, masks]
-    if points is not None:
-        given.append(points)
-    new_image, new_masks, *rest = augmentation(*given)
-    new_points = None
-    if rest:
-        new_points = rest[0]
-    return new_image, new_masks, new_points
-
-
-def _hide_outside(points: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Keypoints [N, K, 3] in an image [H, W, ...]: zero if not labelled or outside."""
-    places = points[..., :2]
-    inside = ((places > -1) & (places < shape[:2])).all(axis=-1)
-    labelled = points[..., 2] > 0
-    return np.where((inside & labelled)[..., None], points, 0)
 
 
 # Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of
@@ -671,8 +648,7 @@ def _mirror(
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
     mirrored_image = np.ascontiguousarray(image[:, ::-1])
-    mirrored_masks = np.ascontiguousarray(masks[:, ::-1])
-    return mirrored_image, mirrored_masks, points
+    return mirrored_image, masks[:, ::-1], points
 
 
 def load_image_gt(
@@ -685,6 +661,7 @@ def load_image_gt(
     *,
     rng: np.random.Generator | None = None,
     jitter: bool = False,
+    partners: Sequence[int] | np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
     """Image and ground truth of one example (matterport: load_image_gt).
 
@@ -694,8 +671,10 @@ def load_image_gt(
         augmentation: see `apply_augmentation`.
         use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
         rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
-        jitter: draw the shorter edge from IMAGE_MIN_DIM_CHOICES and mirror HORIZONTAL_FLIP of the
-            images, as training does.
+        jitter: as training does, draw the shorter edge from IMAGE_MIN_DIM_CHOICES or a factor from
+            SCALE_JITTER, mirror HORIZONTAL_FLIP of the images, mix others into MOSAIC and
+            COPY_PASTE of them.
+        partners: image ids to mix in; None: all whose source labels the same classes.
 
     Returns:
         image: [H, W, C], not molded.
@@ -711,17 +690,13 @@ def load_image_gt(
         DatasetError: names the image and what is wrong with it.
     """
     config = as_config(config)
-    image, masks, class_ids, points = _load(dataset, config, image_id)
-    original_shape = image.shape
-    _warn_of_empty_masks(masks, _where(dataset, image_id))
-    min_dim = config.IMAGE_MIN_DIM
-    if jitter and (len(config.IMAGE_MIN_DIM_CHOICES) or config.HORIZONTAL_FLIP):
+    if jitter and _draws(config):
         rng = _generator(rng)
-        if len(config.IMAGE_MIN_DIM_CHOICES):
-            min_dim = int(rng.choice(config.IMAGE_MIN_DIM_CHOICES))
-        if rng.random() < config.HORIZONTAL_FLIP:
-            image, masks, points = _mirror(image, masks, points, config)
-    image, masks, points, window, scale = _resize(image, masks, points, config, min_dim, rng)
+    view = _view(dataset, config, image_id, rng, jitter)
+    if jitter and (config.MOSAIC or config.COPY_PASTE):
+        view = _mixed(view, dataset, config, image_id, _generator(rng), partners)
+    image, masks, class_ids, points, *rest = view
+    original_shape, window, scale = rest
     if augment:
         logger.warning("load_image_gt(augment=True) is outdated; use augmentation")
         if _coin(rng):
@@ -738,6 +713,8 @@ def load_image_gt(
         points = None
         if rest:
             points = rest[0]
+    if min(masks.strides) < 0:  # a mirrored view: what reads single pixels is faster on a copy
+        masks = masks.copy(order="K")
     boxes = utils.extract_bboxes(masks)
     has_pixels = boxes[:, 2] > 0
     if not has_pixels.all():
@@ -753,6 +730,76 @@ def load_image_gt(
     if points is None:
         return image, meta, class_ids, boxes, masks
     return image, meta, class_ids, boxes, masks, points
+
+
+class _View(NamedTuple):
+    """An image and its objects in the size of a molded image; points None without keypoints."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    class_ids: np.ndarray
+    points: np.ndarray | None
+    original_shape: tuple[int, ...]
+    window: Any
+    scale: float
+
+
+def _draws(config: Config) -> bool:
+    """Whether settings have something drawn for an example in training."""
+    is_jittered = len(config.IMAGE_MIN_DIM_CHOICES) or len(config.SCALE_JITTER)
+    return bool(is_jittered or config.HORIZONTAL_FLIP or config.MOSAIC or config.COPY_PASTE)
+
+
+def _view(
+    dataset: utils.Dataset,
+    config: Config,
+    image_id: int,
+    rng: np.random.Generator | None,
+    jitter: bool,
+) -> _View:
+    """One image of a dataset, in training mirrored and scaled by a draw, resized."""
+    image, masks, class_ids, points = _load(dataset, config, image_id)
+    original_shape = image.shape
+    _warn_of_empty_masks(masks, _where(dataset, image_id))
+    min_dim = config.IMAGE_MIN_DIM
+    factor = None
+    if jitter and rng is not None:
+        if len(config.IMAGE_MIN_DIM_CHOICES):
+            min_dim = int(rng.choice(config.IMAGE_MIN_DIM_CHOICES))
+        # The choices draw for the flip, too: runs of earlier versions stay what they were.
+        may_flip = config.HORIZONTAL_FLIP or len(config.IMAGE_MIN_DIM_CHOICES)
+        if may_flip and rng.random() < config.HORIZONTAL_FLIP:
+            image, masks, points = _mirror(image, masks, points, config)
+        if len(config.SCALE_JITTER):
+            low, high = config.SCALE_JITTER
+            factor = float(rng.uniform(low, high))
+    if factor is None or rng is None:
+        resized = _resize(image, masks, points, config, min_dim, rng)
+    else:
+        resized = _resize_jittered(image, masks, points, config, factor, rng)
+    image, masks, points, window, scale = resized
+    return _View(image, masks, class_ids, points, original_shape, window, scale)
+
+
+def _resize_jittered(
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: np.ndarray | None,
+    config: Config,
+    factor: float,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any, float]:
+    """`_resize` to the same size, with the scale times a factor, cut or padded where it lies."""
+    scale, *size = utils.resized_size(
+        image.shape,
+        min_dim=config.IMAGE_MIN_DIM,
+        min_scale=config.IMAGE_MIN_SCALE,
+        max_dim=config.IMAGE_MAX_DIM,
+        mode=config.IMAGE_RESIZE_MODE,
+        exact=config.FLOAT_RESIZE,
+    )
+    placed = augmenting.place(image, masks, size, rng, scale * factor, points)
+    return (*placed, scale * factor)
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -778,7 +825,7 @@ def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
         warnings.warn(
             f"objects {np.flatnonzero(~has_pixels).tolist()} of {where} have an empty mask"
             " and are left out",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -813,8 +860,166 @@ def _resize(
         places = points[..., :2] * scale - origin
         visibility = points[..., 2:]
         points = np.concatenate([places, visibility], axis=-1)
-        points = _hide_outside(points, image.shape)
+        points = keypoints.hide_outside(points, image.shape)
     return image, masks, points, window, scale
+
+
+# ---- Examples of several images ------------------------------------------------------------------
+
+
+def _mixed(
+    view: _View,
+    dataset: utils.Dataset,
+    config: Config,
+    image_id: int,
+    rng: np.random.Generator,
+    partners: Sequence[int] | np.ndarray | None,
+) -> _View:
+    """MOSAIC and COPY_PASTE of the views with other images of the dataset, drawn from partners."""
+    if partners is None:
+        partners = _partners(dataset, image_id)
+    others = np.asarray(partners)
+    others = others[others != image_id]
+
+    def draw(count: int) -> Iterator[_View]:
+        # Different images, where there are enough.
+        for partner in rng.choice(others, count, replace=count > len(others)).tolist():
+            _check_partner(dataset, image_id, partner)
+            yield _view(dataset, config, partner, rng, jitter=True)
+
+    if config.MOSAIC and rng.random() < config.MOSAIC and len(others):
+        view = _mosaic([view, *draw(3)], config, rng)
+    if config.COPY_PASTE and rng.random() < config.COPY_PASTE and len(others):
+        (other,) = draw(1)
+        view = _copy_paste(view, other, config, rng)
+    return view
+
+
+def _mosaic(views: Sequence[_View], config: Config, rng: np.random.Generator) -> _View:
+    """Crops of four views, without their padding, in the size of the first."""
+    cut = [_without_padding(view) for view in views]
+    points = None
+    if config.USE_KEYPOINTS:
+        points = [view.points for view in cut]
+    image, masks, class_ids, *rest = augmenting.mosaic(
+        [view.image for view in cut],
+        [view.masks for view in cut],
+        [view.class_ids for view in cut],
+        rng,
+        shape=views[0].image.shape,
+        points=points,
+        fill=_padding_value(config),
+    )
+    window = (0, 0, *image.shape[:2])
+    new_points = None
+    if rest:
+        new_points = rest[0]
+    first = views[0]
+    return _View(image, masks, class_ids, new_points, first.original_shape, window, first.scale)
+
+
+def _without_padding(view: _View) -> _View:
+    y1, x1, y2, x2 = view.window
+    points = view.points
+    if points is not None:
+        labelled = points[..., 2:] > 0
+        points = np.where(labelled, points - (y1, x1, 0), 0)
+    image = view.image[y1:y2, x1:x2]
+    return view._replace(image=image, masks=view.masks[y1:y2, x1:x2], points=points)
+
+
+def _padding_value(config: Config) -> Any:
+    """What padding inside a window holds, so that it becomes what padding outside of one does."""
+    if config.FLOAT_RESIZE:
+        return config.MEAN_PIXEL
+    return 0
+
+
+def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Generator) -> _View:
+    """Objects of another view over this one, no more than MAX_GT_INSTANCES leaves room for.
+
+    The window grows over what lies in the padding.
+    """
+    image = view.image
+    if config.FLOAT_RESIZE:
+        image = _with_mean_around(image, view.window, config)
+    image, masks, class_ids, *rest = augmenting.copy_paste(
+        image,
+        view.masks,
+        view.class_ids,
+        other.image,
+        other.masks,
+        other.class_ids,
+        rng,
+        limit=config.MAX_GT_INSTANCES,
+        points=view.points,
+        other_points=other.points,
+    )
+    window = view.window
+    if tuple(window) != (0, 0, *image.shape[:2]) and len(class_ids):
+        boxes = utils.extract_bboxes(masks)
+        top_left = np.minimum(window[:2], boxes[:, :2].min(axis=0))
+        bottom_right = np.maximum(window[2:], boxes[:, 2:].max(axis=0))
+        window = (*top_left.tolist(), *bottom_right.tolist())
+    points = None
+    if rest:
+        points = rest[0]
+    return view._replace(
+        image=image, masks=masks, class_ids=class_ids, points=points, window=window
+    )
+
+
+def _with_mean_around(image: np.ndarray, window: Any, config: Config) -> np.ndarray:
+    """An image whose padding is MEAN_PIXEL, rounded where values are whole."""
+    y1, x1, y2, x2 = window
+    new = np.empty_like(image)
+    mean = np.broadcast_to(config.MEAN_PIXEL, image.shape[2:])
+    if image.dtype.kind in "iu":
+        mean = np.rint(mean)
+    new[...] = mean.astype(image.dtype)
+    new[y1:y2, x1:x2] = image[y1:y2, x1:x2]
+    return new
+
+
+def _partners(dataset: utils.Dataset, image_id: int, excluded: Collection[str] = ()) -> np.ndarray:
+    """Ids of the images that may be mixed into an image.
+
+    Their source labels the same classes; and of an image whose `image_info` has a "mixing_group"
+    they are those of its group.
+
+    Args:
+        excluded: sources that are left out.
+    """
+    labelled = set(_labelled(dataset, image_id))
+    sources = {
+        source
+        for source, class_ids in dataset.source_class_ids.items()
+        if source not in excluded and set(class_ids) == labelled
+    }
+    group = dataset.image_info[image_id].get("mixing_group")
+    found = []
+    for other in dataset.image_ids:
+        info = dataset.image_info[other]
+        if info["source"] in sources and info.get("mixing_group") == group:
+            found.append(int(other))
+    return np.array(found, int)
+
+
+def _labelled(dataset: utils.Dataset, image_id: int) -> list[int]:
+    """Class ids that an image's source labels, sorted."""
+    return np.flatnonzero(_active_classes(dataset, image_id)).tolist()
+
+
+def _check_partner(dataset: utils.Dataset, image_id: int, partner: int) -> None:
+    """An error for images that must not be mixed: in one of them objects would be unlabelled."""
+    own = _labelled(dataset, image_id)
+    others = _labelled(dataset, partner)
+    if own != others:
+        raise DatasetError(
+            "COPY_PASTE and MOSAIC mix images whose sources label the same classes. Received:"
+            f" {_where(dataset, image_id)} with classes {own} and {_where(dataset, partner)} with"
+            f" {others}"
+        )
 
 
 def _mini_masks(
@@ -1128,7 +1333,8 @@ class TrainingBatches:
         dataset, config: as for `load_image_gt`.
         shuffle: False keeps the dataset's order.
         augment, augmentation, jitter: see `load_image_gt`.
-        no_augmentation_sources: sources of images that are left as they are.
+        no_augmentation_sources: sources of images that are left as they are and not mixed into
+            others.
         seed: int.
         batch_size: None for the config's.
         random_rois: RoIs of an image to add to the inputs, 0 for none.
@@ -1164,6 +1370,8 @@ class TrainingBatches:
         self.random_rois = random_rois
         self.detection_targets = detection_targets
         self._said_too_many = False
+        # Of each source and group, the images that are mixed into its own.
+        self._partners: dict[tuple[Any, Any], np.ndarray] = {}
         self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
         # Images that have been read and hold no object; None from the first object on, and where
         # objects are not needed.
@@ -1328,6 +1536,7 @@ class TrainingBatches:
             use_mini_mask=self.config.USE_MINI_MASK,
             rng=rng,
             jitter=self.jitter and not plain,
+            partners=self._partners_of(image_id),
         )
         example = _Example(*loaded)
         check_sides(example.image.shape, self.config, _where(self.dataset, image_id))
@@ -1340,8 +1549,8 @@ class TrainingBatches:
         if not self._said_too_many:
             self._said_too_many = True
             logger.warning(
-                "%s has %d objects; a random %d of them are used (MAX_GT_INSTANCES). The same"
-                " goes for other images with more",
+                "the example of %s has %d objects; a random %d of them are used"
+                " (MAX_GT_INSTANCES). The same goes for other images with more",
                 _where(self.dataset, image_id),
                 count,
                 limit,
@@ -1358,6 +1567,16 @@ class TrainingBatches:
             example.masks[..., keep],
             points,
         )
+
+    def _partners_of(self, image_id: int) -> np.ndarray | None:
+        """Images that MOSAIC and COPY_PASTE mix into one; None where they don't."""
+        if not self.jitter or not (self.config.MOSAIC or self.config.COPY_PASTE):
+            return None
+        info = self.dataset.image_info[image_id]
+        kind = (info["source"], info.get("mixing_group"))
+        if kind not in self._partners:
+            self._partners[kind] = _partners(self.dataset, image_id, self.no_augmentation_sources)
+        return self._partners[kind]
 
     def _look_for_objects(self, image_id: int, class_ids: np.ndarray) -> None:
         """Raises a DatasetError when a pass is over and no image has had an object.

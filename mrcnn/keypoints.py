@@ -84,6 +84,14 @@ def mirror(keypoints: np.ndarray, width: int, pairs: Sequence[tuple[int, int]]) 
     return keypoints
 
 
+def hide_outside(keypoints: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """Keypoints [..., K, 3] in an image [H, W, ...]: zero if not labelled or outside."""
+    places = keypoints[..., :2]
+    inside = ((places > -1) & (places < shape[:2])).all(axis=-1)
+    labelled = keypoints[..., 2] > 0
+    return np.where((inside & labelled)[..., None], keypoints, 0)
+
+
 def resize_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
     """A matrix that resizes an axis by bicubic interpolation: half-pixel centres, clamped edges.
 

@@ -3059,7 +3059,8 @@ class MaskRCNN:
                 more. One that the weights have reached trains nothing and says so, so that a
                 script of several stages can be run again.
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
-            augmentation: an imgaug augmenter, or f(image, masks) -> (image, masks).
+            augmentation: an imgaug augmenter, an object of `mrcnn.augmentation`, or a function
+                f(image, masks) -> (image, masks); see `data.apply_augmentation`.
             custom_callbacks: Keras callbacks, called after the checkpoint's.
             no_augmentation_sources: sources of images that are not augmented.
 

@@ -1351,6 +1351,28 @@ def resize_image(
     return image, (top, left, top + height, left + width), scale, padding, None
 
 
+def resized_size(
+    shape: Sequence[int],
+    min_dim: int | None = None,
+    max_dim: int | None = None,
+    min_scale: float | None = None,
+    mode: str = "square",
+    exact: bool = False,
+) -> tuple[float, int, int]:
+    """Scale, height and width that `resize_image` gives an image of a shape (H, W, ...)."""
+    height, width = shape[:2]
+    if mode == "none":
+        return 1, height, width
+    scale = _scale(height, width, min_dim, max_dim, min_scale, mode, exact)
+    if mode == "crop":
+        side: Any = min_dim
+        return scale, side, side
+    height = max(1, _whole(height * scale, exact))
+    width = max(1, _whole(width * scale, exact))
+    (top, bottom), (left, right), _ = _padding(height, width, max_dim, mode)
+    return scale, top + height + bottom, left + width + right
+
+
 def _check_resizing(image, min_dim, mode):
     """ValueError where `resize_image` can't do what is asked for."""
     if image.ndim not in (2, 3) or 0 in image.shape[:2]:

@@ -23,7 +23,17 @@ PACKAGE = ROOT / "mrcnn"
 # comes under "Others", so that a new one is never missing.
 ROOMS = {
     "The model": ("model", "config", "training", "inference"),
-    "Data": ("utils", "boxes", "masks", "data", "keypoints", "annotations", "coco", "media"),
+    "Data": (
+        "utils",
+        "boxes",
+        "masks",
+        "data",
+        "augmentation",
+        "keypoints",
+        "annotations",
+        "coco",
+        "media",
+    ),
     "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
     "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model", "commands"),

@@ -1,0 +1,977 @@
+"""Augmentation with numpy alone: flips, turns, colours, noise; scale jitter, copy-paste, mosaic.
+
+Two kinds:
+
+- What changes one image is an object to pass as `augmentation=` of `MaskRCNN.train`:
+
+        from mrcnn import augmentation as aug
+
+        some = aug.SomeOf((0, 2), [aug.Flip(0.5, 0.5), aug.Turn(), aug.Brightness(), aug.Blur()])
+        model.train(train_set, val_set, learning_rate, epochs, "all", augmentation=some)
+
+  Each is a function f(image, masks, keypoints=None, *, rng=None, flip_pairs=()), to be called by
+  itself, too. `Chain`, `SomeOf` and `Sometimes` take functions of one's own beside them (`call`).
+
+- What needs other images of the dataset is switched on by settings, SCALE_JITTER, COPY_PASTE and
+  MOSAIC, and done by the functions `place`, `copy_paste` and `mosaic`.
+
+Masks stay exact: a mask has the pixels that show its object, and one without a pixel goes. Images
+are [H, W, C] of any number of channels and any dtype of numbers, masks [H, W, N] bool, class ids
+[N], below zero for crowds; keypoints [N, K, (y, x, visibility)] (`mrcnn.keypoints`). What is given
+is never edited; views of it may be returned.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn import keypoints as joints
+from mrcnn.boxes import extract_bboxes
+
+# A function f(image, masks) or one that takes more of what `call` offers.
+Augmentation = Callable[..., tuple]
+
+
+# ---- Functions of every kind ---------------------------------------------------------------------
+
+# What a function gets by name if it has a parameter of that name.
+BY_NAME = ("rng", "flip_pairs")
+
+
+def call(
+    function: Augmentation,
+    image: np.ndarray,
+    masks: np.ndarray,
+    points: np.ndarray | None = None,
+    *,
+    rng: np.random.Generator,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """What an augmentation function makes of an image.
+
+    Args:
+        function: f(image, masks) -> (image, masks); where there are keypoints f(image, masks,
+            keypoints) -> (image, masks, keypoints). With a parameter named `rng` it gets the
+            example's numpy Generator by that name, with one named `flip_pairs` the pairs of left
+            and right (KEYPOINT_FLIP_PAIRS). Only a function that draws from `rng` gives the same
+            examples in every run of one SEED and with any number of WORKERS.
+        points: keypoints [N, K, 3] or None.
+
+    Returns:
+        image, masks and keypoints, the last None where none were given or returned.
+
+    Raises:
+        ValueError: there are keypoints, and the third parameter is `rng` or `flip_pairs`; or the
+            function returned something else.
+    """
+    given = [image, masks]
+    if points is not None:
+        given.append(points)
+    offered = {"rng": rng, "flip_pairs": flip_pairs}
+    named = {name: offered[name] for name in _asked_for(function, len(given))}
+    result = function(*given, **named)
+    if not isinstance(result, (tuple, list)) or len(result) < 2:
+        raise ValueError(
+            "An augmentation function returns (image, masks), with USE_KEYPOINTS (image, masks,"
+            f" keypoints). Received: {type(result).__name__} from {function!r}"
+        )
+    new_image, new_masks, *rest = result
+    new_points = None
+    if rest:
+        new_points = rest[0]
+    return new_image, new_masks, new_points
+
+
+def _asked_for(function: Augmentation, count: int) -> list[str]:
+    """Those of `BY_NAME` that a function has a parameter for, `count` being given by place."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (ValueError, TypeError):  # some functions written in C have none that can be read
+        return []
+    by_place = [each.name for each in parameters.values() if each.kind != each.KEYWORD_ONLY]
+    taken = set(by_place[:count]).intersection(BY_NAME)
+    if taken:
+        raise ValueError(
+            "With USE_KEYPOINTS an augmentation function takes the keypoints after image and"
+            f" masks: f(image, masks, keypoints, rng). Received: {function!r} with parameters"
+            f" {', '.join(parameters)}"
+        )
+    return [name for name in BY_NAME if name in parameters]
+
+
+class _Sample(NamedTuple):
+    """An image with its objects; points None where there are no keypoints."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    points: np.ndarray | None
+    flip_pairs: Sequence[tuple[int, int]]
+
+
+class _Step:
+    """One augmentation; a subclass has `_apply(sample, rng)`, or `_change(image, rng)`."""
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        masks: np.ndarray,
+        keypoints: np.ndarray | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        flip_pairs: Sequence[tuple[int, int]] = (),
+    ) -> tuple[Any, ...]:
+        """The augmented image, masks and, if they were given, keypoints.
+
+        Args:
+            image: [H, W, C]; masks: [H, W, N]; keypoints: [N, K, 3] or None.
+            rng: numpy Generator of the draws; None: a new one.
+            flip_pairs: keypoints that a mirror image exchanges.
+        """
+        if rng is None:
+            rng = np.random.default_rng()
+        new = self._apply(_Sample(image, masks, keypoints, flip_pairs), rng)
+        if keypoints is None:
+            return new.image, new.masks
+        return new.image, new.masks, new.points
+
+    def _apply(self, sample: _Sample, rng: np.random.Generator) -> _Sample:
+        return sample._replace(image=self._change(sample.image, rng))
+
+    def _change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A changed copy of an image."""
+        raise NotImplementedError(f"{type(self).__name__} has neither _apply nor _change")
+
+    def __repr__(self) -> str:
+        settings = [f"{name}={value!r}" for name, value in vars(self).items()]
+        return f"{type(self).__name__}({', '.join(settings)})"
+
+
+def _share(name: str, value: Any) -> float:
+    """A probability; ValueError with its name for another number."""
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"{name} is a probability of 0..1. Received: {value!r}")
+    return float(value)
+
+
+def _span(name: str, value: Any, least: float = -math.inf) -> tuple[float, float]:
+    """(low, high) to draw from; one number stands for both."""
+    pair = value
+    if _is_number(value):
+        pair = (value, value)
+    is_pair = isinstance(pair, (Sequence, np.ndarray)) and len(pair) == 2
+    if not is_pair or not all(map(_is_number, pair)) or not least <= pair[0] <= pair[1]:
+        bound = ""
+        if math.isfinite(least):
+            bound = f" of at least {least:g}"
+        raise ValueError(f"{name} is (low, high), numbers{bound}. Received: {value!r}")
+    return float(pair[0]), float(pair[1])
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, (int, float, np.integer, np.floating))
+    return is_real and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked_steps(steps: Sequence[Augmentation]) -> list[Augmentation]:
+    """Augmentations as a list; ValueError for what can't be called."""
+    for step in steps:
+        if hasattr(step, "augment_images"):
+            raise ValueError(
+                "Augmentations of imgaug stand by themselves, as `augmentation=`, or in imgaug's"
+                f" own Sequential. Received: {step!r}"
+            )
+        if not callable(step):
+            raise ValueError(f"An augmentation is a function. Received: {step!r}")
+    return list(steps)
+
+
+def _run(step: Augmentation, sample: _Sample, rng: np.random.Generator) -> _Sample:
+    """One augmentation, of this module or of a user, applied to a sample."""
+    image, masks, points, flip_pairs = sample
+    new_image, new_masks, new_points = call(
+        step, image, masks, points, rng=rng, flip_pairs=flip_pairs
+    )
+    if points is not None and new_points is None:
+        raise ValueError(
+            "With USE_KEYPOINTS an augmentation function returns (image, masks, keypoints)."
+            f" Received: no keypoints from {step!r}"
+        )
+    return _Sample(new_image, new_masks, new_points, flip_pairs)
+
+
+class Chain(_Step):
+    """Augmentations one after the other.
+
+    Args:
+        steps: objects of this module or functions, see `call`.
+    """
+
+    def __init__(self, steps: Sequence[Augmentation]):
+        self.steps = _checked_steps(steps)
+
+    def _apply(self, sample, rng):
+        for step in self.steps:
+            sample = _run(step, sample, rng)
+        return sample
+
+
+class SomeOf(_Step):
+    """A random choice of augmentations, in the order given.
+
+    Args:
+        count: how many, a number or (least, most), most included.
+        steps: see `Chain`.
+    """
+
+    def __init__(self, count: Any, steps: Sequence[Augmentation]):
+        self.steps = _checked_steps(steps)
+        low, high = _span("count of SomeOf", count, 0)
+        if not low.is_integer() or not high.is_integer() or high > len(self.steps):
+            raise ValueError(
+                f"count of SomeOf is whole numbers up to {len(self.steps)}, that of its"
+                f" augmentations. Received: {count!r}"
+            )
+        self.count = (int(low), int(high))
+
+    def _apply(self, sample, rng):
+        count = rng.integers(*self.count, endpoint=True)
+        for i in np.sort(rng.permutation(len(self.steps))[:count]):
+            sample = _run(self.steps[i], sample, rng)
+        return sample
+
+
+class Sometimes(_Step):
+    """An augmentation with a probability, otherwise nothing."""
+
+    def __init__(self, probability: float, step: Augmentation):
+        self.probability = _share("probability of Sometimes", probability)
+        (self.step,) = _checked_steps([step])
+
+    def _apply(self, sample, rng):
+        if rng.random() < self.probability:
+            return _run(self.step, sample, rng)
+        return sample
+
+
+# ---- Flips and turns: every pixel stays one ------------------------------------------------------
+
+
+class Flip(_Step):
+    """The mirror image, with these probabilities: left to right, and upside down.
+
+    Keypoints of the left and the right are exchanged by each of them.
+    """
+
+    def __init__(self, horizontal: float = 0.5, vertical: float = 0.0):
+        self.horizontal = _share("horizontal of Flip", horizontal)
+        self.vertical = _share("vertical of Flip", vertical)
+
+    def _apply(self, sample, rng):
+        draws = rng.random(2)
+        if draws[0] < self.horizontal:
+            sample = _mirror(sample, axis=1)
+        if draws[1] < self.vertical:
+            sample = _mirror(sample, axis=0)
+        return sample
+
+
+def _mirror(sample: _Sample, axis: int) -> _Sample:
+    """The mirror image of a sample: axis 1 left to right, axis 0 upside down; views."""
+    image, masks, points, flip_pairs = sample
+    if points is not None:
+        places = points.copy()
+        labelled = points[..., 2] > 0
+        mirrored = image.shape[axis] - 1 - points[..., axis]
+        places[..., axis] = np.where(labelled, mirrored, 0)
+        points = joints.swap(places, flip_pairs)
+    return _Sample(np.flip(image, axis), np.flip(masks, axis), points, flip_pairs)
+
+
+class Turn(_Step):
+    """A turn by a right angle, anticlockwise; by none, one, two and three equally often.
+
+    An image that is not square keeps its size: it is turned by two right angles or not at all.
+    """
+
+    def _apply(self, sample, rng):
+        height, width = sample.image.shape[:2]
+        count = int(rng.integers(4))
+        if height != width:
+            count = count // 2 * 2
+        return _turned(sample, count)
+
+
+def _turned(sample: _Sample, count: int) -> _Sample:
+    """A sample turned anticlockwise by a number of right angles; views."""
+    image, masks, points, flip_pairs = sample
+    for _ in range(count % 4):
+        if points is not None:
+            y, x, visibility = np.moveaxis(points, -1, 0)
+            new_y = np.where(visibility > 0, image.shape[1] - 1 - x, 0)
+            points = np.stack([new_y, y, visibility], axis=-1)
+        image = np.rot90(image)
+        masks = np.rot90(masks)
+    return _Sample(image, masks, points, flip_pairs)
+
+
+# ---- Colours, blur, noise: masks stay ------------------------------------------------------------
+
+
+def _as_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Values as a dtype: whole numbers are rounded and cut at its limits."""
+    if values.dtype == dtype:
+        return values
+    if dtype.kind in "ui":
+        limits = np.iinfo(dtype)
+        values = np.clip(np.rint(values), limits.min, limits.max)
+    return values.astype(dtype)
+
+
+def _pixel_by_pixel(
+    image: np.ndarray,
+    function: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """An image with a function of its values, in its dtype; of bytes by a table of 256."""
+    if image.dtype == np.uint8:
+        table = _as_dtype(function(np.arange(256, dtype=np.float32)), image.dtype)
+        return table[image]
+    return _as_dtype(function(image.astype(np.float32)), image.dtype)
+
+
+class _OfOneNumber(_Step):
+    """An augmentation of pixels by one number, drawn from (low, high)."""
+
+    LEAST = -math.inf
+
+    def __init__(self, low: float, high: float):
+        self.low, self.high = _span(f"low, high of {type(self).__name__}", (low, high), self.LEAST)
+
+    def _draw(self, rng: np.random.Generator) -> float:
+        return float(rng.uniform(self.low, self.high))
+
+
+class Brightness(_OfOneNumber):
+    """Values times a factor drawn from low..high."""
+
+    LEAST = 0
+
+    def __init__(self, low: float = 0.8, high: float = 1.25):
+        super().__init__(low, high)
+
+    def _change(self, image, rng):
+        factor = self._draw(rng)
+        return _pixel_by_pixel(image, lambda values: values * factor)
+
+
+class Contrast(_OfOneNumber):
+    """The distance of each value from the image's mean, times a factor drawn from low..high."""
+
+    LEAST = 0
+
+    def __init__(self, low: float = 0.8, high: float = 1.25):
+        super().__init__(low, high)
+
+    def _change(self, image, rng):
+        factor = self._draw(rng)
+        mean = image.mean()
+        return _pixel_by_pixel(image, lambda values: mean + (values - mean) * factor)
+
+
+class Gamma(_OfOneNumber):
+    """Values as shares of their range, to the power of a number drawn from low..high.
+
+    The range is 0..255 for bytes, else that of the image's own values.
+    """
+
+    LEAST = 0
+
+    def __init__(self, low: float = 0.7, high: float = 1.4):
+        super().__init__(low, high)
+
+    def _change(self, image, rng):
+        exponent = self._draw(rng)
+        darkest = 0.0
+        brightest = 255.0
+        if image.dtype != np.uint8:
+            darkest = float(image.min())
+            brightest = float(image.max())
+        size = brightest - darkest
+        if size == 0:
+            return image.copy()
+        return _pixel_by_pixel(
+            image, lambda values: darkest + size * ((values - darkest) / size) ** exponent
+        )
+
+
+class Blur(_OfOneNumber):
+    """A Gaussian blur, its standard deviation drawn from low..high pixels; edges are repeated."""
+
+    LEAST = 0
+
+    def __init__(self, low: float = 0.0, high: float = 2.0):
+        super().__init__(low, high)
+
+    def _change(self, image, rng):
+        return blurred(image, self._draw(rng))
+
+
+def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
+    """An image [H, W, C] under a Gaussian of `sigma` pixels, cut at three; of its dtype."""
+    radius = math.ceil(3 * sigma)
+    if sigma < 0.2:  # then the neighbours have less than a hundred-thousandth of the weight
+        return image.copy()
+    taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
+    taps /= taps[0] + 2 * taps[1:].sum()
+    values = image.astype(np.float32)
+    for axis in (0, 1):
+        values = _smoothed(values, axis, taps.astype(np.float32))
+    return _as_dtype(values, image.dtype)
+
+
+def _smoothed(values: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
+    """Values filtered along an axis by a symmetric filter; taps: from its middle outwards."""
+    radius = len(taps) - 1
+    widths = [(0, 0)] * values.ndim
+    widths[axis] = (radius, radius)
+    padded = np.moveaxis(np.pad(values, widths, mode="edge"), axis, 0)
+    size = values.shape[axis]
+    out = np.empty_like(values)
+    total = np.moveaxis(out, axis, 0)
+    np.multiply(padded[radius : radius + size], taps[0], out=total)
+    pair = np.empty_like(total)
+    for i in range(1, radius + 1):
+        before = padded[radius - i : radius - i + size]
+        after = padded[radius + i : radius + i + size]
+        np.add(before, after, out=pair)
+        pair *= taps[i]
+        total += pair
+    return out
+
+
+class Noise(_OfOneNumber):
+    """Gaussian noise, its standard deviation drawn from low..high, in the image's own values.
+
+    Args:
+        per_channel: draw each channel by itself; False: gray stays gray.
+    """
+
+    LEAST = 0
+
+    def __init__(self, low: float = 0.0, high: float = 10.0, per_channel: bool = False):
+        super().__init__(low, high)
+        self.per_channel = per_channel
+
+    def _change(self, image, rng):
+        sigma = np.float32(self._draw(rng))
+        shape = image.shape
+        if not self.per_channel:
+            shape = (*shape[:2], 1)
+        noise = rng.standard_normal(shape, np.float32)
+        noise *= sigma
+        return _as_dtype(image + noise, image.dtype)
+
+
+class Channels(_Step):
+    """Each channel by itself: values times a factor, plus a number.
+
+    Args:
+        gain: (low, high) of the factors.
+        shift: (low, high) of the numbers, in the image's own values.
+    """
+
+    def __init__(self, gain: Any = (0.9, 1.1), shift: Any = (-10.0, 10.0)):
+        self.gain = _span("gain of Channels", gain, 0)
+        self.shift = _span("shift of Channels", shift)
+
+    def _change(self, image, rng):
+        channels = image.shape[2]
+        gains = rng.uniform(*self.gain, channels)
+        shifts = rng.uniform(*self.shift, channels)
+        new = np.empty(image.shape, image.dtype)
+        for i in range(channels):
+            new[..., i] = _linear(image[..., i], gains[i], shifts[i])
+        return new
+
+
+def _linear(image: np.ndarray, gain: float, shift: float) -> np.ndarray:
+    return _pixel_by_pixel(image, lambda values: values * gain + shift)
+
+
+# Colours of hematoxylin, eosin and DAB as absorbed in red, green and blue (Ruifrok & Johnston,
+# 2001).
+_STAINS = np.array([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)])
+
+
+class Stain(_Step):
+    """More or less of each stain of a tissue section (Tellez et al. 2018, there "HED").
+
+    What a pixel absorbs is split into hematoxylin, eosin and a third; each is multiplied by a
+    factor and has a number added.
+
+    Args:
+        factor: (low, high) of the factors.
+        shift: (low, high) of the numbers, in optical density (natural logarithm).
+    """
+
+    def __init__(self, factor: Any = (0.9, 1.1), shift: Any = (-0.05, 0.05)):
+        self.factor = _span("factor of Stain", factor, 0)
+        self.shift = _span("shift of Stain", shift)
+
+    def _change(self, image, rng):
+        if image.dtype != np.uint8 or image.shape[2:] != (3,):
+            raise ValueError(
+                f"Stain takes images [height, width, 3] of bytes. Received: {image.dtype}"
+                f" {image.shape}"
+            )
+        factors = rng.uniform(*self.factor, 3)
+        shifts = rng.uniform(*self.shift, 3)
+        colours = _STAINS / np.linalg.norm(_STAINS, axis=1, keepdims=True)
+        change = np.linalg.inv(colours) @ (factors[:, None] * colours)
+        densities = -np.log((np.arange(256) + 1) / 256)
+        density = densities.astype(np.float32)[image]
+        density = density @ change.astype(np.float32) + (shifts @ colours).astype(np.float32)
+        return _as_dtype(256 * np.exp(-density) - 1, image.dtype)
+
+
+# ---- Scale jitter --------------------------------------------------------------------------------
+
+
+class Placed(NamedTuple):
+    """What `place` returns.
+
+    Attributes:
+        image: [height, width, C].
+        masks: [height, width, N] bool; those of objects outside have no pixel.
+        points: keypoints [N, K, 3], zero if not labelled or outside; None without.
+        window: (y1, x1, y2, x2) of the old image in the new one, pixels.
+    """
+
+    image: np.ndarray
+    masks: np.ndarray
+    points: np.ndarray | None
+    window: tuple[int, int, int, int]
+
+
+def place(
+    image: np.ndarray,
+    masks: np.ndarray,
+    shape: Sequence[int],
+    rng: np.random.Generator,
+    scale: float = 1.0,
+    points: np.ndarray | None = None,
+    fill: Any = 0,
+) -> Placed:
+    """Scales an image, and cuts or pads it to a size; where it lies is drawn, axis by axis.
+
+    With scales drawn from .1 to 2 of the usual one this is the large-scale jitter of Simple
+    Copy-Paste (arXiv 2012.07177), see SCALE_JITTER. Pixels are interpolated bilinearly with the
+    edges repeated and without antialiasing, as for detection; masks take the nearest pixel and lie
+    where the image does. Only what is shown is computed. At scale 1 pixels are copied.
+
+    Args:
+        image: [H, W, C]; masks: [H, W, N].
+        shape: (height, width) of the result; more numbers are not used.
+        points: keypoints [N, K, 3] or None.
+        fill: value of the padding, a number or one for each channel.
+
+    Raises:
+        ValueError: masks of another size than the image, a scale that is not positive.
+    """
+    _check_masks(image, masks)
+    if not _is_number(scale) or scale <= 0:
+        raise ValueError(f"A scale is a positive number. Received: {scale!r}")
+    rows = _axis(image.shape[0], shape[0], scale, rng)
+    columns = _axis(image.shape[1], shape[1], scale, rng)
+    window = (rows.start, columns.start, rows.end, columns.end)
+    inside = (slice(rows.start, rows.end), slice(columns.start, columns.end))
+    new_image = np.empty((shape[0], shape[1], *image.shape[2:]), image.dtype)
+    new_image[...] = _as_dtype(np.asarray(fill), image.dtype)
+    new_image[inside] = _as_dtype(_sampled(_sampled(image, 0, rows), 1, columns), image.dtype)
+    new_masks = _nearest_masks(masks, rows, columns, shape)
+    if points is not None:
+        points = _moved_points(points, rows, columns, shape)
+    return Placed(new_image, new_masks, points, window)
+
+
+class _Axis(NamedTuple):
+    """One axis of a scaled image in the new one.
+
+    Attributes:
+        start, end: where it lies in the new image.
+        positions: [end - start] float64, the places of the old image that are read; 0 is the middle
+            of its first pixel.
+        scale: new size / old size.
+        origin: place of the scaled image's first pixel in the new one, below 0 where it is cut off.
+    """
+
+    start: int
+    end: int
+    positions: np.ndarray
+    scale: float
+    origin: int
+
+
+def _axis(old_size: int, size: int, scale: float, rng: np.random.Generator) -> _Axis:
+    """One axis of `old_size` pixels, scaled, at a random place in `size` pixels."""
+    scaled_size = max(1, round(old_size * scale))
+    free = size - scaled_size
+    origin = int(rng.integers(min(free, 0), max(free, 0), endpoint=True))
+    start = max(origin, 0)
+    end = min(origin + scaled_size, size)
+    step = old_size / scaled_size
+    positions = (np.arange(start, end) - origin + 0.5) * step - 0.5
+    return _Axis(start, end, positions, scaled_size / old_size, origin)
+
+
+def _sampled(image: np.ndarray, number: int, axis: _Axis) -> np.ndarray:
+    """An image read at the positions of one axis, linearly between its pixels.
+
+    Returns:
+        float32, or of its own dtype where no pixel lies between two.
+    """
+    positions = np.clip(axis.positions, 0, image.shape[number] - 1)
+    low = positions.astype(np.int64)
+    if np.array_equal(low, positions):
+        return image.take(low, axis=number)
+    high = np.minimum(low + 1, image.shape[number] - 1)
+    shape = [1] * image.ndim
+    shape[number] = -1
+    weight = (positions - low).astype(np.float32).reshape(shape)
+    first = image.take(low, axis=number).astype(np.float32, copy=False)
+    second = image.take(high, axis=number).astype(np.float32, copy=False)
+    second -= first
+    second *= weight
+    second += first
+    return second
+
+
+def _nearest_masks(
+    masks: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
+) -> np.ndarray:
+    """Masks [H, W, N] read at the nearest pixels: [height, width, N] bool, one after the other.
+
+    Only the box of each is read and written: of many small masks most memory is never touched.
+    """
+    count = masks.shape[2]
+    out = np.zeros((count, shape[0], shape[1]), bool)
+    y = np.floor(rows.positions + 0.5).astype(np.int64)
+    x = np.floor(columns.positions + 0.5).astype(np.int64)
+    for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks)):
+        top, bottom = np.searchsorted(y, (y1, y2))
+        left, right = np.searchsorted(x, (x1, x2))
+        if top == bottom or left == right:
+            continue
+        box = masks[y1:y2, x1:x2, i]
+        part = box[y[top:bottom] - y1][:, x[left:right] - x1]
+        target = out[i, rows.start + top : rows.start + bottom]
+        target[:, columns.start + left : columns.start + right] = part
+    return out.transpose(1, 2, 0)
+
+
+def _moved_points(
+    points: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
+) -> np.ndarray:
+    """Keypoints of the old image in the new one; zero if not labelled or outside."""
+    places = points[..., :2] * (rows.scale, columns.scale) + (rows.origin, columns.origin)
+    return joints.hide_outside(np.concatenate([places, points[..., 2:]], axis=-1), shape)
+
+
+def _check_masks(image: np.ndarray, masks: np.ndarray) -> None:
+    if np.ndim(image) != 3 or np.ndim(masks) != 3 or masks.shape[:2] != image.shape[:2]:
+        raise ValueError(
+            "Augmentation takes images [height, width, channels] and masks [height, width,"
+            f" objects] of one size. Received: {np.shape(image)} and {np.shape(masks)}"
+        )
+
+
+def scale_jitter(
+    image: np.ndarray,
+    masks: np.ndarray,
+    rng: np.random.Generator,
+    scales: Sequence[float] = (0.1, 2.0),
+    points: np.ndarray | None = None,
+) -> tuple[Any, ...]:
+    """Large-scale jitter of one image, which keeps its size (arXiv 2012.07177); see `place`.
+
+    Args:
+        scales: (low, high) that the factor is drawn from, evenly.
+
+    Returns:
+        image, masks [H, W, N] and, if they were given, keypoints. Objects outside have no pixel.
+    """
+    low, high = _span("scales", scales)
+    placed = place(image, masks, image.shape, rng, rng.uniform(low, high), points)
+    if points is None:
+        return placed.image, placed.masks
+    return placed.image, placed.masks, placed.points
+
+
+# ---- Copy-paste ----------------------------------------------------------------------------------
+
+
+class _Crop(NamedTuple):
+    """A mask cut to its box: [h, w] bool, and where it lies."""
+
+    place: tuple[slice, slice]
+    mask: np.ndarray
+
+
+def copy_paste(
+    image: np.ndarray,
+    masks: np.ndarray,
+    class_ids: np.ndarray,
+    other_image: np.ndarray,
+    other_masks: np.ndarray,
+    other_class_ids: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    limit: int | None = None,
+    scales: Sequence[float] = (1.0, 1.0),
+    flip_share: float = 0.0,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+    points: np.ndarray | None = None,
+    other_points: np.ndarray | None = None,
+) -> tuple[np.ndarray, ...]:
+    """Objects of another image, with their pixels, over this one (Simple Copy-Paste, 2012.07177).
+
+    A random number of the other image's objects, at least one where there are any, are drawn; no
+    crowds. Their pixels are copied as they are, without blending, which the paper found to make no
+    difference. What they cover is taken from the masks below, crowds' too, and objects that are
+    wholly covered are left out; keypoints that are covered become labelled, not visible ones.
+
+    Args:
+        image, other_image: [H, W, C], with the same number of channels. Another size of the other
+            image is cut or padded to this one's, at a random place.
+        masks, other_masks: [H, W, N] bool; class_ids, other_class_ids: [N].
+        limit: paste no more objects than make the image have this many; None for no bound.
+        scales: (low, high) of the other image's scale; see `place`.
+        flip_share: how often the other image is mirrored; its keypoints of flip_pairs then swap.
+        points, other_points: keypoints [N, K, 3] of both, or None.
+
+    Returns:
+        image, masks [H, W, M] bool, class_ids [M] and, if they were given, keypoints. The objects
+        of the image come first, in their order.
+
+    Raises:
+        ValueError: channels, sizes or numbers that don't fit.
+    """
+    _check_objects(image, masks, class_ids, points)
+    _check_objects(other_image, other_masks, other_class_ids, other_points)
+    _check_alike([image, other_image], [points, other_points])
+    low, high = _span("scales", scales)
+    other = _Sample(other_image, other_masks, other_points, flip_pairs)
+    if rng.random() < _share("flip_share", flip_share):
+        other = _mirror(other, axis=1)
+    if (low, high) != (1, 1) or other.image.shape[:2] != image.shape[:2]:
+        placed = place(
+            other.image, other.masks, image.shape, rng, rng.uniform(low, high), other.points
+        )
+        other = _Sample(placed.image, placed.masks, placed.points, flip_pairs)
+    own = _crops(masks)
+    most = len(other_class_ids)
+    if limit is not None:
+        most = limit - sum(crop.mask.size > 0 for crop in own)
+    others = _crops(other.masks)
+    rows = _objects_to_paste(others, other_class_ids, most, rng)
+    ids = [_as_ids(class_ids), _as_ids(other_class_ids)[rows]]
+    return _pasted(image, own, ids, points, other, [others[i] for i in rows], rows)
+
+
+def _pasted(
+    image: np.ndarray,
+    own: Sequence[_Crop],
+    ids: Sequence[np.ndarray],
+    points: np.ndarray | None,
+    other: _Sample,
+    pasted: Sequence[_Crop],
+    rows: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """`copy_paste` of chosen objects.
+
+    Args:
+        own: the masks of the image; pasted: those that cover them, `rows` of the other image.
+        ids: class ids of both.
+    """
+    covered = np.zeros(image.shape[:2], bool)
+    for crop in pasted:
+        covered[crop.place] |= crop.mask
+    below = [_uncovered(crop, covered) for crop in own]
+    kept = [i for i, crop in enumerate(below) if crop.mask.any()]
+    new_masks = _stacked([*[below[i] for i in kept], *pasted], image.shape)
+    new_ids = np.concatenate([ids[0][kept], ids[1]])
+    new_image = np.where(covered[..., None], other.image, image)
+    if points is None or other.points is None:
+        return new_image, new_masks, new_ids
+    new_points = np.concatenate([_covered_points(points[kept], covered), other.points[rows]])
+    return new_image, new_masks, new_ids, new_points
+
+
+def _crops(masks: np.ndarray, y: int = 0, x: int = 0) -> list[_Crop]:
+    """The crops of masks [H, W, N] in an image in which they lie from (y, x) on."""
+    crops = []
+    for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks).tolist()):
+        where = (slice(y + y1, y + y2), slice(x + x1, x + x2))
+        crops.append(_Crop(where, masks[y1:y2, x1:x2, i].astype(bool, copy=False)))
+    return crops
+
+
+def _uncovered(crop: _Crop, covered: np.ndarray) -> _Crop:
+    """A crop without the pixels of a mask [H, W]."""
+    return _Crop(crop.place, crop.mask & ~covered[crop.place])
+
+
+def _stacked(crops: Sequence[_Crop], shape: Sequence[int]) -> np.ndarray:
+    """Masks [H, W, N] bool of crops, one behind the other in memory."""
+    masks = np.zeros((len(crops), *shape[:2]), bool)
+    for mask, crop in zip(masks, crops):
+        mask[crop.place] = crop.mask
+    return masks.transpose(1, 2, 0)
+
+
+def _as_ids(class_ids: Any) -> np.ndarray:
+    """Class ids as an array of whole numbers, also where there are none."""
+    ids = np.asarray(class_ids)
+    if ids.size == 0:
+        return np.zeros(0, np.int32)
+    return ids
+
+
+def _objects_to_paste(
+    crops: Sequence[_Crop], class_ids: np.ndarray, most: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Rising numbers of the objects that are pasted: with a pixel, no crowds, at most `most`."""
+    has_pixels = np.array([crop.mask.size > 0 for crop in crops], bool)
+    rows = np.flatnonzero(has_pixels & (np.asarray(class_ids) > 0))
+    if not len(rows):
+        return rows
+    count = int(rng.integers(1, len(rows), endpoint=True))
+    count = min(count, max(most, 0))
+    return np.sort(rng.choice(rows, count, replace=False))
+
+
+def _covered_points(points: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    """Keypoints [N, K, 3], those under covered pixels [H, W] labelled and not visible (1)."""
+    places = np.rint(points[..., :2]).astype(np.int64)
+    limits = np.array(covered.shape) - 1
+    y, x = np.moveaxis(np.clip(places, 0, limits), -1, 0)
+    is_inside = (places >= 0).all(axis=-1) & (places <= limits).all(axis=-1)
+    new = points.copy()
+    new[..., 2][covered[y, x] & is_inside & (points[..., 2] == 2)] = 1
+    return new
+
+
+def _check_objects(
+    image: np.ndarray, masks: np.ndarray, class_ids: Any, points: np.ndarray | None
+) -> None:
+    """ValueError for masks, class ids or keypoints that are not those of one image."""
+    _check_masks(image, masks)
+    if np.shape(class_ids) != (masks.shape[2],):
+        raise ValueError(
+            f"Each mask has a class id. Received: {masks.shape[2]} masks and class ids of shape"
+            f" {np.shape(class_ids)}"
+        )
+    if points is not None and (np.ndim(points) != 3 or len(points) != masks.shape[2]):
+        raise ValueError(
+            f"Each mask has keypoints [K, 3]. Received: {masks.shape[2]} masks and keypoints of"
+            f" shape {np.shape(points)}"
+        )
+
+
+def _check_alike(images: Sequence[np.ndarray], points: Sequence[np.ndarray | None]) -> None:
+    """ValueError for images that can't be mixed."""
+    channels = [image.shape[2] for image in images]
+    if len(set(channels)) > 1:
+        raise ValueError(f"Images that are mixed have the same channels. Received: {channels}")
+    if len({each is None for each in points}) > 1:
+        raise ValueError("Either all images that are mixed have keypoints, or none. Received: some")
+
+
+# ---- Mosaic --------------------------------------------------------------------------------------
+
+
+def mosaic(
+    images: Sequence[np.ndarray],
+    masks: Sequence[np.ndarray],
+    class_ids: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    *,
+    shape: Sequence[int] | None = None,
+    points: Sequence[np.ndarray | None] | None = None,
+    fill: Any = 0,
+) -> tuple[np.ndarray, ...]:
+    """Crops of four images in one: top left, top right, bottom left, bottom right.
+
+    Where they meet is drawn from the middle half of each side. Crops lie at random places and keep
+    their scale; an image smaller than its part is padded.
+
+    Args:
+        images: four [H, W, C], of any sizes.
+        masks: four [H, W, N] bool; class_ids: four [N].
+        shape: (height, width) of the mosaic, None for the first image's.
+        points: four [N, K, 3], or None.
+        fill: value of the padding, a number or one for each channel.
+
+    Returns:
+        image [*shape, C], masks [*shape, M] bool, class_ids [M] and, if they were given, keypoints:
+        of the objects that have a pixel in their crop, image by image.
+
+    Raises:
+        ValueError: other than four images, channels or numbers that don't fit.
+    """
+    all_points: Sequence[np.ndarray | None] = [None] * len(images)
+    if points is not None:
+        all_points = points
+    given = [len(images), len(masks), len(class_ids), len(all_points)]
+    if set(given) != {4}:
+        raise ValueError(f"A mosaic has 4 images with their masks and ids. Received: {given}")
+    for example in zip(images, masks, class_ids, all_points):
+        _check_objects(*example)
+    _check_alike(images, all_points)
+    if shape is None:
+        shape = images[0].shape
+    parts = []
+    boxes = _quarters(shape, rng)
+    for box, image, image_masks, image_points in zip(boxes, images, masks, all_points):
+        size = box[2:] - box[:2]
+        parts.append(place(image, image_masks, size, rng, points=image_points, fill=fill))
+    return _joined(parts, boxes, class_ids, shape)
+
+
+def _quarters(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
+    """[4, (y1, x1, y2, x2)] of the parts of a mosaic."""
+    height, width = shape[:2]
+    y = int(rng.integers(height // 4, height - height // 4, endpoint=True))
+    x = int(rng.integers(width // 4, width - width // 4, endpoint=True))
+    top = [(0, 0, y, x), (0, x, y, width)]
+    bottom = [(y, 0, height, x), (y, x, height, width)]
+    return np.array(top + bottom)
+
+
+def _joined(
+    parts: Sequence[Placed],
+    boxes: np.ndarray,
+    class_ids: Sequence[np.ndarray],
+    shape: Sequence[int],
+) -> tuple[np.ndarray, ...]:
+    """The mosaic of four parts at their boxes."""
+    dtype = np.result_type(*[part.image for part in parts])
+    image = np.zeros((shape[0], shape[1], parts[0].image.shape[2]), dtype)
+    crops = []
+    ids = []
+    points = []
+    for part, part_ids, (y1, x1, y2, x2) in zip(parts, class_ids, boxes.tolist()):
+        image[y1:y2, x1:x2] = part.image
+        part_crops = _crops(part.masks, y1, x1)
+        rows = [i for i, crop in enumerate(part_crops) if crop.mask.size]
+        crops += [part_crops[i] for i in rows]
+        ids.append(_as_ids(part_ids)[rows])
+        if part.points is not None:
+            labelled = part.points[rows, :, 2:] > 0
+            points.append(np.where(labelled, part.points[rows] + (y1, x1, 0), 0))
+    masks = _stacked(crops, shape)
+    if points:
+        return image, masks, np.concatenate(ids), np.concatenate(points)
+    return image, masks, np.concatenate(ids)
