@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -191,3 +192,11 @@ def test_the_learning_rate_follows_the_time():
     clock = worker.Clock(started=0, minutes=1)
     assert clock.share == 1
     assert clock.left == 0
+
+
+def test_what_takes_longer_is_ended():
+    with pytest.raises(worker.TimeIsUpError), worker.at_most(0.05):
+        time.sleep(10)
+    with worker.at_most(0.05):
+        pass
+    time.sleep(0.1)  # nothing is left that would ring

@@ -9,12 +9,9 @@ Version 4 can't be trained from random weights: it begins with those of Segment 
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Iterator
 
 # Where it would look for models, and make a folder: none is used.
 os.environ.setdefault("CELLPOSE_LOCAL_MODELS_PATH", tempfile.gettempdir())
@@ -31,25 +28,6 @@ EPOCHS = 150  # with more than 100 it lowers the learning rate in the last 50
 NETWORK_SHARE = 0.85  # of the time; the rest is for the sizes
 USED_SHARE = 0.97  # of that, as the speed of steps varies
 SIZE_CROP = 512
-
-
-class TimeIsUpError(Exception):
-    """The time for the network is over."""
-
-
-@contextlib.contextmanager
-def at_most(seconds: float) -> Iterator[None]:
-    """Raises TimeIsUpError in what takes longer."""
-
-    def stop(number: int, frame: object) -> None:
-        raise TimeIsUpError
-
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def gray(image: np.ndarray) -> np.ndarray:
@@ -112,9 +90,9 @@ def train(job: worker.Job) -> dict:
     steps = total // epochs
     losses = None
     try:
-        with at_most(left):
+        with worker.at_most(left):
             losses = fit(job, net, data, epochs, steps)
-    except TimeIsUpError:
+    except worker.TimeIsUpError:
         net.save_model(str(job.folder / "models" / "network"))
     number = max(32, int(job.clock.left * 0.9 / seconds_of_style(net)))
     training.train_size(

@@ -25,8 +25,9 @@ SAMPLE = ROOT / "samples" / "nucleus"
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(SAMPLE))
 
-TRIAL_STEPS = 20  # of an epoch of the trial, which has two
-STEPS_PER_EPOCH = 66
+TRIAL_STEPS = 20  # at most, of an epoch of the trial, which has two
+STEPS_PER_EPOCH = 66  # at most; a training that is stopped loses an epoch
+MIN_EPOCHS = 4
 USED_SHARE = 0.95  # of the time that the steps are to take, as their speed varies
 MIN_SCORE = 0.5
 
@@ -65,29 +66,30 @@ def finish(process: subprocess.Popen, seconds: float, log: pathlib.Path) -> bool
 
 def trial(job: worker.Job) -> tuple[float, float]:
     """Seconds before the first step, and of a step, measured on two short epochs."""
+    steps = max(2, min(TRIAL_STEPS, int(job.clock.minutes)))
     logs = job.folder / "trial"
     shutil.rmtree(logs, ignore_errors=True)
     began = time.time()
-    finish(start(job, logs, 2, TRIAL_STEPS), 3600, job.folder / "train.log")
+    finish(start(job, logs, 2, steps), 3600, job.folder / "train.log")
     first, second = [path.stat().st_mtime for path in checkpoints(logs)]
-    step = (second - first) / TRIAL_STEPS
+    step = (second - first) / steps
     shutil.rmtree(logs)
-    return max(0.0, first - began - TRIAL_STEPS * step), step
+    return max(0.0, first - began - steps * step), step
 
 
 def train(job: worker.Job) -> dict:
     before, step = trial(job)
     seconds = job.clock.minutes * 60
     total = max(1, int((seconds * USED_SHARE - before) / step))
-    epochs = max(1, round(total / STEPS_PER_EPOCH))
-    steps = max(1, total // epochs)
+    epochs = min(total, max(MIN_EPOCHS, round(total / STEPS_PER_EPOCH)))
+    steps = total // epochs
     logs = job.folder / "logs"
     shutil.rmtree(logs, ignore_errors=True)
     computed = worker.cpu_seconds()
     began = time.time()
     ended = finish(start(job, logs, epochs, steps), seconds, job.folder / "train.log")
     minutes = (time.time() - began) / 60
-    done = len(checkpoints(logs))
+    done = checkpoints(logs)
     if not done:
         raise RuntimeError(
             f"No epoch of {steps} steps was over in {minutes:.1f} minutes; the trial took"
@@ -97,7 +99,7 @@ def train(job: worker.Job) -> dict:
         "minutes": minutes,
         "cpu_minutes": (worker.cpu_seconds() - computed) / 60,
         "peak_bytes": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
-        "steps": done * steps,
+        "steps": int(done[-1].stem[-4:]) * steps,
         "planned steps": epochs * steps,
         "ended": ended,
         "seconds of a step": step,

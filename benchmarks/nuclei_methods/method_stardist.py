@@ -104,9 +104,15 @@ def train(job: worker.Job) -> dict:
         epochs=100_000,
         steps_per_epoch=STEPS_PER_EPOCH,
     )
-    model.optimize_thresholds(*found)
+    chosen = True
+    try:
+        with worker.at_most(job.clock.left):
+            model.optimize_thresholds(*found)
+    except worker.TimeIsUpError:  # those that it has by default stay
+        chosen = False
     return {
         "steps": timed.steps,
+        "thresholds chosen": chosen,
         "validation losses": [float(value) for value in history.history["val_loss"]],
         "thresholds": {name: float(value) for name, value in model.thresholds._asdict().items()},
     }

@@ -16,10 +16,12 @@ DATA has an image and its objects in each file: DATA/train/<name>.npz and DATA/v
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import pathlib
 import re
+import signal
 import time
 from collections.abc import Callable, Iterator
 
@@ -95,6 +97,25 @@ def cosine(share: float, peak: float, warmup: float = 0.02) -> float:
     """A learning rate that rises to its peak and falls to 0, after a share 0..1 of the time."""
     falling = peak * 0.5 * (1 + np.cos(np.pi * share))
     return float(falling * min(1.0, share / warmup))
+
+
+class TimeIsUpError(Exception):
+    """What was to be done in a time took longer."""
+
+
+@contextlib.contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raises TimeIsUpError in what takes longer, as soon as Python code runs in it again."""
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeIsUpError
+
+    signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.1))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def peak_memory() -> int:
