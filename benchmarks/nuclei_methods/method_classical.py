@@ -21,13 +21,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "samples" /
 import bowl  # noqa: E402
 
 CHOICES = {
-    "blur": (0.5, 1.0, 2.0),  # pixels
-    "factor": (0.8, 1.0, 1.2),  # of Otsu's threshold
-    "rise": (0.5, 0.75, 1.0, 1.5, 2.5),  # pixels that a maximum of the distance stands out
+    "blur": (0.0, 0.5, 1.0),  # pixels
+    "factor": (0.5, 0.65, 0.8, 1.0),  # of Otsu's threshold
+    "rise": (0.5, 0.75, 1.0, 1.5),  # pixels that a maximum of the distance stands out
     "smallest": (10, 20, 40),  # pixels
 }
-START = {"blur": 1.0, "factor": 1.0, "rise": 1.0, "smallest": 20}
-EVERY = 8  # settings are chosen on each 8th training image
+START = {"blur": 0.5, "factor": 0.8, "rise": 1.0, "smallest": 20}
+EVERY = 12  # settings are chosen on each 12th training image
 
 
 def brightness(image: np.ndarray) -> np.ndarray:
