@@ -53,11 +53,14 @@ def label_image(masks: Iterable[np.ndarray], shape: Sequence[int]) -> np.ndarray
     return labels
 
 
-def scores(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """The image's score at each of `THRESHOLDS`, [10] in 0..1; 1 where there is no object in both.
+def overlaps(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Which nuclei and objects share pixels.
 
     Args:
-        truth, predicted: [H, W] int, see `label_image`; numbers without a pixel are no objects.
+        truth, predicted: [H, W] int, see `label_image`.
+
+    Returns:
+        nuclei, objects, iou: [pairs] numbers in `truth` and `predicted` and their IoU in 0..1.
     """
     if truth.shape != predicted.shape:
         raise ValueError(
@@ -71,8 +74,20 @@ def scores(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     object_area = np.bincount(objects, common, columns)
     both = (nuclei > 0) & (objects > 0)
     union = nucleus_area[nuclei] + object_area[objects] - common
-    iou = common[both] / union[both]
-    count = (nucleus_area[1:] > 0).sum() + (object_area[1:] > 0).sum()
+    return nuclei[both], objects[both], common[both] / union[both]
+
+
+def scores(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    """The image's score at each of `THRESHOLDS`, [10] in 0..1; 1 where there is no object in both.
+
+    Args:
+        truth, predicted: [H, W] int, see `label_image`; numbers without a pixel are no objects.
+    """
+    _, _, iou = overlaps(truth, predicted)
+    count = 0
+    for labels in (truth, predicted):
+        numbers = np.unique(labels)
+        count += int((numbers > 0).sum())
     if not count:
         return np.ones(len(THRESHOLDS))
     # Above an IoU of one half a nucleus and an object can have no second partner: pixels have one
@@ -117,6 +132,18 @@ def evaluate(
         else:
             kind = kinds[image_id]
         rows.append((kind, len(nuclei), of_image))
+    return by_kind(rows)
+
+
+def by_kind(rows: Sequence[tuple[str, int, np.ndarray]]) -> dict[str, dict[str, float]]:
+    """The metric over all images and over those of each kind.
+
+    Args:
+        rows: of each image its kind, the number of its nuclei and its `scores`.
+
+    Returns:
+        see `evaluate`.
+    """
     figures = {"all": _figures(rows)}
     for kind in KINDS:
         of_kind = [row for row in rows if row[0] == kind]
@@ -142,7 +169,7 @@ def _masks(rows: Iterable[dict], size: tuple[int, int]) -> Iterable[np.ndarray]:
         yield masks.decode([row], *size)[..., 0]
 
 
-def _figures(rows: list[tuple[str, int, np.ndarray]]) -> dict[str, float]:
+def _figures(rows: Sequence[tuple[str, int, np.ndarray]]) -> dict[str, float]:
     mean = np.mean([of_image for _, _, of_image in rows], axis=0)
     return {
         "images": len(rows),
