@@ -76,6 +76,7 @@ CASES = {
         lambda: modellib.NormalizeBoxes(1, True),
         lambda b: [boxes(b, 4) * 20, uniform(b, 20, 30, 3)],
     ),
+    "DoubledMap": (lambda: modellib.DoubledMap(), lambda b: uniform(b, 3, 4, 5)),
     "MatchSize": (
         lambda: modellib.MatchSize(),
         lambda b: [uniform(b, 6, 8, 2), uniform(b, 5, 7, 2)],
@@ -194,6 +195,20 @@ def test_layers_under_jax(tmp_path):
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
+
+
+def test_doubled_map_is_keras_upsampling():
+    """Each cell twice in both directions, also of maps whose sides are not known."""
+    import tensorflow as tf
+
+    x = uniform(2, 3, 4, 5)
+    expected = np.asarray(keras.layers.UpSampling2D(2)(x))
+    layer = modellib.DoubledMap()
+    np.testing.assert_array_equal(layer(x), expected)
+    np.testing.assert_array_equal(expected, np.repeat(np.repeat(x, 2, axis=1), 2, axis=2))
+    anything = tf.function(layer, input_signature=[tf.TensorSpec((None, None, None, 5))])
+    np.testing.assert_array_equal(anything(x), expected)
+    assert layer.compute_output_shape((None, None, 4, 5)) == (None, None, 8, 5)
 
 
 # ---- Sampling of RoIs ----------------------------------------------------------------------------

@@ -15,6 +15,35 @@ def random_boxes(*shape):
     return np.concatenate([corners.min(axis=-2), corners.max(axis=-2)], axis=-1)
 
 
+@pytest.mark.parametrize("rest", [(), (2,), (2, 3)], ids=str)
+def test_one_entry_of_each_row(rest):
+    """`pick` against indexing, with its gradient, in a graph that knows no batch."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 5, 4, *rest)).astype("float32")
+    indices = rng.integers(0, 4, (2, 5)).astype("int32")
+    rows = np.arange(5)
+    expected = np.stack([image[rows, index] for image, index in zip(x, indices)])
+
+    signature = [tf.TensorSpec((None, None, 4, *rest)), tf.TensorSpec((None, None), "int32")]
+
+    @tf.function(input_signature=signature)
+    def picked_and_gradient(x, indices):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            picked = ops.pick(x, indices)
+            total = tf.reduce_sum(picked**2)
+        return picked, tape.gradient(total, x)
+
+    picked, gradient = picked_and_gradient(x, indices)
+    np.testing.assert_array_equal(picked, expected)
+    chosen = np.zeros_like(x)
+    for image, index, values in zip(chosen, indices, expected):
+        image[rows, index] = 2 * values
+    np.testing.assert_array_equal(gradient, chosen)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_nms_of_a_public_case(fused):
     """detectron2's three boxes: only the second, the best, stays at .2."""

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
+from keras import ops
 from toy import Rectangles, ToyConfig
 
 from mrcnn import commands, data, files, model as modellib, training
@@ -420,6 +421,64 @@ def test_schedule():
         training.WarmupSchedule.from_config(schedule.get_config()).get_config()
         == schedule.get_config()
     )
+
+
+def after_steps(make):
+    """Three weights after four steps with gradients that are clipped in some, one after the
+    other."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    weights = [keras.Variable(rng.normal(size=shape)) for shape in ((3, 4), (5,), (2, 2, 3))]
+    optimizer = make()
+    optimizer.build(weights)
+
+    @tf.function
+    def step(*gradients):
+        optimizer.apply(list(gradients), weights)
+
+    for scale in (0.1, 3.0, 0.01, 1.0):
+        step(*[ops.convert_to_tensor(rng.normal(size=w.shape) * scale, "float32") for w in weights])
+    return np.concatenate([np.ravel(weight) for weight in weights])
+
+
+@pytest.mark.parametrize(
+    "name, settings",
+    [
+        ("SGD", dict(momentum=0.9)),
+        ("SGD", dict(momentum=0.9, nesterov=True)),
+        ("SGD", dict()),
+        ("Adam", dict()),
+        ("Adam", dict(amsgrad=True)),
+        ("AdamW", dict(weight_decay=0.1, use_ema=True, ema_momentum=0.9)),
+    ],
+    ids=str,
+)
+def test_fused_updates_are_those_of_keras(name, settings):
+    """With clipping, and a learning rate that changes with each step."""
+
+    def make(kind):
+        rate = training.WarmupSchedule(0.1, 2, 4)
+        return lambda: kind(rate, global_clipnorm=1.0, **settings)
+
+    found = after_steps(make(getattr(training, name)))
+    expected = after_steps(make(getattr(keras.optimizers, name)))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(found - after_steps(lambda: keras.optimizers.SGD(0.0))).min() > 0
+
+
+def test_batches_of_a_run_have_a_known_size():
+    """The dataset that `fit` gets: the stream's batches in order, each size known but one that
+    differs between images."""
+    config = ToyConfig(IMAGE_RESIZE_MODE="none", USE_MINI_MASK=False, IMAGES_PER_GPU=1)
+    images = Rectangles(2)
+    images.image_info[1]["shape"] = (64, 128, 3)
+    batches = data.TrainingBatches(images, config, shuffle=False)
+    dataset = training.BatchStream(batches, workers=0).dataset()
+    assert dataset.element_spec[0][0].shape.as_list() == [1, 64, None, 3]
+    assert dataset.element_spec[0][1].shape.as_list() == [1, config.IMAGE_META_SIZE]
+    ids = [int(inputs[1][0, 0]) for (inputs,) in dataset.take(4)]
+    assert ids == [0, 1, 0, 1]
 
 
 # ---- What train is called with -------------------------------------------------------------------
