@@ -37,6 +37,7 @@ from mrcnn.masks import (
     BAD_POLYGON,
     BAD_RUNS,
     NO_SHAPE,
+    LabelMaps,
     SegmentationError,
     decode,
     decode_rle,
@@ -1178,13 +1179,31 @@ class CocoDataset(utils.Dataset):
         info = self.image_info[image_id]
         if "json" not in info:
             return super().load_mask(image_id)
-        annotations = info["annotations"]
-        codes = self._codes(image_id)
-        ids = [
-            self._class_id(info["source"], item) for item, code in zip(annotations, codes) if code
-        ]
-        masks = decode_rle([code for code in codes if code], info["height"], info["width"])
-        return masks, np.array(ids, np.int32)
+        codes, class_ids = self._codes_of_objects(image_id)
+        return decode_rle(codes, info["height"], info["width"]), class_ids
+
+    def load_label_maps(self, image_id: int) -> tuple[LabelMaps, np.ndarray]:
+        """What `load_mask` returns, the masks as `mrcnn.masks.LabelMaps`, which training takes.
+
+        A subclass with a `load_mask` of its own is trained on that, unless it has both.
+        """
+        info = self.image_info[image_id]
+        if "json" not in info:
+            masks, class_ids = super().load_mask(image_id)
+            return LabelMaps.of_masks(masks), class_ids
+        codes, class_ids = self._codes_of_objects(image_id)
+        return LabelMaps.of_rle(codes, info["height"], info["width"]), class_ids
+
+    def _codes_of_objects(self, image_id: int) -> tuple[list[dict], np.ndarray]:
+        """Compressed encodings and class ids [N] int32 of the annotations that have pixels."""
+        info = self.image_info[image_id]
+        codes = []
+        class_ids = []
+        for annotation, code in zip(info["annotations"], self._codes(image_id)):
+            if code:
+                codes.append(code)
+                class_ids.append(self._class_id(info["source"], annotation))
+        return codes, np.array(class_ids, np.int32)
 
     def _codes(self, image_id: int) -> list[dict | None]:
         """The compressed encoding of each annotation's mask; None for one without a pixel."""

@@ -22,6 +22,7 @@ import numpy as np
 
 from mrcnn import boxes as box_math, keypoints, utils
 from mrcnn.config import Config, as_config
+from mrcnn.masks import LabelMaps
 
 # numpy's Generator, its older RandomState, or the module numpy.random.
 Random = Any
@@ -295,11 +296,11 @@ def import_imgaug() -> Any:
 def apply_augmentation(
     augmentation: Any,
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: Any,
     rng: np.random.Generator,
     points: np.ndarray | None = None,
     flip_pairs: Sequence[tuple[int, int]] = (),
-) -> tuple[np.ndarray, ...]:
+) -> tuple[Any, ...]:
     """The one seam to augmentation: image, masks and keypoints in, the same out.
 
     Args:
@@ -307,25 +308,32 @@ def apply_augmentation(
             move image and masks alike, the others leave masks alone), or a function
             f(image, masks) -> (image, masks), with keypoints
             f(image, masks, keypoints) -> (image, masks, keypoints).
-        image: [H, W, C]; masks: [H, W, N] bool.
+        image: [H, W, C]; masks: [H, W, N] bool, or `mrcnn.masks.LabelMaps`, which imgaug's own
+            augmenters move as they are.
         rng: numpy Generator.
         points: keypoints [N, K, (y, x, visibility)] or None.
         flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so
             itself.
 
     Returns:
-        image, masks and, if they were given, keypoints; those that left the image are not visible.
+        image, masks as they were given and, if they were, keypoints; those that left the image are
+        not visible.
 
     Raises:
         ValueError: the result has another size.
     """
     if hasattr(augmentation, "augment_images"):
+        given = masks
+        if not isinstance(masks, LabelMaps) and _moves_labels(augmentation):
+            given = LabelMaps.of_masks(masks)
+        elif isinstance(masks, LabelMaps) and not _moves_labels(augmentation):
+            given = np.asarray(masks)
         new_image, new_masks, new_points = _augment_with_imgaug(
-            augmentation, image, masks, rng, points, flip_pairs
+            augmentation, image, given, rng, points, flip_pairs
         )
     elif callable(augmentation):
         new_image, new_masks, new_points = _augment_with_function(
-            augmentation, image, masks, points
+            augmentation, image, np.asarray(masks), points
         )
     else:
         raise ValueError(
@@ -337,25 +345,73 @@ def apply_augmentation(
             f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
             f"Received: {new_image.shape} and {new_masks.shape}"
         )
+    new_masks = _of_kind(masks, new_masks)
     if points is None:
-        return new_image, new_masks.astype(bool)
+        return new_image, new_masks
     if np.shape(new_points) != points.shape:
         raise ValueError(
             f"Augmentation keeps the shape of keypoints {points.shape}. Received:"
             f" {np.shape(new_points)}"
         )
     visible_points = _hide_outside(np.asarray(new_points), image.shape)
-    return new_image, new_masks.astype(bool), visible_points
+    return new_image, new_masks, visible_points
+
+
+def _of_kind(given: Any, masks: Any) -> Any:
+    """Masks as those that were given: `LabelMaps`, or [H, W, N] bool."""
+    if not isinstance(given, LabelMaps):
+        return np.asarray(masks).astype(bool, copy=False)
+    if isinstance(masks, LabelMaps):
+        return masks
+    return LabelMaps.of_masks(masks)
+
+
+# What of imgaug looks at a segmentation map's values, or mixes them: these get bool maps.
+_LOOK_AT_VALUES = ("AssertLambda", "AssertShape", "KeepSizeByResize", "Lambda")
+# The modules of its other augmenters, which leave maps alone or move their pixels.
+_MOVE_PIXELS = (
+    "arithmetic",
+    "artistic",
+    "blur",
+    "color",
+    "contrast",
+    "convolutional",
+    "edges",
+    "flip",
+    "geometric",
+    "imgcorruptlike",
+    "meta",
+    "pillike",
+    "pooling",
+    "segmentation",
+    "size",
+    "weather",
+)
+
+
+def _moves_labels(augmentation: Any) -> bool:
+    """Whether an imgaug augmenter does to labels what it does to each object's own map.
+
+    Of classes that are not imgaug's it can't be told.
+    """
+    for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
+        kind = type(augmenter)
+        package, _, module = kind.__module__.rpartition(".")
+        if package != "imgaug.augmenters" or module not in _MOVE_PIXELS:
+            return False
+        if kind.__name__ in _LOOK_AT_VALUES:
+            return False
+    return True
 
 
 def _augment_with_imgaug(
     augmentation: Any,
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: Any,
     rng: np.random.Generator,
     points: np.ndarray | None,
     flip_pairs: Sequence[tuple[int, int]],
-) -> tuple[np.ndarray, np.ndarray, Any]:
+) -> tuple[np.ndarray, Any, Any]:
     """Image, masks and keypoints, or None, as a seeded copy of an imgaug augmenter gives them."""
     import_imgaug()
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
@@ -366,7 +422,10 @@ def _augment_with_imgaug(
         warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
         given = {"image": image}
         if masks.shape[-1]:
-            given["segmentation_maps"] = SegmentationMapsOnImage(masks, image.shape)
+            maps = masks
+            if isinstance(masks, LabelMaps):
+                maps = masks.maps.transpose(1, 2, 0).astype(np.int32)
+            given["segmentation_maps"] = SegmentationMapsOnImage(maps, image.shape)
         if points is not None:
             given["keypoints"] = _imgaug_points(points, image.shape)
         results = augmenter(**given)
@@ -375,7 +434,11 @@ def _augment_with_imgaug(
         augmented = dict(zip(given, results))
     new_masks = masks
     if masks.shape[-1]:
-        new_masks = augmented["segmentation_maps"].arr > 0
+        new_maps = augmented["segmentation_maps"].arr
+        new_masks = new_maps > 0
+        if isinstance(masks, LabelMaps):
+            labels = new_maps.transpose(2, 0, 1).astype(masks.maps.dtype, order="C")
+            new_masks = masks.with_maps(labels)
     new_points = None
     if points is not None:
         new_points = _points_of_imgaug(augmented["keypoints"], points, flip_pairs)
@@ -474,12 +537,12 @@ def _load(
     dataset: utils.Dataset,
     config: Config,
     image_id: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, LabelMaps, np.ndarray, np.ndarray | None]:
     """What a dataset has of one image, checked.
 
     Returns:
-        image [H, W, C], masks [H, W, N] bool, class_ids [N] int32, keypoints [N, K, 3] float or
-        None without USE_KEYPOINTS.
+        image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float or None
+        without USE_KEYPOINTS.
     """
     _check_prepared(dataset)
     count = len(dataset.image_info)
@@ -503,18 +566,25 @@ def _load(
 
 def _load_masks(
     dataset: utils.Dataset, image_id: int, image_shape: Sequence[int], where: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks [H, W, N] bool, in the image's size, and class ids [N], numbers, of `load_mask`."""
+) -> tuple[LabelMaps, np.ndarray]:
+    """Masks in the image's size and class ids [N], numbers, that a dataset has of an image."""
+    load: Any = dataset.load_mask
+    if _has_label_maps(dataset):
+        load = dataset.load_label_maps  # type: ignore[attr-defined]
     try:
-        loaded = dataset.load_mask(image_id)
+        loaded = load(image_id)
     except Exception as error:
         _raise_unreadable(f"the masks of {where}", error)
     if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
         raise DatasetError(
-            "load_mask returns masks [height, width, objects] and class ids [objects]. "
+            f"{load.__name__} returns masks [height, width, objects] and class ids [objects]. "
             f"Received: {_described(loaded)} for {where}"
         )
-    masks = _checked_masks(dataset, loaded[0], image_shape, where)
+    masks = loaded[0]
+    if isinstance(masks, LabelMaps):
+        _check_shape_of_masks(masks.shape, image_shape, where)
+    else:
+        masks = LabelMaps.of_masks(_checked_masks(dataset, masks, image_shape, where))
     class_ids = _as_array(loaded[1], "class ids", where)
     if class_ids.size == 0 or (class_ids.ndim == 0 and class_ids.item() is None):
         class_ids = np.zeros(0, np.int32)
@@ -525,6 +595,21 @@ def _load_masks(
             f"class ids for {where}"
         )
     return masks, class_ids
+
+
+def _has_label_maps(dataset: utils.Dataset) -> bool:
+    """Whether `load_label_maps` of a dataset says the same as its `load_mask`.
+
+    A subclass, or an instance, that has another `load_mask` alone has not changed the former.
+    """
+    if "load_mask" in vars(dataset):
+        return False
+    for kind in type(dataset).__mro__:
+        if "load_label_maps" in vars(kind):
+            return True
+        if "load_mask" in vars(kind):
+            return False
+    return False
 
 
 def _described(value: Any) -> str:
@@ -555,25 +640,32 @@ def _checked_masks(
     height, width = image_shape[:2]
     if masks.size == 0 and (masks.ndim != 3 or masks.shape[2] == 0):
         return np.zeros((height, width, 0), bool)
-    if masks.ndim != 3 or masks.shape[:2] != (height, width):
-        hint = ""
-        if masks.ndim == 3 and masks.shape[1:] == (height, width):
-            hint = "; the objects come last: np.stack(masks, axis=-1) or np.moveaxis(masks, 0, -1)"
-        elif masks.ndim == 3 and masks.shape[:2] == (width, height):
-            hint = f"; height and width are swapped. {utils.TURNED_HINT}"
-        elif masks.shape == (height, width):
-            hint = "; a single mask is masks[..., None]"
-        elif masks.ndim == 1:
-            hint = "; load_mask returns the masks first, then the class ids"
-        raise DatasetError(
-            f"masks are [height, width, objects] with the image's {(height, width)}. "
-            f"Received: {masks.shape} for {where}{hint}"
-        )
+    _check_shape_of_masks(masks.shape, image_shape, where)
     if masks.dtype.kind not in "buif":
         raise DatasetError(f"masks are bool or 0 and 1. Received: {masks.dtype} for {where}")
     if masks.dtype.kind == "f":
         _check_float_masks(dataset, masks, where)
     return masks.astype(bool, copy=False)
+
+
+def _check_shape_of_masks(shape: tuple[int, ...], image_shape: Sequence[int], where: str) -> None:
+    """An error for masks of another shape than [H, W, N] with the image's H and W."""
+    height, width = image_shape[:2]
+    if len(shape) == 3 and shape[:2] == (height, width):
+        return
+    hint = ""
+    if len(shape) == 3 and shape[1:] == (height, width):
+        hint = "; the objects come last: np.stack(masks, axis=-1) or np.moveaxis(masks, 0, -1)"
+    elif len(shape) == 3 and shape[:2] == (width, height):
+        hint = f"; height and width are swapped. {utils.TURNED_HINT}"
+    elif shape == (height, width):
+        hint = "; a single mask is masks[..., None]"
+    elif len(shape) == 1:
+        hint = "; load_mask returns the masks first, then the class ids"
+    raise DatasetError(
+        f"masks are [height, width, objects] with the image's {(height, width)}. "
+        f"Received: {shape} for {where}{hint}"
+    )
 
 
 # Datasets that were warned of: what one mask is, the others are.
@@ -663,16 +755,16 @@ def _load_keypoints(
 
 def _mirror(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: LabelMaps,
     points: np.ndarray | None,
     config: Config,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """image, masks [H, W, N] and keypoints [N, K, 3] or None of the mirror image."""
+) -> tuple[np.ndarray, LabelMaps, np.ndarray | None]:
+    """image, masks and keypoints [N, K, 3] or None of the mirror image."""
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
     mirrored_image = np.ascontiguousarray(image[:, ::-1])
-    mirrored_masks = np.ascontiguousarray(masks[:, ::-1])
-    return mirrored_image, mirrored_masks, points
+    mirrored_masks = np.ascontiguousarray(masks.maps[:, :, ::-1])
+    return mirrored_image, masks.with_maps(mirrored_masks), points
 
 
 def load_image_gt(
@@ -738,7 +830,7 @@ def load_image_gt(
         points = None
         if rest:
             points = rest[0]
-    boxes = utils.extract_bboxes(masks)
+    boxes = masks.boxes()
     has_pixels = boxes[:, 2] > 0
     if not has_pixels.all():
         masks = masks[..., has_pixels]
@@ -747,12 +839,14 @@ def load_image_gt(
         if points is not None:
             points = points[has_pixels]
     if use_mini_mask:
-        masks = _mini_masks(boxes, masks, config)
+        arrays = utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
+    else:
+        arrays = np.asarray(masks)
     active = _active_classes(dataset, image_id)
     meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
     if points is None:
-        return image, meta, class_ids, boxes, masks
-    return image, meta, class_ids, boxes, masks, points
+        return image, meta, class_ids, boxes, arrays
+    return image, meta, class_ids, boxes, arrays, points
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
@@ -769,14 +863,11 @@ def _coin(rng: np.random.Generator | None) -> bool:
     return bool(rng.integers(2))
 
 
-def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
-    """A warning, at the caller of `load_image_gt`, of masks [H, W, N] without a pixel."""
-    if not masks.shape[2]:
-        return
-    has_pixels = np.bitwise_or.reduce(masks, axis=0).any(axis=0)
-    if not has_pixels.all():
+def _warn_of_empty_masks(masks: LabelMaps, where: str) -> None:
+    """A warning, at the caller of `load_image_gt`, of masks without a pixel."""
+    if not masks.has_pixels.all():
         warnings.warn(
-            f"objects {np.flatnonzero(~has_pixels).tolist()} of {where} have an empty mask"
+            f"objects {np.flatnonzero(~masks.has_pixels).tolist()} of {where} have an empty mask"
             " and are left out",
             stacklevel=3,
         )
@@ -784,12 +875,12 @@ def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
 
 def _resize(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: LabelMaps,
     points: np.ndarray | None,
     config: Config,
     min_dim: int,
     rng: np.random.Generator | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any, float]:
+) -> tuple[np.ndarray, LabelMaps, np.ndarray | None, Any, float]:
     """Image, masks and keypoints or None in the size of a molded image; the window and scale."""
     image, window, scale, padding, crop = utils.resize_image(
         image,
@@ -800,10 +891,7 @@ def _resize(
         rng=rng,
         exact=config.FLOAT_RESIZE,
     )
-    if masks.shape[2]:
-        masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
-    else:
-        masks = np.zeros((*image.shape[:2], 0), bool)
+    masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
     if points is not None:
         # The corner of the scaled image that is now the origin.
         if crop is not None:
@@ -815,17 +903,6 @@ def _resize(
         points = np.concatenate([places, visibility], axis=-1)
         points = _hide_outside(points, image.shape)
     return image, masks, points, window, scale
-
-
-def _mini_masks(
-    boxes: np.ndarray,
-    masks: np.ndarray,
-    config: Config,
-) -> np.ndarray:
-    """Masks cut to their boxes, [*MINI_MASK_SHAPE, N] bool."""
-    if masks.shape[2]:
-        return utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
-    return np.zeros((*config.MINI_MASK_SHAPE, 0), bool)
 
 
 def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
@@ -1379,9 +1456,9 @@ class TrainingBatches:
                 raise DatasetError(_nothing_to_learn(self.dataset, len(seen)))
 
 
-def _has_objects(masks: np.ndarray, class_ids: np.ndarray) -> bool:
-    """Whether an image's masks [H, W, N] hold an object, one that has pixels and is no crowd."""
-    return bool(masks[..., class_ids > 0].any())
+def _has_objects(masks: LabelMaps, class_ids: np.ndarray) -> bool:
+    """Whether an image's masks hold an object, one that has pixels and is no crowd."""
+    return bool(masks.has_pixels[class_ids > 0].any())
 
 
 def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:
