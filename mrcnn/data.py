@@ -985,33 +985,50 @@ def _match_anchors(
 ) -> np.ndarray:
     """[A] int32, 1 for all positive anchors, -1 for all negative ones, 0 for the others."""
     match = np.full(blocks.area.size, -1, np.int32)
-    for box in crowds:
-        rows, iou = _anchors_near(blocks, box, 0)
-        match[rows[iou >= config.CROWD_IOU]] = 0
-    positive = []
-    for box in objects:
-        rows, iou = _anchors_near(blocks, box, config.RPN_NEGATIVE_IOU)
-        best_iou = iou.max(initial=0)
-        if best_iou < config.RPN_NEGATIVE_IOU:  # then its best anchor may be any
-            rows, iou = _anchors_near(blocks, box, 0)
-            best_iou = iou.max(initial=0)
-        match[rows[iou >= config.RPN_NEGATIVE_IOU]] = 0
-        if best_iou > 0:
-            positive.append(rows[iou >= min(best_iou, config.RPN_POSITIVE_IOU)])
-    if positive:
-        match[np.concatenate(positive)] = 1
+    for _, near, iou in blocks.overlaps(crowds):
+        match[_anchors_where(near, iou >= config.CROWD_IOU)] = 0
+    best, neutral, positive = _fitting_anchors(blocks, objects, config.RPN_NEGATIVE_IOU, config)
+    # The best anchor of an object that none fits so well may be any.
+    rest = objects[best < config.RPN_NEGATIVE_IOU]
+    _, _, ill_fitting = _fitting_anchors(blocks, rest, 0, config)
+    match[neutral] = 0
+    match[positive] = 1
+    match[ill_fitting] = 1
     return match[: blocks.count]
 
 
-def _anchors_near(
+def _fitting_anchors(
     blocks: utils.BoxBlocks,
-    box: np.ndarray,
+    objects: np.ndarray,
     least_iou: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers [M] of the anchors that may have this IoU with a box, and the IoU [M] they have."""
-    ((near, iou),) = blocks.overlaps(box[None], least_iou)
-    rows = near[:, None] * blocks.SIZE + np.arange(blocks.SIZE)
-    return rows.ravel(), iou.ravel()
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Anchors that are not negative because of objects [N, 4].
+
+    Args:
+        least_iou: objects without an anchor of this IoU have no positive one here.
+
+    Returns:
+        best: [N] IoU of the best anchor of each object; or less, where it is below `least_iou`.
+        neutral, positive: numbers of anchors of at least RPN_NEGATIVE_IOU, and of positive ones.
+    """
+    best = np.zeros(len(objects))
+    neutral = [np.zeros(0, np.int64)]
+    positive = [np.zeros(0, np.int64)]
+    for numbers, near, iou in blocks.overlaps(objects, least_iou):
+        np.maximum.at(best, numbers, iou.max(axis=1))
+        best_iou = best[numbers]
+        enough = np.minimum(best_iou, config.RPN_POSITIVE_IOU)
+        enough[(best_iou == 0) | (best_iou < least_iou)] = np.inf
+        neutral.append(_anchors_where(near, iou >= config.RPN_NEGATIVE_IOU))
+        positive.append(_anchors_where(near, iou >= enough[:, None]))
+    return best, np.concatenate(neutral), np.concatenate(positive)
+
+
+def _anchors_where(blocks: np.ndarray, fits: np.ndarray) -> np.ndarray:
+    """Numbers of the anchors in blocks [P] that `fits` [P, SIZE] marks."""
+    pairs, places = np.nonzero(fits)
+    return blocks[pairs] * utils.BoxBlocks.SIZE + places
 
 
 def _keep_some(

@@ -99,7 +99,7 @@ def _padded_neighbours(
 
 def minimize_mask(
     bbox: np.ndarray,
-    mask: np.ndarray,
+    mask: Any,
     mini_shape: Sequence[int],
 ) -> np.ndarray:
     """Masks cut to their boxes and resized to one small shape, to save memory in training.
@@ -629,9 +629,18 @@ class LabelMaps:
         return cls(*_drawn_apart(areas, tuple(image_shape[:2]), draw))
 
     @classmethod
-    def of_rle(cls, codes: Sequence[dict], height: int, width: int) -> "LabelMaps":
-        """Those of compressed encodings, whose runs add up to the image's pixels."""
-        runs = [decompressed(code["counts"]) for code in codes]
+    def of_rle(cls, codes: Sequence[dict | None], height: int, width: int) -> "LabelMaps":
+        """Those of compressed encodings, whose runs add up to the image's pixels.
+
+        Args:
+            codes: None stands for a mask without a pixel.
+        """
+        runs = []
+        for code in codes:
+            if code is None:
+                runs.append([height * width])
+            else:
+                runs.append(decompressed(code["counts"]))
 
         def draw(canvas: np.ndarray, k: int) -> None:
             pixels = canvas.reshape(-1)

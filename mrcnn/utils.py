@@ -401,6 +401,35 @@ def read_image(
         raise ValueError(_unreadable(path, error)) from error
 
 
+def read_mask(path: str | os.PathLike) -> np.ndarray:
+    """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
+
+    Of gray files of 8 bits, as masks are, no RGB is made.
+
+    Raises:
+        OSError, ValueError: as of `read_image`.
+    """
+    try:
+        _check_is_file(path)
+        gray = _with_pillow(path, _gray_values)
+    except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError):
+        gray = None  # `read_image` may know a way, or says what is wrong
+    if gray is not None:
+        return gray != 0
+    red, green, blue = np.moveaxis(read_image(path), -1, 0)
+    return (red | green | blue) != 0
+
+
+def _gray_values(image, path):
+    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned; None for another."""
+    if image.mode not in ("L", "1") or image.format == "TIFF":
+        return None
+    image.load()
+    if _orientation(image, path) != 1:
+        return None
+    return np.asarray(image)
+
+
 def _unreadable(path, error):
     """What an image that can't be read is said to be; Pillow and others seldom name the file."""
     text = str(error) or type(error).__name__
@@ -861,16 +890,13 @@ _PREPARED = "is there after prepare(): call it after the last add_class or add_i
 _CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
-class _Kept:
-    """What was read from files, kept in memory as long as the files are the same.
+class _KeptValues:
+    """What was read or made, kept in memory as long as what it was made from is the same.
 
-    It is kept from its second reading on, so that what is read once takes no memory, and until a
+    It is kept from its second time on, so that what is asked for once takes no memory, and until a
     bound is reached: what comes once in each pass over a dataset would be dropped just before it is
     asked for again if it made room for others.
     """
-
-    # A file that was written so shortly before may be written again without a new time.
-    YOUNG_SECONDS = 2
 
     def __init__(self):
         self._entries: dict[Any, tuple[Any, Any]] = {}
@@ -878,7 +904,10 @@ class _Kept:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return _Kept, ()  # a copy of a dataset, and one in another process, begins with nothing
+        return (
+            _KeptValues,
+            (),
+        )  # a copy of a dataset, or one in another process, begins with nothing
 
     def get(self, key: Any, stamp: Any) -> Any:
         """What is kept under a key, if it was put there with an equal stamp; otherwise None."""
@@ -893,18 +922,22 @@ class _Kept:
             known, old = self._entries.get(key, (None, None))
             if old is not None:
                 self._bytes -= old.nbytes
-            if known != stamp or self._bytes + value.nbytes > limit:
-                value = None
-            self._entries[key] = (stamp, value)
-            if value is not None:
+            kept = None
+            if known == stamp and self._bytes + value.nbytes <= limit:
+                kept = value
                 self._bytes += value.nbytes
+            self._entries[key] = (stamp, kept)
+
+
+# A file that was written so shortly before may be written again without a new time.
+_YOUNG_SECONDS = 2
 
 
 def _stamp(path):
     """What changes when a file is written: inode, size and times; None for one just written."""
     status = os.stat(path)
     written = max(status.st_mtime_ns, status.st_ctime_ns)
-    if time.time_ns() - written < _Kept.YOUNG_SECONDS * 10**9:
+    if time.time_ns() - written < _YOUNG_SECONDS * 10**9:
         return None
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -938,8 +971,8 @@ class Dataset:
         value_range: (darkest, brightest) value of image files of more than 8 bits, such as (0,
             4095) for a camera of 12 bits; None: each image by the rule of
             `mrcnn.utils.value_range`. `add_image(..., value_range=)` gives that of one image.
-        cache_megabytes: memory for images that were read twice and whose files have not changed;
-            0 for none.
+        cache_megabytes: memory for images and masks that were read twice and whose files have not
+            changed since, see `cached_read`; 0 for none.
     """
 
     value_range: tuple[float, float] | None = None
@@ -1155,36 +1188,46 @@ class Dataset:
         try:
             if not isinstance(path, (str, os.PathLike)):
                 return read()
-            how = f"{size} {limits}"
-            return self._kept(("image", os.fspath(path)), [path], how, read).copy()
+            key = ("image", os.fspath(path), f"{size} {limits}")
+            return self.cached_read(key, [path], read).copy()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"Image {image_id}: no file {path}") from error
         except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
 
-    def _kept(self, key: Any, paths: Sequence, how: Any, read: Callable[[], Any]) -> Any:
-        """What a function reads from files, or what it read before if they are still the same.
+    def cached_read(self, key: Any, paths: Sequence, read: Callable[[], Any]) -> Any:
+        """What a function reads from files, or what it read before if these are still the same.
 
         Args:
-            key: what it is called.
-            paths: the files.
-            how: what else the result depends on, to be compared.
-            read: returns something with `nbytes`. Nobody may edit it.
+            key, read: as of `cached_value`.
+            paths: the files that it is read from.
 
         Raises:
             OSError: there is no such file. What `read` raises.
         """
-        if self.cache_megabytes <= 0:
-            return read()
         stamps = [_stamp(path) for path in paths]
         if None in stamps:
             return read()
-        kept = self.__dict__.setdefault("_kept_files", _Kept())
-        stamp = (how, stamps)
+        return self.cached_value(key, stamps, read)
+
+    def cached_value(self, key: Any, stamp: Any, make: Callable[[], Any]) -> Any:
+        """What a function makes, or what it made before from the same.
+
+        It is kept in memory from the second time on, while there is room (`cache_megabytes`).
+
+        Args:
+            key: hashable; what is made.
+            stamp: all that it is made from, compared with what it was.
+            make: returns something with `nbytes`, which nobody may edit.
+        """
+        limit = self.cache_megabytes * 2**20
+        if limit <= 0:
+            return make()
+        kept = self.__dict__.setdefault("_kept_values", _KeptValues())
         value = kept.get(key, stamp)
         if value is None:
-            value = read()
-            kept.put(key, stamp, value, self.cache_megabytes * 2**20)
+            value = make()
+            kept.put(key, stamp, value, limit)
         return value
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
@@ -1519,12 +1562,12 @@ def _draw(rng, most):
 
 
 def resize_mask(
-    mask: np.ndarray,
+    mask: Any,
     scale: float,
     padding: Sequence,
     crop: Sequence[int] | None = None,
     exact: bool = False,
-) -> np.ndarray:
+) -> Any:
     """Does to masks what `resize_image` did to their image; nearest neighbour.
 
     Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks
