@@ -741,19 +741,23 @@ def _drawn_apart(
     waiting = np.flatnonzero(pixels)
     while waiting.size:
         canvas = np.zeros(shape, label_of.dtype)
-        for k in waiting.tolist():
+        # More than fills the map can't lie in it.
+        fits = np.count_nonzero(np.cumsum(pixels[waiting]) <= canvas.size)
+        drawn = waiting[: max(fits, 1)]
+        for k in drawn.tolist():
             draw(canvas, k)
-        is_whole = np.ones(waiting.size, bool)
-        if np.count_nonzero(canvas) < pixels[waiting].sum():
+        whole = drawn
+        if np.count_nonzero(canvas) < pixels[drawn].sum():
             left = np.bincount(canvas.ravel(), minlength=count + 1)[1:]
-            is_whole = left[waiting] == pixels[waiting]
+            is_whole = left[drawn] == pixels[drawn]
             is_whole[-1] = True  # nothing was drawn over it
+            whole = drawn[is_whole]
             kept = np.zeros(count + 1, label_of.dtype)
-            kept[labels[waiting[is_whole]]] = labels[waiting[is_whole]]
+            kept[labels[whole]] = labels[whole]
             canvas = kept[canvas]
-        map_of[waiting[is_whole]] = len(maps)
+        map_of[whole] = len(maps)
         maps.append(canvas)
-        waiting = waiting[~is_whole]
+        waiting = waiting[map_of[waiting] < 0]
     if not maps:
         return np.zeros((0, *shape), label_of.dtype), map_of, label_of
     return np.stack(maps), map_of, label_of
