@@ -30,6 +30,7 @@ import numpy as np
 
 from mrcnn import keypoints as joints
 from mrcnn.boxes import extract_bboxes
+from mrcnn.masks import LabelMaps
 
 # A function f(image, masks) or one that takes more of what `call` offers.
 Augmentation = Callable[..., tuple]
@@ -544,20 +545,20 @@ class Placed(NamedTuple):
 
     Attributes:
         image: [height, width, C].
-        masks: [height, width, N] bool; those of objects outside have no pixel.
+        masks: [height, width, N] bool, or `LabelMaps`; those of objects outside have no pixel.
         points: keypoints [N, K, 3], zero if not labelled or outside; None without.
         window: (y1, x1, y2, x2) of the old image in the new one, pixels.
     """
 
     image: np.ndarray
-    masks: np.ndarray
+    masks: Any
     points: np.ndarray | None
     window: tuple[int, int, int, int]
 
 
 def place(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: Any,
     shape: Sequence[int],
     rng: np.random.Generator,
     scale: float = 1.0,
@@ -572,7 +573,7 @@ def place(
     where the image does. Only what is shown is computed. At scale 1 pixels are copied.
 
     Args:
-        image: [H, W, C]; masks: [H, W, N].
+        image: [H, W, C]; masks: [H, W, N], or `mrcnn.masks.LabelMaps`, which come back as such.
         shape: (height, width) of the result; more numbers are not used.
         points: keypoints [N, K, 3] or None.
         fill: value of the padding, a number or one for each channel.
@@ -590,7 +591,11 @@ def place(
     new_image = np.empty((shape[0], shape[1], *image.shape[2:]), image.dtype)
     new_image[...] = _as_dtype(np.asarray(fill), image.dtype)
     new_image[inside] = _as_dtype(_sampled(_sampled(image, 0, rows), 1, columns), image.dtype)
-    new_masks = _nearest_masks(masks, rows, columns, shape)
+    new_masks: Any
+    if isinstance(masks, LabelMaps):
+        new_masks = masks.with_maps(_nearest_labels(masks.maps, rows, columns, shape))
+    else:
+        new_masks = _nearest_masks(masks, rows, columns, shape)
     if points is not None:
         points = _moved_points(points, rows, columns, shape)
     return Placed(new_image, new_masks, points, window)
@@ -648,6 +653,21 @@ def _sampled(image: np.ndarray, number: int, axis: _Axis) -> np.ndarray:
     return second
 
 
+def _nearest(axis: _Axis) -> np.ndarray:
+    """The pixels of the old image that are nearest to the positions of one axis, rising."""
+    return np.floor(axis.positions + 0.5).astype(np.int64)
+
+
+def _nearest_labels(
+    maps: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
+) -> np.ndarray:
+    """Maps [K, H, W] read at the nearest pixels, 0 outside of them: [K, height, width]."""
+    out = np.zeros((len(maps), shape[0], shape[1]), maps.dtype)
+    inside = out[:, rows.start : rows.end, columns.start : columns.end]
+    inside[...] = maps[:, _nearest(rows)[:, None], _nearest(columns)]
+    return out
+
+
 def _nearest_masks(
     masks: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
 ) -> np.ndarray:
@@ -657,8 +677,8 @@ def _nearest_masks(
     """
     count = masks.shape[2]
     out = np.zeros((count, shape[0], shape[1]), bool)
-    y = np.floor(rows.positions + 0.5).astype(np.int64)
-    x = np.floor(columns.positions + 0.5).astype(np.int64)
+    y = _nearest(rows)
+    x = _nearest(columns)
     for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks)):
         top, bottom = np.searchsorted(y, (y1, y2))
         left, right = np.searchsorted(x, (x1, x2))

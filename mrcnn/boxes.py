@@ -176,8 +176,8 @@ def compute_overlaps(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
     blocks = BoxBlocks(boxes1)
     # A row for each of boxes2: only where boxes meet is memory touched at all.
     overlaps = np.zeros((len(boxes2), *blocks.area.shape))
-    for row, (near, values) in zip(overlaps, blocks.overlaps(boxes2)):
-        row[near] = values
+    for numbers, near, values in blocks.overlaps(boxes2):
+        overlaps[numbers, near] = values
     return overlaps.reshape(len(boxes2), -1)[:, : len(boxes1)].T
 
 
@@ -193,6 +193,9 @@ class BoxBlocks:
     """
 
     SIZE = 64
+    # What is computed at once stays in the processor's cache.
+    BOXES_AT_ONCE = 64
+    PAIRS_AT_ONCE = 512
 
     def __init__(self, boxes: np.ndarray):
         boxes = exact(boxes)
@@ -211,23 +214,44 @@ class BoxBlocks:
 
     def overlaps(
         self, boxes: np.ndarray, least: float = 0.0
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each box of [M, 4] the blocks [K] that may overlap it and their IoU [K, SIZE].
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """The IoU of boxes [M, 4] and the blocks that may overlap them, some boxes at a time.
 
         Args:
             least: blocks whose boxes are too large or too small to reach this IoU are left out.
+
+        Yields:
+            numbers [P] of boxes, rising, blocks [P] and IoU [P, SIZE]; all P of a box at once.
         """
+        boxes = exact(boxes)
+        for start in range(0, len(boxes), self.BOXES_AT_ONCE):
+            part = boxes[start : start + self.BOXES_AT_ONCE]
+            numbers, blocks = np.nonzero(self._near(part, least))
+            ends = np.cumsum(np.bincount(numbers, minlength=len(part)))
+            done = 0
+            while done < len(numbers):
+                # Whole boxes, as many as go in, or one that alone has more.
+                end = ends[np.searchsorted(ends, done + self.PAIRS_AT_ONCE, "right") - 1]
+                if end <= done:
+                    end = ends[np.searchsorted(ends, done, "right")]
+                box = part[numbers[done:end]].T[:, :, None]  # [4, P, 1]
+                near = blocks[done:end]
+                common = intersection(self._edges[:, near], box)
+                values = iou(common, self.area[near], area(box.T).T)
+                yield start + numbers[done:end], near, values
+                done = end
+
+    def _near(self, boxes: np.ndarray, least: float) -> np.ndarray:
+        """[M, blocks] bool: which blocks boxes [M, 4] may overlap by an IoU."""
         top, left, bottom, right = self._bounds
-        for box in exact(boxes):
-            box_area = area(box)
-            near = (top < box[2]) & (bottom > box[0]) & (left < box[3]) & (right > box[1])
-            if least:  # an IoU is at most the smaller area over the larger
-                smaller = np.minimum(self._largest, box_area)
-                larger = np.maximum(self._smallest, box_area)
-                near &= smaller >= least * (1 - 1e-9) * larger
-            near = np.flatnonzero(near)
-            common = intersection(self._edges[:, near], box)
-            yield near, iou(common, self.area[near], box_area)
+        y1, x1, y2, x2 = boxes.T[:, :, None]
+        near = (top < y2) & (bottom > y1) & (left < x2) & (right > x1)
+        if least:  # an IoU is at most the smaller area over the larger
+            areas = area(boxes)[:, None]
+            smaller = np.minimum(self._largest, areas)
+            larger = np.maximum(self._smallest, areas)
+            near &= smaller >= least * (1 - 1e-9) * larger
+        return near
 
 
 def non_max_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:

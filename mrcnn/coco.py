@@ -26,7 +26,7 @@ import time
 import urllib.parse
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from mrcnn.masks import (
     BAD_POLYGON,
     BAD_RUNS,
     NO_SHAPE,
+    LabelMaps,
     SegmentationError,
     decode,
     decode_rle,
@@ -1178,13 +1179,38 @@ class CocoDataset(utils.Dataset):
         info = self.image_info[image_id]
         if "json" not in info:
             return super().load_mask(image_id)
-        annotations = info["annotations"]
         codes = self._codes(image_id)
-        ids = [
-            self._class_id(info["source"], item) for item, code in zip(annotations, codes) if code
-        ]
+        has_pixels = [code is not None for code in codes]
         masks = decode_rle([code for code in codes if code], info["height"], info["width"])
-        return masks, np.array(ids, np.int32)
+        return masks, self._class_ids(image_id, has_pixels)
+
+    def load_label_maps(self, image_id: int) -> tuple[LabelMaps, np.ndarray]:
+        """What `load_mask` returns, the masks as `mrcnn.masks.LabelMaps`, which training takes.
+
+        A subclass with a `load_mask` of its own is trained on that, unless it has both.
+        """
+        info = self.image_info[image_id]
+        if "json" not in info:
+            masks, class_ids = super().load_mask(image_id)
+            return LabelMaps.of_masks(masks), class_ids
+        height = info["height"]
+        width = info["width"]
+
+        def draw() -> LabelMaps:
+            return LabelMaps.of_rle(self._codes(image_id), height, width)
+
+        texts = _compressed(info["annotations"])
+        if texts is None:
+            maps = draw()
+        else:
+            maps = self.cached_value(("masks", image_id), (height, width, texts), draw)
+        return maps[..., maps.has_pixels], self._class_ids(image_id, maps.has_pixels)
+
+    def _class_ids(self, image_id: int, has_pixels: Sequence[bool] | np.ndarray) -> np.ndarray:
+        """Class ids [N] int32 of an image's annotations that have pixels."""
+        info = self.image_info[image_id]
+        objects = itertools.compress(info["annotations"], has_pixels)
+        return np.array([self._class_id(info["source"], item) for item in objects], np.int32)
 
     def _codes(self, image_id: int) -> list[dict | None]:
         """The compressed encoding of each annotation's mask; None for one without a pixel."""
@@ -1258,6 +1284,17 @@ class CocoDataset(utils.Dataset):
     def annToMask(self, ann: dict, height: int, width: int) -> np.ndarray:
         """An annotation's mask, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
         return decode([ann], height, width)[..., 0].view(np.uint8)
+
+
+def _compressed(annotations: list[dict]) -> list | None:
+    """All that run lengths of an image say, where each is compressed text; None for others."""
+    texts: list[Any] = []
+    for annotation in annotations:
+        shape = annotation.get("segmentation")
+        if not isinstance(shape, dict) or not isinstance(shape.get("counts"), str):
+            return None
+        texts += [shape["counts"], repr(shape.get("size"))]
+    return texts
 
 
 def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from mrcnn import augmentation as augmenting, boxes as box_math, keypoints, utils
 from mrcnn.config import Config, as_config
+from mrcnn.masks import LabelMaps
 
 # numpy's Generator, its older RandomState, or the module numpy.random.
 Random = Any
@@ -295,11 +296,11 @@ def import_imgaug() -> Any:
 def apply_augmentation(
     augmentation: Any,
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: Any,
     rng: np.random.Generator,
     points: np.ndarray | None = None,
     flip_pairs: Sequence[tuple[int, int]] = (),
-) -> tuple[np.ndarray, ...]:
+) -> tuple[Any, ...]:
     """The one seam to augmentation: image, masks and keypoints in, the same out.
 
     Args:
@@ -308,25 +309,32 @@ def apply_augmentation(
             `mrcnn.augmentation`, or any function f(image, masks) -> (image, masks), with keypoints
             f(image, masks, keypoints) -> (image, masks, keypoints). One with a parameter named
             `rng` gets `rng` by that name (`mrcnn.augmentation.call`).
-        image: [H, W, C]; masks: [H, W, N] bool.
+        image: [H, W, C]; masks: [H, W, N] bool, or `mrcnn.masks.LabelMaps`, which imgaug's own
+            augmenters move as they are.
         rng: numpy Generator.
         points: keypoints [N, K, (y, x, visibility)] or None.
         flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so
             itself.
 
     Returns:
-        image, masks and, if they were given, keypoints; those that left the image are not visible.
+        image, masks as they were given and, if they were, keypoints; those that left the image are
+        not visible.
 
     Raises:
         ValueError: the result has another size.
     """
     if hasattr(augmentation, "augment_images"):
+        given = masks
+        if not isinstance(masks, LabelMaps) and _moves_labels(augmentation):
+            given = LabelMaps.of_masks(masks)
+        elif isinstance(masks, LabelMaps) and not _moves_labels(augmentation):
+            given = np.asarray(masks)
         new_image, new_masks, new_points = _augment_with_imgaug(
-            augmentation, image, masks, rng, points, flip_pairs
+            augmentation, image, given, rng, points, flip_pairs
         )
     elif callable(augmentation):
         new_image, new_masks, new_points = augmenting.call(
-            augmentation, image, masks, points, rng=rng, flip_pairs=flip_pairs
+            augmentation, image, np.asarray(masks), points, rng=rng, flip_pairs=flip_pairs
         )
     else:
         raise ValueError(
@@ -339,25 +347,73 @@ def apply_augmentation(
             f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
             f"Received: {new_image.shape} and {new_masks.shape}"
         )
+    new_masks = _of_kind(masks, new_masks)
     if points is None:
-        return new_image, new_masks.astype(bool)
+        return new_image, new_masks
     if np.shape(new_points) != points.shape:
         raise ValueError(
             f"Augmentation keeps the shape of keypoints {points.shape}. Received:"
             f" {np.shape(new_points)}"
         )
     visible_points = keypoints.hide_outside(np.asarray(new_points), image.shape)
-    return new_image, new_masks.astype(bool), visible_points
+    return new_image, new_masks, visible_points
+
+
+def _of_kind(given: Any, masks: Any) -> Any:
+    """Masks as those that were given: `LabelMaps`, or [H, W, N] bool."""
+    if not isinstance(given, LabelMaps):
+        return np.asarray(masks).astype(bool, copy=False)
+    if isinstance(masks, LabelMaps):
+        return masks
+    return LabelMaps.of_masks(masks)
+
+
+# What of imgaug looks at a segmentation map's values, or mixes them: these get bool maps.
+_LOOK_AT_VALUES = ("AssertLambda", "AssertShape", "KeepSizeByResize", "Lambda")
+# The modules of its other augmenters, which leave maps alone or move their pixels.
+_MOVE_PIXELS = (
+    "arithmetic",
+    "artistic",
+    "blur",
+    "color",
+    "contrast",
+    "convolutional",
+    "edges",
+    "flip",
+    "geometric",
+    "imgcorruptlike",
+    "meta",
+    "pillike",
+    "pooling",
+    "segmentation",
+    "size",
+    "weather",
+)
+
+
+def _moves_labels(augmentation: Any) -> bool:
+    """Whether an imgaug augmenter does to labels what it does to each object's own map.
+
+    Of classes that are not imgaug's it can't be told.
+    """
+    for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
+        kind = type(augmenter)
+        package, _, module = kind.__module__.rpartition(".")
+        if package != "imgaug.augmenters" or module not in _MOVE_PIXELS:
+            return False
+        if kind.__name__ in _LOOK_AT_VALUES:
+            return False
+    return True
 
 
 def _augment_with_imgaug(
     augmentation: Any,
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: Any,
     rng: np.random.Generator,
     points: np.ndarray | None,
     flip_pairs: Sequence[tuple[int, int]],
-) -> tuple[np.ndarray, np.ndarray, Any]:
+) -> tuple[np.ndarray, Any, Any]:
     """Image, masks and keypoints, or None, as a seeded copy of an imgaug augmenter gives them."""
     import_imgaug()
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
@@ -368,7 +424,10 @@ def _augment_with_imgaug(
         warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
         given = {"image": image}
         if masks.shape[-1]:
-            given["segmentation_maps"] = SegmentationMapsOnImage(masks, image.shape)
+            maps = masks
+            if isinstance(masks, LabelMaps):
+                maps = masks.maps.transpose(1, 2, 0).astype(np.int32)
+            given["segmentation_maps"] = SegmentationMapsOnImage(maps, image.shape)
         if points is not None:
             given["keypoints"] = _imgaug_points(points, image.shape)
         results = augmenter(**given)
@@ -377,7 +436,11 @@ def _augment_with_imgaug(
         augmented = dict(zip(given, results))
     new_masks = masks
     if masks.shape[-1]:
-        new_masks = augmented["segmentation_maps"].arr > 0
+        new_maps = augmented["segmentation_maps"].arr
+        new_masks = new_maps > 0
+        if isinstance(masks, LabelMaps):
+            labels = new_maps.transpose(2, 0, 1).astype(masks.maps.dtype, order="C")
+            new_masks = masks.with_maps(labels)
     new_points = None
     if points is not None:
         new_points = _points_of_imgaug(augmented["keypoints"], points, flip_pairs)
@@ -451,12 +514,12 @@ def _load(
     dataset: utils.Dataset,
     config: Config,
     image_id: int,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, LabelMaps, np.ndarray, np.ndarray | None]:
     """What a dataset has of one image, checked.
 
     Returns:
-        image [H, W, C], masks [H, W, N] bool, class_ids [N] int32, keypoints [N, K, 3] float or
-        None without USE_KEYPOINTS.
+        image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float or None
+        without USE_KEYPOINTS.
     """
     _check_prepared(dataset)
     count = len(dataset.image_info)
@@ -480,18 +543,25 @@ def _load(
 
 def _load_masks(
     dataset: utils.Dataset, image_id: int, image_shape: Sequence[int], where: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Masks [H, W, N] bool, in the image's size, and class ids [N], numbers, of `load_mask`."""
+) -> tuple[LabelMaps, np.ndarray]:
+    """Masks in the image's size and class ids [N], numbers, that a dataset has of an image."""
+    load: Any = dataset.load_mask
+    if _has_label_maps(dataset):
+        load = dataset.load_label_maps  # type: ignore[attr-defined]
     try:
-        loaded = dataset.load_mask(image_id)
+        loaded = load(image_id)
     except Exception as error:
         _raise_unreadable(f"the masks of {where}", error)
     if not isinstance(loaded, (tuple, list)) or len(loaded) != 2:
         raise DatasetError(
-            "load_mask returns masks [height, width, objects] and class ids [objects]. "
+            f"{load.__name__} returns masks [height, width, objects] and class ids [objects]. "
             f"Received: {_described(loaded)} for {where}"
         )
-    masks = _checked_masks(dataset, loaded[0], image_shape, where)
+    masks = loaded[0]
+    if isinstance(masks, LabelMaps):
+        _check_shape_of_masks(masks.shape, image_shape, where)
+    else:
+        masks = LabelMaps.of_masks(_checked_masks(dataset, masks, image_shape, where))
     class_ids = _as_array(loaded[1], "class ids", where)
     if class_ids.size == 0 or (class_ids.ndim == 0 and class_ids.item() is None):
         class_ids = np.zeros(0, np.int32)
@@ -502,6 +572,21 @@ def _load_masks(
             f"class ids for {where}"
         )
     return masks, class_ids
+
+
+def _has_label_maps(dataset: utils.Dataset) -> bool:
+    """Whether `load_label_maps` of a dataset says the same as its `load_mask`.
+
+    A subclass, or an instance, that has another `load_mask` alone has not changed the former.
+    """
+    if "load_mask" in vars(dataset):
+        return False
+    for kind in type(dataset).__mro__:
+        if "load_label_maps" in vars(kind):
+            return True
+        if "load_mask" in vars(kind):
+            return False
+    return False
 
 
 def _described(value: Any) -> str:
@@ -532,25 +617,32 @@ def _checked_masks(
     height, width = image_shape[:2]
     if masks.size == 0 and (masks.ndim != 3 or masks.shape[2] == 0):
         return np.zeros((height, width, 0), bool)
-    if masks.ndim != 3 or masks.shape[:2] != (height, width):
-        hint = ""
-        if masks.ndim == 3 and masks.shape[1:] == (height, width):
-            hint = "; the objects come last: np.stack(masks, axis=-1) or np.moveaxis(masks, 0, -1)"
-        elif masks.ndim == 3 and masks.shape[:2] == (width, height):
-            hint = f"; height and width are swapped. {utils.TURNED_HINT}"
-        elif masks.shape == (height, width):
-            hint = "; a single mask is masks[..., None]"
-        elif masks.ndim == 1:
-            hint = "; load_mask returns the masks first, then the class ids"
-        raise DatasetError(
-            f"masks are [height, width, objects] with the image's {(height, width)}. "
-            f"Received: {masks.shape} for {where}{hint}"
-        )
+    _check_shape_of_masks(masks.shape, image_shape, where)
     if masks.dtype.kind not in "buif":
         raise DatasetError(f"masks are bool or 0 and 1. Received: {masks.dtype} for {where}")
     if masks.dtype.kind == "f":
         _check_float_masks(dataset, masks, where)
     return masks.astype(bool, copy=False)
+
+
+def _check_shape_of_masks(shape: tuple[int, ...], image_shape: Sequence[int], where: str) -> None:
+    """An error for masks of another shape than [H, W, N] with the image's H and W."""
+    height, width = image_shape[:2]
+    if len(shape) == 3 and shape[:2] == (height, width):
+        return
+    hint = ""
+    if len(shape) == 3 and shape[1:] == (height, width):
+        hint = "; the objects come last: np.stack(masks, axis=-1) or np.moveaxis(masks, 0, -1)"
+    elif len(shape) == 3 and shape[:2] == (width, height):
+        hint = f"; height and width are swapped. {utils.TURNED_HINT}"
+    elif shape == (height, width):
+        hint = "; a single mask is masks[..., None]"
+    elif len(shape) == 1:
+        hint = "; load_mask returns the masks first, then the class ids"
+    raise DatasetError(
+        f"masks are [height, width, objects] with the image's {(height, width)}. "
+        f"Received: {shape} for {where}{hint}"
+    )
 
 
 # Datasets that were warned of: what one mask is, the others are.
@@ -640,15 +732,16 @@ def _load_keypoints(
 
 def _mirror(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: LabelMaps,
     points: np.ndarray | None,
     config: Config,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """image, masks [H, W, N] and keypoints [N, K, 3] or None of the mirror image."""
+) -> tuple[np.ndarray, LabelMaps, np.ndarray | None]:
+    """image, masks and keypoints [N, K, 3] or None of the mirror image."""
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
     mirrored_image = np.ascontiguousarray(image[:, ::-1])
-    return mirrored_image, masks[:, ::-1], points
+    mirrored_masks = np.ascontiguousarray(masks.maps[:, :, ::-1])
+    return mirrored_image, masks.with_maps(mirrored_masks), points
 
 
 def load_image_gt(
@@ -713,9 +806,7 @@ def load_image_gt(
         points = None
         if rest:
             points = rest[0]
-    if min(masks.strides) < 0:  # a mirrored view: what reads single pixels is faster on a copy
-        masks = masks.copy(order="K")
-    boxes = utils.extract_bboxes(masks)
+    boxes = masks.boxes()
     has_pixels = boxes[:, 2] > 0
     if not has_pixels.all():
         masks = masks[..., has_pixels]
@@ -724,19 +815,21 @@ def load_image_gt(
         if points is not None:
             points = points[has_pixels]
     if use_mini_mask:
-        masks = _mini_masks(boxes, masks, config)
+        arrays = utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
+    else:
+        arrays = np.asarray(masks)
     active = _active_classes(dataset, image_id)
     meta = compose_image_meta(image_id, original_shape, image.shape, window, scale, active)
     if points is None:
-        return image, meta, class_ids, boxes, masks
-    return image, meta, class_ids, boxes, masks, points
+        return image, meta, class_ids, boxes, arrays
+    return image, meta, class_ids, boxes, arrays, points
 
 
 class _View(NamedTuple):
     """An image and its objects in the size of a molded image; points None without keypoints."""
 
     image: np.ndarray
-    masks: np.ndarray
+    masks: LabelMaps
     class_ids: np.ndarray
     points: np.ndarray | None
     original_shape: tuple[int, ...]
@@ -783,12 +876,12 @@ def _view(
 
 def _resize_jittered(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: LabelMaps,
     points: np.ndarray | None,
     config: Config,
     factor: float,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any, float]:
+) -> tuple[np.ndarray, LabelMaps, np.ndarray | None, Any, float]:
     """`_resize` to the same size, with the scale times a factor, cut or padded where it lies."""
     scale, *size = utils.resized_size(
         image.shape,
@@ -816,14 +909,11 @@ def _coin(rng: np.random.Generator | None) -> bool:
     return bool(rng.integers(2))
 
 
-def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
-    """A warning, at the caller of `load_image_gt`, of masks [H, W, N] without a pixel."""
-    if not masks.shape[2]:
-        return
-    has_pixels = np.bitwise_or.reduce(masks, axis=0).any(axis=0)
-    if not has_pixels.all():
+def _warn_of_empty_masks(masks: LabelMaps, where: str) -> None:
+    """A warning, at the caller of `load_image_gt`, of masks without a pixel."""
+    if not masks.has_pixels.all():
         warnings.warn(
-            f"objects {np.flatnonzero(~has_pixels).tolist()} of {where} have an empty mask"
+            f"objects {np.flatnonzero(~masks.has_pixels).tolist()} of {where} have an empty mask"
             " and are left out",
             stacklevel=4,
         )
@@ -831,12 +921,12 @@ def _warn_of_empty_masks(masks: np.ndarray, where: str) -> None:
 
 def _resize(
     image: np.ndarray,
-    masks: np.ndarray,
+    masks: LabelMaps,
     points: np.ndarray | None,
     config: Config,
     min_dim: int,
     rng: np.random.Generator | None,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Any, float]:
+) -> tuple[np.ndarray, LabelMaps, np.ndarray | None, Any, float]:
     """Image, masks and keypoints or None in the size of a molded image; the window and scale."""
     image, window, scale, padding, crop = utils.resize_image(
         image,
@@ -847,10 +937,7 @@ def _resize(
         rng=rng,
         exact=config.FLOAT_RESIZE,
     )
-    if masks.shape[2]:
-        masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
-    else:
-        masks = np.zeros((*image.shape[:2], 0), bool)
+    masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
     if points is not None:
         # The corner of the scaled image that is now the origin.
         if crop is not None:
@@ -903,7 +990,7 @@ def _mosaic(views: Sequence[_View], config: Config, rng: np.random.Generator) ->
         points = [view.points for view in cut]
     image, masks, class_ids, *rest = augmenting.mosaic(
         [view.image for view in cut],
-        [view.masks for view in cut],
+        [np.asarray(view.masks) for view in cut],
         [view.class_ids for view in cut],
         rng,
         shape=views[0].image.shape,
@@ -915,7 +1002,8 @@ def _mosaic(views: Sequence[_View], config: Config, rng: np.random.Generator) ->
     if rest:
         new_points = rest[0]
     first = views[0]
-    return _View(image, masks, class_ids, new_points, first.original_shape, window, first.scale)
+    labels = LabelMaps.of_masks(masks)
+    return _View(image, labels, class_ids, new_points, first.original_shape, window, first.scale)
 
 
 def _without_padding(view: _View) -> _View:
@@ -925,7 +1013,8 @@ def _without_padding(view: _View) -> _View:
         labelled = points[..., 2:] > 0
         points = np.where(labelled, points - (y1, x1, 0), 0)
     image = view.image[y1:y2, x1:x2]
-    return view._replace(image=image, masks=view.masks[y1:y2, x1:x2], points=points)
+    masks = view.masks.with_maps(view.masks.maps[:, y1:y2, x1:x2])
+    return view._replace(image=image, masks=masks, points=points)
 
 
 def _padding_value(config: Config) -> Any:
@@ -945,19 +1034,20 @@ def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Genera
         image = _with_mean_around(image, view.window, config)
     image, masks, class_ids, *rest = augmenting.copy_paste(
         image,
-        view.masks,
+        np.asarray(view.masks),
         view.class_ids,
         other.image,
-        other.masks,
+        np.asarray(other.masks),
         other.class_ids,
         rng,
         limit=config.MAX_GT_INSTANCES,
         points=view.points,
         other_points=other.points,
     )
+    labels = LabelMaps.of_masks(masks)
     window = view.window
     if tuple(window) != (0, 0, *image.shape[:2]) and len(class_ids):
-        boxes = utils.extract_bboxes(masks)
+        boxes = labels.boxes()
         top_left = np.minimum(window[:2], boxes[:, :2].min(axis=0))
         bottom_right = np.maximum(window[2:], boxes[:, 2:].max(axis=0))
         window = (*top_left.tolist(), *bottom_right.tolist())
@@ -965,7 +1055,7 @@ def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Genera
     if rest:
         points = rest[0]
     return view._replace(
-        image=image, masks=masks, class_ids=class_ids, points=points, window=window
+        image=image, masks=labels, class_ids=class_ids, points=points, window=window
     )
 
 
@@ -1020,17 +1110,6 @@ def _check_partner(dataset: utils.Dataset, image_id: int, partner: int) -> None:
             f" {_where(dataset, image_id)} with classes {own} and {_where(dataset, partner)} with"
             f" {others}"
         )
-
-
-def _mini_masks(
-    boxes: np.ndarray,
-    masks: np.ndarray,
-    config: Config,
-) -> np.ndarray:
-    """Masks cut to their boxes, [*MINI_MASK_SHAPE, N] bool."""
-    if masks.shape[2]:
-        return utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
-    return np.zeros((*config.MINI_MASK_SHAPE, 0), bool)
 
 
 def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
@@ -1113,33 +1192,50 @@ def _match_anchors(
 ) -> np.ndarray:
     """[A] int32, 1 for all positive anchors, -1 for all negative ones, 0 for the others."""
     match = np.full(blocks.area.size, -1, np.int32)
-    for box in crowds:
-        rows, iou = _anchors_near(blocks, box, 0)
-        match[rows[iou >= config.CROWD_IOU]] = 0
-    positive = []
-    for box in objects:
-        rows, iou = _anchors_near(blocks, box, config.RPN_NEGATIVE_IOU)
-        best_iou = iou.max(initial=0)
-        if best_iou < config.RPN_NEGATIVE_IOU:  # then its best anchor may be any
-            rows, iou = _anchors_near(blocks, box, 0)
-            best_iou = iou.max(initial=0)
-        match[rows[iou >= config.RPN_NEGATIVE_IOU]] = 0
-        if best_iou > 0:
-            positive.append(rows[iou >= min(best_iou, config.RPN_POSITIVE_IOU)])
-    if positive:
-        match[np.concatenate(positive)] = 1
+    for _, near, iou in blocks.overlaps(crowds):
+        match[_anchors_where(near, iou >= config.CROWD_IOU)] = 0
+    best, neutral, positive = _fitting_anchors(blocks, objects, config.RPN_NEGATIVE_IOU, config)
+    # The best anchor of an object that none fits so well may be any.
+    rest = objects[best < config.RPN_NEGATIVE_IOU]
+    _, _, ill_fitting = _fitting_anchors(blocks, rest, 0, config)
+    match[neutral] = 0
+    match[positive] = 1
+    match[ill_fitting] = 1
     return match[: blocks.count]
 
 
-def _anchors_near(
+def _fitting_anchors(
     blocks: utils.BoxBlocks,
-    box: np.ndarray,
+    objects: np.ndarray,
     least_iou: float,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers [M] of the anchors that may have this IoU with a box, and the IoU [M] they have."""
-    ((near, iou),) = blocks.overlaps(box[None], least_iou)
-    rows = near[:, None] * blocks.SIZE + np.arange(blocks.SIZE)
-    return rows.ravel(), iou.ravel()
+    config: Config,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Anchors that are not negative because of objects [N, 4].
+
+    Args:
+        least_iou: objects without an anchor of this IoU have no positive one here.
+
+    Returns:
+        best: [N] IoU of the best anchor of each object; or less, where it is below `least_iou`.
+        neutral, positive: numbers of anchors of at least RPN_NEGATIVE_IOU, and of positive ones.
+    """
+    best = np.zeros(len(objects))
+    neutral = [np.zeros(0, np.int64)]
+    positive = [np.zeros(0, np.int64)]
+    for numbers, near, iou in blocks.overlaps(objects, least_iou):
+        np.maximum.at(best, numbers, iou.max(axis=1))
+        best_iou = best[numbers]
+        enough = np.minimum(best_iou, config.RPN_POSITIVE_IOU)
+        enough[(best_iou == 0) | (best_iou < least_iou)] = np.inf
+        neutral.append(_anchors_where(near, iou >= config.RPN_NEGATIVE_IOU))
+        positive.append(_anchors_where(near, iou >= enough[:, None]))
+    return best, np.concatenate(neutral), np.concatenate(positive)
+
+
+def _anchors_where(blocks: np.ndarray, fits: np.ndarray) -> np.ndarray:
+    """Numbers of the anchors in blocks [P] that `fits` [P, SIZE] marks."""
+    pairs, places = np.nonzero(fits)
+    return blocks[pairs] * utils.BoxBlocks.SIZE + places
 
 
 def _keep_some(
@@ -1598,9 +1694,9 @@ class TrainingBatches:
                 raise DatasetError(_nothing_to_learn(self.dataset, len(seen)))
 
 
-def _has_objects(masks: np.ndarray, class_ids: np.ndarray) -> bool:
-    """Whether an image's masks [H, W, N] hold an object, one that has pixels and is no crowd."""
-    return bool(masks[..., class_ids > 0].any())
+def _has_objects(masks: LabelMaps, class_ids: np.ndarray) -> bool:
+    """Whether an image's masks hold an object, one that has pixels and is no crowd."""
+    return bool(masks.has_pixels[class_ids > 0].any())
 
 
 def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:

@@ -1,4 +1,4 @@
-"""Masks: small ones for training, predicted ones in the image, run lengths, overlaps.
+"""Masks: small ones for training, predicted ones in the image, label maps, run lengths, overlaps.
 
 Masks of one image are `[height, width, instances]`; boxes are `(y1, x1, y2, x2)` in pixels, y2 and
 x2 outside the box. A run-length encoding (RLE) is COCO's: {"size": [height, width], "counts": the
@@ -54,6 +54,10 @@ class Samples(NamedTuple):
     low_weight: np.ndarray
     high_weight: np.ndarray
 
+    def part(self, start: int, count: int) -> "Samples":
+        """`count` of the samples along the axis, from number `start` on."""
+        return Samples(*(values[..., start : start + count] for values in self))
+
 
 def bilinear_samples(n_in: Any, n_out: int) -> Samples:
     """The `Samples` of resizing with half-pixel centres and zeros outside (skimage's "constant").
@@ -98,14 +102,14 @@ def _padded_neighbours(
 
 def minimize_mask(
     bbox: np.ndarray,
-    mask: np.ndarray,
+    mask: Any,
     mini_shape: Sequence[int],
 ) -> np.ndarray:
     """Masks cut to their boxes and resized to one small shape, to save memory in training.
 
     Args:
         bbox: [N, (y1, x1, y2, x2)] pixels, of positive area.
-        mask: [H, W, N], non-zero is foreground.
+        mask: [H, W, N], non-zero is foreground; or `LabelMaps`.
         mini_shape: (height, width) of the result.
 
     Returns:
@@ -114,11 +118,12 @@ def minimize_mask(
     Raises:
         ValueError: a box without pixels in the image.
     """
-    mask = np.asarray(mask)
+    if not isinstance(mask, LabelMaps):
+        mask = np.asarray(mask)
     height, width = mini_shape[:2]
     if not mask.shape[-1]:
         return np.zeros((height, width, 0), bool)
-    edges = np.stack(_edges_inside(np.asarray(bbox), mask))
+    edges = np.stack(_edges_inside(np.asarray(bbox), mask.shape))
     mini = np.zeros((mask.shape[-1], height, width), bool)
     for start in range(0, len(mini), MINI_AT_ONCE):
         part = slice(start, start + MINI_AT_ONCE)
@@ -128,11 +133,15 @@ def minimize_mask(
 
 def _minimize(
     edges: np.ndarray,
-    mask: np.ndarray,
+    mask: Any,
     height: int,
     width: int,
 ) -> np.ndarray:
-    """Mini-masks [n, height, width] bool of masks [H, W, n]; edges: y1, x1, y2, x2, [4, n]."""
+    """Mini-masks [n, height, width] bool of masks [H, W, n] or `LabelMaps`.
+
+    Args:
+        edges: y1, x1, y2, x2, [4, n].
+    """
     y1, x1, y2, x2 = edges
     # Only the pixels that are interpolated between are read, of all masks at once.
     vertical = bilinear_samples((y2 - y1)[:, None], height)  # [N, h]
@@ -141,7 +150,7 @@ def _minimize(
     rows += y1[:, None]
     columns = np.concatenate([horizontal.low, horizontal.high], axis=1)
     columns += x1[:, None]
-    pixels = _values_at(mask, rows, columns) != 0  # [N, 2h, 2w]
+    pixels = _foreground_at(mask, rows, columns)  # [N, 2h, 2w]
     above = pixels[:, :height] * vertical.low_weight[:, :, None]
     below = pixels[:, height:] * vertical.high_weight[:, :, None]
     soft = above + below  # [N, h, 2w]
@@ -158,9 +167,9 @@ def _minimize(
     return mini
 
 
-def _edges_inside(boxes: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
-    """y1, x1, y2, x2 of boxes [N, 4], each [N] int, cut to the image of masks [H, W, N]."""
-    size = masks.shape[:2]
+def _edges_inside(boxes: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
+    """y1, x1, y2, x2 of boxes [N, 4], each [N] int, cut to an image of a shape (H, W, ...)."""
+    size = tuple(shape[:2])
     edges = np.clip(boxes[:, :4], 0, np.tile(size, 2)).astype(np.int64)
     y1, x1, y2, x2 = edges.T
     empty = np.flatnonzero((y2 <= y1) | (x2 <= x1))
@@ -173,12 +182,26 @@ def _edges_inside(boxes: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
     return [y1, x1, y2, x2]
 
 
+def _foreground_at(
+    masks: Any,
+    rows: np.ndarray,
+    columns: np.ndarray,
+) -> np.ndarray:
+    """Pixels [N, R, C] bool of masks [H, W, N] or `LabelMaps`, see `_values_at`."""
+    if isinstance(masks, LabelMaps):
+        maps = masks.maps.transpose(1, 2, 0)
+        labels = _values_at(maps, rows, columns, masks.map_of)
+        return labels == masks.label_of[:, None, None]
+    return _values_at(masks, rows, columns, np.arange(len(rows))) != 0
+
+
 def _values_at(
     masks: np.ndarray,
     rows: np.ndarray,
     columns: np.ndarray,
+    channels: np.ndarray,
 ) -> np.ndarray:
-    """Values [N, R, C] of masks [H, W, N] where each mask's rows [N, R] and columns [N, C] meet.
+    """Values [N, R, C] of channels [N] of [H, W, K] where rows [N, R] and columns [N, C] meet.
 
     The places in memory are computed here: one array of indices is faster than three.
     """
@@ -190,9 +213,9 @@ def _values_at(
     for side, step in zip(masks.shape, steps):
         last += (side - 1) * step
     memory = np.lib.stride_tricks.as_strided(masks, (last + 1,), (size,))
-    row_step, column_step, instance_step = steps
+    row_step, column_step, channel_step = steps
     row_offsets = rows * row_step
-    row_offsets += instance_step * np.arange(len(rows))[:, None]
+    row_offsets += channel_step * channels[:, None]
     column_offsets = columns * column_step
     return memory[row_offsets[:, :, None] + column_offsets[:, None]]
 
@@ -552,6 +575,195 @@ def _chooses_instances(key: Any) -> bool:
 
 def _is_whole_slice(key: Any) -> bool:
     return isinstance(key, slice) and key == slice(None)
+
+
+# ---- Label maps ----------------------------------------------------------------------------------
+
+
+class LabelMaps:
+    """Masks of one image, drawn into as few maps of labels as their overlaps allow.
+
+    To cut, resize, turn or warp hundreds of small masks takes the time and the memory of the one
+    or two maps. Nothing is lost: masks that share pixels lie in different maps, so that whatever
+    moves whole pixels (nearest neighbour) does to them what it does to bool arrays.
+
+    `np.asarray(label_maps)`, `label_maps.shape` and indices into image and masks are those of the
+    bool array [H, W, N]; `label_maps[..., k]` of several masks are label maps again.
+
+    Args:
+        maps: [K, H, W] of unsigned integers, 0 where no object is.
+        map_of: [N] int, the map that each mask lies in; -1 for one without a pixel.
+        label_of: [N] of the dtype of the maps, the value of the mask's pixels in its map.
+    """
+
+    dtype = np.dtype(bool)
+    ndim = 3
+
+    def __init__(self, maps: np.ndarray, map_of: np.ndarray, label_of: np.ndarray):
+        self.maps = maps
+        self.map_of = map_of
+        self.label_of = label_of
+
+    @classmethod
+    def of_masks(cls, masks: np.ndarray) -> "LabelMaps":
+        """Those of masks [H, W, N], where non-zero is foreground."""
+        masks = np.asarray(masks)
+        boxes = extract_bboxes(masks)
+        return cls.of_crops(zip(boxes, _cut_out(masks, boxes)), masks.shape)
+
+    @classmethod
+    def of_crops(
+        cls, crops: Iterable[tuple[Sequence[int], np.ndarray]], image_shape: Sequence[int]
+    ) -> "LabelMaps":
+        """Those of masks of which the parts in their boxes are known.
+
+        Args:
+            crops: (box, crop) of each mask: (y1, x1, y2, x2) inside the image, and
+                [y2 - y1, x2 - x1] in which non-zero is foreground.
+            image_shape: (H, W, ...).
+        """
+        parts = list(crops)
+
+        def draw(canvas: np.ndarray, k: int) -> None:
+            (y1, x1, y2, x2), crop = parts[k]
+            np.copyto(canvas[y1:y2, x1:x2], k + 1, casting="unsafe", where=crop != 0)
+
+        areas = [np.count_nonzero(crop) for _, crop in parts]
+        return cls(*_drawn_apart(areas, tuple(image_shape[:2]), draw))
+
+    @classmethod
+    def of_rle(cls, codes: Sequence[dict | None], height: int, width: int) -> "LabelMaps":
+        """Those of compressed encodings, whose runs add up to the image's pixels.
+
+        Args:
+            codes: None stands for a mask without a pixel.
+        """
+        runs = []
+        for code in codes:
+            if code is None:
+                runs.append([height * width])
+            else:
+                runs.append(decompressed(code["counts"]))
+
+        def draw(canvas: np.ndarray, k: int) -> None:
+            pixels = canvas.reshape(-1)
+            edges = list(itertools.accumulate(runs[k]))
+            for start, stop in zip(edges[::2], edges[1::2]):
+                pixels[start:stop] = k + 1
+
+        areas = [sum(lengths[1::2]) for lengths in runs]
+        # Run lengths go down the columns.
+        maps, map_of, label_of = _drawn_apart(areas, (width, height), draw)
+        return cls(maps.transpose(0, 2, 1), map_of, label_of)
+
+    def __repr__(self) -> str:
+        height, width, count = self.shape
+        return f"LabelMaps({count} of {height} x {width} pixels in {len(self.maps)} maps)"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, N)."""
+        height, width = self.maps.shape[1:]
+        return height, width, len(self.map_of)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the maps take."""
+        return self.maps.nbytes
+
+    @property
+    def has_pixels(self) -> np.ndarray:
+        """[N] bool, False for masks that are known to be empty; `boxes` looks."""
+        return self.map_of >= 0
+
+    def with_maps(self, maps: np.ndarray) -> "LabelMaps":
+        """The same objects in maps [K, h, w] that were made of these by moving their pixels."""
+        return LabelMaps(maps, self.map_of, self.label_of)
+
+    def boxes(self) -> np.ndarray:
+        """Tight boxes as of `extract_bboxes`: [N, (y1, x1, y2, x2)] int32, zeros without pixels."""
+        from scipy import ndimage
+
+        places = [ndimage.find_objects(labels) for labels in self.maps]
+        boxes = np.zeros((len(self.map_of), 4), np.int32)
+        for box, which, label in zip(boxes, self.map_of.tolist(), self.label_of.tolist()):
+            if which < 0 or label > len(places[which]):
+                continue
+            place = places[which][label - 1]
+            if place is not None:
+                rows, columns = place
+                box[:] = rows.start, columns.start, rows.stop, columns.stop
+        return boxes
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        masks = np.zeros(self.shape, bool)
+        for i, (y1, x1, y2, x2) in enumerate(self.boxes().tolist()):
+            if y1 < y2:
+                masks[y1:y2, x1:x2, i] = self[y1:y2, x1:x2, i]
+        if dtype is None:
+            return masks
+        return masks.astype(dtype, copy=False)
+
+    def __getitem__(self, key: Any) -> Any:
+        if not isinstance(key, tuple) or isinstance(key[-1], bool):
+            return np.asarray(self)[key]
+        *image, instances = key
+        if isinstance(instances, (int, np.integer)):
+            if len(image) == 2 and all(isinstance(part, slice) for part in image):
+                labels = self.maps[(self.map_of[instances], *image)]
+                return labels == self.label_of[instances]
+        elif _chooses_instances(key):
+            return LabelMaps(self.maps, self.map_of[instances], self.label_of[instances])
+        return np.asarray(self)[key]
+
+    def __len__(self) -> int:
+        return self.maps.shape[1]
+
+
+def _drawn_apart(
+    areas: Sequence[int],
+    shape: tuple[int, ...],
+    draw: Callable[[np.ndarray, int], None],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Masks drawn into maps of labels so that none covers another.
+
+    Args:
+        areas: [N] pixels of each.
+        shape: (rows, columns) of a map.
+        draw: writes k + 1 into the pixels of mask number k of a map, whatever was there.
+
+    Returns:
+        maps [K, *shape], map_of [N], label_of [N], see `LabelMaps`.
+    """
+    count = len(areas)
+    labels = np.arange(1, count + 1)
+    label_of = labels.astype(np.min_scalar_type(count))
+    pixels = np.array(areas, np.int64)
+    map_of = np.full(count, -1)
+    maps: list[np.ndarray] = []
+    waiting = np.flatnonzero(pixels)
+    while waiting.size:
+        canvas = np.zeros(shape, label_of.dtype)
+        # More than fills the map can't lie in it.
+        fits = np.count_nonzero(np.cumsum(pixels[waiting]) <= canvas.size)
+        drawn = waiting[: max(fits, 1)]
+        for k in drawn.tolist():
+            draw(canvas, k)
+        whole = drawn
+        if np.count_nonzero(canvas) < pixels[drawn].sum():
+            left = np.bincount(canvas.ravel(), minlength=count + 1)[1:]
+            is_whole = left[drawn] == pixels[drawn]
+            is_whole[-1] = True  # nothing was drawn over it
+            whole = drawn[is_whole]
+            kept = np.zeros(count + 1, label_of.dtype)
+            kept[labels[whole]] = labels[whole]
+            canvas = kept[canvas]
+        map_of[whole] = len(maps)
+        maps.append(canvas)
+        waiting = waiting[map_of[waiting] < 0]
+    if not maps:
+        return np.zeros((0, *shape), label_of.dtype), map_of, label_of
+    return np.stack(maps), map_of, label_of
 
 
 # ---- Run lengths ---------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import random
 import re
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO, NamedTuple
@@ -40,6 +41,7 @@ from mrcnn.config import RESIZE_MODES
 from mrcnn.files import show_progress  # noqa: F401
 from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
     ONE_GO,
+    LabelMaps,
     bilinear_samples,
     compute_overlaps_masks,
     expand_mask,
@@ -397,6 +399,35 @@ def read_image(
         raise OSError(_unreadable(path, error)) from error
     except (ValueError, TypeError, AttributeError, SyntaxError, EOFError) as error:
         raise ValueError(_unreadable(path, error)) from error
+
+
+def read_mask(path: str | os.PathLike) -> np.ndarray:
+    """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
+
+    Of gray files of 8 bits, as masks are, no RGB is made.
+
+    Raises:
+        OSError, ValueError: as of `read_image`.
+    """
+    try:
+        _check_is_file(path)
+        gray = _with_pillow(path, _gray_values)
+    except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError):
+        gray = None  # `read_image` may know a way, or says what is wrong
+    if gray is not None:
+        return gray != 0
+    red, green, blue = np.moveaxis(read_image(path), -1, 0)
+    return (red | green | blue) != 0
+
+
+def _gray_values(image, path):
+    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned; None for another."""
+    if image.mode not in ("L", "1") or image.format == "TIFF":
+        return None
+    image.load()
+    if _orientation(image, path) != 1:
+        return None
+    return np.asarray(image)
 
 
 def _unreadable(path, error):
@@ -859,6 +890,58 @@ _PREPARED = "is there after prepare(): call it after the last add_class or add_i
 _CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
+class _KeptValues:
+    """What was read or made, kept in memory as long as what it was made from is the same.
+
+    It is kept from its second time on, so that what is asked for once takes no memory, and until a
+    bound is reached: what comes once in each pass over a dataset would be dropped just before it is
+    asked for again if it made room for others.
+    """
+
+    def __init__(self):
+        self._entries: dict[Any, tuple[Any, Any]] = {}
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple:
+        return (
+            _KeptValues,
+            (),
+        )  # a copy of a dataset, or one in another process, begins with nothing
+
+    def get(self, key: Any, stamp: Any) -> Any:
+        """What is kept under a key, if it was put there with an equal stamp; otherwise None."""
+        known, value = self._entries.get(key, (None, None))
+        if known == stamp:
+            return value
+        return None
+
+    def put(self, key: Any, stamp: Any, value: Any, limit: float) -> None:
+        """Keeps a value with `nbytes`, at its second time, if `limit` bytes are not exceeded."""
+        with self._lock:
+            known, old = self._entries.get(key, (None, None))
+            if old is not None:
+                self._bytes -= old.nbytes
+            kept = None
+            if known == stamp and self._bytes + value.nbytes <= limit:
+                kept = value
+                self._bytes += value.nbytes
+            self._entries[key] = (stamp, kept)
+
+
+# A file that was written so shortly before may be written again without a new time.
+_YOUNG_SECONDS = 2
+
+
+def _stamp(path):
+    """What changes when a file is written: inode, size and times; None for one just written."""
+    status = os.stat(path)
+    written = max(status.st_mtime_ns, status.st_ctime_ns)
+    if time.time_ns() - written < _YOUNG_SECONDS * 10**9:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 class Dataset:
     """A registry of classes and images.
 
@@ -888,9 +971,12 @@ class Dataset:
         value_range: (darkest, brightest) value of image files of more than 8 bits, such as (0,
             4095) for a camera of 12 bits; None: each image by the rule of
             `mrcnn.utils.value_range`. `add_image(..., value_range=)` gives that of one image.
+        cache_megabytes: memory for images and masks that were read twice and whose files have not
+            changed since, see `cached_read`; 0 for none.
     """
 
     value_range: tuple[float, float] | None = None
+    cache_megabytes: float = 512
 
     image_info: Any = _Missing(_CONSTRUCTED)
     class_info: Any = _Missing(_CONSTRUCTED)
@@ -1094,12 +1180,55 @@ class Dataset:
         limits = info.get("value_range")
         if limits is None:
             limits = self.value_range
+        size = _size_in(info)
+
+        def read() -> np.ndarray:
+            return _read_image(path, True, size, limits, all_bands=True)
+
         try:
-            return _read_image(path, True, _size_in(info), limits, all_bands=True)
+            if not isinstance(path, (str, os.PathLike)):
+                return read()
+            key = ("image", os.fspath(path), f"{size} {limits}")
+            return self.cached_read(key, [path], read).copy()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"Image {image_id}: no file {path}") from error
         except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
+
+    def cached_read(self, key: Any, paths: Sequence, read: Callable[[], Any]) -> Any:
+        """What a function reads from files, or what it read before if these are still the same.
+
+        Args:
+            key, read: as of `cached_value`.
+            paths: the files that it is read from.
+
+        Raises:
+            OSError: there is no such file. What `read` raises.
+        """
+        stamps = [_stamp(path) for path in paths]
+        if None in stamps:
+            return read()
+        return self.cached_value(key, stamps, read)
+
+    def cached_value(self, key: Any, stamp: Any, make: Callable[[], Any]) -> Any:
+        """What a function makes, or what it made before from the same.
+
+        It is kept in memory from the second time on, while there is room (`cache_megabytes`).
+
+        Args:
+            key: hashable; what is made.
+            stamp: all that it is made from, compared with what it was.
+            make: returns something with `nbytes`, which nobody may edit.
+        """
+        limit = self.cache_megabytes * 2**20
+        if limit <= 0:
+            return make()
+        kept = self.__dict__.setdefault("_kept_values", _KeptValues())
+        value = kept.get(key, stamp)
+        if value is None:
+            value = make()
+            kept.put(key, stamp, value, limit)
+        return value
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """Masks of an image's objects; override it. Here there are none, which is logged once.
@@ -1163,14 +1292,22 @@ def _index_by_source(infos):
 ############################################################
 
 
-def _resize_bilinear(image, height, width):
+def _resize_bilinear(image, height, width, crop=None):
     """What `resize(..., preserve_range=True)` gives, cut back to the dtype, several times faster.
 
     Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
+
+    Args:
+        crop: (y, x, height, width) of the part of the result that is wanted; None for all of it.
     """
     channels = math.prod(image.shape[2:])
     rows = bilinear_samples(image.shape[0], height)
-    columns = _beside_each_other(bilinear_samples(image.shape[1], width), channels)
+    columns = bilinear_samples(image.shape[1], width)
+    if crop is not None:
+        y, x, height, width = crop
+        rows = rows.part(y, height)
+        columns = columns.part(x, width)
+    columns = _beside_each_other(columns, channels)
     pixels = image.reshape(image.shape[0], -1)
     darkest = image.min()
     brightest = image.max()
@@ -1250,23 +1387,28 @@ def resize(
     )
 
 
-def _resize_exactly(image, height, width):
+def _resize_exactly(image, height, width, crop=None):
     """Bilinear with half-pixel centres and the edges repeated.
+
+    Args:
+        crop: as of `_resize_bilinear`.
 
     Returns:
         float32, or rounded to the image's integer dtype.
     """
-    out = _interpolated(image, 0, height)
-    out = _interpolated(out, 1, width)
+    y, x, rows, columns = crop or (0, 0, height, width)
+    out = _interpolated(image, 0, height, slice(y, y + rows))
+    out = _interpolated(out, 1, width, slice(x, x + columns))
     if np.issubdtype(image.dtype, np.floating):
         return out
     return np.round(out).astype(image.dtype)
 
 
-def _interpolated(image, axis, n_out):
-    """An image as float32 with `n_out` samples along an axis."""
+def _interpolated(image, axis, n_out, part):
+    """An image as float32 with a part, a slice, of `n_out` samples along an axis."""
     n_in = image.shape[axis]
     position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
+    position = position[part]
     low = position.astype(np.int64)
     high = np.minimum(low + 1, n_in - 1)
     weight = (position - low).astype(np.float32)
@@ -1333,17 +1475,20 @@ def resize_image(
         # A very long image keeps a row of pixels.
         height = max(1, _whole(height * scale, exact))
         width = max(1, _whole(width * scale, exact))
-        if exact:
-            image = _resize_exactly(image, height, width)
-        else:
-            image = _resize_bilinear(image, height, width)
+    crop = None
     if mode == "crop":
         side: Any = min_dim  # checked above
         y = _draw(rng, height - side)
         x = _draw(rng, width - side)
-        part = image[y : y + side, x : x + side]
-        window = (0, 0, side, side)
-        return part, window, scale, [(0, 0), (0, 0), (0, 0)], (y, x, side, side)
+        crop = (y, x, side, side)
+    if scale != 1 and exact:
+        image = _resize_exactly(image, height, width, crop)
+    elif scale != 1:
+        image = _resize_bilinear(image, height, width, crop)
+    elif crop is not None:
+        image = image[y : y + side, x : x + side]
+    if crop is not None:
+        return image, (0, 0, side, side), scale, [(0, 0), (0, 0), (0, 0)], crop
     padding = _padding(height, width, max_dim, mode)
     (top, bottom), (left, right), _ = padding
     if top or bottom or left or right:
@@ -1439,29 +1584,38 @@ def _draw(rng, most):
 
 
 def resize_mask(
-    mask: np.ndarray,
+    mask: Any,
     scale: float,
     padding: Sequence,
     crop: Sequence[int] | None = None,
     exact: bool = False,
-) -> np.ndarray:
+) -> Any:
     """Does to masks what `resize_image` did to their image; nearest neighbour.
 
     Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks
     lie up to half a pixel beside the image: what matterport's weights were trained with.
 
     Args:
-        mask: [H, W, N].
+        mask: [H, W, N], or `mrcnn.masks.LabelMaps`.
         scale, padding, crop: as `resize_image` returned them.
         exact: as it got it; then masks lie where the image does.
 
     Returns:
-        [new H, new W, N] of the mask's dtype.
+        [new H, new W, N] of the mask's dtype, or label maps of that size.
     """
+    if isinstance(mask, LabelMaps):
+        labels = mask.maps.transpose(1, 2, 0)
+        labels = _resize_together(labels, scale, padding, crop, exact)
+        return mask.with_maps(labels.transpose(2, 0, 1))
     mask = np.asarray(mask)
     one_behind_the_other = mask.ndim == 3 and mask.strides[2] >= mask[..., :1].nbytes
     if one_behind_the_other and mask.size:
         return _resize_each(mask, scale, padding, crop, exact)
+    return _resize_together(mask, scale, padding, crop, exact)
+
+
+def _resize_together(mask, scale, padding, crop, exact):
+    """`resize_mask` of masks that are read and written as one array."""
     rows = None  # those that are read, all where the scale is 1
     if scale != 1:
         rows = _nearest(mask.shape[0], scale, exact)

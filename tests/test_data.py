@@ -2,7 +2,9 @@
 the README of the recordings."""
 
 import concurrent.futures
+import copy
 import logging
+import warnings
 
 import numpy as np
 import oracle
@@ -10,6 +12,7 @@ import pytest
 from toy import Rectangles, ToyConfig
 
 from mrcnn import data, utils
+from mrcnn.masks import LabelMaps
 
 
 def recorded_args(name):
@@ -488,6 +491,80 @@ def test_pixel_augmenters_leave_masks_alone(name):
     )
     assert not np.array_equal(changed, image)
     np.testing.assert_array_equal(after, masks)
+
+
+def imgaug_of_masks(augmentation, image, masks, seed):
+    """What imgaug itself makes of an image and of bool maps, one for each object."""
+    from imgaug.augmentables.segmaps import SegmentationMapsOnImage
+
+    augmenter = copy.deepcopy(augmentation)
+    drawn = int(np.random.default_rng(seed).integers(2**31))
+    augmenter.seed_(drawn, deterministic_too=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        maps = SegmentationMapsOnImage(masks, image.shape)
+        new_image, new_maps = augmenter(image=image, segmentation_maps=maps)
+    return new_image, new_maps.arr > 0
+
+
+def value_augmenters():
+    """Augmenters that look at the values of maps, mix them, or are not imgaug's."""
+    import imgaug.augmenters as iaa
+
+    class Own(iaa.Fliplr):
+        def _augment_batch_(self, batch, **rest):
+            for maps in batch.segmentation_maps:
+                maps.arr = 1 - maps.arr
+            return super()._augment_batch_(batch, **rest)
+
+    def first_alone(maps, *_):
+        for each in maps:
+            each.arr = (each.arr == 1).astype(np.int32)
+        return maps
+
+    return {
+        "Own": Own(1.0),
+        "Lambda": iaa.Sequential([iaa.Lambda(func_segmentation_maps=first_alone)]),
+        "Blend": iaa.BlendAlphaSimplexNoise(iaa.Affine(translate_px=5)),
+        "KeepSize": iaa.KeepSizeByResize(iaa.CropToFixedSize(40, 40)),
+    }
+
+
+def more_geometric():
+    import imgaug.augmenters as iaa
+
+    return {
+        "Jigsaw": iaa.Jigsaw(nb_rows=4, nb_cols=4),
+        "Polar": iaa.WithPolarWarping(iaa.CropAndPad(percent=(-0.1, 0.1))),
+        "Wrap": iaa.Affine(rotate=20, mode="symmetric"),
+        "Skimage": iaa.Affine(rotate=20, backend="skimage"),
+        "Dropout": iaa.TotalDropout(1.0),
+        "Blur": iaa.SomeOf((1, 2), [iaa.GaussianBlur(1.0), iaa.Fliplr(0.5), iaa.MaxPooling(2)]),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", [*augmenters()[0], *augmenters()[1], *value_augmenters(), *more_geometric()]
+)
+def test_masks_are_augmented_as_if_each_had_a_map(name):
+    """Bit for bit what imgaug makes of a bool map for each of many masks that share pixels."""
+    count = {"Piecewise": 30}.get(name, 260)
+    geometric, pixels = augmenters()
+    augmentation = {**geometric, **pixels, **value_augmenters(), **more_geometric()}[name]
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 255, (64, 64, 3)).astype(np.uint8)
+    masks = np.zeros((64, 64, count), bool)
+    for k in range(count):
+        y, x = rng.integers(0, 54, 2)
+        masks[y : y + 10, x : x + 10, k] = rng.random((10, 10)) < 0.8
+    expected_image, expected = imgaug_of_masks(augmentation, image, masks, 7)
+    for given in (masks, LabelMaps.of_masks(masks)):
+        new_image, found = data.apply_augmentation(
+            augmentation, image, given, np.random.default_rng(7)
+        )
+        assert type(found) is type(given)
+        np.testing.assert_array_equal(new_image, expected_image)
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_augmentation_is_drawn_for_each_example_and_repeats():

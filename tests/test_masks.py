@@ -205,3 +205,79 @@ def test_a_union_of_run_lengths_and_polygons():
     code = masks.encode(np.roll(plain, 4, axis=0))[0]
     both = {"segmentation": [*square["segmentation"], code, {"size": [1, 1], "counts": [1]}]}
     np.testing.assert_array_equal(masks.decode([both], 12, 10), plain | np.roll(plain, 4, axis=0))
+
+
+# ---- Label maps ----------------------------------------------------------------------------------
+
+
+def heap_of_masks(count=12, height=40, width=52, seed=0):
+    """[H, W, N] bool: rectangles with holes that overlap, the third without a pixel."""
+    rng = np.random.default_rng(seed)
+    dense = np.zeros((height, width, count), bool)
+    for k in range(count):
+        y, x = rng.integers(0, height - 14), rng.integers(0, width - 14)
+        dense[y : y + 14, x : x + 14, k] = rng.random((14, 14)) < 0.7
+    dense[..., 2] = False
+    return dense
+
+
+@pytest.mark.parametrize("count", [0, 1, 12, 260])
+def test_label_maps_hold_masks_that_share_pixels(count):
+    dense = heap_of_masks(max(count, 3))[..., :count]
+    codes = [code if m.any() else None for code, m in zip(masks.encode(dense), dense.T)]
+    boxes = utils.extract_bboxes(dense)
+    crops = [
+        (box, dense[box[0] : box[2], box[1] : box[3], k]) for k, box in enumerate(boxes.tolist())
+    ]
+    for maps in (
+        masks.LabelMaps.of_masks(dense),
+        masks.LabelMaps.of_masks(one_behind_the_other(dense)),
+        masks.LabelMaps.of_rle(codes, 40, 52),
+        masks.LabelMaps.of_crops(crops, (40, 52)),
+    ):
+        assert maps.shape == dense.shape and len(maps.maps) <= count
+        np.testing.assert_array_equal(maps, dense)
+        np.testing.assert_array_equal(maps.boxes(), boxes)
+        np.testing.assert_array_equal(maps.has_pixels, dense.any(axis=(0, 1)))
+        # Each label of a map is one mask's: no pixel of any is lost.
+        for k in np.flatnonzero(maps.has_pixels):
+            assert np.sum(maps.maps[maps.map_of[k]] == maps.label_of[k]) == dense[..., k].sum()
+
+
+def test_masks_apart_lie_in_one_map():
+    dense = np.zeros((20, 20, 4), bool)
+    for k, (y, x) in enumerate([(0, 0), (0, 10), (10, 0), (10, 10)]):
+        dense[y : y + 10, x : x + 10, k] = True
+    assert masks.LabelMaps.of_masks(dense).maps.shape == (1, 20, 20)
+
+
+def test_label_maps_are_indexed_cut_and_resized_as_the_array():
+    dense = heap_of_masks()
+    maps = masks.LabelMaps.of_masks(dense)
+    for key in (
+        np.s_[3:9, 4:30, 5],
+        np.s_[..., 5, 2],
+        np.s_[..., -1],
+        np.s_[..., [4, 0]],
+        np.s_[:, :, 3:7],
+        np.s_[..., np.arange(12) % 2 == 0],
+        np.s_[7],
+        np.s_[2:4, 5],
+    ):
+        np.testing.assert_array_equal(maps[key], dense[key], err_msg=str(key))
+    for scale, padding, crop, exact in (
+        (1, [(0, 0)] * 3, (5, 6, 20, 20), False),
+        (1.5, [(0, 0)] * 3, (15, 6, 30, 30), False),
+        (0.7, [(3, 2), (0, 5), (0, 0)], None, False),
+        (1.3, [(3, 2), (0, 5), (0, 0)], None, True),
+    ):
+        expected = utils.resize_mask(dense, scale, padding, crop, exact)
+        resized = utils.resize_mask(maps, scale, padding, crop, exact)
+        np.testing.assert_array_equal(resized, expected)
+        boxes = utils.extract_bboxes(expected)
+        np.testing.assert_array_equal(resized.boxes(), boxes)
+        keep = boxes[:, 2] > 0
+        np.testing.assert_array_equal(
+            utils.minimize_mask(boxes[keep], resized[..., keep], (9, 11)),
+            utils.minimize_mask(boxes[keep], expected[..., keep], (9, 11)),
+        )

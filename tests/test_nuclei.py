@@ -1,5 +1,6 @@
 """The nucleus sample on COCO's json, the bowl's metric, and its figures by kind of image."""
 
+import concurrent.futures
 import importlib.util
 import json
 import pathlib
@@ -10,7 +11,7 @@ import oracle
 import pytest
 from PIL import Image
 
-from mrcnn import evaluate
+from mrcnn import data, evaluate, masks
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1] / "samples" / "nucleus"
 
@@ -86,7 +87,6 @@ def test_kinds(bowl):
 @pytest.fixture
 def coco_folder(tmp_path):
     """A dark image with two nuclei, a pink one with one, a dark one without any."""
-    from mrcnn import masks
 
     images, annotations = [], []
     (tmp_path / "odd").mkdir()
@@ -190,3 +190,56 @@ def test_command_line(nucleus, coco_folder, capsys):
     assert nucleus._with_random_weights(arguments)[-1] == "--weights=none"
     assert nucleus._with_random_weights([*arguments, "--weights=last"])[-1] == "--weights=last"
     assert nucleus._with_random_weights(["train"]) == ["train"]
+
+
+def test_training_takes_label_maps(nucleus, coco_folder):
+    """The same masks as load_mask; an edited annotation counts at once; so does a subclass's own
+    load_mask."""
+    dataset = nucleus.NucleusDataset()
+    dataset.load_nucleus(coco_folder, "odd")
+    dataset.prepare()
+    for _ in range(3):
+        maps, class_ids = dataset.load_label_maps(0)
+        expected, expected_ids = dataset.load_mask(0)
+        np.testing.assert_array_equal(maps, expected)
+        assert class_ids.tolist() == expected_ids.tolist() == [1, 1]
+    annotations = dataset.image_info[0]["annotations"]
+    annotations[1]["segmentation"] = {"size": [30, 40], "counts": [1200]}
+    assert dataset.load_label_maps(0)[1].tolist() == [1]
+    annotations[0]["segmentation"] = masks.encode(np.ones((30, 40, 1), bool))[0]
+    assert np.asarray(dataset.load_label_maps(0)[0]).all()
+
+    class Turned(nucleus.NucleusDataset):
+        def load_mask(self, image_id):
+            found, class_ids = super().load_mask(image_id)
+            return ~found, class_ids
+
+    config = nucleus.NucleusSmallConfig(IMAGE_RESIZE_MODE="pad64", IMAGE_MIN_DIM=0)
+    own = Turned()
+    own.load_nucleus(coco_folder, "odd")
+    own.prepare()
+    for image_id in (0, 1):
+        given = np.asarray(data.load_image_gt(own, config, image_id)[4])
+        y, x = 17, 12  # where the padding ends
+        np.testing.assert_array_equal(given[y : y + 30, x : x + 40], own.load_mask(image_id)[0])
+
+
+def test_batches_of_threads_are_those_of_one(nucleus):
+    """With masks and images that are kept after their second reading, and the augmentation."""
+    folder = pathlib.Path(nucleus.__file__).parent / "data"
+    config = nucleus.NucleusSmallConfig(IMAGES_PER_GPU=4)
+
+    def batches():
+        dataset = nucleus.NucleusDataset()
+        dataset.load_nucleus(folder, "val")
+        dataset.prepare()
+        return data.TrainingBatches(dataset, config, augmentation=nucleus.augmentation(), seed=3)
+
+    steps = range(14)  # 24 images, twice and a bit
+    one = batches()
+    expected = [one.batch(step)[0] for step in steps]
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(batches().batch, steps))
+    for (inputs, _, _), others in zip(found, expected):
+        for array, other in zip(inputs, others, strict=True):
+            np.testing.assert_array_equal(array, other)

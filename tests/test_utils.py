@@ -8,16 +8,19 @@ import copy
 import inspect
 import io
 import logging
+import os
 import pickle
 import random
 import re
 import subprocess
 import sys
+import time
 import warnings
 
 import numpy as np
 import oracle
 import pytest
+from PIL import Image
 
 from mrcnn import boxes as box_math, files, utils, weights
 from mrcnn.config import Config
@@ -505,7 +508,6 @@ def test_default_load_mask_has_the_images_shape(caplog):
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "CMYK", "1", "I;16"])
 def test_load_image_of_any_mode_is_rgb(mode, tmp_path):
-    from PIL import Image
 
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[:, 3:] = 255
@@ -527,7 +529,6 @@ def test_load_image_of_any_mode_is_rgb(mode, tmp_path):
 
 
 def test_load_image_applies_the_cameras_rotation(tmp_path):
-    from PIL import Image
 
     pixels = np.zeros((4, 6, 3), np.uint8)
     pixels[0, 0] = 255
@@ -777,7 +778,6 @@ def test_frames_of_one_camera_can_share_a_range(tmp_path):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_annotations_of_stored_pixels_keep_them(orientation, suffix, tmp_path):
     """A loader that measured with skimage.io.imread saw the photograph unturned."""
-    from PIL import Image
 
     stored = levels()
     exif = Image.Exif()
@@ -821,7 +821,6 @@ def test_what_is_no_image_file(tmp_path, monkeypatch):
 
 
 def test_photographs_beyond_pillows_limit(tmp_path, monkeypatch):
-    from PIL import Image
 
     file_of(tmp_path / "a.png", levels())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)  # an error from 200 on
@@ -840,7 +839,6 @@ def test_photographs_beyond_pillows_limit(tmp_path, monkeypatch):
 
 def test_sizes_beside_a_broken_note_of_the_camera(tmp_path, caplog):
     """The size is that of the pixels."""
-    from PIL import Image
 
     for name in ("a.jpg", "a.png"):
         Image.fromarray(levels()).save(tmp_path / name, exif=b"Exif\0\0MM\0*\0\0\xff\xff")
@@ -1366,8 +1364,6 @@ def test_reading_in_threads_leaves_the_filters_of_warnings(tmp_path):
     """`catch_warnings` in threads left one behind that ignored every warning of the process."""
     import concurrent.futures
 
-    from PIL import Image
-
     path = tmp_path / "a.png"
     Image.fromarray(np.zeros((4, 5, 3), np.uint8)).save(path)
     utils.read_image(path)
@@ -1382,8 +1378,6 @@ def test_a_file_that_claims_more_than_it_holds(tmp_path):
     import struct
     import zlib
 
-    from PIL import Image
-
     def chunk(kind, content):
         check = struct.pack(">I", zlib.crc32(kind + content))
         return struct.pack(">I", len(content)) + kind + content + check
@@ -1396,3 +1390,82 @@ def test_a_file_that_claims_more_than_it_holds(tmp_path):
         utils.read_image(path)
     Image.new("L", (8000, 7000)).save(tmp_path / "black.png")
     assert utils.read_image(tmp_path / "black.png").shape == (7000, 8000, 3)
+
+
+# ---- What is kept in memory ----------------------------------------------------------------------
+
+
+def test_images_are_kept_until_their_file_changes(tmp_path, monkeypatch):
+    """From the second reading on; what is given can be edited; a copy begins with nothing."""
+    path = tmp_path / "a.png"
+    an_hour_ago = time.time() - 3600
+
+    def write(value):
+        Image.fromarray(np.full((8, 9, 3), value, np.uint8)).save(path)
+        os.utime(path, (an_hour_ago, an_hour_ago))
+
+    reads = []
+    real = utils._read_image
+    monkeypatch.setattr(utils, "_read_image", lambda *a, **k: (reads.append(1), real(*a, **k))[1])
+    monkeypatch.setattr(utils, "_YOUNG_SECONDS", 0)  # the time of the status can't be set back
+    dataset = utils.Dataset()
+    dataset.add_image("a", 0, str(path))
+    write(10)
+    for count in (1, 2, 2, 2):
+        image = dataset.load_image(0)
+        assert len(reads) == count and np.all(image == 10)
+        image[:] = 0
+    write(200)
+    assert np.all(dataset.load_image(0) == 200) and len(reads) == 3
+    dataset.load_image(0)
+    dataset.load_image(0)
+    assert len(reads) == 4
+    again = copy.deepcopy(dataset)
+    again.load_image(0)
+    assert len(reads) == 5
+    dataset.image_info[0]["value_range"] = (0, 400)
+    assert np.all(dataset.load_image(0) < 200)
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        dataset.load_image(0)
+
+
+def test_no_more_is_kept_than_fits():
+    dataset = utils.Dataset()
+    dataset.cache_megabytes = 1
+    made = []
+
+    def make():
+        made.append(1)
+        return np.zeros(400_000, np.uint8)
+
+    for _ in range(3):
+        for key in range(4):
+            dataset.cached_value(key, "as before", make)
+    assert len(made) == 4 + 4 + 2  # two of four are kept
+    dataset.cached_value(0, "changed", make)
+    dataset.cached_value(3, "as before", make)  # takes the room that became free
+    dataset.cached_value(3, "as before", make)
+    assert len(made) == 12
+    dataset.cache_megabytes = 0
+    dataset.cached_value(1, "as before", make)
+    assert len(made) == 13
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGB", "RGBA", "I;16"])
+def test_masks_of_files_are_what_is_not_black(tmp_path, mode):
+    drawn = np.zeros((12, 15), np.uint8)
+    drawn[3:7, 2:9] = 255
+    picture = Image.fromarray(drawn)
+    if mode == "I;16":
+        picture = Image.fromarray(drawn.astype(np.uint16) * 200)
+    else:
+        picture = picture.convert(mode)
+    path = tmp_path / "mask.png"
+    picture.save(path)
+    found = utils.read_mask(path)
+    assert found.dtype == bool
+    np.testing.assert_array_equal(found, drawn > 0)
+    path.write_bytes(b"no image")
+    with pytest.raises((OSError, ValueError), match="mask.png"):
+        utils.read_mask(path)

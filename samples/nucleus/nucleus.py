@@ -31,8 +31,9 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import coco, commands, files, media  # noqa: E402
+from mrcnn import coco, commands, files, media, utils  # noqa: E402
 from mrcnn.config import Config, SmallConfig  # noqa: E402
+from mrcnn.masks import LabelMaps  # noqa: E402
 
 if TYPE_CHECKING:
     from mrcnn.evaluate import Evaluation
@@ -195,33 +196,34 @@ class NucleusDataset(coco.CocoDataset):
         Raises:
             ValueError: a file that is no image, or has another size than the first.
         """
-        info = self.image_info[image_id]
-        if info["source"] != "nucleus" or "json" in info:
+        if self._is_of_coco(image_id):
             return super().load_mask(image_id)
-        folder = os.path.join(os.path.dirname(os.path.dirname(info["path"])), "masks")
-        files = []
-        if os.path.isdir(folder):
-            files = sorted(
-                entry.path for entry in os.scandir(folder) if entry.name.endswith(".png")
-            )
-        if not files:
-            height, width = self.load_image(image_id).shape[:2]
-            return np.zeros((height, width, 0), bool), np.zeros(0, np.int32)
-        masks = [_read_mask(path) for path in files]
-        for path, mask in zip(files, masks):
-            if mask.shape != masks[0].shape:
-                raise ValueError(
-                    f"The masks of an image have one size, here {masks[0].shape}. "
-                    f"Received: {mask.shape} in {path}"
-                )
-        return np.stack(masks, axis=-1), np.ones(len(masks), np.int32)
+        maps, class_ids = self.load_label_maps(image_id)
+        return np.asarray(maps), class_ids
+
+    def load_label_maps(self, image_id: int) -> tuple[LabelMaps, np.ndarray]:
+        """The same as `load_mask`, in little memory, which training takes."""
+        if self._is_of_coco(image_id):
+            return super().load_label_maps(image_id)
+        image_path = self.image_info[image_id]["path"]
+        paths = _mask_paths(image_path)
+        if paths:
+            key = ("masks", image_path)
+            maps = self.cached_read(key, paths, lambda: _read_masks(paths))
+        else:
+            maps = LabelMaps.of_crops([], self.load_image(image_id).shape)
+        return maps, np.ones(len(paths), np.int32)
+
+    def _is_of_coco(self, image_id: int) -> bool:
+        """Whether an image is of a json, or of another source than the bowl."""
+        info = self.image_info[image_id]
+        return info["source"] != "nucleus" or "json" in info
 
     def image_reference(self, image_id: int) -> str:
         """The id that the bowl gave the image."""
-        info = self.image_info[image_id]
-        if info["source"] == "nucleus" and "json" not in info:
-            return info["id"]
-        return super().image_reference(image_id)
+        if self._is_of_coco(image_id):
+            return super().image_reference(image_id)
+        return self.image_info[image_id]["id"]
 
 
 def _coco_json(dataset_dir: str | os.PathLike, subset: str) -> str | None:
@@ -233,10 +235,35 @@ def _coco_json(dataset_dir: str | os.PathLike, subset: str) -> str | None:
     return None
 
 
+def _mask_paths(image_path: str) -> list[str]:
+    """The mask files of an image of the bowl, sorted; none where it has no folder masks/."""
+    folder = os.path.join(os.path.dirname(os.path.dirname(image_path)), "masks")
+    if not os.path.isdir(folder):
+        return []
+    return sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".png"))
+
+
+def _read_masks(paths: Sequence[str]) -> LabelMaps:
+    """The masks of files, one object each; only one file at a time is in memory as a whole."""
+    crops = []
+    shapes = []
+    for path in paths:
+        mask = _read_mask(path)
+        shapes.append(mask.shape)
+        if mask.shape != shapes[0]:
+            raise ValueError(
+                f"The masks of an image have one size, here {shapes[0]}. "
+                f"Received: {mask.shape} in {path}"
+            )
+        y1, x1, y2, x2 = box = utils.extract_bboxes(mask[..., None])[0].tolist()
+        crops.append((box, mask[y1:y2, x1:x2].copy()))
+    return LabelMaps.of_crops(crops, shapes[0])
+
+
 def _read_mask(path: str) -> np.ndarray:
     """[H, W] bool: what is not black."""
     try:
-        return media.read_image(path).any(axis=-1)
+        return utils.read_mask(path)
     except (OSError, ValueError, TypeError, SyntaxError) as error:
         raise ValueError(f"The mask {path} can't be read: {error}") from error
 
