@@ -228,7 +228,8 @@ class TrainingModel(Network):
         if self._folded is None or self._loss_graph is None:
             return super().call(inputs, training, mask)
         if self._wants_losses_alone:
-            return self._loss_graph.value(inputs, training=training)
+            # Of a single loss Keras makes no list.
+            return keras.tree.flatten(self._loss_graph.value(inputs, training=training))
         return self._folded.value(inputs, training=training)
 
     @contextlib.contextmanager
