@@ -228,7 +228,8 @@ class TrainingModel(Network):
         if self._folded is None or self._loss_graph is None:
             return super().call(inputs, training, mask)
         if self._wants_losses_alone:
-            return self._loss_graph.value(inputs, training=training)
+            # Of a single loss Keras makes no list.
+            return keras.tree.flatten(self._loss_graph.value(inputs, training=training))
         return self._folded.value(inputs, training=training)
 
     @contextlib.contextmanager
@@ -275,7 +276,14 @@ class TrainingModel(Network):
     def test_step(self, *args: Any) -> dict:
         """The losses of a batch."""
         with self._losses_alone():
-            return super().test_step(*args)
+            several = keras.backend.backend() == "tensorflow" and _is_distributed()
+            if not several:
+                return super().test_step(*args)
+            # Keras multiplies the loss by the number of devices, as if each had its share of it.
+            inputs = args[0][0]
+            loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=False))
+            self.metrics[0].update_state(loss)
+            return self.get_metrics_result()
 
     def _train_step_of_a_replica(self, inputs):
         import tensorflow as tf
