@@ -116,6 +116,14 @@ class Config:
     # five maps C1..C5; then COMPUTE_BACKBONE_SHAPE is needed too.
     BACKBONE: str | Callable = "resnet101"
 
+    # Channels of the ResNet's first stage; the later ones have 2, 4 and 8 times as many, and
+    # bottlenecks 4 times those (not in matterport). 64 in the paper; fewer for small data or a CPU.
+    BACKBONE_WIDTH = 64
+
+    # Max pooling before the first stage, as in the paper. False, for objects of few pixels: all
+    # maps have half the stride, and BACKBONE_STRIDES is [2, 4, 8, 16, 32] (not in matterport).
+    BACKBONE_POOL = True
+
     # f(image_shape) -> [5, (height, width)] of P2..P6; only for a callable BACKBONE.
     COMPUTE_BACKBONE_SHAPE: Callable | None = None
 
@@ -818,6 +826,27 @@ class Config:
             yield (
                 f"BACKBONE_STRIDES has the 5 strides of P2..P6. Received: {self.BACKBONE_STRIDES!r}"
             )
+        elif not callable(self.BACKBONE):
+            yield from self._resnet_problems()
+
+    def _resnet_problems(self) -> Iterator[str]:
+        """Settings that don't fit a ResNet below a pyramid."""
+        strides = [2, 4, 8, 16, 32]
+        if not self.BACKBONE_POOL and list(self.BACKBONE_STRIDES) != strides:
+            yield (
+                f"BACKBONE_STRIDES is {strides} with BACKBONE_POOL = False. Received:"
+                f" {self.BACKBONE_STRIDES!r}"
+            )
+        if self.BACKBONE_NORM == "group" and self.BACKBONE_WIDTH % 32:
+            yield (
+                "BACKBONE_WIDTH divides by the 32 groups of BACKBONE_NORM = 'group'. Received:"
+                f" {self.BACKBONE_WIDTH!r}"
+            )
+        if "resnext" in self.BACKBONE and self.BACKBONE_WIDTH % 16:
+            yield (
+                f"BACKBONE_WIDTH divides by 16 with {self.BACKBONE}, whose groups share it."
+                f" Received: {self.BACKBONE_WIDTH!r}"
+            )
 
     def _c4_problems(self) -> Iterator[str]:
         if callable(self.BACKBONE):
@@ -825,6 +854,8 @@ class Config:
                 "BODY 'c4' takes a BACKBONE by name: its fifth stage is the head. Received: a"
                 " function"
             )
+        if not self.BACKBONE_POOL:
+            yield "BACKBONE_POOL is True with BODY 'c4', whose map has stride 16. Received: False"
         if len(self.BACKBONE_STRIDES) != 1:
             yield (
                 "BACKBONE_STRIDES is [16] with BODY 'c4', which has one map. Received:"

@@ -353,7 +353,8 @@ class Style:
     Attributes:
         norm: a `Norm`.
         groups: of a bottleneck's 3x3 convolution.
-        stride_in_1x1, padding: see STRIDE_IN_1X1, BACKBONE_PADDING.
+        stride_in_1x1, padding, width, pool: see STRIDE_IN_1X1, BACKBONE_PADDING, BACKBONE_WIDTH,
+            BACKBONE_POOL.
         per_roi: for RoIs [B, N, h, w, C].
     """
 
@@ -361,13 +362,21 @@ class Style:
     groups: int = 1
     stride_in_1x1: bool = True
     padding: str = "same"
+    width: int = 64
+    pool: bool = True
     per_roi: bool = False
 
     @classmethod
     def of(cls, config: Config) -> "Style":
         """With a Config's values."""
         norm = Norm.of(config, config.BACKBONE_NORM)
-        return cls(norm=norm, stride_in_1x1=config.STRIDE_IN_1X1, padding=config.BACKBONE_PADDING)
+        return cls(
+            norm=norm,
+            stride_in_1x1=config.STRIDE_IN_1X1,
+            padding=config.BACKBONE_PADDING,
+            width=config.BACKBONE_WIDTH,
+            pool=config.BACKBONE_POOL,
+        )
 
 
 def _conv_and_norm(x, name, width, size, strides, groups, style):
@@ -470,9 +479,9 @@ def resnet_stage(x: Tensor, architecture: str, stage: int, strides: Any, style: 
     blocks, bottleneck, groups, group_width = _architecture(architecture)
     style = dataclasses.replace(style, groups=groups)
     scale = 2 ** (stage - 2)
-    filters = [groups * group_width * scale] * 2
+    filters = [groups * group_width * scale * style.width // 64] * 2
     if bottleneck:
-        filters.append(256 * scale)
+        filters.append(4 * style.width * scale)
     for i in range(blocks[stage - 2]):
         block = chr(ord("a") + i)
         if i == 0 and (bottleneck or stage > 2):
@@ -491,6 +500,8 @@ def resnet_graph(
 ) -> list:
     """The maps C1..C5 of a ResNet at strides 2, 4, 8, 16, 32 (matterport: resnet_graph).
 
+    Without max pooling (`Style`) those from C2 on have half the stride.
+
     Args:
         input_image: [B, H, W, channels].
         architecture: one of `RESNETS`.
@@ -504,16 +515,12 @@ def resnet_graph(
     _architecture(architecture)
     style = style or Style(Norm(train_bn=train_bn))
     x = KL.ZeroPadding2D(3)(input_image)
-    x = KL.Conv2D(64, 7, strides=2, use_bias=style.norm.conv_bias, name="conv1")(x)
+    x = KL.Conv2D(style.width, 7, strides=2, use_bias=style.norm.conv_bias, name="conv1")(x)
     x = chain(x, style.norm.layers("bn_conv1"))
     c1 = KL.Activation("relu")(x)
     x = c1
-    padding = "same"
-    if style.padding == "symmetric":
-        x = KL.ZeroPadding2D(1)(x)  # after a ReLU nothing is below 0
-    if style.padding != "same":
-        padding = "valid"
-    x = KL.MaxPooling2D(3, strides=2, padding=padding)(x)
+    if style.pool:
+        x = _pooled(x, style.padding)
     c2 = resnet_stage(x, architecture, 2, 1, style)
     c3 = resnet_stage(c2, architecture, 3, 2, style)
     c4 = resnet_stage(c3, architecture, 4, 2, style)
@@ -521,6 +528,15 @@ def resnet_graph(
     if stage5:
         c5 = resnet_stage(c4, architecture, 5, 2, style)
     return [c1, c2, c3, c4, c5]
+
+
+def _pooled(x, padding):
+    """Max pooling of 3x3 windows at stride 2."""
+    if padding == "symmetric":
+        x = KL.ZeroPadding2D(1)(x)  # after a ReLU nothing is below 0
+    if padding != "same":
+        padding = "valid"
+    return KL.MaxPooling2D(3, strides=2, padding=padding)(x)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -281,6 +281,17 @@ def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
         (dict(MINI_MASK_SHAPE=None), "MINI_MASK_SHAPE is .*with USE_MINI_MASK. Received: None"),
         (dict(LOSS_WEIGHTS=None), "LOSS_WEIGHTS is a dict.*Received: None"),
         (dict(BACKBONE_STRIDES=4), "BACKBONE_STRIDES has whole numbers.*Received: 4"),
+        (
+            dict(BACKBONE_POOL=False),
+            r"BACKBONE_STRIDES is \[2, 4, 8, 16, 32\] with BACKBONE_POOL = False. "
+            r"Received: \[4, 8, 16, 32, 64\]",
+        ),
+        (dict(BACKBONE_WIDTH=0), "BACKBONE_WIDTH is a whole number from 1. Received: 0"),
+        (dict(BACKBONE_NORM="group", BACKBONE_WIDTH=48), "divides by the 32 groups.*Received: 48"),
+        (
+            dict(BACKBONE="resnext50_32x4d", BACKBONE_WIDTH=24),
+            "BACKBONE_WIDTH divides by 16 with resnext50_32x4d.*Received: 24",
+        ),
         (dict(BATCH_SIZE=0), "BATCH_SIZE is a whole number from 1. Received: 0"),
         (dict(IMAGE_META_SIZE=93), "IMAGE_META_SIZE is 12 .* here 13. Received: 93"),
         (dict(NAME=5), "NAME is text without a slash, .*Received: 5"),

@@ -55,6 +55,34 @@ def test_parameters_of_bodies(name, parameters):
     assert grouped.groups == groups and model.get_layer("res4a_branch2b").strides == (2, 2)
 
 
+@pytest.mark.parametrize(
+    "name, shapes",
+    [
+        ("resnet18", [(32, 32, 24), (32, 32, 24), (16, 16, 48), (8, 8, 96), (4, 4, 192)]),
+        ("resnet50", [(32, 32, 24), (32, 32, 96), (16, 16, 192), (8, 8, 384), (4, 4, 768)]),
+    ],
+)
+def test_narrow_bodies_without_pooling(name, shapes):
+    """BACKBONE_WIDTH and BACKBONE_POOL: channels in proportion, half the strides from C2 on."""
+    image = keras.Input((64, 64, 3))
+    style = modellib.Style(modellib.Norm(bias=False), width=24, pool=False)
+    maps = modellib.resnet_graph(image, name, True, style=style)
+    assert [tuple(m.shape[1:]) for m in maps] == shapes
+
+
+@pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
+def test_half_the_width_is_a_quarter_of_the_weights(name):
+    def convolutions(width):
+        image = keras.Input((64, 64, 3))
+        style = modellib.Style(modellib.Norm(bias=False), width=width)
+        model = keras.Model(image, modellib.resnet_graph(image, name, True, style=style)[-1])
+        kernels = [w for w in model.trainable_weights if len(w.shape) == 4]
+        return sum(int(np.prod(w.shape)) for w in kernels[1:])  # the first one reads the image
+
+    # Of the stem and the first blocks alike; a group of a ResNeXt has half the channels, too.
+    assert convolutions(32) * 4 == convolutions(64)
+
+
 def test_grouped_convolution_is_one_for_each_group():
     """A ResNeXt block's 3x3 against the convolutions of its groups, one by one."""
     block_in = keras.Input((6, 6, 64))

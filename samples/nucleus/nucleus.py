@@ -117,6 +117,14 @@ class NucleusSmallConfig(SmallConfig):
 
     NAME = "nucleus"
     NUM_CLASSES = 1 + 1
+    # Half of the nuclei are smaller than 17 pixels: a narrow ResNet whose finest map has stride 2.
+    BACKBONE_WIDTH = 24
+    BACKBONE_POOL = False
+    BACKBONE_STRIDES = (2, 4, 8, 16, 32)
+    TOP_DOWN_PYRAMID_SIZE = 32
+    RPN_CHANNELS = 32
+    MASK_HEAD_CHANNELS = 32
+    ROI_POSITIVE_RATIO = 0.5
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256
     IMAGE_MIN_SCALE = 1.0
