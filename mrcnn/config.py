@@ -209,6 +209,11 @@ class Config:
     # `mrcnn.utils.value_range`; with other means they are taken as they are.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
+    # (low, high): the contrast of each image is stretched so that these percentiles of its values
+    # become 0 and 255, and what lies beyond is clipped; for microscopy and other images without a
+    # fixed exposure, such as (1, 99.8). () leaves images as they are (not in matterport).
+    IMAGE_PERCENTILES: Sequence[float] = ()
+
     # Pixels are then divided by these, one value for all channels or one for each (not in
     # matterport).
     STD_PIXEL = np.array([1.0])
@@ -842,7 +847,7 @@ class Config:
                 "BACKBONE_WIDTH divides by the 32 groups of BACKBONE_NORM = 'group'. Received:"
                 f" {self.BACKBONE_WIDTH!r}"
             )
-        if "resnext" in self.BACKBONE and self.BACKBONE_WIDTH % 16:
+        if "resnext" in str(self.BACKBONE) and self.BACKBONE_WIDTH % 16:
             yield (
                 f"BACKBONE_WIDTH divides by 16 with {self.BACKBONE}, whose groups share it."
                 f" Received: {self.BACKBONE_WIDTH!r}"
@@ -1350,6 +1355,13 @@ def _are_positive_pixel_values(value: Any) -> bool:
     return _are_pixel_values(value) and bool(np.all(np.greater(value, 0)))
 
 
+def _are_percentiles(value: Any) -> bool:
+    """Whether a value is two rising percentiles, or empty."""
+    if not _values("", _is_finite, (0, 2)).fits(value):
+        return False
+    return all(0 <= each <= 100 for each in value) and list(value) == sorted(set(value))
+
+
 def _are_factors(value: Any) -> bool:
     """Whether a value is (low, high), or empty."""
     if not _values("", _is_positive, (0, 2)).fits(value):
@@ -1397,6 +1409,7 @@ _KINDS: dict[str, _Kind] = {
     "IMAGE_MIN_DIM_CHOICES": _SIDES,
     "TEST_SCALES": _SIDES,
     "TEST_FLIP": _one_of(*TEST_FLIPS),
+    "IMAGE_PERCENTILES": _Kind("is (low, high), rising numbers of 0..100, or ()", _are_percentiles),
     "MEAN_PIXEL": _Kind("has numbers, one for each channel", _are_pixel_values),
     "STD_PIXEL": _Kind("has positive numbers", _are_positive_pixel_values),
     "MINI_MASK_SHAPE": _or_none(_SHAPE),

@@ -233,7 +233,8 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
     largest mean is above 1 and at most 255) and the image is gray or has three channels, one in
     another range, such as fractions, bools or 12 bits, is brought to 0..255 by the rule of
     `mrcnn.utils.value_range`. uint8, and values of 0..255 of any dtype, stay as they are. With
-    other means, or other channels, which may have units of their own, nothing is changed.
+    other means, or other channels, which may have units of their own, nothing is changed. With
+    IMAGE_PERCENTILES any image becomes uint8, by its own percentiles (`mrcnn.utils.stretched`).
 
     Args:
         image: [H, W] or [H, W, C].
@@ -246,12 +247,14 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
         ValueError: other channels, or no numbers.
     """
     image = with_channels(image, config, where)
-    if image.dtype == np.uint8:
-        return image
     if image.dtype.kind not in "buif":
         raise ValueError(
             f"An image is an array of numbers. Received: {where} of dtype {image.dtype}"
         )
+    if len(config.IMAGE_PERCENTILES):
+        return utils.stretched(image, config.IMAGE_PERCENTILES)
+    if image.dtype == np.uint8:
+        return image
     largest_mean = np.max(config.MEAN_PIXEL)
     if config.IMAGE_CHANNEL_COUNT not in (1, 3) or not 1 < largest_mean <= 255:
         return image

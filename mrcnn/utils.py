@@ -259,6 +259,39 @@ def as_bytes(image: np.ndarray, limits: tuple[float, float] | None = None) -> np
     return out
 
 
+def stretched(image: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
+    """An image whose contrast is stretched: two percentiles of its values become 0 and 255.
+
+    All channels share the range, so that colours keep their hue. Values beyond are clipped, NaN and
+    infinite ones don't count. An image of one value, or nearly so, is brought to 0..255 by
+    `value_range` alone.
+
+    Args:
+        image: [...] of numbers.
+        percentiles: (low, high) of 0..100, each the smallest value that so many percent of the
+            values don't exceed (numpy's method "inverted_cdf").
+
+    Returns:
+        [...] uint8.
+    """
+    image = np.asarray(image)
+    if image.dtype == np.uint8:
+        counts = np.bincount(image.ravel(), minlength=256)
+        ranks = np.ceil(np.asarray(percentiles) / 100 * image.size).clip(1)
+        low, high = np.searchsorted(counts.cumsum(), ranks).tolist()
+        if low < high:
+            return _bytes_of(np.arange(256), low, high)[image]
+        return image.copy()
+    values = image
+    if image.dtype.kind == "f":
+        values = image[np.isfinite(image)]
+    if values.size:
+        low, high = np.percentile(values, percentiles, method="inverted_cdf").tolist()
+        if low < high:
+            return as_bytes(image, (low, high))
+    return as_bytes(image)
+
+
 def _bytes_of(values, low, high):
     """`as_bytes` of a part of an image."""
     kind = np.float64

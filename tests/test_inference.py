@@ -235,6 +235,38 @@ def test_values_of_the_network_follow_mean_pixel(caplog):
     assert data.as_network_input(depth, rgbd, "x") is depth
 
 
+def test_training_and_detection_stretch_contrast_alike():
+    """IMAGE_PERCENTILES: of 12 bits, dim or inverted in range, one image is one molded image."""
+    config = Config(
+        NAME="dim",
+        NUM_CLASSES=2,
+        IMAGE_MIN_DIM=64,
+        IMAGE_MAX_DIM=64,
+        MEAN_PIXEL=[0.0, 0.0, 0.0],
+        IMAGE_PERCENTILES=(1, 99),
+    )
+    bright = np.random.default_rng(0).integers(0, 200, (64, 64, 3))
+    expected = utils.stretched(bright.astype(np.uint8), (1, 99))
+    assert expected.min() == 0 and expected.max() == 255
+
+    class OneImage(utils.Dataset):
+        def load_image(self, image_id):
+            return bright.astype(np.uint16) * 16 + 40
+
+        def load_mask(self, image_id):
+            return np.ones((64, 64, 1), bool), np.ones(1, np.int32)
+
+    dataset = OneImage()
+    dataset.add_class("x", 1, "thing")
+    dataset.add_image("x", 0, "none")
+    dataset.prepare()
+    trained, *_ = data.load_image_gt(dataset, config, 0)
+    np.testing.assert_array_equal(trained, expected)
+    for image in (bright.astype(np.uint8), bright / 1000, bright.astype(np.uint16) * 16 + 40):
+        molded = inference.mold(image, config, "x").image
+        np.testing.assert_array_equal(molded, expected)
+
+
 def test_detect_molded_checks_its_shapes(toy_detector):
     molded, metas, _ = toy_detector.mold_inputs([COLORS])
     assert len(toy_detector.detect_molded(molded, metas)) == 1

@@ -1469,3 +1469,34 @@ def test_masks_of_files_are_what_is_not_black(tmp_path, mode):
     path.write_bytes(b"no image")
     with pytest.raises((OSError, ValueError), match="mask.png"):
         utils.read_mask(path)
+
+
+# ---- Contrast ------------------------------------------------------------------------------------
+
+
+def test_stretched_contrast_by_hand():
+    """Of 1..100 the 10th and 90th percentiles are 10 and 90: 255 / 80 for each step between."""
+    image = np.arange(1, 101).reshape(10, 10)
+    expected = np.clip(np.rint((image - 10) * (255 / 80)), 0, 255)
+    for dtype in (np.uint8, np.uint16, np.int32, np.float32):
+        result = utils.stretched(image.astype(dtype), (10, 90))
+        assert result.dtype == np.uint8
+        np.testing.assert_array_equal(result, expected)
+    with_nan = np.concatenate([image.ravel().astype(float), [np.nan, np.inf]])
+    np.testing.assert_array_equal(utils.stretched(with_nan, (10, 90))[:-2], expected.ravel())
+
+
+@pytest.mark.parametrize("percentiles", [(0, 100), (1, 99.8), (25, 60.5)])
+def test_stretched_bytes_have_numpy_percentiles(percentiles):
+    image = np.random.default_rng(0).gamma(2, 10, (37, 41, 3)).clip(0, 255).astype(np.uint8)
+    low, high = np.percentile(image, percentiles, method="inverted_cdf")
+    wide = image.astype(np.int64)
+    expected = np.rint((wide - low) * 255 / (high - low)).clip(0, 255)
+    np.testing.assert_array_equal(utils.stretched(image, percentiles), expected)
+
+
+@pytest.mark.parametrize("value", [0, 7, 255])
+def test_an_image_of_one_value_is_not_stretched(value):
+    image = np.full((4, 5, 3), value, np.uint8)
+    np.testing.assert_array_equal(utils.stretched(image, (1, 99)), image)
+    assert (utils.stretched(np.full((4, 5), np.nan), (1, 99)) == 0).all()
