@@ -436,6 +436,12 @@ class Config:
     DETECTION_MIN_CONFIDENCE = 0.7
     DETECTION_NMS_THRESHOLD = 0.3
 
+    # Share of an object's mask that better objects of its class may cover; one of which they cover
+    # more is a duplicate and left out. Boxes of neighbours that lie askew overlap though their
+    # masks don't: with .5 here, DETECTION_NMS_THRESHOLD can be higher. 1 for no bound (not in
+    # matterport).
+    DETECTION_MASK_OVERLAP = 1.0
+
     # True: a RoI gives a detection for every class with a score high enough, as in the paper's
     # code; False: for its best class (not in matterport).
     DETECTION_ALL_CLASSES = False
@@ -1451,6 +1457,7 @@ _KINDS: dict[str, _Kind] = {
             "RPN_POSITIVE_IOU",
             "RPN_NEGATIVE_IOU",
             "ROI_POSITIVE_IOU",
+            "DETECTION_MASK_OVERLAP",
             "CROWD_IOU",
             "ROI_POSITIVE_RATIO",
         ),

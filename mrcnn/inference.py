@@ -210,12 +210,16 @@ def unmold(
         masks, places = mask_math.pad_masks(masks, exact_boxes)
     else:
         places = np.around(boxes).astype(int)
-    lazy = Masks(masks, places, original_shape[:2])
+    return boxes, class_ids, scores, _in_form(Masks(masks, places, original_shape[:2]), form)
+
+
+def _in_form(lazy, form):
+    """Masks as `unmold` returns them."""
     if form == "lazy":
-        return boxes, class_ids, scores, lazy
+        return lazy
     if form == "rle":
-        return boxes, class_ids, scores, lazy.rle()
-    return boxes, class_ids, scores, np.asarray(lazy)
+        return lazy.rle()
+    return np.asarray(lazy)
 
 
 def _unmold_boxes(detections, original_shape, shape, window, config):
@@ -296,10 +300,20 @@ def result(
     """The dict of image number `row` of a batch, see `MaskRCNN.detect`."""
     image = outputs.of_image(row)
     frames = (original_shape, shape, window, config)
-    boxes, class_ids, scores, masks = unmold(image.detections, image.masks, *frames, form)
+    first_form = form
+    leaves_out = image.masks is not None and config.DETECTION_MASK_OVERLAP < 1
+    if leaves_out:
+        first_form = "lazy"
+    boxes, class_ids, scores, masks = unmold(image.detections, image.masks, *frames, first_form)
     found = {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": masks}
     if image.keypoints is not None:
         found["keypoints"] = unmold_keypoints(image.detections, image.keypoints, *frames)
+    if leaves_out:
+        remain = masks.uncovered(class_ids, config.DETECTION_MASK_OVERLAP)
+        for name in found:
+            if name != "masks":
+                found[name] = found[name][remain]
+        found["masks"] = _in_form(masks.only(remain), form)
     return found
 
 

@@ -535,13 +535,41 @@ class Masks:
         instances = key[-1]  # only these masks are pasted
         if isinstance(instances, (int, np.integer)):
             return self[..., [instances]][..., 0]
-        chosen = Masks(
-            self.soft[instances], self.boxes[instances], self.image_shape, self.threshold
-        )
-        return np.asarray(chosen)
+        return np.asarray(self.only(instances))
 
     def __len__(self) -> int:
         return self.image_shape[0]
+
+    def only(self, instances: Any) -> "Masks":
+        """Some of the masks.
+
+        Args:
+            instances: [N] bool, their numbers, or a slice.
+        """
+        return Masks(self.soft[instances], self.boxes[instances], self.image_shape, self.threshold)
+
+    def uncovered(self, class_ids: np.ndarray, limit: float) -> np.ndarray:
+        """Which masks remain where those that earlier ones of their class cover are left out.
+
+        A mask that is left out covers nothing; one without a pixel remains.
+
+        Args:
+            class_ids: [N], of objects from the best to the worst.
+            limit: share of a mask's pixels that may be covered, 0..1.
+
+        Returns:
+            [N] bool.
+        """
+        taken: dict[int, np.ndarray] = {}
+        remain = np.ones(len(self.soft), bool)
+        for i, class_id in enumerate(np.asarray(class_ids).tolist()):
+            (y1, x1, y2, x2), crop = self.crop(i)
+            canvas = taken.setdefault(class_id, np.zeros(self.image_shape, bool))[y1:y2, x1:x2]
+            covered = np.count_nonzero(canvas & crop)
+            remain[i] = covered <= limit * np.count_nonzero(crop)
+            if remain[i]:
+                canvas |= crop
+        return remain
 
     def crop(self, i: int) -> tuple[Box, np.ndarray]:
         """Mask number i inside its box.

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mrcnn import data, inference, utils
+from mrcnn import data, inference, masks, utils
 from mrcnn.config import Config
 
 
@@ -233,6 +233,30 @@ def test_values_of_the_network_follow_mean_pixel(caplog):
     depth = np.dstack([COLORS, COLORS[..., :1]]) * 20
     rgbd = Config(IMAGE_CHANNEL_COUNT=4, MEAN_PIXEL=[123.7, 116.8, 103.9, 200])
     assert data.as_network_input(depth, rgbd, "x") is depth
+
+
+def test_duplicates_are_left_out_by_their_masks(toy_detector, image, monkeypatch):
+    """DETECTION_MASK_OVERLAP: the dense masks, taken one after the other, say which remain."""
+    whole = toy_detector.detect([image])[0]
+    taken = {}
+    remain = []
+    for i, class_id in enumerate(whole["class_ids"]):
+        mask = whole["masks"][..., i]
+        canvas = taken.setdefault(class_id, np.zeros_like(mask))
+        if (canvas & mask).sum() <= 0.25 * mask.sum():
+            remain.append(i)
+            canvas |= mask
+    assert 1 < len(remain) < len(whole["scores"])
+    monkeypatch.setattr(toy_detector.config, "DETECTION_MASK_OVERLAP", 0.25)
+    for form in inference.MASK_FORMS:
+        found = toy_detector.detect([image], masks=form)[0]
+        for name in ("rois", "class_ids", "scores"):
+            np.testing.assert_array_equal(found[name], whole[name][remain])
+        expected = whole["masks"][..., remain]
+        if form == "rle":
+            assert found["masks"] == masks.encode(expected)
+        else:
+            np.testing.assert_array_equal(np.asarray(found["masks"]), expected)
 
 
 def test_training_and_detection_stretch_contrast_alike():

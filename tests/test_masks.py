@@ -281,3 +281,22 @@ def test_label_maps_are_indexed_cut_and_resized_as_the_array():
             utils.minimize_mask(boxes[keep], resized[..., keep], (9, 11)),
             utils.minimize_mask(boxes[keep], expected[..., keep], (9, 11)),
         )
+
+
+# ---- Overlaps ------------------------------------------------------------------------------------
+
+
+def test_masks_that_better_ones_cover_are_left_out():
+    """Of [10, 10] squares: 40%, 60% and wholly covered by the first; a covered one covers nothing."""
+    boxes = [(0, 0, 10, 10), (0, 6, 10, 16), (4, 0, 14, 10), (0, 0, 5, 5), (9, 0, 19, 10)]
+    lazy = masks.Masks(np.ones((5, 28, 28), np.float32), boxes, (20, 20))
+    one_class = np.ones(5, int)
+    # The third is 60% under the first; the last lies 50% under the third, 10% under the first.
+    assert lazy.uncovered(one_class, 0.5).tolist() == [True, True, False, False, True]
+    assert lazy.uncovered(one_class, 0.6).tolist() == [True, True, True, False, True]
+    assert lazy.uncovered(one_class, 0.4).tolist() == [True, True, False, False, True]
+    assert lazy.uncovered(one_class, 0.39).tolist() == [True, False, False, False, True]
+    assert lazy.uncovered(one_class, 1.0).all()
+    of_two = np.array([1, 2, 2, 1, 2])
+    assert lazy.uncovered(of_two, 0.5).tolist() == [True, True, True, False, True]
+    assert lazy.only([0, 2]).boxes.tolist() == [[0, 0, 10, 10], [4, 0, 14, 10]]

@@ -117,7 +117,7 @@ class NucleusSmallConfig(SmallConfig):
 
     NAME = "nucleus"
     NUM_CLASSES = 1 + 1
-    # Half of the nuclei are smaller than 17 pixels: a narrow ResNet whose finest map has stride 2.
+    # Half of the nuclei cover less than 17 x 17 pixels: a narrow ResNet, its finest map at stride 2.
     BACKBONE_WIDTH = 24
     BACKBONE_POOL = False
     BACKBONE_STRIDES = (2, 4, 8, 16, 32)
@@ -137,6 +137,9 @@ class NucleusSmallConfig(SmallConfig):
     MAX_GT_INSTANCES = 150
     DETECTION_MAX_INSTANCES = 400
     DETECTION_MIN_CONFIDENCE = 0
+    # Boxes of neighbours overlap, their masks don't.
+    DETECTION_NMS_THRESHOLD = 0.5
+    DETECTION_MASK_OVERLAP = 0.6
     MEAN_PIXEL = NucleusConfig.MEAN_PIXEL
     MINI_MASK_SHAPE = (28, 28)
     LEARNING_RATE = 1e-3
