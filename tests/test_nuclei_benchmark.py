@@ -200,3 +200,42 @@ def test_what_takes_longer_is_ended():
     with worker.at_most(0.05):
         pass
     time.sleep(0.1)  # nothing is left that would ring
+
+
+# ---- Ablations -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ablations():
+    sys.path.insert(0, str(ROOT))
+    from benchmarks import nuclei_ablations
+
+    return nuclei_ablations
+
+
+def test_settings_of_the_ablations_fit(ablations):
+    for settings, _ in ablations.TRAINED.values():
+        ablations.nucleus.NucleusSmallConfig(**settings).validate()
+    for settings, _ in ablations.TESTED.values():
+        ablations.nucleus.NucleusSmallInferenceConfig(**settings).validate()
+
+
+def test_table_of_the_ablations(ablations):
+    runs = [
+        {"at .5": 0.75, "mean": 0.5, "fluorescence": 0.8, "cpu_minutes": 9.0},
+        {"at .5": 0.77, "mean": 0.5, "fluorescence": 0.8, "cpu_minutes": 11.0},
+    ]
+    lines = ablations.table({"giou": runs}).splitlines()
+    assert len(lines) == 3
+    cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert cells[0] == "giou" and cells[-1] == "10.0"
+    assert cells[2:7] == [".760 ± .010", ".500 ± .000", ".800 ± .000", "–", "–"]
+
+
+def test_ablations_are_not_made_again(ablations, tmp_path, capsys):
+    """Every run's file is there: nothing is trained."""
+    figures = {"at .5": 0.5, "mean": 0.25, "cpu_minutes": 1.0}
+    for seed in ablations.SEEDS:
+        (tmp_path / f"scale_jitter-{seed}-7.json").write_text(json.dumps(figures))
+    ablations.main(["--only", "scale jitter", "--steps", "7", "--folder", str(tmp_path)])
+    assert "| scale jitter | " in capsys.readouterr().out

@@ -117,17 +117,20 @@ class NucleusSmallConfig(SmallConfig):
 
     NAME = "nucleus"
     NUM_CLASSES = 1 + 1
-    # Half of the nuclei cover less than 17 x 17 pixels: a narrow ResNet, its finest map at stride 2.
+    # Half of the nuclei cover less than 17 x 17 pixels: a narrow ResNet, finest map at stride 2.
     BACKBONE_WIDTH = 24
     BACKBONE_POOL = False
     BACKBONE_STRIDES = (2, 4, 8, 16, 32)
     TOP_DOWN_PYRAMID_SIZE = 32
     RPN_CHANNELS = 32
+    RPN_ANCHOR_SCALES = (6, 12, 24, 48, 96)
     MASK_HEAD_CHANNELS = 32
     ROI_POSITIVE_RATIO = 0.5
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256
     IMAGE_MIN_SCALE = 1.0
+    # The exposure differs from image to image.
+    IMAGE_PERCENTILES = (1, 99.8)
     RPN_NMS_THRESHOLD = 0.8
     RPN_TRAIN_ANCHORS_PER_IMAGE = 128
     PRE_NMS_LIMIT = 2000
