@@ -464,6 +464,20 @@ def test_demo(nucleus, bowl, tmp_path, monkeypatch, capsys):
         assert min(picture.size) > 400
 
 
+def test_losses_of_a_run_that_is_taken_up(tmp_path):
+    """An epoch that is done again replaces what was written of it; what is no loss is left out."""
+    from mrcnn import commands
+
+    path = tmp_path / "losses.json"
+    for epoch, loss in [(0, 3.0), (1, 2.0), (1, 1.5), (2, 1.0)]:
+        logs = {"loss": np.float32(loss), "rpn_class_loss": loss / 2, "learning_rate": 0.1}
+        commands._write_losses(path, epoch, logs)
+    assert json.loads(path.read_text()) == {
+        "loss": [3.0, 1.5, 1.0],
+        "rpn_class_loss": [1.5, 0.75, 0.5],
+    }
+
+
 def test_command_line(nucleus, coco_folder, capsys):
     with pytest.raises(SystemExit):
         nucleus.main(["evaluate", f"--dataset={coco_folder}", "--subset=other"])
