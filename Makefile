@@ -1,18 +1,23 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
+# make nuclei  trains on real cells that lie in the repository, evaluates, draws
 # make quick   what to run after each change, 2 minutes: style, and the tests that don't train
 # make test    before a change lands, 10 minutes: style, types, all tests, two at a time
 # make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
-# make clean   removes the environment and the demo's files
-# The first three set up .venv by themselves; PYTHON=/path/to/python chooses the interpreter.
+# make clean   removes the environment and the demos' files
+# The first four set up .venv by themselves; PYTHON=/path/to/python chooses the interpreter.
 
 SEED ?= 0
 
-.PHONY: demo quick test parity lock clean
+.PHONY: demo nuclei quick test parity lock clean
 
 demo:
 	@tools/venv.sh
 	.venv/bin/python samples/shapes/shapes.py demo --seed $(SEED)
+
+nuclei:
+	@tools/venv.sh
+	.venv/bin/python samples/nucleus/nucleus.py demo --seed $(SEED)
 
 PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
@@ -37,7 +42,7 @@ lock:
 	tools/lock.sh $(or $(PYTHON),python3.11)
 
 clean:
-	rm -rf .venv demo build *.egg-info
+	rm -rf .venv demo nuclei build *.egg-info
 
 # make docs    builds the documentation into site/, strictly, in an environment of its own
 .PHONY: docs

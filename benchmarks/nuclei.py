@@ -316,9 +316,9 @@ def score(truth: Mapping[str, Truth], labels: Mapping[str, np.ndarray]) -> dict:
         )
     rows = []
     for name, image in truth.items():
-        nuclei = np.unique(image.labels)
-        count = int((nuclei > 0).sum())
-        rows.append((image.kind, count, bowl.scores(image.labels, labels[name])))
+        predicted = labels[name]
+        errors = bowl.errors(image.labels, predicted)
+        rows.append((image.kind, errors, bowl.scores(image.labels, predicted)))
     return bowl.by_kind(rows)
 
 

@@ -16,9 +16,10 @@ Two kinds:
   MOSAIC, and done by the functions `place`, `copy_paste` and `mosaic`.
 
 Masks stay exact: a mask has the pixels that show its object, and one without a pixel goes. Images
-are [H, W, C] of any number of channels and any dtype of numbers, masks [H, W, N] bool, class ids
-[N], below zero for crowds; keypoints [N, K, (y, x, visibility)] (`mrcnn.keypoints`). What is given
-is never edited; views of it may be returned.
+are [H, W, C] of any number of channels and any dtype of numbers, masks [H, W, N] bool (the objects
+take `mrcnn.masks.LabelMaps` as well, and give them back), class ids [N], below zero for crowds;
+keypoints [N, K, (y, x, visibility)] (`mrcnn.keypoints`). What is given is never edited; views of it
+may be returned.
 """
 
 import inspect
@@ -103,11 +104,16 @@ def _asked_for(function: Augmentation, count: int) -> list[str]:
     return [name for name in BY_NAME if name in parameters]
 
 
+def takes_label_maps(augmentation: Any) -> bool:
+    """Whether an augmentation is one of this module, which takes `mrcnn.masks.LabelMaps`, too."""
+    return isinstance(augmentation, _Step) and type(augmentation).__module__ == __name__
+
+
 class _Sample(NamedTuple):
     """An image with its objects; points None where there are no keypoints."""
 
     image: np.ndarray
-    masks: np.ndarray
+    masks: Any
     points: np.ndarray | None
     flip_pairs: Sequence[tuple[int, int]]
 
@@ -118,7 +124,7 @@ class _Step:
     def __call__(
         self,
         image: np.ndarray,
-        masks: np.ndarray,
+        masks: Any,
         keypoints: np.ndarray | None = None,
         *,
         rng: np.random.Generator | None = None,
@@ -127,7 +133,7 @@ class _Step:
         """The augmented image, masks and, if they were given, keypoints.
 
         Args:
-            image: [H, W, C]; masks: [H, W, N]; keypoints: [N, K, 3] or None.
+            image: [H, W, C]; masks: [H, W, N] or LabelMaps; keypoints: [N, K, 3] or None.
             rng: numpy Generator of the draws; None: a new one.
             flip_pairs: keypoints that a mirror image exchanges.
         """
@@ -192,6 +198,8 @@ def _checked_steps(steps: Sequence[Augmentation]) -> list[Augmentation]:
 def _run(step: Augmentation, sample: _Sample, rng: np.random.Generator) -> _Sample:
     """One augmentation, of this module or of a user, applied to a sample."""
     image, masks, points, flip_pairs = sample
+    if not takes_label_maps(step):
+        masks = np.asarray(masks)
     new_image, new_masks, new_points = call(
         step, image, masks, points, rng=rng, flip_pairs=flip_pairs
     )
@@ -288,18 +296,31 @@ def _mirror(sample: _Sample, axis: int) -> _Sample:
         mirrored = image.shape[axis] - 1 - points[..., axis]
         places[..., axis] = np.where(labelled, mirrored, 0)
         points = joints.swap(places, flip_pairs)
-    return _Sample(np.flip(image, axis), np.flip(masks, axis), points, flip_pairs)
+    if isinstance(masks, LabelMaps):
+        masks = masks.with_maps(np.flip(masks.maps, axis + 1))
+    else:
+        masks = np.flip(masks, axis)
+    return _Sample(np.flip(image, axis), masks, points, flip_pairs)
 
 
 class Turn(_Step):
-    """A turn by a right angle, anticlockwise; by none, one, two and three equally often.
+    """A turn by right angles, anticlockwise.
 
     An image that is not square keeps its size: it is turned by two right angles or not at all.
+
+    Args:
+        angles: multiples of 90 degrees, of which one is drawn.
     """
+
+    def __init__(self, angles: Sequence[int] = (0, 90, 180, 270)):
+        angles = tuple(angles)
+        if not angles or not all(_is_number(angle) and angle % 90 == 0 for angle in angles):
+            raise ValueError(f"angles of Turn are multiples of 90. Received: {angles!r}")
+        self.angles = angles
 
     def _apply(self, sample, rng):
         height, width = sample.image.shape[:2]
-        count = int(rng.integers(4))
+        count = int(self.angles[rng.integers(len(self.angles))]) // 90 % 4
         if height != width:
             count = count // 2 * 2
         return _turned(sample, count)
@@ -314,7 +335,10 @@ def _turned(sample: _Sample, count: int) -> _Sample:
             new_y = np.where(visibility > 0, image.shape[1] - 1 - x, 0)
             points = np.stack([new_y, y, visibility], axis=-1)
         image = np.rot90(image)
-        masks = np.rot90(masks)
+    if isinstance(masks, LabelMaps):
+        masks = masks.with_maps(np.rot90(masks.maps, count, axes=(1, 2)))
+    else:
+        masks = np.rot90(masks, count)
     return _Sample(image, masks, points, flip_pairs)
 
 

@@ -708,13 +708,16 @@ def _generated_parser(description: str | None, folder: str, epochs: int) -> argp
     )
     made.set_defaults(output=folder, weights="last")
     made.add_argument("--images", dest="limit", type=int, metavar="N", help="the same as --limit")
+    add_run_options(made)
+    return made
+
+
+def add_run_options(made: argparse.ArgumentParser) -> None:
+    """Adds the options of `train_on`: --seed, --restart."""
     made.add_argument(
         "--seed", type=int, default=0, help="of weights, images and draws (default: %(default)s)"
     )
-    made.add_argument(
-        "--restart", action="store_true", help="demo, train: begin again; --logs is removed"
-    )
-    return made
+    made.add_argument("--restart", action="store_true", help="begin again; --logs is removed")
 
 
 def _train_generated(
@@ -724,7 +727,36 @@ def _train_generated(
     args: argparse.Namespace,
     augmentation: Any,
 ) -> float:
-    """Trains to --epochs, on with what is in --logs. Returns the seconds of all sessions."""
+    """`train_on` fresh images only: the run never sees one twice."""
+    count = args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE
+    first = 100_000 * (config.SEED or 0)
+    return train_on(config, lambda: dataset_class(count, first=first), unseen, args, augmentation)
+
+
+def train_on(
+    config: Config,
+    make_dataset: Callable[[], Dataset],
+    val_set: Dataset | None,
+    args: argparse.Namespace,
+    augmentation: Any = None,
+) -> float:
+    """Trains all layers to --epochs, on with what is in --logs, else from random weights.
+
+    Beside the checkpoints are seconds.json, the time of all sessions, and losses.json, {name of a
+    loss: its mean over each epoch}.
+
+    Args:
+        config: its SEED is that of the random weights, too.
+        make_dataset: f() that returns the prepared training set, called where there is something
+            left to train.
+        val_set: prepared dataset for --evaluate-every.
+        args: of `parse`: weights ("last" to go on), logs, epochs, evaluate_every, limit; and of
+            `add_run_options`.
+        augmentation: see `MaskRCNN.train`.
+
+    Returns:
+        the seconds of all sessions.
+    """
     import keras
 
     from mrcnn import training
@@ -744,21 +776,35 @@ def _train_generated(
         before = json.loads(clock.read_text())
     if model.epoch >= args.epochs:
         return before
-    # Fresh images only: the run never sees one twice.
-    count = args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE
-    dataset = dataset_class(count, first=100_000 * (config.SEED or 0))
+    dataset = make_dataset()
     start = time.monotonic()
 
-    def write_seconds(*_: Any) -> None:
+    def write_progress(epoch: int, logs: dict | None = None) -> None:
         media.write_json(clock, before + time.monotonic() - start)
+        _write_losses(pathlib.Path(model.log_dir) / "losses.json", epoch, logs or {})
 
-    val_set = None
+    checked = None
     if args.evaluate_every:
-        val_set = unseen
+        checked = val_set
     stages = [(args.epochs, "all", 1.0)]
-    callback = keras.callbacks.LambdaCallback(on_epoch_end=write_seconds)
-    train(model, dataset, val_set, stages, args, augmentation, [callback])
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=write_progress)
+    train(model, dataset, checked, stages, args, augmentation, [callback])
     return before + time.monotonic() - start
+
+
+def _write_losses(path: pathlib.Path, epoch: int, logs: dict) -> None:
+    """Adds an epoch's losses to those of the epochs before it, {name: [values]}.
+
+    Args:
+        epoch: counted from 0; what the file has of it and of later ones is replaced.
+    """
+    losses: dict[str, list[float]] = {}
+    if path.exists():
+        losses = json.loads(path.read_text())
+    for name, value in logs.items():
+        if name.endswith("loss"):
+            losses[name] = [*losses.get(name, [])[:epoch], float(value)]
+    media.write_json(path, losses)
 
 
 def _draw_sure(model: MaskRCNN, dataset: Dataset, path: pathlib.Path, count: int = 12) -> str:

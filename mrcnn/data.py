@@ -313,7 +313,7 @@ def apply_augmentation(
             f(image, masks, keypoints) -> (image, masks, keypoints). One with a parameter named
             `rng` gets `rng` by that name (`mrcnn.augmentation.call`).
         image: [H, W, C]; masks: [H, W, N] bool, or `mrcnn.masks.LabelMaps`, which imgaug's own
-            augmenters move as they are.
+            augmenters and those of `mrcnn.augmentation` move as they are.
         rng: numpy Generator.
         points: keypoints [N, K, (y, x, visibility)] or None.
         flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so
@@ -336,8 +336,11 @@ def apply_augmentation(
             augmentation, image, given, rng, points, flip_pairs
         )
     elif callable(augmentation):
+        given = masks
+        if not augmenting.takes_label_maps(augmentation):
+            given = np.asarray(masks)
         new_image, new_masks, new_points = augmenting.call(
-            augmentation, image, np.asarray(masks), points, rng=rng, flip_pairs=flip_pairs
+            augmentation, image, given, points, rng=rng, flip_pairs=flip_pairs
         )
     else:
         raise ValueError(

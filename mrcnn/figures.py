@@ -83,6 +83,8 @@ def plot_history(history: Any) -> Figure:
     """The losses over the epochs: `history` is a Keras History or its dict {name: [values]}."""
     values = getattr(history, "history", history)
     names = [name for name in values if name.endswith("loss") and not name.startswith("val_")]
+    if not names:
+        return _nothing("nothing is known of the losses")
     figure, axes = new_figure((3.0 * len(names), 2.6), 1, len(names))
     for ax, name in zip(axes, names):
         epochs = np.arange(1, len(values[name]) + 1)
@@ -389,11 +391,11 @@ def draw_heads(stages: Trace, class_names: Any, count: int = 20) -> Figure:
     return figure
 
 
-def _nothing() -> Figure:
-    """A figure that says that there is no detection to draw."""
+def _nothing(text: str = "nothing was detected: train longer") -> Figure:
+    """A figure that says that there is nothing to draw, such as no detection."""
     figure, (ax,) = new_figure((4, 1))
     ax.set_axis_off()
-    ax.text(0.5, 0.5, "nothing was detected: train longer", ha="center", va="center")
+    ax.text(0.5, 0.5, text, ha="center", va="center")
     return figure
 
 

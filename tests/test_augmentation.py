@@ -10,6 +10,7 @@ from toy import Rectangles, ToyConfig
 
 from mrcnn import augmentation as aug, data, keypoints, utils
 from mrcnn.config import Config
+from mrcnn.masks import LabelMaps
 
 # Pixels of object k of image i are (i, k, 200), those around them (i, 0, 50).
 OBJECTS = [(3, 4, 20, 17), (22, 6, 40, 30), (5, 33, 13, 60), (44, 40, 64, 64), (50, 2, 51, 3)]
@@ -204,6 +205,43 @@ def test_a_turn_is_anticlockwise():
         (62, 51, 64, 54, (63, 53, 2)),
         (10, 62, 13, 64, (10, 63, 2)),
     }
+
+
+def test_angles_of_a_turn():
+    image, masks, _, _ = example(objects=[(0, 10, 2, 13)])
+    corners = set()
+    for seed in range(12):
+        _, new = aug.Turn((90, -180))(image, masks, rng=np.random.default_rng(seed))
+        corners.add(tuple(utils.extract_bboxes(new)[0, :2].tolist()))
+    assert corners == {(51, 0), (62, 51)}
+    for angles in ((), (45,), ("90",)):
+        with pytest.raises(ValueError, match="angles of Turn are multiples of 90. Received"):
+            aug.Turn(angles)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (64, 80)], ids=str)
+def test_label_maps_are_what_bool_masks_are(size):
+    """To the last pixel, masks that overlap among them; a function of one's own gets bool masks."""
+    image, masks, _, _ = example(size=size)
+    masks = np.concatenate([masks, masks[..., 1:] | masks[..., :-1]], axis=2)
+    kinds = []
+
+    def own(image, masks):
+        kinds.append(type(masks))
+        return image, masks
+
+    steps = [aug.Flip(0.5, 0.5), aug.Turn(), aug.Brightness()]
+    for step in (aug.SomeOf(2, steps), aug.Chain([*steps, own]), own):
+        for seed in range(8):
+            given = LabelMaps.of_masks(masks)
+            new, new_maps = data.apply_augmentation(step, image, given, np.random.default_rng(seed))
+            expected, expected_masks = data.apply_augmentation(
+                step, image, masks, np.random.default_rng(seed)
+            )
+            assert isinstance(new_maps, LabelMaps) and expected_masks.dtype == bool
+            np.testing.assert_array_equal(new, expected)
+            np.testing.assert_array_equal(np.asarray(new_maps), expected_masks)
+    assert set(kinds) == {np.ndarray}
 
 
 # ---- Colours -------------------------------------------------------------------------------------

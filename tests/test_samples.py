@@ -221,8 +221,8 @@ def test_run_ends_a_program():
         (
             "nucleus",
             (
-                "{train,evaluate,detect} --dataset --subset --small --weights --logs stage1_train"
-                " stage1_test coco imagenet last"
+                "{demo,train,evaluate,detect} --dataset --subset --small --weights --logs --seed"
+                " --restart stage1_train stage1_test coco imagenet last"
             ),
         ),
         (

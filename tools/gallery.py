@@ -17,7 +17,15 @@ from nbclient import NotebookClient
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-ORDER = ("train_shapes", "demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
+ORDER = (
+    "train_shapes",
+    "demo",
+    "inspect_data",
+    "inspect_model",
+    "inspect_weights",
+    "paper",
+    "nuclei",
+)
 
 
 def execute(

@@ -1,5 +1,7 @@
 """Finds the nuclei of cells: the data and the submission file of Kaggle's Data Science Bowl 2018.
 
+    python samples/nucleus/nucleus.py demo
+        trains the small network on the images beside this file, evaluates, draws
     python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=imagenet
     python samples/nucleus/nucleus.py train --dataset=bowl --subset=train --weights=last
         go on
@@ -13,7 +15,8 @@
 --dataset is the bowl's folder with stage1_train/ and stage1_test/; in these each image has a
 folder, <id>/images/<id>.png and, to train on, <id>/masks/*.png, one file for each nucleus. Or it is
 a folder with COCO's json: instances_<subset>.json, there or in annotations/, and the images in
-<subset>/. Say --small to all three commands, or to none; it needs no --weights to train.
+<subset>/. Say --small to all three commands, or to none; it needs no --weights to train. `demo` is
+small by itself; killed and started again it goes on.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ import numpy as np
 ROOT_DIR = str(pathlib.Path(__file__).resolve().parents[2])  # the project's folder
 sys.path.insert(0, ROOT_DIR)
 
-from mrcnn import coco, commands, files, media, utils  # noqa: E402
+from mrcnn import augmentation as aug, coco, commands, files, media, utils  # noqa: E402
 from mrcnn.config import Config, SmallConfig  # noqa: E402
 from mrcnn.masks import LabelMaps  # noqa: E402
 
@@ -72,6 +75,10 @@ VAL_IMAGE_IDS = [
     "8ecdb93582b2d5270457b36651b62776256ade3aaa2d7432ae65c14f07432d49",
 ]
 SMALL_EPOCHS = 36
+DATA_DIR = os.path.join(ROOT_DIR, "samples", "nucleus", "data")  # 64 and 24 images of the bowl
+DEMO_DIR = "nuclei"
+DEMO_EPOCHS = 8
+DEMO_STEPS = 25  # of an epoch
 SUBSETS = ("train", "val", "stage1_train", "stage1_test", "stage2_test")
 
 
@@ -178,7 +185,9 @@ class NucleusDataset(coco.CocoDataset):
             images = os.path.join(dataset_dir, subset)
             if not os.path.isdir(images):
                 images = os.fspath(dataset_dir)
-            self.load_json(json, images, "nucleus", keep_empty=True)
+            first = len(self.image_info)
+            content = self.load_json(json, images, "nucleus", keep_empty=True, return_coco=True)
+            self._mix_within_kinds(content, self.image_info[first:])
             return
         if subset not in SUBSETS:
             raise ValueError(f"The subset is one of {', '.join(SUBSETS)}. Received: {subset!r}")
@@ -201,6 +210,20 @@ class NucleusDataset(coco.CocoDataset):
         self.add_class("nucleus", 1, "nucleus")
         for name in ids:
             self.add_image("nucleus", name, os.path.join(folder, name, "images", name + ".png"))
+
+    def _mix_within_kinds(self, content: Any, infos: Sequence[dict]) -> None:
+        """Gives images of a json with a "kind" that as `mixing_group`: COPY_PASTE and MOSAIC mix
+        within it."""
+        for info in infos:
+            kind = content.imgs[info["id"]].get("kind")
+            if kind is None:
+                continue
+            if not isinstance(kind, str):
+                raise ValueError(
+                    f"The kind of an image is a text. Received: {kind!r} of image {info['id']} in"
+                    f" {info['json']}"
+                )
+            info["mixing_group"] = kind
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
         """masks [H, W, N] bool, class_ids [N] int32 of 1.
@@ -414,19 +437,16 @@ def outlined(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
 # ---- Commands ------------------------------------------------------------------------------------
 
 
-def augmentation() -> Any:
+def augmentation() -> aug.SomeOf:
     """At most two of: flips, turns by right angles, brightness, blur."""
-    from mrcnn.data import import_imgaug
-
-    iaa = import_imgaug().augmenters
-    return iaa.SomeOf(
+    return aug.SomeOf(
         (0, 2),
         [
-            iaa.Fliplr(0.5),
-            iaa.Flipud(0.5),
-            iaa.OneOf([iaa.Affine(rotate=angle) for angle in (90, 180, 270)]),
-            iaa.Multiply((0.8, 1.5)),
-            iaa.GaussianBlur(sigma=(0.0, 5.0)),
+            aug.Flip(horizontal=0.5),
+            aug.Flip(horizontal=0.0, vertical=0.5),
+            aug.Turn((90, 180, 270)),
+            aug.Brightness(0.8, 1.5),
+            aug.Blur(0.0, 5.0),
         ],
     )
 
@@ -454,15 +474,46 @@ def train(
 def evaluate(
     model: MaskRCNN, dataset_dir: str | os.PathLike, subset: str, args: argparse.Namespace
 ) -> Evaluation:
-    """Prints the bowl's metric by kind of image and COCO's figures; bowl.json has the former."""
+    """Prints COCO's figures, and by kind of image the bowl's metric and errors; see bowl.json."""
+    result, _ = _evaluate(model, _prepared(dataset_dir, subset), args)
+    return result
+
+
+def _evaluate(
+    model: MaskRCNN, dataset: NucleusDataset, args: argparse.Namespace
+) -> tuple[Evaluation, dict[str, dict[str, Any]]]:
+    """`evaluate` of a dataset. Returns COCO's and the bowl's figures."""
     from samples.nucleus import bowl
 
-    dataset = _prepared(dataset_dir, subset)
     result = commands.evaluate(model, dataset, args)
     figures = bowl.evaluate(result, dataset)
     path = media.write_json(os.path.join(args.output, "bowl.json"), figures)
-    print(f"{path}\n\n{bowl.table(figures)}")
-    return result
+    print(f"{path}\n\n{bowl.table(figures)}\n\n{bowl.error_table(figures)}")
+    return result, figures
+
+
+def demo(args: argparse.Namespace) -> None:
+    """Trains the small network from random weights, or goes on; evaluates and draws.
+
+    Args:
+        args: of `main`: dataset, logs, output, epochs, seed, restart, set, limit.
+    """
+    from samples.nucleus import bowl, drawing
+
+    train_set = _prepared(args.dataset, "train")
+    val_set = _prepared(args.dataset, "val")
+    config = NucleusSmallConfig(SEED=args.seed, STEPS_PER_EPOCH=DEMO_STEPS)
+    config = commands.configure(config, args)
+    seconds = commands.train_on(config, lambda: train_set, val_set, args, augmentation())
+    args.weights = "last"
+    used = commands.configure(NucleusSmallInferenceConfig(), args)
+    model = commands.load_model("inference", commands.inference_config(used), args)
+    result, figures = _evaluate(model, val_set, args)
+    path = os.path.join(args.output, "nuclei.png")
+    images = list(bowl.labelled(result, val_set))
+    with files.atomic(path) as temporary:
+        drawing.draw_beside(bowl.examples(images), val_set).savefig(temporary)
+    print(f"\n{path}\n{bowl.headline(figures)}, trained in {seconds:.0f} s")
 
 
 def _prepared(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
@@ -483,18 +534,40 @@ def _with_random_weights(arguments: Sequence[str] | None) -> list[str]:
     return list(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    names = ("train", "evaluate", "detect")
-    parser = commands.parser(__doc__, names, DEFAULT_LOGS_DIR, inputs=None)
-    parser.add_argument(
+def _parser(is_demo: bool) -> argparse.ArgumentParser:
+    """The parser of all commands; the defaults of `demo` are its own."""
+    names = ("demo", "train", "evaluate", "detect")
+    made = commands.parser(__doc__, names, DEFAULT_LOGS_DIR, inputs=None)
+    made.add_argument(
         "--subset",
         help=f"one of {', '.join(SUBSETS)}, or what an instances_<subset>.json is named for",
     )
-    parser.add_argument(
+    made.add_argument(
         "--small", action="store_true", help="a network for two CPU cores, from random weights"
     )
-    parser.set_defaults(output=RESULTS_DIR)
-    args = commands.parse(parser, _with_random_weights(arguments))
+    commands.add_run_options(made)
+    made.set_defaults(output=RESULTS_DIR)
+    if is_demo:
+        made.set_defaults(
+            output=DEMO_DIR,
+            logs=os.path.join(DEMO_DIR, "logs"),
+            dataset=DATA_DIR,
+            epochs=DEMO_EPOCHS,
+            weights="last",
+        )
+    return made
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program with a usage message where options don't fit the command."""
+    if args.command == "demo":
+        if args.subset:
+            parser.error("demo trains on the subset train and evaluates on val; it has no --subset")
+        return
+    if args.restart:
+        parser.error("--restart is of demo; a training with --weights=none is a new run")
+    if args.seed:
+        parser.error(f"--seed is of demo; {args.command} has --set SEED={args.seed}")
     if not args.subset:
         parser.error(f"{args.command} needs --subset")
     if args.subset not in SUBSETS and _coco_json(args.dataset or "", args.subset) is None:
@@ -504,10 +577,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     if not args.dataset:
         parser.error(f"{args.command} needs --dataset")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    arguments = _with_random_weights(arguments)
+    parser = _parser(is_demo="demo" in arguments)
+    args = commands.parse(parser, arguments)
+    _check(parser, args)
     trained, used = NucleusConfig, NucleusInferenceConfig
-    if args.small:
+    if args.small or args.command == "demo":
         commands.prefer_onednn()
         trained, used = NucleusSmallConfig, NucleusSmallInferenceConfig
+    if args.command == "demo":
+        demo(args)
+        return
     if args.command == "train":
         config = commands.configure(trained(), args)
         model = commands.load_model("training", config, args)
