@@ -822,6 +822,16 @@ class Config:
                 "STD_PIXEL has one positive value or one for each of IMAGE_CHANNEL_COUNT = "
                 f"{channels} channels. Received: {self.STD_PIXEL!r}"
             )
+        if len(self.IMAGE_PERCENTILES) and 0 < np.max(self.MEAN_PIXEL) <= 1:
+            yield (
+                "IMAGE_PERCENTILES makes values of 0..255, which a MEAN_PIXEL of fractions does not"
+                f" fit. Received: {self.MEAN_PIXEL!r}"
+            )
+        if self.DETECTION_MASK_OVERLAP < 1 and not self.USE_MASK:
+            yield (
+                "DETECTION_MASK_OVERLAP is 1 without masks, USE_MASK = False. Received:"
+                f" {self.DETECTION_MASK_OVERLAP!r}"
+            )
         if self.USE_MINI_MASK and self.MINI_MASK_SHAPE is None:
             yield "MINI_MASK_SHAPE is (height, width) with USE_MINI_MASK. Received: None"
 

@@ -194,15 +194,21 @@ def unmold(
 
     Returns:
         boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores
-        [n] float32, masks (None for None). Boxes without area are left out.
+        [n] float32, masks (None for None). Boxes without area are left out, and what
+        DETECTION_MASK_OVERLAP leaves out.
     """
+    return _unmold(detections, masks, original_shape, shape, window, config, form)[1:]
+
+
+def _unmold(detections, masks, original_shape, shape, window, config, form):
+    """`unmold`, and before its values the rows of the detections that they are of."""
     if form not in MASK_FORMS:
         raise ValueError(f"masks is one of {', '.join(MASK_FORMS)}. Received: {form!r}")
     rows, boxes, exact_boxes = _unmold_boxes(detections, original_shape, shape, window, config)
     class_ids = detections[rows, 4].astype(np.int32)
     scores = detections[rows, 5]
     if masks is None:
-        return boxes, class_ids, scores, None
+        return rows, boxes, class_ids, scores, None
     masks = masks[rows]
     if masks.ndim == 4:
         masks = masks[np.arange(len(rows)), :, :, class_ids]
@@ -210,7 +216,14 @@ def unmold(
         masks, places = mask_math.pad_masks(masks, exact_boxes)
     else:
         places = np.around(boxes).astype(int)
-    return boxes, class_ids, scores, _in_form(Masks(masks, places, original_shape[:2]), form)
+    lazy = Masks(masks, places, original_shape[:2])
+    if config.DETECTION_MASK_OVERLAP < 1:
+        remain = lazy.uncovered(class_ids, config.DETECTION_MASK_OVERLAP)
+        lazy = lazy.only(remain)
+        rows, boxes, class_ids, scores = (
+            values[remain] for values in (rows, boxes, class_ids, scores)
+        )
+    return rows, boxes, class_ids, scores, _in_form(lazy, form)
 
 
 def _in_form(lazy, form):
@@ -250,12 +263,18 @@ def unmold_keypoints(
     window: Sequence[int],
     config: Config,
 ) -> np.ndarray:
-    """Keypoints [n, K, (y, x, score)] of the rows that `unmold` keeps, in the original, float32.
+    """Keypoints [n, K, (y, x, score)] of the boxes with an area, in the original, float32.
 
     Args:
         maps: [N, h, w, K] logits; the others as `unmold`.
     """
-    rows, *_ = _unmold_boxes(detections, original_shape, shape, window, config)
+    frames = (original_shape, shape, window, config)
+    rows, *_ = _unmold_boxes(detections, *frames)
+    return _unmold_keypoints(rows, detections, maps, *frames)
+
+
+def _unmold_keypoints(rows, detections, maps, original_shape, shape, window, config):
+    """`unmold_keypoints` of some rows of the detections."""
     # Neither these boxes nor the points are rounded.
     boxes = box_math.denorm_boxes(detections[rows, :4], shape[:2], config.BOX_FRAME, whole=False)
     points = keypoints.decode(maps[rows], boxes)
@@ -300,20 +319,10 @@ def result(
     """The dict of image number `row` of a batch, see `MaskRCNN.detect`."""
     image = outputs.of_image(row)
     frames = (original_shape, shape, window, config)
-    first_form = form
-    leaves_out = image.masks is not None and config.DETECTION_MASK_OVERLAP < 1
-    if leaves_out:
-        first_form = "lazy"
-    boxes, class_ids, scores, masks = unmold(image.detections, image.masks, *frames, first_form)
-    found = {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": masks}
+    rows, *values = _unmold(image.detections, image.masks, *frames, form)
+    found = dict(zip(("rois", "class_ids", "scores", "masks"), values))
     if image.keypoints is not None:
-        found["keypoints"] = unmold_keypoints(image.detections, image.keypoints, *frames)
-    if leaves_out:
-        remain = masks.uncovered(class_ids, config.DETECTION_MASK_OVERLAP)
-        for name in found:
-            if name != "masks":
-                found[name] = found[name][remain]
-        found["masks"] = _in_form(masks.only(remain), form)
+        found["keypoints"] = _unmold_keypoints(rows, image.detections, image.keypoints, *frames)
     return found
 
 

@@ -700,24 +700,29 @@ class BatchStream:
         self.next_step += 1
         return (tuple(_transferable(x) for x in inputs),)
 
-    def dataset(self) -> Any:
+    def dataset(self, shapes: Sequence[tuple]) -> Any:
         """The batches as a `tf.data.Dataset` that knows their size. TensorFlow only.
 
         Of a generator Keras leaves the size of a batch open, and a step that is traced for any has
-        an eighth more operations.
+        an eighth more operations. It also takes the height and width that the first two batches
+        share for those of all.
+
+        Args:
+            shapes: those of the network's inputs, None where a side is open; it stays so where
+                images have several sizes.
         """
         import tensorflow as tf
 
-        first = [self.take(), self.take()]
-        (arrays,), (others,) = first
+        (arrays,) = first = self.take()
         specs = []
-        for array, other in zip(arrays, others):
-            # Where batches differ in height or width, as Keras decides it.
-            sides = [a if a == b else None for a, b in zip(array.shape, other.shape)]
+        for array, shape in zip(arrays, shapes):
+            sides = array.shape
+            if self.batches.config.IMAGE_RESIZE_MODE not in ("square", "crop"):
+                sides = (len(array), *shape[1:])
             specs.append(tf.TensorSpec(sides, array.dtype))
 
         def batches():
-            return itertools.chain(first, self.generator())
+            return itertools.chain([first], self.generator())
 
         dataset = tf.data.Dataset.from_generator(batches, output_signature=(tuple(specs),))
         return dataset.prefetch(tf.data.AUTOTUNE)
@@ -1513,7 +1518,7 @@ class Run:
         """A stream as `fit` takes it."""
         one_device = self.network.distribute_strategy.num_replicas_in_sync == 1
         if keras.backend.backend() == "tensorflow" and one_device:
-            return stream.dataset()
+            return stream.dataset([tuple(each.shape) for each in self.network.inputs])
         return stream.generator()
 
     def _training_stream(self):

@@ -286,6 +286,16 @@ def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
             r"BACKBONE_STRIDES is \[2, 4, 8, 16, 32\] with BACKBONE_POOL = False. "
             r"Received: \[4, 8, 16, 32, 64\]",
         ),
+        (
+            dict(IMAGE_PERCENTILES=(1, 99), MEAN_PIXEL=[0.4, 0.5, 0.5]),
+            "IMAGE_PERCENTILES makes values of 0..255.*Received:.*0.4",
+        ),
+        (dict(IMAGE_PERCENTILES=(99, 1)), r"IMAGE_PERCENTILES is \(low, high\).*Received: \(99, 1"),
+        (dict(IMAGE_PERCENTILES=(1, 101)), "IMAGE_PERCENTILES is .*Received: .1, 101"),
+        (
+            dict(DETECTION_MASK_OVERLAP=0.5, USE_MASK=False),
+            "DETECTION_MASK_OVERLAP is 1 without masks.*Received: 0.5",
+        ),
         (dict(BACKBONE_WIDTH=0), "BACKBONE_WIDTH is a whole number from 1. Received: 0"),
         (dict(BACKBONE_NORM="group", BACKBONE_WIDTH=48), "divides by the 32 groups.*Received: 48"),
         (

@@ -257,6 +257,9 @@ def test_duplicates_are_left_out_by_their_masks(toy_detector, image, monkeypatch
             assert found["masks"] == masks.encode(expected)
         else:
             np.testing.assert_array_equal(np.asarray(found["masks"]), expected)
+    traced = toy_detector.trace(image).result
+    np.testing.assert_array_equal(traced["rois"], whole["rois"][remain])
+    np.testing.assert_array_equal(traced["masks"], whole["masks"][..., remain])
 
 
 def test_training_and_detection_stretch_contrast_alike():

@@ -468,17 +468,27 @@ def test_fused_updates_are_those_of_keras(name, settings):
 
 
 def test_batches_of_a_run_have_a_known_size():
-    """The dataset that `fit` gets: the stream's batches in order, each size known but one that
-    differs between images."""
-    config = ToyConfig(IMAGE_RESIZE_MODE="none", USE_MINI_MASK=False, IMAGES_PER_GPU=1)
-    images = Rectangles(2)
-    images.image_info[1]["shape"] = (64, 128, 3)
-    batches = data.TrainingBatches(images, config, shuffle=False)
-    dataset = training.BatchStream(batches, workers=0).dataset()
-    assert dataset.element_spec[0][0].shape.as_list() == [1, 64, None, 3]
-    assert dataset.element_spec[0][1].shape.as_list() == [1, config.IMAGE_META_SIZE]
-    ids = [int(inputs[1][0, 0]) for (inputs,) in dataset.take(4)]
-    assert ids == [0, 1, 0, 1]
+    """The dataset that `fit` gets: the stream's batches in order, each size known, but for height
+    and width where images have several; the first two have one here, the third another."""
+    shapes = [(None, None, None, 3), (None, None), (None, None, 1), (None, None, 4), (None, None)]
+    shapes += [(None, None, 4), (None, None, None, None)]
+
+    def dataset(**settings):
+        config = ToyConfig(USE_MINI_MASK=False, IMAGES_PER_GPU=1, **settings)
+        images = Rectangles(3)
+        images.image_info[2]["shape"] = (64, 128, 3)
+        batches = data.TrainingBatches(images, config, shuffle=False)
+        return training.BatchStream(batches, workers=0).dataset(shapes)
+
+    several = dataset(IMAGE_RESIZE_MODE="none")
+    assert several.element_spec[0][0].shape.as_list() == [1, None, None, 3]
+    assert several.element_spec[0][4].shape.as_list() == [1, None]
+    found = [(int(inputs[1][0, 0]), inputs[0].shape[2]) for (inputs,) in several.take(4)]
+    assert found == [(0, 64), (1, 64), (2, 128), (0, 64)]
+    one = dataset().element_spec[0]
+    side = ToyConfig.IMAGE_MAX_DIM
+    assert one[0].shape.as_list() == [1, side, side, 3]
+    assert one[6].shape.as_list() == [1, side, side, ToyConfig.MAX_GT_INSTANCES]
 
 
 # ---- What train is called with -------------------------------------------------------------------
