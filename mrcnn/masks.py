@@ -32,6 +32,9 @@ MINI_AT_ONCE = 200
 # Pixels of an image that are decoded as fast as one character of compressed runs is written.
 PIXELS_OF_A_CHARACTER = 100
 
+# Forms of the masks of a result, see `placed`.
+FORMS = ("dense", "lazy", "rle")
+
 # (y1, x1, y2, x2) in whole pixels.
 Box = tuple[int, int, int, int]
 
@@ -532,6 +535,43 @@ class Masks:
         return encode_crops(crops, self.image_shape)
 
 
+def check_form(form: str) -> None:
+    """ValueError where that is none of `FORMS`."""
+    if form not in FORMS:
+        raise ValueError(f"masks is one of {', '.join(FORMS)}. Received: {form!r}")
+
+
+def placed(
+    masks: np.ndarray,
+    boxes: np.ndarray,
+    exact_boxes: np.ndarray,
+    image_shape: Sequence[int],
+    paste: str,
+    form: str = "dense",
+) -> Any:
+    """The masks of a result in one of the forms that `MaskRCNN.detect` gives.
+
+    Args:
+        masks: [N, h, w], probabilities inside the boxes.
+        boxes, exact_boxes: [N, 4] pixels, as the result has them and not rounded.
+        image_shape: (H, W, ...).
+        paste: MASK_PASTE.
+        form: "dense", bool [H, W, N]; "lazy", a `Masks`; "rle", a list of COCO's run-length
+            encodings, made without a mask of the whole image.
+    """
+    check_form(form)
+    if paste == "padded":
+        masks, places = pad_masks(masks, exact_boxes)
+    else:
+        places = np.around(boxes).astype(int)
+    lazy = Masks(masks, places, image_shape[:2])
+    if form == "lazy":
+        return lazy
+    if form == "rle":
+        return lazy.rle()
+    return np.asarray(lazy)
+
+
 def _chooses_instances(key: Any) -> bool:
     """Whether an index is [..., k] or [:, :, k], of one mask, a slice, or a list of masks."""
     if not isinstance(key, tuple):
@@ -616,16 +656,12 @@ def encode_crops(
     Returns:
         as `encode`.
     """
-    from pycocotools import mask as coco_mask
-
     height, width = (int(side) for side in image_shape[:2])
-    runs = []
+    codes = []
     for box, crop in crops:
-        counts = run_lengths(box, crop, (height, width))
-        runs.append({"size": [height, width], "counts": counts})
-    if not runs:
-        return []
-    return [_as_text(code) for code in coco_mask.frPyObjects(runs, height, width)]
+        counts = compressed(run_lengths(box, crop, (height, width)))
+        codes.append({"size": [height, width], "counts": counts})
+    return codes
 
 
 def _as_text(code: dict) -> dict:
@@ -1023,6 +1059,28 @@ def decompressed(counts: str | bytes) -> list[int]:
     raise SegmentationError(
         BAD_RUNS, f"counts are COCO's compressed text. Received: {files.short(counts)}"
     )
+
+
+def compressed(runs: Sequence[int]) -> str:
+    """The inverse of `decompressed`; as pycocotools writes it, without pycocotools."""
+    rest = np.array(runs, np.int64)
+    rest[3:] -= rest[1:-2].copy()
+    columns = []
+    is_open = np.ones(len(rest), bool)
+    used = []
+    while is_open.any():
+        digits = rest & 31
+        rest = rest >> 5
+        # The last digit's bit 16 is the sign of all: what is left is that sign alone.
+        is_negative = digits & 16 != 0
+        goes_on = is_open & (rest != np.where(is_negative, -1, 0))
+        columns.append(48 + digits + 32 * goes_on)
+        used.append(is_open)
+        is_open = goes_on
+    if not columns:
+        return ""
+    characters = np.stack(columns, axis=1)[np.stack(used, axis=1)]
+    return characters.astype(np.uint8).tobytes().decode("ascii")
 
 
 # ---- Overlaps ------------------------------------------------------------------------------------
