@@ -633,7 +633,7 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
 
     # tf2onnx asks numpy 2 for names of numpy 1; Keras, whose own export uses it, supplies them.
     patch_tf2onnx()
-    with _quiet("tf2onnx"):
+    with _quiet("tf2onnx"), _without_copies():
         network, _ = tf2onnx.convert.from_function(
             function, input_signature=function.input_signature, opset=OPSET
         )
@@ -659,6 +659,24 @@ def _with_8_bits(network, path):
     with _folder_beside(path) as folder:
         quantization.quantize_dynamic(network, folder / path.name)
         return onnx.load(folder / path.name)
+
+
+@contextlib.contextmanager
+def _without_copies() -> Iterator[None]:
+    """tf2onnx copies the graph, weights included, before each of 36 steps, to undo one that fails.
+
+    Where this variable is set it does not, whatever its value, and takes half as long. A step that
+    fails is then an error.
+    """
+    name = "TF2ONNX_CATCH_ERRORS"
+    before = os.environ.get(name)
+    os.environ[name] = "FALSE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

@@ -1,0 +1,170 @@
+"""Exported models in their real runtimes, against `detect`: the same set, scores to 1e-3, boxes to
+1 px, mask IoU .99.
+
+`make test-runtimes` runs these tests. They export here, with the packages of .venv-runtimes behind
+this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mrcnn import runtime
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv-runtimes" / "bin" / "python"
+WANTED = os.environ.get("MRCNN_RUNTIMES")
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(not WANTED, reason="make test-runtimes runs it"),
+    # tf2onnx, onnx and OpenVINO warn of what others are about to remove.
+    pytest.mark.filterwarnings("default"),
+]
+
+FILES = ("model.onnx", "model.xml", "model.tflite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _packages():
+    """What writes the files, behind this environment's own packages."""
+    assert PYTHON.exists(), "make test-runtimes makes .venv-runtimes"
+    (folder,) = (PYTHON.parents[1] / "lib").glob("python*/site-packages")
+    sys.path.append(str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+def names_of(config):
+    return ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))]
+
+
+def picture(height, width, seed=0):
+    """Squares of one colour each, and noise."""
+    rng = np.random.default_rng(seed)
+    squares = rng.integers(0, 256, (height // 9 + 1, width // 9 + 1, 3))
+    pixels = np.kron(squares, np.ones((9, 9, 1), int))[:height, :width]
+    return np.clip(pixels + rng.normal(0, 8, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def detect_elsewhere(folder, images, jobs):
+    """{file: results} of files of the folder in the environment without TensorFlow.
+
+    Args:
+        images: {name: image}.
+        jobs: {file: names of images}.
+    """
+    np.savez(folder / "images.npz", **images)
+    (folder / "job.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [PYTHON, ROOT / "tests" / "runtime_runner.py", folder],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {file: read(folder / f"{file}.npz", names, images) for file, names in jobs.items()}
+
+
+def read(path, names, images):
+    """The results that the runner wrote."""
+    results = []
+    with np.load(path) as archive:
+        for i, name in enumerate(names):
+            keys = [key for key in archive.files if key.startswith(f"{i}/")]
+            result = {key.split("/")[1]: archive[key] for key in keys}
+            if "masks" in result:
+                count = int(result.pop("count"))
+                bits = np.unpackbits(result["masks"], axis=-1, count=count)
+                result["masks"] = bits.astype(bool)
+                result["rle"] = json.loads(str(result["rle"]))
+            results.append(result)
+    return results
+
+
+def check_same(actual, expected):
+    """The same detections, in whatever order equal scores have."""
+    assert len(actual["scores"]) == len(expected["scores"])
+    if not len(expected["scores"]):
+        return
+    order = pair_up(actual, expected)
+    np.testing.assert_array_equal(actual["class_ids"][order], expected["class_ids"])
+    np.testing.assert_allclose(actual["scores"][order], expected["scores"], atol=1e-3)
+    assert np.abs(actual["rois"][order].astype(float) - expected["rois"]).max() <= 1
+    if expected["masks"] is not None:
+        masks = actual["masks"][..., order]
+        common = (masks & expected["masks"]).sum((0, 1))
+        union = (masks | expected["masks"]).sum((0, 1))
+        assert np.all(common >= 0.99 * union)
+    if "keypoints" in expected:
+        places = actual["keypoints"][order]
+        np.testing.assert_allclose(places[..., 2], expected["keypoints"][..., 2], atol=1e-3)
+
+
+def pair_up(actual, expected):
+    """For each expected detection the row of the nearest one of its class that is left."""
+    left = list(range(len(actual["scores"])))
+    order = []
+    for box, class_id, score in zip(expected["rois"], expected["class_ids"], expected["scores"]):
+        far = [
+            np.abs(actual["rois"][i].astype(float) - box).max()
+            + 100 * abs(float(actual["scores"][i]) - float(score))
+            + 1e6 * (actual["class_ids"][i] != class_id)
+            for i in left
+        ]
+        order.append(left.pop(int(np.argmin(far))))
+    return order
+
+
+def export_all(model, folder, files=FILES, size=None):
+    for file in files:
+        fixed = None
+        if file.endswith(".tflite"):
+            fixed = size
+        model.export(folder / file, class_names=names_of(model.config), size=fixed)
+
+
+def check_files(model, folder, images, files=FILES, size=None):
+    """Exports, detects in each runtime, compares; a LiteRT file sees images of its size alone."""
+    export_all(model, folder, files, size)
+    shapes = {name: image.shape[:2] for name, image in images.items()}
+    jobs = {}
+    for file in files:
+        jobs[file] = list(images)
+        if file.endswith(".tflite"):
+            jobs[file] = [name for name, shape in shapes.items() if shape == size]
+            assert jobs[file]
+    found = detect_elsewhere(folder, images, jobs)
+    expected = dict(zip(images, model.detect(list(images.values()))))
+    for file, results in found.items():
+        for name, result in zip(jobs[file], results):
+            check_same(result, expected[name])
+    return found, expected
+
+
+def test_toy_in_every_runtime(toy_detector, tmp_path):
+    """Two sizes, a batch of two of one, the largest number of detections, run lengths."""
+    images = {
+        "as molded": picture(128, 128),
+        "wide": picture(90, 201, 1),
+        "wide too": picture(90, 201, 2),
+        "large": picture(300, 260, 3),
+    }
+    toy_detector.config.BATCH_SIZE = 2
+    found, expected = check_files(toy_detector, tmp_path, images, size=(128, 128))
+    assert len(expected["large"]["scores"]) == toy_detector.config.DETECTION_MAX_INSTANCES
+    codes = toy_detector.detect([images["wide"]], masks="rle")[0]["masks"]
+    areas = [sum(mask_of(code)) for code in codes]
+    of_onnx = [sum(mask_of(code)) for code in found["model.onnx"][1]["rle"]]
+    np.testing.assert_allclose(sorted(of_onnx), sorted(areas), atol=2)
+
+
+def mask_of(code):
+    from mrcnn.masks import decompressed
+
+    return decompressed(code["counts"])[1::2]
