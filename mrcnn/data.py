@@ -177,7 +177,7 @@ def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
 def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
     """A pixel's values, or one for all channels, repeated along a row: [W * C] float64."""
     width, channels = shape[-2:]
-    values = np.broadcast_to(np.float64(pixel), (channels,))
+    values = np.broadcast_to(np.asarray(pixel, np.float64), (channels,))
     return np.tile(values, width)
 
 

@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import __version__, boxes as box_math, data, rewrite
+from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
 from mrcnn.config import Config, setting_names
 from mrcnn.files import atomic
 from mrcnn.runtime import ASSET, FORMATS, METADATA_KEY, format_of
@@ -303,8 +303,8 @@ class Molder:
         import tensorflow as tf
 
         channels = images.shape[-1]
-        mean = np.broadcast_to(np.float64(self.config.MEAN_PIXEL), (channels,))
-        std = np.broadcast_to(np.float64(self.config.STD_PIXEL), (channels,))
+        mean = np.broadcast_to(np.asarray(self.config.MEAN_PIXEL, np.float64), (channels,))
+        std = np.broadcast_to(np.asarray(self.config.STD_PIXEL, np.float64), (channels,))
         pixels = tf.cast(images, self.float_type)
         molded = tf.cast(pixels - tf.constant(mean, self.float_type), tf.float32)
         if np.any(std != 1):
@@ -472,6 +472,65 @@ def _float32() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
+# ---- Suppression by ONNX's operator --------------------------------------------------------------
+
+# Text of the attribute by which the operator's place is known in TensorFlow's graph.
+PLACE_OF_NMS = "PyFuncStateless"
+
+
+def _suppress_by_onnx(boxes, scores, count, iou_threshold, valid, classes):
+    """`ops.non_max_suppression` by ONNX's NonMaxSuppression, which TensorFlow can't compute.
+
+    The operator's place is taken by a function of numpy until tf2onnx meets it. Its answer is only
+    asked which boxes stay: their order, of equal scores too, is `top_k`'s.
+    """
+    import tensorflow as tf
+
+    shape = tf.shape(scores)
+    by_class = tf.where(valid, scores, -1.0)[:, None]  # [B, C, N]
+    if classes is not None:
+        numbers = tf.range(tf.reduce_max(classes) + 1)[None, :, None]
+        by_class = tf.where(classes[:, None] == numbers, by_class, -1.0)
+    limits = (np.int64([count]), np.float32([iou_threshold]), np.float32([-0.5]))
+    rows = tf.numpy_function(
+        _not_in_tensorflow, [boxes, by_class, *limits], tf.int64, stateful=False
+    )
+    rows = tf.cast(tf.ensure_shape(rows, [None, 3]), tf.int32)
+    places = rows[:, 0] * shape[1] + rows[:, 2]
+    ones = tf.ones_like(places, tf.float32)
+    kept = tf.scatter_nd(places[:, None], ones, [shape[0] * shape[1]])
+    left = tf.where(tf.reshape(kept, shape) > 0, scores, -1.0)
+    possible = tf.minimum(count, shape[1])
+    best_scores, best = tf.math.top_k(left, possible)
+    missing = [[0, 0], [0, count - possible]]
+    is_kept = tf.pad(best_scores, missing, constant_values=-1.0) >= 0
+    indices = tf.where(is_kept, tf.pad(best, missing), 0)
+    return tf.ensure_shape(indices, [None, count]), tf.ensure_shape(is_kept, [None, count])
+
+
+def _not_in_tensorflow(*_):
+    raise RuntimeError("This graph is for ONNX: TensorFlow has no such operator")
+
+
+def _as_onnx_suppression(context, node, name, args):
+    """Puts ONNX's operator in its place; called by tf2onnx."""
+    inputs = list(node.input)
+    outputs = list(node.output)
+    context.remove_node(node.name)
+    context.make_node(
+        "NonMaxSuppression",
+        inputs,
+        outputs=outputs,
+        name=name,
+        shapes=[[-1, 3]],
+        dtypes=[INT64_OF_ONNX],
+    )
+
+
+# onnx.TensorProto.INT64
+INT64_OF_ONNX = 7
+
+
 # ---- Files ---------------------------------------------------------------------------------------
 
 
@@ -633,9 +692,13 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
 
     # tf2onnx asks numpy 2 for names of numpy 1; Keras, whose own export uses it, supplies them.
     patch_tf2onnx()
-    with _quiet("tf2onnx"), _without_copies():
+    handlers = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
+    with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_onnx):
         network, _ = tf2onnx.convert.from_function(
-            function, input_signature=function.input_signature, opset=OPSET
+            function,
+            input_signature=function.input_signature,
+            opset=OPSET,
+            custom_op_handlers=handlers,
         )
     if precision == "int8":
         network = _with_8_bits(network, path)

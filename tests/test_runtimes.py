@@ -14,8 +14,6 @@ import sys
 import numpy as np
 import pytest
 
-from mrcnn import runtime
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-runtimes" / "bin" / "python"
 WANTED = os.environ.get("MRCNN_RUNTIMES")
@@ -75,7 +73,7 @@ def read(path, names, images):
     """The results that the runner wrote."""
     results = []
     with np.load(path) as archive:
-        for i, name in enumerate(names):
+        for i in range(len(names)):
             keys = [key for key in archive.files if key.startswith(f"{i}/")]
             result = {key.split("/")[1]: archive[key] for key in keys}
             if "masks" in result:

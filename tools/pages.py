@@ -26,6 +26,7 @@ ROOMS = {
     "Data": ("utils", "boxes", "masks", "data", "keypoints", "annotations", "coco", "media"),
     "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
+    "Other runtimes": ("export", "runtime"),
     "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model", "commands"),
 }
 OTHERS = "Others"
