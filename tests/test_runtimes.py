@@ -8,11 +8,20 @@ this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
 import json
 import os
 import pathlib
+import re
+import runpy
+import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from PIL import Image
+from toy import ToyConfig
+
+import mrcnn
+from mrcnn import runtime
+from mrcnn.config import Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-runtimes" / "bin" / "python"
@@ -166,3 +175,122 @@ def mask_of(code):
     from mrcnn.masks import decompressed
 
     return decompressed(code["counts"])[1::2]
+
+
+def test_onnx_has_standard_operators_alone(toy_detector, tmp_path):
+    """And suppression is ONNX's own: no loop. Nothing detected is nothing, not a row of zeros."""
+    import onnx
+
+    config = toy_detector.config
+    before = config.DETECTION_MIN_CONFIDENCE
+    config.DETECTION_MIN_CONFIDENCE = 0.99
+    try:
+        toy_detector.export(tmp_path / "none.onnx", class_names=names_of(config))
+    finally:
+        config.DETECTION_MIN_CONFIDENCE = before
+    network = onnx.load(tmp_path / "none.onnx")
+    onnx.checker.check_model(network, full_check=True)
+    operators = {node.op_type for node in network.graph.node}
+    assert "NonMaxSuppression" in operators and "Loop" not in operators
+    assert {opset.domain for opset in network.opset_import} <= {"", "ai.onnx.ml"}
+    images = {"one": picture(128, 128), "other": picture(90, 201)}
+    found = detect_elsewhere(tmp_path, images, {"none.onnx": list(images)})
+    for result, image in zip(found["none.onnx"], images.values()):
+        assert result["rois"].shape == (0, 4) and result["rle"] == []
+        assert result["masks"].shape == (*image.shape[:2], 0)
+
+
+def test_recorded_network(small_model, image, tmp_path):
+    """The ResNet-50 whose outputs were recorded of the original."""
+    images = {"recorded": image, "wide": picture(90, 201), "wide too": picture(90, 201, 1)}
+    size = image.shape[:2]
+    found, expected = check_files(small_model, tmp_path, images, size=size)
+    assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
+
+
+# ---- docs/deploying.md ---------------------------------------------------------------------------
+
+
+def blocks(language):
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.S | re.M)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A folder to work in, COCO's weights of a toy, photographs."""
+    from mrcnn import commands, model as modellib
+
+    for name in TINY:
+        monkeypatch.setattr(Config, name, ToyConfig.__dict__[name])
+    network = modellib.MaskRCNN("inference", Config(NAME="coco", NUM_CLASSES=81), tmp_path)
+    network.save_weights(tmp_path / "coco.h5")
+    monkeypatch.setattr(commands, "COCO_WEIGHTS", tmp_path / "coco.h5")
+    monkeypatch.setattr(commands, "ROOT", ROOT)
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(picture(60, 80, i)).save(tmp_path / "photos" / f"{i}.jpg")
+    return tmp_path
+
+
+TINY = (
+    "BACKBONE",
+    "COMPUTE_BACKBONE_SHAPE",
+    "IMAGE_MIN_DIM",
+    "IMAGE_MAX_DIM",
+    "RPN_ANCHOR_SCALES",
+    "RPN_CHANNELS",
+    "TOP_DOWN_PYRAMID_SIZE",
+    "MASK_HEAD_CHANNELS",
+    "FPN_CLASSIF_FC_LAYERS_SIZE",
+    "PRE_NMS_LIMIT",
+    "POST_NMS_ROIS_INFERENCE",
+    "DETECTION_MAX_INSTANCES",
+    "DETECTION_MIN_CONFIDENCE",
+)
+
+
+def test_every_command_of_the_page(small, monkeypatch):
+    """Exports of each kind, the same names in each, and detection on photographs."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(line)
+        assert words[0] == "python", line
+        monkeypatch.setattr(sys, "argv", words[1:])
+        if words[1] == "-m":
+            monkeypatch.setattr(sys, "argv", words[2:])
+            runpy.run_module(words[2], run_name="__main__")
+        else:
+            runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+    for name in ("model.onnx", "model.xml", "model.tflite", "coco"):
+        model = runtime.load(pathlib.Path("exported") / name)
+        assert model.class_names[1] == "person" and len(model.class_names) == 81
+        assert model.metadata.weights["file"] == str(small / "coco.h5")
+    assert model.metadata.version == mrcnn.__version__
+    assert {path.name for path in (small / "results").iterdir()} >= {"0.jpg", "results.json"}
+    (example,) = [block for block in blocks("python") if "runtime.load" in block]
+    known = {"image": picture(60, 80)}
+    exec(example, known)
+    assert len(known["names"]) == len(known["result"]["scores"])
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    """One that a runtime reads, without metadata; and one that none can read."""
+    from onnx import TensorProto, helper, save_model
+
+    value = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1])
+    node = helper.make_node("Identity", ["images"], ["boxes"])
+    output = helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([node], "other", [value], [output])
+    opset = helper.make_opsetid("", 17)
+    save_model(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="a.onnx: expected a file of mrcnn.export"):
+        runtime.load(tmp_path / "a.onnx")
+    for name in ("b.onnx", "b.xml", "b.tflite"):
+        (tmp_path / name).write_bytes(b"this is no model")
+        with pytest.raises(ValueError, match=name):
+            runtime.load(tmp_path / name)
+    with pytest.raises(ValueError, match="device is one of .*cpu.* Received: 'abacus'"):
+        runtime.load(tmp_path / "a.onnx", device="abacus")
