@@ -5,14 +5,20 @@
 this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
 """
 
+import concurrent.futures
+import io
 import json
 import os
 import pathlib
 import re
 import runpy
 import shlex
+import socket
 import subprocess
 import sys
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -294,3 +300,69 @@ def test_a_file_of_another_program_is_refused(tmp_path):
             runtime.load(tmp_path / name)
     with pytest.raises(ValueError, match="device is one of .*cpu.* Received: 'abacus'"):
         runtime.load(tmp_path / "a.onnx", device="abacus")
+
+
+# ---- Serving -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server(toy_detector, tmp_path):
+    """The address of samples/serve.py on an exported toy; bodies of at most 100 kB."""
+    toy_detector.export(tmp_path / "toy.onnx", class_names=names_of(toy_detector.config))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = ROOT / "samples" / "serve.py"
+    words = [PYTHON, script, tmp_path / "toy.onnx", f"--port={port}", "--limit=100000"]
+    words += ["--wait=0.05", "--threads=1"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        if process.poll() is not None:
+            raise RuntimeError(process.stderr.read().decode()[-2000:])
+        try:
+            ask(f"{address}/batches")
+            break
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait()
+    process.stderr.close()
+
+
+def ask(address, body=None):
+    """Status and json of an answer."""
+    try:
+        with urllib.request.urlopen(address, body, timeout=120) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def test_server(server, toy_detector):
+    """32 clients at once, among them one with a broken image and one with too much."""
+    pictures = [picture(60, 80, i) for i in range(4)]
+    bodies = []
+    for pixels in pictures:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        bodies.append(file.getvalue())
+    sent = [bodies[i % 4] for i in range(32)]
+    sent[5] = bodies[0][: len(bodies[0]) // 2]
+    sent[9] = bytes(200_000)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda body: ask(f"{server}/detect", body), sent))
+    statuses = [status for status, _ in answers]
+    assert statuses == [{5: 400, 9: 413}.get(i, 200) for i in range(32)]
+    assert "can't be read as an image" in answers[5][1]["error"]
+    assert "at most 100000 bytes" in answers[9][1]["error"]
+    expected = toy_detector.detect(pictures)
+    for i, (status, answer) in enumerate(answers):
+        if status == 200:
+            found = sorted(row["score"] for row in answer["annotations"])
+            np.testing.assert_allclose(found, sorted(expected[i % 4]["scores"]), atol=1e-3)
+            assert answer["images"] == [{"id": 1, "height": 60, "width": 80}]
+            assert answer["annotations"][0]["segmentation"]["size"] == [60, 80]
+    assert max(ask(f"{server}/batches")[1]["batches"]) > 1
