@@ -58,7 +58,7 @@ class Batcher:
     async def _answer(self, entries):
         images = [image for image, _ in entries]
         try:
-            results = await asyncio.to_thread(self.model.detect, images, "rle")
+            results = await asyncio.to_thread(self.model.detect, images, "lazy")
         except Exception as error:
             if len(entries) > 1:  # which of them is at fault shows when each runs alone
                 for entry in entries:
@@ -93,6 +93,8 @@ def read(body: bytes):
         with os.fdopen(handle, "wb") as file:
             file.write(body)
         return utils.read_image(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error).replace(path, "the body")) from error
     finally:
         os.remove(path)
 
@@ -112,7 +114,7 @@ def application(model: runtime.Model, most: int, wait: float, limit: int) -> Sta
         except (ValueError, OSError) as error:
             return JSONResponse({"error": str(error)}, 400)
         height, width = image.shape[:2]
-        annotations = evaluate.coco_results(1, result)
+        annotations = await asyncio.to_thread(evaluate.coco_results, 1, result)
         images = [{"id": 1, "height": height, "width": width}]
         return JSONResponse(
             {"images": images, "annotations": annotations, "categories": categories}
