@@ -19,6 +19,7 @@ import importlib
 import json
 import os
 import pathlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -157,9 +158,11 @@ class _OpenVino:
         shape = network.inputs[0].partial_shape
         self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
         self.compiled = core.compile_model(network, device.upper(), settings)
+        self.lock = threading.Lock()
 
     def run(self, images):
-        found = self.compiled(images)
+        with self.lock:  # it has one request, which one thread may use at a time
+            found = self.compiled(images)
         return {_name_of(output.names): np.array(value) for output, value in found.items()}
 
 
@@ -175,9 +178,11 @@ class _LiteRt:
         self.runner = self.interpreter.get_signature_runner()
         details = self.runner.get_input_details()[INPUT]
         self.shape = [_side(int(side)) for side in details["shape_signature"]]
+        self.lock = threading.Lock()
 
     def run(self, images):
-        return self.runner(**{INPUT: images})
+        with self.lock:  # an interpreter is one thread's at a time
+            return self.runner(**{INPUT: images})
 
 
 class _SavedModel:

@@ -26,8 +26,8 @@ from PIL import Image
 from toy import ToyConfig
 
 import mrcnn
-from mrcnn import runtime
-from mrcnn.config import Config
+from mrcnn import model as modellib, runtime
+from mrcnn.config import Config, PaperC4Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = ROOT / ".venv-runtimes" / "bin" / "python"
@@ -214,6 +214,71 @@ def test_recorded_network(small_model, image, tmp_path):
     assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
 
 
+def spread(model):
+    """Scores of random weights lie so close that rounding decides which come first: apart, then."""
+    layer = model.keras_model.get_layer("mrcnn_class_logits").layer
+    layer.kernel.assign(layer.kernel * 20.0)
+    return model
+
+
+SMALL_HEADS = dict(
+    BACKBONE="resnet18",
+    IMAGES_PER_GPU=1,
+    RPN_CHANNELS=32,
+    FPN_CLASSIF_FC_LAYERS_SIZE=64,
+    POST_NMS_ROIS_INFERENCE=60,
+    DETECTION_MAX_INSTANCES=20,
+)
+
+
+def test_torchvision_graph_with_keypoints(tmp_path):
+    """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points."""
+    import keras
+
+    from mrcnn.torchvision import TorchvisionV2Config
+
+    config = TorchvisionV2Config(
+        **SMALL_HEADS,
+        NUM_CLASSES=4,
+        IMAGE_MIN_DIM=96,
+        IMAGE_MAX_DIM=160,
+        RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128),
+        TOP_DOWN_PYRAMID_SIZE=32,
+        MASK_HEAD_CHANNELS=32,
+        USE_KEYPOINTS=True,
+        NUM_KEYPOINTS=4,
+        KEYPOINT_FLIP_PAIRS=(),
+        KEYPOINT_HEAD_CONVS=1,
+        KEYPOINT_HEAD_CHANNELS=16,
+    )
+    keras.utils.set_random_seed(0)
+    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
+    images = {"one": picture(72, 96), "other": picture(150, 110, 1)}
+    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
+    assert expected["one"]["keypoints"].shape[1:] == (4, 3)
+
+
+def test_c4_without_masks_of_one_channel(tmp_path):
+    import keras
+
+    config = PaperC4Config(
+        **SMALL_HEADS,
+        NUM_CLASSES=3,
+        IMAGE_MIN_DIM=64,
+        IMAGE_MAX_DIM=128,
+        IMAGE_RESIZE_MODE="pad64",
+        IMAGE_CHANNEL_COUNT=1,
+        MEAN_PIXEL=np.array([100.0]),
+        RPN_ANCHOR_SCALES=[(8, 16, 32)],
+        USE_MASK=False,
+    )
+    keras.utils.set_random_seed(0)
+    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
+    images = {"one": picture(64, 100)[..., :1], "gray": picture(90, 70, 1)[..., 0]}
+    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
+    assert expected["one"]["masks"] is None and len(expected["one"]["scores"])
+
+
 # ---- docs/deploying.md ---------------------------------------------------------------------------
 
 
@@ -225,7 +290,7 @@ def blocks(language):
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """A folder to work in, COCO's weights of a toy, photographs."""
-    from mrcnn import commands, model as modellib
+    from mrcnn import commands
 
     for name in TINY:
         monkeypatch.setattr(Config, name, ToyConfig.__dict__[name])
