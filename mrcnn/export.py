@@ -600,7 +600,7 @@ def _checked_size(size, format, config):
 # Numbers that weights are stored in, by format: what the runtime has a tool for.
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "saved_model": ("float32",),
-    "onnx": ("float32", "int8"),
+    "onnx": ("float32",),
     "openvino": ("float32", "float16"),
     "litert": ("float32", "float16", "int8"),
 }
@@ -700,8 +700,6 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
             opset=OPSET,
             custom_op_handlers=handlers,
         )
-    if precision == "int8":
-        network = _with_8_bits(network, path)
     entry = network.metadata_props.add()
     entry.key = METADATA_KEY
     entry.value = text
@@ -709,19 +707,6 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
     network.producer_version = __version__
     with atomic(path) as temporary:
         onnx.save_model(network, temporary)
-
-
-def _with_8_bits(network, path):
-    """The same graph with weights of 8 bits, by ONNX Runtime's tool."""
-    import onnx
-
-    try:
-        from onnxruntime import quantization
-    except ImportError as error:
-        raise ImportError(f"precision='int8' needs onnxruntime: {error}") from error
-    with _folder_beside(path) as folder:
-        quantization.quantize_dynamic(network, folder / path.name)
-        return onnx.load(folder / path.name)
 
 
 @contextlib.contextmanager

@@ -2766,7 +2766,7 @@ class MaskRCNN:
                 None is the side of the molded image then.
             batch: images at a time; None for any number, of a LiteRT file for 1.
             precision: what weights are stored in: "float32"; "float16" (OpenVINO, LiteRT); "int8"
-                (ONNX, LiteRT).
+                (LiteRT).
 
         Returns:
             the path.

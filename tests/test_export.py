@@ -258,7 +258,11 @@ def test_compressed_runs_of_noise():
         ("m.onnx", {"class_names": ["BG"]}, "each of the 3 classes, background first"),
         ("m.onnx", {"format": "pb"}, "format is one of"),
         ("m.onnx", {"format": "openvino"}, "A path ends in .onnx for onnx, .xml for openvino"),
-        ("m.onnx", {"precision": "float16"}, "precision of onnx is one of float32, int8"),
+        (
+            "m.onnx",
+            {"precision": "float16"},
+            "precision of onnx is one of float32. Received: 'float16'",
+        ),
         ("m.onnx", {"size": (128,)}, "size is .height, width. in pixels"),
         ("m.onnx", {"batch": 0}, "batch is a whole number from 1"),
     ],

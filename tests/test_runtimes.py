@@ -214,6 +214,27 @@ def test_recorded_network(small_model, image, tmp_path):
     assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
 
 
+@pytest.mark.parametrize(
+    "file, precision, share",
+    [("m.xml", "float16", 0.55), ("m.tflite", "float16", 0.75), ("m.tflite", "int8", 0.6)],
+    ids=lambda value: str(value),
+)
+def test_weights_of_fewer_bits(toy_detector, tmp_path, file, precision, share):
+    """Smaller by so much, and still about the same scores."""
+    names = names_of(toy_detector.config)
+    sizes = {}
+    scores = {}
+    for kind in ("float32", precision):
+        path = tmp_path / kind / file
+        toy_detector.export(path, class_names=names, precision=kind)
+        sizes[kind] = path.stat().st_size
+        if file.endswith(".xml"):
+            sizes[kind] = path.with_suffix(".bin").stat().st_size
+        scores[kind] = runtime.load(path).detect([picture(128, 128)])[0]["scores"]
+    assert sizes[precision] < share * sizes["float32"]
+    np.testing.assert_allclose(scores[precision][:10], scores["float32"][:10], atol=0.05)
+
+
 def spread(model):
     """Scores of random weights lie so close that rounding decides which come first: apart, then."""
     layer = model.keras_model.get_layer("mrcnn_class_logits").layer
