@@ -150,8 +150,9 @@ class Molder:
             stride = 32
             if self.mode == "pad64":
                 stride = 64
-            down = -new_height % stride
-            right = -new_width % stride
+            # Not -new_height % stride: what tf2onnx makes of that is negative.
+            down = (stride - new_height % stride) % stride
+            right = (stride - new_width % stride) % stride
         if self.mode == "shorter":
             return Sizes(new_height, new_width, 0, down, 0, right, scale)
         top = down // 2
