@@ -228,9 +228,11 @@ class Molder:
             low = tf.cast(floor, tf.int32)
         else:
             # In whole numbers: of a position such as 1000.3 float32 has too few digits.
-            halves = (2 * tf.range(n_out) + 1) * n_in - n_out
-            low = halves // (2 * n_out)
-            rest = halves - low * (2 * n_out)
+            # One pixel more, so that none is negative, of which runtimes have other remainders.
+            halves = (2 * tf.range(n_out) + 1) * n_in + n_out
+            above = halves // (2 * n_out)
+            rest = halves - above * (2 * n_out)
+            low = above - 1
             share = tf.cast(rest, tf.float32) / tf.cast(2 * n_out, tf.float32)
         return low, low + 1, share
 
@@ -615,6 +617,16 @@ def _check_precision(format, precision):
         )
 
 
+# What `detect` does before or after the network and no graph does: the only value with which both
+# give the same. Of settings that a config lacks it is taken as given.
+OUTSIDE: dict[str, tuple[Any, str]] = {
+    "TEST_SCALES": ((), "An exported graph looks at an image once"),
+    "TEST_FLIP": (False, "An exported graph looks at an image once"),
+    "IMAGE_PERCENTILES": ((), "An exported graph takes an image's values as they are"),
+    "DETECTION_MASK_OVERLAP": (1, "An exported graph doesn't compare the masks of an image"),
+}
+
+
 def _check_config(config, size):
     """ValueError for a config whose detection no graph can hold."""
     import keras
@@ -629,11 +641,12 @@ def _check_config(config, size):
             "IMAGE_RESIZE_MODE 'crop' is for training; an export needs 'square', 'pad64',"
             " 'shorter' or 'none'. Received: 'crop'"
         )
-    if len(config.TEST_SCALES) or config.TEST_FLIP:
-        raise ValueError(
-            "An exported graph looks at an image once: TEST_SCALES = () and TEST_FLIP = False."
-            f" Received: {config.TEST_SCALES!r} and {config.TEST_FLIP!r}"
-        )
+    for name, (allowed, reason) in OUTSIDE.items():
+        value = getattr(config, name, allowed)
+        if isinstance(allowed, tuple):
+            value = tuple(value)
+        if value != allowed:
+            raise ValueError(f"{reason}: {name} = {allowed!r} for an export. Received: {value!r}")
     if size is None:
         _check_backbone_shape(config)
 

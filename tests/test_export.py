@@ -293,6 +293,23 @@ def test_export_names_the_package_that_is_missing(toy_detector, tmp_path, monkey
 def test_settings_that_no_graph_holds(settings, part):
     with pytest.raises(ValueError, match=part):
         export._check_config(Config(**settings), None)
+    export._check_config(Config(), None)
+
+
+@pytest.mark.parametrize(
+    "name, value, part",
+    [
+        ("IMAGE_PERCENTILES", (1, 99.8), "takes an image's values as they are: IMAGE_PERCENTILES"),
+        ("DETECTION_MASK_OVERLAP", 0.5, "doesn't compare the masks .*DETECTION_MASK_OVERLAP = 1 "),
+        ("TEST_FLIP", "turns", "TEST_FLIP = False for an export. Received: 'turns'"),
+    ],
+)
+def test_settings_outside_of_the_graph(toy_detector, tmp_path, monkeypatch, name, value, part):
+    """By `export` itself, and nothing is written; settings that a config may lack."""
+    monkeypatch.setattr(toy_detector.config, name, value, raising=False)
+    with pytest.raises(ValueError, match=part):
+        toy_detector.export(tmp_path / "toy", class_names=NAMES)
+    assert not list(tmp_path.iterdir())
 
 
 def test_litert_needs_a_size_where_the_mode_has_none():

@@ -143,8 +143,7 @@ def export_all(model, folder, files=FILES, size=None):
 
 
 def check_files(model, folder, images, files=FILES, size=None):
-    """Exports, detects in each runtime, compares; a LiteRT file sees images of its size alone."""
-    export_all(model, folder, files, size)
+    """Detects in each runtime and compares; a LiteRT file sees images of its size alone."""
     shapes = {name: image.shape[:2] for name, image in images.items()}
     jobs = {}
     for file in files:
@@ -160,7 +159,15 @@ def check_files(model, folder, images, files=FILES, size=None):
     return found, expected
 
 
-def test_toy_in_every_runtime(toy_detector, tmp_path):
+@pytest.fixture(scope="module")
+def toy_files(toy_detector, tmp_path_factory):
+    """A folder with the toy in every format, the LiteRT file for 128 x 128 pixels."""
+    folder = tmp_path_factory.mktemp("toy")
+    export_all(toy_detector, folder, size=(128, 128))
+    return folder
+
+
+def test_toy_in_every_runtime(toy_detector, toy_files, monkeypatch):
     """Two sizes, a batch of two of one, the largest number of detections, run lengths."""
     images = {
         "as molded": picture(128, 128),
@@ -168,8 +175,8 @@ def test_toy_in_every_runtime(toy_detector, tmp_path):
         "wide too": picture(90, 201, 2),
         "large": picture(300, 260, 3),
     }
-    toy_detector.config.BATCH_SIZE = 2
-    found, expected = check_files(toy_detector, tmp_path, images, size=(128, 128))
+    monkeypatch.setattr(toy_detector.config, "BATCH_SIZE", 2)
+    found, expected = check_files(toy_detector, toy_files, images, size=(128, 128))
     assert len(expected["large"]["scores"]) == toy_detector.config.DETECTION_MAX_INSTANCES
     codes = toy_detector.detect([images["wide"]], masks="rle")[0]["masks"]
     areas = [sum(mask_of(code)) for code in codes]
@@ -210,23 +217,28 @@ def test_recorded_network(small_model, image, tmp_path):
     """The ResNet-50 whose outputs were recorded of the original."""
     images = {"recorded": image, "wide": picture(90, 201), "wide too": picture(90, 201, 1)}
     size = image.shape[:2]
+    export_all(small_model, tmp_path, size=size)
     found, expected = check_files(small_model, tmp_path, images, size=size)
     assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
 
 
 @pytest.mark.parametrize(
     "file, precision, share",
-    [("m.xml", "float16", 0.55), ("m.tflite", "float16", 0.75), ("m.tflite", "int8", 0.6)],
+    [
+        ("model.xml", "float16", 0.55),
+        ("model.tflite", "float16", 0.75),
+        ("model.tflite", "int8", 0.6),
+    ],
     ids=lambda value: str(value),
 )
-def test_weights_of_fewer_bits(toy_detector, tmp_path, file, precision, share):
+def test_weights_of_fewer_bits(toy_detector, toy_files, tmp_path, file, precision, share):
     """Smaller by so much, and still about the same scores."""
     names = names_of(toy_detector.config)
+    toy_detector.export(tmp_path / file, class_names=names, precision=precision)
     sizes = {}
     scores = {}
-    for kind in ("float32", precision):
-        path = tmp_path / kind / file
-        toy_detector.export(path, class_names=names, precision=kind)
+    for kind, folder in (("float32", toy_files), (precision, tmp_path)):
+        path = folder / file
         sizes[kind] = path.stat().st_size
         if file.endswith(".xml"):
             sizes[kind] = path.with_suffix(".bin").stat().st_size
@@ -275,6 +287,7 @@ def test_torchvision_graph_with_keypoints(tmp_path):
     keras.utils.set_random_seed(0)
     model = spread(modellib.MaskRCNN("inference", config, tmp_path))
     images = {"one": picture(72, 96), "other": picture(150, 110, 1)}
+    export_all(model, tmp_path, ["model.onnx"])
     _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
     assert expected["one"]["keypoints"].shape[1:] == (4, 3)
 
@@ -296,6 +309,7 @@ def test_c4_without_masks_of_one_channel(tmp_path):
     keras.utils.set_random_seed(0)
     model = spread(modellib.MaskRCNN("inference", config, tmp_path))
     images = {"one": picture(64, 100)[..., :1], "gray": picture(90, 70, 1)[..., 0]}
+    export_all(model, tmp_path, ["model.onnx"])
     _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
     assert expected["one"]["masks"] is None and len(expected["one"]["scores"])
 
@@ -391,15 +405,32 @@ def test_a_file_of_another_program_is_refused(tmp_path):
 # ---- Serving -------------------------------------------------------------------------------------
 
 
+# Runs a script as if only the packages that the page names, and those that they need, were there.
+FOUR_PACKAGES = """
+import runpy, sys
+for name in ("ai_edge_litert", "openvino", "onnx", "tf2onnx", "requests", "tqdm", "ml_dtypes"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture
-def server(toy_detector, tmp_path):
-    """The address of samples/serve.py on an exported toy; bodies of at most 100 kB."""
-    toy_detector.export(tmp_path / "toy.onnx", class_names=names_of(toy_detector.config))
+def server(toy_files):
+    """The address of samples/serve.py on the exported toy; bodies of at most 100 kB."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     script = ROOT / "samples" / "serve.py"
-    words = [PYTHON, script, tmp_path / "toy.onnx", f"--port={port}", "--limit=100000"]
+    words = [
+        PYTHON,
+        "-c",
+        FOUR_PACKAGES,
+        script,
+        toy_files / "model.onnx",
+        f"--port={port}",
+        "--limit=100000",
+    ]
     words += ["--wait=0.05", "--threads=1"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
