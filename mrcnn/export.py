@@ -557,6 +557,7 @@ def export(
         raise ValueError(f"batch is a whole number from 1, or None. Received: {batch!r}")
     _check_precision(format, precision)
     _check_config(model.config, fixed)
+    _check_unchanged(model.keras_model, model.config)
     modules = _import(format)
     text = json.dumps(_metadata(model, class_names))
     graph = Graph(model, format)
@@ -649,6 +650,29 @@ def _check_config(config, size):
             raise ValueError(f"{reason}: {name} = {allowed!r} for an export. Received: {value!r}")
     if size is None:
         _check_backbone_shape(config)
+
+
+def _check_unchanged(network, config):
+    """ValueError for settings that were changed after the network was built of them.
+
+    `detect` keeps to what they were then; the file would not, or would say what isn't in it.
+    """
+    asked = {
+        "ROI": {
+            "proposal_count": config.POST_NMS_ROIS_INFERENCE,
+            "nms_threshold": config.RPN_NMS_THRESHOLD,
+        },
+        "mrcnn_detection": {},
+    }
+    for name, values in asked.items():
+        layer = network.get_layer(name)
+        for key, value in {**layer.values_of(config), **values}.items():
+            built = getattr(layer, key)
+            if key != "fused" and built != value:
+                raise ValueError(
+                    f"{key} of layer {name} was built as {built!r}, and the config has changed"
+                    f" since. Received: {value!r}; make a MaskRCNN of the changed config"
+                )
 
 
 def _import(format):

@@ -312,6 +312,19 @@ def test_settings_outside_of_the_graph(toy_detector, tmp_path, monkeypatch, name
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    "name, value", [("DETECTION_MIN_CONFIDENCE", 0.4321), ("RPN_NMS_THRESHOLD", 0.4321)]
+)
+def test_settings_changed_after_the_network_was_built(
+    toy_detector, tmp_path, monkeypatch, name, value
+):
+    """`detect` keeps to the old ones."""
+    monkeypatch.setattr(toy_detector.config, name, value)
+    with pytest.raises(ValueError, match="was built as .* the config has changed.*: 0.4321"):
+        toy_detector.export(tmp_path / "toy", class_names=NAMES)
+    assert not list(tmp_path.iterdir())
+
+
 def test_litert_needs_a_size_where_the_mode_has_none():
     config = Config(IMAGE_RESIZE_MODE="pad64")
     with pytest.raises(ValueError, match="takes images of one size"):

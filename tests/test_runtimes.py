@@ -190,17 +190,15 @@ def mask_of(code):
     return decompressed(code["counts"])[1::2]
 
 
-def test_onnx_has_standard_operators_alone(toy_detector, tmp_path):
+def test_onnx_has_standard_operators_alone(toy_detector, tmp_path, monkeypatch):
     """And suppression is ONNX's own: no loop. Nothing detected is nothing, not a row of zeros."""
     import onnx
 
     config = toy_detector.config
-    before = config.DETECTION_MIN_CONFIDENCE
-    config.DETECTION_MIN_CONFIDENCE = 0.99
-    try:
-        toy_detector.export(tmp_path / "none.onnx", class_names=names_of(config))
-    finally:
-        config.DETECTION_MIN_CONFIDENCE = before
+    layer = toy_detector.keras_model.get_layer("mrcnn_detection")
+    monkeypatch.setattr(config, "DETECTION_MIN_CONFIDENCE", 0.99)
+    monkeypatch.setattr(layer, "min_confidence", 0.99)
+    toy_detector.export(tmp_path / "none.onnx", class_names=names_of(config))
     network = onnx.load(tmp_path / "none.onnx")
     onnx.checker.check_model(network, full_check=True)
     operators = {node.op_type for node in network.graph.node}
