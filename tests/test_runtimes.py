@@ -291,6 +291,7 @@ def test_torchvision_graph_with_keypoints(tmp_path):
 
 
 def test_c4_without_masks_of_one_channel(tmp_path):
+    """One image without detections, one with; gray of two and of three dimensions."""
     import keras
 
     config = PaperC4Config(
@@ -309,7 +310,8 @@ def test_c4_without_masks_of_one_channel(tmp_path):
     images = {"one": picture(64, 100)[..., :1], "gray": picture(90, 70, 1)[..., 0]}
     export_all(model, tmp_path, ["model.onnx"])
     _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
-    assert expected["one"]["masks"] is None and len(expected["one"]["scores"])
+    assert expected["gray"]["masks"] is None and len(expected["gray"]["scores"])
+    assert not len(expected["one"]["scores"])
 
 
 # ---- docs/deploying.md ---------------------------------------------------------------------------
