@@ -1,7 +1,7 @@
 """Exported models in their real runtimes, against `detect`: the same set, scores to 1e-3, boxes to
 1 px, mask IoU .99.
 
-`make test-runtimes` runs these tests. They export here, with the packages of .venv-runtimes behind
+`make test-runtimes` runs these tests, `make test-runtimes ARGS=--slow` the ResNet-50 too. They export here, with the packages of .venv-runtimes behind
 this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
 """
 
@@ -211,6 +211,7 @@ def test_onnx_has_standard_operators_alone(toy_detector, tmp_path, monkeypatch):
         assert result["masks"].shape == (*image.shape[:2], 0)
 
 
+@pytest.mark.slow  # writing the ONNX file takes more than 8 GB
 def test_recorded_network(small_model, image, tmp_path):
     """The ResNet-50 whose outputs were recorded of the original."""
     images = {"recorded": image, "wide": picture(90, 201), "wide too": picture(90, 201, 1)}
