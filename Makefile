@@ -34,6 +34,13 @@ test:
 	.venv/bin/python -m mypy
 	$(PYTEST) $(ARGS)
 
+# Exported models in their runtimes: ONNX Runtime, OpenVINO, LiteRT, in .venv-runtimes.
+.PHONY: test-runtimes
+test-runtimes:
+	@tools/venv.sh test
+	@tools/runtimes.sh
+	MRCNN_RUNTIMES=1 .venv/bin/python -m pytest tests/test_runtimes.py $(ARGS)
+
 parity:
 	@tools/venv.sh test
 	.venv/bin/python tests/parity.py $(ARGS)

@@ -432,3 +432,20 @@ def denorm_boxes(
         return pixels.astype(np.float32)
     pixels = np.around(pixels)
     return pixels.astype(np.int32)
+
+
+def visible(boxes: np.ndarray, whole: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of detections as a result has them; those without an area are left out.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)] in pixels, not rounded.
+        whole: round them, halves to even (ROUND_DETECTIONS).
+
+    Returns:
+        rows: [n] int, of the boxes that stay.
+        boxes: [n, 4] int32, or of the dtype that they had.
+    """
+    if whole:
+        boxes = np.around(boxes).astype(np.int32)
+    rows = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
+    return rows, boxes[rows]

@@ -132,6 +132,8 @@ def parser(
     _add_numbers(made, limit, epochs)
     if inputs:
         _add_input_options(made, inputs)
+    if "export" in names:
+        _add_export_options(made)
     made.add_argument(
         "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
     )
@@ -190,6 +192,28 @@ def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) 
     )
 
 
+def _add_export_options(made: argparse.ArgumentParser) -> None:
+    """Adds the options of export: --file, --size, --precision."""
+    made.add_argument(
+        "--file",
+        metavar="PATH",
+        help="export: model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder"
+        " (SavedModel)",
+    )
+    made.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="export: pixels of the images (default: any; of LiteRT the molded image's)",
+    )
+    made.add_argument(
+        "--precision",
+        default="float32",
+        help="export: float32, float16 or int8, where the format has it (default: %(default)s)",
+    )
+
+
 def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
     """Adds --image and --video, as scripts of 2018 pass what a command reads."""
     for name in ("--image", "--video"):
@@ -225,6 +249,8 @@ def parse(
         )
     if args.command != args.takes_inputs and args.inputs:
         parser.error(f"{args.command} takes no inputs. Received: {' '.join(args.inputs)}")
+    if args.command == "export" and not args.file:
+        parser.error("export needs --file: model.onnx, model.xml, model.tflite or a folder")
     if args.limit < 0:
         parser.error(f"--limit is 0 or more. Received: {args.limit}")
     if args.epochs is not None and args.epochs < 1:
@@ -563,6 +589,20 @@ def detect(
     return done
 
 
+def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace) -> str:
+    """Writes the model to --file, see `MaskRCNN.export`, and prints the path.
+
+    Args:
+        model: `MaskRCNN` in inference mode.
+        class_names: names by class id; classes that it lacks are called by their number.
+        args: of `parse`: file, size, precision.
+    """
+    names = _all_names(class_names, model.config.NUM_CLASSES)
+    path = model.export(args.file, class_names=names, size=args.size, precision=args.precision)
+    print(path)
+    return path
+
+
 # Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
 LARGE_PICTURE = 25_000_000  # pixels
 
@@ -654,9 +694,10 @@ def generated(
     epochs: int = 20,
     augmentation: Callable[[], Any] | None = None,
 ) -> None:
-    """All of a sample that makes its images: demo (train, then evaluate), train, evaluate, detect.
+    """All of a sample that makes its images: demo, train, evaluate, detect, export.
 
-    `demo` and `train` go on with an interrupted run; the others use images that no run trains on.
+    `demo` trains and evaluates. It and `train` go on with an interrupted run; the others use images
+    that no run trains on.
 
     Args:
         description: the sample's docstring.
@@ -686,6 +727,9 @@ def generated(
     if args.command == "train":
         return
     model = load_model("inference", inference_config(config, IMAGES_PER_GPU=4), args)
+    if args.command == "export":
+        export(model, unseen.class_names, args)
+        return
     picture = pathlib.Path(args.output) / "detections.png"
     if args.command == "detect":
         print(_draw_sure(model, unseen, picture))
@@ -699,7 +743,7 @@ def _generated_parser(description: str | None, folder: str, epochs: int) -> argp
     """The parser of `generated`."""
     made = parser(
         description,
-        ("demo", "train", "evaluate", "detect"),
+        ("demo", "train", "evaluate", "detect", "export"),
         f"{folder}/logs",
         100,
         None,

@@ -10,17 +10,18 @@ import concurrent.futures
 import copy
 import logging
 import math
+import os
 import random
 import sys
 import time
 import warnings
 import weakref
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from mrcnn import augmentation as augmenting, boxes as box_math, keypoints, utils
+from mrcnn import augmentation as augmenting, boxes as box_math, files, keypoints, utils
 from mrcnn.config import Config, as_config
 from mrcnn.masks import LabelMaps
 
@@ -32,6 +33,81 @@ logger = logging.getLogger(__name__)
 
 class DatasetError(ValueError):
     """A dataset that can't be trained on; the message lists every problem."""
+
+
+# ---- Images that a caller passes -----------------------------------------------------------------
+
+
+def images_in(images: Any, name: str) -> list[np.ndarray]:
+    """The images that a method was given, each an array.
+
+    Args:
+        images: a sequence or another iterable of images, or an array or tensor [N, H, W, C].
+        name: of the method, for messages.
+
+    Raises:
+        ValueError: one image, a path or something else that is no list of images.
+    """
+    check_is_list(images, name)
+    return [as_array(image, f"image {i}") for i, image in enumerate(images)]
+
+
+def check_is_list(images: Any, name: str) -> None:
+    """ValueError where `images` is one image, a path or something else than a list of images."""
+    expected = f"{name}() takes a list of images, or an array [N, H, W, C]."
+    shape = getattr(images, "shape", None)
+    if isinstance(images, (str, os.PathLike)):
+        raise ValueError(
+            f"{expected} Received: the path {os.fspath(images)!r}; read it first: "
+            f"{name}([mrcnn.utils.read_image(path)])"
+        )
+    if shape is not None and len(shape) != 4 and not _is_column(images):
+        # Taken for a list, a picture would be hundreds of gray images: its rows.
+        raise ValueError(
+            f"{expected} Received: one array of shape {tuple(shape)}; for one image: "
+            f"{name}([image]), for several: {name}(list(images))"
+        )
+    if hasattr(images, "getbands"):  # Pillow's
+        raise ValueError(f"{expected} Received: one image; {name}([image])")
+    if isinstance(images, (dict, set)) or not isinstance(images, Iterable):
+        raise ValueError(f"{expected} Received: {files.short(images)} ({type(images).__name__})")
+
+
+def _is_column(images):
+    """Whether an array is a list of images of different sizes, or empty."""
+    is_of_objects = getattr(images, "dtype", None) == np.dtype(object)
+    return len(images.shape) == 1 and (is_of_objects or not images.shape[0])
+
+
+def as_array(image: Any, where: str) -> np.ndarray:
+    """An image as an array [H, W] or [H, W, C]; Pillow's of any mode becomes RGB.
+
+    Raises:
+        ValueError: a path, None, a row of an image, or something else.
+    """
+    if isinstance(image, (str, os.PathLike)):
+        raise ValueError(
+            f"An image is an array. Received: {where} is the path {os.fspath(image)!r}; "
+            "mrcnn.utils.read_image(path) reads it, and detect_many(paths, "
+            "mrcnn.utils.read_image) many of them"
+        )
+    if image is None:
+        raise ValueError(
+            f"An image is an array. Received: {where} is None, which cv2.imread gives for a file "
+            "that it can't read"
+        )
+    if hasattr(image, "getbands"):  # Pillow's
+        return utils.read_pillow(image)
+    try:
+        array = np.asarray(image)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"An image is an array. Received: {where}: {error}") from error
+    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] in (3, 4)):
+        raise ValueError(
+            f"An image is [H, W, C] or [H, W]. Received: {where} of shape {array.shape}, which is "
+            "a row of an image; for one image: detect([image])"
+        )
+    return array
 
 
 # ---- Image meta and molding ----------------------------------------------------------------------
@@ -102,7 +178,7 @@ def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
 def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
     """A pixel's values, or one for all channels, repeated along a row: [W * C] float64."""
     width, channels = shape[-2:]
-    values = np.broadcast_to(np.float64(pixel), (channels,))
+    values = np.broadcast_to(np.asarray(pixel, np.float64), (channels,))
     return np.tile(values, width)
 
 

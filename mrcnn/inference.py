@@ -24,13 +24,14 @@ from mrcnn import (
     masks as mask_math,
     ops as kernels,
     rewrite,
-    utils,
 )
 from mrcnn.config import Config
-from mrcnn.masks import Masks, run_lengths  # noqa: F401  names that existing code imports from here
-
-# Forms of the masks of a result; see `unmold`.
-MASK_FORMS = ("dense", "lazy", "rle")
+from mrcnn.data import as_array, images_in
+from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
+    FORMS as MASK_FORMS,
+    Masks,
+    run_lengths,
+)
 
 # Rows that the mask head and the keypoint head take at once: larger groups are no faster and hold
 # more memory.
@@ -44,82 +45,10 @@ KEPT_GRAPHS = 16
 # ---- Molding and unmolding -----------------------------------------------------------------------
 
 
-def images_in(images: Any, name: str) -> list[np.ndarray]:
-    """The images that a method was given, each an array.
-
-    Args:
-        images: a sequence or another iterable of images, or an array or tensor [N, H, W, C].
-        name: of the method, for messages.
-
-    Raises:
-        ValueError: one image, a path or something else that is no list of images.
-    """
-    check_is_list(images, name)
-    return [as_array(image, f"image {i}") for i, image in enumerate(images)]
-
-
-def check_is_list(images: Any, name: str) -> None:
-    """ValueError where `images` is one image, a path or something else than a list of images."""
-    expected = f"{name}() takes a list of images, or an array [N, H, W, C]."
-    shape = getattr(images, "shape", None)
-    if isinstance(images, (str, os.PathLike)):
-        raise ValueError(
-            f"{expected} Received: the path {os.fspath(images)!r}; read it first: "
-            f"{name}([mrcnn.utils.read_image(path)])"
-        )
-    if shape is not None and len(shape) != 4 and not _is_column(images):
-        # Taken for a list, a picture would be hundreds of gray images: its rows.
-        raise ValueError(
-            f"{expected} Received: one array of shape {tuple(shape)}; for one image: "
-            f"{name}([image]), for several: {name}(list(images))"
-        )
-    if hasattr(images, "getbands"):  # Pillow's
-        raise ValueError(f"{expected} Received: one image; {name}([image])")
-    if isinstance(images, (dict, set)) or not isinstance(images, Iterable):
-        raise ValueError(f"{expected} Received: {files.short(images)} ({type(images).__name__})")
-
-
-def _is_column(images):
-    """Whether an array is a list of images of different sizes, or empty."""
-    is_of_objects = getattr(images, "dtype", None) == np.dtype(object)
-    return len(images.shape) == 1 and (is_of_objects or not images.shape[0])
-
-
-def as_array(image: Any, where: str) -> np.ndarray:
-    """An image as an array [H, W] or [H, W, C]; Pillow's of any mode becomes RGB.
-
-    Raises:
-        ValueError: a path, None, a row of an image, or something else.
-    """
-    if isinstance(image, (str, os.PathLike)):
-        raise ValueError(
-            f"An image is an array. Received: {where} is the path {os.fspath(image)!r}; "
-            "mrcnn.utils.read_image(path) reads it, and detect_many(paths, "
-            "mrcnn.utils.read_image) many of them"
-        )
-    if image is None:
-        raise ValueError(
-            f"An image is an array. Received: {where} is None, which cv2.imread gives for a file "
-            "that it can't read"
-        )
-    if hasattr(image, "getbands"):  # Pillow's
-        return utils.read_pillow(image)
-    try:
-        array = np.asarray(image)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"An image is an array. Received: {where}: {error}") from error
-    if array.ndim == 1 or (array.ndim == 2 and array.shape[1] in (3, 4)):
-        raise ValueError(
-            f"An image is [H, W, C] or [H, W]. Received: {where} of shape {array.shape}, which is "
-            "a row of an image; for one image: detect([image])"
-        )
-    return array
-
-
 def check_items(items: Any, load: Callable | None) -> None:
     """ValueError for what `detect_many` can't take one image after the other from."""
     if load is None or isinstance(items, (str, os.PathLike)):
-        check_is_list(items, "detect_many")
+        data.check_is_list(items, "detect_many")
     elif not isinstance(items, Iterable):
         raise ValueError(
             f"detect_many() takes an iterable and what loads an image of it. "
@@ -202,8 +131,7 @@ def unmold(
 
 def _unmold(detections, masks, original_shape, shape, window, config, form):
     """`unmold`, and before its values the rows of the detections that they are of."""
-    if form not in MASK_FORMS:
-        raise ValueError(f"masks is one of {', '.join(MASK_FORMS)}. Received: {form!r}")
+    mask_math.check_form(form)
     rows, boxes, exact_boxes = _unmold_boxes(detections, original_shape, shape, window, config)
     class_ids = detections[rows, 4].astype(np.int32)
     scores = detections[rows, 5]
@@ -212,27 +140,14 @@ def _unmold(detections, masks, original_shape, shape, window, config, form):
     masks = masks[rows]
     if masks.ndim == 4:
         masks = masks[np.arange(len(rows)), :, :, class_ids]
-    if config.MASK_PASTE == "padded":
-        masks, places = mask_math.pad_masks(masks, exact_boxes)
-    else:
-        places = np.around(boxes).astype(int)
-    lazy = Masks(masks, places, original_shape[:2])
+    lazy = mask_math.placed(masks, boxes, exact_boxes, original_shape, config.MASK_PASTE, "lazy")
     if config.DETECTION_MASK_OVERLAP < 1:
         remain = lazy.uncovered(class_ids, config.DETECTION_MASK_OVERLAP)
         lazy = lazy.only(remain)
         rows, boxes, class_ids, scores = (
             values[remain] for values in (rows, boxes, class_ids, scores)
         )
-    return rows, boxes, class_ids, scores, _in_form(lazy, form)
-
-
-def _in_form(lazy, form):
-    """Masks as `unmold` returns them."""
-    if form == "lazy":
-        return lazy
-    if form == "rle":
-        return lazy.rle()
-    return np.asarray(lazy)
+    return rows, boxes, class_ids, scores, mask_math.in_form(lazy, form)
 
 
 def _unmold_boxes(detections, original_shape, shape, window, config):
@@ -248,11 +163,8 @@ def _unmold_boxes(detections, original_shape, shape, window, config):
     scale = np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
     boxes = (detections[:count, :4] - shift) / scale
     exact_boxes = box_math.denorm_boxes(boxes, original_shape[:2], frame, whole=False)
-    boxes = exact_boxes
-    if config.ROUND_DETECTIONS:
-        boxes = np.around(exact_boxes).astype(np.int32)
-    rows = np.flatnonzero((boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1]))
-    return rows, boxes[rows], exact_boxes[rows]
+    rows, boxes = box_math.visible(exact_boxes, config.ROUND_DETECTIONS)
+    return rows, boxes, exact_boxes[rows]
 
 
 def unmold_keypoints(

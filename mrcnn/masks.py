@@ -35,6 +35,9 @@ RUNS_AT_ONCE = 1 << 22
 # Pixels of an image that are decoded as fast as one character of compressed runs is written.
 PIXELS_OF_A_CHARACTER = 100
 
+# Forms of the masks of a result, see `placed`.
+FORMS = ("dense", "lazy", "rle")
+
 # (y1, x1, y2, x2) in whole pixels.
 Box = tuple[int, int, int, int]
 
@@ -584,6 +587,47 @@ class Masks:
         """COCO's compressed encodings [{"size": [H, W], "counts": str}], made from the crops."""
         crops = map(self.crop, range(len(self.soft)))
         return encode_crops(crops, self.image_shape)
+
+
+def check_form(form: str) -> None:
+    """ValueError where that is none of `FORMS`."""
+    if form not in FORMS:
+        raise ValueError(f"masks is one of {', '.join(FORMS)}. Received: {form!r}")
+
+
+def placed(
+    masks: np.ndarray,
+    boxes: np.ndarray,
+    exact_boxes: np.ndarray,
+    image_shape: Sequence[int],
+    paste: str,
+    form: str = "dense",
+) -> Any:
+    """The masks of a result in one of the forms that `MaskRCNN.detect` gives.
+
+    Args:
+        masks: [N, h, w], probabilities inside the boxes.
+        boxes, exact_boxes: [N, 4] pixels, as the result has them and not rounded.
+        image_shape: (H, W, ...).
+        paste: MASK_PASTE.
+        form: "dense", bool [H, W, N]; "lazy", a `Masks`; "rle", a list of COCO's run-length
+            encodings, made without a mask of the whole image.
+    """
+    check_form(form)
+    if paste == "padded":
+        masks, places = pad_masks(masks, exact_boxes)
+    else:
+        places = np.around(boxes).astype(int)
+    return in_form(Masks(masks, places, image_shape[:2]), form)
+
+
+def in_form(lazy: Masks, form: str) -> Any:
+    """Masks in one of `FORMS`, see `placed`."""
+    if form == "lazy":
+        return lazy
+    if form == "rle":
+        return lazy.rle()
+    return np.asarray(lazy)
 
 
 def _chooses_instances(key: Any) -> bool:

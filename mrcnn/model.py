@@ -2819,6 +2819,7 @@ class MaskRCNN:
         log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
             is made when one of them is first read, and is this run's alone.
         weights_of_run: `training.fingerprint` of the weights that the last `train` ended with.
+        weights_file: path that `load_weights` read last; None for none, or what was no file.
         anchors: [A, 4], in pixels, of the last `get_anchors`.
 
     Raises:
@@ -2840,6 +2841,7 @@ class MaskRCNN:
         # Datasets whose images were checked, so that the next stage of a training starts at once.
         self._checked: weakref.WeakSet = weakref.WeakSet()
         self.weights_of_run = ""
+        self.weights_file: str | None = None
         self.set_log_dir()
         self._strategy = None
         if mode == "training":
@@ -2925,7 +2927,9 @@ class MaskRCNN:
         else:  # what a script has put in its place
             coverage = weights.load(network, filepath, by_name, exclude, skip_mismatch)
         logger.info("%s", coverage.summary())
+        self.weights_file = None
         if isinstance(filepath, (str, os.PathLike)):
+            self.weights_file = os.fspath(filepath)
             self.set_log_dir(filepath)
         else:
             self.set_log_dir()
@@ -2935,6 +2939,51 @@ class MaskRCNN:
     def save_weights(self, filepath: str | os.PathLike) -> None:
         """Saves the weights; `.h5` is the legacy layout, `.weights.h5` Keras's."""
         weights.save(self.keras_model, filepath)
+
+    @kernels.outside_graphs()
+    def export(
+        self,
+        path: str | os.PathLike,
+        format: str | None = None,
+        *,
+        class_names: Sequence[str] | None = None,
+        size: Sequence[int] | None = None,
+        batch: int | None = None,
+        precision: str = "float32",
+    ) -> str:
+        """Writes the model as a file of another runtime; see `mrcnn.export` for what is in it.
+
+        `mrcnn.runtime.load(path).detect(images)` gives what `detect` gives, without TensorFlow.
+
+        Args:
+            path: model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder, for a
+                SavedModel in the layout of TensorFlow Serving and Triton.
+            format: "onnx", "openvino", "litert" or "saved_model"; None for what the path tells.
+            class_names: of all classes, background first.
+            size: (height, width) of the images, in pixels; None for any. A LiteRT file has one:
+                None is the side of the molded image then.
+            batch: images at a time; None for any number, of a LiteRT file for 1.
+            precision: what weights are stored in: "float32"; "float16" (OpenVINO, LiteRT); "int8"
+                (LiteRT).
+
+        Returns:
+            the path.
+
+        Raises:
+            ValueError: an option that the format or the model does not have; names are missing.
+            ImportError: a package that writes the format is not installed; it is named.
+        """
+        from mrcnn import export
+
+        return export.export(
+            self,
+            path,
+            format,
+            class_names=class_names,
+            size=size,
+            batch=batch,
+            precision=precision,
+        )
 
     @kernels.outside_graphs()
     def get_imagenet_weights(self) -> str:

@@ -8,11 +8,12 @@ pixels.
 """
 
 import contextlib
+import contextvars
 import ctypes
 import functools
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -268,7 +269,8 @@ def non_max_suppression(
     if valid is None:
         valid = ops.ones_like(scores, dtype="bool")
     if not has_fused_kernels(fused):
-        return _nms_reference(boxes, scores, count, iou_threshold, valid, classes)
+        suppress = _portable_suppression.get()
+        return suppress(boxes, scores, count, iou_threshold, valid, classes)
     import tensorflow as tf
 
     def one_image(rows):
@@ -332,6 +334,26 @@ def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
 
     _, _, indices, kept = ops.while_loop(goes_on, step, (0, alive, indices, kept))
     return indices, kept
+
+
+# What computes the portable form of `non_max_suppression` in this context.
+_portable_suppression: contextvars.ContextVar[Callable] = contextvars.ContextVar(
+    "portable_suppression", default=_nms_reference
+)
+
+
+@contextlib.contextmanager
+def suppressing_by(function: Callable) -> Iterator[None]:
+    """Graphs that are traced inside have that function for the portable form of suppression.
+
+    Args:
+        function: f(boxes, scores, count, iou_threshold, valid, classes), see `non_max_suppression`.
+    """
+    token = _portable_suppression.set(function)
+    try:
+        yield
+    finally:
+        _portable_suppression.reset(token)
 
 
 # ---- RoI pooling ---------------------------------------------------------------------------------

@@ -6,6 +6,8 @@
         AP on the fifth of them that was held out
     python samples/custom.py detect new/*.jpg
         pictures of what the model finds
+    python samples/custom.py export --file=model.onnx
+        a file for other runtimes
 
 Without a GPU add --small: a small network from random weights, with --weights=none.
 docs/custom_dataset.md explains all of it.
@@ -38,7 +40,7 @@ class SmallCustomConfig(CustomConfig, config.SmallConfig):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = commands.parser(__doc__, ("train", "evaluate", "detect"))
+    parser = commands.parser(__doc__, ("train", "evaluate", "detect", "export"))
     parser.add_argument(
         "--annotations",
         metavar="JSON",
@@ -55,11 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.small:
         settings = SmallCustomConfig()
     commands.configure(settings, args)
-    if args.command == "detect":
+    if args.command in ("detect", "export"):
         names = commands.load_classes(settings, args)
         settings.NUM_CLASSES = len(names)
         model = commands.load_model("inference", commands.inference_config(settings), args)
-        commands.detect(model, names, args)
+        if args.command == "export":
+            commands.export(model, names, args)
+        else:
+            commands.detect(model, names, args)
         return
     if not args.dataset:
         parser.error(f"{args.command} needs --dataset, the folder of the photographs")

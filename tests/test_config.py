@@ -480,7 +480,7 @@ def test_display_names_a_callable_backbone(capsys):
 def test_numpy_rooms_import_without_keras():
     code = (
         "import sys, mrcnn.annotations, mrcnn.coco, mrcnn.config, mrcnn.data, mrcnn.evaluate,"
-        " mrcnn.boxes, mrcnn.files, mrcnn.masks, mrcnn.media, mrcnn.utils, mrcnn.visualize; print([m for m in ('tensorflow', 'keras',"
+        " mrcnn.boxes, mrcnn.files, mrcnn.masks, mrcnn.media, mrcnn.runtime, mrcnn.utils, mrcnn.visualize; print([m for m in ('tensorflow', 'keras',"
         " 'matplotlib', 'imgaug', 'h5py') if m in sys.modules])"
     )
     assert (

@@ -8,6 +8,8 @@
         AP on 500 validation images
     python samples/coco/coco.py detect --weights=coco photos/ film.mp4
         pictures, video, results.json
+    python samples/coco/coco.py export --weights=coco --file=model.onnx
+        a file for other runtimes
 
 --dataset is a folder with annotations/instances_<subset><year>.json and the photographs in
 <subset><year>/, or an export of CVAT, Roboflow, Label Studio and others as it was unpacked;
@@ -296,7 +298,9 @@ def _has_part(args: argparse.Namespace, year: str, part: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = commands.parser(__doc__, ("train", "evaluate", "detect"), DEFAULT_LOGS_DIR, limit=500)
+    parser = commands.parser(
+        __doc__, ("train", "evaluate", "detect", "export"), DEFAULT_LOGS_DIR, limit=500
+    )
     parser.add_argument(
         "--year", help="2014 or 2017 (default: what --dataset has, 2014 before 2017)"
     )
@@ -320,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands.add_boolean(parser, "--download", "fetch what is missing of the official data")
     args = commands.parse(parser, arguments)
-    if args.command != "detect" and not (args.dataset or args.annotations):
+    if args.command not in ("detect", "export") and not (args.dataset or args.annotations):
         parser.error(f"{args.command} needs --dataset or --annotations")
     config = commands.configure(CocoConfig(), args)
     if args.command == "train":
@@ -334,6 +338,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.command == "detect":
         model = commands.load_model("inference", config, args)
         commands.detect(model, names, args, category_ids)
+        return
+    if args.command == "export":
+        commands.export(commands.load_model("inference", config, args), names, args)
         return
     # COCO's figures count detections of any score.
     if not any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set):

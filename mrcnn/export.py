@@ -1,0 +1,891 @@
+"""Trained models as files for other runtimes: SavedModel, ONNX, OpenVINO, LiteRT.
+
+    model.export("model.onnx", class_names=dataset.class_names)
+    python samples/coco/coco.py export --weights=coco --file=model.onnx
+
+An exported graph goes all the way: from images as they are, [B, H, W, C] uint8, to boxes in pixels
+of these images. Resizing, the mean, image meta and anchors are inside. Its outputs, best first:
+
+    boxes      [B, N, (y1, x1, y2, x2)] float32, pixels, not rounded
+    class_ids  [B, N] int32, 0 in the rows that hold no detection
+    scores     [B, N] float32
+    masks      [B, N, h, w] float32, probabilities inside the box (with USE_MASK)
+    keypoints  [B, N, h, w, K] float32, logits inside the box (with USE_KEYPOINTS)
+    windows    [B, (y1, x1, y2, x2)] float32, the image in the molded one (with USE_KEYPOINTS)
+
+N is the largest number of detections among the images of the batch, at least 1; of a LiteRT file
+always DETECTION_MAX_INSTANCES. `mrcnn.runtime` runs these files and needs no TensorFlow. Each says
+what it is: class names, settings, version and weights are in its metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import json
+import logging
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
+from mrcnn.config import Config, setting_names
+from mrcnn.files import atomic
+from mrcnn.runtime import ASSET, FORMATS, METADATA_KEY, format_of
+
+if TYPE_CHECKING:
+    from mrcnn.model import MaskRCNN
+
+logger = logging.getLogger(__name__)
+
+Tensor = Any
+
+# Version of ONNX's operators: the oldest that has all of them; old runtimes read it.
+OPSET = 17
+# What each format needs beside TensorFlow, by the names of modules and of packages.
+NEEDS: dict[str, dict[str, str]] = {
+    "saved_model": {},
+    "onnx": {"tf2onnx": "tf2onnx", "onnx": "onnx"},
+    "openvino": {"openvino": "openvino"},
+    "litert": {},
+}
+# Images of which the shape is compared with COMPUTE_BACKBONE_SHAPE's.
+PROBED_SIDES = (256, 320, 416)
+
+
+# ---- Molding in the graph ------------------------------------------------------------------------
+
+
+class Sizes(NamedTuple):
+    """Where an image lies in its molded form; whole numbers, or int32 scalars of a graph.
+
+    Attributes:
+        height, width: of the resized image.
+        top, bottom, left, right: of the padding.
+        scale: new size / old size.
+    """
+
+    height: Tensor
+    width: Tensor
+    top: Tensor
+    bottom: Tensor
+    left: Tensor
+    right: Tensor
+    scale: Tensor
+
+
+class Molder:
+    """`inference.mold` as a part of the graph.
+
+    Args:
+        config: its settings.
+        wide: compute pixels and sizes in float64, as numpy does there. OpenVINO computes everything
+            in float32 and LiteRT lacks such operations; of them a pixel may be off by 1 of 255, as
+            between 99.99999 and 100 float32 can't tell which it is.
+    """
+
+    # Added to float32 pixels before they are cut: above the error of their sums, below the next
+    # value that a sum of integers times weights has. In float64 too most that should be whole are.
+    ROUNDING = 2.0**-12
+    # Added to sides in float32: 480 * (800 / 480) is below 800 there, above it in float64.
+    ROUNDING_OF_SIDES = 2.0**-9
+
+    def __init__(self, config: Config, wide: bool):
+        import tensorflow as tf
+
+        self.config = config
+        self.wide = wide
+        self.mode = config.IMAGE_RESIZE_MODE
+        self.float_type = tf.float32
+        if wide:
+            self.float_type = tf.float64
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, Sizes]:
+        """Molded images [B, h, w, C] float32 of images [B, H, W, C] uint8, and where they lie."""
+        import tensorflow as tf
+
+        sizes = self._sizes(images)
+        padding = [[0, 0], [sizes.top, sizes.bottom], [sizes.left, sizes.right], [0, 0]]
+        is_resized = self.mode != "none" and not isinstance(sizes.scale, int)
+        if self.config.FLOAT_RESIZE:
+            molded = self._normalised(images)
+            if is_resized:
+                molded = self._interpolated(molded, sizes)
+            molded = tf.pad(molded, padding)
+        else:
+            pixels = tf.cast(images, self.float_type)
+            if is_resized:
+                pixels = self._resized(pixels, sizes)
+            molded = self._normalised(tf.pad(pixels, padding))
+        if self.mode == "square":
+            side = self.config.IMAGE_MAX_DIM
+            molded = tf.ensure_shape(molded, [images.shape[0], side, side, images.shape[-1]])
+        return molded, sizes
+
+    # ---- Sizes ---------------------------------------------------------------------------------
+
+    def _sizes(self, images):
+        import tensorflow as tf
+
+        if images.shape[1:3].is_fully_defined():
+            return self._known_sizes(*images.shape[1:3])
+        shape = tf.shape(images)
+        height = shape[1]
+        width = shape[2]
+        if self.mode == "none":
+            return Sizes(height, width, 0, 0, 0, 0, 1)
+        scale = self._scale(height, width)
+        new_height = self._whole(height, scale)
+        new_width = self._whole(width, scale)
+        if self.mode == "square":
+            down = self.config.IMAGE_MAX_DIM - new_height
+            right = self.config.IMAGE_MAX_DIM - new_width
+        else:
+            stride = 32
+            if self.mode == "pad64":
+                stride = 64
+            # Not -new_height % stride: what tf2onnx makes of that is negative.
+            down = (stride - new_height % stride) % stride
+            right = (stride - new_width % stride) % stride
+        if self.mode == "shorter":
+            return Sizes(new_height, new_width, 0, down, 0, right, scale)
+        top = down // 2
+        left = right // 2
+        return Sizes(new_height, new_width, top, down - top, left, right - left, scale)
+
+    def _known_sizes(self, height, width):
+        """The same of a size that is known: by the code that `detect` runs, on an empty image."""
+        empty = np.zeros((height, width, self.config.IMAGE_CHANNEL_COUNT), np.uint8)
+        molded, window, scale = data.mold_with_size(empty, self.config)
+        y1, x1, y2, x2 = (int(edge) for edge in window)
+        bottom, right = np.subtract(molded.shape[:2], (y2, x2)).tolist()
+        if scale != 1:
+            scale = float(scale)
+        return Sizes(y2 - y1, x2 - x1, y1, bottom, x1, right, scale)
+
+    def _scale(self, height, width):
+        """`utils._scale` of int32 scalars."""
+        import tensorflow as tf
+
+        config = self.config
+        shorter = tf.cast(tf.minimum(height, width), self.float_type)
+        longer = tf.cast(tf.maximum(height, width), self.float_type)
+        scale = tf.ones_like(shorter)
+        if config.IMAGE_MIN_DIM:
+            scale = config.IMAGE_MIN_DIM / shorter
+            if self.mode != "shorter":
+                scale = tf.maximum(tf.ones_like(scale), scale)
+        if config.IMAGE_MIN_SCALE:
+            scale = tf.maximum(scale, tf.constant(config.IMAGE_MIN_SCALE, self.float_type))
+        if self.mode in ("square", "shorter"):
+            most = tf.constant(config.IMAGE_MAX_DIM, self.float_type)
+            scaled = longer * scale
+            if not config.FLOAT_RESIZE:
+                scaled = tf.round(scaled)
+            elif not self.wide:
+                scaled = scaled - self.ROUNDING_OF_SIDES
+            scale = tf.where(scaled > most, most / longer, scale)
+        return scale
+
+    def _whole(self, side, scale):
+        """A side of the resized image, int32."""
+        import tensorflow as tf
+
+        scaled = tf.cast(side, self.float_type) * scale
+        if not self.config.FLOAT_RESIZE:
+            scaled = tf.round(scaled)
+        elif self.wide:
+            scaled = tf.floor(scaled)
+        else:
+            scaled = tf.floor(scaled + self.ROUNDING_OF_SIDES)
+        return tf.maximum(1, tf.cast(scaled, tf.int32))
+
+    # ---- Pixels --------------------------------------------------------------------------------
+
+    def _neighbours(self, n_in, n_out):
+        """Indices low, high [n_out] int32, and the share [n_out] of the way from one to the other.
+
+        The places of `masks.bilinear_samples`; those outside are not cut off.
+        """
+        import tensorflow as tf
+
+        if isinstance(n_out, int):
+            position = (np.arange(n_out) + 0.5) * (int(n_in) / n_out) - 0.5
+            low = np.floor(position)
+            share = tf.constant(position - low, self.float_type)
+            low = tf.constant(low, tf.int32)
+        elif self.wide:
+            places = tf.cast(tf.range(n_out), tf.float64) + 0.5
+            position = places * (tf.cast(n_in, tf.float64) / tf.cast(n_out, tf.float64)) - 0.5
+            floor = tf.floor(position)
+            share = position - floor
+            low = tf.cast(floor, tf.int32)
+        else:
+            # In whole numbers: of a position such as 1000.3 float32 has too few digits.
+            # One pixel more, so that none is negative, of which runtimes have other remainders.
+            halves = (2 * tf.range(n_out) + 1) * n_in + n_out
+            above = halves // (2 * n_out)
+            rest = halves - above * (2 * n_out)
+            low = above - 1
+            share = tf.cast(rest, tf.float32) / tf.cast(2 * n_out, tf.float32)
+        return low, low + 1, share
+
+    @staticmethod
+    def _side(images, axis):
+        """A side of images, a number where it is known."""
+        import tensorflow as tf
+
+        return images.shape[axis] or tf.shape(images)[axis]
+
+    def _weights(self, low, high, share, n_in, axis):
+        """Indices in the image, and weights that are 0 for those outside, along an axis."""
+        import tensorflow as tf
+
+        zero = tf.zeros_like(share)
+        low_weight = tf.where(low < 0, zero, 1 - share)
+        high_weight = tf.where(high > n_in - 1, zero, share)
+        along = [1] * axis + [-1] + [1] * (3 - axis)
+        return (
+            tf.maximum(low, 0),
+            tf.minimum(high, n_in - 1),
+            tf.reshape(low_weight, along),
+            tf.reshape(high_weight, along),
+        )
+
+    def _resized(self, pixels, sizes):
+        """`utils.resize_image` of whole pixels [B, H, W, C], before its padding.
+
+        The same sums in the same order, so that in float64 the cut of 99.99999 to 99 comes out
+        alike; a product by one weight at a time, each along its axis.
+        """
+        import tensorflow as tf
+
+        height = self._side(pixels, 1)
+        width = self._side(pixels, 2)
+        rows = self._weights(*self._neighbours(height, sizes.height), height, 1)
+        columns = self._weights(*self._neighbours(width, sizes.width), width, 2)
+        y_low, y_high, y_low_weight, y_high_weight = rows
+        x_low, x_high, x_low_weight, x_high_weight = columns
+        darkest = tf.reduce_min(pixels, axis=(1, 2, 3), keepdims=True)
+        brightest = tf.reduce_max(pixels, axis=(1, 2, 3), keepdims=True)
+        above = tf.gather(pixels, y_low, axis=1) * y_low_weight
+        below = tf.gather(pixels, y_high, axis=1) * y_high_weight
+        # Both at once: of two products with one weight, TensorFlow would make one of a sum.
+        both = tf.stack([above, below])
+        left = tf.gather(both, x_low, axis=3) * x_low_weight
+        right = tf.gather(both, x_high, axis=3) * x_high_weight
+        total = left[0] + right[0] + left[1] + right[1]
+        total = tf.minimum(tf.maximum(total, darkest), brightest)
+        if not self.wide:
+            total = total + self.ROUNDING
+        return tf.floor(total)
+
+    def _interpolated(self, molded, sizes):
+        """`utils.resize_image` with exact=True of molded images [B, H, W, C] float32."""
+        import tensorflow as tf
+
+        for axis, n_out in ((1, sizes.height), (2, sizes.width)):
+            n_in = self._side(molded, axis)
+            low, high, share = self._neighbours(n_in, n_out)
+            # Outside, the edge is repeated.
+            share = tf.where(low < 0, tf.zeros_like(share), share)
+            weight = tf.reshape(tf.cast(share, tf.float32), [1] * axis + [-1] + [1] * (3 - axis))
+            first = tf.gather(molded, tf.maximum(low, 0), axis=axis)
+            second = tf.gather(molded, tf.clip_by_value(high, 0, n_in - 1), axis=axis)
+            molded = first + weight * (second - first)
+        return molded
+
+    def _normalised(self, images):
+        """`data.mold_image`: pixels minus the mean, divided by the deviation, float32."""
+        import tensorflow as tf
+
+        channels = images.shape[-1]
+        mean = np.broadcast_to(np.asarray(self.config.MEAN_PIXEL, np.float64), (channels,))
+        std = np.broadcast_to(np.asarray(self.config.STD_PIXEL, np.float64), (channels,))
+        pixels = tf.cast(images, self.float_type)
+        molded = tf.cast(pixels - tf.constant(mean, self.float_type), tf.float32)
+        if np.any(std != 1):
+            molded = molded / tf.constant(std, tf.float32)
+        return molded
+
+
+def _metas(images, molded, sizes, config):
+    """`data.compose_image_meta` of each image, [B, meta] float32, and the windows [B, 4]."""
+    import tensorflow as tf
+
+    def numbers(*values):
+        return tf.stack([tf.cast(value, tf.float32) for value in values])
+
+    before = tf.shape(images)
+    after = tf.shape(molded)
+    channels = images.shape[-1]
+    window = numbers(sizes.top, sizes.left, sizes.top + sizes.height, sizes.left + sizes.width)
+    meta = tf.concat(
+        [
+            numbers(0, before[1], before[2], channels, after[1], after[2], channels),
+            window,
+            numbers(sizes.scale),
+            tf.zeros([config.NUM_CLASSES], tf.float32),
+        ],
+        axis=0,
+    )
+    zeros = tf.zeros([before[0], 1], tf.float32)
+    return meta[None] + zeros, window[None] + zeros
+
+
+def _anchors(molded, config):
+    """Anchors [B, A, 4] normalised; of images of one molded size a constant, as `detect` has it."""
+    import tensorflow as tf
+
+    shape = molded.shape[1:3]
+    if shape.is_fully_defined():
+        size = tuple(shape)
+        pixels = data.compute_anchors(config, size)
+        anchors = tf.constant(box_math.norm_boxes(pixels, size, config.BOX_FRAME), tf.float32)
+        return anchors[None] + tf.zeros([tf.shape(molded)[0], 1, 1])
+    from mrcnn.model import PyramidAnchors
+
+    # Only the sides of the maps are read: those of every n-th pixel.
+    levels = [molded[:, ::stride, ::stride, :1] for stride in config.BACKBONE_STRIDES]
+    return PyramidAnchors.of(config)([molded, *levels])
+
+
+def _check_backbone_shape(config):
+    """ValueError for a COMPUTE_BACKBONE_SHAPE whose maps a graph of free sizes can't know."""
+    if not callable(config.BACKBONE) or config.IMAGE_RESIZE_MODE == "square":
+        return
+    for side in PROBED_SIDES:
+        expected = [[-(-side // stride)] * 2 for stride in config.BACKBONE_STRIDES]
+        received = data.compute_backbone_shapes(config, (side, side, 3)).tolist()
+        if received != expected:
+            raise ValueError(
+                "An export whose images are molded to different sizes needs maps of side / stride,"
+                " rounded up. Received: COMPUTE_BACKBONE_SHAPE gives"
+                f" {received} for {side} pixels, not {expected}; IMAGE_RESIZE_MODE 'square' or a"
+                " fixed size= will do"
+            )
+
+
+# ---- The graph -----------------------------------------------------------------------------------
+
+
+class Graph:
+    """The whole way of an image as a function of tensors.
+
+    Args:
+        model: a `MaskRCNN` in inference mode.
+        format: one of `runtime.FORMATS`. A SavedModel has TensorFlow's own kernels, the others
+            operations that every runtime has; of a LiteRT file all sizes are fixed.
+    """
+
+    def __init__(self, model: MaskRCNN, format: str):
+        fused = format == "saved_model"
+        self.config = copy.copy(model.config)
+        self.free_rows = format != "litert"
+        self.molder = Molder(self.config, wide=format in ("saved_model", "onnx"))
+        network = model.keras_model
+        if not fused:
+            self.config.FUSED_KERNELS = False
+            network = _rebuilt(network, self.config)
+        self.network = network
+        heads = dict(network.sub_models)
+        if "masks" in heads:
+            heads["masks"] = rewrite.of_detected_class(heads["masks"])
+        if fused:
+            heads = {name: rewrite.fold_batch_norm(head) for name, head in heads.items()}
+        self.heads = heads
+
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Outputs by name, see the module; images: [B, H, W, C] uint8."""
+        import tensorflow as tf
+
+        config = self.config
+        molded, sizes = self.molder(images)
+        metas, windows = _metas(images, molded, sizes, config)
+        anchors = _anchors(molded, config)
+        detections, *maps = self.heads["boxes"]([molded, metas, anchors], training=False)
+        if self.free_rows:
+            counts = tf.reduce_sum(tf.cast(detections[..., 4] > 0, tf.int32), axis=1)
+            detections = detections[:, : tf.maximum(1, tf.reduce_max(counts))]
+        class_ids = tf.cast(detections[..., 4], tf.int32)
+        boxes = detections[..., :4]
+        in_pixels = _boxes_in_pixels(boxes, images, molded, windows, config)
+        outputs = {
+            "boxes": tf.where(class_ids[..., None] > 0, in_pixels, 0.0),
+            "class_ids": class_ids,
+            "scores": detections[..., 5],
+        }
+        if "masks" in self.heads:
+            outputs["masks"] = self.heads["masks"]([boxes, metas, *maps, class_ids])
+        if "keypoints" in self.heads:
+            outputs["keypoints"] = self.heads["keypoints"]([boxes, metas, *maps])
+            outputs["windows"] = windows
+        return {name: tf.identity(value, name=name) for name, value in outputs.items()}
+
+    def function(self, size: Sequence[int] | None, batch: int | None) -> Any:
+        """The function of images of a size (H, W), None for any, in batches of `batch`."""
+        import tensorflow as tf
+
+        height, width = size or (None, None)
+        channels = self.config.IMAGE_CHANNEL_COUNT
+        spec = tf.TensorSpec((batch, height, width, channels), tf.uint8, name="images")
+        return tf.function(self, input_signature=[spec], autograph=False)
+
+
+def _boxes_in_pixels(boxes, images, molded, windows, config):
+    """Boxes [B, N, 4], normalised in the molded image, in pixels of the original."""
+    import tensorflow as tf
+
+    from mrcnn.model import denorm_boxes_graph, norm_boxes_graph
+
+    frame = config.BOX_FRAME
+    window = norm_boxes_graph(windows, tf.shape(molded)[1:3], frame)[:, None]
+    corner = tf.concat([window[..., :2]] * 2, axis=-1)
+    extent = tf.concat([window[..., 2:] - window[..., :2]] * 2, axis=-1)
+    boxes = (boxes - corner) / extent
+    return denorm_boxes_graph(boxes, tf.shape(images)[1:3], frame, whole=False)
+
+
+def _rebuilt(network, config):
+    """The network of a config with the weights of another one."""
+    from mrcnn import model as modellib
+
+    with _float32():
+        rebuilt = modellib.inference_graph(config)
+    rebuilt.set_weights(network.get_weights())
+    return rebuilt
+
+
+@contextlib.contextmanager
+def _float32() -> Iterator[None]:
+    """Layers made inside compute in float32, whatever the process's policy is."""
+    import keras
+
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+# ---- Suppression by ONNX's operator --------------------------------------------------------------
+
+# Text of the attribute by which the operator's place is known in TensorFlow's graph.
+PLACE_OF_NMS = "PyFuncStateless"
+
+
+def _suppress_by_onnx(boxes, scores, count, iou_threshold, valid, classes):
+    """`ops.non_max_suppression` by ONNX's NonMaxSuppression, which TensorFlow can't compute.
+
+    The operator's place is taken by a function of numpy until tf2onnx meets it. Its answer is only
+    asked which boxes stay: their order, of equal scores too, is `top_k`'s.
+    """
+    import tensorflow as tf
+
+    shape = tf.shape(scores)
+    by_class = tf.where(valid, scores, -1.0)[:, None]  # [B, C, N]
+    if classes is not None:
+        numbers = tf.range(tf.reduce_max(classes) + 1)[None, :, None]
+        by_class = tf.where(classes[:, None] == numbers, by_class, -1.0)
+    limits = (np.int64([count]), np.float32([iou_threshold]), np.float32([-0.5]))
+    rows = tf.numpy_function(
+        _not_in_tensorflow, [boxes, by_class, *limits], tf.int64, stateful=False
+    )
+    rows = tf.cast(tf.ensure_shape(rows, [None, 3]), tf.int32)
+    places = rows[:, 0] * shape[1] + rows[:, 2]
+    ones = tf.ones_like(places, tf.float32)
+    kept = tf.scatter_nd(places[:, None], ones, [shape[0] * shape[1]])
+    left = tf.where(tf.reshape(kept, shape) > 0, scores, -1.0)
+    possible = tf.minimum(count, shape[1])
+    best_scores, best = tf.math.top_k(left, possible)
+    missing = [[0, 0], [0, count - possible]]
+    is_kept = tf.pad(best_scores, missing, constant_values=-1.0) >= 0
+    indices = tf.where(is_kept, tf.pad(best, missing), 0)
+    return tf.ensure_shape(indices, [None, count]), tf.ensure_shape(is_kept, [None, count])
+
+
+def _not_in_tensorflow(*_):
+    raise RuntimeError("This graph is for ONNX: TensorFlow has no such operator")
+
+
+def _as_onnx_suppression(context, node, name, args):
+    """Puts ONNX's operator in its place; called by tf2onnx."""
+    inputs = list(node.input)
+    outputs = list(node.output)
+    context.remove_node(node.name)
+    context.make_node(
+        "NonMaxSuppression",
+        inputs,
+        outputs=outputs,
+        name=name,
+        shapes=[[-1, 3]],
+        dtypes=[INT64_OF_ONNX],
+    )
+
+
+# onnx.TensorProto.INT64
+INT64_OF_ONNX = 7
+
+
+# ---- Files ---------------------------------------------------------------------------------------
+
+
+def export(
+    model: MaskRCNN,
+    path: str | os.PathLike,
+    format: str | None = None,
+    *,
+    class_names: Sequence[str] | None = None,
+    size: Sequence[int] | None = None,
+    batch: int | None = None,
+    precision: str = "float32",
+) -> str:
+    """Writes a model as a file of another runtime, see `MaskRCNN.export`."""
+    model.check_mode("inference", "export")
+    format = _checked_format(path, format)
+    fixed = _checked_size(size, format, model.config)
+    if format == "litert" and batch is None:
+        batch = 1
+    if batch is not None and (not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch is a whole number from 1, or None. Received: {batch!r}")
+    _check_precision(format, precision)
+    _check_config(model.config, fixed)
+    _check_unchanged(model.keras_model, model.config)
+    modules = _import(format)
+    text = json.dumps(_metadata(model, class_names))
+    graph = Graph(model, format)
+    function = graph.function(fixed, batch)
+    path = pathlib.Path(path)
+    logger.info("Writing %s as %s", path, format)
+    WRITERS[format](path, graph, function, text, precision, *modules)
+    return str(path)
+
+
+def _checked_format(path, format):
+    """The format asked for, or that the path's name tells."""
+    told = format_of(path)
+    if format is None:
+        return told
+    if format not in FORMATS:
+        raise ValueError(f"format is one of {', '.join(FORMATS)}. Received: {format!r}")
+    if format != told:
+        raise ValueError(
+            "A path ends in .onnx for onnx, .xml for openvino, .tflite for litert, and is a folder"
+            f" for saved_model. Received: {os.fspath(path)!r} and format {format!r}"
+        )
+    return format
+
+
+def _checked_size(size, format, config):
+    """(H, W) of the images, None where it is free."""
+    if size is None:
+        if format != "litert":
+            return None
+        if config.IMAGE_RESIZE_MODE != "square":
+            raise ValueError(
+                "A LiteRT file takes images of one size: export(..., size=(height, width))."
+                f" Received: none, and IMAGE_RESIZE_MODE {config.IMAGE_RESIZE_MODE!r} has none"
+            )
+        return (config.IMAGE_MAX_DIM, config.IMAGE_MAX_DIM)
+    sides = tuple(size)
+    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+        raise ValueError(f"size is (height, width) in pixels. Received: {size!r}")
+    data.check_sides(sides, config, "size")
+    return sides
+
+
+# Numbers that weights are stored in, by format: what the runtime has a tool for.
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "saved_model": ("float32",),
+    "onnx": ("float32",),
+    "openvino": ("float32", "float16"),
+    "litert": ("float32", "float16", "int8"),
+}
+
+
+def _check_precision(format, precision):
+    if precision not in PRECISIONS[format]:
+        raise ValueError(
+            f"precision of {format} is one of {', '.join(PRECISIONS[format])}. Received:"
+            f" {precision!r}"
+        )
+
+
+# What `detect` does before or after the network and no graph does: the only value with which both
+# give the same. Of settings that a config lacks it is taken as given.
+OUTSIDE: dict[str, tuple[Any, str]] = {
+    "TEST_SCALES": ((), "An exported graph looks at an image once"),
+    "TEST_FLIP": (False, "An exported graph looks at an image once"),
+    "IMAGE_PERCENTILES": ((), "An exported graph takes an image's values as they are"),
+    "DETECTION_MASK_OVERLAP": (1, "An exported graph doesn't compare the masks of an image"),
+}
+
+
+def _check_config(config, size):
+    """ValueError for a config whose detection no graph can hold."""
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "export() needs Keras's TensorFlow backend. Received backend:"
+            f" {keras.backend.backend()}"
+        )
+    if config.IMAGE_RESIZE_MODE == "crop":
+        raise ValueError(
+            "IMAGE_RESIZE_MODE 'crop' is for training; an export needs 'square', 'pad64',"
+            " 'shorter' or 'none'. Received: 'crop'"
+        )
+    for name, (allowed, reason) in OUTSIDE.items():
+        value = getattr(config, name, allowed)
+        if isinstance(allowed, tuple):
+            value = tuple(value)
+        if value != allowed:
+            raise ValueError(f"{reason}: {name} = {allowed!r} for an export. Received: {value!r}")
+    if size is None:
+        _check_backbone_shape(config)
+
+
+def _check_unchanged(network, config):
+    """ValueError for settings that were changed after the network was built of them.
+
+    `detect` keeps to what they were then; the file would not, or would say what isn't in it.
+    """
+    asked = {
+        "ROI": {
+            "proposal_count": config.POST_NMS_ROIS_INFERENCE,
+            "nms_threshold": config.RPN_NMS_THRESHOLD,
+        },
+        "mrcnn_detection": {},
+    }
+    for name, values in asked.items():
+        layer = network.get_layer(name)
+        for key, value in {**layer.values_of(config), **values}.items():
+            built = getattr(layer, key)
+            if key != "fused" and built != value:
+                raise ValueError(
+                    f"{key} of layer {name} was built as {built!r}, and the config has changed"
+                    f" since. Received: {value!r}; make a MaskRCNN of the changed config"
+                )
+
+
+def _import(format):
+    """The modules that write a format."""
+    modules = []
+    for module, package in NEEDS[format].items():
+        try:
+            modules.append(importlib.import_module(module))
+        except ImportError as error:
+            raise ImportError(
+                f"export() to {format} needs {package}: pip install {package} ({error})"
+            ) from error
+    return modules
+
+
+def _metadata(model, class_names):
+    """What a file says of itself, see `runtime.Metadata`; of values that json has."""
+    from mrcnn import training
+
+    count = model.config.NUM_CLASSES
+    names = [str(name) for name in class_names or ()]
+    if len(names) != count:
+        raise ValueError(
+            f"class_names has a name for each of the {count} classes, background first, such as a"
+            f" dataset's class_names. Received: {len(names)}"
+        )
+    settings = {}
+    for name in sorted(setting_names()):
+        value = getattr(model.config, name)
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        if not callable(value):
+            settings[name] = value
+    return {
+        "class_names": names,
+        "settings": settings,
+        "version": __version__,
+        "weights": {
+            "file": model.weights_file,
+            "fingerprint": training.fingerprint(model.keras_model),
+        },
+    }
+
+
+@contextlib.contextmanager
+def _folder_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A temporary folder on the disk of `path`, from which what is complete is moved there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        yield pathlib.Path(folder)
+
+
+def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
+    from keras.src.export.tf2onnx_lib import patch_tf2onnx
+
+    # tf2onnx asks numpy 2 for names of numpy 1; Keras, whose own export uses it, supplies them.
+    patch_tf2onnx()
+    handlers = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
+    with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_onnx):
+        network, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=function.input_signature,
+            opset=OPSET,
+            custom_op_handlers=handlers,
+        )
+    entry = network.metadata_props.add()
+    entry.key = METADATA_KEY
+    entry.value = text
+    network.producer_name = "mrcnn"
+    network.producer_version = __version__
+    with atomic(path) as temporary:
+        onnx.save_model(network, temporary)
+
+
+@contextlib.contextmanager
+def _without_copies() -> Iterator[None]:
+    """tf2onnx copies the graph, weights included, before each of 36 steps, to undo one that fails.
+
+    Where this variable is set it does not, whatever its value, and takes half as long. A step that
+    fails is then an error.
+    """
+    name = "TF2ONNX_CATCH_ERRORS"
+    before = os.environ.get(name)
+    os.environ[name] = "FALSE"
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if before is not None:
+            os.environ[name] = before
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Only what is an error of a logger is said inside."""
+    chosen = logging.getLogger(name)
+    level = chosen.level
+    chosen.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        chosen.setLevel(level)
+
+
+def _write_openvino(path, graph, function, text, precision, openvino):
+    with _folder_beside(path) as folder:
+        _save(folder / "saved", graph, function)
+        network = openvino.convert_model(folder / "saved")
+        network.set_rt_info(text, [METADATA_KEY])
+        file = folder / path.name
+        openvino.save_model(network, file, compress_to_fp16=precision == "float16")
+        # The graph comes last: without its weights it can't be read.
+        for suffix in (".bin", ".xml"):
+            os.replace(file.with_suffix(suffix), path.with_suffix(suffix))
+
+
+def _write_litert(path, graph, function, text, precision):
+    import tensorflow as tf
+
+    with _folder_beside(path) as folder:
+        _save(folder, graph, function)
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        if precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        content = converter.convert()
+    content = _with_metadata(content, text)
+    with atomic(path) as temporary:
+        pathlib.Path(temporary).write_bytes(content)
+
+
+def _with_metadata(content, text):
+    """A LiteRT file with one more buffer of metadata."""
+    import flatbuffers
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content, 0))
+    buffer = schema.BufferT()
+    buffer.data = np.frombuffer(text.encode("utf-8"), np.uint8)
+    model.buffers.append(buffer)
+    entry = schema.MetadataT()
+    entry.name = METADATA_KEY
+    entry.buffer = len(model.buffers) - 1
+    model.metadata = [*(model.metadata or []), entry]
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
+
+
+def _save(folder, graph, function):
+    """Writes a SavedModel whose signature is the function."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    # What the function reads must belong to what is saved.
+    module.variables_of_network = [variable.value for variable in graph.network.variables]
+    module.serve = function
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, str(folder), {"serving_default": function}, options)
+
+
+def _write_saved_model(path, graph, function, text, precision):
+    with _folder_beside(path) as folder:
+        version = folder / "1"
+        _save(version, graph, function)
+        extra = version / "assets.extra"
+        extra.mkdir()
+        (extra / ASSET).write_text(text, encoding="utf-8")
+        (folder / "config.pbtxt").write_text(_triton_config(path.name, graph, function))
+        path.mkdir(exist_ok=True)
+        for entry in (version, folder / "config.pbtxt"):
+            _replace(entry, path / entry.name)
+
+
+def _replace(source, target):
+    """Moves a file or a folder to where another may lie."""
+    if target.is_dir():
+        shutil.rmtree(target)
+    os.replace(source, target)
+
+
+# Types of tensors as Triton calls them.
+TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
+
+
+def _triton_config(name, graph, function):
+    """Text of config.pbtxt, which tells Triton what the model takes and gives."""
+    concrete = function.get_concrete_function()
+    lines = [
+        f'name: "{name}"',
+        'platform: "tensorflow_savedmodel"',
+        # Where TensorFlow Serving looks for it too: the version's folder itself.
+        'default_model_filename: "."',
+        f"max_batch_size: {graph.config.BATCH_SIZE}",
+        "dynamic_batching {}",
+    ]
+    groups = {"input": {"images": function.input_signature[0]}}
+    groups["output"] = concrete.structured_outputs
+    for kind, tensors in groups.items():
+        for key, tensor in sorted(tensors.items()):
+            sides = ", ".join(str(side or -1) for side in tensor.shape[1:])
+            kind_of_number = TRITON_TYPES[tensor.dtype.name]
+            lines.append(
+                f'{kind} [{{ name: "{key}", data_type: {kind_of_number}, dims: [ {sides} ] }}]'
+            )
+    return "\n".join(lines) + "\n"
+
+
+WRITERS: dict[str, Any] = {
+    "saved_model": _write_saved_model,
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "litert": _write_litert,
+}

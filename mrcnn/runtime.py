@@ -1,0 +1,475 @@
+"""Exported models in their runtimes, without TensorFlow and Keras.
+
+    from mrcnn import runtime
+
+    model = runtime.load("model.onnx")
+    result = model.detect([image])[0]        # rois, class_ids, scores, masks, as MaskRCNN.detect
+    print(model.class_names)
+
+    python -m mrcnn.runtime model.onnx photos/ film.mp4 --output=results
+
+Needed are numpy and the one package that runs the file: onnxruntime, openvino or ai-edge-litert
+(and TensorFlow for a SavedModel). `mrcnn.export` writes the files and says what is in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn import boxes as box_math, data, keypoints, masks as mask_math
+from mrcnn.config import Config, setting_names
+
+FORMATS = ("saved_model", "onnx", "openvino", "litert")
+# The name under which a file's metadata holds what the file is, as json.
+METADATA_KEY = "mrcnn"
+# Of a SavedModel, which has no metadata, a file in its assets.
+ASSET = "mrcnn.json"
+# Outputs of the graph in their order.
+OUTPUTS = ("boxes", "class_ids", "scores", "masks", "keypoints", "windows")
+INPUT = "images"
+SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert"}
+PACKAGES = {
+    "saved_model": ("tensorflow", "tensorflow"),
+    "onnx": ("onnxruntime", "onnxruntime"),
+    "openvino": ("openvino", "openvino"),
+    "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
+}
+
+
+# ---- What a file says ----------------------------------------------------------------------------
+
+
+class Metadata(NamedTuple):
+    """What an exported file says of itself.
+
+    Attributes:
+        class_names: by class id, background first.
+        settings: {name: value} of the `Config`.
+        version: of this package, that wrote the file.
+        weights: {"file": path that was loaded, or None; "fingerprint": another one for other
+            weights}.
+    """
+
+    class_names: list[str]
+    settings: dict[str, Any]
+    version: str
+    weights: dict[str, Any]
+
+    def config(self) -> Config:
+        """The settings as a `Config`; functions, such as a BACKBONE of one's own, are not in it."""
+        config = Config()
+        for name in setting_names() & set(self.settings):
+            value = self.settings[name]
+            if isinstance(getattr(Config, name), np.ndarray):
+                value = np.array(value)
+            setattr(config, name, value)
+        return config
+
+
+def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
+    """The metadata that a file's json tells.
+
+    Raises:
+        ValueError: no such json: another program's file, or one that was converted further.
+    """
+    expected = (
+        f"{path}: expected a file of mrcnn.export, whose metadata has class names, settings,"
+        f" version and weights under {METADATA_KEY!r}."
+    )
+    if not text:
+        raise ValueError(f"{expected} Received: a file without them")
+    try:
+        found = json.loads(text)
+        return Metadata(**{name: found[name] for name in Metadata._fields})
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
+
+
+def format_of(path: str | os.PathLike) -> str:
+    """The format that a file's name tells: .onnx, .xml (OpenVINO), .tflite; else a SavedModel."""
+    return SUFFIXES.get(pathlib.Path(path).suffix.lower(), "saved_model")
+
+
+# ---- The runtimes --------------------------------------------------------------------------------
+# Each has `metadata`, json or None; `shape`, [B, H, W, C] with None for what is free; and
+# `run(images)`, which gives the outputs by name.
+
+
+class _Onnx:
+    """ONNX Runtime."""
+
+    def __init__(self, runtime, path, threads, device):
+        options = runtime.SessionOptions()
+        if threads:
+            options.intra_op_num_threads = threads
+            options.inter_op_num_threads = 1
+        providers = self._providers(runtime, device)
+        self.session = runtime.InferenceSession(str(path), options, providers=providers)
+        meta = self.session.get_modelmeta().custom_metadata_map
+        self.metadata = meta.get(METADATA_KEY)
+        self.names = [output.name for output in self.session.get_outputs()]
+        self.shape = [_side(side) for side in self.session.get_inputs()[0].shape]
+
+    @staticmethod
+    def _providers(runtime, device):
+        """The providers of a device: its own first, then the CPU's for what it lacks."""
+        available = {
+            name.removesuffix("ExecutionProvider").lower(): name
+            for name in runtime.get_available_providers()
+        }
+        name = {"gpu": "cuda"}.get(device.lower(), device.lower())
+        if name not in available:
+            raise ValueError(
+                f"device is one of {', '.join(sorted(available))} in this onnxruntime."
+                f" Received: {device!r}"
+            )
+        return list(dict.fromkeys([available[name], available["cpu"]]))
+
+    def run(self, images):
+        return dict(zip(self.names, self.session.run(self.names, {INPUT: images})))
+
+
+class _OpenVino:
+    """OpenVINO, in float32: on CPUs with AMX its own choice is bfloat16, another model."""
+
+    def __init__(self, runtime, path, threads, device):
+        core = runtime.Core()
+        if device.upper() not in [name.split(".")[0] for name in core.available_devices]:
+            raise ValueError(
+                f"device is one of {', '.join(core.available_devices)} in this OpenVINO."
+                f" Received: {device!r}"
+            )
+        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        network = core.read_model(str(path))
+        self.metadata = None
+        if network.has_rt_info([METADATA_KEY]):
+            self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
+        shape = network.inputs[0].partial_shape
+        self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
+        self.compiled = core.compile_model(network, device.upper(), settings)
+        self.lock = threading.Lock()
+
+    def run(self, images):
+        with self.lock:  # it has one request, which one thread may use at a time
+            found = self.compiled(images)
+        return {_name_of(output.names): np.array(value) for output, value in found.items()}
+
+
+class _LiteRt:
+    """LiteRT, formerly TensorFlow Lite, with the kernels that it chooses."""
+
+    def __init__(self, runtime, path, threads, device):
+        if device.lower() != "cpu":
+            raise ValueError(f"device is cpu for a LiteRT file. Received: {device!r}")
+        content = pathlib.Path(path).read_bytes()
+        self.metadata = _metadata_of_litert(content)
+        self.interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
+        self.runner = self.interpreter.get_signature_runner()
+        details = self.runner.get_input_details()[INPUT]
+        self.shape = [_side(int(side)) for side in details["shape_signature"]]
+        self.lock = threading.Lock()
+
+    def run(self, images):
+        with self.lock:  # an interpreter is one thread's at a time
+            return self.runner(**{INPUT: images})
+
+
+class _SavedModel:
+    """TensorFlow."""
+
+    def __init__(self, runtime, path, threads, device):
+        if threads:
+            try:
+                runtime.config.threading.set_intra_op_parallelism_threads(threads)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"threads can be set before TensorFlow computes anything. Received: {threads},"
+                    f" afterwards: {error}"
+                ) from error
+        folder = _saved_model_in(pathlib.Path(path))
+        asset = folder / "assets.extra" / ASSET
+        self.metadata = None
+        if asset.exists():
+            self.metadata = asset.read_text(encoding="utf-8")
+        self.device = device.upper()
+        self.runtime = runtime
+        self.loaded = runtime.saved_model.load(str(folder))
+        self.function = self.loaded.signatures["serving_default"]
+        shape = self.function.structured_input_signature[1][INPUT].shape
+        self.shape = [_side(side) for side in shape]
+
+    def run(self, images):
+        with self.runtime.device(self.device):
+            found = self.function(**{INPUT: self.runtime.constant(images)})
+        return {name: value.numpy() for name, value in found.items()}
+
+
+RUNTIMES: dict[str, Callable] = {
+    "saved_model": _SavedModel,
+    "onnx": _Onnx,
+    "openvino": _OpenVino,
+    "litert": _LiteRt,
+}
+
+
+def _side(side: Any) -> int | None:
+    """A side of the input, None where it is free."""
+    if isinstance(side, int) and side > 0:
+        return side
+    return None
+
+
+def _name_of(names: Iterable[str]) -> str:
+    """The one of an output's names that this package gave it."""
+    for name in names:
+        if name in OUTPUTS:
+            return name
+    raise ValueError(f"An output is one of {', '.join(OUTPUTS)}. Received: {sorted(names)}")
+
+
+def _saved_model_in(folder: pathlib.Path) -> pathlib.Path:
+    """The folder of saved_model.pb: that one, or of a model repository its newest version."""
+    versions = [path for path in folder.glob("*/saved_model.pb") if path.parent.name.isdigit()]
+    if (folder / "saved_model.pb").exists() or not versions:
+        return folder
+    return max(versions, key=lambda path: int(path.parent.name)).parent
+
+
+def _metadata_of_litert(content: bytes) -> str | None:
+    """The buffer that a LiteRT file holds under `METADATA_KEY`."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    model = schema.Model.GetRootAs(content, 0)
+    for i in range(model.MetadataLength()):
+        entry = model.Metadata(i)
+        if entry.Name() == METADATA_KEY.encode():
+            buffer = model.Buffers(entry.Buffer()).DataAsNumpy()
+            return bytes(buffer).decode("utf-8")
+    return None
+
+
+# ---- Models --------------------------------------------------------------------------------------
+
+
+class Model:
+    """An exported model that detects.
+
+    Args:
+        backend: one of the runtimes above.
+        path: of its file.
+
+    Attributes:
+        metadata: what the file says, a `Metadata`.
+        class_names: its names of classes, background first.
+        config: its settings.
+        shape: (B, H, W, C) of the input, None for what is free.
+    """
+
+    def __init__(self, backend: Any, path: str | os.PathLike):
+        self.path = os.fspath(path)
+        self.metadata = read_metadata(backend.metadata, path)
+        self.class_names = self.metadata.class_names
+        self.config = self.metadata.config()
+        self.shape = tuple(backend.shape)
+        if self.shape[0]:
+            self.config.BATCH_SIZE = self.shape[0]
+        self._backend = backend
+
+    def __repr__(self) -> str:
+        return f"Model({self.path!r}, {len(self.class_names)} classes)"
+
+    def detect(self, images: Sequence[np.ndarray], masks: str = "dense") -> list[dict]:
+        """What `MaskRCNN.detect` gives; images of one size run together, BATCH_SIZE at a time.
+
+        Args:
+            images: list of images of any number; of one image [image]. Values as in
+                `data.as_network_input`.
+            masks: "dense", "lazy" or "rle", see `MaskRCNN.detect`.
+
+        Returns:
+            a list of dicts: rois, class_ids, scores, masks, and keypoints where the model has them.
+
+        Raises:
+            ValueError: an image that the model does not take; the message says which and why.
+        """
+        mask_math.check_form(masks)
+        arrays = []
+        for i, image in enumerate(data.images_in(images, "detect")):
+            arrays.append(self._as_input(image, f"image {i}"))
+        groups: dict[tuple, list[int]] = {}
+        for i, array in enumerate(arrays):
+            groups.setdefault(array.shape, []).append(i)
+        results: list[dict] = [{}] * len(arrays)
+        step = self.config.BATCH_SIZE
+        for members in groups.values():
+            for start in range(0, len(members), step):
+                chunk = members[start : start + step]
+                outputs = self.run(np.stack([arrays[i] for i in chunk]))
+                for row, i in enumerate(chunk):
+                    results[i] = self._result(outputs, row, arrays[i].shape, masks)
+        return results
+
+    def detect_many(
+        self, items: Iterable, load: Callable | None = None, masks: str = "dense"
+    ) -> Iterator[dict]:
+        """`detect` of any number of images, one result after the other.
+
+        Args:
+            items: images, or what `load` makes an image of, such as paths.
+            load: f(item) -> image.
+            masks: as in `detect`.
+        """
+        for item in items:
+            image = item
+            if load is not None:
+                image = load(item)
+            yield self.detect([image], masks)[0]
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """The outputs of the graph, by the names that `mrcnn.export` describes.
+
+        Args:
+            images: [B, H, W, C] uint8. Of a file with a fixed batch the last one may be smaller.
+        """
+        count = len(images)
+        batch = self.shape[0]
+        if batch and count < batch:
+            images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
+        outputs = self._backend.run(images)
+        return {name: value[:count] for name, value in outputs.items()}
+
+    def _as_input(self, image, where):
+        """An image as the graph takes it, [H, W, C] uint8."""
+        array = data.as_network_input(image, self.config, where)
+        data.check_sides(array.shape, self.config, where)
+        if array.dtype.kind in "bui" and array.size and 0 <= array.min() and array.max() <= 255:
+            array = array.astype(np.uint8, copy=False)
+        if array.dtype != np.uint8:
+            raise ValueError(
+                "An exported model takes images of uint8, or whole numbers of 0..255. Received:"
+                f" {where} of dtype {array.dtype}; np.round(image).astype('uint8')"
+            )
+        fixed = self.shape[1:3]
+        if not array.size or any(side and side != n for side, n in zip(fixed, array.shape)):
+            raise ValueError(
+                f"{self.path} was exported for images of {fixed[0]} x {fixed[1]} pixels. Received:"
+                f" {where} of shape {array.shape}; resize it, or export(size=...) once more"
+            )
+        return array
+
+    def _result(self, outputs, row, image_shape, form):
+        """The dict of image number `row` of a batch."""
+        found = np.flatnonzero(outputs["class_ids"][row] > 0)
+        exact = outputs["boxes"][row][found]
+        rows, boxes = box_math.visible(exact, self.config.ROUND_DETECTIONS)
+        found = found[rows]
+        exact = exact[rows]
+        result = {
+            "rois": boxes,
+            "class_ids": outputs["class_ids"][row][found],
+            "scores": outputs["scores"][row][found],
+            "masks": None,
+        }
+        if "masks" in outputs:
+            soft = outputs["masks"][row][found]
+            paste = self.config.MASK_PASTE
+            result["masks"] = mask_math.placed(soft, boxes, exact, image_shape, paste, form)
+        if "keypoints" in outputs:
+            maps = outputs["keypoints"][row][found]
+            window = outputs["windows"][row].astype(np.float64)
+            result["keypoints"] = _keypoints(maps, exact, window, image_shape)
+        return result
+
+
+def _keypoints(maps, boxes, window, image_shape):
+    """Keypoints [n, K, (y, x, score)] in the image, of maps whose boxes are in its pixels.
+
+    They are decoded in the molded image, at its resolution, as `detect` does it.
+    """
+    scale = (window[2:] - window[:2]) / np.asarray(image_shape[:2])
+    molded = boxes * np.tile(scale, 2) + np.tile(window[:2], 2)
+    points = keypoints.decode(maps, molded)
+    points[..., :2] = (points[..., :2] - window[:2]) / scale
+    return points
+
+
+def load(
+    path: str | os.PathLike,
+    threads: int | None = None,
+    device: str = "cpu",
+    format: str | None = None,
+) -> Model:
+    """A model of an exported file, in its runtime.
+
+    Args:
+        path: the file (.onnx, .xml, .tflite), or the folder of a SavedModel.
+        threads: that one detection may use; None for the runtime's choice.
+        device: "cpu", or what the runtime calls another one: "cuda" or "gpu" (ONNX Runtime), "gpu"
+            (OpenVINO, TensorFlow).
+        format: one of `FORMATS`; None for what the name tells.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: the package that runs it is not installed; it is named.
+        ValueError: an unknown format or device, or a file that `mrcnn.export` did not write.
+    """
+    if format is None:
+        format = format_of(path)
+    if format not in FORMATS:
+        raise ValueError(f"format is one of {', '.join(FORMATS)}. Received: {format!r}")
+    if threads is not None and (not isinstance(threads, int) or threads < 1):
+        raise ValueError(f"threads is a whole number from 1, or None. Received: {threads!r}")
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No file {path}")
+    if format == "saved_model" and not os.path.isdir(path):
+        raise ValueError(
+            "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel."
+            f" Received: {path}"
+        )
+    module, package = PACKAGES[format]
+    try:
+        runtime = importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{path} is run by {package}: pip install {package} ({error})") from error
+    try:
+        backend = RUNTIMES[format](runtime, path, threads, device)
+    except (ValueError, ImportError):
+        raise
+    except Exception as error:  # each runtime has errors of its own
+        raise ValueError(f"{path}: {package} can't load it: {error}") from error
+    return Model(backend, path)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Detects on images and videos by an exported model; see `commands.detect`."""
+    from mrcnn import commands
+
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn.runtime", description="Detects by an exported model."
+    )
+    parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos")
+    parser.add_argument("--output", default="results", metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=None, metavar="N")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--traceback", action="store_true")
+    args = parser.parse_args(arguments)
+    model: Any = load(args.model, args.threads, args.device)
+    commands.detect(model, model.class_names, args)
+
+
+if __name__ == "__main__":
+    from mrcnn import commands
+
+    commands.run(main)

@@ -1,0 +1,58 @@
+"""Detects by exported models where there is no TensorFlow; test_runtimes.py starts it.
+
+python runtime_runner.py FOLDER
+    FOLDER has job.json, {"FILE": ["IMAGE", ...]}, and images.npz; FILE.npz, the results, are
+    written: of image i "i/rois" and so on, "i/rle" as json.
+"""
+
+import importlib.util
+import json
+import pathlib
+import sys
+
+import numpy as np
+
+from mrcnn import runtime
+from mrcnn.masks import Masks
+
+
+def check_environment():
+    for name in ("tensorflow", "keras", "skimage", "scipy", "pycocotools", "h5py", "matplotlib"):
+        assert importlib.util.find_spec(name) is None, f"{name} is installed"
+    # numpy and the runtimes are enough.
+    for name in ("PIL", "onnx", "tf2onnx", "starlette", "uvicorn"):
+        sys.modules[name] = None
+
+
+def arrays_of(i, result, lazy, code):
+    found = {f"{i}/{name}": result[name] for name in ("rois", "class_ids", "scores")}
+    if "keypoints" in result:
+        found[f"{i}/keypoints"] = result["keypoints"]
+    if result["masks"] is not None:
+        assert isinstance(lazy["masks"], Masks)
+        np.testing.assert_array_equal(np.asarray(lazy["masks"]), result["masks"])
+        found[f"{i}/masks"] = np.packbits(result["masks"], axis=-1)
+        found[f"{i}/count"] = result["masks"].shape[-1]
+        found[f"{i}/rle"] = json.dumps(code["masks"])
+    return found
+
+
+def main(folder):
+    check_environment()
+    folder = pathlib.Path(folder)
+    images = np.load(folder / "images.npz")
+    for file, names in json.loads((folder / "job.json").read_text()).items():
+        model = runtime.load(folder / file, threads=2)
+        if model.shape[0] is None:
+            model.config.BATCH_SIZE = 2
+        chosen = [images[name] for name in names]
+        forms = [model.detect(chosen, masks=form) for form in ("dense", "lazy", "rle")]
+        found = {"class_names": model.class_names, "version": model.metadata.version}
+        for i, results in enumerate(zip(*forms)):
+            found.update(arrays_of(i, *results))
+        np.savez(folder / f"{file}.npz", **found)
+    assert "tensorflow" not in sys.modules and "keras" not in sys.modules
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

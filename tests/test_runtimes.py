@@ -1,0 +1,486 @@
+"""Exported models in their real runtimes, against `detect`: the same set, scores to 1e-3, boxes to
+1 px, mask IoU .99.
+
+`make test-runtimes` runs these tests, `make test-runtimes ARGS=--slow` the ResNet-50 too. They export here, with the packages of .venv-runtimes behind
+this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
+"""
+
+import concurrent.futures
+import io
+import json
+import os
+import pathlib
+import re
+import runpy
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+from toy import ToyConfig
+
+import mrcnn
+from mrcnn import model as modellib, runtime
+from mrcnn.config import Config, PaperC4Config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PYTHON = ROOT / ".venv-runtimes" / "bin" / "python"
+WANTED = os.environ.get("MRCNN_RUNTIMES")
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(not WANTED, reason="make test-runtimes runs it"),
+    # tf2onnx, onnx and OpenVINO warn of what others are about to remove.
+    pytest.mark.filterwarnings("default"),
+]
+
+FILES = ("model.onnx", "model.xml", "model.tflite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _packages():
+    """What writes the files, behind this environment's own packages."""
+    assert PYTHON.exists(), "make test-runtimes makes .venv-runtimes"
+    (folder,) = (PYTHON.parents[1] / "lib").glob("python*/site-packages")
+    sys.path.append(str(folder))
+    yield
+    sys.path.remove(str(folder))
+
+
+def names_of(config):
+    return ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))]
+
+
+def picture(height, width, seed=0):
+    """Squares of one colour each, and noise."""
+    rng = np.random.default_rng(seed)
+    squares = rng.integers(0, 256, (height // 9 + 1, width // 9 + 1, 3))
+    pixels = np.kron(squares, np.ones((9, 9, 1), int))[:height, :width]
+    return np.clip(pixels + rng.normal(0, 8, pixels.shape), 0, 255).astype(np.uint8)
+
+
+def detect_elsewhere(folder, images, jobs):
+    """{file: results} of files of the folder in the environment without TensorFlow.
+
+    Args:
+        images: {name: image}.
+        jobs: {file: names of images}.
+    """
+    np.savez(folder / "images.npz", **images)
+    (folder / "job.json").write_text(json.dumps(jobs))
+    done = subprocess.run(
+        [PYTHON, ROOT / "tests" / "runtime_runner.py", folder],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {file: read(folder / f"{file}.npz", names, images) for file, names in jobs.items()}
+
+
+def read(path, names, images):
+    """The results that the runner wrote."""
+    results = []
+    with np.load(path) as archive:
+        for i in range(len(names)):
+            keys = [key for key in archive.files if key.startswith(f"{i}/")]
+            result = {key.split("/")[1]: archive[key] for key in keys}
+            if "masks" in result:
+                count = int(result.pop("count"))
+                bits = np.unpackbits(result["masks"], axis=-1, count=count)
+                result["masks"] = bits.astype(bool)
+                result["rle"] = json.loads(str(result["rle"]))
+            results.append(result)
+    return results
+
+
+def check_same(actual, expected):
+    """The same detections, in whatever order equal scores have."""
+    assert len(actual["scores"]) == len(expected["scores"])
+    if not len(expected["scores"]):
+        return
+    order = pair_up(actual, expected)
+    np.testing.assert_array_equal(actual["class_ids"][order], expected["class_ids"])
+    np.testing.assert_allclose(actual["scores"][order], expected["scores"], atol=1e-3)
+    assert np.abs(actual["rois"][order].astype(float) - expected["rois"]).max() <= 1
+    if expected["masks"] is not None:
+        masks = actual["masks"][..., order]
+        common = (masks & expected["masks"]).sum((0, 1))
+        union = (masks | expected["masks"]).sum((0, 1))
+        assert np.all(common >= 0.99 * union)
+    if "keypoints" in expected:
+        places = actual["keypoints"][order]
+        np.testing.assert_allclose(places[..., 2], expected["keypoints"][..., 2], atol=1e-3)
+
+
+def pair_up(actual, expected):
+    """For each expected detection the row of the nearest one of its class that is left."""
+    left = list(range(len(actual["scores"])))
+    order = []
+    for box, class_id, score in zip(expected["rois"], expected["class_ids"], expected["scores"]):
+        far = [
+            np.abs(actual["rois"][i].astype(float) - box).max()
+            + 100 * abs(float(actual["scores"][i]) - float(score))
+            + 1e6 * (actual["class_ids"][i] != class_id)
+            for i in left
+        ]
+        order.append(left.pop(int(np.argmin(far))))
+    return order
+
+
+def export_all(model, folder, files=FILES, size=None):
+    for file in files:
+        fixed = None
+        if file.endswith(".tflite"):
+            fixed = size
+        model.export(folder / file, class_names=names_of(model.config), size=fixed)
+
+
+def check_files(model, folder, images, files=FILES, size=None):
+    """Detects in each runtime and compares; a LiteRT file sees images of its size alone."""
+    shapes = {name: image.shape[:2] for name, image in images.items()}
+    jobs = {}
+    for file in files:
+        jobs[file] = list(images)
+        if file.endswith(".tflite"):
+            jobs[file] = [name for name, shape in shapes.items() if shape == size]
+            assert jobs[file]
+    found = detect_elsewhere(folder, images, jobs)
+    expected = dict(zip(images, model.detect(list(images.values()))))
+    for file, results in found.items():
+        for name, result in zip(jobs[file], results):
+            check_same(result, expected[name])
+    return found, expected
+
+
+@pytest.fixture(scope="module")
+def toy_files(toy_detector, tmp_path_factory):
+    """A folder with the toy in every format, the LiteRT file for 128 x 128 pixels."""
+    folder = tmp_path_factory.mktemp("toy")
+    export_all(toy_detector, folder, size=(128, 128))
+    return folder
+
+
+def test_toy_in_every_runtime(toy_detector, toy_files, monkeypatch):
+    """Two sizes, a batch of two of one, the largest number of detections, run lengths."""
+    images = {
+        "as molded": picture(128, 128),
+        "wide": picture(90, 201, 1),
+        "wide too": picture(90, 201, 2),
+        "large": picture(300, 260, 3),
+    }
+    monkeypatch.setattr(toy_detector.config, "BATCH_SIZE", 2)
+    found, expected = check_files(toy_detector, toy_files, images, size=(128, 128))
+    assert len(expected["large"]["scores"]) == toy_detector.config.DETECTION_MAX_INSTANCES
+    codes = toy_detector.detect([images["wide"]], masks="rle")[0]["masks"]
+    areas = [sum(mask_of(code)) for code in codes]
+    of_onnx = [sum(mask_of(code)) for code in found["model.onnx"][1]["rle"]]
+    np.testing.assert_allclose(sorted(of_onnx), sorted(areas), atol=2)
+
+
+def mask_of(code):
+    from mrcnn.masks import decompressed
+
+    return decompressed(code["counts"])[1::2]
+
+
+def test_onnx_has_standard_operators_alone(toy_detector, tmp_path, monkeypatch):
+    """And suppression is ONNX's own: no loop. Nothing detected is nothing, not a row of zeros."""
+    import onnx
+
+    config = toy_detector.config
+    layer = toy_detector.keras_model.get_layer("mrcnn_detection")
+    monkeypatch.setattr(config, "DETECTION_MIN_CONFIDENCE", 0.99)
+    monkeypatch.setattr(layer, "min_confidence", 0.99)
+    toy_detector.export(tmp_path / "none.onnx", class_names=names_of(config))
+    network = onnx.load(tmp_path / "none.onnx")
+    onnx.checker.check_model(network, full_check=True)
+    operators = {node.op_type for node in network.graph.node}
+    assert "NonMaxSuppression" in operators and "Loop" not in operators
+    assert {opset.domain for opset in network.opset_import} <= {"", "ai.onnx.ml"}
+    images = {"one": picture(128, 128), "other": picture(90, 201)}
+    found = detect_elsewhere(tmp_path, images, {"none.onnx": list(images)})
+    for result, image in zip(found["none.onnx"], images.values()):
+        assert result["rois"].shape == (0, 4) and result["rle"] == []
+        assert result["masks"].shape == (*image.shape[:2], 0)
+
+
+@pytest.mark.slow  # writing the ONNX file takes more than 8 GB
+def test_recorded_network(small_model, image, tmp_path):
+    """The ResNet-50 whose outputs were recorded of the original."""
+    images = {"recorded": image, "wide": picture(90, 201), "wide too": picture(90, 201, 1)}
+    size = image.shape[:2]
+    export_all(small_model, tmp_path, size=size)
+    found, expected = check_files(small_model, tmp_path, images, size=size)
+    assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
+
+
+@pytest.mark.parametrize(
+    "file, precision, share",
+    [
+        ("model.xml", "float16", 0.55),
+        ("model.tflite", "float16", 0.75),
+        ("model.tflite", "int8", 0.6),
+    ],
+    ids=lambda value: str(value),
+)
+def test_weights_of_fewer_bits(toy_detector, toy_files, tmp_path, file, precision, share):
+    """Smaller by so much, and still about the same scores."""
+    names = names_of(toy_detector.config)
+    toy_detector.export(tmp_path / file, class_names=names, precision=precision)
+    sizes = {}
+    scores = {}
+    for kind, folder in (("float32", toy_files), (precision, tmp_path)):
+        path = folder / file
+        sizes[kind] = path.stat().st_size
+        if file.endswith(".xml"):
+            sizes[kind] = path.with_suffix(".bin").stat().st_size
+        scores[kind] = runtime.load(path).detect([picture(128, 128)])[0]["scores"]
+    assert sizes[precision] < share * sizes["float32"]
+    np.testing.assert_allclose(scores[precision][:10], scores["float32"][:10], atol=0.05)
+
+
+def spread(model):
+    """Scores of random weights lie so close that rounding decides which come first: apart, then."""
+    layer = model.keras_model.get_layer("mrcnn_class_logits").layer
+    layer.kernel.assign(layer.kernel * 20.0)
+    return model
+
+
+SMALL_HEADS = dict(
+    BACKBONE="resnet18",
+    IMAGES_PER_GPU=1,
+    RPN_CHANNELS=32,
+    FPN_CLASSIF_FC_LAYERS_SIZE=64,
+    POST_NMS_ROIS_INFERENCE=60,
+    DETECTION_MAX_INSTANCES=20,
+)
+
+
+def test_torchvision_graph_with_keypoints(tmp_path):
+    """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points."""
+    import keras
+
+    from mrcnn.torchvision import TorchvisionV2Config
+
+    config = TorchvisionV2Config(
+        **SMALL_HEADS,
+        NUM_CLASSES=4,
+        IMAGE_MIN_DIM=96,
+        IMAGE_MAX_DIM=160,
+        RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128),
+        TOP_DOWN_PYRAMID_SIZE=32,
+        MASK_HEAD_CHANNELS=32,
+        USE_KEYPOINTS=True,
+        NUM_KEYPOINTS=4,
+        KEYPOINT_FLIP_PAIRS=(),
+        KEYPOINT_HEAD_CONVS=1,
+        KEYPOINT_HEAD_CHANNELS=16,
+    )
+    keras.utils.set_random_seed(0)
+    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
+    images = {"one": picture(72, 96), "other": picture(150, 110, 1)}
+    export_all(model, tmp_path, ["model.onnx"])
+    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
+    assert expected["one"]["keypoints"].shape[1:] == (4, 3)
+
+
+def test_c4_without_masks_of_one_channel(tmp_path):
+    """One image without detections, one with; gray of two and of three dimensions."""
+    import keras
+
+    config = PaperC4Config(
+        **SMALL_HEADS,
+        NUM_CLASSES=3,
+        IMAGE_MIN_DIM=64,
+        IMAGE_MAX_DIM=128,
+        IMAGE_RESIZE_MODE="pad64",
+        IMAGE_CHANNEL_COUNT=1,
+        MEAN_PIXEL=np.array([100.0]),
+        RPN_ANCHOR_SCALES=[(8, 16, 32)],
+        USE_MASK=False,
+    )
+    keras.utils.set_random_seed(0)
+    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
+    images = {"one": picture(64, 100)[..., :1], "gray": picture(90, 70, 1)[..., 0]}
+    export_all(model, tmp_path, ["model.onnx"])
+    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
+    assert expected["gray"]["masks"] is None and len(expected["gray"]["scores"])
+    assert not len(expected["one"]["scores"])
+
+
+# ---- docs/deploying.md ---------------------------------------------------------------------------
+
+
+def blocks(language):
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.S | re.M)
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """A folder to work in, COCO's weights of a toy, photographs."""
+    from mrcnn import commands
+
+    for name in TINY:
+        monkeypatch.setattr(Config, name, ToyConfig.__dict__[name])
+    network = modellib.MaskRCNN("inference", Config(NAME="coco", NUM_CLASSES=81), tmp_path)
+    network.save_weights(tmp_path / "coco.h5")
+    monkeypatch.setattr(commands, "COCO_WEIGHTS", tmp_path / "coco.h5")
+    monkeypatch.setattr(commands, "ROOT", ROOT)
+    monkeypatch.chdir(tmp_path)
+    for i in range(2):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(picture(60, 80, i)).save(tmp_path / "photos" / f"{i}.jpg")
+    return tmp_path
+
+
+TINY = (
+    "BACKBONE",
+    "COMPUTE_BACKBONE_SHAPE",
+    "IMAGE_MIN_DIM",
+    "IMAGE_MAX_DIM",
+    "RPN_ANCHOR_SCALES",
+    "RPN_CHANNELS",
+    "TOP_DOWN_PYRAMID_SIZE",
+    "MASK_HEAD_CHANNELS",
+    "FPN_CLASSIF_FC_LAYERS_SIZE",
+    "PRE_NMS_LIMIT",
+    "POST_NMS_ROIS_INFERENCE",
+    "DETECTION_MAX_INSTANCES",
+    "DETECTION_MIN_CONFIDENCE",
+)
+
+
+def test_every_command_of_the_page(small, monkeypatch):
+    """Exports of each kind, the same names in each, and detection on photographs."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    assert len(lines) == 5
+    for line in lines:
+        words = shlex.split(line)
+        assert words[0] == "python", line
+        monkeypatch.setattr(sys, "argv", words[1:])
+        if words[1] == "-m":
+            monkeypatch.setattr(sys, "argv", words[2:])
+            runpy.run_module(words[2], run_name="__main__")
+        else:
+            runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+    for name in ("model.onnx", "model.xml", "model.tflite", "coco"):
+        model = runtime.load(pathlib.Path("exported") / name)
+        assert model.class_names[1] == "person" and len(model.class_names) == 81
+        assert model.metadata.weights["file"] == str(small / "coco.h5")
+    assert model.metadata.version == mrcnn.__version__
+    assert {path.name for path in (small / "results").iterdir()} >= {"0.jpg", "results.json"}
+    (example,) = [block for block in blocks("python") if "runtime.load" in block]
+    known = {"image": picture(60, 80)}
+    exec(example, known)
+    assert len(known["names"]) == len(known["result"]["scores"])
+
+
+def test_a_file_of_another_program_is_refused(tmp_path):
+    """One that a runtime reads, without metadata; and one that none can read."""
+    from onnx import TensorProto, helper, save_model
+
+    value = helper.make_tensor_value_info("images", TensorProto.FLOAT, [1])
+    node = helper.make_node("Identity", ["images"], ["boxes"])
+    output = helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([node], "other", [value], [output])
+    opset = helper.make_opsetid("", 17)
+    save_model(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "a.onnx")
+    with pytest.raises(ValueError, match="a.onnx: expected a file of mrcnn.export"):
+        runtime.load(tmp_path / "a.onnx")
+    for name in ("b.onnx", "b.xml", "b.tflite"):
+        (tmp_path / name).write_bytes(b"this is no model")
+        with pytest.raises(ValueError, match=name):
+            runtime.load(tmp_path / name)
+    with pytest.raises(ValueError, match="device is one of .*cpu.* Received: 'abacus'"):
+        runtime.load(tmp_path / "a.onnx", device="abacus")
+
+
+# ---- Serving -------------------------------------------------------------------------------------
+
+
+# Runs a script as if only the packages that the page names, and those that they need, were there.
+FOUR_PACKAGES = """
+import runpy, sys
+for name in ("ai_edge_litert", "openvino", "onnx", "tf2onnx", "requests", "tqdm", "ml_dtypes"):
+    sys.modules[name] = None
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.fixture
+def server(toy_files):
+    """The address of samples/serve.py on the exported toy; bodies of at most 100 kB."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = ROOT / "samples" / "serve.py"
+    words = [
+        PYTHON,
+        "-c",
+        FOUR_PACKAGES,
+        script,
+        toy_files / "model.onnx",
+        f"--port={port}",
+        "--limit=100000",
+    ]
+    words += ["--wait=0.05", "--threads=1"]
+    process = subprocess.Popen(words, stderr=subprocess.PIPE)
+    address = f"http://127.0.0.1:{port}"
+    for _ in range(600):
+        if process.poll() is not None:
+            raise RuntimeError(process.stderr.read().decode()[-2000:])
+        try:
+            ask(f"{address}/batches")
+            break
+        except urllib.error.URLError:
+            time.sleep(0.1)
+    yield address
+    process.terminate()
+    process.wait()
+    process.stderr.close()
+
+
+def ask(address, body=None):
+    """Status and json of an answer."""
+    try:
+        with urllib.request.urlopen(address, body, timeout=120) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def test_server(server, toy_detector):
+    """32 clients at once, among them one with a broken image and one with too much."""
+    pictures = [picture(60, 80, i) for i in range(4)]
+    bodies = []
+    for pixels in pictures:
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "png")
+        bodies.append(file.getvalue())
+    sent = [bodies[i % 4] for i in range(32)]
+    sent[5] = bodies[0][: len(bodies[0]) // 2]
+    sent[9] = bytes(200_000)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda body: ask(f"{server}/detect", body), sent))
+    statuses = [status for status, _ in answers]
+    assert statuses == [{5: 400, 9: 413}.get(i, 200) for i in range(32)]
+    assert "can't be read as an image" in answers[5][1]["error"]
+    assert "at most 100000 bytes" in answers[9][1]["error"]
+    expected = toy_detector.detect(pictures)
+    for i, (status, answer) in enumerate(answers):
+        if status == 200:
+            found = sorted(row["score"] for row in answer["annotations"])
+            np.testing.assert_allclose(found, sorted(expected[i % 4]["scores"]), atol=1e-3)
+            assert answer["images"] == [{"id": 1, "height": 60, "width": 80}]
+            assert answer["annotations"][0]["segmentation"]["size"] == [60, 80]
+    assert max(ask(f"{server}/batches")[1]["batches"]) > 1
