@@ -22,6 +22,7 @@ keypoints [N, K, (y, x, visibility)] (`mrcnn.keypoints`). What is given is never
 may be returned.
 """
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
@@ -101,7 +102,10 @@ def _asked_for(function: Augmentation, count: int) -> list[str]:
             f" masks: f(image, masks, keypoints, rng). Received: {function!r} with parameters"
             f" {', '.join(parameters)}"
         )
-    return [name for name in BY_NAME if name in parameters]
+    given: dict = {}
+    if isinstance(function, functools.partial):
+        given = function.keywords
+    return [name for name in BY_NAME if name in parameters and name not in given]
 
 
 def takes_label_maps(augmentation: Any) -> bool:

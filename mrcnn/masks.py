@@ -38,6 +38,9 @@ PIXELS_OF_A_CHARACTER = 100
 # Forms of the masks of a result, see `placed`.
 FORMS = ("dense", "lazy", "rle")
 
+# Times that the boxes of masks may cover the image for the masks to be parted into label maps.
+MOST_COVERED = 2
+
 # (y1, x1, y2, x2) in whole pixels.
 Box = tuple[int, int, int, int]
 
@@ -567,7 +570,9 @@ class Masks:
         remain = np.ones(len(self.soft), bool)
         for i, class_id in enumerate(np.asarray(class_ids).tolist()):
             (y1, x1, y2, x2), crop = self.crop(i)
-            canvas = taken.setdefault(class_id, np.zeros(self.image_shape, bool))[y1:y2, x1:x2]
+            if class_id not in taken:
+                taken[class_id] = np.zeros(self.image_shape, bool)
+            canvas = taken[class_id][y1:y2, x1:x2]
             covered = np.count_nonzero(canvas & crop)
             remain[i] = covered <= limit * np.count_nonzero(crop)
             if remain[i]:
@@ -681,6 +686,13 @@ class LabelMaps:
         """Those of masks [H, W, N], where non-zero is foreground."""
         masks = np.asarray(masks)
         boxes = extract_bboxes(masks)
+        height, width, count = masks.shape
+        sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64)
+        if sides.prod(axis=1).sum() > MOST_COVERED * height * width:
+            # To part so many that overlap takes longer than one map for each.
+            maps = np.ascontiguousarray(np.moveaxis(masks != 0, -1, 0)).view(np.uint8)
+            map_of = np.where(boxes[:, 2] > 0, np.arange(count), -1)
+            return cls(maps, map_of, np.ones(count, np.uint8))
         return cls.of_crops(zip(boxes, _cut_out(masks, boxes)), masks.shape)
 
     @classmethod
@@ -781,7 +793,8 @@ class LabelMaps:
             return np.asarray(self)[key]
         *image, instances = key
         if isinstance(instances, (int, np.integer)):
-            if len(image) == 2 and all(isinstance(part, slice) for part in image):
+            has_map = self.map_of[instances] >= 0
+            if has_map and len(image) == 2 and all(isinstance(part, slice) for part in image):
                 labels = self.maps[(self.map_of[instances], *image)]
                 return labels == self.label_of[instances]
         elif _chooses_instances(key):

@@ -2162,7 +2162,8 @@ def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tenso
 
 def _cross_entropy(class_ids, logits):
     """class_ids: [...] int, logits: [..., classes]. Returns [...]."""
-    if keras.backend.backend() == "tensorflow":
+    symbolic = any(isinstance(each, keras.KerasTensor) for each in (class_ids, logits))
+    if keras.backend.backend() == "tensorflow" and not symbolic:
         return _fused_cross_entropy(class_ids, logits)
     return -ops.take_along_axis(ops.log_softmax(logits, axis=-1), class_ids[..., None], axis=-1)[
         ..., 0
@@ -2173,7 +2174,8 @@ def _fused_cross_entropy(class_ids, logits):
     """`_cross_entropy` by one kernel, which has the gradient as well. TensorFlow only."""
     import tensorflow as tf
 
-    class_ids = tf.convert_to_tensor(class_ids)
+    # The kernel has no value for ids below 0; what is of no class is left out by the callers.
+    class_ids = tf.maximum(tf.convert_to_tensor(class_ids), 0)
     logits = tf.convert_to_tensor(logits)
     losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
         features=tf.reshape(logits, (-1, logits.shape[-1])), labels=tf.reshape(class_ids, (-1,))

@@ -538,9 +538,12 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
         common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
     if config.OPTIMIZER == "sgd":
         return SGD(learning_rate, momentum=momentum, **common)
+    adam, adamw = Adam, AdamW
+    if keras.backend.backend() == "torch":  # there Keras updates all variables together by itself
+        adam, adamw = keras.optimizers.Adam, keras.optimizers.AdamW
     if config.OPTIMIZER == "adam":
-        return Adam(learning_rate, **common)
-    optimizer = AdamW(learning_rate, weight_decay=config.WEIGHT_DECAY, **common)
+        return adam(learning_rate, **common)
+    optimizer = adamw(learning_rate, weight_decay=config.WEIGHT_DECAY, **common)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 

@@ -276,7 +276,10 @@ def stretched(image: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
     """
     image = np.asarray(image)
     if image.dtype == np.uint8:
-        counts = np.bincount(image.ravel(), minlength=256)
+        counts = np.zeros(256, np.int64)
+        pixels = image.ravel()
+        for start in range(0, len(pixels), 2**22):  # bincount takes 8 bytes a pixel
+            counts += np.bincount(pixels[start : start + 2**22], minlength=256)
         ranks = np.ceil(np.asarray(percentiles) / 100 * image.size).clip(1)
         low, high = np.searchsorted(counts.cumsum(), ranks).tolist()
         if low < high:

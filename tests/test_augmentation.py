@@ -2,6 +2,7 @@
 after every step a mask has the pixels that show its object, and no others."""
 
 import concurrent.futures
+import functools
 
 import numpy as np
 import pytest
@@ -898,3 +899,13 @@ def test_settings_that_fit():
     config.override(["SCALE_JITTER=(.5, 2)", "COPY_PASTE=.5"])
     config.validate()
     assert config.SCALE_JITTER == (0.5, 2)
+
+
+def test_what_a_partial_has_bound_stays():
+    def turn(image, masks, rng, flip_pairs=((0, 1),)):
+        return image + rng, masks
+
+    image = np.zeros((2, 2, 3), np.uint8)
+    bound = functools.partial(turn, rng=7)
+    found, *_ = aug.call(bound, image, np.zeros((2, 2, 0), bool), rng=np.random.default_rng(0))
+    assert (found == 7).all()
