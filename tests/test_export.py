@@ -241,13 +241,15 @@ def test_what_load_refuses(tmp_path, monkeypatch):
             {"precision": "float16"},
             "precision of onnx is one of float32. Received: 'float16'",
         ),
+        ("m.xml", {"precision": "float16"}, "precision of openvino is one of float32. Received"),
         ("m.onnx", {"size": (128,)}, "size is .height, width. in pixels"),
         ("m.onnx", {"batch": 0}, "batch is a whole number from 1"),
     ],
-    ids=["names", "format", "suffix", "precision", "size", "batch"],
+    ids=["names", "format", "suffix", "precision", "openvino", "size", "batch"],
 )
 def test_what_export_refuses(toy_detector, tmp_path, monkeypatch, path, options, part):
     monkeypatch.setitem(export.NEEDS, "onnx", {})
+    monkeypatch.setitem(export.NEEDS, "openvino", {})
     with pytest.raises(ValueError, match=part):
         toy_detector.export(tmp_path / path, **{"class_names": NAMES, **options})
     assert not list(tmp_path.iterdir())

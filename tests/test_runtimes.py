@@ -224,7 +224,6 @@ def test_recorded_network(small_model, image, tmp_path):
 @pytest.mark.parametrize(
     "file, precision, share",
     [
-        ("model.xml", "float16", 0.55),
         ("model.tflite", "float16", 0.75),
         ("model.tflite", "int8", 0.6),
     ],
@@ -239,8 +238,6 @@ def test_weights_of_fewer_bits(toy_detector, toy_files, tmp_path, file, precisio
     for kind, folder in (("float32", toy_files), (precision, tmp_path)):
         path = folder / file
         sizes[kind] = path.stat().st_size
-        if file.endswith(".xml"):
-            sizes[kind] = path.with_suffix(".bin").stat().st_size
         scores[kind] = runtime.load(path).detect([picture(128, 128)])[0]["scores"]
     assert sizes[precision] < share * sizes["float32"]
     np.testing.assert_allclose(scores[precision][:10], scores["float32"][:10], atol=0.05)
