@@ -23,10 +23,12 @@ import numpy as np
 
 from mrcnn import augmentation as augmenting, boxes as box_math, files, keypoints, utils
 from mrcnn.config import Config, as_config
-from mrcnn.masks import LabelMaps
+from mrcnn.masks import LabelMaps, compact
 
 # numpy's Generator, its older RandomState, or the module numpy.random.
 Random = Any
+# Masks of one image, of which label maps take less memory and time unless they overlap much.
+Masks = LabelMaps | np.ndarray
 
 logger = logging.getLogger(__name__)
 
@@ -405,7 +407,7 @@ def apply_augmentation(
     if hasattr(augmentation, "augment_images"):
         given = masks
         if not isinstance(masks, LabelMaps) and _moves_labels(augmentation):
-            given = LabelMaps.of_masks(masks)
+            given = compact(np.asarray(masks))
         elif isinstance(masks, LabelMaps) and not _moves_labels(augmentation):
             given = np.asarray(masks)
         new_image, new_masks, new_points = _augment_with_imgaug(
@@ -596,7 +598,7 @@ def _load(
     dataset: utils.Dataset,
     config: Config,
     image_id: int,
-) -> tuple[np.ndarray, LabelMaps, np.ndarray, np.ndarray | None]:
+) -> tuple[np.ndarray, Masks, np.ndarray, np.ndarray | None]:
     """What a dataset has of one image, checked.
 
     Returns:
@@ -625,7 +627,7 @@ def _load(
 
 def _load_masks(
     dataset: utils.Dataset, image_id: int, image_shape: Sequence[int], where: str
-) -> tuple[LabelMaps, np.ndarray]:
+) -> tuple[Masks, np.ndarray]:
     """Masks in the image's size and class ids [N], numbers, that a dataset has of an image."""
     load: Any = dataset.load_mask
     if _has_label_maps(dataset):
@@ -643,7 +645,7 @@ def _load_masks(
     if isinstance(masks, LabelMaps):
         _check_shape_of_masks(masks.shape, image_shape, where)
     else:
-        masks = LabelMaps.of_masks(_checked_masks(dataset, masks, image_shape, where))
+        masks = compact(_checked_masks(dataset, masks, image_shape, where))
     class_ids = _as_array(loaded[1], "class ids", where)
     if class_ids.size == 0 or (class_ids.ndim == 0 and class_ids.item() is None):
         class_ids = np.zeros(0, np.int32)
@@ -814,16 +816,20 @@ def _load_keypoints(
 
 def _mirror(
     image: np.ndarray,
-    masks: LabelMaps,
+    masks: Masks,
     points: np.ndarray | None,
     config: Config,
-) -> tuple[np.ndarray, LabelMaps, np.ndarray | None]:
+) -> tuple[np.ndarray, Masks, np.ndarray | None]:
     """image, masks and keypoints [N, K, 3] or None of the mirror image."""
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
     mirrored_image = np.ascontiguousarray(image[:, ::-1])
-    mirrored_masks = np.ascontiguousarray(masks.maps[:, :, ::-1])
-    return mirrored_image, masks.with_maps(mirrored_masks), points
+    mirrored: Masks
+    if isinstance(masks, LabelMaps):
+        mirrored = masks.with_maps(np.ascontiguousarray(masks.maps[:, :, ::-1]))
+    else:
+        mirrored = np.ascontiguousarray(masks[:, ::-1])
+    return mirrored_image, mirrored, points
 
 
 def load_image_gt(
@@ -888,7 +894,7 @@ def load_image_gt(
         points = None
         if rest:
             points = rest[0]
-    boxes = masks.boxes()
+    boxes = _boxes_of(masks)
     has_pixels = boxes[:, 2] > 0
     if not has_pixels.all():
         masks = masks[..., has_pixels]
@@ -907,11 +913,25 @@ def load_image_gt(
     return image, meta, class_ids, boxes, arrays, points
 
 
+def _with_pixels(masks):
+    """[N] bool, which masks, of either kind, have a pixel."""
+    if isinstance(masks, LabelMaps):
+        return masks.has_pixels
+    return masks.any(axis=(0, 1))
+
+
+def _boxes_of(masks):
+    """Tight boxes [N, 4] of masks, of either kind."""
+    if isinstance(masks, LabelMaps):
+        return masks.boxes()
+    return utils.extract_bboxes(masks)
+
+
 class _View(NamedTuple):
     """An image and its objects in the size of a molded image; points None without keypoints."""
 
     image: np.ndarray
-    masks: LabelMaps
+    masks: Masks
     class_ids: np.ndarray
     points: np.ndarray | None
     original_shape: tuple[int, ...]
@@ -958,12 +978,12 @@ def _view(
 
 def _resize_jittered(
     image: np.ndarray,
-    masks: LabelMaps,
+    masks: Masks,
     points: np.ndarray | None,
     config: Config,
     factor: float,
     rng: np.random.Generator,
-) -> tuple[np.ndarray, LabelMaps, np.ndarray | None, Any, float]:
+) -> tuple[np.ndarray, Masks, np.ndarray | None, Any, float]:
     """`_resize` to the same size, with the scale times a factor, cut or padded where it lies."""
     scale, *size = utils.resized_size(
         image.shape,
@@ -991,11 +1011,12 @@ def _coin(rng: np.random.Generator | None) -> bool:
     return bool(rng.integers(2))
 
 
-def _warn_of_empty_masks(masks: LabelMaps, where: str) -> None:
+def _warn_of_empty_masks(masks: Masks, where: str) -> None:
     """A warning, at the caller of `load_image_gt`, of masks without a pixel."""
-    if not masks.has_pixels.all():
+    has_pixels = _with_pixels(masks)
+    if not has_pixels.all():
         warnings.warn(
-            f"objects {np.flatnonzero(~masks.has_pixels).tolist()} of {where} have an empty mask"
+            f"objects {np.flatnonzero(~has_pixels).tolist()} of {where} have an empty mask"
             " and are left out",
             stacklevel=4,
         )
@@ -1003,12 +1024,12 @@ def _warn_of_empty_masks(masks: LabelMaps, where: str) -> None:
 
 def _resize(
     image: np.ndarray,
-    masks: LabelMaps,
+    masks: Masks,
     points: np.ndarray | None,
     config: Config,
     min_dim: int,
     rng: np.random.Generator | None,
-) -> tuple[np.ndarray, LabelMaps, np.ndarray | None, Any, float]:
+) -> tuple[np.ndarray, Masks, np.ndarray | None, Any, float]:
     """Image, masks and keypoints or None in the size of a molded image; the window and scale."""
     image, window, scale, padding, crop = utils.resize_image(
         image,
@@ -1095,7 +1116,11 @@ def _without_padding(view: _View) -> _View:
         labelled = points[..., 2:] > 0
         points = np.where(labelled, points - (y1, x1, 0), 0)
     image = view.image[y1:y2, x1:x2]
-    masks = view.masks.with_maps(view.masks.maps[:, y1:y2, x1:x2])
+    masks = view.masks
+    if isinstance(masks, LabelMaps):
+        masks = masks.with_maps(masks.maps[:, y1:y2, x1:x2])
+    else:
+        masks = masks[y1:y2, x1:x2]
     return view._replace(image=image, masks=masks, points=points)
 
 
@@ -1776,9 +1801,9 @@ class TrainingBatches:
                 raise DatasetError(_nothing_to_learn(self.dataset, len(seen)))
 
 
-def _has_objects(masks: LabelMaps, class_ids: np.ndarray) -> bool:
+def _has_objects(masks: Masks, class_ids: np.ndarray) -> bool:
     """Whether an image's masks hold an object, one that has pixels and is no crowd."""
-    return bool(masks.has_pixels[class_ids > 0].any())
+    return bool(_with_pixels(masks)[class_ids > 0].any())
 
 
 def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:

@@ -686,13 +686,6 @@ class LabelMaps:
         """Those of masks [H, W, N], where non-zero is foreground."""
         masks = np.asarray(masks)
         boxes = extract_bboxes(masks)
-        height, width, count = masks.shape
-        sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64)
-        if sides.prod(axis=1).sum() > MOST_COVERED * height * width:
-            # To part so many that overlap takes longer than one map for each.
-            maps = np.ascontiguousarray(np.moveaxis(masks != 0, -1, 0)).view(np.uint8)
-            map_of = np.where(boxes[:, 2] > 0, np.arange(count), -1)
-            return cls(maps, map_of, np.ones(count, np.uint8))
         return cls.of_crops(zip(boxes, _cut_out(masks, boxes)), masks.shape)
 
     @classmethod
@@ -803,6 +796,15 @@ class LabelMaps:
 
     def __len__(self) -> int:
         return self.maps.shape[1]
+
+
+def compact(masks: np.ndarray) -> "LabelMaps | np.ndarray":
+    """Label maps of masks [H, W, N], or the array where they overlap so much that it costs less."""
+    boxes = extract_bboxes(masks)
+    sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64)
+    if sides.prod(axis=1).sum() > MOST_COVERED * masks.shape[0] * masks.shape[1]:
+        return masks
+    return LabelMaps.of_crops(zip(boxes, _cut_out(masks, boxes)), masks.shape)
 
 
 def _drawn_apart(

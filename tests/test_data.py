@@ -12,6 +12,7 @@ import pytest
 from toy import Rectangles, ToyConfig
 
 from mrcnn import data, utils
+from mrcnn.config import Config
 from mrcnn.masks import LabelMaps
 
 
@@ -716,3 +717,59 @@ def test_mode_none_names_an_image_that_was_not_checked():
     batches = data.TrainingBatches(Rectangles(2, (120, 160, 3)), config)
     with pytest.raises(ValueError, match=r"'none'.* divide by 64.*image \d .*\(120, 160, 3\)"):
         batches.batch(0)
+
+
+# ---- Masks that overlap much ---------------------------------------------------------------------
+
+
+class Overlapping(utils.Dataset):
+    """Large masks of noise, twenty on an image, with keypoints in them."""
+
+    def load_image(self, image_id):
+        return np.random.default_rng(1).integers(0, 255, (60, 80, 3)).astype(np.uint8)
+
+    def load_mask(self, image_id):
+        masks = np.random.default_rng(0).random((60, 80, 20)) > 0.5
+        masks[..., 7] = False
+        return masks, np.arange(20) % 2 + 1
+
+
+@pytest.mark.parametrize("augmentation", [None, "Fliplr", "Affine", "function"])
+@pytest.mark.parametrize("mini", [False, True])
+def test_masks_that_overlap_much_give_the_examples_of_label_maps(monkeypatch, augmentation, mini):
+    from mrcnn import augmentation as aug, masks as mask_math
+
+    dataset = Overlapping()
+    for number in (1, 2):
+        dataset.add_class("x", number, f"thing {number}")
+    dataset.add_image("x", 0, "none")
+    dataset.prepare()
+    config = Config(
+        NUM_CLASSES=3, IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=128, HORIZONTAL_FLIP=0.9, NAME="x"
+    )
+    augmenter = augmentation
+    if augmentation == "function":
+        augmenter = aug.Turn()
+    elif augmentation:
+        augmenter = getattr(data.import_imgaug().augmenters, augmentation)(
+            **{"Fliplr": {"p": 1.0}, "Affine": {"rotate": 20}}[augmentation]
+        )
+
+    def example():
+        with pytest.warns(UserWarning, match=r"objects \[7\] of .* have an empty mask"):
+            return data.load_image_gt(
+                dataset,
+                config,
+                0,
+                augmentation=augmenter,
+                use_mini_mask=mini,
+                rng=np.random.default_rng(3),
+                jitter=True,
+            )
+
+    found = example()
+    monkeypatch.setattr(mask_math, "MOST_COVERED", np.inf)
+    for ours, theirs in zip(found, example(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    assert found[4].shape[-1] == 19
