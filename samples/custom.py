@@ -61,10 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         names = commands.load_classes(settings, args)
         settings.NUM_CLASSES = len(names)
         model = commands.load_model("inference", commands.inference_config(settings), args)
-        if args.command == "export":
-            commands.export(model, names, args)
-        else:
-            commands.detect(model, names, args)
+        getattr(commands, args.command)(model, names, args)
         return
     if not args.dataset:
         parser.error(f"{args.command} needs --dataset, the folder of the photographs")

@@ -230,21 +230,21 @@ def test_run_ends_a_program():
         (
             "custom",
             (
-                "{train,evaluate,detect} --dataset --annotations --attribute --weights --logs"
+                "{train,evaluate,detect,export} --dataset --annotations --attribute --weights --logs"
                 " --small --set"
             ),
         ),
         (
             "shapes",
             (
-                "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed"
+                "{demo,train,evaluate,detect,export} --weights --logs --output --epochs --images --seed"
                 " --restart --set"
             ),
         ),
         (
             "keypoints",
             (
-                "{demo,train,evaluate,detect} --weights --logs --output --epochs --images --seed"
+                "{demo,train,evaluate,detect,export} --weights --logs --output --epochs --images --seed"
                 " --restart --set"
             ),
         ),
