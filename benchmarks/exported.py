@@ -32,18 +32,8 @@ FILES = (HERE, "saved_model", "model.onnx", "model.xml", "model.tflite")
 def network(options: argparse.Namespace):
     """The model that is compared, with random weights."""
     from mrcnn import model as modellib
-    from mrcnn.config import Config
 
-    config = Config(
-        NAME="exported",
-        NUM_CLASSES=81,
-        BACKBONE=options.backbone,
-        IMAGE_MIN_DIM=options.side,
-        IMAGE_MAX_DIM=options.side,
-        IMAGES_PER_GPU=1,
-        DETECTION_MIN_CONFIDENCE=0.0,
-        SEED=0,
-    )
+    config = timing.network_config(options.backbone, options.side, SEED=0)
     return modellib.MaskRCNN("inference", config, options.folder)
 
 

@@ -22,7 +22,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from benchmarks import timing  # noqa: E402
 from benchmarks.numpy_routines import Photos  # noqa: E402
 from mrcnn import media  # noqa: E402
-from mrcnn.config import Config  # noqa: E402
 
 
 def main() -> None:
@@ -46,14 +45,10 @@ def main() -> None:
         def model(batch: int) -> modellib.MaskRCNN:
             return modellib.MaskRCNN(
                 "inference",
-                Config(
-                    NAME="folder",
-                    NUM_CLASSES=81,
-                    BACKBONE=options.backbone,
-                    IMAGE_MIN_DIM=options.side,
-                    IMAGE_MAX_DIM=options.side,
+                timing.network_config(
+                    options.backbone,
+                    options.side,
                     IMAGES_PER_GPU=batch,
-                    DETECTION_MIN_CONFIDENCE=0.0,
                     DETECTION_NMS_THRESHOLD=1.0,
                     DETECTION_MAX_INSTANCES=20,
                 ),

@@ -21,7 +21,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 
 from benchmarks import timing  # noqa: E402
-from mrcnn.config import Config  # noqa: E402
 
 
 def prefixes(network: Any) -> dict[str, Any]:
@@ -130,14 +129,9 @@ def main() -> None:
 
     from mrcnn import inference, model as modellib, rewrite
 
-    config = Config(
-        NAME="stages",
-        NUM_CLASSES=81,
-        BACKBONE=options.backbone,
-        IMAGE_MIN_DIM=options.side,
-        IMAGE_MAX_DIM=options.side,
-        IMAGES_PER_GPU=1,
-        DETECTION_MIN_CONFIDENCE=0.0,
+    config = timing.network_config(
+        options.backbone,
+        options.side,
         DETECTION_NMS_THRESHOLD=1.0,
         DETECTION_MAX_INSTANCES=options.detections,
         RPN_NMS_THRESHOLD=1.0,

@@ -38,18 +38,9 @@ def main() -> None:
         print(f"{name:23} {marks[-1][1] - marks[-2][1]:.2f} s", flush=True)
 
     from mrcnn import model as modellib
-    from mrcnn.config import Config
 
     mark("import mrcnn.model")
-    config = Config(
-        NAME="startup",
-        NUM_CLASSES=81,
-        BACKBONE=options.backbone,
-        IMAGE_MIN_DIM=options.side,
-        IMAGE_MAX_DIM=options.side,
-        IMAGES_PER_GPU=1,
-        DETECTION_MIN_CONFIDENCE=0.0,
-    )
+    config = timing.network_config(options.backbone, options.side)
     with tempfile.TemporaryDirectory() as folder:
         model = modellib.MaskRCNN("inference", config, folder)
         mark("build")
