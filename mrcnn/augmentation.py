@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import keypoints as joints
+from mrcnn import keypoints as joints, utils
 from mrcnn.boxes import extract_bboxes
 from mrcnn.masks import LabelMaps
 
@@ -380,6 +380,24 @@ class _OfOneNumber(_Step):
 
     def _draw(self, rng: np.random.Generator) -> float:
         return float(rng.uniform(self.low, self.high))
+
+
+class Stretch(_Step):
+    """The contrast stretched between two percentiles, see `mrcnn.utils.stretched`; bytes.
+
+    What changes values by a number of gray levels comes after it where exposures differ.
+    """
+
+    def __init__(self, low: float = 1.0, high: float = 99.8):
+        self.percentiles = _span("percentiles of Stretch", (low, high), 0)
+        if not low < high <= 100:
+            raise ValueError(
+                "The percentiles of Stretch are rising numbers of 0..100. Received:"
+                f" {(low, high)!r}"
+            )
+
+    def _change(self, image, rng):
+        return utils.stretched(image, self.percentiles)
 
 
 class Brightness(_OfOneNumber):

@@ -214,6 +214,11 @@ class Config:
     # fixed exposure, such as (1, 99.8). () leaves images as they are (not in matterport).
     IMAGE_PERCENTILES: Sequence[float] = ()
 
+    # What is stretched so is then, as shares of 0..255, raised to this power: below 1 shows dim
+    # objects beside bright ones, as .5, the square root, does with photon noise (not in
+    # matterport). Needs IMAGE_PERCENTILES.
+    IMAGE_GAMMA = 1.0
+
     # Pixels are then divided by these, one value for all channels or one for each (not in
     # matterport).
     STD_PIXEL = np.array([1.0])
@@ -827,6 +832,10 @@ class Config:
                 "IMAGE_PERCENTILES makes values of 0..255, which a MEAN_PIXEL of fractions does not"
                 f" fit. Received: {self.MEAN_PIXEL!r}"
             )
+        if self.IMAGE_GAMMA != 1 and not len(self.IMAGE_PERCENTILES):
+            yield (
+                f"IMAGE_GAMMA is 1 where IMAGE_PERCENTILES is (). Received: {self.IMAGE_GAMMA!r}"
+            )
         if self.DETECTION_MASK_OVERLAP < 1 and not self.USE_MASK:
             yield (
                 "DETECTION_MASK_OVERLAP is 1 without masks, USE_MASK = False. Received:"
@@ -1426,6 +1435,7 @@ _KINDS: dict[str, _Kind] = {
     "TEST_SCALES": _SIDES,
     "TEST_FLIP": _one_of(*TEST_FLIPS),
     "IMAGE_PERCENTILES": _Kind("is (low, high), rising numbers of 0..100, or ()", _are_percentiles),
+    "IMAGE_GAMMA": _above(0),
     "MEAN_PIXEL": _Kind("has numbers, one for each channel", _are_pixel_values),
     "STD_PIXEL": _Kind("has positive numbers", _are_positive_pixel_values),
     "MINI_MASK_SHAPE": _or_none(_SHAPE),

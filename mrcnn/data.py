@@ -312,7 +312,8 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
     another range, such as fractions, bools or 12 bits, is brought to 0..255 by the rule of
     `mrcnn.utils.value_range`. uint8, and values of 0..255 of any dtype, stay as they are. With
     other means, or other channels, which may have units of their own, nothing is changed. With
-    IMAGE_PERCENTILES any image becomes uint8, by its own percentiles (`mrcnn.utils.stretched`).
+    IMAGE_PERCENTILES any image becomes uint8, by its own percentiles and IMAGE_GAMMA
+    (`mrcnn.utils.stretched`).
 
     Args:
         image: [H, W] or [H, W, C].
@@ -330,7 +331,7 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
             f"An image is an array of numbers. Received: {where} of dtype {image.dtype}"
         )
     if len(config.IMAGE_PERCENTILES):
-        return utils.stretched(image, config.IMAGE_PERCENTILES)
+        return utils.stretched(image, config.IMAGE_PERCENTILES, config.IMAGE_GAMMA)
     if image.dtype == np.uint8:
         return image
     largest_mean = np.max(config.MEAN_PIXEL)

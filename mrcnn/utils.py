@@ -227,39 +227,43 @@ def _finite_limits(image):
     return low, high
 
 
-def as_bytes(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
+def as_bytes(
+    image: np.ndarray, limits: tuple[float, float] | None = None, gamma: float = 1.0
+) -> np.ndarray:
     """A uint8 copy of an image of any type and range of values.
 
-    uint8 stays as it is, bit for bit. Values of 0..255 of another dtype are cut to whole numbers,
-    those of other ranges rounded; what lies beyond the range is clipped, NaN becomes 0.
+    uint8 stays as it is, bit for bit, where no limits are given. Values of 0..255 of another dtype
+    are cut to whole numbers, those of other ranges rounded; what lies beyond the range is clipped,
+    NaN becomes 0.
 
     Args:
         image: [...] of numbers.
         limits: (low, high) that become 0 and 255; None for those of `value_range`.
+        gamma: power to which the shares of the range are raised.
 
     Returns:
         [...] uint8.
     """
     image = np.asarray(image)
     if limits is None:
-        if image.dtype == np.uint8:
+        if image.dtype == np.uint8 and gamma == 1:
             return image.copy()
         limits = value_range(image)
     low, high = limits
     if not high > low:
         raise ValueError(f"A range is (low, high) with low below high. Received: {limits}")
-    if image.dtype == np.uint16:
+    if image.dtype in (np.uint8, np.uint16):
         # Looking up the values needs no floats, which would take four times the image's memory.
-        return _bytes_of(np.arange(65536), low, high)[image]
+        return _bytes_of(np.arange(np.iinfo(image.dtype).max + 1), low, high, gamma)[image]
     image = np.atleast_1d(image)
     out = np.empty(image.shape, np.uint8)
     rows = max(1, 2**20 // max(image[:1].size, 1))  # at a time, to spare memory
     for start in range(0, len(image), rows):
-        out[start : start + rows] = _bytes_of(image[start : start + rows], low, high)
+        out[start : start + rows] = _bytes_of(image[start : start + rows], low, high, gamma)
     return out
 
 
-def stretched(image: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
+def stretched(image: np.ndarray, percentiles: Sequence[float], gamma: float = 1.0) -> np.ndarray:
     """An image whose contrast is stretched: two percentiles of its values become 0 and 255.
 
     All channels share the range, so that colours keep their hue. Values beyond are clipped, NaN and
@@ -270,32 +274,36 @@ def stretched(image: np.ndarray, percentiles: Sequence[float]) -> np.ndarray:
         image: [...] of numbers.
         percentiles: (low, high) of 0..100, each the smallest value that so many percent of the
             values don't exceed (numpy's method "inverted_cdf").
+        gamma: see `as_bytes`.
 
     Returns:
         [...] uint8.
     """
     image = np.asarray(image)
+    low, high = _values_at(image, percentiles)
+    if low < high:
+        return as_bytes(image, (low, high), gamma)
+    return as_bytes(image, gamma=gamma)
+
+
+def _values_at(image, percentiles):
+    """The values of an image at two percentiles, see `stretched`; 0 and 0 where it has none."""
     if image.dtype == np.uint8:
         counts = np.zeros(256, np.int64)
         pixels = image.ravel()
         for start in range(0, len(pixels), 2**22):  # bincount takes 8 bytes a pixel
             counts += np.bincount(pixels[start : start + 2**22], minlength=256)
         ranks = np.ceil(np.asarray(percentiles) / 100 * image.size).clip(1)
-        low, high = np.searchsorted(counts.cumsum(), ranks).tolist()
-        if low < high:
-            return _bytes_of(np.arange(256), low, high)[image]
-        return image.copy()
+        return np.searchsorted(counts.cumsum(), ranks).tolist()
     values = image
     if image.dtype.kind == "f":
         values = image[np.isfinite(image)]
-    if values.size:
-        low, high = np.percentile(values, percentiles, method="inverted_cdf").tolist()
-        if low < high:
-            return as_bytes(image, (low, high))
-    return as_bytes(image)
+    if not values.size:
+        return 0, 0
+    return np.percentile(values, percentiles, method="inverted_cdf").tolist()
 
 
-def _bytes_of(values, low, high):
+def _bytes_of(values, low, high, gamma=1.0):
     """`as_bytes` of a part of an image."""
     kind = np.float64
     if values.dtype in (np.float16, np.float32):
@@ -304,9 +312,15 @@ def _bytes_of(values, low, high):
     if (low, high) != (0, 255):
         values -= kind(low)
         values *= kind(255 / (high - low))
-        np.rint(values, out=values)
+        if gamma == 1:
+            np.rint(values, out=values)
     np.fmax(values, 0, out=values)  # also of NaN
     np.fmin(values, 255, out=values)
+    if gamma != 1:
+        values /= 255
+        values **= kind(gamma)
+        values *= 255
+        np.rint(values, out=values)
     return values.astype(np.uint8)
 
 

@@ -136,8 +136,10 @@ class NucleusSmallConfig(SmallConfig):
     IMAGE_RESIZE_MODE = "crop"
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 256
     IMAGE_MIN_SCALE = 1.0
+    SCALE_JITTER = (0.75, 1.5)
     # The exposure differs from image to image.
     IMAGE_PERCENTILES = (1, 99.8)
+    IMAGE_GAMMA = 0.5
     RPN_NMS_THRESHOLD = 0.8
     RPN_TRAIN_ANCHORS_PER_IMAGE = 128
     PRE_NMS_LIMIT = 2000
@@ -451,6 +453,25 @@ def augmentation() -> aug.SomeOf:
     )
 
 
+def small_augmentation() -> aug.Chain:
+    """Flips and turns always, and now and then other exposures, colours, focus and grain.
+
+    The small network sees each image dozens of times. Exposures are made equal first: many images
+    have a tenth of the gray levels only.
+    """
+    return aug.Chain(
+        [
+            aug.Stretch(*NucleusSmallConfig.IMAGE_PERCENTILES),
+            aug.Flip(horizontal=0.5, vertical=0.5),
+            aug.Turn(),
+            aug.Sometimes(0.5, aug.Gamma(0.7, 1.4)),
+            aug.Sometimes(0.3, aug.Channels(gain=(0.8, 1.1), shift=(-8.0, 8.0))),
+            aug.Sometimes(0.2, aug.Blur(0.3, 1.5)),
+            aug.Sometimes(0.2, aug.Noise(0.0, 3.0)),
+        ]
+    )
+
+
 def train(
     model: MaskRCNN,
     dataset_dir: str | os.PathLike,
@@ -466,9 +487,11 @@ def train(
     if model.config.VALIDATION_STEPS:
         val_set = _prepared(dataset_dir, "val")
     stages = [(20, "heads", 1.0), (40, "all", 1.0)]
+    changed = augmentation()
     if isinstance(model.config, SmallConfig):
         stages = [(SMALL_EPOCHS, "all", 1.0)]
-    commands.train(model, train_set, val_set, stages, args, augmentation=augmentation())
+        changed = small_augmentation()
+    commands.train(model, train_set, val_set, stages, args, augmentation=changed)
 
 
 def evaluate(
@@ -504,7 +527,7 @@ def demo(args: argparse.Namespace) -> None:
     val_set = _prepared(args.dataset, "val")
     config = NucleusSmallConfig(SEED=args.seed, STEPS_PER_EPOCH=DEMO_STEPS)
     config = commands.configure(config, args)
-    seconds = commands.train_on(config, lambda: train_set, val_set, args, augmentation())
+    seconds = commands.train_on(config, lambda: train_set, val_set, args, small_augmentation())
     args.weights = "last"
     used = commands.configure(NucleusSmallInferenceConfig(), args)
     model = commands.load_model("inference", commands.inference_config(used), args)
