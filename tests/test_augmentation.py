@@ -110,6 +110,8 @@ def test_a_function_with_rng_in_training_repeats():
         (lambda: aug.Flip(1.5), r"horizontal of Flip is a probability of 0\.\.1. Received: 1.5"),
         (lambda: aug.Sometimes(True, aug.Flip()), "probability of Sometimes.*True"),
         (lambda: aug.Brightness(2, 1), r"of Brightness is \(low, high\), .*at least 0.*\(2, 1\)"),
+        (lambda: aug.Stretch(99, 1), r"percentiles of Stretch.*\(99, 1\)"),
+        (lambda: aug.Stretch(1, 101), r"percentiles of Stretch .*0\.\.100.*\(1, 101\)"),
         (lambda: aug.Blur(-1, 1), r"of Blur is \(low, high\)"),
         (lambda: aug.Gamma(0.5, float("nan")), "of Gamma"),
         (lambda: aug.Stain(factor="ab"), "factor of Stain"),
@@ -277,6 +279,14 @@ def test_colours_by_hand(step, values, expected):
         assert wide.dtype == dtype
         within = (np.array(expected) < 255) & (np.array(expected) > 0)
         np.testing.assert_allclose(wide.ravel()[within], np.array(expected)[within], atol=0.5)
+
+
+def test_stretch_makes_bytes_of_any_exposure():
+    """Of 10..20 and of 16 times that in 16 bits alike: the extremes become 0 and 255."""
+    for dtype, times in ((np.uint8, 1), (np.uint16, 16), (np.float32, 0.01)):
+        image = (row(10, 15, 20, dtype=np.float64) * times).astype(dtype)
+        new, _ = aug.Stretch(0, 100)(image, np.zeros((1, 3, 0), bool))
+        assert new.dtype == np.uint8 and new.ravel().tolist() == [0, 128, 255]
 
 
 def test_gamma_of_other_ranges():

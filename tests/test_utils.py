@@ -1500,3 +1500,29 @@ def test_an_image_of_one_value_is_not_stretched(value):
     image = np.full((4, 5, 3), value, np.uint8)
     np.testing.assert_array_equal(utils.stretched(image, (1, 99)), image)
     assert (utils.stretched(np.full((4, 5), np.nan), (1, 99)) == 0).all()
+
+
+def test_gamma_of_stretched_contrast_by_hand():
+    """The square root of the shares of 10..110, of every dtype alike; flat ones keep their range."""
+    values = np.array([0, 10, 42, 60, 110, 200])
+    expected = [0, 0, 144, 180, 255, 255]
+    for image in (values.astype(np.uint8), values.astype(np.uint16) * 16, values / 200, values):
+        low, high = np.array([10, 110]) * (image.max() / 200)
+        assert utils.as_bytes(image, (low, high), 0.5).tolist() == expected, image.dtype
+    image = np.repeat(values, [1, 19, 30, 30, 19, 1]).astype(np.uint8)
+    assert utils.stretched(image, (10, 99), 0.5)[[5, 30, 60, 99]].tolist() == [0, 144, 180, 255]
+    assert (utils.stretched(np.full((4, 5), 51, np.uint8), (1, 99), 2) == 10).all()
+
+
+def test_gamma_needs_percentiles():
+    class Dim(Config):
+        NAME = "dim"
+        IMAGE_GAMMA = 0.5
+
+    with pytest.raises(ValueError, match="IMAGE_GAMMA is 1 where IMAGE_PERCENTILES is .*0.5"):
+        Dim().validate()
+    Dim.IMAGE_PERCENTILES = (1, 99)
+    Dim().validate()
+    Dim.IMAGE_GAMMA = 0
+    with pytest.raises(ValueError, match="IMAGE_GAMMA.*Received: 0"):
+        Dim().validate()
