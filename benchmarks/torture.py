@@ -190,6 +190,17 @@ def _lost_seconds(lines: list[str]) -> list[float]:
     return lost
 
 
+def _longest_pause(lines: list[str]) -> float:
+    """Seconds between two steps that follow each other, at most; a loaded machine makes it long."""
+    moments = [(int(words[0]), float(words[1])) for words in map(str.split, lines)]
+    pauses = [
+        after[1] - before[1]
+        for before, after in zip(moments, moments[1:])
+        if after[0] == before[0] + 1
+    ]
+    return max(pauses, default=0.0)
+
+
 def _run_to_the_end(program: str, folder: pathlib.Path) -> None:
     code = _start(program, folder).wait()
     if code:
@@ -221,8 +232,9 @@ def _killed_training(folder: pathlib.Path, kills: int, seed: int, result: dict) 
         _run_to_the_end("train", folder)
     except Exception as error:
         result["error"] = str(error)
+    lines = _lines(folder / "steps.txt")
     result.update(
-        kills=done, inside=inside_writing, lost=_lost_seconds(_lines(folder / "steps.txt"))
+        kills=done, inside=inside_writing, lost=_lost_seconds(lines), pause=_longest_pause(lines)
     )
 
 
@@ -256,8 +268,9 @@ def part_kill(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
         )
         lost = max(result["lost"], default=0.0)
         yield (
-            lost <= RESUME_SECONDS + 1,
-            f"at most {lost:.2f} s done again (RESUME_SECONDS {RESUME_SECONDS} and a step);"
+            lost <= RESUME_SECONDS + max(1, result["pause"]),
+            f"at most {lost:.2f} s done again (RESUME_SECONDS {RESUME_SECONDS} and a step, here up"
+            f" to {result['pause']:.2f} s);"
             f" {len(left)} temporary files left",
         )
     yield from _killed_evaluation(folder, 3 if quick else 20)
