@@ -254,7 +254,7 @@ def measure_data(options: argparse.Namespace) -> None:
     dataset = nucleus._prepared(options.dataset, "train")
     config = nucleus.NucleusSmallConfig()
     batches = data.TrainingBatches(
-        dataset, config, augmentation=nucleus.augmentation(), seed=0, jitter=True
+        dataset, config, augmentation=nucleus.small_augmentation(), seed=0, jitter=True
     )
     start = time.process_time()
     data.check_dataset(dataset, config)
@@ -309,7 +309,7 @@ def _measure_crowded(folder: pathlib.Path, side: int = 1024, count: int = 375) -
 
 def _cost(dataset: Any, config: Any) -> tuple[float, float, int]:
     """Seconds, peak MB beyond what is held before, and objects of an augmented example."""
-    settings = {"augmentation": nucleus.augmentation(), "use_mini_mask": True}
+    settings = {"augmentation": nucleus.small_augmentation(), "use_mini_mask": True}
     start = time.process_time()
     data.load_image_gt(dataset, config, 0, rng=np.random.default_rng(0), **settings)
     seconds = time.process_time() - start

@@ -85,7 +85,9 @@ def train(name: str, seed: int, options: argparse.Namespace) -> pathlib.Path:
     dataset = nucleus._prepared(options.dataset, "train")
     began = time.monotonic()
     computed = time.process_time()
-    model.train(dataset, None, config.LEARNING_RATE, 1, "all", augmentation=nucleus.augmentation())
+    model.train(
+        dataset, None, config.LEARNING_RATE, 1, "all", augmentation=nucleus.small_augmentation()
+    )
     figures = {
         "minutes": (time.monotonic() - began) / 60,
         "cpu_minutes": (time.process_time() - computed) / 60,

@@ -350,13 +350,25 @@ def _turned(sample: _Sample, count: int) -> _Sample:
 
 
 def _as_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values as a dtype: whole numbers are rounded and cut at its limits."""
+    """Values as a dtype: whole numbers are rounded and cut at its limits, bools are from .5 on."""
     if values.dtype == dtype:
         return values
+    if dtype.kind == "b":
+        return values >= 0.5
     if dtype.kind in "ui":
         limits = np.iinfo(dtype)
         values = np.clip(np.rint(values), limits.min, limits.max)
     return values.astype(dtype)
+
+
+def _finite(image: np.ndarray) -> np.ndarray:
+    """The values of an image that are numbers; a single 0 where there are none."""
+    if image.dtype.kind != "f":
+        return image
+    values = image[np.isfinite(image)]
+    if not values.size:
+        return np.zeros(1, image.dtype)
+    return values
 
 
 def _pixel_by_pixel(
@@ -423,7 +435,7 @@ class Contrast(_OfOneNumber):
 
     def _change(self, image, rng):
         factor = self._draw(rng)
-        mean = image.mean()
+        mean = _finite(image).mean()
         return _pixel_by_pixel(image, lambda values: mean + (values - mean) * factor)
 
 
@@ -443,8 +455,9 @@ class Gamma(_OfOneNumber):
         darkest = 0.0
         brightest = 255.0
         if image.dtype != np.uint8:
-            darkest = float(image.min())
-            brightest = float(image.max())
+            values = _finite(image)
+            darkest = float(values.min())
+            brightest = float(values.max())
         size = brightest - darkest
         if size == 0:
             return image.copy()

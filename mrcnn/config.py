@@ -663,8 +663,10 @@ class Config:
             old = getattr(self, name)
             new = _parsed(value.strip(), old)
             may_be_none = name in _KINDS and _KINDS[name].fits(None)
-            takes_words = name == "TEST_FLIP" and _KINDS[name].fits(new)
-            if not _fits(new, old) and not (new is None and may_be_none) and not takes_words:
+            if name == "TEST_FLIP":  # its values are of two types
+                if not _KINDS[name].fits(new):
+                    raise ValueError(_problem_of_kind(name, new))
+            elif not _fits(new, old) and not (new is None and may_be_none):
                 raise ValueError(
                     f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
                     f"Received: {_shortened(value)}"
@@ -714,7 +716,7 @@ class Config:
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if not kind.fits(value):
-                yield f"{name} {kind.words}. Received: {_shortened(value)}"
+                yield _problem_of_kind(name, value)
 
     def _problems(self) -> Iterator[str]:
         """Settings that don't fit together."""
@@ -1299,6 +1301,11 @@ class _Kind(NamedTuple):
 
     words: str
     fits: Callable[[Any], bool]
+
+
+def _problem_of_kind(name: str, value: Any) -> str:
+    """What is said of a setting whose value is not of its kind."""
+    return f"{name} {_KINDS[name].words}. Received: {_shortened(value)}"
 
 
 def _count(least: int) -> _Kind:

@@ -1315,6 +1315,9 @@ class Run:
 
     def save(self) -> None:
         """Writes the resume file: weights, optimizer, draws, epoch, step, seed."""
+        if keras.backend.backend() == "jax":
+            # Within an epoch the variables are empty: their values went into the compiled step.
+            self.network.jax_state_sync()
         state = {
             "epoch": self.owner.epoch,
             "step": self.step,
@@ -1519,10 +1522,11 @@ class Run:
 
     def _for_fit(self, stream):
         """A stream as `fit` takes it."""
-        one_device = self.network.distribute_strategy.num_replicas_in_sync == 1
-        if keras.backend.backend() == "tensorflow" and one_device:
-            return stream.dataset([tuple(each.shape) for each in self.network.inputs])
-        return stream.generator()
+        # Other backends have no strategy, and take what Python yields.
+        strategy = getattr(self.network, "distribute_strategy", None)
+        if strategy is None or strategy.num_replicas_in_sync > 1:
+            return stream.generator()
+        return stream.dataset([tuple(each.shape) for each in self.network.inputs])
 
     def _training_stream(self):
         """The batches from the next step on."""

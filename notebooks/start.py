@@ -7,7 +7,9 @@
 
 Weights that were trained here lie in ../logs/notebooks (or $MRCNN_NOTEBOOKS) and are used again.
 The network of the nuclei is that of $MRCNN_NUCLEI_WEIGHTS, or of `make nuclei`, or trained here in
-$MRCNN_NOTEBOOK_STEPS steps; $MRCNN_NOTEBOOK_SET has settings for it, such as "IMAGES_PER_GPU=4".
+$MRCNN_NOTEBOOK_STEPS steps. $MRCNN_NOTEBOOK_SET has settings for all of them, such as
+"BACKBONE_WIDTH=32"; the weights of `make demo` and `make nuclei`, which may not fit these, are then
+left alone.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ if TYPE_CHECKING:
 FOLDER = pathlib.Path(os.environ.get("MRCNN_NOTEBOOKS", ROOT / "logs" / "notebooks"))
 # Steps of the training from scratch: about a minute on two CPU cores.
 STEPS = int(os.environ.get("MRCNN_NOTEBOOK_STEPS", 120))
-# Images of nuclei to detect on, at most.
-NUCLEI_IMAGES = int(os.environ.get("MRCNN_NOTEBOOK_IMAGES", 100))
+# Unseen images to detect on, at most.
+UNSEEN_IMAGES = int(os.environ.get("MRCNN_NOTEBOOK_IMAGES", 100))
 NUCLEI_LOGS = ROOT / "nuclei" / "logs"  # where `make nuclei` trains
 # Of a small network for photographs in COCO's layout.
 COCO_SETTINGS = {
@@ -104,11 +106,15 @@ def _nuclei(where: str | os.PathLike, subset: str, images: int) -> nucleus.Nucle
 
 
 def _nuclei_config(settings: dict[str, Any]) -> Config:
-    """Settings of the small network of the nuclei; those given go before $MRCNN_NOTEBOOK_SET."""
+    """Settings of the small network of the nuclei."""
     kind = nucleus.NucleusSmallConfig
     if settings.get("IMAGES_PER_GPU") == 1:
         kind = nucleus.NucleusSmallInferenceConfig
-    config = kind(**settings)
+    return _overridden(kind(**settings), settings)
+
+
+def _overridden(config: Config, settings: dict[str, Any]) -> Config:
+    """A config with the settings of $MRCNN_NOTEBOOK_SET, before which those given go."""
     texts = os.environ.get("MRCNN_NOTEBOOK_SET", "").split()
     config.override([text for text in texts if text.partition("=")[0] not in settings])
     config.validate()
@@ -130,9 +136,9 @@ def data(
     Returns:
         prepared Dataset, Config.
     """
+    if subset == "val":
+        images = min(images, UNSEEN_IMAGES)
     if _is_nuclei(where):
-        if subset == "val":
-            images = min(images, NUCLEI_IMAGES)
         return _nuclei(where, subset, images), _nuclei_config(settings)
     shapes = _shapes()
     if where == "shapes":
@@ -140,7 +146,7 @@ def data(
         if subset == "val":
             first = commands.HELD_OUT
         config = shapes.ShapesConfig(**{"IMAGES_PER_GPU": 8, **settings})
-        return shapes.ShapesDataset(images, first=first), config
+        return shapes.ShapesDataset(images, first=first), _overridden(config, settings)
     folder = _folder(where)
     years = _years(folder)
     if subset not in years:
@@ -149,7 +155,7 @@ def data(
     dataset.load_coco(folder, subset, years[subset], keep_empty=True)
     dataset.prepare()
     values = {**COCO_SETTINGS, "NUM_CLASSES": dataset.num_classes, **settings}
-    return dataset, shapes.ShapesConfig(**values)
+    return dataset, _overridden(shapes.ShapesConfig(**values), settings)
 
 
 def train(where: str | os.PathLike = "shapes", steps: int = STEPS, epochs: int = 3) -> History:
@@ -162,7 +168,7 @@ def train(where: str | os.PathLike = "shapes", steps: int = STEPS, epochs: int =
     dataset, config = data(where, images=3 * steps * 8, STEPS_PER_EPOCH=max(steps // epochs, 1))
     augmentation = None
     if _is_nuclei(where):
-        augmentation = nucleus.augmentation()
+        augmentation = nucleus.small_augmentation()
     network = modellib.MaskRCNN("training", config, FOLDER)
     history = network.train(
         dataset, None, config.LEARNING_RATE, epochs, "all", augmentation=augmentation
@@ -223,6 +229,8 @@ def model(
 def _newest_weights(where: str | os.PathLike) -> pathlib.Path:
     """The newest weights for that data: of `make demo` or `make nuclei`, or those that `train`
     keeps."""
+    if os.environ.get("MRCNN_NOTEBOOK_SET"):
+        return weights(where)
     if where == "shapes":
         demo = sorted((ROOT / "demo" / "logs").glob("*/mask_rcnn_shapes_*.h5"))
         if demo:

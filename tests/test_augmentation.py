@@ -297,6 +297,19 @@ def test_gamma_of_other_ranges():
     np.testing.assert_array_equal(aug.Gamma(2, 2)(flat, np.zeros((1, 2, 0), bool))[0], flat)
 
 
+def test_values_that_are_no_numbers_and_bits():
+    """NaN stays where it is and changes no other value; bits stay bits, those from .5 on."""
+    image = row(0, 100, 50, np.nan, np.inf, dtype=np.float32)
+    masks = np.zeros((1, 5, 0), bool)
+    contrast, _ = aug.Contrast(2, 2)(image, masks)
+    np.testing.assert_array_equal(contrast.ravel(), [-50, 150, 50, np.nan, np.inf])
+    gamma, _ = aug.Gamma(2, 2)(image, masks)
+    np.testing.assert_array_equal(gamma.ravel(), [0, 100, 25, np.nan, np.inf])
+    bits = row(0, 1, 1, 1, 0, dtype=bool)
+    for step in (aug.Noise(0.01, 0.01), aug.Blur(0.4, 0.4), aug.Brightness(0.9, 0.9)):
+        assert step(bits, masks)[0].tolist() == bits.tolist(), step
+
+
 @pytest.mark.parametrize("sigma", [0.5, 1.3, 5.0])
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_blur_is_scipys(sigma, channels):

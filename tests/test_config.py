@@ -504,6 +504,7 @@ def test_numpy_rooms_import_without_keras():
         ("LEARNING_RATE=None", "LEARNING_RATE takes a value of type float"),
         ("MEAN_PIXEL=[[1],[1,2]]", r"MEAN_PIXEL is an array of numbers. Received: \[\[1\]"),
         ("MEAN_PIXEL=" + "[" * 5000, "MEAN_PIXEL has numbers"),
+        ("TEST_FLIP=x", "TEST_FLIP is False, True, both or turns. Received: 'x'"),
         ("IMAGES_PER_GPU=True", "IMAGES_PER_GPU takes a value of type int"),
         ("USE_MASK=0", "type bool"),
         ("SEED=1.5", "SEED is None or a whole number"),

@@ -15,10 +15,10 @@ OF_SHAPES = ("train_shapes", "demo", "inspect_data", "inspect_model", "inspect_w
 NAMES = (*OF_SHAPES, "nuclei")
 
 
-# Of the network of the nuclei: a step takes a tenth of what it does otherwise, a detection half.
-NUCLEI_SETTINGS = (
+# A step takes a tenth of what it does otherwise, a detection half.
+SETTINGS = (
     "IMAGES_PER_GPU=2 IMAGE_MIN_DIM=128 IMAGE_MAX_DIM=128 POST_NMS_ROIS_INFERENCE=100"
-    " DETECTION_MAX_INSTANCES=50"
+    " DETECTION_MAX_INSTANCES=50 MASK_HEAD_CONVS=2 BACKBONE_WIDTH=16"
 )
 
 
@@ -36,7 +36,7 @@ def weights(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("MRCNN_NOTEBOOK_STEPS", "9")
     patch.setenv("MRCNN_NOTEBOOK_IMAGES", "12")
-    patch.setenv("MRCNN_NOTEBOOK_SET", NUCLEI_SETTINGS)
+    patch.setenv("MRCNN_NOTEBOOK_SET", SETTINGS)
     patch.setenv("MRCNN_NOTEBOOKS", str(tmp_path_factory.mktemp("notebooks")))
     patch.delenv("MRCNN_NUCLEI_WEIGHTS", raising=False)
     patch.setenv(

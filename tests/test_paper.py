@@ -474,6 +474,7 @@ class PaperToy(ToyConfig):
 C4 = {
     "BODY": "c4",
     "BACKBONE": "resnet18",
+    "BACKBONE_WIDTH": 16,
     "BACKBONE_STRIDES": [16],
     "RPN_ANCHOR_SCALES": [(8, 16, 32, 48, 64)],
     "MASK_SHAPE": [14, 14],

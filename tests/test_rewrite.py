@@ -180,7 +180,7 @@ def test_batch_norm_of_the_batch_is_not_folded(tmp_path):
     from mrcnn import model as modellib
 
     model = modellib.MaskRCNN(
-        "inference", small_config(BACKBONE="resnet18", TRAIN_BN=True), tmp_path
+        "inference", small_config(BACKBONE="resnet18", BACKBONE_WIDTH=16, TRAIN_BN=True), tmp_path
     )
     folded = rewrite.fold_batch_norm(model.keras_model.sub_models["boxes"])
     assert not any(layer.norm for layer in folded.layers if isinstance(layer, rewrite.FoldedConv))
@@ -203,7 +203,9 @@ def test_masks_of_the_detected_class_alone(settings, tmp_path):
     from mrcnn import model as modellib
 
     model = modellib.MaskRCNN(
-        "inference", small_config(BACKBONE="resnet18", MASK_HEAD_CHANNELS=16, **settings), tmp_path
+        "inference",
+        small_config(BACKBONE="resnet18", BACKBONE_WIDTH=16, MASK_HEAD_CHANNELS=16, **settings),
+        tmp_path,
     )
     rng = np.random.default_rng(0)
     maps = [rng.normal(size=(2, side, side, 256)).astype("float32") for side in (32, 16, 8, 4)]
@@ -356,6 +358,7 @@ def test_body_c4_of_odd_pooled_size_at_stride_2(tmp_path):
 
     settings = dict(
         BACKBONE="resnet18",
+        BACKBONE_WIDTH=16,
         BODY="c4",
         C4_HEAD_STRIDE=2,
         BACKBONE_STRIDES=[16],

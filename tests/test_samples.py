@@ -659,7 +659,8 @@ def test_nucleus_dataset(nucleus, tmp_path):
         dataset.load_mask(0)
 
 
-def test_nucleus_augmentation(nucleus, tmp_path):
+@pytest.mark.parametrize("name", ["augmentation", "small_augmentation"])
+def test_nucleus_augmentation(name, nucleus, tmp_path):
     """Flips and turns move image and masks alike; the same seed gives the same picture; draws
     differ."""
     from mrcnn import data
@@ -669,7 +670,7 @@ def test_nucleus_augmentation(nucleus, tmp_path):
     dataset.load_nucleus(tmp_path, "stage1_train")
     dataset.prepare()
     image, (masks, _) = dataset.load_image(0), dataset.load_mask(0)
-    augmentation, seen = nucleus.augmentation(), set()
+    augmentation, seen = getattr(nucleus, name)(), set()
     for seed in range(12):
         new_image, new_masks = data.apply_augmentation(
             augmentation, image, masks, np.random.default_rng(seed)

@@ -1048,6 +1048,7 @@ def test_learns_from_photographs(tmp_path):
     config = Config(
         NAME="photos",
         BACKBONE="resnet18",
+        BACKBONE_WIDTH=32,
         NUM_CLASSES=dataset.num_classes,
         IMAGES_PER_GPU=2,
         IMAGE_MIN_DIM=96,
@@ -1065,7 +1066,6 @@ def test_learns_from_photographs(tmp_path):
         OPTIMIZER="adam",
         LEARNING_RATE=1e-3,
         STEPS_PER_EPOCH=60,
-        RESUME_SECONDS=600,  # writing 100 MB takes as long as several steps
         DETECTION_MIN_CONFIDENCE=0.1,
     )
     losses = _StepLosses()
