@@ -833,7 +833,8 @@ def _import(format):
             modules.append(importlib.import_module(module))
         except ImportError as error:
             raise ImportError(
-                f"export() to {format} needs {package}: pip install {package} ({error})"
+                f"export() to {format} needs {package}: pip install {package}, or"
+                f' "mask-rcnn-keras3[{format}]" ({error})'
             ) from error
     return modules
 

@@ -2,6 +2,9 @@
 files say, refusals. The other runtimes are in test_runtimes.py."""
 
 import json
+import os
+import pathlib
+import subprocess
 import types
 
 import numpy as np
@@ -42,8 +45,9 @@ FLOATS = dict(
         FLOATS,
         {"IMAGE_RESIZE_MODE": "none"},
         {"IMAGE_CHANNEL_COUNT": 1, "MEAN_PIXEL": np.array([100.0])},
+        {"IMAGE_CHANNEL_COUNT": 6, "MEAN_PIXEL": np.arange(6.0)},
     ],
-    ids=["square", "min_scale", "pad64", "shorter", "floats", "none", "gray"],
+    ids=["square", "min_scale", "pad64", "shorter", "floats", "none", "gray", "bands"],
 )
 def test_molding_in_the_graph(settings, wide):
     """Of free and of fixed sizes; float64 gives numpy's pixels, float32 within 1 of 255."""
@@ -584,3 +588,19 @@ def test_command(toy_detector, tmp_path, monkeypatch, capsys):
     assert asked["size"] == [64, 96] and asked["class_names"] == NAMES
     assert asked["batch"] == 2 and asked["paste"] and asked["precision"] == "float32"
     assert capsys.readouterr().out == "m.onnx\n"
+
+
+# ---- The second environment ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing, called", [("test", ["test"]), ("", ["test", "test-runtimes"])])
+def test_what_must_hold_ends_at_the_first_failure(tmp_path, failing, called):
+    """.ci/run: the tests, then those of the runtimes."""
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" != "{failing}" ]\n')
+    make.chmod(0o755)
+    script = pathlib.Path(__file__).resolve().parents[1] / ".ci" / "run"
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([script], env=environment)
+    assert (done.returncode == 0) == (not failing)
+    assert (tmp_path / "calls").read_text().split() == called

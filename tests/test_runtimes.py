@@ -1,8 +1,9 @@
 """Exported models in their real runtimes, against `detect`: the same set, scores to 1e-3, boxes to
 1 px, mask IoU .99.
 
-`make test-runtimes` runs these tests, `make test-runtimes ARGS=--slow` the ResNet-50 too. They export here, with the packages of .venv-runtimes behind
-this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
+`make test-runtimes` runs these tests, `make test-runtimes ARGS=--slow` the ResNet-50 too. They
+export here, with the packages of .venv-runtimes behind this environment's own, and detect in
+.venv-runtimes, which has no TensorFlow.
 """
 
 import concurrent.futures
@@ -134,12 +135,14 @@ def pair_up(actual, expected):
     return order
 
 
-def export_all(model, folder, files=FILES, size=None):
+def export_all(model, folder, files=FILES, size=None, **options):
+    """Writes a model in each format, the LiteRT file for images of a size, two at a time."""
     for file in files:
-        fixed = None
+        fixed = {}
         if file.endswith(".tflite"):
-            fixed = size
-        model.export(folder / file, class_names=names_of(model.config), size=fixed)
+            fixed = {"size": size, "batch": 2}
+        names = names_of(model.config)
+        model.export(folder / file, class_names=names, **fixed, **options)
 
 
 def check_files(model, folder, images, files=FILES, size=None):
@@ -150,7 +153,7 @@ def check_files(model, folder, images, files=FILES, size=None):
         jobs[file] = list(images)
         if file.endswith(".tflite"):
             jobs[file] = [name for name, shape in shapes.items() if shape == size]
-            assert jobs[file]
+            assert len(jobs[file]) > 1
     found = detect_elsewhere(folder, images, jobs)
     expected = dict(zip(images, model.detect(list(images.values()))))
     for file, results in found.items():
@@ -168,20 +171,115 @@ def toy_files(toy_detector, tmp_path_factory):
 
 
 def test_toy_in_every_runtime(toy_detector, toy_files, monkeypatch):
-    """Two sizes, a batch of two of one, the largest number of detections, run lengths."""
+    """Two sizes, batches of two, the largest number of detections, run lengths."""
     images = {
         "as molded": picture(128, 128),
+        "as molded too": picture(128, 128, 4),
         "wide": picture(90, 201, 1),
         "wide too": picture(90, 201, 2),
         "large": picture(300, 260, 3),
+        "line": picture(1, 40, 5),
     }
     monkeypatch.setattr(toy_detector.config, "BATCH_SIZE", 2)
     found, expected = check_files(toy_detector, toy_files, images, size=(128, 128))
-    assert len(expected["large"]["scores"]) == toy_detector.config.DETECTION_MAX_INSTANCES
+    most = toy_detector.config.DETECTION_MAX_INSTANCES
+    for name in ("as molded", "large"):
+        assert len(expected[name]["scores"]) == most
     codes = toy_detector.detect([images["wide"]], masks="rle")[0]["masks"]
     areas = [sum(mask_of(code)) for code in codes]
-    of_onnx = [sum(mask_of(code)) for code in found["model.onnx"][1]["rle"]]
+    of_onnx = [sum(mask_of(code)) for code in found["model.onnx"][2]["rle"]]
     np.testing.assert_allclose(sorted(of_onnx), sorted(areas), atol=2)
+
+
+# Loads the files that it is given and says what came of each.
+LOAD = """
+import pathlib, sys
+from mrcnn import runtime
+for path in map(pathlib.Path, sys.argv[1:]):
+    try:
+        runtime.load(path)
+    except ValueError as error:
+        print(path.parent.name, "refused", str(path) in str(error), "\\n" in str(error))
+    else:
+        print(path.parent.name, "loaded")
+"""
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.bin", "model.tflite"])
+def test_files_that_are_cut_are_refused(toy_files, tmp_path, file):
+    """At any place: an error of one line that names the file, not a crash and no results."""
+    content = (toy_files / file).read_bytes()
+    size = len(content)
+    paths = []
+    for cut in (0, 8, 100, size // 3, size * 2 // 3, size - 1000, size - 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / file).write_bytes(content[:cut])
+        paths.append(folder / file)
+        if file == "model.bin":
+            paths[-1] = folder / "model.xml"
+            paths[-1].write_bytes((toy_files / "model.xml").read_bytes())
+    done = subprocess.run(
+        [PYTHON, "-c", LOAD, *paths],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = [f"{path.parent.name} refused True False" for path in paths]
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_devices_that_are_not_here(toy_files, file):
+    with pytest.raises(ValueError, match="device is .*(cpu|CPU).* Received: 'abacus'"):
+        runtime.load(toy_files / file, device="abacus")
+
+
+def test_an_image_of_another_size_names_the_file(toy_files):
+    model = runtime.load(toy_files / "model.tflite", threads=1)
+    with pytest.raises(ValueError, match="model.tflite was exported for images of 128 x 128"):
+        model.detect([picture(128, 128), picture(90, 128)])
+
+
+# `python -m mrcnn.runtime` with the packages of a folder behind, and neither of two.
+NO_TENSORFLOW = """
+import runpy, sys
+for name in ("tensorflow", "keras"):
+    sys.modules[name] = None
+sys.path.append(sys.argv.pop(1))
+runpy.run_module("mrcnn.runtime", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_pictures_and_films_without_tensorflow(toy_detector, toy_files, tmp_path):
+    """The command: painted files, results.json as of `detect`; a broken file is told and skipped."""
+    from mrcnn import media
+
+    pixels = picture(60, 80)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with media.VideoWriter(tmp_path / "film.mp4", rate=5) as film:
+        for seed in range(2):
+            film.write(picture(64, 96, seed))
+    inputs = [tmp_path / name for name in ("photo.png", "broken.png", "film.mp4")]
+    words = [sys.executable, "-c", NO_TENSORFLOW, sys.path[-1], toy_files / "model.onnx", *inputs]
+    done = subprocess.run(
+        [*words, f"--output={tmp_path / 'out'}", "--threads=1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "broken.png" in done.stderr and "3 images, 1 files skipped" in done.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"photo.png", "film.mp4", "results.json", "images.json"}
+    index = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [entry["name"] for entry in index["categories"]] == ["class 1", "class 2"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = sorted(row["score"] for row in rows if row["image_id"] == index["images"][0]["id"])
+    expected = sorted(toy_detector.detect([pixels])[0]["scores"].tolist())
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def mask_of(code):
@@ -252,6 +350,7 @@ def spread(model):
 
 SMALL_HEADS = dict(
     BACKBONE="resnet18",
+    BACKBONE_WIDTH=16,
     IMAGES_PER_GPU=1,
     RPN_CHANNELS=32,
     FPN_CLASSIF_FC_LAYERS_SIZE=64,
@@ -260,7 +359,7 @@ SMALL_HEADS = dict(
 )
 
 
-def test_torchvision_graph_with_keypoints(tmp_path):
+def test_torchvision_graph_with_keypoints_and_pasted_masks(tmp_path):
     """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points."""
     import keras
 
@@ -282,34 +381,40 @@ def test_torchvision_graph_with_keypoints(tmp_path):
     )
     keras.utils.set_random_seed(0)
     model = spread(modellib.MaskRCNN("inference", config, tmp_path))
-    images = {"one": picture(72, 96), "other": picture(150, 110, 1)}
-    export_all(model, tmp_path, ["model.onnx"])
-    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
+    images = {"one": picture(72, 96), "too": picture(72, 96, 2), "other": picture(150, 110, 1)}
+    export_all(model, tmp_path, size=(72, 96), paste=True)
+    _, expected = check_files(model, tmp_path, images, size=(72, 96))
     assert expected["one"]["keypoints"].shape[1:] == (4, 3)
 
 
 def test_c4_without_masks_of_one_channel(tmp_path):
-    """One image without detections, one with; gray of two and of three dimensions."""
+    """One image without detections beside one with them; gray of two and of three dimensions."""
     import keras
 
     config = PaperC4Config(
         **SMALL_HEADS,
-        NUM_CLASSES=3,
+        NUM_CLASSES=2,
         IMAGE_MIN_DIM=64,
         IMAGE_MAX_DIM=128,
         IMAGE_RESIZE_MODE="pad64",
         IMAGE_CHANNEL_COUNT=1,
         MEAN_PIXEL=np.array([100.0]),
         RPN_ANCHOR_SCALES=[(8, 16, 32)],
+        DETECTION_MIN_CONFIDENCE=0.0,
         USE_MASK=False,
     )
     keras.utils.set_random_seed(0)
-    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
-    images = {"one": picture(64, 100)[..., :1], "gray": picture(90, 70, 1)[..., 0]}
-    export_all(model, tmp_path, ["model.onnx"])
-    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
-    assert expected["gray"]["masks"] is None and len(expected["gray"]["scores"])
-    assert not len(expected["one"]["scores"])
+    model = modellib.MaskRCNN("inference", config, tmp_path)
+    images = {
+        "none": picture(64, 100)[..., :1],
+        "some": np.full((64, 100), 128, np.uint8),
+        "other size": np.full((90, 70), 120, np.uint8),
+    }
+    export_all(model, tmp_path, size=(64, 100))
+    _, expected = check_files(model, tmp_path, images, size=(64, 100))
+    counts = {name: len(result["scores"]) for name, result in expected.items()}
+    assert counts["none"] == 0 < min(counts["some"], counts["other size"])
+    assert expected["some"]["masks"] is None
 
 
 # ---- docs/deploying.md ---------------------------------------------------------------------------
@@ -429,7 +534,7 @@ def server(toy_files):
         f"--port={port}",
         "--limit=100000",
     ]
-    words += ["--wait=0.05", "--threads=1"]
+    words += ["--wait=0.05", "--threads=1", "--pixels=1000000"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -457,7 +562,7 @@ def ask(address, body=None):
 
 
 def test_server(server, toy_detector):
-    """32 clients at once, among them one with a broken image and one with too much."""
+    """32 clients at once, among them one with a broken image and two with too much."""
     pictures = [picture(60, 80, i) for i in range(4)]
     bodies = []
     for pixels in pictures:
@@ -467,12 +572,16 @@ def test_server(server, toy_detector):
     sent = [bodies[i % 4] for i in range(32)]
     sent[5] = bodies[0][: len(bodies[0]) // 2]
     sent[9] = bytes(200_000)
+    black = io.BytesIO()
+    Image.new("L", (2000, 1000)).save(black, "png")  # a small file
+    sent[13] = black.getvalue()
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda body: ask(f"{server}/detect", body), sent))
     statuses = [status for status, _ in answers]
-    assert statuses == [{5: 400, 9: 413}.get(i, 200) for i in range(32)]
+    assert statuses == [{5: 400, 9: 413, 13: 413}.get(i, 200) for i in range(32)]
     assert "can't be read as an image" in answers[5][1]["error"]
     assert "at most 100000 bytes" in answers[9][1]["error"]
+    assert "at most 1000000 pixels. Received: 2000 x 1000" in answers[13][1]["error"]
     expected = toy_detector.detect(pictures)
     for i, (status, answer) in enumerate(answers):
         if status == 200:
