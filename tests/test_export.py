@@ -197,6 +197,21 @@ def test_results_are_those_of_detect():
     assert len(exact["rois"]) == 2 and exact["rois"].dtype == np.float32
 
 
+def test_nothing_detected_is_nothing():
+    """A graph has at least one row, of class 0; a result has none."""
+
+    class Nothing(Backend):
+        def run(self, images):
+            return {name: value[:, 2:] for name, value in super().run(images).items()}
+
+    model = runtime.Model(Nothing(), "model.onnx")
+    image = np.zeros((20, 30, 3), np.uint8)
+    result = model.detect([image])[0]
+    assert result["rois"].shape == (0, 4) and result["masks"].shape == (20, 30, 0)
+    assert result["rois"].dtype == np.int32 and result["class_ids"].dtype == np.int32
+    assert model.detect([image], masks="rle")[0]["masks"] == []
+
+
 def test_a_fixed_batch_is_filled():
     backend = Backend()
     backend.shape = (4, 20, 30, 3)

@@ -7,6 +7,7 @@ export here, with the packages of .venv-runtimes behind this environment's own, 
 """
 
 import concurrent.futures
+import inspect
 import io
 import json
 import os
@@ -18,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -288,25 +290,15 @@ def mask_of(code):
     return decompressed(code["counts"])[1::2]
 
 
-def test_onnx_has_standard_operators_alone(toy_detector, tmp_path, monkeypatch):
-    """And suppression is ONNX's own: no loop. Nothing detected is nothing, not a row of zeros."""
+def test_onnx_has_standard_operators_alone(toy_files):
+    """And suppression is ONNX's own: no loop."""
     import onnx
 
-    config = toy_detector.config
-    layer = toy_detector.keras_model.get_layer("mrcnn_detection")
-    monkeypatch.setattr(config, "DETECTION_MIN_CONFIDENCE", 0.99)
-    monkeypatch.setattr(layer, "min_confidence", 0.99)
-    toy_detector.export(tmp_path / "none.onnx", class_names=names_of(config))
-    network = onnx.load(tmp_path / "none.onnx")
+    network = onnx.load(toy_files / "model.onnx")
     onnx.checker.check_model(network, full_check=True)
     operators = {node.op_type for node in network.graph.node}
     assert "NonMaxSuppression" in operators and "Loop" not in operators
     assert {opset.domain for opset in network.opset_import} <= {"", "ai.onnx.ml"}
-    images = {"one": picture(128, 128), "other": picture(90, 201)}
-    found = detect_elsewhere(tmp_path, images, {"none.onnx": list(images)})
-    for result, image in zip(found["none.onnx"], images.values()):
-        assert result["rois"].shape == (0, 4) and result["rle"] == []
-        assert result["masks"].shape == (*image.shape[:2], 0)
 
 
 @pytest.mark.slow  # writing the ONNX file takes more than 8 GB
@@ -425,6 +417,21 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.S | re.M)
 
 
+def indented():
+    """The page's commands that are not run as they stand: of the server."""
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def test_packages_of_the_page_are_those_of_the_tests():
+    pinned = (ROOT / "requirements" / "runtimes.txt").read_text().splitlines()
+    names = {line.split("==")[0] for line in pinned if "==" in line}
+    (line,) = (line for line in indented() if line.startswith("pip install"))
+    assert set(line.split("#")[0].split()[2:]) <= names
+    (line,) = (line for line in indented() if line.startswith("curl"))
+    assert line == "curl --data-binary @photo.jpg http://localhost:8000/detect"
+
+
 @pytest.fixture
 def small(monkeypatch, tmp_path):
     """A folder to work in, COCO's weights of a toy, photographs."""
@@ -485,6 +492,21 @@ def test_every_command_of_the_page(small, monkeypatch):
     assert len(known["names"]) == len(known["result"]["scores"])
 
 
+def test_the_example_of_the_page_exports(small, monkeypatch):
+    """Up to the writing, which the commands do."""
+    (small / "coco.h5").rename(small / "mask_rcnn_coco.h5")
+    signature = inspect.signature(modellib.MaskRCNN.export)
+    asked = []
+    monkeypatch.setattr(modellib.MaskRCNN, "export", lambda *args, **kw: asked.append((args, kw)))
+    (example,) = [block for block in blocks("python") if "class_names=" in block]
+    config = Config(NAME="coco", NUM_CLASSES=81)
+    names = types.SimpleNamespace(class_names=names_of(config))
+    exec(example, {"config": config, "dataset": names, "modellib": modellib})
+    ((args, keywords),) = asked
+    given = signature.bind(*args, **keywords).arguments
+    assert given["path"] == "model.onnx" and len(given["class_names"]) == 81
+
+
 def test_a_file_of_another_program_is_refused(tmp_path):
     """One that a runtime reads, without metadata; and one that none can read."""
     from onnx import TensorProto, helper, save_model
@@ -497,6 +519,7 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     save_model(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="a.onnx: expected a file of mrcnn.export"):
         runtime.load(tmp_path / "a.onnx")
+    (tmp_path / "b.bin").write_bytes(b"")
     for name in ("b.onnx", "b.xml", "b.tflite"):
         (tmp_path / name).write_bytes(b"this is no model")
         with pytest.raises(ValueError, match=name):
@@ -524,17 +547,11 @@ def server(toy_files):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = ROOT / "samples" / "serve.py"
-    words = [
-        PYTHON,
-        "-c",
-        FOUR_PACKAGES,
-        script,
-        toy_files / "model.onnx",
-        f"--port={port}",
-        "--limit=100000",
-    ]
-    words += ["--wait=0.05", "--threads=1", "--pixels=1000000"]
+    (line,) = (line for line in indented() if "serve.py" in line)
+    python, script, file, _ = shlex.split(line)
+    assert python == "python" and file.endswith(".onnx")
+    words = [PYTHON, "-c", FOUR_PACKAGES, ROOT / script, toy_files / "model.onnx", f"--port={port}"]
+    words += ["--limit=100000", "--wait=0.05", "--threads=1", "--pixels=1000000"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
