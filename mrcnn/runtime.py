@@ -204,6 +204,7 @@ class _OpenVino:
         self.metadata = None
         if network.has_rt_info([METADATA_KEY]):
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
+        read_metadata(self.metadata, path)  # before what a file of others may lack
         shape = network.inputs[0].partial_shape
         self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
         self.compiled = core.compile_model(network, device.upper(), settings)
@@ -223,6 +224,9 @@ class _LiteRt:
             raise LoadError(f"device is cpu for a LiteRT file. Received: {device!r}")
         content = pathlib.Path(path).read_bytes()
         self.metadata = _metadata_of_litert(content)
+        read_metadata(self.metadata, path)
+        # Its own choice is one thread; the other runtimes take every core.
+        threads = threads or os.cpu_count()
         self.interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
         self.runner = self.interpreter.get_signature_runner()
         details = self.runner.get_input_details()[INPUT]
@@ -251,6 +255,7 @@ class _SavedModel:
         self.metadata = None
         if asset.exists():
             self.metadata = asset.read_text(encoding="utf-8")
+        read_metadata(self.metadata, path)
         self.device = self._device(runtime, device)
         self.runtime = runtime
         self.loaded = runtime.saved_model.load(str(folder))

@@ -446,6 +446,16 @@ def test_a_device_that_is_known_but_absent_is_no_cpu():
         runtime._SavedModel._device(tensorflow, "gpu")
 
 
+@pytest.mark.heavy
+def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
+    """A SavedModel without signatures, with the file that says what it is missing."""
+    import tensorflow as tf
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="other: expected a file of mrcnn.export"):
+        runtime.load(tmp_path / "other")
+
+
 # ---- Refusals of export --------------------------------------------------------------------------
 
 

@@ -519,6 +519,13 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     save_model(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="a.onnx: expected a file of mrcnn.export"):
         runtime.load(tmp_path / "a.onnx")
+    import tensorflow as tf
+
+    double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec((1,))])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()])
+    (tmp_path / "a.tflite").write_bytes(converter.convert())
+    with pytest.raises(ValueError, match="a.tflite: expected a file of mrcnn.export"):
+        runtime.load(tmp_path / "a.tflite")
     (tmp_path / "b.bin").write_bytes(b"")
     for name in ("b.onnx", "b.xml", "b.tflite"):
         (tmp_path / name).write_bytes(b"this is no model")
