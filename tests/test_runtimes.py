@@ -46,9 +46,12 @@ pytestmark = [
 FILES = ("model.onnx", "model.xml", "model.tflite")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _packages():
-    """What writes the files, behind this environment's own packages."""
+    """What writes the files, behind this environment's own packages.
+
+    Not of the module: two workers share the tests that have no fixture of the module.
+    """
     assert PYTHON.exists(), "make test-runtimes makes .venv-runtimes"
     (folder,) = (PYTHON.parents[1] / "lib").glob("python*/site-packages")
     sys.path.append(str(folder))
