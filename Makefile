@@ -39,7 +39,7 @@ test:
 test-runtimes:
 	@tools/venv.sh test
 	@tools/runtimes.sh
-	MRCNN_RUNTIMES=1 .venv/bin/python -m pytest tests/test_runtimes.py $(ARGS)
+	MRCNN_RUNTIMES=1 $(PYTEST) tests/test_runtimes.py $(ARGS)
 
 parity:
 	@tools/venv.sh test

@@ -193,7 +193,7 @@ def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) 
 
 
 def _add_export_options(made: argparse.ArgumentParser) -> None:
-    """Adds the options of export: --file, --size, --precision."""
+    """Adds the options of export: --file, --size, --precision, --batch, --paste."""
     made.add_argument(
         "--file",
         metavar="PATH",
@@ -211,6 +211,15 @@ def _add_export_options(made: argparse.ArgumentParser) -> None:
         "--precision",
         default="float32",
         help="export: float32, float16 or int8, where the format has it (default: %(default)s)",
+    )
+    made.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="export: images at a time (default: any number; of LiteRT 1)",
+    )
+    made.add_argument(
+        "--paste", action="store_true", help="export: masks of the whole image, not of the boxes"
     )
 
 
@@ -595,10 +604,11 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
     Args:
         model: `MaskRCNN` in inference mode.
         class_names: names by class id; classes that it lacks are called by their number.
-        args: of `parse`: file, size, precision.
+        args: of `parse`: file, size, precision, batch, paste.
     """
     names = _all_names(class_names, model.config.NUM_CLASSES)
-    path = model.export(args.file, class_names=names, size=args.size, precision=args.precision)
+    options = {name: getattr(args, name) for name in ("size", "batch", "precision", "paste")}
+    path = model.export(args.file, class_names=names, **options)
     print(path)
     return path
 

@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -110,6 +110,28 @@ def as_array(image: Any, where: str) -> np.ndarray:
             "a row of an image; for one image: detect([image])"
         )
     return array
+
+
+def check_items(items: Any, load: Callable | None) -> None:
+    """ValueError for what `detect_many` can't take one image after the other from."""
+    if load is None or isinstance(items, (str, os.PathLike)):
+        check_is_list(items, "detect_many")
+    elif not isinstance(items, Iterable):
+        raise ValueError(
+            f"detect_many() takes an iterable and what loads an image of it. "
+            f"Received: {files.short(items)} ({type(items).__name__})"
+        )
+
+
+def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, str]:
+    """Image number `number` of `detect_many` as an array, and what errors are to call it."""
+    image = item
+    where = f"image {number}"
+    if load is not None:
+        if isinstance(item, (str, os.PathLike)):
+            where = f"image {number} ({os.fspath(item)})"
+        image = load(item)
+    return as_array(image, where), where
 
 
 # ---- Image meta and molding ----------------------------------------------------------------------

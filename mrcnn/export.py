@@ -9,7 +9,8 @@ of these images. Resizing, the mean, image meta and anchors are inside. Its outp
     boxes      [B, N, (y1, x1, y2, x2)] float32, pixels, not rounded
     class_ids  [B, N] int32, 0 in the rows that hold no detection
     scores     [B, N] float32
-    masks      [B, N, h, w] float32, probabilities inside the box (with USE_MASK)
+    masks      [B, N, h, w] float32, probabilities inside the box (with USE_MASK); with paste=True
+               [B, N, H, W] uint8, 1 where the object is in the image
     keypoints  [B, N, h, w, K] float32, logits inside the box (with USE_KEYPOINTS)
     windows    [B, (y1, x1, y2, x2)] float32, the image in the molded one (with USE_KEYPOINTS)
 
@@ -25,6 +26,7 @@ import copy
 import importlib
 import json
 import logging
+import operator
 import os
 import pathlib
 import shutil
@@ -37,7 +39,7 @@ import numpy as np
 from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
 from mrcnn.config import Config, setting_names
 from mrcnn.files import atomic
-from mrcnn.runtime import ASSET, FORMATS, METADATA_KEY, format_of
+from mrcnn.runtime import AROUND, ASSET, FORMATS, METADATA_KEY, SUFFIXES, format_of
 
 if TYPE_CHECKING:
     from mrcnn.model import MaskRCNN
@@ -382,10 +384,12 @@ class Graph:
         model: a `MaskRCNN` in inference mode.
         format: one of `runtime.FORMATS`. A SavedModel has TensorFlow's own kernels, the others
             operations that every runtime has; of a LiteRT file all sizes are fixed.
+        paste: masks of the whole image.
     """
 
-    def __init__(self, model: MaskRCNN, format: str):
+    def __init__(self, model: MaskRCNN, format: str, paste: bool = False):
         fused = format == "saved_model"
+        self.paste = paste
         self.config = copy.copy(model.config)
         self.free_rows = format != "litert"
         self.molder = Molder(self.config, wide=format in ("saved_model", "onnx"))
@@ -422,7 +426,10 @@ class Graph:
             "scores": detections[..., 5],
         }
         if "masks" in self.heads:
-            outputs["masks"] = self.heads["masks"]([boxes, metas, *maps, class_ids])
+            soft = self.heads["masks"]([boxes, metas, *maps, class_ids])
+            if self.paste:
+                soft = _pasted(soft, outputs["boxes"], images, config.MASK_PASTE)
+            outputs["masks"] = soft
         if "keypoints" in self.heads:
             outputs["keypoints"] = self.heads["keypoints"]([boxes, metas, *maps])
             outputs["windows"] = windows
@@ -452,14 +459,97 @@ def _boxes_in_pixels(boxes, images, molded, windows, config):
     return denorm_boxes_graph(boxes, tf.shape(images)[1:3], frame, whole=False)
 
 
+def _pasted(soft, boxes, images, paste):
+    """`masks.placed` as a part of the graph: masks of the whole image [B, N, H, W] uint8.
+
+    Args:
+        soft: [B, N, h, w] probabilities.
+        boxes: [B, N, 4] pixels, not rounded; zeros have no mask.
+        paste: MASK_PASTE.
+    """
+    import tensorflow as tf
+
+    if paste == "padded":
+        soft, places = _padded(soft, boxes)
+    else:
+        places = tf.round(boxes)
+        # The zeros outside darken the rim, but not of a mask that is foreground everywhere: of
+        # four times as much a quarter, in a corner, is enough.
+        lowest = tf.reduce_min(soft, axis=(2, 3), keepdims=True)
+        soft = tf.where(lowest >= 0.5, tf.fill(tf.shape(soft), 4.0), soft)
+    height, width = soft.shape[2:]
+    sides = tf.shape(images)
+    rows = _reading_weights(places[..., 0], places[..., 2], height, sides[1])
+    columns = _reading_weights(places[..., 1], places[..., 3], width, sides[2])
+    values = tf.matmul(tf.matmul(rows, soft), columns, transpose_b=True)
+    return tf.cast(values >= 0.5, tf.uint8)
+
+
+def _padded(soft, boxes):
+    """`masks.pad_masks` of tensors: masks [B, N, h + 2, w + 2] and whole boxes [B, N, 4]."""
+    import tensorflow as tf
+
+    sides = np.array(soft.shape[2:], np.float32)
+    middle = tf.tile(0.5 * (boxes[..., :2] + boxes[..., 2:]), [1, 1, 2])
+    corners = middle + (boxes - middle) * np.tile((sides + 2) / sides, 2)
+    corners = tf.cast(tf.cast(corners, tf.int32), tf.float32)  # towards 0, as there
+    first = corners[..., :2]
+    last = tf.maximum(corners[..., 2:], first) + 1
+    return tf.pad(soft, [[0, 0], [0, 0], [1, 1], [1, 1]]), tf.concat([first, last], axis=-1)
+
+
+def _reading_weights(start, stop, count, side):
+    """[B, N, side, count]: how much each pixel has of each of `count` samples of start..stop.
+
+    Bilinear, zeros outside; a pixel outside of start..stop has nothing.
+
+    Args:
+        start, stop: [B, N] whole float32, the box's edges along the axis.
+    """
+    import tensorflow as tf
+
+    pixels = tf.cast(tf.range(side), tf.float32)
+    start = start[..., None]
+    stop = stop[..., None]
+    inside = tf.cast((pixels >= start) & (pixels < stop), tf.float32)
+    position = (pixels - start + 0.5) * (count / tf.maximum(stop - start, 1.0)) - 0.5
+    distance = tf.abs(position[..., None] - tf.constant(np.arange(count), tf.float32))
+    return tf.maximum(1.0 - distance, 0.0) * inside[..., None]
+
+
 def _rebuilt(network, config):
     """The network of a config with the weights of another one."""
     from mrcnn import model as modellib
 
     with _float32():
         rebuilt = modellib.inference_graph(config)
-    rebuilt.set_weights(network.get_weights())
+    try:
+        rebuilt.set_weights(network.get_weights())
+    except ValueError as error:
+        raise ValueError(f"{CHANGED}. Received: {error}") from error
+    pairs = zip(_layers_of_values(rebuilt), _layers_of_values(network))
+    for asked, built in pairs:
+        _check_values(built, {name: getattr(asked, name) for name in asked._value_names})
     return rebuilt
+
+
+CHANGED = "The config has changed since the network was built; make a MaskRCNN of the changed one"
+
+
+def _layers_of_values(network):
+    from mrcnn.model import ValuesLayer
+
+    return [layer for layer in network.layers if isinstance(layer, ValuesLayer)]
+
+
+def _check_values(layer, asked):
+    """ValueError for a layer whose values are others than those that the config tells now."""
+    for name, value in asked.items():
+        built = getattr(layer, name)
+        if name != "fused" and built != value:
+            raise ValueError(
+                f"{CHANGED}. Received: {name} = {value!r}, and {layer.name} has {built!r}"
+            )
 
 
 @contextlib.contextmanager
@@ -546,25 +636,38 @@ def export(
     size: Sequence[int] | None = None,
     batch: int | None = None,
     precision: str = "float32",
+    paste: bool = False,
 ) -> str:
     """Writes a model as a file of another runtime, see `MaskRCNN.export`."""
     model.check_mode("inference", "export")
     format = _checked_format(path, format)
+    path = pathlib.Path(path)
+    _check_place(path, format)
     fixed = _checked_size(size, format, model.config)
     if format == "litert" and batch is None:
         batch = 1
-    if batch is not None and (not isinstance(batch, int) or batch < 1):
+    if batch is not None and _whole(batch) < 1:
         raise ValueError(f"batch is a whole number from 1, or None. Received: {batch!r}")
     _check_precision(format, precision)
     _check_config(model.config, fixed)
+    if paste and not model.config.USE_MASK:
+        raise ValueError("paste is for the masks of a model. Received: True and USE_MASK = False")
     _check_unchanged(model.keras_model, model.config)
     modules = _import(format)
-    text = json.dumps(_metadata(model, class_names))
-    graph = Graph(model, format)
+    metadata = _metadata(model, class_names)
+    graph = Graph(model, format, paste)
     function = graph.function(fixed, batch)
-    path = pathlib.Path(path)
     logger.info("Writing %s as %s", path, format)
-    WRITERS[format](path, graph, function, text, precision, *modules)
+    WRITERS[format](
+        path, graph, function, json.dumps(metadata, default=_plain), precision, *modules
+    )
+    for name, meaning in metadata["around"].items():
+        logger.warning(
+            "%s: %s (%s). mrcnn.runtime does so; another program that runs the file has to",
+            path,
+            meaning,
+            name,
+        )
     return str(path)
 
 
@@ -572,6 +675,14 @@ def _checked_format(path, format):
     """The format asked for, or that the path's name tells."""
     told = format_of(path)
     if format is None:
+        suffix = pathlib.Path(path).suffix
+        if suffix[1:2].isalpha() and suffix.lower() not in SUFFIXES:
+            # Of a typing error there would be a folder with that name.
+            raise ValueError(
+                "A path ends in .onnx, .xml (OpenVINO) or .tflite (LiteRT), or is a folder for a"
+                f" SavedModel; with such a name give format='saved_model'. Received:"
+                f" {os.fspath(path)!r}"
+            )
         return told
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}. Received: {format!r}")
@@ -594,11 +705,37 @@ def _checked_size(size, format, config):
                 f" Received: none, and IMAGE_RESIZE_MODE {config.IMAGE_RESIZE_MODE!r} has none"
             )
         return (config.IMAGE_MAX_DIM, config.IMAGE_MAX_DIM)
-    sides = tuple(size)
-    if len(sides) != 2 or any(not isinstance(side, int) or side < 1 for side in sides):
+    sides: tuple[int, ...] = ()
+    if not isinstance(size, str) and np.ndim(size) == 1:
+        sides = tuple(_whole(side) for side in size)
+    if len(sides) != 2 or min(sides) < 1:
         raise ValueError(f"size is (height, width) in pixels. Received: {size!r}")
     data.check_sides(sides, config, "size")
     return sides
+
+
+def _whole(value: Any) -> int:
+    """A whole number, numpy's too; 0 for what is none."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        return 0
+
+
+def _check_place(path, format):
+    """ValueError where a file, or a folder with something else in it, lies in the way."""
+    if format != "saved_model":
+        if path.is_dir():
+            raise ValueError(f"{path} is a folder. Received: it as the file of format {format!r}")
+        return
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"A SavedModel is a folder. Received: {path}, which is a file")
+    version = path / "1"
+    if version.exists() and not (version / "saved_model.pb").is_file():
+        raise ValueError(
+            f"{path}: its folder 1 is no SavedModel, which an export would replace; another path"
+            " leaves it as it is"
+        )
 
 
 # Numbers that weights are stored in, by format: what the runtime has a tool for.
@@ -619,14 +756,32 @@ def _check_precision(format, precision):
         )
 
 
-# What `detect` does before or after the network and no graph does: the only value with which both
-# give the same. Of settings that a config lacks it is taken as given.
+# What `detect` does beyond the network and neither a graph nor `mrcnn.runtime` does: the only value
+# with which all give the same.
 OUTSIDE: dict[str, tuple[Any, str]] = {
     "TEST_SCALES": ((), "An exported graph looks at an image once"),
     "TEST_FLIP": (False, "An exported graph looks at an image once"),
-    "IMAGE_PERCENTILES": ((), "An exported graph takes an image's values as they are"),
-    "DETECTION_MASK_OVERLAP": (1, "An exported graph doesn't compare the masks of an image"),
 }
+# Values with which there is nothing to do around the graph, see `runtime.AROUND`.
+NOTHING_AROUND: dict[str, Any] = {
+    "IMAGE_PERCENTILES": (),
+    "IMAGE_GAMMA": 1,
+    "DETECTION_MASK_OVERLAP": 1,
+}
+
+
+def _around(config):
+    """{name: meaning} of the settings for which something is done around the graph."""
+    needed = {}
+    for name, meaning in AROUND.items():
+        value = getattr(config, name)
+        if isinstance(NOTHING_AROUND[name], tuple):
+            value = tuple(value)
+        if name == "DETECTION_MASK_OVERLAP" and not config.USE_MASK:
+            continue
+        if value != NOTHING_AROUND[name]:
+            needed[name] = meaning
+    return needed
 
 
 def _check_config(config, size):
@@ -667,13 +822,7 @@ def _check_unchanged(network, config):
     }
     for name, values in asked.items():
         layer = network.get_layer(name)
-        for key, value in {**layer.values_of(config), **values}.items():
-            built = getattr(layer, key)
-            if key != "fused" and built != value:
-                raise ValueError(
-                    f"{key} of layer {name} was built as {built!r}, and the config has changed"
-                    f" since. Received: {value!r}; make a MaskRCNN of the changed config"
-                )
+        _check_values(layer, {**layer.values_of(config), **values})
 
 
 def _import(format):
@@ -684,7 +833,8 @@ def _import(format):
             modules.append(importlib.import_module(module))
         except ImportError as error:
             raise ImportError(
-                f"export() to {format} needs {package}: pip install {package} ({error})"
+                f"export() to {format} needs {package}: pip install {package}, or"
+                f' "mask-rcnn-keras3[{format}]" ({error})'
             ) from error
     return modules
 
@@ -694,17 +844,17 @@ def _metadata(model, class_names):
     from mrcnn import training
 
     count = model.config.NUM_CLASSES
-    names = [str(name) for name in class_names or ()]
+    names = []
+    if class_names is not None and not isinstance(class_names, str):
+        names = [str(name) for name in class_names]
     if len(names) != count:
         raise ValueError(
             f"class_names has a name for each of the {count} classes, background first, such as a"
-            f" dataset's class_names. Received: {len(names)}"
+            f" dataset's class_names. Received: {len(names)} ({class_names!r:.60})"
         )
     settings = {}
     for name in sorted(setting_names()):
         value = getattr(model.config, name)
-        if isinstance(value, np.ndarray):
-            value = value.tolist()
         if not callable(value):
             settings[name] = value
     return {
@@ -715,7 +865,15 @@ def _metadata(model, class_names):
             "file": model.weights_file,
             "fingerprint": training.fingerprint(model.keras_model),
         },
+        "around": _around(model.config),
     }
+
+
+def _plain(value: Any) -> Any:
+    """What json has for a value of numpy's, or another that it does not know."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return str(value)
 
 
 @contextlib.contextmanager
@@ -749,21 +907,34 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
 
 
 @contextlib.contextmanager
-def _without_copies() -> Iterator[None]:
-    """tf2onnx copies the graph, weights included, before each of 36 steps, to undo one that fails.
-
-    Where this variable is set it does not, whatever its value, and takes half as long. A step that
-    fails is then an error.
-    """
-    name = "TF2ONNX_CATCH_ERRORS"
+def _variable(name: str, value: str) -> Iterator[None]:
+    """A variable of the environment has a value inside."""
     before = os.environ.get(name)
-    os.environ[name] = "FALSE"
+    os.environ[name] = value
     try:
         yield
     finally:
         del os.environ[name]
         if before is not None:
             os.environ[name] = before
+
+
+def _without_copies() -> contextlib.AbstractContextManager:
+    """tf2onnx copies the graph, weights included, before each of 36 steps, to undo one that fails.
+
+    Where this variable is set it does not, whatever its value, and takes half as long. A step that
+    fails is then an error.
+    """
+    return _variable("TF2ONNX_CATCH_ERRORS", "FALSE")
+
+
+def _without_telemetry() -> contextlib.AbstractContextManager:
+    """OpenVINO's converter reports its use to its makers, by copies (fork) of this process.
+
+    It asks nobody before, and leaves it where it is told to run in a build of continuous
+    integration.
+    """
+    return _variable("CI", "true")
 
 
 @contextlib.contextmanager
@@ -781,7 +952,8 @@ def _quiet(name: str) -> Iterator[None]:
 def _write_openvino(path, graph, function, text, precision, openvino):
     with _folder_beside(path) as folder:
         _save(folder / "saved", graph, function)
-        network = openvino.convert_model(folder / "saved")
+        with _without_telemetry():
+            network = openvino.convert_model(folder / "saved")
         network.set_rt_info(text, [METADATA_KEY])
         file = folder / path.name
         openvino.save_model(network, file, compress_to_fp16=False)

@@ -7,7 +7,6 @@ head runs on rows that hold a detection only, a group at a time.
 
 import collections
 import concurrent.futures
-import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -19,14 +18,13 @@ from keras import layers as KL, ops
 from mrcnn import (
     boxes as box_math,
     data,
-    files,
     keypoints,
     masks as mask_math,
     ops as kernels,
     rewrite,
 )
 from mrcnn.config import Config
-from mrcnn.data import as_array, images_in
+from mrcnn.data import as_array, check_items, images_in, loaded
 from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
     FORMS as MASK_FORMS,
     Masks,
@@ -43,28 +41,6 @@ KEPT_GRAPHS = 16
 
 
 # ---- Molding and unmolding -----------------------------------------------------------------------
-
-
-def check_items(items: Any, load: Callable | None) -> None:
-    """ValueError for what `detect_many` can't take one image after the other from."""
-    if load is None or isinstance(items, (str, os.PathLike)):
-        data.check_is_list(items, "detect_many")
-    elif not isinstance(items, Iterable):
-        raise ValueError(
-            f"detect_many() takes an iterable and what loads an image of it. "
-            f"Received: {files.short(items)} ({type(items).__name__})"
-        )
-
-
-def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, str]:
-    """Image number `number` of `detect_many` as an array, and what errors are to call it."""
-    image = item
-    where = f"image {number}"
-    if load is not None:
-        if isinstance(item, (str, os.PathLike)):
-            where = f"image {number} ({os.fspath(item)})"
-        image = load(item)
-    return as_array(image, where), where
 
 
 class Molded(NamedTuple):

@@ -2952,6 +2952,7 @@ class MaskRCNN:
         size: Sequence[int] | None = None,
         batch: int | None = None,
         precision: str = "float32",
+        paste: bool = False,
     ) -> str:
         """Writes the model as a file of another runtime; see `mrcnn.export` for what is in it.
 
@@ -2966,6 +2967,8 @@ class MaskRCNN:
                 None is the side of the molded image then.
             batch: images at a time; None for any number, of a LiteRT file for 1.
             precision: what weights are stored in: "float32"; "float16" or "int8" (LiteRT).
+            paste: masks of the whole image, which take its memory once for each detection; without
+                it probabilities inside the boxes, which `mrcnn.runtime` pastes.
 
         Returns:
             the path.
@@ -2984,6 +2987,7 @@ class MaskRCNN:
             size=size,
             batch=batch,
             precision=precision,
+            paste=paste,
         )
 
     @kernels.outside_graphs()

@@ -15,6 +15,8 @@ Needed are numpy and the one package that runs the file: onnxruntime, openvino o
 from __future__ import annotations
 
 import argparse
+import collections
+import concurrent.futures
 import importlib
 import json
 import os
@@ -43,6 +45,13 @@ PACKAGES = {
     "openvino": ("openvino", "openvino"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
 }
+# What `detect` does before the graph (to the image) or after it (to the result), by the settings
+# that ask for it: `Model` does so too, any other program has to. A file lists those that it needs.
+AROUND = {
+    "IMAGE_PERCENTILES": "the contrast of an image is stretched before it comes to the graph",
+    "IMAGE_GAMMA": "what is stretched so is raised to a power",
+    "DETECTION_MASK_OVERLAP": "detections that others of their class cover are left out",
+}
 
 
 # ---- What a file says ----------------------------------------------------------------------------
@@ -57,12 +66,14 @@ class Metadata(NamedTuple):
         version: of this package, that wrote the file.
         weights: {"file": path that was loaded, or None; "fingerprint": another one for other
             weights}.
+        around: {name of a setting: what it asks for outside of the graph}, see `AROUND`.
     """
 
     class_names: list[str]
     settings: dict[str, Any]
     version: str
     weights: dict[str, Any]
+    around: dict[str, str]
 
     def config(self) -> Config:
         """The settings as a `Config`; functions, such as a BACKBONE of one's own, are not in it."""
@@ -75,23 +86,54 @@ class Metadata(NamedTuple):
         return config
 
 
+class LoadError(ValueError):
+    """A file, a device or a number of threads that a runtime does not take; says which."""
+
+
 def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
     """The metadata that a file's json tells.
 
     Raises:
-        ValueError: no such json: another program's file, or one that was converted further.
+        LoadError: no such json: another program's file, or one that was converted further; or one
+            of a newer version, that asks for what this one does not know.
     """
     expected = (
         f"{path}: expected a file of mrcnn.export, whose metadata has class names, settings,"
         f" version and weights under {METADATA_KEY!r}."
     )
     if not text:
-        raise ValueError(f"{expected} Received: a file without them")
+        raise LoadError(f"{expected} Received: a file without them")
     try:
         found = json.loads(text)
-        return Metadata(**{name: found[name] for name in Metadata._fields})
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
+        metadata = Metadata(**{"around": {}, **{name: found[name] for name in _REQUIRED}})
+        metadata = metadata._replace(around=dict(found.get("around", {})))
+        _check_metadata(metadata)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
+    unknown = sorted(set(metadata.around) - set(AROUND))
+    if unknown:
+        raise LoadError(
+            f"{path}: mrcnn {metadata.version} wrote it, and it needs what this version does not do"
+            f" around the graph: {', '.join(unknown)}. Known: {', '.join(AROUND)}"
+        )
+    return metadata
+
+
+# What metadata must have; files of 0.4.0 lack the rest.
+_REQUIRED = ("class_names", "settings", "version", "weights")
+
+
+def _check_metadata(metadata: Metadata) -> None:
+    """ValueError or TypeError for entries of another kind, or that contradict each other."""
+    for name, kind in (("class_names", list), ("settings", dict), ("weights", dict)):
+        value = getattr(metadata, name)
+        if not isinstance(value, kind):
+            raise TypeError(f"{name} is a {kind.__name__}, not {value!r}"[:80])
+    names = len(metadata.class_names)
+    count = metadata.settings["NUM_CLASSES"]
+    if names != count:
+        raise ValueError(f"{names} class names of {count} classes")
+    metadata.config()
 
 
 def format_of(path: str | os.PathLike) -> str:
@@ -114,6 +156,13 @@ class _Onnx:
             options.inter_op_num_threads = 1
         providers = self._providers(runtime, device)
         self.session = runtime.InferenceSession(str(path), options, providers=providers)
+        chosen = self.session.get_providers()
+        if providers[0] not in chosen:
+            # onnxruntime takes the CPU then, and says so in its log alone.
+            raise LoadError(
+                f"device {device!r} is known to this onnxruntime and can't be used here, as its log"
+                f" says. Received: {', '.join(chosen)}"
+            )
         meta = self.session.get_modelmeta().custom_metadata_map
         self.metadata = meta.get(METADATA_KEY)
         self.names = [output.name for output in self.session.get_outputs()]
@@ -128,7 +177,7 @@ class _Onnx:
         }
         name = {"gpu": "cuda"}.get(device.lower(), device.lower())
         if name not in available:
-            raise ValueError(
+            raise LoadError(
                 f"device is one of {', '.join(sorted(available))} in this onnxruntime."
                 f" Received: {device!r}"
             )
@@ -143,10 +192,10 @@ class _OpenVino:
 
     def __init__(self, runtime, path, threads, device):
         core = runtime.Core()
-        if device.upper() not in [name.split(".")[0] for name in core.available_devices]:
-            raise ValueError(
-                f"device is one of {', '.join(core.available_devices)} in this OpenVINO."
-                f" Received: {device!r}"
+        known = core.available_devices
+        if device.upper() not in [*known, *(name.split(".")[0] for name in known)]:
+            raise LoadError(
+                f"device is one of {', '.join(known)} in this OpenVINO. Received: {device!r}"
             )
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
@@ -155,6 +204,7 @@ class _OpenVino:
         self.metadata = None
         if network.has_rt_info([METADATA_KEY]):
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
+        read_metadata(self.metadata, path)  # before what a file of others may lack
         shape = network.inputs[0].partial_shape
         self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
         self.compiled = core.compile_model(network, device.upper(), settings)
@@ -171,9 +221,12 @@ class _LiteRt:
 
     def __init__(self, runtime, path, threads, device):
         if device.lower() != "cpu":
-            raise ValueError(f"device is cpu for a LiteRT file. Received: {device!r}")
+            raise LoadError(f"device is cpu for a LiteRT file. Received: {device!r}")
         content = pathlib.Path(path).read_bytes()
         self.metadata = _metadata_of_litert(content)
+        read_metadata(self.metadata, path)
+        # Its own choice is one thread; the other runtimes take every core.
+        threads = threads or os.cpu_count()
         self.interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
         self.runner = self.interpreter.get_signature_runner()
         details = self.runner.get_input_details()[INPUT]
@@ -193,7 +246,7 @@ class _SavedModel:
             try:
                 runtime.config.threading.set_intra_op_parallelism_threads(threads)
             except RuntimeError as error:
-                raise ValueError(
+                raise LoadError(
                     f"threads can be set before TensorFlow computes anything. Received: {threads},"
                     f" afterwards: {error}"
                 ) from error
@@ -202,12 +255,25 @@ class _SavedModel:
         self.metadata = None
         if asset.exists():
             self.metadata = asset.read_text(encoding="utf-8")
-        self.device = device.upper()
+        read_metadata(self.metadata, path)
+        self.device = self._device(runtime, device)
         self.runtime = runtime
         self.loaded = runtime.saved_model.load(str(folder))
         self.function = self.loaded.signatures["serving_default"]
         shape = self.function.structured_input_signature[1][INPUT].shape
         self.shape = [_side(side) for side in shape]
+
+    @staticmethod
+    def _device(runtime, device):
+        """TensorFlow's name of a device; it would take the CPU for one that is missing."""
+        known = [
+            entry.name.removeprefix("/device:") for entry in runtime.config.list_logical_devices()
+        ]
+        if device.upper() not in [*known, *(name.split(":")[0] for name in known)]:
+            raise LoadError(
+                f"device is one of {', '.join(known)} in this TensorFlow. Received: {device!r}"
+            )
+        return device.upper()
 
     def run(self, images):
         with self.runtime.device(self.device):
@@ -289,6 +355,11 @@ class Model:
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {len(self.class_names)} classes)"
 
+    @property
+    def _at_once(self) -> int:
+        """How many images run together."""
+        return self.shape[0] or max(1, int(self.config.BATCH_SIZE))
+
     def detect(self, images: Sequence[np.ndarray], masks: str = "dense") -> list[dict]:
         """What `MaskRCNN.detect` gives; images of one size run together, BATCH_SIZE at a time.
 
@@ -311,7 +382,7 @@ class Model:
         for i, array in enumerate(arrays):
             groups.setdefault(array.shape, []).append(i)
         results: list[dict] = [{}] * len(arrays)
-        step = self.config.BATCH_SIZE
+        step = self._at_once
         for members in groups.values():
             for start in range(0, len(members), step):
                 chunk = members[start : start + step]
@@ -325,25 +396,66 @@ class Model:
     ) -> Iterator[dict]:
         """`detect` of any number of images, one result after the other.
 
+        Neighbours of one size run together, BATCH_SIZE at a time.
+
         Args:
             items: images, or what `load` makes an image of, such as paths.
             load: f(item) -> image.
             masks: as in `detect`.
+
+        Raises:
+            ValueError: at once for what is no list; later for an image that the model does not
+                take, after the results of those before it.
         """
-        for item in items:
-            image = item
-            if load is not None:
-                image = load(item)
-            yield self.detect([image], masks)[0]
+        mask_math.check_form(masks)
+        data.check_items(items, load)
+        return self._detect_each(items, load, masks)
+
+    def _detect_each(self, items, load, masks):
+        """The results of `detect_many`; the next images are read and prepared meanwhile."""
+        step = self._at_once
+        numbered = enumerate(items)
+        waiting: collections.deque = collections.deque()
+
+        def prepare(number, item):
+            image, where = data.loaded(number, item, load)
+            return self._as_input(image, where)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            while True:
+                while len(waiting) < 2 * step:
+                    entry = next(numbered, None)
+                    if entry is None:
+                        break
+                    waiting.append(pool.submit(prepare, *entry))
+                if not waiting:
+                    return
+                chunk = _of_one_size(waiting, step)
+                outputs = self.run(np.stack(chunk))
+                for row, array in enumerate(chunk):
+                    yield self._result(outputs, row, array.shape, masks)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of the graph, by the names that `mrcnn.export` describes.
 
         Args:
             images: [B, H, W, C] uint8. Of a file with a fixed batch the last one may be smaller.
+
+        Raises:
+            ValueError: another shape or dtype.
         """
+        images = np.asarray(images)
         count = len(images)
         batch = self.shape[0]
+        expected = (self.shape[1], self.shape[2], self.config.IMAGE_CHANNEL_COUNT)
+        fits = images.ndim == 4 and images.size and count <= (batch or count)
+        if fits:
+            fits = all(side in (None, n) for side, n in zip(expected, images.shape[1:]))
+        if not fits or images.dtype != np.uint8:
+            raise ValueError(
+                f"{self.path} takes uint8 [B, H, W, C] of {(batch, *expected)}, None for any."
+                f" Received: {images.dtype} of shape {images.shape}"
+            )
         if batch and count < batch:
             images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
         outputs = self._backend.run(images)
@@ -353,13 +465,12 @@ class Model:
         """An image as the graph takes it, [H, W, C] uint8."""
         array = data.as_network_input(image, self.config, where)
         data.check_sides(array.shape, self.config, where)
-        if array.dtype.kind in "bui" and array.size and 0 <= array.min() and array.max() <= 255:
-            array = array.astype(np.uint8, copy=False)
-        if array.dtype != np.uint8:
+        if not _are_bytes(array):
             raise ValueError(
                 "An exported model takes images of uint8, or whole numbers of 0..255. Received:"
                 f" {where} of dtype {array.dtype}; np.round(image).astype('uint8')"
             )
+        array = array.astype(np.uint8, copy=False)
         fixed = self.shape[1:3]
         if not array.size or any(side and side != n for side, n in zip(fixed, array.shape)):
             raise ValueError(
@@ -381,15 +492,57 @@ class Model:
             "scores": outputs["scores"][row][found],
             "masks": None,
         }
-        if "masks" in outputs:
-            soft = outputs["masks"][row][found]
-            paste = self.config.MASK_PASTE
-            result["masks"] = mask_math.placed(soft, boxes, exact, image_shape, paste, form)
         if "keypoints" in outputs:
             maps = outputs["keypoints"][row][found]
             window = outputs["windows"][row].astype(np.float64)
             result["keypoints"] = _keypoints(maps, exact, window, image_shape)
+        if "masks" in outputs:
+            soft = outputs["masks"][row][found]
+            return self._with_masks(result, self._placed(soft, boxes, exact, image_shape), form)
         return result
+
+    def _placed(self, soft, boxes, exact, image_shape):
+        """The `masks.Masks` of a mask head's output, or of masks that the graph has pasted."""
+        if soft.dtype == np.uint8:
+            whole = np.tile([0, 0, *image_shape[:2]], (len(soft), 1))
+            return mask_math.Masks(soft, whole, image_shape)
+        return mask_math.placed(soft, boxes, exact, image_shape, self.config.MASK_PASTE, "lazy")
+
+    def _with_masks(self, result, lazy, form):
+        """The result with its masks, without what DETECTION_MASK_OVERLAP leaves out."""
+        limit = self.config.DETECTION_MASK_OVERLAP
+        if limit < 1:
+            remain = lazy.uncovered(result["class_ids"], limit)
+            lazy = lazy.only(remain)
+            for name, values in result.items():
+                if values is not None:
+                    result[name] = values[remain]
+        result["masks"] = mask_math.in_form(lazy, form)
+        return result
+
+
+def _are_bytes(array: np.ndarray) -> bool:
+    """Whether values of any dtype are whole numbers of 0..255, so that uint8 holds them."""
+    if array.dtype.kind in "bu" and array.dtype.itemsize == 1:
+        return True
+    if not array.size or not (array.min() >= 0 and array.max() <= 255):  # False with NaN
+        return False
+    return array.dtype.kind != "f" or np.array_equal(array, np.rint(array))
+
+
+def _of_one_size(waiting: collections.deque, most: int) -> list[np.ndarray]:
+    """Takes the next prepared images of one size, at most so many.
+
+    Raises:
+        ValueError: the first of them has failed; one behind others waits for its turn.
+    """
+    chunk = [waiting.popleft().result()]
+    while waiting and len(chunk) < most:
+        following = waiting[0]
+        if following.exception() or following.result().shape != chunk[0].shape:
+            break
+        chunk.append(waiting.popleft().result())
+    return chunk
 
 
 def _keypoints(maps, boxes, window, image_shape):
@@ -422,21 +575,20 @@ def load(
     Raises:
         FileNotFoundError: no such file.
         ImportError: the package that runs it is not installed; it is named.
-        ValueError: an unknown format or device, or a file that `mrcnn.export` did not write.
+        ValueError: an unknown format or device, a file that `mrcnn.export` did not write, or one
+            that is damaged.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"load() takes the path of an exported model. Received: {path!r}")
     if format is None:
         format = format_of(path)
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}. Received: {format!r}")
     if threads is not None and (not isinstance(threads, int) or threads < 1):
         raise ValueError(f"threads is a whole number from 1, or None. Received: {threads!r}")
-    if not os.path.exists(path):
-        raise FileNotFoundError(f"No file {path}")
-    if format == "saved_model" and not os.path.isdir(path):
-        raise ValueError(
-            "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel."
-            f" Received: {path}"
-        )
+    if not isinstance(device, str):
+        raise ValueError(f"device is a name such as 'cpu'. Received: {device!r}")
+    _check_files(pathlib.Path(path), format)
     module, package = PACKAGES[format]
     try:
         runtime = importlib.import_module(module)
@@ -444,11 +596,30 @@ def load(
         raise ImportError(f"{path} is run by {package}: pip install {package} ({error})") from error
     try:
         backend = RUNTIMES[format](runtime, path, threads, device)
-    except (ValueError, ImportError):
+    except (LoadError, ImportError):
         raise
     except Exception as error:  # each runtime has errors of its own
-        raise ValueError(f"{path}: {package} can't load it: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise LoadError(f"{path}: {package} can't load it: {reason}") from error
     return Model(backend, path)
+
+
+def _check_files(path: pathlib.Path, format: str) -> None:
+    """FileNotFoundError or ValueError where what a format needs is not there."""
+    if not path.exists():
+        raise FileNotFoundError(f"No file {path}")
+    if (format == "saved_model") != path.is_dir():
+        raise LoadError(
+            "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel."
+            f" Received: {path}"
+        )
+    if format == "saved_model" and not (_saved_model_in(path) / "saved_model.pb").is_file():
+        raise LoadError(
+            f"{path}: expected saved_model.pb in it, or in its folder 1. Received: none"
+        )
+    weights = path.with_suffix(".bin")
+    if format == "openvino" and not weights.is_file():
+        raise FileNotFoundError(f"No file {weights}, which has the weights of {path}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import boxes as box_math, inference, keypoints
+from mrcnn import boxes as box_math, data, inference, keypoints
 
 
 class Turn(NamedTuple):
@@ -138,13 +138,13 @@ def detect_many(
     model: Any, items: Iterable, load: Callable | None = None, masks: str = "dense"
 ) -> Iterator[dict]:
     """`MaskRCNN.detect_many` with those views, one image after the other."""
-    inference.check_items(items, load)
+    data.check_items(items, load)
     return _detect_each(model.detector, items, load, masks)
 
 
 def _detect_each(detector, items, load, masks):
     for number, item in enumerate(items):
-        image, where = inference.loaded(number, item, load)
+        image, where = data.loaded(number, item, load)
         yield _detect_one(detector, image, where, masks)
 
 

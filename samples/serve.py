@@ -5,7 +5,7 @@
     curl --data-binary @photo.jpg http://localhost:8000/detect
 
 Requests that come together run together: images of one size as one batch. An image that can't be
-read is answered 400, a body that is too large 413, and nothing else suffers from either.
+read is answered 400, a body or an image that is too large 413; nothing else suffers from either.
 """
 
 import argparse
@@ -89,21 +89,41 @@ async def body_of(request: Request, limit: int) -> bytes | None:
     return b"".join(parts)
 
 
-def read(body: bytes):
-    """The image [H, W, 3] of a file's bytes, of whatever kind `utils.read_image` reads."""
+class TooLarge(ValueError):
+    """An image of more pixels than the server takes."""
+
+
+def size_of(path: str) -> tuple[int, int]:
+    """(height, width) that an image file claims to have; zeros if it can't be read."""
+    try:
+        return utils.image_sizes(path)[0]
+    except Exception:  # `utils.read_image` says what is wrong with it
+        return 0, 0
+
+
+def read(body: bytes, pixels: int):
+    """The image [H, W, 3] of a file's bytes, of whatever kind `utils.read_image` reads.
+
+    A small file may hold a huge image: its size is looked at before it is decoded.
+    """
     handle, path = tempfile.mkstemp(prefix="image")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(body)
+        height, width = size_of(path)
+        if height * width > pixels:
+            raise TooLarge(f"An image has at most {pixels} pixels. Received: {width} x {height}")
         return utils.read_image(path)
+    except TooLarge:
+        raise
     except (ValueError, OSError) as error:
         raise ValueError(str(error).replace(path, "the body")) from error
     finally:
         os.remove(path)
 
 
-def application(model: runtime.Model, most: int, wait: float, limit: int) -> Starlette:
-    """The server; most, wait: see `Batcher`; limit: bytes of a body."""
+def application(model: runtime.Model, most: int, wait: float, limit: int, pixels: int) -> Starlette:
+    """The server; most, wait: see `Batcher`; limit: bytes of a body; pixels: of an image."""
     batcher = Batcher(model, most, wait)
     categories = [{"id": i, "name": name} for i, name in enumerate(model.class_names) if i]
 
@@ -112,8 +132,10 @@ def application(model: runtime.Model, most: int, wait: float, limit: int) -> Sta
         if body is None:
             return JSONResponse({"error": f"A body has at most {limit} bytes"}, 413)
         try:
-            image = await asyncio.to_thread(read, body)
+            image = await asyncio.to_thread(read, body, pixels)
             result = await batcher.detect(image)
+        except TooLarge as error:
+            return JSONResponse({"error": str(error)}, 413)
         except (ValueError, OSError) as error:
             return JSONResponse({"error": str(error)}, 400)
         height, width = image.shape[:2]
@@ -146,9 +168,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=4, help="images at a time")
     parser.add_argument("--wait", type=float, default=0.005, help="seconds for others to come")
     parser.add_argument("--limit", type=int, default=20_000_000, help="bytes of a body")
+    parser.add_argument("--pixels", type=int, default=25_000_000, help="pixels of an image")
     args = parser.parse_args(arguments)
     model = runtime.load(args.model, args.threads, args.device)
-    served = application(model, args.batch, args.wait, args.limit)
+    served = application(model, args.batch, args.wait, args.limit, args.pixels)
     uvicorn.run(served, host=args.host, port=args.port, log_level="warning")
 
 

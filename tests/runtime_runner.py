@@ -5,6 +5,7 @@ python runtime_runner.py FOLDER
     written: of image i "i/rois" and so on, "i/rle" as json.
 """
 
+import concurrent.futures
 import importlib.util
 import json
 import pathlib
@@ -37,6 +38,17 @@ def arrays_of(i, result, lazy, code):
     return found
 
 
+def check_threads(model, images, expected):
+    """Four threads detect at once, each on images of its own; each gets its own results."""
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda image: model.detect([image], masks="rle")[0], images * 2))
+    for result, alone in zip(found, expected * 2):
+        np.testing.assert_allclose(result["scores"], alone["scores"], atol=1e-4)
+        np.testing.assert_array_equal(result["class_ids"], alone["class_ids"])
+    many = list(model.detect_many(iter(images), masks="rle"))
+    assert [len(result["scores"]) for result in many] == [len(r["scores"]) for r in expected]
+
+
 def main(folder):
     check_environment()
     folder = pathlib.Path(folder)
@@ -47,6 +59,7 @@ def main(folder):
             model.config.BATCH_SIZE = 2
         chosen = [images[name] for name in names]
         forms = [model.detect(chosen, masks=form) for form in ("dense", "lazy", "rle")]
+        check_threads(model, chosen, forms[2])
         found = {"class_names": model.class_names, "version": model.metadata.version}
         for i, results in enumerate(zip(*forms)):
             found.update(arrays_of(i, *results))

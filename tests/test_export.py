@@ -2,12 +2,15 @@
 files say, refusals. The other runtimes are in test_runtimes.py."""
 
 import json
+import os
+import pathlib
+import subprocess
 import types
 
 import numpy as np
 import pytest
 
-from mrcnn import commands, export, inference, masks, runtime
+from mrcnn import commands, export, inference, masks, runtime, utils
 from mrcnn.config import Config
 
 NAMES = ["BG", "bright", "dark"]
@@ -22,7 +25,7 @@ def squares(height, width, channels=3, seed=0):
 
 # ---- Molding -------------------------------------------------------------------------------------
 
-SIZES = ((128, 192), (90, 201), (300, 260), (64, 64), (477, 333), (160, 128))
+SIZES = ((128, 192), (90, 201), (300, 260), (64, 64), (477, 333), (160, 128), (1, 7), (5, 1))
 FLOATS = dict(
     IMAGE_RESIZE_MODE="shorter",
     FLOAT_RESIZE=True,
@@ -42,8 +45,9 @@ FLOATS = dict(
         FLOATS,
         {"IMAGE_RESIZE_MODE": "none"},
         {"IMAGE_CHANNEL_COUNT": 1, "MEAN_PIXEL": np.array([100.0])},
+        {"IMAGE_CHANNEL_COUNT": 6, "MEAN_PIXEL": np.arange(6.0)},
     ],
-    ids=["square", "min_scale", "pad64", "shorter", "floats", "none", "gray"],
+    ids=["square", "min_scale", "pad64", "shorter", "floats", "none", "gray", "bands"],
 )
 def test_molding_in_the_graph(settings, wide):
     """Of free and of fixed sizes; float64 gives numpy's pixels, float32 within 1 of 255."""
@@ -60,6 +64,8 @@ def test_molding_in_the_graph(settings, wide):
     for size in SIZES:
         if config.IMAGE_RESIZE_MODE == "none" and any(side % 64 for side in size):
             continue
+        if config.IMAGE_RESIZE_MODE == "pad64" and min(size) < 9:
+            continue  # of one pixel a row it makes a picture of 128 times the width
         image = squares(*size, channels)
         expected = inference.mold(image, config, "the image")
         for mold in (free, molder):
@@ -69,6 +75,25 @@ def test_molding_in_the_graph(settings, wide):
             top, left = int(sizes.top), int(sizes.left)
             window = (top, left, top + int(sizes.height), left + int(sizes.width))
             assert window == tuple(int(edge) for edge in expected.window)
+
+
+@pytest.mark.parametrize("paste", ["box", "padded"])
+def test_masks_pasted_in_the_graph(paste):
+    """As `masks.placed`: edges beyond the image, a box of one pixel, one that is all foreground."""
+    import tensorflow as tf
+
+    rng = np.random.default_rng(0)
+    soft = rng.random((6, 28, 28)).astype(np.float32)
+    soft[1] = 0.6
+    boxes = [[2.4, 3.5, 30.5, 41.2], [5, 6, 9, 40], [-8.7, -3, 22, 70], [10, 10, 10.6, 10.6]]
+    boxes = np.float32([*boxes, [0, 0, 40, 60], [12, 7, 39.9, 8.2]])
+    images = np.zeros((1, 40, 60, 3), np.uint8)
+    function = tf.function(lambda *args: export._pasted(*args, paste))
+    actual = function(soft[None], boxes[None], images).numpy()
+    assert actual.dtype == np.uint8 and actual.shape == (1, 6, 40, 60)
+    expected = np.asarray(masks.placed(soft, np.around(boxes), boxes, (40, 60), paste, "lazy"))
+    assert expected[..., 1].sum() == 4 * 34 or paste == "padded"
+    np.testing.assert_array_equal(actual[0].transpose(1, 2, 0).astype(bool), expected)
 
 
 def test_anchors_of_free_sizes():
@@ -123,10 +148,8 @@ def test_saved_model(toy_detector, tmp_path):
 def metadata(**settings):
     config = Config(NUM_CLASSES=3, **settings)
     values = {name: value for name, value in config.to_dict().items() if not callable(value)}
-    lists = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
-    return json.dumps(
-        {"class_names": NAMES, "settings": lists, "version": "0", "weights": {"file": None}}
-    )
+    entries = {"class_names": NAMES, "settings": values, "version": "0", "weights": {"file": None}}
+    return json.dumps({**entries, "around": export._around(config)}, default=export._plain)
 
 
 class Backend:
@@ -138,9 +161,11 @@ class Backend:
     def __init__(self, **settings):
         self.metadata = metadata(**settings)
         self.batches = []
+        self.seen = []
 
     def run(self, images):
         self.batches.append(images.shape)
+        self.seen.append(images)
         boxes = np.float32([[2.2, 3.4, 10.6, 9.6], [4.1, 4.1, 4.3, 9], [0, 0, 0, 0]])
         masks = np.ones((3, 28, 28), np.float32)
         count = len(images)
@@ -172,6 +197,21 @@ def test_results_are_those_of_detect():
     assert len(exact["rois"]) == 2 and exact["rois"].dtype == np.float32
 
 
+def test_nothing_detected_is_nothing():
+    """A graph has at least one row, of class 0; a result has none."""
+
+    class Nothing(Backend):
+        def run(self, images):
+            return {name: value[:, 2:] for name, value in super().run(images).items()}
+
+    model = runtime.Model(Nothing(), "model.onnx")
+    image = np.zeros((20, 30, 3), np.uint8)
+    result = model.detect([image])[0]
+    assert result["rois"].shape == (0, 4) and result["masks"].shape == (20, 30, 0)
+    assert result["rois"].dtype == np.int32 and result["class_ids"].dtype == np.int32
+    assert model.detect([image], masks="rle")[0]["masks"] == []
+
+
 def test_a_fixed_batch_is_filled():
     backend = Backend()
     backend.shape = (4, 20, 30, 3)
@@ -182,24 +222,164 @@ def test_a_fixed_batch_is_filled():
         model.detect([image[:10]])
 
 
+def test_a_fixed_batch_goes_before_the_setting():
+    """samples/serve.py asks for four at a time; of a LiteRT file there is one."""
+    backend = Backend()
+    backend.shape = (1, 20, 30, 3)
+    model = runtime.Model(backend, "model.tflite")
+    model.config.BATCH_SIZE = 4
+    assert len(model.detect([np.zeros((20, 30, 3), np.uint8)] * 3)) == 3
+    assert backend.batches == [(1, 20, 30, 3)] * 3
+
+
+def test_detect_many_in_batches():
+    """Neighbours of one size together; an image that fails says so after those before it."""
+    backend = Backend(IMAGES_PER_GPU=2)
+    model = runtime.Model(backend, "model.onnx")
+    image = np.zeros((20, 30, 3), np.uint8)
+    assert len(list(model.detect_many([image, image, image, image[:10]]))) == 4
+    assert backend.batches == [(2, 20, 30, 3), (1, 20, 30, 3), (1, 10, 30, 3)]
+    assert list(model.detect_many([])) == [] == model.detect([])
+    files = {"a.png": image, "b.png": np.zeros((20, 30, 5), np.uint8)}
+    found = model.detect_many(files, load=files.get, masks="rle")
+    assert len(next(found)["masks"]) == 1
+    with pytest.raises(ValueError, match=r"image 1 \(b.png\) of shape .20, 30, 5"):
+        next(found)
+
+
+@pytest.mark.parametrize(
+    "items, options, part",
+    [
+        ("a.png", {}, "takes a list of images.*Received: the path 'a.png'"),
+        ("a.png", {"load": np.load}, "takes a list of images.*Received: the path 'a.png'"),
+        (np.zeros((20, 30, 3), np.uint8), {}, "Received: one array of shape"),
+        ([], {"masks": "soft"}, "dense, lazy or rle|dense.*lazy.*rle"),
+    ],
+    ids=["path", "path to load", "image", "masks"],
+)
+def test_what_detect_many_refuses_at_once(items, options, part):
+    with pytest.raises(ValueError, match=part):
+        runtime.Model(Backend(), "model.onnx").detect_many(items, **options)
+
+
 @pytest.mark.parametrize(
     "image, part",
     [
         (np.zeros((20, 30, 5), np.uint8), "IMAGE_CHANNEL_COUNT"),
         (np.full((20, 30, 3), 100.5), "image 0 of dtype float64"),
+        (np.zeros((0, 30, 3), np.uint8), "image 0 of shape .0, 30, 3"),
+        (np.zeros(30, np.uint8), "a row of an image"),
         ("photo.jpg", "image 0 is the path"),
+        (None, "image 0 is None"),
     ],
-    ids=["channels", "floats", "path"],
+    ids=["channels", "floats", "empty", "row", "path", "None"],
 )
 def test_images_that_a_runtime_refuses(image, part):
     with pytest.raises(ValueError, match=part):
         runtime.Model(Backend(), "model.onnx").detect([image])
 
 
+@pytest.mark.parametrize(
+    "images, part",
+    [
+        (np.zeros((1, 20, 30, 3), np.float32), "Received: float32 of shape .1, 20, 30, 3"),
+        (np.zeros((20, 30, 3), np.uint8), "Received: uint8 of shape .20, 30, 3"),
+        (np.zeros((1, 20, 30, 4), np.uint8), "Received: uint8 of shape .1, 20, 30, 4"),
+        (np.zeros((3, 20, 30, 3), np.uint8), "uint8 .B, H, W, C. of .2, None, None, 3.*Received"),
+        (np.zeros((0, 20, 30, 3), np.uint8), "Received: uint8 of shape .0, 20, 30, 3"),
+    ],
+    ids=["dtype", "image", "channels", "batch", "none"],
+)
+def test_batches_that_run_refuses(images, part):
+    backend = Backend()
+    backend.shape = (2, None, None, 3)
+    with pytest.raises(ValueError, match=part):
+        runtime.Model(backend, "model.onnx").run(images)
+
+
+# ---- What is done around the graph ---------------------------------------------------------------
+
+
+def test_contrast_is_stretched_before_the_graph():
+    """IMAGE_PERCENTILES and IMAGE_GAMMA by numpy: of 12 bits and of bytes, as `detect` does it."""
+    backend = Backend(IMAGE_PERCENTILES=(1, 99), IMAGE_GAMMA=0.5)
+    model = runtime.Model(backend, "model.onnx")
+    assert sorted(model.metadata.around) == ["IMAGE_GAMMA", "IMAGE_PERCENTILES"]
+    ramp = np.linspace(100, 3000, 600).round().astype(np.uint16).reshape(20, 30)
+    for image in (ramp, np.repeat((ramp // 16).astype(np.uint8)[..., None], 4, axis=2)):
+        model.detect([image])
+        expected = utils.stretched(image[..., :3], (1, 99), 0.5)
+        if image.ndim == 2:
+            expected = np.repeat(utils.stretched(image, (1, 99), 0.5)[..., None], 3, axis=2)
+        np.testing.assert_array_equal(backend.seen[-1][0], expected)
+
+
+@pytest.mark.parametrize("form", ["dense", "lazy", "rle"])
+def test_masks_that_others_cover_are_left_out_after_the_graph(form):
+    """DETECTION_MASK_OVERLAP: of two of a class with the same mask the better one stays."""
+
+    class Twins(Backend):
+        def run(self, images):
+            found = super().run(images)
+            found["boxes"][:, 1] = [2, 3, 11, 9]
+            found["class_ids"][:, 1] = 2
+            return found
+
+    image = np.zeros((20, 30, 3), np.uint8)
+    both = runtime.Model(Twins(), "model.onnx").detect([image], masks=form)[0]
+    model = runtime.Model(Twins(DETECTION_MASK_OVERLAP=0.6), "model.onnx")
+    one = model.detect([image], masks=form)[0]
+    assert list(model.metadata.around) == ["DETECTION_MASK_OVERLAP"]
+    assert len(both["rois"]) == 2 and one["rois"].tolist() == [[2, 3, 11, 10]]
+    np.testing.assert_allclose(one["scores"], [0.9])
+    counts = {"dense": lambda x: x.shape[-1], "lazy": lambda x: x.shape[-1], "rle": len}
+    assert counts[form](one["masks"]) == 1 and counts[form](both["masks"]) == 2
+
+
+def test_masks_that_the_graph_has_pasted():
+    """uint8 masks of the whole image are taken as they are."""
+
+    class Pasted(Backend):
+        def run(self, images):
+            found = super().run(images)
+            found["masks"] = np.zeros((len(images), 3, 20, 30), np.uint8)
+            found["masks"][:, 0, 4:7, 5:9] = 1
+            return found
+
+    expected = np.zeros((20, 30, 1), bool)
+    expected[4:7, 5:9] = True
+    model = runtime.Model(Pasted(), "model.onnx")
+    image = np.zeros((20, 30, 3), np.uint8)
+    np.testing.assert_array_equal(model.detect([image])[0]["masks"], expected)
+    assert model.detect([image], masks="rle")[0]["masks"] == masks.encode(expected)
+
+
+def test_files_that_ask_for_more_are_refused():
+    """Of a newer version: what it does around the graph and this one doesn't know."""
+    found = json.loads(metadata())
+    found["around"] = {"IMAGE_EQUALISED": "its histogram is flat"}
+    with pytest.raises(ValueError, match="x.onnx: mrcnn 0 wrote it, .* IMAGE_EQUALISED. Known: "):
+        runtime.read_metadata(json.dumps(found), "x.onnx")
+    del found["around"]  # as 0.4.0 wrote it
+    assert runtime.read_metadata(json.dumps(found), "x.onnx").around == {}
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("class_names", "BG"), ("class_names", ["BG"]), ("settings", []), ("weights", None)],
+)
+def test_metadata_of_another_kind_is_refused(name, value):
+    found = {**json.loads(metadata()), name: value}
+    with pytest.raises(ValueError, match="x.onnx: expected a file of mrcnn.export.*Received"):
+        runtime.read_metadata(json.dumps(found), "x.onnx")
+
+
 def test_other_ranges_become_bytes():
     """By the rule of `detect`: fractions, bools, gray."""
     model = runtime.Model(Backend(), "model.onnx")
-    for image in (np.ones((20, 30)) * 0.5, np.ones((20, 30, 3), bool), np.full((20, 30, 4), 200)):
+    whole = np.full((20, 30, 3), 200, np.float32)
+    others = (np.ones((20, 30)) * 0.5, np.ones((20, 30, 3), bool), np.full((20, 30, 4), 200))
+    for image in (whole, *others):
         assert len(model.detect([image])[0]["rois"]) == 1
 
 
@@ -218,13 +398,62 @@ def test_what_load_refuses(tmp_path, monkeypatch):
         runtime.load(tmp_path, format="pb")
     with pytest.raises(ValueError, match="threads is a whole number from 1"):
         runtime.load(tmp_path, threads=0)
+    with pytest.raises(ValueError, match="device is a name such as 'cpu'. Received: None"):
+        runtime.load(tmp_path, device=None)
+    with pytest.raises(ValueError, match="takes the path of an exported model. Received: None"):
+        runtime.load(None)
     file = tmp_path / "model.bin"
     file.write_bytes(b"")
     with pytest.raises(ValueError, match="An exported model is an .onnx"):
         runtime.load(file)
+    with pytest.raises(ValueError, match="expected saved_model.pb in it"):
+        runtime.load(tmp_path)
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(ValueError, match="An exported model is an .onnx.*folder.onnx"):
+        runtime.load(tmp_path / "folder.onnx")
+    (tmp_path / "lone.xml").write_text("<net/>")
+    with pytest.raises(FileNotFoundError, match="lone.bin, which has the weights of .*lone.xml"):
+        runtime.load(tmp_path / "lone.xml")
     monkeypatch.setitem(runtime.PACKAGES, "onnx", ("no_such_module", "onnxruntime"))
     with pytest.raises(ImportError, match="model.onnx is run by onnxruntime: pip install onnx"):
         runtime.load(file.rename(tmp_path / "model.onnx"))
+
+
+def test_a_device_that_is_known_but_absent_is_no_cpu():
+    """onnxruntime and TensorFlow would take the CPU instead, without an error."""
+
+    class Session:
+        def __init__(self, path, options, providers):
+            pass
+
+        def get_providers(self):
+            return ["CPUExecutionProvider"]
+
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    module = types.SimpleNamespace(
+        InferenceSession=Session,
+        SessionOptions=types.SimpleNamespace,
+        get_available_providers=lambda: providers,
+    )
+    with pytest.raises(ValueError, match="'gpu' is known to this onnxruntime and can't be used"):
+        runtime._Onnx(module, "model.onnx", None, "gpu")
+    devices = [types.SimpleNamespace(name="/device:CPU:0")]
+    tensorflow = types.SimpleNamespace(
+        config=types.SimpleNamespace(list_logical_devices=lambda: devices)
+    )
+    assert runtime._SavedModel._device(tensorflow, "cpu") == "CPU"
+    with pytest.raises(ValueError, match="device is one of CPU:0 in this TensorFlow. .*'gpu'"):
+        runtime._SavedModel._device(tensorflow, "gpu")
+
+
+@pytest.mark.heavy
+def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
+    """A SavedModel without signatures, with the file that says what it is missing."""
+    import tensorflow as tf
+
+    tf.saved_model.save(tf.Module(), str(tmp_path / "other"))
+    with pytest.raises(ValueError, match="other: expected a file of mrcnn.export"):
+        runtime.load(tmp_path / "other")
 
 
 # ---- Refusals of export --------------------------------------------------------------------------
@@ -243,9 +472,14 @@ def test_what_load_refuses(tmp_path, monkeypatch):
         ),
         ("m.xml", {"precision": "float16"}, "precision of openvino is one of float32. Received"),
         ("m.onnx", {"size": (128,)}, "size is .height, width. in pixels"),
+        ("m.onnx", {"size": 128}, "size is .height, width. in pixels"),
+        ("m.onnx", {"size": (128, 1.5)}, "size is .height, width. in pixels"),
+        ("m.onnx", {"class_names": "BGs"}, "each of the 3 classes, background first"),
+        ("m.onxx", {}, "ends in .onnx, .xml .OpenVINO. or .tflite"),
+        ("m.h5", {}, "ends in .onnx, .xml .OpenVINO. or .tflite"),
         ("m.onnx", {"batch": 0}, "batch is a whole number from 1"),
     ],
-    ids=["names", "format", "suffix", "precision", "openvino", "size", "batch"],
+    ids=lambda value: str(value),
 )
 def test_what_export_refuses(toy_detector, tmp_path, monkeypatch, path, options, part):
     monkeypatch.setitem(export.NEEDS, "onnx", {})
@@ -253,6 +487,35 @@ def test_what_export_refuses(toy_detector, tmp_path, monkeypatch, path, options,
     with pytest.raises(ValueError, match=part):
         toy_detector.export(tmp_path / path, **{"class_names": NAMES, **options})
     assert not list(tmp_path.iterdir())
+
+
+def test_what_lies_in_the_way_of_a_file_stays(toy_detector, tmp_path):
+    """A folder where a file is to be, a file where a folder is to be, somebody's folder 1."""
+    (tmp_path / "m.tflite").mkdir()
+    (tmp_path / "toy").write_text("mine")
+    (tmp_path / "photos" / "1").mkdir(parents=True)
+    (tmp_path / "photos" / "1" / "a.jpg").write_text("mine")
+    for name, part in (
+        ("m.tflite", "m.tflite is a folder"),
+        ("toy", "toy, which is a file"),
+        ("photos", "photos: its folder 1 is no SavedModel"),
+    ):
+        with pytest.raises(ValueError, match=part):
+            toy_detector.export(tmp_path / name, class_names=NAMES)
+    assert (tmp_path / "photos" / "1" / "a.jpg").read_text() == "mine"
+
+
+def test_size_and_batch_of_numpy(toy_detector):
+    size = np.array([96, 128])
+    assert export._checked_size(size, "onnx", toy_detector.config) == (96, 128)
+    assert export._whole(np.int64(2)) == 2 and export._whole("2") == 0
+
+
+def test_settings_of_numpy_are_told(toy_detector):
+    text = json.dumps(
+        {"a": np.float32(0.5), "b": np.arange(2), "c": (np.int64(3),)}, default=export._plain
+    )
+    assert json.loads(text) == {"a": 0.5, "b": [0, 1], "c": [3]}
 
 
 def test_export_names_the_package_that_is_missing(toy_detector, tmp_path, monkeypatch):
@@ -279,8 +542,7 @@ def test_settings_that_no_graph_holds(settings, part):
 @pytest.mark.parametrize(
     "name, value, part",
     [
-        ("IMAGE_PERCENTILES", (1, 99.8), "takes an image's values as they are: IMAGE_PERCENTILES"),
-        ("DETECTION_MASK_OVERLAP", 0.5, "doesn't compare the masks .*DETECTION_MASK_OVERLAP = 1 "),
+        ("TEST_SCALES", (64, 128), "TEST_SCALES = \\(\\) for an export. Received: .64, 128"),
         ("TEST_FLIP", "turns", "TEST_FLIP = False for an export. Received: 'turns'"),
     ],
 )
@@ -300,9 +562,18 @@ def test_settings_changed_after_the_network_was_built(
 ):
     """`detect` keeps to the old ones."""
     monkeypatch.setattr(toy_detector.config, name, value)
-    with pytest.raises(ValueError, match="was built as .* the config has changed.*: 0.4321"):
+    with pytest.raises(ValueError, match="config has changed .*Received: .* = 0.4321, and "):
         toy_detector.export(tmp_path / "toy", class_names=NAMES)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name, value", [("PRE_NMS_LIMIT", 9), ("FPN_CLASSIF_FC_LAYERS_SIZE", 9)])
+def test_a_rebuilt_network_is_the_one_that_detects(toy_detector, monkeypatch, name, value):
+    """Of settings that one layer holds, and of those that the weights' shapes tell."""
+    monkeypatch.setattr(toy_detector.config, name, value)
+    with pytest.raises(ValueError, match="config has changed since the network was built"):
+        export.Graph(toy_detector, "onnx")
 
 
 def test_litert_needs_a_size_where_the_mode_has_none():
@@ -328,7 +599,9 @@ def test_command(toy_detector, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         commands.parse(parser, ["export"])
     assert "export needs --file" in capsys.readouterr().err
-    args = commands.parse(parser, ["export", "--file=m.onnx", "--size", "64", "96"])
+    args = commands.parse(
+        parser, ["export", "--file=m.onnx", "--size", "64", "96", "--batch=2", "--paste"]
+    )
     asked = {}
 
     def fake(path, **options):
@@ -338,4 +611,21 @@ def test_command(toy_detector, tmp_path, monkeypatch, capsys):
     model = types.SimpleNamespace(config=toy_detector.config, export=fake)
     assert commands.export(model, NAMES, args) == "m.onnx"
     assert asked["size"] == [64, 96] and asked["class_names"] == NAMES
+    assert asked["batch"] == 2 and asked["paste"] and asked["precision"] == "float32"
     assert capsys.readouterr().out == "m.onnx\n"
+
+
+# ---- The second environment ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("failing, called", [("test", ["test"]), ("", ["test", "test-runtimes"])])
+def test_what_must_hold_ends_at_the_first_failure(tmp_path, failing, called):
+    """.ci/run: the tests, then those of the runtimes."""
+    make = tmp_path / "make"
+    make.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" != "{failing}" ]\n')
+    make.chmod(0o755)
+    script = pathlib.Path(__file__).resolve().parents[1] / ".ci" / "run"
+    environment = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run([script], env=environment)
+    assert (done.returncode == 0) == (not failing)
+    assert (tmp_path / "calls").read_text().split() == called

@@ -1,11 +1,13 @@
 """Exported models in their real runtimes, against `detect`: the same set, scores to 1e-3, boxes to
 1 px, mask IoU .99.
 
-`make test-runtimes` runs these tests, `make test-runtimes ARGS=--slow` the ResNet-50 too. They export here, with the packages of .venv-runtimes behind
-this environment's own, and detect in .venv-runtimes, which has no TensorFlow.
+`make test-runtimes` runs these tests, `make test-runtimes ARGS=--slow` the ResNet-50 too. They
+export here, with the packages of .venv-runtimes behind this environment's own, and detect in
+.venv-runtimes, which has no TensorFlow.
 """
 
 import concurrent.futures
+import inspect
 import io
 import json
 import os
@@ -17,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 
@@ -43,9 +46,12 @@ pytestmark = [
 FILES = ("model.onnx", "model.xml", "model.tflite")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _packages():
-    """What writes the files, behind this environment's own packages."""
+    """What writes the files, behind this environment's own packages.
+
+    Not of the module: two workers share the tests that have no fixture of the module.
+    """
     assert PYTHON.exists(), "make test-runtimes makes .venv-runtimes"
     (folder,) = (PYTHON.parents[1] / "lib").glob("python*/site-packages")
     sys.path.append(str(folder))
@@ -134,12 +140,14 @@ def pair_up(actual, expected):
     return order
 
 
-def export_all(model, folder, files=FILES, size=None):
+def export_all(model, folder, files=FILES, size=None, **options):
+    """Writes a model in each format, the LiteRT file for images of a size, two at a time."""
     for file in files:
-        fixed = None
+        fixed = {}
         if file.endswith(".tflite"):
-            fixed = size
-        model.export(folder / file, class_names=names_of(model.config), size=fixed)
+            fixed = {"size": size, "batch": 2}
+        names = names_of(model.config)
+        model.export(folder / file, class_names=names, **fixed, **options)
 
 
 def check_files(model, folder, images, files=FILES, size=None):
@@ -150,7 +158,7 @@ def check_files(model, folder, images, files=FILES, size=None):
         jobs[file] = list(images)
         if file.endswith(".tflite"):
             jobs[file] = [name for name, shape in shapes.items() if shape == size]
-            assert jobs[file]
+            assert len(jobs[file]) > 1
     found = detect_elsewhere(folder, images, jobs)
     expected = dict(zip(images, model.detect(list(images.values()))))
     for file, results in found.items():
@@ -168,20 +176,115 @@ def toy_files(toy_detector, tmp_path_factory):
 
 
 def test_toy_in_every_runtime(toy_detector, toy_files, monkeypatch):
-    """Two sizes, a batch of two of one, the largest number of detections, run lengths."""
+    """Two sizes, batches of two, the largest number of detections, run lengths."""
     images = {
         "as molded": picture(128, 128),
+        "as molded too": picture(128, 128, 4),
         "wide": picture(90, 201, 1),
         "wide too": picture(90, 201, 2),
         "large": picture(300, 260, 3),
+        "line": picture(1, 40, 5),
     }
     monkeypatch.setattr(toy_detector.config, "BATCH_SIZE", 2)
     found, expected = check_files(toy_detector, toy_files, images, size=(128, 128))
-    assert len(expected["large"]["scores"]) == toy_detector.config.DETECTION_MAX_INSTANCES
+    most = toy_detector.config.DETECTION_MAX_INSTANCES
+    for name in ("as molded", "large"):
+        assert len(expected[name]["scores"]) == most
     codes = toy_detector.detect([images["wide"]], masks="rle")[0]["masks"]
     areas = [sum(mask_of(code)) for code in codes]
-    of_onnx = [sum(mask_of(code)) for code in found["model.onnx"][1]["rle"]]
+    of_onnx = [sum(mask_of(code)) for code in found["model.onnx"][2]["rle"]]
     np.testing.assert_allclose(sorted(of_onnx), sorted(areas), atol=2)
+
+
+# Loads the files that it is given and says what came of each.
+LOAD = """
+import pathlib, sys
+from mrcnn import runtime
+for path in map(pathlib.Path, sys.argv[1:]):
+    try:
+        runtime.load(path)
+    except ValueError as error:
+        print(path.parent.name, "refused", str(path) in str(error), "\\n" in str(error))
+    else:
+        print(path.parent.name, "loaded")
+"""
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.bin", "model.tflite"])
+def test_files_that_are_cut_are_refused(toy_files, tmp_path, file):
+    """At any place: an error of one line that names the file, not a crash and no results."""
+    content = (toy_files / file).read_bytes()
+    size = len(content)
+    paths = []
+    for cut in (0, 8, 100, size // 3, size * 2 // 3, size - 1000, size - 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / file).write_bytes(content[:cut])
+        paths.append(folder / file)
+        if file == "model.bin":
+            paths[-1] = folder / "model.xml"
+            paths[-1].write_bytes((toy_files / "model.xml").read_bytes())
+    done = subprocess.run(
+        [PYTHON, "-c", LOAD, *paths],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = [f"{path.parent.name} refused True False" for path in paths]
+    assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_devices_that_are_not_here(toy_files, file):
+    with pytest.raises(ValueError, match="device is .*(cpu|CPU).* Received: 'abacus'"):
+        runtime.load(toy_files / file, device="abacus")
+
+
+def test_an_image_of_another_size_names_the_file(toy_files):
+    model = runtime.load(toy_files / "model.tflite", threads=1)
+    with pytest.raises(ValueError, match="model.tflite was exported for images of 128 x 128"):
+        model.detect([picture(128, 128), picture(90, 128)])
+
+
+# `python -m mrcnn.runtime` with the packages of a folder behind, and neither of two.
+NO_TENSORFLOW = """
+import runpy, sys
+for name in ("tensorflow", "keras"):
+    sys.modules[name] = None
+sys.path.append(sys.argv.pop(1))
+runpy.run_module("mrcnn.runtime", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_pictures_and_films_without_tensorflow(toy_detector, toy_files, tmp_path):
+    """The command: painted files, results.json as of `detect`; a broken file is told and skipped."""
+    from mrcnn import media
+
+    pixels = picture(60, 80)
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with media.VideoWriter(tmp_path / "film.mp4", rate=5) as film:
+        for seed in range(2):
+            film.write(picture(64, 96, seed))
+    inputs = [tmp_path / name for name in ("photo.png", "broken.png", "film.mp4")]
+    words = [sys.executable, "-c", NO_TENSORFLOW, sys.path[-1], toy_files / "model.onnx", *inputs]
+    done = subprocess.run(
+        [*words, f"--output={tmp_path / 'out'}", "--threads=1"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "broken.png" in done.stderr and "3 images, 1 files skipped" in done.stdout
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names >= {"photo.png", "film.mp4", "results.json", "images.json"}
+    index = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert [entry["name"] for entry in index["categories"]] == ["class 1", "class 2"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = sorted(row["score"] for row in rows if row["image_id"] == index["images"][0]["id"])
+    expected = sorted(toy_detector.detect([pixels])[0]["scores"].tolist())
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def mask_of(code):
@@ -190,25 +293,15 @@ def mask_of(code):
     return decompressed(code["counts"])[1::2]
 
 
-def test_onnx_has_standard_operators_alone(toy_detector, tmp_path, monkeypatch):
-    """And suppression is ONNX's own: no loop. Nothing detected is nothing, not a row of zeros."""
+def test_onnx_has_standard_operators_alone(toy_files):
+    """And suppression is ONNX's own: no loop."""
     import onnx
 
-    config = toy_detector.config
-    layer = toy_detector.keras_model.get_layer("mrcnn_detection")
-    monkeypatch.setattr(config, "DETECTION_MIN_CONFIDENCE", 0.99)
-    monkeypatch.setattr(layer, "min_confidence", 0.99)
-    toy_detector.export(tmp_path / "none.onnx", class_names=names_of(config))
-    network = onnx.load(tmp_path / "none.onnx")
+    network = onnx.load(toy_files / "model.onnx")
     onnx.checker.check_model(network, full_check=True)
     operators = {node.op_type for node in network.graph.node}
     assert "NonMaxSuppression" in operators and "Loop" not in operators
     assert {opset.domain for opset in network.opset_import} <= {"", "ai.onnx.ml"}
-    images = {"one": picture(128, 128), "other": picture(90, 201)}
-    found = detect_elsewhere(tmp_path, images, {"none.onnx": list(images)})
-    for result, image in zip(found["none.onnx"], images.values()):
-        assert result["rois"].shape == (0, 4) and result["rle"] == []
-        assert result["masks"].shape == (*image.shape[:2], 0)
 
 
 @pytest.mark.slow  # writing the ONNX file takes more than 8 GB
@@ -252,6 +345,7 @@ def spread(model):
 
 SMALL_HEADS = dict(
     BACKBONE="resnet18",
+    BACKBONE_WIDTH=16,
     IMAGES_PER_GPU=1,
     RPN_CHANNELS=32,
     FPN_CLASSIF_FC_LAYERS_SIZE=64,
@@ -260,7 +354,7 @@ SMALL_HEADS = dict(
 )
 
 
-def test_torchvision_graph_with_keypoints(tmp_path):
+def test_torchvision_graph_with_keypoints_and_pasted_masks(tmp_path):
     """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points."""
     import keras
 
@@ -282,34 +376,40 @@ def test_torchvision_graph_with_keypoints(tmp_path):
     )
     keras.utils.set_random_seed(0)
     model = spread(modellib.MaskRCNN("inference", config, tmp_path))
-    images = {"one": picture(72, 96), "other": picture(150, 110, 1)}
-    export_all(model, tmp_path, ["model.onnx"])
-    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
+    images = {"one": picture(72, 96), "too": picture(72, 96, 2), "other": picture(150, 110, 1)}
+    export_all(model, tmp_path, size=(72, 96), paste=True)
+    _, expected = check_files(model, tmp_path, images, size=(72, 96))
     assert expected["one"]["keypoints"].shape[1:] == (4, 3)
 
 
 def test_c4_without_masks_of_one_channel(tmp_path):
-    """One image without detections, one with; gray of two and of three dimensions."""
+    """One image without detections beside one with them; gray of two and of three dimensions."""
     import keras
 
     config = PaperC4Config(
         **SMALL_HEADS,
-        NUM_CLASSES=3,
+        NUM_CLASSES=2,
         IMAGE_MIN_DIM=64,
         IMAGE_MAX_DIM=128,
         IMAGE_RESIZE_MODE="pad64",
         IMAGE_CHANNEL_COUNT=1,
         MEAN_PIXEL=np.array([100.0]),
         RPN_ANCHOR_SCALES=[(8, 16, 32)],
+        DETECTION_MIN_CONFIDENCE=0.0,
         USE_MASK=False,
     )
     keras.utils.set_random_seed(0)
-    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
-    images = {"one": picture(64, 100)[..., :1], "gray": picture(90, 70, 1)[..., 0]}
-    export_all(model, tmp_path, ["model.onnx"])
-    _, expected = check_files(model, tmp_path, images, files=["model.onnx"])
-    assert expected["gray"]["masks"] is None and len(expected["gray"]["scores"])
-    assert not len(expected["one"]["scores"])
+    model = modellib.MaskRCNN("inference", config, tmp_path)
+    images = {
+        "none": picture(64, 100)[..., :1],
+        "some": np.full((64, 100), 128, np.uint8),
+        "other size": np.full((90, 70), 120, np.uint8),
+    }
+    export_all(model, tmp_path, size=(64, 100))
+    _, expected = check_files(model, tmp_path, images, size=(64, 100))
+    counts = {name: len(result["scores"]) for name, result in expected.items()}
+    assert counts["none"] == 0 < min(counts["some"], counts["other size"])
+    assert expected["some"]["masks"] is None
 
 
 # ---- docs/deploying.md ---------------------------------------------------------------------------
@@ -318,6 +418,21 @@ def test_c4_without_masks_of_one_channel(tmp_path):
 def blocks(language):
     text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.S | re.M)
+
+
+def indented():
+    """The page's commands that are not run as they stand: of the server."""
+    text = (ROOT / "docs" / "deploying.md").read_text(encoding="utf-8")
+    return [line.strip() for line in text.splitlines() if line.startswith("    ")]
+
+
+def test_packages_of_the_page_are_those_of_the_tests():
+    pinned = (ROOT / "requirements" / "runtimes.txt").read_text().splitlines()
+    names = {line.split("==")[0] for line in pinned if "==" in line}
+    (line,) = (line for line in indented() if line.startswith("pip install"))
+    assert set(line.split("#")[0].split()[2:]) <= names
+    (line,) = (line for line in indented() if line.startswith("curl"))
+    assert line == "curl --data-binary @photo.jpg http://localhost:8000/detect"
 
 
 @pytest.fixture
@@ -380,6 +495,21 @@ def test_every_command_of_the_page(small, monkeypatch):
     assert len(known["names"]) == len(known["result"]["scores"])
 
 
+def test_the_example_of_the_page_exports(small, monkeypatch):
+    """Up to the writing, which the commands do."""
+    (small / "coco.h5").rename(small / "mask_rcnn_coco.h5")
+    signature = inspect.signature(modellib.MaskRCNN.export)
+    asked = []
+    monkeypatch.setattr(modellib.MaskRCNN, "export", lambda *args, **kw: asked.append((args, kw)))
+    (example,) = [block for block in blocks("python") if "class_names=" in block]
+    config = Config(NAME="coco", NUM_CLASSES=81)
+    names = types.SimpleNamespace(class_names=names_of(config))
+    exec(example, {"config": config, "dataset": names, "modellib": modellib})
+    ((args, keywords),) = asked
+    given = signature.bind(*args, **keywords).arguments
+    assert given["path"] == "model.onnx" and len(given["class_names"]) == 81
+
+
 def test_a_file_of_another_program_is_refused(tmp_path):
     """One that a runtime reads, without metadata; and one that none can read."""
     from onnx import TensorProto, helper, save_model
@@ -392,6 +522,14 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     save_model(helper.make_model(graph, opset_imports=[opset], ir_version=8), tmp_path / "a.onnx")
     with pytest.raises(ValueError, match="a.onnx: expected a file of mrcnn.export"):
         runtime.load(tmp_path / "a.onnx")
+    import tensorflow as tf
+
+    double = tf.function(lambda x: 2 * x, input_signature=[tf.TensorSpec((1,))])
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([double.get_concrete_function()])
+    (tmp_path / "a.tflite").write_bytes(converter.convert())
+    with pytest.raises(ValueError, match="a.tflite: expected a file of mrcnn.export"):
+        runtime.load(tmp_path / "a.tflite")
+    (tmp_path / "b.bin").write_bytes(b"")
     for name in ("b.onnx", "b.xml", "b.tflite"):
         (tmp_path / name).write_bytes(b"this is no model")
         with pytest.raises(ValueError, match=name):
@@ -419,17 +557,11 @@ def server(toy_files):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    script = ROOT / "samples" / "serve.py"
-    words = [
-        PYTHON,
-        "-c",
-        FOUR_PACKAGES,
-        script,
-        toy_files / "model.onnx",
-        f"--port={port}",
-        "--limit=100000",
-    ]
-    words += ["--wait=0.05", "--threads=1"]
+    (line,) = (line for line in indented() if "serve.py" in line)
+    python, script, file, _ = shlex.split(line)
+    assert python == "python" and file.endswith(".onnx")
+    words = [PYTHON, "-c", FOUR_PACKAGES, ROOT / script, toy_files / "model.onnx", f"--port={port}"]
+    words += ["--limit=100000", "--wait=0.05", "--threads=1", "--pixels=1000000"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     address = f"http://127.0.0.1:{port}"
     for _ in range(600):
@@ -457,7 +589,7 @@ def ask(address, body=None):
 
 
 def test_server(server, toy_detector):
-    """32 clients at once, among them one with a broken image and one with too much."""
+    """32 clients at once, among them one with a broken image and two with too much."""
     pictures = [picture(60, 80, i) for i in range(4)]
     bodies = []
     for pixels in pictures:
@@ -467,12 +599,16 @@ def test_server(server, toy_detector):
     sent = [bodies[i % 4] for i in range(32)]
     sent[5] = bodies[0][: len(bodies[0]) // 2]
     sent[9] = bytes(200_000)
+    black = io.BytesIO()
+    Image.new("L", (2000, 1000)).save(black, "png")  # a small file
+    sent[13] = black.getvalue()
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         answers = list(pool.map(lambda body: ask(f"{server}/detect", body), sent))
     statuses = [status for status, _ in answers]
-    assert statuses == [{5: 400, 9: 413}.get(i, 200) for i in range(32)]
+    assert statuses == [{5: 400, 9: 413, 13: 413}.get(i, 200) for i in range(32)]
     assert "can't be read as an image" in answers[5][1]["error"]
     assert "at most 100000 bytes" in answers[9][1]["error"]
+    assert "at most 1000000 pixels. Received: 2000 x 1000" in answers[13][1]["error"]
     expected = toy_detector.detect(pictures)
     for i, (status, answer) in enumerate(answers):
         if status == 200:
