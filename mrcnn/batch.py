@@ -833,10 +833,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--ray",
-        nargs="?",
-        const="local",
         metavar="ADDRESS",
-        help="work by actors of Ray: on this machine, or a cluster's address, such as auto",
+        help="work by actors of Ray: local (on this machine), auto, or a cluster's address",
     )
     group.add_argument(
         "--workers",

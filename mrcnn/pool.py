@@ -168,10 +168,10 @@ class _Pool:
 
     def __init__(self, ray: Any, make: Callable, job: batch.Job, settings: Ray):
         self.ray = ray
-        self.make = make
         self.job = job
         self.settings = settings
         self.needs = _needs(ray, settings)
+        self.make = _with_threads(make, self.needs)
         self.members: dict[Any, _Member] = {}  # by the call that is under way
         self.idle: list[_Member] = []
         self.again: collections.deque[int] = collections.deque()  # parts whose actor died
@@ -336,6 +336,14 @@ def _needs(ray: Any, settings: Ray) -> dict[str, float]:
     if cpus is None:
         cpus = max(1.0, min(CORES, max(node.get("CPU", 1.0) for node in nodes)))
     return {"num_cpus": cpus, "num_gpus": gpus}
+
+
+def _with_threads(make: Callable, needs: dict[str, float]) -> Callable:
+    """What makes a model with as many threads as an actor has cores, where it does not say."""
+    is_known = isinstance(make, (batch.Exported, batch.Trained))
+    if is_known and make.threads is None and not needs["num_gpus"]:
+        return dataclasses.replace(make, threads=max(1, int(needs["num_cpus"])))
+    return make
 
 
 def _cause_of(error: Any) -> Exception:

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from stand_in import CLASSES, Recipe, StandIn
 
-from mrcnn import batch, listing, masks, places
+from mrcnn import batch, commands, listing, masks, places
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
@@ -146,6 +146,23 @@ def test_a_source_that_is_nothing_is_named(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=name.replace("*", r"\*")):
         list(listing.entries([tmp_path / name], listing.Options()))
+
+
+def test_options_of_the_samples_command(tmp_path, capsys):
+    parser = commands.parser("", ("train", "batch"), inputs=None)
+    for wrong, message in (
+        (["batch"], "batch needs images, folders, globs, Parquet files or addresses"),
+        (["train", "--weights=none", "photos"], "train takes no inputs. Received: photos"),
+        (["batch", "photos", "--batch-size=0"], "--batch-size is 1 or more"),
+    ):
+        with pytest.raises(SystemExit):
+            commands.parse(parser, wrong)
+        assert message in capsys.readouterr().err
+    args = commands.parse(parser, ["batch", "a", "--ray=local", "--workers=2:8", "b", "--column=x"])
+    assert (args.inputs, args.ray, args.workers, args.column) == (["a", "b"], "local", "2:8", "x")
+    with pytest.raises(SystemExit):
+        batch.main(["weights.h5", "photos"])
+    assert "export the model" in capsys.readouterr().err
 
 
 def test_digests_follow_the_weights(tmp_path):
