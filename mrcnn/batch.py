@@ -460,7 +460,7 @@ class Worker:
         self.make = make
         self.job = job
         self.model: Any = None
-        self._manifest: listing.Manifest | None = None
+        self._manifest: Any = None
         self._reader = listing.Reader(job.options)
 
     def load(self) -> None:

@@ -574,7 +574,7 @@ class _Rows:
             self._end = int(self._ends[group])
             self._next = self._end - self._table.metadata.row_group(group).num_rows
             self._values = self._read(group)
-        value = None
+        value: Any = None
         while self._next <= row:
             value = next(self._values)
             self._next += 1

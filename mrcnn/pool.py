@@ -338,7 +338,7 @@ def _needs(ray: Any, settings: Ray) -> dict[str, float]:
     return {"num_cpus": cpus, "num_gpus": gpus}
 
 
-def _with_threads(make: Callable, needs: dict[str, float]) -> Callable:
+def _with_threads(make: Any, needs: dict[str, float]) -> Callable:
     """What makes a model with as many threads as an actor has cores, where it does not say."""
     is_known = isinstance(make, (batch.Exported, batch.Trained))
     if is_known and make.threads is None and not needs["num_gpus"]:
