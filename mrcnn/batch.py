@@ -35,7 +35,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn import __version__, files, listing, places
-from mrcnn.config import Config, setting_names
+from mrcnn.config import NOT_DETECTING, Config, setting_names, setting_text
 
 logger = logging.getLogger(__name__)
 
@@ -50,8 +50,6 @@ SMALLEST_PART = 16
 LARGEST_PART = 1000
 # Images that are read ahead of the model, in two threads.
 READ_AHEAD = 4
-# Settings that change how fast images are done and not what is found.
-OF_SPEED = ("BATCH_SIZE", "GPU_COUNT", "IMAGES_PER_GPU", "WORKERS")
 
 
 # ---- Models --------------------------------------------------------------------------------------
@@ -112,11 +110,7 @@ class Trained:
 
     def identity(self) -> dict[str, Any]:
         """What tells this model from others: a digest of the weights, and settings."""
-        settings = {}
-        for name, value in sorted(self.settings.items()):
-            if name not in OF_SPEED:
-                settings[name] = _plain(value)
-        return {"weights": digest_of(self.weights), "settings": settings}
+        return {"weights": digest_of(self.weights), "settings": _plain(self.settings)}
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -124,13 +118,17 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {name: getattr(config, name) for name in sorted(setting_names())}
 
 
-def _plain(value: Any) -> Any:
-    """A setting as json has it; a function by its name."""
-    if isinstance(value, np.ndarray):
-        return value.tolist()
-    if callable(value):
-        return getattr(value, "__qualname__", type(value).__name__)
-    return value
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings on which detections depend, of values that json has."""
+    plain = {}
+    for name, value in settings.items():
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        elif callable(value):
+            value = setting_text(value)
+        if name not in NOT_DETECTING:
+            plain[name] = value
+    return plain
 
 
 def digest_of(path: str | os.PathLike) -> str:
@@ -724,11 +722,8 @@ def _identity_of(model: Any) -> dict[str, Any]:
     if hasattr(model, "keras_model"):
         from mrcnn import training
 
-        settings = Trained(settings_of(model.config), "").settings
-        return {
-            "weights": training.fingerprint(model.keras_model),
-            "settings": {k: _plain(v) for k, v in settings.items() if k not in OF_SPEED},
-        }
+        weights = training.fingerprint(model.keras_model)
+        return {"weights": weights, "settings": _plain(settings_of(model.config))}
     if hasattr(model, "metadata"):
         return Exported(model.path).identity()
     raise ValueError(
@@ -785,8 +780,8 @@ def results(output: str | os.PathLike) -> Iterator[tuple[str, dict | None, str |
     parquet = places.import_pyarrow("pyarrow.parquet")
     place, folder = places.find(places.absolute(output))
     for name in sorted(name for name in place.names(folder) if _number_of_part(name) is not None):
-        table = parquet.read_table(place.open(f"{folder}/{name}"))
-        for row in table.to_pylist():
+        table = parquet.ParquetFile(place.open(f"{folder}/{name}"))
+        for row in table.read().to_pylist():
             yield row["image"], _result_of(row), row["error"]
 
 
