@@ -21,7 +21,8 @@ A sample brings a config, its datasets and a few lines; what all samples do alik
         # errors as one line, without a traceback
         commands.run(main)
 
-Another command on pictures (a colour splash, say) is `media.process` with a function of its own,
+A command `batch`, for any number of images, takes the config in place of a model: `batch`. Another
+command on pictures (a colour splash, say) is `media.process` with a function of its own,
 and `detect` with `paint=` the same with the results file. Of a sample that makes its images,
 `generated` is the whole main. Keras is imported when a model is made.
 """
@@ -44,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import evaluate as evaluation, media
+from mrcnn import batch as batching, evaluate as evaluation, media
 from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
 
@@ -115,17 +116,22 @@ def parser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("command", choices=names)
-    made.set_defaults(takes_inputs=inputs)
+    takers = {}
     if inputs:
+        takers[inputs] = "images, folders, globs or videos"
+    if "batch" in names:
+        takers["batch"] = "images, folders, globs, Parquet files or addresses"
+    made.set_defaults(takes_inputs=takers, image=[], video=[])
+    if not takers:
+        made.set_defaults(inputs=[])
+    else:
         made.add_argument(
             "inputs",
             nargs="*",
             default=[],
             metavar="INPUT",
-            help=f"{inputs}: images, folders, globs or videos",
+            help="; ".join(f"{name}: {kinds}" for name, kinds in takers.items()),
         )
-    else:
-        made.set_defaults(inputs=[], image=[], video=[])
     if dataset:
         made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
     _add_folders(made, logs)
@@ -134,6 +140,8 @@ def parser(
         _add_input_options(made, inputs)
     if "export" in names:
         _add_export_options(made)
+    if "batch" in names:
+        _add_batch_options(made)
     made.add_argument(
         "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
     )
@@ -223,6 +231,18 @@ def _add_export_options(made: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_batch_options(made: argparse.ArgumentParser) -> None:
+    """Adds the options of batch: those of `mrcnn.batch`, and --batch-size."""
+    batching.add_options(made)
+    made.add_argument(
+        "--batch-size",
+        type=int,
+        default=1,
+        metavar="N",
+        help="batch: images that the network takes together (default: %(default)s)",
+    )
+
+
 def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
     """Adds --image and --video, as scripts of 2018 pass what a command reads."""
     for name in ("--image", "--video"):
@@ -251,13 +271,17 @@ def parse(
     args.inputs = [*args.inputs, *args.image, *args.video]
     if args.command == "train" and not args.weights:
         parser.error("train needs --weights: coco, imagenet, last, none or a path")
-    if args.command == args.takes_inputs and not args.inputs:
+    if args.command == "batch" and not args.inputs:
+        parser.error(f"batch needs {args.takes_inputs['batch']}: batch photos/ --output=found")
+    if args.command in args.takes_inputs and not args.inputs:
         parser.error(
             f"{args.command} needs images, folders, globs or videos: {args.command} photo.jpg"
             " film.mp4"
         )
-    if args.command != args.takes_inputs and args.inputs:
+    if args.command not in args.takes_inputs and args.inputs:
         parser.error(f"{args.command} takes no inputs. Received: {' '.join(args.inputs)}")
+    if args.command == "batch" and args.batch_size < 1:
+        parser.error(f"--batch-size is 1 or more. Received: {args.batch_size}")
     if args.command == "export" and not args.file:
         parser.error("export needs --file: model.onnx, model.xml, model.tflite or a folder")
     if args.limit < 0:
@@ -335,16 +359,14 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     """
     if mode == "inference":
         _check_that_heads_are_trained(config, args.weights)
-    from mrcnn import model as modellib, utils
+    from mrcnn import model as modellib
 
     model = modellib.MaskRCNN(mode, config, args.logs)
     if args.weights == "none":
         return model
     exclude = None
     if args.weights == "coco":
-        path = str(COCO_WEIGHTS)
-        if not COCO_WEIGHTS.exists():
-            utils.download_trained_weights(path)
+        path = _coco_weights()
         if config.NUM_CLASSES != COCO_CLASSES:
             exclude = CLASS_LAYERS
     elif args.weights == "imagenet":
@@ -613,6 +635,49 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
     return path
 
 
+def batch(config: Config, class_names: Sequence[str], args: argparse.Namespace) -> batching.Summary:
+    """Detects on any number of images and writes Parquet files to --output, see `mrcnn.batch`.
+
+    The model is made when there is something to do, with Ray in each of its actors.
+
+    Args:
+        config: of the model.
+        class_names: names by class id; classes that it lacks are called by their number.
+        args: of `parse`: inputs, output, weights, logs, batch_size and the options of a batch.
+
+    Raises:
+        ValueError: weights without heads, or random ones, with which no run goes on with another's.
+    """
+    config = inference_config(config, IMAGES_PER_GPU=args.batch_size)
+    names = _all_names(class_names, config.NUM_CLASSES)
+    path = os.path.abspath(_inference_weights(config, args))
+    return batching.run_command(batching.Trained(batching.settings_of(config), path), args, names)
+
+
+def _inference_weights(config: Config, args: argparse.Namespace) -> str:
+    """The path of the file that --weights names, for detection."""
+    if args.weights == "none":
+        raise ValueError("batch needs weights that were trained. Received: --weights=none")
+    _check_that_heads_are_trained(config, args.weights)
+    if args.weights == "last":
+        from mrcnn import training
+
+        return training.find_last(args.logs, config.NAME)
+    if args.weights == "coco":
+        return _coco_weights()
+    return args.weights
+
+
+def _coco_weights() -> str:
+    """The path of COCO's released weights, which are downloaded on first use."""
+    path = str(COCO_WEIGHTS)
+    if not COCO_WEIGHTS.exists():
+        from mrcnn import utils
+
+        utils.download_trained_weights(path)
+    return path
+
+
 # Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
 LARGE_PICTURE = 25_000_000  # pixels
 
@@ -704,7 +769,7 @@ def generated(
     epochs: int = 20,
     augmentation: Callable[[], Any] | None = None,
 ) -> None:
-    """All of a sample that makes its images: demo, train, evaluate, detect, export.
+    """All of a sample that makes its images: demo, train, evaluate, detect, export, batch.
 
     `demo` trains and evaluates. It and `train` go on with an interrupted run; the others use images
     that no run trains on.
@@ -736,6 +801,9 @@ def generated(
         time_note = f", trained in {seconds:.0f} s"
     if args.command == "train":
         return
+    if args.command == "batch":
+        batch(config, unseen.class_names, args)
+        return
     model = load_model("inference", inference_config(config, IMAGES_PER_GPU=4), args)
     if args.command == "export":
         export(model, unseen.class_names, args)
@@ -753,7 +821,7 @@ def _generated_parser(description: str | None, folder: str, epochs: int) -> argp
     """The parser of `generated`."""
     made = parser(
         description,
-        ("demo", "train", "evaluate", "detect", "export"),
+        ("demo", "train", "evaluate", "detect", "export", "batch"),
         f"{folder}/logs",
         100,
         None,

@@ -1089,6 +1089,8 @@ _DERIVED = {
 _COMPUTED = {name: vars(Config)[name] for name in _DERIVED}
 # These may be functions.
 _FUNCTIONS = ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER")
+# What may change from run to run without another detection.
+NOT_DETECTING = ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE", "WORKERS")
 # False means none.
 _FALSE_IS_0 = (
     "IMAGE_MIN_DIM",
@@ -1104,6 +1106,16 @@ _STEPS = ("STEPS_PER_EPOCH", "VALIDATION_STEPS")
 def setting_names() -> set[str]:
     """Set of the names that `Config` itself defines."""
     return {name for name, _ in inspect.getmembers(Config) if name.isupper() and name[0] != "_"}
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as text that differs where values do; of a function name and code."""
+    if isinstance(value, np.ndarray):
+        return str(value.tolist())
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        return f"{value.__name__} {code.co_code.hex()} {code.co_names}"
+    return str(getattr(value, "__name__", value))
 
 
 def as_config(config: Any) -> Config:

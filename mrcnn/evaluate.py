@@ -29,7 +29,7 @@ import numpy as np
 
 from mrcnn import __version__, utils, visualize
 from mrcnn.coco import sound_annotation, sound_box
-from mrcnn.config import Config
+from mrcnn.config import NOT_DETECTING, Config, setting_text
 from mrcnn.files import atomic_together, naming_full_disk, several
 from mrcnn.masks import NO_SHAPE, SegmentationError, encode, to_rle
 from mrcnn.utils import Dataset
@@ -1284,10 +1284,6 @@ def _entry(line: bytes) -> dict | None:
     return entry
 
 
-# What may change from run to run without another detection.
-_NOT_DETECTING = ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE", "WORKERS")
-
-
 def _key(model: Any, dataset: Dataset, truth: Truth) -> str:
     """Digest of what all detections depend on: version, weights, settings, classes."""
     digest = hashlib.sha256()
@@ -1298,22 +1294,12 @@ def _key(model: Any, dataset: Dataset, truth: Truth) -> str:
         digest.update(values.tobytes())
     settings = {}
     for name, value in model.config.to_dict().items():
-        if name not in _NOT_DETECTING:
-            settings[name] = _setting_text(value)
+        if name not in NOT_DETECTING:
+            settings[name] = setting_text(value)
     classes = [dataset.class_info, sorted(truth.class_ids.items())]
     text = json.dumps([__version__, settings, classes], sort_keys=True, default=str)
     digest.update(text.encode())
     return digest.hexdigest()
-
-
-def _setting_text(value: Any) -> str:
-    """A setting's value as text that differs where values do; of a function name and code."""
-    if isinstance(value, np.ndarray):
-        return str(value.tolist())
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        return f"{value.__name__} {code.co_code.hex()} {code.co_names}"
-    return str(getattr(value, "__name__", value))
 
 
 def _image_key(dataset: Dataset, image_id: int, image: np.ndarray) -> str:

@@ -8,6 +8,8 @@
         pictures of what the model finds
     python samples/custom.py export --file=model.onnx
         a file for other runtimes
+    python samples/custom.py batch photos --output=found
+        any number of images into Parquet files; killed and started again, it goes on
 
 Without a GPU add --small: a small network from random weights, with --weights=none.
 docs/custom_dataset.md explains all of it.
@@ -40,7 +42,7 @@ class SmallCustomConfig(CustomConfig, config.SmallConfig):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = commands.parser(__doc__, ("train", "evaluate", "detect", "export"))
+    parser = commands.parser(__doc__, ("train", "evaluate", "detect", "export", "batch"))
     parser.add_argument(
         "--annotations",
         metavar="JSON",
@@ -57,9 +59,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.small:
         settings = SmallCustomConfig()
     commands.configure(settings, args)
-    if args.command in ("detect", "export"):
+    if args.command in ("detect", "export", "batch"):
         names = commands.load_classes(settings, args)
         settings.NUM_CLASSES = len(names)
+        if args.command == "batch":
+            commands.batch(settings, names, args)
+            return
         model = commands.load_model("inference", commands.inference_config(settings), args)
         getattr(commands, args.command)(model, names, args)
         return

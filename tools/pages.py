@@ -37,6 +37,7 @@ ROOMS = {
     "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
     "Other runtimes": ("export", "runtime"),
+    "Millions of images": ("batch", "listing", "places", "pool"),
     "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model", "commands"),
 }
 OTHERS = "Others"

@@ -10,6 +10,8 @@
         pictures, video, results.json
     python samples/coco/coco.py export --weights=coco --file=model.onnx
         a file for other runtimes
+    python samples/coco/coco.py batch --weights=coco photos/ --output=found
+        any number of images into Parquet files; killed and started again, it goes on
 
 --dataset is a folder with annotations/instances_<subset><year>.json and the photographs in
 <subset><year>/, or an export of CVAT, Roboflow, Label Studio and others as it was unpacked;
@@ -298,9 +300,8 @@ def _has_part(args: argparse.Namespace, year: str, part: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = commands.parser(
-        __doc__, ("train", "evaluate", "detect", "export"), DEFAULT_LOGS_DIR, limit=500
-    )
+    names = ("train", "evaluate", "detect", "export", "batch")
+    parser = commands.parser(__doc__, names, DEFAULT_LOGS_DIR, limit=500)
     parser.add_argument(
         "--year", help="2014 or 2017 (default: what --dataset has, 2014 before 2017)"
     )
@@ -324,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     commands.add_boolean(parser, "--download", "fetch what is missing of the official data")
     args = commands.parse(parser, arguments)
-    if args.command not in ("detect", "export") and not (args.dataset or args.annotations):
+    if args.command in ("train", "evaluate") and not (args.dataset or args.annotations):
         parser.error(f"{args.command} needs --dataset or --annotations")
     config = commands.configure(CocoConfig(), args)
     if args.command == "train":
@@ -333,14 +334,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = None
     if args.dataset or args.annotations:
         dataset = load(args)
-    names, category_ids = _classes(dataset, config)
-    config = commands.inference_config(config, NUM_CLASSES=len(names))
+    class_names, category_ids = _classes(dataset, config)
+    config = commands.inference_config(config, NUM_CLASSES=len(class_names))
+    if args.command == "batch":
+        commands.batch(config, class_names, args)
+        return
     if args.command == "detect":
         model = commands.load_model("inference", config, args)
-        commands.detect(model, names, args, category_ids)
+        commands.detect(model, class_names, args, category_ids)
         return
     if args.command == "export":
-        commands.export(commands.load_model("inference", config, args), names, args)
+        commands.export(commands.load_model("inference", config, args), class_names, args)
         return
     # COCO's figures count detections of any score.
     if not any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set):

@@ -559,7 +559,7 @@ def _with_random_weights(arguments: Sequence[str] | None) -> list[str]:
 
 def _parser(is_demo: bool) -> argparse.ArgumentParser:
     """The parser of all commands; the defaults of `demo` are its own."""
-    names = ("demo", "train", "evaluate", "detect")
+    names = ("demo", "train", "evaluate", "detect", "batch")
     made = commands.parser(__doc__, names, DEFAULT_LOGS_DIR, inputs=None)
     made.add_argument(
         "--subset",
@@ -586,6 +586,8 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.command == "demo":
         if args.subset:
             parser.error("demo trains on the subset train and evaluates on val; it has no --subset")
+        return
+    if args.command == "batch":
         return
     if args.restart:
         parser.error("--restart is of demo; a training with --weights=none is a new run")
@@ -620,6 +622,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train(model, args.dataset, args.subset, args)
         return
     config = commands.configure(used(), args)
+    if args.command == "batch":
+        commands.batch(config, ["BG", "nucleus"], args)
+        return
     model = commands.load_model("inference", config, args)
     if args.command == "evaluate":
         evaluate(model, args.dataset, args.subset, args)

@@ -1,0 +1,918 @@
+"""Detection on any number of images, killed and started again at will; results as Parquet files.
+
+    python -m mrcnn.batch model.onnx photos "s3://bucket/*.jpg" table.parquet --output=detections
+
+    batch.run(batch.Exported("model.onnx"), ["photos"], "detections")
+    for image, result, error in batch.results("detections"): ...
+
+The images are listed once, in `_job/inputs.parquet` of the output folder, and cut into parts of
+equal size. A part's rows are one file, part-000000.parquet and so on, which is there as a whole or
+not at all; a part that is there is not done again. So nothing has to be kept in memory or noted
+down besides: each image is in the output exactly once, whatever was killed when. Parts are done in
+this process, or by actors of Ray on any number of machines (`mrcnn.pool`), with the same files.
+
+A row has `image`, `height`, `width`; `boxes` [N, (y1, x1, y2, x2)] in pixels, y2 and x2 outside;
+`class_ids`, `class_names`, `scores`; `masks`, the counts of COCO's compressed run lengths, whose
+size is (height, width); `keypoints`; and `error`, the reason why an image has no results: then
+lists are null, not empty. Needed is pyarrow. TensorFlow is imported when a Keras model is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn import __version__, files, listing, places
+from mrcnn.config import NOT_DETECTING, Config, setting_names, setting_text
+
+logger = logging.getLogger(__name__)
+
+# What lies beside the parts: the job, its images, and the lock of the process that works on it.
+JOB = "_job/job.json"
+MANIFEST = "_job/inputs.parquet"
+LOCK = "_job/lock"
+FORMAT = 1  # of job.json
+# Where no size of parts is asked for, so many parts, of sizes between these two.
+PARTS = 100
+SMALLEST_PART = 16
+LARGEST_PART = 1000
+# Images that are read ahead of the model, in two threads.
+READ_AHEAD = 4
+
+
+# ---- Models --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Exported:
+    """Makes the model of a file that `MaskRCNN.export` wrote.
+
+    Attributes:
+        path: of the file or folder; each machine that works must have it there.
+        threads: that one detection may use; None for the runtime's choice.
+        device: see `runtime.load`.
+    """
+
+    path: str
+    threads: int | None = None
+    device: str = "cpu"
+
+    def __call__(self) -> Any:
+        from mrcnn import runtime
+
+        return runtime.load(self.path, self.threads, self.device)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from others."""
+        if not os.path.exists(self.path):
+            raise FileNotFoundError(f"No file {self.path}")
+        return {"weights": digest_of(self.path)}
+
+
+@dataclasses.dataclass
+class Trained:
+    """Makes a `MaskRCNN` of a weight file.
+
+    Attributes:
+        settings: {name: value} of its `Config`, see `settings_of`.
+        weights: path of the file; each machine that works must have it there.
+        threads: that one operation may use; None for TensorFlow's choice.
+    """
+
+    settings: dict[str, Any]
+    weights: str
+    threads: int | None = None
+
+    def __call__(self) -> Any:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+        if self.threads:
+            os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(self.threads))
+        from mrcnn import model as modellib
+
+        config = Config()
+        for name, value in self.settings.items():
+            setattr(config, name, value)
+        model = modellib.MaskRCNN("inference", config, os.path.dirname(self.weights))
+        model.load_weights(self.weights)
+        return model
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model from others: a digest of the weights, and settings."""
+        return {"weights": digest_of(self.weights), "settings": _plain(self.settings)}
+
+
+def settings_of(config: Config) -> dict[str, Any]:
+    """{name: value} of all settings of a config."""
+    return {name: getattr(config, name) for name in sorted(setting_names())}
+
+
+def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings on which detections depend, of values that json has."""
+    plain = {}
+    for name, value in settings.items():
+        if isinstance(value, np.ndarray):
+            value = value.tolist()
+        elif callable(value):
+            value = setting_text(value)
+        if name not in NOT_DETECTING:
+            plain[name] = value
+    return plain
+
+
+def digest_of(path: str | os.PathLike) -> str:
+    """A digest of a file, with the weights that lie beside an OpenVINO one, or of a folder."""
+    digest = hashlib.sha256()
+    for file in _files_of_model(os.fspath(path)):
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files_of_model(path: str) -> list[str]:
+    if os.path.isdir(path):
+        return sorted(places.LOCAL.walk(path))
+    beside = os.path.splitext(path)[0] + ".bin"
+    if path.lower().endswith(".xml") and os.path.exists(beside):
+        return [path, beside]
+    return [path]
+
+
+# ---- Jobs ----------------------------------------------------------------------------------------
+
+
+class Done(NamedTuple):
+    """What was done of a part.
+
+    Attributes:
+        part: its number.
+        images: its rows.
+        objects: found on them.
+        errors: rows with an error, and the first of these.
+    """
+
+    part: int
+    images: int
+    objects: int
+    errors: int
+    first_error: str = ""
+
+
+@dataclasses.dataclass
+class Summary:
+    """What `run` did.
+
+    Attributes:
+        images: of the job.
+        before: of them, those in parts that were there when it began.
+        objects, errors: found, and images with an error, in the parts of this run.
+        first_error: of these.
+        seconds: of this run.
+    """
+
+    images: int = 0
+    before: int = 0
+    objects: int = 0
+    errors: int = 0
+    first_error: str = ""
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        now = self.images - self.before
+        text = (
+            f"{now} images in {self.seconds:.1f} s: {self.objects} objects, {self.errors} images"
+            " with an error"
+        )
+        if self.before:
+            text += f"; {self.before} images were done before"
+        return text
+
+    def add(self, done: Done) -> None:
+        """Counts a part."""
+        self.objects += done.objects
+        self.errors += done.errors
+        self.first_error = self.first_error or done.first_error
+
+
+@dataclasses.dataclass
+class Job:
+    """A job as its output folder has it.
+
+    Attributes:
+        output: the folder, an absolute path or an address.
+        images: their number.
+        part_size: of all parts but the last.
+        identity: what must be the same when the job goes on.
+        options: how tables are read.
+        class_names: by class id, background first.
+    """
+
+    output: str
+    images: int
+    part_size: int
+    identity: dict[str, Any]
+    options: listing.Options
+    class_names: list[str]
+
+    def __post_init__(self) -> None:
+        self.place, self.folder = places.find(self.output)
+
+    @property
+    def parts(self) -> int:
+        """How many parts there are."""
+        return -(-self.images // self.part_size)
+
+    def path(self, name: str) -> str:
+        """The path of a file of the output folder."""
+        return f"{self.folder}/{name}"
+
+    def part_path(self, part: int) -> str:
+        """The path of a part's file."""
+        return self.path(part_name(part))
+
+    def rows_of(self, part: int) -> tuple[int, int]:
+        """The numbers of the images of a part: from the first to before the second."""
+        start = part * self.part_size
+        return start, min(start + self.part_size, self.images)
+
+    def finished(self) -> np.ndarray:
+        """[parts] bool, the parts that are there."""
+        there = np.zeros(self.parts, bool)
+        for name in self.place.names(self.folder):
+            part = _number_of_part(name)
+            if part is not None and part < self.parts:
+                there[part] = True
+        return there
+
+    def manifest(self) -> listing.Manifest:
+        """The images."""
+        return listing.Manifest(self.place, self.path(MANIFEST))
+
+
+def part_name(part: int) -> str:
+    """The name of a part's file."""
+    return f"part-{part:06d}.parquet"
+
+
+def _number_of_part(name: str) -> int | None:
+    """The number of a part by its file's name; None for another file."""
+    number = name.removeprefix("part-").removesuffix(".parquet")
+    if number.isascii() and number.isdigit() and part_name(int(number)) == name:
+        return int(number)
+    return None
+
+
+def prepare(
+    output: str | os.PathLike,
+    inputs: Sequence[str | os.PathLike],
+    options: listing.Options,
+    class_names: Sequence[str],
+    identity: dict[str, Any],
+    part_size: int | None = None,
+) -> Job:
+    """The job of an output folder, begun if it has none.
+
+    Raises:
+        ValueError: the folder has another job; the message names what differs.
+        FileNotFoundError: an input is nothing.
+    """
+    output = places.absolute(output)
+    if options.root is not None:
+        options = dataclasses.replace(options, root=places.absolute(options.root))
+    asked = {
+        "inputs": [listing.printable(places.absolute(source)) for source in inputs],
+        "tables": dataclasses.asdict(options),
+        "class_names": list(class_names),
+        "model": identity,
+    }
+    asked = json.loads(json.dumps(asked, default=str))  # as it will be read again: no tuples
+    place, folder = places.find(output)
+    path = f"{folder}/{JOB}"
+    if place.exists(path):
+        known = _read_job(place, path)
+        _check_same(known["asked"], asked, output)
+        if part_size not in (None, known["part_size"]):
+            raise ValueError(
+                f"{output} has a job with parts of {known['part_size']} images. Received:"
+                f" {part_size}"
+            )
+    else:
+        known = _begin(place, folder, output, inputs, options, asked, part_size)
+    return Job(
+        output, known["images"], known["part_size"], asked, options, list(asked["class_names"])
+    )
+
+
+def _read_job(place: Any, path: str) -> dict[str, Any]:
+    """The job.json of a folder."""
+    try:
+        known = json.loads(place.read(path))
+        if known["format"] == FORMAT:
+            return known
+        reason = f"format {known['format']}"
+    except (ValueError, KeyError, TypeError) as error:
+        reason = str(error)
+    raise ValueError(f"{path}: expected a job of mrcnn.batch, format {FORMAT}. Received: {reason}")
+
+
+def _begin(place, folder, output, inputs, options, asked, part_size):
+    """Lists the images and notes the job. What is killed meanwhile begins again."""
+    strangers = [name for name in place.names(folder) if _number_of_part(name) is not None]
+    if strangers:
+        raise ValueError(
+            f"{output} has files of parts and no {JOB}: choose an empty folder. Received:"
+            f" {files.several(sorted(strangers)[:6])}"
+        )
+    listed = listing.entries(inputs, options)
+    count, repeated = listing.write_manifest(place, f"{folder}/{MANIFEST}", listed)
+    if not count:
+        raise ValueError(f"There is no image in {files.several(inputs)}")
+    if repeated:
+        logger.warning("%d images were listed more than once and are done once", repeated)
+    size = part_size or min(max(-(-count // PARTS), SMALLEST_PART), LARGEST_PART)
+    known = {
+        "format": FORMAT,
+        "version": __version__,
+        "images": count,
+        "part_size": size,
+        "asked": asked,
+    }
+    place.write(f"{folder}/{JOB}", json.dumps(known, indent=1).encode())
+    return known
+
+
+def _check_same(known: dict, asked: dict, output: str) -> None:
+    """ValueError for a job that differs from the one that the output folder has."""
+    differences = list(_differences(known, asked, ""))
+    if differences:
+        raise ValueError(
+            f"{output} has the results of another job; write to another folder, or ask for the"
+            f" same: {files.several(differences)}"
+        )
+
+
+def _differences(known: Any, asked: Any, name: str) -> Iterator[str]:
+    """What differs between two values of json, by name."""
+    if isinstance(known, dict) and isinstance(asked, dict):
+        for key in sorted(set(known) | set(asked)):
+            yield from _differences(known.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
+    elif known != asked:
+        yield f"{name} was {files.short(known)}, is {files.short(asked)}"
+
+
+# ---- Rows ----------------------------------------------------------------------------------------
+
+
+def schema() -> Any:
+    """The columns of a part, pyarrow's."""
+    pa = places.import_pyarrow()
+    numbers = pa.list_(pa.float32())
+    fields = [
+        ("image", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("boxes", pa.list_(numbers)),
+        ("class_ids", pa.list_(pa.int32())),
+        ("class_names", pa.list_(pa.string())),
+        ("scores", numbers),
+        ("masks", pa.list_(pa.string())),
+        ("keypoints", pa.list_(pa.list_(numbers))),
+        ("error", pa.string()),
+    ]
+    return pa.schema(fields)
+
+
+@dataclasses.dataclass
+class _Image:
+    """An image on its way.
+
+    Attributes:
+        entry: which it is.
+        pixels: [H, W, 3] uint8; None for one that can't be read, and when it is done.
+        error: why it can't be read.
+    """
+
+    entry: listing.Entry
+    pixels: np.ndarray | None = None
+    error: str = ""
+
+
+def _row(image: _Image, result: dict | None, class_names: Sequence[str]) -> dict[str, Any]:
+    """The row of an image, of a result with run lengths or of its error."""
+    row: dict[str, Any] = {"image": image.entry.image}
+    if image.pixels is not None:
+        row["height"], row["width"] = image.pixels.shape[:2]
+    if result is None:
+        row["error"] = listing.printable(image.error)
+        return row
+    class_ids = np.asarray(result["class_ids"]).tolist()
+    row["boxes"] = np.asarray(result["rois"], np.float32).reshape(-1, 4).tolist()
+    row["class_ids"] = class_ids
+    row["class_names"] = [_class_name(class_names, i) for i in class_ids]
+    row["scores"] = np.asarray(result["scores"], np.float32).tolist()
+    if result.get("masks") is not None:
+        row["masks"] = [code["counts"] for code in result["masks"]]
+    if result.get("keypoints") is not None:
+        row["keypoints"] = np.asarray(result["keypoints"], np.float32).tolist()
+    return row
+
+
+def _class_name(names: Sequence[str], class_id: int) -> str:
+    """The name of a class, its number for one without."""
+    if class_id < len(names):
+        return names[class_id]
+    return f"class {class_id}"
+
+
+def _reason(error: BaseException) -> str:
+    """An error as one line of text."""
+    text = " ".join(str(error).split()) or "no reason given"
+    if isinstance(error, (ValueError, OSError)):
+        return text[:500]
+    return f"{type(error).__name__}: {text}"[:500]
+
+
+# ---- Detecting -----------------------------------------------------------------------------------
+
+
+class Worker:
+    """Does parts of a job: an actor of Ray, or this process.
+
+    Args:
+        make: f() that makes the model: it has `detect(images, masks=)`, and best `detect_many`.
+        job: the job.
+    """
+
+    def __init__(self, make: Callable[[], Any], job: Job):
+        self.make = make
+        self.job = job
+        self.model: Any = None
+        self._manifest: Any = None
+        self._reader = listing.Reader(job.options)
+
+    def load(self) -> None:
+        """Makes the model."""
+        places.import_pyarrow("pyarrow.parquet")
+        self.model = self.make()
+        self._manifest = self.job.manifest()
+
+    def do(self, part: int) -> Done:
+        """Detects on the images of a part and writes its file.
+
+        Raises:
+            ValueError: a table of the input has changed.
+            OSError: the file can't be written.
+        """
+        start, stop = self.job.rows_of(part)
+        listed = self._manifest.rows(start, stop)
+        rows = list(self._rows(listed))
+        if len(rows) != stop - start:
+            raise ValueError(
+                f"Part {part} has {stop - start} images. Received: {len(rows)} results of the model"
+            )
+        self._write(part, rows)
+        errors = [row["error"] for row in rows if row.get("error") is not None]
+        objects = sum(len(row.get("class_ids") or ()) for row in rows)
+        return Done(part, len(rows), objects, len(errors), next(iter(errors), ""))
+
+    def _write(self, part: int, rows: list[dict]) -> None:
+        """Writes a part's file, wholly or not at all."""
+        pa = places.import_pyarrow()
+        parquet = places.import_pyarrow("pyarrow.parquet")
+        table = pa.Table.from_pylist(rows, schema())
+        buffer = pa.BufferOutputStream()
+        parquet.write_table(table, buffer, compression="zstd")
+        self.job.place.write(self.job.part_path(part), buffer.getvalue())
+
+    # ---- From images to rows -----------------------------------------------------------------
+
+    def _rows(self, listed: Iterable[listing.Entry]) -> Iterator[dict]:
+        """The rows of entries, in their order."""
+        refused: list[BaseException] = []
+        found = 0
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            images = self._read_ahead(pool, listed)
+            for image, result, error in self._detect(images):
+                if error is not None:
+                    image.error = _reason(error)
+                    if not isinstance(error, (ValueError, MemoryError)):
+                        refused.append(error)
+                found += result is not None
+                yield _row(image, result, self.job.class_names)
+        if refused and not found:
+            # Not one image, and for a reason that need not lie with them: a lost device, say. To
+            # note that down for a hundred million images would be to lose them.
+            raise refused[0]
+
+    def _read_ahead(self, pool: Any, listed: Iterable[listing.Entry]) -> Iterator[_Image]:
+        """Images, read in other threads a few ahead of the one that is wanted."""
+        contents = self._reader.contents(listed)
+        waiting: collections.deque = collections.deque()
+        while True:
+            while len(waiting) < READ_AHEAD:
+                content = next(contents, None)
+                if content is None:
+                    break
+                waiting.append(pool.submit(_read, *content))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+
+    def _detect(
+        self, images: Iterator[_Image]
+    ) -> Iterator[tuple[_Image, dict | None, BaseException | None]]:
+        """Each image with its result, None for one that has none, and the model's error, if any.
+
+        The model gets one stream, so that it can work ahead. Where it stops at an image, those that
+        it has without a result go one by one, and a new stream begins.
+        """
+        stream = _Stream(images)
+        while not stream.ended:
+            before = stream.count
+            try:
+                for result in self._detect_many(stream):
+                    yield from stream.unreadable()
+                    yield stream.waiting.popleft(), result, None
+            except Exception as error:
+                if stream.count == before and stream.failure is None:
+                    raise  # it is not an image that it stopped at
+                logger.debug("one by one: %s", error)
+                for image in stream.taken():
+                    yield self._detect_alone(image)
+            if stream.failure is not None:
+                raise stream.failure
+            if not stream.ended and stream.count == before:
+                raise ValueError(f"{type(self.model).__name__}.detect_many took no image")
+        yield from stream.unreadable()
+
+    def _detect_many(self, stream: _Stream) -> Iterator[dict]:
+        """Results of the images of a stream, in their order."""
+        if hasattr(self.model, "detect_many"):
+            yield from self.model.detect_many(stream.pixels(), masks="rle")
+            return
+        for pixels in stream.pixels():
+            yield self.model.detect([pixels], masks="rle")[0]
+
+    def _detect_alone(self, image: _Image) -> tuple[_Image, dict | None, BaseException | None]:
+        """An image with its result, or with the error that the model has with it."""
+        if image.pixels is None:
+            return image, None, None
+        try:
+            return image, self.model.detect([image.pixels], masks="rle")[0], None
+        except Exception as error:
+            return image, None, error
+
+
+class _Stream:
+    """Images on their way to the model and back.
+
+    Attributes:
+        waiting: those that came and have no result yet, in their order.
+        count: how many came.
+        ended: whether all have come.
+        failure: why no more can come; None if nothing went wrong.
+    """
+
+    def __init__(self, images: Iterator[_Image]):
+        self._images = images
+        self.waiting: collections.deque[_Image] = collections.deque()
+        self.count = 0
+        self.ended = False
+        self.failure: Exception | None = None
+
+    def pixels(self) -> Iterator[np.ndarray]:
+        """The pixels of the images that could be read, which then wait."""
+        while True:
+            try:
+                image = next(self._images, None)
+            except Exception as error:
+                self.failure = error
+                image = None
+            if image is None:
+                self.ended = True
+                return
+            self.count += 1
+            self.waiting.append(image)
+            if image.pixels is not None:
+                yield image.pixels
+
+    def unreadable(self) -> Iterator[tuple[_Image, None, None]]:
+        """The images before the next one that could be read."""
+        while self.waiting and self.waiting[0].pixels is None:
+            yield self.waiting.popleft(), None, None
+
+    def taken(self) -> Iterator[_Image]:
+        """All that wait."""
+        while self.waiting:
+            yield self.waiting.popleft()
+
+
+def _read(entry: listing.Entry, content: Callable[[], np.ndarray]) -> _Image:
+    """An image, or why it can't be read."""
+    try:
+        return _Image(entry, content())
+    except (OSError, ValueError, MemoryError) as error:
+        return _Image(entry, None, _reason(error))
+
+
+# ---- Running -------------------------------------------------------------------------------------
+
+
+def run(
+    model: Any,
+    inputs: Sequence[str | os.PathLike],
+    output: str | os.PathLike,
+    class_names: Sequence[str] | None = None,
+    options: listing.Options | None = None,
+    part_size: int | None = None,
+    identity: dict[str, Any] | None = None,
+    ray: Any = None,
+    title: str = "",
+) -> Summary:
+    """Detects on all images of the inputs and writes Parquet files; goes on where it was killed.
+
+    Args:
+        model: `Exported`, `Trained`, or another function without arguments that makes a model; or
+            a model: a `MaskRCNN`, a `runtime.Model`. It is made when there is something to do.
+        inputs: files, folders, globs, Parquet tables, here or at addresses, see `listing`.
+        output: folder, here or at an address.
+        class_names: by class id, background first; None for those that the model knows.
+        options: how tables are read.
+        part_size: images of a part, which is the most that a kill makes to be done again; None:
+            a hundredth of all, from 16 to 1,000, and of a job that goes on what it began with.
+        identity: what tells the model from others, of what json has; None: `model.identity()`, or
+            what a `MaskRCNN` or `runtime.Model` says of itself.
+        ray: `pool.Ray` for actors of Ray; None for this process. `model` then makes a model.
+        title: of the progress bar; "" for none.
+
+    Raises:
+        ValueError: the output has another job's results, names what differs; a model without an
+            identity; a table that has changed.
+        FileNotFoundError: an input is nothing.
+        ImportError: pyarrow, or Ray, is not installed.
+        ChildProcessError: a part whose actors died again and again; the others are done.
+    """
+    places.import_pyarrow("pyarrow.parquet")
+    _check_inputs(inputs, part_size)
+    start = time.monotonic()
+    if ray is not None and hasattr(model, "detect"):
+        raise ValueError(
+            "With Ray a model is made in each actor: give batch.Exported(path), batch.Trained(...)"
+            f" or another function that makes it. Received: {type(model).__name__}"
+        )
+    if identity is None:
+        identity = _identity_of(model)
+    if isinstance(model, Exported) and class_names is None:
+        loaded = model()
+        class_names = loaded.class_names
+        if ray is None:
+            model = loaded
+    if class_names is None:
+        class_names = getattr(model, "class_names", ())
+    make = model
+    if hasattr(model, "detect"):
+        make = _Constant(model)
+    place, folder = places.find(places.absolute(output))
+    with place.locked(f"{folder}/{LOCK}"):
+        place.remove_unfinished(folder, "part-")
+        place.remove_unfinished(os.path.dirname(f"{folder}/{JOB}"), "")
+        job = prepare(
+            output, inputs, options or listing.Options(), class_names, identity, part_size
+        )
+        summary = _work(make, job, ray, title, start)
+    summary.seconds = time.monotonic() - start
+    return summary
+
+
+def _check_inputs(inputs: Any, part_size: int | None) -> None:
+    """ValueError for what is no list of sources, or no size."""
+    if isinstance(inputs, (str, os.PathLike)):
+        raise ValueError(f"inputs is a list of files, folders and globs. Received: {inputs!r}")
+    if not inputs:
+        raise ValueError("inputs is a list of files, folders and globs. Received: an empty one")
+    if part_size is not None and part_size < 1:
+        raise ValueError(f"part_size is 1 or more. Received: {part_size}")
+
+
+@dataclasses.dataclass
+class _Constant:
+    """A function that gives a model that there is."""
+
+    model: Any
+
+    def __call__(self) -> Any:
+        return self.model
+
+
+def _identity_of(model: Any) -> dict[str, Any]:
+    """What tells a model from others."""
+    if hasattr(model, "identity"):
+        return model.identity()
+    if hasattr(model, "keras_model"):
+        from mrcnn import training
+
+        weights = training.fingerprint(model.keras_model)
+        return {"weights": weights, "settings": _plain(settings_of(model.config))}
+    if hasattr(model, "metadata"):
+        return Exported(model.path).identity()
+    raise ValueError(
+        "identity is what tells the model's results from those of others, such as"
+        f" {{'weights': 'version 3'}}. Received: none, and a {type(model).__name__} has none"
+    )
+
+
+def _work(make: Callable, job: Job, ray: Any, title: str, start: float) -> Summary:
+    """Does the parts that are not there."""
+    there = job.finished()
+    summary = Summary(job.images)
+    for part in np.flatnonzero(there).tolist():
+        first, last = job.rows_of(part)
+        summary.before += last - first
+    if there.all():
+        return summary
+    missing = np.flatnonzero(~there)
+    done: Iterator[Done]
+    if ray is None:
+        done = _here(make, job, missing)
+    else:
+        from mrcnn import pool
+
+        done = pool.work(make, job, missing, ray)
+    finished = summary.before
+    with contextlib.closing(done):  # type: ignore[type-var]  # a generator
+        for each in done:
+            summary.add(each)
+            finished += each.images
+            if title:
+                files.show_progress(title, finished, job.images, time.monotonic() - start)
+    return summary
+
+
+def _here(make: Callable, job: Job, parts: np.ndarray) -> Iterator[Done]:
+    """Does parts in this process."""
+    worker = Worker(make, job)
+    worker.load()
+    for part in parts:
+        yield worker.do(int(part))
+
+
+# ---- Results -------------------------------------------------------------------------------------
+
+
+def results(output: str | os.PathLike) -> Iterator[tuple[str, dict | None, str | None]]:
+    """The rows of an output folder, in the order of its parts.
+
+    Yields:
+        (image, result, error): result as `MaskRCNN.detect(masks="rle")` gives it, with
+        `class_names` and `size` (height, width); None for an image with an error.
+    """
+    parquet = places.import_pyarrow("pyarrow.parquet")
+    place, folder = places.find(places.absolute(output))
+    for name in sorted(name for name in place.names(folder) if _number_of_part(name) is not None):
+        table = parquet.ParquetFile(place.open(f"{folder}/{name}"))
+        for row in table.read().to_pylist():
+            yield row["image"], _result_of(row), row["error"]
+
+
+def _result_of(row: dict[str, Any]) -> dict[str, Any] | None:
+    """The result that a row holds."""
+    if row["error"] is not None:
+        return None
+    size = (row["height"], row["width"])
+    result = {
+        "rois": np.array(row["boxes"], np.float32).reshape(-1, 4),
+        "class_ids": np.array(row["class_ids"], np.int32),
+        "class_names": row["class_names"],
+        "scores": np.array(row["scores"], np.float32),
+        "masks": None,
+        "size": size,
+    }
+    if row["masks"] is not None:
+        result["masks"] = [{"size": list(size), "counts": counts} for counts in row["masks"]]
+    if row["keypoints"] is not None:
+        result["keypoints"] = np.array(row["keypoints"], np.float32)
+    return result
+
+
+# ---- Command -------------------------------------------------------------------------------------
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of a batch: tables, parts, Ray."""
+    group = parser.add_argument_group("batch")
+    group.add_argument(
+        "--column", metavar="NAME", help="Parquet: the column of the images' bytes or paths"
+    )
+    group.add_argument(
+        "--name-column", metavar="NAME", help="Parquet with bytes: the column of their names"
+    )
+    group.add_argument(
+        "--root", metavar="FOLDER", help="Parquet with paths: the folder that they are relative to"
+    )
+    group.add_argument(
+        "--part-size",
+        type=int,
+        metavar="N",
+        help="images of an output file (default: a hundredth of all, from 16 to 1000)",
+    )
+    group.add_argument(
+        "--ray",
+        metavar="ADDRESS",
+        help="work by actors of Ray: local (on this machine), auto, or a cluster's address",
+    )
+    group.add_argument(
+        "--workers",
+        metavar="MIN:MAX",
+        help="Ray: how many actors (default: from 1 to what the cluster has room for)",
+    )
+    group.add_argument(
+        "--cpus", type=float, metavar="N", help="Ray: cores of an actor (default: 4, or 1 of a GPU)"
+    )
+    group.add_argument(
+        "--gpus", type=float, metavar="N", help="Ray: GPUs of an actor (default: 1 where there are)"
+    )
+
+
+def run_command(
+    model: Any,
+    args: argparse.Namespace,
+    class_names: Sequence[str] | None = None,
+) -> Summary:
+    """`run` by the options of `add_options`, with inputs and output; prints what was done.
+
+    Raises:
+        ValueError: not one image could be read or processed, as well as for what `run` refuses.
+    """
+    ray = None
+    if args.ray is not None:
+        from mrcnn import pool
+
+        ray = pool.Ray(args.ray, pool.limits(args.workers), args.cpus, args.gpus)
+    summary = run(
+        model,
+        args.inputs,
+        args.output,
+        class_names,
+        listing.Options(args.column, args.name_column, args.root),
+        args.part_size,
+        ray=ray,
+        title="detecting",
+    )
+    print(args.output)
+    print(summary)
+    now = summary.images - summary.before
+    if now and summary.errors == now:
+        raise ValueError(
+            f"none of the {now} images has a result; the first error: {summary.first_error}"
+        )
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Detects on any number of images by an exported model; see `run`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn.batch",
+        description="Detects on any number of images by an exported model; writes Parquet files.",
+        epilog="Killed and started again, it goes on. docs/scaling.md tells more.",
+    )
+    parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders, globs, Parquet files, addresses such as s3://bucket/photos",
+    )
+    parser.add_argument("--output", default="results", metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=None, metavar="N", help="of a detection")
+    parser.add_argument("--device", default="cpu")
+    add_options(parser)
+    parser.add_argument(
+        "--traceback", action="store_true", help="show where in the program an error comes from"
+    )
+    args = parser.parse_intermixed_args(arguments)
+    if args.model.lower().endswith((".h5", ".keras", ".pth", ".npz")):
+        parser.error(
+            f"{args.model} has weights without settings: export the model, or use a sample's"
+            " command: python samples/coco/coco.py batch --weights=..."
+        )
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    model = Exported(os.path.abspath(args.model), args.threads, args.device)
+    run_command(model, args)
+
+
+if __name__ == "__main__":
+    # By its name: actors of Ray can't find what lies in __main__.
+    from mrcnn import batch, commands
+
+    commands.run(batch.main)
