@@ -349,7 +349,7 @@ class _ImageIndex:
         self.by_upload: dict[str, list[str]] = {}
         self.by_original: dict[str, list[str]] = {}
         self.by_stem: dict[str, list[str]] = {}
-        for relative in sorted(_walk_images(folder)):
+        for relative in sorted(walk_images(folder)):
             # A zip that was packed on Windows may have left backslashes in the files' names.
             base = ntpath.basename(relative)
             plain = _plain(base)
@@ -378,7 +378,7 @@ class _ImageIndex:
         return self.by_original.get(upload, [])
 
 
-def _walk_images(folder: str) -> Iterator[str]:
+def walk_images(folder: str) -> Iterator[str]:
     """Paths of the image files of a folder and its sub-folders, relative to it.
 
     Hidden ones and folders that hold masks are left out, and those more than DEEPEST_IMAGES below.

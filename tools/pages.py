@@ -32,6 +32,7 @@ ROOMS = {
         "keypoints",
         "annotations",
         "coco",
+        "convert",
         "media",
     ),
     "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
