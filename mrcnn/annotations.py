@@ -1118,7 +1118,7 @@ def _read_any(
             need_files=need_files,
         )
     if not folder.single and expected is None:
-        if _is_yolo(path):
+        if is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
         if _mask_sets(path):
@@ -2153,7 +2153,7 @@ def _yolo_root(path: str) -> str:
     return own
 
 
-def _is_yolo(path: str) -> bool:
+def is_yolo(path: str) -> bool:
     """Whether a folder has YOLO's labels: a data.yaml with names, or text files of such lines."""
     if _yaml_in(path) is not None:
         return True

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import evaluate as evaluation, media
+from mrcnn import evaluate as evaluation, files, media
 from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
 
@@ -60,6 +60,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if not (ROOT / "samples").is_dir():
     ROOT = pathlib.Path.cwd()
 COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
+if ROOT == pathlib.Path.cwd() and not (ROOT / "samples").is_dir() and not COCO_WEIGHTS.exists():
+    COCO_WEIGHTS = files.cache_folder() / "mask_rcnn_coco.h5"
 COCO_CLASSES = 81
 # Layers whose shape depends on the classes.
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
@@ -326,7 +328,7 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     """
     if mode == "inference":
         _check_that_heads_are_trained(config, args.weights)
-    from mrcnn import model as modellib, utils
+    from mrcnn import model as modellib
 
     model = modellib.MaskRCNN(mode, config, args.logs)
     if args.weights == "none":
@@ -334,8 +336,7 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     exclude = None
     if args.weights == "coco":
         path = str(COCO_WEIGHTS)
-        if not COCO_WEIGHTS.exists():
-            utils.download_trained_weights(path)
+        fetch_coco_weights()
         if config.NUM_CLASSES != COCO_CLASSES:
             exclude = CLASS_LAYERS
     elif args.weights == "imagenet":
@@ -349,6 +350,28 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     by_name = mode == "training" and args.weights in ("imagenet", "coco")
     model.load_weights(str(path), by_name=by_name, exclude=exclude)
     return model
+
+
+def fetch_coco_weights() -> str:
+    """Downloads the released weights where they are not there yet. Returns their path.
+
+    Raises:
+        OSError: they can't be had; the message names the address, and where to put the file.
+    """
+    from mrcnn import utils
+
+    path = COCO_WEIGHTS
+    if not path.exists():
+        try:
+            utils.download_trained_weights(path)
+        except OSError as error:
+            if error.errno in files.DISK_FULL:
+                raise
+            raise OSError(
+                f"{utils.COCO_MODEL_URL} can't be downloaded ({error}); put the file at {path}, or"
+                " name another one with --weights"
+            ) from error
+    return str(path)
 
 
 def _check_that_heads_are_trained(config: Config, weights: str) -> None:
@@ -375,6 +398,59 @@ def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
         the path of the file.
     """
     return media.write_json(pathlib.Path(model.log_dir) / "classes.json", list(names))
+
+
+def save_settings(model: MaskRCNN) -> str:
+    """Writes the settings that are no defaults to settings.json beside a run's checkpoints.
+
+    Functions, such as a BACKBONE of one's own, can't be written and are left out.
+
+    Returns:
+        the path of the file.
+    """
+    settings = changed_settings(model.config)
+    plain = {name: value for name, value in settings.items() if not callable(value)}
+    return media.write_json(pathlib.Path(model.log_dir) / "settings.json", plain)
+
+
+def changed_settings(config: Config) -> dict[str, Any]:
+    """{setting: value} of those that are not `Config`'s own, arrays and tuples as lists."""
+    from mrcnn.config import Config, setting_names
+
+    changed = {}
+    for name in sorted(setting_names() - {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}):
+        value = getattr(config, name)
+        if not np.array_equal(plain_setting(value), plain_setting(getattr(Config, name))):
+            changed[name] = plain_setting(value)
+    return changed
+
+
+def plain_setting(value: Any) -> Any:
+    """A setting's value as a json holds it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [plain_setting(part) for part in value]
+    return value
+
+
+def load_settings(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings in a settings.json, see `save_settings`.
+
+    Raises:
+        ValueError: no json, or names that are no settings.
+    """
+    from mrcnn.config import Config, setting_names
+
+    found = files.read_json(path)
+    if not isinstance(found, dict) or not set(found) <= setting_names():
+        raise ValueError(
+            f"{path} has an object of settings and their values. Received: {files.short(found)}"
+        )
+    for name, value in found.items():
+        if isinstance(getattr(Config, name), np.ndarray):
+            found[name] = np.array(value)
+    return found
 
 
 def load_classes(

@@ -37,7 +37,7 @@ from mrcnn.annotations import (
     Rectangle,
     Region,
 )
-from mrcnn.masks import decompressed, encode_crops, sound_segmentation, to_rle
+from mrcnn.masks import crop_of_rle, encode_crops, sound_segmentation, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -439,18 +439,8 @@ def _tight(top: int, left: int, pixels: np.ndarray) -> tuple[int, int, np.ndarra
 
 def _crop_of_coco(shape: CocoSegmentation, height: int, width: int) -> tuple[int, int, np.ndarray]:
     """A COCO annotation's pixels, without an array of the whole image."""
-    counts = decompressed(to_rle(shape.annotation, height, width)["counts"])
-    edges = np.cumsum(counts)
-    starts = edges[::2][: len(edges) // 2]
-    stops = edges[1::2]
-    if not len(starts):
-        return 0, 0, np.zeros((0, 0), bool)
-    x1 = int(starts[0] // height)
-    x2 = int((stops[-1] - 1) // height) + 1
-    columns = np.zeros((x2 - x1) * height, bool)
-    for start, stop in zip((starts - x1 * height).tolist(), (stops - x1 * height).tolist()):
-        columns[start:stop] = True
-    return _tight(0, x1, columns.reshape(x2 - x1, height).T)
+    (top, left, _, _), pixels = crop_of_rle(to_rle(shape.annotation, height, width))
+    return top, left, pixels
 
 
 def _points_of(shape: Any, height: int, width: int) -> list[Loop] | None:

@@ -620,6 +620,21 @@ def progress_bar(done: int, total: int | None) -> None:
 # ---- Downloads -----------------------------------------------------------------------------------
 
 
+# Seconds without an answer, or without more of it, after which a download has failed.
+TIMEOUT = 60
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of what was downloaded: $MRCNN_CACHE, or mrcnn/ in the user's cache folder."""
+    named = os.environ.get("MRCNN_CACHE")
+    if named:
+        return pathlib.Path(named)
+    system = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    if system:
+        return pathlib.Path(system) / "mrcnn"
+    return pathlib.Path.home() / ".cache" / "mrcnn"
+
+
 def download(
     url: str,
     path: PathLike,
@@ -686,12 +701,14 @@ def _request(url, part):
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers))
+        response = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+        )
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
         part.unlink()  # longer than the file: what lies there is not a part of it
-        response = urllib.request.urlopen(url)
+        response = urllib.request.urlopen(url, timeout=TIMEOUT)
     if response.status != 206:
         have = 0
     return response, have

@@ -1088,6 +1088,34 @@ def decode_rle(
     return columns.transpose(2, 1, 0)
 
 
+def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
+    """What a compressed encoding has in its box, without an array of the whole image.
+
+    Returns:
+        box: (y1, x1, y2, x2), zeros for a mask without a pixel.
+        crop: [y2 - y1, x2 - x1] bool.
+    """
+    height = int(code["size"][0])
+    edges = np.cumsum(decompressed(code["counts"]))
+    stops = edges[1::2]
+    starts = edges[::2][: len(stops)]
+    is_run = starts < stops
+    starts = starts[is_run]
+    stops = stops[is_run]
+    if not len(starts):
+        return (0, 0, 0, 0), np.zeros((0, 0), bool)
+    left = int(starts[0] // height)
+    right = int((stops[-1] - 1) // height) + 1
+    columns = np.zeros((right - left) * height, bool)
+    for start, stop in zip((starts - left * height).tolist(), (stops - left * height).tolist()):
+        columns[start:stop] = True
+    pixels = columns.reshape(right - left, height).T
+    rows = np.flatnonzero(pixels.any(axis=1))
+    top = int(rows[0])
+    bottom = int(rows[-1]) + 1
+    return (top, left, bottom, right), pixels[top:bottom]
+
+
 # ---- What annotations of others hold -------------------------------------------------------------
 
 # Why a segmentation, or a part of it, can't be drawn.
