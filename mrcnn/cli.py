@@ -214,6 +214,19 @@ def _detect_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos")
     _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
     _add_output(made)
+    made.add_argument(
+        "--tile",
+        type=_from_one,
+        metavar="PIXELS",
+        help="look at large images in tiles of this side; of a TIFF only windows are read, and its"
+        " objects are written as GeoJSON (default: at once)",
+    )
+    made.add_argument(
+        "--overlap",
+        type=_count,
+        metavar="PIXELS",
+        help="that tiles share (default: a fifth of --tile)",
+    )
 
 
 def _export_options(made: argparse.ArgumentParser) -> None:
@@ -635,6 +648,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 def _detect(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import commands, media
 
+    if args.overlap is not None and (args.tile is None or args.overlap >= args.tile):
+        raise _UsageError("--overlap goes with --tile, and is less than it")
     for source in args.inputs:
         media.find_files(source)
     model, names, category_ids = _inference_model(args)
@@ -895,7 +910,8 @@ EXAMPLES = {
     "mrcnn train --dataset=photos --weights=none --small",
     "evaluate": "mrcnn evaluate --dataset=photos\n"
     "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500",
-    "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4',
+    "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
+    "mrcnn detect scene.tif --tile=1024 --overlap=256",
     "export": "mrcnn export model.onnx --weights=coco",
     "inspect": "mrcnn inspect photos --draw=5\nmrcnn inspect mask_rcnn_coco.h5",
     "convert": "mrcnn convert photos/via_region_data.json out --to=coco",

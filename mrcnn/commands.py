@@ -222,6 +222,25 @@ def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
         made.add_argument(
             name, action="append", default=[], metavar="PATH", help=f"{command}: the same as INPUT"
         )
+    if command == "detect":
+        add_tile_options(made)
+
+
+def add_tile_options(made: argparse.ArgumentParser) -> None:
+    """Adds --tile and --overlap, for large images."""
+    made.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="detect: look at large images in tiles of this side; of a TIFF only windows are read,"
+        " and its objects are written as GeoJSON (default: at once)",
+    )
+    made.add_argument(
+        "--overlap",
+        type=int,
+        metavar="PIXELS",
+        help="detect: pixels that tiles share (default: a fifth of --tile)",
+    )
 
 
 def parse(
@@ -603,6 +622,10 @@ def detect(
         category_ids: {class id: category id of the results}; None for the class ids themselves.
         paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes, keypoints and names.
 
+    With `args.tile` images are looked at in tiles that share `args.overlap` pixels, see
+    `mrcnn.tiles`. Of a TIFF then only windows are read, no picture is painted, and the objects are
+    written as GeoJSON, in the coordinates of the world where the file tells them.
+
     Returns:
         `media.Processed`.
 
@@ -616,8 +639,10 @@ def detect(
 
     left_out: collections.Counter = collections.Counter()  # by class id
 
+    tiling = _tiling(args)
+
     def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
-        results = _detect(model, pictures, whole_masks=paint is not None)
+        results = _detect(model, pictures, paint is not None, tiling)
         rows = [evaluation.coco_results(0, result, category_ids) for result in results]
         painted = []
         for picture, result in zip(pictures, results):
@@ -633,7 +658,23 @@ def detect(
         return painted
 
     batch_size = model.config.BATCH_SIZE
-    done = media.process(args.inputs, args.output, detect_batch, batch_size, title="detecting")
+    sources, tiffs = _parted(args.inputs, tiling)
+    done = media.Processed([], [], 0, 0.0)
+    if sources:
+        done = media.process(sources, args.output, detect_batch, batch_size, title="detecting")
+    for tiff in tiffs:
+        try:
+            entry, result, written = _detect_tiff(model, class_names, tiff, tiling, args.output)
+        except (ValueError, OSError) as error:
+            if getattr(error, "errno", None) in files.DISK_FULL:
+                raise
+            logger.warning("%s is skipped: %s", tiff, error)
+            done.skipped.append((tiff, str(error)))
+            continue
+        images.append(entry)
+        results_by_image.append(evaluation.coco_results(0, result, category_ids))
+        done.written.append(written)
+        done.pictures += 1
     if not done.pictures:
         first, reason = done.skipped[0]
         raise ValueError(
@@ -683,11 +724,62 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
 LARGE_PICTURE = 25_000_000  # pixels
 
 
-def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -> list[dict]:
+def _tiling(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `MaskRCNN.detect` that --tile and --overlap give; empty without."""
+    tile = getattr(args, "tile", None)
+    overlap = getattr(args, "overlap", None)
+    if tile is None and overlap is None:
+        return {}
+    from mrcnn import tiles
+
+    if tile is None:
+        raise ValueError(f"--overlap goes with --tile. Received: --overlap={overlap} alone")
+    tile, overlap = tiles.checked(tile, overlap)
+    return {"tile": tile, "overlap": overlap}
+
+
+def _parted(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathlib.Path]]:
+    """The inputs, and those of them of which windows are read: TIFFs, with --tile."""
+    if not tiling:
+        return list(inputs), []
+    found = media.find_files(list(inputs))
+    tiffs = [path for path in found if path.suffix.lower() in (".tif", ".tiff")]
+    return [path for path in found if path not in tiffs], tiffs
+
+
+def _detect_tiff(
+    model: MaskRCNN,
+    class_names: Sequence[str],
+    path: pathlib.Path,
+    tiling: dict[str, Any],
+    output: str | os.PathLike,
+) -> tuple[dict, dict, str]:
+    """Detects on windows of a TIFF, writes its GeoJSON.
+
+    Returns:
+        what images.json says of it, the result, the path of the GeoJSON.
+    """
+    from mrcnn import tiles
+
+    with tiles.TiffImage(path) as image:
+        result = tiles.detect(model, image, **tiling)
+        target = pathlib.Path(output) / f"{path.name}.geojson"
+        written = tiles.write_geojson(target, result, class_names, image.transform, image.crs)
+        height, width = image.shape[:2]
+    return {"file_name": str(path), "height": height, "width": width}, result, written
+
+
+def _detect(
+    model: MaskRCNN,
+    pictures: list[media.Picture],
+    whole_masks: bool,
+    tiling: dict[str, Any] | None = None,
+) -> list[dict]:
     """What a model detects on pictures.
 
     Args:
         whole_masks: masks [H, W, N] however large they are.
+        tiling: see `_tiling`.
 
     Raises:
         media.PictureError: a size or a number of channels that the settings don't take.
@@ -695,6 +787,10 @@ def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -
     images = [picture.image for picture in pictures]
     largest = max(image.shape[0] * image.shape[1] for image in images)
     try:
+        if tiling and whole_masks:
+            return model.detect(images, masks="dense", **tiling)
+        if tiling:
+            return model.detect(images, **tiling)
         if largest > LARGE_PICTURE and not whole_masks:
             return model.detect(images, masks="lazy")
         return model.detect(images)

@@ -932,13 +932,15 @@ def encode(masks: Any) -> list[dict]:
     """Run-length encodings of masks, as COCO's results have them.
 
     Args:
-        masks: [H, W, N], non-zero is foreground; or `Masks`.
+        masks: [H, W, N], non-zero is foreground; or `Masks`; or encodings, which stay as they are.
 
     Returns:
         N times {"size": [H, W], "counts": str}.
     """
     if isinstance(masks, Masks):
         return masks.rle()
+    if isinstance(masks, list) and all(isinstance(code, dict) for code in masks):
+        return list(masks)
     from pycocotools import mask as coco_mask
 
     codes = []

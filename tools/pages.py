@@ -47,6 +47,7 @@ ROOMS = {
     ),
     "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
+    "Large images": ("tiles",),
     "Other runtimes": ("export", "runtime"),
     "The command": ("cli", "commands", "completion", "manual"),
     "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model"),
@@ -60,8 +61,8 @@ SECTIONS = ("Args", "Returns", "Yields", "Raises", "Warns", "Attributes")
 
 
 def modules():
-    """Names of the package's modules, sorted, without `__init__`."""
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    """Names of the package's modules, sorted, without `__init__` and `__main__`."""
+    return sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
 
 
 def rooms():
