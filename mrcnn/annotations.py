@@ -1,4 +1,4 @@
-"""Annotation files of VIA, LabelMe and COCO's layout: images, named regions, masks.
+"""Annotations of VIA, LabelMe, COCO's layout, YOLO and mask files: images, named regions, masks.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
@@ -23,6 +23,7 @@ import logging
 import math
 import os
 import pathlib
+import re
 import tempfile
 import unicodedata
 import warnings
@@ -39,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json"
+    " json files, COCO's instances json, YOLO's labels with their data.yaml, a folder of mask files"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -333,12 +334,14 @@ class Region:
         shape: has a method `mask(height, width)`.
         crowd: whether it is a crowd.
         number: its place or id in the file.
+        extra: {name: value} of what else the file says of it, the class aside; None for nothing.
     """
 
     name: str
     shape: Shape
     crowd: bool = False
     number: Any = None
+    extra: dict | None = None
 
 
 @dataclasses.dataclass
@@ -387,10 +390,11 @@ class AnnotatedImage:
 
     Attributes:
         name: in the annotations.
-        path: of its file, or of the json that holds it.
+        path: of its file, or of the json that holds it; "" of one that was read without its file.
         height, width: as it is shown.
         regions: list of `Region`, its objects.
         embedded: where the json holds it; None for an image that is a file.
+        extra: COCO: the json's own dict of the image; None otherwise.
     """
 
     name: str
@@ -399,6 +403,7 @@ class AnnotatedImage:
     width: int
     regions: list[Region]
     embedded: EmbeddedImage | None = None
+    extra: dict | None = None
 
     def __repr__(self) -> str:
         size = f"{self.height} x {self.width}"
@@ -426,12 +431,14 @@ class Annotations:
         images: list of `AnnotatedImage`.
         classes: names, of COCO in the order of their ids, otherwise sorted.
         problems: texts, one for each file, image or region that was left out.
+        categories: COCO: the json's own dicts of the classes; empty otherwise.
     """
 
     path: str
     images: list[AnnotatedImage]
     classes: list[str]
     problems: list[str]
+    categories: list[dict] = dataclasses.field(default_factory=list)
 
     def __repr__(self) -> str:
         regions = sum(len(image.regions) for image in self.images)
@@ -599,6 +606,7 @@ class _Entry:
         others: more names that the file may have.
         beside: the name of the file that goes with the json by its own name.
         embedded: the image itself, for want of a file.
+        extra: what else the file says of it.
     """
 
     name: str
@@ -607,6 +615,7 @@ class _Entry:
     others: tuple[str, ...] = ()
     beside: str | None = None
     embedded: EmbeddedImage | None = None
+    extra: dict | None = None
 
 
 class _Reader:
@@ -617,6 +626,7 @@ class _Reader:
         images: folder that the names of the images start from, or None.
         keep_empty: also images without regions.
         root: the folder in which the file was looked for.
+        need_files: leave out an image without a file though its size is known.
     """
 
     def __init__(
@@ -625,7 +635,9 @@ class _Reader:
         images: Any,
         keep_empty: bool,
         root: Any = None,
+        need_files: bool = True,
     ):
+        self.need_files = need_files
         self.path = os.fspath(path)
         own = self.path
         if not os.path.isdir(own):
@@ -753,9 +765,11 @@ class _Reader:
         if path is not None:
             try:
                 height, width = _annotated_size(path, path, entry.size)
-                return AnnotatedImage(entry.name, path, height, width, [])
+                return AnnotatedImage(entry.name, path, height, width, [], None, entry.extra)
             except _Problem as error:
                 problem = str(error)
+        elif entry.size and not entry.embedded and not self.need_files:
+            return AnnotatedImage(entry.name, "", *entry.size, [], None, entry.extra)
         if entry.embedded is None:
             raise _Problem(problem)
         path = entry.embedded.path
@@ -797,6 +811,8 @@ class _Reader:
             key: Any = os.path.normpath(image.path)
             if image.embedded:
                 key = (key, image.embedded.place)
+            elif not image.path:
+                key = ("", image.name)
             first = merged.setdefault(key, image)
             if first is image:
                 continue
@@ -1037,6 +1053,7 @@ def read(
     attribute: str | None = None,
     label: str | None = None,
     keep_empty: bool = False,
+    need_files: bool = True,
 ) -> Annotations:
     """Reads annotations of any of the formats, which is told by the content.
 
@@ -1047,12 +1064,15 @@ def read(
     Args:
         path: a json file of VIA or COCO, or of LabelMe for one image; or a folder with one of the
             first or any number of the last, in it or, if it has none itself, in its sub-folders, up
-            to 3 within each other.
+            to 3 within each other. Without any json also YOLO's labels, see `read_yolo`, and mask
+            files, see `read_masks`.
         images: folder that the file names of the images start from; None for the json's own folder.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region is of the class "object".
-        label: VIA: name of every region's class, whatever its attributes.
+        label: VIA and mask files: name of every region's class, whatever its attributes.
         keep_empty: also images without regions, as background.
+        need_files: False takes images whose files are not there too, where the annotations say
+            their size: to convert them.
 
     Returns:
         `Annotations`.
@@ -1060,7 +1080,7 @@ def read(
     Raises:
         AnnotationError: no such file, another format, or no image that can be used.
     """
-    return _read_any(path, images, attribute, label, keep_empty)
+    return _read_any(path, images, attribute, label, keep_empty, None, need_files)
 
 
 def _read_any(
@@ -1070,11 +1090,16 @@ def _read_any(
     label: str | None = None,
     keep_empty: bool = False,
     expected: str | None = None,
+    need_files: bool = True,
 ) -> Annotations:
     """Reads a file or a folder, of the expected format if one is named."""
     path = os.fspath(path)
+    if path.lower().endswith(YAML_SUFFIXES):
+        return read_yolo(path, images, keep_empty)
     if not os.path.isdir(path):
-        return _read_file(path, images, attribute, label, keep_empty, expected)
+        return _read_file(
+            path, images, attribute, label, keep_empty, expected, need_files=need_files
+        )
     folder = _Folder(path, expected)
     if len(folder.whole) > 1:
         raise AnnotationError(
@@ -1083,14 +1108,29 @@ def _read_any(
         )
     if folder.whole:
         folder.warn_of_others()
-        return _read_file(folder.whole[0], images, attribute, label, keep_empty, root=path)
+        return _read_file(
+            folder.whole[0],
+            images,
+            attribute,
+            label,
+            keep_empty,
+            root=path,
+            need_files=need_files,
+        )
+    if not folder.single and expected is None:
+        if is_yolo(path):
+            _warn_of_via_settings(path, attribute, label)
+            return read_yolo(path, images, keep_empty)
+        if _mask_sets(path):
+            _warn_of_via_settings(path, attribute, None)
+            return read_masks(path, label or "object", keep_empty)
     if not folder.single:
         received = f"a folder with {folder.count} json files, none of these"
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
     _warn_of_via_settings(path, attribute, label)
-    return _read_labelme(path, folder.single, images, keep_empty, folder.useless)
+    return _read_labelme(path, folder.single, images, keep_empty, folder.useless, need_files)
 
 
 def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
@@ -1257,6 +1297,7 @@ def _read_file(
     keep_empty: bool = False,
     expected: str | None = None,
     root: Any = None,
+    need_files: bool = True,
 ) -> Annotations:
     """Reads one file; AnnotationError if it is of another format than the expected one.
 
@@ -1279,9 +1320,9 @@ def _read_file(
     if name in ("coco", "labelme"):
         _warn_of_via_settings(path, attribute, label)
     if name == "coco":
-        return _read_coco(_Reader(path, images, keep_empty, root))
+        return _read_coco(_Reader(path, images, keep_empty, root, need_files))
     if name == "labelme":
-        return _read_labelme(path, {path: data}, images, keep_empty)
+        return _read_labelme(path, {path: data}, images, keep_empty, None, need_files)
     if isinstance(data, dict) and {"project", "file", "metadata"} <= set(data):
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: a part of a project of VIA 3; export it as"
@@ -1348,7 +1389,7 @@ def _read_via(
         if not name:
             name = _via_name(item, attribute)
         shape = _via_shape(_field(item, "shape_attributes", dict, "a region"))
-        return Region(name, shape)
+        return Region(name, shape, extra=_other_attributes(item, attribute))
 
     for photo in photos:
         regions = list(reader.regions(f"image {photo.name!r}", photo.items, region))
@@ -1631,6 +1672,16 @@ def _region_attributes(item: Any) -> dict:
     return attributes
 
 
+def _other_attributes(item: Any, attribute: str | None) -> dict | None:
+    """The attributes of a region that have a value, without that of its class; None for none."""
+    found = {
+        name: value
+        for name, value in _region_attributes(item).items()
+        if name != attribute and value not in (None, "", {}, [])
+    }
+    return found or None
+
+
 def _via_name(item: Any, attribute: str | None) -> str:
     """The class of a region."""
     value = _field(item, "region_attributes", dict, "a region").get(attribute)
@@ -1710,9 +1761,10 @@ def _read_labelme(
     images: Any,
     keep_empty: bool,
     useless: dict[str, str] | None = None,
+    need_files: bool = True,
 ) -> Annotations:
     """loaded: {file: its content}; useless: {file: why it is no annotation}."""
-    reader = _Reader(path, images, keep_empty)
+    reader = _Reader(path, images, keep_empty, need_files=need_files)
     start = path
     if not os.path.isdir(path):
         start = os.path.dirname(path)
@@ -1761,7 +1813,7 @@ def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
 
 
 @dataclasses.dataclass
-class _Union(_Drawn):
+class Union(_Drawn):
     """Several shapes of one object."""
 
     shapes: list[_Drawn]
@@ -1784,7 +1836,7 @@ def _joined(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
     for first, *others in groups.values():
         if others:
             parts: Any = [first.shape, *(region.shape for region in others)]
-            first = dataclasses.replace(first, shape=_Union(parts))
+            first = dataclasses.replace(first, shape=Union(parts))
         objects.append(first)
     return objects
 
@@ -1799,7 +1851,18 @@ def _labelme_region(item: Any) -> Region:
         _field(item, "label", str, "a shape")
     name = _class_name(item["label"], "a label")
     crowd = item.get("iscrowd") in (True, 1, "1")
-    return Region(name, _labelme_shape(item), crowd)
+    return Region(name, _labelme_shape(item), crowd, extra=_labelme_extra(item))
+
+
+def _labelme_extra(item: dict) -> dict | None:
+    """The attributes, flags and description of a shape, those with a value; None for none."""
+    extra: dict = {}
+    for name in ("attributes", "flags"):
+        if isinstance(item.get(name), dict):
+            extra.update({key: value for key, value in item[name].items() if value})
+    if item.get("description"):
+        extra["description"] = item["description"]
+    return extra or None
 
 
 def _labelme_shape(item: dict) -> Shape:
@@ -1968,8 +2031,10 @@ def _read_coco(reader: _Reader) -> Annotations:
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = _given_size(image.get("height"), image.get("width"))
-        reader.add(_Entry(file_name, regions, size), annotated=bool(items))
-    return reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
+        reader.add(_Entry(file_name, regions, size, extra=image), annotated=bool(items))
+    found = reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
+    found.categories = [data.cats[category_id] for category_id in sorted(names)]
+    return found
 
 
 def _coco_names(path: str, data: Any) -> dict[Any, str]:
@@ -2002,3 +2067,506 @@ def _coco_names(path: str, data: Any) -> dict[Any, str]:
             files.several(map(repr, joined)),
         )
     return kept
+
+
+############################################################
+#  YOLO
+############################################################
+
+YAML_SUFFIXES = (".yaml", ".yml")
+# Beyond the image by rounding: YOLO's numbers are shares of its sides.
+_ROUNDED = 0.01
+
+
+def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annotations:
+    """Reads YOLO's text labels: a line for each object, `class x1 y1 x2 y2 ...` in 0..1.
+
+    A line of a class and four numbers is a box, which is taken for the object's shape, with a
+    warning. The names of the classes are those of the data.yaml, of obj.names or classes.txt; where
+    there are none, the classes are called by their numbers.
+
+    Args:
+        path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... as
+            the images in images/...
+        images: folder of the images; None for those in the folder.
+        keep_empty: also images without objects.
+
+    Returns:
+        `Annotations`, the images of all subsets.
+
+    Raises:
+        AnnotationError: no labels there, or none that can be used.
+    """
+    path = os.fspath(path)
+    root = path
+    if not os.path.isdir(path):
+        if not os.path.isfile(path):
+            raise AnnotationError(f"No annotation file or folder {path}")
+        root = _yolo_root(path)
+    names = _yolo_names(path)
+    reader = _Reader(root, images, keep_empty)
+    reader.path = path
+    place = os.fspath(images or root)
+    labels = _label_files(root)
+    boxes = 0
+    used = set()
+    for relative in sorted(files.walk_images(place)):
+        file = os.path.join(place, relative)
+        label = _label_of(file, place, labels)
+        if label is None and not keep_empty:
+            continue
+        try:
+            size = _annotated_size(file, file, None)
+        except _Problem as error:
+            reader.problem(f"image {relative!r}", str(error))
+            continue
+        regions: list[Region] = []
+        lines: list[str] = []
+        if label is not None:
+            used.add(label)
+            lines = _label_lines(reader, label)
+            spot = f"file {os.path.relpath(label, root)}"
+            read = _yolo_reader(names, size)
+            regions = list(reader.regions(spot, enumerate(lines, 1), read))
+            boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
+        reader.add(_Entry(relative, regions, size), annotated=bool(lines))
+    for label in sorted(set(labels.values()) - used):
+        if _looks_like_labels(label):
+            reader.problem(
+                f"file {os.path.relpath(label, root)}",
+                "expected an image of its name in the folder",
+            )
+    if boxes:
+        logger.warning("%s: %d objects are boxes without an outline", path, boxes)
+    return reader.finish(names or None)
+
+
+def _yolo_root(path: str) -> str:
+    """The folder of the data that a yaml names: its own, or what it has as `path`."""
+    own = os.path.dirname(path) or "."
+    for line in _read_text(path).splitlines():
+        if re.match(r"path\s*:", line):
+            named = _unquoted(_without_comment(line).partition(":")[2].strip())
+            for place in (os.path.join(own, named), named):
+                if named and os.path.isdir(place) and not _label_files(own):
+                    return os.path.normpath(place)
+    return own
+
+
+def is_yolo(path: str) -> bool:
+    """Whether a folder has YOLO's labels: a data.yaml with names, or text files of such lines."""
+    if _yaml_in(path) is not None:
+        return True
+    return any(_looks_like_labels(label) for label in _label_files(path).values())
+
+
+def _yaml_in(folder: str) -> str | None:
+    """The yaml file of a folder that names classes, None where there is none."""
+    for name in sorted(os.listdir(folder)):
+        file = os.path.join(folder, name)
+        if name.lower().endswith(YAML_SUFFIXES) and os.path.isfile(file):
+            try:
+                if _yaml_names(_read_text(file)):
+                    return file
+            except ValueError:
+                continue
+    return None
+
+
+def _read_text(path: str) -> str:
+    """A text file's content; ValueError, with its name, for what is no text."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (UnicodeDecodeError, OSError) as error:
+        raise ValueError(f"{path}: expected text in UTF-8. Received: {error}") from error
+
+
+def _label_files(root: str) -> dict[str, str]:
+    """{path below the folder, without labels/ and suffix: file} of the text files in a folder."""
+    found = {}
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.lower().endswith(".txt") and name.lower() not in ("classes.txt", "readme.txt"):
+                file = os.path.join(folder, name)
+                found[_key_of(file, root)] = file
+    return found
+
+
+def _key_of(file: str, root: str) -> str:
+    """What an image and its labels have in common: the path without images/, labels/ and suffix."""
+    parts = pathlib.Path(os.path.relpath(file, root)).with_suffix("").parts
+    places = ("labels", *(name.lower() for name in files.IMAGE_FOLDERS))
+    return "/".join(part for part in parts if part.lower() not in places)
+
+
+def _label_of(image: str, root: str, labels: dict[str, str]) -> str | None:
+    """The label file of an image, None where there is none."""
+    beside = os.path.splitext(image)[0] + ".txt"
+    if os.path.isfile(beside):
+        return beside
+    return labels.get(_key_of(image, root))
+
+
+def _looks_like_labels(path: str) -> bool:
+    """Whether the first line of a text file is a class and numbers; an empty file is none."""
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            words = file.readline(100_000).split()
+        numbers = [float(word) for word in words]
+    except (ValueError, OSError):
+        return False
+    return len(numbers) >= 5 and numbers[0] == int(numbers[0]) and max(numbers[1:]) < 2
+
+
+def _label_lines(reader: _Reader, path: str) -> list[str]:
+    """The lines of a label file that are not empty; none, and a problem, of what is no text."""
+    try:
+        return [line for line in _read_text(path).splitlines() if line.strip()]
+    except ValueError as error:
+        reader.problem("labels", str(error))
+        return []
+
+
+def _yolo_reader(names: list[str], size: tuple[int, int]) -> Callable[[str], Region]:
+    """f(line) that returns its `Region`. size: (height, width) of the image."""
+    height, width = size
+
+    def read(line: str) -> Region:
+        numbers = [finite_number(word) for word in line.split()]
+        if None in numbers or len(numbers) < 5:
+            raise _Problem(
+                "expected a class and the numbers of an outline. Received: " + files.short(line)
+            )
+        first, *values = map(float, numbers)  # type: ignore[arg-type]
+        if first < 0 or first != int(first) or (names and first >= len(names)):
+            raise _Problem(f"expected a class from 0 to {len(names) - 1}. Received: {first:g}")
+        if min(values) < -_ROUNDED or max(values) > 1 + _ROUNDED:
+            raise _Problem(
+                "expected numbers from 0 to 1, shares of the image's sides. Received: "
+                f"{min(values):g} to {max(values):g}"
+            )
+        name = str(int(first))
+        if names:
+            name = names[int(first)]
+        if len(values) == 4:
+            x, y, w, h = values
+            corners = ((x - w / 2) * width, (y - h / 2) * height)
+            return Region(name, Rectangle(*corners, (x + w / 2) * width, (y + h / 2) * height))
+        if len(values) < 6 or len(values) % 2:
+            raise _Problem(
+                f"expected a class and the x and y of at least 3 points. Received: {len(values)}"
+                " numbers behind the class"
+            )
+        points = [[x * width, y * height] for x, y in zip(values[::2], values[1::2])]
+        return Region(name, Polygons([points], exact=True))
+
+    return read
+
+
+def _yolo_names(path: str) -> list[str]:
+    """Names by class number: of the yaml, of obj.names or classes.txt; empty where there are none.
+
+    path: the yaml, or the folder.
+    """
+    file: str | None = path
+    if os.path.isdir(path):
+        file = _yaml_in(path)
+    if file is not None:
+        try:
+            names = _yaml_names(_read_text(file))
+        except ValueError as error:
+            raise AnnotationError(str(error)) from error
+        if not names:
+            raise AnnotationError(f"{file}: expected the classes' names under 'names'")
+        return _distinct(names, file)
+    for name in ("obj.names", "classes.txt", "labels/classes.txt"):
+        file = os.path.join(path, name)
+        if os.path.isfile(file):
+            lines = [line.strip() for line in _read_text(file).splitlines()]
+            return _distinct([line for line in lines if line], file)
+    logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
+    return []
+
+
+def _distinct(names: list[str], file: str) -> list[str]:
+    """The names, without spaces around them; AnnotationError where one is there twice."""
+    plain = [_class_name(name, "a class's name") for name in names]
+    twice = [name for name, count in collections.Counter(plain).items() if count > 1]
+    if twice:
+        raise AnnotationError(
+            f"{file}: expected each class's name once. Received: {files.several(twice)} twice"
+        )
+    return plain
+
+
+def _yaml_names(text: str) -> list[str]:
+    """The list, or the numbered names, under the key `names` of a yaml; empty without it.
+
+    Of yaml's many forms the ones that data files have: [a, b], {0: a, 1: b}, and both of these line
+    by line, quoted or not, with comments.
+    """
+    lines = [_without_comment(line) for line in text.splitlines()]
+    start = next((i for i, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
+    if start is None:
+        return []
+    value = lines[start].partition(":")[2].strip()
+    rest = lines[start + 1 :]
+    if value[:1] in ("[", "{"):
+        closing = {"[": "]", "{": "}"}[value[0]]
+        while rest and not value.endswith(closing):
+            value += " " + rest.pop(0).strip()
+        if not value.endswith(closing):
+            raise ValueError(f"expected {closing!r} at the end of names. Received: {value[-40:]}")
+        parts = re.findall(r"""(?:[^,"']|"[^"]*"|'[^']*')+""", value[1:-1])
+        items = [part.strip() for part in parts if part.strip()]
+        return _numbered(items, value[0] == "{")
+    items = []
+    for line in rest:
+        if not line.strip():
+            continue
+        if not line.startswith((" ", "\t", "-")):
+            break
+        items.append(line.strip())
+    if items and all(item.startswith("-") for item in items):
+        return _numbered([item[1:].strip() for item in items], False)
+    return _numbered(items, True)
+
+
+def _without_comment(line: str) -> str:
+    """A line of yaml without the comment at its end."""
+    match = re.match(r"""((?:[^#"']|(?<!\s)#|"[^"]*"|'[^']*')*)""", line)
+    if line.lstrip().startswith("#") or match is None:
+        return ""
+    if len(match[0]) < len(line) and line[len(match[0])] != "#":
+        return line.rstrip()  # a quote that isn't closed: an apostrophe
+    return match[0].rstrip()
+
+
+def _numbered(items: list[str], with_keys: bool) -> list[str]:
+    """The names of yaml's items, with keys `0: name` in the order of the numbers."""
+    if not with_keys:
+        return [_unquoted(item) for item in items]
+    names = {}
+    for item in items:
+        key, colon, value = item.partition(":")
+        if not colon or not _unquoted(key.strip()).isdigit():
+            raise ValueError(f"expected names as 'number: name'. Received: {files.short(item)}")
+        names[int(_unquoted(key.strip()))] = _unquoted(value.strip())
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"expected names of 0 to {len(names) - 1}. Received: {sorted(names)}")
+    return [names[number] for number in sorted(names)]
+
+
+def _unquoted(text: str) -> str:
+    """A scalar of yaml as text."""
+    if len(text) > 1 and text[0] == text[-1] == '"':
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text[1:-1]
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        return text[1:-1].replace("''", "'")
+    return text
+
+
+############################################################
+#  Mask files
+############################################################
+
+# What a program adds to an image's name for its label image.
+_MASK_ENDINGS = ("", "_masks", "_cp_masks", "_mask", "_label", "_labels", "_seg")
+# Folders of label images beside images/.
+_MASK_FOLDERS = ("masks", "labels", "mask", "label")
+
+
+def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> Annotations:
+    """Reads objects that are drawn into image files.
+
+    Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
+    black where the object is, <id>/masks/*.png, as the Data Science Bowl 2018 has them. Or each has
+    one label image: masks/<name>.png (or .tif) for images/<name>.jpg, or <name>_masks.png beside
+    it, 0 where nothing is and another number, or colour, for each object.
+
+    Args:
+        path: the folder.
+        label: the name of the class: files of masks name none.
+        keep_empty: also images without objects.
+
+    Raises:
+        AnnotationError: no such files, or none that can be used.
+    """
+    path = os.fspath(path)
+    reader = _Reader(path, None, keep_empty)
+    sets = _mask_sets(path)
+    if not sets:
+        raise AnnotationError(
+            f"{path}: expected <id>/images and <id>/masks, images/ and masks/, or <name>_masks.png"
+            " beside <name>.png. Received: a folder without"
+        )
+    several = []
+    for image, masks, one_each in sets:
+        relative = os.path.relpath(image, path)
+        regions: list[Region] = []
+        try:
+            size = _annotated_size(image, image, None)
+            bitmaps: Iterable[tuple[Any, Bitmap]]
+            if one_each:
+                bitmaps = _object_files(reader, relative, masks, size)
+            else:
+                bitmaps = enumerate(_objects_of_labels(masks[0], size), 1)
+            regions = [Region(label, bitmap, number=number) for number, bitmap in bitmaps]
+        except _Problem as error:
+            reader.problem(f"image {relative!r}", str(error))
+            continue
+        if not one_each and len(regions) == 1 and _pieces(regions[0].shape) > 1:
+            several.append(relative)
+        reader.add(_Entry(relative, regions, size), annotated=bool(regions))
+    if several:
+        logger.warning(
+            "%s: label images have a number or colour for each object; those of %d images have one"
+            " alone for several pieces, which are taken for one object: %s",
+            path,
+            len(several),
+            files.several(several),
+        )
+    return reader.finish([label])
+
+
+def _mask_sets(path: str) -> list[tuple[str, list[str], bool]]:
+    """(image, its mask files, whether each is one object) of the images in a folder."""
+    found = []
+    for entry in sorted(os.listdir(path)):
+        folder = os.path.join(path, entry)
+        images = _pictures_in(os.path.join(folder, "images"))
+        if images and _is_of_one_image(images, os.path.join(folder, "masks"), entry):
+            found.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
+    if found:
+        return found
+    for name in _MASK_FOLDERS:
+        masks = _by_stem(_pictures_in(os.path.join(path, name)))
+        for near in files.IMAGE_FOLDERS:
+            found += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
+            if found:
+                return found
+    pictures = _pictures_in(path)
+    return _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+
+
+def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
+    """Whether the folder `name` is that of one image with a file for each object."""
+    if not os.path.isdir(masks):
+        return False
+    stem = os.path.splitext(os.path.basename(images[0]))[0]
+    return stem == name or (len(images) == 1 and stem not in _by_stem(_pictures_in(masks)))
+
+
+def _labelled(
+    images: list[str], masks: dict[str, str], endings: Sequence[str]
+) -> list[tuple[str, list[str], bool]]:
+    """The images that have a label image, with it."""
+    found = []
+    for image in images:
+        stem = os.path.splitext(os.path.basename(image))[0]
+        mask = next((masks[stem + end] for end in endings if stem + end in masks), None)
+        if mask is not None:
+            found.append((image, [mask], False))
+    return found
+
+
+def _pictures_in(folder: str) -> list[str]:
+    """The image files that lie in a folder, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return []
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    return [
+        path
+        for path in paths
+        if files.is_image_name(path)
+        and os.path.isfile(path)
+        and not os.path.basename(path).startswith(".")
+    ]
+
+
+def _by_stem(paths: list[str]) -> dict[str, str]:
+    """{name without suffix: path}."""
+    return {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+
+
+def _object_files(
+    reader: _Reader, name: str, paths: list[str], size: tuple[int, int]
+) -> Iterator[tuple[str, Bitmap]]:
+    """The name and the bitmap of each mask file; those that can't be used are problems."""
+    for path in paths:
+        short = os.path.basename(path)
+        try:
+            mask = utils.read_mask(path)
+            if mask.shape != size:
+                raise _Problem(f"expected a mask of {size} pixels. Received: {mask.shape}")
+            yield short, _cut_bitmap(mask)
+        except (OSError, ValueError, TypeError, SyntaxError) as error:
+            reader.problem(f"image {name!r}, mask {short}", str(error))
+
+
+def _objects_of_labels(path: str, size: tuple[int, int]) -> list[Bitmap]:
+    """The objects of a label image, in the order of their numbers; _Problem for another size."""
+    from scipy import ndimage
+
+    labels = _read_labels(path)
+    if labels.shape != size:
+        raise _Problem(f"expected a label image of {size} pixels, {path}. Received: {labels.shape}")
+    numbers, places = np.unique(labels, return_inverse=True)
+    places = places.reshape(labels.shape)
+    if not len(numbers) or numbers[0] != 0:
+        places = places + 1  # without a pixel of the background
+    bitmaps = []
+    for number, box in enumerate(ndimage.find_objects(places), 1):
+        bitmaps.append(Bitmap(places[box] == number, box[1].start, box[0].start))
+    return bitmaps
+
+
+def _read_labels(path: str) -> np.ndarray:
+    """[H, W] int64 of a label image: its numbers, or for each colour one, 0 for black."""
+    from PIL import Image
+
+    try:
+        if path.lower().endswith((".tif", ".tiff")):
+            import tifffile
+
+            values = np.squeeze(tifffile.imread(path))
+        else:
+            with Image.open(path) as image:
+                if image.mode == "LA":
+                    values = np.asarray(image)[..., 0]
+                else:
+                    values = np.asarray(image)
+    except Exception as error:  # whatever the libraries raise for a damaged file
+        raise _Problem(f"expected a label image. Received: {path}: {error}") from error
+    if values.ndim == 3 and values.shape[-1] in (3, 4) and values.dtype == np.uint8:
+        parts = values[..., :3].astype(np.int64)
+        return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    if values.ndim != 2 or values.dtype.kind not in "biu":
+        raise _Problem(
+            "expected a label image of whole numbers or colours. Received: "
+            f"{path} of the shape {values.shape}, {values.dtype}"
+        )
+    return values.astype(np.int64)
+
+
+def _cut_bitmap(mask: np.ndarray) -> Bitmap:
+    """A mask [H, W] bool as what is in its box."""
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return Bitmap(np.zeros((0, 0), bool))
+    y1 = rows[0]
+    x1 = columns[0]
+    return Bitmap(mask[y1 : rows[-1] + 1, x1 : columns[-1] + 1].copy(), int(x1), int(y1))
+
+
+def _pieces(shape: Any) -> int:
+    """How many pieces a bitmap has."""
+    from scipy import ndimage
+
+    return ndimage.label(shape.pixels, np.ones((3, 3)))[1]

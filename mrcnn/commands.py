@@ -45,7 +45,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import batch as batching, evaluate as evaluation, media
+from mrcnn import batch as batching, evaluate as evaluation, files, media
 from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
 
@@ -61,6 +61,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 if not (ROOT / "samples").is_dir():
     ROOT = pathlib.Path.cwd()
 COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
+if ROOT == pathlib.Path.cwd() and not (ROOT / "samples").is_dir() and not COCO_WEIGHTS.exists():
+    COCO_WEIGHTS = files.cache_folder() / "mask_rcnn_coco.h5"
 COCO_CLASSES = 81
 # Layers whose shape depends on the classes.
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
@@ -249,6 +251,25 @@ def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
         made.add_argument(
             name, action="append", default=[], metavar="PATH", help=f"{command}: the same as INPUT"
         )
+    if command == "detect":
+        add_tile_options(made)
+
+
+def add_tile_options(made: argparse.ArgumentParser) -> None:
+    """Adds --tile and --overlap, for large images."""
+    made.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="detect: look at large images in tiles of this side; of a TIFF only windows are read,"
+        " and its objects are written as GeoJSON (default: at once)",
+    )
+    made.add_argument(
+        "--overlap",
+        type=int,
+        metavar="PIXELS",
+        help="detect: pixels that tiles share (default: a fifth of --tile)",
+    )
 
 
 def parse(
@@ -366,7 +387,7 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
         return model
     exclude = None
     if args.weights == "coco":
-        path = _coco_weights()
+        path = fetch_coco_weights()
         if config.NUM_CLASSES != COCO_CLASSES:
             exclude = CLASS_LAYERS
     elif args.weights == "imagenet":
@@ -380,6 +401,28 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     by_name = mode == "training" and args.weights in ("imagenet", "coco")
     model.load_weights(str(path), by_name=by_name, exclude=exclude)
     return model
+
+
+def fetch_coco_weights() -> str:
+    """Downloads the released weights where they are not there yet. Returns their path.
+
+    Raises:
+        OSError: they can't be had; the message names the address, and where to put the file.
+    """
+    from mrcnn import utils
+
+    path = COCO_WEIGHTS
+    if not path.exists():
+        try:
+            utils.download_trained_weights(path)
+        except OSError as error:
+            if error.errno in files.DISK_FULL:
+                raise
+            raise OSError(
+                f"{utils.COCO_MODEL_URL} can't be downloaded ({error}); put the file at {path}, or"
+                " name another one with --weights"
+            ) from error
+    return str(path)
 
 
 def _check_that_heads_are_trained(config: Config, weights: str) -> None:
@@ -406,6 +449,59 @@ def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
         the path of the file.
     """
     return media.write_json(pathlib.Path(model.log_dir) / "classes.json", list(names))
+
+
+def save_settings(model: MaskRCNN) -> str:
+    """Writes the settings that are no defaults to settings.json beside a run's checkpoints.
+
+    Functions, such as a BACKBONE of one's own, can't be written and are left out.
+
+    Returns:
+        the path of the file.
+    """
+    settings = changed_settings(model.config)
+    plain = {name: value for name, value in settings.items() if not callable(value)}
+    return media.write_json(pathlib.Path(model.log_dir) / "settings.json", plain)
+
+
+def changed_settings(config: Config) -> dict[str, Any]:
+    """{setting: value} of those that are not `Config`'s own, arrays and tuples as lists."""
+    from mrcnn.config import Config, setting_names
+
+    changed = {}
+    for name in sorted(setting_names() - {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}):
+        value = getattr(config, name)
+        if not np.array_equal(plain_setting(value), plain_setting(getattr(Config, name))):
+            changed[name] = plain_setting(value)
+    return changed
+
+
+def plain_setting(value: Any) -> Any:
+    """A setting's value as a json holds it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [plain_setting(part) for part in value]
+    return value
+
+
+def load_settings(path: str | os.PathLike) -> dict[str, Any]:
+    """The settings in a settings.json, see `save_settings`.
+
+    Raises:
+        ValueError: no json, or names that are no settings.
+    """
+    from mrcnn.config import Config, setting_names
+
+    found = files.read_json(path)
+    if not isinstance(found, dict) or not set(found) <= setting_names():
+        raise ValueError(
+            f"{path} has an object of settings and their values. Received: {files.short(found)}"
+        )
+    for name, value in found.items():
+        if isinstance(getattr(Config, name), np.ndarray):
+            found[name] = np.array(value)
+    return found
 
 
 def load_classes(
@@ -558,6 +654,10 @@ def detect(
         category_ids: {class id: category id of the results}; None for the class ids themselves.
         paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes, keypoints and names.
 
+    With `args.tile` images are looked at in tiles that share `args.overlap` pixels, see
+    `mrcnn.tiles`. Of a TIFF then only windows are read, no picture is painted, and the objects are
+    written as GeoJSON, in the coordinates of the world where the file tells them.
+
     Returns:
         `media.Processed`.
 
@@ -571,8 +671,10 @@ def detect(
 
     left_out: collections.Counter = collections.Counter()  # by class id
 
+    tiling = _tiling(args)
+
     def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
-        results = _detect(model, pictures, whole_masks=paint is not None)
+        results = _detect(model, pictures, paint is not None, tiling)
         rows = [evaluation.coco_results(0, result, category_ids) for result in results]
         painted = []
         for picture, result in zip(pictures, results):
@@ -588,7 +690,23 @@ def detect(
         return painted
 
     batch_size = model.config.BATCH_SIZE
-    done = media.process(args.inputs, args.output, detect_batch, batch_size, title="detecting")
+    sources, tiffs = _parted(args.inputs, tiling)
+    done = media.Processed([], [], 0, 0.0)
+    if sources:
+        done = media.process(sources, args.output, detect_batch, batch_size, title="detecting")
+    for tiff in tiffs:
+        try:
+            entry, result, written = _detect_tiff(model, class_names, tiff, tiling, args.output)
+        except (ValueError, OSError) as error:
+            if getattr(error, "errno", None) in files.DISK_FULL:
+                raise
+            logger.warning("%s is skipped: %s", tiff, error)
+            done.skipped.append((tiff, str(error)))
+            continue
+        images.append(entry)
+        results_by_image.append(evaluation.coco_results(0, result, category_ids))
+        done.written.append(written)
+        done.pictures += 1
     if not done.pictures:
         first, reason = done.skipped[0]
         raise ValueError(
@@ -664,29 +782,70 @@ def _inference_weights(config: Config, args: argparse.Namespace) -> str:
 
         return training.find_last(args.logs, config.NAME)
     if args.weights == "coco":
-        return _coco_weights()
+        return fetch_coco_weights()
     return args.weights
-
-
-def _coco_weights() -> str:
-    """The path of COCO's released weights, which are downloaded on first use."""
-    path = str(COCO_WEIGHTS)
-    if not COCO_WEIGHTS.exists():
-        from mrcnn import utils
-
-        utils.download_trained_weights(path)
-    return path
 
 
 # Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
 LARGE_PICTURE = 25_000_000  # pixels
 
 
-def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -> list[dict]:
+def _tiling(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `MaskRCNN.detect` that --tile and --overlap give; empty without."""
+    tile = getattr(args, "tile", None)
+    overlap = getattr(args, "overlap", None)
+    if tile is None and overlap is None:
+        return {}
+    from mrcnn import tiles
+
+    if tile is None:
+        raise ValueError(f"--overlap goes with --tile. Received: --overlap={overlap} alone")
+    tile, overlap = tiles.checked(tile, overlap)
+    return {"tile": tile, "overlap": overlap}
+
+
+def _parted(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathlib.Path]]:
+    """The inputs, and those of them of which windows are read: TIFFs, with --tile."""
+    if not tiling:
+        return list(inputs), []
+    found = media.find_files(list(inputs))
+    tiffs = [path for path in found if path.suffix.lower() in (".tif", ".tiff")]
+    return [path for path in found if path not in tiffs], tiffs
+
+
+def _detect_tiff(
+    model: MaskRCNN,
+    class_names: Sequence[str],
+    path: pathlib.Path,
+    tiling: dict[str, Any],
+    output: str | os.PathLike,
+) -> tuple[dict, dict, str]:
+    """Detects on windows of a TIFF, writes its GeoJSON.
+
+    Returns:
+        what images.json says of it, the result, the path of the GeoJSON.
+    """
+    from mrcnn import tiles
+
+    with tiles.TiffImage(path) as image:
+        result = tiles.detect(model, image, **tiling)
+        target = pathlib.Path(output) / f"{path.name}.geojson"
+        written = tiles.write_geojson(target, result, class_names, image.transform, image.crs)
+        height, width = image.shape[:2]
+    return {"file_name": str(path), "height": height, "width": width}, result, written
+
+
+def _detect(
+    model: MaskRCNN,
+    pictures: list[media.Picture],
+    whole_masks: bool,
+    tiling: dict[str, Any] | None = None,
+) -> list[dict]:
     """What a model detects on pictures.
 
     Args:
         whole_masks: masks [H, W, N] however large they are.
+        tiling: see `_tiling`.
 
     Raises:
         media.PictureError: a size or a number of channels that the settings don't take.
@@ -694,6 +853,10 @@ def _detect(model: MaskRCNN, pictures: list[media.Picture], whole_masks: bool) -
     images = [picture.image for picture in pictures]
     largest = max(image.shape[0] * image.shape[1] for image in images)
     try:
+        if tiling and whole_masks:
+            return model.detect(images, masks="dense", **tiling)
+        if tiling:
+            return model.detect(images, **tiling)
         if largest > LARGE_PICTURE and not whole_masks:
             return model.detect(images, masks="lazy")
         return model.detect(images)

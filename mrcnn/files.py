@@ -349,7 +349,7 @@ class _ImageIndex:
         self.by_upload: dict[str, list[str]] = {}
         self.by_original: dict[str, list[str]] = {}
         self.by_stem: dict[str, list[str]] = {}
-        for relative in sorted(_walk_images(folder)):
+        for relative in sorted(walk_images(folder)):
             # A zip that was packed on Windows may have left backslashes in the files' names.
             base = ntpath.basename(relative)
             plain = _plain(base)
@@ -378,7 +378,7 @@ class _ImageIndex:
         return self.by_original.get(upload, [])
 
 
-def _walk_images(folder: str) -> Iterator[str]:
+def walk_images(folder: str) -> Iterator[str]:
     """Paths of the image files of a folder and its sub-folders, relative to it.
 
     Hidden ones and folders that hold masks are left out, and those more than DEEPEST_IMAGES below.
@@ -620,6 +620,21 @@ def progress_bar(done: int, total: int | None) -> None:
 # ---- Downloads -----------------------------------------------------------------------------------
 
 
+# Seconds without an answer, or without more of it, after which a download has failed.
+TIMEOUT = 60
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of what was downloaded: $MRCNN_CACHE, or mrcnn/ in the user's cache folder."""
+    named = os.environ.get("MRCNN_CACHE")
+    if named:
+        return pathlib.Path(named)
+    system = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    if system:
+        return pathlib.Path(system) / "mrcnn"
+    return pathlib.Path.home() / ".cache" / "mrcnn"
+
+
 def download(
     url: str,
     path: PathLike,
@@ -686,12 +701,14 @@ def _request(url, part):
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers))
+        response = urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT
+        )
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
         part.unlink()  # longer than the file: what lies there is not a part of it
-        response = urllib.request.urlopen(url)
+        response = urllib.request.urlopen(url, timeout=TIMEOUT)
     if response.status != 206:
         have = 0
     return response, have

@@ -932,13 +932,15 @@ def encode(masks: Any) -> list[dict]:
     """Run-length encodings of masks, as COCO's results have them.
 
     Args:
-        masks: [H, W, N], non-zero is foreground; or `Masks`.
+        masks: [H, W, N], non-zero is foreground; or `Masks`; or encodings, which stay as they are.
 
     Returns:
         N times {"size": [H, W], "counts": str}.
     """
     if isinstance(masks, Masks):
         return masks.rle()
+    if isinstance(masks, list) and all(isinstance(code, dict) for code in masks):
+        return list(masks)
     from pycocotools import mask as coco_mask
 
     codes = []
@@ -1086,6 +1088,34 @@ def decode_rle(
         for start, stop in zip(edges[::2], edges[1::2]):
             pixels[start:stop] = True
     return columns.transpose(2, 1, 0)
+
+
+def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
+    """What a compressed encoding has in its box, without an array of the whole image.
+
+    Returns:
+        box: (y1, x1, y2, x2), zeros for a mask without a pixel.
+        crop: [y2 - y1, x2 - x1] bool.
+    """
+    height = int(code["size"][0])
+    edges = np.cumsum(decompressed(code["counts"]))
+    stops = edges[1::2]
+    starts = edges[::2][: len(stops)]
+    is_run = starts < stops
+    starts = starts[is_run]
+    stops = stops[is_run]
+    if not len(starts):
+        return (0, 0, 0, 0), np.zeros((0, 0), bool)
+    left = int(starts[0] // height)
+    right = int((stops[-1] - 1) // height) + 1
+    columns = np.zeros((right - left) * height, bool)
+    for start, stop in zip((starts - left * height).tolist(), (stops - left * height).tolist()):
+        columns[start:stop] = True
+    pixels = columns.reshape(right - left, height).T
+    rows = np.flatnonzero(pixels.any(axis=1))
+    top = int(rows[0])
+    bottom = int(rows[-1]) + 1
+    return (top, left, bottom, right), pixels[top:bottom]
 
 
 # ---- What annotations of others hold -------------------------------------------------------------

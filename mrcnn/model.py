@@ -3234,7 +3234,12 @@ class MaskRCNN:
 
     @kernels.outside_graphs()
     def detect(
-        self, images: Sequence[np.ndarray], verbose: int = 0, masks: str = "dense"
+        self,
+        images: Sequence[np.ndarray],
+        verbose: int = 0,
+        masks: str | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> list[dict]:
         """Detects objects (matterport: detect).
 
@@ -3244,7 +3249,10 @@ class MaskRCNN:
             masks: what `masks` of a result is. "dense": bool [H, W, N]; "lazy": an
                 `inference.Masks`, which becomes that array, or one mask, or one crop, when asked
                 for; "rle": a list of COCO's run-length encodings. The latter two never hold whole
-                masks.
+                masks. None: "dense", with `tile` "rle".
+            tile: of large images, the side in pixels of the tiles that they are looked at in;
+                objects on seams are merged by their masks, see `mrcnn.tiles`. None: at once.
+            overlap: pixels that tiles share; None for a fifth of a tile.
 
         Returns:
             a list of dicts, one for each image: rois [N, (y1, x1, y2, x2)] int32 in pixels,
@@ -3253,6 +3261,11 @@ class MaskRCNN:
             USE_KEYPOINTS also keypoints [N, K, (y, x, score)] float32 in pixels.
         """
         self.check_mode("inference", "detect")
+        if tile is not None or overlap is not None:
+            from mrcnn import tiles
+
+            return tiles.detect_each(self, images, tile, overlap, masks)
+        masks = masks or "dense"
         images = inference.images_in(images, "detect")
         if verbose:
             log(f"Processing {len(images)} images")

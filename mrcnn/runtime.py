@@ -360,13 +360,19 @@ class Model:
         """How many images run together."""
         return self.shape[0] or max(1, int(self.config.BATCH_SIZE))
 
-    def detect(self, images: Sequence[np.ndarray], masks: str = "dense") -> list[dict]:
+    def detect(
+        self,
+        images: Sequence[np.ndarray],
+        masks: str | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ) -> list[dict]:
         """What `MaskRCNN.detect` gives; images of one size run together, BATCH_SIZE at a time.
 
         Args:
             images: list of images of any number; of one image [image]. Values as in
                 `data.as_network_input`.
-            masks: "dense", "lazy" or "rle", see `MaskRCNN.detect`.
+            masks, tile, overlap: see `MaskRCNN.detect`.
 
         Returns:
             a list of dicts: rois, class_ids, scores, masks, and keypoints where the model has them.
@@ -374,6 +380,11 @@ class Model:
         Raises:
             ValueError: an image that the model does not take; the message says which and why.
         """
+        if tile is not None or overlap is not None:
+            from mrcnn import tiles
+
+            return tiles.detect_each(self, images, tile, overlap, masks)
+        masks = masks or "dense"
         mask_math.check_form(masks)
         arrays = []
         for i, image in enumerate(data.images_in(images, "detect")):

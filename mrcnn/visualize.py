@@ -206,11 +206,8 @@ def _are_encodings(masks: Any) -> bool:
 
 def _crop_of_encoding(code: dict) -> tuple[np.ndarray, np.ndarray]:
     """The box and the crop of a run-length encoding."""
-    height, width = code["size"]
-    mask = mask_math.decode([{"segmentation": code}], height, width)
-    box = utils.extract_bboxes(mask)[0]
-    y1, x1, y2, x2 = box
-    return box, mask[y1:y2, x1:x2, 0].copy()
+    box, crop = mask_math.crop_of_rle(mask_math.to_rle({"segmentation": code}, *code["size"]))
+    return np.array(box), crop
 
 
 def _mask_shape(masks: Any) -> tuple[int, ...]:

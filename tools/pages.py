@@ -7,17 +7,27 @@ read from the text of the package, which is never imported: no TensorFlow is nee
 """
 
 import ast
-import dataclasses
 import functools
+import importlib.util
 import inspect
-import io
 import pathlib
 import re
 import sys
-import tokenize
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mrcnn"
+
+
+def _load_manual():
+    """The module mrcnn/manual.py, without the package, which needs numpy."""
+    specification = importlib.util.spec_from_file_location("manual", PACKAGE / "manual.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["manual"] = module  # dataclasses look their module up
+    specification.loader.exec_module(module)
+    return module
+
+
+manual = _load_manual()
 
 # The reference by rooms, in the order in which they are read. A module that stands in none of them
 # comes under "Others", so that a new one is never missing.
@@ -32,13 +42,16 @@ ROOMS = {
         "keypoints",
         "annotations",
         "coco",
+        "convert",
         "media",
     ),
     "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
+    "Large images": ("tiles",),
     "Other runtimes": ("export", "runtime"),
     "Millions of images": ("batch", "listing", "places", "pool"),
-    "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model", "commands"),
+    "The command": ("cli", "commands", "completion", "manual"),
+    "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model"),
 }
 OTHERS = "Others"
 
@@ -49,8 +62,8 @@ SECTIONS = ("Args", "Returns", "Yields", "Raises", "Warns", "Attributes")
 
 
 def modules():
-    """Names of the package's modules, sorted, without `__init__`."""
-    return sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+    """Names of the package's modules, sorted, without `__init__` and `__main__`."""
+    return sorted(path.stem for path in PACKAGE.glob("[!_]*.py"))
 
 
 def rooms():
@@ -60,11 +73,6 @@ def rooms():
     known = {name for names in found.values() for name in names}
     found[OTHERS] = [name for name in present if name not in known]
     return {title: names for title, names in found.items() if names}
-
-
-@functools.cache
-def _tree(path):
-    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -80,7 +88,7 @@ def documented():
                 visit(child, f"{path}.{child.name}")
 
     for name in modules():
-        visit(_tree(PACKAGE / f"{name}.py"), f"mrcnn.{name}")
+        visit(manual.tree(PACKAGE / f"{name}.py"), f"mrcnn.{name}")
     return found
 
 
@@ -223,107 +231,17 @@ def _escaped(text):
 # ---- Settings ------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass
-class Group:
-    """Settings that stand together under one comment.
-
-    Attributes:
-        section: title of the part of `Config`.
-        text: lines of the comment.
-        defaults: {name: default, as it is written}.
-    """
-
-    section: str
-    text: list
-    defaults: dict
-
-
 def setting_link(name, label=None):
     """A link to a setting, from any page."""
     return f"[`{label or name}`][setting-{name}]"
 
 
-@functools.cache
-def _config():
-    tree = _tree(PACKAGE / "config.py")
-    return next(n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Config")
+CONFIG = PACKAGE / "config.py"
 
 
-@functools.cache
-def _lines(path):
-    return path.read_bytes().splitlines()
-
-
-def _source(path, node):
-    """A node's text. (`ast.get_source_segment` splits the whole file for each.)"""
-    lines = _lines(path)[node.lineno - 1 : node.end_lineno]
-    lines[-1] = lines[-1][: node.end_col_offset]
-    lines[0] = lines[0][node.col_offset :]
-    return b"\n".join(lines).decode()
-
-
-@functools.cache
-def _comments(path):
-    """{line number: (text, whether nothing else stands on the line)}."""
-    found = {}
-    text = path.read_text(encoding="utf-8")
-    for token in tokenize.generate_tokens(io.StringIO(text).readline):
-        if token.type == tokenize.COMMENT:
-            alone = not token.line[: token.start[1]].strip()
-            found[token.start[0]] = (re.sub(r"^# ?", "", token.string), alone)
-    return found
-
-
-def _assigned(node):
-    """[(name, node of the value)] of an assignment; pairs of tuples one by one."""
-    if isinstance(node, ast.AnnAssign) and node.value is not None:
-        targets, value = [node.target], node.value
-    elif isinstance(node, ast.Assign):
-        targets, value = node.targets, node.value
-    else:
-        return []
-    found = []
-    for target in targets:
-        if isinstance(target, ast.Tuple):
-            found += zip((element.id for element in target.elts), value.elts)
-        elif isinstance(target, ast.Name):
-            found.append((target.id, value))
-    return [(name, value) for name, value in found if name.isupper() and name[0] != "_"]
-
-
-@functools.cache
 def groups():
-    """The settings of `Config` in their order, a list of `Group`."""
-    path = PACKAGE / "config.py"
-    comments, section, found, end = _comments(path), "", [], _config().lineno
-    for node in _config().body:
-        between = [comments[i] for i in range(end + 1, node.lineno) if i in comments]
-        text = []
-        for line, alone in between:
-            title, line = _banner(line)
-            section = title or section
-            text += line.splitlines() if alone and line.strip() else []
-        beside = comments.get(node.end_lineno)
-        text += [beside[0]] if beside and not beside[1] else []
-        assigned = {name: _source(path, value) for name, value in _assigned(node)}
-        if assigned and (text or not found or node.lineno > end + 1):
-            found.append(Group(section, text, assigned))
-        elif assigned:
-            found[-1].defaults.update(assigned)
-        end = node.end_lineno
-    return found
-
-
-def _banner(line):
-    """(title, "") of a banner such as `---- Input ---`; ("", line) of another line.
-
-    A formatter may have wrapped a banner, so that a comment begins behind the dashes, or a list
-    behind a colon.
-    """
-    if match := re.match(r"---- (.+?)\s*-*$", line):
-        return match[1], ""
-    line = re.sub(r"^-{8,}\s*", "", line)
-    return "", re.sub(r":\s{3,}(\w+)\s{3,}", r":\n  \1   ", line)
+    """The settings of `Config` in their order, a list of `manual.Group`."""
+    return manual.groups(CONFIG)
 
 
 @functools.cache
@@ -333,18 +251,9 @@ def settings_by_name():
     return {**found, **derived()}
 
 
-@functools.cache
 def derived():
     """{name: docstring} of the values that follow from others."""
-    return {
-        node.name: ast.get_docstring(node) or ""
-        for node in _config().body
-        if isinstance(node, ast.FunctionDef)
-        and node.name.isupper()
-        and any(
-            isinstance(mark, ast.Name) and mark.id == "property" for mark in node.decorator_list
-        )
-    }
+    return manual.derived(CONFIG)
 
 
 @functools.cache
@@ -353,7 +262,7 @@ def presets():
     first."""
     classes = {}
     for path in sorted(PACKAGE.glob("*.py"), key=lambda path: (path.stem != "config", path.stem)):
-        for node in _tree(path).body:
+        for node in manual.tree(path).body:
             if (
                 isinstance(node, ast.ClassDef)
                 and node.bases
@@ -374,7 +283,9 @@ def preset_values(name):
     """{setting: value as it is written} that a preset itself sets."""
     _, path, node = presets()[name]
     return {
-        setting: _source(path, value) for child in node.body for setting, value in _assigned(child)
+        setting: manual.source(path, value)
+        for child in node.body
+        for setting, value in manual.assigned(child)
     }
 
 
@@ -392,10 +303,10 @@ def changes(setting):
 
 def settings_page():
     """The settings page as Markdown."""
-    manual = ast.get_docstring(_tree(PACKAGE / "config.py"))
+    introduction = ast.get_docstring(manual.tree(CONFIG))
     parts = [
         "# Settings",
-        docstring_page(manual, "mrcnn.config"),
+        docstring_page(introduction, "mrcnn.config"),
         "This page is made from `mrcnn/config.py` whenever the documentation is built: the text "
         'is that of the comments there. "Presets" names the classes that set another value; one '
         "that derives from another takes over all that it does not set "
@@ -516,7 +427,7 @@ def reference_index():
 
 
 def _first_sentence(module):
-    text = ast.get_docstring(_tree(PACKAGE / f"{module}.py")) or ""
+    text = ast.get_docstring(manual.tree(PACKAGE / f"{module}.py")) or ""
     paragraph = " ".join(text.split("\n\n")[0].split())
     return _prose(re.split(r"(?<=\.) (?=[A-Z])", paragraph)[0].rstrip(":"), f"mrcnn.{module}")
 

@@ -1,0 +1,7 @@
+"""`python -m mrcnn` is the command `mrcnn`."""
+
+import sys
+
+from mrcnn.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1033 @@
+"""The command `mrcnn`: train, evaluate, detect, export, inspect, convert, settings, completion.
+
+    mrcnn train --dataset=photos --weights=coco
+    mrcnn evaluate --dataset=photos
+    mrcnn detect photo.jpg --weights=coco
+    mrcnn convert photos/via.json converted --to=coco
+
+`--help` of each says the rest. The samples are programs of one dataset each over the same
+`mrcnn.commands`; this one takes any. A failure is one line on stderr; with --json what was done, or
+{"error": ...}, is one json on stdout. Exit codes: 0, 1 for a job that failed, 2 for wrong options,
+130 for one that was interrupted. Keras is imported when a network is built.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+import sys
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import mrcnn
+from mrcnn import completion
+
+if TYPE_CHECKING:
+    from mrcnn.annotations import Annotations
+    from mrcnn.config import Config
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+# What the shell gives a program whose reader has gone, as that of `mrcnn settings | head`.
+BROKEN_PIPE = 141
+
+# Commands that tell how far they are; the others print what --json has.
+JOBS = ("train", "evaluate", "detect", "export")
+# Images of a dataset that has no validation set which are held out.
+SHARE = 0.2
+PRESETS = ("Config", "SmallConfig", "PaperConfig", "PaperC4Config")
+CONVERSIONS = ("coco", "via", "labelme", "yolo", "masks", "labels")
+EXPORTED = (".onnx", ".xml", ".tflite")
+# Years that names of COCO's files may have.
+YEARS = ("", "2017", "2014")
+
+
+# ---- Options -------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"{self.prog}: error: {message} ({self.prog} --help)\n")
+
+
+def _add_common(made: argparse.ArgumentParser) -> None:
+    """Adds what every command has."""
+    made.add_argument("--json", action="store_true", help="print what was done as one json")
+    made.add_argument(
+        "--traceback", action="store_true", help="show where in the program an error comes from"
+    )
+
+
+def _add_settings(made: argparse.ArgumentParser) -> None:
+    """Adds --config, --small and --set."""
+    made.add_argument(
+        "--config",
+        metavar="CONFIG",
+        help=f"settings to begin with: {', '.join(PRESETS)}, or FILE.py:CLASS, or a settings.json"
+        " (default: those beside the weights, else Config)",
+    )
+    made.add_argument(
+        "--small", action="store_true", help="the same as --config=SmallConfig: for a CPU"
+    )
+    made.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="settings to change; mrcnn settings lists them",
+    )
+
+
+def _add_model(made: argparse.ArgumentParser, weights: str) -> None:
+    """Adds what names a network: its settings, weights, and where runs are kept."""
+    _add_settings(made)
+    made.add_argument(
+        "--weights", "--model", dest="weights", default="last", metavar="WEIGHTS", help=weights
+    )
+    made.add_argument(
+        "--logs", default="logs", metavar="FOLDER", help="checkpoints (default: %(default)s)"
+    )
+    made.add_argument(
+        "--name",
+        default="mrcnn",
+        metavar="NAME",
+        help="of the runs in --logs, among which 'last' is looked for (default: %(default)s)",
+    )
+
+
+def _add_dataset(made: argparse.ArgumentParser) -> None:
+    """Adds what names a dataset."""
+    made.add_argument(
+        "--dataset",
+        required=True,
+        metavar="PATH",
+        help="a folder or file of annotations: COCO, VIA, LabelMe, YOLO, mask files; with subsets"
+        " as their tools make them (train/ and val/, instances_train.json, images/train, ...)",
+    )
+    made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
+    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
+    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    made.add_argument(
+        "--val",
+        metavar="PATH",
+        help="another folder or file to validate on (default: the dataset's own validation set, or"
+        f" a share of {SHARE} that is held out)",
+    )
+
+
+def _add_limit(made: argparse.ArgumentParser) -> None:
+    """Adds --limit."""
+    made.add_argument(
+        "--limit",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="images to evaluate on (default: all)",
+    )
+
+
+def _count(text: str) -> int:
+    """A whole number from 0 on."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"a whole number from 0 on. Received: {text!r}")
+    return int(text)
+
+
+def _from_one(text: str) -> int:
+    """A whole number from 1 on."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 on. Received: {text!r}")
+    return int(text)
+
+
+def _tolerance(text: str) -> float:
+    """A number of pixels from 0 on."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a number of pixels from 0 on. Received: {text!r}")
+    return value
+
+
+WEIGHTS = (
+    "'coco' (the released weights, downloaded once), 'imagenet' (the backbone), 'last' (the newest"
+    " checkpoint in --logs), 'none' (random), or a weight file"
+)
+
+
+def _train_options(made: argparse.ArgumentParser) -> None:
+    _add_dataset(made)
+    _add_model(made, WEIGHTS)
+    made.set_defaults(weights=None)
+    made.add_argument(
+        "--epochs",
+        type=_from_one,
+        metavar="N",
+        help="number of the last epoch (default: 40, the heads alone up to 20; all layers and 3"
+        " epochs with --small)",
+    )
+    made.add_argument(
+        "--evaluate-every",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="log AP on validation images every N epochs (default: never)",
+    )
+    _add_limit(made)
+
+
+def _evaluate_options(made: argparse.ArgumentParser) -> None:
+    _add_dataset(made)
+    _add_model(made, WEIGHTS + "; or an exported model (default: last)")
+    made.add_argument(
+        "--subset",
+        choices=("val", "train", "all"),
+        default="val",
+        help="of the dataset's images (default: %(default)s)",
+    )
+    _add_limit(made)
+    _add_output(made)
+
+
+def _add_output(made: argparse.ArgumentParser) -> None:
+    """Adds --output."""
+    made.add_argument(
+        "--output", default="results", metavar="FOLDER", help="where to (default: %(default)s)"
+    )
+
+
+def _detect_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos")
+    _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    _add_output(made)
+    made.add_argument(
+        "--tile",
+        type=_from_one,
+        metavar="PIXELS",
+        help="look at large images in tiles of this side; of a TIFF only windows are read, and its"
+        " objects are written as GeoJSON (default: at once)",
+    )
+    made.add_argument(
+        "--overlap",
+        type=_count,
+        metavar="PIXELS",
+        help="that tiles share (default: a fifth of --tile)",
+    )
+
+
+def _export_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "file",
+        metavar="FILE",
+        help="model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder (SavedModel)",
+    )
+    _add_model(made, WEIGHTS + " (default: last)")
+    made.add_argument(
+        "--size",
+        nargs=2,
+        type=_from_one,
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels of the images (default: any; of LiteRT the molded image's)",
+    )
+    made.add_argument(
+        "--precision",
+        choices=("float32", "float16", "int8"),
+        default="float32",
+        help="where the format has it (default: %(default)s)",
+    )
+
+
+def _inspect_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="annotations (files or folders), images, weight files, exported models",
+    )
+    made.add_argument("--images", metavar="FOLDER", help="where the annotated images are")
+    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
+    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    made.add_argument(
+        "--draw",
+        type=_count,
+        default=0,
+        metavar="N",
+        help="paint the objects of the first N images into --output",
+    )
+    _add_output(made)
+
+
+def _convert_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("source", metavar="SOURCE", help="a file or folder of annotations")
+    made.add_argument("output", metavar="OUTPUT", help="a folder; of coco and via also a .json")
+    made.add_argument("--to", required=True, choices=CONVERSIONS, help="the format")
+    made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
+    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
+    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    made.add_argument(
+        "--shapes",
+        choices=("keep", "masks", "outlines"),
+        default="keep",
+        help="keep outlines and masks where the format holds them; draw everything; or have no"
+        " masks (default: %(default)s)",
+    )
+    made.add_argument(
+        "--tolerance",
+        type=_tolerance,
+        default=0.0,
+        metavar="PIXELS",
+        help="by which an outline may leave the mask that it is made of (default: 0)",
+    )
+    made.add_argument(
+        "--no-copy", dest="copy", action="store_false", help="leave the images where they are"
+    )
+    made.add_argument(
+        "--overwrite", action="store_true", help="write into a folder that is not empty"
+    )
+
+
+def _settings_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "names", nargs="*", metavar="NAME", help="settings, or parts of their names (default: all)"
+    )
+    _add_settings(made)
+    made.add_argument(
+        "--changed", action="store_true", help="only those that differ from Config's own"
+    )
+
+
+def _completion_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("shell", choices=completion.SHELLS)
+
+
+# ---- Settings and weights ------------------------------------------------------------------------
+
+
+def _base_config(args: argparse.Namespace, fallback: pathlib.Path | None = None) -> Config:
+    """The config that --config or --small names, else that of a settings.json, else `Config`."""
+    from mrcnn import commands, config as configs
+
+    if args.small and args.config:
+        raise _UsageError("--small and --config name two configs; one of them")
+    if args.small:
+        return configs.SmallConfig()
+    if args.config is None:
+        if fallback is not None:
+            return configs.Config(**commands.load_settings(fallback))
+        return configs.Config()
+    if args.config in PRESETS:
+        return getattr(configs, args.config)()
+    path, colon, name = args.config.rpartition(":")
+    if args.config.endswith((".py", ".json")):
+        path = args.config
+        name = ""
+    if path.endswith(".json"):
+        return configs.Config(**commands.load_settings(path))
+    if path.endswith(".py"):
+        return _config_of_file(path, name)
+    raise _UsageError(
+        f"--config is {', '.join(PRESETS)}, FILE.py:CLASS or a settings.json."
+        f" Received: {args.config}"
+    )
+
+
+def _config_of_file(path: str, name: str) -> Config:
+    """An instance of a class of a Python file; without a name, of the only config in it."""
+    from mrcnn.config import Config
+
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"No file {path}")
+    specification = importlib.util.spec_from_file_location(pathlib.Path(path).stem, path)
+    if specification is None or specification.loader is None:
+        raise ValueError(f"{path} can't be imported")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module
+    sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
+    specification.loader.exec_module(module)
+    found = {}
+    for key, value in vars(module).items():
+        is_config = isinstance(value, type) and issubclass(value, Config)
+        if is_config and value.__module__ == module.__name__:
+            found[key] = value
+    if name:
+        found = {key: value for key, value in found.items() if key == name}
+    if len(found) != 1:
+        known = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise ValueError(
+            f"--config names a class of {path} that derives from Config, FILE.py:CLASS."
+            f" Received: {name or 'none'}; it has {', '.join(known) or 'no class'}"
+        )
+    return next(iter(found.values()))()
+
+
+def _with_changes(config: Config, args: argparse.Namespace) -> Config:
+    """The config with --set; what is wrong there is a wrong option."""
+    from mrcnn import commands
+
+    try:
+        return commands.configure(config, args)
+    except ValueError as error:
+        raise _UsageError(str(error)) from error
+
+
+class _UsageError(Exception):
+    """Options that don't fit each other, or values that no option has."""
+
+
+def _is_exported(path: str) -> bool:
+    """Whether a path is that of an exported model."""
+    if path.lower().endswith(EXPORTED):
+        return True
+    return os.path.isfile(os.path.join(path, "saved_model.pb"))
+
+
+def _resolve_last(args: argparse.Namespace) -> str:
+    """The weights as `commands.load_model` takes them: 'last' as a path."""
+    if args.weights != "last":
+        return args.weights
+    from mrcnn import training
+
+    return str(training.find_last(args.logs, args.name))
+
+
+def _check_weights(args: argparse.Namespace) -> None:
+    """FileNotFoundError for weights that are none, before seconds of importing."""
+    from mrcnn import commands
+
+    weights = args.weights
+
+    if weights not in (*commands.NAMED_WEIGHTS, "last") and not os.path.exists(weights):
+        raise FileNotFoundError(
+            f"No weight file {weights}; there are also 'coco', 'imagenet', 'last' and 'none'"
+        )
+    if weights == "last" and not os.path.isdir(args.logs):
+        raise FileNotFoundError(
+            f"No folder {args.logs} with a checkpoint of 'mrcnn train'; --logs names another one,"
+            " --weights a file or 'coco'"
+        )
+
+
+def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int, int] | None]:
+    """A model to detect with, its classes and {class id: COCO's category id} or None.
+
+    Settings and classes lie beside the weights that `mrcnn train` writes. Of another weight file
+    they are read from its layers, as far as these tell.
+    """
+    from mrcnn import coco, commands, runtime
+
+    _check_weights(args)
+    if _is_exported(args.weights):
+        _refuse_settings(args)
+        model = runtime.load(args.weights)
+        return model, model.class_names, None
+    weights = _resolve_last(args)
+    if weights == "coco":
+        config = _base_config(args)
+        config.NAME = "coco"
+        config.NUM_CLASSES = commands.COCO_CLASSES
+    else:
+        config = _config_beside(weights, args)
+    config = _with_changes(config, args)
+    args.weights = weights
+    names: Sequence[str] = ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))]
+    category_ids = None
+    if config.NUM_CLASSES == commands.COCO_CLASSES:
+        names = ["BG", *coco.CATEGORIES.values()]
+        category_ids = dict(enumerate(coco.CATEGORIES, 1))
+    known = commands.load_classes(config, args, default=names)
+    if known != list(names):
+        category_ids = None
+    if weights == "coco":
+        commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
+    network = commands.load_model("inference", commands.inference_config(config), args)
+    return network, known, category_ids
+
+
+def _refuse_settings(args: argparse.Namespace) -> None:
+    """An exported model has its settings in itself."""
+    if args.set or args.config or args.small:
+        raise _UsageError(
+            f"{args.weights} has its settings in itself; --config, --small and --set don't go"
+            " with it"
+        )
+
+
+def _config_beside(weights: str, args: argparse.Namespace) -> Config:
+    """The config of a weight file."""
+    beside = pathlib.Path(weights).parent / "settings.json"
+    if args.config or args.small:
+        config = _base_config(args)
+        classes = pathlib.Path(weights).parent / "classes.json"
+        if classes.is_file():
+            config.NUM_CLASSES = len(json.loads(classes.read_text(encoding="utf-8")))
+        return config
+    if weights not in ("none", "imagenet") and beside.is_file():
+        return _base_config(args, beside)
+    config = _base_config(args)
+    if weights.lower().endswith((".h5", ".keras")):
+        for name, value in _settings_in_weights(weights).items():
+            setattr(config, name, value)
+    return config
+
+
+def _settings_in_weights(path: str) -> dict[str, Any]:
+    """The number of classes and the backbone that a weight file's layers tell."""
+    from mrcnn import weights
+
+    layers, _ = weights.read_legacy(path)
+    found: dict[str, Any] = {}
+    for _, array in layers.get("mrcnn_class_logits", []):
+        found["NUM_CLASSES"] = int(array.shape[-1])
+    blocks = {name[4:].split("_")[0] for name in layers if name.startswith("res4")}
+    for backbone, last in (("resnet152", "z9"), ("resnet101", "w"), ("resnet50", "f")):
+        if last in blocks:
+            found["BACKBONE"] = backbone
+            break
+    return found
+
+
+# ---- Datasets ------------------------------------------------------------------------------------
+
+
+def _sets(args: argparse.Namespace) -> tuple[Annotations, Annotations]:
+    """The training set and the validation set: those of the dataset, or parts of it."""
+    larger = _read_subset(args, "train")
+    if args.val:
+        return larger or _read(args, args.dataset), _read(args, args.val)
+    smaller = _read_subset(args, "val")
+    if larger is not None and smaller is not None:
+        return larger, smaller
+    if larger is None:
+        larger = _read(args, args.dataset)
+    return larger.split(SHARE)
+
+
+def _read(
+    args: argparse.Namespace, path: Any, images: Any = None, keep_empty: bool = False
+) -> Annotations:
+    """Annotations of a path."""
+    from mrcnn import annotations
+
+    return annotations.read(path, args.images or images, args.attribute, args.label, keep_empty)
+
+
+def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
+    """The images of a subset of --dataset; None where it has no such one.
+
+    Tried in turn: images of YOLO in a folder of that name; a json whose name or folder says the
+    subset; a folder of that name.
+    """
+    from mrcnn import annotations, coco
+
+    folder = pathlib.Path(args.dataset)
+    keep_empty = subset == "val"
+    is_yolo = folder.suffix.lower() in annotations.YAML_SUFFIXES
+    if folder.is_dir() and not any(folder.glob("*.json")):
+        is_yolo = annotations.is_yolo(str(folder))
+    if is_yolo:
+        return _of_subset(_read(args, folder, None, keep_empty), subset)
+    if not folder.is_dir():
+        return None
+    for year in YEARS:
+        path = coco.find_json(folder, subset, year)
+        if path.is_file() and _says(path, folder, subset):
+            return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
+    for word in coco.SUBSET_WORDS[subset]:
+        if (folder / word).is_dir():
+            return _read(args, folder / word, None, keep_empty)
+    return None
+
+
+def _says(path: pathlib.Path, folder: pathlib.Path, subset: str) -> bool:
+    """Whether a json's name or folder says the subset."""
+    from mrcnn import coco
+
+    text = path.relative_to(folder).with_suffix("").as_posix().lower()
+    words = {word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", text)}
+    return not words.isdisjoint(coco.SUBSET_WORDS[subset])
+
+
+def _images_of(
+    folder: pathlib.Path, path: pathlib.Path, subset: str, year: str
+) -> pathlib.Path | None:
+    """The folder of a json's images where that is COCO's own layout; None for another."""
+    if path.parent not in (folder, folder / "annotations"):
+        return None
+    for place in (folder / f"{subset}{year}", folder / "images" / f"{subset}{year}"):
+        if place.is_dir():
+            return place
+    return None
+
+
+def _of_subset(found: Annotations, subset: str) -> Annotations | None:
+    """The images with a folder of a subset in their names; None without any."""
+    import dataclasses
+
+    from mrcnn import coco
+
+    words = set(coco.SUBSET_WORDS[subset])
+    images = []
+    for image in found.images:
+        folders = image.name.replace("\\", "/").lower().split("/")[:-1]
+        if words & set(folders):
+            images.append(image)
+    if not images:
+        return None
+    return dataclasses.replace(found, images=images)
+
+
+# ---- Commands ------------------------------------------------------------------------------------
+
+
+def _train(args: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn import annotations, commands
+
+    if not args.weights:
+        raise _UsageError("train needs --weights: coco, imagenet, last, none or a file")
+    _check_weights(args)
+    config = _base_config(args)
+    config.NAME = args.name
+    if not config.HORIZONTAL_FLIP:
+        config.HORIZONTAL_FLIP = 0.5
+    _with_changes(config, args)
+    larger, smaller = _sets(args)
+    print(larger.summary())
+    print(f"{len(smaller.images)} images to validate on")
+    train_set = annotations.AnnotatedDataset.of("mrcnn", larger)
+    val_set = annotations.AnnotatedDataset.of("mrcnn", smaller, train_set.class_names[1:])
+    config.NUM_CLASSES = len(train_set.class_names)
+    stages = [(20, "heads", 1.0), (40, "all", 0.1)]
+    if args.small or args.weights == "none":
+        stages = [(3, "all", 1.0)]
+    model = commands.load_model("training", config, args)
+    commands.save_classes(model, train_set.class_names)
+    commands.save_settings(model)
+    commands.train(model, train_set, val_set, stages, args)
+    return {
+        "weights": str(model.find_last()),
+        "folder": model.log_dir,
+        "epochs": model.epoch,
+        "classes": train_set.class_names[1:],
+        "images": train_set.num_images,
+    }
+
+
+def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn import annotations, commands
+
+    if args.subset == "all":
+        found = _read(args, args.dataset, keep_empty=True)
+    elif args.subset == "val":
+        found = _sets(args)[1]
+    else:
+        found = _sets(args)[0]
+    is_set = any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set)
+    if not is_set and not _is_exported(args.weights):
+        args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
+    model, names, _ = _inference_model(args)
+    dataset = annotations.AnnotatedDataset.of("mrcnn", found, names[1:])
+    result = commands.evaluate(model, dataset, args)
+    figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
+    return {"output": args.output, "images": result.images, **figures}
+
+
+def _detect(args: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn import commands, media
+
+    if args.overlap is not None and (args.tile is None or args.overlap >= args.tile):
+        raise _UsageError("--overlap goes with --tile, and is less than it")
+    for source in args.inputs:
+        media.find_files(source)
+    model, names, category_ids = _inference_model(args)
+    done = commands.detect(model, names, args, category_ids)
+    rows = json.loads((pathlib.Path(args.output) / "results.json").read_text(encoding="utf-8"))
+    return {
+        "output": args.output,
+        "written": done.written,
+        "pictures": done.pictures,
+        "objects": len(rows),
+        "skipped": [{"file": str(path), "reason": reason} for path, reason in done.skipped],
+    }
+
+
+def _export(args: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn import commands
+
+    if _is_exported(args.weights):
+        raise _UsageError(f"{args.weights} is exported already")
+    model, names, _ = _inference_model(args)
+    return {"file": commands.export(model, names, args)}
+
+
+def _inspect(args: argparse.Namespace) -> dict[str, Any]:
+    found = [_inspected(path, args) for path in args.paths]
+    for entry in found:
+        for key, value in entry.items():
+            if isinstance(value, dict):
+                value = ", ".join(f"{name} {count}" for name, count in value.items())
+            elif isinstance(value, list):
+                value = "".join(f"\n  {part}" for part in value)
+            print(f"{key}: {value}")
+        print()
+    return {"inspected": found}
+
+
+def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
+    """What a file or folder is."""
+    from mrcnn import files
+
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"No file or folder {path}")
+    if _is_exported(path):
+        return _inspected_model(path)
+    if path.lower().endswith((".h5", ".keras", ".hdf5")):
+        return _inspected_weights(path)
+    if os.path.isfile(path) and files.is_image_name(path):
+        return _inspected_image(path)
+    return _inspected_dataset(path, args)
+
+
+def _inspected_model(path: str) -> dict[str, Any]:
+    from mrcnn import runtime
+
+    model = runtime.load(path)
+    metadata = model.metadata
+    return {
+        "exported model": path,
+        "classes": model.class_names[1:],
+        "input": "x".join(str(side or "any") for side in model.shape),
+        "version": metadata.version,
+        "weights": dict(metadata.weights),
+    }
+
+
+def _inspected_weights(path: str) -> dict[str, Any]:
+    from mrcnn import weights
+
+    layers, names = weights.read_legacy(path)
+    count = sum(int(array.size) for arrays in layers.values() for _, array in arrays)
+    return {
+        "weights": path,
+        "layers": f"{len(layers)} with weights, of {len(names)}",
+        "parameters": count,
+        **{key.lower(): value for key, value in _settings_in_weights(path).items()},
+    }
+
+
+def _inspected_image(path: str) -> dict[str, Any]:
+    from mrcnn import utils
+
+    shown, stored = utils.image_sizes(path)
+    entry = {"image": path, "height": shown[0], "width": shown[1]}
+    if shown != stored:
+        entry["note"] = "the camera noted that it is to be turned"
+    return entry
+
+
+def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
+    import collections
+
+    import numpy as np
+
+    found = _read(args, path, keep_empty=True)
+    objects: collections.Counter = collections.Counter(dict.fromkeys(found.classes, 0))
+    crowds = 0
+    for image in found.images:
+        objects.update(region.name for region in image.regions)
+        crowds += sum(region.crowd for region in image.regions)
+    sides = np.array([(image.height, image.width) for image in found.images])
+    entry = {
+        "annotations": path,
+        "images": len(found.images),
+        "without objects": sum(not image.regions for image in found.images),
+        "height": f"{sides[:, 0].min()} to {sides[:, 0].max()}",
+        "width": f"{sides[:, 1].min()} to {sides[:, 1].max()}",
+        "objects": dict(objects),
+        "crowds": crowds,
+        "problems": found.problems,
+    }
+    if args.draw:
+        entry["drawn"] = _drawn(found, args)
+    return entry
+
+
+def _drawn(found: Annotations, args: argparse.Namespace) -> list[str]:
+    """Paints the objects of the first images. Returns the paths of the pictures."""
+    import dataclasses
+
+    import numpy as np
+
+    from mrcnn import annotations, convert, inspection, media
+
+    some = dataclasses.replace(found, images=found.images[: args.draw])
+    dataset = annotations.AnnotatedDataset.of("mrcnn", some)
+    paths = []
+    for image_id, name in zip(dataset.image_ids, convert.target_names(some.images, flat=True)):
+        truth = inspection.true_objects(dataset, image_id)
+        truth["scores"] = None
+        picture = media.paint(dataset.load_image(image_id), truth, dataset.class_names)
+        path = pathlib.Path(args.output) / pathlib.Path(name).with_suffix(".png")
+        paths.append(media.write_image(path, np.asarray(picture)))
+    return paths
+
+
+def _convert(args: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn import convert
+
+    report = convert.convert(
+        args.source,
+        args.to,
+        args.output,
+        args.images,
+        args.attribute,
+        args.label,
+        args.shapes,
+        args.tolerance,
+        args.copy,
+        args.overwrite,
+    )
+    print(report.text())
+    return report.to_dict()
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Prints settings with their meaning, and what a config changes."""
+    from mrcnn import commands, config as configs, manual
+
+    config = _with_changes(_base_config(args), args)
+    changed = commands.changed_settings(config)
+    groups = manual.groups(pathlib.Path(configs.__file__))
+    wanted = [name.upper() for name in args.names]
+    known = [name for group in groups for name in group.defaults]
+    for part in wanted:
+        if not any(part in name for name in known):
+            raise _UsageError(f"no setting has {part!r} in its name (mrcnn settings lists all)")
+    found = {}
+    section = ""
+    for group in groups:
+        names = [name for name in group.defaults if _is_asked_for(name, wanted)]
+        if args.changed:
+            names = [name for name in names if name in changed]
+        if not names:
+            continue
+        if group.section != section:
+            section = group.section
+            print(f"---- {section} ----\n")
+        meaning = _paragraphs(group.text)
+        for name in names:
+            value = _shown(getattr(config, name))
+            default = group.defaults[name]
+            line = f"{name} = {value}"
+            if name in changed:
+                line += f"    (Config: {' '.join(default.split())})"
+            print(line)
+            found[name] = {
+                "value": commands.plain_setting(getattr(config, name)),
+                "default": " ".join(default.split()),
+                "changed": name in changed,
+                "section": group.section,
+                "meaning": "\n".join(meaning),
+            }
+        print("\n".join(map(_filled, meaning)) + "\n")
+    return {"config": type(config).__name__, "settings": found}
+
+
+def _paragraphs(lines: Sequence[str]) -> list[str]:
+    """A comment as paragraphs; lines that are set in from the left stay lines."""
+    paragraphs: list[str] = []
+    for line in lines:
+        if line.startswith(" ") or not paragraphs or paragraphs[-1].startswith(" "):
+            paragraphs.append(line)
+        else:
+            paragraphs[-1] += " " + line.strip()
+    return paragraphs
+
+
+def _filled(paragraph: str) -> str:
+    """A paragraph in lines of 84 columns, set in by four; a line of a list as it is."""
+    if not paragraph.startswith(" "):
+        paragraph = textwrap.fill(paragraph, 84)
+    return textwrap.indent(paragraph, "    ")
+
+
+def _is_asked_for(name: str, wanted: Sequence[str]) -> bool:
+    """Whether a setting is one of those that were named, wholly or by a part of the name."""
+    if name in wanted:
+        return True
+    parts = [part for part in wanted if part not in _setting_names()]
+    return not wanted or any(part in name for part in parts)
+
+
+def _setting_names() -> set[str]:
+    from mrcnn.config import setting_names
+
+    return setting_names()
+
+
+def _shown(value: Any) -> str:
+    """A setting's value in a line."""
+    if callable(value):
+        return getattr(value, "__name__", repr(value))
+    if hasattr(value, "tolist"):
+        return repr(value.tolist())
+    return repr(value)
+
+
+def _completion(args: argparse.Namespace) -> dict[str, Any]:
+    from mrcnn import config as configs
+
+    text = completion.script(args.shell, build_parser(), sorted(configs.setting_names()))
+    print(text, end="")
+    return {"shell": args.shell, "script": text}
+
+
+COMMANDS: dict[str, tuple[str, Callable, Callable]] = {
+    "train": ("train on your own images", _train_options, _train),
+    "evaluate": ("COCO's figures on a dataset", _evaluate_options, _evaluate),
+    "detect": ("find objects on images and videos", _detect_options, _detect),
+    "export": ("write a model for another runtime", _export_options, _export),
+    "inspect": ("what a dataset, image or weight file holds", _inspect_options, _inspect),
+    "convert": ("annotations from one format to another", _convert_options, _convert),
+    "settings": ("every setting with its meaning", _settings_options, _settings),
+    "completion": ("a script that completes these commands", _completion_options, _completion),
+}
+EXAMPLES = {
+    "train": "mrcnn train --dataset=photos --weights=coco\n"
+    "mrcnn train --dataset=photos --weights=none --small",
+    "evaluate": "mrcnn evaluate --dataset=photos\n"
+    "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500",
+    "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
+    "mrcnn detect scene.tif --tile=1024 --overlap=256",
+    "export": "mrcnn export model.onnx --weights=coco",
+    "inspect": "mrcnn inspect photos --draw=5\nmrcnn inspect mask_rcnn_coco.h5",
+    "convert": "mrcnn convert photos/via_region_data.json out --to=coco",
+    "settings": "mrcnn settings RPN\nmrcnn settings --config=PaperConfig --changed",
+    "completion": 'eval "$(mrcnn completion bash)"          (in ~/.bashrc)\n'
+    'eval "$(mrcnn completion zsh)"           (in ~/.zshrc, behind compinit)\n'
+    "mrcnn completion fish > ~/.config/fish/completions/mrcnn.fish",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the whole command, with one for each of `COMMANDS`."""
+    made = _Parser(
+        prog="mrcnn",
+        description="Mask R-CNN: objects of an image, each with its class, box and mask.",
+        epilog="mrcnn COMMAND --help tells the options of a command.",
+    )
+    made.add_argument("--version", action="version", version=f"mrcnn {mrcnn.__version__}")
+    parsers = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (help_text, add_options, _) in COMMANDS.items():
+        each = parsers.add_parser(
+            name,
+            help=help_text,
+            description=f"{help_text[0].upper()}{help_text[1:]}.",
+            epilog="examples:\n" + textwrap.indent(EXAMPLES[name], "  "),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        add_options(each)
+        _add_common(each)
+    made.set_defaults(parsers=parsers.choices)
+    return made
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options of a command line; SystemExit for wrong ones.
+
+    Inputs may stand before, between and behind the options, which argparse has for a parser of one
+    command alone.
+    """
+    made = build_parser()
+    parsers = made.get_default("parsers")
+    if arguments and arguments[0] in parsers:
+        args = parsers[arguments[0]].parse_intermixed_args(arguments[1:])
+        args.command = arguments[0]
+        return args
+    return made.parse_args(arguments)
+
+
+def _set_up() -> None:
+    """Logging as the samples have it, and an output that takes any file's name."""
+    # TensorFlow's cost model warns of an operation that it can't price, at every start.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("commands", "evaluate", "media"):
+        logging.getLogger(f"mrcnn.{name}").setLevel(logging.INFO)
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Runs a command; with --json its words go to stderr and what it did to stdout."""
+    run = COMMANDS[args.command][2]
+    if not args.json:
+        run(args)
+        return
+    words: Any = sys.stderr
+    if args.command not in JOBS:
+        words = io.StringIO()  # what they print is what the json says
+    with contextlib.redirect_stdout(words):
+        done = run(args)
+    print(json.dumps(done, default=str))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command `mrcnn`.
+
+    Args:
+        arguments: None for the command line's.
+
+    Returns:
+        the exit code: 0, 1 for a job that failed, 2 for wrong options, 130 for an interrupted one.
+    """
+    if arguments is None:
+        arguments = sys.argv[1:]
+    try:
+        args = _parse(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    _set_up()
+    try:
+        _run(args)
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return _fail(args, "interrupted", INTERRUPTED)
+    except BrokenPipeError:
+        # What is left in the buffer has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except _UsageError as error:
+        return _fail(args, str(error), USAGE)
+    except (ValueError, OSError, ImportError, MemoryError) as error:
+        if args.traceback:
+            raise
+        return _fail(args, str(error) or "not enough memory", FAILED)
+
+
+def _fail(args: argparse.Namespace, message: str, code: int) -> int:
+    """Says in one line why a command has failed. Returns the exit code."""
+    line = " ".join(message.split())
+    if args.json:
+        print(json.dumps({"error": line}))
+    print(f"mrcnn {args.command}: error: {line}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

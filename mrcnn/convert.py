@@ -1,0 +1,1054 @@
+"""Annotations from one format to another, with every loss named.
+
+    report = convert("photos/via_region_data.json", "coco", "converted")
+    print(report.text())
+
+`write` writes what `annotations.read` has read. An outline keeps its points where the target takes
+outlines, shifted by half a pixel where the two formats count from another place. A mask, by run
+lengths or as a file, stays one where the target holds masks (COCO, LabelMe, mask files); elsewhere
+it becomes an outline along the edges of its pixels, which encloses the same pixels: pieces and
+holes are joined to it by bridges of no width. What a target can't hold is left out, and counted in
+`Report.losses`. numpy only.
+"""
+
+import base64
+import collections
+import dataclasses
+import io
+import json
+import logging
+import math
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrcnn import annotations, files, utils
+from mrcnn.annotations import (
+    AnnotatedImage,
+    Annotations,
+    CocoSegmentation,
+    Ellipse,
+    Polygons,
+    Rectangle,
+    Region,
+)
+from mrcnn.masks import crop_of_rle, encode_crops, sound_segmentation, to_rle
+
+logger = logging.getLogger(__name__)
+
+FORMATS = ("coco", "via", "labelme", "yolo", "masks", "labels")
+# What becomes of outlines and masks, see `write`.
+SHAPES = ("keep", "masks", "outlines")
+
+# Losses, as `Report.losses` names them.
+CROWDS = "crowds are left out: the format has none"
+HOLES = "objects with holes are outlines that a bridge of no width opens"
+PIECES = "objects of several pieces are one outline, with bridges of no width"
+REDRAWN = "objects became outlines along the edges of their pixels"
+DRAWN = "objects were outlines and became masks"
+ROUND = "circles and ellipses are drawn: the format has none"
+SIMPLER = "outlines along pixels were simplified"
+KEYPOINTS = "objects had keypoints"
+ATTRIBUTES = "objects had attributes"
+CLASSES = "objects have lost their class: the format names none"
+OVERLAPS = "objects share pixels with others, which the first one keeps"
+HIDDEN = "objects are left out: others have all their pixels"
+UNREAD = "files, images or regions can't be used and are left out"
+NO_FILE = "images have no file there; their annotations alone are written"
+SIZELESS = "images are left out: the format needs their files"
+
+# Objects that one label image of 16 bits can number.
+MOST_LABELS = 65_535
+# A part of an annotation that COCO itself has, and which is therefore no attribute.
+_COCO_FIELDS = frozenset(
+    "id image_id category_id segmentation area bbox iscrowd attributes keypoints num_keypoints"
+    " bbox_mode".split()
+)
+
+Loop = list[tuple[float, float]]  # an outline's points (x, y)
+
+
+# ---- What was done -------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Report:
+    """What a conversion has written, and lost.
+
+    Attributes:
+        format: one of `FORMATS`.
+        output: the folder, or the file.
+        written: paths of the annotation files.
+        images, objects: how many are in them.
+        losses: {kind: how many}, of the kinds that this module names.
+        notes: what to know to read the files.
+    """
+
+    format: str
+    output: str
+    written: list[str] = dataclasses.field(default_factory=list)
+    images: int = 0
+    objects: int = 0
+    losses: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+    def text(self) -> str:
+        """A line of what was written and one for each kind of loss."""
+        lines = [f"{self.output}: {self.images} images, {self.objects} objects as {self.format}"]
+        lines += [f"  {count} {kind}" for kind, count in self.losses.items() if count]
+        if len(lines) == 1:
+            lines.append("  nothing is lost")
+        return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for a program."""
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        found["losses"] = {kind: count for kind, count in self.losses.items() if count}
+        return found
+
+
+def convert(
+    source: Any,
+    target: str,
+    output: Any,
+    images: Any = None,
+    attribute: str | None = None,
+    label: str | None = None,
+    shapes: str = "keep",
+    tolerance: float = 0.0,
+    copy_images: bool = True,
+    overwrite: bool = False,
+) -> Report:
+    """Reads annotations of any format and writes them in another; arguments as `annotations.read`
+    and `write` take them.
+
+    Raises:
+        AnnotationError: nothing that can be read. ValueError, OSError: nothing that can be written.
+    """
+    check_options(target, shapes, tolerance)
+    _check_output(target, output, overwrite)
+    found = annotations.read(source, images, attribute, label, keep_empty=True, need_files=False)
+    return write(found, target, output, shapes, tolerance, copy_images, overwrite)
+
+
+def check_options(target: str, shapes: str = "keep", tolerance: float = 0.0) -> None:
+    """ValueError where an argument of `write` is none of what is allowed."""
+    if target not in FORMATS:
+        raise ValueError(f"the format is one of {', '.join(FORMATS)}. Received: {target!r}")
+    if shapes not in SHAPES:
+        raise ValueError(f"shapes is one of {', '.join(SHAPES)}. Received: {shapes!r}")
+    if not (isinstance(tolerance, (int, float)) and 0 <= tolerance < math.inf):
+        raise ValueError(f"tolerance is a number of pixels from 0 on. Received: {tolerance!r}")
+
+
+def _check_output(target: str, output: Any, overwrite: bool) -> None:
+    """FileExistsError where writing would mix with, or replace, what is there."""
+    path = pathlib.Path(output)
+    if overwrite:
+        return
+    if _is_json(target, path):
+        if path.exists():
+            raise FileExistsError(f"{path} is there already; overwrite replaces it")
+    elif path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"the folder {path} is not empty; overwrite writes into it")
+    elif path.exists() and not path.is_dir():
+        raise FileExistsError(f"the output of {target} is a folder. Received: the file {path}")
+
+
+def _is_json(target: str, path: pathlib.Path) -> bool:
+    """Whether the output is one json and not a folder."""
+    return target in ("coco", "via") and path.suffix.lower() == ".json"
+
+
+def write(
+    found: Annotations,
+    target: str,
+    output: Any,
+    shapes: str = "keep",
+    tolerance: float = 0.0,
+    copy_images: bool = True,
+    overwrite: bool = False,
+) -> Report:
+    """Writes annotations in one of `FORMATS`.
+
+    coco: annotations.json and images/. via: via_region_data.json beside the images. labelme: a
+    json beside each image. yolo: data.yaml, images/<subset> and labels/<subset>. masks: the Data
+    Science Bowl's <id>/images/<id>.png and <id>/masks/*.png. labels: images/ and label images of 16
+    bits in masks/.
+
+    Args:
+        found: of `annotations.read`.
+        target: the format.
+        output: a folder; of coco and via also a .json, then images are copied beside it.
+        shapes: "keep" keeps points, and masks where the format holds them; "masks" draws every
+            object, so that another reader sees the same pixels; "outlines" has no masks.
+        tolerance: pixels by which an outline that is made of a mask may leave it, to have fewer
+            points; 0 for the very pixels.
+        copy_images: copy the image files; otherwise names are as they were annotated.
+        overwrite: write into a folder that is not empty, replace files.
+
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: an argument that isn't allowed. FileExistsError: see `overwrite`. OSError.
+    """
+    check_options(target, shapes, tolerance)
+    _check_output(target, output, overwrite)
+    report = Report(target, os.fspath(output))
+    report.losses[UNREAD] += len(found.problems)
+    writer = _WRITERS[target](found, pathlib.Path(output), report, shapes, tolerance, copy_images)
+    writer.write()
+    return report
+
+
+# ---- Names and images ----------------------------------------------------------------------------
+
+
+def _plain_name(name: str) -> str:
+    """A relative path with / of a name that may be another system's, an address, or lead up."""
+    name = name.replace("\\", "/").split("?")[0]
+    is_outside = name.startswith("/") or re.match(r"[A-Za-z]:|[a-z]+://", name) is not None
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if is_outside or ".." in parts or not parts:
+        parts = parts[-1:] or ["image"]
+    # The folder of images is the target's to choose.
+    folders = [part for part in parts[:-1] if part.lower() != "images"]
+    return "/".join([*folders, parts[-1]])
+
+
+def target_names(images: Sequence[AnnotatedImage], flat: bool = False) -> list[str]:
+    """A file name for each image, relative and with the suffix of its file; no two of one stem.
+
+    flat: without folders, a/b.jpg as a_b.jpg.
+    """
+    names: list[str] = []
+    taken: set[str] = set()
+    for image in images:
+        plain = _plain_name(image.name)
+        if flat:
+            plain = plain.replace("/", "_")
+        name = pathlib.PurePosixPath(plain)
+        suffix = name.suffix
+        if image.path and not image.embedded:
+            suffix = pathlib.Path(image.path).suffix
+        stem = str(name.with_suffix(""))
+        number = 1
+        free = stem
+        while free.casefold() in taken:
+            number += 1
+            free = f"{stem}_{number}"
+        taken.add(free.casefold())
+        names.append(free + (suffix or ".png"))
+    return names
+
+
+def _copy_image(image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
+    """Copies an image's file to a path, whose suffix it may change. Returns the path.
+
+    One that was annotated at its stored size, though its camera noted a turn, is written as it is
+    stored and without that note: formats without a size would take it for turned.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if image.embedded:
+        with files.atomic(path) as temporary:
+            pathlib.Path(temporary).write_bytes(image.embedded.content())
+        return path
+    shown, _ = utils.image_sizes(image.path)
+    if shown != (image.height, image.width):
+        return _write_png(image, path)
+    if path.exists() and os.path.samefile(path, image.path):
+        return path
+    with files.atomic(path) as temporary:
+        shutil.copyfile(image.path, temporary)
+    return path
+
+
+def _write_png(image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
+    """Writes an image's pixels as a PNG at a path, with that suffix. Returns it."""
+    from mrcnn import media
+
+    path = path.with_suffix(".png")
+    size = (image.height, image.width)
+    if image.embedded:
+        pixels = image.embedded.read(size=size)
+    else:
+        pixels = utils.read_image(image.path, size=size)
+    media.write_image(path, pixels)
+    return path
+
+
+# ---- Outlines of masks ---------------------------------------------------------------------------
+
+
+def outlines(mask: np.ndarray) -> tuple[list[Loop], list[Loop]]:
+    """The edges of a mask's pixels: closed lines of corners (x, y), whole numbers.
+
+    Pixels that touch at a corner are of one piece. A polygon that fills where the middle of a pixel
+    is inside, as LabelMe's, YOLO's and COCO's are drawn, fills the same pixels.
+
+    Args:
+        mask: [h, w] bool.
+
+    Returns:
+        outer: the outlines of the pieces; holes: those of the holes. Each without the first point
+            again at its end.
+    """
+    padded = np.pad(np.asarray(mask, bool), 1).view(np.int8)
+    across = padded[1:, 1:-1] - padded[:-1, 1:-1]  # [h + 1, w]: 1 on top of a pixel, -1 below
+    along = padded[1:-1, 1:] - padded[1:-1, :-1]  # [h, w + 1]: 1 left of a pixel, -1 right
+    # The pixels lie on the right hand: on top from left to right, on the right downwards.
+    rows = _straights(across)
+    columns = _straights(along.T)
+    down = {}
+    for x, y1, y2, sign in columns:
+        start = y2
+        stop = y1
+        if sign < 0:
+            start = y1
+            stop = y2
+        down[x, start, stop > start] = stop
+    across_from = {}
+    for y, x1, x2, sign in rows:
+        start = x2
+        stop = x1
+        if sign > 0:
+            start = x1
+            stop = x2
+        across_from[start, y, stop > start] = stop
+    outer = []
+    holes = []
+    while across_from:
+        loop = _follow(across_from, down)
+        if _area(loop) > 0:
+            outer.append(loop)
+        else:
+            holes.append(loop)
+    return outer, holes
+
+
+def _straights(changes: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """(line, begin, end, sign) of each straight piece of equal changes along the lines."""
+    padded = np.pad(changes, ((0, 0), (1, 1)))
+    begins = (padded[:, 1:-1] != 0) & (padded[:, 1:-1] != padded[:, :-2])
+    ends = (padded[:, 1:-1] != 0) & (padded[:, 1:-1] != padded[:, 2:])
+    lines, first = np.nonzero(begins)
+    last = np.nonzero(ends)[1] + 1
+    signs = changes[lines, first]
+    return list(zip(lines.tolist(), first.tolist(), last.tolist(), signs.tolist()))
+
+
+def _follow(across_from: dict, down: dict) -> Loop:
+    """Takes one closed line out of the straight pieces, {(x, y of its start, sense): end}."""
+    (x, y, right), _ = next(iter(across_from.items()))
+    start = (x, y, right)
+    loop: Loop = []
+    while True:
+        loop.append((x, y))
+        x = across_from.pop((x, y, right))
+        loop.append((x, y))
+        # Where two pixels touch at a corner, the line turns left and goes on around both.
+        downwards = not right
+        if (x, y, downwards) not in down:
+            downwards = right
+        y = down.pop((x, y, downwards))
+        right = downwards
+        if (x, y, right) not in across_from and (x, y, right) != start:
+            right = not right
+        if (x, y, right) == start:
+            return loop
+
+
+def _area(loop: Sequence[tuple[float, float]]) -> float:
+    """The area inside a line that has its inside on the right hand; negative for a hole's."""
+    points = np.array(loop, float)
+    x, y = points.T
+    return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
+
+
+def joined(loops: Sequence[Loop]) -> Loop:
+    """One outline of several, joined by bridges of no width: there and back on the same line.
+
+    The bridges run along the edges of pixels, so that the middle of none lies on them.
+    """
+    result = list(loops[0])
+    for loop in loops[1:]:
+        i, j = _nearest(result, loop)
+        x1, y1 = result[i]
+        x2, y2 = loop[j]
+        corner = (x2, y1)
+        around = [*loop[j:], *loop[: j + 1]]
+        path = [corner, *around, corner, (x1, y1)]
+        result[i + 1 : i + 1] = path
+    return result
+
+
+def _nearest(first: Loop, second: Loop) -> tuple[int, int]:
+    """The places of the points of two lines that are nearest to each other, about."""
+    a = np.array(first)
+    b = np.array(second)
+    # Of the second any point will do to find the first's, which then finds the second's.
+    i = int(np.abs(a - b[0]).sum(axis=1).argmin())
+    j = int(np.abs(b - a[i]).sum(axis=1).argmin())
+    i = int(np.abs(a - b[j]).sum(axis=1).argmin())
+    return i, j
+
+
+def _simplified(loop: Loop, tolerance: float) -> Loop:
+    """A line with fewer points, none farther than the tolerance in pixels from what they were."""
+    import skimage.measure
+
+    closed = np.array([*loop, loop[0]], float)
+    simple = skimage.measure.approximate_polygon(closed, tolerance)[:-1]
+    if len(simple) < 3:
+        return loop
+    return [(x, y) for x, y in simple.tolist()]
+
+
+# ---- Objects -------------------------------------------------------------------------------------
+
+
+def _crop_of(region: Region, image: AnnotatedImage) -> tuple[int, int, np.ndarray]:
+    """An object's pixels: y and x of the first, [h, w] bool, the box no larger than they need."""
+    shape: Any = region.shape
+    if isinstance(shape, CocoSegmentation):
+        return _crop_of_coco(shape, image.height, image.width)
+    if hasattr(shape, "crop"):
+        top, left, pixels = shape.crop(image.height, image.width)
+    else:
+        top, left, pixels = 0, 0, shape.mask(image.height, image.width)
+    return _tight(top, left, pixels)
+
+
+def _tight(top: int, left: int, pixels: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """Pixels without the empty rows and columns around them."""
+    rows = np.flatnonzero(pixels.any(axis=1))
+    columns = np.flatnonzero(pixels.any(axis=0))
+    if not len(rows):
+        return top, left, np.zeros((0, 0), bool)
+    y1 = int(rows[0])
+    x1 = int(columns[0])
+    inside = pixels[y1 : rows[-1] + 1, x1 : columns[-1] + 1]
+    return top + y1, left + x1, inside
+
+
+def _crop_of_coco(shape: CocoSegmentation, height: int, width: int) -> tuple[int, int, np.ndarray]:
+    """A COCO annotation's pixels, without an array of the whole image."""
+    (top, left, _, _), pixels = crop_of_rle(to_rle(shape.annotation, height, width))
+    return top, left, pixels
+
+
+def _points_of(shape: Any, height: int, width: int) -> list[Loop] | None:
+    """The outlines of a shape that has some, as points from the image's corner; None for others."""
+    if isinstance(shape, Polygons):
+        shift = 0.5  # VIA's points are pixels, whose middles these are
+        if shape.exact:
+            shift = 0.0
+        return [[(x + shift, y + shift) for x, y in part] for part in _floats(shape.parts)]
+    if isinstance(shape, Rectangle):
+        x1, y1, x2, y2 = map(float, (shape.x1, shape.y1, shape.x2, shape.y2))
+        return [[(x1, y1), (x2, y1), (x2, y2), (x1, y2)]]
+    if isinstance(shape, annotations.Union):
+        loops = []
+        for part in shape.shapes:
+            points = _points_of(part, height, width)
+            if points is None:
+                return None
+            loops += points
+        return loops
+    if isinstance(shape, CocoSegmentation):
+        sound, _ = sound_segmentation(shape.annotation.get("segmentation"), height, width)
+        if isinstance(sound, list):
+            return [list(zip(part[::2], part[1::2])) for part in sound]
+    return None
+
+
+def _floats(parts: Iterable[Iterable]) -> list[Loop]:
+    """Points as numbers, which a json may have as text."""
+    return [[(float(x), float(y)) for x, y in part] for part in parts]
+
+
+def _attributes_of(region: Region) -> dict:
+    """What a file says of an object besides its class, mask and keypoints."""
+    shape = region.shape
+    if not isinstance(shape, CocoSegmentation):
+        return region.extra or {}
+    found = {}
+    for name, value in shape.annotation.items():
+        if name not in _COCO_FIELDS and value not in (None, "", [], {}):
+            found[name] = value
+    own = shape.annotation.get("attributes")
+    if isinstance(own, dict):
+        found.update(own)
+    return found
+
+
+def _keypoints_of(region: Region) -> list | None:
+    """COCO's keypoints of an object, x, y, visibility in turn; None where it has none."""
+    if not isinstance(region.shape, CocoSegmentation):
+        return None
+    points = region.shape.annotation.get("keypoints")
+    if isinstance(points, list) and any(points[2::3]):
+        return points
+    return None
+
+
+def _rounded(value: float) -> float | int:
+    """A coordinate for a json: whole numbers without a fraction, others to a millionth."""
+    value = round(float(value), 6)
+    if value == int(value):
+        return int(value)
+    return value
+
+
+# ---- Writers -------------------------------------------------------------------------------------
+
+
+class _Writer:
+    """Writes one format; a subclass has `write`.
+
+    Args:
+        found, output, report, shapes, tolerance, copy_images: see `write`.
+    """
+
+    # Whether the files of all images lie in one folder.
+    FLAT = False
+
+    def __init__(
+        self,
+        found: Annotations,
+        output: pathlib.Path,
+        report: Report,
+        shapes: str,
+        tolerance: float,
+        copy_images: bool,
+    ):
+        self.found = found
+        self.output = output
+        self.folder = output
+        if _is_json(report.format, output):
+            self.folder = output.parent
+        self.report = report
+        self.losses = report.losses
+        self.shapes = shapes
+        self.tolerance = tolerance
+        self.copy_images = copy_images
+        self.names = target_names(found.images, self.FLAT)
+
+    def write(self) -> None:
+        """Writes all files."""
+        raise NotImplementedError
+
+    def count(self, image: AnnotatedImage, regions: Sequence[Region]) -> None:
+        """Counts an image and its objects."""
+        self.report.images += 1
+        self.report.objects += len(regions)
+
+    def write_json(self, path: pathlib.Path, value: Any) -> None:
+        """Writes a json, whole or not at all."""
+        with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, default=_plain_value)
+        self.report.written.append(str(path))
+
+    def put_image(self, image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
+        """Copies an image's file where there is one and it is wanted. Returns its path."""
+        if not self.copy_images:
+            return path
+        if not image.path:
+            self.losses[NO_FILE] += 1
+            return path
+        return _copy_image(image, path)
+
+    def without_crowds(self, image: AnnotatedImage) -> list[Region]:
+        """An image's objects for a format without crowds."""
+        regions = [region for region in image.regions if not region.crowd]
+        self.losses[CROWDS] += len(image.regions) - len(regions)
+        return regions
+
+    def count_lost(self, region: Region, attributes: bool = True) -> None:
+        """Counts what most formats lack: keypoints, and attributes."""
+        if _keypoints_of(region):
+            self.losses[KEYPOINTS] += 1
+        if attributes and _attributes_of(region):
+            self.losses[ATTRIBUTES] += 1
+
+    def traced(self, region: Region, image: AnnotatedImage) -> tuple[list[Loop], list[Loop]]:
+        """Outlines along an object's pixels, see `outlines`, in the image."""
+        if isinstance(region.shape, Ellipse):
+            self.losses[ROUND] += 1
+        else:
+            self.losses[REDRAWN] += 1
+        top, left, pixels = _crop_of(region, image)
+        outer, holes = outlines(pixels)
+        if self.tolerance:
+            self.losses[SIMPLER] += 1
+            outer = [_simplified(loop, self.tolerance) for loop in outer]
+            holes = [_simplified(loop, self.tolerance) for loop in holes]
+        return _moved(outer, left, top), _moved(holes, left, top)
+
+    def single_outline(self, region: Region, image: AnnotatedImage) -> Loop:
+        """One outline of an object, for formats that hold no more."""
+        points = None
+        if self.shapes != "masks":
+            points = _points_of(region.shape, image.height, image.width)
+        if points is not None and len(points) == 1:
+            return points[0]
+        outer, holes = self.traced(region, image)
+        self.losses[PIECES] += len(outer) > 1
+        self.losses[HOLES] += bool(holes)
+        return joined([*outer, *holes])
+
+
+def _moved(loops: list[Loop], x: float, y: float) -> list[Loop]:
+    """Lines moved by x and y."""
+    return [[(px + x, py + y) for px, py in loop] for loop in loops]
+
+
+def _plain_value(value: Any) -> Any:
+    """A number of numpy, or an array, or the runs of pycocotools, for json."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    raise TypeError(f"json has no {type(value).__name__}")
+
+
+class _CocoWriter(_Writer):
+    """annotations.json and images/."""
+
+    def write(self) -> None:
+        path = self.output
+        images_folder = self.folder
+        if not _is_json("coco", self.output):
+            path = self.output / "annotations.json"
+            images_folder = self.output / "images"
+        categories, numbers = self.categories()
+        image_ids = self.image_ids()
+        entries = []
+        items: list[dict] = []
+        keep_ids = _are_ids([region.number for region in self.regions()])
+        for image, name, image_id in zip(self.found.images, self.names, image_ids):
+            entry = {**(image.extra or {}), "id": image_id}
+            if self.copy_images:
+                placed = self.put_image(image, images_folder / name)
+                entry["file_name"] = placed.relative_to(images_folder).as_posix()
+            else:
+                entry["file_name"] = image.name
+            entry["height"] = image.height
+            entry["width"] = image.width
+            entries.append(entry)
+            for region in image.regions:
+                number = len(items) + 1
+                if keep_ids:
+                    number = region.number
+                item = self.item(region, image)
+                item.update(id=number, image_id=image_id, category_id=numbers[region.name])
+                items.append(item)
+            self.count(image, image.regions)
+        data = {"info": {}, "images": entries, "annotations": items, "categories": categories}
+        self.write_json(path, data)
+
+    def regions(self) -> list[Region]:
+        """All objects."""
+        return [region for image in self.found.images for region in image.regions]
+
+    def image_ids(self) -> list[Any]:
+        """The json's own ids where they are numbers, otherwise 1, 2, ..."""
+        own = [(image.extra or {}).get("id") for image in self.found.images]
+        if _are_ids(own):
+            return own
+        return list(range(1, len(own) + 1))
+
+    def categories(self) -> tuple[list[dict], dict[str, Any]]:
+        """The categories, and {name: id}; those of a json stay as they are."""
+        own = self.found.categories
+        if own and {item["name"] for item in own} >= set(self.found.classes):
+            numbers = {item["name"]: item["id"] for item in reversed(own)}
+            return own, numbers
+        numbers = {name: number for number, name in enumerate(self.found.classes, 1)}
+        return [{"id": number, "name": name} for name, number in numbers.items()], numbers
+
+    def item(self, region: Region, image: AnnotatedImage) -> dict:
+        """An annotation, without its ids."""
+        item: dict[str, Any] = {}
+        shape = region.shape
+        if isinstance(shape, CocoSegmentation):
+            item = {key: value for key, value in shape.annotation.items() if key != "attributes"}
+        attributes = _attributes_of(region)
+        attributes = {key: value for key, value in attributes.items() if key not in item}
+        if attributes:
+            item["attributes"] = attributes
+        item["iscrowd"] = int(region.crowd)
+        segmentation = self.segmentation(region, image)
+        item["segmentation"] = segmentation
+        if not isinstance(shape, CocoSegmentation):
+            item.update(_measures(segmentation, image.height, image.width))
+        return item
+
+    def segmentation(self, region: Region, image: AnnotatedImage) -> Any:
+        """Polygons, or run lengths."""
+        size = (image.height, image.width)
+        points = _points_of(region.shape, *size)
+        if self.shapes == "masks" or (points is None and self.shapes == "keep"):
+            self.losses[DRAWN] += points is not None
+            self.losses[ROUND] += isinstance(region.shape, Ellipse)
+            return self.runs(region, image)
+        if points is None:
+            outer, holes = self.traced(region, image)
+            points = outer
+            if holes:
+                self.losses[HOLES] += 1
+                points = [joined([*outer, *holes])]
+        return [[_rounded(value) for point in part for value in point] for part in points]
+
+    def runs(self, region: Region, image: AnnotatedImage) -> dict:
+        """An object's run lengths; of a json its own."""
+        shape = region.shape
+        if isinstance(shape, CocoSegmentation) and isinstance(
+            shape.annotation["segmentation"], dict
+        ):
+            return shape.annotation["segmentation"]
+        top, left, pixels = _crop_of(region, image)
+        box = (top, left, top + pixels.shape[0], left + pixels.shape[1])
+        return encode_crops([(box, pixels)], (image.height, image.width))[0]
+
+
+def _are_ids(values: Sequence[Any]) -> bool:
+    """Whether values are ids as COCO's: whole numbers, no two equal."""
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        return False
+    return len(set(values)) == len(values)
+
+
+def _measures(segmentation: Any, height: int, width: int) -> dict:
+    """The area and the box [x, y, width, height] of a segmentation, as COCO's json has them."""
+    from pycocotools import mask as coco_mask
+
+    code = to_rle({"segmentation": segmentation}, height, width)
+    box = [_rounded(side) for side in coco_mask.toBbox(code).tolist()]
+    return {"area": float(coco_mask.area(code)), "bbox": box}
+
+
+class _ViaWriter(_Writer):
+    """via_region_data.json beside the images, as VIA 2 exports annotations."""
+
+    ATTRIBUTE = "class"
+
+    def write(self) -> None:
+        path = self.output
+        if not _is_json("via", self.output):
+            path = self.output / "via_region_data.json"
+        entries = {}
+        for image, name in zip(self.found.images, self.names):
+            if self.copy_images:
+                placed = self.put_image(image, self.folder / name)
+                name = placed.relative_to(self.folder).as_posix()
+            else:
+                name = image.name
+            regions = self.without_crowds(image)
+            size = -1
+            if image.path and not image.embedded:
+                size = os.path.getsize(image.path)
+            entries[f"{name}{size}"] = {
+                "filename": name,
+                "size": size,
+                "regions": [self.region(region, image) for region in regions],
+                "file_attributes": {},
+            }
+            self.count(image, regions)
+        self.write_json(path, entries)
+
+    def region(self, region: Region, image: AnnotatedImage) -> dict:
+        """A region with its class and attributes."""
+        self.count_lost(region, attributes=False)
+        attributes = {
+            name: value for name, value in _attributes_of(region).items() if name != self.ATTRIBUTE
+        }
+        if attributes and not self.report.notes:
+            self.report.notes.append(
+                f"regions have several attributes: the class is in {self.ATTRIBUTE!r}"
+                f" (--attribute={self.ATTRIBUTE})"
+            )
+        return {
+            "shape_attributes": self.shape(region, image),
+            "region_attributes": {self.ATTRIBUTE: region.name, **attributes},
+        }
+
+    def shape(self, region: Region, image: AnnotatedImage) -> dict:
+        """VIA's form of a shape: its points are pixels, half a pixel beside the others'."""
+        shape = region.shape
+        if self.shapes != "masks" and isinstance(shape, Rectangle):
+            return {
+                "name": "rect",
+                "x": _rounded(shape.x1),
+                "y": _rounded(shape.y1),
+                "width": _rounded(shape.x2 - shape.x1),
+                "height": _rounded(shape.y2 - shape.y1),
+            }
+        if self.shapes != "masks" and isinstance(shape, Ellipse):
+            return self.ellipse(shape)
+        loop = self.single_outline(region, image)
+        return {
+            "name": "polygon",
+            "all_points_x": [_rounded(x - 0.5) for x, _ in loop],
+            "all_points_y": [_rounded(y - 0.5) for _, y in loop],
+        }
+
+    def ellipse(self, shape: Ellipse) -> dict:
+        """A circle or an ellipse."""
+        middle = {"cx": shape.x, "cy": shape.y}
+        if shape.radius_x == shape.radius_y:
+            return {"name": "circle", **middle, "r": shape.radius_x}
+        radii = {"rx": shape.radius_x, "ry": shape.radius_y}
+        return {"name": "ellipse", **middle, **radii, "theta": shape.angle}
+
+
+class _LabelmeWriter(_Writer):
+    """A json beside each image."""
+
+    FLAT = True
+    VERSION = "5.5.0"
+
+    def write(self) -> None:
+        for image, name in zip(self.found.images, self.names):
+            path = self.output / name
+            image_path = path.name
+            if self.copy_images:
+                image_path = self.put_image(image, path).name
+            elif image.path and not image.embedded:
+                image_path = os.path.relpath(image.path, path.parent)
+            shapes: list[dict] = []
+            for number, region in enumerate(image.regions, 1):
+                shapes += self.shapes_of(region, image, number)
+            data: dict[str, Any] = {
+                "version": self.VERSION,
+                "flags": {},
+                "shapes": shapes,
+                "imagePath": image_path.replace("\\", "/"),
+                "imageData": None,
+                "imageHeight": image.height,
+                "imageWidth": image.width,
+            }
+            self.write_json(path.with_suffix(".json"), data)
+            self.count(image, image.regions)
+
+    def shapes_of(self, region: Region, image: AnnotatedImage, number: int) -> list[dict]:
+        """The shapes of an object; several have its number as their group."""
+        self.count_lost(region, attributes=False)
+        forms = self.forms(region, image)
+        attributes = _attributes_of(region)
+        shapes = []
+        for form in forms:
+            shape = {"label": region.name, "group_id": None, "flags": {}, **form}
+            if len(forms) > 1:
+                shape["group_id"] = number
+            if region.crowd:
+                shape["iscrowd"] = 1
+            if attributes:
+                shape["attributes"] = attributes
+            shapes.append(shape)
+        return shapes
+
+    def forms(self, region: Region, image: AnnotatedImage) -> list[dict]:
+        """An object's outlines, or its mask."""
+        shape = region.shape
+        if self.shapes != "masks" and isinstance(shape, Rectangle):
+            corners = [[shape.x1, shape.y1], [shape.x2, shape.y2]]
+            return [_form("rectangle", corners)]
+        if self.shapes != "masks" and isinstance(shape, Ellipse) and _is_circle(shape):
+            x = shape.x + 0.5
+            y = shape.y + 0.5
+            return [_form("circle", [[x, y], [x + shape.radius_x, y]])]
+        points = _points_of(shape, image.height, image.width)
+        if points is not None and self.shapes != "masks":
+            return [_form("polygon", part) for part in points]
+        if self.shapes == "outlines":
+            outer, holes = self.traced(region, image)
+            if not holes:
+                return [_form("polygon", part) for part in outer]
+            self.losses[HOLES] += 1
+            return [_form("polygon", joined([*outer, *holes]))]
+        self.losses[DRAWN] += points is not None
+        self.losses[ROUND] += isinstance(shape, Ellipse)
+        top, left, pixels = _crop_of(region, image)
+        bottom = top + pixels.shape[0] - 1
+        right = left + pixels.shape[1] - 1
+        form = _form("mask", [[left, top], [right, bottom]])
+        return [{**form, "mask": base64.b64encode(_png(pixels)).decode()}]
+
+
+def _form(kind: str, points: Sequence) -> dict:
+    """LabelMe's shape_type and points."""
+    rounded = [[_rounded(x), _rounded(y)] for x, y in points]
+    return {"shape_type": kind, "points": rounded}
+
+
+def _is_circle(shape: Ellipse) -> bool:
+    return shape.radius_x == shape.radius_y
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    """A mask [h, w] bool as a PNG of 0 and 255; a label image [h, w] uint16 as it is."""
+    from PIL import Image
+
+    if pixels.dtype == bool:
+        pixels = pixels.astype(np.uint8) * 255
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class _YoloWriter(_Writer):
+    """data.yaml, and images/<subset> and labels/<subset>, train where a name says no subset."""
+
+    # Folders of the source, and what they are called here.
+    SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+    def write(self) -> None:
+        numbers = {name: number for number, name in enumerate(self.found.classes)}
+        images = self.output / "images"
+        labels = self.output / "labels"
+        used = set()
+        for image, name in zip(self.found.images, self.names):
+            first, slash, rest = name.partition("/")
+            subset = "train"
+            if slash and first.lower() in self.SUBSETS:
+                subset = self.SUBSETS[first.lower()]
+                name = rest
+            used.add(subset)
+            name = f"{subset}/{name}"
+            placed = self.put_image(image, images / name).relative_to(images)
+            regions = self.without_crowds(image)
+            lines = []
+            for region in regions:
+                self.count_lost(region)
+                loop = self.single_outline(region, image)
+                lines.append(f"{numbers[region.name]} {_shares(loop, image)}\n")
+            self.write_text(labels / placed.with_suffix(".txt"), "".join(lines))
+            self.count(image, regions)
+        names = "".join(
+            f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
+            for name, number in numbers.items()
+        )
+        folders = {subset: f"images/{subset}" for subset in sorted(used)}
+        for subset in ("train", "val"):  # the program insists on both
+            folders.setdefault(subset, next(iter(folders.values()), "images/train"))
+        subsets = "".join(f"{subset}: {folder}\n" for subset, folder in folders.items())
+        self.write_text(self.output / "data.yaml", f"path: .\n{subsets}names:\n{names}")
+
+    def write_text(self, path: pathlib.Path, text: str) -> None:
+        """Writes a text file, whole or not at all."""
+        with files.atomic(path) as temporary:
+            pathlib.Path(temporary).write_text(text, encoding="utf-8")
+        self.report.written.append(str(path))
+
+
+def _shares(loop: Loop, image: AnnotatedImage) -> str:
+    """Points as shares of the image's sides, to a hundred-thousandth of a pixel or less.
+
+    What lies outside is moved to the image's edge: YOLO's readers refuse it.
+    """
+    words = []
+    for x, y in loop:
+        words.append(f"{min(max(x / image.width, 0), 1):.10g}")
+        words.append(f"{min(max(y / image.height, 0), 1):.10g}")
+    return " ".join(words)
+
+
+class _MasksWriter(_Writer):
+    """The bowl's folders: <id>/images/<id>.png and <id>/masks/*.png."""
+
+    FLAT = True
+
+    def write(self) -> None:
+        one_class = self.has_one_class()
+        for image, name in zip(self.found.images, self.names):
+            image_id = pathlib.PurePosixPath(name).stem
+            folder = self.output / image_id
+            if not image.path:
+                self.losses[SIZELESS] += 1
+                continue
+            if self.copy_images:
+                path = folder / "images" / f"{image_id}.png"
+                if image.path.lower().endswith(".png") and not image.embedded:
+                    _copy_image(image, path)
+                else:
+                    _write_png(image, path)
+            regions = self.without_crowds(image)
+            (folder / "masks").mkdir(parents=True, exist_ok=True)
+            for number, region in enumerate(regions, 1):
+                self.count_lost(region)
+                self.losses[CLASSES] += not one_class
+                mask = np.zeros((image.height, image.width), bool)
+                top, left, pixels = _crop_of(region, image)
+                mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+                self.write_bytes(folder / "masks" / f"{number:05}.png", _png(mask))
+            self.count(image, regions)
+
+    def has_one_class(self) -> bool:
+        """Whether no class is lost but a name, which a note then tells."""
+        classes = self.found.classes
+        if len(classes) == 1:
+            self.report.notes.append(f"files of masks name no class: it is {classes[0]!r}")
+        return len(classes) == 1
+
+    def write_bytes(self, path: pathlib.Path, content: bytes) -> None:
+        """Writes a file, whole or not at all."""
+        with files.atomic(path) as temporary:
+            pathlib.Path(temporary).write_bytes(content)
+        self.report.written.append(str(path))
+
+
+class _LabelsWriter(_MasksWriter):
+    """images/ and label images of 16 bits in masks/."""
+
+    def write(self) -> None:
+        one_class = self.has_one_class()
+        for image, name in zip(self.found.images, self.names):
+            if not image.path:
+                self.losses[SIZELESS] += 1
+                continue
+            placed = self.put_image(image, self.output / "images" / name)
+            relative = placed.relative_to(self.output / "images")
+            regions = self.without_crowds(image)
+            if len(regions) > MOST_LABELS:
+                raise ValueError(
+                    f"a label image has {MOST_LABELS} objects at most. Received: {len(regions)} of"
+                    f" {image.name}"
+                )
+            labels = self.labels_of(image, regions)
+            path = self.output / "masks" / relative.with_suffix(".png")
+            self.write_bytes(path, _png(labels))
+            if not one_class:
+                self.losses[CLASSES] += len(regions)
+            self.count(image, regions)
+
+    def labels_of(self, image: AnnotatedImage, regions: Sequence[Region]) -> np.ndarray:
+        """[H, W] uint16: the number of the object of each pixel, the first of several."""
+        labels = np.zeros((image.height, image.width), np.uint16)
+        for number, region in enumerate(regions, 1):
+            self.count_lost(region)
+            top, left, pixels = _crop_of(region, image)
+            place = labels[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+            free = pixels & (place == 0)
+            place[free] = number
+            if not free.any():
+                self.losses[HIDDEN] += 1
+            elif np.count_nonzero(free) < np.count_nonzero(pixels):
+                self.losses[OVERLAPS] += 1
+        return labels
+
+
+_WRITERS: dict[str, Callable[..., _Writer]] = {
+    "coco": _CocoWriter,
+    "via": _ViaWriter,
+    "labelme": _LabelmeWriter,
+    "yolo": _YoloWriter,
+    "masks": _MasksWriter,
+    "labels": _LabelsWriter,
+}

@@ -1,0 +1,147 @@
+"""What the text of a module of settings says: each setting's comment and its default as written.
+
+    for group in groups("mrcnn/config.py"):
+        print(group.defaults, group.text)
+
+The module is read, not imported. The documentation's settings page and `mrcnn settings` are made of
+this. The standard library alone is needed.
+"""
+
+import ast
+import dataclasses
+import functools
+import io
+import pathlib
+import re
+import tokenize
+
+
+@dataclasses.dataclass
+class Group:
+    """Settings that stand together under one comment.
+
+    Attributes:
+        section: title of the part of `Config`.
+        text: lines of the comment.
+        defaults: {name: default, as it is written}.
+    """
+
+    section: str
+    text: list[str]
+    defaults: dict[str, str]
+
+
+@functools.cache
+def tree(path: pathlib.Path) -> ast.Module:
+    """A module's syntax tree."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _lines(path: pathlib.Path) -> list[bytes]:
+    return path.read_bytes().splitlines()
+
+
+def source(path: pathlib.Path, node: ast.expr) -> str:
+    """A node's text. (`ast.get_source_segment` splits the whole file for each.)"""
+    assert node.end_lineno is not None
+    lines = _lines(path)[node.lineno - 1 : node.end_lineno]
+    lines[-1] = lines[-1][: node.end_col_offset]
+    lines[0] = lines[0][node.col_offset :]
+    return b"\n".join(lines).decode()
+
+
+@functools.cache
+def comments(path: pathlib.Path) -> dict[int, tuple[str, bool]]:
+    """{line number: (text, whether nothing else stands on the line)}."""
+    found = {}
+    text = path.read_text(encoding="utf-8")
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            alone = not token.line[: token.start[1]].strip()
+            found[token.start[0]] = (re.sub(r"^# ?", "", token.string), alone)
+    return found
+
+
+def assigned(node: ast.stmt) -> list[tuple[str, ast.expr]]:
+    """[(name, node of the value)] of an assignment; pairs of tuples one by one."""
+    targets: list[ast.expr] = []
+    value = None
+    if isinstance(node, ast.AnnAssign):
+        targets = [node.target]
+        value = node.value
+    elif isinstance(node, ast.Assign):
+        targets = node.targets
+        value = node.value
+    if value is None:
+        return []
+    found = []
+    for target in targets:
+        if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
+            for element, part in zip(target.elts, value.elts):
+                if isinstance(element, ast.Name):
+                    found.append((element.id, part))
+        elif isinstance(target, ast.Name):
+            found.append((target.id, value))
+    return [(name, value) for name, value in found if name.isupper() and name[0] != "_"]
+
+
+def config_class(path: pathlib.Path) -> ast.ClassDef:
+    """The class `Config` of a module."""
+    for node in tree(path).body:
+        if isinstance(node, ast.ClassDef) and node.name == "Config":
+            return node
+    raise ValueError(f"{path} has no class Config")
+
+
+@functools.cache
+def groups(path: pathlib.Path) -> list[Group]:
+    """The settings of `Config` in their order."""
+    noted = comments(path)
+    section = ""
+    found: list[Group] = []
+    end = config_class(path).lineno
+    for node in config_class(path).body:
+        text: list[str] = []
+        for number in range(end + 1, node.lineno):
+            if number in noted:
+                line, alone = noted[number]
+                title, line = _banner(line)
+                section = title or section
+                if alone and line.strip():
+                    text += line.splitlines()
+        last = node.end_lineno or node.lineno
+        beside = noted.get(last)
+        if beside and not beside[1]:
+            text.append(beside[0])
+        defaults = {name: source(path, value) for name, value in assigned(node)}
+        if defaults and (text or not found or node.lineno > end + 1):
+            found.append(Group(section, text, defaults))
+        elif defaults:
+            found[-1].defaults.update(defaults)
+        end = last
+    return found
+
+
+def _banner(line: str) -> tuple[str, str]:
+    """(title, "") of a banner such as `---- Input ---`; ("", line) of another line.
+
+    A formatter may have wrapped a banner, so that a comment begins behind the dashes, or a list
+    behind a colon.
+    """
+    if match := re.match(r"---- (.+?)\s*-*$", line):
+        return match[1], ""
+    line = re.sub(r"^-{8,}\s*", "", line)
+    return "", re.sub(r":\s{3,}(\w+)\s{3,}", r":\n  \1   ", line)
+
+
+@functools.cache
+def derived(path: pathlib.Path) -> dict[str, str]:
+    """{name: docstring} of the values that follow from others."""
+    found = {}
+    for node in config_class(path).body:
+        if isinstance(node, ast.FunctionDef) and node.name.isupper():
+            marks = [mark.id for mark in node.decorator_list if isinstance(mark, ast.Name)]
+            if "property" in marks:
+                found[node.name] = ast.get_docstring(node) or ""
+    return found

@@ -1,0 +1,798 @@
+"""Detection on large images, tile by tile: objects on seams are merged by their masks.
+
+    result = model.detect([image], tile=1024, overlap=256)[0]       # masks are run lengths
+    with tiles.TiffImage("scene.tif") as image:                      # windows of a file
+        result = tiles.detect(model, image, tile=1024)
+        tiles.write_geojson("scene.geojson", result, names, image.transform)
+
+An object that several tiles see is one. Two detections of neighbouring tiles are of one object
+where their masks agree in the part that both tiles show (IoU of .5), or where one that its tile
+cuts off lies inside the other there. If one of the tiles shows the object whole, that detection
+stays; otherwise the masks are joined.
+
+Masks are kept as runs, never as arrays of the image: memory and time grow with the pixels that are
+looked at and the objects that are found. numpy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn import data, files, masks as mask_math, utils
+from mrcnn.boxes import extract_bboxes
+
+# Share of a tile's side by which tiles overlap where it isn't said.
+OVERLAP = 0.2
+# IoU, in what two tiles both show, from which two masks are of one object; and the share of a
+# cut-off mask that lies in the other one.
+SAME = 0.5
+# How near to its tile's edge an object is taken for cut off, in pixels and as a share of its side:
+# masks of 28 x 28 are no more exact.
+CUT_PIXELS = 2
+CUT_SHARE = 1 / 16
+
+# Share of a mask that may lie outside of a tile that shows the object whole.
+OUTSIDE = 0.02
+
+Window = tuple[int, int, int, int]  # y1, x1, y2, x2
+
+
+# ---- Where the tiles lie -------------------------------------------------------------------------
+
+
+def positions(side: int, tile: int, overlap: int) -> list[int]:
+    """Where tiles begin along a side: each a whole tile, the last one at the end.
+
+    Args:
+        side: of the image, in pixels.
+        tile, overlap: pixels of a tile, and those that it shares with the next one.
+    """
+    if side <= tile:
+        return [0]
+    count = math.ceil((side - overlap) / (tile - overlap))
+    begins = [number * (tile - overlap) for number in range(count - 1)]
+    return [*begins, side - tile]
+
+
+def windows(shape: Sequence[int], tile: int, overlap: int | None = None) -> list[Window]:
+    """The windows (y1, x1, y2, x2) of all tiles of an image (H, W, ...), row by row."""
+    tile, overlap = checked(tile, overlap)
+    height, width = (int(side) for side in shape[:2])
+    found = []
+    for y in positions(height, tile, overlap):
+        for x in positions(width, tile, overlap):
+            found.append((y, x, min(y + tile, height), min(x + tile, width)))
+    return found
+
+
+def checked(tile: Any, overlap: Any = None) -> tuple[int, int]:
+    """The pixels of a tile and of the overlap; ValueError for what is none."""
+    if not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 1:
+        raise ValueError(f"tile is the pixels of a tile's side, from 1. Received: {tile!r}")
+    if overlap is None:
+        overlap = round(OVERLAP * tile)
+    is_number = isinstance(overlap, (int, np.integer)) and not isinstance(overlap, bool)
+    if not is_number or not 0 <= overlap < tile:
+        raise ValueError(
+            f"overlap is the pixels that tiles share, from 0 to {tile - 1}. Received: {overlap!r}"
+        )
+    return int(tile), int(overlap)
+
+
+# ---- Masks as runs -------------------------------------------------------------------------------
+
+
+class Runs(NamedTuple):
+    """A mask's pixels in an image of a known height, column by column.
+
+    Attributes:
+        starts, stops: [R] int64, x * height + y of the first pixel of each run and of the one
+            behind its last, in rising order. No run goes on in the next column.
+    """
+
+    starts: np.ndarray
+    stops: np.ndarray
+
+    @property
+    def area(self) -> int:
+        """How many pixels there are."""
+        return int((self.stops - self.starts).sum())
+
+
+NONE = Runs(np.zeros(0, np.int64), np.zeros(0, np.int64))
+
+
+def runs_of(crop: np.ndarray, y: int, x: int, height: int) -> Runs:
+    """The runs of a mask [h, w] bool whose first pixel lies at (y, x)."""
+    rows, columns = crop.shape
+    # Each column with a pixel of 0 below it, and one of 0 before the first.
+    pixels = np.zeros(1 + columns * (rows + 1), bool)
+    pixels[1:].reshape(columns, rows + 1)[:, :rows] = crop.T
+    changes = np.flatnonzero(pixels[1:] != pixels[:-1])
+    column, row = np.divmod(changes, rows + 1)
+    places = (column + x) * height + row + y
+    return Runs(places[::2], places[1::2])
+
+
+def clipped(runs: Runs, window: Window, height: int) -> Runs:
+    """The part of a mask that lies in a window."""
+    y1, x1, y2, x2 = window
+    first = int(np.searchsorted(runs.stops, x1 * height, "right"))
+    last = int(np.searchsorted(runs.starts, x2 * height, "left"))
+    starts = runs.starts[first:last]
+    stops = runs.stops[first:last]
+    column = starts // height * height
+    starts = np.maximum(starts, column + y1)
+    stops = np.minimum(stops, column + y2)
+    inside = starts < stops
+    return Runs(starts[inside], stops[inside])
+
+
+def common(a: Runs, b: Runs) -> int:
+    """How many pixels two masks share."""
+    if not len(a.starts) or not len(b.starts):
+        return 0
+    before = np.append(0, np.cumsum(b.stops - b.starts))
+
+    def covered(places):
+        """Pixels of b before each place."""
+        number = np.searchsorted(b.starts, places, "right")
+        last = np.maximum(number - 1, 0)
+        beyond = np.maximum(b.stops[last] - places, 0)
+        return before[number] - np.where(number > 0, beyond, 0)
+
+    return int((covered(a.stops) - covered(a.starts)).sum())
+
+
+def union(parts: Sequence[Runs], height: int) -> Runs:
+    """The pixels of several masks together."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.concatenate([part.starts for part in parts])
+    stops = np.concatenate([part.stops for part in parts])
+    order = np.argsort(starts, kind="stable")
+    starts = starts[order]
+    reach = np.maximum.accumulate(stops[order])
+    # A run begins where nothing before reaches it; at the top of a column also where it does.
+    begins = np.ones(len(starts), bool)
+    begins[1:] = starts[1:] > reach[:-1]
+    begins[1:] |= (starts[1:] == reach[:-1]) & (starts[1:] % height == 0)
+    first = np.flatnonzero(begins)
+    last = np.append(first[1:], len(starts)) - 1
+    return Runs(starts[first], reach[last])
+
+
+def box_of(runs: Runs, height: int) -> Window:
+    """The box (y1, x1, y2, x2) of a mask; zeros for one without a pixel."""
+    if not len(runs.starts):
+        return 0, 0, 0, 0
+    column = runs.starts // height
+    y1 = int((runs.starts - column * height).min())
+    y2 = int((runs.stops - column * height).max())
+    return y1, int(column[0]), y2, int(column[-1]) + 1
+
+
+def encoded(masks: Sequence[Runs], shape: Sequence[int]) -> list[dict]:
+    """COCO's compressed run-length encodings of masks in an image (H, W, ...)."""
+    height, width = (int(side) for side in shape[:2])
+    codes = []
+    for runs in masks:
+        # A run that ends a column and one that begins the next are one here.
+        apart = np.ones(len(runs.starts), bool)
+        apart[1:] = runs.starts[1:] != runs.stops[:-1]
+        ends = np.append(apart[1:], True)[: len(runs.stops)]
+        edges = np.empty(2 * np.count_nonzero(apart) + 2, np.int64)
+        edges[0] = 0
+        edges[1:-1:2] = runs.starts[apart]
+        edges[2:-1:2] = runs.stops[ends]
+        edges[-1] = height * width
+        counts = np.diff(edges)
+        if len(counts) > 1 and counts[-1] == 0:
+            counts = counts[:-1]
+        (text,) = mask_math.compressed(counts, np.array([len(counts)]))
+        codes.append({"size": [height, width], "counts": text})
+    return codes
+
+
+# ---- What is found in a tile ---------------------------------------------------------------------
+
+
+@dataclasses.dataclass(eq=False)
+class Found:
+    """A detection of a tile, in pixels of the image.
+
+    Attributes:
+        class_id, score: as detected.
+        roi: (y1, x1, y2, x2).
+        runs: the mask.
+        box: of the mask.
+        is_cut: whether the mask reaches an edge of its tile inside the image.
+        window: where the tile lies.
+        keypoints: [K, (y, x, score)], None for a model without.
+    """
+
+    class_id: int
+    score: float
+    roi: np.ndarray
+    runs: Runs
+    box: Window
+    is_cut: bool
+    window: Window
+    keypoints: np.ndarray | None = None
+
+
+def _crops(result: dict, shape: Sequence[int]) -> Iterator[tuple[Window, np.ndarray]]:
+    """The box and the pixels in it, [h, w] bool, of each mask of a result of any form."""
+    masks = result["masks"]
+    if isinstance(masks, mask_math.Masks):
+        for number in range(masks.shape[-1]):
+            yield masks.crop(number)
+        return
+    if isinstance(masks, list):
+        masks = mask_math.decode_rle(masks, *shape[:2])
+    masks = np.asarray(masks)
+    for number, box in enumerate(extract_bboxes(masks).tolist()):
+        y1, x1, y2, x2 = box
+        yield (y1, x1, y2, x2), masks[y1:y2, x1:x2, number] != 0
+
+
+def found_in(result: dict, window: Window, shape: Sequence[int]) -> list[Found]:
+    """The detections of a tile.
+
+    Args:
+        result: of `detect`, of the tile.
+        window: where the tile lies in the image (H, W, ...) of that shape.
+    """
+    y, x, bottom, right = window
+    height = int(shape[0])
+    offset = np.array([y, x, y, x])
+    points = result.get("keypoints")
+    found = []
+    for number, (box, crop) in enumerate(_crops(result, (bottom - y, right - x))):
+        runs = runs_of(crop, y + box[0], x + box[1], height)
+        whole = box_of(runs, height)
+        own_points = None
+        if points is not None:
+            own_points = points[number] + [y, x, 0]
+        found.append(
+            Found(
+                int(result["class_ids"][number]),
+                float(result["scores"][number]),
+                np.asarray(result["rois"][number]) + offset,
+                runs,
+                whole,
+                _is_cut(whole, window, shape),
+                window,
+                own_points,
+            )
+        )
+    return found
+
+
+def _is_cut(box: Window, window: Window, shape: Sequence[int]) -> bool:
+    """Whether a box reaches an edge of its tile that is none of the image."""
+    for axis in (0, 1):
+        near = max(CUT_PIXELS, CUT_SHARE * (box[axis + 2] - box[axis]))
+        if window[axis] > 0 and box[axis] - window[axis] < near:
+            return True
+        if window[axis + 2] < shape[axis] and window[axis + 2] - box[axis + 2] < near:
+            return True
+    return False
+
+
+# ---- What several tiles see ----------------------------------------------------------------------
+
+
+class Merger:
+    """Collects detections tile by tile and joins those of one object.
+
+    Args:
+        shape: (H, W, ...) of the image.
+    """
+
+    def __init__(self, shape: Sequence[int]):
+        self.shape = tuple(int(side) for side in shape[:2])
+        self.found: list[Found] = []
+        self._parents: list[int] = []
+        # (window, numbers of what it found that other tiles may see), of tiles that later ones
+        # may still meet.
+        self._tiles: list[tuple[Window, list[int]]] = []
+
+    def add(self, window: Window, found: Sequence[Found]) -> None:
+        """Adds a tile's detections. Tiles come row by row."""
+        first = len(self.found)
+        self.found += found
+        numbers = list(range(first, len(self.found)))
+        self._parents += numbers
+        self._tiles = [tile for tile in self._tiles if tile[0][2] > window[0]]
+        for other, earlier in self._tiles:
+            both = _intersection(window, other)
+            if both is not None:
+                self._link(numbers, earlier, both)
+        self._tiles.append((window, numbers))
+
+    def _link(self, numbers: list[int], earlier: list[int], both: Window) -> None:
+        """Joins detections of two tiles in the window that both show."""
+        mine = self._parts(numbers, both)
+        theirs = self._parts(earlier, both)
+        overlaps = []
+        has_partner = set()
+        for a, part, area in mine:
+            for b, other, other_area in theirs:
+                if self.found[a].class_id != self.found[b].class_id:
+                    continue
+                if _intersection(self.found[a].box, self.found[b].box) is None:
+                    continue
+                shared = common(part, other)
+                if not shared:
+                    continue
+                overlaps.append((a, b, shared / area, shared / other_area))
+                if shared >= SAME * (area + other_area - shared):
+                    self._join(a, b)
+                    has_partner |= {a, b}
+        for a, b, inside, other_inside in overlaps:
+            is_part = inside >= SAME and self.found[a].is_cut and a not in has_partner
+            has_part = other_inside >= SAME and self.found[b].is_cut and b not in has_partner
+            if is_part or has_part:
+                self._join(a, b)
+
+    def _parts(self, numbers: list[int], both: Window) -> list[tuple[int, Runs, int]]:
+        """The parts of masks in a window, those that have one: number, runs, pixels."""
+        parts = []
+        for number in numbers:
+            if _intersection(self.found[number].box, both) is not None:
+                part = clipped(self.found[number].runs, both, self.shape[0])
+                if len(part.starts):
+                    parts.append((number, part, part.area))
+        return parts
+
+    def _root(self, number: int) -> int:
+        """The first of the detections that are one object with this one."""
+        while self._parents[number] != number:
+            self._parents[number] = self._parents[self._parents[number]]
+            number = self._parents[number]
+        return number
+
+    def _join(self, a: int, b: int) -> None:
+        first, second = sorted((self._root(a), self._root(b)))
+        self._parents[second] = first
+
+    def objects(self) -> list[Found]:
+        """What was found, each object once, the best first."""
+        groups: dict[int, list[Found]] = {}
+        for number, each in enumerate(self.found):
+            groups.setdefault(self._root(number), []).append(each)
+        merged = [self._merged(group) for group in groups.values()]
+        return sorted(merged, key=lambda each: -each.score)
+
+    def _merged(self, group: list[Found]) -> Found:
+        """One detection of those of one object."""
+        best = max(group, key=lambda each: each.score)
+        if len(group) == 1:
+            return best
+        runs = union([each.runs for each in group], self.shape[0])
+        whole = [each for each in group if not each.is_cut and self._shows(each, runs)]
+        if whole:
+            return max(whole, key=lambda each: each.score)
+        rois = np.array([each.roi for each in group])
+        roi = np.concatenate([rois[:, :2].min(axis=0), rois[:, 2:].max(axis=0)])
+        box = box_of(runs, self.shape[0])
+        return dataclasses.replace(best, roi=roi, runs=runs, box=box)
+
+    def _shows(self, each: Found, runs: Runs) -> bool:
+        """Whether a detection's tile shows all of a mask: it may have pieces elsewhere."""
+        inside = clipped(runs, each.window, self.shape[0]).area
+        return runs.area - inside <= OUTSIDE * runs.area
+
+
+def _intersection(a: Window, b: Window) -> Window | None:
+    """What two windows share; None for nothing."""
+    y1 = max(a[0], b[0])
+    x1 = max(a[1], b[1])
+    y2 = min(a[2], b[2])
+    x2 = min(a[3], b[3])
+    if y1 >= y2 or x1 >= x2:
+        return None
+    return y1, x1, y2, x2
+
+
+# ---- Detecting -----------------------------------------------------------------------------------
+
+
+def detect(
+    model: Any,
+    image: Any,
+    tile: int = 1024,
+    overlap: int | None = None,
+    masks: str = "rle",
+) -> dict:
+    """`MaskRCNN.detect` of one large image, in tiles that run in batches of the model's size.
+
+    Args:
+        model: has `detect(images, masks=)` and `config.BATCH_SIZE`: a `MaskRCNN`, or a
+            `runtime.Model`.
+        image: [H, W, C]; or what has `shape` and `window(y1, x1, y2, x2)`, which returns that part
+            of it, as a `TiffImage` does.
+        tile: side of a tile in pixels. One of IMAGE_MAX_DIM is looked at in its own size.
+        overlap: pixels that neighbouring tiles share; None for a fifth of a tile. What is no larger
+            lies whole in a tile.
+        masks: "rle", a list of COCO's run-length encodings, for which no array of the image is
+            made; or "dense", bool [H, W, N].
+
+    Returns:
+        the dict of `MaskRCNN.detect`, best first. Where one tile holds the image, what `detect`
+        gives.
+
+    Raises:
+        ValueError: a tile, an overlap or a form of masks that is none of these; a model without
+            masks.
+    """
+    tile, overlap = checked(tile, overlap)
+    if masks not in ("rle", "dense"):
+        raise ValueError(f"masks of tiles is 'rle' or 'dense'. Received: {masks!r}")
+    if not hasattr(image, "window"):
+        image = ArrayImage(image)
+    shape = tuple(int(side) for side in image.shape)
+    places = windows(shape, tile, overlap)
+    if len(places) == 1:
+        return model.detect([image.window(*places[0])], masks=masks)[0]
+    merger = Merger(shape)
+    batch_size = int(model.config.BATCH_SIZE)
+    for start in range(0, len(places), batch_size):
+        chunk = places[start : start + batch_size]
+        results = model.detect([image.window(*window) for window in chunk], masks="lazy")
+        for window, result in zip(chunk, results):
+            if result.get("masks") is None:
+                raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
+            merger.add(window, found_in(result, window, shape))
+    return _result(merger.objects(), shape, masks)
+
+
+def detect_each(
+    model: Any,
+    images: Any,
+    tile: int | None,
+    overlap: int | None = None,
+    masks: str | None = None,
+) -> list[dict]:
+    """`detect` of each image of a list; masks None: "rle".
+
+    Raises:
+        ValueError: an overlap without a tile; no list of images; see `detect`.
+    """
+    if tile is None:
+        raise ValueError(f"overlap goes with tile. Received: overlap={overlap!r} alone")
+    data.check_is_list(images, "detect")
+    return [detect(model, image, tile, overlap, masks or "rle") for image in images]
+
+
+def _result(objects: list[Found], shape: Sequence[int], masks: str) -> dict:
+    """The dict of a detection."""
+    codes = encoded([each.runs for each in objects], shape)
+    result: dict[str, Any] = {
+        "rois": np.array([each.roi for each in objects], np.int32).reshape(-1, 4),
+        "class_ids": np.array([each.class_id for each in objects], np.int32),
+        "scores": np.array([each.score for each in objects], np.float32),
+        "masks": codes,
+    }
+    if masks == "dense":
+        result["masks"] = mask_math.decode_rle(codes, *shape[:2])
+    if any(each.keypoints is not None for each in objects):
+        result["keypoints"] = np.array([each.keypoints for each in objects], np.float32)
+    return result
+
+
+# ---- Images of which parts are read --------------------------------------------------------------
+
+
+class ArrayImage:
+    """An array [H, W, C], or [H, W], whose windows are views of it."""
+
+    def __init__(self, image: Any):
+        self.array = data.as_array(image, "the image")
+        if self.array.ndim not in (2, 3):
+            raise ValueError(f"an image is [H, W, C] or [H, W]. Received: {self.array.shape}")
+        self.shape = self.array.shape
+
+    def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
+        """The part from row y1 up to y2 and column x1 up to x2."""
+        return self.array[y1:y2, x1:x2]
+
+
+class TiffImage:
+    """A TIFF of which windows are read: GeoTIFF, OME-TIFF, tiled or in strips, compressed or not.
+
+    Only the tiles or strips that a window needs are decoded. Values of more than 8 bits are brought
+    to 0..255 by one range for the whole file: `limits`, or that of `utils.value_range` over
+    windows spread over it. A context manager; `close` closes the file.
+
+    Args:
+        path: the file.
+        limits: (low, high) that become 0 and 255.
+
+    Attributes:
+        shape: (H, W, 3).
+        transform: (a, b, c, d, e, f) of x' = a x + b y + c and y' = d x + e y + f, from pixels
+            (their corners) to the coordinates of the world; None where the file has none.
+        crs: "EPSG:32633"; None where the file names none.
+
+    Raises:
+        ImportError: tifffile is missing. ValueError, OSError: no TIFF that can be read.
+    """
+
+    # Side of the windows that are looked at for the range of the values, and how many along a side.
+    PROBE = 256
+    PROBES = 4
+
+    def __init__(self, path: Any, limits: tuple[float, float] | None = None):
+        try:
+            import tifffile
+        except ImportError as error:
+            raise ImportError(f"{path} is read by tifffile: pip install tifffile") from error
+        self.path = os.fspath(path)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"No file {path}")
+        try:
+            self._file = tifffile.TiffFile(path)
+        except Exception as error:  # whatever tifffile raises for a broken file
+            raise ValueError(f"{path}: expected a TIFF. Received: {error}") from error
+        try:
+            self._pages = self._bands_of()
+            page = self._pages[0]
+            self.shape = (int(page.imagelength), int(page.imagewidth), 3)
+            self.transform = _transform_of(page)
+            self.crs = _crs_of(page)
+            self.limits = limits
+            if limits is None and page.dtype != np.uint8:
+                self.limits = self._range()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> TiffImage:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _bands_of(self) -> list:
+        """The pages that hold the image: one, or one for each of up to three channels."""
+        pages: list = [self._file.pages[0]]
+        series = self._file.series[0]
+        if pages[0].samplesperpixel == 1 and "C" in series.axes[:-2] and len(series.pages) > 1:
+            pages = [page for page in list(series.pages)[:3] if page is not None]
+        for number, page in enumerate(pages):
+            pages[number] = getattr(page, "aspage", lambda page=page: page)()
+        if any(page.dtype is None for page in pages):
+            raise ValueError(f"{self.path}: tifffile can't decode it")
+        return pages
+
+    def _range(self) -> tuple[float, float]:
+        """The range of the values, of windows spread over the image."""
+        height, width = self.shape[:2]
+        side = self.PROBE
+        values = []
+        for y in np.linspace(0, max(height - side, 0), self.PROBES).astype(int).tolist():
+            for x in np.linspace(0, max(width - side, 0), self.PROBES).astype(int).tolist():
+                part = self.values(y, x, min(y + side, height), min(x + side, width))
+                values.append(part.reshape(-1))
+        return utils.value_range(np.concatenate(values))
+
+    def values(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
+        """[y2 - y1, x2 - x1, bands] of the file's own dtype and values, at most three bands."""
+        parts = [_window_of_page(page, (y1, x1, y2, x2)) for page in self._pages]
+        return np.concatenate(parts, axis=-1)[..., :3]
+
+    def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
+        """[y2 - y1, x2 - x1, 3] uint8, RGB."""
+        values = self.values(y1, x1, y2, x2)
+        if values.dtype == np.uint8 and values.shape[-1] == 3:
+            return values
+        return utils.as_rgb(values, self.limits)
+
+
+def _window_of_page(page: Any, window: Window) -> np.ndarray:
+    """[h, w, samples] of a page, of which only the tiles or strips in the window are decoded."""
+    y1, x1, y2, x2 = window
+    out = np.zeros((y2 - y1, x2 - x1, page.samplesperpixel), page.dtype)
+    handle = page.parent.filehandle
+    tables = page.jpegtables
+    for number in _segments_in(page, window):
+        if not page.databytecounts[number]:
+            continue  # a part that was never written
+        handle.seek(page.dataoffsets[number])
+        content = handle.read(page.databytecounts[number])
+        decoded, place, _ = page.decode(content, number, jpegtables=tables)
+        if decoded is None:
+            continue
+        sample, _, top, left, first = place
+        block = decoded[0]  # [rows, columns, samples]
+        last = first + block.shape[2]
+        if page.planarconfig == 2:
+            first = sample
+            last = sample + 1
+        _put(out[..., first:last], block, top - y1, left - x1)
+    return out
+
+
+def _put(out: np.ndarray, block: np.ndarray, y: int, x: int) -> None:
+    """Writes a block into an array where its first pixel lies at (y, x); what is outside is cut."""
+    top = max(y, 0)
+    left = max(x, 0)
+    bottom = min(y + block.shape[0], out.shape[0])
+    right = min(x + block.shape[1], out.shape[1])
+    if top < bottom and left < right:
+        out[top:bottom, left:right] = block[top - y : bottom - y, left - x : right - x]
+
+
+def _segments_in(page: Any, window: Window) -> Iterator[int]:
+    """Numbers of the tiles or strips of a page that a window meets, of all planes."""
+    y1, x1, y2, x2 = window
+    height = page.imagelength
+    if page.is_tiled:
+        tall = page.tilelength
+        wide = page.tilewidth
+    else:
+        tall = min(page.rowsperstrip or height, height)
+        wide = page.imagewidth
+    across = -(-page.imagewidth // wide)
+    down = -(-height // tall)
+    planes = 1
+    if page.planarconfig == 2:
+        planes = page.samplesperpixel
+    for plane in range(planes):
+        for row in range(y1 // tall, -(-y2 // tall)):
+            for column in range(x1 // wide, -(-x2 // wide)):
+                yield (plane * down + row) * across + column
+
+
+def _transform_of(page: Any) -> tuple[float, ...] | None:
+    """The transform of a GeoTIFF's tags, see `TiffImage`."""
+    matrix = page.tags.valueof(34264)  # ModelTransformation
+    if matrix is not None and len(matrix) == 16:
+        a, b, _, c, d, e, _, f = map(float, matrix[:8])
+        transform = (a, b, c, d, e, f)
+    else:
+        scale = page.tags.valueof(33550)  # ModelPixelScale
+        tie = page.tags.valueof(33922)  # ModelTiepoint: pixel (i, j, k), world (x, y, z)
+        if scale is None or tie is None or len(scale) < 2 or len(tie) < 6:
+            return None
+        i, j, _, x, y, _ = map(float, tie[:6])
+        across, down = map(float, scale[:2])
+        transform = (across, 0.0, x - i * across, 0.0, -down, y + j * down)
+    if _geo_key(page, 1025) == 2:  # GTRasterType: the coordinates are those of pixels' middles
+        a, b, c, d, e, f = transform
+        transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
+    return transform
+
+
+def _geo_key(page: Any, key: int) -> int | None:
+    """A value of a GeoTIFF's directory of keys; None where it is not there."""
+    directory = page.tags.valueof(34735)  # GeoKeyDirectory: fours of key, place, count, value
+    if directory is None:
+        return None
+    for number in range(4, len(directory) - 3, 4):
+        if directory[number] == key and directory[number + 1] == 0:
+            return int(directory[number + 3])
+    return None
+
+
+def _crs_of(page: Any) -> str | None:
+    """The coordinate system that a GeoTIFF names by its number."""
+    for key in (3072, 2048):  # projected, geographic
+        number = _geo_key(page, key)
+        if number is not None and 0 < number < 32767:
+            return f"EPSG:{number}"
+    return None
+
+
+# ---- GeoJSON -------------------------------------------------------------------------------------
+
+
+def geojson(
+    result: dict,
+    class_names: Sequence[str],
+    transform: Sequence[float] | None = None,
+    crs: str | None = None,
+) -> dict:
+    """A result as GeoJSON: a feature for each object, its outline as a (multi)polygon with holes.
+
+    The outlines follow the edges of the masks' pixels.
+
+    Args:
+        result: its masks are run-length encodings.
+        class_names: by class id.
+        transform: from pixels to the world, see `TiffImage`; None for pixels, y downwards.
+        crs: the name of the world's coordinates, written as the member "crs", which readers such as
+            GDAL and QGIS heed; RFC 7946 itself has longitude and latitude alone.
+    """
+    from mrcnn import visualize
+
+    features = []
+    for number, code in enumerate(result["masks"]):
+        class_id = int(result["class_ids"][number])
+        properties = {
+            "class_id": class_id,
+            "class": visualize.class_name(class_names, class_id),
+            "score": round(float(result["scores"][number]), 6),
+        }
+        geometry = _geometry(code, transform)
+        features.append({"type": "Feature", "properties": properties, "geometry": geometry})
+    collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    if crs is not None and transform is not None:
+        name = f"urn:ogc:def:crs:{crs.replace(':', '::')}"
+        collection["crs"] = {"type": "name", "properties": {"name": name}}
+    return collection
+
+
+def _geometry(code: dict, transform: Sequence[float] | None) -> dict | None:
+    """A mask as a GeoJSON geometry; None for one without a pixel."""
+    from mrcnn import convert
+
+    (y, x, _, _), pixels = mask_math.crop_of_rle(code)
+    outer, holes = convert.outlines(pixels)
+    if not outer:
+        return None
+    polygons = [[_ring(loop, y, x, transform)] for loop in outer]
+    for hole in holes:
+        around = _piece_around(hole, outer)
+        polygons[around].append(_ring(hole, y, x, transform))
+    if len(polygons) == 1:
+        return {"type": "Polygon", "coordinates": polygons[0]}
+    return {"type": "MultiPolygon", "coordinates": polygons}
+
+
+def _piece_around(hole: list, outer: list[list]) -> int:
+    """The number of the piece that a hole is in, the smallest one around it."""
+    import skimage.measure
+
+    if len(outer) == 1:
+        return 0
+    # A pixel of the hole: the one below its highest, leftmost corner.
+    x, y = min(hole, key=lambda point: (point[1], point[0]))
+    inside = []
+    for number, loop in enumerate(outer):
+        points = np.array(loop, float)
+        if skimage.measure.points_in_poly([[x + 0.5, y + 0.5]], points)[0]:
+            size = np.ptp(points, axis=0).prod()
+            inside.append((size, number))
+    return min(inside)[1]
+
+
+def _ring(loop: list, y: int, x: int, transform: Sequence[float] | None) -> list[list[float]]:
+    """A closed line of world coordinates, the first point again at its end."""
+    ring = []
+    for px, py in [*loop, loop[0]]:
+        px += x
+        py += y
+        if transform is None:
+            ring.append([float(px), float(py)])
+        else:
+            a, b, c, d, e, f = transform
+            ring.append([a * px + b * py + c, d * px + e * py + f])
+    return ring
+
+
+def write_geojson(
+    path: Any,
+    result: dict,
+    class_names: Sequence[str],
+    transform: Sequence[float] | None = None,
+    crs: str | None = None,
+) -> str:
+    """Writes a result as GeoJSON, see `geojson`. Returns the path."""
+    content = geojson(result, class_names, transform, crs)
+    with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file)
+    return str(path)

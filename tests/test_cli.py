@@ -1,0 +1,461 @@
+"""The command `mrcnn`: its grammar, its errors and exit codes, what it finds in a dataset's folder."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import mrcnn
+from mrcnn import cli, commands, completion, config
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+
+
+def run(capsys, *arguments):
+    """(exit code, what stood on stdout, on stderr)."""
+    code = cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty folder that one works in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def picture(path, size=(60, 40)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (90, 120, 30)).save(path)
+
+
+def coco_json(path, names, classes=("cat",)):
+    """Writes a json of pictures with one square each."""
+    square = [[5.0, 5.0, 25.0, 5.0, 25.0, 25.0, 5.0, 25.0]]
+    images = []
+    items = []
+    for number, name in enumerate(names, 1):
+        images.append({"id": number, "file_name": name, "height": 40, "width": 60})
+        items.append({"id": number, "image_id": number, "category_id": 1, "segmentation": square})
+    data = {
+        "images": images,
+        "annotations": items,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(classes, 1)],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+
+
+# ---- Grammar -------------------------------------------------------------------------------------
+
+
+def test_help_and_version(capsys):
+    code, out, _ = run(capsys, "--version")
+    assert (code, out) == (0, f"mrcnn {mrcnn.__version__}\n")
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(f"\n    {name}" in out for name in cli.COMMANDS)
+    for name in cli.COMMANDS:
+        code, out, _ = run(capsys, name, "--help")
+        assert code == 0 and f"mrcnn {name} " in out.partition("examples:")[2], name
+        assert "--json" in out
+
+
+def test_every_option_says_what_it_is():
+    for name, parser in cli.build_parser().get_default("parsers").items():
+        for action in parser._actions:
+            assert action.help or action.choices, (name, action.dest)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("", "the following arguments are required: COMMAND"),
+        ("paint", "invalid choice: 'paint'"),
+        ("detect", "the following arguments are required: INPUT"),
+        ("train --dataset=x", "train needs --weights"),
+        ("train --dataset=x --weights=none --epochs=0", "a whole number from 1 on. Received: '0'"),
+        ("train --weights=none", "required: --dataset"),
+        ("convert a b", "required: --to"),
+        ("convert a b --to=voc", "invalid choice: 'voc'"),
+        ("convert a b --to=coco --tolerance=-1", "a number of pixels from 0 on. Received: '-1'"),
+        ("settings --config=Odd", "Received: Odd"),
+        ("settings --config=Config --small", "one of them"),
+        ("settings --set NUM_CLASES=3", "did you mean NUM_CLASSES"),
+        ("settings ODD", "no setting has 'ODD' in its name"),
+        ("completion tcsh", "invalid choice: 'tcsh'"),
+        ("export m.onnx --weights=x.onnx", "x.onnx is exported already"),
+    ],
+)
+def test_wrong_options_are_one_line(here, capsys, arguments, message):
+    code, out, err = run(capsys, *arguments.split())
+    assert message in err and err.count("\n") == 1 and out == ""
+    assert err.startswith("mrcnn") and ": error: " in err
+    assert code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ("detect none.jpg --weights=coco", "Received: none.jpg"),
+        ("detect a.png", "No folder logs with a checkpoint"),
+        ("detect a.png --weights=w.h5", "No weight file w.h5"),
+        ("convert none.json out --to=yolo", "No annotation file or folder none.json"),
+        ("inspect none", "No file or folder none"),
+        ("train --dataset=none --weights=none", "No annotation file or folder none"),
+        ("settings --config=none.py:A", "No file none.py"),
+    ],
+)
+def test_failures_are_one_line(here, capsys, arguments, message):
+    picture(here / "a.png")
+    code, out, err = run(capsys, *arguments.split())
+    assert code == 1 and message in err and err.count("\n") == 1 and out == ""
+    code, out, err = run(capsys, *arguments.split(), "--json")
+    assert code == 1 and message in json.loads(out)["error"] and err.count("\n") == 1
+
+
+def test_interrupted(here, capsys, monkeypatch):
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(cli.COMMANDS, "inspect", ("looks", cli._inspect_options, interrupt))
+    assert run(capsys, "inspect", "x") == (130, "", "mrcnn inspect: error: interrupted\n")
+
+
+def test_traceback_on_demand(here):
+    with pytest.raises(FileNotFoundError):
+        cli.main(["inspect", "none", "--traceback"])
+
+
+def test_as_a_program_without_anything_heavy(here):
+    """Help, settings, conversion: neither TensorFlow nor what draws is imported; a reader that has
+    gone is no error."""
+    coco_json(here / "a.json", ["a.png"])
+    picture(here / "a.png")
+    code = (
+        "import sys\nfrom mrcnn import cli\n"
+        "for line in ('--help', 'settings NUM_CLASSES', 'convert a.json out --to=yolo',"
+        " 'completion fish', 'inspect a.json'):\n"
+        "    assert cli.main(line.split()) == 0, line\n"
+        "heavy = {'tensorflow', 'keras', 'jax', 'torch', 'matplotlib', 'cv2'} & set(sys.modules)\n"
+        "sys.exit(str(sorted(heavy)) * bool(heavy) or 0)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    command = f"{sys.executable} -m mrcnn settings | head -n 1"
+    done = subprocess.run(command, shell=True, env=environment, capture_output=True, text=True)
+    assert done.stdout == "---- The run ----\n" and not done.stderr
+
+
+# ---- Settings, completion, convert, inspect ------------------------------------------------------
+
+
+def test_settings_are_all_there(capsys):
+    code, out, _ = run(capsys, "settings", "--json")
+    found = json.loads(out)["settings"]
+    derived = {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}
+    assert code == 0 and set(found) == config.setting_names() - derived
+    assert all(entry["meaning"] and entry["section"] for entry in found.values())
+    assert not any(entry["changed"] for entry in found.values())
+    assert found["IMAGE_MAX_DIM"]["value"] == 1024
+    _, out, _ = run(capsys, "settings")
+    assert all(f"\n{name} = " in out for name in found)
+
+
+def test_settings_that_a_config_changes(here, capsys):
+    (here / "mine.py").write_text(
+        "from mrcnn.config import SmallConfig\n\n\nclass CellsConfig(SmallConfig):\n"
+        "    NAME = 'cells'\n    NUM_CLASSES = 1 + 1\n"
+    )
+    for given in ("mine.py", "mine.py:CellsConfig"):
+        _, out, _ = run(
+            capsys, "settings", f"--config={given}", "--changed", "--json", "--set", "NAME=x"
+        )
+        found = {name: entry["value"] for name, entry in json.loads(out)["settings"].items()}
+        assert found["NUM_CLASSES"] == 2 and found["BACKBONE"] == "resnet18"
+        assert found["NAME"] == "x" and "RPN_NMS_THRESHOLD" not in found
+    code, _, err = run(capsys, "settings", "--config=mine.py:Odd")
+    assert code == 1 and "it has SmallConfig, CellsConfig" in err
+    _, out, _ = run(capsys, "settings", "NUM_CLASSES", "--set", "NUM_CLASSES=7")
+    assert "NUM_CLASSES = 7    (Config: 1)\n    Classes" in out
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["mrcnn", "det"], {"detect"}),
+        (["mrcnn", "detect", "--wei"], {"--weights"}),
+        (["mrcnn", "detect", "--weights", "=", "co"], {"coco"}),
+        (["mrcnn", "convert", "a", "b", "--to", "l"], {"labelme", "labels"}),
+        (["mrcnn", "train", "--set", "NUM_"], {"NUM_CLASSES=", "NUM_KEYPOINTS="}),
+        (["mrcnn", "completion", ""], {"bash", "zsh", "fish"}),
+        (["mrcnn", "settings", "IMAGE_GA"], {"IMAGE_GAMMA"}),
+    ],
+)
+def test_bash_completes(here, capsys, words, expected):
+    if shutil.which("bash") is None:
+        pytest.skip("there is no bash")
+    _, text, _ = run(capsys, "completion", "bash")
+    (here / "script").write_text(text)
+    line = " ".join(f'"{word}"' for word in words)
+    code = (
+        f"source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words) - 1}; _mrcnn;"
+        ' printf "%s\\n" "${COMPREPLY[@]}"'
+    )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
+    assert set(done.stdout.split()) == expected and not done.stderr
+
+
+def test_completion_of_the_others(capsys):
+    _, text, _ = run(capsys, "completion", "zsh")
+    assert text.startswith("autoload -U +X bashcompinit && bashcompinit\n_mrcnn() {")
+    _, text, _ = run(capsys, "completion", "fish")
+    assert "complete -c mrcnn -f -n __fish_use_subcommand -a detect -d 'find objects" in text
+    line = next(x for x in text.splitlines() if " convert'" in x and "-l to" in x)
+    assert "-r -f -a 'coco via labelme yolo masks labels' -d 'the format'" in line
+    assert text.count("'") % 2 == text.count("\\'") % 2
+    with pytest.raises(ValueError, match="one of bash, zsh, fish"):
+        completion.script("tcsh", cli.build_parser(), [])
+
+
+def test_convert_and_inspect(here, capsys):
+    coco_json(here / "in" / "a.json", ["a.png", "b.png"])
+    for name in ("a.png", "b.png"):
+        picture(here / "in" / name)
+    code, out, err = run(capsys, "convert", "in/a.json", "out", "--to=labelme", "--json")
+    assert code == 0 and not err
+    done = json.loads(out)
+    assert done["images"] == done["objects"] == 2 and done["losses"] == {}
+    assert (here / "out" / "a.json").is_file() and (here / "out" / "b.png").is_file()
+    code, out, err = run(capsys, "convert", "in/a.json", "out", "--to=labelme")
+    assert code == 1 and "not empty" in err
+    code, out, _ = run(capsys, "inspect", "out", "in/b.png", "--draw=1", "--output=drawn", "--json")
+    dataset, image = json.loads(out)["inspected"]
+    assert dataset["images"] == 2 and dataset["objects"] == {"cat": 2}
+    assert dataset["height"] == "40 to 40" and image["width"] == 60
+    (drawn,) = dataset["drawn"]
+    painted = np.asarray(Image.open(drawn).convert("RGB"))
+    assert (painted[10, 10] != (90, 120, 30)).any() and tuple(painted[38, 58]) == (90, 120, 30)
+
+
+# ---- Datasets ------------------------------------------------------------------------------------
+
+
+def sets_of(*arguments):
+    """Names of the images that are trained and validated on."""
+    args = cli._parse(["train", "--weights=none", *map(str, arguments)])
+    return [sorted(image.name for image in part.images) for part in cli._sets(args)]
+
+
+@pytest.mark.parametrize("layout", ("coco", "roboflow", "instances", "yolo", "folders"))
+def test_subsets_of_datasets(here, layout):
+    """Training and validation images where each of the tools has them."""
+    expected = [["a.png"], ["b.png"]]
+    if layout == "coco":
+        coco_json(here / "annotations" / "instances_train2017.json", ["a.png"])
+        coco_json(here / "annotations" / "instances_val2017.json", ["b.png"])
+        picture(here / "train2017" / "a.png")
+        picture(here / "val2017" / "b.png")
+    elif layout == "roboflow":
+        for subset, name in (("train", "a.png"), ("valid", "b.png")):
+            coco_json(here / subset / "_annotations.coco.json", [name])
+            picture(here / subset / name)
+    elif layout == "instances":  # as samples/nucleus/data
+        for subset, name in (("train", "a.png"), ("val", "b.png")):
+            coco_json(here / f"instances_{subset}.json", [name])
+            picture(here / subset / name)
+    elif layout == "yolo":
+        (here / "data.yaml").write_text("names: [cat]\n")
+        for subset, name in (("train", "a"), ("val", "b")):
+            picture(here / "images" / subset / f"{name}.png")
+            label = here / "labels" / subset / f"{name}.txt"
+            label.parent.mkdir(parents=True)
+            label.write_text("0 .1 .1 .5 .1 .5 .5\n")
+        expected = [["images/train/a.png"], ["images/val/b.png"]]
+    else:
+        for subset, name in (("train", "a"), ("val", "b")):
+            picture(here / subset / f"{name}.png")
+            shape = {"label": "cat", "points": [[5, 5], [25, 5], [25, 25]]}
+            data = {"imagePath": f"{name}.png", "shapes": [shape]}
+            (here / subset / f"{name}.json").write_text(json.dumps(data))
+    assert sets_of(f"--dataset={here}") == expected
+
+
+def test_without_a_validation_set_a_share_is_held_out(here):
+    names = [f"{i}.png" for i in range(20)]
+    coco_json(here / "one" / "a.json", names)
+    for name in names:
+        picture(here / "one" / name)
+    larger, smaller = sets_of("--dataset=one")
+    assert sorted(larger + smaller) == sorted(names) and 1 <= len(smaller) <= 9
+    assert sets_of("--dataset=one/a.json") == [larger, smaller]
+    coco_json(here / "two" / "b.json", ["z.png"])
+    picture(here / "two" / "z.png")
+    assert sets_of("--dataset=one", "--val=two") == [sorted(names), ["z.png"]]
+
+
+# ---- Detecting -----------------------------------------------------------------------------------
+
+
+class Finds:
+    """Finds an object of class 13 of COCO's 80 in the corner of every picture."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def detect(self, images, masks="dense"):
+        results = []
+        for image in images:
+            mask = np.zeros((*image.shape[:2], 1), bool)
+            mask[2:12, 2:12] = True
+            results.append(
+                {
+                    "rois": np.array([[2, 2, 12, 12]]),
+                    "class_ids": np.array([12]),
+                    "scores": np.array([0.9]),
+                    "masks": mask,
+                }
+            )
+        return results
+
+
+@pytest.fixture
+def finds(monkeypatch, here):
+    """A model in the place of the network; what it was loaded with."""
+    given = []
+
+    def load_model(mode, config, args):
+        given.append((mode, config, args.weights))
+        return Finds(config)
+
+    monkeypatch.setattr(commands, "load_model", load_model)
+    monkeypatch.setattr(commands, "COCO_WEIGHTS", here / "coco.h5")
+    (here / "coco.h5").write_bytes(b"")
+    return given
+
+
+def test_detect_with_coco(here, capsys, finds):
+    """From a folder with a photograph alone, options before, between and behind the inputs."""
+    picture(here / "photo.jpg")
+    picture(here / "more" / "b.png")
+    code, out, _ = run(capsys, "detect", "photo.jpg", "--weights=coco", "more", "--json")
+    done = json.loads(out)
+    assert code == 0 and done["pictures"] == done["objects"] == 2 and done["skipped"] == []
+    mode, settings, weights = finds[0]
+    assert (mode, settings.NUM_CLASSES, settings.NAME) == ("inference", 81, "coco")
+    assert settings.BATCH_SIZE == 1 and weights == "coco"
+    rows = json.loads((here / "results" / "results.json").read_text())
+    assert {row["category_id"] for row in rows} == {13}  # stop sign: 12 of 80, of COCO's ids 13
+    index = json.loads((here / "results" / "images.json").read_text())
+    assert {"id": 13, "name": "stop sign"} in index["categories"]
+
+
+def test_detect_with_what_training_left(here, capsys, finds):
+    """Classes and settings lie beside the weights; --config and --set go before."""
+    picture(here / "a.png")
+    run_folder = here / "logs" / "mrcnn20260101T0000"
+    run_folder.mkdir(parents=True)
+    (run_folder / "mrcnn_0001.h5").write_bytes(b"")
+    names = ["BG", *(f"kind {i}" for i in range(1, 14))]
+    (run_folder / "classes.json").write_text(json.dumps(names))
+    settings = {"NUM_CLASSES": 14, "IMAGE_MAX_DIM": 512, "MEAN_PIXEL": [1, 2, 3]}
+    (run_folder / "settings.json").write_text(json.dumps(settings))
+    weights = f"--weights={run_folder / 'mrcnn_0001.h5'}"
+    code, _, err = run(capsys, "detect", "a.png", weights, "--set", "IMAGE_MIN_DIM=256")
+    assert code == 0, err
+    used = finds[0][1]
+    assert (used.NUM_CLASSES, used.IMAGE_MAX_DIM, used.IMAGE_MIN_DIM) == (14, 512, 256)
+    assert used.MEAN_PIXEL.tolist() == [1, 2, 3]
+    index = json.loads((here / "results" / "images.json").read_text())
+    assert index["categories"][11] == {"id": 12, "name": "kind 12"}
+    run(capsys, "detect", "a.png", weights, "--small")
+    assert finds[1][1].NUM_CLASSES == 14 and finds[1][1].IMAGE_MAX_DIM == 128
+    (run_folder / "settings.json").write_text('{"ODD": 1}')
+    code, _, err = run(capsys, "detect", "a.png", weights)
+    assert code == 1 and "an object of settings and their values" in err
+
+
+def test_settings_are_kept_beside_the_weights(here):
+    settings = config.SmallConfig(NUM_CLASSES=4, MEAN_PIXEL=np.array([1.0, 2.0, 3.0]))
+
+    class Model:
+        log_dir = str(here)
+        config = settings
+
+    loaded = config.Config(**commands.load_settings(commands.save_settings(Model)))
+    for name in config.setting_names():
+        assert np.array_equal(getattr(loaded, name), getattr(settings, name)), name
+
+
+def test_weights_of_others_tell_what_they_can(here):
+    import h5py
+
+    with h5py.File(here / "w.h5", "w") as file:
+        layers = {"mrcnn_class_logits": (8, 5), "res4w_branch2a": (1, 1, 2, 2)}
+        file.attrs["layer_names"] = np.array(sorted(layers), "S")
+        for name, shape in layers.items():
+            group = file.create_group(name)
+            group.attrs["weight_names"] = [f"{name}/kernel:0".encode()]
+            group[f"{name}/kernel:0"] = np.zeros(shape, "float32")
+    found = cli._settings_in_weights(str(here / "w.h5"))
+    assert found == {"NUM_CLASSES": 5, "BACKBONE": "resnet101"}
+
+
+def test_coco_weights_without_a_network(here, capsys, monkeypatch):
+    """One line that says where the file may be put."""
+    from mrcnn import utils
+
+    monkeypatch.setattr(utils, "COCO_MODEL_URL", "http://127.0.0.1:9/mask_rcnn_coco.h5")
+    monkeypatch.setattr(commands, "COCO_WEIGHTS", here / "cache" / "mask_rcnn_coco.h5")
+    picture(here / "a.png")
+    code, _, err = run(capsys, "detect", "a.png", "--weights=coco")
+    last = err.splitlines()[-1]
+    assert code == 1 and "http://127.0.0.1:9/mask_rcnn_coco.h5 can't be downloaded" in last
+    assert f"put the file at {here / 'cache' / 'mask_rcnn_coco.h5'}" in last
+    assert "Traceback" not in err
+
+
+def test_cache_folder(here, monkeypatch):
+    from mrcnn import files
+
+    monkeypatch.delenv("MRCNN_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(here))
+    assert files.cache_folder() == here / "mrcnn"
+    monkeypatch.setenv("MRCNN_CACHE", str(here / "own"))
+    assert files.cache_folder() == here / "own"
+
+
+@pytest.mark.heavy
+def test_train_evaluate_detect_export(here, capsys):
+    """The commands one after the other, for real; each goes on with what the one before left."""
+    import miniature
+    import toy
+
+    miniature.photographs(here / "photos", 12)
+    code, out, err = run(
+        capsys,
+        *("train", "--dataset=photos", "--weights=none", "--small", "--epochs=1", "--json"),
+        *(*toy.OPTIONS, "STEPS_PER_EPOCH=2", "VALIDATION_STEPS=1"),
+    )
+    assert code == 0, err
+    done = json.loads(out)
+    assert done["classes"] == ["coin", "leaf"] and done["epochs"] == 1
+    assert pathlib.Path(done["weights"]).is_file()
+    code, out, err = run(capsys, "evaluate", "--dataset=photos", "--json")
+    assert code == 0, err
+    figures = json.loads(out)
+    assert figures["images"] >= 1 and 0 <= figures["segm"]["AP"] <= 1
+    first = sorted((here / "photos").glob("*.jpg"))[0]
+    code, out, err = run(capsys, "detect", first, "--json", "--output=found")
+    assert code == 0 and json.loads(out)["pictures"] == 1, err
+    code, out, _ = run(capsys, "inspect", done["weights"], "--json")
+    assert json.loads(out)["inspected"][0]["num_classes"] == 3

@@ -1,0 +1,487 @@
+"""Conversion of annotations: equal masks where the target holds them, every loss counted."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from mrcnn import annotations, convert
+from mrcnn.annotations import AnnotationError, Polygons
+
+HEIGHT, WIDTH = 40, 60
+
+
+def pictures(folder, *names):
+    """Image files, each of one colour."""
+    for number, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT), (10 * number, 200, 30)).save(path)
+
+
+def ring():
+    """A mask [H, W] with a hole, and another piece that touches it at a corner."""
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[5:20, 8:30] = True
+    mask[9:14, 12:22] = False
+    mask[20:24, 30:33] = True
+    mask[30:35, 2:5] = True
+    return mask
+
+
+def runs(mask):
+    code = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+    return {"size": list(code["size"]), "counts": code["counts"].decode()}
+
+
+SQUARE = [10.0, 5.0, 30.0, 5.0, 30.0, 25.0, 10.0, 25.0]
+
+
+def coco_file(folder):
+    """A json with an outline, two pieces, a ring of run lengths with keypoints, and a crowd."""
+    pictures(folder, "a.png", "sub/b.png", "empty.png")
+    small = [40.0, 30.0, 50.0, 30.0, 45.0, 38.5]
+    items = [
+        (7, 3, {"segmentation": [SQUARE], "attributes": {"occluded": True}}),
+        (7, 9, {"segmentation": [SQUARE, small]}),
+        (4, 9, {"segmentation": runs(ring()), "keypoints": [3, 4, 2], "num_keypoints": 1}),
+        (4, 3, {"segmentation": runs(ring()), "iscrowd": 1}),
+    ]
+    rows = []
+    for number, (image_id, category_id, item) in enumerate(items, 11):
+        rows.append({"id": number, "image_id": image_id, "category_id": category_id, **item})
+    size = {"height": HEIGHT, "width": WIDTH}
+    data = {
+        "images": [
+            {"id": 7, "file_name": "a.png", "license": 2, **size},
+            {"id": 4, "file_name": "sub/b.png", **size},
+            {"id": 5, "file_name": "empty.png", **size},
+        ],
+        "annotations": rows,
+        "categories": [
+            {"id": 3, "name": "cat", "supercategory": "animal"},
+            {"id": 9, "name": 'it\'s, "odd": #1', "keypoints": ["nose"], "skeleton": []},
+        ],
+    }
+    path = folder / "instances.json"
+    path.write_text(json.dumps(data))
+    return path
+
+
+def objects(found):
+    """{(stem of the image's last name, class): [mask]} in their order, crowds aside."""
+    table = {}
+    for image in found.images:
+        stem = image.name.replace("\\", "/").rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        stem = stem.rsplit("_", 1)[-1]
+        for region, mask in zip(image.regions, np.moveaxis(image.masks(), -1, 0)):
+            if not region.crowd:
+                table.setdefault((stem, region.name), []).append(mask)
+    return table
+
+
+def iou(a, b):
+    return (a & b).sum() / (a | b).sum()
+
+
+# ---- Outlines ------------------------------------------------------------------------------------
+
+
+def test_outlines_by_hand():
+    mask = np.array([[1, 1, 0], [1, 0, 0], [0, 0, 1]], bool)
+    outer, holes = convert.outlines(mask)
+    assert not holes and sorted(map(len, outer)) == [4, 6]
+    assert set(outer[0]) == {(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)}
+    outer, holes = convert.outlines(np.pad(np.zeros((1, 2), bool), 1, constant_values=True))
+    assert outer == [[(0, 0), (4, 0), (4, 3), (0, 3)]]
+    assert len(holes) == 1 and set(holes[0]) == {(1, 1), (3, 1), (3, 2), (1, 2)}
+    assert convert.outlines(np.zeros((3, 4), bool)) == ([], [])
+    # Two pixels that touch at a corner are one piece.
+    assert len(convert.outlines(np.eye(2, dtype=bool))[0]) == 1
+
+
+def test_one_outline_fills_the_same_pixels(seed=0):
+    """Pieces and holes of any mask, joined, drawn by LabelMe's rule and by pycocotools."""
+    rng = np.random.default_rng(seed)
+    for _ in range(60):
+        height, width = (int(side) for side in rng.integers(1, 12, 2))
+        mask = rng.random((height, width)) < rng.choice([0.3, 0.5, 0.7, 0.95])
+        mask[0, 0] = True
+        outer, holes = convert.outlines(mask)
+        assert all(convert._area(loop) > 0 for loop in outer)
+        assert sum(map(convert._area, [*outer, *holes])) == mask.sum()
+        one = convert.joined([*outer, *holes])
+        np.testing.assert_array_equal(Polygons([one], exact=True).mask(height, width), mask)
+        flat = [float(value) for point in one for value in point]
+        code = coco_mask.merge(coco_mask.frPyObjects([flat], height, width))
+        np.testing.assert_array_equal(coco_mask.decode(code).astype(bool), mask)
+
+
+# ---- From COCO to each and back ------------------------------------------------------------------
+
+
+def test_coco_to_coco_keeps_everything(tmp_path):
+    path = coco_file(tmp_path)
+    report = convert.convert(path, "coco", tmp_path / "out")
+    before = json.loads(path.read_text())
+    after = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert [dict(image) for image in after["images"]] == before["images"]
+    assert after["categories"] == before["categories"]
+    for old, new in zip(before["annotations"], after["annotations"]):
+        assert {key: new[key] for key in old} == old
+    assert not report.to_dict()["losses"] and "nothing is lost" in report.text()
+    assert (report.images, report.objects) == (3, 4)
+    with Image.open(tmp_path / "out" / "images" / "sub" / "b.png") as image:
+        assert image.getpixel((0, 0)) == (10, 200, 30)
+
+
+@pytest.mark.parametrize("shapes", convert.SHAPES)
+@pytest.mark.parametrize("target", ("coco", "labelme", "via", "yolo"))
+def test_masks_are_equal_there_and_back(tmp_path, target, shapes):
+    """What is no plain outline comes back as the same pixels; outlines keep their points."""
+    path = coco_file(tmp_path)
+    truth = objects(annotations.read(path))
+    report = convert.convert(path, target, tmp_path / "out", shapes=shapes)
+    attribute = None
+    if target == "via":
+        attribute = "class"
+        assert "--attribute=class" in report.text()
+    there = annotations.read(tmp_path / "out", attribute=attribute, keep_empty=True)
+    assert len(there.images) == 3
+    found = objects(there)
+    assert found.keys() == truth.keys()
+    for key, masks in truth.items():
+        for mask, own in zip(masks, found[key], strict=True):
+            if key[0] == "b" or shapes == "masks":
+                np.testing.assert_array_equal(own, mask)
+            else:  # the same points, drawn by each format's own rule
+                assert iou(own, mask) > 0.97
+    losses = report.to_dict()["losses"]
+    assert losses.get(convert.CROWDS, 0) == (target in ("via", "yolo"))
+    assert losses.get(convert.KEYPOINTS, 0) == (target != "coco")
+    assert losses.get(convert.ATTRIBUTES, 0) == (target == "yolo")
+    assert losses.get(convert.HOLES, 0) >= (target in ("via", "yolo") or shapes == "outlines")
+    back = convert.convert(tmp_path / "out", "coco", tmp_path / "back", attribute=attribute)
+    assert back.objects == 4 - (target in ("via", "yolo"))
+    if shapes == "keep":
+        rows = json.loads((tmp_path / "back" / "annotations.json").read_text())["annotations"]
+        ends = sorted(np.reshape(rows[0]["segmentation"][0], (-1, 2)).tolist())
+        np.testing.assert_allclose(ends, sorted(np.reshape(SQUARE, (-1, 2)).tolist()), atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ("masks", "labels"))
+def test_mask_files(tmp_path, target):
+    path = coco_file(tmp_path)
+    report = convert.convert(path, target, tmp_path / "out")
+    found = annotations.read(tmp_path / "out", label="thing", keep_empty=True)
+    assert found.classes == ["thing"] and len(found.images) == 3
+    truth = objects(annotations.read(path))
+    own = objects(found)
+    np.testing.assert_array_equal(own["b", "thing"][0], ring())
+    square, both = truth["a", "cat"][0], truth["a", 'it\'s, "odd": #1'][0]
+    losses = report.to_dict()["losses"]
+    assert losses[convert.CLASSES] == 3 and losses[convert.CROWDS] == 1
+    np.testing.assert_array_equal(own["a", "thing"][0], square)
+    if target == "masks":
+        np.testing.assert_array_equal(own["a", "thing"][1], both)
+    else:
+        np.testing.assert_array_equal(own["a", "thing"][1], both & ~square)
+        assert losses[convert.OVERLAPS] == 1
+    bottom = tmp_path / "out" / "a" / "images" / "a.png"
+    if target == "labels":
+        bottom = tmp_path / "out" / "images" / "a.png"
+    assert bottom.is_file()
+
+
+def test_an_object_below_others_is_counted(tmp_path):
+    path = coco_file(tmp_path)
+    data = json.loads(path.read_text())
+    data["annotations"][1]["segmentation"] = [SQUARE]
+    path.write_text(json.dumps(data))
+    losses = convert.convert(path, "labels", tmp_path / "out").losses
+    assert losses[convert.HIDDEN] == 1 and losses[convert.OVERLAPS] == 0
+
+
+# ---- From the others -----------------------------------------------------------------------------
+
+
+def via_file(folder):
+    """A polygon, a rectangle, a circle and a turned ellipse."""
+    pictures(folder, "a.png")
+    shapes = [
+        {"name": "polygon", "all_points_x": [5, 20, 12], "all_points_y": [6, 8, 25]},
+        {"name": "rect", "x": 30, "y": 5, "width": 10, "height": 4},
+        {"name": "circle", "cx": 40, "cy": 25, "r": 6},
+        {"name": "ellipse", "cx": 20, "cy": 30, "rx": 9, "ry": 4, "theta": 0.5},
+    ]
+    regions = [{"shape_attributes": shape, "region_attributes": {"k": "x"}} for shape in shapes]
+    entry = {"filename": "a.png", "size": 1, "file_attributes": {}, "regions": regions}
+    (folder / "via.json").write_text(json.dumps({"a.png1": entry}))
+    return folder / "via.json"
+
+
+@pytest.mark.parametrize("target", convert.FORMATS)
+def test_via_shapes(tmp_path, target):
+    """Pixels are equal in every format that draws by the middle of a pixel, or holds masks."""
+    path = via_file(tmp_path)
+    truth = annotations.read(path).images[0].masks()
+    report = convert.convert(path, target, tmp_path / "out")
+    found = annotations.read(tmp_path / "out", label=None).images[0].masks()
+    assert found.shape == truth.shape
+    for number in range(4):
+        own, mask = found[..., number], truth[..., number]
+        if target == "coco" and number == 0:
+            assert iou(own, mask) > 0.85  # pycocotools leaves out what VIA's outline itself covers
+        elif target == "yolo" and number == 0:
+            assert iou(own, mask) > 0.97  # pixels whose middle is a corner: shares are rounded
+        elif target == "labels":
+            np.testing.assert_array_equal(own, mask & ~truth[..., :number].any(axis=-1))
+        else:
+            np.testing.assert_array_equal(own, mask)
+    drawn = {"via": 0, "labelme": 1, "yolo": 2, "coco": 2, "masks": 0, "labels": 0}
+    assert report.losses[convert.ROUND] == drawn[target]
+
+
+def test_stored_pixels_of_a_turned_photograph(tmp_path):
+    """A format without a size would take stored pixels for turned ones."""
+    image = Image.new("RGB", (WIDTH, HEIGHT), (1, 2, 3))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.jpg", exif=exif)
+    shape = {"label": "x", "points": [[5, 5], [50, 5], [50, 20]], "shape_type": "polygon"}
+    data = {"imagePath": "a.jpg", "imageHeight": HEIGHT, "imageWidth": WIDTH, "shapes": [shape]}
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    truth = annotations.read(tmp_path / "a.json").images[0].masks()
+    convert.convert(tmp_path / "a.json", "yolo", tmp_path / "out")
+    found = annotations.read(tmp_path / "out").images[0]
+    assert found.name.endswith(".png") and (found.height, found.width) == (HEIGHT, WIDTH)
+    np.testing.assert_array_equal(found.masks(), truth)
+
+
+def test_image_in_a_labelme_json(tmp_path):
+    import base64
+    import io
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (9, 8, 7)).save(buffer, "PNG")
+    shape = {"label": "x", "points": [[5, 5], [50, 5], [50, 20]], "shape_type": "polygon"}
+    data = {
+        "imagePath": "..\\there\\a.png",
+        "imageData": base64.b64encode(buffer.getvalue()).decode(),
+        "shapes": [shape],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    convert.convert(tmp_path / "a.json", "coco", tmp_path / "out")
+    with Image.open(tmp_path / "out" / "images" / "a.png") as image:
+        assert image.getpixel((0, 0)) == (9, 8, 7)
+
+
+# ---- Names, files, mistakes ----------------------------------------------------------------------
+
+
+def test_names_stay_apart():
+    names = ["/data/a.jpg", "b/a.png", "B\\A.png", "../up.png", "https://x.org/c/a.jpg?v=1"]
+    images = [annotations.AnnotatedImage(name, "", 1, 1, []) for name in names]
+    assert convert.target_names(images) == ["a.jpg", "b/a.png", "B/A_2.png", "up.png", "a_2.jpg"]
+    flat = convert.target_names(images, flat=True)
+    assert flat == ["a.jpg", "b_a.png", "B_A_2.png", "up.png", "a_2.jpg"]
+
+
+def test_without_image_files(tmp_path):
+    """A size in the json is enough for formats that need no pixels; the others say what they left
+    out."""
+    path = coco_file(tmp_path)
+    for name in ("a.png", "sub/b.png", "empty.png"):
+        (tmp_path / name).unlink()
+    report = convert.convert(path, "yolo", tmp_path / "yolo")
+    assert report.losses[convert.NO_FILE] == 3 and report.objects == 3
+    line = (tmp_path / "yolo" / "labels" / "train" / "a.txt").read_text().splitlines()[0]
+    x1, y1 = 10 / WIDTH, 5 / HEIGHT
+    np.testing.assert_allclose([float(word) for word in line.split()[:3]], [0, x1, y1], atol=1e-9)
+    report = convert.convert(path, "masks", tmp_path / "masks")
+    assert report.losses[convert.SIZELESS] == 3 and report.images == 0
+
+
+def test_output_is_not_overwritten(tmp_path):
+    path = coco_file(tmp_path)
+    with pytest.raises(FileExistsError, match="is not empty"):
+        convert.convert(path, "yolo", tmp_path)
+    with pytest.raises(FileExistsError, match="there already"):
+        convert.convert(path, "coco", path)
+    report = convert.convert(path, "labelme", tmp_path, overwrite=True)
+    assert report.images == 3 and (tmp_path / "a.json").is_file()
+    with pytest.raises(ValueError, match="the format is one of coco, via.*Received: 'voc'"):
+        convert.convert(path, "voc", tmp_path / "x")
+    with pytest.raises(ValueError, match="shapes is one of keep"):
+        convert.convert(path, "coco", tmp_path / "x", shapes="rle")
+    with pytest.raises(ValueError, match="tolerance"):
+        convert.convert(path, "coco", tmp_path / "x", tolerance=-1)
+    with pytest.raises(AnnotationError, match="No annotation file"):
+        convert.convert(tmp_path / "none.json", "coco", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_fewer_points(tmp_path):
+    """Outlines that may leave their mask by a pixel have fewer points and nearly its pixels."""
+    source = tmp_path / "in"
+    pictures(source, "images/a.png")
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    disk = (y - 20) ** 2 + (x - 30) ** 2 < 15**2
+    (source / "masks").mkdir()
+    Image.fromarray(disk.astype(np.uint8)).save(source / "masks" / "a.png")
+    counts = []
+    for tolerance in (0, 1):
+        out = tmp_path / f"out{tolerance}"
+        report = convert.convert(source, "yolo", out, tolerance=tolerance)
+        assert report.losses[convert.SIMPLER] == tolerance
+        counts.append(len((out / "labels" / "train" / "a.txt").read_text().split()))
+        own = annotations.read(out).images[0].masks()[..., 0]
+        assert iou(own, disk) > (1 - 1e-9, 0.93)[tolerance]
+    assert counts[1] < counts[0] / 3
+
+
+def test_subsets_of_yolo_stay(tmp_path):
+    for subset in ("train", "valid"):
+        yolo_folder(tmp_path / "in", YAMLS["list"], LINE, f"{subset}/images")
+    convert.convert(tmp_path / "in", "yolo", tmp_path / "out")
+    yaml = (tmp_path / "out" / "data.yaml").read_text()
+    assert yaml.startswith('path: .\ntrain: images/train\nval: images/val\nnames:\n  0: "cat"\n')
+    for subset in ("train", "val"):
+        assert (tmp_path / "out" / "images" / subset / "a.png").is_file()
+        words = (tmp_path / "out" / "labels" / subset / "a.txt").read_text().split()
+        np.testing.assert_allclose(np.array(words, float), np.array(LINE.split(), float))
+
+
+# ---- YOLO ----------------------------------------------------------------------------------------
+
+
+def yolo_folder(folder, yaml, labels, layout="images/train"):
+    pictures(folder, f"{layout}/a.png")
+    path = folder / layout.replace("images", "labels") / "a.txt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(labels)
+    if yaml is not None:
+        (folder / "data.yaml").write_text(yaml)
+    return folder
+
+
+LINE = "1 .1 .1 .5 .1 .5 .5\n"
+YAMLS = {
+    "list": "train: ../train/images\nnc: 2\nnames: ['cat', \"it's\"]  # two\n",
+    "block": "names:\n- cat\n- 'it''s'\nnc: 2\n",
+    "numbered": "path: .\nnames:\n  0: cat  # meows\n  1: it's\n\ntrain: images\n",
+    "flow": 'names: {0: cat,\n  1: "it\'s"}\n',
+}
+
+
+@pytest.mark.parametrize("layout", ("images/train", "train/images", "images"))
+@pytest.mark.parametrize("form", sorted(YAMLS))
+def test_yolo_names(tmp_path, form, layout):
+    found = annotations.read(yolo_folder(tmp_path, YAMLS[form], LINE, layout))
+    assert found.classes == ["cat", "it's"]
+    (region,) = found.images[0].regions
+    assert region.name == "it's"
+    np.testing.assert_allclose(region.shape.parts[0], [[6, 4], [30, 4], [30, 20]])
+    assert len(annotations.read(tmp_path / "data.yaml").images) == 1
+
+
+def test_yolo_without_names_and_boxes(tmp_path, caplog):
+    found = annotations.read(yolo_folder(tmp_path, None, "3 .5 .5 .2 .5\n"))
+    assert found.classes == ["3"] and "no data.yaml or classes.txt" in caplog.text
+    assert "1 objects are boxes without an outline" in caplog.text
+    assert found.images[0].masks().sum() == 12 * 20
+    (tmp_path / "classes.txt").write_text("a\nb\nc\nd\n")
+    assert annotations.read(tmp_path).images[0].regions[0].name == "d"
+
+
+@pytest.mark.parametrize(
+    "line, text",
+    (
+        ("2 .1 .1 .5 .1 .5 .5", "a class from 0 to 1. Received: 2"),
+        ("0.5 .1 .1 .5 .1 .5 .5", "a class from 0 to 1. Received: 0.5"),
+        ("0 10 10 50 10 50 50", "shares of the image's sides. Received: 10 to 50"),
+        ("0 .1 .1 .5 .1 .5 .5 .7", "at least 3 points. Received: 7 numbers"),
+        ("0 .1 .1 .5", "the numbers of an outline"),
+        ("cat .1 .1 .5 .1 .5 .5", "the numbers of an outline"),
+        ("0 .1 nan .5 .1 .5 .5", "the numbers of an outline"),
+    ),
+)
+def test_yolo_problems(tmp_path, line, text):
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE + line + "\n")
+    (problem,) = annotations.read(folder).problems
+    assert text in problem and "labels/train/a.txt, region 2" in problem
+
+
+def test_yolo_files_that_fit_nothing(tmp_path):
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE)
+    (folder / "labels" / "train" / "lost.txt").write_text(LINE)
+    (folder / "README.txt").write_text("words")
+    (problem,) = annotations.read(folder).problems
+    assert "lost.txt" in problem and "an image of its name" in problem
+    (folder / "data.yaml").write_text("names: [a, a]\n")
+    with pytest.raises(AnnotationError, match="each class's name once. Received: a twice"):
+        annotations.read(folder)
+    (folder / "data.yaml").write_text("nc: 2\n")
+    with pytest.raises(AnnotationError, match="names under 'names'"):
+        annotations.read(folder / "data.yaml")
+
+
+# ---- Mask files ----------------------------------------------------------------------------------
+
+
+def test_label_images_of_several_kinds(tmp_path):
+    """Numbers of 16 bits, a palette, colours, beside the image or in masks/."""
+    import tifffile
+
+    labels = np.zeros((HEIGHT, WIDTH), np.uint16)
+    labels[3:10, 4:20] = 700
+    labels[15:30, 10:12] = 3
+    truth = np.stack([labels == 3, labels == 700], axis=-1)
+    colors = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    colors[labels == 3] = (0, 0, 9)
+    colors[labels == 700] = (200, 0, 0)
+    palette = Image.fromarray((labels // 3).astype(np.uint8))
+    palette.putpalette(list(range(255)) * 3)
+    for name, save in {
+        "sixteen": lambda path: Image.fromarray(labels).save(f"{path}.png"),
+        "tiff": lambda path: tifffile.imwrite(f"{path}.tif", labels.astype(np.int32)),
+        "colors": lambda path: Image.fromarray(colors).save(f"{path}.png"),
+        "palette": lambda path: palette.save(f"{path}.png"),
+    }.items():
+        folder = tmp_path / name
+        pictures(folder, "images/a.png")
+        (folder / "masks").mkdir()
+        save(folder / "masks" / "a")
+        np.testing.assert_array_equal(annotations.read(folder).images[0].masks(), truth)
+    beside = tmp_path / "beside"
+    pictures(beside, "a.png")
+    Image.fromarray(labels).save(beside / "a_cp_masks.png")
+    np.testing.assert_array_equal(annotations.read(beside).images[0].masks(), truth)
+
+
+def test_mask_files_that_are_wrong(tmp_path, caplog):
+    pictures(tmp_path, "x/images/x.png", "y/images/y.png")
+    for name in ("x", "y"):
+        (tmp_path / name / "masks").mkdir()
+    Image.fromarray(ring()).save(tmp_path / "x" / "masks" / "1.png")
+    Image.new("L", (5, 5), 255).save(tmp_path / "x" / "masks" / "2.png")
+    (tmp_path / "x" / "masks" / "3.png").write_text("no image")
+    Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "x" / "masks" / "4.png")
+    found = annotations.read(tmp_path)
+    assert [len(image.regions) for image in found.images] == [1]
+    np.testing.assert_array_equal(found.images[0].masks()[..., 0], ring())
+    first, second, third = found.problems
+    assert "mask 2.png" in first and "(40, 60) pixels. Received: (5, 5)" in first
+    assert "mask 3.png" in second and "4.png" in third
+    with pytest.raises(AnnotationError, match="expected <id>/images"):
+        annotations.read_masks(tmp_path / "x" / "masks")
+
+
+def test_black_and_white_label_image_is_named(tmp_path, caplog):
+    pictures(tmp_path, "images/a.png")
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(ring()).save(tmp_path / "masks" / "a.png")
+    assert len(annotations.read(tmp_path).images[0].regions) == 1
+    assert "several pieces, which are taken for one object: images/a.png" in caplog.text

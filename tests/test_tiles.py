@@ -1,0 +1,456 @@
+"""Large images in tiles: known objects, each found once with its own pixels, in bounded memory."""
+
+import argparse
+import json
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+from mrcnn import commands, masks as mask_math, tiles
+from mrcnn.config import Config
+
+
+class Sees:
+    """Finds what is drawn: an image's red and green say the number of the object, 0 for none.
+
+    Args:
+        least: pixels of an object below which nothing is found.
+        noise: f(mask, number) that returns another mask.
+        classes: an object's number to its class id.
+    """
+
+    def __init__(self, least=1, noise=None, classes=lambda number: 1 + number % 2):
+        self.config = Config(IMAGES_PER_GPU=2, NUM_CLASSES=3)
+        self.least, self.noise, self.classes = least, noise, classes
+        self.batches = []
+
+    def detect(self, images, masks=None, tile=None, overlap=None):
+        if tile is not None:
+            return tiles.detect_each(self, images, tile, overlap, masks)
+        self.batches.append([image.shape for image in images])
+        return [self._look(image, masks) for image in images]
+
+    def _look(self, image, form):
+        labels = image[..., 0].astype(np.int32) * 256 + image[..., 1]
+        numbers = []
+        masks = []
+        for number, box in enumerate(ndimage.find_objects(labels), 1):
+            if box is None:
+                continue
+            mask = np.zeros(labels.shape, bool)
+            mask[box] = labels[box] == number
+            if self.noise:
+                mask = self.noise(mask, number)
+            if mask.sum() >= self.least:
+                numbers.append(number)
+                masks.append(mask)
+        height = len(labels)
+        boxes = [tiles.box_of(tiles.runs_of(mask, 0, 0, height), height) for mask in masks]
+        stacked = np.moveaxis(np.array(masks, bool).reshape(-1, *labels.shape), 0, -1)
+        return {
+            "rois": np.array(boxes, np.int32).reshape(-1, 4),
+            "class_ids": np.array(list(map(self.classes, numbers)), np.int32),
+            "scores": np.array([1 - number / 1e4 for number in numbers], np.float32),
+            "masks": mask_math.encode(stacked) if form == "rle" else stacked,
+        }
+
+
+def drawn(labels):
+    """[H, W, 3] uint8 of an image of numbers."""
+    image = np.zeros((*labels.shape, 3), np.uint8)
+    image[..., 0], image[..., 1] = labels // 256, labels % 256
+    return image
+
+
+def scene(shape, seed, count):
+    """An image of numbers: disks, bars, horseshoes, rings with a disk inside, all apart or touching."""
+    rng = np.random.default_rng(seed)
+    labels = np.zeros(shape, int)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    number = 0
+    for _ in range(count):
+        cy, cx, radius = rng.integers(0, shape[0]), rng.integers(0, shape[1]), rng.integers(3, 45)
+        away = np.hypot(y - cy, x - cx)
+        kind = rng.integers(4)
+        pixels = away < radius
+        if kind == 1:
+            pixels = (abs(y - cy) < 3) & (abs(x - cx) < 2 * radius)
+        elif kind == 2:
+            pixels &= (away > radius / 2) & ((y < cy) | (abs(x - cx) > radius / 2))
+        elif kind == 3:
+            pixels &= away > radius / 2
+        if radius < 8:
+            pixels = away < radius
+        if (labels[pixels] == 0).all():
+            number += 1
+            labels[pixels] = number
+            if kind == 3 and radius > 15:  # of the same class as the ring
+                number += 2
+                labels[away < radius / 4] = number
+    return labels
+
+
+def check(result, labels, least_iou=1.0):
+    """Each object is there once, with its class and its pixels."""
+    numbers = [number for number in np.unique(labels) if number]
+    seen = [round((1 - score) * 1e4) for score in result["scores"].astype(float)]
+    assert sorted(seen) == numbers
+    assert result["scores"].tolist() == sorted(result["scores"].tolist(), reverse=True)
+    for number, code, roi, class_id in zip(
+        seen, result["masks"], result["rois"], result["class_ids"]
+    ):
+        mask = coco_mask.decode(code).astype(bool)
+        truth = labels == number
+        assert (mask & truth).sum() >= least_iou * (mask | truth).sum(), number
+        if least_iou == 1:
+            assert tuple(roi) == tiles.box_of(tiles.runs_of(truth, 0, 0, len(truth)), len(truth))
+        assert class_id == 1 + number % 2
+
+
+# ---- Where tiles lie, runs -----------------------------------------------------------------------
+
+
+def test_positions_by_hand():
+    assert tiles.positions(100, 100, 20) == [0]
+    assert tiles.positions(30, 100, 20) == [0]
+    assert tiles.positions(101, 100, 20) == [0, 1]
+    assert tiles.positions(260, 100, 20) == [0, 80, 160]
+    assert tiles.positions(300, 100, 0) == [0, 100, 200]
+    assert tiles.windows((50, 120, 3), 60, 10) == [
+        (0, 0, 50, 60),
+        (0, 50, 50, 110),
+        (0, 60, 50, 120),
+    ]
+    for side in range(1, 400, 7):
+        begins = tiles.positions(side, 64, 16)
+        assert begins == sorted(begins) and begins[-1] + 64 >= side
+        steps = np.diff(begins)
+        assert (steps <= 48).all() and (steps > 0).all()
+
+
+def test_runs_against_arrays():
+    """Clipping, sharing, joining and encoding of random masks."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        height, width = (int(side) for side in rng.integers(1, 14, 2))
+        masks = rng.random((3, height, width)) < rng.choice([0.1, 0.5, 0.9])
+        runs = [tiles.runs_of(mask, 0, 0, height) for mask in masks]
+        assert [each.area for each in runs] == masks.sum(axis=(1, 2)).tolist()
+        for code, mask in zip(tiles.encoded(runs, (height, width)), masks):
+            expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+            assert code == {"size": [height, width], "counts": expected["counts"].decode()}
+        assert tiles.common(runs[0], runs[1]) == (masks[0] & masks[1]).sum()
+        (joined,) = tiles.encoded([tiles.union(runs, height)], (height, width))
+        np.testing.assert_array_equal(coco_mask.decode(joined), masks.any(axis=0))
+        y1, x1 = (int(n) for n in rng.integers(0, (height, width)))
+        y2, x2 = int(rng.integers(y1, height)) + 1, int(rng.integers(x1, width)) + 1
+        part = tiles.clipped(runs[0], (y1, x1, y2, x2), height)
+        alone = np.zeros((height, width), bool)
+        alone[y1:y2, x1:x2] = masks[0, y1:y2, x1:x2]
+        (code,) = tiles.encoded([part], (height, width))
+        np.testing.assert_array_equal(coco_mask.decode(code), alone)
+        box, crop = mask_math.crop_of_rle(code)
+        whole = np.zeros((height, width), bool)
+        whole[box[0] : box[2], box[1] : box[3]] = crop
+        np.testing.assert_array_equal(whole, alone)
+    assert tiles.common(tiles.NONE, runs[0]) == 0 and tiles.box_of(tiles.NONE, 5) == (0, 0, 0, 0)
+
+
+# ---- Objects on seams ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overlap", (16, 40, None))
+@pytest.mark.parametrize("seed", range(3))
+def test_each_object_once_with_its_pixels(seed, overlap):
+    """Whatever its shape and however many tiles it lies in."""
+    labels = scene((300, 410), seed, 60)
+    model = Sees()
+    result = tiles.detect(model, drawn(labels), 64, overlap)
+    check(result, labels)
+    assert max(map(len, model.batches)) == 2 and len(labels) > 64
+
+
+def test_an_object_as_large_as_the_image():
+    labels = np.ones((200, 300), int)
+    labels[50:150, 50:250] = 0
+    labels[90:110, 90:110] = 3  # of the same class, inside
+    check(tiles.detect(Sees(), drawn(labels), 64, 8), labels)
+
+
+def test_neighbours_of_one_class_stay_apart():
+    """Squares that touch, cut by every seam."""
+    y, x = np.mgrid[:200, :200]
+    labels = 1 + 2 * (y // 20 * 10 + x // 20)
+    check(tiles.detect(Sees(), drawn(labels), 64, 16), labels)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_masks_that_are_not_exact(seed):
+    """Edges that differ from tile to tile, and slivers that nobody sees."""
+    rng = np.random.default_rng(seed)
+
+    def noise(mask, number):
+        if rng.random() < 0.5:
+            return ndimage.binary_dilation(mask)
+        return ndimage.binary_erosion(mask, border_value=1)
+
+    y, x = np.mgrid[:300, :300]
+    labels = np.zeros((300, 300), int)
+    for number, (cy, cx) in enumerate(np.ndindex(6, 6), 1):
+        labels[np.hypot(y - 25 - 50 * cy, x - 25 - 50 * cx) < 20] = number
+    result = tiles.detect(Sees(least=15, noise=noise), drawn(labels), 128, 32)
+    check(result, labels, 0.75)
+
+
+def test_no_objects_and_other_classes():
+    result = tiles.detect(Sees(), np.zeros((150, 150, 3), np.uint8), 64)
+    assert result["rois"].shape == (0, 4) and result["masks"] == []
+    assert result["scores"].dtype == np.float32 and result["class_ids"].dtype == np.int32
+    dense = tiles.detect(Sees(), np.zeros((150, 150, 3), np.uint8), 64, masks="dense")
+    assert dense["masks"].shape == (150, 150, 0)
+
+
+def test_one_tile_is_plain_detection():
+    labels = scene((60, 64), 5, 10)
+    model = Sees()
+    plain = model.detect([drawn(labels)], masks="rle")[0]
+    tiled = model.detect([drawn(labels)], tile=64)[0]
+    assert tiled.keys() == plain.keys() and tiled["masks"] == plain["masks"]
+    for name in ("rois", "class_ids", "scores"):
+        np.testing.assert_array_equal(tiled[name], plain[name])
+    dense = model.detect([drawn(labels)], tile=32, masks="dense")[0]["masks"]
+    assert dense.shape == (60, 64, len(plain["scores"]))
+
+
+def test_keypoints_move_with_their_object():
+    class Points(Sees):
+        def _look(self, image, form):
+            result = super()._look(image, form)
+            rois = result["rois"]
+            middle = (rois[:, :2] + rois[:, 2:]) / 2
+            result["keypoints"] = np.insert(middle, 2, 3.0, axis=1)[:, None]
+            return result
+
+    labels = np.zeros((100, 150), int)
+    labels[70:76, 100:110] = 7
+    result = tiles.detect(Points(), drawn(labels), 64, 32)
+    np.testing.assert_array_equal(result["keypoints"], [[[73, 105, 3]]])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"tile": 0}, "tile is the pixels of a tile's side, from 1. Received: 0"),
+        ({"tile": 64.5}, "Received: 64.5"),
+        ({"tile": 64, "overlap": 64}, "from 0 to 63. Received: 64"),
+        ({"tile": 64, "overlap": -1}, "from 0 to 63. Received: -1"),
+        ({"overlap": 3}, "overlap goes with tile. Received: overlap=3 alone"),
+        ({"tile": 64, "masks": "lazy"}, "masks of tiles is 'rle' or 'dense'. Received: 'lazy'"),
+    ],
+)
+def test_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        tiles.detect_each(Sees(), [np.zeros((100, 100, 3), np.uint8)], **{"tile": None, **options})
+    with pytest.raises(ValueError, match="takes a list of images"):
+        tiles.detect_each(Sees(), np.zeros((100, 100, 3), np.uint8), 64)
+
+
+class Drawing:
+    """An image of `side` pixels that is nowhere in memory: a disk in each square of 150."""
+
+    def __init__(self, side):
+        self.shape = (side, side, 3)
+
+    def window(self, y1, x1, y2, x2):
+        y, x = np.ogrid[y1:y2, x1:x2]
+        inside = (y % 150 - 75) ** 2 + (x % 150 - 75) ** 2 < 900
+        number = 1 + y // 150 * (self.shape[1] // 150) + x // 150
+        return drawn(number * inside)
+
+
+def test_memory_is_that_of_a_tile():
+    """400 objects on 9 megapixels: less than one mask of the image takes."""
+    tracemalloc.start()
+    result = tiles.detect(Sees(), Drawing(3000), 260, 20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(result["masks"]) == 400
+    assert peak < 9e6
+    y, x = np.ogrid[:100, :100]
+    disk = (y - 50) ** 2 + (x - 50) ** 2 < 900
+    rng = np.random.default_rng(0)
+    for number in rng.integers(0, 400, 40).tolist():
+        (top, left, _, _), crop = mask_math.crop_of_rle(result["masks"][number])
+        np.testing.assert_array_equal(crop, disk[21:80, 21:80])
+        assert (top % 150, left % 150) == (46, 46)
+
+
+# ---- TIFFs and GeoJSON ---------------------------------------------------------------------------
+
+
+def colours(height=150, width=230, dtype=np.uint8, bands=3):
+    rng = np.random.default_rng(3)
+    return rng.integers(0, 256, (height, width, bands)).astype(dtype)
+
+
+TIFFS = {
+    "tiled": dict(tile=(64, 32), photometric="rgb"),
+    "strips": dict(rowsperstrip=17, photometric="rgb"),
+    "packed": dict(tile=(64, 64), photometric="rgb", compression="zlib", predictor=True),
+    "planes": dict(tile=(64, 64), photometric="rgb", planarconfig="separate"),
+    "big": dict(rowsperstrip=40, photometric="rgb", bigtiff=True, byteorder=">"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(TIFFS))
+def test_windows_of_tiffs(tmp_path, kind):
+    pixels = colours()
+    stored = pixels
+    if kind == "planes":
+        stored = np.moveaxis(pixels, -1, 0)
+    tifffile.imwrite(tmp_path / "a.tif", stored, **TIFFS[kind])
+    with tiles.TiffImage(tmp_path / "a.tif") as image:
+        assert image.shape == (150, 230, 3) and image.transform is None and image.crs is None
+        for window in ((0, 0, 150, 230), (3, 5, 4, 6), (60, 30, 130, 229), (149, 229, 150, 230)):
+            y1, x1, y2, x2 = window
+            np.testing.assert_array_equal(image.window(*window), pixels[y1:y2, x1:x2])
+
+
+def test_only_what_a_window_needs_is_decoded(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", colours(640, 640), tile=(64, 64), photometric="rgb")
+    with tiles.TiffImage(tmp_path / "a.tif") as image:
+        page = image._pages[0]
+        assert sorted(tiles._segments_in(page, (64, 0, 129, 64))) == [10, 20]
+        assert len(list(tiles._segments_in(page, (0, 0, 640, 640)))) == 100
+
+
+def test_microscopy(tmp_path):
+    """OME-TIFF of three channels of 16 bits, each a page; gray of 16 bits in one range."""
+    channels = np.moveaxis(colours(100, 120, np.uint16), -1, 0) * 16
+    tifffile.imwrite(
+        tmp_path / "a.ome.tif", channels, metadata={"axes": "CYX"}, photometric="minisblack"
+    )
+    with tiles.TiffImage(tmp_path / "a.ome.tif") as image:
+        window = image.window(10, 20, 60, 90)
+        assert image.limits == (0, 4095)
+    np.testing.assert_array_equal(
+        window, np.around(np.moveaxis(channels, 0, -1)[10:60, 20:90] * (255 / 4095))
+    )
+    tifffile.imwrite(tmp_path / "b.tif", channels[0])
+    with tiles.TiffImage(tmp_path / "b.tif", limits=(0, 16320)) as image:
+        gray = image.window(0, 0, 100, 120)
+    np.testing.assert_array_equal(gray[..., 0], np.around(channels[0] * (255 / 16320)))
+    np.testing.assert_array_equal(gray[..., 2], gray[..., 0])
+
+
+def geo_tiff(path, pixels, raster_type=1):
+    """A GeoTIFF of UTM zone 33, pixels of half a metre."""
+    keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, raster_type, 3072, 0, 1, 32633)
+    tags = [
+        (33550, "d", 3, (0.5, 0.5, 0.0), False),
+        (33922, "d", 6, (0.0, 0.0, 0.0, 500000.0, 5000000.0, 0.0), False),
+        (34735, "H", len(keys), keys, False),
+    ]
+    tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), extratags=tags)
+
+
+def test_transforms(tmp_path):
+    pixels = colours(64, 64)
+    geo_tiff(tmp_path / "a.tif", pixels)
+    with tiles.TiffImage(tmp_path / "a.tif") as image:
+        assert image.transform == (0.5, 0, 500000, 0, -0.5, 5000000) and image.crs == "EPSG:32633"
+    geo_tiff(tmp_path / "b.tif", pixels, raster_type=2)
+    with tiles.TiffImage(tmp_path / "b.tif") as image:
+        assert image.transform == (0.5, 0, 499999.75, 0, -0.5, 5000000.25)
+    matrix = (0, -2.0, 0, 7, 3.0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 1)
+    tags = [(34264, "d", 16, matrix, False)]
+    tifffile.imwrite(tmp_path / "c.tif", pixels, photometric="rgb", extratags=tags)
+    with tiles.TiffImage(tmp_path / "c.tif") as image:
+        assert image.transform == (0, -2, 7, 3, 0, 8) and image.crs is None
+
+
+def test_geojson_by_hand():
+    """A square with a hole, and two pieces, in the coordinates of the world."""
+    masks = np.zeros((20, 30, 2), bool)
+    masks[4:10, 6:12, 0] = True
+    masks[6:8, 8:9, 0] = False
+    masks[0:2, 0:2, 1] = masks[10:12, 20:24, 1] = True
+    result = {
+        "masks": mask_math.encode(masks),
+        "class_ids": np.array([1, 2]),
+        "scores": np.array([0.5, 0.25]),
+    }
+    found = tiles.geojson(result, ["BG", "roof"], (0.5, 0, 100, 0, -0.5, 200), "EPSG:32633")
+    assert found["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
+    first, second = found["features"]
+    assert first["properties"] == {"class_id": 1, "class": "roof", "score": 0.5}
+    assert second["properties"]["class"] == "class 2"
+    ring, hole = first["geometry"]["coordinates"]
+    assert ring[0] == ring[-1] and hole[0] == hole[-1]
+    assert {tuple(point) for point in ring} == {(103, 198), (106, 198), (106, 195), (103, 195)}
+    assert {tuple(point) for point in hole} == {(104, 197), (104.5, 197), (104.5, 196), (104, 196)}
+    assert second["geometry"]["type"] == "MultiPolygon"
+    assert [len(rings) for rings in second["geometry"]["coordinates"]] == [1, 1]
+    pixels = tiles.geojson(result, ["BG", "roof"])
+    assert "crs" not in pixels
+    assert [6.0, 4.0] in pixels["features"][0]["geometry"]["coordinates"][0]
+
+
+def test_the_command_on_pictures_and_tiffs(tmp_path, capsys):
+    labels = scene((150, 210), 1, 25)
+    (tmp_path / "in").mkdir()
+    Image.fromarray(drawn(labels)).save(tmp_path / "in" / "a.png")
+    geo_tiff(tmp_path / "in" / "b.tif", drawn(labels))
+    (tmp_path / "in" / "c.tif").write_bytes(b"no tiff")
+    args = argparse.Namespace(
+        inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), tile=64, overlap=None
+    )
+    done = commands.detect(Sees(), ["BG", "even", "odd"], args)
+    count = len(np.unique(labels)) - 1
+    assert done.pictures == 2 and [path.name for path, _ in done.skipped] == ["c.tif"]
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    index = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert len(rows) == 2 * count and [image["id"] for image in index["images"]] == [1, 2]
+    areas = sorted(coco_mask.area(row["segmentation"]) for row in rows if row["image_id"] == 2)
+    assert areas == sorted(np.bincount(labels.ravel())[1:][np.bincount(labels.ravel())[1:] > 0])
+    found = json.loads((tmp_path / "out" / "b.tif.geojson").read_text())
+    assert len(found["features"]) == count
+    xs = [
+        point[0]
+        for feature in found["features"]
+        if feature["geometry"]["type"] == "Polygon"
+        for point in feature["geometry"]["coordinates"][0]
+    ]
+    assert 500000 <= min(xs) and max(xs) <= 500000 + 105
+    assert (tmp_path / "out" / "a.png").is_file()
+    args.overlap, args.tile = 5, None
+    with pytest.raises(ValueError, match="--overlap goes with --tile"):
+        commands.detect(Sees(), ["BG", "even", "odd"], args)
+
+
+@pytest.mark.heavy
+def test_of_a_network(tmp_path):
+    """`MaskRCNN.detect(tile=)` is plain detection of an image of one tile, and finds objects of a
+    larger one where they are."""
+    from toy import Rectangles, ToyConfig
+
+    from mrcnn import model as modellib
+
+    model = modellib.MaskRCNN("inference", ToyConfig(DETECTION_MIN_CONFIDENCE=0.0), str(tmp_path))
+    image = Rectangles(2).load_image(1)
+    plain = model.detect([image], masks="rle")[0]
+    tiled = model.detect([image], tile=64)[0]
+    assert tiled["masks"] == plain["masks"]
+    np.testing.assert_array_equal(tiled["rois"], plain["rois"])
+    large = np.zeros((120, 130, 3), np.uint8)
+    large[:64, :64] = image
+    found = model.detect([large], tile=64, overlap=16)[0]
+    assert len(found["masks"]) == len(found["rois"]) == len(found["scores"])
+    assert all(code["size"] == [120, 130] for code in found["masks"])
+    assert math.isfinite(found["scores"].sum())
