@@ -1,4 +1,4 @@
-"""The command `mrcnn`: train, evaluate, detect, export, inspect, convert, settings, completion.
+"""The command `mrcnn`: train, evaluate, detect, batch, export, inspect, convert, and more.
 
     mrcnn train --dataset=photos --weights=coco
     mrcnn evaluate --dataset=photos
@@ -41,7 +41,7 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 
 # Commands that tell how far they are; the others print what --json has.
-JOBS = ("train", "evaluate", "detect", "export")
+JOBS = ("train", "evaluate", "detect", "batch", "export")
 # Images of a dataset that has no validation set which are held out.
 SHARE = 0.2
 PRESETS = ("Config", "SmallConfig", "PaperConfig", "PaperC4Config")
@@ -251,6 +251,27 @@ def _export_options(made: argparse.ArgumentParser) -> None:
     )
 
 
+def _batch_options(made: argparse.ArgumentParser) -> None:
+    from mrcnn import batch
+
+    made.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders, globs, Parquet files, addresses such as s3://bucket/photos",
+    )
+    _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    _add_output(made)
+    made.add_argument(
+        "--batch-size",
+        type=_from_one,
+        default=1,
+        metavar="N",
+        help="images that the network takes together (default: %(default)s)",
+    )
+    batch.add_options(made)
+
+
 def _inspect_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "paths",
@@ -422,18 +443,31 @@ def _check_weights(args: argparse.Namespace) -> None:
 
 
 def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int, int] | None]:
-    """A model to detect with, its classes and {class id: COCO's category id} or None.
-
-    Settings and classes lie beside the weights that `mrcnn train` writes. Of another weight file
-    they are read from its layers, as far as these tell.
-    """
-    from mrcnn import coco, commands, runtime
+    """A model to detect with, its classes and {class id: COCO's category id} or None."""
+    from mrcnn import commands, runtime
 
     _check_weights(args)
     if _is_exported(args.weights):
         _refuse_settings(args)
         model = runtime.load(args.weights)
         return model, model.class_names, None
+    config, known, category_ids = _settings_of_weights(args)
+    if args.weights == "coco":
+        commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
+    network = commands.load_model("inference", commands.inference_config(config), args)
+    return network, known, category_ids
+
+
+def _settings_of_weights(
+    args: argparse.Namespace,
+) -> tuple[Config, list[str], dict[int, int] | None]:
+    """The config that --weights need, their classes and {class id: COCO's category id} or None.
+
+    Settings and classes lie beside the weights that `mrcnn train` writes. Of another weight file
+    they are read from its layers, as far as these tell. `args.weights` are a path then, or "coco".
+    """
+    from mrcnn import coco, commands
+
     weights = _resolve_last(args)
     if weights == "coco":
         config = _base_config(args)
@@ -451,10 +485,7 @@ def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int
     known = commands.load_classes(config, args, default=names)
     if known != list(names):
         category_ids = None
-    if weights == "coco":
-        commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
-    network = commands.load_model("inference", commands.inference_config(config), args)
-    return network, known, category_ids
+    return config, known, category_ids
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:
@@ -662,6 +693,23 @@ def _detect(args: argparse.Namespace) -> dict[str, Any]:
         "objects": len(rows),
         "skipped": [{"file": str(path), "reason": reason} for path, reason in done.skipped],
     }
+
+
+def _batch(args: argparse.Namespace) -> dict[str, Any]:
+    import dataclasses
+
+    from mrcnn import batch, commands
+
+    _check_weights(args)
+    if _is_exported(args.weights):
+        _refuse_settings(args)
+        if args.batch_size > 1:
+            raise _UsageError(f"{args.weights} has its batch size in itself; without --batch-size")
+        summary = batch.run_command(batch.Exported(os.path.abspath(args.weights)), args)
+    else:
+        config, names, _ = _settings_of_weights(args)
+        summary = commands.batch(config, names, args)
+    return {"output": args.output, **dataclasses.asdict(summary)}
 
 
 def _export(args: argparse.Namespace) -> dict[str, Any]:
@@ -899,6 +947,7 @@ COMMANDS: dict[str, tuple[str, Callable, Callable]] = {
     "train": ("train on your own images", _train_options, _train),
     "evaluate": ("COCO's figures on a dataset", _evaluate_options, _evaluate),
     "detect": ("find objects on images and videos", _detect_options, _detect),
+    "batch": ("find objects on millions of images, into Parquet files", _batch_options, _batch),
     "export": ("write a model for another runtime", _export_options, _export),
     "inspect": ("what a dataset, image or weight file holds", _inspect_options, _inspect),
     "convert": ("annotations from one format to another", _convert_options, _convert),
@@ -912,6 +961,8 @@ EXAMPLES = {
     "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500",
     "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
     "mrcnn detect scene.tif --tile=1024 --overlap=256",
+    "batch": "mrcnn batch photos/ --weights=coco --output=found\n"
+    "mrcnn batch s3://bucket/photos --weights=model.onnx --output=s3://bucket/found",
     "export": "mrcnn export model.onnx --weights=coco",
     "inspect": "mrcnn inspect photos --draw=5\nmrcnn inspect mask_rcnn_coco.h5",
     "convert": "mrcnn convert photos/via_region_data.json out --to=coco",

@@ -90,6 +90,8 @@ def test_every_option_says_what_it_is():
         ("settings --set NUM_CLASES=3", "did you mean NUM_CLASSES"),
         ("settings ODD", "no setting has 'ODD' in its name"),
         ("completion tcsh", "invalid choice: 'tcsh'"),
+        ("batch", "the following arguments are required: INPUT"),
+        ("batch a.png --batch-size=0", "a whole number from 1 on. Received: '0'"),
         ("export m.onnx --weights=x.onnx", "x.onnx is exported already"),
     ],
 )
@@ -106,6 +108,8 @@ def test_wrong_options_are_one_line(here, capsys, arguments, message):
         ("detect none.jpg --weights=coco", "Received: none.jpg"),
         ("detect a.png", "No folder logs with a checkpoint"),
         ("detect a.png --weights=w.h5", "No weight file w.h5"),
+        ("batch a.png", "No folder logs with a checkpoint"),
+        ("batch a.png --weights=none", "batch needs weights that were trained"),
         ("convert none.json out --to=yolo", "No annotation file or folder none.json"),
         ("inspect none", "No file or folder none"),
         ("train --dataset=none --weights=none", "No annotation file or folder none"),
