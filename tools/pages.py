@@ -49,6 +49,7 @@ ROOMS = {
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
     "Large images": ("tiles",),
     "Other runtimes": ("export", "runtime"),
+    "Other programs": ("neighbours",),
     "The command": ("cli", "commands", "completion", "manual"),
     "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model"),
 }
