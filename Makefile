@@ -49,6 +49,17 @@ test-ray:
 	PYTHONPATH=. .venv-ray/bin/python -m pytest --noconftest tests/test_batch.py tests/test_ray.py $(ARGS)
 	MRCNN_RAY=.venv-ray .venv/bin/python -m pytest tests/test_batch_models.py $(ARGS)
 
+# Results and models in the programs of others: supervision, SAHI, in .venv-neighbours.
+.PHONY: test-neighbours
+test-neighbours: .venv-neighbours/installed
+	@tools/venv.sh test
+	MRCNN_NEIGHBOURS=$(CURDIR)/.venv-neighbours/bin/python .venv/bin/python -m pytest tests/test_neighbours.py $(ARGS)
+
+.venv-neighbours/installed: requirements/neighbours.txt
+	$(or $(PYTHON),python3) -m venv .venv-neighbours
+	.venv-neighbours/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/neighbours.txt
+	touch $@
+
 parity:
 	@tools/venv.sh test
 	.venv/bin/python tests/parity.py $(ARGS)

@@ -50,6 +50,7 @@ ROOMS = {
     "Large images": ("tiles",),
     "Other runtimes": ("export", "runtime"),
     "Millions of images": ("batch", "listing", "places", "pool"),
+    "Other programs": ("neighbours",),
     "The command": ("cli", "commands", "completion", "manual"),
     "Inside": ("ops", "rewrite", "folding", "tta", "parallel_model"),
 }
