@@ -497,7 +497,10 @@ def train(
 def evaluate(
     model: MaskRCNN, dataset_dir: str | os.PathLike, subset: str, args: argparse.Namespace
 ) -> Evaluation:
-    """Prints COCO's figures, and by kind of image the bowl's metric and errors; see bowl.json."""
+    """Prints COCO's figures, and by kind of image the bowl's metric and errors; see bowl.json.
+
+    nuclei.png has some images with what was found, beside the truth.
+    """
     result, _ = _evaluate(model, _prepared(dataset_dir, subset), args)
     return result
 
@@ -506,12 +509,16 @@ def _evaluate(
     model: MaskRCNN, dataset: NucleusDataset, args: argparse.Namespace
 ) -> tuple[Evaluation, dict[str, dict[str, Any]]]:
     """`evaluate` of a dataset. Returns COCO's and the bowl's figures."""
-    from samples.nucleus import bowl
+    from samples.nucleus import bowl, drawing
 
     result = commands.evaluate(model, dataset, args)
     figures = bowl.evaluate(result, dataset)
     path = media.write_json(os.path.join(args.output, "bowl.json"), figures)
-    print(f"{path}\n\n{bowl.table(figures)}\n\n{bowl.error_table(figures)}")
+    picture = os.path.join(args.output, "nuclei.png")
+    examples = bowl.examples(list(bowl.labelled(result, dataset)))
+    with files.atomic(picture) as temporary:
+        drawing.draw_beside(examples, dataset).savefig(temporary)
+    print(f"{path}\n{picture}\n\n{bowl.table(figures)}\n\n{bowl.error_table(figures)}")
     return result, figures
 
 
@@ -521,7 +528,7 @@ def demo(args: argparse.Namespace) -> None:
     Args:
         args: of `main`: dataset, logs, output, epochs, seed, restart, set, limit.
     """
-    from samples.nucleus import bowl, drawing
+    from samples.nucleus import bowl
 
     train_set = _prepared(args.dataset, "train")
     val_set = _prepared(args.dataset, "val")
@@ -531,12 +538,8 @@ def demo(args: argparse.Namespace) -> None:
     args.weights = "last"
     used = commands.configure(NucleusSmallInferenceConfig(), args)
     model = commands.load_model("inference", commands.inference_config(used), args)
-    result, figures = _evaluate(model, val_set, args)
-    path = os.path.join(args.output, "nuclei.png")
-    images = list(bowl.labelled(result, val_set))
-    with files.atomic(path) as temporary:
-        drawing.draw_beside(bowl.examples(images), val_set).savefig(temporary)
-    print(f"\n{path}\n{bowl.headline(figures)}, trained in {seconds:.0f} s")
+    _, figures = _evaluate(model, val_set, args)
+    print(f"\n{bowl.headline(figures)}, trained in {seconds:.0f} s")
 
 
 def _prepared(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
