@@ -1,6 +1,7 @@
 """Runs of training: what is learnt, resuming, bad losses, checkpoints, every kind of input."""
 
 import datetime
+import importlib.util
 import json
 import logging
 import os
@@ -128,6 +129,56 @@ class _KillAt(keras.callbacks.Callback):
         self.left -= 1
         if self.left == 0:
             raise _Killed
+
+
+UNDER_JAX = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import h5py, keras, numpy as np
+from toy import Rectangles, ToyConfig
+from mrcnn import model as modellib, training
+
+assert keras.backend.backend() == "jax"
+config = ToyConfig(RESUME_SECONDS=0, STEPS_PER_EPOCH=3, MASK_HEAD_CONVS=1)
+model = modellib.MaskRCNN("training", config, sys.argv[2])
+first = [np.asarray(weight) for weight in model.keras_model.trainable_weights]
+path = training.resume_path(model.log_dir, config.NAME)
+steps = []
+
+
+class Reads(keras.callbacks.Callback):
+    def on_train_batch_end(self, batch, logs=None):
+        with h5py.File(path, "r") as file:
+            bias = file["mrcnn_class_logits"]["mrcnn_class_logits"]["bias:0"][()]
+        steps.append((training.read_state(path)["step"], float(np.abs(bias).sum())))
+
+
+history = model.train(
+    Rectangles(4), None, 0.01, 1, "all", custom_callbacks=[Reads()]
+).history
+assert np.isfinite(history["loss"]).all()
+assert [step for step, _ in steps] == [1, 2, 3], steps
+sums = [total for _, total in steps]
+assert 0 < sums[0] and len(set(sums)) == 3 and np.isfinite(sums).all(), sums
+last = [np.asarray(weight) for weight in model.keras_model.trainable_weights]
+assert any(np.abs(a - b).max() > 0 for a, b in zip(first, last))
+assert int(np.asarray(model.keras_model.optimizer.iterations)) == 3
+print("trained")
+"""
+
+
+@pytest.mark.slow  # JAX compiles for 100 CPU seconds
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_trains_under_jax(tmp_path):
+    """With a resume file after each step, which JAX has given the variables' memory away in."""
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_JAX, str(oracle.TESTS), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "trained"
 
 
 @pytest.mark.heavy
