@@ -203,13 +203,18 @@ def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) 
 
 
 def _add_export_options(made: argparse.ArgumentParser) -> None:
-    """Adds the options of export: --file, --size, --precision, --batch, --paste."""
+    """Adds the options of export: --file, and those of `add_export_options`."""
     made.add_argument(
         "--file",
         metavar="PATH",
         help="export: model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder"
         " (SavedModel)",
     )
+    add_export_options(made)
+
+
+def add_export_options(made: argparse.ArgumentParser) -> None:
+    """Adds what an exported file is to be: --size, --precision, --batch, --paste."""
     made.add_argument(
         "--size",
         nargs=2,
