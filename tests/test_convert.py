@@ -212,6 +212,18 @@ def test_mask_files(tmp_path, target):
     assert bottom.is_file()
 
 
+def test_a_small_object_on_a_large_one_keeps_its_pixels(tmp_path):
+    path = coco_file(tmp_path)
+    data = json.loads(path.read_text())
+    small = [12.0, 8.0, 16.0, 8.0, 16.0, 12.0, 12.0, 12.0]
+    data["annotations"][1]["segmentation"] = [small]
+    path.write_text(json.dumps(data))
+    report = convert.convert(path, "labels", tmp_path / "out")
+    first, second = np.moveaxis(annotations.read(tmp_path / "out").images[0].masks(), -1, 0)
+    assert (first.sum(), second.sum()) == (400 - 16, 16)
+    assert report.losses[convert.HIDDEN] == 0 and report.losses[convert.OVERLAPS] == 1
+
+
 def test_an_object_below_others_is_counted(tmp_path):
     path = coco_file(tmp_path)
     data = json.loads(path.read_text())
