@@ -211,44 +211,24 @@ def _add_output(made: argparse.ArgumentParser) -> None:
 
 
 def _detect_options(made: argparse.ArgumentParser) -> None:
+    from mrcnn import commands
+
     made.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos")
     _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
     _add_output(made)
-    made.add_argument(
-        "--tile",
-        type=_from_one,
-        metavar="PIXELS",
-        help="look at large images in tiles of this side; of a TIFF only windows are read, and its"
-        " objects are written as GeoJSON (default: at once)",
-    )
-    made.add_argument(
-        "--overlap",
-        type=_count,
-        metavar="PIXELS",
-        help="that tiles share (default: a fifth of --tile)",
-    )
+    commands.add_tile_options(made)
 
 
 def _export_options(made: argparse.ArgumentParser) -> None:
+    from mrcnn import commands
+
     made.add_argument(
         "file",
         metavar="FILE",
         help="model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder (SavedModel)",
     )
     _add_model(made, WEIGHTS + " (default: last)")
-    made.add_argument(
-        "--size",
-        nargs=2,
-        type=_from_one,
-        metavar=("HEIGHT", "WIDTH"),
-        help="pixels of the images (default: any; of LiteRT the molded image's)",
-    )
-    made.add_argument(
-        "--precision",
-        choices=("float32", "float16", "int8"),
-        default="float32",
-        help="where the format has it (default: %(default)s)",
-    )
+    commands.add_export_options(made)
 
 
 def _batch_options(made: argparse.ArgumentParser) -> None:
@@ -559,17 +539,14 @@ def _read(
 def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     """The images of a subset of --dataset; None where it has no such one.
 
-    Tried in turn: images of YOLO in a folder of that name; a json whose name or folder says the
-    subset; a folder of that name.
+    Tried in turn: a json whose name or folder says the subset; images of YOLO in a folder of that
+    name; a folder of that name.
     """
     from mrcnn import annotations, coco
 
     folder = pathlib.Path(args.dataset)
     keep_empty = subset == "val"
-    is_yolo = folder.suffix.lower() in annotations.YAML_SUFFIXES
-    if folder.is_dir() and not any(folder.glob("*.json")):
-        is_yolo = annotations.is_yolo(str(folder))
-    if is_yolo:
+    if folder.suffix.lower() in annotations.YAML_SUFFIXES:
         return _of_subset(_read(args, folder, None, keep_empty), subset)
     if not folder.is_dir():
         return None
@@ -577,6 +554,8 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         path = coco.find_json(folder, subset, year)
         if path.is_file() and _says(path, folder, subset):
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
+    if not any(folder.glob("*.json")) and annotations.is_yolo(str(folder)):
+        return _of_subset(_read(args, folder, None, keep_empty), subset)
     for word in coco.SUBSET_WORDS[subset]:
         if (folder / word).is_dir():
             return _read(args, folder / word, None, keep_empty)
@@ -982,17 +961,20 @@ def build_parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"mrcnn {mrcnn.__version__}")
     parsers = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, (help_text, add_options, _) in COMMANDS.items():
-        each = parsers.add_parser(
-            name,
-            help=help_text,
-            description=f"{help_text[0].upper()}{help_text[1:]}.",
-            epilog="examples:\n" + textwrap.indent(EXAMPLES[name], "  "),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        add_options(each)
-        _add_common(each)
+    for name, (help_text, _, _) in COMMANDS.items():
+        _fill(parsers.add_parser(name, help=help_text), name)
     made.set_defaults(parsers=parsers.choices)
+    return made
+
+
+def _fill(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """Gives a command's parser its words and options."""
+    help_text, add_options, _ = COMMANDS[name]
+    made.description = f"{help_text[0].upper()}{help_text[1:]}."
+    made.epilog = "examples:\n" + textwrap.indent(EXAMPLES[name], "  ")
+    made.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_options(made)
+    _add_common(made)
     return made
 
 
@@ -1002,13 +984,12 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     Inputs may stand before, between and behind the options, which argparse has for a parser of one
     command alone.
     """
-    made = build_parser()
-    parsers = made.get_default("parsers")
-    if arguments and arguments[0] in parsers:
-        args = parsers[arguments[0]].parse_intermixed_args(arguments[1:])
+    if arguments and arguments[0] in COMMANDS:
+        made = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
+        args = made.parse_intermixed_args(arguments[1:])
         args.command = arguments[0]
         return args
-    return made.parse_args(arguments)
+    return build_parser().parse_args(arguments)
 
 
 def _set_up() -> None:

@@ -203,13 +203,18 @@ def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) 
 
 
 def _add_export_options(made: argparse.ArgumentParser) -> None:
-    """Adds the options of export: --file, --size, --precision, --batch, --paste."""
+    """Adds the options of export: --file, and those of `add_export_options`."""
     made.add_argument(
         "--file",
         metavar="PATH",
         help="export: model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder"
         " (SavedModel)",
     )
+    add_export_options(made)
+
+
+def add_export_options(made: argparse.ArgumentParser) -> None:
+    """Adds what an exported file is to be: --size, --precision, --batch, --paste."""
     made.add_argument(
         "--size",
         nargs=2,
@@ -805,11 +810,23 @@ def _tiling(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _parted(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathlib.Path]]:
-    """The inputs, and those of them of which windows are read: TIFFs, with --tile."""
+    """The inputs, and those of them of which windows are read: TIFFs, with --tile.
+
+    Of what kinds of TIFF windows can't be read, `tiles.TiffImage` says; those are read whole.
+    """
     if not tiling:
         return list(inputs), []
+    from mrcnn import tiles
+
     found = media.find_files(list(inputs))
-    tiffs = [path for path in found if path.suffix.lower() in (".tif", ".tiff")]
+    tiffs = []
+    for path in found:
+        if path.suffix.lower() in (".tif", ".tiff"):
+            try:
+                tiles.TiffImage(path).close()
+                tiffs.append(path)
+            except (ValueError, OSError) as error:
+                logger.warning("%s; it is read as a whole", error)
     return [path for path in found if path not in tiffs], tiffs
 
 

@@ -56,7 +56,7 @@ SIMPLER = "outlines along pixels were simplified"
 KEYPOINTS = "objects had keypoints"
 ATTRIBUTES = "objects had attributes"
 CLASSES = "objects have lost their class: the format names none"
-OVERLAPS = "objects share pixels with others, which the first one keeps"
+OVERLAPS = "objects share pixels with smaller ones, which these keep"
 HIDDEN = "objects are left out: others have all their pixels"
 UNREAD = "files, images or regions can't be used and are left out"
 NO_FILE = "images have no file there; their annotations alone are written"
@@ -1029,17 +1029,19 @@ class _LabelsWriter(_MasksWriter):
             self.count(image, regions)
 
     def labels_of(self, image: AnnotatedImage, regions: Sequence[Region]) -> np.ndarray:
-        """[H, W] uint16: the number of the object of each pixel, the first of several."""
+        """[H, W] uint16: the number of the object of each pixel, of several the smallest one's."""
         labels = np.zeros((image.height, image.width), np.uint16)
-        for number, region in enumerate(regions, 1):
-            self.count_lost(region)
-            top, left, pixels = _crop_of(region, image)
+        crops = [_crop_of(region, image) for region in regions]
+        areas = [np.count_nonzero(pixels) for _, _, pixels in crops]
+        for number in sorted(range(len(crops)), key=areas.__getitem__):
+            self.count_lost(regions[number])
+            top, left, pixels = crops[number]
             place = labels[top : top + pixels.shape[0], left : left + pixels.shape[1]]
             free = pixels & (place == 0)
-            place[free] = number
+            place[free] = number + 1
             if not free.any():
                 self.losses[HIDDEN] += 1
-            elif np.count_nonzero(free) < np.count_nonzero(pixels):
+            elif np.count_nonzero(free) < areas[number]:
                 self.losses[OVERLAPS] += 1
         return labels
 

@@ -524,7 +524,8 @@ class TiffImage:
         crs: "EPSG:32633"; None where the file names none.
 
     Raises:
-        ImportError: tifffile is missing. ValueError, OSError: no TIFF that can be read.
+        ImportError: tifffile is missing. ValueError, OSError: no TIFF of which windows can be read:
+            of a palette, turned, or compressed by what tifffile needs imagecodecs for (LZW, JPEG).
     """
 
     # Side of the windows that are looked at for the range of the values, and how many along a side.
@@ -546,6 +547,7 @@ class TiffImage:
         try:
             self._pages = self._bands_of()
             page = self._pages[0]
+            self._check(page)
             self.shape = (int(page.imagelength), int(page.imagewidth), 3)
             self.transform = _transform_of(page)
             self.crs = _crs_of(page)
@@ -577,6 +579,21 @@ class TiffImage:
         if any(page.dtype is None for page in pages):
             raise ValueError(f"{self.path}: tifffile can't decode it")
         return pages
+
+    def _check(self, page: Any) -> None:
+        """ValueError for a file of which windows can't be read, or whose values mean other colours.
+
+        What compresses it may need a package that tifffile names.
+        """
+        kind = getattr(page.photometric, "name", str(page.photometric))
+        if kind not in ("MINISBLACK", "RGB", "YCBCR"):
+            raise ValueError(f"{self.path}: expected gray or RGB. Received: a TIFF of {kind}")
+        if int(page.tags.valueof("Orientation", 1)) != 1:
+            raise ValueError(f"{self.path}: expected a TIFF that isn't turned (Orientation 1)")
+        try:
+            _window_of_page(page, (0, 0, 1, 1))
+        except Exception as error:  # whatever the decoders raise
+            raise ValueError(f"{self.path}: its windows can't be decoded: {error}") from error
 
     def _range(self) -> tuple[float, float]:
         """The range of the values, of windows spread over the image."""

@@ -388,6 +388,38 @@ def test_detect_with_what_training_left(here, capsys, finds):
     assert code == 1 and "an object of settings and their values" in err
 
 
+def test_export_and_tiles_pass_their_options(here, capsys, monkeypatch):
+    """What each option says arrives where it is asked for."""
+    given = []
+
+    class Model(Finds):
+        def export(self, path, **options):
+            given.append({"path": path, **options})
+            return path
+
+        def detect(self, images, masks="dense", tile=None, overlap=None):
+            given.append((tile, overlap, [image.shape for image in images]))
+            return super().detect(images)
+
+    monkeypatch.setattr(commands, "load_model", lambda mode, config, args: Model(config))
+    monkeypatch.setattr(commands, "COCO_WEIGHTS", here / "coco.h5")
+    (here / "coco.h5").write_bytes(b"")
+    options = "--weights=coco --size 64 96 --precision=float16 --batch=2 --paste --json"
+    code, out, err = run(capsys, "export", "m.onnx", *options.split())
+    assert code == 0 and json.loads(out) == {"file": "m.onnx"}, err
+    names = given[0].pop("class_names")
+    assert len(names) == 81 and names[13 - 1] == "stop sign"
+    expected = dict(path="m.onnx", size=[64, 96], precision="float16", batch=2, paste=True)
+    assert given.pop() == expected
+    picture(here / "a.png")
+    for tiles in ("--tile=32 --overlap=8", "--tile=32"):
+        code, _, err = run(capsys, "detect", "a.png", "--weights=coco", *tiles.split())
+        assert code == 0, err
+    assert given == [(32, 8, [(40, 60, 3)]), (32, 6, [(40, 60, 3)])]
+    code, _, err = run(capsys, "detect", "a.png", "--weights=coco", "--overlap=8")
+    assert code == 2 and "--overlap goes with --tile" in err
+
+
 def test_settings_are_kept_beside_the_weights(here):
     settings = config.SmallConfig(NUM_CLASSES=4, MEAN_PIXEL=np.array([1.0, 2.0, 3.0]))
 

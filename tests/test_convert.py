@@ -119,6 +119,23 @@ def test_one_outline_fills_the_same_pixels(seed=0):
         np.testing.assert_array_equal(coco_mask.decode(code).astype(bool), mask)
 
 
+def test_outlines_along_pixels_are_drawn_as_any(monkeypatch):
+    """The quick way of drawing them against skimage's, cut by the image's edges too."""
+    rng = np.random.default_rng(1)
+    for _ in range(40):
+        mask = rng.random((9, 11)) < 0.6
+        mask[4, 5] = True
+        outer, holes = convert.outlines(mask)
+        x, y = rng.integers(-6, 12, 2).tolist()
+        loop = convert.joined(convert._moved([*outer, *holes], x, y))
+        quick = Polygons([loop], exact=True).mask(12, 13)
+        via = Polygons([[(a - 0.5, b - 0.5) for a, b in loop]]).mask(12, 13)
+        with monkeypatch.context() as patch:
+            patch.setattr(annotations, "_follows_pixels", lambda *given: False)
+            np.testing.assert_array_equal(Polygons([loop], exact=True).mask(12, 13), quick)
+        np.testing.assert_array_equal(via, quick)
+
+
 # ---- From COCO to each and back ------------------------------------------------------------------
 
 
@@ -193,6 +210,18 @@ def test_mask_files(tmp_path, target):
     if target == "labels":
         bottom = tmp_path / "out" / "images" / "a.png"
     assert bottom.is_file()
+
+
+def test_a_small_object_on_a_large_one_keeps_its_pixels(tmp_path):
+    path = coco_file(tmp_path)
+    data = json.loads(path.read_text())
+    small = [12.0, 8.0, 16.0, 8.0, 16.0, 12.0, 12.0, 12.0]
+    data["annotations"][1]["segmentation"] = [small]
+    path.write_text(json.dumps(data))
+    report = convert.convert(path, "labels", tmp_path / "out")
+    first, second = np.moveaxis(annotations.read(tmp_path / "out").images[0].masks(), -1, 0)
+    assert (first.sum(), second.sum()) == (400 - 16, 16)
+    assert report.losses[convert.HIDDEN] == 0 and report.losses[convert.OVERLAPS] == 1
 
 
 def test_an_object_below_others_is_counted(tmp_path):

@@ -349,6 +349,39 @@ def test_microscopy(tmp_path):
     np.testing.assert_array_equal(gray[..., 2], gray[..., 0])
 
 
+@pytest.mark.parametrize("kind", ("palette", "turned", "white", "cut"))
+def test_tiffs_that_are_read_as_a_whole(tmp_path, kind):
+    """Values that mean other colours are refused; the command reads such a file with its colours."""
+    labels = scene((100, 130), 2, 9)
+    path = tmp_path / "in" / "a.tif"
+    path.parent.mkdir()
+    if kind == "palette":
+        table = np.zeros((3, 256), np.uint16)
+        table[0], table[1] = np.arange(256) // 256 * 257, np.arange(256) * 257
+        tifffile.imwrite(path, labels.astype(np.uint8), photometric="palette", colormap=table)
+    elif kind == "turned":
+        turned = np.ascontiguousarray(drawn(labels)[::-1, ::-1])
+        tifffile.imwrite(path, turned, photometric="rgb", extratags=[(274, "H", 1, 3, False)])
+    elif kind == "white":
+        tifffile.imwrite(path, 255 - labels.astype(np.uint8), photometric="miniswhite")
+    else:
+        tifffile.imwrite(path, drawn(labels), photometric="rgb", tile=(64, 64), compression="zlib")
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match="a.tif"):
+        tiles.TiffImage(path)
+    args = argparse.Namespace(
+        inputs=[str(path.parent)], output=str(tmp_path / "out"), tile=64, overlap=16
+    )
+    if kind == "cut":
+        with pytest.raises(ValueError, match="none of the 1 files can be read"):
+            commands.detect(Sees(), ["BG", "even", "odd"], args)
+        return
+    commands.detect(Sees(), ["BG", "even", "odd"], args)
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(rows) == len(np.unique(labels)) - 1
+    assert not list((tmp_path / "out").glob("*.geojson"))
+
+
 def geo_tiff(path, pixels, raster_type=1):
     """A GeoTIFF of UTM zone 33, pixels of half a metre."""
     keys = (1, 1, 0, 3, 1024, 0, 1, 1, 1025, 0, 1, raster_type, 3072, 0, 1, 32633)
