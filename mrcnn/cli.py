@@ -249,6 +249,15 @@ def _export_options(made: argparse.ArgumentParser) -> None:
         default="float32",
         help="where the format has it (default: %(default)s)",
     )
+    made.add_argument(
+        "--batch",
+        type=_from_one,
+        metavar="N",
+        help="images at a time (default: any number; of LiteRT 1)",
+    )
+    made.add_argument(
+        "--paste", action="store_true", help="masks of the whole image, not of the boxes"
+    )
 
 
 def _batch_options(made: argparse.ArgumentParser) -> None:

@@ -10,7 +10,7 @@ import types
 import numpy as np
 import pytest
 
-from mrcnn import commands, export, inference, masks, runtime, utils
+from mrcnn import cli, commands, export, inference, masks, runtime, utils
 from mrcnn.config import Config
 
 NAMES = ["BG", "bright", "dark"]
@@ -612,7 +612,11 @@ def test_command(toy_detector, tmp_path, monkeypatch, capsys):
     assert commands.export(model, NAMES, args) == "m.onnx"
     assert asked["size"] == [64, 96] and asked["class_names"] == NAMES
     assert asked["batch"] == 2 and asked["paste"] and asked["precision"] == "float32"
-    assert capsys.readouterr().out == "m.onnx\n"
+    of_samples = dict(asked)
+    args = cli._parse(["export", "m.onnx", "--size", "64", "96", "--batch=2", "--paste"])
+    commands.export(model, NAMES, args)
+    assert asked == of_samples
+    assert capsys.readouterr().out == "m.onnx\n" * 2
 
 
 # ---- The second environment ----------------------------------------------------------------------
