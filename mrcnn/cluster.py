@@ -1,9 +1,9 @@
 """Training on several devices and machines: which they are, what they share, the loop of steps.
 
-Of several machines each runs the same script. TF_CONFIG (set by hand, or by Kubeflow, Vertex AI, SageMaker) or
-the variables of a step of Slurm say who the others are; `MRCNN_CLUSTER=none` in the environment
-trains on one all the same. A batch is then so many times as large: each machine makes and computes
-its share, gradients are averaged, and weights stay equal. The first, the chief, writes.
+Of several machines each runs the same script. TF_CONFIG (set by hand, or by Kubeflow, Vertex AI,
+SageMaker) or the variables of a step of Slurm say who the others are; `MRCNN_CLUSTER=none` in the
+environment trains on one all the same. A batch is then so many times as large: each machine makes
+and computes its share, gradients are averaged, weights stay equal. The first, the chief, writes.
 
 Keras's own `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras-team/keras #20585);
 `fit` here calls the same steps, callbacks and metrics in the same order.

@@ -108,6 +108,13 @@ def find(text: str | os.PathLike) -> tuple[LocalFiles | RemoteFiles, str]:
     return remote, remote.path_of(rest)
 
 
+def without_options(text: str) -> str:
+    """A path, or an address without the options behind it, which may hold keys."""
+    if is_address(text):
+        return text[: len(text) - len(_query_of(text))]
+    return text
+
+
 def _query_of(address: str) -> str:
     """The options at the end of an address, "" where there are none."""
     match = QUERY.search(address)
