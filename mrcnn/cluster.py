@@ -17,6 +17,7 @@ import json
 import logging
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -117,7 +118,10 @@ def _slurm() -> Any:
     """TensorFlow's resolver of Slurm's variables; it shares a node's GPUs among its tasks."""
     import tensorflow as tf
 
-    return tf.distribute.cluster_resolver.SlurmClusterResolver()
+    options: dict[str, Any] = {}
+    if shutil.which("nvidia-smi") is None:  # which it asks for the number of GPUs
+        options = {"gpus_per_node": 0, "gpus_per_task": 0, "auto_set_gpu": False}
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
 
 
 def _of_slurm() -> Cluster:
