@@ -238,7 +238,7 @@ def _summed(network: Any, values: np.ndarray) -> np.ndarray:
     strategy = network.distribute_strategy
     devices = devices_here(network)
 
-    @tf.function
+    @tf.function(autograph=False)
     def total(array):
         def of_replica():
             context = tf.distribute.get_replica_context()
@@ -263,7 +263,8 @@ class _naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         if self.cluster is None or type(error).__name__ not in LOST:
             return
-        text = " ".join(str(error).split())
+        # Before it comes where in the program the exchange is.
+        text = " ".join(str(error).split()).rpartition("aborted by: ")[2]
         tasks = [int(number) for number in re.findall(r"/task:(\d+)", text)]
         others = [task for task in tasks if task != self.cluster.index] or tasks
         name = "another machine"
@@ -295,8 +296,9 @@ class Steps:
         self.strategy = network.distribute_strategy
         self.devices = devices_here(network)
         signature = [tuple(specs)] * self.devices
-        self.train = tf.function(self._step(network.train_step), input_signature=signature)
-        self.test = tf.function(self._step(network.test_step), input_signature=signature)
+        options = {"input_signature": signature, "autograph": False}
+        self.train = tf.function(self._step(network.train_step), **options)
+        self.test = tf.function(self._step(network.test_step), **options)
 
     def _step(self, function: Callable) -> Callable:
         """A step of parts of a batch, one for each device here; returns the means of all."""
