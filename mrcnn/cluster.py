@@ -120,7 +120,9 @@ def _slurm() -> Any:
 
     options: dict[str, Any] = {}
     if shutil.which("nvidia-smi") is None:  # which it asks for the number of GPUs
-        options = {"gpus_per_node": 0, "gpus_per_task": 0, "auto_set_gpu": False}
+        # Without any it has no place for a task: as many as there are tasks, of which none is used.
+        count = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        options = {"gpus_per_node": count, "gpus_per_task": 1, "auto_set_gpu": False}
     return tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
 
 

@@ -226,6 +226,7 @@ def test_a_killed_worker_ends_the_others_and_all_go_on(tmp_path):
         assert time.monotonic() < deadline and processes[0].poll() is None
         time.sleep(0.1)
     processes[1].send_signal(signal.SIGKILL)
+    processes[1].communicate()
     killed = time.monotonic()
     text = processes[0].communicate(timeout=120)[0]
     assert time.monotonic() - killed < 60
