@@ -127,7 +127,7 @@ def _slurm() -> Any:
 
 
 def _of_slurm() -> Cluster:
-    workers = tuple(_slurm().cluster_spec().task_addresses("worker").values())
+    workers = tuple(_slurm().cluster_spec().job_tasks("worker"))
     return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
 
 
