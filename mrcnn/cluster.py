@@ -39,23 +39,23 @@ class Cluster(NamedTuple):
 
     Attributes:
         workers: "host:port" of each, the chief first.
-        index: of this one.
+        number: of this one, from 0.
         by: "TF_CONFIG" or "Slurm".
     """
 
     workers: tuple[str, ...]
-    index: int
+    number: int
     by: str
 
     @property
     def is_chief(self) -> bool:
         """Whether this one writes."""
-        return self.index == 0
+        return self.number == 0
 
     @property
     def share(self) -> tuple[int, int]:
         """(i, n): this one's share of a batch, see `data.TrainingBatches`."""
-        return self.index, len(self.workers)
+        return self.number, len(self.workers)
 
 
 def find() -> Cluster | None:
@@ -155,7 +155,7 @@ def strategy(cluster: Cluster, count: int) -> Any:
         )
     logger.warning(
         "Worker %d of %d (by %s): %s",
-        cluster.index,
+        cluster.number,
         len(cluster.workers),
         cluster.by,
         ", ".join(cluster.workers),
@@ -203,7 +203,8 @@ def devices_here(network: Any) -> int:
 def from_chief(network: Any, text: str) -> str:
     """The chief's text, on every machine; all must ask for it."""
     said = np.zeros(LONGEST, np.int32)
-    if of(network).is_chief:
+    cluster: Any = of(network)
+    if cluster.is_chief:
         letters = text.encode("utf-8", "surrogateescape")
         if len(letters) > LONGEST:
             raise ValueError(f"At most {LONGEST} bytes go to the others. Received: {len(letters)}")
@@ -218,10 +219,10 @@ def check_agreement(network: Any, what: str, value: Any) -> None:
     Raises:
         ValueError: on another machine it is another; names the first, and its value here.
     """
-    cluster = of(network)
+    cluster: Any = of(network)
     digest = hashlib.blake2b(repr(value).encode(), digest_size=3).digest()
     said = np.zeros(len(cluster.workers), np.int32)
-    said[cluster.index] = 1 + int.from_bytes(digest, "little")
+    said[cluster.number] = 1 + int.from_bytes(digest, "little")
     heard = _summed(network, said)
     others = np.flatnonzero(heard != heard[0])
     if len(others):
@@ -268,13 +269,13 @@ class _naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
         # Before it comes where in the program the exchange is.
         text = " ".join(str(error).split()).rpartition("aborted by: ")[2]
         tasks = [int(number) for number in re.findall(r"/task:(\d+)", text)]
-        others = [task for task in tasks if task != self.cluster.index] or tasks
+        others = [task for task in tasks if task != self.cluster.number] or tasks
         name = "another machine"
         if others and others[0] < len(self.cluster.workers):
             name = f"worker {others[0]} ({self.cluster.workers[others[0]]})"
         raise ConnectionError(
             f"{name} is gone, or can't be reached: training stopped on this one, worker"
-            f" {self.cluster.index}. Start all of them again with the same commands, from"
+            f" {self.cluster.number}. Start all of them again with the same commands, from"
             f" find_last(), to go on. TensorFlow says: {text[:300]}"
         ) from error
 

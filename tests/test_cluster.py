@@ -65,7 +65,7 @@ def test_one_machine(environment):
 def test_tf_config(environment, kind, index, groups, place):
     environment.setenv("TF_CONFIG", tf_config(kind, index, **groups))
     found = cluster.find()
-    assert found.index == place and found.share == (place, 2) and found.by == "TF_CONFIG"
+    assert found.number == place and found.share == (place, 2) and found.by == "TF_CONFIG"
     assert found.is_chief == (place == 0)
     assert found.workers == tuple(groups.get("chief", groups.get("master", []))) + tuple(
         groups["worker"]
