@@ -622,7 +622,7 @@ def _read(entry: listing.Entry, content: Callable[[], np.ndarray]) -> _Image:
     """An image, or why it can't be read."""
     try:
         return _Image(entry, content())
-    except (OSError, ValueError, MemoryError) as error:
+    except Exception as error:  # whatever it is, it is this image that it is about
         return _Image(entry, None, _reason(error))
 
 

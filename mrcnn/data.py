@@ -1566,6 +1566,8 @@ class TrainingBatches:
         random_rois: RoIs of an image to add to the inputs, 0 for none.
         detection_targets: with random_rois, return their targets as well.
         needs_objects: raise a DatasetError when a whole pass has had no object.
+        share: (i, n) for the i-th of n shares of a batch n times as large: that of one of several
+            machines, which together see each image once in a pass.
     """
 
     def __init__(
@@ -1583,8 +1585,10 @@ class TrainingBatches:
         detection_targets: bool = False,
         jitter: bool = False,
         needs_objects: bool = False,
+        share: tuple[int, int] = (0, 1),
     ):
         self.dataset = dataset
+        self.share = share
         self.config = config = as_config(config)
         self.shuffle = shuffle
         self.seed = seed
@@ -1610,7 +1614,7 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         """Batches that a pass takes, the last one shared with the next pass."""
-        return math.ceil(len(self.dataset.image_ids) / self.batch_size)
+        return math.ceil(len(self.dataset.image_ids) / (self.batch_size * self.share[1]))
 
     def image_ids(self, step: int) -> list[int]:
         """The image ids of a batch, in order."""
@@ -1618,7 +1622,9 @@ class TrainingBatches:
 
     def _numbers(self, step: int) -> range:
         """The numbers of a batch's examples in the run."""
-        return range(step * self.batch_size, (step + 1) * self.batch_size)
+        place, shares = self.share
+        start = (step * shares + place) * self.batch_size
+        return range(start, start + self.batch_size)
 
     def _image_id(self, number: int) -> int:
         """The image of an example of the run."""

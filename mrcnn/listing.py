@@ -165,7 +165,7 @@ def _is_table(path: str) -> bool:
 def _of_file(found: Any, path: str) -> Entry:
     """An image with a file of its own."""
     address = found.address(path)
-    return Entry(printable(address), places.absolute(address))
+    return Entry(printable(places.without_options(address)), places.absolute(address))
 
 
 def printable(text: str) -> str:

@@ -15,6 +15,7 @@ import fnmatch
 import glob
 import importlib
 import itertools
+import logging
 import os
 import re
 import threading
@@ -29,6 +30,8 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
 
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://([^/?]*)/?")
 # Options of pyarrow.fs behind an address: ?region=eu-west-1&endpoint_override=...
@@ -106,6 +109,13 @@ def find(text: str | os.PathLike) -> tuple[LocalFiles | RemoteFiles, str]:
     remote = _remote(head, query)
     rest = text[match.end() : len(text) - len(query)]
     return remote, remote.path_of(rest)
+
+
+def without_options(text: str) -> str:
+    """A path, or an address without the options behind it, which may hold keys."""
+    if is_address(text):
+        return text[: len(text) - len(_query_of(text))]
+    return text
 
 
 def _query_of(address: str) -> str:
@@ -241,6 +251,8 @@ class LocalFiles:
                         f"Another process is writing to {os.path.dirname(os.path.dirname(path))}:"
                         " wait for its end, or choose another folder"
                     ) from error
+                except OSError as error:  # some network file systems have no locks
+                    logger.debug("%s is not locked: %s", path, error)
             yield
 
 

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrcnn import data, evaluate, files, media, ops as kernels, rewrite, weights
+from mrcnn import cluster, data, evaluate, files, media, ops as kernels, rewrite, weights
 from mrcnn.config import Config
 from mrcnn.rewrite import register
 from mrcnn.utils import Dataset
@@ -613,7 +613,13 @@ def strategy(count):
 
     GPUs, or CPUs where there is no GPU. With fewer devices than asked for, the whole batch goes to
     one of them, which gives the same losses and gradients but takes longer, and a warning says so.
+    On one of several machines, see `cluster.find`, it is one over the devices of all.
     """
+    machines = None
+    if keras.backend.backend() == "tensorflow":
+        machines = cluster.find()
+    if machines is not None:
+        return cluster.strategy(machines, count)
     if count == 1:
         return None
     if keras.backend.backend() != "tensorflow":
@@ -716,19 +722,43 @@ class BatchStream:
         """
         import tensorflow as tf
 
-        (arrays,) = first = self.take()
-        specs = []
-        for array, shape in zip(arrays, shapes):
-            sides = array.shape
-            if self.batches.config.IMAGE_RESIZE_MODE not in ("square", "crop"):
-                sides = (len(array), *shape[1:])
-            specs.append(tf.TensorSpec(sides, array.dtype))
+        first = self.take()
+        specs = self._specs_of(first, shapes)
 
         def batches():
             return itertools.chain([first], self.generator())
 
         dataset = tf.data.Dataset.from_generator(batches, output_signature=(tuple(specs),))
         return dataset.prefetch(tf.data.AUTOTUNE)
+
+    def specs(self, shapes: Sequence[tuple], parts: int = 1) -> list[Any]:
+        """[tf.TensorSpec] of the inputs of a part of a batch; the batch that tells is not taken.
+
+        Args:
+            shapes: as of `dataset`.
+            parts: into how many equal ones a batch is divided.
+        """
+        import tensorflow as tf
+
+        inputs, _, _ = self.batches.batch(self.next_step)
+        first = (tuple(_transferable(x) for x in inputs),)
+        specs = []
+        for spec in self._specs_of(first, shapes):
+            specs.append(tf.TensorSpec((spec.shape[0] // parts, *spec.shape[1:]), spec.dtype))
+        return specs
+
+    def _specs_of(self, first, shapes):
+        """[tf.TensorSpec] of the inputs of batches like this one."""
+        import tensorflow as tf
+
+        (arrays,) = first
+        specs = []
+        for array, shape in zip(arrays, shapes):
+            sides = array.shape
+            if self.batches.config.IMAGE_RESIZE_MODE not in ("square", "crop"):
+                sides = (len(array), *shape[1:])
+            specs.append(tf.TensorSpec(sides, array.dtype))
+        return specs
 
     def close(self) -> None:
         """Stops the threads."""
@@ -1006,6 +1036,8 @@ class Checkpoints(keras.callbacks.Callback):
         owner = self.run.owner
         owner.epoch = epoch + 1
         self.run.step = 0
+        if not self.run.writes():
+            return
         path = owner.checkpoint_path.format(epoch=epoch + 1)
         with averaged(self.run.network), _writing(path):
             weights.save(self.run.network, path)
@@ -1107,7 +1139,8 @@ class EvaluationCallback(keras.callbacks.Callback):
         self._figures = _logged_figures(self.evaluation)
         text = ", ".join(f"{name} {ap:.4f}" for name, ap in self._figures.items())
         logger.info("epoch %d: %s", epoch + 1, text)
-        if self.pictures:
+        machines = cluster.of(self.owner.keras_model)
+        if self.pictures and (machines is None or machines.is_chief):
             self._show(model, image_ids[: self.pictures], epoch)
 
     def _detector(self):
@@ -1259,6 +1292,15 @@ def _is_number(value):
         return False
 
 
+# Callbacks that write, and do nothing else.
+WRITERS = (
+    keras.callbacks.ModelCheckpoint,
+    keras.callbacks.CSVLogger,
+    keras.callbacks.TensorBoard,
+    keras.callbacks.BackupAndRestore,
+)
+
+
 # ---- A run ---------------------------------------------------------------------------------------
 
 
@@ -1283,6 +1325,7 @@ class Run:
         self.owner = owner
         self.config = owner.config
         self.network = owner.keras_model
+        self.cluster = cluster.of(self.network)
         self.train_dataset = train_dataset
         self.val_dataset = val_dataset
         self.augmentation = augmentation
@@ -1297,7 +1340,25 @@ class Run:
         self.seed = self.config.SEED
         if self.seed is None:
             self.seed = int(np.random.default_rng().integers(2**31))
+        if self.cluster is not None:
+            self._take_from_chief()
         self.resume_path = resume_path(owner.log_dir, self.config.NAME)
+
+    def _take_from_chief(self):
+        """The folder and the seed of the chief, whose clock and whose draw may be others."""
+        said = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
+        heard = json.loads(cluster.from_chief(self.network, said))
+        self.owner.log_dir, self.owner.checkpoint_path, self.seed = heard
+
+    def _share(self):
+        """This machine's share of a batch, see `data.TrainingBatches`."""
+        if self.cluster is None:
+            return 0, 1
+        return self.cluster.share
+
+    def writes(self) -> bool:
+        """Whether this process writes files: not where another machine's does."""
+        return self.cluster is None or self.cluster.is_chief
 
     def plan(self) -> dict[str, Any]:
         """What must be equal for a run to go on, as JSON has it."""
@@ -1306,7 +1367,7 @@ class Run:
             "layers": self.layer_regex,
             "learning_rate": float(self.learning_rate),
             "steps_per_epoch": self.config.STEPS_PER_EPOCH,
-            "batch_size": self.config.BATCH_SIZE,
+            "batch_size": self.config.BATCH_SIZE * self._share()[1],
             "optimizer": getattr(self.config.OPTIMIZER, "__name__", self.config.OPTIMIZER),
         }
         if self.config.EMA_MOMENTUM:
@@ -1315,6 +1376,8 @@ class Run:
 
     def save(self) -> None:
         """Writes the resume file: weights, optimizer, draws, epoch, step, seed."""
+        if not self.writes():
+            return
         if keras.backend.backend() == "jax":
             # Within an epoch the variables are empty: their values went into the compiled step.
             self.network.jax_state_sync()
@@ -1345,7 +1408,8 @@ class Run:
     def fit(self) -> keras.callbacks.History | None:
         """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
         os.makedirs(self.owner.log_dir, exist_ok=True)
-        _remove_parts(self.owner.log_dir, self.config.NAME)
+        if self.writes():
+            _remove_parts(self.owner.log_dir, self.config.NAME)
         state = self._state_of_these_weights()
         goes_on = state is not None and self._is_of_this_plan(state)
         self.checkpoint = fingerprint(self.network)
@@ -1357,7 +1421,11 @@ class Run:
             self._restore("mrcnn_optimizer")
         if state:
             self._restore("mrcnn_draws")
-        self._say_what_begins()
+        if self.cluster is not None:
+            begins = [self.owner.epoch, self.step, self.seed, self.plan(), bool(goes_on)]
+            cluster.check_agreement(self.network, "What training goes on from", begins)
+        if self.writes():
+            self._say_what_begins()
         try:
             return self._fit_stages()
         finally:
@@ -1494,13 +1562,17 @@ class Run:
         streams = [stream]
         validation = {}
         if self.val_dataset is not None and self.config.VALIDATION_STEPS:
-            val_batches = data.TrainingBatches(self.val_dataset, self.config, seed=self.seed)
+            val_batches = data.TrainingBatches(
+                self.val_dataset, self.config, seed=self.seed, share=self._share()
+            )
             val_stream = BatchStream(val_batches, 0, self.config.WORKERS)
             streams.append(val_stream)
             validation["validation_data"] = val_stream.generator()
             validation["validation_steps"] = self.config.VALIDATION_STEPS
         callbacks = self._stage_callbacks(stream)
         try:
+            if cluster.several_devices(self.network):
+                return self._fit_on_devices(stream, last, steps, callbacks, validation)
             with _without_retracing_warnings():
                 return self.network.fit(
                     self._for_fit(stream),
@@ -1520,13 +1592,27 @@ class Run:
             for used in streams:
                 used.close()
 
+    def _fit_on_devices(self, stream, last, steps, callbacks, validation):
+        """`fit` on several devices, of this machine or of several."""
+        return cluster.fit(
+            self.network,
+            stream.generator(),
+            stream.specs(
+                [tuple(each.shape) for each in self.network.inputs], self.config.GPU_COUNT
+            ),
+            self.owner.epoch,
+            last,
+            steps,
+            callbacks,
+            **validation,
+        )
+
     def _for_fit(self, stream):
         """A stream as `fit` takes it."""
-        # Other backends have no strategy, and take what Python yields.
-        strategy = getattr(self.network, "distribute_strategy", None)
-        if strategy is None or strategy.num_replicas_in_sync > 1:
-            return stream.generator()
-        return stream.dataset([tuple(each.shape) for each in self.network.inputs])
+        # Other backends have no `tf.data`, and take what Python yields.
+        if keras.backend.backend() == "tensorflow":
+            return stream.dataset([tuple(each.shape) for each in self.network.inputs])
+        return stream.generator()
 
     def _training_stream(self):
         """The batches from the next step on."""
@@ -1538,6 +1624,7 @@ class Run:
             no_augmentation_sources=self.no_augmentation_sources,
             jitter=True,
             needs_objects=True,
+            share=self._share(),
         )
         first = self.owner.epoch * self.config.STEPS_PER_EPOCH + self.step
         return BatchStream(batches, first, self.config.WORKERS)
@@ -1546,19 +1633,22 @@ class Run:
         """Those of the run and of the user, in the order in which they are called.
 
         Evaluations come first, so that TensorBoard and every other callback find their figures.
+        Where another machine writes, Keras's callbacks that do nothing else are left out.
         """
         evaluations = []
         others = []
         for callback in self.callbacks:
             if isinstance(callback, EvaluationCallback):
                 evaluations.append(callback)
-            else:
+            elif self.writes() or not isinstance(callback, WRITERS):
                 others.append(callback)
         callbacks = [StopOnBadLoss(stream), Checkpoints(self)]
         if uses_averages(self.network):
             callbacks.append(AverageInValidation())
         callbacks.extend(evaluations)
-        if importlib.util.find_spec("tensorboard"):
+        if not self.writes():
+            pass
+        elif importlib.util.find_spec("tensorboard"):
             callbacks.append(keras.callbacks.TensorBoard(self.owner.log_dir))
         else:
             logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)

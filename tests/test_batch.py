@@ -106,6 +106,8 @@ def test_addresses_and_paths():
     assert places.joined("/data", "a.jpg") == "/data/a.jpg"
     assert places.joined("/data", "/other/a.jpg") == "/other/a.jpg"
     assert places.joined("/data", "gs://b/a.jpg") == "gs://b/a.jpg"
+    assert places.without_options("s3://b/c#?d.jpg?region=x") == "s3://b/c#?d.jpg"
+    assert places.without_options("/b/c?region=x") == "/b/c?region=x"
     assert places.parent("s3://b/c/d.parquet?region=x") == "s3://b/c?region=x"
     assert places.find("file:///data/a%20b.jpg") == (places.LOCAL, "/data/a b.jpg")
 

@@ -32,7 +32,7 @@ manual = _load_manual()
 # The reference by rooms, in the order in which they are read. A module that stands in none of them
 # comes under "Others", so that a new one is never missing.
 ROOMS = {
-    "The model": ("model", "config", "training", "inference"),
+    "The model": ("model", "config", "training", "cluster", "inference"),
     "Data": (
         "utils",
         "boxes",

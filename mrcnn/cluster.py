@@ -1,0 +1,413 @@
+"""Training on several devices and machines: which they are, what they share, the loop of steps.
+
+Of several machines each runs the same script. TF_CONFIG (set by hand, or by Kubeflow, Vertex AI,
+SageMaker) or the variables of a step of Slurm say who the others are; `MRCNN_CLUSTER=none` in the
+environment trains on one all the same. A batch is then so many times as large: each machine makes
+and computes its share, gradients are averaged, weights stay equal. The first, the chief, writes.
+
+Keras's own `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras-team/keras #20585);
+`fit` here calls the same steps, callbacks and metrics in the same order.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+logger = logging.getLogger(__name__)
+
+# Set to "none", machines that could find each other train apart.
+VARIABLE = "MRCNN_CLUSTER"
+# Bytes of a text that the chief tells the others.
+LONGEST = 4096
+# Errors of TensorFlow that another machine's death, or an exchange without it, ends in.
+LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError", "InternalError")
+
+
+class Cluster(NamedTuple):
+    """The machines that train together.
+
+    Attributes:
+        workers: "host:port" of each, the chief first.
+        number: of this one, from 0.
+        by: "TF_CONFIG" or "Slurm".
+    """
+
+    workers: tuple[str, ...]
+    number: int
+    by: str
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether this one writes."""
+        return self.number == 0
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """(i, n): this one's share of a batch, see `data.TrainingBatches`."""
+        return self.number, len(self.workers)
+
+
+def find() -> Cluster | None:
+    """The cluster that the environment describes; None for one machine.
+
+    Raises:
+        ValueError: a TF_CONFIG that describes none; says what it has.
+    """
+    if os.environ.get(VARIABLE, "").lower() == "none":
+        return None
+    found = None
+    if os.environ.get("TF_CONFIG", "").strip():
+        found = _of_tf_config(os.environ["TF_CONFIG"])
+    elif _is_in_slurm():
+        found = _of_slurm()
+    if found is None or len(found.workers) == 1:
+        return None
+    return found
+
+
+def _of_tf_config(text: str) -> Cluster | None:
+    """The cluster of TF_CONFIG: its chief, if it names one, and its workers."""
+    expected = (
+        'TF_CONFIG is json such as {"cluster": {"worker": ["a:2222", "b:2222"]}, "task":'
+        ' {"type": "worker", "index": 0}}.'
+    )
+    try:
+        said = json.loads(text)
+        groups = said.get("cluster") or {}
+        task = said.get("task") or {}
+        kind = task.get("type", "worker")
+        index = int(task.get("index", 0))
+        chiefs = list(groups.get("chief") or groups.get("master") or [])
+        workers = list(groups.get("worker") or [])
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{expected} Received: {text[:200]} ({error})") from error
+    if not chiefs and not workers:
+        return None
+    if kind not in ("chief", "master", "worker"):
+        raise ValueError(
+            f"{expected} Only a chief and workers train together. Received: the type {kind!r}"
+        )
+    place = index
+    if kind == "worker":
+        place += len(chiefs)
+    everyone = tuple(map(str, chiefs + workers))
+    if not 0 <= index or place >= len(everyone) or len(chiefs) > 1:
+        raise ValueError(f"{expected} Received: {text[:200]}")
+    return Cluster(everyone, place, "TF_CONFIG")
+
+
+def _is_in_slurm() -> bool:
+    """Whether this process is one of several of a step that srun has started."""
+    count = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    return count.isdigit() and int(count) > 1 and "SLURM_PROCID" in os.environ
+
+
+@functools.cache
+def _slurm() -> Any:
+    """TensorFlow's resolver of Slurm's variables; it shares a node's GPUs among its tasks."""
+    import tensorflow as tf
+
+    options: dict[str, Any] = {}
+    if shutil.which("nvidia-smi") is None:  # which it asks for the number of GPUs
+        # Without any it has no place for a task: as many as there are tasks, of which none is used.
+        count = int(os.environ["SLURM_STEP_NUM_TASKS"])
+        options = {"gpus_per_node": count, "gpus_per_task": 1, "auto_set_gpu": False}
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
+
+
+def _of_slurm() -> Cluster:
+    workers = tuple(_slurm().cluster_spec().job_tasks("worker"))
+    return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
+
+
+# ---- TensorFlow's strategy -----------------------------------------------------------------------
+
+
+@functools.cache
+def strategy(cluster: Cluster, count: int) -> Any:
+    """The `tf.distribute.MultiWorkerMirroredStrategy` of a cluster; waits for all its machines.
+
+    Args:
+        cluster: of `find`.
+        count: GPU_COUNT, the devices of each machine.
+
+    Raises:
+        ValueError: fewer devices than that, or TensorFlow has computed something before.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if count > max(1, len(gpus)):
+        raise ValueError(
+            f"GPU_COUNT is the number of devices of each machine, here {max(1, len(gpus))}."
+            f" Received: {count}"
+        )
+    logger.warning(
+        "Worker %d of %d (by %s): %s",
+        cluster.number,
+        len(cluster.workers),
+        cluster.by,
+        ", ".join(cluster.workers),
+    )
+    try:
+        if gpus:
+            tf.config.set_visible_devices(gpus[:count], "GPU")
+        if cluster.by == "Slurm":
+            made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_slurm())
+        else:
+            made = tf.distribute.MultiWorkerMirroredStrategy()
+    except RuntimeError as error:
+        raise ValueError(
+            "A model that trains on several machines is made before TensorFlow computes anything"
+            f" in the process. Received: {error}"
+        ) from error
+    made.mrcnn_cluster = cluster
+    return made
+
+
+def of(network: Any) -> Cluster | None:
+    """The cluster on which a network trains; None for one machine."""
+    strategy = getattr(network, "distribute_strategy", None)
+    return getattr(strategy, "mrcnn_cluster", None)
+
+
+def several_devices(network: Any) -> bool:
+    """Whether a network trains on more than one device, of this machine or of several."""
+    strategy = getattr(network, "distribute_strategy", None)
+    return strategy is not None and strategy.num_replicas_in_sync > 1
+
+
+def devices_here(network: Any) -> int:
+    """How many of a network's devices this machine has."""
+    machines = 1
+    cluster = of(network)
+    if cluster is not None:
+        machines = len(cluster.workers)
+    return network.distribute_strategy.num_replicas_in_sync // machines
+
+
+# ---- What the machines tell each other -----------------------------------------------------------
+
+
+def from_chief(network: Any, text: str) -> str:
+    """The chief's text, on every machine; all must ask for it."""
+    said = np.zeros(LONGEST, np.int32)
+    cluster: Any = of(network)
+    if cluster.is_chief:
+        letters = text.encode("utf-8", "surrogateescape")
+        if len(letters) > LONGEST:
+            raise ValueError(f"At most {LONGEST} bytes go to the others. Received: {len(letters)}")
+        said[: len(letters)] = np.frombuffer(letters, np.uint8)
+    heard = _summed(network, said)
+    return bytes(heard[heard > 0].astype(np.uint8)).decode("utf-8", "surrogateescape")
+
+
+def check_agreement(network: Any, what: str, value: Any) -> None:
+    """Checks that a value is the same on every machine; all must call it.
+
+    Raises:
+        ValueError: on another machine it is another; names the first, and its value here.
+    """
+    cluster: Any = of(network)
+    digest = hashlib.blake2b(repr(value).encode(), digest_size=3).digest()
+    said = np.zeros(len(cluster.workers), np.int32)
+    said[cluster.number] = 1 + int.from_bytes(digest, "little")
+    heard = _summed(network, said)
+    others = np.flatnonzero(heard != heard[0])
+    if len(others):
+        place = int(others[0])
+        raise ValueError(
+            f"{what} is the same on every machine, so the folder of the logs is one that all see"
+            f" and the scripts are equal. Worker {place} ({cluster.workers[place]}) has another"
+            f" than the chief. Here it is: {value}"
+        )
+
+
+def _summed(network: Any, values: np.ndarray) -> np.ndarray:
+    """The sum of arrays of all machines."""
+    import tensorflow as tf
+
+    strategy = network.distribute_strategy
+    devices = devices_here(network)
+
+    @tf.function(autograph=False)
+    def total(array):
+        def of_replica():
+            context = tf.distribute.get_replica_context()
+            # A copy, made on the replica's device: what is given from outside has none.
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(array))
+
+        return strategy.experimental_local_results(strategy.run(of_replica))[0]
+
+    with _naming_the_lost(network):
+        return total(tf.constant(values)).numpy() // devices
+
+
+class _naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
+    """Turns TensorFlow's errors of a lost machine into one that names it."""
+
+    def __init__(self, network: Any):
+        self.cluster = of(network)
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        if self.cluster is None or type(error).__name__ not in LOST:
+            return
+        # Before it comes where in the program the exchange is.
+        text = " ".join(str(error).split()).rpartition("aborted by: ")[2]
+        tasks = [int(number) for number in re.findall(r"/task:(\d+)", text)]
+        others = [task for task in tasks if task != self.cluster.number] or tasks
+        name = "another machine"
+        if others and others[0] < len(self.cluster.workers):
+            name = f"worker {others[0]} ({self.cluster.workers[others[0]]})"
+        raise ConnectionError(
+            f"{name} is gone, or can't be reached: training stopped on this one, worker"
+            f" {self.cluster.number}. Start all of them again with the same commands, from"
+            f" find_last(), to go on. TensorFlow says: {text[:300]}"
+        ) from error
+
+
+# ---- The loop ------------------------------------------------------------------------------------
+
+
+class Steps:
+    """Steps of a network on all its devices.
+
+    Args:
+        network: a `training.TrainingModel` made in the scope of a strategy.
+        specs: [tf.TensorSpec] of a device's inputs. All machines trace one graph: exchanges are
+            numbered as they are traced.
+    """
+
+    def __init__(self, network: Any, specs: Sequence[Any]):
+        import tensorflow as tf
+
+        self.network = network
+        self.strategy = network.distribute_strategy
+        self.devices = devices_here(network)
+        signature = [tuple(specs)] * self.devices
+        options = {"input_signature": signature, "autograph": False}
+        self.train = tf.function(self._step(network.train_step), **options)
+        self.test = tf.function(self._step(network.test_step), **options)
+
+    def _step(self, function: Callable) -> Callable:
+        """A step of parts of a batch, one for each device here; returns the means of all."""
+        import tensorflow as tf
+
+        def step(*parts):
+            def of_replica():
+                context = tf.distribute.get_replica_context()
+                number = tf.get_static_value(context.replica_id_in_sync_group)
+                logs = function((parts[int(number) % self.devices],))
+                names = sorted(logs)
+                values = tf.stack([tf.cast(logs[name], tf.float32) for name in names])
+                # One exchange for all figures.
+                means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
+                return dict(zip(names, tf.unstack(means)))
+
+            logs = self.strategy.run(of_replica)
+            local = self.strategy.experimental_local_results
+            return {name: local(logs[name])[0] for name in logs}
+
+        return step
+
+    def parts(self, inputs: Sequence[np.ndarray]) -> list[tuple]:
+        """A machine's batch, one part for each of its devices."""
+        return list(zip(*(np.split(array, self.devices) for array in inputs)))
+
+
+def fit(
+    network: Any,
+    batches: Iterator[tuple],
+    specs: Sequence[Any],
+    initial_epoch: int,
+    epochs: int,
+    steps_per_epoch: int,
+    callbacks: Sequence[keras.callbacks.Callback],
+    validation_data: Iterator[tuple] | None = None,
+    validation_steps: int = 0,
+) -> keras.callbacks.History:
+    """What `keras.Model.fit` does, on all devices of the network's strategy.
+
+    On several devices of one machine Keras's own takes a batch for itself at each call, whose
+    images are then left out.
+
+    Args:
+        network: compiled.
+        batches, validation_data: iterators of (inputs,), this machine's shares.
+        specs: see `Steps`.
+        initial_epoch, epochs, steps_per_epoch, validation_steps: as of `fit`.
+        callbacks: of this machine.
+
+    Raises:
+        ConnectionError: another machine is gone; names it.
+    """
+    cluster = of(network)
+    steps = Steps(network, specs)
+    verbose = int(cluster is None or cluster.is_chief)
+    called = keras.callbacks.CallbackList(
+        list(callbacks),
+        add_history=True,
+        add_progbar=bool(verbose),
+        verbose=verbose,
+        epochs=epochs,
+        steps=steps_per_epoch,
+        model=network,
+    )
+    network.stop_training = False
+    with _naming_the_lost(network):
+        called.on_train_begin()
+        logs: dict[str, float] = {}
+        for epoch in range(initial_epoch, epochs):
+            network.reset_metrics()
+            called.on_epoch_begin(epoch)
+            for step in range(steps_per_epoch):
+                called.on_train_batch_begin(step)
+                logs = _numbers(steps.train(*steps.parts(next(batches)[0])))
+                called.on_train_batch_end(step, logs)
+                if network.stop_training:
+                    break
+            logs = dict(logs)
+            if validation_data is not None:
+                found = _validate(network, steps, validation_data, validation_steps, called)
+                logs.update({f"val_{name}": value for name, value in found.items()})
+            called.on_epoch_end(epoch, logs)
+            if network.stop_training:
+                break
+        if epochs > initial_epoch:
+            network.optimizer.finalize_variable_values(network.trainable_weights)
+        called.on_train_end(logs)
+        if cluster is not None:
+            from_chief(network, "the last checkpoint is written")
+    return network.history
+
+
+def _validate(network, steps, batches, count, called):
+    """The losses on so many batches of the other images."""
+    network.reset_metrics()
+    called.on_test_begin()
+    logs: dict[str, float] = {}
+    for step in range(count):
+        called.on_test_batch_begin(step)
+        logs = _numbers(steps.test(*steps.parts(next(batches)[0])))
+        called.on_test_batch_end(step, logs)
+    called.on_test_end(logs)
+    return logs
+
+
+def _numbers(logs: dict[str, Any]) -> dict[str, float]:
+    """Logs as callbacks get them."""
+    return {name: float(value) for name, value in logs.items()}
