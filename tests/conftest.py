@@ -48,6 +48,7 @@ SECONDS = {
     "test_tutorial.py::test_every_command": 56,
     "test_coco_sample.py heavy": 55,
     "test_cluster.py::test_two_processes_are_one_with_two_devices": 150,  # not on an idle machine
+    "test_cli.py heavy": 60,
     "test_training.py heavy": 40,
     "test_training.py::test_a_killed_run_ends_as_if_it_had_not_been": 35,
     "test_training.py::test_overfits_one_image": 30,
