@@ -7,6 +7,8 @@ below zero are crowds: groups of objects that are neither a target nor backgroun
 """
 
 import concurrent.futures
+import contextlib
+import contextvars
 import copy
 import logging
 import math
@@ -352,19 +354,70 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
         raise ValueError(
             f"An image is an array of numbers. Received: {where} of dtype {image.dtype}"
         )
-    if len(config.IMAGE_PERCENTILES):
-        return utils.stretched(image, config.IMAGE_PERCENTILES, config.IMAGE_GAMMA)
-    if image.dtype == np.uint8:
+    whole = _RANGE_OF_WHOLE.get()
+    if whole is None:
+        limits = range_of(image, config)
+    else:
+        (limits,) = whole
+    if limits is None:
         return image
+    gamma = 1.0
+    if len(config.IMAGE_PERCENTILES):
+        gamma = config.IMAGE_GAMMA
+    else:
+        _tell_of_range(where, image.dtype, limits, _is_finite(image))
+    return utils.as_bytes(image, limits, gamma)
+
+
+def range_of(image: np.ndarray, config: Config) -> tuple[float, float] | None:
+    """The values of an image that `as_network_input` makes 0 and 255; None where it changes none.
+
+    Args:
+        image: [...] of numbers.
+    """
+    if len(config.IMAGE_PERCENTILES):
+        low, high = utils.values_at(image, config.IMAGE_PERCENTILES)
+        if low < high:
+            return low, high
+        if image.dtype == np.uint8:
+            return 0, 255
+        return utils.value_range(image)
+    if image.dtype == np.uint8:
+        return None
     largest_mean = np.max(config.MEAN_PIXEL)
     if config.IMAGE_CHANNEL_COUNT not in (1, 3) or not 1 < largest_mean <= 255:
-        return image
+        return None
     limits = utils.value_range(image)
-    is_finite = image.dtype.kind != "f" or bool(np.isfinite(image.min() + image.max()))
-    if limits == (0, 255) and is_finite:
-        return image
-    _tell_of_range(where, image.dtype, limits, is_finite)
-    return utils.as_bytes(image, limits)
+    if limits == (0, 255) and _is_finite(image):
+        return None
+    return limits
+
+
+def _is_finite(image: np.ndarray) -> bool:
+    """Whether all values are numbers."""
+    return image.dtype.kind != "f" or bool(np.isfinite(image.min() + image.max()))
+
+
+# (what `range_of` says of the whole image,) while parts of it are looked at; None otherwise.
+_RANGE_OF_WHOLE: contextvars.ContextVar[tuple | None] = contextvars.ContextVar(
+    "range_of_whole", default=None
+)
+
+
+@contextlib.contextmanager
+def parts_of(image: np.ndarray, config: Config) -> Iterator[None]:
+    """Within it, in this thread, `as_network_input` takes images as parts of this one.
+
+    Their values are brought to the range of the whole: a dark part stays dark.
+
+    Args:
+        image: the whole, or a sample of its values.
+    """
+    token = _RANGE_OF_WHOLE.set((range_of(image, config),))
+    try:
+        yield
+    finally:
+        _RANGE_OF_WHOLE.reset(token)
 
 
 _RANGES_TOLD: set[tuple] = set()

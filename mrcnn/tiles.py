@@ -16,7 +16,9 @@ looked at and the objects that are found. numpy only.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -415,6 +417,9 @@ def detect(
 ) -> dict:
     """`MaskRCNN.detect` of one large image, in tiles that run in batches of the model's size.
 
+    Values in another range than 0..255, and contrast that is stretched (IMAGE_PERCENTILES), are
+    those of the whole image, or of windows spread over it, not of each tile.
+
     Args:
         model: has `detect(images, masks=)` and `config.BATCH_SIZE`: a `MaskRCNN`, or a
             `runtime.Model`.
@@ -445,14 +450,41 @@ def detect(
         return model.detect([image.window(*places[0])], masks=masks)[0]
     merger = Merger(shape)
     batch_size = int(model.config.BATCH_SIZE)
+    one_range: Any = contextlib.nullcontext
+    if hasattr(model.config, "MEAN_PIXEL"):
+        one_range = functools.partial(data.parts_of, _sample(image), model.config)
     for start in range(0, len(places), batch_size):
         chunk = places[start : start + batch_size]
-        results = model.detect([image.window(*window) for window in chunk], masks="lazy")
+        with one_range():
+            results = model.detect([image.window(*window) for window in chunk], masks="lazy")
         for window, result in zip(chunk, results):
             if result.get("masks") is None:
                 raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
             merger.add(window, found_in(result, window, shape))
     return _result(merger.objects(), shape, masks)
+
+
+# Side of the windows that are looked at for the range of the values, and how many along a side.
+PROBE = 256
+PROBES = 4
+
+
+def _sample(image: Any) -> np.ndarray:
+    """Values of an image of which parts are read: an array's own, or of windows spread over it."""
+    if isinstance(image, ArrayImage):
+        return image.array
+    height, width = image.shape[:2]
+    parts = []
+    for y1, x1, y2, x2 in _probes(height, width):
+        parts.append(np.ravel(image.window(y1, x1, y2, x2)))
+    return np.concatenate(parts)
+
+
+def _probes(height: int, width: int) -> Iterator[Window]:
+    """Windows spread over an image."""
+    for y in np.linspace(0, max(height - PROBE, 0), PROBES).astype(int).tolist():
+        for x in np.linspace(0, max(width - PROBE, 0), PROBES).astype(int).tolist():
+            yield y, x, min(y + PROBE, height), min(x + PROBE, width)
 
 
 def detect_each(
@@ -528,10 +560,6 @@ class TiffImage:
             of a palette, turned, or compressed by what tifffile needs imagecodecs for (LZW, JPEG).
     """
 
-    # Side of the windows that are looked at for the range of the values, and how many along a side.
-    PROBE = 256
-    PROBES = 4
-
     def __init__(self, path: Any, limits: tuple[float, float] | None = None):
         try:
             import tifffile
@@ -597,13 +625,7 @@ class TiffImage:
 
     def _range(self) -> tuple[float, float]:
         """The range of the values, of windows spread over the image."""
-        height, width = self.shape[:2]
-        side = self.PROBE
-        values = []
-        for y in np.linspace(0, max(height - side, 0), self.PROBES).astype(int).tolist():
-            for x in np.linspace(0, max(width - side, 0), self.PROBES).astype(int).tolist():
-                part = self.values(y, x, min(y + side, height), min(x + side, width))
-                values.append(part.reshape(-1))
+        values = [self.values(*window).ravel() for window in _probes(*self.shape[:2])]
         return utils.value_range(np.concatenate(values))
 
     def values(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:

@@ -280,13 +280,13 @@ def stretched(image: np.ndarray, percentiles: Sequence[float], gamma: float = 1.
         [...] uint8.
     """
     image = np.asarray(image)
-    low, high = _values_at(image, percentiles)
+    low, high = values_at(image, percentiles)
     if low < high:
         return as_bytes(image, (low, high), gamma)
     return as_bytes(image, gamma=gamma)
 
 
-def _values_at(image, percentiles):
+def values_at(image: np.ndarray, percentiles: Sequence[float]) -> tuple[float, float]:
     """The values of an image at two percentiles, see `stretched`; 0 and 0 where it has none."""
     if image.dtype == np.uint8:
         counts = np.zeros(256, np.int64)
@@ -294,13 +294,15 @@ def _values_at(image, percentiles):
         for start in range(0, len(pixels), 2**22):  # bincount takes 8 bytes a pixel
             counts += np.bincount(pixels[start : start + 2**22], minlength=256)
         ranks = np.ceil(np.asarray(percentiles) / 100 * image.size).clip(1)
-        return np.searchsorted(counts.cumsum(), ranks).tolist()
+        low, high = np.searchsorted(counts.cumsum(), ranks).tolist()
+        return low, high
     values = image
     if image.dtype.kind == "f":
         values = image[np.isfinite(image)]
     if not values.size:
         return 0, 0
-    return np.percentile(values, percentiles, method="inverted_cdf").tolist()
+    low, high = np.percentile(values, percentiles, method="inverted_cdf").tolist()
+    return low, high
 
 
 def _bytes_of(values, low, high, gamma=1.0):

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from mrcnn import commands, masks as mask_math, tiles
+from mrcnn import commands, data, masks as mask_math, tiles
 from mrcnn.config import Config
 
 
@@ -487,3 +487,54 @@ def test_of_a_network(tmp_path):
     assert len(found["masks"]) == len(found["rois"]) == len(found["scores"])
     assert all(code["size"] == [120, 130] for code in found["masks"])
     assert math.isfinite(found["scores"].sum())
+
+
+# ---- Range of values -----------------------------------------------------------------------------
+
+
+class Keeps:
+    """Finds nothing, and keeps what the network would see of each tile."""
+
+    def __init__(self, **settings):
+        self.config = Config(NUM_CLASSES=2, IMAGES_PER_GPU=1, **settings)
+        self.seen = []
+
+    def detect(self, images, masks=None):
+        self.seen += [data.as_network_input(image, self.config, "a tile") for image in images]
+        nothing = np.zeros((*images[0].shape[:2], 0), bool)
+        return [
+            {
+                "rois": np.zeros((0, 4), np.int32),
+                "class_ids": np.zeros(0, np.int32),
+                "scores": np.zeros(0, np.float32),
+                "masks": nothing,
+            }
+        ] * len(images)
+
+
+@pytest.mark.parametrize("kind", ["12 bits", "fractions", "bytes", "tiff"])
+@pytest.mark.parametrize("settings", [{}, {"IMAGE_PERCENTILES": (1, 99), "IMAGE_GAMMA": 0.5}])
+def test_tiles_have_the_range_of_the_whole_image(kind, settings, tmp_path):
+    """The left half is dark, the right one bright: alone, a dark tile would become a bright one."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 40, (64, 256, 3)).astype(np.uint8)
+    image[:, 128:] = rng.integers(150, 250, (64, 128, 3))
+    if kind in ("12 bits", "tiff"):
+        image = image.astype(np.uint16) * 16
+    if kind == "fractions":
+        image = image / np.float32(250)
+    model = Keeps(**settings)
+    whole = data.as_network_input(image, model.config, "the whole")
+    if kind == "tiff":
+        tifffile.imwrite(tmp_path / "a.tif", image, tile=(32, 32), photometric="rgb")
+        with tiles.TiffImage(tmp_path / "a.tif") as file:
+            whole = data.as_network_input(file.window(0, 0, 64, 256), model.config, "the whole")
+            tiles.detect(model, file, 64, 0)
+    else:
+        tiles.detect(model, image, 64, 0)
+    assert len(model.seen) == 4
+    np.testing.assert_array_equal(np.concatenate(model.seen, axis=1), whole)
+    assert model.seen[0].mean() < 110 < model.seen[3].mean()
+    # What comes after is by itself again.
+    alone = data.as_network_input(image[:, :64], model.config, "alone")
+    assert settings == {} or alone.max() == 255
