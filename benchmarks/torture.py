@@ -176,7 +176,11 @@ def _kill_after(
 
 
 def _lost_seconds(lines: list[str]) -> list[float]:
-    """Seconds of training that each start did again, of lines `step time`."""
+    """Seconds of training that each start did again, of lines `step time`.
+
+    A process that is killed between the resume file and its line leaves out a step's line: then the
+    step before it counts.
+    """
     lost = []
     times: dict[int, float] = {}
     last_step, last_time = 0, 0.0
@@ -184,7 +188,8 @@ def _lost_seconds(lines: list[str]) -> list[float]:
         words = line.split()
         step, moment = int(words[0]), float(words[1])
         if step <= last_step:
-            lost.append(last_time - times.get(step - 1, times[min(times)]))
+            known = max((other for other in times if other < step), default=min(times))
+            lost.append(last_time - times[known])
         times[step] = moment
         last_step, last_time = step, moment
     return lost
