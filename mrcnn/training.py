@@ -944,6 +944,16 @@ def fingerprint(network: keras.Model) -> str:
     return digest.hexdigest()
 
 
+def _has_weights_of(network: keras.Model, path: str | os.PathLike) -> bool:
+    """Whether the weights of a network are those of a file, bit for bit."""
+    arrays, _ = weights.read_legacy(path)
+    for name, layer in weights.layers_of(network).items():
+        own = sorted(np.asarray(variable).tobytes() for variable in layer.weights)
+        if own != sorted(array.tobytes() for _, array in arrays.get(name, [])):
+            return False
+    return True
+
+
 def find_last(model_dir: str, name: str | None) -> CheckpointPath:
     """The newest checkpoint of the runs of this name; the resume file of a run that has none yet.
 
@@ -1028,6 +1038,8 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.run.step += 1
+        if self.run.step >= self.run.config.STEPS_PER_EPOCH:
+            return  # the epoch's end writes
         # A large model's file takes seconds: at most a fifth of the time goes into writing.
         if time.monotonic() - self.written > max(self.run.config.RESUME_SECONDS, 4 * self.cost):
             self._write_resume()
@@ -1453,7 +1465,9 @@ class Run:
         this process. Others were loaded on purpose, and are not overwritten.
         """
         state = read_state(self.resume_path)
-        if state is None or state["epoch"] != self.owner.epoch:
+        if state is None or self._ended_before_it_was_noted(state):
+            return state
+        if state["epoch"] != self.owner.epoch:
             return None
         known = {state.get("checkpoint"), state.get("weights"), self.owner.weights_of_run}
         # Older files don't say what weights their run had.
@@ -1468,6 +1482,22 @@ class Run:
             state["step"],
         )
         return None
+
+    def _ended_before_it_was_noted(self, state):
+        """Whether the run was killed between an epoch's checkpoint and its resume file.
+
+        The weights are the checkpoint's then, and the resume file, with the optimizer, is that of a
+        step before it: from there the end of the epoch is done again.
+        """
+        if state["epoch"] + 1 != self.owner.epoch:
+            return False
+        path = self.owner.checkpoint_path.format(epoch=self.owner.epoch)
+        try:
+            if os.path.getmtime(path) < os.path.getmtime(self.resume_path):
+                return False
+        except OSError:
+            return False
+        return _has_weights_of(self.network, path)
 
     def _is_of_this_plan(self, state):
         """Whether the run of this state goes on, which it does with other `epochs` too."""
@@ -1491,6 +1521,7 @@ class Run:
 
     def _go_on_from(self, state):
         """Goes on at the step at which the run of this state stopped."""
+        self.owner.epoch = state["epoch"]
         self.first_epoch = state["first_epoch"]
         self.seed = state["seed"]
         self.step = state["step"]
@@ -1551,6 +1582,9 @@ class Run:
         An epoch that was begun is finished first; the rest follows in one call.
         """
         stages = []
+        if self.step >= self.config.STEPS_PER_EPOCH:
+            # A resume file of 0.4.0, written after the last step of an epoch.
+            Checkpoints(self).on_epoch_end(self.owner.epoch)
         if self.step:
             stages.append((self.owner.epoch + 1, self.config.STEPS_PER_EPOCH - self.step))
         stages.append((self.epochs, self.config.STEPS_PER_EPOCH))

@@ -182,7 +182,7 @@ def test_trains_under_jax(tmp_path):
 
 
 @pytest.mark.heavy
-def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
+def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     """Killed in the middle of an epoch: weights, optimizer, schedule, draws and data continue where
     they were, bit for bit, with another number of threads that make the batches."""
     settings = dict(
@@ -212,6 +212,23 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path):
     assert np.isfinite(means).all() and killed.epoch == 2
     assert int(killed.keras_model.optimizer.iterations.numpy()) == 8
     np.testing.assert_array_equal(_trainable(whole), _trainable(killed))
+
+    # Between the first epoch's checkpoint and its resume file: that of a step before is taken, and
+    # what followed is done again.
+    noted = []
+
+    def save(run):
+        noted.append((run.owner.epoch, run.step))
+        if noted[-1] == (1, 0) and noted.count((1, 0)) == 1:
+            raise _Killed
+        if run.step != 3:
+            write(run)
+
+    write = training.Run.save
+    monkeypatch.setattr(training.Run, "save", save)
+    cut, _ = run(tmp_path / "cut", 0, kill=99)
+    assert noted[0] == (0, 1) and noted.count((1, 0)) == 2 and noted[-1] == (2, 0)
+    np.testing.assert_array_equal(_trainable(whole), _trainable(cut))
 
 
 def _trainable(model):
