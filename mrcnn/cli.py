@@ -249,6 +249,12 @@ def _batch_options(made: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images that the network takes together (default: %(default)s)",
     )
+    made.add_argument(
+        "--threads", type=_from_one, metavar="N", help="of an exported model's detection"
+    )
+    made.add_argument(
+        "--device", default="cpu", help="of an exported model: cpu or gpu (default: %(default)s)"
+    )
     batch.add_options(made)
 
 
@@ -684,7 +690,9 @@ def _batch(args: argparse.Namespace) -> dict[str, Any]:
         _refuse_settings(args)
         if args.batch_size > 1:
             raise _UsageError(f"{args.weights} has its batch size in itself; without --batch-size")
-        summary = batch.run_command(batch.Exported(os.path.abspath(args.weights)), args)
+        summary = batch.run_command(
+            batch.Exported(os.path.abspath(args.weights), args.threads, args.device), args
+        )
     else:
         config, names, _ = _settings_of_weights(args)
         summary = commands.batch(config, names, args)

@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -115,20 +114,47 @@ def _is_in_slurm() -> bool:
 
 @functools.cache
 def _slurm() -> Any:
-    """TensorFlow's resolver of Slurm's variables; it shares a node's GPUs among its tasks."""
+    """TensorFlow's resolver of Slurm's variables.
+
+    GPUs are left to Slurm and to `_gpus_of_task`: the resolver would share out by their number what
+    Slurm has shared out already, and rename those that are not 0, 1, ...
+    """
     import tensorflow as tf
 
-    options: dict[str, Any] = {}
-    if shutil.which("nvidia-smi") is None:  # which it asks for the number of GPUs
-        # Without any it has no place for a task: as many as there are tasks, of which none is used.
-        count = int(os.environ["SLURM_STEP_NUM_TASKS"])
-        options = {"gpus_per_node": count, "gpus_per_task": 1, "auto_set_gpu": False}
-    return tf.distribute.cluster_resolver.SlurmClusterResolver(**options)
+    # It wants a place for each task; as many as there are tasks will do.
+    count = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    return tf.distribute.cluster_resolver.SlurmClusterResolver(
+        gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False
+    )
 
 
 def _of_slurm() -> Cluster:
     workers = tuple(_slurm().cluster_spec().job_tasks("worker"))
+    hosts = list(dict.fromkeys(worker.rpartition(":")[0] for worker in workers))
+    # Slurm counts n9 before n10, the resolver n10 before n9.
+    by_number = sorted(hosts, key=lambda host: [int(n) for n in re.findall(r"\d+", host)])
+    if by_number != hosts and len({re.sub(r"\d+", "", host) for host in hosts}) == 1:
+        raise ValueError(
+            f"TensorFlow counts Slurm's nodes as {', '.join(hosts)}, Slurm as"
+            f" {', '.join(by_number)}: set TF_CONFIG in each task, or {VARIABLE}=none to train on"
+            " one machine"
+        )
     return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
+
+
+def _gpus_of_task(cluster: Cluster, gpus: list, count: int) -> list:
+    """Those of a machine's GPUs that this task takes, `count` of them.
+
+    Where several tasks of Slurm see the GPUs of all, each takes its own; where Slurm shows each
+    task its own alone, the first ones.
+    """
+    host = cluster.workers[cluster.number].rpartition(":")[0]
+    tasks = sum(worker.rpartition(":")[0] == host for worker in cluster.workers)
+    place = os.environ.get("SLURM_LOCALID", "0")
+    first = 0
+    if cluster.by == "Slurm" and place.isdigit() and len(gpus) >= tasks * count:
+        first = int(place) * count
+    return gpus[first : first + count]
 
 
 # ---- TensorFlow's strategy -----------------------------------------------------------------------
@@ -162,7 +188,7 @@ def strategy(cluster: Cluster, count: int) -> Any:
     )
     try:
         if gpus:
-            tf.config.set_visible_devices(gpus[:count], "GPU")
+            tf.config.set_visible_devices(_gpus_of_task(cluster, gpus, count), "GPU")
         if cluster.by == "Slurm":
             made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_slurm())
         else:
@@ -371,6 +397,8 @@ def fit(
     with _naming_the_lost(network):
         called.on_train_begin()
         logs: dict[str, float] = {}
+        # Where BackupAndRestore went back to.
+        initial_epoch = getattr(network, "_initial_epoch", None) or initial_epoch
         for epoch in range(initial_epoch, epochs):
             network.reset_metrics()
             called.on_epoch_begin(epoch)

@@ -72,6 +72,11 @@ def absolute(text: str | os.PathLike) -> str:
     return os.path.abspath(text)
 
 
+def _is_hidden(name: str) -> bool:
+    """Whether a file or folder is none of the user's images: hidden, or a job's own folder."""
+    return name.startswith(".") or name == "_job"
+
+
 def joined(folder: str, name: str) -> str:
     """The place of a name that is relative to a folder; a name that is absolute stays."""
     if is_address(name) or os.path.isabs(name):
@@ -201,7 +206,7 @@ class LocalFiles:
             seen.add((status.st_dev, status.st_ino))
             below = []
             with os.scandir(current) as entries:
-                visible = (entry for entry in entries if not entry.name.startswith((".", "_job")))
+                visible = (entry for entry in entries if not _is_hidden(entry.name))
                 for entry in _sorted_by_blocks(visible, key=lambda entry: entry.name):
                     if entry.is_dir():
                         below.append(entry.path)
@@ -348,7 +353,7 @@ class RemoteFiles:
             current, level = waiting.pop()
             below = []
             for info in self._list(current):
-                if info.base_name.startswith((".", "_job")):
+                if _is_hidden(info.base_name):
                     continue
                 if info.is_file:
                     yield info.path

@@ -170,7 +170,7 @@ class _Pool:
         self.ray = ray
         self.job = job
         self.settings = settings
-        self.needs = _needs(ray, settings)
+        self.needs = _needs(ray, settings, make)
         self.make = _with_threads(make, self.needs)
         self.members: dict[Any, _Member] = {}  # by the call that is under way
         self.idle: list[_Member] = []
@@ -324,10 +324,12 @@ class _Pool:
             self.ray.kill(self.idle.pop().actor)
 
 
-def _needs(ray: Any, settings: Ray) -> dict[str, float]:
-    """What an actor needs, as options of Ray."""
+def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
+    """What an actor needs, as options of Ray; an exported model on the CPU needs no GPU."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = settings.gpus
+    if gpus is None and isinstance(make, batch.Exported) and make.device == "cpu":
+        gpus = 0.0
     if gpus is None:
         gpus = float(any(node.get("GPU", 0) >= 1 for node in nodes))
     cpus = settings.cpus

@@ -1632,7 +1632,8 @@ class Run:
             self.network,
             stream.generator(),
             stream.specs(
-                [tuple(each.shape) for each in self.network.inputs], self.config.GPU_COUNT
+                [tuple(each.shape) for each in self.network.inputs],
+                cluster.devices_here(self.network),
             ),
             self.owner.epoch,
             last,

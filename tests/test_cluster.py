@@ -90,22 +90,45 @@ def test_a_tf_config_that_is_none(environment, text):
         cluster.find()
 
 
-def test_slurm(environment):
+def found_in_slurm(environment, nodes, tasks, number):
     for name, value in {
-        "SLURM_STEP_NUM_TASKS": "3",
-        "SLURM_PROCID": "2",
-        "SLURM_STEP_NODELIST": "node[01-02]",
-        "SLURM_STEP_TASKS_PER_NODE": "2,1",
-        "SLURM_NODELIST": "node[01-02]",
+        "SLURM_STEP_NUM_TASKS": str(sum(tasks)),
+        "SLURM_PROCID": str(number),
+        "SLURM_STEP_NODELIST": nodes,
+        "SLURM_STEP_TASKS_PER_NODE": ",".join(map(str, tasks)),
+        "SLURM_NODELIST": nodes,
         "SLURM_LOCALID": "0",
     }.items():
         environment.setenv(name, value)
     cluster._slurm.cache_clear()
     try:
-        found = cluster.find()
+        return cluster.find()
     finally:
         cluster._slurm.cache_clear()
+
+
+def test_slurm(environment):
+    found = found_in_slurm(environment, "node[01-02]", (2, 1), 2)
     assert found == (("node01:8888", "node01:8889", "node02:8888"), 2, "Slurm")
+    # One GPU for each task, whatever Slurm names it; the resolver would rename it.
+    environment.setenv("CUDA_VISIBLE_DEVICES", "3")
+    assert found_in_slurm(environment, "node[01-02]", (2, 2), 1).number == 1
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+
+
+def test_nodes_that_slurm_counts_otherwise_are_refused(environment):
+    with pytest.raises(ValueError, match=r"as n10, n9, Slurm as n9, n10: set TF_CONFIG"):
+        found_in_slurm(environment, "n[9-10]", (1, 1), 0)
+
+
+def test_gpus_of_a_task(environment):
+    """Of four that all tasks see each takes its own; where Slurm shows one, that one."""
+    machines = cluster.Cluster(("a:1", "a:2", "b:1", "b:2"), 1, "Slurm")
+    environment.setenv("SLURM_LOCALID", "1")
+    assert cluster._gpus_of_task(machines, ["0", "1", "2", "3"], 2) == ["2", "3"]
+    assert cluster._gpus_of_task(machines, ["0", "1"], 1) == ["1"]
+    assert cluster._gpus_of_task(machines, ["0"], 1) == ["0"]
+    assert cluster._gpus_of_task(machines._replace(by="TF_CONFIG"), ["0", "1"], 1) == ["0"]
 
 
 def test_shares_are_the_parts_of_a_batch():
