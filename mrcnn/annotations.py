@@ -2116,8 +2116,9 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     """Reads YOLO's text labels: a line for each object, `class x1 y1 x2 y2 ...` in 0..1.
 
     A line of a class and four numbers is a box, which is taken for the object's shape, with a
-    warning. The names of the classes are those of the data.yaml, of obj.names or classes.txt; where
-    there are none, the classes are called by their numbers.
+    warning; so is the box of a pose, where the data.yaml has `kpt_shape`. The names of the classes
+    are those of the data.yaml, of obj.names or classes.txt; where there are none, the classes are
+    called by their numbers.
 
     Args:
         path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... as
@@ -2138,15 +2139,22 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
             raise AnnotationError(f"No annotation file or folder {path}")
         root = _yolo_root(path)
     names = _yolo_names(path)
+    keypoints = _yolo_keypoints(path)
     reader = _Reader(root, images, keep_empty)
     reader.path = path
     place = os.fspath(images or root)
+    # Images in a part of the folder have their labels elsewhere in it: train/images, train/labels.
+    bases = [place]
+    if _is_inside(place, root):
+        bases.insert(0, root)
     labels = _label_files(root)
     boxes = 0
+    count = 0
     used = set()
     for relative in sorted(files.walk_images(place)):
+        count += 1
         file = os.path.join(place, relative)
-        label = _label_of(file, place, labels)
+        label = _label_of(file, bases, labels)
         if label is None and not keep_empty:
             continue
         try:
@@ -2160,11 +2168,17 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
             used.add(label)
             lines = _label_lines(reader, label)
             spot = f"file {os.path.relpath(label, root)}"
-            read = _yolo_reader(names, size)
+            read = _yolo_reader(names, size, keypoints)
             regions = list(reader.regions(spot, enumerate(lines, 1), read))
             boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
         reader.add(_Entry(relative, regions, size), annotated=bool(lines))
-    for label in sorted(set(labels.values()) - used):
+    if count and not used:
+        reader.problem(
+            "labels",
+            f"expected text files of the images' names. Received: none for any of {count} images,"
+            f" {len(labels)} text files",
+        )
+    for label in _unused_labels(labels, used, only_near=images is not None):
         if _looks_like_labels(label):
             reader.problem(
                 f"file {os.path.relpath(label, root)}",
@@ -2173,6 +2187,26 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     if boxes:
         logger.warning("%s: %d objects are boxes without an outline", path, boxes)
     return reader.finish(names or None)
+
+
+def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> list[str]:
+    """The label files that no image has, sorted.
+
+    Args:
+        labels: as of `_label_files`.
+        used: the files that images have.
+        only_near: only those in folders of used ones: of images in a part of a folder.
+    """
+    # A folder with a link to it is there by two names.
+    real = {os.path.realpath(file) for file in used}
+    near = {os.path.dirname(file) for file in used}
+    unused = []
+    for file in sorted(set(labels.values()) - used):
+        if only_near and os.path.dirname(file) not in near:
+            continue
+        if os.path.realpath(file) not in real:
+            unused.append(file)
+    return unused
 
 
 def _yolo_root(path: str) -> str:
@@ -2192,6 +2226,94 @@ def is_yolo(path: str) -> bool:
     if _yaml_in(path) is not None:
         return True
     return any(_looks_like_labels(label) for label in _label_files(path).values())
+
+
+def reads_as_yolo(path: str) -> bool:
+    """Whether `read` takes a folder for YOLO's: it has labels, and no json of annotations."""
+    if not is_yolo(path):
+        return False
+    folder = _Folder(path, None)
+    return not folder.whole and not folder.single
+
+
+def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedImage]:
+    """The images that a data.yaml names as a subset: by folders, or by text files of paths.
+
+    Args:
+        found: what `read_yolo` returned.
+        path: the folder, or its data.yaml.
+        subset: "train" or "val".
+
+    Returns:
+        The images; none where there is no yaml, where it does not name the subset, or has one
+        place for training and validation, as programs write that insist on both.
+    """
+    file: str | None = os.fspath(path)
+    if os.path.isdir(path):
+        file = _yaml_in(os.fspath(path))
+    if file is None:
+        return []
+    named: dict[str, set[str]] = {key: set() for key in coco.SUBSET_WORDS}
+    try:
+        text = _read_text(file)
+        for key, words in coco.SUBSET_WORDS.items():
+            named[key] = {place for word in words for place in _yaml_list(text, word)}
+    except ValueError as error:
+        raise AnnotationError(f"{file}: {error}") from error
+    if named["train"] == named["val"]:
+        return []
+    bases = list(dict.fromkeys((_yolo_root(file), os.path.dirname(file) or ".")))
+    folders: set[str] = set()
+    listed: set[str] = set()
+    for place in sorted(named[subset]):
+        real = _place_of_yaml(place, bases)
+        if os.path.isdir(real):
+            folders.add(real)
+        elif os.path.isfile(real):
+            listed |= _listed_images(real)
+    chosen = []
+    for image in found.images:
+        # The image itself may be a link out of the folder that it is listed in.
+        own = _without_links(image.path)
+        if own in listed or any(_is_inside(own, folder) for folder in folders):
+            chosen.append(image)
+    if named[subset] and not chosen:
+        logger.warning(
+            "%s: %s names no images that are in the folder: %s",
+            file,
+            subset,
+            files.several(sorted(named[subset])),
+        )
+    return chosen
+
+
+def _place_of_yaml(place: str, bases: list[str]) -> str:
+    """The real path of what a yaml names, "" where it isn't there.
+
+    Roboflow's yaml says ../train/images of the train/images that lies beside it.
+    """
+    plain = place.replace("\\", "/")
+    while True:
+        for base in bases:
+            path = os.path.join(base, plain)
+            if os.path.exists(path):
+                return os.path.realpath(path)
+        if not plain.startswith("../"):
+            return ""
+        plain = plain.removeprefix("../")
+
+
+def _listed_images(path: str) -> set[str]:
+    """The paths that a text file lists, line by line, relative to its folder."""
+    folder = os.path.dirname(path)
+    lines = [line.strip() for line in _read_text(path).splitlines()]
+    return {_without_links(os.path.join(folder, line)) for line in lines if line}
+
+
+def _without_links(path: str) -> str:
+    """A file's path with the real one of its folder."""
+    folder, name = os.path.split(path)
+    return os.path.join(os.path.realpath(folder), name)
 
 
 def _yaml_in(folder: str) -> str | None:
@@ -2217,15 +2339,47 @@ def _read_text(path: str) -> str:
 
 
 def _label_files(root: str) -> dict[str, str]:
-    """{path below the folder, without labels/ and suffix: file} of the text files in a folder."""
+    """{path below the folder, without labels/ and suffix: file} of the text files in a folder.
+
+    Links to folders are followed, DEEPEST within each other, and never into a folder that the link
+    itself lies in. A folder with a link to it is there by both names: either may fit the images'.
+    """
     found = {}
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            if name.lower().endswith(".txt") and name.lower() not in ("classes.txt", "readme.txt"):
-                file = os.path.join(folder, name)
-                found[_key_of(file, root)] = file
+    waiting = [(root, [_device_and_number(root)], 0)]
+    while waiting:
+        folder, within, links = waiting.pop()
+        try:
+            with os.scandir(folder or ".") as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError:  # a folder that may not be read, or is gone
+            continue
+        below = []
+        for entry in entries:
+            path = os.path.join(folder, entry.name)
+            if entry.is_dir():
+                if not entry.name.startswith("."):
+                    own = _device_and_number(path)
+                    followed = links + entry.is_symlink()
+                    if own not in within and followed <= files.DEEPEST:
+                        below.append((path, [*within, own], followed))
+            elif _is_label_name(entry.name):
+                found[_key_of(path, root)] = path
+        waiting += reversed(below)
     return found
+
+
+def _is_label_name(name: str) -> bool:
+    """Whether a file may hold labels."""
+    return name.lower().endswith(".txt") and name.lower() not in ("classes.txt", "readme.txt")
+
+
+def _device_and_number(path: str) -> tuple[int, int] | None:
+    """What is equal for all names of a folder; None for what isn't there."""
+    try:
+        status = os.stat(path or ".")
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _key_of(file: str, root: str) -> str:
@@ -2235,12 +2389,19 @@ def _key_of(file: str, root: str) -> str:
     return "/".join(part for part in parts if part.lower() not in places)
 
 
-def _label_of(image: str, root: str, labels: dict[str, str]) -> str | None:
-    """The label file of an image, None where there is none."""
+def _label_of(image: str, bases: list[str], labels: dict[str, str]) -> str | None:
+    """The label file of an image, None where there is none.
+
+    bases: the folders that its path may start from, the likelier ones first.
+    """
     beside = os.path.splitext(image)[0] + ".txt"
     if os.path.isfile(beside):
         return beside
-    return labels.get(_key_of(image, root))
+    for base in bases:
+        label = labels.get(_key_of(image, base))
+        if label is not None:
+            return label
+    return None
 
 
 def _looks_like_labels(path: str) -> bool:
@@ -2251,7 +2412,10 @@ def _looks_like_labels(path: str) -> bool:
         numbers = [float(word) for word in words]
     except (ValueError, OSError):
         return False
-    return len(numbers) >= 5 and numbers[0] == int(numbers[0]) and max(numbers[1:]) < 2
+    if len(numbers) < 5 or not all(map(math.isfinite, numbers)):
+        return False
+    # Of a pose's keypoints the third number is 2 where it is visible.
+    return numbers[0].is_integer() and max(numbers[1:5]) < 2
 
 
 def _label_lines(reader: _Reader, path: str) -> list[str]:
@@ -2263,8 +2427,16 @@ def _label_lines(reader: _Reader, path: str) -> list[str]:
         return []
 
 
-def _yolo_reader(names: list[str], size: tuple[int, int]) -> Callable[[str], Region]:
-    """f(line) that returns its `Region`. size: (height, width) of the image."""
+def _yolo_reader(
+    names: list[str], size: tuple[int, int], keypoints: int = 0
+) -> Callable[[str], Region]:
+    """f(line) that returns its `Region`.
+
+    Args:
+        names: of the classes; empty where they are numbers.
+        size: (height, width) of the image.
+        keypoints: how many numbers stand behind each object's box; 0 where there are no keypoints.
+    """
     height, width = size
 
     def read(line: str) -> Region:
@@ -2274,6 +2446,13 @@ def _yolo_reader(names: list[str], size: tuple[int, int]) -> Callable[[str], Reg
                 "expected a class and the numbers of an outline. Received: " + files.short(line)
             )
         first, *values = map(float, numbers)  # type: ignore[arg-type]
+        if keypoints:
+            if len(values) not in (4, 4 + keypoints):
+                raise _Problem(
+                    f"expected a class, a box and the {keypoints} numbers of kpt_shape. Received:"
+                    f" {len(values)} numbers behind the class"
+                )
+            values = values[:4]
         if first < 0 or first != int(first) or (names and first >= len(names)):
             raise _Problem(f"expected a class from 0 to {len(names) - 1}. Received: {first:g}")
         if min(values) < -_ROUNDED or max(values) > 1 + _ROUNDED:
@@ -2324,6 +2503,26 @@ def _yolo_names(path: str) -> list[str]:
     return []
 
 
+def _yolo_keypoints(path: str) -> int:
+    """How many numbers the keypoints of an object have by the yaml's kpt_shape; 0 without it."""
+    file: str | None = path
+    if os.path.isdir(path):
+        file = _yaml_in(path)
+    if file is None:
+        return 0
+    try:
+        shape = _yaml_list(_read_text(file), "kpt_shape")
+    except ValueError as error:
+        raise AnnotationError(f"{file}: {error}") from error
+    if not shape:
+        return 0
+    if len(shape) != 2 or not all(text.isdecimal() and int(text) for text in shape):
+        raise AnnotationError(
+            f"{file}: expected kpt_shape as [keypoints, 2 or 3]. Received: {files.short(shape)}"
+        )
+    return int(shape[0]) * int(shape[1])
+
+
 def _distinct(names: list[str], file: str) -> list[str]:
     """The names, without spaces around them; AnnotationError where one is there twice."""
     plain = [_class_name(name, "a class's name") for name in names]
@@ -2341,10 +2540,31 @@ def _yaml_names(text: str) -> list[str]:
     Of yaml's many forms the ones that data files have: [a, b], {0: a, 1: b}, and both of these line
     by line, quoted or not, with comments.
     """
+    value, below = _yaml_entry(text, "names")
+    if value[:1] in ("[", "{"):
+        return _numbered(_yaml_parts(value), value[0] == "{")
+    if below and all(item.startswith("-") for item in below):
+        return _numbered([item[1:].strip() for item in below], False)
+    return _numbered(below, True)
+
+
+def _yaml_list(text: str, key: str) -> list[str]:
+    """The texts under a key of a yaml: one, [a, b], or a line of `- a` for each; empty without."""
+    value, below = _yaml_entry(text, key)
+    if value.startswith("["):
+        return _numbered(_yaml_parts(value), False)
+    if value and value not in ("~", "null"):
+        return [_unquoted(value)]
+    return _numbered([item[1:].strip() for item in below if item.startswith("-")], False)
+
+
+def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
+    """What stands behind a key of a yaml, to the end of its brackets, and in the lines below it."""
     lines = [_without_comment(line) for line in text.splitlines()]
-    start = next((i for i, line in enumerate(lines) if re.match(r"names\s*:", line)), None)
+    pattern = re.compile(rf"{key}\s*:")
+    start = next((i for i, line in enumerate(lines) if pattern.match(line)), None)
     if start is None:
-        return []
+        return "", []
     value = lines[start].partition(":")[2].strip()
     rest = lines[start + 1 :]
     if value[:1] in ("[", "{"):
@@ -2352,20 +2572,22 @@ def _yaml_names(text: str) -> list[str]:
         while rest and not value.endswith(closing):
             value += " " + rest.pop(0).strip()
         if not value.endswith(closing):
-            raise ValueError(f"expected {closing!r} at the end of names. Received: {value[-40:]}")
-        parts = re.findall(r"""(?:[^,"']|"[^"]*"|'[^']*')+""", value[1:-1])
-        items = [part.strip() for part in parts if part.strip()]
-        return _numbered(items, value[0] == "{")
-    items = []
+            raise ValueError(f"expected {closing!r} at the end of {key}. Received: {value[-40:]}")
+        return value, []
+    below = []
     for line in rest:
         if not line.strip():
             continue
         if not line.startswith((" ", "\t", "-")):
             break
-        items.append(line.strip())
-    if items and all(item.startswith("-") for item in items):
-        return _numbered([item[1:].strip() for item in items], False)
-    return _numbered(items, True)
+        below.append(line.strip())
+    return value, below
+
+
+def _yaml_parts(value: str) -> list[str]:
+    """The items between a yaml's brackets."""
+    parts = re.findall(r"""(?:[^,"']|"[^"]*"|'[^']*')+""", value[1:-1])
+    return [part.strip() for part in parts if part.strip()]
 
 
 def _without_comment(line: str) -> str:

@@ -523,14 +523,34 @@ def _settings_in_weights(path: str) -> dict[str, Any]:
 def _sets(args: argparse.Namespace) -> tuple[Annotations, Annotations]:
     """The training set and the validation set: those of the dataset, or parts of it."""
     larger = _read_subset(args, "train")
-    if args.val:
-        return larger or _read(args, args.dataset), _read(args, args.val)
-    smaller = _read_subset(args, "val")
-    if larger is not None and smaller is not None:
-        return larger, smaller
+    smaller = _own_validation_set(args)
     if larger is None:
         larger = _read(args, args.dataset)
+        if smaller is not None and not args.val:
+            larger = _without(larger, smaller, args)
+    if smaller is not None:
+        return larger, smaller
     return larger.split(SHARE)
+
+
+def _own_validation_set(args: argparse.Namespace) -> Annotations | None:
+    """The set of --val, or the dataset's own; None where a share has to be held out."""
+    if args.val:
+        return _read(args, args.val, keep_empty=True)
+    return _read_subset(args, "val")
+
+
+def _without(larger: Annotations, smaller: Annotations, args: argparse.Namespace) -> Annotations:
+    """The images of a dataset that are not those to validate on."""
+    import dataclasses
+
+    held_out = {os.path.realpath(image.path) for image in smaller.images}
+    images = [image for image in larger.images if os.path.realpath(image.path) not in held_out]
+    if not images:
+        raise _UsageError(
+            f"{args.dataset}: expected images to train on. Received: a validation set alone"
+        )
+    return dataclasses.replace(larger, images=images)
 
 
 def _read(
@@ -545,23 +565,23 @@ def _read(
 def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     """The images of a subset of --dataset; None where it has no such one.
 
-    Tried in turn: a json whose name or folder says the subset; images of YOLO in a folder of that
-    name; a folder of that name.
+    Tried in turn: a json whose name or folder says the subset; images of YOLO that the data.yaml
+    names so, or in a folder of that name; a folder of that name.
     """
     from mrcnn import annotations, coco
 
     folder = pathlib.Path(args.dataset)
     keep_empty = subset == "val"
     if folder.suffix.lower() in annotations.YAML_SUFFIXES:
-        return _of_subset(_read(args, folder, None, keep_empty), subset)
+        return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     if not folder.is_dir():
         return None
     for year in YEARS:
         path = coco.find_json(folder, subset, year)
         if path.is_file() and _says(path, folder, subset):
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
-    if not any(folder.glob("*.json")) and annotations.is_yolo(str(folder)):
-        return _of_subset(_read(args, folder, None, keep_empty), subset)
+    if annotations.reads_as_yolo(str(folder)):
+        return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     for word in coco.SUBSET_WORDS[subset]:
         if (folder / word).is_dir():
             return _read(args, folder / word, None, keep_empty)
@@ -589,18 +609,19 @@ def _images_of(
     return None
 
 
-def _of_subset(found: Annotations, subset: str) -> Annotations | None:
-    """The images with a folder of a subset in their names; None without any."""
+def _of_subset(found: Annotations, path: pathlib.Path, subset: str) -> Annotations | None:
+    """YOLO's images of a subset, by the data.yaml or their folders' names; None without any."""
     import dataclasses
 
-    from mrcnn import coco
+    from mrcnn import annotations, coco
 
-    words = set(coco.SUBSET_WORDS[subset])
-    images = []
-    for image in found.images:
-        folders = image.name.replace("\\", "/").lower().split("/")[:-1]
-        if words & set(folders):
-            images.append(image)
+    images = annotations.yolo_subset(found, path, subset)
+    if not images:
+        words = set(coco.SUBSET_WORDS[subset])
+        for image in found.images:
+            folders = image.name.replace("\\", "/").lower().split("/")[:-1]
+            if not words.isdisjoint(folder.rstrip("0123456789") for folder in folders):
+                images.append(image)
     if not images:
         return None
     return dataclasses.replace(found, images=images)
@@ -648,7 +669,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.subset == "all":
         found = _read(args, args.dataset, keep_empty=True)
     elif args.subset == "val":
-        found = _sets(args)[1]
+        found = _own_validation_set(args) or _sets(args)[1]
     else:
         found = _sets(args)[0]
     is_set = any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set)

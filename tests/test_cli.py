@@ -307,6 +307,71 @@ def test_without_a_validation_set_a_share_is_held_out(here):
     assert sets_of("--dataset=one", "--val=two") == [sorted(names), ["z.png"]]
 
 
+def test_a_validation_set_alone_is_evaluated_whole(here, monkeypatch):
+    """All its images, also without one on which to train; --val has those without objects."""
+    names = [f"{i}.png" for i in range(5)]
+    coco_json(here / "annotations" / "instances_val2017.json", names)
+    for name in names:
+        picture(here / "val2017" / name)
+    assert evaluated(monkeypatch, f"--dataset={here}") == names
+    with pytest.raises(cli._UsageError, match="images to train on. Received: a validation set"):
+        sets_of(f"--dataset={here}")
+    coco_json(here / "annotations" / "instances_train2017.json", ["gone.png"])
+    assert evaluated(monkeypatch, f"--dataset={here}") == names
+    data = json.loads((here / "annotations" / "instances_val2017.json").read_text())
+    data["annotations"] = data["annotations"][:2]
+    (here / "val2017" / "some.json").write_text(json.dumps(data))
+    assert evaluated(monkeypatch, f"--dataset={here}", "--val=val2017/some.json") == names
+
+
+def evaluated(monkeypatch, *arguments):
+    """Names of the images that `evaluate` takes."""
+    from mrcnn import annotations
+
+    class StopError(Exception):
+        pass
+
+    def stop(_, found, names):
+        taken.extend(image.name for image in found.images)
+        raise StopError
+
+    taken = []
+    args = cli._parse(["evaluate", "--weights=none", *map(str, arguments)])
+    with monkeypatch.context() as patch, pytest.raises(StopError):
+        patch.setattr(cli, "_inference_model", lambda args: (None, ["BG", "cat"], None))
+        patch.setattr(annotations.AnnotatedDataset, "of", stop)
+        cli._evaluate(args)
+    return sorted(taken)
+
+
+def yolo_images(here, *names):
+    for name in names:
+        picture(here / "images" / f"{name}.png")
+        label = here / "labels" / f"{name}.txt"
+        label.parent.mkdir(parents=True, exist_ok=True)
+        label.write_text("0 .1 .1 .5 .1 .5 .5\n")
+
+
+@pytest.mark.parametrize("form", ("years", "yaml", "list", "roboflow", "both"))
+def test_subsets_of_yolo(here, form):
+    """By the yaml's folders or lists, else by the folders' names; a stray json changes nothing."""
+    (here / "notes.json").write_text("{}")
+    folder, held_out, lines = {
+        "years": ("train2017", "val2017", ""),
+        "yaml": ("pool", "holdout", "train: images/pool\nval: [images/holdout]\n"),
+        "list": ("pool", "holdout", "path: .\ntrain: images/pool\nval:\n- val.txt\n"),
+        "roboflow": ("pool", "holdout", "train: ../images/pool\nval: ../images/holdout\n"),
+        # Programs that insist on both name one folder twice: here the names of folders say it.
+        "both": ("train", "valid", "train: images\nval: images\n"),
+    }[form]
+    (here / "data.yaml").write_text(f"{lines}names: [cat]\n")
+    (here / "val.txt").write_text("./images/holdout/b.png\nimages/holdout/gone.png\n")
+    yolo_images(here, f"{folder}/a", f"{held_out}/b")
+    expected = [[f"images/{folder}/a.png"], [f"images/{held_out}/b.png"]]
+    assert sets_of(f"--dataset={here}") == expected
+    assert sets_of("--dataset=data.yaml") == expected
+
+
 # ---- Detecting -----------------------------------------------------------------------------------
 
 

@@ -457,6 +457,70 @@ def test_yolo_files_that_fit_nothing(tmp_path):
         annotations.read(folder / "data.yaml")
 
 
+def test_yolo_labels_behind_links(tmp_path):
+    """Of a folder elsewhere, and of one that is there by another name; a link upwards ends."""
+    folder = yolo_folder(tmp_path / "in", YAMLS["list"], LINE)
+    (folder / "labels" / "train").rename(tmp_path / "elsewhere")
+    with pytest.raises(AnnotationError, match="names. Received: none for any of 1 images, 0 text"):
+        annotations.read(folder)
+    (folder / "labels" / "train").symlink_to(tmp_path / "elsewhere")
+    (folder / "labels" / "up").symlink_to(folder)
+    found = annotations.read(folder, keep_empty=True)
+    assert [len(image.regions) for image in found.images] == [1] and not found.problems
+    (tmp_path / "elsewhere").rename(folder / "a_first")
+    (folder / "labels" / "train").unlink()
+    (folder / "labels" / "train").symlink_to(folder / "a_first")
+    found = annotations.read(folder, keep_empty=True)
+    assert [len(image.regions) for image in found.images] == [1] and not found.problems
+
+
+def test_yolo_without_any_label(tmp_path):
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE)
+    (folder / "labels" / "train" / "a.txt").unlink()
+    found = annotations.read(folder, keep_empty=True)
+    (problem,) = found.problems
+    assert "none for any of 1 images, 0 text files" in problem
+
+
+@pytest.mark.parametrize("shape", ("[2, 3]", "\n- 2\n- 3"))
+def test_yolo_poses_are_boxes(tmp_path, caplog, shape):
+    points = " .1 .2 2 .3 .4 0"
+    folder = yolo_folder(tmp_path, f"kpt_shape: {shape}\nnames: [cat]\n", "")
+    lines = f"0 .5 .5 .2 .5{points}\n0 .5 .5 .2 .5 .1 .2\n"
+    (folder / "labels" / "train" / "a.txt").write_text(lines)
+    found = annotations.read(folder)
+    assert "1 objects are boxes without an outline" in caplog.text
+    (region,) = found.images[0].regions
+    assert found.images[0].masks().sum() == 12 * 20 and region.name == "cat"
+    (problem,) = found.problems
+    assert "the 6 numbers of kpt_shape. Received: 6 numbers behind" in problem
+    (folder / "data.yaml").write_text("kpt_shape: 17\nnames: [cat]\n")
+    with pytest.raises(AnnotationError, match=r"kpt_shape as \[keypoints, 2 or 3\]"):
+        annotations.read(folder)
+
+
+@pytest.mark.parametrize("word", ("nan", "inf", "1e999"))
+def test_texts_that_are_no_labels(tmp_path, word):
+    """A folder of LabelMe or masks may hold any text."""
+    pictures(tmp_path, "a.png")
+    (tmp_path / "a.txt").write_text(" ".join([word] * 5))
+    with pytest.raises(AnnotationError, match="expected VIA|Received: a folder with 0 json"):
+        annotations.read(tmp_path)
+
+
+def test_yolo_images_of_one_part(tmp_path):
+    """Their labels lie beside the folder of images; those of other parts are no problem."""
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE, "train/images")
+    yolo_folder(tmp_path, YAMLS["list"], LINE, "val/images")
+    (folder / "val" / "images" / "a.png").unlink()
+    found = annotations.read(folder, images=folder / "train" / "images", keep_empty=True)
+    assert [len(image.regions) for image in found.images] == [1] and not found.problems
+    (folder / "labels").mkdir()
+    (folder / "train" / "labels" / "a.txt").rename(folder / "labels" / "a.txt")
+    found = annotations.read(folder, images=folder / "train" / "images")
+    assert len(found.images[0].regions) == 1
+
+
 # ---- Mask files ----------------------------------------------------------------------------------
 
 
