@@ -2666,12 +2666,14 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
         relative = os.path.relpath(image, path)
         regions: list[Region] = []
         try:
-            size = _annotated_size(image, image, None)
             bitmaps: Iterable[tuple[Any, Bitmap]]
             if one_each:
+                size = _annotated_size(image, image, None)
                 bitmaps = _object_files(reader, relative, masks, size)
             else:
-                bitmaps = enumerate(_objects_of_labels(masks[0], size), 1)
+                labels = _read_labels(masks[0])
+                size = _size_of_labels(image, masks[0], labels)
+                bitmaps = enumerate(_objects_of_labels(labels), 1)
             regions = [Region(label, bitmap, number=number) for number, bitmap in bitmaps]
         except _Problem as error:
             reader.problem(f"image {relative!r}", str(error))
@@ -2765,13 +2767,19 @@ def _object_files(
             reader.problem(f"image {name!r}, mask {short}", str(error))
 
 
-def _objects_of_labels(path: str, size: tuple[int, int]) -> list[Bitmap]:
-    """The objects of a label image, in the order of their numbers; _Problem for another size."""
+def _size_of_labels(image: str, path: str, labels: np.ndarray) -> tuple[int, int]:
+    """The size of an image, turned or as it is stored, that its label image has; or _Problem."""
+    height, width = labels.shape
+    try:
+        return _annotated_size(image, image, (height, width))
+    except _Problem as error:
+        raise _Problem(f"label image {path}: {error}") from error
+
+
+def _objects_of_labels(labels: np.ndarray) -> list[Bitmap]:
+    """The objects of a label image [H, W], in the order of their numbers."""
     from scipy import ndimage
 
-    labels = _read_labels(path)
-    if labels.shape != size:
-        raise _Problem(f"expected a label image of {size} pixels, {path}. Received: {labels.shape}")
     numbers, places = np.unique(labels, return_inverse=True)
     places = places.reshape(labels.shape)
     if not len(numbers) or numbers[0] != 0:
@@ -2783,9 +2791,14 @@ def _objects_of_labels(path: str, size: tuple[int, int]) -> list[Bitmap]:
 
 
 def _read_labels(path: str) -> np.ndarray:
-    """[H, W] int64 of a label image: its numbers, or for each colour one, 0 for black."""
+    """[H, W] int64 of a label image: its numbers, or for each colour one, 0 for black.
+
+    _Problem for what isn't one, or whose numbers aren't whole any more: a photograph's compression
+    or soft edges would make an object of each of the values between.
+    """
     from PIL import Image
 
+    is_palette = False
     try:
         if path.lower().endswith((".tif", ".tiff")):
             import tifffile
@@ -2793,12 +2806,18 @@ def _read_labels(path: str) -> np.ndarray:
             values = np.squeeze(tifffile.imread(path))
         else:
             with Image.open(path) as image:
+                _check_keeps_values(image, path)
+                is_palette = image.mode == "P"
                 if image.mode == "LA":
                     values = np.asarray(image)[..., 0]
                 else:
                     values = np.asarray(image)
+    except _Problem:
+        raise
     except Exception as error:  # whatever the libraries raise for a damaged file
         raise _Problem(f"expected a label image. Received: {path}: {error}") from error
+    if values.dtype == np.uint8 and not is_palette:
+        _check_edges(values, path)
     if values.ndim == 3 and values.shape[-1] in (3, 4) and values.dtype == np.uint8:
         parts = values[..., :3].astype(np.int64)
         return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
@@ -2808,6 +2827,60 @@ def _read_labels(path: str) -> np.ndarray:
             f"{path} of the shape {values.shape}, {values.dtype}"
         )
     return values.astype(np.int64)
+
+
+def _check_keeps_values(image: Any, path: str) -> None:
+    """_Problem for a label image, of Pillow, that is compressed with losses."""
+    lossy = image.format in ("JPEG", "MPO")
+    if image.format == "WEBP":
+        with open(path, "rb") as file:
+            lossy = b"VP8 " in file.read(64 * 1024)  # the name of a lossy picture's chunk
+    if lossy:
+        raise _Problem(
+            f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
+            f" a {image.format} whose numbers or colours its compression has changed"
+        )
+
+
+# A label image of 8 bits has soft edges where so many values, and this share of them, are found
+# between others alone.
+SOFT_VALUES = 8
+SOFT_SHARE = 0.5
+
+
+def _check_edges(values: np.ndarray, path: str) -> None:
+    """_Problem for a label image, [H, W] or [H, W, bands] uint8, whose objects have soft edges.
+
+    Such a value has no pixel among four of its own, and most of its pixels lie between a smaller
+    and a larger value. An object of few pixels has the background around it, and nothing else.
+    """
+    from scipy import ndimage
+
+    bands = np.atleast_3d(values)[..., :3]
+    codes = np.zeros(bands.shape[:2], np.int64)
+    inner = np.ones(bands.shape[:2], bool)
+    between = np.zeros(bands.shape[:2], bool)
+    cross = ndimage.generate_binary_structure(2, 1)
+    for band in np.moveaxis(bands, -1, 0):
+        codes = codes * 256 + band
+        least = ndimage.minimum_filter(band, footprint=cross, mode="nearest")
+        most = ndimage.maximum_filter(band, footprint=cross, mode="nearest")
+        inner &= least == most
+        least = ndimage.minimum_filter(band, 3, mode="nearest")
+        most = ndimage.maximum_filter(band, 3, mode="nearest")
+        between |= (least < band) & (band < most)
+    found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    places = places.ravel()
+    has_inner = np.bincount(places, inner.ravel()) > 0
+    share = np.bincount(places, between.ravel()) / counts
+    soft = int(np.count_nonzero(~has_inner & (share >= 0.5)))
+    if soft >= max(SOFT_VALUES, SOFT_SHARE * len(found)):
+        raise _Problem(
+            "expected a label image with one number or colour for each object. Received: "
+            f"{path}, of whose {len(found)} values {soft} lie along edges, between others: it was"
+            " smoothed, or compressed with losses. Objects that are so small can have numbers of"
+            " 16 bits"
+        )
 
 
 def _cut_bitmap(mask: np.ndarray) -> Bitmap:

@@ -699,9 +699,13 @@ def detect(
     done = media.Processed([], [], 0, 0.0)
     if sources:
         done = media.process(sources, args.output, detect_batch, batch_size, title="detecting")
-    for tiff in tiffs:
+    targets: list[pathlib.Path] = []
+    if tiffs:
+        targets = media.placed_below(tiffs, args.output)
+    for tiff, target in zip(tiffs, targets):
+        target = target.with_name(target.name + ".geojson")
         try:
-            entry, result, written = _detect_tiff(model, class_names, tiff, tiling, args.output)
+            entry, result, written = _detect_tiff(model, class_names, tiff, tiling, target)
         except (ValueError, OSError) as error:
             if getattr(error, "errno", None) in files.DISK_FULL:
                 raise
@@ -835,9 +839,9 @@ def _detect_tiff(
     class_names: Sequence[str],
     path: pathlib.Path,
     tiling: dict[str, Any],
-    output: str | os.PathLike,
+    target: pathlib.Path,
 ) -> tuple[dict, dict, str]:
-    """Detects on windows of a TIFF, writes its GeoJSON.
+    """Detects on windows of a TIFF, writes its GeoJSON to the target.
 
     Returns:
         what images.json says of it, the result, the path of the GeoJSON.
@@ -846,7 +850,6 @@ def _detect_tiff(
 
     with tiles.TiffImage(path) as image:
         result = tiles.detect(model, image, **tiling)
-        target = pathlib.Path(output) / f"{path.name}.geojson"
         written = tiles.write_geojson(target, result, class_names, image.transform, image.crs)
         height, width = image.shape[:2]
     return {"file_name": str(path), "height": height, "width": width}, result, written

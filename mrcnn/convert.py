@@ -61,6 +61,7 @@ HIDDEN = "objects are left out: others have all their pixels"
 UNREAD = "files, images or regions can't be used and are left out"
 NO_FILE = "images have no file there; their annotations alone are written"
 SIZELESS = "images are left out: the format needs their files"
+DEPTH = "images of more than 8 bits, or four bands, became RGB of 8 bits"
 
 # Objects that one label image of 16 bits can number.
 MOST_LABELS = 65_535
@@ -248,7 +249,9 @@ def target_names(images: Sequence[AnnotatedImage], flat: bool = False) -> list[s
     return names
 
 
-def _copy_image(image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
+def _copy_image(
+    image: AnnotatedImage, path: pathlib.Path, losses: collections.Counter
+) -> pathlib.Path:
     """Copies an image's file to a path, whose suffix it may change. Returns the path.
 
     One that was annotated at its stored size, though its camera noted a turn, is written as it is
@@ -261,7 +264,7 @@ def _copy_image(image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
         return path
     shown, _ = utils.image_sizes(image.path)
     if shown != (image.height, image.width):
-        return _write_png(image, path)
+        return _write_png(image, path, losses)
     if path.exists() and os.path.samefile(path, image.path):
         return path
     with files.atomic(path) as temporary:
@@ -269,16 +272,21 @@ def _copy_image(image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _write_png(image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
-    """Writes an image's pixels as a PNG at a path, with that suffix. Returns it."""
+def _write_png(
+    image: AnnotatedImage, path: pathlib.Path, losses: collections.Counter
+) -> pathlib.Path:
+    """Writes an image's pixels as a PNG of 8 bits at a path, with that suffix. Returns it."""
     from mrcnn import media
 
     path = path.with_suffix(".png")
     size = (image.height, image.width)
     if image.embedded:
         pixels = image.embedded.read(size=size)
+        source: Any = io.BytesIO(image.embedded.content())
     else:
         pixels = utils.read_image(image.path, size=size)
+        source = image.path
+    losses[DEPTH] += not utils.fits_rgb(source)
     media.write_image(path, pixels)
     return path
 
@@ -562,7 +570,7 @@ class _Writer:
         if not image.path:
             self.losses[NO_FILE] += 1
             return path
-        return _copy_image(image, path)
+        return _copy_image(image, path, self.losses)
 
     def without_crowds(self, image: AnnotatedImage) -> list[Region]:
         """An image's objects for a format without crowds."""
@@ -976,18 +984,24 @@ class _MasksWriter(_Writer):
             if self.copy_images:
                 path = folder / "images" / f"{image_id}.png"
                 if image.path.lower().endswith(".png") and not image.embedded:
-                    _copy_image(image, path)
+                    _copy_image(image, path, self.losses)
                 else:
-                    _write_png(image, path)
+                    _write_png(image, path, self.losses)
             regions = self.without_crowds(image)
-            (folder / "masks").mkdir(parents=True, exist_ok=True)
-            for number, region in enumerate(regions, 1):
+            masks = folder / "masks"
+            masks.mkdir(parents=True, exist_ok=True)
+            names = [f"{number:05}.png" for number in range(1, len(regions) + 1)]
+            for region, name in zip(regions, names):
                 self.count_lost(region)
                 self.losses[CLASSES] += not one_class
                 mask = np.zeros((image.height, image.width), bool)
                 top, left, pixels = _crop_of(region, image)
                 mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-                self.write_bytes(folder / "masks" / f"{number:05}.png", _png(mask))
+                self.write_bytes(masks / name, _png(mask))
+            # Of a run before with more objects: they would be read as this image's.
+            for path in masks.glob("*.png"):
+                if path.name not in names:
+                    path.unlink()
             self.count(image, regions)
 
     def has_one_class(self) -> bool:

@@ -641,14 +641,19 @@ class _Painter:
 # ---- Both ----------------------------------------------------------------------------------------
 
 
-def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
-    """[path of the output for each file], in the files' own folders below `output`."""
+def placed_below(files: Sequence[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
+    """[path below `output` for each file], named as it is, in the folders that tell them apart."""
     # Without "..", which would lead out of the output.
     absolute = [pathlib.Path(os.path.abspath(path)) for path in files]
     root = os.path.commonpath([path.parent for path in absolute])
+    return [pathlib.Path(output) / path.relative_to(root) for path in absolute]
+
+
+def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
+    """[path of the output for each file], in the files' own folders below `output`."""
+    absolute = [pathlib.Path(os.path.abspath(path)) for path in files]
     targets: dict[pathlib.Path, None] = {}  # in their order
-    for path in absolute:
-        target = pathlib.Path(output) / path.relative_to(root)
+    for path, target in zip(absolute, placed_below(absolute, output)):
         if is_video(path):
             # "film.mov" and "film.mp4" in one folder stay apart.
             if path.suffix.lower() not in VideoWriter.CODECS:

@@ -597,11 +597,25 @@ class TiffImage:
         self._file.close()
 
     def _bands_of(self) -> list:
-        """The pages that hold the image: one, or one for each of up to three channels."""
+        """The pages that hold the image: one, or one for each of up to three channels.
+
+        Of a stack (z, time) they are those of its first image.
+        """
         pages: list = [self._file.pages[0]]
         series = self._file.series[0]
         if pages[0].samplesperpixel == 1 and "C" in series.axes[:-2] and len(series.pages) > 1:
-            pages = [page for page in list(series.pages)[:3] if page is not None]
+            axis = series.axes.index("C")
+            step = math.prod(series.shape[axis + 1 : -2])  # pages from a channel to the next
+            count = min(3, series.shape[axis])
+            every = list(series.pages)
+            if len(every) <= (count - 1) * step:
+                raise ValueError(
+                    f"{self.path}: expected a page for each of {series.axes[:-2]}"
+                    f" {series.shape[:-2]}. Received: {len(every)} pages"
+                )
+            pages = [every[number * step] for number in range(count)]
+            if any(page is None for page in pages):
+                raise ValueError(f"{self.path}: expected {count} channels. Received: one without")
         for number, page in enumerate(pages):
             pages[number] = getattr(page, "aspage", lambda page=page: page)()
         if any(page.dtype is None for page in pages):
@@ -624,9 +638,14 @@ class TiffImage:
             raise ValueError(f"{self.path}: its windows can't be decoded: {error}") from error
 
     def _range(self) -> tuple[float, float]:
-        """The range of the values, of windows spread over the image."""
-        values = [self.values(*window).ravel() for window in _probes(*self.shape[:2])]
-        return utils.value_range(np.concatenate(values))
+        """The range of the values that `window` shows, of windows spread over the image."""
+        parts = []
+        for place in _probes(*self.shape[:2]):
+            values = self.values(*place)
+            if values.shape[-1] == 2:
+                values = values[..., :1]  # gray and alpha: `utils.as_rgb` takes the gray
+            parts.append(values.ravel())
+        return utils.value_range(np.concatenate(parts))
 
     def values(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
         """[y2 - y1, x2 - x1, bands] of the file's own dtype and values, at most three bands."""

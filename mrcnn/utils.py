@@ -583,6 +583,25 @@ def _read_values(path):
     return _with_pillow(path, _stored_values)
 
 
+def fits_rgb(path: str | os.PathLike | BinaryIO) -> bool:
+    """Whether `read_image` gives an image file's values as they are stored, bands and bits.
+
+    Args:
+        path: the file, or an open one.
+
+    Returns:
+        False for values of more than 8 bits, and for more than four bands (the fourth is taken for
+        transparency).
+
+    Raises:
+        as `read_image`.
+    """
+    if str(path).lower().endswith((".jpg", ".jpeg")):
+        return True  # need not be decoded
+    values, _ = _read_values(path)
+    return values.dtype in (np.uint8, bool) and (values.ndim == 2 or values.shape[2] <= 4)
+
+
 def _check_is_file(path):
     """ValueError for a path that is there and is no file: a pipe would be waited for."""
     if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):

@@ -578,3 +578,125 @@ def test_black_and_white_label_image_is_named(tmp_path, caplog):
     Image.fromarray(ring()).save(tmp_path / "masks" / "a.png")
     assert len(annotations.read(tmp_path).images[0].regions) == 1
     assert "several pieces, which are taken for one object: images/a.png" in caplog.text
+
+
+def soft_disc():
+    """[40, 60] uint8: a disc of radius 12 whose edge is smoothed, as drawing programs do."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    inside = 12.5 - np.hypot(rows - 19.3, columns - 30.2)
+    return np.around(255 * np.clip(inside, 0, 1)).astype(np.uint8)
+
+
+def spots():
+    """[40, 60] uint8: objects of one and of two pixels, some side by side."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[1:39:3, 1:58:3].flat[:200] = np.arange(1, 201)
+    labels[2:40:6, 1:58:3] = labels[1:39:6, 1:58:3]
+    labels[1:39:9, 2:59:9] = 201
+    return labels
+
+
+def label_image(folder, save):
+    """A folder with a good label image, b's, and one that `save` writes, of a; what is read."""
+    pictures(folder, "images/a.png", "images/b.png")
+    (folder / "masks").mkdir()
+    Image.fromarray(ring()).save(folder / "masks" / "b.png")
+    save(folder / "masks" / "a")
+    return annotations.read(folder)
+
+
+LOSSY = {
+    "jpeg": lambda path: Image.fromarray(spots()).save(f"{path}.jpg", quality=95),
+    "webp": lambda path: Image.fromarray(spots()).save(f"{path}.webp", quality=95),
+    "renamed": lambda path: Image.fromarray(spots()).save(f"{path}.png", "JPEG"),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(LOSSY))
+def test_label_images_with_losses_are_left_out(tmp_path, kind):
+    """A JPEG of one disc was 56 objects without a word."""
+    found = label_image(tmp_path, LOSSY[kind])
+    assert [image.name for image in found.images] == ["images/b.png"]
+    (problem,) = found.problems
+    assert "images/a.png" in problem and "without losses, PNG or TIFF. Received" in problem
+
+
+@pytest.mark.parametrize("mode", ("L", "RGB", "LA"))
+def test_label_images_with_soft_edges_are_left_out(tmp_path, mode):
+    disc = Image.fromarray(soft_disc()).convert(mode)
+    found = label_image(tmp_path, lambda path: disc.save(f"{path}.png"))
+    assert [image.name for image in found.images] == ["images/b.png"]
+    (problem,) = found.problems
+    assert "one number or colour for each object" in problem and "a.png, of whose" in problem
+    hard = Image.fromarray(soft_disc() // 128 * 7).convert(mode)
+    found = label_image(tmp_path / "hard", lambda path: hard.save(f"{path}.png"))
+    mask = found.images[0].masks()
+    np.testing.assert_array_equal(mask[..., 0], soft_disc() >= 128)
+    assert mask.shape[2] == 1 and not found.problems
+
+
+def test_objects_of_a_pixel_have_no_soft_edges(tmp_path):
+    truth = [spots() == number for number in range(1, 202)]
+    kinds = {
+        "png": lambda path: Image.fromarray(spots()).save(f"{path}.png"),
+        "webp": lambda path: Image.fromarray(spots()).save(f"{path}.webp", lossless=True),
+        "sixteen": lambda path: Image.fromarray(soft_disc().astype(np.uint16)).save(f"{path}.png"),
+    }
+    for kind, save in kinds.items():
+        found = label_image(tmp_path / kind, save)
+        assert len(found.images) == 2 and not found.problems
+        if kind != "sixteen":
+            np.testing.assert_array_equal(found.images[0].masks(), np.stack(truth, axis=-1))
+
+
+def test_label_image_of_stored_pixels(tmp_path):
+    """Of a photograph that its camera turned, a label image of either size is taken."""
+    for name, labels in {"stored": ring(), "shown": np.rot90(ring(), -1)}.items():
+        folder = tmp_path / name
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / "a.jpg", exif=exif)
+        Image.fromarray(np.ascontiguousarray(labels)).save(folder / "masks" / "a.png")
+        (image,) = annotations.read(folder).images
+        assert (image.height, image.width) == labels.shape
+        np.testing.assert_array_equal(image.masks()[..., 0], labels)
+    Image.new("L", (50, 50), 3).save(tmp_path / "shown" / "masks" / "a.png")
+    with pytest.raises(AnnotationError, match=r"label image .*a.png: annotated at .*\(50, 50\)"):
+        annotations.read(tmp_path / "shown")
+
+
+def test_masks_of_a_run_before_are_gone(tmp_path):
+    path = via_file(tmp_path)
+    convert.convert(path, "masks", tmp_path / "out")
+    assert len(annotations.read(tmp_path / "out").images[0].regions) == 4
+    data = json.loads(path.read_text())
+    regions = data["a.png1"]["regions"]
+    del regions[0], regions[1:]
+    path.write_text(json.dumps(data))
+    truth = annotations.read(path).images[0].masks()
+    convert.convert(path, "masks", tmp_path / "out", overwrite=True)
+    np.testing.assert_array_equal(annotations.read(tmp_path / "out").images[0].masks(), truth)
+    assert truth.shape == (HEIGHT, WIDTH, 1) and truth.any()
+
+
+@pytest.mark.parametrize("kind, lost", [("uint16", 1), ("uint8", 0), ("bands", 1)])
+def test_bits_that_a_png_loses_are_counted(tmp_path, kind, lost):
+    import tifffile
+
+    pixels = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    if kind == "uint8":
+        pixels = (pixels // 16).astype(np.uint8)
+    if kind == "bands":
+        pixels = np.stack([pixels // 16] * 6, axis=-1).astype(np.uint8)
+    (tmp_path / "in" / "images").mkdir(parents=True)
+    (tmp_path / "in" / "masks").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "images" / "a.tif", pixels, photometric="minisblack")
+    Image.fromarray(ring()).save(tmp_path / "in" / "masks" / "a.png")
+    report = convert.convert(tmp_path / "in", "masks", tmp_path / "out")
+    assert report.losses[convert.DEPTH] == lost
+    assert ("nothing is lost" in report.text()) == (lost == 0)
+    # Where the file itself is copied, nothing is.
+    report = convert.convert(tmp_path / "in", "labels", tmp_path / "copied")
+    assert report.losses[convert.DEPTH] == 0

@@ -349,6 +349,33 @@ def test_microscopy(tmp_path):
     np.testing.assert_array_equal(gray[..., 2], gray[..., 0])
 
 
+@pytest.mark.parametrize("axes", ("CZYX", "ZCYX", "TCZYX", "CYX"))
+def test_channels_of_a_stack(tmp_path, axes):
+    """The three channels of its first image, whatever the order; once CZYX gave slices of one."""
+    sizes = {"T": 2, "C": 4, "Z": 5, "Y": 20, "X": 30}
+    shape = [sizes[axis] for axis in axes]
+    planes = np.zeros(shape, np.uint8)
+    for place in np.ndindex(*shape[:-2]):
+        number = dict(zip(axes, place))
+        planes[place] = 100 * number.get("T", 0) + 20 * number["C"] + number.get("Z", 0) + 1
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, planes, metadata={"axes": axes}, photometric="minisblack")
+    with tiles.TiffImage(path) as image:
+        assert image.shape == (20, 30, 3)
+        assert image.window(2, 3, 4, 5).reshape(-1, 3).tolist() == [[1, 21, 41]] * 4
+
+
+def test_alpha_has_no_part_in_the_range(tmp_path):
+    pixels = np.full((40, 50, 2), 65535, np.uint16)
+    pixels[..., 0] = np.arange(2000).reshape(40, 50) % 1000
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels, photometric="minisblack", planarconfig="contig")
+    with tiles.TiffImage(path) as image:
+        assert image.limits == (0, 1023)
+        window = image.window(0, 0, 40, 50)
+    np.testing.assert_array_equal(window[..., 1], np.around(pixels[..., 0] * (255 / 1023)))
+
+
 @pytest.mark.parametrize("kind", ("palette", "turned", "white", "cut"))
 def test_tiffs_that_are_read_as_a_whole(tmp_path, kind):
     """Values that mean other colours are refused; the command reads such a file with its colours."""
@@ -465,6 +492,23 @@ def test_the_command_on_pictures_and_tiffs(tmp_path, capsys):
     args.overlap, args.tile = 5, None
     with pytest.raises(ValueError, match="--overlap goes with --tile"):
         commands.detect(Sees(), ["BG", "even", "odd"], args)
+
+
+def test_tiffs_of_one_name_stay_apart(tmp_path):
+    counts = {}
+    for number, folder in enumerate(("x", "y/z")):
+        labels = scene((100, 130), number, 5 + 20 * number)
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        geo_tiff(tmp_path / "in" / folder / "b.tif", drawn(labels))
+        counts[folder] = len(np.unique(labels)) - 1
+    inputs = [str(tmp_path / "in" / folder) for folder in counts]
+    args = argparse.Namespace(inputs=inputs, output=str(tmp_path / "out"), tile=64, overlap=None)
+    done = commands.detect(Sees(), ["BG", "even", "odd"], args)
+    for folder, count in counts.items():
+        path = tmp_path / "out" / folder / "b.tif.geojson"
+        assert str(path) in done.written
+        assert len(json.loads(path.read_text())["features"]) == count
+    assert len(set(counts.values())) == 2
 
 
 @pytest.mark.heavy
