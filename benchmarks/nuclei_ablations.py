@@ -48,7 +48,9 @@ TRAINED: dict[str, tuple[dict[str, Any], str]] = {
     "mosaic": ({"MOSAIC": 0.5}, "every second example of four images"),
     "giou": ({"BBOX_LOSS": "giou", "RPN_BBOX_LOSS": "giou"}, "GIoU in place of smooth L1"),
     "4conv1fc": (_CONVOLUTIONAL_HEAD, "box head of 4 convolutions with group norm and 1 layer"),
-    "unstretched": ({"IMAGE_PERCENTILES": ()}, "images as they are"),
+    "unstretched": ({"IMAGE_PERCENTILES": (), "IMAGE_GAMMA": 1.0}, "images as they are"),
+    "no gamma": ({"IMAGE_GAMMA": 1.0}, "contrast stretched, without its square root"),
+    "no scale jitter": ({"SCALE_JITTER": ()}, "every image in its own scale"),
     "anchors from 8": ({"RPN_ANCHOR_SCALES": (8, 16, 32, 64, 128)}, "larger anchors"),
     "stride 4": (
         {

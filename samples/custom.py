@@ -21,7 +21,7 @@ from collections.abc import Sequence
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))  # the project's folder
 
-from mrcnn import annotations, commands, config, data  # noqa: E402
+from mrcnn import annotations, augmentation, commands, config  # noqa: E402
 
 
 class CustomConfig(config.Config):
@@ -62,10 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.command in ("detect", "export", "batch"):
         names = commands.load_classes(settings, args)
         settings.NUM_CLASSES = len(names)
-        if args.command == "batch":
-            commands.batch(settings, names, args)
-            return
-        model = commands.load_model("inference", commands.inference_config(settings), args)
+        model = settings  # of which batch makes models where it needs them
+        if args.command != "batch":
+            model = commands.load_model("inference", commands.inference_config(settings), args)
         getattr(commands, args.command)(model, names, args)
         return
     if not args.dataset:
@@ -79,8 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.command == "train":
         model = commands.load_model("training", settings, args)
         commands.save_classes(model, train_set.class_names)
-        flips = data.import_imgaug().augmenters.Fliplr(0.5)
-        commands.train(model, train_set, held_out, settings.STAGES, args, augmentation=flips)
+        commands.train(model, train_set, held_out, settings.STAGES, args, augmentation.Flip())
     else:
         settings.DETECTION_MIN_CONFIDENCE = 0.0  # AP counts detections of any score
         model = commands.load_model("inference", commands.inference_config(settings), args)

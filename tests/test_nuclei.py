@@ -453,8 +453,8 @@ def test_demo(nucleus, bowl, tmp_path, monkeypatch, capsys):
     assert (mode, used.BATCH_SIZE, used.IMAGE_RESIZE_MODE) == ("inference", 1, "pad64")
     assert (args.weights, args.logs) == ("last", "nuclei/logs")
     lines = capsys.readouterr().out.strip().splitlines()
-    assert lines[-2:] == [
-        "nuclei/nuclei.png",
+    assert "nuclei/nuclei.png" in lines
+    assert lines[-1:] == [
         "bowl's metric at IoU .5 0.000, mean of .5 to .95 0.000, on 24 images with 673 nuclei,"
         " trained in 12 s",
     ]

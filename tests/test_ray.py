@@ -55,6 +55,7 @@ def test_settings_are_checked():
         pool.Ray(workers=(4, 2))
     with pytest.raises(ValueError, match="gpus is 0 or more. Received: -1"):
         pool.Ray(gpus=-1)
+    pytest.importorskip("pyarrow")
     with pytest.raises(ValueError, match="a model is made in each actor.*StandIn"):
         batch.run(StandIn(), ["a"], "out", identity={}, ray=pool.Ray())
 

@@ -223,28 +223,28 @@ def test_run_ends_a_program():
         (
             "nucleus",
             (
-                "{demo,train,evaluate,detect} --dataset --subset --small --weights --logs --seed"
+                "{demo,train,evaluate,detect,batch} --dataset --subset --small --weights --logs --seed"
                 " --restart stage1_train stage1_test coco imagenet last"
             ),
         ),
         (
             "custom",
             (
-                "{train,evaluate,detect,export} --dataset --annotations --attribute --weights --logs"
+                "{train,evaluate,detect,export,batch} --dataset --annotations --attribute --weights --logs"
                 " --small --set"
             ),
         ),
         (
             "shapes",
             (
-                "{demo,train,evaluate,detect,export} --weights --logs --output --epochs --images --seed"
+                "{demo,train,evaluate,detect,export,batch} --weights --logs --output --epochs --images --seed"
                 " --restart --set"
             ),
         ),
         (
             "keypoints",
             (
-                "{demo,train,evaluate,detect,export} --weights --logs --output --epochs --images --seed"
+                "{demo,train,evaluate,detect,export,batch} --weights --logs --output --epochs --images --seed"
                 " --restart --set"
             ),
         ),
