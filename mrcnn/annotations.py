@@ -1100,7 +1100,8 @@ def read(
             first or any number of the last, in it or, if it has none itself, in its sub-folders, up
             to 3 within each other. Without any json also YOLO's labels, see `read_yolo`, and mask
             files, see `read_masks`.
-        images: folder that the file names of the images start from; None for the json's own folder.
+        images: folder that the file names of the images start from; None for the json's own folder,
+            or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region is of the class "object".
         label: VIA and mask files: name of every region's class, whatever its attributes.
@@ -1117,6 +1118,23 @@ def read(
     return _read_any(path, images, attribute, label, keep_empty, None, need_files)
 
 
+def _images_of_coco(path: str) -> str | None:
+    """The folder of the images of a json in COCO's own layout; None for another.
+
+    Of annotations/instances_val2017.json it is val2017/ or images/val2017/ beside annotations/.
+    """
+    folder, name = os.path.split(os.path.abspath(path))
+    stem, suffix = os.path.splitext(name)
+    if os.path.basename(folder) != "annotations" or suffix.lower() != ".json":
+        return None
+    root = os.path.dirname(folder)
+    subset = stem.rpartition("_")[2]
+    for place in (os.path.join(root, subset), os.path.join(root, "images", subset)):
+        if os.path.isdir(place):
+            return place
+    return None
+
+
 def _read_any(
     path: Any,
     images: Any = None,
@@ -1131,6 +1149,8 @@ def _read_any(
     if path.lower().endswith(YAML_SUFFIXES):
         return read_yolo(path, images, keep_empty)
     if not os.path.isdir(path):
+        if images is None:
+            images = _images_of_coco(path)
         return _read_file(
             path, images, attribute, label, keep_empty, expected, need_files=need_files
         )

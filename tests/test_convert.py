@@ -700,3 +700,22 @@ def test_bits_that_a_png_loses_are_counted(tmp_path, kind, lost):
     # Where the file itself is copied, nothing is.
     report = convert.convert(tmp_path / "in", "labels", tmp_path / "copied")
     assert report.losses[convert.DEPTH] == 0
+
+
+@pytest.mark.parametrize("place", ["val2017", "images/val2017"])
+def test_a_json_in_cocos_own_layout_finds_its_images(tmp_path, place):
+    """annotations/instances_val2017.json, as it is downloaded, without a second argument."""
+    pictures(tmp_path / place, "a.png")
+    pictures(tmp_path / "train2017", "a.png", "b.png")
+    (tmp_path / "annotations").mkdir()
+    path = tmp_path / "annotations" / "instances_val2017.json"
+    item = {"id": 1, "image_id": 1, "category_id": 1, "segmentation": [SQUARE], "iscrowd": 0}
+    image = {"id": 1, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}
+    categories = [{"id": 1, "name": "square"}]
+    path.write_text(
+        json.dumps({"images": [image], "annotations": [item], "categories": categories})
+    )
+    (found,) = annotations.read(path).images
+    assert found.path == str(tmp_path / place / "a.png")
+    report = convert.convert(path, "yolo", tmp_path / "out")
+    assert report.images == report.objects == 1 and not report.losses[convert.NO_FILE]
