@@ -38,14 +38,14 @@ test:
 .PHONY: test-runtimes
 test-runtimes:
 	@tools/venv.sh test
-	@tools/runtimes.sh
+	@tools/extra.sh runtimes
 	MRCNN_RUNTIMES=1 $(PYTEST) tests/test_runtimes.py $(ARGS)
 
 # Batches: into Parquet files, by actors of Ray, in .venv-ray without TensorFlow; then with a network.
 .PHONY: test-ray
 test-ray:
 	@tools/venv.sh test
-	@tools/ray.sh
+	@tools/extra.sh ray
 	PYTHONPATH=. .venv-ray/bin/python -m pytest --noconftest tests/test_batch.py tests/test_ray.py $(ARGS)
 	MRCNN_RAY=.venv-ray .venv/bin/python -m pytest tests/test_batch_models.py $(ARGS)
 

@@ -808,6 +808,20 @@ def _result_of(row: dict[str, Any]) -> dict[str, Any] | None:
 # ---- Command -------------------------------------------------------------------------------------
 
 
+def add_inputs(parser: argparse.ArgumentParser) -> None:
+    """Adds what a batch reads, and how an exported model runs."""
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="INPUT",
+        help="images, folders, globs, Parquet files, addresses such as s3://bucket/photos",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="of an exported model's detection")
+    parser.add_argument(
+        "--device", default="cpu", help="of an exported model: cpu or gpu (default: %(default)s)"
+    )
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of a batch: tables, parts, Ray."""
     group = parser.add_argument_group("batch")
@@ -887,15 +901,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         epilog="Killed and started again, it goes on. docs/scaling.md tells more.",
     )
     parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
-    parser.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="images, folders, globs, Parquet files, addresses such as s3://bucket/photos",
-    )
     parser.add_argument("--output", default="results", metavar="FOLDER")
-    parser.add_argument("--threads", type=int, default=None, metavar="N", help="of a detection")
-    parser.add_argument("--device", default="cpu")
+    add_inputs(parser)
     add_options(parser)
     parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error comes from"

@@ -107,6 +107,13 @@ def _add_model(made: argparse.ArgumentParser, weights: str) -> None:
     )
 
 
+def _add_reading(made: argparse.ArgumentParser) -> None:
+    """Adds how annotations are read."""
+    made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
+    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
+    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+
+
 def _add_dataset(made: argparse.ArgumentParser) -> None:
     """Adds what names a dataset."""
     made.add_argument(
@@ -116,9 +123,7 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         help="a folder or file of annotations: COCO, VIA, LabelMe, YOLO, mask files; with subsets"
         " as their tools make them (train/ and val/, instances_train.json, images/train, ...)",
     )
-    made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
-    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
-    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    _add_reading(made)
     made.add_argument(
         "--val",
         metavar="PATH",
@@ -234,12 +239,7 @@ def _export_options(made: argparse.ArgumentParser) -> None:
 def _batch_options(made: argparse.ArgumentParser) -> None:
     from mrcnn import batch
 
-    made.add_argument(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help="images, folders, globs, Parquet files, addresses such as s3://bucket/photos",
-    )
+    batch.add_inputs(made)
     _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
     _add_output(made)
     made.add_argument(
@@ -248,12 +248,6 @@ def _batch_options(made: argparse.ArgumentParser) -> None:
         default=1,
         metavar="N",
         help="images that the network takes together (default: %(default)s)",
-    )
-    made.add_argument(
-        "--threads", type=_from_one, metavar="N", help="of an exported model's detection"
-    )
-    made.add_argument(
-        "--device", default="cpu", help="of an exported model: cpu or gpu (default: %(default)s)"
     )
     batch.add_options(made)
 
@@ -265,9 +259,7 @@ def _inspect_options(made: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="annotations (files or folders), images, weight files, exported models",
     )
-    made.add_argument("--images", metavar="FOLDER", help="where the annotated images are")
-    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
-    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    _add_reading(made)
     made.add_argument(
         "--draw",
         type=_count,
@@ -282,9 +274,7 @@ def _convert_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("source", metavar="SOURCE", help="a file or folder of annotations")
     made.add_argument("output", metavar="OUTPUT", help="a folder; of coco and via also a .json")
     made.add_argument("--to", required=True, choices=CONVERSIONS, help="the format")
-    made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
-    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
-    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    _add_reading(made)
     made.add_argument(
         "--shapes",
         choices=("keep", "masks", "outlines"),
