@@ -472,6 +472,12 @@ class Config:
     TEST_SCALES: Sequence[int] = ()
     TEST_FLIP: bool | str = False
 
+    # Box voting over these views: each box that is left becomes the mean of the views' own best
+    # boxes with at least this IoU with it, weighted by their scores, and its score the mean over
+    # all views, 0 where a view has no such box. None: the box and the score of the surest view, as
+    # in the paper's code (not in matterport).
+    TEST_BOX_VOTE: float | None = None
+
     # ---- Training --------------------------------------------------------------------------------
     # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
     LEARNING_RATE = 0.001
@@ -1453,6 +1459,7 @@ _KINDS: dict[str, _Kind] = {
     "IMAGE_MIN_DIM_CHOICES": _SIDES,
     "TEST_SCALES": _SIDES,
     "TEST_FLIP": _one_of(*TEST_FLIPS),
+    "TEST_BOX_VOTE": _or_none(_IOU),
     "IMAGE_PERCENTILES": _Kind("is (low, high), rising numbers of 0..100, or ()", _are_percentiles),
     "IMAGE_GAMMA": _above(0),
     "MEAN_PIXEL": _Kind("has numbers, one for each channel", _are_pixel_values),

@@ -2,8 +2,9 @@
 
 `MaskRCNN.detect` comes here where TEST_SCALES or TEST_FLIP is set. As in the paper's code, the
 detections of all views are pooled and suppressed once more by class; masks and keypoints are those
-of the final boxes, the mean over the views of what the heads give there. The maps of all views of
-one image are in memory at once.
+of the final boxes, the mean over the views of what the heads give there. A pooled score is that of
+the one view that is surest; with TEST_BOX_VOTE all views have a say. The maps of all views of one
+image are in memory at once.
 """
 
 import dataclasses
@@ -151,15 +152,7 @@ def _detect_each(detector, items, load, masks):
 def _detect_one(detector, image, where, form):
     config = detector.config
     views = _views(detector, image, where)
-    boxes = [view.to_image(view.detections[:, :4].astype(np.float64)) for view in views]
-    boxes = np.concatenate(boxes)
-    rows = np.concatenate([view.detections[:, 4:] for view in views])
-    class_ids = rows[:, 0]
-    scores = rows[:, 1]
-    kept = _suppress(boxes, class_ids, scores, config.DETECTION_NMS_THRESHOLD)
-    kept = kept[: config.DETECTION_MAX_INSTANCES]
-    boxes = boxes[kept]
-    rows = rows[kept]
+    boxes, rows = _pooled(views, config)
     masks = points = None
     if config.USE_MASK:
         masks = _mean(detector, "masks", views, boxes, class_ids=rows[:, 0])[None]
@@ -197,6 +190,62 @@ def _look(detector, image, where, min_dim, turn):
     detections = detections[0]
     is_detection = detections[:, 4] > 0
     return View(turn, molded, metas, config.BOX_FRAME, maps, detections[is_detection])
+
+
+def _pooled(views, config):
+    """Boxes [N, 4] normalised in the image and rows [N, (class id, score)] of all views, best
+    first."""
+    boxes = [view.to_image(view.detections[:, :4].astype(np.float64)) for view in views]
+    numbers = np.repeat(np.arange(len(views)), [len(each) for each in boxes])
+    boxes = np.concatenate(boxes)
+    rows = np.concatenate([view.detections[:, 4:] for view in views])
+    kept = _suppress(boxes, rows[:, 0], rows[:, 1], config.DETECTION_NMS_THRESHOLD)
+    if config.TEST_BOX_VOTE is None:
+        kept = kept[: config.DETECTION_MAX_INSTANCES]
+        return boxes[kept], rows[kept]
+    boxes, rows = _vote(boxes, rows, numbers, kept, len(views), config.TEST_BOX_VOTE)
+    is_sure = rows[:, 1] >= config.DETECTION_MIN_CONFIDENCE
+    order = np.argsort(-rows[:, 1], kind="stable")
+    order = order[is_sure[order]][: config.DETECTION_MAX_INSTANCES]
+    return boxes[order], rows[order]
+
+
+def _vote(boxes, rows, numbers, kept, count, threshold):
+    """What the views say together of the boxes that are kept.
+
+    Each view's vote is its box of that class with the highest IoU, if that is at least the
+    threshold. The voted box is the mean of the votes weighted by their scores, the voted score
+    their sum over the number of views: an object that one view alone sees loses.
+
+    Args:
+        boxes: [N, 4] float64 of all views.
+        rows: [N, (class id, score)].
+        numbers: [N] of the view that each is of.
+        kept: rows of the boxes that the suppression left.
+        count: views.
+        threshold: IoU in 0..1.
+
+    Returns:
+        boxes [kept, 4], rows [kept, 2], in the order of `kept`.
+    """
+    voted_boxes = np.zeros((len(kept), 4))
+    weights = np.zeros((len(kept), 1))
+    for number in range(count):
+        of_view = np.flatnonzero(numbers == number)
+        if not len(of_view):
+            continue
+        overlaps = box_math.compute_overlaps(boxes[kept], boxes[of_view])
+        overlaps[rows[kept, 0][:, None] != rows[of_view, 0]] = -1
+        overlaps[kept[:, None] == of_view] = 1  # also of a box without area
+        best = overlaps.argmax(axis=1)
+        votes = overlaps[np.arange(len(kept)), best] >= threshold
+        # A score that is rounded to 0 is a vote all the same.
+        scores = (np.maximum(rows[of_view[best], 1], 1e-12) * votes)[:, None]
+        voted_boxes += scores * boxes[of_view[best]]
+        weights += scores
+    voted_rows = rows[kept].copy()
+    voted_rows[:, 1:] = weights / count
+    return voted_boxes / weights, voted_rows
 
 
 def _suppress(boxes, class_ids, scores, threshold):

@@ -456,17 +456,52 @@ def blocks():
     return image, np.array(boxes), np.array(class_ids), np.stack(masks, axis=-1)
 
 
+def test_views_vote_on_boxes_and_scores():
+    """The mean of the views' boxes by their scores; a view without the object counts 0."""
+    boxes = np.array(
+        [
+            [0.0, 0.0, 0.4, 0.4],  # the object, as the first view has it
+            [0.5, 0.5, 0.9, 0.9],  # seen by the first view alone
+            [0.0, 0.0, 0.4, 0.5],  # the object, as the second has it
+            [0.0, 0.0, 0.4, 0.4],  # of another class
+        ]
+    )
+    rows = np.array([[1, 0.9], [1, 0.8], [1, 0.3], [2, 0.6]], np.float32)
+    voted, result = tta._vote(boxes, rows, np.array([0, 0, 1, 1]), np.array([0, 1, 3]), 2, 0.5)
+    np.testing.assert_allclose(voted, [[0, 0, 0.4, 0.425], boxes[1], boxes[3]], atol=1e-6)
+    np.testing.assert_allclose(result, [[1, 0.6], [1, 0.4], [2, 0.3]], atol=1e-6)
+    # An IoU of .8 is not enough for .9: a box has its own view's vote alone.
+    voted, result = tta._vote(boxes, rows, np.array([0, 0, 1, 1]), np.array([0]), 2, 0.9)
+    np.testing.assert_allclose(voted, boxes[:1])
+    np.testing.assert_allclose(result, [[1, 0.45]])
+    none = tta._vote(boxes[:0], rows[:0], np.zeros(0, int), np.zeros(0, int), 2, 0.5)
+    assert none[0].shape == (0, 4) and none[1].shape == (0, 2)
+
+
+def test_a_voted_score_below_the_least_is_none(detector, monkeypatch):
+    image = Points(1, shape=(60, 80, 3)).load_image(0)
+    monkeypatch.setattr(detector.config, "TEST_FLIP", True)
+    (pooled,) = detector.detect([image])
+    monkeypatch.setattr(detector.config, "TEST_BOX_VOTE", 0.5)
+    (voted,) = detector.detect([image])
+    assert voted["scores"].max() <= pooled["scores"].max() and np.all(np.diff(voted["scores"]) <= 0)
+    least = np.sort(voted["scores"])[len(voted["scores"]) // 2]
+    monkeypatch.setattr(detector.config, "DETECTION_MIN_CONFIDENCE", float(least))
+    (sure,) = detector.detect([image])
+    assert 0 < len(sure["scores"]) <= len(voted["scores"]) and sure["scores"].min() >= least
+
+
 @pytest.mark.parametrize(
-    "flip, views, frame, form",
+    "flip, views, frame, form, vote",
     [
-        (False, 1, "centers", "rle"),
-        (True, 2, "centers", "lazy"),
-        ("both", 4, "centers", "dense"),
-        ("turns", 8, "centers", "rle"),
-        ("turns", 8, "edges", "lazy"),
+        (False, 1, "centers", "rle", None),
+        (True, 2, "centers", "lazy", None),
+        ("both", 4, "centers", "dense", 0.5),
+        ("turns", 8, "centers", "rle", None),
+        ("turns", 8, "edges", "lazy", 0.5),
     ],
 )
-def test_views_of_many_objects_on_an_image_of_odd_sides(flip, views, frame, form):
+def test_views_of_many_objects_on_an_image_of_odd_sides(flip, views, frame, form, vote):
     """A network that sees every view alike gives the same 400 objects, in every form of masks."""
     config = Config(
         NUM_CLASSES=3,
@@ -474,7 +509,9 @@ def test_views_of_many_objects_on_an_image_of_odd_sides(flip, views, frame, form
         IMAGE_MAX_DIM=192,
         MEAN_PIXEL=np.zeros(3),
         DETECTION_MAX_INSTANCES=400,
+        DETECTION_MIN_CONFIDENCE=0,
         TEST_FLIP=flip,
+        TEST_BOX_VOTE=vote,
         BOX_FRAME=frame,
     )
     config.validate()
