@@ -190,7 +190,7 @@ def detect() -> dict[str, Callable]:
     """
     from mrcnn import inference, model as modellib
 
-    config = nucleus.NucleusSmallInferenceConfig()
+    config = nucleus.NucleusSmallInferenceConfig(TEST_FLIP=False, IMAGE_MIN_SCALE=1.0)
     model = modellib.MaskRCNN("inference", config, tempfile.mkdtemp())
     image = timing.noise(SIDE)
     run_network = model.detector.infer_boxes

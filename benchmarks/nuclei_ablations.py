@@ -63,7 +63,9 @@ TRAINED: dict[str, tuple[dict[str, Any], str]] = {
 }
 # name: settings of test time, with the weights of "base"
 TESTED: dict[str, tuple[dict[str, Any], str]] = {
-    "flips": ({"TEST_FLIP": "both"}, "four mirrored views at test time"),
+    "one view": ({"TEST_FLIP": False}, "no views at test time"),
+    "no vote": ({"TEST_BOX_VOTE": None}, "of eight views the surest alone counts"),
+    "own scale": ({"IMAGE_MIN_SCALE": 1.0}, "images detected in their own scale"),
     "boxes alone": (
         {"DETECTION_NMS_THRESHOLD": 0.3, "DETECTION_MASK_OVERLAP": 1.0},
         "duplicates told by boxes alone",

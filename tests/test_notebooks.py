@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 
+import jupyter_client
 import nbformat
 import oracle
 import pytest
@@ -18,7 +19,7 @@ NAMES = (*OF_SHAPES, "nuclei")
 # A step takes a tenth of what it does otherwise, a detection half.
 SETTINGS = (
     "IMAGES_PER_GPU=2 IMAGE_MIN_DIM=128 IMAGE_MAX_DIM=128 POST_NMS_ROIS_INFERENCE=100"
-    " DETECTION_MAX_INSTANCES=50 MASK_HEAD_CONVS=2 BACKBONE_WIDTH=16"
+    " DETECTION_MAX_INSTANCES=50 MASK_HEAD_CONVS=2 BACKBONE_WIDTH=16 TEST_FLIP=False"
 )
 
 
@@ -44,6 +45,26 @@ def weights(tmp_path_factory):
     )
     yield
     patch.undo()
+
+
+# As a kernel that has just started: no names, and each warning is shown again.
+AFRESH = """
+%reset -f
+import warnings
+warnings.simplefilter("default", append=True)
+del warnings
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(weights):
+    """One for all notebooks, which would otherwise import TensorFlow seven times."""
+    manager, client = jupyter_client.manager.start_new_kernel(
+        startup_timeout=300, kernel_name="python3", cwd=str(ROOT / "notebooks")
+    )
+    yield manager, client
+    client.stop_channels()
+    manager.shutdown_kernel(now=True)
 
 
 def code_cells(name):
@@ -82,8 +103,10 @@ def test_calls_and_text_only(name):
     )
 
 
-def executed(gallery, name, data="shapes"):
-    notebook = gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data)
+def executed(gallery, kernel, name, data="shapes"):
+    manager, client = kernel
+    assert client.execute_interactive(AFRESH, timeout=300)["content"]["status"] == "ok"
+    notebook = gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data, kernel=manager)
     pictures = gallery.pictures(notebook)
     assert len(pictures) >= 3
     # Warnings on stderr are what a reader would see.
@@ -100,8 +123,8 @@ def executed(gallery, name, data="shapes"):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name, gallery, weights):
-    executed(gallery, name)
+def test_runs(name, gallery, kernel):
+    executed(gallery, kernel, name)
 
 
 # inspect_data needs no network; the others take minutes with that of the photographs.
@@ -113,8 +136,8 @@ def test_runs(name, gallery, weights):
         for name in OF_SHAPES
     ],
 )
-def test_runs_on_photographs(name, gallery, weights):
-    executed(gallery, name, oracle.shared("data/coco-mini").resolve())
+def test_runs_on_photographs(name, gallery, kernel):
+    executed(gallery, kernel, name, oracle.shared("data/coco-mini").resolve())
 
 
 def test_gallery_is_small(gallery):

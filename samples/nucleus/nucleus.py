@@ -160,11 +160,16 @@ class NucleusSmallConfig(SmallConfig):
 
 
 class NucleusSmallInferenceConfig(NucleusSmallConfig):
-    """Whole images, one at a time."""
+    """Whole images, one at a time, each in eight views that vote; TEST_FLIP = False for one."""
 
     IMAGES_PER_GPU = 1
     IMAGE_RESIZE_MODE = "pad64"
+    # The middle of SCALE_JITTER's range, in which the network was trained.
+    IMAGE_MIN_SCALE = 1.25
     RPN_NMS_THRESHOLD = 0.7
+    TEST_FLIP = "turns"
+    TEST_BOX_VOTE = 0.5
+    DETECTION_MIN_CONFIDENCE = 0.5
 
 
 class NucleusDataset(coco.CocoDataset):
