@@ -661,6 +661,10 @@ class _Reader:
         keep_empty: also images without regions.
         root: the folder in which the file was looked for.
         need_files: leave out an image without a file though its size is known.
+
+    Attributes:
+        problems: texts.
+        said: more of them, which are logged already.
     """
 
     def __init__(
@@ -686,6 +690,7 @@ class _Reader:
                 self.folders.append(own)
         self.keep_empty = keep_empty
         self.problems: list[str] = []
+        self.said: list[str] = []
         self.entries: list[_Entry] = []
         self.without_regions = 0
 
@@ -725,17 +730,17 @@ class _Reader:
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
+        problems = [*self.said, *self.problems]
         if not images:
             raise AnnotationError(
                 f"{self.path}: expected images with regions. Received: none that can be used; "
-                f"{without} without regions, {len(self.problems)} problems"
-                f"{_lines(self.problems)}"
+                f"{without} without regions, {len(problems)} problems{_lines(problems)}"
             )
         self._log_problems()
         if classes is None:
             classes = sorted(_class_names(images))
             self._warn_of_like_classes(classes)
-        return Annotations(self.path, images, classes, self.problems)
+        return Annotations(self.path, images, classes, problems)
 
     def _warn_of_like_classes(self, classes: list[str]) -> None:
         """Names that were typed in upper and lower case are several classes, hardly on purpose."""
@@ -2070,14 +2075,9 @@ def _read_coco(reader: _Reader) -> Annotations:
         data = coco.read_annotations(reader.path)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
+    reader.said = [_printable(text) for text in data.problems]
     names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
-        file_name = image.get("file_name")
-        if not isinstance(file_name, str):
-            reader.problem(
-                f"image {image_id!r}", f"expected a file_name. Received: {files.short(file_name)}"
-            )
-            continue
         items = data.imgToAnns.get(image_id, [])
         regions = []
         for item in items:
@@ -2085,7 +2085,7 @@ def _read_coco(reader: _Reader) -> Annotations:
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = _given_size(image.get("height"), image.get("width"))
-        reader.add(_Entry(file_name, regions, size, extra=image), annotated=bool(items))
+        reader.add(_Entry(image["file_name"], regions, size, extra=image), annotated=bool(items))
     found = reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
     found.categories = [data.cats[category_id] for category_id in sorted(names)]
     return found

@@ -579,6 +579,7 @@ def test_coco_problems(folder, caplog, change, text):
     path = write(folder / "x.json", coco([{"segmentation": SQUARE}, change]))
     with caplog.at_level(logging.WARNING):
         found = annotations.read(path)
+    assert len(found.problems) == 1 and str(path) in found.problems[0]
     assert len(caplog.messages) == 1 and re.search(text, caplog.messages[0]), caplog.messages
     assert str(path) in caplog.messages[0] and [
         region.number for region in found.images[0].regions
@@ -597,7 +598,7 @@ def test_coco_problems_of_the_file(folder):
         annotations.read(
             write(
                 path,
-                coco([], images=[{"id": 5, "file_name": "a.jpg", "height": 1, "width": 1}] * 2),
+                coco([], images=[{"id": 5, "file_name": name} for name in ("a.jpg", "b.png")]),
             )
         )
 

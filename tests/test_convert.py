@@ -719,3 +719,15 @@ def test_a_json_in_cocos_own_layout_finds_its_images(tmp_path, place):
     assert found.path == str(tmp_path / place / "a.png")
     report = convert.convert(path, "yolo", tmp_path / "out")
     assert report.images == report.objects == 1 and not report.losses[convert.NO_FILE]
+
+
+def test_what_a_json_loses_is_counted(tmp_path):
+    """An annotation that can't be used was a warning, and the report said that nothing is lost."""
+    path = coco_file(tmp_path / "data")
+    data = json.loads(path.read_text())
+    data["annotations"][0]["segmentation"] = []
+    data["annotations"][1]["segmentation"][1] = [1, 2]
+    path.write_text(json.dumps(data))
+    report = convert.convert(path, "coco", tmp_path / "out")
+    assert report.objects == 3 and report.losses[convert.UNREAD] == 2
+    assert "nothing is lost" not in report.text()
