@@ -1223,6 +1223,8 @@ class _Folder:
         if not self.whole and not self.single:
             for file in _json_files(path, below=True):
                 self._sort(file)
+        if not self.whole and not self.single and expected in (None, "via"):
+            self.whole = [file for file in _csv_files(path) if _is_via_csv(file)]
 
     def _sort(self, file: str) -> None:
         """Loads a file and puts it where it belongs."""
@@ -1294,6 +1296,20 @@ def _json_files(path: str, below: bool) -> list[str]:
             files.several(too_deep),
         )
     return sorted(found)
+
+
+def _csv_files(path: str) -> list[str]:
+    """The csv files that lie in a folder, sorted."""
+    files_in = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    return [file for file in files_in if file.lower().endswith(".csv") and os.path.isfile(file)]
+
+
+def _is_via_csv(path: str) -> bool:
+    """Whether a csv is one of VIA."""
+    try:
+        return bool(_load_csv(path))
+    except AnnotationError:
+        return False
 
 
 def _format_of(data: Any) -> str | None:
@@ -1652,10 +1668,14 @@ def _load_csv(path: str) -> dict:
     if not os.path.exists(path):
         raise AnnotationError(f"No annotation file or folder {path}")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = files.read_text(path)
+        # A spreadsheet program saves it with its own separator.
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
         raise AnnotationError(f"{path}: expected VIA's csv. Received: {error}") from error
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
     header = []
     if rows:
         header = [name.strip().lstrip("#") for name in rows[0]]
@@ -2169,12 +2189,12 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
         bases.insert(0, root)
     labels = _label_files(root)
     boxes = 0
-    count = 0
-    used = set()
-    for relative in sorted(files.walk_images(place)):
-        count += 1
+    pictures = sorted(files.walk_images(place))
+    chosen = _labels_of(pictures, place, bases, labels, path)
+    used = set(chosen.values())
+    for relative in pictures:
         file = os.path.join(place, relative)
-        label = _label_of(file, bases, labels)
+        label = chosen.get(relative)
         if label is None and not keep_empty:
             continue
         try:
@@ -2185,18 +2205,17 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
         regions: list[Region] = []
         lines: list[str] = []
         if label is not None:
-            used.add(label)
             lines = _label_lines(reader, label)
             spot = f"file {os.path.relpath(label, root)}"
             read = _yolo_reader(names, size, keypoints)
             regions = list(reader.regions(spot, enumerate(lines, 1), read))
             boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
         reader.add(_Entry(relative, regions, size), annotated=bool(lines))
-    if count and not used:
+    if pictures and not used:
         reader.problem(
             "labels",
-            f"expected text files of the images' names. Received: none for any of {count} images,"
-            f" {len(labels)} text files",
+            f"expected text files of the images' names. Received: none for any of {len(pictures)}"
+            f" images, {len(labels)} text files",
         )
     for label in _unused_labels(labels, used, only_near=images is not None):
         if _looks_like_labels(label):
@@ -2232,7 +2251,7 @@ def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> l
 def _yolo_root(path: str) -> str:
     """The folder of the data that a yaml names: its own, or what it has as `path`."""
     own = os.path.dirname(path) or "."
-    for line in _read_text(path).splitlines():
+    for line in files.read_text(path).splitlines():
         if re.match(r"path\s*:", line):
             named = _unquoted(_without_comment(line).partition(":")[2].strip())
             for place in (os.path.join(own, named), named):
@@ -2275,7 +2294,7 @@ def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedIma
         return []
     named: dict[str, set[str]] = {key: set() for key in coco.SUBSET_WORDS}
     try:
-        text = _read_text(file)
+        text = files.read_text(file)
         for key, words in coco.SUBSET_WORDS.items():
             named[key] = {place for word in words for place in _yaml_list(text, word)}
     except ValueError as error:
@@ -2326,7 +2345,7 @@ def _place_of_yaml(place: str, bases: list[str]) -> str:
 def _listed_images(path: str) -> set[str]:
     """The paths that a text file lists, line by line, relative to its folder."""
     folder = os.path.dirname(path)
-    lines = [line.strip() for line in _read_text(path).splitlines()]
+    lines = [line.strip() for line in files.read_text(path).splitlines()]
     return {_without_links(os.path.join(folder, line)) for line in lines if line}
 
 
@@ -2337,25 +2356,30 @@ def _without_links(path: str) -> str:
 
 
 def _yaml_in(folder: str) -> str | None:
-    """The yaml file of a folder that names classes, None where there is none."""
+    """The yaml file of a folder that names classes, None where there is none.
+
+    AnnotationError where the only one has names that can't be understood.
+    """
+    unclear = []
     for name in sorted(os.listdir(folder)):
         file = os.path.join(folder, name)
         if name.lower().endswith(YAML_SUFFIXES) and os.path.isfile(file):
             try:
-                if _yaml_names(_read_text(file)):
+                if _names_of_yaml(file):
                     return file
-            except ValueError:
-                continue
+            except AnnotationError as error:
+                unclear.append(error)
+    if unclear:  # without its names the classes would be numbers
+        raise unclear[0]
     return None
 
 
-def _read_text(path: str) -> str:
-    """A text file's content; ValueError, with its name, for what is no text."""
+def _names_of_yaml(file: str) -> list[str]:
+    """The names of classes in a yaml, see `_yaml_names`; AnnotationError for unclear ones."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: expected text in UTF-8. Received: {error}") from error
+        return _yaml_names(files.read_text(file))
+    except ValueError as error:
+        raise AnnotationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def _label_files(root: str) -> dict[str, str]:
@@ -2424,12 +2448,62 @@ def _label_of(image: str, bases: list[str], labels: dict[str, str]) -> str | Non
     return None
 
 
+def _labels_of(
+    pictures: list[str],
+    place: str,
+    bases: list[str],
+    labels: dict[str, str],
+    path: str,
+) -> dict[str, str]:
+    """{image: its label file}, of those that have one.
+
+    Labels that no image has by its very name are given to images of their folder that have none, by
+    the rules of `files.find_images`: A.txt is that of a.jpg, and so are a.jpg.txt and what Label
+    Studio calls 1a2b3c4d-a.txt. Such are said in one warning.
+
+    Args:
+        pictures: paths of images, relative to the folder `place`.
+        bases, labels: as of `_label_of` and `_label_files`.
+        path: of the data, for the warning.
+    """
+    chosen = {}
+    for relative in pictures:
+        label = _label_of(os.path.join(place, relative), bases, labels)
+        if label is not None:
+            chosen[relative] = label
+    left = {}
+    for label in _unused_labels(labels, set(chosen.values()), only_near=False):
+        if len(chosen) < len(pictures) and _looks_like_labels(label):
+            left[_key_of(label, bases[0])] = label
+    if not left:
+        return chosen
+    endings = sorted({os.path.splitext(name)[1] for name in pictures})
+    others = {key: [key + ending for ending in endings] for key in left}
+    renamed = {}
+    for key, file in files.find_images(list(left), [place], others).paths.items():
+        relative = os.path.relpath(file, place)
+        folders = {os.path.dirname(_key_of(file, base)).casefold() for base in bases}
+        if relative not in chosen and os.path.dirname(key).casefold() in folders:
+            renamed[relative] = left[key]
+    if renamed:
+        pairs = [f"{label} is that of {name}" for name, label in renamed.items()]
+        logger.warning(
+            "%s: %d label files have other names than their images: %s",
+            path,
+            len(renamed),
+            files.several(pairs),
+        )
+    return {**chosen, **renamed}
+
+
 def _looks_like_labels(path: str) -> bool:
     """Whether the first line of a text file is a class and numbers; an empty file is none."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            words = file.readline(100_000).split()
-        numbers = [float(word) for word in words]
+        with open(path, "rb") as file:
+            beginning = file.read(100_000)
+        # The end of what was read may be half a sign.
+        text = beginning.decode(json.detect_encoding(beginning), "ignore")
+        numbers = [float(word) for word in text.split("\n")[0].split()]
     except (ValueError, OSError):
         return False
     if len(numbers) < 5 or not all(map(math.isfinite, numbers)):
@@ -2441,7 +2515,7 @@ def _looks_like_labels(path: str) -> bool:
 def _label_lines(reader: _Reader, path: str) -> list[str]:
     """The lines of a label file that are not empty; none, and a problem, of what is no text."""
     try:
-        return [line for line in _read_text(path).splitlines() if line.strip()]
+        return [line for line in files.read_text(path).splitlines() if line.strip()]
     except ValueError as error:
         reader.problem("labels", str(error))
         return []
@@ -2507,17 +2581,14 @@ def _yolo_names(path: str) -> list[str]:
     if os.path.isdir(path):
         file = _yaml_in(path)
     if file is not None:
-        try:
-            names = _yaml_names(_read_text(file))
-        except ValueError as error:
-            raise AnnotationError(str(error)) from error
+        names = _names_of_yaml(file)
         if not names:
             raise AnnotationError(f"{file}: expected the classes' names under 'names'")
         return _distinct(names, file)
     for name in ("obj.names", "classes.txt", "labels/classes.txt"):
         file = os.path.join(path, name)
         if os.path.isfile(file):
-            lines = [line.strip() for line in _read_text(file).splitlines()]
+            lines = [line.strip() for line in files.read_text(file).splitlines()]
             return _distinct([line for line in lines if line], file)
     logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
     return []
@@ -2531,7 +2602,7 @@ def _yolo_keypoints(path: str) -> int:
     if file is None:
         return 0
     try:
-        shape = _yaml_list(_read_text(file), "kpt_shape")
+        shape = _yaml_list(files.read_text(file), "kpt_shape")
     except ValueError as error:
         raise AnnotationError(f"{file}: {error}") from error
     if not shape:
@@ -2563,6 +2634,8 @@ def _yaml_names(text: str) -> list[str]:
     value, below = _yaml_entry(text, "names")
     if value[:1] in ("[", "{"):
         return _numbered(_yaml_parts(value), value[0] == "{")
+    if value:
+        raise ValueError(f"expected a list of names. Received: {files.short(value)}")
     if below and all(item.startswith("-") for item in below):
         return _numbered([item[1:].strip() for item in below], False)
     return _numbered(below, True)
@@ -2581,11 +2654,12 @@ def _yaml_list(text: str, key: str) -> list[str]:
 def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     """What stands behind a key of a yaml, to the end of its brackets, and in the lines below it."""
     lines = [_without_comment(line) for line in text.splitlines()]
-    pattern = re.compile(rf"{key}\s*:")
+    pattern = re.compile(rf"""["']?{key}["']?\s*:""")
     start = next((i for i, line in enumerate(lines) if pattern.match(line)), None)
     if start is None:
         return "", []
     value = lines[start].partition(":")[2].strip()
+    value = re.sub(r"^[&!]\S*\s*", "", value)  # an anchor or a type
     rest = lines[start + 1 :]
     if value[:1] in ("[", "{"):
         closing = {"[": "]", "{": "}"}[value[0]]

@@ -818,12 +818,31 @@ _PILLOW = re.compile(r"PIL\.")
 @contextlib.contextmanager
 def _opened(path):
     """A Pillow image that is not decoded yet, without warnings, of at most MAX_PIXELS."""
-    from PIL import Image
-
     _ignore_warnings_of_pillow()
-    with Image.open(path) as image:
+    with _open_of_any_kind(path) as image:
         _check_pixels(image.width, image.height, path)
         yield image
+
+
+def _open_of_any_kind(path):
+    """Pillow's image of a file; of HEIC, as iPhones write it, where pillow-heif is installed."""
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Image.UnidentifiedImageError as error:
+        kind = ""
+        if isinstance(path, (str, os.PathLike)):
+            kind = files.what_it_is(path)
+        if kind.startswith("a HEIC"):
+            with contextlib.suppress(ImportError):
+                import pillow_heif
+
+                pillow_heif.register_heif_opener()
+                return Image.open(path)
+        if not kind:
+            raise
+        raise Image.UnidentifiedImageError(f"{error}. It is {kind}") from error
 
 
 def _ignore_warnings_of_pillow():

@@ -1280,6 +1280,22 @@ def test_via_csv(folder, first):
         annotations.read(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+def test_via_csv_of_a_spreadsheet(folder, separator, encoding):
+    """Saved anew with another separator, in another encoding; found in its folder."""
+    rows = [
+        ["filename", "region_shape_attributes", "region_attributes"],
+        ["a.jpg", json.dumps(RECTANGLE), '{"type": "caf\u00e9"}'],
+    ]
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator).writerows(rows)
+    (folder / "via.csv").write_bytes(text.getvalue().encode(encoding))
+    (folder / "other.csv").write_text("a,b\n1,2\n")
+    for path in (folder / "via.csv", folder):
+        assert regions_of(annotations.read(path).images[0]) == [("caf\u00e9", 20)]
+
+
 def test_via_entries_in_a_list(folder):
     """Scripts keep the values of VIA's object."""
     path = write(folder / "via.json", list(via([POLYGON], 1).values()))

@@ -499,6 +499,60 @@ def test_yolo_poses_are_boxes(tmp_path, caplog, shape):
         annotations.read(folder)
 
 
+@pytest.mark.parametrize("name", ("A.txt", "a.png.txt", "1a2b3c4d-a.txt", "A.TXT"))
+def test_yolo_labels_of_other_names(tmp_path, caplog, name):
+    """Of another case, with the image's suffix, with the prefix that Label Studio gives uploads."""
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE)
+    pictures(folder, "images/val/b.png")
+    labels = folder / "labels" / "train"
+    (labels / "a.txt").rename(labels / name)
+    (labels / "b.txt").write_text(LINE)  # is not that of the b.png of another folder
+    found = annotations.read(folder, keep_empty=True)
+    assert [len(image.regions) for image in found.images] == [1, 0]
+    assert len(found.problems) == 1 and "labels/train/b.txt: expected an image" in found.problems[0]
+    assert f"1 label files have other names than their images: {labels / name}" in caplog.text
+
+
+def test_yolo_texts_in_utf_16(tmp_path):
+    """As PowerShell's > writes them."""
+    folder = yolo_folder(tmp_path, None, "")
+    (folder / "labels" / "train" / "a.txt").write_bytes((LINE + LINE).encode("utf-16"))
+    (folder / "data.yaml").write_bytes(YAMLS["block"].encode("utf-16"))
+    (image,) = annotations.read(folder).images
+    assert [region.name for region in image.regions] == ["it's", "it's"]
+
+
+@pytest.mark.parametrize(
+    "yaml, text",
+    (
+        ("names:\n  0: cat\n  2: dog\n", r"names of 0 to 1. Received: \[0, 2\]"),
+        ("names: {cat: 0, dog: 1}\n", "names as 'number: name'. Received: 'cat: 0'"),
+        ("names: coco.names\n", "a list of names. Received: 'coco.names'"),
+        ("names: [cat, dog\nnc: 2\n", "expected ']' at the end of names"),
+    ),
+)
+def test_yolo_names_that_are_unclear(tmp_path, yaml, text):
+    """They were numbers, and it was said that no data.yaml is there."""
+    folder = yolo_folder(tmp_path, yaml, LINE)
+    for path in (folder, folder / "data.yaml"):
+        with pytest.raises(AnnotationError, match=rf"data.yaml: .*{text}"):
+            annotations.read(path)
+
+
+@pytest.mark.parametrize("yaml", ("'names': [a, b]", '"names":\n- a\n- b', "names: &n [a, b]"))
+def test_yolo_names_with_quotes_and_anchors(tmp_path, yaml):
+    assert annotations.read(yolo_folder(tmp_path, yaml, LINE)).classes == ["a", "b"]
+
+
+def test_yolo_image_that_is_broken(tmp_path):
+    """It is the problem, not its labels."""
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE)
+    (folder / "images" / "train" / "b.png").write_bytes(b"")
+    (folder / "labels" / "train" / "b.txt").write_text(LINE)
+    (problem,) = annotations.read(folder).problems
+    assert "b.png': expected an image that can be read" in problem and "an empty file" in problem
+
+
 @pytest.mark.parametrize("word", ("nan", "inf", "1e999"))
 def test_texts_that_are_no_labels(tmp_path, word):
     """A folder of LabelMe or masks may hold any text."""

@@ -811,6 +811,17 @@ def test_what_is_no_image_file(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(range(200)))
     with pytest.raises(OSError, match="cannot identify"):
         utils.read_image(tmp_path / "a.tif")
+    for content, kind in (
+        (b"", "an empty file"),
+        (b"<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"\0\0\0\x1cftypheix" + bytes(20), "a HEIC photograph: pip install pillow-heif"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+    ):
+        (tmp_path / "a.jpg").write_bytes(content)
+        for function in (utils.read_image, utils.image_sizes):
+            with pytest.raises(OSError, match=f"cannot identify .*a.jpg'. It is {kind}"):
+                function(tmp_path / "a.jpg")
     file_of(tmp_path / "large.png", levels())
     tiff = file_of(tmp_path / "large.tif", deep(levels(), 16), **RGB_TIFF)
     monkeypatch.setattr(utils, "MAX_PIXELS", 319)
