@@ -783,6 +783,7 @@ class _Reader:
     def _find(self) -> files.FoundImages:
         """The files of the entries' names, and one warning of those with another name."""
         others: dict[str, list[str]] = {}
+        self._part_copies()
         for entry in self.entries:
             others.setdefault(entry.name, []).extend(entry.others)
         found = files.find_images(list(others), self.folders, others)
@@ -796,6 +797,29 @@ class _Reader:
         if found.renamed:
             logger.warning("%s: %s", self.path, found.renamed_text())
         return found
+
+    def _part_copies(self) -> None:
+        """Gives jsons that name one image those of their own names, where these are there.
+
+        A json that was copied or renamed with its image still names the first one.
+        """
+        counts = collections.Counter(entry.name for entry in self.entries)
+        parted = []
+        for entry in self.entries:
+            beside = entry.beside
+            if counts[entry.name] < 2 or beside is None or beside == entry.name:
+                continue
+            if any(os.path.isfile(os.path.join(folder, beside)) for folder in self.folders):
+                parted.append(f"{entry.name} is {beside}")
+                entry.name = beside
+        if parted:
+            logger.warning(
+                "%s: %d json files name an image that another one names too, and are taken for"
+                " those of the images with their own names: %s",
+                self.path,
+                len(parted),
+                files.several(parted),
+            )
 
     def _image(self, entry: _Entry, found: files.FoundImages) -> AnnotatedImage:
         """The image of an entry, without its regions; _Problem without a file of the right size."""
@@ -1160,9 +1184,15 @@ def _read_any(
             path, images, attribute, label, keep_empty, expected, need_files=need_files
         )
     folder = _Folder(path, expected)
+    subsets = _subsets(folder.whole, path)
+    if subsets:
+        folder.warn_of_others()
+        parts = [(file, images or _images_of_coco(file)) for file in subsets]
+        return _read_together(path, parts, attribute, label, keep_empty, need_files)
     if len(folder.whole) > 1:
         raise AnnotationError(
-            f"{path}: expected one VIA or COCO json in the folder; name the file. Received: "
+            f"{path}: expected one VIA or COCO json in the folder, or one for each subset, with"
+            " 'train' in a name or folder; name the file. Received: "
             + ", ".join(os.path.relpath(file, path) for file in folder.whole)
         )
     if folder.whole:
@@ -1184,12 +1214,106 @@ def _read_any(
             _warn_of_via_settings(path, attribute, None)
             return read_masks(path, label or "object", keep_empty)
     if not folder.single:
-        received = f"a folder with {folder.count} json files, none of these"
+        received = f"a folder with {folder.count} json files, none of these{_xml_in(path)}"
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
     _warn_of_via_settings(path, attribute, label)
     return _read_labelme(path, folder.single, images, keep_empty, folder.useless, need_files)
+
+
+def _subsets(whole: list[str], path: str) -> list[str]:
+    """Those of several files of a folder that are its subsets; none where they are something else.
+
+    Each says in its name or folder which subset it is, and one is that to train on: Roboflow's
+    train/, valid/ and test/, COCO's own annotations/. Of an image's instances and keypoints the
+    instances are read.
+    """
+    if len(whole) < 2:
+        return []
+    plain = [pathlib.Path(file) for file in whole]
+    instances = [file for file in plain if "instances" in file.stem.lower()]
+    for kind in coco.OTHER_KINDS:
+        if instances:
+            plain = [file for file in plain if kind not in file.stem.lower()]
+    if not all(coco.says_a_subset(file, path) for file in plain):
+        return []
+    if not any(coco.says_a_subset(file, path, "train") for file in plain):
+        return []
+    return list(map(str, plain))
+
+
+def _read_together(
+    path: str,
+    parts: Sequence[tuple[str, Any]],
+    attribute: str | None,
+    label: str | None,
+    keep_empty: bool,
+    need_files: bool,
+) -> Annotations:
+    """The images of several files as one; AnnotationError if none can be used.
+
+    Images are named by their paths in the folder, as a.jpg may be in each of its subsets.
+
+    Args:
+        path: the folder.
+        parts: (file, folder of its images or None) of each.
+        attribute, label, keep_empty, need_files: see `read`.
+    """
+    found: list[Annotations] = []
+    problems: list[str] = []
+    for file, images in parts:
+        try:
+            part = _read_file(
+                file, images, attribute, label, keep_empty, root=path, need_files=need_files
+            )
+        except AnnotationError as error:
+            if len(parts) == 1:
+                raise
+            logger.warning("%s; left out", error)
+            problems.append(str(error))
+            continue
+        for image in part.images:
+            image.name = _name_in(path, file, image)
+        found.append(part)
+        problems += part.problems
+    if not found:
+        raise AnnotationError(
+            f"{path}: expected images with regions. Received: {len(parts)} files without"
+            f"{_lines(problems)}"
+        )
+    reader = _Reader(path, None, keep_empty)
+    images = reader._merged([image for part in found for image in part.images])
+    reader._log_problems()
+    classes = list(dict.fromkeys(name for part in found for name in part.classes))
+    categories = found[0].categories
+    if any(part.categories != categories for part in found):
+        categories = []
+    return Annotations(path, images, classes, [*problems, *reader.problems], categories)
+
+
+def _name_in(path: str, file: str, image: AnnotatedImage) -> str:
+    """The name of an image of a file among those of the other files of a folder."""
+    if image.path and not image.embedded and _is_inside(image.path, path):
+        return os.path.relpath(image.path, path)
+    stem = os.path.splitext(os.path.relpath(file, path))[0]
+    return f"{stem}/{image.name}"
+
+
+def _xml_in(path: str) -> str:
+    """What a message adds where a folder has annotations in XML."""
+    found = [name for name in sorted(os.listdir(path)) if name.lower().endswith(".xml")]
+    for name in ("Annotations", "annotations"):
+        folder = os.path.join(path, name)
+        if os.path.isdir(folder):
+            inside = sorted(os.listdir(folder))
+            found += [f"{name}/{file}" for file in inside if file.lower().endswith(".xml")]
+    if not found:
+        return ""
+    return (
+        f"; {len(found)} XML files, of CVAT or Pascal VOC ({files.several(found, 2)}): export"
+        " COCO's json in their place"
+    )
 
 
 def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
@@ -1237,7 +1361,7 @@ class _Folder:
             return
         name = _format_of(data)
         if name is None:
-            self.useless[file] = f"expected {FORMATS}. Received: {_content(data)}"
+            self.useless[file] = f"expected annotations. Received: {_content(data)}"
         elif self.expected not in (None, name, _kind_of(name)):
             self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
         elif _is_empty(data, name):
@@ -1266,7 +1390,7 @@ class _Folder:
                 "%s: of the folder only %s is read. Beside it are %d json files that are damaged or"
                 " LabelMe's: %s",
                 self.path,
-                os.path.relpath(self.whole[0], self.path),
+                files.several(os.path.relpath(file, self.path) for file in self.whole),
                 len(others),
                 files.several(others),
             )
@@ -1357,8 +1481,33 @@ def _values(data: Any) -> Iterable:
     return ()
 
 
+# What tells jsons of other programs, all the names of one, and what they are.
+_FOREIGN = (
+    ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
+    ({"data", "annotations"}, "Label Studio's own json; export COCO there"),
+    ({"annotation_id", "annotator"}, "Label Studio's JSON-MIN; export COCO there"),
+    ({"image", "annotations"}, "a json of CreateML or of Segment Anything's data"),
+    ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
+    ({"data_row"}, "Labelbox's own json; export COCO there"),
+    ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
+    ({"objects", "size"}, "Supervisely's own json; export COCO there"),
+    ({"classes", "tags"}, "Supervisely's meta.json; export COCO there"),
+    ({"objects", "imgHeight"}, "a json of Cityscapes; convert it to COCO"),
+    ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
+    ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
+    ({"type", "features"}, "GeoJSON, whose places are none of an image"),
+)
+
+
 def _content(data: Any) -> str:
     """What a json holds, in a few words."""
+    first = data
+    if isinstance(data, list) and data:
+        first = data[0]
+    if isinstance(first, dict):
+        for names, kind in _FOREIGN:
+            if names <= set(first):
+                return kind
     if isinstance(data, dict):
         return f"an object with {files.short(list(data)[:6])}"
     return f"a {type(data).__name__}"
@@ -2725,10 +2874,14 @@ def _unquoted(text: str) -> str:
 #  Mask files
 ############################################################
 
+# The colour that Pascal VOC's palettes have for the rims of objects, which belong to none, and its
+# number.
+_VOC_RIM = [224, 224, 192]
+_VOC_RIM_NUMBER = 255
 # What a program adds to an image's name for its label image.
 _MASK_ENDINGS = ("", "_masks", "_cp_masks", "_mask", "_label", "_labels", "_seg")
-# Folders of label images beside images/.
-_MASK_FOLDERS = ("masks", "labels", "mask", "label")
+# Folders of label images beside images/, in any case.
+_MASK_FOLDERS = ("masks", "labels", "mask", "label", "segmentationobject", "gt")
 
 
 def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> Annotations:
@@ -2737,7 +2890,9 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
     Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
     black where the object is, <id>/masks/*.png, as the Data Science Bowl 2018 has them. Or each has
     one label image: masks/<name>.png (or .tif) for images/<name>.jpg, or <name>_masks.png beside
-    it, 0 where nothing is and another number, or colour, for each object.
+    it, 0 where nothing is and another number, or colour, for each object. Pascal VOC's JPEGImages/
+    and SegmentationObject/ are such, without the rims. Where the folder has neither, its
+    sub-folders are looked into, such as train/ and val/.
 
     Args:
         path: the folder.
@@ -2786,8 +2941,11 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
     return reader.finish([label])
 
 
-def _mask_sets(path: str) -> list[tuple[str, list[str], bool]]:
-    """(image, its mask files, whether each is one object) of the images in a folder."""
+def _mask_sets(path: str, below: bool = True) -> list[tuple[str, list[str], bool]]:
+    """(image, its mask files, whether each is one object) of the images in a folder.
+
+    below: look into its sub-folders, where it has none itself.
+    """
     found = []
     for entry in sorted(os.listdir(path)):
         folder = os.path.join(path, entry)
@@ -2796,14 +2954,21 @@ def _mask_sets(path: str) -> list[tuple[str, list[str], bool]]:
             found.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
     if found:
         return found
+    folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
-        masks = _by_stem(_pictures_in(os.path.join(path, name)))
-        for near in files.IMAGE_FOLDERS:
-            found += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
-            if found:
-                return found
+        for folder in (folder for folder in folders if folder.lower() == name):
+            masks = _by_stem(_pictures_in(os.path.join(path, folder)))
+            for near in files.IMAGE_FOLDERS:
+                found += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
+                if found:
+                    return found
     pictures = _pictures_in(path)
-    return _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    found = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    if not found and below:
+        for folder in folders:
+            if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
+                found += _mask_sets(os.path.join(path, folder), below=False)
+    return found
 
 
 def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
@@ -2821,8 +2986,10 @@ def _labelled(
     found = []
     for image in images:
         stem = os.path.splitext(os.path.basename(image))[0]
-        mask = next((masks[stem + end] for end in endings if stem + end in masks), None)
-        if mask is not None:
+        names = [stem + end for end in endings]
+        names += [name.casefold() for name in names]
+        mask = next((masks[name] for name in names if name in masks), None)
+        if mask is not None and mask != image:
             found.append((image, [mask], False))
     return found
 
@@ -2842,8 +3009,9 @@ def _pictures_in(folder: str) -> list[str]:
 
 
 def _by_stem(paths: list[str]) -> dict[str, str]:
-    """{name without suffix: path}."""
-    return {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    """{name without suffix: path}, by the name as it is and in lower case."""
+    stems = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    return {**{stem.casefold(): path for stem, path in stems.items()}, **stems}
 
 
 def _object_files(
@@ -2902,10 +3070,12 @@ def _read_labels(path: str) -> np.ndarray:
             with Image.open(path) as image:
                 _check_keeps_values(image, path)
                 is_palette = image.mode == "P"
+                values = np.asarray(image)
                 if image.mode == "LA":
-                    values = np.asarray(image)[..., 0]
-                else:
-                    values = np.asarray(image)
+                    values = values[..., 0]
+                palette = image.getpalette() or []
+                if is_palette and palette[3 * _VOC_RIM_NUMBER :] == _VOC_RIM:
+                    values = np.where(values == _VOC_RIM_NUMBER, 0, values)
     except _Problem:
         raise
     except Exception as error:  # whatever the libraries raise for a damaged file
@@ -2919,6 +3089,11 @@ def _read_labels(path: str) -> np.ndarray:
         raise _Problem(
             "expected a label image of whole numbers or colours. Received: "
             f"{path} of the shape {values.shape}, {values.dtype}"
+        )
+    if values.size and values.min() < 0:
+        raise _Problem(
+            "expected a label image of numbers from 0, where nothing is, on. Received: "
+            f"{path} with {values.min()}"
         )
     return values.astype(np.int64)
 

@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import pathlib
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -568,7 +567,7 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         return None
     for year in YEARS:
         path = coco.find_json(folder, subset, year)
-        if path.is_file() and _says(path, folder, subset):
+        if path.is_file() and coco.says_a_subset(path, folder, subset):
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
     if annotations.reads_as_yolo(str(folder)):
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
@@ -576,15 +575,6 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         if (folder / word).is_dir():
             return _read(args, folder / word, None, keep_empty)
     return None
-
-
-def _says(path: pathlib.Path, folder: pathlib.Path, subset: str) -> bool:
-    """Whether a json's name or folder says the subset."""
-    from mrcnn import coco
-
-    text = path.relative_to(folder).with_suffix("").as_posix().lower()
-    words = {word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", text)}
-    return not words.isdisjoint(coco.SUBSET_WORDS[subset])
 
 
 def _images_of(

@@ -906,7 +906,7 @@ def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> p
         dated = {f"{word}{year}" for word in words}
         own = [file for file in candidates if not _words(file, folder).isdisjoint(dated)]
     if not own:
-        own = [file for file in candidates if not _says_a_subset(file, folder)]
+        own = [file for file in candidates if not says_a_subset(file, folder)]
     if len(own) > 1:
         own = [file for file in own if _looks_like_coco(file)]
     if len(own) == 1:
@@ -932,9 +932,11 @@ def _words(file: pathlib.Path, folder: Any) -> set[str]:
     return set(re.split(r"[^a-z0-9]+", text))
 
 
-def _says_a_subset(file: pathlib.Path, folder: Any) -> bool:
-    """Whether a file is that of any subset, of any year."""
+def says_a_subset(file: pathlib.Path, folder: Any, subset: str | None = None) -> bool:
+    """Whether a file in a folder is that of a subset, of any year; None: of any subset."""
     words = {word.rstrip("0123456789") for word in _words(file, folder)}
+    if subset is not None:
+        return not words.isdisjoint(SUBSET_WORDS[subset])
     return not words.isdisjoint((*itertools.chain(*SUBSET_WORDS.values()), *OTHER_SUBSETS))
 
 

@@ -578,6 +578,73 @@ def test_yolo_images_of_one_part(tmp_path):
 # ---- Mask files ----------------------------------------------------------------------------------
 
 
+def labels_of(folder, values=None, save=None, image="images/a.png", mask="masks/a.png"):
+    """A folder with an image and its label image: 7 x 16 pixels of 1, 15 x 2 of 2."""
+    pictures(folder, image)
+    if values is None:
+        values = np.zeros((HEIGHT, WIDTH), np.uint8)
+        values[3:10, 4:20] = 1
+        values[15:30, 10:12] = 2
+    path = folder / mask
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if save is None:
+        Image.fromarray(values).save(path)
+    else:
+        save(path, values)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "image, mask",
+    (
+        ("images/a.png", "Masks/a.png"),
+        ("images/A.JPG", "masks/a.png"),
+        ("images/a.png", "masks/a_Mask.png"),
+        ("images/a.png", "gt/a.png"),
+        ("JPEGImages/a.jpg", "SegmentationObject/a.png"),
+        ("train/images/a.png", "train/masks/a.png"),
+        ("part one/Images/a.png", "part one/mask/a.png"),
+    ),
+)
+def test_label_images_in_other_folders(tmp_path, image, mask):
+    (found,) = annotations.read(labels_of(tmp_path, image=image, mask=mask)).images
+    assert found.name == image
+    assert found.masks().sum(axis=(0, 1)).tolist() == [7 * 16, 15 * 2]
+
+
+def test_masks_of_sub_folders(tmp_path):
+    for subset in ("train", "val"):
+        labels_of(tmp_path / subset)
+    found = annotations.read(tmp_path)
+    assert [image.name for image in found.images] == ["train/images/a.png", "val/images/a.png"]
+
+
+def test_rims_of_pascal_voc(tmp_path):
+    """The number 255 of its palette is the rim of objects, and was an object of its own."""
+
+    def save(path, values, rim=(224, 224, 192)):
+        values[3, 4:20] = 255
+        picture = Image.fromarray(values)
+        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 756 + list(rim))
+        picture.save(path)
+
+    folder = labels_of(tmp_path / "voc", save=save)
+    assert annotations.read(folder).images[0].masks().sum(axis=(0, 1)).tolist() == [96, 30]
+    folder = labels_of(tmp_path / "other", save=lambda path, values: save(path, values, (9, 9, 9)))
+    assert annotations.read(folder).images[0].masks().sum(axis=(0, 1)).tolist() == [96, 30, 16]
+
+
+def test_label_image_below_zero(tmp_path):
+    """The background, -1, was an object."""
+    import tifffile
+
+    values = np.full((HEIGHT, WIDTH), -1, np.int32)
+    values[3:10, 4:20] = 0
+    folder = labels_of(tmp_path, values, tifffile.imwrite, mask="masks/a.tif")
+    with pytest.raises(AnnotationError, match="numbers from 0, .*Received: .*a.tif with -1"):
+        annotations.read(folder)
+
+
 def test_label_images_of_several_kinds(tmp_path):
     """Numbers of 16 bits, a palette, colours, beside the image or in masks/."""
     import tifffile
