@@ -1262,6 +1262,10 @@ def _read_together(
     """
     found: list[Annotations] = []
     problems: list[str] = []
+    names = [os.path.relpath(file, path) for file, _ in parts]
+    logger.warning(
+        "%s: %d subsets are read together: %s", path, len(parts), files.several(names, 10)
+    )
     for file, images in parts:
         try:
             part = _read_file(

@@ -537,13 +537,14 @@ def paint(
     """
     from mrcnn import visualize
 
+    painted = utils.as_rgb(image)
+    visualize.check_result(result["rois"], result["class_ids"], result.get("masks"), painted)
     boxes = np.asarray(result["rois"]).reshape(-1, 4)
-    class_ids = result["class_ids"]
+    class_ids = np.ravel(result["class_ids"])
     if by_class:
         colors = [visualize.class_color(class_id) for class_id in class_ids]
     else:
         colors = visualize.random_colors(len(boxes))
-    painted = utils.as_rgb(image)
     masks = result.get("masks")
     if isinstance(masks, (np.ndarray, Masks)):
         _paint_masks(painted, boxes, masks, colors, alpha)

@@ -337,12 +337,16 @@ def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.n
     Raises:
         ValueError: no image, or one whose channels don't stand last.
     """
+    given = image
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or 0 in image.shape:
+        received = str(image.shape)
+        if image.ndim == 0:  # None, or a path: `read_image` reads one
+            received = files.short(given)
         raise ValueError(
-            f"An image is [H, W] or [H, W, C] with at least one pixel. Received: {image.shape}"
+            f"An image is [H, W] or [H, W, C] with at least one pixel. Received: {received}"
         )
     if has_channels_first(image.shape):
         raise ValueError(
