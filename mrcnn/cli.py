@@ -353,7 +353,11 @@ def _config_of_file(path: str, name: str) -> Config:
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
-    specification.loader.exec_module(module)
+    try:
+        specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's own file raises
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--config: {path} can't be run. Received: {reason}") from error
     found = {}
     for key, value in vars(module).items():
         is_config = isinstance(value, type) and issubclass(value, Config)

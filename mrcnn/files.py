@@ -135,16 +135,20 @@ _SIGNS_BELOW = (
 
 
 def what_it_is(path: PathLike) -> str:
-    """What a file is that could not be read as something else, by its first bytes; "" for unknown.
+    """What a file is that could not be read as something else; see `what_begins_with`."""
+    try:
+        with open(path, "rb") as file:
+            return what_begins_with(file.read(256))
+    except OSError:
+        return ""
+
+
+def what_begins_with(beginning: bytes) -> str:
+    """What a file is by its first bytes; "" for unknown.
 
     An empty file, a pointer of Git LFS, a web page, a zip: what lies there instead after a download
     that went wrong.
     """
-    try:
-        with open(path, "rb") as file:
-            beginning = file.read(256)
-    except OSError:
-        return ""
     if not beginning:
         return "an empty file"
     if not beginning.strip(b"\0"):
