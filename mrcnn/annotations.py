@@ -2892,11 +2892,11 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
     """Reads objects that are drawn into image files.
 
     Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
-    black where the object is, <id>/masks/*.png, as the Data Science Bowl 2018 has them. Or each has
-    one label image: masks/<name>.png (or .tif) for images/<name>.jpg, or <name>_masks.png beside
-    it, 0 where nothing is and another number, or colour, for each object. Pascal VOC's JPEGImages/
-    and SegmentationObject/ are such, without the rims. Where the folder has neither, its
-    sub-folders are looked into, such as train/ and val/.
+    black where the object is (of a JPEG: brighter than half), <id>/masks/*.png, as the Data Science
+    Bowl 2018 has them. Or each has one label image: masks/<name>.png (or .tif) for
+    images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
+    colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
+    rims. Where the folder has neither, its sub-folders are looked into, such as train/ and val/.
 
     Args:
         path: the folder.
@@ -3104,11 +3104,7 @@ def _read_labels(path: str) -> np.ndarray:
 
 def _check_keeps_values(image: Any, path: str) -> None:
     """_Problem for a label image, of Pillow, that is compressed with losses."""
-    lossy = image.format in ("JPEG", "MPO")
-    if image.format == "WEBP":
-        with open(path, "rb") as file:
-            lossy = b"VP8 " in file.read(64 * 1024)  # the name of a lossy picture's chunk
-    if lossy:
+    if utils.is_lossy(image, path):
         raise _Problem(
             f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
             f" a {image.format} whose numbers or colours its compression has changed"

@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mrcnn
-from mrcnn import completion
+from mrcnn import completion, files
 
 if TYPE_CHECKING:
     from mrcnn.annotations import Annotations
@@ -728,8 +728,6 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a file or folder is."""
-    from mrcnn import files
-
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file or folder {path}")
     if _is_exported(path):
@@ -1001,6 +999,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         made = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
         args = made.parse_intermixed_args(arguments[1:])
         args.command = arguments[0]
+        for name, value in vars(args).items():
+            setattr(args, name, files.at_home(value))
         return args
     return build_parser().parse_args(arguments)
 

@@ -108,6 +108,18 @@ def atomic_together(paths: Iterable[PathLike]) -> Iterator[list[str]]:
         yield [stack.enter_context(atomic(path)) for path in paths]
 
 
+def at_home(value: Any) -> Any:
+    """A path ~/photos as that of the user's folder, lists of them too; other values as they are.
+
+    No shell does this behind an option's equals sign: --dataset=~/photos.
+    """
+    if isinstance(value, list):
+        return [at_home(item) for item in value]
+    if isinstance(value, str) and value.startswith("~/") and not os.path.exists(value):
+        return os.path.expanduser(value)
+    return value
+
+
 # ---- Text and json -------------------------------------------------------------------------------
 
 # How files begin that lie where others were expected, and what they are.

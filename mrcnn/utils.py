@@ -395,6 +395,8 @@ _OTHER_BYTE = {
     "RGBX;16L": "RGBX;16B",
 }
 
+# Up to here black may become in a JPEG.
+_BLACK_OF_JPEG = 16
 # What a camera's note (EXIF) asks for, and what undoes it.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
@@ -460,30 +462,44 @@ def read_image(
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
 
-    Of gray files of 8 bits, as masks are, no RGB is made.
+    Of a JPEG, whose compression leaves gray pixels around an object, it is what is brighter than
+    half of the brightest. Of gray files of 8 bits, as masks are, no RGB is made.
 
     Raises:
         OSError, ValueError: as of `read_image`.
     """
+    gray = None
+    lossy = False
     try:
         _check_is_file(path)
-        gray = _with_pillow(path, _gray_values)
+        gray, lossy = _with_pillow(path, _gray_values)
     except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError):
-        gray = None  # `read_image` may know a way, or says what is wrong
-    if gray is not None:
-        return gray != 0
-    red, green, blue = np.moveaxis(read_image(path), -1, 0)
-    return (red | green | blue) != 0
+        pass  # `read_image` may know a way, or says what is wrong
+    if gray is None:
+        gray = read_image(path).max(axis=-1)
+    if lossy:
+        return gray > max(gray.max(initial=0) / 2, _BLACK_OF_JPEG)
+    return gray != 0
 
 
 def _gray_values(image, path):
-    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned; None for another."""
+    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned, None for another;
+    and whether it is compressed with losses."""
+    lossy = is_lossy(image, path)
     if image.mode not in ("L", "1") or image.format == "TIFF":
-        return None
+        return None, lossy
     image.load()
     if _orientation(image, path) != 1:
-        return None
-    return np.asarray(image)
+        return None, lossy
+    return np.asarray(image), lossy
+
+
+def is_lossy(image: Any, path: str | os.PathLike) -> bool:
+    """Whether a Pillow image, opened from a path, was compressed with losses."""
+    if image.format == "WEBP":
+        with open(path, "rb") as file:
+            return b"VP8 " in file.read(64 * 1024)  # the name of a lossy picture's chunk
+    return image.format in ("JPEG", "MPO")
 
 
 def _unreadable(path, error):

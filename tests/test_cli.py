@@ -194,6 +194,15 @@ def test_configs_that_do_not_run(here, capsys, text, reason):
     assert re.search(f"--config: mine.py can't be run. Received: {reason}", err)
 
 
+def test_paths_in_the_home_folder(here, capsys, monkeypatch):
+    """No shell expands the ~ of --images=~/photos."""
+    monkeypatch.setenv("HOME", str(here))
+    picture(here / "photos" / "a.jpg")
+    coco_json(here / "json" / "a.json", ["a.jpg"])
+    code, out, err = run(capsys, "inspect", "~/json/a.json", "--images=~/photos")
+    assert code == 0 and "images: 1" in out, err
+
+
 def test_settings_that_a_config_changes(here, capsys):
     (here / "mine.py").write_text(
         "from mrcnn.config import SmallConfig\n\n\nclass CellsConfig(SmallConfig):\n"

@@ -1482,6 +1482,20 @@ def test_masks_of_files_are_what_is_not_black(tmp_path, mode):
         utils.read_mask(path)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("name, options", [("a.jpg", {"quality": 70}), ("a.webp", {"quality": 60})])
+def test_masks_of_jpegs(tmp_path, mode, name, options):
+    """What compression leaves around an object was a part of it: half as many pixels again."""
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[11:27, 13:41] = 255
+    Image.fromarray(drawn).convert(mode).save(tmp_path / name, **options)
+    stored = np.asarray(Image.open(tmp_path / name).convert("L"))
+    assert (stored > 0).sum() > 460  # of 448
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / name), drawn > 0)
+    Image.fromarray(drawn * 0).convert(mode).save(tmp_path / name, **options)
+    assert not utils.read_mask(tmp_path / name).any()
+
+
 # ---- Contrast ------------------------------------------------------------------------------------
 
 
