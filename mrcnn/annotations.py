@@ -661,6 +661,10 @@ class _Reader:
         keep_empty: also images without regions.
         root: the folder in which the file was looked for.
         need_files: leave out an image without a file though its size is known.
+
+    Attributes:
+        problems: texts.
+        said: more of them, which are logged already.
     """
 
     def __init__(
@@ -686,6 +690,7 @@ class _Reader:
                 self.folders.append(own)
         self.keep_empty = keep_empty
         self.problems: list[str] = []
+        self.said: list[str] = []
         self.entries: list[_Entry] = []
         self.without_regions = 0
 
@@ -725,17 +730,17 @@ class _Reader:
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
+        problems = [*self.said, *self.problems]
         if not images:
             raise AnnotationError(
                 f"{self.path}: expected images with regions. Received: none that can be used; "
-                f"{without} without regions, {len(self.problems)} problems"
-                f"{_lines(self.problems)}"
+                f"{without} without regions, {len(problems)} problems{_lines(problems)}"
             )
         self._log_problems()
         if classes is None:
             classes = sorted(_class_names(images))
             self._warn_of_like_classes(classes)
-        return Annotations(self.path, images, classes, self.problems)
+        return Annotations(self.path, images, classes, problems)
 
     def _warn_of_like_classes(self, classes: list[str]) -> None:
         """Names that were typed in upper and lower case are several classes, hardly on purpose."""
@@ -778,6 +783,7 @@ class _Reader:
     def _find(self) -> files.FoundImages:
         """The files of the entries' names, and one warning of those with another name."""
         others: dict[str, list[str]] = {}
+        self._part_copies()
         for entry in self.entries:
             others.setdefault(entry.name, []).extend(entry.others)
         found = files.find_images(list(others), self.folders, others)
@@ -791,6 +797,29 @@ class _Reader:
         if found.renamed:
             logger.warning("%s: %s", self.path, found.renamed_text())
         return found
+
+    def _part_copies(self) -> None:
+        """Gives jsons that name one image those of their own names, where these are there.
+
+        A json that was copied or renamed with its image still names the first one.
+        """
+        counts = collections.Counter(entry.name for entry in self.entries)
+        parted = []
+        for entry in self.entries:
+            beside = entry.beside
+            if counts[entry.name] < 2 or beside is None or beside == entry.name:
+                continue
+            if any(os.path.isfile(os.path.join(folder, beside)) for folder in self.folders):
+                parted.append(f"{entry.name} is {beside}")
+                entry.name = beside
+        if parted:
+            logger.warning(
+                "%s: %d json files name an image that another one names too, and are taken for"
+                " those of the images with their own names: %s",
+                self.path,
+                len(parted),
+                files.several(parted),
+            )
 
     def _image(self, entry: _Entry, found: files.FoundImages) -> AnnotatedImage:
         """The image of an entry, without its regions; _Problem without a file of the right size."""
@@ -1155,9 +1184,15 @@ def _read_any(
             path, images, attribute, label, keep_empty, expected, need_files=need_files
         )
     folder = _Folder(path, expected)
+    subsets = _subsets(folder.whole, path)
+    if subsets:
+        folder.warn_of_others()
+        parts = [(file, images or _images_of_coco(file)) for file in subsets]
+        return _read_together(path, parts, attribute, label, keep_empty, need_files)
     if len(folder.whole) > 1:
         raise AnnotationError(
-            f"{path}: expected one VIA or COCO json in the folder; name the file. Received: "
+            f"{path}: expected one VIA or COCO json in the folder, or one for each subset, with"
+            " 'train' in a name or folder; name the file. Received: "
             + ", ".join(os.path.relpath(file, path) for file in folder.whole)
         )
     if folder.whole:
@@ -1179,12 +1214,110 @@ def _read_any(
             _warn_of_via_settings(path, attribute, None)
             return read_masks(path, label or "object", keep_empty)
     if not folder.single:
-        received = f"a folder with {folder.count} json files, none of these"
+        received = f"a folder with {folder.count} json files, none of these{_xml_in(path)}"
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
     _warn_of_via_settings(path, attribute, label)
     return _read_labelme(path, folder.single, images, keep_empty, folder.useless, need_files)
+
+
+def _subsets(whole: list[str], path: str) -> list[str]:
+    """Those of several files of a folder that are its subsets; none where they are something else.
+
+    Each says in its name or folder which subset it is, and one is that to train on: Roboflow's
+    train/, valid/ and test/, COCO's own annotations/. Of an image's instances and keypoints the
+    instances are read.
+    """
+    if len(whole) < 2:
+        return []
+    plain = [pathlib.Path(file) for file in whole]
+    instances = [file for file in plain if "instances" in file.stem.lower()]
+    for kind in coco.OTHER_KINDS:
+        if instances:
+            plain = [file for file in plain if kind not in file.stem.lower()]
+    if not all(coco.says_a_subset(file, path) for file in plain):
+        return []
+    if not any(coco.says_a_subset(file, path, "train") for file in plain):
+        return []
+    return list(map(str, plain))
+
+
+def _read_together(
+    path: str,
+    parts: Sequence[tuple[str, Any]],
+    attribute: str | None,
+    label: str | None,
+    keep_empty: bool,
+    need_files: bool,
+) -> Annotations:
+    """The images of several files as one; AnnotationError if none can be used.
+
+    Images are named by their paths in the folder, as a.jpg may be in each of its subsets.
+
+    Args:
+        path: the folder.
+        parts: (file, folder of its images or None) of each.
+        attribute, label, keep_empty, need_files: see `read`.
+    """
+    found: list[Annotations] = []
+    problems: list[str] = []
+    names = [os.path.relpath(file, path) for file, _ in parts]
+    logger.warning(
+        "%s: %d subsets are read together: %s", path, len(parts), files.several(names, 10)
+    )
+    for file, images in parts:
+        try:
+            part = _read_file(
+                file, images, attribute, label, keep_empty, root=path, need_files=need_files
+            )
+        except AnnotationError as error:
+            if len(parts) == 1:
+                raise
+            logger.warning("%s; left out", error)
+            problems.append(str(error))
+            continue
+        for image in part.images:
+            image.name = _name_in(path, file, image)
+        found.append(part)
+        problems += part.problems
+    if not found:
+        raise AnnotationError(
+            f"{path}: expected images with regions. Received: {len(parts)} files without"
+            f"{_lines(problems)}"
+        )
+    reader = _Reader(path, None, keep_empty)
+    images = reader._merged([image for part in found for image in part.images])
+    reader._log_problems()
+    classes = list(dict.fromkeys(name for part in found for name in part.classes))
+    categories = found[0].categories
+    if any(part.categories != categories for part in found):
+        categories = []
+    return Annotations(path, images, classes, [*problems, *reader.problems], categories)
+
+
+def _name_in(path: str, file: str, image: AnnotatedImage) -> str:
+    """The name of an image of a file among those of the other files of a folder."""
+    if image.path and not image.embedded and _is_inside(image.path, path):
+        return os.path.relpath(image.path, path)
+    stem = os.path.splitext(os.path.relpath(file, path))[0]
+    return f"{stem}/{image.name}"
+
+
+def _xml_in(path: str) -> str:
+    """What a message adds where a folder has annotations in XML."""
+    found = [name for name in sorted(os.listdir(path)) if name.lower().endswith(".xml")]
+    for name in ("Annotations", "annotations"):
+        folder = os.path.join(path, name)
+        if os.path.isdir(folder):
+            inside = sorted(os.listdir(folder))
+            found += [f"{name}/{file}" for file in inside if file.lower().endswith(".xml")]
+    if not found:
+        return ""
+    return (
+        f"; {len(found)} XML files, of CVAT or Pascal VOC ({files.several(found, 2)}): export"
+        " COCO's json in their place"
+    )
 
 
 def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
@@ -1218,6 +1351,8 @@ class _Folder:
         if not self.whole and not self.single:
             for file in _json_files(path, below=True):
                 self._sort(file)
+        if not self.whole and not self.single and expected in (None, "via"):
+            self.whole = [file for file in _csv_files(path) if _is_via_csv(file)]
 
     def _sort(self, file: str) -> None:
         """Loads a file and puts it where it belongs."""
@@ -1230,7 +1365,7 @@ class _Folder:
             return
         name = _format_of(data)
         if name is None:
-            self.useless[file] = f"expected {FORMATS}. Received: {_content(data)}"
+            self.useless[file] = f"expected annotations. Received: {_content(data)}"
         elif self.expected not in (None, name, _kind_of(name)):
             self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
         elif _is_empty(data, name):
@@ -1259,7 +1394,7 @@ class _Folder:
                 "%s: of the folder only %s is read. Beside it are %d json files that are damaged or"
                 " LabelMe's: %s",
                 self.path,
-                os.path.relpath(self.whole[0], self.path),
+                files.several(os.path.relpath(file, self.path) for file in self.whole),
                 len(others),
                 files.several(others),
             )
@@ -1289,6 +1424,20 @@ def _json_files(path: str, below: bool) -> list[str]:
             files.several(too_deep),
         )
     return sorted(found)
+
+
+def _csv_files(path: str) -> list[str]:
+    """The csv files that lie in a folder, sorted."""
+    files_in = [os.path.join(path, name) for name in sorted(os.listdir(path))]
+    return [file for file in files_in if file.lower().endswith(".csv") and os.path.isfile(file)]
+
+
+def _is_via_csv(path: str) -> bool:
+    """Whether a csv is one of VIA."""
+    try:
+        return bool(_load_csv(path))
+    except AnnotationError:
+        return False
 
 
 def _format_of(data: Any) -> str | None:
@@ -1336,8 +1485,33 @@ def _values(data: Any) -> Iterable:
     return ()
 
 
+# What tells jsons of other programs, all the names of one, and what they are.
+_FOREIGN = (
+    ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
+    ({"data", "annotations"}, "Label Studio's own json; export COCO there"),
+    ({"annotation_id", "annotator"}, "Label Studio's JSON-MIN; export COCO there"),
+    ({"image", "annotations"}, "a json of CreateML or of Segment Anything's data"),
+    ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
+    ({"data_row"}, "Labelbox's own json; export COCO there"),
+    ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
+    ({"objects", "size"}, "Supervisely's own json; export COCO there"),
+    ({"classes", "tags"}, "Supervisely's meta.json; export COCO there"),
+    ({"objects", "imgHeight"}, "a json of Cityscapes; convert it to COCO"),
+    ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
+    ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
+    ({"type", "features"}, "GeoJSON, whose places are none of an image"),
+)
+
+
 def _content(data: Any) -> str:
     """What a json holds, in a few words."""
+    first = data
+    if isinstance(data, list) and data:
+        first = data[0]
+    if isinstance(first, dict):
+        for names, kind in _FOREIGN:
+            if names <= set(first):
+                return kind
     if isinstance(data, dict):
         return f"an object with {files.short(list(data)[:6])}"
     return f"a {type(data).__name__}"
@@ -1647,10 +1821,14 @@ def _load_csv(path: str) -> dict:
     if not os.path.exists(path):
         raise AnnotationError(f"No annotation file or folder {path}")
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows = list(csv.reader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text = files.read_text(path)
+        # A spreadsheet program saves it with its own separator.
+        separator = max(",;\t", key=text.partition("\n")[0].count)
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
+    except csv.Error as error:
         raise AnnotationError(f"{path}: expected VIA's csv. Received: {error}") from error
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
     header = []
     if rows:
         header = [name.strip().lstrip("#") for name in rows[0]]
@@ -2070,14 +2248,9 @@ def _read_coco(reader: _Reader) -> Annotations:
         data = coco.read_annotations(reader.path)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
+    reader.said = [_printable(text) for text in data.problems]
     names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
-        file_name = image.get("file_name")
-        if not isinstance(file_name, str):
-            reader.problem(
-                f"image {image_id!r}", f"expected a file_name. Received: {files.short(file_name)}"
-            )
-            continue
         items = data.imgToAnns.get(image_id, [])
         regions = []
         for item in items:
@@ -2085,7 +2258,7 @@ def _read_coco(reader: _Reader) -> Annotations:
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = _given_size(image.get("height"), image.get("width"))
-        reader.add(_Entry(file_name, regions, size, extra=image), annotated=bool(items))
+        reader.add(_Entry(image["file_name"], regions, size, extra=image), annotated=bool(items))
     found = reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
     found.categories = [data.cats[category_id] for category_id in sorted(names)]
     return found
@@ -2169,12 +2342,12 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
         bases.insert(0, root)
     labels = _label_files(root)
     boxes = 0
-    count = 0
-    used = set()
-    for relative in sorted(files.walk_images(place)):
-        count += 1
+    pictures = sorted(files.walk_images(place))
+    chosen = _labels_of(pictures, place, bases, labels, path)
+    used = set(chosen.values())
+    for relative in pictures:
         file = os.path.join(place, relative)
-        label = _label_of(file, bases, labels)
+        label = chosen.get(relative)
         if label is None and not keep_empty:
             continue
         try:
@@ -2185,18 +2358,17 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
         regions: list[Region] = []
         lines: list[str] = []
         if label is not None:
-            used.add(label)
             lines = _label_lines(reader, label)
             spot = f"file {os.path.relpath(label, root)}"
             read = _yolo_reader(names, size, keypoints)
             regions = list(reader.regions(spot, enumerate(lines, 1), read))
             boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
         reader.add(_Entry(relative, regions, size), annotated=bool(lines))
-    if count and not used:
+    if pictures and not used:
         reader.problem(
             "labels",
-            f"expected text files of the images' names. Received: none for any of {count} images,"
-            f" {len(labels)} text files",
+            f"expected text files of the images' names. Received: none for any of {len(pictures)}"
+            f" images, {len(labels)} text files",
         )
     for label in _unused_labels(labels, used, only_near=images is not None):
         if _looks_like_labels(label):
@@ -2232,7 +2404,7 @@ def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> l
 def _yolo_root(path: str) -> str:
     """The folder of the data that a yaml names: its own, or what it has as `path`."""
     own = os.path.dirname(path) or "."
-    for line in _read_text(path).splitlines():
+    for line in files.read_text(path).splitlines():
         if re.match(r"path\s*:", line):
             named = _unquoted(_without_comment(line).partition(":")[2].strip())
             for place in (os.path.join(own, named), named):
@@ -2275,7 +2447,7 @@ def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedIma
         return []
     named: dict[str, set[str]] = {key: set() for key in coco.SUBSET_WORDS}
     try:
-        text = _read_text(file)
+        text = files.read_text(file)
         for key, words in coco.SUBSET_WORDS.items():
             named[key] = {place for word in words for place in _yaml_list(text, word)}
     except ValueError as error:
@@ -2326,7 +2498,7 @@ def _place_of_yaml(place: str, bases: list[str]) -> str:
 def _listed_images(path: str) -> set[str]:
     """The paths that a text file lists, line by line, relative to its folder."""
     folder = os.path.dirname(path)
-    lines = [line.strip() for line in _read_text(path).splitlines()]
+    lines = [line.strip() for line in files.read_text(path).splitlines()]
     return {_without_links(os.path.join(folder, line)) for line in lines if line}
 
 
@@ -2337,25 +2509,30 @@ def _without_links(path: str) -> str:
 
 
 def _yaml_in(folder: str) -> str | None:
-    """The yaml file of a folder that names classes, None where there is none."""
+    """The yaml file of a folder that names classes, None where there is none.
+
+    AnnotationError where the only one has names that can't be understood.
+    """
+    unclear = []
     for name in sorted(os.listdir(folder)):
         file = os.path.join(folder, name)
         if name.lower().endswith(YAML_SUFFIXES) and os.path.isfile(file):
             try:
-                if _yaml_names(_read_text(file)):
+                if _names_of_yaml(file):
                     return file
-            except ValueError:
-                continue
+            except AnnotationError as error:
+                unclear.append(error)
+    if unclear:  # without its names the classes would be numbers
+        raise unclear[0]
     return None
 
 
-def _read_text(path: str) -> str:
-    """A text file's content; ValueError, with its name, for what is no text."""
+def _names_of_yaml(file: str) -> list[str]:
+    """The names of classes in a yaml, see `_yaml_names`; AnnotationError for unclear ones."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{path}: expected text in UTF-8. Received: {error}") from error
+        return _yaml_names(files.read_text(file))
+    except ValueError as error:
+        raise AnnotationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def _label_files(root: str) -> dict[str, str]:
@@ -2424,12 +2601,62 @@ def _label_of(image: str, bases: list[str], labels: dict[str, str]) -> str | Non
     return None
 
 
+def _labels_of(
+    pictures: list[str],
+    place: str,
+    bases: list[str],
+    labels: dict[str, str],
+    path: str,
+) -> dict[str, str]:
+    """{image: its label file}, of those that have one.
+
+    Labels that no image has by its very name are given to images of their folder that have none, by
+    the rules of `files.find_images`: A.txt is that of a.jpg, and so are a.jpg.txt and what Label
+    Studio calls 1a2b3c4d-a.txt. Such are said in one warning.
+
+    Args:
+        pictures: paths of images, relative to the folder `place`.
+        bases, labels: as of `_label_of` and `_label_files`.
+        path: of the data, for the warning.
+    """
+    chosen = {}
+    for relative in pictures:
+        label = _label_of(os.path.join(place, relative), bases, labels)
+        if label is not None:
+            chosen[relative] = label
+    left = {}
+    for label in _unused_labels(labels, set(chosen.values()), only_near=False):
+        if len(chosen) < len(pictures) and _looks_like_labels(label):
+            left[_key_of(label, bases[0])] = label
+    if not left:
+        return chosen
+    endings = sorted({os.path.splitext(name)[1] for name in pictures})
+    others = {key: [key + ending for ending in endings] for key in left}
+    renamed = {}
+    for key, file in files.find_images(list(left), [place], others).paths.items():
+        relative = os.path.relpath(file, place)
+        folders = {os.path.dirname(_key_of(file, base)).casefold() for base in bases}
+        if relative not in chosen and os.path.dirname(key).casefold() in folders:
+            renamed[relative] = left[key]
+    if renamed:
+        pairs = [f"{label} is that of {name}" for name, label in renamed.items()]
+        logger.warning(
+            "%s: %d label files have other names than their images: %s",
+            path,
+            len(renamed),
+            files.several(pairs),
+        )
+    return {**chosen, **renamed}
+
+
 def _looks_like_labels(path: str) -> bool:
     """Whether the first line of a text file is a class and numbers; an empty file is none."""
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            words = file.readline(100_000).split()
-        numbers = [float(word) for word in words]
+        with open(path, "rb") as file:
+            beginning = file.read(100_000)
+        # The end of what was read may be half a sign.
+        text = beginning.decode(json.detect_encoding(beginning), "ignore")
+        numbers = [float(word) for word in text.split("\n")[0].split()]
     except (ValueError, OSError):
         return False
     if len(numbers) < 5 or not all(map(math.isfinite, numbers)):
@@ -2441,7 +2668,7 @@ def _looks_like_labels(path: str) -> bool:
 def _label_lines(reader: _Reader, path: str) -> list[str]:
     """The lines of a label file that are not empty; none, and a problem, of what is no text."""
     try:
-        return [line for line in _read_text(path).splitlines() if line.strip()]
+        return [line for line in files.read_text(path).splitlines() if line.strip()]
     except ValueError as error:
         reader.problem("labels", str(error))
         return []
@@ -2507,17 +2734,14 @@ def _yolo_names(path: str) -> list[str]:
     if os.path.isdir(path):
         file = _yaml_in(path)
     if file is not None:
-        try:
-            names = _yaml_names(_read_text(file))
-        except ValueError as error:
-            raise AnnotationError(str(error)) from error
+        names = _names_of_yaml(file)
         if not names:
             raise AnnotationError(f"{file}: expected the classes' names under 'names'")
         return _distinct(names, file)
     for name in ("obj.names", "classes.txt", "labels/classes.txt"):
         file = os.path.join(path, name)
         if os.path.isfile(file):
-            lines = [line.strip() for line in _read_text(file).splitlines()]
+            lines = [line.strip() for line in files.read_text(file).splitlines()]
             return _distinct([line for line in lines if line], file)
     logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
     return []
@@ -2531,7 +2755,7 @@ def _yolo_keypoints(path: str) -> int:
     if file is None:
         return 0
     try:
-        shape = _yaml_list(_read_text(file), "kpt_shape")
+        shape = _yaml_list(files.read_text(file), "kpt_shape")
     except ValueError as error:
         raise AnnotationError(f"{file}: {error}") from error
     if not shape:
@@ -2563,6 +2787,8 @@ def _yaml_names(text: str) -> list[str]:
     value, below = _yaml_entry(text, "names")
     if value[:1] in ("[", "{"):
         return _numbered(_yaml_parts(value), value[0] == "{")
+    if value:
+        raise ValueError(f"expected a list of names. Received: {files.short(value)}")
     if below and all(item.startswith("-") for item in below):
         return _numbered([item[1:].strip() for item in below], False)
     return _numbered(below, True)
@@ -2581,11 +2807,12 @@ def _yaml_list(text: str, key: str) -> list[str]:
 def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     """What stands behind a key of a yaml, to the end of its brackets, and in the lines below it."""
     lines = [_without_comment(line) for line in text.splitlines()]
-    pattern = re.compile(rf"{key}\s*:")
+    pattern = re.compile(rf"""["']?{key}["']?\s*:""")
     start = next((i for i, line in enumerate(lines) if pattern.match(line)), None)
     if start is None:
         return "", []
     value = lines[start].partition(":")[2].strip()
+    value = re.sub(r"^[&!]\S*\s*", "", value)  # an anchor or a type
     rest = lines[start + 1 :]
     if value[:1] in ("[", "{"):
         closing = {"[": "]", "{": "}"}[value[0]]
@@ -2651,19 +2878,25 @@ def _unquoted(text: str) -> str:
 #  Mask files
 ############################################################
 
+# The colour that Pascal VOC's palettes have for the rims of objects, which belong to none, and its
+# number.
+_VOC_RIM = [224, 224, 192]
+_VOC_RIM_NUMBER = 255
 # What a program adds to an image's name for its label image.
 _MASK_ENDINGS = ("", "_masks", "_cp_masks", "_mask", "_label", "_labels", "_seg")
-# Folders of label images beside images/.
-_MASK_FOLDERS = ("masks", "labels", "mask", "label")
+# Folders of label images beside images/, in any case.
+_MASK_FOLDERS = ("masks", "labels", "mask", "label", "segmentationobject", "gt")
 
 
 def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> Annotations:
     """Reads objects that are drawn into image files.
 
     Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
-    black where the object is, <id>/masks/*.png, as the Data Science Bowl 2018 has them. Or each has
-    one label image: masks/<name>.png (or .tif) for images/<name>.jpg, or <name>_masks.png beside
-    it, 0 where nothing is and another number, or colour, for each object.
+    black where the object is (of a JPEG: brighter than half), <id>/masks/*.png, as the Data Science
+    Bowl 2018 has them. Or each has one label image: masks/<name>.png (or .tif) for
+    images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
+    colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
+    rims. Where the folder has neither, its sub-folders are looked into, such as train/ and val/.
 
     Args:
         path: the folder.
@@ -2712,8 +2945,11 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
     return reader.finish([label])
 
 
-def _mask_sets(path: str) -> list[tuple[str, list[str], bool]]:
-    """(image, its mask files, whether each is one object) of the images in a folder."""
+def _mask_sets(path: str, below: bool = True) -> list[tuple[str, list[str], bool]]:
+    """(image, its mask files, whether each is one object) of the images in a folder.
+
+    below: look into its sub-folders, where it has none itself.
+    """
     found = []
     for entry in sorted(os.listdir(path)):
         folder = os.path.join(path, entry)
@@ -2722,14 +2958,21 @@ def _mask_sets(path: str) -> list[tuple[str, list[str], bool]]:
             found.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
     if found:
         return found
+    folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
-        masks = _by_stem(_pictures_in(os.path.join(path, name)))
-        for near in files.IMAGE_FOLDERS:
-            found += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
-            if found:
-                return found
+        for folder in (folder for folder in folders if folder.lower() == name):
+            masks = _by_stem(_pictures_in(os.path.join(path, folder)))
+            for near in files.IMAGE_FOLDERS:
+                found += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
+                if found:
+                    return found
     pictures = _pictures_in(path)
-    return _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    found = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    if not found and below:
+        for folder in folders:
+            if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
+                found += _mask_sets(os.path.join(path, folder), below=False)
+    return found
 
 
 def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
@@ -2747,8 +2990,10 @@ def _labelled(
     found = []
     for image in images:
         stem = os.path.splitext(os.path.basename(image))[0]
-        mask = next((masks[stem + end] for end in endings if stem + end in masks), None)
-        if mask is not None:
+        names = [stem + end for end in endings]
+        names += [name.casefold() for name in names]
+        mask = next((masks[name] for name in names if name in masks), None)
+        if mask is not None and mask != image:
             found.append((image, [mask], False))
     return found
 
@@ -2768,8 +3013,9 @@ def _pictures_in(folder: str) -> list[str]:
 
 
 def _by_stem(paths: list[str]) -> dict[str, str]:
-    """{name without suffix: path}."""
-    return {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    """{name without suffix: path}, by the name as it is and in lower case."""
+    stems = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+    return {**{stem.casefold(): path for stem, path in stems.items()}, **stems}
 
 
 def _object_files(
@@ -2828,10 +3074,12 @@ def _read_labels(path: str) -> np.ndarray:
             with Image.open(path) as image:
                 _check_keeps_values(image, path)
                 is_palette = image.mode == "P"
+                values = np.asarray(image)
                 if image.mode == "LA":
-                    values = np.asarray(image)[..., 0]
-                else:
-                    values = np.asarray(image)
+                    values = values[..., 0]
+                palette = image.getpalette() or []
+                if is_palette and palette[3 * _VOC_RIM_NUMBER :] == _VOC_RIM:
+                    values = np.where(values == _VOC_RIM_NUMBER, 0, values)
     except _Problem:
         raise
     except Exception as error:  # whatever the libraries raise for a damaged file
@@ -2846,16 +3094,17 @@ def _read_labels(path: str) -> np.ndarray:
             "expected a label image of whole numbers or colours. Received: "
             f"{path} of the shape {values.shape}, {values.dtype}"
         )
+    if values.size and values.min() < 0:
+        raise _Problem(
+            "expected a label image of numbers from 0, where nothing is, on. Received: "
+            f"{path} with {values.min()}"
+        )
     return values.astype(np.int64)
 
 
 def _check_keeps_values(image: Any, path: str) -> None:
     """_Problem for a label image, of Pillow, that is compressed with losses."""
-    lossy = image.format in ("JPEG", "MPO")
-    if image.format == "WEBP":
-        with open(path, "rb") as file:
-            lossy = b"VP8 " in file.read(64 * 1024)  # the name of a lossy picture's chunk
-    if lossy:
+    if utils.is_lossy(image, path):
         raise _Problem(
             f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
             f" a {image.format} whose numbers or colours its compression has changed"

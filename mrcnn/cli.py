@@ -21,14 +21,13 @@ import json
 import logging
 import os
 import pathlib
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import mrcnn
-from mrcnn import completion
+from mrcnn import completion, files
 
 if TYPE_CHECKING:
     from mrcnn.annotations import Annotations
@@ -354,7 +353,11 @@ def _config_of_file(path: str, name: str) -> Config:
     module = importlib.util.module_from_spec(specification)
     sys.modules[specification.name] = module
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
-    specification.loader.exec_module(module)
+    try:
+        specification.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever the user's own file raises
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"--config: {path} can't be run. Received: {reason}") from error
     found = {}
     for key, value in vars(module).items():
         is_config = isinstance(value, type) and issubclass(value, Config)
@@ -568,7 +571,7 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         return None
     for year in YEARS:
         path = coco.find_json(folder, subset, year)
-        if path.is_file() and _says(path, folder, subset):
+        if path.is_file() and coco.says_a_subset(path, folder, subset):
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
     if annotations.reads_as_yolo(str(folder)):
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
@@ -576,15 +579,6 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         if (folder / word).is_dir():
             return _read(args, folder / word, None, keep_empty)
     return None
-
-
-def _says(path: pathlib.Path, folder: pathlib.Path, subset: str) -> bool:
-    """Whether a json's name or folder says the subset."""
-    from mrcnn import coco
-
-    text = path.relative_to(folder).with_suffix("").as_posix().lower()
-    words = {word.rstrip("0123456789") for word in re.split(r"[^a-z0-9]+", text)}
-    return not words.isdisjoint(coco.SUBSET_WORDS[subset])
 
 
 def _images_of(
@@ -734,8 +728,6 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a file or folder is."""
-    from mrcnn import files
-
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file or folder {path}")
     if _is_exported(path):
@@ -1007,6 +999,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         made = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
         args = made.parse_intermixed_args(arguments[1:])
         args.command = arguments[0]
+        for name, value in vars(args).items():
+            setattr(args, name, files.at_home(value))
         return args
     return build_parser().parse_args(arguments)
 

@@ -85,6 +85,8 @@ PROBLEMS = (
 )
 # Of COCO's annotations one in a hundred is a crowd; where more than one in so many is, it is said.
 MANY_CROWDS = 4
+# Up to here all of a file's numbers are shares of its images' sides, 1 and what rounding adds.
+LARGEST_SHARE = 1.01
 # Detectron2's bbox_mode of COCO's own boxes; others are corners, turned, or shares of the image.
 XYWH = 1
 # What stands for no supercategory.
@@ -202,12 +204,16 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
             CVAT, pycococreator and others write iscrowd 1 for every run-length mask, and crowds
             train nothing. "keep": what the file says; "objects": no annotation is a crowd.
 
+    Where no annotation of a file has a segmentation, as in exports for detectors of boxes, the
+    boxes are taken for the shapes, with a warning.
+
     Returns:
-        pycocotools.coco.COCO.
+        pycocotools.coco.COCO, with an attribute `problems`: a text for each image, annotation or
+        polygon that was left out.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no json, another format, an image id that
-            occurs twice.
+        FileNotFoundError: no such file. ValueError: no json, another format, an id that two images
+            or categories have, polygons that are shares of the image's sides.
     """
     from pycocotools.coco import COCO
 
@@ -221,8 +227,11 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
     _say(f"Reading {path}, {megabytes:.1f} MB", megabytes)
     with _no_collection():
         coco = COCO()
-        coco.dataset = _parse(path)
+        coco.problems = []
+        coco.dataset = _parse(path, coco.problems)
+        _take_boxes(coco.dataset["annotations"], path)
         _index(coco, path)
+        _check_that_pixels(coco, path)
         _mend_crowds(coco, crowds, path)
         _drop_groups(coco, path)
     _say(
@@ -271,8 +280,43 @@ def _others(path: pathlib.Path) -> str:
     return f". {path.parent} has {files.several(names, 10)}"
 
 
-def _parse(path: pathlib.Path) -> dict:
-    """The json, which has lists of dicts with ids, as an instances json has them."""
+def _leave_out(
+    path: pathlib.Path,
+    problems: list[str],
+    what: str,
+    problem: str,
+    places: Sequence[Any],
+) -> None:
+    """Says what is left out: a text for each place into `problems`, and one warning of all.
+
+    Args:
+        path: the json.
+        problems: of `read_annotations`.
+        what, problem: "images", "have no file_name".
+        places: their ids, with what else tells them.
+    """
+    if not places:
+        return
+    left_out = "are"
+    if problem in (BAD_POLYGON, BAD_NUMBERS):
+        left_out = "those polygons are"
+    logger.warning(
+        "%s: %d %s %s and %s left out: %s",
+        path,
+        len(places),
+        what,
+        problem,
+        left_out,
+        files.several(places),
+    )
+    problems += [f"{path}: {what} that {problem}: {place}" for place in places]
+
+
+def _parse(path: pathlib.Path, problems: list[str]) -> dict:
+    """The json, which has lists of dicts with ids, as an instances json has them.
+
+    problems: gets a text for each entry that is left out.
+    """
     try:
         data = files.read_json(path)
     except ValueError as error:
@@ -289,19 +333,15 @@ def _parse(path: pathlib.Path) -> dict:
             f"{path} has no lists {', '.join(wanted)}, as an instances_*.json has. "
             f"Received: {received}"
         )
+    _check_that_instances(data["annotations"], path)
     for key in wanted:
         if isinstance(data[key], dict):  # {id: item}
             data[key] = [_with_id(item, number) for number, item in data[key].items()]
     for key in ("images", "categories"):
         items = [item for item in data[key] if type(item) is dict]
-        if len(items) < len(data[key]):
-            logger.warning(
-                "%s: %d of %s are no objects {...} and are left out",
-                path,
-                len(data[key]) - len(items),
-                key,
-            )
-            data[key] = items
+        others = [files.short(item) for item in data[key] if type(item) is not dict]
+        _leave_out(path, problems, key, NO_OBJECT, others)
+        data[key] = items
         for place, item in enumerate(data[key]):
             if _plain_id(item.get("id")) is None:
                 raise ValueError(
@@ -309,6 +349,21 @@ def _parse(path: pathlib.Path) -> dict:
                     f" Received: {files.short(item)} at place {place}"
                 )
     return data
+
+
+def _check_that_instances(annotations: Any, path: pathlib.Path) -> None:
+    """ValueError for COCO's other jsons, whose annotations hold no masks."""
+    first: Any = next(iter(annotations), None)
+    if isinstance(annotations, dict):
+        first = annotations.get(first)
+    if not isinstance(first, dict) or "category_id" in first:
+        return
+    for field, kind in (("segments_info", "a panoptic json"), ("caption", "one of captions")):
+        if field in first:
+            raise ValueError(
+                f"{path}: expected a json of instances, with masks. Received: {kind}, with"
+                f" {field!r} in its annotations; use the instances_*.json of these images"
+            )
 
 
 def _with_id(item: Any, number: str) -> Any:
@@ -327,6 +382,45 @@ def _plain_id(value: Any) -> int | str | None:
     if isinstance(value, str) and value != str(number):
         return value
     return number
+
+
+def _take_boxes(annotations: list, path: pathlib.Path) -> None:
+    """Makes polygons of boxes where no annotation has a segmentation."""
+    if any(isinstance(item, dict) and item.get("segmentation") for item in annotations):
+        return
+    taken = 0
+    for item in annotations:
+        box = None
+        if isinstance(item, dict) and whole_number(item.get("bbox_mode", XYWH)) == XYWH:
+            box = sound_box(item.get("bbox"))
+        if box is None or not box[2] or not box[3]:
+            continue
+        x, y, width, height = box
+        right = x + width
+        bottom = y + height
+        item["segmentation"] = [[x, y, right, y, right, bottom, x, bottom]]
+        taken += 1
+    if taken:
+        logger.warning(
+            "%s: no annotation has a segmentation; the boxes of %d are taken for their shapes",
+            path,
+            taken,
+        )
+
+
+def _check_that_pixels(coco: Any, path: pathlib.Path) -> None:
+    """ValueError where all polygons are shares of the image's sides: each would be one pixel."""
+    for annotation in coco.anns.values():
+        shape = annotation["segmentation"]
+        if not isinstance(shape, list) or max(map(max, shape)) > LARGEST_SHARE:
+            return
+    if coco.anns:
+        first = next(iter(coco.anns.values()))
+        raise ValueError(
+            f"{path}: polygons are in pixels. Received: none beyond {LARGEST_SHARE:g}, as shares of"
+            f" the images' sides have it; annotation {first['id']} is"
+            f" {files.short(first['segmentation'])}"
+        )
 
 
 def _known_id(
@@ -361,7 +455,7 @@ def _by_number(items: Iterable[Any]) -> dict[int, Any]:
 def _index(coco: Any, path: pathlib.Path) -> None:
     """What `COCO.createIndex` makes, of the annotations that can be used."""
     data = coco.dataset
-    coco.imgs = _images_by_id(data, path)
+    coco.imgs = _images_by_id(data, path, coco.problems)
     coco.cats = _by_id(data, "categories", path)
     _check_names(coco.cats, path)
     numbers = _by_number(coco.imgs), _by_number(coco.cats)
@@ -382,7 +476,8 @@ def _index(coco: Any, path: pathlib.Path) -> None:
     _number_twins(coco, usable, twins, broken)
     coco.anns = usable
     data["annotations"] = list(usable.values())
-    _warn_of(broken, path)
+    for problem, places in broken.items():
+        _leave_out(path, coco.problems, "annotations", problem, places)
 
 
 def _link(coco: Any, annotation: dict) -> None:
@@ -416,7 +511,7 @@ def _number_twins(
         _link(coco, twin)
 
 
-def _images_by_id(data: dict, path: pathlib.Path) -> dict[Any, dict]:
+def _images_by_id(data: dict, path: pathlib.Path, problems: list[str]) -> dict[Any, dict]:
     """{id: image}, each with a file_name and with sides in pixels, or None where not known."""
     images = _by_id(data, "images", path)
     nameless = []
@@ -428,14 +523,8 @@ def _images_by_id(data: dict, path: pathlib.Path) -> dict[Any, dict]:
             nameless.append(image["id"])
     for number in nameless:
         del images[number]
-    if nameless:
-        data["images"] = list(images.values())
-        logger.warning(
-            "%s: %d images have no file_name and are left out: %s",
-            path,
-            len(nameless),
-            files.several(nameless),
-        )
+    data["images"] = list(images.values())
+    _leave_out(path, problems, "images", "have no file_name", nameless)
     return images
 
 
@@ -463,11 +552,13 @@ def _side(value: Any) -> int | None:
 
 
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
-    """{id: item} of data[key]; ValueError if an id occurs twice.
+    """{id: item} of data[key]; ValueError if two different ones have one id.
 
-    The ids are all numbers, or all text where one of them is no number or has zeros before it.
+    The ids are all numbers, or all text where one of them is no number or has zeros before it. What
+    is there twice and equal, as in files that were merged, is taken once.
     """
     items: dict[Any, dict] = {}
+    repeated = []
     twice = []
     for item in data[key]:
         item["id"] = _plain_id(item["id"])
@@ -475,12 +566,28 @@ def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
         for item in data[key]:
             item["id"] = str(item["id"])
     for item in data[key]:
-        if item["id"] in items:
-            twice.append(item["id"])
-        items[item["id"]] = item
+        known = items.setdefault(item["id"], item)
+        if known is not item and known == item:
+            repeated.append(item["id"])
+        elif known is not item:
+            twice.append(f"{item['id']} ({_named(known)}, {_named(item)})")
     if twice:
         raise ValueError(f"{path}: ids of {key} occur more than once: {files.several(twice)}")
+    if repeated:
+        logger.warning(
+            "%s: %d %s are there twice and are taken once: %s",
+            path,
+            len(repeated),
+            key,
+            files.several(repeated),
+        )
+        data[key] = list(items.values())
     return items
+
+
+def _named(item: dict) -> str:
+    """The name of an image or a category, for messages."""
+    return files.short(item.get("file_name", item.get("name")))
 
 
 def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
@@ -755,24 +862,6 @@ def _is_top(category: dict) -> bool:
     return category.get("supercategory") in NO_SUPERCATEGORY
 
 
-def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
-    """One warning for each problem that annotations have."""
-    for problem, places in broken.items():
-        if not places:
-            continue
-        left_out = "are"
-        if problem in (BAD_POLYGON, BAD_NUMBERS):
-            left_out = "those polygons are"
-        logger.warning(
-            "%s: %d annotations %s and %s left out: %s",
-            path,
-            len(places),
-            problem,
-            left_out,
-            files.several(places),
-        )
-
-
 # ------------------------------------------------------------------------------------------------
 #  Where exports have their files
 # ------------------------------------------------------------------------------------------------
@@ -780,6 +869,8 @@ def _warn_of(broken: dict[str, list], path: pathlib.Path) -> None:
 # What stands for a subset in names of files and folders.
 SUBSET_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 OTHER_SUBSETS = ("test", "testing", "minival", "valminusminival")
+# Folders of a dataset that hold nothing but annotations.
+ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "json", "jsons")
 # Parts of COCO's own annotations that are no instances.
 OTHER_KINDS = ("keypoints", "captions", "panoptic", "stuff", "image_info")
 
@@ -815,7 +906,7 @@ def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> p
         dated = {f"{word}{year}" for word in words}
         own = [file for file in candidates if not _words(file, folder).isdisjoint(dated)]
     if not own:
-        own = [file for file in candidates if not _says_a_subset(file, folder)]
+        own = [file for file in candidates if not says_a_subset(file, folder)]
     if len(own) > 1:
         own = [file for file in own if _looks_like_coco(file)]
     if len(own) == 1:
@@ -841,16 +932,18 @@ def _words(file: pathlib.Path, folder: Any) -> set[str]:
     return set(re.split(r"[^a-z0-9]+", text))
 
 
-def _says_a_subset(file: pathlib.Path, folder: Any) -> bool:
-    """Whether a file is that of any subset, of any year."""
+def says_a_subset(file: pathlib.Path, folder: Any, subset: str | None = None) -> bool:
+    """Whether a file in a folder is that of a subset, of any year; None: of any subset."""
     words = {word.rstrip("0123456789") for word in _words(file, folder)}
+    if subset is not None:
+        return not words.isdisjoint(SUBSET_WORDS[subset])
     return not words.isdisjoint((*itertools.chain(*SUBSET_WORDS.values()), *OTHER_SUBSETS))
 
 
 def _looks_like_coco(file: pathlib.Path) -> bool:
     """Whether a json has what an instances json has."""
     try:
-        data = _parse(file)
+        data = _parse(file, [])
     except (OSError, ValueError):
         return False
     return bool(data)
@@ -869,6 +962,8 @@ def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:
         listed = _names_in(place)
         if any(name in listed or _lies_in(place, name) for name in names):
             return place
+    if path.parent.name.lower() in ANNOTATION_FOLDERS:
+        return path.parent.parent  # somewhere in the dataset, under other names
     return path.parent
 
 
@@ -971,7 +1066,7 @@ def _is_complete(images: pathlib.Path, annotations: pathlib.Path) -> bool:
     # Only where the folder holds fewer files than the official set does the json need to be asked.
     if len(names) >= OFFICIAL_IMAGES[images.name]:
         return True
-    return {image["file_name"] for image in _parse(annotations)["images"]} <= names
+    return {image["file_name"] for image in _parse(annotations, [])["images"]} <= names
 
 
 def _names_in(folder: pathlib.Path) -> set[str]:
@@ -1145,6 +1240,7 @@ class CocoDataset(utils.Dataset):
         if found.renamed:
             logger.warning("%s: %s", path, found.renamed_text())
         paths = found.paths
+        _warn_of_shared_files(paths, coco.imgs.values(), path)
         if not paths:
             # Annotations are of use by themselves, and reading an image will say that it isn't
             # there.
@@ -1368,6 +1464,20 @@ class CocoDataset(utils.Dataset):
     def annToMask(self, ann: dict, height: int, width: int) -> np.ndarray:
         """An annotation's mask, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
         return decode([ann], height, width)[..., 0].view(np.uint8)
+
+
+def _warn_of_shared_files(paths: dict[str, str], images: Iterable[dict], path: Any) -> None:
+    """Says which files several images of a json are: each has a part of the objects alone."""
+    counts = collections.Counter(paths.get(image["file_name"]) for image in images)
+    shared = [place for place, count in counts.items() if place is not None and count > 1]
+    if shared:
+        logger.warning(
+            "%s: %d files are those of several images, each with a part of the objects; training"
+            " takes the others' for background: %s",
+            path,
+            len(shared),
+            files.several(shared),
+        )
 
 
 def _compressed(annotations: list[dict]) -> list | None:

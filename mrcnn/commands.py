@@ -294,6 +294,8 @@ def parse(
     """
     # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
     args = parser.parse_intermixed_args(arguments)
+    for name, value in vars(args).items():
+        setattr(args, name, files.at_home(value))
     args.inputs = [*args.inputs, *args.image, *args.video]
     if args.command == "train" and not args.weights:
         parser.error("train needs --weights: coco, imagenet, last, none or a path")

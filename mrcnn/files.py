@@ -108,7 +108,94 @@ def atomic_together(paths: Iterable[PathLike]) -> Iterator[list[str]]:
         yield [stack.enter_context(atomic(path)) for path in paths]
 
 
-# ---- Json ----------------------------------------------------------------------------------------
+def at_home(value: Any) -> Any:
+    """A path ~/photos as that of the user's folder, lists of them too; other values as they are.
+
+    No shell does this behind an option's equals sign: --dataset=~/photos.
+    """
+    if isinstance(value, list):
+        return [at_home(item) for item in value]
+    if isinstance(value, str) and value.startswith("~/") and not os.path.exists(value):
+        return os.path.expanduser(value)
+    return value
+
+
+# ---- Text and json -------------------------------------------------------------------------------
+
+# How files begin that lie where others were expected, and what they are.
+_BEGINNINGS = (
+    (b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file itself"),
+    (b"\x1f\x8b", "a gzip file, which is to be unpacked first"),
+    (b"PK\x03\x04", "a zip file, which is to be unpacked first"),
+    (b"Rar!", "a RAR file, which is to be unpacked first"),
+    (b"7z\xbc\xaf", "a 7z file, which is to be unpacked first"),
+    (b"%PDF", "a PDF"),
+    (b"\x93NUMPY", "an array of numpy"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\xff\xd8\xff", "a JPEG"),
+    (b"\x89PNG", "a PNG"),
+    (b"SQLite", "an SQLite database"),
+)
+_SIGNS_BELOW = (
+    (4, b"ftyphe", "a HEIC photograph: pip install pillow-heif"),
+    (4, b"ftypmif1", "a HEIC photograph: pip install pillow-heif"),
+    (4, b"ftypmsf1", "a HEIC photograph: pip install pillow-heif"),
+    (4, b"ftypavi", "an AVIF picture, which this version of Pillow can't read"),
+    (4, b"ftyp", "a video"),
+    (128, b"DICM", "a DICOM file"),
+)
+
+
+def what_it_is(path: PathLike) -> str:
+    """What a file is that could not be read as something else; see `what_begins_with`."""
+    try:
+        with open(path, "rb") as file:
+            return what_begins_with(file.read(256))
+    except OSError:
+        return ""
+
+
+def what_begins_with(beginning: bytes) -> str:
+    """What a file is by its first bytes; "" for unknown.
+
+    An empty file, a pointer of Git LFS, a web page, a zip: what lies there instead after a download
+    that went wrong.
+    """
+    if not beginning:
+        return "an empty file"
+    if not beginning.strip(b"\0"):
+        return "a file of zeros, as a broken copy leaves it"
+    for signs, kind in _BEGINNINGS:
+        if beginning.startswith(signs):
+            return kind
+    for place, signs, kind in _SIGNS_BELOW:
+        if beginning[place:].startswith(signs):
+            return kind
+    text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, as a server answers in place of a file"
+    if b"<svg" in text:
+        return "an SVG, a drawing without pixels"
+    if text.startswith(b"<"):
+        return "an XML file"
+    return ""
+
+
+def read_text(path: PathLike) -> str:
+    """A text file's content, of UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Raises:
+        ValueError: no such file, or no such text; the message names it.
+    """
+    try:
+        with open(path, "rb") as file:
+            content = file.read()
+        return content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError as error:
+        reason = what_it_is(path) or str(error)
+    except OSError as error:
+        reason = str(error)
+    raise ValueError(f"{path}: expected text in UTF-8. Received: {reason}")
 
 
 def read_json(
@@ -134,14 +221,22 @@ def read_json(
             content = file.read()
         return json.loads(content.decode(json.detect_encoding(content)), object_pairs_hook=pairs)
     except json.JSONDecodeError as error:
-        reason = _why_no_json(error)
+        reason = f"{_why_no_json(error)}{_also(path)}"
     except UnicodeDecodeError as error:
-        reason = f"text that is not UTF-8 (save it as such), or no text: {error}"
+        reason = f"text that is not UTF-8 (save it as such), or no text: {error}{_also(path)}"
     except RecursionError:
         reason = "lists or objects within each other, more than Python reads"
     except (OSError, ValueError) as error:
         reason = str(error)
     raise ValueError(f"{path}: expected a json file. Received: {reason}")
+
+
+def _also(path: PathLike) -> str:
+    """What a message adds where the first bytes of a file tell what it is."""
+    kind = what_it_is(path)
+    if kind and kind != "an empty file":  # of which it is said already
+        return f". It is {kind}"
+    return ""
 
 
 def _why_no_json(error: json.JSONDecodeError) -> str:
@@ -352,7 +447,7 @@ class _ImageIndex:
         for relative in sorted(walk_images(folder)):
             # A zip that was packed on Windows may have left backslashes in the files' names.
             base = ntpath.basename(relative)
-            plain = _plain(base)
+            plain = _plain(urllib.parse.unquote(base))  # a download may be named as in its address
             upload = _as_uploaded(plain)
             original = UPLOAD_PREFIX.sub("", upload, count=1)
             self.by_name.setdefault(base, []).append(relative)

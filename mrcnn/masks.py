@@ -1273,14 +1273,14 @@ def sound_polygon(polygon: Any) -> list:
             BAD_POLYGON, f"a polygon is a list. Received: {files.short(polygon)}"
         )
     expected = f"a polygon has numbers only. Received: {files.short(polygon)}"
-    if any(finite_number(text) is None for text in _texts_in(polygon)):
-        raise SegmentationError(BAD_NUMBERS, expected)
     try:
         coordinates = np.asarray(polygon, np.float64)  # reads numbers as text; null becomes NaN
     except (TypeError, ValueError, OverflowError) as error:
         raise SegmentationError(BAD_NUMBERS, expected) from error
-    if coordinates.ndim == 2 and coordinates.shape[1] == 2:
-        coordinates = coordinates.ravel()
+    if any(finite_number(text) is None for text in _texts_in(polygon)):
+        raise SegmentationError(BAD_NUMBERS, expected)
+    if coordinates.ndim > 1 and coordinates.size == 2 * max(coordinates.shape[:-1]):
+        coordinates = coordinates.ravel()  # points, or OpenCV's [points, 1, (x, y)]
     if coordinates.ndim != 1 or coordinates.size < 6 or coordinates.size % 2:
         raise SegmentationError(
             BAD_POLYGON,
@@ -1306,9 +1306,10 @@ def _texts_in(polygon: list) -> list[str]:
     """What is text among a polygon's numbers or points."""
     texts = []
     for item in polygon:
-        if not isinstance(item, list):
-            item = [item]
-        texts += [value for value in item if isinstance(value, str)]
+        if isinstance(item, list):
+            texts += _texts_in(item)
+        elif isinstance(item, str):
+            texts.append(item)
     return texts
 
 

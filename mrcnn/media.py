@@ -177,10 +177,16 @@ def find_files(source: Source) -> list[pathlib.Path]:
     source = os.fspath(source)  # type: ignore[arg-type]  # no list any more
     path = pathlib.Path(source)
     if path.is_dir():
-        files = [entry for entry in path.iterdir() if not os.path.isdir(entry)]
-        files = sorted(file for file in files if not file.name.startswith("."))
+        entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+        files = [entry for entry in entries if not os.path.isdir(entry)]
+        below = len(entries) - len(files)
+        hint = ""
+        if below:
+            hint = f"; its {below} folders are left out: {path / '**' / '*'} has what is in them"
         if not files:
-            raise FileNotFoundError(f"No files in the folder {source}")
+            raise FileNotFoundError(f"No files in the folder {source}{hint}")
+        if below:
+            logger.warning("%s: %d files%s", source, len(files), hint)
         return files
     if os.path.lexists(path):
         return [path]
@@ -537,13 +543,14 @@ def paint(
     """
     from mrcnn import visualize
 
+    painted = utils.as_rgb(image)
+    visualize.check_result(result["rois"], result["class_ids"], result.get("masks"), painted)
     boxes = np.asarray(result["rois"]).reshape(-1, 4)
-    class_ids = result["class_ids"]
+    class_ids = np.ravel(result["class_ids"])
     if by_class:
         colors = [visualize.class_color(class_id) for class_id in class_ids]
     else:
         colors = visualize.random_colors(len(boxes))
-    painted = utils.as_rgb(image)
     masks = result.get("masks")
     if isinstance(masks, (np.ndarray, Masks)):
         _paint_masks(painted, boxes, masks, colors, alpha)

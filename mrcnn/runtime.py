@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import boxes as box_math, data, keypoints, masks as mask_math
+from mrcnn import boxes as box_math, data, files, keypoints, masks as mask_math
 from mrcnn.config import Config, setting_names
 
 FORMATS = ("saved_model", "onnx", "openvino", "litert")
@@ -628,6 +628,10 @@ def _check_files(path: pathlib.Path, format: str) -> None:
         raise LoadError(
             f"{path}: expected saved_model.pb in it, or in its folder 1. Received: none"
         )
+    if format != "saved_model":
+        kind = files.what_it_is(path)
+        if kind and not (format == "openvino" and kind == "an XML file"):
+            raise LoadError(f"{path}: expected an exported model. Received: {kind}")
     weights = path.with_suffix(".bin")
     if format == "openvino" and not weights.is_file():
         raise FileNotFoundError(f"No file {weights}, which has the weights of {path}")

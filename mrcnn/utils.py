@@ -337,12 +337,16 @@ def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.n
     Raises:
         ValueError: no image, or one whose channels don't stand last.
     """
+    given = image
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3 or 0 in image.shape:
+        received = str(image.shape)
+        if image.ndim == 0:  # None, or a path: `read_image` reads one
+            received = files.short(given)
         raise ValueError(
-            f"An image is [H, W] or [H, W, C] with at least one pixel. Received: {image.shape}"
+            f"An image is [H, W] or [H, W, C] with at least one pixel. Received: {received}"
         )
     if has_channels_first(image.shape):
         raise ValueError(
@@ -391,6 +395,8 @@ _OTHER_BYTE = {
     "RGBX;16L": "RGBX;16B",
 }
 
+# Up to here black may become in a JPEG.
+_BLACK_OF_JPEG = 16
 # What a camera's note (EXIF) asks for, and what undoes it.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
@@ -456,30 +462,44 @@ def read_image(
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
 
-    Of gray files of 8 bits, as masks are, no RGB is made.
+    Of a JPEG, whose compression leaves gray pixels around an object, it is what is brighter than
+    half of the brightest. Of gray files of 8 bits, as masks are, no RGB is made.
 
     Raises:
         OSError, ValueError: as of `read_image`.
     """
+    gray = None
+    lossy = False
     try:
         _check_is_file(path)
-        gray = _with_pillow(path, _gray_values)
+        gray, lossy = _with_pillow(path, _gray_values)
     except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError):
-        gray = None  # `read_image` may know a way, or says what is wrong
-    if gray is not None:
-        return gray != 0
-    red, green, blue = np.moveaxis(read_image(path), -1, 0)
-    return (red | green | blue) != 0
+        pass  # `read_image` may know a way, or says what is wrong
+    if gray is None:
+        gray = read_image(path).max(axis=-1)
+    if lossy:
+        return gray > max(gray.max(initial=0) / 2, _BLACK_OF_JPEG)
+    return gray != 0
 
 
 def _gray_values(image, path):
-    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned; None for another."""
+    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned, None for another;
+    and whether it is compressed with losses."""
+    lossy = is_lossy(image, path)
     if image.mode not in ("L", "1") or image.format == "TIFF":
-        return None
+        return None, lossy
     image.load()
     if _orientation(image, path) != 1:
-        return None
-    return np.asarray(image)
+        return None, lossy
+    return np.asarray(image), lossy
+
+
+def is_lossy(image: Any, path: str | os.PathLike) -> bool:
+    """Whether a Pillow image, opened from a path, was compressed with losses."""
+    if image.format == "WEBP":
+        with open(path, "rb") as file:
+            return b"VP8 " in file.read(64 * 1024)  # the name of a lossy picture's chunk
+    return image.format in ("JPEG", "MPO")
 
 
 def _unreadable(path, error):
@@ -818,12 +838,31 @@ _PILLOW = re.compile(r"PIL\.")
 @contextlib.contextmanager
 def _opened(path):
     """A Pillow image that is not decoded yet, without warnings, of at most MAX_PIXELS."""
-    from PIL import Image
-
     _ignore_warnings_of_pillow()
-    with Image.open(path) as image:
+    with _open_of_any_kind(path) as image:
         _check_pixels(image.width, image.height, path)
         yield image
+
+
+def _open_of_any_kind(path):
+    """Pillow's image of a file; of HEIC, as iPhones write it, where pillow-heif is installed."""
+    from PIL import Image
+
+    try:
+        return Image.open(path)
+    except Image.UnidentifiedImageError as error:
+        kind = ""
+        if isinstance(path, (str, os.PathLike)):
+            kind = files.what_it_is(path)
+        if kind.startswith("a HEIC"):
+            with contextlib.suppress(ImportError):
+                import pillow_heif
+
+                pillow_heif.register_heif_opener()
+                return Image.open(path)
+        if not kind:
+            raise
+        raise Image.UnidentifiedImageError(f"{error}. It is {kind}") from error
 
 
 def _ignore_warnings_of_pillow():

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import masks as mask_math, utils
+from mrcnn import files, masks as mask_math, utils
 from mrcnn.utils import as_bytes  # noqa: F401  a name that existing code imports from here
 
 logger = logging.getLogger(__name__)
@@ -106,8 +106,20 @@ def apply_mask(
 
     Returns:
         image.
+
+    Raises:
+        ValueError: no array [H, W, 3], or a mask of another size.
     """
     inside = np.asarray(mask).astype(bool)
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] < 3:
+        raise ValueError(
+            "apply_mask paints into an array [H, W, 3]; utils.as_rgb makes one of any image. "
+            f"Received: {_told(image)}"
+        )
+    if inside.shape != image.shape[:2]:
+        raise ValueError(
+            f"a mask has the image's size, {image.shape[:2]}. Received: {inside.shape}"
+        )
     if image.dtype != np.uint8:
         low, high = utils.value_range(image)
         painted = alpha * (high - low) * np.asarray(color) + alpha * low
@@ -120,6 +132,13 @@ def apply_mask(
         values = image[..., channel]
         np.copyto(values, table.astype(np.uint8)[values], where=inside)
     return image
+
+
+def _told(image: Any) -> str:
+    """What was given for an image, for messages: an array's shape, or the value."""
+    if isinstance(image, np.ndarray):
+        return f"shape {image.shape}, {image.dtype}"
+    return files.short(image)
 
 
 # ---- Parts of a drawing --------------------------------------------------------------------------
@@ -562,7 +581,12 @@ def class_name(class_names: Any, class_id: int) -> str:
     """
     if isinstance(class_names, (str, bytes)):
         raise ValueError(f"class_names is a list of names. Received: {class_names!r}")
-    number = abs(int(class_id))
+    try:
+        number = abs(int(class_id))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"class_ids are whole numbers, whose names class_names has. Received: {class_id!r}"
+        ) from error
     name = None
     if isinstance(class_names, Mapping):
         for key in (class_id, number, str(number)):
@@ -592,12 +616,16 @@ def label_texts(
         scores: [N] or None; where there are fewer, the others have none.
         digits: of the scores.
     """
-    texts = [class_name(class_names, class_id) for class_id in class_ids]
+    texts = [class_name(class_names, class_id) for class_id in np.ravel(class_ids)]
     if scores is None:
         return texts
     for i, score in enumerate(scores[: len(texts)]):
-        if score is not None:
-            texts[i] = f"{texts[i]} {score:.{digits}f}"
+        if score is None:
+            continue
+        try:
+            texts[i] = f"{texts[i]} {float(score):.{digits}f}"
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"scores are numbers, or None. Received: {score!r}") from error
     return texts
 
 
@@ -643,17 +671,33 @@ def sure(result: dict, score: float = 0.5) -> dict:
     return chosen
 
 
-def _check_result(boxes: np.ndarray, class_ids: np.ndarray, masks: Any) -> None:
-    """Raises ValueError where a result's arrays are not equally long."""
-    mask_shape = None
-    counts = {len(boxes), len(class_ids)}
+def check_result(boxes: Any, class_ids: Any, masks: Any, image: Any = None) -> None:
+    """Raises ValueError where a result's arrays are not equally long, or of no such shape.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)].
+        class_ids: [N].
+        masks: of N objects, see `mask_crops`; or None.
+        image: [H, W, ...] that the masks are of; None for any.
+    """
+    mask_shape: tuple[int, ...] | None = None
+    is_one = np.shape(boxes)[1:] == (4,) or not len(boxes)
+    count = len(boxes)
+    is_one = is_one and np.size(class_ids) == count
     if masks is not None:
         mask_shape = _mask_shape(masks)
-        counts.add(mask_shape[2])
-    if len(counts) > 1:
+        is_one = is_one and len(mask_shape) == 3 and mask_shape[2] == count
+    if not is_one:
         raise ValueError(
-            "a result has as many boxes, class ids and masks. Received: "
-            f"{len(boxes)}, {len(class_ids)}, {mask_shape}"
+            "a result has as many boxes [N, 4], class ids [N] and masks [H, W, N]. Received: "
+            f"{np.shape(boxes)}, {np.shape(class_ids)}, {mask_shape}"
+        )
+    if not np.isfinite(np.asarray(boxes, float)).all():
+        raise ValueError(f"boxes are finite numbers. Received: {files.short(boxes)}")
+    if count and image is not None and mask_shape and mask_shape[:2] != np.shape(image)[:2]:
+        raise ValueError(
+            f"masks are [height, width, objects] with the image's {np.shape(image)[:2]}. Received:"
+            f" {mask_shape}"
         )
 
 
@@ -696,7 +740,7 @@ def draw_detections(
     class_ids = result["class_ids"]
     masks = result.get("masks")
     points = result.get("keypoints")
-    _check_result(boxes, class_ids, masks)
+    check_result(boxes, class_ids, masks)
     colors = _enough_colors(colors, len(boxes))
     if masks is None:
         show_image(ax, utils.as_rgb(image))
@@ -895,7 +939,12 @@ def display_images(
         ax = figure.add_subplot(rows, cols, i + 1)
         ax.set_title(title, fontsize=9)
         ax.set_axis_off()
+        given = image
         image = np.asarray(image)
+        if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
+            raise ValueError(
+                f"images are [H, W] or [H, W, 3] of numbers. Received: {_told(given)} at place {i}"
+            )
         if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
             image = utils.as_rgb(image)
         elif image.ndim == 3 and image.dtype != np.uint8:
@@ -949,7 +998,7 @@ def display_instances(
     if masks is not None:
         mask_shape = _mask_shape(masks)
     masks_fit = masks is None or count == 0 or mask_shape[-1] == count
-    if len(class_ids) != count or not masks_fit:
+    if len(class_ids) != count or not masks_fit or (count and boxes.shape != (count, 4)):
         raise ValueError(
             "boxes [N, 4], masks [H, W, N] and class_ids [N] have one N. Received: shapes "
             f"{boxes.shape}, {mask_shape}, {np.shape(class_ids)}"
@@ -1138,8 +1187,14 @@ def display_top_masks(
     Returns:
         the figure.
     """
-    class_ids = np.asarray(class_ids)
+    image = np.asarray(image)
+    class_ids = np.ravel(class_ids)
     mask = np.asarray(mask)
+    if image.ndim not in (2, 3) or mask.shape != (*image.shape[:2], len(class_ids)):
+        raise ValueError(
+            "an image is [H, W, 3], its masks [H, W, N] and class_ids [N]. Received: "
+            f"{image.shape}, {mask.shape}, {class_ids.shape}"
+        )
     areas = np.zeros(len(class_ids))
     if mask.size:
         areas = mask.sum(axis=(0, 1))

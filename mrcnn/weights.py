@@ -119,13 +119,9 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _HDF5 = "a readable HDF5 file"
 _KERAS_MEMBER = "model.weights.h5"  # of a `.keras` archive
 
-# How files begin that people take for weight files, and what to say of them.
+# How files begin that people take for weight files, and what to say of them, before what
+# `files.what_begins_with` knows.
 _FOREIGN = (
-    (b"version https://git-lfs", "it is a pointer of Git LFS; `git lfs pull` fetches the file"),
-    (b"<!doctype", "it is a web page, as a failed download leaves it"),
-    (b"<html", "it is a web page, as a failed download leaves it"),
-    (b"<?xml", "it is XML, as a failed download leaves it"),
-    (b"\x1f\x8b", "it is compressed by gzip; unpack it first"),
     (b"\x80", "it is a pickle, which could run code and is never loaded"),
     (_ZIP_MAGIC, f"it is a zip archive without {_KERAS_MEMBER}"),
 )
@@ -154,6 +150,9 @@ def _what_begins_with(head: bytes) -> str:
     for magic, description in _FOREIGN:
         if beginning.startswith(magic.lower()):
             return description
+    kind = files.what_begins_with(head)
+    if kind and not head.startswith(b"\x89HDF"):  # of which more than the name is wrong
+        return f"it is {kind}"
     if b"\0" not in head:
         return f"it begins with {head[:40]!r}"
     return "it begins with other bytes than HDF5 files do"

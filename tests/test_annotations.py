@@ -320,6 +320,85 @@ def test_wrong_reader_and_folders(folder):
         annotations.read(folder)
 
 
+def subsets(root, kind):
+    """A folder of subsets as an export has it, with an a.jpg in each; the paths of the images."""
+    layouts = {
+        "roboflow": [
+            (f"{name}/_annotations.coco.json", f"{name}/a.jpg") for name in ("train", "valid")
+        ],
+        "cvat": [
+            (f"annotations/instances_{name}.json", f"images/{name}/a.jpg")
+            for name in ("Train", "Validation")
+        ],
+        "coco": [
+            (f"annotations/{part}_{name}2017.json", f"{name}2017/a.jpg")
+            for name in ("train", "val")
+            for part in ("instances", "person_keypoints")
+        ],
+        "via": [(f"{name}/via_region_data.json", f"{name}/a.jpg") for name in ("train", "val")],
+    }
+    for number, (json_name, image_name) in enumerate(layouts[kind]):
+        for name in (json_name, image_name):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT), (number, 0, 0)).save(root / image_name)
+        if kind == "via":
+            data = via([POLYGON] * (number + 1))
+        else:
+            data = coco([{"segmentation": SQUARE}] * (number // (1 + (kind == "coco")) + 1))
+            del data["images"][1]
+        write(root / json_name, data)
+    return list(dict.fromkeys(image for _, image in layouts[kind]))
+
+
+@pytest.mark.parametrize("kind", ["roboflow", "cvat", "coco", "via"])
+def test_subsets_of_a_folder(tmp_path, kind):
+    """They are read together, each with its own a.jpg; instances, not keypoints, of COCO's own."""
+    names = subsets(tmp_path, kind)
+    found = annotations.read(tmp_path)
+    assert [image.name for image in found.images] == names and not found.problems
+    assert [image.path for image in found.images] == [str(tmp_path / name) for name in names]
+    assert [len(image.regions) for image in found.images] == [1, 2]
+    dataset = AnnotatedDataset.of("all", found)
+    assert [dataset.load_mask(image_id)[0].shape[-1] for image_id in (0, 1)] == [1, 2]
+
+
+def test_subsets_with_problems(tmp_path):
+    """One without objects is a problem of the others; without a training set there is no whole."""
+    subsets(tmp_path, "roboflow")
+    path = write(tmp_path / "valid" / "_annotations.coco.json", coco([]))
+    found = annotations.read(tmp_path)
+    assert [image.name for image in found.images] == ["train/a.jpg"]
+    assert len(found.problems) == 1 and found.problems[0].startswith(f"{path}: expected images")
+    (tmp_path / "train").rename(tmp_path / "test")
+    with pytest.raises(AnnotationError, match="one for each subset, with 'train'.*: test/_annot"):
+        annotations.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        ([{"image_id": 1, "category_id": 1, "score": 0.5}], "COCO's results"),
+        ([{"id": 1, "data": {}, "annotations": []}], "Label Studio's own json; export COCO"),
+        ({"objects": [], "size": {}, "tags": []}, "Supervisely's own json; export COCO"),
+        ({"imgHeight": 5, "imgWidth": 5, "objects": []}, "a json of Cityscapes"),
+        ([{"image": "a.jpg", "annotations": []}], "a json of CreateML"),
+    ],
+)
+def test_jsons_of_other_programs(folder, data, text):
+    path = write(folder / "x.json", data)
+    for place in (path, folder):
+        with pytest.raises(AnnotationError, match=f"(?s)x.json: expected .* Received: {text}"):
+            annotations.read(place)
+
+
+def test_folders_of_xml(folder):
+    (folder / "annotations.xml").write_text("<annotations/>")
+    with pytest.raises(AnnotationError, match="1 XML files, of CVAT or Pascal VOC .annotations.xm"):
+        annotations.read(folder)
+    with pytest.raises(AnnotationError, match="annotations.xml: expected a json.* an XML file"):
+        annotations.read(folder / "annotations.xml")
+
+
 def test_images_elsewhere(folder, tmp_path_factory):
     path = write(tmp_path_factory.mktemp("json") / "via.json", via([POLYGON]))
     with pytest.raises(AnnotationError, match="no file"):
@@ -579,6 +658,7 @@ def test_coco_problems(folder, caplog, change, text):
     path = write(folder / "x.json", coco([{"segmentation": SQUARE}, change]))
     with caplog.at_level(logging.WARNING):
         found = annotations.read(path)
+    assert len(found.problems) == 1 and str(path) in found.problems[0]
     assert len(caplog.messages) == 1 and re.search(text, caplog.messages[0]), caplog.messages
     assert str(path) in caplog.messages[0] and [
         region.number for region in found.images[0].regions
@@ -597,7 +677,7 @@ def test_coco_problems_of_the_file(folder):
         annotations.read(
             write(
                 path,
-                coco([], images=[{"id": 5, "file_name": "a.jpg", "height": 1, "width": 1}] * 2),
+                coco([], images=[{"id": 5, "file_name": name} for name in ("a.jpg", "b.png")]),
             )
         )
 
@@ -677,6 +757,22 @@ def regions_of(image):
     """[(class, pixels)] of an image."""
     masks = image.masks()
     return [(region.name, int(masks[..., i].sum())) for i, region in enumerate(image.regions)]
+
+
+def test_copied_labelme_jsons(folder, caplog):
+    """Both name a.jpg; the copy is that of the image of its own name, which was lost."""
+    triangle = {"label": "cat", "points": [[5, 5], [25, 5], [25, 25]]}
+    square = {"label": "cat", "points": [[5, 5], [15, 5], [15, 15], [5, 15]]}
+    write(folder / "a.json", labelme([triangle]))
+    write(folder / "b.json", labelme([square]))
+    (folder / "b.png").rename(folder / "b.jpg")
+    found = annotations.read(folder)
+    assert [image.name for image in found.images] == ["a.jpg", "b.jpg"]
+    assert regions_of(found.images[1]) == [("cat", 100)]
+    assert "1 json files name an image that another one names too" in caplog.text
+    (folder / "b.jpg").unlink()  # several jsons of one image are joined, as before
+    (image,) = annotations.read(folder).images
+    assert len(image.regions) == 2
 
 
 @pytest.mark.parametrize("kind", ["via", "labelme", "coco"])
@@ -1277,6 +1373,22 @@ def test_via_csv(folder, first):
     path.write_text("a,b\n1,2\n")
     with pytest.raises(AnnotationError, match="expected VIA 2's csv with the columns"):
         annotations.read(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("separator", [";", "\t"], ids=["semicolon", "tab"])
+def test_via_csv_of_a_spreadsheet(folder, separator, encoding):
+    """Saved anew with another separator, in another encoding; found in its folder."""
+    rows = [
+        ["filename", "region_shape_attributes", "region_attributes"],
+        ["a.jpg", json.dumps(RECTANGLE), '{"type": "caf\u00e9"}'],
+    ]
+    text = io.StringIO()
+    csv.writer(text, delimiter=separator).writerows(rows)
+    (folder / "via.csv").write_bytes(text.getvalue().encode(encoding))
+    (folder / "other.csv").write_text("a,b\n1,2\n")
+    for path in (folder / "via.csv", folder):
+        assert regions_of(annotations.read(path).images[0]) == [("caf\u00e9", 20)]
 
 
 def test_via_entries_in_a_list(folder):

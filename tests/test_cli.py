@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -173,6 +174,33 @@ def test_settings_are_all_there(capsys):
     assert found["IMAGE_MAX_DIM"]["value"] == 1024
     _, out, _ = run(capsys, "settings")
     assert all(f"\n{name} = " in out for name in found)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("class Mine(:\n", "SyntaxError: .*line 1"),
+        ("import no_such_module\n", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise RuntimeError('mine')\n", "RuntimeError: mine"),
+        ("import sys; sys.exit(3)\n", "SystemExit: 3"),
+    ],
+    ids=["syntax", "import", "raises", "exits"],
+)
+def test_configs_that_do_not_run(here, capsys, text, reason):
+    """What the user's own file raises is one line that names the file."""
+    (here / "mine.py").write_text(text)
+    code, _, err = run(capsys, "settings", "--config=mine.py")
+    assert code == cli.FAILED and err.count("\n") == 1
+    assert re.search(f"--config: mine.py can't be run. Received: {reason}", err)
+
+
+def test_paths_in_the_home_folder(here, capsys, monkeypatch):
+    """No shell expands the ~ of --images=~/photos."""
+    monkeypatch.setenv("HOME", str(here))
+    picture(here / "photos" / "a.jpg")
+    coco_json(here / "json" / "a.json", ["a.jpg"])
+    code, out, err = run(capsys, "inspect", "~/json/a.json", "--images=~/photos")
+    assert code == 0 and "images: 1" in out, err
 
 
 def test_settings_that_a_config_changes(here, capsys):

@@ -756,7 +756,7 @@ def test_images_without_a_name_or_a_size(folder, caplog):
     assert [info["id"] for info in load(folder).image_info] == [106, 109, 112, 115, 118]
     assert "1 images have no file_name and are left out: 100" in caplog.text
     assert re.search("1 images have no height or width there.* left out: 103 .0000", caplog.text)
-    assert "1 of images are no objects {...} and are left out" in caplog.text
+    assert "1 images are no objects {...} and are left out: None" in caplog.text
 
 
 def test_sizes_of_photographs_that_the_json_does_not_tell(folder, caplog, monkeypatch):
@@ -830,10 +830,101 @@ def test_where_other_jsons_are(folder):
 
 
 def test_a_file_without_a_shape(folder, caplog):
-    edit(folder, each(lambda item: item.update(segmentation=[])))
+    edit(folder, each(lambda item: item.update(segmentation=[], bbox=[])))
     assert load(folder).num_images == 0
     assert "25 annotations have no segmentation and are left out" in caplog.text
     assert "none of its 8 images has an annotation that can be used" in caplog.text
+
+
+@pytest.mark.parametrize("nothing", [[], None, {}, "absent"], ids=str)
+def test_a_file_of_boxes_alone(folder, caplog, nothing):
+    """As YOLO's boxes they are taken for the shapes, in a file without any shape."""
+
+    def change(item):
+        item.update(segmentation=nothing, bbox=[10, 20, 30.0, "15"])
+        if nothing == "absent":
+            del item["segmentation"]
+
+    edit(folder, each(change))
+    dataset = load(folder)
+    masks, _ = dataset.load_mask(0)
+    assert masks[20:35, 10:40].all() and masks.sum() == 15 * 30 * masks.shape[2] > 0
+    assert "no annotation has a segmentation; the boxes of 25 are taken" in caplog.text
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_points_within_lists(folder, levels):
+    """cv2.findContours gives [points, 1, (x, y)], and its list of contours is dumped as it is."""
+    points = np.array([[10, 20], [40, 20], [40, 35], [10, 35]])
+    shape = [points.reshape((-1, 1, 2), order="C").tolist(), points[None].tolist()][levels - 1]
+    edit(folder, each(lambda item: item.update(segmentation=[shape])))
+    masks, _ = load(folder).load_mask(0)
+    assert masks[20:35, 10:40].all() and masks.sum() == 15 * 30 * masks.shape[2] > 0
+
+
+def test_shares_instead_of_pixels(folder):
+    """Each object would be one pixel in the corner, without a word."""
+
+    def share(item):
+        item["segmentation"] = [[0.1, 0.1, 0.9, 0.1, 0.9, 1.0]]
+
+    edit(folder, each(share))
+    with pytest.raises(ValueError, match="val2017.json: polygons are in pixels. Received: none be"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    "field, text", [("segments_info", "a panoptic json"), ("caption", "one of captions")]
+)
+def test_other_jsons_of_coco(folder, field, text):
+    edit(folder, lambda data: data.update(annotations=[{"image_id": 100, field: []}]))
+    with pytest.raises(ValueError, match=f"expected a json of instances.* Received: {text}"):
+        load(folder)
+
+
+def test_what_is_there_twice(folder, caplog):
+    """Equal images and categories, as in merged files, count once; an id of two is refused."""
+
+    def merge(data):
+        for key in ("images", "categories"):
+            data[key] += copy.deepcopy(data[key][:1])
+
+    expected = load(folder)
+    edit(folder, merge)
+    dataset = load(folder)
+    assert [info["path"] for info in dataset.image_info] == [
+        info["path"] for info in expected.image_info
+    ]
+    assert dataset.class_names == expected.class_names
+    assert "1 images are there twice and are taken once: 100" in caplog.text
+    edit(folder, lambda data: data["categories"][-1].update(name="other"))
+    with pytest.raises(ValueError, match=r"categories occur more than once: 3 \('bright', 'other"):
+        load(folder)
+
+
+def test_one_file_of_several_images(folder, caplog):
+    """Each image would teach that the other's objects are background: it is said."""
+
+    def rename(data):
+        data["images"][1]["file_name"] = data["images"][0]["file_name"]
+
+    edit(folder, rename)
+    load(folder)
+    assert "1 files are those of several images" in caplog.text
+    assert "000000000100.jpg" in caplog.text
+
+
+def test_images_beside_the_folder_of_annotations(folder, caplog):
+    """Names that are not there literally are looked for in the dataset, as in the other reader."""
+    path = folder / "annotations" / "instances_val2017.json"
+    data = json.loads(path.read_text())
+    for image in data["images"]:
+        image["file_name"] = "job_7/" + image["file_name"]
+    path.write_text(json.dumps(data))
+    dataset = coco.CocoDataset()
+    dataset.load_json(path)
+    assert dataset.image_info[0]["path"] == str(folder / "val2017" / "000000000100.jpg")
+    assert len(dataset.image_info) == 7 and "found by their base names" in caplog.text
 
 
 def test_broken_photographs(folder):

@@ -499,6 +499,60 @@ def test_yolo_poses_are_boxes(tmp_path, caplog, shape):
         annotations.read(folder)
 
 
+@pytest.mark.parametrize("name", ("A.txt", "a.png.txt", "1a2b3c4d-a.txt", "A.TXT"))
+def test_yolo_labels_of_other_names(tmp_path, caplog, name):
+    """Of another case, with the image's suffix, with the prefix that Label Studio gives uploads."""
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE)
+    pictures(folder, "images/val/b.png")
+    labels = folder / "labels" / "train"
+    (labels / "a.txt").rename(labels / name)
+    (labels / "b.txt").write_text(LINE)  # is not that of the b.png of another folder
+    found = annotations.read(folder, keep_empty=True)
+    assert [len(image.regions) for image in found.images] == [1, 0]
+    assert len(found.problems) == 1 and "labels/train/b.txt: expected an image" in found.problems[0]
+    assert f"1 label files have other names than their images: {labels / name}" in caplog.text
+
+
+def test_yolo_texts_in_utf_16(tmp_path):
+    """As PowerShell's > writes them."""
+    folder = yolo_folder(tmp_path, None, "")
+    (folder / "labels" / "train" / "a.txt").write_bytes((LINE + LINE).encode("utf-16"))
+    (folder / "data.yaml").write_bytes(YAMLS["block"].encode("utf-16"))
+    (image,) = annotations.read(folder).images
+    assert [region.name for region in image.regions] == ["it's", "it's"]
+
+
+@pytest.mark.parametrize(
+    "yaml, text",
+    (
+        ("names:\n  0: cat\n  2: dog\n", r"names of 0 to 1. Received: \[0, 2\]"),
+        ("names: {cat: 0, dog: 1}\n", "names as 'number: name'. Received: 'cat: 0'"),
+        ("names: coco.names\n", "a list of names. Received: 'coco.names'"),
+        ("names: [cat, dog\nnc: 2\n", "expected ']' at the end of names"),
+    ),
+)
+def test_yolo_names_that_are_unclear(tmp_path, yaml, text):
+    """They were numbers, and it was said that no data.yaml is there."""
+    folder = yolo_folder(tmp_path, yaml, LINE)
+    for path in (folder, folder / "data.yaml"):
+        with pytest.raises(AnnotationError, match=rf"data.yaml: .*{text}"):
+            annotations.read(path)
+
+
+@pytest.mark.parametrize("yaml", ("'names': [a, b]", '"names":\n- a\n- b', "names: &n [a, b]"))
+def test_yolo_names_with_quotes_and_anchors(tmp_path, yaml):
+    assert annotations.read(yolo_folder(tmp_path, yaml, LINE)).classes == ["a", "b"]
+
+
+def test_yolo_image_that_is_broken(tmp_path):
+    """It is the problem, not its labels."""
+    folder = yolo_folder(tmp_path, YAMLS["list"], LINE)
+    (folder / "images" / "train" / "b.png").write_bytes(b"")
+    (folder / "labels" / "train" / "b.txt").write_text(LINE)
+    (problem,) = annotations.read(folder).problems
+    assert "b.png': expected an image that can be read" in problem and "an empty file" in problem
+
+
 @pytest.mark.parametrize("word", ("nan", "inf", "1e999"))
 def test_texts_that_are_no_labels(tmp_path, word):
     """A folder of LabelMe or masks may hold any text."""
@@ -522,6 +576,73 @@ def test_yolo_images_of_one_part(tmp_path):
 
 
 # ---- Mask files ----------------------------------------------------------------------------------
+
+
+def labels_of(folder, values=None, save=None, image="images/a.png", mask="masks/a.png"):
+    """A folder with an image and its label image: 7 x 16 pixels of 1, 15 x 2 of 2."""
+    pictures(folder, image)
+    if values is None:
+        values = np.zeros((HEIGHT, WIDTH), np.uint8)
+        values[3:10, 4:20] = 1
+        values[15:30, 10:12] = 2
+    path = folder / mask
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if save is None:
+        Image.fromarray(values).save(path)
+    else:
+        save(path, values)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "image, mask",
+    (
+        ("images/a.png", "Masks/a.png"),
+        ("images/A.JPG", "masks/a.png"),
+        ("images/a.png", "masks/a_Mask.png"),
+        ("images/a.png", "gt/a.png"),
+        ("JPEGImages/a.jpg", "SegmentationObject/a.png"),
+        ("train/images/a.png", "train/masks/a.png"),
+        ("part one/Images/a.png", "part one/mask/a.png"),
+    ),
+)
+def test_label_images_in_other_folders(tmp_path, image, mask):
+    (found,) = annotations.read(labels_of(tmp_path, image=image, mask=mask)).images
+    assert found.name == image
+    assert found.masks().sum(axis=(0, 1)).tolist() == [7 * 16, 15 * 2]
+
+
+def test_masks_of_sub_folders(tmp_path):
+    for subset in ("train", "val"):
+        labels_of(tmp_path / subset)
+    found = annotations.read(tmp_path)
+    assert [image.name for image in found.images] == ["train/images/a.png", "val/images/a.png"]
+
+
+def test_rims_of_pascal_voc(tmp_path):
+    """The number 255 of its palette is the rim of objects, and was an object of its own."""
+
+    def save(path, values, rim=(224, 224, 192)):
+        values[3, 4:20] = 255
+        picture = Image.fromarray(values)
+        picture.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0] + [9] * 756 + list(rim))
+        picture.save(path)
+
+    folder = labels_of(tmp_path / "voc", save=save)
+    assert annotations.read(folder).images[0].masks().sum(axis=(0, 1)).tolist() == [96, 30]
+    folder = labels_of(tmp_path / "other", save=lambda path, values: save(path, values, (9, 9, 9)))
+    assert annotations.read(folder).images[0].masks().sum(axis=(0, 1)).tolist() == [96, 30, 16]
+
+
+def test_label_image_below_zero(tmp_path):
+    """The background, -1, was an object."""
+    import tifffile
+
+    values = np.full((HEIGHT, WIDTH), -1, np.int32)
+    values[3:10, 4:20] = 0
+    folder = labels_of(tmp_path, values, tifffile.imwrite, mask="masks/a.tif")
+    with pytest.raises(AnnotationError, match="numbers from 0, .*Received: .*a.tif with -1"):
+        annotations.read(folder)
 
 
 def test_label_images_of_several_kinds(tmp_path):
@@ -719,3 +840,15 @@ def test_a_json_in_cocos_own_layout_finds_its_images(tmp_path, place):
     assert found.path == str(tmp_path / place / "a.png")
     report = convert.convert(path, "yolo", tmp_path / "out")
     assert report.images == report.objects == 1 and not report.losses[convert.NO_FILE]
+
+
+def test_what_a_json_loses_is_counted(tmp_path):
+    """An annotation that can't be used was a warning, and the report said that nothing is lost."""
+    path = coco_file(tmp_path / "data")
+    data = json.loads(path.read_text())
+    data["annotations"][0]["segmentation"] = []
+    data["annotations"][1]["segmentation"][1] = [1, 2]
+    path.write_text(json.dumps(data))
+    report = convert.convert(path, "coco", tmp_path / "out")
+    assert report.objects == 3 and report.losses[convert.UNREAD] == 2
+    assert "nothing is lost" not in report.text()

@@ -432,6 +432,16 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match="lone.bin, which has the weights of .*lone.xml"):
         runtime.load(tmp_path / "lone.xml")
     monkeypatch.setitem(runtime.PACKAGES, "onnx", ("no_such_module", "onnxruntime"))
+    for content, kind in (
+        (b"", "an empty file"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>", "a web page"),
+    ):
+        for name in ("broken.onnx", "broken.xml", "broken.tflite"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=f"{name}: expected an exported.*: {kind}"):
+                runtime.load(tmp_path / name)
+    file.write_bytes(b"\x08\x0a")
     with pytest.raises(ImportError, match="model.onnx is run by onnxruntime: pip install onnx"):
         runtime.load(file.rename(tmp_path / "model.onnx"))
 

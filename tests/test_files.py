@@ -1,5 +1,6 @@
 """Json of any encoding; images found by names of other systems, servers and programs."""
 
+import gzip
 import json
 import os
 import time
@@ -39,7 +40,12 @@ def test_json_in_any_unicode(tmp_path, encoding):
         (b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X", ""),
         (b"[" * 100_000, "within each other"),
         (b"1" * 5000, "Exceeds the limit"),
-        (b"\x89PNG\r\n\x1a\n", "not UTF-8"),
+        (b"\x89PNG\r\n\x1a\n", "not UTF-8.* It is a PNG"),
+        (gzip.compress(b'{"a": 1}'), "not UTF-8.* It is a gzip file"),
+        (b"PK\x03\x04abc", "It is a zip file"),
+        (b"\n<!DOCTYPE html><p>log in</p>", "It is a web page"),
+        (b'<?xml version="1.0"?><annotations>', "It is an XML file"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "It is a pointer of Git LFS"),
     ],
 )
 def test_what_is_no_json(tmp_path, content, text):
@@ -47,6 +53,26 @@ def test_what_is_no_json(tmp_path, content, text):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=rf"a.json: expected a json file. Received: .*{text}"):
         files.read_json(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_text_in_any_unicode(tmp_path, encoding):
+    """PowerShell's `>` and spreadsheets write UTF-16."""
+    path = tmp_path / "a.txt"
+    path.write_bytes("0 0.5 \u732b\r\n".encode(encoding))
+    assert files.read_text(path) == "0 0.5 \u732b\r\n"
+
+
+def test_what_is_no_text(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes("caf\u00e9 1".encode("latin1"))
+    with pytest.raises(ValueError, match="a.txt: expected text in UTF-8. Received: 'utf-8' codec"):
+        files.read_text(path)
+    path.write_bytes(b"\xff\xd8\xff\xe0 1")
+    with pytest.raises(ValueError, match="a.txt: expected text in UTF-8. Received: a JPEG"):
+        files.read_text(path)
+    with pytest.raises(ValueError, match="b.txt: expected text in UTF-8. Received: .*No such file"):
+        files.read_text(tmp_path / "b.txt")
 
 
 def test_no_json_file(tmp_path):
@@ -91,6 +117,7 @@ E_ACUTE = "\u00e9"  # as one letter; macOS writes it as e and an accent
         ("/data/local-files/?d=work%5Cimages%5Ca.jpg", "a.jpg"),
         ("s3://bucket/a.jpg", "a.jpg"),
         ("my%20photo.jpg", "my photo.jpg"),
+        ("my photo.jpg", "my%20photo.jpg"),
         ("my+photo.jpg", "my photo.jpg"),
         ("100%.jpg", "100%.jpg"),
         ("1a2b3c4d-a.jpg", "a.jpg"),

@@ -110,6 +110,21 @@ def test_find_files(tmp_path):
             media.find_files(tmp_path / source)
 
 
+def test_folders_that_are_left_out_are_named(tmp_path, caplog):
+    for name in ("a.jpg", "below/b.jpg", ".hidden/c.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in media.find_files(tmp_path)] == ["a.jpg"]
+    pattern = tmp_path / "**" / "*"
+    assert f"1 files; its 1 folders are left out: {pattern} has what" in caplog.text
+    assert len(media.find_files(str(pattern))) == 2
+    (tmp_path / "a.jpg").unlink()
+    with pytest.raises(
+        FileNotFoundError, match="No files in the folder .*; its 1 folders are left"
+    ):
+        media.find_files(tmp_path)
+
+
 def broken_files(folder):
     """A text file, a truncated jpeg, an empty file and a video without frames."""
     buffer = io.BytesIO()

@@ -548,3 +548,12 @@ def test_batches_of_threads_are_those_of_one(nucleus):
     for (inputs, _, _), others in zip(found, expected):
         for array, other in zip(inputs, others, strict=True):
             np.testing.assert_array_equal(array, other)
+
+
+def test_hidden_files_are_no_masks(nucleus, tmp_path):
+    """A zip that was packed on a Mac leaves a ._1.png beside each 1.png."""
+    for name in ("images/x.png", "masks/1.png", "masks/._1.png", "masks/notes.txt"):
+        (tmp_path / "x" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "x" / name).write_bytes(b"")
+    found = nucleus._mask_paths(str(tmp_path / "x" / "images" / "x.png"))
+    assert found == [str(tmp_path / "x" / "masks" / "1.png")]

@@ -811,6 +811,17 @@ def test_what_is_no_image_file(tmp_path, monkeypatch):
     (tmp_path / "a.tif").write_bytes(b"II*\0" + bytes(range(200)))
     with pytest.raises(OSError, match="cannot identify"):
         utils.read_image(tmp_path / "a.tif")
+    for content, kind in (
+        (b"", "an empty file"),
+        (b"<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a pointer of Git LFS"),
+        (b"\0\0\0\x1cftypheix" + bytes(20), "a HEIC photograph: pip install pillow-heif"),
+        (bytes(128) + b"DICM", "a DICOM file"),
+    ):
+        (tmp_path / "a.jpg").write_bytes(content)
+        for function in (utils.read_image, utils.image_sizes):
+            with pytest.raises(OSError, match=f"cannot identify .*a.jpg'. It is {kind}"):
+                function(tmp_path / "a.jpg")
     file_of(tmp_path / "large.png", levels())
     tiff = file_of(tmp_path / "large.tif", deep(levels(), 16), **RGB_TIFF)
     monkeypatch.setattr(utils, "MAX_PIXELS", 319)
@@ -1469,6 +1480,20 @@ def test_masks_of_files_are_what_is_not_black(tmp_path, mode):
     path.write_bytes(b"no image")
     with pytest.raises((OSError, ValueError), match="mask.png"):
         utils.read_mask(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("name, options", [("a.jpg", {"quality": 70}), ("a.webp", {"quality": 60})])
+def test_masks_of_jpegs(tmp_path, mode, name, options):
+    """What compression leaves around an object was a part of it: half as many pixels again."""
+    drawn = np.zeros((40, 60), np.uint8)
+    drawn[11:27, 13:41] = 255
+    Image.fromarray(drawn).convert(mode).save(tmp_path / name, **options)
+    stored = np.asarray(Image.open(tmp_path / name).convert("L"))
+    assert (stored > 0).sum() > 460  # of 448
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / name), drawn > 0)
+    Image.fromarray(drawn * 0).convert(mode).save(tmp_path / name, **options)
+    assert not utils.read_mask(tmp_path / name).any()
 
 
 # ---- Contrast ------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_nothing_found_is_said():
 
 
 def test_shapes_are_checked():
-    with pytest.raises(ValueError, match=r"Received: 1, 1, \(40, 60, 0\)"):
+    with pytest.raises(ValueError, match=r"Received: \(1, 4\), \(1,\), \(40, 60, 0\)"):
         visualize.draw_detections(
             Figure().add_subplot(), IMAGE, {**RESULT, "masks": MASKS[..., :0]}, ["BG", "cat"]
         )
@@ -638,3 +638,56 @@ def test_thousands_of_objects_stay_usable(monkeypatch, caplog):
         visualize.display_instances(IMAGE, boxes, None, [1] * count, NAMES, ax=ax)
     assert len(ax.texts) == 3 and len(boxes_of(ax)) == count
     assert caplog.text.count("Of 10 labels the first 3 are written") == 1
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"masks": MASKS[..., 0]}, r"masks .H, W, N.. Received: \(1, 4\), \(1,\), \(40, 60\)"),
+        ({"masks": np.moveaxis(MASKS, -1, 0)}, r"Received: \(1, 4\), \(1,\), \(1, 40, 60\)"),
+        ({"masks": np.repeat(MASKS, 2, -1)}, r"Received: \(1, 4\), \(1,\), \(40, 60, 2\)"),
+        ({"masks": MASKS[:20]}, r"with the image's \(40, 60\). Received: \(20, 60, 1\)"),
+        ({"rois": [[1, 2, 3, 4, 0.9]]}, r"boxes .N, 4., .* Received: \(1, 5\)"),
+        ({"rois": [[1, 2, 3, np.nan]]}, "boxes are finite numbers. Received: .*nan"),
+        ({"class_ids": ["cat"]}, "class_ids are whole numbers, .* Received: 'cat'"),
+        ({"scores": ["high"]}, "scores are numbers, or None. Received: 'high'"),
+    ],
+)
+def test_results_that_are_none(change, text):
+    """On axes and on the picture itself: IndexErrors of numpy before."""
+    from mrcnn import media
+
+    result = {**RESULT, **change}
+    with pytest.raises(ValueError, match=text):
+        media.paint(IMAGE, result, ["BG", "cat"])
+    with pytest.raises(ValueError, match=text):
+        visualize.draw_detections(Figure().subplots(), IMAGE, result, ["BG", "cat"])
+
+
+def test_class_ids_in_a_column():
+    from mrcnn import media
+
+    column = {**RESULT, "class_ids": RESULT["class_ids"][:, None]}
+    painted = [media.paint(IMAGE, result, ["BG", "cat"]) for result in (RESULT, column)]
+    np.testing.assert_array_equal(*painted)
+
+
+@pytest.mark.parametrize("image", [None, "a.jpg", np.zeros((1, 4, 4, 3)), np.array([[None]])])
+def test_what_is_no_image(image):
+    """Each function says so itself, and a path for an image is shown as it was given."""
+    with pytest.raises(ValueError, match="images are .H, W. or .* Received: .* at place 1"):
+        visualize.display_images([IMAGE, image])
+    with pytest.raises(ValueError, match="paints into an array .H, W, 3."):
+        visualize.apply_mask(image, MASKS[..., 0], (1, 0, 0))
+    with pytest.raises(ValueError, match="an image is|images are"):
+        visualize.display_top_masks(image, MASKS, [1], ["BG", "cat"])
+    with pytest.raises(ValueError, match="An image is"):
+        visualize.draw_boxes(image, RESULT["rois"])
+    if isinstance(image, str):
+        with pytest.raises(ValueError, match="one pixel. Received: 'a.jpg'"):
+            utils.as_rgb(image)
+
+
+def test_apply_mask_of_another_size():
+    with pytest.raises(ValueError, match=r"image's size, \(40, 60\). Received: \(20, 60\)"):
+        visualize.apply_mask(IMAGE.copy(), MASKS[:20, :, 0], (1, 0, 0))

@@ -630,7 +630,7 @@ HEADS = {"roi_heads.box_predictor.cls_score.bias": np.array([None])}
         ("x.h5", HTML, "it is a web page"),
         ("x.h5", LFS, "git lfs pull"),
         ("x.h5", b"epoch,loss\n1,2\n", "begins with b'epoch,loss"),
-        ("x.h5", b"\x1f\x8b\x08\0", "compressed by gzip"),
+        ("x.h5", b"\x1f\x8b\x08\0", "it is a gzip file"),
         ("x.h5", b"\x80\x04\x95cos\nsystem\n", "a pickle"),
         ("x.h5", npz_bytes(a=np.ones(2)), "zip archive without model.weights.h5"),
         ("x.weights.h5", b"\0" * 100, "is not a readable HDF5 file"),

@@ -284,7 +284,8 @@ def _mask_paths(image_path: str) -> list[str]:
     folder = os.path.join(os.path.dirname(os.path.dirname(image_path)), "masks")
     if not os.path.isdir(folder):
         return []
-    return sorted(entry.path for entry in os.scandir(folder) if entry.name.endswith(".png"))
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
+    return [os.path.join(folder, name) for name in names if not name.startswith(".")]
 
 
 def _read_masks(paths: Sequence[str]) -> LabelMaps:
