@@ -189,7 +189,8 @@ class _Report:
     def worst(self, most: int) -> list[evaluate.ImageErrors]:
         """The images of the lowest score, of equal ones those with more errors; counts all."""
         errors = self._counted(self.evaluation.errors(self.score))
-        return heapq.nsmallest(most, errors, key=_badness)
+        # Of none it would look at no image.
+        return heapq.nsmallest(max(most, 1), errors, key=_badness)[:most]
 
     def _counted(self, images: Iterable[evaluate.ImageErrors]) -> Iterator[evaluate.ImageErrors]:
         """Those of the images that have an error; all are counted."""
@@ -942,7 +943,7 @@ def _paint_crop(
     painted: np.ndarray,
     box: Sequence[float],
     crop: np.ndarray,
-    scale: Sequence[float],
+    scale: np.ndarray,
     color: Sequence[float],
 ) -> bool:
     """Tints a mask in a picture in place and draws its rim; False for a mask without a pixel.
