@@ -346,7 +346,7 @@ def _plot_curves(ax: Any, precision: np.ndarray) -> None:
         ax.plot(
             np.linspace(0, 1, 101),
             curve,
-            color=shade(i / 9),
+            color=_shade(i / 9),
             linewidth=1.3,
             label=f"IoU {iou:.2f}: AP {curve.mean():.3f}",
         )
@@ -391,8 +391,8 @@ def _text_table(
     return "\n".join(lines)
 
 
-def shade(share: float) -> tuple[float, float, float]:
-    """(r, g, b) from dark blue to light orange, through what dark and light paper show."""
+def _shade(share: float) -> tuple[float, float, float]:
+    """From dark blue to light orange, through what both dark and light paper show."""
     return (0.1 + 0.85 * share, 0.25 + 0.4 * share, 0.65 - 0.45 * share)
 
 

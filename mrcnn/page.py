@@ -74,6 +74,11 @@ def element(name: str, content: Any = "", **attributes: Any) -> Safe:
     return Safe(f"<{' '.join(texts)}>{escaped(content)}</{name}>")
 
 
+def breakable(name: str) -> Safe:
+    """A name that may be broken behind each of its underscores."""
+    return Safe(escaped(name).replace("_", "_<wbr>"))
+
+
 def paragraph(content: Any) -> Safe:
     """A paragraph of text."""
     return element("p", content)
@@ -180,6 +185,11 @@ BOTTOM = 36
 TOP = 8
 RIGHT = 10
 MOST_POINTS = 400
+
+
+def ramp(share: float) -> str:
+    """A colour of CSS, from blue over green to orange, seen on light and on dark."""
+    return f"hsl({215 - 190 * share:.0f} 75% 48%)"
 
 
 class Line(NamedTuple):
@@ -392,7 +402,7 @@ def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.array(picture.resize((width, height), how, reducing_gap=2.0))
 
 
-def data_uri(image: np.ndarray, quality: int = 80) -> str:
+def data_uri(image: np.ndarray, quality: int = 85) -> str:
     """An image [H, W, 3] uint8 as the address of a WebP; JPEG where Pillow has none."""
     from PIL import Image, features
 
@@ -495,10 +505,11 @@ nav a { display: inline-block; padding: .35rem 0; }
 table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: .2rem 0 .4rem; }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--edge); text-align: left;
-  white-space: nowrap; }
-th[scope=row] { font-weight: 500; white-space: normal; min-width: 6rem; max-width: 22rem; }
+  overflow-wrap: break-word; }
+td.number, thead th { white-space: nowrap; }
+td:not(.number, .heat) { min-width: 8rem; }
+th[scope=row] { font-weight: 500; min-width: 6rem; max-width: min(22rem, 50vw); }
 td.number, thead th.number { text-align: right; }
-td.text { white-space: normal; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 3px solid var(--accent); }
 th button::after { content: " ↕"; color: var(--soft); }

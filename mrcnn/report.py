@@ -599,8 +599,7 @@ def _precision_chart(kind: str, precision: np.ndarray) -> Safe:
     lines = []
     for i, curve in enumerate(precision):
         name = f"IoU {0.5 + 0.05 * i:.2f}: AP {curve.mean():.3f}"
-        color = page.css_color(evaluate.shade(i / 9))
-        lines.append(page.Line(name, recalls, curve.tolist(), color))
+        lines.append(page.Line(name, recalls, curve.tolist(), page.ramp(i / 9)))
     title = evaluate.PLURALS[kind].capitalize()
     return page.chart(title, lines, "recall", "precision", (0, 1), (0, 1))
 
@@ -644,7 +643,8 @@ def _settings(config: Config | None) -> Safe:
     rows = []
     for name in changed:
         default = getattr(configs.Config, name)
-        rows.append([name, _setting_text(getattr(config, name)), _setting_text(default)])
+        values = [_setting_text(getattr(config, name)), _setting_text(default)]
+        rows.append([page.breakable(name), *values])
     note = page.paragraph(
         f"What {type(config).__name__} changes: {_several(len(rows), 'setting')}. All others are"
         " the defaults."

@@ -23,7 +23,7 @@ EVIL = "<script>alert(1)</script>"
 class Parsed(html.parser.HTMLParser):
     """The elements of a page, [(name, attributes)], and its text; tags that don't match fail."""
 
-    EMPTY = ("meta", "link", "img", "br")
+    EMPTY = ("meta", "link", "img", "wbr")
     DRAWN = ("polyline", "line", "circle")  # which may close themselves
 
     def __init__(self, path):

@@ -373,7 +373,7 @@ def report_tables(figures: dict[str, dict[str, Any]]) -> list[Table]:
     overall = figures["all"]
     cards = [
         ("bowl's metric", overall["score"]),
-        ("the same at IoU .5", overall["score at .5"]),
+        ("bowl's metric at IoU .5", overall["score at .5"]),
     ]
     return [Table("The metric of the Data Science Bowl 2018", ("kind", *names), rows, note, cards)]
 
