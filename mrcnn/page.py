@@ -214,15 +214,19 @@ def chart(
     y_title: str,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    whole: bool = False,
 ) -> Safe:
     """Lines over two axes as SVG, with their names below.
 
     Args:
         x_range, y_range: None for what the lines need, y from 0 on.
+        whole: whether x counts something, so that its axis has whole numbers alone.
     """
-    scales = _Scales(_range_of([line.x for line in lines], x_range))
-    scales.set_y(_range_of([line.y for line in lines], y_range, from_zero=True))
-    parts = [element("title", title), scales.grid(), scales.titles(x_title, y_title)]
+    scales = _Scales(
+        _range_of([line.x for line in lines], x_range),
+        _range_of([line.y for line in lines], y_range, from_zero=True),
+    )
+    parts = [element("title", title), scales.grid(whole), scales.titles(x_title, y_title)]
     for line in lines:
         parts.append(scales.path(line))
     drawing = element(
@@ -258,6 +262,8 @@ def _range_of(
         low = min(low, 0.0)
     if not high > low:
         high = low + 1
+    if from_zero:
+        high += (high - low) / 20  # or a point on the edge would be cut
     return low, high
 
 
@@ -281,14 +287,11 @@ class _Scales:
     """Where numbers lie on a chart.
 
     Args:
-        x: (low, high).
+        x, y: (low, high) of the axes.
     """
 
-    def __init__(self, x: tuple[float, float]):
+    def __init__(self, x: tuple[float, float], y: tuple[float, float]):
         self.x = x
-        self.y = (0.0, 1.0)
-
-    def set_y(self, y: tuple[float, float]) -> None:
         self.y = y
 
     def place(self, x: float, y: float) -> tuple[float, float]:
@@ -299,14 +302,16 @@ class _Scales:
         height = HEIGHT - TOP - BOTTOM
         return LEFT + across * width, TOP + (1 - up) * height
 
-    def grid(self) -> Safe:
-        """Lines and numbers of both axes."""
+    def grid(self, whole: bool) -> Safe:
+        """Lines and numbers of both axes, of x whole ones if wanted."""
         parts = []
         for value in ticks(*self.y):
             _, y = self.place(self.x[0], value)
             parts.append(_straight(LEFT, y, WIDTH - RIGHT, y))
             parts.append(_text(LEFT - 5, y + 3.5, f"{value:.6g}", "end"))
         for value in ticks(*self.x):
+            if whole and abs(value - round(value)) > 1e-9:
+                continue
             x, _ = self.place(value, self.y[0])
             parts.append(_straight(x, TOP, x, HEIGHT - BOTTOM))
             parts.append(_text(x, HEIGHT - BOTTOM + 14, f"{value:.6g}", "middle"))

@@ -795,7 +795,7 @@ def _charts_of(history: Sequence[dict], groups: Sequence[tuple[str, list[str]]])
                 lines.append(page.Line(_line_name(name, title), epochs, values, color))
         if lines:
             x_range = (min(epochs), max(*epochs, min(epochs) + 1))
-            drawn.append(page.chart(title, lines, "epoch", "", x_range))
+            drawn.append(page.chart(title, lines, "epoch", "", x_range, whole=True))
     if not drawn:
         return page.paragraph("Nothing is known yet.")
     return page.charts(drawn)
@@ -815,15 +815,15 @@ def _latest(history: Sequence[dict]) -> Safe:
     names = _names(history)
     rows = []
     for row in reversed(history[-LATEST:]):
-        values = [_or_nan(row.get(name)) for name in names]
-        # Three digits are too few for a learning rate.
         shown: list[Any] = []
-        for name, value in zip(names, values):
-            if name == "learning_rate":
+        for name in names:
+            value = _or_nan(row.get(name))
+            if name == "learning_rate":  # three digits behind the point are too few for it
                 shown.append(f"{value:.3g}")
             else:
                 shown.append(value)
-        rows.append([str(row["epoch"]), _or_nan(row.get("seconds")), *shown])
+        seconds = page.number(_or_nan(row.get("seconds")), 1)
+        rows.append([str(row["epoch"]), seconds, *shown])
     return page.table(["epoch", "seconds", *names], rows, f"The latest {LATEST} epochs at most")
 
 
@@ -908,7 +908,7 @@ def _painted_example(
         points[..., :2] *= scale
         result["keypoints"] = points
     texts = None
-    if len(used) > MOST_LABELS:
+    if len(used) > MOST_LABELS or len(class_names) <= 2:
         texts = [""] * len(used)
     return media.paint(painted, result, class_names, colors=colors, texts=texts)
 

@@ -570,14 +570,25 @@ def test_the_page_of_a_training(tmp_path):
         "AP on validation images",
     ]
     rows = parsed.rows("The latest")
-    assert rows[1][:4] == ["3", "30.000", "0.0001", "1.500"] and rows[2][3] == page.NOTHING
+    assert rows[1][:4] == ["3", "30.0", "0.0001", "1.500"] and rows[2][3] == page.NOTHING
     empty = check(report.write_training(tmp_path, []))
     assert "Nothing is known yet" in empty.text
 
 
 def test_lines_break_where_a_number_is_missing():
     line = page.Line("x", [1, 2, 3, 4], [1.0, float("nan"), 2.0, 1.0], "#123456")
-    drawing = page.chart("t", [line], "epoch", "loss", (1, 4), (0, 2))
+    drawing = page.chart("t", [line], "epoch", "loss", (1, 4), (0, 2), whole=True)
+    assert re.findall(r">([0-9.]+)</text>", drawing) == [
+        "0",
+        "0.5",
+        "1",
+        "1.5",
+        "2",
+        "1",
+        "2",
+        "3",
+        "4",
+    ]
     assert drawing.count("<circle") == 1 and drawing.count("<polyline") == 1
     points = re.search(r'polyline points="([^"]*)"', drawing)[1].split()
     top = page.TOP
