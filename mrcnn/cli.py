@@ -195,6 +195,8 @@ def _train_options(made: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_options(made: argparse.ArgumentParser) -> None:
+    from mrcnn import commands
+
     _add_dataset(made)
     _add_model(made, WEIGHTS + "; or an exported model (default: last)")
     made.add_argument(
@@ -205,6 +207,7 @@ def _evaluate_options(made: argparse.ArgumentParser) -> None:
     )
     _add_limit(made)
     _add_output(made)
+    commands.add_report_option(made)
 
 
 def _add_output(made: argparse.ArgumentParser) -> None:
@@ -650,6 +653,11 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import annotations, commands
 
+    if args.report is not None:
+        try:
+            commands.report_path(args)
+        except ValueError as error:
+            raise _UsageError(f"--report: {error}") from error
     if args.subset == "all":
         found = _read(args, args.dataset, keep_empty=True)
     elif args.subset == "val":
@@ -663,7 +671,10 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     dataset = annotations.AnnotatedDataset.of("mrcnn", found, names[1:])
     result = commands.evaluate(model, dataset, args)
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
-    return {"output": args.output, "images": result.images, **figures}
+    done = {"output": args.output, "images": result.images, **figures}
+    if args.report is not None:
+        done["report"] = str(commands.report_path(args))
+    return done
 
 
 def _detect(args: argparse.Namespace) -> dict[str, Any]:
@@ -948,7 +959,8 @@ EXAMPLES = {
     "train": "mrcnn train --dataset=photos --weights=coco\n"
     "mrcnn train --dataset=photos --weights=none --small",
     "evaluate": "mrcnn evaluate --dataset=photos\n"
-    "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500",
+    "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500\n"
+    "mrcnn evaluate --dataset=photos --report",
     "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
     "mrcnn detect scene.tif --tile=1024 --overlap=256",
     "batch": "mrcnn batch photos/ --weights=coco --output=found\n"

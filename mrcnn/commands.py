@@ -45,7 +45,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import batch as batching, evaluate as evaluation, files, media
+from mrcnn import batch as batching, evaluate as evaluation, files, media, report as reports
+from mrcnn.config import changed_settings, plain_setting  # noqa: F401 (and offered here)
 from mrcnn.files import atomic
 from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
 
@@ -138,6 +139,8 @@ def parser(
         made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
     _add_folders(made, logs)
     _add_numbers(made, limit, epochs)
+    if "evaluate" in names:
+        add_report_option(made)
     if inputs:
         _add_input_options(made, inputs)
     if "export" in names:
@@ -174,6 +177,18 @@ def _add_folders(made: argparse.ArgumentParser, logs: str | os.PathLike) -> None
         default="results",
         metavar="FOLDER",
         help="where evaluate and detect write (default: %(default)s)",
+    )
+
+
+def add_report_option(made: argparse.ArgumentParser) -> None:
+    """Adds --report, of which `args.report` is None without it and "" without a value."""
+    made.add_argument(
+        "--report",
+        nargs="?",
+        const="",
+        metavar="PATH",
+        help="evaluate: write a page of figures, errors and the worst images, to a file *.html or"
+        " into a folder (default: report.html in --output)",
     )
 
 
@@ -318,6 +333,11 @@ def parse(
         parser.error(f"--epochs is the number of the last epoch, from 1. Received: {args.epochs}")
     if args.evaluate_every < 0:
         parser.error(f"--evaluate-every is 0 or more. Received: {args.evaluate_every}")
+    if getattr(args, "report", None) is not None:
+        try:
+            report_path(args)
+        except ValueError as error:
+            parser.error(f"--report: {error}")
     args.weights = args.weights or "last"
     # TensorFlow's cost model warns of an operation that it can't price, at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -471,27 +491,6 @@ def save_settings(model: MaskRCNN) -> str:
     return media.write_json(pathlib.Path(model.log_dir) / "settings.json", plain)
 
 
-def changed_settings(config: Config) -> dict[str, Any]:
-    """{setting: value} of those that are not `Config`'s own, arrays and tuples as lists."""
-    from mrcnn.config import Config, setting_names
-
-    changed = {}
-    for name in sorted(setting_names() - {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}):
-        value = getattr(config, name)
-        if not np.array_equal(plain_setting(value), plain_setting(getattr(Config, name))):
-            changed[name] = plain_setting(value)
-    return changed
-
-
-def plain_setting(value: Any) -> Any:
-    """A setting's value as a json holds it."""
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    if isinstance(value, (tuple, list)):
-        return [plain_setting(part) for part in value]
-    return value
-
-
 def load_settings(path: str | os.PathLike) -> dict[str, Any]:
     """The settings in a settings.json, see `save_settings`.
 
@@ -611,13 +610,16 @@ def train(
             )
 
 
-def evaluate(model: MaskRCNN, dataset: Dataset, args: argparse.Namespace) -> evaluation.Evaluation:
+def evaluate(
+    model: MaskRCNN, dataset: Dataset, args: argparse.Namespace, report: bool = True
+) -> evaluation.Evaluation:
     """Prints and saves the figures on a dataset's images; an interrupted evaluation goes on.
 
     Args:
         model: `MaskRCNN` in inference mode.
         dataset: prepared dataset.
-        args: of `parse`: output, limit.
+        args: of `parse`: output, limit, report.
+        report: False leaves the page of --report to a later call of `write_report`.
 
     Returns:
         `evaluate.Evaluation`.
@@ -633,7 +635,44 @@ def evaluate(model: MaskRCNN, dataset: Dataset, args: argparse.Namespace) -> eva
         )
     for path in result.save(args.output):
         print(path)
+    if report:
+        write_report(model, result, dataset, args)
     return result
+
+
+def report_path(args: argparse.Namespace) -> pathlib.Path:
+    """The file that --report names; ValueError for what can be none."""
+    return reports.place(args.report or args.output)
+
+
+def write_report(
+    model: MaskRCNN,
+    result: evaluation.Evaluation,
+    dataset: Dataset,
+    args: argparse.Namespace,
+    tables: Sequence[reports.Table] = (),
+) -> None:
+    """Writes the page that --report asks for and prints its path, see `report.write`.
+
+    Args:
+        model, dataset: those of the evaluation.
+        args: of `parse`: report, output; without --report nothing is done.
+        tables: figures of one's own.
+    """
+    if getattr(args, "report", None) is None:
+        return
+    title = f"{getattr(model.config, 'NAME', None) or 'mrcnn'}: evaluation"
+    weights = getattr(model, "weights_file", None) or getattr(model, "path", None)
+    path = reports.write(
+        result,
+        dataset,
+        report_path(args),
+        config=model.config,
+        weights=weights or getattr(args, "weights", None),
+        title=title,
+        tables=tables,
+    )
+    print(path)
 
 
 Painter = Callable[[media.Picture, dict], np.ndarray]

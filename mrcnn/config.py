@@ -1114,6 +1114,25 @@ def setting_names() -> set[str]:
     return {name for name, _ in inspect.getmembers(Config) if name.isupper() and name[0] != "_"}
 
 
+def changed_settings(config: Any) -> dict[str, Any]:
+    """{setting: value} of those that are not `Config`'s own, arrays and tuples as lists."""
+    changed = {}
+    for name in sorted(setting_names() - {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}):
+        value = getattr(config, name)
+        if not np.array_equal(plain_setting(value), plain_setting(getattr(Config, name))):
+            changed[name] = plain_setting(value)
+    return changed
+
+
+def plain_setting(value: Any) -> Any:
+    """A setting's value as a json holds it."""
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [plain_setting(part) for part in value]
+    return value
+
+
 def setting_text(value: Any) -> str:
     """A setting's value as text that differs where values do; of a function name and code."""
     if isinstance(value, np.ndarray):

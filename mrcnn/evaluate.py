@@ -138,25 +138,28 @@ class Evaluation:
         """
         rows = []
         for kind, figures in self.kinds():
-            rows += self._summary_rows(kind, figures)
-        text = _text_table("", self._columns(), rows)
+            rows += self.figure_rows(kind, figures)
+        text = _text_table("", self.figure_names("bbox"), rows)
         if self.keypoints:
-            rows = self._summary_rows("keypoints", self.keypoints)
+            rows = self.figure_rows("keypoints", self.keypoints)
             text += "\n\n" + _text_table("", KEYPOINT_FIGURES, rows)
         return text
 
-    def _columns(self) -> list[str]:
-        """Names of the figures of boxes and masks."""
+    def figure_names(self, kind: str) -> list[str]:
+        """Names of the figures of a kind, "bbox", "segm" or "keypoints"."""
+        if kind == "keypoints":
+            return list(KEYPOINT_FIGURES)
         columns = list(FIGURES)
         if self.max_detections > COCO_LIMITS["bbox"]:
             columns.insert(columns.index("AR100") + 1, f"AR{self.max_detections}")
         return columns
 
-    def _summary_rows(self, kind: str, figures: dict) -> list[tuple[str, list[float]]]:
-        """The figures of a kind, and COCO's own where more detections count than in these."""
-        columns: Sequence[str] = KEYPOINT_FIGURES
-        if kind != "keypoints":
-            columns = self._columns()
+    def figure_rows(self, kind: str, figures: dict) -> list[tuple[str, list[float]]]:
+        """[(title, values of `figure_names`)] of a kind.
+
+        Where more detections count than in COCO's own figures, those have a row too.
+        """
+        columns = self.figure_names(kind)
         rows = [(TITLES[kind], [figures[name] for name in columns])]
         limit = COCO_LIMITS[kind]
         if self.max_detections > limit and kind in self.coco:
@@ -233,6 +236,20 @@ class Evaluation:
         """Names of the confusion matrix's rows and columns, background first."""
         return ["background", *self.per_class]
 
+    def mean_precision(self, kind: str, class_name: str | None = None) -> np.ndarray | None:
+        """Precision of one class, or its mean over the classes that have objects.
+
+        Returns:
+            [10 IoUs, 101 recalls] in 0..1; None where there is no object.
+        """
+        precision = self.curves[kind]["precision"]  # [IoUs, recalls, classes]
+        if class_name is not None:
+            precision = precision[:, :, [list(self.per_class).index(class_name)]]
+        precision = precision[:, :, ~np.isnan(precision[0, 0])]
+        if not precision.shape[2]:
+            return None
+        return precision.mean(axis=2)
+
     def plot_precision_recall(
         self,
         kind: str | None = None,
@@ -250,14 +267,11 @@ class Evaluation:
             ax.
         """
         kind = kind or self.kinds()[-1][0]
-        precision = self.curves[kind]["precision"]  # [IoUs, recalls, classes]
-        if class_name is not None:
-            precision = precision[:, :, [list(self.per_class).index(class_name)]]
-        precision = precision[:, :, ~np.isnan(precision[0, 0])]
+        precision = self.mean_precision(kind, class_name)
         if ax is None:
             _, (ax,) = visualize.new_figure((5.2, 4.6))
-        if precision.shape[2]:
-            _plot_curves(ax, precision.mean(axis=2))
+        if precision is not None:
+            _plot_curves(ax, precision)
             ax.legend(fontsize=7)
         ax.set(
             xlabel="recall",
@@ -268,6 +282,33 @@ class Evaluation:
         )
         ax.grid(alpha=0.3)
         return ax
+
+    def most_confused(self, most: int) -> tuple[np.ndarray, int]:
+        """The rows of the confusion matrix that are shown, and how many classes there are to show.
+
+        Returns:
+            rows: sorted, background first, and the classes that are confused most.
+            used: number of the classes with an object or a detection.
+        """
+        matrix = np.asarray(self.confusion)
+        objects = matrix.sum(axis=1)  # of each class; of background the false detections
+        detections = matrix.sum(axis=0)
+        wrong = objects + detections - 2 * np.diag(matrix)
+        used = 1 + np.flatnonzero(objects[1:] + detections[1:])
+        most_confused = used[np.argsort(-wrong[used], kind="stable")][:most]
+        return np.r_[0, np.sort(most_confused)], len(used)
+
+    def errors(self, score_threshold: float = 0.5) -> "Iterator[ImageErrors]":
+        """What became of the objects and detections of each image, see `errors_by_image`.
+
+        Masks are compared where they were evaluated, else boxes.
+        """
+        kind = "bbox"
+        if self.segm:
+            kind = "segm"
+        return errors_by_image(
+            self.truth, self.detections, score_threshold=score_threshold, kind=kind
+        )
 
     def plot_confusion(self, ax: Any = None, most: int = 30) -> Any:
         """Draws the confusion matrix, rows scaled by their sum.
@@ -280,14 +321,9 @@ class Evaluation:
             ax.
         """
         matrix = np.asarray(self.confusion)
-        objects = matrix.sum(axis=1)  # of each class; of background the false detections
-        detections = matrix.sum(axis=0)
-        wrong = objects + detections - 2 * np.diag(matrix)
-        used = 1 + np.flatnonzero(objects[1:] + detections[1:])
-        most_confused = used[np.argsort(-wrong[used], kind="stable")][:most]
-        rows = np.r_[0, np.sort(most_confused)]
+        rows, used = self.most_confused(most)
         part = matrix[np.ix_(rows, rows)]
-        share = part / np.maximum(objects[rows, None], 1)
+        share = part / np.maximum(matrix.sum(axis=1)[rows, None], 1)
         if ax is None:
             side = 2.5 + 0.33 * len(rows)
             _, (ax,) = visualize.new_figure((side, side))
@@ -297,8 +333,8 @@ class Evaluation:
         ax.set_xticks(range(len(rows)), labels, rotation=90, fontsize=8)
         ax.set_yticks(range(len(rows)), labels, fontsize=8)
         title = "objects and detections"
-        if len(most_confused) < len(used):
-            title += f", {len(most_confused)} of {len(used)} classes"
+        if len(rows) - 1 < used:
+            title += f", {len(rows) - 1} of {used} classes"
         ax.set(xlabel="detected as", ylabel="is", title=title)
         return ax
 
@@ -935,10 +971,7 @@ def confusion_matrix(
         [classes + 1, classes + 1] int: row the object's class, column the detection's, in the order
         of the truth's categories, background first.
     """
-    if kind is None:
-        kind = "bbox"
-        if detections and all("segmentation" in row for row in detections):
-            kind = "segm"
+    kind = kind or _compared_kind(detections)
     categories = truth.data["categories"]
     column = {category["id"]: i for i, category in enumerate(categories, 1)}
     matrix = np.zeros((len(column) + 1, len(column) + 1), np.int64)
@@ -952,6 +985,13 @@ def confusion_matrix(
         for row, matched in _pairs(rows, objects, overlaps, iou_threshold):
             matrix[_place(matched, column), _place(row, column)] += 1
     return matrix
+
+
+def _compared_kind(detections: list[dict]) -> str:
+    """What of detections is compared with the objects: masks where all have them."""
+    if detections and all("segmentation" in row for row in detections):
+        return "segm"
+    return "bbox"
 
 
 def _descending_score(row: dict) -> float:
@@ -1027,6 +1067,184 @@ def _pairs(
     for i in np.flatnonzero(free):
         pairs.append((None, objects[i]))
     return pairs
+
+
+# ---- Errors by kind ------------------------------------------------------------------------------
+
+
+# What a detection that finds no object is, see `errors_by_image`.
+ERRORS = ("double", "wrong class", "bad mask", "bad place", "false")
+
+
+@dataclasses.dataclass
+class ImageErrors:
+    """What became of the objects and the detections of an image, see `errors_by_image`.
+
+    Attributes:
+        image_id: the truth's.
+        size: (height, width).
+        objects: annotations, without crowds.
+        fates: of each object "found", "missed", or the kind of the detection that stands for it:
+            "wrong class", "bad mask" or "bad place".
+        rows: COCO results of at least the score, the best first; without those that lie in a crowd.
+        kinds: of each of them "found" or one of `ERRORS`.
+        crowds: annotations.
+    """
+
+    image_id: Any
+    size: tuple[int, int]
+    objects: list[dict]
+    fates: list[str]
+    rows: list[dict]
+    kinds: list[str]
+    crowds: list[dict]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """{"found", "missed" (objects), and each of `ERRORS` (detections): number}."""
+        kinds = collections.Counter(self.kinds)
+        counts = {"found": kinds["found"], "missed": self.fates.count("missed")}
+        for name in ERRORS:
+            counts[name] = kinds[name]
+        return counts
+
+    @property
+    def score(self) -> float:
+        """Objects that were found as a share of these, the others and the other detections.
+
+        TP / (TP + FP + FN); 1 where there is neither an object nor a detection.
+        """
+        found = self.kinds.count("found")
+        count = len(self.objects) + len(self.rows) - found
+        if not count:
+            return 1.0
+        return found / count
+
+
+def errors_by_image(
+    truth: Truth,
+    detections: list[dict],
+    iou_threshold: float = 0.5,
+    score_threshold: float = 0.5,
+    kind: str | None = None,
+    least_iou: float = 0.1,
+) -> Iterator[ImageErrors]:
+    """What became of the objects and detections of each image, one image after the other.
+
+    Detections of at least the score find objects of their class as in COCO's figures: the best
+    first, each the free object that it overlaps most, from the IoU threshold on. Any other is the
+    first of these that it fits:
+
+    - "double": overlaps, from the threshold on, an object of its class that another one found.
+    - "wrong class": overlaps one of another class so.
+    - "bad mask": its box overlaps that of an object of its class so, its mask less (of masks only).
+    - "bad place": overlaps an object of its class from the least IoU on.
+    - "false": the rest.
+
+    An object that is not found is "missed", unless a detection of a wrong class, a bad mask or a
+    bad place stands for it: each of these, the best first, stands for the one that it overlaps
+    most of those that are left. Crowds are no objects, and detections of their class that lie in
+    one are left out. (Kinds like these are those of TIDE, arXiv 2008.08115.)
+
+    Args:
+        truth, detections, iou_threshold, score_threshold, kind: see `confusion_matrix`.
+        least_iou: below it a detection has nothing to do with an object.
+    """
+    kind = kind or _compared_kind(detections)
+    sure = [row for row in detections if row["score"] >= score_threshold]
+    rows_of = _by_image(truth, sure)
+    objects_of = _by_image(truth, truth.data["annotations"])
+    for image in truth.data["images"]:
+        size = (image["height"], image["width"])
+        rows = sorted(rows_of[image["id"]], key=_descending_score)
+        crossing = _Crossing(rows, objects_of[image["id"]], kind, size, iou_threshold, least_iou)
+        yield crossing.errors(image["id"])
+
+
+class _Crossing:
+    """The overlaps of an image's detections and objects, for `errors_by_image`.
+
+    Args:
+        rows: detections, the best first.
+        objects: annotations, crowds among them.
+        kind, size, threshold, least: see `errors_by_image`.
+    """
+
+    def __init__(
+        self,
+        rows: list[dict],
+        objects: list[dict],
+        kind: str,
+        size: tuple[int, int],
+        threshold: float,
+        least: float,
+    ):
+        self.rows = rows
+        self.objects = objects
+        self.size = size
+        self.crowd = _crowds(objects)
+        self.overlaps = _overlaps(rows, objects, kind, size)
+        row_classes = np.array([row["category_id"] for row in rows], int)
+        classes = np.array([item["category_id"] for item in objects], int)
+        self.same = row_classes[:, None] == classes
+        near = self.overlaps >= threshold
+        # {kind of error: [rows, objects] bool, which objects a detection of that kind is about}
+        self.about = {"double": near & self.same, "wrong class": near & ~self.same}
+        if kind == "segm":
+            boxes = _overlaps(rows, objects, "bbox", size)
+            self.about["bad mask"] = (boxes >= threshold) & self.same
+        self.about["bad place"] = (self.overlaps >= least) & self.same
+        own = np.where(self.same, self.overlaps, 0)
+        # {detection: object}, by their places
+        self.found = {k: j for _, k, j in _matches(own, self.crowd, self.crowd, [threshold])}
+
+    def errors(self, image_id: Any) -> ImageErrors:
+        """The `ImageErrors` of the image."""
+        kept = [k for k in range(len(self.rows)) if not self._lies_in_crowd(k)]
+        kinds = {k: self._kind(k) for k in kept}
+        fates = self._fates(kinds)
+        real = np.flatnonzero(~self.crowd)
+        return ImageErrors(
+            image_id,
+            self.size,
+            [self.objects[j] for j in real],
+            [fates[j] for j in real],
+            [self.rows[k] for k in kept],
+            [kinds[k] for k in kept],
+            [self.objects[j] for j in np.flatnonzero(self.crowd)],
+        )
+
+    def _lies_in_crowd(self, k: int) -> bool:
+        return k in self.found and bool(self.crowd[self.found[k]])
+
+    def _kind(self, k: int) -> str:
+        """What a detection is."""
+        if k in self.found:
+            return "found"
+        for name, about in self.about.items():
+            if (about[k] & ~self.crowd).any():
+                return name
+        return "false"
+
+    def _fates(self, kinds: dict[int, str]) -> list[str]:
+        """What becomes of each object; kinds: {detection: what it is}."""
+        fates = ["missed"] * len(self.objects)
+        left = ~self.crowd
+        for j in self.found.values():
+            fates[j] = "found"
+            left[j] = False
+        for k, name in kinds.items():
+            if name not in ("wrong class", "bad mask", "bad place"):
+                continue
+            about = np.flatnonzero(self.about[name][k] & left)
+            if about.size:
+                j = about[self.overlaps[k, about].argmax()]
+                fates[j] = name
+                left[j] = False
+        return fates
+
+
+# ---- Keypoints, and all figures together ---------------------------------------------------------
 
 
 def _keypoint_figures(

@@ -527,6 +527,10 @@ def paint(
     class_names: Any,
     by_class: bool = False,
     alpha: float = 0.45,
+    *,
+    colors: Sequence | None = None,
+    texts: Sequence[str] | None = None,
+    boxes: bool = True,
 ) -> np.ndarray:
     """Paints a result into an image at its full size, in milliseconds.
 
@@ -537,6 +541,10 @@ def paint(
         class_names: names by class id, a list or a dict; an id without one is "class 7".
         by_class: one colour for each class, which stays from frame to frame; otherwise one for each
             object.
+        alpha: share of the colour in a mask.
+        colors: [N] of (r, g, b) in 0..1, of each object; None for those that `by_class` says.
+        texts: [N] in place of names and scores, "" for none.
+        boxes: whether the edges of the boxes are painted.
 
     Returns:
         [H, W, 3] uint8, a new array.
@@ -545,15 +553,15 @@ def paint(
 
     painted = utils.as_rgb(image)
     visualize.check_result(result["rois"], result["class_ids"], result.get("masks"), painted)
-    boxes = np.asarray(result["rois"]).reshape(-1, 4)
+    rois = np.asarray(result["rois"]).reshape(-1, 4)
     class_ids = np.ravel(result["class_ids"])
-    if by_class:
+    if colors is None and by_class:
         colors = [visualize.class_color(class_id) for class_id in class_ids]
-    else:
-        colors = visualize.random_colors(len(boxes))
+    elif colors is None:
+        colors = visualize.random_colors(len(rois))
     masks = result.get("masks")
     if isinstance(masks, (np.ndarray, Masks)):
-        _paint_masks(painted, boxes, masks, colors, alpha)
+        _paint_masks(painted, rois, masks, colors, alpha)
     elif masks is not None:
         painted, _ = visualize.paint_masks(painted, masks, colors, alpha)
     painter = _Painter(painted)
@@ -561,10 +569,13 @@ def paint(
     if result.get("keypoints") is not None:
         threshold = visualize.keypoint_threshold(result)
         painter.add_keypoints(result["keypoints"], threshold, byte_colors)
-    texts = visualize.label_texts(class_ids, class_names, result.get("scores"))
-    for box, color, text in zip(boxes, byte_colors, texts):
-        painter.add_box(box, color)
-        painter.add_label(box, text)
+    if texts is None:
+        texts = visualize.label_texts(class_ids, class_names, result.get("scores"))
+    for box, color, text in zip(rois, byte_colors, texts):
+        if boxes:
+            painter.add_box(box, color)
+        if text:
+            painter.add_label(box, text)
     return np.array(painter.picture)
 
 

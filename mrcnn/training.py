@@ -25,7 +25,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from mrcnn import cluster, data, evaluate, files, media, ops as kernels, rewrite, weights
+from mrcnn import (
+    cluster,
+    data,
+    evaluate,
+    files,
+    media,
+    ops as kernels,
+    report,
+    rewrite,
+    weights,
+)
 from mrcnn.config import Config
 from mrcnn.rewrite import register
 from mrcnn.utils import Dataset
@@ -674,6 +684,9 @@ class BatchStream:
         if workers:
             self._pool = concurrent.futures.ThreadPoolExecutor(workers)
         self._ahead: collections.deque = collections.deque()
+        # Inputs of the first images of the first step, for `TrainingPage`, which asks for them.
+        self.first_images = 0
+        self.first_inputs: list[np.ndarray] | None = None
         self._submitted = first
         self._depth = 2 * workers
 
@@ -703,6 +716,9 @@ class BatchStream:
                 self._ahead.append(self._pool.submit(self.batches.batch, self._submitted))
                 self._submitted += 1
             inputs, ids, _ = self._ahead.popleft().result()
+        if self.first_images:
+            self.first_inputs = [array[: self.first_images].copy() for array in inputs]
+            self.first_images = 0
         self.ids[self.next_step] = ids
         while len(self.ids) > 64:
             self.ids.popitem(last=False)
@@ -1061,6 +1077,96 @@ class Checkpoints(keras.callbacks.Callback):
         self.run.save()
         self.written = time.monotonic()
         self.cost = self.written - start
+
+
+class TrainingPage(keras.callbacks.Callback):
+    """Writes training.html after each epoch, see `report.write_training`, and history.json.
+
+    history.json holds what the page shows of each epoch; a run that goes on goes on there. What
+    fails is a warning: a page is no reason to end a training.
+
+    Args:
+        run: the `Run`.
+        stream: its `BatchStream`, for the pictures of the first batch.
+    """
+
+    def __init__(self, run: "Run", stream: BatchStream):
+        super().__init__()
+        self.run = run
+        self.stream = stream
+        stream.first_images = report.BATCH_IMAGES
+        self.step = stream.next_step + 1
+        self.samples: list[report.Sample] = []
+        self._start = time.monotonic()
+        self._has_failed = False
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        self._start = time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        if self.stream.first_inputs is None:
+            return
+        inputs = self.stream.first_inputs
+        self.stream.first_inputs = None  # drawn or not: they take memory
+        with self._warning_of("the pictures of the first batch"):
+            names = list(self.run.train_dataset.class_names)
+            self.samples = report.batch_samples(inputs, self.run.config, names)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        with self._warning_of("training.html"):
+            history = self._history(epoch, logs or {})
+            report.write_training(
+                os.path.join(self.run.owner.log_dir, "training.html"),
+                history,
+                config=self.run.config,
+                samples=self.samples,
+                step=self.step,
+                epochs=self.run.epochs,
+                title=f"{self.run.config.NAME or 'mrcnn'}: training",
+            )
+
+    @contextlib.contextmanager
+    def _warning_of(self, what):
+        """Turns any error in the block into a warning, the first time."""
+        try:
+            yield
+        except Exception as error:
+            if not self._has_failed:
+                logger.warning("%s can't be written: %s: %s", what, type(error).__name__, error)
+            self._has_failed = True
+
+    def _history(self, epoch, logs):
+        """What is known of all epochs, this one among them; it is written to history.json."""
+        path = os.path.join(self.run.owner.log_dir, "history.json")
+        entry = {
+            "epoch": epoch + 1,
+            "seconds": time.monotonic() - self._start,
+            "learning_rate": float(np.asarray(self.model.optimizer.learning_rate)),
+        }
+        for name, value in logs.items():
+            if np.ndim(value) == 0:
+                entry[name] = float(value)
+        for name, value in entry.items():
+            if not math.isfinite(value):
+                entry[name] = None  # json has no NaN
+        history = [row for row in _read_history(path) if row["epoch"] <= epoch]
+        history.append(entry)
+        media.write_json(path, history)
+        return history
+
+
+def _read_history(path):
+    """The epochs in a history.json; none where there is no such file, or another one."""
+    if not os.path.exists(path):
+        return []
+    try:
+        rows = files.read_json(path)
+    except ValueError as error:
+        logger.warning("%s; the history of the run begins anew", error)
+        return []
+    if not isinstance(rows, list):
+        return []
+    return [row for row in rows if isinstance(row, dict) and isinstance(row.get("epoch"), int)]
 
 
 class EvaluationCallback(keras.callbacks.Callback):
@@ -1688,6 +1794,8 @@ class Run:
         else:
             logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)
         callbacks.extend(others)
+        if self.writes():
+            callbacks.append(TrainingPage(self, stream))
         return callbacks
 
 

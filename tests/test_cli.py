@@ -579,9 +579,14 @@ def test_train_evaluate_detect_export(here, capsys):
     done = json.loads(out)
     assert done["classes"] == ["coin", "leaf"] and done["epochs"] == 1
     assert pathlib.Path(done["weights"]).is_file()
-    code, out, err = run(capsys, "evaluate", "--dataset=photos", "--json")
+    training_page = pathlib.Path(done["folder"], "training.html").read_text()
+    assert "Epoch 1 of 1" in training_page and training_page.count("<img ") == 4
+    assert "learning rate" in training_page and "mrcnn_mask_loss" in training_page
+    code, out, err = run(capsys, "evaluate", "--dataset=photos", "--json", "--report")
     assert code == 0, err
     figures = json.loads(out)
+    assert figures["report"] == "results/report.html"
+    assert done["weights"] in (here / "results" / "report.html").read_text()
     assert figures["images"] >= 1 and 0 <= figures["segm"]["AP"] <= 1
     first = sorted((here / "photos").glob("*.jpg"))[0]
     code, out, err = run(capsys, "detect", first, "--json", "--output=found")

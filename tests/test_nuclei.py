@@ -432,7 +432,7 @@ def test_demo(nucleus, bowl, tmp_path, monkeypatch, capsys):
         trained.append((config, make_dataset().num_images, val_set.num_images, args.epochs))
         return 12.3
 
-    def evaluate_none(model, dataset, args):
+    def evaluate_none(model, dataset, args, report=True):
         truth = evaluate.ground_truth(dataset, dataset.image_ids)
         return evaluate.evaluate_detections(dataset, [], dataset.image_ids, truth=truth)
 

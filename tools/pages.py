@@ -45,7 +45,7 @@ ROOMS = {
         "convert",
         "media",
     ),
-    "Results": ("evaluate", "visualize", "figures", "trace", "inspection"),
+    "Results": ("evaluate", "report", "page", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
     "Large images": ("tiles",),
     "Other runtimes": ("export", "runtime"),

@@ -21,6 +21,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from mrcnn.evaluate import Evaluation
+    from mrcnn.report import Table
     from mrcnn.utils import Dataset
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -356,6 +357,25 @@ def error_table(figures: dict[str, dict[str, Any]]) -> str:
         cells = [f"{row[name]:14d}" for name in ("nuclei", *ERRORS)]
         lines.append(f"{kind:14}" + "".join(cells))
     return "\n".join(lines)
+
+
+def report_tables(figures: dict[str, dict[str, Any]]) -> list[Table]:
+    """The figures of `evaluate` as tables of a page, see `mrcnn.report.write`."""
+    from mrcnn.report import Table
+
+    names = ("images", "nuclei", "score at .5", "score at .75", "score", *ERRORS)
+    rows = [[kind, *(row[name] for name in names)] for kind, row in figures.items()]
+    note = (
+        "An image's score at an IoU of t is TP / (TP + FP + FN), where a nucleus is found if an"
+        " object overlaps it with an IoU above t; score is the mean over .5, .55, … .95. A pixel"
+        " belongs to one object. Behind it what became of the nuclei, and objects that are none."
+    )
+    overall = figures["all"]
+    cards = [
+        ("bowl's metric", overall["score"]),
+        ("bowl's metric at IoU .5", overall["score at .5"]),
+    ]
+    return [Table("The metric of the Data Science Bowl 2018", ("kind", *names), rows, note, cards)]
 
 
 def headline(figures: dict[str, dict[str, Any]]) -> str:

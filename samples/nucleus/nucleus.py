@@ -517,8 +517,9 @@ def _evaluate(
     """`evaluate` of a dataset. Returns COCO's and the bowl's figures."""
     from samples.nucleus import bowl, drawing
 
-    result = commands.evaluate(model, dataset, args)
+    result = commands.evaluate(model, dataset, args, report=False)
     figures = bowl.evaluate(result, dataset)
+    commands.write_report(model, result, dataset, args, bowl.report_tables(figures))
     path = media.write_json(os.path.join(args.output, "bowl.json"), figures)
     picture = os.path.join(args.output, "nuclei.png")
     examples = bowl.examples(list(bowl.labelled(result, dataset)))

@@ -1,0 +1,692 @@
+"""Parts of a page of HTML that is one file: text, tables, curves, pictures, steps through them.
+
+    body = page.section("figures", "Figures", page.table(["", "AP"], [["mask", 0.412]]))
+    page.write("report.html", "Evaluation", body)
+
+The page asks for nothing outside itself, and its Content-Security-Policy forbids it: pictures are
+data URIs, the one script is known by its digest, so that no text can become another. It is
+readable without the script, follows the system's light or dark, and fits a phone. All that is not
+`Safe` is escaped.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import io
+import math
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrcnn import files, utils
+
+# Values that are no characters of HTML.
+_CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
+NOTHING = "–"  # stands for a value that there is none of
+
+
+class Safe(str):
+    """Text that is HTML already."""
+
+
+def escaped(value: Any) -> Safe:
+    """A value as text of a page; `Safe` stays as it is, numbers get three digits."""
+    if isinstance(value, Safe):
+        return value
+    if isinstance(value, (bool, np.bool_)):
+        value = str(bool(value))
+    if value is None:
+        return Safe(NOTHING)
+    if isinstance(value, (float, np.floating)):
+        return Safe(number(float(value)))
+    return Safe(html.escape(_CONTROLS.sub("\ufffd", str(value))))
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number as text; NaN, which is no figure, is a dash."""
+    if math.isnan(value):
+        return NOTHING
+    return f"{value:.{digits}f}"
+
+
+def joined(parts: Iterable[Any]) -> Safe:
+    """Parts one behind the other, what is not `Safe` escaped."""
+    return Safe("\n".join(escaped(part) for part in parts))
+
+
+def element(name: str, content: Any = "", **attributes: Any) -> Safe:
+    """<name attribute="...">content</name>; of attributes `class_` is class, `data_x` data-x.
+
+    An attribute of None is left out, of True it has no value.
+    """
+    texts = [name]
+    for key, value in attributes.items():
+        key = key.rstrip("_").replace("_", "-")
+        if value is True:
+            texts.append(key)
+        elif value is not None and value is not False:
+            texts.append(f'{key}="{escaped(value)}"')
+    return Safe(f"<{' '.join(texts)}>{escaped(content)}</{name}>")
+
+
+def breakable(name: str) -> Safe:
+    """A name that may be broken behind each of its underscores."""
+    return Safe(escaped(name).replace("_", "_<wbr>"))
+
+
+def paragraph(content: Any) -> Safe:
+    """A paragraph of text."""
+    return element("p", content)
+
+
+def section(name: str, title: str, *parts: Any) -> Safe:
+    """A part of the page under a title; `name` is where links lead to."""
+    heading = element("h2", title, id=f"{name}-title")
+    return element("section", joined([heading, *parts]), id=name, aria_labelledby=f"{name}-title")
+
+
+# ---- Tables --------------------------------------------------------------------------------------
+
+
+class Shaded(NamedTuple):
+    """A cell of a table whose ground is the stronger, the larger its share in 0..1 is."""
+
+    value: Any
+    share: float
+
+
+def table(
+    heads: Sequence[Any],
+    rows: Iterable[Sequence[Any]],
+    caption: str = "",
+    sortable: bool = False,
+    class_: str | None = None,
+) -> Safe:
+    """A table; the first cell of each row is its title, numbers stand to the right.
+
+    Args:
+        heads: titles of the columns.
+        rows: of text, `Safe`, numbers, `Shaded` or None.
+        caption: what it shows, read aloud by screen readers.
+        sortable: whether a click on a column's title sorts the rows.
+        class_: of CSS.
+    """
+    rows = list(rows)
+    titles = []
+    for i, head in enumerate(heads):
+        class_name = None
+        if any(_is_number(row[i]) for row in rows):
+            class_name = "number"
+        titles.append(element("th", head, scope="col", class_=class_name))
+    columns = joined(titles)
+    lines = []
+    for title, *values in rows:
+        cells = [element("th", element("bdi", title), scope="row")]
+        cells += [_cell(value) for value in values]
+        lines.append(element("tr", joined(cells)))
+    content = joined(
+        [
+            element("caption", caption),
+            element("thead", element("tr", columns)),
+            element("tbody", joined(lines)),
+        ]
+    )
+    return scrolling(element("table", content, data_sort=sortable, class_=class_), caption)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> Safe:
+    """A cell of a table; what it is sorted by is the number itself."""
+    if isinstance(value, Shaded):
+        return element("td", value.value, class_="heat", style=f"--share:{value.share:.3f}")
+    if isinstance(value, (float, np.floating)):
+        exact = None
+        if not math.isnan(value):
+            exact = repr(float(value))
+        return element("td", value, class_="number", data_value=exact)
+    if _is_number(value):
+        return element("td", f"{value:,}", class_="number", data_value=int(value))
+    return element("td", value)
+
+
+def scrolling(content: Safe, label: str) -> Safe:
+    """Content wider than a phone, which scrolls by itself, by keys too."""
+    return element(
+        "div", content, class_="scroll", tabindex="0", role="region", aria_label=label or "table"
+    )
+
+
+def swatch(color: Sequence[float]) -> Safe:
+    """A small square of a colour (r, g, b) in 0..1, beside the words for what has that colour."""
+    return element("i", "", class_="swatch", style=f"background:{css_color(color)}")
+
+
+def css_color(color: Sequence[float]) -> str:
+    """A colour (r, g, b) in 0..1 as CSS has it."""
+    return "#" + "".join(f"{round(255 * float(part)):02x}" for part in color[:3])
+
+
+# ---- Curves --------------------------------------------------------------------------------------
+
+# Colours of lines, seen on light and on dark, and by most of those who don't tell red from green.
+LINES = ("#2f7fd6", "#e07b1a", "#1f9e77", "#c05fa8", "#8a8f2a", "#d6453d")
+WIDTH = 380
+HEIGHT = 250
+LEFT = 46
+BOTTOM = 36
+TOP = 8
+RIGHT = 10
+MOST_POINTS = 400
+
+
+def ramp(share: float) -> str:
+    """A colour of CSS, from blue over green to orange, seen on light and on dark."""
+    return f"hsl({215 - 190 * share:.0f} 75% 48%)"
+
+
+class Line(NamedTuple):
+    """A line of a chart.
+
+    Attributes:
+        name: in the legend.
+        x, y: [N] numbers; where y is NaN or None the line breaks off.
+        color: of CSS.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[Any]
+    color: str
+
+
+def chart(
+    title: str,
+    lines: Sequence[Line],
+    x_title: str,
+    y_title: str,
+    x_range: tuple[float, float] | None = None,
+    y_range: tuple[float, float] | None = None,
+    whole: bool = False,
+) -> Safe:
+    """Lines over two axes as SVG, with their names below.
+
+    Args:
+        x_range, y_range: None for what the lines need, y from 0 on.
+        whole: whether x counts something, so that its axis has whole numbers alone.
+    """
+    scales = _Scales(
+        _range_of([line.x for line in lines], x_range),
+        _range_of([line.y for line in lines], y_range, from_zero=True),
+    )
+    parts = [element("title", title), scales.grid(whole), scales.titles(x_title, y_title)]
+    for line in lines:
+        parts.append(scales.path(line))
+    drawing = element(
+        "svg",
+        joined(parts),
+        viewBox=f"0 0 {WIDTH} {HEIGHT}",
+        role="img",
+        aria_label=f"{title}: {y_title} over {x_title}",
+    )
+    names = []
+    for line in lines:
+        mark = element("i", "", class_="swatch", style=f"background:{line.color}")
+        names.append(element("li", Safe(mark + escaped(line.name))))
+    legend: Any = ""
+    if len(lines) > 1:
+        legend = element("ul", joined(names), class_="legend")
+    heading = element("figcaption", title)
+    return element("figure", joined([heading, drawing, legend]), class_="chart")
+
+
+def _range_of(
+    values: Iterable[Sequence[Any]],
+    given: tuple[float, float] | None,
+    from_zero: bool = False,
+) -> tuple[float, float]:
+    """The range of an axis, never empty."""
+    if given is not None:
+        return given
+    known = [float(v) for row in values for v in row if _is_known(v)]
+    low = min(known, default=0.0)
+    high = max(known, default=1.0)
+    if from_zero:
+        low = min(low, 0.0)
+    if not high > low:
+        high = low + 1
+    if from_zero:
+        high += (high - low) / 20  # or a point on the edge would be cut
+    return low, high
+
+
+def _is_known(value: Any) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers of an axis, `most` at most or one more."""
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    for factor in (1, 2, 5, 10):
+        if (high - low) / (factor * step) <= most:
+            step *= factor
+            break
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
+
+
+class _Scales:
+    """Where numbers lie on a chart.
+
+    Args:
+        x, y: (low, high) of the axes.
+    """
+
+    def __init__(self, x: tuple[float, float], y: tuple[float, float]):
+        self.x = x
+        self.y = y
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        """(x, y) in the drawing's units."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        width = WIDTH - LEFT - RIGHT
+        height = HEIGHT - TOP - BOTTOM
+        return LEFT + across * width, TOP + (1 - up) * height
+
+    def grid(self, whole: bool) -> Safe:
+        """Lines and numbers of both axes, of x whole ones if wanted."""
+        parts = []
+        for value in ticks(*self.y):
+            _, y = self.place(self.x[0], value)
+            parts.append(_straight(LEFT, y, WIDTH - RIGHT, y))
+            parts.append(_text(LEFT - 5, y + 3.5, f"{value:.6g}", "end"))
+        for value in ticks(*self.x):
+            if whole and abs(value - round(value)) > 1e-9:
+                continue
+            x, _ = self.place(value, self.y[0])
+            parts.append(_straight(x, TOP, x, HEIGHT - BOTTOM))
+            parts.append(_text(x, HEIGHT - BOTTOM + 14, f"{value:.6g}", "middle"))
+        return joined(parts)
+
+    def titles(self, x_title: str, y_title: str) -> Safe:
+        """The names of the axes."""
+        middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
+        turned = f"rotate(-90 9 {middle:g})"
+        return joined(
+            [
+                _text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 4, x_title, "middle"),
+                _text(9, middle, y_title, "middle", transform=turned),
+            ]
+        )
+
+    def path(self, line: Line) -> Safe:
+        """A line, a point where it has no neighbour."""
+        pieces: list[list[tuple[float, float]]] = [[]]
+        for x, y in _thinned(line):
+            if not _is_known(y):
+                pieces.append([])
+            else:
+                low, high = self.y
+                pieces[-1].append(self.place(x, min(max(y, low), high)))
+        parts = []
+        for piece in pieces:
+            places = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
+            if len(piece) == 1:
+                x, y = piece[0]
+                parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.color}"/>')
+            elif piece:
+                parts.append(f'<polyline points="{places}" stroke="{line.color}"/>')
+        return Safe("".join(parts))
+
+
+def _thinned(line: Line) -> list[tuple[float, Any]]:
+    """The points of a line, of a long one every n-th and the last."""
+    points = list(zip(line.x, line.y))
+    step = -(-len(points) // MOST_POINTS)
+    if step < 2:
+        return points
+    chosen = points[::step]
+    if chosen[-1] != points[-1]:
+        chosen.append(points[-1])
+    return chosen
+
+
+def _straight(x1: float, y1: float, x2: float, y2: float) -> Safe:
+    return Safe(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
+
+
+def _text(x: float, y: float, text: str, anchor: str, transform: str | None = None) -> Safe:
+    return element(
+        "text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, transform=transform
+    )
+
+
+def charts(parts: Sequence[Safe]) -> Safe:
+    """Charts beside each other, as many as there is room for."""
+    return element("div", joined(parts), class_="charts")
+
+
+def sparkline(values: Sequence[float]) -> Safe:
+    """A small curve of values in 0..1, without axes; what it says is in words elsewhere."""
+    places = []
+    for i, value in enumerate(values):
+        places.append(f"{80 * i / max(len(values) - 1, 1):.1f},{22 - 20 * value:.1f}")
+    line = Safe(f'<polyline points="{" ".join(places)}" stroke="{LINES[0]}"/>')
+    return element("svg", line, viewBox="0 0 80 24", class_="spark", aria_hidden="true")
+
+
+# ---- Pictures ------------------------------------------------------------------------------------
+
+
+def fitting(shape: Sequence[int], side: int, most_zoom: float = 4) -> tuple[int, int]:
+    """(height, width) of a picture whose longer side is `side`, at most so many times as large."""
+    factor = min(side / max(shape[:2]), most_zoom)
+    return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
+
+
+def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An image [H, W, 3] uint8 in another size (height, width)."""
+    from PIL import Image
+
+    height, width = size
+    if image.shape[:2] == (height, width):
+        return image
+    how = Image.Resampling.BICUBIC
+    if height < image.shape[0]:
+        how = Image.Resampling.BOX
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return np.array(picture.resize((width, height), how, reducing_gap=2.0))
+
+
+def data_uri(image: np.ndarray, quality: int = 85) -> str:
+    """An image [H, W, 3] uint8 as the address of a WebP; JPEG where Pillow has none."""
+    from PIL import Image, features
+
+    kind = "jpeg"
+    if features.check("webp"):
+        kind = "webp"
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, quality=quality)
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def picture(uri: str, size: Sequence[int], alt: str, caption: Any = "") -> Safe:
+    """A picture with words for those who don't see it, and some below it.
+
+    Args:
+        uri: of `data_uri`.
+        size: (height, width), that nothing moves while it is decoded.
+    """
+    shown = element(
+        "img",
+        src=uri,
+        alt=alt,
+        height=int(size[0]),
+        width=int(size[1]),
+        loading="lazy",
+        decoding="async",
+    )
+    shown = Safe(shown.removesuffix("</img>"))
+    words: Any = ""
+    if caption:
+        words = element("figcaption", caption)
+    return element("figure", joined([shown, words]))
+
+
+class Step(NamedTuple):
+    """A part of `steps`: its name in the list, its heading, its content."""
+
+    name: str
+    title: Any
+    content: Safe
+
+
+def steps(label: str, parts: Sequence[Step]) -> Safe:
+    """Parts of which the script shows one at a time: by buttons, arrow keys, a list, swiping.
+
+    Args:
+        label: what they are, such as "Worst images".
+        parts: without the script they stand below each other.
+    """
+    options = []
+    articles = []
+    for i, part in enumerate(parts):
+        options.append(element("option", f"{i + 1}. {part.name}", value=i))
+        heading = element("h3", part.title)
+        articles.append(
+            element("article", joined([heading, part.content]), id=f"step-{i + 1}", tabindex="-1")
+        )
+    bar = joined(
+        [
+            element("button", "‹ Previous", type="button", data_by="-1"),
+            element("output", f"1 of {len(parts)}"),
+            element("button", "Next ›", type="button", data_by="1"),
+            element("select", joined(options), aria_label=f"{label}: go to"),
+            element("span", "or the keys ← and →", class_="hint"),
+        ]
+    )
+    content = joined([element("div", bar, class_="bar", hidden=True), *articles])
+    return element("div", content, class_="steps", role="group", aria_label=label)
+
+
+# ---- The page ------------------------------------------------------------------------------------
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #fff; --card: #f4f5f7; --ink: #1b1f24; --soft: #57606a;
+  --edge: #d0d5db; --accent: #0b5fb8; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --card: #1f2429; --ink: #e8eaed;
+  --soft: #a3abb4; --edge: #3a424b; --accent: #7db7ff; } }
+* { box-sizing: border-box; }
+body { margin: 0 auto; padding: 1rem clamp(.8rem, 3vw, 2.5rem) 4rem; max-width: 84rem;
+  background: var(--ground); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.7rem; line-height: 1.2; margin: .5rem 0; }
+h2 { font-size: 1.25rem; margin: 2.5rem 0 .6rem; padding-top: .6rem;
+  border-top: 1px solid var(--edge); }
+h3 { font-size: 1rem; margin: .6rem 0; }
+p { max-width: 60rem; margin: .5rem 0; }
+a { color: var(--accent); }
+nav ul, .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; padding: 0; margin: .6rem 0;
+  list-style: none; }
+nav a { display: inline-block; padding: .35rem 0; }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+.soft, .hint, caption, figcaption { color: var(--soft); font-size: .9rem; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(7.5rem, 1fr)); gap: .6rem;
+  margin: 1rem 0; padding: 0; list-style: none; }
+.cards li { background: var(--card); border-radius: .5rem; padding: .6rem .8rem; }
+.cards b { display: block; font-size: 1.5rem; line-height: 1.2;
+  font-variant-numeric: tabular-nums; }
+.cards span { color: var(--soft); font-size: .85rem; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding: .2rem 0 .4rem; }
+th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--edge); text-align: left;
+  overflow-wrap: break-word; }
+td.number, thead th { white-space: nowrap; }
+td:not(.number, .heat) { min-width: 8rem; }
+th[scope=row] { font-weight: 500; min-width: 6rem; max-width: min(22rem, 50vw); }
+td.number, thead th.number { text-align: right; }
+th button { all: unset; cursor: pointer; }
+th button:focus-visible { outline: 3px solid var(--accent); }
+th button::after { content: " ↕"; color: var(--soft); }
+th[aria-sort=ascending] button::after { content: " ↑"; color: inherit; }
+th[aria-sort=descending] button::after { content: " ↓"; color: inherit; }
+td.heat { text-align: center; min-width: 2.4rem; color: var(--ink);
+  background: color-mix(in srgb, var(--accent) calc(var(--share) * 45%), var(--ground)); }
+table.matrix td, table.matrix th { padding: .2rem .4rem; }
+table.matrix thead th { vertical-align: bottom; max-width: 9rem; white-space: normal; }
+.swatch { display: inline-block; width: .8em; height: .8em; margin-right: .4em; border-radius: .2em;
+  border: 1px solid var(--edge); }
+.charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr));
+  gap: 1.2rem; }
+figure { margin: 0; }
+.chart { background: var(--card); border-radius: .5rem; padding: .7rem; max-width: 34rem; }
+.chart svg { display: block; width: 100%; height: auto; }
+.chart figcaption { color: var(--ink); font-weight: 600; }
+.legend { font-size: .8rem; gap: .1rem .8rem; margin: .3rem 0 0; }
+svg text { font-size: 11px; fill: var(--soft); }
+svg line { stroke: var(--edge); stroke-width: 1; }
+svg polyline { fill: none; stroke-width: 1.8; stroke-linejoin: round; }
+svg.spark { width: 80px; height: 24px; display: block; }
+.stack { display: flex; height: 1.6rem; border-radius: .4rem; overflow: hidden; margin: .5rem 0;
+  border: 1px solid var(--edge); }
+.stack i { flex: var(--count) 1 0; min-width: 0; }
+.bar { display: flex; flex-wrap: wrap; align-items: center; gap: .6rem; margin: .6rem 0; }
+.bar[hidden] { display: none; }
+.bar button, .bar select { font: inherit; color: inherit; background: var(--card);
+  min-height: 2.75rem; border: 1px solid var(--edge); border-radius: .5rem; padding: .4rem 1rem;
+  max-width: 100%; }
+.bar button { cursor: pointer; }
+.bar output { min-width: 5.5em; text-align: center; font-variant-numeric: tabular-nums; }
+@media (pointer: coarse) { .hint { display: none; } }
+@media (max-width: 40rem) { .bar select { flex: 1 1 100%; } }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 17rem), 1fr));
+  gap: .8rem; align-items: start; }
+.pair img { display: block; width: 100%; height: auto; max-height: 85vh; object-fit: contain;
+  background: #000; border-radius: .3rem; }
+article:focus { outline: none; }
+details { margin: .5rem 0; }
+@media print { .bar { display: none; } article[hidden] { display: block; } }
+"""
+
+SCRIPT = """
+"use strict";
+for (const viewer of document.querySelectorAll(".steps")) {
+  const articles = [...viewer.querySelectorAll("article")];
+  const bar = viewer.querySelector(".bar");
+  const choice = bar.querySelector("select");
+  const place = bar.querySelector("output");
+  let now = 0;
+  const show = (wanted) => {
+    now = (wanted + articles.length) % articles.length;
+    articles.forEach((article, i) => { article.hidden = i !== now; });
+    choice.value = String(now);
+    place.textContent = `${now + 1} of ${articles.length}`;
+  };
+  const follow = () => {
+    const wanted = articles.findIndex((article) => "#" + article.id === location.hash);
+    show(Math.max(wanted, 0));
+  };
+  for (const button of bar.querySelectorAll("button")) {
+    button.addEventListener("click", () => show(now + Number(button.dataset.by)));
+  }
+  choice.addEventListener("change", () => show(Number(choice.value)));
+  addEventListener("hashchange", follow);
+  addEventListener("keydown", (event) => {
+    if (event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    if (event.target.closest("select, input, textarea, .scroll")) return;
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (by) { event.preventDefault(); show(now + by); }
+  });
+  let start = null;
+  viewer.addEventListener("touchstart", (event) => {
+    start = null;
+    if (event.touches.length === 1 && !event.target.closest(".bar")) start = event.touches[0];
+  }, { passive: true });
+  viewer.addEventListener("touchend", (event) => {
+    if (!start) return;
+    const across = event.changedTouches[0].clientX - start.clientX;
+    const down = event.changedTouches[0].clientY - start.clientY;
+    const isSwipe = Math.abs(across) > 60 && Math.abs(across) > 2 * Math.abs(down);
+    if (isSwipe) show(now - Math.sign(across));
+  });
+  bar.hidden = false;
+  follow();
+}
+for (const table of document.querySelectorAll("table[data-sort]")) {
+  const body = table.tBodies[0];
+  const heads = [...table.tHead.rows[0].cells];
+  if (body.rows.length < 2) continue;
+  heads.forEach((head, column) => {
+    if (!head.textContent.trim()) return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = head.textContent;
+    head.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") === "ascending";
+      heads.forEach((other) => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "descending" : "ascending");
+      const sign = up ? -1 : 1;
+      const known = (cell) => cell.dataset.value !== undefined || !cell.matches(".number");
+      const compare = (a, b) => {
+        if (!known(a) || !known(b)) return known(b) - known(a);
+        if (a.dataset.value !== undefined) return sign * (a.dataset.value - b.dataset.value);
+        return sign * a.textContent.localeCompare(b.textContent, undefined, { numeric: true });
+      };
+      const rows = [...body.rows];
+      rows.sort((a, b) => compare(a.cells[column], b.cells[column]));
+      body.append(...rows);
+    });
+  });
+}
+"""
+
+
+def document(title: str, body: Safe) -> str:
+    """The whole text of a page."""
+    digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    policy = (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
+        f" script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            '<meta charset="utf-8">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta name="referrer" content="no-referrer">',
+            '<link rel="icon" href="data:,">',
+            element("title", title),
+            f"<style>{STYLE}</style>",
+            "</head>",
+            "<body>",
+            body,
+            f"<script>{SCRIPT}</script>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def contents(parts: Sequence[tuple[str, str]]) -> Safe:
+    """Links to the sections: [(name, title)]."""
+    links = [element("li", element("a", title, href=f"#{name}")) for name, title in parts]
+    return element("nav", element("ul", joined(links)), aria_label="Sections")
+
+
+def write(path: files.PathLike, title: str, body: Safe) -> str:
+    """Writes a page, whole or not at all. Returns the path.
+
+    Raises:
+        OSError: it can't be written; the message names it.
+    """
+    content = document(title, body).encode("utf-8", "backslashreplace")
+    with files.atomic(path) as temporary:
+        pathlib.Path(temporary).write_bytes(content)
+    return str(path)
+
+
+def shown_image(image: np.ndarray, percentiles: Sequence[float] = (), gamma: float = 1.0) -> Any:
+    """An image of any kind as [H, W, 3] uint8, with the contrast that the network sees.
+
+    Args:
+        image: see `utils.as_rgb`.
+        percentiles, gamma: IMAGE_PERCENTILES and IMAGE_GAMMA of the config.
+    """
+    if len(percentiles):
+        image = utils.stretched(image, percentiles, gamma)
+    return utils.as_rgb(image)
