@@ -8,6 +8,7 @@ weights that are loaded or set later are used at once.
 """
 
 import contextlib
+import functools
 import math
 from typing import Any
 
@@ -272,6 +273,26 @@ def _runs_onednn():
         return False
 
 
+def _fuses_batch_norm():
+    """Whether a convolution with batch norm is as fast as one with a bias.
+
+    By oneDNN without AVX-512, which is on where a program asks for it, it takes 10 to 30 times as
+    long.
+    """
+    return _has_avx512() or not _runs_onednn()
+
+
+@functools.cache
+def _has_avx512():
+    """Whether the processor has AVX-512; False where numpy can't tell."""
+    try:
+        # No public function says it.
+        from numpy._core._multiarray_umath import __cpu_features__ as features
+    except ImportError:
+        return False
+    return bool(features.get("AVX512F"))
+
+
 def _add_bias(x, bias):
     if keras.backend.backend() != "tensorflow":
         return x + bias
@@ -397,8 +418,9 @@ class Rewriter:
         # of a convolution with a bias, not of one with batch norm.
         kernel_size = inner(conv).kernel_size
         widens = kernel_size == (1, 1) and inner(conv).filters > inner(conv).kernel.shape[-2]
+        is_bias_faster = widens or not _fuses_batch_norm()
         kind = CPUConv
-        if self.training or widens or not _on_cpu(policy):
+        if self.training or not _on_cpu(policy) or (norm is not None and is_bias_faster):
             kind = FoldedConv
         name = f"{conv.name}_folded"
         if norm is not None:

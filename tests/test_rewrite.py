@@ -295,9 +295,25 @@ def _networks(x):
     )
 
 
-@pytest.mark.parametrize("training", [False, True])
-def test_any_network_is_the_same_when_folded(training, monkeypatch):
+def test_batch_norm_is_a_bias_for_onednn_without_avx512(monkeypatch):
+    """oneDNN takes 10 to 30 times as long for a convolution that batch norm is a part of there."""
+    x = KL.Input((None, None, 8))
+    y = KL.BatchNormalization(name="norm")(KL.Conv2D(16, 3, name="conv")(x))
+    for onednn in (False, True):
+        for avx512 in (False, True):
+            monkeypatch.setattr(rewrite, "_runs_onednn", lambda onednn=onednn: onednn)
+            monkeypatch.setattr(rewrite, "_has_avx512", lambda avx512=avx512: avx512)
+            kind = type(rewrite.fold_batch_norm(keras.Model(x, y)).layers[-1])
+            if onednn and not avx512:
+                assert kind is rewrite.FoldedConv
+            elif rewrite._on_cpu(keras.DTypePolicy("float32")):
+                assert kind is rewrite.CPUConv
+
+
+@pytest.mark.parametrize("training, avx512", [(False, True), (True, True), (False, False)])
+def test_any_network_is_the_same_when_folded(training, avx512, monkeypatch):
     monkeypatch.setattr(rewrite, "_runs_onednn", lambda: True)
+    monkeypatch.setattr(rewrite, "_has_avx512", lambda: avx512)
     x = KL.Input((7, 5, 8))
     for what, outputs in _networks(x):
         try:
