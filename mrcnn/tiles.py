@@ -603,6 +603,13 @@ class TiffImage:
         """
         pages: list = [self._file.pages[0]]
         series = self._file.series[0]
+        if series.axes == "QYX" and utils.pages_are_bands(series):  # without a word on its axes
+            if series.shape[0] not in (3, 4):
+                raise ValueError(
+                    f"{self.path}: expected pages that are bands. Received: {series.shape[0]} pages"
+                    f" that are rows of an image of {series.shape[2]} bands"
+                )
+            pages = list(series.pages)[:3]
         if pages[0].samplesperpixel == 1 and "C" in series.axes[:-2] and len(series.pages) > 1:
             axis = series.axes.index("C")
             step = math.prod(series.shape[axis + 1 : -2])  # pages from a channel to the next
@@ -628,7 +635,9 @@ class TiffImage:
         What compresses it may need a package that tifffile names.
         """
         kind = getattr(page.photometric, "name", str(page.photometric))
-        if kind not in ("MINISBLACK", "RGB", "YCBCR"):
+        # What decodes JPEG makes RGB of YCbCr; nothing does of other such files.
+        is_jpeg = getattr(page.compression, "name", "") == "JPEG"
+        if kind not in ("MINISBLACK", "RGB") and not (kind == "YCBCR" and is_jpeg):
             raise ValueError(f"{self.path}: expected gray or RGB. Received: a TIFF of {kind}")
         if int(page.tags.valueof("Orientation", 1)) != 1:
             raise ValueError(f"{self.path}: expected a TIFF that isn't turned (Orientation 1)")

@@ -699,7 +699,7 @@ def _layout_of_tiff(file):
     kind = getattr(page.photometric, "name", "")
     bits = page.bitspersample
     source = page
-    if len(file.pages) > 1 and _pages_are_bands(file.series[0]):
+    if len(file.pages) > 1 and pages_are_bands(file.series[0]):
         source = file.series[0]
     elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
         return None
@@ -751,7 +751,7 @@ def _is_for_tifffile(kind, bits, bands):
     return kind in ("LOGL", "LOGLUV")
 
 
-def _pages_are_bands(series):
+def pages_are_bands(series: Any) -> bool:
     """Whether the pages of a TIFF are the bands, or the rows, of one image.
 
     So they are where the file says so, and where an array [H, W, bands] or [3, H, W] was written
