@@ -611,18 +611,18 @@ class TiffImage:
                 )
             pages = list(series.pages)[:3]
         if pages[0].samplesperpixel == 1 and "C" in series.axes[:-2] and len(series.pages) > 1:
-            axis = series.axes.index("C")
-            step = math.prod(series.shape[axis + 1 : -2])  # pages from a channel to the next
-            count = min(3, series.shape[axis])
             every = list(series.pages)
-            if len(every) <= (count - 1) * step:
+            numbers = utils.channels_of_stack(series)
+            if not numbers and series.shape[series.axes.index("C")] > 1:
                 raise ValueError(
                     f"{self.path}: expected a page for each of {series.axes[:-2]}"
                     f" {series.shape[:-2]}. Received: {len(every)} pages"
                 )
-            pages = [every[number * step] for number in range(count)]
+            pages = [every[number] for number in numbers[:3]] or pages
             if any(page is None for page in pages):
-                raise ValueError(f"{self.path}: expected {count} channels. Received: one without")
+                raise ValueError(
+                    f"{self.path}: expected {len(pages)} channels. Received: one without"
+                )
         for number, page in enumerate(pages):
             pages[number] = getattr(page, "aspage", lambda page=page: page)()
         if any(page.dtype is None for page in pages):

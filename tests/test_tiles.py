@@ -363,6 +363,9 @@ def test_channels_of_a_stack(tmp_path, axes):
     with tiles.TiffImage(path) as image:
         assert image.shape == (20, 30, 3)
         assert image.window(2, 3, 4, 5).reshape(-1, 3).tolist() == [[1, 21, 41]] * 4
+    assert utils.image_sizes(path) == ((20, 30), (20, 30))
+    whole = utils.read_image(path)  # it was the first channel alone, in gray
+    assert whole.shape == (20, 30, 3) and (whole == [1, 21, 41]).all()
 
 
 def test_alpha_has_no_part_in_the_range(tmp_path):
