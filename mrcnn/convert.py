@@ -150,6 +150,8 @@ def check_options(target: str, shapes: str = "keep", tolerance: float = 0.0) -> 
 def _check_output(target: str, output: Any, overwrite: bool) -> None:
     """FileExistsError where writing would mix with, or replace, what is there."""
     path = pathlib.Path(output)
+    if path.suffix.lower() == ".json" and not _is_json(target, path):
+        raise ValueError(f"the output of {target} is a folder. Received: {path}")
     if overwrite:
         return
     if _is_json(target, path):

@@ -869,3 +869,10 @@ def test_what_is_written_is_found_again(tmp_path, target, name):
     convert.convert(tmp_path / "in" / "a.json", target, tmp_path / "out")
     (image,) = annotations.read(tmp_path / "out").images
     assert image.masks()[6:24, 11:29].all()
+
+
+def test_output_that_looks_like_a_file(tmp_path):
+    """It became a folder of that name."""
+    path = coco_file(tmp_path / "in")
+    with pytest.raises(ValueError, match="the output of labelme is a folder. Received: .*x.json"):
+        convert.convert(path, "labelme", tmp_path / "x.json")
