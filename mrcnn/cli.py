@@ -529,6 +529,11 @@ def _sets(args: argparse.Namespace) -> tuple[Annotations, Annotations]:
     if smaller is not None:
         _warn_of_shared_images(larger, smaller)
         return larger, smaller
+    if len(larger.images) < 2:
+        raise _UsageError(
+            f"{larger.path} has one image with objects, of which no share can be held out; --val"
+            " names another set, evaluate --subset=all takes it whole"
+        )
     return larger.split(SHARE)
 
 
