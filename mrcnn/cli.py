@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from mrcnn.annotations import Annotations
     from mrcnn.config import Config
 
+logger = logging.getLogger(__name__)
+
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
@@ -525,8 +527,28 @@ def _sets(args: argparse.Namespace) -> tuple[Annotations, Annotations]:
         if smaller is not None and not args.val:
             larger = _without(larger, smaller, args)
     if smaller is not None:
+        _warn_of_shared_images(larger, smaller)
         return larger, smaller
+    if len(larger.images) < 2:
+        raise _UsageError(
+            f"{larger.path} has one image with objects, of which no share can be held out; --val"
+            " names another set, evaluate --subset=all takes it whole"
+        )
     return larger.split(SHARE)
+
+
+def _warn_of_shared_images(larger: Annotations, smaller: Annotations) -> None:
+    """Says which images are trained on and validated on too: the figures praise the network."""
+    known = {os.path.realpath(image.path) for image in larger.images if not image.embedded}
+    shared = [image.name for image in smaller.images if os.path.realpath(image.path) in known]
+    if shared:
+        logger.warning(
+            "%s: %d of %d images to validate on are trained on too: %s",
+            smaller.path,
+            len(shared),
+            len(smaller.images),
+            files.several(shared),
+        )
 
 
 def _own_validation_set(args: argparse.Namespace) -> Annotations | None:

@@ -23,6 +23,7 @@ import re
 import shutil
 import sys
 import time
+import unicodedata
 import urllib.parse
 import warnings
 import zipfile
@@ -591,13 +592,15 @@ def _named(item: dict) -> str:
 
 
 def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
-    """Gives categories their names as text; ValueError for one without."""
+    """Gives categories their names as text, as the other formats' (`annotations`) are: without
+    spaces around them, an accent in one sign with its letter. ValueError for one without.
+    """
     lacking = []
     for number, category in categories.items():
         name = category.get("name")
         if name is None or not str(name).strip():
             lacking.append(number)
-        category["name"] = str(name)
+        category["name"] = unicodedata.normalize("NFC", str(name)).strip()
     if lacking:
         raise ValueError(
             f"{path}: categories have a name. Received: none for id {files.several(lacking)}"
@@ -687,7 +690,10 @@ def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, A
     number = _known_id(value, categories, by_number)
     if number is not None:
         return number
-    named = [key for key, category in categories.items() if category["name"] == value]
+    if not isinstance(value, str):
+        return None
+    name = unicodedata.normalize("NFC", value).strip()
+    named = [key for key, category in categories.items() if category["name"] == name]
     if len(named) == 1:
         return named[0]
     return None

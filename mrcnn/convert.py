@@ -150,6 +150,8 @@ def check_options(target: str, shapes: str = "keep", tolerance: float = 0.0) -> 
 def _check_output(target: str, output: Any, overwrite: bool) -> None:
     """FileExistsError where writing would mix with, or replace, what is there."""
     path = pathlib.Path(output)
+    if path.suffix.lower() == ".json" and not _is_json(target, path):
+        raise ValueError(f"the output of {target} is a folder. Received: {path}")
     if overwrite:
         return
     if _is_json(target, path):
@@ -218,9 +220,13 @@ def _plain_name(name: str) -> str:
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if is_outside or ".." in parts or not parts:
         parts = parts[-1:] or ["image"]
-    # The folder of images is the target's to choose.
-    folders = [part for part in parts[:-1] if part.lower() != "images"]
-    return "/".join([*folders, parts[-1]])
+    # The folder of images is the target's to choose; in one of masks none would be looked for, and
+    # hidden ones are no images.
+    folders = [part.lstrip(".") for part in parts[:-1] if part.lower() != "images"]
+    folders = [
+        part for part in folders if part and not files.NO_PHOTOGRAPHS.fullmatch(part.lower())
+    ]
+    return "/".join([*folders, parts[-1].lstrip(".") or "image"])
 
 
 def target_names(images: Sequence[AnnotatedImage], flat: bool = False) -> list[str]:

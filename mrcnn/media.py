@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import glob
 import io
 import json
@@ -186,7 +187,7 @@ def find_files(source: Source) -> list[pathlib.Path]:
         if not files:
             raise FileNotFoundError(f"No files in the folder {source}{hint}")
         if below:
-            logger.warning("%s: %d files%s", source, len(files), hint)
+            _say_once(f"{source}: {len(files)} files{hint}")
         return files
     if os.path.lexists(path):
         return [path]
@@ -197,6 +198,12 @@ def find_files(source: Source) -> list[pathlib.Path]:
             f"No file, folder or glob that matches anything. Received: {source}"
         )
     return _each_once(files)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    """Logs a warning, once in a process: a command looks for its files several times."""
+    logger.warning("%s", text)
 
 
 def _each_once(files: list[pathlib.Path]) -> list[pathlib.Path]:

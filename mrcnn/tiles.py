@@ -603,19 +603,26 @@ class TiffImage:
         """
         pages: list = [self._file.pages[0]]
         series = self._file.series[0]
+        if series.axes == "QYX" and utils.pages_are_bands(series):  # without a word on its axes
+            if series.shape[0] not in (3, 4):
+                raise ValueError(
+                    f"{self.path}: expected pages that are bands. Received: {series.shape[0]} pages"
+                    f" that are rows of an image of {series.shape[2]} bands"
+                )
+            pages = list(series.pages)[:3]
         if pages[0].samplesperpixel == 1 and "C" in series.axes[:-2] and len(series.pages) > 1:
-            axis = series.axes.index("C")
-            step = math.prod(series.shape[axis + 1 : -2])  # pages from a channel to the next
-            count = min(3, series.shape[axis])
             every = list(series.pages)
-            if len(every) <= (count - 1) * step:
+            numbers = utils.channels_of_stack(series)
+            if not numbers and series.shape[series.axes.index("C")] > 1:
                 raise ValueError(
                     f"{self.path}: expected a page for each of {series.axes[:-2]}"
                     f" {series.shape[:-2]}. Received: {len(every)} pages"
                 )
-            pages = [every[number * step] for number in range(count)]
+            pages = [every[number] for number in numbers[:3]] or pages
             if any(page is None for page in pages):
-                raise ValueError(f"{self.path}: expected {count} channels. Received: one without")
+                raise ValueError(
+                    f"{self.path}: expected {len(pages)} channels. Received: one without"
+                )
         for number, page in enumerate(pages):
             pages[number] = getattr(page, "aspage", lambda page=page: page)()
         if any(page.dtype is None for page in pages):
@@ -628,7 +635,9 @@ class TiffImage:
         What compresses it may need a package that tifffile names.
         """
         kind = getattr(page.photometric, "name", str(page.photometric))
-        if kind not in ("MINISBLACK", "RGB", "YCBCR"):
+        # What decodes JPEG makes RGB of YCbCr; nothing does of other such files.
+        is_jpeg = getattr(page.compression, "name", "") == "JPEG"
+        if kind not in ("MINISBLACK", "RGB") and not (kind == "YCBCR" and is_jpeg):
             raise ValueError(f"{self.path}: expected gray or RGB. Received: a TIFF of {kind}")
         if int(page.tags.valueof("Orientation", 1)) != 1:
             raise ValueError(f"{self.path}: expected a TIFF that isn't turned (Orientation 1)")

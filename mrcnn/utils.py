@@ -699,8 +699,13 @@ def _layout_of_tiff(file):
     kind = getattr(page.photometric, "name", "")
     bits = page.bitspersample
     source = page
-    if len(file.pages) > 1 and _pages_are_bands(file.series[0]):
+    channels = []
+    if len(file.pages) > 1:
+        channels = channels_of_stack(file.series[0])
+    if len(file.pages) > 1 and pages_are_bands(file.series[0]):
         source = file.series[0]
+    elif channels and page.samplesperpixel == 1:
+        source = _Channels([file.series[0].pages[number] for number in channels])
     elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
         return None
     axis = _axis_of_bands(source)
@@ -751,7 +756,7 @@ def _is_for_tifffile(kind, bits, bands):
     return kind in ("LOGL", "LOGLUV")
 
 
-def _pages_are_bands(series):
+def pages_are_bands(series: Any) -> bool:
     """Whether the pages of a TIFF are the bands, or the rows, of one image.
 
     So they are where the file says so, and where an array [H, W, bands] or [3, H, W] was written
@@ -765,6 +770,36 @@ def _pages_are_bands(series):
         return False
     first, middle, last = series.shape
     return first in (3, 4) or last <= min(16, first, middle)
+
+
+def channels_of_stack(series: Any) -> list[int]:
+    """Numbers of the pages of a TIFF's series that are the channels of its first image.
+
+    Of a stack, such as z and time of a microscope, the first image counts, in all its channels.
+    None for a series without channels, or with too few pages for them.
+    """
+    if "C" not in series.axes[:-2] or series.axes[-2:] != "YX":
+        return []
+    axis = series.axes.index("C")
+    step = math.prod(series.shape[axis + 1 : -2])  # pages from a channel to the next
+    numbers = [number * step for number in range(series.shape[axis])]
+    if len(numbers) < 2 or numbers[-1] >= len(series.pages):
+        return []
+    return numbers
+
+
+class _Channels:
+    """Pages of a TIFF as the bands of one image, with what of a series of pages is asked for."""
+
+    def __init__(self, pages):
+        self.pages = pages
+        self.axes = "CYX"
+        self.shape = (len(pages), *pages[0].shape)
+        self.ndim = 3
+
+    def asarray(self):
+        """[bands, H, W]."""
+        return np.stack([page.asarray() for page in self.pages])
 
 
 def _axis_of_bands(source):

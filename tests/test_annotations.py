@@ -935,7 +935,9 @@ def test_via_in_a_sub_folder(folder):
     assert names_of(annotations.read(folder)) == ["b.png"]
     os.remove(folder / "via.json")
     shutil.copytree(folder / "train", folder / "val")
-    with pytest.raises(AnnotationError, match="train/via_export_json.json, val/via_export_json"):
+    assert names_of(annotations.read(folder)) == ["train/a.jpg", "val/a.jpg"]
+    (folder / "val").rename(folder / "more")
+    with pytest.raises(AnnotationError, match="more/via_export_json.json, train/via_export_json"):
         annotations.read(folder)
 
 

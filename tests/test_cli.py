@@ -322,6 +322,25 @@ def test_subsets_of_datasets(here, layout):
     assert sets_of(f"--dataset={here}") == expected
 
 
+@pytest.mark.parametrize("command", ("train --weights=none", "evaluate --weights=coco"))
+def test_one_image_is_no_two_sets(here, capsys, command):
+    coco_json(here / "labels.json", ["a.png"])
+    picture(here / "a.png")
+    code, _, err = run(capsys, *command.split(), f"--dataset={here}")
+    assert code == cli.USAGE and "labels.json has one image with objects" in err
+    assert "--subset=all takes it whole" in err and err.count("\n") == 1
+
+
+def test_images_in_both_sets_are_named(here, caplog):
+    """Files of a split that was made anew overlap: the figures would be those of training images."""
+    for subset, names in (("train", ["a.png", "b.png"]), ("val", ["b.png", "c.png"])):
+        coco_json(here / f"{subset}.json", names)
+        for name in names:
+            picture(here / "images" / name)
+    assert sets_of(f"--dataset={here}") == [["a.png", "b.png"], ["b.png", "c.png"]]
+    assert "val.json: 1 of 2 images to validate on are trained on too: b.png" in caplog.text
+
+
 def test_without_a_validation_set_a_share_is_held_out(here):
     names = [f"{i}.png" for i in range(20)]
     coco_json(here / "one" / "a.json", names)

@@ -902,6 +902,20 @@ def test_what_is_there_twice(folder, caplog):
         load(folder)
 
 
+def test_names_of_categories_are_plain(folder):
+    """As in the other formats: without spaces around them, an accent in one sign."""
+
+    def rename(data):
+        data["categories"][0]["name"] = " cafe\u0301 "
+        data["annotations"][0]["category_id"] = "cafe\u0301"
+
+    expected = load(folder)
+    edit(folder, rename)
+    dataset = load(folder)
+    assert dataset.class_names[1] == "caf\u00e9"
+    assert dataset.load_mask(0)[1].tolist() == expected.load_mask(0)[1].tolist()
+
+
 def test_one_file_of_several_images(folder, caplog):
     """Each image would teach that the other's objects are background: it is said."""
 

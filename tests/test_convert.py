@@ -852,3 +852,27 @@ def test_what_a_json_loses_is_counted(tmp_path):
     report = convert.convert(path, "coco", tmp_path / "out")
     assert report.objects == 3 and report.losses[convert.UNREAD] == 2
     assert "nothing is lost" not in report.text()
+
+
+@pytest.mark.parametrize("target", ("coco", "yolo", "via", "labelme", "masks", "labels"))
+@pytest.mark.parametrize("name", ("labels/a.png", "masks/a.png", ".hidden/.a.png", "images/a.png"))
+def test_what_is_written_is_found_again(tmp_path, target, name):
+    """No reader looks for photographs in folders of labels, or for hidden ones."""
+    pictures(tmp_path / "in", name)
+    size = {"height": HEIGHT, "width": WIDTH}
+    data = {
+        "images": [{"id": 1, "file_name": name, **size}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [SQUARE]}],
+        "categories": [{"id": 1, "name": "cat"}],
+    }
+    (tmp_path / "in" / "a.json").write_text(json.dumps(data))
+    convert.convert(tmp_path / "in" / "a.json", target, tmp_path / "out")
+    (image,) = annotations.read(tmp_path / "out").images
+    assert image.masks()[6:24, 11:29].all()
+
+
+def test_output_that_looks_like_a_file(tmp_path):
+    """It became a folder of that name."""
+    path = coco_file(tmp_path / "in")
+    with pytest.raises(ValueError, match="the output of labelme is a folder. Received: .*x.json"):
+        convert.convert(path, "labelme", tmp_path / "x.json")

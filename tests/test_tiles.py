@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from mrcnn import commands, data, masks as mask_math, tiles
+from mrcnn import commands, data, masks as mask_math, tiles, utils
 from mrcnn.config import Config
 
 
@@ -363,6 +363,9 @@ def test_channels_of_a_stack(tmp_path, axes):
     with tiles.TiffImage(path) as image:
         assert image.shape == (20, 30, 3)
         assert image.window(2, 3, 4, 5).reshape(-1, 3).tolist() == [[1, 21, 41]] * 4
+    assert utils.image_sizes(path) == ((20, 30), (20, 30))
+    whole = utils.read_image(path)  # it was the first channel alone, in gray
+    assert whole.shape == (20, 30, 3) and (whole == [1, 21, 41]).all()
 
 
 def test_alpha_has_no_part_in_the_range(tmp_path):
@@ -374,6 +377,31 @@ def test_alpha_has_no_part_in_the_range(tmp_path):
         assert image.limits == (0, 1023)
         window = image.window(0, 0, 40, 50)
     np.testing.assert_array_equal(window[..., 1], np.around(pixels[..., 0] * (255 / 1023)))
+
+
+@pytest.mark.parametrize("dtype", (np.uint8, np.uint16))
+def test_pages_that_are_bands(tmp_path, dtype):
+    """An array [3, H, W] that was written as it is: the windows were gray, the whole in colours."""
+    path = tmp_path / "a.tif"
+    pixels = colours(40, 50, dtype)
+    tifffile.imwrite(path, np.moveaxis(pixels, -1, 0), photometric="minisblack")
+    with tiles.TiffImage(path) as image:
+        assert image.shape == (40, 50, 3)
+        np.testing.assert_array_equal(image.window(3, 4, 40, 50), utils.read_image(path)[3:, 4:])
+        assert np.ptp(image.window(0, 0, 40, 50).astype(int), axis=-1).max() > 0
+
+
+def test_windows_that_would_be_of_another_image(tmp_path):
+    """[H, W, 5] written as it is has a page for each row; YCbCr without JPEG has other colours."""
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, colours(40, 50, bands=5), photometric="minisblack")
+    with pytest.raises(
+        ValueError, match="bands. Received: 40 pages that are rows of an image of 5"
+    ):
+        tiles.TiffImage(path)
+    Image.fromarray(colours(40, 50)).convert("YCbCr").save(path)
+    with pytest.raises(ValueError, match="expected gray or RGB. Received: a TIFF of YCBCR"):
+        tiles.TiffImage(path)
 
 
 @pytest.mark.parametrize("kind", ("palette", "turned", "white", "cut"))
