@@ -1022,7 +1022,7 @@ class _Tracks:
 
 
 def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[str]]:
-    """Colours and texts of objects that are tracked; what has no number yet has its class's."""
+    """Colours and texts of objects that are tracked; what has no number yet is gray."""
     from mrcnn import visualize
 
     texts = visualize.label_texts(result["class_ids"], class_names, result["scores"])
@@ -1032,7 +1032,7 @@ def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[
             texts[i] = f"#{number} {texts[i]}"
             colors.append(visualize.random_colors(number)[-1])
         else:
-            colors.append(visualize.class_color(result["class_ids"][i]))
+            colors.append((0.7, 0.7, 0.7))
     return colors, texts
 
 
