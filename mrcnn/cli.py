@@ -226,6 +226,7 @@ def _detect_options(made: argparse.ArgumentParser) -> None:
     _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
     _add_output(made)
     commands.add_tile_options(made)
+    commands.add_track_option(made)
 
 
 def _export_options(made: argparse.ArgumentParser) -> None:
@@ -706,6 +707,7 @@ def _detect(args: argparse.Namespace) -> dict[str, Any]:
         raise _UsageError("--overlap goes with --tile, and is less than it")
     for source in args.inputs:
         media.find_files(source)
+    commands.check_tracking(args)
     model, names, category_ids = _inference_model(args)
     done = commands.detect(model, names, args, category_ids)
     rows = json.loads((pathlib.Path(args.output) / "results.json").read_text(encoding="utf-8"))

@@ -273,6 +273,17 @@ def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
         )
     if command == "detect":
         add_tile_options(made)
+        add_track_option(made)
+
+
+def add_track_option(made: argparse.ArgumentParser) -> None:
+    """Adds --track, for videos."""
+    made.add_argument(
+        "--track",
+        action="store_true",
+        help="detect: objects of a video keep a number and a colour from frame to frame; needs pip"
+        ' install "mask-rcnn-keras3[tracking]"',
+    )
 
 
 def add_tile_options(made: argparse.ArgumentParser) -> None:
@@ -700,6 +711,9 @@ def detect(
         category_ids: {class id: category id of the results}; None for the class ids themselves.
         paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes, keypoints and names.
 
+    With `args.track` the objects of a video have numbers that they keep, `track_id` in the results,
+    see `neighbours.Tracker`.
+
     With `args.tile` images are looked at in tiles that share `args.overlap` pixels, see
     `mrcnn.tiles`. Of a TIFF then only windows are read, no picture is painted, and the objects are
     written as GeoJSON, in the coordinates of the world where the file tells them.
@@ -708,8 +722,13 @@ def detect(
         `media.Processed`.
 
     Raises:
-        ValueError: none of the files can be read.
+        ValueError: none of the files can be read; `args.track` and no video.
+        ImportError: `args.track` and no package that tracks.
     """
+    check_tracking(args)
+    tracks = None
+    if getattr(args, "track", False):
+        tracks = _Tracks()
     class_names = _all_names(class_names, model.config.NUM_CLASSES)
     category_ids = category_ids or {i: i for i in range(1, len(class_names))}
     images: list[dict] = []
@@ -721,6 +740,8 @@ def detect(
 
     def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
         results = _detect(model, pictures, paint is not None, tiling)
+        if tracks is not None:
+            tracks.number(pictures, results)
         rows = [evaluation.coco_results(0, result, category_ids) for result in results]
         painted = []
         for picture, result in zip(pictures, results):
@@ -952,10 +973,67 @@ def _image_entry(picture: media.Picture) -> dict:
 def _paint(picture: media.Picture, result: dict, class_names: Sequence[str]) -> np.ndarray:
     """Paints a result into a picture.
 
-    Colours of a film stay with the class: objects change their order from frame to frame.
+    Colours of a film stay with the class: objects change their order from frame to frame. Where
+    they are tracked, colours stay with the object.
     """
     is_frame = picture.frame is not None
+    if "track_ids" in result:
+        colors, texts = _tracked_look(result, class_names)
+        return media.paint(picture.image, result, class_names, colors=colors, texts=texts)
     return media.paint(picture.image, result, class_names, by_class=is_frame)
+
+
+def check_tracking(args: argparse.Namespace) -> None:
+    """Finds what would end `detect` with --track, before a network is built.
+
+    Raises:
+        ValueError: none of the inputs is a video. ImportError: a package is missing.
+    """
+    from mrcnn import neighbours
+
+    if not getattr(args, "track", False):
+        return
+    if not any(media.is_video(path) for path in media.find_files(list(args.inputs))):
+        raise ValueError(
+            "--track follows objects from frame to frame of a video. Received: no video"
+        )
+    neighbours.Tracker()
+
+
+class _Tracks:
+    """Numbers the objects of videos, each video from 1 on."""
+
+    def __init__(self) -> None:
+        self._path: pathlib.Path | None = None
+        self._tracker: Any = None
+
+    def number(self, pictures: Sequence[media.Picture], results: Sequence[dict]) -> None:
+        """Adds "track_ids" [N] to the results of frames, which come in their order."""
+        from mrcnn import neighbours
+
+        for picture, result in zip(pictures, results):
+            if picture.frame is None:
+                continue
+            if picture.path != self._path:
+                self._path = picture.path
+                _, rate = media.video_info(picture.path)
+                self._tracker = neighbours.Tracker(rate)
+            result["track_ids"] = self._tracker.update(result)
+
+
+def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[str]]:
+    """Colours and texts of objects that are tracked; what has no number yet is gray."""
+    from mrcnn import visualize
+
+    texts = visualize.label_texts(result["class_ids"], class_names, result["scores"])
+    colors = []
+    for i, number in enumerate(result["track_ids"].tolist()):
+        if number:
+            texts[i] = f"#{number} {texts[i]}"
+            colors.append(visualize.random_colors(number)[-1])
+        else:
+            colors.append((0.7, 0.7, 0.7))
+    return colors, texts
 
 
 def _numbers(images: list[dict]) -> list[int]:

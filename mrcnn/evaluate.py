@@ -421,7 +421,7 @@ def coco_results(
 
     Args:
         image_id: the id that the results get.
-        result: dict of `detect`.
+        result: dict of `detect`; "track_ids" [N] of `neighbours.Tracker` become `track_id`.
         category_ids: {class id: category id}, classes that it lacks (those of other sources) are
             left out; None keeps the class ids.
     """
@@ -445,6 +445,8 @@ def coco_results(
         }
         if codes:
             row["segmentation"] = codes[i]
+        if "track_ids" in result and result["track_ids"][i]:
+            row["track_id"] = int(result["track_ids"][i])
         if "keypoints" in result:
             points = np.asarray(result["keypoints"][i], float)
             row["keypoints"] = _coco_points(points[:, :2], np.ones(len(points)))

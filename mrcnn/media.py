@@ -555,6 +555,9 @@ def paint(
 
     Returns:
         [H, W, 3] uint8, a new array.
+
+    Raises:
+        ValueError: parts of the result, colours or texts of other numbers of objects.
     """
     from mrcnn import visualize
 
@@ -562,6 +565,11 @@ def paint(
     visualize.check_result(result["rois"], result["class_ids"], result.get("masks"), painted)
     rois = np.asarray(result["rois"]).reshape(-1, 4)
     class_ids = np.ravel(result["class_ids"])
+    for name, given in (("colors", colors), ("texts", texts)):
+        if given is not None and len(given) != len(rois):
+            raise ValueError(
+                f"{name} has one for each of the {len(rois)} objects. Received: {len(given)}"
+            )
     if colors is None and by_class:
         colors = [visualize.class_color(class_id) for class_id in class_ids]
     elif colors is None:

@@ -1,10 +1,11 @@
-"""Results and models as other programs take them: supervision's Detections, SAHI's model class.
+"""Results and models as other programs take them, and objects numbered over the frames of a video.
 
     detections = neighbours.to_supervision(model.detect([image])[0], class_names)
     sahi.predict.get_sliced_prediction(image, neighbours.sahi_model(model, class_names))
+    numbers = tracker.update(result)                # tracker = neighbours.Tracker(rate)
 
-Their packages are imported by the functions that need them: `pip install
-"mask-rcnn-keras3[neighbours]"`.
+The packages, supervision, SAHI and trackers, are imported by what needs them: `pip install
+"mask-rcnn-keras3[neighbours]"`, for the tracker alone `"mask-rcnn-keras3[tracking]"`.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import numpy as np
 from mrcnn import masks as mask_math, visualize
 
 
-def _package(name: str) -> Any:
+def _package(name: str, extra: str = "neighbours") -> Any:
     """A package of others, or ImportError that says how to get it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise ImportError(
-            f'this needs {name}: pip install {name}, or "mask-rcnn-keras3[neighbours]" ({error})'
+            f'this needs {name}: pip install {name}, or "mask-rcnn-keras3[{extra}]" ({error})'
         ) from error
 
 
@@ -171,3 +172,62 @@ def _each(values: Any, default: list, count: int) -> list[list]:
     if len(values) == 1:
         return [list(values[0])] * count
     return [list(value) for value in values]
+
+
+class Tracker:
+    """Numbers the objects of a video, which keep their numbers from frame to frame.
+
+    By ByteTrack (arXiv 2110.06864) of the package `trackers`: boxes are compared with where those
+    of the frames before would have moved to, whatever their class; masks go with their boxes. An
+    object that is not seen for a second loses its number. One tracker for each video.
+
+    Args:
+        rate: frames per second.
+
+    Raises:
+        ImportError: trackers is not installed.
+    """
+
+    # Scores from which on a detection begins a track, and goes before those below.
+    LEAST_SCORE = 0.5
+
+    def __init__(self, rate: float = 30.0):
+        trackers = _package("trackers", "tracking")
+        self._supervision = _package("supervision", "tracking")
+        self._tracker = trackers.ByteTrackTracker(
+            frame_rate=float(rate),
+            minimum_consecutive_frames=1,
+            track_activation_threshold=self.LEAST_SCORE,
+            high_conf_det_threshold=self.LEAST_SCORE,
+        )
+        self._numbers: dict[int, int] = {}  # by the tracker's own ids
+
+    def update(self, result: dict) -> np.ndarray:
+        """The numbers of the objects of the next frame.
+
+        Args:
+            result: of `MaskRCNN.detect`, with masks of any form.
+
+        Returns:
+            [N] int32, from 1 on; 0 for an object that is seen for the first time, which gets its
+            number in the next frame if it is there too.
+        """
+        boxes = np.asarray(result["rois"], np.float32).reshape(-1, 4)
+        found = self._supervision.Detections(
+            xyxy=boxes[:, [1, 0, 3, 2]],
+            confidence=np.asarray(result["scores"], np.float32),
+            class_id=np.asarray(result["class_ids"], int),
+            # The tracker gives them back in another order.
+            data={"place": np.arange(len(boxes))},
+        )
+        numbers = np.zeros(len(boxes), np.int32)
+        if not len(boxes):
+            self._tracker.update(found)
+            return numbers
+        tracked = self._tracker.update(found)
+        for place, number in sorted(
+            zip(tracked.data["place"].tolist(), tracked.tracker_id.tolist())
+        ):
+            if number >= 0:
+                numbers[place] = self._numbers.setdefault(number, len(self._numbers) + 1)
+        return numbers

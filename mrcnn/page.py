@@ -514,6 +514,7 @@ th, td { padding: .3rem .6rem; border-bottom: 1px solid var(--edge); text-align:
 td.number, thead th { white-space: nowrap; }
 td:not(.number, .heat) { min-width: 8rem; }
 th[scope=row] { font-weight: 500; min-width: 6rem; max-width: min(22rem, 50vw); }
+th[scope=row], thead th:first-child { position: sticky; left: 0; background: var(--ground); }
 td.number, thead th.number { text-align: right; }
 th button { all: unset; cursor: pointer; }
 th button:focus-visible { outline: 3px solid var(--accent); }

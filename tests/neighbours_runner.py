@@ -5,6 +5,8 @@
 `tests/test_neighbours.py` calls it; a failure is an AssertionError.
 """
 
+import importlib.metadata
+
 import numpy as np
 import sahi.predict
 import supervision
@@ -95,8 +97,49 @@ def check_sahi():
     assert len(sahi.predict.get_prediction(image, picky).object_prediction_list) == 1
 
 
+def check_tracker():
+    """Three squares that move, two of them past each other, in another order in each frame."""
+    rng = np.random.default_rng(0)
+    tracker = neighbours.Tracker(rate=10)
+    empty = {"rois": np.zeros((0, 4)), "scores": np.zeros(0), "class_ids": np.zeros(0, int)}
+    assert tracker.update(empty).shape == (0,)
+    known = {}
+    for frame in range(40):
+        corners = [(10, 5 + 5 * frame), (40, 205 - 5 * frame), (80, 100)]
+        present = [0, 1, 2]
+        if frame in (20, 21):
+            present = [0, 1]  # the third is hidden
+        if frame == 30:
+            present = []
+        order = rng.permutation(present).astype(int)
+        rois = [[y, x, y + 30, x + 30] for y, x in (corners[i] for i in order)]
+        result = {
+            "rois": np.array(rois, np.int32).reshape(-1, 4),
+            "class_ids": 1 + order,
+            "scores": np.full(len(order), 0.9, np.float32),
+        }
+        numbers = tracker.update(result)
+        assert numbers.dtype == np.int32 and numbers.shape == (len(order),)
+        for i, number in zip(order.tolist(), numbers.tolist()):
+            if frame == 0:
+                assert number == 0  # seen for the first time
+            else:
+                assert known.setdefault(i, number) == number, (frame, i)
+    assert sorted(known.values()) == [1, 2, 3]
+    # An object that comes anew has a new number; a detection that is not sure begins none.
+    result = {
+        "rois": np.array([[200, 200, 240, 240], [300, 10, 330, 40]]),
+        "class_ids": np.array([1, 1]),
+        "scores": np.array([0.8, 0.3]),
+    }
+    assert tracker.update(result).tolist() == [0, 0]
+    assert tracker.update(result).tolist() == [4, 0]
+
+
 if __name__ == "__main__":
     check_supervision()
     print("supervision", supervision.__version__)
     check_sahi()
     print("sahi", sahi.__version__)
+    check_tracker()
+    print("trackers", importlib.metadata.version("trackers"))

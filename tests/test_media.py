@@ -546,3 +546,31 @@ except OSError as error:
     assert done.returncode == 1 and "one error: [Errno" in done.stderr, done.stderr
     assert str(path) in done.stderr and "Traceback" not in done.stderr
     assert {file.name for file in tmp_path.iterdir()} <= {path.name, path.name + ".other.json"}
+
+
+def test_painted_in_colours_and_words_of_ones_own():
+    image = np.full((60, 80, 3), 50, np.uint8)
+    masks = np.zeros((60, 80, 2), bool)
+    masks[30:50, 10:30, 0] = masks[30:50, 50:70, 1] = True
+    result = {
+        "rois": np.array([[30, 10, 50, 30], [30, 50, 50, 70]]),
+        "class_ids": np.array([1, 1]),
+        "scores": np.array([0.9, 0.8]),
+        "masks": masks,
+    }
+    colors = [(0.0, 1.0, 0.0), (0.0, 0.0, 1.0)]
+    options = {"alpha": 1.0, "colors": colors, "texts": ["", "x"], "boxes": False}
+    painted = media.paint(image, result, None, **options)
+    expected = image.copy()
+    expected[masks[..., 0]] = (0, 255, 0)
+    expected[masks[..., 1]] = (0, 0, 255)
+    # Nothing but the masks, and a label above the second.
+    np.testing.assert_array_equal(painted[:, :40], expected[:, :40])
+    assert (painted[:30, 50:] != expected[:30, 50:]).any()
+    edged = media.paint(image, {**result, "masks": None}, None, **{**options, "boxes": True})
+    assert edged[30, 10].tolist() == [0, 255, 0] and edged[40, 20].tolist() == [50, 50, 50]
+    for name in ("colors", "texts"):
+        with pytest.raises(
+            ValueError, match=f"{name} has one for each of the 2 objects. Received: 1"
+        ):
+            media.paint(image, result, None, **{**options, name: options[name][:1]})

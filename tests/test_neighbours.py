@@ -14,16 +14,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 PYTHON = os.environ.get("MRCNN_NEIGHBOURS")
 
 
-@pytest.mark.parametrize("name", ("supervision", "sahi"))
+@pytest.mark.parametrize("name", ("supervision", "sahi", "trackers"))
 def test_a_package_that_is_missing_is_named(monkeypatch, name):
     import sys
 
     for module in (name, f"{name}.models.base"):
         monkeypatch.setitem(sys.modules, module, None)
     result = {"class_ids": np.array([1]), "rois": np.zeros((1, 4)), "masks": None, "scores": [1]}
-    with pytest.raises(ImportError, match=rf"pip install {name}.*\[neighbours\]"):
+    extra = "neighbours"
+    if name == "trackers":
+        extra = "tracking"
+    with pytest.raises(ImportError, match=rf"pip install {name}.*\[{extra}\]"):
         if name == "sahi":
             neighbours.sahi_model(None, ["BG", "a"])
+        elif name == "trackers":
+            neighbours.Tracker()
         else:
             neighbours.to_supervision(result, ["BG", "a"])
 
@@ -39,4 +44,5 @@ def test_the_real_packages(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "supervision" in done.stdout and "sahi" in done.stdout
+    for name in ("supervision", "sahi", "trackers"):
+        assert name in done.stdout

@@ -860,6 +860,83 @@ def folder_of(tmp_path, count=6):
     return argparse.Namespace(inputs=[str(tmp_path / "in")], output=str(tmp_path / "out"), limit=0)
 
 
+def film(path, frames, rate):
+    """A video of two squares that lie in the lower and the upper half."""
+    from mrcnn import media
+
+    with media.VideoWriter(path, rate) as video:
+        for _ in range(frames):
+            video.write(np.full((64, 96, 3), 100, np.uint8))
+    return str(path)
+
+
+def test_detect_keeps_the_numbers_of_a_video(tmp_path, monkeypatch):
+    """Objects come in another order in each frame; in results.json and in colour they are the same.
+    A photograph has none, each video begins anew, and knows its rate."""
+    from mrcnn import commands, media, neighbours
+
+    made = []
+
+    class ByPlace:
+        def __init__(self, rate=0.0):
+            made.append(rate)
+            self.frame = 0
+
+        def update(self, result):
+            self.frame += 1
+            if self.frame == 1:
+                return np.zeros(len(result["rois"]), np.int32)
+            return np.array([1 + (y1 > 30) for y1, *_ in result["rois"]], np.int32)
+
+    class Two(Detects):
+        def detect(self, images, masks="dense"):
+            results = []
+            for image in images:
+                self.seen += 1
+                boxes = np.array([[5, 5, 25, 25], [40, 60, 60, 80]])[:: (-1) ** self.seen]
+                found = np.zeros((*image.shape[:2], 2), bool)
+                for i, (y1, x1, y2, x2) in enumerate(boxes):
+                    found[y1:y2, x1:x2, i] = True
+                scores = np.array([0.9, 0.8])
+                class_ids = np.array([1, 1])
+                results.append(
+                    {"rois": boxes, "class_ids": class_ids, "scores": scores, "masks": found}
+                )
+            return results
+
+    monkeypatch.setattr(neighbours, "Tracker", ByPlace)
+    Image.fromarray(np.full((64, 96, 3), 100, np.uint8)).save(tmp_path / "a.png")
+    inputs = [
+        film(tmp_path / "b.avi", 5, 12),
+        str(tmp_path / "a.png"),
+        film(tmp_path / "c.avi", 3, 25),
+    ]
+    output = tmp_path / "out"
+    args = argparse.Namespace(inputs=inputs, output=str(output), track=True)
+    done = commands.detect(Two(), ["BG", "a", "b"], args)
+    assert done.pictures == 9 and made[1:] == [12.0, 25.0]
+    rows = json.loads((output / "results.json").read_text())
+    images = json.loads((output / "images.json").read_text())["images"]
+    numbers = {}
+    for image in images:
+        of_image = [row for row in rows if row["image_id"] == image["id"]]
+        found = {row["bbox"][1]: row.get("track_id") for row in of_image}
+        numbers[os.path.basename(image["file_name"]), image.get("frame")] = found
+    for place, found in numbers.items():
+        if place[1] in (None, 0):
+            assert found == {5: None, 40: None}, place
+        else:
+            assert found == {5: 1, 40: 2}, place
+    frames = [frame.astype(int) for frame in media.read_video(output / "b.avi")]
+    for y, x in ((20, 20), (55, 75)):
+        values = [frame[y, x] for frame in frames[1:]]
+        assert np.ptp(values, axis=0).max() < 25  # of one colour, as a video keeps it
+    assert np.abs(frames[2][20, 20] - frames[2][55, 75]).max() > 60
+    args.inputs = [str(tmp_path / "a.png")]
+    with pytest.raises(ValueError, match="Received: no video"):
+        commands.detect(Two(), ["BG", "a"], args)
+
+
 def test_detect_names_classes_that_have_no_name(tmp_path, caplog):
     """In pictures and results: nothing is lost, and one warning says it."""
     from mrcnn import commands
