@@ -49,6 +49,13 @@ test-ray:
 	PYTHONPATH=. .venv-ray/bin/python -m pytest --noconftest tests/test_batch.py tests/test_ray.py $(ARGS)
 	MRCNN_RAY=.venv-ray .venv/bin/python -m pytest tests/test_batch_models.py $(ARGS)
 
+# PyTorch and JAX as Keras's backend, in .venv-backends without TensorFlow, against TensorFlow.
+.PHONY: test-backends
+test-backends:
+	@tools/venv.sh test
+	@tools/extra.sh backends
+	MRCNN_BACKENDS=1 .venv/bin/python -m pytest tests/test_backends.py $(ARGS)
+
 # Results and models in the programs of others: supervision, SAHI, in .venv-neighbours.
 .PHONY: test-neighbours
 test-neighbours: .venv-neighbours/installed

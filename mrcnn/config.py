@@ -93,8 +93,8 @@ class Config:
     # 0 for none (not in matterport).
     CHECK_IMAGES: int | None = None
 
-    # TensorFlow's own kernels for NMS and RoI pooling: None where the backend has them, False for
-    # the portable ones, which XLA needs (not in matterport).
+    # The own kernels of TensorFlow or PyTorch for NMS and RoI pooling: None where the backend has
+    # them, False for the portable ones, which XLA needs (not in matterport).
     FUSED_KERNELS: bool | None = None
 
     # Seed of the order of images, of augmentation and of fresh weights (not in matterport).

@@ -275,6 +275,23 @@ class AnchorTable:
 # ---- The network ---------------------------------------------------------------------------------
 
 
+def _compiled_by_jax(network):
+    """f(*inputs) -> outputs of a network by its live weights, one program for each size."""
+    import jax
+
+    @jax.jit
+    def run(trained, fixed, inputs):
+        outputs, _ = network.stateless_call(trained, fixed, inputs, training=False)
+        return outputs
+
+    def function(*inputs):
+        trained = [variable.value for variable in network.trainable_variables]
+        fixed = [variable.value for variable in network.non_trainable_variables]
+        return run(trained, fixed, list(inputs))
+
+    return function
+
+
 class Detector:
     """Runs an inference network; owns its compiled functions and what is kept between images.
 
@@ -310,11 +327,13 @@ class Detector:
         network = self.network.sub_models[name]
         if name == "masks":
             network = rewrite.of_detected_class(network)
+        if keras.backend.backend() == "jax":
+            return _compiled_by_jax(network)
+        folded = rewrite.fold_batch_norm(network)
         if keras.backend.backend() != "tensorflow":
-            return lambda *args: network(list(args), training=False)
+            return lambda *args: folded(list(args), training=False)
         import tensorflow as tf
 
-        folded = rewrite.fold_batch_norm(network)
         signature = [tf.TensorSpec(x.shape, x.dtype) for x in folded.inputs]
         function = tf.function(
             lambda *args: folded(list(args), training=False),
@@ -347,6 +366,7 @@ class Detector:
         return Outputs(detections, masks, points)
 
     @kernels.outside_graphs()
+    @kernels.without_gradients()
     def infer_boxes(
         self, images: np.ndarray, metas: np.ndarray, anchors: np.ndarray
     ) -> tuple[np.ndarray, list, Any]:
@@ -375,12 +395,18 @@ class Detector:
         """A head's outputs of the rows [B, n, 6], a group of rows at a time; see `infer_head`."""
         for start in range(0, detections.shape[1], HEAD_GROUP):
             rows = detections[:, start : start + HEAD_GROUP]
+            count = rows.shape[1]
+            if keras.backend.backend() == "jax":
+                # Each number of rows would be compiled anew.
+                rows = np.pad(rows, [(0, 0), (0, HEAD_GROUP - count), (0, 0)])
             class_ids = None
             if name == "masks":
                 class_ids = rows[..., 4]
-            yield self.infer_head(name, rows[..., :4], metas, maps, class_ids)
+            outputs = self.infer_head(name, rows[..., :4], metas, maps, class_ids)
+            yield outputs[:, :count]
 
     @kernels.outside_graphs()
+    @kernels.without_gradients()
     def infer_head(
         self,
         name: str,

@@ -1020,7 +1020,7 @@ class ProposalLayer(ValuesLayer):
                 count = min(self.pre_nms_limit, size)
             else:
                 count = ops.minimum(self.pre_nms_limit, size)
-            level_scores, level_best = ops.top_k(scores[:, start : start + size], count)
+            level_scores, level_best = kernels.top_k(scores[:, start : start + size], count)
             best_scores.append(level_scores)
             indices.append(level_best + start)
             counts.append(count)
@@ -1057,7 +1057,7 @@ class ProposalLayer(ValuesLayer):
         kept = ops.concatenate(kept, axis=1)
         kept_valid = ops.concatenate(kept_valid, axis=1)
         kept_scores = ops.where(kept_valid, take_rows(scores, kept), -1.0)
-        best, order = ops.top_k(kept_scores, self.proposal_count)
+        best, order = kernels.top_k(kept_scores, self.proposal_count)
         return take_rows(kept, order), best >= 0
 
     def _suppress_together(self, boxes, scores, valid):
@@ -1747,7 +1747,7 @@ class DetectionLayer(ValuesLayer):
     @staticmethod
     def _of_best_class(probs, deltas):
         """Scores, class ids [B, 1, N] and deltas [B, 1, N, 4] of each RoI's best class."""
-        scores, class_ids = (ops.moveaxis(x, 2, 1) for x in ops.top_k(probs, 1))
+        scores, class_ids = (ops.moveaxis(x, 2, 1) for x in kernels.top_k(probs, 1))
         class_ids = ops.cast(class_ids, "int32")
         deltas = ops.take_along_axis(deltas, class_ids[:, 0, :, None, None], axis=2)
         return scores, class_ids, ops.moveaxis(deltas, 2, 1)
@@ -1808,7 +1808,7 @@ class DetectionLayer(ValuesLayer):
         if rows.shape[1]:
             missing = max(0, self.max_instances - rows.shape[1])
         scores = ops.where(valid, rows[..., 5], -1.0)
-        scores, best = ops.top_k(scores, self.max_instances - missing)
+        scores, best = kernels.top_k(scores, self.max_instances - missing)
         best = ops.pad(best, [[0, 0], [0, missing]])
         scores = ops.pad(scores, [[0, 0], [0, missing]], constant_values=-1.0)
         return mask_rows(take_rows(rows, best), scores >= 0), take_rows(kept, best)
@@ -1973,7 +1973,7 @@ class DetectionTargetLayer(ValuesLayer):
         """Which proposals are positive, which negative [B, P] bool, and the best object of each."""
         iou = kernels.overlaps(proposals, boxes)  # [B, P, G]
         object_iou = ops.where(class_ids[:, None] > 0, iou, 0.0)
-        best_iou, objects = (x[..., 0] for x in ops.top_k(object_iou, 1))
+        best_iou, objects = (x[..., 0] for x in kernels.top_k(object_iou, 1))
         crowd_iou = ops.max(ops.where(class_ids[:, None] < 0, iou, 0.0), axis=-1)
         positive = ops.logical_and(valid, best_iou >= self.positive_iou)
         negative = ops.logical_and(valid, best_iou < self.positive_iou)
@@ -1984,13 +1984,13 @@ class DetectionTargetLayer(ValuesLayer):
         """Random rows [B, R], positives first; which are positive, negative [B, R] bool."""
         quota = self.positive_rows
         size = self.rois_per_image
-        missing = ops.maximum(size - ops.shape(positive)[1], 0)  # fewer proposals than rows
+        missing = kernels.shortfall(size, ops.shape(positive)[1])  # fewer proposals than rows
         positive = ops.pad(positive, [[0, 0], [0, missing]])
         negative = ops.pad(negative, [[0, 0], [0, missing]])
         # Those of the highest random priority are drawn; -1 can't be.
         priority = keras.random.uniform(ops.shape(positive), seed=self.random)
-        positive_priority, positive_rows = ops.top_k(ops.where(positive, priority, -1.0), size)
-        negative_priority, negative_rows = ops.top_k(ops.where(negative, priority, -1.0), size)
+        positive_priority, positive_rows = kernels.top_k(ops.where(positive, priority, -1.0), size)
+        negative_priority, negative_rows = kernels.top_k(ops.where(negative, priority, -1.0), size)
         rank = ops.arange(size, dtype="int32")[None]
         is_positive = ops.logical_and(positive_priority >= 0, rank < quota)
         drawn = ops.sum(ops.cast(is_positive, "int32"), axis=1, keepdims=True)
@@ -1998,7 +1998,7 @@ class DetectionTargetLayer(ValuesLayer):
         is_negative = ops.logical_and(negative_priority >= 0, rank < wanted)
         # Positives, then negatives, then the rest; top_k keeps the order of equals.
         flags = [2 * ops.cast(is_positive, "int32"), ops.cast(is_negative, "int32")]
-        flags, order = ops.top_k(ops.concatenate(flags, axis=1), size)
+        flags, order = kernels.top_k(ops.concatenate(flags, axis=1), size)
         rows = take_rows(ops.concatenate([positive_rows, negative_rows], axis=1), order)
         return ops.where(flags > 0, rows, 0), flags == 2, flags == 1
 
@@ -2233,7 +2233,7 @@ def mrcnn_class_loss_graph(
         active_class_ids: [B, classes] of 0 and 1, for each image the classes of its source.
         valid: [B, N] bool, rows that count; None for all, padding included.
     """
-    predicted = ops.cast(ops.top_k(pred_class_logits, 1)[1][..., 0], "int32")
+    predicted = ops.cast(kernels.top_k(pred_class_logits, 1)[1][..., 0], "int32")
     keep = take_rows(ops.convert_to_tensor(active_class_ids), predicted) > 0
     if valid is not None:
         keep = ops.logical_and(keep, valid)

@@ -1,8 +1,9 @@
 """The kernels of the network: non-maximum suppression and RoI pooling.
 
-Each has two forms: TensorFlow's fused kernel, the faster one on its CPU and GPU, and a form in
-`keras.ops` that runs on every backend, compiles under XLA and is the reference in the tests.
-`fused=None` takes the fused one where the backend has it; True and False insist.
+Each has a form in `keras.ops` that runs on every backend, compiles under XLA and is the reference
+in the tests, and the backend's own, the faster one on its CPU and GPU: TensorFlow's fused kernels,
+or PyTorch's, which are in `mrcnn.torch_kernels`. `fused=None` takes the backend's own where there
+is one; True and False insist.
 Boxes are [..., (y1, x1, y2, x2)], normalised so that 0 and 1 are the centres of the outermost
 pixels.
 """
@@ -25,16 +26,29 @@ Tensor = Any  # of any backend of Keras, symbolic or not
 
 
 def has_fused_kernels(fused: bool | None = None) -> bool:
-    """Which form runs. Raises ValueError where the fused one is demanded of another backend."""
-    tensorflow = keras.backend.backend() == "tensorflow"
-    if fused and not tensorflow:
+    """Whether TensorFlow's kernels run. Raises ValueError where a backend without any is to."""
+    return kernels_of(fused) == "tensorflow"
+
+
+def kernels_of(fused: bool | None = None) -> str:
+    """Whose kernels run: "tensorflow", "torch", or "portable" for those in keras.ops.
+
+    Raises:
+        ValueError: fused=True, and the backend has none of its own.
+    """
+    backend = keras.backend.backend()
+    if fused and backend not in WITH_KERNELS:
         raise ValueError(
-            "fused=True needs the TensorFlow backend; None or False run anywhere. "
-            f"Received backend: {keras.backend.backend()}"
+            "fused=True needs the TensorFlow or the PyTorch backend; None or False run anywhere. "
+            f"Received backend: {backend}"
         )
-    if fused is None:
-        return tensorflow
-    return fused
+    if fused is False or backend not in WITH_KERNELS:
+        return "portable"
+    return backend
+
+
+# Backends of Keras with kernels of their own.
+WITH_KERNELS = ("tensorflow", "torch")
 
 
 @contextlib.contextmanager
@@ -83,6 +97,21 @@ def _check_that_threads_are_here() -> None:
             " build the first model in the forked processes. Received: process"
             f" {os.getpid()}, forked from {_process} or a child of it"
         )
+
+
+@contextlib.contextmanager
+def without_gradients() -> Iterator[None]:
+    """Within it, nothing is kept that only gradients need. PyTorch would keep each layer's output.
+
+    Around a function as well; the other backends ask for gradients where they want some.
+    """
+    if keras.backend.backend() != "torch":
+        yield
+        return
+    import torch
+
+    with torch.no_grad():
+        yield
 
 
 def keep_freed_memory() -> None:
@@ -232,6 +261,33 @@ def unfold_rois(y: Tensor, like: Tensor) -> Tensor:
     return ops.reshape(y, (*ops.shape(like)[:2], *rest))
 
 
+def top_k(x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
+    """The k largest of the last axis, largest first, and their places; of equals the first.
+
+    Args:
+        x: [..., N].
+        k: at most N, an int or a scalar.
+
+    Returns:
+        [..., k] values, and int places.
+    """
+    if kernels_of() != "torch" or isinstance(x, keras.KerasTensor):
+        return ops.top_k(x, k)
+    from mrcnn import torch_kernels
+
+    return torch_kernels.top_k(x, k)
+
+
+def shortfall(wanted: int, count: Any) -> Any:
+    """How many of `wanted` are missing where there are `count`, an int or a scalar.
+
+    Of an int an int: in a program that JAX compiles, a scalar would be no size.
+    """
+    if isinstance(count, int):
+        return max(wanted - count, 0)
+    return ops.maximum(wanted - count, 0)
+
+
 def mask_rows(x: Tensor, keep: Tensor) -> Tensor:
     """Sets the rows of x [B, N, ...] to zero where keep [B, N] is False."""
     ones = [1] * (len(x.shape) - 2)
@@ -268,9 +324,16 @@ def non_max_suppression(
     """
     if valid is None:
         valid = ops.ones_like(scores, dtype="bool")
-    if not has_fused_kernels(fused):
+    form = kernels_of(fused)
+    if form == "portable":
         suppress = _portable_suppression.get()
         return suppress(boxes, scores, count, iou_threshold, valid, classes)
+    if form == "torch":
+        from mrcnn import torch_kernels
+
+        return torch_kernels.non_max_suppression(
+            boxes, scores, count, iou_threshold, valid, classes
+        )
     import tensorflow as tf
 
     def one_image(rows):
@@ -402,7 +465,7 @@ def crop_and_resize(
         return crops
     maps = _Maps.whole(images, box_indices)
     at_y, at_x = _corner_samples(maps, boxes, size)
-    return _bilinear(maps, at_y, at_x)
+    return _bilinear(maps, at_y, at_x, fused=fused)
 
 
 def _crop_by_kernel(images, boxes, box_indices, size):
@@ -432,7 +495,8 @@ def _crop_function(size, channels, dtype):
     def crop(images, boxes, box_indices):
         def gradient(upstream):
             maps = _Maps.whole(images, box_indices)
-            cells, shares = _cells_read(maps, boxes, size)
+            at_y, at_x = _corner_samples(maps, boxes, size)
+            cells, shares = _cells_read(maps, at_y, at_x)
             upstream = tf.reshape(upstream, (-1, channels))
             shape = tf.shape(images)
             summed = _sum_by_cell(upstream, cells, shares, tf.reduce_prod(shape[:3]))
@@ -446,36 +510,6 @@ def _crop_function(size, channels, dtype):
         tf.TensorSpec((None,), "int32"),
     ]
     return tf.function(crop, input_signature=signature, autograph=False)
-
-
-def _cells_read(maps, boxes, size):
-    """The four cells that each sample of a crop reads, and how much of each. TensorFlow only.
-
-    Returns:
-        cells: [N, h, w, 2, 2] int32, rows of `maps.flat`.
-        shares: [N, h, w, 2, 2] float32, 0 outside the map.
-    """
-    import tensorflow as tf
-
-    at_y, at_x = _corner_samples(maps, boxes, size)
-    vertical = _neighbours(at_y, maps.height)
-    horizontal = _neighbours(at_x, maps.width)
-    y = tf.stack([vertical.low, vertical.high], -1)[:, :, None, :, None]
-    x = tf.stack([horizontal.low, horizontal.high], -1)[:, None, :, None, :]
-    offset = maps.offset[:, None, None, None, None]
-    width = maps.width[:, None, None, None, None]
-    cells = offset + y * width + x
-    share_y = _shares_of(vertical)[:, :, None, :, None]
-    share_x = _shares_of(horizontal)[:, None, :, None, :]
-    return cells, share_y * share_x
-
-
-def _shares_of(neighbours):
-    """How much a sample takes of its two neighbours on one axis, [N, n, 2]; 0 outside."""
-    import tensorflow as tf
-
-    shares = tf.stack([1.0 - neighbours.share, neighbours.share], -1)
-    return tf.where(neighbours.inside[..., None], shares, 0.0)
 
 
 def _sum_by_cell(values, cells, shares, cell_count):
@@ -516,7 +550,7 @@ def pyramid_pool(
     # it, and then be 0 instead of the edge's value: such boxes end some roundings before it.
     edge = 1.0 - 2.0**-22
     boxes = ops.where(ops.abs(boxes - 1.0) < 1e-6, edge, boxes)
-    if has_fused_kernels(fused):
+    if kernels_of(fused) != "portable":
 
         def crop(maps, rows, images):
             return crop_and_resize(maps, rows, images, size, True)
@@ -569,7 +603,15 @@ def roi_align(
         return _unfold(pooled, boxes, feature_maps)
     # Row k of a box's samples lies k + .5 of `samples` equal parts of a bin below its upper edge.
     grid = tuple(samples * side for side in size)
-    if has_fused_kernels(fused):
+    form = kernels_of(fused)
+    if form == "torch":
+        places = ops.reshape(ops.concatenate([start, extent], axis=-1), ops.shape(boxes))
+
+        def read(maps, rows, images):
+            return _align_by_torch(_Maps.whole(maps, images), rows, size, samples, reduce)
+
+        return _level_by_level(feature_maps, places, levels, size, read)
+    if form == "tensorflow":
         ends = ops.reshape(_outermost_samples(start, extent, grid), ops.shape(boxes))
 
         def pool(maps, ends, images):
@@ -598,6 +640,30 @@ def _sample_by_kernel(maps, ends, images, grid):
     last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
     normalised = (ends + 1.0) / tf.concat([last, last], 0)
     return crop_and_resize(padded, normalised, images, grid, True)
+
+
+def _align_by_torch(maps, rows, size, samples, reduce):
+    """`roi_align` of one level; rows: [n, (y, x, height, width)] in cells. PyTorch only."""
+    at_y = _even_samples(rows[:, 0], rows[:, 2], samples * size[0])
+    at_x = _even_samples(rows[:, 1], rows[:, 3], samples * size[1])
+    if reduce != "average":
+        sampled = _bilinear(maps, at_y, at_x, reach=1.0, fused=True)
+        return _reduce_bins(sampled, samples, reduce)
+    from mrcnn import torch_kernels
+
+    # What all samples of a bin read is added up at once.
+    cells, shares = _cells_read(maps, at_y, at_x, reach=1.0)
+    cells = _of_bins(cells, size, samples)
+    shares = _of_bins(shares, size, samples) / samples**2
+    return torch_kernels.sum_of_rows(maps.flat, cells, shares)
+
+
+def _of_bins(reads, size, samples):
+    """What each bin reads: [n, h * samples, w * samples, 2, 2] to [n, h, w, 4 * samples**2]."""
+    height, width = size
+    reads = ops.reshape(reads, (-1, height, samples, width, samples, 4))
+    reads = ops.transpose(reads, (0, 1, 3, 2, 4, 5))
+    return ops.reshape(reads, (-1, height, width, 4 * samples**2))
 
 
 def _even_samples(start, extent, count):
@@ -766,14 +832,22 @@ def _unfold(pooled, boxes, feature_maps):
 
 
 def _level_by_level(feature_maps, boxes, levels, size, pool):
-    """Pools the boxes of each level by pool(map, boxes [n, 4], images [n]). TensorFlow only."""
-    import tensorflow as tf
+    """Pools the boxes of each level by pool(map, boxes [n, 4], images [n]).
 
+    How many there are depends on the data: TensorFlow and PyTorch only.
+    """
     images = _image_of(levels)
     levels = ops.reshape(levels, (-1,))
     rows = ops.reshape(boxes, (-1, 4))
     if len(feature_maps) == 1:
         return _unfold(pool(feature_maps[0], rows, images), boxes, feature_maps)
+    if kernels_of() == "torch":
+        from mrcnn import torch_kernels
+
+        pooled = torch_kernels.level_by_level(feature_maps, rows, levels, images, pool)
+        return _unfold(pooled, boxes, feature_maps)
+    import tensorflow as tf
+
     places = []
     crops = []
     for level, maps in enumerate(feature_maps):
@@ -803,8 +877,9 @@ def _from_edge_to_edge(low, high, length, count):
     last = ops.cast(length - 1, "float32")[:, None]
     if count == 1:
         return 0.5 * (low + high)[:, None] * last
-    step = ops.arange(count, dtype="float32") / (count - 1)
-    return low[:, None] * last + step * ((high - low)[:, None] * last)
+    # In the order of TensorFlow's kernel, so that the same samples come out beyond the edge.
+    step = (high - low)[:, None] * last / (count - 1)
+    return low[:, None] * last + ops.arange(count, dtype="float32") * step
 
 
 def cell_patches(feature_maps: Sequence[Tensor], cells: Tensor) -> Tensor:
@@ -901,16 +976,53 @@ def _neighbours(at, length, reach=0.0):
     )
 
 
-def _bilinear(maps, at_y, at_x, reach=0.0):
+def _cells_read(maps, at_y, at_x, reach=0.0):
+    """The four cells that each sample reads, and how much of each.
+
+    Args:
+        at_y, at_x, reach: see `_bilinear`.
+
+    Returns:
+        cells: [N, h, w, 2, 2] int32, rows of `maps.flat`.
+        shares: [N, h, w, 2, 2] float32, 0 outside the map.
+    """
+    vertical = _neighbours(at_y, maps.height, reach)
+    horizontal = _neighbours(at_x, maps.width, reach)
+    y = ops.stack([vertical.low, vertical.high], -1)[:, :, None, :, None]
+    x = ops.stack([horizontal.low, horizontal.high], -1)[:, None, :, None, :]
+    offset = maps.offset[:, None, None, None, None]
+    width = maps.width[:, None, None, None, None]
+    cells = offset + y * width + x
+    share_y = _shares_of(vertical)[:, :, None, :, None]
+    share_x = _shares_of(horizontal)[:, None, :, None, :]
+    return cells, share_y * share_x
+
+
+def _shares_of(neighbours):
+    """How much a sample takes of its two neighbours on one axis, [N, n, 2]; 0 outside."""
+    shares = ops.stack([1.0 - neighbours.share, neighbours.share], -1)
+    return ops.where(neighbours.inside[..., None], shares, 0.0)
+
+
+def _bilinear(maps, at_y, at_x, reach=0.0, fused=False):
     """Values between cells.
 
     Args:
         at_y: [N, h], at_x: [N, w], in cells.
         reach: cells beyond the edge that repeat it; farther out it is 0.
+        fused: see the module; of the backends' own kernels there is only PyTorch's.
 
     Returns:
         [N, h, w, C].
     """
+    if kernels_of(fused) == "torch":
+        from mrcnn import torch_kernels
+
+        cells, shares = _cells_read(maps, at_y, at_x, reach)
+        flat = (*ops.shape(cells)[:3], 4)
+        return torch_kernels.sum_of_rows(
+            maps.flat, ops.reshape(cells, flat), ops.reshape(shares, flat)
+        )
     vertical = _neighbours(at_y, maps.height, reach)
     horizontal = _neighbours(at_x, maps.width, reach)
 

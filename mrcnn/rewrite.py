@@ -1,10 +1,11 @@
 """The network rewritten for speed: layers that compute the same from the same variables.
 
 In detection and in training, fixed batch norm becomes a part of the convolution before it. For
-detection on a CPU, convolutions take the form that its kernels run fastest, and the mask head
-computes the detected class alone. In training, the RPN's loss reads the sampled anchors alone, the
-mask head the positive RoIs, and the masks' loss the logits of the true class. Nothing is stored:
-weights that are loaded or set later are used at once.
+detection on a CPU or by PyTorch, convolutions take the form that its kernels run fastest, and the
+mask head computes the detected class alone. In training, the RPN's loss reads the sampled anchors
+alone, the mask head the positive RoIs, and the masks' loss the logits of the true class. Weights
+that are loaded or set later are used at once: nothing is stored, but what PyTorch's detection has
+prepared, which is made anew where a weight has changed.
 """
 
 import contextlib
@@ -79,27 +80,36 @@ class FoldedConv(KL.Layer):
         return kernels.unfold_rois(self._normalised(kernels.fold_rois(inputs)), inputs)
 
     def _normalised(self, x):
-        conv = inner(self.conv)
-        norm = inner(self.norm)
         with self._after(x):
-            scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
-            if norm.scale:
-                scale = scale * norm.gamma
-            bias = -norm.moving_mean
-            if conv.use_bias:
-                bias = conv.bias + bias
-            bias = bias * scale
-            if norm.center:
-                bias = bias + norm.beta
-            kernel = conv.kernel * scale
+            kernel, bias = self._kernel_and_bias()
         x = self._convolved(x, ops.cast(kernel, self.compute_dtype))
         return _add_bias(x, ops.cast(bias, self.compute_dtype))
+
+    def _kernel_and_bias(self):
+        """Those of the one convolution, as they are stored."""
+        conv = inner(self.conv)
+        norm = inner(self.norm)
+        scale = ops.rsqrt(norm.moving_variance + norm.epsilon)
+        if norm.scale:
+            scale = scale * norm.gamma
+        bias = -norm.moving_mean
+        if conv.use_bias:
+            bias = conv.bias + bias
+        bias = bias * scale
+        if norm.center:
+            bias = bias + norm.beta
+        return conv.kernel * scale, bias
+
+    def _is_whole(self, x):
+        """Whether the kernel covers the input, so that one product of matrices does it."""
+        conv = inner(self.conv)
+        covers_all = tuple(x.shape[1:3]) == conv.kernel_size
+        return covers_all and conv.padding == "valid" and conv.groups == 1
 
     def _convolved(self, x, kernel):
         conv = inner(self.conv)
         filters = kernel.shape[-1]
-        covers_all = tuple(x.shape[1:3]) == conv.kernel_size
-        if not covers_all or conv.padding != "valid" or conv.groups > 1:
+        if not self._is_whole(x):
             return ops.conv(
                 x, kernel, list(conv.strides), conv.padding, conv.data_format, conv.dilation_rate
             )
@@ -225,6 +235,80 @@ class CPUConv(FoldedConv):
         return wide and _runs_onednn()
 
 
+class PreparedConv(FoldedConv):
+    """The same operation for detection by PyTorch, with the kernel as it is read there.
+
+    Keras turns each kernel into PyTorch's order of axes in each call, which takes longer than a
+    convolution of a small map: here that is done once, with the product by batch norm's scale. Made
+    anew where a variable was assigned or trained since. It holds the kernels a second time.
+
+    Args:
+        conv, norm: see `FoldedConv`; norm None where no fixed batch norm follows.
+    """
+
+    def __init__(self, conv: Any, norm: Any, **kwargs: Any):
+        super().__init__(conv, norm, **kwargs)
+        # What was prepared last: (states of the variables, kernel, bias).
+        self._prepared = Untracked(None)
+
+    def _normalised(self, x):
+        kernel, bias = self._prepare(self._is_whole(x))
+        y = self._convolved(x, kernel)
+        if bias is not None:
+            y.add_(bias)
+        if self.norm is None:
+            y = inner(self.conv).activation(y)
+        return y
+
+    def _prepare(self, whole):
+        """Kernel, or the matrix of a whole one, and bias or None, in the dtype that is computed."""
+        from mrcnn import torch_kernels
+
+        state = [whole, *map(torch_kernels.state_of, self._variables())]
+        prepared = self._prepared.value
+        if prepared is None or not _are_same(prepared[0], state):
+            kernel, bias = self._kernel_and_bias()
+            kernel = ops.cast(kernel, self.compute_dtype)
+            if not whole:
+                kernel = torch_kernels.as_read(kernel)
+            if bias is not None:
+                bias = ops.cast(bias, self.compute_dtype)
+            prepared = (state, kernel, bias)
+            self._prepared.value = prepared
+        return prepared[1:]
+
+    def _kernel_and_bias(self):
+        conv = inner(self.conv)
+        if self.norm is not None:
+            return super()._kernel_and_bias()
+        bias = None
+        if conv.use_bias:
+            bias = ops.convert_to_tensor(conv.bias)
+        return ops.convert_to_tensor(conv.kernel), bias
+
+    def _variables(self):
+        """What kernel and bias are made of."""
+        conv = inner(self.conv)
+        values = [conv.kernel]
+        if conv.use_bias:
+            values.append(conv.bias)
+        if self.norm is not None:
+            norm = inner(self.norm)
+            values += [norm.moving_mean, norm.moving_variance]
+            values += [each for each in (norm.gamma, norm.beta) if each is not None]
+        return values
+
+
+def _are_same(before, now):
+    """Whether two states of variables, see `torch_kernels.state_of`, are of the same values."""
+    if before[0] != now[0]:
+        return False
+    for (tensor, version), (other, other_version) in zip(before[1:], now[1:], strict=True):
+        if tensor is not other or version != other_version:
+            return False
+    return True
+
+
 class SumOfGroups(KL.Layer):
     """A 1x1 convolution of the groups of a `CPUConv`, which need not become one map.
 
@@ -329,7 +413,8 @@ def fold_batch_norm(model: Any, training: bool = False) -> Any:
             and the gradients are those of the layers. False: for detection, in which all but
                 train_bn
             True is fixed; on a CPU most layers are `CPUConv` then, wide 3x3 convolutions without
-            batch norm too, and 1x1 convolutions behind these `SumOfGroups`.
+            batch norm too, and 1x1 convolutions behind these `SumOfGroups`. By PyTorch all
+            convolutions are `PreparedConv` then.
     """
     rewriter = Rewriter(type(model), training)
     return keras.models.clone_model(
@@ -381,6 +466,8 @@ class Rewriter:
         if type(layer) is self.model_type:
             nested = self._once("model", [layer], lambda: fold_batch_norm(layer))
             return nested(*args, **kwargs)
+        if _is_convolution(inner(layer)) and keras.backend.backend() == "torch":
+            return self._merged(layer)(inputs)
         on_cpu = _is_convolution(layer) and _on_cpu(layer.dtype_policy)
         if on_cpu and CPUConv.by_groups(layer):
             return self._joined(self._merged(layer)(inputs), layer)
@@ -422,6 +509,8 @@ class Rewriter:
         kind = CPUConv
         if self.training or not _on_cpu(policy) or (norm is not None and is_bias_faster):
             kind = FoldedConv
+        if keras.backend.backend() == "torch" and not self.training:
+            kind = PreparedConv
         name = f"{conv.name}_folded"
         if norm is not None:
             name = f"{conv.name}_{norm.name}_folded"
@@ -609,9 +698,9 @@ class SampledRPN(KL.Layer):
     def _rows_with_a_loss(self, match):
         """Anchors [B, count] int32 that have a loss, in their order, and which rows hold one."""
         has_loss = ops.cast(match[..., 0] != 0, "float32")
-        missing = ops.maximum(self.count - ops.shape(match)[1], 0)
+        missing = kernels.shortfall(self.count, ops.shape(match)[1])
         has_loss = ops.pad(has_loss, [[0, 0], [0, missing]])
-        has_loss, rows = ops.top_k(has_loss, self.count)  # of equals the first
+        has_loss, rows = kernels.top_k(has_loss, self.count)  # of equals the first
         rows = ops.where(has_loss > 0, ops.cast(rows, "int32"), 0)
         return rows, has_loss > 0
 
@@ -659,7 +748,7 @@ class SplitPositives(KL.Layer):
     def call(self, inputs: Any) -> Any:
         class_ids, rois, *rest = inputs
         count = self.positive_rows
-        if kernels.has_fused_kernels(self.fused):
+        if kernels.kernels_of(self.fused) != "portable":
             most = ops.max(ops.sum(ops.cast(class_ids > 0, "int32"), axis=1))
             count = ops.clip(most, 1, self.positive_rows)
         return (rois[:, :count], rois[:, count:], *[x[:, :count] for x in rest])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from mrcnn import boxes as box_math, data, masks as mask_math, utils
+from mrcnn import boxes as box_math, data, masks as mask_math, ops as kernels, utils
 
 
 @dataclasses.dataclass
@@ -99,6 +99,7 @@ def to_pixels(boxes: np.ndarray, shape: Sequence[int], frame: str = "centers") -
     return box_math.denorm_boxes(boxes, shape, frame, whole=False)
 
 
+@kernels.without_gradients()
 def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Trace:
     """All stages of one image.
 
@@ -261,6 +262,7 @@ def _first(output):
     return output
 
 
+@kernels.without_gradients()
 def run_graph(
     model: Any,
     images: Any,

@@ -42,7 +42,12 @@ from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
-TENSORBOARD_HINT = "it is not installed (pip install tensorboard)"
+TENSORBOARD_HINT = "it, or TensorFlow, is not installed (pip install tensorboard tensorflow)"
+
+
+def has_tensorboard() -> bool:
+    """Whether curves can be written; Keras writes them by TensorFlow under every backend."""
+    return all(importlib.util.find_spec(name) for name in ("tensorboard", "tensorflow"))
 
 
 class BadLossError(ValueError):
@@ -219,7 +224,9 @@ class TrainingModel(Network):
             _begin_anew(self.optimizer, optimizer)
             return
         optimizer.build(self.trainable_variables)
-        self.compile(optimizer=optimizer, jit_compile=False)
+        # What isn't compiled JAX runs one operation after the other.
+        jit_compile = keras.backend.backend() == "jax"
+        self.compile(optimizer=optimizer, jit_compile=jit_compile)
         # Of another kind of state it is not known how it began.
         if keep and _begins_with_zeros(self.optimizer):
             self._compiled_for = wanted
@@ -276,12 +283,11 @@ class TrainingModel(Network):
 
         On several TensorFlow devices their gradients are averaged before they are clipped.
         """
-        if keras.backend.backend() != "tensorflow":
+        is_tensorflow = keras.backend.backend() == "tensorflow"
+        if is_tensorflow and self.distribute_strategy.num_replicas_in_sync > 1:
+            return self._train_step_of_a_replica(*args[0])
+        with self._losses_alone():
             return super().train_step(*args)
-        if self.distribute_strategy.num_replicas_in_sync == 1:
-            with self._losses_alone():
-                return super().train_step(*args)
-        return self._train_step_of_a_replica(*args[0])
 
     def test_step(self, *args: Any) -> dict:
         """The losses of a batch."""
@@ -414,7 +420,8 @@ class FusedUpdates(keras.optimizers.Optimizer):
     """Before a Keras optimizer: its update by one TensorFlow operation for each variable.
 
     In place of ten, or of Adam's forty. The same numbers, a smaller graph, no copies of the
-    variable on the way.
+    variable on the way. Under PyTorch Keras itself updates all variables together, see
+    `make_optimizer`.
     """
 
     def _is_fused(self):
@@ -546,11 +553,11 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
         return optimizer
     if config.EMA_MOMENTUM:
         common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
-    if config.OPTIMIZER == "sgd":
-        return SGD(learning_rate, momentum=momentum, **common)
-    adam, adamw = Adam, AdamW
+    sgd, adam, adamw = SGD, Adam, AdamW
     if keras.backend.backend() == "torch":  # there Keras updates all variables together by itself
-        adam, adamw = keras.optimizers.Adam, keras.optimizers.AdamW
+        sgd, adam, adamw = keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.AdamW
+    if config.OPTIMIZER == "sgd":
+        return sgd(learning_rate, momentum=momentum, **common)
     if config.OPTIMIZER == "adam":
         return adam(learning_rate, **common)
     optimizer = adamw(learning_rate, weight_decay=config.WEIGHT_DECAY, **common)
@@ -1220,7 +1227,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         super().__init__()
         if every < 1:
             raise ValueError(f"every is a whole number from 1. Received: {every!r}")
-        installed = importlib.util.find_spec("tensorboard") is not None
+        installed = has_tensorboard()
         if pictures and not installed:
             raise ImportError(f"Pictures need TensorBoard: {TENSORBOARD_HINT}")
         if pictures is None:
@@ -1549,7 +1556,7 @@ class Run:
         finally:
             # What `fit` leaves is this run's too: a next call goes on from its resume file. Under
             # JAX the weights of an interrupted epoch are gone.
-            if keras.backend.backend() == "tensorflow":
+            if keras.backend.backend() != "jax":
                 self.owner.weights_of_run = fingerprint(self.network)
 
     def _fit_stages(self):
@@ -1789,7 +1796,7 @@ class Run:
         callbacks.extend(evaluations)
         if not self.writes():
             pass
-        elif importlib.util.find_spec("tensorboard"):
+        elif has_tensorboard():
             callbacks.append(keras.callbacks.TensorBoard(self.owner.log_dir))
         else:
             logger.info("No curves are written for TensorBoard: %s", TENSORBOARD_HINT)

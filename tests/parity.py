@@ -191,11 +191,11 @@ def heads(case, model, arrays, maps, metas):
         yield Row(
             case,
             f"{name} of the recorded proposals{left_out}",
-            difference(np.asarray(value)[:, :count][kept], arrays[name][kept]),
+            difference(ops.convert_to_numpy(value)[:, :count][kept], arrays[name][kept]),
             1e-3,
         )
     boxes, class_ids = arrays["detections"][..., :4], arrays["detections"][..., 4].astype(int)
-    masks = np.asarray(
+    masks = ops.convert_to_numpy(
         model.keras_model.sub_models["masks"](
             [ops.convert_to_tensor(boxes), *inputs[1:]], training=False
         )
@@ -315,8 +315,11 @@ def variables_of(network):
 
 def losses(batch, model, arrays):
     """Rows of the five losses of a recorded training batch, and of batch A's outputs."""
+    from keras import ops
+
     network = model.keras_model
     outputs = network(batch_inputs(arrays, batch), training=False)
+    outputs = [ops.convert_to_numpy(output) for output in outputs]
     for name, loss in zip(network.loss_names, outputs[-5:]):
         yield Row(
             f"train {batch}", name, abs(float(loss) / float(arrays[f"{batch}/{name}"]) - 1), 1e-4
@@ -328,7 +331,7 @@ def losses(batch, model, arrays):
     if batch == "A":
         # The RoIs are drawn in another order: each is compared with the recorded one of the same
         # box.
-        rois, old = np.asarray(outputs[8]), arrays["A/output_rois"]
+        rois, old = outputs[8], arrays["A/output_rois"]
         worst = collections.defaultdict(float)
         for image in range(len(rois)):
             for i, roi in enumerate(rois[image]):
@@ -341,7 +344,7 @@ def losses(batch, model, arrays):
                     (6, "mrcnn_mask"),
                 ):
                     recorded = arrays[f"A/{name}"]
-                    gap = np.abs(np.asarray(outputs[position][image, i]) - recorded[image, j]).max()
+                    gap = np.abs(outputs[position][image, i] - recorded[image, j]).max()
                     worst[name] = max(worst[name], gap / np.abs(recorded).max())
         for name, value in worst.items():
             yield Row("train A", name, float(value), 1e-3)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # tools/extra.sh NAME makes the virtual environment .venv-NAME of requirements/NAME.txt, without
-# TensorFlow: runtimes for exported models, ray for batches.
+# TensorFlow: runtimes for exported models, ray for batches, backends for PyTorch and JAX.
 set -eu
 cd "$(dirname "$0")/.."
 name=$1

@@ -1,0 +1,129 @@
+"""PyTorch and JAX as Keras's backend, where TensorFlow is not installed, against TensorFlow.
+
+`make test-backends` runs these tests: TensorFlow in this environment, the others in
+.venv-backends, each in a process of its own, by backend_runner.py.
+"""
+
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import oracle
+import parity
+import pytest
+
+ROOT = oracle.TESTS.parent
+PYTHON = ROOT / ".venv-backends" / "bin" / "python"
+BACKENDS = ("torch", "jax")
+
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(not os.environ.get("MRCNN_BACKENDS"), reason="make test-backends runs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where each backend has left what it found."""
+    assert PYTHON.exists(), "make test-backends makes .venv-backends"
+    folder = tmp_path_factory.mktemp("backends")
+    pythons = {"tensorflow": sys.executable, **dict.fromkeys(BACKENDS, str(PYTHON))}
+    running = {name: start(name, python, folder) for name, python in pythons.items()}
+    for name, process in running.items():
+        process.wait()
+        said = (folder / f"{name}.log").read_text()
+        assert process.returncode == 0, f"{name}:\n{said[-3000:]}"
+    return folder
+
+
+def start(backend, python, folder):
+    """Starts `backend_runner.py`; what it says goes into a file."""
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{oracle.TESTS}",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "JAX_PLATFORMS": "cpu",
+        # The models that are made later find what was compiled for the first one.
+        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    program = [python, oracle.TESTS / "backend_runner.py", folder]
+    with open(folder / f"{backend}.log", "w", encoding="utf-8") as log:
+        return subprocess.Popen(program, env=environment, stdout=log, stderr=log)
+
+
+def found_by(folder, backend):
+    """{name: array} that a backend has left."""
+    with np.load(folder / f"{backend}.npz") as arrays:
+        return dict(arrays)
+
+
+def arrays_of(path):
+    """{name: array} of a weight file."""
+    arrays = {}
+
+    def note(name, item):
+        if isinstance(item, h5py.Dataset):
+            arrays[name] = item[()]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(note)
+    return arrays
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", *BACKENDS])
+def test_recorded_detections(folder, backend):
+    """The same ones as the original's: scores to 1e-3, boxes to a pixel, masks to IoU .99."""
+    found = found_by(folder, backend)
+    result = {key.split("/")[1]: found[key] for key in found if key.startswith("detected/")}
+    assert len(result["scores"]) == 100
+    rows = list(parity.detections(backend, result, parity.read("net_small_shapes0")))
+    assert len(rows) == 4 and not [row for row in rows if not parity.within(row)]
+
+
+def test_recorded_losses_under_torch(folder):
+    """Those of the original's ResNet-50 on a recorded batch, to 1e-4."""
+    losses = found_by(folder, "torch")["recorded/losses"]
+    assert len(losses) == 5 and losses.max() <= 1e-4
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_three_steps(folder, backend):
+    """Losses to 1e-4 of TensorFlow's and weights to 1e-3; both have moved by more."""
+    expected = found_by(folder, "tensorflow")["steps/losses"]
+    losses = found_by(folder, backend)["steps/losses"]
+    assert expected.shape == (3, 6) and (expected > 1e-3).all()
+    assert np.abs(expected[2] / expected[0] - 1).min() > 1e-3
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    first = arrays_of(folder / "tensorflow.h5")
+    trained = arrays_of(folder / "tensorflow_trained.h5")
+    ours = arrays_of(folder / f"{backend}_trained.h5")
+    assert trained.keys() == ours.keys() == first.keys()
+    moved = 0
+    for name, array in trained.items():
+        np.testing.assert_allclose(ours[name], array, atol=1e-3 * max(np.abs(array).max(), 1e-3))
+        way = np.abs(array - first[name]).max()
+        if way > 0:
+            moved += 1
+            assert np.abs(ours[name] - array).max() <= 0.02 * way, name
+    assert moved >= 30
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weight_files_are_the_same(folder, backend):
+    """What a backend writes is what TensorFlow writes; each has read its own, see the runner."""
+    expected = arrays_of(folder / "tensorflow.h5")
+    written = arrays_of(folder / f"{backend}.h5")
+    assert len(expected) >= 40 and written.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(written[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", *BACKENDS])
+def test_a_killed_run_goes_on(folder, backend):
+    """Weights, optimizer, draws and data go on where they were: it ends as if never killed."""
+    assert found_by(folder, backend)["resumed/gap"] <= 1e-6
