@@ -54,7 +54,8 @@ test-ray:
 test-backends:
 	@tools/venv.sh test
 	@tools/extra.sh backends
-	MRCNN_BACKENDS=1 .venv/bin/python -m pytest tests/test_backends.py $(ARGS)
+	MRCNN_BACKENDS=1 .venv/bin/python -m pytest tests/test_backends.py \
+		tests/test_layers.py::test_layers_under_jax tests/test_training.py::test_trains_under_jax $(ARGS)
 
 # Results and models in the programs of others: supervision, SAHI, in .venv-neighbours.
 .PHONY: test-neighbours

@@ -18,10 +18,10 @@ ROOT = oracle.TESTS.parent
 PYTHON = ROOT / ".venv-backends" / "bin" / "python"
 BACKENDS = ("torch", "jax")
 
-pytestmark = [
-    pytest.mark.heavy,
-    pytest.mark.skipif(not os.environ.get("MRCNN_BACKENDS"), reason="make test-backends runs it"),
-]
+needed = pytest.mark.skipif(
+    not os.environ.get("MRCNN_BACKENDS"), reason="make test-backends runs it"
+)
+pytestmark = [pytest.mark.heavy, needed]
 
 
 @pytest.fixture(scope="module")

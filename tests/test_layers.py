@@ -1,15 +1,14 @@
 """Every layer: config round trip, symbolic, eager and compiled call, a batch of three; JAX in a
 subprocess."""
 
-import importlib.util
 import os
 import subprocess
-import sys
 import textwrap
 
 import keras
 import numpy as np
 import pytest
+import test_backends
 from keras import layers as KL, ops
 
 from mrcnn import boxes as box_math, model as modellib, ops as kernels
@@ -157,7 +156,7 @@ def test_portable_kernels_under_xla(name):
 
 
 @pytest.mark.heavy
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+@test_backends.needed
 def test_layers_under_jax(tmp_path):
     """In a process of its own with JAX as the backend: the same values, compiled by jax.jit."""
     names = (
@@ -191,8 +190,9 @@ def test_layers_under_jax(tmp_path):
         print("equal")
     """)
     environment = {**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}
+    environment["PYTHONPATH"] = str(test_backends.ROOT)
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+        [test_backends.PYTHON, "-c", code], env=environment, capture_output=True, text=True
     )
     assert done.stdout.strip() == "equal", done.stderr[-3000:]
 

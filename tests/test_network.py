@@ -227,16 +227,13 @@ def test_resnet50_has_the_features_of_keras_applications():
 @pytest.mark.parametrize(
     "name, environment",
     [
-        ("jax", {"KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"}),
         ("oneDNN", {"TF_ENABLE_ONEDNN_OPTS": "1"}),
         ("Eigen", {"TF_ENABLE_ONEDNN_OPTS": "0"}),
     ],
 )
 def test_detects_under(name, environment, small_model, small_weights, tmp_path):
-    """The recorded network under JAX as the backend and TensorFlow's two sets of CPU kernels: in a
-    process of its own where this one has others."""
-    if name == "jax":
-        pytest.importorskip("jax")
+    """The recorded network by TensorFlow's two sets of CPU kernels: in a process of its own where
+    this one has the others. For other backends see test_backends.py."""
     if name == ("oneDNN" if rewrite._runs_onednn() else "Eigen"):
         arrays = recorded("net_small_shapes0")
         compare_detections(small_model.detect([arrays["image0"]])[0], arrays)

@@ -1,7 +1,6 @@
 """Runs of training: what is learnt, resuming, bad losses, checkpoints, every kind of input."""
 
 import datetime
-import importlib.util
 import json
 import logging
 import os
@@ -16,6 +15,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
+import test_backends
 from keras import ops
 from toy import Rectangles, ToyConfig
 
@@ -168,14 +168,19 @@ print("trained")
 
 
 @pytest.mark.slow  # JAX compiles for 100 CPU seconds
-@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+@test_backends.needed
 def test_trains_under_jax(tmp_path):
     """With a resume file after each step, which JAX has given the variables' memory away in."""
     done = subprocess.run(
-        [sys.executable, "-c", UNDER_JAX, str(oracle.TESTS), str(tmp_path)],
+        [test_backends.PYTHON, "-c", UNDER_JAX, str(oracle.TESTS), str(tmp_path)],
         capture_output=True,
         text=True,
-        env={**os.environ, "KERAS_BACKEND": "jax", "JAX_PLATFORMS": "cpu"},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": "jax",
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(test_backends.ROOT),
+        },
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "trained"
