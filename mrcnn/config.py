@@ -474,8 +474,9 @@ class Config:
 
     # Box voting over these views: each box that is left becomes the mean of the views' own best
     # boxes with at least this IoU with it, weighted by their scores, and its score the mean over
-    # all views, 0 where a view has no such box. None: the box and the score of the surest view, as
-    # in the paper's code (not in matterport).
+    # all views, 0 where a view has no such box. A view's boxes vote from half of
+    # DETECTION_MIN_CONFIDENCE on. None: the box and the score of the surest view, as in the paper's
+    # code (not in matterport).
     TEST_BOX_VOTE: float | None = None
 
     # ---- Training --------------------------------------------------------------------------------
@@ -1141,6 +1142,11 @@ def setting_text(value: Any) -> str:
     if code is not None:
         return f"{value.__name__} {code.co_code.hex()} {code.co_names}"
     return str(getattr(value, "__name__", value))
+
+
+def has_several_views(config: Config) -> bool:
+    """Whether there is test-time augmentation."""
+    return len(config.TEST_SCALES) > 0 or bool(config.TEST_FLIP)
 
 
 def as_config(config: Any) -> Config:

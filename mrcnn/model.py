@@ -1662,9 +1662,12 @@ class DetectionLayer(ValuesLayer):
 
     @classmethod
     def values_of(cls, config: Config) -> dict[str, Any]:
+        min_confidence = config.DETECTION_MIN_CONFIDENCE
+        if config_module.has_several_views(config) and config.TEST_BOX_VOTE is not None:
+            min_confidence = min_confidence / 2  # the limit is for the mean over all views
         return {
             "max_instances": config.DETECTION_MAX_INSTANCES,
-            "min_confidence": config.DETECTION_MIN_CONFIDENCE,
+            "min_confidence": min_confidence,
             "nms_threshold": config.DETECTION_NMS_THRESHOLD,
             "bbox_std_dev": [float(value) for value in config.BBOX_STD_DEV],
             "log_size_limit": config.BBOX_LOG_SIZE_LIMIT,
@@ -3269,15 +3272,11 @@ class MaskRCNN:
         images = inference.images_in(images, "detect")
         if verbose:
             log(f"Processing {len(images)} images")
-        if self._has_several_views():
+        if config_module.has_several_views(self.config):
             from mrcnn import tta
 
             return tta.detect(self, images, masks)
         return self.detector.detect(images, masks)
-
-    def _has_several_views(self):
-        """Whether there is test-time augmentation."""
-        return len(self.config.TEST_SCALES) > 0 or bool(self.config.TEST_FLIP)
 
     def detect_many(
         self, images: Iterable, load: Callable | None = None, masks: str = "dense"
@@ -3296,7 +3295,7 @@ class MaskRCNN:
             the result of each image.
         """
         self.check_mode("inference", "detect_many")
-        if self._has_several_views():
+        if config_module.has_several_views(self.config):
             from mrcnn import tta
 
             return tta.detect_many(self, images, load, masks)

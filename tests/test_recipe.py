@@ -478,6 +478,15 @@ def test_views_vote_on_boxes_and_scores():
     assert none[0].shape == (0, 4) and none[1].shape == (0, 2)
 
 
+def test_views_vote_from_half_of_the_least_confidence_on():
+    """An object of which one view is surer than the limit and the other less so is found."""
+    settings = {"NUM_CLASSES": 2, "DETECTION_MIN_CONFIDENCE": 0.5}
+    for flip, vote, expected in ((True, 0.5, 0.25), (True, None, 0.5), (False, 0.5, 0.5)):
+        config = Config(TEST_FLIP=flip, TEST_BOX_VOTE=vote, **settings)
+        layer = modellib.DetectionLayer.of(config)
+        assert layer.get_config()["min_confidence"] == expected
+
+
 def test_a_voted_score_below_the_least_is_none(detector, monkeypatch):
     image = Points(1, shape=(60, 80, 3)).load_image(0)
     monkeypatch.setattr(detector.config, "TEST_FLIP", True)

@@ -169,6 +169,8 @@ class NucleusSmallInferenceConfig(NucleusSmallConfig):
     RPN_NMS_THRESHOLD = 0.7
     TEST_FLIP = "turns"
     TEST_BOX_VOTE = 0.5
+    # A view that takes an object for background, if barely, has a vote too.
+    DETECTION_ALL_CLASSES = True
     DETECTION_MIN_CONFIDENCE = 0.5
 
 
