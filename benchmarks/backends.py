@@ -3,8 +3,9 @@
 python benchmarks/backends.py [--backends tensorflow,torch,jax] [--parts detect,train] [--repeats 5]
     The recorded ResNet-50 of the tests: a detection of 128 x 128 pixels with 100 objects, a step
     of the recorded training batch of two images on all layers. TensorFlow runs in this environment,
-    the others in .venv-backends, which `make test-backends` makes. CPU seconds are those of all
-    threads; beside other work they say more than the clock's.
+    the others in .venv-backends, which `make test-backends` makes. TensorFlow and PyTorch have one
+    thread: beside other work the CPU seconds say more than the clock's, but threads that wait for
+    each other spend some too. JAX has as many threads as there are cores.
 """
 
 import argparse
@@ -84,6 +85,8 @@ def run(backend: str, part: str, repeats: int) -> dict[str, float]:
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "JAX_PLATFORMS": "cpu",
         "CUDA_VISIBLE_DEVICES": "-1",
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
     }
     command = [python, __file__, "--worker", part, "--repeats", str(repeats)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
