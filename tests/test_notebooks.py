@@ -6,7 +6,6 @@ import os
 import pathlib
 import re
 
-import jupyter_client
 import nbformat
 import oracle
 import pytest
@@ -47,26 +46,6 @@ def weights(tmp_path_factory):
     patch.undo()
 
 
-# As a kernel that has just started: no names, and each warning is shown again.
-AFRESH = """
-%reset -f
-import warnings
-warnings.simplefilter("default", append=True)
-del warnings
-"""
-
-
-@pytest.fixture(scope="module")
-def kernel(weights):
-    """One for all notebooks, which would otherwise import TensorFlow seven times."""
-    manager, client = jupyter_client.manager.start_new_kernel(
-        startup_timeout=300, kernel_name="python3", cwd=str(ROOT / "notebooks")
-    )
-    yield manager, client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
-
-
 def code_cells(name):
     notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -103,10 +82,8 @@ def test_calls_and_text_only(name):
     )
 
 
-def executed(gallery, kernel, name, data="shapes"):
-    manager, client = kernel
-    assert client.execute_interactive(AFRESH, timeout=300)["content"]["status"] == "ok"
-    notebook = gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data, kernel=manager)
+def executed(gallery, name, data="shapes"):
+    notebook = gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data)
     pictures = gallery.pictures(notebook)
     assert len(pictures) >= 3
     # Warnings on stderr are what a reader would see.
@@ -123,8 +100,8 @@ def executed(gallery, kernel, name, data="shapes"):
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name, gallery, kernel):
-    executed(gallery, kernel, name)
+def test_runs(name, gallery, weights):
+    executed(gallery, name)
 
 
 # inspect_data needs no network; the others take minutes with that of the photographs.
@@ -136,8 +113,8 @@ def test_runs(name, gallery, kernel):
         for name in OF_SHAPES
     ],
 )
-def test_runs_on_photographs(name, gallery, kernel):
-    executed(gallery, kernel, name, oracle.shared("data/coco-mini").resolve())
+def test_runs_on_photographs(name, gallery, weights):
+    executed(gallery, name, oracle.shared("data/coco-mini").resolve())
 
 
 def test_gallery_is_small(gallery):

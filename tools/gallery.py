@@ -11,7 +11,6 @@ import base64
 import io
 import os
 import pathlib
-from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -30,23 +29,15 @@ ORDER = (
 
 
 def execute(
-    path: str | os.PathLike,
-    data: str | os.PathLike = "shapes",
-    timeout: float = 1800,
-    kernel: Any = None,
+    path: str | os.PathLike, data: str | os.PathLike = "shapes", timeout: float = 1800
 ) -> nbformat.NotebookNode:
-    """A notebook with its outputs, run in its own folder on the given data.
-
-    Args:
-        kernel: the manager of a kernel that runs; None for a new one.
-    """
+    """A notebook with its outputs, run in its own folder on the given data."""
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.source = cell.source.replace('DATA = "shapes"', f"DATA = {str(data)!r}")
     NotebookClient(
         notebook,
-        km=kernel,
         timeout=timeout,
         startup_timeout=300,
         kernel_name="python3",
