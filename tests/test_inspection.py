@@ -131,12 +131,19 @@ def test_mask_chain():
 
 @pytest.mark.parametrize(
     "fused, side, end, lost",
-    [(True, 28, 1 - 2**-22, 0), (False, 28, 1.0, 0), (True, 56, 1.0, 0), (True, 28, 1.0, 12)],
+    [
+        (True, 28, 1 - 2**-22, 0),
+        (False, 28, 1 - 2**-22, 0),
+        (True, 56, 1.0, 0),
+        (False, 56, 1.0, 0),
+        (True, 28, 1.0, 12),
+        (False, 28, 1.0, 12),
+    ],
 )
 def test_the_chains_target_is_that_of_training(fused, side, end, lost):
     """All cells are those of the network's own kernel, of a RoI that ends with the object. At
     exactly the end TensorFlow's last sample of 56 cells to 28 falls a rounding beyond it and is 0:
-    12 cells, of the last row and column, are lost.
+    12 cells, of the last row and column, are lost, and by the portable kernel the same ones.
     """
     steps = inspection.mask_chain(disc(), Config(), side)
     mini = ops.convert_to_tensor(steps[1]["small"][None, ..., None].astype("float32"))
