@@ -1030,7 +1030,7 @@ def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[
     for i, number in enumerate(result["track_ids"].tolist()):
         if number:
             texts[i] = f"#{number} {texts[i]}"
-            colors.append(visualize.random_colors(number)[-1])
+            colors.append(visualize.class_color(number - 1))
         else:
             colors.append((0.7, 0.7, 0.7))
     return colors, texts

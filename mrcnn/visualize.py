@@ -72,8 +72,8 @@ def random_colors(N: int, bright: bool = True) -> list[tuple[float, ...]]:
 
 def class_color(class_id: int) -> tuple[float, ...]:
     """The colour of a class, the same whatever other classes there are; of a crowd its class's."""
-    number = abs(int(class_id))
-    return random_colors(number + 1)[number]
+    palette = _palette(True)
+    return palette[abs(int(class_id)) % len(palette)]
 
 
 def _enough_colors(colors: Sequence | None, count: int) -> list:

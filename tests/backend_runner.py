@@ -15,7 +15,7 @@ import zlib
 import keras
 import numpy as np
 import parity
-from toy import Rectangles, ToyConfig
+from toy import KillAt, Killed, Rectangles, ToyConfig
 
 from mrcnn import data, model as modellib, ops as kernels
 from mrcnn.config import Config
@@ -206,23 +206,6 @@ def check_that_a_file_comes_back(model, path):
 
 
 # ---- A run that is killed ------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """As if the process had been ended."""
-
-
-class KillAt(keras.callbacks.Callback):
-    """Ends the run after so many steps."""
-
-    def __init__(self, steps):
-        super().__init__()
-        self.left = steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            raise Killed
 
 
 def run(folder, kill=0):

@@ -17,7 +17,7 @@ import oracle
 import pytest
 import test_backends
 from keras import ops
-from toy import Rectangles, ToyConfig
+from toy import KillAt, Killed, Rectangles, ToyConfig
 
 from mrcnn import commands, data, files, model as modellib, training
 from mrcnn.config import Config
@@ -116,21 +116,6 @@ def test_crop_mode_trains_and_is_refused_in_detection(tmp_path):
         modellib.MaskRCNN("inference", config, tmp_path).detect([dataset.load_image(0)])
 
 
-class _Killed(BaseException):
-    pass
-
-
-class _KillAt(keras.callbacks.Callback):
-    def __init__(self, run_steps):
-        super().__init__()
-        self.left = run_steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self.left -= 1
-        if self.left == 0:
-            raise _Killed
-
-
 UNDER_JAX = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -204,8 +189,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
         model = modellib.MaskRCNN("training", config, folder)
         losses = _StepLosses()
         if kill:
-            with pytest.raises(_Killed):
-                train(config, folder, 2, model=model, custom_callbacks=[_KillAt(kill)])
+            with pytest.raises(Killed):
+                train(config, folder, 2, model=model, custom_callbacks=[KillAt(kill)])
             # Without the clock's limit on writing every step has its resume file.
             keras.utils.set_random_seed(99)
             model = modellib.MaskRCNN("training", config, folder)
@@ -225,7 +210,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     def save(run):
         noted.append((run.owner.epoch, run.step))
         if noted[-1] == (1, 0) and noted.count((1, 0)) == 1:
-            raise _Killed
+            raise Killed
         if run.step != 3:
             write(run)
 
@@ -875,12 +860,12 @@ def test_a_full_disk_leaves_the_last_files(stopped, what):
 def test_killed_while_it_wrote(stopped):
     """What is half written is not read, and goes away when the run goes on."""
     path = training.resume_path(stopped, "toy")
-    with pytest.raises(_Killed), files.atomic(path) as temporary:
+    with pytest.raises(Killed), files.atomic(path) as temporary:
         with open(temporary, "wb") as file:
             file.write(b"half of it")
         part = stopped / os.path.basename(temporary)
         os.link(part, stopped / f"{part.name[:-9]}x.part.h5")  # as `kill -9` leaves it
-        raise _Killed
+        raise Killed
     (left,) = stopped.glob(".*.part.h5")
     assert SmallRun(stopped).begin().step == 4 and not left.exists()
 

@@ -1,5 +1,6 @@
 """A dataset and a network so small that a test can train: rectangles on 64 x 64 images."""
 
+import keras
 import numpy as np
 from keras import layers as KL
 
@@ -104,3 +105,20 @@ class Rectangles(Dataset):
         for i, (y1, x1, y2, x2, _) in enumerate(info["objects"]):
             masks[y1:y2, x1:x2, i] = True
         return masks, np.array([o[4] for o in info["objects"]], np.int32)
+
+
+class Killed(BaseException):
+    """As if the process had been ended."""
+
+
+class KillAt(keras.callbacks.Callback):
+    """Ends the run after so many steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if self.left == 0:
+            raise Killed
