@@ -802,9 +802,12 @@ def _inspected_weights(path: str) -> dict[str, Any]:
 
 
 def _inspected_image(path: str) -> dict[str, Any]:
+    """Its size; ValueError for a file that begins as an image and can't be decoded."""
     from mrcnn import utils
 
     shown, stored = utils.image_sizes(path)
+    if shown[0] * shown[1] <= utils.MAX_PIXELS:  # larger ones are read in tiles alone
+        utils.read_image(path)
     entry = {"image": path, "height": shown[0], "width": shown[1]}
     if shown != stored:
         entry["note"] = "the camera noted that it is to be turned"

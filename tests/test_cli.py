@@ -279,6 +279,20 @@ def test_convert_and_inspect(here, capsys):
     assert (painted[10, 10] != (90, 120, 30)).any() and tuple(painted[38, 58]) == (90, 120, 30)
 
 
+def test_inspect_of_a_truncated_image(here, capsys):
+    """Its head tells a size; that it can't be decoded is an error."""
+    noise = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
+    for name in ("whole.png", "whole.jpg"):
+        Image.fromarray(noise).save(here / name)
+        content = (here / name).read_bytes()
+        broken = here / name.replace("whole", "broken")
+        broken.write_bytes(content[: len(content) // 2])
+        code, out, err = run(capsys, "inspect", here / name)
+        assert code == 0 and "height: 80\nwidth: 60" in out
+        code, out, err = run(capsys, "inspect", broken)
+        assert code == 1 and str(broken) in err and "truncated" in err and "height" not in out
+
+
 # ---- Datasets ------------------------------------------------------------------------------------
 
 
