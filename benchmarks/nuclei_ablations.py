@@ -61,7 +61,7 @@ TRAINED: dict[str, tuple[dict[str, Any], str]] = {
         "with max pooling: maps from stride 4 on",
     ),
 }
-# What the rows of TRAINED are evaluated with: one view, .3 CPU seconds an image beside 4.5 of eight.
+# What the rows of TRAINED are evaluated with: one view takes .3 CPU seconds, eight 4.5.
 PLAIN: dict[str, Any] = {"TEST_FLIP": False, "TEST_BOX_VOTE": None, "IMAGE_MIN_SCALE": 1.0}
 # name: settings of test time beside PLAIN, with the weights of "base"
 TESTED: dict[str, tuple[dict[str, Any], str]] = {
