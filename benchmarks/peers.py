@@ -4,7 +4,8 @@
     python benchmarks/peers.py train [--side 512] [--batch 2]
 
 Each runs in a process of its own. --torchvision PYTHON names an interpreter that has torchvision;
-without it mrcnn runs alone.
+--before FOLDER another checkout of this project, whose own peers.py runs. Without them mrcnn runs
+alone.
 
 Detection goes from a uint8 image to masks of full size, with 1000 proposals and as many detections
 as asked for; a training step is forward, backward and SGD on all layers, with fixed batch norm, ten
@@ -249,6 +250,7 @@ def parse() -> argparse.Namespace:
         "--matterport", action="store_true", help="mrcnn with the original's wider RPN and 200 RoIs"
     )
     parser.add_argument("--torchvision", help="an interpreter that has torchvision")
+    parser.add_argument("--before", metavar="FOLDER", help="another checkout, to compare with")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -258,14 +260,23 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def start(options: argparse.Namespace, name: str, python: str) -> subprocess.Popen:
-    """Starts a worker with the options of this process."""
-    arguments = [python, __file__, options.work, "--worker", name]
+def start(
+    options: argparse.Namespace, name: str, python: str, root: pathlib.Path = ROOT
+) -> subprocess.Popen:
+    """Starts a worker of the checkout `root` with the options of this process."""
+    script = str(root / "benchmarks" / "peers.py")
+    arguments = [python, script, options.work, "--worker", name]
     for option in ("side", "batch", "backbone", "detections", "rpn_nms", "policy"):
         arguments += ["--" + option.replace("_", "-"), str(getattr(options, option))]
     if options.matterport:
         arguments.append("--matterport")
-    return subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        arguments,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
 
 
 def ask(name: str, worker: Any) -> list[float]:
@@ -284,6 +295,9 @@ def main() -> None:
         work(options)
         return
     workers = {"mrcnn": start(options, "mrcnn", sys.executable)}
+    if options.before:
+        before = pathlib.Path(options.before).resolve()
+        workers["before"] = start(options, "mrcnn", sys.executable, before)
     if options.torchvision:
         workers["torchvision"] = start(options, "torchvision", options.torchvision)
     answers: dict[str, list[list[float]]] = {name: [] for name in workers}
@@ -304,8 +318,9 @@ def main() -> None:
         if options.work == "detect":
             report = f"{number:.0f} detections"
         print(f"{what}: {name} {medians[name]:.3f} s, peak {peak:.2f} GiB, {report}")
-    if len(medians) == 2:
-        print(f"{what}: {medians['torchvision'] / medians['mrcnn']:.2f} times torchvision")
+    for name, median in medians.items():
+        if name != "mrcnn":
+            print(f"{what}: {median / medians['mrcnn']:.2f} times {name}")
 
 
 if __name__ == "__main__":
