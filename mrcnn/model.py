@@ -2851,7 +2851,7 @@ class MaskRCNN:
         self._strategy = None
         if mode == "training":
             self._strategy = training.strategy(config.GPU_COUNT)
-        with self._devices(), training.seeded(config.SEED):
+        with self.devices(), training.seeded(config.SEED):
             self.keras_model = self.build(mode, config)
         self.detector: Any = None  # an `inference.Detector` in mode "inference"
         if mode == "inference":
@@ -2859,7 +2859,8 @@ class MaskRCNN:
             # A part of building, so that the first detection need not wait for it.
             self.detector.function("boxes")
 
-    def _devices(self):
+    def devices(self) -> Any:
+        """A context in which variables and optimizers are made for the devices that train."""
         if self._strategy is None:
             return contextlib.nullcontext()
         return self._strategy.scope()
@@ -3068,7 +3069,7 @@ class MaskRCNN:
 
         Where nothing but the learning rate differs from the last one, what is compiled is kept.
         """
-        with self._devices():
+        with self.devices():
             optimizer = training.make_optimizer(self.config, learning_rate, momentum)
             self.keras_model.fold()
             # Of an optimizer that the user makes it is not known what it depends on.

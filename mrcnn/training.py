@@ -626,37 +626,52 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def strategy(count):
-    """A `tf.distribute.MirroredStrategy` over `count` devices, or None for a single one.
+    """Splits a batch over `count` devices, in its `scope()`; None for a single one.
 
-    GPUs, or CPUs where there is no GPU. With fewer devices than asked for, the whole batch goes to
-    one of them, which gives the same losses and gradients but takes longer, and a warning says so.
-    On one of several machines, see `cluster.find`, it is one over the devices of all.
+    TensorFlow's `MirroredStrategy` or, under JAX, `keras.distribution.DataParallel`. GPUs, or CPUs
+    where there is no GPU. With fewer devices than asked for, the whole batch goes to one of them,
+    which gives the same losses and gradients but takes longer, and a warning says so. Under
+    TensorFlow on one of several machines, see `cluster.find`, it is one over the devices of all.
     """
+    backend = keras.backend.backend()
     machines = None
-    if keras.backend.backend() == "tensorflow":
+    if backend == "tensorflow":
         machines = cluster.find()
     if machines is not None:
         return cluster.strategy(machines, count)
     if count == 1:
         return None
-    if keras.backend.backend() != "tensorflow":
+    if backend not in SPLITTING:
         logger.warning(
-            "GPU_COUNT %d: with the backend %s the batch is not split over devices",
-            count,
-            keras.backend.backend(),
+            "GPU_COUNT %d: with the backend %s the batch is not split over devices", count, backend
         )
         return None
-    import tensorflow as tf
-
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    devices = _devices_of(backend)
     if len(devices) < count:
         logger.warning(
-            "GPU_COUNT is %d and TensorFlow sees %d: the batch is not split over devices",
+            "GPU_COUNT is %d and %s sees %d: the batch is not split over devices",
             count,
+            SPLITTING[backend],
             len(devices),
         )
         return None
-    return _mirrored(tuple(device.name for device in devices[:count]))
+    if backend == "jax":
+        return keras.distribution.DataParallel(devices=devices[:count], auto_shard_dataset=False)
+    return _mirrored(tuple(devices[:count]))
+
+
+# Backends that split a batch over devices, and their names.
+SPLITTING = {"tensorflow": "TensorFlow", "jax": "JAX"}
+
+
+def _devices_of(backend):
+    """Names of a backend's devices."""
+    if backend == "jax":
+        return keras.distribution.list_devices()
+    import tensorflow as tf
+
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return [device.name for device in devices]
 
 
 @functools.cache
@@ -1720,7 +1735,7 @@ class Run:
         try:
             if cluster.several_devices(self.network):
                 return self._fit_on_devices(stream, last, steps, callbacks, validation)
-            with _without_retracing_warnings():
+            with self._distribution(), _without_retracing_warnings():
                 return self.network.fit(
                     self._for_fit(stream),
                     initial_epoch=self.owner.epoch,
@@ -1754,6 +1769,12 @@ class Run:
             callbacks,
             **validation,
         )
+
+    def _distribution(self):
+        """What `fit` runs in: Keras splits JAX's batches there as it has placed the weights."""
+        if keras.backend.backend() == "jax":
+            return self.owner.devices()
+        return contextlib.nullcontext()
 
     def _for_fit(self, stream):
         """A stream as `fit` takes it."""

@@ -208,9 +208,9 @@ def check_that_a_file_comes_back(model, path):
 # ---- A run that is killed ------------------------------------------------------------------------
 
 
-def run(folder, kill=0):
+def run(folder, kill=0, devices=1):
     """Trains an epoch, killed after `kill` steps and taken up; returns the weights at its end."""
-    config = ToyConfig(**SETTINGS)
+    config = ToyConfig(**SETTINGS, GPU_COUNT=devices, IMAGES_PER_GPU=2 // devices)
 
     def train(model, *callbacks):
         model.train(Rectangles(4), None, 0.02, 1, "all", custom_callbacks=[*callbacks])
@@ -226,6 +226,8 @@ def run(folder, kill=0):
         model.load_weights(model.find_last())
     train(model)
     assert int(np.array(model.keras_model.optimizer.iterations)) == STEPS
+    if BACKEND == "jax":
+        assert len(model.keras_model.trainable_weights[0].value.devices()) == devices
     return [np.array(weight) for weight in model.keras_model.trainable_weights]
 
 
@@ -237,17 +239,32 @@ def resumed(folder):
     return {"resumed/gap": max(gaps)}
 
 
+# ---- Two devices of JAX --------------------------------------------------------------------------
+
+
+def two_devices(folder):
+    """How far a run on two devices ends from one on one; each has half of a batch and all weights.
+
+    Both were killed and taken up: draws and optimizer come back on two devices, too.
+    """
+    import jax
+
+    assert len(jax.devices()) == 2
+    alone = run(folder / "one_device", kill=2)
+    together = run(folder / "two_devices", kill=2, devices=2)
+    gaps = [np.abs(a - b).max() for a, b in zip(alone, together, strict=True)]
+    return {"devices/gap": max(gaps)}
+
+
 OF_ALL = (three_steps, resumed, detections)
-OF_TORCH = (kernels_under_torch, recorded_losses)
-PARTS = {part.__name__: part for part in (*OF_ALL, *OF_TORCH)}
+OF_ONE = {"torch": (kernels_under_torch, recorded_losses), "jax": (two_devices,)}
+PARTS = {part.__name__: part for part in (*OF_ALL, *OF_ONE.get(BACKEND, ()))}
 
 
 def main(folder, *names):
     """These parts, by default all; the original's losses under PyTorch alone, JAX compiles long."""
     if not names:
-        names = [part.__name__ for part in OF_ALL]
-        if BACKEND == "torch":
-            names += [part.__name__ for part in OF_TORCH]
+        names = list(PARTS)
     found = {}
     for name in names:
         began = time.process_time()

@@ -47,6 +47,7 @@ def start(backend, python, folder):
         "TF_CPP_MIN_LOG_LEVEL": "2",
         "CUDA_VISIBLE_DEVICES": "-1",
         "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         # The models that are made later find what was compiled for the first one.
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -127,3 +128,8 @@ def test_weight_files_are_the_same(folder, backend):
 def test_a_killed_run_goes_on(folder, backend):
     """Weights, optimizer, draws and data go on where they were: it ends as if never killed."""
     assert found_by(folder, backend)["resumed/gap"] <= 1e-6
+
+
+def test_two_devices_of_jax(folder):
+    """A batch over two devices trains as on one, by `keras.distribution.DataParallel`."""
+    assert found_by(folder, "jax")["devices/gap"] <= 1e-5
