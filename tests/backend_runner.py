@@ -37,7 +37,7 @@ SETTINGS = {
 
 def recorded_model(folder, mode="inference", **settings):
     """A recorded network with its weights."""
-    path = folder / "small.h5"
+    path = folder / f"{BACKEND}_small.h5"  # the backends run at the same time
     parity.write_weights("small", path)
     model = modellib.MaskRCNN(mode, Config(**{**parity.settings(), **settings}), folder)
     model.load_weights(path)
