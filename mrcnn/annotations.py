@@ -1,4 +1,4 @@
-"""Annotations of VIA, LabelMe, COCO's layout, YOLO and mask files: images, named regions, masks.
+"""Annotations of VIA, LabelMe, Label Studio, COCO's layout, YOLO, mask files: named regions.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
@@ -17,6 +17,7 @@ import base64
 import collections
 import csv
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -26,6 +27,7 @@ import pathlib
 import re
 import tempfile
 import unicodedata
+import urllib.parse
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -34,13 +36,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from mrcnn import coco, files, utils
-from mrcnn.masks import FARTHEST, decode, finite_number, to_rle
+from mrcnn.masks import (
+    FARTHEST,
+    SegmentationError,
+    decode,
+    encode,
+    finite_number,
+    to_rle,
+    unpack_brush,
+)
 
 logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json, YOLO's labels with their data.yaml, a folder of mask files"
+    " json files, COCO's instances json, Label Studio's json, YOLO's labels with their data.yaml, a"
+    " folder of mask files"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -1125,15 +1136,16 @@ def read(
     places has the regions of all of them.
 
     Args:
-        path: a json file of VIA or COCO, or of LabelMe for one image; or a folder with one of the
-            first or any number of the last, in it or, if it has none itself, in its sub-folders, up
-            to 3 within each other. Without any json also YOLO's labels, see `read_yolo`, and mask
-            files, see `read_masks`.
+        path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
+            one of the first two, or any number of the last two, in it or, if it has none itself, in
+            its sub-folders, up to 3 within each other. Without any json also YOLO's labels, see
+            `read_yolo`, and mask files, see `read_masks`.
         images: folder that the file names of the images start from; None for the json's own folder,
             or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region is of the class "object".
-        label: VIA and mask files: name of every region's class, whatever its attributes.
+        label: VIA, Label Studio and mask files: name of every region's class, whatever its
+            attributes.
         keep_empty: also images without regions, as background.
         need_files: False takes images whose files are not there too, where the annotations say
             their size: to convert them.
@@ -1206,6 +1218,9 @@ def _read_any(
             root=path,
             need_files=need_files,
         )
+    if folder.tasks and not folder.single:
+        _warn_of_via_settings(path, attribute, None)
+        return _read_label_studio(path, folder.tasks, images, label, keep_empty, need_files)
     if not folder.single and expected is None:
         if is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
@@ -1219,6 +1234,8 @@ def _read_any(
             f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
     _warn_of_via_settings(path, attribute, label)
+    for file in folder.tasks:
+        folder.useless[file] = "expected a labelme json as the others. Received: Label Studio's"
     return _read_labelme(path, folder.single, images, keep_empty, folder.useless, need_files)
 
 
@@ -1334,6 +1351,7 @@ class _Folder:
         count: how many files there are.
         whole: paths of those of VIA or COCO, which hold all images.
         single: {path: content} of LabelMe's, without the images in them.
+        tasks: {path: content} of Label Studio's.
         useless: {path: why it is no annotation}.
         damaged: paths of those among them that are no json.
     """
@@ -1344,14 +1362,15 @@ class _Folder:
         self.count = 0
         self.whole: list[str] = []
         self.single: dict[str, Any] = {}
+        self.tasks: dict[str, Any] = {}
         self.useless: dict[str, str] = {}
         self.damaged: list[str] = []
         for file in _json_files(path, below=False):
             self._sort(file)
-        if not self.whole and not self.single:
+        if not self.has_annotations():
             for file in _json_files(path, below=True):
                 self._sort(file)
-        if not self.whole and not self.single and expected in (None, "via"):
+        if not self.has_annotations() and expected in (None, "via"):
             self.whole = [file for file in _csv_files(path) if _is_via_csv(file)]
 
     def _sort(self, file: str) -> None:
@@ -1377,8 +1396,14 @@ class _Folder:
             if isinstance(data, dict) and data.get("imageData"):
                 data["imageData"] = True
             self.single[file] = data
+        elif name == "labelstudio":
+            self.tasks[file] = data
         else:
             self.whole.append(file)
+
+    def has_annotations(self) -> bool:
+        """Whether there are files of any of the formats."""
+        return bool(self.whole or self.single or self.tasks)
 
     def problems(self) -> list[str]:
         """A text for each file that is no annotation."""
@@ -1388,11 +1413,12 @@ class _Folder:
 
     def warn_of_others(self) -> None:
         """Says what is not read beside the one file that holds all images."""
-        others = [os.path.relpath(file, self.path) for file in [*self.damaged, *self.single]]
+        beside = [*self.damaged, *self.single, *self.tasks]
+        others = [os.path.relpath(file, self.path) for file in beside]
         if others:
             logger.warning(
-                "%s: of the folder only %s is read. Beside it are %d json files that are damaged or"
-                " LabelMe's: %s",
+                "%s: of the folder only %s is read. Beside it are %d json files that are damaged,"
+                " LabelMe's or Label Studio's: %s",
                 self.path,
                 files.several(os.path.relpath(file, self.path) for file in self.whole),
                 len(others),
@@ -1441,7 +1467,7 @@ def _is_via_csv(path: str) -> bool:
 
 
 def _format_of(data: Any) -> str | None:
-    """via, via3, labelme or coco; None for another content."""
+    """via, via3, labelme, labelstudio or coco; None for another content."""
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
             return "labelme"
@@ -1455,6 +1481,8 @@ def _format_of(data: Any) -> str | None:
             return "via3"
     if _is_eiseg(data):
         return "labelme"
+    if _is_label_studio(data):
+        return "labelstudio"
     if any(isinstance(entry, dict) and "filename" in entry for entry in _values(data)):
         return "via"
     return None
@@ -1488,8 +1516,6 @@ def _values(data: Any) -> Iterable:
 # What tells jsons of other programs, all the names of one, and what they are.
 _FOREIGN = (
     ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
-    ({"data", "annotations"}, "Label Studio's own json; export COCO there"),
-    ({"annotation_id", "annotator"}, "Label Studio's JSON-MIN; export COCO there"),
     ({"image", "annotations"}, "a json of CreateML or of Segment Anything's data"),
     ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
     ({"data_row"}, "Labelbox's own json; export COCO there"),
@@ -1551,6 +1577,9 @@ def _read_file(
         return _read_coco(_Reader(path, images, keep_empty, root, need_files))
     if name == "labelme":
         return _read_labelme(path, {path: data}, images, keep_empty, None, need_files)
+    if name == "labelstudio":
+        _warn_of_via_settings(path, attribute, None)
+        return _read_label_studio(path, {path: data}, images, label, keep_empty, need_files)
     if isinstance(data, dict) and {"project", "file", "metadata"} <= set(data):
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: a part of a project of VIA 3; export it as"
@@ -2294,6 +2323,415 @@ def _coco_names(path: str, data: Any) -> dict[Any, str]:
             files.several(map(repr, joined)),
         )
     return kept
+
+
+############################################################
+#  Label Studio
+############################################################
+
+
+def read_label_studio(
+    path: Any,
+    images: Any = None,
+    label: str | None = None,
+    keep_empty: bool = False,
+) -> Annotations:
+    """Reads Label Studio's own export, JSON or JSON-MIN, or a folder of its tasks; see `read`.
+
+    Polygons, rectangles, ellipses and brush masks are regions; other shapes are reported and left
+    out. Of several annotations of a task the one that is marked as ground truth is read, else the
+    newest; predictions are not. A task that nobody has annotated is no background: it is left out.
+    """
+    return _read_any(path, images, None, label, keep_empty, expected="labelstudio")
+
+
+@dataclasses.dataclass
+class _Task:
+    """A task of Label Studio.
+
+    Attributes:
+        place: what it is called in messages.
+        file: the json.
+        keys: those that lead to `fields` in it.
+        fields: {name: value} of its data, among them the image's address.
+        annotations: those of all annotators, each with its "result".
+    """
+
+    place: str
+    file: str
+    keys: tuple
+    fields: dict
+    annotations: list
+
+
+def _is_task(data: Any) -> bool:
+    """Whether an object is a task of Label Studio, or an annotation as its storages have them."""
+    if isinstance(_field_or_none(data, "data"), dict):
+        return any(name in data for name in ("annotations", "completions", "predictions"))
+    inner = _field_or_none(_field_or_none(data, "task"), "data")
+    return isinstance(inner, dict) and isinstance(data.get("result"), list)
+
+
+def _is_minimal_task(data: Any) -> bool:
+    """Whether an object is an annotation of Label Studio's JSON-MIN."""
+    return isinstance(data, dict) and {"annotation_id", "annotator"} <= set(data)
+
+
+def _is_label_studio(data: Any) -> bool:
+    """Whether a json is Label Studio's own."""
+    if not isinstance(data, list):
+        return _is_task(data)
+    return any(_is_task(item) or _is_minimal_task(item) for item in data)
+
+
+def _read_label_studio(
+    path: str,
+    loaded: dict[str, Any],
+    images: Any,
+    label: str | None,
+    keep_empty: bool,
+    need_files: bool = True,
+) -> Annotations:
+    """loaded: {file: its content}."""
+    reader = _Reader(path, images, keep_empty, need_files=need_files)
+    waiting = 0
+    found: list[tuple[str, _Entry, list[list]]] = []
+    for task in _tasks_of(reader, loaded):
+        try:
+            annotation = _annotation_of(reader, task)
+            if annotation is None:
+                waiting += 1
+                continue
+            regions = _regions_of(_field(annotation, "result", list, "an annotation"))
+            for number, entry in enumerate(_pages_of(task)):
+                own = [region for region in regions if _page_number(region) == number]
+                found.append((task.place, entry, own))
+        except _Problem as error:
+            reader.problem(task.place, str(error))
+    if waiting:
+        logger.warning("%s: %d tasks that nobody has annotated are left out", path, waiting)
+    if label is None and not any(_labels(region) for _, _, own in found for region in own):
+        label = "object"  # nothing tells classes apart
+    for place, entry, own in found:
+        entry.size = _task_size(reader, entry, own)
+        read = functools.partial(_task_region, size=entry.size, label=label)
+        numbered = [(region[0].get("id") or i, region) for i, region in enumerate(own)]
+        entry.regions = list(reader.regions(f"{place}, image {entry.name!r}", numbered, read))
+        reader.add(entry, annotated=bool(own))
+    if label is not None:
+        return reader.finish([label])
+    return reader.finish()
+
+
+def _tasks_of(reader: _Reader, loaded: dict[str, Any]) -> list[_Task]:
+    """The tasks of jsons, the annotations of one put together."""
+    tasks: dict[Any, _Task] = {}
+    for file, data in loaded.items():
+        items: list[tuple[tuple, Any]] = [((), data)]
+        if isinstance(data, list):
+            items = [((i,), item) for i, item in enumerate(data)]
+        for keys, item in items:
+            place = f"task {_field_or_none(item, 'id')!r}"
+            if _is_minimal_task(item):
+                fields = item
+                annotations = [{**item, "result": _results_of_minimal(item)}]
+            elif _is_task(item) and "data" in item:
+                fields = item["data"]
+                keys = (*keys, "data")
+                annotations = item.get("annotations") or item.get("completions") or []
+            elif _is_task(item):
+                place = f"task {item['task'].get('id')!r}"
+                fields = item["task"]["data"]
+                keys = (*keys, "task", "data")
+                annotations = [item]
+            else:
+                reader.problem(place, f"expected a task. Received: {files.short(item)}")
+                continue
+            task = _Task(place, file, keys, fields, [])
+            addresses = tuple(address for address, _ in _addresses(fields))
+            task = tasks.setdefault((place, addresses), task)
+            if isinstance(annotations, list):
+                task.annotations += annotations
+    return list(tasks.values())
+
+
+def _results_of_minimal(item: dict) -> list[dict]:
+    """The shapes of an annotation of JSON-MIN, as JSON's results have them."""
+    results = []
+    for name, values in item.items():
+        if not isinstance(values, list):
+            continue
+        for value in values:
+            if _field_or_none(value, "original_width") is not None:
+                results.append({**value, "from_name": name, "value": value})
+    return results
+
+
+def _annotation_of(reader: _Reader, task: _Task) -> dict | None:
+    """The annotation of a task that is read; None where nobody has annotated it."""
+    done = [
+        annotation
+        for annotation in task.annotations
+        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
+    ]
+    if not done:
+        return None
+
+    def rank(annotation: dict) -> tuple[bool, str]:
+        when = annotation.get("updated_at") or annotation.get("created_at") or ""
+        return bool(annotation.get("ground_truth")), str(when)
+
+    best = max(map(rank, done))
+    chosen = [annotation for annotation in done if rank(annotation) == best][-1]
+    if len(done) > 1:
+        why = "newest"
+        if best[0]:
+            why = "ground truth"
+        reader.problem(
+            task.place,
+            f"expected one annotation. Received: {len(done)}, of which the {why} is read",
+        )
+    return chosen
+
+
+# Names that the image mostly has among a task's data.
+_IMAGE_FIELDS = ("image", "img", "photo", "picture", "images")
+
+
+def _addresses(fields: dict) -> list[tuple[str, tuple]]:
+    """(address, keys that lead to it) of the images of a task's data; of several fields one's."""
+    candidates = {}
+    for name, value in fields.items():
+        pages: list[tuple[Any, tuple]] = [(value, (name,))]
+        if isinstance(value, list):
+            pages = [(page, (name, i)) for i, page in enumerate(value)]
+        if pages and all(_is_address(page) for page, _ in pages):
+            candidates[name] = pages
+    for name in (*_IMAGE_FIELDS, *candidates):
+        if name in candidates:
+            return candidates[name]
+    for name in _IMAGE_FIELDS:
+        if isinstance(fields.get(name), str):  # an address that does not end as an image's name
+            return [(fields[name], (name,))]
+    return []
+
+
+def _is_address(value: Any) -> bool:
+    """Whether a value of a task's data is an image, or the address of one."""
+    if not isinstance(value, str):
+        return False
+    return value.startswith("data:image/") or files.means_image(value)
+
+
+def _pages_of(task: _Task) -> list[_Entry]:
+    """The images of a task, without their regions."""
+    pages = []
+    for address, keys in _addresses(task.fields):
+        if address.startswith("data:"):
+            embedded = EmbeddedImage(task.file, (*task.keys, *keys))
+            suffix = re.match(r"data:image/(\w+)", address)
+            name = f"{task.place}.{(suffix or ['', 'png'])[1]}"
+            pages.append(_Entry(name, [], embedded=embedded))
+        else:
+            name = _name_of_address(address)
+            others = (name.rpartition("/")[2], address)
+            pages.append(_Entry(name, [], others=others))
+    if not pages:
+        raise _Problem(f"expected an image in its data. Received: {files.short(task.fields)}")
+    return pages
+
+
+def _name_of_address(address: str) -> str:
+    """The path of an image in Label Studio's upload folder, its local files or a store."""
+    name = address
+    if "://" in address or address.startswith("/"):
+        parts = urllib.parse.urlsplit(address)
+        name = urllib.parse.unquote(parts.path)
+        local = urllib.parse.parse_qs(parts.query).get("d")
+        if local:
+            name = local[0]
+    name = name.lstrip("/")
+    for folder in ("data/upload/", "data/local-files/"):
+        name = name.removeprefix(folder)
+    return name or address
+
+
+def _regions_of(results: list) -> list[list]:
+    """The results of each region: a shape and its class may be two of one id."""
+    regions: dict[Any, list] = {}
+    for place, result in enumerate(results):
+        key: Any = place
+        if not isinstance(result, dict):
+            regions[key] = [{"value": result}]
+            continue
+        value = _field_or_none(result, "value")
+        if result.get("id") is not None:
+            key = ("id", result["id"], result.get("item_index"))
+        elif isinstance(value, dict):
+            key = repr([value.get(name) for name in _GEOMETRY])
+        regions.setdefault(key, []).append(result)
+    return [region for region in regions.values() if _is_region(region)]
+
+
+# What tells that a result is drawn, and where.
+_GEOMETRY = (
+    "x y width height rotation radiusX radiusY points vertices rle format imageDataURL".split()
+)
+
+
+def _is_region(region: list) -> bool:
+    """Whether results are of something drawn, and no choice or text of the image as a whole."""
+    return any(
+        not isinstance(result["value"], dict) or not set(result["value"]).isdisjoint(_GEOMETRY)
+        for result in region
+        if "value" in result
+    )
+
+
+def _page_number(region: list) -> int:
+    """Which of a task's images a region is drawn on."""
+    number = region[0].get("item_index")
+    if isinstance(number, int):
+        return number
+    return 0
+
+
+def _labels(region: list) -> list[str | int | float]:
+    """The classes of a region, texts or numbers."""
+    found: list = []
+    for result in region:
+        value = result.get("value")
+        if isinstance(value, dict):
+            for name, labels in value.items():
+                if name.endswith("labels") and isinstance(labels, list):
+                    found += labels
+    return list(dict.fromkeys(label for label in found if isinstance(label, (str, int, float))))
+
+
+def _task_size(reader: _Reader, entry: _Entry, regions: list[list]) -> tuple[int, int] | None:
+    """(height, width) in which an image's regions are; where none says it, its file's."""
+    for result in (result for region in regions for result in region):
+        size = _given_size(result.get("original_height"), result.get("original_width"))
+        if size is not None:
+            return size
+    others = {entry.name: entry.others}
+    path = files.find_images([entry.name], reader.folders, others).paths.get(entry.name)
+    try:
+        if entry.embedded is not None:
+            return utils.image_sizes(io.BytesIO(entry.embedded.content()))[0]
+        if path is not None:
+            return utils.image_sizes(path)[0]
+    except (OSError, ValueError, SyntaxError):  # said when the image itself is looked at
+        pass
+    return None
+
+
+def _task_region(region: list, size: tuple[int, int] | None, label: str | None) -> Region:
+    """A region of its results. size: (height, width) of the image."""
+    name = label
+    if name is None:
+        labels = _labels(region)
+        value: Any = labels
+        if len(labels) == 1:
+            value = labels[0]
+        name = _class_name(value, "a region of one label")
+    if size is None:
+        raise _Problem(
+            "expected original_width and original_height, or the image's file, for shapes are"
+            f" shares of its sides. Received: {files.short(region[0])}"
+        )
+    for result in region:
+        own = _given_size(result.get("original_height"), result.get("original_width"))
+        if own not in (None, size):
+            raise _Problem(
+                f"expected the size of the image's other regions, {size}. Received: {own}"
+            )
+    extra = _task_extra(region)
+    shape = _task_shape(region, *size)
+    if isinstance(shape, CocoSegmentation) and extra:
+        shape.annotation["attributes"] = extra
+    return Region(name, shape, extra=extra)
+
+
+def _task_extra(region: list) -> dict | None:
+    """What was answered about a region beside its class: choices, texts, numbers."""
+    found = {}
+    for result in region:
+        value = result.get("value")
+        kind = result.get("type")
+        if not isinstance(value, dict) or not isinstance(kind, str):
+            continue
+        if kind.endswith("labels") or kind in _GEOMETRY:
+            continue
+        answer = value.get(kind)
+        if isinstance(answer, list) and len(answer) == 1:
+            answer = answer[0]
+        if answer not in (None, "", [], {}):
+            found[str(result.get("from_name") or kind)] = answer
+    return found or None
+
+
+def _task_shape(region: list, height: int, width: int) -> Shape:
+    """What a region's results draw, in pixels of the image."""
+    shape: Any = None
+    for result in region:
+        value = result.get("value")
+        if isinstance(value, dict) and not set(value).isdisjoint(_GEOMETRY):
+            shape = value
+            break
+    if shape is None:
+        raise _Problem(f"expected a shape. Received: {files.short(region[0].get('value'))}")
+    if "rle" in shape:
+        return _brush(shape["rle"], height, width)
+    if "points" in shape:
+        points = _outline(shape["points"], "a polygon")
+        return Polygons([[[x * width / 100, y * height / 100] for x, y in points]], exact=True)
+    if "radiusX" in shape:
+        return _task_ellipse(shape, height, width)
+    if {"x", "y", "width", "height"} <= set(shape):
+        return _task_rectangle(shape, height, width)
+    raise _Problem(
+        "expected a polygon, a rectangle, an ellipse or a brush mask, which enclose pixels."
+        f" Received: {files.short(shape)}"
+    )
+
+
+def _brush(rle: Any, height: int, width: int) -> CocoSegmentation:
+    """A brush mask, kept by its run lengths: thousands of masks don't fit in memory."""
+    try:
+        mask = unpack_brush(rle, height, width)
+    except SegmentationError as error:
+        raise _Problem(str(error)) from error
+    return CocoSegmentation({"segmentation": encode(mask[..., None])[0]})
+
+
+def _task_ellipse(shape: dict, height: int, width: int) -> Ellipse:
+    """An ellipse; its radii are shares of the image's width and height."""
+    x, y, radius_x, radius_y = _numbers(
+        shape, ("x", "y", "radiusX", "radiusY"), positive=("radiusX", "radiusY")
+    )
+    return Ellipse(
+        x * width / 100 - 0.5,
+        y * height / 100 - 0.5,
+        radius_x * width / 100,
+        radius_y * height / 100,
+        math.radians(_number(shape.get("rotation")) or 0),
+    )
+
+
+def _task_rectangle(shape: dict, height: int, width: int) -> Shape:
+    """A rectangle; one that is turned, about its first corner, is a polygon."""
+    values = _numbers(shape, ("x", "y", "width", "height"), positive=("width", "height"))
+    x, w = (share * width / 100 for share in values[::2])
+    y, h = (share * height / 100 for share in values[1::2])
+    angle = math.radians(_number(shape.get("rotation")) or 0)
+    if not angle % math.tau:
+        return Rectangle(x, y, x + w, y + h)
+    cos = math.cos(angle)
+    sin = math.sin(angle)
+    corners = [(0, 0), (w, 0), (w, h), (0, h)]
+    turned = [[x + dx * cos - dy * sin, y + dx * sin + dy * cos] for dx, dy in corners]
+    return Polygons([turned], exact=True)
 
 
 ############################################################

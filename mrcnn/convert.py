@@ -700,7 +700,7 @@ class _CocoWriter(_Writer):
         item["iscrowd"] = int(region.crowd)
         segmentation = self.segmentation(region, image)
         item["segmentation"] = segmentation
-        if not isinstance(shape, CocoSegmentation):
+        if "area" not in item or "bbox" not in item:
             item.update(_measures(segmentation, image.height, image.width))
         return item
 

@@ -535,6 +535,11 @@ def _readings(name: str) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+def means_image(name: str) -> bool:
+    """Whether an annotated name, a path or an address, is that of an image file."""
+    return any(is_image_name(reading) for reading in _readings(name))
+
+
 def _parts(path: str) -> list[str]:
     """The folders of a path and its base name, each as `_plain`."""
     return [part for part in re.split(r"[/\\]+", _plain(path)) if part not in ("", ".")]

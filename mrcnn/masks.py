@@ -1450,6 +1450,158 @@ def decompressed(counts: str | bytes) -> list[int]:
     )
 
 
+# ---- Label Studio's run lengths ------------------------------------------------------------------
+
+# A brush region is a picture of four bands, row by row, whose last one, opacity, is the mask. It is
+# packed as bits (the form of the JavaScript package @thi.ng/rle-pack): 32 for how many values there
+# are, 5 for the bits of a value and 4 for those of each of four kinds of lengths, all less one.
+# Then runs: 1 bit says whether one value is repeated or each is there, 2 bits the kind of the
+# length, then the length less one, and the values.
+_BANDS = 4
+_VALUE_BITS = 8
+_LENGTH_BITS = (3, 4, 8, 16)
+
+
+def pack_brush(mask: np.ndarray) -> list[int]:
+    """A mask as Label Studio's brush regions hold it, the inverse of `unpack_brush`.
+
+    Args:
+        mask: [H, W], non-zero is foreground.
+
+    Returns:
+        bytes, each 0 to 255.
+
+    Raises:
+        ValueError: more than 2^30 pixels, which the form can't count.
+    """
+    values = np.asarray(mask).astype(bool).ravel()
+    if len(values) * _BANDS >= 1 << 32:
+        raise ValueError(
+            f"Label Studio's brush regions have fewer than {1 << 30} pixels. Received:"
+            f" {len(values)}"
+        )
+    begins = np.ones(len(values), bool)
+    begins[1:] = values[1:] != values[:-1]
+    starts = np.flatnonzero(begins)
+    lengths = _BANDS * np.diff(np.append(starts, len(values)))
+    longest = 1 << _LENGTH_BITS[-1]
+    # A run that is too long becomes several, all but its last of the greatest length.
+    parts = -(-lengths // longest)
+    runs = np.full(int(parts.sum()), longest, np.int64)
+    runs[np.cumsum(parts) - 1] = lengths - (parts - 1) * longest
+    shown = 255 * np.repeat(values[starts], parts)
+    kinds = np.searchsorted(1 << np.array(_LENGTH_BITS), runs)
+    sizes = np.array(_LENGTH_BITS)[kinds]
+    words = ((((4 + kinds) << sizes) | (runs - 1)) << _VALUE_BITS) | shown
+    header = [len(values) * _BANDS, _VALUE_BITS - 1, *(size - 1 for size in _LENGTH_BITS)]
+    header_sizes = [32, 5, *(4 for _ in _LENGTH_BITS)]
+    bits = _bits_of(
+        np.append(np.array(header, np.int64), words),
+        np.append(header_sizes, 3 + sizes + _VALUE_BITS).astype(np.int64),
+    )
+    return np.packbits(bits).tolist()
+
+
+def _bits_of(words: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The bits of words, each of its own size, one behind the other: [sum of sizes] uint8."""
+    ends = np.cumsum(sizes)
+    bits = np.zeros(int(sizes.sum()), np.uint8)
+    for place in range(int(sizes.max())):
+        has = sizes > place
+        bits[ends[has] - 1 - place] = (words[has] >> place) & 1
+    return bits
+
+
+def unpack_brush(
+    rle: Any,
+    height: int,
+    width: int,
+) -> np.ndarray:
+    """The mask of a brush region of Label Studio, the inverse of `pack_brush`.
+
+    Args:
+        rle: list of bytes, each 0 to 255.
+        height, width: of the image.
+
+    Returns:
+        [height, width] bool: where the brush is not wholly transparent.
+
+    Raises:
+        SegmentationError: no such list, one of another size, or one that is cut off.
+    """
+    reader = _BitReader(rle)
+    count = reader.take(32)
+    if count != height * width * _BANDS:
+        raise SegmentationError(
+            BAD_RUNS,
+            f"expected brush run lengths of {height} x {width} pixels of {_BANDS} values."
+            f" Received: {count} values",
+        )
+    value_bits = reader.take(5) + 1
+    if value_bits != _VALUE_BITS:
+        raise SegmentationError(
+            BAD_RUNS, f"expected brush values of {_VALUE_BITS} bits. Received: {value_bits}"
+        )
+    sizes = [reader.take(4) + 1 for _ in _LENGTH_BITS]
+    opacity = np.zeros(height * width, np.uint8)
+    start = 0
+    while start < count:
+        is_repeated = reader.take(1)
+        stop = min(start + reader.take(sizes[reader.take(2)]) + 1, count)
+        # The opacity of pixel p is value 4 p + 3.
+        pixels = slice(start // _BANDS, stop // _BANDS)
+        if is_repeated:
+            opacity[pixels] = reader.take(_VALUE_BITS)
+        else:
+            values = reader.take_bytes(stop - start)
+            opacity[pixels] = values[_BANDS - 1 - start % _BANDS :: _BANDS]
+        start = stop
+    return opacity.reshape(height, width) > 0
+
+
+class _BitReader:
+    """Reads the bits of a list of bytes, the highest first; SegmentationError beyond its end."""
+
+    def __init__(self, values: Any):
+        try:
+            if not isinstance(values, (list, tuple, np.ndarray)):
+                raise TypeError("no list")
+            self._data = bytes(list(values))
+        except (TypeError, ValueError) as error:
+            raise SegmentationError(
+                BAD_RUNS,
+                "expected brush run lengths, a list of numbers from 0 to 255. Received:"
+                f" {files.short(values)}",
+            ) from error
+        self._place = 0  # in bits
+
+    def _step(self, bits: int) -> tuple[int, int]:
+        """Goes on by some bits. Returns the byte in which they begin, and how many go before."""
+        before = self._place
+        self._place += bits
+        if self._place > 8 * len(self._data):
+            raise SegmentationError(
+                BAD_RUNS,
+                "expected brush run lengths of the whole image. Received:"
+                f" {len(self._data)} bytes, which end before",
+            )
+        return divmod(before, 8)
+
+    def take(self, bits: int) -> int:
+        """The number that the next bits are, at most 32 of them."""
+        first, used = self._step(bits)
+        window = int.from_bytes(self._data[first : first + 5].ljust(5, b"\0"), "big")
+        return (window >> (40 - used - bits)) & ((1 << bits) - 1)
+
+    def take_bytes(self, count: int) -> np.ndarray:
+        """The next values of 8 bits, [count] uint8."""
+        first, used = self._step(8 * count)
+        if not used:
+            return np.frombuffer(self._data, np.uint8, count, first)
+        pairs = np.frombuffer(self._data, np.uint8, count + 1, first).astype(np.uint16)
+        return ((pairs[:-1] << used | pairs[1:] >> (8 - used)) & 255).astype(np.uint8)
+
+
 # ---- Overlaps ------------------------------------------------------------------------------------
 
 

@@ -378,7 +378,6 @@ def test_subsets_with_problems(tmp_path):
     "data, text",
     [
         ([{"image_id": 1, "category_id": 1, "score": 0.5}], "COCO's results"),
-        ([{"id": 1, "data": {}, "annotations": []}], "Label Studio's own json; export COCO"),
         ({"objects": [], "size": {}, "tags": []}, "Supervisely's own json; export COCO"),
         ({"imgHeight": 5, "imgWidth": 5, "objects": []}, "a json of Cityscapes"),
         ([{"image": "a.jpg", "annotations": []}], "a json of CreateML"),
