@@ -2472,7 +2472,9 @@ def _annotation_of(reader: _Reader, task: _Task) -> dict | None:
     done = [
         annotation
         for annotation in task.annotations
-        if isinstance(annotation, dict) and not annotation.get("was_cancelled")
+        if isinstance(annotation, dict)
+        and not annotation.get("was_cancelled")
+        and not annotation.get("skipped")
     ]
     if not done:
         return None
@@ -2683,6 +2685,8 @@ def _task_shape(region: list, height: int, width: int) -> Shape:
         raise _Problem(f"expected a shape. Received: {files.short(region[0].get('value'))}")
     if "rle" in shape:
         return _brush(shape["rle"], height, width)
+    if "imageDataURL" in shape:
+        return _bitmask(shape["imageDataURL"], height, width)
     if "points" in shape:
         points = _outline(shape["points"], "a polygon")
         return Polygons([[[x * width / 100, y * height / 100] for x, y in points]], exact=True)
@@ -2702,6 +2706,25 @@ def _brush(rle: Any, height: int, width: int) -> CocoSegmentation:
         mask = unpack_brush(rle, height, width)
     except SegmentationError as error:
         raise _Problem(str(error)) from error
+    return CocoSegmentation({"segmentation": encode(mask[..., None])[0]})
+
+
+def _bitmask(text: Any, height: int, width: int) -> CocoSegmentation:
+    """A mask that is a picture of the image's size in base64: what is opaque, or not black."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(_from_base64(text))) as image:
+            band = "L"
+            if "A" in image.getbands() or "transparency" in image.info:
+                band = "A"
+            mask = np.asarray(image.convert({"L": "L", "A": "RGBA"}[band]).getchannel(band)) > 0
+    except Exception as error:  # whatever Pillow raises for a damaged file
+        raise _Problem(
+            f"expected a mask as a picture in base64. Received: {files.short(text)} ({error})"
+        ) from error
+    if mask.shape != (height, width):
+        raise _Problem(f"expected a mask of {(height, width)} pixels. Received: {mask.shape}")
     return CocoSegmentation({"segmentation": encode(mask[..., None])[0]})
 
 

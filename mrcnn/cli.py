@@ -209,6 +209,7 @@ def _evaluate_options(made: argparse.ArgumentParser) -> None:
     )
     _add_limit(made)
     _add_output(made)
+    commands.add_tile_options(made)
     commands.add_report_option(made)
 
 
@@ -676,6 +677,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import annotations, commands
 
+    _check_tiles(args)
     if args.report is not None:
         try:
             commands.report_path(args)
@@ -700,11 +702,18 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     return done
 
 
+def _check_tiles(args: argparse.Namespace) -> None:
+    """A wrong option for tiles that don't fit their overlap."""
+    if args.tile is not None and args.tile < 1:
+        raise _UsageError(f"--tile is a number of pixels from 1 on. Received: {args.tile}")
+    if args.overlap is not None and (args.tile is None or not 0 <= args.overlap < args.tile):
+        raise _UsageError("--overlap goes with --tile, is 0 or more and less than it")
+
+
 def _detect(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import commands, media
 
-    if args.overlap is not None and (args.tile is None or args.overlap >= args.tile):
-        raise _UsageError("--overlap goes with --tile, and is less than it")
+    _check_tiles(args)
     for source in args.inputs:
         media.find_files(source)
     commands.check_tracking(args)
@@ -987,7 +996,8 @@ EXAMPLES = {
     "mrcnn train --dataset=photos --weights=none --small",
     "evaluate": "mrcnn evaluate --dataset=photos\n"
     "mrcnn evaluate --dataset=/data/coco --weights=coco --limit=500\n"
-    "mrcnn evaluate --dataset=photos --report",
+    "mrcnn evaluate --dataset=photos --report\n"
+    "mrcnn evaluate --dataset=scenes --tile=1024",
     "detect": 'mrcnn detect photo.jpg --weights=coco\nmrcnn detect photos/ "more/*.jpg" film.mp4\n'
     "mrcnn detect scene.tif --tile=1024 --overlap=256",
     "batch": "mrcnn batch photos/ --weights=coco --output=found\n"

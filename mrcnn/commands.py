@@ -292,14 +292,14 @@ def add_tile_options(made: argparse.ArgumentParser) -> None:
         "--tile",
         type=int,
         metavar="PIXELS",
-        help="detect: look at large images in tiles of this side; of a TIFF only windows are read,"
-        " and its objects are written as GeoJSON (default: at once)",
+        help="detect, evaluate: look at large images in tiles of this side; of a TIFF detect reads"
+        " only windows, and writes its objects as GeoJSON (default: at once)",
     )
     made.add_argument(
         "--overlap",
         type=int,
         metavar="PIXELS",
-        help="detect: pixels that tiles share (default: a fifth of --tile)",
+        help="detect, evaluate: pixels that tiles share (default: a fifth of --tile)",
     )
 
 
@@ -629,7 +629,7 @@ def evaluate(
     Args:
         model: `MaskRCNN` in inference mode.
         dataset: prepared dataset.
-        args: of `parse`: output, limit, report.
+        args: of `parse`: output, limit, report; tile and overlap, see `detect`.
         report: False leaves the page of --report to a later call of `write_report`.
 
     Returns:
@@ -637,7 +637,8 @@ def evaluate(
     """
     image_ids = dataset.image_ids[: args.limit or None]
     journal = pathlib.Path(args.output) / "evaluation.jsonl"
-    result = evaluation.evaluate(model, dataset, image_ids, resume=journal)
+    tiling = _tiling(args)
+    result = evaluation.evaluate(model, dataset, image_ids, resume=journal, **tiling)
     print(f"\n{result.table()}\n\n{result.summary()}\n")
     if result.unreadable:
         print(

@@ -94,14 +94,18 @@ def _bash(parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
         cases.append("\n".join([*lines, "      ;;"]))
     body = "\n".join(cases)
     return f"""_{name}() {{
-  local current="${{COMP_WORDS[COMP_CWORD]}}" option="" words="" options="" free=""
+  local current="${{COMP_WORDS[COMP_CWORD]}}" option="" words="" options="" free="" given=""
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
     COMPREPLY=($(compgen -W "{" ".join(commands)} --help --version" -- "$current"))
     return
   fi
-  # --option=value is three words to bash, and --option value two.
-  if [ "$current" = "=" ]; then
+  # --option=value is three words to bash and one to zsh, --option value two to both.
+  if [[ "$current" == --*=* ]]; then
+    option="${{current%%=*}}"
+    given="$option="
+    current="${{current#*=}}"
+  elif [ "$current" = "=" ]; then
     option="${{COMP_WORDS[COMP_CWORD-1]}}"
     current=""
   elif [ "${{COMP_WORDS[COMP_CWORD-1]}}" = "=" ]; then
@@ -113,8 +117,11 @@ def _bash(parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
 {body}
   esac
   if [ -n "$words" ]; then
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
+    COMPREPLY=($(compgen -P "$given" -W "$words" -- "$current"))
     case "${{COMPREPLY[0]}}" in *=) compopt -o nospace 2>/dev/null ;; esac
+  elif [ -n "$given" ]; then
+    local IFS=$'\n'
+    COMPREPLY=($(compgen -P "$given" -f -- "$current"))
   elif [ "${{current:0:1}}" = "-" ]; then
     COMPREPLY=($(compgen -W "$options" -- "$current"))
   elif [ -n "$free" ]; then

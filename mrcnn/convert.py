@@ -402,6 +402,20 @@ def joined(loops: Sequence[Loop]) -> Loop:
     return result
 
 
+def outline(mask: np.ndarray, tolerance: float = 0.0) -> Loop:
+    """One outline of a mask, with bridges to its other pieces and its holes.
+
+    Args:
+        mask: [h, w], a pixel of it at least.
+        tolerance: pixels by which the outline may leave the mask; 0 for the very pixels.
+    """
+    outer, holes = outlines(mask)
+    loops = [*outer, *holes]
+    if tolerance:
+        loops = [_simplified(loop, tolerance) for loop in loops]
+    return joined(loops)
+
+
 def _nearest(first: Loop, second: Loop) -> tuple[int, int]:
     """The places of the points of two lines that are nearest to each other, about."""
     a = np.array(first)

@@ -1452,7 +1452,7 @@ class _Log:
                 return 0
             if entry.get("mrcnn_evaluation") != key:
                 logger.warning(
-                    "%s has results of other weights, settings or classes; it is begun anew",
+                    "%s has results of other weights, settings or classes, or tiles; it is begun anew",
                     self._path,
                 )
                 return 0
@@ -1504,8 +1504,8 @@ def _entry(line: bytes) -> dict | None:
     return entry
 
 
-def _key(model: Any, dataset: Dataset, truth: Truth) -> str:
-    """Digest of what all detections depend on: version, weights, settings, classes."""
+def _key(model: Any, dataset: Dataset, truth: Truth, tiling: dict[str, int]) -> str:
+    """Digest of what all detections depend on: version, weights, settings, classes, tiles."""
     digest = hashlib.sha256()
     for variable in getattr(getattr(model, "keras_model", None), "weights", ()):
         values = np.ascontiguousarray(variable)
@@ -1517,7 +1517,10 @@ def _key(model: Any, dataset: Dataset, truth: Truth) -> str:
         if name not in NOT_DETECTING:
             settings[name] = setting_text(value)
     classes = [dataset.class_info, sorted(truth.class_ids.items())]
-    text = json.dumps([__version__, settings, classes], sort_keys=True, default=str)
+    parts = [__version__, settings, classes]
+    if tiling:
+        parts.append(tiling)
+    text = json.dumps(parts, sort_keys=True, default=str)
     digest.update(text.encode())
     return digest.hexdigest()
 
@@ -1591,6 +1594,8 @@ def evaluate(
     image_ids: Iterable[int] | None = None,
     progress: bool = True,
     resume: Any = None,
+    tile: int | None = None,
+    overlap: int | None = None,
 ) -> Evaluation:
     """Detects on a dataset's images and returns COCO's figures, an `Evaluation`.
 
@@ -1607,27 +1612,33 @@ def evaluate(
             these or other images: an image has its results there if its id and its pixels, as
             `load_image` gives them, are the same, and path, size and time of its file, if it has
             one. So every image is read again, but not detected on. The truth is never kept.
+        tile, overlap: of large images, see `MaskRCNN.detect`. An image may have more detections
+            than DETECTION_MAX_INSTANCES then, which is a tile's limit, and all of them count.
 
     Raises:
         ValueError: no images, or none that can be read; classes that the model doesn't have;
-            `resume` is a file of something else.
+            `resume` is a file of something else; a tile that is none, or a model without masks.
         OSError: `resume` can't be written (a full disk); what it holds stays.
     """
+    tiling = _tiling(model, tile, overlap)
     ids = _checked_ids(dataset, model.config, image_ids)
     truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
     key = None
     if resume is not None:
-        key = _key(model, dataset, truth)
+        key = _key(model, dataset, truth, tiling)
     log = _Log(resume, key)
     start = time.monotonic()
     try:
-        results, unreadable = _detect(model, dataset, ids, truth, log, progress)
+        results, unreadable = _detect(model, dataset, ids, truth, log, progress, tiling)
     finally:
         log.close()
     detections = []
     for image_id in ids:
         for row in results.get(image_id, []):
             detections.append({**row, "image_id": truth.image_ids[image_id]})
+    limit = model.config.DETECTION_MAX_INSTANCES
+    if tiling:
+        limit = max(limit, _most_on_an_image(detections))
     evaluation = evaluate_detections(
         dataset,
         detections,
@@ -1636,10 +1647,24 @@ def evaluate(
         seconds=time.monotonic() - start,
         truth=truth,
         keypoints=model.config.USE_KEYPOINTS,
-        max_detections=model.config.DETECTION_MAX_INSTANCES,
+        max_detections=limit,
     )
     evaluation.unreadable = unreadable
     return evaluation
+
+
+def _tiling(model: Any, tile: int | None, overlap: int | None) -> dict[str, int]:
+    """The arguments of `MaskRCNN.detect` for tiles, none without; ValueError for wrong ones."""
+    if tile is None and overlap is None:
+        return {}
+    from mrcnn import tiles
+
+    if tile is None:
+        raise ValueError(f"overlap goes with tile. Received: overlap={overlap!r} alone")
+    tile, overlap = tiles.checked(tile, overlap)
+    if not model.config.USE_MASK:
+        raise ValueError("objects on seams of tiles are merged by their masks: USE_MASK = True")
+    return {"tile": tile, "overlap": overlap}
 
 
 def _detect(
@@ -1649,8 +1674,9 @@ def _detect(
     truth: Truth,
     log: _Log,
     progress: bool,
+    tiling: dict[str, int],
 ) -> tuple[dict[int, list[dict]], list[tuple[int, str]]]:
-    """Detects on the images that the log has no results of.
+    """Detects on the images that the log has no results of. tiling: see `_tiling`.
 
     Returns:
         {image id: COCO results} and [(image id, reason)] of those that can't be read.
@@ -1663,7 +1689,7 @@ def _detect(
 
     def detect(batch: list[tuple[int, str, np.ndarray]]) -> None:
         try:
-            found = model.detect([image for _, _, image in batch])
+            found = model.detect([image for _, _, image in batch], **tiling)
         except (ValueError, MemoryError) as error:
             # One image is to blame, of a size or a number of channels that the settings don't take.
             if len(batch) == 1:

@@ -2,21 +2,34 @@
 
     detections = neighbours.to_supervision(model.detect([image])[0], class_names)
     sahi.predict.get_sliced_prediction(image, neighbours.sahi_model(model, class_names))
+    sample["found"] = neighbours.to_fiftyone(result, class_names)
+    found = neighbours.from_fiftyone(fiftyone.load_dataset("photos"))       # to train on
+    predictions = neighbours.LabelStudio(model, class_names, config).predict(tasks)
     numbers = tracker.update(result)                # tracker = neighbours.Tracker(rate)
 
-The packages, supervision, SAHI and trackers, are imported by what needs them: `pip install
-"mask-rcnn-keras3[neighbours]"`, for the tracker alone `"mask-rcnn-keras3[tracking]"`.
+The packages, supervision, SAHI, FiftyOne and trackers, are imported by what needs them: `pip
+install "mask-rcnn-keras3[neighbours]"`, for FiftyOne `"mask-rcnn-keras3[fiftyone]"`, for the
+tracker alone `"mask-rcnn-keras3[tracking]"`. Label Studio's predictions are plain dicts.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Sequence
-from typing import Any
+import logging
+import os
+import xml.etree.ElementTree
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import masks as mask_math, visualize
+from mrcnn import boxes as box_math, files, masks as mask_math, utils, visualize
+
+if TYPE_CHECKING:
+    from mrcnn.annotations import AnnotatedImage, Annotations, Region
+
+logger = logging.getLogger(__name__)
 
 
 def _package(name: str, extra: str = "neighbours") -> Any:
@@ -36,6 +49,49 @@ def _dense(masks: Any) -> np.ndarray:
             return np.zeros((0, 0, 0), bool)
         return mask_math.decode_rle(masks, *masks[0]["size"])
     return np.asarray(masks).astype(bool, copy=False)
+
+
+def _image_shape(result: dict, image_shape: Sequence[int] | None) -> tuple[int, int]:
+    """(height, width) of a result's image, by its masks or as it is given.
+
+    Raises:
+        ValueError: neither tells it, or they differ.
+    """
+    masks = result["masks"]
+    of_masks = None
+    if isinstance(masks, list):
+        if masks:
+            of_masks = masks[0]["size"]
+    elif masks is not None and len(np.asarray(result["class_ids"])):
+        of_masks = masks.shape[:2]
+    if of_masks is not None:
+        of_masks = (int(of_masks[0]), int(of_masks[1]))
+    if image_shape is None:
+        if of_masks is None:
+            raise ValueError(
+                "a result without masks does not tell the size of its image: image_shape=(height,"
+                " width) does"
+            )
+        return of_masks
+    given = (int(image_shape[0]), int(image_shape[1]))
+    if of_masks not in (None, given):
+        raise ValueError(f"image_shape is that of the masks, {of_masks}. Received: {given}")
+    return given
+
+
+def _crops(masks: Any) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+    """(y1, x1, y2, x2) and [y2 - y1, x2 - x1] bool of each of a result's masks of any form."""
+    if isinstance(masks, list):
+        for code in masks:
+            yield mask_math.crop_of_rle(mask_math.to_rle({"segmentation": code}, *code["size"]))
+    elif isinstance(masks, mask_math.Masks):
+        for i in range(masks.shape[-1]):
+            yield masks.crop(i)
+    else:
+        for i in range(masks.shape[-1]):
+            mask = np.asarray(masks[..., i]).astype(bool, copy=False)
+            y1, x1, y2, x2 = box_math.extract_bboxes(mask[..., None])[0].tolist()
+            yield (y1, x1, y2, x2), mask[y1:y2, x1:x2]
 
 
 def to_supervision(result: dict, class_names: Sequence[str]) -> Any:
@@ -67,6 +123,486 @@ def to_supervision(result: dict, class_names: Sequence[str]) -> Any:
         class_id=class_ids,
         data={"class_name": np.array(names)},
     )
+
+
+# ---- FiftyOne ------------------------------------------------------------------------------------
+
+
+def to_fiftyone(
+    result: dict,
+    class_names: Sequence[str],
+    image_shape: Sequence[int] | None = None,
+) -> Any:
+    """A result of `MaskRCNN.detect` as `fiftyone.Detections`, for a field of a sample.
+
+    Args:
+        result: with masks of any form, or None.
+        class_names: by class id, background first.
+        image_shape: (H, W, ...) of the image; of a result with masks these tell it.
+
+    Returns:
+        `fiftyone.Detections`: of each object label, bounding_box [x, y, width, height] as shares of
+        the image's sides, confidence, mask [h, w] bool inside the box (None without masks). A
+        mask that reaches beyond its box widens it.
+
+    Raises:
+        ImportError: fiftyone is not installed.
+        ValueError: the size of the image is not known.
+    """
+    fiftyone = _package("fiftyone", "fiftyone")
+    count = len(np.asarray(result["class_ids"]))
+    if not count:
+        return fiftyone.Detections(detections=[])
+    height, width = _image_shape(result, image_shape)
+    crops: Iterable = [None] * count
+    if result["masks"] is not None:
+        crops = _crops(result["masks"])
+    detections = []
+    for i, crop in enumerate(crops):
+        box = np.asarray(result["rois"])[i].tolist()
+        mask = None
+        if crop is not None:
+            box, mask = _in_box(box, *crop)
+        y1, x1, y2, x2 = box
+        detections.append(
+            fiftyone.Detection(
+                label=visualize.class_name(class_names, int(result["class_ids"][i])),
+                bounding_box=[
+                    x1 / width,
+                    y1 / height,
+                    (x2 - x1) / width,
+                    (y2 - y1) / height,
+                ],
+                mask=mask,
+                confidence=float(result["scores"][i]),
+            )
+        )
+    return fiftyone.Detections(detections=detections)
+
+
+def _in_box(
+    box: Sequence[float], crop_box: Sequence[int], crop: np.ndarray
+) -> tuple[list[int], np.ndarray]:
+    """A mask in the smallest box of whole pixels that has the object's box and the mask's."""
+    y1, x1 = np.floor(box[:2]).astype(int).tolist()
+    y2, x2 = np.ceil(box[2:]).astype(int).tolist()
+    if crop.size:
+        y1 = min(y1, crop_box[0])
+        x1 = min(x1, crop_box[1])
+        y2 = max(y2, crop_box[2])
+        x2 = max(x2, crop_box[3])
+    mask = np.zeros((y2 - y1, x2 - x1), bool)
+    top = crop_box[0] - y1
+    left = crop_box[1] - x1
+    if crop.size:
+        mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+    return [y1, x1, y2, x2], mask
+
+
+def from_fiftyone(
+    samples: Any,
+    field: str = "ground_truth",
+    keep_empty: bool = False,
+) -> Annotations:
+    """The objects of FiftyOne's samples, for `annotations.AnnotatedDataset` and `convert.write`.
+
+    Args:
+        samples: a dataset, a view or a list of samples whose files are images.
+        field: of `fiftyone.Detections`, with masks or boxes alone, or `fiftyone.Polylines`.
+        keep_empty: also images that have the field, and no object in it, as background.
+
+    Returns:
+        `annotations.Annotations`. Samples without the field are not annotated, and left out; what
+        can't be read is in its `problems`.
+
+    Raises:
+        annotations.AnnotationError: nothing that can be used.
+    """
+    from mrcnn import annotations
+
+    name = str(getattr(samples, "name", None) or "FiftyOne")
+    images = []
+    problems = []
+    unannotated = 0
+    for sample in samples:
+        try:
+            labels = sample[field]
+        except (KeyError, AttributeError) as error:
+            raise annotations.AnnotationError(
+                f"{name}: expected samples with the field {field!r}. Received: {sample.filepath}"
+                f" with {', '.join(sample.field_names)}"
+            ) from error
+        if labels is None:
+            unannotated += 1
+            continue
+        try:
+            image, wrong = _image_of_sample(sample.filepath, labels)
+        except ValueError as error:
+            problems.append(f"{name}: {sample.filepath}: {error}")
+            continue
+        problems += [f"{name}: {sample.filepath}, {text}" for text in wrong]
+        if image.regions or (keep_empty and not wrong):
+            images.append(image)
+    if problems:
+        logger.warning(
+            "%s: %d samples or objects are left out: %s",
+            name,
+            len(problems),
+            files.several(problems),
+        )
+    if not images:
+        raise annotations.AnnotationError(
+            f"{name}: expected samples with objects in the field {field!r}. Received:"
+            f" {unannotated} samples without it, {len(problems)} problems"
+        )
+    classes = sorted({region.name for image in images for region in image.regions})
+    return annotations.Annotations(name, images, classes, problems)
+
+
+def _image_of_sample(path: str, labels: Any) -> tuple[AnnotatedImage, list[str]]:
+    """The image of a sample with its objects, and what is wrong with others.
+
+    Raises:
+        ValueError: the file or the field is of another kind.
+    """
+    from mrcnn import annotations
+
+    try:
+        height, width = utils.image_sizes(path)[0]
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"expected an image that can be read. Received: {error}") from error
+    items = getattr(labels, "detections", None)
+    read: Callable = _region_of_detection
+    if items is None:
+        items = getattr(labels, "polylines", None)
+        read = _region_of_polyline
+    if items is None:
+        raise ValueError(
+            f"expected Detections or Polylines in the field. Received: {type(labels).__name__}"
+        )
+    image = annotations.AnnotatedImage(os.path.basename(path), path, height, width, [])
+    wrong = []
+    for number, item in enumerate(items):
+        try:
+            image.regions.append(read(item, height, width, number))
+        except (ValueError, TypeError, OSError) as error:
+            wrong.append(f"object {number}: {error}")
+    return image, wrong
+
+
+def _label_of(item: Any) -> str:
+    """The class of an object of FiftyOne's; ValueError without one."""
+    if not isinstance(item.label, str) or not item.label:
+        raise ValueError(f"expected a label. Received: {item.label!r}")
+    return item.label
+
+
+def _region_of_detection(item: Any, height: int, width: int, number: int) -> Region:
+    """A `fiftyone.Detection` as a region: its mask, or the pixels of its box."""
+    from mrcnn import annotations
+
+    left, top, across, down = (float(value) for value in item.bounding_box)
+    shape: Any = annotations.Rectangle(
+        left * width, top * height, (left + across) * width, (top + down) * height
+    )
+    if item.mask is not None or getattr(item, "mask_path", None):
+        mask = item.mask
+        if mask is None:
+            mask = item.get_mask()
+        pixels = np.asarray(mask) != 0
+        x1, x2 = round(left * width), round((left + across) * width)
+        y1, y2 = round(top * height), round((top + down) * height)
+        pixels = _resized(pixels, y2 - y1, x2 - x1)
+        shape = annotations.Bitmap(pixels, x1, y1)
+    if not shape.has_pixels(height, width):
+        raise ValueError(f"expected a pixel in the image. Received: {item.bounding_box}")
+    crowd = bool(item.get_attribute_value("iscrowd", False))
+    return annotations.Region(_label_of(item), shape, crowd, number)
+
+
+def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A mask [h, w] at the size of its box, by the nearest pixel."""
+    if pixels.ndim != 2 or not pixels.size or height < 1 or width < 1:
+        raise ValueError(f"expected a mask of two axes in its box. Received: {pixels.shape}")
+    rows = (np.arange(height) * 2 + 1) * pixels.shape[0] // (2 * height)
+    columns = (np.arange(width) * 2 + 1) * pixels.shape[1] // (2 * width)
+    return pixels[rows[:, None], columns]
+
+
+def _region_of_polyline(item: Any, height: int, width: int, number: int) -> Region:
+    """A `fiftyone.Polyline` as a region, closed."""
+    from mrcnn import annotations
+
+    parts = [[(x * width, y * height) for x, y in part] for part in item.points]
+    parts = [part for part in parts if len(part) > 2]
+    if not parts:
+        raise ValueError("expected an outline of at least 3 points. Received: none")
+    shape = annotations.Polygons(parts, exact=True)
+    if not shape.has_pixels(height, width):
+        raise ValueError("expected a pixel in the image. Received: an outline without")
+    return annotations.Region(_label_of(item), shape, False, number)
+
+
+# ---- Label Studio --------------------------------------------------------------------------------
+
+# What its tags draw, and the name of the class's list in a region.
+_DRAWN = {
+    "BrushLabels": "brushlabels",
+    "PolygonLabels": "polygonlabels",
+    "RectangleLabels": "rectanglelabels",
+}
+
+
+def to_label_studio(
+    result: dict,
+    class_names: Sequence[str],
+    image_shape: Sequence[int] | None = None,
+    kind: str | None = None,
+    from_name: str = "label",
+    to_name: str = "image",
+    tolerance: float = 1.0,
+    model_version: str | None = None,
+) -> dict[str, Any]:
+    """A result of `MaskRCNN.detect` as a prediction of Label Studio, for its ML backend or import.
+
+    Args:
+        result: with masks of any form, or None.
+        class_names: by class id, background first; as the labels are called there.
+        image_shape: (H, W, ...) of the image; of a result with masks these tell it.
+        kind: "brushlabels", the masks; "polygonlabels", their outlines; "rectanglelabels", the
+            boxes; None for masks where there are some, else boxes.
+        from_name, to_name: names of the tags of labels and image in the labeling config.
+        tolerance: of polygons: pixels by which an outline may leave its mask; 0 for the very
+            pixels. Pieces and holes are joined to one outline.
+        model_version: shown beside the predictions.
+
+    Returns:
+        {"result": list of regions, "score": mean of theirs, "model_version"}. A mask without
+        a pixel is no region.
+
+    Raises:
+        ValueError: another kind, masks that are not there, or an image of unknown size.
+    """
+    if kind is None:
+        kind = "rectanglelabels"
+        if result["masks"] is not None:
+            kind = "brushlabels"
+    if kind not in _DRAWN.values():
+        raise ValueError(f"kind is one of {', '.join(_DRAWN.values())}. Received: {kind!r}")
+    if kind != "rectanglelabels" and result["masks"] is None:
+        raise ValueError(f"{kind} need masks. Received: a result without; 'rectanglelabels' don't")
+    count = len(np.asarray(result["class_ids"]))
+    regions = []
+    if count:
+        size = _image_shape(result, image_shape)
+        for i, value in _values(result, kind, size, tolerance):
+            name = visualize.class_name(class_names, int(result["class_ids"][i]))
+            regions.append(
+                {
+                    "id": f"mrcnn-{i + 1}",
+                    "type": kind,
+                    "from_name": from_name,
+                    "to_name": to_name,
+                    "original_height": size[0],
+                    "original_width": size[1],
+                    "image_rotation": 0,
+                    "value": {**value, kind: [name]},
+                    "score": float(result["scores"][i]),
+                }
+            )
+    prediction: dict[str, Any] = {"result": regions, "score": 0.0}
+    if regions:
+        prediction["score"] = sum(region["score"] for region in regions) / len(regions)
+    if model_version is not None:
+        prediction["model_version"] = model_version
+    return prediction
+
+
+def _values(
+    result: dict, kind: str, size: tuple[int, int], tolerance: float
+) -> Iterator[tuple[int, dict]]:
+    """The number and the drawing of each object, as Label Studio has it."""
+    from mrcnn import convert
+
+    height, width = size
+    if kind == "rectanglelabels":
+        for i, (y1, x1, y2, x2) in enumerate(np.asarray(result["rois"], float).tolist()):
+            yield (
+                i,
+                {
+                    "x": 100 * x1 / width,
+                    "y": 100 * y1 / height,
+                    "width": 100 * (x2 - x1) / width,
+                    "height": 100 * (y2 - y1) / height,
+                    "rotation": 0,
+                },
+            )
+        return
+    for i, ((top, left, _, _), crop) in enumerate(_crops(result["masks"])):
+        if not crop.any():
+            continue
+        if kind == "brushlabels":
+            mask = np.zeros(size, bool)
+            mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+            yield i, {"format": "rle", "rle": mask_math.pack_brush(mask)}
+        else:
+            outline = convert.outline(crop, tolerance)
+            points = [[100 * (x + left) / width, 100 * (y + top) / height] for x, y in outline]
+            yield i, {"points": points, "closed": True}
+
+
+@dataclasses.dataclass
+class _Control:
+    """A tag of labels of a labeling config.
+
+    Attributes:
+        name, to_name: its own name and that of its image's tag.
+        kind: one of `_DRAWN`'s values.
+        labels: the classes that it has; empty where each task brings its own.
+        field: of a task's data, where the image's address is.
+    """
+
+    name: str
+    to_name: str
+    kind: str
+    labels: list[str]
+    field: str
+
+
+def _control_of(label_config: str, has_masks: bool) -> _Control:
+    """The tag of a labeling config that predictions are for.
+
+    Raises:
+        ValueError: no such tag.
+    """
+    try:
+        tree = xml.etree.ElementTree.fromstring(label_config)
+    except xml.etree.ElementTree.ParseError as error:
+        raise ValueError(
+            f"label_config is Label Studio's, in XML. Received: {files.short(label_config)}"
+            f" ({error})"
+        ) from error
+    tags = list(tree.iter())
+    images = {tag.get("name"): tag for tag in tags if tag.tag.lower() == "image"}
+    wanted = ["RectangleLabels"]
+    if has_masks:
+        wanted = list(_DRAWN)
+    for kind in wanted:
+        for tag in tags:
+            if tag.tag.lower() != kind.lower() or tag.get("toName") not in images:
+                continue
+            labels = [str(label.get("value")) for label in tag.iter() if label.tag == "Label"]
+            address = images[tag.get("toName")].get("value") or ""
+            return _Control(
+                str(tag.get("name")),
+                str(tag.get("toName")),
+                _DRAWN[kind],
+                labels,
+                address.lstrip("$").strip("{} "),
+            )
+    raise ValueError(
+        f"label_config has {' or '.join(wanted)} with an Image. Received:"
+        f" {', '.join(dict.fromkeys(tag.tag for tag in tags))}"
+    )
+
+
+class LabelStudio:
+    """Predicts tasks of Label Studio, in an ML backend of it or for an import.
+
+    Regions are masks, outlines or boxes as the labeling config has BrushLabels, PolygonLabels or
+    RectangleLabels. Classes that it has no label of are left out.
+
+    Args:
+        model: `MaskRCNN` in inference mode, or an exported one.
+        class_names: by class id, background first.
+        label_config: the labeling config of the project, in XML.
+        tolerance: of outlines, see `to_label_studio`.
+        model_version: shown beside the predictions.
+
+    Raises:
+        ValueError: a config without a tag that takes what the model finds.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        class_names: Sequence[str],
+        label_config: str,
+        tolerance: float = 1.0,
+        model_version: str = "mrcnn",
+    ):
+        self.model = model
+        self.class_names = list(class_names)
+        self.tolerance = tolerance
+        self.model_version = model_version
+        has_masks = getattr(model.config, "USE_MASK", True)
+        self._control = _control_of(label_config, has_masks)
+        labels = self._control.labels
+        if labels and set(labels).isdisjoint(self.class_names[1:]):
+            raise ValueError(
+                "label_config has labels of the model's classes,"
+                f" {files.several(self.class_names[1:], 20)}. Received: {', '.join(labels)}"
+            )
+
+    def predict(
+        self, tasks: Sequence[dict], path_of: Callable[[str], str] | None = None
+    ) -> list[dict[str, Any]]:
+        """A prediction of each task.
+
+        Args:
+            tasks: with "data", as Label Studio sends them.
+            path_of: f(address) -> path of the image's file, as a backend's `get_local_path`; None
+                where the addresses are paths.
+
+        Raises:
+            ValueError: a task without an image, or an image that can't be read.
+        """
+        predictions = []
+        for task in tasks:
+            image = self._load(task, path_of)
+            (result,) = self.model.detect([image], masks="rle")
+            predictions.append(
+                to_label_studio(
+                    self._known(result),
+                    self.class_names,
+                    image.shape,
+                    self._control.kind,
+                    self._control.name,
+                    self._control.to_name,
+                    self.tolerance,
+                    self.model_version,
+                )
+            )
+        return predictions
+
+    def _load(self, task: dict, path_of: Callable[[str], str] | None) -> np.ndarray:
+        """The image of a task, [H, W, 3] uint8, turned as browsers show it."""
+        field = self._control.field
+        data = task.get("data")
+        if not isinstance(data, dict) or not isinstance(data.get(field), str):
+            raise ValueError(
+                f"a task has its image's address in data[{field!r}]. Received: {files.short(data)}"
+            )
+        path = data[field]
+        if path_of is not None:
+            path = path_of(path)
+        return utils.read_image(path)
+
+    def _known(self, result: dict) -> dict:
+        """A result without the objects of which the labeling config has no label."""
+        labels = self._control.labels
+        if not labels:
+            return result
+        names = [visualize.class_name(self.class_names, i) for i in result["class_ids"]]
+        kept = np.array([name in labels for name in names], bool)
+        known = {name: np.asarray(result[name])[kept] for name in ("rois", "class_ids", "scores")}
+        masks = result["masks"]
+        if masks is not None:
+            masks = [mask for mask, is_kept in zip(masks, kept) if is_kept]
+        return {**known, "masks": masks}
+
+
+# ---- SAHI ----------------------------------------------------------------------------------------
 
 
 def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: float = 0.3) -> Any:
@@ -172,6 +708,9 @@ def _each(values: Any, default: list, count: int) -> list[list]:
     if len(values) == 1:
         return [list(values[0])] * count
     return [list(value) for value in values]
+
+
+# ---- Tracking ------------------------------------------------------------------------------------
 
 
 class Tracker:

@@ -80,6 +80,7 @@ class Network(keras.Model):
         """The models of the same layers, by name."""
         return self._sub_models.value
 
+    @kernels.outside_graphs()
     def save_weights(
         self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any
     ) -> None:
@@ -88,6 +89,7 @@ class Network(keras.Model):
             raise FileExistsError(f"{filepath} exists, and overwrite is False")
         weights.save(self, filepath)
 
+    @kernels.outside_graphs()
     def load_weights(
         self,
         filepath: str | os.PathLike,

@@ -227,6 +227,8 @@ def test_settings_that_a_config_changes(here, capsys):
         (["mrcnn", "det"], {"detect"}),
         (["mrcnn", "detect", "--wei"], {"--weights"}),
         (["mrcnn", "detect", "--weights", "=", "co"], {"coco"}),
+        (["mrcnn", "detect", "--weights=co"], {"--weights=coco"}),  # as zsh has it
+        (["mrcnn", "inspect", "--images=./scr"], {"--images=./script"}),
         (["mrcnn", "convert", "a", "b", "--to", "l"], {"labelme", "labels"}),
         (["mrcnn", "train", "--set", "NUM_"], {"NUM_CLASSES=", "NUM_KEYPOINTS="}),
         (["mrcnn", "completion", ""], {"bash", "zsh", "fish"}),
@@ -245,6 +247,32 @@ def test_bash_completes(here, capsys, words, expected):
     )
     done = subprocess.run(["bash", "-c", code], capture_output=True, text=True)
     assert set(done.stdout.split()) == expected and not done.stderr
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_a_shell_reads_its_script(here, capsys, shell):
+    if shutil.which(shell) is None:
+        pytest.skip(f"there is no {shell}")
+    _, text, _ = run(capsys, "completion", shell)
+    (here / "script").write_text(text)
+    done = subprocess.run([shell, "-n", "script"], capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr
+
+
+def test_fish_completes(here, capsys):
+    if shutil.which("fish") is None:
+        pytest.skip("there is no fish")
+    _, text, _ = run(capsys, "completion", "fish")
+    (here / "script").write_text(text)
+    for line, expected in (
+        ("mrcnn det", {"detect"}),
+        ("mrcnn detect --weights=co", {"--weights=coco"}),
+        ("mrcnn convert a b --to lab", {"labelme", "labels"}),
+        ("mrcnn settings IMAGE_GA", {"IMAGE_GAMMA"}),
+    ):
+        code = f"source ./script; complete -C '{line}'"
+        done = subprocess.run(["fish", "-c", code], capture_output=True, text=True)
+        assert {row.split("\t")[0] for row in done.stdout.splitlines()} == expected
 
 
 def test_completion_of_the_others(capsys):

@@ -120,6 +120,22 @@ def test_a_brush(folder):
     np.testing.assert_array_equal(only_mask(folder, [result("brushlabels", value)]), mask)
 
 
+@pytest.mark.parametrize("mode", ("L", "RGBA", "P"))
+def test_a_bitmask(folder, mode):
+    mask = np.random.default_rng(0).random((HEIGHT, WIDTH)) < 0.3
+    picture = Image.fromarray(mask.astype(np.uint8) * 255)
+    if mode == "RGBA":  # white everywhere, and transparent
+        picture = Image.merge("RGBA", [Image.new("L", picture.size, 255)] * 3 + [picture])
+    buffer = io.BytesIO()
+    picture.convert(mode).save(buffer, "PNG")
+    text = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    drawn = only_mask(folder, [result("bitmasklabels", {"imageDataURL": text})])
+    np.testing.assert_array_equal(drawn, mask)
+    wrong = result("bitmasklabels", {"imageDataURL": text[:60]}, number="r2")
+    found = annotations.read(write(folder / "export.json", [task([RECTANGLE, wrong])]))
+    assert "expected a mask as a picture" in found.problems[0]
+
+
 @pytest.mark.parametrize("shape", ((1, 1), (3, 5), (37, 64)))
 @pytest.mark.parametrize("share", (0, 0.02, 0.5, 1))
 def test_brush_run_lengths(shape, share):

@@ -1,7 +1,10 @@
 """Projects of 2018 run unchanged, and docs/migrating.md says the truth about what was broken."""
 
 import ast
+import base64
 import functools
+import io
+import json
 import os
 import pathlib
 import re
@@ -11,6 +14,7 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 from toy import Rectangles, ToyConfig
 
 import mrcnn
@@ -34,6 +38,47 @@ def test_a_script_of_2018(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "mAP: " in done.stdout and "finished" in done.stdout
+
+
+def _request(image, threshold):
+    """What CVAT sends: a photograph in base64."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    return {"image": text, "threshold": threshold}
+
+
+@pytest.mark.heavy
+def test_the_function_of_cvat(tmp_path):
+    """It runs with nothing but the package replaced; of any kind of picture."""
+    folder = tmp_path / "Mask_RCNN"
+    folder.mkdir()
+    for name in ("mrcnn", "samples"):
+        (folder / name).symlink_to(ROOT / name)
+    (tmp_path / "work").mkdir()
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (150, 200, 4), np.uint8))
+    requests = {mode: _request(picture.convert(mode), 0) for mode in ("RGB", "RGBA", "L", "LA")}
+    requests["sure"] = _request(picture.convert("RGB"), 2)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, ROOT / "tests" / "cvat_function.py"],
+        cwd=tmp_path / "work",
+        env={**environment, "MASK_RCNN_DIR": str(folder)},
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = json.loads((tmp_path / "work" / "answers.json").read_text())
+    assert answers.pop("sure") == []
+    assert answers["RGBA"] == answers["RGB"]
+    for shapes in answers.values():
+        assert shapes
+        for shape in shapes:
+            assert shape["type"] == "polygon" and shape["label"].startswith("label ")
+            assert 0 <= float(shape["confidence"]) <= 1
+            points = np.array(shape["points"]).reshape(-1, 2)
+            assert (points >= -1).all() and (points <= (200, 150)).all() and len(points) > 5
 
 
 SCRIPT_WITH_OLD_NUMPY = """

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from scipy import ndimage
 
-from mrcnn import commands, data, masks as mask_math, tiles, utils
+from mrcnn import commands, data, evaluate, masks as mask_math, tiles, utils
 from mrcnn.config import Config
 
 
@@ -610,3 +610,62 @@ def test_tiles_have_the_range_of_the_whole_image(kind, settings, tmp_path):
     # What comes after is by itself again.
     alone = data.as_network_input(image[:, :64], model.config, "alone")
     assert settings == {} or alone.max() == 255
+
+
+class Scenes(utils.Dataset):
+    """Images of numbers with their objects."""
+
+    def __init__(self, labels):
+        super().__init__()
+        self.add_class("scenes", 1, "even")
+        self.add_class("scenes", 2, "odd")
+        self.labels = labels
+        for i, _ in enumerate(labels):
+            self.add_image("scenes", i, path=None)
+        self.prepare()
+
+    def load_image(self, image_id):
+        return drawn(self.labels[image_id])
+
+    def load_mask(self, image_id):
+        labels = self.labels[image_id]
+        numbers = [number for number in np.unique(labels).tolist() if number]
+        masks = np.stack([labels == number for number in numbers], axis=-1)
+        return masks, np.array([1 + number % 2 for number in numbers], np.int32)
+
+
+def test_an_evaluation_in_tiles(tmp_path):
+    """Its AP is that of one look; a journal of the one is not taken for the other's."""
+    dataset = Scenes([scene((150, 260), 1, 40), scene((60, 80), 2, 10)])
+    model = Sees()
+    model.config.DETECTION_MAX_INSTANCES = 5
+    journal = tmp_path / "evaluation.jsonl"
+    results = {}
+    for tile in (None, 128, 128):
+        model.batches.clear()
+        result = evaluate.evaluate(model, dataset, progress=False, resume=journal, tile=tile)
+        results.setdefault(tile, []).append((result, list(model.batches)))
+    (whole, looks), (tiled, tiles_seen), (again, none) = [*results[None], *results[128]]
+    assert looks == [[(150, 260, 3), (60, 80, 3)]] and not none
+    assert {shape[:2] for batch in tiles_seen for shape in batch} >= {(128, 128), (60, 80)}
+    # All objects of a class on an image count, though a tile has a limit.
+    most = np.bincount(np.unique(dataset.labels[0])[1:] % 2).max()
+    assert whole.max_detections == 5 and tiled.max_detections == most > 5
+    assert tiled.segm["AP"] == tiled.bbox["AP"] == again.segm["AP"] == 1
+
+
+@pytest.mark.parametrize(
+    "settings, options, text",
+    (
+        ({}, {"tile": 0}, "tile is the pixels .* Received: 0"),
+        ({}, {"overlap": 3}, "overlap goes with tile. Received: overlap=3 alone"),
+        ({"USE_MASK": False}, {"tile": 64}, "merged by their masks: USE_MASK = True"),
+    ),
+    ids=range(3),
+)
+def test_evaluations_in_tiles_that_can_be_none(settings, options, text):
+    model = Sees()
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ValueError, match=text):
+        evaluate.evaluate(model, Scenes([scene((60, 80), 2, 10)]), progress=False, **options)
