@@ -57,15 +57,24 @@ test-backends:
 	MRCNN_BACKENDS=1 .venv/bin/python -m pytest tests/test_backends.py \
 		tests/test_layers.py::test_layers_under_jax tests/test_training.py::test_trains_under_jax $(ARGS)
 
-# Results and models in the programs of others: supervision, SAHI, in .venv-neighbours.
+# The programs of others: supervision, SAHI, trackers in .venv-neighbours; FiftyOne and Label Studio in
+# .venv-platforms; MLflow and TensorBoard in .venv-logging, which looks into .venv for TensorFlow.
 .PHONY: test-neighbours
-test-neighbours: .venv-neighbours/installed
+test-neighbours: .venv-neighbours/installed .venv-platforms/installed
 	@tools/venv.sh test
-	MRCNN_NEIGHBOURS=$(CURDIR)/.venv-neighbours/bin/python .venv/bin/python -m pytest tests/test_neighbours.py $(ARGS)
+	@$(MAKE) --no-print-directory .venv-logging/installed
+	MRCNN_NEIGHBOURS=$(CURDIR)/.venv-neighbours/bin/python MRCNN_PLATFORMS=$(CURDIR)/.venv-platforms/bin/python \
+		MRCNN_LOGGING=$(CURDIR)/.venv-logging/bin/python .venv/bin/python -m pytest tests/test_neighbours.py $(ARGS)
 
-.venv-neighbours/installed: requirements/neighbours.txt
-	$(or $(PYTHON),python3) -m venv .venv-neighbours
-	.venv-neighbours/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/neighbours.txt
+.venv-neighbours/installed .venv-platforms/installed: .venv-%/installed: requirements/%.txt
+	$(or $(PYTHON),python3) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.venv-logging/installed: requirements/logging.txt
+	.venv/bin/python -m venv .venv-logging
+	echo $(CURDIR)/.venv/lib/python3.*/site-packages > $$(echo .venv-logging/lib/python3.*/site-packages)/main.pth
+	.venv-logging/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	touch $@
 
 parity:
