@@ -121,8 +121,9 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         "--dataset",
         required=True,
         metavar="PATH",
-        help="a folder or file of annotations: COCO, VIA, LabelMe, YOLO, mask files; with subsets"
-        " as their tools make them (train/ and val/, instances_train.json, images/train, ...)",
+        help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, YOLO, mask files;"
+        " with subsets as their tools make them (train/ and val/, instances_train.json,"
+        " images/train, ...)",
     )
     _add_reading(made)
     made.add_argument(

@@ -1452,7 +1452,8 @@ class _Log:
                 return 0
             if entry.get("mrcnn_evaluation") != key:
                 logger.warning(
-                    "%s has results of other weights, settings or classes, or tiles; it is begun anew",
+                    "%s has results of other weights, settings or classes, or tiles; it is begun"
+                    " anew",
                     self._path,
                 )
                 return 0

@@ -458,14 +458,15 @@ class _Control:
     Attributes:
         name, to_name: its own name and that of its image's tag.
         kind: one of `_DRAWN`'s values.
-        labels: the classes that it has; empty where each task brings its own.
+        labels: {class: what it is called in regions, its alias}; empty where each task brings its
+            own.
         field: of a task's data, where the image's address is.
     """
 
     name: str
     to_name: str
     kind: str
-    labels: list[str]
+    labels: dict[str, str]
     field: str
 
 
@@ -491,7 +492,10 @@ def _control_of(label_config: str, has_masks: bool) -> _Control:
         for tag in tags:
             if tag.tag.lower() != kind.lower() or tag.get("toName") not in images:
                 continue
-            labels = [str(label.get("value")) for label in tag.iter() if label.tag == "Label"]
+            labels = {}
+            for label in tag.iter("Label"):
+                name = str(label.get("value"))
+                labels[name] = label.get("alias") or name
             address = images[tag.get("toName")].get("value") or ""
             return _Control(
                 str(tag.get("name")),
@@ -514,7 +518,7 @@ class LabelStudio:
 
     Args:
         model: `MaskRCNN` in inference mode, or an exported one.
-        class_names: by class id, background first.
+        class_names: by class id, background first; one that is missing is called "class 7".
         label_config: the labeling config of the project, in XML.
         tolerance: of outlines, see `to_label_studio`.
         model_version: shown beside the predictions.
@@ -532,16 +536,22 @@ class LabelStudio:
         model_version: str = "mrcnn",
     ):
         self.model = model
-        self.class_names = list(class_names)
+        count = model.config.NUM_CLASSES
+        self.class_names = [visualize.class_name(class_names, i) for i in range(count)]
         self.tolerance = tolerance
         self.model_version = model_version
         has_masks = getattr(model.config, "USE_MASK", True)
         self._control = _control_of(label_config, has_masks)
-        labels = self._control.labels
-        if labels and set(labels).isdisjoint(self.class_names[1:]):
+        unknown = sorted(set(self._control.labels) - set(self.class_names[1:]))
+        if unknown and len(unknown) == len(self._control.labels):
             raise ValueError(
                 "label_config has labels of the model's classes,"
-                f" {files.several(self.class_names[1:], 20)}. Received: {', '.join(labels)}"
+                f" {files.several(self.class_names[1:], 20)}. Received: {', '.join(unknown)}"
+            )
+        if unknown:
+            logger.warning(
+                "Label Studio has labels of which the model knows no class: %s",
+                files.several(unknown),
             )
 
     def predict(
@@ -561,10 +571,11 @@ class LabelStudio:
         for task in tasks:
             image = self._load(task, path_of)
             (result,) = self.model.detect([image], masks="rle")
+            labels = self._control.labels
             predictions.append(
                 to_label_studio(
                     self._known(result),
-                    self.class_names,
+                    [labels.get(name, name) for name in self.class_names],
                     image.shape,
                     self._control.kind,
                     self._control.name,
@@ -593,8 +604,8 @@ class LabelStudio:
         labels = self._control.labels
         if not labels:
             return result
-        names = [visualize.class_name(self.class_names, i) for i in result["class_ids"]]
-        kept = np.array([name in labels for name in names], bool)
+        class_ids = np.asarray(result["class_ids"]).tolist()
+        kept = np.array([self.class_names[i] in labels for i in class_ids], bool)
         known = {name: np.asarray(result[name])[kept] for name in ("rois", "class_ids", "scores")}
         masks = result["masks"]
         if masks is not None:

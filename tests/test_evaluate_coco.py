@@ -410,7 +410,7 @@ def test_an_interrupted_evaluation_goes_on(dataset, tmp_path, caplog):
     # Other settings: nothing of it is used.
     other = Model(threshold=300)
     evaluate.evaluate(other, dataset, dataset.image_ids[:3], progress=False, resume=log)
-    assert other.seen == 3 and "other weights, settings or classes" in caplog.text
+    assert other.seen == 3 and "other weights, settings or classes, or tiles" in caplog.text
     more = Model(threshold=300)
     evaluate.evaluate(more, dataset, progress=False, resume=log)
     assert more.seen == 5  # a larger --limit goes on too

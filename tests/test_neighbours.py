@@ -204,6 +204,18 @@ def test_tasks_of_label_studio(tmp_path):
         boxes_alone.predict([{"data": {"image": "a.jpg"}}])
 
 
+def test_labels_of_label_studio(tmp_path, caplog):
+    """A label with an alias is called by it; one that no class has is said; a name may be missing."""
+    Image.new("RGB", SHAPE[::-1]).save(tmp_path / "a.png")
+    config = labeling("BrushLabels", [NAMES[1], "cow", "class 2"])
+    config = config.replace(f'value="{NAMES[1]}"', f'value="{NAMES[1]}" alias="cat"')
+    studio = neighbours.LabelStudio(Sees(), {0: "BG", 1: NAMES[1]}, config)
+    assert "labels of which the model knows no class: cow" in caplog.text
+    (prediction,) = studio.predict([{"data": {"image": str(tmp_path / "a.png")}}])
+    labels = [region["value"]["brushlabels"] for region in prediction["result"]]
+    assert labels == [["cat"], ["class 2"]]
+
+
 @pytest.mark.parametrize(
     "use_mask, config, text",
     (
