@@ -64,6 +64,17 @@ def test_the_real_packages(tmp_path, variable):
         assert name in done.stdout
 
 
+def test_shares_of_fiftyone():
+    """Of whole pixels, which are multiplied and cut off there, none is lost."""
+    for side in (*range(1, 70), 1021, 4000):
+        starts = range(0, side, max(1, side // 60))
+        for start in starts:
+            for stop in (start + 1, (start + 1 + side) // 2, side):
+                begin, length = neighbours._shares(start, stop, side)
+                assert (int(side * begin), int(side * (begin + length))) == (start, stop)
+                assert abs(begin - start / side) < 1e-12 and begin + length < 1 + 1e-12
+
+
 # ---- Label Studio, which needs no package --------------------------------------------------------
 
 NAMES = ["BG", "große Katze", "dog & 犬"]
