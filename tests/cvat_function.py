@@ -36,6 +36,7 @@ class InferenceConfig(coco.CocoConfig):
     BACKBONE = "resnet18"
     BACKBONE_WIDTH = 16
     IMAGE_MIN_DIM = IMAGE_MAX_DIM = 128
+    RPN_ANCHOR_SCALES = (48, 64, 80, 96, 112)
     RPN_CHANNELS = TOP_DOWN_PYRAMID_SIZE = MASK_HEAD_CHANNELS = 16
     FPN_CLASSIF_FC_LAYERS_SIZE = 16
     DETECTION_MIN_CONFIDENCE = 0
@@ -43,12 +44,17 @@ class InferenceConfig(coco.CocoConfig):
 
 
 def write_weights():
-    """Random ones, but for the masks: convolutions that add up see less along the edges."""
+    """Random classes of boxes that are anchors, masks that are round at the corners.
+
+    The mask head's convolutions add up, and see less along the edges.
+    """
     import h5py
 
     model = modellib.MaskRCNN(mode="inference", config=InferenceConfig(), model_dir=FOLDER)
     model.keras_model.save_weights(WEIGHTS)
     values = {
+        "rpn_model/rpn_bbox_pred": (0, 0),
+        "mrcnn_bbox_fc": (0, 0),
         "mrcnn_mask_conv1": (0, 1),
         "mrcnn_mask_deconv": (1 / 16, 0),
         "mrcnn_mask": (1, -12.8),
