@@ -403,7 +403,7 @@ def to_label_studio(
     if kind != "rectanglelabels" and result["masks"] is None:
         raise ValueError(f"{kind} need masks. Received: a result without; 'rectanglelabels' don't")
     count = len(np.asarray(result["class_ids"]))
-    regions = []
+    regions: list[dict[str, Any]] = []
     if count:
         size = _image_shape(result, image_shape)
         for i, value in _values(result, kind, size, tolerance):
