@@ -307,8 +307,13 @@ def test_onnx_has_standard_operators_alone(toy_files):
 @pytest.mark.slow  # writing the ONNX file takes more than 8 GB
 def test_recorded_network(small_model, image, tmp_path):
     """The ResNet-50 whose outputs were recorded of the original."""
-    images = {"recorded": image, "wide": picture(90, 201), "wide too": picture(90, 201, 1)}
     size = image.shape[:2]
+    images = {
+        "recorded": image,
+        "recorded's size": picture(*size),  # a LiteRT file takes no other
+        "wide": picture(90, 201),
+        "wide too": picture(90, 201, 1),
+    }
     export_all(small_model, tmp_path, size=size)
     found, expected = check_files(small_model, tmp_path, images, size=size)
     assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
