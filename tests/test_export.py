@@ -135,6 +135,126 @@ def check_same_rows(actual, expected):
     assert not left
 
 
+# Triton's model_config.proto as far as a config.pbtxt of ours needs it: {message: {field: (number,
+# kind, repeated)}}. The numbers and names are those of tritonclient 2.73.
+TRITON = {
+    "DynamicBatching": {},
+    "Tensor": {
+        "name": (1, "string", False),
+        "data_type": (2, "DataType", False),
+        "dims": (4, "int64", True),
+    },
+    "Output": {
+        "name": (1, "string", False),
+        "data_type": (2, "DataType", False),
+        "dims": (3, "int64", True),
+    },
+    "ModelConfig": {
+        "name": (1, "string", False),
+        "platform": (2, "string", False),
+        "max_batch_size": (4, "int32", False),
+        "input": (5, "Tensor", True),
+        "output": (6, "Output", True),
+        "default_model_filename": (8, "string", False),
+        "dynamic_batching": (11, "DynamicBatching", False),
+    },
+}
+TRITON_TYPES = {"TYPE_INVALID": 0, "TYPE_UINT8": 2, "TYPE_INT32": 8, "TYPE_FP32": 11}
+
+
+def parsed_by_triton(text):
+    """A config.pbtxt as protobuf reads it for Triton; an error for what it has no field for."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+    file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package="triton")
+    file.syntax = "proto3"
+    kinds = file.enum_type.add(name="DataType")
+    for name, number in TRITON_TYPES.items():
+        kinds.value.add(name=name, number=number)
+    field_kinds = descriptor_pb2.FieldDescriptorProto
+    for message, fields in TRITON.items():
+        made = file.message_type.add(name=message)
+        for name, (number, kind, repeated) in fields.items():
+            field = made.field.add(name=name, number=number, label=field_kinds.LABEL_OPTIONAL)
+            if repeated:
+                field.label = field_kinds.LABEL_REPEATED
+            field.type = {
+                "string": field_kinds.TYPE_STRING,
+                "int32": field_kinds.TYPE_INT32,
+                "int64": field_kinds.TYPE_INT64,
+                "DataType": field_kinds.TYPE_ENUM,
+            }.get(kind, field_kinds.TYPE_MESSAGE)
+            if field.type in (field_kinds.TYPE_ENUM, field_kinds.TYPE_MESSAGE):
+                field.type_name = f".triton.{kind}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    config = message_factory.GetMessageClass(pool.FindMessageTypeByName("triton.ModelConfig"))
+    return text_format.Parse(text, config())
+
+
+def tensors_of(entries):
+    """{name: (type as Triton calls it, dims)}."""
+    names = {number: name for name, number in TRITON_TYPES.items()}
+    return {entry.name: (names[entry.data_type], list(entry.dims)) for entry in entries}
+
+
+def check_triton(text, folder):
+    """A config.pbtxt says what the signature of the SavedModel says, without the batch's side."""
+    import tensorflow as tf
+
+    config = parsed_by_triton(text)
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    (images,) = signature.structured_input_signature[1].values()
+    names = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
+    pairs = (
+        (config.input, {"images": images}),
+        (config.output, signature.structured_outputs),
+    )
+    for entries, specs in pairs:
+        expected = {
+            name: (names[spec.dtype.name], [side or -1 for side in spec.shape[1:]])
+            for name, spec in specs.items()
+        }
+        assert tensors_of(entries) == expected
+    assert config.name == folder.parent.name
+    assert config.platform == "tensorflow_savedmodel" and config.max_batch_size == 1
+    assert config.HasField("dynamic_batching")
+    assert (folder / config.default_model_filename / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("batch, most", [(None, 4), (2, 0)], ids=["any batch", "a fixed one"])
+def test_config_of_triton(batch, most):
+    """Of a fixed batch its side is a side of the tensors, and Triton makes no batches.
+
+    Names are escaped: of the folder, which Triton compares with the model's.
+    """
+    spec = types.SimpleNamespace
+    images = spec(shape=(batch, None, 64, 3), dtype=spec(name="uint8"))
+    outputs = {
+        "boxes": spec(shape=(batch, None, 4), dtype=spec(name="float32")),
+        "class_ids": spec(shape=(batch, None), dtype=spec(name="int32")),
+        "scores": spec(shape=(batch, None), dtype=spec(name="float32")),
+        "masks": spec(shape=(batch, None, 28, 28), dtype=spec(name="float32")),
+    }
+    function = spec(
+        input_signature=[images], get_concrete_function=lambda: spec(structured_outputs=outputs)
+    )
+    graph = spec(config=Config(IMAGES_PER_GPU=4))
+    name = 'cells "new" \\ größer'
+    config = parsed_by_triton(export._triton_config(name, graph, function))
+    assert config.name == name and config.default_model_filename == "."
+    assert config.max_batch_size == most
+    assert config.HasField("dynamic_batching") == (batch is None)
+    first = [batch] * (batch is not None)
+    assert tensors_of(config.input) == {"images": ("TYPE_UINT8", [*first, -1, 64, 3])}
+    assert tensors_of(config.output) == {
+        "boxes": ("TYPE_FP32", [*first, -1, 4]),
+        "class_ids": ("TYPE_INT32", [*first, -1]),
+        "scores": ("TYPE_FP32", [*first, -1]),
+        "masks": ("TYPE_FP32", [*first, -1, 28, 28]),
+    }
+
+
 @pytest.mark.heavy
 def test_saved_model(toy_detector, tmp_path):
     """The layout of TensorFlow Serving; the same detections, of two sizes, two at a time."""
@@ -142,9 +262,7 @@ def test_saved_model(toy_detector, tmp_path):
     for _ in range(2):  # another one in its place
         assert toy_detector.export(path, class_names=NAMES) == str(path)
     assert sorted(file.name for file in path.iterdir()) == ["1", "config.pbtxt"]
-    text = (path / "config.pbtxt").read_text()
-    assert 'input [{ name: "images", data_type: TYPE_UINT8, dims: [ -1, -1, 3 ] }]' in text
-    assert 'output [{ name: "masks", data_type: TYPE_FP32, dims: [ -1, 28, 28 ] }]' in text
+    check_triton((path / "config.pbtxt").read_text(encoding="utf-8"), path / "1")
     model = runtime.load(path)
     assert model.class_names == NAMES
     assert model.metadata.weights["file"] is None
@@ -456,10 +574,14 @@ def test_a_device_that_is_known_but_absent_is_no_cpu():
         def get_providers(self):
             return ["CPUExecutionProvider"]
 
+    class Options:
+        def add_session_config_entry(self, name, value):
+            pass
+
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     module = types.SimpleNamespace(
         InferenceSession=Session,
-        SessionOptions=types.SimpleNamespace,
+        SessionOptions=Options,
         get_available_providers=lambda: providers,
     )
     with pytest.raises(ValueError, match="'gpu' is known to this onnxruntime and can't be used"):
@@ -494,10 +616,10 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
         ("m.onnx", {"format": "openvino"}, "A path ends in .onnx for onnx, .xml for openvino"),
         (
             "m.onnx",
-            {"precision": "float16"},
-            "precision of onnx is one of float32. Received: 'float16'",
+            {"precision": "float64"},
+            "precision of onnx is one of float32, float16, int8. Received: 'float64'",
         ),
-        ("m.xml", {"precision": "float16"}, "precision of openvino is one of float32. Received"),
+        ("m", {"precision": "int8"}, "precision of saved_model is one of float32. Received"),
         ("m.onnx", {"size": (128,)}, "size is .height, width. in pixels"),
         ("m.onnx", {"size": 128}, "size is .height, width. in pixels"),
         ("m.onnx", {"size": (128, 1.5)}, "size is .height, width. in pixels"),
