@@ -31,7 +31,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -643,6 +643,7 @@ def export(
     format = _checked_format(path, format)
     path = pathlib.Path(path)
     _check_place(path, format)
+    _check_folder(path)
     fixed = _checked_size(size, format, model.config)
     if format == "litert" and batch is None:
         batch = 1
@@ -673,6 +674,8 @@ def export(
 
 def _checked_format(path, format):
     """The format asked for, or that the path's name tells."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ValueError(f"export() takes the path of a file or a folder. Received: {path!r}")
     told = format_of(path)
     if format is None:
         suffix = pathlib.Path(path).suffix
@@ -722,6 +725,17 @@ def _whole(value: Any) -> int:
         return 0
 
 
+def _check_folder(path):
+    """OSError where nothing can be written at a path: now, and not after minutes of work."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{path} can't be written: {folder} is a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} can't be written: no permission to write in {folder}")
+
+
 def _check_place(path, format):
     """ValueError where a file, or a folder with something else in it, lies in the way."""
     if format != "saved_model":
@@ -730,6 +744,12 @@ def _check_place(path, format):
         return
     if path.exists() and not path.is_dir():
         raise ValueError(f"A SavedModel is a folder. Received: {path}, which is a file")
+    newer = [entry for entry in path.glob("[0-9]*/saved_model.pb") if entry.parent.name != "1"]
+    if newer:
+        raise ValueError(
+            f"{path} has a version {newer[0].parent.name}, which goes before version 1, that an"
+            " export writes; another path"
+        )
     version = path / "1"
     if version.exists() and not (version / "saved_model.pb").is_file():
         raise ValueError(
@@ -844,8 +864,9 @@ def _metadata(model, class_names):
 
     count = model.config.NUM_CLASSES
     names = []
-    if class_names is not None and not isinstance(class_names, str):
-        names = [str(name) for name in class_names]
+    # What has no order, or is ordered by something else than the class's id, would name the wrong.
+    if isinstance(class_names, Iterable) and not isinstance(class_names, (str, Mapping, Set)):
+        names = [str(name) for name in class_names if isinstance(name, (str, int, np.integer))]
     if len(names) != count:
         raise ValueError(
             f"class_names has a name for each of the {count} classes, background first, such as a"

@@ -531,8 +531,10 @@ def test_what_load_refuses(tmp_path, monkeypatch):
         runtime.load(tmp_path / "none.onnx")
     with pytest.raises(ValueError, match="format is one of saved_model, onnx, .* 'pb'"):
         runtime.load(tmp_path, format="pb")
-    with pytest.raises(ValueError, match="threads is a whole number from 1"):
-        runtime.load(tmp_path, threads=0)
+    for threads in (0, "2", 1.5, True):
+        with pytest.raises(ValueError, match="threads is a whole number from 1"):
+            runtime.load(tmp_path, threads=threads)
+    assert runtime._checked_threads(np.int64(2)) == 2
     with pytest.raises(ValueError, match="device is a name such as 'cpu'. Received: None"):
         runtime.load(tmp_path, device=None)
     with pytest.raises(ValueError, match="takes the path of an exported model. Received: None"):
@@ -546,6 +548,9 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(ValueError, match="An exported model is an .onnx.*folder.onnx"):
         runtime.load(tmp_path / "folder.onnx")
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match="model.bin has the weights of .*model.xml; load that"):
+        runtime.load(file)
     (tmp_path / "lone.xml").write_text("<net/>")
     with pytest.raises(FileNotFoundError, match="lone.bin, which has the weights of .*lone.xml"):
         runtime.load(tmp_path / "lone.xml")
@@ -627,6 +632,9 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
         ("m.onxx", {}, "ends in .onnx, .xml .OpenVINO. or .tflite"),
         ("m.h5", {}, "ends in .onnx, .xml .OpenVINO. or .tflite"),
         ("m.onnx", {"batch": 0}, "batch is a whole number from 1"),
+        ("m.onnx", {"class_names": dict(enumerate(NAMES))}, "each of the 3 classes.*Received: 0"),
+        ("m.onnx", {"class_names": set(NAMES)}, "each of the 3 classes, background first"),
+        ("m.onnx", {"class_names": [{"id": i} for i in range(3)]}, "each of the 3 classes"),
     ],
     ids=lambda value: str(value),
 )
@@ -638,16 +646,36 @@ def test_what_export_refuses(toy_detector, tmp_path, monkeypatch, path, options,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", ["", None, 3], ids=repr)
+def test_export_needs_a_path(toy_detector, path):
+    with pytest.raises(ValueError, match="takes the path of a file or a folder. Received: "):
+        toy_detector.export(path, class_names=NAMES)
+
+
+def test_where_nothing_can_be_written(toy_detector, tmp_path, monkeypatch):
+    """It is said before the work; nothing is left."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="m.onnx can't be written: .*file is a file"):
+        toy_detector.export(tmp_path / "file" / "sub" / "m.onnx", class_names=NAMES)
+    monkeypatch.setattr(os, "access", lambda path, mode: pathlib.Path(path) != tmp_path)
+    with pytest.raises(PermissionError, match="m.xml can't be written: no permission to write in"):
+        toy_detector.export(tmp_path / "new" / "m.xml", class_names=NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_lies_in_the_way_of_a_file_stays(toy_detector, tmp_path):
     """A folder where a file is to be, a file where a folder is to be, somebody's folder 1."""
     (tmp_path / "m.tflite").mkdir()
     (tmp_path / "toy").write_text("mine")
     (tmp_path / "photos" / "1").mkdir(parents=True)
     (tmp_path / "photos" / "1" / "a.jpg").write_text("mine")
+    (tmp_path / "served" / "2").mkdir(parents=True)
+    (tmp_path / "served" / "2" / "saved_model.pb").write_text("mine")
     for name, part in (
         ("m.tflite", "m.tflite is a folder"),
         ("toy", "toy, which is a file"),
         ("photos", "photos: its folder 1 is no SavedModel"),
+        ("served", "served has a version 2, which goes before version 1, that an export writes"),
     ):
         with pytest.raises(ValueError, match=part):
             toy_detector.export(tmp_path / name, class_names=NAMES)

@@ -6,6 +6,7 @@ export here, with the packages of .venv-runtimes behind this environment's own, 
 .venv-runtimes, which has no TensorFlow.
 """
 
+import asyncio
 import concurrent.futures
 import inspect
 import io
@@ -15,6 +16,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -309,6 +311,9 @@ def test_onnx_has_standard_operators_alone(toy_files):
     operators = {node.op_type for node in network.graph.node}
     assert "NonMaxSuppression" in operators and "Loop" not in operators
     assert {opset.domain for opset in network.opset_import} <= {"", "ai.onnx.ml"}
+    for tensor in (*network.graph.input, *network.graph.output):  # Triton may make batches
+        sides = tensor.type.tensor_type.shape.dim
+        assert len(sides) >= 2 and not sides[0].HasField("dim_value"), tensor.name
 
 
 @pytest.mark.slow  # writing the ONNX file takes more than 8 GB
@@ -703,6 +708,10 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     (tmp_path / "a.tflite").write_bytes(converter.convert())
     with pytest.raises(ValueError, match="a.tflite: expected a file of mrcnn.export"):
         runtime.load(tmp_path / "a.tflite")
+    (tmp_path / "a.onnx").rename(tmp_path / "c.tflite")
+    with pytest.raises(ValueError, match="c.tflite: expected a LiteRT file. Received: one that"):
+        runtime.load(tmp_path / "c.tflite")
+    (tmp_path / "c.tflite").rename(tmp_path / "a.onnx")
     (tmp_path / "b.bin").write_bytes(b"")
     for name in ("b.onnx", "b.xml", "b.tflite"):
         (tmp_path / name).write_bytes(b"this is no model")
@@ -762,6 +771,17 @@ def ask(address, body=None):
             return error.code, json.loads(error.read())
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
+def test_curl_of_the_page(server, tmp_path):
+    Image.fromarray(picture(60, 80)).save(tmp_path / "photo.jpg")
+    (line,) = (line for line in indented() if line.startswith("curl"))
+    words = shlex.split(line.replace("http://localhost:8000", server))
+    assert words[0] == "curl" and server in words[-1]
+    done = subprocess.run([*words, "--silent"], cwd=tmp_path, capture_output=True, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["images"] == [{"id": 1, "height": 60, "width": 80}] and answer["annotations"]
+
+
 def test_server(server, toy_detector):
     """32 clients at once, among them one with a broken image and two with too much."""
     pictures = [picture(60, 80, i) for i in range(4)]
@@ -772,7 +792,7 @@ def test_server(server, toy_detector):
         bodies.append(file.getvalue())
     sent = [bodies[i % 4] for i in range(32)]
     sent[5] = bodies[0][: len(bodies[0]) // 2]
-    sent[9] = bytes(200_000)
+    sent[9] = bytes(900_000)
     black = io.BytesIO()
     Image.new("L", (2000, 1000)).save(black, "png")  # a small file
     sent[13] = black.getvalue()
@@ -791,3 +811,76 @@ def test_server(server, toy_detector):
             assert answer["images"] == [{"id": 1, "height": 60, "width": 80}]
             assert answer["annotations"][0]["segmentation"]["size"] == [60, 80]
     assert max(ask(f"{server}/batches")[1]["batches"]) > 1
+
+
+class Failing:
+    """A model whose runtime fails at images of one pixel."""
+
+    path = "model.onnx"
+    class_names = ["BG", "cell"]
+
+    def __init__(self):
+        self.config = types.SimpleNamespace(BATCH_SIZE=1)
+
+    def detect(self, images, masks):
+        if any(image.size == 3 for image in images):
+            raise RuntimeError("out of memory")
+        none = np.zeros((0, 4), np.int32)
+        result = {"rois": none, "class_ids": none[:, 0], "scores": none[:, 0], "masks": None}
+        return [result for _ in images]
+
+
+def test_answers_of_the_application():
+    """A form, nothing at all, a model that fails, who is gone, a body in many parts."""
+    from mrcnn import serving
+
+    bodies = []
+    for side in (1, 2):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side)).save(file, "png")
+        bodies.append(file.getvalue())
+    tiny, small = bodies
+
+    async def answer(application, parts, kind=b"image/png", method="POST"):
+        """Status and json of what is answered; None of what is not for who is gone."""
+        events = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
+        events += [{"type": "http.request", "body": parts[-1]}]
+        if parts[-1] is None:
+            events[-1] = {"type": "http.disconnect"}
+        scope = {"type": "http", "method": method, "path": "/detect", "root_path": ""}
+        scope.update(query_string=b"", headers=[(b"content-type", kind)])
+        sent = []
+
+        async def receive():
+            return events.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        await application(scope, receive, send)
+        body = b"".join(message.get("body", b"") for message in sent)
+        return sent[0]["status"], body.decode()
+
+    async def main():
+        application = serving.application(Failing(), limit=1000)
+        async with application.router.lifespan_context(application):
+            asked = [
+                answer(application, [small]),
+                answer(application, [tiny]),
+                answer(application, [small[:10], b"", small[10:]]),
+                answer(application, [small], kind=b"multipart/form-data; boundary=x"),
+                answer(application, [b""]),
+                answer(application, [small[:10], None]),
+                answer(application, [bytes(600)] * 2),
+                answer(application, [bytes(600)] * 40),
+                answer(application, [small], method="GET"),
+            ]
+            return await asyncio.gather(*asked)
+
+    found = asyncio.run(main())
+    assert [status for status, _ in found] == [200, 500, 200, 400, 400, 400, 413, 413, 405]
+    assert found[0] == found[2] and json.loads(found[0][1])["annotations"] == []
+    assert json.loads(found[1][1]) == {"error": "RuntimeError: out of memory"}
+    assert "not a form: curl --data-binary @FILE" in json.loads(found[3][1])["error"]
+    assert "the body" in json.loads(found[4][1])["error"] and found[5][1] == ""
+    assert json.loads(found[6][1]) == {"error": "A body has at most 1000 bytes"}
