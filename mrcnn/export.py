@@ -744,11 +744,12 @@ def _check_place(path, format):
         return
     if path.exists() and not path.is_dir():
         raise ValueError(f"A SavedModel is a folder. Received: {path}, which is a file")
-    newer = [entry for entry in path.glob("[0-9]*/saved_model.pb") if entry.parent.name != "1"]
-    if newer:
+    versions = [entry.parent.name for entry in path.glob("*/saved_model.pb")]
+    newest = max((int(name) for name in versions if name.isdecimal()), default=1)
+    if newest > 1:
         raise ValueError(
-            f"{path} has a version {newer[0].parent.name}, which goes before version 1, that an"
-            " export writes; another path"
+            f"{path} has a version {newest}, which goes before version 1, that an export writes;"
+            " another path"
         )
     version = path / "1"
     if version.exists() and not (version / "saved_model.pb").is_file():
