@@ -610,6 +610,29 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
         runtime.load(tmp_path / "other")
 
 
+# ---- Weights of fewer bits -----------------------------------------------------------------------
+
+
+def test_weights_of_int8():
+    """Each output's largest weight is 127; worked by hand."""
+    weights = np.float32([[1, -2, 0], [0.5, 0.01, 0]])
+    values, scales = export._as_int8(weights, axis=1)
+    assert values.dtype == np.int8 and scales.dtype == np.float32
+    np.testing.assert_array_equal(values, [[127, -127, 0], [64, 1, 0]])
+    np.testing.assert_allclose(scales, [[1 / 127, 2 / 127, 1 / 127]], rtol=1e-6)
+    kernel = np.random.default_rng(0).normal(size=(8, 4, 3, 3)).astype(np.float32)
+    values, scales = export._as_int8(kernel, axis=0)
+    assert scales.shape == (8, 1, 1, 1)
+    assert np.all(np.abs(values * scales - kernel) <= scales / 2 * 1.0001)
+
+
+def test_weights_of_float16():
+    halves = export._as_float16(np.float32([1, -2.5, 65504]))
+    assert halves.dtype == np.float16 and halves.tolist() == [1, -2.5, 65504]
+    assert export._as_float16(np.float32([1, -70000])) is None
+    assert export._as_float16(np.float32([])).size == 0
+
+
 # ---- Refusals of export --------------------------------------------------------------------------
 
 
