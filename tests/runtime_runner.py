@@ -58,7 +58,7 @@ def is_large(path):
 def forms_of(lazy):
     """The results with masks in each form, of those with lazy ones."""
     dense = [{**result, "masks": np.asarray(result["masks"])} for result in lazy]
-    codes = [{**result, "masks": masks.encode(result["masks"])} for result in dense]
+    codes = [{**result, "masks": masks.in_form(result["masks"], "rle")} for result in lazy]
     return [dense, lazy, codes]
 
 
