@@ -325,7 +325,7 @@ def test_recorded_network(small_model, image, tmp_path):
     """The ResNet-50 whose outputs were recorded of the original.
 
     Its masks are noise. Where OpenVINO resizes an image, a pixel may be off by 1 of 255, which moves
-    11 of 200 boxes by a pixel and some pixels of 25 masks below an IoU of .99; these are left out.
+    11 of 200 boxes by a pixel and some pixels of 24 masks below an IoU of .99; these are left out.
     """
     size = image.shape[:2]
     images = {
