@@ -254,11 +254,9 @@ def serve(options: argparse.Namespace) -> list[list[str]]:
 
 # Files by name and precision of their weights.
 PRECISIONS = [
-    ("model.onnx", "float32"),
-    ("model.xml", "float32"),
-    ("model.tflite", "float32"),
-    ("model.tflite", "float16"),
-    ("model.tflite", "int8"),
+    (file, precision)
+    for file in ("model.onnx", "model.xml", "model.tflite")
+    for precision in ("float32", "float16", "int8")
 ]
 
 

@@ -31,7 +31,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -643,6 +643,7 @@ def export(
     format = _checked_format(path, format)
     path = pathlib.Path(path)
     _check_place(path, format)
+    _check_folder(path)
     fixed = _checked_size(size, format, model.config)
     if format == "litert" and batch is None:
         batch = 1
@@ -673,6 +674,8 @@ def export(
 
 def _checked_format(path, format):
     """The format asked for, or that the path's name tells."""
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ValueError(f"export() takes the path of a file or a folder. Received: {path!r}")
     told = format_of(path)
     if format is None:
         suffix = pathlib.Path(path).suffix
@@ -722,6 +725,17 @@ def _whole(value: Any) -> int:
         return 0
 
 
+def _check_folder(path):
+    """OSError where nothing can be written at a path: now, and not after minutes of work."""
+    folder = path.absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+        if folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"{path} can't be written: {folder} is a file")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(f"{path} can't be written: no permission to write in {folder}")
+
+
 def _check_place(path, format):
     """ValueError where a file, or a folder with something else in it, lies in the way."""
     if format != "saved_model":
@@ -730,6 +744,13 @@ def _check_place(path, format):
         return
     if path.exists() and not path.is_dir():
         raise ValueError(f"A SavedModel is a folder. Received: {path}, which is a file")
+    versions = [entry.parent.name for entry in path.glob("*/saved_model.pb")]
+    newest = max((int(name) for name in versions if name.isdecimal()), default=1)
+    if newest > 1:
+        raise ValueError(
+            f"{path} has a version {newest}, which goes before version 1, that an export writes;"
+            " another path"
+        )
     version = path / "1"
     if version.exists() and not (version / "saved_model.pb").is_file():
         raise ValueError(
@@ -738,12 +759,11 @@ def _check_place(path, format):
         )
 
 
-# Numbers that weights are stored in, by format: what the runtime has a tool for.
+# Numbers that weights are stored in, by format.
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "saved_model": ("float32",),
-    "onnx": ("float32",),
-    # Its compress_to_fp16 left a toy's file at .92 of its size.
-    "openvino": ("float32",),
+    "onnx": ("float32", "float16", "int8"),
+    "openvino": ("float32", "float16", "int8"),
     "litert": ("float32", "float16", "int8"),
 }
 
@@ -845,8 +865,9 @@ def _metadata(model, class_names):
 
     count = model.config.NUM_CLASSES
     names = []
-    if class_names is not None and not isinstance(class_names, str):
-        names = [str(name) for name in class_names]
+    # What has no order, or is ordered by something else than the class's id, would name the wrong.
+    if isinstance(class_names, Iterable) and not isinstance(class_names, (str, Mapping, Set)):
+        names = [str(name) for name in class_names if isinstance(name, (str, int, np.integer))]
     if len(names) != count:
         raise ValueError(
             f"class_names has a name for each of the {count} classes, background first, such as a"
@@ -884,6 +905,137 @@ def _folder_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder)
 
 
+# ---- Weights of fewer bits -----------------------------------------------------------------------
+# What they multiply stays float32, as does all that is no convolution's or matrix product's weight:
+# of anchors in float16 a box would be off by a quarter of a pixel.
+
+# Operators whose second input is weights, and the axis of their outputs: of ONNX, of OpenVINO.
+WEIGHTS_OF_ONNX = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+WEIGHTS_OF_OPENVINO = {"Convolution": 0, "ConvolutionBackpropData": 1, "MatMul": 1}
+
+
+def _as_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weights as int8, and the float32 scales by which these are to be multiplied.
+
+    Args:
+        weights: float32.
+        axis: that each have a scale of their own: the outputs.
+
+    Returns:
+        int8 of the shape of weights, in -127..127; float32 with one side that is not 1, the axis.
+    """
+    others = tuple(i for i in range(weights.ndim) if i != axis)
+    largest = np.abs(weights).max(axis=others, keepdims=True)
+    scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(127)
+    return np.rint(weights / scales).astype(np.int8), scales
+
+
+def _as_float16(weights: np.ndarray) -> np.ndarray | None:
+    """Weights as float16, None where one is beyond its largest number."""
+    if np.abs(weights).max(initial=0) > np.finfo(np.float16).max:
+        return None
+    return weights.astype(np.float16)
+
+
+def _shrink_onnx(network: Any, precision: str, onnx: Any) -> None:
+    """Stores the weights of an ONNX model in fewer bits; nodes at its beginning make them float32.
+
+    Runtimes do that once, as they load it, or with each image.
+    """
+    arrays = {entry.name: entry for entry in network.graph.initializer}
+    made: dict[str, str] = {}  # weights' names before and after
+    nodes = []
+    for node in network.graph.node:
+        axis = _axis_of_onnx(node)
+        if axis is None or node.input[1] not in arrays:
+            continue
+        name = node.input[1]
+        if name not in made:
+            weights = onnx.numpy_helper.to_array(arrays[name])
+            if weights.dtype != np.float32 or weights.ndim < 2:
+                continue
+            stored, added = _small_initializers(name, weights, axis, precision, onnx)
+            if not stored:
+                continue
+            network.graph.initializer.extend(stored)
+            nodes.append(added)
+            made[name] = added.output[0]
+        node.input[1] = made[name]
+    for node in reversed(nodes):
+        network.graph.node.insert(0, node)
+    used = {name for node in network.graph.node for name in node.input}
+    for i in reversed(range(len(network.graph.initializer))):
+        if network.graph.initializer[i].name in made.keys() - used:
+            del network.graph.initializer[i]
+
+
+def _axis_of_onnx(node):
+    """The axis of a node's weights that its outputs have; None for a node without weights."""
+    axis = WEIGHTS_OF_ONNX.get(node.op_type)
+    if axis is None or len(node.input) < 2:
+        return None
+    if any(entry.name == "transB" and entry.i for entry in node.attribute):
+        return 0
+    return axis
+
+
+def _small_initializers(name, weights, axis, precision, onnx):
+    """Initializers that hold weights in fewer bits, and the node that makes them float32."""
+    stored = f"{name}/{precision}"
+    output = f"{name}/float32"
+    if precision == "float16":
+        halves = _as_float16(weights)
+        if halves is None:
+            return [], None
+        node = onnx.helper.make_node("Cast", [stored], [output], to=onnx.TensorProto.FLOAT)
+        return [onnx.numpy_helper.from_array(halves, stored)], node
+    values, scales = _as_int8(weights, axis)
+    names = [stored, f"{name}/scales", f"{name}/zeros"]
+    arrays = [values, scales.ravel(), np.zeros(scales.size, np.int8)]
+    node = onnx.helper.make_node("DequantizeLinear", names, [output], axis=axis)
+    return [onnx.numpy_helper.from_array(*pair) for pair in zip(arrays, names)], node
+
+
+def _shrink_openvino(network: Any, precision: str, openvino: Any) -> None:
+    """Stores the weights of an OpenVINO model in fewer bits; its graph makes them float32."""
+    operations = openvino.opset13
+    made: dict[str, Any] = {}
+    for node in network.get_ordered_ops():
+        axis = WEIGHTS_OF_OPENVINO.get(node.get_type_name())
+        if axis is None:
+            continue
+        source = node.input_value(1).get_node()
+        name = source.get_friendly_name()
+        if name not in made:
+            if source.get_type_name() != "Constant":
+                continue
+            weights = source.data
+            if weights.dtype != np.float32 or weights.ndim < 2:
+                continue
+            if node.get_type_name() == "MatMul" and node.get_attributes()["transpose_b"]:
+                axis = 0
+            small = _small_constant(weights, axis, precision, operations)
+            if small is None:
+                continue
+            made[name] = small
+        node.input(1).replace_source_output(made[name].output(0))
+
+
+def _small_constant(weights, axis, precision, operations):
+    """The node of OpenVINO that makes weights of fewer bits float32; None where they don't fit."""
+    if precision == "float16":
+        halves = _as_float16(weights)
+        if halves is None:
+            return None
+        return operations.convert(operations.constant(halves), "f32")
+    values, scales = _as_int8(weights, axis)
+    floats = operations.convert(operations.constant(values), "f32")
+    return operations.multiply(floats, operations.constant(scales))
+
+
+# ---- Writers -------------------------------------------------------------------------------------
+
+
 def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
     from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
@@ -897,6 +1049,8 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
             opset=OPSET,
             custom_op_handlers=handlers,
         )
+    if precision != "float32":
+        _shrink_onnx(network, precision, onnx)
     entry = network.metadata_props.add()
     entry.key = METADATA_KEY
     entry.value = text
@@ -919,13 +1073,32 @@ def _variable(name: str, value: str) -> Iterator[None]:
             os.environ[name] = before
 
 
-def _without_copies() -> contextlib.AbstractContextManager:
-    """tf2onnx copies the graph, weights included, before each of 36 steps, to undo one that fails.
+@contextlib.contextmanager
+def _without_copies() -> Iterator[None]:
+    """Inside, tf2onnx leaves the weights where they are.
 
+    It would copy the graph, weights included, before each of 36 steps, to undo one that fails.
     Where this variable is set it does not, whatever its value, and takes half as long. A step that
     fails is then an error.
+
+    And after each step it would write every node into protobufs that never give memory back, of a
+    ResNet-50 6 GB in the end. Those of constants are read by nobody: a constant's value is taken
+    from its `Node`.
     """
-    return _variable("TF2ONNX_CATCH_ERRORS", "FALSE")
+    from tf2onnx.graph import Graph
+
+    def update_proto(graph, external_tensor_storage=None):
+        for node in graph.get_nodes():
+            if not node.is_const():
+                node.update_proto(external_tensor_storage)
+
+    update_all = Graph.update_proto
+    Graph.update_proto = update_proto
+    try:
+        with _variable("TF2ONNX_CATCH_ERRORS", "FALSE"):
+            yield
+    finally:
+        Graph.update_proto = update_all
 
 
 def _without_telemetry() -> contextlib.AbstractContextManager:
@@ -954,6 +1127,8 @@ def _write_openvino(path, graph, function, text, precision, openvino):
         _save(folder / "saved", graph, function)
         with _without_telemetry():
             network = openvino.convert_model(folder / "saved")
+        if precision != "float32":
+            _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])
         file = folder / path.name
         openvino.save_model(network, file, compress_to_fp16=False)
@@ -1016,7 +1191,8 @@ def _write_saved_model(path, graph, function, text, precision):
         extra = version / "assets.extra"
         extra.mkdir()
         (extra / ASSET).write_text(text, encoding="utf-8")
-        (folder / "config.pbtxt").write_text(_triton_config(path.name, graph, function))
+        text = _triton_config(path.resolve().name, graph, function)
+        (folder / "config.pbtxt").write_text(text, encoding="utf-8")
         path.mkdir(exist_ok=True)
         for entry in (version, folder / "config.pbtxt"):
             _replace(entry, path / entry.name)
@@ -1034,21 +1210,27 @@ TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_F
 
 
 def _triton_config(name, graph, function):
-    """Text of config.pbtxt, which tells Triton what the model takes and gives."""
+    """Text of config.pbtxt, a `ModelConfig`, which tells Triton what the model takes and gives."""
     concrete = function.get_concrete_function()
+    images = function.input_signature[0]
+    most = 0  # sides are those of the whole batch
+    if images.shape[0] is None:
+        most = max(1, int(graph.config.BATCH_SIZE))
     lines = [
-        f'name: "{name}"',
+        f"name: {json.dumps(name, ensure_ascii=False)}",
         'platform: "tensorflow_savedmodel"',
         # Where TensorFlow Serving looks for it too: the version's folder itself.
         'default_model_filename: "."',
-        f"max_batch_size: {graph.config.BATCH_SIZE}",
-        "dynamic_batching {}",
+        f"max_batch_size: {most}",
     ]
-    groups = {"input": {"images": function.input_signature[0]}}
-    groups["output"] = concrete.structured_outputs
-    for kind, tensors in groups.items():
+    if most:
+        lines.append("dynamic_batching {}")
+    for kind, tensors in (("input", {"images": images}), ("output", concrete.structured_outputs)):
         for key, tensor in sorted(tensors.items()):
-            sides = ", ".join(str(side or -1) for side in tensor.shape[1:])
+            shape = tensor.shape
+            if most:
+                shape = shape[1:]
+            sides = ", ".join(str(side or -1) for side in shape)
             kind_of_number = TRITON_TYPES[tensor.dtype.name]
             lines.append(
                 f'{kind} [{{ name: "{key}", data_type: {kind_of_number}, dims: [ {sides} ] }}]'

@@ -2970,7 +2970,8 @@ class MaskRCNN:
             size: (height, width) of the images, in pixels; None for any. A LiteRT file has one:
                 None is the side of the molded image then.
             batch: images at a time; None for any number, of a LiteRT file for 1.
-            precision: what weights are stored in: "float32"; "float16" or "int8" (LiteRT).
+            precision: what weights are stored in: "float32"; "float16" or "int8" (all but a
+                SavedModel).
             paste: masks of the whole image, which take its memory once for each detection; without
                 it probabilities inside the boxes, which `mrcnn.runtime` pastes.
 

@@ -135,6 +135,126 @@ def check_same_rows(actual, expected):
     assert not left
 
 
+# Triton's model_config.proto as far as a config.pbtxt of ours needs it: {message: {field: (number,
+# kind, repeated)}}. The numbers and names are those of tritonclient 2.73.
+TRITON = {
+    "DynamicBatching": {},
+    "Tensor": {
+        "name": (1, "string", False),
+        "data_type": (2, "DataType", False),
+        "dims": (4, "int64", True),
+    },
+    "Output": {
+        "name": (1, "string", False),
+        "data_type": (2, "DataType", False),
+        "dims": (3, "int64", True),
+    },
+    "ModelConfig": {
+        "name": (1, "string", False),
+        "platform": (2, "string", False),
+        "max_batch_size": (4, "int32", False),
+        "input": (5, "Tensor", True),
+        "output": (6, "Output", True),
+        "default_model_filename": (8, "string", False),
+        "dynamic_batching": (11, "DynamicBatching", False),
+    },
+}
+TRITON_TYPES = {"TYPE_INVALID": 0, "TYPE_UINT8": 2, "TYPE_INT32": 8, "TYPE_FP32": 11}
+
+
+def parsed_by_triton(text):
+    """A config.pbtxt as protobuf reads it for Triton; an error for what it has no field for."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+
+    file = descriptor_pb2.FileDescriptorProto(name="triton.proto", package="triton")
+    file.syntax = "proto3"
+    kinds = file.enum_type.add(name="DataType")
+    for name, number in TRITON_TYPES.items():
+        kinds.value.add(name=name, number=number)
+    field_kinds = descriptor_pb2.FieldDescriptorProto
+    for message, fields in TRITON.items():
+        made = file.message_type.add(name=message)
+        for name, (number, kind, repeated) in fields.items():
+            field = made.field.add(name=name, number=number, label=field_kinds.LABEL_OPTIONAL)
+            if repeated:
+                field.label = field_kinds.LABEL_REPEATED
+            field.type = {
+                "string": field_kinds.TYPE_STRING,
+                "int32": field_kinds.TYPE_INT32,
+                "int64": field_kinds.TYPE_INT64,
+                "DataType": field_kinds.TYPE_ENUM,
+            }.get(kind, field_kinds.TYPE_MESSAGE)
+            if field.type in (field_kinds.TYPE_ENUM, field_kinds.TYPE_MESSAGE):
+                field.type_name = f".triton.{kind}"
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    config = message_factory.GetMessageClass(pool.FindMessageTypeByName("triton.ModelConfig"))
+    return text_format.Parse(text, config())
+
+
+def tensors_of(entries):
+    """{name: (type as Triton calls it, dims)}."""
+    names = {number: name for name, number in TRITON_TYPES.items()}
+    return {entry.name: (names[entry.data_type], list(entry.dims)) for entry in entries}
+
+
+def check_triton(text, folder):
+    """A config.pbtxt says what the signature of the SavedModel says, without the batch's side."""
+    import tensorflow as tf
+
+    config = parsed_by_triton(text)
+    signature = tf.saved_model.load(str(folder)).signatures["serving_default"]
+    (images,) = signature.structured_input_signature[1].values()
+    names = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
+    pairs = (
+        (config.input, {"images": images}),
+        (config.output, signature.structured_outputs),
+    )
+    for entries, specs in pairs:
+        expected = {
+            name: (names[spec.dtype.name], [side or -1 for side in spec.shape[1:]])
+            for name, spec in specs.items()
+        }
+        assert tensors_of(entries) == expected
+    assert config.name == folder.parent.name
+    assert config.platform == "tensorflow_savedmodel" and config.max_batch_size == 1
+    assert config.HasField("dynamic_batching")
+    assert (folder / config.default_model_filename / "saved_model.pb").is_file()
+
+
+@pytest.mark.parametrize("batch, most", [(None, 4), (2, 0)], ids=["any batch", "a fixed one"])
+def test_config_of_triton(batch, most):
+    """Of a fixed batch its side is a side of the tensors, and Triton makes no batches.
+
+    Names are escaped: of the folder, which Triton compares with the model's.
+    """
+    spec = types.SimpleNamespace
+    images = spec(shape=(batch, None, 64, 3), dtype=spec(name="uint8"))
+    outputs = {
+        "boxes": spec(shape=(batch, None, 4), dtype=spec(name="float32")),
+        "class_ids": spec(shape=(batch, None), dtype=spec(name="int32")),
+        "scores": spec(shape=(batch, None), dtype=spec(name="float32")),
+        "masks": spec(shape=(batch, None, 28, 28), dtype=spec(name="float32")),
+    }
+    function = spec(
+        input_signature=[images], get_concrete_function=lambda: spec(structured_outputs=outputs)
+    )
+    graph = spec(config=Config(IMAGES_PER_GPU=4))
+    name = 'cells "new" \\ größer'
+    config = parsed_by_triton(export._triton_config(name, graph, function))
+    assert config.name == name and config.default_model_filename == "."
+    assert config.max_batch_size == most
+    assert config.HasField("dynamic_batching") == (batch is None)
+    first = [batch] * (batch is not None)
+    assert tensors_of(config.input) == {"images": ("TYPE_UINT8", [*first, -1, 64, 3])}
+    assert tensors_of(config.output) == {
+        "boxes": ("TYPE_FP32", [*first, -1, 4]),
+        "class_ids": ("TYPE_INT32", [*first, -1]),
+        "scores": ("TYPE_FP32", [*first, -1]),
+        "masks": ("TYPE_FP32", [*first, -1, 28, 28]),
+    }
+
+
 @pytest.mark.heavy
 def test_saved_model(toy_detector, tmp_path):
     """The layout of TensorFlow Serving; the same detections, of two sizes, two at a time."""
@@ -142,9 +262,7 @@ def test_saved_model(toy_detector, tmp_path):
     for _ in range(2):  # another one in its place
         assert toy_detector.export(path, class_names=NAMES) == str(path)
     assert sorted(file.name for file in path.iterdir()) == ["1", "config.pbtxt"]
-    text = (path / "config.pbtxt").read_text()
-    assert 'input [{ name: "images", data_type: TYPE_UINT8, dims: [ -1, -1, 3 ] }]' in text
-    assert 'output [{ name: "masks", data_type: TYPE_FP32, dims: [ -1, 28, 28 ] }]' in text
+    check_triton((path / "config.pbtxt").read_text(encoding="utf-8"), path / "1")
     model = runtime.load(path)
     assert model.class_names == NAMES
     assert model.metadata.weights["file"] is None
@@ -413,8 +531,10 @@ def test_what_load_refuses(tmp_path, monkeypatch):
         runtime.load(tmp_path / "none.onnx")
     with pytest.raises(ValueError, match="format is one of saved_model, onnx, .* 'pb'"):
         runtime.load(tmp_path, format="pb")
-    with pytest.raises(ValueError, match="threads is a whole number from 1"):
-        runtime.load(tmp_path, threads=0)
+    for threads in (0, "2", 1.5, True):
+        with pytest.raises(ValueError, match="threads is a whole number from 1"):
+            runtime.load(tmp_path, threads=threads)
+    assert runtime._checked_threads(np.int64(2)) == 2
     with pytest.raises(ValueError, match="device is a name such as 'cpu'. Received: None"):
         runtime.load(tmp_path, device=None)
     with pytest.raises(ValueError, match="takes the path of an exported model. Received: None"):
@@ -428,6 +548,9 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     (tmp_path / "folder.onnx").mkdir()
     with pytest.raises(ValueError, match="An exported model is an .onnx.*folder.onnx"):
         runtime.load(tmp_path / "folder.onnx")
+    (tmp_path / "model.xml").write_text("<net/>")
+    with pytest.raises(ValueError, match="model.bin has the weights of .*model.xml; load that"):
+        runtime.load(file)
     (tmp_path / "lone.xml").write_text("<net/>")
     with pytest.raises(FileNotFoundError, match="lone.bin, which has the weights of .*lone.xml"):
         runtime.load(tmp_path / "lone.xml")
@@ -456,10 +579,14 @@ def test_a_device_that_is_known_but_absent_is_no_cpu():
         def get_providers(self):
             return ["CPUExecutionProvider"]
 
+    class Options:
+        def add_session_config_entry(self, name, value):
+            pass
+
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
     module = types.SimpleNamespace(
         InferenceSession=Session,
-        SessionOptions=types.SimpleNamespace,
+        SessionOptions=Options,
         get_available_providers=lambda: providers,
     )
     with pytest.raises(ValueError, match="'gpu' is known to this onnxruntime and can't be used"):
@@ -483,6 +610,29 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
         runtime.load(tmp_path / "other")
 
 
+# ---- Weights of fewer bits -----------------------------------------------------------------------
+
+
+def test_weights_of_int8():
+    """Each output's largest weight is 127; worked by hand."""
+    weights = np.float32([[1, -2, 0], [0.5, 0.01, 0]])
+    values, scales = export._as_int8(weights, axis=1)
+    assert values.dtype == np.int8 and scales.dtype == np.float32
+    np.testing.assert_array_equal(values, [[127, -127, 0], [64, 1, 0]])
+    np.testing.assert_allclose(scales, [[1 / 127, 2 / 127, 1 / 127]], rtol=1e-6)
+    kernel = np.random.default_rng(0).normal(size=(8, 4, 3, 3)).astype(np.float32)
+    values, scales = export._as_int8(kernel, axis=0)
+    assert scales.shape == (8, 1, 1, 1)
+    assert np.all(np.abs(values * scales - kernel) <= scales / 2 * 1.0001)
+
+
+def test_weights_of_float16():
+    halves = export._as_float16(np.float32([1, -2.5, 65504]))
+    assert halves.dtype == np.float16 and halves.tolist() == [1, -2.5, 65504]
+    assert export._as_float16(np.float32([1, -70000])) is None
+    assert export._as_float16(np.float32([])).size == 0
+
+
 # ---- Refusals of export --------------------------------------------------------------------------
 
 
@@ -494,10 +644,10 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
         ("m.onnx", {"format": "openvino"}, "A path ends in .onnx for onnx, .xml for openvino"),
         (
             "m.onnx",
-            {"precision": "float16"},
-            "precision of onnx is one of float32. Received: 'float16'",
+            {"precision": "float64"},
+            "precision of onnx is one of float32, float16, int8. Received: 'float64'",
         ),
-        ("m.xml", {"precision": "float16"}, "precision of openvino is one of float32. Received"),
+        ("m", {"precision": "int8"}, "precision of saved_model is one of float32. Received"),
         ("m.onnx", {"size": (128,)}, "size is .height, width. in pixels"),
         ("m.onnx", {"size": 128}, "size is .height, width. in pixels"),
         ("m.onnx", {"size": (128, 1.5)}, "size is .height, width. in pixels"),
@@ -505,6 +655,9 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
         ("m.onxx", {}, "ends in .onnx, .xml .OpenVINO. or .tflite"),
         ("m.h5", {}, "ends in .onnx, .xml .OpenVINO. or .tflite"),
         ("m.onnx", {"batch": 0}, "batch is a whole number from 1"),
+        ("m.onnx", {"class_names": dict(enumerate(NAMES))}, "each of the 3 classes.*Received: 0"),
+        ("m.onnx", {"class_names": set(NAMES)}, "each of the 3 classes, background first"),
+        ("m.onnx", {"class_names": [{"id": i} for i in range(3)]}, "each of the 3 classes"),
     ],
     ids=lambda value: str(value),
 )
@@ -516,16 +669,36 @@ def test_what_export_refuses(toy_detector, tmp_path, monkeypatch, path, options,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("path", ["", None, 3], ids=repr)
+def test_export_needs_a_path(toy_detector, path):
+    with pytest.raises(ValueError, match="takes the path of a file or a folder. Received: "):
+        toy_detector.export(path, class_names=NAMES)
+
+
+def test_where_nothing_can_be_written(toy_detector, tmp_path, monkeypatch):
+    """It is said before the work; nothing is left."""
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="m.onnx can't be written: .*file is a file"):
+        toy_detector.export(tmp_path / "file" / "sub" / "m.onnx", class_names=NAMES)
+    monkeypatch.setattr(os, "access", lambda path, mode: pathlib.Path(path) != tmp_path)
+    with pytest.raises(PermissionError, match="m.xml can't be written: no permission to write in"):
+        toy_detector.export(tmp_path / "new" / "m.xml", class_names=NAMES)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_what_lies_in_the_way_of_a_file_stays(toy_detector, tmp_path):
     """A folder where a file is to be, a file where a folder is to be, somebody's folder 1."""
     (tmp_path / "m.tflite").mkdir()
     (tmp_path / "toy").write_text("mine")
     (tmp_path / "photos" / "1").mkdir(parents=True)
     (tmp_path / "photos" / "1" / "a.jpg").write_text("mine")
+    (tmp_path / "served" / "2").mkdir(parents=True)
+    (tmp_path / "served" / "2" / "saved_model.pb").write_text("mine")
     for name, part in (
         ("m.tflite", "m.tflite is a folder"),
         ("toy", "toy, which is a file"),
         ("photos", "photos: its folder 1 is no SavedModel"),
+        ("served", "served has a version 2, which goes before version 1, that an export writes"),
     ):
         with pytest.raises(ValueError, match=part):
             toy_detector.export(tmp_path / name, class_names=NAMES)

@@ -6,6 +6,7 @@ export here, with the packages of .venv-runtimes behind this environment's own, 
 .venv-runtimes, which has no TensorFlow.
 """
 
+import asyncio
 import concurrent.futures
 import inspect
 import io
@@ -15,6 +16,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -26,7 +28,7 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from toy import ToyConfig
+from toy import Rectangles, ToyConfig
 
 import mrcnn
 from mrcnn import model as modellib, runtime
@@ -106,7 +108,7 @@ def read(path, names, images):
     return results
 
 
-def check_same(actual, expected):
+def check_same(actual, expected, masks_too=True):
     """The same detections, in whatever order equal scores have."""
     assert len(actual["scores"]) == len(expected["scores"])
     if not len(expected["scores"]):
@@ -115,7 +117,7 @@ def check_same(actual, expected):
     np.testing.assert_array_equal(actual["class_ids"][order], expected["class_ids"])
     np.testing.assert_allclose(actual["scores"][order], expected["scores"], atol=1e-3)
     assert np.abs(actual["rois"][order].astype(float) - expected["rois"]).max() <= 1
-    if expected["masks"] is not None:
+    if masks_too and expected["masks"] is not None:
         masks = actual["masks"][..., order]
         common = (masks & expected["masks"]).sum((0, 1))
         union = (masks | expected["masks"]).sum((0, 1))
@@ -150,8 +152,12 @@ def export_all(model, folder, files=FILES, size=None, **options):
         model.export(folder / file, class_names=names, **fixed, **options)
 
 
-def check_files(model, folder, images, files=FILES, size=None):
-    """Detects in each runtime and compares; a LiteRT file sees images of its size alone."""
+def check_files(model, folder, images, files=FILES, size=None, noisy=()):
+    """Detects in each runtime and compares; a LiteRT file sees images of its size alone.
+
+    Args:
+        noisy: (file, image) of which the masks are not compared.
+    """
     shapes = {name: image.shape[:2] for name, image in images.items()}
     jobs = {}
     for file in files:
@@ -163,7 +169,7 @@ def check_files(model, folder, images, files=FILES, size=None):
     expected = dict(zip(images, model.detect(list(images.values()))))
     for file, results in found.items():
         for name, result in zip(jobs[file], results):
-            check_same(result, expected[name])
+            check_same(result, expected[name], (file, name) not in noisy)
     return found, expected
 
 
@@ -253,8 +259,21 @@ import runpy, sys
 for name in ("tensorflow", "keras"):
     sys.modules[name] = None
 sys.path.append(sys.argv.pop(1))
-runpy.run_module("mrcnn.runtime", run_name="__main__", alter_sys=True)
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
 """
+
+
+def run_runtime(words):
+    """Output and errors of `python -m mrcnn.runtime ...`, in a process without TensorFlow."""
+    assert words[0] == "mrcnn.runtime"
+    done = subprocess.run(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", NO_TENSORFLOW, sys.path[-1], *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done
 
 
 def test_pictures_and_films_without_tensorflow(toy_detector, toy_files, tmp_path):
@@ -268,14 +287,8 @@ def test_pictures_and_films_without_tensorflow(toy_detector, toy_files, tmp_path
         for seed in range(2):
             film.write(picture(64, 96, seed))
     inputs = [tmp_path / name for name in ("photo.png", "broken.png", "film.mp4")]
-    words = [sys.executable, "-c", NO_TENSORFLOW, sys.path[-1], toy_files / "model.onnx", *inputs]
-    done = subprocess.run(
-        [*words, f"--output={tmp_path / 'out'}", "--threads=1"],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    words = ["mrcnn.runtime", toy_files / "model.onnx", *inputs]
+    done = run_runtime([*words, f"--output={tmp_path / 'out'}", "--threads=1"])
     assert "broken.png" in done.stderr and "3 images, 1 files skipped" in done.stdout
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names >= {"photo.png", "film.mp4", "results.json", "images.json"}
@@ -302,38 +315,67 @@ def test_onnx_has_standard_operators_alone(toy_files):
     operators = {node.op_type for node in network.graph.node}
     assert "NonMaxSuppression" in operators and "Loop" not in operators
     assert {opset.domain for opset in network.opset_import} <= {"", "ai.onnx.ml"}
+    for tensor in (*network.graph.input, *network.graph.output):  # Triton may make batches
+        sides = tensor.type.tensor_type.shape.dim
+        assert len(sides) >= 2 and not sides[0].HasField("dim_value"), tensor.name
 
 
 @pytest.mark.slow  # writing the ONNX file takes more than 8 GB
 def test_recorded_network(small_model, image, tmp_path):
-    """The ResNet-50 whose outputs were recorded of the original."""
-    images = {"recorded": image, "wide": picture(90, 201), "wide too": picture(90, 201, 1)}
+    """The ResNet-50 whose outputs were recorded of the original.
+
+    Its masks are noise. Where OpenVINO resizes an image, a pixel may be off by 1 of 255, which moves
+    11 of 200 boxes by a pixel and some pixels of 24 masks below an IoU of .99; these are left out.
+    """
     size = image.shape[:2]
+    images = {
+        "recorded": image,
+        "recorded's size": picture(*size),  # a LiteRT file takes no other
+        "wide": picture(90, 201),
+        "wide too": picture(90, 201, 1),
+    }
     export_all(small_model, tmp_path, size=size)
-    found, expected = check_files(small_model, tmp_path, images, size=size)
+    noisy = [("model.xml", "wide"), ("model.xml", "wide too")]
+    found, expected = check_files(small_model, tmp_path, images, size=size, noisy=noisy)
     assert len(expected["recorded"]["scores"]) == small_model.config.DETECTION_MAX_INSTANCES
 
 
-@pytest.mark.parametrize(
-    "file, precision, share",
-    [
-        ("model.tflite", "float16", 0.75),
-        ("model.tflite", "int8", 0.6),
-    ],
-    ids=lambda value: str(value),
-)
+# Of a file's size with float32; the toy's anchors and graph, which stay, are a large part of it.
+SHARES = [
+    ("model.onnx", "float16", 0.75),
+    ("model.onnx", "int8", 0.6),
+    ("model.bin", "float16", 0.6),
+    ("model.bin", "int8", 0.4),
+    ("model.tflite", "float16", 0.75),
+    ("model.tflite", "int8", 0.6),
+]
+
+
+@pytest.mark.parametrize("file, precision, share", SHARES, ids=str)
 def test_weights_of_fewer_bits(toy_detector, toy_files, tmp_path, file, precision, share):
     """Smaller by so much, and still about the same scores."""
     names = names_of(toy_detector.config)
-    toy_detector.export(tmp_path / file, class_names=names, precision=precision)
+    exported = pathlib.Path(file.replace(".bin", ".xml"))
+    toy_detector.export(tmp_path / exported, class_names=names, precision=precision)
     sizes = {}
     scores = {}
     for kind, folder in (("float32", toy_files), (precision, tmp_path)):
-        path = folder / file
-        sizes[kind] = path.stat().st_size
-        scores[kind] = runtime.load(path).detect([picture(128, 128)])[0]["scores"]
+        sizes[kind] = (folder / file).stat().st_size
+        scores[kind] = runtime.load(folder / exported).detect([picture(128, 128)])[0]["scores"]
     assert sizes[precision] < share * sizes["float32"]
-    np.testing.assert_allclose(scores[precision][:10], scores["float32"][:10], atol=0.05)
+    largest = {"float16": 2e-3, "int8": 0.05}[precision]
+    assert not np.array_equal(scores[precision], scores["float32"])
+    np.testing.assert_allclose(scores[precision][:10], scores["float32"][:10], atol=largest)
+
+
+def test_weights_of_int8_are_float32_as_onnxruntime_computes(toy_detector, toy_files, tmp_path):
+    """What they multiply is not made int8, as is its own choice: OpenVINO gives the same scores."""
+    names = names_of(toy_detector.config)
+    found = []
+    for file in ("model.onnx", "model.xml"):
+        toy_detector.export(tmp_path / file, class_names=names, precision="int8")
+        found.append(runtime.load(tmp_path / file).detect([picture(128, 128)])[0])
+    check_same(*found)
 
 
 def spread(model):
@@ -354,32 +396,138 @@ SMALL_HEADS = dict(
 )
 
 
-def test_torchvision_graph_with_keypoints_and_pasted_masks(tmp_path):
-    """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points."""
+KEYPOINTS = dict(
+    USE_KEYPOINTS=True,
+    NUM_KEYPOINTS=4,
+    KEYPOINT_FLIP_PAIRS=(),
+    KEYPOINT_HEAD_CONVS=1,
+    KEYPOINT_HEAD_CHANNELS=16,
+)
+
+
+def raise_background(model, images):
+    """Until one image has no detection and another the largest number."""
+    bias = model.keras_model.get_layer("mrcnn_class_logits").layer.bias
+    most = model.config.DETECTION_MAX_INSTANCES
+    before = np.array(bias)
+    for more in np.arange(-8, 24, 0.5):
+        bias.assign(before + np.float32(more) * np.eye(1, len(before), dtype=np.float32)[0])
+        counts = [len(result["scores"]) for result in model.detect(images)]
+        if min(counts) == 0 and max(counts) == most:
+            return
+    raise AssertionError("no such background")
+
+
+@pytest.mark.parametrize(
+    "preset, settings, paste",
+    [("TorchvisionConfig", {}, False), ("TorchvisionV2Config", KEYPOINTS, True)],
+    ids=["v1", "v2 with keypoints and pasted masks"],
+)
+def test_torchvision_graphs(tmp_path, preset, settings, paste):
+    """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points.
+
+    Two sizes, an image without detections, one with the largest number.
+    """
     import keras
 
-    from mrcnn.torchvision import TorchvisionV2Config
+    from mrcnn import torchvision
 
-    config = TorchvisionV2Config(
-        **SMALL_HEADS,
+    config = getattr(torchvision, preset)(
+        **{**SMALL_HEADS, "DETECTION_MAX_INSTANCES": 6},
+        **settings,
         NUM_CLASSES=4,
         IMAGE_MIN_DIM=96,
         IMAGE_MAX_DIM=160,
         RPN_ANCHOR_SCALES=(8, 16, 32, 64, 128),
         TOP_DOWN_PYRAMID_SIZE=32,
         MASK_HEAD_CHANNELS=32,
-        USE_KEYPOINTS=True,
-        NUM_KEYPOINTS=4,
-        KEYPOINT_FLIP_PAIRS=(),
-        KEYPOINT_HEAD_CONVS=1,
-        KEYPOINT_HEAD_CHANNELS=16,
     )
     keras.utils.set_random_seed(0)
     model = spread(modellib.MaskRCNN("inference", config, tmp_path))
-    images = {"one": picture(72, 96), "too": picture(72, 96, 2), "other": picture(150, 110, 1)}
-    export_all(model, tmp_path, size=(72, 96), paste=True)
+    images = {
+        "one": picture(72, 96),
+        "too": picture(72, 96, 2),
+        "flat": np.full((72, 96, 3), 110, np.uint8),
+        "other": picture(150, 110, 1),
+        "other too": np.full((150, 110, 3), 200, np.uint8),
+    }
+    raise_background(model, list(images.values()))
+    export_all(model, tmp_path, size=(72, 96), paste=paste)
     _, expected = check_files(model, tmp_path, images, size=(72, 96))
-    assert expected["one"]["keypoints"].shape[1:] == (4, 3)
+    counts = {len(result["scores"]) for result in expected.values()}
+    assert {0, 6} <= counts
+    if settings:
+        assert max(len(result["keypoints"]) for result in expected.values()) == 6
+        assert expected["one"]["keypoints"].shape[1:] == (4, 3)
+
+
+# ---- A network that was trained ------------------------------------------------------------------
+
+
+def trained_on_rectangles(folder):
+    """A toy in inference mode that knows one image by heart, as `test_overfits_one_image` has it."""
+    import keras
+
+    settings = dict(
+        IMAGE_MIN_DIM=128,
+        IMAGE_MAX_DIM=128,
+        IMAGES_PER_GPU=1,
+        DETECTION_MIN_CONFIDENCE=0.7,
+        OPTIMIZER="adam",
+        LEARNING_RATE=2e-3,
+        LEARNING_RATE_SCHEDULE="cosine",
+        WEIGHT_DECAY=0.0,
+        STEPS_PER_EPOCH=350,
+    )
+    keras.utils.set_random_seed(0)
+    config = ToyConfig(**settings)
+    dataset = Rectangles(2)
+    dataset.image_info = dataset.image_info[1:]
+    dataset.prepare()
+    training = modellib.MaskRCNN("training", config, folder)
+    training.train(dataset, None, config.LEARNING_RATE, 1, "all")
+    model = modellib.MaskRCNN("inference", config, folder)
+    model.load_weights(training.find_last())
+    return model, dataset
+
+
+def test_trained_network(tmp_path):
+    """Sure detections, of weights that were trained: of the image it knows, and of others."""
+    model, dataset = trained_on_rectangles(tmp_path)
+    known = dataset.load_image(0)
+    images = {
+        "known": known,
+        "darker": known - np.uint8(9),
+        "moved": np.roll(known, (1, 2), axis=(0, 1)),
+        "cut": known[:, 2:],
+        "cut too": known[:, :-2],
+    }
+    export_all(model, tmp_path, size=known.shape[:2])
+    _, expected = check_files(model, tmp_path, images, size=known.shape[:2])
+    _, class_ids = dataset.load_mask(0)
+    assert sorted(expected["known"]["class_ids"]) == sorted(class_ids)
+    assert min(expected["known"]["scores"]) > 0.7
+
+
+@pytest.mark.slow
+def test_network_of_the_demo(tmp_path):
+    """Its last checkpoint, if `make demo` was run here, on images that it has not seen."""
+    from mrcnn import commands, training
+    from samples.shapes import shapes
+
+    logs = ROOT / "demo" / "logs"
+    if not logs.is_dir():
+        pytest.skip("make demo writes what is exported here")
+    config = commands.inference_config(shapes.ShapesConfig(), IMAGES_PER_GPU=2)
+    model = modellib.MaskRCNN("inference", config, tmp_path)
+    model.load_weights(training.find_last(logs, config.NAME))
+    unseen = shapes.ShapesDataset(8, first=commands.HELD_OUT)
+    images = {str(i): unseen.load_image(i) for i in range(8)}
+    images["nothing"] = np.full((shapes.SIDE, shapes.SIDE, 3), 90, np.uint8)
+    images["cut"] = images["0"][:90, :120]
+    export_all(model, tmp_path, size=(shapes.SIDE, shapes.SIDE))
+    _, expected = check_files(model, tmp_path, images, size=(shapes.SIDE, shapes.SIDE))
+    assert sum(max(expected[str(i)]["scores"], default=0) > 0.9 for i in range(8)) >= 6
 
 
 def test_c4_without_masks_of_one_channel(tmp_path):
@@ -477,12 +625,11 @@ def test_every_command_of_the_page(small, monkeypatch):
     for line in lines:
         words = shlex.split(line)
         assert words[0] == "python", line
-        monkeypatch.setattr(sys, "argv", words[1:])
         if words[1] == "-m":
-            monkeypatch.setattr(sys, "argv", words[2:])
-            runpy.run_module(words[2], run_name="__main__")
-        else:
-            runpy.run_path(str(ROOT / words[1]), run_name="__main__")
+            run_runtime(words[2:])
+            continue
+        monkeypatch.setattr(sys, "argv", words[1:])
+        runpy.run_path(str(ROOT / words[1]), run_name="__main__")
     for name in ("model.onnx", "model.xml", "model.tflite", "coco"):
         model = runtime.load(pathlib.Path("exported") / name)
         assert model.class_names[1] == "person" and len(model.class_names) == 81
@@ -529,6 +676,10 @@ def test_a_file_of_another_program_is_refused(tmp_path):
     (tmp_path / "a.tflite").write_bytes(converter.convert())
     with pytest.raises(ValueError, match="a.tflite: expected a file of mrcnn.export"):
         runtime.load(tmp_path / "a.tflite")
+    (tmp_path / "a.onnx").rename(tmp_path / "c.tflite")
+    with pytest.raises(ValueError, match="c.tflite: expected a LiteRT file. Received: one that"):
+        runtime.load(tmp_path / "c.tflite")
+    (tmp_path / "c.tflite").rename(tmp_path / "a.onnx")
     (tmp_path / "b.bin").write_bytes(b"")
     for name in ("b.onnx", "b.xml", "b.tflite"):
         (tmp_path / name).write_bytes(b"this is no model")
@@ -588,6 +739,17 @@ def ask(address, body=None):
             return error.code, json.loads(error.read())
 
 
+@pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
+def test_curl_of_the_page(server, tmp_path):
+    Image.fromarray(picture(60, 80)).save(tmp_path / "photo.jpg")
+    (line,) = (line for line in indented() if line.startswith("curl"))
+    words = shlex.split(line.replace("http://localhost:8000", server))
+    assert words[0] == "curl" and server in words[-1]
+    done = subprocess.run([*words, "--silent"], cwd=tmp_path, capture_output=True, check=True)
+    answer = json.loads(done.stdout)
+    assert answer["images"] == [{"id": 1, "height": 60, "width": 80}] and answer["annotations"]
+
+
 def test_server(server, toy_detector):
     """32 clients at once, among them one with a broken image and two with too much."""
     pictures = [picture(60, 80, i) for i in range(4)]
@@ -598,7 +760,7 @@ def test_server(server, toy_detector):
         bodies.append(file.getvalue())
     sent = [bodies[i % 4] for i in range(32)]
     sent[5] = bodies[0][: len(bodies[0]) // 2]
-    sent[9] = bytes(200_000)
+    sent[9] = bytes(900_000)
     black = io.BytesIO()
     Image.new("L", (2000, 1000)).save(black, "png")  # a small file
     sent[13] = black.getvalue()
@@ -617,3 +779,76 @@ def test_server(server, toy_detector):
             assert answer["images"] == [{"id": 1, "height": 60, "width": 80}]
             assert answer["annotations"][0]["segmentation"]["size"] == [60, 80]
     assert max(ask(f"{server}/batches")[1]["batches"]) > 1
+
+
+class Failing:
+    """A model whose runtime fails at images of one pixel."""
+
+    path = "model.onnx"
+    class_names = ["BG", "cell"]
+
+    def __init__(self):
+        self.config = types.SimpleNamespace(BATCH_SIZE=1)
+
+    def detect(self, images, masks):
+        if any(image.size == 3 for image in images):
+            raise RuntimeError("out of memory")
+        none = np.zeros((0, 4), np.int32)
+        result = {"rois": none, "class_ids": none[:, 0], "scores": none[:, 0], "masks": None}
+        return [result for _ in images]
+
+
+def test_answers_of_the_application():
+    """A form, nothing at all, a model that fails, who is gone, a body in many parts."""
+    from mrcnn import serving
+
+    bodies = []
+    for side in (1, 2):
+        file = io.BytesIO()
+        Image.new("RGB", (side, side)).save(file, "png")
+        bodies.append(file.getvalue())
+    tiny, small = bodies
+
+    async def answer(application, parts, kind=b"image/png", method="POST"):
+        """Status and json of what is answered; None of what is not for who is gone."""
+        events = [{"type": "http.request", "body": part, "more_body": True} for part in parts[:-1]]
+        events += [{"type": "http.request", "body": parts[-1]}]
+        if parts[-1] is None:
+            events[-1] = {"type": "http.disconnect"}
+        scope = {"type": "http", "method": method, "path": "/detect", "root_path": ""}
+        scope.update(query_string=b"", headers=[(b"content-type", kind)])
+        sent = []
+
+        async def receive():
+            return events.pop(0)
+
+        async def send(message):
+            sent.append(message)
+
+        await application(scope, receive, send)
+        body = b"".join(message.get("body", b"") for message in sent)
+        return sent[0]["status"], body.decode()
+
+    async def main():
+        application = serving.application(Failing(), limit=1000)
+        async with application.router.lifespan_context(application):
+            asked = [
+                answer(application, [small]),
+                answer(application, [tiny]),
+                answer(application, [small[:10], b"", small[10:]]),
+                answer(application, [small], kind=b"multipart/form-data; boundary=x"),
+                answer(application, [b""]),
+                answer(application, [small[:10], None]),
+                answer(application, [bytes(600)] * 2),
+                answer(application, [bytes(600)] * 40),
+                answer(application, [small], method="GET"),
+            ]
+            return await asyncio.gather(*asked)
+
+    found = asyncio.run(main())
+    assert [status for status, _ in found] == [200, 500, 200, 400, 400, 400, 413, 413, 405]
+    assert found[0] == found[2] and json.loads(found[0][1])["annotations"] == []
+    assert json.loads(found[1][1]) == {"error": "RuntimeError: out of memory"}
+    assert "not a form: curl --data-binary @FILE" in json.loads(found[3][1])["error"]
+    assert "the body" in json.loads(found[4][1])["error"] and found[5][1] == ""
+    assert json.loads(found[6][1]) == {"error": "A body has at most 1000 bytes"}

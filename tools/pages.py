@@ -48,7 +48,7 @@ ROOMS = {
     "Results": ("evaluate", "report", "page", "visualize", "figures", "trace", "inspection"),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
     "Large images": ("tiles",),
-    "Other runtimes": ("export", "runtime"),
+    "Other runtimes": ("export", "runtime", "serving"),
     "Millions of images": ("batch", "listing", "places", "pool"),
     "Other programs": ("neighbours",),
     "The command": ("cli", "commands", "completion", "manual"),

@@ -1,0 +1,269 @@
+"""An exported model behind HTTP: an image's bytes in, COCO json out, requests in batches.
+
+    import uvicorn
+    from mrcnn import runtime, serving
+
+    uvicorn.run(serving.application(runtime.load("model.onnx")), port=8000)
+
+    curl --data-binary @photo.jpg http://localhost:8000/detect
+
+`application` is what any server of ASGI takes: uvicorn, hypercorn, granian, Ray Serve's ingress.
+Requests that come together run together, images of one size as one batch. An image that can't be
+read is answered 400, a body or an image that is too large 413, what the model fails at 500, each
+with {"error": why}; nobody else notices. samples/serve.py is a command of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import os
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from mrcnn import evaluate, runtime, utils
+
+logger = logging.getLogger(__name__)
+
+BATCH = 4  # images at a time
+WAIT = 0.005  # seconds that the first of a batch waits for others
+BODY = 20_000_000  # bytes of a request
+PIXELS = 25_000_000  # of an image
+
+# A body that is too large is read on to this many times the limit, and dropped: who still sends
+# when the connection is closed sees a broken pipe, and not the answer.
+DROPPED = 10
+
+
+class TooLarge(ValueError):
+    """A body of more bytes, or an image of more pixels, than the server takes."""
+
+
+class Gone(Exception):
+    """Who asked does not wait for the answer any more."""
+
+
+# ---- Batches -------------------------------------------------------------------------------------
+
+
+class Batcher:
+    """Collects images for a moment and detects on them together.
+
+    Args:
+        model: of `runtime.load`.
+        most: images at a time.
+        wait: seconds that the first one waits for others.
+
+    Attributes:
+        batches: how many images each of the last thousand batches had.
+    """
+
+    def __init__(self, model: runtime.Model, most: int, wait: float):
+        model.config.BATCH_SIZE = most
+        self.model = model
+        self.most = most
+        self.wait = wait
+        self.batches: list[int] = []
+        self._waiting: asyncio.Queue = asyncio.Queue()
+
+    async def detect(self, image: np.ndarray) -> dict:
+        """The result of one image; raises what `Model.detect` raises for this image alone."""
+        answer = asyncio.get_running_loop().create_future()
+        await self._waiting.put((image, answer))
+        return await answer
+
+    async def run(self) -> None:
+        """Answers what waits, for as long as the server lives."""
+        while True:
+            entries = [await self._waiting.get()]
+            await asyncio.sleep(self.wait)
+            while len(entries) < self.most and not self._waiting.empty():
+                entries.append(self._waiting.get_nowait())
+            entries = [entry for entry in entries if not entry[1].cancelled()]
+            if entries:
+                self.batches = [*self.batches[-999:], len(entries)]
+                await self._answer(entries)
+
+    async def _answer(self, entries):
+        images = [image for image, _ in entries]
+        try:
+            results = await asyncio.to_thread(self.model.detect, images, "lazy")
+        except Exception as error:  # whatever a runtime raises: the next batch is to run
+            if len(entries) > 1:  # which of them is at fault shows when each runs alone
+                for entry in entries:
+                    await self._answer([entry])
+                return
+            results = [error]
+        for (_, answer), result in zip(entries, results):
+            if answer.cancelled():
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+
+# ---- Requests ------------------------------------------------------------------------------------
+
+
+async def body_of(request: Any, limit: int) -> bytes:
+    """The body of a request of starlette.
+
+    Raises:
+        TooLarge: it has more than `limit` bytes; the rest was read and dropped.
+        Gone: the connection broke.
+    """
+    from starlette.requests import ClientDisconnect
+
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size <= limit:
+                parts.append(part)
+            else:
+                parts.clear()
+            if size > DROPPED * limit:
+                break
+    except ClientDisconnect as error:
+        raise Gone from error
+    if size > limit:
+        raise TooLarge(f"A body has at most {limit} bytes")
+    return b"".join(parts)
+
+
+def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
+    """The image [H, W, 3] uint8 of a file's bytes, of whatever kind `utils.read_image` reads.
+
+    Raises:
+        TooLarge: it has more than `pixels`. A small file may hold a huge image: its size is looked
+            at before it is decoded.
+        ValueError: no image, or a part of one.
+    """
+    handle, path = tempfile.mkstemp(prefix="image")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(body)
+        height, width = _size_of(path)
+        if height * width > pixels:
+            raise TooLarge(f"An image has at most {pixels} pixels. Received: {width} x {height}")
+        return utils.read_image(path)
+    except TooLarge:
+        raise
+    except (ValueError, OSError) as error:
+        raise ValueError(str(error).replace(path, "the body")) from error
+    finally:
+        os.remove(path)
+
+
+def _size_of(path):
+    """(height, width) that an image file claims to have; zeros if it can't be read."""
+    try:
+        return utils.image_sizes(path)[0]
+    except Exception:  # `utils.read_image` says what is wrong with it
+        return 0, 0
+
+
+def answer_of(image: np.ndarray, result: dict, class_names: list[str]) -> dict[str, list]:
+    """A result of `Model.detect` as COCO's json: images, annotations with scores, categories."""
+    height, width = image.shape[:2]
+    return {
+        "images": [{"id": 1, "height": height, "width": width}],
+        "annotations": evaluate.coco_results(1, result),
+        "categories": [{"id": i, "name": name} for i, name in enumerate(class_names) if i],
+    }
+
+
+# ---- The application -----------------------------------------------------------------------------
+
+
+def application(
+    model: runtime.Model,
+    batch: int = BATCH,
+    wait: float = WAIT,
+    limit: int = BODY,
+    pixels: int = PIXELS,
+) -> Any:
+    """An application of starlette that serves a model.
+
+    POST /detect takes the bytes of an image's file, GET /batches tells how many images the last
+    batches had.
+
+    Args:
+        model: of `runtime.load`.
+        batch: images at a time.
+        wait: seconds that the first of them waits for others.
+        limit: bytes of a body.
+        pixels: of an image.
+
+    Raises:
+        ImportError: starlette is not installed.
+        ValueError: a number that is too small.
+    """
+    for name, value, least in (("batch", batch, 1), ("limit", limit, 1), ("pixels", pixels, 1)):
+        if value < least:
+            raise ValueError(f"{name} is a whole number from {least}. Received: {value!r}")
+    if not 0 <= wait <= 60:
+        raise ValueError(f"wait is between 0 and 60 seconds. Received: {wait!r}")
+    try:
+        from starlette.applications import Starlette
+        from starlette.responses import JSONResponse, Response
+        from starlette.routing import Route
+    except ImportError as error:
+        raise ImportError(
+            f'Serving needs starlette: pip install starlette uvicorn, or "mask-rcnn-keras3[serve]"'
+            f" ({error})"
+        ) from error
+    batcher = Batcher(model, batch, wait)
+
+    async def answer(request):
+        body = await body_of(request, limit)
+        if request.headers.get("content-type", "").startswith("multipart/"):
+            raise ValueError(
+                "The body is an image file itself, not a form: curl --data-binary @FILE"
+            )
+        image = await asyncio.to_thread(image_of, body, pixels)
+        result = await batcher.detect(image)
+        return await asyncio.to_thread(answer_of, image, result, model.class_names)
+
+    async def detect(request):
+        try:
+            return JSONResponse(await answer(request))
+        except Gone:
+            return Response(status_code=400)  # to nobody
+        except TooLarge as error:
+            return JSONResponse({"error": str(error)}, 413)
+        except ValueError as error:
+            return JSONResponse({"error": str(error)}, 400)
+        except Exception as error:
+            logger.exception("%s failed at an image", model.path)
+            return JSONResponse({"error": f"{type(error).__name__}: {error}"}, 500)
+
+    async def batches(_):
+        return JSONResponse({"batches": batcher.batches})
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_):
+        task = asyncio.create_task(batcher.run())
+        yield
+        task.cancel()
+
+    routes = [Route("/detect", detect, methods=["POST"]), Route("/batches", batches)]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that serves: those of `runtime.load` and of `application`."""
+    parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
+    parser.add_argument("--threads", type=int, metavar="N", help="of a detection")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=BATCH, metavar="N", help="images at a time")
+    parser.add_argument("--wait", type=float, default=WAIT, help="seconds for others to come")
+    parser.add_argument("--limit", type=int, default=BODY, metavar="BYTES", help="of a body")
+    parser.add_argument("--pixels", type=int, default=PIXELS, metavar="N", help="of an image")
+    parser.add_argument("--traceback", action="store_true", help="where an error came from")

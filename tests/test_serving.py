@@ -1,0 +1,189 @@
+"""A model behind HTTP, as far as no server is needed: batches, bodies, answers. The whole of it, in
+a real server with a real model, is in test_runtimes.py."""
+
+import asyncio
+import io
+import json
+import sys
+import tempfile
+import types
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrcnn import serving
+from mrcnn.masks import encode
+
+
+class Model:
+    """Finds in each image one object of class 1, whose score is the image's first pixel."""
+
+    path = "model.onnx"
+    class_names = ["BG", "cell"]
+
+    def __init__(self):
+        self.config = types.SimpleNamespace(BATCH_SIZE=1)
+        self.seen = []
+
+    def detect(self, images, masks):
+        assert masks == "lazy" and len(images) <= self.config.BATCH_SIZE
+        self.seen.append(len(images))
+        scores = [float(image[0, 0, 0]) for image in images]
+        if 13.0 in scores:
+            raise ValueError("13 is refused")
+        if 99.0 in scores:
+            raise RuntimeError("of the runtime")
+        return [{"scores": np.array([score])} for score in scores]
+
+
+def picture(value):
+    return np.full((2, 2, 3), value, np.uint8)
+
+
+def detect_all(model, values, most=4, wait=0.01):
+    """What a batcher gives for images asked for at once: scores or errors; and the batcher."""
+
+    async def run():
+        batcher = serving.Batcher(model, most, wait)
+        task = asyncio.create_task(batcher.run())
+        asked = (batcher.detect(picture(value)) for value in values)
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        task.cancel()
+        return found, batcher
+
+    found, batcher = asyncio.run(run())
+    return [
+        entry if isinstance(entry, Exception) else float(entry["scores"][0]) for entry in found
+    ], batcher
+
+
+def test_images_that_come_together_run_together():
+    """At most so many at a time; each request gets its own."""
+    model = Model()
+    found, batcher = detect_all(model, range(10), most=4)
+    assert found == list(range(10))
+    assert batcher.batches == model.seen == [4, 4, 2]
+
+
+def test_one_image_that_fails_does_not_disturb_the_others():
+    model = Model()
+    found, batcher = detect_all(model, [1, 13, 2, 99, 5], most=4)
+    assert [found[0], found[2], found[4]] == [1, 2, 5]
+    assert isinstance(found[1], ValueError) and isinstance(found[3], RuntimeError)
+    assert batcher.batches == [4, 1]
+    assert model.seen == [4, 1, 1, 1, 1, 1]
+
+
+def test_who_has_gone_costs_no_detection():
+    model = Model()
+
+    async def run():
+        batcher = serving.Batcher(model, 4, 0.05)
+        task = asyncio.create_task(batcher.run())
+        gone = asyncio.create_task(batcher.detect(picture(1)))
+        stays = asyncio.create_task(batcher.detect(picture(2)))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        result = await stays
+        task.cancel()
+        return result
+
+    assert asyncio.run(run())["scores"] == [2]
+    assert model.seen == [1]
+
+
+# ---- Bodies and answers --------------------------------------------------------------------------
+
+
+def file_of(pixels, kind="png", **options):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture
+def no_files_left(tmp_path, monkeypatch):
+    """Temporary files lie in a folder that is empty in the end."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    yield
+    assert not list(tmp_path.iterdir())
+
+
+def test_image_of_a_body(no_files_left):
+    """Of any kind: gray and transparent ones become RGB."""
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    for kind in ("png", "bmp", "tiff"):
+        np.testing.assert_array_equal(serving.image_of(file_of(pixels, kind)), pixels)
+    gray = np.repeat(pixels[..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(serving.image_of(file_of(pixels[..., 0])), gray)
+    opaque = np.dstack([pixels, np.full((5, 7), 255, np.uint8)])
+    np.testing.assert_array_equal(serving.image_of(file_of(opaque)), pixels)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"no image", file_of(picture(1))[:40], b"<!DOCTYPE html><html>"],
+    ids=["empty", "text", "cut", "page"],
+)
+def test_bodies_that_are_no_image(no_files_left, body):
+    """The message has no path of a temporary file."""
+    with pytest.raises(ValueError, match="the body") as caught:
+        serving.image_of(body)
+    assert not isinstance(caught.value, serving.TooLarge)
+    assert tempfile.gettempdir() not in str(caught.value)
+
+
+def test_a_small_file_of_a_huge_image_is_not_decoded(no_files_left, monkeypatch):
+    body = file_of(np.zeros((100, 200), np.uint8))
+    monkeypatch.setattr(serving.utils, "read_image", None)
+    with pytest.raises(serving.TooLarge, match="at most 19999 pixels. Received: 200 x 100"):
+        serving.image_of(body, pixels=19_999)
+
+
+def test_answers_are_json_of_coco():
+    masks = np.zeros((20, 30, 1), bool)
+    masks[2:5, 3:9] = True
+    result = {
+        "rois": np.int32([[2, 3, 5, 9]]),
+        "class_ids": np.int32([2]),
+        "scores": np.float32([0.5]),
+        "masks": masks,
+    }
+    answer = serving.answer_of(np.zeros((20, 30, 3), np.uint8), result, ["BG", "a", "b"])
+    (code,) = encode(masks)
+    assert json.loads(json.dumps(answer)) == {
+        "images": [{"id": 1, "height": 20, "width": 30}],
+        "annotations": [
+            {
+                "image_id": 1,
+                "category_id": 2,
+                "bbox": [3, 2, 6, 3],
+                "score": 0.5,
+                "segmentation": {"size": [20, 30], "counts": code["counts"]},
+            }
+        ],
+        "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}],
+    }
+
+
+@pytest.mark.parametrize(
+    "options, part",
+    [
+        ({"batch": 0}, "batch is a whole number from 1. Received: 0"),
+        ({"limit": -1}, "limit is a whole number from 1. Received: -1"),
+        ({"pixels": 0}, "pixels is a whole number from 1. Received: 0"),
+        ({"wait": -0.1}, "wait is between 0 and 60 seconds. Received: -0.1"),
+        ({"wait": float("nan")}, "wait is between 0 and 60 seconds. Received: nan"),
+    ],
+    ids=str,
+)
+def test_what_application_refuses(options, part):
+    with pytest.raises(ValueError, match=part):
+        serving.application(Model(), **options)
+
+
+def test_application_names_the_package_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    with pytest.raises(ImportError, match="Serving needs starlette: pip install starlette uvicorn"):
+        serving.application(Model())
