@@ -57,7 +57,7 @@ def pytest_runtest_setup(item):
 
 # ---- Two workers ---------------------------------------------------------------------------------
 
-# Seconds of an idle machine, measured with --durations=0, of what takes longest: a test, or the
+# Seconds of an idle machine, about, as --durations=0 has them, of what takes longest: a test, or the
 # heavy or the other tests of a file. These begin first, so that none is left over at the end. What
 # is not here counts HEAVY or LIGHT seconds a test; a wrong number costs balance, nothing else.
 SECONDS = {
