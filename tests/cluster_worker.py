@@ -9,6 +9,10 @@ import pathlib
 import sys
 import time
 
+import quickly
+
+quickly.go()
+
 
 def main(folder, name, devices, epochs=2, sleep=0.0):
     import tensorflow as tf

@@ -625,7 +625,7 @@ def test_cache_folder(here, monkeypatch):
 
 
 @pytest.mark.heavy
-def test_train_evaluate_detect_export(here, capsys):
+def test_train_evaluate_detect_export(here, short_bodies, capsys):
     """The commands one after the other, for real; each goes on with what the one before left."""
     import miniature
     import toy

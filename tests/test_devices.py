@@ -9,12 +9,13 @@ import keras
 import numpy as np
 import oracle
 import pytest
+import quickly
 
 from mrcnn.config import Config
 from mrcnn.parallel_model import ParallelModel
 
 HEAD = f"""
-import sys
+{quickly.HEAD}
 sys.path.insert(0, {str(oracle.TESTS)!r})
 import numpy as np
 import tensorflow as tf
@@ -31,7 +32,7 @@ NAMES = ("losses", "gradients", "copies", "detected", "epoch")
 HALF_BATCHES = """
 import keras
 keras.utils.set_random_seed(0)
-settings = dict(IMAGES_PER_GPU=2, MASK_HEAD_CONVS=1, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
+settings = dict(IMAGES_PER_GPU=2, USE_RPN_ROIS=False, WEIGHT_DECAY=1e-3, GRADIENT_CLIP_NORM=.5)
 two = modellib.MaskRCNN("training", ToyConfig(GPU_COUNT=2, **settings), "logs")
 one = modellib.MaskRCNN("training", ToyConfig(**settings), "logs")
 two.keras_model.save_weights("w.h5")
@@ -71,7 +72,7 @@ print("copies", max(np.abs(a.numpy() - b.numpy()).max() for a, b in copies))
 """
 
 WHOLE_RUN = """
-config = ToyConfig(GPU_COUNT=2, IMAGES_PER_GPU=1, MASK_HEAD_CONVS=1, TRAIN_BN=None)
+config = ToyConfig(GPU_COUNT=2, IMAGES_PER_GPU=1, TRAIN_BN=None)
 model = modellib.MaskRCNN("training", config, "logs")
 history = model.train(Rectangles(4), Rectangles(2), .01, epochs=2, layers="all")
 assert np.isfinite(history.history["val_loss"]).all()

@@ -15,12 +15,14 @@ import types
 import numpy as np
 import pytest
 from PIL import Image
+import quickly
 from toy import Rectangles, ToyConfig
 
 import mrcnn
 from mrcnn import data, model as modellib
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+TESTS = pathlib.Path(__file__).resolve().parent
+ROOT = TESTS.parent
 PAGE = ROOT / "docs" / "migrating.md"
 
 
@@ -30,7 +32,7 @@ def test_a_script_of_2018(tmp_path):
     folder."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "script_of_2018.py", ROOT, tmp_path],
+        [sys.executable, quickly.__file__, TESTS / "script_of_2018.py", ROOT, tmp_path],
         cwd=tmp_path,
         env={**environment, "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -180,7 +182,8 @@ def test_a_saved_model_detects_as_the_model_does(tmp_path, monkeypatch):
 def test_the_layout_of_2017(tmp_path):
     """The paths that the page gives, with a model and a weight file."""
     script = (
-        f"import os, sys\nROOT = {str(ROOT)!r}\n"
+        quickly.HEAD
+        + f"import os, sys\nROOT = {str(ROOT)!r}\n"
         + snippets("Scripts of 2017: `import model as modellib, utils`")
         + """
 class Small(Config):

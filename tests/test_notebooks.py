@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import os
 import pathlib
 import re
@@ -9,6 +10,7 @@ import re
 import nbformat
 import oracle
 import pytest
+import quickly
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 OF_SHAPES = ("train_shapes", "demo", "inspect_data", "inspect_model", "inspect_weights", "paper")
@@ -18,7 +20,7 @@ NAMES = (*OF_SHAPES, "nuclei")
 # A step takes a tenth of what it does otherwise, a detection half.
 SETTINGS = (
     "IMAGES_PER_GPU=2 IMAGE_MIN_DIM=128 IMAGE_MAX_DIM=128 POST_NMS_ROIS_INFERENCE=100"
-    " DETECTION_MAX_INSTANCES=50 MASK_HEAD_CONVS=2 BACKBONE_WIDTH=16 TEST_FLIP=False"
+    " DETECTION_MAX_INSTANCES=50 MASK_HEAD_CONVS=1 BACKBONE_WIDTH=16 TEST_FLIP=False"
 )
 
 
@@ -34,6 +36,10 @@ def gallery():
 def weights(tmp_path_factory):
     """The first notebook to need them trains, a few steps only; the others use them."""
     patch = pytest.MonkeyPatch()
+    startup = tmp_path_factory.mktemp("ipython") / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "quickly.py").write_text(quickly.HEAD)
+    patch.setenv("IPYTHONDIR", str(startup.parents[1]))
     patch.setenv("MRCNN_NOTEBOOK_STEPS", "9")
     patch.setenv("MRCNN_NOTEBOOK_IMAGES", "12")
     patch.setenv("MRCNN_NOTEBOOK_SET", SETTINGS)
@@ -82,26 +88,51 @@ def test_calls_and_text_only(name):
     )
 
 
-def executed(gallery, name, data="shapes"):
-    notebook = gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data)
+def check(gallery, notebook):
+    """What a notebook that ran must show."""
     pictures = gallery.pictures(notebook)
     assert len(pictures) >= 3
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    outputs = [output for cell in cells for output in cell.outputs]
+    errors = [output for output in outputs if output.output_type == "error"]
+    assert not errors, "\n".join(errors[0].traceback)
     # Warnings on stderr are what a reader would see.
-    text = "".join(
-        output.get("text", "")
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-    )
+    text = "".join(output.get("text", "") for output in outputs)
     assert "Warning" not in text, text
     named = [cell.metadata["gallery"] for cell in notebook.cells if "gallery" in cell.metadata]
     assert len(named) == sum("gallery" in cell.metadata for cell, _ in pictures)
 
 
+@pytest.fixture(scope="module")
+def executed(gallery, weights, tmp_path_factory):
+    """{name: notebook with its outputs}, run one after the other by one kernel.
+
+    TensorFlow is imported once. Each begins with the empty namespace of a new kernel, and goes on
+    after an error, which is the test's of that notebook to report.
+    """
+    joined = nbformat.v4.new_notebook()
+    lengths = []
+    for name in NAMES:
+        cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
+        cells.append(nbformat.v4.new_code_cell("%reset -f"))
+        for number, cell in enumerate(cells):
+            cell.id = f"{name}-{number}"
+            cell.metadata["tags"] = ["raises-exception"]
+        joined.cells += cells
+        lengths.append(len(cells))
+    path = tmp_path_factory.mktemp("joined") / "joined.ipynb"
+    nbformat.write(joined, path)
+    cells = iter(gallery.execute(path).cells)
+    return {
+        name: nbformat.v4.new_notebook(cells=list(itertools.islice(cells, length)))
+        for name, length in zip(NAMES, lengths, strict=True)
+    }
+
+
 @pytest.mark.heavy
 @pytest.mark.parametrize("name", NAMES)
-def test_runs(name, gallery, weights):
-    executed(gallery, name)
+def test_runs(name, gallery, executed):
+    check(gallery, executed[name])
 
 
 # inspect_data needs no network; the others take minutes with that of the photographs.
@@ -114,7 +145,8 @@ def test_runs(name, gallery, weights):
     ],
 )
 def test_runs_on_photographs(name, gallery, weights):
-    executed(gallery, name, oracle.shared("data/coco-mini").resolve())
+    data = oracle.shared("data/coco-mini").resolve()
+    check(gallery, gallery.execute(ROOT / "notebooks" / f"{name}.ipynb", data))
 
 
 def test_gallery_is_small(gallery):

@@ -559,6 +559,7 @@ def test_heads_of_the_group_norm_paper_and_giou_in_every_file(tmp_path):
         "BOX_HEAD_FCS": 1,
         "BOX_HEAD_CONV_NORM": "group",
         "BOX_HEAD_NORM": None,
+        "MASK_HEAD_CONVS": 4,
         "MASK_HEAD_NORM": "group",
         "BBOX_LOSS": "giou",
         "RPN_BBOX_LOSS": "giou",

@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import oracle
 import pytest
+import quickly
 import test_backends
 from keras import ops
 from toy import KillAt, Killed, Rectangles, ToyConfig
@@ -124,7 +125,7 @@ from toy import Rectangles, ToyConfig
 from mrcnn import model as modellib, training
 
 assert keras.backend.backend() == "jax"
-config = ToyConfig(RESUME_SECONDS=0, STEPS_PER_EPOCH=3, MASK_HEAD_CONVS=1)
+config = ToyConfig(RESUME_SECONDS=0, STEPS_PER_EPOCH=3)
 model = modellib.MaskRCNN("training", config, sys.argv[2])
 first = [np.asarray(weight) for weight in model.keras_model.trainable_weights]
 path = training.resume_path(model.log_dir, config.NAME)
@@ -1031,7 +1032,7 @@ print("detected", len(model.detect([Rectangles(1).load_image(0)])))
 def test_without_eager_execution(tmp_path, call, said):
     """Detection works, or one line says what to delete."""
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_EAGER, call],
+        [sys.executable, "-c", quickly.HEAD + WITHOUT_EAGER, call],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{oracle.TESTS.parent}:{oracle.TESTS}"},
         capture_output=True,

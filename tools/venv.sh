@@ -34,13 +34,16 @@ if command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1; then tenso
 echo "Installing into .venv ($python, $tensorflow); this takes a minute or two"
 "$python" -m venv .venv
 sed "s/^tensorflow-cpu==/$tensorflow==/" "$lock" > .venv/lock.txt
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r .venv/lock.txt
+# Compiled below by all cores: pip takes one, for 45 s of these packages.
+pip() { .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-compile "$@"; }
+pip --no-deps -r .venv/lock.txt
 if [ "$tensorflow" != tensorflow-cpu ]; then
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -c .venv/lock.txt "$tensorflow"
+  pip -c .venv/lock.txt "$tensorflow"
 fi
 if [ "${1:-}" = test ]; then
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/test.txt -c .venv/lock.txt
+  pip -r requirements/test.txt -c .venv/lock.txt
 fi
 # Built by the locked setuptools: without this, pip would fetch the newest one.
-.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+pip --no-deps --no-build-isolation --editable .
+PYTHONWARNINGS=ignore .venv/bin/python -m compileall -qq -j 0 .venv/lib || true  # some are not Python 3
 echo "$key" > .venv/installed
