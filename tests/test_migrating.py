@@ -14,8 +14,8 @@ import types
 
 import numpy as np
 import pytest
-from PIL import Image
 import quickly
+from PIL import Image
 from toy import Rectangles, ToyConfig
 
 import mrcnn
