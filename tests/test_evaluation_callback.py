@@ -34,7 +34,7 @@ def test_figures_reach_the_other_callbacks(tmp_path, caplog):
     weights."""
     keras.utils.set_random_seed(0)
     config, dataset, keeps = (
-        ToyConfig(STEPS_PER_EPOCH=2, VALIDATION_STEPS=0),
+        ToyConfig(STEPS_PER_EPOCH=2, VALIDATION_STEPS=0, MASK_HEAD_CONVS=4),  # it detects some
         Rectangles(2),
         Keeps(),
     )
