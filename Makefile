@@ -1,7 +1,7 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
 # make nuclei  trains on real cells that lie in the repository, evaluates, draws
 # make quick   what to run after each change, 2 minutes: style, and the tests that don't train
-# make test    before a change lands, 14 minutes: style, types, all tests, three at a time
+# make test    before a change lands, 14 minutes: style, types, all tests, two at a time
 # make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
 # make clean   removes the environment and the demos' files
@@ -19,7 +19,7 @@ nuclei:
 	@tools/venv.sh
 	.venv/bin/python samples/nucleus/nucleus.py demo --seed $(SEED)
 
-PYTEST = .venv/bin/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder
+PYTEST = .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
 
 quick:
 	@tools/venv.sh test
