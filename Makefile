@@ -1,6 +1,6 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
 # make nuclei  trains on real cells that lie in the repository, evaluates, draws
-# make quick   what to run after each change, 2 minutes: style, and the tests that don't train
+# make quick   what to run after each change, 3 minutes: style, and the tests that don't train
 # make test    before a change lands, 14 minutes: style, types, all tests, two at a time
 # make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
