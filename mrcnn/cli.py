@@ -708,7 +708,10 @@ def _check_tiles(args: argparse.Namespace) -> None:
     if args.tile is not None and args.tile < 1:
         raise _UsageError(f"--tile is a number of pixels from 1 on. Received: {args.tile}")
     if args.overlap is not None and (args.tile is None or not 0 <= args.overlap < args.tile):
-        raise _UsageError("--overlap goes with --tile, is 0 or more and less than it")
+        raise _UsageError(
+            "--overlap goes with --tile, is 0 or more and less than it. Received: --overlap"
+            f" {args.overlap}, --tile {args.tile}"
+        )
 
 
 def _detect(args: argparse.Namespace) -> dict[str, Any]:

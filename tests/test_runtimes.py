@@ -28,7 +28,7 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
-from toy import Rectangles, ToyConfig
+from toy import BY_HEART, Rectangles, ToyConfig
 
 import mrcnn
 from mrcnn import model as modellib, runtime
@@ -480,19 +480,8 @@ def trained_on_rectangles(folder):
     """A toy in inference mode that knows one image by heart, as `test_overfits_one_image` has it."""
     import keras
 
-    settings = dict(
-        IMAGE_MIN_DIM=128,
-        IMAGE_MAX_DIM=128,
-        IMAGES_PER_GPU=1,
-        DETECTION_MIN_CONFIDENCE=0.7,
-        OPTIMIZER="adam",
-        LEARNING_RATE=2e-3,
-        LEARNING_RATE_SCHEDULE="cosine",
-        WEIGHT_DECAY=0.0,
-        STEPS_PER_EPOCH=350,
-    )
     keras.utils.set_random_seed(0)
-    config = ToyConfig(**settings)
+    config = ToyConfig(**BY_HEART)
     dataset = Rectangles(2)
     dataset.image_info = dataset.image_info[1:]
     dataset.prepare()

@@ -18,7 +18,7 @@ import pytest
 import quickly
 import test_backends
 from keras import ops
-from toy import KillAt, Killed, Rectangles, ToyConfig
+from toy import BY_HEART, KillAt, Killed, Rectangles, ToyConfig
 
 from mrcnn import commands, data, files, model as modellib, training
 from mrcnn.config import Config
@@ -47,17 +47,7 @@ def detect_with(model, config, image, never_background=False):
 def test_overfits_one_image(tmp_path):
     """One image, two objects: both found, each mask with an IoU above .9."""
     keras.utils.set_random_seed(0)
-    config = ToyConfig(
-        STEPS_PER_EPOCH=350,
-        IMAGES_PER_GPU=1,
-        IMAGE_MIN_DIM=128,
-        IMAGE_MAX_DIM=128,
-        OPTIMIZER="adam",
-        LEARNING_RATE=2e-3,
-        LEARNING_RATE_SCHEDULE="cosine",
-        DETECTION_MIN_CONFIDENCE=0.7,
-        WEIGHT_DECAY=0.0,
-    )
+    config = ToyConfig(**BY_HEART)
     dataset = Rectangles(2)
     dataset.image_info = dataset.image_info[1:]
     dataset.prepare()
