@@ -1245,25 +1245,8 @@ class CocoDataset(utils.Dataset):
         found = files.find_images((image["file_name"] for image in coco.imgs.values()), [folder])
         if found.renamed:
             logger.warning("%s: %s", path, found.renamed_text())
-        paths = found.paths
-        _warn_of_shared_files(paths, coco.imgs.values(), path)
-        if not paths:
-            # Annotations are of use by themselves, and reading an image will say that it isn't
-            # there.
-            reason = f"there is no folder {folder}"
-            if folder.is_dir():
-                reason = f"none of its images is in {folder}"
-            if found.unclear:
-                name, why = next(iter(found.unclear.items()))
-                reason += f" under a name that is clear ({name}: {why})"
-            logger.warning(
-                "%s: %s; only the annotations can be used, not the %d images",
-                path,
-                reason,
-                len(coco.imgs),
-            )
-            names = (image["file_name"] for image in coco.imgs.values())
-            paths = {name: os.path.join(folder, name) for name in names}
+        _warn_of_shared_files(found.paths, coco.imgs.values(), path)
+        paths = found.paths or _paths_of_nothing(coco, folder, path, found)
         missing: list[str] = []
         unclear: list[str] = []
         sizeless: list[str] = []
@@ -1277,18 +1260,15 @@ class CocoDataset(utils.Dataset):
             name = image["file_name"]
             place = paths.get(name)
             if place is None:
-                problem = found.unclear.get(name)
-                if problem is None:
-                    missing.append(f"{image_id} ({name})")
+                if name in found.unclear:
+                    unclear.append(f"{image_id} ({name}: {found.unclear[name]})")
                 else:
-                    unclear.append(f"{image_id} ({name}: {problem})")
+                    missing.append(f"{image_id} ({name})")
                 continue
-            if not image["height"] or not image["width"]:
-                try:
-                    image["height"], image["width"] = utils.image_sizes(place)[0]
-                except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
-                    sizeless.append(f"{image_id} ({name}: {error})")
-                    continue
+            problem = _complete_size(image, place)
+            if problem:
+                sizeless.append(f"{image_id} ({name}: {problem})")
+                continue
             self.add_image(
                 source,
                 image_id,
@@ -1304,21 +1284,7 @@ class CocoDataset(utils.Dataset):
                 path,
                 len(coco.imgs),
             )
-        if unclear:
-            logger.warning(
-                "%s: %d images have no file in %s that is theirs alone and are left out: %s",
-                path,
-                len(unclear),
-                folder,
-                files.several(unclear),
-            )
-        if sizeless:
-            logger.warning(
-                "%s: %d images have no height or width there, can't be read and are left out: %s",
-                path,
-                len(sizeless),
-                files.several(sizeless),
-            )
+        _warn_of_left_out(path, folder, unclear, sizeless)
         return missing
 
     def auto_download(self, dataDir: Any, dataType: str, dataYear: str | int) -> None:
@@ -1470,6 +1436,61 @@ class CocoDataset(utils.Dataset):
     def annToMask(self, ann: dict, height: int, width: int) -> np.ndarray:
         """An annotation's mask, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
         return decode([ann], height, width)[..., 0].view(np.uint8)
+
+
+def _paths_of_nothing(
+    coco: Any, folder: pathlib.Path, path: pathlib.Path, found: files.FoundImages
+) -> dict[str, str]:
+    """{name: where an image would be}, with a warning, of a json without a single image's file.
+
+    Annotations are of use by themselves, and reading an image will say that it isn't there.
+    """
+    reason = f"there is no folder {folder}"
+    if folder.is_dir():
+        reason = f"none of its images is in {folder}"
+    if found.unclear:
+        name, why = next(iter(found.unclear.items()))
+        reason += f" under a name that is clear ({name}: {why})"
+    logger.warning(
+        "%s: %s; only the annotations can be used, not the %d images",
+        path,
+        reason,
+        len(coco.imgs),
+    )
+    names = (image["file_name"] for image in coco.imgs.values())
+    return {name: os.path.join(folder, name) for name in names}
+
+
+def _complete_size(image: dict, place: str) -> str:
+    """Takes an entry's height and width from its file where it has none; why that failed, or ""."""
+    if image["height"] and image["width"]:
+        return ""
+    try:
+        image["height"], image["width"] = utils.image_sizes(place)[0]
+    except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _warn_of_left_out(
+    path: pathlib.Path, folder: pathlib.Path, unclear: list[str], sizeless: list[str]
+) -> None:
+    """Names the images of a json that a dataset does without."""
+    if unclear:
+        logger.warning(
+            "%s: %d images have no file in %s that is theirs alone and are left out: %s",
+            path,
+            len(unclear),
+            folder,
+            files.several(unclear),
+        )
+    if sizeless:
+        logger.warning(
+            "%s: %d images have no height or width there, can't be read and are left out: %s",
+            path,
+            len(sizeless),
+            files.several(sizeless),
+        )
 
 
 def _warn_of_shared_files(paths: dict[str, str], images: Iterable[dict], path: Any) -> None:

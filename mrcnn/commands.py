@@ -727,87 +727,142 @@ def detect(
         ImportError: `args.track` and no package that tracks.
     """
     check_tracking(args)
-    tracks = None
-    if getattr(args, "track", False):
-        tracks = _Tracks()
-    class_names = _all_names(class_names, model.config.NUM_CLASSES)
-    category_ids = category_ids or {i: i for i in range(1, len(class_names))}
-    images: list[dict] = []
-    results_by_image: list[list[dict]] = []
+    run = _DetectRun(model, class_names, args, category_ids, paint)
+    sources, tiffs = _parted(args.inputs, run.tiling)
+    if sources:
+        run.detect_pictures(sources)
+    if tiffs:
+        run.detect_tiffs(tiffs)
+    run.write()
+    run.report()
+    return run.done
 
-    left_out: collections.Counter = collections.Counter()  # by class id
 
-    tiling = _tiling(args)
+class _DetectRun:
+    """What a call of `detect` has found so far. The arguments are those of `detect`."""
 
-    def detect_batch(pictures: list[media.Picture]) -> list[np.ndarray]:
-        results = _detect(model, pictures, paint is not None, tiling)
-        if tracks is not None:
-            tracks.number(pictures, results)
-        rows = [evaluation.coco_results(0, result, category_ids) for result in results]
-        painted = []
-        for picture, result in zip(pictures, results):
-            if paint:
-                painted.append(paint(picture, result))
-            else:
-                painted.append(_paint(picture, result, class_names))
-        images.extend(_image_entry(picture) for picture in pictures)
-        results_by_image.extend(rows)
+    def __init__(
+        self,
+        model: MaskRCNN,
+        class_names: Sequence[str],
+        args: argparse.Namespace,
+        category_ids: dict[int, int] | None,
+        paint: Painter | None,
+    ):
+        self.model = model
+        self.class_names = _all_names(class_names, model.config.NUM_CLASSES)
+        self.category_ids = category_ids or {i: i for i in range(1, len(self.class_names))}
+        self.paint = paint
+        self.output = args.output
+        self.tiling = _tiling(args)
+        self.tracks: _Tracks | None = None
+        if getattr(args, "track", False):
+            self.tracks = _Tracks()
+        self.done = media.Processed([], [], 0, 0.0)
+        self.images: list[dict] = []
+        self.results_by_image: list[list[dict]] = []
+        self.left_out: collections.Counter = collections.Counter()  # by class id
+        self.objects = 0
+
+    def detect_pictures(self, sources: list) -> None:
+        """Detects on what is read whole, and paints it."""
+        self.done = media.process(
+            sources,
+            self.output,
+            self._detect_batch,
+            self.model.config.BATCH_SIZE,
+            title="detecting",
+        )
+
+    def _detect_batch(self, pictures: list[media.Picture]) -> list[np.ndarray]:
+        results = _detect(self.model, pictures, self.paint is not None, self.tiling)
+        if self.tracks is not None:
+            self.tracks.number(pictures, results)
+        # All is painted before anything is kept: a picture that fails is then in no file.
+        rows = [evaluation.coco_results(0, result, self.category_ids) for result in results]
+        painted = [self._painted(picture, result) for picture, result in zip(pictures, results)]
+        self.images.extend(_image_entry(picture) for picture in pictures)
+        self.results_by_image.extend(rows)
         for result in results:
             class_ids = np.asarray(result["class_ids"]).tolist()
-            left_out.update(i for i in class_ids if i not in category_ids)
+            self.left_out.update(i for i in class_ids if i not in self.category_ids)
         return painted
 
-    batch_size = model.config.BATCH_SIZE
-    sources, tiffs = _parted(args.inputs, tiling)
-    done = media.Processed([], [], 0, 0.0)
-    if sources:
-        done = media.process(sources, args.output, detect_batch, batch_size, title="detecting")
-    targets: list[pathlib.Path] = []
-    if tiffs:
-        targets = media.placed_below(tiffs, args.output)
-    for tiff, target in zip(tiffs, targets):
-        target = target.with_name(target.name + ".geojson")
-        try:
-            entry, result, written = _detect_tiff(model, class_names, tiff, tiling, target)
-        except (ValueError, OSError) as error:
-            if getattr(error, "errno", None) in files.DISK_FULL:
-                raise
-            logger.warning("%s is skipped: %s", tiff, error)
-            done.skipped.append((tiff, str(error)))
-            continue
-        images.append(entry)
-        results_by_image.append(evaluation.coco_results(0, result, category_ids))
-        done.written.append(written)
-        done.pictures += 1
-    if not done.pictures:
-        first, reason = done.skipped[0]
-        raise ValueError(
-            f"none of the {len(done.skipped)} files can be read, nothing is written; the first,"
-            f" {first}: {reason}"
+    def _painted(self, picture: media.Picture, result: dict) -> np.ndarray:
+        if self.paint:
+            return self.paint(picture, result)
+        return _paint(picture, result, self.class_names)
+
+    def detect_tiffs(self, tiffs: list[pathlib.Path]) -> None:
+        """Detects on windows of large TIFFs; those that can't be read are skipped."""
+        for tiff, target in zip(tiffs, media.placed_below(tiffs, self.output)):
+            target = target.with_name(target.name + ".geojson")
+            try:
+                entry, result, written = _detect_tiff(
+                    self.model, self.class_names, tiff, self.tiling, target
+                )
+            except (ValueError, OSError) as error:
+                if getattr(error, "errno", None) in files.DISK_FULL:
+                    raise
+                logger.warning("%s is skipped: %s", tiff, error)
+                self.done.skipped.append((tiff, str(error)))
+                continue
+            self.images.append(entry)
+            self.results_by_image.append(evaluation.coco_results(0, result, self.category_ids))
+            self.done.written.append(written)
+            self.done.pictures += 1
+
+    def write(self) -> None:
+        """Writes results.json and images.json.
+
+        Raises:
+            ValueError: there was nothing that can be read.
+        """
+        if not self.done.pictures:
+            first, reason = self.done.skipped[0]
+            raise ValueError(
+                f"none of the {len(self.done.skipped)} files can be read, nothing is written; the"
+                f" first, {first}: {reason}"
+            )
+        rows = []
+        for number, image, results in zip(
+            _numbers(self.images), self.images, self.results_by_image
+        ):
+            image["id"] = number
+            for row in results:
+                row["image_id"] = number
+                rows.append(row)
+        self.objects = len(rows)
+        categories = [
+            {"id": category_id, "name": self.class_names[class_id]}
+            for class_id, category_id in sorted(self.category_ids.items())
+        ]
+        index = {
+            "info": {},
+            "images": self.images,
+            "annotations": [],
+            "categories": categories,
+        }
+        output = pathlib.Path(self.output)
+        self.done.written += media.write_jsons(
+            {output / "results.json": rows, output / "images.json": index}
         )
-    rows = []
-    for number, image, results in zip(_numbers(images), images, results_by_image):
-        image["id"] = number
-        for row in results:
-            row["image_id"] = number
-            rows.append(row)
-    output = pathlib.Path(args.output)
-    categories = [{"id": category_ids[i], "name": class_names[i]} for i in sorted(category_ids)]
-    index = {"info": {}, "images": images, "annotations": [], "categories": categories}
-    done.written += media.write_jsons(
-        {output / "results.json": rows, output / "images.json": index}
-    )
-    if left_out:
-        logger.warning(
-            "%d objects are in the pictures but not in results.json: category_ids lacks their class"
-            " ids %s",
-            left_out.total(),
-            sorted(left_out),
+
+    def report(self) -> None:
+        """Prints what was written, and warns of what results.json lacks."""
+        if self.left_out:
+            logger.warning(
+                "%d objects are in the pictures but not in results.json: category_ids lacks their"
+                " class ids %s",
+                self.left_out.total(),
+                sorted(self.left_out),
+            )
+        for path in self.done.written:
+            print(path)
+        print(
+            f"{self.objects} objects on {self.done.pictures} images,"
+            f" {len(self.done.skipped)} files skipped"
         )
-    for path in done.written:
-        print(path)
-    print(f"{len(rows)} objects on {done.pictures} images, {len(done.skipped)} files skipped")
-    return done
 
 
 def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace) -> str:

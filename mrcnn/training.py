@@ -1781,9 +1781,14 @@ class Run:
     def _for_fit(self, stream):
         """A stream as `fit` takes it."""
         # Other backends have no `tf.data`, and take what Python yields.
-        if keras.backend.backend() == "tensorflow":
-            return stream.dataset([tuple(each.shape) for each in self.network.inputs])
-        return stream.generator()
+        if keras.backend.backend() != "tensorflow":
+            return stream.generator()
+        from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
+
+        dataset = stream.dataset([tuple(each.shape) for each in self.network.inputs])
+        # In Keras's own wrapper: programs that watch `fit` (MLflow's autolog) read a bare dataset
+        # to its end for a checksum, and this one has none.
+        return TFDatasetAdapter(dataset)
 
     def _training_stream(self):
         """The batches from the next step on."""
