@@ -39,6 +39,7 @@ from mrcnn import coco, files, utils
 from mrcnn.masks import (
     FARTHEST,
     SegmentationError,
+    cut_to_pixels,
     decode,
     encode,
     finite_number,
@@ -3615,13 +3616,8 @@ def _check_edges(values: np.ndarray, path: str) -> None:
 
 def _cut_bitmap(mask: np.ndarray) -> Bitmap:
     """A mask [H, W] bool as what is in its box."""
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return Bitmap(np.zeros((0, 0), bool))
-    y1 = rows[0]
-    x1 = columns[0]
-    return Bitmap(mask[y1 : rows[-1] + 1, x1 : columns[-1] + 1].copy(), int(x1), int(y1))
+    y, x, inside = cut_to_pixels(mask)
+    return Bitmap(inside.copy(), x, y)
 
 
 def _pieces(shape: Any) -> int:

@@ -74,6 +74,10 @@ class Exported:
 
         return runtime.load(self.path, self.threads, self.device)
 
+    def with_threads(self, count: int) -> Exported:
+        """The same with so many threads, if it has no number of its own."""
+        return _with_threads(self, count)
+
     def identity(self) -> dict[str, Any]:
         """What tells this model from others."""
         if not os.path.exists(self.path):
@@ -108,9 +112,20 @@ class Trained:
         model.load_weights(self.weights)
         return model
 
+    def with_threads(self, count: int) -> Trained:
+        """The same with so many threads, if it has no number of its own."""
+        return _with_threads(self, count)
+
     def identity(self) -> dict[str, Any]:
         """What tells this model from others: a digest of the weights, and settings."""
         return {"weights": digest_of(self.weights), "settings": _plain(self.settings)}
+
+
+def _with_threads(make: Any, count: int) -> Any:
+    """An `Exported` or a `Trained` with that number of threads where it has none."""
+    if make.threads is not None:
+        return make
+    return dataclasses.replace(make, threads=count)
 
 
 def settings_of(config: Config) -> dict[str, Any]:
@@ -227,6 +242,11 @@ class Job:
 
     def __post_init__(self) -> None:
         self.place, self.folder = places.find(self.output)
+
+    @property
+    def worker_class(self) -> type[Worker]:
+        """What does its parts: made of f() that makes the model, and the job."""
+        return Worker
 
     @property
     def parts(self) -> int:

@@ -913,6 +913,24 @@ def _inference_weights(config: Config, args: argparse.Namespace) -> str:
     return args.weights
 
 
+def detect_exported(arguments: Sequence[str] | None = None) -> None:
+    """`python -m mrcnn.runtime`: `detect` by an exported model, without TensorFlow."""
+    from mrcnn import runtime
+
+    parser = argparse.ArgumentParser(
+        prog="python -m mrcnn.runtime", description="Detects by an exported model."
+    )
+    parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos")
+    parser.add_argument("--output", default="results", metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=None, metavar="N")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--traceback", action="store_true")
+    args = parser.parse_args(arguments)
+    model: Any = runtime.load(args.model, args.threads, args.device)
+    detect(model, model.class_names, args)
+
+
 # Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
 LARGE_PICTURE = 25_000_000  # pixels
 

@@ -37,7 +37,7 @@ from mrcnn.annotations import (
     Rectangle,
     Region,
 )
-from mrcnn.masks import crop_of_rle, encode_crops, sound_segmentation, to_rle
+from mrcnn.masks import crop_of_rle, cut_to_pixels, encode_crops, sound_segmentation, to_rle
 
 logger = logging.getLogger(__name__)
 
@@ -449,20 +449,10 @@ def _crop_of(region: Region, image: AnnotatedImage) -> tuple[int, int, np.ndarra
     if hasattr(shape, "crop"):
         top, left, pixels = shape.crop(image.height, image.width)
     else:
-        top, left, pixels = 0, 0, shape.mask(image.height, image.width)
-    return _tight(top, left, pixels)
-
-
-def _tight(top: int, left: int, pixels: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """Pixels without the empty rows and columns around them."""
-    rows = np.flatnonzero(pixels.any(axis=1))
-    columns = np.flatnonzero(pixels.any(axis=0))
-    if not len(rows):
-        return top, left, np.zeros((0, 0), bool)
-    y1 = int(rows[0])
-    x1 = int(columns[0])
-    inside = pixels[y1 : rows[-1] + 1, x1 : columns[-1] + 1]
-    return top + y1, left + x1, inside
+        top = left = 0
+        pixels = shape.mask(image.height, image.width)
+    y, x, inside = cut_to_pixels(pixels)
+    return top + y, left + x, inside
 
 
 def _crop_of_coco(shape: CocoSegmentation, height: int, width: int) -> tuple[int, int, np.ndarray]:

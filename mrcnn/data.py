@@ -6,6 +6,7 @@ Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the
 below zero are crowds: groups of objects that are neither a target nor background.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import contextvars
@@ -134,6 +135,26 @@ def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, s
             where = f"image {number} ({os.fspath(item)})"
         image = load(item)
     return as_array(image, where), where
+
+
+def of_one_size(waiting: collections.deque, most: int, shape_of: Callable = np.shape) -> list:
+    """Takes the next prepared images of one size from those that `detect_many` has waiting.
+
+    Args:
+        waiting: futures of prepared images in order, one or more.
+        most: images to take.
+        shape_of: f(prepared image) -> its shape.
+
+    Raises:
+        what preparing the first of them raised; one behind others waits for its turn.
+    """
+    chunk = [waiting.popleft().result()]
+    while waiting and len(chunk) < most:
+        following = waiting[0]
+        if following.exception() or shape_of(following.result()) != shape_of(chunk[0]):
+            break
+        chunk.append(waiting.popleft().result())
+    return chunk
 
 
 # ---- Image meta and molding ----------------------------------------------------------------------

@@ -341,8 +341,12 @@ def _metas(images, molded, sizes, config):
     return meta[None] + zeros, window[None] + zeros
 
 
-def _anchors(molded, config):
-    """Anchors [B, A, 4] normalised; of images of one molded size a constant, as `detect` has it."""
+def _anchors(molded, config, layer):
+    """Anchors [B, A, 4] normalised; of images of one molded size a constant, as `detect` has it.
+
+    Args:
+        layer: `MaskRCNN.anchors_layer` of the config, for images of other sizes.
+    """
     import tensorflow as tf
 
     shape = molded.shape[1:3]
@@ -351,11 +355,9 @@ def _anchors(molded, config):
         pixels = data.compute_anchors(config, size)
         anchors = tf.constant(box_math.norm_boxes(pixels, size, config.BOX_FRAME), tf.float32)
         return anchors[None] + tf.zeros([tf.shape(molded)[0], 1, 1])
-    from mrcnn.model import PyramidAnchors
-
     # Only the sides of the maps are read: those of every n-th pixel.
     levels = [molded[:, ::stride, ::stride, :1] for stride in config.BACKBONE_STRIDES]
-    return PyramidAnchors.of(config)([molded, *levels])
+    return layer([molded, *levels])
 
 
 def _check_backbone_shape(config):
@@ -392,11 +394,12 @@ class Graph:
         self.paste = paste
         self.config = copy.copy(model.config)
         self.free_rows = format != "litert"
+        self.anchors_layer = model.anchors_layer()
         self.molder = Molder(self.config, wide=format in ("saved_model", "onnx"))
         network = model.keras_model
         if not fused:
             self.config.FUSED_KERNELS = False
-            network = _rebuilt(network, self.config)
+            network = _rebuilt(model, self.config)
         self.network = network
         heads = dict(network.sub_models)
         if "masks" in heads:
@@ -412,7 +415,7 @@ class Graph:
         config = self.config
         molded, sizes = self.molder(images)
         metas, windows = _metas(images, molded, sizes, config)
-        anchors = _anchors(molded, config)
+        anchors = _anchors(molded, config, self.anchors_layer)
         detections, *maps = self.heads["boxes"]([molded, metas, anchors], training=False)
         if self.free_rows:
             counts = tf.reduce_sum(tf.cast(detections[..., 4] > 0, tf.int32), axis=1)
@@ -448,15 +451,15 @@ class Graph:
 def _boxes_in_pixels(boxes, images, molded, windows, config):
     """Boxes [B, N, 4], normalised in the molded image, in pixels of the original."""
     import tensorflow as tf
-
-    from mrcnn.model import denorm_boxes_graph, norm_boxes_graph
+    from keras import ops
 
     frame = config.BOX_FRAME
-    window = norm_boxes_graph(windows, tf.shape(molded)[1:3], frame)[:, None]
+    molded_size, size = (tf.cast(tf.shape(x)[1:3], tf.float32) for x in (molded, images))
+    window = box_math.normalize(windows, molded_size, frame, ops)[:, None]
     corner = tf.concat([window[..., :2]] * 2, axis=-1)
     extent = tf.concat([window[..., 2:] - window[..., :2]] * 2, axis=-1)
     boxes = (boxes - corner) / extent
-    return denorm_boxes_graph(boxes, tf.shape(images)[1:3], frame, whole=False)
+    return box_math.denormalize(boxes, size, frame, ops)
 
 
 def _pasted(soft, boxes, images, paste):
@@ -517,19 +520,17 @@ def _reading_weights(start, stop, count, side):
     return tf.maximum(1.0 - distance, 0.0) * inside[..., None]
 
 
-def _rebuilt(network, config):
-    """The network of a config with the weights of another one."""
-    from mrcnn import model as modellib
-
+def _rebuilt(model, config):
+    """The network of a config with the weights of a `MaskRCNN`."""
+    network = model.keras_model
     with _float32():
-        rebuilt = modellib.inference_graph(config)
+        rebuilt = model.build("inference", config)
     try:
         rebuilt.set_weights(network.get_weights())
     except ValueError as error:
         raise ValueError(f"{CHANGED}. Received: {error}") from error
-    pairs = zip(_layers_of_values(rebuilt), _layers_of_values(network))
-    for asked, built in pairs:
-        _check_values(built, {name: getattr(asked, name) for name in asked._value_names})
+    for asked, built in zip(_layers_of_values(rebuilt), _layers_of_values(network)):
+        _check_values(built, asked.values)
     return rebuilt
 
 
@@ -537,9 +538,8 @@ CHANGED = "The config has changed since the network was built; make a MaskRCNN o
 
 
 def _layers_of_values(network):
-    from mrcnn.model import ValuesLayer
-
-    return [layer for layer in network.layers if isinstance(layer, ValuesLayer)]
+    """The layers that tell the values they were made of, see `model.ValuesLayer`."""
+    return [layer for layer in network.layers if hasattr(layer, "values")]
 
 
 def _check_values(layer, asked):

@@ -67,6 +67,10 @@ def check_unpacked_size(path: PathLike, unpacked: int) -> None:
         )
 
 
+# Keras tells its own layout of weights by this ending.
+KERAS_WEIGHTS = ".weights.h5"
+
+
 @contextlib.contextmanager
 def atomic(path: PathLike) -> Iterator[str]:
     """A temporary path beside `path` that takes its place when the block ends without an error.
@@ -76,8 +80,11 @@ def atomic(path: PathLike) -> Iterator[str]:
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    suffix = path.suffix
+    if path.name.endswith(KERAS_WEIGHTS):
+        suffix = KERAS_WEIGHTS
     handle, temporary = tempfile.mkstemp(
-        dir=path.parent, prefix="." + path.name, suffix=".part" + path.suffix
+        dir=path.parent, prefix="." + path.name, suffix=".part" + suffix
     )
     os.close(handle)
     try:

@@ -487,8 +487,8 @@ class Detector:
                     waiting.append(pool.submit(prepare, *item))
 
             refill()
-            while waiting:
-                chunk = self._next_chunk(waiting)
+            while waiting and not waiting[0].exception():
+                chunk = data.of_one_size(waiting, batch_size, lambda each: each[1].image.shape)
                 refill()
                 outputs = self._infer_molded([molded for _, molded in chunk])
                 for row, (original_shape, molded) in enumerate(chunk):
@@ -499,16 +499,8 @@ class Detector:
                     yield done.popleft().result()
             while done:
                 yield done.popleft().result()
-
-    def _next_chunk(self, waiting):
-        """The next prepared images of one molded size, at most BATCH_SIZE of them."""
-        chunk = [waiting.popleft().result()]
-        shape = chunk[0][1].image.shape
-        while waiting and len(chunk) < self.config.BATCH_SIZE:
-            if waiting[0].result()[1].image.shape != shape:
-                break
-            chunk.append(waiting.popleft().result())
-        return chunk
+            if waiting:  # an image that failed says so after the results of those before it
+                waiting.popleft().result()
 
     # ---- Parts of the graph ------------------------------------------------------------------
 
@@ -526,6 +518,7 @@ class Detector:
         """
         if name not in self._stages:
             roi = self.network.get_layer("ROI")
+            # Keras does not see `roi` in there: nothing is lost, it has no variables.
             tensor = KL.Lambda(lambda inputs: roi.stages(inputs)[name])(roi.input)
             if name == "rpn_non_max_suppression":
                 tensor = tensor[0]

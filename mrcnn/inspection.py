@@ -682,7 +682,7 @@ def weight_statistics(model: MaskRCNN) -> list[dict]:
 
     rows = []
     for layer in weights.layers_of(model.keras_model).values():
-        for name, variable in weights._ordered(layer):
+        for name, variable in weights.ordered_weights(layer):
             values = np.asarray(variable, np.float32)
             rows.append(
                 {

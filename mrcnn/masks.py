@@ -1090,6 +1090,22 @@ def decode_rle(
     return columns.transpose(2, 1, 0)
 
 
+def cut_to_pixels(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
+    """A mask [H, W] bool without the empty rows and columns around its pixels.
+
+    Returns:
+        y, x: of the first row and column that are left, 0 where none is.
+        crop: [h, w] bool, a view; [0, 0] of a mask without a pixel.
+    """
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return 0, 0, np.zeros((0, 0), bool)
+    y = int(rows[0])
+    x = int(columns[0])
+    return y, x, mask[y : rows[-1] + 1, x : columns[-1] + 1]
+
+
 def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
     """What a compressed encoding has in its box, without an array of the whole image.
 

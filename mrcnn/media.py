@@ -482,7 +482,10 @@ class VideoWriter:
             colors = image
             if image.ndim == 3:
                 # Without transparency, which has a range of its own.
-                colors = image[..., : 3 if image.shape[2] > 2 else 1]
+                count = 1
+                if image.shape[2] > 2:
+                    count = 3
+                colors = image[..., :count]
             low, high = utils.value_range(colors)
             if self._limits is not None:
                 low = min(low, self._limits[0])

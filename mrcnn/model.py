@@ -70,9 +70,10 @@ Tensor = Any  # of any backend of Keras, symbolic or not
 def log(text: str, array: np.ndarray | None = None) -> None:
     """Prints a line, with shape, range and dtype of an array (matterport: log)."""
     if array is not None:
-        low, high = "", ""
+        low = high = ""
         if array.size:
-            low, high = array.min(), array.max()
+            low = array.min()
+            high = array.max()
         text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10}  max: {high:10}  {array.dtype}"
     print(text)
 
@@ -145,8 +146,13 @@ class ValuesLayer(KL.Layer):
         """The layer with a Config's values; arguments go before these."""
         return cls(**{**cls.values_of(config), **arguments})
 
+    @property
+    def values(self) -> dict[str, Any]:
+        """{name: value} of what it was made of."""
+        return {name: getattr(self, name) for name in self._value_names}
+
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), **{name: getattr(self, name) for name in self._value_names}}
+        return {**super().get_config(), **self.values}
 
 
 # ------------------------------------------------------------------------------------------------
@@ -3342,6 +3348,10 @@ class MaskRCNN:
         """
         self.anchors, normalised = self._anchors.of(image_shape)
         return normalised.copy()
+
+    def anchors_layer(self) -> PyramidAnchors:
+        """A layer of the same anchors for a graph whose images have any size (`mrcnn.export`)."""
+        return PyramidAnchors.of(self.config)
 
     # ---- Looking inside --------------------------------------------------------------------------
 

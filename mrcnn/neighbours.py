@@ -321,8 +321,10 @@ def _region_of_detection(item: Any, height: int, width: int, number: int) -> Reg
         if mask is None:
             mask = item.get_mask()
         pixels = np.asarray(mask) != 0
-        x1, x2 = round(left * width), round((left + across) * width)
-        y1, y2 = round(top * height), round((top + down) * height)
+        x1 = round(left * width)
+        x2 = round((left + across) * width)
+        y1 = round(top * height)
+        y2 = round((top + down) * height)
         pixels = _resized(pixels, y2 - y1, x2 - x1)
         shape = annotations.Bitmap(pixels, x1, y1)
     if not shape.has_pixels(height, width):

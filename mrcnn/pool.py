@@ -18,11 +18,12 @@ import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import batch
+if TYPE_CHECKING:
+    from mrcnn import batch
 
 logger = logging.getLogger(__name__)
 
@@ -274,7 +275,7 @@ class _Pool:
         images = [entry.image for entry in self.job.manifest().rows(start, stop)]
         return (
             f"{len(self.given_up)} parts were not done, since {ATTEMPTS} actors died at each; all"
-            f" others are. The first is {batch.part_name(part)}, of {images[0]} to {images[-1]}:"
+            f" others are. The first is {self.job.part_path(part)}, of {images[0]} to {images[-1]}:"
             f" one may take all memory. The last death: {self.last_death}"
         )
 
@@ -306,7 +307,7 @@ class _Pool:
     def _start(self) -> None:
         """Starts an actor, which makes its model."""
         # No restarts of Ray's own: they would make a model before anyone asks for it.
-        actor_class = self.ray.remote(max_restarts=0, **self.needs)(batch.Worker)
+        actor_class = self.ray.remote(max_restarts=0, **self.needs)(self.job.worker_class)
         member = _Member(actor_class.remote(self.make, self.job))
         self.members[member.actor.load.remote()] = member
         self.largest = max(self.largest, self._count())
@@ -328,7 +329,7 @@ def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
     """What an actor needs, as options of Ray; an exported model on the CPU needs no GPU."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = settings.gpus
-    if gpus is None and isinstance(make, batch.Exported) and make.device == "cpu":
+    if gpus is None and getattr(make, "device", None) == "cpu":
         gpus = 0.0
     if gpus is None:
         gpus = float(any(node.get("GPU", 0) >= 1 for node in nodes))
@@ -342,9 +343,8 @@ def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
 
 def _with_threads(make: Any, needs: dict[str, float]) -> Callable:
     """What makes a model with as many threads as an actor has cores, where it does not say."""
-    is_known = isinstance(make, (batch.Exported, batch.Trained))
-    if is_known and make.threads is None and not needs["num_gpus"]:
-        return dataclasses.replace(make, threads=max(1, int(needs["num_cpus"])))
+    if hasattr(make, "with_threads") and not needs["num_gpus"]:
+        return make.with_threads(max(1, int(needs["num_cpus"])))
     return make
 
 

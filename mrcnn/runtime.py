@@ -14,7 +14,6 @@ Needed are numpy and the one package that runs the file: onnxruntime, openvino o
 
 from __future__ import annotations
 
-import argparse
 import collections
 import concurrent.futures
 import importlib
@@ -210,7 +209,10 @@ class _OpenVino:
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
         read_metadata(self.metadata, path)  # before what a file of others may lack
         shape = network.inputs[0].partial_shape
-        self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
+        self.shape = [None] * len(shape)
+        for i, side in enumerate(shape):
+            if side.is_static:
+                self.shape[i] = _side(side.get_length())
         self.compiled = core.compile_model(network, device.upper(), settings)
         self.lock = threading.Lock()
 
@@ -449,7 +451,7 @@ class Model:
                     waiting.append(pool.submit(prepare, *entry))
                 if not waiting:
                     return
-                chunk = _of_one_size(waiting, step)
+                chunk = data.of_one_size(waiting, step)
                 outputs = self.run(np.stack(chunk))
                 for row, array in enumerate(chunk):
                     yield self._result(outputs, row, array.shape, masks)
@@ -549,21 +551,6 @@ def _are_bytes(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or np.array_equal(array, np.rint(array))
 
 
-def _of_one_size(waiting: collections.deque, most: int) -> list[np.ndarray]:
-    """Takes the next prepared images of one size, at most so many.
-
-    Raises:
-        ValueError: the first of them has failed; one behind others waits for its turn.
-    """
-    chunk = [waiting.popleft().result()]
-    while waiting and len(chunk) < most:
-        following = waiting[0]
-        if following.exception() or following.result().shape != chunk[0].shape:
-            break
-        chunk.append(waiting.popleft().result())
-    return chunk
-
-
 def _keypoints(maps, boxes, window, image_shape):
     """Keypoints [n, K, (y, x, score)] in the image, of maps whose boxes are in its pixels.
 
@@ -658,25 +645,7 @@ def _check_files(path: pathlib.Path, format: str) -> None:
         raise FileNotFoundError(f"No file {weights}, which has the weights of {path}")
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Detects on images and videos by an exported model; see `commands.detect`."""
-    from mrcnn import commands
-
-    parser = argparse.ArgumentParser(
-        prog="python -m mrcnn.runtime", description="Detects by an exported model."
-    )
-    parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
-    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos")
-    parser.add_argument("--output", default="results", metavar="FOLDER")
-    parser.add_argument("--threads", type=int, default=None, metavar="N")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--traceback", action="store_true")
-    args = parser.parse_args(arguments)
-    model: Any = load(args.model, args.threads, args.device)
-    commands.detect(model, model.class_names, args)
-
-
 if __name__ == "__main__":
     from mrcnn import commands
 
-    commands.run(main)
+    commands.run(commands.detect_exported)

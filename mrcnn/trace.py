@@ -83,7 +83,7 @@ class Trace:
         counts = ", ".join(f"{stage}: {count}" for stage, count in self.counts())
         return f"Trace({counts})"
 
-    def counts(self):
+    def counts(self) -> list[tuple[str, int]]:
         """[(stage, how many)] from anchors to detections."""
         return [
             ("anchors", len(self.anchors)),

@@ -70,10 +70,10 @@ class Network(keras.Model):
 
     def __init__(self, *args: Any, sub_models: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._loaded_layers = rewrite.Untracked(set())  # names of those that got weights of a file
-        self._sub_models = rewrite.Untracked(
-            dict(sub_models or {})
-        )  # the layers are those of this one
+        # Names of those that got weights of a file; Keras would make a set of its own kind of it.
+        self._loaded_layers = rewrite.Untracked(set())
+        # Their layers are those of this one.
+        self._sub_models = rewrite.Untracked(dict(sub_models or {}))
 
     @property
     def sub_models(self) -> dict[str, keras.Model]:
@@ -110,11 +110,14 @@ class Network(keras.Model):
         for name in weights.layers_of(self):
             if name not in self._loaded_layers.value and weights.part_of(name) != "backbone":
                 random.append(name)
+        file = "the state dict"
+        if isinstance(filepath, (str, os.PathLike)):
+            file = os.fspath(filepath)
         if random:
             logger.warning(
                 "After %s is loaded, %d layers of this inference model still have random weights,"
                 " so that its detections mean nothing: %s",
-                filepath if isinstance(filepath, (str, os.PathLike)) else "the state dict",
+                file,
                 len(random),
                 ", ".join(random),
             )
@@ -555,14 +558,16 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
         return optimizer
     if config.EMA_MOMENTUM:
         common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
-    sgd, adam, adamw = SGD, Adam, AdamW
+    kinds: dict[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
     if keras.backend.backend() == "torch":  # there Keras updates all variables together by itself
-        sgd, adam, adamw = keras.optimizers.SGD, keras.optimizers.Adam, keras.optimizers.AdamW
+        of_keras = keras.optimizers
+        kinds = {"sgd": of_keras.SGD, "adam": of_keras.Adam, "adamw": of_keras.AdamW}
+    kind = kinds[config.OPTIMIZER]
     if config.OPTIMIZER == "sgd":
-        return sgd(learning_rate, momentum=momentum, **common)
+        return kind(learning_rate, momentum=momentum, **common)
     if config.OPTIMIZER == "adam":
-        return adam(learning_rate, **common)
-    optimizer = adamw(learning_rate, weight_decay=config.WEIGHT_DECAY, **common)
+        return kind(learning_rate, **common)
+    optimizer = kind(learning_rate, weight_decay=config.WEIGHT_DECAY, **common)
     optimizer.exclude_from_weight_decay(var_names=["gamma", "beta", "bias"])
     return optimizer
 
@@ -627,7 +632,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         random.setstate(state)
 
 
-def strategy(count):
+def strategy(count: int) -> Any:
     """Splits a batch over `count` devices, in its `scope()`; None for a single one.
 
     TensorFlow's `MirroredStrategy` or, under JAX, `keras.distribution.DataParallel`. GPUs, or CPUs

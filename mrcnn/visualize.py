@@ -633,7 +633,11 @@ def _captions(captions: Sequence | None, texts: list[str]) -> list[str]:
     """Captions of objects: those given, and for the others `texts` [N]."""
     if captions is None:
         return texts
-    given = ["" if caption is None else str(caption) for caption in captions]
+    given = []
+    for caption in captions:
+        if caption is None:
+            caption = ""
+        given.append(str(caption))
     return given + texts[len(given) :]
 
 

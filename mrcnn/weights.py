@@ -15,7 +15,6 @@ import math
 import os
 import pathlib
 import re
-import tempfile
 import zipfile
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from mrcnn import files, torchvision
+from mrcnn import files, torchvision_weights
 from mrcnn.files import (  # noqa: F401  names that existing code imports from here
     atomic,
     download,
@@ -90,7 +89,7 @@ def layers_of(model: Any) -> dict[str, Any]:
     return found
 
 
-def _ordered(layer: Any) -> list[tuple[str, Any]]:
+def ordered_weights(layer: Any) -> list[tuple[str, Any]]:
     """[(weight's name, variable)] in the order of a legacy file."""
     pairs = [(weight.name, weight) for weight in layer.weights]
     return sorted(pairs, key=_place_in_order)
@@ -235,7 +234,9 @@ def _places_of(signature: bytes, file: Any) -> list[int]:
 
 
 # Kinds of messages in the header of a group, and the class of types of any length.
-_CONTINUATION, _ATTRIBUTE, _ANY_LENGTH = 0x10, 0x0C, 9
+_CONTINUATION = 0x10
+_ATTRIBUTE = 0x0C
+_ANY_LENGTH = 9
 
 
 def _longest_text(file: Any, address: int, attribute: bytes) -> int:
@@ -691,7 +692,7 @@ def _read(path: Any, layers: dict[str, Any]) -> _Source:
     if isinstance(path, Mapping):
         return _torchvision_source(path)
     title = os.fspath(path)
-    if torchvision.is_checkpoint(path) and not _is_of_another_kind(title):
+    if torchvision_weights.is_checkpoint(path) and not _is_of_another_kind(title):
         return _torchvision_source(path)
     arrays, layer_names = read_legacy(title, layers)
     return _Source(arrays, layer_names, title)
@@ -708,7 +709,7 @@ def _is_of_another_kind(path: str) -> bool:
 
 def _torchvision_source(checkpoint: Any) -> _Source:
     """A checkpoint of torchvision in the names and the order of this package's layers."""
-    translated, unknown = torchvision.translate(torchvision.read(checkpoint))
+    translated, unknown = torchvision_weights.translate(torchvision_weights.read(checkpoint))
     arrays: _LayerArrays = {}
     for layer, of_layer in translated.items():
         arrays[layer] = sorted(of_layer.items(), key=_place_in_order)
@@ -751,7 +752,7 @@ def _compare(
             continue
         of_network = []
         if layer in layers:
-            of_network = _ordered(layers[layer])
+            of_network = ordered_weights(layers[layer])
         pairs = _pairs(of_network, of_file)
         differing = _shapes_that_differ(layer, pairs)
         if choice.skip_mismatch and of_network and of_file and differing:
@@ -948,20 +949,16 @@ def _entries(layer: Any) -> Iterator[tuple[str, np.ndarray]]:
         for inner in layer.layers:
             yield from _entries(inner)
         return
-    for name, variable in _ordered(layer):
+    for name, variable in ordered_weights(layer):
         yield f"{layer.name}/{name}:0", np.asarray(variable)
 
 
 def save(model: Any, path: str | os.PathLike) -> None:
     """Saves a model's weights, put in place only when complete; `.weights.h5` is Keras's layout."""
     path = os.fspath(path)
-    if path.endswith(".weights.h5"):
-        folder = os.path.dirname(path) or "."
-        os.makedirs(folder, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as temporary_folder:
-            temporary = os.path.join(temporary_folder, "x.weights.h5")
+    if path.endswith(files.KERAS_WEIGHTS):
+        with files.atomic(path) as temporary:
             _by_name(model).save_weights(temporary)
-            os.replace(temporary, path)
         return
     with writing(path) as file:
         write_legacy(model, file)
@@ -1015,7 +1012,7 @@ def from_application(application: Any, epsilon: float = 1e-3) -> dict[str, list[
         if not layer.weights:
             continue
         name = _name_of(layer.name)
-        arrays = [np.asarray(variable) for _, variable in _ordered(layer)]
+        arrays = [np.asarray(variable) for _, variable in ordered_weights(layer)]
         if "bn" in name:
             variance = arrays[3]
             scale = np.sqrt((variance + epsilon) / (variance + layer.epsilon))

@@ -309,7 +309,7 @@ def variables_of(network):
     return {
         f"{name}/{key}": variable
         for name, layer in weights.layers_of(network).items()
-        for key, variable in weights._ordered(layer)
+        for key, variable in weights.ordered_weights(layer)
     }
 
 

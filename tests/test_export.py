@@ -101,10 +101,12 @@ def test_anchors_of_free_sizes():
     import tensorflow as tf
 
     from mrcnn import boxes, data
+    from mrcnn.model import PyramidAnchors
 
     config = Config(IMAGE_RESIZE_MODE="pad64", IMAGE_MIN_DIM=128, BOX_FRAME="edges")
+    layer = PyramidAnchors.of(config)
     spec = tf.TensorSpec((None, None, None, 3), tf.float32)
-    anchors = tf.function(lambda x: export._anchors(x, config), input_signature=[spec])
+    anchors = tf.function(lambda x: export._anchors(x, config, layer), input_signature=[spec])
     for size in ((128, 192), (192, 128)):
         pixels = data.compute_anchors(config, size)
         expected = boxes.norm_boxes(pixels, size, "edges")

@@ -97,8 +97,11 @@ def test_detect_many_is_detect(toy_detector, image):
         for key in a:
             np.testing.assert_array_equal(a[key], b[key])
     assert list(toy_detector.detect_many([])) == []
+    # An image that fails says so after those before it.
+    results = toy_detector.detect_many([image, np.zeros((64, 64, 5), np.uint8)])
+    np.testing.assert_array_equal(next(results)["rois"], found[0]["rois"])
     with pytest.raises(ValueError, match=r"image 1 of shape \(64, 64, 5\)"):
-        list(toy_detector.detect_many([image, np.zeros((64, 64, 5), np.uint8)]))
+        next(results)
 
 
 # ---- What is given for images --------------------------------------------------------------------

@@ -216,7 +216,7 @@ def test_resnet50_has_the_features_of_keras_applications():
     layers = modellib.weights.layers_of(ours)
     for name, arrays in modellib.weights.from_application(application).items():
         for (_, variable), array in zip(
-            modellib.weights._ordered(layers[name]), arrays, strict=True
+            modellib.weights.ordered_weights(layers[name]), arrays, strict=True
         ):
             variable.assign(array)
     pixels = rng.standard_normal((1, 126, 126, 3)).astype("float32")

@@ -223,7 +223,7 @@ def write_entries(root, entries, layer_names=True, weight_names=True, parts=1, *
 def assert_loaded(model, but=()):
     layers = weights.layers_of(model)
     for layer, of_layer in little_arrays().items():
-        for name, variable in weights._ordered(layers[layer]):
+        for name, variable in weights.ordered_weights(layers[layer]):
             equal = np.array_equal(np.asarray(variable), of_layer[name])
             assert equal == (layer not in but), (layer, name)
 
@@ -500,7 +500,7 @@ def named_weights(model):
     return [
         (f"{layer}/{name}", variable)
         for layer, of_layer in weights.layers_of(model).items()
-        for name, variable in weights._ordered(of_layer)
+        for name, variable in weights.ordered_weights(of_layer)
     ]
 
 

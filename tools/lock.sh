@@ -13,4 +13,4 @@ pins='opencv-python==4.11.0.86 opencv-python-headless==4.11.0.86'
 [ "$version" = 3.13 ] || pins="$pins numpy==1.26.4"
 # shellcheck disable=SC2086
 "$folder/bin/pip" install --quiet $(sed 's/^tensorflow>/tensorflow-cpu>/' requirements.txt) $pins 'setuptools>=77'
-{ echo "# Made by tools/lock.sh $python"; "$folder/bin/pip" freeze --all --exclude pip; } | sed 's/^tensorflow_cpu==/tensorflow-cpu==/' > "requirements/lock-$version.txt"
+{ echo "# Made by tools/lock.sh python$version"; "$folder/bin/pip" freeze --all --exclude pip; } | sed 's/^tensorflow_cpu==/tensorflow-cpu==/' > "requirements/lock-$version.txt"

@@ -52,7 +52,7 @@ ROOMS = {
     "Millions of images": ("batch", "listing", "places", "pool"),
     "Other programs": ("neighbours",),
     "The command": ("cli", "commands", "completion", "manual"),
-    "Inside": ("ops", "torch_kernels", "rewrite", "folding", "tta", "parallel_model"),
+    "Inside": ("ops", "torch_kernels", "rewrite", "tta", "parallel_model"),
 }
 OTHERS = "Others"
 

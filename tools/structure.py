@@ -21,6 +21,8 @@ NOT_CODE = {
     tokenize.ENCODING,
     tokenize.ENDMARKER,
 }
+# Conditions of what is not run when a module is imported.
+NOT_WHEN_IMPORTED = ("TYPE_CHECKING", "__name__ == '__main__'")
 
 
 def docstring_lines(tree: ast.Module) -> set[int]:
@@ -70,7 +72,8 @@ def figures_of(path: pathlib.Path) -> dict:
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     docstrings = docstring_lines(tree)
-    lines, tokens = set(), 0
+    lines: set[int] = set()
+    tokens = 0
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type in NOT_CODE or token.start[0] in docstrings:
             continue
@@ -93,11 +96,15 @@ def figures_of(path: pathlib.Path) -> dict:
 
 
 def imports_of(path: pathlib.Path, package: str) -> set[str]:
-    """Modules of the package that a file imports, inside functions too but not for types alone."""
+    """Modules of the package that a file imports, inside functions too.
+
+    Not what it imports for types alone, nor what it does as a program: then it is no module, and
+    nothing imports it.
+    """
     names: set[str] = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) in NOT_WHEN_IMPORTED:
             node.body = []
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module == package:

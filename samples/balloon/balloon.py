@@ -184,17 +184,14 @@ def _local(source: str | os.PathLike | None) -> Iterator[str | os.PathLike]:
         yield source
         return
     address = str(source)
-    import shutil
     import urllib.parse
-    import urllib.request
 
     suffix = pathlib.PurePosixPath(urllib.parse.urlparse(address).path).suffix
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "file" + suffix)
         try:
-            with urllib.request.urlopen(address, timeout=60) as response, open(path, "wb") as file:
-                shutil.copyfileobj(response, file)
-        except OSError as error:
+            files.download(address, path)
+        except (OSError, ValueError) as error:
             raise OSError(f"{source} can't be downloaded: {error}") from error
         yield path
 
