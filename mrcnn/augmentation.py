@@ -94,7 +94,7 @@ def _asked_for(function: Augmentation, count: int) -> list[str]:
         parameters = inspect.signature(function).parameters
     except (ValueError, TypeError):  # some functions written in C have none that can be read
         return []
-    by_place = [each.name for each in parameters.values() if each.kind != each.KEYWORD_ONLY]
+    by_place = [one.name for one in parameters.values() if one.kind != one.KEYWORD_ONLY]
     taken = set(by_place[:count]).intersection(BY_NAME)
     if taken:
         raise ValueError(
@@ -964,7 +964,7 @@ def _check_alike(images: Sequence[np.ndarray], points: Sequence[np.ndarray | Non
     channels = [image.shape[2] for image in images]
     if len(set(channels)) > 1:
         raise ValueError(f"Images that are mixed have the same channels. Received: {channels}")
-    if len({each is None for each in points}) > 1:
+    if len({image_points is None for image_points in points}) > 1:
         raise ValueError("Either all images that are mixed have keypoints, or none. Received: some")
 
 

@@ -520,7 +520,7 @@ class Worker:
     def _rows(self, listed: Iterable[listing.Entry]) -> Iterator[dict]:
         """The rows of entries, in their order."""
         refused: list[BaseException] = []
-        found = 0
+        with_result = 0
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             images = self._read_ahead(pool, listed)
             for image, result, error in self._detect(images):
@@ -528,9 +528,9 @@ class Worker:
                     image.error = _reason(error)
                     if not isinstance(error, (ValueError, MemoryError)):
                         refused.append(error)
-                found += result is not None
+                with_result += result is not None
                 yield _row(image, result, self.job.class_names)
-        if refused and not found:
+        if refused and not with_result:
             # Not one image, and for a reason that need not lie with them: a lost device, say. To
             # note that down for a hundred million images would be to lose them.
             raise refused[0]
@@ -771,9 +771,9 @@ def _work(make: Callable, job: Job, ray: Any, title: str, start: float) -> Summa
         done = pool.work(make, job, missing, ray)
     finished = summary.before
     with contextlib.closing(done):  # type: ignore[type-var]  # a generator
-        for each in done:
-            summary.add(each)
-            finished += each.images
+        for finished_part in done:
+            summary.add(finished_part)
+            finished += finished_part.images
             if title:
                 files.show_progress(title, finished, job.images, time.monotonic() - start)
     return summary

@@ -1242,11 +1242,13 @@ class CocoDataset(utils.Dataset):
         keep_empty: bool,
     ) -> list[str]:
         """Adds the images that exist and have annotations; the ids and names of missing ones."""
-        found = files.find_images((image["file_name"] for image in coco.imgs.values()), [folder])
-        if found.renamed:
-            logger.warning("%s: %s", path, found.renamed_text())
-        _warn_of_shared_files(found.paths, coco.imgs.values(), path)
-        paths = found.paths or _paths_of_nothing(coco, folder, path, found)
+        found_images = files.find_images(
+            (image["file_name"] for image in coco.imgs.values()), [folder]
+        )
+        if found_images.renamed:
+            logger.warning("%s: %s", path, found_images.renamed_text())
+        _warn_of_shared_files(found_images.paths, coco.imgs.values(), path)
+        paths = found_images.paths or _paths_of_nothing(coco, folder, path, found_images)
         missing: list[str] = []
         unclear: list[str] = []
         sizeless: list[str] = []
@@ -1260,8 +1262,8 @@ class CocoDataset(utils.Dataset):
             name = image["file_name"]
             place = paths.get(name)
             if place is None:
-                if name in found.unclear:
-                    unclear.append(f"{image_id} ({name}: {found.unclear[name]})")
+                if name in found_images.unclear:
+                    unclear.append(f"{image_id} ({name}: {found_images.unclear[name]})")
                 else:
                     missing.append(f"{image_id} ({name})")
                 continue
@@ -1439,7 +1441,7 @@ class CocoDataset(utils.Dataset):
 
 
 def _paths_of_nothing(
-    coco: Any, folder: pathlib.Path, path: pathlib.Path, found: files.FoundImages
+    coco: Any, folder: pathlib.Path, path: pathlib.Path, found_images: files.FoundImages
 ) -> dict[str, str]:
     """{name: where an image would be}, with a warning, of a json without a single image's file.
 
@@ -1448,8 +1450,8 @@ def _paths_of_nothing(
     reason = f"there is no folder {folder}"
     if folder.is_dir():
         reason = f"none of its images is in {folder}"
-    if found.unclear:
-        name, why = next(iter(found.unclear.items()))
+    if found_images.unclear:
+        name, why = next(iter(found_images.unclear.items()))
         reason += f" under a name that is clear ({name}: {why})"
     logger.warning(
         "%s: %s; only the annotations can be used, not the %d images",

@@ -510,15 +510,15 @@ def load_settings(path: str | os.PathLike) -> dict[str, Any]:
     """
     from mrcnn.config import Config, setting_names
 
-    found = files.read_json(path)
-    if not isinstance(found, dict) or not set(found) <= setting_names():
+    settings = files.read_json(path)
+    if not isinstance(settings, dict) or not set(settings) <= setting_names():
         raise ValueError(
-            f"{path} has an object of settings and their values. Received: {files.short(found)}"
+            f"{path} has an object of settings and their values. Received: {files.short(settings)}"
         )
-    for name, value in found.items():
+    for name, value in settings.items():
         if isinstance(getattr(Config, name), np.ndarray):
-            found[name] = np.array(value)
-    return found
+            settings[name] = np.array(value)
+    return settings
 
 
 def load_classes(
@@ -958,16 +958,16 @@ def _parted(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathli
         return list(inputs), []
     from mrcnn import tiles
 
-    found = media.find_files(list(inputs))
+    paths = media.find_files(list(inputs))
     tiffs = []
-    for path in found:
+    for path in paths:
         if path.suffix.lower() in (".tif", ".tiff"):
             try:
                 tiles.TiffImage(path).close()
                 tiffs.append(path)
             except (ValueError, OSError) as error:
                 logger.warning("%s; it is read as a whole", error)
-    return [path for path in found if path not in tiffs], tiffs
+    return [path for path in paths if path not in tiffs], tiffs
 
 
 def _detect_tiff(

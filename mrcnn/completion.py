@@ -71,17 +71,17 @@ def _bash(parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
     name = parser.prog
     commands = _commands(parser)
     cases = []
-    for command, each in commands.items():
+    for command, command_parser in commands.items():
         options: list[str] = []
         values = []
-        for action in _options(each):
+        for action in _options(command_parser):
             options += action.option_strings
             words = _words(action, settings)
             if words:
                 pattern = "|".join(action.option_strings)
                 values.append(f'        {pattern}) words="{" ".join(words)}" ;;')
         positional: list[str] = []
-        for action in each._actions:
+        for action in command_parser._actions:
             if not action.option_strings:
                 positional += _words(action, settings)
         lines = [
@@ -139,11 +139,11 @@ def _fish(parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
         f"complete -c {name} -n __fish_use_subcommand -l help -d 'show the commands'",
         f"complete -c {name} -n __fish_use_subcommand -l version -d 'show the version'",
     ]
-    for command, each in commands.items():
+    for command, command_parser in commands.items():
         described = _quoted(_help_of(parser, command))
         lines.append(f"complete -c {name} -f -n __fish_use_subcommand -a {command} -d {described}")
         condition = f"-n '__fish_seen_subcommand_from {command}'"
-        for action in each._actions:
+        for action in command_parser._actions:
             words = _words(action, settings)
             line = f"complete -c {name} {condition}"
             if action.option_strings:

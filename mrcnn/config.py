@@ -1188,14 +1188,14 @@ def as_config(config: Any) -> Config:
 def _settings_in(source: Any) -> dict[str, Any]:
     """{upper-case name: value} of an object that is no `Config`."""
     if isinstance(source, Mapping):
-        found = {str(name): value for name, value in source.items()}
+        values = {str(name): value for name, value in source.items()}
     else:
-        found = {name: getattr(source, name) for name in dir(source) if _may_be_setting(name)}
+        values = {name: getattr(source, name) for name in dir(source) if _may_be_setting(name)}
     known = setting_names()
     if isinstance(source, (Mapping, argparse.Namespace, types.SimpleNamespace)):
-        for name in [name for name in found if name.upper() in known]:
-            found.setdefault(name.upper(), found[name])
-    return {name: value for name, value in found.items() if name.isupper() and name[0] != "_"}
+        for name in [name for name in values if name.upper() in known]:
+            values.setdefault(name.upper(), values[name])
+    return {name: value for name, value in values.items() if name.isupper() and name[0] != "_"}
 
 
 def _may_be_setting(name: str) -> bool:
@@ -1434,7 +1434,7 @@ def _are_percentiles(value: Any) -> bool:
     """Whether a value is two rising percentiles, or empty."""
     if not _values("", _is_finite, (0, 2)).fits(value):
         return False
-    return all(0 <= each <= 100 for each in value) and list(value) == sorted(set(value))
+    return all(0 <= number <= 100 for number in value) and list(value) == sorted(set(value))
 
 
 def _are_factors(value: Any) -> bool:

@@ -680,7 +680,7 @@ def _check_prepared(dataset: Any, name: str = "the dataset") -> None:
         name: what the error calls it.
     """
     needed = ("image_info", "load_image", "load_mask", "prepare")
-    if isinstance(dataset, type) or any(not hasattr(dataset, each) for each in needed):
+    if isinstance(dataset, type) or any(not hasattr(dataset, attribute) for attribute in needed):
         raise DatasetError(
             f"{name} is a Dataset, such as an instance of a subclass of mrcnn.utils.Dataset."
             f" Received: {dataset!r}"
@@ -1291,12 +1291,12 @@ def _partners(dataset: utils.Dataset, image_id: int, excluded: Collection[str] =
         if source not in excluded and set(class_ids) == labelled
     }
     group = dataset.image_info[image_id].get("mixing_group")
-    found = []
+    numbers = []
     for other in dataset.image_ids:
         info = dataset.image_info[other]
         if info["source"] in sources and info.get("mixing_group") == group:
-            found.append(int(other))
-    return np.array(found, int)
+            numbers.append(int(other))
+    return np.array(numbers, int)
 
 
 def _labelled(dataset: utils.Dataset, image_id: int) -> list[int]:
@@ -1890,11 +1890,11 @@ class TrainingBatches:
         Args:
             class_ids: of an example; a crop or an augmentation may have cut its objects off.
         """
-        found = bool((class_ids > 0).any())
-        if not found:
+        has_objects = bool((class_ids > 0).any())
+        if not has_objects:
             _, masks, class_ids, _ = _load(self.dataset, self.config, image_id)
-            found = _has_objects(masks, class_ids)
-        if found:
+            has_objects = _has_objects(masks, class_ids)
+        if has_objects:
             self._without_objects = None
             return
         seen = self._without_objects

@@ -1116,11 +1116,11 @@ class ImageErrors:
 
         TP / (TP + FP + FN); 1 where there is neither an object nor a detection.
         """
-        found = self.kinds.count("found")
-        count = len(self.objects) + len(self.rows) - found
+        hits = self.kinds.count("found")
+        count = len(self.objects) + len(self.rows) - hits
         if not count:
             return 1.0
-        return found / count
+        return hits / count
 
 
 def errors_by_image(
@@ -1350,8 +1350,7 @@ def evaluate_detections(
         )
     if max_detections is None:
         max_detections = _most_on_an_image(detections)
-    names = _category_names(truth)
-    per_class: dict[str, dict[str, float]] = {name: {} for name in names.values()}
+    per_class: dict[str, dict[str, float]] = {name: {} for name in _category_names(truth).values()}
     overall = {}
     coco_figures = {}
     curves = {}
@@ -1366,10 +1365,7 @@ def evaluate_detections(
         if limit > COCO_LIMITS[kind]:
             overall[kind][f"AR{limit}"] = _figure(run, "AR", limit)
         curves[kind] = _curves(run)
-        for column, category_id in enumerate(run.params.catIds):
-            figures = _class_figures(run, column, limit)
-            for figure, value in figures.items():
-                per_class[names[category_id]][f"{kind} {figure}"] = value
+        _add_class_figures(per_class, run, truth, kind, limit)
     confusion_kind = "bbox"
     if masks and detections:
         confusion_kind = "segm"
@@ -1393,6 +1389,16 @@ def evaluate_detections(
         for name, figures in by_class.items():
             per_class[name].update(figures)
     return evaluation
+
+
+def _add_class_figures(
+    per_class: dict[str, dict[str, float]], run: Any, truth: Truth, kind: str, limit: int
+) -> None:
+    """Adds each class's figures of a kind, "bbox" or "segm", to {class's name: {figure: value}}."""
+    names = _category_names(truth)
+    for column, category_id in enumerate(run.params.catIds):
+        for figure, value in _class_figures(run, column, limit).items():
+            per_class[names[category_id]][f"{kind} {figure}"] = value
 
 
 def _most_on_an_image(detections: list[dict]) -> int:
@@ -1690,17 +1696,17 @@ def _detect(
 
     def detect(batch: list[tuple[int, str, np.ndarray]]) -> None:
         try:
-            found = model.detect([image for _, _, image in batch], **tiling)
+            batch_results = model.detect([image for _, _, image in batch], **tiling)
         except (ValueError, MemoryError) as error:
             # One image is to blame, of a size or a number of channels that the settings don't take.
             if len(batch) == 1:
                 reason = f"image {batch[0][0]} ({dataset.image_reference(batch[0][0])}): {error}"
                 _report(batch[0][0], reason, unreadable)
             else:
-                for each in batch:
-                    detect([each])
+                for single in batch:
+                    detect([single])
             return
-        for (image_id, key, _), result in zip(batch, found):
+        for (image_id, key, _), result in zip(batch, batch_results):
             rows = coco_results(truth.image_ids[image_id], result, truth.class_ids)
             log.add(key, rows)
             results[image_id] = rows

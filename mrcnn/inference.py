@@ -208,10 +208,10 @@ def result(
     image = outputs.of_image(row)
     frames = (original_shape, shape, window, config)
     rows, *values = _unmold(image.detections, image.masks, *frames, form)
-    found = dict(zip(("rois", "class_ids", "scores", "masks"), values))
+    named = dict(zip(("rois", "class_ids", "scores", "masks"), values))
     if image.keypoints is not None:
-        found["keypoints"] = _unmold_keypoints(rows, image.detections, image.keypoints, *frames)
-    return found
+        named["keypoints"] = _unmold_keypoints(rows, image.detections, image.keypoints, *frames)
+    return named
 
 
 # ---- Anchors -------------------------------------------------------------------------------------
@@ -435,8 +435,8 @@ class Detector:
         images = images_in(images, "detect")
         molded = [mold(image, self.config, f"image {i}") for i, image in enumerate(images)]
         groups: dict[tuple, list[int]] = {}
-        for i, each in enumerate(molded):
-            groups.setdefault(each.image.shape, []).append(i)
+        for i, prepared in enumerate(molded):
+            groups.setdefault(prepared.image.shape, []).append(i)
         results: list[dict] = [{}] * len(images)
         for members in groups.values():
             for start in range(0, len(members), self.config.BATCH_SIZE):
@@ -448,8 +448,8 @@ class Detector:
 
     def _infer_molded(self, molded):
         """Runs the network on `Molded` images of one size."""
-        images = np.stack([each.image for each in molded])
-        metas = np.stack([each.meta for each in molded])
+        images = np.stack([part.image for part in molded])
+        metas = np.stack([part.meta for part in molded])
         return self.infer(images, metas, self.get_anchors(images.shape[1:]))
 
     def _result(self, outputs, row, original_shape, molded, masks):
@@ -474,6 +474,9 @@ class Detector:
             image, where = loaded(number, item, load)
             return image.shape, mold(image, self.config, where)
 
+        def shape_of(prepared):
+            return prepared[1].image.shape
+
         numbered = enumerate(items)
         waiting: collections.deque = collections.deque()
         done: collections.deque = collections.deque()
@@ -488,7 +491,7 @@ class Detector:
 
             refill()
             while waiting and not waiting[0].exception():
-                chunk = data.of_one_size(waiting, batch_size, lambda each: each[1].image.shape)
+                chunk = data.of_one_size(waiting, batch_size, shape_of)
                 refill()
                 outputs = self._infer_molded([molded for _, molded in chunk])
                 for row, (original_shape, molded) in enumerate(chunk):

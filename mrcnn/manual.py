@@ -54,13 +54,13 @@ def source(path: pathlib.Path, node: ast.expr) -> str:
 @functools.cache
 def comments(path: pathlib.Path) -> dict[int, tuple[str, bool]]:
     """{line number: (text, whether nothing else stands on the line)}."""
-    found = {}
+    by_line = {}
     text = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
             alone = not token.line[: token.start[1]].strip()
-            found[token.start[0]] = (re.sub(r"^# ?", "", token.string), alone)
-    return found
+            by_line[token.start[0]] = (re.sub(r"^# ?", "", token.string), alone)
+    return by_line
 
 
 def assigned(node: ast.stmt) -> list[tuple[str, ast.expr]]:
@@ -75,15 +75,15 @@ def assigned(node: ast.stmt) -> list[tuple[str, ast.expr]]:
         value = node.value
     if value is None:
         return []
-    found = []
+    pairs = []
     for target in targets:
         if isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple):
             for element, part in zip(target.elts, value.elts):
                 if isinstance(element, ast.Name):
-                    found.append((element.id, part))
+                    pairs.append((element.id, part))
         elif isinstance(target, ast.Name):
-            found.append((target.id, value))
-    return [(name, value) for name, value in found if name.isupper() and name[0] != "_"]
+            pairs.append((target.id, value))
+    return [(name, value) for name, value in pairs if name.isupper() and name[0] != "_"]
 
 
 def config_class(path: pathlib.Path) -> ast.ClassDef:
@@ -99,7 +99,7 @@ def groups(path: pathlib.Path) -> list[Group]:
     """The settings of `Config` in their order."""
     noted = comments(path)
     section = ""
-    found: list[Group] = []
+    all_groups: list[Group] = []
     end = config_class(path).lineno
     for node in config_class(path).body:
         text: list[str] = []
@@ -115,12 +115,12 @@ def groups(path: pathlib.Path) -> list[Group]:
         if beside and not beside[1]:
             text.append(beside[0])
         defaults = {name: source(path, value) for name, value in assigned(node)}
-        if defaults and (text or not found or node.lineno > end + 1):
-            found.append(Group(section, text, defaults))
+        if defaults and (text or not all_groups or node.lineno > end + 1):
+            all_groups.append(Group(section, text, defaults))
         elif defaults:
-            found[-1].defaults.update(defaults)
+            all_groups[-1].defaults.update(defaults)
         end = last
-    return found
+    return all_groups
 
 
 def _banner(line: str) -> tuple[str, str]:
@@ -138,10 +138,10 @@ def _banner(line: str) -> tuple[str, str]:
 @functools.cache
 def derived(path: pathlib.Path) -> dict[str, str]:
     """{name: docstring} of the values that follow from others."""
-    found = {}
+    docstrings = {}
     for node in config_class(path).body:
         if isinstance(node, ast.FunctionDef) and node.name.isupper():
             marks = [mark.id for mark in node.decorator_list if isinstance(mark, ast.Name)]
             if "property" in marks:
-                found[node.name] = ast.get_docstring(node) or ""
-    return found
+                docstrings[node.name] = ast.get_docstring(node) or ""
+    return docstrings

@@ -793,8 +793,8 @@ class _Batches:
                     error = MemoryError(f"not enough memory: {error}")
                 _skip(waiting[0][0].path, error, self.skipped)
             else:
-                for each in waiting:
-                    self._process([each])
+                for single in waiting:
+                    self._process([single])
             return
         for (_, output), image in zip(waiting, images):
             if image is not None:

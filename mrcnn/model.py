@@ -174,7 +174,7 @@ class BatchNorm(KL.BatchNormalization):
             Keras overrides `training` in a functional model by the mode of the whole.
     """
 
-    def __init__(self, train_bn: Any = None, **kwargs: Any):
+    def __init__(self, train_bn: bool | None = None, **kwargs: Any):
         super().__init__(**kwargs)
         self.train_bn = train_bn
 
@@ -757,9 +757,9 @@ class PyramidAnchors(ValuesLayer):
 
     def __init__(
         self,
-        scales: Any,
-        ratios: Any,
-        strides: Any,
+        scales: Sequence,
+        ratios: Sequence[float],
+        strides: Sequence[int],
         anchor_stride: int = 1,
         frame: str = "centers",
         rounding: bool = False,
@@ -919,12 +919,12 @@ class ProposalLayer(ValuesLayer):
 
     def __init__(
         self,
-        proposal_count: Any,
-        nms_threshold: Any,
+        proposal_count: int,
+        nms_threshold: float,
         config: Config | None = None,
         *,
-        pre_nms_limit: Any = None,
-        bbox_std_dev: Sequence = (0.1, 0.1, 0.2, 0.2),
+        pre_nms_limit: int | None = None,
+        bbox_std_dev: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
         log_size_limit: float = math.log(1000 / 16),
         return_valid: bool = False,
         limit_per_level: bool = False,
@@ -935,7 +935,7 @@ class ProposalLayer(ValuesLayer):
         anchors_per_cell: int = 3,
         anchor_stride: int = 1,
         frame: str = "centers",
-        fused: Any = None,
+        fused: bool | None = None,
         **kwargs: Any,
     ):
         values = {
@@ -1120,14 +1120,14 @@ class PyramidROIAlign(ValuesLayer):
 
     def __init__(
         self,
-        pool_shape: Any,
-        fused: Any = None,
+        pool_shape: Sequence[int],
+        fused: bool | None = None,
         pooling: str = "crop_and_resize",
         samples: int = 2,
         reduce: str = "average",
         aligned: bool = True,
         level: str = "round",
-        strides: Sequence = (4, 8, 16, 32),
+        strides: Sequence[int] = (4, 8, 16, 32),
         frame: str = "centers",
         **kwargs: Any,
     ):
@@ -1528,7 +1528,7 @@ def build_fpn_mask_graph(
 
 
 def res5_head(
-    architecture: Any, depth: int, pool_size: int, strides: Any, style: Style
+    architecture: Any, depth: int, pool_size: int, strides: int, style: Style
 ) -> keras.Model:
     """The fifth stage of a ResNet for RoIs [B, N, h, w, depth]: the head of the C4 body."""
     pooled = KL.Input((None, pool_size, pool_size, depth), name="input_res5")
@@ -1645,12 +1645,12 @@ class DetectionLayer(ValuesLayer):
         max_instances: int = 100,
         min_confidence: float = 0.7,
         nms_threshold: float = 0.3,
-        bbox_std_dev: Sequence = (0.1, 0.1, 0.2, 0.2),
+        bbox_std_dev: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
         log_size_limit: float = math.log(1000 / 16),
         all_classes: bool = False,
         min_size: float = 0.0,
         frame: str = "centers",
-        fused: Any = None,
+        fused: bool | None = None,
         **kwargs: Any,
     ):
         values = {
@@ -1882,15 +1882,15 @@ class DetectionTargetLayer(ValuesLayer):
         *,
         rois_per_image: int = 200,
         positive_ratio: float = 0.33,
-        mask_shape: Sequence = (28, 28),
+        mask_shape: Sequence[int] | None = (28, 28),
         mini_mask: bool = True,
         positive_iou: float = 0.5,
         crowd_iou: float = 0.001,
-        bbox_std_dev: Sequence = (0.1, 0.1, 0.2, 0.2),
+        bbox_std_dev: Sequence[float] = (0.1, 0.1, 0.2, 0.2),
         fill: bool = False,
         add_objects: bool = False,
-        seed: Any = None,
-        fused: Any = None,
+        seed: int | None = None,
+        fused: bool | None = None,
         return_objects: bool = False,
         **kwargs: Any,
     ):
@@ -2095,7 +2095,7 @@ class KeypointTargets(ValuesLayer):
     keypoint that is not labelled (visibility 0) or lies outside the RoI.
     """
 
-    def __init__(self, side: Any, frame: str = "centers", **kwargs: Any):
+    def __init__(self, side: int, frame: str = "centers", **kwargs: Any):
         super().__init__({"side": side, "frame": frame}, **kwargs)
 
     def call(self, inputs: Any) -> Any:
@@ -2171,7 +2171,7 @@ def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tenso
 
 def _cross_entropy(class_ids, logits):
     """class_ids: [...] int, logits: [..., classes]. Returns [...]."""
-    symbolic = any(isinstance(each, keras.KerasTensor) for each in (class_ids, logits))
+    symbolic = any(isinstance(tensor, keras.KerasTensor) for tensor in (class_ids, logits))
     if keras.backend.backend() == "tensorflow" and not symbolic:
         return _fused_cross_entropy(class_ids, logits)
     return -ops.take_along_axis(ops.log_softmax(logits, axis=-1), class_ids[..., None], axis=-1)[
@@ -2374,9 +2374,9 @@ class LossLayer(KL.Layer):
 
     def __init__(
         self,
-        name: Any,
+        name: str,
         softmax_masks: bool = False,
-        giou_std_dev: Sequence | None = None,
+        giou_std_dev: Sequence[float] | None = None,
         mask_logits: bool = False,
         **kwargs: Any,
     ):
@@ -2588,12 +2588,12 @@ def targets_graph(
     layer = DetectionTargetLayer.of(
         config, return_objects=config.USE_KEYPOINTS, name="proposal_targets"
     )
-    rois, class_ids, bbox, *rest = layer([proposals, *truth, valid])
+    rois, class_ids, bbox, *others = layer([proposals, *truth, valid])
     masks = objects = None
     if config.USE_MASK:
-        masks = rest[0]
+        masks = others.pop(0)
     if config.USE_KEYPOINTS:
-        objects = rest[-1]
+        objects = others.pop(0)
     return Targets(rois, class_ids, bbox, masks, objects, layer.positive_rows)
 
 
@@ -2815,6 +2815,9 @@ def _described(value: Any) -> str:
 
 class MaskRCNN:
     """Mask R-CNN: builds the network, trains it, detects objects (matterport: MaskRCNN).
+
+    The first one of a process tells the C library to keep freed memory, see
+    `ops.keep_freed_memory`.
 
     Args:
         mode: "training" or "inference".
@@ -3127,7 +3130,8 @@ class MaskRCNN:
     ) -> keras.callbacks.History:
         """Trains (matterport: train).
 
-        Both datasets are checked before the first step. A checkpoint follows each epoch; beside it
+        Both datasets are checked before the first step, once for each: what is changed in one after
+        that is not checked again by the next call. A checkpoint follows each epoch; beside it
         lies what resuming in the middle of an epoch needs. A call that was interrupted is taken up
         where it stopped when it comes again with the weights of its run, `find_last()`: with the
         same learning rate and layers the optimizer goes on as well, also to a higher `epochs`.
@@ -3209,7 +3213,7 @@ class MaskRCNN:
         molded = []
         for i, image in enumerate(inference.images_in(images, "mold_inputs")):
             molded.append(inference.mold(image, self.config, f"image {i}"))
-        shapes = sorted({each.image.shape for each in molded})
+        shapes = sorted({one.image.shape for one in molded})
         if len(shapes) > 1:
             raise ValueError(
                 "Molded images of one batch have one size; IMAGE_RESIZE_MODE"

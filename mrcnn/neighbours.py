@@ -697,7 +697,7 @@ def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: flo
             masks = None
             if result["masks"] is not None:
                 masks = _dense(result["masks"])
-            found = []
+            predictions = []
             for i, (y1, x1, y2, x2) in enumerate(np.asarray(result["rois"]).tolist()):
                 score = float(result["scores"][i])
                 if score < self.confidence_threshold:
@@ -706,7 +706,7 @@ def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: flo
                 segmentation = None
                 if masks is not None:
                     segmentation = contours.get_coco_segmentation_from_bool_mask(masks[..., i])
-                found.append(
+                predictions.append(
                     prediction.ObjectPrediction(
                         bbox=[x1, y1, x2, y2],
                         category_id=class_id,
@@ -717,7 +717,7 @@ def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: flo
                         full_shape=full_shape,
                     )
                 )
-            return found
+            return predictions
 
     names = {str(i): name for i, name in enumerate(class_names) if i}
     return SahiModel(model=model, confidence_threshold=confidence_threshold, category_mapping=names)
@@ -776,7 +776,7 @@ class Tracker:
             number in the next frame if it is there too.
         """
         boxes = np.asarray(result["rois"], np.float32).reshape(-1, 4)
-        found = self._supervision.Detections(
+        detections = self._supervision.Detections(
             xyxy=boxes[:, [1, 0, 3, 2]],
             confidence=np.asarray(result["scores"], np.float32),
             class_id=np.asarray(result["class_ids"], int),
@@ -785,9 +785,9 @@ class Tracker:
         )
         numbers = np.zeros(len(boxes), np.int32)
         if not len(boxes):
-            self._tracker.update(found)
+            self._tracker.update(detections)
             return numbers
-        tracked = self._tracker.update(found)
+        tracked = self._tracker.update(detections)
         for place, number in sorted(
             zip(tracked.data["place"].tolist(), tracked.tracker_id.tolist())
         ):

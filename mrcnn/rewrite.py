@@ -295,7 +295,7 @@ class PreparedConv(FoldedConv):
         if self.norm is not None:
             norm = inner(self.norm)
             values += [norm.moving_mean, norm.moving_variance]
-            values += [each for each in (norm.gamma, norm.beta) if each is not None]
+            values += [value for value in (norm.gamma, norm.beta) if value is not None]
         return values
 
 

@@ -104,9 +104,9 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
     if not text:
         raise LoadError(f"{expected} Received: a file without them")
     try:
-        found = json.loads(text)
-        metadata = Metadata(**{"around": {}, **{name: found[name] for name in _REQUIRED}})
-        metadata = metadata._replace(around=dict(found.get("around", {})))
+        values = json.loads(text)
+        metadata = Metadata(**{"around": {}, **{name: values[name] for name in _REQUIRED}})
+        metadata = metadata._replace(around=dict(values.get("around", {})))
         _check_metadata(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
@@ -218,8 +218,8 @@ class _OpenVino:
 
     def run(self, images):
         with self.lock:  # it has one request, which one thread may use at a time
-            found = self.compiled(images)
-        return {_name_of(output.names): np.array(value) for output, value in found.items()}
+            outputs = self.compiled(images)
+        return {_name_of(output.names): np.array(value) for output, value in outputs.items()}
 
 
 class _LiteRt:
@@ -287,8 +287,8 @@ class _SavedModel:
 
     def run(self, images):
         with self.runtime.device(self.device):
-            found = self.function(**{INPUT: self.runtime.constant(images)})
-        return {name: value.numpy() for name, value in found.items()}
+            outputs = self.function(**{INPUT: self.runtime.constant(images)})
+        return {name: value.numpy() for name, value in outputs.items()}
 
 
 RUNTIMES: dict[str, Callable] = {
@@ -502,23 +502,23 @@ class Model:
 
     def _result(self, outputs, row, image_shape, form):
         """The dict of image number `row` of a batch."""
-        found = np.flatnonzero(outputs["class_ids"][row] > 0)
-        exact = outputs["boxes"][row][found]
+        rows_used = np.flatnonzero(outputs["class_ids"][row] > 0)
+        exact = outputs["boxes"][row][rows_used]
         rows, boxes = box_math.visible(exact, self.config.ROUND_DETECTIONS)
-        found = found[rows]
+        rows_used = rows_used[rows]
         exact = exact[rows]
         result = {
             "rois": boxes,
-            "class_ids": outputs["class_ids"][row][found],
-            "scores": outputs["scores"][row][found],
+            "class_ids": outputs["class_ids"][row][rows_used],
+            "scores": outputs["scores"][row][rows_used],
             "masks": None,
         }
         if "keypoints" in outputs:
-            maps = outputs["keypoints"][row][found]
+            maps = outputs["keypoints"][row][rows_used]
             window = outputs["windows"][row].astype(np.float64)
             result["keypoints"] = _keypoints(maps, exact, window, image_shape)
         if "masks" in outputs:
-            soft = outputs["masks"][row][found]
+            soft = outputs["masks"][row][rows_used]
             return self._with_masks(result, self._placed(soft, boxes, exact, image_shape), form)
         return result
 

@@ -130,7 +130,7 @@ def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Tra
     is_detection = heads["detections"][:, 4] > 0
     detections = heads["detections"][is_detection]
     masks, all_masks, pasted = _masks(config, values, detections, in_pixels, shape)
-    found = model.unmold_detections(heads["detections"], masks, np.shape(image), shape, window)
+    unmolded = model.unmold_detections(heads["detections"], masks, np.shape(image), shape, window)
     return Trace(
         image=_as_seen(molded[0], config),
         window=window,
@@ -157,7 +157,7 @@ def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Tra
         masks=masks,
         all_masks=all_masks,
         pasted=pasted,
-        result=dict(zip(("rois", "class_ids", "scores", "masks"), found)),
+        result=dict(zip(("rois", "class_ids", "scores", "masks"), unmolded)),
         activations={name: values[name] for name in activations},
     )
 

@@ -1392,8 +1392,8 @@ def _regex_of_choice(choice, names):
     regex = LAYER_CHOICES[choice]
     if choice.endswith("+"):
         heads = LAYER_CHOICES["heads"]
-        stages = [each for each in names if re.fullmatch(regex, each)]
-        if all(re.fullmatch(heads, each) for each in stages):
+        stages = [name for name in names if re.fullmatch(regex, name)]
+        if all(re.fullmatch(heads, name) for name in stages):
             logger.warning(
                 "layers %r trains the heads alone: no layer of this backbone is named res%s... or"
                 " bn%s...; a regex of its names takes more",
@@ -1549,7 +1549,8 @@ class Run:
         """{group of the resume file: variables} that are no weights."""
         # What is left beside the weights are the states of the layers' random generators.
         of_layers = {id(variable) for variable in self.network.weights}
-        draws = [each for each in self.network.variables if id(each) not in of_layers]
+        variables = self.network.variables
+        draws = [variable for variable in variables if id(variable) not in of_layers]
         return {"mrcnn_optimizer": self.network.optimizer.variables, "mrcnn_draws": draws}
 
     def fit(self) -> keras.callbacks.History | None:
@@ -1767,7 +1768,7 @@ class Run:
             self.network,
             stream.generator(),
             stream.specs(
-                [tuple(each.shape) for each in self.network.inputs],
+                [tuple(tensor.shape) for tensor in self.network.inputs],
                 cluster.devices_here(self.network),
             ),
             self.owner.epoch,
@@ -1790,7 +1791,7 @@ class Run:
             return stream.generator()
         from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-        dataset = stream.dataset([tuple(each.shape) for each in self.network.inputs])
+        dataset = stream.dataset([tuple(tensor.shape) for tensor in self.network.inputs])
         # In Keras's own wrapper: programs that watch `fit` (MLflow's autolog) read a bare dataset
         # to its end for a checksum, and this one has none.
         return TFDatasetAdapter(dataset)

@@ -196,7 +196,7 @@ def _pooled(views, config):
     """Boxes [N, 4] normalised in the image and rows [N, (class id, score)] of all views, best
     first."""
     boxes = [view.to_image(view.detections[:, :4].astype(np.float64)) for view in views]
-    numbers = np.repeat(np.arange(len(views)), [len(each) for each in boxes])
+    numbers = np.repeat(np.arange(len(views)), [len(of_view) for of_view in boxes])
     boxes = np.concatenate(boxes)
     rows = np.concatenate([view.detections[:, 4:] for view in views])
     kept = _suppress(boxes, rows[:, 0], rows[:, 1], config.DETECTION_NMS_THRESHOLD)

@@ -80,13 +80,13 @@ def layers_of(model: Any) -> dict[str, Any]:
     """{name: layer} of all layers with weights, those of nested models included."""
     import keras
 
-    found = {}
+    layers = {}
     for layer in model.layers:
         if isinstance(layer, keras.Model):
-            found.update(layers_of(layer))
+            layers.update(layers_of(layer))
         elif layer.weights:
-            found[layer.name] = layer
-    return found
+            layers[layer.name] = layer
+    return layers
 
 
 def ordered_weights(layer: Any) -> list[tuple[str, Any]]:
@@ -218,7 +218,7 @@ _LARGEST_HEAP = 1 << 26
 
 def _places_of(signature: bytes, file: Any) -> list[int]:
     """Where a signature occurs in an open file."""
-    found = []
+    places = []
     start = 0  # of the block in the file
     end = b""  # of the block before it
     file.seek(0)
@@ -226,11 +226,11 @@ def _places_of(signature: bytes, file: Any) -> list[int]:
         block = end + block
         at = block.find(signature)
         while at >= 0:
-            found.append(start + at)
+            places.append(start + at)
             at = block.find(signature, at + 1)
         end = block[-(len(signature) - 1) :]
         start += len(block) - len(end)
-    return found
+    return places
 
 
 # Kinds of messages in the header of a group, and the class of types of any length.
@@ -265,9 +265,9 @@ def _longest_text(file: Any, address: int, attribute: bytes) -> int:
             if kind == _CONTINUATION and len(blocks) < 100:
                 blocks.append((_number(message[:8]), _number(message[8:16])))
             if kind == _ATTRIBUTE:
-                found = _longest_in_message(message, attribute)
-                if found:
-                    return found
+                longest = _longest_in_message(message, attribute)
+                if longest:
+                    return longest
             at += 8 + size
     return 0
 
@@ -335,18 +335,18 @@ class _Reader:
 
     def member(self, group: h5py.Group, key: str) -> Any:
         """The group or array at "a/b/c". Links are not followed: they can lead to other files."""
-        found = group
+        item = group
         for name in filter(None, key.split("/")):
-            if not isinstance(found, h5py.Group) or not found.id.links.exists(name.encode()):
+            if not isinstance(item, h5py.Group) or not item.id.links.exists(name.encode()):
                 raise self.refusal(f"{group.name} lists {key}, which is not there")
-            if found.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
+            if item.id.links.get_info(name.encode()).type != h5py.h5l.TYPE_HARD:
                 raise self.refusal(f"{key} in {group.name} is a link, and links are not followed")
-            found = found[name]
-        return found
+            item = item[name]
+        return item
 
     def arrays_below(self, group: h5py.Group) -> dict[str, h5py.Dataset]:
         """{path in the group: array} of a group and of the groups in it."""
-        found = {}
+        arrays = {}
         waiting = [("", group)]
         seen = set()  # a damaged group may hold itself
         while waiting:
@@ -360,8 +360,8 @@ class _Reader:
                 if isinstance(member, h5py.Group):
                     waiting.append((f"{prefix}{name}/", member))
                 else:
-                    found[prefix + name] = member
-        return found
+                    arrays[prefix + name] = member
+        return arrays
 
     def names(self, group: h5py.Group, attribute: str) -> list[str] | None:
         """The names in an attribute; of long ones, Keras numbers the parts. None without it."""
@@ -443,17 +443,17 @@ def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArr
             for top in _KERAS_GROUPS:
                 if top in root:
                     return _read_keras(reader, reader.member(root, top), layer_names)
-        found, names = _read_groups(reader, root, layer_names)
-        if not found:
+        arrays, names = _read_groups(reader, root, layer_names)
+        if not arrays:
             raise reader.refusal("it holds no weights")
-    return found, names
+    return arrays, names
 
 
 def _read_groups(
     reader: _Reader, root: h5py.Group, layer_names: Collection[str]
 ) -> tuple[_LayerArrays, list[str]]:
     """The groups of a legacy file; without lists of names, whatever lies in it."""
-    found: _LayerArrays = {}
+    arrays: _LayerArrays = {}
     names = []
     group_names = reader.names(root, "layer_names")
     if group_names is None:
@@ -470,9 +470,9 @@ def _read_groups(
         for key, path in zip(keys, paths):
             layer = _layer_of_key(group_name, path, paths, layer_names)
             array = reader.array(reader.member(group, key))
-            found.setdefault(layer, []).append((path[-1], array))
+            arrays.setdefault(layer, []).append((path[-1], array))
             names.append(layer)
-    return found, names
+    return arrays, names
 
 
 # Groups beside the layers', as `model.save` of Keras 2 writes them.
@@ -524,7 +524,7 @@ def _read_keras(
     and inference; but each has its layer's name as an attribute.
     """
     names: dict[str, str] = {}  # by path of the group
-    found: _LayerArrays = {}
+    arrays: _LayerArrays = {}
     for path, dataset in sorted(reader.arrays_below(root).items(), key=_place_of_variable):
         owner, _, _ = path.rpartition("/vars/")
         chain = []
@@ -544,10 +544,10 @@ def _read_keras(
             if name in layer_names:
                 layer = name
                 break
-        found.setdefault(layer, []).append((path.rpartition("/")[2], reader.array(dataset)))
-    if not found:
+        arrays.setdefault(layer, []).append((path.rpartition("/")[2], reader.array(dataset)))
+    if not arrays:
         raise reader.refusal("it holds no weights")
-    return found, list(found)
+    return arrays, list(arrays)
 
 
 def _place_of_variable(item: tuple[str, Any]) -> tuple[str, int]:
@@ -657,14 +657,14 @@ def _with_inner_layers(model: Any, names: Collection[str]) -> set[str]:
     """The names, and those of the layers in nested models of these names."""
     import keras
 
-    found = set(names)
+    all_names = set(names)
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             inner = names
             if layer.name in names:
                 inner = list(layers_of(layer))
-            found |= _with_inner_layers(layer, inner)
-    return found
+            all_names |= _with_inner_layers(layer, inner)
+    return all_names
 
 
 def _check_exclude(names: Collection[str], known: set[str], title: str) -> None:
@@ -1007,7 +1007,7 @@ def from_application(application: Any, epsilon: float = 1e-3) -> dict[str, list[
     Returns:
         {layer: [arrays]} in legacy order.
     """
-    found = {}
+    arrays_by_layer = {}
     for layer in application.layers:
         if not layer.weights:
             continue
@@ -1019,8 +1019,8 @@ def from_application(application: Any, epsilon: float = 1e-3) -> dict[str, list[
             arrays[0] = arrays[0] * scale
         elif name == "conv1":
             arrays[0] = arrays[0][:, :, ::-1]
-        found[name] = arrays
-    return found
+        arrays_by_layer[name] = arrays
+    return arrays_by_layer
 
 
 def _name_of(application_name: str) -> str:

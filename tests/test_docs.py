@@ -19,16 +19,16 @@ NAV = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
 NAV = NAV.partition("\nnot_in_nav:")[0]
 
 
-def load_pages():
-    specification = importlib.util.spec_from_file_location("pages", ROOT / "tools" / "pages.py")
+def load_tool(name):
+    specification = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     # dataclasses look their module up while the class is made.
-    sys.modules["pages"] = module
+    sys.modules[name] = module
     specification.loader.exec_module(module)
     return module
 
 
-pages = load_pages()
+pages = load_tool("pages")
 
 
 def value(text):
@@ -102,6 +102,11 @@ def test_docstrings_become_markdown(text, page):
     assert pages.docstring_page(text, "mrcnn.utils") == page
 
 
+def test_no_circle_of_imports():
+    """Imports go one way, also those inside functions."""
+    assert load_tool("structure").circles_of(ROOT / "mrcnn") == []
+
+
 def test_every_module_is_in_the_reference():
     listed = [name for names in pages.rooms().values() for name in names]
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "mrcnn").glob("[!_]*.py"))
@@ -110,6 +115,10 @@ def test_every_module_is_in_the_reference():
     for name in listed:
         assert f"({name}.md)" in index
         assert f"::: mrcnn.{name}\n" in pages.reference_page(name)
+    for document in ("README.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        missing = [name for name in listed if f"`mrcnn/{name}.py`" not in text]
+        assert not missing, f"{document} says where things are"
 
 
 def test_every_page_of_the_table_of_contents_exists():

@@ -11,6 +11,7 @@ import io
 import pathlib
 import sys
 import tokenize
+from collections.abc import Iterator
 
 NOT_CODE = {
     tokenize.COMMENT,
@@ -102,11 +103,7 @@ def imports_of(path: pathlib.Path, package: str) -> set[str]:
     nothing imports it.
     """
     names: set[str] = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) in NOT_WHEN_IMPORTED:
-            node.body = []
-    for node in ast.walk(tree):
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module == package:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package + "."):
@@ -118,6 +115,16 @@ def imports_of(path: pathlib.Path, package: str) -> set[str]:
                 if alias.name.startswith(package + ".")
             )
     return names
+
+
+def statements(node: ast.AST) -> Iterator[ast.AST]:
+    """All statements in a module or another statement that are run when it is imported or used."""
+    for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+        for child in getattr(node, field, ()):
+            if isinstance(child, ast.If) and ast.unparse(child.test) in NOT_WHEN_IMPORTED:
+                continue
+            yield child
+            yield from statements(child)
 
 
 def circles_of(folder: pathlib.Path) -> list[list[str]]:
