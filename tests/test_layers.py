@@ -104,6 +104,12 @@ CASES = {
             uniform(b, 6, 3, 4),
         ],
     ),
+    "FrozenBatchNorm": (lambda: modellib.FrozenBatchNorm(), lambda b: uniform(b, 4, 4, 3)),
+    "GroupNorm": (lambda: modellib.GroupNorm(32), lambda b: uniform(b, 4, 4, 6)),
+    "MaskLogits": (
+        lambda: modellib.MaskLogits(modellib.TimeDistributed(KL.Conv2D(3, 1))),
+        lambda b: [uniform(b, 5, 6, 6, 2), RNG.integers(0, 3, (b, 5)).astype("int32")],
+    ),
 }
 
 

@@ -16,7 +16,9 @@ LARGEST = 1_000_000
 def problems(path):
     """Mends the white space of a file; returns what was found, a list of str."""
     raw = path.read_bytes()
-    found = [f"{len(raw):,} bytes, at most {LARGEST:,}"] if len(raw) > LARGEST else []
+    found = []
+    if len(raw) > LARGEST:
+        found.append(f"{len(raw):,} bytes, at most {LARGEST:,}")
     if b"\0" in raw:
         return found
     try:
@@ -26,7 +28,8 @@ def problems(path):
     if re.search(r"^(<{7} |>{7} )", text, flags=re.M):
         found.append("marks of a merge")
     mended = re.sub(r"[ \t]+$", "", text.replace("\r\n", "\n"), flags=re.M).rstrip("\n")
-    mended += "\n" if mended else ""
+    if mended:
+        mended += "\n"
     if mended != text:
         path.write_bytes(mended.encode())
         found.append("white space at ends of lines or of the file, mended")

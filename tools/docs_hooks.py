@@ -71,15 +71,17 @@ def on_page_markdown(markdown, page, config, files):
     parts = re.split(r"(^(?:```|~~~).*?^(?:```|~~~)$)", markdown, flags=re.M | re.S)
     # The settings page has its links; a list of changes names what is no longer there.
     names = page.file.src_uri not in ("settings.md", "changelog.md")
-    return "".join(
-        part if part.startswith(("```", "~~~")) else _with_links(part, page.file, names)
-        for part in parts
-    )
+    for i, part in enumerate(parts):
+        if not part.startswith(("```", "~~~")):
+            parts[i] = _with_links(part, page.file, names)
+    return "".join(parts)
 
 
 def _with_links(text, file, names):
     text = LINK.sub(lambda match: f"{match[1]}({_target(match[2], file)})", text)
-    return _with_names(text) if names else text
+    if names:
+        return _with_names(text)
+    return text
 
 
 # ---- Links ---------------------------------------------------------------------------------------
@@ -115,7 +117,9 @@ def _source_text(source):
 
 def _cell(cell):
     text = "".join(cell["source"])
-    return text if cell["cell_type"] == "markdown" else _fenced(text, "python")
+    if cell["cell_type"] == "markdown":
+        return text
+    return _fenced(text, "python")
 
 
 def _fenced(text, language):
@@ -137,7 +141,8 @@ def _linked_sources(files):
 
 def _target(link, file):
     """The link of a page to what stands in the site for a file of the repository."""
-    source, anchor = _in_repository(link, file), link.partition("#")[1:]
+    source = _in_repository(link, file)
+    anchor = link.partition("#")[1:]
     names = {text: page for page, text in INCLUDED.items()}
     path = pages.ROOT / source
     if source in names:
@@ -155,10 +160,10 @@ def _target(link, file):
 def _with_names(text):
     """`mrcnn.module.name` and `SETTING`, in code, as links; not inside of other links."""
     parts = re.split(r"(!?\[[^\]]*\](?:\([^)]*\)|\[[^\]]*\])|^#.*$)", text, flags=re.M)
-    return "".join(
-        part if part.startswith(("[", "![", "#")) else re.sub(r"`([^`\n]+)`", _linked, part)
-        for part in parts
-    )
+    for i, part in enumerate(parts):
+        if not part.startswith(("[", "![", "#")):
+            parts[i] = re.sub(r"`([^`\n]+)`", _linked, part)
+    return "".join(parts)
 
 
 def _linked(match):

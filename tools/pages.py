@@ -13,6 +13,7 @@ import inspect
 import pathlib
 import re
 import sys
+import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "mrcnn"
@@ -106,7 +107,9 @@ def resolve(name, place):
         if path in documented() and path.count(".") > 1:
             return path
     ends = [path for path in documented() if path.endswith(f".{name}") and path.count(".") > 1]
-    return ends[0] if len(ends) == 1 and (name[0].isupper() or "." in name) else None
+    if len(ends) == 1 and (name[0].isupper() or "." in name):
+        return ends[0]
+    return None
 
 
 # ---- Docstrings ----------------------------------------------------------------------------------
@@ -122,7 +125,9 @@ def docstring_page(text, place):
         text: the docstring.
         place: path of its object, from which names are looked up.
     """
-    lines, blocks, i = inspect.cleandoc(text).splitlines(), [], 0
+    lines = inspect.cleandoc(text).splitlines()
+    blocks = []
+    i = 0
     while i < len(lines):
         title = lines[i][:-1]
         if not lines[i].strip():
@@ -157,19 +162,23 @@ def _section(title, body, place):
     items = _items(body)
     if title in ("Returns", "Yields") and not all(names for names, _ in items):
         return _prose(" ".join(line.strip() for line in body), place)
-    return "\n".join(
-        f"- {', '.join(f'`{name}`' for name in names)}: {_prose(text, place)}"
-        if names
-        else f"- {_prose(text, place)}"
-        for names, text in items
-    )
+    lines = []
+    for names, text in items:
+        head = ""
+        if names:
+            head = ", ".join(f"`{name}`" for name in names) + ": "
+        lines.append(f"- {head}{_prose(text, place)}")
+    return "\n".join(lines)
 
 
 def _items(body):
     """[(names, text)] of lines `a, b: text`, whose continuation is indented or has no names."""
     items = []
     for line in body:
-        for part in re.split(r"; (?=[\w, ]+: )", line) if _names(line)[0] else [line]:
+        parts = [line]
+        if _names(line)[0]:
+            parts = re.split(r"; (?=[\w, ]+: )", line)
+        for part in parts:
             names, text = _names(part)
             if names or not items:
                 items.append((names, text.strip()))
@@ -181,7 +190,9 @@ def _items(body):
 def _names(line):
     """The names before a colon, and what follows; no names where the line continues another."""
     match = re.match(r"((?:\*{0,2}\w+)(?:, \*{0,2}\w+)*):\s+(.*)", line)
-    return (match[1].split(", "), match[2]) if match else ([], line)
+    if not match:
+        return [], line
+    return match[1].split(", "), match[2]
 
 
 def _code(lines):
@@ -201,28 +212,42 @@ def _paragraph(lines, place):
 
 def _prose(text, place):
     """Text with its shapes as code and its names and settings as links."""
-    parts = re.split(r"(`[^`]+`)", text)
-    return "".join(_link(part[1:-1], place) if part[:1] == "`" else _plain(part) for part in parts)
+
+    def page_of(part):
+        if part[:1] == "`":
+            return _link(part[1:-1], place)
+        return _plain(part)
+
+    return "".join(map(page_of, re.split(r"(`[^`]+`)", text)))
 
 
 def _link(name, place):
     if name in settings_by_name():
         return setting_link(name)
     path = resolve(name, place)
-    return f"[`{name}`][{path}]" if path and path != place else f"`{name}`"
+    if path and path != place:
+        return f"[`{name}`][{path}]"
+    return f"`{name}`"
 
 
 def _plain(text):
     """Text without code: escaped, shapes such as [B, N, 4] as code, settings as links."""
-    parts = re.split(r"(\[[^\[\]]*\])", text)
-    return "".join(f"`{part}`" if part[:1] == "[" else _with_settings(part) for part in parts)
+
+    def page_of(part):
+        if part[:1] == "[":
+            return f"`{part}`"
+        return _with_settings(part)
+
+    return "".join(map(page_of, re.split(r"(\[[^\[\]]*\])", text)))
 
 
 def _with_settings(text):
-    words = re.split(r"(\b[A-Z][A-Z0-9_]{2,}\b)", text)
-    return "".join(
-        setting_link(word) if word in settings_by_name() else _escaped(word) for word in words
-    )
+    def page_of(word):
+        if word in settings_by_name():
+            return setting_link(word)
+        return _escaped(word)
+
+    return "".join(map(page_of, re.split(r"(\b[A-Z][A-Z0-9_]{2,}\b)", text)))
 
 
 def _escaped(text):
@@ -270,7 +295,8 @@ def presets():
                 and isinstance(node.bases[0], ast.Name)
             ):
                 classes[node.name] = (node.bases[0].id, path, node)
-    found, count = {}, -1
+    found = {}
+    count = -1
     while len(found) > count:
         count = len(found)
         for name, (base, *rest) in classes.items():
@@ -346,9 +372,13 @@ def _values(group):
     found = {name: _preset_cell(name) for name in group.defaults}
     if len(found) == 1:
         (name,) = found
-        presets_here = f"; {found[name]}" if found[name] else ""
+        presets_here = ""
+        if found[name]:
+            presets_here = f"; {found[name]}"
         return f"Default {_cell(group.defaults[name])}{presets_here.replace('<br>', ', ')}"
-    titles = ["setting", "default", *(["presets"] if any(found.values()) else [])]
+    titles = ["setting", "default"]
+    if any(found.values()):
+        titles.append("presets")
     rows = [
         [f"`{name}`", _cell(default), found[name]][: len(titles)]
         for name, default in group.defaults.items()
@@ -367,18 +397,21 @@ def _preset_cell(setting):
 
 def _comment_page(lines):
     """A comment's lines as Markdown; indented ones, `name   text`, are a list."""
-    blocks, listed = [], False
+    blocks = []
+    listed = False
     for line in lines:
         entry = re.match(r" {2,4}(\w+)\s{2,}(\S.*)", line)
         if entry:
-            blocks.append(("\n" if not listed and blocks else "") + f"- `{entry[1]}`: ")
-            blocks[-1] += _prose(entry[2], "mrcnn.config")
+            if blocks and not listed:
+                blocks.append("")
+            blocks.append(f"- `{entry[1]}`: " + _prose(entry[2], "mrcnn.config"))
             listed = True
         elif listed and line.startswith("   "):
             blocks[-1] += " " + _prose(line.strip(), "mrcnn.config")
         else:
-            text = _prose(line.strip(), "mrcnn.config")
-            blocks.append(("\n" if listed else "") + text)
+            if listed:
+                blocks.append("")
+            blocks.append(_prose(line.strip(), "mrcnn.config"))
             listed = False
     return "\n".join(blocks).strip()
 
@@ -395,9 +428,7 @@ def _preset_part():
         title = f"### `{name}`"
         text = docstring_page(ast.get_docstring(node) or "", f"mrcnn.{path.stem}")
         source = f'??? note "{name}({base}), in mrcnn/{path.name}"\n\n'
-        source += "\n".join(
-            "    " + line if line else "" for line in ["```python", *body.splitlines(), "```"]
-        )
+        source += textwrap.indent(f"```python\n{body}\n```", "    ")
         parts += [part for part in (title, text, source) if part]
     return "\n\n".join(parts)
 
@@ -434,4 +465,7 @@ def _first_sentence(module):
 
 
 if __name__ == "__main__":
-    print(settings_page() if sys.argv[1:] == ["settings"] else reference_index())
+    if sys.argv[1:] == ["settings"]:
+        print(settings_page())
+    else:
+        print(reference_index())

@@ -621,10 +621,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser(is_demo="demo" in arguments)
     args = commands.parse(parser, arguments)
     _check(parser, args)
-    trained, used = NucleusConfig, NucleusInferenceConfig
+    trained: type[Config] = NucleusConfig
+    used: type[Config] = NucleusInferenceConfig
     if args.small or args.command == "demo":
         commands.prefer_onednn()
-        trained, used = NucleusSmallConfig, NucleusSmallInferenceConfig
+        trained = NucleusSmallConfig
+        used = NucleusSmallInferenceConfig
     if args.command == "demo":
         demo(args)
         return
