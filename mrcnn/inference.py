@@ -1,4 +1,4 @@
-"""Detection as it is run: molding, the compiled network, results in the image's frame, folders.
+"""Detection as it is run: molding, the compiled network, results in the image's frame.
 
 `MaskRCNN.detect` and its relatives are thin methods over this module. A `Detector` runs the network
 of `mrcnn.model` as `mrcnn.rewrite` rewrites it, compiled once for every size of image. The mask

@@ -3305,6 +3305,10 @@ class MaskRCNN:
 
         Yields:
             the result of each image.
+
+        Raises:
+            ValueError: at once for what is no list; later for an image that can't be used, after
+                the results of those before it.
         """
         self.check_mode("inference", "detect_many")
         if config_module.has_several_views(self.config):
