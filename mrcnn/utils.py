@@ -59,9 +59,7 @@ logger = logging.getLogger(__name__)
 COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0/mask_rcnn_coco.h5"
 
 
-############################################################
-#  Boxes (the arithmetic is in `mrcnn.boxes`)
-############################################################
+# ---- Boxes (the arithmetic is in `mrcnn.boxes`) --------------------------------------------------
 
 
 def box_refinement_graph(box: Any, gt_box: Any) -> Any:
@@ -77,9 +75,7 @@ def trim_zeros(x: np.ndarray) -> np.ndarray:
     return x[(x != 0).any(axis=1)]
 
 
-############################################################
-#  Anchors
-############################################################
+# ---- Anchors -------------------------------------------------------------------------------------
 
 
 def generate_anchors(
@@ -151,9 +147,7 @@ def generate_pyramid_anchors(
     return np.concatenate(anchors)
 
 
-############################################################
-#  Values of images
-############################################################
+# ---- Values of images ----------------------------------------------------------------------------
 
 
 # How far resampling and sharpening may reach beyond a range, as a factor; that is clipped.
@@ -365,9 +359,7 @@ def has_channels_first(shape: Sequence[int]) -> bool:
     return len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4
 
 
-############################################################
-#  Image files
-############################################################
+# ---- Image files ---------------------------------------------------------------------------------
 
 # A picture with more pixels is refused. One of 300 million takes 2 GB while it is read; a small
 # file can claim far more.
@@ -1007,9 +999,7 @@ def _as_mode_rgb(image):
     return image.convert("RGB")
 
 
-############################################################
-#  Datasets
-############################################################
+# ---- Datasets ------------------------------------------------------------------------------------
 
 
 class _Missing:
@@ -1432,9 +1422,7 @@ def _index_by_source(infos):
     return {f"{info['source']}.{info['id']}": index for index, info in enumerate(infos)}
 
 
-############################################################
-#  Resizing
-############################################################
+# ---- Resizing ------------------------------------------------------------------------------------
 
 
 def _resize_bilinear(image, height, width, crop=None):
@@ -1840,9 +1828,7 @@ def _nearest(side, scale, exact):
     return places.astype(np.int64)
 
 
-############################################################
-#  Matching and average precision
-############################################################
+# ---- Matching and average precision --------------------------------------------------------------
 
 
 def _is_instance(boxes: np.ndarray) -> np.ndarray:
@@ -2104,9 +2090,7 @@ def compute_recall(
     return len(reached) / gt_count, positive_ids
 
 
-############################################################
-#  For existing code
-############################################################
+# ---- For existing code ---------------------------------------------------------------------------
 
 
 def batch_slice(
