@@ -104,7 +104,8 @@ def naming_full_disk(path: PathLike) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in DISK_FULL and error.filename is None:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+            # HDF5's own text is of several lines and names the temporary file.
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 
 

@@ -332,6 +332,11 @@ class TimeDistributed(KL.TimeDistributed):
         outputs = self.layer(kernels.fold_rois(inputs))
         return kernels.unfold_rois(outputs, inputs)
 
+    @classmethod
+    def from_config(cls, config: Any, custom_objects: Any = None) -> "TimeDistributed":
+        # Keras's own takes "layer" out of the caller's dict.
+        return super().from_config(dict(config), custom_objects)
+
 
 # ------------------------------------------------------------------------------------------------
 #  ResNet (paper, section 3: network architecture)
