@@ -96,14 +96,14 @@ def entries(sources: Sequence[str | os.PathLike], options: Options) -> Iterator[
 
 def _of_source(source: str, options: Options) -> Iterator[Entry]:
     """The images of one source."""
-    store, path = places.find(source)
-    if store.is_folder(path):
-        yield from _of_folder(store, path, source, options)
+    found, path = places.find(source)
+    if found.is_folder(path):
+        yield from _of_folder(found, path, source, options)
         return
-    if store.exists(path):
+    if found.exists(path):
         paths: Iterator[str] = iter([path])
     elif glob.has_magic(path):
-        paths = store.glob(path)
+        paths = found.glob(path)
     else:
         raise FileNotFoundError(
             f"No file, folder or glob that matches anything. Received: {source}"
@@ -112,27 +112,27 @@ def _of_source(source: str, options: Options) -> Iterator[Entry]:
     for path in paths:
         count += 1
         if _is_table(path):
-            yield from _of_table(store, path, options)
+            yield from _of_table(found, path, options)
         else:
-            yield _of_file(store, path)
+            yield _of_file(found, path)
     if not count:
         raise FileNotFoundError(
             f"No file, folder or glob that matches anything. Received: {source}"
         )
 
 
-def _of_folder(store: Any, folder: str, source: str, options: Options) -> Iterator[Entry]:
+def _of_folder(found: Any, folder: str, source: str, options: Options) -> Iterator[Entry]:
     """The images of a folder and its sub-folders."""
     count = 0
     tables = []
     others = 0
     other = ""
-    for path in store.walk(folder):
+    for path in found.walk(folder):
         if _is_table(path):
             tables.append(path)
         elif files.is_image_name(path):
             count += 1
-            yield _of_file(store, path)
+            yield _of_file(found, path)
         else:
             others += 1
             other = other or path
@@ -155,16 +155,16 @@ def _of_folder(store: Any, folder: str, source: str, options: Options) -> Iterat
         raise FileNotFoundError(f"No images and no Parquet files in the folder {source}")
     if not count:
         for path in tables:
-            yield from _of_table(store, path, options)
+            yield from _of_table(found, path, options)
 
 
 def _is_table(path: str) -> bool:
     return path.lower().endswith(TABLE_SUFFIXES)
 
 
-def _of_file(store: Any, path: str) -> Entry:
+def _of_file(found: Any, path: str) -> Entry:
     """An image with a file of its own."""
-    address = store.address(path)
+    address = found.address(path)
     return Entry(printable(places.without_options(address)), places.absolute(address))
 
 
@@ -192,7 +192,7 @@ class _Columns(NamedTuple):
     names: str
 
 
-def _open_table(store: Any, path: str) -> Any:
+def _open_table(found: Any, path: str) -> Any:
     """A `pyarrow.parquet.ParquetFile`.
 
     Raises:
@@ -200,11 +200,11 @@ def _open_table(store: Any, path: str) -> Any:
     """
     parquet = places.import_pyarrow("pyarrow.parquet")
     try:
-        return parquet.ParquetFile(store.open(path))
+        return parquet.ParquetFile(found.open(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise ValueError(f"{store.address(path)} can't be read as Parquet: {error}") from error
+        raise ValueError(f"{found.address(path)} can't be read as Parquet: {error}") from error
 
 
 def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
@@ -265,24 +265,24 @@ def _kind_of(kind: Any) -> str:
     return ""
 
 
-def _of_table(store: Any, path: str, options: Options) -> Iterator[Entry]:
+def _of_table(found: Any, path: str, options: Options) -> Iterator[Entry]:
     """The images of a Parquet file."""
-    address = store.address(path)
-    with contextlib.closing(_open_table(store, path)) as table:
+    address = found.address(path)
+    with contextlib.closing(_open_table(found, path)) as table:
         columns = _columns_of(table.schema_arrow, options, address)
         if columns.holds_bytes:
-            yield from _of_bytes(table, columns, address, _stamp_of(store, path))
+            yield from _of_bytes(table, columns, address, _stamp_of(found, path))
         else:
             yield from _of_paths(table, columns, address, options)
 
 
-def _stamp_of(store: Any, path: str) -> int:
+def _stamp_of(found: Any, path: str) -> int:
     """A number that is another one for other contents of a Parquet file.
 
     It is a digest of the file's end, which has places, sizes and bounds of all its columns.
     """
-    size = store.size(path)
-    with store.open(path) as file:
+    size = found.size(path)
+    with found.open(path) as file:
         file.seek(max(size - 8, 0))
         length = int.from_bytes(file.read(4), "little")
         file.seek(max(size - 8 - length, 0))
@@ -377,7 +377,7 @@ class _Seen:
 
     def repeated(self) -> np.ndarray:
         """[n] int64, sorted, the rows that are not the first of their place."""
-        rows = []
+        found = []
         for file in self._files:
             file.seek(0)
             records = np.frombuffer(file.read(), self.KIND)
@@ -385,8 +385,8 @@ class _Seen:
             records = records[order]
             same = records["high"][1:] == records["high"][:-1]
             same &= records["low"][1:] == records["low"][:-1]
-            rows.append(records["row"][1:][same])
-        return np.sort(np.concatenate(rows))
+            found.append(records["row"][1:][same])
+        return np.sort(np.concatenate(found))
 
 
 # ---- Manifests -----------------------------------------------------------------------------------
@@ -403,11 +403,11 @@ def _schema() -> Any:
     return pa.schema(fields)
 
 
-def write_manifest(store: Any, path: str, listed: Iterable[Entry]) -> tuple[int, int]:
+def write_manifest(found: Any, path: str, listed: Iterable[Entry]) -> tuple[int, int]:
     """Writes entries to a Parquet file, each place once.
 
     Args:
-        store: `places.LocalFiles` or `places.RemoteFiles`.
+        found: `places.LocalFiles` or `places.RemoteFiles`.
         path: where to.
         listed: entries, in their order.
 
@@ -419,7 +419,7 @@ def write_manifest(store: Any, path: str, listed: Iterable[Entry]) -> tuple[int,
         count = _write_entries(first, _noted(listed, seen))
         repeated = seen.repeated()
         once: Iterator[Entry] = Manifest(places.LOCAL, first).rows(0, count)
-        with store.writing(path) as sink:
+        with found.writing(path) as sink:
             _write_entries(sink, _without(once, repeated))
     return count - len(repeated), len(repeated)
 
@@ -464,12 +464,12 @@ class Manifest:
     """The entries of a job, in the file of `write_manifest`.
 
     Args:
-        store: what reads it.
+        found: what reads it.
         path: of the file.
     """
 
-    def __init__(self, store: Any, path: str):
-        self._table = _open_table(store, path)
+    def __init__(self, found: Any, path: str):
+        self._table = _open_table(found, path)
         metadata = self._table.metadata
         counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._starts = np.append(0, np.cumsum(counts)).astype(np.int64)
@@ -551,13 +551,13 @@ class _Rows:
 
     def __init__(self, entry: Entry, options: Options):
         self.place = entry.place
-        store, path = places.find(entry.place)
-        if _stamp_of(store, path) != entry.stamp:
+        found, path = places.find(entry.place)
+        if _stamp_of(found, path) != entry.stamp:
             raise ValueError(
                 f"{entry.place} has changed since the job began, its rows may be others: write the"
                 " results of the new one to another folder"
             )
-        self._table = _open_table(store, path)
+        self._table = _open_table(found, path)
         self._column = _columns_of(self._table.schema_arrow, options, entry.place).images
         counts = [
             self._table.metadata.row_group(i).num_rows for i in range(self._table.num_row_groups)
@@ -596,10 +596,10 @@ class _File:
     place: str
 
     def __call__(self) -> np.ndarray:
-        store, path = places.find(self.place)
-        if store.is_local:
+        found, path = places.find(self.place)
+        if found.is_local:
             return utils.read_image(path)
-        return _image_of(store.read(path), self.place)
+        return _image_of(found.read(path), self.place)
 
 
 @dataclasses.dataclass

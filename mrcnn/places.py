@@ -216,8 +216,8 @@ class LocalFiles:
 
     def glob(self, pattern: str) -> Iterator[str]:
         """Paths of the files that match a pattern, "**" for folders within each other."""
-        paths = glob.iglob(pattern, recursive=True)
-        yield from _sorted_by_blocks(path for path in paths if not os.path.isdir(path))
+        found = glob.iglob(pattern, recursive=True)
+        yield from _sorted_by_blocks(path for path in found if not os.path.isdir(path))
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[str]:

@@ -621,12 +621,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser(is_demo="demo" in arguments)
     args = commands.parse(parser, arguments)
     _check(parser, args)
-    trained: type[Config] = NucleusConfig
-    used: type[Config] = NucleusInferenceConfig
+    trained, used = NucleusConfig, NucleusInferenceConfig
     if args.small or args.command == "demo":
         commands.prefer_onednn()
-        trained = NucleusSmallConfig
-        used = NucleusSmallInferenceConfig
+        trained, used = NucleusSmallConfig, NucleusSmallInferenceConfig
     if args.command == "demo":
         demo(args)
         return
