@@ -1112,7 +1112,7 @@ _STEPS = ("STEPS_PER_EPOCH", "VALIDATION_STEPS")
 
 def setting_names() -> set[str]:
     """Set of the names that `Config` itself defines."""
-    return {name for name, _ in inspect.getmembers(Config) if name.isupper() and name[0] != "_"}
+    return {name for name in vars(Config) if name.isupper() and name[0] != "_"}
 
 
 def changed_settings(config: Any) -> dict[str, Any]:

@@ -327,7 +327,30 @@ class TrainingModel(Network):
         # The optimizer adds up what it gets from each device, and that is the same from all.
         count = self.distribute_strategy.num_replicas_in_sync
         self.optimizer.apply_gradients(zip([g / count for g in gradients], trained))
+        self._share_statistics(context)
         return self.get_metrics_result()
+
+    def _share_statistics(self, context):
+        """Gives each device the mean of all devices' moving statistics of batch norm.
+
+        Each has moved its own by its part of the batch. Left so, a checkpoint would hold those of
+        the first device alone, and two machines would validate with different weights.
+        """
+        import tensorflow as tf
+
+        moved = []
+        for layer in self._flatten_layers():
+            is_norm = isinstance(layer, keras.layers.BatchNormalization)
+            if is_norm and layer.trainable and getattr(layer, "train_bn", None) is not False:
+                moved += [layer.moving_mean, layer.moving_variance]
+        if not moved:
+            return
+        # One exchange for all of them.
+        means = context.all_reduce(
+            tf.distribute.ReduceOp.MEAN, [tf.identity(v.value) for v in moved]
+        )
+        for variable, mean in zip(moved, means):
+            variable.assign(mean)
 
     def regularization(self) -> Any:
         """The L2 term, a scalar."""

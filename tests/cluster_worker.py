@@ -32,6 +32,7 @@ def main(folder, name, devices, epochs=2, sleep=0.0):
     config = ToyConfig(
         GPU_COUNT=devices,
         IMAGES_PER_GPU=1,
+        TRAIN_BN=None,
         STEPS_PER_EPOCH=5,
         VALIDATION_STEPS=2,
         WEIGHT_DECAY=1e-3,
@@ -76,6 +77,22 @@ def main(folder, name, devices, epochs=2, sleep=0.0):
     table = np.array([history.history[each] for each in names])
     np.savez(folder / f"{name}.npz", losses=steps.losses, history=table, names=names, **arrays)
     print("log_dir", model.log_dir)
+    if devices > 1:
+        print("again", *take_up(model, config))
+
+
+def take_up(trained, config):
+    """The epoch at which another model takes up a run, and for how many images another detects."""
+    from toy import Rectangles
+
+    from mrcnn import model as modellib
+
+    again = modellib.MaskRCNN("training", config, trained.model_dir)
+    again.load_weights(trained.find_last())
+    inference = modellib.MaskRCNN("inference", config, trained.model_dir)
+    inference.load_weights(trained.find_last())
+    image = Rectangles(1).load_image(0)
+    return again.epoch, len(inference.detect([image] * 3))
 
 
 if __name__ == "__main__":

@@ -598,6 +598,7 @@ def test_coco(folder):
     )
 
 
+@pytest.mark.long
 def test_real_annotations():
     """Every mask of coco-mini, crowds included, is pycocotools' own."""
     from pycocotools.coco import COCO

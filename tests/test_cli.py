@@ -138,6 +138,7 @@ def test_traceback_on_demand(here):
         cli.main(["inspect", "none", "--traceback"])
 
 
+@pytest.mark.long
 def test_as_a_program_without_anything_heavy(here):
     """Help, settings, conversion: neither TensorFlow nor what draws is imported; a reader that has
     gone is no error."""

@@ -212,10 +212,14 @@ def first_weights(folder):
 
 @pytest.mark.heavy
 def test_two_processes_are_one_with_two_devices(tmp_path):
-    """Losses of each step, validation, weights after 10 steps; the chief alone writes."""
+    """Losses of each step, validation, weights after 10 steps, those of batch norm among them; the
+    chief alone writes."""
     first_weights(tmp_path)
     (text,) = finish(start(tmp_path, ["one"], 2))
+    # The run of two devices is taken up after its second epoch, and detects three images.
+    assert "again 2 3" in text.splitlines()
     alone = np.load(tmp_path / "one.npz")
+    assert np.isfinite(alone["history"]).all() and "val_loss" in alone["names"]
     assert (tmp_path / "one.csv").exists()
     time.sleep(1)
     texts = finish(start(tmp_path, ["chief", "other"], 1))

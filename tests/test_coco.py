@@ -1077,6 +1077,7 @@ def test_download_of_minival(folder, tmp_path, server):
 # ---- Real photographs ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "subset, images, annotated, crowds", [("train", 100, 98, 6), ("val", 50, 50, 3)]
 )

@@ -153,6 +153,7 @@ class Coco(Dataset):
         return np.zeros((*self.image_info[image_id]["size"], 3), np.uint8)
 
 
+@pytest.mark.long
 def test_masks_of_real_annotations_agree_with_cocoeval_on_the_official_file():
     """Truth as detections, every second one shifted: figures of masks equal those on the json
     itself."""

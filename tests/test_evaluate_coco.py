@@ -97,7 +97,8 @@ def load(path, images, keep_empty=True):
     return dataset
 
 
-@pytest.mark.parametrize("where", ["generated", "train2017", "val2017"])
+@pytest.mark.long
+@pytest.mark.parametrize("where", ["generated", "val2017"])
 def test_all_figures_are_those_of_cocoeval_on_the_file(where, tmp_path):
     if where == "generated":
         generated_coco.write(tmp_path, images=16)
@@ -416,6 +417,7 @@ def test_an_interrupted_evaluation_goes_on(dataset, tmp_path, caplog):
     assert more.seen == 5  # a larger --limit goes on too
 
 
+@pytest.mark.long
 def test_results_are_known_by_pixels_path_size_and_time(tmp_path):
     """Two datasets of the same names and ids, one output: the second is looked at, and the first's
     results are still there. A replaced image is looked at again, whatever its size and time."""
@@ -557,6 +559,7 @@ def test_killed_at_any_byte(tmp_path, cut):
     assert again.detections == whole.detections and log.read_bytes() == content
 
 
+@pytest.mark.long
 def test_a_full_disk_leaves_whole_lines(tmp_path):
     """A limit on the size of files stands for it: one error that names the file, and all before
     it is kept."""

@@ -61,6 +61,7 @@ DRAWINGS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_picture(name, shapes):
     dataset, config = shapes

@@ -13,6 +13,7 @@ from mrcnn import data, inference, masks, utils
 from mrcnn.config import Config
 
 
+@pytest.mark.long
 def test_one_function_serves_all_sizes_and_groups_of_masks(toy_detector, image, monkeypatch):
     toy_detector.detector.functions.clear()
     whole = toy_detector.detect([image, image[:, :90], image[:50]])

@@ -222,6 +222,7 @@ def toy_model(tmp_path_factory):
     return modellib.MaskRCNN("inference", ToyConfig(), tmp_path_factory.mktemp("logs"))
 
 
+@pytest.mark.long
 def test_weight_statistics(tmp_path):
     """A fresh network has nothing suspicious; each fault is named where it is."""
     model = modellib.MaskRCNN("inference", ToyConfig(), tmp_path)
@@ -242,6 +243,7 @@ def test_weight_statistics(tmp_path):
     assert found == {f"{name}/kernel": verdict for name, (_, verdict) in faults.items()}
 
 
+@pytest.mark.long
 def test_coverage_table(toy_model, tmp_path):
     toy_model.save_weights(tmp_path / "toy.h5")
     coverage = toy_model.load_weights(tmp_path / "toy.h5", exclude=["mrcnn_mask"])

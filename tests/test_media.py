@@ -512,6 +512,7 @@ def test_too_little_memory_skips_one_picture(tmp_path):
     assert done.skipped == [(tmp_path / "b.png", "not enough memory: 20 GB")] and done.pictures == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["png", "jpg", "json", "mp4", "avi"])
 def test_a_full_disk_leaves_the_last_good_file(tmp_path, kind):
     """A limit on the size of files stands for it: one error that names the file, no remains."""

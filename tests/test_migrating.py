@@ -100,6 +100,7 @@ assert seen.shape == (16, 16, 3)
 """
 
 
+@pytest.mark.long
 def test_numpy_has_what_imgaug_and_old_masks_ask_for():
     """As soon as mrcnn is imported, which imports nothing else for it."""
     subprocess.run(

@@ -24,6 +24,14 @@ SETTINGS = (
 )
 
 
+# IPython's %reset looks for garbage after each name, two seconds in all.
+FORGET = """
+for _name in [name for name in globals() if not name.startswith("_")]:
+    if _name not in ("In", "Out", "get_ipython", "exit", "quit", "open"):
+        del globals()[_name]
+"""
+
+
 @pytest.fixture(scope="module")
 def gallery():
     spec = importlib.util.spec_from_file_location("gallery", ROOT / "tools" / "gallery.py")
@@ -107,14 +115,14 @@ def check(gallery, notebook):
 def executed(gallery, weights, tmp_path_factory):
     """{name: notebook with its outputs}, run one after the other by one kernel.
 
-    TensorFlow is imported once. Each begins with the empty namespace of a new kernel, and goes on
-    after an error, which is the test's of that notebook to report.
+    TensorFlow is imported once. Each begins with the namespace of a new kernel, and goes on after
+    an error, which is the test's of that notebook to report.
     """
     joined = nbformat.v4.new_notebook()
     lengths = []
     for name in NAMES:
         cells = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4).cells
-        cells.append(nbformat.v4.new_code_cell("%reset -f"))
+        cells.append(nbformat.v4.new_code_cell(FORGET))
         for number, cell in enumerate(cells):
             cell.id = f"{name}-{number}"
             cell.metadata["tags"] = ["raises-exception"]

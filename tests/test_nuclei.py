@@ -317,6 +317,7 @@ def shown_texts(figure):
     return [ax.get_title() for ax in figure.axes if ax.get_title()]
 
 
+@pytest.mark.long
 def test_pictures_of_errors(pictured):
     """Titles and bars say what the errors are; an image without detections is drawn as well."""
     drawing, dataset, images = pictured
@@ -376,6 +377,7 @@ def test_examples_are_of_each_kind(bowl):
     assert (images[4].nuclei, images[4].counted) == (6, 5)
 
 
+@pytest.mark.long
 def test_survey_and_pictures_of_data(nucleus):
     """Diameters and shares by hand; every kind, and each augmentation, has its picture."""
     from mrcnn import augmentation
@@ -421,6 +423,7 @@ def test_images_mix_within_their_kind(nucleus, tmp_path, coco_folder):
         nucleus._prepared(coco_folder, "odd")
 
 
+@pytest.mark.long
 def test_demo(nucleus, bowl, tmp_path, monkeypatch, capsys):
     """Its settings, the files it writes and its last line, with a model that stands for the real
     one; a second call does not train again."""
@@ -529,6 +532,7 @@ def test_training_takes_label_maps(nucleus, coco_folder):
         np.testing.assert_array_equal(given[y : y + 30, x : x + 40], own.load_mask(image_id)[0])
 
 
+@pytest.mark.long
 def test_batches_of_threads_are_those_of_one(nucleus):
     """With masks and images that are kept after their second reading, and the augmentation."""
     folder = pathlib.Path(nucleus.__file__).parent / "data"

@@ -186,6 +186,7 @@ def test_gradient_where_many_boxes_overlap(dtype):
         np.testing.assert_allclose(gradient(True), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.long
 def test_gradients_let_go_of_their_graph():
     """TensorFlow keeps what a custom gradient refers to: that must not be the model that was thrown
     away."""
@@ -361,6 +362,7 @@ def naive_align(image, box, size, samples, aligned, reduce):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reduce", ["average", "max"])
 @pytest.mark.parametrize("aligned", [True, False])
 @pytest.mark.parametrize("samples", [2, 0])

@@ -55,6 +55,7 @@ def test_parameters_of_bodies(name, parameters):
     assert grouped.groups == groups and model.get_layer("res4a_branch2b").strides == (2, 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name, shapes",
     [
@@ -70,8 +71,9 @@ def test_narrow_bodies_without_pooling(name, shapes):
     assert [tuple(m.shape[1:]) for m in maps] == shapes
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["resnet50", "resnext50_32x4d"])
-def test_half_the_width_is_a_quarter_of_the_weights(name):
+def test_half_the_width_is_a_quarter_of_the_weights(name, short_bodies):
     def convolutions(width):
         image = keras.Input((64, 64, 3))
         style = modellib.Style(modellib.Norm(bias=False), width=width)

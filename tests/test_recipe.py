@@ -218,6 +218,7 @@ def test_the_averages_are_what_is_saved_and_left(tmp_path):
 # ---- Jitter and flips ----------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_scale_jitter_and_flips():
     """Each choice comes with the same share; boxes follow; batches of different sizes are padded to
     the largest."""
@@ -326,6 +327,7 @@ def same(a, b, atol=1e-3):
     np.testing.assert_allclose(a["keypoints"], b["keypoints"], atol=atol)
 
 
+@pytest.mark.long
 def test_one_plain_view_is_detect_itself(detector):
     image = Points(1, shape=(60, 80, 3)).load_image(0)
     (plain,) = detector.detect([image])
@@ -500,6 +502,7 @@ def test_a_voted_score_below_the_least_is_none(detector, monkeypatch):
     assert 0 < len(sure["scores"]) <= len(voted["scores"]) and sure["scores"].min() >= least
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "flip, views, frame, form, vote",
     [

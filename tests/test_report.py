@@ -510,6 +510,7 @@ class Finds:
         return results
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "given", [None, "", "own.html", "folder"], ids=["no", "yes", "file", "folder"]
 )

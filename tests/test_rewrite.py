@@ -310,6 +310,7 @@ def test_batch_norm_is_a_bias_for_onednn_without_avx512(monkeypatch):
                 assert kind is rewrite.CPUConv
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("training, avx512", [(False, True), (True, True), (False, False)])
 def test_any_network_is_the_same_when_folded(training, avx512, monkeypatch):
     monkeypatch.setattr(rewrite, "_runs_onednn", lambda: True)

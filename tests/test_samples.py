@@ -149,6 +149,7 @@ def scripts_with_weights():
     return sorted(path for path in scripts if "def main(" in path.read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("script", scripts_with_weights(), ids=lambda path: path.stem)
 def test_scripts_find_the_package_of_their_checkout(script, tmp_path):
     """In a checkout that nobody installed: run from another folder, and imported by its name as in
@@ -1052,6 +1053,7 @@ commands.run(main)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", ["detect", "evaluate"])
 def test_killed_or_out_of_space_and_run_again(tmp_path, command):
     """kill -9 in the middle: run again, each image is in the result once, and evaluate goes on. A
@@ -1129,6 +1131,7 @@ def test_names_of_classes_that_are_none(tmp_path, content):
         commands.load_classes(Config(), args)
 
 
+@pytest.mark.long
 def test_custom_evaluates_a_second_dataset_of_the_same_names(custom, tmp_path, monkeypatch):
     """It looked at no image and printed the first one's AP."""
     from mrcnn import commands

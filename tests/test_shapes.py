@@ -45,6 +45,7 @@ def run(*arguments, **kwargs):
     )
 
 
+@pytest.mark.long
 def test_images(shapes):
     """Number n is always the same; masks are what is visible, each pixel of one colour, at most one
     mask a pixel."""

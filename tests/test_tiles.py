@@ -274,6 +274,7 @@ class Drawing:
         return drawn(number * inside)
 
 
+@pytest.mark.long
 def test_memory_is_that_of_a_tile():
     """400 objects on 9 megapixels: less than one mask of the image takes."""
     tracemalloc.start()

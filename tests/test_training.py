@@ -65,12 +65,22 @@ def test_overfits_one_image(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        dict(MASK_SHAPE=[28, 28], OPTIMIZER="adamw"),
+        dict(
+            MASK_SHAPE=[28, 28],
+            OPTIMIZER="adamw",
+            IMAGE_CHANNEL_COUNT=5,
+            MEAN_PIXEL=np.arange(5.0),
+            CLASS_LOSS_ON_PADDING=False,
+        ),
         dict(MASK_SHAPE=[56, 56], MASK_POOL_SIZE=28, TRAIN_BN=None, IMAGE_RESIZE_MODE="shorter"),
-        dict(USE_MASK=False, IMAGE_CHANNEL_COUNT=1, MEAN_PIXEL=np.array([100.0])),
+        dict(
+            USE_MASK=False,
+            IMAGE_CHANNEL_COUNT=1,
+            MEAN_PIXEL=np.array([100.0]),
+            IMAGES_PER_GPU=3,
+            IMAGE_RESIZE_MODE="pad64",
+        ),
         dict(IMAGES_PER_GPU=1, USE_MINI_MASK=False, IMAGE_RESIZE_MODE="none"),
-        dict(IMAGES_PER_GPU=3, IMAGE_RESIZE_MODE="pad64"),
-        dict(IMAGE_CHANNEL_COUNT=5, MEAN_PIXEL=np.arange(5.0), CLASS_LOSS_ON_PADDING=False),
     ],
     ids=str,
 )
@@ -669,6 +679,7 @@ def test_runs_of_one_minute_have_folders_of_their_own(tmp_path):
     assert os.path.basename(other) == "other20261129T2359" and not os.path.exists(other)
 
 
+@pytest.mark.long
 def test_two_models_never_share_a_folder(tmp_path):
     """The folder is made when it is asked for, not by a model that only detects or is only built."""
     models = [modellib.MaskRCNN("training", ToyConfig(), tmp_path) for _ in range(2)]
@@ -903,6 +914,7 @@ STAGES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, dict(OPTIMIZER="adamw"), dict(EMA_MOMENTUM=0.9)], ids=str)
 def test_a_stage_that_trains_the_same_weights_is_not_traced_again(settings):
     """Two traces for four stages, and the weights are those of a new optimizer for each."""
@@ -915,6 +927,7 @@ def test_a_stage_that_trains_the_same_weights_is_not_traced_again(settings):
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changed",
     [
@@ -957,6 +970,7 @@ def test_stages_that_are_traced_are_no_warning(caplog):
     assert not logging.getLogger("tensorflow").filters
 
 
+@pytest.mark.long
 def test_seed_of_fresh_weights(tmp_path):
     """SEED alone makes two models alike, and Python's own draws stay as they were."""
     import random
@@ -1110,7 +1124,9 @@ def test_learns_from_photographs(tmp_path):
         MASK_HEAD_CHANNELS=32,
         FPN_CLASSIF_FC_LAYERS_SIZE=128,
         TRAIN_ROIS_PER_IMAGE=32,
+        PRE_NMS_LIMIT=1000,
         POST_NMS_ROIS_TRAINING=200,
+        MASK_HEAD_CONVS=2,
         SEED=0,
         OPTIMIZER="adam",
         LEARNING_RATE=1e-3,

@@ -1384,6 +1384,7 @@ def test_reading_in_threads_leaves_the_filters_of_warnings(tmp_path):
     assert warnings.filters == before
 
 
+@pytest.mark.long
 def test_a_file_that_claims_more_than_it_holds(tmp_path):
     """90 bytes of a PNG that claims 15,000 x 15,000 pixels; a real one of one colour is read."""
     import struct

@@ -3,6 +3,7 @@
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings, strategies as st
 
 from mrcnn import utils
@@ -33,6 +34,7 @@ def blobs(rng, count, height, width):
     return masks, utils.extract_bboxes(masks)
 
 
+@pytest.mark.long
 @quick
 @given(seeds)
 def test_box_deltas_invert_refinement(seed):

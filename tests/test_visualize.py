@@ -92,6 +92,7 @@ def test_colors_are_distinct():
     assert max(max(color) for color in visualize.random_colors(50, bright=False)) <= 0.7
 
 
+@pytest.mark.long
 def test_grid(tmp_path):
     from matplotlib.image import imread
 
@@ -265,6 +266,7 @@ def test_images_masks_and_plots():
     ) == 2
 
 
+@pytest.mark.long
 def test_tables(capsys, tmp_path):
     from toy import ToyConfig
 
@@ -306,6 +308,7 @@ def test_nothing_is_shown_where_axes_are_given_or_nobody_looks(monkeypatch):
     assert len(shown) == 8
 
 
+@pytest.mark.long
 def test_a_hundred_instances_in_a_second():
     """1024 x 1024, with masks, boxes and labels, from the call to the pixels; the best of three
     counts."""
@@ -324,6 +327,8 @@ def test_a_hundred_instances_in_a_second():
         ax = visualize.display_instances(image, boxes, masks, ids, NAMES, scores)
         ax.figure.canvas.draw()
         seconds.append(time.perf_counter() - start)
+        if seconds[-1] < 2:
+            break
     # .6 s on two quiet cores, .8 s before images were looked up and rims drawn at once; a busy
     # machine takes its time.
     assert min(seconds) < 2 and len(ax.texts) == 100

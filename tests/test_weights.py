@@ -357,6 +357,7 @@ def test_a_file_of_which_nothing_fits_is_refused(tmp_path):
             little_model().load_weights(tmp_path / "other.h5", **options)
 
 
+@pytest.mark.long
 def test_exclude_takes_one_name_and_names_the_nearest(tmp_path):
     """Issue 19, row 7: a text is one name and not its letters."""
     write_little(tmp_path / "x.h5")
@@ -740,6 +741,7 @@ def seed_file(kind, folder):
     return path.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["h5", "hdf5", "keras", "npz"])
 def test_mutated_files(tmp_path, kind):
     """200 of each: they are read, or the error names them."""
