@@ -104,9 +104,9 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
     if not text:
         raise LoadError(f"{expected} Received: a file without them")
     try:
-        values = json.loads(text)
-        metadata = Metadata(**{"around": {}, **{name: values[name] for name in _REQUIRED}})
-        metadata = metadata._replace(around=dict(values.get("around", {})))
+        found = json.loads(text)
+        metadata = Metadata(**{"around": {}, **{name: found[name] for name in _REQUIRED}})
+        metadata = metadata._replace(around=dict(found.get("around", {})))
         _check_metadata(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
@@ -209,17 +209,14 @@ class _OpenVino:
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
         read_metadata(self.metadata, path)  # before what a file of others may lack
         shape = network.inputs[0].partial_shape
-        self.shape = [None] * len(shape)
-        for i, side in enumerate(shape):
-            if side.is_static:
-                self.shape[i] = _side(side.get_length())
+        self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
         self.compiled = core.compile_model(network, device.upper(), settings)
         self.lock = threading.Lock()
 
     def run(self, images):
         with self.lock:  # it has one request, which one thread may use at a time
-            outputs = self.compiled(images)
-        return {_name_of(output.names): np.array(value) for output, value in outputs.items()}
+            found = self.compiled(images)
+        return {_name_of(output.names): np.array(value) for output, value in found.items()}
 
 
 class _LiteRt:
@@ -287,8 +284,8 @@ class _SavedModel:
 
     def run(self, images):
         with self.runtime.device(self.device):
-            outputs = self.function(**{INPUT: self.runtime.constant(images)})
-        return {name: value.numpy() for name, value in outputs.items()}
+            found = self.function(**{INPUT: self.runtime.constant(images)})
+        return {name: value.numpy() for name, value in found.items()}
 
 
 RUNTIMES: dict[str, Callable] = {
@@ -502,23 +499,23 @@ class Model:
 
     def _result(self, outputs, row, image_shape, form):
         """The dict of image number `row` of a batch."""
-        rows_used = np.flatnonzero(outputs["class_ids"][row] > 0)
-        exact = outputs["boxes"][row][rows_used]
+        found = np.flatnonzero(outputs["class_ids"][row] > 0)
+        exact = outputs["boxes"][row][found]
         rows, boxes = box_math.visible(exact, self.config.ROUND_DETECTIONS)
-        rows_used = rows_used[rows]
+        found = found[rows]
         exact = exact[rows]
         result = {
             "rois": boxes,
-            "class_ids": outputs["class_ids"][row][rows_used],
-            "scores": outputs["scores"][row][rows_used],
+            "class_ids": outputs["class_ids"][row][found],
+            "scores": outputs["scores"][row][found],
             "masks": None,
         }
         if "keypoints" in outputs:
-            maps = outputs["keypoints"][row][rows_used]
+            maps = outputs["keypoints"][row][found]
             window = outputs["windows"][row].astype(np.float64)
             result["keypoints"] = _keypoints(maps, exact, window, image_shape)
         if "masks" in outputs:
-            soft = outputs["masks"][row][rows_used]
+            soft = outputs["masks"][row][found]
             return self._with_masks(result, self._placed(soft, boxes, exact, image_shape), form)
         return result
 
