@@ -383,13 +383,17 @@ def _config_of_file(path: str, name: str) -> Config:
 
 
 def _with_changes(config: Config, args: argparse.Namespace) -> Config:
-    """The config with --set; what is wrong there is a wrong option."""
+    """The config with --set, checked; what is wrong there is a wrong option."""
     from mrcnn import commands
 
     try:
-        return commands.configure(config, args)
+        commands.configure(config, args)
+        config.validate()
+        return config
     except ValueError as error:
-        raise _UsageError(str(error)) from error
+        if args.set or args.config:
+            raise _UsageError(str(error)) from error
+        raise
 
 
 class _UsageError(Exception):
@@ -412,42 +416,47 @@ def _resolve_last(args: argparse.Namespace) -> str:
     return str(training.find_last(args.logs, args.name))
 
 
-def _check_weights(args: argparse.Namespace) -> None:
-    """FileNotFoundError for weights that are none, before seconds of importing."""
-    from mrcnn import commands
-
-    weights = args.weights
-
-    if weights not in (*commands.NAMED_WEIGHTS, "last") and not os.path.exists(weights):
-        raise FileNotFoundError(
-            f"No weight file {weights}; there are also 'coco', 'imagenet', 'last' and 'none'"
-        )
-    if weights == "last" and not os.path.isdir(args.logs):
-        raise FileNotFoundError(
-            f"No folder {args.logs} with a checkpoint of 'mrcnn train'; --logs names another one,"
-            " --weights a file or 'coco'"
-        )
+# A config, its classes and {class id: COCO's category id} or None.
+_Known = tuple["Config", list[str], "dict[int, int] | None"]
 
 
 def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int, int] | None]:
     """A model to detect with, its classes and {class id: COCO's category id} or None."""
-    from mrcnn import commands, runtime
+    return _model_of(args, _known_of_weights(args))
 
-    _check_weights(args)
+
+def _known_of_weights(args: argparse.Namespace) -> _Known | None:
+    """What is known of the weights before they are loaded; None of an exported model.
+
+    Whatever is wrong with the options is found here, before data are read and networks built.
+    """
+    from mrcnn import commands
+
+    commands.check_weights(args)
     if _is_exported(args.weights):
         _refuse_settings(args)
-        model = runtime.load(args.weights)
-        return model, model.class_names, None
-    config, known, category_ids = _settings_of_weights(args)
+        return None
+    found = _settings_of_weights(args)
     if args.weights == "coco":
         commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
+    return found
+
+
+def _model_of(
+    args: argparse.Namespace, known: _Known | None
+) -> tuple[Any, list[str], dict[int, int] | None]:
+    """`_inference_model` of what `_known_of_weights` has found."""
+    from mrcnn import commands, runtime
+
+    if known is None:
+        model = runtime.load(args.weights)
+        return model, model.class_names, None
+    config, names, category_ids = known
     network = commands.load_model("inference", commands.inference_config(config), args)
-    return network, known, category_ids
+    return network, names, category_ids
 
 
-def _settings_of_weights(
-    args: argparse.Namespace,
-) -> tuple[Config, list[str], dict[int, int] | None]:
+def _settings_of_weights(args: argparse.Namespace) -> _Known:
     """The config that --weights need, their classes and {class id: COCO's category id} or None.
 
     Settings and classes lie beside the weights that `mrcnn train` writes. Of another weight file
@@ -647,7 +656,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
 
     if not args.weights:
         raise _UsageError("train needs --weights: coco, imagenet, last, none or a file")
-    _check_weights(args)
+    commands.check_weights(args)
     config = _base_config(args)
     config.NAME = args.name
     if not config.HORIZONTAL_FLIP:
@@ -684,16 +693,17 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             commands.report_path(args)
         except ValueError as error:
             raise _UsageError(f"--report: {error}") from error
+    is_set = any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set)
+    if not is_set and not _is_exported(args.weights):
+        args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
+    known = _known_of_weights(args)
     if args.subset == "all":
         found = _read(args, args.dataset, keep_empty=True)
     elif args.subset == "val":
         found = _own_validation_set(args) or _sets(args)[1]
     else:
         found = _sets(args)[0]
-    is_set = any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set)
-    if not is_set and not _is_exported(args.weights):
-        args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
-    model, names, _ = _inference_model(args)
+    model, names, _ = _model_of(args, known)
     dataset = annotations.AnnotatedDataset.of("mrcnn", found, names[1:])
     result = commands.evaluate(model, dataset, args)
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
@@ -738,7 +748,7 @@ def _batch(args: argparse.Namespace) -> dict[str, Any]:
 
     from mrcnn import batch, commands
 
-    _check_weights(args)
+    commands.check_weights(args)
     if _is_exported(args.weights):
         _refuse_settings(args)
         if args.batch_size > 1:

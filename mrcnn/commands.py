@@ -316,7 +316,9 @@ def parse(
         the namespace, `inputs` with all inputs.
 
     Raises:
-        SystemExit: with a usage message.
+        SystemExit: with a usage message. FileNotFoundError, ValueError, ImportError: weights, data
+            or inputs that are not there, tiles or trackers that can't be, which is found before a
+            network is built.
     """
     # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
     args = parser.parse_intermixed_args(arguments)
@@ -350,12 +352,49 @@ def parse(
         except ValueError as error:
             parser.error(f"--report: {error}")
     args.weights = args.weights or "last"
+    _check_paths(args)
     # TensorFlow's cost model warns of an operation that it can't price, at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("coco", "commands", "evaluate", "media"):
         logging.getLogger(f"mrcnn.{name}").setLevel(logging.INFO)
     return args
+
+
+def _check_paths(args: argparse.Namespace) -> None:
+    """FileNotFoundError for a path of the options where nothing is; ValueError for tiles, and
+    ImportError for trackers, that can't be."""
+    trains = args.command in ("train", "demo")  # which may begin without a checkpoint
+    check_weights(args, last=not trains)
+    folder = getattr(args, "dataset", None)
+    if folder and not getattr(args, "download", False) and not os.path.exists(folder):
+        raise FileNotFoundError(f"--dataset: no folder {folder}")
+    if args.command not in args.takes_inputs or args.command == "batch":
+        return
+    for source in args.inputs:
+        if "://" not in source:
+            media.find_files(source)
+    _tiling(args)
+    check_tracking(args)
+
+
+def check_weights(args: argparse.Namespace, last: bool = True) -> None:
+    """FileNotFoundError for --weights that are not there, before seconds of importing.
+
+    Args:
+        args: weights, logs.
+        last: also for "last" where there is no folder of checkpoints.
+    """
+    weights = args.weights
+    if weights not in (*NAMED_WEIGHTS, "last") and not os.path.exists(weights):
+        raise FileNotFoundError(
+            f"No weight file {weights}; there are also 'coco', 'imagenet', 'last' and 'none'"
+        )
+    if last and weights == "last" and not os.path.isdir(args.logs):
+        raise FileNotFoundError(
+            f"No folder {args.logs} with a checkpoint of a training; --logs names another one,"
+            " --weights a file or 'coco'"
+        )
 
 
 def configure(config: Config, args: argparse.Namespace) -> Config:

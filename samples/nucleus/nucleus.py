@@ -399,7 +399,11 @@ def detect(
     Raises:
         ValueError: no image can be read.
     """
-    dataset = _prepared(dataset_dir, subset)
+    return _detect(model, _prepared(dataset_dir, subset), results)
+
+
+def _detect(model: MaskRCNN, dataset: NucleusDataset, results: str | os.PathLike) -> str:
+    """`detect` on a dataset."""
     folder = os.path.join(results, f"submit_{datetime.datetime.now():%Y%m%dT%H%M%S}")
     lines = ["ImageId,EncodedPixels"]
     unreadable = 0
@@ -490,10 +494,26 @@ def train(
 
     The small network trains all layers throughout: its weights are random.
     """
+    _train(model, _sets(model.config, dataset_dir, subset), args)
+
+
+def _sets(
+    config: Config, dataset_dir: str | os.PathLike, subset: str
+) -> tuple[NucleusDataset, NucleusDataset | None]:
+    """The subset to train on, and "val" where the config validates."""
     train_set = _prepared(dataset_dir, subset)
-    val_set = None
-    if model.config.VALIDATION_STEPS:
-        val_set = _prepared(dataset_dir, "val")
+    if not config.VALIDATION_STEPS:
+        return train_set, None
+    return train_set, _prepared(dataset_dir, "val")
+
+
+def _train(
+    model: MaskRCNN,
+    sets: tuple[NucleusDataset, NucleusDataset | None],
+    args: argparse.Namespace | None,
+) -> None:
+    """`train` on a training and a validation set."""
+    train_set, val_set = sets
     stages = [(20, "heads", 1.0), (40, "all", 1.0)]
     changed = augmentation()
     if isinstance(model.config, SmallConfig):
@@ -630,18 +650,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if args.command == "train":
         config = commands.configure(trained(), args)
-        model = commands.load_model("training", config, args)
-        train(model, args.dataset, args.subset, args)
+        sets = _sets(config, args.dataset, args.subset)
+        _train(commands.load_model("training", config, args), sets, args)
         return
     config = commands.configure(used(), args)
     if args.command == "batch":
         commands.batch(config, ["BG", "nucleus"], args)
         return
+    dataset = _prepared(args.dataset, args.subset)  # what is wrong with it is said before
     model = commands.load_model("inference", config, args)
     if args.command == "evaluate":
-        evaluate(model, args.dataset, args.subset, args)
+        _evaluate(model, dataset, args)
     else:
-        detect(model, args.dataset, args.subset, args.output)
+        _detect(model, dataset, args.output)
 
 
 if __name__ == "__main__":
