@@ -653,6 +653,7 @@ class _Entry:
         beside: the name of the file that goes with the json by its own name.
         embedded: the image itself, for want of a file.
         extra: what else the file says of it.
+        file: its path, where that is known already.
     """
 
     name: str
@@ -662,6 +663,7 @@ class _Entry:
     beside: str | None = None
     embedded: EmbeddedImage | None = None
     extra: dict | None = None
+    file: str | None = None
 
 
 class _Reader:
@@ -677,6 +679,7 @@ class _Reader:
     Attributes:
         problems: texts.
         said: more of them, which are logged already.
+        twins_are_said: whether objects that are there twice were named by what has read the file.
     """
 
     def __init__(
@@ -705,6 +708,7 @@ class _Reader:
         self.said: list[str] = []
         self.entries: list[_Entry] = []
         self.without_regions = 0
+        self.twins_are_said = False
 
     def problem(self, place: str, text: str) -> None:
         """Notes a problem. place: "image x, region 3"."""
@@ -739,6 +743,8 @@ class _Reader:
     def finish(self, classes: list[str] | None = None) -> Annotations:
         """The `Annotations`; AnnotationError if nothing is left."""
         images = self._merged(self._images())
+        if not self.twins_are_said:
+            self._warn_of_twins(images)
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
@@ -763,6 +769,22 @@ class _Reader:
                 "%s: classes that differ in upper and lower case alone are several classes: %s",
                 self.path,
                 files.several(like),
+            )
+
+    def _warn_of_twins(self, images: list[AnnotatedImage]) -> None:
+        """Says which images have an object twice: each of the two counts."""
+        twice = {}
+        for image in images:
+            count = _twins(image.regions)
+            if count:
+                twice[image.name] = count
+        if twice:
+            logger.warning(
+                "%s: %d objects are there twice, equal in class and shape, and count twice; images"
+                " with such: %s",
+                self.path,
+                sum(twice.values()),
+                files.several(twice),
             )
 
     def _log_problems(self) -> None:
@@ -797,7 +819,8 @@ class _Reader:
         others: dict[str, list[str]] = {}
         self._part_copies()
         for entry in self.entries:
-            others.setdefault(entry.name, []).extend(entry.others)
+            if entry.file is None:
+                others.setdefault(entry.name, []).extend(entry.others)
         found = files.find_images(list(others), self.folders, others)
         taken = {os.path.normpath(path) for path in found.paths.values()}
         for entry in self.entries:
@@ -836,7 +859,7 @@ class _Reader:
     def _image(self, entry: _Entry, found: files.FoundImages) -> AnnotatedImage:
         """The image of an entry, without its regions; _Problem without a file of the right size."""
         problem = found.problems.get(entry.name, "")
-        path = found.paths.get(entry.name)
+        path = entry.file or found.paths.get(entry.name)
         if path is not None:
             try:
                 height, width = _annotated_size(path, path, entry.size)
@@ -938,7 +961,39 @@ def _identity(region: Region) -> tuple:
     shape: Any = region.shape
     if isinstance(shape, CocoSegmentation):
         shape = shape.annotation["segmentation"]
+    if isinstance(shape, Bitmap):
+        shape = (shape.x, shape.y, shape.pixels.shape, shape.pixels.tobytes())
     return region.name, region.crowd, repr(shape)
+
+
+def _twins(regions: Sequence[Region]) -> int:
+    """How many regions of an image are equal to one before them.
+
+    Whole shapes are compared where a glance at them is equal: they may be many, and long.
+    """
+    alike: dict[tuple, list[Region]] = {}
+    for region in regions:
+        alike.setdefault((region.name, region.crowd, _glance(region.shape)), []).append(region)
+    count = 0
+    for group in alike.values():
+        if len(group) > 1:
+            count += len(group) - len(set(map(_identity, group)))
+    return count
+
+
+def _glance(shape: Any) -> Any:
+    """Something short that is equal for equal shapes."""
+    if isinstance(shape, CocoSegmentation):
+        return coco.glance(shape.annotation["segmentation"])
+    if isinstance(shape, Polygons):
+        return tuple(map(len, shape.parts)), repr(shape.parts[0][:2])
+    if isinstance(shape, Bitmap):
+        return shape.x, shape.y, shape.pixels.shape
+    if isinstance(shape, _PngMask):
+        return shape.x, shape.y, len(shape.text)
+    if isinstance(shape, Union):
+        return tuple(map(_glance, shape.shapes))
+    return repr(shape)
 
 
 def _lines(problems: Sequence[str], limit: int = 5) -> str:
@@ -2008,8 +2063,9 @@ def read_labelme(
     """Reads LabelMe's json of one image, or those of a folder; see `read`.
 
     Polygons, rectangles, circles and masks are regions, a line strip is closed to a polygon; points
-    and lines are reported and left out. Shapes with one label and one group_id are the parts of one
-    object. An image without a file is taken from the json's imageData.
+    and lines are reported and left out, and so is what is labelled __ignore__ or _background_, as
+    LabelMe's own converters do. Shapes with one label and one group_id are the parts of one object.
+    An image without a file is taken from the json's imageData.
 
     Files of programs that write the same layout, such as X-AnyLabeling, ISAT's and EISeg's are read
     too.
@@ -2103,6 +2159,11 @@ def _joined(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
     return objects
 
 
+# Labels that LabelMe's own converters know as none of a class, and what they are.
+_NO_CLASSES = {
+    "__ignore__": "what is to be ignored",
+    "_background_": "the background",
+}
 # Shapes whose points are an outline: LabelMe's, then X-AnyLabeling's.
 _OUTLINES = ("polygon", "linestrip", "oriented_rectangle", "rotation", "quadrilateral")
 
@@ -2112,6 +2173,10 @@ def _labelme_region(item: Any) -> Region:
     if _field_or_none(item, "label") is None:
         _field(item, "label", str, "a shape")
     name = _class_name(item["label"], "a label")
+    if name in _NO_CLASSES:
+        raise _Problem(
+            f"expected an object's label. Received: {name!r}, {_NO_CLASSES[name]} in LabelMe"
+        )
     crowd = item.get("iscrowd") in (True, 1, "1")
     return Region(name, _labelme_shape(item), crowd, extra=_labelme_extra(item))
 
@@ -2279,6 +2344,7 @@ def _read_coco(reader: _Reader) -> Annotations:
     except ValueError as error:
         raise AnnotationError(str(error)) from error
     reader.said = [_printable(text) for text in data.problems]
+    reader.twins_are_said = True
     names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
         items = data.imgToAnns.get(image_id, [])
@@ -2807,9 +2873,11 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     pictures = sorted(files.walk_images(place))
     chosen = _labels_of(pictures, place, bases, labels, path)
     used = set(chosen.values())
-    for relative in pictures:
-        file = os.path.join(place, relative)
-        label = chosen.get(relative)
+    known = [(name, os.path.join(place, name), chosen.get(name)) for name in pictures]
+    if images is None:
+        known += _yolo_elsewhere(path, root, set(pictures))
+        used.update(label for _, _, label in known if label is not None)
+    for relative, file, label in known:
         if label is None and not keep_empty:
             continue
         try:
@@ -2825,13 +2893,17 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
             read = _yolo_reader(names, size, keypoints)
             regions = list(reader.regions(spot, enumerate(lines, 1), read))
             boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
-        reader.add(_Entry(relative, regions, size), annotated=bool(lines))
-    if pictures and not used:
+        reader.add(_Entry(relative, regions, size, file=file), annotated=bool(lines))
+    if known and not used:
         reader.problem(
             "labels",
-            f"expected text files of the images' names. Received: none for any of {len(pictures)}"
+            f"expected text files of the images' names. Received: none for any of {len(known)}"
             f" images, {len(labels)} text files",
         )
+    if not known:
+        gone = _missing_places(path)
+        if gone:
+            reader.problem("data.yaml", f"expected what it names. Received: nothing at {gone}")
     for label in _unused_labels(labels, used, only_near=images is not None):
         if _looks_like_labels(label):
             reader.problem(
@@ -2841,6 +2913,104 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     if boxes:
         logger.warning("%s: %d objects are boxes without an outline", path, boxes)
     return reader.finish(names or None)
+
+
+# Subsets as a data.yaml names them.
+_YOLO_SUBSETS = {**coco.SUBSET_WORDS, "test": coco.OTHER_SUBSETS[:2]}
+
+
+def _yolo_elsewhere(path: str, root: str, taken: set[str]) -> list[tuple[str, str, str | None]]:
+    """(name, image, its label file or None) of images that a data.yaml names outside of a folder.
+
+    As YOLO's own programs do it, the labels of .../images/a.jpg are .../labels/a.txt, or beside it.
+
+    Args:
+        path: the yaml, or the folder.
+        root: the folder whose own images are known.
+        taken: their names.
+    """
+    file = _yaml_of(path)
+    if file is None:
+        return []
+    bases = _bases_of_yaml(file)
+    found: dict[str, str] = {}
+    for subset, places in _places_in_yaml(file).items():
+        for place in sorted(places):
+            for image, below in _images_of_place(_place_of_yaml(place, bases)):
+                # A link that lies in the folder is an image of it.
+                if not _is_inside(image, os.path.realpath(root)) and image not in found:
+                    found[image] = f"{subset}/{below}"
+    elsewhere: list[tuple[str, str, str | None]] = []
+    for image, name in found.items():
+        if name in taken:
+            name = image
+        taken.add(name)
+        elsewhere.append((name, image, _yolo_label_of(image)))
+    if elsewhere:
+        logger.warning(
+            "%s: %d images lie outside of %s, where %s names them: %s",
+            path,
+            len(elsewhere),
+            root,
+            os.path.basename(file),
+            files.several(image for _, image, _ in elsewhere),
+        )
+    return elsewhere
+
+
+def _missing_places(path: str) -> str:
+    """Which folders and lists that a data.yaml names aren't there; "" for none."""
+    file = _yaml_of(path)
+    if file is None:
+        return ""
+    places = sorted(set().union(*_places_in_yaml(file).values()))
+    return files.several(
+        place for place in places if not _place_of_yaml(place, _bases_of_yaml(file))
+    )
+
+
+def _yaml_of(path: str) -> str | None:
+    """The yaml that a path is, or that of a folder; None where there is none."""
+    if os.path.isdir(path):
+        return _yaml_in(path)
+    return path
+
+
+def _bases_of_yaml(file: str) -> list[str]:
+    """The folders that the places in a data.yaml start from."""
+    return list(dict.fromkeys((_yolo_root(file), os.path.dirname(file) or ".")))
+
+
+def _places_in_yaml(file: str) -> dict[str, set[str]]:
+    """{subset: folders and lists of images} that a data.yaml names; AnnotationError for no text."""
+    try:
+        text = files.read_text(file)
+        return {
+            key: {place for word in words for place in _yaml_list(text, word)}
+            for key, words in _YOLO_SUBSETS.items()
+        }
+    except ValueError as error:
+        raise AnnotationError(f"{file}: {error}") from error
+
+
+def _images_of_place(place: str) -> list[tuple[str, str]]:
+    """(path, name) of the images in a folder, or of those that are there of a list."""
+    if os.path.isdir(place):
+        return [(os.path.join(place, name), name) for name in sorted(files.walk_images(place))]
+    if not os.path.isfile(place):
+        return []
+    listed = sorted(image for image in _listed_images(place) if os.path.isfile(image))
+    return [(image, os.path.basename(image)) for image in listed if files.is_image_name(image)]
+
+
+def _yolo_label_of(image: str) -> str | None:
+    """The label file of an image by YOLO's own rule, None where it isn't there."""
+    stem = os.path.splitext(image)[0]
+    before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
+    for label in (f"{before}{os.sep}labels{os.sep}{after}.txt", f"{stem}.txt"):
+        if (folder or label.startswith(stem)) and os.path.isfile(label):
+            return label
+    return None
 
 
 def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> list[str]:
@@ -2902,21 +3072,13 @@ def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedIma
         The images; none where there is no yaml, where it does not name the subset, or has one
         place for training and validation, as programs write that insist on both.
     """
-    file: str | None = os.fspath(path)
-    if os.path.isdir(path):
-        file = _yaml_in(os.fspath(path))
+    file = _yaml_of(os.fspath(path))
     if file is None:
         return []
-    named: dict[str, set[str]] = {key: set() for key in coco.SUBSET_WORDS}
-    try:
-        text = files.read_text(file)
-        for key, words in coco.SUBSET_WORDS.items():
-            named[key] = {place for word in words for place in _yaml_list(text, word)}
-    except ValueError as error:
-        raise AnnotationError(f"{file}: {error}") from error
+    named = _places_in_yaml(file)
     if named["train"] == named["val"]:
         return []
-    bases = list(dict.fromkeys((_yolo_root(file), os.path.dirname(file) or ".")))
+    bases = _bases_of_yaml(file)
     folders: set[str] = set()
     listed: set[str] = set()
     for place in sorted(named[subset]):
@@ -2944,17 +3106,20 @@ def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedIma
 def _place_of_yaml(place: str, bases: list[str]) -> str:
     """The real path of what a yaml names, "" where it isn't there.
 
-    Roboflow's yaml says ../train/images of the train/images that lies beside it.
+    Roboflow's yaml says ../train/images of the train/images that lies beside it, which goes before
+    what is there by that very path: that of another export, it may be.
     """
-    plain = place.replace("\\", "/")
-    while True:
+    spelled = [place.replace("\\", "/")]
+    while spelled[-1].startswith("../"):
+        spelled.append(spelled[-1].removeprefix("../"))
+    if len(spelled) > 1:
+        spelled = [spelled[-1], *spelled[:-1]]
+    for plain in spelled:
         for base in bases:
             path = os.path.join(base, plain)
-            if os.path.exists(path):
+            if plain and os.path.exists(path):
                 return os.path.realpath(path)
-        if not plain.startswith("../"):
-            return ""
-        plain = plain.removeprefix("../")
+    return ""
 
 
 def _listed_images(path: str) -> set[str]:
@@ -3192,9 +3357,7 @@ def _yolo_names(path: str) -> list[str]:
 
     path: the yaml, or the folder.
     """
-    file: str | None = path
-    if os.path.isdir(path):
-        file = _yaml_in(path)
+    file = _yaml_of(path)
     if file is not None:
         names = _names_of_yaml(file)
         if not names:
@@ -3211,9 +3374,7 @@ def _yolo_names(path: str) -> list[str]:
 
 def _yolo_keypoints(path: str) -> int:
     """How many numbers the keypoints of an object have by the yaml's kpt_shape; 0 without it."""
-    file: str | None = path
-    if os.path.isdir(path):
-        file = _yaml_in(path)
+    file = _yaml_of(path)
     if file is None:
         return 0
     try:
@@ -3383,7 +3544,7 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
         try:
             bitmaps: Iterable[tuple[Any, Bitmap]]
             if one_each:
-                size = _annotated_size(image, image, None)
+                size = _size_of_masks(image, masks)
                 bitmaps = _object_files(reader, relative, masks, size)
             else:
                 labels = _read_labels(masks[0])
@@ -3493,6 +3654,20 @@ def _object_files(
             yield short, _cut_bitmap(mask)
         except (OSError, ValueError, TypeError, SyntaxError) as error:
             reader.problem(f"image {name!r}, mask {short}", str(error))
+
+
+def _size_of_masks(image: str, masks: list[str]) -> tuple[int, int]:
+    """The size of an image, turned or as it is stored, that its mask files have; or _Problem.
+
+    Masks of a photograph that the camera noted to be turned are of its stored pixels where a
+    program made them that ignores that note.
+    """
+    for mask in masks:
+        try:
+            return _annotated_size(image, image, utils.image_sizes(mask)[0])
+        except Exception:  # a damaged mask, or one of another size, which is said later
+            continue
+    return _annotated_size(image, image, None)
 
 
 def _size_of_labels(image: str, path: str, labels: np.ndarray) -> tuple[int, int]:

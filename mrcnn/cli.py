@@ -56,10 +56,14 @@ YEARS = ("", "2017", "2014")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line."""
+    """A parser whose errors are one line, and with --json one json too."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"{self.prog}: error: {message} ({self.prog} --help)\n")
+        raise _ParseError(f"{message} ({self.prog} --help)", self.prog)
+
+
+class _ParseError(Exception):
+    """What is wrong with a command line, and the command's name."""
 
 
 def _add_common(made: argparse.ArgumentParser) -> None:
@@ -436,10 +440,7 @@ def _known_of_weights(args: argparse.Namespace) -> _Known | None:
     if _is_exported(args.weights):
         _refuse_settings(args)
         return None
-    found = _settings_of_weights(args)
-    if args.weights == "coco":
-        commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
-    return found
+    return _settings_of_weights(args)
 
 
 def _model_of(
@@ -452,6 +453,8 @@ def _model_of(
         model = runtime.load(args.weights)
         return model, model.class_names, None
     config, names, category_ids = known
+    if args.weights == "coco":
+        commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
     network = commands.load_model("inference", commands.inference_config(config), args)
     return network, names, category_ids
 
@@ -1109,31 +1112,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = _parse(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    except _ParseError as error:
+        message, program = error.args
+        return _fail(program, message, USAGE, "--json" in arguments)
     _set_up()
+    program = f"mrcnn {args.command}"
     try:
         _run(args)
         sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        return _fail(args, "interrupted", INTERRUPTED)
+        return _fail(program, "interrupted", INTERRUPTED, args.json)
     except BrokenPipeError:
         # What is left in the buffer has no reader either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except _UsageError as error:
-        return _fail(args, str(error), USAGE)
+        return _fail(program, str(error), USAGE, args.json)
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if args.traceback:
             raise
-        return _fail(args, str(error) or "not enough memory", FAILED)
+        return _fail(program, str(error) or "not enough memory", FAILED, args.json)
 
 
-def _fail(args: argparse.Namespace, message: str, code: int) -> int:
+def _fail(program: str, message: str, code: int, as_json: bool) -> int:
     """Says in one line why a command has failed. Returns the exit code."""
     line = " ".join(message.split())
-    if args.json:
+    if as_json:
         print(json.dumps({"error": line}))
-    print(f"mrcnn {args.command}: error: {line}", file=sys.stderr)
+    print(f"{program}: error: {line}", file=sys.stderr)
     return code
 
 

@@ -235,6 +235,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         _check_that_pixels(coco, path)
         _mend_crowds(coco, crowds, path)
         _drop_groups(coco, path)
+        _warn_of_twins(coco, path)
     _say(
         f"{len(coco.imgs)} images, {len(coco.anns)} annotations, {len(coco.cats)} categories in "
         f"{time.monotonic() - start:.1f} s",
@@ -790,6 +791,35 @@ def _extent(polygons: list[list[float]]) -> tuple[int, int]:
     height = max(max(polygon[1::2]) for polygon in polygons)
     width = max(max(polygon[::2]) for polygon in polygons)
     return max(math.ceil(height), 1), max(math.ceil(width), 1)
+
+
+def glance(shape: Any) -> tuple:
+    """Something short that is equal for equal segmentations, polygons or run lengths."""
+    if isinstance(shape, dict):
+        return len(shape["counts"]), repr(shape["counts"][:20])
+    return tuple(shape[0][:4]), *map(len, shape)
+
+
+def _warn_of_twins(coco: Any, path: pathlib.Path) -> None:
+    """Says which annotations are equal to another one but for their ids: each of them counts."""
+    twins = []
+    for annotations in coco.imgToAnns.values():
+        alike: dict[tuple, list[dict]] = {}
+        for item in annotations:
+            key = (item["category_id"], item["iscrowd"], glance(item["segmentation"]))
+            first = alike.setdefault(key, [])
+            if any(other["segmentation"] == item["segmentation"] for other in first):
+                twins.append(item["id"])
+            else:
+                first.append(item)
+    if twins:
+        logger.warning(
+            "%s: %d annotations are equal to another one of their image in class and shape, and"
+            " count twice: %s",
+            path,
+            len(twins),
+            files.several(twins),
+        )
 
 
 def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:

@@ -52,6 +52,7 @@ PIECES = "objects of several pieces are one outline, with bridges of no width"
 REDRAWN = "objects became outlines along the edges of their pixels"
 DRAWN = "objects were outlines and became masks"
 ROUND = "circles and ellipses are drawn: the format has none"
+CUT = "outlines were cut at the image's edge: the format has nothing beyond it"
 SIMPLER = "outlines along pixels were simplified"
 KEYPOINTS = "objects had keypoints"
 ATTRIBUTES = "objects had attributes"
@@ -414,6 +415,34 @@ def outline(mask: np.ndarray, tolerance: float = 0.0) -> Loop:
     if tolerance:
         loops = [_simplified(loop, tolerance) for loop in loops]
     return joined(loops)
+
+
+def cut_outline(loop: Loop, height: float, width: float) -> Loop:
+    """An outline as far as it lies in an image, along whose edges it is closed.
+
+    By Sutherland and Hodgman's rule: edge after edge of the image. One inside comes back itself.
+
+    Args:
+        loop: points (x, y).
+        height, width: of the image.
+    """
+    points = np.array(loop, float)
+    if (points >= 0).all() and (points <= (width, height)).all():
+        return loop
+    for axis, side, bound in ((0, 1, 0), (1, 1, 0), (0, -1, width), (1, -1, height)):
+        inside = side * (points[:, axis] - bound)  # 0 on the edge, less than that beyond it
+        kept = []
+        for i, point in enumerate(points):
+            before = points[i - 1]
+            if inside[i] * inside[i - 1] < 0:
+                share = inside[i - 1] / (inside[i - 1] - inside[i])
+                crossing = before + share * (point - before)
+                crossing[axis] = bound
+                kept.append(crossing)
+            if inside[i] >= 0:
+                kept.append(point)
+        points = np.array(kept).reshape(-1, 2)
+    return [(x, y) for x, y in points.tolist()]
 
 
 def _nearest(first: Loop, second: Loop) -> tuple[int, int]:
@@ -945,7 +974,7 @@ class _YoloWriter(_Writer):
             lines = []
             for region in regions:
                 self.count_lost(region)
-                loop = self.single_outline(region, image)
+                loop = self.cut(self.single_outline(region, image), image)
                 lines.append(f"{numbers[region.name]} {_shares(loop, image)}\n")
             self.write_text(labels / placed.with_suffix(".txt"), "".join(lines))
             self.count(image, regions)
@@ -959,6 +988,12 @@ class _YoloWriter(_Writer):
         subsets = "".join(f"{subset}: {folder}\n" for subset, folder in folders.items())
         self.write_text(self.output / "data.yaml", f"path: .\n{subsets}names:\n{names}")
 
+    def cut(self, loop: Loop, image: AnnotatedImage) -> Loop:
+        """An outline without what lies beyond the image: readers refuse it."""
+        inside = cut_outline(loop, image.height, image.width)
+        self.losses[CUT] += inside is not loop
+        return inside
+
     def write_text(self, path: pathlib.Path, text: str) -> None:
         """Writes a text file, whole or not at all."""
         with files.atomic(path) as temporary:
@@ -967,14 +1002,11 @@ class _YoloWriter(_Writer):
 
 
 def _shares(loop: Loop, image: AnnotatedImage) -> str:
-    """Points as shares of the image's sides, to a hundred-thousandth of a pixel or less.
-
-    What lies outside is moved to the image's edge: YOLO's readers refuse it.
-    """
+    """Points as shares of the image's sides, to a hundred-thousandth of a pixel or less."""
     words = []
     for x, y in loop:
-        words.append(f"{min(max(x / image.width, 0), 1):.10g}")
-        words.append(f"{min(max(y / image.height, 0), 1):.10g}")
+        words.append(f"{x / image.width:.10g}")
+        words.append(f"{y / image.height:.10g}")
     return " ".join(words)
 
 

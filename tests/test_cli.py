@@ -428,7 +428,7 @@ def evaluated(monkeypatch, *arguments):
     taken = []
     args = cli._parse(["evaluate", "--weights=none", *map(str, arguments)])
     with monkeypatch.context() as patch, pytest.raises(StopError):
-        patch.setattr(cli, "_inference_model", lambda args: (None, ["BG", "cat"], None))
+        patch.setattr(cli, "_model_of", lambda args, known: (None, ["BG", "cat"], None))
         patch.setattr(annotations.AnnotatedDataset, "of", stop)
         cli._evaluate(args)
     return sorted(taken)
