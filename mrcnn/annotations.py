@@ -1201,7 +1201,7 @@ def read(
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region is of the class "object".
         label: VIA, Label Studio and mask files: name of every region's class, whatever its
-            attributes.
+            attributes or colours.
         keep_empty: also images without regions, as background.
         need_files: False takes images whose files are not there too, where the annotations say
             their size: to convert them.
@@ -1283,9 +1283,10 @@ def _read_any(
             return read_yolo(path, images, keep_empty)
         if _mask_sets(path):
             _warn_of_via_settings(path, attribute, None)
-            return read_masks(path, label or "object", keep_empty)
+            return read_masks(path, label, keep_empty)
     if not folder.single:
         received = f"a folder with {folder.count} json files, none of these{_xml_in(path)}"
+        received += _semantic_in(path)
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{_lines(folder.problems())}"
         )
@@ -3508,10 +3509,25 @@ _VOC_RIM_NUMBER = 255
 # What a program adds to an image's name for its label image.
 _MASK_ENDINGS = ("", "_masks", "_cp_masks", "_mask", "_label", "_labels", "_seg")
 # Folders of label images beside images/, in any case.
-_MASK_FOLDERS = ("masks", "labels", "mask", "label", "segmentationobject", "gt")
+_MASK_FOLDERS = (
+    "masks",
+    "labels",
+    "mask",
+    "label",
+    "segmentationobject",
+    "segmentationobjectpng",
+    "gt",
+)
+# How deep below a folder one with mask files is looked for: VOCdevkit/VOC2012/.
+_MASKS_BELOW = 2
+# Pascal VOC's classes by the numbers in SegmentationClass/.
+VOC_CLASSES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike"
+    " person pottedplant sheep sofa train tvmonitor"
+).split()
 
 
-def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> Annotations:
+def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) -> Annotations:
     """Reads objects that are drawn into image files.
 
     Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
@@ -3519,11 +3535,14 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
     Bowl 2018 has them. Or each has one label image: masks/<name>.png (or .tif) for
     images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
     colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
-    rims. Where the folder has neither, its sub-folders are looked into, such as train/ and val/.
+    rims, also as CVAT and LabelMe write them: an object's class is what most of its pixels have in
+    SegmentationClass/, named by labelmap.txt or class_names.txt, else one of Pascal VOC's. Where
+    the folder has neither, its sub-folders are looked into, such as train/ and val/.
 
     Args:
         path: the folder.
-        label: the name of the class: files of masks name none.
+        label: the name of every object's class; None for "object", as files of masks name none, or
+            for those of SegmentationClass/.
         keep_empty: also images without objects.
 
     Raises:
@@ -3537,10 +3556,12 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
             f"{path}: expected <id>/images and <id>/masks, images/ and masks/, or <name>_masks.png"
             " beside <name>.png. Received: a folder without"
         )
-    several = []
+    said = _SaidOfLabels()
+    palettes = _Palettes()
     for image, masks, one_each in sets:
         relative = os.path.relpath(image, path)
         regions: list[Region] = []
+        classes = None
         try:
             bitmaps: Iterable[tuple[Any, Bitmap]]
             if one_each:
@@ -3550,28 +3571,194 @@ def read_masks(path: Any, label: str = "object", keep_empty: bool = False) -> An
                 labels = _read_labels(masks[0])
                 size = _size_of_labels(image, masks[0], labels)
                 bitmaps = enumerate(_objects_of_labels(labels), 1)
-            regions = [Region(label, bitmap, number=number) for number, bitmap in bitmaps]
+                said.look_at(relative, labels)
+                if label is None:
+                    classes = palettes.classes_of(masks[0], labels.shape)
+            for number, bitmap in bitmaps:
+                name = label or "object"
+                if classes is not None:
+                    name = classes.name_of(bitmap)
+                regions.append(Region(name, bitmap, number=number))
         except _Problem as error:
             reader.problem(f"image {relative!r}", str(error))
             continue
-        if not one_each and len(regions) == 1 and _pieces(regions[0].shape) > 1:
-            several.append(relative)
+        if not one_each:
+            said.count(relative, regions)
         reader.add(_Entry(relative, regions, size), annotated=bool(regions))
-    if several:
-        logger.warning(
-            "%s: label images have a number or colour for each object; those of %d images have one"
-            " alone for several pieces, which are taken for one object: %s",
-            path,
-            len(several),
-            files.several(several),
-        )
-    return reader.finish([label])
+    said.warn(path)
+    found = {region.name for entry in reader.entries for region in entry.regions}
+    known = palettes.names or [label or "object"]
+    return reader.finish([*known, *sorted(found - set(known))])
 
 
-def _mask_sets(path: str, below: bool = True) -> list[tuple[str, list[str], bool]]:
+class _SaidOfLabels:
+    """The images whose label images may be something else than they are taken for."""
+
+    def __init__(self) -> None:
+        self.in_pieces: list[str] = []
+        self.without_background: list[str] = []
+
+    def look_at(self, name: str, labels: np.ndarray) -> None:
+        """Looks at a label image [H, W]."""
+        if labels.size and labels.min() > 0:
+            self.without_background.append(name)
+
+    def count(self, name: str, regions: Sequence[Region]) -> None:
+        """Counts the pieces of an image's objects."""
+        pieces = [_pieces(region.shape) > 1 for region in regions]
+        if any(pieces) and 2 * sum(pieces) >= len(pieces):
+            self.in_pieces.append(name)
+
+    def warn(self, path: str) -> None:
+        """Logs what was seen."""
+        if self.in_pieces:
+            logger.warning(
+                "%s: label images have a number or colour for each object; those of %d images have"
+                " most for several pieces, as images of classes have it, and each number is taken"
+                " for one object: %s",
+                path,
+                len(self.in_pieces),
+                files.several(self.in_pieces),
+            )
+        if self.without_background:
+            logger.warning(
+                "%s: label images have 0, or black, where nothing is; those of %d images have none,"
+                " and each number or colour is taken for an object, the background's too: %s",
+                path,
+                len(self.without_background),
+                files.several(self.without_background),
+            )
+
+
+@dataclasses.dataclass
+class _ClassImage:
+    """The class of each pixel.
+
+    Attributes:
+        path: the file.
+        codes: [H, W] numbers of the classes or colours; less than 1 where there is none.
+        names: {code: name}.
+    """
+
+    path: str
+    codes: np.ndarray
+    names: dict[int, str]
+
+    def name_of(self, bitmap: Bitmap) -> str:
+        """The class that most pixels of an object have; _Problem for none."""
+        top, left, pixels = bitmap.crop(*self.codes.shape)
+        inside = self.codes[top : top + pixels.shape[0], left : left + pixels.shape[1]][pixels]
+        codes, counts = np.unique(inside[inside > 0], return_counts=True)
+        if not len(codes):
+            raise _Problem(
+                f"expected a class of each object in {self.path}. Received: none of the"
+                f" {len(inside)} pixels from (x, y) {(left, top)} on"
+            )
+        code = int(codes[counts.argmax()])
+        return self.names.get(code, f"class {code}")
+
+
+class _Palettes:
+    """What SegmentationClass/ says beside SegmentationObject/, and how the classes are called.
+
+    Attributes:
+        names: of the classes, in the order of their numbers; empty where nothing names them.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._of_folder: dict[str, tuple[dict[int, str], bool]] = {}
+
+    def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
+        """The classes beside the label image at a path; None where it has no such neighbour."""
+        folder, name = os.path.split(path)
+        parent, own = os.path.split(folder)
+        place = os.path.join(parent, own.replace("Object", "Class"))
+        stem = os.path.splitext(name)[0]
+        file = os.path.join(place, stem + ".png")
+        if place == folder or not os.path.isfile(file):
+            return None
+        names, are_colours = self._names_in(parent)
+        codes = _read_class_codes(file, are_colours)
+        if codes.shape != shape:
+            raise _Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
+        return _ClassImage(file, codes, names)
+
+    def _names_in(self, folder: str) -> tuple[dict[int, str], bool]:
+        """{code: name} of a dataset's classes, and whether the codes are colours."""
+        if folder not in self._of_folder:
+            self._of_folder[folder] = _class_codes_in(folder)
+            for name in self._of_folder[folder][0].values():
+                if name not in self.names:
+                    self.names.append(name)
+        return self._of_folder[folder]
+
+
+def _class_codes_in(folder: str) -> tuple[dict[int, str], bool]:
+    """{code: name} by a folder's labelmap.txt (CVAT's), class_names.txt (LabelMe's), or Pascal
+    VOC's own; and whether the codes are colours, 65536 red + 256 green + blue."""
+    file = os.path.join(folder, "labelmap.txt")
+    if os.path.isfile(file):
+        return _colours_of_labelmap(file), True
+    file = os.path.join(folder, "class_names.txt")
+    if os.path.isfile(file):
+        lines = [line.strip() for line in files.read_text(file).splitlines()]
+        return {i: name for i, name in enumerate(lines) if i and name}, False
+    return dict(enumerate(VOC_CLASSES, 1)), False
+
+
+def _colours_of_labelmap(file: str) -> dict[int, str]:
+    """{colour: name} of a labelmap.txt, `name:red,green,blue:parts:actions`, without background."""
+    found = {}
+    for line in files.read_text(file).splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"(.*?):(\d+),(\d+),(\d+)(:.*)?", line)
+        if match is None:
+            raise AnnotationError(
+                f"{file}: expected lines of name:red,green,blue. Received: {files.short(line)}"
+            )
+        if match[1] != "background":
+            red, green, blue = map(int, match.groups()[1:4])
+            found[red * 65536 + green * 256 + blue] = _class_name(match[1], "a class's name")
+    return found
+
+
+def _read_class_codes(file: str, are_colours: bool) -> np.ndarray:
+    """[H, W] int64 of an image of classes, its colours or its numbers; 0 for the rims of VOC."""
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if are_colours:
+                parts = np.asarray(image.convert("RGB")).astype(np.int64)
+                return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    except Exception as error:  # whatever Pillow raises for a damaged file
+        raise _Problem(f"expected an image of classes. Received: {file}: {error}") from error
+    codes = _read_labels(file)
+    return np.where(codes == _VOC_RIM_NUMBER, 0, codes)
+
+
+def _semantic_in(path: str) -> str:
+    """What a message adds where a folder has images of classes, and none of objects."""
+    found = [
+        name
+        for name in sorted(os.listdir(path))
+        if name.lower() in ("segmentationclass", "segmentationclasspng")
+    ]
+    if not found:
+        return ""
+    return (
+        f"; {found[0]}/ tells the class of each pixel, not which object it belongs to: that is in"
+        " SegmentationObject/"
+    )
+
+
+def _mask_sets(path: str, below: int = _MASKS_BELOW) -> list[tuple[str, list[str], bool]]:
     """(image, its mask files, whether each is one object) of the images in a folder.
 
-    below: look into its sub-folders, where it has none itself.
+    below: how deep to look into its sub-folders, where it has none itself.
     """
     found = []
     for entry in sorted(os.listdir(path)):
@@ -3594,7 +3781,7 @@ def _mask_sets(path: str, below: bool = True) -> list[tuple[str, list[str], bool
     if not found and below:
         for folder in folders:
             if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
-                found += _mask_sets(os.path.join(path, folder), below=False)
+                found += _mask_sets(os.path.join(path, folder), below - 1)
     return found
 
 
