@@ -1184,6 +1184,7 @@ def read(
     label: str | None = None,
     keep_empty: bool = False,
     need_files: bool = True,
+    crowds: str = "auto",
 ) -> Annotations:
     """Reads annotations of any of the formats, which is told by the content.
 
@@ -1205,6 +1206,7 @@ def read(
         keep_empty: also images without regions, as background.
         need_files: False takes images whose files are not there too, where the annotations say
             their size: to convert them.
+        crowds: COCO: what becomes of annotations with iscrowd 1, see `coco.read_annotations`.
 
     Returns:
         `Annotations`.
@@ -1212,7 +1214,7 @@ def read(
     Raises:
         AnnotationError: no such file, another format, or no image that can be used.
     """
-    return _read_any(path, images, attribute, label, keep_empty, None, need_files)
+    return _read_any(path, images, attribute, label, keep_empty, None, need_files, crowds)
 
 
 def _images_of_coco(path: str) -> str | None:
@@ -1240,6 +1242,7 @@ def _read_any(
     keep_empty: bool = False,
     expected: str | None = None,
     need_files: bool = True,
+    crowds: str = "auto",
 ) -> Annotations:
     """Reads a file or a folder, of the expected format if one is named."""
     path = os.fspath(path)
@@ -1249,14 +1252,14 @@ def _read_any(
         if images is None:
             images = _images_of_coco(path)
         return _read_file(
-            path, images, attribute, label, keep_empty, expected, need_files=need_files
+            path, images, attribute, label, keep_empty, expected, None, need_files, crowds
         )
     folder = _Folder(path, expected)
     subsets = _subsets(folder.whole, path)
     if subsets:
         folder.warn_of_others()
         parts = [(file, images or _images_of_coco(file)) for file in subsets]
-        return _read_together(path, parts, attribute, label, keep_empty, need_files)
+        return _read_together(path, parts, attribute, label, keep_empty, need_files, crowds)
     if len(folder.whole) > 1:
         raise AnnotationError(
             f"{path}: expected one VIA or COCO json in the folder, or one for each subset, with"
@@ -1273,6 +1276,7 @@ def _read_any(
             keep_empty,
             root=path,
             need_files=need_files,
+            crowds=crowds,
         )
     if folder.tasks and not folder.single:
         _warn_of_via_settings(path, attribute, None)
@@ -1324,6 +1328,7 @@ def _read_together(
     label: str | None,
     keep_empty: bool,
     need_files: bool,
+    crowds: str,
 ) -> Annotations:
     """The images of several files as one; AnnotationError if none can be used.
 
@@ -1332,7 +1337,7 @@ def _read_together(
     Args:
         path: the folder.
         parts: (file, folder of its images or None) of each.
-        attribute, label, keep_empty, need_files: see `read`.
+        attribute, label, keep_empty, need_files, crowds: see `read`.
     """
     found: list[Annotations] = []
     problems: list[str] = []
@@ -1343,7 +1348,7 @@ def _read_together(
     for file, images in parts:
         try:
             part = _read_file(
-                file, images, attribute, label, keep_empty, root=path, need_files=need_files
+                file, images, attribute, label, keep_empty, None, path, need_files, crowds
             )
         except AnnotationError as error:
             if len(parts) == 1:
@@ -1609,6 +1614,7 @@ def _read_file(
     expected: str | None = None,
     root: Any = None,
     need_files: bool = True,
+    crowds: str = "auto",
 ) -> Annotations:
     """Reads one file; AnnotationError if it is of another format than the expected one.
 
@@ -1631,7 +1637,7 @@ def _read_file(
     if name in ("coco", "labelme"):
         _warn_of_via_settings(path, attribute, label)
     if name == "coco":
-        return _read_coco(_Reader(path, images, keep_empty, root, need_files))
+        return _read_coco(_Reader(path, images, keep_empty, root, need_files), crowds)
     if name == "labelme":
         return _read_labelme(path, {path: data}, images, keep_empty, None, need_files)
     if name == "labelstudio":
@@ -2339,9 +2345,9 @@ def read_coco(
     return _read_any(path, images, keep_empty=keep_empty, expected="coco")
 
 
-def _read_coco(reader: _Reader) -> Annotations:
+def _read_coco(reader: _Reader, crowds: str) -> Annotations:
     try:
-        data = coco.read_annotations(reader.path)
+        data = coco.read_annotations(reader.path, crowds)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
     reader.said = [_printable(text) for text in data.problems]

@@ -46,6 +46,7 @@ JOBS = ("train", "evaluate", "detect", "batch", "export")
 # Images of a dataset that has no validation set which are held out.
 SHARE = 0.2
 PRESETS = ("Config", "SmallConfig", "PaperConfig", "PaperC4Config")
+CROWDS = ("auto", "keep", "objects")
 CONVERSIONS = ("coco", "via", "labelme", "yolo", "masks", "labels")
 EXPORTED = (".onnx", ".xml", ".tflite")
 # Years that names of COCO's files may have.
@@ -117,6 +118,13 @@ def _add_reading(made: argparse.ArgumentParser) -> None:
     made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
     made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
     made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
+    made.add_argument(
+        "--crowds",
+        choices=CROWDS,
+        default="auto",
+        help="COCO: annotations with iscrowd 1: objects where a json has no others (auto), never"
+        " (keep), or always (objects), as CVAT means them (default: %(default)s)",
+    )
 
 
 def _add_dataset(made: argparse.ArgumentParser) -> None:
@@ -592,7 +600,9 @@ def _read(
     """Annotations of a path."""
     from mrcnn import annotations
 
-    return annotations.read(path, args.images or images, args.attribute, args.label, keep_empty)
+    return annotations.read(
+        path, args.images or images, args.attribute, args.label, keep_empty, crowds=args.crowds
+    )
 
 
 def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
@@ -901,6 +911,7 @@ def _convert(args: argparse.Namespace) -> dict[str, Any]:
         args.tolerance,
         args.copy,
         args.overwrite,
+        args.crowds,
     )
     print(report.text())
     return report.to_dict()

@@ -829,10 +829,11 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
     if not count or crowds == "keep":
         return
     if crowds == "auto" and count < total:
-        if count > total // MANY_CROWDS:
+        if count > total // MANY_CROWDS or any(map(_is_crowd_of_cvat, coco.anns.values())):
             logger.warning(
                 "%s: %d of %d annotations are crowds (iscrowd 1), which train nothing. Where they"
-                ' are objects, as CVAT and others write them, load the file with crowds="objects"',
+                ' are objects, as CVAT and others write them, load the file with crowds="objects"'
+                " (--crowds=objects)",
                 path,
                 count,
                 total,
@@ -847,6 +848,12 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
             path,
             total,
         )
+
+
+def _is_crowd_of_cvat(annotation: dict) -> bool:
+    """Whether an annotation may be a mask of CVAT, each of which has iscrowd 1 there."""
+    attributes = annotation.get("attributes")
+    return annotation["iscrowd"] == 1 and isinstance(attributes, dict) and "occluded" in attributes
 
 
 def _drop_groups(coco: Any, path: pathlib.Path) -> None:

@@ -125,6 +125,7 @@ def convert(
     tolerance: float = 0.0,
     copy_images: bool = True,
     overwrite: bool = False,
+    crowds: str = "auto",
 ) -> Report:
     """Reads annotations of any format and writes them in another; arguments as `annotations.read`
     and `write` take them.
@@ -134,7 +135,9 @@ def convert(
     """
     check_options(target, shapes, tolerance)
     _check_output(target, output, overwrite)
-    found = annotations.read(source, images, attribute, label, keep_empty=True, need_files=False)
+    found = annotations.read(
+        source, images, attribute, label, keep_empty=True, need_files=False, crowds=crowds
+    )
     return write(found, target, output, shapes, tolerance, copy_images, overwrite)
 
 
