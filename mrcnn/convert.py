@@ -602,7 +602,7 @@ class _Writer:
     def write_json(self, path: pathlib.Path, value: Any) -> None:
         """Writes a json, whole or not at all."""
         with files.atomic(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, default=_plain_value)
+            json.dump(value, file, default=files.plain_value)
         self.report.written.append(str(path))
 
     def put_image(self, image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
@@ -657,15 +657,6 @@ class _Writer:
 def _moved(loops: list[Loop], x: float, y: float) -> list[Loop]:
     """Lines moved by x and y."""
     return [[(px + x, py + y) for px, py in loop] for loop in loops]
-
-
-def _plain_value(value: Any) -> Any:
-    """A number of numpy, or an array, or the runs of pycocotools, for json."""
-    if isinstance(value, bytes):
-        return value.decode()
-    if isinstance(value, (np.generic, np.ndarray)):
-        return value.tolist()
-    raise TypeError(f"json has no {type(value).__name__}")
 
 
 class _CocoWriter(_Writer):

@@ -30,7 +30,7 @@ import numpy as np
 from mrcnn import __version__, utils, visualize
 from mrcnn.coco import sound_annotation, sound_box
 from mrcnn.config import NOT_DETECTING, Config, setting_text
-from mrcnn.files import atomic_together, naming_full_disk, several
+from mrcnn.files import atomic_together, naming_full_disk, plain_value, several
 from mrcnn.masks import NO_SHAPE, SegmentationError, encode, to_rle
 from mrcnn.utils import Dataset
 
@@ -185,10 +185,10 @@ class Evaluation:
         contents = {
             "table.txt": f"{self.table()}\n\n{self.summary()}\n",
             "figures.json": json.dumps(_without_nan(self._figures()), indent=1),
-            "results.json": json.dumps(self.detections),
+            "results.json": json.dumps(self.detections, default=plain_value),
         }
         if self.truth is not None and not self.truth.official:
-            contents["truth.json"] = json.dumps(self.truth.data)
+            contents["truth.json"] = json.dumps(self.truth.data, default=plain_value)
         names = [*contents]
         if self.curves:
             names += ["curves.npz", "precision_recall.png", "confusion.png"]

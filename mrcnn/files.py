@@ -239,6 +239,15 @@ def read_json(
     raise ValueError(f"{path}: expected a json file. Received: {reason}")
 
 
+def plain_value(value: Any) -> Any:
+    """A number of numpy, or an array, or the runs of pycocotools, for json: its `default`."""
+    if isinstance(value, bytes):
+        return value.decode()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"json has no {type(value).__name__}")
+
+
 def _also(path: PathLike) -> str:
     """What a message adds where the first bytes of a file tell what it is."""
     kind = what_it_is(path)

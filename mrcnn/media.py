@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import utils
-from mrcnn.files import atomic, atomic_together, naming_full_disk
+from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
 
@@ -424,7 +424,7 @@ def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
     with atomic_together(values) as temporaries:
         for temporary, (path, value) in zip(temporaries, values.items()):
             with naming_full_disk(path), open(temporary, "w", encoding="utf-8") as file:
-                json.dump(value, file)
+                json.dump(value, file, default=plain_value)
     return [str(path) for path in values]
 
 

@@ -838,9 +838,16 @@ def _piece_around(hole: list, outer: list[list]) -> int:
 
 
 def _ring(loop: list, y: int, x: int, transform: Sequence[float] | None) -> list[list[float]]:
-    """A closed line of world coordinates, the first point again at its end."""
+    """A closed line of world coordinates, the first point again at its end.
+
+    Outlines turn left around their inside, and holes right (RFC 7946): a world whose y points up
+    has the loop backwards.
+    """
+    closed = [*loop, loop[0]]
+    if transform is not None and transform[0] * transform[4] < transform[1] * transform[3]:
+        closed.reverse()
     ring = []
-    for px, py in [*loop, loop[0]]:
+    for px, py in closed:
         px += x
         py += y
         if transform is None:
