@@ -3047,16 +3047,19 @@ def _yolo_root(path: str) -> str:
         if re.match(r"path\s*:", line):
             named = _unquoted(_without_comment(line).partition(":")[2].strip())
             for place in (os.path.join(own, named), named):
-                if named and os.path.isdir(place) and not _label_files(own):
+                if named and os.path.isdir(place) and not _has_labels(own):
                     return os.path.normpath(place)
     return own
 
 
+def _has_labels(folder: str) -> bool:
+    """Whether there is a text file of labels in a folder."""
+    return any(_looks_like_labels(label) for label in _label_files(folder).values())
+
+
 def is_yolo(path: str) -> bool:
     """Whether a folder has YOLO's labels: a data.yaml with names, or text files of such lines."""
-    if _yaml_in(path) is not None:
-        return True
-    return any(_looks_like_labels(label) for label in _label_files(path).values())
+    return _yaml_in(path) is not None or _has_labels(path)
 
 
 def reads_as_yolo(path: str) -> bool:

@@ -701,6 +701,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import annotations, commands
 
     _check_tiles(args)
+    commands.check_output(args)
     if args.report is not None:
         try:
             commands.report_path(args)
@@ -741,6 +742,7 @@ def _detect(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import commands, media
 
     _check_tiles(args)
+    commands.check_output(args)
     for source in args.inputs:
         media.find_files(source)
     commands.check_tracking(args)

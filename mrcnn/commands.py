@@ -6,6 +6,7 @@ A sample brings a config, its datasets and a few lines; what all samples do alik
         parser = commands.parser(__doc__, ("train", "evaluate", "detect"))
         parser.add_argument("--subset", ...)                        # what only this sample has
         args = commands.parse(parser, arguments)
+        commands.check_paths(args)                                  # what is not there is said now
         config = commands.configure(BalloonConfig(), args)          # --set SETTING=VALUE
         if args.command == "train":
             model = commands.load_model("training", config, args)
@@ -316,9 +317,7 @@ def parse(
         the namespace, `inputs` with all inputs.
 
     Raises:
-        SystemExit: with a usage message. FileNotFoundError, ValueError, ImportError: weights, data
-            or inputs that are not there, tiles or trackers that can't be, which is found before a
-            network is built.
+        SystemExit: with a usage message.
     """
     # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
     args = parser.parse_intermixed_args(arguments)
@@ -352,7 +351,6 @@ def parse(
         except ValueError as error:
             parser.error(f"--report: {error}")
     args.weights = args.weights or "last"
-    _check_paths(args)
     # TensorFlow's cost model warns of an operation that it can't price, at every start.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -361,14 +359,23 @@ def parse(
     return args
 
 
-def _check_paths(args: argparse.Namespace) -> None:
-    """FileNotFoundError for a path of the options where nothing is; ValueError for tiles, and
-    ImportError for trackers, that can't be."""
+def check_paths(args: argparse.Namespace) -> None:
+    """Finds what would end a command, before data are read and a network is built.
+
+    Args:
+        args: of `parse`.
+
+    Raises:
+        FileNotFoundError: weights, data or inputs that are not there. ValueError, ImportError:
+            tiles or trackers that can't be.
+    """
     trains = args.command in ("train", "demo")  # which may begin without a checkpoint
     check_weights(args, last=not trains)
+    if args.command != "batch":  # whose output may be in a store
+        check_output(args)
     folder = getattr(args, "dataset", None)
     if folder and not getattr(args, "download", False) and not os.path.exists(folder):
-        raise FileNotFoundError(f"--dataset: no folder {folder}")
+        raise FileNotFoundError(f"No folder {folder}")
     if args.command not in args.takes_inputs or args.command == "batch":
         return
     for source in args.inputs:
@@ -376,6 +383,18 @@ def _check_paths(args: argparse.Namespace) -> None:
             media.find_files(source)
     _tiling(args)
     check_tracking(args)
+
+
+def check_output(args: argparse.Namespace) -> None:
+    """NotADirectoryError for an --output that can be no folder, as a file is there."""
+    path = pathlib.Path(args.output)
+    for place in (path, *path.parents):
+        if place.exists():
+            if not place.is_dir():
+                raise NotADirectoryError(
+                    f"--output is a folder. Received: {path}, {place} is a file"
+                )
+            return
 
 
 def check_weights(args: argparse.Namespace, last: bool = True) -> None:
@@ -1202,6 +1221,7 @@ def generated(
     """
     made = _generated_parser(description, folder, epochs)
     args = parse(made, arguments)
+    check_paths(args)
     prefer_onednn()
     try:
         config = configure(config_class(SEED=args.seed), args)

@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.small:
         settings = SmallCustomConfig()
     commands.configure(settings, args)
+    if args.command in ("train", "evaluate") and not args.dataset:
+        parser.error(f"{args.command} needs --dataset, the folder of the photographs")
+    commands.check_paths(args)
     if args.command in ("detect", "export", "batch"):
         names = commands.load_classes(settings, args)
         settings.NUM_CLASSES = len(names)
@@ -67,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             model = commands.load_model("inference", commands.inference_config(settings), args)
         getattr(commands, args.command)(model, names, args)
         return
-    if not args.dataset:
-        parser.error(f"{args.command} needs --dataset, the folder of the photographs")
     photographs = annotations.read(args.annotations or args.dataset, args.dataset, args.attribute)
     print(photographs.summary())
     larger, smaller = photographs.split(0.2)

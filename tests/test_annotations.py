@@ -500,6 +500,14 @@ def test_labelme_groups_are_one_object(folder):
         ({"label": " ", "points": [[1, 2], [3, 4], [5, 9]]}, "expected a label. Received: ' '"),
         ({"points": [[1, 2], [3, 4], [5, 9]]}, "'label', a text. Received"),
         (
+            {"label": "__ignore__", "points": [[1, 2], [3, 4], [5, 9]]},
+            "an object's label. Received: '__ignore__', what is to be ignored",
+        ),
+        (
+            {"label": "_background_", "points": [[1, 2], [3, 4], [5, 9]]},
+            "Received: '_background_', the background in LabelMe",
+        ),
+        (
             {"label": "x", "shape_type": "rectangle", "points": [[1, 2]]},
             r"rectangle of 2 points .* Received: \[\[1, 2\]\]",
         ),
@@ -522,6 +530,32 @@ def test_labelme_problems(folder, shape, text):
     assert len(found.problems) == 1 and re.search(text, found.problems[0]), found.problems
     assert f"{path}: file a.json, image 'a.jpg', region 1: " in found.problems[0]
     assert [r.name for r in found.images[0].regions] == ["ok"]
+
+
+@pytest.mark.parametrize("kind", ("labelme", "coco"))
+def test_objects_that_are_there_twice_are_named(folder, caplog, kind):
+    """They count twice; one of another class, or whose end alone differs, is another one."""
+    longer = [*TRIANGLE, [2, 2]]
+    shapes = [("cat", TRIANGLE), ("cat", longer), ("dog", TRIANGLE), ("cat", TRIANGLE)]
+    path = folder / "a.json"
+    if kind == "labelme":
+        write(path, labelme([{"label": name, "points": points} for name, points in shapes]))
+    else:
+        rows = []
+        for number, (name, points) in enumerate(shapes):
+            flat = [value for point in points for value in point]
+            row = {"image_id": 1, "category_id": len(name + str(name == "dog"))}
+            rows.append({**row, "id": number, "segmentation": [flat]})
+        numbers = {"cat": len("catFalse"), "dog": len("dogTrue")}
+        data = {
+            "images": [{"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}],
+            "annotations": rows,
+            "categories": [{"id": number, "name": name} for name, number in numbers.items()],
+        }
+        write(path, data)
+    assert len(annotations.read(path).images[0].regions) == 4
+    assert re.search("1 (objects|annotations) are .*count twice", caplog.text), caplog.text
+    assert caplog.text.count("count twice") == 1
 
 
 def test_labelme_of_another_size(folder):

@@ -101,6 +101,8 @@ def test_wrong_options_are_one_line(here, capsys, arguments, message):
     assert message in err and err.count("\n") == 1 and out == ""
     assert err.startswith("mrcnn") and ": error: " in err
     assert code == 2
+    code, out, _ = run(capsys, *arguments.split(), "--json")
+    assert code == 2 and message in json.loads(out)["error"]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +110,8 @@ def test_wrong_options_are_one_line(here, capsys, arguments, message):
     [
         ("detect none.jpg --weights=coco", "Received: none.jpg"),
         ("detect a.png", "No folder logs with a checkpoint"),
+        ("detect a.png --output=a.png/b", "--output is a folder. Received: a.png/b, a.png is a"),
+        ("evaluate --dataset=none --output=a.png", "Received: a.png, a.png is a file"),
         ("detect a.png --weights=w.h5", "No weight file w.h5"),
         ("batch a.png", "No folder logs with a checkpoint"),
         ("batch a.png --weights=none", "batch needs weights that were trained"),
@@ -193,6 +197,48 @@ def test_configs_that_do_not_run(here, capsys, text, reason):
     code, _, err = run(capsys, "settings", "--config=mine.py")
     assert code == cli.FAILED and err.count("\n") == 1
     assert re.search(f"--config: mine.py can't be run. Received: {reason}", err)
+
+
+@pytest.mark.parametrize("content", ("LEARNING_RATE = -1", '{"LEARNING_RATE": -1}'))
+def test_configs_that_are_wrong(here, capsys, content):
+    """`settings` printed them as they were."""
+    path = here / "wrong.json"
+    if content[0] == "L":
+        path = here / "wrong.py"
+        base = "from mrcnn.config import Config\n\n\nclass Mine(Config):\n    "
+        content = f"{base}{content}\n"
+    path.write_text(content)
+    code, out, err = run(capsys, "settings", f"--config={path}")
+    assert code == cli.USAGE and not out and "LEARNING_RATE is above 0. Received: -1" in err
+
+
+def test_options_are_checked_before_data_are_read(here, capsys):
+    (here / "w.h5").write_bytes(b"")
+    for options, reason in (
+        ("--weights=v.h5", "No weight file v.h5"),
+        ("--weights=none --set STRANGE=1", "setting of Config"),
+    ):
+        _, _, err = run(capsys, "evaluate", "--dataset=none", *options.split())
+        assert reason in err
+
+
+def test_crowds_as_cvat_writes_masks(here, capsys):
+    """Beside outlines each mask has iscrowd 1 there, which is said however few they are."""
+    coco_json(here / "a.json", ["a.png"] * 5)
+    picture(here / "a.png")
+    data = json.loads((here / "a.json").read_text())
+    for number, item in enumerate(data["annotations"]):
+        item["attributes"] = {"occluded": False}
+        item["segmentation"][0][0] += number
+    mask = {"size": [40, 60], "counts": [0, 400, 2000]}
+    data["annotations"][0].update(iscrowd=1, segmentation=mask)
+    (here / "a.json").write_text(json.dumps(data))
+    code, out, err = run(capsys, "inspect", "a.json", "--json")
+    assert code == 0 and json.loads(out)["inspected"][0]["crowds"] == 1
+    code, out, _ = run(capsys, "inspect", "a.json", "--json", "--crowds=objects")
+    assert code == 0 and json.loads(out)["inspected"][0]["crowds"] == 0
+    run(capsys, "convert", "a.json", "out", "--to=yolo", "--crowds=objects")
+    assert len((here / "out/labels/train/a.txt").read_text().splitlines()) == 5
 
 
 def test_paths_in_the_home_folder(here, capsys, monkeypatch):

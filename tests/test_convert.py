@@ -416,6 +416,60 @@ def test_yolo_names(tmp_path, form, layout):
     assert len(annotations.read(tmp_path / "data.yaml").images) == 1
 
 
+@pytest.mark.parametrize("form", ("absolute", "above", "listed", "path"))
+def test_yolo_images_that_lie_elsewhere(tmp_path, caplog, form):
+    """A data.yaml's folders and lists are read where they are; they were not looked into."""
+    far = tmp_path / "far"
+    for subset in ("train", "val"):
+        yolo_folder(far, None, LINE, f"images/{subset}")
+    near = tmp_path / "near" / "own"
+    near.mkdir(parents=True)
+    (near / "list.txt").write_text("../../far/images/train/a.png\n\ngone.png\n")
+    places = {
+        "absolute": (f"{far}/images/train", f"{far}/images/val"),
+        "above": ("../../far/images/train", "../../far/images/val"),
+        "listed": ("list.txt", "../../far/images/val"),
+        "path": ("images/train", "images/val"),
+    }
+    train, val = places[form]
+    yaml = f"train: {train}\nval: {val}\nnames: [cat, dog]\n"
+    if form == "path":
+        yaml = f"path: {far}\n{yaml}"
+    (near / "data.yaml").write_text(yaml)
+    found = annotations.read(near)
+    assert [image.name for image in found.images] == ["train/a.png", "val/a.png"]
+    assert [image.regions[0].name for image in found.images] == ["dog", "dog"]
+    assert f"2 images lie outside of {near}" in caplog.text
+    for subset in ("train", "val"):
+        (image,) = annotations.yolo_subset(found, near, subset)
+        assert image.path == str(far / "images" / subset / "a.png")
+    report = convert.convert(near, "yolo", tmp_path / "out")
+    assert report.objects == 2 and (tmp_path / "out" / "labels" / "val" / "a.txt").exists()
+
+
+def test_yolo_without_the_images_that_it_names(tmp_path):
+    (tmp_path / "data.yaml").write_text("train: gone/images\nnames: [cat]\n")
+    with pytest.raises(AnnotationError, match="what it names. Received: nothing at gone/images"):
+        annotations.read(tmp_path)
+
+
+def test_outlines_beyond_the_image(tmp_path):
+    """YOLO's points were moved to the edge one by one, which is another shape within the image."""
+    pictures(tmp_path, "a.png")
+    points = [[-20, 20], [20, -20.5], [80, 20], [20, 60]]
+    shape = {"label": "cat", "shape_type": "polygon", "points": points}
+    data = {"shapes": [shape], "imagePath": "a.png", "imageHeight": HEIGHT, "imageWidth": WIDTH}
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    truth = annotations.read(tmp_path / "a.json").images[0].masks()
+    report = convert.convert(tmp_path / "a.json", "yolo", tmp_path / "out")
+    assert report.losses[convert.CUT] == 1
+    np.testing.assert_array_equal(annotations.read(tmp_path / "out").images[0].masks(), truth)
+    inside = [(0.0, 0.0), (60.0, 40.0), (0.0, 40.0)]
+    assert convert.cut_outline(inside, HEIGHT, WIDTH) is inside
+    cut = convert.cut_outline([(-10.0, 10.0), (10.0, 10.0), (10.0, 30.0), (-10.0, 30.0)], 40, 60)
+    assert cut == [(0.0, 10.0), (10.0, 10.0), (10.0, 30.0), (0.0, 30.0)]
+
+
 def test_yolo_without_names_and_boxes(tmp_path, caplog):
     found = annotations.read(yolo_folder(tmp_path, None, "3 .5 .5 .2 .5\n"))
     assert found.classes == ["3"] and "no data.yaml or classes.txt" in caplog.text
@@ -634,6 +688,55 @@ def test_rims_of_pascal_voc(tmp_path):
     assert annotations.read(folder).images[0].masks().sum(axis=(0, 1)).tolist() == [96, 30, 16]
 
 
+@pytest.mark.parametrize("form", ("voc", "cvat", "labelme"))
+def test_classes_of_pascal_voc(tmp_path, form):
+    """All objects were of the class "object", whatever SegmentationClass/ says."""
+
+    def save(path, values):
+        Image.fromarray(values).convert("P").save(path)
+
+    folder = labels_of(tmp_path / "VOCdevkit" / "VOC2012", None, save, "JPEGImages/a.jpg", _OBJECTS)
+    numbers = np.zeros((HEIGHT, WIDTH), np.uint8)
+    numbers[3:10, 4:20] = 12
+    numbers[3:10, 4:7] = 8  # a few pixels of another class
+    numbers[15:30, 10:12] = 8
+    numbers[15:16, 10:12] = 255
+    (folder / "SegmentationClass").mkdir()
+    if form == "cvat":
+        colors = np.zeros((256, 3), np.uint8)
+        colors[[8, 12, 255]] = [(250, 50, 83), (51, 221, 255), (224, 224, 192)]
+        numbers = colors[numbers]
+        text = "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:250,50,83::\n"
+        (folder / "labelmap.txt").write_text(text + "dog:51,221,255::\nowl:1,2,3::\n")
+    if form == "labelme":
+        names = ["_background_", *"abcdefg", "cat", "x", "y", "z", "dog"]
+        (folder / "class_names.txt").write_text("\n".join(names))
+    Image.fromarray(numbers).save(folder / "SegmentationClass" / "a.png")
+    found = annotations.read(tmp_path)
+    assert [region.name for region in found.images[0].regions] == ["dog", "cat"]
+    expected = {"voc": annotations.VOC_CLASSES, "cvat": ["cat", "dog", "owl"]}
+    assert found.classes == expected.get(form, [*"abcdefg", "cat", *"xyz", "dog"])
+    assert annotations.read(tmp_path, label="thing").classes == ["thing"]
+    (folder / _OBJECTS).unlink()
+    with pytest.raises(AnnotationError, match="SegmentationClass/ tells the class of each pixel"):
+        annotations.read(folder)
+
+
+_OBJECTS = "SegmentationObject/a.png"
+
+
+def test_label_images_that_are_something_else(tmp_path, caplog):
+    """Images of classes, and a background that is no 0, are said."""
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[2:8, 2:8] = values[2:8, 20:30] = 1
+    values[20:30, 2:8] = values[20:30, 40:50] = 2
+    annotations.read(labels_of(tmp_path / "classes", values))
+    assert "most for several pieces, as images of classes have it" in caplog.text
+    caplog.clear()
+    assert len(annotations.read(labels_of(tmp_path / "white", values + 1)).images[0].regions) == 3
+    assert "have none, and each number or colour is taken for an object" in caplog.text
+
+
 def test_label_image_below_zero(tmp_path):
     """The background, -1, was an object."""
     import tifffile
@@ -698,7 +801,7 @@ def test_black_and_white_label_image_is_named(tmp_path, caplog):
     (tmp_path / "masks").mkdir()
     Image.fromarray(ring()).save(tmp_path / "masks" / "a.png")
     assert len(annotations.read(tmp_path).images[0].regions) == 1
-    assert "several pieces, which are taken for one object: images/a.png" in caplog.text
+    assert "each number is taken for one object: images/a.png" in caplog.text
 
 
 def soft_disc():
@@ -786,6 +889,23 @@ def test_label_image_of_stored_pixels(tmp_path):
     Image.new("L", (50, 50), 3).save(tmp_path / "shown" / "masks" / "a.png")
     with pytest.raises(AnnotationError, match=r"label image .*a.png: annotated at .*\(50, 50\)"):
         annotations.read(tmp_path / "shown")
+
+
+def test_mask_files_of_stored_pixels(tmp_path):
+    """A file for each object, of a photograph that its camera turned: they were refused."""
+    for name, mask in {"stored": ring(), "shown": np.rot90(ring(), -1)}.items():
+        folder = tmp_path / name / "a"
+        (folder / "images").mkdir(parents=True)
+        (folder / "masks").mkdir()
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "images" / "a.jpg", exif=exif)
+        (folder / "masks" / "0.png").write_text("no image")
+        Image.fromarray(np.ascontiguousarray(mask)).save(folder / "masks" / "1.png")
+        found = annotations.read(tmp_path / name)
+        np.testing.assert_array_equal(found.images[0].masks()[..., 0], mask)
+        dataset = annotations.AnnotatedDataset.of("x", found)
+        assert dataset.load_image(0).shape[:2] == mask.shape
 
 
 def test_masks_of_a_run_before_are_gone(tmp_path):

@@ -280,6 +280,31 @@ def test_usage_errors(name, arguments, message, capsys):
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "name, arguments, message",
+    [
+        ("balloon", "train --weights=w.h5 --dataset=.", "No weight file w.h5"),
+        ("balloon", "splash none.jpg --weights=none", "Received: none.jpg"),
+        ("nucleus", "evaluate --subset=val --dataset=none --weights=none", "No folder none"),
+        ("nucleus", "evaluate --subset=val --dataset=. --weights=none", "No folder .*stage1_train"),
+        ("custom", "detect none.jpg --weights=none", "Received: none.jpg"),
+        ("custom", "detect . --weights=none --overlap=3", "goes with --tile"),
+        ("custom", "train --weights=none --dataset=none", "No folder none"),
+        ("custom", "detect . --logs=none", "No folder none with a checkpoint"),
+    ],
+)
+def test_what_is_not_there_is_said_before_a_network_is_built(
+    name, arguments, message, tmp_path, monkeypatch
+):
+    from mrcnn import commands
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("")
+    monkeypatch.setattr(commands, "load_model", lambda *_: pytest.fail("a network is built"))
+    with pytest.raises((OSError, ValueError), match=message):
+        sample(name).main(arguments.split())
+
+
 def test_options_and_inputs_in_any_order(tmp_path):
     """`detect --weights=last photo.jpg` is what everybody types; argparse alone refuses it."""
     from mrcnn import commands

@@ -482,13 +482,20 @@ def test_geojson_by_hand():
     assert second["properties"]["class"] == "class 2"
     ring, hole = first["geometry"]["coordinates"]
     assert ring[0] == ring[-1] and hole[0] == hole[-1]
+    assert signed_area(ring) == 9 and signed_area(hole) == -0.5  # RFC 7946: outlines turn left
     assert {tuple(point) for point in ring} == {(103, 198), (106, 198), (106, 195), (103, 195)}
     assert {tuple(point) for point in hole} == {(104, 197), (104.5, 197), (104.5, 196), (104, 196)}
     assert second["geometry"]["type"] == "MultiPolygon"
     assert [len(rings) for rings in second["geometry"]["coordinates"]] == [1, 1]
     pixels = tiles.geojson(result, ["BG", "roof"])
     assert "crs" not in pixels
-    assert [6.0, 4.0] in pixels["features"][0]["geometry"]["coordinates"][0]
+    ring, hole = pixels["features"][0]["geometry"]["coordinates"]
+    assert [6.0, 4.0] in ring and signed_area(ring) == 36 and signed_area(hole) == -2
+
+
+def signed_area(ring):
+    x, y = np.transpose(ring)
+    return np.sum(x[:-1] * y[1:] - x[1:] * y[:-1]) / 2
 
 
 def test_the_command_on_pictures_and_tiffs(tmp_path, capsys):

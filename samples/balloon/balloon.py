@@ -219,10 +219,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--attribute", metavar="NAME", help="train: the region attribute that holds the class"
     )
     args = commands.parse(parser, arguments)
+    if args.command == "train" and not args.dataset:
+        parser.error("train needs --dataset, the folder with train/ and val/")
+    commands.check_paths(args)
     config = commands.configure(BalloonConfig(), args)
     if args.command == "train":
-        if not args.dataset:
-            parser.error("train needs --dataset, the folder with train/ and val/")
         train_set, val_set = load(args.dataset, args.attribute)
         config.NUM_CLASSES = train_set.num_classes
         model = commands.load_model("training", config, args)

@@ -243,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = commands.parse(parser, arguments)
     if args.command in ("train", "evaluate") and not (args.dataset or args.annotations):
         parser.error(f"{args.command} needs --dataset or --annotations")
+    commands.check_paths(args)
     config = commands.configure(CocoConfig(), args)
     if args.command == "train":
         train(config, args)

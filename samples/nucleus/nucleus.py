@@ -641,6 +641,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = _parser(is_demo="demo" in arguments)
     args = commands.parse(parser, arguments)
     _check(parser, args)
+    commands.check_paths(args)
     trained, used = NucleusConfig, NucleusInferenceConfig
     if args.small or args.command == "demo":
         commands.prefer_onednn()
