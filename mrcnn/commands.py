@@ -369,8 +369,7 @@ def check_paths(args: argparse.Namespace) -> None:
         FileNotFoundError: weights, data or inputs that are not there. ValueError, ImportError:
             tiles or trackers that can't be.
     """
-    trains = args.command in ("train", "demo")  # which may begin without a checkpoint
-    check_weights(args, last=not trains)
+    check_weights(args, last=False)  # which `load_model` looks for before it builds a network
     if args.command != "batch":  # whose output may be in a store
         check_output(args)
     folder = getattr(args, "dataset", None)
@@ -476,22 +475,23 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     """
     if mode == "inference":
         _check_that_heads_are_trained(config, args.weights)
-    from mrcnn import model as modellib
-
-    model = modellib.MaskRCNN(mode, config, args.logs)
-    if args.weights == "none":
-        return model
+    path = args.weights
     exclude = None
     if args.weights == "coco":
         path = fetch_coco_weights()
         if config.NUM_CLASSES != COCO_CLASSES:
             exclude = CLASS_LAYERS
-    elif args.weights == "imagenet":
-        path = model.get_imagenet_weights()
     elif args.weights == "last":
-        path = model.find_last()
-    else:
-        path = args.weights
+        from mrcnn import training
+
+        path = training.find_last(args.logs, config.NAME)
+    from mrcnn import model as modellib
+
+    model = modellib.MaskRCNN(mode, config, args.logs)
+    if args.weights == "none":
+        return model
+    if args.weights == "imagenet":
+        path = model.get_imagenet_weights()
     logger.info("Loading weights %s", path)
     # Of a deeper backbone's released weights, training begins with the blocks that this one has.
     by_name = mode == "training" and args.weights in ("imagenet", "coco")
