@@ -1,4 +1,4 @@
-"""Annotations of VIA, LabelMe, Label Studio, COCO's layout, YOLO, mask files: named regions.
+"""Annotations of VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files: named regions.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json, Label Studio's json, YOLO's labels with their data.yaml, a"
-    " folder of mask files"
+    " json files, COCO's instances json, Label Studio's json, CVAT's xml for images, YOLO's labels"
+    " with their data.yaml, a folder of mask files"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -1195,8 +1195,8 @@ def read(
     Args:
         path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
             one of the first two, or any number of the last two, in it or, if it has none itself, in
-            its sub-folders, up to 3 within each other. Without any json also YOLO's labels, see
-            `read_yolo`, and mask files, see `read_masks`.
+            its sub-folders, up to 3 within each other. Without any json also CVAT's xml, see
+            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`.
         images: folder that the file names of the images start from; None for the json's own folder,
             or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
@@ -1248,6 +1248,9 @@ def _read_any(
     path = os.fspath(path)
     if path.lower().endswith(YAML_SUFFIXES):
         return read_yolo(path, images, keep_empty)
+    if path.lower().endswith(".xml"):
+        _warn_of_via_settings(path, attribute, label)
+        return read_cvat(path, images, keep_empty, need_files)
     if not os.path.isdir(path):
         if images is None:
             images = _images_of_coco(path)
@@ -1282,6 +1285,10 @@ def _read_any(
         _warn_of_via_settings(path, attribute, None)
         return _read_label_studio(path, folder.tasks, images, label, keep_empty, need_files)
     if not folder.single and expected is None:
+        cvat = _cvat_in(path)
+        if cvat is not None:
+            _warn_of_via_settings(path, attribute, label)
+            return read_cvat(cvat, images, keep_empty, need_files)
         if is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
@@ -1394,8 +1401,8 @@ def _xml_in(path: str) -> str:
     if not found:
         return ""
     return (
-        f"; {len(found)} XML files, of CVAT or Pascal VOC ({files.several(found, 2)}): export"
-        " COCO's json in their place"
+        f"; {len(found)} XML files, none of them CVAT's for images ({files.several(found, 2)}):"
+        " export COCO's json in their place"
     )
 
 
@@ -2829,6 +2836,158 @@ def _task_rectangle(shape: dict, height: int, width: int) -> Shape:
     corners = [(0, 0), (w, 0), (w, h), (0, h)]
     turned = [[x + dx * cos - dy * sin, y + dx * sin + dy * cos] for dx, dy in corners]
     return Polygons([turned], exact=True)
+
+
+############################################################
+#  CVAT
+############################################################
+
+
+def read_cvat(
+    path: Any, images: Any = None, keep_empty: bool = False, need_files: bool = True
+) -> Annotations:
+    """Reads an annotations.xml of CVAT's own format for images; see `read`.
+
+    Polygons, boxes, ellipses and masks are regions, a polyline is closed to a polygon; other shapes
+    are reported and left out. Shapes with one label and one group_id are the parts of one object,
+    as in CVAT's exports as COCO.
+
+    Raises:
+        AnnotationError: no such file, another xml (of CVAT for videos, of Pascal VOC), or nothing
+            that can be used.
+    """
+    path = os.fspath(path)
+    root = _xml_root(path)
+    if not _is_cvat(root):
+        raise AnnotationError(
+            f"{path}: expected a json, or CVAT's xml for images. Received: {_what_xml(root)}"
+        )
+    reader = _Reader(path, images, keep_empty, need_files=need_files)
+    for number, element in enumerate(root.iter("image")):
+        name = element.get("name")
+        if not name:
+            reader.problem(f"image {number}", "expected its name. Received: none")
+            continue
+        shapes = [child for child in element if child.tag != "tag"]  # which is of the whole image
+        regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
+        entry = _Entry(name, [], _given_size(element.get("height"), element.get("width")))
+        entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
+        reader.add(entry, annotated=bool(shapes))
+    return reader.finish()
+
+
+def _xml_root(path: str) -> Any:
+    """The root element of an XML file; AnnotationError for what is none."""
+    import xml.etree.ElementTree
+
+    if not os.path.isfile(path):
+        raise AnnotationError(f"No annotation file or folder {path}")
+    try:
+        return xml.etree.ElementTree.parse(path).getroot()
+    except xml.etree.ElementTree.ParseError as error:
+        what = files.what_it_is(path)
+        raise AnnotationError(f"{path}: expected XML. Received: {error}; it is {what}") from error
+
+
+def _is_cvat(root: Any) -> bool:
+    """Whether an XML is CVAT's for images."""
+    return root.tag == "annotations" and root.find("image") is not None
+
+
+def _what_xml(root: Any) -> str:
+    """What an XML is that isn't read."""
+    if root.tag == "annotations" and root.find("track") is not None:
+        return "CVAT's xml for videos; export it for images, or as COCO's json"
+    if root.tag == "annotation":
+        return "an XML file of Pascal VOC or the old LabelMe; export COCO's json in its place"
+    return f"an XML file with <{root.tag}> and no image"
+
+
+def _cvat_in(path: str) -> str | None:
+    """The xml of CVAT in a folder; None where there is none, or several."""
+    found = []
+    for name in sorted(os.listdir(path)):
+        file = os.path.join(path, name)
+        if name.lower().endswith(".xml") and os.path.isfile(file):
+            try:
+                root = _xml_root(file)
+            except AnnotationError:
+                continue
+            if _is_cvat(root):
+                found.append(file)
+            elif root.find("track") is not None:
+                raise AnnotationError(f"{file}: expected {FORMATS}. Received: {_what_xml(root)}")
+    if len(found) == 1:
+        return found[0]
+    return None
+
+
+def _grouped(shape: Any) -> dict:
+    """The group of a shape as LabelMe has it; 0 is none."""
+    group = shape.get("group_id")
+    if group == "0":
+        group = None
+    return {"group_id": group}
+
+
+def _cvat_region(shape: Any) -> Region:
+    """The region of an element of an image."""
+    name = _class_name(shape.get("label"), "a label")
+    extra = {item.get("name"): item.text for item in shape.iter("attribute") if item.text}
+    if shape.get("occluded") == "1":
+        extra["occluded"] = True
+    return Region(name, _cvat_shape(shape), extra=extra or None)
+
+
+def _cvat_shape(shape: Any) -> _Drawn:
+    """The shape of an element. Points lie between pixels, angles are clockwise degrees."""
+    kind = shape.tag
+    angle = math.radians(_number(shape.get("rotation")) or 0)
+    if kind in ("polygon", "polyline"):
+        points = [point.split(",") for point in (shape.get("points") or "").split(";")]
+        return Polygons([_outline(points, f"a {kind}")], exact=True)
+    if kind == "box":
+        x1, y1, x2, y2 = _numbers(shape, ("xtl", "ytl", "xbr", "ybr"))
+        if not angle % math.tau:
+            return Rectangle(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+        corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
+        return Polygons([_turned(corners, (x1 + x2) / 2, (y1 + y2) / 2, angle)], exact=True)
+    if kind == "ellipse":
+        radii = ("rx", "ry")
+        x, y, radius_x, radius_y = _numbers(shape, ("cx", "cy", *radii), positive=radii)
+        return Ellipse(x - 0.5, y - 0.5, radius_x, radius_y, angle)
+    if kind == "mask":
+        return _cvat_mask(shape)
+    raise _Problem(
+        "expected a polygon, box, ellipse, mask or polyline, which enclose pixels. Received:"
+        f" {files.short(kind)}"
+    )
+
+
+def _turned(points: list, x: float, y: float, angle: float) -> list[list[float]]:
+    """Points turned about (x, y) from x towards y."""
+    cos = math.cos(angle)
+    sin = math.sin(angle)
+    turned = []
+    for px, py in points:
+        dx = px - x
+        dy = py - y
+        turned.append([x + dx * cos - dy * sin, y + dx * sin + dy * cos])
+    return turned
+
+
+def _cvat_mask(shape: Any) -> Bitmap:
+    """A mask of its run lengths, row by row in its box, what is outside first."""
+    left, top, width, height = map(int, _numbers(shape, ("left", "top", "width", "height")))
+    words = (shape.get("rle") or "").replace(",", " ").split()
+    runs = [int(word) for word in words if word.isdecimal()]
+    if len(runs) < len(words) or sum(runs) != width * height or not runs:
+        raise _Problem(
+            f"expected rle as run lengths of {height} x {width} pixels. Received:"
+            f" {files.short(shape.get('rle'))}"
+        )
+    inside = np.arange(len(runs)) % 2 == 1
+    return Bitmap(np.repeat(inside, runs).reshape(height, width), left, top)
 
 
 ############################################################

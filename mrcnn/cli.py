@@ -133,7 +133,8 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         "--dataset",
         required=True,
         metavar="PATH",
-        help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, YOLO, mask files;"
+        help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
+        " files;"
         " with subsets as their tools make them (train/ and val/, instances_train.json,"
         " images/train, ...)",
     )
@@ -803,13 +804,21 @@ def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
     """What a file or folder is."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file or folder {path}")
-    if _is_exported(path):
+    if _is_exported(path) and not _is_xml_of_annotations(path):
         return _inspected_model(path)
     if path.lower().endswith((".h5", ".keras", ".hdf5")):
         return _inspected_weights(path)
     if os.path.isfile(path) and files.is_image_name(path):
         return _inspected_image(path)
     return _inspected_dataset(path, args)
+
+
+def _is_xml_of_annotations(path: str) -> bool:
+    """Whether a file is CVAT's xml, or Pascal VOC's, and no model of OpenVINO."""
+    if not path.lower().endswith(".xml") or not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return b"<annotation" in file.read(1000)
 
 
 def _inspected_model(path: str) -> dict[str, Any]:

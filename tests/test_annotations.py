@@ -392,9 +392,11 @@ def test_jsons_of_other_programs(folder, data, text):
 
 def test_folders_of_xml(folder):
     (folder / "annotations.xml").write_text("<annotations/>")
-    with pytest.raises(AnnotationError, match="1 XML files, of CVAT or Pascal VOC .annotations.xm"):
+    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's for images .ann"):
         annotations.read(folder)
-    with pytest.raises(AnnotationError, match="annotations.xml: expected a json.* an XML file"):
+    with pytest.raises(
+        AnnotationError, match="annotations.xml: expected a json.* an XML file with <an"
+    ):
         annotations.read(folder / "annotations.xml")
 
 
@@ -403,6 +405,59 @@ def test_images_elsewhere(folder, tmp_path_factory):
     with pytest.raises(AnnotationError, match="no file"):
         annotations.read(path)
     assert annotations.read(path, images=folder).images[0].path == str(folder / "a.jpg")
+
+
+# ---- CVAT ----------------------------------------------------------------------------------------
+
+CVAT = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><name>t</name></task></meta>
+<image id="0" name="sub/a.jpg" width="120" height="80">
+  <tag label="day" source="manual"/>
+  <polygon label="cat" occluded="1" points="10.00,5.00;20.00,5.00;20.00,15.00;10.00,15.00">
+    <attribute name="kind">big</attribute></polygon>
+  <box label="dog" xtl="30" ytl="10" xbr="40" ybr="20" rotation="90.0"/>
+  <box label="dog" xtl="30.0" ytl="30.0" xbr="44.0" ybr="34.0"/>
+  <ellipse label="dog" cx="70" cy="40" rx="10" ry="4" rotation="90"/>
+  <mask label="owl" rle="1, 3, 2, 2" left="50" top="60" width="4" height="2"/>
+  <polygon label="cat" group_id="3" points="1,1;5,1;5,5;1,5"/>
+  <polygon label="cat" group_id="3" points="1,11;5,11;5,15;1,15"/>
+  <points label="cat" points="1,1"/>
+  <mask label="owl" rle="1, 3" left="50" top="60" width="4" height="2"/>
+</image><image id="1" name="z.png" width="120" height="80"></image></annotations>
+"""
+
+
+def test_cvat_for_images(folder):
+    """Every shape against pixels that were counted by hand; what has none is a problem."""
+    (folder / "images" / "sub").mkdir(parents=True)
+    Image.new("RGB", (120, 80)).save(folder / "images" / "sub" / "a.jpg")
+    Image.new("RGB", (120, 80)).save(folder / "images" / "z.png")
+    (folder / "annotations.xml").write_text(CVAT)
+    found = annotations.read(folder, keep_empty=True)
+    assert [image.name for image in found.images] == ["sub/a.jpg", "z.png"]
+    assert found.classes == ["cat", "dog", "owl"]
+    first = found.images[0]
+    names = [region.name for region in first.regions]
+    assert names == ["cat", "dog", "dog", "dog", "owl", "cat"]
+    assert first.regions[0].extra == {"kind": "big", "occluded": True}
+    truth = np.zeros((80, 120, 6), bool)
+    truth[5:15, 10:20, 0] = truth[10:20, 30:40, 1] = truth[30:34, 30:44, 2] = True
+    y, x = np.indices((80, 120)) + 0.5
+    truth[..., 3] = ((x - 70) / 4) ** 2 + ((y - 40) / 10) ** 2 <= 1
+    truth[60, 51:54, 4] = truth[61, 52:54, 4] = True
+    truth[1:5, 1:5, 5] = truth[11:15, 1:5, 5] = True
+    np.testing.assert_array_equal(first.masks(), truth)
+    points, mask = found.problems
+    assert "region 7: " in points and "Received: 'points'" in points
+    assert "region 8: " in mask and "run lengths of 2 x 4 pixels. Received: '1, 3'" in mask
+    text = "<annotations><track label='x'/></annotations>"
+    (folder / "annotations.xml").write_text(text)
+    for path in (folder, folder / "annotations.xml"):
+        with pytest.raises(AnnotationError, match="CVAT's xml for videos; export it for images"):
+            annotations.read(path)
+    (folder / "annotations.xml").write_text("<annotation><object/></annotation>")
+    with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe; export COCO"):
+        annotations.read(folder / "annotations.xml")
 
 
 # ---- LabelMe -------------------------------------------------------------------------------------

@@ -354,6 +354,18 @@ def test_convert_and_inspect(here, capsys):
     assert (painted[10, 10] != (90, 120, 30)).any() and tuple(painted[38, 58]) == (90, 120, 30)
 
 
+def test_inspect_of_xml(here, capsys):
+    """CVAT's annotations are no model of OpenVINO, whose files end so too."""
+    picture(here / "a.png")
+    box = '<box label="cat" xtl="5" ytl="5" xbr="25" ybr="15"/>'
+    text = f'<annotations><image name="a.png" width="60" height="40">{box}</image></annotations>'
+    (here / "annotations.xml").write_text(text)
+    code, out, _ = run(capsys, "inspect", "annotations.xml", "--json")
+    assert code == 0 and json.loads(out)["inspected"][0]["objects"] == {"cat": 1}
+    code, out, _ = run(capsys, "convert", ".", "out", "--to=labelme")
+    assert code == 0 and "nothing is lost" in out
+
+
 def test_inspect_of_a_truncated_image(here, capsys):
     """Its head tells a size; that it can't be decoded is an error."""
     noise = np.random.default_rng(0).integers(0, 256, (80, 60, 3), np.uint8)
