@@ -366,10 +366,9 @@ def check_paths(args: argparse.Namespace) -> None:
         args: of `parse`.
 
     Raises:
-        FileNotFoundError: weights, data or inputs that are not there. ValueError, ImportError:
-            tiles or trackers that can't be.
+        FileNotFoundError: data or inputs that are not there; weights are looked for by
+            `load_model`. ValueError, ImportError: tiles or trackers that can't be.
     """
-    check_weights(args, last=False)  # which `load_model` looks for before it builds a network
     if args.command != "batch":  # whose output may be in a store
         check_output(args)
     folder = getattr(args, "dataset", None)
@@ -475,6 +474,7 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     """
     if mode == "inference":
         _check_that_heads_are_trained(config, args.weights)
+    check_weights(args, last=False)
     path = args.weights
     exclude = None
     if args.weights == "coco":

@@ -283,7 +283,11 @@ def test_usage_errors(name, arguments, message, capsys):
 @pytest.mark.parametrize(
     "name, arguments, message",
     [
-        ("balloon", "train --weights=w.h5 --dataset=.", "No weight file w.h5"),
+        (
+            "balloon",
+            "splash . --weights=none --output=a.txt",
+            "--output is a folder. Received: a.t",
+        ),
         ("balloon", "splash none.jpg --weights=none", "Received: none.jpg"),
         ("nucleus", "evaluate --subset=val --dataset=none --weights=none", "No folder none"),
         ("nucleus", "evaluate --subset=val --dataset=. --weights=none", "No folder .*stage1_train"),
