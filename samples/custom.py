@@ -44,9 +44,7 @@ class SmallCustomConfig(CustomConfig, config.SmallConfig):
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = commands.parser(__doc__, ("train", "evaluate", "detect", "export", "batch"))
     parser.add_argument(
-        "--annotations",
-        metavar="JSON",
-        help="the json, where it doesn't lie beside the photographs",
+        "--annotations", metavar="JSON", help="the json, where it isn't beside the photographs"
     )
     parser.add_argument(
         "--attribute", metavar="NAME", help="VIA: the region attribute with the class, of several"
@@ -59,17 +57,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.small:
         settings = SmallCustomConfig()
     commands.configure(settings, args)
-    if args.command in ("train", "evaluate") and not args.dataset:
-        parser.error(f"{args.command} needs --dataset, the folder of the photographs")
-    commands.check_paths(args)
     if args.command in ("detect", "export", "batch"):
         names = commands.load_classes(settings, args)
+        commands.check_paths(args)
         settings.NUM_CLASSES = len(names)
         model = settings  # of which batch makes models where it needs them
         if args.command != "batch":
             model = commands.load_model("inference", commands.inference_config(settings), args)
         getattr(commands, args.command)(model, names, args)
         return
+    if not args.dataset:
+        parser.error(f"{args.command} needs --dataset, the folder of the photographs")
+    commands.check_paths(args)
     photographs = annotations.read(args.annotations or args.dataset, args.dataset, args.attribute)
     print(photographs.summary())
     larger, smaller = photographs.split(0.2)

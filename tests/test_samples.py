@@ -291,8 +291,8 @@ def test_usage_errors(name, arguments, message, capsys):
         ("balloon", "splash none.jpg --weights=none", "Received: none.jpg"),
         ("nucleus", "evaluate --subset=val --dataset=none --weights=none", "No folder none"),
         ("nucleus", "evaluate --subset=val --dataset=. --weights=none", "No folder .*stage1_train"),
-        ("custom", "detect none.jpg --weights=none", "Received: none.jpg"),
-        ("custom", "detect . --weights=none --overlap=3", "goes with --tile"),
+        ("custom", "detect none.jpg --weights=w.h5", "Received: none.jpg"),
+        ("custom", "detect . --weights=w.h5 --overlap=3", "goes with --tile"),
         ("custom", "train --weights=none --dataset=none", "No folder none"),
         ("custom", "detect . --logs=none", "No checkpoint .* of none"),
     ],
@@ -303,7 +303,8 @@ def test_what_is_not_there_is_said_before_a_network_is_built(
     from mrcnn import commands
 
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "a.txt").write_text("")
+    for file, text in (("a.txt", ""), ("w.h5", ""), ("classes.json", '["BG", "cat"]')):
+        (tmp_path / file).write_text(text)
     monkeypatch.setattr(commands, "load_model", lambda *_: pytest.fail("a network is built"))
     with pytest.raises((OSError, ValueError), match=message):
         sample(name).main(arguments.split())
