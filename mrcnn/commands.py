@@ -928,7 +928,7 @@ def detect_exported(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--traceback", action="store_true")
     args = parser.parse_args(arguments)
     model: Any = runtime.load(args.model, args.threads, args.device)
-    detect(model, model.class_names, args)
+    detect(model, model.class_names, args, coco.category_ids_of(model.class_names))
 
 
 # Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
