@@ -1128,7 +1128,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if args.traceback:
             raise
-        return _fail(args, str(error) or "not enough memory", FAILED)
+        return _fail(args, files.in_words(error) or "not enough memory", FAILED)
 
 
 def _fail(args: argparse.Namespace, message: str, code: int) -> int:

@@ -395,7 +395,7 @@ def run(main: Callable[[], Any]) -> None:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"error: {str(error) or 'not enough memory'}")
+        sys.exit(f"error: {files.in_words(error) or 'not enough memory'}")
 
 
 # ---- Models --------------------------------------------------------------------------------------
@@ -915,7 +915,7 @@ def _inference_weights(config: Config, args: argparse.Namespace) -> str:
 
 def detect_exported(arguments: Sequence[str] | None = None) -> None:
     """`python -m mrcnn.runtime`: `detect` by an exported model, without TensorFlow."""
-    from mrcnn import runtime
+    from mrcnn import coco, runtime
 
     parser = argparse.ArgumentParser(
         prog="python -m mrcnn.runtime", description="Detects by an exported model."

@@ -23,6 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     serving.add_options(parser)
     args = parser.parse_args(arguments)
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port is a whole number from 0 to 65535. Received: {args.port}")
     try:
         import uvicorn
     except ImportError as error:
