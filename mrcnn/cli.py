@@ -417,7 +417,11 @@ def _is_exported(path: str) -> bool:
     """Whether a path is that of an exported model."""
     if path.lower().endswith(EXPORTED):
         return True
-    return os.path.isfile(os.path.join(path, "saved_model.pb"))
+    if not os.path.isdir(path):
+        return False
+    from mrcnn import runtime
+
+    return (runtime.saved_model_in(pathlib.Path(path)) / "saved_model.pb").is_file()
 
 
 def _resolve_last(args: argparse.Namespace) -> str:
@@ -456,11 +460,11 @@ def _model_of(
     args: argparse.Namespace, known: _Known | None
 ) -> tuple[Any, list[str], dict[int, int] | None]:
     """`_inference_model` of what `_known_of_weights` has found."""
-    from mrcnn import commands, runtime
+    from mrcnn import coco, commands, runtime
 
     if known is None:
         model = runtime.load(args.weights)
-        return model, model.class_names, None
+        return model, model.class_names, coco.category_ids_of(model.class_names)
     config, names, category_ids = known
     if args.weights == "coco":
         commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
@@ -486,14 +490,10 @@ def _settings_of_weights(args: argparse.Namespace) -> _Known:
     config = _with_changes(config, args)
     args.weights = weights
     names: Sequence[str] = ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))]
-    category_ids = None
     if config.NUM_CLASSES == commands.COCO_CLASSES:
         names = ["BG", *coco.CATEGORIES.values()]
-        category_ids = dict(enumerate(coco.CATEGORIES, 1))
     known = commands.load_classes(config, args, default=names)
-    if known != list(names):
-        category_ids = None
-    return config, known, category_ids
+    return config, known, coco.category_ids_of(known)
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:
@@ -719,6 +719,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     else:
         found = _sets(args)[0]
     model, names, _ = _model_of(args, known)
+    _warn_of_limit(model, args)
     dataset = annotations.AnnotatedDataset.of("mrcnn", found, names[1:])
     result = commands.evaluate(model, dataset, args)
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
@@ -726,6 +727,18 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     if args.report is not None:
         done["report"] = str(commands.report_path(args))
     return done
+
+
+def _warn_of_limit(model: Any, args: argparse.Namespace) -> None:
+    """AP counts detections of any score, of which an exported model may not tell."""
+    least = model.config.DETECTION_MIN_CONFIDENCE
+    if _is_exported(args.weights) and least > 0:
+        logger.warning(
+            "%s leaves out detections with scores below %g (its DETECTION_MIN_CONFIDENCE), so that"
+            " AP is too low; for an evaluation: mrcnn export --set DETECTION_MIN_CONFIDENCE=0",
+            args.weights,
+            least,
+        )
 
 
 def _check_tiles(args: argparse.Namespace) -> None:
@@ -1154,7 +1167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if args.traceback:
             raise
-        return _fail(program, str(error) or "not enough memory", FAILED, args.json)
+        return _fail(program, files.in_words(error) or "not enough memory", FAILED, args.json)
 
 
 def _fail(program: str, message: str, code: int, as_json: bool) -> int:

@@ -182,6 +182,17 @@ CATEGORIES = {
 }
 
 
+def category_ids_of(class_names: Sequence[str]) -> dict[int, int] | None:
+    """{class id: COCO's category id} of COCO's own classes; None of any others.
+
+    Args:
+        class_names: by class id, background first.
+    """
+    if list(class_names[1:]) != list(CATEGORIES.values()):
+        return None
+    return dict(enumerate(CATEGORIES, 1))
+
+
 # ------------------------------------------------------------------------------------------------
 #  Reading and checking
 # ------------------------------------------------------------------------------------------------

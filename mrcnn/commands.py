@@ -451,7 +451,7 @@ def run(main: Callable[[], Any]) -> None:
     except (ValueError, OSError, ImportError, MemoryError) as error:
         if "--traceback" in sys.argv:
             raise
-        sys.exit(f"error: {str(error) or 'not enough memory'}")
+        sys.exit(f"error: {files.in_words(error) or 'not enough memory'}")
 
 
 # ---- Models --------------------------------------------------------------------------------------
@@ -973,7 +973,7 @@ def _inference_weights(config: Config, args: argparse.Namespace) -> str:
 
 def detect_exported(arguments: Sequence[str] | None = None) -> None:
     """`python -m mrcnn.runtime`: `detect` by an exported model, without TensorFlow."""
-    from mrcnn import runtime
+    from mrcnn import coco, runtime
 
     parser = argparse.ArgumentParser(
         prog="python -m mrcnn.runtime", description="Detects by an exported model."
@@ -986,7 +986,7 @@ def detect_exported(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--traceback", action="store_true")
     args = parser.parse_args(arguments)
     model: Any = runtime.load(args.model, args.threads, args.device)
-    detect(model, model.class_names, args)
+    detect(model, model.class_names, args, coco.category_ids_of(model.class_names))
 
 
 # Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.

@@ -200,7 +200,7 @@ class Config:
     IMAGE_MIN_SCALE = 0
 
     # 3 for RGB, 1 for gray, 4 for RGB-D and so on; MEAN_PIXEL needs as many values. Pre-trained
-    # first layers fit 3 channels only.
+    # first layers fit 3 channels only. With 1, gray files that are read as RGB are taken too.
     IMAGE_CHANNEL_COUNT = 3
 
     # Subtracted from every pixel, in RGB order. It also says what range of values the network

@@ -325,7 +325,8 @@ def with_channels(
 
     Returns:
         [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are
-        asked for.
+        asked for, and where 1 is the first of three that are equal taken, as of a gray file that
+        was read as RGB.
     """
     wanted = config.IMAGE_CHANNEL_COUNT
     shaped = image
@@ -338,7 +339,11 @@ def with_channels(
             return np.repeat(shaped, 3, axis=2)
         if wanted == 3 and shaped.shape[2] == 4:
             return shaped[..., :3]
+        if wanted == 1 and shaped.shape[2] == 3 and np.all(shaped == shaped[..., :1]):
+            return shaped[..., :1]
     hint = ""
+    if wanted == 1 and shaped.ndim == 3 and shaped.shape[2] == 3:
+        hint = ", in colours: np.mean(image, axis=-1), or another gray"
     if utils.has_channels_first(image.shape):
         hint = "; the channels stand last: np.moveaxis(image, 0, -1)"
     elif image.ndim == 4 and len(image) == 1:

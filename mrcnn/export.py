@@ -39,7 +39,16 @@ import numpy as np
 from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
 from mrcnn.config import Config, setting_names
 from mrcnn.files import atomic
-from mrcnn.runtime import AROUND, ASSET, FORMATS, METADATA_KEY, SUFFIXES, format_of
+from mrcnn.runtime import (
+    AROUND,
+    ASSET,
+    CHECKSUM,
+    FORMATS,
+    METADATA_KEY,
+    SUFFIXES,
+    checksum,
+    format_of,
+)
 
 if TYPE_CHECKING:
     from mrcnn.model import MaskRCNN
@@ -1131,7 +1140,14 @@ def _write_openvino(path, graph, function, text, precision, openvino):
             _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])
         file = folder / path.name
-        openvino.save_model(network, file, compress_to_fp16=False)
+        try:
+            openvino.save_model(network, file, compress_to_fp16=False)
+            # Beside the weights of another export of as many bytes, a graph would run without a
+            # word.
+            network.set_rt_info(checksum(file.with_suffix(".bin")), [METADATA_KEY + CHECKSUM])
+            openvino.save_model(network, file, compress_to_fp16=False)
+        except RuntimeError as error:  # what it makes of a disk that is full
+            raise OSError(f"{path} can't be written: {error}; is the disk full?") from error
         # The graph comes last: without its weights it can't be read.
         for suffix in (".bin", ".xml"):
             os.replace(file.with_suffix(suffix), path.with_suffix(suffix))

@@ -154,6 +154,21 @@ _SIGNS_BELOW = (
 )
 
 
+# Packages that are called otherwise than the module that is imported.
+_PACKAGES = {"skimage": "scikit-image", "PIL": "pillow", "cv2": "opencv-python-headless"}
+
+
+def in_words(error: BaseException) -> str:
+    """An error's text; of a module that isn't there which package has it."""
+    text = str(error)
+    name = getattr(error, "name", None) or ""
+    if not isinstance(error, ImportError) or text != f"No module named {name!r}":
+        return text
+    package = name.split(".")[0]
+    package = _PACKAGES.get(package, package)
+    return f"this needs {package}, which isn't installed: pip install {package}"
+
+
 def what_it_is(path: PathLike) -> str:
     """What a file is that could not be read as something else; see `what_begins_with`."""
     try:

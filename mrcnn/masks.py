@@ -941,8 +941,12 @@ def encode(masks: Any) -> list[dict]:
         return masks.rle()
     if isinstance(masks, list) and all(isinstance(code, dict) for code in masks):
         return list(masks)
-    from pycocotools import mask as coco_mask
-
+    try:
+        from pycocotools import mask as coco_mask
+    except ImportError:  # where exported models run; the same by numpy, slower
+        height, width, count = masks.shape
+        whole = (0, 0, height, width)
+        return encode_crops(((whole, masks[:, :, i] != 0) for i in range(count)), (height, width))
     codes = []
     # One at a time: an image with 100 objects of 20 megapixels is not copied as a whole.
     for i in range(masks.shape[-1]):

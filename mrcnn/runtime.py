@@ -22,6 +22,7 @@ import operator
 import os
 import pathlib
 import threading
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,10 +32,14 @@ from mrcnn import boxes as box_math, data, files, keypoints, masks as mask_math
 from mrcnn.config import Config, setting_names
 
 FORMATS = ("saved_model", "onnx", "openvino", "litert")
+# A runtime makes as many as it is asked for, until the process ends.
+MOST_THREADS = 1024
 # The name under which a file's metadata holds what the file is, as json.
 METADATA_KEY = "mrcnn"
 # Of a SavedModel, which has no metadata, a file in its assets.
 ASSET = "mrcnn.json"
+# What is behind it in the name under which an OpenVINO graph has the checksum of its weights.
+CHECKSUM = "_weights"
 # Outputs of the graph in their order.
 OUTPUTS = ("boxes", "class_ids", "scores", "masks", "keypoints", "windows")
 INPUT = "images"
@@ -208,10 +213,24 @@ class _OpenVino:
         if network.has_rt_info([METADATA_KEY]):
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
         read_metadata(self.metadata, path)  # before what a file of others may lack
+        self._check_weights(network, pathlib.Path(path).with_suffix(".bin"), path)
         shape = network.inputs[0].partial_shape
         self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
         self.compiled = core.compile_model(network, device.upper(), settings)
         self.lock = threading.Lock()
+
+    @staticmethod
+    def _check_weights(network, weights, path):
+        """LoadError for weights of another export, or damaged ones; of any size that fits."""
+        key = [METADATA_KEY + CHECKSUM]
+        if not network.has_rt_info(key):
+            return  # of an older version
+        expected = str(network.get_rt_info(key).astype(str))
+        if checksum(weights) != expected:
+            raise LoadError(
+                f"{weights} has other weights than those that were written with {path}: it is of"
+                " another export, or damaged. The two files go together"
+            )
 
     def run(self, images):
         with self.lock:  # it has one request, which one thread may use at a time
@@ -257,7 +276,7 @@ class _SavedModel:
                     f"threads can be set before TensorFlow computes anything. Received: {threads},"
                     f" afterwards: {error}"
                 ) from error
-        folder = _saved_model_in(pathlib.Path(path))
+        folder = saved_model_in(pathlib.Path(path))
         asset = folder / "assets.extra" / ASSET
         self.metadata = None
         if asset.exists():
@@ -296,6 +315,15 @@ RUNTIMES: dict[str, Callable] = {
 }
 
 
+def checksum(path: str | os.PathLike) -> str:
+    """Of a file's bytes, eight digits."""
+    value = 0
+    with open(path, "rb") as file:
+        while part := file.read(2**20):
+            value = zlib.crc32(part, value)
+    return f"{value:08x}"
+
+
 def _side(side: Any) -> int | None:
     """A side of the input, None where it is free."""
     if isinstance(side, int) and side > 0:
@@ -311,7 +339,7 @@ def _name_of(names: Iterable[str]) -> str:
     raise ValueError(f"An output is one of {', '.join(OUTPUTS)}. Received: {sorted(names)}")
 
 
-def _saved_model_in(folder: pathlib.Path) -> pathlib.Path:
+def saved_model_in(folder: pathlib.Path) -> pathlib.Path:
     """The folder of saved_model.pb: that one, or of a model repository its newest version."""
     versions = [path for path in folder.glob("*/saved_model.pb") if path.parent.name.isdigit()]
     if (folder / "saved_model.pb").exists() or not versions:
@@ -358,6 +386,11 @@ class Model:
         if self.shape[0]:
             self.config.BATCH_SIZE = self.shape[0]
         self._backend = backend
+        self._arguments: tuple = (os.path.abspath(self.path),)  # of `load`
+
+    def __reduce__(self):
+        """A copy loads the file itself, as does what another process makes of a pickled one."""
+        return load, self._arguments, {"config": self.config}
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {len(self.class_names)} classes)"
@@ -484,10 +517,7 @@ class Model:
         array = data.as_network_input(image, self.config, where)
         data.check_sides(array.shape, self.config, where)
         if not _are_bytes(array):
-            raise ValueError(
-                "An exported model takes images of uint8, or whole numbers of 0..255. Received:"
-                f" {where} of dtype {array.dtype}; np.round(image).astype('uint8')"
-            )
+            raise ValueError(_not_bytes(array, where))
         array = array.astype(np.uint8, copy=False)
         fixed = self.shape[1:3]
         if not array.size or any(side and side != n for side, n in zip(fixed, array.shape)):
@@ -548,6 +578,19 @@ def _are_bytes(array: np.ndarray) -> bool:
     return array.dtype.kind != "f" or np.array_equal(array, np.rint(array))
 
 
+def _not_bytes(array: np.ndarray, where: str) -> str:
+    """What is said of an image that uint8 does not hold."""
+    low = array.min()
+    high = array.max()
+    hint = "; a model that is trained and exported with IMAGE_PERCENTILES takes any values"
+    if low >= 0 and high <= 255:
+        hint = "; np.rint(image).astype('uint8')"
+    return (
+        "An exported model takes images of uint8, or whole numbers of 0..255. Received: "
+        f"{where} of dtype {array.dtype}, values {low:g}..{high:g}{hint}"
+    )
+
+
 def _keypoints(maps, boxes, window, image_shape):
     """Keypoints [n, K, (y, x, score)] in the image, of maps whose boxes are in its pixels.
 
@@ -581,7 +624,7 @@ def load(
         ValueError: an unknown format or device, a file that `mrcnn.export` did not write, or one
             that is damaged.
     """
-    if not isinstance(path, (str, os.PathLike)):
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(f"load() takes the path of an exported model. Received: {path!r}")
     if format is None:
         format = format_of(path)
@@ -604,7 +647,9 @@ def load(
     except Exception as error:  # each runtime has errors of its own
         reason = " ".join(str(error).split())[:300]
         raise LoadError(f"{path}: {package} can't load it: {reason}") from error
-    return Model(backend, path)
+    model = Model(backend, path)
+    model._arguments = (os.path.abspath(path), threads, device, format)
+    return model
 
 
 def _checked_threads(threads: Any) -> int:
@@ -613,8 +658,10 @@ def _checked_threads(threads: Any) -> int:
         number = operator.index(threads)
     except TypeError:
         number = 0
-    if number < 1 or isinstance(threads, bool):
-        raise ValueError(f"threads is a whole number from 1, or None. Received: {threads!r}")
+    if not 1 <= number <= MOST_THREADS or isinstance(threads, bool):
+        raise ValueError(
+            f"threads is a whole number from 1 to {MOST_THREADS}, or None. Received: {threads!r}"
+        )
     return number
 
 
@@ -626,10 +673,10 @@ def _check_files(path: pathlib.Path, format: str) -> None:
         raise LoadError(f"{path} has the weights of {path.with_suffix('.xml')}; load that one")
     if (format == "saved_model") != path.is_dir():
         raise LoadError(
-            "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel."
-            f" Received: {path}"
+            "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel;"
+            f" of another name, load(path, format=...) says which. Received: {path}"
         )
-    if format == "saved_model" and not (_saved_model_in(path) / "saved_model.pb").is_file():
+    if format == "saved_model" and not (saved_model_in(path) / "saved_model.pb").is_file():
         raise LoadError(
             f"{path}: expected saved_model.pb in it, or in its folder 1. Received: none"
         )

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import evaluate, runtime, utils
+from mrcnn import coco, evaluate, runtime, utils
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ BATCH = 4  # images at a time
 WAIT = 0.005  # seconds that the first of a batch waits for others
 BODY = 20_000_000  # bytes of a request
 PIXELS = 25_000_000  # of an image
+
+# How a file of PostScript begins, and one with a preview in it.
+POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
 # A body that is too large is read on to this many times the limit, and dropped: who still sends
 # when the connection is closed sees a broken pipe, and not the answer.
@@ -145,13 +148,14 @@ def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
             at before it is decoded.
         ValueError: no image, or a part of one.
     """
+    if body.startswith(POSTSCRIPT):
+        # Pillow would have Ghostscript run it.
+        raise ValueError("the body is PostScript, a program; no image is made of it")
     handle, path = tempfile.mkstemp(prefix="image")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(body)
-        height, width = _size_of(path)
-        if height * width > pixels:
-            raise TooLarge(f"An image has at most {pixels} pixels. Received: {width} x {height}")
+        _check_size(path, pixels)
         return utils.read_image(path)
     except TooLarge:
         raise
@@ -161,21 +165,29 @@ def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
         os.remove(path)
 
 
-def _size_of(path):
-    """(height, width) that an image file claims to have; zeros if it can't be read."""
+def _check_size(path, pixels):
+    """TooLarge for an image file that claims to have more pixels."""
     try:
-        return utils.image_sizes(path)[0]
+        height, width = utils.image_sizes(path)[0]
+    except utils.TooManyPixels as error:
+        raise TooLarge(f"An image has at most {pixels} pixels: {error}") from error
     except Exception:  # `utils.read_image` says what is wrong with it
-        return 0, 0
+        return
+    if height * width > pixels:
+        raise TooLarge(f"An image has at most {pixels} pixels. Received: {width} x {height}")
 
 
 def answer_of(image: np.ndarray, result: dict, class_names: list[str]) -> dict[str, list]:
-    """A result of `Model.detect` as COCO's json: images, annotations with scores, categories."""
+    """A result of `Model.detect` as COCO's json: images, annotations with scores, categories.
+
+    Ids of categories are those of classes; of COCO's own classes COCO's ids.
+    """
     height, width = image.shape[:2]
+    ids = coco.category_ids_of(class_names) or {i: i for i in range(1, len(class_names))}
     return {
         "images": [{"id": 1, "height": height, "width": width}],
-        "annotations": evaluate.coco_results(1, result),
-        "categories": [{"id": i, "name": name} for i, name in enumerate(class_names) if i],
+        "annotations": evaluate.coco_results(1, result, ids),
+        "categories": [{"id": ids[i], "name": class_names[i]} for i in ids],
     }
 
 

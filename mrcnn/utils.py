@@ -553,9 +553,10 @@ def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tu
     """
     _check_is_file(path)
     layout = None
+    tifffile = None
     if _begins_as_tiff(path):
-        import tifffile
-
+        tifffile = _tifffile_for(path)
+    if tifffile is not None:
         try:
             with tifffile.TiffFile(path) as file:
                 layout = _layout_of_tiff(file)
@@ -640,6 +641,10 @@ def read_pillow(image: Any) -> np.ndarray:
     return as_rgb(_values_of(image))
 
 
+class TooManyPixels(ValueError):
+    """An image file that claims to have more than MAX_PIXELS."""
+
+
 def _check_pixels(width, height, path):
     """ValueError for an image that is too large to be read, or larger than its file can hold."""
     if isinstance(path, (str, os.PathLike)):
@@ -650,7 +655,7 @@ def _check_pixels(width, height, path):
                 f" {stored} bytes, which can't hold them: it is damaged, or made to fill the memory"
             )
     if width * height > MAX_PIXELS:
-        raise ValueError(
+        raise TooManyPixels(
             f"expected at most {MAX_PIXELS:,} pixels (mrcnn.utils.MAX_PIXELS). "
             f"Received: {width} x {height}"
         )
@@ -718,8 +723,9 @@ def _read_tiff(path):
         values [H, W] or [H, W, bands] as they are stored, orientation; (None, 1) where Pillow reads
         it as well, or nothing does.
     """
-    import tifffile
-
+    tifffile = _tifffile_for(path)
+    if tifffile is None:
+        return None, 1
     values = None
     try:
         with tifffile.TiffFile(path) as file:
@@ -737,6 +743,35 @@ def _read_tiff(path):
     if layout.white_is_zero is not None and values.dtype.kind == "u":
         values = layout.white_is_zero - values
     return values, layout.orientation
+
+
+def _tifffile_for(path):
+    """The module tifffile; None where it isn't installed and Pillow reads this TIFF as well.
+
+    Raises:
+        ValueError: Pillow would lose bits, bands or pages.
+    """
+    try:
+        import tifffile
+    except ImportError as error:
+        if not _with_pillow(path, _is_plain_tiff):
+            raise ValueError(
+                f"{path} is a TIFF that tifffile reads: pip install tifffile"
+            ) from error
+        return None
+    return tifffile
+
+
+def _is_plain_tiff(image, path):
+    """Whether a Pillow image is a TIFF of one page that `_is_for_tifffile` leaves to Pillow."""
+    tags = image.tag_v2
+    kind = _PHOTOMETRIC.get(tags.get(262), "")
+    bits = max(np.atleast_1d(tags.get(258, 1)))
+    return image.n_frames == 1 and not _is_for_tifffile(kind, bits, tags.get(277, 1))
+
+
+# What tifffile calls the numbers of a TIFF's tag 262.
+_PHOTOMETRIC = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 32844: "LOGL", 32845: "LOGLUV"}
 
 
 def _is_for_tifffile(kind, bits, bands):
@@ -850,7 +885,7 @@ def _with_pillow(path, function):
             with _opened(path) as image:
                 return function(image, path)
         except Image.DecompressionBombError as error:
-            raise ValueError(
+            raise TooManyPixels(
                 f"expected at most {MAX_PIXELS:,} pixels (mrcnn.utils.MAX_PIXELS). "
                 f"Received: {error}"
             ) from error

@@ -23,8 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000)
     serving.add_options(parser)
     args = parser.parse_args(arguments)
-    import uvicorn
-
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port is a whole number from 0 to 65535. Received: {args.port}")
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ImportError(f"Serving needs uvicorn: pip install uvicorn ({error})") from error
     model = runtime.load(args.model, args.threads, args.device)
     served = serving.application(model, args.batch, args.wait, args.limit, args.pixels)
     uvicorn.run(served, host=args.host, port=args.port, log_level="warning")

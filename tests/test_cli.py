@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -631,6 +632,32 @@ def test_export_and_tiles_pass_their_options(here, capsys, monkeypatch):
     assert given == [(32, 8, [(40, 60, 3)]), (32, 6, [(40, 60, 3)])]
     code, _, err = run(capsys, "detect", "a.png", "--weights=coco", "--overlap=8")
     assert code == 2 and "--overlap goes with --tile" in err
+
+
+def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplog):
+    """The folder that an export writes too; an AP without weak detections is said to be too low."""
+    from mrcnn import coco, runtime
+
+    for name in ("served/1", "versions/12", "other/1", "flat"):
+        (here / name).mkdir(parents=True)
+        if name != "other/1":
+            (here / name / "saved_model.pb").write_bytes(b"")
+    known = ("served", "served/1", "versions", "flat", "m.onnx", "m.XML", "a/m.tflite")
+    assert all(cli._is_exported(path) for path in known)
+    assert not any(cli._is_exported(path) for path in ("other", "none", "coco", "m.h5", "."))
+    names = ["BG", *coco.CATEGORIES.values()]
+    model = types.SimpleNamespace(class_names=names, config=config.Config())
+    monkeypatch.setattr(runtime, "load", lambda path: model)
+    args = cli._parse(["detect", "a.png", "--weights=served"])
+    assert cli._inference_model(args)[2] == dict(enumerate(coco.CATEGORIES, 1))
+    names[1] = "mascot"
+    assert cli._inference_model(args)[2] is None
+    cli._warn_of_limit(model, args)
+    (line,) = caplog.messages
+    assert line.startswith("served leaves out detections with scores below 0.7")
+    model.config.DETECTION_MIN_CONFIDENCE = 0.0
+    cli._warn_of_limit(model, args)
+    assert len(caplog.messages) == 1
 
 
 def test_settings_are_kept_beside_the_weights(here):

@@ -434,6 +434,17 @@ def test_channels(shape, channels, result):
             data.with_channels(np.zeros(shape), config, "x")
 
 
+def test_gray_that_was_read_as_rgb_is_one_channel():
+    """As every reader of files gives it; colours are refused."""
+    config = ToyConfig(IMAGE_CHANNEL_COUNT=1, MEAN_PIXEL=np.zeros(1))
+    gray = np.arange(72, dtype=np.uint8).reshape(8, 9, 1)
+    rgb = np.repeat(gray, 3, axis=2)
+    np.testing.assert_array_equal(data.with_channels(rgb, config, "x"), gray)
+    rgb[3, 4, 2] += 1
+    with pytest.raises(ValueError, match="x of shape .8, 9, 3., in colours: np.mean"):
+        data.with_channels(rgb, config, "x")
+
+
 # ---- Augmentation --------------------------------------------------------------------------------
 
 

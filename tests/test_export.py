@@ -1,9 +1,11 @@
 """Exporting as far as it needs nothing but TensorFlow: molding in the graph, the SavedModel, what
 files say, refusals. The other runtimes are in test_runtimes.py."""
 
+import copy
 import json
 import os
 import pathlib
+import pickle
 import subprocess
 import types
 
@@ -416,6 +418,20 @@ def test_images_that_a_runtime_refuses(image, part):
         runtime.Model(Backend(), "model.onnx").detect([image])
 
 
+def test_values_in_units_of_their_own_are_refused():
+    """uint8 of them would be others; of fractions within 0..255 the nearest are."""
+    backend = Backend(IMAGE_CHANNEL_COUNT=4, MEAN_PIXEL=np.zeros(4))
+    backend.shape = (None, None, None, 4)
+    model = runtime.Model(backend, "model.onnx")
+    for value, part in (
+        (4000.0, "4000..4000; a model that is trained and exported with IMAGE_PERC"),
+        (-1.0, "-1..-1; a model that is trained"),
+        (0.5, "0.5..0.5; np.rint"),
+    ):
+        with pytest.raises(ValueError, match=f"image 0 of dtype float64, values {part}"):
+            model.detect([np.full((20, 30, 4), value)])
+
+
 @pytest.mark.parametrize(
     "images, part",
     [
@@ -533,7 +549,7 @@ def test_what_load_refuses(tmp_path, monkeypatch):
         runtime.load(tmp_path / "none.onnx")
     with pytest.raises(ValueError, match="format is one of saved_model, onnx, .* 'pb'"):
         runtime.load(tmp_path, format="pb")
-    for threads in (0, "2", 1.5, True):
+    for threads in (0, "2", 1.5, True, 2**40):
         with pytest.raises(ValueError, match="threads is a whole number from 1"):
             runtime.load(tmp_path, threads=threads)
     assert runtime._checked_threads(np.int64(2)) == 2
@@ -541,6 +557,8 @@ def test_what_load_refuses(tmp_path, monkeypatch):
         runtime.load(tmp_path, device=None)
     with pytest.raises(ValueError, match="takes the path of an exported model. Received: None"):
         runtime.load(None)
+    with pytest.raises(ValueError, match="takes the path of an exported model. Received: ''"):
+        runtime.load("")
     file = tmp_path / "model.bin"
     file.write_bytes(b"")
     with pytest.raises(ValueError, match="An exported model is an .onnx"):
@@ -569,6 +587,44 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     file.write_bytes(b"\x08\x0a")
     with pytest.raises(ImportError, match="model.onnx is run by onnxruntime: pip install onnx"):
         runtime.load(file.rename(tmp_path / "model.onnx"))
+
+
+def test_a_loaded_model_goes_to_another_process(tmp_path, monkeypatch):
+    """Pickled it is its path, as it was loaded, and its settings; a copy of it too."""
+    asked = []
+
+    def fake(module, path, threads, device):
+        asked.append((str(path), threads, device))
+        return Backend()
+
+    monkeypatch.setitem(runtime.RUNTIMES, "onnx", fake)
+    monkeypatch.setitem(runtime.PACKAGES, "onnx", ("math", "math"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.part").write_bytes(b"\x08\x0a")
+    model = runtime.load("model.part", 2, "cpu", format="onnx")
+    model.config.BATCH_SIZE = 3
+    monkeypatch.chdir("/")
+    for again in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        assert again.config.BATCH_SIZE == 3 and again._backend is not model._backend
+        assert len(again.detect([np.zeros((20, 30, 3), np.uint8)])[0]["rois"]) == 1
+    assert asked[1:] == [(str(tmp_path / "model.part"), 2, "cpu")] * 2
+
+
+def test_openvino_weights_of_another_export_are_refused(tmp_path):
+    """Of as many bytes; a file of a version that wrote no checksum is taken."""
+    (tmp_path / "m.bin").write_bytes(b"123456789")
+    said = {}
+    network = types.SimpleNamespace(
+        has_rt_info=lambda key: key[0] in said,
+        get_rt_info=lambda key: types.SimpleNamespace(astype=lambda _: said[key[0]]),
+    )
+    arguments = (network, tmp_path / "m.bin", tmp_path / "m.xml")
+    runtime._OpenVino._check_weights(*arguments)
+    said["mrcnn_weights"] = "cbf43926"  # what CRC-32 is defined to give of these digits
+    runtime._OpenVino._check_weights(*arguments)
+    (tmp_path / "m.bin").write_bytes(b"123456788")
+    with pytest.raises(ValueError, match="m.bin has other weights than .*m.xml: it is of another"):
+        runtime._OpenVino._check_weights(*arguments)
 
 
 def test_a_device_that_is_known_but_absent_is_no_cpu():

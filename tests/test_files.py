@@ -322,3 +322,11 @@ def test_many_names(tmp_path):
     assert "500 images" in found.renamed_text() and len(found.renamed_text()) < 1500
     names = [f"{number}.jpg" for number in range(600)]
     assert list(files.find_images(names, [tmp_path]).paths) == names[:500]
+
+
+def test_a_missing_package_is_told_by_the_name_it_is_installed_by():
+    for module, package in (("no_such.part", "no_such"), ("skimage", "scikit-image")):
+        error = ModuleNotFoundError(f"No module named {module!r}", name=module)
+        assert files.in_words(error).endswith(f"pip install {package}")
+    for error in (ImportError("needs x: pip install x"), ValueError("No module named 'x'")):
+        assert files.in_words(error) == str(error)

@@ -241,6 +241,22 @@ def test_files_that_are_cut_are_refused(toy_files, tmp_path, file):
     assert done.stdout.splitlines() == expected
 
 
+def test_weights_of_another_export_are_refused(toy_detector, toy_files, tmp_path):
+    """model.bin of a network with other weights has as many bytes, and OpenVINO takes it."""
+    bias = toy_detector.keras_model.get_layer("mrcnn_class_logits").layer.bias
+    before = np.array(bias)
+    bias.assign(before + 1)
+    try:
+        toy_detector.export(tmp_path / "model.xml", class_names=names_of(toy_detector.config))
+    finally:
+        bias.assign(before)
+    runtime.load(tmp_path / "model.xml")
+    assert (tmp_path / "model.bin").stat().st_size == (toy_files / "model.bin").stat().st_size
+    shutil.copy(toy_files / "model.bin", tmp_path)
+    with pytest.raises(ValueError, match="model.bin has other weights than .*model.xml"):
+        runtime.load(tmp_path / "model.xml")
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_devices_that_are_not_here(toy_files, file):
     with pytest.raises(ValueError, match="device is .*(cpu|CPU).* Received: 'abacus'"):

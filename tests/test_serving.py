@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from mrcnn import serving
+from mrcnn.coco import CATEGORIES
 from mrcnn.masks import encode
 
 
@@ -139,6 +140,50 @@ def test_a_small_file_of_a_huge_image_is_not_decoded(no_files_left, monkeypatch)
     monkeypatch.setattr(serving.utils, "read_image", None)
     with pytest.raises(serving.TooLarge, match="at most 19999 pixels. Received: 200 x 100"):
         serving.image_of(body, pixels=19_999)
+
+
+def test_an_image_of_more_pixels_than_any_is_read_is_too_large_too(no_files_left, monkeypatch):
+    monkeypatch.setattr(serving.utils, "MAX_PIXELS", 10_000)
+    with pytest.raises(serving.TooLarge, match="at most 9000 pixels: expected at most 10,000"):
+        serving.image_of(file_of(np.zeros((100, 200), np.uint8)), pixels=9000)
+
+
+@pytest.mark.parametrize("body", [b"%!PS-Adobe-3.0 EPSF-3.0", b"\xc5\xd0\xd3\xc6" + bytes(30)])
+def test_a_program_is_not_run(body, monkeypatch):
+    """Pillow would give PostScript to Ghostscript."""
+    monkeypatch.setattr(serving.utils, "read_image", None)
+    with pytest.raises(ValueError, match="the body is PostScript"):
+        serving.image_of(body)
+
+
+def test_tiffs_without_tifffile(no_files_left, monkeypatch):
+    """The packages of the page: what Pillow reads as well is read, of the rest is said why not."""
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3)).astype(np.uint8)
+    np.testing.assert_array_equal(serving.image_of(file_of(pixels, "tiff")), pixels)
+    gray = np.repeat(pixels[..., :1], 3, axis=-1)
+    np.testing.assert_array_equal(serving.image_of(file_of(pixels[..., 0], "tiff")), gray)
+    deep = file_of(pixels[..., 0].astype(np.uint16) * 257, "tiff")
+    pages = file_of(pixels, "tiff", save_all=True, append_images=[Image.fromarray(pixels)])
+    for body in (deep, pages):
+        with pytest.raises(ValueError, match="the body is a TIFF that .*: pip install tifffile"):
+            serving.image_of(body)
+    with pytest.raises(ValueError, match="the body"):
+        serving.image_of(b"II*\x00" + bytes(30))
+
+
+def test_answers_have_the_ids_of_coco():
+    """Of COCO's classes alone: class 12 is category 13."""
+    result = {"rois": np.int32([[0, 0, 2, 2]]), "scores": np.float32([1]), "masks": None}
+    for names, expected in (
+        (["BG", *CATEGORIES.values()], 13),
+        (["BG", *list(CATEGORIES.values())[:-1], "bottlebrush"], 12),
+    ):
+        found = {**result, "class_ids": np.int32([12])}
+        answer = serving.answer_of(picture(0), found, names)
+        assert answer["annotations"][0]["category_id"] == expected
+        assert {"id": expected, "name": "stop sign"} in answer["categories"]
+        assert len(answer["categories"]) == 80
 
 
 def test_answers_are_json_of_coco():
