@@ -731,8 +731,10 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 def _warn_of_limit(model: Any, args: argparse.Namespace) -> None:
     """AP counts detections of any score, of which an exported model may not tell."""
+    if not _is_exported(args.weights):
+        return
     least = model.config.DETECTION_MIN_CONFIDENCE
-    if _is_exported(args.weights) and least > 0:
+    if least > 0:
         logger.warning(
             "%s leaves out detections with scores below %g (its DETECTION_MIN_CONFIDENCE), so that"
             " AP is too low; for an evaluation: mrcnn export --set DETECTION_MIN_CONFIDENCE=0",
