@@ -153,9 +153,9 @@ def test_a_lost_machine_is_named():
     UnavailableError = type("UnavailableError", (Exception,), {})
     text = "/job:worker/replica:0/task:1: can't reach /job:worker/replica:0/task:2"
     expected = pytest.raises(ConnectionError, match=r"^worker 2 \(c:3\) is gone.*find_last")
-    with expected, cluster._naming_the_lost(network):
+    with expected, cluster.naming_the_lost(network):
         raise UnavailableError(text)
-    with pytest.raises(KeyError), cluster._naming_the_lost(network):
+    with pytest.raises(KeyError), cluster.naming_the_lost(network):
         raise KeyError(text)
 
 
