@@ -1527,7 +1527,9 @@ class Run:
 
     def _take_from_chief(self):
         """The folder and the seed of the chief, whose clock and whose draw may be others."""
-        said = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
+        said = ""
+        if self.cluster.is_chief:  # reading it makes the folder of a new run
+            said = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
         heard = json.loads(cluster.from_chief(self.network, said))
         self.owner.log_dir, self.owner.checkpoint_path, self.seed = heard
 

@@ -211,7 +211,7 @@ def check_that_a_file_comes_back(model, path):
 def run(folder, kill=0, devices=1, machines=1, val_dataset=None):
     """Trains an epoch, killed after `kill` steps and taken up; returns the weights at its end.
 
-    Where images are held out, also the epoch's figures.
+    Where images are held out, also the losses on them.
     """
     images = 2 // devices // machines
     config = ToyConfig(**SETTINGS, GPU_COUNT=devices, IMAGES_PER_GPU=images)
@@ -240,7 +240,8 @@ def run(folder, kill=0, devices=1, machines=1, val_dataset=None):
     weights = [np.array(weight) for weight in model.keras_model.trainable_weights]
     if val_dataset is None:
         return weights
-    return weights, [history.history[name][0] for name in sorted(history.history)]
+    names = sorted(name for name in history.history if name.startswith("val_"))
+    return weights, [history.history[name][0] for name in names]
 
 
 def resumed(folder):
