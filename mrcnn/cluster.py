@@ -30,13 +30,10 @@ logger = logging.getLogger(__name__)
 VARIABLE = "MRCNN_CLUSTER"
 # Bytes of a text that the chief tells the others.
 LONGEST = 4096
-# Errors of TensorFlow that another machine's death, or an exchange without it, ends in; the last is
-# JAX's, of which the text must say so, too.
-LOST = (
-    *("UnavailableError", "AbortedError", "DeadlineExceededError", "InternalError"),
-    "JaxRuntimeError",
-)
-LOST_BY_JAX = re.compile(r"gloo|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED|coordination|nccl", re.I)
+# Errors of TensorFlow that another machine's death, or an exchange without it, ends in; JAX's have
+# one name for all, and their text tells.
+LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError", "InternalError")
+LOST_BY_JAX = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED", re.IGNORECASE)
 
 
 class Cluster(NamedTuple):
@@ -393,6 +390,13 @@ def _summed_by_jax(network: Any, values: np.ndarray) -> np.ndarray:
         return multihost_utils.process_allgather(values).sum(0)
 
 
+def _is_of_a_lost_machine(error: Any) -> bool:
+    name = type(error).__name__
+    if name in ("XlaRuntimeError", "JaxRuntimeError"):
+        return LOST_BY_JAX.search(str(error)) is not None
+    return name in LOST
+
+
 class naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
     """Turns an engine's errors of a lost machine into one that names it."""
 
@@ -403,13 +407,10 @@ class naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
         pass
 
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
-        if self.cluster is None or type(error).__name__ not in LOST:
+        if self.cluster is None or not _is_of_a_lost_machine(error):
             return
         # Before it comes where in the program the exchange is.
         text = " ".join(str(error).split()).rpartition("aborted by: ")[2]
-        is_of_jax = type(error).__name__ == LOST[-1]
-        if is_of_jax and not LOST_BY_JAX.search(text):
-            return
         tasks = [int(number) for number in re.findall(r"/task:(\d+)", text)]
         if len(self.cluster.workers) == 2:
             tasks = [1 - self.cluster.number]
