@@ -88,7 +88,7 @@ def _is_hidden(name: str) -> bool:
 
 
 def _is_result(name: str, holds_books: bool) -> bool:
-    """Whether a file is one of a batch's results, which are no input of another batch.
+    """Whether a file of a folder is one of a batch's results, which are no input of another batch.
 
     Args:
         name: of the file.
@@ -239,7 +239,7 @@ class LocalFiles:
     def glob(self, pattern: str) -> Iterator[str]:
         """Paths of the files that match a pattern, "**" for folders within each other."""
         found = _in_each_folder_once(glob.iglob(pattern, recursive=True))
-        yield from _sorted_by_blocks(path for path in found if not os.path.isdir(path))
+        yield from _sorted_by_blocks(path for path in found if _is_meant(path, pattern))
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[str]:
@@ -426,6 +426,17 @@ class RemoteFiles:
     def locked(self, path: str) -> Iterator[None]:
         """Object stores have no locks: what two processes write there is the same."""
         yield
+
+
+def _is_meant(path: str, pattern: str) -> bool:
+    """Whether what a glob matches is a file and, of "**", nothing that a batch wrote."""
+    if "**" in pattern:
+        folder, name = os.path.split(path)
+        if BOOKS in folder.split(os.sep):
+            return False
+        if RESULT.fullmatch(name) and os.path.isdir(os.path.join(folder, BOOKS)):
+            return False
+    return not os.path.isdir(path)
 
 
 def _in_each_folder_once(paths: Iterable[str]) -> Iterator[str]:
