@@ -425,6 +425,7 @@ def test_a_struct_without_bytes_has_a_path(tmp_path):
     assert bad[1] is None
 
 
+@needs_pyarrow
 def test_columns_that_are_meant(tmp_path):
     """Bytes before text, whatever the case of the names; a name of its own for a path."""
     view = pa.array(["/a.png"], pa.string_view())
