@@ -42,7 +42,7 @@ class Cluster(NamedTuple):
     Attributes:
         workers: "host:port" of each, the chief first.
         number: of this one, from 0.
-        by: "TF_CONFIG" or "Slurm".
+        by: "TF_CONFIG", "Slurm" or "jax.distributed".
     """
 
     workers: tuple[str, ...]
@@ -75,6 +75,8 @@ def find() -> Cluster | None:
         found = _of_slurm_by_number()
     elif _is_in_slurm():
         found = _of_slurm()
+    elif keras.backend.backend() == "jax":
+        found = _of_processes()
     if found is None or len(found.workers) == 1:
         return None
     return found
@@ -152,6 +154,16 @@ def _of_slurm_by_number() -> Cluster:
     count = int(os.environ["SLURM_STEP_NUM_TASKS"])
     workers = tuple(f"task {number}" for number in range(count))
     return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
+
+
+def _of_processes() -> Cluster | None:
+    """The processes that the script has joined by `keras.distribution.initialize` or JAX's own."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        return None
+    workers = tuple(f"process {number}" for number in range(jax.process_count()))
+    return Cluster(workers, jax.process_index(), "jax.distributed")
 
 
 def _gpus_of_task(cluster: Cluster, gpus: list, count: int) -> list:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import oracle
@@ -134,6 +135,18 @@ def test_slurm_without_tensorflow(environment):
     for shown, ids in (("", [2, 3]), ("0,1,2,3", [2, 3]), ("4,5", [0, 1])):
         environment.setenv("CUDA_VISIBLE_DEVICES", shown)
         assert cluster._ids_of_task(2) == ids
+
+
+def test_processes_that_jax_has_joined(environment):
+    environment.setattr(cluster.keras.backend, "backend", lambda: "jax")
+    joined = types.SimpleNamespace(is_initialized=lambda: False)
+    jax = types.SimpleNamespace(
+        distributed=joined, process_count=lambda: 3, process_index=lambda: 2
+    )
+    environment.setitem(sys.modules, "jax", jax)
+    assert cluster.find() is None
+    joined.is_initialized = lambda: True
+    assert cluster.find() == (("process 0", "process 1", "process 2"), 2, "jax.distributed")
 
 
 def test_a_backend_of_one_machine_refuses(environment):
