@@ -853,7 +853,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="images, folders, globs, Parquet files, lists (.txt, .csv), addresses (s3://bucket/photos)",
+        help="images, folders, globs, Parquet files, lists in .txt or .csv, s3://bucket/photos",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of an exported model's detection")
     parser.add_argument(

@@ -398,6 +398,7 @@ class _Folder:
 def _of_list(found: Any, path: str, options: Options) -> Iterator[Entry]:
     """The images of a file of paths: one a line, or in a column of a table with names."""
     address = found.address(path)
+    where = places.without_options(address)
     folder = _Folder(options, address)
     # Bytes that are no UTF-8 are those of a file's name.
     with io.TextIOWrapper(
@@ -407,8 +408,10 @@ def _of_list(found: Any, path: str, options: Options) -> Iterator[Entry]:
             lines = (line.strip("\r\n") for line in file)
             pairs: Iterable[tuple[str, str]] = ((line, line) for line in lines)
         else:
-            pairs = _of_csv(file, options, places.without_options(address))
+            pairs = _of_csv(file, options, where)
         for value, name in pairs:
+            if "\0" in value:
+                raise ValueError(f"{where}: expected a list of paths in UTF-8. Received: {value!r}")
             if value.strip():
                 name = name or value
                 yield Entry(printable(places.without_options(name)), folder.place_of(value))
