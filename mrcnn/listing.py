@@ -440,11 +440,19 @@ def _of_csv(file: Any, options: Options, where: str) -> Iterator[tuple[str, str]
         )
     place = names.index(column)
     name_place = names.index(name_column)
-    for row in csv.reader(lines, delimiter=delimiter):
+    for row in _rows_of(lines, delimiter, where):
         if row and len(row) <= max(place, name_place):
             raise ValueError(f"{where}: expected {len(names)} columns in each row. Received: {row}")
         if row:
             yield row[place], row[name_place]
+
+
+def _rows_of(lines: Iterable[str], delimiter: str, where: str) -> Iterator[list[str]]:
+    """The rows of lines of text; ValueError for what is no such table."""
+    try:
+        yield from csv.reader(lines, delimiter=delimiter)
+    except csv.Error as error:
+        raise ValueError(f"{where}: expected rows of text. Received: {error}") from error
 
 
 # ---- Each once -----------------------------------------------------------------------------------

@@ -304,9 +304,10 @@ def test_lists_of_paths(tmp_path, kind):
         ("foo,bar\na.png,1\n", ".*--column says the one.*Received: foo, bar"),
         ("id,path\n1,a.png\n2\n", r"expected 2 columns in each row\. Received: \['2'\]"),
         ("", "its first line has the names"),
-        ("path\na\0.\0", "expected a list of paths in UTF-8"),
+        ("path\na\0.\0", "expected (a list of paths in UTF-8|rows of text)"),
+        (f"id,path\n1,{'a' * 200_000}", "expected rows of text"),
     ],
-    ids=["unknown", "short", "empty", "UTF-16"],
+    ids=["unknown", "short", "empty", "UTF-16", "long"],
 )
 def test_lists_that_are_none(tmp_path, text, message):
     (tmp_path / "l.csv").write_text(text)
