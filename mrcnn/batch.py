@@ -796,13 +796,32 @@ def results(output: str | os.PathLike) -> Iterator[tuple[str, dict | None, str |
     Yields:
         (image, result, error): result as `MaskRCNN.detect(masks="rle")` gives it, with
         `class_names` and `size` (height, width); None for an image with an error.
+
+    Raises:
+        FileNotFoundError: there are none. Of a job that is not done yet a warning says so.
     """
     parquet = places.import_pyarrow("pyarrow.parquet")
     place, folder = places.find(places.absolute(output))
-    for name in sorted(name for name in place.names(folder) if _number_of_part(name) is not None):
+    # By number: the name of the millionth has one digit more.
+    numbers = map(_number_of_part, place.names(folder))
+    parts = sorted(number for number in numbers if number is not None)
+    _check_results(place, folder, output, len(parts))
+    for name in map(part_name, parts):
         table = parquet.ParquetFile(place.open(f"{folder}/{name}"))
         for row in table.read().to_pylist():
             yield row["image"], _result_of(row), row["error"]
+
+
+def _check_results(place: Any, folder: str, output: str | os.PathLike, count: int) -> None:
+    """FileNotFoundError for a folder without results, a warning for one without all of them."""
+    path = f"{folder}/{JOB}"
+    if place.exists(path):
+        known = _read_job(place, path)
+        expected = -(-known["images"] // known["part_size"])
+        if count < expected:
+            logger.warning("%s has %d of %d parts: its job is not done", output, count, expected)
+    elif not count:
+        raise FileNotFoundError(f"No results of a batch, {part_name(0)} and others, in {output}")
 
 
 def _result_of(row: dict[str, Any]) -> dict[str, Any] | None:
@@ -834,7 +853,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="images, folders, globs, Parquet files, addresses such as s3://bucket/photos",
+        help="images, folders, globs, Parquet files, lists in .txt or .csv, s3://bucket/photos",
     )
     parser.add_argument("--threads", type=int, metavar="N", help="of an exported model's detection")
     parser.add_argument(

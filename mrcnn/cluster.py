@@ -6,7 +6,8 @@ environment trains on one all the same. A batch is then so many times as large: 
 and computes its share, gradients are averaged, weights stay equal. The first, the chief, writes.
 
 Keras's own `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras-team/keras #20585);
-`fit` here calls the same steps, callbacks and metrics in the same order.
+`fit` here calls the same steps, callbacks and metrics in the same order. Under JAX Keras's own is
+right: the machines are one mesh of devices (`keras.distribution.DataParallel`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ logger = logging.getLogger(__name__)
 VARIABLE = "MRCNN_CLUSTER"
 # Bytes of a text that the chief tells the others.
 LONGEST = 4096
-# Errors of TensorFlow that another machine's death, or an exchange without it, ends in.
+# Errors of TensorFlow that another machine's death, or an exchange without it, ends in; JAX's have
+# one name for all, and their text tells.
 LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError", "InternalError")
+LOST_BY_JAX = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED", re.IGNORECASE)
 
 
 class Cluster(NamedTuple):
@@ -39,7 +42,7 @@ class Cluster(NamedTuple):
     Attributes:
         workers: "host:port" of each, the chief first.
         number: of this one, from 0.
-        by: "TF_CONFIG" or "Slurm".
+        by: "TF_CONFIG", "Slurm" or "jax.distributed".
     """
 
     workers: tuple[str, ...]
@@ -68,8 +71,12 @@ def find() -> Cluster | None:
     found = None
     if os.environ.get("TF_CONFIG", "").strip():
         found = _of_tf_config(os.environ["TF_CONFIG"])
+    elif _is_in_slurm() and keras.backend.backend() != "tensorflow":
+        found = _of_slurm_by_number()
     elif _is_in_slurm():
         found = _of_slurm()
+    elif keras.backend.backend() == "jax":
+        found = _of_processes()
     if found is None or len(found.workers) == 1:
         return None
     return found
@@ -142,6 +149,23 @@ def _of_slurm() -> Cluster:
     return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
 
 
+def _of_slurm_by_number() -> Cluster:
+    """The tasks of a step without their hosts, which JAX finds by itself."""
+    count = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    workers = tuple(f"task {number}" for number in range(count))
+    return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
+
+
+def _of_processes() -> Cluster | None:
+    """The processes that the script has joined by `keras.distribution.initialize` or JAX's own."""
+    import jax
+
+    if not jax.distributed.is_initialized():
+        return None
+    workers = tuple(f"process {number}" for number in range(jax.process_count()))
+    return Cluster(workers, jax.process_index(), "jax.distributed")
+
+
 def _gpus_of_task(cluster: Cluster, gpus: list, count: int) -> list:
     """Those of a machine's GPUs that this task takes, `count` of them.
 
@@ -202,9 +226,98 @@ def strategy(cluster: Cluster, count: int) -> Any:
     return made
 
 
+# ---- JAX's mesh ----------------------------------------------------------------------------------
+
+
+def mesh(cluster: Cluster, count: int) -> Any:
+    """The `keras.distribution.DataParallel` of a cluster; waits for all its machines.
+
+    Args:
+        cluster: of `find`.
+        count: GPU_COUNT, the devices of each machine.
+
+    Raises:
+        ValueError: fewer devices than that on a machine, or JAX has computed something before.
+        ConnectionError: the machines don't find each other.
+    """
+    import jax
+
+    if not jax.distributed.is_initialized():
+        _join_by_jax(cluster, count)
+    devices = []
+    for number, worker in enumerate(cluster.workers):
+        of_machine = [each for each in jax.devices() if each.process_index == number]
+        if len(of_machine) < count:
+            raise ValueError(
+                "GPU_COUNT is the number of devices of each machine, at"
+                f" {worker} {len(of_machine)}. Received: {count}"
+            )
+        devices += [f"{each.platform}:{each.id}" for each in of_machine[:count]]
+    made = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    made.mrcnn_cluster = cluster
+    return made
+
+
+def _join_by_jax(cluster: Cluster, count: int) -> None:
+    """Makes this process one of those of a cluster."""
+    import jax
+
+    logger.warning(
+        "Worker %d of %d (by %s): %s",
+        cluster.number,
+        len(cluster.workers),
+        cluster.by,
+        ", ".join(cluster.workers),
+    )
+    where: dict[str, Any] = {"cluster_detection_method": "slurm"}
+    if cluster.by == "Slurm":
+        where["local_device_ids"] = _ids_of_task(count)
+    else:
+        where = {"coordinator_address": cluster.workers[0]}
+        where["cluster_detection_method"] = "deactivate"
+    # CPUs exchange nothing by themselves.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            num_processes=len(cluster.workers), process_id=cluster.number, **where
+        )
+    except RuntimeError as error:
+        if "must be called before" in str(error):
+            raise ValueError(
+                "A model that trains on several machines is made before JAX computes anything in"
+                f" the process. Received: {error}"
+            ) from error
+        raise ConnectionError(
+            f"Worker {cluster.number} of {len(cluster.workers)} does not find the others,"
+            f" {', '.join(cluster.workers)}: {error}"
+        ) from error
+
+
+def _ids_of_task(count: int) -> list[int]:
+    """Numbers of the GPUs of a task of Slurm, see `_gpus_of_task`; they mean nothing to CPUs."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    first = int(os.environ.get("SLURM_LOCALID", "0")) * count
+    if visible != [""] and first + count > len(visible):
+        first = 0
+    return list(range(first, first + count))
+
+
+def common_seed(strategy: Any, seed: int | None) -> int | None:
+    """The seed by which fresh weights are drawn: under JAX each machine draws them itself."""
+    is_of_jax = keras.backend.backend() == "jax" and hasattr(strategy, "mrcnn_cluster")
+    if seed is not None or not is_of_jax:
+        return seed
+    from jax.experimental import multihost_utils
+
+    drawn = np.random.default_rng().integers(2**31, dtype=np.int32)
+    return int(multihost_utils.broadcast_one_to_all(drawn))
+
+
 def of(network: Any) -> Cluster | None:
     """The cluster on which a network trains; None for one machine."""
     strategy = getattr(network, "distribute_strategy", None)
+    if strategy is None and hasattr(network, "made_in"):
+        strategy = network.made_in.value
     return getattr(strategy, "mrcnn_cluster", None)
 
 
@@ -262,6 +375,8 @@ def check_agreement(network: Any, what: str, value: Any) -> None:
 
 def _summed(network: Any, values: np.ndarray) -> np.ndarray:
     """The sum of arrays of all machines."""
+    if keras.backend.backend() == "jax":
+        return _summed_by_jax(network, values)
     import tensorflow as tf
 
     strategy = network.distribute_strategy
@@ -276,12 +391,26 @@ def _summed(network: Any, values: np.ndarray) -> np.ndarray:
 
         return strategy.experimental_local_results(strategy.run(of_replica))[0]
 
-    with _naming_the_lost(network):
+    with naming_the_lost(network):
         return total(tf.constant(values)).numpy() // devices
 
 
-class _naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
-    """Turns TensorFlow's errors of a lost machine into one that names it."""
+def _summed_by_jax(network: Any, values: np.ndarray) -> np.ndarray:
+    from jax.experimental import multihost_utils
+
+    with naming_the_lost(network):
+        return multihost_utils.process_allgather(values).sum(0)
+
+
+def _is_of_a_lost_machine(error: Any) -> bool:
+    name = type(error).__name__
+    if name in ("XlaRuntimeError", "JaxRuntimeError"):
+        return LOST_BY_JAX.search(str(error)) is not None
+    return name in LOST
+
+
+class naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
+    """Turns an engine's errors of a lost machine into one that names it."""
 
     def __init__(self, network: Any):
         self.cluster = of(network)
@@ -290,11 +419,13 @@ class _naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
         pass
 
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
-        if self.cluster is None or type(error).__name__ not in LOST:
+        if self.cluster is None or not _is_of_a_lost_machine(error):
             return
         # Before it comes where in the program the exchange is.
         text = " ".join(str(error).split()).rpartition("aborted by: ")[2]
         tasks = [int(number) for number in re.findall(r"/task:(\d+)", text)]
+        if len(self.cluster.workers) == 2:
+            tasks = [1 - self.cluster.number]
         others = [task for task in tasks if task != self.cluster.number] or tasks
         name = "another machine"
         if others and others[0] < len(self.cluster.workers):
@@ -302,7 +433,7 @@ class _naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
         raise ConnectionError(
             f"{name} is gone, or can't be reached: training stopped on this one, worker"
             f" {self.cluster.number}. Start all of them again with the same commands, from"
-            f" find_last(), to go on. TensorFlow says: {text[:300]}"
+            f" find_last(), to go on. {keras.backend.backend()} says: {text[:300]}"
         ) from error
 
 
@@ -394,7 +525,7 @@ def fit(
         model=network,
     )
     network.stop_training = False
-    with _naming_the_lost(network):
+    with naming_the_lost(network):
         called.on_train_begin()
         logs: dict[str, float] = {}
         # Where BackupAndRestore went back to.

@@ -5,17 +5,20 @@
     with Manifest.writing(path) as add: ...             # streamed to a Parquet file
     for entry, content in Reader(options).contents(manifest.rows(2000, 3000)): ...
 
-A source is a file, a folder (with its sub-folders), a glob, or a Parquet table with a column of
-paths or of the images' bytes; on this machine or at an address that `pyarrow.fs` opens. Nothing is
-held in memory that grows with the number of images. Keras and TensorFlow are not imported.
+A source is a file, a folder (with its sub-folders), a glob, a Parquet table with a column of paths
+or of the images' bytes, or a list of paths (.txt, .csv, .tsv); on this machine or at an address
+that `pyarrow.fs` opens. Nothing is held in memory that grows with the number of images. Keras and
+TensorFlow are not imported.
 """
 
 from __future__ import annotations
 
 import contextlib
+import csv
 import dataclasses
 import glob
 import hashlib
+import io
 import itertools
 import logging
 import os
@@ -30,10 +33,14 @@ from mrcnn import files, places, utils
 logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".parquet", ".pq", ".parq")
-# Columns that are taken for the images', the first that there is, where none is named.
-IMAGE_COLUMNS = (
-    *("image", "bytes", "image_bytes", "content", "img"),
-    *("path", "image_path", "file_path", "filepath", "file_name", "filename", "file", "uri", "url"),
+# Lists of paths: lines of text, or tables with a first line of names.
+LIST_SUFFIXES = (".txt", ".csv", ".tsv")
+# Columns that are taken for the images', the first that there is in any case of its letters, where
+# none is named: of those that hold the images first, then of those with paths.
+BYTES_COLUMNS = ("image", "bytes", "image_bytes", "content", "img")
+PATH_COLUMNS = (
+    *("image", "img", "path", "image_path", "file_path", "filepath", "file_name", "filename"),
+    *("file", "uri", "url"),
 )
 # Columns whose text is the name of an image that a table holds itself.
 NAME_COLUMNS = ("path", "image_path", "file_path", "file_name", "filename", "key", "image_id", "id")
@@ -96,18 +103,20 @@ def entries(sources: Sequence[str | os.PathLike], options: Options) -> Iterator[
 
 def _of_source(source: str, options: Options) -> Iterator[Entry]:
     """The images of one source."""
+    shown = places.without_options(source)
     found, path = places.find(source)
     if found.is_folder(path):
-        yield from _of_folder(found, path, source, options)
+        yield from _of_folder(found, path, shown, options)
         return
     if found.exists(path):
+        if path.lower().endswith(LIST_SUFFIXES):
+            yield from _of_list(found, path, options)
+            return
         paths: Iterator[str] = iter([path])
     elif glob.has_magic(path):
         paths = found.glob(path)
     else:
-        raise FileNotFoundError(
-            f"No file, folder or glob that matches anything. Received: {source}"
-        )
+        raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {shown}")
     count = 0
     for path in paths:
         count += 1
@@ -116,9 +125,7 @@ def _of_source(source: str, options: Options) -> Iterator[Entry]:
         else:
             yield _of_file(found, path)
     if not count:
-        raise FileNotFoundError(
-            f"No file, folder or glob that matches anything. Received: {source}"
-        )
+        raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {shown}")
 
 
 def _of_folder(found: Any, folder: str, source: str, options: Options) -> Iterator[Entry]:
@@ -220,9 +227,11 @@ def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
     described = ", ".join(f"{field.name} ({field.type})" for field in schema)
     image = options.column
     if image is None:
-        image = next((name for name in IMAGE_COLUMNS if name in possible), None)
-    if image is None and len(possible) == 1:
-        image = possible[0]
+        image = _image_column(kinds)
+    if image is None and not possible:
+        raise ValueError(
+            f"{where} has no column of bytes, of paths or of structs of both. It has: {described}"
+        )
     if image is None:
         raise ValueError(
             f"{where}: say which column has the images' bytes or paths (--column NAME). It has:"
@@ -240,9 +249,29 @@ def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
     if names and names not in kinds:
         raise ValueError(f"{where} has no column {names!r}. It has: {described}")
     if not names and kind == "bytes":
-        others = [name for name in NAME_COLUMNS if kinds.get(name) in ("paths", "number")]
-        names = next(iter(others), "")
+        others = {name: each for name, each in kinds.items() if each in ("paths", "number")}
+        names = _first_of(NAME_COLUMNS, others) or ""
     return _Columns(image, kind != "paths", kind == "struct", names)
+
+
+def _image_column(kinds: dict[str, str]) -> str | None:
+    """The column that is meant where none is named; None where it can't be told.
+
+    Args:
+        kinds: {column: what it can be}, see `_kind_of`.
+    """
+    holding = {name: kind for name, kind in kinds.items() if kind in ("bytes", "struct")}
+    paths = {name: kind for name, kind in kinds.items() if kind == "paths"}
+    known = _first_of(BYTES_COLUMNS, holding) or _first_of(PATH_COLUMNS, paths)
+    if known is None and len(holding) + len(paths) == 1:
+        return next(iter({**holding, **paths}))
+    return known
+
+
+def _first_of(wanted: Sequence[str], names: Iterable[str]) -> str | None:
+    """The first of the wanted names that there is, in any case of its letters."""
+    there = {name.lower(): name for name in reversed(list(names))}
+    return next((there[name] for name in wanted if name in there), None)
 
 
 def _kind_of(kind: Any) -> str:
@@ -250,9 +279,10 @@ def _kind_of(kind: Any) -> str:
     types = places.import_pyarrow("pyarrow").types
     if types.is_dictionary(kind):
         kind = kind.value_type
-    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+    name = str(kind).split("[")[0]
+    if name in ("binary", "large_binary", "binary_view", "fixed_size_binary"):
         return "bytes"
-    if types.is_string(kind) or types.is_large_string(kind):
+    if name in ("string", "large_string", "string_view"):
         return "paths"
     if types.is_integer(kind):
         return "number"
@@ -296,7 +326,7 @@ def _of_bytes(table: Any, columns: _Columns, address: str, stamp: int) -> Iterat
     place = places.absolute(address)
     for row, name in enumerate(_names_in(table, columns)):
         if name is None or name == "":
-            name = f"{address}#{row}"
+            name = f"{places.without_options(address)}#{row}"
         yield Entry(printable(str(name)), place, row, stamp)
 
 
@@ -320,25 +350,109 @@ def _names_in(table: Any, columns: _Columns) -> Iterator[Any]:
 
 def _of_paths(table: Any, columns: _Columns, address: str, options: Options) -> Iterator[Entry]:
     """The images whose paths a table has."""
-    root = options.root
+    folder = _Folder(options, address)
     row = -1
-    for batch in table.iter_batches(ROWS_AT_ONCE, columns=[columns.images]):
-        for value in batch.column(0).to_pylist():
+    wanted = list(dict.fromkeys([columns.images, columns.names or columns.images]))
+    for batch in table.iter_batches(ROWS_AT_ONCE, columns=wanted):
+        values = batch.column(columns.images).to_pylist()
+        names = itertools.repeat(None)
+        if columns.names:
+            names = batch.column(columns.names).to_pylist()
+        for value, name in zip(values, names):
             row += 1
-            if value is None or value == "":
-                yield Entry(printable(f"{address}#{row}"), "")
-                continue
-            if root is None:
-                root = _root_of(value, address)
-            yield Entry(printable(value), places.absolute(places.joined(root, value)))
+            if name is None or name == "":
+                name = places.without_options(value or "")
+            image = printable(str(name) or f"{places.without_options(address)}#{row}")
+            yield Entry(image, folder.place_of(value or ""))
 
 
-def _root_of(path: str, table: str) -> str:
-    """The folder that a table's paths are relative to, by the first of them."""
-    here = os.getcwd()
-    if places.is_address(path) or os.path.lexists(os.path.join(here, path)):
-        return here
-    return places.parent(places.absolute(table))
+class _Folder:
+    """The folder that the paths of a table or a list are relative to.
+
+    Args:
+        options: with `root`; None: the first relative path tells whether it is the folder that one
+            works in or the table's.
+        table: its path or address.
+    """
+
+    def __init__(self, options: Options, table: str):
+        self._root = options.root
+        self._table = table
+
+    def place_of(self, path: str) -> str:
+        """The absolute path or address of one of them; "" for none."""
+        if not path:
+            return ""
+        if places.is_address(path) or os.path.isabs(path):
+            return places.canonical(path)
+        if self._root is None:
+            self._root = os.getcwd()
+            if not os.path.lexists(os.path.join(self._root, path)):
+                self._root = places.parent(places.absolute(self._table))
+        return places.canonical(places.joined(self._root, path))
+
+
+# ---- Lists ---------------------------------------------------------------------------------------
+
+
+def _of_list(found: Any, path: str, options: Options) -> Iterator[Entry]:
+    """The images of a file of paths: one a line, or in a column of a table with names."""
+    address = found.address(path)
+    where = places.without_options(address)
+    folder = _Folder(options, address)
+    # Bytes that are no UTF-8 are those of a file's name.
+    with io.TextIOWrapper(
+        found.open(path), encoding="utf-8-sig", errors="surrogateescape", newline=""
+    ) as file:
+        if path.lower().endswith(".txt"):
+            lines = (line.strip("\r\n") for line in file)
+            pairs: Iterable[tuple[str, str]] = ((line, line) for line in lines)
+        else:
+            pairs = _of_csv(file, options, where)
+        for value, name in pairs:
+            if "\0" in value:
+                raise ValueError(f"{where}: expected a list of paths in UTF-8. Received: {value!r}")
+            if value.strip():
+                name = name or value
+                yield Entry(printable(places.without_options(name)), folder.place_of(value))
+
+
+def _of_csv(file: Any, options: Options, where: str) -> Iterator[tuple[str, str]]:
+    """(path, name) of the rows of a table of text.
+
+    Its first line has the columns' names; with one column alone it may be the first path.
+    """
+    first = file.readline()
+    delimiter = max(",;\t", key=first.count)
+    names = next(csv.reader([first], delimiter=delimiter), [])
+    lines: Iterable[str] = file
+    if len(names) == 1 and options.column is None:
+        if files.is_image_name(names[0]):
+            lines = itertools.chain([first], file)
+        column: str | None = names[0]
+    else:
+        column = options.column or _first_of(PATH_COLUMNS, names)
+    name_column = options.name_column or column
+    if column not in names or name_column not in names:
+        raise ValueError(
+            f"{where}: its first line has the names of its columns, of which --column says the"
+            f" one with the images' paths. Received: {files.several(names)}"
+        )
+    place = names.index(column)
+    name_place = names.index(name_column)
+    for row in _rows_of(lines, delimiter, where):
+        if row and len(row) <= max(place, name_place):
+            raise ValueError(f"{where}: expected {len(names)} columns in each row. Received: {row}")
+        if row:
+            yield row[place], row[name_place]
+
+
+def _rows_of(lines: Iterable[str], delimiter: str, where: str) -> Iterator[list[str]]:
+    """The rows of lines of text; ValueError for what is no such table."""
+    try:
+        yield from csv.reader(lines, delimiter=delimiter)
+    except csv.Error as error:
+        raise ValueError(f"{where}: expected rows of text. Received: {error}") from error
 
 
 # ---- Each once -----------------------------------------------------------------------------------
@@ -535,9 +649,9 @@ class Reader:
         if isinstance(value, dict):
             path = value.get("path")
             value = value["bytes"]
-            if value is None and path:
+            if not value and path:
                 folder = self.options.root or places.parent(entry.place)
-                return _File(places.absolute(places.joined(folder, path)))
+                return _File(places.canonical(places.joined(folder, path)))
         return _Bytes(entry.image, value)
 
 
@@ -599,7 +713,7 @@ class _File:
         found, path = places.find(self.place)
         if found.is_local:
             return utils.read_image(path)
-        return _image_of(found.read(path), self.place)
+        return _image_of(found.read(path), places.without_options(self.place))
 
 
 @dataclasses.dataclass

@@ -34,6 +34,7 @@ from keras import layers as KL, ops
 
 from mrcnn import (
     boxes as box_math,
+    cluster,
     config as config_module,
     data,
     inference,
@@ -2865,7 +2866,8 @@ class MaskRCNN:
         self._strategy = None
         if mode == "training":
             self._strategy = training.strategy(config.GPU_COUNT)
-        with self.devices(), training.seeded(config.SEED):
+        seed = cluster.common_seed(self._strategy, config.SEED)
+        with self.devices(), training.seeded(seed):
             self.keras_model = self.build(mode, config)
         self.detector: Any = None  # an `inference.Detector` in mode "inference"
         if mode == "inference":

@@ -35,9 +35,12 @@ logger = logging.getLogger(__name__)
 
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://([^/?]*)/?")
 # Options of pyarrow.fs behind an address: ?region=eu-west-1&endpoint_override=...
-QUERY = re.compile(r"\?[a-z_]+=.*$")
+QUERY = re.compile(r"\?[a-z_]+=[^?]*$")
 # Names of a folder that are sorted together: of a larger one, block by block, in memory that stays.
 SORTED_NAMES = 100_000
+# The folder in which a batch keeps its books, beside its results.
+BOOKS = "_job"
+RESULT = re.compile(r"part-[0-9]{6,}\.parquet")
 # Seconds between the tries to read a file of an object store.
 PAUSES = (1.0, 4.0)
 # Object stores show a file when all of it is there; elsewhere it is renamed when it is written.
@@ -72,9 +75,26 @@ def absolute(text: str | os.PathLike) -> str:
     return os.path.abspath(text)
 
 
+def canonical(text: str) -> str:
+    """`absolute`, with one text for a file of this machine: file:// addresses become paths."""
+    if text[:7].lower() == "file://":
+        text = find(text)[1]
+    return absolute(text)
+
+
 def _is_hidden(name: str) -> bool:
     """Whether a file or folder is none of the user's images: hidden, or a job's own folder."""
-    return name.startswith(".") or name == "_job"
+    return name.startswith(".") or name == BOOKS
+
+
+def _is_result(name: str, holds_books: bool) -> bool:
+    """Whether a file of a folder is one of a batch's results, which are no input of another batch.
+
+    Args:
+        name: of the file.
+        holds_books: whether its folder is one below the source and has BOOKS.
+    """
+    return holds_books and RESULT.fullmatch(name) is not None
 
 
 def joined(folder: str, name: str) -> str:
@@ -108,7 +128,8 @@ def find(text: str | os.PathLike) -> tuple[LocalFiles | RemoteFiles, str]:
     if match is None:
         return LOCAL, text
     if match[1].lower() == "file":
-        return LOCAL, urllib.parse.unquote(text[len("file://") :])
+        path = text[len("file://") :]
+        return LOCAL, urllib.parse.unquote(path.removeprefix("localhost"))
     query = _query_of(text)
     head = f"{match[1]}://{match[2]}"
     remote = _remote(head, query)
@@ -204,20 +225,21 @@ class LocalFiles:
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
+            holds_books = current != folder and os.path.isdir(os.path.join(current, BOOKS))
             below = []
             with os.scandir(current) as entries:
                 visible = (entry for entry in entries if not _is_hidden(entry.name))
                 for entry in _sorted_by_blocks(visible, key=lambda entry: entry.name):
                     if entry.is_dir():
                         below.append(entry.path)
-                    else:
+                    elif not _is_result(entry.name, holds_books):
                         yield entry.path
             waiting += sorted(below, reverse=True)
 
     def glob(self, pattern: str) -> Iterator[str]:
         """Paths of the files that match a pattern, "**" for folders within each other."""
-        found = glob.iglob(pattern, recursive=True)
-        yield from _sorted_by_blocks(path for path in found if not os.path.isdir(path))
+        found = _in_each_folder_once(glob.iglob(pattern, recursive=True))
+        yield from _sorted_by_blocks(path for path in found if _is_meant(path, pattern))
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[str]:
@@ -352,8 +374,11 @@ class RemoteFiles:
         while waiting:
             current, level = waiting.pop()
             below = []
-            for info in self._list(current):
-                if _is_hidden(info.base_name):
+            listed = self._list(current)
+            names = {info.base_name for info in listed}
+            holds_books = current != folder and BOOKS in names
+            for info in listed:
+                if _is_hidden(info.base_name) or _is_result(info.base_name, holds_books):
                     continue
                 if info.is_file:
                     yield info.path
@@ -401,6 +426,33 @@ class RemoteFiles:
     def locked(self, path: str) -> Iterator[None]:
         """Object stores have no locks: what two processes write there is the same."""
         yield
+
+
+def _is_meant(path: str, pattern: str) -> bool:
+    """Whether what a glob matches is a file and, of "**", nothing that a batch wrote."""
+    if "**" in pattern:
+        folder, name = os.path.split(path)
+        if BOOKS in folder.split(os.sep):
+            return False
+        if RESULT.fullmatch(name) and os.path.isdir(os.path.join(folder, BOOKS)):
+            return False
+    return not os.path.isdir(path)
+
+
+def _in_each_folder_once(paths: Iterable[str]) -> Iterator[str]:
+    """Paths without those in a folder that was met by another way before, through a link.
+
+    A link to a folder above it would otherwise multiply all that a "**" finds.
+    """
+    names: dict[tuple[int, int], str] = {}
+    known: dict[str, bool] = {}
+    for path in paths:
+        folder = os.path.dirname(path)
+        if folder not in known:
+            status = os.stat(folder or ".")
+            known[folder] = names.setdefault((status.st_dev, status.st_ino), folder) == folder
+        if known[folder]:
+            yield path
 
 
 def _sorted_by_blocks(items: Iterable, key: Any = None) -> Iterator:

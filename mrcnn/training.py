@@ -181,6 +181,8 @@ class TrainingModel(Network):
         self._loss_graph: rewrite.Untracked | None = None
         self._wants_losses_alone = False
         self._compiled_for = ""
+        # JAX's devices, see `strategy`; TensorFlow notes its own.
+        self.made_in = rewrite.Untracked(keras.distribution.distribution())
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -660,13 +662,22 @@ def strategy(count: int) -> Any:
 
     TensorFlow's `MirroredStrategy` or, under JAX, `keras.distribution.DataParallel`. GPUs, or CPUs
     where there is no GPU. With fewer devices than asked for, the whole batch goes to one of them,
-    which gives the same losses and gradients but takes longer, and a warning says so. Under
-    TensorFlow on one of several machines, see `cluster.find`, it is one over the devices of all.
+    which gives the same losses and gradients but takes longer, and a warning says so. On one of
+    several machines, see `cluster.find`, it is one over the devices of all.
+
+    Raises:
+        ValueError: several machines, and a backend that trains on one alone.
     """
     backend = keras.backend.backend()
-    machines = None
-    if backend == "tensorflow":
-        machines = cluster.find()
+    machines = cluster.find()
+    if machines is not None and backend not in SPLITTING:
+        raise ValueError(
+            f"{machines.by} describes {len(machines.workers)} machines that train together, which"
+            f" TensorFlow and JAX do. Received: the backend {backend}; {cluster.VARIABLE}=none in"
+            " the environment trains on each of them alone"
+        )
+    if machines is not None and backend == "jax":
+        return cluster.mesh(machines, count)
     if machines is not None:
         return cluster.strategy(machines, count)
     if count == 1:
@@ -1516,7 +1527,9 @@ class Run:
 
     def _take_from_chief(self):
         """The folder and the seed of the chief, whose clock and whose draw may be others."""
-        said = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
+        said = ""
+        if self.cluster.is_chief:  # reading it makes the folder of a new run
+            said = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
         heard = json.loads(cluster.from_chief(self.network, said))
         self.owner.log_dir, self.owner.checkpoint_path, self.seed = heard
 
@@ -1766,7 +1779,11 @@ class Run:
         try:
             if cluster.several_devices(self.network):
                 return self._fit_on_devices(stream, last, steps, callbacks, validation)
-            with self._distribution(), _without_retracing_warnings():
+            options = {}
+            if not self.writes():
+                options["verbose"] = 0
+            lost = cluster.naming_the_lost(self.network)
+            with lost, self._distribution(), _without_retracing_warnings():
                 return self.network.fit(
                     self._for_fit(stream),
                     initial_epoch=self.owner.epoch,
@@ -1775,6 +1792,7 @@ class Run:
                     callbacks=callbacks,
                     shuffle=False,
                     **validation,
+                    **options,
                 )
         except Exception:
             for failed in streams:

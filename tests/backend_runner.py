@@ -17,7 +17,7 @@ import numpy as np
 import parity
 from toy import KillAt, Killed, Rectangles, ToyConfig
 
-from mrcnn import data, model as modellib, ops as kernels
+from mrcnn import cluster, data, model as modellib, ops as kernels
 from mrcnn.config import Config
 
 BACKEND = keras.backend.backend()
@@ -208,12 +208,18 @@ def check_that_a_file_comes_back(model, path):
 # ---- A run that is killed ------------------------------------------------------------------------
 
 
-def run(folder, kill=0, devices=1):
-    """Trains an epoch, killed after `kill` steps and taken up; returns the weights at its end."""
-    config = ToyConfig(**SETTINGS, GPU_COUNT=devices, IMAGES_PER_GPU=2 // devices)
+def run(folder, kill=0, devices=1, machines=1, val_dataset=None):
+    """Trains an epoch, killed after `kill` steps and taken up; returns the weights at its end.
+
+    Where images are held out, also the losses on them.
+    """
+    images = 2 // devices // machines
+    config = ToyConfig(**SETTINGS, GPU_COUNT=devices, IMAGES_PER_GPU=images)
 
     def train(model, *callbacks):
-        model.train(Rectangles(4), None, 0.02, 1, "all", custom_callbacks=[*callbacks])
+        return model.train(
+            Rectangles(4), val_dataset, 0.02, 1, "all", custom_callbacks=[*callbacks]
+        )
 
     model = modellib.MaskRCNN("training", config, folder)
     set_weights(model.keras_model)
@@ -222,13 +228,20 @@ def run(folder, kill=0, devices=1):
             train(model, KillAt(kill))
         except Killed:
             pass
+        if machines > 1:  # the first one has written
+            cluster.from_chief(model.keras_model, "killed")
         model = modellib.MaskRCNN("training", config, folder)
         model.load_weights(model.find_last())
-    train(model)
+    history = train(model)
     assert int(np.array(model.keras_model.optimizer.iterations)) == STEPS
     if BACKEND == "jax":
-        assert len(model.keras_model.trainable_weights[0].value.devices()) == devices
-    return [np.array(weight) for weight in model.keras_model.trainable_weights]
+        placed = model.keras_model.trainable_weights[0].value.sharding
+        assert len(placed.device_set) == devices * machines and placed.is_fully_replicated
+    weights = [np.array(weight) for weight in model.keras_model.trainable_weights]
+    if val_dataset is None:
+        return weights
+    names = sorted(name for name in history.history if name.startswith("val_"))
+    return weights, [history.history[name][0] for name in names]
 
 
 def resumed(folder):
@@ -239,7 +252,7 @@ def resumed(folder):
     return {"resumed/gap": max(gaps)}
 
 
-# ---- Two devices of JAX --------------------------------------------------------------------------
+# ---- Two devices and two machines of JAX ---------------------------------------------------------
 
 
 def two_devices(folder):
@@ -250,15 +263,32 @@ def two_devices(folder):
     import jax
 
     assert len(jax.devices()) == 2
-    alone = run(folder / "one_device", kill=2)
+    alone, figures = run(folder / "one_device", kill=2, val_dataset=Rectangles(3))
     together = run(folder / "two_devices", kill=2, devices=2)
     gaps = [np.abs(a - b).max() for a, b in zip(alone, together, strict=True)]
-    return {"devices/gap": max(gaps)}
+    return {"devices/gap": max(gaps), "alone/weights": joined(alone), "alone/figures": figures}
+
+
+def joined(arrays):
+    """All numbers of arrays, one after the other."""
+    return np.concatenate([array.ravel() for array in arrays])
+
+
+def one_of_two(folder):
+    """The same as one of two machines, each with half of a batch."""
+    machine = cluster.find()
+    fresh = modellib.MaskRCNN("training", ToyConfig(SEED=None), folder / "fresh")
+    assert cluster.of(fresh.keras_model) == machine
+    weights, figures = run(folder / "machines", 2, machines=2, val_dataset=Rectangles(3))
+    drawn = joined(map(np.array, fresh.keras_model.trainable_weights))
+    return {"drawn": drawn, "weights": joined(weights), "figures": figures}
 
 
 OF_ALL = (three_steps, resumed, detections)
 OF_ONE = {"torch": (kernels_under_torch, recorded_losses), "jax": (two_devices,)}
 PARTS = {part.__name__: part for part in (*OF_ALL, *OF_ONE.get(BACKEND, ()))}
+# Those that are asked for by name, of a machine of a cluster, which leaves machineNUMBER.npz.
+OTHERS = {"one_of_two": one_of_two}
 
 
 def main(folder, *names):
@@ -268,12 +298,16 @@ def main(folder, *names):
     found = {}
     for name in names:
         began = time.process_time()
-        found.update(PARTS[name](folder))
+        found.update({**PARTS, **OTHERS}[name](folder))
         print(f"{name}: {time.process_time() - began:.1f} CPU seconds", flush=True)
     if BACKEND != "tensorflow":
         assert importlib.util.find_spec("tensorflow") is None, "TensorFlow is installed"
         assert "tensorflow" not in sys.modules, "TensorFlow was imported"
-    np.savez(folder / f"{BACKEND}.npz", **found)
+    machine = cluster.find()
+    name = BACKEND
+    if machine is not None:
+        name = f"machine{machine.number}"
+    np.savez(folder / f"{name}.npz", **found)
 
 
 if __name__ == "__main__":

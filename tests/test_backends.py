@@ -4,7 +4,9 @@
 .venv-backends, each in a process of its own, by backend_runner.py.
 """
 
+import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -30,16 +32,39 @@ def folder(tmp_path_factory):
     assert PYTHON.exists(), "make test-backends makes .venv-backends"
     folder = tmp_path_factory.mktemp("backends")
     pythons = {"tensorflow": sys.executable, **dict.fromkeys(BACKENDS, str(PYTHON))}
-    running = {name: start(name, python, folder) for name, python in pythons.items()}
+    finish({name: start(name, python, folder) for name, python in pythons.items()}, folder)
+    return folder
+
+
+def finish(running, folder):
+    """Waits for processes, which must end well."""
     for name, process in running.items():
         process.wait()
         said = (folder / f"{name}.log").read_text()
         assert process.returncode == 0, f"{name}:\n{said[-3000:]}"
+
+
+@pytest.fixture(scope="module")
+def machines(folder):
+    """The same folder when two machines of JAX, with a CPU each, have trained there, too."""
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        workers = [f"127.0.0.1:{opened.getsockname()[1]}", "127.0.0.1:1"]
+    running = {}
+    for number in range(2):
+        task = {"type": "worker", "index": number}
+        described = json.dumps({"cluster": {"worker": workers}, "task": task})
+        name = f"machine{number}"
+        running[name] = start(
+            "jax", PYTHON, folder, name, "one_of_two", TF_CONFIG=described, XLA_FLAGS=""
+        )
+    finish(running, folder)
     return folder
 
 
-def start(backend, python, folder):
+def start(backend, python, folder, name="", *parts, **variables):
     """Starts `backend_runner.py`; what it says goes into a file."""
+    name = name or backend
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
@@ -51,9 +76,10 @@ def start(backend, python, folder):
         # The models that are made later find what was compiled for the first one.
         "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        **variables,
     }
-    program = [python, oracle.TESTS / "backend_runner.py", folder]
-    with open(folder / f"{backend}.log", "w", encoding="utf-8") as log:
+    program = [python, oracle.TESTS / "backend_runner.py", folder, *parts]
+    with open(folder / f"{name}.log", "w", encoding="utf-8") as log:
         return subprocess.Popen(program, env=environment, stdout=log, stderr=log)
 
 
@@ -133,3 +159,23 @@ def test_a_killed_run_goes_on(folder, backend):
 def test_two_devices_of_jax(folder):
     """A batch over two devices trains as on one, by `keras.distribution.DataParallel`."""
     assert found_by(folder, "jax")["devices/gap"] <= 1e-5
+
+
+def test_two_machines_of_jax(machines):
+    """Two processes train as one with the whole batch: weights, losses, validation; one writes.
+
+    They were killed and taken up, and without a SEED drew the same weights.
+    """
+    alone = found_by(machines, "jax")
+    first, second = (found_by(machines, f"machine{number}") for number in range(2))
+    assert first["drawn"].any()
+    for name, array in first.items():
+        np.testing.assert_array_equal(second[name], array, err_msg=name)
+    assert len(alone["alone/figures"]) == 6 and (alone["alone/figures"] > 0).all()
+    np.testing.assert_allclose(first["figures"], alone["alone/figures"], rtol=5e-5)
+    np.testing.assert_allclose(first["weights"], alone["alone/weights"], atol=1e-5)
+    (run,) = (machines / "machines").iterdir()
+    names = sorted(path.name for path in run.glob("*.h5"))
+    assert names == ["mask_rcnn_toy_0001.h5", "mask_rcnn_toy_resume.h5"], names
+    said = [(machines / f"machine{number}.log").read_text() for number in range(2)]
+    assert ["checkpoints in" in text for text in said] == [True, False]

@@ -110,6 +110,11 @@ def test_addresses_and_paths():
     assert places.without_options("/b/c?region=x") == "/b/c?region=x"
     assert places.parent("s3://b/c/d.parquet?region=x") == "s3://b/c?region=x"
     assert places.find("file:///data/a%20b.jpg") == (places.LOCAL, "/data/a b.jpg")
+    assert places.find("file://localhost/data/a.jpg") == (places.LOCAL, "/data/a.jpg")
+    assert places.canonical("file:///data/a%20b.jpg") == "/data/a b.jpg"
+    assert places.canonical("s3://b/c?region=x") == "s3://b/c?region=x"
+    # A key with a question mark in it.
+    assert places.without_options("s3://b/c?d=1.jpg?region=x") == "s3://b/c?d=1.jpg"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +145,16 @@ def test_folders_are_listed_sorted_with_what_lies_below(tmp_path, caplog):
     assert "1 files" in caplog.text and "notes.txt" in caplog.text
     pattern = str(tmp_path / "**" / "*.jpg")
     listed = [entry.image for entry in listing.entries([pattern], listing.Options())]
-    assert str(tmp_path / "b.jpg") in listed
+    assert listed == [str(tmp_path / "b.jpg")]  # and not by each turn of the circle
+    # Of another batch's folder below the source: its results are no images, others are.
+    (tmp_path / "sub" / "_job").mkdir()
+    (tmp_path / "sub" / "part-000000.parquet").write_bytes(b"")
+    caplog.clear()
+    listed = [entry.image for entry in listing.entries([tmp_path], listing.Options())]
+    assert len(listed) == 3 and "Parquet files" not in caplog.text
+    (tmp_path / "sub" / "_job" / "lock").write_bytes(b"")
+    listed = [entry.image for entry in listing.entries([f"{tmp_path}/**"], listing.Options())]
+    assert listed == [str(tmp_path / name) for name in ("a.JPG", "b.jpg", "notes.txt", "sub/c.png")]
 
 
 @pytest.mark.parametrize("name", ["nothing", "no*thing", "empty"])
@@ -221,7 +235,7 @@ def test_columns_are_those_of_the_page(tmp_path):
         *("masks", "keypoints", "error"),
     ]
     good, bad = table.to_pylist()
-    assert good["height"], good["width"] == pixels(4)[0].shape[:2]
+    assert (good["height"], good["width"]) == pixels(4)[0].shape[:2]
     assert isinstance(good["masks"][0], str) and good["keypoints"] is None
     missing = {name for name, value in bad.items() if value is None}
     assert missing == set(table.column_names) - {"image", "error"}
@@ -261,6 +275,55 @@ def test_what_is_listed_twice_is_done_once(tmp_path, monkeypatch):
     assert summary.images == 20
     names = [pathlib.PurePath(row[0]).name for row in batch.results("out")]
     assert names == ["0003.png", *(f"{n:04d}.png" for n in range(20) if n != 3)]
+
+
+LISTS = {
+    "lines": ("l.txt", "\ufeffa b.png\r\n\nü.png\n", {}, ["a b.png", "ü.png"]),
+    "csv": ("l.csv", 'id,Path\n7,"a b.png"\n8,ü.png\n', {}, ["a b.png", "ü.png"]),
+    "names": ("l.csv", "id;path\n7;a b.png\n8;ü.png\n", {"name_column": "id"}, ["7", "8"]),
+    "tabs": ("l.tsv", "x\ty\n1\ta b.png\n2\tü.png\n", {"column": "y"}, ["a b.png", "ü.png"]),
+    "no names": ("l.csv", "a b.png\nü.png\n", {}, ["a b.png", "ü.png"]),
+}
+
+
+@needs_pyarrow
+@pytest.mark.parametrize("kind", LISTS)
+def test_lists_of_paths(tmp_path, kind):
+    """Relative to the list's folder, or absolute; the same places."""
+    name, text, options, names = LISTS[kind]
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    listed = list(listing.entries([tmp_path / name], listing.Options(**options)))
+    assert [entry.image for entry in listed] == names
+    assert [entry.place for entry in listed] == [str(tmp_path / n) for n in ("a b.png", "ü.png")]
+
+
+@needs_pyarrow
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("foo,bar\na.png,1\n", ".*--column says the one.*Received: foo, bar"),
+        ("id,path\n1,a.png\n2\n", r"expected 2 columns in each row\. Received: \['2'\]"),
+        ("", "its first line has the names"),
+        ("path\na\0.\0", "expected (a list of paths in UTF-8|rows of text)"),
+        (f"id,path\n1,{'a' * 200_000}", "expected rows of text"),
+    ],
+    ids=["unknown", "short", "empty", "UTF-16", "long"],
+)
+def test_lists_that_are_none(tmp_path, text, message):
+    (tmp_path / "l.csv").write_text(text)
+    with pytest.raises(ValueError, match=rf"l\.csv: {message}"):
+        list(listing.entries([tmp_path / "l.csv"], listing.Options()))
+
+
+@needs_pyarrow
+def test_results_that_are_not_there(tmp_path, caplog):
+    with pytest.raises(FileNotFoundError, match=r"No results of a batch.*nowhere"):
+        list(batch.results(tmp_path / "nowhere"))
+    photos = folder_of(tmp_path / "photos", 3)
+    batch.run(Recipe(), [photos], tmp_path / "out", part_size=1)
+    (tmp_path / "out" / batch.part_name(1)).unlink()
+    assert len(list(batch.results(tmp_path / "out"))) == 2
+    assert "has 2 of 3 parts: its job is not done" in caplog.text
 
 
 @needs_pyarrow
@@ -355,12 +418,32 @@ def test_tables_of_bytes(tmp_path, form):
 @needs_pyarrow
 def test_a_struct_without_bytes_has_a_path(tmp_path):
     write(tmp_path / "a.png", 8)
-    pairs = [{"bytes": None, "path": "a.png"}, None]
+    pairs = [{"bytes": None, "path": "a.png"}, None, {"bytes": b"", "path": "a.png"}]
     pq.write_table(pa.table({"image": pairs}), tmp_path / "t.parquet")
     batch.run(Recipe(), [tmp_path / "t.parquet"], tmp_path / "out")
-    good, bad = batch.results(tmp_path / "out")
+    good, bad, empty = batch.results(tmp_path / "out")
     check(good, 8)
+    check(empty, 8)
     assert bad[1] is None
+
+
+@needs_pyarrow
+def test_columns_that_are_meant(tmp_path):
+    """Bytes before text, whatever the case of the names; a name of its own for a path."""
+    view = pa.array(["/a.png"], pa.string_view())
+    for columns, options, expected in (
+        ({"image": ["a cat"], "bytes": [b"x"]}, {}, ("t.parquet#0", "t.parquet", 0)),
+        ({"image": ["a cat"], "Bytes": [b"x"], "KEY": ["k"]}, {}, ("k", "t.parquet", 0)),
+        ({"content": ["a cat"], "URL": ["/a.png"]}, {}, ("/a.png", "/a.png", -1)),
+        ({"path": view}, {}, ("/a.png", "/a.png", -1)),
+        ({"x": view, "y": [5]}, {"name_column": "y"}, ("5", "/a.png", -1)),
+        ({"url": ["file:///a%20b.png"]}, {}, ("file:///a%20b.png", "/a b.png", -1)),
+    ):
+        pq.write_table(pa.table(columns), tmp_path / "t.parquet")
+        (entry,) = listing.entries([tmp_path / "t.parquet"], listing.Options(**options))
+        short = (entry.image, entry.place)
+        assert tuple(text.replace(f"{tmp_path}/", "") for text in short) == expected[:2]
+        assert entry.row == expected[2]
 
 
 @needs_pyarrow
@@ -369,10 +452,11 @@ def test_a_struct_without_bytes_has_a_path(tmp_path):
     [
         ({"a": ["x"], "b": ["y"]}, {}, r"--column NAME.*a \(string\), b \(string\)"),
         ({"a": ["x"]}, {"column": "c"}, "no column 'c'.*a"),
+        ({"a": [1]}, {}, r"no column of bytes, of paths.*a \(int64\)"),
         ({"a": [1.5]}, {"column": "a"}, r"'a' \(double\)"),
         ({"a": [b"x"]}, {"name_column": "c"}, "no column 'c'"),
     ],
-    ids=["ambiguous", "missing", "numbers", "names"],
+    ids=["ambiguous", "missing", "nothing", "numbers", "names"],
 )
 def test_columns_that_can_not_be_meant(tmp_path, columns, options, message):
     pq.write_table(pa.table(columns), tmp_path / "t.parquet")

@@ -8,13 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import oracle
 import pytest
 from toy import Rectangles, ToyConfig
 
-from mrcnn import cluster, data
+from mrcnn import cluster, data, training
 
 WORKER = oracle.TESTS / "cluster_worker.py"
 VARIABLES = ("TF_CONFIG", "MRCNN_CLUSTER", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID")
@@ -121,6 +122,42 @@ def test_nodes_that_slurm_counts_otherwise_are_refused(environment):
         found_in_slurm(environment, "n[9-10]", (1, 1), 0)
 
 
+def test_slurm_without_tensorflow(environment):
+    """JAX finds the hosts itself; each task takes its own GPUs, or those that it is shown."""
+    environment.setattr(cluster.keras.backend, "backend", lambda: "jax")
+    environment.setenv("SLURM_LOCALID", "1")
+    assert found_in_slurm(environment, "n[9-10]", (2, 1), 1) == (
+        ("task 0", "task 1", "task 2"),
+        1,
+        "Slurm",
+    )
+    environment.setenv("SLURM_LOCALID", "1")
+    for shown, ids in (("", [2, 3]), ("0,1,2,3", [2, 3]), ("4,5", [0, 1])):
+        environment.setenv("CUDA_VISIBLE_DEVICES", shown)
+        assert cluster._ids_of_task(2) == ids
+
+
+def test_processes_that_jax_has_joined(environment):
+    environment.setattr(cluster.keras.backend, "backend", lambda: "jax")
+    joined = types.SimpleNamespace(is_initialized=lambda: False)
+    jax = types.SimpleNamespace(
+        distributed=joined, process_count=lambda: 3, process_index=lambda: 2
+    )
+    environment.setitem(sys.modules, "jax", jax)
+    assert cluster.find() is None
+    joined.is_initialized = lambda: True
+    assert cluster.find() == (("process 0", "process 1", "process 2"), 2, "jax.distributed")
+
+
+def test_a_backend_of_one_machine_refuses(environment):
+    environment.setattr(training.keras.backend, "backend", lambda: "torch")
+    environment.setenv("TF_CONFIG", tf_config(worker=["a:1", "b:1"]))
+    with pytest.raises(ValueError, match=r"TF_CONFIG describes 2 machines.*torch; MRCNN_CLUSTER="):
+        training.strategy(1)
+    environment.setenv("MRCNN_CLUSTER", "none")
+    assert training.strategy(1) is None
+
+
 def test_gpus_of_a_task(environment):
     """Of four that all tasks see each takes its own; where Slurm shows one, that one."""
     machines = cluster.Cluster(("a:1", "a:2", "b:1", "b:2"), 1, "Slurm")
@@ -153,10 +190,18 @@ def test_a_lost_machine_is_named():
     UnavailableError = type("UnavailableError", (Exception,), {})
     text = "/job:worker/replica:0/task:1: can't reach /job:worker/replica:0/task:2"
     expected = pytest.raises(ConnectionError, match=r"^worker 2 \(c:3\) is gone.*find_last")
-    with expected, cluster._naming_the_lost(network):
+    expected_of_jax = pytest.raises(ConnectionError, match=r"^worker 1 \(b:2\) is gone")
+    with expected, cluster.naming_the_lost(network):
         raise UnavailableError(text)
-    with pytest.raises(KeyError), cluster._naming_the_lost(network):
+    with pytest.raises(KeyError), cluster.naming_the_lost(network):
         raise KeyError(text)
+    # Of two the other one is meant, whatever the engine says; JAX's other errors stay.
+    network.distribute_strategy.mrcnn_cluster = cluster.Cluster(("a:1", "b:2"), 0, "x")
+    XlaRuntimeError = type("XlaRuntimeError", (Exception,), {})
+    with expected_of_jax, cluster.naming_the_lost(network):
+        raise XlaRuntimeError("UNKNOWN: Gloo AllGather failed: Connection closed by peer")
+    with pytest.raises(XlaRuntimeError), cluster.naming_the_lost(network):
+        raise XlaRuntimeError("INVALID_ARGUMENT: shapes")
 
 
 # ---- Two processes -------------------------------------------------------------------------------
