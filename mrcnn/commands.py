@@ -373,7 +373,7 @@ def check_paths(args: argparse.Namespace) -> None:
         check_output(args)
     folder = getattr(args, "dataset", None)
     if folder and not getattr(args, "download", False) and not os.path.exists(folder):
-        raise FileNotFoundError(f"No folder {folder}")
+        raise FileNotFoundError(f"No folder {folder}, which --dataset names")
     if args.command not in args.takes_inputs or args.command == "batch":
         return
     for source in args.inputs:

@@ -866,7 +866,8 @@ def test_killed_while_it_wrote(stopped):
         with open(temporary, "wb") as file:
             file.write(b"half of it")
         part = stopped / os.path.basename(temporary)
-        os.link(part, stopped / f"{part.name[:-9]}x.part.h5")  # as `kill -9` leaves it
+        # As `kill -9` leaves it: the draw that made its name unique has small letters.
+        os.link(part, stopped / f"{part.name[:-9]}X.part.h5")
         raise Killed
     (left,) = stopped.glob(".*.part.h5")
     assert SmallRun(stopped).begin().step == 4 and not left.exists()
