@@ -360,6 +360,7 @@ def test_mistakes_are_one_message(data, tmp_path, monkeypatch, capsys):
     """As a program, in this process: each mistake ends it with one message, and nothing else is
     raised; --help is complete."""
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "here.jpg").touch()
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *words])
@@ -386,7 +387,7 @@ def test_mistakes_are_one_message(data, tmp_path, monkeypatch, capsys):
         (["evaluate", "--weights=none"], "evaluate needs --dataset or --annotations"),
         (
             ["evaluate", f"--dataset={tmp_path}/no", "--weights=none"],
-            f"there is no folder {tmp_path}/no/annotations",
+            f"No folder {tmp_path}/no, which --dataset names",
         ),
         (
             [
@@ -398,7 +399,7 @@ def test_mistakes_are_one_message(data, tmp_path, monkeypatch, capsys):
             f"The images are not there, the first is {tmp_path}/000000000100.jpg",
         ),
         (["detect", "--weights=none"], "detect needs images"),
-        (["detect", "x.jpg", "--set", "BACKBON=resnet18"], "did you mean BACKBONE?"),
+        (["detect", "here.jpg", "--set", "BACKBON=resnet18"], "did you mean BACKBONE?"),
     ):
         code, _, said = run(*words)
         if isinstance(code, str):
