@@ -185,6 +185,17 @@ def _gpus_of_task(cluster: Cluster, gpus: list, count: int) -> list:
 
 
 @functools.cache
+def _announce(cluster):
+    """Logs which machines there are, and which this one is."""
+    logger.warning(
+        "Worker %d of %d (by %s): %s",
+        cluster.number,
+        len(cluster.workers),
+        cluster.by,
+        ", ".join(cluster.workers),
+    )
+
+
 def strategy(cluster: Cluster, count: int) -> Any:
     """The `tf.distribute.MultiWorkerMirroredStrategy` of a cluster; waits for all its machines.
 
@@ -203,13 +214,7 @@ def strategy(cluster: Cluster, count: int) -> Any:
             f"GPU_COUNT is the number of devices of each machine, here {max(1, len(gpus))}."
             f" Received: {count}"
         )
-    logger.warning(
-        "Worker %d of %d (by %s): %s",
-        cluster.number,
-        len(cluster.workers),
-        cluster.by,
-        ", ".join(cluster.workers),
-    )
+    _announce(cluster)
     try:
         if gpus:
             tf.config.set_visible_devices(_gpus_of_task(cluster, gpus, count), "GPU")
@@ -262,13 +267,7 @@ def _join_by_jax(cluster: Cluster, count: int) -> None:
     """Makes this process one of those of a cluster."""
     import jax
 
-    logger.warning(
-        "Worker %d of %d (by %s): %s",
-        cluster.number,
-        len(cluster.workers),
-        cluster.by,
-        ", ".join(cluster.workers),
-    )
+    _announce(cluster)
     where: dict[str, Any] = {"cluster_detection_method": "slurm"}
     if cluster.by == "Slurm":
         where["local_device_ids"] = _ids_of_task(count)
