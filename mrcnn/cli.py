@@ -134,8 +134,7 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
-        " files;"
-        " with subsets as their tools make them (train/ and val/, instances_train.json,"
+        " files; with subsets as their tools make them (train/ and val/, instances_train.json,"
         " images/train, ...)",
     )
     _add_reading(made)
@@ -719,7 +718,8 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     else:
         found = _sets(args)[0]
     model, names, _ = _model_of(args, known)
-    _warn_of_limit(model, args)
+    if known is None:
+        _warn_of_limit(model, args)
     dataset = annotations.AnnotatedDataset.of("mrcnn", found, names[1:])
     result = commands.evaluate(model, dataset, args)
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
@@ -730,9 +730,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warn_of_limit(model: Any, args: argparse.Namespace) -> None:
-    """AP counts detections of any score, of which an exported model may not tell."""
-    if not _is_exported(args.weights):
-        return
+    """AP counts detections of any score, of which this exported model may not tell."""
     least = model.config.DETECTION_MIN_CONFIDENCE
     if least > 0:
         logger.warning(
@@ -867,7 +865,11 @@ def _inspected_image(path: str) -> dict[str, Any]:
     """Its size; ValueError for a file that begins as an image and can't be decoded."""
     from mrcnn import utils
 
-    shown, stored = utils.image_sizes(path)
+    try:
+        shown, stored = utils.image_sizes(path)
+    except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
+        # What Pillow says of a header that is cut off names no file.
+        raise ValueError(f"{path} can't be read as an image: {error}") from error
     if shown[0] * shown[1] <= utils.MAX_PIXELS:  # larger ones are read in tiles alone
         utils.read_image(path)
     entry = {"image": path, "height": shown[0], "width": shown[1]}
