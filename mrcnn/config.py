@@ -97,6 +97,11 @@ class Config:
     # them, False for the portable ones, which XLA needs (not in matterport).
     FUSED_KERNELS: bool | None = None
 
+    # Compile the training step and the detection by XLA, once for every size of a batch: None where
+    # the backend needs it, which is JAX; True under TensorFlow as well, on one device, with the
+    # portable kernels. The same numbers to 1e-4 (not in matterport).
+    JIT_COMPILE: bool | None = None
+
     # Seed of the order of images, of augmentation and of fresh weights (not in matterport).
     # None: every run differs.
     SEED: int | None = None
@@ -576,6 +581,12 @@ class Config:
             stacklevel=3,
         )
 
+    def takes_fused_kernels(self) -> bool | None:
+        """FUSED_KERNELS as layers take it: XLA has no form of the backends' own kernels."""
+        if self.JIT_COMPILE:
+            return False
+        return self.FUSED_KERNELS
+
     # ---- Derived values: they follow the settings until they are assigned to -------------------
     @property
     def BATCH_SIZE(self) -> int:
@@ -741,6 +752,8 @@ class Config:
         yield from self._head_problems()
         yield from self._loss_problems()
         yield from self._learning_rate_problems()
+        if self.JIT_COMPILE and self.FUSED_KERNELS:
+            yield "JIT_COMPILE takes the portable kernels. Received: FUSED_KERNELS = True"
         for name, allowed in _CHOICES.items():
             yield from self._choice_problems(name, allowed)
         for name, allowed in (("BACKBONE", BACKBONES), ("OPTIMIZER", OPTIMIZERS)):
@@ -1534,7 +1547,9 @@ _KINDS: dict[str, _Kind] = {
         ),
         _IOU,
     ),
-    **dict.fromkeys(("FUSED_KERNELS", "TRAIN_BN", "MASK_HEAD_ON_POSITIVES"), _MAYBE_FLAG),
+    **dict.fromkeys(
+        ("FUSED_KERNELS", "JIT_COMPILE", "TRAIN_BN", "MASK_HEAD_ON_POSITIVES"), _MAYBE_FLAG
+    ),
     **dict.fromkeys(
         (
             "WORKERS",

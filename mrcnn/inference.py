@@ -339,6 +339,7 @@ class Detector:
             lambda *args: folded(list(args), training=False),
             input_signature=signature,
             autograph=False,
+            jit_compile=kernels.compiles(self.config.JIT_COMPILE),
         )
         function.get_concrete_function()
         return function
@@ -396,7 +397,7 @@ class Detector:
         for start in range(0, detections.shape[1], HEAD_GROUP):
             rows = detections[:, start : start + HEAD_GROUP]
             count = rows.shape[1]
-            if keras.backend.backend() == "jax":
+            if kernels.compiles(self.config.JIT_COMPILE):
                 # Each number of rows would be compiled anew.
                 rows = np.pad(rows, [(0, 0), (0, HEAD_GROUP - count), (0, 0)])
             class_ids = None

@@ -979,7 +979,7 @@ class ProposalLayer(ValuesLayer):
             "anchors_per_cell": _anchors_per_cell(config),
             "anchor_stride": config.RPN_ANCHOR_STRIDE,
             "frame": config.BOX_FRAME,
-            "fused": config.FUSED_KERNELS,
+            "fused": config.takes_fused_kernels(),
         }
 
     def stages(self, inputs: Sequence) -> dict[str, Tensor]:
@@ -1159,7 +1159,7 @@ class PyramidROIAlign(ValuesLayer):
     @classmethod
     def values_of(cls, config: Config) -> dict[str, Any]:
         return {
-            "fused": config.FUSED_KERNELS,
+            "fused": config.takes_fused_kernels(),
             "pooling": config.ROI_POOLING,
             "samples": config.ROI_ALIGN_SAMPLES,
             "reduce": config.ROI_ALIGN_REDUCE,
@@ -1686,7 +1686,7 @@ class DetectionLayer(ValuesLayer):
             "all_classes": config.DETECTION_ALL_CLASSES,
             "min_size": float(config.DETECTION_MIN_SIZE),
             "frame": config.BOX_FRAME,
-            "fused": config.FUSED_KERNELS,
+            "fused": config.takes_fused_kernels(),
         }
 
     def call(self, inputs: Any) -> Any:
@@ -1935,7 +1935,7 @@ class DetectionTargetLayer(ValuesLayer):
             "fill": config.ROI_FILL_NEGATIVES,
             "add_objects": config.ROI_ADD_GT,
             "seed": config.SEED,
-            "fused": config.FUSED_KERNELS,
+            "fused": config.takes_fused_kernels(),
         }
 
     @property
@@ -2003,7 +2003,7 @@ class DetectionTargetLayer(ValuesLayer):
         positive = ops.pad(positive, [[0, 0], [0, missing]])
         negative = ops.pad(negative, [[0, 0], [0, missing]])
         # Those of the highest random priority are drawn; -1 can't be.
-        priority = keras.random.uniform(ops.shape(positive), seed=self.random)
+        priority = kernels.uniform(ops.shape(positive), self.random)
         positive_priority, positive_rows = kernels.top_k(ops.where(positive, priority, -1.0), size)
         negative_priority, negative_rows = kernels.top_k(ops.where(negative, priority, -1.0), size)
         rank = ops.arange(size, dtype="int32")[None]
@@ -2665,7 +2665,9 @@ def training_masks_graph(
         masks, logits = head.with_logits(targets.rois, maps, meta, targets.class_ids)
         return masks, loss([targets.masks, targets.class_ids, logits])
     if fixed:
-        split = SplitPositives(targets.positive_rows, config.FUSED_KERNELS, name="positive_rois")
+        split = SplitPositives(
+            targets.positive_rows, config.takes_fused_kernels(), name="positive_rois"
+        )
         first, others, target_masks, class_ids = split(
             [targets.class_ids, targets.rois, targets.masks, targets.class_ids]
         )
@@ -2852,6 +2854,7 @@ class MaskRCNN:
         _check_arguments(mode, config, model_dir)
         config = as_config(config)
         config.validate()
+        kernels.compiles(config.JIT_COMPILE)  # refuses what the backend can't do
         kernels.keep_freed_memory()
         self.mode = mode
         self.config = config
@@ -2865,7 +2868,7 @@ class MaskRCNN:
         self.set_log_dir()
         self._strategy = None
         if mode == "training":
-            self._strategy = training.strategy(config.GPU_COUNT)
+            self._strategy = training.strategy(config.GPU_COUNT, config.JIT_COMPILE)
         seed = cluster.common_seed(self._strategy, config.SEED)
         with self.devices(), training.seeded(seed):
             self.keras_model = self.build(mode, config)
@@ -3091,7 +3094,8 @@ class MaskRCNN:
             self.keras_model.fold()
             # Of an optimizer that the user makes it is not known what it depends on.
             keep = not callable(self.config.OPTIMIZER)
-            self.keras_model.take_optimizer(optimizer, keep)
+            jit_compile = kernels.compiles(self.config.JIT_COMPILE)
+            self.keras_model.take_optimizer(optimizer, keep, jit_compile)
 
     def set_trainable(
         self,

@@ -47,6 +47,21 @@ def kernels_of(fused: bool | None = None) -> str:
     return backend
 
 
+def compiles(jit_compile: bool | None) -> bool:
+    """Whether XLA compiles training steps and detections, by the setting JIT_COMPILE.
+
+    Raises:
+        ValueError: the backend can't, or can't do without.
+    """
+    backend = keras.backend.backend()
+    if jit_compile and backend == "torch":
+        raise ValueError("JIT_COMPILE needs TensorFlow or JAX. Received: True under PyTorch")
+    # What isn't compiled JAX runs one operation after the other.
+    if backend == "jax" and jit_compile is False:
+        raise ValueError("JIT_COMPILE is None or True under JAX. Received: False")
+    return bool(jit_compile) or backend == "jax"
+
+
 # Backends of Keras with kernels of their own.
 WITH_KERNELS = ("tensorflow", "torch")
 
@@ -142,6 +157,25 @@ def keep_freed_memory() -> None:
 
 
 _memory_is_kept = False
+
+
+def uniform(shape: Any, seed: Any) -> Tensor:
+    """Random numbers from 0 to 1, which XLA draws as well as TensorFlow without it.
+
+    Args:
+        shape: of the numbers.
+        seed: a `keras.random.SeedGenerator`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return keras.random.uniform(shape, seed=seed)
+    import tensorflow as tf
+
+    # TensorFlow makes the same floats of the same bits, which XLA has in another order.
+    key = tf.cast(tf.math.floormod(seed.next(), tf.int32.max - 1), tf.int32)
+    bits = tf.random.stateless_uniform(
+        shape, key, minval=None, maxval=None, dtype=tf.int32, alg="philox"
+    )
+    return tf.cast(bits & 0x7FFFFF, tf.float32) * 2.0**-23
 
 
 def half_of_squares(x: Tensor) -> Tensor:

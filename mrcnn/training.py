@@ -215,7 +215,9 @@ class TrainingModel(Network):
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
-    def take_optimizer(self, optimizer: Any, keep: bool = True) -> None:
+    def take_optimizer(
+        self, optimizer: Any, keep: bool = True, jit_compile: bool | None = None
+    ) -> None:
         """Trains with an optimizer from now on, one that has no state yet.
 
         Tracing and compiling a step takes TensorFlow many seconds. Where the same weights are
@@ -225,20 +227,21 @@ class TrainingModel(Network):
         Args:
             optimizer: not built yet.
             keep: False makes everything anew.
+            jit_compile: whether XLA compiles the steps; None where the backend needs it.
         """
-        wanted = self._what_is_traced(optimizer)
+        if jit_compile is None:
+            jit_compile = kernels.compiles(None)
+        wanted = self._what_is_traced(optimizer, jit_compile)
         if keep and wanted == self._compiled_for:
             _begin_anew(self.optimizer, optimizer)
             return
         optimizer.build(self.trainable_variables)
-        # What isn't compiled JAX runs one operation after the other.
-        jit_compile = keras.backend.backend() == "jax"
         self.compile(optimizer=optimizer, jit_compile=jit_compile)
         # Of another kind of state it is not known how it began.
         if keep and _begins_with_zeros(self.optimizer):
             self._compiled_for = wanted
 
-    def _what_is_traced(self, optimizer):
+    def _what_is_traced(self, optimizer, jit_compile):
         """What a traced step depends on, as text: trained weights, settings of the optimizer."""
         settings = optimizer.get_config()
         settings.pop("name", None)  # each has another one
@@ -246,7 +249,7 @@ class TrainingModel(Network):
             del settings["learning_rate"]
         trained = [id(variable) for variable in self.trainable_variables]
         losses = [self.loss_factors, self.weight_decay, self.decay_kind, self.names_without_decay]
-        return repr([trained, type(optimizer).__name__, settings, losses])
+        return repr([trained, type(optimizer).__name__, settings, losses, jit_compile])
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         if self._folded is None or self._loss_graph is None:
@@ -657,7 +660,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         random.setstate(state)
 
 
-def strategy(count: int) -> Any:
+def strategy(count: int, jit_compile: bool | None = None) -> Any:
     """Splits a batch over `count` devices, in its `scope()`; None for a single one.
 
     TensorFlow's `MirroredStrategy` or, under JAX, `keras.distribution.DataParallel`. GPUs, or CPUs
@@ -665,11 +668,25 @@ def strategy(count: int) -> Any:
     which gives the same losses and gradients but takes longer, and a warning says so. On one of
     several machines, see `cluster.find`, it is one over the devices of all.
 
+    Args:
+        count: GPU_COUNT.
+        jit_compile: JIT_COMPILE.
+
     Raises:
-        ValueError: several machines, and a backend that trains on one alone.
+        ValueError: several machines, and a backend that trains on one alone; or several devices of
+            TensorFlow, and JIT_COMPILE.
     """
     backend = keras.backend.backend()
     machines = cluster.find()
+    if jit_compile and backend == "tensorflow" and (count > 1 or machines is not None):
+        # XLA has no form of TensorFlow's exchange of gradients.
+        received = f"GPU_COUNT = {count}"
+        if machines is not None:
+            received = f"{len(machines.workers)} machines by {machines.by}"
+        raise ValueError(
+            "JIT_COMPILE trains on one device under TensorFlow, under JAX on any number. Received:"
+            f" {received}"
+        )
     if machines is not None and backend not in SPLITTING:
         raise ValueError(
             f"{machines.by} describes {len(machines.workers)} machines that train together, which"

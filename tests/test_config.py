@@ -302,6 +302,11 @@ def test_a_larger_shorter_edge_is_bounded_by_the_longer_one(mode):
             dict(BACKBONE="resnext50_32x4d", BACKBONE_WIDTH=24),
             "BACKBONE_WIDTH divides by 16 with resnext50_32x4d.*Received: 24",
         ),
+        (
+            dict(JIT_COMPILE=True, FUSED_KERNELS=True),
+            "JIT_COMPILE takes the portable kernels. Received: FUSED_KERNELS = True",
+        ),
+        (dict(JIT_COMPILE="yes"), "JIT_COMPILE is None, True or False. Received: 'yes'"),
         (dict(BATCH_SIZE=0), "BATCH_SIZE is a whole number from 1. Received: 0"),
         (dict(IMAGE_META_SIZE=93), "IMAGE_META_SIZE is 12 .* here 13. Received: 93"),
         (dict(NAME=5), "NAME is text without a slash, .*Received: 5"),

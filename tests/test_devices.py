@@ -1,6 +1,7 @@
 """A training step on two logical CPU devices, in a process of its own: devices are set before
 TensorFlow starts. A whole run on two is in test_cluster.py, beside two processes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import oracle
 import pytest
 import quickly
 
+from mrcnn import training
 from mrcnn.config import Config
 from mrcnn.parallel_model import ParallelModel
 
@@ -100,6 +102,16 @@ def test_two_devices_give_the_mean_of_two_half_batches(printed):
     """Losses, and the clipped update of one step, with other numbers of positives on each
     device."""
     assert printed["losses"] <= 1e-5 and printed["gradients"] <= 1e-5 and printed["copies"] == 0
+
+
+def test_xla_is_for_one_device(monkeypatch):
+    with pytest.raises(ValueError, match="JIT_COMPILE trains on one device.*: GPU_COUNT = 2"):
+        training.strategy(2, True)
+    cluster = {"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}}
+    task = {"task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps({**cluster, **task}))
+    with pytest.raises(ValueError, match="JIT_COMPILE.*Received: 2 machines by TF_CONFIG"):
+        training.strategy(1, True)
 
 
 def test_parallel_model():

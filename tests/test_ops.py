@@ -44,6 +44,43 @@ def test_one_entry_of_each_row(rest):
     np.testing.assert_array_equal(gradient, chosen)
 
 
+def test_xla_draws_what_tensorflow_draws():
+    """Keras's numbers, which a seed has always given here, with XLA and without it."""
+    import keras
+    import tensorflow as tf
+
+    drawn = []
+    for compiled in (True, False):
+        seed = keras.random.SeedGenerator(7)
+        draw = tf.function(lambda: ops.uniform((3, 50), seed), jit_compile=compiled)  # noqa: B023
+        drawn += [draw().numpy(), draw().numpy()]
+    seed = keras.random.SeedGenerator(7)
+    expected = [keras.random.uniform((3, 50), seed=seed) for _ in range(2)]
+    np.testing.assert_array_equal(drawn, [*expected, *expected])
+    assert (drawn[0] != drawn[1]).any()
+
+
+@pytest.mark.parametrize(
+    "backend, jit_compile, part",
+    [
+        ("torch", True, "JIT_COMPILE needs TensorFlow or JAX. Received: True under PyTorch"),
+        ("jax", False, "JIT_COMPILE is None or True under JAX. Received: False"),
+        ("tensorflow", None, False),
+        ("tensorflow", True, True),
+        ("torch", None, False),
+        ("torch", False, False),
+        ("jax", None, True),
+    ],
+)
+def test_what_xla_compiles(backend, jit_compile, part, monkeypatch):
+    monkeypatch.setattr("keras.backend.backend", lambda: backend)
+    if isinstance(part, bool):
+        assert ops.compiles(jit_compile) is part
+    else:
+        with pytest.raises(ValueError, match=part):
+            ops.compiles(jit_compile)
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_nms_of_a_public_case(fused):
     """detectron2's three boxes: only the second, the best, stays at .2."""
