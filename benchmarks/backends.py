@@ -1,11 +1,13 @@
 """Detection and training under each backend of Keras: CPU seconds of the same work, in turn.
 
-python benchmarks/backends.py [--backends tensorflow,torch,jax] [--parts detect,train] [--repeats 5]
+python benchmarks/backends.py [--backends tensorflow,xla,torch,jax] [--parts detect,train]
+        [--repeats 5]
     The recorded ResNet-50 of the tests: a detection of 128 x 128 pixels with 100 objects, a step
     of the recorded training batch of two images on all layers. TensorFlow runs in this environment,
-    the others in .venv-backends, which `make test-backends` makes. TensorFlow and PyTorch have one
-    thread: beside other work the CPU seconds say more than the clock's, but threads that wait for
-    each other spend some too. JAX has as many threads as there are cores.
+    "xla" is TensorFlow with JIT_COMPILE; the others run in .venv-backends, which `make
+    test-backends` makes. TensorFlow and PyTorch have one thread: beside other work the CPU seconds
+    say more than the clock's, but threads that wait for each other spend some too. JAX has as many
+    threads as there are cores.
 """
 
 import argparse
@@ -41,15 +43,15 @@ def measured(work: Callable, repeats: int) -> dict[str, float]:
     return {"first": first, "cpu": statistics.median(cpu), "clock": statistics.median(clock)}
 
 
-def work_of(part: str, folder: pathlib.Path) -> Callable:
-    """A function that detects once, or that takes one training step."""
+def work_of(part: str, folder: pathlib.Path, chosen: dict[str, Any]) -> Callable:
+    """A function that detects once, or that takes one training step, with some chosen settings."""
     import parity
 
     from mrcnn import model as modellib
     from mrcnn.config import Config
 
     mode = "inference"
-    settings: dict[str, Any] = parity.settings()
+    settings: dict[str, Any] = {**parity.settings(), **chosen}
     if part == "train":
         mode = "training"
         settings = {**settings, "IMAGES_PER_GPU": 2, **parity.BATCHES["A"]}
@@ -65,11 +67,11 @@ def work_of(part: str, folder: pathlib.Path) -> Callable:
     return lambda: model.keras_model.train_on_batch(inputs)
 
 
-def worker(part: str, repeats: int) -> None:
+def worker(part: str, repeats: int, chosen: dict[str, Any]) -> None:
     """Prints what one backend needs for one part, as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         began = time.process_time()
-        work = work_of(part, pathlib.Path(folder))
+        work = work_of(part, pathlib.Path(folder), chosen)
         build = time.process_time() - began
         print(json.dumps({"build": build, **measured(work, repeats)}), flush=True)
 
@@ -77,6 +79,10 @@ def worker(part: str, repeats: int) -> None:
 def run(backend: str, part: str, repeats: int) -> dict[str, float]:
     """The figures of a backend in a process of its own."""
     python = str(PYTHON)
+    chosen = {}
+    if backend == "xla":
+        backend = "tensorflow"
+        chosen = {"JIT_COMPILE": True}
     if backend == "tensorflow":
         python = sys.executable
     environment = {
@@ -89,19 +95,21 @@ def run(backend: str, part: str, repeats: int) -> dict[str, float]:
         "TF_NUM_INTRAOP_THREADS": "1",
     }
     command = [python, __file__, "--worker", part, "--repeats", str(repeats)]
+    command += ["--settings", json.dumps(chosen)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--backends", default="tensorflow,torch,jax")
+    parser.add_argument("--backends", default="tensorflow,xla,torch,jax")
     parser.add_argument("--parts", default="detect,train")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
+    parser.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
-        worker(options.worker, options.repeats)
+        worker(options.worker, options.repeats, options.settings)
         return
     load = os.getloadavg()[0]
     print(f"{os.cpu_count()} cores, load {load:.1f}; CPU seconds", flush=True)
