@@ -623,6 +623,16 @@ def roi_align(
     Returns:
         [B, N, height, width, C].
     """
+    form = kernels_of(fused)
+    if form == "torch":
+        from mrcnn import torch_kernels
+
+        if torch_kernels.can_align(feature_maps[0], reduce):
+
+            def align(maps, rows, images):
+                return torch_kernels.roi_align(maps, rows, images, size, samples, aligned)
+
+            return _level_by_level(feature_maps, boxes, levels, size, align)
     shift = 0.0
     if aligned:
         shift = 0.5
@@ -637,7 +647,6 @@ def roi_align(
         return _unfold(pooled, boxes, feature_maps)
     # Row k of a box's samples lies k + .5 of `samples` equal parts of a bin below its upper edge.
     grid = tuple(samples * side for side in size)
-    form = kernels_of(fused)
     if form == "torch":
         places = ops.reshape(ops.concatenate([start, extent], axis=-1), ops.shape(boxes))
 
