@@ -25,11 +25,12 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -418,19 +419,19 @@ class _Image:
     """An image on its way.
 
     Attributes:
-        entry: which it is.
+        name: of it in the output; None for one without.
         pixels: [H, W, 3] uint8; None for one that can't be read, and when it is done.
         error: why it can't be read.
     """
 
-    entry: listing.Entry
+    name: str | None
     pixels: np.ndarray | None = None
     error: str = ""
 
 
 def _row(image: _Image, result: dict | None, class_names: Sequence[str]) -> dict[str, Any]:
     """The row of an image, of a result with run lengths or of its error."""
-    row: dict[str, Any] = {"image": image.entry.image}
+    row: dict[str, Any] = {"image": image.name}
     if image.pixels is not None:
         row["height"], row["width"] = image.pixels.shape[:2]
     if result is None:
@@ -466,88 +467,33 @@ def _reason(error: BaseException) -> str:
 # ---- Detecting -----------------------------------------------------------------------------------
 
 
-class Worker:
-    """Does parts of a job: an actor of Ray, or this process.
+class Rows:
+    """Rows, see the module, of images that a model detects on.
 
     Args:
-        make: f() that makes the model: it has `detect(images, masks=)`, and best `detect_many`.
-        job: the job.
+        model: it has `detect(images, masks=)`, and best `detect_many`.
+        class_names: by class id, background first.
     """
 
-    def __init__(self, make: Callable[[], Any], job: Job):
-        self.make = make
-        self.job = job
-        self.model: Any = None
-        self._manifest: Any = None
-        self._reader = listing.Reader(job.options)
+    def __init__(self, model: Any, class_names: Sequence[str]):
+        self.model = model
+        self.class_names = class_names
 
-    def load(self) -> None:
-        """Makes the model."""
-        places.import_pyarrow("pyarrow.parquet")
-        self.model = self.make()
-        self._manifest = self.job.manifest()
-
-    def do(self, part: int) -> Done:
-        """Detects on the images of a part and writes its file.
-
-        Raises:
-            ValueError: a table of the input has changed.
-            OSError: the file can't be written.
-        """
-        start, stop = self.job.rows_of(part)
-        listed = self._manifest.rows(start, stop)
-        rows = list(self._rows(listed))
-        if len(rows) != stop - start:
-            raise ValueError(
-                f"Part {part} has {stop - start} images. Received: {len(rows)} results of the model"
-            )
-        self._write(part, rows)
-        errors = [row["error"] for row in rows if row.get("error") is not None]
-        objects = sum(len(row.get("class_ids") or ()) for row in rows)
-        return Done(part, len(rows), objects, len(errors), next(iter(errors), ""))
-
-    def _write(self, part: int, rows: list[dict]) -> None:
-        """Writes a part's file, wholly or not at all."""
-        pa = places.import_pyarrow()
-        parquet = places.import_pyarrow("pyarrow.parquet")
-        table = pa.Table.from_pylist(rows, schema())
-        buffer = pa.BufferOutputStream()
-        parquet.write_table(table, buffer, compression="zstd")
-        self.job.place.write(self.job.part_path(part), buffer.getvalue())
-
-    # ---- From images to rows -----------------------------------------------------------------
-
-    def _rows(self, listed: Iterable[listing.Entry]) -> Iterator[dict]:
-        """The rows of entries, in their order."""
+    def of(self, images: Iterable[_Image]) -> Iterator[dict]:
+        """The rows of images, in their order."""
         refused: list[BaseException] = []
         with_result = 0
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            images = self._read_ahead(pool, listed)
-            for image, result, error in self._detect(images):
-                if error is not None:
-                    image.error = _reason(error)
-                    if not isinstance(error, (ValueError, MemoryError)):
-                        refused.append(error)
-                with_result += result is not None
-                yield _row(image, result, self.job.class_names)
+        for image, result, error in self._detect(iter(images)):
+            if error is not None:
+                image.error = _reason(error)
+                if not isinstance(error, (ValueError, MemoryError)):
+                    refused.append(error)
+            with_result += result is not None
+            yield _row(image, result, self.class_names)
         if refused and not with_result:
             # Not one image, and for a reason that need not lie with them: a lost device, say. To
             # note that down for a hundred million images would be to lose them.
             raise refused[0]
-
-    def _read_ahead(self, pool: Any, listed: Iterable[listing.Entry]) -> Iterator[_Image]:
-        """Images, read in other threads a few ahead of the one that is wanted."""
-        contents = self._reader.contents(listed)
-        waiting: collections.deque = collections.deque()
-        while True:
-            while len(waiting) < READ_AHEAD:
-                content = next(contents, None)
-                if content is None:
-                    break
-                waiting.append(pool.submit(_read, *content))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
 
     def _detect(
         self, images: Iterator[_Image]
@@ -594,6 +540,185 @@ class Worker:
             return image, None, error
 
 
+class Worker:
+    """Does parts of a job: an actor of Ray, or this process.
+
+    Args:
+        make: f() that makes the model: it has `detect(images, masks=)`, and best `detect_many`.
+        job: the job.
+    """
+
+    def __init__(self, make: Callable[[], Any], job: Job):
+        self.make = make
+        self.job = job
+        self._found: Any = None
+        self._manifest: Any = None
+        self._reader = listing.Reader(job.options)
+
+    def load(self) -> None:
+        """Makes the model."""
+        places.import_pyarrow("pyarrow.parquet")
+        self._found = Rows(self.make(), self.job.class_names)
+        self._manifest = self.job.manifest()
+
+    def do(self, part: int) -> Done:
+        """Detects on the images of a part and writes its file.
+
+        Raises:
+            ValueError: a table of the input has changed.
+            OSError: the file can't be written.
+        """
+        start, stop = self.job.rows_of(part)
+        listed = self._manifest.rows(start, stop)
+        rows = list(self._rows(listed))
+        if len(rows) != stop - start:
+            raise ValueError(
+                f"Part {part} has {stop - start} images. Received: {len(rows)} results of the model"
+            )
+        self._write(part, rows)
+        errors = [row["error"] for row in rows if row.get("error") is not None]
+        objects = sum(len(row.get("class_ids") or ()) for row in rows)
+        return Done(part, len(rows), objects, len(errors), next(iter(errors), ""))
+
+    def _write(self, part: int, rows: list[dict]) -> None:
+        """Writes a part's file, wholly or not at all."""
+        pa = places.import_pyarrow()
+        parquet = places.import_pyarrow("pyarrow.parquet")
+        table = pa.Table.from_pylist(rows, schema())
+        buffer = pa.BufferOutputStream()
+        parquet.write_table(table, buffer, compression="zstd")
+        self.job.place.write(self.job.part_path(part), buffer.getvalue())
+
+    def _rows(self, listed: Iterable[listing.Entry]) -> Iterator[dict]:
+        """The rows of entries, in their order."""
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            yield from self._found.of(self._read_ahead(pool, listed))
+
+    def _read_ahead(self, pool: Any, listed: Iterable[listing.Entry]) -> Iterator[_Image]:
+        """Images, read in other threads a few ahead of the one that is wanted."""
+        contents = self._reader.contents(listed)
+        waiting: collections.deque = collections.deque()
+        while True:
+            while len(waiting) < READ_AHEAD:
+                content = next(contents, None)
+                if content is None:
+                    break
+                entry, read = content
+                waiting.append(pool.submit(_read, entry.image, read))
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+
+
+class OnColumns:
+    """Detects on columns of images, as `map_batches` of Ray Data hands them over.
+
+        found = ray.data.read_images("s3://bucket/photos", include_paths=True).map_batches(
+            batch.OnColumns,
+            fn_constructor_args=[batch.Exported("model.onnx")],
+            batch_size=16,
+            concurrency=(1, 8),
+        )
+        found.write_parquet("s3://bucket/found")
+
+    For images that a pipeline has already; what is killed there, Ray Data begins anew, `run` goes
+    on.
+
+    Args:
+        make: f() that makes the model, see `run`.
+        images: column of the images: [H, W, 3], [H, W, 1] or [H, W] of uint8, or the bytes of
+            files.
+            None: the first of `listing.BYTES_COLUMNS`.
+        names: column of their names. None: the first of `listing.NAME_COLUMNS`, if any.
+        class_names: by class id, background first; None for those that the model knows.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        images: str | None = None,
+        names: str | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
+        if not callable(make):
+            raise ValueError(
+                "make is a function that makes the model, as batch.Exported(path). Received:"
+                f" {type(make).__name__}"
+            )
+        self.images = images
+        self.names = names
+        model = make()
+        if class_names is None:
+            class_names = getattr(model, "class_names", ())
+        self._found = Rows(model, class_names)
+
+    def __call__(self, columns: Mapping[str, Any]) -> Any:
+        """Detects on a batch.
+
+        Args:
+            columns: {name: array of as many values as there are images}.
+
+        Returns:
+            A pyarrow table of the columns that the module names, and then of those of the input but
+            the images.
+
+        Raises:
+            ValueError: there is no column of that name, or none that holds images.
+        """
+        pa = places.import_pyarrow()
+        images = _column(columns, self.images, listing.BYTES_COLUMNS, "images")
+        names: Iterable[Any] = itertools.repeat(None)
+        if self.names is not None or any(name in columns for name in listing.NAME_COLUMNS):
+            names = columns[_column(columns, self.names, listing.NAME_COLUMNS, "names")]
+        of_batch = [_image_of_column(*pair) for pair in zip(columns[images], names)]
+        table = pa.Table.from_pylist(list(self._found.of(of_batch)), schema())
+        for name, values in columns.items():
+            if name != images and name not in table.column_names:
+                table = table.append_column(name, pa.array(list(values)))
+        return table
+
+
+def _column(columns, name, usual, what):
+    """The column of that name; without one, the first usual one that there is."""
+    allowed = usual
+    if name is not None:
+        allowed = [name]
+    for candidate in allowed:
+        if candidate in columns:
+            return candidate
+    raise ValueError(
+        f"The column of the {what} is {' or '.join(map(repr, allowed))}. Received: columns"
+        f" {', '.join(map(repr, columns))}"
+    )
+
+
+def _image_of_column(value, name):
+    """An image of a column: of pixels, or of the bytes of a file."""
+    if name is not None:
+        name = listing.printable(str(name))
+    return _read(name, lambda: _pixels(value, name or "the image"))
+
+
+def _pixels(value, name):
+    """The pixels [H, W, 3] of a column's value."""
+    if isinstance(value, bytes):
+        return listing.image_of(value, name)
+    is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8
+    if not is_image or value.ndim not in (2, 3):
+        received = type(value).__name__
+        if isinstance(value, np.ndarray):
+            received = f"{value.dtype} of the shape {value.shape}"
+        raise ValueError(
+            f"{name}: an image is [H, W], [H, W, 1] or [H, W, 3] of uint8, or the bytes of a file."
+            f" Received: {received}"
+        )
+    if value.ndim == 2:
+        value = value[..., None]
+    if value.shape[-1] == 1:
+        value = np.repeat(value, 3, axis=-1)
+    return value[..., :3]
+
+
 class _Stream:
     """Images on their way to the model and back.
 
@@ -638,12 +763,12 @@ class _Stream:
             yield self.waiting.popleft()
 
 
-def _read(entry: listing.Entry, content: Callable[[], np.ndarray]) -> _Image:
+def _read(name: str | None, content: Callable[[], np.ndarray]) -> _Image:
     """An image, or why it can't be read."""
     try:
-        return _Image(entry, content())
+        return _Image(name, content())
     except Exception as error:  # whatever it is, it is this image that it is about
-        return _Image(entry, None, _reason(error))
+        return _Image(name, None, _reason(error))
 
 
 # ---- Running -------------------------------------------------------------------------------------

@@ -713,7 +713,7 @@ class _File:
         found, path = places.find(self.place)
         if found.is_local:
             return utils.read_image(path)
-        return _image_of(found.read(path), places.without_options(self.place))
+        return image_of(found.read(path), places.without_options(self.place))
 
 
 @dataclasses.dataclass
@@ -726,7 +726,7 @@ class _Bytes:
     def __call__(self) -> np.ndarray:
         if not self.content:
             raise ValueError(f"{self.name}: the table has no bytes in its row")
-        return _image_of(self.content, self.name)
+        return image_of(self.content, self.name)
 
 
 @dataclasses.dataclass
@@ -739,8 +739,14 @@ class _NoPath:
         raise ValueError(f"{self.name}: the table has no path in this row")
 
 
-def _image_of(content: bytes, name: str) -> np.ndarray:
-    """The image of a file's bytes, by way of a file: some readers take nothing else."""
+def image_of(content: bytes, name: str) -> np.ndarray:
+    """The image [H, W, 3] uint8 of a file's bytes.
+
+    By way of a file: some readers take nothing else.
+
+    Raises:
+        OSError, ValueError: it is no image; the text has the name.
+    """
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()

@@ -680,3 +680,69 @@ def test_places_of_pyarrow(tmp_path, monkeypatch):
         batch.run(Recipe(), missing, tmp_path / "out2")
     with pytest.raises(ValueError, match="An address is one that pyarrow opens.*nowhere://x"):
         batch.run(Recipe(), ["nowhere://x/y"], tmp_path / "out3")
+
+
+# ---- Columns of a pipeline -----------------------------------------------------------------------
+
+
+def rows_by_name(output):
+    """{name of a file: row} of a batch's output."""
+    rows = pq.ParquetDataset(sorted(str(path) for path in output.glob("part-*"))).read()
+    return {pathlib.Path(row["image"]).name: row for row in rows.to_pylist()}
+
+
+def columns_of(folder, count=5):
+    """{column: array} of images as Ray Data reads them, and the paths of their files."""
+    paths = sorted(folder_of(folder, count).iterdir())
+    pixels = np.empty(count, object)
+    for number, path in enumerate(paths):
+        pixels[number] = np.array(Image.open(path))
+    return {"image": pixels, "path": np.array([str(p) for p in paths]), "label": np.arange(count)}
+
+
+@needs_pyarrow
+def test_columns_are_what_a_batch_finds(tmp_path):
+    """Pixels or bytes of files, with the other columns; names and boxes as in the files of `run`."""
+    columns = columns_of(tmp_path / "photos")
+    batch.run(Recipe(), [tmp_path / "photos"], tmp_path / "out")
+    expected = rows_by_name(tmp_path / "out")
+    files = [pathlib.Path(path).read_bytes() for path in columns["path"]]
+    detect = batch.OnColumns(Recipe())
+    for images in (columns["image"], np.array(files, object)):
+        rows = detect({**columns, "image": images}).to_pylist()
+        assert [row["label"] for row in rows] == [0, 1, 2, 3, 4]
+        for row in rows:
+            wanted = expected[pathlib.Path(row["image"]).name]
+            assert wanted["scores"] and not wanted["error"]
+            assert row == {**row, **wanted, "image": row["path"]}
+
+
+@needs_pyarrow
+def test_a_column_that_is_no_image_is_a_row_with_its_error(tmp_path):
+    values = np.empty(5, object)
+    values[0] = b"no image"
+    values[1] = np.zeros((4, 4, 3))
+    values[2] = "photo.jpg"
+    values[3] = np.eye(4, 5, dtype=np.uint8) * 90
+    values[4] = None
+    table = batch.OnColumns(Recipe(), images="picture", names="file")(
+        {"picture": values, "file": ["a", "b", "c", "d", "e"]}
+    )
+    rows = table.to_pylist()
+    assert [row["error"] is None for row in rows] == [False, False, False, True, False]
+    assert rows[1]["error"].endswith("Received: float64 of the shape (4, 4, 3)")
+    assert rows[2]["error"].startswith("c: an image is") and "Received: str" in rows[2]["error"]
+    assert (rows[3]["image"], rows[3]["height"], rows[3]["width"]) == ("d", 4, 5)
+
+
+@needs_pyarrow
+def test_columns_without_names_and_unknown_ones():
+    detect = batch.OnColumns(Recipe())
+    pixels = np.zeros((2, 4, 4, 3), np.uint8)
+    assert detect({"image": pixels}).column("image").to_pylist() == [None, None]
+    with pytest.raises(ValueError, match="images is 'image' or .*Received: columns 'pixels'"):
+        detect({"pixels": pixels})
+    with pytest.raises(ValueError, match="names is 'file'. Received: columns 'image'"):
+        batch.OnColumns(Recipe(), names="file")({"image": pixels})
+    with pytest.raises(ValueError, match="make is a function.*Received: str"):
+        batch.OnColumns("model.onnx")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from stand_in import CLASSES, Recipe, StandIn
-from test_batch import ENVIRONMENT, TESTS, by_name, check, folder_of
+from test_batch import ENVIRONMENT, TESTS, by_name, check, folder_of, rows_by_name
 
 from mrcnn import batch, listing, pool
 
@@ -102,6 +102,28 @@ def test_the_same_files_as_in_one_process(tmp_path, cluster):
     (tmp_path / "here" / batch.part_name(3)).unlink()
     settings = pool.Ray(cpus=1)
     assert batch.run(Recipe(), [photos], tmp_path / "here", ray=settings).before == 34
+
+
+@needs_ray
+def test_ray_data_hands_over_columns(tmp_path, cluster):
+    """`map_batches` with actors that hold the model gives what a batch of the files gives."""
+    pytest.importorskip("pandas")  # which Ray Data needs
+    import ray.data
+
+    photos = folder_of(tmp_path / "photos", 20)
+    batch.run(Recipe(), [photos], tmp_path / "out")
+    expected = rows_by_name(tmp_path / "out")
+    images = ray.data.read_binary_files(str(photos), include_paths=True)
+    found = images.map_batches(
+        batch.OnColumns, fn_constructor_args=[Recipe()], batch_size=8, concurrency=1
+    )
+    rows = {pathlib.Path(row["image"]).name: row for row in found.take_all()}
+    assert rows.keys() == expected.keys() and len(rows) == 20
+    for name, row in rows.items():
+        for column in ("height", "class_ids", "class_names", "masks", "error"):
+            assert row[column] == expected[name][column], (name, column)
+        np.testing.assert_array_equal(row["boxes"], expected[name]["boxes"])
+        np.testing.assert_allclose(row["scores"], expected[name]["scores"])
 
 
 @needs_ray
