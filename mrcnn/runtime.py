@@ -146,6 +146,16 @@ def format_of(path: str | os.PathLike) -> str:
     return SUFFIXES.get(pathlib.Path(path).suffix.lower(), "saved_model")
 
 
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a path is that of an exported model, or of a part of one; not whether it is there."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() in SUFFIXES or path.name == "saved_model.pb":
+        return True
+    if path.suffix.lower() == ".bin":
+        return path.with_suffix(".xml").is_file()
+    return path.is_dir() and (saved_model_in(path) / "saved_model.pb").is_file()
+
+
 # ---- The runtimes --------------------------------------------------------------------------------
 # Each has `metadata`, json or None; `shape`, [B, H, W, C] with None for what is free; and
 # `run(images)`, which gives the outputs by name.
@@ -671,6 +681,8 @@ def _check_files(path: pathlib.Path, format: str) -> None:
         raise FileNotFoundError(f"No file {path}")
     if path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
         raise LoadError(f"{path} has the weights of {path.with_suffix('.xml')}; load that one")
+    if path.name == "saved_model.pb":
+        raise LoadError(f"{path} is a part of a SavedModel; load its folder {path.parent}")
     if (format == "saved_model") != path.is_dir():
         raise LoadError(
             "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel;"

@@ -79,6 +79,33 @@ def test_molding_in_the_graph(settings, wide):
             assert window == tuple(int(edge) for edge in expected.window)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"IMAGE_RESIZE_MODE": "shorter", "IMAGE_MIN_DIM": 800, "IMAGE_MAX_DIM": 1333},
+        {"IMAGE_MIN_DIM": 800, "IMAGE_MAX_DIM": 1024},
+        {"IMAGE_MIN_DIM": 0, "IMAGE_MAX_DIM": 1024, "IMAGE_MIN_SCALE": 1.7},
+    ],
+    ids=["shorter", "square", "min_scale"],
+)
+def test_sides_of_float_images_in_float32(settings):
+    """FLOAT_RESIZE cuts 612 * (1333 / 612) = 1332.99... to 1332; float32 made 1333 of it.
+
+    Of one size in 25 in mode "shorter", of one in 9 in mode "square".
+    """
+    config = Config(FLOAT_RESIZE=True, **settings)
+    widths = np.arange(1, 1900, dtype=np.int32)
+    for height in (30, 480, 612, 800, 1080):
+        molder = export.Molder(config, wide=False)
+        heights = np.full_like(widths, height)
+        scale, cut = molder._scale(heights, widths)
+        actual = np.transpose([molder._whole(sides, scale, cut) for sides in (heights, widths)])
+        limits = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE)
+        for width, size in zip(widths.tolist(), actual.tolist()):
+            exact = utils._scale(height, width, *limits, config.IMAGE_RESIZE_MODE, True)
+            assert size == [max(1, int(side * exact)) for side in (height, width)], (height, width)
+
+
 @pytest.mark.parametrize("paste", ["box", "padded"])
 def test_masks_pasted_in_the_graph(paste):
     """As `masks.placed`: edges beyond the image, a box of one pixel, one that is all foreground."""
@@ -571,6 +598,10 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(ValueError, match="model.bin has the weights of .*model.xml; load that"):
         runtime.load(file)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"\x08\1")
+    with pytest.raises(ValueError, match="saved_model.pb is a part of a SavedModel; load its"):
+        runtime.load(tmp_path / "1" / "saved_model.pb")
     (tmp_path / "lone.xml").write_text("<net/>")
     with pytest.raises(FileNotFoundError, match="lone.bin, which has the weights of .*lone.xml"):
         runtime.load(tmp_path / "lone.xml")
