@@ -490,9 +490,7 @@ def _boxes_in_pixels(boxes, images, molded, windows, config):
     frame = config.BOX_FRAME
     molded_size, size = (tf.cast(tf.shape(x)[1:3], tf.float32) for x in (molded, images))
     window = box_math.normalize(windows, molded_size, frame, ops)[:, None]
-    corner = tf.concat([window[..., :2]] * 2, axis=-1)
-    extent = tf.concat([window[..., 2:] - window[..., :2]] * 2, axis=-1)
-    boxes = (boxes - corner) / extent
+    boxes = box_math.in_window(boxes, window, ops)
     return box_math.denormalize(boxes, size, frame, ops)
 
 

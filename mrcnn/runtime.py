@@ -553,7 +553,9 @@ class Model:
         if "keypoints" in outputs:
             maps = outputs["keypoints"][row][found]
             window = outputs["windows"][row].astype(np.float64)
-            result["keypoints"] = _keypoints(maps, exact, window, image_shape)
+            result["keypoints"] = _keypoints(
+                maps, exact, window, image_shape, self.config.BOX_FRAME
+            )
         if "masks" in outputs:
             soft = outputs["masks"][row][found]
             return self._with_masks(result, self._placed(soft, boxes, exact, image_shape), form)
@@ -601,15 +603,20 @@ def _not_bytes(array: np.ndarray, where: str) -> str:
     )
 
 
-def _keypoints(maps, boxes, window, image_shape):
+def _keypoints(maps, boxes, window, image_shape, frame):
     """Keypoints [n, K, (y, x, score)] in the image, of maps whose boxes are in its pixels.
 
     They are decoded in the molded image, at its resolution, as `detect` does it.
     """
-    scale = (window[2:] - window[:2]) / np.asarray(image_shape[:2])
-    molded = boxes * np.tile(scale, 2) + np.tile(window[:2], 2)
+    size = np.asarray(image_shape[:2], np.float64)
+    size_in_window = window[2:] - window[:2]
+    normalised = box_math.normalize(boxes, np.maximum(size, 2), frame)
+    for axis in np.flatnonzero(size == 1):  # of which a box has all
+        normalised[:, axis] = 0
+        normalised[:, axis + 2] = 1
+    molded = box_math.denormalize(normalised, size_in_window, frame) + np.tile(window[:2], 2)
     points = keypoints.decode(maps, molded)
-    points[..., :2] = (points[..., :2] - window[:2]) / scale
+    points[..., :2] = (points[..., :2] - window[:2]) * (size / size_in_window)
     return points
 
 

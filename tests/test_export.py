@@ -378,6 +378,30 @@ def test_nothing_detected_is_nothing():
     assert model.detect([image], masks="rle")[0]["masks"] == []
 
 
+@pytest.mark.parametrize("frame", ["centers", "edges"])
+def test_keypoints_are_those_of_detect(frame):
+    """Boxes of the file are in pixels of the image; points are decoded in those of the molded one."""
+    from mrcnn import boxes as box_math
+
+    rng = np.random.default_rng(0)
+    shape, molded_shape, window = (90, 201, 3), (128, 128, 3), (35, 0, 92, 128)
+    corners = rng.uniform([36, 2, 60, 70], [50, 50, 90, 126], (40, 4))
+    detections = np.ones((40, 6), np.float32)
+    detections[:, :4] = box_math.norm_boxes(corners, molded_shape, frame)
+    maps = rng.normal(0, 3, (40, 56, 56, 4)).astype(np.float32)
+    config = Config(BOX_FRAME=frame)
+    frames = (shape, molded_shape, window, config)
+    expected = inference.unmold_keypoints(detections, maps, *frames)
+    _, boxes, exact = inference._unmold_boxes(detections, *frames)
+    actual = runtime._keypoints(maps, exact, np.float64(window), shape, frame)
+    off = np.abs(actual - expected).max(axis=-1) > 0.01  # a side may be 20 pixels, or 20.00001
+    assert len(boxes) == 40 and off.mean() < 0.02
+    row = runtime._keypoints(
+        maps[:1], np.float32([[0, 9, 1, 20]]), np.float64(window), (1, 40), frame
+    )
+    assert np.isfinite(row).all() and np.all((row[..., 0] >= 0) & (row[..., 0] <= 1))
+
+
 def test_a_fixed_batch_is_filled():
     backend = Backend()
     backend.shape = (4, 20, 30, 3)
