@@ -464,11 +464,13 @@ class Graph:
         }
         if "masks" in self.heads:
             soft = self.heads["masks"]([boxes, metas, *maps, class_ids])
+            soft = tf.cast(soft, tf.float32)  # of a network of mixed precision too
             if self.paste:
                 soft = _pasted(soft, outputs["boxes"], images, config.MASK_PASTE)
             outputs["masks"] = soft
         if "keypoints" in self.heads:
-            outputs["keypoints"] = self.heads["keypoints"]([boxes, metas, *maps])
+            points = self.heads["keypoints"]([boxes, metas, *maps])
+            outputs["keypoints"] = tf.cast(points, tf.float32)
             outputs["windows"] = windows
         return {name: tf.identity(value, name=name) for name, value in outputs.items()}
 
@@ -1162,7 +1164,7 @@ def _write_openvino(path, graph, function, text, precision, openvino):
         if precision != "float32":
             _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])
-        file = folder / path.name
+        file = folder / "model.xml"  # it takes no name with another suffix, such as .XML
         try:
             openvino.save_model(network, file, compress_to_fp16=False)
             # Beside the weights of another export of as many bytes, a graph would run without a
@@ -1172,8 +1174,8 @@ def _write_openvino(path, graph, function, text, precision, openvino):
         except RuntimeError as error:  # what it makes of a disk that is full
             raise OSError(f"{path} can't be written: {error}; is the disk full?") from error
         # The graph comes last: without its weights it can't be read.
-        for suffix in (".bin", ".xml"):
-            os.replace(file.with_suffix(suffix), path.with_suffix(suffix))
+        os.replace(file.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(file, path)
 
 
 def _write_litert(path, graph, function, text, precision):

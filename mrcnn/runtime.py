@@ -416,13 +416,14 @@ class Model:
         masks: str | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        verbose: int = 0,
     ) -> list[dict]:
         """What `MaskRCNN.detect` gives; images of one size run together, BATCH_SIZE at a time.
 
         Args:
             images: list of images of any number; of one image [image]. Values as in
                 `data.as_network_input`.
-            masks, tile, overlap: see `MaskRCNN.detect`.
+            masks, tile, overlap, verbose: see `MaskRCNN.detect`.
 
         Returns:
             a list of dicts: rois, class_ids, scores, masks, and keypoints where the model has them.
@@ -442,6 +443,8 @@ class Model:
         groups: dict[tuple, list[int]] = {}
         for i, array in enumerate(arrays):
             groups.setdefault(array.shape, []).append(i)
+        if verbose:
+            print(f"Processing {len(arrays)} images")
         results: list[dict] = [{}] * len(arrays)
         step = self._at_once
         for members in groups.values():

@@ -144,6 +144,32 @@ def test_anchors_of_free_sizes():
         np.testing.assert_allclose(actual[1], expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("paste", [False, True])
+def test_outputs_of_mixed_precision_are_float32(paste):
+    """Heads that compute in bfloat16, of which Triton has no name, nor numpy a type."""
+    import tensorflow as tf
+
+    def boxes_head(inputs, training):
+        return [tf.constant([[[0.1, 0.1, 0.9, 0.9, 1, 0.5], [0, 0, 0, 0, 0, 0]]])]
+
+    graph = object.__new__(export.Graph)
+    graph.config = Config(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
+    graph.molder = export.Molder(graph.config, wide=True)
+    graph.anchors_layer = None
+    graph.free_rows = True
+    graph.paste = paste
+    graph.heads = {
+        "boxes": boxes_head,
+        "masks": lambda inputs: tf.ones((1, 1, 28, 28), tf.bfloat16),
+        "keypoints": lambda inputs: tf.ones((1, 1, 56, 56, 4), tf.bfloat16),
+    }
+    found = graph(tf.zeros((1, 40, 60, 3), tf.uint8))
+    kinds = {name: value.dtype.name for name, value in found.items()}
+    masks_kind = kinds.pop("masks")
+    assert masks_kind == ("uint8" if paste else "float32")
+    assert kinds.pop("class_ids") == "int32" and set(kinds.values()) == {"float32"}
+
+
 # ---- A file of TensorFlow's own ------------------------------------------------------------------
 
 
@@ -343,7 +369,7 @@ class Backend:
         }
 
 
-def test_results_are_those_of_detect():
+def test_results_are_those_of_detect(capsys):
     backend = Backend(IMAGES_PER_GPU=2)
     model = runtime.Model(backend, "model.onnx")
     image = np.zeros((20, 30, 3), np.uint8)
@@ -359,6 +385,8 @@ def test_results_are_those_of_detect():
     lazy = model.detect([image], masks="lazy")[0]["masks"]
     assert isinstance(lazy, masks.Masks)
     assert model.detect([image], masks="rle")[0]["masks"] == masks.encode(expected)
+    assert len(model.detect([image], verbose=1)) == 1  # as scripts of 2018 call it
+    assert capsys.readouterr().out == "Processing 1 images\n"
     exact = runtime.Model(Backend(ROUND_DETECTIONS=False), "model.onnx").detect([image])[0]
     assert len(exact["rois"]) == 2 and exact["rois"].dtype == np.float32
 
@@ -680,6 +708,24 @@ def test_openvino_weights_of_another_export_are_refused(tmp_path):
     (tmp_path / "m.bin").write_bytes(b"123456788")
     with pytest.raises(ValueError, match="m.bin has other weights than .*m.xml: it is of another"):
         runtime._OpenVino._check_weights(*arguments)
+
+
+def test_openvino_files_of_any_name(tmp_path, monkeypatch):
+    """OpenVINO writes no file whose suffix is not .xml; weights lie beside the graph."""
+
+    def save_model(network, file, compress_to_fp16):
+        assert file.suffix == ".xml" and not compress_to_fp16
+        file.write_text("<net/>")
+        file.with_suffix(".bin").write_bytes(b"weights")
+
+    network = types.SimpleNamespace(set_rt_info=lambda *args: None)
+    openvino = types.SimpleNamespace(convert_model=lambda path: network, save_model=save_model)
+    monkeypatch.setattr(export, "_save", lambda *args: None)
+    for name in ("MODEL.XML", "a.b.xml", "\u56fe 1.xml"):
+        export._write_openvino(tmp_path / name, None, None, "{}", "float32", openvino)
+        assert (tmp_path / name).read_text() == "<net/>"
+        assert (tmp_path / name).with_suffix(".bin").read_bytes() == b"weights"
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_device_that_is_known_but_absent_is_no_cpu():
