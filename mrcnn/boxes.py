@@ -387,6 +387,19 @@ def denormalize(boxes: Array, size: Array, frame: str = "centers", xp: Any = np)
     return boxes * scale + shift
 
 
+def in_window(boxes: Array, window: Array, xp: Any = np) -> Array:
+    """Boxes [..., 4] in the frame of a window (y1, x1, y2, x2) of broadcastable shape.
+
+    All are normalised. Of a window of one row or one column, which in the frame "centers" has no
+    extent, a box has all.
+    """
+    corner = xp.concatenate([window[..., :2], window[..., :2]], axis=-1)
+    extent = xp.concatenate([window[..., 2:], window[..., 2:]], axis=-1) - corner
+    is_more = extent > 0
+    inside = (boxes - corner) / xp.where(is_more, extent, 1.0)
+    return xp.where(is_more, inside, xp.array([0.0, 0.0, 1.0, 1.0], dtype="float32"))
+
+
 def _scale_and_shift(size, frame, xp):
     size = xp.concatenate([size, size], axis=-1)
     if frame == "edges":

@@ -48,7 +48,6 @@ SHARE = 0.2
 PRESETS = ("Config", "SmallConfig", "PaperConfig", "PaperC4Config")
 CROWDS = ("auto", "keep", "objects")
 CONVERSIONS = ("coco", "via", "labelme", "yolo", "masks", "labels")
-EXPORTED = (".onnx", ".xml", ".tflite")
 # Years that names of COCO's files may have.
 YEARS = ("", "2017", "2014")
 
@@ -414,13 +413,9 @@ class _UsageError(Exception):
 
 def _is_exported(path: str) -> bool:
     """Whether a path is that of an exported model."""
-    if path.lower().endswith(EXPORTED):
-        return True
-    if not os.path.isdir(path):
-        return False
     from mrcnn import runtime
 
-    return (runtime.saved_model_in(pathlib.Path(path)) / "saved_model.pb").is_file()
+    return runtime.is_exported(path)
 
 
 def _resolve_last(args: argparse.Namespace) -> str:

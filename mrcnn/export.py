@@ -104,8 +104,11 @@ class Molder:
     # Added to float32 pixels before they are cut: above the error of their sums, below the next
     # value that a sum of integers times weights has. In float64 too most that should be whole are.
     ROUNDING = 2.0**-12
-    # Added to sides in float32: 480 * (800 / 480) is below 800 there, above it in float64.
-    ROUNDING_OF_SIDES = 2.0**-9
+    # Factor of sides in float32: 480 * (800 / 480) is below 800 there, not in float64.
+    # Above the error of a quotient and a product.
+    ROUNDING_OF_SIDES = 1 + 2.0**-22
+    # Sides of images of which `_cut_off` tells.
+    KNOWN_SIDES = 8192
 
     def __init__(self, config: Config, wide: bool):
         import tensorflow as tf
@@ -151,9 +154,9 @@ class Molder:
         width = shape[2]
         if self.mode == "none":
             return Sizes(height, width, 0, 0, 0, 0, 1)
-        scale = self._scale(height, width)
-        new_height = self._whole(height, scale)
-        new_width = self._whole(width, scale)
+        scale, cut = self._scale(height, width)
+        new_height = self._whole(height, scale, cut)
+        new_width = self._whole(width, scale, cut)
         if self.mode == "square":
             down = self.config.IMAGE_MAX_DIM - new_height
             right = self.config.IMAGE_MAX_DIM - new_width
@@ -181,31 +184,52 @@ class Molder:
         return Sizes(y2 - y1, x2 - x1, y1, bottom, x1, right, scale)
 
     def _scale(self, height, width):
-        """`utils._scale` of int32 scalars."""
+        """`utils._scale` of int32 scalars; and the side that `_cut_off` says is to lose a pixel."""
         import tensorflow as tf
 
         config = self.config
         shorter = tf.cast(tf.minimum(height, width), self.float_type)
         longer = tf.cast(tf.maximum(height, width), self.float_type)
         scale = tf.ones_like(shorter)
+        cut = tf.zeros_like(height)
         if config.IMAGE_MIN_DIM:
             scale = config.IMAGE_MIN_DIM / shorter
+            cut = self._cut_off(tf.minimum(height, width), config.IMAGE_MIN_DIM)
             if self.mode != "shorter":
+                cut = tf.where(scale > 1, cut, 0)
                 scale = tf.maximum(tf.ones_like(scale), scale)
         if config.IMAGE_MIN_SCALE:
-            scale = tf.maximum(scale, tf.constant(config.IMAGE_MIN_SCALE, self.float_type))
+            least = tf.constant(config.IMAGE_MIN_SCALE, self.float_type)
+            cut = tf.where(least > scale, 0, cut)
+            scale = tf.maximum(scale, least)
         if self.mode in ("square", "shorter"):
             most = tf.constant(config.IMAGE_MAX_DIM, self.float_type)
             scaled = longer * scale
             if not config.FLOAT_RESIZE:
                 scaled = tf.round(scaled)
             elif not self.wide:
-                scaled = scaled - self.ROUNDING_OF_SIDES
+                scaled = scaled / self.ROUNDING_OF_SIDES
+            at_most = self._cut_off(tf.maximum(height, width), config.IMAGE_MAX_DIM)
+            cut = tf.where(scaled > most, at_most, cut)
             scale = tf.where(scaled > most, most / longer, scale)
-        return scale
+        return scale, cut
 
-    def _whole(self, side, scale):
-        """A side of the resized image, int32."""
+    def _cut_off(self, side, new_side):
+        """An int32 side for which `side * (new_side / side)` is below new_side in float64; else 0.
+
+        Of 612 and 1333, for example: cut to whole pixels it is 1332, which float32 can't tell.
+        """
+        import tensorflow as tf
+
+        if self.wide or not self.config.FLOAT_RESIZE:
+            return tf.zeros_like(side)
+        sides = np.arange(1, self.KNOWN_SIDES + 1)
+        table = np.zeros(self.KNOWN_SIDES + 2, np.int32)
+        table[1:-1] = sides * (new_side / sides) < new_side
+        return side * tf.gather(table, tf.minimum(side, self.KNOWN_SIDES + 1))
+
+    def _whole(self, side, scale, cut):
+        """A side of the resized image, int32; one less where the side is `cut`."""
         import tensorflow as tf
 
         scaled = tf.cast(side, self.float_type) * scale
@@ -214,8 +238,9 @@ class Molder:
         elif self.wide:
             scaled = tf.floor(scaled)
         else:
-            scaled = tf.floor(scaled + self.ROUNDING_OF_SIDES)
-        return tf.maximum(1, tf.cast(scaled, tf.int32))
+            scaled = tf.floor(scaled * self.ROUNDING_OF_SIDES)
+        whole = tf.cast(scaled, tf.int32) - tf.cast(side == cut, tf.int32)
+        return tf.maximum(1, whole)
 
     # ---- Pixels --------------------------------------------------------------------------------
 
@@ -439,11 +464,13 @@ class Graph:
         }
         if "masks" in self.heads:
             soft = self.heads["masks"]([boxes, metas, *maps, class_ids])
+            soft = tf.cast(soft, tf.float32)  # of a network of mixed precision too
             if self.paste:
                 soft = _pasted(soft, outputs["boxes"], images, config.MASK_PASTE)
             outputs["masks"] = soft
         if "keypoints" in self.heads:
-            outputs["keypoints"] = self.heads["keypoints"]([boxes, metas, *maps])
+            points = self.heads["keypoints"]([boxes, metas, *maps])
+            outputs["keypoints"] = tf.cast(points, tf.float32)
             outputs["windows"] = windows
         return {name: tf.identity(value, name=name) for name, value in outputs.items()}
 
@@ -465,9 +492,7 @@ def _boxes_in_pixels(boxes, images, molded, windows, config):
     frame = config.BOX_FRAME
     molded_size, size = (tf.cast(tf.shape(x)[1:3], tf.float32) for x in (molded, images))
     window = box_math.normalize(windows, molded_size, frame, ops)[:, None]
-    corner = tf.concat([window[..., :2]] * 2, axis=-1)
-    extent = tf.concat([window[..., 2:] - window[..., :2]] * 2, axis=-1)
-    boxes = (boxes - corner) / extent
+    boxes = box_math.in_window(boxes, window, ops)
     return box_math.denormalize(boxes, size, frame, ops)
 
 
@@ -1139,7 +1164,7 @@ def _write_openvino(path, graph, function, text, precision, openvino):
         if precision != "float32":
             _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])
-        file = folder / path.name
+        file = folder / "model.xml"  # it takes no name with another suffix, such as .XML
         try:
             openvino.save_model(network, file, compress_to_fp16=False)
             # Beside the weights of another export of as many bytes, a graph would run without a
@@ -1149,8 +1174,8 @@ def _write_openvino(path, graph, function, text, precision, openvino):
         except RuntimeError as error:  # what it makes of a disk that is full
             raise OSError(f"{path} can't be written: {error}; is the disk full?") from error
         # The graph comes last: without its weights it can't be read.
-        for suffix in (".bin", ".xml"):
-            os.replace(file.with_suffix(suffix), path.with_suffix(suffix))
+        os.replace(file.with_suffix(".bin"), path.with_suffix(".bin"))
+        os.replace(file, path)
 
 
 def _write_litert(path, graph, function, text, precision):

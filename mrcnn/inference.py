@@ -134,10 +134,8 @@ def _unmold_boxes(detections, original_shape, shape, window, config):
     """
     count = int(np.argmin(np.append(detections[:, 4] > 0, False)))
     frame = config.BOX_FRAME
-    y1, x1, y2, x2 = box_math.norm_boxes(window, shape[:2], frame)
-    shift = np.array([y1, x1, y1, x1])
-    scale = np.array([y2 - y1, x2 - x1, y2 - y1, x2 - x1])
-    boxes = (detections[:count, :4] - shift) / scale
+    window = box_math.norm_boxes(window, shape[:2], frame)
+    boxes = box_math.in_window(detections[:count, :4], window)
     exact_boxes = box_math.denorm_boxes(boxes, original_shape[:2], frame, whole=False)
     rows, boxes = box_math.visible(exact_boxes, config.ROUND_DETECTIONS)
     return rows, boxes, exact_boxes[rows]

@@ -146,6 +146,16 @@ def format_of(path: str | os.PathLike) -> str:
     return SUFFIXES.get(pathlib.Path(path).suffix.lower(), "saved_model")
 
 
+def is_exported(path: str | os.PathLike) -> bool:
+    """Whether a path is that of an exported model, or of a part of one; not whether it is there."""
+    path = pathlib.Path(path)
+    if path.suffix.lower() in SUFFIXES or path.name == "saved_model.pb":
+        return True
+    if path.suffix.lower() == ".bin":
+        return path.with_suffix(".xml").is_file()
+    return path.is_dir() and (saved_model_in(path) / "saved_model.pb").is_file()
+
+
 # ---- The runtimes --------------------------------------------------------------------------------
 # Each has `metadata`, json or None; `shape`, [B, H, W, C] with None for what is free; and
 # `run(images)`, which gives the outputs by name.
@@ -406,13 +416,14 @@ class Model:
         masks: str | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        verbose: int = 0,
     ) -> list[dict]:
         """What `MaskRCNN.detect` gives; images of one size run together, BATCH_SIZE at a time.
 
         Args:
             images: list of images of any number; of one image [image]. Values as in
                 `data.as_network_input`.
-            masks, tile, overlap: see `MaskRCNN.detect`.
+            masks, tile, overlap, verbose: see `MaskRCNN.detect`.
 
         Returns:
             a list of dicts: rois, class_ids, scores, masks, and keypoints where the model has them.
@@ -432,6 +443,8 @@ class Model:
         groups: dict[tuple, list[int]] = {}
         for i, array in enumerate(arrays):
             groups.setdefault(array.shape, []).append(i)
+        if verbose:
+            print(f"Processing {len(arrays)} images")
         results: list[dict] = [{}] * len(arrays)
         step = self._at_once
         for members in groups.values():
@@ -543,7 +556,9 @@ class Model:
         if "keypoints" in outputs:
             maps = outputs["keypoints"][row][found]
             window = outputs["windows"][row].astype(np.float64)
-            result["keypoints"] = _keypoints(maps, exact, window, image_shape)
+            result["keypoints"] = _keypoints(
+                maps, exact, window, image_shape, self.config.BOX_FRAME
+            )
         if "masks" in outputs:
             soft = outputs["masks"][row][found]
             return self._with_masks(result, self._placed(soft, boxes, exact, image_shape), form)
@@ -591,15 +606,20 @@ def _not_bytes(array: np.ndarray, where: str) -> str:
     )
 
 
-def _keypoints(maps, boxes, window, image_shape):
+def _keypoints(maps, boxes, window, image_shape, frame):
     """Keypoints [n, K, (y, x, score)] in the image, of maps whose boxes are in its pixels.
 
     They are decoded in the molded image, at its resolution, as `detect` does it.
     """
-    scale = (window[2:] - window[:2]) / np.asarray(image_shape[:2])
-    molded = boxes * np.tile(scale, 2) + np.tile(window[:2], 2)
+    size = np.asarray(image_shape[:2], np.float64)
+    size_in_window = window[2:] - window[:2]
+    normalised = box_math.normalize(boxes, np.maximum(size, 2), frame)
+    for axis in np.flatnonzero(size == 1):  # of which a box has all
+        normalised[:, axis] = 0
+        normalised[:, axis + 2] = 1
+    molded = box_math.denormalize(normalised, size_in_window, frame) + np.tile(window[:2], 2)
     points = keypoints.decode(maps, molded)
-    points[..., :2] = (points[..., :2] - window[:2]) / scale
+    points[..., :2] = (points[..., :2] - window[:2]) * (size / size_in_window)
     return points
 
 
@@ -671,6 +691,8 @@ def _check_files(path: pathlib.Path, format: str) -> None:
         raise FileNotFoundError(f"No file {path}")
     if path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():
         raise LoadError(f"{path} has the weights of {path.with_suffix('.xml')}; load that one")
+    if path.name == "saved_model.pb":
+        raise LoadError(f"{path} is a part of a SavedModel; load its folder {path.parent}")
     if (format == "saved_model") != path.is_dir():
         raise LoadError(
             "An exported model is an .onnx, .xml or .tflite file, or the folder of a SavedModel;"

@@ -112,19 +112,18 @@ class View:
 
     def to_image(self, boxes: np.ndarray) -> np.ndarray:
         """Boxes [N, 4] normalised in the view to boxes normalised in the image."""
-        shift, scale = self._window()
-        return self.turn.boxes_to_image((boxes - shift) / scale)
+        return self.turn.boxes_to_image(box_math.in_window(boxes, self._window()))
 
     def from_image(self, boxes: np.ndarray) -> np.ndarray:
         """Inverse of `to_image`."""
-        shift, scale = self._window()
-        return self.turn.boxes_to_view(boxes) * scale + shift
+        window = self._window()
+        scale = np.tile(window[2:] - window[:2], 2)
+        return self.turn.boxes_to_view(boxes) * scale + np.tile(window[:2], 2)
 
     def _window(self):
-        """Where the image's normalised coordinates begin in the view's, and their size there."""
+        """(y1, x1, y2, x2) of the image in the view, normalised."""
         shape = self.molded.image.shape[:2]
-        window = box_math.norm_boxes(self.molded.window, shape, self.frame)
-        return np.tile(window[:2], 2), np.tile(window[2:] - window[:2], 2)
+        return box_math.norm_boxes(self.molded.window, shape, self.frame)
 
 
 def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
-from mrcnn import files, torchvision_weights
+from mrcnn import files, runtime, torchvision_weights
 from mrcnn.files import (  # noqa: F401  names that existing code imports from here
     atomic,
     download,
@@ -124,6 +124,9 @@ _FOREIGN = (
     (b"\x80", "it is a pickle, which could run code and is never loaded"),
     (_ZIP_MAGIC, f"it is a zip archive without {_KERAS_MEMBER}"),
 )
+_EXPORTED = (
+    "it is an exported model, which mrcnn.runtime.load runs; load the weights that it was made of"
+)
 
 
 def _check_is_file(path: str) -> None:
@@ -136,6 +139,8 @@ def _check_is_file(path: str) -> None:
     if not os.path.exists(path):
         raise FileNotFoundError(f"No weight file at {path}")
     if os.path.isdir(path):
+        if runtime.is_exported(path):
+            raise files.UnreadableFileError(f"{path} is no weight file: {_EXPORTED}")
         raise files.UnreadableFileError(f"{path} is a folder; load_weights takes a file")
     if not os.path.isfile(path):
         raise files.UnreadableFileError(f"{path} is no regular file")
@@ -183,7 +188,10 @@ def _opened(path: Any) -> Iterator[tuple[h5py.File, Any]]:
                 source = stack.enter_context(_member_of_archive(path, archive))
                 head = _HDF5_MAGIC
         if not head.startswith(_HDF5_MAGIC) and not h5py.is_hdf5(path):
-            raise files.UnreadableFileError(f"{path} is not {_HDF5}: {_what_begins_with(head)}")
+            kind = _what_begins_with(head)
+            if runtime.is_exported(path):
+                kind = _EXPORTED
+            raise files.UnreadableFileError(f"{path} is not {_HDF5}: {kind}")
         file = stack.enter_context(h5py.File(source, "r"))
         if isinstance(source, str):
             source = stack.enter_context(open(source, "rb"))

@@ -642,9 +642,11 @@ def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplo
         (here / name).mkdir(parents=True)
         if name != "other/1":
             (here / name / "saved_model.pb").write_bytes(b"")
-    known = ("served", "served/1", "versions", "flat", "m.onnx", "m.XML", "a/m.tflite")
-    assert all(cli._is_exported(path) for path in known)
-    assert not any(cli._is_exported(path) for path in ("other", "none", "coco", "m.h5", "."))
+    (here / "two.xml").write_bytes(b"")  # of OpenVINO, as "two.bin"
+    known = ("served", "served/1", "versions", "flat", "m.onnx", "m.XML", "a/m.tflite", "two.bin")
+    assert all(cli._is_exported(path) for path in (*known, "flat/saved_model.pb"))
+    others = ("other", "none", "coco", "m.h5", "m.bin", ".")
+    assert not any(cli._is_exported(path) for path in others)
     names = ["BG", *coco.CATEGORIES.values()]
     model = types.SimpleNamespace(class_names=names, config=config.Config())
     monkeypatch.setattr(runtime, "load", lambda path: model)

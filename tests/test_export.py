@@ -79,6 +79,33 @@ def test_molding_in_the_graph(settings, wide):
             assert window == tuple(int(edge) for edge in expected.window)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"IMAGE_RESIZE_MODE": "shorter", "IMAGE_MIN_DIM": 800, "IMAGE_MAX_DIM": 1333},
+        {"IMAGE_MIN_DIM": 800, "IMAGE_MAX_DIM": 1024},
+        {"IMAGE_MIN_DIM": 0, "IMAGE_MAX_DIM": 1024, "IMAGE_MIN_SCALE": 1.7},
+    ],
+    ids=["shorter", "square", "min_scale"],
+)
+def test_sides_of_float_images_in_float32(settings):
+    """FLOAT_RESIZE cuts 612 * (1333 / 612) = 1332.99... to 1332; float32 made 1333 of it.
+
+    Of one size in 25 in mode "shorter", of one in 9 in mode "square".
+    """
+    config = Config(FLOAT_RESIZE=True, **settings)
+    widths = np.arange(1, 1900, dtype=np.int32)
+    for height in (30, 480, 612, 800, 1080):
+        molder = export.Molder(config, wide=False)
+        heights = np.full_like(widths, height)
+        scale, cut = molder._scale(heights, widths)
+        actual = np.transpose([molder._whole(sides, scale, cut) for sides in (heights, widths)])
+        limits = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE)
+        for width, size in zip(widths.tolist(), actual.tolist()):
+            exact = utils._scale(height, width, *limits, config.IMAGE_RESIZE_MODE, True)
+            assert size == [max(1, int(side * exact)) for side in (height, width)], (height, width)
+
+
 @pytest.mark.parametrize("paste", ["box", "padded"])
 def test_masks_pasted_in_the_graph(paste):
     """As `masks.placed`: edges beyond the image, a box of one pixel, one that is all foreground."""
@@ -115,6 +142,32 @@ def test_anchors_of_free_sizes():
         actual = anchors(np.zeros((2, *size, 3), np.float32)).numpy()
         assert actual.shape == (2, *expected.shape)
         np.testing.assert_allclose(actual[1], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("paste", [False, True])
+def test_outputs_of_mixed_precision_are_float32(paste):
+    """Heads that compute in bfloat16, of which Triton has no name, nor numpy a type."""
+    import tensorflow as tf
+
+    def boxes_head(inputs, training):
+        return [tf.constant([[[0.1, 0.1, 0.9, 0.9, 1, 0.5], [0, 0, 0, 0, 0, 0]]])]
+
+    graph = object.__new__(export.Graph)
+    graph.config = Config(IMAGE_MIN_DIM=64, IMAGE_MAX_DIM=64)
+    graph.molder = export.Molder(graph.config, wide=True)
+    graph.anchors_layer = None
+    graph.free_rows = True
+    graph.paste = paste
+    graph.heads = {
+        "boxes": boxes_head,
+        "masks": lambda inputs: tf.ones((1, 1, 28, 28), tf.bfloat16),
+        "keypoints": lambda inputs: tf.ones((1, 1, 56, 56, 4), tf.bfloat16),
+    }
+    found = graph(tf.zeros((1, 40, 60, 3), tf.uint8))
+    kinds = {name: value.dtype.name for name, value in found.items()}
+    masks_kind = kinds.pop("masks")
+    assert masks_kind == ("uint8" if paste else "float32")
+    assert kinds.pop("class_ids") == "int32" and set(kinds.values()) == {"float32"}
 
 
 # ---- A file of TensorFlow's own ------------------------------------------------------------------
@@ -316,7 +369,7 @@ class Backend:
         }
 
 
-def test_results_are_those_of_detect():
+def test_results_are_those_of_detect(capsys):
     backend = Backend(IMAGES_PER_GPU=2)
     model = runtime.Model(backend, "model.onnx")
     image = np.zeros((20, 30, 3), np.uint8)
@@ -332,6 +385,8 @@ def test_results_are_those_of_detect():
     lazy = model.detect([image], masks="lazy")[0]["masks"]
     assert isinstance(lazy, masks.Masks)
     assert model.detect([image], masks="rle")[0]["masks"] == masks.encode(expected)
+    assert len(model.detect([image], verbose=1)) == 1  # as scripts of 2018 call it
+    assert capsys.readouterr().out == "Processing 1 images\n"
     exact = runtime.Model(Backend(ROUND_DETECTIONS=False), "model.onnx").detect([image])[0]
     assert len(exact["rois"]) == 2 and exact["rois"].dtype == np.float32
 
@@ -349,6 +404,30 @@ def test_nothing_detected_is_nothing():
     assert result["rois"].shape == (0, 4) and result["masks"].shape == (20, 30, 0)
     assert result["rois"].dtype == np.int32 and result["class_ids"].dtype == np.int32
     assert model.detect([image], masks="rle")[0]["masks"] == []
+
+
+@pytest.mark.parametrize("frame", ["centers", "edges"])
+def test_keypoints_are_those_of_detect(frame):
+    """Boxes of the file are in pixels of the image; points are decoded in those of the molded one."""
+    from mrcnn import boxes as box_math
+
+    rng = np.random.default_rng(0)
+    shape, molded_shape, window = (90, 201, 3), (128, 128, 3), (35, 0, 92, 128)
+    corners = rng.uniform([36, 2, 60, 70], [50, 50, 90, 126], (40, 4))
+    detections = np.ones((40, 6), np.float32)
+    detections[:, :4] = box_math.norm_boxes(corners, molded_shape, frame)
+    maps = rng.normal(0, 3, (40, 56, 56, 4)).astype(np.float32)
+    config = Config(BOX_FRAME=frame)
+    frames = (shape, molded_shape, window, config)
+    expected = inference.unmold_keypoints(detections, maps, *frames)
+    _, boxes, exact = inference._unmold_boxes(detections, *frames)
+    actual = runtime._keypoints(maps, exact, np.float64(window), shape, frame)
+    off = np.abs(actual - expected).max(axis=-1) > 0.01  # a side may be 20 pixels, or 20.00001
+    assert len(boxes) == 40 and off.mean() < 0.02
+    row = runtime._keypoints(
+        maps[:1], np.float32([[0, 9, 1, 20]]), np.float64(window), (1, 40), frame
+    )
+    assert np.isfinite(row).all() and np.all((row[..., 0] >= 0) & (row[..., 0] <= 1))
 
 
 def test_a_fixed_batch_is_filled():
@@ -571,6 +650,10 @@ def test_what_load_refuses(tmp_path, monkeypatch):
     (tmp_path / "model.xml").write_text("<net/>")
     with pytest.raises(ValueError, match="model.bin has the weights of .*model.xml; load that"):
         runtime.load(file)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"\x08\1")
+    with pytest.raises(ValueError, match="saved_model.pb is a part of a SavedModel; load its"):
+        runtime.load(tmp_path / "1" / "saved_model.pb")
     (tmp_path / "lone.xml").write_text("<net/>")
     with pytest.raises(FileNotFoundError, match="lone.bin, which has the weights of .*lone.xml"):
         runtime.load(tmp_path / "lone.xml")
@@ -625,6 +708,24 @@ def test_openvino_weights_of_another_export_are_refused(tmp_path):
     (tmp_path / "m.bin").write_bytes(b"123456788")
     with pytest.raises(ValueError, match="m.bin has other weights than .*m.xml: it is of another"):
         runtime._OpenVino._check_weights(*arguments)
+
+
+def test_openvino_files_of_any_name(tmp_path, monkeypatch):
+    """OpenVINO writes no file whose suffix is not .xml; weights lie beside the graph."""
+
+    def save_model(network, file, compress_to_fp16):
+        assert file.suffix == ".xml" and not compress_to_fp16
+        file.write_text("<net/>")
+        file.with_suffix(".bin").write_bytes(b"weights")
+
+    network = types.SimpleNamespace(set_rt_info=lambda *args: None)
+    openvino = types.SimpleNamespace(convert_model=lambda path: network, save_model=save_model)
+    monkeypatch.setattr(export, "_save", lambda *args: None)
+    for name in ("MODEL.XML", "a.b.xml", "\u56fe 1.xml"):
+        export._write_openvino(tmp_path / name, None, None, "{}", "float32", openvino)
+        assert (tmp_path / name).read_text() == "<net/>"
+        assert (tmp_path / name).with_suffix(".bin").read_bytes() == b"weights"
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_device_that_is_known_but_absent_is_no_cpu():

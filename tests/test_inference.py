@@ -145,6 +145,28 @@ def test_what_is_no_list_of_images_is_refused_at_once(toy_detector, images, mess
         list(getattr(toy_detector, name)(images))
 
 
+@pytest.mark.parametrize("frame", ["centers", "edges"])
+def test_a_molded_image_of_one_row(frame):
+    """Of 3 x 2000 pixels in 128 x 128; divided by no height, its boxes were NaN and left out."""
+    from keras import ops
+
+    from mrcnn import boxes as box_math
+
+    window = (63, 0, 64, 128)
+    box = box_math.norm_boxes([[63, 32, 64, 64]], (128, 128), frame)[0]
+    detections = np.zeros((2, 6), np.float32)
+    detections[0] = [*box, 1, 0.5]
+    shapes = ((3, 2000, 3), (128, 128, 3))
+    found = inference.unmold(detections, None, *shapes, window, Config(BOX_FRAME=frame))
+    np.testing.assert_allclose(found[0], [[0, 500, 3, 1000]], atol=8)
+    assert found[0][0, 0] == 0 and found[0][0, 2] == 3
+    normalised = box_math.norm_boxes(window, (128, 128), frame)
+    expected = box_math.in_window(box[None], normalised)
+    actual = box_math.in_window(box[None], normalised, ops)
+    np.testing.assert_allclose(actual, expected, atol=1e-6)
+    assert expected.dtype == np.float32
+
+
 def test_detect_many_refuses_before_it_is_iterated(toy_detector):
     for images in (np.zeros((60, 70, 3), np.uint8), "photo.jpg", None):
         with pytest.raises(ValueError, match="takes"):

@@ -640,6 +640,9 @@ HEADS = {"roi_heads.box_predictor.cls_score.bias": np.array([None])}
         ("x.ckpt", b"\1\2\3\0", "is not a readable HDF5 file"),
         ("x.ckpt.index", b"\1\2\3\0", "checkpoint of TensorFlow"),
         ("x.ckpt.data-00000-of-00001", b"\1\2\3\0", "checkpoint of TensorFlow"),
+        ("x.onnx", b"\x08\x08\x12\0", "it is an exported model, which mrcnn.runtime.load runs"),
+        ("x.tflite", b"\x1c\0\0\0TFL3", "it is an exported model, which mrcnn.runtime.load"),
+        ("1/saved_model.pb", b"\x08\1\0", "it is an exported model, which mrcnn.runtime.load"),
         ("x.npz", b"", "is empty"),
         ("x.npz", npz_bytes(), "holds no arrays"),
         ("x.npz", HTML, "it is a web page"),
@@ -656,6 +659,7 @@ HEADS = {"roi_heads.box_predictor.cls_score.bias": np.array([None])}
 )
 def test_files_of_another_kind(tmp_path, name, content, message):
     """Issue 19, row 18: one error, which names the file."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
         little_model().load_weights(tmp_path / name)
@@ -663,7 +667,7 @@ def test_files_of_another_kind(tmp_path, name, content, message):
 
 
 @pytest.mark.parametrize(
-    "name", ["X.H5", "x.weights.h5", "x.keras", "x.npz", "x.pth", "x", "x.hdf5"]
+    "name", ["X.H5", "x.weights.h5", "x.keras", "x.npz", "x.pth", "x", "x.hdf5", "x.onnx"]
 )
 def test_what_a_file_holds_decides_and_not_its_name(tmp_path, name):
     write_little(tmp_path / name)
