@@ -403,22 +403,33 @@ class EmbeddedImage:
     place: tuple
 
     def content(self) -> bytes:
-        """The bytes of the image's file. Raises ValueError: the json has none there."""
+        """The bytes of the image's file. Raises ValueError, which names the json: none there."""
         value = _load_json(self.path, _all_entries)
         try:
             for key in self.place:
                 value = value[key]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{self.path} has no image any more at {self.place}") from error
-        return _from_base64(value)
+        try:
+            return _from_base64(value)
+        except ValueError as error:
+            raise ValueError(f"{self.path} has no image at {self.place}: {error}") from error
 
     def read(self, rotate: bool = True, size: tuple[int, int] | None = None) -> np.ndarray:
-        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`."""
+        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`.
+
+        Raises:
+            ValueError: no image, or a part of one. The text names the json.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "image")
             with open(path, "wb") as file:
                 file.write(self.content())
-            return utils.read_image(path, rotate=rotate, size=size)
+            try:
+                return utils.read_image(path, rotate=rotate, size=size)
+            except (OSError, ValueError) as error:
+                text = str(error).replace(path, f"the image in {self.path}")
+                raise ValueError(text) from error
 
 
 def _from_base64(text: Any) -> bytes:
@@ -2704,7 +2715,7 @@ def _task_size(reader: _Reader, entry: _Entry, regions: list[list]) -> tuple[int
             return utils.image_sizes(io.BytesIO(entry.embedded.content()))[0]
         if path is not None:
             return utils.image_sizes(path)[0]
-    except (OSError, ValueError, SyntaxError):  # said when the image itself is looked at
+    except (OSError, ValueError):  # said when the image itself is looked at
         pass
     return None
 

@@ -865,11 +865,7 @@ def _inspected_image(path: str) -> dict[str, Any]:
     """Its size; ValueError for a file that begins as an image and can't be decoded."""
     from mrcnn import utils
 
-    try:
-        shown, stored = utils.image_sizes(path)
-    except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
-        # What Pillow says of a header that is cut off names no file.
-        raise ValueError(f"{path} can't be read as an image: {error}") from error
+    shown, stored = utils.image_sizes(path)
     if shown[0] * shown[1] <= utils.MAX_PIXELS:  # larger ones are read in tiles alone
         utils.read_image(path)
     entry = {"image": path, "height": shown[0], "width": shown[1]}

@@ -441,13 +441,22 @@ def read_image(
         OSError, ValueError: there is no such file, it is no (whole) image, or one of more than
             MAX_PIXELS. The text names the file.
     """
-    try:
+    with _naming_image(path):
         return _read_image(path, rotate, size, limits, all_bands)
-    except FileNotFoundError:
+
+
+@contextlib.contextmanager
+def _naming_image(path):
+    """Turns what reading a damaged image raises into an OSError or ValueError that names it."""
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
         raise
     except OSError as error:
         raise OSError(_unreadable(path, error)) from error
-    except (ValueError, TypeError, AttributeError, SyntaxError, EOFError) as error:
+    except TooManyPixels as error:
+        raise TooManyPixels(_unreadable(path, error)) from error
+    except Exception as error:  # Pillow and tifffile raise almost anything for a damaged file
         raise ValueError(_unreadable(path, error)) from error
 
 
@@ -497,7 +506,7 @@ def is_lossy(image: Any, path: str | os.PathLike) -> bool:
 def _unreadable(path, error):
     """What an image that can't be read is said to be; Pillow and others seldom name the file."""
     text = str(error) or type(error).__name__
-    if os.fspath(path) in text:
+    if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in text:
         return text
     return f"{path} can't be read as an image: {text}"
 
@@ -551,6 +560,12 @@ def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tu
     Raises:
         as `read_image`.
     """
+    with _naming_image(path):
+        return _image_sizes(path)
+
+
+def _image_sizes(path):
+    """`image_sizes`, with the errors of the libraries that read."""
     _check_is_file(path)
     layout = None
     tifffile = None
@@ -611,7 +626,8 @@ def fits_rgb(path: str | os.PathLike | BinaryIO) -> bool:
     """
     if str(path).lower().endswith((".jpg", ".jpeg")):
         return True  # need not be decoded
-    values, _ = _read_values(path)
+    with _naming_image(path):
+        values, _ = _read_values(path)
     return values.dtype in (np.uint8, bool) and (values.ndim == 2 or values.shape[2] <= 4)
 
 
@@ -924,6 +940,8 @@ def _open_of_any_kind(path):
                 return Image.open(path)
         if not kind:
             raise
+        if kind in ("a JPEG", "a PNG"):
+            kind += " whose beginning is cut off or damaged"
         raise Image.UnidentifiedImageError(f"{error}. It is {kind}") from error
 
 

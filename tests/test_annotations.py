@@ -1091,6 +1091,19 @@ def test_labelme_image_data_against_the_file(folder):
             annotations.read(path)
 
 
+def test_image_in_the_json_that_was_damaged_since(folder):
+    """The json is named, not the file that the image was unpacked to for a moment."""
+    text = picture()[1]
+    data = labelme([{"label": "x", "points": TRIANGLE}], "x.jpg")
+    path = write(folder / "x.json", {**data, "imageData": text})
+    embedded = annotations.read(path).images[0].embedded
+    for damaged in (text[:40], "?", text[1:]):
+        write(path, {**data, "imageData": damaged})
+        with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
+            embedded.read()
+        assert "/image " not in str(raised.value)
+
+
 def test_turned_image_in_the_json(folder):
     """The annotated size tells whether the stored pixels are meant."""
     pixels, text = picture(orientation=6)

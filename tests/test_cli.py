@@ -379,6 +379,10 @@ def test_inspect_of_a_truncated_image(here, capsys):
         assert code == 0 and "height: 80\nwidth: 60" in out
         code, out, err = run(capsys, "inspect", broken)
         assert code == 1 and str(broken) in err and "truncated" in err and "height" not in out
+        broken.write_bytes(content[:20])  # within its header
+        code, out, err = run(capsys, "inspect", broken)
+        assert code == 1 and str(broken) in err and err.count("\n") == 1 and "height" not in out
+        assert "can't be read as an image" in err or "a JPEG whose beginning is cut off" in err
 
 
 # ---- Datasets ------------------------------------------------------------------------------------

@@ -856,6 +856,27 @@ def test_sizes_beside_a_broken_note_of_the_camera(tmp_path, caplog):
         assert utils.image_sizes(tmp_path / name) == ((16, 20), (16, 20))
 
 
+@pytest.mark.parametrize("length", (9, 20, 30))
+@pytest.mark.parametrize("suffix", (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp"))
+def test_a_header_that_is_cut_off_is_of_a_named_file(tmp_path, suffix, length):
+    """Pillow, which knows nothing of the name, says "unpack requires a buffer of 4 bytes"."""
+    path = tmp_path / f"cut{suffix}"
+    Image.fromarray(levels()).save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    for function in (utils.read_image, utils.image_sizes, utils.read_mask):
+        if suffix == ".gif" and length > 9 and function is utils.image_sizes:
+            continue  # whose size stands in the first ten bytes
+        with pytest.raises((OSError, ValueError), match=re.escape(str(path))):
+            function(path)
+
+
+def test_too_many_pixels_are_of_a_named_file(tmp_path, monkeypatch):
+    path = file_of(tmp_path / "large.png", levels())
+    monkeypatch.setattr(utils, "MAX_PIXELS", 319)
+    with pytest.raises(utils.TooManyPixels, match=r"large.png can't be read.*at most 319 pixels"):
+        utils.image_sizes(path)
+
+
 # ---- Resizing ------------------------------------------------------------------------------------
 
 
