@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json, Label Studio's json, CVAT's xml for images, YOLO's labels"
-    " with their data.yaml, a folder of mask files"
+    " json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
+    " data.yaml, a folder of mask files"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -1412,7 +1412,7 @@ def _xml_in(path: str) -> str:
     if not found:
         return ""
     return (
-        f"; {len(found)} XML files, none of them CVAT's for images ({files.several(found, 2)}):"
+        f"; {len(found)} XML files, none of them CVAT's ({files.several(found, 2)}):"
         " export COCO's json in their place"
     )
 
@@ -2857,21 +2857,21 @@ def _task_rectangle(shape: dict, height: int, width: int) -> Shape:
 def read_cvat(
     path: Any, images: Any = None, keep_empty: bool = False, need_files: bool = True
 ) -> Annotations:
-    """Reads an annotations.xml of CVAT's own format for images; see `read`.
+    """Reads an annotations.xml of CVAT's own formats for images and for videos; see `read`.
 
     Polygons, boxes, ellipses and masks are regions, a polyline is closed to a polygon; other shapes
     are reported and left out. Shapes with one label and one group_id are the parts of one object,
-    as in CVAT's exports as COCO.
+    as in CVAT's exports as COCO. Of a video each frame is an image, the file frame_000012.png (or
+    .jpg) as CVAT writes it; a track's shape is an object of its frame unless it is `outside`.
 
     Raises:
-        AnnotationError: no such file, another xml (of CVAT for videos, of Pascal VOC), or nothing
-            that can be used.
+        AnnotationError: no such file, another xml (of Pascal VOC), or nothing that can be used.
     """
     path = os.fspath(path)
     root = _xml_root(path)
     if not _is_cvat(root):
         raise AnnotationError(
-            f"{path}: expected a json, or CVAT's xml for images. Received: {_what_xml(root)}"
+            f"{path}: expected a json, or CVAT's xml. Received: {_what_xml(root)}"
         )
     reader = _Reader(path, images, keep_empty, need_files=need_files)
     for number, element in enumerate(root.iter("image")):
@@ -2880,11 +2880,61 @@ def read_cvat(
             reader.problem(f"image {number}", "expected its name. Received: none")
             continue
         shapes = [child for child in element if child.tag != "tag"]  # which is of the whole image
-        regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
-        entry = _Entry(name, [], _given_size(element.get("height"), element.get("width")))
-        entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
-        reader.add(entry, annotated=bool(shapes))
+        size = _given_size(element.get("height"), element.get("width"))
+        _add_cvat_image(reader, name, size, shapes)
+    if root.find("track") is not None:
+        _add_cvat_frames(reader, root, keep_empty)
     return reader.finish()
+
+
+def _add_cvat_image(reader: _Reader, name: str, size: tuple[int, int] | None, shapes: list) -> None:
+    """Adds an image with the regions of its elements."""
+    entry = _Entry(name, [], size)
+    regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
+    entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
+    reader.add(entry, annotated=bool(shapes))
+
+
+def _add_cvat_frames(reader: _Reader, root: Any, keep_empty: bool) -> None:
+    """Adds the frames of a video: those that tracks have shapes in, and all with `keep_empty`."""
+    frames: dict[int, list] = {}
+    step = 1
+    match = re.search(r"step\s*=\s*([1-9]\d*)", root.findtext(".//frame_filter") or "")
+    if match is not None:
+        step = int(match[1])
+    first, last = (root.findtext(f".//{name}") or "" for name in ("start_frame", "stop_frame"))
+    if keep_empty and first.isdecimal() and last.isdecimal():
+        frames = {number: [] for number in range(int(first), int(last) + 1, step)}
+    with_gaps = []
+    for track in root.iter("track"):
+        place = f"track {track.get('id')}"
+        before = None
+        for shape in track:
+            number = shape.get("frame") or ""
+            if not number.isdecimal():
+                reader.problem(place, f"expected a frame's number. Received: {number!r}")
+                continue
+            shapes = frames.setdefault(int(number), [])
+            if before is not None and int(number) > before + step and place not in with_gaps:
+                with_gaps.append(place)
+            before = None
+            if shape.get("outside") != "1":
+                before = int(number)
+                for name in ("label", "group_id"):
+                    if track.get(name) is not None:
+                        shape.set(name, track.get(name))
+                shapes.append(shape)
+    if with_gaps:
+        logger.warning(
+            "%s: %d tracks have shapes of some frames alone, and the frames between them lack these"
+            " objects; CVAT itself writes each frame: %s",
+            reader.path,
+            len(with_gaps),
+            files.several(with_gaps),
+        )
+    height, width = (root.findtext(f".//original_size/{name}") for name in ("height", "width"))
+    for number, shapes in sorted(frames.items()):
+        _add_cvat_image(reader, f"frame_{number:06d}", _given_size(height, width), shapes)
 
 
 def _xml_root(path: str) -> Any:
@@ -2901,14 +2951,14 @@ def _xml_root(path: str) -> Any:
 
 
 def _is_cvat(root: Any) -> bool:
-    """Whether an XML is CVAT's for images."""
-    return root.tag == "annotations" and root.find("image") is not None
+    """Whether an XML is CVAT's, for images or for videos."""
+    if root.tag != "annotations":
+        return False
+    return root.find("image") is not None or root.find("track") is not None
 
 
 def _what_xml(root: Any) -> str:
     """What an XML is that isn't read."""
-    if root.tag == "annotations" and root.find("track") is not None:
-        return "CVAT's xml for videos; export it for images, or as COCO's json"
     if root.tag == "annotation":
         return "an XML file of Pascal VOC or the old LabelMe; export COCO's json in its place"
     return f"an XML file with <{root.tag}> and no image"
@@ -2926,8 +2976,6 @@ def _cvat_in(path: str) -> str | None:
                 continue
             if _is_cvat(root):
                 found.append(file)
-            elif root.find("track") is not None:
-                raise AnnotationError(f"{file}: expected {FORMATS}. Received: {_what_xml(root)}")
     if len(found) == 1:
         return found[0]
     return None

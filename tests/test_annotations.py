@@ -453,11 +453,63 @@ def test_cvat_for_images(folder):
     text = "<annotations><track label='x'/></annotations>"
     (folder / "annotations.xml").write_text(text)
     for path in (folder, folder / "annotations.xml"):
-        with pytest.raises(AnnotationError, match="CVAT's xml for videos; export it for images"):
+        with pytest.raises(AnnotationError, match="images with regions. Received: none that can"):
             annotations.read(path)
     (folder / "annotations.xml").write_text("<annotation><object/></annotation>")
     with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe; export COCO"):
         annotations.read(folder / "annotations.xml")
+
+
+CVAT_VIDEO = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><size>3</size><start_frame>10</start_frame>
+<stop_frame>20</stop_frame><frame_filter>step=5</frame_filter><original_size><width>120</width>
+<height>80</height></original_size></task></meta>
+<track id="0" label="cat" source="manual">
+  <box frame="10" keyframe="1" outside="0" occluded="1" xtl="10" ytl="5" xbr="20" ybr="15">
+    <attribute name="kind">big</attribute></box>
+  <box frame="15" keyframe="0" outside="0" occluded="0" xtl="12" ytl="5" xbr="22" ybr="15"/>
+  <box frame="20" keyframe="1" outside="1" occluded="0" xtl="12" ytl="5" xbr="22" ybr="15"/>
+</track>
+<track id="1" label="dog" group_id="3">
+  <polygon frame="15" outside="0" points="30,30;44,30;44,34;30,34"/>
+  <polygon frame="20" outside="1" points="30,30;44,30;44,34;30,34"/>
+</track>
+<track id="2" label="dog" group_id="3">
+  <mask frame="15" outside="0" rle="1, 3, 2, 2" left="50" top="60" width="4" height="2"/>
+</track></annotations>
+"""
+
+
+def test_cvat_for_videos(folder, caplog):
+    """Frames are images; a track is in those where it is not outside, its group one object."""
+    (folder / "images").mkdir()
+    for number, suffix in ((10, "PNG"), (15, "jpg"), (20, "png")):
+        Image.new("RGB", (120, 80)).save(folder / "images" / f"frame_{number:06d}.{suffix}")
+    path = folder / "annotations.xml"
+    path.write_text(CVAT_VIDEO)
+    found = annotations.read(folder, keep_empty=True)
+    assert [image.name for image in found.images] == [
+        "frame_000010",
+        "frame_000015",
+        "frame_000020",
+    ]
+    assert [os.path.basename(image.path) for image in found.images][:2] == [
+        "frame_000010.PNG",
+        "frame_000015.jpg",
+    ]
+    first, second, third = found.images
+    assert [region.name for region in second.regions] == ["cat", "dog"] and not third.regions
+    assert first.regions[0].extra == {"kind": "big", "occluded": True} and not found.problems
+    truth = np.zeros((80, 120, 3), bool)
+    truth[5:15, 10:20, 0] = truth[5:15, 12:22, 1] = truth[30:34, 30:44, 2] = True
+    truth[60, 51:54, 2] = truth[61, 52:54, 2] = True
+    np.testing.assert_array_equal(first.masks(), truth[..., :1])
+    np.testing.assert_array_equal(second.masks(), truth[..., 1:])
+    assert len(annotations.read(path).images) == 2 and "some frames alone" not in caplog.text
+    path.write_text(CVAT_VIDEO.replace("step=5", "").replace('frame="20"', 'frame="x"'))
+    found = annotations.read(folder)
+    assert "2 tracks" not in caplog.text and "1 tracks have shapes of some frames" in caplog.text
+    assert len(found.problems) == 2 and "track 0: expected a frame's number" in found.problems[0]
 
 
 # ---- LabelMe -------------------------------------------------------------------------------------
