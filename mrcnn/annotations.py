@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
     " json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
-    " data.yaml, a folder of mask files"
+    " data.yaml, a folder of mask files, Cityscapes' gtFine/"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -1207,7 +1207,8 @@ def read(
         path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
             one of the first two, or any number of the last two, in it or, if it has none itself, in
             its sub-folders, up to 3 within each other. Without any json also CVAT's xml, see
-            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`.
+            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`; or
+            Cityscapes' folder, see `read_cityscapes`.
         images: folder that the file names of the images start from; None for the json's own folder,
             or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
@@ -1268,6 +1269,9 @@ def _read_any(
         return _read_file(
             path, images, attribute, label, keep_empty, expected, None, need_files, crowds
         )
+    if expected is None and _cityscapes_in(path):
+        _warn_of_via_settings(path, attribute, label)
+        return read_cityscapes(path, keep_empty)
     folder = _Folder(path, expected)
     subsets = _subsets(folder.whole, path)
     if subsets:
@@ -1602,7 +1606,10 @@ _FOREIGN = (
     ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
     ({"objects", "size"}, "Supervisely's own json; export COCO there"),
     ({"classes", "tags"}, "Supervisely's meta.json; export COCO there"),
-    ({"objects", "imgHeight"}, "a json of Cityscapes; convert it to COCO"),
+    (
+        {"objects", "imgHeight"},
+        "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
+    ),
     ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
     ({"type", "features"}, "GeoJSON, whose places are none of an image"),
@@ -3816,6 +3823,91 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     found = {region.name for entry in reader.entries for region in entry.regions}
     known = palettes.names or [label or "object"]
     return reader.finish([*known, *sorted(found - set(known))])
+
+
+# The classes of Cityscapes that have instances and are evaluated, by their ids.
+CITYSCAPES_CLASSES = {
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+_CITYSCAPES_ENDING = "_gtFine_instanceIds.png"
+
+
+def _cityscapes_in(path: str) -> list[tuple[str, str]]:
+    """(image, its file of instances) of Cityscapes' gtFine/ in a folder, or of a part of it."""
+    place = os.path.join(path, "gtFine")
+    if not os.path.isdir(place):
+        place = os.path.abspath(path)
+        if "gtFine" not in pathlib.Path(place).parts:
+            return []
+    found = []
+    for folder, folders, names in os.walk(place):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(_CITYSCAPES_ENDING):
+                parts = list(pathlib.Path(os.path.abspath(folder)).parts)
+                last = len(parts) - 1 - parts[::-1].index("gtFine")
+                parts[last] = "leftImg8bit"
+                picture = name.removesuffix(_CITYSCAPES_ENDING) + "_leftImg8bit.png"
+                found.append((os.path.join(*parts, picture), os.path.join(folder, name)))
+    return found
+
+
+def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
+    """Reads Cityscapes' gtFine/<subset>/<city>/..._gtFine_instanceIds.png; see `read`.
+
+    A pixel is 1000 times its class's id plus the object's number. One that is the id alone is of a
+    group whose objects were not told apart: a crowd. Classes are the eight that are evaluated.
+
+    Args:
+        path: the folder with gtFine/ and leftImg8bit/, or gtFine/ or a folder in it.
+        keep_empty: also images without objects, but for those of test/, which aren't annotated.
+
+    Raises:
+        AnnotationError: no such files, or none that can be used.
+    """
+    path = os.fspath(path)
+    reader = _Reader(path, None, keep_empty)
+    sets = _cityscapes_in(path)
+    if not sets:
+        raise AnnotationError(
+            f"{path}: expected gtFine/ with ...{_CITYSCAPES_ENDING}. Received: a folder without"
+        )
+    for image, file in sets:
+        subset = pathlib.Path(image).parts[-3]
+        name = "/".join(pathlib.Path(image).parts[-3:])
+        try:
+            labels = _read_labels(file)
+            size = _size_of_labels(image, file, labels)
+        except _Problem as error:
+            reader.problem(f"image {name!r}", str(error))
+            continue
+        regions = _cityscapes_regions(labels)
+        unknown = subset == "test"
+        reader.add(_Entry(name, regions, size, file=image), annotated=bool(regions) or unknown)
+    return reader.finish(list(CITYSCAPES_CLASSES.values()))
+
+
+def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
+    """The objects of an image of instances, [H, W] int."""
+    from scipy import ndimage
+
+    regions = []
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        class_id = number
+        if number >= 1000:
+            class_id = number // 1000
+        if box is not None and class_id in CITYSCAPES_CLASSES:
+            shape = Bitmap(labels[box] == number, box[1].start, box[0].start)
+            name = CITYSCAPES_CLASSES[class_id]
+            regions.append(Region(name, shape, crowd=number < 1000, number=number))
+    return regions
 
 
 class _SaidOfLabels:

@@ -134,8 +134,8 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
-        " files; with subsets as their tools make them (train/ and val/, instances_train.json,"
-        " images/train, ...)",
+        " files, Cityscapes; with subsets as their tools make them (train/ and val/,"
+        " instances_train.json, images/train, ...)",
     )
     _add_reading(made)
     made.add_argument(
@@ -625,9 +625,10 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
     if annotations.reads_as_yolo(str(folder)):
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
-    for word in coco.SUBSET_WORDS[subset]:
-        if (folder / word).is_dir():
-            return _read(args, folder / word, None, keep_empty)
+    for place in (folder, folder / "gtFine"):  # of Cityscapes
+        for word in coco.SUBSET_WORDS[subset]:
+            if (place / word).is_dir():
+                return _read(args, place / word, None, keep_empty)
     return None
 
 

@@ -392,7 +392,7 @@ def test_jsons_of_other_programs(folder, data, text):
 
 def test_folders_of_xml(folder):
     (folder / "annotations.xml").write_text("<annotations/>")
-    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's for images .ann"):
+    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's .ann"):
         annotations.read(folder)
     with pytest.raises(
         AnnotationError, match="annotations.xml: expected a json.* an XML file with <an"
@@ -1746,3 +1746,56 @@ def test_roboflow_root_category(folder, caplog):
     found = annotations.read(write(path, coco(objects, categories=categories)))
     assert found.classes == ["cat", "dog"] and len(found.images[0].regions) == 2
     assert "categories of one name are one class: 'cat'" in caplog.text
+
+
+# ---- Cityscapes ----------------------------------------------------------------------------------
+
+
+INSTANCES = "_gtFine_instanceIds.png"
+
+
+def cityscapes(root):
+    """Two subsets and the test's dummies: a car, one behind a pole, a crowd, stuff, a caravan."""
+    labels = np.full((HEIGHT, WIDTH), 7, np.int32)  # a road
+    labels[5:15, 10:20] = 26_000
+    labels[5:25, 30:40] = 26_012
+    labels[:, 34:36] = 17  # a pole
+    labels[30:38, 2:9] = 24  # people
+    labels[30:38, 50:55] = 29_001
+    labels[30:38, 20:25] = 33_003
+    for subset, pixels in (("train", labels), ("val", labels * 0 + 7), ("test", labels * 0)):
+        for place in ("gtFine", "leftImg8bit"):
+            (root / place / subset / "ulm").mkdir(parents=True)
+        stem = f"{subset}/ulm/ulm_000001_000019"
+        Image.fromarray(pixels.astype(np.uint16)).save(root / f"gtFine/{stem}{INSTANCES}")
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"gtFine/{stem}_gtFine_labelIds.png")
+        write(root / f"gtFine/{stem}_gtFine_polygons.json", {"imgHeight": 1, "objects": []})
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / f"leftImg8bit/{stem}_leftImg8bit.png")
+    return labels
+
+
+def test_cityscapes(tmp_path):
+    """Each pixel as it is; groups are crowds; what has no objects, or none that count, is left."""
+    labels = cityscapes(tmp_path)
+    found = annotations.read(tmp_path)
+    assert found.classes == list(annotations.CITYSCAPES_CLASSES.values()) and not found.problems
+    (image,) = found.images
+    assert image.name == "train/ulm/ulm_000001_000019_leftImg8bit.png"
+    told = [(region.name, region.crowd, region.number) for region in image.regions]
+    assert told == [
+        ("person", True, 24),
+        ("car", False, 26_000),
+        ("car", False, 26_012),
+        ("bicycle", False, 33_003),
+    ]
+    expected = labels[..., None] == [number for _, _, number in told]
+    np.testing.assert_array_equal(image.masks(), expected)
+    assert len(annotations.read(tmp_path, keep_empty=True).images) == 2
+    for place in ("gtFine", "gtFine/train", "gtFine/train/ulm"):
+        (again,) = annotations.read(tmp_path / place).images
+        assert (again.name, again.path, len(again.regions)) == (image.name, image.path, 4)
+    with pytest.raises(AnnotationError, match="expected images with regions"):
+        annotations.read(tmp_path / "gtFine" / "val")
+    shutil.rmtree(tmp_path / "leftImg8bit" / "train")
+    with pytest.raises(AnnotationError, match="ulm_000001_000019_leftImg8bit.png"):
+        annotations.read(tmp_path)
