@@ -3601,8 +3601,7 @@ def _yolo_names(path: str) -> list[str]:
     for name in ("obj.names", "classes.txt", "labels/classes.txt"):
         file = os.path.join(path, name)
         if os.path.isfile(file):
-            lines = [line.strip() for line in files.read_text(file).splitlines()]
-            return _distinct([line for line in lines if line], file)
+            return _distinct(files.read_text(file).rstrip().splitlines(), file)
     logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
     return []
 
@@ -3627,7 +3626,12 @@ def _yolo_keypoints(path: str) -> int:
 
 def _distinct(names: list[str], file: str) -> list[str]:
     """The names, without spaces around them; AnnotationError where one is there twice."""
-    plain = [_class_name(name, "a class's name") for name in names]
+    plain = []
+    for number, name in enumerate(names):
+        try:
+            plain.append(_class_name(name, f"the name of class {number}"))
+        except _Problem as error:
+            raise AnnotationError(f"{file}: {error}") from error
     twice = [name for name, count in collections.Counter(plain).items() if count > 1]
     if twice:
         raise AnnotationError(
@@ -3689,20 +3693,45 @@ def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     return value, below
 
 
+# An item between a yaml's brackets, up to its comma: a number and a colon, and a text. A quote is
+# one at its beginning alone: bird's nest has an apostrophe.
+_YAML_ITEM = re.compile(
+    r"""\s*((?:(?:\d+|"\d+"|'\d+')\s*:\s*)?"""
+    r"""(?:"(?:\\.|[^"\\])*"|'(?:\'\'|[^'])*'|[^,]*))\s*(?:,|$)"""
+)
+
+
 def _yaml_parts(value: str) -> list[str]:
     """The items between a yaml's brackets."""
-    parts = re.findall(r"""(?:[^,"']|"[^"]*"|'[^']*')+""", value[1:-1])
-    return [part.strip() for part in parts if part.strip()]
+    inside = value[1:-1]
+    parts = []
+    place = 0
+    while place < len(inside):
+        match = _YAML_ITEM.match(inside, place)
+        if match is None:
+            raise ValueError(f"expected items with commas. Received: {files.short(inside)}")
+        parts.append(match[1].strip())
+        place = match.end()
+    return [part for part in parts if part]
 
 
 def _without_comment(line: str) -> str:
-    """A line of yaml without the comment at its end."""
-    match = re.match(r"""((?:[^#"']|(?<!\s)#|"[^"]*"|'[^']*')*)""", line)
-    if line.lstrip().startswith("#") or match is None:
-        return ""
-    if len(match[0]) < len(line) and line[len(match[0])] != "#":
-        return line.rstrip()  # a quote that isn't closed: an apostrophe
-    return match[0].rstrip()
+    """A line of yaml without the comment at its end, which no quoted text has."""
+    quote = ""
+    is_escaped = False
+    for place, sign in enumerate(line):
+        before = line[:place].rstrip()
+        if is_escaped:
+            is_escaped = False
+        elif quote:
+            is_escaped = sign == "\\" and quote == '"'
+            if sign == quote:
+                quote = ""
+        elif sign in "\"'" and (not before or before[-1] in "[{,:" or before.strip() == "-"):
+            quote = sign
+        elif sign == "#" and (not line[:place] or line[place - 1].isspace()):
+            return before
+    return line.rstrip()
 
 
 def _numbered(items: list[str], with_keys: bool) -> list[str]:
@@ -3837,6 +3866,7 @@ CITYSCAPES_CLASSES = {
     33: "bicycle",
 }
 _CITYSCAPES_ENDING = "_gtFine_instanceIds.png"
+_OTHER_CITYSCAPES = "label_colors.txt"  # what lies beside gtFine/ in exports of other programs
 
 
 def _cityscapes_in(path: str) -> list[tuple[str, str]]:
@@ -3875,6 +3905,13 @@ def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
     path = os.fspath(path)
     reader = _Reader(path, None, keep_empty)
     sets = _cityscapes_in(path)
+    colours = [place / _OTHER_CITYSCAPES for place in pathlib.Path(os.path.abspath(path)).parents]
+    for other in (pathlib.Path(path) / _OTHER_CITYSCAPES, *colours):
+        if other.is_file():
+            raise AnnotationError(
+                f"{path}: expected Cityscapes' own ids of classes. Received: {other}, as CVAT and"
+                " Datumaro write it, whose ids are others; export COCO's json in its place"
+            )
     if not sets:
         raise AnnotationError(
             f"{path}: expected gtFine/ with ...{_CITYSCAPES_ENDING}. Received: a folder without"

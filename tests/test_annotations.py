@@ -1796,6 +1796,11 @@ def test_cityscapes(tmp_path):
         assert (again.name, again.path, len(again.regions)) == (image.name, image.path, 4)
     with pytest.raises(AnnotationError, match="expected images with regions"):
         annotations.read(tmp_path / "gtFine" / "val")
+    (tmp_path / "label_colors.txt").write_text("1 2 3 cat")
+    for place in (".", "gtFine/train"):
+        with pytest.raises(AnnotationError, match="own ids .*label_colors.txt, as CVAT"):
+            annotations.read(tmp_path / place)
+    (tmp_path / "label_colors.txt").unlink()
     shutil.rmtree(tmp_path / "leftImg8bit" / "train")
     with pytest.raises(AnnotationError, match="ulm_000001_000019_leftImg8bit.png"):
         annotations.read(tmp_path)

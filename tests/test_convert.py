@@ -593,6 +593,37 @@ def test_yolo_names_that_are_unclear(tmp_path, yaml, text):
             annotations.read(path)
 
 
+@pytest.mark.parametrize(
+    "yaml, names",
+    (
+        ("names: [bird's nest, colt's foot, cat]", ["bird's nest", "colt's foot", "cat"]),
+        ("names: {0: it's, 1: 'a, b', 2: \"c: d\"}  # three", ["it's", "a, b", "c: d"]),
+        ("names: [it's,  # the first\n  'it''s, too', x#y]", ["it's", "it's, too", "x#y"]),
+        (
+            "names:\n- bird's  # a comment\n- 'a # b'\n- \"c \\\" # d\"",
+            ["bird's", "a # b", 'c " # d'],
+        ),
+        ("names:\n  0: a's # b's\n  1: c", ["a's", "c"]),
+    ),
+)
+def test_yolo_names_with_apostrophes(tmp_path, yaml, names):
+    """As PyYAML reads them; they were put together, or cut in two, and all others moved up."""
+    assert annotations.read(yolo_folder(tmp_path, yaml + "\n", LINE)).classes == names
+
+
+def test_yolo_names_that_are_empty(tmp_path):
+    """A line without a name would move the others up."""
+    folder = yolo_folder(tmp_path, None, LINE)
+    (folder / "classes.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(AnnotationError, match="classes.txt: expected the name of class 1"):
+        annotations.read(folder)
+    (folder / "classes.txt").write_text("cat\ndog\n\n")
+    assert annotations.read(folder).classes == ["cat", "dog"]
+    (folder / "data.yaml").write_text("names:\n- cat\n- #red\n")
+    with pytest.raises(AnnotationError, match="data.yaml: expected the name of class 1"):
+        annotations.read(folder)
+
+
 @pytest.mark.parametrize("yaml", ("'names': [a, b]", '"names":\n- a\n- b', "names: &n [a, b]"))
 def test_yolo_names_with_quotes_and_anchors(tmp_path, yaml):
     assert annotations.read(yolo_folder(tmp_path, yaml, LINE)).classes == ["a", "b"]
@@ -996,3 +1027,29 @@ def test_output_that_looks_like_a_file(tmp_path):
     path = coco_file(tmp_path / "in")
     with pytest.raises(ValueError, match="the output of labelme is a folder. Received: .*x.json"):
         convert.convert(path, "labelme", tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("target", ("via", "labelme", "coco", "yolo"))
+def test_classes_without_objects_and_their_order(tmp_path, target):
+    """VIA and LabelMe have no list of classes: what is lost is said; it was "nothing is lost"."""
+    pictures(tmp_path, "a.png")
+    names = ["zebra", "owl", "ant"]
+    size = {"height": HEIGHT, "width": WIDTH}
+    items = [
+        {"id": i, "image_id": 1, "category_id": i, "segmentation": [SQUARE], "iscrowd": 0}
+        for i in (1, 3)
+    ]
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", **size}],
+        "annotations": items,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    report = convert.convert(tmp_path / "a.json", target, tmp_path / "out")
+    again = annotations.read(tmp_path / "out").classes
+    if target in ("coco", "yolo"):
+        assert again == names and not report.notes and "nothing is lost" in report.text()
+    else:
+        assert again == ["ant", "zebra"]
+        assert report.to_dict()["losses"] == {convert.EMPTY_CLASSES: 1}
+        assert "their ids will be those of the alphabet: ant, zebra" in report.text()
