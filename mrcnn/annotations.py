@@ -4255,11 +4255,15 @@ def _read_labels(path: str) -> np.ndarray:
                 _check_keeps_values(image, path)
                 is_palette = image.mode == "P"
                 values = np.asarray(image)
+                if image.mode in ("LA", "RGBA"):  # where all is transparent there is nothing
+                    values = np.where(values[..., -1:] == 0, 0, values)
                 if image.mode == "LA":
                     values = values[..., 0]
                 palette = image.getpalette() or []
                 if is_palette and palette[3 * _VOC_RIM_NUMBER :] == _VOC_RIM:
                     values = np.where(values == _VOC_RIM_NUMBER, 0, values)
+                if is_palette and _is_black_elsewhere(values, palette):
+                    values = np.asarray(image.convert("RGB"))
     except _Problem:
         raise
     except Exception as error:  # whatever the libraries raise for a damaged file
@@ -4280,6 +4284,19 @@ def _read_labels(path: str) -> np.ndarray:
             f"{path} with {values.min()}"
         )
     return values.astype(np.int64)
+
+
+def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:
+    """Whether a palette has black, for nothing, at another number than 0, as some programs that
+    make files smaller leave it: then colours count, not numbers.
+
+    values: [H, W]. palette: red, green and blue of each number.
+    """
+    colours = np.array(palette, int).reshape(-1, 3)
+    if not len(colours) or not colours[0].any():
+        return False
+    used = [number for number in np.unique(values) if number < len(colours)]
+    return any(not colours[number].any() for number in used)
 
 
 def _check_keeps_values(image: Any, path: str) -> None:

@@ -463,8 +463,9 @@ def _naming_image(path):
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
 
-    Of a JPEG, whose compression leaves gray pixels around an object, it is what is brighter than
-    half of the brightest. Of gray files of 8 bits, as masks are, no RGB is made.
+    What is transparent is nothing, whatever its colour. Of a JPEG, whose compression leaves gray
+    pixels around an object, it is what is brighter than half of the brightest. Of gray files of 8
+    bits, as masks are, no RGB is made.
 
     Raises:
         OSError, ValueError: as of `read_image`.
@@ -484,14 +485,22 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 
 
 def _gray_values(image, path):
-    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned, None for another;
-    and whether it is compressed with losses."""
+    """[H, W] of a Pillow image that is gray in 8 bits or less, or has transparent pixels, and is
+    not turned, None for another; and whether it is compressed with losses."""
     lossy = is_lossy(image, path)
-    if image.mode not in ("L", "1") or image.format == "TIFF":
+    has_alpha = image.mode in ("LA", "RGBA", "PA")
+    if image.mode in ("L", "P", "RGB"):
+        has_alpha = "transparency" in image.info
+    if (image.mode not in ("L", "1") and not has_alpha) or image.format == "TIFF":
+        return None, lossy
+    if has_alpha and _lower_bytes(image, path) is not None:  # 16 bits
         return None, lossy
     image.load()
     if _orientation(image, path) != 1:
         return None, lossy
+    if has_alpha:
+        values = np.asarray(image.convert("RGBA"))
+        return np.where(values[..., 3] == 0, 0, values[..., :3].max(axis=-1)), lossy
     return np.asarray(image), lossy
 
 

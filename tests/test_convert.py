@@ -768,6 +768,46 @@ def test_label_images_that_are_something_else(tmp_path, caplog):
     assert "have none, and each number or colour is taken for an object" in caplog.text
 
 
+def label_files(folder, picture):
+    """A folder of one image and its label image, of Pillow; the objects' masks, largest first."""
+    (folder / "masks").mkdir(parents=True)
+    pictures(folder, "images/a.png")
+    picture.save(folder / "masks" / "a.png")
+    (image,) = annotations.read(folder).images
+    masks = image.masks()
+    return masks[..., np.argsort(-masks.sum(axis=(0, 1)))]
+
+
+def test_label_images_with_other_grounds(tmp_path, caplog):
+    """A palette whose black isn't number 0, as oxipng and pngquant write it, where the ground was an
+    object, and object 0 was lost; and a ground that is transparent."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[5:15, 5:15] = 1
+    labels[20:30, 30:50] = 2
+    expected = np.stack([labels == 2, labels == 1], axis=-1)
+    colours = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
+    moved = Image.fromarray(2 - labels)
+    moved.putpalette(colours[::-1].ravel().tolist())
+    usual = Image.fromarray(labels)
+    usual.putpalette(colours.ravel().tolist())
+    light = Image.fromarray(labels)  # no black: 0 is nothing
+    light.putpalette((colours + 90).ravel().tolist())
+    transparent = np.dstack([colours[labels], 255 * (labels > 0)]).astype(np.uint8)
+    transparent[labels == 0, :3] = 255
+    gray = np.dstack([labels + 7, 255 * (labels > 0)]).astype(np.uint8)
+    kinds = {
+        "moved": moved,
+        "usual": usual,
+        "light": light,
+        "RGBA": Image.fromarray(transparent),
+        "LA": Image.fromarray(gray, "LA"),
+    }
+    for name, picture in kinds.items():
+        masks = label_files(tmp_path / name, picture)
+        np.testing.assert_array_equal(masks, expected, name)
+    assert not caplog.messages
+
+
 def test_label_image_below_zero(tmp_path):
     """The background, -1, was an object."""
     import tifffile

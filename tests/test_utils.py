@@ -1504,6 +1504,28 @@ def test_masks_of_files_are_what_is_not_black(tmp_path, mode):
         utils.read_mask(path)
 
 
+def test_transparent_pixels_are_in_no_mask(tmp_path):
+    """A cut-out object on nothing: its white ground was the object, too."""
+    expected = np.zeros((16, 20), bool)
+    expected[3:9, 4:12] = True
+    cut_out = np.full((16, 20, 4), 255, np.uint8)
+    cut_out[..., 3] = 255 * expected
+    whole = Image.fromarray(cut_out)
+    whole.save(tmp_path / "rgba.png")
+    whole.convert("LA").save(tmp_path / "la.png")
+    whole.save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    palette = Image.fromarray(expected.astype(np.uint8))
+    palette.putpalette([255, 255, 255, 200, 10, 10])
+    palette.save(tmp_path / "p.png", transparency=0)
+    for name in ("rgba.png", "la.png", "rgba.webp", "p.png"):
+        np.testing.assert_array_equal(utils.read_mask(tmp_path / name), expected, name)
+    # Opaque everywhere, black is the ground.
+    cut_out[..., :3] *= expected[..., None].astype(np.uint8)
+    cut_out[..., 3] = 255
+    Image.fromarray(cut_out).save(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / "opaque.png"), expected)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("name, options", [("a.jpg", {"quality": 70}), ("a.webp", {"quality": 60})])
 def test_masks_of_jpegs(tmp_path, mode, name, options):
