@@ -4024,6 +4024,7 @@ class _Palettes:
     def __init__(self) -> None:
         self.names: list[str] = []
         self._of_folder: dict[str, tuple[dict[int, str], bool]] = {}
+        self._said_colours = False
 
     def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
         """The classes beside the label image at a path; None where it has no such neighbour."""
@@ -4035,7 +4036,14 @@ class _Palettes:
         if place == folder or not os.path.isfile(file):
             return None
         names, are_colours = self._names_in(parent)
-        codes = _read_class_codes(file, are_colours)
+        codes, by_colours = _read_class_codes(file, are_colours)
+        if by_colours and not self._said_colours:
+            self._said_colours = True
+            logger.warning(
+                "%s has colours of Pascal VOC's palette under other numbers: the classes are those"
+                " of the colours, here and in all such files",
+                file,
+            )
         if codes.shape != shape:
             raise _Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
         return _ClassImage(file, codes, names)
@@ -4081,19 +4089,54 @@ def _colours_of_labelmap(file: str) -> dict[int, str]:
     return found
 
 
-def _read_class_codes(file: str, are_colours: bool) -> np.ndarray:
-    """[H, W] int64 of an image of classes, its colours or its numbers; 0 for the rims of VOC."""
+def _read_class_codes(file: str, are_colours: bool) -> tuple[np.ndarray, bool]:
+    """The codes of an image of classes, its colours or its numbers; 0 for the rims of VOC.
+
+    Colours of Pascal VOC's palette tell its numbers, whatever a program that made the file smaller
+    has made of the palette.
+
+    Returns:
+        [H, W] int64, and whether they are not the numbers in the file, but those of its colours.
+    """
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            if are_colours:
+            colours = None
+            if are_colours or image.mode in ("P", "RGB"):
                 parts = np.asarray(image.convert("RGB")).astype(np.int64)
-                return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+                colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
     except Exception as error:  # whatever Pillow raises for a damaged file
         raise _Problem(f"expected an image of classes. Received: {file}: {error}") from error
+    if are_colours and colours is not None:
+        return colours, False
     codes = _read_labels(file)
-    return np.where(codes == _VOC_RIM_NUMBER, 0, codes)
+    codes = np.where(codes == _VOC_RIM_NUMBER, 0, codes)
+    if colours is None:
+        return codes, False
+    found, places = np.unique(colours, return_inverse=True)
+    numbers = _voc_numbers()
+    if not all(colour in numbers for colour in found.tolist()):
+        return codes, False
+    of_found = np.array([numbers[colour] for colour in found.tolist()], np.int64)
+    of_colours = of_found[places.reshape(colours.shape)]
+    of_colours = np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
+    return of_colours, not np.array_equal(of_colours, codes)
+
+
+@functools.cache
+def _voc_numbers() -> dict[int, int]:
+    """{colour: number} of Pascal VOC's palette, in which the bits of a number, three by three from
+    the lowest, are those of red, green and blue from the highest."""
+    numbers = {}
+    for number in range(256):
+        colour = 0
+        for place in range(8):
+            for band in range(3):
+                bit = number >> (3 * place + band) & 1
+                colour |= bit << (7 - place) << (8 * (2 - band))
+        numbers[colour] = number
+    return numbers
 
 
 def _semantic_in(path: str) -> str:
@@ -4260,10 +4303,11 @@ def _read_labels(path: str) -> np.ndarray:
                 if image.mode == "LA":
                     values = values[..., 0]
                 palette = image.getpalette() or []
-                if is_palette and palette[3 * _VOC_RIM_NUMBER :] == _VOC_RIM:
-                    values = np.where(values == _VOC_RIM_NUMBER, 0, values)
+                if is_palette:
+                    values = _without_rims(values, palette)
                 if is_palette and _is_black_elsewhere(values, palette):
                     values = np.asarray(image.convert("RGB"))
+                    values = np.where((values == _VOC_RIM).all(axis=-1, keepdims=True), 0, values)
     except _Problem:
         raise
     except Exception as error:  # whatever the libraries raise for a damaged file
@@ -4284,6 +4328,25 @@ def _read_labels(path: str) -> np.ndarray:
             f"{path} with {values.min()}"
         )
     return values.astype(np.int64)
+
+
+def _without_rims(values: np.ndarray, palette: list[int]) -> np.ndarray:
+    """The numbers [H, W] of a label image, 0 for the rims of Pascal VOC's palette.
+
+    palette: red, green and blue of each number; a program that makes files smaller may have left
+    those that are used alone.
+    """
+    colours = [tuple(palette[place : place + 3]) for place in range(0, len(palette) - 2, 3)]
+    used = [number for number in np.unique(values).tolist() if number < len(colours)]
+    known = _voc_numbers()
+    of_voc = True
+    for number in used:
+        red, green, blue = colours[number]
+        of_voc = of_voc and red * 65536 + green * 256 + blue in known
+    for number in used:
+        if colours[number] == tuple(_VOC_RIM) and (of_voc or number == _VOC_RIM_NUMBER):
+            values = np.where(values == number, 0, values)
+    return values
 
 
 def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:

@@ -753,6 +753,36 @@ def test_classes_of_pascal_voc(tmp_path, form):
         annotations.read(folder)
 
 
+def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
+    """As oxipng leaves them: the rim was an object, and a dog, then number 3, a bird."""
+
+    def save(path, values):  # of the numbers that are used, in any order
+        used = [0, *reversed(np.unique(values)[1:].tolist())]
+        places = np.zeros(256, np.uint8)
+        places[used] = np.arange(len(used))
+        colours = {number: code for code, number in annotations._voc_numbers().items()}
+        picture = Image.fromarray(places[values])
+        palette = [colours[number] >> shift & 255 for number in used for shift in (16, 8, 0)]
+        picture.putpalette(palette)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+    pictures(tmp_path, "JPEGImages/a.jpg")
+    objects = np.zeros((HEIGHT, WIDTH), int)
+    objects[3:10, 4:20] = 1
+    objects[15:30, 10:12] = 2
+    classes = np.where(objects == 1, 12, np.where(objects == 2, 15, 0))
+    objects[20:25, 40:50] = classes[20:25, 40:50] = 255
+    save(tmp_path / "SegmentationObject" / "a.png", objects)
+    save(tmp_path / "SegmentationClass" / "a.png", classes)
+    (image,) = annotations.read(tmp_path).images
+    found = {region.name: mask for region, mask in zip(image.regions, image.masks().T)}
+    assert sorted(found) == ["dog", "person"]
+    np.testing.assert_array_equal(found["dog"].T, objects == 1)
+    np.testing.assert_array_equal(found["person"].T, objects == 2)
+    assert len(caplog.messages) == 1 and "the classes are those of the colours" in caplog.text
+
+
 _OBJECTS = "SegmentationObject/a.png"
 
 
