@@ -509,9 +509,11 @@ def _config_beside(weights: str, args: argparse.Namespace) -> Config:
     beside = pathlib.Path(weights).parent / "settings.json"
     if args.config or args.small:
         config = _base_config(args)
+        from mrcnn import commands
+
         classes = pathlib.Path(weights).parent / "classes.json"
         if classes.is_file():
-            config.NUM_CLASSES = len(json.loads(classes.read_text(encoding="utf-8")))
+            config.NUM_CLASSES = len(commands.read_names(classes))
         return config
     if weights not in ("none", "imagenet") and beside.is_file():
         return _base_config(args, beside)
