@@ -1,5 +1,7 @@
 """Letters that no usual font has: with fonts made here, whose letters are whole squares."""
 
+import sys
+
 import numpy as np
 import pytest
 from matplotlib import font_manager
@@ -157,6 +159,14 @@ def test_accents_are_written(usual_fonts):
     assert len(set(pictures.values())) == 6
     assert painted("e\u0301").tobytes() == pictures["é"]  # as macOS spells the names of files
     assert fonts.legible("→\ufe0f") == "→"
+
+
+def test_without_matplotlib(usual_fonts, monkeypatch, caplog):
+    """An exported model runs without it: Pillow's own font has ASCII alone."""
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert fonts.faces_of(fonts.legible("é")) == [("\\xe9", None)]
+    assert visualize.label_texts([2, 4], NAMES) == ["class 2", "price $5 and $6"]
+    assert "pip install matplotlib" in caplog.text and len(caplog.messages) == 1
 
 
 @pytest.mark.long
