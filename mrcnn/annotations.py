@@ -4306,6 +4306,7 @@ def _read_labels(path: str) -> np.ndarray:
                 if is_palette:
                     values = _without_rims(values, palette)
                 if is_palette and _is_black_elsewhere(values, palette):
+                    _warn_of_black(os.path.dirname(path))
                     values = np.asarray(image.convert("RGB"))
                     values = np.where((values == _VOC_RIM).all(axis=-1, keepdims=True), 0, values)
     except _Problem:
@@ -4353,13 +4354,25 @@ def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:
     """Whether a palette has black, for nothing, at another number than 0, as some programs that
     make files smaller leave it: then colours count, not numbers.
 
+    Where number 0, of another colour, has more pixels than black, that is the ground.
+
     values: [H, W]. palette: red, green and blue of each number.
     """
     colours = np.array(palette, int).reshape(-1, 3)
     if not len(colours) or not colours[0].any():
         return False
-    used = [number for number in np.unique(values) if number < len(colours)]
-    return any(not colours[number].any() for number in used)
+    counts = np.bincount(values.ravel(), minlength=len(colours))[: len(colours)]
+    return counts[~colours.any(axis=1)].sum() > counts[0]
+
+
+@functools.cache
+def _warn_of_black(folder: str) -> None:
+    """Says, once for a folder, that of its label images colours count."""
+    logger.warning(
+        "%s: palettes of label images have black at another number than 0; black is where nothing"
+        " is, and each other colour is an object",
+        folder,
+    )
 
 
 def _check_keeps_values(image: Any, path: str) -> None:

@@ -822,6 +822,8 @@ def test_label_images_with_other_grounds(tmp_path, caplog):
     usual.putpalette(colours.ravel().tolist())
     light = Image.fromarray(labels)  # no black: 0 is nothing
     light.putpalette((colours + 90).ravel().tolist())
+    paper = Image.fromarray(labels)  # a black object on white, which is 0
+    paper.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
     transparent = np.dstack([colours[labels], 255 * (labels > 0)]).astype(np.uint8)
     transparent[labels == 0, :3] = 255
     gray = np.dstack([labels + 7, 255 * (labels > 0)]).astype(np.uint8)
@@ -829,13 +831,15 @@ def test_label_images_with_other_grounds(tmp_path, caplog):
         "moved": moved,
         "usual": usual,
         "light": light,
+        "paper": paper,
         "RGBA": Image.fromarray(transparent),
         "LA": Image.fromarray(gray, "LA"),
     }
     for name, picture in kinds.items():
         masks = label_files(tmp_path / name, picture)
         np.testing.assert_array_equal(masks, expected, name)
-    assert not caplog.messages
+    (warning,) = caplog.messages
+    assert "moved" in warning and "black at another number than 0" in warning
 
 
 def test_label_image_below_zero(tmp_path):
