@@ -51,8 +51,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json, Label Studio's json, CVAT's xml for images, YOLO's labels"
-    " with their data.yaml, a folder of mask files"
+    " json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
+    " data.yaml, a folder of mask files, Cityscapes' gtFine/"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -403,22 +403,33 @@ class EmbeddedImage:
     place: tuple
 
     def content(self) -> bytes:
-        """The bytes of the image's file. Raises ValueError: the json has none there."""
+        """The bytes of the image's file. Raises ValueError, which names the json: none there."""
         value = _load_json(self.path, _all_entries)
         try:
             for key in self.place:
                 value = value[key]
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"{self.path} has no image any more at {self.place}") from error
-        return _from_base64(value)
+        try:
+            return _from_base64(value)
+        except ValueError as error:
+            raise ValueError(f"{self.path} has no image at {self.place}: {error}") from error
 
     def read(self, rotate: bool = True, size: tuple[int, int] | None = None) -> np.ndarray:
-        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`."""
+        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`.
+
+        Raises:
+            ValueError: no image, or a part of one. The text names the json.
+        """
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "image")
             with open(path, "wb") as file:
                 file.write(self.content())
-            return utils.read_image(path, rotate=rotate, size=size)
+            try:
+                return utils.read_image(path, rotate=rotate, size=size)
+            except (OSError, ValueError) as error:
+                text = str(error).replace(path, f"the image in {self.path}")
+                raise ValueError(text) from error
 
 
 def _from_base64(text: Any) -> bytes:
@@ -1196,7 +1207,8 @@ def read(
         path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
             one of the first two, or any number of the last two, in it or, if it has none itself, in
             its sub-folders, up to 3 within each other. Without any json also CVAT's xml, see
-            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`.
+            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`; or
+            Cityscapes' folder, see `read_cityscapes`.
         images: folder that the file names of the images start from; None for the json's own folder,
             or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
@@ -1257,6 +1269,9 @@ def _read_any(
         return _read_file(
             path, images, attribute, label, keep_empty, expected, None, need_files, crowds
         )
+    if expected is None and _cityscapes_in(path):
+        _warn_of_via_settings(path, attribute, label)
+        return read_cityscapes(path, keep_empty)
     folder = _Folder(path, expected)
     subsets = _subsets(folder.whole, path)
     if subsets:
@@ -1401,7 +1416,7 @@ def _xml_in(path: str) -> str:
     if not found:
         return ""
     return (
-        f"; {len(found)} XML files, none of them CVAT's for images ({files.several(found, 2)}):"
+        f"; {len(found)} XML files, none of them CVAT's ({files.several(found, 2)}):"
         " export COCO's json in their place"
     )
 
@@ -1591,7 +1606,10 @@ _FOREIGN = (
     ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
     ({"objects", "size"}, "Supervisely's own json; export COCO there"),
     ({"classes", "tags"}, "Supervisely's meta.json; export COCO there"),
-    ({"objects", "imgHeight"}, "a json of Cityscapes; convert it to COCO"),
+    (
+        {"objects", "imgHeight"},
+        "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
+    ),
     ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
     ({"type", "features"}, "GeoJSON, whose places are none of an image"),
@@ -2704,7 +2722,7 @@ def _task_size(reader: _Reader, entry: _Entry, regions: list[list]) -> tuple[int
             return utils.image_sizes(io.BytesIO(entry.embedded.content()))[0]
         if path is not None:
             return utils.image_sizes(path)[0]
-    except (OSError, ValueError, SyntaxError):  # said when the image itself is looked at
+    except (OSError, ValueError):  # said when the image itself is looked at
         pass
     return None
 
@@ -2846,21 +2864,21 @@ def _task_rectangle(shape: dict, height: int, width: int) -> Shape:
 def read_cvat(
     path: Any, images: Any = None, keep_empty: bool = False, need_files: bool = True
 ) -> Annotations:
-    """Reads an annotations.xml of CVAT's own format for images; see `read`.
+    """Reads an annotations.xml of CVAT's own formats for images and for videos; see `read`.
 
     Polygons, boxes, ellipses and masks are regions, a polyline is closed to a polygon; other shapes
     are reported and left out. Shapes with one label and one group_id are the parts of one object,
-    as in CVAT's exports as COCO.
+    as in CVAT's exports as COCO. Of a video each frame is an image, the file frame_000012.png (or
+    .jpg) as CVAT writes it; a track's shape is an object of its frame unless it is `outside`.
 
     Raises:
-        AnnotationError: no such file, another xml (of CVAT for videos, of Pascal VOC), or nothing
-            that can be used.
+        AnnotationError: no such file, another xml (of Pascal VOC), or nothing that can be used.
     """
     path = os.fspath(path)
     root = _xml_root(path)
     if not _is_cvat(root):
         raise AnnotationError(
-            f"{path}: expected a json, or CVAT's xml for images. Received: {_what_xml(root)}"
+            f"{path}: expected a json, or CVAT's xml. Received: {_what_xml(root)}"
         )
     reader = _Reader(path, images, keep_empty, need_files=need_files)
     for number, element in enumerate(root.iter("image")):
@@ -2869,11 +2887,61 @@ def read_cvat(
             reader.problem(f"image {number}", "expected its name. Received: none")
             continue
         shapes = [child for child in element if child.tag != "tag"]  # which is of the whole image
-        regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
-        entry = _Entry(name, [], _given_size(element.get("height"), element.get("width")))
-        entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
-        reader.add(entry, annotated=bool(shapes))
+        size = _given_size(element.get("height"), element.get("width"))
+        _add_cvat_image(reader, name, size, shapes)
+    if root.find("track") is not None:
+        _add_cvat_frames(reader, root, keep_empty)
     return reader.finish()
+
+
+def _add_cvat_image(reader: _Reader, name: str, size: tuple[int, int] | None, shapes: list) -> None:
+    """Adds an image with the regions of its elements."""
+    entry = _Entry(name, [], size)
+    regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
+    entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
+    reader.add(entry, annotated=bool(shapes))
+
+
+def _add_cvat_frames(reader: _Reader, root: Any, keep_empty: bool) -> None:
+    """Adds the frames of a video: those that tracks have shapes in, and all with `keep_empty`."""
+    frames: dict[int, list] = {}
+    step = 1
+    match = re.search(r"step\s*=\s*([1-9]\d*)", root.findtext(".//frame_filter") or "")
+    if match is not None:
+        step = int(match[1])
+    first, last = (root.findtext(f".//{name}") or "" for name in ("start_frame", "stop_frame"))
+    if keep_empty and first.isdecimal() and last.isdecimal():
+        frames = {number: [] for number in range(int(first), int(last) + 1, step)}
+    with_gaps = []
+    for track in root.iter("track"):
+        place = f"track {track.get('id')}"
+        before = None
+        for shape in track:
+            number = shape.get("frame") or ""
+            if not number.isdecimal():
+                reader.problem(place, f"expected a frame's number. Received: {number!r}")
+                continue
+            shapes = frames.setdefault(int(number), [])
+            if before is not None and int(number) > before + step and place not in with_gaps:
+                with_gaps.append(place)
+            before = None
+            if shape.get("outside") != "1":
+                before = int(number)
+                for name in ("label", "group_id"):
+                    if track.get(name) is not None:
+                        shape.set(name, track.get(name))
+                shapes.append(shape)
+    if with_gaps:
+        logger.warning(
+            "%s: %d tracks have shapes of some frames alone, and the frames between them lack these"
+            " objects; CVAT itself writes each frame: %s",
+            reader.path,
+            len(with_gaps),
+            files.several(with_gaps),
+        )
+    height, width = (root.findtext(f".//original_size/{name}") for name in ("height", "width"))
+    for number, shapes in sorted(frames.items()):
+        _add_cvat_image(reader, f"frame_{number:06d}", _given_size(height, width), shapes)
 
 
 def _xml_root(path: str) -> Any:
@@ -2890,14 +2958,14 @@ def _xml_root(path: str) -> Any:
 
 
 def _is_cvat(root: Any) -> bool:
-    """Whether an XML is CVAT's for images."""
-    return root.tag == "annotations" and root.find("image") is not None
+    """Whether an XML is CVAT's, for images or for videos."""
+    if root.tag != "annotations":
+        return False
+    return root.find("image") is not None or root.find("track") is not None
 
 
 def _what_xml(root: Any) -> str:
     """What an XML is that isn't read."""
-    if root.tag == "annotations" and root.find("track") is not None:
-        return "CVAT's xml for videos; export it for images, or as COCO's json"
     if root.tag == "annotation":
         return "an XML file of Pascal VOC or the old LabelMe; export COCO's json in its place"
     return f"an XML file with <{root.tag}> and no image"
@@ -2915,8 +2983,6 @@ def _cvat_in(path: str) -> str | None:
                 continue
             if _is_cvat(root):
                 found.append(file)
-            elif root.find("track") is not None:
-                raise AnnotationError(f"{file}: expected {FORMATS}. Received: {_what_xml(root)}")
     if len(found) == 1:
         return found[0]
     return None
@@ -3535,8 +3601,7 @@ def _yolo_names(path: str) -> list[str]:
     for name in ("obj.names", "classes.txt", "labels/classes.txt"):
         file = os.path.join(path, name)
         if os.path.isfile(file):
-            lines = [line.strip() for line in files.read_text(file).splitlines()]
-            return _distinct([line for line in lines if line], file)
+            return _distinct(files.read_text(file).rstrip().splitlines(), file)
     logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
     return []
 
@@ -3561,7 +3626,12 @@ def _yolo_keypoints(path: str) -> int:
 
 def _distinct(names: list[str], file: str) -> list[str]:
     """The names, without spaces around them; AnnotationError where one is there twice."""
-    plain = [_class_name(name, "a class's name") for name in names]
+    plain = []
+    for number, name in enumerate(names):
+        try:
+            plain.append(_class_name(name, f"the name of class {number}"))
+        except _Problem as error:
+            raise AnnotationError(f"{file}: {error}") from error
     twice = [name for name, count in collections.Counter(plain).items() if count > 1]
     if twice:
         raise AnnotationError(
@@ -3623,20 +3693,45 @@ def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     return value, below
 
 
+# An item between a yaml's brackets, up to its comma: a number and a colon, and a text. A quote is
+# one at its beginning alone: bird's nest has an apostrophe.
+_YAML_ITEM = re.compile(
+    r"""\s*((?:(?:\d+|"\d+"|'\d+')\s*:\s*)?"""
+    r"""(?:"(?:\\.|[^"\\])*"|'(?:\'\'|[^'])*'|[^,]*))\s*(?:,|$)"""
+)
+
+
 def _yaml_parts(value: str) -> list[str]:
     """The items between a yaml's brackets."""
-    parts = re.findall(r"""(?:[^,"']|"[^"]*"|'[^']*')+""", value[1:-1])
-    return [part.strip() for part in parts if part.strip()]
+    inside = value[1:-1]
+    parts = []
+    place = 0
+    while place < len(inside):
+        match = _YAML_ITEM.match(inside, place)
+        if match is None:
+            raise ValueError(f"expected items with commas. Received: {files.short(inside)}")
+        parts.append(match[1].strip())
+        place = match.end()
+    return [part for part in parts if part]
 
 
 def _without_comment(line: str) -> str:
-    """A line of yaml without the comment at its end."""
-    match = re.match(r"""((?:[^#"']|(?<!\s)#|"[^"]*"|'[^']*')*)""", line)
-    if line.lstrip().startswith("#") or match is None:
-        return ""
-    if len(match[0]) < len(line) and line[len(match[0])] != "#":
-        return line.rstrip()  # a quote that isn't closed: an apostrophe
-    return match[0].rstrip()
+    """A line of yaml without the comment at its end, which no quoted text has."""
+    quote = ""
+    is_escaped = False
+    for place, sign in enumerate(line):
+        before = line[:place].rstrip()
+        if is_escaped:
+            is_escaped = False
+        elif quote:
+            is_escaped = sign == "\\" and quote == '"'
+            if sign == quote:
+                quote = ""
+        elif sign in "\"'" and (not before or before[-1] in "[{,:" or before.strip() == "-"):
+            quote = sign
+        elif sign == "#" and (not line[:place] or line[place - 1].isspace()):
+            return before
+    return line.rstrip()
 
 
 def _numbered(items: list[str], with_keys: bool) -> list[str]:
@@ -3759,6 +3854,99 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     return reader.finish([*known, *sorted(found - set(known))])
 
 
+# The classes of Cityscapes that have instances and are evaluated, by their ids.
+CITYSCAPES_CLASSES = {
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+_CITYSCAPES_ENDING = "_gtFine_instanceIds.png"
+_OTHER_CITYSCAPES = "label_colors.txt"  # what lies beside gtFine/ in exports of other programs
+
+
+def _cityscapes_in(path: str) -> list[tuple[str, str]]:
+    """(image, its file of instances) of Cityscapes' gtFine/ in a folder, or of a part of it."""
+    place = os.path.join(path, "gtFine")
+    if not os.path.isdir(place):
+        place = os.path.abspath(path)
+        if "gtFine" not in pathlib.Path(place).parts:
+            return []
+    found = []
+    for folder, folders, names in os.walk(place):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(_CITYSCAPES_ENDING):
+                parts = list(pathlib.Path(os.path.abspath(folder)).parts)
+                last = len(parts) - 1 - parts[::-1].index("gtFine")
+                parts[last] = "leftImg8bit"
+                picture = name.removesuffix(_CITYSCAPES_ENDING) + "_leftImg8bit.png"
+                found.append((os.path.join(*parts, picture), os.path.join(folder, name)))
+    return found
+
+
+def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
+    """Reads Cityscapes' gtFine/<subset>/<city>/..._gtFine_instanceIds.png; see `read`.
+
+    A pixel is 1000 times its class's id plus the object's number. One that is the id alone is of a
+    group whose objects were not told apart: a crowd. Classes are the eight that are evaluated.
+
+    Args:
+        path: the folder with gtFine/ and leftImg8bit/, or gtFine/ or a folder in it.
+        keep_empty: also images without objects, but for those of test/, which aren't annotated.
+
+    Raises:
+        AnnotationError: no such files, or none that can be used.
+    """
+    path = os.fspath(path)
+    reader = _Reader(path, None, keep_empty)
+    sets = _cityscapes_in(path)
+    colours = [place / _OTHER_CITYSCAPES for place in pathlib.Path(os.path.abspath(path)).parents]
+    for other in (pathlib.Path(path) / _OTHER_CITYSCAPES, *colours):
+        if other.is_file():
+            raise AnnotationError(
+                f"{path}: expected Cityscapes' own ids of classes. Received: {other}, as CVAT and"
+                " Datumaro write it, whose ids are others; export COCO's json in its place"
+            )
+    if not sets:
+        raise AnnotationError(
+            f"{path}: expected gtFine/ with ...{_CITYSCAPES_ENDING}. Received: a folder without"
+        )
+    for image, file in sets:
+        subset = pathlib.Path(image).parts[-3]
+        name = "/".join(pathlib.Path(image).parts[-3:])
+        try:
+            labels = _read_labels(file)
+            size = _size_of_labels(image, file, labels)
+        except _Problem as error:
+            reader.problem(f"image {name!r}", str(error))
+            continue
+        regions = _cityscapes_regions(labels)
+        unknown = subset == "test"
+        reader.add(_Entry(name, regions, size, file=image), annotated=bool(regions) or unknown)
+    return reader.finish(list(CITYSCAPES_CLASSES.values()))
+
+
+def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
+    """The objects of an image of instances, [H, W] int."""
+    from scipy import ndimage
+
+    regions = []
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        class_id = number
+        if number >= 1000:
+            class_id = number // 1000
+        if box is not None and class_id in CITYSCAPES_CLASSES:
+            shape = Bitmap(labels[box] == number, box[1].start, box[0].start)
+            name = CITYSCAPES_CLASSES[class_id]
+            regions.append(Region(name, shape, crowd=number < 1000, number=number))
+    return regions
+
+
 class _SaidOfLabels:
     """The images whose label images may be something else than they are taken for."""
 
@@ -3836,6 +4024,7 @@ class _Palettes:
     def __init__(self) -> None:
         self.names: list[str] = []
         self._of_folder: dict[str, tuple[dict[int, str], bool]] = {}
+        self._said_colours = False
 
     def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
         """The classes beside the label image at a path; None where it has no such neighbour."""
@@ -3847,7 +4036,14 @@ class _Palettes:
         if place == folder or not os.path.isfile(file):
             return None
         names, are_colours = self._names_in(parent)
-        codes = _read_class_codes(file, are_colours)
+        codes, by_colours = _read_class_codes(file, are_colours)
+        if by_colours and not self._said_colours:
+            self._said_colours = True
+            logger.warning(
+                "%s has colours of Pascal VOC's palette under other numbers: the classes are those"
+                " of the colours, here and in all such files",
+                file,
+            )
         if codes.shape != shape:
             raise _Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
         return _ClassImage(file, codes, names)
@@ -3893,19 +4089,54 @@ def _colours_of_labelmap(file: str) -> dict[int, str]:
     return found
 
 
-def _read_class_codes(file: str, are_colours: bool) -> np.ndarray:
-    """[H, W] int64 of an image of classes, its colours or its numbers; 0 for the rims of VOC."""
+def _read_class_codes(file: str, are_colours: bool) -> tuple[np.ndarray, bool]:
+    """The codes of an image of classes, its colours or its numbers; 0 for the rims of VOC.
+
+    Colours of Pascal VOC's palette tell its numbers, whatever a program that made the file smaller
+    has made of the palette.
+
+    Returns:
+        [H, W] int64, and whether they are not the numbers in the file, but those of its colours.
+    """
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            if are_colours:
+            colours = None
+            if are_colours or image.mode in ("P", "RGB"):
                 parts = np.asarray(image.convert("RGB")).astype(np.int64)
-                return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+                colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
     except Exception as error:  # whatever Pillow raises for a damaged file
         raise _Problem(f"expected an image of classes. Received: {file}: {error}") from error
+    if are_colours and colours is not None:
+        return colours, False
     codes = _read_labels(file)
-    return np.where(codes == _VOC_RIM_NUMBER, 0, codes)
+    codes = np.where(codes == _VOC_RIM_NUMBER, 0, codes)
+    if colours is None:
+        return codes, False
+    found, places = np.unique(colours, return_inverse=True)
+    numbers = _voc_numbers()
+    if not all(colour in numbers for colour in found.tolist()):
+        return codes, False
+    of_found = np.array([numbers[colour] for colour in found.tolist()], np.int64)
+    of_colours = of_found[places.reshape(colours.shape)]
+    of_colours = np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
+    return of_colours, not np.array_equal(of_colours, codes)
+
+
+@functools.cache
+def _voc_numbers() -> dict[int, int]:
+    """{colour: number} of Pascal VOC's palette, in which the bits of a number, three by three from
+    the lowest, are those of red, green and blue from the highest."""
+    numbers = {}
+    for number in range(256):
+        colour = 0
+        for place in range(8):
+            for band in range(3):
+                bit = number >> (3 * place + band) & 1
+                colour |= bit << (7 - place) << (8 * (2 - band))
+        numbers[colour] = number
+    return numbers
 
 
 def _semantic_in(path: str) -> str:
@@ -4067,11 +4298,17 @@ def _read_labels(path: str) -> np.ndarray:
                 _check_keeps_values(image, path)
                 is_palette = image.mode == "P"
                 values = np.asarray(image)
+                if image.mode in ("LA", "RGBA"):  # where all is transparent there is nothing
+                    values = np.where(values[..., -1:] == 0, 0, values)
                 if image.mode == "LA":
                     values = values[..., 0]
                 palette = image.getpalette() or []
-                if is_palette and palette[3 * _VOC_RIM_NUMBER :] == _VOC_RIM:
-                    values = np.where(values == _VOC_RIM_NUMBER, 0, values)
+                if is_palette:
+                    values = _without_rims(values, palette)
+                if is_palette and _is_black_elsewhere(values, palette):
+                    _warn_of_black(os.path.dirname(path))
+                    values = np.asarray(image.convert("RGB"))
+                    values = np.where((values == _VOC_RIM).all(axis=-1, keepdims=True), 0, values)
     except _Problem:
         raise
     except Exception as error:  # whatever the libraries raise for a damaged file
@@ -4092,6 +4329,50 @@ def _read_labels(path: str) -> np.ndarray:
             f"{path} with {values.min()}"
         )
     return values.astype(np.int64)
+
+
+def _without_rims(values: np.ndarray, palette: list[int]) -> np.ndarray:
+    """The numbers [H, W] of a label image, 0 for the rims of Pascal VOC's palette.
+
+    palette: red, green and blue of each number; a program that makes files smaller may have left
+    those that are used alone.
+    """
+    colours = [tuple(palette[place : place + 3]) for place in range(0, len(palette) - 2, 3)]
+    used = [number for number in np.unique(values).tolist() if number < len(colours)]
+    known = _voc_numbers()
+    of_voc = True
+    for number in used:
+        red, green, blue = colours[number]
+        of_voc = of_voc and red * 65536 + green * 256 + blue in known
+    for number in used:
+        if colours[number] == tuple(_VOC_RIM) and (of_voc or number == _VOC_RIM_NUMBER):
+            values = np.where(values == number, 0, values)
+    return values
+
+
+def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:
+    """Whether a palette has black, for nothing, at another number than 0, as some programs that
+    make files smaller leave it: then colours count, not numbers.
+
+    Where number 0, of another colour, has more pixels than black, that is the ground.
+
+    values: [H, W]. palette: red, green and blue of each number.
+    """
+    colours = np.array(palette, int).reshape(-1, 3)
+    if not len(colours) or not colours[0].any():
+        return False
+    counts = np.bincount(values.ravel(), minlength=len(colours))[: len(colours)]
+    return counts[~colours.any(axis=1)].sum() > counts[0]
+
+
+@functools.cache
+def _warn_of_black(folder: str) -> None:
+    """Says, once for a folder, that of its label images colours count."""
+    logger.warning(
+        "%s: palettes of label images have black at another number than 0; black is where nothing"
+        " is, and each other colour is an object",
+        folder,
+    )
 
 
 def _check_keeps_values(image: Any, path: str) -> None:

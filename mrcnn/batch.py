@@ -932,9 +932,19 @@ def results(output: str | os.PathLike) -> Iterator[tuple[str, dict | None, str |
     parts = sorted(number for number in numbers if number is not None)
     _check_results(place, folder, output, len(parts))
     for name in map(part_name, parts):
-        table = parquet.ParquetFile(place.open(f"{folder}/{name}"))
-        for row in table.read().to_pylist():
+        for row in _rows_of(parquet, place, f"{folder}/{name}"):
             yield row["image"], _result_of(row), row["error"]
+
+
+def _rows_of(parquet: Any, place: Any, path: str) -> list[dict]:
+    """The rows of a part; ValueError, which names it, where it can't be read."""
+    try:
+        return parquet.ParquetFile(place.open(path)).read().to_pylist()
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:
+        address = place.address(path)
+        raise ValueError(f"{address} can't be read as a part of a batch: {error}") from error
 
 
 def _check_results(place: Any, folder: str, output: str | os.PathLike, count: int) -> None:

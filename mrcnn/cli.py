@@ -133,8 +133,8 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
-        " files; with subsets as their tools make them (train/ and val/, instances_train.json,"
-        " images/train, ...)",
+        " files, Cityscapes; with subsets as their tools make them (train/ and val/,"
+        " instances_train.json, images/train, ...)",
     )
     _add_reading(made)
     made.add_argument(
@@ -504,9 +504,11 @@ def _config_beside(weights: str, args: argparse.Namespace) -> Config:
     beside = pathlib.Path(weights).parent / "settings.json"
     if args.config or args.small:
         config = _base_config(args)
+        from mrcnn import commands
+
         classes = pathlib.Path(weights).parent / "classes.json"
         if classes.is_file():
-            config.NUM_CLASSES = len(json.loads(classes.read_text(encoding="utf-8")))
+            config.NUM_CLASSES = len(commands.read_names(classes))
         return config
     if weights not in ("none", "imagenet") and beside.is_file():
         return _base_config(args, beside)
@@ -620,9 +622,10 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
     if annotations.reads_as_yolo(str(folder)):
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
-    for word in coco.SUBSET_WORDS[subset]:
-        if (folder / word).is_dir():
-            return _read(args, folder / word, None, keep_empty)
+    for place in (folder, folder / "gtFine"):  # of Cityscapes
+        for word in coco.SUBSET_WORDS[subset]:
+            if (place / word).is_dir():
+                return _read(args, place / word, None, keep_empty)
     return None
 
 
@@ -860,11 +863,7 @@ def _inspected_image(path: str) -> dict[str, Any]:
     """Its size; ValueError for a file that begins as an image and can't be decoded."""
     from mrcnn import utils
 
-    try:
-        shown, stored = utils.image_sizes(path)
-    except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
-        # What Pillow says of a header that is cut off names no file.
-        raise ValueError(f"{path} can't be read as an image: {error}") from error
+    shown, stored = utils.image_sizes(path)
     if shown[0] * shown[1] <= utils.MAX_PIXELS:  # larger ones are read in tiles alone
         utils.read_image(path)
     entry = {"image": path, "height": shown[0], "width": shown[1]}

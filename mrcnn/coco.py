@@ -1517,8 +1517,8 @@ def _complete_size(image: dict, place: str) -> str:
         return ""
     try:
         image["height"], image["width"] = utils.image_sizes(place)[0]
-    except (OSError, TypeError, AttributeError, ValueError, SyntaxError) as error:
-        return str(error) or type(error).__name__
+    except (OSError, ValueError) as error:
+        return str(error)
     return ""
 
 

@@ -34,7 +34,6 @@ import argparse
 import collections
 import copy
 import io
-import json
 import logging
 import os
 import pathlib
@@ -599,7 +598,7 @@ def load_classes(
         path = training.find_last(args.logs, config.NAME)
     file = pathlib.Path(str(path)).parent / "classes.json"
     if path not in NAMED_WEIGHTS and file.is_file():
-        return _read_names(file)
+        return read_names(file)
     if default is None:
         raise ValueError(
             "Detecting needs the names of the classes, which training writes beside its weights. "
@@ -608,12 +607,9 @@ def load_classes(
     return list(default)
 
 
-def _read_names(file: pathlib.Path) -> list[str]:
-    """The list of names in a classes.json."""
-    try:
-        names = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file} is no json: {error}") from error
+def read_names(file: pathlib.Path) -> list[str]:
+    """The list of names in a classes.json. ValueError, which names it: it has something else."""
+    names = files.read_json(file)
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise ValueError(
             f"{file} has a list of the classes' names, background first. Received:"
@@ -1330,7 +1326,7 @@ def train_on(
     clock = pathlib.Path(model.log_dir) / "seconds.json"
     before = 0.0
     if clock.exists():
-        before = json.loads(clock.read_text())
+        before = files.read_json(clock)
     if model.epoch >= args.epochs:
         return before
     dataset = make_dataset()
@@ -1357,7 +1353,7 @@ def _write_losses(path: pathlib.Path, epoch: int, logs: dict) -> None:
     """
     losses: dict[str, list[float]] = {}
     if path.exists():
-        losses = json.loads(path.read_text())
+        losses = files.read_json(path)
     for name, value in logs.items():
         if name.endswith("loss"):
             losses[name] = [*losses.get(name, [])[:epoch], float(value)]

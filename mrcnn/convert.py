@@ -59,6 +59,7 @@ ATTRIBUTES = "objects had attributes"
 CLASSES = "objects have lost their class: the format names none"
 OVERLAPS = "objects share pixels with smaller ones, which these keep"
 HIDDEN = "objects are left out: others have all their pixels"
+EMPTY_CLASSES = "classes without objects are lost: the format has no list of classes"
 UNREAD = "files, images or regions can't be used and are left out"
 NO_FILE = "images have no file there; their annotations alone are written"
 SIZELESS = "images are left out: the format needs their files"
@@ -211,7 +212,21 @@ def write(
     report.losses[UNREAD] += len(found.problems)
     writer = _WRITERS[target](found, pathlib.Path(output), report, shapes, tolerance, copy_images)
     writer.write()
+    if target in ("via", "labelme"):
+        _tell_of_classes(found, report)
     return report
+
+
+def _tell_of_classes(found: Annotations, report: Report) -> None:
+    """What becomes of a list of classes in a format that names an object's class alone."""
+    used = {region.name for image in found.images for region in image.regions}
+    report.losses[EMPTY_CLASSES] += len(set(found.classes) - used)
+    classes = [name for name in found.classes if name in used]
+    if classes != sorted(classes):
+        report.notes.append(
+            "classes have no order in the format, their ids will be those of the alphabet:"
+            f" {files.several(sorted(classes), 20)}"
+        )
 
 
 # ---- Names and images ----------------------------------------------------------------------------

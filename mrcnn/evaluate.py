@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import __version__, utils, visualize
+from mrcnn import __version__, fonts, utils, visualize
 from mrcnn.coco import sound_annotation, sound_box
 from mrcnn.config import NOT_DETECTING, Config, setting_text
 from mrcnn.files import atomic_together, naming_full_disk, plain_value, several
@@ -278,8 +278,12 @@ class Evaluation:
             ylabel="precision",
             xlim=(0, 1),
             ylim=(0, 1.02),
-            title=f"{PLURALS[kind]}, {class_name or 'mean over classes'}",
         )
+        name = "mean over classes"
+        if class_name is not None:
+            names = self.class_names()
+            name = fonts.plain(visualize.drawn_name(names, names.index(class_name)))
+        fonts.set_title(ax, f"{PLURALS[kind]}, {name}", None)
         ax.grid(alpha=0.3)
         return ax
 
@@ -329,9 +333,9 @@ class Evaluation:
             _, (ax,) = visualize.new_figure((side, side))
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
         _write_counts(ax, part, share)
-        labels = [self.class_names()[i] for i in rows]
-        ax.set_xticks(range(len(rows)), labels, rotation=90, fontsize=8)
-        ax.set_yticks(range(len(rows)), labels, fontsize=8)
+        labels = [visualize.drawn_name(self.class_names(), i) for i in rows]
+        fonts.set_names(ax.xaxis, labels, rotation=90, fontsize=8)
+        fonts.set_names(ax.yaxis, labels, fontsize=8)
         title = "objects and detections"
         if len(rows) - 1 < used:
             title += f", {len(rows) - 1} of {used} classes"

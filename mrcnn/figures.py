@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import data, inspection, utils, visualize
+from mrcnn import data, fonts, inspection, utils, visualize
 from mrcnn.visualize import add_boxes, add_labels, connect_boxes, new_figure, show_image
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def draw_resizing(image: np.ndarray, config: Config) -> Figure:
 def plot_classes(survey: Survey, most: int = 25) -> Figure:
     """Objects and images of each class, the most frequent ones."""
     rows = survey.classes()[:most][::-1]
-    names = [name for name, _, _ in rows]
+    known = list(survey.class_names)
+    names = [visualize.drawn_name(known, known.index(name)) for name, _, _ in rows]
     objects = [count for _, count, _ in rows]
     images = [count for _, _, count in rows]
     classes = len(survey.class_names) - 1
@@ -173,7 +174,7 @@ def plot_classes(survey: Survey, most: int = 25) -> Figure:
     places = np.arange(len(rows))
     ax.barh(places + 0.2, objects, 0.4, color=BLUE, label="objects")
     ax.barh(places - 0.2, images, 0.4, color=ORANGE, label="images with one")
-    ax.set_yticks(places, names, fontsize=8)
+    fonts.set_names(ax.yaxis, names, fontsize=8)
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)
     ax.grid(alpha=0.3, axis="x")
@@ -299,7 +300,7 @@ def draw_roi_targets(example: dict, rois: dict, class_names: Any, count: int = 6
     for k, i in enumerate(positive[:count]):
         column, row = divmod(k, 2)
         ax = figure.add_subplot(grid[row, 4 + column])
-        name = visualize.class_name(class_names, rois["class_ids"][i])
+        name = fonts.plain(visualize.drawn_name(class_names, rois["class_ids"][i]))
         _show_map(ax, rois["masks"][i], f"target: {name}")
     return figure
 

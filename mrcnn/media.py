@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import utils
+from mrcnn import fonts, utils
 from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
@@ -632,9 +632,9 @@ class _Painter:
         self.height, self.width = image.shape[:2]
         self.picture = Image.fromarray(image)
         self.draw = ImageDraw.Draw(self.picture)
-        size = max(11, min(self.height, self.width) // 40)
-        self.font = ImageFont.load_default(size)
-        self.line_width = max(1, size // 8)
+        self.size = max(11, min(self.height, self.width) // 40)
+        self.font = ImageFont.load_default(self.size)
+        self.line_width = max(1, self.size // 8)
 
     def add_box(self, box: np.ndarray, color: tuple[int, ...]) -> None:
         """Paints the edge of a box (y1, x1, y2, x2), whose y2 and x2 lie outside."""
@@ -645,13 +645,40 @@ class _Painter:
     def add_label(self, box: np.ndarray, text: str) -> None:
         """Writes a text above a box, or inside where there is no room, never beyond the image."""
         y1, x1 = (int(side) for side in box[:2])
-        _, _, right, bottom = self.draw.textbbox((0, 0), text, font=self.font)
+        parts = self._parts(fonts.legible(text))
+        if len(parts) == 1:
+            part, font = parts[0]
+            _, _, right, bottom = self.draw.textbbox((0, 0), part, font=font)
+        else:
+            right = sum(font.getlength(part) for part, font in parts)
+            ascent = max(font.getmetrics()[0] for _, font in parts)
+            bottom = ascent + max(font.getmetrics()[1] for _, font in parts)
         x = max(0, min(x1, self.width - right - 5))
         y = max(0, min(y1, self.height - bottom - 5))
         if box[0] >= bottom + 5:
             y = y1 - bottom - 5
         self.draw.rectangle((x, y, x + right + 4, y + bottom + 4), fill=(0, 0, 0))
-        self.draw.text((x + 2, y + 2), text, fill="white", font=self.font)
+        if len(parts) == 1:
+            self.draw.text((x + 2, y + 2), part, fill="white", font=font)
+            return
+        x += 2
+        for part, font in parts:  # on one line
+            self.draw.text((x, y + 2 + ascent), part, fill="white", font=font, anchor="ls")
+            x += font.getlength(part)
+
+    def _parts(self, text: str) -> list[tuple[str, Any]]:
+        """A text in parts, each with the font that has its letters."""
+        from PIL import ImageFont
+
+        parts = []
+        for part, face in fonts.faces_of(text):
+            font = self.font
+            if face is not None:
+                font = ImageFont.truetype(face[0], self.size, index=face[1])
+            parts.append((part, font))
+        if len(parts) > 1:
+            parts = [(part.replace("\n", " "), font) for part, font in parts]
+        return parts
 
     def add_keypoints(
         self, points: np.ndarray, threshold: float, colors: list[tuple[int, ...]]

@@ -280,7 +280,7 @@ def _image_of_sample(path: str, labels: Any) -> tuple[AnnotatedImage, list[str]]
 
     try:
         height, width = utils.image_sizes(path)[0]
-    except (OSError, ValueError, SyntaxError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"expected an image that can be read. Received: {error}") from error
     items = getattr(labels, "detections", None)
     read: Callable = _region_of_detection

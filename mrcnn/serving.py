@@ -170,7 +170,8 @@ def _check_size(path, pixels):
     try:
         height, width = utils.image_sizes(path)[0]
     except utils.TooManyPixels as error:
-        raise TooLarge(f"An image has at most {pixels} pixels: {error}") from error
+        reason = error.__cause__ or error  # which doesn't name the temporary file
+        raise TooLarge(f"An image has at most {pixels} pixels: {reason}") from error
     except Exception:  # `utils.read_image` says what is wrong with it
         return
     if height * width > pixels:

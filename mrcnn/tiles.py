@@ -538,6 +538,20 @@ class ArrayImage:
         return self.array[y1:y2, x1:x2]
 
 
+@contextlib.contextmanager
+def _naming_tiff(path: str) -> Iterator[None]:
+    """Turns what tifffile raises for a damaged file into a ValueError that names it."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # it raises almost anything
+        if isinstance(error, (ValueError, OSError)) and path in str(error):
+            raise
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{path} can't be read as a TIFF: {reason}") from error
+
+
 class TiffImage:
     """A TIFF of which windows are read: GeoTIFF, OME-TIFF, tiled or in strips, compressed or not.
 
@@ -573,18 +587,23 @@ class TiffImage:
         except Exception as error:  # whatever tifffile raises for a broken file
             raise ValueError(f"{path}: expected a TIFF. Received: {error}") from error
         try:
-            self._pages = self._bands_of()
-            page = self._pages[0]
-            self._check(page)
-            self.shape = (int(page.imagelength), int(page.imagewidth), 3)
-            self.transform = _transform_of(page)
-            self.crs = _crs_of(page)
-            self.limits = limits
-            if limits is None and page.dtype != np.uint8:
-                self.limits = self._range()
+            with _naming_tiff(self.path):
+                self._read_head(limits)
         except BaseException:
             self._file.close()
             raise
+
+    def _read_head(self, limits: tuple[float, float] | None) -> None:
+        """Takes from the file what is known of the whole image; see `__init__`."""
+        self._pages = self._bands_of()
+        page = self._pages[0]
+        self._check(page)
+        self.shape = (int(page.imagelength), int(page.imagewidth), 3)
+        self.transform = _transform_of(page)
+        self.crs = _crs_of(page)
+        self.limits = limits
+        if limits is None and page.dtype != np.uint8:
+            self.limits = self._range()
 
     def __enter__(self) -> TiffImage:
         return self
@@ -657,8 +676,13 @@ class TiffImage:
         return utils.value_range(np.concatenate(parts))
 
     def values(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
-        """[y2 - y1, x2 - x1, bands] of the file's own dtype and values, at most three bands."""
-        parts = [_window_of_page(page, (y1, x1, y2, x2)) for page in self._pages]
+        """[y2 - y1, x2 - x1, bands] of the file's own dtype and values, at most three bands.
+
+        Raises:
+            ValueError: a part of the file is damaged or missing.
+        """
+        with _naming_tiff(self.path):
+            parts = [_window_of_page(page, (y1, x1, y2, x2)) for page in self._pages]
         return np.concatenate(parts, axis=-1)[..., :3]
 
     def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:

@@ -1009,6 +1009,8 @@ def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
             return json.loads(file.attrs["mrcnn_run"])
     except (OSError, KeyError):
         return None
+    except ValueError as error:
+        raise ValueError(f"{path} has no state of a run that can be read: {error}") from error
 
 
 @contextlib.contextmanager

@@ -441,21 +441,31 @@ def read_image(
         OSError, ValueError: there is no such file, it is no (whole) image, or one of more than
             MAX_PIXELS. The text names the file.
     """
-    try:
+    with _naming_image(path):
         return _read_image(path, rotate, size, limits, all_bands)
-    except FileNotFoundError:
+
+
+@contextlib.contextmanager
+def _naming_image(path):
+    """Turns what reading a damaged image raises into an OSError or ValueError that names it."""
+    try:
+        yield
+    except (FileNotFoundError, MemoryError):
         raise
     except OSError as error:
         raise OSError(_unreadable(path, error)) from error
-    except (ValueError, TypeError, AttributeError, SyntaxError, EOFError) as error:
+    except TooManyPixels as error:
+        raise TooManyPixels(_unreadable(path, error)) from error
+    except Exception as error:  # Pillow and tifffile raise almost anything for a damaged file
         raise ValueError(_unreadable(path, error)) from error
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
     """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
 
-    Of a JPEG, whose compression leaves gray pixels around an object, it is what is brighter than
-    half of the brightest. Of gray files of 8 bits, as masks are, no RGB is made.
+    What is transparent is nothing, whatever its colour. Of a JPEG, whose compression leaves gray
+    pixels around an object, it is what is brighter than half of the brightest. Of gray files of 8
+    bits, as masks are, no RGB is made.
 
     Raises:
         OSError, ValueError: as of `read_image`.
@@ -475,14 +485,22 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
 
 
 def _gray_values(image, path):
-    """[H, W] of a Pillow image that is gray in 8 bits or less and not turned, None for another;
-    and whether it is compressed with losses."""
+    """[H, W] of a Pillow image that is gray in 8 bits or less, or has transparent pixels, and is
+    not turned, None for another; and whether it is compressed with losses."""
     lossy = is_lossy(image, path)
-    if image.mode not in ("L", "1") or image.format == "TIFF":
+    has_alpha = image.mode in ("LA", "RGBA", "PA")
+    if image.mode in ("L", "P", "RGB"):
+        has_alpha = "transparency" in image.info
+    if (image.mode not in ("L", "1") and not has_alpha) or image.format == "TIFF":
+        return None, lossy
+    if has_alpha and _lower_bytes(image, path) is not None:  # 16 bits
         return None, lossy
     image.load()
     if _orientation(image, path) != 1:
         return None, lossy
+    if has_alpha:
+        values = np.asarray(image.convert("RGBA"))
+        return np.where(values[..., 3] == 0, 0, values[..., :3].max(axis=-1)), lossy
     return np.asarray(image), lossy
 
 
@@ -497,7 +515,7 @@ def is_lossy(image: Any, path: str | os.PathLike) -> bool:
 def _unreadable(path, error):
     """What an image that can't be read is said to be; Pillow and others seldom name the file."""
     text = str(error) or type(error).__name__
-    if os.fspath(path) in text:
+    if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in text:
         return text
     return f"{path} can't be read as an image: {text}"
 
@@ -551,6 +569,12 @@ def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tu
     Raises:
         as `read_image`.
     """
+    with _naming_image(path):
+        return _image_sizes(path)
+
+
+def _image_sizes(path):
+    """`image_sizes`, with the errors of the libraries that read."""
     _check_is_file(path)
     layout = None
     tifffile = None
@@ -611,7 +635,8 @@ def fits_rgb(path: str | os.PathLike | BinaryIO) -> bool:
     """
     if str(path).lower().endswith((".jpg", ".jpeg")):
         return True  # need not be decoded
-    values, _ = _read_values(path)
+    with _naming_image(path):
+        values, _ = _read_values(path)
     return values.dtype in (np.uint8, bool) and (values.ndim == 2 or values.shape[2] <= 4)
 
 
@@ -924,6 +949,8 @@ def _open_of_any_kind(path):
                 return Image.open(path)
         if not kind:
             raise
+        if kind in ("a JPEG", "a PNG"):
+            kind += " whose beginning is cut off or damaged"
         raise Image.UnidentifiedImageError(f"{error}. It is {kind}") from error
 
 

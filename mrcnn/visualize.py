@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import files, masks as mask_math, utils
+from mrcnn import files, fonts, masks as mask_math, utils
 from mrcnn.utils import as_bytes  # noqa: F401  a name that existing code imports from here
 
 logger = logging.getLogger(__name__)
@@ -187,7 +187,7 @@ def show_image(
         ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **kwargs)
     # A margin, so that what lies on the edge or beyond it is seen.
     ax.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
-    ax.set_title(title, fontsize=9)
+    fonts.set_title(ax, title)
     ax.set_axis_off()
     return ax
 
@@ -553,16 +553,18 @@ def add_labels(
             not labels,
             float(box[1]),
             float(box[0]),
-            str(text),
+            fonts.legible(text),
             color="white",
             fontsize=size,
             va="bottom",
             ha="left",
+            parse_math=False,
         )
         ax.add_artist(label)
         label.set_clip_on(False)
         label.set_in_layout(False)
         labels.append(label)
+    fonts.set_fonts(labels)
     if left_out:
         logger.warning(
             "Of %d labels the first %d are written (mrcnn.visualize.MOST_LABELS)",
@@ -602,6 +604,14 @@ def class_name(class_names: Any, class_id: int) -> str:
     return str(name)
 
 
+def drawn_name(class_names: Any, class_id: int) -> str:
+    """`class_name` as pictures write it: "class 7" where no installed font has its letters."""
+    name = class_name(class_names, class_id)
+    if fonts.can_write(name):
+        return fonts.composed(name)
+    return class_name(None, class_id)
+
+
 def label_texts(
     class_ids: np.ndarray | Sequence[int],
     class_names: Any,
@@ -610,13 +620,15 @@ def label_texts(
 ) -> list[str]:
     """Texts of labels: the name of each object's class, and its score if there is one.
 
+    A class whose name no installed font can write is called "class 7".
+
     Args:
         class_ids: [N].
         class_names: see `class_name`.
         scores: [N] or None; where there are fewer, the others have none.
         digits: of the scores.
     """
-    texts = [class_name(class_names, class_id) for class_id in np.ravel(class_ids)]
+    texts = [drawn_name(class_names, class_id) for class_id in np.ravel(class_ids)]
     if scores is None:
         return texts
     for i, score in enumerate(scores[: len(texts)]):
@@ -783,7 +795,7 @@ def detections_grid(
     for i, (ax, image, result) in enumerate(zip(axes, images, results)):
         draw_detections(ax, image, result, class_names)
         if titles[i]:
-            ax.set_title(titles[i], fontsize=8)
+            fonts.set_title(ax, titles[i], 8)
     return figure
 
 
@@ -941,7 +953,7 @@ def display_images(
     figure = plt.figure(figsize=(14, max(14 * rows / cols, 2)), layout="tight")
     for i, (image, title) in enumerate(zip(images, titles)):
         ax = figure.add_subplot(rows, cols, i + 1)
-        ax.set_title(title, fontsize=9)
+        fonts.set_title(ax, title)
         ax.set_axis_off()
         given = image
         image = np.asarray(image)
@@ -1157,7 +1169,7 @@ def draw_rois(
         else:
             add_boxes(ax, rois[i], "gray", style="dashed")
     boxes = [refined_rois[i] for i in positive]
-    texts = [class_name(class_names, class_ids[i]) for i in positive]
+    texts = [drawn_name(class_names, class_ids[i]) for i in positive]
     add_labels(ax, boxes, texts, image_limits(image), _label_size(True))
     _show()
     return ax
@@ -1213,7 +1225,7 @@ def display_top_masks(
         for value, i in enumerate(np.flatnonzero(class_ids == class_id), start=1):
             picture[mask[:, :, i].astype(bool)] = value
         images.append(picture)
-        titles.append(class_name(class_names, class_id))
+        titles.append(fonts.plain(drawn_name(class_names, class_id)))
     empty = limit - len(top)
     images += [np.zeros(image.shape[:2], int)] * empty
     titles += ["-"] * empty
@@ -1272,12 +1284,12 @@ def plot_overlaps(
         _write_in_middle(ax, "No objects")
     else:
         _write_in_middle(ax, "No predictions")
-    names = [class_name(class_names, class_id) for class_id in pred_class_ids]
+    names = [drawn_name(class_names, class_id) for class_id in pred_class_ids]
     for i, score in enumerate(pred_scores[:rows]):
         names[i] += f" ({score:.2f})"
-    ax.set_yticks(range(rows), names)
-    true_names = [class_name(class_names, class_id) for class_id in gt_class_ids]
-    ax.set_xticks(range(columns), true_names, rotation=90)
+    fonts.set_names(ax.yaxis, names)
+    true_names = [drawn_name(class_names, class_id) for class_id in gt_class_ids]
+    fonts.set_names(ax.xaxis, true_names, rotation=90)
     for (i, j), value in np.ndenumerate(overlaps):
         text = f"{value:.3f}"
         if value > threshold and gt_class_ids[j] == pred_class_ids[i]:

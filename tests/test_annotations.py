@@ -392,7 +392,7 @@ def test_jsons_of_other_programs(folder, data, text):
 
 def test_folders_of_xml(folder):
     (folder / "annotations.xml").write_text("<annotations/>")
-    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's for images .ann"):
+    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's .ann"):
         annotations.read(folder)
     with pytest.raises(
         AnnotationError, match="annotations.xml: expected a json.* an XML file with <an"
@@ -453,11 +453,63 @@ def test_cvat_for_images(folder):
     text = "<annotations><track label='x'/></annotations>"
     (folder / "annotations.xml").write_text(text)
     for path in (folder, folder / "annotations.xml"):
-        with pytest.raises(AnnotationError, match="CVAT's xml for videos; export it for images"):
+        with pytest.raises(AnnotationError, match="images with regions. Received: none that can"):
             annotations.read(path)
     (folder / "annotations.xml").write_text("<annotation><object/></annotation>")
     with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe; export COCO"):
         annotations.read(folder / "annotations.xml")
+
+
+CVAT_VIDEO = """<?xml version="1.0" encoding="utf-8"?>
+<annotations><version>1.1</version><meta><task><size>3</size><start_frame>10</start_frame>
+<stop_frame>20</stop_frame><frame_filter>step=5</frame_filter><original_size><width>120</width>
+<height>80</height></original_size></task></meta>
+<track id="0" label="cat" source="manual">
+  <box frame="10" keyframe="1" outside="0" occluded="1" xtl="10" ytl="5" xbr="20" ybr="15">
+    <attribute name="kind">big</attribute></box>
+  <box frame="15" keyframe="0" outside="0" occluded="0" xtl="12" ytl="5" xbr="22" ybr="15"/>
+  <box frame="20" keyframe="1" outside="1" occluded="0" xtl="12" ytl="5" xbr="22" ybr="15"/>
+</track>
+<track id="1" label="dog" group_id="3">
+  <polygon frame="15" outside="0" points="30,30;44,30;44,34;30,34"/>
+  <polygon frame="20" outside="1" points="30,30;44,30;44,34;30,34"/>
+</track>
+<track id="2" label="dog" group_id="3">
+  <mask frame="15" outside="0" rle="1, 3, 2, 2" left="50" top="60" width="4" height="2"/>
+</track></annotations>
+"""
+
+
+def test_cvat_for_videos(folder, caplog):
+    """Frames are images; a track is in those where it is not outside, its group one object."""
+    (folder / "images").mkdir()
+    for number, suffix in ((10, "PNG"), (15, "jpg"), (20, "png")):
+        Image.new("RGB", (120, 80)).save(folder / "images" / f"frame_{number:06d}.{suffix}")
+    path = folder / "annotations.xml"
+    path.write_text(CVAT_VIDEO)
+    found = annotations.read(folder, keep_empty=True)
+    assert [image.name for image in found.images] == [
+        "frame_000010",
+        "frame_000015",
+        "frame_000020",
+    ]
+    assert [os.path.basename(image.path) for image in found.images][:2] == [
+        "frame_000010.PNG",
+        "frame_000015.jpg",
+    ]
+    first, second, third = found.images
+    assert [region.name for region in second.regions] == ["cat", "dog"] and not third.regions
+    assert first.regions[0].extra == {"kind": "big", "occluded": True} and not found.problems
+    truth = np.zeros((80, 120, 3), bool)
+    truth[5:15, 10:20, 0] = truth[5:15, 12:22, 1] = truth[30:34, 30:44, 2] = True
+    truth[60, 51:54, 2] = truth[61, 52:54, 2] = True
+    np.testing.assert_array_equal(first.masks(), truth[..., :1])
+    np.testing.assert_array_equal(second.masks(), truth[..., 1:])
+    assert len(annotations.read(path).images) == 2 and "some frames alone" not in caplog.text
+    path.write_text(CVAT_VIDEO.replace("step=5", "").replace('frame="20"', 'frame="x"'))
+    found = annotations.read(folder)
+    assert "2 tracks" not in caplog.text and "1 tracks have shapes of some frames" in caplog.text
+    assert len(found.problems) == 2 and "track 0: expected a frame's number" in found.problems[0]
 
 
 # ---- LabelMe -------------------------------------------------------------------------------------
@@ -1091,6 +1143,19 @@ def test_labelme_image_data_against_the_file(folder):
             annotations.read(path)
 
 
+def test_image_in_the_json_that_was_damaged_since(folder):
+    """The json is named, not the file that the image was unpacked to for a moment."""
+    text = picture()[1]
+    data = labelme([{"label": "x", "points": TRIANGLE}], "x.jpg")
+    path = write(folder / "x.json", {**data, "imageData": text})
+    embedded = annotations.read(path).images[0].embedded
+    for damaged in (text[:40], "?", text[1:]):
+        write(path, {**data, "imageData": damaged})
+        with pytest.raises(ValueError, match=re.escape(str(path))) as raised:
+            embedded.read()
+        assert "/image " not in str(raised.value)
+
+
 def test_turned_image_in_the_json(folder):
     """The annotated size tells whether the stored pixels are meant."""
     pixels, text = picture(orientation=6)
@@ -1681,3 +1746,61 @@ def test_roboflow_root_category(folder, caplog):
     found = annotations.read(write(path, coco(objects, categories=categories)))
     assert found.classes == ["cat", "dog"] and len(found.images[0].regions) == 2
     assert "categories of one name are one class: 'cat'" in caplog.text
+
+
+# ---- Cityscapes ----------------------------------------------------------------------------------
+
+
+INSTANCES = "_gtFine_instanceIds.png"
+
+
+def cityscapes(root):
+    """Two subsets and the test's dummies: a car, one behind a pole, a crowd, stuff, a caravan."""
+    labels = np.full((HEIGHT, WIDTH), 7, np.int32)  # a road
+    labels[5:15, 10:20] = 26_000
+    labels[5:25, 30:40] = 26_012
+    labels[:, 34:36] = 17  # a pole
+    labels[30:38, 2:9] = 24  # people
+    labels[30:38, 50:55] = 29_001
+    labels[30:38, 20:25] = 33_003
+    for subset, pixels in (("train", labels), ("val", labels * 0 + 7), ("test", labels * 0)):
+        for place in ("gtFine", "leftImg8bit"):
+            (root / place / subset / "ulm").mkdir(parents=True)
+        stem = f"{subset}/ulm/ulm_000001_000019"
+        Image.fromarray(pixels.astype(np.uint16)).save(root / f"gtFine/{stem}{INSTANCES}")
+        Image.fromarray(pixels.astype(np.uint8)).save(root / f"gtFine/{stem}_gtFine_labelIds.png")
+        write(root / f"gtFine/{stem}_gtFine_polygons.json", {"imgHeight": 1, "objects": []})
+        Image.new("RGB", (WIDTH, HEIGHT)).save(root / f"leftImg8bit/{stem}_leftImg8bit.png")
+    return labels
+
+
+def test_cityscapes(tmp_path):
+    """Each pixel as it is; groups are crowds; what has no objects, or none that count, is left."""
+    labels = cityscapes(tmp_path)
+    found = annotations.read(tmp_path)
+    assert found.classes == list(annotations.CITYSCAPES_CLASSES.values()) and not found.problems
+    (image,) = found.images
+    assert image.name == "train/ulm/ulm_000001_000019_leftImg8bit.png"
+    told = [(region.name, region.crowd, region.number) for region in image.regions]
+    assert told == [
+        ("person", True, 24),
+        ("car", False, 26_000),
+        ("car", False, 26_012),
+        ("bicycle", False, 33_003),
+    ]
+    expected = labels[..., None] == [number for _, _, number in told]
+    np.testing.assert_array_equal(image.masks(), expected)
+    assert len(annotations.read(tmp_path, keep_empty=True).images) == 2
+    for place in ("gtFine", "gtFine/train", "gtFine/train/ulm"):
+        (again,) = annotations.read(tmp_path / place).images
+        assert (again.name, again.path, len(again.regions)) == (image.name, image.path, 4)
+    with pytest.raises(AnnotationError, match="expected images with regions"):
+        annotations.read(tmp_path / "gtFine" / "val")
+    (tmp_path / "label_colors.txt").write_text("1 2 3 cat")
+    for place in (".", "gtFine/train"):
+        with pytest.raises(AnnotationError, match="own ids .*label_colors.txt, as CVAT"):
+            annotations.read(tmp_path / place)
+    (tmp_path / "label_colors.txt").unlink()
+    shutil.rmtree(tmp_path / "leftImg8bit" / "train")
+    with pytest.raises(AnnotationError, match="ulm_000001_000019_leftImg8bit.png"):
+        annotations.read(tmp_path)

@@ -324,6 +324,10 @@ def test_results_that_are_not_there(tmp_path, caplog):
     (tmp_path / "out" / batch.part_name(1)).unlink()
     assert len(list(batch.results(tmp_path / "out"))) == 2
     assert "has 2 of 3 parts: its job is not done" in caplog.text
+    part = tmp_path / "out" / batch.part_name(2)
+    part.write_bytes(part.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=rf"{part.name} can't be read as a part of a batch"):
+        list(batch.results(tmp_path / "out"))
 
 
 @needs_pyarrow

@@ -379,9 +379,29 @@ def test_inspect_of_a_truncated_image(here, capsys):
         assert code == 0 and "height: 80\nwidth: 60" in out
         code, out, err = run(capsys, "inspect", broken)
         assert code == 1 and str(broken) in err and "truncated" in err and "height" not in out
+        broken.write_bytes(content[:20])  # within its header
+        code, out, err = run(capsys, "inspect", broken)
+        assert code == 1 and str(broken) in err and err.count("\n") == 1 and "height" not in out
+        assert "can't be read as an image" in err or "a JPEG whose beginning is cut off" in err
 
 
 # ---- Datasets ------------------------------------------------------------------------------------
+
+
+def test_subsets_of_cityscapes(here):
+    """gtFine/train to train on, gtFine/val to validate on; test/ has no objects."""
+    for subset, name, number in (("train", "a", 26_000), ("val", "b", 26_001), ("test", "c", 0)):
+        for place, ending, kind in (
+            ("gtFine", "gtFine_instanceIds", np.uint16),
+            ("leftImg8bit", "leftImg8bit", np.uint8),
+        ):
+            path = here / "scapes" / place / subset / "ulm" / f"{name}_{ending}.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(np.full((8, 9), number).astype(kind)).save(path)
+    assert sets_of(f"--dataset={here / 'scapes'}") == [
+        ["train/ulm/a_leftImg8bit.png"],
+        ["val/ulm/b_leftImg8bit.png"],
+    ]
 
 
 def sets_of(*arguments):

@@ -593,6 +593,37 @@ def test_yolo_names_that_are_unclear(tmp_path, yaml, text):
             annotations.read(path)
 
 
+@pytest.mark.parametrize(
+    "yaml, names",
+    (
+        ("names: [bird's nest, colt's foot, cat]", ["bird's nest", "colt's foot", "cat"]),
+        ("names: {0: it's, 1: 'a, b', 2: \"c: d\"}  # three", ["it's", "a, b", "c: d"]),
+        ("names: [it's,  # the first\n  'it''s, too', x#y]", ["it's", "it's, too", "x#y"]),
+        (
+            "names:\n- bird's  # a comment\n- 'a # b'\n- \"c \\\" # d\"",
+            ["bird's", "a # b", 'c " # d'],
+        ),
+        ("names:\n  0: a's # b's\n  1: c", ["a's", "c"]),
+    ),
+)
+def test_yolo_names_with_apostrophes(tmp_path, yaml, names):
+    """As PyYAML reads them; they were put together, or cut in two, and all others moved up."""
+    assert annotations.read(yolo_folder(tmp_path, yaml + "\n", LINE)).classes == names
+
+
+def test_yolo_names_that_are_empty(tmp_path):
+    """A line without a name would move the others up."""
+    folder = yolo_folder(tmp_path, None, LINE)
+    (folder / "classes.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(AnnotationError, match="classes.txt: expected the name of class 1"):
+        annotations.read(folder)
+    (folder / "classes.txt").write_text("cat\ndog\n\n")
+    assert annotations.read(folder).classes == ["cat", "dog"]
+    (folder / "data.yaml").write_text("names:\n- cat\n- #red\n")
+    with pytest.raises(AnnotationError, match="data.yaml: expected the name of class 1"):
+        annotations.read(folder)
+
+
 @pytest.mark.parametrize("yaml", ("'names': [a, b]", '"names":\n- a\n- b', "names: &n [a, b]"))
 def test_yolo_names_with_quotes_and_anchors(tmp_path, yaml):
     assert annotations.read(yolo_folder(tmp_path, yaml, LINE)).classes == ["a", "b"]
@@ -722,6 +753,36 @@ def test_classes_of_pascal_voc(tmp_path, form):
         annotations.read(folder)
 
 
+def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
+    """As oxipng leaves them: the rim was an object, and a dog, then number 3, a bird."""
+
+    def save(path, values):  # of the numbers that are used, in any order
+        used = [0, *reversed(np.unique(values)[1:].tolist())]
+        places = np.zeros(256, np.uint8)
+        places[used] = np.arange(len(used))
+        colours = {number: code for code, number in annotations._voc_numbers().items()}
+        picture = Image.fromarray(places[values])
+        palette = [colours[number] >> shift & 255 for number in used for shift in (16, 8, 0)]
+        picture.putpalette(palette)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+
+    pictures(tmp_path, "JPEGImages/a.jpg")
+    objects = np.zeros((HEIGHT, WIDTH), int)
+    objects[3:10, 4:20] = 1
+    objects[15:30, 10:12] = 2
+    classes = np.where(objects == 1, 12, np.where(objects == 2, 15, 0))
+    objects[20:25, 40:50] = classes[20:25, 40:50] = 255
+    save(tmp_path / "SegmentationObject" / "a.png", objects)
+    save(tmp_path / "SegmentationClass" / "a.png", classes)
+    (image,) = annotations.read(tmp_path).images
+    found = {region.name: mask for region, mask in zip(image.regions, image.masks().T)}
+    assert sorted(found) == ["dog", "person"]
+    np.testing.assert_array_equal(found["dog"].T, objects == 1)
+    np.testing.assert_array_equal(found["person"].T, objects == 2)
+    assert len(caplog.messages) == 1 and "the classes are those of the colours" in caplog.text
+
+
 _OBJECTS = "SegmentationObject/a.png"
 
 
@@ -735,6 +796,50 @@ def test_label_images_that_are_something_else(tmp_path, caplog):
     caplog.clear()
     assert len(annotations.read(labels_of(tmp_path / "white", values + 1)).images[0].regions) == 3
     assert "have none, and each number or colour is taken for an object" in caplog.text
+
+
+def label_files(folder, picture):
+    """A folder of one image and its label image, of Pillow; the objects' masks, largest first."""
+    (folder / "masks").mkdir(parents=True)
+    pictures(folder, "images/a.png")
+    picture.save(folder / "masks" / "a.png")
+    (image,) = annotations.read(folder).images
+    masks = image.masks()
+    return masks[..., np.argsort(-masks.sum(axis=(0, 1)))]
+
+
+def test_label_images_with_other_grounds(tmp_path, caplog):
+    """A palette whose black isn't number 0, as oxipng and pngquant write it, where the ground was an
+    object, and object 0 was lost; and a ground that is transparent."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    labels[5:15, 5:15] = 1
+    labels[20:30, 30:50] = 2
+    expected = np.stack([labels == 2, labels == 1], axis=-1)
+    colours = np.array([[0, 0, 0], [128, 0, 0], [0, 128, 0]], np.uint8)
+    moved = Image.fromarray(2 - labels)
+    moved.putpalette(colours[::-1].ravel().tolist())
+    usual = Image.fromarray(labels)
+    usual.putpalette(colours.ravel().tolist())
+    light = Image.fromarray(labels)  # no black: 0 is nothing
+    light.putpalette((colours + 90).ravel().tolist())
+    paper = Image.fromarray(labels)  # a black object on white, which is 0
+    paper.putpalette([255, 255, 255, 0, 0, 0, 9, 9, 9])
+    transparent = np.dstack([colours[labels], 255 * (labels > 0)]).astype(np.uint8)
+    transparent[labels == 0, :3] = 255
+    gray = np.dstack([labels + 7, 255 * (labels > 0)]).astype(np.uint8)
+    kinds = {
+        "moved": moved,
+        "usual": usual,
+        "light": light,
+        "paper": paper,
+        "RGBA": Image.fromarray(transparent),
+        "LA": Image.fromarray(gray, "LA"),
+    }
+    for name, picture in kinds.items():
+        masks = label_files(tmp_path / name, picture)
+        np.testing.assert_array_equal(masks, expected, name)
+    (warning,) = caplog.messages
+    assert "moved" in warning and "black at another number than 0" in warning
 
 
 def test_label_image_below_zero(tmp_path):
@@ -996,3 +1101,29 @@ def test_output_that_looks_like_a_file(tmp_path):
     path = coco_file(tmp_path / "in")
     with pytest.raises(ValueError, match="the output of labelme is a folder. Received: .*x.json"):
         convert.convert(path, "labelme", tmp_path / "x.json")
+
+
+@pytest.mark.parametrize("target", ("via", "labelme", "coco", "yolo"))
+def test_classes_without_objects_and_their_order(tmp_path, target):
+    """VIA and LabelMe have no list of classes: what is lost is said; it was "nothing is lost"."""
+    pictures(tmp_path, "a.png")
+    names = ["zebra", "owl", "ant"]
+    size = {"height": HEIGHT, "width": WIDTH}
+    items = [
+        {"id": i, "image_id": 1, "category_id": i, "segmentation": [SQUARE], "iscrowd": 0}
+        for i in (1, 3)
+    ]
+    data = {
+        "images": [{"id": 1, "file_name": "a.png", **size}],
+        "annotations": items,
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(data))
+    report = convert.convert(tmp_path / "a.json", target, tmp_path / "out")
+    again = annotations.read(tmp_path / "out").classes
+    if target in ("coco", "yolo"):
+        assert again == names and not report.notes and "nothing is lost" in report.text()
+    else:
+        assert again == ["ant", "zebra"]
+        assert report.to_dict()["losses"] == {convert.EMPTY_CLASSES: 1}
+        assert "their ids will be those of the alphabet: ant, zebra" in report.text()

@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import subprocess
+import types
 
 import numpy as np
 import pytest
@@ -240,3 +241,28 @@ def test_labels_of_label_studio(tmp_path, caplog):
 def test_labeling_configs_that_take_no_prediction(use_mask, config, text):
     with pytest.raises(ValueError, match=text):
         neighbours.LabelStudio(Sees(use_mask), NAMES, config)
+
+
+def test_a_sample_with_a_damaged_image_is_named(tmp_path, caplog):
+    """Of a header that is cut off Pillow says "unpack requires a buffer of 4 bytes"."""
+
+    class Sample(dict):
+        field_names = ("found",)
+
+        def __init__(self, path):
+            super().__init__(found=types.SimpleNamespace(detections=[box]))
+            self.filepath = str(path)
+
+    box = types.SimpleNamespace(
+        label="a",
+        bounding_box=[0, 0, 0.5, 0.5],
+        mask=None,
+        get_attribute_value=lambda name, default: default,
+    )
+    Image.new("RGB", (20, 10)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:20])
+    samples = [Sample(tmp_path / "whole.png"), Sample(tmp_path / "cut.png")]
+    found = neighbours.from_fiftyone(samples, "found")
+    assert [image.name for image in found.images] == ["whole.png"]
+    assert len(found.problems) == 1 and "cut.png can't be read as an image" in found.problems[0]
+    assert "cut.png" in caplog.text

@@ -561,3 +561,27 @@ def test_hidden_files_are_no_masks(nucleus, tmp_path):
         (tmp_path / "x" / name).write_bytes(b"")
     found = nucleus._mask_paths(str(tmp_path / "x" / "images" / "x.png"))
     assert found == [str(tmp_path / "x" / "masks" / "1.png")]
+
+
+@pytest.mark.parametrize("turned", (False, True))
+def test_masks_of_a_turned_photograph(nucleus, tmp_path, turned):
+    """Masks of the stored pixels, though the camera noted a turn, are of the image as it is stored;
+    those of the image as it is shown are of the turned one."""
+    image = np.zeros((30, 20, 3), np.uint8)
+    image[3:9, 2:6] = 255
+    mask = image[..., 0]
+    if turned:
+        mask = np.rot90(mask, -1)
+    note = Image.Exif()
+    note[0x0112] = 6
+    for name, pixels, exif in (("images/x.png", image, note), ("masks/1.png", mask, Image.Exif())):
+        path = tmp_path / "stage1_train" / "x" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, exif=exif)
+    dataset = nucleus.NucleusDataset()
+    dataset.load_nucleus(tmp_path, "stage1_train")
+    dataset.prepare()
+    found, class_ids = dataset.load_mask(0)
+    np.testing.assert_array_equal(found[..., 0], mask > 0)
+    np.testing.assert_array_equal(dataset.load_image(0)[..., 0], mask)
+    assert class_ids.tolist() == [1]

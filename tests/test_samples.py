@@ -1157,7 +1157,7 @@ def test_names_of_classes_that_are_none(tmp_path, content):
 
     (tmp_path / "classes.json").write_text(content)
     args = argparse.Namespace(weights=str(tmp_path / "w.h5"), logs=None)
-    with pytest.raises(ValueError, match="classes.json (is no json|has a list)"):
+    with pytest.raises(ValueError, match="classes.json(: expected a json| has a list)"):
         commands.load_classes(Config(), args)
 
 

@@ -392,6 +392,22 @@ def test_pages_that_are_bands(tmp_path, dtype):
         assert np.ptp(image.window(0, 0, 40, 50).astype(int), axis=-1).max() > 0
 
 
+def test_damaged_tiffs_are_named(tmp_path):
+    """tifffile says "corrupted strip cannot be reshaped", or raises a KeyError, without a name."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "scene.tif"
+    tifffile.imwrite(path, np.zeros((40, 30, 3), np.uint8), photometric="rgb", rowsperstrip=8)
+    content = path.read_bytes()
+    path.write_bytes(content[:-1500])  # the first strips are there
+    with tiles.TiffImage(path) as image:
+        assert image.window(0, 0, 8, 8).shape == (8, 8, 3)
+        with pytest.raises(ValueError, match=r"scene.tif can't be read as a TIFF: .*corrupted"):
+            image.window(30, 0, 40, 8)
+    path.write_bytes(content.replace(b'"shape": [40', b'"shape": [4x'))
+    with pytest.raises(ValueError, match=r"scene.tif can't be read as a TIFF: .*description"):
+        tiles.TiffImage(path)
+
+
 def test_windows_that_would_be_of_another_image(tmp_path):
     """[H, W, 5] written as it is has a page for each row; YCbCr without JPEG has other colours."""
     path = tmp_path / "a.tif"

@@ -856,6 +856,27 @@ def test_sizes_beside_a_broken_note_of_the_camera(tmp_path, caplog):
         assert utils.image_sizes(tmp_path / name) == ((16, 20), (16, 20))
 
 
+@pytest.mark.parametrize("length", (9, 20, 30))
+@pytest.mark.parametrize("suffix", (".png", ".jpg", ".bmp", ".gif", ".tif", ".webp"))
+def test_a_header_that_is_cut_off_is_of_a_named_file(tmp_path, suffix, length):
+    """Pillow, which knows nothing of the name, says "unpack requires a buffer of 4 bytes"."""
+    path = tmp_path / f"cut{suffix}"
+    Image.fromarray(levels()).save(path)
+    path.write_bytes(path.read_bytes()[:length])
+    for function in (utils.read_image, utils.image_sizes, utils.read_mask):
+        if suffix == ".gif" and length > 9 and function is utils.image_sizes:
+            continue  # whose size stands in the first ten bytes
+        with pytest.raises((OSError, ValueError), match=re.escape(str(path))):
+            function(path)
+
+
+def test_too_many_pixels_are_of_a_named_file(tmp_path, monkeypatch):
+    path = file_of(tmp_path / "large.png", levels())
+    monkeypatch.setattr(utils, "MAX_PIXELS", 319)
+    with pytest.raises(utils.TooManyPixels, match=r"large.png can't be read.*at most 319 pixels"):
+        utils.image_sizes(path)
+
+
 # ---- Resizing ------------------------------------------------------------------------------------
 
 
@@ -1481,6 +1502,28 @@ def test_masks_of_files_are_what_is_not_black(tmp_path, mode):
     path.write_bytes(b"no image")
     with pytest.raises((OSError, ValueError), match="mask.png"):
         utils.read_mask(path)
+
+
+def test_transparent_pixels_are_in_no_mask(tmp_path):
+    """A cut-out object on nothing: its white ground was the object, too."""
+    expected = np.zeros((16, 20), bool)
+    expected[3:9, 4:12] = True
+    cut_out = np.full((16, 20, 4), 255, np.uint8)
+    cut_out[..., 3] = 255 * expected
+    whole = Image.fromarray(cut_out)
+    whole.save(tmp_path / "rgba.png")
+    whole.convert("LA").save(tmp_path / "la.png")
+    whole.save(tmp_path / "rgba.webp", lossless=True, exact=True)
+    palette = Image.fromarray(expected.astype(np.uint8))
+    palette.putpalette([255, 255, 255, 200, 10, 10])
+    palette.save(tmp_path / "p.png", transparency=0)
+    for name in ("rgba.png", "la.png", "rgba.webp", "p.png"):
+        np.testing.assert_array_equal(utils.read_mask(tmp_path / name), expected, name)
+    # Opaque everywhere, black is the ground.
+    cut_out[..., :3] *= expected[..., None].astype(np.uint8)
+    cut_out[..., 3] = 255
+    Image.fromarray(cut_out).save(tmp_path / "opaque.png")
+    np.testing.assert_array_equal(utils.read_mask(tmp_path / "opaque.png"), expected)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])

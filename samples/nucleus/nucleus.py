@@ -218,7 +218,8 @@ class NucleusDataset(coco.CocoDataset):
             )
         self.add_class("nucleus", 1, "nucleus")
         for name in ids:
-            self.add_image("nucleus", name, os.path.join(folder, name, "images", name + ".png"))
+            path = os.path.join(folder, name, "images", name + ".png")
+            self.add_image("nucleus", name, path, **_size_of_masks(path))
 
     def _mix_within_kinds(self, content: Any, infos: Sequence[dict]) -> None:
         """Gives images of a json with a "kind" that as `mixing_group`: COPY_PASTE and MOSAIC mix
@@ -288,6 +289,21 @@ def _mask_paths(image_path: str) -> list[str]:
         return []
     names = sorted(name for name in os.listdir(folder) if name.endswith(".png"))
     return [os.path.join(folder, name) for name in names if not name.startswith(".")]
+
+
+def _size_of_masks(image_path: str) -> dict[str, int]:
+    """{"height", "width"} of an image's masks; none without a mask that can be read.
+
+    By these `load_image` leaves a photograph as it is stored where its masks are of the stored
+    pixels, though the camera noted that it is to be turned.
+    """
+    for path in _mask_paths(image_path):
+        try:
+            height, width = utils.image_sizes(path)[0]
+        except (OSError, ValueError):  # said where it is read
+            continue
+        return {"height": height, "width": width}
+    return {}
 
 
 def _read_masks(paths: Sequence[str]) -> LabelMaps:
