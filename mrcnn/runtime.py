@@ -18,6 +18,7 @@ import collections
 import concurrent.futures
 import importlib
 import json
+import logging
 import operator
 import os
 import pathlib
@@ -30,6 +31,8 @@ import numpy as np
 
 from mrcnn import boxes as box_math, data, files, keypoints, masks as mask_math
 from mrcnn.config import Config, setting_names
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("saved_model", "onnx", "openvino", "litert")
 # A runtime makes as many as it is asked for, until the process ends.
@@ -373,8 +376,30 @@ def _metadata_of_litert(content: bytes) -> str | None:
 # ---- Models --------------------------------------------------------------------------------------
 
 
+class _Fitted(NamedTuple):
+    """An image as the graph takes it.
+
+    Attributes:
+        pixels: [H, W, C] uint8.
+        shape: (height, width, C) of the image that was given.
+        scale: (y, x), pixels of `pixels` for one of that image; None where they are the same.
+    """
+
+    pixels: np.ndarray
+    shape: tuple[int, ...]
+    scale: np.ndarray | None = None
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The shape of what the graph takes."""
+        return self.pixels.shape
+
+
 class Model:
     """An exported model that detects.
+
+    An image of another size than a file takes, of LiteRT or an export with size=, is resized to fit
+    into it and padded, with a warning: then detections are about those of `MaskRCNN.detect`.
 
     Args:
         backend: one of the runtimes above.
@@ -396,6 +421,7 @@ class Model:
         if self.shape[0]:
             self.config.BATCH_SIZE = self.shape[0]
         self._backend = backend
+        self._said_sizes = False
         self._arguments: tuple = (os.path.abspath(self.path),)  # of `load`
 
     def __reduce__(self):
@@ -437,22 +463,22 @@ class Model:
             return tiles.detect_each(self, images, tile, overlap, masks)
         masks = masks or "dense"
         mask_math.check_form(masks)
-        arrays = []
+        fitted = []
         for i, image in enumerate(data.images_in(images, "detect")):
-            arrays.append(self._as_input(image, f"image {i}"))
+            fitted.append(self._as_input(image, f"image {i}"))
         groups: dict[tuple, list[int]] = {}
-        for i, array in enumerate(arrays):
-            groups.setdefault(array.shape, []).append(i)
+        for i, image in enumerate(fitted):
+            groups.setdefault(image.size, []).append(i)
         if verbose:
-            print(f"Processing {len(arrays)} images")
-        results: list[dict] = [{}] * len(arrays)
+            print(f"Processing {len(fitted)} images")
+        results: list[dict] = [{}] * len(fitted)
         step = self._at_once
         for members in groups.values():
             for start in range(0, len(members), step):
                 chunk = members[start : start + step]
-                outputs = self.run(np.stack([arrays[i] for i in chunk]))
+                outputs = self.run(np.stack([fitted[i].pixels for i in chunk]))
                 for row, i in enumerate(chunk):
-                    results[i] = self._result(outputs, row, arrays[i].shape, masks)
+                    results[i] = self._result(outputs, row, fitted[i], masks)
         return results
 
     def detect_many(
@@ -494,10 +520,10 @@ class Model:
                     waiting.append(pool.submit(prepare, *entry))
                 if not waiting:
                     return
-                chunk = data.of_one_size(waiting, step)
-                outputs = self.run(np.stack(chunk))
-                for row, array in enumerate(chunk):
-                    yield self._result(outputs, row, array.shape, masks)
+                chunk = data.of_one_size(waiting, step, operator.attrgetter("size"))
+                outputs = self.run(np.stack([image.pixels for image in chunk]))
+                for row, image in enumerate(chunk):
+                    yield self._result(outputs, row, image, masks)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """The outputs of the graph, by the names that `mrcnn.export` describes.
@@ -526,27 +552,36 @@ class Model:
         return {name: value[:count] for name, value in outputs.items()}
 
     def _as_input(self, image, where):
-        """An image as the graph takes it, [H, W, C] uint8."""
+        """The `_Fitted` of an image."""
         array = data.as_network_input(image, self.config, where)
         data.check_sides(array.shape, self.config, where)
         if not _are_bytes(array):
             raise ValueError(_not_bytes(array, where))
         array = array.astype(np.uint8, copy=False)
-        fixed = self.shape[1:3]
-        if not array.size or any(side and side != n for side, n in zip(fixed, array.shape)):
-            raise ValueError(
-                f"{self.path} was exported for images of {fixed[0]} x {fixed[1]} pixels. Received:"
-                f" {where} of shape {array.shape}; resize it, or export(size=...) once more"
+        if not array.size:
+            raise ValueError(f"An image has pixels. Received: {where} of shape {array.shape}")
+        height, width = (side or n for side, n in zip(self.shape[1:3], array.shape))
+        if (height, width) == array.shape[:2]:
+            return _Fitted(array, array.shape)
+        if not self._said_sizes:
+            self._said_sizes = True
+            logger.warning(
+                "%s was exported for images of %d x %d pixels: %s of %d x %d, and any other, is"
+                " resized to fit into that and padded. export(size=...) takes another size, and"
+                " ONNX and OpenVINO any",
+                *(self.path, height, width, where, *array.shape[:2]),
             )
-        return array
+        return _fitted(array, height, width)
 
-    def _result(self, outputs, row, image_shape, form):
-        """The dict of image number `row` of a batch."""
+    def _result(self, outputs, row, image, form):
+        """The dict of image number `row`, a `_Fitted`, of a batch."""
         found = np.flatnonzero(outputs["class_ids"][row] > 0)
-        exact = outputs["boxes"][row][found]
-        rows, boxes = box_math.visible(exact, self.config.ROUND_DETECTIONS)
-        found = found[rows]
-        exact = exact[rows]
+        inside = exact = in_pixels = outputs["boxes"][row][found]
+        if image.scale is not None:
+            in_pixels = exact / np.tile(image.scale, 2).astype(np.float32)
+            inside = np.clip(in_pixels, 0, np.tile(image.shape[:2], 2)).astype(np.float32)
+        rows, boxes = box_math.visible(inside, self.config.ROUND_DETECTIONS)
+        found, exact, in_pixels, inside = (x[rows] for x in (found, exact, in_pixels, inside))
         result = {
             "rois": boxes,
             "class_ids": outputs["class_ids"][row][found],
@@ -556,12 +591,19 @@ class Model:
         if "keypoints" in outputs:
             maps = outputs["keypoints"][row][found]
             window = outputs["windows"][row].astype(np.float64)
-            result["keypoints"] = _keypoints(
-                maps, exact, window, image_shape, self.config.BOX_FRAME
-            )
+            frame = self.config.BOX_FRAME
+            points = _keypoints(maps, exact, window, image.size, frame)
+            if image.scale is not None:
+                points[..., :2] /= image.scale
+            result["keypoints"] = points
         if "masks" in outputs:
             soft = outputs["masks"][row][found]
-            return self._with_masks(result, self._placed(soft, boxes, exact, image_shape), form)
+            if image.scale is not None and soft.dtype == np.uint8:
+                soft = _unfitted_masks(soft, image.shape, image.scale)
+            elif image.scale is not None:
+                soft = _parts_of_masks(soft, in_pixels, inside)
+            lazy = self._placed(soft, boxes, inside, image.shape)
+            return self._with_masks(result, lazy, form)
         return result
 
     def _placed(self, soft, boxes, exact, image_shape):
@@ -582,6 +624,61 @@ class Model:
                     result[name] = values[remain]
         result["masks"] = mask_math.in_form(lazy, form)
         return result
+
+
+# ---- Images of another size than a file takes ----------------------------------------------------
+
+
+def _fitted(array: np.ndarray, height: int, width: int) -> _Fitted:
+    """An image [h, w, C] as large as it fits into height x width, black to the right and below."""
+    scale = min(height / array.shape[0], width / array.shape[1])
+    size = [
+        max(1, min(most, round(side * scale))) for side, most in zip(array.shape, (height, width))
+    ]
+    places = []
+    for side, count in zip(array.shape, size):
+        places.append((np.arange(count) + 0.5) * side / count - 0.5)
+    pixels = np.zeros((height, width, array.shape[2]), np.uint8)
+    pixels[: size[0], : size[1]] = np.rint(_sampled(array, *places))
+    return _Fitted(pixels, array.shape, np.array(size) / array.shape[:2])
+
+
+def _sampled(array: np.ndarray, at_y: np.ndarray, at_x: np.ndarray) -> np.ndarray:
+    """Values [h, w, ...] between those of an array [H, W, ...]; outside of it those of its edge."""
+    values = array.astype(np.float32)
+    for axis, at in enumerate((at_y, at_x)):
+        last = array.shape[axis] - 1
+        at = np.clip(at, 0, last)
+        low = np.floor(at).astype(int)
+        share = (at - low).astype(np.float32)
+        share = np.expand_dims(share, tuple(i for i in range(values.ndim) if i != axis))
+        above = values.take(np.minimum(low + 1, last), axis)
+        values = values.take(low, axis) * (1 - share) + above * share
+    return values
+
+
+def _parts_of_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """What masks [n, h, w] of boxes [n, 4] have within parts [n, 4] of these, [n, h, w]."""
+    soft = soft.copy()
+    cells = np.tile(soft.shape[1:], 2)
+    for number in np.flatnonzero((boxes != parts).any(axis=1)):
+        corner = np.tile(boxes[number, :2], 2)
+        extent = np.tile(boxes[number, 2:] - boxes[number, :2], 2)
+        part = (parts[number] - corner) / extent * cells
+        places = []
+        for axis, count in enumerate(soft.shape[1:]):
+            step = (part[axis + 2] - part[axis]) / count
+            places.append(part[axis] + (np.arange(count) + 0.5) * step - 0.5)
+        soft[number] = _sampled(soft[number], *places)
+    return soft
+
+
+def _unfitted_masks(masks: np.ndarray, shape: Sequence[int], scale: np.ndarray) -> np.ndarray:
+    """Masks of an image of that shape, of those [n, H, W] of what it was resized to by `scale`."""
+    rows, columns = (
+        ((np.arange(side) + 0.5) * factor).astype(int) for side, factor in zip(shape, scale)
+    )
+    return masks[:, rows][:, :, columns]
 
 
 def _are_bytes(array: np.ndarray) -> bool:

@@ -436,8 +436,80 @@ def test_a_fixed_batch_is_filled():
     model = runtime.Model(backend, "model.onnx")
     image = np.zeros((20, 30, 3), np.uint8)
     assert len(model.detect([image])) == 1 and backend.batches == [(4, 20, 30, 3)]
-    with pytest.raises(ValueError, match="exported for images of 20 x 30 .* image 0 of shape .10"):
-        model.detect([image[:10]])
+
+
+class Finds(Backend):
+    """The pixels above 100 are an object; its mask is soft in the files of `run`, or pasted."""
+
+    shape = (1, 40, 60, 3)
+    pasted = False
+
+    def run(self, images):
+        outputs = super().run(images)
+        for row, image in enumerate(images):
+            bright = image[..., 0] > 100
+            rows, columns = np.nonzero(bright)
+            box = [rows.min(), columns.min(), rows.max() + 1, columns.max() + 1]
+            outputs["boxes"][row, 0] = box
+            outputs["class_ids"][row, 1] = 0
+        outputs["masks"][:, :, :14] = 0  # the lower half of a box
+        if self.pasted:
+            outputs["masks"] = np.repeat((images[:, None, ..., 0] > 100).astype(np.uint8), 3, 1)
+        return outputs
+
+
+@pytest.mark.parametrize("pasted", [False, True])
+@pytest.mark.parametrize("shape", [(40, 60), (80, 120), (20, 30), (90, 60), (33, 200), (400, 500)])
+def test_a_file_of_one_size_takes_images_of_any(shape, pasted, caplog):
+    """They are resized to fit and padded; boxes and masks are of the image that was given."""
+    backend = Finds()
+    backend.pasted = pasted
+    model = runtime.Model(backend, "model.tflite")
+    image = np.zeros((*shape, 3), np.uint8)
+    height, width = shape
+    box = [height // 4, width // 5, 3 * height // 4, width // 2]
+    y1, x1, y2, x2 = box
+    image[y1:y2, x1:x2] = 200
+    result = model.detect([image])[0]
+    assert backend.batches == [(1, 40, 60, 3)]
+    pixel = max(1, height / 40, width / 60)  # of what the graph has seen
+    assert np.abs(result["rois"][0] - box).max() <= pixel
+    mask = result["masks"][..., 0]
+    assert mask.shape == shape
+    expected = np.zeros(shape, bool)
+    expected[y1 if pasted else (y1 + y2) // 2 : y2, x1:x2] = True
+    assert (mask & expected).sum() / (mask | expected).sum() > 1 - 8 * pixel / min(height, width)
+    assert [result["masks"].shape for result in model.detect_many([image, image])] == [
+        (*shape, 1)
+    ] * 2
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (shape != (40, 60))
+    if said:
+        assert f"of 40 x 60 pixels: image 0 of {height} x {width}" in said[0]
+
+
+def test_a_box_in_the_padding_ends_at_the_image():
+    """Its mask is the part of the box's that lies in the image."""
+
+    class Below(Backend):
+        shape = (1, 40, 60, 3)
+
+        def run(self, images):
+            outputs = super().run(images)
+            outputs["boxes"][:, 0] = [10, 6, 30, 26]
+            outputs["boxes"][:, 1] = [21, 0, 39, 60]  # in the padding alone
+            outputs["masks"][:, :, :14] = 0  # the lower half of a box
+            return outputs
+
+    model = runtime.Model(Below(), "model.tflite")
+    result = model.detect([np.zeros((40, 120, 3), np.uint8)])[0]  # seen as 20 x 60
+    assert result["rois"].tolist() == [[20, 12, 40, 52]]
+    assert not result["masks"].any()  # the upper half
+    model = runtime.Model(Below(), "model.tflite")
+    result = model.detect([np.zeros((48, 120, 3), np.uint8)])[0]  # seen as 24 x 60
+    assert result["rois"].tolist()[0] == [20, 12, 48, 52]
+    rows = np.flatnonzero(result["masks"][..., 0].any(axis=1))
+    assert abs(rows[0] - 40) <= 1 and rows[-1] == 47
 
 
 def test_a_fixed_batch_goes_before_the_setting():
@@ -984,9 +1056,12 @@ def test_command(toy_detector, tmp_path, monkeypatch, capsys):
 # ---- The second environment ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("failing, called", [("test", ["test"]), ("", ["test", "test-runtimes"])])
+@pytest.mark.parametrize(
+    "failing, called",
+    [("test", ["test"]), ("", ["test", "test-runtimes", "test-backends"])],
+)
 def test_what_must_hold_ends_at_the_first_failure(tmp_path, failing, called):
-    """.ci/run: the tests, then those of the runtimes."""
+    """.ci/run: the tests, then those of the runtimes and of the backends."""
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" != "{failing}" ]\n')
     make.chmod(0o755)

@@ -263,10 +263,19 @@ def test_devices_that_are_not_here(toy_files, file):
         runtime.load(toy_files / file, device="abacus")
 
 
-def test_an_image_of_another_size_names_the_file(toy_files):
+def test_an_image_of_another_size_is_fitted(toy_files, caplog):
+    """The detections of the file for the image with its padding, and a warning."""
     model = runtime.load(toy_files / "model.tflite", threads=1)
-    with pytest.raises(ValueError, match="model.tflite was exported for images of 128 x 128"):
-        model.detect([picture(128, 128), picture(90, 128)])
+    image = picture(90, 128)
+    padded = np.zeros((128, 128, 3), np.uint8)
+    padded[:90] = image
+    expected, found = model.detect([padded, image])
+    assert "model.tflite was exported for images of 128 x 128" in caplog.text
+    inside = expected["rois"][:, 2] <= 90
+    assert inside.any() and found["masks"].shape[:2] == (90, 128)
+    rois = found["rois"].tolist()
+    assert all(box in rois for box in expected["rois"][inside].tolist())
+    assert found["rois"][:, 2].max() <= 90
 
 
 # `python -m mrcnn.runtime` with the packages of a folder behind, and neither of two.
