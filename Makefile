@@ -1,7 +1,7 @@
 # make demo    trains on generated shapes, evaluates on unseen ones, draws the detections
 # make nuclei  trains on real cells that lie in the repository, evaluates, draws
 # make quick   what to run after each change, 2 minutes: style, and the tests of less than a second
-# make test    before a change lands, 14 minutes: style, types, all tests, two at a time
+# make test    before a change lands, 9 to 14 minutes: style, types, all tests, two at a time
 # make parity  prints the worst differences from the recordings of the original
 # make lock    renews the lock file of PYTHON
 # make clean   removes the environment and the demos' files
