@@ -551,14 +551,14 @@ class Worker:
     def __init__(self, make: Callable[[], Any], job: Job):
         self.make = make
         self.job = job
-        self._found: Any = None
+        self._row_maker: Any = None
         self._manifest: Any = None
         self._reader = listing.Reader(job.options)
 
     def load(self) -> None:
         """Makes the model."""
         places.import_pyarrow("pyarrow.parquet")
-        self._found = Rows(self.make(), self.job.class_names)
+        self._row_maker = Rows(self.make(), self.job.class_names)
         self._manifest = self.job.manifest()
 
     def do(self, part: int) -> Done:
@@ -592,7 +592,7 @@ class Worker:
     def _rows(self, listed: Iterable[listing.Entry]) -> Iterator[dict]:
         """The rows of entries, in their order."""
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            yield from self._found.of(self._read_ahead(pool, listed))
+            yield from self._row_maker.of(self._read_ahead(pool, listed))
 
     def _read_ahead(self, pool: Any, listed: Iterable[listing.Entry]) -> Iterator[_Image]:
         """Images, read in other threads a few ahead of the one that is wanted."""
@@ -650,7 +650,7 @@ class OnColumns:
         model = make()
         if class_names is None:
             class_names = getattr(model, "class_names", ())
-        self._found = Rows(model, class_names)
+        self._row_maker = Rows(model, class_names)
 
     def __call__(self, columns: Mapping[str, Any]) -> Any:
         """Detects on a batch.
@@ -671,7 +671,7 @@ class OnColumns:
         if self.names is not None or any(name in columns for name in listing.NAME_COLUMNS):
             names = columns[_column(columns, self.names, listing.NAME_COLUMNS, "names")]
         of_batch = [_image_of_column(*pair) for pair in zip(columns[images], names)]
-        table = pa.Table.from_pylist(list(self._found.of(of_batch)), schema())
+        table = pa.Table.from_pylist(list(self._row_maker.of(of_batch)), schema())
         for name, values in columns.items():
             if name != images and name not in table.column_names:
                 table = table.append_column(name, pa.array(list(values)))
