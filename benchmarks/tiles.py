@@ -242,7 +242,7 @@ def small_images(drawing: Drawing, tile: int) -> float:
                 continue
             (result,) = reader.detect([drawing.window(*window)])
             merger = tiles.Merger(drawing.shape)
-            merger.add(window, tiles.found_in(result, window, drawing.shape))
+            merger.add(window, tiles.detections_in(result, window, drawing.shape))
             objects = merger.objects()
             codes = tiles.encoded([each.runs for each in objects], drawing.shape)
             own = pairs(drawing, {"masks": codes})

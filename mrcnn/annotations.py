@@ -716,7 +716,7 @@ class _Reader:
                 self.folders.append(own)
         self.keep_empty = keep_empty
         self.problems: list[str] = []
-        self.said: list[str] = []
+        self.read_problems: list[str] = []
         self.entries: list[_Entry] = []
         self.without_regions = 0
         self.twins_are_said = False
@@ -759,7 +759,7 @@ class _Reader:
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
-        problems = [*self.said, *self.problems]
+        problems = [*self.read_problems, *self.problems]
         if not images:
             raise AnnotationError(
                 f"{self.path}: expected images with regions. Received: none that can be used; "
@@ -812,11 +812,11 @@ class _Reader:
 
     def _images(self) -> list[AnnotatedImage]:
         """The images of the entries whose file is found; the others' problems are noted."""
-        found = self._find()
+        image_files = self._find()
         images = []
         for entry in self.entries:
             try:
-                image = self._image(entry, found)
+                image = self._image(entry, image_files)
             except _Problem as error:
                 self.problem(f"image {entry.name!r}", str(error))
                 continue
@@ -832,17 +832,17 @@ class _Reader:
         for entry in self.entries:
             if entry.file is None:
                 others.setdefault(entry.name, []).extend(entry.others)
-        found = files.find_images(list(others), self.folders, others)
-        taken = {os.path.normpath(path) for path in found.paths.values()}
+        image_files = files.find_images(list(others), self.folders, others)
+        taken = {os.path.normpath(path) for path in image_files.paths.values()}
         for entry in self.entries:
-            if entry.name in found.paths or entry.beside is None or entry.embedded:
+            if entry.name in image_files.paths or entry.beside is None or entry.embedded:
                 continue
             path = files.find_images([entry.beside], self.folders).paths.get(entry.beside)
             if path is not None and os.path.normpath(path) not in taken:
-                found.paths[entry.name] = found.renamed[entry.name] = path
-        if found.renamed:
-            logger.warning("%s: %s", self.path, found.renamed_text())
-        return found
+                image_files.paths[entry.name] = image_files.renamed[entry.name] = path
+        if image_files.renamed:
+            logger.warning("%s: %s", self.path, image_files.renamed_text())
+        return image_files
 
     def _part_copies(self) -> None:
         """Gives jsons that name one image those of their own names, where these are there.
@@ -867,10 +867,10 @@ class _Reader:
                 files.several(parted),
             )
 
-    def _image(self, entry: _Entry, found: files.FoundImages) -> AnnotatedImage:
+    def _image(self, entry: _Entry, image_files: files.FoundImages) -> AnnotatedImage:
         """The image of an entry, without its regions; _Problem without a file of the right size."""
-        problem = found.problems.get(entry.name, "")
-        path = entry.file or found.paths.get(entry.name)
+        problem = image_files.problems.get(entry.name, "")
+        path = entry.file or image_files.paths.get(entry.name)
         if path is not None:
             try:
                 height, width = _annotated_size(path, path, entry.size)
@@ -1361,7 +1361,7 @@ def _read_together(
         parts: (file, folder of its images or None) of each.
         attribute, label, keep_empty, need_files, crowds: see `read`.
     """
-    found: list[Annotations] = []
+    subsets: list[Annotations] = []
     problems: list[str] = []
     names = [os.path.relpath(file, path) for file, _ in parts]
     logger.warning(
@@ -1380,19 +1380,19 @@ def _read_together(
             continue
         for image in part.images:
             image.name = _name_in(path, file, image)
-        found.append(part)
+        subsets.append(part)
         problems += part.problems
-    if not found:
+    if not subsets:
         raise AnnotationError(
             f"{path}: expected images with regions. Received: {len(parts)} files without"
             f"{_lines(problems)}"
         )
     reader = _Reader(path, None, keep_empty)
-    images = reader._merged([image for part in found for image in part.images])
+    images = reader._merged([image for part in subsets for image in part.images])
     reader._log_problems()
-    classes = list(dict.fromkeys(name for part in found for name in part.classes))
-    categories = found[0].categories
-    if any(part.categories != categories for part in found):
+    classes = list(dict.fromkeys(name for part in subsets for name in part.classes))
+    categories = subsets[0].categories
+    if any(part.categories != categories for part in subsets):
         categories = []
     return Annotations(path, images, classes, [*problems, *reader.problems], categories)
 
@@ -1407,16 +1407,16 @@ def _name_in(path: str, file: str, image: AnnotatedImage) -> str:
 
 def _xml_in(path: str) -> str:
     """What a message adds where a folder has annotations in XML."""
-    found = [name for name in sorted(os.listdir(path)) if name.lower().endswith(".xml")]
+    xml_files = [name for name in sorted(os.listdir(path)) if name.lower().endswith(".xml")]
     for name in ("Annotations", "annotations"):
         folder = os.path.join(path, name)
         if os.path.isdir(folder):
             inside = sorted(os.listdir(folder))
-            found += [f"{name}/{file}" for file in inside if file.lower().endswith(".xml")]
-    if not found:
+            xml_files += [f"{name}/{file}" for file in inside if file.lower().endswith(".xml")]
+    if not xml_files:
         return ""
     return (
-        f"; {len(found)} XML files, none of them CVAT's ({files.several(found, 2)}):"
+        f"; {len(xml_files)} XML files, none of them CVAT's ({files.several(xml_files, 2)}):"
         " export COCO's json in their place"
     )
 
@@ -1512,7 +1512,7 @@ class _Folder:
 
 def _json_files(path: str, below: bool) -> list[str]:
     """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted."""
-    found = []
+    json_files = []
     too_deep = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -1523,7 +1523,7 @@ def _json_files(path: str, below: bool) -> list[str]:
             for name in names:
                 file = os.path.join(folder, name)
                 if name.lower().endswith(".json") and os.path.isfile(file):
-                    found.append(file)
+                    json_files.append(file)
         if not below:
             break
     if too_deep:
@@ -1533,7 +1533,7 @@ def _json_files(path: str, below: bool) -> list[str]:
             files.DEEPEST,
             files.several(too_deep),
         )
-    return sorted(found)
+    return sorted(json_files)
 
 
 def _csv_files(path: str) -> list[str]:
@@ -2023,12 +2023,12 @@ def _region_attributes(item: Any) -> dict:
 
 def _other_attributes(item: Any, attribute: str | None) -> dict | None:
     """The attributes of a region that have a value, without that of its class; None for none."""
-    found = {
+    attributes = {
         name: value
         for name, value in _region_attributes(item).items()
         if name != attribute and value not in (None, "", {}, [])
     }
-    return found or None
+    return attributes or None
 
 
 def _via_name(item: Any, attribute: str | None) -> str:
@@ -2375,7 +2375,7 @@ def _read_coco(reader: _Reader, crowds: str) -> Annotations:
         data = coco.read_annotations(reader.path, crowds)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
-    reader.said = [_printable(text) for text in data.problems]
+    reader.read_problems = [_printable(text) for text in data.problems]
     reader.twins_are_said = True
     names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
@@ -2387,9 +2387,11 @@ def _read_coco(reader: _Reader, crowds: str) -> Annotations:
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = _given_size(image.get("height"), image.get("width"))
         reader.add(_Entry(image["file_name"], regions, size, extra=image), annotated=bool(items))
-    found = reader.finish(list(dict.fromkeys(names[category_id] for category_id in sorted(names))))
-    found.categories = [data.cats[category_id] for category_id in sorted(names)]
-    return found
+    annotated = reader.finish(
+        list(dict.fromkeys(names[category_id] for category_id in sorted(names)))
+    )
+    annotated.categories = [data.cats[category_id] for category_id in sorted(names)]
+    return annotated
 
 
 def _coco_names(path: str, data: Any) -> dict[Any, str]:
@@ -2494,7 +2496,7 @@ def _read_label_studio(
     """loaded: {file: its content}."""
     reader = _Reader(path, images, keep_empty, need_files=need_files)
     waiting = 0
-    found: list[tuple[str, _Entry, list[list]]] = []
+    pages: list[tuple[str, _Entry, list[list]]] = []
     for task in _tasks_of(reader, loaded):
         try:
             annotation = _annotation_of(reader, task)
@@ -2504,14 +2506,14 @@ def _read_label_studio(
             regions = _regions_of(_field(annotation, "result", list, "an annotation"))
             for number, entry in enumerate(_pages_of(task)):
                 own = [region for region in regions if _page_number(region) == number]
-                found.append((task.place, entry, own))
+                pages.append((task.place, entry, own))
         except _Problem as error:
             reader.problem(task.place, str(error))
     if waiting:
         logger.warning("%s: %d tasks that nobody has annotated are left out", path, waiting)
-    if label is None and not any(_labels(region) for _, _, own in found for region in own):
+    if label is None and not any(_labels(region) for _, _, own in pages for region in own):
         label = "object"  # nothing tells classes apart
-    for place, entry, own in found:
+    for place, entry, own in pages:
         entry.size = _task_size(reader, entry, own)
         read = functools.partial(_task_region, size=entry.size, label=label)
         numbered = [(region[0].get("id") or i, region) for i, region in enumerate(own)]
@@ -2699,14 +2701,14 @@ def _page_number(region: list) -> int:
 
 def _labels(region: list) -> list[str | int | float]:
     """The classes of a region, texts or numbers."""
-    found: list = []
+    classes: list = []
     for result in region:
         value = result.get("value")
         if isinstance(value, dict):
             for name, labels in value.items():
                 if name.endswith("labels") and isinstance(labels, list):
-                    found += labels
-    return list(dict.fromkeys(label for label in found if isinstance(label, (str, int, float))))
+                    classes += labels
+    return list(dict.fromkeys(label for label in classes if isinstance(label, (str, int, float))))
 
 
 def _task_size(reader: _Reader, entry: _Entry, regions: list[list]) -> tuple[int, int] | None:
@@ -2756,7 +2758,7 @@ def _task_region(region: list, size: tuple[int, int] | None, label: str | None) 
 
 def _task_extra(region: list) -> dict | None:
     """What was answered about a region beside its class: choices, texts, numbers."""
-    found = {}
+    answers = {}
     for result in region:
         value = result.get("value")
         kind = result.get("type")
@@ -2768,8 +2770,8 @@ def _task_extra(region: list) -> dict | None:
         if isinstance(answer, list) and len(answer) == 1:
             answer = answer[0]
         if answer not in (None, "", [], {}):
-            found[str(result.get("from_name") or kind)] = answer
-    return found or None
+            answers[str(result.get("from_name") or kind)] = answer
+    return answers or None
 
 
 def _task_shape(region: list, height: int, width: int) -> Shape:
@@ -2973,7 +2975,7 @@ def _what_xml(root: Any) -> str:
 
 def _cvat_in(path: str) -> str | None:
     """The xml of CVAT in a folder; None where there is none, or several."""
-    found = []
+    cvat_files = []
     for name in sorted(os.listdir(path)):
         file = os.path.join(path, name)
         if name.lower().endswith(".xml") and os.path.isfile(file):
@@ -2982,9 +2984,9 @@ def _cvat_in(path: str) -> str | None:
             except AnnotationError:
                 continue
             if _is_cvat(root):
-                found.append(file)
-    if len(found) == 1:
-        return found[0]
+                cvat_files.append(file)
+    if len(cvat_files) == 1:
+        return cvat_files[0]
     return None
 
 
@@ -3165,15 +3167,15 @@ def _yolo_elsewhere(path: str, root: str, taken: set[str]) -> list[tuple[str, st
     if file is None:
         return []
     bases = _bases_of_yaml(file)
-    found: dict[str, str] = {}
+    outside: dict[str, str] = {}
     for subset, places in _places_in_yaml(file).items():
         for place in sorted(places):
             for image, below in _images_of_place(_place_of_yaml(place, bases)):
                 # A link that lies in the folder is an image of it.
-                if not _is_inside(image, os.path.realpath(root)) and image not in found:
-                    found[image] = f"{subset}/{below}"
+                if not _is_inside(image, os.path.realpath(root)) and image not in outside:
+                    outside[image] = f"{subset}/{below}"
     elsewhere: list[tuple[str, str, str | None]] = []
-    for image, name in found.items():
+    for image, name in outside.items():
         if name in taken:
             name = image
         taken.add(name)
@@ -3295,11 +3297,11 @@ def reads_as_yolo(path: str) -> bool:
     return not folder.whole and not folder.single
 
 
-def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedImage]:
+def yolo_subset(annotated: Annotations, path: Any, subset: str) -> list[AnnotatedImage]:
     """The images that a data.yaml names as a subset: by folders, or by text files of paths.
 
     Args:
-        found: what `read_yolo` returned.
+        annotated: what `read_yolo` returned.
         path: the folder, or its data.yaml.
         subset: "train" or "val".
 
@@ -3323,7 +3325,7 @@ def yolo_subset(found: Annotations, path: Any, subset: str) -> list[AnnotatedIma
         elif os.path.isfile(real):
             listed |= _listed_images(real)
     chosen = []
-    for image in found.images:
+    for image in annotated.images:
         # The image itself may be a link out of the folder that it is listed in.
         own = _without_links(image.path)
         if own in listed or any(_is_inside(own, folder) for folder in folders):
@@ -3403,7 +3405,7 @@ def _label_files(root: str) -> dict[str, str]:
     Links to folders are followed, DEEPEST within each other, and never into a folder that the link
     itself lies in. A folder with a link to it is there by both names: either may fit the images'.
     """
-    found = {}
+    label_files = {}
     waiting = [(root, [_device_and_number(root)], 0)]
     while waiting:
         folder, within, links = waiting.pop()
@@ -3422,9 +3424,9 @@ def _label_files(root: str) -> dict[str, str]:
                     if own not in within and followed <= files.DEEPEST:
                         below.append((path, [*within, own], followed))
             elif _is_label_name(entry.name):
-                found[_key_of(path, root)] = path
+                label_files[_key_of(path, root)] = path
         waiting += reversed(below)
-    return found
+    return label_files
 
 
 def _is_label_name(name: str) -> bool:
@@ -3819,7 +3821,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
             f"{path}: expected <id>/images and <id>/masks, images/ and masks/, or <name>_masks.png"
             " beside <name>.png. Received: a folder without"
         )
-    said = _SaidOfLabels()
+    doubts = _LabelDoubts()
     palettes = _Palettes()
     for image, masks, one_each in sets:
         relative = os.path.relpath(image, path)
@@ -3834,7 +3836,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
                 labels = _read_labels(masks[0])
                 size = _size_of_labels(image, masks[0], labels)
                 bitmaps = enumerate(_objects_of_labels(labels), 1)
-                said.look_at(relative, labels)
+                doubts.look_at(relative, labels)
                 if label is None:
                     classes = palettes.classes_of(masks[0], labels.shape)
             for number, bitmap in bitmaps:
@@ -3846,12 +3848,12 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
             reader.problem(f"image {relative!r}", str(error))
             continue
         if not one_each:
-            said.count(relative, regions)
+            doubts.count(relative, regions)
         reader.add(_Entry(relative, regions, size), annotated=bool(regions))
-    said.warn(path)
-    found = {region.name for entry in reader.entries for region in entry.regions}
+    doubts.warn(path)
+    used = {region.name for entry in reader.entries for region in entry.regions}
     known = palettes.names or [label or "object"]
-    return reader.finish([*known, *sorted(found - set(known))])
+    return reader.finish([*known, *sorted(used - set(known))])
 
 
 # The classes of Cityscapes that have instances and are evaluated, by their ids.
@@ -3876,7 +3878,7 @@ def _cityscapes_in(path: str) -> list[tuple[str, str]]:
         place = os.path.abspath(path)
         if "gtFine" not in pathlib.Path(place).parts:
             return []
-    found = []
+    pairs = []
     for folder, folders, names in os.walk(place):
         folders.sort()
         for name in sorted(names):
@@ -3885,8 +3887,8 @@ def _cityscapes_in(path: str) -> list[tuple[str, str]]:
                 last = len(parts) - 1 - parts[::-1].index("gtFine")
                 parts[last] = "leftImg8bit"
                 picture = name.removesuffix(_CITYSCAPES_ENDING) + "_leftImg8bit.png"
-                found.append((os.path.join(*parts, picture), os.path.join(folder, name)))
-    return found
+                pairs.append((os.path.join(*parts, picture), os.path.join(folder, name)))
+    return pairs
 
 
 def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
@@ -3947,7 +3949,7 @@ def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
     return regions
 
 
-class _SaidOfLabels:
+class _LabelDoubts:
     """The images whose label images may be something else than they are taken for."""
 
     def __init__(self) -> None:
@@ -4073,7 +4075,7 @@ def _class_codes_in(folder: str) -> tuple[dict[int, str], bool]:
 
 def _colours_of_labelmap(file: str) -> dict[int, str]:
     """{colour: name} of a labelmap.txt, `name:red,green,blue:parts:actions`, without background."""
-    found = {}
+    names = {}
     for line in files.read_text(file).splitlines():
         line = line.strip()
         if not line or line.startswith("#"):
@@ -4085,8 +4087,8 @@ def _colours_of_labelmap(file: str) -> dict[int, str]:
             )
         if match[1] != "background":
             red, green, blue = map(int, match.groups()[1:4])
-            found[red * 65536 + green * 256 + blue] = _class_name(match[1], "a class's name")
-    return found
+            names[red * 65536 + green * 256 + blue] = _class_name(match[1], "a class's name")
+    return names
 
 
 def _read_class_codes(file: str, are_colours: bool) -> tuple[np.ndarray, bool]:
@@ -4114,12 +4116,12 @@ def _read_class_codes(file: str, are_colours: bool) -> tuple[np.ndarray, bool]:
     codes = np.where(codes == _VOC_RIM_NUMBER, 0, codes)
     if colours is None:
         return codes, False
-    found, places = np.unique(colours, return_inverse=True)
+    distinct, places = np.unique(colours, return_inverse=True)
     numbers = _voc_numbers()
-    if not all(colour in numbers for colour in found.tolist()):
+    if not all(colour in numbers for colour in distinct.tolist()):
         return codes, False
-    of_found = np.array([numbers[colour] for colour in found.tolist()], np.int64)
-    of_colours = of_found[places.reshape(colours.shape)]
+    of_distinct = np.array([numbers[colour] for colour in distinct.tolist()], np.int64)
+    of_colours = of_distinct[places.reshape(colours.shape)]
     of_colours = np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
     return of_colours, not np.array_equal(of_colours, codes)
 
@@ -4141,15 +4143,15 @@ def _voc_numbers() -> dict[int, int]:
 
 def _semantic_in(path: str) -> str:
     """What a message adds where a folder has images of classes, and none of objects."""
-    found = [
+    folders = [
         name
         for name in sorted(os.listdir(path))
         if name.lower() in ("segmentationclass", "segmentationclasspng")
     ]
-    if not found:
+    if not folders:
         return ""
     return (
-        f"; {found[0]}/ tells the class of each pixel, not which object it belongs to: that is in"
+        f"; {folders[0]}/ tells the class of each pixel, not which object it belongs to: that is in"
         " SegmentationObject/"
     )
 
@@ -4159,29 +4161,29 @@ def _mask_sets(path: str, below: int = _MASKS_BELOW) -> list[tuple[str, list[str
 
     below: how deep to look into its sub-folders, where it has none itself.
     """
-    found = []
+    sets = []
     for entry in sorted(os.listdir(path)):
         folder = os.path.join(path, entry)
         images = _pictures_in(os.path.join(folder, "images"))
         if images and _is_of_one_image(images, os.path.join(folder, "masks"), entry):
-            found.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
-    if found:
-        return found
+            sets.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
+    if sets:
+        return sets
     folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
         for folder in (folder for folder in folders if folder.lower() == name):
             masks = _by_stem(_pictures_in(os.path.join(path, folder)))
             for near in files.IMAGE_FOLDERS:
-                found += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
-                if found:
-                    return found
+                sets += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
+                if sets:
+                    return sets
     pictures = _pictures_in(path)
-    found = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
-    if not found and below:
+    sets = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    if not sets and below:
         for folder in folders:
             if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
-                found += _mask_sets(os.path.join(path, folder), below - 1)
-    return found
+                sets += _mask_sets(os.path.join(path, folder), below - 1)
+    return sets
 
 
 def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
@@ -4196,15 +4198,15 @@ def _labelled(
     images: list[str], masks: dict[str, str], endings: Sequence[str]
 ) -> list[tuple[str, list[str], bool]]:
     """The images that have a label image, with it."""
-    found = []
+    sets = []
     for image in images:
         stem = os.path.splitext(os.path.basename(image))[0]
         names = [stem + end for end in endings]
         names += [name.casefold() for name in names]
         mask = next((masks[name] for name in names if name in masks), None)
         if mask is not None and mask != image:
-            found.append((image, [mask], False))
-    return found
+            sets.append((image, [mask], False))
+    return sets
 
 
 def _pictures_in(folder: str) -> list[str]:
@@ -4411,15 +4413,15 @@ def _check_edges(values: np.ndarray, path: str) -> None:
         least = ndimage.minimum_filter(band, 3, mode="nearest")
         most = ndimage.maximum_filter(band, 3, mode="nearest")
         between |= (least < band) & (band < most)
-    found, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
     places = places.ravel()
     has_inner = np.bincount(places, inner.ravel()) > 0
     share = np.bincount(places, between.ravel()) / counts
     soft = int(np.count_nonzero(~has_inner & (share >= 0.5)))
-    if soft >= max(SOFT_VALUES, SOFT_SHARE * len(found)):
+    if soft >= max(SOFT_VALUES, SOFT_SHARE * len(values)):
         raise _Problem(
             "expected a label image with one number or colour for each object. Received: "
-            f"{path}, of whose {len(found)} values {soft} lie along edges, between others: it was"
+            f"{path}, of whose {len(values)} values {soft} lie along edges, between others: it was"
             " smoothed, or compressed with losses. Objects that are so small can have numbers of"
             " 16 bits"
         )

@@ -94,7 +94,11 @@ def _asked_for(function: Augmentation, count: int) -> list[str]:
         parameters = inspect.signature(function).parameters
     except (ValueError, TypeError):  # some functions written in C have none that can be read
         return []
-    by_place = [one.name for one in parameters.values() if one.kind != one.KEYWORD_ONLY]
+    by_place = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.kind != parameter.KEYWORD_ONLY
+    ]
     taken = set(by_place[:count]).intersection(BY_NAME)
     if taken:
         raise ValueError(

@@ -613,13 +613,13 @@ class Worker:
 class OnColumns:
     """Detects on columns of images, as `map_batches` of Ray Data hands them over.
 
-        found = ray.data.read_images("s3://bucket/photos", include_paths=True).map_batches(
+        detections = ray.data.read_images("s3://bucket/photos", include_paths=True).map_batches(
             batch.OnColumns,
             fn_constructor_args=[batch.Exported("model.onnx")],
             batch_size=16,
             concurrency=(1, 8),
         )
-        found.write_parquet("s3://bucket/found")
+        detections.write_parquet("s3://bucket/found")
 
     For images that a pipeline has already; what is killed there, Ray Data begins anew, `run` goes
     on.

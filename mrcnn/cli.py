@@ -377,20 +377,20 @@ def _config_of_file(path: str, name: str) -> Config:
     except (Exception, SystemExit) as error:  # whatever the user's own file raises
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"--config: {path} can't be run. Received: {reason}") from error
-    found = {}
+    configs = {}
     for key, value in vars(module).items():
         is_config = isinstance(value, type) and issubclass(value, Config)
         if is_config and value.__module__ == module.__name__:
-            found[key] = value
+            configs[key] = value
     if name:
-        found = {key: value for key, value in found.items() if key == name}
-    if len(found) != 1:
+        configs = {key: value for key, value in configs.items() if key == name}
+    if len(configs) != 1:
         known = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise ValueError(
             f"--config names a class of {path} that derives from Config, FILE.py:CLASS."
             f" Received: {name or 'none'}; it has {', '.join(known) or 'no class'}"
         )
-    return next(iter(found.values()))()
+    return next(iter(configs.values()))()
 
 
 def _with_changes(config: Config, args: argparse.Namespace) -> Config:
@@ -524,15 +524,15 @@ def _settings_in_weights(path: str) -> dict[str, Any]:
     from mrcnn import weights
 
     layers, _ = weights.read_legacy(path)
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for _, array in layers.get("mrcnn_class_logits", []):
-        found["NUM_CLASSES"] = int(array.shape[-1])
+        settings["NUM_CLASSES"] = int(array.shape[-1])
     blocks = {name[4:].split("_")[0] for name in layers if name.startswith("res4")}
     for backbone, last in (("resnet152", "z9"), ("resnet101", "w"), ("resnet50", "f")):
         if last in blocks:
-            found["BACKBONE"] = backbone
+            settings["BACKBONE"] = backbone
             break
-    return found
+    return settings
 
 
 # ---- Datasets ------------------------------------------------------------------------------------
@@ -641,22 +641,22 @@ def _images_of(
     return None
 
 
-def _of_subset(found: Annotations, path: pathlib.Path, subset: str) -> Annotations | None:
+def _of_subset(annotated: Annotations, path: pathlib.Path, subset: str) -> Annotations | None:
     """YOLO's images of a subset, by the data.yaml or their folders' names; None without any."""
     import dataclasses
 
     from mrcnn import annotations, coco
 
-    images = annotations.yolo_subset(found, path, subset)
+    images = annotations.yolo_subset(annotated, path, subset)
     if not images:
         words = set(coco.SUBSET_WORDS[subset])
-        for image in found.images:
+        for image in annotated.images:
             folders = image.name.replace("\\", "/").lower().split("/")[:-1]
             if not words.isdisjoint(folder.rstrip("0123456789") for folder in folders):
                 images.append(image)
     if not images:
         return None
-    return dataclasses.replace(found, images=images)
+    return dataclasses.replace(annotated, images=images)
 
 
 # ---- Commands ------------------------------------------------------------------------------------
@@ -710,15 +710,15 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
         args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
     known = _known_of_weights(args)
     if args.subset == "all":
-        found = _read(args, args.dataset, keep_empty=True)
+        annotated = _read(args, args.dataset, keep_empty=True)
     elif args.subset == "val":
-        found = _own_validation_set(args) or _sets(args)[1]
+        annotated = _own_validation_set(args) or _sets(args)[1]
     else:
-        found = _sets(args)[0]
+        annotated = _sets(args)[0]
     model, names, _ = _model_of(args, known)
     if known is None:
         _warn_of_limit(model, args)
-    dataset = annotations.AnnotatedDataset.of("mrcnn", found, names[1:])
+    dataset = annotations.AnnotatedDataset.of("mrcnn", annotated, names[1:])
     result = commands.evaluate(model, dataset, args)
     figures = json.loads((pathlib.Path(args.output) / "figures.json").read_text(encoding="utf-8"))
     done = {"output": args.output, "images": result.images, **figures}
@@ -799,8 +799,8 @@ def _export(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspect(args: argparse.Namespace) -> dict[str, Any]:
-    found = [_inspected(path, args) for path in args.paths]
-    for entry in found:
+    entries = [_inspected(path, args) for path in args.paths]
+    for entry in entries:
         for key, value in entry.items():
             if isinstance(value, dict):
                 value = ", ".join(f"{name} {count}" for name, count in value.items())
@@ -808,7 +808,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
                 value = "".join(f"\n  {part}" for part in value)
             print(f"{key}: {value}")
         print()
-    return {"inspected": found}
+    return {"inspected": entries}
 
 
 def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -877,29 +877,29 @@ def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
 
     import numpy as np
 
-    found = _read(args, path, keep_empty=True)
-    objects: collections.Counter = collections.Counter(dict.fromkeys(found.classes, 0))
+    annotated = _read(args, path, keep_empty=True)
+    objects: collections.Counter = collections.Counter(dict.fromkeys(annotated.classes, 0))
     crowds = 0
-    for image in found.images:
+    for image in annotated.images:
         objects.update(region.name for region in image.regions)
         crowds += sum(region.crowd for region in image.regions)
-    sides = np.array([(image.height, image.width) for image in found.images])
+    sides = np.array([(image.height, image.width) for image in annotated.images])
     entry = {
         "annotations": path,
-        "images": len(found.images),
-        "without objects": sum(not image.regions for image in found.images),
+        "images": len(annotated.images),
+        "without objects": sum(not image.regions for image in annotated.images),
         "height": f"{sides[:, 0].min()} to {sides[:, 0].max()}",
         "width": f"{sides[:, 1].min()} to {sides[:, 1].max()}",
         "objects": dict(objects),
         "crowds": crowds,
-        "problems": found.problems,
+        "problems": annotated.problems,
     }
     if args.draw:
-        entry["drawn"] = _drawn(found, args)
+        entry["drawn"] = _drawn(annotated, args)
     return entry
 
 
-def _drawn(found: Annotations, args: argparse.Namespace) -> list[str]:
+def _drawn(annotated: Annotations, args: argparse.Namespace) -> list[str]:
     """Paints the objects of the first images. Returns the paths of the pictures."""
     import dataclasses
 
@@ -907,10 +907,10 @@ def _drawn(found: Annotations, args: argparse.Namespace) -> list[str]:
 
     from mrcnn import annotations, convert, inspection, media
 
-    some = dataclasses.replace(found, images=found.images[: args.draw])
-    dataset = annotations.AnnotatedDataset.of("mrcnn", some)
+    selected = dataclasses.replace(annotated, images=annotated.images[: args.draw])
+    dataset = annotations.AnnotatedDataset.of("mrcnn", selected)
     paths = []
-    for image_id, name in zip(dataset.image_ids, convert.target_names(some.images, flat=True)):
+    for image_id, name in zip(dataset.image_ids, convert.target_names(selected.images, flat=True)):
         truth = inspection.true_objects(dataset, image_id)
         truth["scores"] = None
         picture = media.paint(dataset.load_image(image_id), truth, dataset.class_names)
@@ -951,7 +951,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     for part in wanted:
         if not any(part in name for name in known):
             raise _UsageError(f"no setting has {part!r} in its name (mrcnn settings lists all)")
-    found = {}
+    entries = {}
     section = ""
     for group in groups:
         names = [name for name in group.defaults if _is_asked_for(name, wanted)]
@@ -970,7 +970,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
             if name in changed:
                 line += f"    (Config: {' '.join(default.split())})"
             print(line)
-            found[name] = {
+            entries[name] = {
                 "value": commands.plain_setting(getattr(config, name)),
                 "default": " ".join(default.split()),
                 "changed": name in changed,
@@ -978,7 +978,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
                 "meaning": "\n".join(meaning),
             }
         print("\n".join(map(_filled, meaning)) + "\n")
-    return {"config": type(config).__name__, "settings": found}
+    return {"config": type(config).__name__, "settings": entries}
 
 
 def _paragraphs(lines: Sequence[str]) -> list[str]:

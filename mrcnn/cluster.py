@@ -68,18 +68,18 @@ def find() -> Cluster | None:
     """
     if os.environ.get(VARIABLE, "").lower() == "none":
         return None
-    found = None
+    cluster = None
     if os.environ.get("TF_CONFIG", "").strip():
-        found = _of_tf_config(os.environ["TF_CONFIG"])
+        cluster = _of_tf_config(os.environ["TF_CONFIG"])
     elif _is_in_slurm() and keras.backend.backend() != "tensorflow":
-        found = _of_slurm_by_number()
+        cluster = _of_slurm_by_number()
     elif _is_in_slurm():
-        found = _of_slurm()
+        cluster = _of_slurm()
     elif keras.backend.backend() == "jax":
-        found = _of_processes()
-    if found is None or len(found.workers) == 1:
+        cluster = _of_processes()
+    if cluster is None or len(cluster.workers) == 1:
         return None
-    return found
+    return cluster
 
 
 def _of_tf_config(text: str) -> Cluster | None:
@@ -89,9 +89,9 @@ def _of_tf_config(text: str) -> Cluster | None:
         ' {"type": "worker", "index": 0}}.'
     )
     try:
-        said = json.loads(text)
-        groups = said.get("cluster") or {}
-        task = said.get("task") or {}
+        description = json.loads(text)
+        groups = description.get("cluster") or {}
+        task = description.get("task") or {}
         kind = task.get("type", "worker")
         index = int(task.get("index", 0))
         chiefs = list(groups.get("chief") or groups.get("master") or [])
@@ -251,13 +251,13 @@ def mesh(cluster: Cluster, count: int) -> Any:
         _join_by_jax(cluster, count)
     devices = []
     for number, worker in enumerate(cluster.workers):
-        of_machine = [each for each in jax.devices() if each.process_index == number]
+        of_machine = [device for device in jax.devices() if device.process_index == number]
         if len(of_machine) < count:
             raise ValueError(
                 "GPU_COUNT is the number of devices of each machine, at"
                 f" {worker} {len(of_machine)}. Received: {count}"
             )
-        devices += [f"{each.platform}:{each.id}" for each in of_machine[:count]]
+        devices += [f"{device.platform}:{device.id}" for device in of_machine[:count]]
     made = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
     made.mrcnn_cluster = cluster
     return made
@@ -340,15 +340,15 @@ def devices_here(network: Any) -> int:
 
 def from_chief(network: Any, text: str) -> str:
     """The chief's text, on every machine; all must ask for it."""
-    said = np.zeros(LONGEST, np.int32)
+    message = np.zeros(LONGEST, np.int32)
     cluster: Any = of(network)
     if cluster.is_chief:
         letters = text.encode("utf-8", "surrogateescape")
         if len(letters) > LONGEST:
             raise ValueError(f"At most {LONGEST} bytes go to the others. Received: {len(letters)}")
-        said[: len(letters)] = np.frombuffer(letters, np.uint8)
-    heard = _summed(network, said)
-    return bytes(heard[heard > 0].astype(np.uint8)).decode("utf-8", "surrogateescape")
+        message[: len(letters)] = np.frombuffer(letters, np.uint8)
+    received = _summed(network, message)
+    return bytes(received[received > 0].astype(np.uint8)).decode("utf-8", "surrogateescape")
 
 
 def check_agreement(network: Any, what: str, value: Any) -> None:
@@ -359,10 +359,10 @@ def check_agreement(network: Any, what: str, value: Any) -> None:
     """
     cluster: Any = of(network)
     digest = hashlib.blake2b(repr(value).encode(), digest_size=3).digest()
-    said = np.zeros(len(cluster.workers), np.int32)
-    said[cluster.number] = 1 + int.from_bytes(digest, "little")
-    heard = _summed(network, said)
-    others = np.flatnonzero(heard != heard[0])
+    digests = np.zeros(len(cluster.workers), np.int32)
+    digests[cluster.number] = 1 + int.from_bytes(digest, "little")
+    all_digests = _summed(network, digests)
+    others = np.flatnonzero(all_digests != all_digests[0])
     if len(others):
         place = int(others[0])
         raise ValueError(
@@ -540,8 +540,8 @@ def fit(
                     break
             logs = dict(logs)
             if validation_data is not None:
-                found = _validate(network, steps, validation_data, validation_steps, called)
-                logs.update({f"val_{name}": value for name, value in found.items()})
+                losses = _validate(network, steps, validation_data, validation_steps, called)
+                logs.update({f"val_{name}": value for name, value in losses.items()})
             called.on_epoch_end(epoch, logs)
             if network.stop_training:
                 break

@@ -110,9 +110,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for a program."""
-        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        found["losses"] = {kind: count for kind, count in self.losses.items() if count}
-        return found
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values["losses"] = {kind: count for kind, count in self.losses.items() if count}
+        return values
 
 
 def convert(
@@ -136,10 +136,10 @@ def convert(
     """
     check_options(target, shapes, tolerance)
     _check_output(target, output, overwrite)
-    found = annotations.read(
+    annotated = annotations.read(
         source, images, attribute, label, keep_empty=True, need_files=False, crowds=crowds
     )
-    return write(found, target, output, shapes, tolerance, copy_images, overwrite)
+    return write(annotated, target, output, shapes, tolerance, copy_images, overwrite)
 
 
 def check_options(target: str, shapes: str = "keep", tolerance: float = 0.0) -> None:
@@ -174,7 +174,7 @@ def _is_json(target: str, path: pathlib.Path) -> bool:
 
 
 def write(
-    found: Annotations,
+    annotated: Annotations,
     target: str,
     output: Any,
     shapes: str = "keep",
@@ -190,7 +190,7 @@ def write(
     bits in masks/.
 
     Args:
-        found: of `annotations.read`.
+        annotated: of `annotations.read`.
         target: the format.
         output: a folder; of coco and via also a .json, then images are copied beside it.
         shapes: "keep" keeps points, and masks where the format holds them; "masks" draws every
@@ -209,19 +209,21 @@ def write(
     check_options(target, shapes, tolerance)
     _check_output(target, output, overwrite)
     report = Report(target, os.fspath(output))
-    report.losses[UNREAD] += len(found.problems)
-    writer = _WRITERS[target](found, pathlib.Path(output), report, shapes, tolerance, copy_images)
+    report.losses[UNREAD] += len(annotated.problems)
+    writer = _WRITERS[target](
+        annotated, pathlib.Path(output), report, shapes, tolerance, copy_images
+    )
     writer.write()
     if target in ("via", "labelme"):
-        _tell_of_classes(found, report)
+        _tell_of_classes(annotated, report)
     return report
 
 
-def _tell_of_classes(found: Annotations, report: Report) -> None:
+def _tell_of_classes(annotated: Annotations, report: Report) -> None:
     """What becomes of a list of classes in a format that names an object's class alone."""
-    used = {region.name for image in found.images for region in image.regions}
-    report.losses[EMPTY_CLASSES] += len(set(found.classes) - used)
-    classes = [name for name in found.classes if name in used]
+    used = {region.name for image in annotated.images for region in image.regions}
+    report.losses[EMPTY_CLASSES] += len(set(annotated.classes) - used)
+    classes = [name for name in annotated.classes if name in used]
     if classes != sorted(classes):
         report.notes.append(
             "classes have no order in the format, their ids will be those of the alphabet:"
@@ -543,14 +545,14 @@ def _attributes_of(region: Region) -> dict:
     shape = region.shape
     if not isinstance(shape, CocoSegmentation):
         return region.extra or {}
-    found = {}
+    attributes = {}
     for name, value in shape.annotation.items():
         if name not in _COCO_FIELDS and value not in (None, "", [], {}):
-            found[name] = value
+            attributes[name] = value
     own = shape.annotation.get("attributes")
     if isinstance(own, dict):
-        found.update(own)
-    return found
+        attributes.update(own)
+    return attributes
 
 
 def _keypoints_of(region: Region) -> list | None:
@@ -578,7 +580,7 @@ class _Writer:
     """Writes one format; a subclass has `write`.
 
     Args:
-        found, output, report, shapes, tolerance, copy_images: see `write`.
+        annotated, output, report, shapes, tolerance, copy_images: see `write`.
     """
 
     # Whether the files of all images lie in one folder.
@@ -586,14 +588,14 @@ class _Writer:
 
     def __init__(
         self,
-        found: Annotations,
+        annotated: Annotations,
         output: pathlib.Path,
         report: Report,
         shapes: str,
         tolerance: float,
         copy_images: bool,
     ):
-        self.found = found
+        self.annotated = annotated
         self.output = output
         self.folder = output
         if _is_json(report.format, output):
@@ -603,7 +605,7 @@ class _Writer:
         self.shapes = shapes
         self.tolerance = tolerance
         self.copy_images = copy_images
-        self.names = target_names(found.images, self.FLAT)
+        self.names = target_names(annotated.images, self.FLAT)
 
     def write(self) -> None:
         """Writes all files."""
@@ -688,7 +690,7 @@ class _CocoWriter(_Writer):
         entries = []
         items: list[dict] = []
         keep_ids = _are_ids([region.number for region in self.regions()])
-        for image, name, image_id in zip(self.found.images, self.names, image_ids):
+        for image, name, image_id in zip(self.annotated.images, self.names, image_ids):
             entry = {**(image.extra or {}), "id": image_id}
             if self.copy_images:
                 placed = self.put_image(image, images_folder / name)
@@ -711,22 +713,22 @@ class _CocoWriter(_Writer):
 
     def regions(self) -> list[Region]:
         """All objects."""
-        return [region for image in self.found.images for region in image.regions]
+        return [region for image in self.annotated.images for region in image.regions]
 
     def image_ids(self) -> list[Any]:
         """The json's own ids where they are numbers, otherwise 1, 2, ..."""
-        own = [(image.extra or {}).get("id") for image in self.found.images]
+        own = [(image.extra or {}).get("id") for image in self.annotated.images]
         if _are_ids(own):
             return own
         return list(range(1, len(own) + 1))
 
     def categories(self) -> tuple[list[dict], dict[str, Any]]:
         """The categories, and {name: id}; those of a json stay as they are."""
-        own = self.found.categories
-        if own and {item["name"] for item in own} >= set(self.found.classes):
+        own = self.annotated.categories
+        if own and {item["name"] for item in own} >= set(self.annotated.classes):
             numbers = {item["name"]: item["id"] for item in reversed(own)}
             return own, numbers
-        numbers = {name: number for number, name in enumerate(self.found.classes, 1)}
+        numbers = {name: number for number, name in enumerate(self.annotated.classes, 1)}
         return [{"id": number, "name": name} for name, number in numbers.items()], numbers
 
     def item(self, region: Region, image: AnnotatedImage) -> dict:
@@ -800,7 +802,7 @@ class _ViaWriter(_Writer):
         if not _is_json("via", self.output):
             path = self.output / "via_region_data.json"
         entries = {}
-        for image, name in zip(self.found.images, self.names):
+        for image, name in zip(self.annotated.images, self.names):
             if self.copy_images:
                 placed = self.put_image(image, self.folder / name)
                 name = placed.relative_to(self.folder).as_posix()
@@ -871,7 +873,7 @@ class _LabelmeWriter(_Writer):
     VERSION = "5.5.0"
 
     def write(self) -> None:
-        for image, name in zip(self.found.images, self.names):
+        for image, name in zip(self.annotated.images, self.names):
             path = self.output / name
             image_path = path.name
             if self.copy_images:
@@ -966,11 +968,11 @@ class _YoloWriter(_Writer):
     SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
     def write(self) -> None:
-        numbers = {name: number for number, name in enumerate(self.found.classes)}
+        numbers = {name: number for number, name in enumerate(self.annotated.classes)}
         images = self.output / "images"
         labels = self.output / "labels"
         used = set()
-        for image, name in zip(self.found.images, self.names):
+        for image, name in zip(self.annotated.images, self.names):
             first, slash, rest = name.partition("/")
             subset = "train"
             if slash and first.lower() in self.SUBSETS:
@@ -1026,7 +1028,7 @@ class _MasksWriter(_Writer):
 
     def write(self) -> None:
         one_class = self.has_one_class()
-        for image, name in zip(self.found.images, self.names):
+        for image, name in zip(self.annotated.images, self.names):
             image_id = pathlib.PurePosixPath(name).stem
             folder = self.output / image_id
             if not image.path:
@@ -1057,7 +1059,7 @@ class _MasksWriter(_Writer):
 
     def has_one_class(self) -> bool:
         """Whether no class is lost but a name, which a note then tells."""
-        classes = self.found.classes
+        classes = self.annotated.classes
         if len(classes) == 1:
             self.report.notes.append(f"files of masks name no class: it is {classes[0]!r}")
         return len(classes) == 1
@@ -1074,7 +1076,7 @@ class _LabelsWriter(_MasksWriter):
 
     def write(self) -> None:
         one_class = self.has_one_class()
-        for image, name in zip(self.found.images, self.names):
+        for image, name in zip(self.annotated.images, self.names):
             if not image.path:
                 self.losses[SIZELESS] += 1
                 continue

@@ -1202,7 +1202,7 @@ class _Crossing:
         self.about["bad place"] = (self.overlaps >= least) & self.same
         own = np.where(self.same, self.overlaps, 0)
         # {detection: object}, by their places
-        self.found = {k: j for _, k, j in _matches(own, self.crowd, self.crowd, [threshold])}
+        self.matched = {k: j for _, k, j in _matches(own, self.crowd, self.crowd, [threshold])}
 
     def errors(self, image_id: Any) -> ImageErrors:
         """The `ImageErrors` of the image."""
@@ -1221,11 +1221,11 @@ class _Crossing:
         )
 
     def _lies_in_crowd(self, k: int) -> bool:
-        return k in self.found and bool(self.crowd[self.found[k]])
+        return k in self.matched and bool(self.crowd[self.matched[k]])
 
     def _kind(self, k: int) -> str:
         """What a detection is."""
-        if k in self.found:
+        if k in self.matched:
             return "found"
         for name, about in self.about.items():
             if (about[k] & ~self.crowd).any():
@@ -1236,7 +1236,7 @@ class _Crossing:
         """What becomes of each object; kinds: {detection: what it is}."""
         fates = ["missed"] * len(self.objects)
         left = ~self.crowd
-        for j in self.found.values():
+        for j in self.matched.values():
             fates[j] = "found"
             left[j] = False
         for k, name in kinds.items():

@@ -710,7 +710,7 @@ def _checked_format(path, format):
     """The format asked for, or that the path's name tells."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(f"export() takes the path of a file or a folder. Received: {path!r}")
-    told = format_of(path)
+    by_suffix = format_of(path)
     if format is None:
         suffix = pathlib.Path(path).suffix
         if suffix[1:2].isalpha() and suffix.lower() not in SUFFIXES:
@@ -720,10 +720,10 @@ def _checked_format(path, format):
                 f" SavedModel; with such a name give format='saved_model'. Received:"
                 f" {os.fspath(path)!r}"
             )
-        return told
+        return by_suffix
     if format not in FORMATS:
         raise ValueError(f"format is one of {', '.join(FORMATS)}. Received: {format!r}")
-    if format != told:
+    if format != by_suffix:
         raise ValueError(
             "A path ends in .onnx for onnx, .xml for openvino, .tflite for litert, and is a folder"
             f" for saved_model. Received: {os.fspath(path)!r} and format {format!r}"

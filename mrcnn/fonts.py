@@ -66,8 +66,8 @@ def _default_faces() -> list[tuple[str, int]]:
 
     faces = []
     for family in matplotlib.rcParams["font.family"]:
-        found = font_manager.findfont(font_manager.FontProperties(family=[family]))
-        faces.append((str(found), getattr(found, "face_index", 0)))
+        file = font_manager.findfont(font_manager.FontProperties(family=[family]))
+        faces.append((str(file), getattr(file, "face_index", 0)))
     return faces
 
 
@@ -114,11 +114,11 @@ def _font_of(character: str) -> Any:
     if _needs_shaping(character) and not _shapes_letters():
         return None
     fonts = font_manager.fontManager.ttflist
-    found = _font_among(character, len(fonts))
-    if found is None:
+    font = _font_among(character, len(fonts))
+    if font is None:
         _add_new_fonts()
-        found = _font_among(character, len(fonts))
-    return found
+        font = _font_among(character, len(fonts))
+    return font
 
 
 def _needs_shaping(character: str) -> bool:
@@ -156,12 +156,12 @@ def _other_fonts(text: str) -> dict[str, Any]:
         faces = _default_faces()
     except ImportError:
         return dict.fromkeys(others)
-    found = {}
+    fonts = {}
     for character in others:
         is_there = any(_has_character(*face, character) for face in faces)
         if not is_there or (_needs_shaping(character) and not _shapes_letters()):
-            found[character] = _font_of(character)
-    return found
+            fonts[character] = _font_of(character)
+    return fonts
 
 
 def composed(text: str) -> str:

@@ -104,42 +104,42 @@ def entries(sources: Sequence[str | os.PathLike], options: Options) -> Iterator[
 def _of_source(source: str, options: Options) -> Iterator[Entry]:
     """The images of one source."""
     shown = places.without_options(source)
-    found, path = places.find(source)
-    if found.is_folder(path):
-        yield from _of_folder(found, path, shown, options)
+    store, path = places.find(source)
+    if store.is_folder(path):
+        yield from _of_folder(store, path, shown, options)
         return
-    if found.exists(path):
+    if store.exists(path):
         if path.lower().endswith(LIST_SUFFIXES):
-            yield from _of_list(found, path, options)
+            yield from _of_list(store, path, options)
             return
         paths: Iterator[str] = iter([path])
     elif glob.has_magic(path):
-        paths = found.glob(path)
+        paths = store.glob(path)
     else:
         raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {shown}")
     count = 0
     for path in paths:
         count += 1
         if _is_table(path):
-            yield from _of_table(found, path, options)
+            yield from _of_table(store, path, options)
         else:
-            yield _of_file(found, path)
+            yield _of_file(store, path)
     if not count:
         raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {shown}")
 
 
-def _of_folder(found: Any, folder: str, source: str, options: Options) -> Iterator[Entry]:
+def _of_folder(store: Any, folder: str, source: str, options: Options) -> Iterator[Entry]:
     """The images of a folder and its sub-folders."""
     count = 0
     tables = []
     others = 0
     other = ""
-    for path in found.walk(folder):
+    for path in store.walk(folder):
         if _is_table(path):
             tables.append(path)
         elif files.is_image_name(path):
             count += 1
-            yield _of_file(found, path)
+            yield _of_file(store, path)
         else:
             others += 1
             other = other or path
@@ -162,16 +162,16 @@ def _of_folder(found: Any, folder: str, source: str, options: Options) -> Iterat
         raise FileNotFoundError(f"No images and no Parquet files in the folder {source}")
     if not count:
         for path in tables:
-            yield from _of_table(found, path, options)
+            yield from _of_table(store, path, options)
 
 
 def _is_table(path: str) -> bool:
     return path.lower().endswith(TABLE_SUFFIXES)
 
 
-def _of_file(found: Any, path: str) -> Entry:
+def _of_file(store: Any, path: str) -> Entry:
     """An image with a file of its own."""
-    address = found.address(path)
+    address = store.address(path)
     return Entry(printable(places.without_options(address)), places.absolute(address))
 
 
@@ -199,7 +199,7 @@ class _Columns(NamedTuple):
     names: str
 
 
-def _open_table(found: Any, path: str) -> Any:
+def _open_table(store: Any, path: str) -> Any:
     """A `pyarrow.parquet.ParquetFile`.
 
     Raises:
@@ -207,11 +207,11 @@ def _open_table(found: Any, path: str) -> Any:
     """
     parquet = places.import_pyarrow("pyarrow.parquet")
     try:
-        return parquet.ParquetFile(found.open(path))
+        return parquet.ParquetFile(store.open(path))
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        raise ValueError(f"{found.address(path)} can't be read as Parquet: {error}") from error
+        raise ValueError(f"{store.address(path)} can't be read as Parquet: {error}") from error
 
 
 def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
@@ -249,7 +249,7 @@ def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
     if names and names not in kinds:
         raise ValueError(f"{where} has no column {names!r}. It has: {described}")
     if not names and kind == "bytes":
-        others = {name: each for name, each in kinds.items() if each in ("paths", "number")}
+        others = {column: form for column, form in kinds.items() if form in ("paths", "number")}
         names = _first_of(NAME_COLUMNS, others) or ""
     return _Columns(image, kind != "paths", kind == "struct", names)
 
@@ -295,24 +295,24 @@ def _kind_of(kind: Any) -> str:
     return ""
 
 
-def _of_table(found: Any, path: str, options: Options) -> Iterator[Entry]:
+def _of_table(store: Any, path: str, options: Options) -> Iterator[Entry]:
     """The images of a Parquet file."""
-    address = found.address(path)
-    with contextlib.closing(_open_table(found, path)) as table:
+    address = store.address(path)
+    with contextlib.closing(_open_table(store, path)) as table:
         columns = _columns_of(table.schema_arrow, options, address)
         if columns.holds_bytes:
-            yield from _of_bytes(table, columns, address, _stamp_of(found, path))
+            yield from _of_bytes(table, columns, address, _stamp_of(store, path))
         else:
             yield from _of_paths(table, columns, address, options)
 
 
-def _stamp_of(found: Any, path: str) -> int:
+def _stamp_of(store: Any, path: str) -> int:
     """A number that is another one for other contents of a Parquet file.
 
     It is a digest of the file's end, which has places, sizes and bounds of all its columns.
     """
-    size = found.size(path)
-    with found.open(path) as file:
+    size = store.size(path)
+    with store.open(path) as file:
         file.seek(max(size - 8, 0))
         length = int.from_bytes(file.read(4), "little")
         file.seek(max(size - 8 - length, 0))
@@ -395,14 +395,14 @@ class _Folder:
 # ---- Lists ---------------------------------------------------------------------------------------
 
 
-def _of_list(found: Any, path: str, options: Options) -> Iterator[Entry]:
+def _of_list(store: Any, path: str, options: Options) -> Iterator[Entry]:
     """The images of a file of paths: one a line, or in a column of a table with names."""
-    address = found.address(path)
+    address = store.address(path)
     where = places.without_options(address)
     folder = _Folder(options, address)
     # Bytes that are no UTF-8 are those of a file's name.
     with io.TextIOWrapper(
-        found.open(path), encoding="utf-8-sig", errors="surrogateescape", newline=""
+        store.open(path), encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as file:
         if path.lower().endswith(".txt"):
             lines = (line.strip("\r\n") for line in file)
@@ -491,7 +491,7 @@ class _Seen:
 
     def repeated(self) -> np.ndarray:
         """[n] int64, sorted, the rows that are not the first of their place."""
-        found = []
+        repeats = []
         for file in self._files:
             file.seek(0)
             records = np.frombuffer(file.read(), self.KIND)
@@ -499,8 +499,8 @@ class _Seen:
             records = records[order]
             same = records["high"][1:] == records["high"][:-1]
             same &= records["low"][1:] == records["low"][:-1]
-            found.append(records["row"][1:][same])
-        return np.sort(np.concatenate(found))
+            repeats.append(records["row"][1:][same])
+        return np.sort(np.concatenate(repeats))
 
 
 # ---- Manifests -----------------------------------------------------------------------------------
@@ -517,11 +517,11 @@ def _schema() -> Any:
     return pa.schema(fields)
 
 
-def write_manifest(found: Any, path: str, listed: Iterable[Entry]) -> tuple[int, int]:
+def write_manifest(store: Any, path: str, listed: Iterable[Entry]) -> tuple[int, int]:
     """Writes entries to a Parquet file, each place once.
 
     Args:
-        found: `places.LocalFiles` or `places.RemoteFiles`.
+        store: `places.LocalFiles` or `places.RemoteFiles`.
         path: where to.
         listed: entries, in their order.
 
@@ -533,7 +533,7 @@ def write_manifest(found: Any, path: str, listed: Iterable[Entry]) -> tuple[int,
         count = _write_entries(first, _noted(listed, seen))
         repeated = seen.repeated()
         once: Iterator[Entry] = Manifest(places.LOCAL, first).rows(0, count)
-        with found.writing(path) as sink:
+        with store.writing(path) as sink:
             _write_entries(sink, _without(once, repeated))
     return count - len(repeated), len(repeated)
 
@@ -578,12 +578,12 @@ class Manifest:
     """The entries of a job, in the file of `write_manifest`.
 
     Args:
-        found: what reads it.
+        store: what reads it.
         path: of the file.
     """
 
-    def __init__(self, found: Any, path: str):
-        self._table = _open_table(found, path)
+    def __init__(self, store: Any, path: str):
+        self._table = _open_table(store, path)
         metadata = self._table.metadata
         counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._starts = np.append(0, np.cumsum(counts)).astype(np.int64)
@@ -665,13 +665,13 @@ class _Rows:
 
     def __init__(self, entry: Entry, options: Options):
         self.place = entry.place
-        found, path = places.find(entry.place)
-        if _stamp_of(found, path) != entry.stamp:
+        store, path = places.find(entry.place)
+        if _stamp_of(store, path) != entry.stamp:
             raise ValueError(
                 f"{entry.place} has changed since the job began, its rows may be others: write the"
                 " results of the new one to another folder"
             )
-        self._table = _open_table(found, path)
+        self._table = _open_table(store, path)
         self._column = _columns_of(self._table.schema_arrow, options, entry.place).images
         counts = [
             self._table.metadata.row_group(i).num_rows for i in range(self._table.num_row_groups)
@@ -710,10 +710,10 @@ class _File:
     place: str
 
     def __call__(self) -> np.ndarray:
-        found, path = places.find(self.place)
-        if found.is_local:
+        store, path = places.find(self.place)
+        if store.is_local:
             return utils.read_image(path)
-        return image_of(found.read(path), places.without_options(self.place))
+        return image_of(store.read(path), places.without_options(self.place))
 
 
 @dataclasses.dataclass

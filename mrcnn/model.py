@@ -3224,7 +3224,7 @@ class MaskRCNN:
         molded = []
         for i, image in enumerate(inference.images_in(images, "mold_inputs")):
             molded.append(inference.mold(image, self.config, f"image {i}"))
-        shapes = sorted({one.image.shape for one in molded})
+        shapes = sorted({inputs.image.shape for inputs in molded})
         if len(shapes) > 1:
             raise ValueError(
                 "Molded images of one batch have one size; IMAGE_RESIZE_MODE"

@@ -238,8 +238,8 @@ class LocalFiles:
 
     def glob(self, pattern: str) -> Iterator[str]:
         """Paths of the files that match a pattern, "**" for folders within each other."""
-        found = _in_each_folder_once(glob.iglob(pattern, recursive=True))
-        yield from _sorted_by_blocks(path for path in found if _is_meant(path, pattern))
+        paths = _in_each_folder_once(glob.iglob(pattern, recursive=True))
+        yield from _sorted_by_blocks(path for path in paths if _is_meant(path, pattern))
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[str]:

@@ -485,8 +485,8 @@ class _Report:
         ):
             painted = self._painted(shown, image.size, items, kinds)
             counts = collections.Counter(kinds)
-            told = ", ".join(f"{counts[kind]} {kind}" for kind in COLORS if counts[kind])
-            caption = f"{word}: {told or 'nothing'}"
+            summary = ", ".join(f"{counts[kind]} {kind}" for kind in COLORS if counts[kind])
+            caption = f"{word}: {summary or 'nothing'}"
             uri = page.data_uri(painted)
             figures.append(page.picture(uri, painted.shape, f"{name}. {caption}", caption))
         content = page.element("div", joined(figures), class_="pair")

@@ -112,9 +112,9 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
     if not text:
         raise LoadError(f"{expected} Received: a file without them")
     try:
-        found = json.loads(text)
-        metadata = Metadata(**{"around": {}, **{name: found[name] for name in _REQUIRED}})
-        metadata = metadata._replace(around=dict(found.get("around", {})))
+        fields = json.loads(text)
+        metadata = Metadata(**{"around": {}, **{name: fields[name] for name in _REQUIRED}})
+        metadata = metadata._replace(around=dict(fields.get("around", {})))
         _check_metadata(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
@@ -247,8 +247,8 @@ class _OpenVino:
 
     def run(self, images):
         with self.lock:  # it has one request, which one thread may use at a time
-            found = self.compiled(images)
-        return {_name_of(output.names): np.array(value) for output, value in found.items()}
+            outputs = self.compiled(images)
+        return {_name_of(output.names): np.array(value) for output, value in outputs.items()}
 
 
 class _LiteRt:
@@ -316,8 +316,8 @@ class _SavedModel:
 
     def run(self, images):
         with self.runtime.device(self.device):
-            found = self.function(**{INPUT: self.runtime.constant(images)})
-        return {name: value.numpy() for name, value in found.items()}
+            outputs = self.function(**{INPUT: self.runtime.constant(images)})
+        return {name: value.numpy() for name, value in outputs.items()}
 
 
 RUNTIMES: dict[str, Callable] = {
@@ -575,21 +575,21 @@ class Model:
 
     def _result(self, outputs, row, image, form):
         """The dict of image number `row`, a `_Fitted`, of a batch."""
-        found = np.flatnonzero(outputs["class_ids"][row] > 0)
-        inside = exact = in_pixels = outputs["boxes"][row][found]
+        valid = np.flatnonzero(outputs["class_ids"][row] > 0)
+        inside = exact = in_pixels = outputs["boxes"][row][valid]
         if image.scale is not None:
             in_pixels = exact / np.tile(image.scale, 2).astype(np.float32)
             inside = np.clip(in_pixels, 0, np.tile(image.shape[:2], 2)).astype(np.float32)
         rows, boxes = box_math.visible(inside, self.config.ROUND_DETECTIONS)
-        found, exact, in_pixels, inside = (x[rows] for x in (found, exact, in_pixels, inside))
+        valid, exact, in_pixels, inside = (x[rows] for x in (valid, exact, in_pixels, inside))
         result = {
             "rois": boxes,
-            "class_ids": outputs["class_ids"][row][found],
-            "scores": outputs["scores"][row][found],
+            "class_ids": outputs["class_ids"][row][valid],
+            "scores": outputs["scores"][row][valid],
             "masks": None,
         }
         if "keypoints" in outputs:
-            maps = outputs["keypoints"][row][found]
+            maps = outputs["keypoints"][row][valid]
             window = outputs["windows"][row].astype(np.float64)
             frame = self.config.BOX_FRAME
             points = _keypoints(maps, exact, window, image.size, frame)
@@ -597,7 +597,7 @@ class Model:
                 points[..., :2] /= image.scale
             result["keypoints"] = points
         if "masks" in outputs:
-            soft = outputs["masks"][row][found]
+            soft = outputs["masks"][row][valid]
             if image.scale is not None and soft.dtype == np.uint8:
                 soft = _unfitted_masks(soft, image.shape, image.scale)
             elif image.scale is not None:

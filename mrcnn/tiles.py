@@ -67,11 +67,11 @@ def windows(shape: Sequence[int], tile: int, overlap: int | None = None) -> list
     """The windows (y1, x1, y2, x2) of all tiles of an image (H, W, ...), row by row."""
     tile, overlap = checked(tile, overlap)
     height, width = (int(side) for side in shape[:2])
-    found = []
+    boxes = []
     for y in positions(height, tile, overlap):
         for x in positions(width, tile, overlap):
-            found.append((y, x, min(y + tile, height), min(x + tile, width)))
-    return found
+            boxes.append((y, x, min(y + tile, height), min(x + tile, width)))
+    return boxes
 
 
 def checked(tile: Any, overlap: Any = None) -> tuple[int, int]:
@@ -207,7 +207,7 @@ def encoded(masks: Sequence[Runs], shape: Sequence[int]) -> list[dict]:
 
 
 @dataclasses.dataclass(eq=False)
-class Found:
+class Detection:
     """A detection of a tile, in pixels of the image.
 
     Attributes:
@@ -245,7 +245,7 @@ def _crops(result: dict, shape: Sequence[int]) -> Iterator[tuple[Window, np.ndar
         yield (y1, x1, y2, x2), masks[y1:y2, x1:x2, number] != 0
 
 
-def found_in(result: dict, window: Window, shape: Sequence[int]) -> list[Found]:
+def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[Detection]:
     """The detections of a tile.
 
     Args:
@@ -256,15 +256,15 @@ def found_in(result: dict, window: Window, shape: Sequence[int]) -> list[Found]:
     height = int(shape[0])
     offset = np.array([y, x, y, x])
     points = result.get("keypoints")
-    found = []
+    detections = []
     for number, (box, crop) in enumerate(_crops(result, (bottom - y, right - x))):
         runs = runs_of(crop, y + box[0], x + box[1], height)
         whole = box_of(runs, height)
         own_points = None
         if points is not None:
             own_points = points[number] + [y, x, 0]
-        found.append(
-            Found(
+        detections.append(
+            Detection(
                 int(result["class_ids"][number]),
                 float(result["scores"][number]),
                 np.asarray(result["rois"][number]) + offset,
@@ -275,7 +275,7 @@ def found_in(result: dict, window: Window, shape: Sequence[int]) -> list[Found]:
                 own_points,
             )
         )
-    return found
+    return detections
 
 
 def _is_cut(box: Window, window: Window, shape: Sequence[int]) -> bool:
@@ -301,17 +301,17 @@ class Merger:
 
     def __init__(self, shape: Sequence[int]):
         self.shape = tuple(int(side) for side in shape[:2])
-        self.found: list[Found] = []
+        self.detections: list[Detection] = []
         self._parents: list[int] = []
         # (window, numbers of what it found that other tiles may see), of tiles that later ones
         # may still meet.
         self._tiles: list[tuple[Window, list[int]]] = []
 
-    def add(self, window: Window, found: Sequence[Found]) -> None:
+    def add(self, window: Window, detections: Sequence[Detection]) -> None:
         """Adds a tile's detections. Tiles come row by row."""
-        first = len(self.found)
-        self.found += found
-        numbers = list(range(first, len(self.found)))
+        first = len(self.detections)
+        self.detections += detections
+        numbers = list(range(first, len(self.detections)))
         self._parents += numbers
         self._tiles = [tile for tile in self._tiles if tile[0][2] > window[0]]
         for other, earlier in self._tiles:
@@ -328,9 +328,9 @@ class Merger:
         has_partner = set()
         for a, part, area in mine:
             for b, other, other_area in theirs:
-                if self.found[a].class_id != self.found[b].class_id:
+                if self.detections[a].class_id != self.detections[b].class_id:
                     continue
-                if _intersection(self.found[a].box, self.found[b].box) is None:
+                if _intersection(self.detections[a].box, self.detections[b].box) is None:
                     continue
                 shared = common(part, other)
                 if not shared:
@@ -340,8 +340,8 @@ class Merger:
                     self._join(a, b)
                     has_partner |= {a, b}
         for a, b, inside, other_inside in overlaps:
-            is_part = inside >= SAME and self.found[a].is_cut and a not in has_partner
-            has_part = other_inside >= SAME and self.found[b].is_cut and b not in has_partner
+            is_part = inside >= SAME and self.detections[a].is_cut and a not in has_partner
+            has_part = other_inside >= SAME and self.detections[b].is_cut and b not in has_partner
             if is_part or has_part:
                 self._join(a, b)
 
@@ -349,8 +349,8 @@ class Merger:
         """The parts of masks in a window, those that have one: number, runs, pixels."""
         parts = []
         for number in numbers:
-            if _intersection(self.found[number].box, both) is not None:
-                part = clipped(self.found[number].runs, both, self.shape[0])
+            if _intersection(self.detections[number].box, both) is not None:
+                part = clipped(self.detections[number].runs, both, self.shape[0])
                 if len(part.starts):
                     parts.append((number, part, part.area))
         return parts
@@ -366,31 +366,35 @@ class Merger:
         first, second = sorted((self._root(a), self._root(b)))
         self._parents[second] = first
 
-    def objects(self) -> list[Found]:
+    def objects(self) -> list[Detection]:
         """What was found, each object once, the best first."""
-        groups: dict[int, list[Found]] = {}
-        for number, each in enumerate(self.found):
-            groups.setdefault(self._root(number), []).append(each)
+        groups: dict[int, list[Detection]] = {}
+        for number, detection in enumerate(self.detections):
+            groups.setdefault(self._root(number), []).append(detection)
         merged = [self._merged(group) for group in groups.values()]
-        return sorted(merged, key=lambda each: -each.score)
+        return sorted(merged, key=lambda detection: -detection.score)
 
-    def _merged(self, group: list[Found]) -> Found:
+    def _merged(self, group: list[Detection]) -> Detection:
         """One detection of those of one object."""
-        best = max(group, key=lambda each: each.score)
+        best = max(group, key=lambda detection: detection.score)
         if len(group) == 1:
             return best
-        runs = union([each.runs for each in group], self.shape[0])
-        whole = [each for each in group if not each.is_cut and self._shows(each, runs)]
+        runs = union([detection.runs for detection in group], self.shape[0])
+        whole = [
+            detection
+            for detection in group
+            if not detection.is_cut and self._shows(detection, runs)
+        ]
         if whole:
-            return max(whole, key=lambda each: each.score)
-        rois = np.array([each.roi for each in group])
+            return max(whole, key=lambda detection: detection.score)
+        rois = np.array([detection.roi for detection in group])
         roi = np.concatenate([rois[:, :2].min(axis=0), rois[:, 2:].max(axis=0)])
         box = box_of(runs, self.shape[0])
         return dataclasses.replace(best, roi=roi, runs=runs, box=box)
 
-    def _shows(self, each: Found, runs: Runs) -> bool:
+    def _shows(self, detection: Detection, runs: Runs) -> bool:
         """Whether a detection's tile shows all of a mask: it may have pieces elsewhere."""
-        inside = clipped(runs, each.window, self.shape[0]).area
+        inside = clipped(runs, detection.window, self.shape[0]).area
         return runs.area - inside <= OUTSIDE * runs.area
 
 
@@ -460,7 +464,7 @@ def detect(
         for window, result in zip(chunk, results):
             if result.get("masks") is None:
                 raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
-            merger.add(window, found_in(result, window, shape))
+            merger.add(window, detections_in(result, window, shape))
     return _result(merger.objects(), shape, masks)
 
 
@@ -505,19 +509,19 @@ def detect_each(
     return [detect(model, image, tile, overlap, masks or "rle") for image in images]
 
 
-def _result(objects: list[Found], shape: Sequence[int], masks: str) -> dict:
+def _result(objects: list[Detection], shape: Sequence[int], masks: str) -> dict:
     """The dict of a detection."""
-    codes = encoded([each.runs for each in objects], shape)
+    codes = encoded([detection.runs for detection in objects], shape)
     result: dict[str, Any] = {
-        "rois": np.array([each.roi for each in objects], np.int32).reshape(-1, 4),
-        "class_ids": np.array([each.class_id for each in objects], np.int32),
-        "scores": np.array([each.score for each in objects], np.float32),
+        "rois": np.array([detection.roi for detection in objects], np.int32).reshape(-1, 4),
+        "class_ids": np.array([detection.class_id for detection in objects], np.int32),
+        "scores": np.array([detection.score for detection in objects], np.float32),
         "masks": codes,
     }
     if masks == "dense":
         result["masks"] = mask_math.decode_rle(codes, *shape[:2])
-    if any(each.keypoints is not None for each in objects):
-        result["keypoints"] = np.array([each.keypoints for each in objects], np.float32)
+    if any(detection.keypoints is not None for detection in objects):
+        result["keypoints"] = np.array([detection.keypoints for detection in objects], np.float32)
     return result
 
 

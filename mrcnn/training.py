@@ -1546,11 +1546,11 @@ class Run:
 
     def _take_from_chief(self):
         """The folder and the seed of the chief, whose clock and whose draw may be others."""
-        said = ""
+        message = ""
         if self.cluster.is_chief:  # reading it makes the folder of a new run
-            said = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
-        heard = json.loads(cluster.from_chief(self.network, said))
-        self.owner.log_dir, self.owner.checkpoint_path, self.seed = heard
+            message = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
+        received = json.loads(cluster.from_chief(self.network, message))
+        self.owner.log_dir, self.owner.checkpoint_path, self.seed = received
 
     def _share(self):
         """This machine's share of a batch, see `data.TrainingBatches`."""

@@ -1859,12 +1859,12 @@ def _resize_each(mask, scale, padding, crop, exact):
         top = bottom = left = right = 0
     shape = (count, left + len(columns) + right, top + len(rows) + bottom)
     out = np.zeros(shape, mask.dtype)
-    for target, one in zip(out, mask.transpose(2, 1, 0)):  # [width, height]
-        x1, x2 = _span_of(one.any(axis=1))
-        y1, y2 = _span_of(one[x1:x2].any(axis=0))
+    for target, plane in zip(out, mask.transpose(2, 1, 0)):  # [width, height]
+        x1, x2 = _span_of(plane.any(axis=1))
+        y1, y2 = _span_of(plane[x1:x2].any(axis=0))
         first_column, last_column = np.searchsorted(columns, (x1, x2))
         first_row, last_row = np.searchsorted(rows, (y1, y2))
-        part = one[columns[first_column:last_column]][:, rows[first_row:last_row]]
+        part = plane[columns[first_column:last_column]][:, rows[first_row:last_row]]
         target[
             left + first_column : left + last_column,
             top + first_row : top + last_row,

@@ -124,8 +124,8 @@ def scores(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         return np.ones(len(THRESHOLDS))
     # Above an IoU of one half a nucleus and an object can have no second partner: pixels have one
     # owner. At exactly .5 there is none, as the threshold has to be exceeded.
-    found = (iou[:, None] > THRESHOLDS).sum(axis=0)
-    return found / (count - found)
+    matched = (iou[:, None] > THRESHOLDS).sum(axis=0)
+    return matched / (count - matched)
 
 
 class Errors(NamedTuple):
@@ -249,7 +249,7 @@ def labelled(
 ) -> Iterator[Labelled]:
     """The images of an evaluation, one after the other; arguments as of `evaluate`."""
     truth = _by_image(result.truth.data["annotations"])
-    found = _by_image(row for row in result.detections if row["score"] >= min_score)
+    detections = _by_image(row for row in result.detections if row["score"] >= min_score)
     sizes = {
         image["id"]: (image["height"], image["width"]) for image in result.truth.data["images"]
     }
@@ -261,7 +261,7 @@ def labelled(
             kind = kind_of(dataset.load_image(image_id))
         else:
             kind = kinds[image_id]
-        best_first = sorted(found[key], key=lambda row: -row["score"])
+        best_first = sorted(detections[key], key=lambda row: -row["score"])
         yield Labelled(
             image_id,
             kind,
@@ -328,10 +328,10 @@ def _masks(rows: Iterable[dict], size: tuple[int, int]) -> Iterable[np.ndarray]:
 
 def _figures(rows: Sequence[tuple[str, Errors, np.ndarray]]) -> dict[str, Any]:
     mean = np.mean([of_image for _, _, of_image in rows], axis=0)
-    counts = {name: sum(len(getattr(found, name)) for _, found, _ in rows) for name in ERRORS}
+    counts = {name: sum(len(getattr(errors, name)) for _, errors, _ in rows) for name in ERRORS}
     return {
         "images": len(rows),
-        "nuclei": sum(found.nuclei for _, found, _ in rows),
+        "nuclei": sum(errors.nuclei for _, errors, _ in rows),
         "score at .5": float(mean[0]),
         "score at .75": float(mean[5]),
         "score": float(mean.mean()),

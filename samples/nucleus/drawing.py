@@ -62,7 +62,7 @@ class Survey(NamedTuple):
 
     def of_kind(self, kind: str) -> list[int]:
         """The places of a kind's images in the lists."""
-        return [i for i, each in enumerate(self.kinds) if each == kind]
+        return [i for i, other in enumerate(self.kinds) if other == kind]
 
     def typical(self) -> list[int]:
         """Of each kind the id of the image with the median number of nuclei."""
@@ -99,15 +99,15 @@ class Survey(NamedTuple):
 
 def survey(dataset: Dataset) -> Survey:
     """The sizes and the density of the nuclei of a dataset; its images are read for their kind."""
-    found = Survey([], [], [], [])
+    survey = Survey([], [], [], [])
     for image_id in dataset.image_ids:
         maps, _ = dataset.load_label_maps(image_id)
         areas = _areas(maps)
-        found.image_ids.append(int(image_id))
-        found.kinds.append(bowl.kind_of(dataset.load_image(image_id)))
-        found.diameters.append(2 * np.sqrt(areas / np.pi))
-        found.shares.append(float((maps.maps > 0).any(axis=0).mean()))
-    return found
+        survey.image_ids.append(int(image_id))
+        survey.kinds.append(bowl.kind_of(dataset.load_image(image_id)))
+        survey.diameters.append(2 * np.sqrt(areas / np.pi))
+        survey.shares.append(float((maps.maps > 0).any(axis=0).mean()))
+    return survey
 
 
 def _areas(maps: LabelMaps) -> np.ndarray:
@@ -117,19 +117,19 @@ def _areas(maps: LabelMaps) -> np.ndarray:
     return np.array([counts[maps.map_of[i]][maps.label_of[i]] for i in rows], int)
 
 
-def draw_kinds(dataset: Dataset, found: Survey, columns: int = 4) -> Figure:
+def draw_kinds(dataset: Dataset, survey: Survey, columns: int = 4) -> Figure:
     """A row for each kind: images with few to many nuclei, their outlines drawn."""
-    kinds = [kind for kind in bowl.KINDS if kind in found.kinds]
+    kinds = [kind for kind in bowl.KINDS if kind in survey.kinds]
     size = (2.6 * columns, 2.8 * len(kinds))
     figure, axes = visualize.new_figure(size, len(kinds), columns)
     for ax in axes:
         ax.set_axis_off()
     for row, kind in enumerate(kinds):
-        places = sorted(found.of_kind(kind), key=lambda i: len(found.diameters[i]))
+        places = sorted(survey.of_kind(kind), key=lambda i: len(survey.diameters[i]))
         shown = np.linspace(0, len(places) - 1, min(columns, len(places))).astype(int)
         for ax, i in zip(axes[row * columns :], shown):
             place = places[i]
-            image_id = found.image_ids[place]
+            image_id = survey.image_ids[place]
             masks, _ = dataset.load_mask(image_id)
             title = f"{kind}, {_nuclei(masks.shape[-1])}"
             _show_outlined(ax, _brightened(dataset.load_image(image_id)), masks, YELLOW, title)
@@ -160,23 +160,23 @@ def _show_outlined(
     visualize.outline_masks(ax, masks, None, colors, width=0.8)
 
 
-def plot_sizes(found: Survey) -> Figure:
+def plot_sizes(survey: Survey) -> Figure:
     """Diameters, numbers on an image and covered shares, by kind."""
     figure, axes = visualize.new_figure((10.5, 2.8), 1, 3)
     diameters, numbers, shares = axes
     edges = np.arange(0, 62, 2.0)
     for kind in bowl.KINDS:
-        rows = found.of_kind(kind)
+        rows = survey.of_kind(kind)
         if not rows:
             continue
-        sizes = np.concatenate([found.diameters[i] for i in rows])
+        sizes = np.concatenate([survey.diameters[i] for i in rows])
         shown = np.minimum(sizes, edges[-1] - 1)
         weights = np.full(len(sizes), 1 / max(len(sizes), 1))
         style = {"histtype": "step", "color": KIND_COLORS[kind], "linewidth": 1.5, "label": kind}
         diameters.hist(shown, edges, weights=weights, **style)
-        counts = [len(found.diameters[i]) for i in rows]
-        covered = [found.shares[i] for i in rows]
-        medians = [float(np.median(found.diameters[i])) for i in rows]
+        counts = [len(survey.diameters[i]) for i in rows]
+        covered = [survey.shares[i] for i in rows]
+        medians = [float(np.median(survey.diameters[i])) for i in rows]
         dots = {"color": KIND_COLORS[kind], "s": 14, "alpha": 0.7}
         numbers.scatter(medians, counts, **dots)
         shares.scatter(counts, covered, **dots)
