@@ -327,11 +327,13 @@ class TrainingModel(Network):
                 trained.append(weight)
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        if self.optimizer.global_clipnorm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
-        # The optimizer adds up what it gets from each device, and that is the same from all.
-        count = self.distribute_strategy.num_replicas_in_sync
-        self.optimizer.apply_gradients(zip([g / count for g in gradients], trained))
+        if not isinstance(self.optimizer, FusedUpdates):
+            # Keras's own adds up what it gets from each device before it clips.
+            if self.optimizer.global_clipnorm:
+                gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+            count = self.distribute_strategy.num_replicas_in_sync
+            gradients = [gradient / count for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, trained))
         self._share_statistics(context)
         return self.get_metrics_result()
 
@@ -459,6 +461,11 @@ class FusedUpdates(keras.optimizers.Optimizer):
 
     def _is_fused(self):
         return keras.backend.backend() == "tensorflow"
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # `TrainingModel.train_step` has averaged them over the devices, clipping needs that. Added
+        # up here once more they would go over the network twice.
+        return list(grads_and_vars)
 
     def _values(self, learning_rate: Any) -> dict[str, Any]:
         """Arguments of the operation that all variables share."""
