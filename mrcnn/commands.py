@@ -556,7 +556,34 @@ def save_settings(model: MaskRCNN) -> str:
     """
     settings = changed_settings(model.config)
     plain = {name: value for name, value in settings.items() if not callable(value)}
-    return media.write_json(pathlib.Path(model.log_dir) / "settings.json", plain)
+    path = pathlib.Path(model.log_dir) / "settings.json"
+    if path.exists():
+        _warn_of_other_settings(path, plain)
+    return media.write_json(path, plain)
+
+
+def _warn_of_other_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Warns where a run goes on with other settings than those in its file."""
+    before = files.read_json(path)
+    differences = []
+    for name in sorted({*before, *settings}):
+        values = [_shown_setting(known, name) for known in (before, settings)]
+        if values[0] != values[1]:
+            differences.append(f"{name} was {values[0]}, is {values[1]}")
+    if differences:
+        logger.warning(
+            "The run in %s goes on with other settings than before: %s. With another --logs a new"
+            " one begins",
+            path.parent,
+            "; ".join(differences),
+        )
+
+
+def _shown_setting(changed: dict[str, Any], name: str) -> str:
+    """The value of a setting among those that are no defaults."""
+    if name in changed:
+        return files.short(changed[name])
+    return "the default"
 
 
 def load_settings(path: str | os.PathLike) -> dict[str, Any]:
@@ -1327,7 +1354,15 @@ def train_on(
     before = 0.0
     if clock.exists():
         before = files.read_json(clock)
+    if pathlib.Path(model.log_dir).exists():
+        save_settings(model)
     if model.epoch >= args.epochs:
+        logger.warning(
+            "Nothing is trained: %s has %d epochs, --epochs is %d. --restart begins again",
+            model.log_dir,
+            model.epoch,
+            args.epochs,
+        )
         return before
     dataset = make_dataset()
     start = time.monotonic()
@@ -1341,6 +1376,7 @@ def train_on(
         checked = val_set
     stages = [(args.epochs, "all", 1.0)]
     callback = keras.callbacks.LambdaCallback(on_epoch_end=write_progress)
+    save_settings(model)
     train(model, dataset, checked, stages, args, augmentation, [callback])
     return before + time.monotonic() - start
 

@@ -1,5 +1,6 @@
 """The command `mrcnn`: its grammar, its errors and exit codes, what it finds in a dataset's folder."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -692,6 +693,35 @@ def test_settings_are_kept_beside_the_weights(here):
     loaded = config.Config(**commands.load_settings(commands.save_settings(Model)))
     for name in config.setting_names():
         assert np.array_equal(getattr(loaded, name), getattr(settings, name)), name
+
+
+def test_a_run_that_goes_on_with_other_settings_is_said(here, caplog):
+    class Model:
+        log_dir = str(here)
+        config = config.SmallConfig(NUM_CLASSES=4, SEED=1)
+
+    commands.save_settings(Model)
+    commands.save_settings(Model)
+    assert not caplog.messages
+    Model.config = config.SmallConfig(NUM_CLASSES=4, SEED=2, BBOX_LOSS="giou")
+    commands.save_settings(Model)
+    (message,) = caplog.messages
+    assert str(here) in message and "SEED was 1, is 2" in message
+    assert "BBOX_LOSS was the default, is 'giou'" in message
+
+
+def test_a_sample_with_nothing_left_to_train_says_so(here, caplog, monkeypatch):
+    class Model:
+        log_dir = str(here)
+        config = config.SmallConfig(SEED=0)
+        epoch = 17
+
+    monkeypatch.setattr(commands, "load_model", lambda mode, settings, args: Model)
+    args = argparse.Namespace(restart=False, weights="none", epochs=11, logs=str(here))
+    assert commands.train_on(Model.config, pytest.fail, None, args) == 0
+    assert caplog.messages == [
+        f"Nothing is trained: {here} has 17 epochs, --epochs is 11. --restart begins again"
+    ]
 
 
 def test_weights_of_others_tell_what_they_can(here):
