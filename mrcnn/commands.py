@@ -540,40 +540,31 @@ def _check_that_heads_are_trained(config: Config, weights: str) -> None:
 def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
     """Writes the class names, background first, to classes.json beside a run's checkpoints.
 
+    Training does, too, those of its dataset.
+
     Returns:
         the path of the file.
     """
     return media.write_json(pathlib.Path(model.log_dir) / "classes.json", list(names))
 
 
-def save_settings(model: MaskRCNN) -> str:
-    """Writes the settings that are no defaults to settings.json beside a run's checkpoints.
+def warn_of_other_settings(model: MaskRCNN) -> None:
+    """Warns where a model's settings are not those in the settings.json of its run."""
+    from mrcnn import training
 
-    Functions, such as a BACKBONE of one's own, can't be written and are left out.
-
-    Returns:
-        the path of the file.
-    """
-    settings = changed_settings(model.config)
-    plain = {name: value for name, value in settings.items() if not callable(value)}
     path = pathlib.Path(model.log_dir) / "settings.json"
-    if path.exists():
-        _warn_of_other_settings(path, plain)
-    return media.write_json(path, plain)
-
-
-def _warn_of_other_settings(path: pathlib.Path, settings: dict[str, Any]) -> None:
-    """Warns where a run goes on with other settings than those in its file."""
+    if not path.exists():
+        return
     before = files.read_json(path)
+    settings = training.settings_to_write(model.config)
     differences = []
     for name in sorted({*before, *settings}):
-        values = [_shown_setting(known, name) for known in (before, settings)]
+        values = [_shown_setting(changed, name) for changed in (before, settings)]
         if values[0] != values[1]:
             differences.append(f"{name} was {values[0]}, is {values[1]}")
     if differences:
         logger.warning(
-            "The run in %s goes on with other settings than before: %s. With another --logs a new"
-            " one begins",
+            "The run in %s has had other settings: %s. With another --logs a new one begins",
             path.parent,
             "; ".join(differences),
         )
@@ -587,7 +578,7 @@ def _shown_setting(changed: dict[str, Any], name: str) -> str:
 
 
 def load_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings in a settings.json, see `save_settings`.
+    """The settings in a settings.json that `training.describe_run` wrote.
 
     Raises:
         ValueError: no json, or names that are no settings.
@@ -608,7 +599,7 @@ def load_settings(path: str | os.PathLike) -> dict[str, Any]:
 def load_classes(
     config: Config, args: argparse.Namespace, default: Iterable[str] | None = None
 ) -> list[str]:
-    """The class names, background first, that lie beside the weights, see `save_classes`.
+    """The class names, background first, that lie beside the weights, see `training.describe_run`.
 
     Args:
         config: its NAME is that of the runs among which --weights=last looks.
@@ -679,6 +670,8 @@ def train(
             f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "
             "--epochs with a higher number goes on"
         )
+    if getattr(args, "weights", None) == "last":
+        warn_of_other_settings(model)
     final_epoch, final_layers, final_factor = stages[-1]
     if last > final_epoch:
         stages = [*stages, (last, final_layers, final_factor)]
@@ -1354,9 +1347,8 @@ def train_on(
     before = 0.0
     if clock.exists():
         before = files.read_json(clock)
-    if pathlib.Path(model.log_dir).exists():
-        save_settings(model)
     if model.epoch >= args.epochs:
+        warn_of_other_settings(model)
         logger.warning(
             "Nothing is trained: %s has %d epochs, --epochs is %d. --restart begins again",
             model.log_dir,
@@ -1376,7 +1368,6 @@ def train_on(
         checked = val_set
     stages = [(args.epochs, "all", 1.0)]
     callback = keras.callbacks.LambdaCallback(on_epoch_end=write_progress)
-    save_settings(model)
     train(model, dataset, checked, stages, args, augmentation, [callback])
     return before + time.monotonic() - start
 

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import random
 import re
 import time
@@ -36,7 +37,7 @@ from mrcnn import (
     rewrite,
     weights,
 )
-from mrcnn.config import Config
+from mrcnn.config import Config, changed_settings
 from mrcnn.rewrite import register
 from mrcnn.utils import Dataset
 
@@ -1511,6 +1512,31 @@ WRITERS = (
 # ---- A run ---------------------------------------------------------------------------------------
 
 
+def settings_to_write(config: Config) -> dict[str, Any]:
+    """{setting: value} of those that are no defaults, as JSON can hold them.
+
+    Functions, such as a BACKBONE of one's own, can't be written and are left out.
+    """
+    changed = changed_settings(config)
+    return {name: value for name, value in changed.items() if not callable(value)}
+
+
+def describe_run(folder: str | os.PathLike, config: Config, class_names: Sequence[str]) -> None:
+    """Writes settings.json and classes.json beside a run's checkpoints, for `mrcnn detect`.
+
+    Args:
+        folder: `MaskRCNN.log_dir`.
+        config: the run's, see `settings_to_write`.
+        class_names: background first.
+    """
+    folder = pathlib.Path(folder)
+    contents: dict[str | os.PathLike, Any] = {
+        folder / "settings.json": settings_to_write(config),
+        folder / "classes.json": [str(name) for name in class_names],
+    }
+    media.write_jsons(contents)
+
+
 class Run:
     """One call of `MaskRCNN.train`: takes up an interrupted one of the same plan where it stopped.
 
@@ -1635,6 +1661,7 @@ class Run:
             begins = [self.owner.epoch, self.step, self.seed, self.plan(), bool(goes_on)]
             cluster.check_agreement(self.network, "What training goes on from", begins)
         if self.writes():
+            describe_run(self.owner.log_dir, self.config, self.train_dataset.class_names)
             self._say_what_begins()
         try:
             return self._fit_stages()

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mrcnn
-from mrcnn import cli, commands, completion, config
+from mrcnn import cli, commands, completion, config, training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -686,11 +686,9 @@ def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplo
 def test_settings_are_kept_beside_the_weights(here):
     settings = config.SmallConfig(NUM_CLASSES=4, MEAN_PIXEL=np.array([1.0, 2.0, 3.0]))
 
-    class Model:
-        log_dir = str(here)
-        config = settings
-
-    loaded = config.Config(**commands.load_settings(commands.save_settings(Model)))
+    training.describe_run(here, settings, ["BG", "a", "b", "c"])
+    loaded = config.Config(**commands.load_settings(here / "settings.json"))
+    assert json.loads((here / "classes.json").read_text()) == ["BG", "a", "b", "c"]
     for name in config.setting_names():
         assert np.array_equal(getattr(loaded, name), getattr(settings, name)), name
 
@@ -700,11 +698,12 @@ def test_a_run_that_goes_on_with_other_settings_is_said(here, caplog):
         log_dir = str(here)
         config = config.SmallConfig(NUM_CLASSES=4, SEED=1)
 
-    commands.save_settings(Model)
-    commands.save_settings(Model)
+    commands.warn_of_other_settings(Model)
+    training.describe_run(here, Model.config, ["BG"])
+    commands.warn_of_other_settings(Model)
     assert not caplog.messages
     Model.config = config.SmallConfig(NUM_CLASSES=4, SEED=2, BBOX_LOSS="giou")
-    commands.save_settings(Model)
+    commands.warn_of_other_settings(Model)
     (message,) = caplog.messages
     assert str(here) in message and "SEED was 1, is 2" in message
     assert "BBOX_LOSS was the default, is 'giou'" in message
