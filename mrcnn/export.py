@@ -38,7 +38,7 @@ import numpy as np
 
 from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
 from mrcnn.config import Config, setting_names
-from mrcnn.files import atomic
+from mrcnn.files import atomic, write_bytes
 from mrcnn.runtime import (
     AROUND,
     ASSET,
@@ -894,7 +894,7 @@ def _import(format):
 
 
 def _metadata(model, class_names):
-    """What a file says of itself, see `runtime.Metadata`; of values that json has."""
+    """The metadata of a file, see `runtime.Metadata`, as values that JSON can hold."""
     from mrcnn import training
 
     count = model.config.NUM_CLASSES
@@ -925,7 +925,7 @@ def _metadata(model, class_names):
 
 
 def _plain(value: Any) -> Any:
-    """What json has for a value of numpy's, or another that it does not know."""
+    """A value of numpy, or another that JSON does not know, as one that it does."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return str(value)
@@ -1190,9 +1190,7 @@ def _write_litert(path, graph, function, text, precision):
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-    content = _with_metadata(content, text)
-    with atomic(path) as temporary:
-        pathlib.Path(temporary).write_bytes(content)
+    write_bytes(path, _with_metadata(content, text))
 
 
 def _with_metadata(content, text):

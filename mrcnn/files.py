@@ -97,6 +97,20 @@ def atomic(path: PathLike) -> Iterator[str]:
             os.remove(temporary)
 
 
+def write_bytes(path: PathLike, content: Any) -> None:
+    """Writes a file, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        content: bytes, or another buffer of bytes.
+
+    Raises:
+        OSError: see `atomic`.
+    """
+    with atomic(path) as temporary:
+        pathlib.Path(temporary).write_bytes(content)
+
+
 @contextlib.contextmanager
 def naming_full_disk(path: PathLike) -> Iterator[None]:
     """Lets an OSError of a full disk name the file that is written in the block."""
@@ -170,7 +184,7 @@ def in_words(error: BaseException) -> str:
 
 
 def what_it_is(path: PathLike) -> str:
-    """What a file is that could not be read as something else; see `what_begins_with`."""
+    """The kind of a file that could not be read as another, in words; see `what_begins_with`."""
     try:
         with open(path, "rb") as file:
             return what_begins_with(file.read(256))
@@ -179,7 +193,7 @@ def what_it_is(path: PathLike) -> str:
 
 
 def what_begins_with(beginning: bytes) -> str:
-    """What a file is by its first bytes; "" for unknown.
+    """The kind of a file by its first bytes, in words; "" where it is unknown.
 
     An empty file, a pointer of Git LFS, a web page, a zip: what lies there instead after a download
     that went wrong.
@@ -225,7 +239,7 @@ def read_json(
     path: PathLike,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """What a json file holds, of UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+    """The contents of a json file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
         path: the file.
@@ -255,7 +269,11 @@ def read_json(
 
 
 def plain_value(value: Any) -> Any:
-    """A number of numpy, or an array, or the runs of pycocotools, for json: its `default`."""
+    """A number of numpy, or an array, or the runs of pycocotools, for json: its `default`.
+
+    Raises:
+        TypeError: a value of another type.
+    """
     if isinstance(value, bytes):
         return value.decode()
     if hasattr(value, "tolist"):
@@ -264,7 +282,7 @@ def plain_value(value: Any) -> Any:
 
 
 def _also(path: PathLike) -> str:
-    """What a message adds where the first bytes of a file tell what it is."""
+    """An addition to a message that names the kind of a file, where its first bytes show it."""
     kind = what_it_is(path)
     if kind and kind != "an empty file":  # of which it is said already
         return f". It is {kind}"
@@ -272,7 +290,7 @@ def _also(path: PathLike) -> str:
 
 
 def _why_no_json(error: json.JSONDecodeError) -> str:
-    """What is wrong with a json's text, in the words of who wrote it."""
+    """The error in a json's text, as its author would describe it."""
     text = error.doc
     rest = text[error.pos :].lstrip()
     if not text.strip("\0 \r\n\t"):
@@ -339,7 +357,7 @@ class FoundImages:
     unclear: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def renamed_text(self, limit: int = 5) -> str:
-        """What a warning says of `renamed`; an empty text where there are none."""
+        """The part of a warning about `renamed`; an empty text where there are none."""
         if not self.renamed:
             return ""
         pairs = [f"{name!r} is {path}" for name, path in list(self.renamed.items())[:limit]]

@@ -1111,7 +1111,7 @@ def cut_to_pixels(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
 
 
 def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
-    """What a compressed encoding has in its box, without an array of the whole image.
+    """The box and crop of a compressed encoding, without an array of the whole image.
 
     Returns:
         box: (y1, x1, y2, x2), zeros for a mask without a pixel.
@@ -1138,7 +1138,35 @@ def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
     return (top, left, bottom, right), pixels[top:bottom]
 
 
-# ---- What annotations of others hold -------------------------------------------------------------
+def crop_of_annotation(annotation: dict, height: int, width: int) -> tuple[Box, np.ndarray]:
+    """The box and crop of an annotation, see `crop_of_rle`; arguments and errors of `to_rle`."""
+    return crop_of_rle(to_rle(annotation, height, width))
+
+
+def crops_of(masks: Any) -> Iterator[tuple[Box, np.ndarray]]:
+    """The masks of a result, in any form, as boxes and the pixels in them.
+
+    Args:
+        masks: `Masks`; a list of N run-length encodings {"size", "counts"}; or [H, W, N] of any
+            dtype, where non-zero is foreground.
+
+    Yields:
+        box: (y1, x1, y2, x2) in pixels, y2 and x2 outside; it holds the mask.
+        crop: [y2 - y1, x2 - x1] bool.
+    """
+    if isinstance(masks, Masks):
+        for i in range(masks.shape[2]):
+            yield masks.crop(i)
+    elif isinstance(masks, (list, tuple)):
+        for code in masks:
+            yield crop_of_annotation({"segmentation": code}, *code["size"])
+    else:
+        masks = np.asarray(masks)
+        for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks).tolist()):
+            yield (y1, x1, y2, x2), masks[y1:y2, x1:x2, i] != 0
+
+
+# ---- Annotations of other programs ---------------------------------------------------------------
 
 # Why a segmentation, or a part of it, can't be drawn.
 NO_SHAPE = "have no segmentation"
@@ -1225,7 +1253,7 @@ def _is_bitmap(shape: Any, height: int, width: int) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """What a segmentation that was written as text holds; None for other text."""
+    """The value of a segmentation that was written as text; None for other text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -1323,7 +1351,7 @@ def sound_polygon(polygon: Any) -> list:
 
 
 def _texts_in(polygon: list) -> list[str]:
-    """What is text among a polygon's numbers or points."""
+    """The texts among a polygon's numbers or points."""
     texts = []
     for item in polygon:
         if isinstance(item, list):
@@ -1633,6 +1661,9 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
 
     Returns:
         [N, M] float32, 0 where both masks are empty.
+
+    Raises:
+        ValueError: masks of different image sizes.
     """
 
     masks1 = _as_bool(masks1)
@@ -1714,7 +1745,7 @@ def _packed(masks: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(boxes: np.ndarray, crops: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """What `_boxes_and_crops` returns, in pixels and bool."""
+    """The result of `_boxes_and_crops` in pixels and bool."""
     if crops[0].dtype == bool:
         return boxes, crops
     unpacked = []

@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import fonts, utils
-from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value
+from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value, write_bytes
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
 
@@ -137,7 +137,7 @@ class PictureError(ValueError):
 
 @dataclasses.dataclass
 class Processed:
-    """What `process` did.
+    """The outcome of `process`.
 
     Attributes:
         written: paths of the new files.
@@ -386,6 +386,9 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
         path: where to.
         image: [H, W, 3] or [H, W] uint8, which is written as it is; another shape or range is
             brought to RGB of 0..255 by `utils.as_rgb`.
+
+    Raises:
+        ValueError: another suffix, or an image that is none; names the path.
     """
     from PIL import Image
 
@@ -405,8 +408,7 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
     # Pillow, writing a jpeg to a file itself, doesn't notice that a disk is full.
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, formats[suffix], quality=92)
-    with atomic(path) as temporary:
-        pathlib.Path(temporary).write_bytes(buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return str(path)
 
 
@@ -462,7 +464,11 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray) -> None:
-        """Appends a frame."""
+        """Appends a frame [H, W, 3] uint8.
+
+        Raises:
+            ValueError: the frame has another shape than the first.
+        """
         image = self._as_frame(np.asarray(image))
         if self._writer is None:
             self._open(image.shape)
@@ -515,7 +521,7 @@ class VideoWriter:
         return self._stack.__exit__(*error)
 
     def _problem(self) -> Exception | None:
-        """What is wrong with the video that was written; OpenCV itself says nothing."""
+        """The problem of a video that was written, as a text; OpenCV reports none."""
         if not self.frames:
             return ValueError(f"{self.path} got no frame")
         try:

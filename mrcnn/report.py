@@ -217,7 +217,7 @@ class _Report:
     # ---- The beginning of the page ----
 
     def summary(self) -> Safe:
-        """What was evaluated, in a line."""
+        """A line of text on what was evaluated."""
         total = self.total()
         now = datetime.datetime.now().astimezone()
         words = (
@@ -286,7 +286,7 @@ class _Report:
         return joined(parts)
 
     def errors(self) -> Safe:
-        """What became of all objects and detections."""
+        """The section of the errors by kind."""
         total = self.total()
         rows = []
         for name, meaning in MEANINGS.items():
@@ -297,10 +297,10 @@ class _Report:
             if total[name]:
                 style = f"background:{page.css_color(COLORS[name])};--count:{total[name]}"
                 bar.append(page.element("i", "", style=style))
-        what = evaluate.TITLES[self._compared()]
+        compared = evaluate.TITLES[self._compared()]
         note = (
-            f"Detections of score {self.score:g} or more, compared by their {what}. Objects found:"
-            f" {_share(total['found'], total['objects'])}; detections that find one:"
+            f"Detections of score {self.score:g} or more, compared by their {compared}. Objects"
+            f" found: {_share(total['found'], total['objects'])}; detections that find one:"
             f" {_share(total['found'], total['detections'])}."
         )
         parts = [
@@ -319,7 +319,7 @@ class _Report:
         return joined(parts)
 
     def _compared(self) -> str:
-        """What of detections is compared with objects to tell the errors."""
+        """The kind of IoU by which errors were classified."""
         if self.evaluation.segm:
             return "segm"
         return "bbox"
@@ -542,7 +542,7 @@ class _Report:
         return painted
 
     def _texts(self, items: Sequence[dict]) -> list[str]:
-        """What is written beside objects: nothing where there are many, or nothing to tell."""
+        """The texts beside objects: none where there are many, or nothing to say."""
         texts = []
         for item in items:
             words = []
@@ -574,7 +574,7 @@ class _Report:
 
 
 def _badness(image: evaluate.ImageErrors) -> tuple[float, int]:
-    """What images are sorted by, the worst first."""
+    """The sort key of images, the worst first."""
     counts = image.counts
     return image.score, counts.pop("found") - sum(counts.values())
 
@@ -618,7 +618,7 @@ def _weights_text(weights: files.PathLike | None) -> str:
 
 
 def image_name(dataset: Dataset, image_id: int) -> str:
-    """What an image is called on a page: its file's name, or its reference, or its number."""
+    """The name of an image on a page: its file's name, or its reference, or its number."""
     info = dataset.image_info[image_id]
     path = info.get("path")
     if isinstance(path, (str, os.PathLike)) and os.fspath(path):
@@ -634,7 +634,7 @@ def image_name(dataset: Dataset, image_id: int) -> str:
 
 
 def _settings(config: Config | None) -> Safe:
-    """What a config changes from the defaults."""
+    """The settings of a config that differ from the defaults."""
     if config is None:
         return page.paragraph("The settings are not known.")
     changed = configs.changed_settings(config)
@@ -802,7 +802,7 @@ def _charts_of(history: Sequence[dict], groups: Sequence[tuple[str, list[str]]])
 
 
 def _line_name(name: str, title: str) -> str:
-    """What a line is called in the legend of its chart."""
+    """The name of a line in the legend of its chart."""
     if name == title:
         return "training"
     if name == f"val_{title}":
@@ -862,6 +862,9 @@ def batch_samples(
         class_names: by class id.
         most: pictures at most.
         side: longer side of each, in pixels.
+
+    Returns:
+        list of `Sample`, each with a picture [h, w, 3] uint8.
     """
     samples = []
     for i in range(min(most, len(inputs[0]))):
@@ -933,7 +936,7 @@ def _paint_mask(
     if "segmentation" not in item:
         return False
     try:
-        box, crop = masks.crop_of_rle(masks.to_rle(item, *size))
+        box, crop = masks.crop_of_annotation(item, *size)
     except masks.SegmentationError:
         return False
     return _paint_crop(painted, box, crop, scale, color)

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn import data, files, masks as mask_math, utils
-from mrcnn.boxes import extract_bboxes
 
 # Share of a tile's side by which tiles overlap where it isn't said.
 OVERLAP = 0.2
@@ -230,21 +229,6 @@ class Detection:
     keypoints: np.ndarray | None = None
 
 
-def _crops(result: dict, shape: Sequence[int]) -> Iterator[tuple[Window, np.ndarray]]:
-    """The box and the pixels in it, [h, w] bool, of each mask of a result of any form."""
-    masks = result["masks"]
-    if isinstance(masks, mask_math.Masks):
-        for number in range(masks.shape[-1]):
-            yield masks.crop(number)
-        return
-    if isinstance(masks, list):
-        masks = mask_math.decode_rle(masks, *shape[:2])
-    masks = np.asarray(masks)
-    for number, box in enumerate(extract_bboxes(masks).tolist()):
-        y1, x1, y2, x2 = box
-        yield (y1, x1, y2, x2), masks[y1:y2, x1:x2, number] != 0
-
-
 def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[Detection]:
     """The detections of a tile.
 
@@ -257,7 +241,7 @@ def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[De
     offset = np.array([y, x, y, x])
     points = result.get("keypoints")
     detections = []
-    for number, (box, crop) in enumerate(_crops(result, (bottom - y, right - x))):
+    for number, (box, crop) in enumerate(mask_math.crops_of(result["masks"])):
         runs = runs_of(crop, y + box[0], x + box[1], height)
         whole = box_of(runs, height)
         own_points = None
@@ -367,7 +351,7 @@ class Merger:
         self._parents[second] = first
 
     def objects(self) -> list[Detection]:
-        """What was found, each object once, the best first."""
+        """The detections of all tiles, each object once, best first."""
         groups: dict[int, list[Detection]] = {}
         for number, detection in enumerate(self.detections):
             groups.setdefault(self._root(number), []).append(detection)
@@ -399,7 +383,7 @@ class Merger:
 
 
 def _intersection(a: Window, b: Window) -> Window | None:
-    """What two windows share; None for nothing."""
+    """The intersection of two windows; None where it is empty."""
     y1 = max(a[0], b[0])
     x1 = max(a[1], b[1])
     y2 = min(a[2], b[2])
@@ -538,7 +522,7 @@ class ArrayImage:
         self.shape = self.array.shape
 
     def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
-        """The part from row y1 up to y2 and column x1 up to x2."""
+        """The part [y2 - y1, x2 - x1, ...] of rows y1 to y2 - 1 and columns x1 to x2 - 1."""
         return self.array[y1:y2, x1:x2]
 
 

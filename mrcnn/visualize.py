@@ -135,7 +135,7 @@ def apply_mask(
 
 
 def _told(image: Any) -> str:
-    """What was given for an image, for messages: an array's shape, or the value."""
+    """An argument as error messages describe it: an array's shape, or the value."""
     if isinstance(image, np.ndarray):
         return f"shape {image.shape}, {image.dtype}"
     return files.short(image)
@@ -193,7 +193,7 @@ def show_image(
 
 
 def image_limits(image: np.ndarray) -> tuple[int, ...]:
-    """(0, 0, height, width) of an image: the frame that its labels stay in."""
+    """(0, 0, height, width) of an image [H, W, ...]: the frame that its labels stay in."""
     return (0, 0, *np.shape(image)[:2])
 
 
@@ -206,27 +206,18 @@ def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     Returns:
         boxes [N, (y1, x1, y2, x2)] int that hold the masks, and N arrays [y2 - y1, x2 - x1].
     """
-    if isinstance(masks, mask_math.Masks):
-        pairs: list[tuple[Any, np.ndarray]] = [masks.crop(i) for i in range(masks.shape[2])]
-    elif _are_encodings(masks):
-        pairs = [_crop_of_encoding(code) for code in masks]
-    else:
-        masks = np.asarray(masks)
-        boxes = utils.extract_bboxes(masks)
-        return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes)]
-    boxes = np.array([box for box, _ in pairs], int).reshape(-1, 4)
-    return boxes, [crop for _, crop in pairs]
+    if isinstance(masks, mask_math.Masks) or _are_encodings(masks):
+        pairs = list(mask_math.crops_of(masks))
+        boxes = np.array([box for box, _ in pairs], int).reshape(-1, 4)
+        return boxes, [crop for _, crop in pairs]
+    masks = np.asarray(masks)
+    boxes = utils.extract_bboxes(masks)
+    return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes)]
 
 
 def _are_encodings(masks: Any) -> bool:
     """Whether masks are a list of run-length encodings."""
     return isinstance(masks, (list, tuple)) and all(isinstance(code, dict) for code in masks)
-
-
-def _crop_of_encoding(code: dict) -> tuple[np.ndarray, np.ndarray]:
-    """The box and the crop of a run-length encoding."""
-    box, crop = mask_math.crop_of_rle(mask_math.to_rle({"segmentation": code}, *code["size"]))
-    return np.array(box), crop
 
 
 def _mask_shape(masks: Any) -> tuple[int, ...]:
@@ -404,7 +395,14 @@ def add_boxes(
 def connect_boxes(
     ax: Axes, box: np.ndarray, refined: np.ndarray, color: Any, **kwargs: Any
 ) -> None:
-    """Draws a line from the upper left corner of a box to that of the refined box."""
+    """Draws a line from the upper left corner of a box to that of the refined box.
+
+    Args:
+        ax: axes that show the image in pixels.
+        box, refined: (y1, x1, y2, x2) in pixels.
+        color: of matplotlib.
+        kwargs: of `matplotlib.axes.Axes.plot`.
+    """
     y, x = np.transpose([box[:2], refined[:2]])
     ax.plot(x, y, color=color, **kwargs)
 
@@ -575,11 +573,14 @@ def add_labels(
 
 
 def class_name(class_names: Any, class_id: int) -> str:
-    """What a picture calls a class: its name, or "class 7" where there is none.
+    """The text for a class in a picture: its name, or "class 7" where there is none.
 
     Args:
         class_names: names by class id, a list or a dict, or None.
         class_id: negative for a crowd, whose name gets "(crowd)".
+
+    Raises:
+        ValueError: class_names is none of these, or class_id no whole number.
     """
     if isinstance(class_names, (str, bytes)):
         raise ValueError(f"class_names is a list of names. Received: {class_names!r}")
@@ -786,7 +787,16 @@ def detections_grid(
     titles: Sequence[str] | None = None,
     side: float = 3.0,
 ) -> Figure:
-    """A figure with images and their detections side by side, each `side` inches wide."""
+    """A figure with images and their detections side by side.
+
+    Args:
+        images: list of [H, W, 3].
+        results: of `detect`, one for each image.
+        class_names: by class id.
+        cols: images in a row.
+        titles: one for each image.
+        side: width of an image in inches.
+    """
     rows = max(1, -(-len(images) // cols))
     titles = _captions(titles, [""] * len(images))
     figure, axes = new_figure((side * cols, 1.07 * side * rows), rows, cols)
@@ -807,7 +817,11 @@ def draw_detections_grid(
     cols: int = 4,
     titles: Sequence[str] | None = None,
 ) -> str:
-    """Saves `detections_grid` as a PNG. Returns its path as a string."""
+    """Saves `detections_grid`, with its arguments, as a PNG.
+
+    Returns:
+        its path as a string.
+    """
     detections_grid(images, results, class_names, cols, titles).savefig(path)
     return str(path)
 
@@ -868,6 +882,9 @@ def draw_keypoints(
 
     Returns:
         ax.
+
+    Raises:
+        ValueError: points of another shape.
     """
     from matplotlib.collections import LineCollection
 
@@ -945,6 +962,9 @@ def display_images(
 
     Returns:
         the figure.
+
+    Raises:
+        ValueError: an image of another shape, or not of numbers.
     """
     import matplotlib.pyplot as plt
 
@@ -1202,6 +1222,9 @@ def display_top_masks(
 
     Returns:
         the figure.
+
+    Raises:
+        ValueError: arrays of other shapes.
     """
     image = np.asarray(image)
     class_ids = np.ravel(class_ids)
@@ -1326,6 +1349,9 @@ def draw_boxes(
 
     Returns:
         the axes.
+
+    Raises:
+        ValueError: neither boxes nor refined_boxes are given.
     """
     if boxes is not None:
         count = len(boxes)

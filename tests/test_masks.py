@@ -323,3 +323,33 @@ def test_masks_that_overlap_much_stay_an_array():
     np.testing.assert_array_equal(few, dense[..., :2])
     nothing = masks.LabelMaps.of_masks(np.zeros((5, 6, 2), bool))
     assert nothing[0:2, 0:2, 1].tolist() == [[False, False], [False, False]]
+
+
+def test_crops_of_every_form():
+    """Boxes and pixels are those of the masks, by whole arrays, run lengths, and lazily."""
+    rng = np.random.default_rng(0)
+    whole = np.zeros((30, 40, 4), bool)
+    for i, (y1, x1, y2, x2) in enumerate([(2, 3, 12, 20), (0, 0, 30, 40), (5, 39, 6, 40)]):
+        whole[y1:y2, x1:x2, i] = rng.random((y2 - y1, x2 - x1)) < 0.7
+    whole[5, 39, 2] = True  # the last mask has no pixel
+    lazy = masks.Masks(*soft_masks(4), (30, 40))
+    uncompressed = [
+        {"size": [30, 40], "counts": masks.decompressed(code["counts"])}
+        for code in masks.encode(whole)
+    ]
+    forms = [
+        (whole, whole),
+        (whole * np.uint8(255), whole),
+        (whole * 0.25, whole),
+        (masks.encode(whole), whole),
+        (uncompressed, whole),
+        (lazy, np.asarray(lazy)),
+    ]
+    for form, expected in forms:
+        pairs = list(masks.crops_of(form))
+        assert len(pairs) == 4
+        for i, ((y1, x1, y2, x2), crop) in enumerate(pairs):
+            drawn = np.zeros((30, 40), bool)
+            drawn[y1:y2, x1:x2] = crop
+            assert crop.dtype == bool
+            np.testing.assert_array_equal(drawn, expected[..., i])
