@@ -45,7 +45,7 @@ def usual_fonts(monkeypatch):
     usual = [font for font in font_manager.fontManager.ttflist if "mpl-data" in str(font.fname)]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", usual)
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
-    monkeypatch.setattr(fonts, "_PACKAGES_SAID", set())
+    monkeypatch.setattr(fonts, "_SUGGESTED_PACKAGES", set())
     caches = (fonts._font_among, fonts._add_new_fonts)
     for cache in caches:
         cache.cache_clear()
