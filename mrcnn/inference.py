@@ -171,7 +171,7 @@ def _unmold_keypoints(rows, detections, maps, original_shape, shape, window, con
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch; None in the place of what the model has no head for.
+    """The outputs of the network for a batch; None for a head that the model lacks.
 
     Attributes:
         detections: [B, R, (y1, x1, y2, x2, class_id, score)], boxes normalised.
@@ -391,12 +391,17 @@ class Detector:
     def head_in_groups(
         self, name: str, detections: np.ndarray, metas: Any, maps: list
     ) -> Iterator[np.ndarray]:
-        """A head's outputs of the rows [B, n, 6], a group of rows at a time; see `infer_head`."""
+        """A head's outputs for the rows [B, n, 6], HEAD_GROUP of them at a time; see `infer_head`.
+
+        Yields:
+            [B, rows, ...] of each group; the last may have fewer rows.
+        """
+        is_compiled = kernels.compiles(self.config.JIT_COMPILE)
         for start in range(0, detections.shape[1], HEAD_GROUP):
             rows = detections[:, start : start + HEAD_GROUP]
             count = rows.shape[1]
-            if kernels.compiles(self.config.JIT_COMPILE):
-                # Each number of rows would be compiled anew.
+            if is_compiled:
+                # XLA would compile the head again for each number of rows.
                 rows = np.pad(rows, [(0, 0), (0, HEAD_GROUP - count), (0, 0)])
             class_ids = None
             if name == "masks":

@@ -66,7 +66,7 @@ AROUND = {
 
 
 class Metadata(NamedTuple):
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Attributes:
         class_names: by class id, background first.
@@ -227,8 +227,12 @@ class _OpenVino:
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
         read_metadata(self.metadata, path)  # before what a file of others may lack
         self._check_weights(network, pathlib.Path(path).with_suffix(".bin"), path)
-        shape = network.inputs[0].partial_shape
-        self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
+        self.shape: list[int | None] = []
+        for side in network.inputs[0].partial_shape:
+            length = None
+            if side.is_static:
+                length = _side(side.get_length())
+            self.shape.append(length)
         self.compiled = core.compile_model(network, device.upper(), settings)
         self.lock = threading.Lock()
 
@@ -658,7 +662,7 @@ def _sampled(array: np.ndarray, at_y: np.ndarray, at_x: np.ndarray) -> np.ndarra
 
 
 def _parts_of_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """What masks [n, h, w] of boxes [n, 4] have within parts [n, 4] of these, [n, h, w]."""
+    """Masks [n, h, w] of boxes [n, 4], resampled to parts [n, 4] of these: [n, h, w]."""
     soft = soft.copy()
     cells = np.tile(soft.shape[1:], 2)
     for number in np.flatnonzero((boxes != parts).any(axis=1)):
@@ -691,7 +695,7 @@ def _are_bytes(array: np.ndarray) -> bool:
 
 
 def _not_bytes(array: np.ndarray, where: str) -> str:
-    """What is said of an image that uint8 does not hold."""
+    """The problem of an image that uint8 does not hold, as a text."""
     low = array.min()
     high = array.max()
     hint = "; a model that is trained and exported with IMAGE_PERCENTILES takes any values"
