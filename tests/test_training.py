@@ -18,7 +18,7 @@ import pytest
 import quickly
 import test_backends
 from keras import ops
-from toy import BY_HEART, KillAt, Killed, Rectangles, ToyConfig
+from toy import BY_HEART, KillAt, Killed, Logs, Rectangles, ToyConfig
 
 from mrcnn import commands, data, files, model as modellib, training
 from mrcnn.config import Config
@@ -188,7 +188,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     def run(folder, workers, kill=None):
         config = ToyConfig(WORKERS=workers, **settings)
         model = modellib.MaskRCNN("training", config, folder)
-        losses = _StepLosses()
+        logs = Logs()
         if kill:
             with pytest.raises(Killed):
                 train(config, folder, 2, model=model, custom_callbacks=[KillAt(kill)])
@@ -196,8 +196,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
             keras.utils.set_random_seed(99)
             model = modellib.MaskRCNN("training", config, folder)
             model.load_weights(model.find_last())
-        train(config, folder, 2, model=model, custom_callbacks=[losses])
-        return model, losses.means[-1]
+        train(config, folder, 2, model=model, custom_callbacks=[logs])
+        return model, losses_of(logs.steps[-1])
 
     (whole, means), (killed, _) = run(tmp_path / "whole", 0), run(tmp_path / "killed", 2, kill=6)
     assert np.isfinite(means).all() and killed.epoch == 2
@@ -1134,9 +1134,9 @@ def test_learns_from_photographs(tmp_path):
         STEPS_PER_EPOCH=60,
         DETECTION_MIN_CONFIDENCE=0.1,
     )
-    losses = _StepLosses()
-    model, _ = train(config, tmp_path, 1, dataset=dataset, custom_callbacks=[losses])
-    rows = losses.steps()
+    logs = Logs()
+    model, _ = train(config, tmp_path, 1, dataset=dataset, custom_callbacks=[logs])
+    rows = losses_by_step(logs)
     assert rows.shape == (60, 5)
     ratios = rows[-10:].mean(axis=0) / rows[:10].mean(axis=0)
     assert (ratios <= 0.7).all(), dict(zip(modellib.config_module.LOSS_NAMES, ratios))
@@ -1144,16 +1144,13 @@ def test_learns_from_photographs(tmp_path):
     assert len(result["scores"]) and result["masks"].shape[:2] == dataset.load_image(0).shape[:2]
 
 
-class _StepLosses(keras.callbacks.Callback):
-    """Losses of single steps, from the running means that Keras reports."""
+def losses_of(logs):
+    """[5] losses in the logs of a step, the running means that Keras reports."""
+    return [float(logs[name]) for name in modellib.config_module.LOSS_NAMES]
 
-    def __init__(self):
-        super().__init__()
-        self.means = []
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.means.append([float(logs[name]) for name in modellib.config_module.LOSS_NAMES])
-
-    def steps(self):
-        sums = np.array(self.means) * np.arange(1, len(self.means) + 1)[:, None]
-        return np.diff(sums, axis=0, prepend=0)
+def losses_by_step(logs):
+    """[steps, 5] losses of the single steps of the one epoch in `Logs`."""
+    means = np.array([losses_of(of_step) for of_step in logs.steps])
+    sums = means * np.arange(1, len(means) + 1)[:, None]
+    return np.diff(sums, axis=0, prepend=0)
