@@ -53,7 +53,7 @@ def call(
     rng: np.random.Generator,
     flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """What an augmentation function makes of an image.
+    """The result of an augmentation function.
 
     Args:
         function: f(image, masks) -> (image, masks); where there are keypoints f(image, masks,
@@ -604,7 +604,7 @@ class Stain(_Step):
 
 
 class Placed(NamedTuple):
-    """What `place` returns.
+    """The result of `place`.
 
     Attributes:
         image: [height, width, C].

@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _ParseError(Exception):
-    """What is wrong with a command line, and the command's name."""
+    """An error in a command line, with the command's name."""
 
 
 def _add_common(made: argparse.ArgumentParser) -> None:
@@ -437,7 +437,7 @@ def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int
 
 
 def _known_of_weights(args: argparse.Namespace) -> _Known | None:
-    """What is known of the weights before they are loaded; None of an exported model.
+    """What the command reads about weights before loading them; None for an exported model.
 
     Whatever is wrong with the options is found here, before data are read and networks built.
     """
@@ -810,7 +810,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a file or folder is."""
+    """A file or folder as `mrcnn inspect --json` describes it."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file or folder {path}")
     if _is_exported(path) and not _is_xml_of_annotations(path):

@@ -339,7 +339,11 @@ def devices_here(network: Any) -> int:
 
 
 def from_chief(network: Any, text: str) -> str:
-    """The chief's text, on every machine; all must ask for it."""
+    """The chief's text, on every machine; all must ask for it.
+
+    Raises:
+        ValueError: the text has more than LONGEST bytes.
+    """
     message = np.zeros(LONGEST, np.int32)
     cluster: Any = of(network)
     if cluster.is_chief:
@@ -351,11 +355,16 @@ def from_chief(network: Any, text: str) -> str:
     return bytes(received[received > 0].astype(np.uint8)).decode("utf-8", "surrogateescape")
 
 
-def check_agreement(network: Any, what: str, value: Any) -> None:
-    """Checks that a value is the same on every machine; all must call it.
+def check_agreement(network: Any, subject: str, value: Any) -> None:
+    """Checks that a value is the same on every machine; all of them must call it.
+
+    Args:
+        network: the `Network` that is trained.
+        subject: what the value is, for the error.
+        value: compared by its `repr`.
 
     Raises:
-        ValueError: on another machine it is another; names the first, and its value here.
+        ValueError: a machine has another value; names that machine, and this one's value.
     """
     cluster: Any = of(network)
     digest = hashlib.blake2b(repr(value).encode(), digest_size=3).digest()
@@ -366,7 +375,7 @@ def check_agreement(network: Any, what: str, value: Any) -> None:
     if len(others):
         place = int(others[0])
         raise ValueError(
-            f"{what} is the same on every machine, so the folder of the logs is one that all see"
+            f"{subject} is the same on every machine, so the folder of the logs is one that all see"
             f" and the scripts are equal. Worker {place} ({cluster.workers[place]}) has another"
             f" than the chief. Here it is: {value}"
         )
@@ -481,7 +490,7 @@ class Steps:
         return step
 
     def parts(self, inputs: Sequence[np.ndarray]) -> list[tuple]:
-        """A machine's batch, one part for each of its devices."""
+        """A machine's batch, arrays [B, ...], as a tuple of arrays for each of its devices."""
         return list(zip(*(np.split(array, self.devices) for array in inputs)))
 
 
@@ -496,7 +505,7 @@ def fit(
     validation_data: Iterator[tuple] | None = None,
     validation_steps: int = 0,
 ) -> keras.callbacks.History:
-    """What `keras.Model.fit` does, on all devices of the network's strategy.
+    """`keras.Model.fit` on all devices of the network's strategy.
 
     On several devices of one machine Keras's own takes a batch for itself at each call, whose
     images are then left out.

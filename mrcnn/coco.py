@@ -276,7 +276,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def _others(path: pathlib.Path) -> str:
-    """What lies where a json was looked for, for the message that it isn't there."""
+    """The rest of the error for a missing json: which others its folder has."""
     if path.is_dir():
         below = [file.relative_to(path) for file in _jsons_below(path)]
         return f", which is a folder. Its json files: {files.several(below, 10) or 'none'}"
@@ -296,17 +296,18 @@ def _others(path: pathlib.Path) -> str:
 def _leave_out(
     path: pathlib.Path,
     problems: list[str],
-    what: str,
+    entries: str,
     problem: str,
     places: Sequence[Any],
 ) -> None:
-    """Says what is left out: a text for each place into `problems`, and one warning of all.
+    """Reports entries that are left out: a text for each in `problems`, one warning of all.
 
     Args:
         path: the json.
         problems: of `read_annotations`.
-        what, problem: "images", "have no file_name".
-        places: their ids, with what else tells them.
+        entries: what they are, "images".
+        problem: why they are left out, "have no file_name".
+        places: their ids, or other texts that identify them.
     """
     if not places:
         return
@@ -317,12 +318,12 @@ def _leave_out(
         "%s: %d %s %s and %s left out: %s",
         path,
         len(places),
-        what,
+        entries,
         problem,
         left_out,
         files.several(places),
     )
-    problems += [f"{path}: {what} that {problem}: {place}" for place in places]
+    problems += [f"{path}: {entries} that {problem}: {place}" for place in places]
 
 
 def _parse(path: pathlib.Path, problems: list[str]) -> dict:
@@ -466,7 +467,7 @@ def _by_number(items: Iterable[Any]) -> dict[int, Any]:
 
 
 def _index(coco: Any, path: pathlib.Path) -> None:
-    """What `COCO.createIndex` makes, of the annotations that can be used."""
+    """The index of `COCO.createIndex`, of the annotations that can be used."""
     data = coco.dataset
     coco.imgs = _images_by_id(data, path, coco.problems)
     coco.cats = _by_id(data, "categories", path)
@@ -1095,6 +1096,9 @@ def download(folder: Any, subset: str, year: str | int = DEFAULT_YEAR) -> None:
         folder: the data's folder.
         subset: train, val, minival, valminusminival.
         year: 2014 or 2017.
+
+    Raises:
+        ValueError: another subset or year.
     """
     folder = pathlib.Path(folder)
     year = str(year)
@@ -1387,9 +1391,9 @@ class CocoDataset(utils.Dataset):
         return masks, self._class_ids(image_id, has_pixels)
 
     def load_label_maps(self, image_id: int) -> tuple[LabelMaps, np.ndarray]:
-        """What `load_mask` returns, the masks as `mrcnn.masks.LabelMaps`, which training takes.
+        """The masks as `mrcnn.masks.LabelMaps`, and class ids [N] int32; see `load_mask`.
 
-        A subclass with a `load_mask` of its own is trained on that, unless it has both.
+        Training takes these. A subclass that overrides `load_mask` alone is trained on that.
         """
         info = self.image_info[image_id]
         if "json" not in info:

@@ -813,7 +813,7 @@ def detect(
 
 
 class _DetectRun:
-    """What a call of `detect` has found so far. The arguments are those of `detect`."""
+    """The results of a call of `detect` so far. The arguments are those of `detect`."""
 
     def __init__(
         self,
@@ -1071,7 +1071,7 @@ def _detect(
     whole_masks: bool,
     tiling: dict[str, Any] | None = None,
 ) -> list[dict]:
-    """What a model detects on pictures.
+    """The detections of a model on pictures.
 
     Args:
         whole_masks: masks [H, W, N] however large they are.
@@ -1110,7 +1110,7 @@ def _all_names(class_names: Sequence[str], count: int) -> list[str]:
 
 
 def _image_entry(picture: media.Picture) -> dict:
-    """What images.json says of a picture; its id follows when all are known."""
+    """The entry of a picture in images.json; its id follows when all are known."""
     height, width = picture.image.shape[:2]
     entry = {"file_name": str(picture.path), "height": height, "width": width}
     if picture.frame is not None:

@@ -127,7 +127,13 @@ def check_items(items: Any, load: Callable | None) -> None:
 
 
 def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, str]:
-    """Image number `number` of `detect_many` as an array, and what errors are to call it."""
+    """An image [H, W, C] or [H, W] of `detect_many`, and its name in errors.
+
+    Args:
+        number: its place among the items.
+        item: the image, or what `load` takes.
+        load: f(item) that returns the image; None where the item is the image.
+    """
     image = item
     where = f"image {number}"
     if load is not None:
@@ -327,6 +333,9 @@ def with_channels(
         [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are
         asked for, and where 1 is the first of three that are equal taken, as of a gray file that
         was read as RGB.
+
+    Raises:
+        ValueError: an image of another shape.
     """
     wanted = config.IMAGE_CHANNEL_COUNT
     shaped = image
@@ -437,7 +446,7 @@ def parts_of(image: np.ndarray, config: Config) -> Iterator[None]:
     Their values are brought to the range of the whole: a dark part stays dark.
 
     Args:
-        image: the whole, or a sample of its values.
+        image: the whole, [H, W, C], or a sample of its values.
     """
     token = _RANGE_OF_WHOLE.set((range_of(image, config),))
     try:
@@ -667,15 +676,16 @@ def _points_of_imgaug(
 
 
 def _where(dataset: utils.Dataset, image_id: int) -> str:
-    """What messages call an image."""
+    """An image as messages name it."""
     info = dataset.image_info[image_id]
     if info.get("path"):
         return f"image {image_id} ({info['path']})"
     return f"image {image_id} (source {info.get('source')!r}, id {info.get('id')!r})"
 
 
-def _raise_unreadable(what: str, error: Exception) -> NoReturn:
-    raise DatasetError(f"{what} can't be read: {type(error).__name__}: {error}") from error
+def _raise_unreadable(subject: str, error: Exception) -> NoReturn:
+    """Raises the DatasetError of an image or its masks that loading has failed for."""
+    raise DatasetError(f"{subject} can't be read: {type(error).__name__}: {error}") from error
 
 
 def _check_prepared(dataset: Any, name: str = "the dataset") -> None:
@@ -701,7 +711,7 @@ def _load(
     config: Config,
     image_id: int,
 ) -> tuple[np.ndarray, Masks, np.ndarray, np.ndarray | None]:
-    """What a dataset has of one image, checked.
+    """The image, masks and class ids of a dataset's image, checked.
 
     Returns:
         image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float or None
@@ -776,7 +786,7 @@ def _has_label_maps(dataset: utils.Dataset) -> bool:
 
 
 def _described(value: Any) -> str:
-    """What an error says of a value that is of another kind than it should be."""
+    """A value of a wrong kind as an error describes it."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     if isinstance(value, (tuple, list)):
@@ -785,13 +795,22 @@ def _described(value: Any) -> str:
     return f"{value!r:.100}"
 
 
-def _as_array(values: Any, what: str, where: str) -> np.ndarray:
-    """An array of what `load_mask` returned; an error where parts have different shapes."""
+def _as_array(values: Any, name: str, where: str) -> np.ndarray:
+    """An array of the values that `load_mask` returned.
+
+    Args:
+        values: masks or class ids.
+        name: "masks" or "class ids", for the error.
+        where: which image, for the error.
+
+    Raises:
+        DatasetError: parts have different shapes.
+    """
     try:
         return np.asarray(values)
     except (ValueError, TypeError) as error:
         raise DatasetError(
-            f"{what} are one array. Received: {_described(values)} for {where}: {error}"
+            f"{name} are one array. Received: {_described(values)} for {where}: {error}"
         ) from error
 
 
@@ -1227,7 +1246,7 @@ def _without_padding(view: _View) -> _View:
 
 
 def _padding_value(config: Config) -> Any:
-    """What padding inside a window holds, so that it becomes what padding outside of one does."""
+    """The value of padding inside a window, which becomes that of padding outside of it."""
     if config.FLOAT_RESIZE:
         return config.MEAN_PIXEL
     return 0
@@ -1332,7 +1351,7 @@ def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
 
 
 def _without_class(dataset: utils.Dataset, source: Any, image_ids: Sequence[int]) -> str:
-    """What is wrong with images of a source that no class belongs to."""
+    """The problem of images whose source has no class, as a text."""
     return (
         f"{len(image_ids)} images such as {_where(dataset, image_ids[0])} are of the source"
         f" {source!r}, and no class is: add_class({source!r}, ...). Sources with classes are"
@@ -1617,7 +1636,7 @@ def generate_random_rois(
 
 
 class _Example(NamedTuple):
-    """What `load_image_gt` returns of an image; keypoints None without USE_KEYPOINTS."""
+    """The result of `load_image_gt` for an image; keypoints None without USE_KEYPOINTS."""
 
     image: np.ndarray
     meta: np.ndarray
@@ -1915,7 +1934,7 @@ def _has_objects(masks: Masks, class_ids: np.ndarray) -> bool:
 
 
 def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:
-    """What is wrong with a dataset of which `count` images, all, have no object."""
+    """The problem of a dataset of `count` images, none of which has an object, as a text."""
     return (
         f"none of the {count} images, from {_where(dataset, dataset.image_ids[0])} on, has an"
         " object to learn from: one with a class id above 0 (crowds, iscrowd: 1, have ids below 0)"
@@ -2050,7 +2069,7 @@ class _Check:
         self.found_object = False
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the images."""
+        """The problems of the images, as a text."""
         image_ids = np.asarray(self.dataset.image_ids)
         total = len(image_ids)
         limit = self.config.CHECK_IMAGES

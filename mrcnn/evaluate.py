@@ -203,7 +203,7 @@ class Evaluation:
         return paths
 
     def _figures(self) -> dict:
-        """What figures.json holds."""
+        """The contents of figures.json."""
         figures: dict[str, Any] = {
             "bbox": self.bbox,
             "segm": self.segm,
@@ -291,7 +291,8 @@ class Evaluation:
         """The rows of the confusion matrix that are shown, and how many classes there are to show.
 
         Returns:
-            rows: sorted, background first, and the classes that are confused most.
+            rows: [1 + most] int or fewer, sorted: background, and the classes that are confused
+                most.
             used: number of the classes with an object or a detection.
         """
         matrix = np.asarray(self.confusion)
@@ -303,7 +304,7 @@ class Evaluation:
         return np.r_[0, np.sort(most_confused)], len(used)
 
     def errors(self, score_threshold: float = 0.5) -> "Iterator[ImageErrors]":
-        """What became of the objects and detections of each image, see `errors_by_image`.
+        """The errors of each image by kind, see `errors_by_image`.
 
         Masks are compared where they were evaluated, else boxes.
         """
@@ -844,7 +845,7 @@ def _matches(
     crowd: np.ndarray,
     thresholds: Sequence[float],
 ) -> Iterator[tuple[int, int, int]]:
-    """What COCOeval matches on an image: (threshold, detection, object), by their places.
+    """The pairs that COCOeval matches on an image: indices (threshold, detection, object).
 
     Each detection, best first, takes the free object that it overlaps most, of equal ones the
     last, and one that is ignored only if no other will do; a crowd stays free.
@@ -994,7 +995,7 @@ def confusion_matrix(
 
 
 def _compared_kind(detections: list[dict]) -> str:
-    """What of detections is compared with the objects: masks where all have them."""
+    """The kind of IoU to match by: "segm" where all detections have masks, else "bbox"."""
     if detections and all("segmentation" in row for row in detections):
         return "segm"
     return "bbox"
@@ -1084,7 +1085,7 @@ ERRORS = ("double", "wrong class", "bad mask", "bad place", "false")
 
 @dataclasses.dataclass
 class ImageErrors:
-    """What became of the objects and the detections of an image, see `errors_by_image`.
+    """The errors of an image by kind, see `errors_by_image`.
 
     Attributes:
         image_id: the truth's.
@@ -1135,7 +1136,7 @@ def errors_by_image(
     kind: str | None = None,
     least_iou: float = 0.1,
 ) -> Iterator[ImageErrors]:
-    """What became of the objects and detections of each image, one image after the other.
+    """Classifies the objects and detections of each image: matched, missed, or wrong in which way.
 
     Detections of at least the score find objects of their class as in COCO's figures: the best
     first, each the free object that it overlaps most, from the IoU threshold on. Any other is the
@@ -1224,7 +1225,7 @@ class _Crossing:
         return k in self.matched and bool(self.crowd[self.matched[k]])
 
     def _kind(self, k: int) -> str:
-        """What a detection is."""
+        """The kind of a detection."""
         if k in self.matched:
             return "found"
         for name, about in self.about.items():
@@ -1233,7 +1234,7 @@ class _Crossing:
         return "false"
 
     def _fates(self, kinds: dict[int, str]) -> list[str]:
-        """What becomes of each object; kinds: {detection: what it is}."""
+        """The kind of each object; kinds: {detection: its kind}."""
         fates = ["missed"] * len(self.objects)
         left = ~self.crowd
         for j in self.matched.values():
@@ -1503,7 +1504,7 @@ class _Log:
 
 
 def _entry(line: bytes) -> dict | None:
-    """What a line of a `_Log` holds; None for one that is cut off or none of its lines."""
+    """The contents of a line of a `_Log`; None for one that is cut off or malformed."""
     if not line.endswith(b"\n"):
         return None
     try:

@@ -120,7 +120,7 @@ def survey(
 
 @dataclasses.dataclass
 class _SurveyedImage:
-    """What `survey` takes from one image: see `Survey`; shape is that before resizing."""
+    """The part of a `Survey` from one image; shape is that before resizing."""
 
     boxes: np.ndarray
     areas: np.ndarray
@@ -235,7 +235,12 @@ def anchor_fit(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) ->
 
 
 def recall_by_level(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) -> list[tuple]:
-    """How well the anchors can find objects; an object counts for the level that fits it best.
+    """How well anchors cover objects; an object counts for the level that fits it best.
+
+    Args:
+        boxes: [N, (y1, x1, y2, x2)] in pixels of the molded image.
+        config: its anchors.
+        image_shape: (height, width, ...) of the molded image.
 
     Returns:
         rows (level, anchor scale, objects, mean best IoU, share from .5, share from .7), the last
@@ -266,7 +271,7 @@ def _recall(best: np.ndarray) -> tuple[int, float, float, float]:
 
 
 def rpn_example(dataset: Dataset, config: Config, image_id: int, seed: int = 0) -> dict:
-    """What the RPN learns from one image.
+    """The training targets of the RPN for one image.
 
     Returns:
         dict: image [H, W, C], class_ids, boxes, masks [H, W, N]; anchors [A, 4]; match [A] of 1,
@@ -548,7 +553,12 @@ def roi_align(
 ) -> np.ndarray:
     """RoIAlign (He et al. 2017): nothing is rounded; the mean of samples^2 values in each bin.
 
-    Args: as of `roi_pool`; the value of cell i lies in its middle, at i + .5.
+    Args:
+        features, box, size: see `roi_pool`; the value of cell i lies at its centre, i + .5.
+        samples: per side of a bin.
+
+    Returns:
+        [*size, C] float.
     """
     y1, x1, y2, x2 = np.asarray(box, float) - 0.5
     rows = _bin_middles(y1, y2, size[0] * samples)
@@ -565,10 +575,14 @@ def _bin_middles(start: float, end: float, count: int) -> np.ndarray:
 def crop_and_resize(
     features: np.ndarray, box: np.ndarray | Sequence[float], size: tuple[int, int]
 ) -> np.ndarray:
-    """matterport's: one bilinear value a bin, the first and the last on the box's edges.
+    """matterport's pooling: one bilinear value a bin, the first and the last on the box's edges.
 
-    Args: as of `roi_pool`, but the box is normalised: 0 and 1 are the middles of the outermost
-    cells.
+    Args:
+        features, size: see `roi_pool`.
+        box: (y1, x1, y2, x2) normalised: 0 and 1 are the centres of the outermost cells.
+
+    Returns:
+        [*size, C] float.
     """
     height, width = features.shape[:2]
     rows = np.linspace(box[0], box[2], size[0]) * (height - 1)
@@ -608,7 +622,7 @@ def pooling_offsets(
     boxes: int = 200,
     seed: int = 0,
 ) -> list[tuple]:
-    """What rounding costs, in pixels: how far from a bin's middle its value is read.
+    """The error of rounding in pixels: how far from a bin's centre its value is read.
 
     The map's values are the places of its cells, so that what is pooled says where it comes from.
     RoIPool takes the mean of its bins' cells here: the maximum is another matter than rounding.
@@ -642,7 +656,7 @@ def pooling_masks(
     strides: Sequence[int] = (4, 8, 16, 32),
     size: tuple[int, int] = (28, 28),
 ) -> tuple[list[tuple], dict[tuple[int, str], np.ndarray]]:
-    """What rounding costs in IoU: a mask as a map of each stride, pooled and pasted back.
+    """The error of rounding in IoU: a mask as a map of each stride, pooled and pasted back.
 
     Args:
         mask: [H, W] bool.
@@ -671,7 +685,7 @@ def pooling_masks(
 
 
 def weight_statistics(model: MaskRCNN) -> list[dict]:
-    """What the weights of a `MaskRCNN` look like, and what is suspicious about them.
+    """Statistics of the weights of a `MaskRCNN`, and what is suspicious about them.
 
     Returns:
         rows {"name", "part", "shape", "values" [n], "std", "largest", "verdict"}; the verdict is ""

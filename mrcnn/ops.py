@@ -204,6 +204,9 @@ def uniform(shape: Any, seed: Any) -> Tensor:
     Args:
         shape: of the numbers.
         seed: a `keras.random.SeedGenerator`.
+
+    Returns:
+        [*shape] float32.
     """
     if keras.backend.backend() != "tensorflow":
         return keras.random.uniform(shape, seed=seed)
@@ -218,7 +221,7 @@ def uniform(shape: Any, seed: Any) -> Tensor:
 
 
 def half_of_squares(x: Tensor) -> Tensor:
-    """Half of the sum of squares, a scalar.
+    """Half of the sum of the squares of a tensor of any shape, a scalar.
 
     On TensorFlow it is one operation, and one more for its gradient.
     """
@@ -741,7 +744,7 @@ def _align_by_torch(maps, rows, size, samples, reduce):
 
 
 def _of_bins(reads, size, samples):
-    """What each bin reads: [n, h * samples, w * samples, 2, 2] to [n, h, w, 4 * samples**2]."""
+    """Reads by bin: [n, h * samples, w * samples, 2, 2] to [n, h, w, 4 * samples**2]."""
     height, width = size
     reads = ops.reshape(reads, (-1, height, samples, width, samples, 4))
     reads = ops.transpose(reads, (0, 1, 3, 2, 4, 5))
@@ -1021,7 +1024,7 @@ def _map_of_cells(feature_maps, cells):
 
 
 class _Neighbours(NamedTuple):
-    """What samples read on one axis, each [N, n].
+    """The cells and weights that samples read on one axis, each [N, n].
 
     Attributes:
         low, high: int32, the cells around each.

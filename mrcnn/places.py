@@ -117,7 +117,7 @@ def parent(text: str) -> str:
 
 
 def find(text: str | os.PathLike) -> tuple[LocalFiles | RemoteFiles, str]:
-    """What reads and writes a path or an address, and the path that it takes.
+    """The files that a path or an address belongs to, and the path among them.
 
     Raises:
         ValueError: an address of a kind that pyarrow does not know.
@@ -324,7 +324,11 @@ class RemoteFiles:
         return self._type(path) != import_pyarrow("pyarrow.fs").FileType.NotFound
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """Bytes of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         info = self.system.get_file_info(path)
         if info.size is None:
             raise FileNotFoundError(f"No file {self.address(path)}")

@@ -269,7 +269,7 @@ class _Pool:
             )
 
     def _given_up_text(self) -> str:
-        """What is said of parts whose actors died again and again."""
+        """The error message for parts whose actors died repeatedly."""
         part = self.given_up[0]
         start, stop = self.job.rows_of(part)
         images = [entry.image for entry in self.job.manifest().rows(start, stop)]
@@ -326,7 +326,7 @@ class _Pool:
 
 
 def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
-    """What an actor needs, as options of Ray; an exported model on the CPU needs no GPU."""
+    """The resources of an actor, as options of Ray; an exported model on the CPU needs no GPU."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = settings.gpus
     if gpus is None and getattr(make, "device", None) == "cpu":
@@ -342,14 +342,14 @@ def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
 
 
 def _with_threads(make: Any, needs: dict[str, float]) -> Callable:
-    """What makes a model with as many threads as an actor has cores, where it does not say."""
+    """`make` with a thread for each core of an actor, unless it has a number of its own."""
     if hasattr(make, "with_threads") and not needs["num_gpus"]:
         return make.with_threads(max(1, int(needs["num_cpus"])))
     return make
 
 
 def _cause_of(error: Any) -> Exception:
-    """What an actor raised, without Ray's account of where."""
+    """The exception of an actor, without Ray's traceback."""
     cause = error.cause
     if isinstance(cause, Exception):
         return cause

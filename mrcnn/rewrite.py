@@ -176,7 +176,7 @@ class CPUConv(FoldedConv):
         return [keras.KerasTensor(shape, output.dtype) for _ in range(count)]
 
     def _finish(self):
-        """What follows the convolution: f(its output, *values), and these values of each column."""
+        """The operation after the convolution, f(its output, *values), and its values by column."""
         conv = inner(self.conv)
         norm = inner(self.norm)
         if norm is None:
@@ -287,7 +287,7 @@ class PreparedConv(FoldedConv):
         return ops.convert_to_tensor(conv.kernel), bias
 
     def _variables(self):
-        """What kernel and bias are made of."""
+        """The variables that kernel and bias are computed from."""
         conv = inner(self.conv)
         values = [conv.kernel]
         if conv.use_bias:

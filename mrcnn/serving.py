@@ -179,9 +179,14 @@ def _check_size(path, pixels):
 
 
 def answer_of(image: np.ndarray, result: dict, class_names: list[str]) -> dict[str, list]:
-    """A result of `Model.detect` as COCO's json: images, annotations with scores, categories.
+    """A result as COCO's json: images, annotations with scores, categories.
 
     Ids of categories are those of classes; of COCO's own classes COCO's ids.
+
+    Args:
+        image: [H, W, 3] uint8.
+        result: of `Model.detect`, with run lengths.
+        class_names: by class id, background first.
     """
     height, width = image.shape[:2]
     ids = coco.category_ids_of(class_names) or {i: i for i in range(1, len(class_names))}

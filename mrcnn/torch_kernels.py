@@ -35,10 +35,10 @@ def of_torchvision() -> Any:
 
 
 def takes_torchvision(x: Tensor) -> bool:
-    """Whether torchvision's operators are to compute with what lies where x does.
+    """Whether torchvision's operators are used on the device of x, a tensor of any shape.
 
-    On a CPU they take longer than what is here: 12 times for the suppression of 6,000 boxes, 4
-    times for RoIAlign of 1,000.
+    On a CPU they are slower than this module: 12 times for the suppression of 6,000 boxes, 4 times
+    for RoIAlign of 1,000.
     """
     return x.device.type != "cpu" and of_torchvision() is not None
 
@@ -133,7 +133,7 @@ def non_max_suppression(
     valid: Tensor,
     classes: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """`ops.non_max_suppression`, one image after the other."""
+    """`ops.non_max_suppression`, one image after the other; its arguments and results."""
     boxes = boxes.detach()
     greedy = _greedy
     if takes_torchvision(boxes):
@@ -217,7 +217,7 @@ def _that_stay(free, by_better):
 
 
 def can_align(maps: Tensor, reduce: str) -> bool:
-    """Whether torchvision's RoIAlign does what is asked: the average, in float32."""
+    """Whether torchvision's RoIAlign can pool maps [B, H, W, C]: the average, in float32."""
     return reduce == "average" and maps.dtype == torch.float32 and takes_torchvision(maps)
 
 

@@ -21,7 +21,7 @@ from mrcnn import boxes as box_math, data, masks as mask_math, ops as kernels, u
 
 @dataclasses.dataclass
 class Trace:
-    """What became of one image, stage by stage, in numpy.
+    """The intermediate results of one image, stage by stage, in numpy.
 
     All boxes are (y1, x1, y2, x2) float32 in pixels of `image`; y2, x2 lie outside the box. A level
     is the base-2 logarithm of a map's stride: P2 has stride 4. A anchors, T best of them, P

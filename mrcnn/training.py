@@ -85,7 +85,11 @@ class Network(keras.Model):
     def save_weights(
         self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any
     ) -> None:
-        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`."""
+        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`.
+
+        Raises:
+            FileExistsError: the file exists, and overwrite is False.
+        """
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"{filepath} exists, and overwrite is False")
         weights.save(self, filepath)
@@ -243,7 +247,7 @@ class TrainingModel(Network):
             self._compiled_for = wanted
 
     def _what_is_traced(self, optimizer, jit_compile):
-        """What a traced step depends on, as text: trained weights, settings of the optimizer."""
+        """All that a traced step depends on, as text: trained weights, the optimizer's settings."""
         settings = optimizer.get_config()
         settings.pop("name", None)  # each has another one
         if not isinstance(settings["learning_rate"], dict):  # a number, not a schedule
@@ -1011,7 +1015,7 @@ def parse_checkpoint(path: str | os.PathLike) -> tuple[str, int] | None:
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What a resume file says of its run, see `Run.save`; None where there is no such file."""
+    """The state in a resume file, see `Run.save`; None where there is no such file."""
     try:
         with h5py.File(path, "r") as file:
             return json.loads(file.attrs["mrcnn_run"])
@@ -1216,17 +1220,17 @@ class TrainingPage(keras.callbacks.Callback):
             )
 
     @contextlib.contextmanager
-    def _warning_of(self, what):
-        """Turns any error in the block into a warning, the first time."""
+    def _warning_of(self, subject):
+        """Turns any error in the block into a warning, the first time; subject: what is written."""
         try:
             yield
         except Exception as error:
             if not self._has_failed:
-                logger.warning("%s can't be written: %s: %s", what, type(error).__name__, error)
+                logger.warning("%s can't be written: %s: %s", subject, type(error).__name__, error)
             self._has_failed = True
 
     def _history(self, epoch, logs):
-        """What is known of all epochs, this one among them; it is written to history.json."""
+        """The figures of all epochs so far, with this one; they are written to history.json."""
         path = os.path.join(self.run.owner.log_dir, "history.json")
         entry = {
             "epoch": epoch + 1,
@@ -1596,7 +1600,7 @@ class Run:
         return self.cluster is None or self.cluster.is_chief
 
     def plan(self) -> dict[str, Any]:
-        """What must be equal for a run to go on, as JSON has it."""
+        """The settings that must be equal for a run to be resumed, as values that JSON can hold."""
         plan = {
             "epochs": self.epochs,
             "layers": self.layer_regex,
@@ -1684,7 +1688,7 @@ class Run:
         return history
 
     def _state_of_these_weights(self):
-        """What the resume file says, if this model has the weights of its run and epoch.
+        """The state in the resume file, if this model has the weights of its run and epoch.
 
         They are those of the last checkpoint, those of the resume file, or what `train` left in
         this process. Others were loaded on purpose, and are not overwritten.
@@ -1873,7 +1877,7 @@ class Run:
         )
 
     def _distribution(self):
-        """What `fit` runs in: Keras splits JAX's batches there as it has placed the weights."""
+        """The context of `fit`, in which Keras splits JAX's batches as it placed the weights."""
         if keras.backend.backend() == "jax":
             return self.owner.devices()
         return contextlib.nullcontext()

@@ -132,6 +132,9 @@ def generate_pyramid_anchors(
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, pixels.
+
+    Raises:
+        ValueError: not as many scales as maps and strides.
     """
     if not len(scales) == len(feature_shapes) == len(feature_strides):
         raise ValueError(
@@ -237,6 +240,9 @@ def as_bytes(
 
     Returns:
         [...] uint8.
+
+    Raises:
+        ValueError: limits whose low is not below high.
     """
     image = np.asarray(image)
     if limits is None:
@@ -513,7 +519,7 @@ def is_lossy(image: Any, path: str | os.PathLike) -> bool:
 
 
 def _unreadable(path, error):
-    """What an image that can't be read is said to be; Pillow and others seldom name the file."""
+    """The error of an image that can't be read, with its name: Pillow and others seldom have it."""
     text = str(error) or type(error).__name__
     if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in text:
         return text
@@ -990,7 +996,7 @@ def _stored_values(image, path):
 
 
 def _orientation(image, path):
-    """What the camera noted, 1 to 8; 1 where that can't be read."""
+    """The orientation in the EXIF data, 1 to 8; 1 where it can't be read."""
     try:
         orientation = int(image.getexif().get(0x0112, 1))
     except Exception as error:  # whatever Pillow raises for a broken note
@@ -1088,7 +1094,7 @@ _CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
 class _KeptValues:
-    """What was read or made, kept in memory as long as what it was made from is the same.
+    """A cache of values that were read or made, as long as their sources are unchanged.
 
     It is kept from its second time on, so that what is asked for once takes no memory, and until a
     bound is reached: what comes once in each pass over a dataset would be dropped just before it is
@@ -1107,7 +1113,7 @@ class _KeptValues:
         )  # a copy of a dataset, or one in another process, begins with nothing
 
     def get(self, key: Any, stamp: Any) -> Any:
-        """What is kept under a key, if it was put there with an equal stamp; otherwise None."""
+        """The value under a key, if it was put there with an equal stamp; otherwise None."""
         known, value = self._entries.get(key, (None, None))
         if known == stamp:
             return value
@@ -1131,7 +1137,7 @@ _YOUNG_SECONDS = 2
 
 
 def _stamp(path):
-    """What changes when a file is written: inode, size and times; None for one just written."""
+    """The inode, size and times of a file, which change with it; None for one just written."""
     status = os.stat(path)
     written = max(status.st_mtime_ns, status.st_ctime_ns)
     if time.time_ns() - written < _YOUNG_SECONDS * 10**9:
@@ -1393,7 +1399,7 @@ class Dataset:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
 
     def cached_read(self, key: Any, paths: Sequence, read: Callable[[], Any]) -> Any:
-        """What a function reads from files, or what it read before if these are still the same.
+        """The value that a function reads from files, cached while these are unchanged.
 
         Args:
             key, read: as of `cached_value`.
@@ -1408,7 +1414,7 @@ class Dataset:
         return self.cached_value(key, stamps, read)
 
     def cached_value(self, key: Any, stamp: Any, make: Callable[[], Any]) -> Any:
-        """What a function makes, or what it made before from the same.
+        """The value that a function makes, cached while its sources are unchanged.
 
         It is kept in memory from the second time on, while there is room (`cache_megabytes`).
 
@@ -1488,7 +1494,7 @@ def _index_by_source(infos):
 
 
 def _resize_bilinear(image, height, width, crop=None):
-    """What `resize(..., preserve_range=True)` gives, cut back to the dtype, several times faster.
+    """`resize(..., preserve_range=True)`, cut back to the dtype, several times faster.
 
     Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
 
@@ -1563,6 +1569,15 @@ def resize(
 
     They are bilinear, zeros outside, no antialiasing. A boolean image is taken as 0 and 1:
     scikit-image refuses to interpolate it.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        output_shape: (height, width), or with the channels.
+        order, mode, cval, clip, preserve_range, anti_aliasing, anti_aliasing_sigma: see
+            scikit-image.
+
+    Returns:
+        [*output_shape] float.
     """
     from skimage.transform import resize as skimage_resize
 
@@ -2095,12 +2110,16 @@ def compute_ap_range(
     """Mean of `compute_ap` over IoU thresholds.
 
     Args:
-        as of `compute_matches`.
+        gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask: see
+            `compute_matches`.
         iou_thresholds: a sequence or array; None: .5, .55, ... .95.
         verbose: 1 logs each threshold's AP at level INFO.
 
     Returns:
         float; NaN without ground truth.
+
+    Raises:
+        ValueError: no threshold.
     """
     if iou_thresholds is None:
         iou_thresholds = np.arange(0.5, 1.0, 0.05)

@@ -48,7 +48,7 @@ _LayerArrays = dict[str, list[tuple[str, Any]]]
 
 @dataclasses.dataclass
 class Coverage:
-    """What became of a file's weights, by name "layer/weight".
+    """The outcome of loading a file's weights, by name "layer/weight".
 
     Attributes:
         loaded: names.
@@ -149,7 +149,7 @@ def _check_is_file(path: str) -> None:
 
 
 def _what_begins_with(head: bytes) -> str:
-    """What to say of a file that is no HDF5, by its first bytes."""
+    """The error message for a file that is no HDF5, by its first bytes."""
     beginning = head.lstrip().lower()
     for magic, description in _FOREIGN:
         if beginning.startswith(magic.lower()):
@@ -577,7 +577,7 @@ def _name_of_group(reader: _Reader, group: h5py.Group) -> str:
 
 
 class _Source(NamedTuple):
-    """What was read of a legacy file or of a state dict.
+    """The contents of a legacy file or of a state dict.
 
     Attributes:
         arrays: {layer: [(weight's name, array)]}; weights that no layer has stand under their own
@@ -692,7 +692,7 @@ def _check_exclude(names: Collection[str], known: set[str], title: str) -> None:
 
 
 def _read(path: Any, layers: dict[str, Any]) -> _Source:
-    """What a weight file of any kind holds, or a state dict."""
+    """The contents of a weight file of any kind, or of a state dict."""
     if not isinstance(path, (str, os.PathLike, Mapping)):
         raise ValueError(
             f"load_weights takes the path of a file or a state dict. Received: {path!r}"
@@ -1051,6 +1051,9 @@ def get_imagenet_weights(backbone: Any, epsilon: float = 1e-3) -> str:
     """Path of a legacy file with a backbone's ImageNet weights.
 
     It is made through `keras.applications` on first use.
+
+    Raises:
+        ValueError: a backbone without such weights.
     """
     import keras
 
