@@ -353,3 +353,17 @@ def test_crops_of_every_form():
             drawn[y1:y2, x1:x2] = crop
             assert crop.dtype == bool
             np.testing.assert_array_equal(drawn, expected[..., i])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(6, 7), (300, 500)])
+def test_crop_of_run_lengths(size, share):
+    """Few runs in a large image, and many in a small one, which is decoded as a whole."""
+    mask = np.zeros(size, bool)
+    window = mask[1:5, 2:6]
+    window[:] = np.random.default_rng(0).random(window.shape) < share
+    (code,) = masks.encode(mask[..., None])
+    (y1, x1, y2, x2), crop = masks.crop_of_rle(code)
+    assert (y1, x1, y2, x2) == tuple(utils.extract_bboxes(mask[..., None])[0])
+    assert crop.dtype == bool
+    np.testing.assert_array_equal(crop, mask[y1:y2, x1:x2])
