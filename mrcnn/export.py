@@ -304,10 +304,10 @@ class Molder:
 
         height = self._side(pixels, 1)
         width = self._side(pixels, 2)
-        rows = self._weights(*self._neighbours(height, sizes.height), height, 1)
-        columns = self._weights(*self._neighbours(width, sizes.width), width, 2)
-        y_low, y_high, y_low_weight, y_high_weight = rows
-        x_low, x_high, x_low_weight, x_high_weight = columns
+        low, high, share = self._neighbours(height, sizes.height)
+        y_low, y_high, y_low_weight, y_high_weight = self._weights(low, high, share, height, 1)
+        low, high, share = self._neighbours(width, sizes.width)
+        x_low, x_high, x_low_weight, x_high_weight = self._weights(low, high, share, width, 2)
         darkest = tf.reduce_min(pixels, axis=(1, 2, 3), keepdims=True)
         brightest = tf.reduce_max(pixels, axis=(1, 2, 3), keepdims=True)
         above = tf.gather(pixels, y_low, axis=1) * y_low_weight
@@ -618,7 +618,11 @@ def _suppress_by_onnx(boxes, scores, count, iou_threshold, valid, classes):
     if classes is not None:
         numbers = tf.range(tf.reduce_max(classes) + 1)[None, :, None]
         by_class = tf.where(classes[:, None] == numbers, by_class, -1.0)
-    limits = (np.int64([count]), np.float32([iou_threshold]), np.float32([-0.5]))
+    limits = (
+        np.array([count], np.int64),
+        np.array([iou_threshold], np.float32),
+        np.array([-0.5], np.float32),
+    )
     rows = tf.numpy_function(
         _not_in_tensorflow, [boxes, by_class, *limits], tf.int64, stateful=False
     )
@@ -1075,7 +1079,7 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
 
     # tf2onnx asks numpy 2 for names of numpy 1; Keras, whose own export uses it, supplies them.
     patch_tf2onnx()
-    handlers = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
+    handlers: dict[str, tuple[Any, list]] = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
     with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_onnx):
         network, _ = tf2onnx.convert.from_function(
             function,

@@ -10,6 +10,7 @@ prepared, which is made anew where a weight has changed.
 
 import contextlib
 import functools
+import importlib
 import math
 from typing import Any
 
@@ -370,11 +371,11 @@ def _fuses_batch_norm():
 def _has_avx512():
     """Whether the processor has AVX-512; False where numpy can't tell."""
     try:
-        # No public function says it.
-        from numpy._core._multiarray_umath import __cpu_features__ as features
+        # numpy has no public function for it.
+        module = importlib.import_module("numpy._core._multiarray_umath")
     except ImportError:
         return False
-    return bool(features.get("AVX512F"))
+    return bool(getattr(module, "__cpu_features__", {}).get("AVX512F"))
 
 
 def _add_bias(x, bias):

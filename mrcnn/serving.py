@@ -93,6 +93,7 @@ class Batcher:
 
     async def _answer(self, entries):
         images = [image for image, _ in entries]
+        results: list[Any]
         try:
             results = await asyncio.to_thread(self.model.detect, images, "lazy")
         except Exception as error:  # whatever a runtime raises: the next batch is to run

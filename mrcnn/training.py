@@ -1562,7 +1562,7 @@ class Run:
         self.owner = owner
         self.config = owner.config
         self.network = owner.keras_model
-        self.cluster = cluster.of(self.network)
+        self.cluster: Any = cluster.of(self.network)
         self.train_dataset = train_dataset
         self.val_dataset = val_dataset
         self.augmentation = augmentation

@@ -123,7 +123,7 @@ class View:
     def _window(self):
         """(y1, x1, y2, x2) of the image in the view, normalised."""
         shape = self.molded.image.shape[:2]
-        return box_math.norm_boxes(self.molded.window, shape, self.frame)
+        return box_math.norm_boxes(np.asarray(self.molded.window), shape, self.frame)
 
 
 def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:

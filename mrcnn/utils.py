@@ -307,7 +307,7 @@ def values_at(image: np.ndarray, percentiles: Sequence[float]) -> tuple[float, f
 
 def _bytes_of(values, low, high, gamma=1.0):
     """`as_bytes` of a part of an image."""
-    kind = np.float64
+    kind: Any = np.float64
     if values.dtype in (np.float16, np.float32):
         kind = np.float32
     values = values.astype(kind)
@@ -1024,12 +1024,12 @@ def _lower_bytes(image, path):
             raw_mode = tile.args[0]
         if str(raw_mode).endswith(";16N"):
             raw_mode = raw_mode[:-1] + sys.byteorder[0].upper()
-        other = _OTHER_BYTE.get(raw_mode)
-        if other is None:
+        args: Any = _OTHER_BYTE.get(raw_mode)
+        if args is None:
             return None
         if isinstance(tile.args, tuple):
-            other = (other, *tile.args[1:])
-        tiles.append(tile._replace(args=other))
+            args = (args, *tile.args[1:])
+        tiles.append(tile._replace(args=args))
     if not tiles:
         return None
     is_gray = tiles[0].args == "RGBA"

@@ -500,14 +500,19 @@ def _label_class() -> type[Text]:
                     break
             self.placed.append((*chosen, width, height))
             self._draw_ground(renderer, chosen, width, height)
-            to_data = self.axes.transData.inverted()
+            to_data = self._to_screen().inverted()
             self._x, self._y = to_data.transform((chosen[0] + padding, chosen[1] + padding))
 
         def _on_screen(self, box):
             """(left, bottom, right, top) of a box, in pixels of the screen."""
             y1, x1, y2, x2 = box
-            (left, top), (right, bottom) = self.axes.transData.transform([(x1, y1), (x2, y2)])
+            (left, top), (right, bottom) = self._to_screen().transform([(x1, y1), (x2, y2)])
             return left, bottom, right, top
+
+        def _to_screen(self):
+            """matplotlib's transform from the image to the screen."""
+            axes: Any = self.axes  # None before the label is added
+            return axes.transData
 
         def _draw_ground(self, renderer, corner, width, height):
             """Draws the dark field below the text."""
