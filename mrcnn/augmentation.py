@@ -1,25 +1,25 @@
-"""Augmentation with numpy alone: flips, turns, colours, noise; scale jitter, copy-paste, mosaic.
+"""Augmentation in numpy: flips, rotations, colours, noise; scale jitter, copy-paste, mosaic.
 
 Two kinds:
 
-- What changes one image is an object to pass as `augmentation=` of `MaskRCNN.train`:
+- Augmentations of a single image are objects to pass as `augmentation=` of `MaskRCNN.train`:
 
         from mrcnn import augmentation as aug
 
         some = aug.SomeOf((0, 2), [aug.Flip(0.5, 0.5), aug.Turn(), aug.Brightness(), aug.Blur()])
         model.train(train_set, val_set, learning_rate, epochs, "all", augmentation=some)
 
-  Each is a function f(image, masks, keypoints=None, *, rng=None, flip_pairs=()), to be called by
-  itself, too. `Chain`, `SomeOf` and `Sometimes` take functions of one's own beside them (`call`).
+  Each is a function f(image, masks, keypoints=None, *, rng=None, flip_pairs=()), which can also be
+  called directly. `Chain`, `SomeOf` and `Sometimes` also accept your own functions (`call`).
 
-- What needs other images of the dataset is switched on by settings, SCALE_JITTER, COPY_PASTE and
-  MOSAIC, and done by the functions `place`, `copy_paste` and `mosaic`.
+- Augmentations that need the size of the result or other images are enabled by settings,
+  SCALE_JITTER, COPY_PASTE and MOSAIC; the functions are `place`, `copy_paste` and `mosaic`.
 
-Masks stay exact: a mask has the pixels that show its object, and one without a pixel goes. Images
-are [H, W, C] of any number of channels and any dtype of numbers, masks [H, W, N] bool (the objects
-take `mrcnn.masks.LabelMaps` as well, and give them back), class ids [N], below zero for crowds;
-keypoints [N, K, (y, x, visibility)] (`mrcnn.keypoints`). What is given is never edited; views of it
-may be returned.
+Masks stay exact: a mask has the pixels that show its object, and objects without a pixel are
+dropped. Images are [H, W, C] of any number of channels and any numeric dtype, masks [H, W, N] bool
+(the objects also accept `mrcnn.masks.LabelMaps`, and return them), class ids [N], below zero for
+crowds; keypoints [N, K, (y, x, visibility)] (`mrcnn.keypoints`). Inputs are never edited; views of
+them may be returned.
 """
 
 import functools
@@ -34,13 +34,13 @@ from mrcnn import keypoints as joints, utils
 from mrcnn.boxes import extract_bboxes
 from mrcnn.masks import LabelMaps
 
-# A function f(image, masks) or one that takes more of what `call` offers.
+# A function f(image, masks), which may take further arguments, see `call`.
 Augmentation = Callable[..., tuple]
 
 
-# ---- Functions of every kind ---------------------------------------------------------------------
+# ---- Calling functions ---------------------------------------------------------------------------
 
-# What a function gets by name if it has a parameter of that name.
+# Keyword arguments that a function gets if it has a parameter of that name.
 BY_NAME = ("rng", "flip_pairs")
 
 
@@ -53,29 +53,30 @@ def call(
     rng: np.random.Generator,
     flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """The result of an augmentation function.
+    """Calls an augmentation function with the arguments that it takes.
 
     Args:
-        function: f(image, masks) -> (image, masks); where there are keypoints f(image, masks,
-            keypoints) -> (image, masks, keypoints). With a parameter named `rng` it gets the
-            example's numpy Generator by that name, with one named `flip_pairs` the pairs of left
-            and right (KEYPOINT_FLIP_PAIRS). Only a function that draws from `rng` gives the same
-            examples in every run of one SEED and with any number of WORKERS.
+        function: f(image, masks) -> (image, masks), with keypoints f(image, masks, keypoints) ->
+            (image, masks, keypoints). A parameter named `rng` gets the example's numpy Generator,
+            one named `flip_pairs` the pairs of left and right keypoints (KEYPOINT_FLIP_PAIRS). Only
+            a function that draws from `rng` is reproducible by SEED, with any number of WORKERS.
+        image, masks: see the module.
         points: keypoints [N, K, 3] or None.
+        rng, flip_pairs: passed if the function takes them.
 
     Returns:
-        image, masks and keypoints, the last None where none were given or returned.
+        image, masks and keypoints; the last is None if none were given or returned.
 
     Raises:
         ValueError: there are keypoints, and the third parameter is `rng` or `flip_pairs`; or the
             function returned something else.
     """
-    given = [image, masks]
+    positional = [image, masks]
     if points is not None:
-        given.append(points)
-    offered = {"rng": rng, "flip_pairs": flip_pairs}
-    named = {name: offered[name] for name in _asked_for(function, len(given))}
-    result = function(*given, **named)
+        positional.append(points)
+    available = {"rng": rng, "flip_pairs": flip_pairs}
+    keywords = {name: available[name] for name in _accepted_names(function, len(positional))}
+    result = function(*positional, **keywords)
     if not isinstance(result, (tuple, list)) or len(result) < 2:
         raise ValueError(
             "An augmentation function returns (image, masks), with USE_KEYPOINTS (image, masks,"
@@ -88,37 +89,37 @@ def call(
     return new_image, new_masks, new_points
 
 
-def _asked_for(function: Augmentation, count: int) -> list[str]:
-    """Those of `BY_NAME` that a function has a parameter for, `count` being given by place."""
+def _accepted_names(function: Augmentation, count: int) -> list[str]:
+    """Those of `BY_NAME` that a function takes, beside `count` positional arguments."""
     try:
         parameters = inspect.signature(function).parameters
-    except (ValueError, TypeError):  # some functions written in C have none that can be read
+    except (ValueError, TypeError):  # some functions written in C have no signature
         return []
-    by_place = [
+    positional = [
         parameter.name
         for parameter in parameters.values()
         if parameter.kind != parameter.KEYWORD_ONLY
     ]
-    taken = set(by_place[:count]).intersection(BY_NAME)
+    taken = set(positional[:count]).intersection(BY_NAME)
     if taken:
         raise ValueError(
             "With USE_KEYPOINTS an augmentation function takes the keypoints after image and"
             f" masks: f(image, masks, keypoints, rng). Received: {function!r} with parameters"
             f" {', '.join(parameters)}"
         )
-    given: dict = {}
+    already_bound: dict = {}
     if isinstance(function, functools.partial):
-        given = function.keywords
-    return [name for name in BY_NAME if name in parameters and name not in given]
+        already_bound = function.keywords
+    return [name for name in BY_NAME if name in parameters and name not in already_bound]
 
 
 def takes_label_maps(augmentation: Any) -> bool:
-    """Whether an augmentation is one of this module, which takes `mrcnn.masks.LabelMaps`, too."""
+    """Whether an augmentation accepts `mrcnn.masks.LabelMaps`, as all of this module do."""
     return isinstance(augmentation, _Step) and type(augmentation).__module__ == __name__
 
 
 class _Sample(NamedTuple):
-    """An image with its objects; points None where there are no keypoints."""
+    """An image with its objects; points is None without keypoints."""
 
     image: np.ndarray
     masks: Any
@@ -127,7 +128,7 @@ class _Sample(NamedTuple):
 
 
 class _Step:
-    """One augmentation; a subclass has `_apply(sample, rng)`, or `_change(image, rng)`."""
+    """An augmentation; a subclass has `_apply(sample, rng)` or `_change(image, rng)`."""
 
     def __call__(
         self,
@@ -141,9 +142,11 @@ class _Step:
         """The augmented image, masks and, if they were given, keypoints.
 
         Args:
-            image: [H, W, C]; masks: [H, W, N] or LabelMaps; keypoints: [N, K, 3] or None.
-            rng: numpy Generator of the draws; None: a new one.
-            flip_pairs: keypoints that a mirror image exchanges.
+            image: [H, W, C].
+            masks: [H, W, N] or `LabelMaps`.
+            keypoints: [N, K, 3] or None.
+            rng: numpy Generator; None for a new one.
+            flip_pairs: pairs of left and right keypoints, which a flip swaps.
         """
         if rng is None:
             rng = np.random.default_rng()
@@ -153,10 +156,11 @@ class _Step:
         return new.image, new.masks, new.points
 
     def _apply(self, sample: _Sample, rng: np.random.Generator) -> _Sample:
+        """The augmented sample."""
         return sample._replace(image=self._change(sample.image, rng))
 
     def _change(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A changed copy of an image."""
+        """The augmented image; for augmentations that leave masks and keypoints unchanged."""
         raise NotImplementedError(f"{type(self).__name__} has neither _apply nor _change")
 
     def __repr__(self) -> str:
@@ -164,15 +168,15 @@ class _Step:
         return f"{type(self).__name__}({', '.join(settings)})"
 
 
-def _share(name: str, value: Any) -> float:
-    """A probability; ValueError with its name for another number."""
+def _probability(name: str, value: Any) -> float:
+    """The value as a probability; ValueError, with the name of the argument, for another one."""
     if not _is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"{name} is a probability of 0..1. Received: {value!r}")
     return float(value)
 
 
 def _span(name: str, value: Any, least: float = -math.inf) -> tuple[float, float]:
-    """(low, high) to draw from; one number stands for both."""
+    """(low, high) of a range, from a pair or from one number for both; ValueError otherwise."""
     pair = value
     if _is_number(value):
         pair = (value, value)
@@ -186,12 +190,13 @@ def _span(name: str, value: Any, least: float = -math.inf) -> tuple[float, float
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a finite real number, and no bool."""
     is_real = isinstance(value, (int, float, np.integer, np.floating))
     return is_real and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked_steps(steps: Sequence[Augmentation]) -> list[Augmentation]:
-    """Augmentations as a list; ValueError for what can't be called."""
+    """Augmentations as a list; ValueError for one of imgaug or one that is not callable."""
     for step in steps:
         if hasattr(step, "augment_images"):
             raise ValueError(
@@ -204,7 +209,7 @@ def _checked_steps(steps: Sequence[Augmentation]) -> list[Augmentation]:
 
 
 def _run(step: Augmentation, sample: _Sample, rng: np.random.Generator) -> _Sample:
-    """One augmentation, of this module or of a user, applied to a sample."""
+    """Applies one augmentation, of this module or a user's function, to a sample."""
     image, masks, points, flip_pairs = sample
     if not takes_label_maps(step):
         masks = np.asarray(masks)
@@ -220,7 +225,7 @@ def _run(step: Augmentation, sample: _Sample, rng: np.random.Generator) -> _Samp
 
 
 class Chain(_Step):
-    """Augmentations one after the other.
+    """Applies augmentations in sequence.
 
     Args:
         steps: objects of this module or functions, see `call`.
@@ -236,10 +241,10 @@ class Chain(_Step):
 
 
 class SomeOf(_Step):
-    """A random choice of augmentations, in the order given.
+    """Applies a random subset of augmentations, in the given order.
 
     Args:
-        count: how many, a number or (least, most), most included.
+        count: size of the subset, a number or (low, high), high included.
         steps: see `Chain`.
     """
 
@@ -261,10 +266,10 @@ class SomeOf(_Step):
 
 
 class Sometimes(_Step):
-    """An augmentation with a probability, otherwise nothing."""
+    """Applies an augmentation with a probability."""
 
     def __init__(self, probability: float, step: Augmentation):
-        self.probability = _share("probability of Sometimes", probability)
+        self.probability = _probability("probability of Sometimes", probability)
         (self.step,) = _checked_steps([step])
 
     def _apply(self, sample, rng):
@@ -273,18 +278,18 @@ class Sometimes(_Step):
         return sample
 
 
-# ---- Flips and turns: every pixel stays one ------------------------------------------------------
+# ---- Flips and rotations by right angles, without interpolation ----------------------------------
 
 
 class Flip(_Step):
-    """The mirror image, with these probabilities: left to right, and upside down.
+    """Flips horizontally and vertically, with a probability for each.
 
-    Keypoints of the left and the right are exchanged by each of them.
+    Each flip swaps left and right keypoints.
     """
 
     def __init__(self, horizontal: float = 0.5, vertical: float = 0.0):
-        self.horizontal = _share("horizontal of Flip", horizontal)
-        self.vertical = _share("vertical of Flip", vertical)
+        self.horizontal = _probability("horizontal of Flip", horizontal)
+        self.vertical = _probability("vertical of Flip", vertical)
 
     def _apply(self, sample, rng):
         draws = rng.random(2)
@@ -296,14 +301,14 @@ class Flip(_Step):
 
 
 def _mirror(sample: _Sample, axis: int) -> _Sample:
-    """The mirror image of a sample: axis 1 left to right, axis 0 upside down; views."""
+    """A flipped sample, of views: axis 1 for horizontally, 0 for vertically."""
     image, masks, points, flip_pairs = sample
     if points is not None:
-        places = points.copy()
+        flipped = points.copy()
         labelled = points[..., 2] > 0
         mirrored = image.shape[axis] - 1 - points[..., axis]
-        places[..., axis] = np.where(labelled, mirrored, 0)
-        points = joints.swap(places, flip_pairs)
+        flipped[..., axis] = np.where(labelled, mirrored, 0)
+        points = joints.swap(flipped, flip_pairs)
     if isinstance(masks, LabelMaps):
         masks = masks.with_maps(np.flip(masks.maps, axis + 1))
     else:
@@ -312,12 +317,12 @@ def _mirror(sample: _Sample, axis: int) -> _Sample:
 
 
 class Turn(_Step):
-    """A turn by right angles, anticlockwise.
+    """Rotates counterclockwise by a multiple of 90 degrees.
 
-    An image that is not square keeps its size: it is turned by two right angles or not at all.
+    An image that is not square keeps its size: it is rotated by 180 degrees or not at all.
 
     Args:
-        angles: multiples of 90 degrees, of which one is drawn.
+        angles: multiples of 90 degrees, one of which is drawn.
     """
 
     def __init__(self, angles: Sequence[int] = (0, 90, 180, 270)):
@@ -331,11 +336,11 @@ class Turn(_Step):
         count = int(self.angles[rng.integers(len(self.angles))]) // 90 % 4
         if height != width:
             count = count // 2 * 2
-        return _turned(sample, count)
+        return _rotated(sample, count)
 
 
-def _turned(sample: _Sample, count: int) -> _Sample:
-    """A sample turned anticlockwise by a number of right angles; views."""
+def _rotated(sample: _Sample, count: int) -> _Sample:
+    """A sample rotated counterclockwise by `count` right angles, of views."""
     image, masks, points, flip_pairs = sample
     for _ in range(count % 4):
         if points is not None:
@@ -350,11 +355,11 @@ def _turned(sample: _Sample, count: int) -> _Sample:
     return _Sample(image, masks, points, flip_pairs)
 
 
-# ---- Colours, blur, noise: masks stay ------------------------------------------------------------
+# ---- Colours, blur, noise: masks are unchanged ---------------------------------------------------
 
 
 def _as_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Values as a dtype: whole numbers are rounded and cut at its limits, bools are from .5 on."""
+    """Converts values to a dtype: rounded and clipped for integers, at least .5 for bool."""
     if values.dtype == dtype:
         return values
     if dtype.kind == "b":
@@ -366,7 +371,7 @@ def _as_dtype(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
 
 
 def _finite(image: np.ndarray) -> np.ndarray:
-    """The values of an image that are numbers; a single 0 where there are none."""
+    """The finite values of an image; a single 0 if there are none."""
     if image.dtype.kind != "f":
         return image
     values = image[np.isfinite(image)]
@@ -379,7 +384,7 @@ def _pixel_by_pixel(
     image: np.ndarray,
     function: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """An image with a function of its values, in its dtype; of bytes by a table of 256."""
+    """Applies a function to an image's values, for uint8 by a lookup table; keeps the dtype."""
     if image.dtype == np.uint8:
         table = _as_dtype(function(np.arange(256, dtype=np.float32)), image.dtype)
         return table[image]
@@ -387,7 +392,7 @@ def _pixel_by_pixel(
 
 
 class _OfOneNumber(_Step):
-    """An augmentation of pixels by one number, drawn from (low, high)."""
+    """Base class of augmentations with one number, drawn uniformly from low to high."""
 
     LEAST = -math.inf
 
@@ -395,13 +400,14 @@ class _OfOneNumber(_Step):
         self.low, self.high = _span(f"low, high of {type(self).__name__}", (low, high), self.LEAST)
 
     def _draw(self, rng: np.random.Generator) -> float:
+        """A number from low to high."""
         return float(rng.uniform(self.low, self.high))
 
 
 class Stretch(_Step):
-    """The contrast stretched between two percentiles, see `mrcnn.utils.stretched`; bytes.
+    """Stretches the contrast between two percentiles to uint8, see `mrcnn.utils.stretched`.
 
-    What changes values by a number of gray levels comes after it where exposures differ.
+    If exposures differ, put it before augmentations whose ranges are in gray levels.
     """
 
     def __init__(self, low: float = 1.0, high: float = 99.8):
@@ -417,7 +423,7 @@ class Stretch(_Step):
 
 
 class Brightness(_OfOneNumber):
-    """Values times a factor drawn from low..high."""
+    """Multiplies values by a factor drawn from low..high."""
 
     LEAST = 0
 
@@ -430,7 +436,7 @@ class Brightness(_OfOneNumber):
 
 
 class Contrast(_OfOneNumber):
-    """The distance of each value from the image's mean, times a factor drawn from low..high."""
+    """Multiplies the deviation from the image's mean by a factor drawn from low..high."""
 
     LEAST = 0
 
@@ -444,9 +450,9 @@ class Contrast(_OfOneNumber):
 
 
 class Gamma(_OfOneNumber):
-    """Values as shares of their range, to the power of a number drawn from low..high.
+    """Gamma correction with an exponent drawn from low..high.
 
-    The range is 0..255 for bytes, else that of the image's own values.
+    Values are scaled to 0..1 by 0..255 for uint8, else by the image's smallest and largest value.
     """
 
     LEAST = 0
@@ -471,7 +477,7 @@ class Gamma(_OfOneNumber):
 
 
 class Blur(_OfOneNumber):
-    """A Gaussian blur, its standard deviation drawn from low..high pixels; edges are repeated."""
+    """Gaussian blur with a standard deviation drawn from low..high pixels; edges are repeated."""
 
     LEAST = 0
 
@@ -483,9 +489,9 @@ class Blur(_OfOneNumber):
 
 
 def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
-    """An image [H, W, C] under a Gaussian of `sigma` pixels, cut at three; of its dtype."""
+    """An image [H, W, C] blurred by a Gaussian of `sigma` pixels, truncated at 3 sigma."""
     radius = math.ceil(3 * sigma)
-    if sigma < 0.2:  # then the neighbours have less than a hundred-thousandth of the weight
+    if sigma < 0.2:  # the neighbours' weight is below 1e-5
         return image.copy()
     taps = np.exp(-0.5 * (np.arange(radius + 1) / sigma) ** 2)
     taps /= taps[0] + 2 * taps[1:].sum()
@@ -496,7 +502,7 @@ def blurred(image: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _smoothed(values: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
-    """Values filtered along an axis by a symmetric filter; taps: from its middle outwards."""
+    """Values filtered along an axis by a symmetric filter; taps: from its centre outwards."""
     radius = len(taps) - 1
     widths = [(0, 0)] * values.ndim
     widths[axis] = (radius, radius)
@@ -516,10 +522,10 @@ def _smoothed(values: np.ndarray, axis: int, taps: np.ndarray) -> np.ndarray:
 
 
 class Noise(_OfOneNumber):
-    """Gaussian noise, its standard deviation drawn from low..high, in the image's own values.
+    """Gaussian noise with a standard deviation drawn from low..high, in units of the image.
 
     Args:
-        per_channel: draw each channel by itself; False: gray stays gray.
+        per_channel: draw noise for each channel; False: gray stays gray.
     """
 
     LEAST = 0
@@ -539,11 +545,11 @@ class Noise(_OfOneNumber):
 
 
 class Channels(_Step):
-    """Each channel by itself: values times a factor, plus a number.
+    """Multiplies each channel by a factor of its own and adds a shift.
 
     Args:
         gain: (low, high) of the factors.
-        shift: (low, high) of the numbers, in the image's own values.
+        shift: (low, high) of the shifts, in units of the image.
     """
 
     def __init__(self, gain: Any = (0.9, 1.1), shift: Any = (-10.0, 10.0)):
@@ -561,23 +567,23 @@ class Channels(_Step):
 
 
 def _linear(image: np.ndarray, gain: float, shift: float) -> np.ndarray:
+    """Values times `gain` plus `shift`, in the image's dtype."""
     return _pixel_by_pixel(image, lambda values: values * gain + shift)
 
 
-# Colours of hematoxylin, eosin and DAB as absorbed in red, green and blue (Ruifrok & Johnston,
-# 2001).
+# Absorption of red, green and blue by hematoxylin, eosin and DAB (Ruifrok & Johnston, 2001).
 _STAINS = np.array([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)])
 
 
 class Stain(_Step):
-    """More or less of each stain of a tissue section (Tellez et al. 2018, there "HED").
+    """Changes the stains of a tissue section ("HED" augmentation of Tellez et al. 2018).
 
-    What a pixel absorbs is split into hematoxylin, eosin and a third; each is multiplied by a
-    factor and has a number added.
+    The optical density of each pixel is decomposed into hematoxylin, eosin and DAB; each is
+    multiplied by a factor and shifted.
 
     Args:
         factor: (low, high) of the factors.
-        shift: (low, high) of the numbers, in optical density (natural logarithm).
+        shift: (low, high) of the shifts, in optical density (natural logarithm).
     """
 
     def __init__(self, factor: Any = (0.9, 1.1), shift: Any = (-0.05, 0.05)):
@@ -608,9 +614,9 @@ class Placed(NamedTuple):
 
     Attributes:
         image: [height, width, C].
-        masks: [height, width, N] bool, or `LabelMaps`; those of objects outside have no pixel.
+        masks: [height, width, N] bool, or `LabelMaps`; masks of objects outside have no pixel.
         points: keypoints [N, K, 3], zero if not labelled or outside; None without.
-        window: (y1, x1, y2, x2) of the old image in the new one, pixels.
+        window: (y1, x1, y2, x2) of the old image in the new one, in pixels.
     """
 
     image: np.ndarray
@@ -628,18 +634,24 @@ def place(
     points: np.ndarray | None = None,
     fill: Any = 0,
 ) -> Placed:
-    """Scales an image, and cuts or pads it to a size; where it lies is drawn, axis by axis.
+    """Scales an image, and crops or pads it to a size, at a random position.
 
-    With scales drawn from .1 to 2 of the usual one this is the large-scale jitter of Simple
-    Copy-Paste (arXiv 2012.07177), see SCALE_JITTER. Pixels are interpolated bilinearly with the
-    edges repeated and without antialiasing, as for detection; masks take the nearest pixel and lie
-    where the image does. Only what is shown is computed. At scale 1 pixels are copied.
+    With scales drawn from .1 to 2 times the usual one this is the large-scale jitter of Simple
+    Copy-Paste (arXiv 2012.07177), see SCALE_JITTER. The image is interpolated bilinearly with
+    repeated edges and without antialiasing, as for detection; masks by nearest neighbour, aligned
+    with the image. Only the visible part is computed. At scale 1 pixels are copied.
 
     Args:
-        image: [H, W, C]; masks: [H, W, N], or `mrcnn.masks.LabelMaps`, which come back as such.
-        shape: (height, width) of the result; more numbers are not used.
+        image: [H, W, C].
+        masks: [H, W, N], or `mrcnn.masks.LabelMaps`, for which label maps are returned.
+        shape: (height, width, ...) of the result.
+        rng: numpy Generator of the position.
+        scale: factor of the size.
         points: keypoints [N, K, 3] or None.
         fill: value of the padding, a number or one for each channel.
+
+    Returns:
+        `Placed`.
 
     Raises:
         ValueError: masks of another size than the image, a scale that is not positive.
@@ -665,14 +677,14 @@ def place(
 
 
 class _Axis(NamedTuple):
-    """One axis of a scaled image in the new one.
+    """The position of a scaled image along one axis of the new one.
 
     Attributes:
-        start, end: where it lies in the new image.
-        positions: [end - start] float64, the places of the old image that are read; 0 is the middle
-            of its first pixel.
+        start, end: the pixels of the new image that it covers, without `end`.
+        positions: [end - start] float64, their coordinates in the old image; 0 is the centre of its
+            first pixel.
         scale: new size / old size.
-        origin: place of the scaled image's first pixel in the new one, below 0 where it is cut off.
+        origin: index of the scaled image's first pixel in the new image; below 0 if it is cropped.
     """
 
     start: int
@@ -683,7 +695,7 @@ class _Axis(NamedTuple):
 
 
 def _axis(old_size: int, size: int, scale: float, rng: np.random.Generator) -> _Axis:
-    """One axis of `old_size` pixels, scaled, at a random place in `size` pixels."""
+    """The `_Axis` of `old_size` pixels that are scaled, at a random position in `size` pixels."""
     scaled_size = max(1, round(old_size * scale))
     free = size - scaled_size
     origin = int(rng.integers(min(free, 0), max(free, 0), endpoint=True))
@@ -694,22 +706,22 @@ def _axis(old_size: int, size: int, scale: float, rng: np.random.Generator) -> _
     return _Axis(start, end, positions, scaled_size / old_size, origin)
 
 
-def _sampled(image: np.ndarray, number: int, axis: _Axis) -> np.ndarray:
-    """An image read at the positions of one axis, linearly between its pixels.
+def _sampled(image: np.ndarray, axis_index: int, axis: _Axis) -> np.ndarray:
+    """An image interpolated linearly at the positions of `axis`, which is its axis `axis_index`.
 
     Returns:
-        float32, or of its own dtype where no pixel lies between two.
+        float32, or of the image's dtype if all positions are whole pixels.
     """
-    positions = np.clip(axis.positions, 0, image.shape[number] - 1)
+    positions = np.clip(axis.positions, 0, image.shape[axis_index] - 1)
     low = positions.astype(np.int64)
     if np.array_equal(low, positions):
-        return image.take(low, axis=number)
-    high = np.minimum(low + 1, image.shape[number] - 1)
+        return image.take(low, axis=axis_index)
+    high = np.minimum(low + 1, image.shape[axis_index] - 1)
     shape = [1] * image.ndim
-    shape[number] = -1
+    shape[axis_index] = -1
     weight = (positions - low).astype(np.float32).reshape(shape)
-    first = image.take(low, axis=number).astype(np.float32, copy=False)
-    second = image.take(high, axis=number).astype(np.float32, copy=False)
+    first = image.take(low, axis=axis_index).astype(np.float32, copy=False)
+    second = image.take(high, axis=axis_index).astype(np.float32, copy=False)
     second -= first
     second *= weight
     second += first
@@ -717,14 +729,14 @@ def _sampled(image: np.ndarray, number: int, axis: _Axis) -> np.ndarray:
 
 
 def _nearest(axis: _Axis) -> np.ndarray:
-    """The pixels of the old image that are nearest to the positions of one axis, rising."""
+    """Indices of the old image's pixels nearest to the positions of one axis, ascending."""
     return np.floor(axis.positions + 0.5).astype(np.int64)
 
 
 def _nearest_labels(
     maps: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
 ) -> np.ndarray:
-    """Maps [K, H, W] read at the nearest pixels, 0 outside of them: [K, height, width]."""
+    """Maps [K, H, W] resampled by nearest neighbour, 0 outside: [K, height, width]."""
     out = np.zeros((len(maps), shape[0], shape[1]), maps.dtype)
     inside = out[:, rows.start : rows.end, columns.start : columns.end]
     inside[...] = maps[:, _nearest(rows)[:, None], _nearest(columns)]
@@ -734,9 +746,10 @@ def _nearest_labels(
 def _nearest_masks(
     masks: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
 ) -> np.ndarray:
-    """Masks [H, W, N] read at the nearest pixels: [height, width, N] bool, one after the other.
+    """Masks [H, W, N] resampled by nearest neighbour: [height, width, N] bool.
 
-    Only the box of each is read and written: of many small masks most memory is never touched.
+    The result is a view of [N, height, width] of which only the boxes are written, so that the
+    system allocates little memory for many small masks.
     """
     count = masks.shape[2]
     out = np.zeros((count, shape[0], shape[1]), bool)
@@ -757,12 +770,13 @@ def _nearest_masks(
 def _moved_points(
     points: np.ndarray, rows: _Axis, columns: _Axis, shape: Sequence[int]
 ) -> np.ndarray:
-    """Keypoints of the old image in the new one; zero if not labelled or outside."""
-    places = points[..., :2] * (rows.scale, columns.scale) + (rows.origin, columns.origin)
-    return joints.hide_outside(np.concatenate([places, points[..., 2:]], axis=-1), shape)
+    """Keypoints [N, K, 3] of the old image in the new one; zero if not labelled or outside."""
+    positions = points[..., :2] * (rows.scale, columns.scale) + (rows.origin, columns.origin)
+    return joints.hide_outside(np.concatenate([positions, points[..., 2:]], axis=-1), shape)
 
 
 def _check_masks(image: np.ndarray, masks: np.ndarray) -> None:
+    """ValueError for an image and masks of other shapes than [H, W, C] and [H, W, N]."""
     if np.ndim(image) != 3 or np.ndim(masks) != 3 or masks.shape[:2] != image.shape[:2]:
         raise ValueError(
             "Augmentation takes images [height, width, channels] and masks [height, width,"
@@ -780,7 +794,7 @@ def scale_jitter(
     """Large-scale jitter of one image, which keeps its size (arXiv 2012.07177); see `place`.
 
     Args:
-        scales: (low, high) that the factor is drawn from, evenly.
+        scales: (low, high) of the scale, which is drawn uniformly.
 
     Returns:
         image, masks [H, W, N] and, if they were given, keypoints. Objects outside have no pixel.
@@ -796,7 +810,7 @@ def scale_jitter(
 
 
 class _Crop(NamedTuple):
-    """A mask cut to its box: [h, w] bool, and where it lies."""
+    """A mask cropped to its box, [h, w] bool; place: the slices of the box in the image."""
 
     place: tuple[slice, slice]
     mask: np.ndarray
@@ -818,35 +832,38 @@ def copy_paste(
     points: np.ndarray | None = None,
     other_points: np.ndarray | None = None,
 ) -> tuple[np.ndarray, ...]:
-    """Objects of another image, with their pixels, over this one (Simple Copy-Paste, 2012.07177).
+    """Pastes objects of another image over this one (Simple Copy-Paste, arXiv 2012.07177).
 
-    A random number of the other image's objects, at least one where there are any, are drawn; no
-    crowds. Their pixels are copied as they are, without blending, which the paper found to make no
-    difference. What they cover is taken from the masks below, crowds' too, and objects that are
-    wholly covered are left out; keypoints that are covered become labelled, not visible ones.
+    A random subset of the other image's objects is pasted, at least one if there are any; no
+    crowds. Pixels are copied without blending, which made no difference in the paper. Covered
+    pixels are removed from the masks below, crowds included, and objects that are completely
+    covered are left out; covered keypoints become labelled but not visible.
 
     Args:
-        image, other_image: [H, W, C], with the same number of channels. Another size of the other
-            image is cut or padded to this one's, at a random place.
-        masks, other_masks: [H, W, N] bool; class_ids, other_class_ids: [N].
-        limit: paste no more objects than make the image have this many; None for no bound.
+        image, other_image: [H, W, C], with the same number of channels. If its size differs, the
+            other image is cropped or padded to this one's, at a random position.
+        masks, other_masks: [H, W, N] bool.
+        class_ids, other_class_ids: [N].
+        rng: numpy Generator.
+        limit: the largest number of objects that the result may have by pasting; None for no limit.
         scales: (low, high) of the other image's scale; see `place`.
-        flip_share: how often the other image is mirrored; its keypoints of flip_pairs then swap.
+        flip_share: probability of flipping the other image horizontally.
+        flip_pairs: pairs of left and right keypoints, which the flip swaps.
         points, other_points: keypoints [N, K, 3] of both, or None.
 
     Returns:
         image, masks [H, W, M] bool, class_ids [M] and, if they were given, keypoints. The objects
-        of the image come first, in their order.
+        of this image come first, in their order.
 
     Raises:
-        ValueError: channels, sizes or numbers that don't fit.
+        ValueError: channels, sizes or numbers of objects that don't match.
     """
     _check_objects(image, masks, class_ids, points)
     _check_objects(other_image, other_masks, other_class_ids, other_points)
     _check_alike([image, other_image], [points, other_points])
     low, high = _span("scales", scales)
     other = _Sample(other_image, other_masks, other_points, flip_pairs)
-    if rng.random() < _share("flip_share", flip_share):
+    if rng.random() < _probability("flip_share", flip_share):
         other = _mirror(other, axis=1)
     if (low, high) != (1, 1) or other.image.shape[:2] != image.shape[:2]:
         placed = place(
@@ -872,11 +889,16 @@ def _pasted(
     pasted: Sequence[_Crop],
     rows: np.ndarray,
 ) -> tuple[np.ndarray, ...]:
-    """`copy_paste` of chosen objects.
+    """The result of `copy_paste` for selected objects.
 
     Args:
-        own: the masks of the image; pasted: those that cover them, `rows` of the other image.
-        ids: class ids of both.
+        image: [H, W, C].
+        own: the masks of the image's objects.
+        ids: class ids of `own` and of `pasted`.
+        points: keypoints of the image, or None.
+        other: the other image, of the same size.
+        pasted: the masks of its objects that are pasted.
+        rows: [n], indices of these among its objects.
     """
     covered = np.zeros(image.shape[:2], bool)
     for crop in pasted:
@@ -893,7 +915,7 @@ def _pasted(
 
 
 def _crops(masks: np.ndarray, y: int = 0, x: int = 0) -> list[_Crop]:
-    """The crops of masks [H, W, N] in an image in which they lie from (y, x) on."""
+    """The crops of masks [H, W, N]; y, x: position of their corner in the image."""
     crops = []
     for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks).tolist()):
         where = (slice(y + y1, y + y2), slice(x + x1, x + x2))
@@ -907,7 +929,7 @@ def _uncovered(crop: _Crop, covered: np.ndarray) -> _Crop:
 
 
 def _stacked(crops: Sequence[_Crop], shape: Sequence[int]) -> np.ndarray:
-    """Masks [H, W, N] bool of crops, one behind the other in memory."""
+    """The masks of crops, [H, W, N] bool, a view of [N, H, W]."""
     masks = np.zeros((len(crops), *shape[:2]), bool)
     for mask, crop in zip(masks, crops):
         mask[crop.place] = crop.mask
@@ -915,7 +937,7 @@ def _stacked(crops: Sequence[_Crop], shape: Sequence[int]) -> np.ndarray:
 
 
 def _as_ids(class_ids: Any) -> np.ndarray:
-    """Class ids as an array of whole numbers, also where there are none."""
+    """Class ids as an array; of int32 if it is empty, where numpy's default is float."""
     ids = np.asarray(class_ids)
     if ids.size == 0:
         return np.zeros(0, np.int32)
@@ -925,7 +947,10 @@ def _as_ids(class_ids: Any) -> np.ndarray:
 def _objects_to_paste(
     crops: Sequence[_Crop], class_ids: np.ndarray, most: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Rising numbers of the objects that are pasted: with a pixel, no crowds, at most `most`."""
+    """Ascending indices of the objects to paste, which have pixels and are no crowds.
+
+    most: the largest number of them.
+    """
     has_pixels = np.array([crop.mask.size > 0 for crop in crops], bool)
     rows = np.flatnonzero(has_pixels & (np.asarray(class_ids) > 0))
     if not len(rows):
@@ -936,11 +961,11 @@ def _objects_to_paste(
 
 
 def _covered_points(points: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    """Keypoints [N, K, 3], those under covered pixels [H, W] labelled and not visible (1)."""
-    places = np.rint(points[..., :2]).astype(np.int64)
+    """Keypoints [N, K, 3] with those at covered pixels [H, W] labelled but not visible (1)."""
+    pixels = np.rint(points[..., :2]).astype(np.int64)
     limits = np.array(covered.shape) - 1
-    y, x = np.moveaxis(np.clip(places, 0, limits), -1, 0)
-    is_inside = (places >= 0).all(axis=-1) & (places <= limits).all(axis=-1)
+    y, x = np.moveaxis(np.clip(pixels, 0, limits), -1, 0)
+    is_inside = (pixels >= 0).all(axis=-1) & (pixels <= limits).all(axis=-1)
     new = points.copy()
     new[..., 2][covered[y, x] & is_inside & (points[..., 2] == 2)] = 1
     return new
@@ -949,7 +974,7 @@ def _covered_points(points: np.ndarray, covered: np.ndarray) -> np.ndarray:
 def _check_objects(
     image: np.ndarray, masks: np.ndarray, class_ids: Any, points: np.ndarray | None
 ) -> None:
-    """ValueError for masks, class ids or keypoints that are not those of one image."""
+    """ValueError for masks, class ids or keypoints that don't match each other or the image."""
     _check_masks(image, masks)
     if np.shape(class_ids) != (masks.shape[2],):
         raise ValueError(
@@ -964,7 +989,7 @@ def _check_objects(
 
 
 def _check_alike(images: Sequence[np.ndarray], points: Sequence[np.ndarray | None]) -> None:
-    """ValueError for images that can't be mixed."""
+    """ValueError for images with different channels, or of which only some have keypoints."""
     channels = [image.shape[2] for image in images]
     if len(set(channels)) > 1:
         raise ValueError(f"Images that are mixed have the same channels. Received: {channels}")
@@ -985,31 +1010,33 @@ def mosaic(
     points: Sequence[np.ndarray | None] | None = None,
     fill: Any = 0,
 ) -> tuple[np.ndarray, ...]:
-    """Crops of four images in one: top left, top right, bottom left, bottom right.
+    """Combines crops of four images: top left, top right, bottom left, bottom right.
 
-    Where they meet is drawn from the middle half of each side. Crops lie at random places and keep
-    their scale; an image smaller than its part is padded.
+    The point where they meet is drawn from the middle half of each side. Crops have random
+    positions and scale 1; an image smaller than its part is padded.
 
     Args:
         images: four [H, W, C], of any sizes.
-        masks: four [H, W, N] bool; class_ids: four [N].
-        shape: (height, width) of the mosaic, None for the first image's.
-        points: four [N, K, 3], or None.
+        masks: four [H, W, N] bool.
+        class_ids: four [N].
+        rng: numpy Generator.
+        shape: (height, width) of the mosaic; None for the first image's.
+        points: keypoints, four [N, K, 3], or None.
         fill: value of the padding, a number or one for each channel.
 
     Returns:
-        image [*shape, C], masks [*shape, M] bool, class_ids [M] and, if they were given, keypoints:
+        image [*shape, C], masks [*shape, M] bool, class_ids [M] and, if they were given, keypoints
         of the objects that have a pixel in their crop, image by image.
 
     Raises:
-        ValueError: other than four images, channels or numbers that don't fit.
+        ValueError: other than four images; channels or numbers of objects that don't match.
     """
     all_points: Sequence[np.ndarray | None] = [None] * len(images)
     if points is not None:
         all_points = points
-    given = [len(images), len(masks), len(class_ids), len(all_points)]
-    if set(given) != {4}:
-        raise ValueError(f"A mosaic has 4 images with their masks and ids. Received: {given}")
+    counts = [len(images), len(masks), len(class_ids), len(all_points)]
+    if set(counts) != {4}:
+        raise ValueError(f"A mosaic has 4 images with their masks and ids. Received: {counts}")
     for example in zip(images, masks, class_ids, all_points):
         _check_objects(*example)
     _check_alike(images, all_points)
@@ -1024,7 +1051,7 @@ def mosaic(
 
 
 def _quarters(shape: Sequence[int], rng: np.random.Generator) -> np.ndarray:
-    """[4, (y1, x1, y2, x2)] of the parts of a mosaic."""
+    """The boxes [4, (y1, x1, y2, x2)] of the parts of a mosaic."""
     height, width = shape[:2]
     y = int(rng.integers(height // 4, height - height // 4, endpoint=True))
     x = int(rng.integers(width // 4, width - width // 4, endpoint=True))
@@ -1039,7 +1066,7 @@ def _joined(
     class_ids: Sequence[np.ndarray],
     shape: Sequence[int],
 ) -> tuple[np.ndarray, ...]:
-    """The mosaic of four parts at their boxes."""
+    """The mosaic of four parts in their boxes, see `mosaic`."""
     dtype = np.result_type(*[part.image for part in parts])
     image = np.zeros((shape[0], shape[1], parts[0].image.shape[2]), dtype)
     crops = []

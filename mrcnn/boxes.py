@@ -1,8 +1,8 @@
-"""Boxes: areas, overlaps, suppression, deltas and frames.
+"""Boxes: areas, overlaps, suppression, deltas and coordinate frames.
 
 Boxes are `(y1, x1, y2, x2)`. Pixel boxes exclude y2 and x2, so that the height is y2 - y1;
-normalised boxes run from 0 to 1 (see `normalize`). Each formula stands here once: `xp` is the array
-namespace that it computes in, `numpy` or `keras.ops`; Keras is imported when a tensor is given.
+normalised boxes run from 0 to 1 (see `normalize`). Each formula is written once, for numpy and for
+tensors: `xp` is the array namespace, `numpy` or `keras.ops`; Keras is imported only for tensors.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-# An array of numpy, or a tensor of any backend of Keras.
+# A numpy array, or a tensor of any Keras backend.
 Array = Any
 
 # ---- Areas and overlaps --------------------------------------------------------------------------
@@ -29,7 +29,7 @@ def coordinates(boxes: Array) -> tuple[Array, Array, Array, Array]:
     if not isinstance(boxes, np.ndarray):
         from keras import ops
 
-        return tuple(ops.unstack(boxes, 4, axis=-1))  # one node of a graph; four slices are forty
+        return tuple(ops.unstack(boxes, 4, axis=-1))  # one graph node; four slices make forty
     return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
 
 
@@ -40,14 +40,17 @@ def area(boxes: Array) -> Array:
 
 
 def intersection(first: Any, second: Any, xp: Any = np) -> Array:
-    """Common area of boxes whose coordinates come first, 4 times [...] each, broadcast."""
+    """Intersection areas of boxes [4, ...], as arrays or as tuples of coordinates; broadcast."""
     height = xp.minimum(first[2], second[2]) - xp.maximum(first[0], second[0])
     width = xp.minimum(first[3], second[3]) - xp.maximum(first[1], second[1])
     return xp.maximum(height, 0) * xp.maximum(width, 0)
 
 
 def iou(common: Array, area1: Array, area2: Array, xp: Any = np) -> Array:
-    """Intersection over union; 0 where the union is empty, which is no overlap rather than 0/0."""
+    """Intersection over union; 0 where the union is empty.
+
+    common: area of the intersection.
+    """
     union = area1 + area2 - common
     float_type = np.float32
     if xp is np:
@@ -56,7 +59,7 @@ def iou(common: Array, area1: Array, area2: Array, xp: Any = np) -> Array:
 
 
 def pairwise_iou(boxes1: Array, boxes2: Array, xp: Any = np) -> Array:
-    """IoU of each box of [..., N, 4] with each of [..., M, 4]: [..., N, M]."""
+    """IoU [..., N, M] of each pair of boxes of [..., N, 4] and [..., M, 4]."""
     boxes1 = boxes1[..., :, None, :]
     boxes2 = boxes2[..., None, :, :]
     common = intersection(coordinates(boxes1), coordinates(boxes2), xp)
@@ -64,11 +67,11 @@ def pairwise_iou(boxes1: Array, boxes2: Array, xp: Any = np) -> Array:
 
 
 def generalized_iou(boxes1: Array, boxes2: Array, xp: Any = np) -> Array:
-    """Generalised IoU [...] of boxes [..., 4], pair by pair (Rezatofighi et al. 2019, 1902.09630).
+    """Elementwise generalised IoU [...] of boxes [..., 4] (Rezatofighi et al. 2019, 1902.09630).
 
-    The IoU less the share of the box around both that neither covers: from 1, of equal boxes, over
-    0 or less, of boxes that only touch, towards -1, the farther apart they are. -1 where the box
-    around both has no area. Stretching and moving both changes nothing.
+    The IoU minus the share of the enclosing box that neither covers: 1 for equal boxes, 0 or less
+    for boxes that only touch, towards -1 the farther apart they are; -1 if the enclosing box has no
+    area. Invariant under scaling and translation of both.
     """
     first = coordinates(boxes1)
     second = coordinates(boxes2)
@@ -76,10 +79,10 @@ def generalized_iou(boxes1: Array, boxes2: Array, xp: Any = np) -> Array:
     union = area(boxes1) + area(boxes2) - common
     height = xp.maximum(first[2], second[2]) - xp.minimum(first[0], second[0])
     width = xp.maximum(first[3], second[3]) - xp.minimum(first[1], second[1])
-    around = height * width
-    # Where there is no area, a divisor of 1 keeps the gradients finite.
+    enclosing = height * width
+    # Where the area is 0, a divisor of 1 keeps the gradients finite.
     overlap = common / xp.where(union > 0, union, 1.0)
-    covered = union / xp.where(around > 0, around, 1.0)
+    covered = union / xp.where(enclosing > 0, enclosing, 1.0)
     return overlap + covered - 1.0
 
 
@@ -103,9 +106,9 @@ def extract_bboxes(mask: np.ndarray) -> np.ndarray:
         return np.zeros((count, 4), np.int32)
     if mask.dtype == bool:
         mask = mask.view(np.uint8)
-    one_behind_the_other = mask.strides[2] >= height * width * mask.itemsize
-    # Where masks alternate pixel by pixel, this is several times faster than any().
-    if mask.dtype.kind in "iu" and not one_behind_the_other:
+    is_contiguous_by_mask = mask.strides[2] >= height * width * mask.itemsize
+    # For masks that are interleaved in memory this is several times faster than any().
+    if mask.dtype.kind in "iu" and not is_contiguous_by_mask:
         rows = _or_along_rows(mask) != 0  # [H, N]
         columns = np.bitwise_or.reduce(mask, axis=0) != 0  # [W, N]
     else:
@@ -120,11 +123,12 @@ def extract_bboxes(mask: np.ndarray) -> np.ndarray:
     return boxes.astype(np.int32)
 
 
-def _or_along_rows(mask):
-    """Bitwise or of each row of integers [H, W, N]: [H, N].
+def _or_along_rows(mask: np.ndarray) -> np.ndarray:
+    """Bitwise or over axis 1 of integers [H, W, N]: [H, N].
 
-    By halves, as many rows at a time as stay in the cache: numpy's reduction of a middle axis goes
-    N numbers at a time. Ten masks of 1024 x 1024 took it 13 ms, this 1.6.
+    The rows are halved repeatedly, as many of them at a time as fit in the cache. numpy's reduction
+    of a middle axis processes only N numbers per call: for ten masks of 1024 x 1024 it takes 13 ms,
+    this 1.6 ms.
     """
     height, width, count = mask.shape
     step = max(1, (1 << 20) // (width * count * mask.itemsize))
@@ -149,54 +153,53 @@ def compute_iou(
     Args:
         box: (y1, x1, y2, x2).
         boxes: [N, (y1, x1, y2, x2)] in the same frame.
-        box_area, boxes_area: their areas, a number and [N], passed in since callers have them.
+        box_area, boxes_area: their areas, a number and [N].
 
     Returns:
-        [N] float, 0 where both areas are 0.
+        [N] float; 0 where both areas are 0.
     """
     common = intersection(exact(box), exact(boxes).T)
     return iou(common, exact(box_area), exact(boxes_area))
 
 
 def compute_overlaps(boxes1: np.ndarray, boxes2: np.ndarray) -> np.ndarray:
-    """IoU of each box with each (matterport: utils.compute_overlaps).
+    """IoU of each pair of boxes (matterport: utils.compute_overlaps).
 
     Args:
-        boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], any frame; integers are safe from
-            overflow.
+        boxes1, boxes2: [N, (y1, x1, y2, x2)] and [M, 4], in one frame; integers don't overflow.
 
     Returns:
-        [N, M] float64, 0 where a pair has no area; may be a view of [M, N].
+        [N, M] float64, 0 where both boxes have no area; may be a view of [M, N].
     """
     boxes1 = exact(boxes1)
     boxes2 = exact(boxes2)
     if len(boxes1) < len(boxes2):
         return compute_overlaps(boxes2, boxes1).T
     if len(boxes1) * len(boxes2) < 2**14:
-        # Coordinates first: the arithmetic runs over long rows.
+        # Coordinates on the first axis: the arithmetic runs over long rows.
         common = intersection(boxes1.T[:, :, None], boxes2.T[:, None])
         return iou(common, area(boxes1)[:, None], area(boxes2)).astype(np.float64)
     blocks = BoxBlocks(boxes1)
-    # A row for each of boxes2: only where boxes meet is memory touched at all.
+    # A row for each of boxes2: memory is written only where boxes may overlap.
     overlaps = np.zeros((len(boxes2), *blocks.area.shape))
-    for numbers, near, values in blocks.overlaps(boxes2):
-        overlaps[numbers, near] = values
+    for rows, block_indices, values in blocks.overlaps(boxes2):
+        overlaps[rows, block_indices] = values
     return overlaps.reshape(len(boxes2), -1)[:, : len(boxes1)].T
 
 
 class BoxBlocks:
-    """Many boxes in blocks of neighbours, to find those that overlap one box without testing all.
+    """An index of many boxes in blocks, to find those that overlap a box without testing all.
 
-    Anchors come row by row, so that a block is a short strip of the image. In any other order the
-    answers are the same, only slower.
+    Anchors are in row-major order, so that a block is a short strip of the image. For any other
+    order the results are the same, but slower.
 
     Attributes:
         count: number of boxes N.
-        area: [blocks, SIZE] their areas; the last block is filled with boxes without area.
+        area: [blocks, SIZE], their areas; the last block is padded with boxes without area.
     """
 
     SIZE = 64
-    # What is computed at once stays in the processor's cache.
+    # Batches small enough for the processor's cache.
     BOXES_AT_ONCE = 64
     PAIRS_AT_ONCE = 512
 
@@ -212,44 +215,45 @@ class BoxBlocks:
         self._largest = self.area.max(axis=1)
 
     def boxes(self, rows: np.ndarray) -> np.ndarray:
-        """[K, (y1, x1, y2, x2)] of those numbers."""
+        """Boxes [K, (y1, x1, y2, x2)] by their indices [K]."""
         return self._edges.reshape(4, -1)[:, rows].T
 
     def overlaps(
         self, boxes: np.ndarray, least: float = 0.0
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """The IoU of boxes [M, 4] and the blocks that may overlap them, some boxes at a time.
+        """The IoU of boxes [M, 4] and the blocks that may overlap them, in batches.
 
         Args:
-            least: blocks whose boxes are too large or too small to reach this IoU are left out.
+            least: blocks whose boxes are too large or too small for this IoU are left out.
 
         Yields:
-            numbers [P] of boxes, rising, blocks [P] and IoU [P, SIZE]; all P of a box at once.
+            for P pairs: ascending indices [P] of boxes, indices [P] of blocks, and IoU [P, SIZE];
+            all pairs of a box are in one batch.
         """
         boxes = exact(boxes)
         for start in range(0, len(boxes), self.BOXES_AT_ONCE):
             part = boxes[start : start + self.BOXES_AT_ONCE]
-            numbers, blocks = np.nonzero(self._near(part, least))
-            ends = np.cumsum(np.bincount(numbers, minlength=len(part)))
+            rows, blocks = np.nonzero(self._near(part, least))
+            ends = np.cumsum(np.bincount(rows, minlength=len(part)))
             done = 0
-            while done < len(numbers):
-                # Whole boxes, as many as go in, or one that alone has more.
+            while done < len(rows):
+                # All pairs of as many boxes as fit, or of a single one that has more.
                 end = ends[np.searchsorted(ends, done + self.PAIRS_AT_ONCE, "right") - 1]
                 if end <= done:
                     end = ends[np.searchsorted(ends, done, "right")]
-                box = part[numbers[done:end]].T[:, :, None]  # [4, P, 1]
+                box = part[rows[done:end]].T[:, :, None]  # [4, P, 1]
                 near = blocks[done:end]
                 common = intersection(self._edges[:, near], box)
                 values = iou(common, self.area[near], area(box.T).T)
-                yield start + numbers[done:end], near, values
+                yield start + rows[done:end], near, values
                 done = end
 
     def _near(self, boxes: np.ndarray, least: float) -> np.ndarray:
-        """[M, blocks] bool: which blocks boxes [M, 4] may overlap by an IoU."""
+        """[M, blocks] bool: whether an IoU of `least` with a box in a block is possible."""
         top, left, bottom, right = self._bounds
         y1, x1, y2, x2 = boxes.T[:, :, None]
         near = (top < y2) & (bottom > y1) & (left < x2) & (right > x1)
-        if least:  # an IoU is at most the smaller area over the larger
+        if least:  # the IoU is at most the smaller area divided by the larger one
             areas = area(boxes)[:, None]
             smaller = np.minimum(self._largest, areas)
             larger = np.maximum(self._smallest, areas)
@@ -258,13 +262,13 @@ class BoxBlocks:
 
 
 def non_max_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:
-    """Indices of the boxes that no better box overlaps by more than `threshold`, best first.
+    """Greedy non-maximum suppression.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)], any frame.
-        scores: [N]; of equal scores the higher index is better (in the graph's layers it is the
-            lower).
-        threshold: IoU from 0 to 1.
+        scores: [N]; among equal scores the box with the higher index is kept (in the graph's layers
+            the one with the lower index).
+        threshold: boxes that overlap a kept one by a larger IoU are suppressed; 0 to 1.
 
     Returns:
         [K] int32, empty without boxes.
@@ -281,14 +285,14 @@ def non_max_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float)
     if not len(boxes):
         return np.zeros(0, np.int32)
     areas = area(boxes)
-    left = np.argsort(scores, kind="stable")[::-1]
+    remaining = np.argsort(scores, kind="stable")[::-1]
     keep = []
-    while left.size:
-        best = left[0]
-        left = left[1:]
+    while remaining.size:
+        best = remaining[0]
+        remaining = remaining[1:]
         keep.append(best)
-        common = intersection(boxes[best], boxes[left].T)
-        left = left[iou(common, areas[best], areas[left]) <= threshold]
+        common = intersection(boxes[best], boxes[remaining].T)
+        remaining = remaining[iou(common, areas[best], areas[remaining]) <= threshold]
     return np.array(keep, np.int32)
 
 
@@ -298,12 +302,12 @@ def non_max_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float)
 def apply_deltas(
     boxes: Array, deltas: Array, xp: Any = np, log_size_limit: float | None = None
 ) -> Array:
-    """Boxes [..., 4] moved by deltas [..., (dy, dx, log dh, log dw)]: Faster R-CNN, section 3.1.2.
+    """Applies deltas [..., (dy, dx, log dh, log dw)] to boxes [..., 4] (Faster R-CNN, 3.1.2).
 
     The inverse of `deltas_between`.
 
     Args:
-        log_size_limit: bound on log dh and log dw, so that exp can't overflow; None for no bound.
+        log_size_limit: upper limit of log dh and log dw, so that exp can't overflow; None for none.
     """
     y1, x1, y2, x2 = coordinates(boxes)
     dy, dx, log_dh, log_dw = coordinates(deltas)
@@ -322,9 +326,9 @@ def apply_deltas(
 
 
 def deltas_between(boxes: Array, targets: Array, xp: Any = np) -> Array:
-    """Deltas [..., (dy, dx, log dh, log dw)] that move boxes [..., 4] onto their targets.
+    """Deltas [..., (dy, dx, log dh, log dw)] from boxes [..., 4] to their targets.
 
-    Both need positive sizes: a side of 0 gives an infinite or undefined delta.
+    Both must have positive sizes: a side of 0 gives an infinite or undefined delta.
     """
     y1, x1, y2, x2 = coordinates(boxes)
     target_y1, target_x1, target_y2, target_x2 = coordinates(targets)
@@ -365,7 +369,7 @@ def box_refinement(box: np.ndarray, gt_box: np.ndarray) -> np.ndarray:
 
 
 def clip(boxes: Array, window: Array, xp: Any = np) -> Array:
-    """Boxes [..., 4] cut at a window (y1, x1, y2, x2) of broadcastable shape."""
+    """Clips boxes [..., 4] to a window (y1, x1, y2, x2) of broadcastable shape."""
     low = xp.concatenate([window[..., :2], window[..., :2]], axis=-1)
     high = xp.concatenate([window[..., 2:], window[..., 2:]], axis=-1)
     return xp.maximum(xp.minimum(boxes, high), low)
@@ -375,10 +379,10 @@ def clip(boxes: Array, window: Array, xp: Any = np) -> Array:
 
 
 def normalize(boxes: Array, size: Array, frame: str = "centers", xp: Any = np) -> Array:
-    """Boxes [..., 4] from pixels to normalised coordinates.
+    """Converts boxes [..., 4] from pixels to normalised coordinates.
 
     Args:
-        size: [..., (height, width)] of the image as floats, one for all boxes or one for each.
+        size: [..., (height, width)] of the image as floats, for all boxes or for each.
         frame: BOX_FRAME. "centers" moves y2 and x2 inside the box and divides by
             (height - 1, width - 1): 0 is the centre of the first pixel, 1 that of the last. "edges"
             divides by (height, width).
@@ -394,19 +398,20 @@ def denormalize(boxes: Array, size: Array, frame: str = "centers", xp: Any = np)
 
 
 def in_window(boxes: Array, window: Array, xp: Any = np) -> Array:
-    """Boxes [..., 4] in the frame of a window (y1, x1, y2, x2) of broadcastable shape.
+    """Boxes [..., 4] relative to a window (y1, x1, y2, x2) of broadcastable shape.
 
-    All are normalised. Of a window of one row or one column, which in the frame "centers" has no
-    extent, a box has all.
+    All are normalised. In a window of one row or one column, which has no extent in the frame
+    "centers", a box gets the full extent, 0 to 1.
     """
     corner = xp.concatenate([window[..., :2], window[..., :2]], axis=-1)
     extent = xp.concatenate([window[..., 2:], window[..., 2:]], axis=-1) - corner
-    is_more = extent > 0
-    inside = (boxes - corner) / xp.where(is_more, extent, 1.0)
-    return xp.where(is_more, inside, xp.array([0.0, 0.0, 1.0, 1.0], dtype="float32"))
+    has_extent = extent > 0
+    inside = (boxes - corner) / xp.where(has_extent, extent, 1.0)
+    return xp.where(has_extent, inside, xp.array([0.0, 0.0, 1.0, 1.0], dtype="float32"))
 
 
-def _scale_and_shift(size, frame, xp):
+def _scale_and_shift(size: Array, frame: str, xp: Any) -> tuple[Array, Array]:
+    """(scale, shift), pixels = normalised * scale + shift, for sizes [..., (height, width)]."""
     size = xp.concatenate([size, size], axis=-1)
     if frame == "edges":
         return size, xp.array([0.0, 0.0, 0.0, 0.0])
@@ -414,15 +419,15 @@ def _scale_and_shift(size, frame, xp):
 
 
 def norm_boxes(boxes: np.ndarray, shape: Sequence[int], frame: str = "centers") -> np.ndarray:
-    """Boxes from pixels to normalised coordinates (matterport: utils.norm_boxes).
+    """Converts boxes from pixels to normalised coordinates (matterport: utils.norm_boxes).
 
-    (0, 0, height, width) becomes (0, 0, 1, 1): y2 and x2 are moved inside the box, then all is
-    divided by (height - 1, width - 1).
+    (0, 0, height, width) becomes (0, 0, 1, 1): y2 and x2 are moved inside the box, then all
+    coordinates are divided by (height - 1, width - 1).
 
     Args:
         boxes: [N, (y1, x1, y2, x2)] in pixels, y2 and x2 outside the box.
         shape: (height, width, ...) of the image, sides of at least 2 pixels.
-        frame: BOX_FRAME; "edges" moves nothing and divides by (height, width).
+        frame: BOX_FRAME; "edges" divides by (height, width) without moving y2 and x2.
 
     Returns:
         [N, (y1, x1, y2, x2)] float32.
@@ -434,7 +439,7 @@ def norm_boxes(boxes: np.ndarray, shape: Sequence[int], frame: str = "centers") 
 def denorm_boxes(
     boxes: np.ndarray, shape: Sequence[int], frame: str = "centers", whole: bool = True
 ) -> np.ndarray:
-    """Boxes from normalised coordinates to pixels, the inverse of `norm_boxes`.
+    """Converts boxes from normalised coordinates to pixels, the inverse of `norm_boxes`.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)], normalised.
@@ -454,15 +459,15 @@ def denorm_boxes(
 
 
 def visible(boxes: np.ndarray, whole: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of detections as a result has them; those without an area are left out.
+    """The boxes of detections that have an area, rounded if requested.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)] in pixels, not rounded.
         whole: round them, halves to even (ROUND_DETECTIONS).
 
     Returns:
-        rows: [n] int, of the boxes that stay.
-        boxes: [n, 4] int32, or of the dtype that they had.
+        rows: [n] int, indices of these boxes.
+        boxes: [n, 4] int32, or of their own dtype if they are not rounded.
     """
     if whole:
         boxes = np.around(boxes).astype(np.int32)

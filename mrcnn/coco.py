@@ -1,13 +1,14 @@
-"""Data in COCO's format: reading and checking `instances_*.json`, downloads, a `Dataset` of it.
+"""Data in COCO's format: reading and checking `instances_*.json`, downloads, a `Dataset`.
 
     dataset = CocoDataset()
     # official: coco/annotations, coco/val2017
     dataset.load_coco("coco", "val", "2017")
-    dataset.load_json("mine/labels.json", "mine/photos")           # any other place
+    dataset.load_json("mine/labels.json", "mine/photos")           # any other json
     dataset.prepare()
 
-What is wrong with a file is said once, with the file's name and the ids; broken parts are left out
-with a warning, and a file that can't be used is an error. Keras and TensorFlow are not imported.
+Each kind of problem is reported once per file, with the file's name and the ids: invalid entries
+are left out with a warning, a file that can't be used is an error. Keras and TensorFlow are not
+imported.
 """
 
 import collections
@@ -52,8 +53,8 @@ from mrcnn.masks import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_YEAR = "2014"
-# Where the official data lie. The two parts of the 2014 validation set that papers of that time
-# used are not among COCO's own files.
+# Addresses of the official data. COCO's own files lack the two parts of the 2014 validation set
+# that papers of that time used.
 ADDRESS = "http://images.cocodataset.org"
 PARTS_2014 = {
     "minival": (
@@ -65,11 +66,11 @@ PARTS_2014 = {
     ),
 }
 
-# From this size on reading a json takes a second or more.
+# A json of this size or more takes at least a second to read.
 LARGE_MEGABYTES = 20
 OFFICIAL_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 
-# What annotations are left out for, besides what is wrong with their masks (see `mrcnn.masks`).
+# Why annotations are left out, beside the problems with their masks (see `mrcnn.masks`).
 NO_OBJECT = "are no objects {...}"
 NO_IMAGE = "belong to an image that is not in the file"
 NO_CATEGORY = "belong to a category that is not in the file"
@@ -84,20 +85,20 @@ PROBLEMS = (
     BAD_RUNS,
     SAME_ID,
 )
-# Of COCO's annotations one in a hundred is a crowd; where more than one in so many is, it is said.
+# A warning is given if more than one annotation in this many is a crowd; in COCO it is one in 100.
 MANY_CROWDS = 4
-# Up to here all of a file's numbers are shares of its images' sides, 1 and what rounding adds.
+# If no coordinate of a file is larger, all are relative to the image's sides: 1, and for rounding.
 LARGEST_SHARE = 1.01
-# Detectron2's bbox_mode of COCO's own boxes; others are corners, turned, or shares of the image.
+# Detectron2's bbox_mode of COCO's boxes; others are corners, rotated or relative to the image.
 XYWH = 1
-# What stands for no supercategory.
+# Values of "supercategory" that mean none.
 NO_SUPERCATEGORY = (None, "", "none")
-# What `crowds` may be, see `read_annotations`.
+# The values of `crowds`, see `read_annotations`.
 CROWDS = ("auto", "keep", "objects")
-# Where images say which file they are, the first that is there.
+# Fields of an image that may have its file name; the first one with a name is used.
 NAME_FIELDS = ("file_name", "filename", "coco_url", "flickr_url", "url", "path", "name")
 
-# COCO's 80 categories by their ids, which have gaps, as the released weights know them.
+# COCO's 80 categories by id, with gaps, in the order of the released weights' classes.
 CATEGORIES = {
     1: "person",
     2: "bicycle",
@@ -183,7 +184,7 @@ CATEGORIES = {
 
 
 def category_ids_of(class_names: Sequence[str]) -> dict[int, int] | None:
-    """{class id: COCO's category id} of COCO's own classes; None of any others.
+    """{class id: COCO's category id} if the classes are COCO's own 80, else None.
 
     Args:
         class_names: by class id, background first.
@@ -201,31 +202,32 @@ def category_ids_of(class_names: Sequence[str]) -> dict[int, int] | None:
 def read_annotations(path: Any, crowds: str = "auto") -> Any:
     """Reads and checks a json of annotations.
 
-    What exports of CVAT, VIA, Roboflow, Label Studio and others have is brought to COCO's form: ids
-    as text, lists as objects, flat polygons, areas and boxes that are missing or no numbers (they
-    are computed), sizes of -1 (None here, unless run lengths tell them). A category that only
-    groups the others, as Roboflow's first, is left out.
+    The variants that CVAT, VIA, Roboflow, Label Studio and others write are converted to COCO's
+    form: ids as text, objects instead of lists, flat polygons, areas and boxes that are missing or
+    no numbers (they are computed), sizes of -1 (None here, unless run lengths have them). A
+    category that only groups the others, like Roboflow's first, is left out.
 
-    Broken annotations are left out, each kind with one warning that names the file, their number
-    and ids: of an image or a category that isn't there, without a segmentation, with polygons or
-    run lengths that can't be drawn.
+    Invalid annotations are left out, each kind with one warning that has the file, their number
+    and ids: their image or category is not in the file, or they have no segmentation, or polygons
+    or run lengths that can't be drawn.
+
+    If no annotation has a segmentation, as in exports for box detectors, the boxes are used as
+    shapes, with a warning.
 
     Args:
         path: a json in the format of COCO's `instances_*.json`.
-        crowds: "auto" takes the crowds of a file that has nothing else for objects, with a warning:
-            CVAT, pycococreator and others write iscrowd 1 for every run-length mask, and crowds
-            train nothing. "keep": what the file says; "objects": no annotation is a crowd.
-
-    Where no annotation of a file has a segmentation, as in exports for detectors of boxes, the
-    boxes are taken for the shapes, with a warning.
+        crowds: "auto": if all annotations are crowds, they are used as objects, with a warning,
+            since CVAT, pycococreator and others write iscrowd 1 for every run-length mask, and
+            crowds train nothing. "keep": as in the file. "objects": no annotation is a crowd.
 
     Returns:
         pycocotools.coco.COCO, with an attribute `problems`: a text for each image, annotation or
         polygon that was left out.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no json, another format, an id that two images
-            or categories have, polygons that are shares of the image's sides.
+        FileNotFoundError: no such file.
+        ValueError: invalid JSON, another format, two images or categories with one id, or polygons
+            in relative coordinates.
     """
     from pycocotools.coco import COCO
 
@@ -233,7 +235,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         raise ValueError(f"crowds is one of {', '.join(CROWDS)}. Received: {crowds!r}")
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"No annotations at {path}{_others(path)}")
+        raise FileNotFoundError(f"No annotations at {path}{_nearby_jsons(path)}")
     megabytes = path.stat().st_size / 1e6
     start = time.monotonic()
     _say(f"Reading {path}, {megabytes:.1f} MB", megabytes)
@@ -241,12 +243,12 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         coco = COCO()
         coco.problems = []
         coco.dataset = _parse(path, coco.problems)
-        _take_boxes(coco.dataset["annotations"], path)
+        _boxes_to_polygons(coco.dataset["annotations"], path)
         _index(coco, path)
         _check_that_pixels(coco, path)
-        _mend_crowds(coco, crowds, path)
+        _convert_crowds(coco, crowds, path)
         _drop_groups(coco, path)
-        _warn_of_twins(coco, path)
+        _warn_of_duplicates(coco, path)
     _say(
         f"{len(coco.imgs)} images, {len(coco.anns)} annotations, {len(coco.cats)} categories in "
         f"{time.monotonic() - start:.1f} s",
@@ -256,7 +258,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
 
 
 def _say(text: str, megabytes: float) -> None:
-    """Logs what is done; prints it where a large file takes seconds and INFO is not logged."""
+    """Logs progress; prints it if the file is large and INFO is not logged."""
     if megabytes < LARGE_MEGABYTES or logger.isEnabledFor(logging.INFO):
         logger.info("%s", text)
     else:
@@ -265,27 +267,27 @@ def _say(text: str, megabytes: float) -> None:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection while millions of objects are made: that takes a third of the time."""
-    collect = gc.isenabled()
+    """Disables garbage collection, a third of the time in which millions of objects are made."""
+    was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
-        if collect:
+        if was_enabled:
             gc.enable()
 
 
-def _others(path: pathlib.Path) -> str:
-    """The rest of the error for a missing json: which others its folder has."""
+def _nearby_jsons(path: pathlib.Path) -> str:
+    """The json files near a path without a file, as the end of an error message."""
     if path.is_dir():
-        below = [file.relative_to(path) for file in _jsons_below(path)]
-        return f", which is a folder. Its json files: {files.several(below, 10) or 'none'}"
+        nearby = [file.relative_to(path) for file in _jsons_below(path)]
+        return f", which is a folder. Its json files: {files.several(nearby, 10) or 'none'}"
     if not path.parent.is_dir():
         text = f": there is no folder {path.parent}"
-        above = path.parent.parent
-        below = [file.relative_to(above) for file in _jsons_below(above)]
-        if below:
-            text += f". {above} has {files.several(below, 10)}"
+        grandparent = path.parent.parent
+        nearby = [file.relative_to(grandparent) for file in _jsons_below(grandparent)]
+        if nearby:
+            text += f". {grandparent} has {files.several(nearby, 10)}"
         return text
     names = sorted(file.name for file in path.parent.glob("*.json"))
     if not names:
@@ -296,20 +298,19 @@ def _others(path: pathlib.Path) -> str:
 def _leave_out(
     path: pathlib.Path,
     problems: list[str],
-    entries: str,
+    subject: str,
     problem: str,
-    places: Sequence[Any],
+    entries: Sequence[Any],
 ) -> None:
-    """Reports entries that are left out: a text for each in `problems`, one warning of all.
+    """Reports entries that are left out: a text for each in `problems`, and one warning.
 
     Args:
         path: the json.
-        problems: of `read_annotations`.
-        entries: what they are, "images".
-        problem: why they are left out, "have no file_name".
-        places: their ids, or other texts that identify them.
+        problems: see `read_annotations`; edited.
+        subject, problem: such as "images", "have no file_name".
+        entries: their ids, with further information.
     """
-    if not places:
+    if not entries:
         return
     left_out = "are"
     if problem in (BAD_POLYGON, BAD_NUMBERS):
@@ -317,38 +318,41 @@ def _leave_out(
     logger.warning(
         "%s: %d %s %s and %s left out: %s",
         path,
-        len(places),
-        entries,
+        len(entries),
+        subject,
         problem,
         left_out,
-        files.several(places),
+        files.several(entries),
     )
-    problems += [f"{path}: {entries} that {problem}: {place}" for place in places]
+    problems += [f"{path}: {subject} that {problem}: {entry}" for entry in entries]
 
 
 def _parse(path: pathlib.Path, problems: list[str]) -> dict:
-    """The json, which has lists of dicts with ids, as an instances json has them.
+    """Reads the json and makes "images", "annotations" and "categories" lists of dicts with ids.
 
-    problems: gets a text for each entry that is left out.
+    problems: a text for each entry that is left out is appended.
+
+    Raises:
+        ValueError: invalid JSON, another format, or an image or a category without an id.
     """
     try:
         data = files.read_json(path)
     except ValueError as error:
         reason = str(error).removeprefix(f"{path}: ")
         raise ValueError(f"{path} is no valid json (cut off or damaged?): {reason}") from error
-    wanted = ("images", "annotations", "categories")
+    required = ("images", "annotations", "categories")
     if not isinstance(data, dict) or not all(
-        isinstance(data.get(key), (list, dict)) for key in wanted
+        isinstance(data.get(key), (list, dict)) for key in required
     ):
         received = f"a {type(data).__name__}"
         if isinstance(data, dict):
             received = f"an object with {files.several(data)}"
         raise ValueError(
-            f"{path} has no lists {', '.join(wanted)}, as an instances_*.json has. "
+            f"{path} has no lists {', '.join(required)}, as an instances_*.json has. "
             f"Received: {received}"
         )
     _check_that_instances(data["annotations"], path)
-    for key in wanted:
+    for key in required:
         if isinstance(data[key], dict):  # {id: item}
             data[key] = [_with_id(item, number) for number, item in data[key].items()]
     for key in ("images", "categories"):
@@ -356,17 +360,17 @@ def _parse(path: pathlib.Path, problems: list[str]) -> dict:
         others = [files.short(item) for item in data[key] if type(item) is not dict]
         _leave_out(path, problems, key, NO_OBJECT, others)
         data[key] = items
-        for place, item in enumerate(data[key]):
+        for index, item in enumerate(data[key]):
             if _plain_id(item.get("id")) is None:
                 raise ValueError(
                     f"{path}: each of {key} has an id."
-                    f" Received: {files.short(item)} at place {place}"
+                    f" Received: {files.short(item)} at place {index}"
                 )
     return data
 
 
 def _check_that_instances(annotations: Any, path: pathlib.Path) -> None:
-    """ValueError for COCO's other jsons, whose annotations hold no masks."""
+    """ValueError for COCO's other kinds of json, whose annotations have no masks."""
     first: Any = next(iter(annotations), None)
     if isinstance(annotations, dict):
         first = annotations.get(first)
@@ -381,16 +385,16 @@ def _check_that_instances(annotations: Any, path: pathlib.Path) -> None:
 
 
 def _with_id(item: Any, number: str) -> Any:
-    """An item of an object {id: item} with its id, if it has none itself."""
+    """The item of an object {number: item}; a dict without an "id" gets the number."""
     if isinstance(item, dict):
         item.setdefault("id", number)
     return item
 
 
 def _plain_id(value: Any) -> int | str | None:
-    """An id as int where it stands for one, "7" and 7.0 for 7; None for what is no id.
+    """An id as an int if possible ("7" and 7.0 become 7), else as text; None for no valid id.
 
-    "007" stays text: it may be another id than "7", and is asked for as it is written.
+    "007" stays text: it may be another id than "7".
     """
     number = whole_number(value)
     if isinstance(value, str) and value != str(number):
@@ -398,11 +402,11 @@ def _plain_id(value: Any) -> int | str | None:
     return number
 
 
-def _take_boxes(annotations: list, path: pathlib.Path) -> None:
-    """Makes polygons of boxes where no annotation has a segmentation."""
+def _boxes_to_polygons(annotations: list, path: pathlib.Path) -> None:
+    """Converts boxes to rectangular polygons if no annotation has a segmentation."""
     if any(isinstance(item, dict) and item.get("segmentation") for item in annotations):
         return
-    taken = 0
+    converted = 0
     for item in annotations:
         box = None
         if isinstance(item, dict) and whole_number(item.get("bbox_mode", XYWH)) == XYWH:
@@ -413,17 +417,17 @@ def _take_boxes(annotations: list, path: pathlib.Path) -> None:
         right = x + width
         bottom = y + height
         item["segmentation"] = [[x, y, right, y, right, bottom, x, bottom]]
-        taken += 1
-    if taken:
+        converted += 1
+    if converted:
         logger.warning(
             "%s: no annotation has a segmentation; the boxes of %d are taken for their shapes",
             path,
-            taken,
+            converted,
         )
 
 
 def _check_that_pixels(coco: Any, path: pathlib.Path) -> None:
-    """ValueError where all polygons are shares of the image's sides: each would be one pixel."""
+    """ValueError if all polygons have relative coordinates: each would be a single pixel."""
     for annotation in coco.anns.values():
         shape = annotation["segmentation"]
         if not isinstance(shape, list) or max(map(max, shape)) > LARGEST_SHARE:
@@ -442,9 +446,9 @@ def _known_id(
     items: dict[Any, dict],
     by_number: dict[int, Any],
 ) -> int | str | None:
-    """The id of one of some items that a value stands for; None for that of none.
+    """The id in `items` that a value refers to; None if there is none.
 
-    by_number: see `_by_number`.
+    by_number: `_by_number` of the items.
     """
     plain = _plain_id(value)
     for candidate in (plain, str(plain)):
@@ -456,10 +460,10 @@ def _known_id(
     return by_number.get(number)
 
 
-def _by_number(items: Iterable[Any]) -> dict[int, Any]:
-    """{whole number: the one id that stands for it}: "007" for 7 where no other id is a seven."""
+def _by_number(all_ids: Iterable[Any]) -> dict[int, Any]:
+    """{whole number: id}: "007" for 7, unless several ids have the same number."""
     ids: dict[int, list] = {}
-    for item in items:
+    for item in all_ids:
         number = whole_number(item)
         if number is not None:
             ids.setdefault(number, []).append(item)
@@ -467,66 +471,72 @@ def _by_number(items: Iterable[Any]) -> dict[int, Any]:
 
 
 def _index(coco: Any, path: pathlib.Path) -> None:
-    """The index of `COCO.createIndex`, of the annotations that can be used."""
+    """Does the work of `COCO.createIndex` for the annotations that can be used."""
     data = coco.dataset
     coco.imgs = _images_by_id(data, path, coco.problems)
     coco.cats = _by_id(data, "categories", path)
     _check_names(coco.cats, path)
     numbers = _by_number(coco.imgs), _by_number(coco.cats)
-    broken: dict[str, list] = {problem: [] for problem in PROBLEMS}
+    left_out: dict[str, list] = {problem: [] for problem in PROBLEMS}
     usable: dict[Any, dict] = {}
-    twins = []
+    without_unique_id = []
     for annotation in data["annotations"]:
         if not _is_plain(annotation, coco.imgs, coco.cats):
-            annotation = _mended(annotation, coco, numbers, broken)
+            annotation = _converted(annotation, coco, numbers, left_out)
             if annotation is None:
                 continue
         number = annotation["id"]
         if number is None or number in usable:
-            twins.append(annotation)
+            without_unique_id.append(annotation)
             continue
         usable[number] = annotation
         _link(coco, annotation)
-    _number_twins(coco, usable, twins, broken)
+    _assign_new_ids(coco, usable, without_unique_id, left_out)
     coco.anns = usable
     data["annotations"] = list(usable.values())
-    for problem, places in broken.items():
-        _leave_out(path, coco.problems, "annotations", problem, places)
+    for problem, entries in left_out.items():
+        _leave_out(path, coco.problems, "annotations", problem, entries)
 
 
 def _link(coco: Any, annotation: dict) -> None:
-    """Adds an annotation to the tables of its image and its category."""
+    """Adds an annotation to the indices by image and by category."""
     coco.imgToAnns[annotation["image_id"]].append(annotation)
     coco.catToImgs[annotation["category_id"]].append(annotation["image_id"])
 
 
-def _number_twins(
+def _assign_new_ids(
     coco: Any,
     usable: dict[Any, dict],
-    twins: list[dict],
-    broken: dict[str, list],
+    duplicates: list[dict],
+    left_out: dict[str, list],
 ) -> None:
-    """Gives annotations without an id, or with that of another one, ids of their own.
+    """Assigns new ids to annotations without an id, or with the id of another one.
 
-    Files that were merged, or count anew in each image, have them; an equal one is left out.
+    Merged files have such annotations, and files that number those of each image from 1. One that
+    equals an earlier annotation is left out.
+
+    Args:
+        usable: {id: annotation} of the other annotations; edited.
+        duplicates: the annotations that get an id.
+        left_out: {problem: entries}; edited.
     """
     number = max((key for key in usable if isinstance(key, int)), default=0)
-    shared = {twin["id"] for twin in twins} - {None}
-    seen = {repr(usable[key]) for key in shared}
-    for twin in twins:
-        text = repr(twin)
-        if twin["id"] is not None and text in seen:
-            broken[SAME_ID].append(twin["id"])
+    duplicated_ids = {annotation["id"] for annotation in duplicates} - {None}
+    seen = {repr(usable[key]) for key in duplicated_ids}
+    for annotation in duplicates:
+        text = repr(annotation)
+        if annotation["id"] is not None and text in seen:
+            left_out[SAME_ID].append(annotation["id"])
             continue
         seen.add(text)
         number += 1
-        twin["id"] = number
-        usable[number] = twin
-        _link(coco, twin)
+        annotation["id"] = number
+        usable[number] = annotation
+        _link(coco, annotation)
 
 
 def _images_by_id(data: dict, path: pathlib.Path, problems: list[str]) -> dict[Any, dict]:
-    """{id: image}, each with a file_name and with sides in pixels, or None where not known."""
+    """{id: image}, each with a file_name, and with height and width in pixels or None."""
     images = _by_id(data, "images", path)
     nameless = []
     for image in images.values():
@@ -543,7 +553,7 @@ def _images_by_id(data: dict, path: pathlib.Path, problems: list[str]) -> dict[A
 
 
 def _file_name(image: dict) -> str | None:
-    """An image's file name, or the last part of an address or path that it has instead."""
+    """An image's file name, or the last part of its URL, or its path; None without any."""
     for field in NAME_FIELDS:
         name = image.get(field)
         if isinstance(name, int) and not isinstance(name, bool):
@@ -558,7 +568,7 @@ def _file_name(image: dict) -> str | None:
 
 
 def _side(value: Any) -> int | None:
-    """A side in pixels; None for null, -1 and what else says that it isn't known."""
+    """A height or width in pixels; None for null, -1 and other values for "unknown"."""
     side = whole_number(value)
     if side is None or side < 1:
         return None
@@ -566,27 +576,27 @@ def _side(value: Any) -> int | None:
 
 
 def _by_id(data: dict, key: str, path: pathlib.Path) -> dict[Any, dict]:
-    """{id: item} of data[key]; ValueError if two different ones have one id.
+    """{id: item} of data[key]; ValueError if different items have the same id.
 
-    The ids are all numbers, or all text where one of them is no number or has zeros before it. What
-    is there twice and equal, as in files that were merged, is taken once.
+    All ids become text if one of them is no number or has leading zeros. Equal items with the same
+    id, as in merged files, are used once.
     """
     items: dict[Any, dict] = {}
     repeated = []
-    twice = []
+    conflicts = []
     for item in data[key]:
         item["id"] = _plain_id(item["id"])
     if any(isinstance(item["id"], str) for item in data[key]):
         for item in data[key]:
             item["id"] = str(item["id"])
     for item in data[key]:
-        known = items.setdefault(item["id"], item)
-        if known is not item and known == item:
+        first = items.setdefault(item["id"], item)
+        if first is not item and first == item:
             repeated.append(item["id"])
-        elif known is not item:
-            twice.append(f"{item['id']} ({_named(known)}, {_named(item)})")
-    if twice:
-        raise ValueError(f"{path}: ids of {key} occur more than once: {files.several(twice)}")
+        elif first is not item:
+            conflicts.append(f"{item['id']} ({_named(first)}, {_named(item)})")
+    if conflicts:
+        raise ValueError(f"{path}: ids of {key} occur more than once: {files.several(conflicts)}")
     if repeated:
         logger.warning(
             "%s: %d %s are there twice and are taken once: %s",
@@ -605,25 +615,27 @@ def _named(item: dict) -> str:
 
 
 def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
-    """Gives categories their names as text, as the other formats' (`annotations`) are: without
-    spaces around them, an accent in one sign with its letter. ValueError for one without.
+    """Normalises the names of categories, as `annotations` does for other formats.
+
+    Each becomes text in Unicode's form NFC, without surrounding spaces. ValueError for a category
+    without a name.
     """
-    lacking = []
+    nameless = []
     for number, category in categories.items():
         name = category.get("name")
         if name is None or not str(name).strip():
-            lacking.append(number)
+            nameless.append(number)
         category["name"] = unicodedata.normalize("NFC", str(name)).strip()
-    if lacking:
+    if nameless:
         raise ValueError(
-            f"{path}: categories have a name. Received: none for id {files.several(lacking)}"
+            f"{path}: categories have a name. Received: none for id {files.several(nameless)}"
         )
 
 
 def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, dict]) -> bool:
-    """Whether an annotation is one as COCO has them.
+    """Whether an annotation already has COCO's own form.
 
-    Quick, since there may be a million; False says that `_mended` has to look.
+    A fast check, since there may be a million; the others go through `_converted`.
     """
     try:
         image = images[annotation["image_id"]]
@@ -648,7 +660,7 @@ def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, di
 
 
 def _is_measured(annotation: dict) -> bool:
-    """Whether an annotation's iscrowd, area and bbox are as COCO has them."""
+    """Whether an annotation's iscrowd, area and bbox have COCO's own form."""
     crowd = annotation["iscrowd"]
     if type(crowd) is not int or crowd not in (0, 1) or "bbox_mode" in annotation:
         return False
@@ -657,63 +669,67 @@ def _is_measured(annotation: dict) -> bool:
     return 0 <= area < math.inf and width >= 0 and height >= 0 and math.hypot(x, y) < math.inf
 
 
-def _mended(
+def _converted(
     annotation: Any,
     coco: Any,
     numbers: tuple[dict[int, Any], dict[int, Any]],
-    broken: dict[str, list],
+    left_out: dict[str, list],
 ) -> dict | None:
-    """An annotation in COCO's form; None for one that can't be used, which `broken` then names.
+    """An annotation in COCO's form; None for one that can't be used.
 
-    numbers: `_by_number` of the images and of the categories.
+    Args:
+        annotation: an entry of the json.
+        coco: with `imgs` and `cats`.
+        numbers: `_by_number` of the images and of the categories.
+        left_out: {problem: entries}; edited.
     """
     image_numbers, category_numbers = numbers
     if type(annotation) is not dict:
-        broken[NO_OBJECT].append(files.short(annotation))
+        left_out[NO_OBJECT].append(files.short(annotation))
         return None
     number = _plain_id(annotation.get("id"))
     image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
     if image_id is None:
-        broken[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
+        left_out[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
         return None
     category_id = _category_of(annotation.get("category_id"), coco.cats, category_numbers)
     if category_id is None:
-        broken[NO_CATEGORY].append(f"{number} (category {annotation.get('category_id')})")
+        left_out[NO_CATEGORY].append(f"{number} (category {annotation.get('category_id')})")
         return None
     image = coco.imgs[image_id]
-    place = f"{number} (image {image_id}"
+    entry = f"{number} (image {image_id}"
     try:
-        sound, problems = sound_annotation(annotation, *_size_for(annotation, image))
+        converted, problems = sound_annotation(annotation, *_size_for(annotation, image))
     except SegmentationError as error:
-        sound = None
+        converted = None
         problems = [error]
     for problem in {item.kind: item for item in problems}.values():
         detail = ")"
         if problem.kind in (BAD_NUMBERS, BAD_RUNS):
             detail = f": {problem})"
-        broken[problem.kind].append(place + detail)
-    if sound is None:
+        left_out[problem.kind].append(entry + detail)
+    if converted is None:
         return None
-    sound.update(id=number, image_id=image_id, category_id=category_id)
-    return sound
+    converted.update(id=number, image_id=image_id, category_id=category_id)
+    return converted
 
 
 def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, Any]) -> Any:
-    """The id of the category that an annotation names by its id or its name; None for no one."""
+    """The id of an annotation's category, which it names by id or by name; None if unknown."""
     number = _known_id(value, categories, by_number)
     if number is not None:
         return number
     if not isinstance(value, str):
         return None
     name = unicodedata.normalize("NFC", value).strip()
-    named = [key for key, category in categories.items() if category["name"] == name]
-    if len(named) == 1:
-        return named[0]
+    matching = [key for key, category in categories.items() if category["name"] == name]
+    if len(matching) == 1:
+        return matching[0]
     return None
 
 
 def _size_for(annotation: dict, image: dict) -> tuple[int | None, int | None]:
-    """The size of an annotation's image; one that isn't known is that of its run lengths."""
+    """(height, width) of an annotation's image; if unknown, set to those of its run lengths."""
     shape = annotation.get("segmentation")
     if image["height"] and image["width"]:
         return image["height"], image["width"]
@@ -729,56 +745,56 @@ def sound_annotation(
     height: int | None,
     width: int | None,
 ) -> tuple[dict, list[SegmentationError]]:
-    """An annotation as pycocotools' evaluation takes it.
+    """Converts an annotation to the form that pycocotools' COCOeval takes.
 
-    Its segmentation is one of `masks.sound_segmentation`, iscrowd 0 or 1; area, bbox and
-    num_keypoints are computed where they are missing or no numbers.
+    Its segmentation is converted by `masks.sound_segmentation`, iscrowd becomes 0 or 1; area, bbox
+    and num_keypoints are computed if they are missing or no numbers.
 
     Args:
         annotation: dict, not edited.
-        height, width: of its image; None where they aren't known.
+        height, width: of its image in pixels; None if unknown.
 
     Returns:
-        a new dict, and what had to be left out of its segmentation.
+        a new dict, and the problems of the parts of its segmentation that were left out.
 
     Raises:
-        SegmentationError: nothing of it can be drawn.
+        SegmentationError: no part of it can be drawn.
     """
     from pycocotools import mask as coco_mask
 
-    sound = dict(annotation)
-    shape, problems = sound_segmentation(sound.get("segmentation"), height or 0, width or 0)
-    sound["segmentation"] = shape
-    sound["iscrowd"] = _flag(sound.get("iscrowd"))
-    area = _number(sound.get("area"))
-    bbox = sound_box(sound.get("bbox"))
-    if whole_number(sound.pop("bbox_mode", XYWH)) != XYWH:
+    converted = dict(annotation)
+    shape, problems = sound_segmentation(converted.get("segmentation"), height or 0, width or 0)
+    converted["segmentation"] = shape
+    converted["iscrowd"] = _flag(converted.get("iscrowd"))
+    area = _number(converted.get("area"))
+    bbox = sound_box(converted.get("bbox"))
+    if whole_number(converted.pop("bbox_mode", XYWH)) != XYWH:
         bbox = None
     if area is None or bbox is None:
         if not height or not width:
             height, width = _extent(shape)
-        code = to_rle(sound, height, width)
+        code = to_rle(converted, height, width)
         if area is None:
             area = float(coco_mask.area(code))
         if bbox is None:
             bbox = coco_mask.toBbox(code).tolist()
-    sound["area"] = area
-    sound["bbox"] = bbox
-    points = sound.get("keypoints")
-    if isinstance(points, list) and whole_number(sound.get("num_keypoints")) is None:
-        sound["num_keypoints"] = sum(bool(visibility) for visibility in points[2::3])
-    return sound, problems
+    converted["area"] = area
+    converted["bbox"] = bbox
+    points = converted.get("keypoints")
+    if isinstance(points, list) and whole_number(converted.get("num_keypoints")) is None:
+        converted["num_keypoints"] = sum(bool(visibility) for visibility in points[2::3])
+    return converted, problems
 
 
 def _flag(value: Any) -> int:
-    """0 or 1 of what a json has for it: true, "1", 1.0; anything else, such as null, is 0."""
+    """1 for true, 1, 1.0, "1", "true" or "yes"; 0 for anything else, such as null."""
     if isinstance(value, str):
         return int(value.strip().lower() in ("1", "1.0", "true", "yes"))
     return int(isinstance(value, (numbers.Real, np.bool_)) and value == 1)
 
 
 def _number(value: Any) -> float | None:
-    """A number from 0 on, also one that is written as text; None for anything else."""
+    """A number of at least 0, which may be given as text; None for anything else."""
     number = finite_number(value)
     if number is None or number < 0:
         return None
@@ -786,7 +802,7 @@ def _number(value: Any) -> float | None:
 
 
 def sound_box(value: Any) -> list[float] | None:
-    """A box [x, y, width, height] of numbers; None for anything else."""
+    """A box [x, y, width, height] of finite numbers; None for anything else."""
     if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
         return None
     box = [finite_number(number) for number in value]
@@ -799,43 +815,43 @@ def sound_box(value: Any) -> list[float] | None:
 
 
 def _extent(polygons: list[list[float]]) -> tuple[int, int]:
-    """(height, width) that polygons take from the corner of their image."""
+    """(height, width) in pixels of the smallest image that contains polygons."""
     height = max(max(polygon[1::2]) for polygon in polygons)
     width = max(max(polygon[::2]) for polygon in polygons)
     return max(math.ceil(height), 1), max(math.ceil(width), 1)
 
 
 def glance(shape: Any) -> tuple:
-    """Something short that is equal for equal segmentations, polygons or run lengths."""
+    """A short key of a segmentation (polygons or run lengths), the same for equal ones."""
     if isinstance(shape, dict):
         return len(shape["counts"]), repr(shape["counts"][:20])
     return tuple(shape[0][:4]), *map(len, shape)
 
 
-def _warn_of_twins(coco: Any, path: pathlib.Path) -> None:
-    """Says which annotations are equal to another one but for their ids: each of them counts."""
-    twins = []
+def _warn_of_duplicates(coco: Any, path: pathlib.Path) -> None:
+    """Warns of annotations with the category and shape of another one; each of them counts."""
+    duplicates = []
     for annotations in coco.imgToAnns.values():
-        alike: dict[tuple, list[dict]] = {}
+        by_key: dict[tuple, list[dict]] = {}
         for item in annotations:
             key = (item["category_id"], item["iscrowd"], glance(item["segmentation"]))
-            first = alike.setdefault(key, [])
-            if any(other["segmentation"] == item["segmentation"] for other in first):
-                twins.append(item["id"])
+            same_key = by_key.setdefault(key, [])
+            if any(other["segmentation"] == item["segmentation"] for other in same_key):
+                duplicates.append(item["id"])
             else:
-                first.append(item)
-    if twins:
+                same_key.append(item)
+    if duplicates:
         logger.warning(
             "%s: %d annotations are equal to another one of their image in class and shape, and"
             " count twice: %s",
             path,
-            len(twins),
-            files.several(twins),
+            len(duplicates),
+            files.several(duplicates),
         )
 
 
-def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
-    """Makes objects of crowds as `read_annotations` says."""
+def _convert_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
+    """Converts crowds to objects, see `read_annotations`."""
     total = len(coco.anns)
     count = sum(annotation["iscrowd"] for annotation in coco.anns.values())
     if not count or crowds == "keep":
@@ -863,17 +879,16 @@ def _mend_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
 
 
 def _is_crowd_of_cvat(annotation: dict) -> bool:
-    """Whether an annotation may be a mask of CVAT, each of which has iscrowd 1 there."""
+    """Whether an annotation may be a mask from CVAT, which writes iscrowd 1 for every mask."""
     attributes = annotation.get("attributes")
     return annotation["iscrowd"] == 1 and isinstance(attributes, dict) and "occluded" in attributes
 
 
 def _drop_groups(coco: Any, path: pathlib.Path) -> None:
-    """Leaves out categories that only group others, as the first of Roboflow's exports does.
+    """Leaves out categories that only group others, like the first one of Roboflow's exports.
 
-    What is left out hangs on the categories alone, as far as it can: the files of one dataset,
-    train and val, have the same categories but not the same annotations, and a class must have one
-    number in all of them. A category that has annotations always stays.
+    A category with annotations always stays. Otherwise the categories alone decide: the files of
+    one dataset, train and val, have different annotations, but must give the same class ids.
     """
     groups = {}
     for number, category in coco.cats.items():
@@ -898,9 +913,9 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
 
 
 def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
-    """Whether a category is the root that Roboflow adds, or a top one with the name of a lower one.
+    """Whether a category is Roboflow's root, or a top-level one with the name of a lower one.
 
-    The root has the id 0, the supercategory "none", and is the supercategory of others.
+    The root has the id 0 and the supercategory "none", and is the supercategory of others.
     """
     name = category["name"]
     if not _is_top(category) or name in NO_SUPERCATEGORY:
@@ -913,20 +928,20 @@ def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
 
 
 def _is_top(category: dict) -> bool:
-    """Whether a category belongs to no other one."""
+    """Whether a category has no supercategory."""
     return category.get("supercategory") in NO_SUPERCATEGORY
 
 
 # ------------------------------------------------------------------------------------------------
-#  Where exports have their files
+#  Layouts of exports
 # ------------------------------------------------------------------------------------------------
 
-# What stands for a subset in names of files and folders.
+# Names of the subsets in the names of files and folders.
 SUBSET_WORDS = {"train": ("train", "training"), "val": ("val", "valid", "validation")}
 OTHER_SUBSETS = ("test", "testing", "minival", "valminusminival")
-# Folders of a dataset that hold nothing but annotations.
+# Names of folders that have only annotations.
 ANNOTATION_FOLDERS = ("annotations", "annotation", "labels", "json", "jsons")
-# Parts of COCO's own annotations that are no instances.
+# COCO's other kinds of annotations.
 OTHER_KINDS = ("keypoints", "captions", "panoptic", "stuff", "image_info")
 
 
@@ -936,17 +951,17 @@ def _official(folder: Any, subset: str, year: str, kind: str = "instances") -> p
 
 
 def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> pathlib.Path:
-    """The json of a subset: in COCO's own layout, or in that of another export.
+    """The path of a subset's json, in COCO's own layout or in that of another export.
 
     Args:
-        folder: the dataset's.
+        folder: of the dataset.
         subset, year, kind: see `CocoDataset.load_coco`.
 
     Returns:
-        annotations/<kind>_<subset><year>.json if it is there. Otherwise the one json in COCO's
-        format whose name or folder says the subset (instances_Train.json,
-        valid/_annotations.coco.json), or the only one, if it says none (instances_default.json).
-        The path of COCO's layout if there is none or several.
+        annotations/<kind>_<subset><year>.json if it exists. Otherwise the only json in COCO's
+        format with the subset in its name or folder (instances_Train.json,
+        valid/_annotations.coco.json), or else the only one without any subset in its path
+        (instances_default.json). The path of COCO's layout if none or several match.
     """
     official = _official(folder, subset, year, kind)
     if official.exists():
@@ -956,39 +971,41 @@ def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> p
         if not any(other in file.stem for other in OTHER_KINDS if other not in kind):
             candidates.append(file)
     words = SUBSET_WORDS.get(subset, (subset,))
-    own = [file for file in candidates if not _words(file, folder).isdisjoint(words)]
-    if not own:
-        dated = {f"{word}{year}" for word in words}
-        own = [file for file in candidates if not _words(file, folder).isdisjoint(dated)]
-    if not own:
-        own = [file for file in candidates if not says_a_subset(file, folder)]
-    if len(own) > 1:
-        own = [file for file in own if _looks_like_coco(file)]
-    if len(own) == 1:
-        return own[0]
+    matching = [file for file in candidates if not _words(file, folder).isdisjoint(words)]
+    if not matching:
+        words_with_year = {f"{word}{year}" for word in words}
+        matching = [
+            file for file in candidates if not _words(file, folder).isdisjoint(words_with_year)
+        ]
+    if not matching:
+        matching = [file for file in candidates if not says_a_subset(file, folder)]
+    if len(matching) > 1:
+        matching = [file for file in matching if _looks_like_coco(file)]
+    if len(matching) == 1:
+        return matching[0]
     return official
 
 
 def _jsons_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """The json files in a folder and the folders in it, sorted."""
-    for place, folders, names in os.walk(folder):
-        depth = len(pathlib.Path(place).relative_to(folder).parts)
+    """The json files in a folder and its subfolders, sorted, down to `files.DEEPEST` levels."""
+    for parent, folders, names in os.walk(folder):
+        depth = len(pathlib.Path(parent).relative_to(folder).parts)
         if depth == files.DEEPEST:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.lower().endswith(".json") and not name.startswith("."):
-                yield pathlib.Path(place) / name
+                yield pathlib.Path(parent) / name
 
 
 def _words(file: pathlib.Path, folder: Any) -> set[str]:
-    """The words in the path of a file, from the dataset's folder on, in lower case."""
+    """The words in the path of a file, relative to the dataset's folder, in lower case."""
     text = file.relative_to(folder).with_suffix("").as_posix().lower()
     return set(re.split(r"[^a-z0-9]+", text))
 
 
 def says_a_subset(file: pathlib.Path, folder: Any, subset: str | None = None) -> bool:
-    """Whether a file in a folder is that of a subset, of any year; None: of any subset."""
+    """Whether a file's path in a folder names a subset, with any year; None: any subset."""
     words = {word.rstrip("0123456789") for word in _words(file, folder)}
     if subset is not None:
         return not words.isdisjoint(SUBSET_WORDS[subset])
@@ -996,7 +1013,7 @@ def says_a_subset(file: pathlib.Path, folder: Any, subset: str | None = None) ->
 
 
 def _looks_like_coco(file: pathlib.Path) -> bool:
-    """Whether a json has what an instances json has."""
+    """Whether a json has the format of an instances json."""
     try:
         data = _parse(file, [])
     except (OSError, ValueError):
@@ -1005,25 +1022,25 @@ def _looks_like_coco(file: pathlib.Path) -> bool:
 
 
 def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:
-    """The folder near a json that its file names start from: the first that has one of them."""
-    places = []
+    """The folder near a json that its file names are relative to: the first with such a file."""
+    candidates = []
     subset = re.split(r"[_.-]", path.stem)[-1]  # Train of CVAT's instances_Train.json
-    for above in (path.parent, path.parent.parent):
-        places.append(above)
+    for parent in (path.parent, path.parent.parent):
+        candidates.append(parent)
         for name in files.IMAGE_FOLDERS:
-            places += [above / name, above / name / subset]
-        places.append(above / subset)
-    for place in places:
-        listed = _names_in(place)
-        if any(name in listed or _lies_in(place, name) for name in names):
-            return place
+            candidates += [parent / name, parent / name / subset]
+        candidates.append(parent / subset)
+    for candidate in candidates:
+        listed = _names_in(candidate)
+        if any(name in listed or _lies_in(candidate, name) for name in names):
+            return candidate
     if path.parent.name.lower() in ANNOTATION_FOLDERS:
-        return path.parent.parent  # somewhere in the dataset, under other names
+        return path.parent.parent  # the images are somewhere in the dataset
     return path.parent
 
 
 def _lies_in(folder: pathlib.Path, name: str) -> bool:
-    """Whether a name with folders in it is a file below a folder."""
+    """Whether a name with folders in it, relative to a folder, is that of a file."""
     name = name.replace("\\", "/")
     return "/" in name and os.path.isfile(os.path.join(folder, name))
 
@@ -1034,10 +1051,10 @@ def _lies_in(folder: pathlib.Path, name: str) -> bool:
 
 
 def _fetch(url: str, folder: Any, name: str) -> None:
-    """Downloads a zip, taking up an earlier try, and unpacks one entry of it into `folder`.
+    """Downloads a zip, resuming an earlier try, and unpacks one entry of it into `folder`.
 
-    The entry, a file or a folder, is unpacked beside its place and then moved there: it is complete
-    or absent.
+    The entry, a file or a folder, is unpacked to a temporary folder and then moved, so that it is
+    never incomplete.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -1068,7 +1085,7 @@ def _fetch(url: str, folder: Any, name: str) -> None:
 
 
 def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
-    """Unpacks a zip, with a bar."""
+    """Unpacks a zip, with a progress bar."""
     start = time.monotonic()
     with zipfile.ZipFile(archive) as file:
         members = file.infolist()
@@ -1078,7 +1095,7 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
 
 
 def _move(source: pathlib.Path, target: pathlib.Path) -> None:
-    """Moves a file or folder; a folder that another program has left is filled up."""
+    """Moves a file or folder; if the target is a folder, the contents are moved into it."""
     if not (target.is_dir() and source.is_dir()):
         os.replace(source, target)
         return
@@ -1087,18 +1104,18 @@ def _move(source: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def download(folder: Any, subset: str, year: str | int = DEFAULT_YEAR) -> None:
-    """Downloads the official annotations and images of a subset, as far as they are missing.
+    """Downloads the official annotations and images of a subset if they are missing.
 
-    An interrupted download goes on where it stopped; only complete files and folders are put in
-    place.
+    An interrupted download is resumed; only complete files and folders are put in place.
 
     Args:
-        folder: the data's folder.
+        folder: of the dataset.
         subset: train, val, minival, valminusminival.
         year: 2014 or 2017.
 
     Raises:
         ValueError: another subset or year.
+        OSError: a download failed.
     """
     folder = pathlib.Path(folder)
     year = str(year)
@@ -1119,30 +1136,30 @@ def download(folder: Any, subset: str, year: str | int = DEFAULT_YEAR) -> None:
 
 
 def _is_complete(images: pathlib.Path, annotations: pathlib.Path) -> bool:
-    """Whether a folder has all images of an official set, or all those of a json."""
+    """Whether a folder has all images of an official set, or of a json of a part of it."""
     names = _names_in(images)
-    # Only where the folder holds fewer files than the official set does the json need to be asked.
+    # The large json is read only if the folder has fewer files than the official set.
     if len(names) >= OFFICIAL_IMAGES[images.name]:
         return True
     return {image["file_name"] for image in _parse(annotations, [])["images"]} <= names
 
 
 def _names_in(folder: pathlib.Path) -> set[str]:
-    """Names of what is in a folder; none where there is no folder."""
+    """The names in a folder; none if there is no such folder."""
     if not folder.is_dir():
         return set()
     return set(os.listdir(folder))
 
 
 def _images_of(subset: str, year: str) -> str:
-    """Name of the folder that has a subset's images."""
+    """The name of the folder with a subset's images."""
     if subset in PARTS_2014:
         subset = "val"
     return f"{subset}{year}"
 
 
 def _equal_subset(subset: str, year: str) -> str:
-    """The name under which a subset has a file: 2017's validation set is the minival of 2014."""
+    """A subset's name in COCO's file names: the minival of 2017 is its validation set, "val"."""
     if year == "2017" and subset == "minival":
         return "val"
     if year == "2017" and subset == "valminusminival":
@@ -1164,13 +1181,13 @@ class CocoDataset(utils.Dataset):
     `load_coco` and `load_json` may be called several times.
 
     In `image_info` each image has, besides id, source and path: width, height, annotations (the
-    json's own dicts, which `mrcnn.evaluate` takes as the truth).
+    dicts of the json, which `mrcnn.evaluate` uses as the ground truth).
     """
 
-    # Names of the keypoints, of the last category that has some: a person's in COCO's
+    # Names of the keypoints of the last category that has some: of a person in COCO's
     # person_keypoints_*.json.
     keypoint_names: tuple[str, ...] = ()
-    _said_empty = False
+    _has_warned_of_empty = False
 
     def load_coco(
         self,
@@ -1185,32 +1202,36 @@ class CocoDataset(utils.Dataset):
         kind: str = "instances",
         crowds: str = "auto",
     ) -> Any:
-        """Adds a subset that lies in COCO's own layout (matterport: load_coco).
+        """Adds a subset in COCO's own layout (matterport: load_coco).
+
+        Without annotations/instances_<subset><year>.json, the layouts of other exports are tried:
+        annotations/instances_train.json with images/train, train/_annotations.coco.json beside its
+        images (val in valid), and a single json without a subset in its name, such as
+        annotations/instances_default.json or result.json, with images/.
+
+        Images that are not in the folder are left out with a warning; if none is there, all are
+        kept, since annotations can be inspected without images.
 
         Args:
             dataset_dir: folder with annotations/instances_<subset><year>.json and
                 <subset><year>/*.jpg; those of minival and valminusminival are in val<year>.
-            subset: train, val, minival, valminusminival, or what stands in the names of your own
+            subset: train, val, minival, valminusminival, or the subset in the names of your own
                 files.
-            year: as it stands in the names; minival of 2017 is val of 2017.
+            year: as in the names; minival of 2017 is val of 2017.
             class_ids: category ids of the json to use; None or an empty list for all.
             class_map: not used (nor is it by the original).
             return_coco: return the pycocotools COCO object.
-            auto_download: download what is missing first.
-            keep_empty: add the images without annotations too: evaluations need them.
+            auto_download: download missing files first.
+            keep_empty: add images without annotations too, which evaluations need.
             kind: first part of the json's name; "person_keypoints" for `load_keypoints`.
             crowds: see `read_annotations`.
 
-        Without that json, the layouts of other exports are tried: annotations/instances_train.json
-        with images/train, train/_annotations.coco.json beside its images (for val in valid), and a
-        single json that is of no subset, such as annotations/instances_default.json or result.json,
-        with images/.
-
-        Images that are not in the folder are left out with a warning; where there is none at all,
-        they are kept, since annotations can be looked at without them.
+        Returns:
+            the pycocotools COCO object if `return_coco`, else None.
 
         Raises:
-            FileNotFoundError: no such json. ValueError: a json that can't be used.
+            FileNotFoundError: no such json.
+            ValueError: a json that can't be used.
         """
         year = str(year)
         if auto_download:
@@ -1218,12 +1239,12 @@ class CocoDataset(utils.Dataset):
         subset = _equal_subset(subset, year)
         path = find_json(dataset_dir, subset, year, kind)
         folder = pathlib.Path(dataset_dir)
-        own = folder / _images_of(subset, year)
-        deeper = folder / "images" / own.name  # where some keep them
-        if deeper.is_dir() and not own.is_dir():
-            own = deeper
-        images: pathlib.Path | None = own
-        if path != _official(folder, subset, year, kind) and not own.is_dir():
+        official_images = folder / _images_of(subset, year)
+        nested_images = folder / "images" / official_images.name  # a common variant
+        if nested_images.is_dir() and not official_images.is_dir():
+            official_images = nested_images
+        images: pathlib.Path | None = official_images
+        if path != _official(folder, subset, year, kind) and not official_images.is_dir():
             logger.info("%s is taken for %s of %s", path, subset, folder)
             images = None
         return self.load_json(
@@ -1250,11 +1271,14 @@ class CocoDataset(utils.Dataset):
 
         Args:
             path: the json.
-            images: folder that its file names start from; None for the json's own, or the folder
-                near it where exports keep their images.
+            images: folder that its file names are relative to; None to look for it near the json,
+                as exports have it.
             source: name of the source in the dataset.
             class_ids, keep_empty, return_coco: see `load_coco`.
             crowds: see `read_annotations`.
+
+        Returns:
+            see `load_coco`.
         """
         path = pathlib.Path(path)
         coco = read_annotations(path, crowds)
@@ -1262,11 +1286,11 @@ class CocoDataset(utils.Dataset):
         if images is None:
             images = _folder_of(path, names)
         folder = pathlib.Path(images)
-        chosen = _chosen(class_ids, coco, path)
+        chosen = _chosen_ids(class_ids, coco, path)
         for class_id in chosen:
             category = coco.cats[class_id]
             with warnings.catch_warnings():
-                # `read_annotations` has said which categories have one name.
+                # `read_annotations` has already warned of categories with the same name.
                 warnings.filterwarnings("ignore", message=".* twice, as class")
                 self.add_class(source, class_id, category["name"])
             self.keypoint_names = tuple(category.get("keypoints") or self.keypoint_names)
@@ -1293,16 +1317,20 @@ class CocoDataset(utils.Dataset):
         chosen: set[int],
         keep_empty: bool,
     ) -> list[str]:
-        """Adds the images that exist and have annotations; the ids and names of missing ones."""
+        """Adds the images that exist and have annotations.
+
+        Returns:
+            texts with the ids and names of the missing images.
+        """
         found_images = files.find_images(
             (image["file_name"] for image in coco.imgs.values()), [folder]
         )
         if found_images.renamed:
             logger.warning("%s: %s", path, found_images.renamed_text())
         _warn_of_shared_files(found_images.paths, coco.imgs.values(), path)
-        paths = found_images.paths or _paths_of_nothing(coco, folder, path, found_images)
+        paths = found_images.paths or _paths_without_files(coco, folder, path, found_images)
         missing: list[str] = []
-        unclear: list[str] = []
+        ambiguous: list[str] = []
         sizeless: list[str] = []
         all_classes = len(chosen) == len(coco.cats)
         for image_id, image in coco.imgs.items():
@@ -1312,21 +1340,21 @@ class CocoDataset(utils.Dataset):
             if not annotations and not keep_empty:
                 continue
             name = image["file_name"]
-            place = paths.get(name)
-            if place is None:
+            file = paths.get(name)
+            if file is None:
                 if name in found_images.unclear:
-                    unclear.append(f"{image_id} ({name}: {found_images.unclear[name]})")
+                    ambiguous.append(f"{image_id} ({name}: {found_images.unclear[name]})")
                 else:
                     missing.append(f"{image_id} ({name})")
                 continue
-            problem = _complete_size(image, place)
+            problem = _complete_size(image, file)
             if problem:
                 sizeless.append(f"{image_id} ({name}: {problem})")
                 continue
             self.add_image(
                 source,
                 image_id,
-                place,
+                file,
                 width=image["width"],
                 height=image["height"],
                 annotations=annotations,
@@ -1338,15 +1366,15 @@ class CocoDataset(utils.Dataset):
                 path,
                 len(coco.imgs),
             )
-        _warn_of_left_out(path, folder, unclear, sizeless)
+        _warn_of_left_out(path, folder, ambiguous, sizeless)
         return missing
 
     def auto_download(self, dataDir: Any, dataType: str, dataYear: str | int) -> None:
-        """Downloads what is missing of a subset (matterport: auto_download); see `download`."""
+        """Downloads missing files of a subset (matterport: auto_download); see `download`."""
         download(dataDir, dataType, dataYear)
 
     def image_reference(self, image_id: int) -> str:
-        """The image's page on COCO's site; of other sources what the base class says."""
+        """The image's page on COCO's site; for other sources, that of the base class."""
         info = self.image_info[image_id]
         if info["source"] != "coco":
             return super().image_reference(image_id)
@@ -1358,12 +1386,12 @@ class CocoDataset(utils.Dataset):
         return f"{info['path']} (id {info['id']} in {info['json']})"
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """[H, W, 3] uint8 of the size that the json gives.
+        """[H, W, 3] uint8, of the size in the json.
 
-        A camera's rotation (EXIF) is followed unless the json's size is that of the stored pixels.
+        EXIF rotation is applied unless the json has the size of the unrotated pixels.
 
         Raises:
-            ValueError: a file that can't be read, or of another size; names file, id and json.
+            ValueError: the file can't be read or has another size; names file, id and json.
         """
         info = self.image_info[image_id]
         if "json" not in info:
@@ -1376,7 +1404,7 @@ class CocoDataset(utils.Dataset):
         return image
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of the image's annotations, those without a pixel left out.
+        """The masks of the image's annotations, without those that have no pixel.
 
         Returns:
             masks: [H, W, N] bool.
@@ -1391,9 +1419,9 @@ class CocoDataset(utils.Dataset):
         return masks, self._class_ids(image_id, has_pixels)
 
     def load_label_maps(self, image_id: int) -> tuple[LabelMaps, np.ndarray]:
-        """The masks as `mrcnn.masks.LabelMaps`, and class ids [N] int32; see `load_mask`.
+        """Like `load_mask`, with the masks as `mrcnn.masks.LabelMaps`, which training uses.
 
-        Training takes these. A subclass that overrides `load_mask` alone is trained on that.
+        A subclass that overrides only `load_mask` is trained on its `load_mask`.
         """
         info = self.image_info[image_id]
         if "json" not in info:
@@ -1413,13 +1441,13 @@ class CocoDataset(utils.Dataset):
         return maps[..., maps.has_pixels], self._class_ids(image_id, maps.has_pixels)
 
     def _class_ids(self, image_id: int, has_pixels: Sequence[bool] | np.ndarray) -> np.ndarray:
-        """Class ids [N] int32 of an image's annotations that have pixels."""
+        """Class ids [N] int32 of the annotations that have pixels; has_pixels: for each of all."""
         info = self.image_info[image_id]
         objects = itertools.compress(info["annotations"], has_pixels)
         return np.array([self._class_id(info["source"], item) for item in objects], np.int32)
 
     def _codes(self, image_id: int) -> list[dict | None]:
-        """The compressed encoding of each annotation's mask; None for one without a pixel."""
+        """The compressed run lengths of each annotation's mask; None for one without a pixel."""
         from pycocotools import mask as coco_mask
 
         info = self.image_info[image_id]
@@ -1437,8 +1465,8 @@ class CocoDataset(utils.Dataset):
             else:
                 codes.append(None)
                 empty.append(annotation.get("id"))
-        if empty and not self._said_empty:
-            self._said_empty = True
+        if empty and not self._has_warned_of_empty:
+            self._has_warned_of_empty = True
             logger.warning(
                 "%s: %d annotations have no pixel in the image and are left out: %s. The same goes"
                 " for other images",
@@ -1456,7 +1484,7 @@ class CocoDataset(utils.Dataset):
         return class_id
 
     def load_keypoints(self, image_id: int) -> np.ndarray:
-        """Keypoints of the same annotations, zeros for those without.
+        """The keypoints of the annotations of `load_mask`, zeros for those without.
 
         Returns:
             [N, K, (y, x, visibility)] float64.
@@ -1472,7 +1500,7 @@ class CocoDataset(utils.Dataset):
         return points[keep]
 
     def _points(self, annotation: dict, image_id: int) -> np.ndarray:
-        """[K, (y, x, visibility)] of an annotation."""
+        """The keypoints [K, (y, x, visibility)] of an annotation."""
         count = len(self.keypoint_names)
         values = annotation.get("keypoints") or [0] * 3 * count
         if not count or len(values) != 3 * count:
@@ -1484,27 +1512,27 @@ class CocoDataset(utils.Dataset):
         return np.reshape(np.asarray(values, float), (count, 3))[:, [1, 0, 2]]
 
     def annToRLE(self, ann: dict, height: int, width: int) -> dict:
-        """An annotation's compressed run-length encoding (matterport: annToRLE)."""
+        """The compressed run-length encoding of an annotation (matterport: annToRLE)."""
         return to_rle(ann, height, width)
 
     def annToMask(self, ann: dict, height: int, width: int) -> np.ndarray:
-        """An annotation's mask, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
+        """The mask of an annotation, [height, width] uint8 of 0 and 1 (matterport: annToMask)."""
         return decode([ann], height, width)[..., 0].view(np.uint8)
 
 
-def _paths_of_nothing(
+def _paths_without_files(
     coco: Any, folder: pathlib.Path, path: pathlib.Path, found_images: files.FoundImages
 ) -> dict[str, str]:
-    """{name: where an image would be}, with a warning, of a json without a single image's file.
+    """{file name: expected path} of a json of which no image exists, with a warning.
 
-    Annotations are of use by themselves, and reading an image will say that it isn't there.
+    The annotations can be used without images; reading an image raises an error.
     """
     reason = f"there is no folder {folder}"
     if folder.is_dir():
         reason = f"none of its images is in {folder}"
     if found_images.unclear:
-        name, why = next(iter(found_images.unclear.items()))
-        reason += f" under a name that is clear ({name}: {why})"
+        name, problem = next(iter(found_images.unclear.items()))
+        reason += f" under a name that is clear ({name}: {problem})"
     logger.warning(
         "%s: %s; only the annotations can be used, not the %d images",
         path,
@@ -1515,28 +1543,31 @@ def _paths_of_nothing(
     return {name: os.path.join(folder, name) for name in names}
 
 
-def _complete_size(image: dict, place: str) -> str:
-    """Takes an entry's height and width from its file where it has none; why that failed, or ""."""
+def _complete_size(image: dict, file: str) -> str:
+    """Sets a missing height and width from the image's file; returns why that failed, or ""."""
     if image["height"] and image["width"]:
         return ""
     try:
-        image["height"], image["width"] = utils.image_sizes(place)[0]
+        image["height"], image["width"] = utils.image_sizes(file)[0]
     except (OSError, ValueError) as error:
         return str(error)
     return ""
 
 
 def _warn_of_left_out(
-    path: pathlib.Path, folder: pathlib.Path, unclear: list[str], sizeless: list[str]
+    path: pathlib.Path, folder: pathlib.Path, ambiguous: list[str], sizeless: list[str]
 ) -> None:
-    """Names the images of a json that a dataset does without."""
-    if unclear:
+    """Warns of images that are left out.
+
+    ambiguous, sizeless: texts for images with several possible files, or without a size.
+    """
+    if ambiguous:
         logger.warning(
             "%s: %d images have no file in %s that is theirs alone and are left out: %s",
             path,
-            len(unclear),
+            len(ambiguous),
             folder,
-            files.several(unclear),
+            files.several(ambiguous),
         )
     if sizeless:
         logger.warning(
@@ -1548,9 +1579,9 @@ def _warn_of_left_out(
 
 
 def _warn_of_shared_files(paths: dict[str, str], images: Iterable[dict], path: Any) -> None:
-    """Says which files several images of a json are: each has a part of the objects alone."""
+    """Warns of files that several images of a json share, each with only a part of the objects."""
     counts = collections.Counter(paths.get(image["file_name"]) for image in images)
-    shared = [place for place, count in counts.items() if place is not None and count > 1]
+    shared = [file for file, count in counts.items() if file is not None and count > 1]
     if shared:
         logger.warning(
             "%s: %d files are those of several images, each with a part of the objects; training"
@@ -1562,7 +1593,7 @@ def _warn_of_shared_files(paths: dict[str, str], images: Iterable[dict], path: A
 
 
 def _compressed(annotations: list[dict]) -> list | None:
-    """All that run lengths of an image say, where each is compressed text; None for others."""
+    """Counts and sizes of an image's segmentations if all are compressed run lengths, else None."""
     texts: list[Any] = []
     for annotation in annotations:
         shape = annotation.get("segmentation")
@@ -1572,12 +1603,12 @@ def _compressed(annotations: list[dict]) -> list | None:
     return texts
 
 
-def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:
-    """The ids of the categories to use, sorted; ValueError for one that the json hasn't."""
-    wanted = list(coco.cats)
+def _chosen_ids(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> list[int]:
+    """The ids of the categories to use, sorted; ValueError for ids that are not in the json."""
+    requested = list(coco.cats)
     if class_ids is not None:
-        wanted = list(class_ids) or wanted  # none is all, as matterport has it
-    chosen = sorted(wanted, key=_order)
+        requested = list(class_ids) or requested  # an empty list means all, as in matterport's
+    chosen = sorted(requested, key=_order)
     unknown = sorted(set(chosen) - set(coco.cats), key=_order)
     if unknown:
         raise ValueError(
@@ -1589,5 +1620,5 @@ def _chosen(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) -> l
 
 
 def _order(number: Any) -> tuple[bool, Any]:
-    """Orders ids, numbers before texts."""
+    """Sort key of ids: numbers before texts."""
     return isinstance(number, str), number

@@ -1,15 +1,15 @@
-"""COCO's figures for any `Dataset`, by pycocotools: AP, AR, curves, confusion.
+"""COCO's metrics for any `Dataset`, by pycocotools: AP, AR, curves, confusion matrix.
 
-The truth is a dataset's masks. Where `image_info` has "annotations" (dicts as in COCO's json, as
-`coco.CocoDataset` and matterport's keep them), it is those themselves, with their own areas, boxes
-and ids: the figures then are those of COCOeval on the json. An interrupted evaluation goes on where
-it was, see `evaluate`.
+The ground truth is a dataset's masks. Where `image_info` has "annotations" (dicts as in COCO's
+json, as in `coco.CocoDataset` and matterport's), it is these annotations, with their own areas,
+boxes and ids: the figures are then those of COCOeval on the json. An interrupted evaluation can be
+resumed, see `evaluate`.
 
 How many detections count. COCO's own figures count the best 100 detections of a class on an image,
 20 of keypoints: with 150 objects on an image, all of them found, its AP is .66. The figures here
-(`Evaluation.bbox`, `segm`, `keypoints`, `per_class`, `curves`) count as many as the model may give,
-DETECTION_MAX_INSTANCES, and never fewer than COCO's; COCO's own are kept beside them, in
-`Evaluation.coco`, and are the same where that setting is COCO's number or less.
+(`Evaluation.bbox`, `segm`, `keypoints`, `per_class`, `curves`) count as many as the model may
+return, DETECTION_MAX_INSTANCES, and never fewer than COCO's. COCO's own figures are in
+`Evaluation.coco`; they are the same where that setting is COCO's number or less.
 """
 
 import collections
@@ -36,11 +36,11 @@ from mrcnn.utils import Dataset
 
 logger = logging.getLogger(__name__)
 
-# AR1, AR10 and AR100 are the recalls of the best 1, 10 and 100 detections, whatever else counts.
+# AR1, AR10 and AR100 count the best 1, 10 and 100 detections, whatever the other figures count.
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 CLASS_FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 KEYPOINT_FIGURES = ("AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl")
-# Detections of a class on an image that count in COCO's own figures, the best first.
+# The number of detections of a class on an image that COCO's own figures count, best first.
 COCO_LIMITS = {
     "bbox": 100,
     "segm": 100,
@@ -67,24 +67,25 @@ class Evaluation:
 
     Attributes:
         bbox, segm: {figure: value in 0..1} for each of `FIGURES`, NaN where COCO has none; segm is
-            None for a model without masks. All but AR1, AR10 and AR100 count `max_detections`;
-            where those are more than 100, say 400, there is "AR400" too.
-        per_class: {class name: {"bbox AP", "bbox AP50", ... "segm AR100"}}, of `CLASS_FIGURES`,
-            counted alike.
+            None for a model without masks. All but AR1, AR10 and AR100 count `max_detections`
+            detections; where that is more than 100, say 400, there is "AR400" too.
+        per_class: {class name: {"bbox AP", "bbox AP50", ... "segm AR100"}}, `CLASS_FIGURES` of each
+            kind, which count `max_detections` likewise.
         images: number of images.
-        detections: list of COCO results (dicts) with the ids of the truth.
-        seconds: time spent detecting.
-        curves: {"bbox", "segm": {"precision": [10 IoUs, 101 recalls, classes], "score": alike, the
-            lowest score of each precision, "recall": [10 IoUs, classes]}}, NaN where COCO has none.
+        detections: list of COCO results (dicts) with the image and category ids of `truth`.
+        seconds: duration of the detection.
+        curves: {"bbox", "segm": {"precision": [10 IoUs, 101 recalls, classes], "score": the same
+            shape, the lowest score of each precision, "recall": [10 IoUs, classes]}}, NaN where
+            COCO has no value.
         confusion: [classes + 1, classes + 1] int, see `confusion_matrix`.
-        truth: a `Truth`.
+        truth: the ground truth, a `Truth`.
         keypoints: {figure: value} for each of `KEYPOINT_FIGURES`, by object keypoint similarity;
             None for a model without keypoints. They count `max_detections`.
-        max_detections: detections of a class on an image that count, the best first; for a kind of
+        max_detections: how many detections of a class on an image count, best first; for a kind of
             which COCO counts more (`COCO_LIMITS`), COCO's number.
         coco: {"bbox", "segm", "keypoints": {figure: value}} of the evaluated kinds, COCO's own
-            figures: 100 detections count, 20 of keypoints.
-        unreadable: [(image id, reason)] of images that couldn't be read, whose objects count as
+            figures, which count 100 detections, 20 of keypoints.
+        unreadable: [(image id, reason)] of images that could not be read, whose objects count as
             missed.
     """
 
@@ -110,14 +111,14 @@ class Evaluation:
         return f"Evaluation({', '.join(figures + counts)})"
 
     def kinds(self) -> list[tuple[str, dict]]:
-        """[(kind, its figures)] that were evaluated."""
+        """[(kind, {figure: value})] of boxes and, where they were evaluated, masks."""
         kinds = [("bbox", self.bbox)]
         if self.segm:
             kinds.append(("segm", self.segm))
         return [(kind, figures) for kind, figures in kinds if figures]
 
     def table(self) -> str:
-        """The figures by class as text, the last row over all classes."""
+        """AP and AP50 as a text table, a row for each class and one for all of them."""
         overall = dict(self.kinds())
         if self.keypoints:
             overall["keypoints"] = self.keypoints
@@ -132,9 +133,9 @@ class Evaluation:
         return _text_table("class", heads, rows)
 
     def summary(self) -> str:
-        """All figures as text, a row for each kind; keypoints have their own figures.
+        """All figures as a text table, a row for each kind; keypoints have a table of their own.
 
-        Where more detections count than in COCO's own figures, those follow, named as such.
+        Where `max_detections` is above COCO's number, COCO's own figures follow in a row of theirs.
         """
         rows = []
         for kind, figures in self.kinds():
@@ -146,7 +147,7 @@ class Evaluation:
         return text
 
     def figure_names(self, kind: str) -> list[str]:
-        """Names of the figures of a kind, "bbox", "segm" or "keypoints"."""
+        """Names of the figures of a kind: "bbox", "segm" or "keypoints"."""
         if kind == "keypoints":
             return list(KEYPOINT_FIGURES)
         columns = list(FIGURES)
@@ -157,7 +158,7 @@ class Evaluation:
     def figure_rows(self, kind: str, figures: dict) -> list[tuple[str, list[float]]]:
         """[(title, values of `figure_names`)] of a kind.
 
-        Where more detections count than in COCO's own figures, those have a row too.
+        Where `max_detections` is above COCO's number, COCO's own figures are a second row.
         """
         columns = self.figure_names(kind)
         rows = [(TITLES[kind], [figures[name] for name in columns])]
@@ -169,17 +170,17 @@ class Evaluation:
         return rows
 
     def save(self, folder: Any) -> list[str]:
-        """Writes tables, figures, results, curves and pictures. Returns their paths.
+        """Writes tables, figures, results, curves and plots. Returns their paths.
 
-        table.txt; figures.json, with "bbox", "segm", "keypoints", "per_class", "max_detections",
-        "coco", "images" and "unreadable" as the attributes, and "confusion": {"classes", "matrix"};
+        table.txt; figures.json, with the attributes "bbox", "segm", "keypoints", "per_class",
+        "max_detections", "coco", "images" and "unreadable", and "confusion": {"classes", "matrix"};
         results.json, which pycocotools loads; curves.npz, which has "bbox precision" and so on;
-        precision_recall.png; confusion.png; and, where the truth was made from masks, truth.json:
-        with it `COCO("truth.json").loadRes("results.json")` works. They take their places together:
-        of a full disk those of the evaluation before stay.
+        precision_recall.png; confusion.png; and, where the ground truth was made from masks,
+        truth.json: with it `COCO("truth.json").loadRes("results.json")` works. All files are
+        replaced together: if the disk is full, those of the previous evaluation stay.
 
         Raises:
-            OSError: a full disk.
+            OSError: the disk is full.
         """
         folder = pathlib.Path(folder)
         contents = {
@@ -223,7 +224,7 @@ class Evaluation:
         return figures
 
     def _save_curves(self, numbers: str, precision_recall: str, confusion: str) -> None:
-        """Writes the curves' numbers and the pictures to these paths."""
+        """Writes the arrays of the curves and both plots to these paths."""
         arrays = {}
         for kind, curves in self.curves.items():
             for name, array in curves.items():
@@ -237,10 +238,10 @@ class Evaluation:
         return ["background", *self.per_class]
 
     def mean_precision(self, kind: str, class_name: str | None = None) -> np.ndarray | None:
-        """Precision of one class, or its mean over the classes that have objects.
+        """The precision of one class, or its mean over the classes that have objects.
 
         Returns:
-            [10 IoUs, 101 recalls] in 0..1; None where there is no object.
+            [10 IoUs, 101 recalls] in 0..1; None if there are no objects.
         """
         precision = self.curves[kind]["precision"]  # [IoUs, recalls, classes]
         if class_name is not None:
@@ -256,10 +257,10 @@ class Evaluation:
         class_name: str | None = None,
         ax: Any = None,
     ) -> Any:
-        """Draws precision over recall at each IoU, the mean over the classes or one class.
+        """Draws precision over recall at each IoU, of one class or as the mean over classes.
 
         Args:
-            kind: "bbox" or "segm"; None for masks, or for boxes where there are none.
+            kind: "bbox" or "segm"; None for masks if they were evaluated, else boxes.
             class_name: None for the mean over the classes that have objects.
             ax: matplotlib axes; None for a new figure, which is not shown.
 
@@ -288,15 +289,14 @@ class Evaluation:
         return ax
 
     def most_confused(self, most: int) -> tuple[np.ndarray, int]:
-        """The rows of the confusion matrix that are shown, and how many classes there are to show.
+        """The rows of the confusion matrix for the classes that are confused most.
 
         Returns:
-            rows: [1 + most] int or fewer, sorted: background, and the classes that are confused
-                most.
-            used: number of the classes with an object or a detection.
+            rows: indices in ascending order: background (0) and at most `most` classes.
+            used: number of classes with an object or a detection.
         """
         matrix = np.asarray(self.confusion)
-        objects = matrix.sum(axis=1)  # of each class; of background the false detections
+        objects = matrix.sum(axis=1)  # of each class; for background, the false detections
         detections = matrix.sum(axis=0)
         wrong = objects + detections - 2 * np.diag(matrix)
         used = 1 + np.flatnonzero(objects[1:] + detections[1:])
@@ -304,9 +304,9 @@ class Evaluation:
         return np.r_[0, np.sort(most_confused)], len(used)
 
     def errors(self, score_threshold: float = 0.5) -> "Iterator[ImageErrors]":
-        """The errors of each image by kind, see `errors_by_image`.
+        """The errors of each image, see `errors_by_image`.
 
-        Masks are compared where they were evaluated, else boxes.
+        Masks are compared if they were evaluated, else boxes.
         """
         kind = "bbox"
         if self.segm:
@@ -316,11 +316,11 @@ class Evaluation:
         )
 
     def plot_confusion(self, ax: Any = None, most: int = 30) -> Any:
-        """Draws the confusion matrix, rows scaled by their sum.
+        """Draws the confusion matrix, colored by the share of each row.
 
         Args:
             ax: matplotlib axes; None for a new figure, which is not shown.
-            most: classes at most, background besides: those that are confused most.
+            most: the largest number of classes beside background; those confused most are drawn.
 
         Returns:
             ax.
@@ -345,7 +345,7 @@ class Evaluation:
 
 
 def _plot_curves(ax: Any, precision: np.ndarray) -> None:
-    """A line for each of COCO's ten IoUs; precision: [10 IoUs, 101 recalls]."""
+    """Draws a line for each of COCO's ten IoUs; precision: [10 IoUs, 101 recalls]."""
     for i, curve in enumerate(precision):
         iou = 0.5 + 0.05 * i
         ax.plot(
@@ -362,7 +362,7 @@ def _write_counts(
     counts: np.ndarray,
     share: np.ndarray,
 ) -> None:
-    """Writes the counts that are not 0 into their cells, light on dark cells."""
+    """Writes the counts other than 0 into their cells, in white where the cell is dark."""
     size = 8
     if len(counts) > 12:
         size = 6
@@ -386,7 +386,7 @@ def _text_table(
     columns: Sequence[str],
     rows: list[tuple[str, list[float]]],
 ) -> str:
-    """A table of figures; rows: (name, value of each column)."""
+    """A table of figures as text; rows: [(name, value of each column)]."""
     width = max(len(corner), *(len(name) for name, _ in rows))
     heads = "  ".join(f"{column:>9}" for column in columns)
     lines = [f"{corner:{width}}  {heads}"]
@@ -397,12 +397,12 @@ def _text_table(
 
 
 def _shade(share: float) -> tuple[float, float, float]:
-    """From dark blue to light orange, through what both dark and light paper show."""
+    """RGB in 0..1 from dark blue (0) to light orange (1), visible on dark and on white pages."""
     return (0.1 + 0.85 * share, 0.25 + 0.4 * share, 0.65 - 0.45 * share)
 
 
 def _without_nan(value: Any) -> Any:
-    """Figures in which None stands for NaN, which json doesn't have."""
+    """A copy with None in place of NaN, which JSON doesn't have."""
     if isinstance(value, dict):
         return {key: _without_nan(item) for key, item in value.items()}
     if isinstance(value, float) and np.isnan(value):
@@ -411,7 +411,7 @@ def _without_nan(value: Any) -> Any:
 
 
 def _coco_boxes(boxes: np.ndarray) -> list[list[float]]:
-    """[N, (y1, x1, y2, x2)] to a list of [x, y, width, height]."""
+    """Converts [N, (y1, x1, y2, x2)] to a list of [x, y, width, height]."""
     table = np.asarray(boxes, dtype=float).reshape(-1, 4)
     y1, x1, y2, x2 = table.T
     return np.stack([x1, y1, x2 - x1, y2 - y1], axis=1).tolist()
@@ -422,13 +422,13 @@ def coco_results(
     result: dict,
     category_ids: dict | None = None,
 ) -> list[dict]:
-    """One image's result of `MaskRCNN.detect` as a list of COCO results.
+    """Converts the result of `MaskRCNN.detect` for one image to a list of COCO results.
 
     Args:
-        image_id: the id that the results get.
-        result: dict of `detect`; "track_ids" [N] of `neighbours.Tracker` become `track_id`.
-        category_ids: {class id: category id}, classes that it lacks (those of other sources) are
-            left out; None keeps the class ids.
+        image_id: the "image_id" of the results.
+        result: dict of `detect`; "track_ids" [N] of `neighbours.Tracker` become "track_id".
+        category_ids: {class id: category id}; detections of other classes (those of other sources)
+            are left out. None keeps the class ids.
     """
     if not isinstance(image_id, str):
         image_id = int(image_id)
@@ -460,25 +460,25 @@ def coco_results(
 
 
 def _coco_points(points: np.ndarray, visibility: np.ndarray) -> list[float]:
-    """[K, (y, x)] and visibilities [K] to COCO's [x1, y1, v1, x2, ...]."""
+    """Converts [K, (y, x)] and visibilities [K] to COCO's [x1, y1, v1, x2, ...]."""
     y, x = points.T
     table = np.stack([x, y, visibility], axis=1)
     return table.astype(float).ravel().tolist()
 
 
-# ---- Truth ---------------------------------------------------------------------------------------
+# ---- Ground truth --------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Truth:
-    """The truth of some images of a dataset in COCO's format.
+    """The ground truth of some images of a dataset, in COCO's format.
 
     Attributes:
-        data: a dict as an instances json has it.
-        image_ids: {the dataset's image id: id in `data`}.
+        data: dict in the format of COCO's instances json.
+        image_ids: {the dataset's image id: image id in `data`}.
         class_ids: {the dataset's class id: category id in `data`}.
-        official: whether `data` has the annotations of a json with its own ids of images and
-            categories, or was made from masks. The ids of annotations count from 1 in both.
+        official: True if `data` has the annotations of a json with its own image and category ids,
+            False if it was made from masks. Annotation ids count from 1 in both.
     """
 
     data: dict
@@ -491,13 +491,13 @@ class Truth:
         return f"Truth({len(self.image_ids)} images, {annotations} objects)"
 
     def coco(self) -> Any:
-        """A new pycocotools COCO object: COCOeval edits the annotations of the one it is given."""
+        """A new pycocotools COCO object with copies of the annotations, which COCOeval edits."""
         annotations = [dict(annotation) for annotation in self.data["annotations"]]
         return _coco({**self.data, "annotations": annotations})
 
 
 def _coco(data: dict) -> Any:
-    """A pycocotools COCO object of an instances json's contents."""
+    """A pycocotools COCO object with the contents of an instances json."""
     from pycocotools.coco import COCO
 
     coco = COCO()
@@ -508,10 +508,9 @@ def _coco(data: dict) -> Any:
 
 
 def _ids(dataset: Dataset, image_ids: Iterable[int] | None) -> list[int]:
-    """The image ids that were asked for, each once, or all."""
+    """The requested image ids without duplicates; those of all images for None."""
     if image_ids is None:
         image_ids = dataset.image_ids
-    # An image that is named twice counts once.
     return list(dict.fromkeys(int(image_id) for image_id in image_ids))
 
 
@@ -520,9 +519,9 @@ def ground_truth(
     image_ids: Iterable[int] | None = None,
     keypoints: bool = False,
 ) -> Truth:
-    """The `Truth` of a dataset: its json's annotations where it keeps them, or its masks.
+    """The `Truth` of a dataset, from the annotations in its `image_info` or else from its masks.
 
-    With `keypoints` those of a json or of `load_keypoints` are part of it.
+    keypoints: include those of `load_keypoints`; annotations always keep theirs.
     """
     ids = _ids(dataset, image_ids)
     if _has_annotations(dataset, ids):
@@ -537,19 +536,19 @@ def _has_annotations(dataset: Dataset, image_ids: list[int]) -> bool:
         return False
     if len({info["source"] for info in infos}) != 1:
         return False
-    # Ids of several files may be the same for different images.
+    # Several json files may use the same id for different images.
     if len({info["id"] for info in infos}) < len(infos):
         return False
     if not all(isinstance(info["id"], (int, np.integer)) for info in infos):
         return False
     (source,) = {info["source"] for info in infos}
-    known = {info["id"] for info in _categories(dataset, source).values()}
+    category_ids = {info["id"] for info in _categories(dataset, source).values()}
     used = {annotation["category_id"] for info in infos for annotation in info["annotations"]}
-    return used <= known
+    return used <= category_ids
 
 
 def _is_annotated(info: dict) -> bool:
-    """Whether an image's info has its size and annotations in COCO's format."""
+    """Whether an image's info has the size and annotations in COCO's format."""
     if "height" not in info or "width" not in info:
         return False
     if not isinstance(info.get("annotations"), list):
@@ -562,43 +561,43 @@ def _is_annotated(info: dict) -> bool:
 
 
 def _categories(dataset: Dataset, source: str) -> dict[int, dict]:
-    """{class id: its info} of a source's classes."""
+    """{class id: class info} of the classes of a source."""
     classes = enumerate(dataset.class_info)
     return {class_id: info for class_id, info in classes if info["source"] == source}
 
 
 def _annotated_truth(dataset: Dataset, image_ids: list[int]) -> Truth:
-    """Truth of images that keep annotations in COCO's format.
+    """`Truth` of images whose info has annotations in COCO's format.
 
-    Images and categories have the ids of the json; those of annotations count from 1, since the
-    files of one source may share some.
+    Images and categories keep the ids of the json. Annotation ids count from 1, since they need not
+    be unique where a source has several files.
     """
     infos = [dataset.image_info[image_id] for image_id in image_ids]
     images: list[dict] = []
     annotations: list[dict] = []
-    broken: list[str] = []
+    unusable: list[str] = []
     for info in infos:
-        own_id = int(info["id"])
+        json_id = int(info["id"])
         images.append(
             {
-                "id": own_id,
+                "id": json_id,
                 "height": int(info["height"]),
                 "width": int(info["width"]),
             }
         )
         for annotation in info["annotations"]:
             size = (images[-1]["height"], images[-1]["width"])
-            sound, problems = _sound(annotation, *size)
-            place = f"{annotation.get('id')} (image {own_id}"
-            broken += [f"{place}: {problem})" for problem in problems]
-            if sound is not None:
-                sound.update(image_id=own_id, id=len(annotations) + 1)
-                annotations.append(sound)
-    if broken:
+            usable, problems = _usable_annotation(annotation, *size)
+            annotation_name = f"{annotation.get('id')} (image {json_id}"
+            unusable += [f"{annotation_name}: {problem})" for problem in problems]
+            if usable is not None:
+                usable.update(image_id=json_id, id=len(annotations) + 1)
+                annotations.append(usable)
+    if unusable:
         logger.warning(
             "%d segmentations can't be drawn and are left out of the truth, the first: %s",
-            len(broken),
-            several(broken),
+            len(unusable),
+            several(unusable),
         )
     class_ids = {}
     categories = []
@@ -612,14 +611,14 @@ def _annotated_truth(dataset: Dataset, image_ids: list[int]) -> Truth:
         "images": images,
         "categories": categories,
     }
-    own_ids = [image["id"] for image in images]
-    return Truth(data, dict(zip(image_ids, own_ids)), class_ids, official=True)
+    json_ids = [image["id"] for image in images]
+    return Truth(data, dict(zip(image_ids, json_ids)), class_ids, official=True)
 
 
 def _unique_names(dataset: Dataset) -> list[str]:
-    """Names of the classes by their ids; one that another class has gets its id: "cat (2)".
+    """Class names by class id; a name that occurred before gets the class id: "cat (2)".
 
-    Figures by class are kept by name.
+    They are the keys of the figures by class.
     """
     names = []
     for class_id, name in enumerate(dataset.class_names):
@@ -629,12 +628,12 @@ def _unique_names(dataset: Dataset) -> list[str]:
     return names
 
 
-def _sound(
+def _usable_annotation(
     annotation: dict, height: int, width: int
 ) -> tuple[dict | None, list[SegmentationError]]:
-    """An annotation as COCOeval takes it, None for none, and what had to be left out of it.
+    """An annotation in the form that COCOeval takes, or None, and the problems of what it left out.
 
-    Where there is a box and no outline, as in data of boxes alone, the box is the outline.
+    A box without a segmentation, as in datasets for box detection, becomes a rectangular polygon.
     """
     try:
         return sound_annotation(annotation, height, width)
@@ -644,8 +643,8 @@ def _sound(
             return None, [error]
     x, y, box_width, box_height = bbox
     corners = [x, y, x + box_width, y, x + box_width, y + box_height, x, y + box_height]
-    sound, _ = sound_annotation({**annotation, "segmentation": [corners]}, height, width)
-    return sound, []
+    usable, _ = sound_annotation({**annotation, "segmentation": [corners]}, height, width)
+    return usable, []
 
 
 def _mask_truth(
@@ -653,7 +652,7 @@ def _mask_truth(
     image_ids: list[int],
     keypoints: bool = False,
 ) -> Truth:
-    """Truth from `load_mask`; class ids below zero become crowds."""
+    """`Truth` made from `load_mask`; objects with class ids below zero become crowds."""
     images: list[dict] = []
     annotations: list[dict] = []
     for image_id in image_ids:
@@ -702,11 +701,11 @@ def _shape(dataset: Dataset, image_id: int) -> Sequence[int]:
     try:
         return dataset.load_image(image_id).shape
     except (OSError, ValueError):
-        return 0, 0  # nothing will be detected on it; the evaluation says why
+        return 0, 0  # nothing will be detected on it; the evaluation reports why
 
 
 def _annotations_of(masks: np.ndarray, class_ids: np.ndarray) -> list[dict]:
-    """Annotations of the masks of one image, without ids."""
+    """Annotations of one image's masks [H, W, N] and class ids [N], without ids."""
     from pycocotools import mask as coco_mask
 
     if not masks.shape[2]:
@@ -727,7 +726,7 @@ def _annotations_of(masks: np.ndarray, class_ids: np.ndarray) -> list[dict]:
 
 
 def _add_keypoints(annotations: list[dict], keypoints: np.ndarray) -> None:
-    """Gives annotations their keypoints, [N, K, (y, x, visibility)]."""
+    """Adds keypoints [N, K, (y, x, visibility)] to N annotations."""
     for annotation, points in zip(annotations, keypoints):
         points = np.asarray(points)
         visibility = points[:, 2]
@@ -736,7 +735,7 @@ def _add_keypoints(annotations: list[dict], keypoints: np.ndarray) -> None:
 
 
 def coco_ground_truth(dataset: Dataset, image_ids: Iterable[int] | None) -> Any:
-    """A pycocotools COCO object of a dataset's truth, see `ground_truth`."""
+    """A pycocotools COCO object of a dataset's ground truth, see `ground_truth`."""
     return ground_truth(dataset, image_ids).coco()
 
 
@@ -750,14 +749,14 @@ def _cocoeval(
     limit: int,
     sigmas: Sequence[float] | None = None,
 ) -> Any:
-    """A COCOeval that has run.
+    """A COCOeval after `evaluate` and `accumulate`.
 
     Args:
-        limit: detections of a class on an image that count, at least COCO's own number.
-        sigmas: [K] of keypoints, None for COCO's.
+        limit: how many detections of a class on an image count, at least COCO's own number.
+        sigmas: [K] of the keypoints; None for COCO's.
     """
-    # A row with more than one of these would take its area from the box; COCO takes a mask's or the
-    # points' own.
+    # Of a row with several of these, `loadRes` would take the area of the box; COCO's is that of
+    # the mask or of the keypoints' extent.
     shapes = {
         "bbox": "bbox",
         "segm": "segmentation",
@@ -772,8 +771,7 @@ def _cocoeval(
         else:
             results = _coco({**truth.data, "annotations": []})
         run = _evaluator()(coco, results, kind)
-        # Matching is greedy from the best detection on: the figures at a lower limit of a run are
-        # those of a run with that limit alone.
+        # Matching is greedy, best detection first: figures at one limit don't depend on the others.
         run.params.maxDets = sorted({*run.params.maxDets, limit})
         if sigmas is not None:
             run.params.kpt_oks_sigmas = np.asarray(sigmas, float)
@@ -783,10 +781,10 @@ def _cocoeval(
 
 
 def _evaluator() -> Any:
-    """COCOeval whose matching of one image looks only at objects that a detection overlaps.
+    """A subclass of COCOeval that matches a detection only with objects that it overlaps.
 
-    COCOeval goes through all objects for each detection, IoU and area: minutes for an image with
-    20,000 of them. The results are the same.
+    COCOeval loops over all objects for each detection, IoU and area range, which takes minutes for
+    an image with 20,000 objects. The results are the same.
     """
     from pycocotools.cocoeval import COCOeval
 
@@ -799,7 +797,7 @@ def _evaluator() -> Any:
             if not objects and not rows:
                 return None
             ignored = np.array([_is_ignored(item, aRng) for item in objects], bool)
-            order = np.argsort(ignored, kind="stable")  # those that count come first
+            order = np.argsort(ignored, kind="stable")  # objects that count come first
             objects = [objects[i] for i in order]
             ignored = ignored[order]
             best = np.argsort([-row["score"] for row in rows], kind="stable")[:maxDet]
@@ -835,7 +833,7 @@ def _evaluator() -> Any:
 
 
 def _is_ignored(item: dict, area_range: Sequence[float]) -> bool:
-    """Whether COCOeval leaves an object out of the figures of a range of areas."""
+    """Whether COCOeval ignores an object in the figures of a range of areas, in pixels."""
     return bool(item["ignore"]) or not area_range[0] <= item["area"] <= area_range[1]
 
 
@@ -845,29 +843,34 @@ def _matches(
     crowd: np.ndarray,
     thresholds: Sequence[float],
 ) -> Iterator[tuple[int, int, int]]:
-    """The pairs that COCOeval matches on an image: indices (threshold, detection, object).
+    """COCOeval's matches on an image.
 
-    Each detection, best first, takes the free object that it overlaps most, of equal ones the
-    last, and one that is ignored only if no other will do; a crowd stays free.
+    Each detection, best first, is matched with the unmatched object that it overlaps most; among
+    equal overlaps with the last one, and with an ignored object only if no other reaches the
+    threshold. A crowd can be matched any number of times.
 
     Args:
         overlaps: [detections, objects] IoU, ignored objects last.
         ignored, crowd: [objects] bool.
+        thresholds: of the IoU.
+
+    Yields:
+        (threshold, detection, object), as indices.
     """
     least = min(*thresholds, 1 - 1e-10)
-    near = [np.flatnonzero(row >= least) for row in overlaps]
+    overlapping = [np.flatnonzero(row >= least) for row in overlaps]
     for i, threshold in enumerate(thresholds):
         taken = np.zeros(len(ignored), bool)
-        for k, places in enumerate(near):
-            places = places[overlaps[k, places] >= min(threshold, 1 - 1e-10)]
-            places = places[~taken[places] | crowd[places]]
-            counted = places[~ignored[places]]
+        for k, candidates in enumerate(overlapping):
+            candidates = candidates[overlaps[k, candidates] >= min(threshold, 1 - 1e-10)]
+            candidates = candidates[~taken[candidates] | crowd[candidates]]
+            counted = candidates[~ignored[candidates]]
             if counted.size:
-                places = counted
-            if not places.size:
+                candidates = counted
+            if not candidates.size:
                 continue
-            values = overlaps[k, places]
-            j = int(places[np.flatnonzero(values == values.max())[-1]])
+            values = overlaps[k, candidates]
+            j = int(candidates[np.flatnonzero(values == values.max())[-1]])
             taken[j] = True
             yield i, k, j
 
@@ -878,14 +881,14 @@ def _without(row: dict, keys: set[str]) -> dict:
 
 
 def _mean(values: np.ndarray) -> float:
-    """Mean of what is known: COCO writes -1 where it has no value. NaN without any."""
-    known = values[values > -1]
-    if not known.size:
+    """Mean of the values, without -1, which is COCO's for "undefined"; NaN if all are -1."""
+    defined = values[values > -1]
+    if not defined.size:
         return float("nan")
-    return float(known.mean())
+    return float(defined.mean())
 
 
-# What a figure is the mean of: (whether it is a recall, IoU or None for all ten, COCO's area).
+# Each figure is a mean over: (recall (True) or precision, IoU or None for all ten, COCO's area).
 _MEASURES: dict[str, tuple[bool, float | None, str]] = {
     "AP": (False, None, "all"),
     "AP50": (False, 0.5, "all"),
@@ -904,12 +907,12 @@ _RECALLS_AT = {"AR1": 1, "AR10": 10, "AR100": 100}
 
 
 def _figure(run: Any, name: str, limit: int, column: int | None = None) -> float:
-    """A figure of a COCOeval, NaN where COCO has none.
+    """A figure of a COCOeval; NaN where COCO has none.
 
     Args:
-        name: one of `FIGURES` or `KEYPOINT_FIGURES`; AR1, AR10, AR100 have limits of their own.
-        limit: detections that count.
-        column: a class's place; None for the mean over all.
+        name: one of `FIGURES` or `KEYPOINT_FIGURES`.
+        limit: how many detections count; AR1, AR10 and AR100 have limits of their own.
+        column: index of a class; None for the mean over all.
     """
     if name in _RECALLS_AT:
         limit = _RECALLS_AT[name]
@@ -929,22 +932,22 @@ def _figure(run: Any, name: str, limit: int, column: int | None = None) -> float
 
 
 def _overall_figures(run: Any, names: Sequence[str], limit: int) -> dict[str, float]:
-    """{figure: value} over all classes of a COCOeval."""
+    """{figure: value} of a COCOeval over all classes."""
     return {name: _figure(run, name, limit) for name in names}
 
 
 def _class_figures(run: Any, column: int, limit: int) -> dict[str, float]:
-    """{figure: value} of `CLASS_FIGURES` for one class of a COCOeval."""
+    """{figure: value} of a COCOeval for each of `CLASS_FIGURES`; column: index of the class."""
     return {name: _figure(run, name, limit, column) for name in CLASS_FIGURES}
 
 
 def _counted_limit(kind: str, max_detections: int) -> int:
-    """Detections of a class on an image that count for a kind, never fewer than in COCO's own."""
+    """How many detections of a class on an image count for a kind, at least COCO's number."""
     return max(max_detections, COCO_LIMITS[kind])
 
 
 def _curves(run: Any) -> dict[str, np.ndarray]:
-    """The curves of a COCOeval, see `Evaluation`."""
+    """The curves of a COCOeval over all areas, see `Evaluation.curves`."""
     curves = {
         "precision": run.eval["precision"][:, :, :, 0, -1],
         "score": run.eval["scores"][:, :, :, 0, -1],
@@ -962,51 +965,54 @@ def confusion_matrix(
     score_threshold: float = 0.5,
     kind: str | None = None,
 ) -> np.ndarray:
-    """Which objects are detected as what.
+    """The confusion matrix of objects and detections.
 
-    Detections of at least the score are taken best first; each takes the free object, of whatever
-    class, that it overlaps most, from the IoU threshold on. What is left lies in row 0 (detections
-    without an object) and column 0 (objects without a detection). Crowds are no objects, and
-    detections that lie in one are left out.
+    Detections with at least `score_threshold` are matched in descending order of score, each with
+    the unmatched object, of any class, that it overlaps most and by at least `iou_threshold`.
+    Unmatched detections count in row 0, unmatched objects in column 0. Crowds don't count as
+    objects, and detections that overlap one are left out.
 
     Args:
         truth: a `Truth`.
-        detections: COCO results with its ids.
-        kind: "segm" or "bbox"; None for masks where all results have them.
+        detections: COCO results with the ids of `truth`.
+        iou_threshold: smallest IoU of a match.
+        score_threshold: smallest score of a detection that counts.
+        kind: "segm" or "bbox"; None for masks if all results have them, else boxes.
 
     Returns:
         [classes + 1, classes + 1] int: row the object's class, column the detection's, in the order
-        of the truth's categories, background first.
+        of the categories of `truth`, background first.
     """
     kind = kind or _compared_kind(detections)
     categories = truth.data["categories"]
     column = {category["id"]: i for i, category in enumerate(categories, 1)}
     matrix = np.zeros((len(column) + 1, len(column) + 1), np.int64)
-    sure = [row for row in detections if row["score"] >= score_threshold]
-    rows_of = _by_image(truth, sure)
+    confident = [row for row in detections if row["score"] >= score_threshold]
+    rows_of = _by_image(truth, confident)
     objects_of = _by_image(truth, truth.data["annotations"])
     for image in truth.data["images"]:
         rows = sorted(rows_of[image["id"]], key=_descending_score)
         objects = objects_of[image["id"]]
         overlaps = _overlaps(rows, objects, kind, (image["height"], image["width"]))
         for row, matched in _pairs(rows, objects, overlaps, iou_threshold):
-            matrix[_place(matched, column), _place(row, column)] += 1
+            matrix[_row_or_column(matched, column), _row_or_column(row, column)] += 1
     return matrix
 
 
 def _compared_kind(detections: list[dict]) -> str:
-    """The kind of IoU to match by: "segm" where all detections have masks, else "bbox"."""
+    """The kind that is compared with the objects: "segm" if all detections have masks."""
     if detections and all("segmentation" in row for row in detections):
         return "segm"
     return "bbox"
 
 
 def _descending_score(row: dict) -> float:
+    """Sort key of results, best first."""
     return -row["score"]
 
 
-def _place(item: dict | None, column: dict[int, int]) -> int:
-    """Row or column of an object's or a detection's class; 0 for None."""
+def _row_or_column(item: dict | None, column: dict[int, int]) -> int:
+    """Row or column of the class of an object or a detection; 0, background, for None."""
     if item is None:
         return 0
     return column[item["category_id"]]
@@ -1028,7 +1034,7 @@ def _overlaps(
     kind: str,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """IoU [rows, objects]; of a crowd the share of the detection that lies in it."""
+    """IoU [rows, objects] of detections and objects; for a crowd, intersection over detection."""
     from pycocotools import mask as coco_mask
 
     if not rows or not objects:
@@ -1054,19 +1060,21 @@ def _pairs(
     overlaps: np.ndarray,
     iou_threshold: float,
 ) -> list[tuple[dict | None, dict | None]]:
-    """(detection, object) of one image, None for what has no partner; see `confusion_matrix`.
+    """[(detection, object)] of one image, None in place of a missing partner.
 
     Args:
         rows: detections, best first.
-        overlaps: [rows, objects].
+        objects: annotations, crowds included.
+        overlaps: [rows, objects], see `_overlaps`.
+        iou_threshold: see `confusion_matrix`.
     """
     crowd = _crowds(objects)
     free = ~crowd
     pairs: list[tuple[dict | None, dict | None]] = []
     for row, overlap in zip(rows, overlaps):
-        fits = np.flatnonzero(free & (overlap >= iou_threshold))
-        if fits.size:
-            best = fits[overlap[fits].argmax()]
+        candidates = np.flatnonzero(free & (overlap >= iou_threshold))
+        if candidates.size:
+            best = candidates[overlap[candidates].argmax()]
             free[best] = False
             pairs.append((row, objects[best]))
         elif not (overlap[crowd] >= iou_threshold).any():
@@ -1079,22 +1087,23 @@ def _pairs(
 # ---- Errors by kind ------------------------------------------------------------------------------
 
 
-# What a detection that finds no object is, see `errors_by_image`.
+# The kinds of a detection that finds no object, see `errors_by_image`.
 ERRORS = ("double", "wrong class", "bad mask", "bad place", "false")
 
 
 @dataclasses.dataclass
 class ImageErrors:
-    """The errors of an image by kind, see `errors_by_image`.
+    """The objects and detections of an image, classified by `errors_by_image`.
 
     Attributes:
-        image_id: the truth's.
-        size: (height, width).
+        image_id: as in the ground truth.
+        size: (height, width) in pixels.
         objects: annotations, without crowds.
-        fates: of each object "found", "missed", or the kind of the detection that stands for it:
-            "wrong class", "bad mask" or "bad place".
-        rows: COCO results of at least the score, the best first; without those that lie in a crowd.
-        kinds: of each of them "found" or one of `ERRORS`.
+        fates: for each object "found", "missed", or the kind of the detection that is attributed to
+            it: "wrong class", "bad mask" or "bad place".
+        rows: COCO results with at least the threshold's score, best first, without those that are
+            matched with a crowd.
+        kinds: for each of `rows` "found" or one of `ERRORS`.
         crowds: annotations.
     """
 
@@ -1117,10 +1126,7 @@ class ImageErrors:
 
     @property
     def score(self) -> float:
-        """Objects that were found as a share of these, the others and the other detections.
-
-        TP / (TP + FP + FN); 1 where there is neither an object nor a detection.
-        """
+        """TP / (TP + FP + FN); 1 where there is neither an object nor a detection."""
         hits = self.kinds.count("found")
         count = len(self.objects) + len(self.rows) - hits
         if not count:
@@ -1136,45 +1142,50 @@ def errors_by_image(
     kind: str | None = None,
     least_iou: float = 0.1,
 ) -> Iterator[ImageErrors]:
-    """Classifies the objects and detections of each image: matched, missed, or wrong in which way.
+    """Classifies the objects and detections of each image.
 
-    Detections of at least the score find objects of their class as in COCO's figures: the best
-    first, each the free object that it overlaps most, from the IoU threshold on. Any other is the
-    first of these that it fits:
+    Detections with at least `score_threshold` are matched with objects of their class as in COCO's
+    figures: best first, each finds the unmatched object that it overlaps most and by at least
+    `iou_threshold`. Any other detection is of the first kind that applies:
 
-    - "double": overlaps, from the threshold on, an object of its class that another one found.
-    - "wrong class": overlaps one of another class so.
-    - "bad mask": its box overlaps that of an object of its class so, its mask less (of masks only).
-    - "bad place": overlaps an object of its class from the least IoU on.
-    - "false": the rest.
+    - "double": it overlaps, by at least `iou_threshold`, an object of its class that was found.
+    - "wrong class": it overlaps an object of another class by as much.
+    - "bad mask": its box overlaps that of an object of its class by as much (masks only).
+    - "bad place": it overlaps an object of its class by at least `least_iou`.
+    - "false": none of these.
 
-    An object that is not found is "missed", unless a detection of a wrong class, a bad mask or a
-    bad place stands for it: each of these, the best first, stands for the one that it overlaps
-    most of those that are left. Crowds are no objects, and detections of their class that lie in
-    one are left out. (Kinds like these are those of TIDE, arXiv 2008.08115.)
+    An object that is not found is "missed", unless a detection of kind "wrong class", "bad mask" or
+    "bad place" is attributed to it: each of these, best first, is attributed to the object that it
+    overlaps most among the remaining ones. Crowds don't count as objects, and detections of their
+    class that are matched with one are left out. (The kinds resemble those of TIDE, arXiv
+    2008.08115.)
 
     Args:
         truth, detections, iou_threshold, score_threshold, kind: see `confusion_matrix`.
-        least_iou: below it a detection has nothing to do with an object.
+        least_iou: smallest IoU at which a detection is related to an object at all.
     """
     kind = kind or _compared_kind(detections)
-    sure = [row for row in detections if row["score"] >= score_threshold]
-    rows_of = _by_image(truth, sure)
+    confident = [row for row in detections if row["score"] >= score_threshold]
+    rows_of = _by_image(truth, confident)
     objects_of = _by_image(truth, truth.data["annotations"])
     for image in truth.data["images"]:
         size = (image["height"], image["width"])
         rows = sorted(rows_of[image["id"]], key=_descending_score)
-        crossing = _Crossing(rows, objects_of[image["id"]], kind, size, iou_threshold, least_iou)
-        yield crossing.errors(image["id"])
+        classifier = _ErrorClassifier(
+            rows, objects_of[image["id"]], kind, size, iou_threshold, least_iou
+        )
+        yield classifier.errors(image["id"])
 
 
-class _Crossing:
-    """The overlaps of an image's detections and objects, for `errors_by_image`.
+class _ErrorClassifier:
+    """Classifies the detections and objects of one image, see `errors_by_image`.
 
     Args:
-        rows: detections, the best first.
-        objects: annotations, crowds among them.
-        kind, size, threshold, least: see `errors_by_image`.
+        rows: detections, best first.
+        objects: annotations, crowds included.
+        kind: "segm" or "bbox".
+        size: (height, width) in pixels.
+        threshold, least: `iou_threshold` and `least_iou`.
     """
 
     def __init__(
@@ -1193,61 +1204,67 @@ class _Crossing:
         self.overlaps = _overlaps(rows, objects, kind, size)
         row_classes = np.array([row["category_id"] for row in rows], int)
         classes = np.array([item["category_id"] for item in objects], int)
-        self.same = row_classes[:, None] == classes
-        near = self.overlaps >= threshold
-        # {kind of error: [rows, objects] bool, which objects a detection of that kind is about}
-        self.about = {"double": near & self.same, "wrong class": near & ~self.same}
+        self.same_class = row_classes[:, None] == classes
+        overlapping = self.overlaps >= threshold
+        # {kind of error: [rows, objects] bool, the objects by which a detection is of that kind}
+        self.related = {
+            "double": overlapping & self.same_class,
+            "wrong class": overlapping & ~self.same_class,
+        }
         if kind == "segm":
             boxes = _overlaps(rows, objects, "bbox", size)
-            self.about["bad mask"] = (boxes >= threshold) & self.same
-        self.about["bad place"] = (self.overlaps >= least) & self.same
-        own = np.where(self.same, self.overlaps, 0)
-        # {detection: object}, by their places
-        self.matched = {k: j for _, k, j in _matches(own, self.crowd, self.crowd, [threshold])}
+            self.related["bad mask"] = (boxes >= threshold) & self.same_class
+        self.related["bad place"] = (self.overlaps >= least) & self.same_class
+        same_class_overlaps = np.where(self.same_class, self.overlaps, 0)
+        # {index of the detection: index of the object}
+        self.matched = {
+            k: j for _, k, j in _matches(same_class_overlaps, self.crowd, self.crowd, [threshold])
+        }
 
     def errors(self, image_id: Any) -> ImageErrors:
         """The `ImageErrors` of the image."""
         kept = [k for k in range(len(self.rows)) if not self._lies_in_crowd(k)]
         kinds = {k: self._kind(k) for k in kept}
         fates = self._fates(kinds)
-        real = np.flatnonzero(~self.crowd)
+        not_crowd = np.flatnonzero(~self.crowd)
         return ImageErrors(
             image_id,
             self.size,
-            [self.objects[j] for j in real],
-            [fates[j] for j in real],
+            [self.objects[j] for j in not_crowd],
+            [fates[j] for j in not_crowd],
             [self.rows[k] for k in kept],
             [kinds[k] for k in kept],
             [self.objects[j] for j in np.flatnonzero(self.crowd)],
         )
 
     def _lies_in_crowd(self, k: int) -> bool:
+        """Whether a detection is matched with a crowd."""
         return k in self.matched and bool(self.crowd[self.matched[k]])
 
     def _kind(self, k: int) -> str:
         """The kind of a detection."""
         if k in self.matched:
             return "found"
-        for name, about in self.about.items():
-            if (about[k] & ~self.crowd).any():
+        for name, related in self.related.items():
+            if (related[k] & ~self.crowd).any():
                 return name
         return "false"
 
     def _fates(self, kinds: dict[int, str]) -> list[str]:
-        """The kind of each object; kinds: {detection: its kind}."""
+        """The fate of each object, see `ImageErrors`; kinds: {index of a detection: its kind}."""
         fates = ["missed"] * len(self.objects)
-        left = ~self.crowd
+        remaining = ~self.crowd
         for j in self.matched.values():
             fates[j] = "found"
-            left[j] = False
+            remaining[j] = False
         for k, name in kinds.items():
             if name not in ("wrong class", "bad mask", "bad place"):
                 continue
-            about = np.flatnonzero(self.about[name][k] & left)
-            if about.size:
-                j = about[self.overlaps[k, about].argmax()]
+            related = np.flatnonzero(self.related[name][k] & remaining)
+            if related.size:
+                j = related[self.overlaps[k, related].argmax()]
                 fates[j] = name
-                left[j] = False
+                remaining[j] = False
         return fates
 
 
@@ -1257,11 +1274,14 @@ class _Crossing:
 def _keypoint_figures(
     dataset: Dataset, truth: Truth, detections: list[dict], max_detections: int
 ) -> tuple[dict[str, float], dict[str, float], dict[str, dict[str, float]]]:
-    """Figures of keypoints.
+    """The figures of keypoints.
 
     Returns:
-        {figure: value} of `KEYPOINT_FIGURES`, the same of COCO's own limit, and {class: {"keypoints
-        AP", "keypoints AP50"}}.
+        {figure: value} of `KEYPOINT_FIGURES`; the same with COCO's limit; and {class name:
+        {"keypoints AP", "keypoints AP50"}}.
+
+    Raises:
+        ValueError: another number of keypoints than of sigmas.
     """
     sigmas = getattr(dataset, "keypoint_sigmas", None)
     count = 17
@@ -1278,7 +1298,7 @@ def _keypoint_figures(
             f" each as a share of the object's size. Received: {sorted(counts)} keypoints, sigmas"
             f" {sigmas}"
         )
-    # Objects without keypoints are no part of the measure.
+    # COCOeval ignores objects without visible keypoints, but fails where the key is missing.
     blank = {"keypoints": [0] * 3 * count, "num_keypoints": 0}
     filled = []
     for annotation in annotations:
@@ -1301,7 +1321,7 @@ def _keypoint_figures(
 
 
 def _category_names(truth: Truth) -> dict[int, str]:
-    """{category id: name}; of several classes with one name all but the first have a number."""
+    """{category id: name}; a repeated name gets a number: cat (2)."""
     names: dict[int, str] = {}
     for category in truth.data["categories"]:
         name = category["name"]
@@ -1327,31 +1347,32 @@ def evaluate_detections(
 
     Args:
         dataset: prepared `Dataset`.
-        detections: list of COCO results, with the ids of the dataset's json where it keeps
+        detections: list of COCO results, with the ids of the dataset's json if its `image_info` has
             annotations (see the top of this module), otherwise with the dataset's own image and
             class ids.
         image_ids: of the dataset; None for all.
         masks: evaluate masks as well as boxes.
-        truth: `Truth` of these images, if it is at hand.
-        keypoints: evaluate keypoints too, with COCO's tolerances or, for other keypoints than a
-            person's 17, those of the dataset's attribute `keypoint_sigmas`.
-        max_detections: detections of a class on an image that count, the best first:
-            DETECTION_MAX_INSTANCES of the model that made them; None for all that are given.
-            Fewer than in COCO's own figures, which see `Evaluation`, are taken for that number.
+        seconds: duration of the detection, for `Evaluation.seconds`.
+        truth: `Truth` of these images; None to make it.
+        keypoints: evaluate keypoints too, with COCO's sigmas or, for other keypoints than a
+            person's 17, the dataset's attribute `keypoint_sigmas`.
+        max_detections: how many detections of a class on an image count, best first:
+            DETECTION_MAX_INSTANCES of the model that made them; None for all of them. Where it is
+            below COCO's number, COCO's is used.
 
     Returns:
-        Evaluation.
+        `Evaluation`.
 
     Raises:
-        ValueError: detections of images that are not among these.
+        ValueError: detections of images that are not evaluated.
     """
     ids = _ids(dataset, image_ids)
     truth = truth or ground_truth(dataset, ids, keypoints)
-    strangers = {row["image_id"] for row in detections} - set(truth.image_ids.values())
-    if strangers:
+    unknown = {row["image_id"] for row in detections} - set(truth.image_ids.values())
+    if unknown:
         raise ValueError(
             "detections belong to the images that are evaluated. Received: image_id"
-            f" {sorted(strangers)[:5]}"
+            f" {sorted(unknown)[:5]}"
         )
     if max_detections is None:
         max_detections = _most_on_an_image(detections)
@@ -1399,7 +1420,7 @@ def evaluate_detections(
 def _add_class_figures(
     per_class: dict[str, dict[str, float]], run: Any, truth: Truth, kind: str, limit: int
 ) -> None:
-    """Adds each class's figures of a kind, "bbox" or "segm", to {class's name: {figure: value}}."""
+    """Adds the figures of a kind, "bbox" or "segm", to {class name: {figure: value}}."""
     names = _category_names(truth)
     for column, category_id in enumerate(run.params.catIds):
         for figure, value in _class_figures(run, column, limit).items():
@@ -1407,7 +1428,7 @@ def _add_class_figures(
 
 
 def _most_on_an_image(detections: list[dict]) -> int:
-    """The largest number of detections of a class on an image."""
+    """The largest number of detections of one class on one image."""
     counts = collections.Counter((row["image_id"], row["category_id"]) for row in detections)
     return max(counts.values(), default=0)
 
@@ -1416,17 +1437,17 @@ def _most_on_an_image(detections: list[dict]) -> int:
 
 
 class _Log:
-    """Results so far as lines of json, one for each image: an interrupted evaluation goes on there.
+    """The results so far as lines of JSON, one per image, to resume an interrupted evaluation.
 
     Args:
-        path: the file; None keeps nothing.
-        key: what all results depend on; a file of another key is begun anew.
+        path: the file; None to write nothing.
+        key: see `_key`; a file with another key is overwritten.
 
     Attributes:
-        done: {an image's key, see `_image_key`: its COCO results}.
+        done: {`_image_key` of an image: its COCO results}.
 
     Raises:
-        ValueError: a file that is something else.
+        ValueError: the file exists and is no such log.
     """
 
     HEAD = b'{"mrcnn_evaluation": '
@@ -1442,15 +1463,19 @@ class _Log:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.touch()
         self._end = self._read(key)
-        # Without a buffer: what `add` took is the system's, whenever the program is killed.
+        # Unbuffered: results are handed to the system at once, so a killed program loses none.
         self._file = open(self._path, "r+b", buffering=0)  # noqa: SIM115  closed by `close`
-        # What a killed program wrote of a line is cut off.
+        # Removes the incomplete line of a killed program.
         self._file.truncate(self._end)
         if not self._end:
             self._write({"mrcnn_evaluation": key})
 
     def _read(self, key: str | None) -> int:
-        """Reads the results of a file of the same key; bytes of its whole lines, 0 for another."""
+        """Reads the results if the file has the same key.
+
+        Returns:
+            the length of the complete lines in bytes; 0 for a file with another key.
+        """
         with open(self._path, "rb") as file:
             head = file.readline()
             if not head.startswith(self.HEAD) and not self.HEAD.startswith(head):
@@ -1478,22 +1503,22 @@ class _Log:
         return end
 
     def _write(self, entry: dict) -> None:
-        """Appends a line, whole or not at all. Raises OSError that names the file: a full disk."""
+        """Appends a line; OSError, which names the file, if the disk is full: no part remains."""
         if self._file is None:
             return
         line = json.dumps(entry).encode() + b"\n"
         self._file.seek(self._end)
-        left = memoryview(line)
+        remaining = memoryview(line)
         try:
-            while left:
-                left = left[self._file.write(left) :]
+            while remaining:
+                remaining = remaining[self._file.write(remaining) :]
         except OSError as error:
             self._file.truncate(self._end)
             raise OSError(error.errno, error.strerror, str(self._path)) from error
         self._end += len(line)
 
     def add(self, key: str, results: list[dict]) -> None:
-        """Takes the results of one image."""
+        """Adds the results of an image; key: its `_image_key`."""
         self.done[key] = results
         self._write({"image": key, "results": results})
 
@@ -1504,7 +1529,7 @@ class _Log:
 
 
 def _entry(line: bytes) -> dict | None:
-    """The contents of a line of a `_Log`; None for one that is cut off or malformed."""
+    """The contents of a line of a `_Log`; None for an incomplete or another line."""
     if not line.endswith(b"\n"):
         return None
     try:
@@ -1517,7 +1542,7 @@ def _entry(line: bytes) -> dict | None:
 
 
 def _key(model: Any, dataset: Dataset, truth: Truth, tiling: dict[str, int]) -> str:
-    """Digest of what all detections depend on: version, weights, settings, classes, tiles."""
+    """Digest of all that detections depend on: version, weights, settings, classes, tiles."""
     digest = hashlib.sha256()
     for variable in getattr(getattr(model, "keras_model", None), "weights", ()):
         values = np.ascontiguousarray(variable)
@@ -1538,9 +1563,9 @@ def _key(model: Any, dataset: Dataset, truth: Truth, tiling: dict[str, int]) -> 
 
 
 def _image_key(dataset: Dataset, image_id: int, image: np.ndarray) -> str:
-    """Digest of an image: its id, its pixels, and its file's path, size and time if it has one.
+    """Digest of an image's id, its pixels, and its file's path, size and time if it has one.
 
-    The id alone says nothing: it may be that of another image in another dataset.
+    The id alone is not enough: another dataset may use it for another image.
     """
     info = dataset.image_info[image_id]
     pixels = np.ascontiguousarray(image)
@@ -1553,17 +1578,17 @@ def _image_key(dataset: Dataset, image_id: int, image: np.ndarray) -> str:
             state = os.stat(path)
             digest.update(f"{state.st_size} {state.st_mtime_ns}".encode())
         except (OSError, ValueError):
-            pass  # a dataset that makes its images may name no file
+            pass  # the path of a dataset that generates its images need not exist
         digest.update(os.fsencode(os.path.realpath(path)))
     return digest.hexdigest()
 
 
 def check(dataset: Dataset, config: Config, image_ids: Iterable[int] | None = None) -> None:
-    """Finds what would end an evaluation, as far as the first image shows it.
+    """Checks a dataset before an evaluation, the masks and keypoints of its first image included.
 
     Args:
         dataset: prepared `Dataset`.
-        config: that of the model that detects.
+        config: the `Config` of the model.
         image_ids: None for all.
 
     Raises:
@@ -1578,7 +1603,7 @@ def check(dataset: Dataset, config: Config, image_ids: Iterable[int] | None = No
 
 
 def _checked_ids(dataset: Dataset, config: Config, image_ids: Iterable[int] | None) -> list[int]:
-    """The image ids of an evaluation; ValueError for a dataset that doesn't suit a config."""
+    """The image ids of an evaluation; ValueError for a dataset that doesn't match the config."""
     if not hasattr(dataset, "num_classes"):
         raise ValueError(
             "an evaluation needs a prepared dataset: call prepare() after adding classes and images"
@@ -1611,26 +1636,26 @@ def evaluate(
 ) -> Evaluation:
     """Detects on a dataset's images and returns COCO's figures, an `Evaluation`.
 
-    The masks of a batch are run-length encoded as they come; no more are in memory. An image that
-    can't be read is reported, and its objects count as missed.
+    Masks are run-length encoded after each batch, so memory holds those of one batch. An image that
+    can't be read is logged, and its objects count as missed.
 
     Args:
         model: `MaskRCNN` in inference mode.
         dataset: prepared `Dataset`.
         image_ids: None for all.
         progress: draw a bar with images per second on stderr.
-        resume: a file that takes the results so far; a program that is killed loses those of one
-            batch at most. An evaluation of the same weights, settings and classes goes on there, on
-            these or other images: an image has its results there if its id and its pixels, as
-            `load_image` gives them, are the same, and path, size and time of its file, if it has
-            one. So every image is read again, but not detected on. The truth is never kept.
-        tile, overlap: of large images, see `MaskRCNN.detect`. An image may have more detections
-            than DETECTION_MAX_INSTANCES then, which is a tile's limit, and all of them count.
+        resume: path of a file for the results so far; a program that is killed loses those of one
+            batch at most. A later evaluation with the same weights, settings and classes takes
+            from it the results of every image whose id and pixels, as `load_image` returns them,
+            are unchanged, and the path, size and time of its file, if it has one. So every image is
+            read again, but not detected on again. The ground truth is not stored.
+        tile, overlap: for large images, see `MaskRCNN.detect`. DETECTION_MAX_INSTANCES is then the
+            limit of a tile; an image may have more detections, all of which count.
 
     Raises:
         ValueError: no images, or none that can be read; classes that the model doesn't have;
-            `resume` is a file of something else; a tile that is none, or a model without masks.
-        OSError: `resume` can't be written (a full disk); what it holds stays.
+            `resume` is another kind of file; an invalid tile, or tiles for a model without masks.
+        OSError: `resume` can't be written (a full disk); its contents stay.
     """
     tiling = _tiling(model, tile, overlap)
     ids = _checked_ids(dataset, model.config, image_ids)
@@ -1666,7 +1691,7 @@ def evaluate(
 
 
 def _tiling(model: Any, tile: int | None, overlap: int | None) -> dict[str, int]:
-    """The arguments of `MaskRCNN.detect` for tiles, none without; ValueError for wrong ones."""
+    """The arguments of `MaskRCNN.detect` for tiles, {} without; ValueError for invalid ones."""
     if tile is None and overlap is None:
         return {}
     from mrcnn import tiles
@@ -1688,22 +1713,22 @@ def _detect(
     progress: bool,
     tiling: dict[str, int],
 ) -> tuple[dict[int, list[dict]], list[tuple[int, str]]]:
-    """Detects on the images that the log has no results of. tiling: see `_tiling`.
+    """Detects on the images that have no results in the log. tiling: see `_tiling`.
 
     Returns:
-        {image id: COCO results} and [(image id, reason)] of those that can't be read.
+        {image id: COCO results}, and [(image id, reason)] of the images that can't be read.
     """
     results: dict[int, list[dict]] = {}
     unreadable: list[tuple[int, str]] = []
     waiting: list[tuple[int, str, np.ndarray]] = []  # (image id, key, image)
-    kept = 0
+    reused = 0
     start = time.monotonic()
 
     def detect(batch: list[tuple[int, str, np.ndarray]]) -> None:
         try:
             batch_results = model.detect([image for _, _, image in batch], **tiling)
         except (ValueError, MemoryError) as error:
-            # One image is to blame, of a size or a number of channels that the settings don't take.
+            # Some image has a size or a number of channels that the settings don't allow.
             if len(batch) == 1:
                 reason = f"image {batch[0][0]} ({dataset.image_reference(batch[0][0])}): {error}"
                 _report(batch[0][0], reason, unreadable)
@@ -1722,7 +1747,7 @@ def _detect(
             key = _image_key(dataset, image_id, image)
             if key in log.done:
                 results[image_id] = log.done[key]
-                kept += 1
+                reused += 1
             else:
                 waiting.append((image_id, key, image))
         if len(waiting) == model.config.BATCH_SIZE or (waiting and done == len(image_ids)):
@@ -1734,8 +1759,8 @@ def _detect(
             )
         if progress and not waiting:
             utils.show_progress("evaluating", done, len(image_ids), time.monotonic() - start)
-    if kept:
-        logger.info("%d of %d images had their results already", kept, len(image_ids))
+    if reused:
+        logger.info("%d of %d images had their results already", reused, len(image_ids))
     return results, unreadable
 
 
@@ -1744,13 +1769,13 @@ def _readable(
     image_id: int,
     unreadable: list[tuple[int, str]],
 ) -> np.ndarray | None:
-    """An image, or None for one that can't be read, which is added to `unreadable`."""
+    """The image [H, W, channels]; None for one that can't be read, which joins `unreadable`."""
     try:
         image = dataset.load_image(image_id)
     except (OSError, ValueError) as error:
         _report(image_id, str(error) or f"image {image_id}: {type(error).__name__}", unreadable)
         return None
-    except Exception as error:  # of a user's own load_image, such as cv2.imread(path)[..., ::-1]
+    except Exception as error:  # a user's load_image may raise anything: cv2.imread(p)[..., ::-1]
         name = f"image {image_id} ({dataset.image_reference(image_id)})"
         _report(image_id, f"{name}: {type(error).__name__}: {error}", unreadable)
         return None
@@ -1762,6 +1787,6 @@ def _readable(
 
 
 def _report(image_id: int, reason: str, unreadable: list[tuple[int, str]]) -> None:
-    """Says that an image has no detections, and why."""
+    """Logs why an image has no detections, and adds it to `unreadable`."""
     logger.warning("%s; its objects count as missed", reason)
     unreadable.append((image_id, reason))

@@ -1,4 +1,4 @@
-"""Whole files or none, json, images by their annotated names, downloads, progress on a terminal."""
+"""Atomic writing, JSON, image files by their annotated names, downloads, progress bars."""
 
 import contextlib
 import dataclasses
@@ -22,9 +22,9 @@ from typing import Any
 
 PathLike = str | os.PathLike
 
-# Errors of writing for which the system names no file: a full disk, a quota, a limit on files.
+# Errors of writing that name no file: a full disk, an exceeded quota, a file above the size limit.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-# Bytes that a compressed file may always unpack to, and so many times its own size beyond them.
+# A compressed file may unpack to this many bytes, or to this multiple of its size if that is more.
 _UNPACKED_BYTES = 1 << 30
 _UNPACKED_RATIO = 20
 
@@ -35,29 +35,29 @@ class UnreadableFileError(ValueError):
 
 @contextlib.contextmanager
 def naming_errors(path: PathLike, kind: str) -> Iterator[None]:
-    """Turns whatever reading a damaged file raises into an `UnreadableFileError` that names it.
+    """Converts any exception of the block to an `UnreadableFileError` that names the file.
 
     Args:
         path: the file that is read in the block.
-        kind: what it should be: "a readable HDF5 file".
+        kind: the expected kind of file, such as "a readable HDF5 file".
     """
     try:
         yield
     except UnreadableFileError:
         raise
     except Exception as error:
-        # A mutated byte makes the libraries raise almost anything: OSError, KeyError, RuntimeError,
-        # UnicodeDecodeError, MemoryError, zlib.error. It is always the file that is to blame.
+        # For a damaged file the libraries raise almost anything: OSError, KeyError, RuntimeError,
+        # UnicodeDecodeError, MemoryError, zlib.error.
         message = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableFileError(f"{path} is not {kind}: {message[:300]}") from error
 
 
 def check_unpacked_size(path: PathLike, unpacked: int) -> None:
-    """Raises an `UnreadableFileError` for a file that would fill the memory when it is unpacked.
+    """Raises an `UnreadableFileError` for a file that would unpack to an implausible size.
 
     Args:
         path: a file with compressed parts.
-        unpacked: bytes that they say they hold.
+        unpacked: their size when unpacked, as stored in the file, in bytes.
     """
     stored = os.path.getsize(path)
     if unpacked > max(_UNPACKED_BYTES, _UNPACKED_RATIO * stored):
@@ -67,16 +67,17 @@ def check_unpacked_size(path: PathLike, unpacked: int) -> None:
         )
 
 
-# Keras tells its own layout of weights by this ending.
+# By this suffix Keras recognises its own format of weights.
 KERAS_WEIGHTS = ".weights.h5"
 
 
 @contextlib.contextmanager
 def atomic(path: PathLike) -> Iterator[str]:
-    """A temporary path beside `path` that takes its place when the block ends without an error.
+    """Yields a temporary path, which replaces `path` if the block ends without an error.
 
     Raises:
-        OSError: of a full disk, or a file beyond a limit, it names `path`; what lay there stays.
+        OSError: for a full disk or a file above a size limit, it names `path`. An existing file
+            stays.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,27 +114,27 @@ def write_bytes(path: PathLike, content: Any) -> None:
 
 @contextlib.contextmanager
 def naming_full_disk(path: PathLike) -> Iterator[None]:
-    """Lets an OSError of a full disk name the file that is written in the block."""
+    """Adds the name of the file that is written in the block to an OSError of a full disk."""
     try:
         yield
     except OSError as error:
         if error.errno in DISK_FULL and error.filename is None:
-            # HDF5's own text is of several lines and names the temporary file.
+            # HDF5's own message has several lines and the name of the temporary file.
             raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
         raise
 
 
 @contextlib.contextmanager
 def atomic_together(paths: Iterable[PathLike]) -> Iterator[list[str]]:
-    """Temporary paths of files that belong together: all take their places at the end, or none."""
+    """Yields temporary paths of files that belong together, which replace all paths or none."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(atomic(path)) for path in paths]
 
 
 def at_home(value: Any) -> Any:
-    """A path ~/photos as that of the user's folder, lists of them too; other values as they are.
+    """Expands ~/ in a path or in a list of them; other values are returned unchanged.
 
-    No shell does this behind an option's equals sign: --dataset=~/photos.
+    Shells don't expand it after an option's equals sign: --dataset=~/photos.
     """
     if isinstance(value, list):
         return [at_home(item) for item in value]
@@ -142,10 +143,10 @@ def at_home(value: Any) -> Any:
     return value
 
 
-# ---- Text and json -------------------------------------------------------------------------------
+# ---- Text and JSON -------------------------------------------------------------------------------
 
-# How files begin that lie where others were expected, and what they are.
-_BEGINNINGS = (
+# First bytes of files that are found in place of others, and what they are.
+_SIGNATURES = (
     (b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file itself"),
     (b"\x1f\x8b", "a gzip file, which is to be unpacked first"),
     (b"PK\x03\x04", "a zip file, which is to be unpacked first"),
@@ -158,7 +159,8 @@ _BEGINNINGS = (
     (b"\x89PNG", "a PNG"),
     (b"SQLite", "an SQLite database"),
 )
-_SIGNS_BELOW = (
+# The same at an offset in bytes.
+_SIGNATURES_AT_OFFSETS = (
     (4, b"ftyphe", "a HEIC photograph: pip install pillow-heif"),
     (4, b"ftypmif1", "a HEIC photograph: pip install pillow-heif"),
     (4, b"ftypmsf1", "a HEIC photograph: pip install pillow-heif"),
@@ -168,12 +170,12 @@ _SIGNS_BELOW = (
 )
 
 
-# Packages that are called otherwise than the module that is imported.
+# Packages by the names of their modules, where these differ.
 _PACKAGES = {"skimage": "scikit-image", "PIL": "pillow", "cv2": "opencv-python-headless"}
 
 
 def in_words(error: BaseException) -> str:
-    """An error's text; of a module that isn't there which package has it."""
+    """An error's text; for a missing module, a text with the package to install."""
     text = str(error)
     name = getattr(error, "name", None) or ""
     if not isinstance(error, ImportError) or text != f"No module named {name!r}":
@@ -184,7 +186,7 @@ def in_words(error: BaseException) -> str:
 
 
 def what_it_is(path: PathLike) -> str:
-    """The kind of a file that could not be read as another, in words; see `what_begins_with`."""
+    """What a file is that can't be read as the expected kind, see `what_begins_with`."""
     try:
         with open(path, "rb") as file:
             return what_begins_with(file.read(256))
@@ -195,18 +197,18 @@ def what_it_is(path: PathLike) -> str:
 def what_begins_with(beginning: bytes) -> str:
     """The kind of a file by its first bytes, in words; "" where it is unknown.
 
-    An empty file, a pointer of Git LFS, a web page, a zip: what lies there instead after a download
-    that went wrong.
+    Detects what a failed download or copy leaves: an empty file, a Git LFS pointer, a web page, a
+    zip.
     """
     if not beginning:
         return "an empty file"
     if not beginning.strip(b"\0"):
         return "a file of zeros, as a broken copy leaves it"
-    for signs, kind in _BEGINNINGS:
-        if beginning.startswith(signs):
+    for signature, kind in _SIGNATURES:
+        if beginning.startswith(signature):
             return kind
-    for place, signs, kind in _SIGNS_BELOW:
-        if beginning[place:].startswith(signs):
+    for offset, signature, kind in _SIGNATURES_AT_OFFSETS:
+        if beginning[offset:].startswith(signature):
             return kind
     text = beginning.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
@@ -219,10 +221,10 @@ def what_begins_with(beginning: bytes) -> str:
 
 
 def read_text(path: PathLike) -> str:
-    """A text file's content, of UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+    """The content of a text file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
-        ValueError: no such file, or no such text; the message names it.
+        ValueError: no such file, or no text in these encodings; the message names it.
     """
     try:
         with open(path, "rb") as file:
@@ -239,15 +241,17 @@ def read_json(
     path: PathLike,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The contents of a json file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+    """The content of a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Args:
         path: the file.
-        pairs: makes an object of its pairs (key, value), see `json.loads`; None: a dict.
+        pairs: makes an object from its pairs (key, value), see `object_pairs_hook` of `json.loads`;
+            None for a dict.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: no file, or no json; the message names it and
-            says where it breaks off, or that it has comments, which json has not.
+        FileNotFoundError: no such file.
+        ValueError: no regular file, or invalid JSON; the message names it and the reason, such as
+            its position, a truncated file or comments.
     """
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file {path}")
@@ -282,15 +286,15 @@ def plain_value(value: Any) -> Any:
 
 
 def _also(path: PathLike) -> str:
-    """An addition to a message that names the kind of a file, where its first bytes show it."""
+    """The end of a message with the kind of the file, if its first bytes show it, or ""."""
     kind = what_it_is(path)
-    if kind and kind != "an empty file":  # of which it is said already
+    if kind and kind != "an empty file":  # the message has that already
         return f". It is {kind}"
     return ""
 
 
 def _why_no_json(error: json.JSONDecodeError) -> str:
-    """The error in a json's text, as its author would describe it."""
+    """The reason why a text is no JSON, with common mistakes explained."""
     text = error.doc
     rest = text[error.pos :].lstrip()
     if not text.strip("\0 \r\n\t"):
@@ -306,7 +310,7 @@ def _why_no_json(error: json.JSONDecodeError) -> str:
 
 # ---- Image files by their annotated names --------------------------------------------------------
 
-# Endings of image files. A folder that holds images has other files too: json, text, videos.
+# Suffixes of image files; folders of images have other files too: json, text, videos.
 IMAGE_SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp"),
@@ -314,15 +318,15 @@ IMAGE_SUFFIXES = frozenset(
         *(".heic", ".heif", ".ico", ".pcx", ".mpo", ".sgi"),
     )
 )
-# Names of folders that exports keep images in, beside or above the annotations.
+# Names of the folders of images in exports, beside or above the annotations.
 IMAGE_FOLDERS = ("images", "Images", "image", "imgs", "img", "JPEGImages", "photos", "data")
-# Folders of photographs within those: subsets, with a year or without one.
+# Subfolders of these with photographs: subsets, with a year or without.
 SUBSET_FOLDER = re.compile(r"(train|training|val|valid|validation|test|testing)([-_]?set)?[-_]?\d*")
-# Folders within each other, below the one that is named, in which a json is looked for; images
-# may lie some deeper, in images/train/2024/camera 1.
+# Depth of subfolders in which a json is searched; images may be deeper, as in
+# images/train/2024/camera 1.
 DEEPEST = 3
 DEEPEST_IMAGES = DEEPEST + 2
-# Sub-folders whose pictures have the photographs' names and are none.
+# Subfolders of masks, previews and the like, which have the names of the photographs.
 NO_PHOTOGRAPHS = re.compile(
     r"((instance|semantic|panoptic|binary|object|class|colou?r|alpha|png|gt|train|val|test)[-_ ]?)*"
     r"(masks?|labels?|labelids|annotations?|seg(s|ment(s|ation|ations)?)?|gt(s|fine|coarse)?"
@@ -330,25 +334,25 @@ NO_PHOTOGRAPHS = re.compile(
     r"([-_ ]?(class|object|maps?|images?|png|raw|vis|visuali[sz]ations?|colou?r|[0-9]+))*"
     r"|previews?|thumb(nail)?s?|heat[-_ ]?maps?|__macosx|@eadir|node_modules|\$recycle\.bin"
 )
-# What a server puts before the name of an uploaded file: 8 hexadecimal digits (Label Studio), 32 of
-# them or a UUID. A date of 8 digits is part of the name.
+# Prefixes that servers add to the names of uploaded files: 8 hexadecimal digits (Label Studio), 32
+# of them, or a UUID. A date of 8 digits is part of the name.
 UPLOAD_PREFIX = re.compile(
     r"(?!(19|20)\d\d[01]\d[0-3]\d[-_])"
     r"([0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{32}|[0-9a-f]{8})[-_](?=.)"
 )
-# How a file is found, the surest first: see `find_images`.
+# Ways in which a file can match, best first, see `find_images`.
 LITERALLY, SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX = range(5)
 
 
 @dataclasses.dataclass
 class FoundImages:
-    """Files of annotated names.
+    """The result of `find_images`.
 
     Attributes:
-        paths: {name: path}, of files that exist.
-        renamed: {name: path}, those of them that are not there literally.
+        paths: {name: path} of the files that were found.
+        renamed: {name: path}, the part of `paths` whose files have another name or folder.
         problems: {name: why it has no path}, "expected ... Received: ...".
-        unclear: those of them for which there are files, but not one that is theirs alone.
+        unclear: the part of `problems` with several possible files, or one that others match too.
     """
 
     paths: dict[str, str]
@@ -357,7 +361,7 @@ class FoundImages:
     unclear: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def renamed_text(self, limit: int = 5) -> str:
-        """The part of a warning about `renamed`; an empty text where there are none."""
+        """The text of a warning about `renamed`; "" if there are none."""
         if not self.renamed:
             return ""
         pairs = [f"{name!r} is {path}" for name, path in list(self.renamed.items())[:limit]]
@@ -367,7 +371,7 @@ class FoundImages:
             f"{len(self.renamed)} images are not there under the names that are annotated and were"
             f" found by their base names: {'; '.join(pairs)}"
         )
-        return text.encode("utf-8", "backslashreplace").decode()  # a name may be no text
+        return text.encode("utf-8", "backslashreplace").decode()  # names need not be UTF-8
 
 
 def find_images(
@@ -375,46 +379,46 @@ def find_images(
     folders: Sequence[PathLike],
     others: Mapping[str, Sequence[str]] | None = None,
 ) -> FoundImages:
-    """The files of images that annotations name; each folder is listed once.
+    """Finds the image files that annotations name; each folder is listed once.
 
-    A name is taken as it stands (with / or \\), from the first folder that has it. Else a file with
-    its base name is looked for in the folders and their sub-folders, in this order: the same name;
-    in other case or another Unicode form; with the prefix of an upload, or without it; of another
-    image format, in the folders themselves and those of photographs. URLs are decoded, and their
-    queries are looked into. Of several files that one counts whose folders agree with most of the
-    name's. Several that agree equally, and several names that mean one file, are problems. Videos,
-    folders and pipes are no images.
+    A file with exactly the given name (with / or \\) is used, from the first folder that has one.
+    Otherwise the base name is searched in the folders and their subfolders, in this order: the same
+    name; in other case or another Unicode form; with or without an upload prefix; with the suffix
+    of another image format, in the folders themselves and in those of photographs. URLs are
+    decoded, and the values of their queries are tried too. Of several files, the one that has most
+    of the name's last folders is used. Several files that have as many, and several names that
+    match one file, are problems. Videos, folders and pipes are ignored.
 
     Args:
-        names: as they are annotated: paths of any system, or URLs.
-        folders: where the images are, the likeliest first.
-        others: {name: more names that the file may have}, such as its address.
+        names: as in the annotations: paths of any system, or URLs.
+        folders: folders of the images, most likely first.
+        others: {name: further names that the file may have}, such as its address.
     """
     names = list(dict.fromkeys(names))
     others = others or {}
-    places = dict.fromkeys(os.fspath(folder) for folder in folders)
-    listed = [_ImageFolder(folder) for folder in places]
+    distinct_folders = dict.fromkeys(os.fspath(folder) for folder in folders)
+    image_folders = [_ImageFolder(folder) for folder in distinct_folders]
     paths: dict[str, str] = {}
     ranks: dict[str, tuple[int, int]] = {}
     problems: dict[str, str] = {}
     unclear: dict[str, str] = {}
     for name in names:
         spellings = [name, *others.get(name, ())]
-        place, path = _literally(spellings, listed)
+        index, path = _exact_match(spellings, image_folders)
         if path is not None:
             paths[name] = path
-            ranks[name] = (LITERALLY, place)
+            ranks[name] = (LITERALLY, index)
             continue
-        step, agreeing, files = _by_base_name(spellings, listed)
+        step, common_folders, files = _by_base_name(spellings, image_folders)
         if len(files) == 1:
             paths[name] = files[0]
-            ranks[name] = (step, -agreeing)
+            ranks[name] = (step, -common_folders)
         elif files:
             unclear[name] = (
                 f"expected one file of that name. Received: {len(files)}, {several(files)}"
             )
         else:
-            problems[name] = f"expected its file. Received: {_not_there(name, listed)}"
+            problems[name] = f"expected its file. Received: {_not_there(name, image_folders)}"
     unclear.update(_claimed_twice(paths, ranks))
     problems.update(unclear)
     for name in problems:
@@ -424,31 +428,32 @@ def find_images(
 
 
 def find_image(folder: PathLike, name: str) -> str | None:
-    """The file of one annotated name in a folder, None without a single one; see `find_images`."""
+    """The file of an annotated name in a folder; None without exactly one, see `find_images`."""
     return find_images([name], [folder]).paths.get(name)
 
 
 def is_image_name(name: PathLike) -> bool:
-    """Whether a file's name is that of an image; not of a hidden one, such as macOS's ._a.jpg."""
+    """Whether a file name has the suffix of an image, and is not hidden, like macOS's ._a.jpg."""
     base = os.path.basename(os.fspath(name))
     return not base.startswith(".") and os.path.splitext(base)[1].lower() in IMAGE_SUFFIXES
 
 
 class _ImageFolder:
-    """The files of a folder; its sub-folders are listed when a name is not there literally."""
+    """The files of a folder; its subfolders are listed when the first name needs a search."""
 
-    # Names that are asked for one by one; from then on a folder is listed, which is faster.
+    # The number of names that are looked up singly; for further ones a folder is listed, which is
+    # faster.
     FEW = 50
 
     def __init__(self, folder: str):
         self.folder = folder
         self.exists = os.path.isdir(folder or ".")
-        self._asked = 0
+        self._lookups = 0
         self._listings: dict[str, set[str]] = {}
         self._index: _ImageIndex | None = None
 
     def literal(self, name: str) -> str | None:
-        """The path of a file with that name, None if there is none."""
+        """The path of the file with exactly this name; None if there is none."""
         for spelled in dict.fromkeys((name, name.replace("\\", "/"))):
             path = os.path.join(self.folder, spelled)
             if self._is_file(path):
@@ -456,8 +461,9 @@ class _ImageFolder:
         return None
 
     def _is_file(self, path: str) -> bool:
-        self._asked += 1
-        if self._asked <= self.FEW:
+        """Whether there is a file, by the system or by the listing of its folder."""
+        self._lookups += 1
+        if self._lookups <= self.FEW:
             return os.path.isfile(path)
         folder, base = os.path.split(path)
         if folder not in self._listings:
@@ -465,27 +471,32 @@ class _ImageFolder:
         return base in self._listings[folder]
 
     def index(self) -> "_ImageIndex":
-        """The image files of the folder and its sub-folders."""
+        """The image files of the folder and its subfolders."""
         if self._index is None:
             self._index = _ImageIndex(self.folder)
         return self._index
 
 
 def _files_in(folder: str) -> Iterator[str]:
-    """Names of the files that lie in a folder; none where there is no folder."""
+    """The names of the files in a folder; none if there is no such folder."""
     try:
         with os.scandir(folder or ".") as entries:
             for entry in entries:
                 if entry.is_file():
                     yield entry.name
-    except (OSError, ValueError):  # a name that no folder can have
+    except (OSError, ValueError):  # no folder, or an invalid name
         return
 
 
 class _ImageIndex:
-    """Image files of a folder and its sub-folders by their base names.
+    """The image files of a folder and its subfolders by their base names.
 
-    Each dict is {key: paths relative to the folder}.
+    Attributes:
+        by_name: {base name: paths relative to the folder}.
+        by_plain: the same by `_plain` of it.
+        by_upload: by `_as_uploaded` of that.
+        by_original: by that without an upload prefix, for names that have one.
+        by_stem: by `_stem` of the plain name.
     """
 
     def __init__(self, folder: str):
@@ -495,9 +506,9 @@ class _ImageIndex:
         self.by_original: dict[str, list[str]] = {}
         self.by_stem: dict[str, list[str]] = {}
         for relative in sorted(walk_images(folder)):
-            # A zip that was packed on Windows may have left backslashes in the files' names.
+            # Files from a zip made on Windows may have backslashes in their names.
             base = ntpath.basename(relative)
-            plain = _plain(urllib.parse.unquote(base))  # a download may be named as in its address
+            plain = _plain(urllib.parse.unquote(base))  # downloads may keep a URL's %20
             upload = _as_uploaded(plain)
             original = UPLOAD_PREFIX.sub("", upload, count=1)
             self.by_name.setdefault(base, []).append(relative)
@@ -508,7 +519,7 @@ class _ImageIndex:
                 self.by_original.setdefault(original, []).append(relative)
 
     def find(self, base: str, step: int) -> list[str]:
-        """The files that a base name means at a step, `SAME_NAME` to `OTHER_SUFFIX`."""
+        """The files that match a base name at a step, `SAME_NAME` to `OTHER_SUFFIX`."""
         if step == SAME_NAME:
             return self.by_name.get(base, [])
         plain = _plain(base)
@@ -524,26 +535,26 @@ class _ImageIndex:
 
 
 def walk_images(folder: str) -> Iterator[str]:
-    """Paths of the image files of a folder and its sub-folders, relative to it.
+    """Paths of the image files of a folder and its subfolders, relative to it.
 
-    Hidden ones and folders that hold masks are left out, and those more than DEEPEST_IMAGES below.
-    Links to folders are followed, once.
+    Hidden files and folders, folders of masks, and those more than DEEPEST_IMAGES levels deep are
+    left out. Links to folders are followed, but each folder is visited once.
     """
     seen = set()
     waiting = [("", 0)]
     while waiting:
-        place, depth = waiting.pop()
+        subfolder, depth = waiting.pop()
         try:
-            status = os.stat(os.path.join(folder or ".", place))
+            status = os.stat(os.path.join(folder or ".", subfolder))
             if (status.st_dev, status.st_ino) in seen:
                 continue
             seen.add((status.st_dev, status.st_ino))
-            with os.scandir(os.path.join(folder or ".", place)) as listing:
+            with os.scandir(os.path.join(folder or ".", subfolder)) as listing:
                 entries = list(listing)
-        except OSError:  # a folder that may not be read, or is gone
+        except OSError:  # no permission, or deleted in the meantime
             continue
         for entry in entries:
-            relative = os.path.join(place, entry.name)
+            relative = os.path.join(subfolder, entry.name)
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
@@ -554,17 +565,17 @@ def walk_images(folder: str) -> Iterator[str]:
 
 
 def _plain(base: str) -> str:
-    """A base name without its case and its Unicode form (macOS splits letters from accents)."""
+    """A base name in lower case and Unicode's form NFC (macOS splits letters from accents)."""
     return unicodedata.normalize("NFC", base).casefold()
 
 
 def _as_uploaded(plain: str) -> str:
-    """A name as servers keep it: a space is an underscore, other signs are dropped."""
+    """A name as servers store it: with underscores for spaces, without other special characters."""
     return re.sub(r"[^\w.-]", "", plain.replace(" ", "_"))
 
 
 def _stem(plain: str) -> str:
-    """A base name without the ending of an image."""
+    """A base name without the suffix of an image."""
     stem, suffix = os.path.splitext(plain)
     if suffix in IMAGE_SUFFIXES:
         return stem
@@ -572,7 +583,7 @@ def _stem(plain: str) -> str:
 
 
 def _readings(name: str) -> list[str]:
-    """The paths that an annotated name may mean: itself, a URL's path, values of its query."""
+    """Possible paths of an annotated name: itself, a URL's path, values in its query."""
     if not re.search(r"[%?+#]", name):
         return [name]
     path, _, query = name.partition("?")
@@ -586,7 +597,7 @@ def _readings(name: str) -> list[str]:
 
 
 def means_image(name: str) -> bool:
-    """Whether an annotated name, a path or an address, is that of an image file."""
+    """Whether an annotated name, a path or a URL, is that of an image file."""
     return any(is_image_name(reading) for reading in _readings(name))
 
 
@@ -595,16 +606,16 @@ def _parts(path: str) -> list[str]:
     return [part for part in re.split(r"[/\\]+", _plain(path)) if part not in ("", ".")]
 
 
-def _literally(
+def _exact_match(
     names: Sequence[str],
     folders: Sequence[_ImageFolder],
 ) -> tuple[int, str | None]:
-    """(place of the name, path) of the first name that is there as it stands; path None: none."""
-    for place, name in enumerate(names):
+    """(index of the name, path) of the first name with an exact match; (0, None) for none."""
+    for index, name in enumerate(names):
         for folder in folders:
             path = folder.literal(name)
             if path is not None:
-                return place, path
+                return index, path
     return 0, None
 
 
@@ -612,15 +623,18 @@ def _by_base_name(
     names: Sequence[str],
     folders: Sequence[_ImageFolder],
 ) -> tuple[int, int, list[str]]:
-    """(step, folders that agree, paths) of the files with the base name; one path if it is clear.
+    """Searches the files with the base name of an image.
 
     names: of one image.
+
+    Returns:
+        (step, number of common folders, paths); a single path if the match is unique.
     """
     texts = dict.fromkeys(text for name in names for text in _readings(name))
     readings = [(text, ntpath.basename(text.rstrip("/\\ ")).strip()) for text in texts]
     for step in (SAME_NAME, OTHER_CASE, UPLOADED, OTHER_SUFFIX):
         for folder in folders:
-            most = -1
+            most_common = -1
             best: list[str] = []
             for text, base in readings:
                 files = folder.index().find(base, step)
@@ -628,33 +642,33 @@ def _by_base_name(
                     files = [file for file in files if _is_photograph(file, text)]
                 if not files:
                     continue
-                agreeing, surest = _agreeing(text, files)
-                if agreeing > most:
-                    most = agreeing
-                    best = surest
+                common_folders, best_in_folder = _with_most_common_folders(text, files)
+                if common_folders > most_common:
+                    most_common = common_folders
+                    best = best_in_folder
             if best:
-                return step, most, [os.path.join(folder.folder, file) for file in best]
+                return step, most_common, [os.path.join(folder.folder, file) for file in best]
     return OTHER_SUFFIX, 0, []
 
 
 def _is_photograph(file: str, name: str) -> bool:
-    """Whether a file of another image format may be the one that is annotated.
+    """Whether a file with another suffix may be the annotated image.
 
-    In a sub-folder, a.png may as well be the label of a.jpg: it counts in folders of photographs,
-    and in those that the annotated name has too.
+    In a subfolder, a.png may also be the label of a.jpg: it is accepted only in folders of
+    photographs, and in folders that are in the annotated name.
     """
     names = {_plain(folder) for folder in IMAGE_FOLDERS}
     names.update(_parts(name)[:-1])
     return all(folder in names or SUBSET_FOLDER.fullmatch(folder) for folder in _parts(file)[:-1])
 
 
-def _agreeing(name: str, files: list[str]) -> tuple[int, list[str]]:
-    """How many last folders of a name agree with those of the best files, and these files."""
-    wanted = _parts(name)[-2::-1]
+def _with_most_common_folders(name: str, files: list[str]) -> tuple[int, list[str]]:
+    """The largest number of last folders that a file has in common with a name, and these files."""
+    folders = _parts(name)[-2::-1]
     counts = []
     for file in files:
         count = 0
-        for part, other in zip(wanted, _parts(file)[-2::-1]):
+        for part, other in zip(folders, _parts(file)[-2::-1]):
             if part != other:
                 break
             count += 1
@@ -667,22 +681,24 @@ def _claimed_twice(
     paths: dict[str, str],
     ranks: dict[str, tuple[int, int]],
 ) -> dict[str, str]:
-    """{name: problem} of names that lead to a file which another name means as surely, or surer.
+    """{name: problem} of names whose file another name matches equally well or better.
 
-    cam1/001.jpg and cam2/001.jpg are not both the only 001.jpg that there is.
+    A single 001.jpg can't be both cam1/001.jpg and cam2/001.jpg.
     """
     claims: dict[str, list[str]] = {}
     for name, path in paths.items():
         claims.setdefault(os.path.normpath(path), []).append(name)
     problems = {}
     for path, names in claims.items():
-        spelled = {unicodedata.normalize("NFC", os.path.normpath(_slashed(name))) for name in names}
-        if len(spelled) == 1:
+        distinct = {
+            unicodedata.normalize("NFC", os.path.normpath(_slashed(name))) for name in names
+        }
+        if len(distinct) == 1:
             continue
-        first = min(ranks[name] for name in names)
-        surest = [name for name in names if ranks[name] == first]
+        best_rank = min(ranks[name] for name in names)
+        best_names = [name for name in names if ranks[name] == best_rank]
         for name in names:
-            if ranks[name] == (LITERALLY, 0) or surest == [name]:
+            if ranks[name] == (LITERALLY, 0) or best_names == [name]:
                 continue
             others = [repr(other) for other in names if other != name]
             problems[name] = (
@@ -692,16 +708,17 @@ def _claimed_twice(
 
 
 def _slashed(name: str) -> str:
+    """A path with slashes instead of backslashes."""
     return name.replace("\\", "/")
 
 
 def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
-    """Why a name has no file."""
+    """The reason why a name has no file, for messages."""
     path = os.path.join(folders[0].folder, _slashed(name))
     try:
         if os.path.exists(path):
             return f"{path}, which is no file"
-    except ValueError:  # a name that no system can have
+    except ValueError:  # an invalid name
         pass
     text = f"no file {path}"
     if not folders[0].exists:
@@ -709,11 +726,11 @@ def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
     return text
 
 
-# ---- Words of messages ---------------------------------------------------------------------------
+# ---- Texts of messages ---------------------------------------------------------------------------
 
 
 def several(items: Iterable, limit: int = 5) -> str:
-    """The first few of some items as text."""
+    """The first `limit` items as text, with the number of further ones."""
     texts = list(map(str, items))
     text = ", ".join(texts[:limit])
     if len(texts) > limit:
@@ -721,7 +738,7 @@ def several(items: Iterable, limit: int = 5) -> str:
     return text
 
 
-# It stops early, where Python's own writes all of a list of millions first.
+# Unlike repr, it doesn't format all of a list of millions.
 _repr = reprlib.Repr()
 _repr.maxlevel = 5
 _repr.maxlist = _repr.maxtuple = _repr.maxdict = 20
@@ -729,7 +746,7 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 200
 
 
 def short(value: Any) -> str:
-    """A value as text of 80 characters at most."""
+    """A value as text of at most 80 characters."""
     text = _repr.repr(value)
     if len(text) > 80:
         text = text[:77] + "..."
@@ -740,7 +757,7 @@ def short(value: Any) -> str:
 
 
 def draw_progress(line: str, complete: bool) -> None:
-    """Draws a line on stderr, over itself on a terminal; elsewhere only the last one."""
+    """Writes a line to stderr, on a terminal over the previous one; elsewhere only the last one."""
     if sys.stderr.isatty():
         line = "\r" + line
     elif not complete:
@@ -752,14 +769,14 @@ def draw_progress(line: str, complete: bool) -> None:
 
 
 def show_progress(title: str, done: int, total: int, seconds: float) -> None:
-    """Draws a bar with images a second on stderr; off a terminal only at the end."""
+    """Draws a progress bar with images per second on stderr, see `draw_progress`."""
     bar = "=" * (30 * done // total)
     speed = done / max(seconds, 1e-9)
     draw_progress(f"{title} [{bar:30}] {done}/{total} images, {speed:.1f} images/s", done == total)
 
 
 def progress_bar(done: int, total: int | None) -> None:
-    """Draws the bytes so far of a download on stderr; `total` may be None."""
+    """Draws the progress of a download in bytes on stderr; total: None if unknown."""
     line = f"{done / 1e6:.0f} MB"
     if total:
         bar = "=" * round(30 * done / total)
@@ -770,15 +787,15 @@ def progress_bar(done: int, total: int | None) -> None:
 # ---- Downloads -----------------------------------------------------------------------------------
 
 
-# Seconds without an answer, or without more of it, after which a download has failed.
+# Seconds without data after which a download fails.
 TIMEOUT = 60
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of what was downloaded: $MRCNN_CACHE, or mrcnn/ in the user's cache folder."""
-    named = os.environ.get("MRCNN_CACHE")
-    if named:
-        return pathlib.Path(named)
+    """The folder of downloads: $MRCNN_CACHE, or mrcnn/ in the user's cache folder."""
+    configured = os.environ.get("MRCNN_CACHE")
+    if configured:
+        return pathlib.Path(configured)
     system = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     if system:
         return pathlib.Path(system) / "mrcnn"
@@ -791,15 +808,15 @@ def download(
     sha256: str | None = None,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> None:
-    """Downloads a file; a broken download goes on where it stopped, `path` is complete or absent.
+    """Downloads a file; resumes an interrupted download, and writes `path` atomically.
 
     Args:
-        url, path: from and to.
-        sha256: hex digest that the file must have, or None.
-        progress: f(bytes so far, bytes in all or None), called for every megabyte.
+        url, path: source and target.
+        sha256: expected digest in hexadecimal, or None.
+        progress: f(bytes so far, total bytes or None), called for every megabyte.
 
     Raises:
-        ValueError: fewer bytes than announced, or another digest; the message says which.
+        ValueError: fewer bytes than announced, or another digest; the message has the numbers.
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -818,8 +835,10 @@ def download(
     shutil.move(part, path)
 
 
-def _fetch(url, part, progress):
-    """Adds what is missing to a partial file. Returns (its size, the announced size or None)."""
+def _fetch(
+    url: str, part: pathlib.Path, progress: Callable[[int, int | None], None] | None
+) -> tuple[int, int | None]:
+    """Completes a partial file. Returns (its size, the announced size or None)."""
     response, start = _request(url, part)
     mode = "wb"
     if start:
@@ -842,14 +861,14 @@ def _fetch(url, part, progress):
                 progress(out.tell(), total)
 
 
-def _request(url, part):
-    """The server's answer, and the number of bytes after which it goes on."""
-    have = 0
+def _request(url: str, part: pathlib.Path) -> tuple[Any, int]:
+    """The server's response for the rest of a partial file, and the offset where it starts."""
+    offset = 0
     if part.exists():
-        have = part.stat().st_size
+        offset = part.stat().st_size
     headers = {}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
     try:
         response = urllib.request.urlopen(
             urllib.request.Request(url, headers=headers), timeout=TIMEOUT
@@ -857,8 +876,8 @@ def _request(url, part):
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        part.unlink()  # longer than the file: what lies there is not a part of it
+        part.unlink()  # it is longer than the file, and so no part of it
         response = urllib.request.urlopen(url, timeout=TIMEOUT)
     if response.status != 206:
-        have = 0
-    return response, have
+        offset = 0
+    return response, offset

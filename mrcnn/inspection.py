@@ -1,7 +1,7 @@
-"""Numbers about datasets, anchors, masks, pooling and weights; `mrcnn.figures` draws them.
+"""Statistics of datasets, anchors, masks, pooling and weights, which `mrcnn.figures` draws.
 
-numpy only. Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. A
-level is the base-2 logarithm of its map's stride: P2 has stride 4.
+In numpy. Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. A
+level is the base-2 logarithm of a feature map's stride: P2 has stride 4.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Survey:
     """The objects of a dataset, see `survey`.
 
     Attributes:
-        boxes: [N, 4] float, where the objects lie after resizing; crowds are left out.
-        areas: [N] float, pixels of their masks after resizing.
+        boxes: [N, 4] float, boxes of the objects after resizing, without crowds.
+        areas: [N] float, areas of their masks after resizing, in pixels.
         class_ids, image_ids: [N] int.
-        crowds: how many were left out.
+        crowds: number of crowds, which are left out.
         shapes: [I, (height, width)] of the images before resizing.
-        counts: [I] int, objects of each image.
+        counts: [I] int, number of objects of each image.
         molded: (height, width) of the largest image after resizing.
         class_names: by class id.
     """
@@ -55,10 +55,10 @@ class Survey:
         return f"Survey({len(self.shapes)} images, {len(self.boxes)} objects, {classes} classes)"
 
     def summary(self) -> list[list]:
-        """Rows of a table: images, objects, and what is between."""
-        side = np.zeros(1)
+        """Rows [description, value] of a table about images and objects."""
+        sides = np.zeros(1)
         if len(self.areas):
-            side = np.sqrt(self.areas)
+            sides = np.sqrt(self.areas)
         return [
             ["images", len(self.shapes)],
             ["of them without objects", int((self.counts == 0).sum())],
@@ -67,19 +67,19 @@ class Survey:
             ["objects in an image, most", int(self.counts.max(initial=0))],
             [
                 "side of an object after resizing, smallest / median / largest",
-                f"{side.min():.0f} / {np.median(side):.0f} / {side.max():.0f} px",
+                f"{sides.min():.0f} / {np.median(sides):.0f} / {sides.max():.0f} px",
             ],
         ]
 
     def classes(self) -> list[tuple[str, int, int]]:
-        """Rows (name, objects, images that have one), the class with most objects first."""
+        """Rows (name, objects, images with an object), the class with most objects first."""
         rows = []
         for class_id, name in enumerate(self.class_names):
             if class_id == 0:
                 continue
-            chosen = self.class_ids == class_id
-            images = np.unique(self.image_ids[chosen])
-            rows.append((name, int(chosen.sum()), len(images)))
+            is_class = self.class_ids == class_id
+            images = np.unique(self.image_ids[is_class])
+            rows.append((name, int(is_class.sum()), len(images)))
         return sorted(rows, key=_objects_of_row, reverse=True)
 
 
@@ -91,14 +91,15 @@ def _objects_of_row(row: tuple[str, int, int]) -> int:
 def survey(
     dataset: Dataset, config: Config, image_ids: Sequence[int] | np.ndarray | None = None
 ) -> Survey:
-    """Reads images and masks and says where their objects lie once `config` has resized them.
+    """Reads masks and computes the boxes and areas of the objects after resizing by `config`.
 
     Args:
         dataset: prepared `Dataset`.
+        config: for the resize settings.
         image_ids: None for all.
 
     Returns:
-        Survey.
+        `Survey`.
     """
     if image_ids is None:
         image_ids = dataset.image_ids
@@ -120,7 +121,7 @@ def survey(
 
 @dataclasses.dataclass
 class _SurveyedImage:
-    """The part of a `Survey` from one image; shape is that before resizing."""
+    """The part of a `Survey` of one image; shape: (height, width) before resizing."""
 
     boxes: np.ndarray
     areas: np.ndarray
@@ -131,16 +132,16 @@ class _SurveyedImage:
 
 
 def _survey_image(dataset: Dataset, config: Config, image_id: int) -> _SurveyedImage:
-    """Reads one image of a survey; objects without a pixel are left out, as crowds are."""
+    """Reads one image of a survey; crowds and objects without a pixel are left out."""
     masks, class_ids = dataset.load_mask(image_id)
     class_ids = np.asarray(class_ids)
     if masks.shape[2]:
         shape = masks.shape[:2]
-        real = np.flatnonzero((class_ids > 0) & masks.any(axis=(0, 1)))
+        kept = np.flatnonzero((class_ids > 0) & masks.any(axis=(0, 1)))
     else:
         shape = dataset.load_image(image_id).shape[:2]
-        real = np.zeros(0, int)
-    # One channel is enough to learn scale and place.
+        kept = np.zeros(0, int)
+    # Scale and window don't depend on the pixels: one channel of zeros is enough.
     resized, window, scale, _, _ = utils.resize_image(
         np.zeros(shape, np.uint8),
         min_dim=config.IMAGE_MIN_DIM,
@@ -148,13 +149,13 @@ def _survey_image(dataset: Dataset, config: Config, image_id: int) -> _SurveyedI
         min_scale=config.IMAGE_MIN_SCALE,
         mode=config.IMAGE_RESIZE_MODE,
     )
-    masks = masks[..., real]
+    masks = masks[..., kept]
     boxes = utils.extract_bboxes(masks) * scale + np.tile(window[:2], 2)
     areas = masks.sum(axis=(0, 1)) * scale**2
     return _SurveyedImage(
         boxes.reshape(-1, 4).astype(float),
         areas.astype(float),
-        class_ids[real].astype(int),
+        class_ids[kept].astype(int),
         int((class_ids < 0).sum()),
         shape,
         resized.shape[:2],
@@ -166,11 +167,11 @@ def true_objects(dataset: Dataset, image_id: int, crowds: bool = False) -> dict:
 
     Args:
         dataset: prepared `Dataset`.
-        crowds: whether crowds are among them; their class ids are negative.
+        crowds: include crowds; their class ids are negative.
 
     Returns:
         {"rois", "class_ids", "scores": None, "masks", "keypoints"}; keypoints [N, K, (y, x,
-        visibility)], None where the dataset has none.
+        visibility)], None if the dataset has none.
     """
     masks, class_ids = dataset.load_mask(image_id)
     points = _load_keypoints(dataset, image_id)
@@ -190,8 +191,8 @@ def true_objects(dataset: Dataset, image_id: int, crowds: bool = False) -> dict:
 
 
 def _load_keypoints(dataset: Dataset, image_id: int) -> np.ndarray | None:
-    """The keypoints of an image, None where the dataset has none."""
-    # A `CocoDataset` knows the names of its keypoints, none for a json without keypoints.
+    """The keypoints [N, K, 3] of an image; None if the dataset has none."""
+    # A `CocoDataset` of a json without keypoints implements `load_keypoints`, but has no names.
     if getattr(dataset, "keypoint_names", None) == ():
         return None
     try:
@@ -204,30 +205,31 @@ def _load_keypoints(dataset: Dataset, image_id: int) -> np.ndarray | None:
 
 
 def anchor_fit(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) -> np.ndarray:
-    """The best IoU that anchors of each level have with each box.
+    """The best IoU of the anchors of each level with each box.
 
-    The best anchor of a size is the one whose centre is nearest, so that only that is looked at.
+    Only the anchors with the nearest centre are compared, since they have the largest IoU.
 
     Args:
         boxes: [N, 4].
+        config: for the anchors' settings.
         image_shape: (height, width, ...) of the molded image.
 
     Returns:
         [N, levels] float.
     """
     boxes = np.asarray(boxes, float).reshape(-1, 4)
-    middle = 0.5 * (boxes[:, :2] + boxes[:, 2:])
+    box_centre = 0.5 * (boxes[:, :2] + boxes[:, 2:])
     strides = np.atleast_1d(config.BACKBONE_STRIDES)
     shapes = data.compute_backbone_shapes(config, image_shape)
     best = []
-    for scale, stride, cells in zip(config.RPN_ANCHOR_SCALES, strides, shapes):
+    for scale, stride, map_shape in zip(config.RPN_ANCHOR_SCALES, strides, shapes):
         step = stride * config.RPN_ANCHOR_STRIDE
-        last = -(-np.asarray(cells) // config.RPN_ANCHOR_STRIDE) - 1
-        centre = np.clip(np.round(middle / step), 0, last) * step  # [N, 2]
-        centre = np.tile(centre, 2)
+        last = -(-np.asarray(map_shape) // config.RPN_ANCHOR_STRIDE) - 1
+        anchor_centre = np.clip(np.round(box_centre / step), 0, last) * step  # [N, 2]
+        anchor_centre = np.tile(anchor_centre, 2)
         overlaps = []
         for anchor in utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1):
-            intersection = box_math.intersection(boxes.T, (centre + anchor).T)
+            intersection = box_math.intersection(boxes.T, (anchor_centre + anchor).T)
             areas = box_math.area(boxes)
             overlaps.append(box_math.iou(intersection, areas, box_math.area(anchor)))
         best.append(np.max(overlaps, axis=0))
@@ -235,16 +237,14 @@ def anchor_fit(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) ->
 
 
 def recall_by_level(boxes: np.ndarray, config: Config, image_shape: Sequence[int]) -> list[tuple]:
-    """How well anchors cover objects; an object counts for the level that fits it best.
+    """The recall of anchors by level; an object counts for the level with the best IoU.
 
     Args:
-        boxes: [N, (y1, x1, y2, x2)] in pixels of the molded image.
-        config: its anchors.
-        image_shape: (height, width, ...) of the molded image.
+        boxes, config, image_shape: see `anchor_fit`.
 
     Returns:
-        rows (level, anchor scale, objects, mean best IoU, share from .5, share from .7), the last
-        over all levels; NaN where there is no object.
+        rows (level, anchor scale, objects, mean best IoU, share of objects with an IoU of at least
+        .5, at least .7), the last one over all levels; NaN without objects.
     """
     fit = anchor_fit(boxes, config, image_shape)
     best = fit.max(axis=1, initial=0)
@@ -259,7 +259,7 @@ def recall_by_level(boxes: np.ndarray, config: Config, image_shape: Sequence[int
 
 
 def _recall(best: np.ndarray) -> tuple[int, float, float, float]:
-    """Objects, mean best IoU, share from .5 and from .7 of objects with these best IoUs [N]."""
+    """The last four columns of `recall_by_level` for objects with these best IoUs [N]."""
     if not len(best):
         return 0, np.nan, np.nan, np.nan
     share_50 = float((best >= 0.5).mean())
@@ -274,9 +274,9 @@ def rpn_example(dataset: Dataset, config: Config, image_id: int, seed: int = 0) 
     """The training targets of the RPN for one image.
 
     Returns:
-        dict: image [H, W, C], class_ids, boxes, masks [H, W, N]; anchors [A, 4]; match [A] of 1,
-        -1, 0; targets, the positive anchors moved by their deltas [P, 4]; counts of the three
-        kinds.
+        dict: image [H, W, C], class_ids, boxes, masks [H, W, N]; anchors [A, 4]; match [A]: 1
+        positive, -1 negative, 0 neutral; targets [P, 4], the positive anchors refined by their
+        deltas; counts of the three kinds.
     """
     rng = np.random.default_rng(seed)
     image, _, class_ids, boxes, masks = data.load_image_gt(dataset, config, image_id, rng=rng)
@@ -309,16 +309,19 @@ def rpn_example(dataset: Dataset, config: Config, image_id: int, seed: int = 0) 
 def roi_example(
     example: dict, config: Config, rois: np.ndarray | None = None, seed: int = 0
 ) -> dict:
-    """The RoIs that train the heads on the image of an `rpn_example`.
+    """The RoIs that train the heads on the image of an `rpn_example`, and their targets.
 
-    They are drawn 1:3, or as ROI_POSITIVE_RATIO says.
+    Positive ones are sampled with the share ROI_POSITIVE_RATIO, by default a third.
 
     Args:
-        rois: [P, 4] proposals; None draws some around the objects.
+        example: of `rpn_example`.
+        config: the same as there.
+        rois: [P, 4] proposals; None to generate random ones around the objects.
+        seed: of the samples.
 
     Returns:
-        dict: rois [R, 4], class_ids [R] (0: negative), refined [R, 4] (positives moved by their
-        targets), masks [R, h, w], counts.
+        dict: rois [R, 4], class_ids [R] (0: negative), refined [R, 4] (positives, refined by their
+        target deltas), masks [R, h, w], counts.
     """
     rng = np.random.default_rng(seed)
     if rois is None:
@@ -335,16 +338,16 @@ def roi_example(
     rois, class_ids, deltas, masks = data.build_detection_targets(
         rois, example["class_ids"], example["boxes"], masks, config, rng=rng
     )
-    real = rois.any(axis=1)
+    is_roi = rois.any(axis=1)
     rows = np.arange(len(rois))
     refined = utils.apply_box_deltas(rois, deltas[rows, class_ids] * config.BBOX_STD_DEV)
     positives = int((class_ids > 0).sum())
     return {
-        "rois": rois[real],
-        "class_ids": class_ids[real],
-        "refined": refined[real],
-        "masks": masks[rows, :, :, class_ids][real],
-        "counts": {"positive": positives, "negative": int(real.sum()) - positives},
+        "rois": rois[is_roi],
+        "class_ids": class_ids[is_roi],
+        "refined": refined[is_roi],
+        "masks": masks[rows, :, :, class_ids][is_roi],
+        "counts": {"positive": positives, "negative": int(is_roi.sum()) - positives},
     }
 
 
@@ -364,37 +367,38 @@ def iou_of_masks(a: np.ndarray, b: np.ndarray) -> float:
 def mask_chain(
     mask: np.ndarray, config: Config, side: int = 28, detection: dict | None = None
 ) -> list[dict]:
-    """An object's mask on its way through training and back, and the IoU that each step leaves.
+    """The encodings of an object's mask in training, and their IoU when pasted back.
 
     Args:
         mask: [H, W] bool, not empty.
+        config: for MINI_MASK_SHAPE.
         side: of the mask head's output, 28 or 56.
         detection: a `best_detection`, or None.
 
     Returns:
-        [{"name", "small": [h, w], "pasted": [H, W] bool, "iou"}]: the object, its mini-mask, the
-        target that is made of the mini-mask, the target straight from the object, and the
-        prediction if there is one.
+        [{"name", "small": [h, w], "pasted": [H, W] bool, "iou"}] of the object, its mini-mask, the
+        target made from the mini-mask, the target made from the object, and the prediction if there
+        is one.
     """
     masks = mask[..., None]
     boxes = utils.extract_bboxes(masks)
     box = boxes[0]
     y1, x1, y2, x2 = box
     mini = utils.minimize_mask(boxes, masks, config.MINI_MASK_SHAPE)
-    # As in `DetectionTargetLayer`, of a RoI that ends with the object or a rounding before it:
-    # exactly there TensorFlow's kernel, in matterport's package too, may read 0 in the last row and
+    # As in `DetectionTargetLayer`, for a RoI that equals the box but for rounding. For an exactly
+    # equal one, TensorFlow's kernel, which matterport uses too, may read 0 in the last row and
     # column.
     target = np.round(crop_and_resize(mini.astype(float), (0, 0, 1, 1), (side, side)))[..., 0]
-    straight = utils.minimize_mask(boxes, masks, (side, side))[..., 0]
+    target_of_object = utils.minimize_mask(boxes, masks, (side, side))[..., 0]
     height, width = config.MINI_MASK_SHAPE
-    of_mini = f"target {side} x {side} of the mini-mask"
-    of_object = f"target {side} x {side} of the object"
+    mini_title = f"target {side} x {side} of the mini-mask"
+    object_title = f"target {side} x {side} of the object"
     expanded = utils.expand_mask(boxes, mini, mask.shape)[..., 0]
     steps = [
         ("object", mask[y1:y2, x1:x2], mask),
         (f"mini-mask {height} x {width}", mini[..., 0], expanded),
-        (of_mini, target, utils.unmold_mask(target, box, mask.shape)),
-        (of_object, straight, utils.unmold_mask(straight, box, mask.shape)),
+        (mini_title, target, utils.unmold_mask(target, box, mask.shape)),
+        (object_title, target_of_object, utils.unmold_mask(target_of_object, box, mask.shape)),
     ]
     if detection is not None:
         prediction = detection["prediction"]
@@ -411,7 +415,7 @@ def mask_chain(
 def mask_losses(
     masks: np.ndarray, config: Config, sides: Sequence[int] = (28, 56)
 ) -> list[tuple[str, float]]:
-    """Mean IoU that the steps of `mask_chain` leave, over masks [H, W, N].
+    """The mean IoU of each step of `mask_chain` over masks [H, W, N].
 
     Returns:
         rows (step, IoU), for all sides.
@@ -430,11 +434,11 @@ def largest(masks: np.ndarray) -> int:
 
 
 def best_detection(stages: Trace, mask: np.ndarray) -> dict | None:
-    """The detection of a `Trace` that overlaps a mask [H, W] of the same frame most.
+    """The detection of a `Trace` with the largest IoU with a mask [H, W] in the molded image.
 
     Returns:
         {"index", "iou", "prediction": [h, w], "predicted_box": whole pixels, "all_masks": [h, w,
-        K], "class_id"}; None without a detection or without masks.
+        K], "class_id"}; None without detections or without masks.
     """
     if stages.masks is None or stages.all_masks is None or stages.pasted is None:
         return None
@@ -453,19 +457,19 @@ def best_detection(stages: Trace, mask: np.ndarray) -> dict | None:
 
 
 def softmax_and_sigmoid(detection: dict) -> dict[str, np.ndarray]:
-    """One detection's mask if classes compete for each pixel, and if they don't (paper, table 2b).
+    """The mask of a detection by a softmax over classes and by sigmoids (paper, table 2b).
 
     Args:
         detection: a `best_detection`, whose masks are sigmoids.
 
     Returns:
-        {"sigmoid", "softmax": [h, w] probability of the class; "rivals": [h, w] the most that
-        another class has}.
+        {"sigmoid", "softmax": [h, w], probability of the class; "rivals": [h, w], the largest
+        sigmoid of another class}.
     """
     class_id = detection["class_id"]
     probs = np.clip(np.asarray(detection["all_masks"], float), 1e-7, 1 - 1e-7)
     logits = np.log(probs / (1 - probs))
-    # The background is a class too: its logit is 0, where a sigmoid has its threshold.
+    # Background competes as well, with the logit 0, at which a sigmoid is .5.
     logits[..., 0] = 0
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     softmax = powers / powers.sum(axis=-1, keepdims=True)
@@ -479,12 +483,12 @@ def softmax_and_sigmoid(detection: dict) -> dict[str, np.ndarray]:
 
 # ---- Pooling -------------------------------------------------------------------------------------
 
-# The three ways of the paper's table 2c, of one box, as plain as can be: to read and to measure.
-# The network's own are in `mrcnn.ops`.
+# The three methods of the paper's table 2c for one box, as simple as possible, to read and to
+# measure. The network uses those of `mrcnn.ops`.
 
 
 def bilinear(features: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Values of features [h, w, C] at rows y [m] and columns x [n]: [m, n, C]; the edge repeats."""
+    """Features [h, w, C] interpolated at rows y [m] and columns x [n]: [m, n, C]; edges repeat."""
     height, width = features.shape[:2]
     y0, y1, dy = _neighbours(y, height)
     x0, x1, dx = _neighbours(x, width)
@@ -497,12 +501,12 @@ def bilinear(features: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     return top * (1 - dy) + bottom * dy
 
 
-def _neighbours(places: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cells before and after places [m] on an axis, and how far each place is between them."""
-    places = np.clip(places, 0, size - 1)
-    before = np.minimum(places.astype(int), max(size - 2, 0))
+def _neighbours(positions: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices of the cells before and after positions [m], and the weights of the ones after."""
+    positions = np.clip(positions, 0, size - 1)
+    before = np.minimum(positions.astype(int), max(size - 2, 0))
     after = np.minimum(before + 1, size - 1)
-    return before, after, places - before
+    return before, after, positions - before
 
 
 def roi_pool(
@@ -511,13 +515,13 @@ def roi_pool(
     size: tuple[int, int],
     reduce: Callable = np.max,
 ) -> np.ndarray:
-    """RoIPool (Girshick 2015): box and bins are rounded to whole cells, a bin's largest value.
+    """RoIPool (Girshick 2015): the maximum of each bin; box and bins are rounded to whole cells.
 
     Args:
         features: [h, w, C].
-        box: (y1, x1, y2, x2) in cells of the map.
+        box: (y1, x1, y2, x2) in cells of the feature map.
         size: (rows, columns) of the result.
-        reduce: np.mean for what rounding alone does.
+        reduce: np.max, or np.mean to show the effect of rounding alone.
 
     Returns:
         [*size, C].
@@ -535,7 +539,7 @@ def roi_pool(
 
 
 def _bins(first: int, last: int, count: int, limit: int) -> list[slice]:
-    """RoIPool's bins on one axis of a map with `limit` cells: whole cells from first to last."""
+    """RoIPool's bins along an axis with `limit` cells, for the cells from first to last."""
     length = last - first + 1
     bins = []
     for i in range(count):
@@ -551,7 +555,7 @@ def roi_align(
     size: tuple[int, int],
     samples: int = 2,
 ) -> np.ndarray:
-    """RoIAlign (He et al. 2017): nothing is rounded; the mean of samples^2 values in each bin.
+    """RoIAlign (He et al. 2017): the mean of samples^2 interpolated values per bin, unrounded.
 
     Args:
         features, box, size: see `roi_pool`; the value of cell i lies at its centre, i + .5.
@@ -561,14 +565,14 @@ def roi_align(
         [*size, C] float.
     """
     y1, x1, y2, x2 = np.asarray(box, float) - 0.5
-    rows = _bin_middles(y1, y2, size[0] * samples)
-    columns = _bin_middles(x1, x2, size[1] * samples)
+    rows = _bin_centres(y1, y2, size[0] * samples)
+    columns = _bin_centres(x1, x2, size[1] * samples)
     values = bilinear(features, rows, columns)
     return values.reshape(size[0], samples, size[1], samples, -1).mean(axis=(1, 3))
 
 
-def _bin_middles(start: float, end: float, count: int) -> np.ndarray:
-    """The middles of `count` equal parts of an interval."""
+def _bin_centres(start: float, end: float, count: int) -> np.ndarray:
+    """The centres of `count` equal parts of an interval."""
     return start + (np.arange(count) + 0.5) * (end - start) / count
 
 
@@ -600,7 +604,14 @@ def pool(
     stride: int,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """One of `POOLINGS` of a box in pixels on a map of a stride; RoIPool with the mean.
+    """Pools features by one of `POOLINGS`; RoIPool takes the mean of each bin.
+
+    Args:
+        kind: one of `POOLINGS`.
+        features: [h, w, C], a map of this stride.
+        box: (y1, x1, y2, x2) in pixels.
+        stride: in pixels.
+        size: (rows, columns) of the result.
 
     Returns:
         [*size, C].
@@ -622,10 +633,17 @@ def pooling_offsets(
     boxes: int = 200,
     seed: int = 0,
 ) -> list[tuple]:
-    """The error of rounding in pixels: how far from a bin's centre its value is read.
+    """The error by rounding in pixels: the distance between a bin's centre and its samples.
 
-    The map's values are the places of its cells, so that what is pooled says where it comes from.
-    RoIPool takes the mean of its bins' cells here: the maximum is another matter than rounding.
+    The features are the coordinates of the cells, so that a pooled value is the position of its
+    samples. RoIPool takes the mean of each bin here, since the maximum has another effect.
+
+    Args:
+        side: of the square image, in pixels.
+        strides: of the feature maps.
+        size: (rows, columns) of bins.
+        boxes: number of random boxes per stride.
+        seed: of the boxes.
 
     Returns:
         rows (stride, then for each of `POOLINGS` the mean distance along an axis in pixels).
@@ -633,20 +651,20 @@ def pooling_offsets(
     rng = np.random.default_rng(seed)
     rows = []
     for stride in strides:
-        places = (np.arange(side // stride) + 0.5) * stride
-        features = np.stack(np.meshgrid(places, places, indexing="ij"), axis=-1)
+        positions = (np.arange(side // stride) + 0.5) * stride
+        features = np.stack(np.meshgrid(positions, positions, indexing="ij"), axis=-1)
         errors = np.zeros((boxes, len(POOLINGS)))
         for i in range(boxes):
-            # Boxes as this level gets them, 6 to 12 cells a side, away from the edge.
+            # Boxes of this level's sizes, sides of 6 to 12 cells, away from the edge.
             extent = rng.uniform(6 * stride, min(12 * stride, side - 4 * stride), 2)
             start = rng.uniform(stride, side - stride - extent)
             end = start + extent
             box = np.concatenate([start, end])
-            rows_and_columns = map(_bin_middles, start, end, size)
-            middles = np.stack(np.meshgrid(*rows_and_columns, indexing="ij"), axis=-1)
+            rows_and_columns = map(_bin_centres, start, end, size)
+            centres = np.stack(np.meshgrid(*rows_and_columns, indexing="ij"), axis=-1)
             for k, kind in enumerate(POOLINGS):
                 pooled = pool(kind, features, box, stride, size)
-                errors[i, k] = np.abs(pooled - middles).mean()
+                errors[i, k] = np.abs(pooled - centres).mean()
         rows.append((stride, *errors.mean(axis=0).tolist()))
     return rows
 
@@ -656,10 +674,12 @@ def pooling_masks(
     strides: Sequence[int] = (4, 8, 16, 32),
     size: tuple[int, int] = (28, 28),
 ) -> tuple[list[tuple], dict[tuple[int, str], np.ndarray]]:
-    """The error of rounding in IoU: a mask as a map of each stride, pooled and pasted back.
+    """The error by rounding as IoU: a mask as a feature map of each stride, pooled and pasted back.
 
     Args:
         mask: [H, W] bool.
+        strides: of the feature maps.
+        size: (rows, columns) of bins.
 
     Returns:
         rows (stride, IoU for each of `POOLINGS`), and {(stride, kind): pooled [*size]}.
@@ -685,12 +705,13 @@ def pooling_masks(
 
 
 def weight_statistics(model: MaskRCNN) -> list[dict]:
-    """Statistics of the weights of a `MaskRCNN`, and what is suspicious about them.
+    """Statistics of the weights of a `MaskRCNN`, with a verdict on suspicious ones.
 
     Returns:
         rows {"name", "part", "shape", "values" [n], "std", "largest", "verdict"}; the verdict is ""
-        or says: not finite; constant, a kernel that was never set; N of M filters dead, that is all
-        zero; exploding, a kernel whose spread is ten times that of a fresh one (sqrt(2 / inputs)).
+        or one of: not finite; constant (a kernel that was never set); N of M filters dead (all
+        zero); exploding (a kernel with more than ten times the standard deviation of He's
+        initialisation, sqrt(2 / inputs)).
     """
     from mrcnn import weights
 
@@ -713,7 +734,7 @@ def weight_statistics(model: MaskRCNN) -> list[dict]:
 
 
 def _verdict(name: str, values: np.ndarray) -> str:
-    """What is suspicious about a weight, see `weight_statistics`."""
+    """The verdict on a weight, see `weight_statistics`."""
     if not np.isfinite(values).all():
         return "not finite"
     if name != "kernel":
@@ -730,7 +751,7 @@ def _verdict(name: str, values: np.ndarray) -> str:
 
 
 def channel_statistics(activation: np.ndarray) -> dict[str, float]:
-    """Channels of an activation [h, w, C]: how many are zero everywhere, mean, largest value."""
+    """Statistics of an activation [h, w, C]; "dead": how many channels are zero everywhere."""
     flat = np.asarray(activation).reshape(-1, activation.shape[-1])
     return {
         "channels": flat.shape[1],
@@ -742,14 +763,14 @@ def channel_statistics(activation: np.ndarray) -> dict[str, float]:
 
 
 def relu_layers(model: MaskRCNN) -> list[str]:
-    """Names of the layers that end the backbone's stages C2.., and of the pyramid's maps."""
+    """Names of the last layers of the backbone's stages from C2 on, and of the pyramid's maps."""
     names = [layer.name for layer in model.keras_model.layers]
     pyramid = [name for name in names if re.fullmatch(r"fpn_p\d", name)]
     return [*_stage_ends(names).values(), *pyramid]
 
 
 def _stage_ends(names: Sequence[str]) -> dict[str, str]:
-    """{"C2": name of the stage's last layer, ...} of the names of a network's layers, in order."""
+    """{"C2": name of the stage's last layer, ...}, from the names of all layers in their order."""
     ends = {}
     for name in names:
         match = re.fullmatch(r"res(\d)\w+_out", name)
@@ -762,7 +783,7 @@ PARTS = ("backbone", "FPN", "RPN", "heads")
 
 
 def coverage_table(coverage: Coverage) -> list[tuple]:
-    """The counts of a `weights.Coverage` by part of the network.
+    """Counts the weights of a `weights.Coverage` by part of the network.
 
     Returns:
         rows (part, weights loaded, missing, excluded, mismatched).
@@ -775,7 +796,7 @@ def coverage_table(coverage: Coverage) -> list[tuple]:
     return [(part, *(names.count(part) for names in parts)) for part in PARTS]
 
 
-# The layers whose shapes `network_shapes` tells, after those of the backbone.
+# The layers in `network_shapes`, after those of the backbone.
 NETWORK_LAYERS = (
     "fpn_p2",
     "fpn_p3",
@@ -797,14 +818,15 @@ NETWORK_LAYERS = (
 def network_shapes(
     model: MaskRCNN, image_shape: Sequence[int]
 ) -> tuple[dict[str, tuple], dict[str, int]]:
-    """The shapes that an image has on its way through an inference network, and the network's size.
+    """The output shapes of an inference network's layers, and its numbers of parameters.
 
     Args:
+        model: `MaskRCNN` in inference mode.
         image_shape: (H, W, C) of the molded image.
 
     Returns:
         {name: shape without the batch axis}, in order: input_image; C2.. (the last map of each
-        stage); fpn_p2..; and the layers of the RPN and of the heads; and {part: parameters}.
+        stage); fpn_p2..; the layers of the RPN and of the heads; and {part: parameters}.
     """
     import keras
 
@@ -824,7 +846,7 @@ def network_shapes(
         "input_anchors": (len(model.get_anchors(image_shape)), 4),
     }
     inputs = [keras.KerasTensor((1, *input_shapes[tensor.name])) for tensor in network.inputs]
-    # Nothing is computed: the shapes alone go through.
+    # Infers the shapes without computing anything.
     specs = keras.Model(network.inputs, list(outputs.values())).compute_output_spec(inputs)
     shapes = {"input_image": tuple(image_shape)}
     for name, spec in zip(outputs, specs):
@@ -837,7 +859,7 @@ def network_shapes(
 
 
 def _first_output(layer: Any) -> Any:
-    """The output of a layer, of several the first."""
+    """The output of a layer, or the first of several."""
     if isinstance(layer.output, (list, tuple)):
         return layer.output[0]
     return layer.output
@@ -849,11 +871,11 @@ def _first_output(layer: Any) -> Any:
 def image_scores(
     model: MaskRCNN, dataset: Dataset, image_ids: Sequence[int] | np.ndarray
 ) -> list[dict]:
-    """AP of each image by itself (at IoU .5, by masks or boxes), the worst image first.
+    """The AP of each single image (at IoU .5, by masks or boxes), worst first.
 
     Returns:
-        [{"image_id", "ap", "image", "truth", "result"}]; "truth" is as `MaskRCNN.detect`'s result.
-        Images without objects, which have no AP, come last.
+        [{"image_id", "ap", "image", "truth", "result"}]; "truth" has the form of a result of
+        `MaskRCNN.detect`. Images without objects, which have no AP, come last.
     """
     rows = []
     for image_id in image_ids:
@@ -862,7 +884,7 @@ def image_scores(
         result = model.detect([image])[0]
         masks = result["masks"]
         if masks is None:
-            # Boxes are compared: each is taken as a mask.
+            # Without masks, boxes are compared, as masks that fill their boxes.
             boxes = result["rois"]
             masks = utils.unmold_masks(np.ones((len(boxes), 1, 1)), boxes, image.shape)
         ap, *_ = utils.compute_ap(
@@ -887,12 +909,12 @@ def image_scores(
 
 
 def _worst_first(row: Mapping) -> tuple[bool, float]:
-    """The key that sorts `image_scores`: images without an AP last."""
+    """Sort key of `image_scores`: ascending AP, images without one last."""
     return bool(np.isnan(row["ap"])), row["ap"]
 
 
 def mask_overlaps(row: dict) -> np.ndarray:
-    """[P, G] IoU of the detections and the objects of a row of `image_scores`."""
+    """IoU [detections, objects] of a row of `image_scores`."""
     masks = row["result"]["masks"]
     if masks is None:
         return utils.compute_overlaps(row["result"]["rois"], row["truth"]["rois"])

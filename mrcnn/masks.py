@@ -1,10 +1,11 @@
-"""Masks: small ones for training, predicted ones in the image, label maps, run lengths, overlaps.
+"""Masks: mini-masks for training, pasting of predicted masks, label maps, run lengths, overlaps.
 
-Masks of one image are `[height, width, instances]`; boxes are `(y1, x1, y2, x2)` in pixels, y2 and
-x2 outside the box. A run-length encoding (RLE) is COCO's: {"size": [height, width], "counts": the
-runs of 0 and 1 in turn, read column by column, as a list or in pycocotools' compressed form}.
+The masks of one image are `[height, width, instances]`; boxes are `(y1, x1, y2, x2)` in pixels, y2
+and x2 outside the box. A run-length encoding (RLE) is COCO's: {"size": [height, width], "counts":
+the lengths of alternating runs of 0 and 1 in column-major order, as a list or in pycocotools'
+compressed form}.
 
-Public names of matterport's `mrcnn/utils.py` are there too. Keras and TensorFlow are not imported,
+`mrcnn/utils.py` has the public names of matterport's too. Keras and TensorFlow are not imported,
 and pycocotools only by the functions that need it.
 """
 
@@ -24,21 +25,21 @@ from mrcnn import files
 from mrcnn.boxes import extract_bboxes, intersection, iou
 from mrcnn.config import Config
 
-# Pixels of a box up to which its mask is pasted in one go: in a small one the calls of numpy cost
-# more than the pixels.
+# Masks of boxes up to this number of pixels are pasted in one step: for small boxes, numpy's calls
+# take longer than the pixels.
 ONE_GO = 100_000
-# Masks that are minimized in one go: what is read of each takes half a megabyte for a moment.
+# Number of masks that are minimized in one step: each takes half a megabyte temporarily.
 MINI_AT_ONCE = 200
-# Pixels of the crops that are encoded in one go: the calls of numpy cost more than a small mask's
-# pixels, and many large ones are not copied as a whole.
+# Pixels of the crops that are encoded in one step: enough that numpy's calls take little of the
+# time, and few enough that not all of many large masks are copied.
 RUNS_AT_ONCE = 1 << 22
-# Pixels of an image that are decoded as fast as one character of compressed runs is written.
+# pycocotools decodes this many pixels in the time of one character of compressed runs here.
 PIXELS_OF_A_CHARACTER = 100
 
 # Forms of the masks of a result, see `placed`.
 FORMS = ("dense", "lazy", "rle")
 
-# Times that the boxes of masks may cover the image for the masks to be parted into label maps.
+# Masks become label maps if the total area of their boxes is at most this multiple of the image's.
 MOST_COVERED = 2
 
 # (y1, x1, y2, x2) in whole pixels.
@@ -48,11 +49,11 @@ Box = tuple[int, int, int, int]
 
 
 class Samples(NamedTuple):
-    """Where bilinear resizing reads along one axis, each [..., n_out].
+    """Indices and weights of bilinear resizing along one axis, each [..., n_out].
 
     Attributes:
-        low, high: int, the two neighbours.
-        low_weight, high_weight: their weights; 0 for a neighbour outside, where all is 0.
+        low, high: int, indices of the two neighbours.
+        low_weight, high_weight: their weights; 0 for a neighbour outside, where values are 0.
     """
 
     low: np.ndarray
@@ -61,7 +62,7 @@ class Samples(NamedTuple):
     high_weight: np.ndarray
 
     def part(self, start: int, count: int) -> "Samples":
-        """`count` of the samples along the axis, from number `start` on."""
+        """`count` of the samples along the axis, from index `start` on."""
         return Samples(*(values[..., start : start + count] for values in self))
 
 
@@ -69,19 +70,19 @@ def bilinear_samples(n_in: Any, n_out: int) -> Samples:
     """The `Samples` of resizing with half-pixel centres and zeros outside (skimage's "constant").
 
     Args:
-        n_in: samples that exist, a number or [N, 1].
-        n_out: samples wanted.
+        n_in: length of the input, an int or [N, 1].
+        n_out: length of the output.
     """
     last = n_in - 1
     position = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
     low = np.floor(position).astype(np.int64)
     high = low + 1
-    share = position - low
+    fraction = position - low
     return Samples(
         low=np.clip(low, 0, last),
         high=np.clip(high, 0, last),
-        low_weight=np.where(low < 0, 0, 1 - share),
-        high_weight=np.where(high > last, 0, share),
+        low_weight=np.where(low < 0, 0, 1 - fraction),
+        high_weight=np.where(high > last, 0, fraction),
     )
 
 
@@ -91,13 +92,19 @@ def _padded_neighbours(
     start: int,
     count: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbours of `count` places from `start` on, of n_out, for samples between two zeros.
+    """Neighbours and weights of a part of the output for an input padded by one zero on each side.
+
+    Args:
+        n_in: length of the input without the zeros.
+        n_out: length of the whole output.
+        start, count: the part, by index.
 
     Returns:
-        low: int, the lower neighbour, the other is the next; weight: float32, of the upper one.
+        low: [count] int, index of the lower neighbour in the padded input; the upper one follows.
+        weight: [count] float32, of the upper neighbour.
     """
-    places = np.arange(start, start + count)
-    position = (places + 0.5) * (n_in / n_out) + 0.5
+    indices = np.arange(start, start + count)
+    position = (indices + 0.5) * (n_in / n_out) + 0.5
     low = position.astype(np.int64)
     weight = (position - low).astype(np.float32)
     return low, weight
@@ -111,15 +118,15 @@ def minimize_mask(
     mask: Any,
     mini_shape: Sequence[int],
 ) -> np.ndarray:
-    """Masks cut to their boxes and resized to one small shape, to save memory in training.
+    """Crops masks to their boxes and resizes them to one small shape, to save memory in training.
 
     Args:
-        bbox: [N, (y1, x1, y2, x2)] pixels, of positive area.
+        bbox: [N, (y1, x1, y2, x2)] in pixels, of positive area.
         mask: [H, W, N], non-zero is foreground; or `LabelMaps`.
         mini_shape: (height, width) of the result.
 
     Returns:
-        [height, width, N] bool: bilinear, more than half.
+        [height, width, N] bool: bilinear interpolation above .5.
 
     Raises:
         ValueError: a box without pixels in the image.
@@ -145,11 +152,10 @@ def _minimize(
 ) -> np.ndarray:
     """Mini-masks [n, height, width] bool of masks [H, W, n] or `LabelMaps`.
 
-    Args:
-        edges: y1, x1, y2, x2, [4, n].
+    edges: [4, n] int, y1, x1, y2, x2 inside the image.
     """
     y1, x1, y2, x2 = edges
-    # Only the pixels that are interpolated between are read, of all masks at once.
+    # Only the pixels between which is interpolated are read, of all masks at once.
     vertical = bilinear_samples((y2 - y1)[:, None], height)  # [N, h]
     horizontal = bilinear_samples((x2 - x1)[:, None], width)  # [N, w]
     rows = np.concatenate([vertical.low, vertical.high], axis=1)
@@ -162,9 +168,9 @@ def _minimize(
     soft = above + below  # [N, h, 2w]
     left = soft[:, :, :width] * horizontal.low_weight[:, None]
     right = soft[:, :, width:] * horizontal.high_weight[:, None]
-    mini = left + right > 0.5  # rounds half to even
-    # The zeros outside darken the rim, but never below the crop's own values: all ones stay all
-    # ones.
+    mini = left + right > 0.5  # as rounding half to even
+    # skimage clips the result to the input's range: the zeros outside don't darken the border of a
+    # crop that is all ones.
     for i in np.flatnonzero(pixels.all(axis=(1, 2))):
         rows_of_box = slice(y1[i], y2[i])
         columns_of_box = slice(x1[i], x2[i])
@@ -174,7 +180,7 @@ def _minimize(
 
 
 def _edges_inside(boxes: np.ndarray, shape: Sequence[int]) -> list[np.ndarray]:
-    """y1, x1, y2, x2 of boxes [N, 4], each [N] int, cut to an image of a shape (H, W, ...)."""
+    """y1, x1, y2, x2, each [N] int, of boxes [N, 4] clipped to an image of shape (H, W, ...)."""
     size = tuple(shape[:2])
     edges = np.clip(boxes[:, :4], 0, np.tile(size, 2)).astype(np.int64)
     y1, x1, y2, x2 = edges.T
@@ -207,9 +213,9 @@ def _values_at(
     columns: np.ndarray,
     channels: np.ndarray,
 ) -> np.ndarray:
-    """Values [N, R, C] of channels [N] of [H, W, K] where rows [N, R] and columns [N, C] meet.
+    """Values [N, R, C] of masks [H, W, K] at rows [N, R], columns [N, C] and channels [N].
 
-    The places in memory are computed here: one array of indices is faster than three.
+    The offsets in memory are computed here: one array of indices is faster than three.
     """
     size = masks.itemsize
     if min(masks.strides) < 0 or any(stride % size for stride in masks.strides):
@@ -231,10 +237,10 @@ def expand_mask(
     mini_mask: np.ndarray,
     image_shape: Sequence[int],
 ) -> np.ndarray:
-    """Mini-masks put back into the image, the opposite of `minimize_mask`.
+    """Resizes mini-masks to their boxes in the image, the inverse of `minimize_mask`.
 
     Args:
-        bbox: [N, (y1, x1, y2, x2)] pixels; parts outside the image are cut off.
+        bbox: [N, (y1, x1, y2, x2)] in pixels; parts outside the image are cut off.
         mini_mask: [h, w, N], non-zero is foreground.
         image_shape: (height, width, ...).
 
@@ -246,7 +252,7 @@ def expand_mask(
 
 
 def mold_mask(mask: np.ndarray, config: Config) -> np.ndarray:
-    """An object's mask as the mask head is trained on it.
+    """An object's mask as a training target of the mask head.
 
     Args:
         mask: [h, w], the crop of the object's box; non-zero is foreground.
@@ -269,11 +275,11 @@ def unmold_mask(
     bbox: Sequence[int],
     image_shape: Sequence[int],
 ) -> np.ndarray:
-    """A predicted mask put into the image.
+    """Pastes a predicted mask into an image.
 
     Args:
         mask: [h, w] float, probabilities.
-        bbox: (y1, x1, y2, x2) whole pixels; parts outside the image are cut off.
+        bbox: (y1, x1, y2, x2) in whole pixels; parts outside the image are cut off.
         image_shape: (height, width, ...).
 
     Returns:
@@ -290,17 +296,15 @@ def unmold_masks(
     threshold: float = 0.5,
     padded: bool = False,
 ) -> np.ndarray:
-    """`unmold_mask` of several; work is done inside the boxes only.
+    """Pastes predicted masks into an image, see `unmold_mask`; only the boxes are processed.
 
     Args:
         masks: [N, h, w] float, probabilities.
-        boxes: [N, (y1, x1, y2, x2)] whole pixels; parts outside the image are cut off, a box
-            without pixels in it gives an empty mask.
+        boxes: [N, (y1, x1, y2, x2)] in whole pixels; parts outside the image are cut off, and a box
+            without pixels in the image gives an empty mask.
         image_shape: (height, width, ...).
-        threshold: foreground from this probability.
-        padded: boxes need not be whole; a pixel of 0 is put around each mask, and its box grows by
-            as much before it is cut to whole pixels, those of its lower right edge included
-            (MASK_PASTE).
+        threshold: smallest probability of foreground.
+        padded: pad masks and grow boxes by `pad_masks`; boxes need not be whole (MASK_PASTE).
 
     Returns:
         [height, width, N] bool, a view of [N, height, width].
@@ -311,15 +315,15 @@ def unmold_masks(
 
 
 def pad_masks(masks: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks with a rim of 0, and their boxes grown by as much, in whole pixels (MASK_PASTE).
+    """Pads masks by one zero on each side, and grows their boxes accordingly (MASK_PASTE).
 
     Args:
         masks: [N, h, w].
-        boxes: [N, (y1, x1, y2, x2)], need not be whole.
+        boxes: [N, (y1, x1, y2, x2)] in pixels, need not be whole.
 
     Returns:
         masks: [N, h + 2, w + 2].
-        boxes: [N, 4] int64.
+        boxes: [N, 4] int64, truncated to whole pixels, those of the lower right edge included.
     """
     masks = np.asarray(masks)
     boxes = np.asarray(boxes, np.float64)[:, :4]
@@ -343,7 +347,7 @@ def unmold_crop(
     """The part of `unmold_mask` inside the box, without an array of the whole image.
 
     Returns:
-        box: (y1, x1, y2, x2) of the part inside the image, zeros for a box outside.
+        box: (y1, x1, y2, x2) of the part inside the image; zeros for a box outside.
         crop: [y2 - y1, x2 - x1] bool.
     """
     inside = _box_inside(box, image_shape)
@@ -363,7 +367,7 @@ def unmold_crop(
 
 
 def _box_inside(box: Sequence[int], image_shape: Sequence[int]) -> Box:
-    """The part of a box that lies in the image; zeros where there is none."""
+    """The part of a box inside the image; zeros if there is none."""
     height, width = image_shape[:2]
     y1, x1, y2, x2 = (int(edge) for edge in box[:4])
     y1 = max(y1, 0)
@@ -382,10 +386,9 @@ def _paste(
     threshold: float,
     foreground: Callable,
 ) -> np.ndarray:
-    """Masks [N, h, w], each resized to its box: [H, W, N] bool, a view of [N, H, W].
+    """Resizes masks [N, h, w] to their boxes [N, 4]: [H, W, N] bool, a view of [N, H, W].
 
-    Args:
-        foreground: `np.greater` or `np.greater_equal`, of a value and the threshold.
+    foreground: `np.greater` or `np.greater_equal`, which compares values with the threshold.
     """
     masks = np.asarray(masks, np.float32)
     if masks.ndim != 3 or len(masks) != len(boxes):
@@ -420,7 +423,7 @@ def _resize_into(
     foreground: Callable,
 ) -> None:
     """Resizes a mask [h, w] float32 to its box and writes the part from (top, left) on to `out`."""
-    # The zeros outside darken the rim, but never below the mask's own values.
+    # skimage clips the result to the input's range: the zeros outside don't darken such a border.
     if foreground(mask.min(), threshold):
         out[:] = True
         return
@@ -431,8 +434,8 @@ def _resize_into(
     rows = _stretched_rows(mask, low, weight)  # [h + 2, width]
     low, weight = _padded_neighbours(mask_height, y2 - y1, top - y1, height)
     slopes = rows[1:] - rows[:-1]
-    # No product of matrices: BLAS shares so small a one among threads, which takes up to ten times
-    # as long on a busy machine.
+    # Not a matrix product: BLAS distributes even a small one over threads, which takes up to ten
+    # times as long on a busy machine.
     if out.size <= ONE_GO:
         values = slopes[low]
         values *= weight[:, None]
@@ -447,7 +450,10 @@ def _stretched_rows(
     low: np.ndarray,
     weight: np.ndarray,
 ) -> np.ndarray:
-    """Rows of a mask [h, w] at `len(low)` places, with a row of 0 above and below: [h + 2, K]."""
+    """A mask [h, w] resized along its rows, with a row of 0 above and below: [h + 2, K].
+
+    low, weight: [K], see `_padded_neighbours`.
+    """
     height, width = mask.shape
     padded = np.zeros((height, width + 2), np.float32)
     padded[:, 1:-1] = mask
@@ -468,14 +474,16 @@ def _fill_strips(
     threshold: float,
     foreground: Callable,
 ) -> None:
-    """Writes to `out` the rows between the same two rows of the mask at once.
+    """Fills `out` in strips of the rows that lie between the same two rows of the mask.
 
-    Where both of these are background, so is what lies between.
+    Columns in which both of these are background are skipped.
 
     Args:
-        out: [height, width] bool, zeros.
-        rows: [h + 2, width]; slopes: [h + 1, width], the steps from each to the next.
-        low, weight: [height], the row of the mask above, and the share of the one below.
+        out: [height, width] bool, zeros; edited.
+        rows: [h + 2, width], of `_stretched_rows`.
+        slopes: [h + 1, width], differences of successive rows.
+        low, weight: [height], see `_padded_neighbours`.
+        threshold, foreground: see `_paste`.
     """
     height, width = out.shape
     reached = foreground(np.maximum(rows[:-1], rows[1:]), threshold)
@@ -494,15 +502,15 @@ def _fill_strips(
 
 
 class Masks:
-    """Masks of one image, kept as they left the mask head and put into the image when asked for.
+    """Lazy masks of one image: outputs of the mask head, pasted into the image when accessed.
 
     `np.asarray(masks)`, `masks[...]` and `masks.shape` are those of the bool array [H, W, N].
 
     Args:
         soft: [N, h, w] float, probabilities inside the boxes.
-        boxes: [N, (y1, x1, y2, x2)] int, pixels.
+        boxes: [N, (y1, x1, y2, x2)] int, in pixels.
         image_shape: (H, W).
-        threshold: foreground from this probability.
+        threshold: smallest probability of foreground.
     """
 
     dtype = np.dtype(bool)
@@ -547,55 +555,51 @@ class Masks:
         return self.image_shape[0]
 
     def only(self, instances: Any) -> "Masks":
-        """Some of the masks.
-
-        Args:
-            instances: [N] bool, their numbers, or a slice.
-        """
+        """Some of the masks; instances: [N] bool, indices, or a slice."""
         return Masks(self.soft[instances], self.boxes[instances], self.image_shape, self.threshold)
 
     def uncovered(self, class_ids: np.ndarray, limit: float) -> np.ndarray:
-        """Which masks remain where those that earlier ones of their class cover are left out.
+        """Selects the masks that earlier masks of their class don't cover.
 
-        A mask that is left out covers nothing; one without a pixel remains.
+        A mask that is not selected covers nothing; one without a pixel is selected.
 
         Args:
-            class_ids: [N], of objects from the best to the worst.
-            limit: share of a mask's pixels that may be covered, 0..1.
+            class_ids: [N], in descending order of score.
+            limit: largest share of a mask's pixels that may be covered, 0..1.
 
         Returns:
             [N] bool.
         """
-        taken: dict[int, np.ndarray] = {}
-        remain = np.ones(len(self.soft), bool)
+        occupied: dict[int, np.ndarray] = {}
+        is_selected = np.ones(len(self.soft), bool)
         for i, class_id in enumerate(np.asarray(class_ids).tolist()):
             (y1, x1, y2, x2), crop = self.crop(i)
-            if class_id not in taken:
-                taken[class_id] = np.zeros(self.image_shape, bool)
-            canvas = taken[class_id][y1:y2, x1:x2]
+            if class_id not in occupied:
+                occupied[class_id] = np.zeros(self.image_shape, bool)
+            canvas = occupied[class_id][y1:y2, x1:x2]
             covered = np.count_nonzero(canvas & crop)
-            remain[i] = covered <= limit * np.count_nonzero(crop)
-            if remain[i]:
+            is_selected[i] = covered <= limit * np.count_nonzero(crop)
+            if is_selected[i]:
                 canvas |= crop
-        return remain
+        return is_selected
 
     def crop(self, i: int) -> tuple[Box, np.ndarray]:
-        """Mask number i inside its box.
+        """The mask with index i inside its box.
 
         Returns:
-            box: (y1, x1, y2, x2), cut to the image.
+            box: (y1, x1, y2, x2), clipped to the image.
             crop: [y2 - y1, x2 - x1] bool.
         """
         return unmold_crop(self.soft[i], self.boxes[i], self.image_shape, self.threshold)
 
     def rle(self) -> list[dict]:
-        """COCO's compressed encodings [{"size": [H, W], "counts": str}], made from the crops."""
+        """COCO's compressed run lengths [{"size": [H, W], "counts": str}], made from the crops."""
         crops = map(self.crop, range(len(self.soft)))
         return encode_crops(crops, self.image_shape)
 
 
 def check_form(form: str) -> None:
-    """ValueError where that is none of `FORMS`."""
+    """ValueError for a form that is not in `FORMS`."""
     if form not in FORMS:
         raise ValueError(f"masks is one of {', '.join(FORMS)}. Received: {form!r}")
 
@@ -608,22 +612,23 @@ def placed(
     paste: str,
     form: str = "dense",
 ) -> Any:
-    """The masks of a result in one of the forms that `MaskRCNN.detect` gives.
+    """The masks of a result in one of the forms of `MaskRCNN.detect`.
 
     Args:
         masks: [N, h, w], probabilities inside the boxes.
-        boxes, exact_boxes: [N, 4] pixels, as the result has them and not rounded.
+        boxes: [N, (y1, x1, y2, x2)] in pixels, as in the result.
+        exact_boxes: the same, not rounded.
         image_shape: (H, W, ...).
         paste: MASK_PASTE.
-        form: "dense", bool [H, W, N]; "lazy", a `Masks`; "rle", a list of COCO's run-length
-            encodings, made without a mask of the whole image.
+        form: "dense", bool [H, W, N]; "lazy", a `Masks`; "rle", a list of COCO's compressed run
+            lengths, made without a mask of the whole image.
     """
     check_form(form)
     if paste == "padded":
-        masks, places = pad_masks(masks, exact_boxes)
+        masks, mask_boxes = pad_masks(masks, exact_boxes)
     else:
-        places = np.around(boxes).astype(int)
-    return in_form(Masks(masks, places, image_shape[:2]), form)
+        mask_boxes = np.around(boxes).astype(int)
+    return in_form(Masks(masks, mask_boxes, image_shape[:2]), form)
 
 
 def in_form(lazy: Masks, form: str) -> Any:
@@ -636,7 +641,7 @@ def in_form(lazy: Masks, form: str) -> Any:
 
 
 def _chooses_instances(key: Any) -> bool:
-    """Whether an index is [..., k] or [:, :, k], of one mask, a slice, or a list of masks."""
+    """Whether an index is [..., k] or [:, :, k], where k is an int, a slice, or [n] of masks."""
     if not isinstance(key, tuple):
         return False
     *image, instances = key
@@ -651,6 +656,7 @@ def _chooses_instances(key: Any) -> bool:
 
 
 def _is_whole_slice(key: Any) -> bool:
+    """Whether an index is `:`."""
     return isinstance(key, slice) and key == slice(None)
 
 
@@ -658,18 +664,18 @@ def _is_whole_slice(key: Any) -> bool:
 
 
 class LabelMaps:
-    """Masks of one image, drawn into as few maps of labels as their overlaps allow.
+    """Masks of one image, drawn into as few label maps as possible without overlap.
 
-    To cut, resize, turn or warp hundreds of small masks takes the time and the memory of the one
-    or two maps. Nothing is lost: masks that share pixels lie in different maps, so that whatever
-    moves whole pixels (nearest neighbour) does to them what it does to bool arrays.
+    Cropping, resizing or warping hundreds of small masks then takes the time and memory of one or
+    two maps. No pixel is lost: masks that overlap are in different maps, so that transforms by
+    nearest neighbour have the same result as for bool arrays.
 
-    `np.asarray(label_maps)`, `label_maps.shape` and indices into image and masks are those of the
-    bool array [H, W, N]; `label_maps[..., k]` of several masks are label maps again.
+    `np.asarray(label_maps)`, `label_maps.shape` and indexing are those of the bool array [H, W, N];
+    `label_maps[..., k]` of several masks are label maps again.
 
     Args:
-        maps: [K, H, W] of unsigned integers, 0 where no object is.
-        map_of: [N] int, the map that each mask lies in; -1 for one without a pixel.
+        maps: [K, H, W] of unsigned integers, 0 for background.
+        map_of: [N] int, index of the mask's map; -1 for a mask without a pixel.
         label_of: [N] of the dtype of the maps, the value of the mask's pixels in its map.
     """
 
@@ -683,7 +689,7 @@ class LabelMaps:
 
     @classmethod
     def of_masks(cls, masks: np.ndarray) -> "LabelMaps":
-        """Those of masks [H, W, N], where non-zero is foreground."""
+        """Label maps of masks [H, W, N], where non-zero is foreground."""
         masks = np.asarray(masks)
         boxes = extract_bboxes(masks)
         return cls.of_crops(zip(boxes, _cut_out(masks, boxes)), masks.shape)
@@ -692,11 +698,11 @@ class LabelMaps:
     def of_crops(
         cls, crops: Iterable[tuple[Sequence[int], np.ndarray]], image_shape: Sequence[int]
     ) -> "LabelMaps":
-        """Those of masks of which the parts in their boxes are known.
+        """Label maps of masks that are given by the parts in their boxes.
 
         Args:
             crops: (box, crop) of each mask: (y1, x1, y2, x2) inside the image, and
-                [y2 - y1, x2 - x1] in which non-zero is foreground.
+                [y2 - y1, x2 - x1], where non-zero is foreground.
             image_shape: (H, W, ...).
         """
         parts = list(crops)
@@ -706,14 +712,15 @@ class LabelMaps:
             np.copyto(canvas[y1:y2, x1:x2], k + 1, casting="unsafe", where=crop != 0)
 
         areas = [np.count_nonzero(crop) for _, crop in parts]
-        return cls(*_drawn_apart(areas, tuple(image_shape[:2]), draw))
+        return cls(*_draw_without_overlap(areas, tuple(image_shape[:2]), draw))
 
     @classmethod
     def of_rle(cls, codes: Sequence[dict | None], height: int, width: int) -> "LabelMaps":
-        """Those of compressed encodings, whose runs add up to the image's pixels.
+        """Label maps of compressed run lengths, whose sum is the number of the image's pixels.
 
         Args:
-            codes: None stands for a mask without a pixel.
+            codes: [{"size", "counts"}]; None for a mask without a pixel.
+            height, width: of the image.
         """
         runs = []
         for code in codes:
@@ -729,8 +736,8 @@ class LabelMaps:
                 pixels[start:stop] = k + 1
 
         areas = [sum(lengths[1::2]) for lengths in runs]
-        # Run lengths go down the columns.
-        maps, map_of, label_of = _drawn_apart(areas, (width, height), draw)
+        # Run lengths are in column-major order.
+        maps, map_of, label_of = _draw_without_overlap(areas, (width, height), draw)
         return cls(maps.transpose(0, 2, 1), map_of, label_of)
 
     def __repr__(self) -> str:
@@ -745,30 +752,30 @@ class LabelMaps:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the maps take."""
+        """Size of the maps in bytes."""
         return self.maps.nbytes
 
     @property
     def has_pixels(self) -> np.ndarray:
-        """[N] bool, False for masks that are known to be empty; `boxes` looks."""
+        """[N] bool, False for masks that were empty when the maps were made; see `boxes`."""
         return self.map_of >= 0
 
     def with_maps(self, maps: np.ndarray) -> "LabelMaps":
-        """The same objects in maps [K, h, w] that were made of these by moving their pixels."""
+        """The same objects in maps [K, h, w] that are a transform of these."""
         return LabelMaps(maps, self.map_of, self.label_of)
 
     def boxes(self) -> np.ndarray:
-        """Tight boxes as of `extract_bboxes`: [N, (y1, x1, y2, x2)] int32, zeros without pixels."""
+        """Tight boxes as by `extract_bboxes`: [N, (y1, x1, y2, x2)] int32, zeros without pixels."""
         from scipy import ndimage
 
-        places = [ndimage.find_objects(labels) for labels in self.maps]
+        slices_of_maps = [ndimage.find_objects(labels) for labels in self.maps]
         boxes = np.zeros((len(self.map_of), 4), np.int32)
-        for box, which, label in zip(boxes, self.map_of.tolist(), self.label_of.tolist()):
-            if which < 0 or label > len(places[which]):
+        for box, map_index, label in zip(boxes, self.map_of.tolist(), self.label_of.tolist()):
+            if map_index < 0 or label > len(slices_of_maps[map_index]):
                 continue
-            place = places[which][label - 1]
-            if place is not None:
-                rows, columns = place
+            slices = slices_of_maps[map_index][label - 1]
+            if slices is not None:
+                rows, columns = slices
                 box[:] = rows.start, columns.start, rows.stop, columns.stop
         return boxes
 
@@ -799,7 +806,7 @@ class LabelMaps:
 
 
 def compact(masks: np.ndarray) -> "LabelMaps | np.ndarray":
-    """Label maps of masks [H, W, N], or the array where they overlap so much that it costs less."""
+    """Label maps of masks [H, W, N], or the array if many overlap, so that it is smaller."""
     boxes = extract_bboxes(masks)
     sides = (boxes[:, 2:] - boxes[:, :2]).astype(np.int64)
     if sides.prod(axis=1).sum() > MOST_COVERED * masks.shape[0] * masks.shape[1]:
@@ -807,17 +814,17 @@ def compact(masks: np.ndarray) -> "LabelMaps | np.ndarray":
     return LabelMaps.of_crops(zip(boxes, _cut_out(masks, boxes)), masks.shape)
 
 
-def _drawn_apart(
+def _draw_without_overlap(
     areas: Sequence[int],
     shape: tuple[int, ...],
     draw: Callable[[np.ndarray, int], None],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Masks drawn into maps of labels so that none covers another.
+    """Draws masks into label maps so that none overlaps another in its map.
 
     Args:
-        areas: [N] pixels of each.
+        areas: [N], in pixels.
         shape: (rows, columns) of a map.
-        draw: writes k + 1 into the pixels of mask number k of a map, whatever was there.
+        draw: f(map, k) that sets the pixels of the mask with index k to k + 1.
 
     Returns:
         maps [K, *shape], map_of [N], label_of [N], see `LabelMaps`.
@@ -831,21 +838,21 @@ def _drawn_apart(
     waiting = np.flatnonzero(pixels)
     while waiting.size:
         canvas = np.zeros(shape, label_of.dtype)
-        # More than fills the map can't lie in it.
-        fits = np.count_nonzero(np.cumsum(pixels[waiting]) <= canvas.size)
-        drawn = waiting[: max(fits, 1)]
+        # Masks with more pixels than the map in total must overlap.
+        fitting = np.count_nonzero(np.cumsum(pixels[waiting]) <= canvas.size)
+        drawn = waiting[: max(fitting, 1)]
         for k in drawn.tolist():
             draw(canvas, k)
-        whole = drawn
+        unbroken = drawn
         if np.count_nonzero(canvas) < pixels[drawn].sum():
-            left = np.bincount(canvas.ravel(), minlength=count + 1)[1:]
-            is_whole = left[drawn] == pixels[drawn]
-            is_whole[-1] = True  # nothing was drawn over it
-            whole = drawn[is_whole]
-            kept = np.zeros(count + 1, label_of.dtype)
-            kept[labels[whole]] = labels[whole]
-            canvas = kept[canvas]
-        map_of[whole] = len(maps)
+            visible = np.bincount(canvas.ravel(), minlength=count + 1)[1:]
+            is_unbroken = visible[drawn] == pixels[drawn]
+            is_unbroken[-1] = True  # nothing was drawn over it
+            unbroken = drawn[is_unbroken]
+            kept_labels = np.zeros(count + 1, label_of.dtype)
+            kept_labels[labels[unbroken]] = labels[unbroken]
+            canvas = kept_labels[canvas]
+        map_of[unbroken] = len(maps)
         maps.append(canvas)
         waiting = waiting[map_of[waiting] < 0]
     if not maps:
@@ -861,7 +868,7 @@ def run_lengths(
     crop: np.ndarray,
     image_shape: Sequence[int],
 ) -> list[int]:
-    """Lengths of the runs of 0 and 1 of a mask, from the part in its box.
+    """Run lengths of a mask that is given by the part in its box.
 
     Args:
         box: (y1, x1, y2, x2) inside the image.
@@ -869,7 +876,7 @@ def run_lengths(
         image_shape: (H, W).
 
     Returns:
-        the runs in turn, the first of 0, of the mask read column by column.
+        lengths of alternating runs of 0 and 1, beginning with 0, in column-major order.
     """
     counts, _ = _runs_of([(box, crop)], image_shape)
     return counts.tolist()
@@ -878,38 +885,47 @@ def run_lengths(
 def _runs_of(
     crops: Sequence[tuple[Sequence[int], np.ndarray]], image_shape: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`run_lengths` of several masks, of all of them in the same calls.
+    """`run_lengths` of several masks, vectorised.
 
     Returns:
-        counts: [runs of all masks] int64, one mask behind the other.
-        sizes: [N] int64, the number of runs of each.
+        counts: [runs of all masks] int64, concatenated.
+        sizes: [N] int64, the number of runs of each mask.
     """
     height, width = (int(side) for side in image_shape[:2])
     edges, owners = _edges_of(crops, height)
     per_mask = np.bincount(owners, minlength=len(crops))
-    # Each mask begins with an edge at 0 and ends with one behind the image's last pixel.
+    # Each mask has an additional edge at 0 and one behind the image's last pixel.
     first = np.cumsum(per_mask + 2) - (per_mask + 2)
     last = first + per_mask + 1
     bounds = np.zeros(len(edges) + 2 * len(crops), np.int64)
     bounds[np.arange(len(edges)) + 2 * owners + 1] = edges
     bounds[last] = height * width
     counts = np.diff(bounds)
-    # From the end of a mask to the begin of the next is no run, and a last one of 0 is not written.
+    # The step from a mask's last edge to the next mask's first is no run; a last run of length 0 is
+    # left out.
     is_run = np.ones(len(counts), bool)
     is_run[last[:-1]] = False
-    ends_with_none = (per_mask > 0) & (counts[last - 1] == 0)
-    is_run[last[ends_with_none] - 1] = False
-    return counts[is_run], per_mask + 1 - ends_with_none
+    ends_with_empty_run = (per_mask > 0) & (counts[last - 1] == 0)
+    is_run[last[ends_with_empty_run] - 1] = False
+    return counts[is_run], per_mask + 1 - ends_with_empty_run
 
 
-def _edges_of(crops, height):
-    """Where masks change from 0 to 1 and back, [E] int64 places in their images, column by column.
+def _edges_of(
+    crops: Sequence[tuple[Sequence[int], np.ndarray]], height: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The edges of masks, where 0 changes to 1 or back.
 
-    And which mask each change is of, [E] int64.
+    Args:
+        crops: (box, crop) of each mask, see `run_lengths`.
+        height: of the image.
+
+    Returns:
+        edges: [E] int64, column-major indices into the image of the first pixel after the edge.
+        owners: [E] int64, index of the mask of each edge.
     """
     shapes = np.array([crop.shape for _, crop in crops]).reshape(-1, 2)
     corners = np.array([box[:2] for box, _ in crops], np.int64).reshape(-1, 2)
-    # The columns of all crops, each with a pixel of 0 below it, and one of 0 before the first.
+    # The columns of all crops, with a 0 before the first and a 0 after each.
     lengths = (shapes[:, 0] + 1) * shapes[:, 1]
     starts = 1 + np.cumsum(lengths) - lengths
     pixels = np.zeros(1 + lengths.sum(), bool)
@@ -920,22 +936,22 @@ def _edges_of(crops, height):
     owners = np.searchsorted(starts, changes, "right") - 1
     column, row = np.divmod(changes - starts[owners], shapes[owners, 0] + 1)
     edges = (corners[owners, 1] + column) * height + corners[owners, 0] + row
-    # A run that ends at the bottom of a column and begins again on top of the next is one.
-    joint = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
-    apart = np.ones(len(edges), bool)
-    apart[joint] = False
-    apart[joint + 1] = False
-    return edges[apart], owners[apart]
+    # A run that reaches the bottom of a column goes on at the top of the next: no edge is there.
+    same_place = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
+    is_edge = np.ones(len(edges), bool)
+    is_edge[same_place] = False
+    is_edge[same_place + 1] = False
+    return edges[is_edge], owners[is_edge]
 
 
 def encode(masks: Any) -> list[dict]:
-    """Run-length encodings of masks, as COCO's results have them.
+    """Run-length encodings of masks in the form of COCO's results.
 
     Args:
-        masks: [H, W, N], non-zero is foreground; or `Masks`; or encodings, which stay as they are.
+        masks: [H, W, N], non-zero is foreground; or `Masks`; or encodings, which are returned.
 
     Returns:
-        N times {"size": [H, W], "counts": str}.
+        N dicts {"size": [H, W], "counts": str}.
     """
     if isinstance(masks, Masks):
         return masks.rle()
@@ -943,12 +959,12 @@ def encode(masks: Any) -> list[dict]:
         return list(masks)
     try:
         from pycocotools import mask as coco_mask
-    except ImportError:  # where exported models run; the same by numpy, slower
+    except ImportError:  # runtimes of exported models don't need pycocotools; numpy is slower
         height, width, count = masks.shape
         whole = (0, 0, height, width)
         return encode_crops(((whole, masks[:, :, i] != 0) for i in range(count)), (height, width))
     codes = []
-    # One at a time: an image with 100 objects of 20 megapixels is not copied as a whole.
+    # One by one: the masks of 100 objects on 20 megapixels are not all copied at once.
     for i in range(masks.shape[-1]):
         foreground = np.asfortranarray(masks[:, :, i] != 0)
         codes.append(coco_mask.encode(foreground.view(np.uint8)))
@@ -958,7 +974,7 @@ def encode(masks: Any) -> list[dict]:
 def encode_crops(
     crops: Iterable[tuple[Sequence[int], np.ndarray]], image_shape: Sequence[int]
 ) -> list[dict]:
-    """Run-length encodings of masks of which the parts in their boxes are known.
+    """Run-length encodings of masks that are given by the parts in their boxes.
 
     Args:
         crops: (box, crop) of each mask, see `run_lengths`.
@@ -975,8 +991,10 @@ def encode_crops(
     return codes
 
 
-def _groups_of_crops(crops):
-    """Lists of crops of at most `RUNS_AT_ONCE` pixels, or of one larger one."""
+def _groups_of_crops(
+    crops: Iterable[tuple[Sequence[int], np.ndarray]],
+) -> Iterator[list[tuple[Sequence[int], np.ndarray]]]:
+    """Lists of crops with at most `RUNS_AT_ONCE` pixels in total, or with a single larger one."""
     group: list = []
     pixels = 0
     for box, crop in crops:
@@ -991,33 +1009,36 @@ def _groups_of_crops(crops):
 
 
 def compressed(counts: np.ndarray, sizes: np.ndarray) -> list[str]:
-    """Runs in pycocotools' compressed form, the inverse of `decompressed`.
+    """Run lengths in pycocotools' compressed form, the inverse of `decompressed`.
 
-    A run is written as its difference from the one before the last, from the fourth on; a number as
-    groups of five bits, the lowest first, each one character, "0" and what follows it, with a sixth
-    bit where more groups come.
+    From the fourth run on, its difference to the run before the previous one is written. A number
+    is written in groups of five bits, lowest first, each as the character 48 + bits; a sixth bit,
+    32, means that another group follows.
 
     Args:
-        counts: [runs] int, those of several masks, one mask behind the other.
+        counts: [runs] int, those of several masks, concatenated.
         sizes: [N] int, the number of runs of each mask.
+
+    Returns:
+        N texts.
     """
     counts = np.asarray(counts, np.int64)
     sizes = np.asarray(sizes, np.int64)
     stops = np.cumsum(sizes)
     number_in_mask = np.arange(len(counts)) - np.repeat(stops - sizes, sizes)
-    rest = counts.copy()
+    remaining = counts.copy()
     later = np.flatnonzero(number_in_mask > 2)
-    rest[later] -= counts[later - 2]
+    remaining[later] -= counts[later - 2]
     columns = []
-    written = np.ones(len(rest), bool)
-    while written.any():
-        low = rest & 31
-        rest >>= 5
-        # What is left is the sign alone: the highest bit written says which.
-        more = rest != np.where(low & 16, -1, 0)
+    has_group = np.ones(len(remaining), bool)
+    while has_group.any():
+        low = remaining & 31
+        remaining >>= 5
+        # No group follows if only the sign remains, and the highest bit of this group is the sign.
+        more = remaining != np.where(low & 16, -1, 0)
         characters = 48 + low + 32 * more
-        columns.append(np.where(written, characters, 0).astype(np.uint8))
-        written &= more
+        columns.append(np.where(has_group, characters, 0).astype(np.uint8))
+        has_group &= more
     if not columns:
         return [""] * len(sizes)
     table = np.stack(columns, axis=1)
@@ -1029,7 +1050,7 @@ def compressed(counts: np.ndarray, sizes: np.ndarray) -> list[str]:
 
 
 def _as_text(code: dict) -> dict:
-    """A compressed encoding as a json holds it."""
+    """A compressed encoding as JSON can hold it, with text instead of bytes."""
     size = [int(side) for side in code["size"]]
     return {"size": size, "counts": code["counts"].decode()}
 
@@ -1039,14 +1060,14 @@ def to_rle(
     height: int,
     width: int,
 ) -> dict:
-    """The compressed run-length encoding of an annotation's polygons, or of either kind of RLE.
+    """The compressed run-length encoding of an annotation with polygons or either kind of RLE.
 
     Args:
-        annotation: dict of an `instances_*.json`. Of polygons those that can be drawn are used.
+        annotation: dict of an `instances_*.json`. Polygons that can't be drawn are ignored.
         height, width: of its image.
 
     Raises:
-        SegmentationError: nothing that can be drawn; names the annotation.
+        SegmentationError: no part can be drawn; names the annotation.
     """
     from pycocotools import mask as coco_mask
 
@@ -1067,7 +1088,7 @@ def decode(
     height: int,
     width: int,
 ) -> np.ndarray:
-    """Masks of annotations, [height, width, N] bool; see `to_rle`."""
+    """The masks of annotations, [height, width, N] bool; see `to_rle`."""
     return decode_rle([to_rle(item, height, width) for item in annotations], height, width)
 
 
@@ -1076,9 +1097,9 @@ def decode_rle(
     height: int,
     width: int,
 ) -> np.ndarray:
-    """Masks of compressed encodings, [height, width, N] bool, one behind the other in memory.
+    """The masks of compressed encodings, [height, width, N] bool, a view of [N, width, height].
 
-    Of many small masks most of that memory is never touched, and is none until it is written.
+    Of many small masks most of that memory is never written and so is not allocated by the system.
     """
     from pycocotools import mask as coco_mask
 
@@ -1095,11 +1116,11 @@ def decode_rle(
 
 
 def cut_to_pixels(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
-    """A mask [H, W] bool without the empty rows and columns around its pixels.
+    """Crops a mask [H, W] bool to its foreground.
 
     Returns:
-        y, x: of the first row and column that are left, 0 where none is.
-        crop: [h, w] bool, a view; [0, 0] of a mask without a pixel.
+        y, x: first row and column of the crop; 0 for a mask without a pixel.
+        crop: [h, w] bool, a view; [0, 0] for a mask without a pixel.
     """
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))
@@ -1111,12 +1132,10 @@ def cut_to_pixels(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
 
 
 def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
-    """The box and crop of a compressed encoding.
-
-    The whole image is decoded only where runs are so many that this is faster.
+    """The tight box of a compressed encoding and the mask in it, without an array of the image.
 
     Returns:
-        box: (y1, x1, y2, x2), zeros for a mask without a pixel.
+        box: (y1, x1, y2, x2); zeros for a mask without a pixel.
         crop: [y2 - y1, x2 - x1] bool.
     """
     height, width = map(int, code["size"])
@@ -1181,21 +1200,20 @@ BAD_POLYGON = "have a polygon of less than 3 points or an odd count of numbers"
 BAD_NUMBERS = "have a polygon with null, NaN, text or a number that is no place in an image"
 BAD_RUNS = "have run lengths that are no mask of their image"
 
-# Pixels from the corner of the image beyond which a polygon's point is no place in it, and length
-# of an outline up to which it is drawn: pycocotools takes 100 bytes for each pixel of it, and
-# would take them for 1e12 too.
+# The largest absolute coordinate of a polygon, and the largest length of its outline, in pixels:
+# pycocotools allocates 100 bytes for each pixel of an outline, however long it is.
 FARTHEST = 1e6
 LONGEST = 5e6
-# Text that stands for a whole number, or any; float() would read 1_2, an id of VIA, as 12.
+# Text of an integer, or of any number; float() would read 1_2, an id of VIA, as 12.
 WHOLE_NUMBER = re.compile(r"[-+]?[0-9]{1,18}(\.0*)?")
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
-# A norm and a count of numbers that are below these limits whatever the polygon.
+# A polygon with a norm and a count below these is certainly within the two limits above.
 QUICK_NORM = 1e5
 QUICK_COUNT = 600
 
 
 class SegmentationError(ValueError):
-    """A segmentation that is no mask of its image.
+    """A segmentation that can't be drawn in its image.
 
     Attributes:
         kind: `NO_SHAPE`, `BAD_POLYGON`, `BAD_NUMBERS` or `BAD_RUNS`.
@@ -1211,16 +1229,16 @@ def sound_segmentation(
     height: int,
     width: int,
 ) -> tuple[Any, list[SegmentationError]]:
-    """A segmentation of any form that exports have, in one that pycocotools takes.
+    """Converts a segmentation of any form found in exports to one that pycocotools takes.
 
-    Polygons may be one flat list of numbers, or lists of points; run lengths may lie in a list;
-    numbers may be text, lists tuples or arrays; rows of 0 and 1 of the image's size are the mask.
+    Polygons may be one flat list of numbers, or lists of points; RLEs may be in a list; numbers may
+    be text; lists may be tuples or arrays; rows of 0 and 1 of the image's size are a mask.
 
     Returns:
-        a list of polygons [x1, y1, x2, y2, ...] or an RLE, and what had to be left out of it.
+        a list of polygons [x1, y1, x2, y2, ...] or an RLE, and the errors of parts left out.
 
     Raises:
-        SegmentationError: nothing of it can be drawn.
+        SegmentationError: no part of it can be drawn.
     """
     if isinstance(shape, str):
         shape = _parsed(shape)
@@ -1249,7 +1267,7 @@ def sound_segmentation(
 
 
 def _is_bitmap(shape: Any, height: int, width: int) -> bool:
-    """Whether a segmentation is the mask itself, rows of 0 and 1, as programs dump an array."""
+    """Whether a segmentation is a mask, rows of 0 and 1 of the image's size."""
     if not isinstance(shape, (list, np.ndarray)) or len(shape) != height or height < 2:
         return False
     try:
@@ -1260,7 +1278,7 @@ def _is_bitmap(shape: Any, height: int, width: int) -> bool:
 
 
 def _parsed(text: str) -> Any:
-    """The value of a segmentation that was written as text; None for other text."""
+    """The value of a segmentation that is JSON inside a text; None for other text."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -1274,7 +1292,7 @@ def _parts(shape: Any) -> list:
         return []
     shape = [_as_list(item) for item in shape]
     if not any(isinstance(item, (list, dict)) for item in shape):
-        return [shape]  # a flat list, as VIA exports it
+        return [shape]  # a flat list, as in VIA's exports
     are_points = all(isinstance(item, list) and len(item) == 2 for item in shape)
     if are_points and len(shape) > 2:
         return [shape]
@@ -1282,7 +1300,7 @@ def _parts(shape: Any) -> list:
 
 
 def _as_list(value: Any) -> Any:
-    """A tuple or an array as a list; other values as they are."""
+    """A tuple or an array as a list; any other value itself."""
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, tuple):
@@ -1296,7 +1314,7 @@ def _union(
     height: int,
     width: int,
 ) -> dict:
-    """One RLE of several, and of polygons."""
+    """One RLE of the union of RLEs and polygons."""
     from pycocotools import mask as coco_mask
 
     shapes: list[Any] = list(codes)
@@ -1307,9 +1325,9 @@ def _union(
 
 
 def is_plain_polygon(polygon: Any) -> bool:
-    """Whether a polygon is one as COCO has them.
+    """Whether a polygon already has COCO's own form and is within the limits.
 
-    Quick, since there are millions; False says that `sound_polygon` has to look.
+    A fast check, since there may be millions; the others go through `sound_polygon`.
     """
     if type(polygon) is not list or not 6 <= len(polygon) < QUICK_COUNT or len(polygon) % 2:
         return False
@@ -1320,7 +1338,7 @@ def is_plain_polygon(polygon: Any) -> bool:
 
 
 def sound_polygon(polygon: Any) -> list:
-    """A polygon [x1, y1, x2, y2, ...] that can be drawn; SegmentationError for another."""
+    """Converts a polygon to [x1, y1, x2, y2, ...]; SegmentationError if it can't be drawn."""
     if is_plain_polygon(polygon):
         return polygon
     if not isinstance(polygon, list):
@@ -1342,11 +1360,11 @@ def sound_polygon(polygon: Any) -> list:
             f"a polygon has at least 3 points of two numbers. Received: {files.short(polygon)}",
         )
     points = coordinates.reshape(-1, 2)
-    strange = ~(np.abs(coordinates) <= FARTHEST)  # NaN too
-    if strange.any():
+    invalid = ~(np.abs(coordinates) <= FARTHEST)  # NaN too
+    if invalid.any():
         raise SegmentationError(
             BAD_NUMBERS,
-            f"a polygon's numbers are places in the image. Received: {coordinates[strange][0]}",
+            f"a polygon's numbers are places in the image. Received: {coordinates[invalid][0]}",
         )
     length = np.abs(points - np.roll(points, 1, axis=0)).sum()
     if length > LONGEST:
@@ -1358,7 +1376,7 @@ def sound_polygon(polygon: Any) -> list:
 
 
 def _texts_in(polygon: list) -> list[str]:
-    """The texts among a polygon's numbers or points."""
+    """The items of a polygon's numbers or points that are text."""
     texts = []
     for item in polygon:
         if isinstance(item, list):
@@ -1373,14 +1391,15 @@ def sound_runs(
     height: int,
     width: int,
 ) -> dict:
-    """An RLE of an image's size whose runs add up to it.
+    """Checks an RLE, and converts its numbers to int.
 
     Returns:
         {"size": [height, width], "counts": list of int, or text}.
 
     Raises:
-        SegmentationError: another size or sum, negative runs, or what is no RLE. Drawn, it would
-            leave a part of its mask undefined, or write behind its end.
+        SegmentationError: no RLE; a size other than (height, width), runs that don't add up to it,
+            or negative ones. pycocotools would leave a part of such a mask undefined, or write
+            beyond its end.
     """
     size = _as_list(rle.get("size"))
     if not isinstance(size, list) or len(size) != 2:
@@ -1415,7 +1434,7 @@ def sound_runs(
 
 
 def whole_number(value: Any) -> int | None:
-    """The whole number that a json's value stands for, be it 7, 7.0 or "7"; None for others."""
+    """The value of 7, 7.0 or "7" as an int; None for anything else."""
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return int(value)
     if isinstance(value, str) and WHOLE_NUMBER.fullmatch(value.strip()):
@@ -1428,7 +1447,7 @@ def whole_number(value: Any) -> int | None:
 
 
 def finite_number(value: Any) -> float | None:
-    """The finite number that a json's value stands for, be it 1.5 or "1.5"; None for others."""
+    """The value of 1.5 or "1.5" as a number; None for anything else, NaN and infinity included."""
     if isinstance(value, str):
         if not NUMBER.fullmatch(value.strip()):
             return None
@@ -1438,26 +1457,26 @@ def finite_number(value: Any) -> float | None:
     try:
         if math.isfinite(value):
             return value  # type: ignore[return-value]
-    except OverflowError:  # a whole number beyond all floats
+    except OverflowError:  # an int beyond the range of floats
         pass
     return None
 
 
 def _whole_numbers(counts: list) -> list[int]:
-    """Runs as int; SegmentationError for what are no whole numbers."""
+    """Runs as a list of int; SegmentationError for other numbers."""
     if all(isinstance(run, int) for run in counts):
         return counts
     runs = [whole_number(run) for run in counts]
     if None in runs:
-        strange = counts[runs.index(None)]
+        invalid = counts[runs.index(None)]
         raise SegmentationError(
-            BAD_RUNS, f"runs are whole numbers. Received: {files.short(strange)}"
+            BAD_RUNS, f"runs are whole numbers. Received: {files.short(invalid)}"
         )
     return [run for run in runs if run is not None]
 
 
 def _unquoted(counts: str | bytes) -> str | bytes:
-    """Compressed runs; of bytes that were written as Python shows them, b'...', what is inside."""
+    """Compressed runs without the b'...' of bytes that were written by `repr`."""
     if not isinstance(counts, str) or not counts.startswith(("b'", 'b"')):
         return counts
     try:
@@ -1467,14 +1486,14 @@ def _unquoted(counts: str | bytes) -> str | bytes:
 
 
 def decompressed(counts: str | bytes) -> list[int]:
-    """The runs of COCO's compressed form.
+    """The run lengths of COCO's compressed form, the inverse of `compressed`.
 
-    Each is written in digits of 5 bits, the lowest first, the character 48 + digit. A digit's bit
-    32 says that another follows, the last one's bit 16 is the sign. From the fourth on runs are
-    differences to the run before the last.
+    A number is written in groups of five bits, lowest first, each as the character 48 + bits; a
+    sixth bit, 32, means that another group follows, and bit 16 of the last group is the sign. From
+    the fourth on, runs are differences to the run before the previous one.
 
     Raises:
-        SegmentationError: text that is no such form.
+        SegmentationError: the text has another form.
     """
     text = counts
     if isinstance(text, str):
@@ -1483,14 +1502,14 @@ def decompressed(counts: str | bytes) -> list[int]:
     value = 0
     shift = 0
     for character in text:
-        digit = character - 48
-        if not 0 <= digit < 64 or shift > 30:  # pycocotools' runs have 32 bits
+        group = character - 48
+        if not 0 <= group < 64 or shift > 30:  # pycocotools' runs have 32 bits
             break
-        value |= (digit & 31) << shift
+        value |= (group & 31) << shift
         shift += 5
-        if digit & 32:
+        if group & 32:
             continue
-        if digit & 16:
+        if group & 16:
             value -= 1 << shift
         if len(runs) > 2:
             value += runs[-2]
@@ -1507,18 +1526,18 @@ def decompressed(counts: str | bytes) -> list[int]:
 
 # ---- Label Studio's run lengths ------------------------------------------------------------------
 
-# A brush region is a picture of four bands, row by row, whose last one, opacity, is the mask. It is
-# packed as bits (the form of the JavaScript package @thi.ng/rle-pack): 32 for how many values there
-# are, 5 for the bits of a value and 4 for those of each of four kinds of lengths, all less one.
-# Then runs: 1 bit says whether one value is repeated or each is there, 2 bits the kind of the
-# length, then the length less one, and the values.
+# A brush region is an RGBA image in row-major order whose alpha channel is the mask. It is packed
+# into bits in the format of the JavaScript package @thi.ng/rle-pack: 32 bits for the number of
+# values, 5 for the width of a value minus one, 4 for each of four widths of run lengths minus one.
+# Each run follows: 1 bit for whether one value is repeated or all are listed, 2 for the width of
+# its length, the length minus one, and the value or values.
 _BANDS = 4
 _VALUE_BITS = 8
 _LENGTH_BITS = (3, 4, 8, 16)
 
 
 def pack_brush(mask: np.ndarray) -> list[int]:
-    """A mask as Label Studio's brush regions hold it, the inverse of `unpack_brush`.
+    """A mask in the format of Label Studio's brush regions, the inverse of `unpack_brush`.
 
     Args:
         mask: [H, W], non-zero is foreground.
@@ -1527,7 +1546,7 @@ def pack_brush(mask: np.ndarray) -> list[int]:
         bytes, each 0 to 255.
 
     Raises:
-        ValueError: more than 2^30 pixels, which the form can't count.
+        ValueError: 2^30 pixels or more, which the format can't count.
     """
     values = np.asarray(mask).astype(bool).ravel()
     if len(values) * _BANDS >= 1 << 32:
@@ -1540,14 +1559,14 @@ def pack_brush(mask: np.ndarray) -> list[int]:
     starts = np.flatnonzero(begins)
     lengths = _BANDS * np.diff(np.append(starts, len(values)))
     longest = 1 << _LENGTH_BITS[-1]
-    # A run that is too long becomes several, all but its last of the greatest length.
+    # A run that is too long is split; all parts but the last have the largest length.
     parts = -(-lengths // longest)
     runs = np.full(int(parts.sum()), longest, np.int64)
     runs[np.cumsum(parts) - 1] = lengths - (parts - 1) * longest
-    shown = 255 * np.repeat(values[starts], parts)
+    opacity = 255 * np.repeat(values[starts], parts)
     kinds = np.searchsorted(1 << np.array(_LENGTH_BITS), runs)
     sizes = np.array(_LENGTH_BITS)[kinds]
-    words = ((((4 + kinds) << sizes) | (runs - 1)) << _VALUE_BITS) | shown
+    words = ((((4 + kinds) << sizes) | (runs - 1)) << _VALUE_BITS) | opacity
     header = [len(values) * _BANDS, _VALUE_BITS - 1, *(size - 1 for size in _LENGTH_BITS)]
     header_sizes = [32, 5, *(4 for _ in _LENGTH_BITS)]
     bits = _bits_of(
@@ -1558,12 +1577,12 @@ def pack_brush(mask: np.ndarray) -> list[int]:
 
 
 def _bits_of(words: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """The bits of words, each of its own size, one behind the other: [sum of sizes] uint8."""
+    """The concatenated bits of words [n], of sizes [n] in bits: [sum of sizes] uint8."""
     ends = np.cumsum(sizes)
     bits = np.zeros(int(sizes.sum()), np.uint8)
-    for place in range(int(sizes.max())):
-        has = sizes > place
-        bits[ends[has] - 1 - place] = (words[has] >> place) & 1
+    for bit in range(int(sizes.max())):
+        has = sizes > bit
+        bits[ends[has] - 1 - bit] = (words[has] >> bit) & 1
     return bits
 
 
@@ -1579,10 +1598,10 @@ def unpack_brush(
         height, width: of the image.
 
     Returns:
-        [height, width] bool: where the brush is not wholly transparent.
+        [height, width] bool: True where the brush is not fully transparent.
 
     Raises:
-        SegmentationError: no such list, one of another size, or one that is cut off.
+        SegmentationError: no such list, another number of pixels, or a truncated list.
     """
     reader = _BitReader(rle)
     count = reader.take(32)
@@ -1615,7 +1634,7 @@ def unpack_brush(
 
 
 class _BitReader:
-    """Reads the bits of a list of bytes, the highest first; SegmentationError beyond its end."""
+    """Reads the bits of a list of bytes, highest first; SegmentationError beyond its end."""
 
     def __init__(self, values: Any):
         try:
@@ -1628,13 +1647,13 @@ class _BitReader:
                 "expected brush run lengths, a list of numbers from 0 to 255. Received:"
                 f" {files.short(values)}",
             ) from error
-        self._place = 0  # in bits
+        self._position = 0  # in bits
 
     def _step(self, bits: int) -> tuple[int, int]:
-        """Goes on by some bits. Returns the byte in which they begin, and how many go before."""
-        before = self._place
-        self._place += bits
-        if self._place > 8 * len(self._data):
+        """Advances by some bits. Returns the byte in which they begin, and its bits before them."""
+        before = self._position
+        self._position += bits
+        if self._position > 8 * len(self._data):
             raise SegmentationError(
                 BAD_RUNS,
                 "expected brush run lengths of the whole image. Received:"
@@ -1643,7 +1662,7 @@ class _BitReader:
         return divmod(before, 8)
 
     def take(self, bits: int) -> int:
-        """The number that the next bits are, at most 32 of them."""
+        """The number in the next bits, at most 32."""
         first, used = self._step(bits)
         window = int.from_bytes(self._data[first : first + 5].ljust(5, b"\0"), "big")
         return (window >> (40 - used - bits)) & ((1 << bits) - 1)
@@ -1661,10 +1680,10 @@ class _BitReader:
 
 
 def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray:
-    """IoU of each mask with each.
+    """IoU of each pair of masks.
 
     Args:
-        masks1, masks2: [H, W, N] and [H, W, M]; foreground above .5.
+        masks1, masks2: [H, W, N] and [H, W, M]; above .5 is foreground.
 
     Returns:
         [N, M] float32, 0 where both masks are empty.
@@ -1683,7 +1702,7 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
         raise ValueError(
             f"Expected masks of one image size. Received: {masks1.shape[:2]} and {masks2.shape[:2]}"
         )
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # numpy lets both run at once
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:  # numpy releases the GIL
         first, second = pool.map(_boxes_and_crops, (masks1, masks2))
     boxes1, crops1 = first
     boxes2, crops2 = second
@@ -1705,6 +1724,7 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
 
 
 def _as_bool(masks: np.ndarray) -> np.ndarray:
+    """Masks as bool; above .5 is foreground."""
     masks = np.asarray(masks)
     if masks.dtype == bool:
         return masks
@@ -1712,35 +1732,34 @@ def _as_bool(masks: np.ndarray) -> np.ndarray:
 
 
 def _boxes_and_crops(masks: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Boxes that hold the pixels of masks [H, W, N] bool, and the masks inside them.
+    """Boxes that contain the pixels of masks [H, W, N] bool, and the masks inside them.
 
     Returns:
-        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels as the
-        bits of one: then the boxes count such rows.
+        boxes [N, 4] int; crops, a list of [h, w] bool, or of uint8 with eight rows of pixels packed
+        as the bits of one: then the unit of y in boxes is such a row.
     """
 
-    if abs(masks.strides[2]) >= abs(masks.strides[1]):  # one mask lies behind the other
+    if abs(masks.strides[2]) >= abs(masks.strides[1]):  # each mask is contiguous
         boxes = extract_bboxes(masks).astype(np.int64)
         return boxes, list(_cut_out(masks, boxes))
-    # The masks alternate pixel by pixel: packed before they are cut out, the jumps from pixel to
-    # pixel of one mask are an eighth.
+    # The masks are interleaved: packed first, a mask's crop has an eighth of the strided reads.
     bits = _packed(masks)
     boxes = extract_bboxes(bits).astype(np.int64)
     return boxes, [np.ascontiguousarray(crop) for crop in _cut_out(bits, boxes)]
 
 
 def _cut_out(masks: np.ndarray, boxes: np.ndarray) -> Iterator[np.ndarray]:
-    """Of each mask of [H, W, N] the part in its box."""
+    """The part of each mask of [H, W, N] in its box of [N, 4]."""
     for i, (y1, x1, y2, x2) in enumerate(boxes.tolist()):
         yield masks[y1:y2, x1:x2, i]
 
 
 def _packed(masks: np.ndarray) -> np.ndarray:
-    """Masks [H, W, N] bool with eight rows as the bits of one: [ceil(H / 8), W, N] uint8."""
+    """Masks [H, W, N] bool with eight rows packed as bits of one: [ceil(H / 8), W, N] uint8."""
     height, width, count = masks.shape
     cells = math.ceil(height / 8)
     bits = np.zeros((cells, width, count), np.uint8)
-    # 64 rows at a time: numpy's calls are then long enough for two threads to run at once.
+    # 64 rows at a time: numpy's calls are then long enough to run in two threads at once.
     for start in range(0, height, 64):
         rows = masks[start : start + 64].view(np.uint8)
         packed = bits[start // 8 : start // 8 + 8]
@@ -1752,7 +1771,7 @@ def _packed(masks: np.ndarray) -> np.ndarray:
 
 
 def _unpacked(boxes: np.ndarray, crops: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The result of `_boxes_and_crops` in pixels and bool."""
+    """The result of `_boxes_and_crops` in pixels, with crops of bool."""
     if crops[0].dtype == bool:
         return boxes, crops
     unpacked = []
@@ -1767,7 +1786,7 @@ def _unpacked(boxes: np.ndarray, crops: list[np.ndarray]) -> tuple[np.ndarray, l
 
 
 def _count_pixels(crop: np.ndarray) -> int:
-    """Foreground of a crop, bool or packed."""
+    """Number of foreground pixels of a crop, bool or packed."""
     if crop.dtype == bool:
         return np.count_nonzero(crop)
     return int.from_bytes(crop.tobytes(), "little").bit_count()
@@ -1778,10 +1797,13 @@ def _common_pixels(
     crops1: list[np.ndarray],
     boxes2: np.ndarray,
     crops2: list[np.ndarray],
-    meet: np.ndarray,
+    boxes_overlap: np.ndarray,
 ) -> np.ndarray:
-    """Pixels that masks share, [N, M], counted where their boxes meet (`meet` [N, M] bool)."""
-    first, second = np.nonzero(meet)
+    """Number of common pixels of masks, [N, M], counted where their boxes overlap.
+
+    boxes_overlap: [N, M] bool.
+    """
+    first, second = np.nonzero(boxes_overlap)
     corners1 = boxes1[first, :2]
     corners2 = boxes2[second, :2]
     top_left = np.maximum(corners1, corners2)
@@ -1789,7 +1811,7 @@ def _common_pixels(
     window = np.concatenate([top_left, bottom_right], axis=1)
     windows1 = window - np.tile(corners1, 2)
     windows2 = window - np.tile(corners2, 2)
-    common = np.zeros(meet.shape)
+    common = np.zeros(boxes_overlap.shape)
     for i, j, window1, window2 in zip(first, second, windows1.tolist(), windows2.tolist()):
         y1, x1, y2, x2 = window1
         part1 = crops1[i][y1:y2, x1:x2]
@@ -1800,11 +1822,11 @@ def _common_pixels(
 
 
 def _common_pixels_dense(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray:
-    """Pixels that masks share, [N, M], by a matrix product: many large masks cost less that way."""
+    """Number of common pixels of masks, [N, M], by a matrix product: faster for large masks."""
     height, _, count1 = masks1.shape
     count2 = masks2.shape[-1]
     common = np.zeros((count1, count2))
-    # Whole masks as floats would take four times their memory.
+    # 32 rows at a time: whole masks as floats would take four times their memory.
     for start in range(0, height, 32):
         rows = slice(start, start + 32)
         pixels1 = masks1[rows].reshape(-1, count1).astype(np.float32)

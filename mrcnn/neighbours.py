@@ -1,13 +1,13 @@
-"""Results and models as other programs take them, and objects numbered over the frames of a video.
+"""Results and models in the formats of other programs, and tracking of objects in videos.
 
     detections = neighbours.to_supervision(model.detect([image])[0], class_names)
     sahi.predict.get_sliced_prediction(image, neighbours.sahi_model(model, class_names))
-    sample["found"] = neighbours.to_fiftyone(result, class_names)
-    found = neighbours.from_fiftyone(fiftyone.load_dataset("photos"))       # to train on
+    sample["predictions"] = neighbours.to_fiftyone(result, class_names)
+    annotated = neighbours.from_fiftyone(fiftyone.load_dataset("photos"))       # to train on
     predictions = neighbours.LabelStudio(model, class_names, config).predict(tasks)
-    numbers = tracker.update(result)                # tracker = neighbours.Tracker(rate)
+    track_ids = tracker.update(result)              # tracker = neighbours.Tracker(rate)
 
-The packages, supervision, SAHI, FiftyOne and trackers, are imported by what needs them: `pip
+supervision, SAHI, FiftyOne and trackers are imported only by the functions that need them: `pip
 install "mask-rcnn-keras3[neighbours]"`, for FiftyOne `"mask-rcnn-keras3[fiftyone]"`, for the
 tracker alone `"mask-rcnn-keras3[tracking]"`. Label Studio's predictions are plain dicts.
 """
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 
 def _package(name: str, extra: str = "neighbours") -> Any:
-    """A package of others, or ImportError that says how to get it."""
+    """Imports a package; the ImportError without it has the command that installs it."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -44,7 +44,7 @@ def _package(name: str, extra: str = "neighbours") -> Any:
 
 
 def _dense(masks: Any) -> np.ndarray:
-    """[H, W, N] bool of a result's masks of any form."""
+    """A result's masks of any form as [H, W, N] bool."""
     if isinstance(masks, list):
         if not masks:
             return np.zeros((0, 0, 0), bool)
@@ -53,43 +53,43 @@ def _dense(masks: Any) -> np.ndarray:
 
 
 def _image_shape(result: dict, image_shape: Sequence[int] | None) -> tuple[int, int]:
-    """(height, width) of a result's image, by its masks or as it is given.
+    """(height, width) of a result's image, from its masks or from `image_shape`.
 
     Raises:
-        ValueError: neither tells it, or they differ.
+        ValueError: neither has it, or they differ.
     """
     masks = result["masks"]
-    of_masks = None
+    mask_shape = None
     if isinstance(masks, list):
         if masks:
-            of_masks = masks[0]["size"]
+            mask_shape = masks[0]["size"]
     elif masks is not None and len(np.asarray(result["class_ids"])):
-        of_masks = masks.shape[:2]
-    if of_masks is not None:
-        of_masks = (int(of_masks[0]), int(of_masks[1]))
+        mask_shape = masks.shape[:2]
+    if mask_shape is not None:
+        mask_shape = (int(mask_shape[0]), int(mask_shape[1]))
     if image_shape is None:
-        if of_masks is None:
+        if mask_shape is None:
             raise ValueError(
                 "a result without masks does not tell the size of its image: image_shape=(height,"
                 " width) does"
             )
-        return of_masks
-    given = (int(image_shape[0]), int(image_shape[1]))
-    if of_masks not in (None, given):
-        raise ValueError(f"image_shape is that of the masks, {of_masks}. Received: {given}")
-    return given
+        return mask_shape
+    given_shape = (int(image_shape[0]), int(image_shape[1]))
+    if mask_shape not in (None, given_shape):
+        raise ValueError(f"image_shape is that of the masks, {mask_shape}. Received: {given_shape}")
+    return given_shape
 
 
 def to_supervision(result: dict, class_names: Sequence[str]) -> Any:
-    """A result of `MaskRCNN.detect` as `supervision.Detections`.
+    """Converts a result of `MaskRCNN.detect` to `supervision.Detections`.
 
     Args:
         result: with masks of any form, or None.
         class_names: by class id, background first.
 
     Returns:
-        `supervision.Detections`: xyxy [N, 4] float32, mask [N, H, W] bool (None where the result
-        has none), confidence, class_id, and data["class_name"].
+        `supervision.Detections`: xyxy [N, 4] float32, mask [N, H, W] bool (None if the result has
+        none), confidence, class_id, and data["class_name"].
 
     Raises:
         ImportError: supervision is not installed.
@@ -119,21 +119,21 @@ def to_fiftyone(
     class_names: Sequence[str],
     image_shape: Sequence[int] | None = None,
 ) -> Any:
-    """A result of `MaskRCNN.detect` as `fiftyone.Detections`, for a field of a sample.
+    """Converts a result of `MaskRCNN.detect` to `fiftyone.Detections`, for a field of a sample.
 
     Args:
         result: with masks of any form, or None.
         class_names: by class id, background first.
-        image_shape: (H, W, ...) of the image; of a result with masks these tell it.
+        image_shape: (H, W, ...) of the image; not needed if the result has masks.
 
     Returns:
-        `fiftyone.Detections`: of each object label, bounding_box [x, y, width, height] as shares of
-        the image's sides, confidence, mask [h, w] bool inside the box (None without masks). A
-        mask that reaches beyond its box widens it.
+        `fiftyone.Detections`: for each object label, bounding_box [x, y, width, height] relative to
+        the image's sides, confidence, mask [h, w] bool inside the box (None without masks). A box
+        is extended if its mask reaches beyond it.
 
     Raises:
         ImportError: fiftyone is not installed.
-        ValueError: the size of the image is not known.
+        ValueError: the size of the image is unknown.
     """
     fiftyone = _package("fiftyone", "fiftyone")
     count = len(np.asarray(result["class_ids"]))
@@ -149,12 +149,12 @@ def to_fiftyone(
         mask = None
         if crop is not None:
             box, mask = _in_box(box, *crop)
-        top, down = _shares(box[0], box[2], height)
-        left, across = _shares(box[1], box[3], width)
+        top, relative_height = _shares(box[0], box[2], height)
+        left, relative_width = _shares(box[1], box[3], width)
         detections.append(
             fiftyone.Detection(
                 label=visualize.class_name(class_names, int(result["class_ids"][i])),
-                bounding_box=[left, top, across, down],
+                bounding_box=[left, top, relative_width, relative_height],
                 mask=mask,
                 confidence=float(result["scores"][i]),
             )
@@ -163,9 +163,10 @@ def to_fiftyone(
 
 
 def _shares(start: float, stop: float, side: int) -> tuple[float, float]:
-    """Where a box begins and how long it is, as shares of a side.
+    """The start and the length of a box along an axis, relative to the side of the image.
 
-    FiftyOne multiplies and cuts the fraction off: 29 / 60 * 60 may be 28.999, a pixel less.
+    FiftyOne multiplies by the side and truncates: 29 / 60 * 60 may be 28.999, a pixel too small.
+    Values are rounded up accordingly.
     """
     begin = start / side
     if int(side * begin) < start:
@@ -179,7 +180,7 @@ def _shares(start: float, stop: float, side: int) -> tuple[float, float]:
 def _in_box(
     box: Sequence[float], crop_box: Sequence[int], crop: np.ndarray
 ) -> tuple[list[int], np.ndarray]:
-    """A mask in the smallest box of whole pixels that has the object's box and the mask's."""
+    """The smallest box of whole pixels around an object's box and its mask, and the mask in it."""
     y1, x1 = np.floor(box[:2]).astype(int).tolist()
     y2, x2 = np.ceil(box[2:]).astype(int).tolist()
     if crop.size:
@@ -200,19 +201,20 @@ def from_fiftyone(
     field: str = "ground_truth",
     keep_empty: bool = False,
 ) -> Annotations:
-    """The objects of FiftyOne's samples, for `annotations.AnnotatedDataset` and `convert.write`.
+    """Reads objects of FiftyOne, for `annotations.AnnotatedDataset` and `convert.write`.
 
     Args:
         samples: a dataset, a view or a list of samples whose files are images.
-        field: of `fiftyone.Detections`, with masks or boxes alone, or `fiftyone.Polylines`.
-        keep_empty: also images that have the field, and no object in it, as background.
+        field: name of a field of `fiftyone.Detections`, with masks or only boxes, or of
+            `fiftyone.Polylines`.
+        keep_empty: include images whose field has no objects, as background.
 
     Returns:
-        `annotations.Annotations`. Samples without the field are not annotated, and left out; what
-        can't be read is in its `problems`.
+        `annotations.Annotations`. Samples without a value in the field count as not annotated and
+        are left out; samples and objects that can't be read are in its `problems`.
 
     Raises:
-        annotations.AnnotationError: nothing that can be used.
+        annotations.AnnotationError: there is nothing that can be used.
     """
     from mrcnn import annotations
 
@@ -232,12 +234,12 @@ def from_fiftyone(
             unannotated += 1
             continue
         try:
-            image, wrong = _image_of_sample(sample.filepath, labels)
+            image, object_problems = _image_of_sample(sample.filepath, labels)
         except ValueError as error:
             problems.append(f"{name}: {sample.filepath}: {error}")
             continue
-        problems += [f"{name}: {sample.filepath}, {text}" for text in wrong]
-        if image.regions or (keep_empty and not wrong):
+        problems += [f"{name}: {sample.filepath}, {text}" for text in object_problems]
+        if image.regions or (keep_empty and not object_problems):
             images.append(image)
     if problems:
         logger.warning(
@@ -256,10 +258,10 @@ def from_fiftyone(
 
 
 def _image_of_sample(path: str, labels: Any) -> tuple[AnnotatedImage, list[str]]:
-    """The image of a sample with its objects, and what is wrong with others.
+    """The image of a sample with its objects, and the problems of objects that can't be read.
 
     Raises:
-        ValueError: the file or the field is of another kind.
+        ValueError: the file is no image, or the field has another type.
     """
     from mrcnn import annotations
 
@@ -268,38 +270,41 @@ def _image_of_sample(path: str, labels: Any) -> tuple[AnnotatedImage, list[str]]
     except (OSError, ValueError) as error:
         raise ValueError(f"expected an image that can be read. Received: {error}") from error
     items = getattr(labels, "detections", None)
-    read: Callable = _region_of_detection
+    read_item: Callable = _region_of_detection
     if items is None:
         items = getattr(labels, "polylines", None)
-        read = _region_of_polyline
+        read_item = _region_of_polyline
     if items is None:
         raise ValueError(
             f"expected Detections or Polylines in the field. Received: {type(labels).__name__}"
         )
     image = annotations.AnnotatedImage(os.path.basename(path), path, height, width, [])
-    wrong = []
-    for number, item in enumerate(items):
+    problems = []
+    for index, item in enumerate(items):
         try:
-            image.regions.append(read(item, height, width, number))
+            image.regions.append(read_item(item, height, width, index))
         except (ValueError, TypeError, OSError) as error:
-            wrong.append(f"object {number}: {error}")
-    return image, wrong
+            problems.append(f"object {index}: {error}")
+    return image, problems
 
 
 def _label_of(item: Any) -> str:
-    """The class of an object of FiftyOne's; ValueError without one."""
+    """The class of an object of FiftyOne; ValueError without one."""
     if not isinstance(item.label, str) or not item.label:
         raise ValueError(f"expected a label. Received: {item.label!r}")
     return item.label
 
 
 def _region_of_detection(item: Any, height: int, width: int, number: int) -> Region:
-    """A `fiftyone.Detection` as a region: its mask, or the pixels of its box."""
+    """A `fiftyone.Detection` as a region: its mask, or its box; number: id of the region."""
     from mrcnn import annotations
 
-    left, top, across, down = (float(value) for value in item.bounding_box)
+    left, top, relative_width, relative_height = (float(value) for value in item.bounding_box)
     shape: Any = annotations.Rectangle(
-        left * width, top * height, (left + across) * width, (top + down) * height
+        left * width,
+        top * height,
+        (left + relative_width) * width,
+        (top + relative_height) * height,
     )
     if item.mask is not None or getattr(item, "mask_path", None):
         mask = item.mask
@@ -307,19 +312,19 @@ def _region_of_detection(item: Any, height: int, width: int, number: int) -> Reg
             mask = item.get_mask()
         pixels = np.asarray(mask) != 0
         x1 = round(left * width)
-        x2 = round((left + across) * width)
+        x2 = round((left + relative_width) * width)
         y1 = round(top * height)
-        y2 = round((top + down) * height)
+        y2 = round((top + relative_height) * height)
         pixels = _resized(pixels, y2 - y1, x2 - x1)
         shape = annotations.Bitmap(pixels, x1, y1)
     if not shape.has_pixels(height, width):
         raise ValueError(f"expected a pixel in the image. Received: {item.bounding_box}")
-    crowd = bool(item.get_attribute_value("iscrowd", False))
-    return annotations.Region(_label_of(item), shape, crowd, number)
+    is_crowd = bool(item.get_attribute_value("iscrowd", False))
+    return annotations.Region(_label_of(item), shape, is_crowd, number)
 
 
 def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A mask [h, w] at the size of its box, by the nearest pixel."""
+    """A mask [h, w] resized to the size of its box by nearest neighbour."""
     if pixels.ndim != 2 or not pixels.size or height < 1 or width < 1:
         raise ValueError(f"expected a mask of two axes in its box. Received: {pixels.shape}")
     rows = (np.arange(height) * 2 + 1) * pixels.shape[0] // (2 * height)
@@ -328,7 +333,7 @@ def _resized(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _region_of_polyline(item: Any, height: int, width: int, number: int) -> Region:
-    """A `fiftyone.Polyline` as a region, closed."""
+    """A `fiftyone.Polyline` as a region, a filled polygon; number: id of the region."""
     from mrcnn import annotations
 
     parts = [[(x * width, y * height) for x, y in part] for part in item.points]
@@ -343,7 +348,7 @@ def _region_of_polyline(item: Any, height: int, width: int, number: int) -> Regi
 
 # ---- Label Studio --------------------------------------------------------------------------------
 
-# What its tags draw, and the name of the class's list in a region.
+# Tags of a labeling config, and the keys of the list of classes in their regions.
 _DRAWN = {
     "BrushLabels": "brushlabels",
     "PolygonLabels": "polygonlabels",
@@ -361,25 +366,25 @@ def to_label_studio(
     tolerance: float = 1.0,
     model_version: str | None = None,
 ) -> dict[str, Any]:
-    """A result of `MaskRCNN.detect` as a prediction of Label Studio, for its ML backend or import.
+    """Converts a result of `MaskRCNN.detect` to a prediction in Label Studio's format.
 
     Args:
         result: with masks of any form, or None.
-        class_names: by class id, background first; as the labels are called there.
-        image_shape: (H, W, ...) of the image; of a result with masks these tell it.
-        kind: "brushlabels", the masks; "polygonlabels", their outlines; "rectanglelabels", the
-            boxes; None for masks where there are some, else boxes.
+        class_names: by class id, background first; the same as the labels in Label Studio.
+        image_shape: (H, W, ...) of the image; not needed if the result has masks.
+        kind: "brushlabels" for masks, "polygonlabels" for their outlines, "rectanglelabels" for
+            boxes; None for masks if there are any, else boxes.
         from_name, to_name: names of the tags of labels and image in the labeling config.
-        tolerance: of polygons: pixels by which an outline may leave its mask; 0 for the very
-            pixels. Pieces and holes are joined to one outline.
+        tolerance: for polygons, the largest deviation of an outline from its mask in pixels; 0 for
+            an exact outline. Parts and holes of a mask are joined in a single outline.
         model_version: shown beside the predictions.
 
     Returns:
-        {"result": list of regions, "score": mean of theirs, "model_version"}. A mask without
-        a pixel is no region.
+        {"result": list of regions, "score": mean of their scores, "model_version"}. Masks without a
+        pixel are left out.
 
     Raises:
-        ValueError: another kind, masks that are not there, or an image of unknown size.
+        ValueError: another kind, missing masks, or an image of unknown size.
     """
     if kind is None:
         kind = "rectanglelabels"
@@ -419,7 +424,7 @@ def to_label_studio(
 def _values(
     result: dict, kind: str, size: tuple[int, int], tolerance: float
 ) -> Iterator[tuple[int, dict]]:
-    """The number and the drawing of each object, as Label Studio has it."""
+    """(index, shape in Label Studio's format) of each object that has one."""
     from mrcnn import convert
 
     height, width = size
@@ -451,14 +456,15 @@ def _values(
 
 @dataclasses.dataclass
 class _Control:
-    """A tag of labels of a labeling config.
+    """A tag of a labeling config with labels.
 
     Attributes:
-        name, to_name: its own name and that of its image's tag.
-        kind: one of `_DRAWN`'s values.
-        labels: {class: what it is called in regions, its alias}; empty where each task brings its
-            own.
-        field: of a task's data, where the image's address is.
+        name: its name.
+        to_name: name of the tag of its image.
+        kind: one of the values of `_DRAWN`.
+        labels: {class: alias, which regions have, or else the class}; empty if each task has its
+            own labels.
+        field: key of the image's address in a task's data.
     """
 
     name: str
@@ -469,10 +475,10 @@ class _Control:
 
 
 def _control_of(label_config: str, has_masks: bool) -> _Control:
-    """The tag of a labeling config that predictions are for.
+    """The tag of a labeling config for which predictions are made.
 
     Raises:
-        ValueError: no such tag.
+        ValueError: invalid XML, or no such tag.
     """
     try:
         tree = xml.etree.ElementTree.fromstring(label_config)
@@ -483,10 +489,10 @@ def _control_of(label_config: str, has_masks: bool) -> _Control:
         ) from error
     tags = list(tree.iter())
     images = {tag.get("name"): tag for tag in tags if tag.tag.lower() == "image"}
-    wanted = ["RectangleLabels"]
+    allowed = ["RectangleLabels"]
     if has_masks:
-        wanted = list(_DRAWN)
-    for kind in wanted:
+        allowed = list(_DRAWN)
+    for kind in allowed:
         for tag in tags:
             if tag.tag.lower() != kind.lower() or tag.get("toName") not in images:
                 continue
@@ -503,16 +509,16 @@ def _control_of(label_config: str, has_masks: bool) -> _Control:
                 address.lstrip("$").strip("{} "),
             )
     raise ValueError(
-        f"label_config has {' or '.join(wanted)} with an Image. Received:"
+        f"label_config has {' or '.join(allowed)} with an Image. Received:"
         f" {', '.join(dict.fromkeys(tag.tag for tag in tags))}"
     )
 
 
 class LabelStudio:
-    """Predicts tasks of Label Studio, in an ML backend of it or for an import.
+    """Predictions for tasks of Label Studio, in an ML backend or for an import.
 
-    Regions are masks, outlines or boxes as the labeling config has BrushLabels, PolygonLabels or
-    RectangleLabels. Classes that it has no label of are left out.
+    Regions are masks, outlines or boxes depending on whether the labeling config has BrushLabels,
+    PolygonLabels or RectangleLabels. Classes without a label in the config are left out.
 
     Args:
         model: `MaskRCNN` in inference mode, or an exported one.
@@ -522,7 +528,7 @@ class LabelStudio:
         model_version: shown beside the predictions.
 
     Raises:
-        ValueError: a config without a tag that takes what the model finds.
+        ValueError: a config without a suitable tag, or without a label of the model's classes.
     """
 
     def __init__(
@@ -555,12 +561,15 @@ class LabelStudio:
     def predict(
         self, tasks: Sequence[dict], path_of: Callable[[str], str] | None = None
     ) -> list[dict[str, Any]]:
-        """A prediction of each task.
+        """Predicts tasks.
 
         Args:
-            tasks: with "data", as Label Studio sends them.
-            path_of: f(address) -> path of the image's file, as a backend's `get_local_path`; None
-                where the addresses are paths.
+            tasks: dicts with "data", as sent by Label Studio.
+            path_of: f(address) -> path of the image's file, such as a backend's `get_local_path`;
+                None if the addresses are paths.
+
+        Returns:
+            a prediction for each task, see `to_label_studio`.
 
         Raises:
             ValueError: a task without an image, or an image that can't be read.
@@ -572,7 +581,7 @@ class LabelStudio:
             labels = self._control.labels
             predictions.append(
                 to_label_studio(
-                    self._known(result),
+                    self._labelled(result),
                     [labels.get(name, name) for name in self.class_names],
                     image.shape,
                     self._control.kind,
@@ -585,7 +594,7 @@ class LabelStudio:
         return predictions
 
     def _load(self, task: dict, path_of: Callable[[str], str] | None) -> np.ndarray:
-        """The image of a task, [H, W, 3] uint8, turned as browsers show it."""
+        """The image of a task, [H, W, 3] uint8, with EXIF rotation, as browsers show it."""
         field = self._control.field
         data = task.get("data")
         if not isinstance(data, dict) or not isinstance(data.get(field), str):
@@ -597,33 +606,36 @@ class LabelStudio:
             path = path_of(path)
         return utils.read_image(path)
 
-    def _known(self, result: dict) -> dict:
-        """A result without the objects of which the labeling config has no label."""
+    def _labelled(self, result: dict) -> dict:
+        """A result without the objects whose class has no label in the labeling config."""
         labels = self._control.labels
         if not labels:
             return result
         class_ids = np.asarray(result["class_ids"]).tolist()
-        kept = np.array([self.class_names[i] in labels for i in class_ids], bool)
-        known = {name: np.asarray(result[name])[kept] for name in ("rois", "class_ids", "scores")}
+        is_kept = np.array([self.class_names[i] in labels for i in class_ids], bool)
+        arrays = {
+            name: np.asarray(result[name])[is_kept] for name in ("rois", "class_ids", "scores")
+        }
         masks = result["masks"]
         if masks is not None:
-            masks = [mask for mask, is_kept in zip(masks, kept) if is_kept]
-        return {**known, "masks": masks}
+            masks = [mask for mask, keep in zip(masks, is_kept) if keep]
+        return {**arrays, "masks": masks}
 
 
 # ---- SAHI ----------------------------------------------------------------------------------------
 
 
 def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: float = 0.3) -> Any:
-    """A model as SAHI's `DetectionModel`, for its sliced prediction.
+    """Wraps a model in SAHI's `DetectionModel`, for its sliced prediction.
 
-    For large images `detect(tile=)` needs no other package, and joins masks where SAHI joins boxes.
+    For large images `detect(tile=)` needs no other package, and merges masks where SAHI merges
+    boxes.
 
     Args:
-        model: has `detect(images)`: a `MaskRCNN`, a `runtime.Model`.
-        class_names: by class id, background first. The ids of SAHI's categories are the class ids.
-        confidence_threshold: detections below are left out. Below .1 SAHI drops the parts of an
-            object where it would join them.
+        model: has `detect(images)`, such as `MaskRCNN` or `runtime.Model`.
+        class_names: by class id, background first. SAHI's category ids are the class ids.
+        confidence_threshold: detections with a lower score are left out. If it is below .1, SAHI
+            drops parts of an object instead of merging them.
 
     Raises:
         ImportError: sahi is not installed.
@@ -665,20 +677,20 @@ def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: flo
             self, shift_amount_list: Any = None, full_shape_list: Any = None
         ) -> None:
             count = len(self._images)
-            shifts = _each(shift_amount_list, [0, 0], count)
-            own = [list(image.shape[:2]) for image in self._images]
-            shapes = own
+            shifts = _pair_per_image(shift_amount_list, [0, 0], count)
+            sizes = [list(image.shape[:2]) for image in self._images]
+            shapes = sizes
             if full_shape_list is not None:
-                shapes = _each(full_shape_list, own[0], count)
+                shapes = _pair_per_image(full_shape_list, sizes[0], count)
             self._object_prediction_list_per_image = [
-                self._predictions(*given)
-                for given in zip(self._original_predictions, own, shifts, shapes)
+                self._predictions(*arguments)
+                for arguments in zip(self._original_predictions, sizes, shifts, shapes)
             ]
 
         def _predictions(
             self, result: dict, size: list[int], shift: list[int], full_shape: list[int]
         ) -> list:
-            """SAHI's predictions of one image."""
+            """The predictions for one image, as SAHI's `ObjectPrediction`."""
             masks = None
             if result["masks"] is not None:
                 masks = _dense(result["masks"])
@@ -708,8 +720,8 @@ def sahi_model(model: Any, class_names: Sequence[str], confidence_threshold: flo
     return SahiModel(model=model, confidence_threshold=confidence_threshold, category_mapping=names)
 
 
-def _each(values: Any, default: list, count: int) -> list[list]:
-    """A pair for each image, of one pair for all or a list of pairs."""
+def _pair_per_image(values: Any, default: list, count: int) -> list[list]:
+    """A list of `count` pairs, from one pair for all images, a list of pairs, or None."""
     if values is None:
         return [list(default)] * count
     if not isinstance(values[0], (list, tuple, np.ndarray)):
@@ -723,11 +735,11 @@ def _each(values: Any, default: list, count: int) -> list[list]:
 
 
 class Tracker:
-    """Numbers the objects of a video, which keep their numbers from frame to frame.
+    """Tracks the objects of a video: each keeps its track id from frame to frame.
 
-    By ByteTrack (arXiv 2110.06864) of the package `trackers`: boxes are compared with where those
-    of the frames before would have moved to, whatever their class; masks go with their boxes. An
-    object that is not seen for a second loses its number. One tracker for each video.
+    Uses ByteTrack (arXiv 2110.06864) of the package `trackers`: boxes are matched with the
+    predicted positions of those of earlier frames, whatever their class; masks follow their boxes.
+    An object that is not detected for a second loses its id. Use a new tracker for each video.
 
     Args:
         rate: frames per second.
@@ -736,7 +748,7 @@ class Tracker:
         ImportError: trackers is not installed.
     """
 
-    # Scores from which on a detection begins a track, and goes before those below.
+    # Detections with at least this score start tracks, and are matched before the others.
     LEAST_SCORE = 0.5
 
     def __init__(self, rate: float = 30.0):
@@ -748,34 +760,34 @@ class Tracker:
             track_activation_threshold=self.LEAST_SCORE,
             high_conf_det_threshold=self.LEAST_SCORE,
         )
-        self._numbers: dict[int, int] = {}  # by the tracker's own ids
+        self._track_ids: dict[int, int] = {}  # {the tracker's own id: track id}
 
     def update(self, result: dict) -> np.ndarray:
-        """The numbers of the objects of the next frame.
+        """The track ids of the objects of the next frame.
 
         Args:
             result: of `MaskRCNN.detect`, with masks of any form.
 
         Returns:
-            [N] int32, from 1 on; 0 for an object that is seen for the first time, which gets its
-            number in the next frame if it is there too.
+            [N] int32, from 1; 0 for an object that is detected for the first time, which gets its
+            id in the next frame if it is detected again.
         """
         boxes = np.asarray(result["rois"], np.float32).reshape(-1, 4)
         detections = self._supervision.Detections(
             xyxy=boxes[:, [1, 0, 3, 2]],
             confidence=np.asarray(result["scores"], np.float32),
             class_id=np.asarray(result["class_ids"], int),
-            # The tracker gives them back in another order.
+            # The tracker returns them in another order.
             data={"place": np.arange(len(boxes))},
         )
-        numbers = np.zeros(len(boxes), np.int32)
+        track_ids = np.zeros(len(boxes), np.int32)
         if not len(boxes):
             self._tracker.update(detections)
-            return numbers
+            return track_ids
         tracked = self._tracker.update(detections)
-        for place, number in sorted(
+        for index, own_id in sorted(
             zip(tracked.data["place"].tolist(), tracked.tracker_id.tolist())
         ):
-            if number >= 0:
-                numbers[place] = self._numbers.setdefault(number, len(self._numbers) + 1)
-        return numbers
+            if own_id >= 0:
+                track_ids[index] = self._track_ids.setdefault(own_id, len(self._track_ids) + 1)
+        return track_ids

@@ -1,12 +1,12 @@
-"""Parts of a page of HTML that is one file: text, tables, curves, pictures, steps through them.
+"""Elements of an HTML page in a single file: text, tables, charts, images, a viewer for images.
 
     body = page.section("figures", "Figures", page.table(["", "AP"], [["mask", 0.412]]))
     page.write("report.html", "Evaluation", body)
 
-The page asks for nothing outside itself, and its Content-Security-Policy forbids it: pictures are
-data URIs, the one script is known by its digest, so that no text can become another. It is
-readable without the script, follows the system's light or dark, and fits a phone. All that is not
-`Safe` is escaped.
+The page loads nothing, and its Content-Security-Policy forbids it: images are data URIs, and only
+the script with the given digest may run, so that no text can inject another. The page is readable
+without the script, follows the system's light or dark theme, and fits a phone. Everything that is
+not `Safe` is escaped.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ import numpy as np
 
 from mrcnn import files, utils
 
-# Values that are no characters of HTML.
+# Characters that are not allowed in HTML.
 _CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ufffe\uffff]")
-NOTHING = "–"  # stands for a value that there is none of
+NOTHING = "–"  # in place of a missing value
 
 
 class Safe(str):
-    """Text that is HTML already."""
+    """Text that is HTML and is not escaped again."""
 
 
 def escaped(value: Any) -> Safe:
-    """A value as text of a page; `Safe` stays as it is, numbers get three digits."""
+    """A value as HTML: `Safe` is returned unchanged, floats get three decimals."""
     if isinstance(value, Safe):
         return value
     if isinstance(value, (bool, np.bool_)):
@@ -47,21 +47,22 @@ def escaped(value: Any) -> Safe:
 
 
 def number(value: float, digits: int = 3) -> str:
-    """A number as text; NaN, which is no figure, is a dash."""
+    """A number as text; a dash for NaN."""
     if math.isnan(value):
         return NOTHING
     return f"{value:.{digits}f}"
 
 
 def joined(parts: Iterable[Any]) -> Safe:
-    """Parts one behind the other, what is not `Safe` escaped."""
+    """Concatenates parts; those that are not `Safe` are escaped."""
     return Safe("\n".join(escaped(part) for part in parts))
 
 
 def element(name: str, content: Any = "", **attributes: Any) -> Safe:
-    """<name attribute="...">content</name>; of attributes `class_` is class, `data_x` data-x.
+    """An HTML element, <name attribute="...">content</name>.
 
-    An attribute of None is left out, of True it has no value.
+    attributes: `class_` becomes class, `data_x` becomes data-x. One that is None or False is left
+    out, one that is True has no value.
     """
     texts = [name]
     for key, value in attributes.items():
@@ -74,7 +75,7 @@ def element(name: str, content: Any = "", **attributes: Any) -> Safe:
 
 
 def breakable(name: str) -> Safe:
-    """A name that may be broken behind each of its underscores."""
+    """A name in which a line may break after each underscore."""
     return Safe(escaped(name).replace("_", "_<wbr>"))
 
 
@@ -84,7 +85,7 @@ def paragraph(content: Any) -> Safe:
 
 
 def section(name: str, title: str, *parts: Any) -> Safe:
-    """A part of the page under a title; `name` is where links lead to."""
+    """A section of the page with a heading; `name` is its id, for links."""
     heading = element("h2", title, id=f"{name}-title")
     return element("section", joined([heading, *parts]), id=name, aria_labelledby=f"{name}-title")
 
@@ -93,7 +94,7 @@ def section(name: str, title: str, *parts: Any) -> Safe:
 
 
 class Shaded(NamedTuple):
-    """A cell of a table whose ground is the stronger, the larger its share in 0..1 is."""
+    """A table cell with a background shade by its share in 0..1."""
 
     value: Any
     share: float
@@ -106,14 +107,14 @@ def table(
     sortable: bool = False,
     class_: str | None = None,
 ) -> Safe:
-    """A table; the first cell of each row is its title, numbers stand to the right.
+    """A table; the first cell of each row is its heading, numbers are aligned right.
 
     Args:
         heads: titles of the columns.
         rows: of text, `Safe`, numbers, `Shaded` or None.
-        caption: what it shows, read aloud by screen readers.
+        caption: description, which screen readers read aloud.
         sortable: whether a click on a column's title sorts the rows.
-        class_: of CSS.
+        class_: CSS class.
     """
     rows = list(rows)
     titles = []
@@ -139,11 +140,12 @@ def table(
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a value is a number, and no bool."""
     return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
 
 
 def _cell(value: Any) -> Safe:
-    """A cell of a table; what it is sorted by is the number itself."""
+    """A table cell; a number has its exact value as data-value, for sorting."""
     if isinstance(value, Shaded):
         return element("td", value.value, class_="heat", style=f"--share:{value.share:.3f}")
     if isinstance(value, (float, np.floating)):
@@ -157,37 +159,39 @@ def _cell(value: Any) -> Safe:
 
 
 def scrolling(content: Safe, label: str) -> Safe:
-    """Content wider than a phone, which scrolls by itself, by keys too."""
+    """A horizontally scrollable container for wide content, also by keyboard."""
     return element(
         "div", content, class_="scroll", tabindex="0", role="region", aria_label=label or "table"
     )
 
 
 def swatch(color: Sequence[float]) -> Safe:
-    """A small square of a colour (r, g, b) in 0..1, beside the words for what has that colour."""
+    """A small square of a colour (r, g, b) in 0..1, for legends."""
     return element("i", "", class_="swatch", style=f"background:{css_color(color)}")
 
 
 def css_color(color: Sequence[float]) -> str:
-    """A colour (r, g, b) in 0..1 as CSS has it."""
+    """A colour (r, g, b) in 0..1 in CSS notation, such as "#2f7fd6"."""
     return "#" + "".join(f"{round(255 * float(part)):02x}" for part in color[:3])
 
 
-# ---- Curves --------------------------------------------------------------------------------------
+# ---- Charts --------------------------------------------------------------------------------------
 
-# Colours of lines, seen on light and on dark, and by most of those who don't tell red from green.
+# Colours of lines, visible on light and on dark pages, and distinguishable with most red-green
+# colour blindness.
 LINES = ("#2f7fd6", "#e07b1a", "#1f9e77", "#c05fa8", "#8a8f2a", "#d6453d")
+# Size and margins of a chart, in units of the SVG.
 WIDTH = 380
 HEIGHT = 250
 LEFT = 46
 BOTTOM = 36
 TOP = 8
 RIGHT = 10
-MOST_POINTS = 400
+MOST_POINTS = 400  # of a line
 
 
 def ramp(share: float) -> str:
-    """A colour of CSS, from blue over green to orange, seen on light and on dark."""
+    """A CSS colour from blue (0) through green to orange (1), visible on light and on dark."""
     return f"hsl({215 - 190 * share:.0f} 75% 48%)"
 
 
@@ -196,8 +200,8 @@ class Line(NamedTuple):
 
     Attributes:
         name: in the legend.
-        x, y: [N] numbers; where y is NaN or None the line breaks off.
-        color: of CSS.
+        x, y: [N] numbers; the line has a gap where y is NaN or None.
+        color: in CSS notation.
     """
 
     name: str
@@ -215,11 +219,14 @@ def chart(
     y_range: tuple[float, float] | None = None,
     whole: bool = False,
 ) -> Safe:
-    """Lines over two axes as SVG, with their names below.
+    """A line chart as SVG, with a legend below.
 
     Args:
-        x_range, y_range: None for what the lines need, y from 0 on.
-        whole: whether x counts something, so that its axis has whole numbers alone.
+        title: heading.
+        lines: the lines.
+        x_title, y_title: titles of the axes.
+        x_range, y_range: (low, high) of the axes; None for the range of the data, in y with 0.
+        whole: label the x axis only at whole numbers.
     """
     scales = _Scales(
         _range_of([line.x for line in lines], x_range),
@@ -251,27 +258,28 @@ def _range_of(
     given: tuple[float, float] | None,
     from_zero: bool = False,
 ) -> tuple[float, float]:
-    """The range of an axis, never empty."""
+    """The range (low, high) of an axis, with low < high: `given`, or that of the values."""
     if given is not None:
         return given
-    known = [float(v) for row in values for v in row if _is_known(v)]
-    low = min(known, default=0.0)
-    high = max(known, default=1.0)
+    finite = [float(v) for row in values for v in row if _is_finite(v)]
+    low = min(finite, default=0.0)
+    high = max(finite, default=1.0)
     if from_zero:
         low = min(low, 0.0)
     if not high > low:
         high = low + 1
     if from_zero:
-        high += (high - low) / 20  # or a point on the edge would be cut
+        high += (high - low) / 20  # a margin, so that a point at the maximum is not cut off
     return low, high
 
 
-def _is_known(value: Any) -> bool:
+def _is_finite(value: Any) -> bool:
+    """Whether a value is neither None nor NaN nor infinite."""
     return value is not None and math.isfinite(value)
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers of an axis, `most` at most or one more."""
+    """Round numbers for the ticks of an axis, at most `most` + 1."""
     step = 10 ** math.floor(math.log10((high - low) / most))
     for factor in (1, 2, 5, 10):
         if (high - low) / (factor * step) <= most:
@@ -283,7 +291,7 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
 
 
 class _Scales:
-    """Where numbers lie on a chart.
+    """Maps values to coordinates of a chart.
 
     Args:
         x, y: (low, high) of the axes.
@@ -294,15 +302,15 @@ class _Scales:
         self.y = y
 
     def place(self, x: float, y: float) -> tuple[float, float]:
-        """(x, y) in the drawing's units."""
-        across = (x - self.x[0]) / (self.x[1] - self.x[0])
-        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        """(x, y) in units of the SVG."""
+        x_share = (x - self.x[0]) / (self.x[1] - self.x[0])
+        y_share = (y - self.y[0]) / (self.y[1] - self.y[0])
         width = WIDTH - LEFT - RIGHT
         height = HEIGHT - TOP - BOTTOM
-        return LEFT + across * width, TOP + (1 - up) * height
+        return LEFT + x_share * width, TOP + (1 - y_share) * height
 
     def grid(self, whole: bool) -> Safe:
-        """Lines and numbers of both axes, of x whole ones if wanted."""
+        """Grid lines and tick labels of both axes; whole: only whole numbers for x."""
         parts = []
         for value in ticks(*self.y):
             _, y = self.place(self.x[0], value)
@@ -317,97 +325,99 @@ class _Scales:
         return joined(parts)
 
     def titles(self, x_title: str, y_title: str) -> Safe:
-        """The names of the axes."""
+        """The titles of the axes."""
         middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
-        turned = f"rotate(-90 9 {middle:g})"
+        rotation = f"rotate(-90 9 {middle:g})"
         return joined(
             [
                 _text(LEFT + (WIDTH - LEFT - RIGHT) / 2, HEIGHT - 4, x_title, "middle"),
-                _text(9, middle, y_title, "middle", transform=turned),
+                _text(9, middle, y_title, "middle", transform=rotation),
             ]
         )
 
     def path(self, line: Line) -> Safe:
-        """A line, a point where it has no neighbour."""
+        """A line, as polylines between its gaps; a circle for a point without neighbours."""
         pieces: list[list[tuple[float, float]]] = [[]]
         for x, y in _thinned(line):
-            if not _is_known(y):
+            if not _is_finite(y):
                 pieces.append([])
             else:
                 low, high = self.y
                 pieces[-1].append(self.place(x, min(max(y, low), high)))
         parts = []
         for piece in pieces:
-            places = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
+            coordinates = " ".join(f"{x:.1f},{y:.1f}" for x, y in piece)
             if len(piece) == 1:
                 x, y = piece[0]
                 parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{line.color}"/>')
             elif piece:
-                parts.append(f'<polyline points="{places}" stroke="{line.color}"/>')
+                parts.append(f'<polyline points="{coordinates}" stroke="{line.color}"/>')
         return Safe("".join(parts))
 
 
 def _thinned(line: Line) -> list[tuple[float, Any]]:
-    """The points of a line, of a long one every n-th and the last."""
+    """The points of a line; for a long one, every n-th point and the last."""
     points = list(zip(line.x, line.y))
     step = -(-len(points) // MOST_POINTS)
     if step < 2:
         return points
-    chosen = points[::step]
-    if chosen[-1] != points[-1]:
-        chosen.append(points[-1])
-    return chosen
+    kept = points[::step]
+    if kept[-1] != points[-1]:
+        kept.append(points[-1])
+    return kept
 
 
 def _straight(x1: float, y1: float, x2: float, y2: float) -> Safe:
+    """A straight SVG line."""
     return Safe(f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
 
 
 def _text(x: float, y: float, text: str, anchor: str, transform: str | None = None) -> Safe:
+    """An SVG text; anchor: "start", "middle" or "end"."""
     return element(
         "text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, transform=transform
     )
 
 
 def charts(parts: Sequence[Safe]) -> Safe:
-    """Charts beside each other, as many as there is room for."""
+    """Charts side by side, as many in a row as fit."""
     return element("div", joined(parts), class_="charts")
 
 
 def sparkline(values: Sequence[float]) -> Safe:
-    """A small curve of values in 0..1, without axes; what it says is in words elsewhere."""
-    places = []
+    """A small curve of values in 0..1 without axes, hidden from screen readers."""
+    points = []
     for i, value in enumerate(values):
-        places.append(f"{80 * i / max(len(values) - 1, 1):.1f},{22 - 20 * value:.1f}")
-    line = Safe(f'<polyline points="{" ".join(places)}" stroke="{LINES[0]}"/>')
+        points.append(f"{80 * i / max(len(values) - 1, 1):.1f},{22 - 20 * value:.1f}")
+    line = Safe(f'<polyline points="{" ".join(points)}" stroke="{LINES[0]}"/>')
     return element("svg", line, viewBox="0 0 80 24", class_="spark", aria_hidden="true")
 
 
-# ---- Pictures ------------------------------------------------------------------------------------
+# ---- Images --------------------------------------------------------------------------------------
 
 
 def fitting(shape: Sequence[int], side: int, most_zoom: float = 4) -> tuple[int, int]:
-    """(height, width) of a picture whose longer side is `side`, at most so many times as large."""
+    """(height, width) so that the longer side is `side`, enlarged at most `most_zoom` times."""
     factor = min(side / max(shape[:2]), most_zoom)
     return max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor))
 
 
 def resized(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """An image [H, W, 3] uint8 in another size (height, width)."""
+    """Resizes an image [H, W, 3] or [H, W] uint8 to (height, width)."""
     from PIL import Image
 
     height, width = size
     if image.shape[:2] == (height, width):
         return image
-    how = Image.Resampling.BICUBIC
+    resampling = Image.Resampling.BICUBIC
     if height < image.shape[0]:
-        how = Image.Resampling.BOX
+        resampling = Image.Resampling.BOX
     picture = Image.fromarray(np.ascontiguousarray(image))
-    return np.array(picture.resize((width, height), how, reducing_gap=2.0))
+    return np.array(picture.resize((width, height), resampling, reducing_gap=2.0))
 
 
 def data_uri(image: np.ndarray, quality: int = 85) -> str:
-    """An image [H, W, 3] uint8 as the address of a WebP; JPEG where Pillow has none."""
+    """An image [H, W, 3] uint8 as a data URI of WebP, or of JPEG if Pillow lacks WebP."""
     from PIL import Image, features
 
     kind = "jpeg"
@@ -419,13 +429,15 @@ def data_uri(image: np.ndarray, quality: int = 85) -> str:
 
 
 def picture(uri: str, size: Sequence[int], alt: str, caption: Any = "") -> Safe:
-    """A picture with words for those who don't see it, and some below it.
+    """An image with an alternative text and a caption below.
 
     Args:
         uri: of `data_uri`.
-        size: (height, width), that nothing moves while it is decoded.
+        size: (height, width), so that the layout doesn't shift when the image is decoded.
+        alt: alternative text.
+        caption: "" for none.
     """
-    shown = element(
+    image = element(
         "img",
         src=uri,
         alt=alt,
@@ -434,15 +446,15 @@ def picture(uri: str, size: Sequence[int], alt: str, caption: Any = "") -> Safe:
         loading="lazy",
         decoding="async",
     )
-    shown = Safe(shown.removesuffix("</img>"))
-    words: Any = ""
+    image = Safe(image.removesuffix("</img>"))
+    caption_element: Any = ""
     if caption:
-        words = element("figcaption", caption)
-    return element("figure", joined([shown, words]))
+        caption_element = element("figcaption", caption)
+    return element("figure", joined([image, caption_element]))
 
 
 class Step(NamedTuple):
-    """A part of `steps`: its name in the list, its heading, its content."""
+    """A part of `steps`: its name in the drop-down list, its heading, its content."""
 
     name: str
     title: Any
@@ -450,11 +462,11 @@ class Step(NamedTuple):
 
 
 def steps(label: str, parts: Sequence[Step]) -> Safe:
-    """Parts of which the script shows one at a time: by buttons, arrow keys, a list, swiping.
+    """A viewer that shows one part at a time, with buttons, arrow keys, a list and swiping.
 
     Args:
-        label: what they are, such as "Worst images".
-        parts: without the script they stand below each other.
+        label: name of the viewer, such as "Worst images".
+        parts: shown below each other if the script can't run.
     """
     options = []
     articles = []
@@ -633,7 +645,7 @@ for (const table of document.querySelectorAll("table[data-sort]")) {
 
 
 def document(title: str, body: Safe) -> str:
-    """The whole text of a page."""
+    """The HTML document of a page."""
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     policy = (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline';"
@@ -663,13 +675,13 @@ def document(title: str, body: Safe) -> str:
 
 
 def contents(parts: Sequence[tuple[str, str]]) -> Safe:
-    """Links to the sections: [(name, title)]."""
+    """A table of contents; parts: [(name, title)] of the sections."""
     links = [element("li", element("a", title, href=f"#{name}")) for name, title in parts]
     return element("nav", element("ul", joined(links)), aria_label="Sections")
 
 
 def write(path: files.PathLike, title: str, body: Safe) -> str:
-    """Writes a page, whole or not at all. Returns the path.
+    """Writes a page atomically. Returns the path.
 
     Raises:
         OSError: it can't be written; the message names it.
@@ -680,7 +692,7 @@ def write(path: files.PathLike, title: str, body: Safe) -> str:
 
 
 def shown_image(image: np.ndarray, percentiles: Sequence[float] = (), gamma: float = 1.0) -> Any:
-    """An image of any kind as [H, W, 3] uint8, with the contrast that the network sees.
+    """Converts an image of any kind to [H, W, 3] uint8, with the contrast that the network sees.
 
     Args:
         image: see `utils.as_rgb`.

@@ -1,13 +1,13 @@
-"""Pages to look at: of an evaluation, and of a training as it goes on. Each is one file of HTML.
+"""HTML reports of an evaluation and of a running training, each a single file.
 
     result = evaluate.evaluate(model, dataset)
     report.write(result, dataset, "report.html", config=model.config, weights=model.weights_file)
 
-The first has the figures, curves, errors by kind, the confusion matrix, the worst images with the
-truth and what was detected side by side, and the settings; `--report` of the commands writes it.
-The second has losses, learning rate, AP and the first batch as the network sees it; training writes
-it into its folder after each epoch, see `training.TrainingPage`. What a page consists of is in
-`mrcnn.page`.
+The report of an evaluation has the figures, curves, errors by kind, the confusion matrix, the worst
+images with ground truth and detections side by side, and the settings; the commands write it with
+`--report`. The report of a training has losses, learning rate, AP and the first batch as the
+network sees it; it is written into the training's folder after each epoch, see
+`training.TrainingPage`. The elements of a page are in `mrcnn.page`.
 """
 
 from __future__ import annotations
@@ -29,16 +29,17 @@ if TYPE_CHECKING:
     from mrcnn.config import Config
     from mrcnn.utils import Dataset
 
-# Pictures on a page, and the longer side of each in pixels.
+# The largest number of images on a page, and the longer side of each in pixels.
 IMAGES = 24
 SIDE = 640
-# Bytes of all pictures, beyond which a page gets no more.
+# The largest size of all images of a page together, in bytes.
 MOST_BYTES = 16_000_000
-# Objects on a picture, beyond which names would hide it.
+# With more objects than this, labels are left out, since they would hide the image.
 MOST_LABELS = 12
+# Classes in the confusion matrix.
 MOST_CONFUSED = 30
 
-# Colours of objects and detections, told apart by most of those who don't tell red from green.
+# Colours of objects and detections, distinguishable with most red-green colour blindness.
 COLORS = {
     "found": (0.10, 0.78, 0.50),
     "missed": (1.00, 0.55, 0.10),
@@ -61,13 +62,14 @@ MEANINGS = {
 
 
 class Table(NamedTuple):
-    """A table of figures of one's own on a page, see `write`.
+    """An additional table of figures on a page, see `write`.
 
     Attributes:
-        title, note: above it.
+        title: heading.
         heads: titles of the columns.
         rows: of text and numbers.
-        cards: [(title, number)] that stand among the first figures of the page.
+        note: text above the table.
+        cards: [(title, number)], shown among the main figures at the top of the page.
     """
 
     title: str
@@ -78,10 +80,10 @@ class Table(NamedTuple):
 
 
 def place(path: files.PathLike, name: str = "report.html") -> pathlib.Path:
-    """The file that a page is written to: `path`, or `name` in it where it is no *.html.
+    """The path of a page: `path` if it ends in .html, else `name` in the folder `path`.
 
     Raises:
-        ValueError: a folder that is called *.html, or a file that isn't.
+        ValueError: `path` is a folder with a name that ends in .html, or a file with another name.
     """
     path = pathlib.Path(path)
     if path.suffix.lower() in (".html", ".htm"):
@@ -95,7 +97,7 @@ def place(path: files.PathLike, name: str = "report.html") -> pathlib.Path:
     return path / name
 
 
-# ---- An evaluation -------------------------------------------------------------------------------
+# ---- Evaluation ----------------------------------------------------------------------------------
 
 
 def write(
@@ -111,29 +113,29 @@ def write(
     side: int = SIDE,
     score: float = 0.5,
 ) -> str:
-    """Writes the page of an evaluation: one file, which asks for nothing else.
+    """Writes the page of an evaluation, a single self-contained file.
 
-    The images are read anew, one at a time. Of a large dataset only the worst ones are on the page:
-    `images` at most, and fewer where their pictures would take more than `MOST_BYTES`.
+    The images are read again, one at a time. The page shows only the worst ones: at most `images`,
+    and fewer if together they would take more than `MOST_BYTES`.
 
     Args:
         evaluation: of `evaluate.evaluate` or `evaluate.evaluate_detections`.
-        dataset: its dataset.
+        dataset: the evaluated dataset.
         path: a file *.html, or a folder, for report.html in it.
-        config: of the model, for the settings; its IMAGE_PERCENTILES and IMAGE_GAMMA are the
-            contrast of the pictures.
+        config: of the model, for the settings; its IMAGE_PERCENTILES and IMAGE_GAMMA set the
+            contrast of the images.
         weights: path of the weight file.
         title: of the page.
-        tables: figures of one's own.
-        images: on the page at most.
-        side: longer side of a picture, in pixels.
-        score: detections below are left out of the errors and the pictures.
+        tables: additional tables.
+        images: the largest number of images.
+        side: longer side of an image, in pixels.
+        score: errors and images show detections with at least this score.
 
     Returns:
         the path of the file.
 
     Raises:
-        ValueError: a path that is no *.html and no folder; an evaluation without its truth.
+        ValueError: a path that is no *.html and no folder; an evaluation without ground truth.
         OSError: the page can't be written.
     """
     path = place(path)
@@ -163,7 +165,14 @@ def write(
 class _Report:
     """The sections of an evaluation's page.
 
-    Args: as of `write`.
+    Args: see `write`.
+
+    Attributes:
+        names: {category id: class name}.
+        dataset_ids: {image id in the ground truth: image id of the dataset}.
+        kind: "segm" if masks were evaluated, else "bbox".
+        counts: {category id: {"objects", "detections", "found", ...: number}}, set by `worst`.
+        images_with_errors: number of images with an error, set by `worst`.
     """
 
     def __init__(
@@ -180,20 +189,19 @@ class _Report:
         truth = evaluation.truth
         categories = [category["id"] for category in truth.data["categories"]]
         self.names = dict(zip(categories, evaluation.per_class))
-        self.dataset_ids = {own: image_id for image_id, own in truth.image_ids.items()}
+        self.dataset_ids = {truth_id: image_id for image_id, truth_id in truth.image_ids.items()}
         self.kind = evaluation.kinds()[-1][0]
-        # {category id: {"objects", "detections", "found", ...: number}}
         self.counts: dict[Any, collections.Counter] = collections.defaultdict(collections.Counter)
         self.images_with_errors = 0
 
     def worst(self, most: int) -> list[evaluate.ImageErrors]:
-        """The images of the lowest score, of equal ones those with more errors; counts all."""
+        """The images with the lowest score, of equal ones those with more errors; counts all."""
         errors = self._counted(self.evaluation.errors(self.score))
-        # Of none it would look at no image.
+        # nsmallest(0) would not iterate over the images, and so not count them.
         return heapq.nsmallest(max(most, 1), errors, key=_badness)[:most]
 
     def _counted(self, images: Iterable[evaluate.ImageErrors]) -> Iterator[evaluate.ImageErrors]:
-        """Those of the images that have an error; all are counted."""
+        """Yields the images with an error; counts all of them."""
         for image in images:
             for item, fate in zip(image.objects, image.fates):
                 counts = self.counts[item["category_id"]]
@@ -208,16 +216,16 @@ class _Report:
                 yield image
 
     def total(self) -> collections.Counter:
-        """The counts of all classes."""
+        """The sum of the counts over all classes."""
         total: collections.Counter = collections.Counter()
         for counts in self.counts.values():
             total.update(counts)
         return total
 
-    # ---- The beginning of the page ----
+    # ---- Header of the page ----
 
     def summary(self) -> Safe:
-        """A line of text on what was evaluated."""
+        """A line with the numbers of images, objects, classes and detections, and the date."""
         total = self.total()
         now = datetime.datetime.now().astimezone()
         words = (
@@ -231,11 +239,11 @@ class _Report:
         return page.element("p", words, class_="soft")
 
     def cards(self, tables: Sequence[Table]) -> Safe:
-        """The figures that matter most."""
+        """The main figures."""
         figures = dict(self.evaluation.kinds())
-        word = evaluate.TITLES[self.kind]
+        kind_title = evaluate.TITLES[self.kind]
         names = {
-            "AP": f"{word} AP",
+            "AP": f"{kind_title} AP",
             "AP50": "AP at IoU .5",
             "AP75": "AP at IoU .75",
             "APs": "AP, small objects",
@@ -258,7 +266,7 @@ class _Report:
     # ---- Sections ----
 
     def figures(self, tables: Sequence[Table]) -> Safe:
-        """COCO's figures, and tables of the caller's own."""
+        """COCO's figures, and the additional tables."""
         evaluation = self.evaluation
         rows = []
         for kind, figures in evaluation.kinds():
@@ -286,7 +294,7 @@ class _Report:
         return joined(parts)
 
     def errors(self) -> Safe:
-        """The section of the errors by kind."""
+        """The counts of objects and detections by kind of error."""
         total = self.total()
         rows = []
         for name, meaning in MEANINGS.items():
@@ -297,10 +305,10 @@ class _Report:
             if total[name]:
                 style = f"background:{page.css_color(COLORS[name])};--count:{total[name]}"
                 bar.append(page.element("i", "", style=style))
-        compared = evaluate.TITLES[self._compared()]
+        noun = evaluate.TITLES[self._compared()]
         note = (
-            f"Detections of score {self.score:g} or more, compared by their {compared}. Objects"
-            f" found: {_share(total['found'], total['objects'])}; detections that find one:"
+            f"Detections of score {self.score:g} or more, compared by their {noun}. Objects found:"
+            f" {_share(total['found'], total['objects'])}; detections that find one:"
             f" {_share(total['found'], total['detections'])}."
         )
         parts = [
@@ -319,12 +327,13 @@ class _Report:
         return joined(parts)
 
     def _compared(self) -> str:
-        """The kind of IoU by which errors were classified."""
+        """The kind that is compared to classify the errors: "segm" or "bbox"."""
         if self.evaluation.segm:
             return "segm"
         return "bbox"
 
     def _errors_by_class(self) -> Safe:
+        """The table of errors by class."""
         rows = []
         for number, name in self.names.items():
             counts = self.counts[number]
@@ -336,7 +345,7 @@ class _Report:
         return page.table(heads, rows, caption, sortable=True)
 
     def curves(self) -> Safe:
-        """Precision over recall at COCO's ten IoUs."""
+        """Charts of precision over recall at COCO's ten IoUs."""
         drawn = []
         for kind, _ in self.evaluation.kinds():
             if kind not in self.evaluation.curves:
@@ -350,7 +359,7 @@ class _Report:
         return joined([note, page.charts(drawn)])
 
     def classes(self) -> Safe:
-        """AP of each class, by size too, and its curve at an IoU of .5."""
+        """The figures of each class, and its precision-recall curve at an IoU of .5."""
         evaluation = self.evaluation
         columns = [(name, f"{self.kind} {name}") for name in evaluate.CLASS_FIGURES]
         if self.kind != "bbox":
@@ -370,7 +379,7 @@ class _Report:
         return page.table(heads, rows, caption, sortable=len(rows) > 1)
 
     def _curve(self, i: int) -> Any:
-        """The curve of the class of a place."""
+        """The precision-recall curve of the class with index i; None without objects."""
         if self.kind not in self.evaluation.curves:
             return None
         values = self.evaluation.curves[self.kind]["precision"][0, ::4, i]
@@ -379,17 +388,17 @@ class _Report:
         return page.sparkline(values.tolist())
 
     def confusion(self) -> Safe:
-        """Which objects are detected as what."""
+        """The confusion matrix of the classes that are confused most."""
         if self.evaluation.confusion is None:
             return page.paragraph("It was not counted.")
         matrix = np.asarray(self.evaluation.confusion)
-        places, used = self.evaluation.most_confused(MOST_CONFUSED)
-        names = [self.evaluation.class_names()[i] for i in places]
+        indices, used = self.evaluation.most_confused(MOST_CONFUSED)
+        names = [self.evaluation.class_names()[i] for i in indices]
         sums = np.maximum(matrix.sum(axis=1), 1)
         rows = []
-        for i, name in zip(places, names):
+        for i, name in zip(indices, names):
             cells = []
-            for j in places:
+            for j in indices:
                 text: Any = ""
                 if matrix[i, j]:
                     text = f"{matrix[i, j]:,}"
@@ -403,13 +412,13 @@ class _Report:
             " IoU of .5 or more, of whatever class. The ground is the stronger, the larger a share"
             " of the row a number is."
         )
-        if len(places) - 1 < used:
-            note += f" The {len(places) - 1} of {used} classes that are confused most."
+        if len(indices) - 1 < used:
+            note += f" The {len(indices) - 1} of {used} classes that are confused most."
         table = page.table(heads, rows, "Confusion matrix", class_="matrix")
         return joined([page.paragraph(note), table])
 
     def about(self, weights: files.PathLike | None) -> Safe:
-        """Where the figures come from."""
+        """Version, weights, date and unreadable images."""
         evaluation = self.evaluation
         rows: list[list[Any]] = [
             ["version", f"mrcnn {__version__}"],
@@ -432,27 +441,27 @@ class _Report:
             parts.append(page.element("ul", joined(reasons)))
         return joined(parts)
 
-    # ---- Pictures ----
+    # ---- Images ----
 
     def pictures(self, worst: Sequence[evaluate.ImageErrors], side: int) -> Safe:
-        """The worst images, to step through."""
+        """The worst images, one at a time, with navigation."""
         if not self.images_with_errors:
             return page.paragraph("There is no image with an error.")
-        parts: list[page.Step] = []
+        image_steps: list[page.Step] = []
         size = 0
         for image in worst:
-            step = self._step(image, side)
-            size += len(step.content)
-            if parts and size > MOST_BYTES:
+            image_step = self._step(image, side)
+            size += len(image_step.content)
+            if image_steps and size > MOST_BYTES:
                 break
-            parts.append(step)
-        if not parts:
+            image_steps.append(image_step)
+        if not image_steps:
             return page.paragraph("No pictures were asked for.")
         legend = []
         for name in MEANINGS:
             legend.append(page.element("li", Safe(page.swatch(COLORS[name]) + page.escaped(name))))
         note = (
-            f"{len(parts)} of the {self.images_with_errors:,} images with an error, the worst"
+            f"{len(image_steps)} of the {self.images_with_errors:,} images with an error, the worst"
             " first: those with the lowest score, which is the share of the found objects in all"
             " objects and all other detections."
         )
@@ -460,19 +469,19 @@ class _Report:
             [
                 page.paragraph(note),
                 page.element("ul", joined(legend), class_="legend"),
-                page.steps("Worst images", parts),
+                page.steps("Worst images", image_steps),
             ]
         )
 
     def _step(self, image: evaluate.ImageErrors, side: int) -> page.Step:
-        """An image with its truth and what was detected."""
+        """An image with its ground truth and its detections side by side."""
         image_id = self.dataset_ids[image.image_id]
         name = image_name(self.dataset, image_id)
         title = f"{name}: score {image.score:.2f}"
         words = ", ".join(f"{count} {kind}" for kind, count in image.counts.items() if count)
         try:
             shown = self._shown(image_id, side)
-        except Exception as error:  # of a user's own load_image, whatever it raises
+        except Exception as error:  # a user's load_image may raise anything
             reason = " ".join(str(error).split()) or type(error).__name__
             content = page.paragraph(f"{words}. The image can't be read: {reason[:300]}")
             return page.Step(name, title, content)
@@ -493,7 +502,7 @@ class _Report:
         return page.Step(name, title, joined([page.paragraph(words), content]))
 
     def _shown(self, image_id: int, side: int) -> np.ndarray:
-        """An image in the size of the page, [h, w, 3] uint8."""
+        """An image resized for the page, [h, w, 3] uint8; side: its longer side in pixels."""
         percentiles: Sequence[float] = ()
         gamma = 1.0
         if self.config is not None:
@@ -509,15 +518,15 @@ class _Report:
         items: Sequence[dict],
         kinds: Sequence[str],
     ) -> np.ndarray:
-        """A copy of a picture with objects or detections in the colours of their kinds.
+        """A copy of an image with objects or detections in the colours of their kinds.
 
         Args:
             shown: [h, w, 3] uint8.
-            size: (height, width) that the items' numbers are of.
+            size: (height, width) of the original image, to which the items' coordinates refer.
             items: annotations or COCO results.
-            kinds: [N] of `COLORS`.
+            kinds: [N], keys of `COLORS`.
         """
-        # What is wrong lies on what is right.
+        # Errors are painted over correct items.
         order = sorted(range(len(items)), key=lambda i: kinds[i] != "found")
         items = [items[i] for i in order]
         colors = [COLORS[kinds[i]] for i in order]
@@ -528,8 +537,8 @@ class _Report:
             for i, item in enumerate(items):
                 has_mask[i] = _paint_mask(painted, item, size, scale, colors[i])
         texts = self._texts(items)
-        for chosen in (True, False):  # the edges of boxes are painted where there is no mask
-            rows = [i for i in range(len(items)) if has_mask[i] == chosen]
+        for with_mask in (True, False):  # boxes are painted only for items without a mask
+            rows = [i for i in range(len(items)) if has_mask[i] == with_mask]
             result = self._scaled([items[i] for i in rows], scale)
             painted = media.paint(
                 painted,
@@ -537,12 +546,12 @@ class _Report:
                 None,
                 colors=[colors[i] for i in rows],
                 texts=[texts[i] for i in rows],
-                boxes=not chosen,
+                boxes=not with_mask,
             )
         return painted
 
     def _texts(self, items: Sequence[dict]) -> list[str]:
-        """The texts beside objects: none where there are many, or nothing to say."""
+        """Labels of objects: class, if there are several, and score; "" for many objects."""
         texts = []
         for item in items:
             words = []
@@ -557,7 +566,7 @@ class _Report:
         return texts
 
     def _scaled(self, items: Sequence[dict], scale: np.ndarray) -> dict:
-        """Boxes and keypoints of items in the form of a result of `MaskRCNN.detect`."""
+        """Boxes and keypoints of items, scaled, in the form of a result of `MaskRCNN.detect`."""
         boxes = np.array([item["bbox"] for item in items], float).reshape(-1, 4)
         x, y, width, height = boxes.T
         rois = np.stack([y, x, y + height, x + width], axis=1) * np.tile(scale, 2)
@@ -574,27 +583,27 @@ class _Report:
 
 
 def _badness(image: evaluate.ImageErrors) -> tuple[float, int]:
-    """The sort key of images, the worst first."""
+    """Sort key of images, worst first: score, then the number of errors."""
     counts = image.counts
     return image.score, counts.pop("found") - sum(counts.values())
 
 
 def _several(count: int, word: str, words: str = "") -> str:
-    """A number and what it counts."""
+    """A count with its noun in singular or plural, such as "1 image"; words: irregular plural."""
     if count == 1:
         return f"1 {word}"
     return f"{count:,} {words or word + 's'}"
 
 
 def _share(part: int, whole: int) -> str:
-    """A part of a whole in words."""
+    """A share as text, such as "3 of 4 (75%)"."""
     if not whole:
         return "none of 0"
     return f"{part:,} of {whole:,} ({100 * part / whole:.0f}%)"
 
 
 def _precision_chart(kind: str, precision: np.ndarray) -> Safe:
-    """Precision [10 IoUs, 101 recalls] over recall."""
+    """A chart of precision [10 IoUs, 101 recalls] over recall."""
     recalls = np.linspace(0, 1, precision.shape[1]).tolist()
     lines = []
     for i, curve in enumerate(precision):
@@ -605,27 +614,27 @@ def _precision_chart(kind: str, precision: np.ndarray) -> Safe:
 
 
 def _weights_text(weights: files.PathLike | None) -> str:
-    """A weight file's path, size and date."""
+    """The path, size and date of a weight file."""
     if weights is None:
         return "not known"
     text = os.fspath(weights)
     try:
         state = os.stat(weights)
-    except (OSError, ValueError):  # a name such as "none", or a file that is gone
+    except (OSError, ValueError):  # a name such as "none", or a deleted file
         return str(text)
     date = datetime.datetime.fromtimestamp(state.st_mtime).astimezone()
     return f"{text}, {state.st_size / 1e6:.1f} MB, of {date:%Y-%m-%d %H:%M %Z}"
 
 
 def image_name(dataset: Dataset, image_id: int) -> str:
-    """The name of an image on a page: its file's name, or its reference, or its number."""
+    """The name of an image on a page: that of its file, or its id with its reference."""
     info = dataset.image_info[image_id]
     path = info.get("path")
     if isinstance(path, (str, os.PathLike)) and os.fspath(path):
         return os.path.basename(os.fsdecode(path)) or str(path)
     try:
         reference = dataset.image_reference(image_id)
-    except Exception:  # of a user's own
+    except Exception:  # a user's image_reference may raise anything
         reference = ""
     words = f"image {image_id}"
     if reference:
@@ -634,7 +643,7 @@ def image_name(dataset: Dataset, image_id: int) -> str:
 
 
 def _settings(config: Config | None) -> Safe:
-    """The settings of a config that differ from the defaults."""
+    """The settings that differ from the defaults."""
     if config is None:
         return page.paragraph("The settings are not known.")
     changed = configs.changed_settings(config)
@@ -653,7 +662,7 @@ def _settings(config: Config | None) -> Safe:
 
 
 def _setting_text(value: Any) -> str:
-    """A setting's value as it would be written."""
+    """The value of a setting as in source code, shortened if it is long."""
     if callable(value):
         return str(getattr(value, "__name__", value))
     text = repr(configs.plain_setting(value))
@@ -662,16 +671,16 @@ def _setting_text(value: Any) -> str:
     return text
 
 
-# ---- A training ----------------------------------------------------------------------------------
+# ---- Training ------------------------------------------------------------------------------------
 
-# Images of the first batch on a page, the longer side of each in pixels, and epochs in its table.
+# Images of the first batch on a page, the longer side of each in pixels, and epochs in the table.
 BATCH_IMAGES = 4
 BATCH_SIDE = 480
 LATEST = 20
 
 
 class Sample(NamedTuple):
-    """A picture of a page: its data URI, its (height, width), and what it shows in words."""
+    """An image on a page: its data URI, its (height, width), and a description."""
 
     uri: str
     size: tuple[int, int]
@@ -692,12 +701,13 @@ def write_training(
 
     Args:
         path: a file *.html, or a folder, for training.html in it.
-        history: of each epoch so far {"epoch": its number from 1 on, name in Keras's logs: number
-            or None}, with "learning_rate" and "seconds" where they are known.
+        history: for each epoch so far {"epoch": its number, from 1; name in Keras's logs: number or
+            None}, with "learning_rate" and "seconds" if they are known.
         config: for the settings.
         samples: of `batch_samples`.
-        step: number of the step that these are of, from 1 on.
-        epochs: number of the last epoch, 0 where it is not known.
+        step: number of the step of these samples, from 1.
+        epochs: number of the last epoch; 0 if unknown.
+        title: of the page.
 
     Returns:
         the path of the file.
@@ -721,11 +731,11 @@ def write_training(
 
 
 def _progress(history: Sequence[dict], epochs: int) -> Safe:
-    """How far a training is."""
-    done = 0
+    """A line with the number of epochs and the time of a training so far."""
+    epoch = 0
     if history:
-        done = history[-1]["epoch"]
-    words = f"Epoch {done}"
+        epoch = history[-1]["epoch"]
+    words = f"Epoch {epoch}"
     if epochs:
         words += f" of {epochs}"
     seconds = sum(row.get("seconds") or 0 for row in history)
@@ -738,7 +748,7 @@ def _progress(history: Sequence[dict], epochs: int) -> Safe:
 
 
 def _training_cards(history: Sequence[dict]) -> Safe:
-    """The latest figures that matter most."""
+    """The latest values of the main figures."""
     names = {
         "loss": "loss",
         "val_loss": "validation loss",
@@ -756,22 +766,22 @@ def _training_cards(history: Sequence[dict]) -> Safe:
 
 
 def _names(history: Sequence[dict]) -> list[str]:
-    """The names of what is known of any epoch, in their order."""
+    """The names of the values of all epochs, in their order."""
     names = dict.fromkeys(name for row in history for name in row)
     return [name for name in names if name not in ("epoch", "seconds")]
 
 
 def _loss_charts(history: Sequence[dict]) -> Safe:
-    """A chart for each loss, with that of the validation beside it."""
+    """A chart for each loss, with training and validation."""
     names = [name for name in _names(history) if name.endswith("loss")]
     losses = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    # The sum of all comes first, as Keras has it.
+    # Keras's "loss", the sum of all, comes first.
     losses.sort(key=lambda name: name != "loss")
     return _charts_of(history, [(name, [name, f"val_{name}"]) for name in losses])
 
 
 def _other_charts(history: Sequence[dict]) -> Safe:
-    """The learning rate, the APs in one chart, and a chart for each other number."""
+    """Charts of the learning rate, of all APs in one, and of each other value."""
     names = [name for name in _names(history) if not name.endswith("loss")]
     precisions = [name for name in names if name.startswith("val_") and name.endswith("_mAP")]
     groups = [("learning rate", ["learning_rate"])]
@@ -784,7 +794,7 @@ def _other_charts(history: Sequence[dict]) -> Safe:
 
 
 def _charts_of(history: Sequence[dict], groups: Sequence[tuple[str, list[str]]]) -> Safe:
-    """Charts over the epochs: [(title, names of the lines)], without those that have no number."""
+    """Charts over the epochs, without lines that have no values; groups: [(title, lines)]."""
     epochs = [row["epoch"] for row in history]
     drawn = []
     for title, names in groups:
@@ -802,7 +812,7 @@ def _charts_of(history: Sequence[dict], groups: Sequence[tuple[str, list[str]]])
 
 
 def _line_name(name: str, title: str) -> str:
-    """The name of a line in the legend of its chart."""
+    """The name of a line in the legend of the chart with this title."""
     if name == title:
         return "training"
     if name == f"val_{title}":
@@ -811,14 +821,14 @@ def _line_name(name: str, title: str) -> str:
 
 
 def _latest(history: Sequence[dict]) -> Safe:
-    """The numbers of the latest epochs."""
+    """The table of the values of the latest epochs."""
     names = _names(history)
     rows = []
     for row in reversed(history[-LATEST:]):
         shown: list[Any] = []
         for name in names:
             value = _or_nan(row.get(name))
-            if name == "learning_rate":  # three digits behind the point are too few for it
+            if name == "learning_rate":  # needs more than the three decimals of other values
                 shown.append(f"{value:.3g}")
             else:
                 shown.append(value)
@@ -828,13 +838,14 @@ def _latest(history: Sequence[dict]) -> Safe:
 
 
 def _or_nan(value: Any) -> float:
+    """A value as a float; NaN for None."""
     if value is None:
         return float("nan")
     return float(value)
 
 
 def _batch(samples: Sequence[Sample], step: int) -> Safe:
-    """The first batch as the network sees it."""
+    """The images of the first batch."""
     if not samples:
         return page.paragraph("Its pictures are not known.")
     note = (
@@ -854,13 +865,13 @@ def batch_samples(
     most: int = BATCH_IMAGES,
     side: int = BATCH_SIDE,
 ) -> list[Sample]:
-    """Pictures of the first images of a training step, with boxes, masks, classes and keypoints.
+    """The first images of a training step, drawn with boxes, masks, classes and keypoints.
 
     Args:
         inputs: of `data.TrainingBatches.batch`, or the first rows of each.
-        config: theirs.
+        config: with which they were made.
         class_names: by class id.
-        most: pictures at most.
+        most: the largest number of images.
         side: longer side of each, in pixels.
 
     Returns:
@@ -881,42 +892,42 @@ def batch_samples(
 def _painted_example(
     example: Sequence[np.ndarray], config: Config, class_names: Sequence[str], side: int
 ) -> np.ndarray:
-    """A training example as a picture; `example` are its parts in the order of the inputs."""
+    """Draws a training example: [h, w, 3] uint8; example: its arrays in the order of the inputs."""
     image, _, _, _, class_ids, boxes = example[:6]
     values = np.asarray(image, np.float32) * config.STD_PIXEL + config.MEAN_PIXEL
     shown = page.shown_image(values.astype(np.float32))
     painted = page.resized(shown, page.fitting(shown.shape, side))
     scale = np.array(painted.shape[:2]) / shown.shape[:2]
-    used = np.flatnonzero(class_ids)
-    class_ids = class_ids[used]
+    object_rows = np.flatnonzero(class_ids)
+    class_ids = class_ids[object_rows]
     colors = [visualize.class_color(class_id) for class_id in class_ids]
     if len(class_names) <= 2:
-        colors = visualize.random_colors(len(used))
-    rest = list(example[6:])
+        colors = visualize.random_colors(len(object_rows))
+    remaining_inputs = list(example[6:])
     if config.USE_MASK:
-        parts = rest.pop(0)
-        for i, color in zip(used, colors):
+        masks_of_objects = remaining_inputs.pop(0)
+        for i, color in zip(object_rows, colors):
             y1, x1, y2, x2 = (int(edge) for edge in boxes[i])
-            crop = parts[..., i] != 0
+            crop = masks_of_objects[..., i] != 0
             if not config.USE_MINI_MASK:
                 crop = crop[y1:y2, x1:x2]
             _paint_crop(painted, boxes[i], crop, scale, color)
     result: dict[str, Any] = {
-        "rois": boxes[used] * np.tile(scale, 2),
+        "rois": boxes[object_rows] * np.tile(scale, 2),
         "class_ids": class_ids,
         "scores": None,
     }
     if config.USE_KEYPOINTS:
-        points = np.array(rest.pop(0)[used], float)
+        points = np.array(remaining_inputs.pop(0)[object_rows], float)
         points[..., :2] *= scale
         result["keypoints"] = points
     texts = None
-    if len(used) > MOST_LABELS or len(class_names) <= 2:
-        texts = [""] * len(used)
+    if len(object_rows) > MOST_LABELS or len(class_names) <= 2:
+        texts = [""] * len(object_rows)
     return media.paint(painted, result, class_names, colors=colors, texts=texts)
 
 
-# ---- Masks in a picture --------------------------------------------------------------------------
+# ---- Painting masks ------------------------------------------------------------------------------
 
 
 def _paint_mask(
@@ -926,12 +937,14 @@ def _paint_mask(
     scale: np.ndarray,
     color: Sequence[float],
 ) -> bool:
-    """Paints the mask of an annotation or a result in place; False where it has none.
+    """Paints the mask of an annotation or a result; returns False if it has none.
 
     Args:
-        painted: [h, w, 3] uint8.
-        size: (height, width) of the image that the item is of.
-        scale: (y, x) from it to the picture.
+        painted: [h, w, 3] uint8; edited.
+        item: annotation or COCO result.
+        size: (height, width) of the original image.
+        scale: (y, x), size of `painted` / size of the original image.
+        color: (r, g, b) in 0..1.
     """
     if "segmentation" not in item:
         return False
@@ -949,13 +962,13 @@ def _paint_crop(
     scale: np.ndarray,
     color: Sequence[float],
 ) -> bool:
-    """Tints a mask in a picture in place and draws its rim; False for a mask without a pixel.
+    """Tints a mask and draws its outline; returns False for a mask without a pixel.
 
     Args:
-        painted: [h, w, 3] uint8.
-        box: (y1, x1, y2, x2) of the mask, in the image's pixels.
-        crop: [any, any] bool, the mask in its box.
-        scale: (y, x) from the image to the picture.
+        painted: [h, w, 3] uint8; edited.
+        box: (y1, x1, y2, x2) of the mask, in pixels of the original image.
+        crop: [h, w] bool of any size, the mask in its box.
+        scale, color: see `_paint_mask`.
     """
     if not crop.size or not crop.any():
         return False
@@ -965,21 +978,21 @@ def _paint_crop(
     y2 = max(y2, y1 + 1)
     x2 = max(x2, x1 + 1)
     inside = page.resized(crop.astype(np.uint8) * 255, (y2 - y1, x2 - x1)) > 127
-    # What lies outside the picture, as a box of a training example may, is cut off.
+    # Parts outside the image are cut off: boxes of training examples may extend beyond it.
     top = max(-y1, 0)
     left = max(-x1, 0)
     inside = inside[top : height - y1, left : width - x1]
-    place = painted[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)]
-    visualize.apply_mask(place, inside, color, 0.28)
-    visualize.apply_mask(place, _rim(inside, max(1, min(height, width) // 240)), color, 1.0)
+    region = painted[max(y1, 0) : max(y2, 0), max(x1, 0) : max(x2, 0)]
+    visualize.apply_mask(region, inside, color, 0.28)
+    visualize.apply_mask(region, _rim(inside, max(1, min(height, width) // 240)), color, 1.0)
     return True
 
 
 def _rim(mask: np.ndarray, width: int) -> np.ndarray:
-    """The pixels of a mask [h, w] that are at most so far from its edge."""
+    """The pixels of a mask [h, w] within `width` pixels of its edge."""
     inner = np.pad(mask, width)
     for _ in range(width):
         middle = inner[1:-1, 1:-1]
-        beside = inner[1:-1, :-2] & inner[1:-1, 2:]
-        inner[1:-1, 1:-1] = middle & beside & inner[:-2, 1:-1] & inner[2:, 1:-1]
+        horizontal_neighbours = inner[1:-1, :-2] & inner[1:-1, 2:]
+        inner[1:-1, 1:-1] = middle & horizontal_neighbours & inner[:-2, 1:-1] & inner[2:, 1:-1]
     return mask & ~inner[width:-width, width:-width]

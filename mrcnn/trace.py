@@ -1,10 +1,10 @@
-"""Looking inside: every stage of one image in numpy; matterport's `run_graph` and `ancestor`.
+"""The intermediate results of every stage of one image; matterport's `run_graph` and `ancestor`.
 
     stages = model.trace(image)
     stages.proposals                # [P, (y1, x1, y2, x2)] in pixels
-    stages.masks                    # [D, 28, 28] as the mask head gives them
+    stages.masks                    # [D, 28, 28], output of the mask head
 
-`trace` needs no names of tensors; `run_graph` takes those that notebooks of 2018 ask for.
+`trace` needs no names of tensors; `run_graph` takes those of matterport's notebooks.
 """
 
 import dataclasses
@@ -21,34 +21,40 @@ from mrcnn import boxes as box_math, data, masks as mask_math, ops as kernels, u
 
 @dataclasses.dataclass
 class Trace:
-    """The intermediate results of one image, stage by stage, in numpy.
+    """The result of each stage of the network for one image, in numpy.
 
     All boxes are (y1, x1, y2, x2) float32 in pixels of `image`; y2, x2 lie outside the box. A level
-    is the base-2 logarithm of a map's stride: P2 has stride 4. A anchors, T best of them, P
-    proposals, K classes, D detections.
+    is the base-2 logarithm of a feature map's stride: P2 has stride 4. Of A anchors, the T with the
+    best scores are refined; P proposals, K classes, D detections.
 
     Attributes:
-        image: [H, W, C] as the network saw it, padding included, before the mean was subtracted;
-            uint8.
+        image: [H, W, C] uint8, the molded image with its padding, before mean subtraction.
         window: (y1, x1, y2, x2) of the original image in it.
-        anchors: [A, 4]; anchor_levels: [A] int.
-        rpn_scores: [A] probability of an object; rpn_deltas: [A, (dy, dx, log dh, log dw)] as the
-            RPN gives them, divided by RPN_BBOX_STD_DEV.
-        top: [T] int, the anchors that are refined, best first.
-        refined, clipped: [T, 4], those anchors moved by their deltas; then cut at the image's edge.
-        nms_kept: [P] int into `top`, what non-maximum suppression left.
-        proposals: [P, 4]; proposal_scores: [P]; roi_levels: [P] int, the map that the box head
-            reads.
-        probs: [P, K] class probabilities; deltas: [P, K, 4] as the box head gives them.
-        class_ids, scores: [P] the best class of each proposal and its probability.
-        refined_rois: [P, 4] proposals moved by the deltas of their best class and cut at the
+        anchors: [A, 4].
+        anchor_levels: [A] int.
+        rpn_scores: [A], probability of an object.
+        rpn_deltas: [A, (dy, dx, log dh, log dw)], output of the RPN, in units of RPN_BBOX_STD_DEV.
+        top: [T] int, indices of the refined anchors, best first.
+        refined, clipped: [T, 4], these anchors with their deltas applied; then clipped to the
+            image.
+        nms_kept: [P] int, indices into `top` of the boxes kept by non-maximum suppression.
+        proposals: [P, 4].
+        proposal_scores: [P].
+        roi_levels: [P] int, the level from which the box head pools.
+        probs: [P, K], class probabilities.
+        deltas: [P, K, 4], output of the box head.
+        class_ids, scores: [P], the best class of each proposal and its probability.
+        refined_rois: [P, 4], proposals with the deltas of their best class applied, clipped to the
             window.
-        kept: [D] int, the proposal that each detection comes from, best detection first.
-        boxes: [D, 4]; detected_ids: [D] int; detection_scores: [D].
-        masks: [D, h, w] of the detected class, probabilities; all_masks: [D, h, w, K]; pasted: [H,
-            W, D] bool. None for a model without masks.
-        result: the detections in the original image's pixels, as `MaskRCNN.detect` gives them.
-        activations: {layer's name: array without the batch axis} of the layers that were asked for.
+        kept: [D] int, index of the proposal of each detection, best detection first.
+        boxes: [D, 4].
+        detected_ids: [D] int.
+        detection_scores: [D].
+        masks: [D, h, w], probabilities of the detected class; None for a model without masks.
+        all_masks: [D, h, w, K]; None likewise.
+        pasted: [H, W, D] bool, `masks` in the molded image; None likewise.
+        result: the detections in pixels of the original image, as of `MaskRCNN.detect`.
+        activations: {layer name: array without the batch axis} of the requested layers.
     """
 
     image: np.ndarray
@@ -84,7 +90,7 @@ class Trace:
         return f"Trace({counts})"
 
     def counts(self) -> list[tuple[str, int]]:
-        """[(stage, how many)] from anchors to detections."""
+        """[(stage, number of boxes)] from anchors to detections."""
         return [
             ("anchors", len(self.anchors)),
             ("best anchors", len(self.top)),
@@ -95,25 +101,25 @@ class Trace:
 
 
 def to_pixels(boxes: np.ndarray, shape: Sequence[int], frame: str = "centers") -> np.ndarray:
-    """Normalised boxes in pixels, not rounded. [..., 4] float32."""
+    """Converts normalised boxes [..., 4] to pixels, float32, not rounded."""
     return box_math.denorm_boxes(boxes, shape, frame, whole=False)
 
 
 @kernels.without_gradients()
 def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Trace:
-    """All stages of one image.
+    """Runs the network on one image and returns the results of all stages, a `Trace`.
 
     Args:
         model: `MaskRCNN` in inference mode.
         image: [H, W, C] or [H, W], as for `MaskRCNN.detect`.
-        activations: names of layers whose outputs are wanted too, such as "res4f_out" or "fpn_p3".
+        activations: names of layers whose outputs are returned too, such as "res4f_out", "fpn_p3".
     """
     model.check_mode("inference", "trace")
     config = model.config
     molded, metas, windows = model.mold_inputs([image])
     shape = molded.shape[1:]
     window = np.asarray(windows[0])
-    values = _values(model, molded, metas, activations)
+    values = _layer_values(model, molded, metas, activations)
 
     def in_pixels(boxes):
         return to_pixels(boxes, shape, config.BOX_FRAME)
@@ -125,14 +131,14 @@ def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Tra
     nms_kept = proposals["rpn_non_max_suppression"][is_proposal]
     top = proposals["pre_nms_indices"]
     boxes = proposals["refined_anchors_clipped"][nms_kept]
-    # One detection for each proposal, of its best class, whatever DETECTION_ALL_CLASSES asks for.
+    # At most one detection per proposal, of its best class, whatever DETECTION_ALL_CLASSES is.
     heads = _stages_of(model, "mrcnn_detection", values)
     is_detection = heads["detections"][:, 4] > 0
     detections = heads["detections"][is_detection]
     masks, all_masks, pasted = _masks(config, values, detections, in_pixels, shape)
     unmolded = model.unmold_detections(heads["detections"], masks, np.shape(image), shape, window)
     return Trace(
-        image=_as_seen(molded[0], config),
+        image=_before_mean_subtraction(molded[0], config),
         window=window,
         anchors=anchors,
         anchor_levels=_anchor_levels(config, shape, len(anchors)),
@@ -162,28 +168,28 @@ def trace(model: Any, image: np.ndarray, activations: Sequence[str] = ()) -> Tra
     )
 
 
-def _values(model, molded, metas, activations):
-    """{layer's name: array without the batch axis}, and (layer's name, i) of a stage's inputs."""
+def _layer_values(model, molded, metas, activations):
+    """{layer name: output without the batch axis}, and {(layer name, i): input i} of two layers."""
     names = ["rpn_class", "rpn_bbox", "mrcnn_class", "mrcnn_bbox", *activations]
     if model.config.USE_MASK:
         names.append("mrcnn_mask")
-    wanted = [(name, None) for name in names]
+    requested = [(name, None) for name in names]
     for name in ("ROI", "mrcnn_detection"):
         for i, tensor in enumerate(model.keras_model.get_layer(name).input):
-            wanted.append(((name, i), tensor))
-    values = run_graph(model, molded, wanted, metas)
+            requested.append(((name, i), tensor))
+    values = run_graph(model, molded, requested, metas)
     return {name: value[0] for name, value in values.items()}
 
 
 def _stages_of(model, name, values):
-    """The steps inside a layer, from the inputs that it had: {step: array of the one image}."""
+    """{step: array without the batch axis} of the steps inside a layer, computed by its inputs."""
     layer = model.keras_model.get_layer(name)
     inputs = [ops.convert_to_tensor(values[name, i][None]) for i in range(len(layer.input))]
     return {step: ops.convert_to_numpy(x)[0] for step, x in layer.stages(inputs).items()}
 
 
-def _as_seen(molded, config):
-    """The molded image before the mean was subtracted, uint8."""
+def _before_mean_subtraction(molded, config):
+    """The molded image before mean subtraction, uint8."""
     pixels = molded * config.STD_PIXEL + config.MEAN_PIXEL
     if np.max(config.MEAN_PIXEL) > 1:
         return utils.as_bytes(np.round(pixels), (0, 255))
@@ -191,7 +197,7 @@ def _as_seen(molded, config):
 
 
 def _masks(config, values, detections, in_pixels, shape):
-    """Masks of the detected classes, of all classes, and pasted; None, None, None without masks."""
+    """`masks`, `all_masks` and `pasted` of a `Trace`; None, None, None without masks."""
     if not config.USE_MASK:
         return None, None, None
     count = len(detections)
@@ -199,26 +205,26 @@ def _masks(config, values, detections, in_pixels, shape):
     if all_masks.shape[-1] > 1:
         masks = all_masks[np.arange(count), :, :, detections[:, 4].astype(np.int32)]
     else:
-        masks = all_masks[..., 0]  # a head that is blind to the class has one mask for all
+        masks = all_masks[..., 0]  # a class-agnostic head has a single mask
     boxes = in_pixels(detections[:, :4])
-    padded = config.MASK_PASTE == "padded"
-    if not padded:
+    is_padded = config.MASK_PASTE == "padded"
+    if not is_padded:
         boxes = np.around(boxes).astype(int)
-    return masks, all_masks, mask_math.unmold_masks(masks, boxes, shape, padded=padded)
+    return masks, all_masks, mask_math.unmold_masks(masks, boxes, shape, padded=is_padded)
 
 
 def _anchor_levels(config, shape, count):
-    """[A] int: the level of each anchor."""
+    """The level of each anchor, [A] int; count: A."""
     cells = []
     for size in data.compute_backbone_shapes(config, shape):
         cells.append(int(np.prod(-(-np.asarray(size) // config.RPN_ANCHOR_STRIDE))))
-    per_cell = count // sum(cells)
+    anchors_per_cell = count // sum(cells)
     levels = np.round(np.log2(np.atleast_1d(config.BACKBONE_STRIDES))).astype(int)
-    return np.repeat(levels, np.multiply(cells, per_cell))
+    return np.repeat(levels, np.multiply(cells, anchors_per_cell))
 
 
 def _roi_levels(network, config, proposals, shape):
-    """[P] int: the level that each proposal (normalised) is read from; all one of a single map."""
+    """The level from which each normalised proposal is pooled, [P] int."""
     layer = network.get_layer("roi_align_classifier")
     if len(layer.input) == 3:
         stride = np.atleast_1d(config.BACKBONE_STRIDES)[0]
@@ -228,7 +234,7 @@ def _roi_levels(network, config, proposals, shape):
     return np.asarray(ops.convert_to_numpy(levels))[0]
 
 
-# ---- matterport's way ----------------------------------------------------------------------------
+# ---- matterport's run_graph ----------------------------------------------------------------------
 
 STAGES = (
     "pre_nms_anchors",
@@ -239,11 +245,12 @@ STAGES = (
 
 
 def find_tensor(model: Any, name: str) -> Any:
-    """A tensor for `run_graph` by the name that notebooks of 2018 ask for, or None.
+    """A tensor for `run_graph` by its name in matterport's notebooks; None if there is none.
 
     Args:
-        name: a layer's, in TensorFlow 1 spellings too ("mrcnn_class/Reshape:0"); or one of `STAGES`
-            after "ROI/", of which "ROI/rpn_non_max_suppression:0" is [N] int32 of the first image.
+        name: of a layer, also as TensorFlow 1 named its tensors ("mrcnn_class/Reshape:0"); or one
+            of `STAGES` after "ROI/"; "ROI/rpn_non_max_suppression:0" is [N] int32 of the first
+            image.
     """
     stage = re.match(rf"/?ROI/({'|'.join(STAGES)})\b", name)
     if stage:
@@ -256,7 +263,7 @@ def find_tensor(model: Any, name: str) -> Any:
 
 
 def _first(output):
-    """The layer ROI also says which rows are proposals: the boxes come first."""
+    """The first output of a layer: the boxes of the layer ROI, whose second is a validity mask."""
     if isinstance(output, (list, tuple)):
         return output[0]
     return output
