@@ -232,7 +232,7 @@ class TrainingModel(Network):
         Args:
             optimizer: not built yet.
             keep: False always compiles.
-            jit_compile: whether XLA compiles the steps; None for the backend's default.
+            jit_compile: whether XLA compiles the steps; None: under JAX only.
         """
         if jit_compile is None:
             jit_compile = kernels.compiles(None)
