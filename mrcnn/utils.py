@@ -42,6 +42,7 @@ from mrcnn.files import show_progress  # noqa: F401
 from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
     ONE_GO,
     LabelMaps,
+    as_dense,
     bilinear_samples,
     compute_overlaps_masks,
     expand_mask,
@@ -1895,26 +1896,63 @@ def _nearest(side, scale, exact):
 
 def _is_instance(boxes: np.ndarray) -> np.ndarray:
     """Which rows of boxes [N, 4] are not all zero, [N] bool: zero rows pad tables."""
-    return (np.asarray(boxes) != 0).any(axis=1)
+    return (boxes != 0).any(axis=1)
 
 
-def _masks_of(masks: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _masks_of(masks: Any, keep: np.ndarray, what: str) -> np.ndarray:
     """Masks [H, W, n] of the rows to keep.
 
     Args:
-        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone.
+        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone; or another
+            form that `mrcnn.masks.as_dense` takes.
         keep: [N] bool.
+        what: "gt" or "pred", for messages.
     """
-    masks = np.asarray(masks)
+    masks = as_dense(masks)
     if masks.shape[-1] == len(keep):
         if keep.all():
             return masks
         return masks[..., keep]
     if masks.shape[-1] != keep.sum():
         raise ValueError(
-            f"Expected a mask for each of {len(keep)} boxes. Received: {masks.shape[-1]}"
+            f"Expected a mask for each of {len(keep)} boxes in {what}_masks."
+            f" Received: {masks.shape[-1]}"
         )
     return masks
+
+
+def _boxes_of(boxes: Any, what: str) -> np.ndarray:
+    """Boxes [N, 4] of `compute_matches`; ValueError for another shape."""
+    boxes = np.asarray(boxes)
+    if not boxes.size:
+        return np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{what}_boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
+    return boxes
+
+
+def _values_of_rows(values: Any, keep: np.ndarray, name: str) -> np.ndarray:
+    """What belongs to the boxes to keep: class ids or scores [n].
+
+    Args:
+        values: [N], or more of them: tables may be padded.
+        keep: [N] bool.
+        name: of the values, for messages.
+
+    Raises:
+        ValueError: fewer values than boxes, no numbers or NaN; class ids that are not whole, such
+            as scores in their place.
+    """
+    values = np.ravel(values)
+    if len(values) < len(keep):
+        raise ValueError(f"Expected {name} of {len(keep)} boxes. Received: {len(values)}")
+    values = values[: len(keep)][keep]
+    is_number = values.dtype.kind in "buif" or not values.size
+    if not is_number or np.isnan(values).any():
+        raise ValueError(f"{name} are numbers. Received: {files.short(values.tolist())}")
+    if name.endswith("class_ids") and np.any(values != np.floor(values)):
+        raise ValueError(f"{name} are whole numbers. Received: {files.short(values.tolist())}")
+    return values
 
 
 class _Candidates(NamedTuple):
@@ -1942,13 +1980,13 @@ def _candidates(
     pred_masks: np.ndarray,
 ) -> _Candidates:
     """The `_Candidates` of what `compute_matches` takes, without padding."""
-    real = _is_instance(gt_boxes)
-    gt_masks = _masks_of(gt_masks, real)
-    gt_class_ids = np.asarray(gt_class_ids)[: len(real)][real]
-    real = _is_instance(pred_boxes)
-    pred_masks = _masks_of(pred_masks, real)
-    class_ids = np.asarray(pred_class_ids)[: len(real)][real]
-    scores = np.asarray(pred_scores)[: len(real)][real]
+    real = _is_instance(_boxes_of(gt_boxes, "gt"))
+    gt_masks = _masks_of(gt_masks, real, "gt")
+    gt_class_ids = _values_of_rows(gt_class_ids, real, "gt_class_ids")
+    real = _is_instance(_boxes_of(pred_boxes, "pred"))
+    pred_masks = _masks_of(pred_masks, real, "pred")
+    class_ids = _values_of_rows(pred_class_ids, real, "pred_class_ids")
+    scores = _values_of_rows(pred_scores, real, "pred_scores")
     order = np.argsort(-scores, kind="stable")
     overlaps = compute_overlaps_masks(pred_masks, gt_masks)
     return _Candidates(gt_class_ids, class_ids[order], scores[order], overlaps[order])
@@ -1997,7 +2035,8 @@ def compute_matches(
     Args:
         gt_boxes, pred_boxes: [N, (y1, x1, y2, x2)], [P, 4].
         gt_class_ids, pred_class_ids: [N], [P] int.
-        gt_masks, pred_masks: [H, W, N], [H, W, P].
+        gt_masks, pred_masks: [H, W, N], [H, W, P]; or another form of `detect`'s masks, such as
+            run-length encodings.
         pred_scores: [P].
         iou_threshold: a match has at least this IoU.
         score_threshold: predictions below it match nothing.
@@ -2006,6 +2045,10 @@ def compute_matches(
         gt_match: [N] float, index of the matched prediction, sorted by score; -1 for none.
         pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
         overlaps: [P, N] IoU, predictions sorted by score.
+
+    Raises:
+        ValueError: as many boxes, class ids, scores and masks are not there, masks of another size,
+            class ids that are not whole, a score that is NaN.
     """
     candidates = _candidates(
         gt_boxes,

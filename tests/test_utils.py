@@ -24,6 +24,7 @@ from PIL import Image
 
 from mrcnn import boxes as box_math, files, utils, weights
 from mrcnn.config import Config
+from mrcnn.masks import encode
 
 
 def recorded(name):
@@ -1321,6 +1322,39 @@ def test_zero_rows_of_ground_truth():
     assert utils.compute_matches(padded[0], padded[1], gt_masks, *pred)[0].tolist() == [0, 2]
     with pytest.raises(ValueError, match="3 boxes.*1"):
         utils.compute_matches(padded[0], padded[1], gt_masks[..., :1], *pred)
+
+
+def test_ap_of_every_form_of_masks():
+    """Run-length encodings, as of `detect(tile=)`; and none of them."""
+    gt_boxes, gt_ids, gt_masks, boxes, ids, scores, masks = scene()
+    expected = utils.compute_ap(*scene())
+    found = utils.compute_ap(gt_boxes, gt_ids, gt_masks, boxes, ids, scores, encode(masks))
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)
+    found = utils.compute_ap(gt_boxes, gt_ids, encode(gt_masks), boxes, ids, scores, encode(masks))
+    assert found[0] == expected[0]
+    assert utils.compute_ap(gt_boxes, gt_ids, gt_masks, [], [], [], [])[0] == 0
+
+
+@pytest.mark.parametrize(
+    "place, value, text",
+    [
+        (0, np.zeros(2), r"gt_boxes are \[N, .*Received: shape \(2,\)"),
+        (1, [1], "gt_class_ids of 2 boxes. Received: 1"),
+        (1, ["cat", "dog"], "gt_class_ids are numbers"),
+        (4, [0.9, 0.8, 0.7], r"pred_class_ids are whole numbers. Received: \[0.9, 0.8, 0.7\]"),
+        (5, [0.9, 0.8], "pred_scores of 3 boxes. Received: 2"),
+        (5, [0.9, np.nan, 0.7], r"pred_scores are numbers. Received: \[0.9, nan, 0.7\]"),
+        (6, np.zeros((28, 28, 3)), r"one image size. Received: \(28, 28\) and \(60, 60\)"),
+        (6, np.ones((60, 60)), r"\[H, W, N\]. Received: \(60, 60\)"),
+    ],
+)
+def test_arguments_of_ap_that_do_not_fit(place, value, text):
+    """Scores in the place of class ids gave an AP of 0."""
+    arguments = list(scene())
+    arguments[place] = value
+    with pytest.raises(ValueError, match=text):
+        utils.compute_ap(*arguments)
 
 
 def test_one_pixel_box_at_the_origin_is_no_padding():
