@@ -476,6 +476,23 @@ def import_imgaug() -> Any:
     return imgaug
 
 
+def check_augmentation(augmentation: Any) -> None:
+    """ValueError for what `apply_augmentation` can't use; None is no augmentation."""
+    is_class = isinstance(augmentation, type)
+    takes_images = callable(augmentation) or hasattr(augmentation, "augment_images")
+    if augmentation is None or (takes_images and not is_class):
+        return
+    hint = ""
+    if is_class:
+        hint = f"; an object of this class does, {augmentation.__name__}(...)"
+    elif isinstance(augmentation, (list, tuple)):
+        hint = "; imgaug.augmenters.Sequential(list) makes one augmenter of a list of imgaug's"
+    raise ValueError(
+        "augmentation is an imgaug augmenter or a function f(image, masks), such as those of"
+        f" mrcnn.augmentation. Received: {augmentation!r:.200}{hint}"
+    )
+
+
 def apply_augmentation(
     augmentation: Any,
     image: np.ndarray,
@@ -504,8 +521,9 @@ def apply_augmentation(
         not visible.
 
     Raises:
-        ValueError: the result has another size.
+        ValueError: no augmentation, or a result of another size.
     """
+    check_augmentation(augmentation)
     if hasattr(augmentation, "augment_images"):
         given = masks
         if not isinstance(masks, LabelMaps) and _moves_labels(augmentation):
@@ -515,18 +533,12 @@ def apply_augmentation(
         new_image, new_masks, new_points = _augment_with_imgaug(
             augmentation, image, given, rng, points, flip_pairs
         )
-    elif callable(augmentation):
+    else:
         given = masks
         if not augmenting.takes_label_maps(augmentation):
             given = np.asarray(masks)
         new_image, new_masks, new_points = augmenting.call(
             augmentation, image, given, points, rng=rng, flip_pairs=flip_pairs
-        )
-    else:
-        raise ValueError(
-            "augmentation is an imgaug augmenter or a function f(image, masks), such as those of"
-            " mrcnn.augmentation. "
-            f"Received: {augmentation!r}"
         )
     if new_image.shape != image.shape or new_masks.shape != masks.shape:
         raise ValueError(
@@ -808,6 +820,8 @@ def _checked_masks(
         raise DatasetError(f"masks are bool or 0 and 1. Received: {masks.dtype} for {where}")
     if masks.dtype.kind == "f":
         _check_float_masks(dataset, masks, where)
+    elif masks.dtype.kind in "ui":
+        _look_at_whole_masks(dataset, masks, where)
     return masks.astype(bool, copy=False)
 
 
@@ -850,6 +864,35 @@ def _check_float_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) ->
             " object's. load_mask may return masks > .5. The same goes for other images",
             where,
         )
+
+
+# Datasets of whose masks of whole numbers one image was looked at.
+_looked_at: weakref.WeakSet = weakref.WeakSet()
+
+
+def _look_at_whole_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) -> None:
+    """A warning of masks with more than one value above 0 in an object, as a JPEG has them.
+
+    Of a dataset the first image is looked at: it takes as long as a part of reading it.
+    """
+    if dataset in _looked_at:
+        return
+    _looked_at.add(dataset)
+    for i in range(masks.shape[2]):
+        mask = masks[:, :, i]
+        values = np.unique(mask[mask != 0])
+        if len(values) > 1:
+            logger.warning(
+                "the masks of %s have %d values besides 0, from %d to %d in object %d: every pixel"
+                " that is not 0 counts as the object's, of a JPEG some of the background too."
+                " load_mask may return masks > 127. The same goes for other images",
+                where,
+                len(values),
+                values[0],
+                values[-1],
+                i,
+            )
+            return
 
 
 def _check_kind_of_class_ids(class_ids: np.ndarray, where: str) -> None:
@@ -1627,6 +1670,27 @@ class _Example(NamedTuple):
     keypoints: np.ndarray | None = None
 
 
+def _sources_of(dataset: Any, names: str | Collection[str] | None) -> set[str]:
+    """The sources named by `no_augmentation_sources`, a warning of those without an image.
+
+    Args:
+        names: of sources; one name stands for itself.
+    """
+    if names is None:
+        return set()
+    if isinstance(names, str):
+        names = [names]
+    wanted = set(names)
+    present = {info["source"] for info in getattr(dataset, "image_info", ())}
+    if missing := sorted(map(str, wanted - present)):
+        logger.warning(
+            "no_augmentation_sources: no image is of %s; the images' sources are %s",
+            ", ".join(map(repr, missing)),
+            ", ".join(map(repr, sorted(map(str, present)))) or "none",
+        )
+    return wanted
+
+
 class TrainingBatches:
     """Batch number `step` of an endless run over a dataset; the same for the same seed.
 
@@ -1638,8 +1702,8 @@ class TrainingBatches:
         dataset, config: as for `load_image_gt`.
         shuffle: False keeps the dataset's order.
         augment, augmentation, jitter: see `load_image_gt`.
-        no_augmentation_sources: sources of images that are left as they are and not mixed into
-            others.
+        no_augmentation_sources: sources, or one, of images that are left as they are and not mixed
+            into others.
         seed: int.
         batch_size: None for the config's.
         random_rois: RoIs of an image to add to the inputs, 0 for none.
@@ -1657,7 +1721,7 @@ class TrainingBatches:
         shuffle: bool = True,
         augment: bool = False,
         augmentation: Any = None,
-        no_augmentation_sources: Collection[str] | None = None,
+        no_augmentation_sources: str | Collection[str] | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         random_rois: int = 0,
@@ -1674,7 +1738,7 @@ class TrainingBatches:
         self.augment = augment
         self.augmentation = augmentation
         self.jitter = jitter
-        self.no_augmentation_sources = set(no_augmentation_sources or ())
+        self.no_augmentation_sources = _sources_of(dataset, no_augmentation_sources)
         self.batch_size = batch_size or config.BATCH_SIZE
         self.random_rois = random_rois
         self.detection_targets = detection_targets
@@ -1932,7 +1996,7 @@ def data_generator(
     random_rois: int = 0,
     batch_size: int = 1,
     detection_targets: bool = False,
-    no_augmentation_sources: Collection[str] | None = None,
+    no_augmentation_sources: str | Collection[str] | None = None,
     seed: int | None = None,
 ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
     """Endless `(inputs, outputs)` as in the original (matterport: data_generator).

@@ -3137,7 +3137,7 @@ class MaskRCNN:
         layers: str,
         augmentation: Any = None,
         custom_callbacks: Sequence | None = None,
-        no_augmentation_sources: Sequence[str] | None = None,
+        no_augmentation_sources: str | Sequence[str] | None = None,
     ) -> keras.callbacks.History:
         """Trains (matterport: train).
 
@@ -3157,8 +3157,8 @@ class MaskRCNN:
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
             augmentation: an imgaug augmenter, an object of `mrcnn.augmentation`, or a function
                 f(image, masks) -> (image, masks); see `data.apply_augmentation`.
-            custom_callbacks: Keras callbacks, called after the checkpoint's.
-            no_augmentation_sources: sources of images that are not augmented.
+            custom_callbacks: Keras callbacks, or one, called after the checkpoint's.
+            no_augmentation_sources: sources, or one, of images that are not augmented.
 
         Returns:
             keras.callbacks.History.
@@ -3177,6 +3177,8 @@ class MaskRCNN:
             )
         learning_rate, epochs = training.check_numbers(learning_rate, epochs)
         layer_regex = training.layer_regex(layers, self.keras_model)
+        custom_callbacks = training.check_callbacks(custom_callbacks)
+        data.check_augmentation(augmentation)
         if epochs <= self.epoch:
             logger.warning(
                 "The weights have reached epoch %d: nothing to train to epoch %d (epochs is the"

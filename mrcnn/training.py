@@ -17,7 +17,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -1482,6 +1482,31 @@ def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
     return float(learning_rate), int(epochs)
 
 
+def check_callbacks(callbacks: Any) -> list:
+    """The callbacks of `train(custom_callbacks=)` as a list, of one callback that one.
+
+    Raises:
+        ValueError: what is no callback, such as its class.
+    """
+    if callbacks is None:
+        return []
+    if hasattr(callbacks, "set_model"):
+        callbacks = [callbacks]
+    expected = "custom_callbacks is a list of Keras callbacks"
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise ValueError(f"{expected}. Received: {files.short(callbacks)}")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise ValueError(
+                f"{expected}. Received: the class {callback.__name__}; {callback.__name__}() makes"
+                " a callback"
+            )
+        if not hasattr(callback, "set_model"):
+            raise ValueError(f"{expected}. Received: {files.short(callback)} in the list")
+    return callbacks
+
+
 def _is_number(value):
     """Whether a value is one finite number, of Python or of numpy."""
     if isinstance(value, (bool, np.bool_, str)) or np.ndim(value) != 0:
@@ -1520,7 +1545,7 @@ class Run:
         layer_regex: str,
         augmentation: Any,
         custom_callbacks: Sequence[keras.callbacks.Callback] | None,
-        no_augmentation_sources: Sequence[str] | None,
+        no_augmentation_sources: str | Sequence[str] | None,
     ):
         self.owner = owner
         self.config = owner.config

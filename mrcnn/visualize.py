@@ -1177,7 +1177,7 @@ def draw_rois(
     for i in positive:
         inside = np.asarray(mask[i])
         if inside.shape != painted.shape[:2]:
-            box = np.asarray(rois[i]).astype(np.int32)
+            box = np.asarray(rois[i]).astype(np.int32).tolist()
             inside = utils.unmold_mask(inside, box, painted.shape)
         apply_mask(painted, inside, colors[i])
     ax = _pyplot_axes((12, 12))

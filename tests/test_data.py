@@ -343,6 +343,22 @@ def test_masks_between_0_and_1_are_said_once(caplog):
     assert caplog.text.count("floats between 0 and 1") == 1 and "toy/0.png" in caplog.text
 
 
+def test_masks_of_a_jpeg_are_said_once(caplog):
+    """Whole numbers with several values in one object; one value each, any, is as good as 1."""
+    dataset = Wrong()
+    dataset.change = lambda m, i: (m * np.arange(1, m.shape[2] + 1, dtype=np.uint8), i)
+    data.load_image_gt(dataset, ToyConfig(), 1)
+    assert not caplog.text
+    dataset = Wrong()
+    noise = np.full((64, 64, 1), 3, np.uint8)  # around an object of 250
+    noise[::2] = 0
+    dataset.change = lambda m, i: (np.maximum(noise, m * np.uint8(250)), i)
+    for image_id in (0, 1):
+        data.load_image_gt(dataset, ToyConfig(), image_id)
+    assert caplog.text.count("2 values besides 0, from 3 to 250 in object 0") == 1
+    assert "masks > 127" in caplog.text
+
+
 @pytest.mark.parametrize("part", ["load_image", "load_mask"])
 def test_what_a_dataset_raises_is_the_cause(part):
     class Raising(Rectangles):
@@ -602,6 +618,38 @@ def test_any_function_augments_and_sizes_are_kept():
     np.testing.assert_array_equal(boxes[:, 1], 64 - plain[3][:, 3])
     with pytest.raises(ValueError, match=r"keeps the size.*Received: \(32, 64, 3\)"):
         data.load_image_gt(Rectangles(), config, 1, augmentation=lambda i, m: (i[::2], m[::2]))
+
+
+@pytest.mark.parametrize(
+    "augmentation, text",
+    [
+        ([lambda i, m: (i, m)], r"imgaug.augmenters.Sequential\(list\)"),
+        ("fliplr", "Received: 'fliplr'"),
+        (dict, r"an object of this class does, dict\(...\)"),
+        (0.5, "Received: 0.5"),
+    ],
+)
+def test_what_is_no_augmentation(augmentation, text):
+    with pytest.raises(ValueError, match=text):
+        data.check_augmentation(augmentation)
+    with pytest.raises(ValueError, match=text):
+        data.load_image_gt(Rectangles(), ToyConfig(), 0, augmentation=augmentation)
+
+
+@pytest.mark.parametrize("sources", ["toy", ["toy"], ("toy", "other"), {"toy"}])
+def test_sources_without_augmentation_by_name(sources, caplog):
+    """One name is no list of letters, and one that no image has is said."""
+    batches = data.TrainingBatches(
+        Rectangles(2),
+        ToyConfig(),
+        augmentation=lambda i, m: (i * 0, m),
+        shuffle=False,
+        no_augmentation_sources=sources,
+    )
+    assert np.ptp(batches.batch(0)[0][0]) > 0
+    assert ("no image is of 'other'; the images' sources are 'toy'" in caplog.text) == (
+        "other" in sources
+    )
 
 
 def test_sources_without_augmentation():

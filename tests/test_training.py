@@ -1157,3 +1157,17 @@ class _StepLosses(keras.callbacks.Callback):
     def steps(self):
         sums = np.array(self.means) * np.arange(1, len(self.means) + 1)[:, None]
         return np.diff(sums, axis=0, prepend=0)
+
+
+def test_callbacks_of_train():
+    """One stands for itself; a class, or what is no callback, is named before the dataset is read."""
+    stop = keras.callbacks.EarlyStopping()
+    assert training.check_callbacks(None) == [] and training.check_callbacks(stop) == [stop]
+    assert training.check_callbacks((stop, stop)) == [stop, stop]
+    with pytest.raises(ValueError, match=r"the class EarlyStopping; EarlyStopping\(\) makes"):
+        training.check_callbacks([keras.callbacks.EarlyStopping])
+    with pytest.raises(ValueError, match="Received: 'val_loss' in the list"):
+        training.check_callbacks(["val_loss"])
+    for wrong in ("val_loss", 3):
+        with pytest.raises(ValueError, match="is a list of Keras callbacks. Received:"):
+            training.check_callbacks(wrong)

@@ -282,7 +282,9 @@ def test_boxes_that_are_not_as_many():
     assert len(boxes_of(ax)) == 3  # the second has the default
 
 
-@pytest.mark.parametrize("box", [(-5, 3, 8, 20), (3, -5, 8, 20), (-9, -9, -5, -5), (30, 50, 60, 80)])
+@pytest.mark.parametrize(
+    "box", [(-5, 3, 8, 20), (3, -5, 8, 20), (-9, -9, -5, -5), (30, 50, 60, 80)]
+)
 def test_draw_box_beyond_the_image(box):
     """The part that is there is that of a box in a larger image; nothing on the other side."""
     larger = visualize.draw_box(np.zeros((140, 160, 3), np.uint8), np.add(box, 50), 9)
@@ -296,9 +298,7 @@ def test_empty_masks_of_the_original():
     figure = visualize.display_top_masks(IMAGE, nothing, np.empty([0], np.int32), NAMES)
     assert [ax.get_title() for ax in figure.axes][1:] == ["-"] * 4
     none = (np.zeros((0, 4)), np.zeros(0, int), nothing)
-    ax = visualize.display_differences(
-        IMAGE, *none, BOXES, [1, 2], [0.9, 0.8], TWO, NAMES
-    )
+    ax = visualize.display_differences(IMAGE, *none, BOXES, [1, 2], [0.9, 0.8], TWO, NAMES)
     assert [text.get_text() for text in ax.texts] == [
         "0.90 / 0.00 not matched",
         "0.80 / 0.00 not matched",
