@@ -600,6 +600,13 @@ class TiffImage:
     def _read_head(self, limits: tuple[float, float] | None) -> None:
         """Takes from the file what is known of the whole image; see `__init__`."""
         self._pages = self._bands_of()
+        of_one = len(self._pages)
+        series = self._file.series[0]
+        if series.axes == "QYX" and utils.pages_are_bands(series):
+            of_one = series.shape[0]
+        elif of_one > 1:
+            of_one = len(utils.channels_of_stack(series))
+        utils.warn_of_pages(utils.images_in_tiff(self._file, of_one), "pages", self.path)
         page = self._pages[0]
         self._check(page)
         self.shape = (int(page.imagelength), int(page.imagewidth), 3)

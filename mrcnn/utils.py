@@ -9,6 +9,7 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import operator
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -422,7 +423,8 @@ def read_image(
     """Reads an image file of any kind that Pillow, tifffile or OpenCV knows.
 
     Gray, palette and CMYK images become RGB, transparency is dropped, of several pages or frames
-    the first is read. Values of 16 bits and floats are brought to 0..255 as `value_range` says.
+    the first is read, with a warning. Values of 16 bits and floats are brought to 0..255 as
+    `value_range` says.
 
     Args:
         path: the file.
@@ -647,6 +649,17 @@ def _check_is_file(path):
         raise ValueError("expected a file. Received: a folder, a pipe or a device")
 
 
+_PAGES_WARNED: set[str] = set()
+
+
+def warn_of_pages(count: int, what: str, path: Any) -> None:
+    """Says that of several images in a file the first is read, once for "pages" and "frames"."""
+    if count < 2 or what in _PAGES_WARNED:
+        return
+    _PAGES_WARNED.add(what)
+    logger.warning("%s has %d %s: of such files the first is read", path, count, what)
+
+
 _BANDS_WARNED: set[int] = set()
 
 
@@ -756,6 +769,7 @@ def _read_tiff(path):
     try:
         with tifffile.TiffFile(path) as file:
             layout = _layout_of_tiff(file)
+            warn_of_pages(_images_in_tiff(file, layout), "pages", path)
             if layout is None:
                 return None, 1
             if math.prod(layout.size) <= MAX_PIXELS:
@@ -769,6 +783,35 @@ def _read_tiff(path):
     if layout.white_is_zero is not None and values.dtype.kind == "u":
         values = layout.white_is_zero - values
     return values, layout.orientation
+
+
+def _images_in_tiff(file, layout):
+    """How many images an open TIFF has of which `_layout_of_tiff` tells the first."""
+    of_one = 1
+    if (
+        layout is not None
+        and layout.source is file.series[0]
+        or layout is not None
+        and isinstance(layout.source, _Channels)
+    ):
+        of_one = len(layout.source.pages)
+    return images_in_tiff(file, of_one)
+
+
+def images_in_tiff(file: Any, of_one: int) -> int:
+    """How many images an open TIFF (of tifffile) has: pages, z, time; without those of other sizes.
+
+    Args:
+        of_one: pages that are an image's bands.
+    """
+    if len(file.pages) < 2:
+        return 1
+    first = file.series[0]
+    count = 0
+    for series in file.series:
+        if series.shape == first.shape and series.dtype == first.dtype:
+            count += len(series.pages)
+    return count // of_one
 
 
 def _tifffile_for(path):
@@ -972,8 +1015,67 @@ def _ignore_warnings_of_pillow():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
+# Kinds of files whose frames are a film, as Pillow calls them.
+ANIMATED = ("GIF", "PNG", "WEBP")
+
+
+def animation_info(path: str | os.PathLike) -> tuple[int, float] | None:
+    """Frames of an animated GIF, WebP or PNG, and how many a second has on average.
+
+    Returns:
+        (frames, rate); None for a file of one frame, or of another kind.
+
+    Raises:
+        as `read_image`.
+    """
+    with _naming_image(path):
+        return _with_pillow(path, _frames_and_rate)
+
+
+def _frames_and_rate(image, path):
+    """`animation_info` of a Pillow image."""
+    if image.format not in ANIMATED:
+        return None
+    milliseconds = 0.0
+    frames = 0
+    with contextlib.suppress(Exception):  # whatever Pillow raises where there is no next one
+        while image.is_animated:
+            image.seek(frames)
+            if image.format == "WEBP":  # tells it when it is decoded
+                image.load()
+            frames += 1
+            # As browsers do where the file says nothing.
+            milliseconds += image.info.get("duration") or 100
+    if frames < 2:
+        return None
+    return frames, 1000 * frames / milliseconds
+
+
+def animation_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """Yields the frames of an animated GIF, WebP or PNG, [H, W, 3] uint8 RGB.
+
+    Raises:
+        as `read_image`, for the first frame. One that can't be read ends the film.
+    """
+    with _naming_image(path), _opened(path) as image:
+        for number in itertools.count():
+            try:
+                image.seek(number)
+                values = np.array(_as_mode_rgb(image))
+            except Exception:  # whatever Pillow raises where there is no next one
+                if not number:
+                    raise
+                return
+            yield values
+
+
 def _stored_values(image, path):
     """Values of a Pillow image as they are stored, and its orientation, 1 to 8."""
+    if image.format in ANIMATED and "frames" not in _PAGES_WARNED:
+        animation = _frames_and_rate(image, path)
+        if animation is not None:
+            image.seek(0)
+            warn_of_pages(animation[0], "frames", path)
     lower = _lower_bytes(image, path)
     is_tiff = image.format == "TIFF"
     if is_tiff:

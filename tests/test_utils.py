@@ -725,6 +725,58 @@ def test_files_of_more_than_8_bits_and_many_bands(name, make, settings, tmp_path
         np.testing.assert_array_equal(loaded, expected)
 
 
+@pytest.mark.parametrize(
+    "shape, settings, count",
+    [
+        ((5, 16, 20), {}, 5),
+        ((4, 16, 20, 3), {"photometric": "rgb"}, 4),
+        ((2, 3, 16, 20), {"imagej": True, "metadata": {"axes": "TCYX"}}, 2),
+        ((3, 16, 20), {"imagej": True, "metadata": {"axes": "CYX"}}, 1),
+        ((3, 16, 20), {"photometric": "minisblack"}, 1),  # bands
+        ((16, 20, 8), {"photometric": "minisblack", "planarconfig": "contig"}, 1),
+        ((16, 20), {}, 1),
+    ],
+)
+def test_pages_that_are_left_out_are_said(shape, settings, count, tmp_path, monkeypatch, caplog):
+    """A stack of images (z, time) was taken for its first without a word, by windows too."""
+    from mrcnn import tiles
+
+    values = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    if "photometric" in settings:
+        values = values.astype(np.uint8)
+    path = file_of(tmp_path / "a.tif", values, **settings)
+
+    def windows(path):
+        with tiles.TiffImage(path) as tiff:
+            return tiff.shape
+
+    for read in (utils.read_image, windows):
+        monkeypatch.setattr(utils, "_PAGES_WARNED", set())
+        caplog.clear()
+        read(path)
+        messages = [record.getMessage() for record in caplog.records]
+        said = [message for message in messages if "of such files" in message]
+        expected = [f"{path} has {count} pages: of such files the first is read"]
+        assert said == expected * (count > 1)
+
+
+def test_thumbnails_are_no_pages_that_are_left_out(tmp_path, monkeypatch, caplog):
+    """As scanners write them: smaller levels, and a picture of the label."""
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr(utils, "_PAGES_WARNED", set())
+    image = np.zeros((256, 320, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        file.write(image, photometric="rgb", subifds=1)
+        file.write(image[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(image[:64, :48], photometric="rgb")
+    assert utils.read_image(tmp_path / "slide.tif").shape == image.shape
+    assert not caplog.records
+    for number in range(3):  # three images, written one after the other
+        tifffile.imwrite(tmp_path / "three.tif", image[..., 0] + number, append=number > 0)
+    utils.read_image(tmp_path / "three.tif")
+    assert "has 3 pages" in caplog.text
+
+
 def test_compressed_tiff_of_16_bits_keeps_them(tmp_path):
     """OpenCV writes LZW, which tifffile can't read by itself and Pillow cuts to 8 bits."""
     cv2 = pytest.importorskip("cv2")
