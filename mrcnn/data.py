@@ -465,6 +465,53 @@ def _tell_of_range(where: str, dtype: np.dtype, limits: tuple[float, float], fin
         logger.info("%s", text)
 
 
+_UNMOLDED_TOLD: set[str] = set()
+
+
+def tell_of_unmolded(images: np.ndarray, config: Config, name: str) -> None:
+    """Says once for each method that it was given whole numbers for molded images.
+
+    The network takes them, and finds less: notebooks of 2018 pass what `load_image_gt` returns.
+
+    Args:
+        name: of the method.
+    """
+    is_molded = np.asarray(images).dtype.kind == "f"
+    changes_values = np.any(config.MEAN_PIXEL) or np.any(np.asarray(config.STD_PIXEL) != 1)
+    if is_molded or not changes_values or name in _UNMOLDED_TOLD:
+        return
+    _UNMOLDED_TOLD.add(name)
+    logger.warning(
+        "%s() takes molded images, with MEAN_PIXEL subtracted: mold_image(image, config), or what"
+        " mold_inputs returns. Received: %s, which is taken as it is",
+        name,
+        np.asarray(images).dtype,
+    )
+
+
+# Score from which on a detection that is left out would be missed.
+SURE_SCORE = 0.5
+_LIMITS_TOLD: set[int] = set()
+
+
+def tell_of_limit(scores: np.ndarray, limit: int) -> None:
+    """Says once that an image has as many sure detections as there may be, and perhaps more.
+
+    Args:
+        scores: [N] of its detections.
+        limit: DETECTION_MAX_INSTANCES.
+    """
+    if len(scores) < limit or limit in _LIMITS_TOLD or scores.min(initial=1) < SURE_SCORE:
+        return
+    _LIMITS_TOLD.add(limit)
+    logger.warning(
+        "an image has %d detections, as many as DETECTION_MAX_INSTANCES allows, with scores from"
+        " %.2f: there may be more. The same goes for other images, and tiles",
+        limit,
+        scores.min(),
+    )
+
+
 # ---- Augmentation --------------------------------------------------------------------------------
 
 

@@ -2841,6 +2841,7 @@ class MaskRCNN:
         log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
             is made when one of them is first read, and is this run's alone.
         weights_of_run: `training.fingerprint` of the weights that the last `train` ended with.
+        weights_of_callbacks: the same where a callback of it changed them at the end; otherwise "".
         weights_file: path that `load_weights` read last; None for none, or what was no file.
         anchors: [A, 4], in pixels, of the last `get_anchors`.
 
@@ -2864,6 +2865,7 @@ class MaskRCNN:
         # Datasets whose images were checked, so that the next stage of a training starts at once.
         self._checked: weakref.WeakSet = weakref.WeakSet()
         self.weights_of_run = ""
+        self.weights_of_callbacks = ""
         self.weights_file: str | None = None
         self.set_log_dir()
         self._strategy = None
@@ -3337,7 +3339,8 @@ class MaskRCNN:
         """`detect` for molded images, in the molded frame (matterport: detect_molded).
 
         Args:
-            molded_images: [B, h, w, C] float32, all of one size.
+            molded_images: [B, h, w, C] float32, all of one size. Whole numbers are taken as they
+                are, with a warning: they are not molded.
             image_metas: [B, meta].
         """
         self.check_mode("inference", "detect_molded")
@@ -3352,6 +3355,7 @@ class MaskRCNN:
             )
         if not len(molded_images):
             return []
+        data.tell_of_unmolded(molded_images, self.config, "detect_molded")
         shape = molded_images[0].shape
         outputs = self.detector.infer(
             molded_images, np.asarray(image_metas), self.get_anchors(shape)

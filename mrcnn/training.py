@@ -1639,7 +1639,8 @@ class Run:
         if self.writes():
             _remove_parts(self.owner.log_dir, self.config.NAME)
         state = self._state_of_these_weights()
-        goes_on = state is not None and self._is_of_this_plan(state)
+        goes_on = state is not None and not self._callbacks_changed_weights()
+        goes_on = goes_on and self._is_of_this_plan(state)
         self.checkpoint = fingerprint(self.network)
         if state and goes_on:
             self._go_on_from(state)
@@ -1654,13 +1655,40 @@ class Run:
             cluster.check_agreement(self.network, "What training goes on from", begins)
         if self.writes():
             self._say_what_begins()
+        has_ended = False
         try:
-            return self._fit_stages()
+            history = self._fit_stages()
+            has_ended = True
+            return history
         finally:
             # What `fit` leaves is this run's too: a next call goes on from its resume file. Under
             # JAX the weights of an interrupted epoch are gone.
-            if keras.backend.backend() != "jax":
-                self.owner.weights_of_run = fingerprint(self.network)
+            if keras.backend.backend() != "jax" or has_ended:
+                self._note_weights(has_ended)
+
+    def _note_weights(self, has_ended):
+        """Notes the weights that `fit` left, and whether a callback has put them there."""
+        left = fingerprint(self.network)
+        self.owner.weights_of_run = left
+        self.owner.weights_of_callbacks = ""
+        state = read_state(self.resume_path)
+        if has_ended and state and left not in (state.get("checkpoint"), state.get("weights")):
+            self.owner.weights_of_callbacks = left
+
+    def _callbacks_changed_weights(self):
+        """Whether the last call's callbacks have put other weights in the place of its last ones.
+
+        So does EarlyStopping(restore_best_weights=True); they are not overwritten.
+        """
+        changed = getattr(self.owner, "weights_of_callbacks", "")
+        if not changed or changed != fingerprint(self.network):
+            return False
+        logger.info(
+            "A callback has changed the weights that epoch %d ended with: training goes on from"
+            " what it left, with a new optimizer",
+            self.owner.epoch,
+        )
+        return True
 
     def _fit_stages(self):
         history = None

@@ -1170,6 +1170,7 @@ def draw_rois(
     Returns:
         the axes.
     """
+    class_ids = np.ravel(class_ids)  # [N, 1] of `data_generator`
     chosen = np.random.choice(len(rois), min(limit, len(rois)), replace=False)
     colors = dict(zip(chosen.tolist(), random_colors(len(chosen))))
     positive = [i for i in colors if class_ids[i] > 0]
@@ -1483,7 +1484,7 @@ def _html_table(texts: list[list[str]]) -> str:
 
 # Weights that may be constant: biases, and what batch normalisation begins with.
 CONSTANT_WEIGHTS = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
-# A weight beyond it is marked: training has gone wrong.
+# A trained weight beyond it is marked: training has gone wrong.
 LARGEST_WEIGHT = 1000
 
 
@@ -1504,7 +1505,8 @@ def display_weight_stats(model: MaskRCNN) -> str:
             # Other weights that are constant tell of a layer that was never set.
             if values.min() == values.max() and variable.name not in CONSTANT_WEIGHTS:
                 name += " *** dead?"
-            if np.abs(values).max(initial=0) > LARGEST_WEIGHT:
+            is_trained = not variable.name.startswith("moving_")
+            if is_trained and np.abs(values).max(initial=0) > LARGEST_WEIGHT:
                 name += " *** overflow?"
             table.append(
                 [

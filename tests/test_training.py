@@ -804,6 +804,34 @@ def test_what_an_interrupted_train_left_is_its_own(stopped):
     assert again.begin().step == 4
 
 
+def _ends(run, by_callback):
+    """A call that ends with its third epoch; a callback may put the weights 7 into the model."""
+    run.owner.epoch = 3
+    run.step = 0
+    run.checkpoint = training.fingerprint(run.network)
+    run.network.optimizer.iterations.assign(30)
+    run.save()
+    if by_callback:
+        for variable in run.network.weights:
+            variable.assign(np.full(variable.shape, 7.0))
+
+
+@pytest.mark.parametrize("by_callback", [False, True])
+def test_weights_that_a_callback_restored_are_kept(tmp_path, by_callback, caplog):
+    """EarlyStopping(restore_best_weights=True): the next call began with those of the last epoch."""
+    small = SmallRun(tmp_path)
+    small.run._fit_stages = lambda: _ends(small.run, by_callback)
+    small.run.fit()
+    arguments = (0.1, 9, ".*", None, None, None)
+    small.run = training.Run(small.owner, Rectangles(2), None, *arguments)
+    with caplog.at_level(logging.INFO, "mrcnn"):
+        small.begin()
+    expected, iterations = (7, 0) if by_callback else (1, 30)
+    assert all((np.asarray(weight) == expected).all() for weight in small.network.weights)
+    assert int(small.network.optimizer.iterations) == iterations
+    assert ("A callback has changed the weights" in caplog.text) == by_callback
+
+
 @pytest.mark.parametrize(
     "changed, part",
     [
