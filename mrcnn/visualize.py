@@ -907,12 +907,52 @@ def _pyplot_axes(figsize: tuple[float, float]) -> Axes:
     return plt.subplots(1, figsize=figsize, layout="tight")[1]
 
 
-def _show() -> None:
-    """Shows new figures in a notebook or a window; without a display there is nothing to do."""
+def _shown(drawn: Any, new: bool = True) -> Any:
+    """Shows new figures in a notebook or a window; without a display there is nothing to do.
+
+    A notebook then shows what is drawn once, also where the call is the last line of its cell,
+    whose value is shown too: matterport's functions return nothing.
+
+    Args:
+        drawn: figure or axes.
+        new: False for axes that the caller has given, and shows.
+
+    Returns:
+        what is drawn.
+    """
     import matplotlib.pyplot as plt
 
-    if plt.get_backend().lower() not in FILE_BACKENDS:
+    nobody_looks = plt.get_backend().lower() in FILE_BACKENDS
+    if new and not nobody_looks:
         plt.show()
+    cell = _notebook_cell()
+    if cell is not None and not nobody_looks:
+        drawn._ipython_display_ = functools.partial(_show_in_other_cells, cell)
+    return drawn
+
+
+def _show_in_other_cells(cell: int) -> None:
+    """IPython's question to a value to show itself: it does nothing in the cell that showed it."""
+    if _notebook_cell() != cell:
+        raise NotImplementedError  # IPython shows it as it does any other
+
+
+def _notebook_cell() -> int | None:
+    """The number of the cell that a notebook runs; None elsewhere."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    shell = get_ipython()
+    if getattr(shell, "kernel", None) is None:  # that of a terminal has none
+        return None
+    return shell.execution_count
+
+
+class _ShownText(str):
+    """A text that a notebook has shown as a table."""
+
+    _ipython_display_: Callable[[], None]
 
 
 def _label_size(new: bool) -> int:
@@ -968,8 +1008,7 @@ def display_images(
         elif image.ndim == 3 and image.dtype != np.uint8:
             image = as_bytes(image[..., :3])
         ax.imshow(image, cmap=cmap, norm=norm, interpolation=interpolation)
-    _show()
-    return figure
+    return _shown(figure)
 
 
 def display_instances(
@@ -1044,9 +1083,7 @@ def display_instances(
         add_boxes(ax, boxes[real], real_colors, 2, "dashed")
     real_captions = [captions[i] for i in real]
     add_labels(ax, boxes[real], real_captions, image_limits(image), _label_size(new))
-    if new:
-        _show()
-    return ax
+    return _shown(ax, new)
 
 
 def display_differences(
@@ -1194,8 +1231,7 @@ def draw_rois(
     boxes = [refined_rois[i] for i in positive]
     texts = [drawn_name(class_names, class_ids[i]) for i in positive]
     add_labels(ax, boxes, texts, image_limits(image), _label_size(True))
-    _show()
-    return ax
+    return _shown(ax)
 
 
 def draw_box(image: np.ndarray, box: Sequence[float], color: Any) -> np.ndarray:
@@ -1284,8 +1320,7 @@ def plot_precision_recall(AP: float, precisions: np.ndarray, recalls: np.ndarray
         ylim=(0, 1.1),
     )
     ax.grid(alpha=0.3)
-    _show()
-    return ax
+    return _shown(ax)
 
 
 def plot_overlaps(
@@ -1337,8 +1372,7 @@ def plot_overlaps(
             color = "white"
         ax.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
     ax.set(xlabel="ground truth", ylabel="predictions")
-    _show()
-    return ax
+    return _shown(ax)
 
 
 def draw_boxes(
@@ -1412,9 +1446,7 @@ def draw_boxes(
     if masks is not None:
         outline_masks(ax, masks, mask_boxes, colors)
     add_labels(ax, labelled, texts, image_limits(image), _label_size(new))
-    if new:
-        _show()
-    return ax
+    return _shown(ax, new)
 
 
 def _boxes_to_draw(boxes: Any) -> np.ndarray:
@@ -1453,22 +1485,16 @@ def display_table(table: Sequence[Sequence]) -> str:
     for row in texts:
         lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths)))
     text = "\n".join(lines)
-    if _in_notebook():
-        from IPython.display import HTML, display
-
-        display(HTML(_html_table(texts)))
-    else:
+    cell = _notebook_cell()
+    if cell is None:
         print(text)
-    return text
+        return text
+    from IPython.display import HTML, display
 
-
-def _in_notebook() -> bool:
-    """Whether IPython runs this."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return get_ipython() is not None
+    display(HTML(_html_table(texts)))
+    shown = _ShownText(text)
+    shown._ipython_display_ = functools.partial(_show_in_other_cells, cell)
+    return shown
 
 
 def _html_table(texts: list[list[str]]) -> str:

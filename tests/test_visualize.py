@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, and whole pictures against references (tests/pictures)."""
 
 import io
+import pickle
 import time
 
 import numpy as np
@@ -350,6 +351,43 @@ def test_one_image_is_no_list_of_images():
         visualize.display_images(IMAGE)
     figure = visualize.display_images(np.moveaxis(TWO, -1, 0), cmap="Blues")
     assert len(figure.axes) == 2
+
+
+def test_a_notebook_shows_a_picture_once(monkeypatch):
+    """Where the call is the last line of its cell, IPython shows its value too."""
+    formatters = pytest.importorskip("IPython.core.formatters")
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    monkeypatch.setattr(plt, "get_backend", lambda: "inline")
+    monkeypatch.setattr(visualize, "_notebook_cell", lambda: 3)
+    axes = plt.subplots()[1]
+    values = [
+        visualize.display_images([IMAGE]),
+        visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES),
+        visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, ax=axes),
+    ]
+    assert len(shown) == 2 and pickle.loads(pickle.dumps(values[0])) is not None
+    formatter = formatters.DisplayFormatter()
+    assert [formatter.format(value) for value in values] == [({}, {})] * 3
+    monkeypatch.setattr(visualize, "_notebook_cell", lambda: 4)  # asked for in another cell
+    assert all("text/plain" in formatter.format(value)[0] for value in values)
+
+
+def test_a_table_is_html_in_a_notebook_alone(monkeypatch, capsys):
+    """In IPython of a terminal it was the name of an object."""
+    display = pytest.importorskip("IPython.display")
+    formatters = pytest.importorskip("IPython.core.formatters")
+    tables = []
+    monkeypatch.setattr(display, "display", tables.append)
+    assert visualize.display_table([["a", 1]]) == "a  1"
+    assert capsys.readouterr().out == "a  1\n" and not tables
+    monkeypatch.setattr(visualize, "_notebook_cell", lambda: 3)
+    text = visualize.display_table([["a", 1]])
+    assert text == "a  1" and tables[0].data == "<table><tr><td>a</td><td>1</td></tr></table>"
+    assert capsys.readouterr().out == ""
+    assert formatters.DisplayFormatter().format(text) == ({}, {})
 
 
 def test_rows_of_a_table_may_be_shorter(capsys):
