@@ -17,6 +17,7 @@ import os
 import random
 import re
 import time
+import types
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -287,6 +288,26 @@ class TrainingModel(Network):
             mean.update_state(loss)
             total = total + self.loss_factors[name] * loss
         return total
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's, which also takes what `data_generator` and `DataGenerator` yield."""
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = inputs_alone(kwargs["validation_data"])
+        if isinstance(x, types.GeneratorType):  # Keras can't shuffle, and would warn of it
+            kwargs["shuffle"] = False
+        return super().fit(inputs_alone(x), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's, which also takes what `data_generator` and `DataGenerator` yield."""
+        return super().evaluate(inputs_alone(x), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; the outputs [] of a batch of `data_generator` are none."""
+        return super().train_on_batch(x, _outputs_or_none(y), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; the outputs [] of a batch of `data_generator` are none."""
+        return super().test_on_batch(x, _outputs_or_none(y), *args, **kwargs)
 
     def train_step(self, *args: Any) -> dict:
         """One step.
@@ -860,6 +881,71 @@ class BatchStream:
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def inputs_alone(batches: Any) -> Any:
+    """Batches of (inputs, []), as the original's generators yield them, as Keras 3 takes them.
+
+    Args:
+        batches: a generator or a `keras.utils.PyDataset`; anything else is returned as it is.
+
+    Returns:
+        the same of (inputs,).
+    """
+    if isinstance(batches, keras.utils.PyDataset) and not isinstance(batches, _InputsAlone):
+        return _InputsAlone(batches)
+    if isinstance(batches, types.GeneratorType):
+        return _each_without_outputs(batches)
+    return batches
+
+
+def _each_without_outputs(batches):
+    # Of iterators Keras takes generators alone.
+    for batch in batches:
+        yield _without_outputs(batch)
+
+
+class _InputsAlone(keras.utils.PyDataset):
+    """The batches of another one, see `inputs_alone`."""
+
+    def __init__(self, batches: keras.utils.PyDataset):
+        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return _without_outputs(self.batches[index])
+
+    def on_epoch_begin(self) -> None:
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.batches.on_epoch_end()
+
+
+def _without_outputs(batch):
+    """(inputs,) of a batch (inputs, []); another one as it is."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        return batch
+    inputs, outputs = batch
+    if not isinstance(inputs, (tuple, list)):
+        return batch
+    if _outputs_or_none(outputs) is not None:
+        raise ValueError(
+            "The losses are a part of the network, which takes batches (inputs, []). Received:"
+            " outputs too, such as of data_generator(detection_targets=True), which are to be"
+            " looked at"
+        )
+    return (tuple(_transferable(np.asarray(part)) for part in inputs),)
+
+
+def _outputs_or_none(outputs):
+    """None for no outputs, [] among them."""
+    if isinstance(outputs, (tuple, list)) and not len(outputs):
+        return None
+    return outputs
 
 
 def _transferable(x):
