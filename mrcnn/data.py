@@ -667,7 +667,7 @@ def _augment_with_imgaug(
     augmenter.seed_(int(rng.integers(2**31)), deterministic_too=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
-        given = {"image": image}
+        given = {"image": _as_imgaug_takes(image)}
         if masks.shape[-1]:
             maps = masks
             if isinstance(masks, LabelMaps):
@@ -689,7 +689,25 @@ def _augment_with_imgaug(
     new_points = None
     if points is not None:
         new_points = _points_of_imgaug(augmented["keypoints"], points, flip_pairs)
-    return augmented["image"], new_masks, new_points
+    return augmented["image"].astype(image.dtype, copy=False), new_masks, new_points
+
+
+def _as_imgaug_takes(image: np.ndarray) -> np.ndarray:
+    """An image of values of 0..255 as uint8, another one as it is.
+
+    Of other dtypes imgaug takes the dtype's own range for that of the values: it inverted floats
+    to below 0 and raised their contrast to thousands, and refuses most whole numbers.
+    """
+    low = image.min(initial=0)
+    high = image.max(initial=0)
+    if image.dtype == np.uint8 or not (low >= 0 and high <= 255):
+        return image
+    if image.dtype.kind in "ui":
+        return image.astype(np.uint8)
+    # Fractions, and channels that may have units of their own, stay as they are.
+    if image.dtype.kind == "f" and image.shape[2] in (1, 3) and high > 2:
+        return np.rint(image).astype(np.uint8)
+    return image
 
 
 # Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of

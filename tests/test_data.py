@@ -521,6 +521,44 @@ def test_pixel_augmenters_leave_masks_alone(name):
     np.testing.assert_array_equal(after, masks)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int32, np.uint16])
+def test_imgaug_of_values_of_any_dtype(dtype):
+    """What it makes of bytes, in the dtype that was given: floats became thousands, or inverted
+    far below 0, and most whole numbers were refused."""
+    import imgaug.augmenters as iaa
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    masks = np.ones((32, 32, 1), bool)
+    for augmentation in (
+        iaa.Invert(1.0),
+        iaa.GammaContrast(1.5),
+        iaa.LinearContrast(1.5),
+        iaa.Multiply(1.3),
+        iaa.Sharpen(0.5),
+        iaa.AddToHueAndSaturation(20),
+        iaa.Affine(rotate=20),
+    ):
+        expected, _ = data.apply_augmentation(augmentation, image, masks, np.random.default_rng(1))
+        found, _ = data.apply_augmentation(
+            augmentation, image.astype(dtype), masks, np.random.default_rng(1)
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == dtype
+
+
+def test_imgaug_of_fractions_and_bands_is_left_to_it():
+    import imgaug.augmenters as iaa
+
+    masks = np.ones((8, 8, 1), bool)
+    fractions = np.full((8, 8, 3), 0.3, np.float32)
+    bands = np.full((8, 8, 5), 7.25, np.float32)
+    for image in (fractions, bands):
+        found, _ = data.apply_augmentation(
+            iaa.Multiply(2.0), image, masks, np.random.default_rng(1)
+        )
+        np.testing.assert_allclose(found, image * 2)
+
+
 def imgaug_of_masks(augmentation, image, masks, seed):
     """What imgaug itself makes of an image and of bool maps, one for each object."""
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
