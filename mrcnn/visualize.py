@@ -629,8 +629,11 @@ def label_texts(
     for i, score in enumerate(scores[: len(texts)]):
         if score is None:
             continue
+        space = " "
+        if texts[i][-1:].isdigit():  # in small letters "class 1 0.83" reads as 10.83
+            space = ": "
         try:
-            texts[i] = f"{texts[i]} {float(score):.{digits}f}"
+            texts[i] = f"{texts[i]}{space}{float(score):.{digits}f}"
         except (TypeError, ValueError) as error:
             raise ValueError(f"scores are numbers, or None. Received: {score!r}") from error
     return texts

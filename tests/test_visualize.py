@@ -346,6 +346,12 @@ def test_the_iou_of_a_match_is_written():
     assert [text.get_text() for text in ax.texts] == ["0.90 / 0.60"]
 
 
+def test_scores_behind_a_digit_are_told_apart():
+    """ "class 1 0.83" reads as class 10.83 in small letters."""
+    texts = visualize.label_texts([1, 2, 3], ["BG", "cat", "type 4"], [0.83, 0.5, 1])
+    assert texts == ["cat 0.83", "type 4: 0.50", "class 3: 1.00"]
+
+
 def test_one_image_is_no_list_of_images():
     with pytest.raises(ValueError, match=r"\[image\]. Received: shape \(40, 60, 3\)"):
         visualize.display_images(IMAGE)
