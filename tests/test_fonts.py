@@ -87,7 +87,7 @@ def test_without_a_font_classes_are_called_by_their_numbers(usual_fonts, caplog)
     assert texts == [
         "class 1: 0.90",
         "Fußgänger 0.80",
-        "price $5 and $6 0.70",
+        "price $5 and $6: 0.70",
         "class 1 (crowd) 0.60",
     ]
     assert visualize.drawn_name([*NAMES[:2], "人"], 2) == "class 2"
