@@ -1046,7 +1046,7 @@ def load_image_gt(
     dataset: utils.Dataset,
     config: Config,
     image_id: int,
-    augment: bool = False,
+    augment: Any = False,
     augmentation: Any = None,
     use_mini_mask: bool = False,
     *,
@@ -1058,7 +1058,8 @@ def load_image_gt(
 
     Args:
         dataset: prepared `Dataset`.
-        augment: the original's old flag: a horizontal flip, every other time.
+        augment: the original's old flag: a horizontal flip, every other time. The TF2 fork has
+            augmentation in this place, which is taken for it.
         augmentation: see `apply_augmentation`.
         use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
         rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
@@ -1081,6 +1082,9 @@ def load_image_gt(
         DatasetError: names the image and what is wrong with it.
     """
     config = as_config(config)
+    if augmentation is None and (callable(augment) or hasattr(augment, "augment_images")):
+        augmentation = augment
+        augment = False
     if jitter and _draws(config):
         rng = _generator(rng)
     view = _view(dataset, config, image_id, rng, jitter)

@@ -657,6 +657,8 @@ def warn_of_pages(count: int, what: str, path: Any) -> None:
     if count < 2 or what in _PAGES_WARNED:
         return
     _PAGES_WARNED.add(what)
+    if not isinstance(path, (str, os.PathLike)):
+        path = "an image"  # of bytes
     logger.warning("%s has %d %s: of such files the first is read", path, count, what)
 
 

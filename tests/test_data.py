@@ -674,6 +674,19 @@ def test_what_is_no_augmentation(augmentation, text):
         data.load_image_gt(Rectangles(), ToyConfig(), 0, augmentation=augmentation)
 
 
+def test_augmentation_in_the_place_of_the_tf2_fork(caplog):
+    """load_image_gt(dataset, config, image_id, augmentation): it was taken for `augment`, and half
+    of the images were mirrored."""
+    import imgaug.augmenters as iaa
+
+    expected = data.load_image_gt(Rectangles(), ToyConfig(), 1, augmentation=iaa.Flipud(1.0))
+    for augmentation in (iaa.Flipud(1.0), lambda i, m: (i[::-1], m[::-1])):
+        found = data.load_image_gt(Rectangles(), ToyConfig(), 1, augmentation)
+        for a, b in zip(found, expected):
+            np.testing.assert_array_equal(a, b)
+    assert "outdated" not in caplog.text
+
+
 @pytest.mark.parametrize("sources", ["toy", ["toy"], ("toy", "other"), {"toy"}])
 def test_sources_without_augmentation_by_name(sources, caplog):
     """One name is no list of letters, and one that no image has is said."""
