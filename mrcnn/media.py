@@ -236,9 +236,16 @@ def _animation(path: AnyPath, beginning: bytes) -> tuple[int, float] | None:
     if not is_webp and not beginning.startswith((b"GIF8", b"\x89PNG")):
         return None
     try:
-        return utils.animation_info(path)
+        status = os.stat(path)
+        return _animation_info(os.fspath(path), status.st_mtime_ns, status.st_size)
     except (OSError, ValueError):  # reading it says what is wrong
         return None
+
+
+@functools.lru_cache(maxsize=64)
+def _animation_info(path: str, time_written: int, size: int) -> tuple[int, float] | None:
+    """`utils.animation_info` of a file that is asked for several times: it decodes all frames."""
+    return utils.animation_info(path)
 
 
 def _beginning(path: AnyPath, count: int = 1024) -> bytes:
