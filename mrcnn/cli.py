@@ -683,8 +683,6 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     if args.small or args.weights == "none":
         stages = [(3, "all", 1.0)]
     model = commands.load_model("training", config, args)
-    commands.save_classes(model, train_set.class_names)
-    commands.save_settings(model)
     commands.train(model, train_set, val_set, stages, args)
     return {
         "weights": str(model.find_last()),

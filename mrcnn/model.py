@@ -2857,6 +2857,7 @@ class MaskRCNN:
         config.validate()
         kernels.compiles(config.JIT_COMPILE)  # refuses what the backend can't do
         kernels.keep_freed_memory()
+        kernels.keep_compiled_programs()
         self.mode = mode
         self.config = config
         self.model_dir = os.fsdecode(model_dir)

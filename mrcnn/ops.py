@@ -12,7 +12,10 @@ import contextlib
 import contextvars
 import ctypes
 import functools
+import hashlib
 import os
+import pathlib
+import platform
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -20,7 +23,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from mrcnn import boxes as box_math
+from mrcnn import boxes as box_math, files
 
 Tensor = Any  # of any backend of Keras, symbolic or not
 
@@ -157,6 +160,42 @@ def keep_freed_memory() -> None:
 
 
 _memory_is_kept = False
+
+
+@functools.cache
+def keep_compiled_programs() -> None:
+    """Lets JAX keep on disk what it compiles, for the next process; once per process.
+
+    In jax/ of `files.cache_folder`. A folder that the program or JAX_COMPILATION_CACHE_DIR names
+    stays; JAX_ENABLE_COMPILATION_CACHE=false turns it off. Does nothing under other backends.
+    """
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    if jax.config.jax_compilation_cache_dir:
+        return
+    # Programs for a CPU are of its instructions, and a home may be that of several machines.
+    folder = files.cache_folder() / "jax" / _digest_of_processor()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return
+    if not os.access(folder, os.W_OK):
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        # By default programs of less than a second are not kept; building has hundreds of them.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _digest_of_processor():
+    """A text that differs between processors with other instructions."""
+    described = [platform.machine(), platform.processor()]
+    with contextlib.suppress(OSError):
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        described += sorted({line for line in lines if line.startswith(("flags", "Features"))})
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 
 
 def uniform(shape: Any, seed: Any) -> Tensor:

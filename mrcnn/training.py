@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import pathlib
 import random
 import re
 import time
@@ -37,7 +38,7 @@ from mrcnn import (
     rewrite,
     weights,
 )
-from mrcnn.config import Config
+from mrcnn.config import Config, changed_settings
 from mrcnn.rewrite import register
 from mrcnn.utils import Dataset
 
@@ -348,11 +349,13 @@ class TrainingModel(Network):
                 trained.append(weight)
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        if self.optimizer.global_clipnorm:
-            gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
-        # The optimizer adds up what it gets from each device, and that is the same from all.
-        count = self.distribute_strategy.num_replicas_in_sync
-        self.optimizer.apply_gradients(zip([g / count for g in gradients], trained))
+        if not isinstance(self.optimizer, FusedUpdates):
+            # Keras's own adds up what it gets from each device before it clips.
+            if self.optimizer.global_clipnorm:
+                gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+            count = self.distribute_strategy.num_replicas_in_sync
+            gradients = [gradient / count for gradient in gradients]
+        self.optimizer.apply_gradients(zip(gradients, trained))
         self._share_statistics(context)
         return self.get_metrics_result()
 
@@ -480,6 +483,11 @@ class FusedUpdates(keras.optimizers.Optimizer):
 
     def _is_fused(self):
         return keras.backend.backend() == "tensorflow"
+
+    def _all_reduce_sum_gradients(self, grads_and_vars):
+        # `TrainingModel.train_step` has averaged them over the devices, clipping needs that. Added
+        # up here once more they would go over the network twice.
+        return list(grads_and_vars)
 
     def _values(self, learning_rate: Any) -> dict[str, Any]:
         """Arguments of the operation that all variables share."""
@@ -1615,6 +1623,31 @@ WRITERS = (
 # ---- A run ---------------------------------------------------------------------------------------
 
 
+def settings_to_write(config: Config) -> dict[str, Any]:
+    """{setting: value} of those that are no defaults, as JSON can hold them.
+
+    Functions, such as a BACKBONE of one's own, can't be written and are left out.
+    """
+    changed = changed_settings(config)
+    return {name: value for name, value in changed.items() if not callable(value)}
+
+
+def describe_run(folder: str | os.PathLike, config: Config, class_names: Sequence[str]) -> None:
+    """Writes settings.json and classes.json beside a run's checkpoints, for `mrcnn detect`.
+
+    Args:
+        folder: `MaskRCNN.log_dir`.
+        config: the run's, see `settings_to_write`.
+        class_names: background first.
+    """
+    folder = pathlib.Path(folder)
+    contents: dict[str | os.PathLike, Any] = {
+        folder / "settings.json": settings_to_write(config),
+        folder / "classes.json": [str(name) for name in class_names],
+    }
+    media.write_jsons(contents)
+
+
 class Run:
     """One call of `MaskRCNN.train`: takes up an interrupted one of the same plan where it stopped.
 
@@ -1740,6 +1773,7 @@ class Run:
             begins = [self.owner.epoch, self.step, self.seed, self.plan(), bool(goes_on)]
             cluster.check_agreement(self.network, "What training goes on from", begins)
         if self.writes():
+            describe_run(self.owner.log_dir, self.config, self.train_dataset.class_names)
             self._say_what_begins()
         has_ended = False
         try:

@@ -78,8 +78,7 @@ def start(backend, python, folder, name="", *parts, **variables):
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
         # The models that are made later find what was compiled for the first one.
-        "JAX_COMPILATION_CACHE_DIR": str(folder / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "MRCNN_CACHE": str(folder / "cache"),
         **variables,
     }
     program = [python, oracle.TESTS / "backend_runner.py", folder, *parts]
@@ -104,6 +103,12 @@ def arrays_of(path):
     with h5py.File(path, "r") as file:
         file.visititems(note)
     return arrays
+
+
+def test_jax_keeps_what_it_compiled(folder):
+    """On disk, for the next process; of one program without JAX's own bookkeeping there is a file."""
+    kept = list((folder / "cache" / "jax").glob("*/jit_*"))
+    assert len(kept) > 20
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", *BACKENDS])

@@ -6,6 +6,7 @@ Most of it needs pyarrow: `make test-ray` runs this file where it is installed.
 import os
 import pathlib
 import random
+import socket
 import subprocess
 import sys
 import time
@@ -684,6 +685,73 @@ def test_places_of_pyarrow(tmp_path, monkeypatch):
         batch.run(Recipe(), missing, tmp_path / "out2")
     with pytest.raises(ValueError, match="An address is one that pyarrow opens.*nowhere://x"):
         batch.run(Recipe(), ["nowhere://x/y"], tmp_path / "out3")
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """(a file system, options of an address) of an S3 server here that has a bucket "photos"."""
+    pytest.importorskip("moto")
+    from pyarrow import fs
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{opened.getsockname()[1]}"
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", place.split(":")[1]]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    options = {"endpoint_override": place, "scheme": "http", "region": "us-east-1"}
+    system = fs.S3FileSystem(**options, allow_bucket_creation=True)
+    deadline = time.monotonic() + 60
+    try:
+        while True:
+            try:
+                system.create_dir("photos")
+                break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < deadline
+                time.sleep(0.2)
+        yield system, "?" + "&".join(f"{name}={value}" for name, value in options.items())
+    finally:
+        server.kill()
+        server.wait()
+
+
+@needs_pyarrow
+@pytest.mark.long
+def test_s3(bucket, tmp_path):
+    """A bucket's images, globs and tables into another of its folders, killed and started again."""
+    system, options = bucket
+    for number in range(12):
+        with system.open_output_stream(f"photos/a/{number % 2}/{number:02d}.png") as file:
+            file.write(content(number, tmp_path))
+    with system.open_output_stream("photos/a/0/broken.png") as file:
+        file.write(b"no image")
+    table = pa.table({"image": [content(20, tmp_path), content(21, tmp_path)], "id": ["x", "y"]})
+    with system.open_output_stream("photos/t.parquet") as file:
+        pq.write_table(table, file)
+    output = f"s3://photos/out{options}"
+    sources = [f"s3://photos/a/**/*.png{options}", f"s3://photos/t.parquet{options}"]
+    command = [sys.executable, TESTS / "stand_in.py", output, ".1", *sources, "--part-size=4"]
+    process = subprocess.Popen(
+        command, env={**os.environ, **ENVIRONMENT}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    first = "photos/out/part-000000.parquet"
+    deadline = time.monotonic() + 60
+    while system.get_file_info(first).size is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    text = process.communicate()[0].decode()
+    assert process.returncode == -9, text
+    done = batch.run(Recipe(), sources, output, part_size=4)
+    assert done.images == 15 and done.errors == 1 and done.before >= 4
+    rows = by_name(output)
+    assert len(rows) == 15 and rows["00.png"][0] == "s3://photos/a/0/00.png"
+    for number in range(12):
+        check(rows[f"{number:02d}.png"], number)
+    assert "broken.png" in str(rows["broken.png"][2])
+    check(rows["x"], 20)
+    check(rows["y"], 21)
 
 
 # ---- Columns of a pipeline -----------------------------------------------------------------------

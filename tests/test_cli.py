@@ -1,5 +1,6 @@
 """The command `mrcnn`: its grammar, its errors and exit codes, what it finds in a dataset's folder."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mrcnn
-from mrcnn import cli, commands, completion, config
+from mrcnn import cli, commands, completion, config, training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -685,13 +686,41 @@ def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplo
 def test_settings_are_kept_beside_the_weights(here):
     settings = config.SmallConfig(NUM_CLASSES=4, MEAN_PIXEL=np.array([1.0, 2.0, 3.0]))
 
-    class Model:
-        log_dir = str(here)
-        config = settings
-
-    loaded = config.Config(**commands.load_settings(commands.save_settings(Model)))
+    training.describe_run(here, settings, ["BG", "a", "b", "c"])
+    loaded = config.Config(**commands.load_settings(here / "settings.json"))
+    assert json.loads((here / "classes.json").read_text()) == ["BG", "a", "b", "c"]
     for name in config.setting_names():
         assert np.array_equal(getattr(loaded, name), getattr(settings, name)), name
+
+
+def test_a_run_that_goes_on_with_other_settings_is_said(here, caplog):
+    class Model:
+        log_dir = str(here)
+        config = config.SmallConfig(NUM_CLASSES=4, SEED=1)
+
+    commands.warn_of_other_settings(Model)
+    training.describe_run(here, Model.config, ["BG"])
+    commands.warn_of_other_settings(Model)
+    assert not caplog.messages
+    Model.config = config.SmallConfig(NUM_CLASSES=4, SEED=2, BBOX_LOSS="giou")
+    commands.warn_of_other_settings(Model)
+    (message,) = caplog.messages
+    assert str(here) in message and "SEED was 1, is 2" in message
+    assert "BBOX_LOSS was the default, is 'giou'" in message
+
+
+def test_a_sample_with_nothing_left_to_train_says_so(here, caplog, monkeypatch):
+    class Model:
+        log_dir = str(here)
+        config = config.SmallConfig(SEED=0)
+        epoch = 17
+
+    monkeypatch.setattr(commands, "load_model", lambda mode, settings, args: Model)
+    args = argparse.Namespace(restart=False, weights="none", epochs=11, logs=str(here))
+    assert commands.train_on(Model.config, pytest.fail, None, args) == 0
+    assert caplog.messages == [
+        f"Nothing is trained: {here} has 17 epochs, --epochs is 11. --restart begins again"
+    ]
 
 
 def test_weights_of_others_tell_what_they_can(here):

@@ -1058,10 +1058,10 @@ def test_command(toy_detector, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize(
     "failing, called",
-    [("test", ["test"]), ("", ["test", "test-runtimes", "test-backends"])],
+    [("test", ["test"]), ("", ["test", "test-runtimes", "test-backends", "test-ray"])],
 )
 def test_what_must_hold_ends_at_the_first_failure(tmp_path, failing, called):
-    """.ci/run: the tests, then those of the runtimes and of the backends."""
+    """.ci/run: the tests, then those of the runtimes, of the backends and of Ray."""
     make = tmp_path / "make"
     make.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path}/calls\n[ "$1" != "{failing}" ]\n')
     make.chmod(0o755)

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 from stand_in import CLASSES, Recipe, StandIn
-from test_batch import ENVIRONMENT, TESTS, by_name, check, folder_of, rows_by_name
+from test_batch import (
+    ENVIRONMENT,
+    TESTS,
+    bucket,  # noqa: F401
+    by_name,
+    check,
+    content,
+    folder_of,
+    rows_by_name,
+)
 
 from mrcnn import batch, listing, pool
 
@@ -223,6 +232,27 @@ def test_killed_actors_and_drivers(tmp_path):
     assert sorted(rows) == [f"{n:04d}.png" for n in range(60)]
     for number in range(60):
         check(rows[f"{number:04d}.png"], number)
+
+
+@needs_ray
+def test_s3_by_actors(bucket, tmp_path):  # noqa: F811
+    """Actors read from an object store and write their parts there."""
+    system, options = bucket
+    for number in range(8):
+        with system.open_output_stream(f"photos/{number}.png") as file:
+            file.write(content(number, tmp_path))
+    output = f"s3://photos/out{options}"
+    command = [sys.executable, STAND_IN, output, "0", f"s3://photos/*.png{options}", "--ray"]
+    environment = {**os.environ, **ENVIRONMENT}
+    done = subprocess.run(
+        [*command, "--part-size=2"], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert system.get_file_info("photos/out/part-000003.parquet").size
+    rows = by_name(output)
+    assert sorted(rows) == [f"{n}.png" for n in range(8)]
+    for number in range(8):
+        check(rows[f"{number}.png"], number)
 
 
 def wait_for(output, count, process=None, seconds=90):
