@@ -218,6 +218,8 @@ def result(
     Other arguments: see `unmold`.
     """
     image = outputs.of_image(row)
+    is_detection = image.detections[:, 4] > 0
+    data.tell_of_limit(image.detections[is_detection, 5], config.DETECTION_MAX_INSTANCES)
     frames = (original_shape, shape, window, config)
     rows, *values = _unmold(image.detections, image.masks, *frames, form)
     fields = dict(zip(("rois", "class_ids", "scores", "masks"), values))

@@ -1115,6 +1115,39 @@ def decode_rle(
     return columns.transpose(2, 1, 0)
 
 
+def as_dense(masks: Any) -> np.ndarray:
+    """Masks of any form that `MaskRCNN.detect` gives as one array.
+
+    Args:
+        masks: [H, W, N]; `Masks`; or N run-length encodings {"size", "counts"}.
+
+    Returns:
+        [H, W, N], bool of encodings, otherwise of the dtype that they have; [0, 0, 0] of an empty
+        list.
+
+    Raises:
+        ValueError: encodings of several sizes, or what is no [H, W, N].
+    """
+    if are_encodings(masks):
+        if not len(masks):
+            return np.zeros((0, 0, 0), bool)
+        sizes = sorted({tuple(int(side) for side in code["size"]) for code in masks})
+        if len(sizes) > 1:
+            raise ValueError(f"Expected masks of one image size. Received: {sizes}")
+        return decode([{"segmentation": code} for code in masks], *sizes[0])
+    dense = np.asarray(masks)
+    if not dense.size and dense.ndim != 3:
+        return np.zeros((0, 0, 0), bool)
+    if dense.ndim != 3:
+        raise ValueError(f"Expected masks of shape [H, W, N]. Received: {dense.shape}")
+    return dense
+
+
+def are_encodings(masks: Any) -> bool:
+    """Whether masks are a list of run-length encodings."""
+    return isinstance(masks, (list, tuple)) and all(isinstance(code, dict) for code in masks)
+
+
 def cut_to_pixels(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     """Crops a mask [H, W] bool to its foreground.
 
@@ -1683,7 +1716,8 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
     """IoU of each pair of masks.
 
     Args:
-        masks1, masks2: [H, W, N] and [H, W, M]; above .5 is foreground.
+        masks1, masks2: [H, W, N] and [H, W, M], foreground above .5; or another form that
+            `as_dense` takes.
 
     Returns:
         [N, M] float32, 0 where both masks are empty.
@@ -1723,9 +1757,9 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
     return iou(common, area1[:, None], area2).astype(np.float32)
 
 
-def _as_bool(masks: np.ndarray) -> np.ndarray:
-    """Masks as bool; above .5 is foreground."""
-    masks = np.asarray(masks)
+def _as_bool(masks: Any) -> np.ndarray:
+    """Masks of any form as bool; above .5 is foreground."""
+    masks = as_dense(masks)
     if masks.dtype == bool:
         return masks
     return masks > 0.5

@@ -2867,6 +2867,7 @@ class MaskRCNN:
         log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
             is made when one of them is first read, and is this run's alone.
         weights_of_run: `training.fingerprint` of the weights that the last `train` ended with.
+        weights_of_callbacks: the same where a callback of it changed them at the end; otherwise "".
         weights_file: path that `load_weights` read last; None for none, or what was no file.
         anchors: [A, 4], in pixels, of the last `get_anchors`.
 
@@ -2891,6 +2892,7 @@ class MaskRCNN:
         # Datasets whose images were checked, so that the next stage of a training starts at once.
         self._checked: weakref.WeakSet = weakref.WeakSet()
         self.weights_of_run = ""
+        self.weights_of_callbacks = ""
         self.weights_file: str | None = None
         self.set_log_dir()
         self._strategy = None
@@ -3164,7 +3166,7 @@ class MaskRCNN:
         layers: str,
         augmentation: Any = None,
         custom_callbacks: Sequence | None = None,
-        no_augmentation_sources: Sequence[str] | None = None,
+        no_augmentation_sources: str | Sequence[str] | None = None,
     ) -> keras.callbacks.History:
         """Trains (matterport: train).
 
@@ -3184,8 +3186,8 @@ class MaskRCNN:
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
             augmentation: an imgaug augmenter, an object of `mrcnn.augmentation`, or a function
                 f(image, masks) -> (image, masks); see `data.apply_augmentation`.
-            custom_callbacks: Keras callbacks, called after the checkpoint's.
-            no_augmentation_sources: sources of images that are not augmented.
+            custom_callbacks: Keras callbacks, or one, called after the checkpoint's.
+            no_augmentation_sources: sources, or one, of images that are not augmented.
 
         Returns:
             keras.callbacks.History.
@@ -3204,6 +3206,8 @@ class MaskRCNN:
             )
         learning_rate, epochs = training.check_numbers(learning_rate, epochs)
         layer_regex = training.layer_regex(layers, self.keras_model)
+        custom_callbacks = training.check_callbacks(custom_callbacks)
+        data.check_augmentation(augmentation)
         if epochs <= self.epoch:
             logger.warning(
                 "The weights have reached epoch %d: nothing to train to epoch %d (epochs is the"
@@ -3362,7 +3366,8 @@ class MaskRCNN:
         """`detect` for molded images, in the molded frame (matterport: detect_molded).
 
         Args:
-            molded_images: [B, h, w, C] float32, all of one size.
+            molded_images: [B, h, w, C] float32, all of one size. Whole numbers are taken as they
+                are, with a warning: they are not molded.
             image_metas: [B, meta].
 
         Raises:
@@ -3380,6 +3385,7 @@ class MaskRCNN:
             )
         if not len(molded_images):
             return []
+        data.tell_of_unmolded(molded_images, self.config, "detect_molded")
         shape = molded_images[0].shape
         outputs = self.detector.infer(
             molded_images, np.asarray(image_metas), self.get_anchors(shape)

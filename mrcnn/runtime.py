@@ -580,6 +580,8 @@ class Model:
     def _result(self, outputs, row, image, form):
         """The dict of image number `row`, a `_Fitted`, of a batch."""
         valid = np.flatnonzero(outputs["class_ids"][row] > 0)
+        scores = outputs["scores"][row]
+        data.tell_of_limit(scores[valid], len(scores))
         inside = exact = in_pixels = outputs["boxes"][row][valid]
         if image.scale is not None:
             in_pixels = exact / np.tile(image.scale, 2).astype(np.float32)

@@ -437,6 +437,7 @@ def detect(
     if len(places) == 1:
         return model.detect([image.window(*places[0])], masks=masks)[0]
     merger = Merger(shape)
+    no_points = None
     batch_size = int(model.config.BATCH_SIZE)
     one_range: Any = contextlib.nullcontext
     if hasattr(model.config, "MEAN_PIXEL"):
@@ -449,7 +450,9 @@ def detect(
             if result.get("masks") is None:
                 raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
             merger.add(window, detections_in(result, window, shape))
-    return _result(merger.objects(), shape, masks)
+            if result.get("keypoints") is not None:
+                no_points = result["keypoints"][:0]
+    return _result(merger.objects(), shape, masks, no_points)
 
 
 # Side of the windows that are looked at for the range of the values, and how many along a side.
@@ -493,8 +496,14 @@ def detect_each(
     return [detect(model, image, tile, overlap, masks or "rle") for image in images]
 
 
-def _result(objects: list[Detection], shape: Sequence[int], masks: str) -> dict:
-    """The dict of a detection."""
+def _result(
+    objects: list[Detection], shape: Sequence[int], masks: str, no_points: np.ndarray | None
+) -> dict:
+    """The dict of a detection.
+
+    Args:
+        no_points: keypoints of no object, [0, K, 3]; None for a model without.
+    """
     codes = encoded([detection.runs for detection in objects], shape)
     result: dict[str, Any] = {
         "rois": np.array([detection.roi for detection in objects], np.int32).reshape(-1, 4),
@@ -504,8 +513,9 @@ def _result(objects: list[Detection], shape: Sequence[int], masks: str) -> dict:
     }
     if masks == "dense":
         result["masks"] = mask_math.decode_rle(codes, *shape[:2])
-    if any(detection.keypoints is not None for detection in objects):
-        result["keypoints"] = np.array([detection.keypoints for detection in objects], np.float32)
+    if no_points is not None:
+        points = [detection.keypoints for detection in objects]
+        result["keypoints"] = np.array(points, np.float32).reshape(-1, *no_points.shape[1:])
     return result
 
 
@@ -584,6 +594,13 @@ class TiffImage:
     def _read_head(self, limits: tuple[float, float] | None) -> None:
         """Takes from the file what is known of the whole image; see `__init__`."""
         self._pages = self._bands_of()
+        of_one = len(self._pages)
+        series = self._file.series[0]
+        if series.axes == "QYX" and utils.pages_are_bands(series):
+            of_one = series.shape[0]
+        elif of_one > 1:
+            of_one = len(utils.channels_of_stack(series))
+        utils.warn_of_pages(utils.images_in_tiff(self._file, of_one), "pages", self.path)
         page = self._pages[0]
         self._check(page)
         self.shape = (int(page.imagelength), int(page.imagewidth), 3)

@@ -18,7 +18,8 @@ import pathlib
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -293,6 +294,26 @@ class TrainingModel(Network):
             mean.update_state(loss)
             total = total + self.loss_factors[name] * loss
         return total
+
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's, which also takes what `data_generator` and `DataGenerator` yield."""
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = inputs_alone(kwargs["validation_data"])
+        if isinstance(x, types.GeneratorType):  # Keras can't shuffle, and would warn of it
+            kwargs["shuffle"] = False
+        return super().fit(inputs_alone(x), *args, **kwargs)
+
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's, which also takes what `data_generator` and `DataGenerator` yield."""
+        return super().evaluate(inputs_alone(x), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; the outputs [] of a batch of `data_generator` are none."""
+        return super().train_on_batch(x, _outputs_or_none(y), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; the outputs [] of a batch of `data_generator` are none."""
+        return super().test_on_batch(x, _outputs_or_none(y), *args, **kwargs)
 
     def train_step(self, *args: Any) -> dict:
         """One training step, see `keras.Model`.
@@ -892,6 +913,71 @@ class BatchStream:
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def inputs_alone(batches: Any) -> Any:
+    """Batches of (inputs, []), as the original's generators yield them, as Keras 3 takes them.
+
+    Args:
+        batches: a generator or a `keras.utils.PyDataset`; anything else is returned as it is.
+
+    Returns:
+        the same of (inputs,).
+    """
+    if isinstance(batches, keras.utils.PyDataset) and not isinstance(batches, _InputsAlone):
+        return _InputsAlone(batches)
+    if isinstance(batches, types.GeneratorType):
+        return _each_without_outputs(batches)
+    return batches
+
+
+def _each_without_outputs(batches):
+    # Of iterators Keras takes generators alone.
+    for batch in batches:
+        yield _without_outputs(batch)
+
+
+class _InputsAlone(keras.utils.PyDataset):
+    """The batches of another one, see `inputs_alone`."""
+
+    def __init__(self, batches: keras.utils.PyDataset):
+        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return _without_outputs(self.batches[index])
+
+    def on_epoch_begin(self) -> None:
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.batches.on_epoch_end()
+
+
+def _without_outputs(batch):
+    """(inputs,) of a batch (inputs, []); another one as it is."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        return batch
+    inputs, outputs = batch
+    if not isinstance(inputs, (tuple, list)):
+        return batch
+    if _outputs_or_none(outputs) is not None:
+        raise ValueError(
+            "The losses are a part of the network, which takes batches (inputs, []). Received:"
+            " outputs too, such as of data_generator(detection_targets=True), which are to be"
+            " looked at"
+        )
+    return (tuple(_transferable(np.asarray(part)) for part in inputs),)
+
+
+def _outputs_or_none(outputs):
+    """None for no outputs, [] among them."""
+    if isinstance(outputs, (tuple, list)) and not len(outputs):
+        return None
+    return outputs
 
 
 def _transferable(x):
@@ -1520,6 +1606,31 @@ def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
     return float(learning_rate), int(epochs)
 
 
+def check_callbacks(callbacks: Any) -> list:
+    """The callbacks of `train(custom_callbacks=)` as a list, of one callback that one.
+
+    Raises:
+        ValueError: what is no callback, such as its class.
+    """
+    if callbacks is None:
+        return []
+    if hasattr(callbacks, "set_model"):
+        callbacks = [callbacks]
+    expected = "custom_callbacks is a list of Keras callbacks"
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise ValueError(f"{expected}. Received: {files.short(callbacks)}")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise ValueError(
+                f"{expected}. Received: the class {callback.__name__}; {callback.__name__}() makes"
+                " a callback"
+            )
+        if not hasattr(callback, "set_model"):
+            raise ValueError(f"{expected}. Received: {files.short(callback)} in the list")
+    return callbacks
+
+
 def _is_number(value):
     """Whether a value is a finite scalar of Python or numpy."""
     if isinstance(value, (bool, np.bool_, str)) or np.ndim(value) != 0:
@@ -1583,7 +1694,7 @@ class Run:
         layer_regex: str,
         augmentation: Any,
         custom_callbacks: Sequence[keras.callbacks.Callback] | None,
-        no_augmentation_sources: Sequence[str] | None,
+        no_augmentation_sources: str | Sequence[str] | None,
     ):
         self.owner = owner
         self.config = owner.config
@@ -1677,7 +1788,8 @@ class Run:
         if self.writes():
             _remove_parts(self.owner.log_dir, self.config.NAME)
         state = self._state_of_these_weights()
-        goes_on = state is not None and self._is_of_this_plan(state)
+        goes_on = state is not None and not self._callbacks_changed_weights()
+        goes_on = goes_on and self._is_of_this_plan(state)
         self.checkpoint = fingerprint(self.network)
         if state and goes_on:
             self._resume_from(state)
@@ -1693,13 +1805,40 @@ class Run:
         if self.writes():
             describe_run(self.owner.log_dir, self.config, self.train_dataset.class_names)
             self._say_what_begins()
+        has_ended = False
         try:
-            return self._fit_stages()
+            history = self._fit_stages()
+            has_ended = True
+            return history
         finally:
             # What `fit` leaves is this run's too: a next call goes on from its resume file. Under
             # JAX the weights of an interrupted epoch are gone.
-            if keras.backend.backend() != "jax":
-                self.owner.weights_of_run = fingerprint(self.network)
+            if keras.backend.backend() != "jax" or has_ended:
+                self._note_weights(has_ended)
+
+    def _note_weights(self, has_ended):
+        """Notes the weights that `fit` left, and whether a callback has put them there."""
+        left = fingerprint(self.network)
+        self.owner.weights_of_run = left
+        self.owner.weights_of_callbacks = ""
+        state = read_state(self.resume_path)
+        if has_ended and state and left not in (state.get("checkpoint"), state.get("weights")):
+            self.owner.weights_of_callbacks = left
+
+    def _callbacks_changed_weights(self):
+        """Whether the last call's callbacks have put other weights in the place of its last ones.
+
+        So does EarlyStopping(restore_best_weights=True); they are not overwritten.
+        """
+        changed = getattr(self.owner, "weights_of_callbacks", "")
+        if not changed or changed != fingerprint(self.network):
+            return False
+        logger.info(
+            "A callback has changed the weights that epoch %d ended with: training goes on from"
+            " what it left, with a new optimizer",
+            self.owner.epoch,
+        )
+        return True
 
     def _fit_stages(self):
         history = None

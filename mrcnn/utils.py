@@ -9,6 +9,7 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import operator
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ from mrcnn.files import show_progress  # noqa: F401
 from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
     ONE_GO,
     LabelMaps,
+    as_dense,
     bilinear_samples,
     compute_overlaps_masks,
     expand_mask,
@@ -427,7 +429,8 @@ def read_image(
     """Reads an image file of any kind that Pillow, tifffile or OpenCV knows.
 
     Gray, palette and CMYK images become RGB, transparency is dropped, of several pages or frames
-    the first is read. Values of 16 bits and floats are brought to 0..255 as `value_range` says.
+    the first is read, with a warning. Values of 16 bits and floats are brought to 0..255 as
+    `value_range` says.
 
     Args:
         path: the file.
@@ -652,6 +655,19 @@ def _check_is_file(path):
         raise ValueError("expected a file. Received: a folder, a pipe or a device")
 
 
+_PAGES_WARNED: set[str] = set()
+
+
+def warn_of_pages(count: int, unit: str, path: Any) -> None:
+    """Says that of several images in a file the first is read, once for "pages" and "frames"."""
+    if count < 2 or unit in _PAGES_WARNED:
+        return
+    _PAGES_WARNED.add(unit)
+    if not isinstance(path, (str, os.PathLike)):
+        path = "an image"  # of bytes
+    logger.warning("%s has %d %s: of such files the first is read", path, count, unit)
+
+
 _BANDS_WARNED: set[int] = set()
 
 
@@ -761,6 +777,7 @@ def _read_tiff(path):
     try:
         with tifffile.TiffFile(path) as file:
             layout = _layout_of_tiff(file)
+            warn_of_pages(_images_in_tiff(file, layout), "pages", path)
             if layout is None:
                 return None, 1
             if math.prod(layout.size) <= MAX_PIXELS:
@@ -774,6 +791,35 @@ def _read_tiff(path):
     if layout.white_is_zero is not None and values.dtype.kind == "u":
         values = layout.white_is_zero - values
     return values, layout.orientation
+
+
+def _images_in_tiff(file, layout):
+    """How many images an open TIFF has of which `_layout_of_tiff` tells the first."""
+    of_one = 1
+    if (
+        layout is not None
+        and layout.source is file.series[0]
+        or layout is not None
+        and isinstance(layout.source, _Channels)
+    ):
+        of_one = len(layout.source.pages)
+    return images_in_tiff(file, of_one)
+
+
+def images_in_tiff(file: Any, of_one: int) -> int:
+    """How many images an open TIFF (of tifffile) has: pages, z, time; without those of other sizes.
+
+    Args:
+        of_one: pages that are an image's bands.
+    """
+    if len(file.pages) < 2:
+        return 1
+    first = file.series[0]
+    count = 0
+    for series in file.series:
+        if series.shape == first.shape and series.dtype == first.dtype:
+            count += len(series.pages)
+    return count // of_one
 
 
 def _tifffile_for(path):
@@ -977,8 +1023,67 @@ def _ignore_warnings_of_pillow():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
+# Kinds of files whose frames are a film, as Pillow calls them.
+ANIMATED = ("GIF", "PNG", "WEBP")
+
+
+def animation_info(path: str | os.PathLike) -> tuple[int, float] | None:
+    """Frames of an animated GIF, WebP or PNG, and how many a second has on average.
+
+    Returns:
+        (frames, rate); None for a file of one frame, or of another kind.
+
+    Raises:
+        as `read_image`.
+    """
+    with _naming_image(path):
+        return _with_pillow(path, _frames_and_rate)
+
+
+def _frames_and_rate(image, path):
+    """`animation_info` of a Pillow image."""
+    if image.format not in ANIMATED:
+        return None
+    milliseconds = 0.0
+    frames = 0
+    with contextlib.suppress(Exception):  # whatever Pillow raises where there is no next one
+        while image.is_animated:
+            image.seek(frames)
+            if image.format == "WEBP":  # tells it when it is decoded
+                image.load()
+            frames += 1
+            # As browsers do where the file says nothing.
+            milliseconds += image.info.get("duration") or 100
+    if frames < 2:
+        return None
+    return frames, 1000 * frames / milliseconds
+
+
+def animation_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """Yields the frames of an animated GIF, WebP or PNG, [H, W, 3] uint8 RGB.
+
+    Raises:
+        as `read_image`, for the first frame. One that can't be read ends the film.
+    """
+    with _naming_image(path), _opened(path) as image:
+        for number in itertools.count():
+            try:
+                image.seek(number)
+                values = np.array(_as_mode_rgb(image))
+            except Exception:  # whatever Pillow raises where there is no next one
+                if not number:
+                    raise
+                return
+            yield values
+
+
 def _stored_values(image, path):
     """Values of a Pillow image as they are stored, and its orientation, 1 to 8."""
+    if image.format in ANIMATED and "frames" not in _PAGES_WARNED:
+        animation = _frames_and_rate(image, path)
+        if animation is not None:
+            image.seek(0)
+            warn_of_pages(animation[0], "frames", path)
     lower = _lower_bytes(image, path)
     is_tiff = image.format == "TIFF"
     if is_tiff:
@@ -1910,26 +2015,63 @@ def _nearest(side, scale, exact):
 
 def _is_instance(boxes: np.ndarray) -> np.ndarray:
     """Which rows of boxes [N, 4] are not all zero, [N] bool: zero rows pad tables."""
-    return (np.asarray(boxes) != 0).any(axis=1)
+    return (boxes != 0).any(axis=1)
 
 
-def _masks_of(masks: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _masks_of(masks: Any, keep: np.ndarray, subject: str) -> np.ndarray:
     """Masks [H, W, n] of the rows to keep.
 
     Args:
-        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone.
+        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone; or another
+            form that `mrcnn.masks.as_dense` takes.
         keep: [N] bool.
+        subject: "gt" or "pred", for messages.
     """
-    masks = np.asarray(masks)
+    masks = as_dense(masks)
     if masks.shape[-1] == len(keep):
         if keep.all():
             return masks
         return masks[..., keep]
     if masks.shape[-1] != keep.sum():
         raise ValueError(
-            f"Expected a mask for each of {len(keep)} boxes. Received: {masks.shape[-1]}"
+            f"Expected a mask for each of {len(keep)} boxes in {subject}_masks."
+            f" Received: {masks.shape[-1]}"
         )
     return masks
+
+
+def _boxes_of(boxes: Any, subject: str) -> np.ndarray:
+    """Boxes [N, 4] of `compute_matches`; ValueError for another shape."""
+    boxes = np.asarray(boxes)
+    if not boxes.size:
+        return np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{subject}_boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
+    return boxes
+
+
+def _values_of_rows(values: Any, keep: np.ndarray, name: str) -> np.ndarray:
+    """What belongs to the boxes to keep: class ids or scores [n].
+
+    Args:
+        values: [N], or more of them: tables may be padded.
+        keep: [N] bool.
+        name: of the values, for messages.
+
+    Raises:
+        ValueError: fewer values than boxes, no numbers or NaN; class ids that are not whole, such
+            as scores in their place.
+    """
+    values = np.ravel(values)
+    if len(values) < len(keep):
+        raise ValueError(f"Expected {name} of {len(keep)} boxes. Received: {len(values)}")
+    values = values[: len(keep)][keep]
+    is_number = values.dtype.kind in "buif" or not values.size
+    if not is_number or np.isnan(values).any():
+        raise ValueError(f"{name} are numbers. Received: {files.short(values.tolist())}")
+    if name.endswith("class_ids") and np.any(values != np.floor(values)):
+        raise ValueError(f"{name} are whole numbers. Received: {files.short(values.tolist())}")
+    return values
 
 
 class _Candidates(NamedTuple):
@@ -1957,13 +2099,13 @@ def _candidates(
     pred_masks: np.ndarray,
 ) -> _Candidates:
     """The `_Candidates` of what `compute_matches` takes, without padding."""
-    real = _is_instance(gt_boxes)
-    gt_masks = _masks_of(gt_masks, real)
-    gt_class_ids = np.asarray(gt_class_ids)[: len(real)][real]
-    real = _is_instance(pred_boxes)
-    pred_masks = _masks_of(pred_masks, real)
-    class_ids = np.asarray(pred_class_ids)[: len(real)][real]
-    scores = np.asarray(pred_scores)[: len(real)][real]
+    real = _is_instance(_boxes_of(gt_boxes, "gt"))
+    gt_masks = _masks_of(gt_masks, real, "gt")
+    gt_class_ids = _values_of_rows(gt_class_ids, real, "gt_class_ids")
+    real = _is_instance(_boxes_of(pred_boxes, "pred"))
+    pred_masks = _masks_of(pred_masks, real, "pred")
+    class_ids = _values_of_rows(pred_class_ids, real, "pred_class_ids")
+    scores = _values_of_rows(pred_scores, real, "pred_scores")
     order = np.argsort(-scores, kind="stable")
     overlaps = compute_overlaps_masks(pred_masks, gt_masks)
     return _Candidates(gt_class_ids, class_ids[order], scores[order], overlaps[order])
@@ -2012,7 +2154,8 @@ def compute_matches(
     Args:
         gt_boxes, pred_boxes: [N, (y1, x1, y2, x2)], [P, 4].
         gt_class_ids, pred_class_ids: [N], [P] int.
-        gt_masks, pred_masks: [H, W, N], [H, W, P].
+        gt_masks, pred_masks: [H, W, N], [H, W, P]; or another form of `detect`'s masks, such as
+            run-length encodings.
         pred_scores: [P].
         iou_threshold: a match has at least this IoU.
         score_threshold: predictions below it match nothing.
@@ -2021,6 +2164,10 @@ def compute_matches(
         gt_match: [N] float, index of the matched prediction, sorted by score; -1 for none.
         pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
         overlaps: [P, N] IoU, predictions sorted by score.
+
+    Raises:
+        ValueError: as many boxes, class ids, scores and masks are not there, masks of another size,
+            class ids that are not whole, a score that is NaN.
     """
     candidates = _candidates(
         gt_boxes,
