@@ -2018,14 +2018,14 @@ def _is_instance(boxes: np.ndarray) -> np.ndarray:
     return (boxes != 0).any(axis=1)
 
 
-def _masks_of(masks: Any, keep: np.ndarray, subject: str) -> np.ndarray:
+def _masks_of(masks: Any, keep: np.ndarray, kind: str) -> np.ndarray:
     """Masks [H, W, n] of the rows to keep.
 
     Args:
         masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone; or another
             form that `mrcnn.masks.as_dense` takes.
         keep: [N] bool.
-        subject: "gt" or "pred", for messages.
+        kind: "gt" or "pred", for messages.
     """
     masks = as_dense(masks)
     if masks.shape[-1] == len(keep):
@@ -2034,19 +2034,19 @@ def _masks_of(masks: Any, keep: np.ndarray, subject: str) -> np.ndarray:
         return masks[..., keep]
     if masks.shape[-1] != keep.sum():
         raise ValueError(
-            f"Expected a mask for each of {len(keep)} boxes in {subject}_masks."
+            f"Expected a mask for each of {len(keep)} boxes in {kind}_masks."
             f" Received: {masks.shape[-1]}"
         )
     return masks
 
 
-def _boxes_of(boxes: Any, subject: str) -> np.ndarray:
+def _boxes_of(boxes: Any, kind: str) -> np.ndarray:
     """Boxes [N, 4] of `compute_matches`; ValueError for another shape."""
     boxes = np.asarray(boxes)
     if not boxes.size:
         return np.zeros((0, 4))
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"{subject}_boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
+        raise ValueError(f"{kind}_boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
     return boxes
 
 
