@@ -86,11 +86,17 @@ class Metadata(NamedTuple):
     def config(self) -> Config:
         """The settings as a `Config`; functions, such as a BACKBONE of one's own, are not in it."""
         config = Config()
-        for name in setting_names() & set(self.settings):
+        names = setting_names() & set(self.settings)
+        computed = {name for name in names if isinstance(vars(Config)[name], property)}
+        for name in names - computed:
             value = self.settings[name]
             if isinstance(getattr(Config, name), np.ndarray):
                 value = np.array(value)
             setattr(config, name, value)
+        for name in computed:
+            # What follows from others does so here too, unless it was assigned to.
+            if not np.array_equal(getattr(config, name), self.settings[name]):
+                setattr(config, name, self.settings[name])
         return config
 
 
@@ -430,6 +436,12 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {len(self.class_names)} classes)"
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model's results from those of others: a digest of its files."""
+        from mrcnn import places
+
+        return {"weights": places.digest_of(self._arguments[0])}
 
     @property
     def _at_once(self) -> int:

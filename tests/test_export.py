@@ -522,6 +522,20 @@ def test_a_fixed_batch_goes_before_the_setting():
     assert backend.batches == [(1, 20, 30, 3)] * 3
 
 
+def test_what_is_computed_follows_its_settings():
+    """BATCH_SIZE those of the file, and those that are assigned to its model's config."""
+    backend = Backend(IMAGES_PER_GPU=2)
+    model = runtime.Model(backend, "model.onnx")
+    assert model.config.BATCH_SIZE == 2
+    model.config.IMAGES_PER_GPU = 4
+    model.detect([np.zeros((20, 30, 3), np.uint8)] * 4)
+    assert backend.batches == [(4, 20, 30, 3)]
+    assigned = json.loads(metadata())
+    assigned["settings"]["BATCH_SIZE"] = 7
+    text = json.dumps(assigned)
+    assert runtime.read_metadata(text, "model.onnx").config().BATCH_SIZE == 7
+
+
 def test_detect_many_in_batches():
     """Neighbours of one size together; an image that fails says so after those before it."""
     backend = Backend(IMAGES_PER_GPU=2)
@@ -763,6 +777,20 @@ def test_a_loaded_model_goes_to_another_process(tmp_path, monkeypatch):
         assert again.config.BATCH_SIZE == 3 and again._backend is not model._backend
         assert len(again.detect([np.zeros((20, 30, 3), np.uint8)])[0]["rois"]) == 1
     assert asked[1:] == [(str(tmp_path / "model.part"), 2, "cpu")] * 2
+
+
+def test_a_model_is_told_from_others_by_its_files(tmp_path, monkeypatch):
+    """Of two files with the same settings; wherever the process works by then."""
+    monkeypatch.setitem(runtime.RUNTIMES, "onnx", lambda *_: Backend())
+    monkeypatch.setitem(runtime.PACKAGES, "onnx", ("json", "json"))
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for name, content in (("a.onnx", b"1"), ("b.onnx", b"1"), ("c.onnx", b"2")):
+        (tmp_path / name).write_bytes(content)
+        found.append(runtime.load(name))
+    monkeypatch.chdir("/")
+    first, same, other = (model.identity() for model in found)
+    assert first == same != other
 
 
 def test_openvino_weights_of_another_export_are_refused(tmp_path):
