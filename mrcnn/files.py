@@ -14,9 +14,7 @@ import shutil
 import sys
 import tempfile
 import unicodedata
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -826,6 +824,10 @@ def _fetch(url, part, progress):
 
 def _request(url, part):
     """The server's answer, and the number of bytes after which it goes on."""
+    # With HTTP, TLS and e-mail's headers it is a seventh of what `mrcnn.runtime` imports.
+    import urllib.error
+    import urllib.request
+
     have = 0
     if part.exists():
         have = part.stat().st_size

@@ -271,7 +271,7 @@ class _LiteRt:
         self.metadata = _metadata_of_litert(content)
         read_metadata(self.metadata, path)
         # Its own choice is one thread; the other runtimes take every core.
-        threads = threads or os.cpu_count()
+        threads = threads or _usable_cores()
         self.interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
         self.runner = self.interpreter.get_signature_runner()
         details = self.runner.get_input_details()[INPUT]
@@ -341,6 +341,13 @@ def checksum(path: str | os.PathLike) -> str:
         while part := file.read(2**20):
             value = zlib.crc32(part, value)
     return f"{value:08x}"
+
+
+def _usable_cores() -> int:
+    """Cores that this process may use: of a machine of 64, taskset or Slurm may allow two."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _side(side: Any) -> int | None:

@@ -779,6 +779,14 @@ def test_a_loaded_model_goes_to_another_process(tmp_path, monkeypatch):
     assert asked[1:] == [(str(tmp_path / "model.part"), 2, "cpu")] * 2
 
 
+def test_cores_are_those_that_a_process_may_use(monkeypatch):
+    monkeypatch.setattr(runtime.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert runtime._usable_cores() == 2
+    monkeypatch.delattr(runtime.os, "sched_getaffinity")
+    assert runtime._usable_cores() == 64
+
+
 def test_a_model_is_told_from_others_by_its_files(tmp_path, monkeypatch):
     """Of two files with the same settings; wherever the process works by then."""
     monkeypatch.setitem(runtime.RUNTIMES, "onnx", lambda *_: Backend())
