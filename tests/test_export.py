@@ -496,20 +496,60 @@ def test_a_box_in_the_padding_ends_at_the_image():
 
         def run(self, images):
             outputs = super().run(images)
-            outputs["boxes"][:, 0] = [10, 6, 30, 26]
-            outputs["boxes"][:, 1] = [21, 0, 39, 60]  # in the padding alone
+            outputs["boxes"][:, 0] = [20, 6, 40, 26]
+            outputs["boxes"][:, 1] = [32, 0, 40, 60]  # in the padding alone
             outputs["masks"][:, :, :14] = 0  # the lower half of a box
             return outputs
 
-    model = runtime.Model(Below(), "model.tflite")
-    result = model.detect([np.zeros((40, 120, 3), np.uint8)])[0]  # seen as 20 x 60
+    model = runtime.Model(Below(BOX_FRAME="edges"), "model.tflite")
+    result = model.detect([np.zeros((40, 120, 3), np.uint8)])[0]  # seen as 20 x 60, 10 below
     assert result["rois"].tolist() == [[20, 12, 40, 52]]
     assert not result["masks"].any()  # the upper half
-    model = runtime.Model(Below(), "model.tflite")
-    result = model.detect([np.zeros((48, 120, 3), np.uint8)])[0]  # seen as 24 x 60
-    assert result["rois"].tolist()[0] == [20, 12, 48, 52]
+    model = runtime.Model(Below(BOX_FRAME="edges"), "model.tflite")
+    result = model.detect([np.zeros((48, 120, 3), np.uint8)])[0]  # seen as 24 x 60, 8 below
+    assert result["rois"].tolist()[0] == [24, 12, 48, 52]
     rows = np.flatnonzero(result["masks"][..., 0].any(axis=1))
-    assert abs(rows[0] - 40) <= 1 and rows[-1] == 47
+    assert abs(rows[0] - 44) <= 1 and rows[-1] == 47
+
+
+@pytest.mark.parametrize(
+    "settings, size",
+    [
+        ({}, (192, 192)),
+        ({"IMAGE_MIN_SCALE": 1.5, "BOX_FRAME": "edges"}, (192, 192)),
+        ({"FLOAT_RESIZE": True}, (192, 192)),
+        ({"IMAGE_RESIZE_MODE": "shorter", "FLOAT_RESIZE": True}, (128, 192)),
+        ({"IMAGE_RESIZE_MODE": "none"}, (128, 192)),
+    ],
+    ids=["square", "min_scale", "floats", "shorter", "none"],
+)
+def test_a_file_of_the_molded_size_sees_what_detect_sees(settings, size):
+    """Of any image that fits: the same scale, place, pixels and padding; and boxes go back alike."""
+    config = Config(IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=192, **settings)
+    backend = Backend(IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=192, **settings)
+    backend.shape = (1, *size, 3)
+    model = runtime.Model(backend, "model.tflite")
+    for shape in ((60, 80), (100, 150), (127, 189), (30, 190), (90, 60), (400, 600)):
+        if config.IMAGE_RESIZE_MODE == "none":
+            shape = (64, 128)
+        elif size[0] < size[1] and shape[0] > shape[1]:
+            continue  # it does not fit
+        image = squares(*shape)
+        expected = inference.mold(image, config, "the image")
+        seen = model._as_input(image, "the image")
+        inside = tuple(slice(0, min(sides)) for sides in zip(size, expected.image.shape))
+        tolerance = 1e-4 + 0.5 * config.FLOAT_RESIZE
+        difference = (seen.pixels - config.MEAN_PIXEL)[inside] - expected.image[inside]
+        assert np.abs(difference).max() <= tolerance
+        window = np.array(expected.window)
+        assert seen.window.tolist() == window.tolist()
+        boxes = np.float32([window, window + [3, 4, -5, -6]])
+        frames = (image.shape, expected.image.shape, expected.window, config)
+        detections = np.ones((2, 6), np.float32)
+        detections[:, :4] = export.box_math.norm_boxes(boxes, frames[1], config.BOX_FRAME)
+        wanted = inference._unmold_boxes(detections, *frames)[2]
+        found = runtime._in_image(boxes, seen, config.BOX_FRAME)
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 def test_a_fixed_batch_goes_before_the_setting():
