@@ -312,6 +312,62 @@ def test_config_of_triton(batch, most):
     }
 
 
+def greedy(boxes, scores, count, threshold, least):
+    """What OpenVINO's operator does: a box goes at the threshold too. Rows (image, class, box)."""
+    rows = []
+    for image, by_class in enumerate(scores):
+        for number, values in enumerate(by_class):
+            left = [i for i in np.argsort(-values, kind="stable") if values[i] > least[0]]
+            for _ in range(int(count[0])):
+                if not left:
+                    break
+                best = left.pop(0)
+                rows.append((image, number, best))
+                iou = utils.compute_overlaps(boxes[image, [best]], boxes[image])[0]
+                left = [i for i in left if iou[i] < threshold[0]]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_suppression_by_an_operator_that_suppresses_at_the_threshold(monkeypatch, threshold):
+    """Boxes whose IoU is just the threshold stay: side by side, halves of each other, the same."""
+    import tensorflow as tf
+
+    from mrcnn import ops
+
+    monkeypatch.setattr(export, "_not_in_tensorflow", greedy)
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 3, (2, 30, 2)) / 2
+    boxes = np.concatenate([corners, corners + rng.integers(1, 3, (2, 30, 2)) / 2], -1)
+    boxes = tf.constant(boxes, tf.float32)
+    scores = tf.constant(rng.uniform(0, 1, (2, 30)), tf.float32)
+    classes = tf.constant(rng.integers(0, 3, (2, 30)), tf.int32)
+    arguments = (boxes, scores, 8, threshold, scores >= 0.2, classes)
+    indices, kept = export._suppress_by_operator(*arguments, at=True)
+    expected, which = ops.non_max_suppression(*arguments, fused=False)
+    np.testing.assert_array_equal(kept, which)
+    np.testing.assert_array_equal(indices, np.where(which, expected, 0))
+
+
+def test_constants_are_no_inputs_of_an_onnx_file():
+    """tf2onnx lists tensors that were made as the network was built; one that is read is an error."""
+
+    def node(names, inside=None):
+        attribute = types.SimpleNamespace(HasField=lambda _: inside is not None, g=inside)
+        return types.SimpleNamespace(input=names, attribute=[attribute])
+
+    def graph(*nodes):
+        inputs = [types.SimpleNamespace(name=name) for name in ("images", "Less/x:0")]
+        return types.SimpleNamespace(node=nodes, input=inputs)
+
+    free = graph(node(["images", "a"]))
+    export._remove_constant_inputs(free)
+    assert [value.name for value in free.input] == ["images"]
+    for read in (graph(node(["Less/x:0"])), graph(node(["a"], graph(node(["Less/x:0"]))))):
+        with pytest.raises(ValueError, match="takes images alone. Received: .* Less/x:0"):
+            export._remove_constant_inputs(read)
+
+
 @pytest.mark.heavy
 def test_saved_model(toy_detector, tmp_path):
     """The layout of TensorFlow Serving; the same detections, of two sizes, two at a time."""

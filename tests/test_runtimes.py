@@ -345,6 +345,25 @@ def test_onnx_has_standard_operators_alone(toy_files):
         assert len(sides) >= 2 and not sides[0].HasField("dim_value"), tensor.name
 
 
+def test_openvino_suppresses_without_a_loop(toy_files):
+    """By its own operator: a loop was nine tenths of a toy's detection."""
+    text = (toy_files / "model.xml").read_text(encoding="utf-8")
+    assert 'type="NonMaxSuppression"' in text
+    assert 'type="Loop"' not in text and 'type="TensorIterator"' not in text
+
+
+def test_masks_of_no_class_in_onnx(tmp_path):
+    """CLASS_AGNOSTIC_MASKS: its indices were an input of the file, which none could run then."""
+    import keras
+
+    settings = {name: getattr(ToyConfig, name) for name in TINY}
+    config = Config(**settings, NUM_CLASSES=3, IMAGES_PER_GPU=1, CLASS_AGNOSTIC_MASKS=True)
+    keras.utils.set_random_seed(0)
+    model = spread(modellib.MaskRCNN("inference", config, tmp_path))
+    export_all(model, tmp_path, files=("model.onnx",))
+    check_files(model, tmp_path, {"one": picture(64, 64)}, files=("model.onnx",))
+
+
 @pytest.mark.slow  # writing the ONNX file takes more than 8 GB
 def test_recorded_network(small_model, image, tmp_path):
     """The ResNet-50 whose outputs were recorded of the original.
