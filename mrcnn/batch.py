@@ -24,7 +24,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
@@ -37,6 +36,7 @@ import numpy as np
 
 from mrcnn import __version__, files, listing, places
 from mrcnn.config import NOT_DETECTING, Config, setting_names, setting_text
+from mrcnn.places import digest_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,28 +149,6 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
         if name not in NOT_DETECTING:
             plain[name] = value
     return plain
-
-
-def digest_of(path: str | os.PathLike) -> str:
-    """The SHA-256 digest, in hexadecimal, of a model's file or of the files of its folder.
-
-    OpenVINO's .xml is digested with the .bin of weights beside it.
-    """
-    digest = hashlib.sha256()
-    for file in _files_of_model(os.fspath(path)):
-        with open(file, "rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _files_of_model(path: str) -> list[str]:
-    """Paths of the files that a model consists of."""
-    if os.path.isdir(path):
-        return sorted(places.LOCAL.walk(path))
-    beside = os.path.splitext(path)[0] + ".bin"
-    if path.lower().endswith(".xml") and os.path.exists(beside):
-        return [path, beside]
-    return [path]
 
 
 # ---- Jobs ----------------------------------------------------------------------------------------
@@ -924,8 +902,6 @@ def _identity_of(model: Any) -> dict[str, Any]:
 
         weights = training.fingerprint(model.keras_model)
         return {"weights": weights, "settings": _plain(settings_of(model.config))}
-    if hasattr(model, "metadata"):
-        return Exported(model.path).identity()
     raise ValueError(
         "identity is what tells the model's results from those of others, such as"
         f" {{'weights': 'version 3'}}. Received: none, and a {type(model).__name__} has none"
@@ -1046,6 +1022,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="images, folders, globs, Parquet files, lists in .txt or .csv, s3://bucket/photos",
     )
+    add_runtime_options(parser)
+
+
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how an exported model runs: --threads, --device."""
     parser.add_argument("--threads", type=int, metavar="N", help="of an exported model's detection")
     parser.add_argument(
         "--device", default="cpu", help="of an exported model: cpu or gpu (default: %(default)s)"

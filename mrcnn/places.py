@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import hashlib
 import importlib
 import itertools
 import logging
@@ -496,3 +497,28 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if not parts or parts[0].startswith(".") or not fnmatch.fnmatchcase(parts[0], pattern[0]):
         return False
     return _matches(parts[1:], pattern[1:])
+
+
+# ---- Models --------------------------------------------------------------------------------------
+
+
+def digest_of(path: str | os.PathLike) -> str:
+    """The SHA-256 digest, in hexadecimal, of a model's file or of the files of its folder.
+
+    OpenVINO's .xml is digested with the .bin of weights beside it.
+    """
+    digest = hashlib.sha256()
+    for file in _files_of_model(os.fspath(path)):
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files_of_model(path: str) -> list[str]:
+    """Paths of the files that a model consists of."""
+    if os.path.isdir(path):
+        return sorted(LOCAL.walk(path))
+    beside = os.path.splitext(path)[0] + ".bin"
+    if path.lower().endswith(".xml") and os.path.exists(beside):
+        return [path, beside]
+    return [path]

@@ -72,20 +72,36 @@ class Batcher:
         self.wait = wait
         self.batches: list[int] = []
         self._waiting: asyncio.Queue = asyncio.Queue()
+        self._task: asyncio.Task | None = None  # of `run`
 
     async def detect(self, image: np.ndarray) -> dict:
         """The result of one image; raises what `Model.detect` raises for this image alone."""
+        self.start()
         answer = asyncio.get_running_loop().create_future()
         await self._waiting.put((image, answer))
         return await answer
 
+    def start(self) -> asyncio.Task:
+        """The task that answers, in the loop that runs; begun where there is none yet.
+
+        A server begins it at once. Of an application that is mounted in another one, or served with
+        `--lifespan off`, nobody does, and the first request has to.
+        """
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            self._waiting = asyncio.Queue()  # a queue is its loop's
+            self._task = loop.create_task(self.run())
+        return self._task
+
     async def run(self) -> None:
         """Answers what waits, for as long as the server lives."""
+        self._task = asyncio.current_task()
+        waiting = self._waiting
         while True:
-            entries = [await self._waiting.get()]
+            entries = [await waiting.get()]
             await asyncio.sleep(self.wait)
-            while len(entries) < self.most and not self._waiting.empty():
-                entries.append(self._waiting.get_nowait())
+            while len(entries) < self.most and not waiting.empty():
+                entries.append(waiting.get_nowait())
             entries = [entry for entry in entries if not entry[1].cancelled()]
             if entries:
                 self.batches = [*self.batches[-999:], len(entries)]
@@ -268,7 +284,7 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_):
-        task = asyncio.create_task(batcher.run())
+        task = batcher.start()
         yield
         task.cancel()
 

@@ -1811,6 +1811,15 @@ def resize_image(
     return image, (top, left, top + height, left + width), scale, padding, None
 
 
+def resized(image: np.ndarray, height: int, width: int, exact: bool = False) -> np.ndarray:
+    """An image [H, W, ...] of another size, interpolated as by `resize_image`, of its dtype."""
+    if (height, width) == image.shape[:2]:
+        return image
+    if exact:
+        return _resize_exactly(image, height, width)
+    return _resize_bilinear(image, height, width)
+
+
 def resized_size(
     shape: Sequence[int],
     min_dim: int | None = None,

@@ -96,6 +96,8 @@ def test_every_option_says_what_it_is():
         ("batch", "the following arguments are required: INPUT"),
         ("batch a.png --batch-size=0", "a whole number from 1 on. Received: '0'"),
         ("export m.onnx --weights=x.onnx", "x.onnx is exported already"),
+        ("evaluate --dataset=x --weights=none --threads=2", "are of an exported model"),
+        ("batch a.png --weights=none --device=gpu", "are of an exported model"),
     ],
 )
 def test_wrong_options_are_one_line(here, capsys, arguments, message):
@@ -670,9 +672,12 @@ def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplo
     assert not any(cli._is_exported(path) for path in others)
     names = ["BG", *coco.CATEGORIES.values()]
     model = types.SimpleNamespace(class_names=names, config=config.Config())
-    monkeypatch.setattr(runtime, "load", lambda path: model)
-    args = cli._parse(["detect", "a.png", "--weights=served"])
+    asked = []
+    monkeypatch.setattr(runtime, "load", lambda *args: asked.append(args) or model)
+    words = ["a.png", "--weights=served", "--threads=3", "--device=gpu"]
+    args = cli._parse(["detect", *words])
     assert cli._inference_model(args)[2] == dict(enumerate(coco.CATEGORIES, 1))
+    assert asked == [("served", 3, "gpu")]
     names[1] = "mascot"
     assert cli._inference_model(args)[2] is None
     cli._warn_of_limit(model, args)
