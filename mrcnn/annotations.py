@@ -3270,9 +3270,9 @@ def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> l
 def _yolo_root(path: str) -> str:
     """The folder of the data that a yaml names: its own, or what it has as `path`."""
     own = os.path.dirname(path) or "."
-    for line in files.read_text(path).splitlines():
+    for line in _yaml_lines(files.read_text(path)):
         if re.match(r"path\s*:", line):
-            named = _unquoted(_without_comment(line).partition(":")[2].strip())
+            named = _unquoted(line.partition(":")[2].strip())
             for place in (os.path.join(own, named), named):
                 if named and os.path.isdir(place) and not _has_labels(own):
                     return os.path.normpath(place)
@@ -3670,7 +3670,7 @@ def _yaml_list(text: str, key: str) -> list[str]:
 
 def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     """What stands behind a key of a yaml, to the end of its brackets, and in the lines below it."""
-    lines = [_without_comment(line) for line in text.splitlines()]
+    lines = _yaml_lines(text)
     pattern = re.compile(rf"""["']?{key}["']?\s*:""")
     start = next((i for i, line in enumerate(lines) if pattern.match(line)), None)
     if start is None:
@@ -3717,23 +3717,62 @@ def _yaml_parts(value: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _without_comment(line: str) -> str:
-    """A line of yaml without the comment at its end, which no quoted text has."""
+# Where the brackets of a list or of named values begin in a yaml.
+_YAML_BRACKET = re.compile(r"""\s*["']?[\w.-]+["']?\s*:\s*(?:[&!]\S*\s+)?[\[{]""")
+# What stands before a text of yaml outside of brackets: `- `, `names: `, `- 0: `.
+_YAML_START = re.compile(r"\s*(?:-\s+)?(?:[^\s#:]+\s*:\s+)?(?:[&!]\S*\s+)?")
+
+
+def _yaml_lines(text: str) -> list[str]:
+    """The lines of a yaml without comments; a quoted text that goes on in the next is one line."""
+    lines: list[str] = []
+    quote = ""
+    in_brackets = False
+    for line in text.splitlines():
+        if quote and line.startswith((" ", "\t")):
+            before = lines.pop()
+            if quote == '"' and before.endswith("\\"):
+                line = before[:-1] + line.lstrip(" \t")
+            else:
+                line = f"{before} {line.lstrip()}"
+        in_brackets = in_brackets or _YAML_BRACKET.match(line) is not None
+        line, quote = _without_comment(line, in_brackets)
+        if line.endswith(("]", "}")):
+            in_brackets = bool(quote)
+        lines.append(line)
+    return lines
+
+
+def _without_comment(line: str, in_brackets: bool) -> tuple[str, str]:
+    """A line of yaml without the comment at its end, which no quoted text has; and the quotation
+    mark of a text that has no end in it, "" where there is none.
+
+    in_brackets: whether it is of a list or of named values in brackets.
+    """
     quote = ""
     is_escaped = False
     for place, sign in enumerate(line):
-        before = line[:place].rstrip()
+        before = line[:place]
         if is_escaped:
             is_escaped = False
         elif quote:
             is_escaped = sign == "\\" and quote == '"'
             if sign == quote:
                 quote = ""
-        elif sign in "\"'" and (not before or before[-1] in "[{,:" or before.strip() == "-"):
+        elif sign in "\"'" and _may_quote(before, in_brackets):
             quote = sign
-        elif sign == "#" and (not line[:place] or line[place - 1].isspace()):
-            return before
-    return line.rstrip()
+        elif sign == "#" and (not before or before[-1] in " \t"):
+            return before.rstrip(), ""
+    return line.rstrip(), quote
+
+
+def _may_quote(before: str, in_brackets: bool) -> bool:
+    """Whether a quotation mark behind a part of a line of yaml begins a text: bird's nest has an
+    apostrophe."""
+    if in_brackets:
+        plain = before.rstrip()
+        return not plain or plain[-1] in "[{,:"
+    return _YAML_START.fullmatch(before) is not None
 
 
 def _numbered(items: list[str], with_keys: bool) -> list[str]:
@@ -3754,13 +3793,51 @@ def _numbered(items: list[str], with_keys: bool) -> list[str]:
 def _unquoted(text: str) -> str:
     """A scalar of yaml as text."""
     if len(text) > 1 and text[0] == text[-1] == '"':
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text[1:-1]
+        return _unescaped(text[1:-1])
     if len(text) > 1 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
     return text
+
+
+# What stands for signs in a text of yaml in double quotes, which programs write for letters that
+# are not ASCII: "Stra\xDFe".
+_YAML_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
+_YAML_SIGNS = {
+    "0": "\0",
+    "a": "\a",
+    "b": "\b",
+    "t": "\t",
+    "n": "\n",
+    "v": "\v",
+    "f": "\f",
+    "r": "\r",
+    "e": "\x1b",
+    " ": " ",
+    '"': '"',
+    "/": "/",
+    "\\": "\\",
+    "N": "\x85",
+    "_": "\xa0",
+    "L": "\u2028",
+    "P": "\u2029",
+}
+
+
+def _unescaped(text: str) -> str:
+    """What a text of yaml in double quotes says; as it is where it has what is none of its signs,
+    as a path of Windows."""
+
+    def sign(match: re.Match) -> str:
+        if len(match[1]) > 1:
+            return chr(int(match[1][1:], 16))
+        return _YAML_SIGNS[match[1]]
+
+    try:
+        plain = _YAML_ESCAPE.sub(sign, text)
+        # Two halves of one sign, as json has them.
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16")
+    except (KeyError, ValueError):
+        return text
 
 
 ############################################################

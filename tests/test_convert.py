@@ -611,6 +611,24 @@ def test_yolo_names_with_apostrophes(tmp_path, yaml, names):
     assert annotations.read(yolo_folder(tmp_path, yaml + "\n", LINE)).classes == names
 
 
+@pytest.mark.parametrize(
+    "yaml, names",
+    (
+        ('names: [person, "Stra\\xDFe", "\\u5973"]', ["person", "Straße", "女"]),
+        ('names:\n- "Stra\\xDFe"\n- "\\U0001F600 \\"a\\""', ["Straße", '\U0001f600 "a"']),
+        ('names: {0: "\\ud83d\\ude00", 1: a}', ["\U0001f600", "a"]),
+        ("names:\n- \"\\xDF \\\n  \\ b\\\n  c\"\n- 'd\n  e'\n- f", ["ß  bc", "d e", "f"]),
+        ("names: [\"\\xDF, \\\n  b\", 'c\n  d',\n  e]", ["ß, b", "c d", "e"]),
+        ("names:\n- a,\"b\n- c,'d\n- e", ['a,"b', "c,'d", "e"]),
+        ('names: ["c:\\data", b]', ["c:\\data", "b"]),
+    ),
+)
+def test_yolo_names_with_escapes(tmp_path, yaml, names):
+    """As PyYAML writes and reads them, for supervision, SAHI and Supervisely: the class was called
+    Stra\\xDFe."""
+    assert annotations.read(yolo_folder(tmp_path, yaml + "\n", LINE)).classes == names
+
+
 def test_yolo_names_that_are_empty(tmp_path):
     """A line without a name would move the others up."""
     folder = yolo_folder(tmp_path, None, LINE)
