@@ -30,7 +30,7 @@ import unicodedata
 import urllib.parse
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -1307,7 +1307,7 @@ def _read_any(
         if is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
-        if _mask_sets(path):
+        if _mask_sets(path)[0]:
             _warn_of_via_settings(path, attribute, None)
             return read_masks(path, label, keep_empty)
     if not folder.single:
@@ -1611,6 +1611,7 @@ _FOREIGN = (
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
     ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
+    ({"schema_ref", "item"}, "V7's own json; export COCO there"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
     ({"type", "features"}, "GeoJSON, whose places are none of an image"),
 )
@@ -3072,8 +3073,8 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
 
     A line of a class and four numbers is a box, which is taken for the object's shape, with a
     warning; so is the box of a pose, where the data.yaml has `kpt_shape`. The names of the classes
-    are those of the data.yaml, of obj.names or classes.txt; where there are none, the classes are
-    called by their numbers.
+    are those of the data.yaml, of obj.names, classes.txt or darknet.labels; where there are none,
+    the classes are called by their numbers.
 
     Args:
         path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... as
@@ -3600,7 +3601,7 @@ def _yolo_names(path: str) -> list[str]:
         if not names:
             raise AnnotationError(f"{file}: expected the classes' names under 'names'")
         return _distinct(names, file)
-    for name in ("obj.names", "classes.txt", "labels/classes.txt"):
+    for name in ("obj.names", "classes.txt", "labels/classes.txt", "darknet.labels"):
         file = os.path.join(path, name)
         if os.path.isfile(file):
             return _distinct(files.read_text(file).rstrip().splitlines(), file)
@@ -3892,7 +3893,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     """
     path = os.fspath(path)
     reader = _Reader(path, None, keep_empty)
-    sets = _mask_sets(path)
+    sets, unused = _mask_sets(path)
     if not sets:
         raise AnnotationError(
             f"{path}: expected <id>/images and <id>/masks, images/ and masks/, or <name>_masks.png"
@@ -3900,36 +3901,46 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
         )
     doubts = _LabelDoubts()
     palettes = _Palettes()
-    for image, masks, one_each in sets:
-        relative = os.path.relpath(image, path)
+    for item in sets:
+        if not item.one_each:
+            _check_that_objects(item.masks[0], path)
+    for item in sets:
+        relative = os.path.relpath(item.image, path)
         regions: list[Region] = []
-        classes = None
         try:
-            bitmaps: Iterable[tuple[Any, Bitmap]]
-            if one_each:
-                size = _size_of_masks(image, masks)
-                bitmaps = _object_files(reader, relative, masks, size)
+            if item.one_each:
+                size = _size_of_masks(item.image, item.masks)
+                for file, bitmap in _object_files(reader, relative, item.masks, size):
+                    name = label or item.names.get(file, "object")
+                    regions.append(Region(name, bitmap, number=os.path.basename(file)))
             else:
-                labels = _read_labels(masks[0])
-                size = _size_of_labels(image, masks[0], labels)
-                bitmaps = enumerate(_objects_of_labels(labels), 1)
+                labels = _read_labels(item.masks[0])
+                size = _size_of_labels(item.image, item.masks[0], labels)
                 doubts.look_at(relative, labels)
+                classes = None
                 if label is None:
-                    classes = palettes.classes_of(masks[0], labels.shape)
-            for number, bitmap in bitmaps:
-                name = label or "object"
-                if classes is not None:
-                    name = classes.name_of(bitmap)
-                regions.append(Region(name, bitmap, number=number))
+                    classes = palettes.classes_of(item.masks[0], labels.shape)
+                for number, bitmap in enumerate(_objects_of_labels(labels), 1):
+                    name = label or "object"
+                    if classes is not None:
+                        name = classes.name_of(bitmap)
+                    regions.append(Region(name, bitmap, number=number))
         except _Problem as error:
             reader.problem(f"image {relative!r}", str(error))
             continue
-        if not one_each:
-            doubts.count(relative, regions)
-        reader.add(_Entry(relative, regions, size), annotated=bool(regions))
+        if item.by_number or not item.one_each:
+            doubts.count(relative, regions, item.one_each)
+        annotated = bool(regions) or (item.one_each and bool(item.masks))
+        reader.add(_Entry(relative, regions, size), annotated=annotated)
+    for file in unused:
+        reader.problem(
+            f"file {os.path.relpath(file, path)}", "expected an image of its name in the folder"
+        )
     doubts.warn(path)
     used = {region.name for entry in reader.entries for region in entry.regions}
-    known = palettes.names or [label or "object"]
+    known = palettes.names
+    if not known and (label or "object" in used or not used):
+        known = [label or "object"]
     return reader.finish([*known, *sorted(used - set(known))])
 
 
@@ -4026,11 +4037,42 @@ def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
     return regions
 
 
+# What programs write beside images of classes, and which.
+_SEMANTIC = {
+    "_classes.csv": "Roboflow",
+    "class_mapping.csv": "V7",
+    "label_colors.txt": "CVAT (CamVid)",
+    "obj_class_to_machine_color.json": "Supervisely",
+}
+
+
+def _check_that_objects(mask: str, path: str) -> None:
+    """AnnotationError for an image of classes, by what lies beside it or above, up to the path.
+
+    All objects of a class would be one.
+    """
+    if _split_at_objects(mask)[1]:
+        return
+    folder = os.path.dirname(mask)
+    while True:
+        for name, program in _SEMANTIC.items():
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):
+                raise AnnotationError(
+                    f"{path}: expected label images with a number or colour for each object."
+                    f" Received: images of classes, {mask} and others, as {file} of {program}"
+                    " says; export COCO's json, or masks of instances, in their place"
+                )
+        if not _is_inside(folder, path):
+            return
+        folder = os.path.dirname(folder)
+
+
 class _LabelDoubts:
-    """The images whose label images may be something else than they are taken for."""
+    """The images whose mask files may be something else than they are taken for."""
 
     def __init__(self) -> None:
-        self.in_pieces: list[str] = []
+        self.in_pieces: dict[bool, list[str]] = {False: [], True: []}
         self.without_background: list[str] = []
 
     def look_at(self, name: str, labels: np.ndarray) -> None:
@@ -4038,22 +4080,30 @@ class _LabelDoubts:
         if labels.size and labels.min() > 0:
             self.without_background.append(name)
 
-    def count(self, name: str, regions: Sequence[Region]) -> None:
-        """Counts the pieces of an image's objects."""
+    def count(self, name: str, regions: Sequence[Region], one_each: bool) -> None:
+        """Counts the pieces of an image's objects. one_each: whether each has its own file."""
         pieces = [_pieces(region.shape) > 1 for region in regions]
         if any(pieces) and 2 * sum(pieces) >= len(pieces):
-            self.in_pieces.append(name)
+            self.in_pieces[one_each].append(name)
 
     def warn(self, path: str) -> None:
         """Logs what was seen."""
-        if self.in_pieces:
+        if self.in_pieces[False]:
             logger.warning(
                 "%s: label images have a number or colour for each object; those of %d images have"
                 " most for several pieces, as images of classes have it, and each number is taken"
                 " for one object: %s",
                 path,
-                len(self.in_pieces),
-                files.several(self.in_pieces),
+                len(self.in_pieces[False]),
+                files.several(self.in_pieces[False]),
+            )
+        if self.in_pieces[True]:
+            logger.warning(
+                "%s: mask files with numbers are an object each; most of those of %d images have"
+                " several pieces, as files of a class each have it: %s",
+                path,
+                len(self.in_pieces[True]),
+                files.several(self.in_pieces[True]),
             )
         if self.without_background:
             logger.warning(
@@ -4107,12 +4157,9 @@ class _Palettes:
 
     def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
         """The classes beside the label image at a path; None where it has no such neighbour."""
-        folder, name = os.path.split(path)
-        parent, own = os.path.split(folder)
-        place = os.path.join(parent, own.replace("Object", "Class"))
-        stem = os.path.splitext(name)[0]
-        file = os.path.join(place, stem + ".png")
-        if place == folder or not os.path.isfile(file):
+        parent, own, below = _split_at_objects(path)
+        file = os.path.join(parent, own.replace("Object", "Class"), below + ".png")
+        if not own or not os.path.isfile(file):
             return None
         names, are_colours = self._names_in(parent)
         codes, by_colours = _read_class_codes(file, are_colours)
@@ -4135,6 +4182,18 @@ class _Palettes:
                 if name not in self.names:
                     self.names.append(name)
         return self._of_folder[folder]
+
+
+def _split_at_objects(path: str) -> tuple[str, str, str]:
+    """The folder of a dataset, its folder SegmentationObject, and a label image's path below that,
+    without suffix; all "" for what lies in none."""
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    for _ in range(files.DEEPEST_IMAGES + 1):
+        folder, own = os.path.split(folder)
+        if own.startswith("SegmentationObject"):
+            return folder, own, name
+        name = os.path.join(own, name)
+    return "", "", ""
 
 
 def _class_codes_in(folder: str) -> tuple[dict[int, str], bool]:
@@ -4233,8 +4292,28 @@ def _semantic_in(path: str) -> str:
     )
 
 
-def _mask_sets(path: str, below: int = _MASKS_BELOW) -> list[tuple[str, list[str], bool]]:
-    """(image, its mask files, whether each is one object) of the images in a folder.
+@dataclasses.dataclass
+class _MaskSet:
+    """An image and the files that its objects are drawn into.
+
+    Attributes:
+        image: its path.
+        masks: paths; of a label image one.
+        one_each: whether each is one object.
+        by_number: whether they are told from those of other images by a number behind the image's
+            name, or lie in a folder of its name.
+        names: {mask: its class}, of those whose class is known.
+    """
+
+    image: str
+    masks: list[str]
+    one_each: bool
+    by_number: bool = False
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], list[str]]:
+    """The images in a folder that have mask files, and the mask files that no image has.
 
     below: how deep to look into its sub-folders, where it has none itself.
     """
@@ -4243,24 +4322,141 @@ def _mask_sets(path: str, below: int = _MASKS_BELOW) -> list[tuple[str, list[str
         folder = os.path.join(path, entry)
         images = _pictures_in(os.path.join(folder, "images"))
         if images and _is_of_one_image(images, os.path.join(folder, "masks"), entry):
-            sets.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
+            masks = _pictures_in(os.path.join(folder, "masks"))
+            sets.append(_MaskSet(images[0], masks, one_each=True))
     if sets:
-        return sets
+        return sets, []
     folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
         for folder in (folder for folder in folders if folder.lower() == name):
-            masks = _by_stem(_pictures_in(os.path.join(path, folder)))
+            masks = _pictures_below(os.path.join(path, folder))
             for near in files.IMAGE_FOLDERS:
-                sets += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
-                if sets:
-                    return sets
-    pictures = _pictures_in(path)
+                images = _pictures_below(os.path.join(path, near))
+                if images and masks:
+                    sets, unused = _masks_of_images(images, masks)
+                    if sets:
+                        _name_by_csv(sets, os.path.join(path, _V7_CLASSES))
+                        return sets, unused
+    pictures = {os.path.basename(file): file for file in _pictures_in(path)}
     sets = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    unused = []
     if not sets and below:
         for folder in folders:
             if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
-                sets += _mask_sets(os.path.join(path, folder), below - 1)
-    return sets
+                more, others = _mask_sets(os.path.join(path, folder), below - 1)
+                sets += more
+                unused += others
+    return sets, unused
+
+
+def _pictures_below(folder: str) -> dict[str, str]:
+    """{path below a folder: path} of its image files, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return {}
+    return {name: os.path.join(folder, name) for name in sorted(files.walk_images(folder))}
+
+
+# What stands behind an image's name in that of an object's mask: a_1, a_mask_1, a (1), a-obj-001.
+_OBJECT_NUMBER = re.compile(
+    r"(.+?)[ _.-]+(?:(?:masks?|obj|objects?|inst|instances?|labels?|seg|segments?)[ _.-]*)?"
+    r"\(?(\d+)\)?"
+)
+
+
+def _masks_of_images(
+    images: dict[str, str], masks: dict[str, str]
+) -> tuple[list[_MaskSet], list[str]]:
+    """The images that have mask files in another folder, and the mask files that no image has.
+
+    An image a.jpg has its label image a.png; or a file for each object, a_0.png and so on, or what
+    lies in a folder a/.
+
+    images, masks: as of `_pictures_below`. Where one of them has no sub-folders, base names count.
+    """
+    if not any(map(os.path.dirname, masks)):
+        images = _by_base_name(images)
+    elif not any(map(os.path.dirname, images)):
+        masks = _by_base_name(masks, _by_stem(images))
+    sets = _labelled(images, _by_stem(masks), _MASK_ENDINGS)
+    labelled = {item.image for item in sets}
+    used = {mask for item in sets for mask in item.masks}
+    stems = _by_stem(images)
+    numbered: dict[str, list[tuple[list, str]]] = {}
+    for name, mask in masks.items():
+        owner = _owner_of_mask(os.path.splitext(name)[0], stems)
+        if mask not in used and owner is not None and owner not in labelled:
+            numbered.setdefault(owner, []).append((_in_order(name), mask))
+            used.add(mask)
+    if numbered:
+        for image in images.values():
+            if image not in labelled:
+                own = [mask for _, mask in sorted(numbered.get(image, []))]
+                sets.append(_MaskSet(image, own, one_each=True, by_number=True))
+    return sets, sorted(set(masks.values()) - used)
+
+
+def _by_base_name(pictures: dict[str, str], own: Collection[str] = ()) -> dict[str, str]:
+    """{name: path} of pictures in sub-folders by base names, of those whose base name no other has.
+
+    own: sub-folders that a picture's name needs, for they are those of an image.
+    """
+    counts = collections.Counter(map(os.path.basename, pictures))
+    named = {}
+    for name, path in pictures.items():
+        folder, base = os.path.split(name)
+        if counts[base] == 1 and folder not in own:
+            name = base
+        named[name] = path
+    return named
+
+
+def _owner_of_mask(stem: str, images: dict[str, str]) -> str | None:
+    """The image whose object a mask file is by its name; None for none.
+
+    stem: the mask's path below its folder, without suffix. images: as of `_by_stem`.
+    """
+    candidates = []
+    match = _OBJECT_NUMBER.fullmatch(stem)
+    if match is not None:
+        candidates.append(match[1])
+    if os.path.dirname(stem):
+        candidates.append(os.path.dirname(stem))
+    for name in candidates:
+        owner = images.get(name) or images.get(name.casefold())
+        if owner is not None:
+            return owner
+    return None
+
+
+def _in_order(name: str) -> list:
+    """What sorts names with numbers as they are counted: a_2 before a_10."""
+    parts = re.split(r"(\d+)", name)
+    return [part if i % 2 == 0 else int(part) for i, part in enumerate(parts)]
+
+
+# The classes of V7's masks beside their folder.
+_V7_CLASSES = "instance_mask_annotations.csv"
+
+
+def _name_by_csv(sets: list[_MaskSet], file: str) -> None:
+    """Gives masks the classes that V7's csv says, where it is there."""
+    if not os.path.isfile(file):
+        return
+    try:
+        rows = csv.DictReader(io.StringIO(files.read_text(file), newline=""))
+        columns = list(rows.fieldnames or ())
+        if not {"mask_id", "class_name"} <= set(columns):
+            raise _Problem(
+                f"expected V7's columns mask_id and class_name. Received: {files.short(columns)}"
+            )
+        classes = {row["mask_id"]: row["class_name"] for row in rows if row["class_name"]}
+        for item in sets:
+            for mask in item.masks:
+                stem = os.path.splitext(os.path.basename(mask))[0]
+                if stem in classes:
+                    item.names[mask] = _class_name(classes[stem], f"the class of {stem}")
+    except (ValueError, csv.Error) as error:
+        raise AnnotationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
@@ -4268,21 +4464,24 @@ def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
     if not os.path.isdir(masks):
         return False
     stem = os.path.splitext(os.path.basename(images[0]))[0]
-    return stem == name or (len(images) == 1 and stem not in _by_stem(_pictures_in(masks)))
+    return stem == name or (len(images) == 1 and stem not in _by_stem(_pictures_below(masks)))
 
 
 def _labelled(
-    images: list[str], masks: dict[str, str], endings: Sequence[str]
-) -> list[tuple[str, list[str], bool]]:
-    """The images that have a label image, with it."""
+    images: dict[str, str], masks: dict[str, str], endings: Sequence[str]
+) -> list[_MaskSet]:
+    """The images that have a label image, with it.
+
+    images: {path below their folder: path}; masks: as of `_by_stem`.
+    """
     sets = []
-    for image in images:
-        stem = os.path.splitext(os.path.basename(image))[0]
+    for name, image in images.items():
+        stem = os.path.splitext(name)[0]
         names = [stem + end for end in endings]
         names += [name.casefold() for name in names]
         mask = next((masks[name] for name in names if name in masks), None)
         if mask is not None and mask != image:
-            sets.append((image, [mask], False))
+            sets.append(_MaskSet(image, [mask], one_each=False))
     return sets
 
 
@@ -4300,25 +4499,27 @@ def _pictures_in(folder: str) -> list[str]:
     ]
 
 
-def _by_stem(paths: list[str]) -> dict[str, str]:
-    """{name without suffix: path}, by the name as it is and in lower case."""
-    stems = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+def _by_stem(pictures: dict[str, str]) -> dict[str, str]:
+    """{name without suffix: path}, by the name as it is and in lower case.
+
+    pictures: {path below their folder: path}.
+    """
+    stems = {os.path.splitext(name)[0]: path for name, path in pictures.items()}
     return {**{stem.casefold(): path for stem, path in stems.items()}, **stems}
 
 
 def _object_files(
     reader: _Reader, name: str, paths: list[str], size: tuple[int, int]
 ) -> Iterator[tuple[str, Bitmap]]:
-    """The name and the bitmap of each mask file; those that can't be used are problems."""
+    """The path and the bitmap of each mask file; those that can't be used are problems."""
     for path in paths:
-        short = os.path.basename(path)
         try:
             mask = utils.read_mask(path)
             if mask.shape != size:
                 raise _Problem(f"expected a mask of {size} pixels. Received: {mask.shape}")
-            yield short, _cut_bitmap(mask)
+            yield path, _cut_bitmap(mask)
         except (OSError, ValueError, TypeError, SyntaxError) as error:
-            reader.problem(f"image {name!r}, mask {short}", str(error))
+            reader.problem(f"image {name!r}, mask {os.path.basename(path)}", str(error))
 
 
 def _size_of_masks(image: str, masks: list[str]) -> tuple[int, int]:

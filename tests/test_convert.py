@@ -1,6 +1,7 @@
 """Conversion of annotations: equal masks where the target holds them, every loss counted."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -713,6 +714,105 @@ def test_label_images_in_other_folders(tmp_path, image, mask):
     (found,) = annotations.read(labels_of(tmp_path, image=image, mask=mask)).images
     assert found.name == image
     assert found.masks().sum(axis=(0, 1)).tolist() == [7 * 16, 15 * 2]
+
+
+def object_files(folder, names):
+    """Writes a mask file of each name, of the pixels [2 + i, 3 : 9] each."""
+    for i, name in enumerate(names):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[2 + i, 3:9] = 255
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize(
+    "form",
+    (
+        "a_0 a_1 a_10",
+        "a_mask_0 a_mask_1 a_mask_2",
+        "a-001 a-002 a-003",
+        "a/0 a/1 a/2",
+        "a/x a/y a/z",
+        "a.obj1 a.obj2 a.obj3",
+        "A_1 A_2 A_3",
+        "a (1)|a (2)|a (3)",
+    ),
+)
+@pytest.mark.parametrize("place", ("", "train/"))
+def test_mask_files_with_numbers(tmp_path, form, place):
+    """A file for each object, told by a number or a folder: it was refused."""
+    pictures(tmp_path, f"images/{place}a.png", f"images/{place}a_b.png", f"images/{place}c.png")
+    stems = form.split("|" if "|" in form else " ")
+    object_files(tmp_path / "masks", [f"{place}{stem}.png" for stem in stems])
+    object_files(tmp_path / "masks", [f"{place}a_b_7.png"])
+    found = annotations.read(tmp_path, keep_empty=True)
+    first, second, third = found.images
+    assert not found.problems and found.classes == ["object"]
+    assert [os.path.basename(image.name) for image in found.images] == ["a.png", "a_b.png", "c.png"]
+    assert [region.number for region in first.regions] == [
+        os.path.basename(f"{stem}.png") for stem in stems
+    ]
+    assert len(second.regions) == 1 and not third.regions
+    for i, mask in enumerate(np.moveaxis(first.masks(), -1, 0)):
+        assert mask.sum() == 6 and mask[2 + i, 3:9].all()
+    assert len(annotations.read(tmp_path).images) == 2
+
+
+def test_mask_files_of_no_image(tmp_path):
+    """An object that nobody would miss is named."""
+    pictures(tmp_path, "images/a.png", "images/a_1.png")
+    object_files(tmp_path / "masks", ["a_0.png", "a_1.png", "b_0.png", "a_x.png"])
+    found = annotations.read(tmp_path)
+    assert [len(image.regions) for image in found.images] == [1, 1]  # a_1.png is that of a_1
+    first, second = found.problems
+    assert "a_x.png: expected an image of its name" in first and "b_0.png: expected" in second
+
+
+def test_mask_files_that_may_be_classes(tmp_path, caplog):
+    pictures(tmp_path, "images/a.png")
+    object_files(tmp_path / "masks", ["a_1.png"])
+    Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)[:, ::-1] * 9).save(
+        tmp_path / "masks" / "a_2.png"
+    )
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[3, 3] = values[9, 9] = 255
+    Image.fromarray(values).save(tmp_path / "masks" / "a_1.png")
+    assert len(annotations.read(tmp_path).images[0].regions) == 2
+    assert "files of a class each have it: images/a.png" in caplog.text
+
+
+def test_masks_of_v7(tmp_path):
+    """darwin-py's instance_mask, whose csv says the classes; images may lie in sub-folders."""
+    pictures(tmp_path, "images/a.png", "images/sub/b.png")
+    object_files(tmp_path / "masks", ["a_00000.png", "a_00001.png", "b_00000.png"])
+    file = tmp_path / "instance_mask_annotations.csv"
+    file.write_text(
+        "image_id,mask_id,class_name\na,a_00000,Straße\na,a_00001,car\nb,b_00000,car\n", "utf-8"
+    )
+    found = annotations.read(tmp_path)
+    assert found.classes == ["Straße", "car"] and not found.problems
+    names = [[region.name for region in image.regions] for image in found.images]
+    assert names == [["Straße", "car"], ["car"]]
+    assert annotations.read(tmp_path, label="x").classes == ["x"]
+    file.write_text("image,mask\n")
+    with pytest.raises(AnnotationError, match=r"annotations.csv: .*Received: \['image', 'mask'\]"):
+        annotations.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "image, mask, file",
+    (
+        ("train/a.jpg", "train/a_mask.png", "train/_classes.csv"),
+        ("images/a.png", "masks/a.png", "class_mapping.csv"),
+    ),
+)
+def test_images_of_classes_are_refused(tmp_path, image, mask, file):
+    """Roboflow's and V7's semantic masks: all objects of a class were one."""
+    labels_of(tmp_path, image=image, mask=mask)
+    (tmp_path / file).write_text("Pixel Value, Class\n0, background\n")
+    with pytest.raises(AnnotationError, match=f"images of classes, .*{file} of"):
+        annotations.read(tmp_path)
 
 
 def test_masks_of_sub_folders(tmp_path):
