@@ -3875,7 +3875,8 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
 
     Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
     black where the object is (of a JPEG: brighter than half), <id>/masks/*.png, as the Data Science
-    Bowl 2018 has them. Or each has one label image: masks/<name>.png (or .tif) for
+    Bowl 2018 has them; or these lie together, masks/<name>_0.png or masks/<name>/0.png for
+    images/<name>.jpg. Or each has one label image: masks/<name>.png (or .tif) for
     images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
     colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
     rims, also as CVAT and LabelMe write them: an object's class is what most of its pixels have in
@@ -3885,7 +3886,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     Args:
         path: the folder.
         label: the name of every object's class; None for "object", as files of masks name none, or
-            for those of SegmentationClass/.
+            for those of SegmentationClass/, or of V7's instance_mask_annotations.csv.
         keep_empty: also images without objects.
 
     Raises:
@@ -3937,6 +3938,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
             f"file {os.path.relpath(file, path)}", "expected an image of its name in the folder"
         )
     doubts.warn(path)
+    palettes.warn()
     used = {region.name for entry in reader.entries for region in entry.regions}
     known = palettes.names
     if not known and (label or "object" in used or not used):
@@ -4116,6 +4118,21 @@ class _LabelDoubts:
 
 
 @dataclasses.dataclass
+class _ClassNames:
+    """How the classes of a dataset are called.
+
+    Attributes:
+        by_number: {number: name}.
+        by_colour: {65536 red + 256 green + blue: name}; empty where nothing says colours.
+        file: what says so; "" for Pascal VOC's own names, where nothing does.
+    """
+
+    by_number: dict[int, str]
+    by_colour: dict[int, str]
+    file: str = ""
+
+
+@dataclasses.dataclass
 class _ClassImage:
     """The class of each pixel.
 
@@ -4123,11 +4140,13 @@ class _ClassImage:
         path: the file.
         codes: [H, W] numbers of the classes or colours; less than 1 where there is none.
         names: {code: name}.
+        unnamed: codes without a name that were met.
     """
 
     path: str
     codes: np.ndarray
     names: dict[int, str]
+    unnamed: set[int]
 
     def name_of(self, bitmap: Bitmap) -> str:
         """The class that most pixels of an object have; _Problem for none."""
@@ -4140,6 +4159,8 @@ class _ClassImage:
                 f" {len(inside)} pixels from (x, y) {(left, top)} on"
             )
         code = int(codes[counts.argmax()])
+        if code not in self.names:
+            self.unnamed.add(code)
         return self.names.get(code, f"class {code}")
 
 
@@ -4152,36 +4173,72 @@ class _Palettes:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._of_folder: dict[str, tuple[dict[int, str], bool]] = {}
-        self._said_colours = False
+        self._of_folder: dict[str, _ClassNames] = {}
+        self._colours_count: dict[str, bool] = {}
+        self._unnamed: dict[str, set[int]] = {}
 
     def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
         """The classes beside the label image at a path; None where it has no such neighbour."""
         parent, own, below = _split_at_objects(path)
-        file = os.path.join(parent, own.replace("Object", "Class"), below + ".png")
+        place = os.path.join(parent, own.replace("Object", "Class"))
+        file = os.path.join(place, below + ".png")
         if not own or not os.path.isfile(file):
             return None
-        names, are_colours = self._names_in(parent)
-        codes, by_colours = _read_class_codes(file, are_colours)
-        if by_colours and not self._said_colours:
-            self._said_colours = True
-            logger.warning(
-                "%s has colours of Pascal VOC's palette under other numbers: the classes are those"
-                " of the colours, here and in all such files",
-                file,
-            )
+        known = self._names_in(parent)
+        codes, names = self._codes_of(place, file, known)
         if codes.shape != shape:
             raise _Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
-        return _ClassImage(file, codes, names)
+        return _ClassImage(file, codes, names, self._unnamed.setdefault(parent, set()))
 
-    def _names_in(self, folder: str) -> tuple[dict[int, str], bool]:
-        """{code: name} of a dataset's classes, and whether the codes are colours."""
+    def _codes_of(
+        self, place: str, file: str, known: _ClassNames
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """[H, W] int64, the codes of an image of classes in a folder `place`, and their names."""
+        colours, numbers = _read_class_image(file)
+        if known.by_colour:
+            return _codes_by_labelmap(file, colours, numbers, known)
+        of_colours = _voc_numbers_of(colours)
+        if numbers is None:
+            if of_colours is None:
+                of_colours = colours
+            return of_colours, known.by_number
+        if of_colours is None or np.array_equal(numbers, of_colours):
+            return numbers, known.by_number
+        if place not in self._colours_count:
+            self._colours_count[place] = _colours_count(place, known)
+        if self._colours_count[place]:
+            return of_colours, known.by_number
+        return numbers, known.by_number
+
+    def _names_in(self, folder: str) -> _ClassNames:
+        """The names of a dataset's classes."""
         if folder not in self._of_folder:
-            self._of_folder[folder] = _class_codes_in(folder)
-            for name in self._of_folder[folder][0].values():
+            known = self._of_folder[folder] = _class_names_in(folder)
+            for name in known.by_number.values():
                 if name not in self.names:
                     self.names.append(name)
+            if not known.file and not os.path.isdir(os.path.join(folder, "ImageSets")):
+                logger.warning(
+                    "%s: no labelmap.txt or class_names.txt names the classes; they are Pascal"
+                    " VOC's: 1 is %s",
+                    folder,
+                    VOC_CLASSES[0],
+                )
         return self._of_folder[folder]
+
+    def warn(self) -> None:
+        """Logs which classes have no name."""
+        for folder, codes in self._unnamed.items():
+            if codes:
+                source = self._of_folder[folder].file or "Pascal VOC's names"
+                logger.warning(
+                    "%s: %d classes of its images have no name in %s and are called by numbers: %s."
+                    " A class_names.txt there, or a labelmap.txt, names them",
+                    folder,
+                    len(codes),
+                    source,
+                    files.several(sorted(codes)),
+                )
 
 
 def _split_at_objects(path: str) -> tuple[str, str, str]:
@@ -4196,70 +4253,173 @@ def _split_at_objects(path: str) -> tuple[str, str, str]:
     return "", "", ""
 
 
-def _class_codes_in(folder: str) -> tuple[dict[int, str], bool]:
-    """{code: name} by a folder's labelmap.txt (CVAT's), class_names.txt (LabelMe's), or Pascal
-    VOC's own; and whether the codes are colours, 65536 red + 256 green + blue."""
+_BACKGROUNDS = ("background", "_background_", "__background__", "bg")
+
+
+def _class_names_in(folder: str) -> _ClassNames:
+    """The names of classes by a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
+    (LabelMe's), or Pascal VOC's own."""
     file = os.path.join(folder, "labelmap.txt")
     if os.path.isfile(file):
-        return _colours_of_labelmap(file), True
-    file = os.path.join(folder, "class_names.txt")
-    if os.path.isfile(file):
-        lines = [line.strip() for line in files.read_text(file).splitlines()]
-        return {i: name for i, name in enumerate(lines) if i and name}, False
-    return dict(enumerate(VOC_CLASSES, 1)), False
+        return _names_of_labelmap(file)
+    for name in ("class_names.txt", "labels.txt"):
+        file = os.path.join(folder, name)
+        if os.path.isfile(file):
+            lines = [line.strip() for line in files.read_text(file).splitlines()]
+            if lines and lines[0] == "__ignore__":
+                del lines[0]
+            if lines and lines[0].lower() not in _BACKGROUNDS:
+                lines.insert(0, "")  # 0 is nothing in any case
+            names = {i: name for i, name in enumerate(lines) if i and name}
+            return _ClassNames(names, {}, file)
+    return _ClassNames(dict(enumerate(VOC_CLASSES, 1)), {})
 
 
-def _colours_of_labelmap(file: str) -> dict[int, str]:
-    """{colour: name} of a labelmap.txt, `name:red,green,blue:parts:actions`, without background."""
-    names = {}
+def _names_of_labelmap(file: str) -> _ClassNames:
+    """The names of a labelmap.txt, `name:red,green,blue:parts:actions`, without the background.
+
+    Where no line says a colour, they are those of Pascal VOC's palette.
+    """
+    names: list[str] = []
+    colours: list[int | None] = []
     for line in files.read_text(file).splitlines():
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        match = re.fullmatch(r"(.*?):(\d+),(\d+),(\d+)(:.*)?", line)
+        match = re.fullmatch(r"(.*?):(?:(\d+),(\d+),(\d+))?(?::.*)?", line)
         if match is None:
             raise AnnotationError(
                 f"{file}: expected lines of name:red,green,blue. Received: {files.short(line)}"
             )
-        if match[1] != "background":
+        names.append(_class_name(match[1], "a class's name"))
+        colour = None
+        if match[2]:
             red, green, blue = map(int, match.groups()[1:4])
-            names[red * 65536 + green * 256 + blue] = _class_name(match[1], "a class's name")
-    return names
+            colour = red * 65536 + green * 256 + blue
+        colours.append(colour)
+    if not any(colour is not None for colour in colours):
+        colours = list(list(_voc_numbers())[: len(names)])
+    without = [name for name, colour in zip(names, colours) if colour is None]
+    if without:
+        raise AnnotationError(
+            f"{file}: expected a colour of each class, or of none. Received: none of"
+            f" {files.several(map(repr, without))}"
+        )
+    by_number = {}
+    by_colour = {}
+    for number, (name, colour) in enumerate(zip(names, colours)):
+        if name.lower() not in _BACKGROUNDS:
+            by_number[number] = name
+            by_colour[colour or 0] = name
+    return _ClassNames(by_number, by_colour, file)
 
 
-def _read_class_codes(file: str, are_colours: bool) -> tuple[np.ndarray, bool]:
-    """The codes of an image of classes, its colours or its numbers; 0 for the rims of VOC.
-
-    Colours of Pascal VOC's palette tell its numbers, whatever a program that made the file smaller
-    has made of the palette.
+def _read_class_image(file: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The colours of an image of classes, and its numbers, 0 for the rims of Pascal VOC.
 
     Returns:
-        [H, W] int64, and whether they are not the numbers in the file, but those of its colours.
+        [H, W] int64, 65536 red + 256 green + blue; [H, W] int64, None for an image of colours.
     """
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            colours = None
-            if are_colours or image.mode in ("P", "RGB"):
-                parts = np.asarray(image.convert("RGB")).astype(np.int64)
-                colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+            has_numbers = image.mode not in ("RGB", "RGBA", "CMYK", "YCbCr")
+            parts = np.asarray(image.convert("RGB")).astype(np.int64)
     except Exception as error:  # whatever Pillow raises for a damaged file
         raise _Problem(f"expected an image of classes. Received: {file}: {error}") from error
-    if are_colours and colours is not None:
-        return colours, False
-    codes = _read_labels(file)
-    codes = np.where(codes == _VOC_RIM_NUMBER, 0, codes)
-    if colours is None:
-        return codes, False
-    distinct, places = np.unique(colours, return_inverse=True)
+    colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    if not has_numbers:
+        return colours, None
+    numbers = _read_labels(file)
+    return colours, np.where(numbers == _VOC_RIM_NUMBER, 0, numbers)
+
+
+def _codes_by_labelmap(
+    file: str, colours: np.ndarray, numbers: np.ndarray | None, known: _ClassNames
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The codes of an image of classes, and their names: its colours where a labelmap has these,
+    else its numbers, in the labelmap's order. _Problem where neither fits.
+
+    colours, numbers: as of `_read_class_image`.
+    """
+    distinct = set(np.unique(colours).tolist()) - {0, _code_of(_VOC_RIM)}
+    if distinct <= set(known.by_colour):
+        return colours, known.by_colour
+    if numbers is not None and set(np.unique(numbers).tolist()) - {0} <= set(known.by_number):
+        return numbers, known.by_number
+    other = min(distinct - set(known.by_colour))
+    parts = other >> 16, other >> 8 & 255, other & 255
+    raise _Problem(f"expected colours of {known.file}. Received: {parts} in {file}")
+
+
+def _code_of(colour: Sequence[int]) -> int:
+    """65536 red + 256 green + blue."""
+    return colour[0] * 65536 + colour[1] * 256 + colour[2]
+
+
+def _voc_numbers_of(colours: np.ndarray) -> np.ndarray | None:
+    """The numbers of colours in Pascal VOC's palette, 0 for its rims; None where it lacks one.
+
+    colours: [H, W] int64, as of `_read_class_image`. Returns [H, W] int64.
+    """
     numbers = _voc_numbers()
+    distinct, places = np.unique(colours, return_inverse=True)
     if not all(colour in numbers for colour in distinct.tolist()):
-        return codes, False
+        return None
     of_distinct = np.array([numbers[colour] for colour in distinct.tolist()], np.int64)
     of_colours = of_distinct[places.reshape(colours.shape)]
-    of_colours = np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
-    return of_colours, not np.array_equal(of_colours, codes)
+    return np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
+
+
+def _colours_count(place: str, known: _ClassNames) -> bool:
+    """Whether colours tell the classes of a folder's images, whose palettes have Pascal VOC's
+    colours under other numbers; else the numbers do. AnnotationError where that is open.
+
+    A program that makes files smaller leaves the used colours alone, in an order that differs from
+    file to file. A palette that has more is one of its own, and the numbers are the classes.
+    """
+    from PIL import Image
+
+    palettes = set()
+    kept_others = False
+    beyond = False
+    for file in _pictures_below(place).values():
+        try:
+            with Image.open(file) as image:
+                if image.mode != "P":
+                    continue
+                palette = tuple(image.getpalette() or [])
+                used = np.unique(np.asarray(image)).tolist()
+            colours, numbers = _read_class_image(file)
+        except Exception:  # a damaged file, which is said when it is its turn
+            continue
+        of_colours = _voc_numbers_of(colours)
+        if of_colours is None or numbers is None or np.array_equal(of_colours, numbers):
+            continue
+        palettes.add(palette)
+        kept_others = kept_others or len(palette) > 3 * len(used)
+        beyond = beyond or not set(np.unique(of_colours).tolist()) - {0} <= set(known.by_number)
+    if beyond or (kept_others and len(palettes) == 1):
+        by_colours = False
+    elif not kept_others and (len(palettes) > 1 or not known.file):
+        by_colours = True
+    else:
+        raise AnnotationError(
+            f"{place}: expected palettes that are Pascal VOC's. Received: its colours under other"
+            " numbers, and it is open whether colours or numbers tell the classes; a labelmap.txt"
+            " beside the folder, with lines of name:red,green,blue, says the colours"
+        )
+    what = "numbers, as the palette has colours that are not used, or that are no class's"
+    if by_colours:
+        what = "colours, as where a program made the files smaller"
+    logger.warning(
+        "%s has palettes with Pascal VOC's colours under other numbers: the classes are those of"
+        " the %s",
+        place,
+        what,
+    )
+    return by_colours
 
 
 @functools.cache
@@ -4329,11 +4489,11 @@ def _mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], li
     folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
         for folder in (folder for folder in folders if folder.lower() == name):
-            masks = _pictures_below(os.path.join(path, folder))
+            inside = _pictures_below(os.path.join(path, folder))
             for near in files.IMAGE_FOLDERS:
-                images = _pictures_below(os.path.join(path, near))
-                if images and masks:
-                    sets, unused = _masks_of_images(images, masks)
+                photographs = _pictures_below(os.path.join(path, near))
+                if photographs and inside:
+                    sets, unused = _masks_of_images(photographs, inside)
                     if sets:
                         _name_by_csv(sets, os.path.join(path, _V7_CLASSES))
                         return sets, unused

@@ -886,6 +886,7 @@ def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
         picture.save(path)
 
     pictures(tmp_path, "JPEGImages/a.jpg")
+    (tmp_path / "ImageSets").mkdir()
     objects = np.zeros((HEIGHT, WIDTH), int)
     objects[3:10, 4:20] = 1
     objects[15:30, 10:12] = 2
@@ -902,6 +903,104 @@ def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
 
 
 _OBJECTS = "SegmentationObject/a.png"
+# Number 1 and 2 of Pascal VOC's palette, and what it has for 3.
+RED, GREEN, OLIVE = (128, 0, 0), (0, 128, 0), (128, 128, 0)
+
+
+def voc_like(folder, palettes, names=None, used=(1, 2)):
+    """Pascal VOC's folders with an image for each palette, whose two objects have the numbers that
+    are used."""
+    if names:
+        for file, text in names.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(text)
+    for name, palette in palettes.items():
+        pictures(folder, f"JPEGImages/{name}.jpg")
+        objects = np.zeros((HEIGHT, WIDTH), np.uint8)
+        objects[3:10, 4:20] = 1
+        objects[15:30, 10:12] = 2
+        classes = np.array([0, *used], np.uint8)[objects]
+        for place, values in (("SegmentationObject", objects), ("SegmentationClass", classes)):
+            (folder / place).mkdir(exist_ok=True)
+            picture = Image.fromarray(values)
+            if palette is not None and place == "SegmentationClass":
+                picture = picture.convert("P")
+                picture.putpalette([part for colour in palette for part in colour])
+            picture.save(folder / place / f"{name}.png")
+    return folder
+
+
+def classes_of(folder):
+    return [[region.name for region in image.regions] for image in annotations.read(folder).images]
+
+
+BLACK = (0, 0, 0)
+NAMES = {"class_names.txt": "_background_\ncat\ndog\nowl\n"}
+
+
+def test_own_palettes_with_colours_of_pascal_voc(tmp_path, caplog):
+    """What the folder says goes first; then a palette that is the same in all files, with colours
+    that are not used, has its own order. All were read by colours."""
+    own = [BLACK, GREEN, RED, OLIVE]
+    folder = voc_like(tmp_path / "own", {"a": own, "b": own}, NAMES)
+    assert classes_of(folder) == [["cat", "dog"]] * 2
+    assert "the classes are those of the numbers" in caplog.text
+    trimmed = {"a": [BLACK, GREEN, RED], "b": [BLACK, OLIVE, RED]}
+    folder = voc_like(tmp_path / "trimmed", trimmed, NAMES)
+    assert classes_of(folder) == [["dog", "cat"], ["owl", "cat"]]
+    assert "the classes are those of the colours" in caplog.text
+    folder = voc_like(tmp_path / "beyond", {"a": [BLACK, (0, 0, 128), RED]}, NAMES)
+    assert classes_of(folder) == [["cat", "dog"]]  # number 4 has no name
+    folder = voc_like(tmp_path / "open", {"a": [BLACK, GREEN, RED]}, NAMES)
+    with pytest.raises(AnnotationError, match="open whether colours or numbers .* labelmap.txt"):
+        annotations.read(folder)
+    text = "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+    (folder / "labelmap.txt").write_text(text)
+    assert classes_of(folder) == [["dog", "cat"]]
+    folder = voc_like(tmp_path / "numbers", {"a": None}, {"labelmap.txt": text})
+    assert classes_of(folder) == [["cat", "dog"]]  # gray: Datumaro without its palette
+
+
+def test_labelmaps(tmp_path):
+    """Datumaro's own has no colours where none were chosen, and was refused; a colour that is not
+    in it was a class of an invented name."""
+    palette = {"a": [BLACK, RED, GREEN]}
+    text = "# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n"
+    folder = voc_like(tmp_path / "none", palette, {"labelmap.txt": text})
+    assert classes_of(folder) == [["cat", "dog"]]
+    text = "background:0,0,0::\ncat:128,0,0::\n"
+    folder = voc_like(tmp_path / "other", palette, {"labelmap.txt": text})
+    with pytest.raises(
+        AnnotationError, match=r"colours of .*labelmap.txt. Received: \(0, 128, 0\)"
+    ):
+        annotations.read(folder)
+    text = "background:0,0,0::\ncat:128,0,0::\ndog:::\n"
+    folder = voc_like(tmp_path / "mixed", palette, {"labelmap.txt": text})
+    with pytest.raises(AnnotationError, match="a colour of each class, or of none. .* of 'dog'"):
+        annotations.read(folder)
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    (
+        ("class_names.txt", "cat\ndog\n"),
+        ("labels.txt", "__ignore__\n_background_\ncat\ndog\n"),
+        ("labels.txt", "cat\ndog\n"),
+    ),
+)
+def test_class_names_without_background(tmp_path, file, text):
+    """The first name is that of 1: 0 is nothing. It was passed over."""
+    folder = voc_like(tmp_path, {"a": [BLACK, RED, GREEN]}, {file: text})
+    assert classes_of(folder) == [["cat", "dog"]]
+    assert annotations.read(folder).classes == ["cat", "dog"]
+
+
+def test_classes_without_a_name(tmp_path, caplog):
+    """Names of Pascal VOC that nothing asks for, and numbers, are said."""
+    folder = voc_like(tmp_path, {"a": None}, used=(1, 30))
+    assert classes_of(folder) == [["aeroplane", "class 30"]]
+    assert "they are Pascal VOC's: 1 is aeroplane" in caplog.text
+    assert "1 classes of its images have no name in Pascal VOC's names" in caplog.text
 
 
 def test_label_images_that_are_something_else(tmp_path, caplog):
