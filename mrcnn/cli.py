@@ -606,9 +606,10 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     """The images of a subset of --dataset; None where it has no such one.
 
     Tried in turn: a json whose name or folder says the subset; images of YOLO that the data.yaml
-    names so, or in a folder of that name; a folder of that name.
+    names so, or in a folder of that name; a folder of that name; Pascal VOC's list of it; images in
+    a folder of that name within images/.
     """
-    from mrcnn import annotations, coco
+    from mrcnn import annotations, coco, files
 
     folder = pathlib.Path(args.dataset)
     keep_empty = subset == "val"
@@ -626,7 +627,33 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         for word in coco.SUBSET_WORDS[subset]:
             if (place / word).is_dir():
                 return _read(args, place / word, None, keep_empty)
+    words = coco.SUBSET_WORDS[subset]
+    for word in words:
+        listing = folder / "ImageSets" / "Segmentation" / f"{word}.txt"
+        if listing.is_file():
+            return _listed(_read(args, folder, None, keep_empty), listing)
+    for near in files.IMAGE_FOLDERS:
+        if any((folder / near / word).is_dir() for word in words):
+            return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     return None
+
+
+def _listed(annotated: Annotations, listing: pathlib.Path) -> Annotations | None:
+    """The images that a list of Pascal VOC names by their paths below JPEGImages/, without suffix;
+    None without any."""
+    import dataclasses
+
+    from mrcnn import files
+
+    names = {line.strip().strip('"') for line in files.read_text(listing).splitlines()}
+    images = []
+    for image in annotated.images:
+        below = pathlib.PurePosixPath(image.name.replace("\\", "/")).with_suffix("").parts[1:]
+        if "/".join(below) in names:
+            images.append(image)
+    if not images:
+        return None
+    return dataclasses.replace(annotated, images=images)
 
 
 def _images_of(

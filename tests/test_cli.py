@@ -444,6 +444,28 @@ def test_subsets_of_datasets(here, layout):
     assert sets_of(f"--dataset={here}") == expected
 
 
+@pytest.mark.parametrize("layout", ("sub-folders", "voc"))
+def test_subsets_of_mask_files(here, layout):
+    """images/train and images/val; Pascal VOC's lists of images. A share was held out of all."""
+    images, masks, folders = "images", "masks", {"train": "train/", "val": "val/"}
+    if layout == "voc":
+        images, masks, folders = "JPEGImages", "SegmentationObject", {"train": "", "val": ""}
+        lists = here / "ImageSets" / "Segmentation"
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("a\nb 1\n")
+        (lists / "val.txt").write_text('"c 2"\n')
+    for subset, name in (("train", "a"), ("train", "b 1"), ("val", "c 2")):
+        path = here / masks / folders[subset] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(30, dtype=np.uint8)).save(path)
+        picture(here / images / folders[subset] / f"{name}.png", (30, 30))
+    train, val = folders["train"], folders["val"]
+    assert sets_of(f"--dataset={here}") == [
+        [f"{images}/{train}a.png", f"{images}/{train}b 1.png"],
+        [f"{images}/{val}c 2.png"],
+    ]
+
+
 @pytest.mark.parametrize("command", ("train --weights=none", "evaluate --weights=coco"))
 def test_one_image_is_no_two_sets(here, capsys, command):
     coco_json(here / "labels.json", ["a.png"])
