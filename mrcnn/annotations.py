@@ -22,6 +22,7 @@ import io
 import json
 import logging
 import math
+import ntpath
 import os
 import pathlib
 import re
@@ -50,8 +51,8 @@ from mrcnn.masks import (
 logger = logging.getLogger(__name__)
 
 FORMATS = (
-    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
+    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's or"
+    " Supervisely's json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
     " data.yaml, a folder of mask files, Cityscapes' gtFine/"
 )
 
@@ -349,6 +350,59 @@ class Bitmap(_Drawn):
         if y2 == y1 or x2 == x1:
             return 0, 0, np.zeros((0, 0), bool)
         return y1, x1, self.pixels[y1 - self.y : y2 - self.y, x1 - self.x : x2 - self.x]
+
+
+@dataclasses.dataclass
+class PixelOutline(_Drawn):
+    """An outline whose points are pixels. Those on its lines belong to the object; those on the
+    lines of its holes, and in them, do not: Supervisely's, as its programs draw them.
+
+    Args:
+        points: a list of points (x, y), rounded.
+        holes: lists of points.
+    """
+
+    points: list
+    holes: list[list] = dataclasses.field(default_factory=list)
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        top, left, pixels = self._filled(self.points, height, width)
+        pixels = pixels.copy()
+        bottom = top + pixels.shape[0]
+        right = left + pixels.shape[1]
+        for hole in self.holes:
+            y, x, inside = self._filled(hole, height, width)
+            y1, x1 = max(y, top), max(x, left)
+            y2, x2 = min(y + inside.shape[0], bottom), min(x + inside.shape[1], right)
+            if y1 < y2 and x1 < x2:
+                pixels[y1 - top : y2 - top, x1 - left : x2 - left] &= ~inside[
+                    y1 - y : y2 - y, x1 - x : x2 - x
+                ]
+        return top, left, pixels
+
+    @staticmethod
+    def _filled(points: list, height: int, width: int) -> Crop:
+        """The pixels in an outline and on its lines."""
+        import skimage.draw
+
+        rounded = np.rint(np.array(points, float)).astype(int)
+        top, left, bottom, right = _box_inside(rounded, height, width)
+        if top > bottom or left > right:
+            return 0, 0, np.zeros((0, 0), bool)
+        lines = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+        for (x1, y1), (x2, y2) in zip(rounded.tolist(), np.roll(rounded, -1, axis=0).tolist()):
+            if max(abs(x2 - x1), abs(y2 - y1)) > FARTHEST_LINE:
+                continue  # far beyond the image: what is inside is drawn all the same
+            rows, columns = skimage.draw.line(y1, x1, y2, x2)
+            seen = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
+            lines[rows[seen] - top, columns[seen] - left] = True
+        parts = Polygons([rounded.tolist()]).crop(height, width)
+        return _joined_crops([parts, (top, left, lines)])
+
+
+# Pixels of a line that is drawn pixel by pixel: longer than a side of any image.
+FARTHEST_LINE = 1_000_000
 
 
 @dataclasses.dataclass
@@ -1319,7 +1373,9 @@ def _read_any(
     _warn_of_via_settings(path, attribute, label)
     for file in folder.tasks:
         folder.useless[file] = "expected a labelme json as the others. Received: Label Studio's"
-    return _read_labelme(path, folder.single, images, keep_empty, folder.useless, need_files)
+    return _read_labelme(
+        path, folder.single, images, keep_empty, folder.useless, need_files, folder.classes
+    )
 
 
 def _subsets(whole: list[str], path: str) -> list[str]:
@@ -1438,6 +1494,7 @@ class _Folder:
         tasks: {path: content} of Label Studio's.
         useless: {path: why it is no annotation}.
         damaged: paths of those among them that are no json.
+        classes: names that a meta.json of Supervisely has, in its order.
     """
 
     def __init__(self, path: str, expected: str | None):
@@ -1449,11 +1506,14 @@ class _Folder:
         self.tasks: dict[str, Any] = {}
         self.useless: dict[str, str] = {}
         self.damaged: list[str] = []
+        self.classes: list[str] = []
         for file in _json_files(path, below=False):
             self._sort(file)
         if not self.has_annotations():
             for file in _json_files(path, below=True):
                 self._sort(file)
+        elif self.single and not self.whole and not self.tasks:
+            self._add_from_below()
         if not self.has_annotations() and expected in (None, "via"):
             self.whole = [file for file in _csv_files(path) if _is_via_csv(file)]
 
@@ -1467,7 +1527,9 @@ class _Folder:
             self.damaged.append(file)
             return
         name = _format_of(data)
-        if name is None:
+        if _is_supervisely_meta(data):
+            self.classes += _classes_of_meta(data)
+        elif name is None:
             self.useless[file] = f"expected annotations. Received: {_content(data)}"
         elif self.expected not in (None, name, _kind_of(name)):
             self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
@@ -1476,14 +1538,55 @@ class _Folder:
                 f"expected images with regions. Received: a {name} json without any"
             )
         elif name == "labelme":
-            # A folder of photographs doesn't fit in memory, least of all as text.
-            if isinstance(data, dict) and data.get("imageData"):
-                data["imageData"] = True
-            self.single[file] = data
+            self._keep_single(file, data)
         elif name == "labelstudio":
             self.tasks[file] = data
         else:
             self.whole.append(file)
+
+    def _add_from_below(self) -> None:
+        """Adds LabelMe's jsons in sub-folders to those of the folder, as LabelMe opens both.
+
+        Sub-folders of subsets, such as val/, are sets of their own, and copies of a json of the
+        folder are none.
+        """
+        known = {_labelme_key(data) for data in self.single.values()}
+        own_sets = []
+        copies = []
+        for file in _json_files(self.path, below=True):
+            relative = os.path.relpath(file, self.path)
+            try:
+                data = _load_json(file)
+            except AnnotationError:
+                continue
+            if _format_of(data) != "labelme":
+                continue
+            if coco.says_a_subset(pathlib.Path(os.path.dirname(file), "x"), self.path):
+                own_sets.append(relative)
+            elif _labelme_key(data) in known:
+                copies.append(relative)
+            else:
+                self.count += 1
+                self._keep_single(file, data)
+        for left_out, reason in (
+            (own_sets, "in sub-folders of subsets are not read with the others"),
+            (copies, "in sub-folders are copies of those of the folder and left out"),
+        ):
+            if left_out:
+                logger.warning(
+                    "%s: %d json files %s: %s",
+                    self.path,
+                    len(left_out),
+                    reason,
+                    files.several(left_out),
+                )
+
+    def _keep_single(self, file: str, data: Any) -> None:
+        """Keeps the json of one image, without the image."""
+        # A folder of photographs doesn't fit in memory, least of all as text.
+        if isinstance(data, dict) and data.get("imageData"):
+            data["imageData"] = True
+        self.single[file] = data
 
     def has_annotations(self) -> bool:
         """Whether there are files of any of the formats."""
@@ -1516,7 +1619,8 @@ def _json_files(path: str, below: bool) -> list[str]:
     too_deep = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if len(pathlib.Path(folder).relative_to(path).parts) == files.DEEPEST:
+        parts = pathlib.Path(folder).relative_to(path).parts
+        if len(parts) - parts.count("datasets") >= files.DEEPEST:  # Supervisely has those between
             too_deep += [os.path.join(folder, name) for name in folders]
             folders.clear()
         if below != (folder == path):
@@ -1555,7 +1659,7 @@ def _format_of(data: Any) -> str | None:
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
             return "labelme"
-        if _is_isat(data):
+        if _is_isat(data) or _is_supervisely(data):
             return "labelme"
         if "images" in data and "annotations" in data:
             return "coco"
@@ -1604,8 +1708,7 @@ _FOREIGN = (
     ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
     ({"data_row"}, "Labelbox's own json; export COCO there"),
     ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
-    ({"objects", "size"}, "Supervisely's own json; export COCO there"),
-    ({"classes", "tags"}, "Supervisely's meta.json; export COCO there"),
+    ({"classes", "tags"}, "Supervisely's meta.json, without a json of an image"),
     (
         {"objects", "imgHeight"},
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
@@ -2100,8 +2203,9 @@ def read_labelme(
     LabelMe's own converters do. Shapes with one label and one group_id are the parts of one object.
     An image without a file is taken from the json's imageData.
 
-    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's and EISeg's are read
-    too.
+    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's, EISeg's and
+    Supervisely's are read too. The last are those of a project as it is exported: meta.json, and in
+    each data set ann/<image>.json and img/.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
@@ -2113,8 +2217,10 @@ def _read_labelme(
     keep_empty: bool,
     useless: dict[str, str] | None = None,
     need_files: bool = True,
+    classes: Sequence[str] = (),
 ) -> Annotations:
-    """loaded: {file: its content}; useless: {file: why it is no annotation}."""
+    """loaded: {file: its content}; useless: {file: why it is no annotation}; classes: those that a
+    file of the folder names, in their order."""
     reader = _Reader(path, images, keep_empty, need_files=need_files)
     start = path
     if not os.path.isdir(path):
@@ -2124,10 +2230,14 @@ def _read_labelme(
     for file, data in loaded.items():
         relative = os.path.relpath(file, start or ".")
         place = f"file {relative}"
+        read = _labelme_region
         if _is_isat(data):
             data = _labelme_of_isat(data)
         elif _is_eiseg(data):
             data = _labelme_of_eiseg(data)
+        elif _is_supervisely(data):
+            data = _labelme_of_supervisely(data)
+            read = _supervisely_region
         shapes: list = []
         try:
             entry = _labelme_entry(file, os.path.dirname(relative), data)
@@ -2137,10 +2247,25 @@ def _read_labelme(
             reader.problem(place, str(error))
             continue
         place = f"{place}, image {data.get('imagePath')!r}"
-        regions = reader.regions(place, enumerate(shapes), _labelme_region)
+        regions = reader.regions(place, enumerate(shapes), read)
         entry.regions = _joined(regions, shapes)
         reader.add(entry, annotated=bool(shapes))
-    return reader.finish()
+    if not classes:
+        return reader.finish()
+    used = _class_names_of(reader.entries)
+    return reader.finish([*classes, *sorted(used - set(classes))])
+
+
+def _class_names_of(entries: Iterable[_Entry]) -> set[str]:
+    """Names of the classes of all regions."""
+    return {region.name for entry in entries for region in entry.regions}
+
+
+def _labelme_key(data: Any) -> tuple:
+    """What two jsons of one image have in common."""
+    name = str(_field_or_none(data, "imagePath"))
+    shapes = _field_or_none(data, "shapes")
+    return ntpath.basename(name), zlib.crc32(repr(shapes).encode("utf-8", "backslashreplace"))
 
 
 def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
@@ -2158,6 +2283,8 @@ def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
     if folder:
         entry.name = os.path.join(folder, name)
         entry.others = (name,)
+    if data.get("supervisely") and os.path.basename(folder) == "ann":
+        entry.name = os.path.join(os.path.dirname(folder), "img", name)
     if data.get("imageData"):
         entry.embedded = EmbeddedImage(file, ("imageData",))
     return entry
@@ -2297,6 +2424,8 @@ class _PngMask(_Drawn):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(_from_base64(self.text))) as image:
+                    if "A" in image.getbands() or "transparency" in image.info:
+                        return np.asarray(image.convert("RGBA").getchannel("A")) > 0
                     return np.asarray(image.convert("L")) > 0
         except Exception as error:  # whatever Pillow raises for a damaged file
             raise _Problem(
@@ -2352,6 +2481,103 @@ def _labelme_of_eiseg(data: list) -> dict:
     """EISeg's json in LabelMe's layout; the image has the json's name."""
     shapes = [{"label": item["name"], "points": item["points"]} for item in data]
     return {"imagePath": None, "shapes": shapes}
+
+
+# ---- Supervisely ---------------------------------------------------------------------------------
+
+
+def _is_supervisely(data: Any) -> bool:
+    """Whether a json is Supervisely's of one image."""
+    size = _field_or_none(data, "size")
+    return isinstance(size, dict) and "height" in size and isinstance(data.get("objects"), list)
+
+
+def _is_supervisely_meta(data: Any) -> bool:
+    """Whether a json is a project's meta.json of Supervisely."""
+    classes = _field_or_none(data, "classes")
+    return isinstance(classes, list) and "tags" in data
+
+
+def _classes_of_meta(data: dict) -> list[str]:
+    """The names of the classes of a meta.json, those that are none left out."""
+    names = []
+    for item in data["classes"]:
+        try:
+            names.append(_class_name(_field_or_none(item, "title"), "a class's title"))
+        except _Problem:  # a region of it is a problem of its own
+            continue
+    return list(dict.fromkeys(names))
+
+
+def _labelme_of_supervisely(data: dict) -> dict:
+    """Supervisely's json with what LabelMe's has: the image has the json's name, a.jpg.json, and
+    figures of one `instance` are the parts of an object."""
+    shapes = []
+    for item in data["objects"]:
+        shape = item
+        if isinstance(item, dict):
+            shape = {**item, "group_id": item.get("instance")}
+        shapes.append(shape)
+    return {
+        "imagePath": None,
+        "imageHeight": data["size"].get("height"),
+        "imageWidth": data["size"].get("width"),
+        "shapes": shapes,
+        "supervisely": True,
+    }
+
+
+def _supervisely_region(item: Any) -> Region:
+    """The region of an entry of Supervisely's objects."""
+    name = _class_name(_field_or_none(item, "classTitle"), "an object with a classTitle")
+    extra = {}
+    for tag in item.get("tags") or ():
+        if isinstance(tag, dict) and tag.get("name"):
+            extra[str(tag["name"])] = tag.get("value", True)
+    return Region(name, _supervisely_shape(item), extra=extra or None)
+
+
+def _supervisely_shape(item: dict) -> _Drawn:
+    """The shape of an entry of Supervisely's objects. Points are pixels, that on the last row and
+    column of a rectangle included."""
+    kind = item.get("geometryType") or item.get("shape")
+    if kind is None and isinstance(item.get("bitmap"), dict):
+        kind = "bitmap"
+    if kind == "bitmap":
+        return _supervisely_bitmap(_field(item, "bitmap", dict, "a bitmap"))
+    if kind not in ("polygon", "rectangle"):
+        raise _Problem(
+            "expected a polygon, bitmap or rectangle, which enclose pixels. Received:"
+            f" {files.short(kind)}"
+        )
+    points = _field(item, "points", dict, f"a {kind}")
+    if kind == "polygon":
+        holes = [_outline(hole, "a hole") for hole in points.get("interior") or ()]
+        return PixelOutline(_outline(points.get("exterior"), "a polygon"), holes)
+    corners = _points(points.get("exterior"), "a rectangle of 2 points")
+    if len(corners) != 2:
+        raise _Problem(f"expected a rectangle of 2 points. Received: {files.short(corners)}")
+    (x1, y1), (x2, y2) = corners
+    return Rectangle(min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1)
+
+
+def _supervisely_bitmap(bitmap: dict) -> "_PngMask":
+    """A PNG that is packed by zlib and written in base64; older files have it without zlib."""
+    origin = _point(bitmap.get("origin"))
+    if origin is None:
+        raise _Problem(
+            f"expected a bitmap's origin, [x, y]. Received: {files.short(bitmap.get('origin'))}"
+        )
+    text = bitmap.get("data")
+    try:
+        text = base64.b64encode(zlib.decompress(_from_base64(text))).decode()
+    except zlib.error:
+        pass
+    except ValueError as error:
+        raise _Problem(f"expected a bitmap's data. Received: {error}") from error
+    mask = _PngMask(text, round(origin[0]), round(origin[1]))
+    mask.read()
+    return mask
 
 
 ############################################################

@@ -378,7 +378,8 @@ def test_subsets_with_problems(tmp_path):
     "data, text",
     [
         ([{"image_id": 1, "category_id": 1, "score": 0.5}], "COCO's results"),
-        ({"objects": [], "size": {}, "tags": []}, "Supervisely's own json; export COCO"),
+        ({"classes": [], "tags": []}, "Supervisely's meta.json|a folder with 1 json files"),
+        ({"version": "2.0", "schema_ref": "", "item": {}, "annotations": []}, "V7's own json"),
         ({"imgHeight": 5, "imgWidth": 5, "objects": []}, "a json of Cityscapes"),
         ([{"image": "a.jpg", "annotations": []}], "a json of CreateML"),
     ],
@@ -1064,6 +1065,133 @@ def test_json_in_sub_folders(folder, given):
     ]
     assert [image.regions[0].name for image in found.images] == ["train", "val"]
     assert len(set(names_of(found))) == 2
+
+
+def test_labelme_in_a_folder_and_below(folder, caplog):
+    """LabelMe opens a folder with all below it: what lay there was passed over, without a word.
+    val/ is a set of its own; copies are no images of their own."""
+    (folder / "sub" / "more").mkdir(parents=True)
+    (folder / "val").mkdir()
+    for place in ("", "sub/", "sub/more/", "val/"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / place / "a.jpg")
+        shape = {"label": f"in {place}", "points": TRIANGLE}
+        write(folder / place / "a.json", labelme([shape]))
+    shutil.copy(folder / "a.json", folder / "sub" / "copy.json")
+    write(folder / "sub" / "package.json", {"name": "x"})
+    found = annotations.read(folder)
+    assert found.classes == ["in", "in sub/", "in sub/more/"] and not found.problems
+    assert len({image.path for image in found.images}) == 3
+    assert "folders of subsets are not read with the others: val/a.json" in caplog.text
+    assert "1 json files in sub-folders are copies" in caplog.text
+    assert annotations.read(folder / "val").classes == ["in val/"]
+
+
+# ---- Supervisely ---------------------------------------------------------------------------------
+
+# Written by the SDK of Supervisely: 3 x 3 pixels without the middle; 3 x 4 with 3.
+SLY_RING = (
+    "eJzrDPBz5+WS4mJgYOD19HAJAtLMIMwIInOeqf8BUmwBPiGuQPr///9Lb86/C2QxlgT5BTM4PLuRBuTwebo4hlTMSa"
+    "44sKHhISMDuxpTYrr03F6gDIOnq5/LOqeEJgDM5ht6"
+)
+SLY_THREE = (
+    "eJzrDPBz5+WS4mJgYOD19HAJAtIsQMzMyAwk+6xsWoEUW4BPiCuQ/v///9Kb8+8CWYwlQX7BDA7PbqQBOXyeLo4hFXOS"
+    "PRISEgSAct8YCv+fcLoFlGHwdPVzWeeU0AQAgc0azA=="
+)
+
+
+def supervisely(folder, objects, name="a.jpg", data_set="ds 1"):
+    """A project of one data set and image, with two classes in its meta.json."""
+    for place in ("ann", "img"):
+        (folder / data_set / place).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / data_set / "img" / name)
+    size = {"height": HEIGHT, "width": WIDTH}
+    data = {"description": "", "tags": [], "size": size, "objects": objects}
+    write(folder / data_set / "ann" / f"{name}.json", data)
+    classes = [{"title": "rat", "shape": "any"}, {"title": "cat", "shape": "any"}]
+    write(folder / "meta.json", {"classes": classes, "tags": []})
+    return folder
+
+
+def figure(kind, exterior=None, interior=(), name="cat", **more):
+    return {
+        "classTitle": name,
+        "geometryType": kind,
+        "points": {"exterior": exterior, "interior": list(interior)},
+        "tags": [],
+        **more,
+    }
+
+
+def bitmap(data, origin=(50, 30), **more):
+    return {**figure("bitmap", **more), "bitmap": {"data": data, "origin": list(origin)}}
+
+
+def test_supervisely(tmp_path):
+    """Pixels are those that its SDK draws; it was refused."""
+    square = [[3, 2], [12, 2], [12, 10], [3, 10]]
+    hole = [[5, 4], [8, 4], [8, 6], [5, 6]]
+    objects = [
+        figure("polygon", square, [hole]),
+        figure("polygon", [[20, 20], [30, 35], [10, 28]], name="rat", tags=[{"name": "old"}]),
+        bitmap(SLY_RING),
+        bitmap(SLY_THREE, (58, 39)),  # partly outside
+        figure("rectangle", [[40, 5], [44, 5]]),
+        figure("polygon", [[1, 30], [2, 30], [2, 31]], instance="x", name="rat"),
+        bitmap(SLY_RING, (5, 35), instance="x", name="rat"),
+        figure("line", [[1, 1], [5, 5]]),
+    ]
+    annotated = annotations.read(supervisely(tmp_path, objects))
+    (image,) = annotated.images
+    assert annotated.classes == ["rat", "cat"]
+    assert image.path == str(tmp_path / "ds 1" / "img" / "a.jpg")
+    masks = np.moveaxis(image.masks(), -1, 0)
+    assert [region.name for region in image.regions] == "cat rat cat cat cat rat".split()
+    assert image.regions[1].extra == {"old": True}
+    assert masks.sum(axis=(1, 2)).tolist() == [78, 138, 8, 1, 5, 3 + 8]
+    assert masks[0, 2:11, 3:13].sum() == 78 and not masks[0, 4:7, 5:9].any()
+    rows = [1, 3, 5, 7, 9, 10, 13, 15, 16, 15, 13, 10, 8, 7, 4, 2]
+    assert masks[1].sum(axis=1)[20:36].tolist() == rows
+    assert masks[2, 30:33, 50:53].sum() == 8 and not masks[2, 31, 51]
+    assert masks[3, 39, 59]
+    assert masks[4, 5, 40:45].all()
+    (problem,) = annotated.problems
+    assert "region 7: expected a polygon, bitmap or rectangle" in problem and "'line'" in problem
+    for place in ("ds 1", "ds 1/ann", "ds 1/ann/a.jpg.json"):
+        (alone,) = annotations.read(tmp_path / place).images
+        np.testing.assert_array_equal(alone.masks(), image.masks())
+
+
+def test_supervisely_of_several_data_sets(tmp_path):
+    """Images of one name, and data sets within others."""
+    square = [figure("polygon", [[3, 2], [12, 2], [12, 10], [3, 10]])]
+    places = ["ds 1", "ds 2", "ds 1/datasets/inner"]
+    for i, place in enumerate(places):
+        supervisely(tmp_path, square * (i + 1), data_set=place)
+    annotated = annotations.read(tmp_path)
+    counts = {
+        os.path.relpath(image.path, tmp_path): len(image.regions) for image in annotated.images
+    }
+    assert counts == {f"{place}/img/a.jpg": i for i, place in enumerate(places, 1)}
+
+
+@pytest.mark.parametrize(
+    "item, text",
+    [
+        (figure("polygon", [[1, 1], [5, 5]]), "a polygon of at least 3 points. Received: 2"),
+        (figure("rectangle", [[1, 1]]), "a rectangle of 2 points"),
+        (figure(None), "a polygon, bitmap or rectangle"),
+        (bitmap("@"), "expected a bitmap's data"),
+        (bitmap("QUJD"), "a mask as a PNG in base64"),
+        (bitmap(SLY_RING, (1,)), "a bitmap's origin, .x, y.. Received: .1."),
+        (bitmap(SLY_RING, (99, 99)), "expected a region with a pixel"),
+        ({"classTitle": ""}, "expected an object with a classTitle"),
+        ([], "expected an object with a classTitle"),
+    ],
+)
+def test_supervisely_problems(tmp_path, item, text):
+    good = figure("rectangle", [[1, 1], [5, 5]])
+    (problem,) = annotations.read(supervisely(tmp_path, [good, item])).problems
+    assert re.search(f"a.jpg.*region 1: .*{text}", problem)
 
 
 def test_via_in_a_sub_folder(folder):
