@@ -51,9 +51,10 @@ from mrcnn.masks import (
 logger = logging.getLogger(__name__)
 
 FORMATS = (
-    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's or"
-    " Supervisely's json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
-    " data.yaml, a folder of mask files, Cityscapes' gtFine/"
+    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's"
+    " or Supervisely's json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's"
+    " labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old LabelMe's"
+    " or Pascal VOC's xml"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -1316,6 +1317,8 @@ def _read_any(
         return read_yolo(path, images, keep_empty)
     if path.lower().endswith(".xml"):
         _warn_of_via_settings(path, attribute, label)
+        if _is_of_one_image_xml(path):
+            return _read_image_xmls(path, [path], images, keep_empty, need_files)
         return read_cvat(path, images, keep_empty, need_files)
     if not os.path.isdir(path):
         if images is None:
@@ -1327,6 +1330,7 @@ def _read_any(
         _warn_of_via_settings(path, attribute, label)
         return read_cityscapes(path, keep_empty)
     folder = _Folder(path, expected)
+    folder.whole = _without_other_kinds(folder.whole)
     subsets = _subsets(folder.whole, path)
     if subsets:
         folder.warn_of_others()
@@ -1342,7 +1346,7 @@ def _read_any(
         folder.warn_of_others()
         return _read_file(
             folder.whole[0],
-            images,
+            images or _images_of_coco(folder.whole[0]),
             attribute,
             label,
             keep_empty,
@@ -1354,16 +1358,21 @@ def _read_any(
         _warn_of_via_settings(path, attribute, None)
         return _read_label_studio(path, folder.tasks, images, label, keep_empty, need_files)
     if not folder.single and expected is None:
-        cvat = _cvat_in(path)
-        if cvat is not None:
-            _warn_of_via_settings(path, attribute, label)
-            return read_cvat(cvat, images, keep_empty, need_files)
-        if is_yolo(path):
+        cvat = _cvat_files(path, below=False)
+        if not cvat and is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
-        if _mask_sets(path)[0]:
+        of_images = [file for file in _xml_files(path) if _is_of_one_image_xml(file)]
+        if not cvat and not _has_shapes(of_images) and _mask_sets(path)[0]:
             _warn_of_via_settings(path, attribute, None)
             return read_masks(path, label, keep_empty)
+        cvat = cvat or _cvat_files(path, below=True)
+        if cvat:
+            _warn_of_via_settings(path, attribute, label)
+            return _read_cvat_files(path, cvat, images, keep_empty, need_files)
+        if of_images:
+            _warn_of_via_settings(path, attribute, label)
+            return _read_image_xmls(path, of_images, images, keep_empty, need_files)
     if not folder.single:
         received = f"a folder with {folder.count} json files, none of these{_xml_in(path)}"
         received += _semantic_in(path)
@@ -1378,20 +1387,26 @@ def _read_any(
     )
 
 
+def _without_other_kinds(whole: list[str]) -> list[str]:
+    """The files of a folder without those of keypoints, captions and the like, where there are
+    such of instances: COCO's own annotations, Datumaro's."""
+    stems = {file: os.path.splitext(os.path.basename(file))[0].lower() for file in whole}
+    if not any("instances" in stem for stem in stems.values()):
+        return whole
+    return [
+        file for file, stem in stems.items() if not any(kind in stem for kind in coco.OTHER_KINDS)
+    ]
+
+
 def _subsets(whole: list[str], path: str) -> list[str]:
     """Those of several files of a folder that are its subsets; none where they are something else.
 
     Each says in its name or folder which subset it is, and one is that to train on: Roboflow's
-    train/, valid/ and test/, COCO's own annotations/. Of an image's instances and keypoints the
-    instances are read.
+    train/, valid/ and test/, COCO's own annotations/.
     """
     if len(whole) < 2:
         return []
     plain = [pathlib.Path(file) for file in whole]
-    instances = [file for file in plain if "instances" in file.stem.lower()]
-    for kind in coco.OTHER_KINDS:
-        if instances:
-            plain = [file for file in plain if kind not in file.stem.lower()]
     if not all(coco.says_a_subset(file, path) for file in plain):
         return []
     if not any(coco.says_a_subset(file, path, "train") for file in plain):
@@ -1414,20 +1429,21 @@ def _read_together(
 
     Args:
         path: the folder.
-        parts: (file, folder of its images or None) of each.
+        parts: (file, folder of its images or None) of each: json, or CVAT's xml.
         attribute, label, keep_empty, need_files, crowds: see `read`.
     """
     subsets: list[Annotations] = []
     problems: list[str] = []
     names = [os.path.relpath(file, path) for file, _ in parts]
-    logger.warning(
-        "%s: %d subsets are read together: %s", path, len(parts), files.several(names, 10)
-    )
+    logger.warning("%s: %d files are read together: %s", path, len(parts), files.several(names, 10))
     for file, images in parts:
         try:
-            part = _read_file(
-                file, images, attribute, label, keep_empty, None, path, need_files, crowds
-            )
+            if file.lower().endswith(".xml"):
+                part = _read_cvat(file, images, keep_empty, need_files, path)
+            else:
+                part = _read_file(
+                    file, images, attribute, label, keep_empty, None, path, need_files, crowds
+                )
         except AnnotationError as error:
             if len(parts) == 1:
                 raise
@@ -1463,17 +1479,12 @@ def _name_in(path: str, file: str, image: AnnotatedImage) -> str:
 
 def _xml_in(path: str) -> str:
     """What a message adds where a folder has annotations in XML."""
-    xml_files = [name for name in sorted(os.listdir(path)) if name.lower().endswith(".xml")]
-    for name in ("Annotations", "annotations"):
-        folder = os.path.join(path, name)
-        if os.path.isdir(folder):
-            inside = sorted(os.listdir(folder))
-            xml_files += [f"{name}/{file}" for file in inside if file.lower().endswith(".xml")]
+    xml_files = [os.path.relpath(file, path) for file in _xml_files(path)]
     if not xml_files:
         return ""
     return (
-        f"; {len(xml_files)} XML files, none of them CVAT's ({files.several(xml_files, 2)}):"
-        " export COCO's json in their place"
+        f"; {len(xml_files)} XML files, none of them CVAT's or of an image"
+        f" ({files.several(xml_files, 2)}): export COCO's json in their place"
     )
 
 
@@ -1613,8 +1624,11 @@ class _Folder:
             )
 
 
-def _json_files(path: str, below: bool) -> list[str]:
-    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted."""
+def _json_files(path: str, below: bool, ending: str = ".json") -> list[str]:
+    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted.
+
+    ending: another one, for other files.
+    """
     json_files = []
     too_deep = []
     for folder, folders, names in os.walk(path):
@@ -1626,11 +1640,11 @@ def _json_files(path: str, below: bool) -> list[str]:
         if below != (folder == path):
             for name in names:
                 file = os.path.join(folder, name)
-                if name.lower().endswith(".json") and os.path.isfile(file):
+                if name.lower().endswith(ending) and os.path.isfile(file):
                     json_files.append(file)
         if not below:
             break
-    if too_deep:
+    if too_deep and ending == ".json":
         logger.warning(
             "%s: folders more than %d below it are not looked into: %s",
             path,
@@ -3103,13 +3117,19 @@ def read_cvat(
     Raises:
         AnnotationError: no such file, another xml (of Pascal VOC), or nothing that can be used.
     """
-    path = os.fspath(path)
+    return _read_cvat(os.fspath(path), images, keep_empty, need_files)
+
+
+def _read_cvat(
+    path: str, images: Any, keep_empty: bool, need_files: bool, folder: Any = None
+) -> Annotations:
+    """Reads a file of CVAT. folder: in which it was looked for."""
     root = _xml_root(path)
     if not _is_cvat(root):
         raise AnnotationError(
             f"{path}: expected a json, or CVAT's xml. Received: {_what_xml(root)}"
         )
-    reader = _Reader(path, images, keep_empty, need_files=need_files)
+    reader = _Reader(path, images, keep_empty, folder, need_files)
     for number, element in enumerate(root.iter("image")):
         name = element.get("name")
         if not name:
@@ -3117,15 +3137,25 @@ def read_cvat(
             continue
         shapes = [child for child in element if child.tag != "tag"]  # which is of the whole image
         size = _given_size(element.get("height"), element.get("width"))
-        _add_cvat_image(reader, name, size, shapes)
+        others: tuple[str, ...] = ()
+        if element.get("subset"):  # a folder in the images of a project
+            others = (name,)
+            name = f"{element.get('subset')}/{name}"
+        _add_cvat_image(reader, name, size, shapes, others)
     if root.find("track") is not None:
         _add_cvat_frames(reader, root, keep_empty)
     return reader.finish()
 
 
-def _add_cvat_image(reader: _Reader, name: str, size: tuple[int, int] | None, shapes: list) -> None:
-    """Adds an image with the regions of its elements."""
-    entry = _Entry(name, [], size)
+def _add_cvat_image(
+    reader: _Reader,
+    name: str,
+    size: tuple[int, int] | None,
+    shapes: list,
+    others: tuple[str, ...] = (),
+) -> None:
+    """Adds an image with the regions of its elements. others: more names that it may have."""
+    entry = _Entry(name, [], size, others)
     regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
     entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
     reader.add(entry, annotated=bool(shapes))
@@ -3194,27 +3224,49 @@ def _is_cvat(root: Any) -> bool:
 
 
 def _what_xml(root: Any) -> str:
-    """What an XML is that isn't read."""
+    """What an XML is that isn't CVAT's."""
     if root.tag == "annotation":
-        return "an XML file of Pascal VOC or the old LabelMe; export COCO's json in its place"
+        return "an XML file of Pascal VOC or the old LabelMe, which `read` reads"
     return f"an XML file with <{root.tag}> and no image"
 
 
-def _cvat_in(path: str) -> str | None:
-    """The xml of CVAT in a folder; None where there is none, or several."""
+def _begins_with(file: str, tag: str) -> bool:
+    """Whether an XML file's first element has a tag, by its first bytes."""
+    with open(file, "rb") as opened:
+        beginning = opened.read(4096)
+    text = beginning.decode(json.detect_encoding(beginning), "ignore")
+    return re.search(rf"<{tag}[\s>/]", text) is not None
+
+
+def _cvat_files(path: str, below: bool) -> list[str]:
+    """The xml files of CVAT in a folder, or in its sub-folders; sorted."""
     cvat_files = []
-    for name in sorted(os.listdir(path)):
-        file = os.path.join(path, name)
-        if name.lower().endswith(".xml") and os.path.isfile(file):
-            try:
-                root = _xml_root(file)
-            except AnnotationError:
-                continue
-            if _is_cvat(root):
+    for file in _json_files(path, below, ".xml"):
+        try:
+            if _begins_with(file, "annotations") and _is_cvat(_xml_root(file)):
                 cvat_files.append(file)
+        except (AnnotationError, OSError):
+            continue
+    return cvat_files
+
+
+def _read_cvat_files(
+    path: str, cvat_files: list[str], images: Any, keep_empty: bool, need_files: bool
+) -> Annotations:
+    """Reads the tasks of CVAT in a folder as one.
+
+    AnnotationError where several are videos of one folder, whose frames have the same names.
+    """
     if len(cvat_files) == 1:
-        return cvat_files[0]
-    return None
+        return _read_cvat(cvat_files[0], images, keep_empty, need_files, path)
+    videos = [file for file in cvat_files if _xml_root(file).find("track") is not None]
+    if len({os.path.dirname(file) for file in videos}) < len(videos):
+        raise AnnotationError(
+            f"{path}: expected the xml of one video in a folder, for their frames have the same"
+            f" names; name the file. Received: {files.several(videos)}"
+        )
+    parts = [(file, images) for file in cvat_files]
+    return _read_together(path, parts, None, None, keep_empty, need_files, "auto")
 
 
 def _grouped(shape: Any) -> dict:
@@ -3283,6 +3335,174 @@ def _cvat_mask(shape: Any) -> Bitmap:
         )
     inside = np.arange(len(runs)) % 2 == 1
     return Bitmap(np.repeat(inside, runs).reshape(height, width), left, top)
+
+
+############################################################
+#  XML of one image: the old LabelMe, Pascal VOC
+############################################################
+
+
+def _xml_files(path: str) -> list[str]:
+    """The xml files in a folder, or if it has none itself, in its sub-folders; sorted."""
+    return _json_files(path, False, ".xml") or _json_files(path, True, ".xml")
+
+
+def _is_of_one_image_xml(file: str) -> bool:
+    """Whether a file is an XML of the old LabelMe or of Pascal VOC."""
+    return os.path.isfile(file) and _begins_with(file, "annotation")
+
+
+def _has_shapes(xml_files: list[str]) -> bool:
+    """Whether XML files of images are the old LabelMe's, whose masks are files that they name."""
+    for file in xml_files[:5]:
+        try:
+            root = _xml_root(file)
+        except AnnotationError:
+            continue
+        if root.find("imagesize") is not None or root.find("object/segm") is not None:
+            return True
+    return False
+
+
+def _read_image_xmls(
+    path: str, xml_files: list[str], images: Any, keep_empty: bool, need_files: bool
+) -> Annotations:
+    """Reads XML files of one image each: those of the old LabelMe, also CVAT's "LabelMe 3.0", and
+    those of Pascal VOC, where objects without a polygon are boxes, with a warning.
+
+    path: the file, or the folder that they lie in.
+    """
+    reader = _Reader(path, images, keep_empty, need_files=need_files)
+    start = path
+    if not os.path.isdir(path):
+        start = os.path.dirname(path)
+    boxes = 0
+    for file in xml_files:
+        relative = os.path.relpath(file, start or ".")
+        try:
+            root = _xml_root(file)
+        except AnnotationError as error:
+            reader.problem(f"file {relative}", str(error).removeprefix(f"{file}: "))
+            continue
+        entry = _xml_entry(relative, root)
+        objects = [item for item in root.findall("object") if item.findtext("deleted") != "1"]
+        read = functools.partial(_xml_region, file=file, start=start, size=entry.size)
+        place = f"file {relative}, image {entry.name!r}"
+        regions = list(reader.regions(place, enumerate(objects), read))
+        boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
+        entry.regions = _joined(regions, [_xml_group(item) for item in objects])
+        reader.add(entry, annotated=bool(objects))
+    if boxes:
+        logger.warning("%s: %d objects are boxes without an outline", path, boxes)
+    return reader.finish()
+
+
+def _xml_entry(relative: str, root: Any) -> _Entry:
+    """The image of a file, without its regions. relative: the file's path below the folder read."""
+    folders = list(pathlib.PurePath(relative).parts[:-1])
+    if folders and folders[0].lower() in coco.ANNOTATION_FOLDERS:
+        del folders[0]
+    stem = os.path.splitext(os.path.basename(relative))[0]
+    given = (root.findtext("filename") or "").strip()
+    base = ntpath.basename(given) or stem
+    if not files.is_image_name(base):
+        base += ".jpg"
+    height = root.findtext("imagesize/nrows") or root.findtext("size/height")
+    width = root.findtext("imagesize/ncols") or root.findtext("size/width")
+    entry = _Entry(os.path.join(*folders, base), [], _given_size(height, width))
+    entry.beside = os.path.join(*folders, stem + os.path.splitext(base)[1])
+    others = [base, given]
+    folder = (root.findtext("folder") or "").strip()
+    if folder and given:
+        others.append(f"{folder}/{given}")
+    entry.others = tuple(name for name in others if name and name != entry.name)
+    return entry
+
+
+def _xml_group(item: Any) -> dict:
+    """The group of an object as LabelMe's json has it: its parts have the number of the first."""
+    group = None
+    if (item.findtext("parts/hasparts") or "").strip():
+        group = item.findtext("id")
+    if (item.findtext("parts/ispartof") or "").strip():
+        group = (item.findtext("parts/ispartof") or "").strip()
+    return {"group_id": group}
+
+
+def _xml_region(item: Any, file: str, start: str, size: tuple[int, int] | None) -> Region:
+    """The region of an object element. file, start: the XML and the folder that is read; size:
+    (height, width) of the image, None if unknown."""
+    name = _class_name(item.findtext("name"), "an object's name")
+    extra: dict[str, Any] = {}
+    for flag in ("occluded", "truncated", "difficult"):
+        if (item.findtext(flag) or "").strip() in ("1", "yes"):
+            extra[flag] = True
+    attributes = (item.findtext("attributes") or "").strip()
+    if attributes:
+        extra["attributes"] = attributes
+    crowd = re.search(r"\bis_?crowd=(True|1)\b", attributes) is not None
+    shape = _xml_shape(item, file, start, size)
+    return Region(name, shape, crowd, extra=extra or None)
+
+
+def _xml_shape(item: Any, file: str, start: str, size: tuple[int, int] | None) -> _Drawn:
+    """The shape of an object element: LabelMe's polygon or mask, VOC's polygon or box."""
+    polygon = item.find("polygon")
+    if polygon is not None and polygon.find("pt") is not None:
+        points = [[pt.findtext("x"), pt.findtext("y")] for pt in polygon.iter("pt")]
+        return Polygons([_outline(points, "a polygon")], exact=True)
+    if polygon is not None and polygon.find("x1") is not None:
+        return _voc_polygon(polygon)
+    if item.find("segm/mask") is not None:
+        return _xml_mask(item.find("segm"), file, start, size)
+    box = item.find("bndbox")
+    if box is None:
+        kinds = [child.tag for child in item]
+        raise _Problem(f"expected a polygon, a mask or a box. Received: {files.short(kinds)}")
+    values = {child.tag: child.text for child in box}
+    x1, y1, x2, y2 = _numbers(values, ("xmin", "ymin", "xmax", "ymax"))
+    return Rectangle(x1 - 1, y1 - 1, x2, y2)  # Pascal VOC counts pixels from 1
+
+
+def _voc_polygon(polygon: Any) -> _Drawn:
+    """A polygon as supervision and Roboflow write it to Pascal VOC's XML, x1, y1, x2, ...: whole
+    numbers are pixels, counted from 1, others lie between pixels."""
+    values = {child.tag: child.text for child in polygon}
+    points = []
+    number = 1
+    while f"x{number}" in values:
+        points.append([values[f"x{number}"], values.get(f"y{number}")])
+        number += 1
+    outline = _outline(points, "a polygon")
+    if all(value == round(value) for point in outline for value in point):
+        return PixelOutline([[x - 1, y - 1] for x, y in outline])
+    return Polygons([outline], exact=True)
+
+
+def _xml_mask(segment: Any, file: str, start: str, size: tuple[int, int] | None) -> Bitmap:
+    """A mask of the old LabelMe's, a file of the image's size or of its box."""
+    name = (segment.findtext("mask") or "").strip().replace("\\", "/")
+    folder, _ = os.path.split(file)
+    beside = re.sub(r"(?i)\bannotations\b", "Masks", os.path.relpath(folder, start or "."))
+    places = [os.path.join(place, "Masks") for place in (folder, start)]
+    places = [os.path.join(start, beside), *places, folder]
+    candidates = [
+        os.path.join(place, part) for place in places for part in (name, ntpath.basename(name))
+    ]
+    path = next((place for place in candidates if name and os.path.isfile(place)), None)
+    if path is None:
+        raise _Problem(f"expected a mask's file. Received: no {name!r} in {files.several(places)}")
+    try:
+        mask = utils.read_mask(path)
+    except (OSError, ValueError, TypeError, SyntaxError) as error:
+        raise _Problem(str(error)) from error
+    if size is None or mask.shape == size:
+        return _cut_bitmap(mask)
+    values = {child.tag: child.text for child in segment.iter()}
+    x1, y1, x2, y2 = _numbers(values, ("xmin", "ymin", "xmax", "ymax"))
+    if mask.shape != (round(y2) - round(y1), round(x2) - round(x1)):
+        raise _Problem(f"expected {path} of {size} pixels. Received: {mask.shape}")
+    return Bitmap(mask, round(x1), round(y1))
 
 
 ############################################################

@@ -633,7 +633,10 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         if listing.is_file():
             return _listed(_read(args, folder, None, keep_empty), listing)
     for near in files.IMAGE_FOLDERS:
-        if any((folder / near / word).is_dir() for word in words):
+        names = []
+        if (folder / near).is_dir():
+            names = [place.name.lower() for place in (folder / near).iterdir() if place.is_dir()]
+        if not set(words).isdisjoint(names):
             return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     return None
 

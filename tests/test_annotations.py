@@ -362,6 +362,22 @@ def test_subsets_of_a_folder(tmp_path, kind):
     assert [dataset.load_mask(image_id)[0].shape[-1] for image_id in (0, 1)] == [1, 2]
 
 
+def test_instances_beside_other_kinds(tmp_path):
+    """Datumaro's COCO: a folder with four jsons of one subset was refused."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "default").mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "default" / "a.jpg")
+    data = coco([{"segmentation": SQUARE}])
+    del data["images"][1]
+    for kind in ("instances", "image_info", "panoptic", "stuff", "person_keypoints"):
+        write(tmp_path / "annotations" / f"{kind}_default.json", data)
+    (image,) = annotations.read(tmp_path).images
+    assert image.path == str(tmp_path / "images" / "default" / "a.jpg")
+    write(tmp_path / "annotations" / "instances_other.json", data)
+    with pytest.raises(AnnotationError, match="Received: .*instances_default.*, .*instances_other"):
+        annotations.read(tmp_path)
+
+
 def test_subsets_with_problems(tmp_path):
     """One without objects is a problem of the others; without a training set there is no whole."""
     subsets(tmp_path, "roboflow")
@@ -393,7 +409,9 @@ def test_jsons_of_other_programs(folder, data, text):
 
 def test_folders_of_xml(folder):
     (folder / "annotations.xml").write_text("<annotations/>")
-    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's .ann"):
+    with pytest.raises(
+        AnnotationError, match="1 XML files, none of them CVAT's or of an image .ann"
+    ):
         annotations.read(folder)
     with pytest.raises(
         AnnotationError, match="annotations.xml: expected a json.* an XML file with <an"
@@ -457,8 +475,8 @@ def test_cvat_for_images(folder):
         with pytest.raises(AnnotationError, match="images with regions. Received: none that can"):
             annotations.read(path)
     (folder / "annotations.xml").write_text("<annotation><object/></annotation>")
-    with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe; export COCO"):
-        annotations.read(folder / "annotations.xml")
+    with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe, which `read` reads"):
+        annotations.read_cvat(folder / "annotations.xml")
 
 
 CVAT_VIDEO = """<?xml version="1.0" encoding="utf-8"?>
@@ -511,6 +529,149 @@ def test_cvat_for_videos(folder, caplog):
     found = annotations.read(folder)
     assert "2 tracks" not in caplog.text and "1 tracks have shapes of some frames" in caplog.text
     assert len(found.problems) == 2 and "track 0: expected a frame's number" in found.problems[0]
+
+
+def cvat_task(images, kind="image"):
+    """A task of CVAT; images: {name: (labels of its boxes, attributes of the image)}."""
+    parts = []
+    for name, (labels, attributes) in images.items():
+        boxes = "".join(f'<box label="{x}" xtl="3" ytl="2" xbr="9" ybr="8"/>' for x in labels)
+        size = f'width="{WIDTH}" height="{HEIGHT}"'
+        parts.append(f'<image name="{name}" {size} {attributes}>{boxes}</image>')
+    text = "".join(parts)
+    if kind == "track":
+        box = '<box frame="0" outside="0" xtl="3" ytl="2" xbr="9" ybr="8"/>'
+        text = f'<track id="0" label="cat">{box}</track>'
+    return f"<annotations><version>1.1</version>{text}</annotations>"
+
+
+def test_several_tasks_of_cvat(folder, tmp_path_factory):
+    """In a folder, or each in its own: it was said that none of the files is CVAT's."""
+    (folder / "one.xml").write_text(cvat_task({"a.jpg": (["cat"], "")}))
+    (folder / "two.xml").write_text(cvat_task({"b.png": (["dog", "cat"], "")}))
+    found = annotations.read(folder)
+    assert found.classes == ["cat", "dog"] and not found.problems
+    assert {image.name: len(image.regions) for image in found.images} == {"a.jpg": 1, "b.png": 2}
+    tasks = tmp_path_factory.mktemp("tasks")
+    for number, name in ((1, "one.xml"), (2, "two.xml")):
+        (tasks / f"task {number}").mkdir()
+        (folder / name).rename(tasks / f"task {number}" / "annotations.xml")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tasks / f"task {number}" / "a.jpg")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tasks / f"task {number}" / "b.png")
+    names = [image.name for image in annotations.read(tasks).images]
+    assert names == ["task 1/a.jpg", "task 2/b.png"]
+    (tasks / "task 2" / "annotations.xml").unlink()
+    assert [image.name for image in annotations.read(tasks).images] == ["a.jpg"]
+
+
+def test_several_videos_of_cvat(tmp_path):
+    """Their frames have the same names: those of one would be taken for those of the other."""
+    for name in ("one.xml", "two.xml"):
+        (tmp_path / name).write_text(cvat_task({}, "track"))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "frame_000000.png")
+    with pytest.raises(AnnotationError, match="the xml of one video .*one.xml, .*two.xml"):
+        annotations.read(tmp_path)
+    assert len(annotations.read(tmp_path / "one.xml").images) == 1
+
+
+def test_subsets_of_a_project_of_cvat(folder):
+    """Images of one name in two subsets, which are folders: both were refused."""
+    for subset in ("Train", "Validation"):
+        (folder / "images" / subset).mkdir(parents=True)
+        shutil.copy(folder / "a.jpg", folder / "images" / subset / "c.jpg")
+    images = "".join(
+        cvat_task({"c.jpg": (["cat"] * count, f'subset="{subset}"')})[32:-14]
+        for subset, count in (("Train", 1), ("Validation", 2))
+    )
+    (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    found = annotations.read(folder)
+    assert [(image.name, len(image.regions)) for image in found.images] == [
+        ("Train/c.jpg", 1),
+        ("Validation/c.jpg", 2),
+    ]
+    assert len({image.path for image in found.images}) == 2 and not found.problems
+
+
+# ---- XML of one image ----------------------------------------------------------------------------
+
+LABELME_XML = """<annotation><filename>a.jpg</filename><folder>train</folder>
+<imagesize><nrows>40</nrows><ncols>60</ncols></imagesize>
+<object><name>cat</name><deleted>0</deleted><occluded>yes</occluded><id>0</id>
+  <parts><hasparts>2</hasparts><ispartof/></parts><attributes>kind=big</attributes>
+  <polygon><pt><x>10.00</x><y>5.00</y></pt><pt><x>20</x><y>5</y></pt><pt><x>20</x><y>15</y></pt>
+  <pt><x>10</x><y>15</y></pt><username/></polygon></object>
+<object><name>dog</name><deleted>1</deleted><id>1</id></object>
+<object><name>cat</name><deleted>0</deleted><id>2</id>
+  <parts><hasparts/><ispartof>0</ispartof></parts>
+  <segm><mask>a_mask_2.png</mask><box><xmin>30</xmin><ymin>20</ymin><xmax>33</xmax><ymax>22</ymax>
+  </box></segm></object>
+<object><name>owl</name><deleted>0</deleted><id>3</id><attributes>is_crowd=True</attributes>
+  <segm><mask>a_mask_3.png</mask><box><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>3</ymax></box>
+  </segm></object>
+<object><name>owl</name><deleted>0</deleted><id>4</id><segm><mask>gone.png</mask></segm></object>
+<object><name>owl</name><deleted>0</deleted><id>5</id></object>
+</annotation>"""
+
+
+@pytest.mark.parametrize("masks", ("Masks/train", "Annotations/train/Masks", "Masks"))
+def test_the_old_labelme(tmp_path, masks):
+    """CVAT's "LabelMe 3.0", and Datumaro's: polygons, masks of the image or its box. It was
+    refused; with Images/ and Masks/ the numbered masks alone would be read."""
+    for place in ("Images/train", "Images/val", "Annotations/train", masks):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "Images" / "train" / "a.jpg")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "Images" / "val" / "a.jpg")
+    whole = np.zeros((HEIGHT, WIDTH), np.uint8)
+    whole[20:22, 30:33] = 255
+    Image.fromarray(whole).save(tmp_path / masks / "a_mask_2.png")
+    Image.fromarray(whole[20:22, 30:33]).save(tmp_path / masks / "a_mask_3.png")
+    path = tmp_path / "Annotations" / "train" / "a.xml"
+    path.write_text(LABELME_XML)
+    found = annotations.read(tmp_path)
+    (image,) = found.images
+    assert image.path == str(tmp_path / "Images" / "train" / "a.jpg")
+    truth = np.zeros((HEIGHT, WIDTH, 2), bool)
+    truth[5:15, 10:20, 0] = truth[20:22, 30:33, 0] = truth[1:3, 1:4, 1] = True
+    np.testing.assert_array_equal(image.masks(), truth)
+    assert [(region.name, region.crowd) for region in image.regions] == [
+        ("cat", False),
+        ("owl", True),
+    ]
+    assert image.regions[0].extra == {"occluded": True, "attributes": "kind=big"}
+    first, second = found.problems
+    assert "region 3: expected a mask's file. Received: no 'gone.png'" in first
+    assert "region 4: expected a polygon, a mask or a box. Received: ['name'" in second
+    assert len(annotations.read(path, images=tmp_path / "Images").images) == 1
+
+
+def voc_xml(objects, name="a.jpg", size=(HEIGHT, WIDTH)):
+    body = "".join(f"<object><name>cat</name>{item}</object>" for item in objects)
+    sides = f"<size><width>{size[1]}</width><height>{size[0]}</height></size>"
+    return f"<annotation><folder>VOC</folder><filename>{name}</filename>{sides}{body}</annotation>"
+
+
+def test_xml_of_pascal_voc(folder, caplog):
+    """Pixels count from 1. Polygons of supervision are pixels, too; Roboflow's lie between."""
+    box = "<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>20</xmax><ymax>15</ymax></bndbox>"
+    corners = [(11, 6), (20, 6), (20, 15), (11, 15)]
+    whole = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(corners, 1))
+    between = re.sub(r"\d+<", lambda found: f"{int(found[0][:-1]) + 0.25}<", whole)
+    objects = [box, f"{box}<polygon>{whole}</polygon>", f"{box}<polygon>{between}</polygon>"]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "a.xml").write_text(voc_xml([*objects, "<part/>"]))
+    (folder / "annotations" / "b.xml").write_text(voc_xml([box], "b.png", (5, 5)))
+    (folder / "annotations" / "c.xml").write_text("<annotation><filename>")
+    found = annotations.read(folder)
+    (image,) = found.images
+    masks = np.moveaxis(image.masks(), -1, 0)
+    assert [(mask.sum(), mask[5:15, 10:20].sum()) for mask in masks] == [(100, 100)] * 2 + [
+        (81, 81)
+    ]
+    assert "2 objects are boxes without an outline" in caplog.text
+    broken, region, size = found.problems
+    assert "c.xml: expected XML" in broken and "(40, 60)" in size and "region 3" in region
+    assert annotations.read(folder / "annotations" / "a.xml").images[0].name == "a.jpg"
 
 
 # ---- LabelMe -------------------------------------------------------------------------------------
