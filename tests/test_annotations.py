@@ -669,7 +669,7 @@ def test_xml_of_pascal_voc(folder, caplog):
         (81, 81)
     ]
     assert "2 objects are boxes without an outline" in caplog.text
-    broken, region, size = found.problems
+    region, broken, size = found.problems
     assert "c.xml: expected XML" in broken and "(40, 60)" in size and "region 3" in region
     assert annotations.read(folder / "annotations" / "a.xml").images[0].name == "a.jpg"
 
