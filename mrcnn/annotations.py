@@ -3437,10 +3437,13 @@ def _xml_region(item: Any, file: str, start: str, size: tuple[int, int] | None) 
     for flag in ("occluded", "truncated", "difficult"):
         if (item.findtext(flag) or "").strip() in ("1", "yes"):
             extra[flag] = True
-    attributes = (item.findtext("attributes") or "").strip()
-    if attributes:
-        extra["attributes"] = attributes
-    crowd = re.search(r"\bis_?crowd=(True|1)\b", attributes) is not None
+    crowd = False
+    for part in (item.findtext("attributes") or "").split(","):
+        key, _, value = (text.strip() for text in part.partition("="))
+        if key in ("is_crowd", "iscrowd"):
+            crowd = value in ("True", "1")
+        elif key:
+            extra[key] = value or True
     shape = _xml_shape(item, file, start, size)
     return Region(name, shape, crowd, extra=extra or None)
 
@@ -4296,7 +4299,18 @@ def _unescaped(text: str) -> str:
 _VOC_RIM = [224, 224, 192]
 _VOC_RIM_NUMBER = 255
 # What a program adds to an image's name for its label image.
-_MASK_ENDINGS = ("", "_masks", "_cp_masks", "_mask", "_label", "_labels", "_seg")
+_MASK_ENDINGS = (
+    "",
+    "_masks",
+    "_cp_masks",
+    "_mask",
+    "_label",
+    "_labels",
+    "_seg",
+    "_instance",
+    "_instances",
+    "_label_ground-truth_instance",
+)
 # Folders of label images beside images/, in any case.
 _MASK_FOLDERS = (
     "masks",

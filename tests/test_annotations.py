@@ -598,7 +598,7 @@ def test_subsets_of_a_project_of_cvat(folder):
 LABELME_XML = """<annotation><filename>a.jpg</filename><folder>train</folder>
 <imagesize><nrows>40</nrows><ncols>60</ncols></imagesize>
 <object><name>cat</name><deleted>0</deleted><occluded>yes</occluded><id>0</id>
-  <parts><hasparts>2</hasparts><ispartof/></parts><attributes>kind=big</attributes>
+  <parts><hasparts>2</hasparts><ispartof/></parts><attributes>kind=big, old</attributes>
   <polygon><pt><x>10.00</x><y>5.00</y></pt><pt><x>20</x><y>5</y></pt><pt><x>20</x><y>15</y></pt>
   <pt><x>10</x><y>15</y></pt><username/></polygon></object>
 <object><name>dog</name><deleted>1</deleted><id>1</id></object>
@@ -638,7 +638,7 @@ def test_the_old_labelme(tmp_path, masks):
         ("cat", False),
         ("owl", True),
     ]
-    assert image.regions[0].extra == {"occluded": True, "attributes": "kind=big"}
+    assert image.regions[0].extra == {"occluded": True, "kind": "big", "old": True}
     first, second = found.problems
     assert "region 3: expected a mask's file. Received: no 'gone.png'" in first
     assert "region 4: expected a polygon, a mask or a box. Received: ['name'" in second
