@@ -811,6 +811,7 @@ class _Reader:
         images = self._merged(self._images())
         if not self.twins_are_said:
             self._warn_of_twins(images)
+        self._warn_of_twin_images(images)
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
@@ -851,6 +852,29 @@ class _Reader:
                 self.path,
                 sum(twice.values()),
                 files.several(twice),
+            )
+
+    def _warn_of_twin_images(self, images: list[AnnotatedImage]) -> None:
+        """Says which images differ in their suffix alone, and have the same regions: a.jpg and
+        a.png, of which one may be trained on and the other validated on."""
+        by_stem: dict[str, list[AnnotatedImage]] = {}
+        for image in images:
+            stem = os.path.splitext(image.path or image.name)[0]
+            by_stem.setdefault(stem.casefold(), []).append(image)
+        twins = []
+        for group in by_stem.values():
+            first, *others = group
+            size = first.height, first.width
+            for other in others:
+                if size == (other.height, other.width) and _are_alike(first, other):
+                    twins.append(f"{first.name} and {os.path.basename(other.name)}")
+        if twins:
+            logger.warning(
+                "%s: %d images are there twice, with equal regions under names that differ in their"
+                " suffix, and count twice; one may be trained on and the other validated on: %s",
+                self.path,
+                len(twins),
+                files.several(twins),
             )
 
     def _log_problems(self) -> None:
@@ -1030,6 +1054,13 @@ def _identity(region: Region) -> tuple:
     if isinstance(shape, Bitmap):
         shape = (shape.x, shape.y, shape.pixels.shape, shape.pixels.tobytes())
     return region.name, region.crowd, repr(shape)
+
+
+def _are_alike(first: AnnotatedImage, second: AnnotatedImage) -> bool:
+    """Whether two images have the same regions, at least one."""
+    if not first.regions or len(first.regions) != len(second.regions):
+        return False
+    return set(map(_identity, first.regions)) == set(map(_identity, second.regions))
 
 
 def _twins(regions: Sequence[Region]) -> int:

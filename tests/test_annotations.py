@@ -828,6 +828,23 @@ def test_objects_that_are_there_twice_are_named(folder, caplog, kind):
     assert caplog.text.count("count twice") == 1
 
 
+def test_images_that_are_there_twice_are_named(folder, caplog):
+    """a.jpg and a.png with one label file: one may be trained on and the other validated on."""
+    for name in ("a.png", "c.png", "c.jpg"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(("a.jpg", "a.png", "c.png"))]
+    items = [
+        {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": SQUARE}
+        for i in range(3)
+    ]
+    images.append({"id": 3, "file_name": "c.jpg"})
+    items.append({**items[0], "id": 3, "image_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]})
+    data = {"images": images, "annotations": items, "categories": [{"id": 1, "name": "cat"}]}
+    assert len(annotations.read(write(folder / "labels.json", data)).images) == 4
+    (message,) = [text for text in caplog.messages if "there twice" in text]
+    assert "1 images are there twice" in message and message.endswith("a.jpg and a.png")
+
+
 def test_labelme_of_another_size(folder):
     path = write(
         folder / "a.json",
