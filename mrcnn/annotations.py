@@ -51,10 +51,10 @@ from mrcnn.masks import (
 logger = logging.getLogger(__name__)
 
 FORMATS = (
-    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's"
-    " or Supervisely's json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's"
-    " labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old LabelMe's"
-    " or Pascal VOC's xml"
+    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
+    " Supervisely's or QuPath's json files, COCO's instances json, Label Studio's json, CVAT's xml,"
+    " YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old"
+    " LabelMe's or Pascal VOC's xml"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
@@ -127,6 +127,23 @@ def _joined_crops(crops: Sequence[Crop]) -> Crop:
         columns = slice(x1 - left, x1 - left + pixels.shape[1])
         joined[rows, columns] |= pixels
     return top, left, joined
+
+
+def _without(crop: Crop, holes: Sequence[Crop]) -> Crop:
+    """A crop without the pixels of others."""
+    top, left, pixels = crop
+    pixels = pixels.copy()
+    bottom = top + pixels.shape[0]
+    right = left + pixels.shape[1]
+    for y, x, hole in holes:
+        rows = slice(max(y, top), min(y + hole.shape[0], bottom))
+        columns = slice(max(x, left), min(x + hole.shape[1], right))
+        if rows.start < rows.stop and columns.start < columns.stop:
+            inside = hole[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+            pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left][
+                inside
+            ] = False
+    return top, left, pixels
 
 
 @dataclasses.dataclass
@@ -368,19 +385,8 @@ class PixelOutline(_Drawn):
 
     def crop(self, height: int, width: int) -> Crop:
         """What is drawn in an image of that size; what lies outside is cut off."""
-        top, left, pixels = self._filled(self.points, height, width)
-        pixels = pixels.copy()
-        bottom = top + pixels.shape[0]
-        right = left + pixels.shape[1]
-        for hole in self.holes:
-            y, x, inside = self._filled(hole, height, width)
-            y1, x1 = max(y, top), max(x, left)
-            y2, x2 = min(y + inside.shape[0], bottom), min(x + inside.shape[1], right)
-            if y1 < y2 and x1 < x2:
-                pixels[y1 - top : y2 - top, x1 - left : x2 - left] &= ~inside[
-                    y1 - y : y2 - y, x1 - x : x2 - x
-                ]
-        return top, left, pixels
+        outer = self._filled(self.points, height, width)
+        return _without(outer, [self._filled(hole, height, width) for hole in self.holes])
 
     @staticmethod
     def _filled(points: list, height: int, width: int) -> Crop:
@@ -400,6 +406,26 @@ class PixelOutline(_Drawn):
             lines[rows[seen] - top, columns[seen] - left] = True
         parts = Polygons([rounded.tolist()]).crop(height, width)
         return _joined_crops([parts, (top, left, lines)])
+
+
+@dataclasses.dataclass
+class Rings(_Drawn):
+    """Polygons of one object, each its outline and its holes: GeoJSON's, whose points lie between
+    pixels.
+
+    Args:
+        polygons: lists of rings, lists of points (x, y); of each the first is the outline.
+    """
+
+    polygons: list[list[list]]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        crops = []
+        for rings in self.polygons:
+            outer, *holes = (Polygons([ring], exact=True).crop(height, width) for ring in rings)
+            crops.append(_without(outer, holes))
+        return _joined_crops(crops)
 
 
 # Pixels of a line that is drawn pixel by pixel: longer than a side of any image.
@@ -1292,9 +1318,10 @@ def read(
     Args:
         path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
             one of the first two, or any number of the last two, in it or, if it has none itself, in
-            its sub-folders, up to 3 within each other. Without any json also CVAT's xml, see
-            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`; or
-            Cityscapes' folder, see `read_cityscapes`.
+            its sub-folders, up to 3 within each other; of LabelMe in both. Without any json also
+            CVAT's xml, of one task or several, see `read_cvat`, YOLO's labels, see `read_yolo`,
+            mask files, see `read_masks`, and an XML for each image, the old LabelMe's or Pascal
+            VOC's; or Cityscapes' folder, see `read_cityscapes`.
         images: folder that the file names of the images start from; None for the json's own folder,
             or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
@@ -1571,6 +1598,8 @@ class _Folder:
         name = _format_of(data)
         if _is_supervisely_meta(data):
             self.classes += _classes_of_meta(data)
+        elif name is None and file.lower().endswith(".geojson"):
+            self.count -= 1  # what is no annotation of an image may lie anywhere
         elif name is None:
             self.useless[file] = f"expected annotations. Received: {_content(data)}"
         elif self.expected not in (None, name, _kind_of(name)):
@@ -1655,10 +1684,13 @@ class _Folder:
             )
 
 
-def _json_files(path: str, below: bool, ending: str = ".json") -> list[str]:
+_JSON_SUFFIXES = (".json", ".geojson")
+
+
+def _json_files(path: str, below: bool, suffixes: tuple[str, ...] = _JSON_SUFFIXES) -> list[str]:
     """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted.
 
-    ending: another one, for other files.
+    suffixes: others, for files of another kind.
     """
     json_files = []
     too_deep = []
@@ -1671,11 +1703,12 @@ def _json_files(path: str, below: bool, ending: str = ".json") -> list[str]:
         if below != (folder == path):
             for name in names:
                 file = os.path.join(folder, name)
-                if name.lower().endswith(ending) and os.path.isfile(file):
+                is_named = os.path.splitext(name)[1].lower() in suffixes
+                if is_named and os.path.isfile(file):
                     json_files.append(file)
         if not below:
             break
-    if too_deep and ending == ".json":
+    if too_deep and suffixes == _JSON_SUFFIXES:
         logger.warning(
             "%s: folders more than %d below it are not looked into: %s",
             path,
@@ -1712,7 +1745,7 @@ def _format_of(data: Any) -> str | None:
             return "via"
         if {"project", "file", "metadata", "view"} <= set(data):
             return "via3"
-    if _is_eiseg(data):
+    if _is_eiseg(data) or _is_qupath(data):
         return "labelme"
     if _is_label_studio(data):
         return "labelstudio"
@@ -1761,7 +1794,10 @@ _FOREIGN = (
     ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
     ({"schema_ref", "item"}, "V7's own json; export COCO there"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
-    ({"type", "features"}, "GeoJSON, whose places are none of an image"),
+    (
+        {"type", "features"},
+        "GeoJSON whose places are none of an image: not QuPath's, or with a crs",
+    ),
 )
 
 
@@ -2250,7 +2286,7 @@ def read_labelme(
 
     Files of programs that write the same layout, such as X-AnyLabeling, ISAT's, EISeg's and
     Supervisely's are read too. The last are those of a project as it is exported: meta.json, and in
-    each data set ann/<image>.json and img/.
+    each data set ann/<image>.json and img/. So is QuPath's GeoJSON in pixels, <image>.geojson.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
@@ -2272,10 +2308,11 @@ def _read_labelme(
         start = os.path.dirname(path)
     for file, reason in (useless or {}).items():
         reader.problem(f"file {os.path.relpath(file, start)}", reason)
+    has_classes = any(map(_has_classes_of_qupath, loaded.values()))
     for file, data in loaded.items():
         relative = os.path.relpath(file, start or ".")
         place = f"file {relative}"
-        read = _labelme_region
+        read: Callable[[Any], Region] = _labelme_region
         if _is_isat(data):
             data = _labelme_of_isat(data)
         elif _is_eiseg(data):
@@ -2283,6 +2320,9 @@ def _read_labelme(
         elif _is_supervisely(data):
             data = _labelme_of_supervisely(data)
             read = _supervisely_region
+        elif _is_qupath(data):
+            data = {"imagePath": None, "shapes": _features(data)}
+            read = functools.partial(_qupath_region, has_classes=has_classes)
         shapes: list = []
         try:
             entry = _labelme_entry(file, os.path.dirname(relative), data)
@@ -2623,6 +2663,70 @@ def _supervisely_bitmap(bitmap: dict) -> "_PngMask":
     mask = _PngMask(text, round(origin[0]), round(origin[1]))
     mask.read()
     return mask
+
+
+# ---- QuPath --------------------------------------------------------------------------------------
+
+
+def _features(data: Any) -> list:
+    """The features of a GeoJSON, a collection or a list of them."""
+    features = data
+    if isinstance(data, dict):
+        features = data.get("features")
+    if isinstance(features, list):
+        return features
+    return []
+
+
+def _is_qupath(data: Any) -> bool:
+    """Whether a json is QuPath's GeoJSON of one image, whose places are pixels."""
+    if isinstance(data, dict) and (data.get("type") != "FeatureCollection" or data.get("crs")):
+        return False
+    for item in _features(data):
+        properties = _field_or_none(item, "properties")
+        if isinstance(properties, dict) and _field_or_none(item, "type") == "Feature":
+            return not {"objectType", "classification"}.isdisjoint(properties)
+    return False
+
+
+def _qupath_class(item: Any) -> str | None:
+    """The class of a feature; None where it has none."""
+    properties = _field_or_none(item, "properties")
+    classification = _field_or_none(properties, "classification")
+    name = _field_or_none(classification, "name")
+    names = _field_or_none(classification, "names")
+    if name is None and isinstance(names, list) and names:
+        name = ": ".join(map(str, names))  # as QuPath shows derived classes
+    return name
+
+
+def _has_classes_of_qupath(data: Any) -> bool:
+    """Whether a feature of a json has a class."""
+    return _is_qupath(data) and any(_qupath_class(item) is not None for item in _features(data))
+
+
+def _qupath_region(item: Any, has_classes: bool) -> Region:
+    """The region of a feature of QuPath's. has_classes: whether any has a class: where none has,
+    all are called "object"."""
+    name = "object"
+    if has_classes:
+        name = _class_name(_qupath_class(item), "an object with a classification")
+    geometry = _field(item, "geometry", dict, "a feature")
+    kind = geometry.get("type")
+    polygons = geometry.get("coordinates")
+    if kind == "Polygon":
+        polygons = [polygons]
+    elif kind != "MultiPolygon":
+        raise _Problem(
+            "expected a Polygon or MultiPolygon, which enclose pixels. Received:"
+            f" {files.short(kind)}"
+        )
+    if not isinstance(polygons, list) or not all(isinstance(x, list) and x for x in polygons):
+        raise _Problem(f"expected lists of rings. Received: {files.short(polygons)}")
+    rings = [[_outline(ring, "a ring") for ring in polygon] for polygon in polygons]
+    own_name = _field_or_none(item.get("properties"), "name")
+    extra = {"name": own_name} if own_name else None
+    return Region(name, Rings(rings), extra=extra)
 
 
 ############################################################
@@ -3272,7 +3376,7 @@ def _begins_with(file: str, tag: str) -> bool:
 def _cvat_files(path: str, below: bool) -> list[str]:
     """The xml files of CVAT in a folder, or in its sub-folders; sorted."""
     cvat_files = []
-    for file in _json_files(path, below, ".xml"):
+    for file in _json_files(path, below, (".xml",)):
         try:
             if _begins_with(file, "annotations") and _is_cvat(_xml_root(file)):
                 cvat_files.append(file)
@@ -3375,7 +3479,7 @@ def _cvat_mask(shape: Any) -> Bitmap:
 
 def _xml_files(path: str) -> list[str]:
     """The xml files in a folder, or if it has none itself, in its sub-folders; sorted."""
-    return _json_files(path, False, ".xml") or _json_files(path, True, ".xml")
+    return _json_files(path, False, (".xml",)) or _json_files(path, True, (".xml",))
 
 
 def _is_of_one_image_xml(file: str) -> bool:

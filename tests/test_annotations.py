@@ -1373,6 +1373,69 @@ def test_supervisely_problems(tmp_path, item, text):
     assert re.search(f"a.jpg.*region 1: .*{text}", problem)
 
 
+# ---- QuPath --------------------------------------------------------------------------------------
+
+
+def feature(coordinates, kind="Polygon", label="Tumor", **properties):
+    """A feature as QuPath 0.5 exports it."""
+    properties = {"objectType": "annotation", **properties}
+    if label is not None:
+        properties["classification"] = {"name": label, "color": [200, 0, 0]}
+    geometry = {"type": kind, "coordinates": coordinates}
+    return {"type": "Feature", "id": "1a", "geometry": geometry, "properties": properties}
+
+
+def ring_of(x1, y1, x2, y2):
+    return [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]
+
+
+@pytest.mark.parametrize("form", ("collection", "list"))
+@pytest.mark.parametrize("name", ("a.geojson", "a.jpg.geojson", "a.json"))
+def test_qupath(folder, form, name):
+    """A hole, two parts, half pixels; points and features without a class are named."""
+    holed = [ring_of(10, 5, 20, 15), ring_of(12, 7, 15, 9)]
+    parts = [[ring_of(30, 5, 34, 7)], [ring_of(40.4, 5.4, 42.6, 7.6), ring_of(41, 6, 42, 7)]]
+    features = [
+        feature(holed),
+        feature(parts, "MultiPolygon", "Stroma", name="left"),
+        feature([1, 1], "Point"),
+        feature(holed, label=None),
+        feature([]),
+    ]
+    data = features
+    if form == "collection":
+        data = {"type": "FeatureCollection", "features": features}
+    write(folder / name, data)
+    write(
+        folder / "world.geojson",
+        {"type": "FeatureCollection", "features": [], "crs": {"type": "name"}},
+    )
+    found = annotations.read(folder)
+    (image,) = found.images
+    truth = np.zeros((HEIGHT, WIDTH, 2), bool)
+    truth[5:15, 10:20, 0] = truth[5:7, 30:34, 1] = truth[5:8, 40:43, 1] = True
+    truth[7:9, 12:15, 0] = truth[6, 41, 1] = False
+    np.testing.assert_array_equal(image.masks(), truth)
+    assert found.classes == ["Stroma", "Tumor"] and image.regions[1].extra == {"name": "left"}
+    point, without, empty = found.problems
+    assert "region 2: expected a Polygon or MultiPolygon" in point and "'Point'" in point
+    assert "region 3: expected an object with a classification" in without
+    assert "region 4: expected lists of rings" in empty
+
+
+def test_qupath_without_classes(folder):
+    write(folder / "a.geojson", [feature([ring_of(10, 5, 20, 15)], label=None)])
+    assert annotations.read(folder).classes == ["object"]
+    world = {
+        "type": "FeatureCollection",
+        "features": [feature([ring_of(1, 1, 2, 2)])],
+        "crs": {"type": "name"},
+    }
+    path = write(folder / "b.json", world)
+    with pytest.raises(AnnotationError, match="GeoJSON whose places are none of an image"):
+        annotations.read(path)
+
+
 def test_via_in_a_sub_folder(folder):
     (folder / "train").mkdir()
     os.rename(folder / "a.jpg", folder / "train" / "a.jpg")
