@@ -1,4 +1,4 @@
-"""Annotations of VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files: named regions.
+"""Annotations of VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files and others: regions.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()

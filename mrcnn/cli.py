@@ -121,8 +121,9 @@ def _add_reading(made: argparse.ArgumentParser) -> None:
         "--crowds",
         choices=CROWDS,
         default="auto",
-        help="COCO: annotations with iscrowd 1: objects where a json has no others (auto), never"
-        " (keep), or always (objects), as CVAT means them (default: %(default)s)",
+        help="COCO: annotations with iscrowd 1: objects where a json has no others, or V7 or"
+        " supervision wrote it (auto), never (keep), or always (objects), as CVAT means them"
+        " (default: %(default)s)",
     )
 
 
@@ -133,8 +134,8 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
-        " files, Cityscapes; with subsets as their tools make them (train/ and val/,"
-        " instances_train.json, images/train, ...)",
+        " files, Supervisely, QuPath, Cityscapes, Pascal VOC; with subsets as their tools make them"
+        " (train/ and val/, instances_train.json, images/train, ...)",
     )
     _add_reading(made)
     made.add_argument(

@@ -214,7 +214,9 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         path: a json in the format of COCO's `instances_*.json`.
         crowds: "auto" takes the crowds of a file that has nothing else for objects, with a warning:
             CVAT, pycococreator and others write iscrowd 1 for every run-length mask, and crowds
-            train nothing. "keep": what the file says; "objects": no annotation is a crowd.
+            train nothing; so it does of a file of V7 or supervision, which have it for every object
+            with a hole or in several parts. "keep": what the file says; "objects": no annotation is
+            a crowd.
 
     Where no annotation of a file has a segmentation, as in exports for detectors of boxes, the
     boxes are taken for the shapes, with a warning.
