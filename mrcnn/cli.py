@@ -607,8 +607,8 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     """The images of a subset of --dataset; None where it has no such one.
 
     Tried in turn: a json whose name or folder says the subset; images of YOLO that the data.yaml
-    names so, or in a folder of that name; a folder of that name; Pascal VOC's list of it; images in
-    a folder of that name within images/.
+    names so, or in a folder of that name; a folder of that name; CVAT's train.xml or val.xml, or
+    Pascal VOC's list; images in a folder of that name within images/.
     """
     from mrcnn import annotations, coco, files
 
@@ -630,6 +630,9 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
                 return _read(args, place / word, None, keep_empty)
     words = coco.SUBSET_WORDS[subset]
     for word in words:
+        task = folder / f"{word}.xml"
+        if task.is_file():
+            return _read(args, task, None, keep_empty)
         listing = folder / "ImageSets" / "Segmentation" / f"{word}.txt"
         if listing.is_file():
             return _listed(_read(args, folder, None, keep_empty), listing)

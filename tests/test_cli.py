@@ -410,7 +410,7 @@ def sets_of(*arguments):
     return [sorted(image.name for image in part.images) for part in cli._sets(args)]
 
 
-@pytest.mark.parametrize("layout", ("coco", "roboflow", "instances", "yolo", "folders"))
+@pytest.mark.parametrize("layout", ("coco", "roboflow", "instances", "yolo", "folders", "cvat"))
 def test_subsets_of_datasets(here, layout):
     """Training and validation images where each of the tools has them."""
     expected = [["a.png"], ["b.png"]]
@@ -435,6 +435,12 @@ def test_subsets_of_datasets(here, layout):
             label.parent.mkdir(parents=True)
             label.write_text("0 .1 .1 .5 .1 .5 .5\n")
         expected = [["images/train/a.png"], ["images/val/b.png"]]
+    elif layout == "cvat":  # Datumaro's
+        for subset, name in (("train", "a.png"), ("val", "b.png")):
+            box = '<box label="cat" xtl="5" ytl="5" xbr="25" ybr="15"/>'
+            text = f'<image name="{name}" width="60" height="40">{box}</image>'
+            (here / f"{subset}.xml").write_text(f"<annotations>{text}</annotations>")
+            picture(here / "images" / name)
     else:
         for subset, name in (("train", "a"), ("val", "b")):
             picture(here / subset / f"{name}.png")
