@@ -2616,7 +2616,7 @@ def _supervisely_region(item: Any) -> Region:
     """The region of an entry of Supervisely's objects."""
     name = _class_name(_field_or_none(item, "classTitle"), "an object with a classTitle")
     extra = {}
-    for tag in item.get("tags") or ():
+    for tag in _values(item.get("tags")):
         if isinstance(tag, dict) and tag.get("name"):
             extra[str(tag["name"])] = tag.get("value", True)
     return Region(name, _supervisely_shape(item), extra=extra or None)
@@ -2637,7 +2637,7 @@ def _supervisely_shape(item: dict) -> _Drawn:
         )
     points = _field(item, "points", dict, f"a {kind}")
     if kind == "polygon":
-        holes = [_outline(hole, "a hole") for hole in points.get("interior") or ()]
+        holes = [_outline(hole, "a hole") for hole in _values(points.get("interior"))]
         return PixelOutline(_outline(points.get("exterior"), "a polygon"), holes)
     corners = _points(points.get("exterior"), "a rectangle of 2 points")
     if len(corners) != 2:
@@ -4808,7 +4808,13 @@ class _Palettes:
     def _names_in(self, folder: str) -> _ClassNames:
         """The names of a dataset's classes."""
         if folder not in self._of_folder:
-            known = self._of_folder[folder] = _class_names_in(folder)
+            try:
+                known = _class_names_in(folder)
+            except AnnotationError:
+                raise
+            except ValueError as error:
+                raise AnnotationError(f"{folder}: names of its classes: {error}") from error
+            self._of_folder[folder] = known
             for name in known.by_number.values():
                 if name not in self.names:
                     self.names.append(name)

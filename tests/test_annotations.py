@@ -1365,6 +1365,7 @@ def test_supervisely_of_several_data_sets(tmp_path):
         (bitmap(SLY_RING, (99, 99)), "expected a region with a pixel"),
         ({"classTitle": ""}, "expected an object with a classTitle"),
         ([], "expected an object with a classTitle"),
+        (figure("polygon", [[1, 1], [5, 5], [1, 5]], [3], tags=7), "a hole as a list of points"),
     ],
 )
 def test_supervisely_problems(tmp_path, item, text):

@@ -978,6 +978,11 @@ def test_labelmaps(tmp_path):
     folder = voc_like(tmp_path / "mixed", palette, {"labelmap.txt": text})
     with pytest.raises(AnnotationError, match="a colour of each class, or of none. .* of 'dog'"):
         annotations.read(folder)
+    (folder / "labelmap.txt").write_bytes(b"cat\xff\x80")
+    with pytest.raises(
+        AnnotationError, match="names of its classes: .*labelmap.txt: expected text"
+    ):
+        annotations.read(folder)
 
 
 @pytest.mark.parametrize(
