@@ -633,9 +633,10 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         task = folder / f"{word}.xml"
         if task.is_file():
             return _read(args, task, None, keep_empty)
-        listing = folder / "ImageSets" / "Segmentation" / f"{word}.txt"
-        if listing.is_file():
-            return _listed(_read(args, folder, None, keep_empty), listing)
+        for kind in ("Segmentation", "Main"):
+            listing = folder / "ImageSets" / kind / f"{word}.txt"
+            if listing.is_file():
+                return _listed(_read(args, folder, None, keep_empty), listing)
     for near in files.IMAGE_FOLDERS:
         names = []
         if (folder / near).is_dir():
@@ -655,8 +656,8 @@ def _listed(annotated: Annotations, listing: pathlib.Path) -> Annotations | None
     names = {line.strip().strip('"') for line in files.read_text(listing).splitlines()}
     images = []
     for image in annotated.images:
-        below = pathlib.PurePosixPath(image.name.replace("\\", "/")).with_suffix("").parts[1:]
-        if "/".join(below) in names:
+        parts = pathlib.PurePosixPath(image.name.replace("\\", "/")).with_suffix("").parts
+        if not names.isdisjoint(("/".join(parts), "/".join(parts[1:]))):
             images.append(image)
     if not images:
         return None
@@ -686,7 +687,9 @@ def _of_subset(annotated: Annotations, path: pathlib.Path, subset: str) -> Annot
         words = set(coco.SUBSET_WORDS[subset])
         for image in annotated.images:
             folders = image.name.replace("\\", "/").lower().split("/")[:-1]
-            if not words.isdisjoint(folder.rstrip("0123456789") for folder in folders):
+            # Darknet's are obj_train_data and obj_val_data.
+            plain = [name.removeprefix("obj_").removesuffix("_data") for name in folders]
+            if not words.isdisjoint(name.rstrip("0123456789") for name in plain):
                 images.append(image)
     if not images:
         return None
