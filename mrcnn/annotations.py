@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
-    " Supervisely's or QuPath's json files, COCO's instances json, Label Studio's json, CVAT's xml,"
-    " YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old"
+    " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json, CVAT's"
+    " xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old"
     " LabelMe's or Pascal VOC's xml"
 )
 
@@ -426,6 +426,29 @@ class Rings(_Drawn):
             outer, *holes = (Polygons([ring], exact=True).crop(height, width) for ring in rings)
             crops.append(_without(outer, holes))
         return _joined_crops(crops)
+
+
+@dataclasses.dataclass
+class EvenOdd(_Drawn):
+    """Paths of one object: what an odd number of them encloses. Of one within another it is a hole,
+    beside it another part: V7's, whose points lie between pixels.
+
+    Args:
+        paths: lists of points (x, y).
+    """
+
+    paths: list[list]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        crops = [Polygons([path], exact=True).crop(height, width) for path in self.paths]
+        top, left, joined = _joined_crops(crops)
+        pixels = np.zeros_like(joined)
+        for y, x, inside in crops:
+            if inside.size:
+                rows = slice(y - top, y - top + inside.shape[0])
+                pixels[rows, x - left : x - left + inside.shape[1]] ^= inside
+        return top, left, pixels
 
 
 # Pixels of a line that is drawn pixel by pixel: longer than a side of any image.
@@ -1737,7 +1760,7 @@ def _format_of(data: Any) -> str | None:
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
             return "labelme"
-        if _is_isat(data) or _is_supervisely(data):
+        if _is_isat(data) or _is_supervisely(data) or _is_v7(data):
             return "labelme"
         if "images" in data and "annotations" in data:
             return "coco"
@@ -1792,7 +1815,6 @@ _FOREIGN = (
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
     ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
-    ({"schema_ref", "item"}, "V7's own json; export COCO there"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
     (
         {"type", "features"},
@@ -2286,7 +2308,8 @@ def read_labelme(
 
     Files of programs that write the same layout, such as X-AnyLabeling, ISAT's, EISeg's and
     Supervisely's are read too. The last are those of a project as it is exported: meta.json, and in
-    each data set ann/<image>.json and img/. So is QuPath's GeoJSON in pixels, <image>.geojson.
+    each data set ann/<image>.json and img/. So are V7's json (Darwin 2.0), and QuPath's GeoJSON in
+    pixels, <image>.geojson.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
@@ -2312,19 +2335,9 @@ def _read_labelme(
     for file, data in loaded.items():
         relative = os.path.relpath(file, start or ".")
         place = f"file {relative}"
-        read: Callable[[Any], Region] = _labelme_region
-        if _is_isat(data):
-            data = _labelme_of_isat(data)
-        elif _is_eiseg(data):
-            data = _labelme_of_eiseg(data)
-        elif _is_supervisely(data):
-            data = _labelme_of_supervisely(data)
-            read = _supervisely_region
-        elif _is_qupath(data):
-            data = {"imagePath": None, "shapes": _features(data)}
-            read = functools.partial(_qupath_region, has_classes=has_classes)
         shapes: list = []
         try:
+            data, read = _in_labelmes_layout(data, has_classes)
             entry = _labelme_entry(file, os.path.dirname(relative), data)
             if data.get("shapes") is not None:
                 shapes = _field(data, "shapes", list, "an image")
@@ -2339,6 +2352,26 @@ def _read_labelme(
         return reader.finish()
     used = _class_names_of(reader.entries)
     return reader.finish([*classes, *sorted(used - set(classes))])
+
+
+def _in_labelmes_layout(data: Any, has_classes: bool) -> tuple[dict, Callable[[Any], Region]]:
+    """A json of one image in LabelMe's layout, and what reads an entry of its shapes.
+
+    has_classes: whether any of QuPath's files has classes. Raises _Problem.
+    """
+    if _is_isat(data):
+        return _labelme_of_isat(data), _labelme_region
+    if _is_eiseg(data):
+        return _labelme_of_eiseg(data), _labelme_region
+    if _is_supervisely(data):
+        return _labelme_of_supervisely(data), _supervisely_region
+    if _is_v7(data):
+        data = _labelme_of_v7(data)
+        return data, functools.partial(_v7_region, masks=_masks_of_v7(data))
+    if _is_qupath(data):
+        shapes = {"imagePath": None, "shapes": _features(data)}
+        return shapes, functools.partial(_qupath_region, has_classes=has_classes)
+    return data, _labelme_region
 
 
 def _class_names_of(entries: Iterable[_Entry]) -> set[str]:
@@ -2663,6 +2696,105 @@ def _supervisely_bitmap(bitmap: dict) -> "_PngMask":
     mask = _PngMask(text, round(origin[0]), round(origin[1]))
     mask.read()
     return mask
+
+
+# ---- V7 ------------------------------------------------------------------------------------------
+
+
+def _is_v7(data: Any) -> bool:
+    """Whether a json is V7's (Darwin 2.0) of one image."""
+    item = _field_or_none(data, "item")
+    return isinstance(item, dict) and "slots" in item and isinstance(data.get("annotations"), list)
+
+
+def _labelme_of_v7(data: dict) -> dict:
+    """V7's json with what LabelMe's has: tags, which are of the whole image, left out."""
+    item = data["item"]
+    slots = item["slots"]
+    slot: Any = None
+    if isinstance(slots, list) and slots:
+        slot = slots[0]
+    name = item.get("name")
+    folder = item.get("path")
+    if isinstance(name, str) and isinstance(folder, str) and folder.strip("/"):
+        name = f"{folder.strip('/')}/{name}"
+    shapes = data["annotations"]
+    if not isinstance(slots, list) or len(slots) != 1:  # several views, of which each has its own
+        raise _Problem(f"expected an item of one slot. Received: {files.short(slots)}")
+    return {
+        "imagePath": name,
+        "imageHeight": _field_or_none(slot, "height"),
+        "imageWidth": _field_or_none(slot, "width"),
+        "shapes": [shape for shape in shapes if _field_or_none(shape, "tag") is None],
+    }
+
+
+def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
+    """{id: mask} of a file's raster layers, as `_labelme_of_v7` gives them; _Problem for a broken
+    one. They are taken out of its shapes.
+
+    A layer has pairs of a label and a run's length, row by row, and the label of each mask's id.
+    """
+    size = _given_size(data["imageHeight"], data["imageWidth"])
+    masks = {}
+    for shape in data["shapes"]:
+        layer = _field_or_none(shape, "raster_layer")
+        if not isinstance(layer, dict):
+            continue
+        try:
+            runs = np.array(layer.get("dense_rle"), np.int64).reshape(-1, 2)
+            labels = np.repeat(runs[:, 0], runs[:, 1]).reshape(size or (0, 0))
+            mapping = dict(layer["mask_annotation_ids_mapping"])
+        except (ValueError, TypeError, OverflowError, KeyError) as error:
+            raise _Problem(
+                "expected a raster_layer with dense_rle of the slot's size, and"
+                f" mask_annotation_ids_mapping. Received: {files.short(layer)}"
+            ) from error
+        for mask_id, label in mapping.items():
+            masks[mask_id] = _cut_bitmap(labels == label)
+    data["shapes"] = [
+        shape for shape in data["shapes"] if _field_or_none(shape, "raster_layer") is None
+    ]
+    return masks
+
+
+def _v7_region(item: Any, masks: dict[str, Bitmap]) -> Region:
+    """The region of an entry of V7's annotations. masks: as of `_masks_of_v7`."""
+    name = _class_name(_field_or_none(item, "name"), "an annotation's name")
+    return Region(name, _v7_shape(item, masks))
+
+
+def _v7_shape(item: dict, masks: dict[str, Bitmap]) -> _Drawn:
+    """The shape of an entry of V7's annotations; a polygon has a box, too."""
+    if isinstance(item.get("polygon"), dict):
+        paths = _field(item["polygon"], "paths", list, "a polygon")
+        return EvenOdd([_outline(list(map(_xy, _values(path))), "a path") for path in paths])
+    if "mask" in item:
+        mask = masks.get(str(item.get("id")))
+        if mask is None:
+            raise _Problem("expected a raster_layer with the mask. Received: none of its id")
+        return mask
+    if isinstance(item.get("ellipse"), dict):
+        ellipse = item["ellipse"]
+        x, y = _numbers(_field(ellipse, "center", dict, "an ellipse"), ("x", "y"))
+        radii = _field(ellipse, "radius", dict, "an ellipse")
+        radius_x, radius_y = _numbers(radii, ("x", "y"), positive=("x", "y"))
+        return Ellipse(x - 0.5, y - 0.5, radius_x, radius_y, _number(ellipse.get("angle")) or 0)
+    kinds = sorted(set(item) & {"keypoint", "line", "skeleton", "cuboid", "eye", "string"})
+    if kinds or not isinstance(item.get("bounding_box"), dict):
+        raise _Problem(
+            "expected a polygon, mask, ellipse or bounding_box, which enclose pixels. Received:"
+            f" {files.short(kinds or list(item))}"
+        )
+    x, y, w, h = _numbers(item["bounding_box"], ("x", "y", "w", "h"), positive=("w", "h"))
+    return Rectangle(x, y, x + w, y + h)
+
+
+def _xy(point: Any) -> Any:
+    """[x, y] of a point {"x": ..., "y": ...}."""
+    if not isinstance(point, dict):
+        return point
+    return [point.get("x"), point.get("y")]
 
 
 # ---- QuPath --------------------------------------------------------------------------------------

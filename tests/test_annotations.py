@@ -395,7 +395,6 @@ def test_subsets_with_problems(tmp_path):
     [
         ([{"image_id": 1, "category_id": 1, "score": 0.5}], "COCO's results"),
         ({"classes": [], "tags": []}, "Supervisely's meta.json|a folder with 1 json files"),
-        ({"version": "2.0", "schema_ref": "", "item": {}, "annotations": []}, "V7's own json"),
         ({"imgHeight": 5, "imgWidth": 5, "objects": []}, "a json of Cityscapes"),
         ([{"image": "a.jpg", "annotations": []}], "a json of CreateML"),
     ],
@@ -1372,6 +1371,78 @@ def test_supervisely_problems(tmp_path, item, text):
     good = figure("rectangle", [[1, 1], [5, 5]])
     (problem,) = annotations.read(supervisely(tmp_path, [good, item])).problems
     assert re.search(f"a.jpg.*region 1: .*{text}", problem)
+
+
+# ---- V7 ------------------------------------------------------------------------------------------
+
+
+def v7(items, name="a.jpg", **more):
+    slots = [{"type": "image", "slot_name": "0", "width": WIDTH, "height": HEIGHT}]
+    return {
+        "version": "2.0",
+        "schema_ref": "https://darwin-public.s3.eu-west-1.amazonaws.com/darwin_json/2.0/schema.json",
+        "item": {"name": name, "path": "/", "slots": slots, **more},
+        "annotations": [{"name": "cat", "id": str(i), **item} for i, item in enumerate(items)],
+    }
+
+
+def paths(*boxes):
+    return [[{"x": x, "y": y} for x, y in ring_of(*box)[:4]] for box in boxes]
+
+
+def test_v7(folder):
+    """A hole and another part are told by paths alone; masks lie in a layer. It was refused."""
+    layer = {
+        "dense_rle": [0, 30 * WIDTH + 50, 1, 3, 0, WIDTH - 3, 2, 2, 0, 9 * WIDTH - 52],
+        "mask_annotation_ids_mapping": {"2": 1, "3": 2},
+        "total_pixels": HEIGHT * WIDTH,
+    }
+    box = {"bounding_box": {"x": 1, "y": 2, "w": 4, "h": 3}}
+    items = [
+        {"polygon": {"paths": paths((10, 5, 20, 15), (12, 7, 15, 9), (30, 5, 34, 7))}, **box},
+        {"tag": {}},
+        {"mask": {"sparse_rle": None}, **box},
+        {"mask": {"sparse_rle": None}},
+        {"name": "__raster_layer__", "raster_layer": layer},
+        box,
+        {"ellipse": {"center": {"x": 40, "y": 30}, "radius": {"x": 5, "y": 2}, "angle": 0.0}},
+        {"keypoint": {"x": 1, "y": 1}},
+        {"mask": {}},
+    ]
+    (folder / "sub").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "sub" / "c.jpg")
+    write(folder / "a.json", v7(items))
+    write(folder / "c.json", v7([box], "c.jpg", path="/sub"))
+    found = annotations.read(folder)
+    first, second = found.images
+    assert second.path == str(folder / "sub" / "c.jpg") and len(second.regions) == 1
+    truth = np.zeros((HEIGHT, WIDTH, 4), bool)
+    truth[5:15, 10:20, 0] = truth[5:7, 30:34, 0] = truth[30, 50:53, 1] = truth[31, 50:52, 2] = True
+    truth[7:9, 12:15, 0] = False
+    truth[2:5, 1:5, 3] = True
+    masks = first.masks()
+    np.testing.assert_array_equal(masks[..., :4], truth)
+    assert masks.shape[-1] == 5 and abs(masks[..., 4].sum() - np.pi * 10) < 3
+    point, mask = found.problems
+    assert "expected a polygon, mask, ellipse" in point and "['keypoint']" in point
+    assert "expected a raster_layer with the mask. Received: none" in mask
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        (v7([{"polygon": {"paths": [[{"x": 1}]]}}]), "region 0: expected a path as a list of poin"),
+        (v7([], slots=[1, 2]), "expected an item of one slot. Received: .1, 2."),
+        (v7([{"raster_layer": {"dense_rle": [1, 5]}}]), "expected a raster_layer with dense_rle"),
+        (v7([{"raster_layer": {"dense_rle": [1]}}]), "expected a raster_layer with dense_rle"),
+        (v7([{"ellipse": {"center": 1}}]), "expected an ellipse with 'center'"),
+    ],
+)
+def test_v7_problems(folder, data, text):
+    write(folder / "a.json", data)
+    write(folder / "b.json", v7([{"polygon": {"paths": paths((1, 1, 5, 5))}}], "b.png"))
+    (problem,) = annotations.read(folder).problems
+    assert re.search(f"file a.json.*{text}", problem)
 
 
 # ---- QuPath --------------------------------------------------------------------------------------
