@@ -52,8 +52,8 @@ logger = logging.getLogger(__name__)
 
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
-    " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json, CVAT's"
-    " xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old"
+    " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json,"
+    " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old"
     " LabelMe's or Pascal VOC's xml"
 )
 
@@ -2744,8 +2744,10 @@ def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
         try:
             runs = np.array(layer.get("dense_rle"), np.int64).reshape(-1, 2)
             labels = np.repeat(runs[:, 0], runs[:, 1]).reshape(size or (0, 0))
-            mapping = dict(layer["mask_annotation_ids_mapping"])
-        except (ValueError, TypeError, OverflowError, KeyError) as error:
+            mapping = {
+                key: int(label) for key, label in layer["mask_annotation_ids_mapping"].items()
+            }
+        except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
             raise _Problem(
                 "expected a raster_layer with dense_rle of the slot's size, and"
                 f" mask_annotation_ids_mapping. Received: {files.short(layer)}"

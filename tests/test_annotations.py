@@ -1435,6 +1435,19 @@ def test_v7(folder):
         (v7([], slots=[1, 2]), "expected an item of one slot. Received: .1, 2."),
         (v7([{"raster_layer": {"dense_rle": [1, 5]}}]), "expected a raster_layer with dense_rle"),
         (v7([{"raster_layer": {"dense_rle": [1]}}]), "expected a raster_layer with dense_rle"),
+        (
+            v7(
+                [
+                    {
+                        "raster_layer": {
+                            "dense_rle": [0, HEIGHT * WIDTH],
+                            "mask_annotation_ids_mapping": {"1": [1, 2]},
+                        }
+                    }
+                ]
+            ),
+            "expected a raster_layer with dense_rle",
+        ),
         (v7([{"ellipse": {"center": 1}}]), "expected an ellipse with 'center'"),
     ],
 )
