@@ -53,8 +53,8 @@ logger = logging.getLogger(__name__)
 FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
     " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json,"
-    " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/, the old"
-    " LabelMe's or Pascal VOC's xml"
+    " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/,"
+    " the old LabelMe's or Pascal VOC's xml"
 )
 
 # What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
