@@ -1,4 +1,4 @@
-"""Annotations of VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files: named regions.
+"""Annotations of VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files and others: regions.
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
@@ -22,6 +22,7 @@ import io
 import json
 import logging
 import math
+import ntpath
 import os
 import pathlib
 import re
@@ -30,7 +31,7 @@ import unicodedata
 import urllib.parse
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -51,9 +52,10 @@ from mrcnn.masks import (
 logger = logging.getLogger(__name__)
 
 FORMATS = (
-    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's or ISAT's"
-    " json files, COCO's instances json, Label Studio's json, CVAT's xml, YOLO's labels with their"
-    " data.yaml, a folder of mask files, Cityscapes' gtFine/"
+    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
+    " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json,"
+    " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/,"
+    " the old LabelMe's or Pascal VOC's xml"
 )
 
 # The part of a shape in an image: y and x of its first pixel, and the pixels [h, w] bool.
@@ -134,6 +136,23 @@ def _joined_crops(crops: Sequence[Crop]) -> Crop:
         columns = slice(x1 - left, x1 - left + pixels.shape[1])
         joined[rows, columns] |= pixels
     return top, left, joined
+
+
+def _without(crop: Crop, holes: Sequence[Crop]) -> Crop:
+    """A crop without the pixels of others."""
+    top, left, pixels = crop
+    pixels = pixels.copy()
+    bottom = top + pixels.shape[0]
+    right = left + pixels.shape[1]
+    for y, x, hole in holes:
+        rows = slice(max(y, top), min(y + hole.shape[0], bottom))
+        columns = slice(max(x, left), min(x + hole.shape[1], right))
+        if rows.start < rows.stop and columns.start < columns.stop:
+            inside = hole[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+            pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left][
+                inside
+            ] = False
+    return top, left, pixels
 
 
 @dataclasses.dataclass
@@ -358,6 +377,91 @@ class Bitmap(_Drawn):
         if y2 == y1 or x2 == x1:
             return 0, 0, np.zeros((0, 0), bool)
         return y1, x1, self.pixels[y1 - self.y : y2 - self.y, x1 - self.x : x2 - self.x]
+
+
+@dataclasses.dataclass
+class PixelOutline(_Drawn):
+    """An outline whose points are pixels. Those on its lines belong to the object; those on the
+    lines of its holes, and in them, do not: Supervisely's, as its programs draw them.
+
+    Args:
+        points: a list of points (x, y), rounded.
+        holes: lists of points.
+    """
+
+    points: list
+    holes: list[list] = dataclasses.field(default_factory=list)
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        outer = self._filled(self.points, height, width)
+        return _without(outer, [self._filled(hole, height, width) for hole in self.holes])
+
+    @staticmethod
+    def _filled(points: list, height: int, width: int) -> Crop:
+        """The pixels in an outline and on its lines."""
+        import skimage.draw
+
+        rounded = np.rint(np.array(points, float)).astype(int)
+        top, left, bottom, right = _box_inside(rounded, height, width)
+        if top > bottom or left > right:
+            return 0, 0, np.zeros((0, 0), bool)
+        lines = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+        for (x1, y1), (x2, y2) in zip(rounded.tolist(), np.roll(rounded, -1, axis=0).tolist()):
+            if max(abs(x2 - x1), abs(y2 - y1)) > FARTHEST_LINE:
+                continue  # far beyond the image: what is inside is drawn all the same
+            rows, columns = skimage.draw.line(y1, x1, y2, x2)
+            seen = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
+            lines[rows[seen] - top, columns[seen] - left] = True
+        parts = Polygons([rounded.tolist()]).crop(height, width)
+        return _joined_crops([parts, (top, left, lines)])
+
+
+@dataclasses.dataclass
+class Rings(_Drawn):
+    """Polygons of one object, each its outline and its holes: GeoJSON's, whose points lie between
+    pixels.
+
+    Args:
+        polygons: lists of rings, lists of points (x, y); of each the first is the outline.
+    """
+
+    polygons: list[list[list]]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        crops = []
+        for rings in self.polygons:
+            outer, *holes = (Polygons([ring], exact=True).crop(height, width) for ring in rings)
+            crops.append(_without(outer, holes))
+        return _joined_crops(crops)
+
+
+@dataclasses.dataclass
+class EvenOdd(_Drawn):
+    """Paths of one object: what an odd number of them encloses. Of one within another it is a hole,
+    beside it another part: V7's, whose points lie between pixels.
+
+    Args:
+        paths: lists of points (x, y).
+    """
+
+    paths: list[list]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        crops = [Polygons([path], exact=True).crop(height, width) for path in self.paths]
+        top, left, joined = _joined_crops(crops)
+        pixels = np.zeros_like(joined)
+        for y, x, inside in crops:
+            if inside.size:
+                rows = slice(y - top, y - top + inside.shape[0])
+                pixels[rows, x - left : x - left + inside.shape[1]] ^= inside
+        return top, left, pixels
+
+
+# Pixels of a line that is drawn pixel by pixel: longer than a side of any image.
+FARTHEST_LINE = 1_000_000
 
 
 @dataclasses.dataclass
@@ -769,6 +873,7 @@ class _Reader:
         images = self._merged(self._images())
         if not self.twins_are_said:
             self._warn_of_twins(images)
+        self._warn_of_twin_images(images)
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
@@ -809,6 +914,29 @@ class _Reader:
                 self.path,
                 sum(twice.values()),
                 files.several(twice),
+            )
+
+    def _warn_of_twin_images(self, images: list[AnnotatedImage]) -> None:
+        """Says which images differ in their suffix alone, and have the same regions: a.jpg and
+        a.png, of which one may be trained on and the other validated on."""
+        by_stem: dict[str, list[AnnotatedImage]] = {}
+        for image in images:
+            stem = os.path.splitext(image.path or image.name)[0]
+            by_stem.setdefault(stem.casefold(), []).append(image)
+        twins = []
+        for group in by_stem.values():
+            first, *others = group
+            size = first.height, first.width
+            for other in others:
+                if size == (other.height, other.width) and _are_alike(first, other):
+                    twins.append(f"{first.name} and {os.path.basename(other.name)}")
+        if twins:
+            logger.warning(
+                "%s: %d images are there twice, with equal regions under names that differ in their"
+                " suffix, and count twice; one may be trained on and the other validated on: %s",
+                self.path,
+                len(twins),
+                files.several(twins),
             )
 
     def _log_problems(self) -> None:
@@ -988,6 +1116,13 @@ def _identity(region: Region) -> tuple:
     if isinstance(shape, Bitmap):
         shape = (shape.x, shape.y, shape.pixels.shape, shape.pixels.tobytes())
     return region.name, region.crowd, repr(shape)
+
+
+def _are_alike(first: AnnotatedImage, second: AnnotatedImage) -> bool:
+    """Whether two images have the same regions, at least one."""
+    if not first.regions or len(first.regions) != len(second.regions):
+        return False
+    return set(map(_identity, first.regions)) == set(map(_identity, second.regions))
 
 
 def _twins(regions: Sequence[Region]) -> int:
@@ -1221,9 +1356,10 @@ def read(
     Args:
         path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
             one of the first two, or any number of the last two, in it or, if it has none itself, in
-            its sub-folders, up to 3 within each other. Without any json also CVAT's xml, see
-            `read_cvat`, YOLO's labels, see `read_yolo`, and mask files, see `read_masks`; or
-            Cityscapes' folder, see `read_cityscapes`.
+            its sub-folders, up to 3 within each other; of LabelMe in both. Without any json also
+            CVAT's xml, of one task or several, see `read_cvat`, YOLO's labels, see `read_yolo`,
+            mask files, see `read_masks`, and an XML for each image, the old LabelMe's or Pascal
+            VOC's; or Cityscapes' folder, see `read_cityscapes`.
         images: folder that the file names of the images start from; None for the json's own folder,
             or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
@@ -1277,6 +1413,8 @@ def _read_any(
         return read_yolo(path, images, keep_empty)
     if path.lower().endswith(".xml"):
         _warn_of_via_settings(path, attribute, label)
+        if _is_of_one_image_xml(path):
+            return _read_image_xmls(path, [path], images, keep_empty, need_files)
         return read_cvat(path, images, keep_empty, need_files)
     if not os.path.isdir(path):
         if images is None:
@@ -1288,6 +1426,7 @@ def _read_any(
         _warn_of_via_settings(path, attribute, label)
         return read_cityscapes(path, keep_empty)
     folder = _Folder(path, expected)
+    folder.whole = _without_other_kinds(folder.whole)
     subsets = _subsets(folder.whole, path)
     if subsets:
         folder.warn_of_others()
@@ -1303,7 +1442,7 @@ def _read_any(
         folder.warn_of_others()
         return _read_file(
             folder.whole[0],
-            images,
+            images or _images_of_coco(folder.whole[0]),
             attribute,
             label,
             keep_empty,
@@ -1315,16 +1454,21 @@ def _read_any(
         _warn_of_via_settings(path, attribute, None)
         return _read_label_studio(path, folder.tasks, images, label, keep_empty, need_files)
     if not folder.single and expected is None:
-        cvat = _cvat_in(path)
-        if cvat is not None:
-            _warn_of_via_settings(path, attribute, label)
-            return read_cvat(cvat, images, keep_empty, need_files)
-        if is_yolo(path):
+        cvat = _cvat_files(path, below=False)
+        if not cvat and is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
-        if _mask_sets(path):
+        of_images = [file for file in _xml_files(path) if _is_of_one_image_xml(file)]
+        if not cvat and not _has_shapes(of_images) and _mask_sets(path)[0]:
             _warn_of_via_settings(path, attribute, None)
             return read_masks(path, label, keep_empty)
+        cvat = cvat or _cvat_files(path, below=True)
+        if cvat:
+            _warn_of_via_settings(path, attribute, label)
+            return _read_cvat_files(path, cvat, images, keep_empty, need_files)
+        if of_images:
+            _warn_of_via_settings(path, attribute, label)
+            return _read_image_xmls(path, of_images, images, keep_empty, need_files)
     if not folder.single:
         received = f"a folder with {folder.count} json files, none of these{_xml_in(path)}"
         received += _semantic_in(path)
@@ -1334,23 +1478,31 @@ def _read_any(
     _warn_of_via_settings(path, attribute, label)
     for file in folder.tasks:
         folder.useless[file] = "expected a labelme json as the others. Received: Label Studio's"
-    return _read_labelme(path, folder.single, images, keep_empty, folder.useless, need_files)
+    return _read_labelme(
+        path, folder.single, images, keep_empty, folder.useless, need_files, folder.classes
+    )
+
+
+def _without_other_kinds(whole: list[str]) -> list[str]:
+    """The files of a folder without those of keypoints, captions and the like, where there are
+    such of instances: COCO's own annotations, Datumaro's."""
+    stems = {file: os.path.splitext(os.path.basename(file))[0].lower() for file in whole}
+    if not any("instances" in stem for stem in stems.values()):
+        return whole
+    return [
+        file for file, stem in stems.items() if not any(kind in stem for kind in coco.OTHER_KINDS)
+    ]
 
 
 def _subsets(whole: list[str], path: str) -> list[str]:
     """Those of several files of a folder that are its subsets; none where they are something else.
 
     Each says in its name or folder which subset it is, and one is that to train on: Roboflow's
-    train/, valid/ and test/, COCO's own annotations/. Of an image's instances and keypoints the
-    instances are read.
+    train/, valid/ and test/, COCO's own annotations/.
     """
     if len(whole) < 2:
         return []
     plain = [pathlib.Path(file) for file in whole]
-    instances = [file for file in plain if "instances" in file.stem.lower()]
-    for kind in coco.OTHER_KINDS:
-        if instances:
-            plain = [file for file in plain if kind not in file.stem.lower()]
     if not all(coco.says_a_subset(file, path) for file in plain):
         return []
     if not any(coco.says_a_subset(file, path, "train") for file in plain):
@@ -1373,20 +1525,21 @@ def _read_together(
 
     Args:
         path: the folder.
-        parts: (file, folder of its images or None) of each.
+        parts: (file, folder of its images or None) of each: json, or CVAT's xml.
         attribute, label, keep_empty, need_files, crowds: see `read`.
     """
     subsets: list[Annotations] = []
     problems: list[str] = []
     names = [os.path.relpath(file, path) for file, _ in parts]
-    logger.warning(
-        "%s: %d subsets are read together: %s", path, len(parts), files.several(names, 10)
-    )
+    logger.warning("%s: %d files are read together: %s", path, len(parts), files.several(names, 10))
     for file, images in parts:
         try:
-            part = _read_file(
-                file, images, attribute, label, keep_empty, None, path, need_files, crowds
-            )
+            if file.lower().endswith(".xml"):
+                part = _read_cvat(file, images, keep_empty, need_files, path)
+            else:
+                part = _read_file(
+                    file, images, attribute, label, keep_empty, None, path, need_files, crowds
+                )
         except AnnotationError as error:
             if len(parts) == 1:
                 raise
@@ -1422,17 +1575,12 @@ def _name_in(path: str, file: str, image: AnnotatedImage) -> str:
 
 def _xml_in(path: str) -> str:
     """What a message adds where a folder has annotations in XML."""
-    xml_files = [name for name in sorted(os.listdir(path)) if name.lower().endswith(".xml")]
-    for name in ("Annotations", "annotations"):
-        folder = os.path.join(path, name)
-        if os.path.isdir(folder):
-            inside = sorted(os.listdir(folder))
-            xml_files += [f"{name}/{file}" for file in inside if file.lower().endswith(".xml")]
+    xml_files = [os.path.relpath(file, path) for file in _xml_files(path)]
     if not xml_files:
         return ""
     return (
-        f"; {len(xml_files)} XML files, none of them CVAT's ({files.several(xml_files, 2)}):"
-        " export COCO's json in their place"
+        f"; {len(xml_files)} XML files, none of them CVAT's or of an image"
+        f" ({files.several(xml_files, 2)}): export COCO's json in their place"
     )
 
 
@@ -1453,6 +1601,7 @@ class _Folder:
         tasks: {path: content} of Label Studio's.
         useless: {path: why it is no annotation}.
         damaged: paths of those among them that are no json.
+        classes: names that a meta.json of Supervisely has, in its order.
     """
 
     def __init__(self, path: str, expected: str | None):
@@ -1464,11 +1613,14 @@ class _Folder:
         self.tasks: dict[str, Any] = {}
         self.useless: dict[str, str] = {}
         self.damaged: list[str] = []
+        self.classes: list[str] = []
         for file in _json_files(path, below=False):
             self._sort(file)
         if not self.has_annotations():
             for file in _json_files(path, below=True):
                 self._sort(file)
+        elif self.single and not self.whole and not self.tasks:
+            self._add_from_below()
         if not self.has_annotations() and expected in (None, "via"):
             self.whole = [file for file in _csv_files(path) if _is_via_csv(file)]
 
@@ -1482,7 +1634,11 @@ class _Folder:
             self.damaged.append(file)
             return
         name = _format_of(data)
-        if name is None:
+        if _is_supervisely_meta(data):
+            self.classes += _classes_of_meta(data)
+        elif name is None and file.lower().endswith(".geojson"):
+            self.count -= 1  # what is no annotation of an image may lie anywhere
+        elif name is None:
             self.useless[file] = f"expected annotations. Received: {_content(data)}"
         elif self.expected not in (None, name, _kind_of(name)):
             self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
@@ -1491,14 +1647,55 @@ class _Folder:
                 f"expected images with regions. Received: a {name} json without any"
             )
         elif name == "labelme":
-            # A folder of photographs doesn't fit in memory, least of all as text.
-            if isinstance(data, dict) and data.get("imageData"):
-                data["imageData"] = True
-            self.single[file] = data
+            self._keep_single(file, data)
         elif name == "labelstudio":
             self.tasks[file] = data
         else:
             self.whole.append(file)
+
+    def _add_from_below(self) -> None:
+        """Adds LabelMe's jsons in sub-folders to those of the folder, as LabelMe opens both.
+
+        Sub-folders of subsets, such as val/, are sets of their own, and copies of a json of the
+        folder are none.
+        """
+        known = {_labelme_key(data) for data in self.single.values()}
+        own_sets = []
+        copies = []
+        for file in _json_files(self.path, below=True):
+            relative = os.path.relpath(file, self.path)
+            try:
+                data = _load_json(file)
+            except AnnotationError:
+                continue
+            if _format_of(data) != "labelme":
+                continue
+            if coco.says_a_subset(pathlib.Path(os.path.dirname(file), "x"), self.path):
+                own_sets.append(relative)
+            elif _labelme_key(data) in known:
+                copies.append(relative)
+            else:
+                self.count += 1
+                self._keep_single(file, data)
+        for left_out, reason in (
+            (own_sets, "in sub-folders of subsets are not read with the others"),
+            (copies, "in sub-folders are copies of those of the folder and left out"),
+        ):
+            if left_out:
+                logger.warning(
+                    "%s: %d json files %s: %s",
+                    self.path,
+                    len(left_out),
+                    reason,
+                    files.several(left_out),
+                )
+
+    def _keep_single(self, file: str, data: Any) -> None:
+        """Keeps the json of one image, without the image."""
+        # A folder of photographs doesn't fit in memory, least of all as text.
+        if isinstance(data, dict) and data.get("imageData"):
+            data["imageData"] = True
+        self.single[file] = data
 
     def has_annotations(self) -> bool:
         """Whether there are files of any of the formats."""
@@ -1525,23 +1722,31 @@ class _Folder:
             )
 
 
-def _json_files(path: str, below: bool) -> list[str]:
-    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted."""
+_JSON_SUFFIXES = (".json", ".geojson")
+
+
+def _json_files(path: str, below: bool, suffixes: tuple[str, ...] = _JSON_SUFFIXES) -> list[str]:
+    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted.
+
+    suffixes: others, for files of another kind.
+    """
     json_files = []
     too_deep = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if len(pathlib.Path(folder).relative_to(path).parts) == files.DEEPEST:
+        parts = pathlib.Path(folder).relative_to(path).parts
+        if len(parts) - parts.count("datasets") >= files.DEEPEST:  # Supervisely has those between
             too_deep += [os.path.join(folder, name) for name in folders]
             folders.clear()
         if below != (folder == path):
             for name in names:
                 file = os.path.join(folder, name)
-                if name.lower().endswith(".json") and os.path.isfile(file):
+                is_named = os.path.splitext(name)[1].lower() in suffixes
+                if is_named and os.path.isfile(file):
                     json_files.append(file)
         if not below:
             break
-    if too_deep:
+    if too_deep and suffixes == _JSON_SUFFIXES:
         logger.warning(
             "%s: folders more than %d below it are not looked into: %s",
             path,
@@ -1570,7 +1775,7 @@ def _format_of(data: Any) -> str | None:
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
             return "labelme"
-        if _is_isat(data):
+        if _is_isat(data) or _is_supervisely(data) or _is_v7(data):
             return "labelme"
         if "images" in data and "annotations" in data:
             return "coco"
@@ -1578,7 +1783,7 @@ def _format_of(data: Any) -> str | None:
             return "via"
         if {"project", "file", "metadata", "view"} <= set(data):
             return "via3"
-    if _is_eiseg(data):
+    if _is_eiseg(data) or _is_qupath(data):
         return "labelme"
     if _is_label_studio(data):
         return "labelstudio"
@@ -1619,15 +1824,17 @@ _FOREIGN = (
     ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
     ({"data_row"}, "Labelbox's own json; export COCO there"),
     ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
-    ({"objects", "size"}, "Supervisely's own json; export COCO there"),
-    ({"classes", "tags"}, "Supervisely's meta.json; export COCO there"),
+    ({"classes", "tags"}, "Supervisely's meta.json, without a json of an image"),
     (
         {"objects", "imgHeight"},
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
     ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
-    ({"type", "features"}, "GeoJSON, whose places are none of an image"),
+    (
+        {"type", "features"},
+        "GeoJSON whose places are none of an image: not QuPath's, or with a crs",
+    ),
 )
 
 
@@ -2114,8 +2321,10 @@ def read_labelme(
     LabelMe's own converters do. Shapes with one label and one group_id are the parts of one object.
     An image without a file is taken from the json's imageData.
 
-    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's and EISeg's are read
-    too.
+    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's, EISeg's and
+    Supervisely's are read too. The last are those of a project as it is exported: meta.json, and in
+    each data set ann/<image>.json and img/. So are V7's json (Darwin 2.0), and QuPath's GeoJSON in
+    pixels, <image>.geojson.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
@@ -2127,23 +2336,23 @@ def _read_labelme(
     keep_empty: bool,
     useless: dict[str, str] | None = None,
     need_files: bool = True,
+    classes: Sequence[str] = (),
 ) -> Annotations:
-    """loaded: {file: its content}; useless: {file: why it is no annotation}."""
+    """loaded: {file: its content}; useless: {file: why it is no annotation}; classes: those that a
+    file of the folder names, in their order."""
     reader = _Reader(path, images, keep_empty, need_files=need_files)
     start = path
     if not os.path.isdir(path):
         start = os.path.dirname(path)
     for file, reason in (useless or {}).items():
         reader.problem(f"file {os.path.relpath(file, start)}", reason)
+    has_classes = any(map(_has_classes_of_qupath, loaded.values()))
     for file, data in loaded.items():
         relative = os.path.relpath(file, start or ".")
         place = f"file {relative}"
-        if _is_isat(data):
-            data = _labelme_of_isat(data)
-        elif _is_eiseg(data):
-            data = _labelme_of_eiseg(data)
         shapes: list = []
         try:
+            data, read = _in_labelmes_layout(data, has_classes)
             entry = _labelme_entry(file, os.path.dirname(relative), data)
             if data.get("shapes") is not None:
                 shapes = _field(data, "shapes", list, "an image")
@@ -2151,10 +2360,45 @@ def _read_labelme(
             reader.problem(place, str(error))
             continue
         place = f"{place}, image {data.get('imagePath')!r}"
-        regions = reader.regions(place, enumerate(shapes), _labelme_region)
+        regions = reader.regions(place, enumerate(shapes), read)
         entry.regions = _joined(regions, shapes)
         reader.add(entry, annotated=bool(shapes))
-    return reader.finish()
+    if not classes:
+        return reader.finish()
+    used = _class_names_of(reader.entries)
+    return reader.finish([*classes, *sorted(used - set(classes))])
+
+
+def _in_labelmes_layout(data: Any, has_classes: bool) -> tuple[dict, Callable[[Any], Region]]:
+    """A json of one image in LabelMe's layout, and what reads an entry of its shapes.
+
+    has_classes: whether any of QuPath's files has classes. Raises _Problem.
+    """
+    if _is_isat(data):
+        return _labelme_of_isat(data), _labelme_region
+    if _is_eiseg(data):
+        return _labelme_of_eiseg(data), _labelme_region
+    if _is_supervisely(data):
+        return _labelme_of_supervisely(data), _supervisely_region
+    if _is_v7(data):
+        data = _labelme_of_v7(data)
+        return data, functools.partial(_v7_region, masks=_masks_of_v7(data))
+    if _is_qupath(data):
+        shapes = {"imagePath": None, "shapes": _features(data)}
+        return shapes, functools.partial(_qupath_region, has_classes=has_classes)
+    return data, _labelme_region
+
+
+def _class_names_of(entries: Iterable[_Entry]) -> set[str]:
+    """Names of the classes of all regions."""
+    return {region.name for entry in entries for region in entry.regions}
+
+
+def _labelme_key(data: Any) -> tuple:
+    """What two jsons of one image have in common."""
+    name = str(_field_or_none(data, "imagePath"))
+    shapes = _field_or_none(data, "shapes")
+    return ntpath.basename(name), zlib.crc32(repr(shapes).encode("utf-8", "backslashreplace"))
 
 
 def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
@@ -2172,6 +2416,8 @@ def _labelme_entry(file: str, folder: str, data: dict) -> _Entry:
     if folder:
         entry.name = os.path.join(folder, name)
         entry.others = (name,)
+    if data.get("supervisely") and os.path.basename(folder) == "ann":
+        entry.name = os.path.join(os.path.dirname(folder), "img", name)
     if data.get("imageData"):
         entry.embedded = EmbeddedImage(file, ("imageData",))
     return entry
@@ -2311,6 +2557,8 @@ class _PngMask(_Drawn):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 with Image.open(io.BytesIO(_from_base64(self.text))) as image:
+                    if "A" in image.getbands() or "transparency" in image.info:
+                        return np.asarray(image.convert("RGBA").getchannel("A")) > 0
                     return np.asarray(image.convert("L")) > 0
         except Exception as error:  # whatever Pillow raises for a damaged file
             raise _Problem(
@@ -2366,6 +2614,270 @@ def _labelme_of_eiseg(data: list) -> dict:
     """EISeg's json in LabelMe's layout; the image has the json's name."""
     shapes = [{"label": item["name"], "points": item["points"]} for item in data]
     return {"imagePath": None, "shapes": shapes}
+
+
+# ---- Supervisely ---------------------------------------------------------------------------------
+
+
+def _is_supervisely(data: Any) -> bool:
+    """Whether a json is Supervisely's of one image."""
+    size = _field_or_none(data, "size")
+    return isinstance(size, dict) and "height" in size and isinstance(data.get("objects"), list)
+
+
+def _is_supervisely_meta(data: Any) -> bool:
+    """Whether a json is a project's meta.json of Supervisely."""
+    classes = _field_or_none(data, "classes")
+    return isinstance(classes, list) and "tags" in data
+
+
+def _classes_of_meta(data: dict) -> list[str]:
+    """The names of the classes of a meta.json, those that are none left out."""
+    names = []
+    for item in data["classes"]:
+        try:
+            names.append(_class_name(_field_or_none(item, "title"), "a class's title"))
+        except _Problem:  # a region of it is a problem of its own
+            continue
+    return list(dict.fromkeys(names))
+
+
+def _labelme_of_supervisely(data: dict) -> dict:
+    """Supervisely's json with what LabelMe's has: the image has the json's name, a.jpg.json, and
+    figures of one `instance` are the parts of an object."""
+    shapes = []
+    for item in data["objects"]:
+        shape = item
+        if isinstance(item, dict):
+            shape = {**item, "group_id": item.get("instance")}
+        shapes.append(shape)
+    return {
+        "imagePath": None,
+        "imageHeight": data["size"].get("height"),
+        "imageWidth": data["size"].get("width"),
+        "shapes": shapes,
+        "supervisely": True,
+    }
+
+
+def _supervisely_region(item: Any) -> Region:
+    """The region of an entry of Supervisely's objects."""
+    name = _class_name(_field_or_none(item, "classTitle"), "an object with a classTitle")
+    extra = {}
+    for tag in _values(item.get("tags")):
+        if isinstance(tag, dict) and tag.get("name"):
+            extra[str(tag["name"])] = tag.get("value", True)
+    return Region(name, _supervisely_shape(item), extra=extra or None)
+
+
+def _supervisely_shape(item: dict) -> _Drawn:
+    """The shape of an entry of Supervisely's objects. Points are pixels, that on the last row and
+    column of a rectangle included."""
+    kind = item.get("geometryType") or item.get("shape")
+    if kind is None and isinstance(item.get("bitmap"), dict):
+        kind = "bitmap"
+    if kind == "bitmap":
+        return _supervisely_bitmap(_field(item, "bitmap", dict, "a bitmap"))
+    if kind not in ("polygon", "rectangle"):
+        raise _Problem(
+            "expected a polygon, bitmap or rectangle, which enclose pixels. Received:"
+            f" {files.short(kind)}"
+        )
+    points = _field(item, "points", dict, f"a {kind}")
+    if kind == "polygon":
+        holes = [_outline(hole, "a hole") for hole in _values(points.get("interior"))]
+        return PixelOutline(_outline(points.get("exterior"), "a polygon"), holes)
+    corners = _points(points.get("exterior"), "a rectangle of 2 points")
+    if len(corners) != 2:
+        raise _Problem(f"expected a rectangle of 2 points. Received: {files.short(corners)}")
+    (x1, y1), (x2, y2) = corners
+    return Rectangle(min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1)
+
+
+def _supervisely_bitmap(bitmap: dict) -> "_PngMask":
+    """A PNG that is packed by zlib and written in base64; older files have it without zlib."""
+    origin = _point(bitmap.get("origin"))
+    if origin is None:
+        raise _Problem(
+            f"expected a bitmap's origin, [x, y]. Received: {files.short(bitmap.get('origin'))}"
+        )
+    text = bitmap.get("data")
+    try:
+        text = base64.b64encode(zlib.decompress(_from_base64(text))).decode()
+    except zlib.error:
+        pass
+    except ValueError as error:
+        raise _Problem(f"expected a bitmap's data. Received: {error}") from error
+    mask = _PngMask(text, round(origin[0]), round(origin[1]))
+    mask.read()
+    return mask
+
+
+# ---- V7 ------------------------------------------------------------------------------------------
+
+
+def _is_v7(data: Any) -> bool:
+    """Whether a json is V7's (Darwin 2.0) of one image."""
+    item = _field_or_none(data, "item")
+    return isinstance(item, dict) and "slots" in item and isinstance(data.get("annotations"), list)
+
+
+def _labelme_of_v7(data: dict) -> dict:
+    """V7's json with what LabelMe's has: tags, which are of the whole image, left out."""
+    item = data["item"]
+    slots = item["slots"]
+    slot: Any = None
+    if isinstance(slots, list) and slots:
+        slot = slots[0]
+    name = item.get("name")
+    folder = item.get("path")
+    if isinstance(name, str) and isinstance(folder, str) and folder.strip("/"):
+        name = f"{folder.strip('/')}/{name}"
+    shapes = data["annotations"]
+    if not isinstance(slots, list) or len(slots) != 1:  # several views, of which each has its own
+        raise _Problem(f"expected an item of one slot. Received: {files.short(slots)}")
+    return {
+        "imagePath": name,
+        "imageHeight": _field_or_none(slot, "height"),
+        "imageWidth": _field_or_none(slot, "width"),
+        "shapes": [shape for shape in shapes if _field_or_none(shape, "tag") is None],
+    }
+
+
+def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
+    """{id: mask} of a file's raster layers, as `_labelme_of_v7` gives them; _Problem for a broken
+    one. They are taken out of its shapes.
+
+    A layer has pairs of a label and a run's length, row by row, and the label of each mask's id.
+    """
+    size = _given_size(data["imageHeight"], data["imageWidth"])
+    masks = {}
+    for shape in data["shapes"]:
+        layer = _field_or_none(shape, "raster_layer")
+        if not isinstance(layer, dict):
+            continue
+        try:
+            runs = np.array(layer.get("dense_rle"), np.int64).reshape(-1, 2)
+            labels = np.repeat(runs[:, 0], runs[:, 1]).reshape(size or (0, 0))
+            mapping = {
+                key: int(label) for key, label in layer["mask_annotation_ids_mapping"].items()
+            }
+        except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
+            raise _Problem(
+                "expected a raster_layer with dense_rle of the slot's size, and"
+                f" mask_annotation_ids_mapping. Received: {files.short(layer)}"
+            ) from error
+        for mask_id, label in mapping.items():
+            masks[mask_id] = _cut_bitmap(labels == label)
+    data["shapes"] = [
+        shape for shape in data["shapes"] if _field_or_none(shape, "raster_layer") is None
+    ]
+    return masks
+
+
+def _v7_region(item: Any, masks: dict[str, Bitmap]) -> Region:
+    """The region of an entry of V7's annotations. masks: as of `_masks_of_v7`."""
+    name = _class_name(_field_or_none(item, "name"), "an annotation's name")
+    return Region(name, _v7_shape(item, masks))
+
+
+def _v7_shape(item: dict, masks: dict[str, Bitmap]) -> _Drawn:
+    """The shape of an entry of V7's annotations; a polygon has a box, too."""
+    if isinstance(item.get("polygon"), dict):
+        paths = _field(item["polygon"], "paths", list, "a polygon")
+        return EvenOdd([_outline(list(map(_xy, _values(path))), "a path") for path in paths])
+    if "mask" in item:
+        mask = masks.get(str(item.get("id")))
+        if mask is None:
+            raise _Problem("expected a raster_layer with the mask. Received: none of its id")
+        return mask
+    if isinstance(item.get("ellipse"), dict):
+        ellipse = item["ellipse"]
+        x, y = _numbers(_field(ellipse, "center", dict, "an ellipse"), ("x", "y"))
+        radii = _field(ellipse, "radius", dict, "an ellipse")
+        radius_x, radius_y = _numbers(radii, ("x", "y"), positive=("x", "y"))
+        return Ellipse(x - 0.5, y - 0.5, radius_x, radius_y, _number(ellipse.get("angle")) or 0)
+    kinds = sorted(set(item) & {"keypoint", "line", "skeleton", "cuboid", "eye", "string"})
+    if kinds or not isinstance(item.get("bounding_box"), dict):
+        raise _Problem(
+            "expected a polygon, mask, ellipse or bounding_box, which enclose pixels. Received:"
+            f" {files.short(kinds or list(item))}"
+        )
+    x, y, w, h = _numbers(item["bounding_box"], ("x", "y", "w", "h"), positive=("w", "h"))
+    return Rectangle(x, y, x + w, y + h)
+
+
+def _xy(point: Any) -> Any:
+    """[x, y] of a point {"x": ..., "y": ...}."""
+    if not isinstance(point, dict):
+        return point
+    return [point.get("x"), point.get("y")]
+
+
+# ---- QuPath --------------------------------------------------------------------------------------
+
+
+def _features(data: Any) -> list:
+    """The features of a GeoJSON, a collection or a list of them."""
+    features = data
+    if isinstance(data, dict):
+        features = data.get("features")
+    if isinstance(features, list):
+        return features
+    return []
+
+
+def _is_qupath(data: Any) -> bool:
+    """Whether a json is QuPath's GeoJSON of one image, whose places are pixels."""
+    if isinstance(data, dict) and (data.get("type") != "FeatureCollection" or data.get("crs")):
+        return False
+    for item in _features(data):
+        properties = _field_or_none(item, "properties")
+        if isinstance(properties, dict) and _field_or_none(item, "type") == "Feature":
+            return not {"objectType", "classification"}.isdisjoint(properties)
+    return False
+
+
+def _qupath_class(item: Any) -> str | None:
+    """The class of a feature; None where it has none."""
+    properties = _field_or_none(item, "properties")
+    classification = _field_or_none(properties, "classification")
+    name = _field_or_none(classification, "name")
+    names = _field_or_none(classification, "names")
+    if name is None and isinstance(names, list) and names:
+        name = ": ".join(map(str, names))  # as QuPath shows derived classes
+    return name
+
+
+def _has_classes_of_qupath(data: Any) -> bool:
+    """Whether a feature of a json has a class."""
+    return _is_qupath(data) and any(_qupath_class(item) is not None for item in _features(data))
+
+
+def _qupath_region(item: Any, has_classes: bool) -> Region:
+    """The region of a feature of QuPath's. has_classes: whether any has a class: where none has,
+    all are called "object"."""
+    name = "object"
+    if has_classes:
+        name = _class_name(_qupath_class(item), "an object with a classification")
+    geometry = _field(item, "geometry", dict, "a feature")
+    kind = geometry.get("type")
+    polygons = geometry.get("coordinates")
+    if kind == "Polygon":
+        polygons = [polygons]
+    elif kind != "MultiPolygon":
+        raise _Problem(
+            "expected a Polygon or MultiPolygon, which enclose pixels. Received:"
+            f" {files.short(kind)}"
+        )
+    if not isinstance(polygons, list) or not all(isinstance(x, list) and x for x in polygons):
+        raise _Problem(f"expected lists of rings. Received: {files.short(polygons)}")
+    rings = [[_outline(ring, "a ring") for ring in polygon] for polygon in polygons]
+    own_name = _field_or_none(item.get("properties"), "name")
+    extra = None
+    if own_name:
+        extra = {"name": own_name}
+    return Region(name, Rings(rings), extra=extra)
 
 
 ############################################################
@@ -2891,13 +3403,19 @@ def read_cvat(
     Raises:
         AnnotationError: no such file, another xml (of Pascal VOC), or nothing that can be used.
     """
-    path = os.fspath(path)
+    return _read_cvat(os.fspath(path), images, keep_empty, need_files)
+
+
+def _read_cvat(
+    path: str, images: Any, keep_empty: bool, need_files: bool, folder: Any = None
+) -> Annotations:
+    """Reads a file of CVAT. folder: in which it was looked for."""
     root = _xml_root(path)
     if not _is_cvat(root):
         raise AnnotationError(
             f"{path}: expected a json, or CVAT's xml. Received: {_what_xml(root)}"
         )
-    reader = _Reader(path, images, keep_empty, need_files=need_files)
+    reader = _Reader(path, images, keep_empty, folder, need_files)
     for number, element in enumerate(root.iter("image")):
         name = element.get("name")
         if not name:
@@ -2905,15 +3423,25 @@ def read_cvat(
             continue
         shapes = [child for child in element if child.tag != "tag"]  # which is of the whole image
         size = _given_size(element.get("height"), element.get("width"))
-        _add_cvat_image(reader, name, size, shapes)
+        others: tuple[str, ...] = ()
+        if element.get("subset"):  # a folder in the images of a project
+            others = (name,)
+            name = f"{element.get('subset')}/{name}"
+        _add_cvat_image(reader, name, size, shapes, others)
     if root.find("track") is not None:
         _add_cvat_frames(reader, root, keep_empty)
     return reader.finish()
 
 
-def _add_cvat_image(reader: _Reader, name: str, size: tuple[int, int] | None, shapes: list) -> None:
-    """Adds an image with the regions of its elements."""
-    entry = _Entry(name, [], size)
+def _add_cvat_image(
+    reader: _Reader,
+    name: str,
+    size: tuple[int, int] | None,
+    shapes: list,
+    others: tuple[str, ...] = (),
+) -> None:
+    """Adds an image with the regions of its elements. others: more names that it may have."""
+    entry = _Entry(name, [], size, others)
     regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
     entry.regions = _joined(regions, [_grouped(shape) for shape in shapes])
     reader.add(entry, annotated=bool(shapes))
@@ -2984,27 +3512,49 @@ def _is_cvat(root: Any) -> bool:
 
 
 def _what_xml(root: Any) -> str:
-    """What an XML is that isn't read."""
+    """What an XML is that isn't CVAT's."""
     if root.tag == "annotation":
-        return "an XML file of Pascal VOC or the old LabelMe; export COCO's json in its place"
+        return "an XML file of Pascal VOC or the old LabelMe, which `read` reads"
     return f"an XML file with <{root.tag}> and no image"
 
 
-def _cvat_in(path: str) -> str | None:
-    """The xml of CVAT in a folder; None where there is none, or several."""
+def _begins_with(file: str, tag: str) -> bool:
+    """Whether an XML file's first element has a tag, by its first bytes."""
+    with open(file, "rb") as opened:
+        beginning = opened.read(4096)
+    text = beginning.decode(json.detect_encoding(beginning), "ignore")
+    return re.search(rf"<{tag}[\s>/]", text) is not None
+
+
+def _cvat_files(path: str, below: bool) -> list[str]:
+    """The xml files of CVAT in a folder, or in its sub-folders; sorted."""
     cvat_files = []
-    for name in sorted(os.listdir(path)):
-        file = os.path.join(path, name)
-        if name.lower().endswith(".xml") and os.path.isfile(file):
-            try:
-                root = _xml_root(file)
-            except AnnotationError:
-                continue
-            if _is_cvat(root):
+    for file in _json_files(path, below, (".xml",)):
+        try:
+            if _begins_with(file, "annotations") and _is_cvat(_xml_root(file)):
                 cvat_files.append(file)
+        except (AnnotationError, OSError):
+            continue
+    return cvat_files
+
+
+def _read_cvat_files(
+    path: str, cvat_files: list[str], images: Any, keep_empty: bool, need_files: bool
+) -> Annotations:
+    """Reads the tasks of CVAT in a folder as one.
+
+    AnnotationError where several are videos of one folder, whose frames have the same names.
+    """
     if len(cvat_files) == 1:
-        return cvat_files[0]
-    return None
+        return _read_cvat(cvat_files[0], images, keep_empty, need_files, path)
+    videos = [file for file in cvat_files if _xml_root(file).find("track") is not None]
+    if len({os.path.dirname(file) for file in videos}) < len(videos):
+        raise AnnotationError(
+            f"{path}: expected the xml of one video in a folder, for their frames have the same"
+            f" names; name the file. Received: {files.several(videos)}"
+        )
+    parts = [(file, images) for file in cvat_files]
+    return _read_together(path, parts, None, None, keep_empty, need_files, "auto")
 
 
 def _grouped(shape: Any) -> dict:
@@ -3076,6 +3626,177 @@ def _cvat_mask(shape: Any) -> Bitmap:
 
 
 ############################################################
+#  XML of one image: the old LabelMe, Pascal VOC
+############################################################
+
+
+def _xml_files(path: str) -> list[str]:
+    """The xml files in a folder, or if it has none itself, in its sub-folders; sorted."""
+    return _json_files(path, False, (".xml",)) or _json_files(path, True, (".xml",))
+
+
+def _is_of_one_image_xml(file: str) -> bool:
+    """Whether a file is an XML of the old LabelMe or of Pascal VOC."""
+    return os.path.isfile(file) and _begins_with(file, "annotation")
+
+
+def _has_shapes(xml_files: list[str]) -> bool:
+    """Whether XML files of images are the old LabelMe's, whose masks are files that they name."""
+    for file in xml_files[:5]:
+        try:
+            root = _xml_root(file)
+        except AnnotationError:
+            continue
+        if root.find("imagesize") is not None or root.find("object/segm") is not None:
+            return True
+    return False
+
+
+def _read_image_xmls(
+    path: str, xml_files: list[str], images: Any, keep_empty: bool, need_files: bool
+) -> Annotations:
+    """Reads XML files of one image each: those of the old LabelMe, also CVAT's "LabelMe 3.0", and
+    those of Pascal VOC, where objects without a polygon are boxes, with a warning.
+
+    path: the file, or the folder that they lie in.
+    """
+    reader = _Reader(path, images, keep_empty, need_files=need_files)
+    start = path
+    if not os.path.isdir(path):
+        start = os.path.dirname(path)
+    boxes = 0
+    for file in xml_files:
+        relative = os.path.relpath(file, start or ".")
+        try:
+            root = _xml_root(file)
+        except AnnotationError as error:
+            reader.problem(f"file {relative}", str(error).removeprefix(f"{file}: "))
+            continue
+        entry = _xml_entry(relative, root)
+        objects = [item for item in root.findall("object") if item.findtext("deleted") != "1"]
+        read = functools.partial(_xml_region, file=file, start=start, size=entry.size)
+        place = f"file {relative}, image {entry.name!r}"
+        regions = list(reader.regions(place, enumerate(objects), read))
+        boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
+        entry.regions = _joined(regions, [_xml_group(item) for item in objects])
+        reader.add(entry, annotated=bool(objects))
+    if boxes:
+        logger.warning("%s: %d objects are boxes without an outline", path, boxes)
+    return reader.finish()
+
+
+def _xml_entry(relative: str, root: Any) -> _Entry:
+    """The image of a file, without its regions. relative: the file's path below the folder read."""
+    folders = list(pathlib.PurePath(relative).parts[:-1])
+    if folders and folders[0].lower() in coco.ANNOTATION_FOLDERS:
+        del folders[0]
+    stem = os.path.splitext(os.path.basename(relative))[0]
+    given = (root.findtext("filename") or "").strip()
+    base = ntpath.basename(given) or stem
+    if not files.is_image_name(base):
+        base += ".jpg"
+    height = root.findtext("imagesize/nrows") or root.findtext("size/height")
+    width = root.findtext("imagesize/ncols") or root.findtext("size/width")
+    entry = _Entry(os.path.join(*folders, base), [], _given_size(height, width))
+    entry.beside = os.path.join(*folders, stem + os.path.splitext(base)[1])
+    others = [base, given]
+    folder = (root.findtext("folder") or "").strip()
+    if folder and given:
+        others.append(f"{folder}/{given}")
+    entry.others = tuple(name for name in others if name and name != entry.name)
+    return entry
+
+
+def _xml_group(item: Any) -> dict:
+    """The group of an object as LabelMe's json has it: its parts have the number of the first."""
+    group = None
+    if (item.findtext("parts/hasparts") or "").strip():
+        group = item.findtext("id")
+    if (item.findtext("parts/ispartof") or "").strip():
+        group = (item.findtext("parts/ispartof") or "").strip()
+    return {"group_id": group}
+
+
+def _xml_region(item: Any, file: str, start: str, size: tuple[int, int] | None) -> Region:
+    """The region of an object element. file, start: the XML and the folder that is read; size:
+    (height, width) of the image, None if unknown."""
+    name = _class_name(item.findtext("name"), "an object's name")
+    extra: dict[str, Any] = {}
+    for flag in ("occluded", "truncated", "difficult"):
+        if (item.findtext(flag) or "").strip() in ("1", "yes"):
+            extra[flag] = True
+    crowd = False
+    for part in (item.findtext("attributes") or "").split(","):
+        key, _, value = (text.strip() for text in part.partition("="))
+        if key in ("is_crowd", "iscrowd"):
+            crowd = value in ("True", "1")
+        elif key:
+            extra[key] = value or True
+    shape = _xml_shape(item, file, start, size)
+    return Region(name, shape, crowd, extra=extra or None)
+
+
+def _xml_shape(item: Any, file: str, start: str, size: tuple[int, int] | None) -> _Drawn:
+    """The shape of an object element: LabelMe's polygon or mask, VOC's polygon or box."""
+    polygon = item.find("polygon")
+    if polygon is not None and polygon.find("pt") is not None:
+        points = [[pt.findtext("x"), pt.findtext("y")] for pt in polygon.iter("pt")]
+        return Polygons([_outline(points, "a polygon")], exact=True)
+    if polygon is not None and polygon.find("x1") is not None:
+        return _voc_polygon(polygon)
+    if item.find("segm/mask") is not None:
+        return _xml_mask(item.find("segm"), file, start, size)
+    box = item.find("bndbox")
+    if box is None:
+        kinds = [child.tag for child in item]
+        raise _Problem(f"expected a polygon, a mask or a box. Received: {files.short(kinds)}")
+    values = {child.tag: child.text for child in box}
+    x1, y1, x2, y2 = _numbers(values, ("xmin", "ymin", "xmax", "ymax"))
+    return Rectangle(x1 - 1, y1 - 1, x2, y2)  # Pascal VOC counts pixels from 1
+
+
+def _voc_polygon(polygon: Any) -> _Drawn:
+    """A polygon as supervision and Roboflow write it to Pascal VOC's XML, x1, y1, x2, ...: whole
+    numbers are pixels, counted from 1, others lie between pixels."""
+    values = {child.tag: child.text for child in polygon}
+    points = []
+    number = 1
+    while f"x{number}" in values:
+        points.append([values[f"x{number}"], values.get(f"y{number}")])
+        number += 1
+    outline = _outline(points, "a polygon")
+    if all(value == round(value) for point in outline for value in point):
+        return PixelOutline([[x - 1, y - 1] for x, y in outline])
+    return Polygons([outline], exact=True)
+
+
+def _xml_mask(segment: Any, file: str, start: str, size: tuple[int, int] | None) -> Bitmap:
+    """A mask of the old LabelMe's, a file of the image's size or of its box."""
+    name = (segment.findtext("mask") or "").strip().replace("\\", "/")
+    folder, _ = os.path.split(file)
+    beside = re.sub(r"(?i)\bannotations\b", "Masks", os.path.relpath(folder, start or "."))
+    places = [os.path.join(place, "Masks") for place in (folder, start)]
+    places = [os.path.join(start, beside), *places, folder]
+    candidates = [
+        os.path.join(place, part) for place in places for part in (name, ntpath.basename(name))
+    ]
+    path = next((place for place in candidates if name and os.path.isfile(place)), None)
+    if path is None:
+        raise _Problem(f"expected a mask's file. Received: no {name!r} in {files.several(places)}")
+    try:
+        mask = utils.read_mask(path)
+    except (OSError, ValueError, TypeError, SyntaxError) as error:
+        raise _Problem(str(error)) from error
+    if size is None or mask.shape == size:
+        return _cut_bitmap(mask)
+    values = {child.tag: child.text for child in segment.iter()}
+    x1, y1, x2, y2 = _numbers(values, ("xmin", "ymin", "xmax", "ymax"))
+    if mask.shape != (round(y2) - round(y1), round(x2) - round(x1)):
+        raise _Problem(f"expected {path} of {size} pixels. Received: {mask.shape}")
+    return Bitmap(mask, round(x1), round(y1))
+
+
+############################################################
 #  YOLO
 ############################################################
 
@@ -3089,8 +3810,8 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
 
     A line of a class and four numbers is a box, which is taken for the object's shape, with a
     warning; so is the box of a pose, where the data.yaml has `kpt_shape`. The names of the classes
-    are those of the data.yaml, of obj.names or classes.txt; where there are none, the classes are
-    called by their numbers.
+    are those of the data.yaml, of obj.names, classes.txt or darknet.labels; where there are none,
+    the classes are called by their numbers.
 
     Args:
         path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... as
@@ -3287,9 +4008,9 @@ def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> l
 def _yolo_root(path: str) -> str:
     """The folder of the data that a yaml names: its own, or what it has as `path`."""
     own = os.path.dirname(path) or "."
-    for line in files.read_text(path).splitlines():
+    for line in _yaml_lines(files.read_text(path)):
         if re.match(r"path\s*:", line):
-            named = _unquoted(_without_comment(line).partition(":")[2].strip())
+            named = _unquoted(line.partition(":")[2].strip())
             for place in (os.path.join(own, named), named):
                 if named and os.path.isdir(place) and not _has_labels(own):
                     return os.path.normpath(place)
@@ -3617,7 +4338,7 @@ def _yolo_names(path: str) -> list[str]:
         if not names:
             raise AnnotationError(f"{file}: expected the classes' names under 'names'")
         return _distinct(names, file)
-    for name in ("obj.names", "classes.txt", "labels/classes.txt"):
+    for name in ("obj.names", "classes.txt", "labels/classes.txt", "darknet.labels"):
         file = os.path.join(path, name)
         if os.path.isfile(file):
             return _distinct(files.read_text(file).rstrip().splitlines(), file)
@@ -3687,7 +4408,7 @@ def _yaml_list(text: str, key: str) -> list[str]:
 
 def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     """What stands behind a key of a yaml, to the end of its brackets, and in the lines below it."""
-    lines = [_without_comment(line) for line in text.splitlines()]
+    lines = _yaml_lines(text)
     pattern = re.compile(rf"""["']?{key}["']?\s*:""")
     start = next((i for i, line in enumerate(lines) if pattern.match(line)), None)
     if start is None:
@@ -3734,23 +4455,62 @@ def _yaml_parts(value: str) -> list[str]:
     return [part for part in parts if part]
 
 
-def _without_comment(line: str) -> str:
-    """A line of yaml without the comment at its end, which no quoted text has."""
+# Where the brackets of a list or of named values begin in a yaml.
+_YAML_BRACKET = re.compile(r"""\s*["']?[\w.-]+["']?\s*:\s*(?:[&!]\S*\s+)?[\[{]""")
+# What stands before a text of yaml outside of brackets: `- `, `names: `, `- 0: `.
+_YAML_START = re.compile(r"\s*(?:-\s+)?(?:[^\s#:]+\s*:\s+)?(?:[&!]\S*\s+)?")
+
+
+def _yaml_lines(text: str) -> list[str]:
+    """The lines of a yaml without comments; a quoted text that goes on in the next is one line."""
+    lines: list[str] = []
+    quote = ""
+    in_brackets = False
+    for line in text.splitlines():
+        if quote and line.startswith((" ", "\t")):
+            before = lines.pop()
+            if quote == '"' and before.endswith("\\"):
+                line = before[:-1] + line.lstrip(" \t")
+            else:
+                line = f"{before} {line.lstrip()}"
+        in_brackets = in_brackets or _YAML_BRACKET.match(line) is not None
+        line, quote = _without_comment(line, in_brackets)
+        if line.endswith(("]", "}")):
+            in_brackets = bool(quote)
+        lines.append(line)
+    return lines
+
+
+def _without_comment(line: str, in_brackets: bool) -> tuple[str, str]:
+    """A line of yaml without the comment at its end, which no quoted text has; and the quotation
+    mark of a text that has no end in it, "" where there is none.
+
+    in_brackets: whether it is of a list or of named values in brackets.
+    """
     quote = ""
     is_escaped = False
     for place, sign in enumerate(line):
-        before = line[:place].rstrip()
+        before = line[:place]
         if is_escaped:
             is_escaped = False
         elif quote:
             is_escaped = sign == "\\" and quote == '"'
             if sign == quote:
                 quote = ""
-        elif sign in "\"'" and (not before or before[-1] in "[{,:" or before.strip() == "-"):
+        elif sign in "\"'" and _may_quote(before, in_brackets):
             quote = sign
-        elif sign == "#" and (not line[:place] or line[place - 1].isspace()):
-            return before
-    return line.rstrip()
+        elif sign == "#" and (not before or before[-1] in " \t"):
+            return before.rstrip(), ""
+    return line.rstrip(), quote
+
+
+def _may_quote(before: str, in_brackets: bool) -> bool:
+    """Whether a quotation mark behind a part of a line of yaml begins a text: bird's nest has an
+    apostrophe."""
+    if in_brackets:
+        plain = before.rstrip()
+        return not plain or plain[-1] in "[{,:"
+    return _YAML_START.fullmatch(before) is not None
 
 
 def _numbered(items: list[str], with_keys: bool) -> list[str]:
@@ -3771,13 +4531,51 @@ def _numbered(items: list[str], with_keys: bool) -> list[str]:
 def _unquoted(text: str) -> str:
     """A scalar of yaml as text."""
     if len(text) > 1 and text[0] == text[-1] == '"':
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text[1:-1]
+        return _unescaped(text[1:-1])
     if len(text) > 1 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
     return text
+
+
+# What stands for signs in a text of yaml in double quotes, which programs write for letters that
+# are not ASCII: "Stra\xDFe".
+_YAML_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
+_YAML_SIGNS = {
+    "0": "\0",
+    "a": "\a",
+    "b": "\b",
+    "t": "\t",
+    "n": "\n",
+    "v": "\v",
+    "f": "\f",
+    "r": "\r",
+    "e": "\x1b",
+    " ": " ",
+    '"': '"',
+    "/": "/",
+    "\\": "\\",
+    "N": "\x85",
+    "_": "\xa0",
+    "L": "\u2028",
+    "P": "\u2029",
+}
+
+
+def _unescaped(text: str) -> str:
+    """What a text of yaml in double quotes says; as it is where it has what is none of its signs,
+    as a path of Windows."""
+
+    def sign(match: re.Match) -> str:
+        if len(match[1]) > 1:
+            return chr(int(match[1][1:], 16))
+        return _YAML_SIGNS[match[1]]
+
+    try:
+        plain = _YAML_ESCAPE.sub(sign, text)
+        # Two halves of one sign, as json has them.
+        return plain.encode("utf-16", "surrogatepass").decode("utf-16")
+    except (KeyError, ValueError):
+        return text
 
 
 ############################################################
@@ -3789,7 +4587,18 @@ def _unquoted(text: str) -> str:
 _VOC_RIM = [224, 224, 192]
 _VOC_RIM_NUMBER = 255
 # What a program adds to an image's name for its label image.
-_MASK_ENDINGS = ("", "_masks", "_cp_masks", "_mask", "_label", "_labels", "_seg")
+_MASK_ENDINGS = (
+    "",
+    "_masks",
+    "_cp_masks",
+    "_mask",
+    "_label",
+    "_labels",
+    "_seg",
+    "_instance",
+    "_instances",
+    "_label_ground-truth_instance",
+)
 # Folders of label images beside images/, in any case.
 _MASK_FOLDERS = (
     "masks",
@@ -3814,7 +4623,8 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
 
     Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
     black where the object is (of a JPEG: brighter than half), <id>/masks/*.png, as the Data Science
-    Bowl 2018 has them. Or each has one label image: masks/<name>.png (or .tif) for
+    Bowl 2018 has them; or these lie together, masks/<name>_0.png or masks/<name>/0.png for
+    images/<name>.jpg. Or each has one label image: masks/<name>.png (or .tif) for
     images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
     colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
     rims, also as CVAT and LabelMe write them: an object's class is what most of its pixels have in
@@ -3824,7 +4634,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     Args:
         path: the folder.
         label: the name of every object's class; None for "object", as files of masks name none, or
-            for those of SegmentationClass/.
+            for those of SegmentationClass/, or of V7's instance_mask_annotations.csv.
         keep_empty: also images without objects.
 
     Raises:
@@ -3832,7 +4642,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     """
     path = os.fspath(path)
     reader = _Reader(path, None, keep_empty)
-    sets = _mask_sets(path)
+    sets, unused = _mask_sets(path)
     if not sets:
         raise AnnotationError(
             f"{path}: expected <id>/images and <id>/masks, images/ and masks/, or <name>_masks.png"
@@ -3840,36 +4650,47 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
         )
     doubts = _LabelDoubts()
     palettes = _Palettes()
-    for image, masks, one_each in sets:
-        relative = os.path.relpath(image, path)
+    for item in sets:
+        if not item.one_each:
+            _check_that_objects(item.masks[0], path)
+    for item in sets:
+        relative = os.path.relpath(item.image, path)
         regions: list[Region] = []
-        classes = None
         try:
-            bitmaps: Iterable[tuple[Any, Bitmap]]
-            if one_each:
-                size = _size_of_masks(image, masks)
-                bitmaps = _object_files(reader, relative, masks, size)
+            if item.one_each:
+                size = _size_of_masks(item.image, item.masks)
+                for file, bitmap in _object_files(reader, relative, item.masks, size):
+                    name = label or item.names.get(file, "object")
+                    regions.append(Region(name, bitmap, number=os.path.basename(file)))
             else:
-                labels = _read_labels(masks[0])
-                size = _size_of_labels(image, masks[0], labels)
-                bitmaps = enumerate(_objects_of_labels(labels), 1)
+                labels = _read_labels(item.masks[0])
+                size = _size_of_labels(item.image, item.masks[0], labels)
                 doubts.look_at(relative, labels)
+                classes = None
                 if label is None:
-                    classes = palettes.classes_of(masks[0], labels.shape)
-            for number, bitmap in bitmaps:
-                name = label or "object"
-                if classes is not None:
-                    name = classes.name_of(bitmap)
-                regions.append(Region(name, bitmap, number=number))
+                    classes = palettes.classes_of(item.masks[0], labels.shape)
+                for number, bitmap in enumerate(_objects_of_labels(labels), 1):
+                    name = label or "object"
+                    if classes is not None:
+                        name = classes.name_of(bitmap)
+                    regions.append(Region(name, bitmap, number=number))
         except _Problem as error:
             reader.problem(f"image {relative!r}", str(error))
             continue
-        if not one_each:
-            doubts.count(relative, regions)
-        reader.add(_Entry(relative, regions, size), annotated=bool(regions))
+        if item.by_number or not item.one_each:
+            doubts.count(relative, regions, item.one_each)
+        annotated = bool(regions) or (item.one_each and bool(item.masks))
+        reader.add(_Entry(relative, regions, size), annotated=annotated)
+    for file in unused:
+        reader.problem(
+            f"file {os.path.relpath(file, path)}", "expected an image of its name in the folder"
+        )
     doubts.warn(path)
+    palettes.warn()
     used = {region.name for entry in reader.entries for region in entry.regions}
-    known = palettes.names or [label or "object"]
+    known = palettes.names
+    if not known and (label or "object" in used or not used):
+        known = [label or "object"]
     return reader.finish([*known, *sorted(used - set(known))])
 
 
@@ -3966,11 +4787,42 @@ def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
     return regions
 
 
+# What programs write beside images of classes, and which.
+_SEMANTIC = {
+    "_classes.csv": "Roboflow",
+    "class_mapping.csv": "V7",
+    "label_colors.txt": "CVAT (CamVid)",
+    "obj_class_to_machine_color.json": "Supervisely",
+}
+
+
+def _check_that_objects(mask: str, path: str) -> None:
+    """AnnotationError for an image of classes, by what lies beside it or above, up to the path.
+
+    All objects of a class would be one.
+    """
+    if _split_at_objects(mask)[1]:
+        return
+    folder = os.path.dirname(mask)
+    while True:
+        for name, program in _SEMANTIC.items():
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):
+                raise AnnotationError(
+                    f"{path}: expected label images with a number or colour for each object."
+                    f" Received: images of classes, {mask} and others, as {file} of {program}"
+                    " says; export COCO's json, or masks of instances, in their place"
+                )
+        if not _is_inside(folder, path):
+            return
+        folder = os.path.dirname(folder)
+
+
 class _LabelDoubts:
-    """The images whose label images may be something else than they are taken for."""
+    """The images whose mask files may be something else than they are taken for."""
 
     def __init__(self) -> None:
-        self.in_pieces: list[str] = []
+        self.in_pieces: dict[bool, list[str]] = {False: [], True: []}
         self.without_background: list[str] = []
 
     def look_at(self, name: str, labels: np.ndarray) -> None:
@@ -3978,22 +4830,30 @@ class _LabelDoubts:
         if labels.size and labels.min() > 0:
             self.without_background.append(name)
 
-    def count(self, name: str, regions: Sequence[Region]) -> None:
-        """Counts the pieces of an image's objects."""
+    def count(self, name: str, regions: Sequence[Region], one_each: bool) -> None:
+        """Counts the pieces of an image's objects. one_each: whether each has its own file."""
         pieces = [_pieces(region.shape) > 1 for region in regions]
         if any(pieces) and 2 * sum(pieces) >= len(pieces):
-            self.in_pieces.append(name)
+            self.in_pieces[one_each].append(name)
 
     def warn(self, path: str) -> None:
         """Logs what was seen."""
-        if self.in_pieces:
+        if self.in_pieces[False]:
             logger.warning(
                 "%s: label images have a number or colour for each object; those of %d images have"
                 " most for several pieces, as images of classes have it, and each number is taken"
                 " for one object: %s",
                 path,
-                len(self.in_pieces),
-                files.several(self.in_pieces),
+                len(self.in_pieces[False]),
+                files.several(self.in_pieces[False]),
+            )
+        if self.in_pieces[True]:
+            logger.warning(
+                "%s: mask files with numbers are an object each; most of those of %d images have"
+                " several pieces, as files of a class each have it: %s",
+                path,
+                len(self.in_pieces[True]),
+                files.several(self.in_pieces[True]),
             )
         if self.without_background:
             logger.warning(
@@ -4006,6 +4866,21 @@ class _LabelDoubts:
 
 
 @dataclasses.dataclass
+class _ClassNames:
+    """How the classes of a dataset are called.
+
+    Attributes:
+        by_number: {number: name}.
+        by_colour: {65536 red + 256 green + blue: name}; empty where nothing says colours.
+        file: what says so; "" for Pascal VOC's own names, where nothing does.
+    """
+
+    by_number: dict[int, str]
+    by_colour: dict[int, str]
+    file: str = ""
+
+
+@dataclasses.dataclass
 class _ClassImage:
     """The class of each pixel.
 
@@ -4013,11 +4888,13 @@ class _ClassImage:
         path: the file.
         codes: [H, W] numbers of the classes or colours; less than 1 where there is none.
         names: {code: name}.
+        unnamed: codes without a name that were met.
     """
 
     path: str
     codes: np.ndarray
     names: dict[int, str]
+    unnamed: set[int]
 
     def name_of(self, bitmap: Bitmap) -> str:
         """The class that most pixels of an object have; _Problem for none."""
@@ -4030,6 +4907,8 @@ class _ClassImage:
                 f" {len(inside)} pixels from (x, y) {(left, top)} on"
             )
         code = int(codes[counts.argmax()])
+        if code not in self.names:
+            self.unnamed.add(code)
         return self.names.get(code, f"class {code}")
 
 
@@ -4042,105 +4921,259 @@ class _Palettes:
 
     def __init__(self) -> None:
         self.names: list[str] = []
-        self._of_folder: dict[str, tuple[dict[int, str], bool]] = {}
-        self._said_colours = False
+        self._of_folder: dict[str, _ClassNames] = {}
+        self._colours_count: dict[str, bool] = {}
+        self._unnamed: dict[str, set[int]] = {}
 
     def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
         """The classes beside the label image at a path; None where it has no such neighbour."""
-        folder, name = os.path.split(path)
-        parent, own = os.path.split(folder)
+        parent, own, below = _split_at_objects(path)
         place = os.path.join(parent, own.replace("Object", "Class"))
-        stem = os.path.splitext(name)[0]
-        file = os.path.join(place, stem + ".png")
-        if place == folder or not os.path.isfile(file):
+        file = os.path.join(place, below + ".png")
+        if not own or not os.path.isfile(file):
             return None
-        names, are_colours = self._names_in(parent)
-        codes, by_colours = _read_class_codes(file, are_colours)
-        if by_colours and not self._said_colours:
-            self._said_colours = True
-            logger.warning(
-                "%s has colours of Pascal VOC's palette under other numbers: the classes are those"
-                " of the colours, here and in all such files",
-                file,
-            )
+        known = self._names_in(parent)
+        codes, names = self._codes_of(place, file, known)
         if codes.shape != shape:
             raise _Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
-        return _ClassImage(file, codes, names)
+        return _ClassImage(file, codes, names, self._unnamed.setdefault(parent, set()))
 
-    def _names_in(self, folder: str) -> tuple[dict[int, str], bool]:
-        """{code: name} of a dataset's classes, and whether the codes are colours."""
+    def _codes_of(
+        self, place: str, file: str, known: _ClassNames
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """[H, W] int64, the codes of an image of classes in a folder `place`, and their names."""
+        colours, numbers = _read_class_image(file)
+        if known.by_colour:
+            return _codes_by_labelmap(file, colours, numbers, known)
+        of_colours = _voc_numbers_of(colours)
+        if numbers is None:
+            if of_colours is None:
+                of_colours = colours
+            return of_colours, known.by_number
+        if of_colours is None or np.array_equal(numbers, of_colours):
+            return numbers, known.by_number
+        if place not in self._colours_count:
+            self._colours_count[place] = _colours_count(place, known)
+        if self._colours_count[place]:
+            return of_colours, known.by_number
+        return numbers, known.by_number
+
+    def _names_in(self, folder: str) -> _ClassNames:
+        """The names of a dataset's classes."""
         if folder not in self._of_folder:
-            self._of_folder[folder] = _class_codes_in(folder)
-            for name in self._of_folder[folder][0].values():
+            try:
+                known = _class_names_in(folder)
+            except AnnotationError:
+                raise
+            except ValueError as error:
+                raise AnnotationError(f"{folder}: names of its classes: {error}") from error
+            self._of_folder[folder] = known
+            for name in known.by_number.values():
                 if name not in self.names:
                     self.names.append(name)
+            if not known.file and not os.path.isdir(os.path.join(folder, "ImageSets")):
+                logger.warning(
+                    "%s: no labelmap.txt or class_names.txt names the classes; they are Pascal"
+                    " VOC's: 1 is %s",
+                    folder,
+                    VOC_CLASSES[0],
+                )
         return self._of_folder[folder]
 
+    def warn(self) -> None:
+        """Logs which classes have no name."""
+        for folder, codes in self._unnamed.items():
+            if codes:
+                source = self._of_folder[folder].file or "Pascal VOC's names"
+                logger.warning(
+                    "%s: %d classes of its images have no name in %s and are called by numbers: %s."
+                    " A class_names.txt there, or a labelmap.txt, names them",
+                    folder,
+                    len(codes),
+                    source,
+                    files.several(sorted(codes)),
+                )
 
-def _class_codes_in(folder: str) -> tuple[dict[int, str], bool]:
-    """{code: name} by a folder's labelmap.txt (CVAT's), class_names.txt (LabelMe's), or Pascal
-    VOC's own; and whether the codes are colours, 65536 red + 256 green + blue."""
+
+def _split_at_objects(path: str) -> tuple[str, str, str]:
+    """The folder of a dataset, its folder SegmentationObject, and a label image's path below that,
+    without suffix; all "" for what lies in none."""
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    for _ in range(files.DEEPEST_IMAGES + 1):
+        folder, own = os.path.split(folder)
+        if own.startswith("SegmentationObject"):
+            return folder, own, name
+        name = os.path.join(own, name)
+    return "", "", ""
+
+
+_BACKGROUNDS = ("background", "_background_", "__background__", "bg")
+
+
+def _class_names_in(folder: str) -> _ClassNames:
+    """The names of classes by a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
+    (LabelMe's), or Pascal VOC's own."""
     file = os.path.join(folder, "labelmap.txt")
     if os.path.isfile(file):
-        return _colours_of_labelmap(file), True
-    file = os.path.join(folder, "class_names.txt")
-    if os.path.isfile(file):
-        lines = [line.strip() for line in files.read_text(file).splitlines()]
-        return {i: name for i, name in enumerate(lines) if i and name}, False
-    return dict(enumerate(VOC_CLASSES, 1)), False
+        return _names_of_labelmap(file)
+    for name in ("class_names.txt", "labels.txt"):
+        file = os.path.join(folder, name)
+        if os.path.isfile(file):
+            lines = [line.strip() for line in files.read_text(file).splitlines()]
+            if lines and lines[0] == "__ignore__":
+                del lines[0]
+            if lines and lines[0].lower() not in _BACKGROUNDS:
+                lines.insert(0, "")  # 0 is nothing in any case
+            names = {i: name for i, name in enumerate(lines) if i and name}
+            return _ClassNames(names, {}, file)
+    return _ClassNames(dict(enumerate(VOC_CLASSES, 1)), {})
 
 
-def _colours_of_labelmap(file: str) -> dict[int, str]:
-    """{colour: name} of a labelmap.txt, `name:red,green,blue:parts:actions`, without background."""
-    names = {}
+def _names_of_labelmap(file: str) -> _ClassNames:
+    """The names of a labelmap.txt, `name:red,green,blue:parts:actions`, without the background.
+
+    Where no line says a colour, they are those of Pascal VOC's palette.
+    """
+    names: list[str] = []
+    colours: list[int | None] = []
     for line in files.read_text(file).splitlines():
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        match = re.fullmatch(r"(.*?):(\d+),(\d+),(\d+)(:.*)?", line)
+        match = re.fullmatch(r"(.*?):(?:(\d+),(\d+),(\d+))?(?::.*)?", line)
         if match is None:
             raise AnnotationError(
                 f"{file}: expected lines of name:red,green,blue. Received: {files.short(line)}"
             )
-        if match[1] != "background":
+        names.append(_class_name(match[1], "a class's name"))
+        colour = None
+        if match[2]:
             red, green, blue = map(int, match.groups()[1:4])
-            names[red * 65536 + green * 256 + blue] = _class_name(match[1], "a class's name")
-    return names
+            colour = red * 65536 + green * 256 + blue
+        colours.append(colour)
+    if not any(colour is not None for colour in colours):
+        colours = list(list(_voc_numbers())[: len(names)])
+    without = [name for name, colour in zip(names, colours) if colour is None]
+    if without:
+        raise AnnotationError(
+            f"{file}: expected a colour of each class, or of none. Received: none of"
+            f" {files.several(map(repr, without))}"
+        )
+    by_number = {}
+    by_colour = {}
+    for number, (name, colour) in enumerate(zip(names, colours)):
+        if name.lower() not in _BACKGROUNDS:
+            by_number[number] = name
+            by_colour[colour or 0] = name
+    return _ClassNames(by_number, by_colour, file)
 
 
-def _read_class_codes(file: str, are_colours: bool) -> tuple[np.ndarray, bool]:
-    """The codes of an image of classes, its colours or its numbers; 0 for the rims of VOC.
-
-    Colours of Pascal VOC's palette tell its numbers, whatever a program that made the file smaller
-    has made of the palette.
+def _read_class_image(file: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The colours of an image of classes, and its numbers, 0 for the rims of Pascal VOC.
 
     Returns:
-        [H, W] int64, and whether they are not the numbers in the file, but those of its colours.
+        [H, W] int64, 65536 red + 256 green + blue; [H, W] int64, None for an image of colours.
     """
     from PIL import Image
 
     try:
         with Image.open(file) as image:
-            colours = None
-            if are_colours or image.mode in ("P", "RGB"):
-                parts = np.asarray(image.convert("RGB")).astype(np.int64)
-                colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+            has_numbers = image.mode not in ("RGB", "RGBA", "CMYK", "YCbCr")
+            parts = np.asarray(image.convert("RGB")).astype(np.int64)
     except Exception as error:  # whatever Pillow raises for a damaged file
         raise _Problem(f"expected an image of classes. Received: {file}: {error}") from error
-    if are_colours and colours is not None:
-        return colours, False
-    codes = _read_labels(file)
-    codes = np.where(codes == _VOC_RIM_NUMBER, 0, codes)
-    if colours is None:
-        return codes, False
-    distinct, places = np.unique(colours, return_inverse=True)
+    colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    if not has_numbers:
+        return colours, None
+    numbers = _read_labels(file)
+    return colours, np.where(numbers == _VOC_RIM_NUMBER, 0, numbers)
+
+
+def _codes_by_labelmap(
+    file: str, colours: np.ndarray, numbers: np.ndarray | None, known: _ClassNames
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The codes of an image of classes, and their names: its colours where a labelmap has these,
+    else its numbers, in the labelmap's order. _Problem where neither fits.
+
+    colours, numbers: as of `_read_class_image`.
+    """
+    distinct = set(np.unique(colours).tolist()) - {0, _code_of(_VOC_RIM)}
+    if distinct <= set(known.by_colour):
+        return colours, known.by_colour
+    if numbers is not None and set(np.unique(numbers).tolist()) - {0} <= set(known.by_number):
+        return numbers, known.by_number
+    other = min(distinct - set(known.by_colour))
+    parts = other >> 16, other >> 8 & 255, other & 255
+    raise _Problem(f"expected colours of {known.file}. Received: {parts} in {file}")
+
+
+def _code_of(colour: Sequence[int]) -> int:
+    """65536 red + 256 green + blue."""
+    return colour[0] * 65536 + colour[1] * 256 + colour[2]
+
+
+def _voc_numbers_of(colours: np.ndarray) -> np.ndarray | None:
+    """The numbers of colours in Pascal VOC's palette, 0 for its rims; None where it lacks one.
+
+    colours: [H, W] int64, as of `_read_class_image`. Returns [H, W] int64.
+    """
     numbers = _voc_numbers()
+    distinct, places = np.unique(colours, return_inverse=True)
     if not all(colour in numbers for colour in distinct.tolist()):
-        return codes, False
+        return None
     of_distinct = np.array([numbers[colour] for colour in distinct.tolist()], np.int64)
     of_colours = of_distinct[places.reshape(colours.shape)]
-    of_colours = np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
-    return of_colours, not np.array_equal(of_colours, codes)
+    return np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
+
+
+def _colours_count(place: str, known: _ClassNames) -> bool:
+    """Whether colours tell the classes of a folder's images, whose palettes have Pascal VOC's
+    colours under other numbers; else the numbers do. AnnotationError where that is open.
+
+    A program that makes files smaller leaves the used colours alone, in an order that differs from
+    file to file. A palette that has more is one of its own, and the numbers are the classes.
+    """
+    from PIL import Image
+
+    palettes = set()
+    kept_others = False
+    beyond = False
+    for file in _pictures_below(place).values():
+        try:
+            with Image.open(file) as image:
+                if image.mode != "P":
+                    continue
+                palette = tuple(image.getpalette() or [])
+                used = np.unique(np.asarray(image)).tolist()
+            colours, numbers = _read_class_image(file)
+        except Exception:  # a damaged file, which is said when it is its turn
+            continue
+        of_colours = _voc_numbers_of(colours)
+        if of_colours is None or numbers is None or np.array_equal(of_colours, numbers):
+            continue
+        palettes.add(palette)
+        kept_others = kept_others or len(palette) > 3 * len(used)
+        beyond = beyond or not set(np.unique(of_colours).tolist()) - {0} <= set(known.by_number)
+    if beyond or (kept_others and len(palettes) == 1):
+        by_colours = False
+    elif not kept_others and (len(palettes) > 1 or not known.file):
+        by_colours = True
+    else:
+        raise AnnotationError(
+            f"{place}: expected palettes that are Pascal VOC's. Received: its colours under other"
+            " numbers, and it is open whether colours or numbers tell the classes; a labelmap.txt"
+            " beside the folder, with lines of name:red,green,blue, says the colours"
+        )
+    reading = "numbers, as the palette has colours that are not used, or that are no class's"
+    if by_colours:
+        reading = "colours, as where a program made the files smaller"
+    logger.warning(
+        "%s has palettes with Pascal VOC's colours under other numbers: the classes are those of"
+        " the %s",
+        place,
+        reading,
+    )
+    return by_colours
 
 
 @functools.cache
@@ -4173,8 +5206,28 @@ def _semantic_in(path: str) -> str:
     )
 
 
-def _mask_sets(path: str, below: int = _MASKS_BELOW) -> list[tuple[str, list[str], bool]]:
-    """(image, its mask files, whether each is one object) of the images in a folder.
+@dataclasses.dataclass
+class _MaskSet:
+    """An image and the files that its objects are drawn into.
+
+    Attributes:
+        image: its path.
+        masks: paths; of a label image one.
+        one_each: whether each is one object.
+        by_number: whether they are told from those of other images by a number behind the image's
+            name, or lie in a folder of its name.
+        names: {mask: its class}, of those whose class is known.
+    """
+
+    image: str
+    masks: list[str]
+    one_each: bool
+    by_number: bool = False
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def _mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], list[str]]:
+    """The images in a folder that have mask files, and the mask files that no image has.
 
     below: how deep to look into its sub-folders, where it has none itself.
     """
@@ -4183,24 +5236,142 @@ def _mask_sets(path: str, below: int = _MASKS_BELOW) -> list[tuple[str, list[str
         folder = os.path.join(path, entry)
         images = _pictures_in(os.path.join(folder, "images"))
         if images and _is_of_one_image(images, os.path.join(folder, "masks"), entry):
-            sets.append((images[0], _pictures_in(os.path.join(folder, "masks")), True))
+            masks = _pictures_in(os.path.join(folder, "masks"))
+            sets.append(_MaskSet(images[0], masks, one_each=True))
     if sets:
-        return sets
+        return sets, []
     folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
         for folder in (folder for folder in folders if folder.lower() == name):
-            masks = _by_stem(_pictures_in(os.path.join(path, folder)))
+            inside = _pictures_below(os.path.join(path, folder))
             for near in files.IMAGE_FOLDERS:
-                sets += _labelled(_pictures_in(os.path.join(path, near)), masks, _MASK_ENDINGS)
-                if sets:
-                    return sets
-    pictures = _pictures_in(path)
+                photographs = _pictures_below(os.path.join(path, near))
+                if photographs and inside:
+                    sets, unused = _masks_of_images(photographs, inside)
+                    if sets:
+                        _name_by_csv(sets, os.path.join(path, _V7_CLASSES))
+                        return sets, unused
+    pictures = {os.path.basename(file): file for file in _pictures_in(path)}
     sets = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    unused = []
     if not sets and below:
         for folder in folders:
             if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
-                sets += _mask_sets(os.path.join(path, folder), below - 1)
-    return sets
+                more, others = _mask_sets(os.path.join(path, folder), below - 1)
+                sets += more
+                unused += others
+    return sets, unused
+
+
+def _pictures_below(folder: str) -> dict[str, str]:
+    """{path below a folder: path} of its image files, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return {}
+    return {name: os.path.join(folder, name) for name in sorted(files.walk_images(folder))}
+
+
+# What stands behind an image's name in that of an object's mask: a_1, a_mask_1, a (1), a-obj-001.
+_OBJECT_NUMBER = re.compile(
+    r"(.+?)[ _.-]+(?:(?:masks?|obj|objects?|inst|instances?|labels?|seg|segments?)[ _.-]*)?"
+    r"\(?(\d+)\)?"
+)
+
+
+def _masks_of_images(
+    images: dict[str, str], masks: dict[str, str]
+) -> tuple[list[_MaskSet], list[str]]:
+    """The images that have mask files in another folder, and the mask files that no image has.
+
+    An image a.jpg has its label image a.png; or a file for each object, a_0.png and so on, or what
+    lies in a folder a/.
+
+    images, masks: as of `_pictures_below`. Where one of them has no sub-folders, base names count.
+    """
+    if not any(map(os.path.dirname, masks)):
+        images = _by_base_name(images)
+    elif not any(map(os.path.dirname, images)):
+        masks = _by_base_name(masks, _by_stem(images))
+    sets = _labelled(images, _by_stem(masks), _MASK_ENDINGS)
+    labelled = {item.image for item in sets}
+    used = {mask for item in sets for mask in item.masks}
+    stems = _by_stem(images)
+    numbered: dict[str, list[tuple[list, str]]] = {}
+    for name, mask in masks.items():
+        owner = _owner_of_mask(os.path.splitext(name)[0], stems)
+        if mask not in used and owner is not None and owner not in labelled:
+            numbered.setdefault(owner, []).append((_in_order(name), mask))
+            used.add(mask)
+    if numbered:
+        for image in images.values():
+            if image not in labelled:
+                own = [mask for _, mask in sorted(numbered.get(image, []))]
+                sets.append(_MaskSet(image, own, one_each=True, by_number=True))
+    return sets, sorted(set(masks.values()) - used)
+
+
+def _by_base_name(pictures: dict[str, str], own: Collection[str] = ()) -> dict[str, str]:
+    """{name: path} of pictures in sub-folders by base names, of those whose base name no other has.
+
+    own: sub-folders that a picture's name needs, for they are those of an image.
+    """
+    counts = collections.Counter(map(os.path.basename, pictures))
+    named = {}
+    for name, path in pictures.items():
+        folder, base = os.path.split(name)
+        if counts[base] == 1 and folder not in own:
+            name = base
+        named[name] = path
+    return named
+
+
+def _owner_of_mask(stem: str, images: dict[str, str]) -> str | None:
+    """The image whose object a mask file is by its name; None for none.
+
+    stem: the mask's path below its folder, without suffix. images: as of `_by_stem`.
+    """
+    candidates = []
+    match = _OBJECT_NUMBER.fullmatch(stem)
+    if match is not None:
+        candidates.append(match[1])
+    if os.path.dirname(stem):
+        candidates.append(os.path.dirname(stem))
+    for name in candidates:
+        owner = images.get(name) or images.get(name.casefold())
+        if owner is not None:
+            return owner
+    return None
+
+
+def _in_order(name: str) -> list:
+    """A key that sorts names with numbers as they are counted: a_2 before a_10."""
+    parts: list[Any] = re.split(r"(\d+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+# The classes of V7's masks beside their folder.
+_V7_CLASSES = "instance_mask_annotations.csv"
+
+
+def _name_by_csv(sets: list[_MaskSet], file: str) -> None:
+    """Gives masks the classes that V7's csv says, where it is there."""
+    if not os.path.isfile(file):
+        return
+    try:
+        rows = csv.DictReader(io.StringIO(files.read_text(file), newline=""))
+        columns = list(rows.fieldnames or ())
+        if not {"mask_id", "class_name"} <= set(columns):
+            raise _Problem(
+                f"expected V7's columns mask_id and class_name. Received: {files.short(columns)}"
+            )
+        classes = {row["mask_id"]: row["class_name"] for row in rows if row["class_name"]}
+        for item in sets:
+            for mask in item.masks:
+                stem = os.path.splitext(os.path.basename(mask))[0]
+                if stem in classes:
+                    item.names[mask] = _class_name(classes[stem], f"the class of {stem}")
+    except (ValueError, csv.Error) as error:
+        raise AnnotationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
 def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
@@ -4208,21 +5379,24 @@ def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
     if not os.path.isdir(masks):
         return False
     stem = os.path.splitext(os.path.basename(images[0]))[0]
-    return stem == name or (len(images) == 1 and stem not in _by_stem(_pictures_in(masks)))
+    return stem == name or (len(images) == 1 and stem not in _by_stem(_pictures_below(masks)))
 
 
 def _labelled(
-    images: list[str], masks: dict[str, str], endings: Sequence[str]
-) -> list[tuple[str, list[str], bool]]:
-    """The images that have a label image, with it."""
+    images: dict[str, str], masks: dict[str, str], endings: Sequence[str]
+) -> list[_MaskSet]:
+    """The images that have a label image, with it.
+
+    images: {path below their folder: path}; masks: as of `_by_stem`.
+    """
     sets = []
-    for image in images:
-        stem = os.path.splitext(os.path.basename(image))[0]
+    for name, image in images.items():
+        stem = os.path.splitext(name)[0]
         names = [stem + end for end in endings]
         names += [name.casefold() for name in names]
         mask = next((masks[name] for name in names if name in masks), None)
         if mask is not None and mask != image:
-            sets.append((image, [mask], False))
+            sets.append(_MaskSet(image, [mask], one_each=False))
     return sets
 
 
@@ -4240,25 +5414,27 @@ def _pictures_in(folder: str) -> list[str]:
     ]
 
 
-def _by_stem(paths: list[str]) -> dict[str, str]:
-    """{name without suffix: path}, by the name as it is and in lower case."""
-    stems = {os.path.splitext(os.path.basename(path))[0]: path for path in paths}
+def _by_stem(pictures: dict[str, str]) -> dict[str, str]:
+    """{name without suffix: path}, by the name as it is and in lower case.
+
+    pictures: {path below their folder: path}.
+    """
+    stems = {os.path.splitext(name)[0]: path for name, path in pictures.items()}
     return {**{stem.casefold(): path for stem, path in stems.items()}, **stems}
 
 
 def _object_files(
     reader: _Reader, name: str, paths: list[str], size: tuple[int, int]
 ) -> Iterator[tuple[str, Bitmap]]:
-    """The name and the bitmap of each mask file; those that can't be used are problems."""
+    """The path and the bitmap of each mask file; those that can't be used are problems."""
     for path in paths:
-        short = os.path.basename(path)
         try:
             mask = utils.read_mask(path)
             if mask.shape != size:
                 raise _Problem(f"expected a mask of {size} pixels. Received: {mask.shape}")
-            yield short, _cut_bitmap(mask)
+            yield path, _cut_bitmap(mask)
         except (OSError, ValueError, TypeError, SyntaxError) as error:
-            reader.problem(f"image {name!r}, mask {short}", str(error))
+            reader.problem(f"image {name!r}, mask {os.path.basename(path)}", str(error))
 
 
 def _size_of_masks(image: str, masks: list[str]) -> tuple[int, int]:

@@ -121,8 +121,9 @@ def _add_reading(made: argparse.ArgumentParser) -> None:
         "--crowds",
         choices=CROWDS,
         default="auto",
-        help="COCO: annotations with iscrowd 1: objects where a json has no others (auto), never"
-        " (keep), or always (objects), as CVAT means them (default: %(default)s)",
+        help="COCO: annotations with iscrowd 1: objects where a json has no others, or V7 or"
+        " supervision wrote it (auto), never (keep), or always (objects), as CVAT means them"
+        " (default: %(default)s)",
     )
 
 
@@ -133,8 +134,8 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         required=True,
         metavar="PATH",
         help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
-        " files, Cityscapes; with subsets as their tools make them (train/ and val/,"
-        " instances_train.json, images/train, ...)",
+        " files, Supervisely, QuPath, Cityscapes, Pascal VOC; with subsets as their tools make them"
+        " (train/ and val/, instances_train.json, images/train, ...)",
     )
     _add_reading(made)
     made.add_argument(
@@ -619,9 +620,10 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     """The images of a subset of --dataset; None where it has no such one.
 
     Tried in turn: a json whose name or folder says the subset; images of YOLO that the data.yaml
-    names so, or in a folder of that name; a folder of that name.
+    names so, or in a folder of that name; a folder of that name; CVAT's train.xml or val.xml, or
+    Pascal VOC's list; images in a folder of that name within images/.
     """
-    from mrcnn import annotations, coco
+    from mrcnn import annotations, coco, files
 
     folder = pathlib.Path(args.dataset)
     keep_empty = subset == "val"
@@ -639,7 +641,40 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         for word in coco.SUBSET_WORDS[subset]:
             if (place / word).is_dir():
                 return _read(args, place / word, None, keep_empty)
+    words = coco.SUBSET_WORDS[subset]
+    for word in words:
+        task = folder / f"{word}.xml"
+        if task.is_file():
+            return _read(args, task, None, keep_empty)
+        for kind in ("Segmentation", "Main"):
+            listing = folder / "ImageSets" / kind / f"{word}.txt"
+            if listing.is_file():
+                return _listed(_read(args, folder, None, keep_empty), listing)
+    for near in files.IMAGE_FOLDERS:
+        names = []
+        if (folder / near).is_dir():
+            names = [place.name.lower() for place in (folder / near).iterdir() if place.is_dir()]
+        if not set(words).isdisjoint(names):
+            return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     return None
+
+
+def _listed(annotated: Annotations, listing: pathlib.Path) -> Annotations | None:
+    """The images that a list of Pascal VOC names by their paths below JPEGImages/, without suffix;
+    None without any."""
+    import dataclasses
+
+    from mrcnn import files
+
+    names = {line.strip().strip('"') for line in files.read_text(listing).splitlines()}
+    images = []
+    for image in annotated.images:
+        parts = pathlib.PurePosixPath(image.name.replace("\\", "/")).with_suffix("").parts
+        if not names.isdisjoint(("/".join(parts), "/".join(parts[1:]))):
+            images.append(image)
+    if not images:
+        return None
+    return dataclasses.replace(annotated, images=images)
 
 
 def _images_of(
@@ -665,7 +700,9 @@ def _of_subset(annotated: Annotations, path: pathlib.Path, subset: str) -> Annot
         words = set(coco.SUBSET_WORDS[subset])
         for image in annotated.images:
             folders = image.name.replace("\\", "/").lower().split("/")[:-1]
-            if not words.isdisjoint(folder.rstrip("0123456789") for folder in folders):
+            # Darknet's are obj_train_data and obj_val_data.
+            plain = [name.removeprefix("obj_").removesuffix("_data") for name in folders]
+            if not words.isdisjoint(name.rstrip("0123456789") for name in plain):
                 images.append(image)
     if not images:
         return None

@@ -28,7 +28,7 @@ import unicodedata
 import urllib.parse
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -218,7 +218,9 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         path: a json in the format of COCO's `instances_*.json`.
         crowds: "auto": if all annotations are crowds, they are used as objects, with a warning,
             since CVAT, pycococreator and others write iscrowd 1 for every run-length mask, and
-            crowds train nothing. "keep": as in the file. "objects": no annotation is a crowd.
+            crowds train nothing; likewise in a file of V7 or supervision, which write it for every
+            object with a hole or in several parts. "keep": as in the file. "objects": no annotation
+            is a crowd.
 
     Returns:
         pycocotools.coco.COCO, with an attribute `problems`: a text for each image, annotation or
@@ -857,25 +859,59 @@ def _convert_crowds(coco: Any, crowds: str, path: pathlib.Path) -> None:
     if not count or crowds == "keep":
         return
     if crowds == "auto" and count < total:
-        if count > total // MANY_CROWDS or any(map(_is_crowd_of_cvat, coco.anns.values())):
-            logger.warning(
-                "%s: %d of %d annotations are crowds (iscrowd 1), which train nothing. Where they"
-                ' are objects, as CVAT and others write them, load the file with crowds="objects"'
-                " (--crowds=objects)",
-                path,
-                count,
-                total,
-            )
-        return
+        writer = _writer_without_crowds(coco.dataset)
+        if writer is None:
+            if _may_be_objects(coco.anns.values()):
+                logger.warning(
+                    "%s: %d of %d annotations are crowds (iscrowd 1), which train nothing. Where"
+                    " they are objects, as CVAT and others write them, load the file with"
+                    ' crowds="objects" (--crowds=objects)',
+                    path,
+                    count,
+                    total,
+                )
+            return
+        logger.warning(
+            "%s: %d of %d annotations are crowds (iscrowd 1), as %s writes objects with a hole or"
+            ' in several parts; they are used as objects. crowds="keep" leaves them crowds',
+            path,
+            count,
+            total,
+            writer,
+        )
     for annotation in coco.anns.values():
         annotation["iscrowd"] = 0
-    if crowds == "auto":
+    if crowds == "auto" and count == total:
         logger.warning(
             "%s: all %d annotations are crowds (iscrowd 1), as CVAT and pycococreator write them"
             ' for run lengths; they are used as objects. crowds="keep" leaves them crowds',
             path,
             total,
         )
+
+
+def _writer_without_crowds(data: dict) -> str | None:
+    """The program that wrote a file, of those that call what has a hole or several parts a crowd;
+    None for others."""
+    info = data.get("info")
+    if isinstance(info, dict) and info.get("description") == "Exported from Darwin":
+        return "V7"
+    if {category.get("supercategory") for category in data["categories"]} == {"common-objects"}:
+        return "supervision"
+    return None
+
+
+def _may_be_objects(annotations: Collection[dict]) -> bool:
+    """Whether a file's crowds may be objects: they are many, CVAT's, or all else is one polygon, as
+    where a program has no other way to write a hole."""
+    crowds = [annotation for annotation in annotations if annotation["iscrowd"]]
+    if len(crowds) > len(annotations) // MANY_CROWDS or any(map(_is_crowd_of_cvat, crowds)):
+        return True
+    return all(
+        isinstance(annotation["segmentation"], list) and len(annotation["segmentation"]) == 1
+        for annotation in annotations
+        if not annotation["iscrowd"]
+    )
 
 
 def _is_crowd_of_cvat(annotation: dict) -> bool:

@@ -362,6 +362,22 @@ def test_subsets_of_a_folder(tmp_path, kind):
     assert [dataset.load_mask(image_id)[0].shape[-1] for image_id in (0, 1)] == [1, 2]
 
 
+def test_instances_beside_other_kinds(tmp_path):
+    """Datumaro's COCO: a folder with four jsons of one subset was refused."""
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "images" / "default").mkdir(parents=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "default" / "a.jpg")
+    data = coco([{"segmentation": SQUARE}])
+    del data["images"][1]
+    for kind in ("instances", "image_info", "panoptic", "stuff", "person_keypoints"):
+        write(tmp_path / "annotations" / f"{kind}_default.json", data)
+    (image,) = annotations.read(tmp_path).images
+    assert image.path == str(tmp_path / "images" / "default" / "a.jpg")
+    write(tmp_path / "annotations" / "instances_other.json", data)
+    with pytest.raises(AnnotationError, match="Received: .*instances_default.*, .*instances_other"):
+        annotations.read(tmp_path)
+
+
 def test_subsets_with_problems(tmp_path):
     """One without objects is a problem of the others; without a training set there is no whole."""
     subsets(tmp_path, "roboflow")
@@ -378,7 +394,7 @@ def test_subsets_with_problems(tmp_path):
     "data, text",
     [
         ([{"image_id": 1, "category_id": 1, "score": 0.5}], "COCO's results"),
-        ({"objects": [], "size": {}, "tags": []}, "Supervisely's own json; export COCO"),
+        ({"classes": [], "tags": []}, "Supervisely's meta.json|a folder with 1 json files"),
         ({"imgHeight": 5, "imgWidth": 5, "objects": []}, "a json of Cityscapes"),
         ([{"image": "a.jpg", "annotations": []}], "a json of CreateML"),
     ],
@@ -392,7 +408,9 @@ def test_jsons_of_other_programs(folder, data, text):
 
 def test_folders_of_xml(folder):
     (folder / "annotations.xml").write_text("<annotations/>")
-    with pytest.raises(AnnotationError, match="1 XML files, none of them CVAT's .ann"):
+    with pytest.raises(
+        AnnotationError, match="1 XML files, none of them CVAT's or of an image .ann"
+    ):
         annotations.read(folder)
     with pytest.raises(
         AnnotationError, match="annotations.xml: expected a json.* an XML file with <an"
@@ -456,8 +474,8 @@ def test_cvat_for_images(folder):
         with pytest.raises(AnnotationError, match="images with regions. Received: none that can"):
             annotations.read(path)
     (folder / "annotations.xml").write_text("<annotation><object/></annotation>")
-    with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe; export COCO"):
-        annotations.read(folder / "annotations.xml")
+    with pytest.raises(AnnotationError, match="Pascal VOC or the old LabelMe, which `read` reads"):
+        annotations.read_cvat(folder / "annotations.xml")
 
 
 CVAT_VIDEO = """<?xml version="1.0" encoding="utf-8"?>
@@ -510,6 +528,150 @@ def test_cvat_for_videos(folder, caplog):
     found = annotations.read(folder)
     assert "2 tracks" not in caplog.text and "1 tracks have shapes of some frames" in caplog.text
     assert len(found.problems) == 2 and "track 0: expected a frame's number" in found.problems[0]
+
+
+def cvat_task(images, kind="image"):
+    """A task of CVAT; images: {name: (labels of its boxes, attributes of the image)}."""
+    parts = []
+    for name, (labels, attributes) in images.items():
+        boxes = "".join(f'<box label="{x}" xtl="3" ytl="2" xbr="9" ybr="8"/>' for x in labels)
+        size = f'width="{WIDTH}" height="{HEIGHT}"'
+        parts.append(f'<image name="{name}" {size} {attributes}>{boxes}</image>')
+    text = "".join(parts)
+    if kind == "track":
+        box = '<box frame="0" outside="0" xtl="3" ytl="2" xbr="9" ybr="8"/>'
+        text = f'<track id="0" label="cat">{box}</track>'
+    return f"<annotations><version>1.1</version>{text}</annotations>"
+
+
+def test_several_tasks_of_cvat(folder, tmp_path_factory):
+    """In a folder, or each in its own: it was said that none of the files is CVAT's."""
+    (folder / "one.xml").write_text(cvat_task({"a.jpg": (["cat"], "")}))
+    (folder / "two.xml").write_text(cvat_task({"b.png": (["dog", "cat"], "")}))
+    found = annotations.read(folder)
+    assert found.classes == ["cat", "dog"] and not found.problems
+    assert {image.name: len(image.regions) for image in found.images} == {"a.jpg": 1, "b.png": 2}
+    tasks = tmp_path_factory.mktemp("tasks")
+    for number, name in ((1, "one.xml"), (2, "two.xml")):
+        (tasks / f"task {number}").mkdir()
+        (folder / name).rename(tasks / f"task {number}" / "annotations.xml")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tasks / f"task {number}" / "a.jpg")
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tasks / f"task {number}" / "b.png")
+    names = [image.name for image in annotations.read(tasks).images]
+    assert names == ["task 1/a.jpg", "task 2/b.png"]
+    (tasks / "task 2" / "annotations.xml").unlink()
+    assert [image.name for image in annotations.read(tasks).images] == ["a.jpg"]
+
+
+def test_several_videos_of_cvat(tmp_path):
+    """Their frames have the same names: those of one would be taken for those of the other."""
+    for name in ("one.xml", "two.xml"):
+        (tmp_path / name).write_text(cvat_task({}, "track"))
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / "frame_000000.png")
+    with pytest.raises(AnnotationError, match="the xml of one video .*one.xml, .*two.xml"):
+        annotations.read(tmp_path)
+    assert len(annotations.read(tmp_path / "one.xml").images) == 1
+
+
+def test_subsets_of_a_project_of_cvat(folder):
+    """Images of one name in two subsets, which are folders: both were refused."""
+    for subset in ("Train", "Validation"):
+        (folder / "images" / subset).mkdir(parents=True)
+        shutil.copy(folder / "a.jpg", folder / "images" / subset / "c.jpg")
+    images = "".join(
+        cvat_task({"c.jpg": (["cat"] * count, f'subset="{subset}"')})[32:-14]
+        for subset, count in (("Train", 1), ("Validation", 2))
+    )
+    (folder / "annotations.xml").write_text(f"<annotations>{images}</annotations>")
+    found = annotations.read(folder)
+    assert [(image.name, len(image.regions)) for image in found.images] == [
+        ("Train/c.jpg", 1),
+        ("Validation/c.jpg", 2),
+    ]
+    assert len({image.path for image in found.images}) == 2 and not found.problems
+
+
+# ---- XML of one image ----------------------------------------------------------------------------
+
+LABELME_XML = """<annotation><filename>a.jpg</filename><folder>train</folder>
+<imagesize><nrows>40</nrows><ncols>60</ncols></imagesize>
+<object><name>cat</name><deleted>0</deleted><occluded>yes</occluded><id>0</id>
+  <parts><hasparts>2</hasparts><ispartof/></parts><attributes>kind=big, old</attributes>
+  <polygon><pt><x>10.00</x><y>5.00</y></pt><pt><x>20</x><y>5</y></pt><pt><x>20</x><y>15</y></pt>
+  <pt><x>10</x><y>15</y></pt><username/></polygon></object>
+<object><name>dog</name><deleted>1</deleted><id>1</id></object>
+<object><name>cat</name><deleted>0</deleted><id>2</id>
+  <parts><hasparts/><ispartof>0</ispartof></parts>
+  <segm><mask>a_mask_2.png</mask><box><xmin>30</xmin><ymin>20</ymin><xmax>33</xmax><ymax>22</ymax>
+  </box></segm></object>
+<object><name>owl</name><deleted>0</deleted><id>3</id><attributes>is_crowd=True</attributes>
+  <segm><mask>a_mask_3.png</mask><box><xmin>1</xmin><ymin>1</ymin><xmax>4</xmax><ymax>3</ymax></box>
+  </segm></object>
+<object><name>owl</name><deleted>0</deleted><id>4</id><segm><mask>gone.png</mask></segm></object>
+<object><name>owl</name><deleted>0</deleted><id>5</id></object>
+</annotation>"""
+
+
+@pytest.mark.parametrize("masks", ("Masks/train", "Annotations/train/Masks", "Masks"))
+def test_the_old_labelme(tmp_path, masks):
+    """CVAT's "LabelMe 3.0", and Datumaro's: polygons, masks of the image or its box. It was
+    refused; with Images/ and Masks/ the numbered masks alone would be read."""
+    for place in ("Images/train", "Images/val", "Annotations/train", masks):
+        (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "Images" / "train" / "a.jpg")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "Images" / "val" / "a.jpg")
+    whole = np.zeros((HEIGHT, WIDTH), np.uint8)
+    whole[20:22, 30:33] = 255
+    Image.fromarray(whole).save(tmp_path / masks / "a_mask_2.png")
+    Image.fromarray(whole[20:22, 30:33]).save(tmp_path / masks / "a_mask_3.png")
+    path = tmp_path / "Annotations" / "train" / "a.xml"
+    path.write_text(LABELME_XML)
+    found = annotations.read(tmp_path)
+    (image,) = found.images
+    assert image.path == str(tmp_path / "Images" / "train" / "a.jpg")
+    truth = np.zeros((HEIGHT, WIDTH, 2), bool)
+    truth[5:15, 10:20, 0] = truth[20:22, 30:33, 0] = truth[1:3, 1:4, 1] = True
+    np.testing.assert_array_equal(image.masks(), truth)
+    assert [(region.name, region.crowd) for region in image.regions] == [
+        ("cat", False),
+        ("owl", True),
+    ]
+    assert image.regions[0].extra == {"occluded": True, "kind": "big", "old": True}
+    first, second = found.problems
+    assert "region 3: expected a mask's file. Received: no 'gone.png'" in first
+    assert "region 4: expected a polygon, a mask or a box. Received: ['name'" in second
+    assert len(annotations.read(path, images=tmp_path / "Images").images) == 1
+
+
+def voc_xml(objects, name="a.jpg", size=(HEIGHT, WIDTH)):
+    body = "".join(f"<object><name>cat</name>{item}</object>" for item in objects)
+    sides = f"<size><width>{size[1]}</width><height>{size[0]}</height></size>"
+    return f"<annotation><folder>VOC</folder><filename>{name}</filename>{sides}{body}</annotation>"
+
+
+def test_xml_of_pascal_voc(folder, caplog):
+    """Pixels count from 1. Polygons of supervision are pixels, too; Roboflow's lie between."""
+    box = "<bndbox><xmin>11</xmin><ymin>6</ymin><xmax>20</xmax><ymax>15</ymax></bndbox>"
+    corners = [(11, 6), (20, 6), (20, 15), (11, 15)]
+    whole = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(corners, 1))
+    between = re.sub(r"\d+<", lambda found: f"{int(found[0][:-1]) + 0.25}<", whole)
+    objects = [box, f"{box}<polygon>{whole}</polygon>", f"{box}<polygon>{between}</polygon>"]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "a.xml").write_text(voc_xml([*objects, "<part/>"]))
+    (folder / "annotations" / "b.xml").write_text(voc_xml([box], "b.png", (5, 5)))
+    (folder / "annotations" / "c.xml").write_text("<annotation><filename>")
+    found = annotations.read(folder)
+    (image,) = found.images
+    masks = np.moveaxis(image.masks(), -1, 0)
+    assert [(mask.sum(), mask[5:15, 10:20].sum()) for mask in masks] == [(100, 100)] * 2 + [
+        (81, 81)
+    ]
+    assert "2 objects are boxes without an outline" in caplog.text
+    region, broken, size = found.problems
+    assert "c.xml: expected XML" in broken and "(40, 60)" in size and "region 3" in region
+    path = folder / "annotations" / "a.xml"
+    assert len(annotations.read(path, images=folder).images[0].regions) == 3
 
 
 # ---- LabelMe -------------------------------------------------------------------------------------
@@ -663,6 +825,23 @@ def test_objects_that_are_there_twice_are_named(folder, caplog, kind):
     assert len(annotations.read(path).images[0].regions) == 4
     assert re.search("1 (objects|annotations) are .*count twice", caplog.text), caplog.text
     assert caplog.text.count("count twice") == 1
+
+
+def test_images_that_are_there_twice_are_named(folder, caplog):
+    """a.jpg and a.png with one label file: one may be trained on and the other validated on."""
+    for name in ("a.png", "c.png", "c.jpg"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / name)
+    images = [{"id": i, "file_name": name} for i, name in enumerate(("a.jpg", "a.png", "c.png"))]
+    items = [
+        {"id": i, "image_id": i, "category_id": 1, "iscrowd": 0, "segmentation": SQUARE}
+        for i in range(3)
+    ]
+    images.append({"id": 3, "file_name": "c.jpg"})
+    items.append({**items[0], "id": 3, "image_id": 3, "segmentation": [[1, 1, 9, 1, 9, 9]]})
+    data = {"images": images, "annotations": items, "categories": [{"id": 1, "name": "cat"}]}
+    assert len(annotations.read(write(folder / "labels.json", data)).images) == 4
+    (message,) = [text for text in caplog.messages if "there twice" in text]
+    assert "1 images are there twice" in message and message.endswith("a.jpg and a.png")
 
 
 def test_labelme_of_another_size(folder):
@@ -1064,6 +1243,282 @@ def test_json_in_sub_folders(folder, given):
     ]
     assert [image.regions[0].name for image in found.images] == ["train", "val"]
     assert len(set(names_of(found))) == 2
+
+
+def test_labelme_in_a_folder_and_below(folder, caplog):
+    """LabelMe opens a folder with all below it: what lay there was passed over, without a word.
+    val/ is a set of its own; copies are no images of their own."""
+    (folder / "sub" / "more").mkdir(parents=True)
+    (folder / "val").mkdir()
+    for place in ("", "sub/", "sub/more/", "val/"):
+        Image.new("RGB", (WIDTH, HEIGHT)).save(folder / place / "a.jpg")
+        shape = {"label": f"in {place}", "points": TRIANGLE}
+        write(folder / place / "a.json", labelme([shape]))
+    shutil.copy(folder / "a.json", folder / "sub" / "copy.json")
+    write(folder / "sub" / "package.json", {"name": "x"})
+    found = annotations.read(folder)
+    assert found.classes == ["in", "in sub/", "in sub/more/"] and not found.problems
+    assert len({image.path for image in found.images}) == 3
+    assert "folders of subsets are not read with the others: val/a.json" in caplog.text
+    assert "1 json files in sub-folders are copies" in caplog.text
+    assert annotations.read(folder / "val").classes == ["in val/"]
+
+
+# ---- Supervisely ---------------------------------------------------------------------------------
+
+# Written by the SDK of Supervisely: 3 x 3 pixels without the middle; 3 x 4 with 3.
+SLY_RING = (
+    "eJzrDPBz5+WS4mJgYOD19HAJAtLMIMwIInOeqf8BUmwBPiGuQPr///9Lb86/C2QxlgT5BTM4PLuRBuTwebo4hlTMSa"
+    "44sKHhISMDuxpTYrr03F6gDIOnq5/LOqeEJgDM5ht6"
+)
+SLY_THREE = (
+    "eJzrDPBz5+WS4mJgYOD19HAJAtIsQMzMyAwk+6xsWoEUW4BPiCuQ/v///9Kb8+8CWYwlQX7BDA7PbqQBOXyeLo4hFXOS"
+    "PRISEgSAct8YCv+fcLoFlGHwdPVzWeeU0AQAgc0azA=="
+)
+
+
+def supervisely(folder, objects, name="a.jpg", data_set="ds 1"):
+    """A project of one data set and image, with two classes in its meta.json."""
+    for place in ("ann", "img"):
+        (folder / data_set / place).mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / data_set / "img" / name)
+    size = {"height": HEIGHT, "width": WIDTH}
+    data = {"description": "", "tags": [], "size": size, "objects": objects}
+    write(folder / data_set / "ann" / f"{name}.json", data)
+    classes = [{"title": "rat", "shape": "any"}, {"title": "cat", "shape": "any"}]
+    write(folder / "meta.json", {"classes": classes, "tags": []})
+    return folder
+
+
+def figure(kind, exterior=None, interior=(), name="cat", **more):
+    return {
+        "classTitle": name,
+        "geometryType": kind,
+        "points": {"exterior": exterior, "interior": list(interior)},
+        "tags": [],
+        **more,
+    }
+
+
+def bitmap(data, origin=(50, 30), **more):
+    return {**figure("bitmap", **more), "bitmap": {"data": data, "origin": list(origin)}}
+
+
+def test_supervisely(tmp_path):
+    """Pixels are those that its SDK draws; it was refused."""
+    square = [[3, 2], [12, 2], [12, 10], [3, 10]]
+    hole = [[5, 4], [8, 4], [8, 6], [5, 6]]
+    objects = [
+        figure("polygon", square, [hole]),
+        figure("polygon", [[20, 20], [30, 35], [10, 28]], name="rat", tags=[{"name": "old"}]),
+        bitmap(SLY_RING),
+        bitmap(SLY_THREE, (58, 39)),  # partly outside
+        figure("rectangle", [[40, 5], [44, 5]]),
+        figure("polygon", [[1, 30], [2, 30], [2, 31]], instance="x", name="rat"),
+        bitmap(SLY_RING, (5, 35), instance="x", name="rat"),
+        figure("line", [[1, 1], [5, 5]]),
+    ]
+    annotated = annotations.read(supervisely(tmp_path, objects))
+    (image,) = annotated.images
+    assert annotated.classes == ["rat", "cat"]
+    assert image.path == str(tmp_path / "ds 1" / "img" / "a.jpg")
+    masks = np.moveaxis(image.masks(), -1, 0)
+    assert [region.name for region in image.regions] == "cat rat cat cat cat rat".split()
+    assert image.regions[1].extra == {"old": True}
+    assert masks.sum(axis=(1, 2)).tolist() == [78, 138, 8, 1, 5, 3 + 8]
+    assert masks[0, 2:11, 3:13].sum() == 78 and not masks[0, 4:7, 5:9].any()
+    rows = [1, 3, 5, 7, 9, 10, 13, 15, 16, 15, 13, 10, 8, 7, 4, 2]
+    assert masks[1].sum(axis=1)[20:36].tolist() == rows
+    assert masks[2, 30:33, 50:53].sum() == 8 and not masks[2, 31, 51]
+    assert masks[3, 39, 59]
+    assert masks[4, 5, 40:45].all()
+    (problem,) = annotated.problems
+    assert "region 7: expected a polygon, bitmap or rectangle" in problem and "'line'" in problem
+    for place in ("ds 1", "ds 1/ann", "ds 1/ann/a.jpg.json"):
+        (alone,) = annotations.read(tmp_path / place).images
+        np.testing.assert_array_equal(alone.masks(), image.masks())
+
+
+def test_supervisely_of_several_data_sets(tmp_path):
+    """Images of one name, and data sets within others."""
+    square = [figure("polygon", [[3, 2], [12, 2], [12, 10], [3, 10]])]
+    places = ["ds 1", "ds 2", "ds 1/datasets/inner"]
+    for i, place in enumerate(places):
+        supervisely(tmp_path, square * (i + 1), data_set=place)
+    annotated = annotations.read(tmp_path)
+    counts = {
+        os.path.relpath(image.path, tmp_path): len(image.regions) for image in annotated.images
+    }
+    assert counts == {f"{place}/img/a.jpg": i for i, place in enumerate(places, 1)}
+
+
+@pytest.mark.parametrize(
+    "item, text",
+    [
+        (figure("polygon", [[1, 1], [5, 5]]), "a polygon of at least 3 points. Received: 2"),
+        (figure("rectangle", [[1, 1]]), "a rectangle of 2 points"),
+        (figure(None), "a polygon, bitmap or rectangle"),
+        (bitmap("@"), "expected a bitmap's data"),
+        (bitmap("QUJD"), "a mask as a PNG in base64"),
+        (bitmap(SLY_RING, (1,)), "a bitmap's origin, .x, y.. Received: .1."),
+        (bitmap(SLY_RING, (99, 99)), "expected a region with a pixel"),
+        ({"classTitle": ""}, "expected an object with a classTitle"),
+        ([], "expected an object with a classTitle"),
+        (figure("polygon", [[1, 1], [5, 5], [1, 5]], [3], tags=7), "a hole as a list of points"),
+    ],
+)
+def test_supervisely_problems(tmp_path, item, text):
+    good = figure("rectangle", [[1, 1], [5, 5]])
+    (problem,) = annotations.read(supervisely(tmp_path, [good, item])).problems
+    assert re.search(f"a.jpg.*region 1: .*{text}", problem)
+
+
+# ---- V7 ------------------------------------------------------------------------------------------
+
+
+def v7(items, name="a.jpg", **more):
+    slots = [{"type": "image", "slot_name": "0", "width": WIDTH, "height": HEIGHT}]
+    return {
+        "version": "2.0",
+        "schema_ref": "https://darwin-public.s3.eu-west-1.amazonaws.com/darwin_json/2.0/schema.json",
+        "item": {"name": name, "path": "/", "slots": slots, **more},
+        "annotations": [{"name": "cat", "id": str(i), **item} for i, item in enumerate(items)],
+    }
+
+
+def paths(*boxes):
+    return [[{"x": x, "y": y} for x, y in ring_of(*box)[:4]] for box in boxes]
+
+
+def test_v7(folder):
+    """A hole and another part are told by paths alone; masks lie in a layer. It was refused."""
+    layer = {
+        "dense_rle": [0, 30 * WIDTH + 50, 1, 3, 0, WIDTH - 3, 2, 2, 0, 9 * WIDTH - 52],
+        "mask_annotation_ids_mapping": {"2": 1, "3": 2},
+        "total_pixels": HEIGHT * WIDTH,
+    }
+    box = {"bounding_box": {"x": 1, "y": 2, "w": 4, "h": 3}}
+    items = [
+        {"polygon": {"paths": paths((10, 5, 20, 15), (12, 7, 15, 9), (30, 5, 34, 7))}, **box},
+        {"tag": {}},
+        {"mask": {"sparse_rle": None}, **box},
+        {"mask": {"sparse_rle": None}},
+        {"name": "__raster_layer__", "raster_layer": layer},
+        box,
+        {"ellipse": {"center": {"x": 40, "y": 30}, "radius": {"x": 5, "y": 2}, "angle": 0.0}},
+        {"keypoint": {"x": 1, "y": 1}},
+        {"mask": {}},
+    ]
+    (folder / "sub").mkdir()
+    Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "sub" / "c.jpg")
+    write(folder / "a.json", v7(items))
+    write(folder / "c.json", v7([box], "c.jpg", path="/sub"))
+    found = annotations.read(folder)
+    first, second = found.images
+    assert second.path == str(folder / "sub" / "c.jpg") and len(second.regions) == 1
+    truth = np.zeros((HEIGHT, WIDTH, 4), bool)
+    truth[5:15, 10:20, 0] = truth[5:7, 30:34, 0] = truth[30, 50:53, 1] = truth[31, 50:52, 2] = True
+    truth[7:9, 12:15, 0] = False
+    truth[2:5, 1:5, 3] = True
+    masks = first.masks()
+    np.testing.assert_array_equal(masks[..., :4], truth)
+    assert masks.shape[-1] == 5 and abs(masks[..., 4].sum() - np.pi * 10) < 3
+    point, mask = found.problems
+    assert "expected a polygon, mask, ellipse" in point and "['keypoint']" in point
+    assert "expected a raster_layer with the mask. Received: none" in mask
+
+
+@pytest.mark.parametrize(
+    "data, text",
+    [
+        (v7([{"polygon": {"paths": [[{"x": 1}]]}}]), "region 0: expected a path as a list of poin"),
+        (v7([], slots=[1, 2]), "expected an item of one slot. Received: .1, 2."),
+        (v7([{"raster_layer": {"dense_rle": [1, 5]}}]), "expected a raster_layer with dense_rle"),
+        (v7([{"raster_layer": {"dense_rle": [1]}}]), "expected a raster_layer with dense_rle"),
+        (
+            v7(
+                [
+                    {
+                        "raster_layer": {
+                            "dense_rle": [0, HEIGHT * WIDTH],
+                            "mask_annotation_ids_mapping": {"1": [1, 2]},
+                        }
+                    }
+                ]
+            ),
+            "expected a raster_layer with dense_rle",
+        ),
+        (v7([{"ellipse": {"center": 1}}]), "expected an ellipse with 'center'"),
+    ],
+)
+def test_v7_problems(folder, data, text):
+    write(folder / "a.json", data)
+    write(folder / "b.json", v7([{"polygon": {"paths": paths((1, 1, 5, 5))}}], "b.png"))
+    (problem,) = annotations.read(folder).problems
+    assert re.search(f"file a.json.*{text}", problem)
+
+
+# ---- QuPath --------------------------------------------------------------------------------------
+
+
+def feature(coordinates, kind="Polygon", label="Tumor", **properties):
+    """A feature as QuPath 0.5 exports it."""
+    properties = {"objectType": "annotation", **properties}
+    if label is not None:
+        properties["classification"] = {"name": label, "color": [200, 0, 0]}
+    geometry = {"type": kind, "coordinates": coordinates}
+    return {"type": "Feature", "id": "1a", "geometry": geometry, "properties": properties}
+
+
+def ring_of(x1, y1, x2, y2):
+    return [[x1, y1], [x2, y1], [x2, y2], [x1, y2], [x1, y1]]
+
+
+@pytest.mark.parametrize("form", ("collection", "list"))
+@pytest.mark.parametrize("name", ("a.geojson", "a.jpg.geojson", "a.json"))
+def test_qupath(folder, form, name):
+    """A hole, two parts, half pixels; points and features without a class are named."""
+    holed = [ring_of(10, 5, 20, 15), ring_of(12, 7, 15, 9)]
+    parts = [[ring_of(30, 5, 34, 7)], [ring_of(40.4, 5.4, 42.6, 7.6), ring_of(41, 6, 42, 7)]]
+    features = [
+        feature(holed),
+        feature(parts, "MultiPolygon", "Stroma", name="left"),
+        feature([1, 1], "Point"),
+        feature(holed, label=None),
+        feature([]),
+    ]
+    data = features
+    if form == "collection":
+        data = {"type": "FeatureCollection", "features": features}
+    write(folder / name, data)
+    write(
+        folder / "world.geojson",
+        {"type": "FeatureCollection", "features": [], "crs": {"type": "name"}},
+    )
+    found = annotations.read(folder)
+    (image,) = found.images
+    truth = np.zeros((HEIGHT, WIDTH, 2), bool)
+    truth[5:15, 10:20, 0] = truth[5:7, 30:34, 1] = truth[5:8, 40:43, 1] = True
+    truth[7:9, 12:15, 0] = truth[6, 41, 1] = False
+    np.testing.assert_array_equal(image.masks(), truth)
+    assert found.classes == ["Stroma", "Tumor"] and image.regions[1].extra == {"name": "left"}
+    point, without, empty = found.problems
+    assert "region 2: expected a Polygon or MultiPolygon" in point and "'Point'" in point
+    assert "region 3: expected an object with a classification" in without
+    assert "region 4: expected lists of rings" in empty
+
+
+def test_qupath_without_classes(folder):
+    write(folder / "a.geojson", [feature([ring_of(10, 5, 20, 15)], label=None)])
+    assert annotations.read(folder).classes == ["object"]
+    world = {
+        "type": "FeatureCollection",
+        "features": [feature([ring_of(1, 1, 2, 2)])],
+        "crs": {"type": "name"},
+    }
+    path = write(folder / "b.json", world)
+    with pytest.raises(AnnotationError, match="GeoJSON whose places are none of an image"):
+        annotations.read(path)
 
 
 def test_via_in_a_sub_folder(folder):

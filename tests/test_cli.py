@@ -413,7 +413,7 @@ def sets_of(*arguments):
     return [sorted(image.name for image in part.images) for part in cli._sets(args)]
 
 
-@pytest.mark.parametrize("layout", ("coco", "roboflow", "instances", "yolo", "folders"))
+@pytest.mark.parametrize("layout", ("coco", "roboflow", "instances", "yolo", "folders", "cvat"))
 def test_subsets_of_datasets(here, layout):
     """Training and validation images where each of the tools has them."""
     expected = [["a.png"], ["b.png"]]
@@ -438,6 +438,12 @@ def test_subsets_of_datasets(here, layout):
             label.parent.mkdir(parents=True)
             label.write_text("0 .1 .1 .5 .1 .5 .5\n")
         expected = [["images/train/a.png"], ["images/val/b.png"]]
+    elif layout == "cvat":  # Datumaro's
+        for subset, name in (("train", "a.png"), ("val", "b.png")):
+            box = '<box label="cat" xtl="5" ytl="5" xbr="25" ybr="15"/>'
+            text = f'<image name="{name}" width="60" height="40">{box}</image>'
+            (here / f"{subset}.xml").write_text(f"<annotations>{text}</annotations>")
+            picture(here / "images" / name)
     else:
         for subset, name in (("train", "a"), ("val", "b")):
             picture(here / subset / f"{name}.png")
@@ -445,6 +451,38 @@ def test_subsets_of_datasets(here, layout):
             data = {"imagePath": f"{name}.png", "shapes": [shape]}
             (here / subset / f"{name}.json").write_text(json.dumps(data))
     assert sets_of(f"--dataset={here}") == expected
+
+
+@pytest.mark.parametrize("layout", ("sub-folders", "voc", "voc boxes"))
+def test_subsets_of_mask_files(here, layout):
+    """images/train and images/val; Pascal VOC's lists of images. A share was held out of all."""
+    images, masks, folders = "images", "masks", {"train": "train/", "val": "val/"}
+    if layout != "sub-folders":
+        images, masks, folders = "JPEGImages", "SegmentationObject", {"train": "", "val": ""}
+        lists = here / "ImageSets" / ("Segmentation" if layout == "voc" else "Main")
+        lists.mkdir(parents=True)
+        (lists / "train.txt").write_text("a\nb 1\n")
+        (lists / "val.txt").write_text('"c 2"\n')
+    for subset, name in (("train", "a"), ("train", "b 1"), ("val", "c 2")):
+        path = here / masks / folders[subset] / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.eye(30, dtype=np.uint8)).save(path)
+        picture(here / images / folders[subset] / f"{name}.png", (30, 30))
+        if layout == "voc boxes":
+            path.unlink()
+            box = "<xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+            item = f"<object><name>cat</name><bndbox>{box}</bndbox></object>"
+            text = f"<annotation><filename>{name}.png</filename>{item}</annotation>"
+            (here / "Annotations").mkdir(exist_ok=True)
+            (here / "Annotations" / f"{name}.xml").write_text(text)
+    if layout == "voc boxes":
+        assert sets_of(f"--dataset={here}") == [["a.png", "b 1.png"], ["c 2.png"]]
+        return
+    train, val = folders["train"], folders["val"]
+    assert sets_of(f"--dataset={here}") == [
+        [f"{images}/{train}a.png", f"{images}/{train}b 1.png"],
+        [f"{images}/{val}c 2.png"],
+    ]
 
 
 @pytest.mark.parametrize("command", ("train --weights=none", "evaluate --weights=coco"))
@@ -524,7 +562,7 @@ def yolo_images(here, *names):
         label.write_text("0 .1 .1 .5 .1 .5 .5\n")
 
 
-@pytest.mark.parametrize("form", ("years", "yaml", "list", "roboflow", "both"))
+@pytest.mark.parametrize("form", ("years", "yaml", "list", "roboflow", "both", "darknet"))
 def test_subsets_of_yolo(here, form):
     """By the yaml's folders or lists, else by the folders' names; a stray json changes nothing."""
     (here / "notes.json").write_text("{}")
@@ -535,6 +573,7 @@ def test_subsets_of_yolo(here, form):
         "roboflow": ("pool", "holdout", "train: ../images/pool\nval: ../images/holdout\n"),
         # Programs that insist on both name one folder twice: here the names of folders say it.
         "both": ("train", "valid", "train: images\nval: images\n"),
+        "darknet": ("obj_train_data", "obj_val_data", ""),
     }[form]
     (here / "data.yaml").write_text(f"{lines}names: [cat]\n")
     (here / "val.txt").write_text("./images/holdout/b.png\nimages/holdout/gone.png\n")

@@ -630,6 +630,45 @@ def test_crowds_beside_objects(folder, caplog):
         load(folder, crowds="all")
 
 
+@pytest.mark.parametrize("writer", ("V7", "supervision", "unknown"))
+def test_holes_that_are_crowds(tmp_path, caplog, writer):
+    """V7 and supervision write iscrowd 1 for what has a hole: it trained nothing, without a word."""
+    supercategory = {"supervision": "common-objects"}.get(writer, "root")
+    annotations = [
+        {
+            "id": number,
+            "image_id": 1,
+            "category_id": 1,
+            "iscrowd": 0,
+            "segmentation": [[1, 1, 10, 1, 10, 10, 1, 10 + number]],
+        }
+        for number in range(1, 7)
+    ]
+    ring = {"size": [40, 60], "counts": [100, 50, 10, 50, 2190]}
+    annotations.append({**annotations[0], "id": 7, "iscrowd": 1, "segmentation": ring})
+    data = {
+        "info": {"description": "Exported from Darwin" if writer == "V7" else ""},
+        "images": [{"id": 1, "file_name": "a.jpg", "width": 60, "height": 40}],
+        "categories": [{"id": 1, "name": "cup", "supercategory": supercategory}],
+        "annotations": annotations,
+    }
+    path = tmp_path / "labels.json"
+    path.write_text(json.dumps(data))
+    is_crowd = int(writer == "unknown")
+    assert coco.read_annotations(path).anns[7]["iscrowd"] == is_crowd
+    (message,) = caplog.messages
+    assert "1 of 7 annotations are crowds (iscrowd 1)" in message
+    if is_crowd:
+        assert "which train nothing" in message and "--crowds=objects" in message
+    else:
+        assert f"as {writer} writes objects with a hole" in message
+    assert coco.read_annotations(path, "keep").anns[7]["iscrowd"] == 1
+    annotations[0]["segmentation"] *= 2  # a file that has other means for parts
+    path.write_text(json.dumps(data))
+    assert coco.read_annotations(path).anns[7]["iscrowd"] == is_crowd
+    assert sum("which train nothing" in text for text in caplog.messages) == is_crowd
+
+
 def test_categories_that_group_others(folder, caplog):
     """Roboflow's first category is no class; one that has annotations is (row 14)."""
 

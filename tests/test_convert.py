@@ -1,6 +1,7 @@
 """Conversion of annotations: equal masks where the target holds them, every loss counted."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -611,6 +612,24 @@ def test_yolo_names_with_apostrophes(tmp_path, yaml, names):
     assert annotations.read(yolo_folder(tmp_path, yaml + "\n", LINE)).classes == names
 
 
+@pytest.mark.parametrize(
+    "yaml, names",
+    (
+        ('names: [person, "Stra\\xDFe", "\\u5973"]', ["person", "Straße", "女"]),
+        ('names:\n- "Stra\\xDFe"\n- "\\U0001F600 \\"a\\""', ["Straße", '\U0001f600 "a"']),
+        ('names: {0: "\\ud83d\\ude00", 1: a}', ["\U0001f600", "a"]),
+        ("names:\n- \"\\xDF \\\n  \\ b\\\n  c\"\n- 'd\n  e'\n- f", ["ß  bc", "d e", "f"]),
+        ("names: [\"\\xDF, \\\n  b\", 'c\n  d',\n  e]", ["ß, b", "c d", "e"]),
+        ("names:\n- a,\"b\n- c,'d\n- e", ['a,"b', "c,'d", "e"]),
+        ('names: ["c:\\data", b]', ["c:\\data", "b"]),
+    ),
+)
+def test_yolo_names_with_escapes(tmp_path, yaml, names):
+    """As PyYAML writes and reads them, for supervision, SAHI and Supervisely: the class was called
+    Stra\\xDFe."""
+    assert annotations.read(yolo_folder(tmp_path, yaml + "\n", LINE)).classes == names
+
+
 def test_yolo_names_that_are_empty(tmp_path):
     """A line without a name would move the others up."""
     folder = yolo_folder(tmp_path, None, LINE)
@@ -697,6 +716,105 @@ def test_label_images_in_other_folders(tmp_path, image, mask):
     assert found.masks().sum(axis=(0, 1)).tolist() == [7 * 16, 15 * 2]
 
 
+def object_files(folder, names):
+    """Writes a mask file of each name, of the pixels [2 + i, 3 : 9] each."""
+    for i, name in enumerate(names):
+        mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask[2 + i, 3:9] = 255
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(mask).save(path)
+
+
+@pytest.mark.parametrize(
+    "form",
+    (
+        "a_0 a_1 a_10",
+        "a_mask_0 a_mask_1 a_mask_2",
+        "a-001 a-002 a-003",
+        "a/0 a/1 a/2",
+        "a/x a/y a/z",
+        "a.obj1 a.obj2 a.obj3",
+        "A_1 A_2 A_3",
+        "a (1)|a (2)|a (3)",
+    ),
+)
+@pytest.mark.parametrize("place", ("", "train/"))
+def test_mask_files_with_numbers(tmp_path, form, place):
+    """A file for each object, told by a number or a folder: it was refused."""
+    pictures(tmp_path, f"images/{place}a.png", f"images/{place}a_b.png", f"images/{place}c.png")
+    stems = form.split("|" if "|" in form else " ")
+    object_files(tmp_path / "masks", [f"{place}{stem}.png" for stem in stems])
+    object_files(tmp_path / "masks", [f"{place}a_b_7.png"])
+    found = annotations.read(tmp_path, keep_empty=True)
+    first, second, third = found.images
+    assert not found.problems and found.classes == ["object"]
+    assert [os.path.basename(image.name) for image in found.images] == ["a.png", "a_b.png", "c.png"]
+    assert [region.number for region in first.regions] == [
+        os.path.basename(f"{stem}.png") for stem in stems
+    ]
+    assert len(second.regions) == 1 and not third.regions
+    for i, mask in enumerate(np.moveaxis(first.masks(), -1, 0)):
+        assert mask.sum() == 6 and mask[2 + i, 3:9].all()
+    assert len(annotations.read(tmp_path).images) == 2
+
+
+def test_mask_files_of_no_image(tmp_path):
+    """An object that nobody would miss is named."""
+    pictures(tmp_path, "images/a.png", "images/a_1.png")
+    object_files(tmp_path / "masks", ["a_0.png", "a_1.png", "b_0.png", "a_x.png"])
+    found = annotations.read(tmp_path)
+    assert [len(image.regions) for image in found.images] == [1, 1]  # a_1.png is that of a_1
+    first, second = found.problems
+    assert "a_x.png: expected an image of its name" in first and "b_0.png: expected" in second
+
+
+def test_mask_files_that_may_be_classes(tmp_path, caplog):
+    pictures(tmp_path, "images/a.png")
+    object_files(tmp_path / "masks", ["a_1.png"])
+    Image.fromarray(np.eye(HEIGHT, WIDTH, dtype=np.uint8)[:, ::-1] * 9).save(
+        tmp_path / "masks" / "a_2.png"
+    )
+    values = np.zeros((HEIGHT, WIDTH), np.uint8)
+    values[3, 3] = values[9, 9] = 255
+    Image.fromarray(values).save(tmp_path / "masks" / "a_1.png")
+    assert len(annotations.read(tmp_path).images[0].regions) == 2
+    assert "files of a class each have it: images/a.png" in caplog.text
+
+
+def test_masks_of_v7(tmp_path):
+    """darwin-py's instance_mask, whose csv says the classes; images may lie in sub-folders."""
+    pictures(tmp_path, "images/a.png", "images/sub/b.png")
+    object_files(tmp_path / "masks", ["a_00000.png", "a_00001.png", "b_00000.png"])
+    file = tmp_path / "instance_mask_annotations.csv"
+    file.write_text(
+        "image_id,mask_id,class_name\na,a_00000,Straße\na,a_00001,car\nb,b_00000,car\n", "utf-8"
+    )
+    found = annotations.read(tmp_path)
+    assert found.classes == ["Straße", "car"] and not found.problems
+    names = [[region.name for region in image.regions] for image in found.images]
+    assert names == [["Straße", "car"], ["car"]]
+    assert annotations.read(tmp_path, label="x").classes == ["x"]
+    file.write_text("image,mask\n")
+    with pytest.raises(AnnotationError, match=r"annotations.csv: .*Received: \['image', 'mask'\]"):
+        annotations.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "image, mask, file",
+    (
+        ("train/a.jpg", "train/a_mask.png", "train/_classes.csv"),
+        ("images/a.png", "masks/a.png", "class_mapping.csv"),
+    ),
+)
+def test_images_of_classes_are_refused(tmp_path, image, mask, file):
+    """Roboflow's and V7's semantic masks: all objects of a class were one."""
+    labels_of(tmp_path, image=image, mask=mask)
+    (tmp_path / file).write_text("Pixel Value, Class\n0, background\n")
+    with pytest.raises(AnnotationError, match=f"images of classes, .*{file} of"):
+        annotations.read(tmp_path)
+
+
 def test_masks_of_sub_folders(tmp_path):
     for subset in ("train", "val"):
         labels_of(tmp_path / subset)
@@ -768,6 +886,7 @@ def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
         picture.save(path)
 
     pictures(tmp_path, "JPEGImages/a.jpg")
+    (tmp_path / "ImageSets").mkdir()
     objects = np.zeros((HEIGHT, WIDTH), int)
     objects[3:10, 4:20] = 1
     objects[15:30, 10:12] = 2
@@ -784,6 +903,109 @@ def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
 
 
 _OBJECTS = "SegmentationObject/a.png"
+# Number 1 and 2 of Pascal VOC's palette, and what it has for 3.
+RED, GREEN, OLIVE = (128, 0, 0), (0, 128, 0), (128, 128, 0)
+
+
+def voc_like(folder, palettes, names=None, used=(1, 2)):
+    """Pascal VOC's folders with an image for each palette, whose two objects have the numbers that
+    are used."""
+    if names:
+        for file, text in names.items():
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text(text)
+    for name, palette in palettes.items():
+        pictures(folder, f"JPEGImages/{name}.jpg")
+        objects = np.zeros((HEIGHT, WIDTH), np.uint8)
+        objects[3:10, 4:20] = 1
+        objects[15:30, 10:12] = 2
+        classes = np.array([0, *used], np.uint8)[objects]
+        for place, values in (("SegmentationObject", objects), ("SegmentationClass", classes)):
+            (folder / place).mkdir(exist_ok=True)
+            picture = Image.fromarray(values)
+            if palette is not None and place == "SegmentationClass":
+                picture = picture.convert("P")
+                picture.putpalette([part for colour in palette for part in colour])
+            picture.save(folder / place / f"{name}.png")
+    return folder
+
+
+def classes_of(folder):
+    return [[region.name for region in image.regions] for image in annotations.read(folder).images]
+
+
+BLACK = (0, 0, 0)
+NAMES = {"class_names.txt": "_background_\ncat\ndog\nowl\n"}
+
+
+def test_own_palettes_with_colours_of_pascal_voc(tmp_path, caplog):
+    """What the folder says goes first; then a palette that is the same in all files, with colours
+    that are not used, has its own order. All were read by colours."""
+    own = [BLACK, GREEN, RED, OLIVE]
+    folder = voc_like(tmp_path / "own", {"a": own, "b": own}, NAMES)
+    assert classes_of(folder) == [["cat", "dog"]] * 2
+    assert "the classes are those of the numbers" in caplog.text
+    trimmed = {"a": [BLACK, GREEN, RED], "b": [BLACK, OLIVE, RED]}
+    folder = voc_like(tmp_path / "trimmed", trimmed, NAMES)
+    assert classes_of(folder) == [["dog", "cat"], ["owl", "cat"]]
+    assert "the classes are those of the colours" in caplog.text
+    folder = voc_like(tmp_path / "beyond", {"a": [BLACK, (0, 0, 128), RED]}, NAMES)
+    assert classes_of(folder) == [["cat", "dog"]]  # number 4 has no name
+    folder = voc_like(tmp_path / "open", {"a": [BLACK, GREEN, RED]}, NAMES)
+    with pytest.raises(AnnotationError, match="open whether colours or numbers .* labelmap.txt"):
+        annotations.read(folder)
+    text = "background:0,0,0::\ncat:128,0,0::\ndog:0,128,0::\n"
+    (folder / "labelmap.txt").write_text(text)
+    assert classes_of(folder) == [["dog", "cat"]]
+    folder = voc_like(tmp_path / "numbers", {"a": None}, {"labelmap.txt": text})
+    assert classes_of(folder) == [["cat", "dog"]]  # gray: Datumaro without its palette
+
+
+def test_labelmaps(tmp_path):
+    """Datumaro's own has no colours where none were chosen, and was refused; a colour that is not
+    in it was a class of an invented name."""
+    palette = {"a": [BLACK, RED, GREEN]}
+    text = "# label:color_rgb:parts:actions\nbackground:::\ncat:::\ndog:::\n"
+    folder = voc_like(tmp_path / "none", palette, {"labelmap.txt": text})
+    assert classes_of(folder) == [["cat", "dog"]]
+    text = "background:0,0,0::\ncat:128,0,0::\n"
+    folder = voc_like(tmp_path / "other", palette, {"labelmap.txt": text})
+    with pytest.raises(
+        AnnotationError, match=r"colours of .*labelmap.txt. Received: \(0, 128, 0\)"
+    ):
+        annotations.read(folder)
+    text = "background:0,0,0::\ncat:128,0,0::\ndog:::\n"
+    folder = voc_like(tmp_path / "mixed", palette, {"labelmap.txt": text})
+    with pytest.raises(AnnotationError, match="a colour of each class, or of none. .* of 'dog'"):
+        annotations.read(folder)
+    (folder / "labelmap.txt").write_bytes(b"cat\xff\x80")
+    with pytest.raises(
+        AnnotationError, match="names of its classes: .*labelmap.txt: expected text"
+    ):
+        annotations.read(folder)
+
+
+@pytest.mark.parametrize(
+    "file, text",
+    (
+        ("class_names.txt", "cat\ndog\n"),
+        ("labels.txt", "__ignore__\n_background_\ncat\ndog\n"),
+        ("labels.txt", "cat\ndog\n"),
+    ),
+)
+def test_class_names_without_background(tmp_path, file, text):
+    """The first name is that of 1: 0 is nothing. It was passed over."""
+    folder = voc_like(tmp_path, {"a": [BLACK, RED, GREEN]}, {file: text})
+    assert classes_of(folder) == [["cat", "dog"]]
+    assert annotations.read(folder).classes == ["cat", "dog"]
+
+
+def test_classes_without_a_name(tmp_path, caplog):
+    """Names of Pascal VOC that nothing asks for, and numbers, are said."""
+    folder = voc_like(tmp_path, {"a": None}, used=(1, 30))
+    assert classes_of(folder) == [["aeroplane", "class 30"]]
+    assert "they are Pascal VOC's: 1 is aeroplane" in caplog.text
+    assert "1 classes of its images have no name in Pascal VOC's names" in caplog.text
 
 
 def test_label_images_that_are_something_else(tmp_path, caplog):
