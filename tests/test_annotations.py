@@ -21,7 +21,7 @@ import pytest
 import skimage.draw
 from PIL import Image
 
-from mrcnn import annotations
+from mrcnn import annotations, outlines
 from mrcnn.annotations import AnnotatedDataset, AnnotationError
 
 HEIGHT, WIDTH = 40, 60
@@ -106,7 +106,7 @@ def test_via_polygon_is_matterports(folder):
 def test_polygons_of_many_points(monkeypatch, grid):
     """Row by row they are skimage's pixels exactly, corners and edges on pixels included."""
     rng = np.random.default_rng(0)
-    monkeypatch.setattr(annotations, "MOST_STEPS", 0)
+    monkeypatch.setattr(outlines, "MOST_STEPS", 0)
     for _ in range(12):
         points = rng.uniform(-15, 50, (rng.integers(3, 12), 2))
         if grid:

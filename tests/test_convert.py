@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from mrcnn import annotations, convert
+from mrcnn import annotations, convert, mask_files, outlines
 from mrcnn.annotations import AnnotationError, Polygons
 
 HEIGHT, WIDTH = 40, 60
@@ -132,7 +132,7 @@ def test_outlines_along_pixels_are_drawn_as_any(monkeypatch):
         quick = Polygons([loop], exact=True).mask(12, 13)
         via = Polygons([[(a - 0.5, b - 0.5) for a, b in loop]]).mask(12, 13)
         with monkeypatch.context() as patch:
-            patch.setattr(annotations, "_follows_pixels", lambda *given: False)
+            patch.setattr(outlines, "_follows_pixels", lambda *given: False)
             np.testing.assert_array_equal(Polygons([loop], exact=True).mask(12, 13), quick)
         np.testing.assert_array_equal(via, quick)
 
@@ -878,7 +878,7 @@ def test_pascal_voc_with_palettes_of_used_colours(tmp_path, caplog):
         used = [0, *reversed(np.unique(values)[1:].tolist())]
         places = np.zeros(256, np.uint8)
         places[used] = np.arange(len(used))
-        colours = {number: code for code, number in annotations._voc_numbers().items()}
+        colours = {number: code for code, number in mask_files.voc_numbers().items()}
         picture = Image.fromarray(places[values])
         palette = [colours[number] >> shift & 255 for number in used for shift in (16, 8, 0)]
         picture.putpalette(palette)

@@ -1,0 +1,1101 @@
+"""Objects in mask files: a file for each, label images, Pascal VOC's and Cityscapes' folders."""
+
+import collections
+import csv
+import dataclasses
+import functools
+import io
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrcnn import files, utils
+from mrcnn.outlines import Bitmap, cut_bitmap
+from mrcnn.reading import (
+    AnnotationError,
+    Annotations,
+    Entry,
+    Problem,
+    Reader,
+    Region,
+    annotated_size,
+    class_name_of,
+    is_inside,
+)
+
+logger = logging.getLogger(__name__)
+
+
+# The colour that Pascal VOC's palettes have for the rims of objects, which belong to none, and its
+# number.
+_VOC_RIM = [224, 224, 192]
+
+
+_VOC_RIM_NUMBER = 255
+
+
+# What a program adds to an image's name for its label image.
+_MASK_ENDINGS = (
+    "",
+    "_masks",
+    "_cp_masks",
+    "_mask",
+    "_label",
+    "_labels",
+    "_seg",
+    "_instance",
+    "_instances",
+    "_label_ground-truth_instance",
+)
+
+
+# Folders of label images beside images/, in any case.
+_MASK_FOLDERS = (
+    "masks",
+    "labels",
+    "mask",
+    "label",
+    "segmentationobject",
+    "segmentationobjectpng",
+    "gt",
+)
+
+
+# How deep below a folder one with mask files is looked for: VOCdevkit/VOC2012/.
+_MASKS_BELOW = 2
+
+
+# Pascal VOC's classes by the numbers in SegmentationClass/.
+VOC_CLASSES = (
+    "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike"
+    " person pottedplant sheep sofa train tvmonitor"
+).split()
+
+
+def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) -> Annotations:
+    """Reads objects that are drawn into image files.
+
+    Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
+    black where the object is (of a JPEG: brighter than half), <id>/masks/*.png, as the Data Science
+    Bowl 2018 has them; or these lie together, masks/<name>_0.png or masks/<name>/0.png for
+    images/<name>.jpg. Or each has one label image: masks/<name>.png (or .tif) for
+    images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
+    colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
+    rims, also as CVAT and LabelMe write them: an object's class is what most of its pixels have in
+    SegmentationClass/, named by labelmap.txt or class_names.txt, else one of Pascal VOC's. Where
+    the folder has neither, its sub-folders are looked into, such as train/ and val/.
+
+    Args:
+        path: the folder.
+        label: the name of every object's class; None for "object", as files of masks name none, or
+            for those of SegmentationClass/, or of V7's instance_mask_annotations.csv.
+        keep_empty: also images without objects.
+
+    Raises:
+        AnnotationError: no such files, or none that can be used.
+    """
+    path = os.fspath(path)
+    reader = Reader(path, None, keep_empty)
+    sets, unused = mask_sets(path)
+    if not sets:
+        raise AnnotationError(
+            f"{path}: expected <id>/images and <id>/masks, images/ and masks/, or <name>_masks.png"
+            " beside <name>.png. Received: a folder without"
+        )
+    doubts = _LabelDoubts()
+    palettes = _Palettes()
+    for item in sets:
+        if not item.one_each:
+            _check_that_objects(item.masks[0], path)
+    for item in sets:
+        relative = os.path.relpath(item.image, path)
+        regions: list[Region] = []
+        try:
+            if item.one_each:
+                size = _size_of_masks(item.image, item.masks)
+                for file, bitmap in _object_files(reader, relative, item.masks, size):
+                    name = label or item.names.get(file, "object")
+                    regions.append(Region(name, bitmap, number=os.path.basename(file)))
+            else:
+                labels = _read_labels(item.masks[0])
+                size = _size_of_labels(item.image, item.masks[0], labels)
+                doubts.look_at(relative, labels)
+                classes = None
+                if label is None:
+                    classes = palettes.classes_of(item.masks[0], labels.shape)
+                for number, bitmap in enumerate(_objects_of_labels(labels), 1):
+                    name = label or "object"
+                    if classes is not None:
+                        name = classes.name_of(bitmap)
+                    regions.append(Region(name, bitmap, number=number))
+        except Problem as error:
+            reader.problem(f"image {relative!r}", str(error))
+            continue
+        if item.by_number or not item.one_each:
+            doubts.count(relative, regions, item.one_each)
+        annotated = bool(regions) or (item.one_each and bool(item.masks))
+        reader.add(Entry(relative, regions, size), annotated=annotated)
+    for file in unused:
+        reader.problem(
+            f"file {os.path.relpath(file, path)}", "expected an image of its name in the folder"
+        )
+    doubts.warn(path)
+    palettes.warn()
+    used = {region.name for entry in reader.entries for region in entry.regions}
+    known = palettes.names
+    if not known and (label or "object" in used or not used):
+        known = [label or "object"]
+    return reader.finish([*known, *sorted(used - set(known))])
+
+
+# The classes of Cityscapes that have instances and are evaluated, by their ids.
+CITYSCAPES_CLASSES = {
+    24: "person",
+    25: "rider",
+    26: "car",
+    27: "truck",
+    28: "bus",
+    31: "train",
+    32: "motorcycle",
+    33: "bicycle",
+}
+
+
+_CITYSCAPES_ENDING = "_gtFine_instanceIds.png"
+
+
+_OTHER_CITYSCAPES = "label_colors.txt"  # what lies beside gtFine/ in exports of other programs
+
+
+def cityscapes_in(path: str) -> list[tuple[str, str]]:
+    """(image, its file of instances) of Cityscapes' gtFine/ in a folder, or of a part of it."""
+    place = os.path.join(path, "gtFine")
+    if not os.path.isdir(place):
+        place = os.path.abspath(path)
+        if "gtFine" not in pathlib.Path(place).parts:
+            return []
+    pairs = []
+    for folder, folders, names in os.walk(place):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(_CITYSCAPES_ENDING):
+                parts = list(pathlib.Path(os.path.abspath(folder)).parts)
+                last = len(parts) - 1 - parts[::-1].index("gtFine")
+                parts[last] = "leftImg8bit"
+                picture = name.removesuffix(_CITYSCAPES_ENDING) + "_leftImg8bit.png"
+                pairs.append((os.path.join(*parts, picture), os.path.join(folder, name)))
+    return pairs
+
+
+def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
+    """Reads Cityscapes' gtFine/<subset>/<city>/..._gtFine_instanceIds.png; see `read`.
+
+    A pixel is 1000 times its class's id plus the object's number. One that is the id alone is of a
+    group whose objects were not told apart: a crowd. Classes are the eight that are evaluated.
+
+    Args:
+        path: the folder with gtFine/ and leftImg8bit/, or gtFine/ or a folder in it.
+        keep_empty: also images without objects, but for those of test/, which aren't annotated.
+
+    Raises:
+        AnnotationError: no such files, or none that can be used.
+    """
+    path = os.fspath(path)
+    reader = Reader(path, None, keep_empty)
+    sets = cityscapes_in(path)
+    colours = [place / _OTHER_CITYSCAPES for place in pathlib.Path(os.path.abspath(path)).parents]
+    for other in (pathlib.Path(path) / _OTHER_CITYSCAPES, *colours):
+        if other.is_file():
+            raise AnnotationError(
+                f"{path}: expected Cityscapes' own ids of classes. Received: {other}, as CVAT and"
+                " Datumaro write it, whose ids are others; export COCO's json in its place"
+            )
+    if not sets:
+        raise AnnotationError(
+            f"{path}: expected gtFine/ with ...{_CITYSCAPES_ENDING}. Received: a folder without"
+        )
+    for image, file in sets:
+        subset = pathlib.Path(image).parts[-3]
+        name = "/".join(pathlib.Path(image).parts[-3:])
+        try:
+            labels = _read_labels(file)
+            size = _size_of_labels(image, file, labels)
+        except Problem as error:
+            reader.problem(f"image {name!r}", str(error))
+            continue
+        regions = _cityscapes_regions(labels)
+        unknown = subset == "test"
+        reader.add(Entry(name, regions, size, file=image), annotated=bool(regions) or unknown)
+    return reader.finish(list(CITYSCAPES_CLASSES.values()))
+
+
+def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
+    """The objects of an image of instances, [H, W] int."""
+    from scipy import ndimage
+
+    regions = []
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        class_id = number
+        if number >= 1000:
+            class_id = number // 1000
+        if box is not None and class_id in CITYSCAPES_CLASSES:
+            shape = Bitmap(labels[box] == number, box[1].start, box[0].start)
+            name = CITYSCAPES_CLASSES[class_id]
+            regions.append(Region(name, shape, crowd=number < 1000, number=number))
+    return regions
+
+
+# What programs write beside images of classes, and which.
+_SEMANTIC = {
+    "_classes.csv": "Roboflow",
+    "class_mapping.csv": "V7",
+    "label_colors.txt": "CVAT (CamVid)",
+    "obj_class_to_machine_color.json": "Supervisely",
+}
+
+
+def _check_that_objects(mask: str, path: str) -> None:
+    """AnnotationError for an image of classes, by what lies beside it or above, up to the path.
+
+    All objects of a class would be one.
+    """
+    if _split_at_objects(mask)[1]:
+        return
+    folder = os.path.dirname(mask)
+    while True:
+        for name, program in _SEMANTIC.items():
+            file = os.path.join(folder, name)
+            if os.path.isfile(file):
+                raise AnnotationError(
+                    f"{path}: expected label images with a number or colour for each object."
+                    f" Received: images of classes, {mask} and others, as {file} of {program}"
+                    " says; export COCO's json, or masks of instances, in their place"
+                )
+        if not is_inside(folder, path):
+            return
+        folder = os.path.dirname(folder)
+
+
+class _LabelDoubts:
+    """The images whose mask files may be something else than they are taken for."""
+
+    def __init__(self) -> None:
+        self.in_pieces: dict[bool, list[str]] = {False: [], True: []}
+        self.without_background: list[str] = []
+
+    def look_at(self, name: str, labels: np.ndarray) -> None:
+        """Looks at a label image [H, W]."""
+        if labels.size and labels.min() > 0:
+            self.without_background.append(name)
+
+    def count(self, name: str, regions: Sequence[Region], one_each: bool) -> None:
+        """Counts the pieces of an image's objects. one_each: whether each has its own file."""
+        pieces = [_pieces(region.shape) > 1 for region in regions]
+        if any(pieces) and 2 * sum(pieces) >= len(pieces):
+            self.in_pieces[one_each].append(name)
+
+    def warn(self, path: str) -> None:
+        """Logs what was seen."""
+        if self.in_pieces[False]:
+            logger.warning(
+                "%s: label images have a number or colour for each object; those of %d images have"
+                " most for several pieces, as images of classes have it, and each number is taken"
+                " for one object: %s",
+                path,
+                len(self.in_pieces[False]),
+                files.several(self.in_pieces[False]),
+            )
+        if self.in_pieces[True]:
+            logger.warning(
+                "%s: mask files with numbers are an object each; most of those of %d images have"
+                " several pieces, as files of a class each have it: %s",
+                path,
+                len(self.in_pieces[True]),
+                files.several(self.in_pieces[True]),
+            )
+        if self.without_background:
+            logger.warning(
+                "%s: label images have 0, or black, where nothing is; those of %d images have none,"
+                " and each number or colour is taken for an object, the background's too: %s",
+                path,
+                len(self.without_background),
+                files.several(self.without_background),
+            )
+
+
+# ---- Images of classes ---------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _ClassNames:
+    """How the classes of a dataset are called.
+
+    Attributes:
+        by_number: {number: name}.
+        by_colour: {65536 red + 256 green + blue: name}; empty where nothing says colours.
+        file: what says so; "" for Pascal VOC's own names, where nothing does.
+    """
+
+    by_number: dict[int, str]
+    by_colour: dict[int, str]
+    file: str = ""
+
+
+@dataclasses.dataclass
+class _ClassImage:
+    """The class of each pixel.
+
+    Attributes:
+        path: the file.
+        codes: [H, W] numbers of the classes or colours; less than 1 where there is none.
+        names: {code: name}.
+        unnamed: codes without a name that were met.
+    """
+
+    path: str
+    codes: np.ndarray
+    names: dict[int, str]
+    unnamed: set[int]
+
+    def name_of(self, bitmap: Bitmap) -> str:
+        """The class that most pixels of an object have; Problem for none."""
+        top, left, pixels = bitmap.crop(*self.codes.shape)
+        inside = self.codes[top : top + pixels.shape[0], left : left + pixels.shape[1]][pixels]
+        codes, counts = np.unique(inside[inside > 0], return_counts=True)
+        if not len(codes):
+            raise Problem(
+                f"expected a class of each object in {self.path}. Received: none of the"
+                f" {len(inside)} pixels from (x, y) {(left, top)} on"
+            )
+        code = int(codes[counts.argmax()])
+        if code not in self.names:
+            self.unnamed.add(code)
+        return self.names.get(code, f"class {code}")
+
+
+class _Palettes:
+    """What SegmentationClass/ says beside SegmentationObject/, and how the classes are called.
+
+    Attributes:
+        names: of the classes, in the order of their numbers; empty where nothing names them.
+    """
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._of_folder: dict[str, _ClassNames] = {}
+        self._colours_count: dict[str, bool] = {}
+        self._unnamed: dict[str, set[int]] = {}
+
+    def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
+        """The classes beside the label image at a path; None where it has no such neighbour."""
+        parent, own, below = _split_at_objects(path)
+        place = os.path.join(parent, own.replace("Object", "Class"))
+        file = os.path.join(place, below + ".png")
+        if not own or not os.path.isfile(file):
+            return None
+        known = self._names_in(parent)
+        codes, names = self._codes_of(place, file, known)
+        if codes.shape != shape:
+            raise Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
+        return _ClassImage(file, codes, names, self._unnamed.setdefault(parent, set()))
+
+    def _codes_of(
+        self, place: str, file: str, known: _ClassNames
+    ) -> tuple[np.ndarray, dict[int, str]]:
+        """[H, W] int64, the codes of an image of classes in a folder `place`, and their names."""
+        colours, numbers = _read_class_image(file)
+        if known.by_colour:
+            return _codes_by_labelmap(file, colours, numbers, known)
+        of_colours = _voc_numbers_of(colours)
+        if numbers is None:
+            if of_colours is None:
+                of_colours = colours
+            return of_colours, known.by_number
+        if of_colours is None or np.array_equal(numbers, of_colours):
+            return numbers, known.by_number
+        if place not in self._colours_count:
+            self._colours_count[place] = _colours_count(place, known)
+        if self._colours_count[place]:
+            return of_colours, known.by_number
+        return numbers, known.by_number
+
+    def _names_in(self, folder: str) -> _ClassNames:
+        """The names of a dataset's classes."""
+        if folder not in self._of_folder:
+            try:
+                known = _class_names_in(folder)
+            except AnnotationError:
+                raise
+            except ValueError as error:
+                raise AnnotationError(f"{folder}: names of its classes: {error}") from error
+            self._of_folder[folder] = known
+            for name in known.by_number.values():
+                if name not in self.names:
+                    self.names.append(name)
+            if not known.file and not os.path.isdir(os.path.join(folder, "ImageSets")):
+                logger.warning(
+                    "%s: no labelmap.txt or class_names.txt names the classes; they are Pascal"
+                    " VOC's: 1 is %s",
+                    folder,
+                    VOC_CLASSES[0],
+                )
+        return self._of_folder[folder]
+
+    def warn(self) -> None:
+        """Logs which classes have no name."""
+        for folder, codes in self._unnamed.items():
+            if codes:
+                source = self._of_folder[folder].file or "Pascal VOC's names"
+                logger.warning(
+                    "%s: %d classes of its images have no name in %s and are called by numbers: %s."
+                    " A class_names.txt there, or a labelmap.txt, names them",
+                    folder,
+                    len(codes),
+                    source,
+                    files.several(sorted(codes)),
+                )
+
+
+def _split_at_objects(path: str) -> tuple[str, str, str]:
+    """The folder of a dataset, its folder SegmentationObject, and a label image's path below that,
+    without suffix; all "" for what lies in none."""
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    for _ in range(files.DEEPEST_IMAGES + 1):
+        folder, own = os.path.split(folder)
+        if own.startswith("SegmentationObject"):
+            return folder, own, name
+        name = os.path.join(own, name)
+    return "", "", ""
+
+
+_BACKGROUNDS = ("background", "_background_", "__background__", "bg")
+
+
+def _class_names_in(folder: str) -> _ClassNames:
+    """The names of classes by a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
+    (LabelMe's), or Pascal VOC's own."""
+    file = os.path.join(folder, "labelmap.txt")
+    if os.path.isfile(file):
+        return _names_of_labelmap(file)
+    for name in ("class_names.txt", "labels.txt"):
+        file = os.path.join(folder, name)
+        if os.path.isfile(file):
+            lines = [line.strip() for line in files.read_text(file).splitlines()]
+            if lines and lines[0] == "__ignore__":
+                del lines[0]
+            if lines and lines[0].lower() not in _BACKGROUNDS:
+                lines.insert(0, "")  # 0 is nothing in any case
+            names = {i: name for i, name in enumerate(lines) if i and name}
+            return _ClassNames(names, {}, file)
+    return _ClassNames(dict(enumerate(VOC_CLASSES, 1)), {})
+
+
+def _names_of_labelmap(file: str) -> _ClassNames:
+    """The names of a labelmap.txt, `name:red,green,blue:parts:actions`, without the background.
+
+    Where no line says a colour, they are those of Pascal VOC's palette.
+    """
+    names: list[str] = []
+    colours: list[int | None] = []
+    for line in files.read_text(file).splitlines():
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"(.*?):(?:(\d+),(\d+),(\d+))?(?::.*)?", line)
+        if match is None:
+            raise AnnotationError(
+                f"{file}: expected lines of name:red,green,blue. Received: {files.short(line)}"
+            )
+        names.append(class_name_of(match[1], "a class's name"))
+        colour = None
+        if match[2]:
+            red, green, blue = map(int, match.groups()[1:4])
+            colour = red * 65536 + green * 256 + blue
+        colours.append(colour)
+    if not any(colour is not None for colour in colours):
+        colours = list(list(voc_numbers())[: len(names)])
+    without = [name for name, colour in zip(names, colours) if colour is None]
+    if without:
+        raise AnnotationError(
+            f"{file}: expected a colour of each class, or of none. Received: none of"
+            f" {files.several(map(repr, without))}"
+        )
+    by_number = {}
+    by_colour = {}
+    for number, (name, colour) in enumerate(zip(names, colours)):
+        if name.lower() not in _BACKGROUNDS:
+            by_number[number] = name
+            by_colour[colour or 0] = name
+    return _ClassNames(by_number, by_colour, file)
+
+
+def _read_class_image(file: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """The colours of an image of classes, and its numbers, 0 for the rims of Pascal VOC.
+
+    Returns:
+        [H, W] int64, 65536 red + 256 green + blue; [H, W] int64, None for an image of colours.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            has_numbers = image.mode not in ("RGB", "RGBA", "CMYK", "YCbCr")
+            parts = np.asarray(image.convert("RGB")).astype(np.int64)
+    except Exception as error:  # whatever Pillow raises for a damaged file
+        raise Problem(f"expected an image of classes. Received: {file}: {error}") from error
+    colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    if not has_numbers:
+        return colours, None
+    numbers = _read_labels(file)
+    return colours, np.where(numbers == _VOC_RIM_NUMBER, 0, numbers)
+
+
+def _codes_by_labelmap(
+    file: str, colours: np.ndarray, numbers: np.ndarray | None, known: _ClassNames
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The codes of an image of classes, and their names: its colours where a labelmap has these,
+    else its numbers, in the labelmap's order. Problem where neither fits.
+
+    colours, numbers: as of `_read_class_image`.
+    """
+    distinct = set(np.unique(colours).tolist()) - {0, _code_of(_VOC_RIM)}
+    if distinct <= set(known.by_colour):
+        return colours, known.by_colour
+    if numbers is not None and set(np.unique(numbers).tolist()) - {0} <= set(known.by_number):
+        return numbers, known.by_number
+    other = min(distinct - set(known.by_colour))
+    parts = other >> 16, other >> 8 & 255, other & 255
+    raise Problem(f"expected colours of {known.file}. Received: {parts} in {file}")
+
+
+def _code_of(colour: Sequence[int]) -> int:
+    """65536 red + 256 green + blue."""
+    return colour[0] * 65536 + colour[1] * 256 + colour[2]
+
+
+def _voc_numbers_of(colours: np.ndarray) -> np.ndarray | None:
+    """The numbers of colours in Pascal VOC's palette, 0 for its rims; None where it lacks one.
+
+    colours: [H, W] int64, as of `_read_class_image`. Returns [H, W] int64.
+    """
+    numbers = voc_numbers()
+    distinct, places = np.unique(colours, return_inverse=True)
+    if not all(colour in numbers for colour in distinct.tolist()):
+        return None
+    of_distinct = np.array([numbers[colour] for colour in distinct.tolist()], np.int64)
+    of_colours = of_distinct[places.reshape(colours.shape)]
+    return np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
+
+
+def _colours_count(place: str, known: _ClassNames) -> bool:
+    """Whether colours tell the classes of a folder's images, whose palettes have Pascal VOC's
+    colours under other numbers; else the numbers do. AnnotationError where that is open.
+
+    A program that makes files smaller leaves the used colours alone, in an order that differs from
+    file to file. A palette that has more is one of its own, and the numbers are the classes.
+    """
+    from PIL import Image
+
+    palettes = set()
+    kept_others = False
+    beyond = False
+    for file in _pictures_below(place).values():
+        try:
+            with Image.open(file) as image:
+                if image.mode != "P":
+                    continue
+                palette = tuple(image.getpalette() or [])
+                used = np.unique(np.asarray(image)).tolist()
+            colours, numbers = _read_class_image(file)
+        except Exception:  # a damaged file, which is said when it is its turn
+            continue
+        of_colours = _voc_numbers_of(colours)
+        if of_colours is None or numbers is None or np.array_equal(of_colours, numbers):
+            continue
+        palettes.add(palette)
+        kept_others = kept_others or len(palette) > 3 * len(used)
+        beyond = beyond or not set(np.unique(of_colours).tolist()) - {0} <= set(known.by_number)
+    if beyond or (kept_others and len(palettes) == 1):
+        by_colours = False
+    elif not kept_others and (len(palettes) > 1 or not known.file):
+        by_colours = True
+    else:
+        raise AnnotationError(
+            f"{place}: expected palettes that are Pascal VOC's. Received: its colours under other"
+            " numbers, and it is open whether colours or numbers tell the classes; a labelmap.txt"
+            " beside the folder, with lines of name:red,green,blue, says the colours"
+        )
+    reading = "numbers, as the palette has colours that are not used, or that are no class's"
+    if by_colours:
+        reading = "colours, as where a program made the files smaller"
+    logger.warning(
+        "%s has palettes with Pascal VOC's colours under other numbers: the classes are those of"
+        " the %s",
+        place,
+        reading,
+    )
+    return by_colours
+
+
+@functools.cache
+def voc_numbers() -> dict[int, int]:
+    """{colour: number} of Pascal VOC's palette, in which the bits of a number, three by three from
+    the lowest, are those of red, green and blue from the highest."""
+    numbers = {}
+    for number in range(256):
+        colour = 0
+        for place in range(8):
+            for band in range(3):
+                bit = number >> (3 * place + band) & 1
+                colour |= bit << (7 - place) << (8 * (2 - band))
+        numbers[colour] = number
+    return numbers
+
+
+def semantic_in(path: str) -> str:
+    """What a message adds where a folder has images of classes, and none of objects."""
+    folders = [
+        name
+        for name in sorted(os.listdir(path))
+        if name.lower() in ("segmentationclass", "segmentationclasspng")
+    ]
+    if not folders:
+        return ""
+    return (
+        f"; {folders[0]}/ tells the class of each pixel, not which object it belongs to: that is in"
+        " SegmentationObject/"
+    )
+
+
+# ---- The masks of an image -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _MaskSet:
+    """An image and the files that its objects are drawn into.
+
+    Attributes:
+        image: its path.
+        masks: paths; of a label image one.
+        one_each: whether each is one object.
+        by_number: whether they are told from those of other images by a number behind the image's
+            name, or lie in a folder of its name.
+        names: {mask: its class}, of those whose class is known.
+    """
+
+    image: str
+    masks: list[str]
+    one_each: bool
+    by_number: bool = False
+    names: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+def mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], list[str]]:
+    """The images in a folder that have mask files, and the mask files that no image has.
+
+    below: how deep to look into its sub-folders, where it has none itself.
+    """
+    sets = []
+    for entry in sorted(os.listdir(path)):
+        folder = os.path.join(path, entry)
+        images = _pictures_in(os.path.join(folder, "images"))
+        if images and _is_of_one_image(images, os.path.join(folder, "masks"), entry):
+            masks = _pictures_in(os.path.join(folder, "masks"))
+            sets.append(_MaskSet(images[0], masks, one_each=True))
+    if sets:
+        return sets, []
+    folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
+    for name in _MASK_FOLDERS:
+        for folder in (folder for folder in folders if folder.lower() == name):
+            inside = _pictures_below(os.path.join(path, folder))
+            for near in files.IMAGE_FOLDERS:
+                photographs = _pictures_below(os.path.join(path, near))
+                if photographs and inside:
+                    sets, unused = _masks_of_images(photographs, inside)
+                    if sets:
+                        _name_by_csv(sets, os.path.join(path, _V7_CLASSES))
+                        return sets, unused
+    pictures = {os.path.basename(file): file for file in _pictures_in(path)}
+    sets = _labelled(pictures, _by_stem(pictures), _MASK_ENDINGS[1:])
+    unused = []
+    if not sets and below:
+        for folder in folders:
+            if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
+                more, others = mask_sets(os.path.join(path, folder), below - 1)
+                sets += more
+                unused += others
+    return sets, unused
+
+
+def _pictures_below(folder: str) -> dict[str, str]:
+    """{path below a folder: path} of its image files, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return {}
+    return {name: os.path.join(folder, name) for name in sorted(files.walk_images(folder))}
+
+
+# What stands behind an image's name in that of an object's mask: a_1, a_mask_1, a (1), a-obj-001.
+_OBJECT_NUMBER = re.compile(
+    r"(.+?)[ _.-]+(?:(?:masks?|obj|objects?|inst|instances?|labels?|seg|segments?)[ _.-]*)?"
+    r"\(?(\d+)\)?"
+)
+
+
+def _masks_of_images(
+    images: dict[str, str], masks: dict[str, str]
+) -> tuple[list[_MaskSet], list[str]]:
+    """The images that have mask files in another folder, and the mask files that no image has.
+
+    An image a.jpg has its label image a.png; or a file for each object, a_0.png and so on, or what
+    lies in a folder a/.
+
+    images, masks: as of `_pictures_below`. Where one of them has no sub-folders, base names count.
+    """
+    if not any(map(os.path.dirname, masks)):
+        images = _by_base_name(images)
+    elif not any(map(os.path.dirname, images)):
+        masks = _by_base_name(masks, _by_stem(images))
+    sets = _labelled(images, _by_stem(masks), _MASK_ENDINGS)
+    labelled = {item.image for item in sets}
+    used = {mask for item in sets for mask in item.masks}
+    stems = _by_stem(images)
+    numbered: dict[str, list[tuple[list, str]]] = {}
+    for name, mask in masks.items():
+        owner = _owner_of_mask(os.path.splitext(name)[0], stems)
+        if mask not in used and owner is not None and owner not in labelled:
+            numbered.setdefault(owner, []).append((_in_order(name), mask))
+            used.add(mask)
+    if numbered:
+        for image in images.values():
+            if image not in labelled:
+                own = [mask for _, mask in sorted(numbered.get(image, []))]
+                sets.append(_MaskSet(image, own, one_each=True, by_number=True))
+    return sets, sorted(set(masks.values()) - used)
+
+
+def _by_base_name(pictures: dict[str, str], own: Collection[str] = ()) -> dict[str, str]:
+    """{name: path} of pictures in sub-folders by base names, of those whose base name no other has.
+
+    own: sub-folders that a picture's name needs, for they are those of an image.
+    """
+    counts = collections.Counter(map(os.path.basename, pictures))
+    named = {}
+    for name, path in pictures.items():
+        folder, base = os.path.split(name)
+        if counts[base] == 1 and folder not in own:
+            name = base
+        named[name] = path
+    return named
+
+
+def _owner_of_mask(stem: str, images: dict[str, str]) -> str | None:
+    """The image whose object a mask file is by its name; None for none.
+
+    stem: the mask's path below its folder, without suffix. images: as of `_by_stem`.
+    """
+    candidates = []
+    match = _OBJECT_NUMBER.fullmatch(stem)
+    if match is not None:
+        candidates.append(match[1])
+    if os.path.dirname(stem):
+        candidates.append(os.path.dirname(stem))
+    for name in candidates:
+        owner = images.get(name) or images.get(name.casefold())
+        if owner is not None:
+            return owner
+    return None
+
+
+def _in_order(name: str) -> list:
+    """A key that sorts names with numbers as they are counted: a_2 before a_10."""
+    parts: list[Any] = re.split(r"(\d+)", name)
+    parts[1::2] = map(int, parts[1::2])
+    return parts
+
+
+# The classes of V7's masks beside their folder.
+_V7_CLASSES = "instance_mask_annotations.csv"
+
+
+def _name_by_csv(sets: list[_MaskSet], file: str) -> None:
+    """Gives masks the classes that V7's csv says, where it is there."""
+    if not os.path.isfile(file):
+        return
+    try:
+        rows = csv.DictReader(io.StringIO(files.read_text(file), newline=""))
+        columns = list(rows.fieldnames or ())
+        if not {"mask_id", "class_name"} <= set(columns):
+            raise Problem(
+                f"expected V7's columns mask_id and class_name. Received: {files.short(columns)}"
+            )
+        classes = {row["mask_id"]: row["class_name"] for row in rows if row["class_name"]}
+        for item in sets:
+            for mask in item.masks:
+                stem = os.path.splitext(os.path.basename(mask))[0]
+                if stem in classes:
+                    item.names[mask] = class_name_of(classes[stem], f"the class of {stem}")
+    except (ValueError, csv.Error) as error:
+        raise AnnotationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
+
+
+def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
+    """Whether the folder `name` is that of one image with a file for each object."""
+    if not os.path.isdir(masks):
+        return False
+    stem = os.path.splitext(os.path.basename(images[0]))[0]
+    return stem == name or (len(images) == 1 and stem not in _by_stem(_pictures_below(masks)))
+
+
+def _labelled(
+    images: dict[str, str], masks: dict[str, str], endings: Sequence[str]
+) -> list[_MaskSet]:
+    """The images that have a label image, with it.
+
+    images: {path below their folder: path}; masks: as of `_by_stem`.
+    """
+    sets = []
+    for name, image in images.items():
+        stem = os.path.splitext(name)[0]
+        names = [stem + end for end in endings]
+        names += [name.casefold() for name in names]
+        mask = next((masks[name] for name in names if name in masks), None)
+        if mask is not None and mask != image:
+            sets.append(_MaskSet(image, [mask], one_each=False))
+    return sets
+
+
+def _pictures_in(folder: str) -> list[str]:
+    """The image files that lie in a folder, sorted; none where there is no folder."""
+    if not os.path.isdir(folder):
+        return []
+    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+    return [
+        path
+        for path in paths
+        if files.is_image_name(path)
+        and os.path.isfile(path)
+        and not os.path.basename(path).startswith(".")
+    ]
+
+
+def _by_stem(pictures: dict[str, str]) -> dict[str, str]:
+    """{name without suffix: path}, by the name as it is and in lower case.
+
+    pictures: {path below their folder: path}.
+    """
+    stems = {os.path.splitext(name)[0]: path for name, path in pictures.items()}
+    return {**{stem.casefold(): path for stem, path in stems.items()}, **stems}
+
+
+def _object_files(
+    reader: Reader, name: str, paths: list[str], size: tuple[int, int]
+) -> Iterator[tuple[str, Bitmap]]:
+    """The path and the bitmap of each mask file; those that can't be used are problems."""
+    for path in paths:
+        try:
+            mask = utils.read_mask(path)
+            if mask.shape != size:
+                raise Problem(f"expected a mask of {size} pixels. Received: {mask.shape}")
+            yield path, cut_bitmap(mask)
+        except (OSError, ValueError, TypeError, SyntaxError) as error:
+            reader.problem(f"image {name!r}, mask {os.path.basename(path)}", str(error))
+
+
+# ---- Pixels of mask files ------------------------------------------------------------------------
+
+
+def _size_of_masks(image: str, masks: list[str]) -> tuple[int, int]:
+    """The size of an image, turned or as it is stored, that its mask files have; or Problem.
+
+    Masks of a photograph that the camera noted to be turned are of its stored pixels where a
+    program made them that ignores that note.
+    """
+    for mask in masks:
+        try:
+            return annotated_size(image, image, utils.image_sizes(mask)[0])
+        except Exception:  # a damaged mask, or one of another size, which is said later
+            continue
+    return annotated_size(image, image, None)
+
+
+def _size_of_labels(image: str, path: str, labels: np.ndarray) -> tuple[int, int]:
+    """The size of an image, turned or as it is stored, that its label image has; or Problem."""
+    height, width = labels.shape
+    try:
+        return annotated_size(image, image, (height, width))
+    except Problem as error:
+        raise Problem(f"label image {path}: {error}") from error
+
+
+def _objects_of_labels(labels: np.ndarray) -> list[Bitmap]:
+    """The objects of a label image [H, W], in the order of their numbers."""
+    from scipy import ndimage
+
+    numbers, places = np.unique(labels, return_inverse=True)
+    places = places.reshape(labels.shape)
+    if not len(numbers) or numbers[0] != 0:
+        places = places + 1  # without a pixel of the background
+    bitmaps = []
+    for number, box in enumerate(ndimage.find_objects(places), 1):
+        bitmaps.append(Bitmap(places[box] == number, box[1].start, box[0].start))
+    return bitmaps
+
+
+def _read_labels(path: str) -> np.ndarray:
+    """[H, W] int64 of a label image: its numbers, or for each colour one, 0 for black.
+
+    Problem for what isn't one, or whose numbers aren't whole any more: a photograph's compression
+    or soft edges would make an object of each of the values between.
+    """
+    from PIL import Image
+
+    is_palette = False
+    try:
+        if path.lower().endswith((".tif", ".tiff")):
+            import tifffile
+
+            values = np.squeeze(tifffile.imread(path))
+        else:
+            with Image.open(path) as image:
+                _check_keeps_values(image, path)
+                is_palette = image.mode == "P"
+                values = np.asarray(image)
+                if image.mode in ("LA", "RGBA"):  # where all is transparent there is nothing
+                    values = np.where(values[..., -1:] == 0, 0, values)
+                if image.mode == "LA":
+                    values = values[..., 0]
+                palette = image.getpalette() or []
+                if is_palette:
+                    values = _without_rims(values, palette)
+                if is_palette and _is_black_elsewhere(values, palette):
+                    _warn_of_black(os.path.dirname(path))
+                    values = np.asarray(image.convert("RGB"))
+                    values = np.where((values == _VOC_RIM).all(axis=-1, keepdims=True), 0, values)
+    except Problem:
+        raise
+    except Exception as error:  # whatever the libraries raise for a damaged file
+        raise Problem(f"expected a label image. Received: {path}: {error}") from error
+    if values.dtype == np.uint8 and not is_palette:
+        _check_edges(values, path)
+    if values.ndim == 3 and values.shape[-1] in (3, 4) and values.dtype == np.uint8:
+        parts = values[..., :3].astype(np.int64)
+        return parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
+    if values.ndim != 2 or values.dtype.kind not in "biu":
+        raise Problem(
+            "expected a label image of whole numbers or colours. Received: "
+            f"{path} of the shape {values.shape}, {values.dtype}"
+        )
+    if values.size and values.min() < 0:
+        raise Problem(
+            "expected a label image of numbers from 0, where nothing is, on. Received: "
+            f"{path} with {values.min()}"
+        )
+    return values.astype(np.int64)
+
+
+def _without_rims(values: np.ndarray, palette: list[int]) -> np.ndarray:
+    """The numbers [H, W] of a label image, 0 for the rims of Pascal VOC's palette.
+
+    palette: red, green and blue of each number; a program that makes files smaller may have left
+    those that are used alone.
+    """
+    colours = [tuple(palette[place : place + 3]) for place in range(0, len(palette) - 2, 3)]
+    used = [number for number in np.unique(values).tolist() if number < len(colours)]
+    known = voc_numbers()
+    of_voc = True
+    for number in used:
+        red, green, blue = colours[number]
+        of_voc = of_voc and red * 65536 + green * 256 + blue in known
+    for number in used:
+        if colours[number] == tuple(_VOC_RIM) and (of_voc or number == _VOC_RIM_NUMBER):
+            values = np.where(values == number, 0, values)
+    return values
+
+
+def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:
+    """Whether a palette has black, for nothing, at another number than 0, as some programs that
+    make files smaller leave it: then colours count, not numbers.
+
+    Where number 0, of another colour, has more pixels than black, that is the ground.
+
+    values: [H, W]. palette: red, green and blue of each number.
+    """
+    colours = np.array(palette, int).reshape(-1, 3)
+    if not len(colours) or not colours[0].any():
+        return False
+    counts = np.bincount(values.ravel(), minlength=len(colours))[: len(colours)]
+    return counts[~colours.any(axis=1)].sum() > counts[0]
+
+
+@functools.cache
+def _warn_of_black(folder: str) -> None:
+    """Says, once for a folder, that of its label images colours count."""
+    logger.warning(
+        "%s: palettes of label images have black at another number than 0; black is where nothing"
+        " is, and each other colour is an object",
+        folder,
+    )
+
+
+def _check_keeps_values(image: Any, path: str) -> None:
+    """Problem for a label image, of Pillow, that is compressed with losses."""
+    if utils.is_lossy(image, path):
+        raise Problem(
+            f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
+            f" a {image.format} whose numbers or colours its compression has changed"
+        )
+
+
+# A label image of 8 bits has soft edges where so many values, and this share of them, are found
+# between others alone.
+SOFT_VALUES = 8
+
+
+SOFT_SHARE = 0.5
+
+
+def _check_edges(values: np.ndarray, path: str) -> None:
+    """Problem for a label image, [H, W] or [H, W, bands] uint8, whose objects have soft edges.
+
+    Such a value has no pixel among four of its own, and most of its pixels lie between a smaller
+    and a larger value. An object of few pixels has the background around it, and nothing else.
+    """
+    from scipy import ndimage
+
+    bands = np.atleast_3d(values)[..., :3]
+    codes = np.zeros(bands.shape[:2], np.int64)
+    inner = np.ones(bands.shape[:2], bool)
+    between = np.zeros(bands.shape[:2], bool)
+    cross = ndimage.generate_binary_structure(2, 1)
+    for band in np.moveaxis(bands, -1, 0):
+        codes = codes * 256 + band
+        least = ndimage.minimum_filter(band, footprint=cross, mode="nearest")
+        most = ndimage.maximum_filter(band, footprint=cross, mode="nearest")
+        inner &= least == most
+        least = ndimage.minimum_filter(band, 3, mode="nearest")
+        most = ndimage.maximum_filter(band, 3, mode="nearest")
+        between |= (least < band) & (band < most)
+    values, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    places = places.ravel()
+    has_inner = np.bincount(places, inner.ravel()) > 0
+    share = np.bincount(places, between.ravel()) / counts
+    soft = int(np.count_nonzero(~has_inner & (share >= 0.5)))
+    if soft >= max(SOFT_VALUES, SOFT_SHARE * len(values)):
+        raise Problem(
+            "expected a label image with one number or colour for each object. Received: "
+            f"{path}, of whose {len(values)} values {soft} lie along edges, between others: it was"
+            " smoothed, or compressed with losses. Objects that are so small can have numbers of"
+            " 16 bits"
+        )
+
+
+def _pieces(shape: Any) -> int:
+    """How many pieces a bitmap has."""
+    from scipy import ndimage
+
+    return ndimage.label(shape.pixels, np.ones((3, 3)))[1]

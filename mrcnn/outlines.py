@@ -1,0 +1,444 @@
+"""Shapes of annotated objects and how they are drawn into masks: polygons, ellipses, bitmaps.
+
+Points are (x, y) in pixels. A shape's `mask` is [height, width] bool; its `crop` is the part in an
+image.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from mrcnn.masks import (
+    crop_of_annotation,
+    cut_to_pixels,
+    to_rle,
+)
+
+# The part of a shape in an image: y and x of its first pixel, and the pixels [h, w] bool.
+Crop = tuple[int, int, np.ndarray]
+
+
+class Shape(Protocol):
+    """What encloses the pixels of an object."""
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """[height, width] bool; what lies outside the image is cut off."""
+
+
+class DrawnShape:
+    """A shape that is drawn inside its own box: an image may have thousands."""
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        raise NotImplementedError
+
+    def mask(self, height: int, width: int) -> np.ndarray:
+        """[height, width] bool; what lies outside the image is cut off."""
+        mask = np.zeros((height, width), bool)
+        draw_shape(self, mask)
+        return mask
+
+    def has_pixels(self, height: int, width: int) -> bool:
+        """Whether anything is drawn in an image of that size."""
+        return bool(self.crop(height, width)[2].any())
+
+
+def draw_shape(shape: Shape, mask: np.ndarray) -> None:
+    """Draws a shape into the image's mask, [height, width] bool."""
+    y1, x1, pixels = crop_of(shape, *mask.shape)
+    mask[y1 : y1 + pixels.shape[0], x1 : x1 + pixels.shape[1]] |= pixels
+
+
+def crop_of(shape: Shape, height: int, width: int) -> Crop:
+    """The part of a shape that lies in an image, in a box that may be larger than it needs to be.
+
+    Returns:
+        (y, x, pixels): of the first pixel, and [h, w] bool.
+    """
+    if isinstance(shape, DrawnShape):
+        return shape.crop(height, width)
+    return 0, 0, shape.mask(height, width)  # a class of the caller's own
+
+
+def _joined_crops(crops: Sequence[Crop]) -> Crop:
+    """One crop of several, whose pixels are joined."""
+    crops = [crop for crop in crops if crop[2].size]
+    if not crops:
+        return 0, 0, np.zeros((0, 0), bool)
+    top = min(y1 for y1, _, _ in crops)
+    left = min(x1 for _, x1, _ in crops)
+    bottom = max(y1 + pixels.shape[0] for y1, _, pixels in crops)
+    right = max(x1 + pixels.shape[1] for _, x1, pixels in crops)
+    joined = np.zeros((bottom - top, right - left), bool)
+    for y1, x1, pixels in crops:
+        rows = slice(y1 - top, y1 - top + pixels.shape[0])
+        columns = slice(x1 - left, x1 - left + pixels.shape[1])
+        joined[rows, columns] |= pixels
+    return top, left, joined
+
+
+def _without(crop: Crop, holes: Sequence[Crop]) -> Crop:
+    """A crop without the pixels of others."""
+    top, left, pixels = crop
+    pixels = pixels.copy()
+    bottom = top + pixels.shape[0]
+    right = left + pixels.shape[1]
+    for y, x, hole in holes:
+        rows = slice(max(y, top), min(y + hole.shape[0], bottom))
+        columns = slice(max(x, left), min(x + hole.shape[1], right))
+        if rows.start < rows.stop and columns.start < columns.stop:
+            inside = hole[rows.start - y : rows.stop - y, columns.start - x : columns.stop - x]
+            pixels[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left][
+                inside
+            ] = False
+    return top, left, pixels
+
+
+@dataclasses.dataclass
+class Polygons(DrawnShape):
+    """Outlines of one object. Its parts are joined.
+
+    Args:
+        parts: list of lists of points (x, y).
+        exact: a pixel is inside where its middle (x + .5, y + .5) is: the points lie between
+            pixels, as LabelMe's do. Otherwise points are pixels, which belong to the object: VIA's,
+            as matterport drew them.
+    """
+
+    parts: list[list]
+    exact: bool = False
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        return _joined_crops([self._part(part, height, width) for part in self.parts])
+
+    def _part(self, part: list, height: int, width: int) -> Crop:
+        import skimage.draw
+
+        points = np.array(part, float)
+        if self.exact:
+            points = points - 0.5
+        top, left, bottom, right = _box_inside(points, height, width)
+        if top > bottom or left > right:
+            return 0, 0, np.zeros((0, 0), bool)
+        corners = np.rint(points + 0.5)
+        if _follows_pixels(points + 0.5, corners):
+            return top, left, _fill_along_pixels(corners, top, left, bottom, right)
+        if len(points) * (bottom + 1 - top) * (right + 1 - left) > MOST_STEPS:
+            return top, left, _fill(points, top, left, bottom, right)
+        pixels = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+        rows, columns = skimage.draw.polygon(points[:, 1], points[:, 0], (height, width))
+        pixels[rows - top, columns - left] = True
+        return top, left, pixels
+
+
+def _follows_pixels(points: np.ndarray, corners: np.ndarray) -> bool:
+    """Whether an outline runs along the edges of pixels, as one that was made of a mask does.
+
+    points: [N, (x, y)] from the image's corner; corners: the same, rounded.
+    """
+    if (np.abs(points - corners) > 1e-6).any():
+        return False
+    return bool((corners == np.roll(corners, 1, axis=0)).any(axis=1).all())
+
+
+def _fill_along_pixels(
+    corners: np.ndarray, top: int, left: int, bottom: int, right: int
+) -> np.ndarray:
+    """The pixels in a box inside of an outline along pixels, [rows, columns] bool.
+
+    A pixel is inside where an odd number of upright edges lies to the left of it: what skimage
+    draws, as no pixel's middle lies on such an outline, in time of the box alone.
+    """
+    height = bottom + 1 - top
+    width = right + 1 - left
+    end = corners.astype(int) - (left, top)
+    start = np.roll(end, 1, axis=0)
+    upright = start[:, 0] == end[:, 0]
+    columns = np.clip(end[upright, 0], 0, width).tolist()
+    rows = np.clip(np.sort([start[upright, 1], end[upright, 1]], axis=0), 0, height).T.tolist()
+    crossed = np.zeros((height, width + 1), bool)
+    for x, (y1, y2) in zip(columns, rows):
+        crossed[y1:y2, x] ^= True
+    return np.logical_xor.accumulate(crossed[:, :width], axis=1)
+
+
+# skimage.draw.polygon looks at each point for each pixel of the box: 20 s for an outline of 1,000
+# points around 6 megapixels, where `_fill` takes 0.7 s. It takes over from this product on.
+MOST_STEPS = 30_000_000
+
+
+def _box_inside(points: np.ndarray, height: int, width: int) -> tuple[int, int, int, int]:
+    """The first and last row and column that a polygon may have pixels in: y1, x1, y2, x2.
+
+    points: [N, (x, y)].
+    """
+    x1, y1 = np.maximum(points.min(axis=0), 0).astype(int).tolist()
+    x2, y2 = np.ceil(points.max(axis=0)).astype(int).tolist()
+    return y1, x1, min(y2, height - 1), min(x2, width - 1)
+
+
+def _fill(points: np.ndarray, top: int, left: int, bottom: int, right: int) -> np.ndarray:
+    """The pixels of skimage.draw.polygon in a box, row by row, in time of rows times points.
+
+    A pixel belongs to the polygon where the edges that cross its row, on either side of it, are
+    odd in number, or where it is a corner. A pixel beside a crossing is decided by skimage's own
+    expression, so that roundings are the same.
+
+    Args:
+        points: [N, (x, y)].
+        top, left, bottom, right: first and last row and column.
+
+    Returns:
+        [rows, columns] bool.
+    """
+    end = points
+    start = np.roll(points, 1, axis=0)
+    pixels = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+    for row, line in enumerate(pixels, top):
+        for side in (1, -1):
+            above = side * end[:, 1] > side * row
+            crosses = above != (side * start[:, 1] > side * row)
+            if crosses.any():
+                line |= _is_odd(start[crosses], end[crosses], row, left, len(line), side)
+    corners = np.rint(points).astype(int)
+    is_pixel = (np.abs(points - corners) < 1e-12).all(axis=1)
+    inside = is_pixel & (corners >= (left, top)).all(axis=1)
+    inside &= (corners <= (right, bottom)).all(axis=1)
+    pixels[corners[inside, 1] - top, corners[inside, 0] - left] = True
+    return pixels
+
+
+def _is_odd(
+    start: np.ndarray,
+    end: np.ndarray,
+    row: int,
+    left: int,
+    width: int,
+    side: int,
+) -> np.ndarray:
+    """Whether an odd number of edges crosses a row to the right of a pixel; side -1: to its left.
+
+    start, end: [edges, (x, y)]. Returns [width] bool.
+    """
+    y0 = end[:, 1:] - row
+    y1 = start[:, 1:] - row
+    crossing = start[:, :1] + (end[:, :1] - start[:, :1]) * (y1 / (y1 - y0)) - left
+    near = np.floor(crossing) + (-1, 0, 1, 2)  # [edges, 4], pixels that roundings may decide
+    x0 = end[:, :1] - (near + left)
+    x1 = start[:, :1] - (near + left)
+    distance = (x0 * y1 - x1 * y0) / (y1 - y0)
+    if side > 0:
+        bounds = np.ceil(crossing)  # the pixels before are left of the edge
+        wrong = (distance > 0) != (near < bounds)
+    else:
+        bounds = np.floor(crossing) + 1  # this and those after are right of it
+        wrong = (distance < 0) != (near >= bounds)
+    passed = np.bincount(np.clip(bounds[:, 0], 0, width).astype(int), minlength=width + 1)
+    count = np.cumsum(passed)[:width]
+    if side > 0:
+        count = len(start) - count
+    wrong &= (near >= 0) & (near < width)
+    count += np.bincount(near[wrong].astype(int), minlength=width)
+    return count % 2 == 1
+
+
+@dataclasses.dataclass
+class Ellipse(DrawnShape):
+    """An ellipse about the pixel (x, y); its first radius is turned by `angle` from x towards y.
+
+    Args:
+        angle: in radians.
+    """
+
+    x: float
+    y: float
+    radius_x: float
+    radius_y: float
+    angle: float = 0.0
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        reach = max(self.radius_x, self.radius_y)
+        rows = _span(self.y, reach, height)
+        columns = _span(self.x, reach, width)
+        dy = np.arange(rows.start, rows.stop)[:, None] - self.y
+        dx = np.arange(columns.start, columns.stop) - self.x
+        cos = math.cos(self.angle)
+        sin = math.sin(self.angle)
+        with np.errstate(over="ignore"):  # of a radius near 0
+            along = (dx * cos + dy * sin) / self.radius_x
+            across = (dy * cos - dx * sin) / self.radius_y
+            return rows.start, columns.start, along**2 + across**2 <= 1
+
+
+def _span(
+    middle: float,
+    reach: float,
+    side: int,
+) -> slice:
+    """The pixels of a side of the image that lie within `reach` of the middle."""
+    start = min(max(math.floor(middle - reach), 0), side)
+    stop = min(max(math.ceil(middle + reach) + 1, start), side)
+    return slice(start, stop)
+
+
+@dataclasses.dataclass
+class Rectangle(DrawnShape):
+    """The pixels from (x1, y1) up to (x2, y2), which lies outside; rounded."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        corners = np.around([self.y1, self.x1, self.y2, self.x2])
+        y1, x1, y2, x2 = np.clip(corners, 0, [height, width, height, width]).astype(int).tolist()
+        return y1, x1, np.ones((max(y2 - y1, 0), max(x2 - x1, 0)), bool)
+
+
+@dataclasses.dataclass(eq=False)
+class Bitmap(DrawnShape):
+    """A mask [h, w] bool whose first pixel lies at (x, y)."""
+
+    pixels: np.ndarray
+    x: int = 0
+    y: int = 0
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        y1 = max(self.y, 0)
+        x1 = max(self.x, 0)
+        y2 = max(min(self.y + self.pixels.shape[0], height), y1)
+        x2 = max(min(self.x + self.pixels.shape[1], width), x1)
+        if y2 == y1 or x2 == x1:
+            return 0, 0, np.zeros((0, 0), bool)
+        return y1, x1, self.pixels[y1 - self.y : y2 - self.y, x1 - self.x : x2 - self.x]
+
+
+@dataclasses.dataclass
+class PixelOutline(DrawnShape):
+    """An outline whose points are pixels. Those on its lines belong to the object; those on the
+    lines of its holes, and in them, do not: Supervisely's, as its programs draw them.
+
+    Args:
+        points: a list of points (x, y), rounded.
+        holes: lists of points.
+    """
+
+    points: list
+    holes: list[list] = dataclasses.field(default_factory=list)
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        outer = self._filled(self.points, height, width)
+        return _without(outer, [self._filled(hole, height, width) for hole in self.holes])
+
+    @staticmethod
+    def _filled(points: list, height: int, width: int) -> Crop:
+        """The pixels in an outline and on its lines."""
+        import skimage.draw
+
+        rounded = np.rint(np.array(points, float)).astype(int)
+        top, left, bottom, right = _box_inside(rounded, height, width)
+        if top > bottom or left > right:
+            return 0, 0, np.zeros((0, 0), bool)
+        lines = np.zeros((bottom + 1 - top, right + 1 - left), bool)
+        for (x1, y1), (x2, y2) in zip(rounded.tolist(), np.roll(rounded, -1, axis=0).tolist()):
+            if max(abs(x2 - x1), abs(y2 - y1)) > FARTHEST_LINE:
+                continue  # far beyond the image: what is inside is drawn all the same
+            rows, columns = skimage.draw.line(y1, x1, y2, x2)
+            seen = (rows >= top) & (rows <= bottom) & (columns >= left) & (columns <= right)
+            lines[rows[seen] - top, columns[seen] - left] = True
+        parts = Polygons([rounded.tolist()]).crop(height, width)
+        return _joined_crops([parts, (top, left, lines)])
+
+
+@dataclasses.dataclass
+class Rings(DrawnShape):
+    """Polygons of one object, each its outline and its holes: GeoJSON's, whose points lie between
+    pixels.
+
+    Args:
+        polygons: lists of rings, lists of points (x, y); of each the first is the outline.
+    """
+
+    polygons: list[list[list]]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        crops = []
+        for rings in self.polygons:
+            outer, *holes = (Polygons([ring], exact=True).crop(height, width) for ring in rings)
+            crops.append(_without(outer, holes))
+        return _joined_crops(crops)
+
+
+@dataclasses.dataclass
+class EvenOdd(DrawnShape):
+    """Paths of one object: what an odd number of them encloses. Of one within another it is a hole,
+    beside it another part: V7's, whose points lie between pixels.
+
+    Args:
+        paths: lists of points (x, y).
+    """
+
+    paths: list[list]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        crops = [Polygons([path], exact=True).crop(height, width) for path in self.paths]
+        top, left, joined = _joined_crops(crops)
+        pixels = np.zeros_like(joined)
+        for y, x, inside in crops:
+            if inside.size:
+                rows = slice(y - top, y - top + inside.shape[0])
+                pixels[rows, x - left : x - left + inside.shape[1]] ^= inside
+        return top, left, pixels
+
+
+# Pixels of a line that is drawn pixel by pixel: longer than a side of any image.
+FARTHEST_LINE = 1_000_000
+
+
+@dataclasses.dataclass
+class CocoSegmentation(DrawnShape):
+    """An annotation of COCO's layout, polygons or run lengths, drawn by pycocotools.
+
+    Its methods raise ValueError where run lengths are of another size than the image.
+    """
+
+    annotation: dict
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size."""
+        (y1, x1, _, _), pixels = crop_of_annotation(self.annotation, height, width)
+        return y1, x1, pixels
+
+    def has_pixels(self, height: int, width: int) -> bool:
+        """Whether anything is drawn in an image of that size."""
+        from pycocotools import mask as coco_mask
+
+        return bool(coco_mask.area(to_rle(self.annotation, height, width)) > 0)
+
+
+@dataclasses.dataclass
+class Union(DrawnShape):
+    """Several shapes of one object."""
+
+    shapes: list[DrawnShape]
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        return _joined_crops([shape.crop(height, width) for shape in self.shapes])
+
+
+def cut_bitmap(mask: np.ndarray) -> Bitmap:
+    """A mask [H, W] bool as what is in its box."""
+    y, x, inside = cut_to_pixels(mask)
+    return Bitmap(inside.copy(), x, y)

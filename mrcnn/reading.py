@@ -1,0 +1,915 @@
+"""Annotated images, and the reader that all formats share.
+
+`Reader` finds the files of the images, compares sizes, counts problems and makes `Annotations`;
+the functions after it take single values out of json and name what was expected and received.
+"""
+
+import base64
+import collections
+import dataclasses
+import io
+import logging
+import math
+import os
+import pathlib
+import tempfile
+import unicodedata
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from mrcnn import coco, files, utils
+from mrcnn.masks import (
+    FARTHEST,
+    decode,
+    finite_number,
+)
+from mrcnn.outlines import (
+    Bitmap,
+    CocoSegmentation,
+    Crop,
+    DrawnShape,
+    Polygons,
+    Shape,
+    Union,
+    draw_shape,
+)
+
+logger = logging.getLogger(__name__)
+
+
+class AnnotationError(ValueError):
+    """An annotation file that can't be used; the message names it and what was expected."""
+
+    def __init__(self, text: str):
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """A text without the half signs that damaged names have, which no terminal or file takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+# ---- What a reader returns -----------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Region:
+    """One object.
+
+    Attributes:
+        name: its class's.
+        shape: has a method `mask(height, width)`.
+        crowd: whether it is a crowd.
+        number: its place or id in the file.
+        extra: {name: value} of what else the file says of it, the class aside; None for nothing.
+    """
+
+    name: str
+    shape: Shape
+    crowd: bool = False
+    number: Any = None
+    extra: dict | None = None
+
+
+@dataclasses.dataclass
+class EmbeddedImage:
+    """An image that a json holds itself, in base64, as LabelMe's imageData.
+
+    Args:
+        path: the json, which is read anew each time: the images of a folder don't fit in memory.
+        place: the keys that lead to the text.
+    """
+
+    path: str
+    place: tuple
+
+    def content(self) -> bytes:
+        """The bytes of the image's file. Raises ValueError, which names the json: none there."""
+        value = load_json(self.path, all_entries)
+        try:
+            for key in self.place:
+                value = value[key]
+        except (KeyError, IndexError, TypeError) as error:
+            raise ValueError(f"{self.path} has no image any more at {self.place}") from error
+        try:
+            return from_base64(value)
+        except ValueError as error:
+            raise ValueError(f"{self.path} has no image at {self.place}: {error}") from error
+
+    def read(self, rotate: bool = True, size: tuple[int, int] | None = None) -> np.ndarray:
+        """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`.
+
+        Raises:
+            ValueError: no image, or a part of one. The text names the json.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "image")
+            with open(path, "wb") as file:
+                file.write(self.content())
+            try:
+                return utils.read_image(path, rotate=rotate, size=size)
+            except (OSError, ValueError) as error:
+                text = str(error).replace(path, f"the image in {self.path}")
+                raise ValueError(text) from error
+
+
+def from_base64(text: Any) -> bytes:
+    """What a text in base64 holds, which may be a data: URL. Raises ValueError: no such text."""
+    if not isinstance(text, str):
+        raise ValueError(f"expected a text in base64. Received: {files.short(text)}")
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    return base64.b64decode("".join(text.split()), validate=True)
+
+
+@dataclasses.dataclass
+class AnnotatedImage:
+    """A photograph that exists.
+
+    Attributes:
+        name: in the annotations.
+        path: of its file, or of the json that holds it; "" of one that was read without its file.
+        height, width: as it is shown.
+        regions: list of `Region`, its objects.
+        embedded: where the json holds it; None for an image that is a file.
+        extra: COCO: the json's own dict of the image; None otherwise.
+    """
+
+    name: str
+    path: str
+    height: int
+    width: int
+    regions: list[Region]
+    embedded: EmbeddedImage | None = None
+    extra: dict | None = None
+
+    def __repr__(self) -> str:
+        size = f"{self.height} x {self.width}"
+        return f"AnnotatedImage({self.name!r}, {size}, {len(self.regions)} regions)"
+
+    def masks(self) -> np.ndarray:
+        """[height, width, regions] bool."""
+        shapes = [region.shape for region in self.regions]
+        annotations = [shape.annotation for shape in shapes if isinstance(shape, CocoSegmentation)]
+        if len(annotations) == len(shapes):
+            return decode(annotations, self.height, self.width)
+        # Only what is drawn takes memory: the system gives it page by page, when it is written to.
+        masks = np.zeros((len(shapes), self.height, self.width), bool)
+        for mask, shape in zip(masks, shapes):
+            draw_shape(shape, mask)
+        return np.moveaxis(masks, 0, -1)
+
+
+@dataclasses.dataclass
+class Annotations:
+    """What files of annotations hold.
+
+    Attributes:
+        path: the file or folder.
+        images: list of `AnnotatedImage`.
+        classes: names, of COCO in the order of their ids, otherwise sorted.
+        problems: texts, one for each file, image or region that was left out.
+        categories: COCO: the json's own dicts of the classes; empty otherwise.
+    """
+
+    path: str
+    images: list[AnnotatedImage]
+    classes: list[str]
+    problems: list[str]
+    categories: list[dict] = dataclasses.field(default_factory=list)
+
+    def __repr__(self) -> str:
+        regions = sum(len(image.regions) for image in self.images)
+        return (
+            f"Annotations({self.path!r}, {len(self.images)} images, {regions} regions, "
+            f"{len(self.classes)} classes, {len(self.problems)} problems)"
+        )
+
+    def summary(self) -> str:
+        """A few lines: images, objects of each class, how many problems there were."""
+        counts = collections.Counter(
+            region.name for image in self.images for region in image.regions
+        )
+        objects = ", ".join(f"{name} {counts[name]}" for name in self.classes)
+        text = f"{self.path}: {len(self.images)} images; objects: {objects}"
+        if self.problems:
+            text += f"; {len(self.problems)} images or regions left out"
+        return text
+
+    def split(self, share: float, seed: int = 0) -> tuple["Annotations", "Annotations"]:
+        """Two `Annotations`: about a `share` (0..1) of the images is in the second.
+
+        There is at least one image in each. An image's name decides where it belongs, so that it
+        stays there when others are added.
+
+        Raises:
+            AnnotationError: there are fewer than 2 images with objects.
+        """
+        if len(self.images) < 2:
+            raise AnnotationError(
+                f"{self.path}: a split needs 2 images with objects. Received: {len(self.images)}"
+            )
+        draws = [zlib.crc32(f"{seed} {image.name}".encode()) / 2**32 for image in self.images]
+        bound = min(max(share, min(draws)), sorted(draws)[-2])
+        first = []
+        second = []
+        for image, draw in zip(self.images, draws):
+            if draw <= bound:
+                second.append(image)
+            else:
+                first.append(image)
+        return dataclasses.replace(self, images=first), dataclasses.replace(self, images=second)
+
+
+def class_names_of(images: Iterable[AnnotatedImage]) -> set[str]:
+    """Names of the classes of all regions."""
+    return {region.name for image in images for region in image.regions}
+
+
+# ---- Checking images and files -------------------------------------------------------------------
+
+
+class Problem(ValueError):
+    """What is wrong with one image or region; the reader adds the place."""
+
+
+@dataclasses.dataclass
+class Entry:
+    """An image as it is annotated.
+
+    Attributes:
+        name: the file's name.
+        regions: those that can be used.
+        size: (height, width) that the annotation was made for, None if unknown.
+        others: more names that the file may have.
+        beside: the name of the file that goes with the json by its own name.
+        embedded: the image itself, for want of a file.
+        extra: what else the file says of it.
+        file: its path, where that is known already.
+    """
+
+    name: str
+    regions: list[Region]
+    size: tuple[int, int] | None = None
+    others: tuple[str, ...] = ()
+    beside: str | None = None
+    embedded: EmbeddedImage | None = None
+    extra: dict | None = None
+    file: str | None = None
+
+
+class Reader:
+    """Collects problems and images of one source of annotations.
+
+    Args:
+        path: the file or folder.
+        images: folder that the names of the images start from, or None.
+        keep_empty: also images without regions.
+        root: the folder in which the file was looked for.
+        need_files: leave out an image without a file though its size is known.
+
+    Attributes:
+        problems: texts.
+        said: more of them, which are logged already.
+        twins_are_said: whether objects that are there twice were named by what has read the file.
+    """
+
+    def __init__(
+        self,
+        path: Any,
+        images: Any,
+        keep_empty: bool,
+        root: Any = None,
+        need_files: bool = True,
+    ):
+        self.need_files = need_files
+        self.path = os.fspath(path)
+        own = self.path
+        if not os.path.isdir(own):
+            own = os.path.dirname(own)
+        self.folders = [own]
+        if root is not None:
+            self.folders.append(os.fspath(root))
+        self.folders += _folders_near(own)
+        if images is not None:
+            self.folders = [os.fspath(images)]
+            if is_inside(own, images):
+                self.folders.append(own)
+        self.keep_empty = keep_empty
+        self.problems: list[str] = []
+        self.read_problems: list[str] = []
+        self.entries: list[Entry] = []
+        self.without_regions = 0
+        self.twins_are_said = False
+
+    def problem(self, place: str, text: str) -> None:
+        """Notes a problem. place: "image x, region 3"."""
+        self.problems.append(printable(f"{self.path}: {place}: {text}"))
+
+    def regions(
+        self,
+        place: str,
+        items: Iterable[tuple[Any, Any]],
+        read: Callable[[Any], Region],
+    ) -> Iterator[Region]:
+        """`read(item)` of each item; those with problems are noted. items: (number, item) pairs."""
+        for number, item in items:
+            try:
+                yield dataclasses.replace(read(item), number=number)
+            except Problem as error:
+                self.problem(f"{place}, region {number}", str(error))
+
+    def add(self, entry: Entry, annotated: bool = True) -> None:
+        """Adds an image that has regions, or any with `keep_empty`.
+
+        Args:
+            entry: the image.
+            annotated: whether the file has regions of it. One whose regions can't be used is no
+                background.
+        """
+        if entry.regions or (self.keep_empty and not annotated):
+            self.entries.append(entry)
+        else:
+            self.without_regions += 1
+
+    def finish(self, classes: list[str] | None = None) -> Annotations:
+        """The `Annotations`; AnnotationError if nothing is left."""
+        images = self._merged(self._images())
+        if not self.twins_are_said:
+            self._warn_of_twins(images)
+        self._warn_of_twin_images(images)
+        without = self.without_regions
+        if without:
+            logger.info("%s: %d images without regions are left out", self.path, without)
+        problems = [*self.read_problems, *self.problems]
+        if not images:
+            raise AnnotationError(
+                f"{self.path}: expected images with regions. Received: none that can be used; "
+                f"{without} without regions, {len(problems)} problems{problem_lines(problems)}"
+            )
+        self._log_problems()
+        if classes is None:
+            classes = sorted(class_names_of(images))
+            self._warn_of_like_classes(classes)
+        return Annotations(self.path, images, classes, problems)
+
+    def _warn_of_like_classes(self, classes: list[str]) -> None:
+        """Names that were typed in upper and lower case are several classes, hardly on purpose."""
+        counts = collections.Counter(name.casefold() for name in classes)
+        like = [repr(name) for name in classes if counts[name.casefold()] > 1]
+        if like:
+            logger.warning(
+                "%s: classes that differ in upper and lower case alone are several classes: %s",
+                self.path,
+                files.several(like),
+            )
+
+    def _warn_of_twins(self, images: list[AnnotatedImage]) -> None:
+        """Says which images have an object twice: each of the two counts."""
+        twice = {}
+        for image in images:
+            count = _twins(image.regions)
+            if count:
+                twice[image.name] = count
+        if twice:
+            logger.warning(
+                "%s: %d objects are there twice, equal in class and shape, and count twice; images"
+                " with such: %s",
+                self.path,
+                sum(twice.values()),
+                files.several(twice),
+            )
+
+    def _warn_of_twin_images(self, images: list[AnnotatedImage]) -> None:
+        """Says which images differ in their suffix alone, and have the same regions: a.jpg and
+        a.png, of which one may be trained on and the other validated on."""
+        by_stem: dict[str, list[AnnotatedImage]] = {}
+        for image in images:
+            stem = os.path.splitext(image.path or image.name)[0]
+            by_stem.setdefault(stem.casefold(), []).append(image)
+        twins = []
+        for group in by_stem.values():
+            first, *others = group
+            size = first.height, first.width
+            for other in others:
+                if size == (other.height, other.width) and _are_alike(first, other):
+                    twins.append(f"{first.name} and {os.path.basename(other.name)}")
+        if twins:
+            logger.warning(
+                "%s: %d images are there twice, with equal regions under names that differ in their"
+                " suffix, and count twice; one may be trained on and the other validated on: %s",
+                self.path,
+                len(twins),
+                files.several(twins),
+            )
+
+    def _log_problems(self) -> None:
+        """One warning of all problems."""
+        if len(self.problems) == 1:
+            logger.warning("%s; left out", self.problems[0])
+        elif self.problems:
+            logger.warning(
+                "%s: %d files, images or regions are left out:%s",
+                self.path,
+                len(self.problems),
+                problem_lines(self.problems),
+            )
+
+    def _images(self) -> list[AnnotatedImage]:
+        """The images of the entries whose file is found; the others' problems are noted."""
+        image_files = self._find()
+        images = []
+        for entry in self.entries:
+            try:
+                image = self._image(entry, image_files)
+            except Problem as error:
+                self.problem(f"image {entry.name!r}", str(error))
+                continue
+            image.regions = [region for region in entry.regions if self._is_drawn(region, image)]
+            if image.regions or not entry.regions:
+                images.append(image)
+        return images
+
+    def _find(self) -> files.FoundImages:
+        """The files of the entries' names, and one warning of those with another name."""
+        others: dict[str, list[str]] = {}
+        self._part_copies()
+        for entry in self.entries:
+            if entry.file is None:
+                others.setdefault(entry.name, []).extend(entry.others)
+        image_files = files.find_images(list(others), self.folders, others)
+        taken = {os.path.normpath(path) for path in image_files.paths.values()}
+        for entry in self.entries:
+            if entry.name in image_files.paths or entry.beside is None or entry.embedded:
+                continue
+            path = files.find_images([entry.beside], self.folders).paths.get(entry.beside)
+            if path is not None and os.path.normpath(path) not in taken:
+                image_files.paths[entry.name] = image_files.renamed[entry.name] = path
+        if image_files.renamed:
+            logger.warning("%s: %s", self.path, image_files.renamed_text())
+        return image_files
+
+    def _part_copies(self) -> None:
+        """Gives jsons that name one image those of their own names, where these are there.
+
+        A json that was copied or renamed with its image still names the first one.
+        """
+        counts = collections.Counter(entry.name for entry in self.entries)
+        parted = []
+        for entry in self.entries:
+            beside = entry.beside
+            if counts[entry.name] < 2 or beside is None or beside == entry.name:
+                continue
+            if any(os.path.isfile(os.path.join(folder, beside)) for folder in self.folders):
+                parted.append(f"{entry.name} is {beside}")
+                entry.name = beside
+        if parted:
+            logger.warning(
+                "%s: %d json files name an image that another one names too, and are taken for"
+                " those of the images with their own names: %s",
+                self.path,
+                len(parted),
+                files.several(parted),
+            )
+
+    def _image(self, entry: Entry, image_files: files.FoundImages) -> AnnotatedImage:
+        """The image of an entry, without its regions; Problem without a file of the right size."""
+        problem = image_files.problems.get(entry.name, "")
+        path = entry.file or image_files.paths.get(entry.name)
+        if path is not None:
+            try:
+                height, width = annotated_size(path, path, entry.size)
+                return AnnotatedImage(entry.name, path, height, width, [], None, entry.extra)
+            except Problem as error:
+                problem = str(error)
+        elif entry.size and not entry.embedded and not self.need_files:
+            return AnnotatedImage(entry.name, "", *entry.size, [], None, entry.extra)
+        if entry.embedded is None:
+            raise Problem(problem)
+        path = entry.embedded.path
+        try:
+            content = io.BytesIO(entry.embedded.content())
+            height, width = annotated_size(content, "the image in the json", entry.size)
+        except ValueError as error:
+            raise Problem(f"{problem}; and of the image in the json: {error}") from error
+        return AnnotatedImage(entry.name, path, height, width, [], entry.embedded)
+
+    def _is_drawn(self, region: Region, image: AnnotatedImage) -> bool:
+        """Whether a region has pixels in its image; notes the problem of one without.
+
+        What trains nothing, or can't be drawn, is said now rather than in the first epoch.
+        """
+        size = (image.height, image.width)
+        try:
+            if isinstance(region.shape, DrawnShape):
+                drawn = region.shape.has_pixels(*size)
+            else:
+                drawn = bool(region.shape.mask(*size).any())
+            if drawn:
+                return True
+            problem = (
+                f"expected a region with a pixel in the image of (height, width) {size}. "
+                f"Received: {files.short(region.shape)}"
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            problem = str(error)
+        self.problem(f"image {image.name!r}, region {region.number}", problem)
+        return False
+
+    def _merged(self, images: list[AnnotatedImage]) -> list[AnnotatedImage]:
+        """The images, those of one file as one; a region that is in two entries is taken once."""
+        merged: dict[Any, AnnotatedImage] = {}
+        known: dict[Any, set] = {}
+        several: dict[str, int] = {}
+        for image in images:
+            key: Any = os.path.normpath(image.path)
+            if image.embedded:
+                key = (key, image.embedded.place)
+            elif not image.path:
+                key = ("", image.name)
+            first = merged.setdefault(key, image)
+            if first is image:
+                continue
+            if (first.height, first.width) != (image.height, image.width):
+                self.problem(
+                    f"image {image.name!r}",
+                    f"expected one size of {image.path}. Received: entries of"
+                    f" {(first.height, first.width)} and {(image.height, image.width)}",
+                )
+                continue
+            if key not in known:
+                known[key] = set(map(_identity, first.regions))
+            new = [region for region in image.regions if _identity(region) not in known[key]]
+            known[key].update(map(_identity, new))
+            several[first.name] = several.get(first.name, 0) + len(image.regions) - len(new)
+            first.regions = first.regions + new
+        if several:
+            logger.warning(
+                "%s: %d images are annotated in several places; their regions are put together, %d"
+                " that are there twice once: %s",
+                self.path,
+                len(several),
+                sum(several.values()),
+                files.several(several),
+            )
+        return list(merged.values())
+
+
+def _folders_near(folder: str) -> list[str]:
+    """The folders of images in a folder of annotations, and beside it."""
+    near = []
+    for place in (folder, os.path.join(folder, os.pardir)):
+        for name in files.IMAGE_FOLDERS:
+            path = os.path.normpath(os.path.join(place, name))
+            if os.path.isdir(path):
+                near.append(path)
+    return near
+
+
+def is_inside(path: str, folder: Any) -> bool:
+    """Whether a path lies in a folder or one of its sub-folders."""
+    folder = os.path.join(os.path.abspath(folder), "")
+    return os.path.abspath(path).startswith(folder)
+
+
+def _identity(region: Region) -> tuple:
+    """Equal for regions with one class and one shape."""
+    shape: Any = region.shape
+    if isinstance(shape, CocoSegmentation):
+        shape = shape.annotation["segmentation"]
+    if isinstance(shape, Bitmap):
+        shape = (shape.x, shape.y, shape.pixels.shape, shape.pixels.tobytes())
+    return region.name, region.crowd, repr(shape)
+
+
+def _are_alike(first: AnnotatedImage, second: AnnotatedImage) -> bool:
+    """Whether two images have the same regions, at least one."""
+    if not first.regions or len(first.regions) != len(second.regions):
+        return False
+    return set(map(_identity, first.regions)) == set(map(_identity, second.regions))
+
+
+def _twins(regions: Sequence[Region]) -> int:
+    """How many regions of an image are equal to one before them.
+
+    Whole shapes are compared where a glance at them is equal: they may be many, and long.
+    """
+    alike: dict[tuple, list[Region]] = {}
+    for region in regions:
+        alike.setdefault((region.name, region.crowd, _glance(region.shape)), []).append(region)
+    count = 0
+    for group in alike.values():
+        if len(group) > 1:
+            count += len(group) - len(set(map(_identity, group)))
+    return count
+
+
+def _glance(shape: Any) -> Any:
+    """Something short that is equal for equal shapes."""
+    if isinstance(shape, CocoSegmentation):
+        return coco.glance(shape.annotation["segmentation"])
+    if isinstance(shape, Polygons):
+        return tuple(map(len, shape.parts)), repr(shape.parts[0][:2])
+    if isinstance(shape, Bitmap):
+        return shape.x, shape.y, shape.pixels.shape
+    if isinstance(shape, PngMask):
+        return shape.x, shape.y, len(shape.text)
+    if isinstance(shape, Union):
+        return tuple(map(_glance, shape.shapes))
+    return repr(shape)
+
+
+def problem_lines(problems: Sequence[str], limit: int = 5) -> str:
+    """The first few problems, each on a line of its own."""
+    lines = [f"\n  {text}" for text in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"\n  and {len(problems) - limit} more")
+    return "".join(lines)
+
+
+def annotated_size(
+    file: Any,
+    name: str,
+    size: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """(height, width) in which an image file's annotations are; Problem for one of another size.
+
+    Args:
+        file: its path, or a file object.
+        name: of the image, for messages.
+        size: (height, width) that the annotation was made for, None if unknown.
+    """
+    try:
+        shown, stored = utils.image_sizes(file)
+    except Exception as error:  # whatever is raised for a damaged file
+        raise Problem(f"expected an image that can be read. Received: {error}") from error
+    if size is None or size == shown:
+        return shown
+    if size == stored:  # annotated by a program that ignores a camera's rotation
+        return stored
+    raise Problem(f"annotated at (height, width) {size}. Received: {name} of {shown}")
+
+
+def given_size(height: Any, width: Any) -> tuple[int, int] | None:
+    """(height, width) as a file gives it; None where it doesn't, or gives 0 or -1 for unknown."""
+    height = number_of(height)
+    width = number_of(width)
+    if not height or not width or height <= 0 or width <= 0:
+        return None
+    return int(height), int(width)
+
+
+# ---- Values of json ------------------------------------------------------------------------------
+
+
+_KINDS = {
+    dict: "an object {...}",
+    list: "a list",
+    str: "a text",
+    (list, dict): "a list or an object {...}",
+}
+
+
+def field_of(
+    data: Any,
+    name: str,
+    kind: Any,
+    subject: str,
+) -> Any:
+    """data[name] of one kind of `_KINDS`, or Problem."""
+    value = None
+    if isinstance(data, dict):
+        value = data.get(name)
+    if isinstance(value, kind):
+        return value
+    if value is None:
+        value = data
+    raise Problem(
+        f"expected {subject} with {name!r}, {_KINDS[kind]}. Received: {files.short(value)}"
+    )
+
+
+def number_of(value: Any) -> float | None:
+    """A coordinate or another number of a shape, also written as text; None for what is none."""
+    number = finite_number(value)
+    if number is None or abs(number) > FARTHEST:
+        return None
+    return float(number)
+
+
+def _beyond(value: Any) -> str:
+    """What a message adds to a number that is larger than any image."""
+    if isinstance(value, (int, float)) and FARTHEST < abs(value) < math.inf:
+        return f" (beyond {FARTHEST:.0f})"
+    return ""
+
+
+def numbers_of(
+    shape: dict,
+    names: tuple[str, ...],
+    positive: tuple[str, ...] = (),
+) -> list[float]:
+    """The numbers `names` of a shape's dict, those in `positive` above 0."""
+    numbers = []
+    wrong = []
+    for name in names:
+        value = shape.get(name)
+        number = number_of(value)
+        if number is None or (name in positive and number <= 0):
+            wrong.append(f"{name}: {files.short(value)}{_beyond(value)}")
+        else:
+            numbers.append(number)
+    if wrong:
+        above = ""
+        if positive:
+            above = f" ({', '.join(positive)} above 0)"
+        raise Problem(
+            f"expected {', '.join(names)} as numbers{above}. Received: {', '.join(wrong)}"
+        )
+    return numbers
+
+
+def points_of(points: Any, subject: str) -> list[list[float]]:
+    """The points [x, y] of a shape."""
+    expected = f"expected {subject} as a list of points of two numbers"
+    if not isinstance(points, (list, tuple)):
+        raise Problem(f"{expected}. Received: {files.short(points)}")
+    read = []
+    for point in points:
+        pair = point_of(point)
+        if pair is None:
+            beyond = ""
+            if isinstance(point, (list, tuple)):
+                beyond = next(filter(None, map(_beyond, point)), "")
+            raise Problem(f"{expected}. Received: {files.short(point)}{beyond}")
+        read.append(pair)
+    return read
+
+
+def outline_of(points: Any, subject: str) -> list[list[float]]:
+    """The points [x, y] of a shape, at least 3."""
+    read = points_of(points, subject)
+    if len(read) < 3:
+        raise Problem(f"expected {subject} of at least 3 points. Received: {len(read)}")
+    return read
+
+
+def point_of(point: Any) -> list[float] | None:
+    """[x, y]; None for what is no point."""
+    if not isinstance(point, (list, tuple)) or len(point) != 2:
+        return None
+    x = number_of(point[0])
+    y = number_of(point[1])
+    if x is None or y is None:
+        return None
+    return [x, y]
+
+
+def class_name_of(value: Any, subject: str) -> str:
+    """A class's name: a text, or a number as text; Problem for another value or none.
+
+    subject: where it stands, "one class in the attribute 'type'".
+    """
+    name = value
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
+        name = str(value)
+        if value == int(value):
+            name = str(int(value))  # 7.0 is the class 7
+    try:
+        if isinstance(name, str):
+            name.encode()
+            # macOS writes an accent as a sign of its own: one class, not two.
+            name = unicodedata.normalize("NFC", name).strip()
+            if name:
+                return name
+    except UnicodeEncodeError:  # half a sign
+        pass
+    raise Problem(f"expected {subject}. Received: {files.short(value)}")
+
+
+def load_json(
+    path: Any,
+    pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
+    """What a json file holds; see `files.read_json`."""
+    try:
+        return files.read_json(path, pairs)
+    except FileNotFoundError as error:
+        raise AnnotationError(f"No annotation file or folder {path}") from error
+    except ValueError as error:
+        raise AnnotationError(str(error)) from error
+
+
+_JSON_SUFFIXES = (".json", ".geojson")
+
+
+def json_files_in(path: str, below: bool, suffixes: tuple[str, ...] = _JSON_SUFFIXES) -> list[str]:
+    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted.
+
+    suffixes: others, for files of another kind.
+    """
+    json_files = []
+    too_deep = []
+    for folder, folders, names in os.walk(path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        parts = pathlib.Path(folder).relative_to(path).parts
+        if len(parts) - parts.count("datasets") >= files.DEEPEST:  # Supervisely has those between
+            too_deep += [os.path.join(folder, name) for name in folders]
+            folders.clear()
+        if below != (folder == path):
+            for name in names:
+                file = os.path.join(folder, name)
+                is_named = os.path.splitext(name)[1].lower() in suffixes
+                if is_named and os.path.isfile(file):
+                    json_files.append(file)
+        if not below:
+            break
+    if too_deep and suffixes == _JSON_SUFFIXES:
+        logger.warning(
+            "%s: folders more than %d below it are not looked into: %s",
+            path,
+            files.DEEPEST,
+            files.several(too_deep),
+        )
+    return sorted(json_files)
+
+
+def values_of(data: Any) -> Iterable:
+    """The entries of a list or an object."""
+    if isinstance(data, dict):
+        return data.values()
+    if isinstance(data, list):
+        return data
+    return ()
+
+
+def all_entries(pairs: list[tuple[str, Any]]) -> dict:
+    """An object of its pairs, with both images of one key, of which json keeps the last alone."""
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        entries = {}
+        for number, (key, value) in enumerate(pairs):
+            if key in entries and isinstance(value, dict) and "filename" in value:
+                key = f"{key} ({number})"
+            entries[key] = value
+    return entries
+
+
+def field_or_none(item: Any, name: str) -> Any:
+    if isinstance(item, dict):
+        return item.get(name)
+    return None
+
+
+def joined_by_group(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
+    """The regions, those of one label and one group_id joined to one; shapes: of the file."""
+    groups: dict[Any, list[Region]] = {}
+    for region in regions:
+        group_id = shapes[region.number].get("group_id")
+        key = region.number
+        if group_id is not None and group_id != "":
+            key = (region.name, repr(group_id))
+        groups.setdefault(key, []).append(region)
+    objects = []
+    for first, *others in groups.values():
+        if others:
+            parts: Any = [first.shape, *(region.shape for region in others)]
+            first = dataclasses.replace(first, shape=Union(parts))
+        objects.append(first)
+    return objects
+
+
+@dataclasses.dataclass
+class PngMask(DrawnShape):
+    """A mask as a PNG in base64, kept as such: decoded, thousands don't fit in memory.
+
+    Its first pixel lies at (x, y).
+    """
+
+    text: Any
+    x: int
+    y: int
+
+    def read(self) -> np.ndarray:
+        """[h, w] bool; Problem for what is no PNG."""
+        from PIL import Image
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(io.BytesIO(from_base64(self.text))) as image:
+                    if "A" in image.getbands() or "transparency" in image.info:
+                        return np.asarray(image.convert("RGBA").getchannel("A")) > 0
+                    return np.asarray(image.convert("L")) > 0
+        except Exception as error:  # whatever Pillow raises for a damaged file
+            raise Problem(
+                f"expected a mask as a PNG in base64. Received: {files.short(self.text)} ({error})"
+            ) from error
+
+    def crop(self, height: int, width: int) -> Crop:
+        """What is drawn in an image of that size; what lies outside is cut off."""
+        return Bitmap(self.read(), self.x, self.y).crop(height, width)
