@@ -65,7 +65,7 @@ OPSET = 17
 NEEDS: dict[str, dict[str, str]] = {
     "saved_model": {},
     "onnx": {"tf2onnx": "tf2onnx", "onnx": "onnx"},
-    "openvino": {"openvino": "openvino"},
+    "openvino": {"openvino": "openvino", "openvino.frontend": "openvino"},
     "litert": {},
 }
 # Images of which the shape is compared with COMPUTE_BACKBONE_SHAPE's.
@@ -668,7 +668,7 @@ def _as_onnx_suppression(context, node, name, args):
 INT64_OF_ONNX = 7
 
 
-def _suppression_of_openvino(openvino: Any) -> Any:
+def _suppression_of_openvino(openvino: Any, frontend: Any) -> Any:
     """What puts OpenVINO's operator in its place, for `openvino.convert_model`."""
 
     def convert(node):
@@ -680,7 +680,7 @@ def _suppression_of_openvino(openvino: Any) -> Any:
         )
         return [suppression.output(0)]
 
-    return importlib.import_module("openvino.frontend").ConversionExtension(PLACE_OF_NMS, convert)
+    return frontend.ConversionExtension(PLACE_OF_NMS, convert)
 
 
 # ---- Files ---------------------------------------------------------------------------------------
@@ -1211,12 +1211,12 @@ def _quiet(name: str) -> Iterator[None]:
         chosen.setLevel(level)
 
 
-def _write_openvino(path, graph, function, text, precision, openvino):
+def _write_openvino(path, graph, function, text, precision, openvino, frontend):
     with _folder_beside(path) as folder:
         suppress = functools.partial(_suppress_by_operator, at=True)
         with kernels.suppressing_by(suppress):
             _save(folder / "saved", graph, function)
-        extension = _suppression_of_openvino(openvino)
+        extension = _suppression_of_openvino(openvino, frontend)
         with _without_telemetry():
             network = openvino.convert_model(folder / "saved", extension=[extension])
         if precision != "float32":

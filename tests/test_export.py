@@ -923,13 +923,13 @@ def test_openvino_files_of_any_name(tmp_path, monkeypatch):
         file.with_suffix(".bin").write_bytes(b"weights")
 
     network = types.SimpleNamespace(set_rt_info=lambda *args: None)
-    openvino = types.SimpleNamespace(
-        convert_model=lambda path, extension: network, save_model=save_model
-    )
+    openvino = types.SimpleNamespace(save_model=save_model)
+    openvino.convert_model = lambda path, extension: network
+    frontend = types.SimpleNamespace(ConversionExtension=lambda *args: None)
     monkeypatch.setattr(export, "_save", lambda *args: None)
     monkeypatch.setattr(export, "_suppression_of_openvino", lambda openvino: None)
     for name in ("MODEL.XML", "a.b.xml", "\u56fe 1.xml"):
-        export._write_openvino(tmp_path / name, None, None, "{}", "float32", openvino)
+        export._write_openvino(tmp_path / name, None, None, "{}", "float32", openvino, frontend)
         assert (tmp_path / name).read_text() == "<net/>"
         assert (tmp_path / name).with_suffix(".bin").read_bytes() == b"weights"
     assert len(list(tmp_path.iterdir())) == 6
