@@ -7,9 +7,9 @@
 
     config = NucleusConfig(LEARNING_RATE=0.002)      # or for this instance alone
 
-Each setting below stands with its default, its unit and its reason. The names and defaults are
-those of matterport's package, unless the comment says "not in matterport". `validate` checks the
-settings against each other; `MaskRCNN` calls it when a model is built.
+Each setting below has its default, with its unit and its reason in a comment. The names and
+defaults are those of matterport's package, unless the comment says "not in matterport". `validate`
+checks the settings against each other; `MaskRCNN` calls it when a model is built.
 """
 
 import argparse
@@ -64,67 +64,70 @@ class Config:
     `super().__init__()`.
 
     Raises:
-        TypeError: a keyword argument that is no setting (a likely spelling is suggested).
+        TypeError: a keyword argument is not a setting (a similar name is suggested).
     Warns:
-        UserWarning: an attribute of a subclass that is not a setting but reads like one (others
-            are the user's own and are left alone); a BATCH_SIZE, IMAGE_SHAPE or IMAGE_META_SIZE
-            that a class body, or an `__init__` before `super().__init__()`, gives another value
-            than its settings do: as in matterport's package, it is computed.
+        UserWarning: an attribute of a subclass is not a setting, but has a similar name (other
+            attributes are the user's own and are left alone); a BATCH_SIZE, IMAGE_SHAPE or
+            IMAGE_META_SIZE that a class body, or an `__init__` before `super().__init__()`, sets to
+            another value than follows from the settings: as in matterport's package, it is
+            computed.
     """
 
     # ---- The run -------------------------------------------------------------------------------
-    # Name of the experiment; part of the log folder's and the checkpoints' names.
+    # Name of the experiment; part of the names of the log folder and the checkpoints.
     NAME: str | None = None
 
-    # Devices that share a batch, and images on each. One batch holds GPU_COUNT * IMAGES_PER_GPU.
+    # Number of devices that share a batch, and of images on each. The batch size is GPU_COUNT *
+    # IMAGES_PER_GPU.
     GPU_COUNT = 1
     IMAGES_PER_GPU = 2
 
-    # Training steps in an epoch; need not be the size of the dataset. An epoch ends with a
+    # Training steps in an epoch; independent of the size of the dataset. An epoch ends with a
     # checkpoint, so small numbers mean frequent checkpoints. A quotient such as 115 / 2 is rounded
-    # up, as Keras 2 did; so are VALIDATION_STEPS.
+    # up, as in Keras 2; so is VALIDATION_STEPS.
     STEPS_PER_EPOCH = 1000
 
-    # Validation batches at the end of an epoch. More are more exact and slower.
+    # Validation batches at the end of an epoch. More make the losses more exact, but take longer.
     VALIDATION_STEPS = 50
 
     # Threads that load and augment images ahead of training (not in matterport). 0: none.
     WORKERS = 2
 
-    # Images that are read and checked before training, spread over the dataset; None for every one,
-    # 0 for none (not in matterport).
+    # How many images are read and checked before training, spread over the dataset; None for all, 0
+    # for none (not in matterport).
     CHECK_IMAGES: int | None = None
 
-    # The own kernels of TensorFlow or PyTorch for NMS and RoI pooling: None where the backend has
-    # them, False for the portable ones, which XLA needs (not in matterport).
+    # Kernels of TensorFlow or PyTorch for NMS and RoI pooling: None to use them where the backend
+    # has them, False for the portable ones, which XLA needs (not in matterport).
     FUSED_KERNELS: bool | None = None
 
-    # Compile the training step and the detection by XLA, once for every size of a batch: None where
-    # the backend needs it, which is JAX; True under TensorFlow as well, on one device, with the
-    # portable kernels. The same numbers to 1e-4 (not in matterport).
+    # Compile the training step and detection by XLA, once for each batch shape: None only where the
+    # backend needs it, which is JAX; True under TensorFlow as well, on one device, with the
+    # portable kernels. Results are equal to 1e-4 (not in matterport).
     JIT_COMPILE: bool | None = None
 
-    # Seed of the order of images, of augmentation and of fresh weights (not in matterport).
+    # Seed of the order of images, of augmentation and of new weights (not in matterport).
     # None: every run differs.
     SEED: int | None = None
 
-    # A run that is killed continues at most this many seconds behind, or four times as many as
-    # writing its state takes, where those are more (not in matterport).
+    # A killed run loses at most this many seconds of training when it is resumed, or four times as
+    # many as writing its state takes, if those are more (not in matterport).
     RESUME_SECONDS = 30
 
     # ---- Body: ResNet and FPN --------------------------------------------------------------------
-    # "fpn", the pyramid P2..P6; or "c4", one map at stride 16, with the ResNet's fifth stage as the
-    # head of each RoI (not in matterport; paper, section 3 and table 2a: R50-C4 30.3, R50-FPN 33.6
-    # AP of masks). With "c4" BACKBONE_STRIDES is [16], RPN_ANCHOR_SCALES [(32, 64, 128, 256, 512)],
-    # MASK_SHAPE [14, 14].
+    # "fpn": the pyramid P2..P6; or "c4": one map at stride 16, with the ResNet's fifth stage as the
+    # head of each RoI (not in matterport; paper, section 3 and table 2a: mask AP 30.3 with R50-C4,
+    # 33.6 with R50-FPN). With "c4" BACKBONE_STRIDES is [16], MASK_SHAPE [14, 14], RPN_ANCHOR_SCALES
+    # [(32, 64, 128, 256, 512)].
     BODY = "fpn"
 
     # A name from `config.BACKBONES` or a function f(image, stage5=, train_bn=) that returns the
-    # five maps C1..C5; then COMPUTE_BACKBONE_SHAPE is needed too.
+    # five maps C1..C5; a function also needs COMPUTE_BACKBONE_SHAPE.
     BACKBONE: str | Callable = "resnet101"
 
-    # Channels of the ResNet's first stage; the later ones have 2, 4 and 8 times as many, and
-    # bottlenecks 4 times those (not in matterport). 64 in the paper; fewer for small data or a CPU.
+    # Channels of the ResNet's first stage; the later ones have 2, 4 and 8 times as many, and the
+    # outputs of bottlenecks 4 times those (not in matterport). 64 in the paper; fewer for small
+    # data or a CPU.
     BACKBONE_WIDTH = 64
 
     # Max pooling before the first stage, as in the paper. False, for objects of few pixels: all
@@ -134,22 +137,23 @@ class Config:
     # f(image_shape) -> [5, (height, width)] of P2..P6; only for a callable BACKBONE.
     COMPUTE_BACKBONE_SHAPE: Callable | None = None
 
-    # The bottleneck's stride lies in its first 1x1 convolution, as in the ResNet paper and
-    # matterport's files, or in the 3x3, as in torchvision's and in ResNeXt (not in matterport).
+    # True: a bottleneck's stride is that of its first 1x1 convolution, as in the ResNet paper and
+    # matterport's files; False: of its 3x3 convolution, as in torchvision's files and in ResNeXt
+    # (not in matterport).
     STRIDE_IN_1X1 = True
 
-    # Padding where a 3x3 window has stride 2: "same", TensorFlow's, more at the lower right; or
-    # "symmetric", one pixel on each side, as in the files of Caffe and PyTorch (not in matterport).
+    # Padding of 3x3 windows with stride 2: "same", TensorFlow's, which pads more at the lower
+    # right; or "symmetric", one pixel on each side, as in Caffe and PyTorch (not in matterport).
     BACKBONE_PADDING = "same"
 
-    # What follows the convolutions of the backbone and of the FPN (not in matterport): "batch",
-    # batch norm, see TRAIN_BN; "frozen", batch norm whose gamma and beta are fixed too, as in the
-    # paper; "group", group norm of 32 groups (Wu & He 2018); None, nothing.
+    # Norm after the convolutions of the backbone and of the FPN (not in matterport): "batch", batch
+    # norm, see TRAIN_BN; "frozen", batch norm whose gamma and beta are fixed too, as in the paper;
+    # "group", group norm of 32 groups (Wu & He 2018); None, no norm.
     BACKBONE_NORM: str | None = "batch"
     FPN_NORM: str | None = None
 
-    # Convolutions have a bias even before a norm, which makes it superfluous; matterport's files
-    # hold one, those of others don't (not in matterport).
+    # Convolutions have a bias even before a norm, where it is redundant: matterport's weight files
+    # have these biases, others don't (not in matterport).
     CONV_BIAS = True
 
     # Strides of P2..P6 in pixels of the input.
@@ -158,20 +162,20 @@ class Config:
     # Channels of each map of the pyramid.
     TOP_DOWN_PYRAMID_SIZE = 256
 
-    # Batch norm's mode: None trains it; False keeps its statistics fixed (right for the small
-    # batches of detection on pre-trained weights); True sets training mode even in inference.
+    # Mode of batch norm: None trains it; False keeps its statistics fixed (for the small batches of
+    # detection with pre-trained weights); True uses training mode even in inference.
     TRAIN_BN: bool | None = False
 
     # Added to the variance by batch norm (not in matterport). 1e-5 in PyTorch; 0 in torchvision's
     # released COCO_V1.
     BATCH_NORM_EPSILON = 1e-3
 
-    # Share of the old statistics that an update of batch norm keeps (not in matterport).
+    # Weight of the old statistics in batch norm's moving averages (not in matterport).
     BATCH_NORM_MOMENTUM = 0.99
 
     # ---- Input -----------------------------------------------------------------------------------
-    # How images are brought to one size:
-    #   none     not at all; sides must divide by 64
+    # How images are resized:
+    #   none     not at all; sides must be divisible by 64
     #   square   scaled to IMAGE_MIN_DIM, at most IMAGE_MAX_DIM, padded to a square of that side;
     #            where IMAGE_MIN_DIM is larger, the longer edge of every image becomes IMAGE_MAX_DIM
     #   pad64    scaled to IMAGE_MIN_DIM, padded to multiples of 64
@@ -186,87 +190,88 @@ class Config:
     # IMAGE_MIN_DIM (paper, appendix B: 640 to 800); () for none (not in matterport).
     IMAGE_MIN_DIM_CHOICES: Sequence[int] = ()
 
-    # Share of the training images that are mirrored, .5 in the paper, besides what `augmentation`
-    # does (not in matterport).
+    # Probability that a training image is mirrored, .5 in the paper, in addition to `augmentation`
+    # (not in matterport).
     HORIZONTAL_FLIP = 0.0
 
-    # Large-scale jitter: training multiplies the scale of each image by a factor drawn evenly from
-    # (low, high), such as (.1, 2) (Simple Copy-Paste, arXiv 2012.07177), then cuts or pads it to
-    # the size that it would have without, at a random place; () for none (not in matterport).
+    # Large-scale jitter: training multiplies the scale of each image by a uniform random factor in
+    # (low, high), such as (.1, 2) (Simple Copy-Paste, arXiv 2012.07177), then crops or pads it, at
+    # a random position, to the size that it would have without jitter; () for none (not in
+    # matterport).
     SCALE_JITTER: Sequence[float] = ()
 
-    # Share of the training images that get objects of another image pasted over them, with their
-    # masks (arXiv 2012.07177); and share of those that are put together from crops of four images.
-    # The other images are of a source that labels the same classes, and where `add_image` was given
-    # a `mixing_group`, of that group (tissue of one stain, say); they have scale jitter and flips
-    # of their own (mrcnn/augmentation.py; not in matterport).
+    # Probability that objects of another image, with their masks, are pasted onto a training image
+    # (arXiv 2012.07177); and that it is a mosaic of crops of four images. The other images are from
+    # a source that labels the same classes, and of the same `mixing_group` where `add_image` was
+    # given one (tissue of one stain, say); they have scale jitter and flips of their own
+    # (mrcnn/augmentation.py; not in matterport).
     COPY_PASTE = 0.0
     MOSAIC = 0.0
 
-    # The image is scaled up by at least this factor, 0 for no bound; checked before MIN_DIM.
+    # Images are scaled by at least this factor, even beyond IMAGE_MIN_DIM; 0 for no bound.
     IMAGE_MIN_SCALE = 0
 
     # 3 for RGB, 1 for gray, 4 for RGB-D and so on; MEAN_PIXEL needs as many values. Pre-trained
-    # first layers fit 3 channels only. With 1, gray files that are read as RGB are taken too.
+    # first layers fit 3 channels only. With 1, gray files that are read as RGB are accepted, too.
     IMAGE_CHANNEL_COUNT = 3
 
-    # Subtracted from every pixel, in RGB order. It also says what range of values the network
-    # takes: with means of 0..255, as here, gray and colour images in another range (fractions of
-    # 0..1, bool, 10 to 16 bits) are brought to 0..255 in training and detection, by the rule of
-    # `mrcnn.utils.value_range`; with other means they are taken as they are.
+    # Subtracted from every pixel, in RGB order. It also determines the range of values that the
+    # network takes: with means of 0..255, as here, gray and colour images in another range
+    # (fractions of 0..1, bool, 10 to 16 bits) are converted to 0..255 in training and detection, by
+    # the rule of `mrcnn.utils.value_range`; with other means images are taken as they are.
     MEAN_PIXEL = np.array([123.7, 116.8, 103.9])
 
     # (low, high): the contrast of each image is stretched so that these percentiles of its values
-    # become 0 and 255, and what lies beyond is clipped; for microscopy and other images without a
-    # fixed exposure, such as (1, 99.8). () leaves images as they are (not in matterport).
+    # become 0 and 255, and values beyond them are clipped; for microscopy and other images without
+    # a fixed exposure, such as (1, 99.8). () leaves images as they are (not in matterport).
     IMAGE_PERCENTILES: Sequence[float] = ()
 
-    # What is stretched so is then, as shares of 0..255, raised to this power: below 1 shows dim
-    # objects beside bright ones, as .5, the square root, does with photon noise (not in
-    # matterport). Needs IMAGE_PERCENTILES.
+    # Gamma correction: the stretched values, as fractions of 255, are raised to this power. Below 1
+    # it makes dim objects visible beside bright ones; .5, the square root, suits photon noise (not
+    # in matterport). Needs IMAGE_PERCENTILES.
     IMAGE_GAMMA = 1.0
 
     # Pixels are then divided by these, one value for all channels or one for each (not in
     # matterport).
     STD_PIXEL = np.array([1.0])
 
-    # False: images are resized in their own dtype, values and all that lies outside cut, sides
-    # rounded, and padded with black. True: subtracting and dividing come first, then resizing in
-    # floating point with the edges repeated, sides cut to whole pixels, and padding with 0, which
-    # is the mean (not in matterport; torchvision's way).
+    # False: images are resized in their own dtype, with values truncated, zeros outside the image
+    # and sides rounded, and padded with black. True: means are subtracted and pixels divided first;
+    # then images are resized in floating point with repeated edges and sides rounded down, and
+    # padded with 0, which is the mean (not in matterport; as in torchvision).
     FLOAT_RESIZE = False
 
-    # What 0 and 1 are in normalised boxes (not in matterport): "centers", those of the outermost
-    # pixels, so that y2, x2 are shifted by one pixel and sides divided by h - 1, w - 1; or "edges",
-    # the image's own, as in the paper's code and torchvision.
+    # The meaning of 0 and 1 in normalised boxes (not in matterport): "centers", the centres of the
+    # outermost pixels, so that y2, x2 are shifted by one pixel and divided by h - 1, w - 1; or
+    # "edges", the edges of the image, as in the paper's code and torchvision.
     BOX_FRAME = "centers"
 
     # ---- Classes and objects -------------------------------------------------------------------
-    # Classes, background included.
+    # Classes, including the background.
     NUM_CLASSES = 1
 
     # False leaves out the mask branch: Faster R-CNN, boxes alone (not in matterport).
     USE_MASK = True
 
-    # Objects of one image that training uses; of more, a random choice.
+    # The most objects of an image that training uses; of more, a random choice.
     MAX_GT_INSTANCES = 100
 
-    # Train on masks cut to their box and resized to MINI_MASK_SHAPE (height, width): saves most of
-    # the memory, costs some detail of large objects.
+    # Train on masks cropped to their box and resized to MINI_MASK_SHAPE (height, width): saves most
+    # of the memory, loses some detail of large objects.
     USE_MINI_MASK = True
     MINI_MASK_SHAPE = (56, 56)
 
     # ---- Region proposal network -----------------------------------------------------------------
-    # Side of the square anchor in pixels, one for each level, P2 first, or a tuple of several; a
-    # level's anchors have the same area at each of the RPN_ANCHOR_RATIOS (width / height).
+    # Sides of the square anchors in pixels, one for each level from P2 on, or a tuple of several;
+    # anchors have the same area at each of the RPN_ANCHOR_RATIOS (width / height).
     RPN_ANCHOR_SCALES: Sequence = (32, 64, 128, 256, 512)
     RPN_ANCHOR_RATIOS: Sequence[float] = [0.5, 1, 2]
 
     # 1: anchors at every cell of a map; 2: at every other cell.
     RPN_ANCHOR_STRIDE = 1
 
-    # True: half sides of anchors are rounded to whole pixels and steps are whole quotients of image
-    # and map, as in torchvision (not in matterport).
+    # True: half sides of anchors are rounded to whole pixels, and strides are the integer quotients
+    # of image and map sizes, as in torchvision (not in matterport).
     RPN_ANCHOR_ROUNDING = False
 
     # Width and number of the RPN's shared 3x3 convolutions (not in matterport, where they are 512
@@ -277,84 +282,84 @@ class Config:
     # "softmax" over two logits, or "sigmoid" of one, as in the paper's code (not in matterport).
     RPN_SCORE = "softmax"
 
-    # Anchors of an image that have a loss, half of them positive if there are so many.
+    # Sampled anchors of an image, which have a loss; at most half of them are positive.
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
 
-    # IoU with an object from which an anchor is positive, as is the best one of each object, and
-    # below which it is negative. Anchors between have no loss (Faster R-CNN, section 3.1.2;
-    # constants in matterport).
+    # An anchor is positive if its IoU with an object is at least RPN_POSITIVE_IOU, or the highest
+    # that this object has; it is negative below RPN_NEGATIVE_IOU, and has no loss in between (Faster
+    # R-CNN, section 3.1.2; constants in matterport).
     RPN_POSITIVE_IOU = 0.7
     RPN_NEGATIVE_IOU = 0.3
 
     # Proposals: the best PRE_NMS_LIMIT anchors, then non-maximum suppression at the IoU
-    # RPN_NMS_THRESHOLD, then the best POST_NMS_ROIS of the rest. A higher threshold lets more
-    # proposals through.
+    # RPN_NMS_THRESHOLD, then the best POST_NMS_ROIS of the rest. A higher threshold keeps more
+    # proposals.
     PRE_NMS_LIMIT = 6000
     RPN_NMS_THRESHOLD = 0.7
     POST_NMS_ROIS_TRAINING = 2000
     POST_NMS_ROIS_INFERENCE = 1000
 
-    # PRE_NMS_LIMIT in training, None for the same. PRE_NMS_PER_LEVEL: the limit is that of each
-    # level instead of all together. RPN_NMS_PER_LEVEL: only proposals of one level suppress each
-    # other (it needs PRE_NMS_PER_LEVEL). Both as in the paper's code: 2000 in training, 1000 else
+    # PRE_NMS_LIMIT in training, None for the same. PRE_NMS_PER_LEVEL: the limit applies to each
+    # level, not to all together. RPN_NMS_PER_LEVEL: only proposals of the same level suppress each
+    # other (needs PRE_NMS_PER_LEVEL). Both as in the paper's code: 2000 in training, 1000 otherwise
     # (not in matterport).
     PRE_NMS_LIMIT_TRAINING: int | None = None
     PRE_NMS_PER_LEVEL = False
     RPN_NMS_PER_LEVEL = False
 
-    # Proposals with a shorter side, in pixels, are left out (not in matterport).
+    # Proposals with a side below this, in pixels, are removed (not in matterport).
     RPN_MIN_SIZE = 0.0
 
-    # Proposals are clipped to the image, without its padding (not in matterport).
+    # Proposals are clipped to the image without its padding (not in matterport).
     RPN_CLIP_TO_WINDOW = False
 
     # Box deltas (dy, dx, log dh, log dw) are divided by these, in the RPN and in the box head.
     RPN_BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
     BBOX_STD_DEV = np.array([0.1, 0.1, 0.2, 0.2])
 
-    # Log sizes are cut here before exp, so that a wild delta can't overflow; None: no bound
+    # Log sizes are clipped to this before exp, which could overflow otherwise; None: no bound
     # (not in matterport).
     BBOX_LOG_SIZE_LIMIT: float | None = math.log(1000 / 16)
 
     # ---- Heads -----------------------------------------------------------------------------------
-    # RoIs of an image that train the heads, and the share of positive ones. .33 is two negatives to
-    # a positive; .25 is the paper's 1:3.
+    # Number of RoIs of an image that train the heads, and the fraction of positive ones. .33 is two
+    # negatives to a positive; .25 is the paper's 1:3.
     TRAIN_ROIS_PER_IMAGE = 200
     ROI_POSITIVE_RATIO = 0.33
 
-    # IoU with an object from which a RoI is positive; below it is negative (paper, section 3.1; a
-    # constant in matterport).
+    # A RoI is positive if its IoU with an object is at least this, otherwise negative (paper,
+    # section 3.1; a constant in matterport).
     ROI_POSITIVE_IOU = 0.5
 
-    # IoU with a crowd from which a RoI, or an anchor, is not negative: a crowd may hold objects
-    # there (a constant in matterport).
+    # A RoI or an anchor with at least this IoU with a crowd is not negative, since the crowd may
+    # have objects there (a constant in matterport).
     CROWD_IOU = 0.001
 
-    # True: negatives fill the rows that positives leave, as in Fast R-CNN; False: they keep the
-    # ratio to the positives that were found, and the rest is padding. ROI_ADD_GT: the objects' own
-    # boxes are proposals too, as in the paper's code (both not in matterport).
+    # True: negatives fill all rows without positives, as in Fast R-CNN; False: they keep the ratio
+    # to the actual positives, and the rest is padding. ROI_ADD_GT: the objects' own boxes are
+    # proposals too, as in the paper's code (both not in matterport).
     ROI_FILL_NEGATIVES = False
     ROI_ADD_GT = False
 
-    # False: RoIs come from the batch (`input_roi`) and the RPN does not feed the heads.
+    # False: the RoIs of the heads are an input (`input_roi`), not the RPN's proposals.
     USE_RPN_ROIS = True
 
-    # Rows that pad the RoIs of an image count as background in the class loss, as in the original,
-    # or are left out (not in matterport).
+    # True: padding rows among the RoIs of an image count as background in the class loss, as in
+    # matterport's package; False: they are left out (not in matterport).
     CLASS_LOSS_ON_PADDING = True
 
-    # How RoIs are read from the maps (not in matterport; paper, section 3 and table 2c: RoIPool
-    # 26.9, RoIAlign 30.2 with max and 30.3 with average AP of masks):
+    # How RoIs are pooled from the maps (not in matterport; paper, section 3 and table 2c: mask AP
+    # 26.9 with RoIPool, 30.2 with RoIAlign and max, 30.3 with RoIAlign and average):
     #   crop_and_resize  one bilinear sample for each cell, the first and last on the RoI's edges
     #   align            RoIAlign: ROI_ALIGN_SAMPLES^2 bilinear samples inside each cell
-    #   pool             RoIPool (Fast R-CNN): RoI and cells rounded to whole cells of the map,
-    #                    and their maximum
+    #   pool             RoIPool (Fast R-CNN): the maximum of each cell, with RoI and cells rounded
+    #                    to whole cells of the map
     ROI_POOLING = "crop_and_resize"
 
-    # Samples of RoIAlign along a cell's side, 2 for the paper's four; 0: as many as the cell has
-    # pixels of the map (slow). Their "average" or "max". ALIGNED False: read half a pixel of the
-    # map too far to the lower right and RoIs at least a pixel wide, as in the first implementations
-    # and torchvision.
+    # Samples of RoIAlign along each side of a cell, 2 for the paper's four; 0: as many as the cell
+    # has pixels of the map (slow). Their "average" or "max". ALIGNED False: all samples lie half a
+    # pixel of the map too far to the lower right, and RoIs are at least a pixel wide, as in the
+    # first implementations and torchvision.
     ROI_ALIGN_SAMPLES = 2
     ROI_ALIGN_REDUCE = "average"
     ROI_ALIGN_ALIGNED = True
@@ -363,7 +368,7 @@ class Config:
     # FPN paper (not in matterport).
     ROI_LEVEL = "round"
 
-    # Cells of the pooled RoIs: POOL_SIZE for class and box, MASK_POOL_SIZE for masks.
+    # Side of the pooled RoIs in cells: POOL_SIZE for class and box, MASK_POOL_SIZE for masks.
     POOL_SIZE = 7
     MASK_POOL_SIZE = 14
 
@@ -374,10 +379,10 @@ class Config:
     FPN_CLASSIF_FC_LAYERS_SIZE = 1024
     BOX_HEAD_FCS = 2
 
-    # 3x3 convolutions before them, their width and norm, and the norm of the fully connected
-    # layers: 0 and None in the paper; 4 with one fully connected layer in the GroupNorm paper (not
-    # in matterport, where there are none and batch norm follows the fully connected ones). Norms as
-    # BACKBONE_NORM.
+    # Number of 3x3 convolutions before them, their width and norm, and the norm of the fully
+    # connected layers: 0 and None in the paper; 4 with one fully connected layer in the GroupNorm
+    # paper (not in matterport, where there are no convolutions, and batch norm after the fully
+    # connected layers). For norms see BACKBONE_NORM.
     BOX_HEAD_CONVS = 0
     BOX_HEAD_CHANNELS = 256
     BOX_HEAD_CONV_NORM: str | None = None
@@ -388,30 +393,30 @@ class Config:
     C4_HEAD_STRIDE = 1
 
     # One box, or one mask, for all classes instead of one for each (not in matterport; paper,
-    # section 4.1 and table 2: class-agnostic masks 29.7, class-specific 30.3 AP of masks, R50-C4).
+    # section 4.1 and table 2: mask AP 29.7 class-agnostic, 30.3 class-specific, R50-C4).
     CLASS_AGNOSTIC_BOXES = False
     CLASS_AGNOSTIC_MASKS = False
 
-    # "sigmoid": each class's mask by itself, with the binary loss; "softmax": classes and
-    # background compete for a pixel, with the multinomial loss (not in matterport; paper, table 2b:
-    # 30.3 against 24.8 AP of masks, R50-C4).
+    # "sigmoid": the masks of the classes are independent, with the binary loss; "softmax": classes
+    # and background compete for a pixel, with the multinomial loss (not in matterport; paper, table
+    # 2b: mask AP 30.3 against 24.8, R50-C4).
     MASK_ACTIVATION = "sigmoid"
 
-    # "fcn", MASK_HEAD_CONVS 3x3 convolutions and a transposed one; or "mlp", two fully connected
+    # "fcn": MASK_HEAD_CONVS 3x3 convolutions and a transposed one; or "mlp": two fully connected
     # layers of MASK_MLP_SIZE and one that predicts all pixels (not in matterport; paper, table 2e:
-    # 33.6 against 31.5 AP of masks, R50-FPN).
+    # mask AP 33.6 against 31.5, R50-FPN).
     MASK_HEAD = "fcn"
     MASK_HEAD_CONVS = 4
     MASK_MLP_SIZE = 1024
 
-    # Norm of the mask head's 3x3 convolutions, as BACKBONE_NORM; None in the paper (not in
+    # Norm of the mask head's 3x3 convolutions, see BACKBONE_NORM; None in the paper (not in
     # matterport).
     MASK_HEAD_NORM: str | None = "batch"
 
-    # Training runs the mask head on the rows that can be positive instead of on all RoIs; only
-    # those have a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are
-    # equal either way; True: with trained batch norm too, whose statistics then are those of the
-    # positive rows (not in matterport).
+    # Training runs the mask head on the rows that can be positive, not on all RoIs; only those have
+    # a loss. None: where batch norm is fixed (TRAIN_BN = False), so that the losses are the same;
+    # True: also with trained batch norm, whose statistics are then those of the positive rows (not
+    # in matterport).
     MASK_HEAD_ON_POSITIVES: bool | None = None
 
     # Width of the mask head's 3x3 convolutions and its transposed one (not in matterport).
@@ -421,8 +426,8 @@ class Config:
     # True adds the keypoint branch (paper, section 5): the dataset then has `load_keypoints`.
     USE_KEYPOINTS = False
 
-    # Keypoints of an object, COCO's 17 of a person; and the pairs of left and right among them,
-    # which a mirror image exchanges.
+    # Number of keypoints of an object, 17 for COCO's persons; and the pairs of left and right ones,
+    # which mirroring swaps.
     NUM_KEYPOINTS = 17
     KEYPOINT_FLIP_PAIRS: Sequence = (
         (1, 2),
@@ -435,59 +440,61 @@ class Config:
         (15, 16),
     )
 
-    # Cells of the pooled RoIs (the maps are four times as large: 56 x 56), number of the 3x3
-    # convolutions and their width.
+    # Side of the pooled RoIs in cells (predicted maps are four times as large: 56 x 56), number of
+    # the 3x3 convolutions and their width.
     KEYPOINT_POOL_SIZE = 14
     KEYPOINT_HEAD_CONVS = 8
     KEYPOINT_HEAD_CHANNELS = 512
 
     # ---- Detection -------------------------------------------------------------------------------
-    # Detections of an image at most; those below the score are dropped; of two detections of one
-    # class that overlap by more than the IoU threshold only the better one stays.
+    # The most detections of an image; the least score; and the IoU above which the better one of
+    # two detections of one class suppresses the other.
     DETECTION_MAX_INSTANCES = 100
     DETECTION_MIN_CONFIDENCE = 0.7
     DETECTION_NMS_THRESHOLD = 0.3
 
-    # Share of an object's mask that better objects of its class may cover; one of which they cover
-    # more is a duplicate and left out. Boxes of neighbours that lie askew overlap though their
+    # Fraction of an object's mask that better objects of its class may cover; one that is covered
+    # more is a duplicate and removed. Boxes of oblique neighbours overlap even if their
     # masks don't: with .5 here, DETECTION_NMS_THRESHOLD can be higher. 1 for no bound (not in
     # matterport).
     DETECTION_MASK_OVERLAP = 1.0
 
-    # True: a RoI gives a detection for every class with a score high enough, as in the paper's
-    # code; False: for its best class (not in matterport).
+    # True: a RoI yields a detection for each class with a sufficient score, as in the paper's code;
+    # False: for its best class alone (not in matterport).
     DETECTION_ALL_CLASSES = False
 
-    # Detections with a shorter side, in pixels of the molded image, are left out (not in
+    # Detections with a side below this, in pixels of the molded image, are removed (not in
     # matterport).
     DETECTION_MIN_SIZE = 0.0
 
-    # Boxes that `detect` returns are rounded to whole pixels (int32), or exact (float32; not in
-    # matterport).
+    # True: `detect` returns boxes rounded to whole pixels (int32); False: exact ones (float32; not
+    # in matterport).
     ROUND_DETECTIONS = True
 
-    # How a mask is laid into the image (not in matterport): "box", stretched over its box, 0
-    # outside; "padded", with a pixel of 0 around it over a box larger by as much, as in the paper's
-    # code and torchvision.
+    # How masks are pasted into the image (not in matterport): "box", resized to the box, 0 outside;
+    # "padded", with a border of one pixel of 0, to a box that is larger by this border, as in the
+    # paper's code and torchvision.
     MASK_PASTE = "box"
 
-    # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs each image at
-    # these shorter edges and in these ways; boxes are pooled, masks and keypoints' maps averaged
-    # (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows with the edge. TEST_FLIP True:
-    # also mirrored left to right; "both": also upside down and both, 4 views; "turns": also turned
-    # by right angles, 8 views, for images without an up, as from a microscope or a satellite.
+    # Test-time augmentation (paper, appendix B; not in matterport): `detect` runs on several views
+    # of each image, with these shorter edges and flips; their boxes are merged, masks and keypoint
+    # maps averaged (mrcnn/tta.py). () for IMAGE_MIN_DIM alone. IMAGE_MAX_DIM grows in proportion.
+    # TEST_FLIP True: also mirrored left to right; "both": also upside down and both, 4 views;
+    # "turns": also rotated by right angles, 8 views, for images without an up direction, as from a
+    # microscope or a satellite.
     TEST_SCALES: Sequence[int] = ()
     TEST_FLIP: bool | str = False
 
-    # Box voting over these views: each box that is left becomes the mean of the views' own best
-    # boxes with at least this IoU with it, weighted by their scores, and its score the mean over
-    # all views, 0 where a view has no such box. A view's boxes vote from half of
-    # DETECTION_MIN_CONFIDENCE on. None: the box and the score of the surest view, as in the paper's
-    # code (not in matterport).
+    # Box voting over these views: each remaining box becomes the mean of the views' own best boxes
+    # with at least this IoU with it, weighted by their scores, and its score the mean over all
+    # views, with 0 for a view without such a box. Boxes of a view vote from half of
+    # DETECTION_MIN_CONFIDENCE on. None: the box and the score of the view with the highest score,
+    # as in the paper's code (not in matterport).
     TEST_BOX_VOTE: float | None = None
 
     # ---- Training --------------------------------------------------------------------------------
-    # The paper's rate is .02 at a batch of 16; with a smaller batch that makes the weights explode.
+    # The paper's rate is .02 with batches of 16 images; with smaller ones it makes the weights
+    # diverge.
     LEARNING_RATE = 0.001
     LEARNING_MOMENTUM = 0.9
 
@@ -495,58 +502,58 @@ class Config:
     # clipping of its own (not in matterport, where it is "sgd").
     OPTIMIZER: str | Callable = "sgd"
 
-    # The learning rate over the run: "constant"; "cosine", down to zero at the last step; or
+    # The learning rate over the run: "constant"; "cosine", which reaches zero at the last step; or
     # "step", multiplied by LEARNING_RATE_FACTOR at each of LEARNING_RATE_STEPS, counted from the
-    # beginning of `train`. All begin with WARMUP_STEPS of linear warm-up from a tenth of a percent
-    # (not in matterport). The paper's, at 16 images a step: 160,000 steps, drops at 120,000; from
-    # its code, 1,000 of warm-up.
+    # beginning of `train`. All begin with WARMUP_STEPS of linear warm-up from a thousandth of the
+    # rate (not in matterport). The paper's schedule, at 16 images a step: 160,000 steps with a drop
+    # at 120,000; 1,000 steps of warm-up in its code.
     LEARNING_RATE_SCHEDULE = "constant"
     LEARNING_RATE_STEPS: Sequence[int] = ()
     LEARNING_RATE_FACTOR = 0.1
     WARMUP_STEPS = 0
 
-    # L2 on every weight but those of norms. With "adamw" it is the optimizer's decoupled decay
-    # instead, without biases.
+    # L2 on every weight but those of norms. With "adamw" it is the optimizer's decoupled weight
+    # decay instead, without biases.
     WEIGHT_DECAY = 0.0001
 
-    # "mean", matterport's: WEIGHT_DECAY times the mean square of each weight array, next to
-    # nothing; or "sum", half of WEIGHT_DECAY times the sum of squares, what SGD's weight decay is
-    # elsewhere and in the paper (not in matterport).
+    # "mean", matterport's: WEIGHT_DECAY times the mean square of each weight array, which has
+    # almost no effect; or "sum": half of WEIGHT_DECAY times the sum of squares, the weight decay of
+    # SGD elsewhere and in the paper (not in matterport).
     WEIGHT_DECAY_KIND = "mean"
 
-    # False leaves biases out of it (not in matterport).
+    # False: no weight decay of biases (not in matterport).
     WEIGHT_DECAY_ON_BIASES = True
 
-    # An exponential moving average of the weights, which are then the ones that are validated,
-    # saved and left in the model: the share of the old average that a step keeps, such as .999;
-    # None or 0: none (not in matterport).
+    # Momentum of an exponential moving average of the weights: the weight of the old average in a
+    # step, such as .999. The averages are then validated, saved and left in the model; None or 0:
+    # no averages (not in matterport).
     EMA_MOMENTUM: float | None = None
 
-    # Weight of each loss in their sum; one that is not named, such as "mrcnn_keypoint_loss", counts
-    # 1.
+    # Weights of the losses in their sum; 1 for a loss that is missing, such as
+    # "mrcnn_keypoint_loss".
     LOSS_WEIGHTS = dict.fromkeys(LOSS_NAMES, 1.0)
 
-    # Loss of the box head's and of the RPN's boxes (not in matterport): "smooth_l1" of the deltas,
-    # divided by their ..._STD_DEV, mean of the four; or "giou", 1 - generalised IoU of the decoded
-    # box and the object's, from 0 to 2 (Rezatofighi et al. 2019, arXiv 1902.09630). Either is a
-    # mean over the positives; LOSS_WEIGHTS balances them.
+    # Loss of the boxes of the box head and of the RPN (not in matterport): "smooth_l1" of the
+    # deltas, divided by their ..._STD_DEV, mean of the four; or "giou", 1 - generalised IoU of the
+    # decoded box and the object's, from 0 to 2 (Rezatofighi et al. 2019, arXiv 1902.09630). Both
+    # are means over the positives; LOSS_WEIGHTS balances them.
     BBOX_LOSS = "smooth_l1"
     RPN_BBOX_LOSS = "smooth_l1"
 
-    # Bound on the norm of all gradients together; None or 0: no bound.
+    # Bound on the global norm of the gradients; None or 0: no bound.
     GRADIENT_CLIP_NORM: float | None = 5.0
 
     def __new__(cls, *arguments: Any, **settings: Any) -> "Config":
-        """An instance that owns its mutable values, before any `__init__` assigns or edits one.
+        """Makes an instance with copies of the mutable values, before any `__init__` edits one.
 
-        An edit of one instance then never reaches the class.
+        Edits of an instance then never change the class.
         """
         config = super().__new__(cls)
         for name in setting_names() - set(_DERIVED):
             value = getattr(cls, name)
             if isinstance(value, (list, dict, np.ndarray)):
                 setattr(config, name, copy.deepcopy(value))
-            # A function in a class body would be bound as a method; these are plain functions.
+            # A function in a class body would become a method of the instance.
             elif name in _FUNCTIONS and _is_plain_function(inspect.getattr_static(cls, name)):
                 setattr(config, name, value)
         for name in _DERIVED:
@@ -574,7 +581,7 @@ class Config:
                 self._warn_of_derived(name, value)
 
     def _warn_of_derived(self, name: str, written: Any) -> None:
-        """Warns that a value which is computed was written by hand, unless it is the same."""
+        """Warns that a computed value was set to another value by hand."""
         if written is None or np.array_equal(written, getattr(self, name)):
             return
         warnings.warn(
@@ -584,7 +591,7 @@ class Config:
         )
 
     def takes_fused_kernels(self) -> bool | None:
-        """FUSED_KERNELS as layers take it: XLA has no form of the backends' own kernels."""
+        """FUSED_KERNELS for the layers: False with JIT_COMPILE, since XLA can't compile them."""
         if self.JIT_COMPILE:
             return False
         return self.FUSED_KERNELS
@@ -604,7 +611,7 @@ class Config:
 
     @property
     def IMAGE_SHAPE(self) -> Any:
-        """[height, width, channels] of the input, int array; of modes with free sizes the bound."""
+        """[height, width, channels] of the input, int array; an upper bound if sizes vary."""
         if "_IMAGE_SHAPE" in self.__dict__:
             return self._IMAGE_SHAPE
         with self._naming(
@@ -633,7 +640,7 @@ class Config:
 
     @contextlib.contextmanager
     def _naming(self, *names: str) -> Iterator[None]:
-        """Turns an error of arithmetic into one that names the settings that it was done with."""
+        """Turns a TypeError or ValueError of the block into one that names these settings."""
         try:
             yield
         except (TypeError, ValueError) as error:
@@ -645,7 +652,7 @@ class Config:
 
     # ---- Reading ---------------------------------------------------------------------------------
     def to_dict(self) -> dict[str, Any]:
-        """{name: value} of every upper-case attribute, the user's own included, sorted by name."""
+        """{name: value} of all upper-case attributes, including the user's own, sorted by name."""
         return {
             name: getattr(self, name)
             for name in sorted(dir(self))
@@ -660,12 +667,12 @@ class Config:
         print()
 
     def override(self, assignments: Iterable[str]) -> None:
-        """Sets `NAME=value` strings, as a command line gives them, values in Python's notation.
+        """Sets settings by `NAME=value` strings of a command line; values are Python literals.
 
         true and false may be written in any case.
 
         Raises:
-            ValueError: no `=`, an unknown name, or a value of another kind than the setting's.
+            ValueError: no `=`, an unknown name, or a value of another type than the setting's.
         """
         known = set(self.to_dict()) - set(_DERIVED)
         for text in assignments:
@@ -699,14 +706,14 @@ class Config:
     def validate(self) -> None:
         """Checks the settings one by one and against each other.
 
-        Numbers of numpy become Python's, quotients of steps are rounded up, False becomes 0 where
-        both mean none.
+        Numpy scalars become Python numbers, fractional numbers of steps are rounded up, and False
+        becomes 0 where both mean none.
 
         Raises:
-            ValueError: names every setting that is wrong, what it may be and what it is.
+            ValueError: names every setting that is wrong, what is allowed and what it is.
         """
         warn_of_misspelt(type(self).__name__, self.__dict__, stacklevel=2)
-        self._settle()
+        self._normalise()
         problems = list(self._kind_problems()) or list(self._problems())
         if problems:
             between = "\n  "
@@ -715,8 +722,8 @@ class Config:
             text = between + "\n  ".join(problems)
             raise ValueError(f"{type(self).__name__} can't be used:{text}")
 
-    def _settle(self) -> None:
-        """Gives values that mean a plain number that form: layers and files keep them."""
+    def _normalise(self) -> None:
+        """Converts values to plain numbers, which layers and files can store; see `validate`."""
         for name in setting_names() - set(_DERIVED):
             value = getattr(self, name)
             plain = value
@@ -732,14 +739,14 @@ class Config:
                 setattr(self, name, plain)
 
     def _kind_problems(self) -> Iterator[str]:
-        """Settings that are wrong by themselves; the other checks compute with them."""
+        """Problems of single settings; the other checks need settings without these."""
         for name, kind in _KINDS.items():
             value = getattr(self, name)
             if not kind.fits(value):
                 yield _problem_of_kind(name, value)
 
     def _problems(self) -> Iterator[str]:
-        """Settings that don't fit together."""
+        """Problems of settings that don't fit together."""
         yield from self._derived_problems()
         if self.RPN_NEGATIVE_IOU > self.RPN_POSITIVE_IOU:
             yield (
@@ -763,7 +770,7 @@ class Config:
                 yield from self._choice_problems(name, allowed, "a function or ")
 
     def _derived_problems(self) -> Iterator[str]:
-        """Computed values that were assigned to."""
+        """Problems of computed values that were assigned to."""
         if not _is_count(self.BATCH_SIZE, 1):
             yield f"BATCH_SIZE is a whole number from 1. Received: {self.BATCH_SIZE!r}"
         shape = self.__dict__.get("_IMAGE_SHAPE")
@@ -777,7 +784,10 @@ class Config:
             )
 
     def _choice_problems(self, name: str, allowed: tuple, also: str = "") -> Iterator[str]:
-        """A setting that is none of the values allowed; also: words before these."""
+        """The problem of a setting that has none of the allowed values.
+
+        also: words before these values in the text.
+        """
         value = getattr(self, name)
         if value not in allowed:
             yield f"{name} is {also}one of {', '.join(map(str, allowed))}. Received: {value!r}"
@@ -802,7 +812,7 @@ class Config:
             )
 
     def _scale_problems(self) -> Iterator[str]:
-        """Scale jitter, and the scales of test-time augmentation."""
+        """Problems of scale jitter and of the scales of test-time augmentation."""
         mode = self.IMAGE_RESIZE_MODE
         sides = (self.IMAGE_MIN_DIM, self.IMAGE_MAX_DIM)
         for name in ("IMAGE_MIN_DIM_CHOICES", "TEST_SCALES"):
@@ -884,7 +894,7 @@ class Config:
             yield from self._resnet_problems()
 
     def _resnet_problems(self) -> Iterator[str]:
-        """Settings that don't fit a ResNet below a pyramid."""
+        """Problems of a ResNet with FPN."""
         strides = [2, 4, 8, 16, 32]
         if not self.BACKBONE_POOL and list(self.BACKBONE_STRIDES) != strides:
             yield (
@@ -943,7 +953,7 @@ class Config:
             yield from self._keypoint_problems()
 
     def _mask_side(self) -> int:
-        """Side of the masks that the mask head predicts."""
+        """The side of predicted masks in pixels."""
         cells = self.MASK_POOL_SIZE
         if self.BODY == "c4":  # its head has a stride; an odd side is rounded up
             cells = -(-cells // self.C4_HEAD_STRIDE)
@@ -983,14 +993,14 @@ class Config:
 class PaperConfig(Config):
     """Mask R-CNN with FPN as in the paper (arXiv 1703.06870v3).
 
-    Where the paper is silent, the settings are those of its authors' code.
+    Settings that the paper does not give are those of its authors' code.
 
     Training is that of the paper's section 3.1: 16 images a batch, 2 on each of 8 devices. With a
-    smaller batch the learning rate goes down in proportion. BACKBONE may also be "resnext101_64x4d"
-    or "resnext101_32x8d" (with STRIDE_IN_1X1 = False).
+    smaller batch reduce the learning rate in proportion. BACKBONE may also be "resnext101_64x4d" or
+    "resnext101_32x8d" (with STRIDE_IN_1X1 = False).
     """
 
-    # Section 3.1: shorter edge 800 pixels; the authors' code bounds the longer one.
+    # Section 3.1: shorter edge of 800 pixels; the longer one's bound is from the authors' code.
     IMAGE_RESIZE_MODE = "shorter"
     IMAGE_MIN_DIM = 800
     IMAGE_MAX_DIM = 1333
@@ -1003,12 +1013,11 @@ class PaperConfig(Config):
     MASK_HEAD_NORM: str | None = None
     BATCH_NORM_EPSILON = 1e-5
 
-    # Table 2c, RoIAlign of four averaged samples; its authors later read cells from their middles
-    # (aligned).
+    # Table 2c: RoIAlign with the average of four samples; the authors' later code is aligned.
     ROI_POOLING = "align"
     ROI_LEVEL = "floor"
 
-    # Faster R-CNN and FPN: sigmoid, deltas not divided, and the limits of each level.
+    # Faster R-CNN and FPN: sigmoid, deltas that are not divided, limits for each level.
     RPN_SCORE = "sigmoid"
     RPN_CHANNELS = 256
     RPN_BBOX_STD_DEV = np.array([1.0, 1.0, 1.0, 1.0])
@@ -1020,8 +1029,8 @@ class PaperConfig(Config):
     POST_NMS_ROIS_TRAINING = 1000
     POST_NMS_ROIS_INFERENCE = 1000
 
-    # Section 3.1, training: 512 RoIs with FPN, one positive to three negatives; L_cls counts real
-    # RoIs.
+    # Section 3.1, training: 512 RoIs with FPN, one positive to three negatives; L_cls is without
+    # padding.
     TRAIN_ROIS_PER_IMAGE = 512
     ROI_POSITIVE_RATIO = 0.25
     ROI_FILL_NEGATIVES = True
@@ -1036,8 +1045,8 @@ class PaperConfig(Config):
     MASK_PASTE = "padded"
 
     # Section 3.1, training: 160,000 steps of 16 images, a tenth of the rate from 120,000 on;
-    # horizontal flips, one scale. Appendix B's longer ones are LEARNING_RATE_STEPS = (120_000,
-    # 160_000) of 180,000, and with scale jitter, IMAGE_MIN_DIM_CHOICES = range(640, 801, 32),
+    # horizontal flips, one scale. Appendix B has longer schedules: LEARNING_RATE_STEPS = (120_000,
+    # 160_000) of 180,000 steps, and with scale jitter, IMAGE_MIN_DIM_CHOICES = range(640, 801, 32),
     # (200_000, 240_000) of 260,000. From the authors' code: the warm-up, and no decay of norms and
     # biases. Section 5, keypoints: USE_KEYPOINTS, jitter of 640 to 800 pixels, (60_000, 80_000) of
     # 90,000.
@@ -1052,9 +1061,9 @@ class PaperConfig(Config):
 
 
 class PaperC4Config(PaperConfig):
-    """The paper's C4 body: one map at stride 16, the fifth stage as the head of each RoI.
+    """The paper's C4 body: one map at stride 16, with the fifth stage as the head of each RoI.
 
-    There are 15 anchors in each place.
+    There are 15 anchors in each cell.
     """
 
     # Section 3, network architecture, and figure 4, left.
@@ -1100,20 +1109,20 @@ _CHOICES = {
     "BBOX_LOSS": BBOX_LOSSES,
     "RPN_BBOX_LOSS": BBOX_LOSSES,
 }
-# The side that the largest stride must divide.
+# {resize mode: setting that must be divisible by the largest stride}
 _SIDE_OF_MODE = {"square": "IMAGE_MAX_DIM", "pad64": "IMAGE_MIN_DIM", "crop": "IMAGE_MIN_DIM"}
-# What is computed, and from what.
+# {computed value: its formula}
 _DERIVED = {
     "BATCH_SIZE": "IMAGES_PER_GPU * GPU_COUNT",
     "IMAGE_SHAPE": "[IMAGE_MAX_DIM (IMAGE_MIN_DIM in mode crop) twice, IMAGE_CHANNEL_COUNT]",
     "IMAGE_META_SIZE": "12 + NUM_CLASSES",
 }
 _COMPUTED = {name: vars(Config)[name] for name in _DERIVED}
-# These may be functions.
+# Settings that may be functions.
 _FUNCTIONS = ("BACKBONE", "COMPUTE_BACKBONE_SHAPE", "OPTIMIZER")
-# What may change from run to run without another detection.
+# Settings that have no effect on detections.
 NOT_DETECTING = ("IMAGES_PER_GPU", "GPU_COUNT", "BATCH_SIZE", "WORKERS")
-# False means none.
+# Settings in which False means 0.
 _FALSE_IS_0 = (
     "IMAGE_MIN_DIM",
     "IMAGE_MAX_DIM",
@@ -1121,17 +1130,17 @@ _FALSE_IS_0 = (
     "GRADIENT_CLIP_NORM",
     "EMA_MOMENTUM",
 )
-# A fraction is rounded up.
+# Settings whose fractions are rounded up.
 _STEPS = ("STEPS_PER_EPOCH", "VALIDATION_STEPS")
 
 
 def setting_names() -> set[str]:
-    """Set of the names that `Config` itself defines."""
+    """The names of the settings that `Config` itself defines."""
     return {name for name in vars(Config) if name.isupper() and name[0] != "_"}
 
 
 def changed_settings(config: Any) -> dict[str, Any]:
-    """{setting: value} of those that are not `Config`'s own, arrays and tuples as lists."""
+    """{setting: value} of the values that differ from `Config`'s; arrays and tuples as lists."""
     changed = {}
     for name in sorted(setting_names() - {"BATCH_SIZE", "IMAGE_SHAPE", "IMAGE_META_SIZE"}):
         value = getattr(config, name)
@@ -1141,7 +1150,7 @@ def changed_settings(config: Any) -> dict[str, Any]:
 
 
 def plain_setting(value: Any) -> Any:
-    """A setting's value as a json holds it."""
+    """A setting's value as one that JSON can hold."""
     if isinstance(value, (np.generic, np.ndarray)):
         return value.tolist()
     if isinstance(value, (tuple, list)):
@@ -1150,7 +1159,7 @@ def plain_setting(value: Any) -> Any:
 
 
 def setting_text(value: Any) -> str:
-    """A setting's value as text that differs where values do; of a function name and code."""
+    """A setting's value as text, which differs if values do; for a function, its name and code."""
     if isinstance(value, np.ndarray):
         return str(value.tolist())
     code = getattr(value, "__code__", None)
@@ -1160,24 +1169,24 @@ def setting_text(value: Any) -> str:
 
 
 def has_several_views(config: Config) -> bool:
-    """Whether there is test-time augmentation."""
+    """Whether the config has test-time augmentation."""
     return len(config.TEST_SCALES) > 0 or bool(config.TEST_FLIP)
 
 
 def as_config(config: Any) -> Config:
-    """The `Config` that a caller means by what was passed.
+    """Converts an object with settings to a `Config`.
 
     Args:
         config: a `Config`; a subclass of it, which is called; or any other object with settings as
             attributes: a class of settings that does not derive from `Config`, a module, a
-            SimpleNamespace. Of a dict and an argparse.Namespace names in lower case count too.
-            What is missing takes the default.
+            SimpleNamespace. In a dict and an argparse.Namespace names may be in lower case.
+            Missing settings have their defaults.
 
     Returns:
         the same object if it is a `Config`, else a new one.
 
     Raises:
-        ValueError: nothing in it is a setting, or a subclass that can't be called without
+        ValueError: the object has no settings, or is a subclass that can't be called without
             arguments.
     """
     if isinstance(config, Config):
@@ -1214,24 +1223,28 @@ def _settings_in(source: Any) -> dict[str, Any]:
 
 
 def _may_be_setting(name: str) -> bool:
+    """Whether an attribute's name is in upper case, or a setting's name in lower case."""
     return not name.startswith("_") and (name.isupper() or name.upper() in setting_names())
 
 
 def _parsed(text: str, old: Any) -> Any:
-    """The value that a text stands for, in Python's notation; the text itself where it is none."""
+    """The value of a text that is a Python literal, otherwise the text itself.
+
+    old: the setting's present value.
+    """
     import ast
 
     if isinstance(old, bool) and text.lower() in ("true", "false"):
         return text.lower() == "true"
     try:
         return ast.literal_eval(text)
-    # A dict with a list for a key is a TypeError, very deep brackets are one of the last two.
+    # A list as a dict's key raises TypeError; deeply nested brackets raise one of the last two.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 
 
 def _as_array(name: str, value: Any) -> np.ndarray:
-    """A value as an array. Raises ValueError that names the setting: rows of several lengths."""
+    """A setting's value as an array; ValueError, which names the setting, for ragged rows."""
     try:
         return np.array(value)
     except ValueError as error:
@@ -1241,14 +1254,14 @@ def _as_array(name: str, value: Any) -> np.ndarray:
 
 
 def _suggest(name: str, known: set[str], cutoff: float = 0.85) -> str:
-    """Words that name the setting that was probably meant; none where nothing is close.
+    """A text that suggests the setting with the most similar name; "" where none is similar.
 
     Args:
-        name: what was written.
+        name: the misspelt name.
         known: names of settings.
-        cutoff: likeness from which a name is close, of 0 to 1.
+        cutoff: the least similarity, from 0 to 1.
     """
-    # Nobody writes the size of the image meta by hand.
+    # IMAGE_META_SIZE is never set by hand.
     candidates = sorted(known - {"IMAGE_META_SIZE"})
     close = difflib.get_close_matches(name.upper(), candidates, n=1, cutoff=cutoff)
     if not close:
@@ -1259,7 +1272,7 @@ def _suggest(name: str, known: set[str], cutoff: float = 0.85) -> str:
 
 
 def _longer_names(name: str, candidates: Sequence[str]) -> list[str]:
-    """Candidates with all words of a name of two or more, in singular or plural."""
+    """Candidates with all words of a name of two or more words, in singular or plural."""
     words = {word.rstrip("S") for word in name.split("_")}
     if len(words) < 2:
         return []
@@ -1271,13 +1284,13 @@ def _longer_names(name: str, candidates: Sequence[str]) -> list[str]:
 
 
 def warn_of_misspelt(owner: str, names: Iterable[str], stacklevel: int) -> None:
-    """Warns of names that are no settings but read like one.
+    """Warns of names that are similar to a setting's name.
 
     Args:
         owner: name of the class of settings.
-        names: of its attributes. Upper-case ones are compared with all settings; others only count
-            where they are a setting's name of several words in lower case.
-        stacklevel: as that of `warnings.warn`, for the caller of this function.
+        names: of its attributes. Upper-case ones are compared with all settings; of others only
+            lower-case names of settings with several words are reported.
+        stacklevel: as in `warnings.warn`, for the caller of this function.
     """
     known = setting_names()
     for name in names:
@@ -1294,14 +1307,14 @@ def warn_of_misspelt(owner: str, names: Iterable[str], stacklevel: int) -> None:
 
 
 def _is_count(value: Any, least: int) -> bool:
-    """Whether a value is a whole number and not below the least."""
+    """Whether a value is an integer of Python or numpy, and at least `least`."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         return False
     return bool(value >= least)
 
 
 def _is_number(value: Any) -> bool:
-    """Whether a value is a number, of Python or numpy, and not NaN."""
+    """Whether a value is a number of Python or numpy other than NaN."""
     if isinstance(value, (bool, np.bool_)):
         return False
     if not isinstance(value, (int, float, np.integer, np.floating)):
@@ -1310,7 +1323,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _fits(new: Any, old: Any) -> bool:
-    """Whether a value is of the kind of the setting's present one."""
+    """Whether a new value has the type of the setting's present one."""
     if _is_number(old):
         if isinstance(old, int) and isinstance(new, float):
             return False
@@ -1321,14 +1334,14 @@ def _fits(new: Any, old: Any) -> bool:
 
 
 def _is_plain_function(value: Any) -> bool:
-    """Whether a value is a function that is no method."""
+    """Whether a value is a function without a first parameter `self`."""
     if not inspect.isfunction(value):
         return False
     return next(iter(inspect.signature(value).parameters), "") != "self"
 
 
 class _WrittenOver(property):
-    """A derived value that a class body gave a number: instances compute it all the same."""
+    """A computed value that a class body has set; instances compute it nevertheless."""
 
     def __init__(self, derived: property, written: Any):
         super().__init__(derived.fget, derived.fset, doc=derived.__doc__)
@@ -1336,19 +1349,19 @@ class _WrittenOver(property):
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
-            return self.written  # what the class body says
+            return self.written  # the value in the class body
         return super().__get__(instance, owner)
 
 
-# ---- What each setting may be by itself ----------------------------------------------------------
+# ---- Allowed values of each setting --------------------------------------------------------------
 
 
 class _Kind(NamedTuple):
     """The values that a setting allows.
 
     Attributes:
-        words: of an error, between the setting's name and what was received.
-        fits: f(value) -> whether the value is that.
+        words: text of the error between the setting's name and the value that was received.
+        fits: f(value) -> whether the value is allowed.
     """
 
     words: str
@@ -1361,26 +1374,30 @@ def _problem_of_kind(name: str, value: Any) -> str:
 
 
 def _count(least: int) -> _Kind:
+    """Integers from `least` on."""
     return _Kind(f"is a whole number from {least}", lambda value: _is_count(value, least))
 
 
 def _above(least: float) -> _Kind:
+    """Finite numbers above `least`."""
     return _Kind(f"is above {least}", lambda value: _is_number(value) and least < value < math.inf)
 
 
 def _at_least(least: float) -> _Kind:
+    """Finite numbers from `least` on."""
     return _Kind(
         f"is a number of at least {least}",
         lambda value: _is_number(value) and least <= value < math.inf,
     )
 
 
-def _share(words: str, fits: Callable[[float], bool]) -> _Kind:
+def _number_that(words: str, fits: Callable[[float], bool]) -> _Kind:
+    """Numbers that fit."""
     return _Kind(words, lambda value: _is_number(value) and fits(value))
 
 
 def _one_of(*allowed: Any) -> _Kind:
-    """Numbers, None, True and False; what equals one of them in another type will do."""
+    """One of several scalars, or a scalar of another type that is equal to one."""
     words = " or ".join([", ".join(map(str, allowed[:-1])), str(allowed[-1])])
     return _Kind(
         f"is {words}", lambda value: (value is None or np.isscalar(value)) and value in allowed
@@ -1388,6 +1405,7 @@ def _one_of(*allowed: Any) -> _Kind:
 
 
 def _or_none(kind: _Kind) -> _Kind:
+    """The values of a kind, and None."""
     words = f"{kind.words}, or is None"
     if kind.words.startswith("is "):
         words = f"is None or {kind.words[3:]}"
@@ -1395,7 +1413,7 @@ def _or_none(kind: _Kind) -> _Kind:
 
 
 def _values(words: str, fits: Callable[[Any], bool], lengths: Sequence[int] = ()) -> _Kind:
-    """A list, tuple or array whose every element fits, of any length or one of these."""
+    """Lists, tuples and arrays whose elements all fit; lengths: the allowed ones, () for all."""
 
     def all_fit(value: Any) -> bool:
         if isinstance(value, (str, bytes)) or not isinstance(value, (Sequence, np.ndarray)):
@@ -1422,7 +1440,7 @@ _PAIR = _values("", lambda value: _is_count(value, 0), (2,))
 
 
 def _are_scales(value: Any) -> bool:
-    """Whether a value is the scale of a level, or several."""
+    """Whether a value is one scale of a level, or a sequence of scales."""
     return _is_positive(value) or (_SCALES_OF_LEVEL.fits(value) and len(value) > 0)
 
 
@@ -1440,7 +1458,7 @@ def _are_positive_pixel_values(value: Any) -> bool:
 
 
 def _are_percentiles(value: Any) -> bool:
-    """Whether a value is two rising percentiles, or empty."""
+    """Whether a value is two increasing percentiles, or empty."""
     if not _values("", _is_finite, (0, 2)).fits(value):
         return False
     return all(0 <= number <= 100 for number in value) and list(value) == sorted(set(value))
@@ -1457,9 +1475,9 @@ def _are_weights(value: Any) -> bool:
     return isinstance(value, dict) and all(_at_least(0).fits(weight) for weight in value.values())
 
 
-_UP_TO_1 = _share("lies in 0..1", lambda value: 0 <= value <= 1)
-_IOU = _share("lies in 0..1, 0 excluded", lambda value: 0 < value <= 1)
-_BELOW_1 = _share("lies in 0..1, 1 excluded", lambda value: 0 <= value < 1)
+_UP_TO_1 = _number_that("lies in 0..1", lambda value: 0 <= value <= 1)
+_IOU = _number_that("lies in 0..1, 0 excluded", lambda value: 0 < value <= 1)
+_BELOW_1 = _number_that("lies in 0..1, 1 excluded", lambda value: 0 <= value < 1)
 _FLAG = _one_of(True, False)
 _MAYBE_FLAG = _one_of(None, True, False)
 _SIDE = _Kind(
@@ -1559,7 +1577,7 @@ _KINDS: dict[str, _Kind] = {
         _count(0),
     ),
 }
-# Every other setting whose default is True or False is a flag, or a whole number a count.
+# Other settings are flags where the default is True or False, counts where it is an integer.
 for _name in sorted(setting_names() - set(_DERIVED) - set(_KINDS)):
     if isinstance(getattr(Config, _name), bool):
         _KINDS[_name] = _FLAG
@@ -1570,8 +1588,8 @@ for _name in sorted(setting_names() - set(_DERIVED) - set(_KINDS)):
 class SmallConfig(Config):
     """A network that learns from random weights in minutes on two CPU cores (not in matterport).
 
-    Objects are of 16 to 128 pixels on images of 128. Subclass it as `Config`; without a GPU or
-    pre-trained weights it is where to begin.
+    For objects of 16 to 128 pixels on images of 128. Subclass it like `Config`; it is a starting
+    point without a GPU or pre-trained weights.
     """
 
     BACKBONE = "resnet18"
@@ -1583,7 +1601,7 @@ class SmallConfig(Config):
     FPN_CLASSIF_FC_LAYERS_SIZE = 256
     MASK_HEAD_CHANNELS = 64
     MASK_HEAD_ON_POSITIVES = True
-    # Training from scratch needs the batch's statistics, and soon.
+    # Training from scratch needs the statistics of its batches, with fast moving averages.
     TRAIN_BN = None
     BATCH_NORM_MOMENTUM = 0.95
     POST_NMS_ROIS_TRAINING = 200

@@ -61,7 +61,7 @@ def mold(image: np.ndarray, config: Config, where: str, min_dim: int | None = No
     """Resizes and normalises one image.
 
     Args:
-        image: [H, W] or [H, W, C]; dtypes and ranges: see `data.as_network_input`.
+        image: [H, W] or [H, W, C]; for dtypes and ranges see `data.as_network_input`.
         config: see `data.mold_with_size`.
         where: the image's name in errors.
         min_dim: see `data.mold_with_size`.

@@ -62,8 +62,8 @@ class Ray:
 
     Attributes:
         address: "local" for this machine alone; "auto" or an address for a cluster.
-        workers: (fewest, most) actors; most None: as many as the cluster has resources for.
-        cpus, gpus: of each actor; None: a GPU and a core where there are GPUs, else CORES cores.
+        workers: (fewest, most) actors; most is None for as many as the cluster has resources for.
+        cpus, gpus: of each actor; None for a GPU and a core where there are GPUs, else CORES cores.
 
     Raises:
         ValueError: a number out of range.

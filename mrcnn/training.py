@@ -234,7 +234,7 @@ class TrainingModel(Network):
         Args:
             optimizer: not built yet.
             keep: False always compiles.
-            jit_compile: whether XLA compiles the steps; None: under JAX only.
+            jit_compile: whether XLA compiles the steps; None for JAX alone.
         """
         if jit_compile is None:
             jit_compile = kernels.compiles(None)
