@@ -116,8 +116,8 @@ def main() -> None:
     print(f"{'part':8} {'backend':11} {'import, build':>13} {'first':>6} {'next':>6} {'clock':>6}")
     for part in options.parts.split(","):
         for backend in options.backends.split(","):
-            found = run(backend, part, options.repeats)
-            figures = [found[name] for name in ("build", "first", "cpu", "clock")]
+            costs = run(backend, part, options.repeats)
+            figures = [costs[name] for name in ("build", "first", "cpu", "clock")]
             print(
                 f"{part:8} {backend:11} {figures[0]:13.1f} {figures[1]:6.1f} {figures[2]:6.2f}"
                 f" {figures[3]:6.2f}",

@@ -76,14 +76,14 @@ def resident(pid="self"):
 
 def of_actors():
     """Megabytes of the largest actor of Ray on this machine, 0 without one."""
-    found = [0.0]
+    sizes = [0.0]
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:
             if path.read_text().startswith("ray::Worker"):
-                found.append(resident(path.parent.name))
+                sizes.append(resident(path.parent.name))
         except OSError:
             continue
-    return max(found)
+    return max(sizes)
 
 
 def memory(options):

@@ -294,8 +294,8 @@ def run(name: str, count: int, seed: int, keep: pathlib.Path | None) -> bool:
                         kept.with_suffix(".txt").write_text(traceback.format_exc())
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     well = set(outcomes) <= {"read", "refused"} and peak < GIGABYTES
-    said = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
-    print(f"{name}: {said}; slowest {slowest:.1f} s, at most {peak:.1f} GB", flush=True)
+    counts = ", ".join(f"{number} {outcome}" for outcome, number in sorted(outcomes.items()))
+    print(f"{name}: {counts}; slowest {slowest:.1f} s, at most {peak:.1f} GB", flush=True)
     return well
 
 

@@ -121,9 +121,9 @@ def step() -> dict[str, Callable]:
             of_rows = nucleus.NucleusSmallConfig(MAX_GT_INSTANCES=rows)
             batches = data.TrainingBatches(Nuclei(objects, config.IMAGE_MIN_DIM), of_rows)
             (inputs,) = training.BatchStream(batches, workers=0).take()
-            found = np.count_nonzero(inputs[4], axis=1).tolist()
-            if found != [objects] * config.BATCH_SIZE:
-                raise ValueError(f"Expected {objects} objects an image. Received: {found}")
+            counts = np.count_nonzero(inputs[4], axis=1).tolist()
+            if counts != [objects] * config.BATCH_SIZE:
+                raise ValueError(f"Expected {objects} objects an image. Received: {counts}")
             name = f"{objects}/{rows}"
             functions["batch " + name] = functools.partial(batches.batch, 0)
             functions["step " + name] = _network_step(model.keras_model, inputs)
@@ -158,16 +158,16 @@ def report_step(costs: Mapping[str, Sequence[timing.Cost]]) -> bool:
             "the batch": (costs["batch " + many], costs["batch " + few]),
             "both": (both[many], both[few]),
         }
-        for part, (one, other) in parts.items():
-            rows.append(_row(f"{title}: {part}", one, other))
+        for part, (dense, sparse) in parts.items():
+            rows.append(_row(f"{title}: {part}", dense, sparse))
         reached &= timing.ratio(*parts["both"]).cpu <= STEP_GOAL
     print(_table(rows))
     return reached
 
 
-def _sums(one: Sequence[timing.Cost], other: Sequence[timing.Cost]) -> list[timing.Cost]:
+def _sums(first: Sequence[timing.Cost], second: Sequence[timing.Cost]) -> list[timing.Cost]:
     """The costs of two functions together in each round."""
-    return [timing.Cost(a.wall + b.wall, a.cpu + b.cpu) for a, b in zip(one, other)]
+    return [timing.Cost(a.wall + b.wall, a.cpu + b.cpu) for a, b in zip(first, second)]
 
 
 # ---- A detection ---------------------------------------------------------------------------------
@@ -202,9 +202,9 @@ def detect() -> dict[str, Callable]:
 
         def run():
             model.detector.infer_boxes = infer_boxes
-            found = model.detect([image], masks=form)[0]
-            if len(found["rois"]) != np.count_nonzero(rows[..., 4]):
-                raise ValueError(f"{len(found['rois'])} detections are not those that were given")
+            result = model.detect([image], masks=form)[0]
+            if len(result["rois"]) != np.count_nonzero(rows[..., 4]):
+                raise ValueError(f"{len(result['rois'])} detections are not those that were given")
 
         return run
 
@@ -234,10 +234,10 @@ def report_detect(costs: Mapping[str, Sequence[timing.Cost]]) -> bool:
 
 
 def _row(name: str, costs: Sequence[timing.Cost], base: Sequence[timing.Cost]) -> list[str]:
-    one = timing.median(costs)
-    other = timing.median(base)
+    cost = timing.median(costs)
+    base_cost = timing.median(base)
     times = timing.ratio(costs, base)
-    seconds = [f"{1e3 * one.cpu:.0f}", f"{1e3 * other.cpu:.0f}"]
+    seconds = [f"{1e3 * cost.cpu:.0f}", f"{1e3 * base_cost.cpu:.0f}"]
     return [name, *seconds, f"{times.cpu:.2f}×", f"{times.wall:.2f}×"]
 
 
@@ -251,7 +251,7 @@ def _table(rows: Sequence[Sequence[str]]) -> str:
 
 def measure_data(options: argparse.Namespace) -> None:
     """Training examples: all of a dataset by epoch, and those of one crowded image."""
-    dataset = nucleus._prepared(options.dataset, "train")
+    dataset = nucleus.prepared_subset(options.dataset, "train")
     config = nucleus.NucleusSmallConfig()
     batches = data.TrainingBatches(
         dataset, config, augmentation=nucleus.small_augmentation(), seed=0, jitter=True
@@ -297,7 +297,7 @@ def _measure_crowded(folder: pathlib.Path, side: int = 1024, count: int = 375) -
         for name, settings in forms.items():
             config = nucleus.NucleusSmallConfig(MAX_GT_INSTANCES=count, **settings)
             figures = []
-            dataset = nucleus._prepared(folder, subset)
+            dataset = nucleus.prepared_subset(folder, subset)
             for _ in range(3):
                 seconds, megabytes, objects = _cost(dataset, config)
                 figures.append(f"{seconds:.3f} s, {megabytes:.0f} MB")

@@ -96,10 +96,10 @@ def run_child(options: argparse.Namespace) -> None:
 
         model = runtime.load(path)
     image = timing.noise(options.side)
-    found = model.detect([image])[0]
+    result = model.detect([image])[0]
     print(json.dumps({"first": time.time(), "cpu": time.process_time()}), flush=True)
     costs = [timing.cost(lambda: model.detect([image])) for _ in range(options.repeats)]
-    figures = {"memory": timing.peak_memory(), "detections": len(found["scores"])}
+    figures = {"memory": timing.peak_memory(), "detections": len(result["scores"])}
     if costs:
         seconds = timing.median(costs)
         figures.update(seconds=seconds.wall, cpu=seconds.cpu)

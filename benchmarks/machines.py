@@ -126,13 +126,13 @@ def run(count: int, options: argparse.Namespace) -> dict[str, float]:
     for process, text in zip(processes, texts):
         if process.returncode:
             raise RuntimeError(f"A machine of {count} failed: {text[-2000:]}")
-    found = [json.loads(text.splitlines()[-1]) for text in texts]
+    figures = [json.loads(text.splitlines()[-1]) for text in texts]
     images = count * options.steps
     return {
-        "speed": images / max(each["seconds"] for each in found),
-        "cpu": sum(each["cpu"] for each in found) / images,
-        "sent": found[0]["sent"] / options.steps,
-        "gradients": 4 * found[0]["weights"],
+        "speed": images / max(of_process["seconds"] for of_process in figures),
+        "cpu": sum(of_process["cpu"] for of_process in figures) / images,
+        "sent": figures[0]["sent"] / options.steps,
+        "gradients": 4 * figures[0]["weights"],
     }
 
 
@@ -140,14 +140,14 @@ def measured(options: argparse.Namespace) -> dict[int, list[dict]]:
     """{machines: figures of each run}, in turn."""
     names = ("backbone", "side", "steps")
     key = "_".join(str(getattr(options, name)) for name in names)
-    found: dict[int, list[dict]] = {1: [], 2: []}
+    runs_by_count: dict[int, list[dict]] = {1: [], 2: []}
     for turn in range(options.repeats):
-        for count, runs in found.items():
+        for count, runs in runs_by_count.items():
             path = options.folder / f"{key}_{count}_{turn}.json"
             if not path.exists():
                 path.write_text(json.dumps(run(count, options)))
             runs.append(json.loads(path.read_text()))
-    return found
+    return runs_by_count
 
 
 def report(options: argparse.Namespace) -> None:
@@ -156,7 +156,7 @@ def report(options: argparse.Namespace) -> None:
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}", flush=True)
     rows = []
     for count, runs in measured(options).items():
-        middle = {name: statistics.median(each[name] for each in runs) for name in runs[0]}
+        middle = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
         rows.append(
             [
                 str(count),

@@ -432,9 +432,9 @@ def draw(
         row[0].imshow(painted(image.image, image.labels, None)[part])
         row[0].set_title(f"truth, {image.kind}", fontsize=8)
         for ax, (method, labels) in zip(row[1:], methods.items()):
-            found = labels[name]
-            ax.imshow(painted(image.image, found, image.labels)[part])
-            mean = bowl.scores(image.labels, found).mean()
+            predicted = labels[name]
+            ax.imshow(painted(image.image, predicted, image.labels)[part])
+            mean = bowl.scores(image.labels, predicted).mean()
             ax.set_title(f"{method} {mean:.2f}", fontsize=8)
     for ax in axes.flat:
         ax.set_axis_off()

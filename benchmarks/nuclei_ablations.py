@@ -93,7 +93,7 @@ def train(name: str, seed: int, options: argparse.Namespace) -> pathlib.Path:
     config = nucleus.NucleusSmallConfig(SEED=seed, STEPS_PER_EPOCH=options.steps, **settings)
     logs = folder / "logs"
     model = modellib.MaskRCNN("training", config, str(logs))
-    dataset = nucleus._prepared(options.dataset, "train")
+    dataset = nucleus.prepared_subset(options.dataset, "train")
     began = time.monotonic()
     computed = time.process_time()
     model.train(
@@ -124,7 +124,7 @@ def evaluate(name: str, seed: int, options: argparse.Namespace) -> dict[str, flo
     config = nucleus.NucleusSmallInferenceConfig(**settings)
     model = modellib.MaskRCNN("inference", config, str(options.folder))
     model.load_weights(str(weights))
-    dataset = nucleus._prepared(options.dataset, "val")
+    dataset = nucleus.prepared_subset(options.dataset, "val")
     by_kind = bowl.evaluate(evaluation.evaluate(model, dataset), dataset)
     minutes = json.loads((weights.parent / "training.json").read_text())
     kinds = {kind: row["score at .5"] for kind, row in by_kind.items() if kind != "all"}

@@ -306,7 +306,7 @@ def main() -> None:
             answers[name].append(ask(name, worker))
     for worker in workers.values():
         worker.communicate()
-    what = (
+    title = (
         f"{options.work} {options.backbone} {options.side}² batch {options.batch} {options.policy}"
     )
     medians = {}
@@ -317,10 +317,10 @@ def main() -> None:
         report = f"loss {number:.4g}"
         if options.work == "detect":
             report = f"{number:.0f} detections"
-        print(f"{what}: {name} {medians[name]:.3f} s, peak {peak:.2f} GiB, {report}")
+        print(f"{title}: {name} {medians[name]:.3f} s, peak {peak:.2f} GiB, {report}")
     for name, median in medians.items():
         if name != "mrcnn":
-            print(f"{what}: {median / medians['mrcnn']:.2f} times {name}")
+            print(f"{title}: {median / medians['mrcnn']:.2f} times {name}")
 
 
 if __name__ == "__main__":

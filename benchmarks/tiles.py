@@ -97,11 +97,11 @@ class Drawing:
     def numbers_in(self, window: tiles.Window) -> list[int]:
         """Numbers of the objects whose cells a window meets."""
         y1, x1, y2, x2 = window
-        found = set()
+        numbers = set()
         for y in range(y1 // CELL, y2 // CELL + 1):
             for x in range(x1 // CELL, x2 // CELL + 1):
-                found.add(self.at.get((y, x), 0))
-        return sorted(found - {0})
+                numbers.add(self.at.get((y, x), 0))
+        return sorted(numbers - {0})
 
     def crop(self, number: int) -> tuple[int, int, np.ndarray]:
         """y and x of the first pixel of an object's box, and its pixels [h, w] bool."""
@@ -204,11 +204,11 @@ def pairs(drawing: Drawing, result: dict) -> Iterator[tuple[int, int, float]]:
 
 
 def average_precision(
-    found: Sequence[tuple[int, int, float]], scores: np.ndarray, count: int
+    matches: Sequence[tuple[int, int, float]], scores: np.ndarray, count: int
 ) -> float:
     """AP over THRESHOLDS of pairs (detection, object, IoU); count: of all objects."""
     by_detection: dict[int, list] = {}
-    for i, number, iou in found:
+    for i, number, iou in matches:
         by_detection.setdefault(i, []).append((iou, number))
     figures = []
     for threshold in THRESHOLDS:
@@ -229,7 +229,7 @@ def average_precision(
 
 def small_images(drawing: Drawing, tile: int) -> float:
     """AP on images of a tile's side or less that hold their objects whole: blocks of cells."""
-    found = []
+    matches = []
     scores: list[float] = []
     reader = Reader()
     blocks = tile // CELL
@@ -244,12 +244,12 @@ def small_images(drawing: Drawing, tile: int) -> float:
             merger = tiles.Merger(drawing.shape)
             merger.add(window, tiles.detections_in(result, window, drawing.shape))
             objects = merger.objects()
-            codes = tiles.encoded([each.runs for each in objects], drawing.shape)
+            codes = tiles.encoded([detection.runs for detection in objects], drawing.shape)
             own = pairs(drawing, {"masks": codes})
-            found += [(i + len(scores), number, iou) for i, number, iou in own]
-            scores += [each.score for each in objects]
+            matches += [(i + len(scores), number, iou) for i, number, iou in own]
+            scores += [detection.score for detection in objects]
             count += len(numbers)
-    return average_precision(found, np.array(scores), count)
+    return average_precision(matches, np.array(scores), count)
 
 
 def measure(side: int, tile: int, overlap: int | None) -> dict[str, float]:
@@ -259,10 +259,10 @@ def measure(side: int, tile: int, overlap: int | None) -> dict[str, float]:
     result = tiles.detect(Reader(), drawing, tile, overlap)
     seconds = time.process_time() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    found = list(pairs(drawing, result))
+    matches = list(pairs(drawing, result))
     best = dict.fromkeys(range(1, len(drawing.objects) + 1), 0.0)
     times = dict.fromkeys(best, 0)
-    for _, number, iou in found:
+    for _, number, iou in matches:
         best[number] = max(best[number], iou)
         times[number] += iou > 0.3
     return {
@@ -270,7 +270,7 @@ def measure(side: int, tile: int, overlap: int | None) -> dict[str, float]:
         "detections": len(result["masks"]),
         "twice": sum(count > 1 for count in times.values()),
         "cut": sum(iou < 0.5 for iou in best.values()),
-        "AP": average_precision(found, result["scores"], len(drawing.objects)),
+        "AP": average_precision(matches, result["scores"], len(drawing.objects)),
         "s a megapixel": seconds / side**2 * 1e6,
         "GB": memory,
     }

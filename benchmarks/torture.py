@@ -120,6 +120,13 @@ def program_detect(folder: pathlib.Path) -> None:
     commands.detect(_toy_detector(folder), ["BG", "bright", "dark"], args)
 
 
+def _count(quick: bool, few: int, many: int) -> int:
+    """How often a part does something: few times with --quick."""
+    if quick:
+        return few
+    return many
+
+
 def _start(program: str, folder: pathlib.Path) -> subprocess.Popen:
     folder.mkdir(parents=True, exist_ok=True)
     log = open(folder / "log.txt", "a")  # noqa: SIM115  the process holds it
@@ -188,7 +195,7 @@ def _lost_seconds(lines: list[str]) -> list[float]:
         words = line.split()
         step, moment = int(words[0]), float(words[1])
         if step <= last_step:
-            known = max((other for other in times if other < step), default=min(times))
+            known = max((earlier for earlier in times if earlier < step), default=min(times))
             lost.append(last_time - times[known])
         times[step] = moment
         last_step, last_time = step, moment
@@ -226,7 +233,9 @@ def _killed_training(folder: pathlib.Path, kills: int, seed: int, result: dict) 
     try:
         while done < kills:
             process = _start("train", folder)
-            writing = folder if done % 3 == 2 else None
+            writing = None
+            if done % 3 == 2:
+                writing = folder
             wanted = draw.randint(1, 2 * most - 1)
             end = _kill_after(process, folder / "steps.txt", wanted, writing)
             if not end:
@@ -245,7 +254,7 @@ def _killed_training(folder: pathlib.Path, kills: int, seed: int, result: dict) 
 
 def part_kill(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     """Training, evaluation and detection under SIGKILL."""
-    kills = 6 if quick else 50
+    kills = _count(quick, 6, 50)
     _run_to_the_end("train", folder / "whole")
     results: list[dict] = [{}, {}]
     runs = []
@@ -262,9 +271,9 @@ def part_kill(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
         if "error" in result:
             yield False, result["error"]
             continue
-        other = np.load(folder / f"killed{i}" / "last.npz")
-        worst = max(np.abs(whole[name] - other[name]).max() for name in whole.files)
-        equal = all(np.array_equal(whole[name], other[name]) for name in whole.files)
+        killed = np.load(folder / f"killed{i}" / "last.npz")
+        worst = max(np.abs(whole[name] - killed[name]).max() for name in whole.files)
+        equal = all(np.array_equal(whole[name], killed[name]) for name in whole.files)
         left = [str(path) for path in (folder / f"killed{i}").rglob(".*part*")]
         yield (
             equal,
@@ -278,8 +287,8 @@ def part_kill(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
             f" to {result['pause']:.2f} s);"
             f" {len(left)} temporary files left",
         )
-    yield from _killed_evaluation(folder, 3 if quick else 20)
-    yield from _killed_detection(folder, 3 if quick else 20)
+    yield from _killed_evaluation(folder, _count(quick, 3, 20))
+    yield from _killed_detection(folder, _count(quick, 3, 20))
 
 
 def _killed_evaluation(folder: pathlib.Path, kills: int) -> Iterator[Outcome]:
@@ -416,7 +425,9 @@ def _results_writer() -> Callable:
 
     def write(folder: pathlib.Path) -> None:
         calls.append(1)
-        count = 2 if len(calls) == 1 else 400
+        count = 400
+        if len(calls) == 1:
+            count = 2
         result = evaluate.evaluate(model, Rectangles(count), progress=False)
         result.save(folder / "out")
 
@@ -466,10 +477,14 @@ def part_disk(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
                 done = subprocess.run(
                     [sys.executable, "-c", script], capture_output=True, text=True
                 )
-            said = done.stdout.strip().splitlines()
-            good = done.returncode == 0 and said[-2].startswith("OSError") and said[-1] == "intact"
-            kind = "a limit on files" if limit else "a full disk"
-            text = "; ".join(said[-2:]) or done.stderr[-500:]
+            lines = done.stdout.strip().splitlines()
+            good = (
+                done.returncode == 0 and lines[-2].startswith("OSError") and lines[-1] == "intact"
+            )
+            kind = "a full disk"
+            if limit:
+                kind = "a limit on files"
+            text = "; ".join(lines[-2:]) or done.stderr[-500:]
             yield good, f"{name}, {kind}: {text}"
 
 
@@ -485,8 +500,10 @@ def _mixed_images(count: int) -> list[np.ndarray]:
     return images
 
 
-def _equal(one: dict, other: dict) -> bool:
-    return all(np.array_equal(one[name], other[name]) for name in ("rois", "class_ids", "scores"))
+def _equal(first: dict, second: dict) -> bool:
+    return all(
+        np.array_equal(first[name], second[name]) for name in ("rois", "class_ids", "scores")
+    )
 
 
 def _spawned(folder: str, queue: Any) -> None:
@@ -498,7 +515,7 @@ def part_threads(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     """Four threads at once; a forked and a spawned child."""
     import multiprocessing
 
-    count = 10 if quick else 50
+    count = _count(quick, 10, 50)
     model = _toy_detector(folder)
     images = _mixed_images(count)
     expected = [model.detect([image])[0] for image in images]
@@ -522,8 +539,10 @@ def part_threads(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     child = os.fork()
     if child == 0:
         try:
-            found = len(model.detect(images[:1])[0]["scores"])
-            text = "works" if found == len(expected[0]["scores"]) else "WRONG"
+            count_by_child = len(model.detect(images[:1])[0]["scores"])
+            text = "WRONG"
+            if count_by_child == len(expected[0]["scores"]):
+                text = "works"
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
         os.write(write, text.encode())
@@ -537,18 +556,18 @@ def part_threads(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         os.write(write, b"hangs")
-    said = os.read(read, 2000).decode()
-    yield said == "works" or "spawn" in said, f"a forked child: {said}"
+    answer = os.read(read, 2000).decode()
+    yield answer == "works" or "spawn" in answer, f"a forked child: {answer}"
 
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
     process = context.Process(target=_spawned, args=(str(folder), queue))
     process.start()
-    found = queue.get(timeout=120)
+    count_by_child = queue.get(timeout=120)
     process.join()
     yield (
-        found == len(expected[0]["scores"]),
-        f"a spawned child finds {found} objects as its parent",
+        count_by_child == len(expected[0]["scores"]),
+        f"a spawned child finds {count_by_child} objects as its parent",
     )
 
 
@@ -589,15 +608,15 @@ def part_growth(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     yield _flat(
         "detect of mixed sizes",
         lambda: model.detect([next(images)]),
-        60 if quick else 500,
-        20 if quick else 100,
+        _count(quick, 60, 500),
+        _count(quick, 20, 100),
         30,
     )
     yield _flat(
         "models made, used and dropped",
         lambda: _toy_detector(folder).detect(_mixed_images(1)),
-        6 if quick else 30,
-        3 if quick else 10,
+        _count(quick, 6, 30),
+        _count(quick, 3, 10),
         60,
     )
     trained = modellib.MaskRCNN("training", _toy_config(STEPS_PER_EPOCH=2), folder)
@@ -605,8 +624,8 @@ def part_growth(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     yield _flat(
         "calls of train",
         lambda: trained.train(Rectangles(), None, 0.001, next(epochs), "all"),
-        5 if quick else 20,
-        2 if quick else 5,
+        _count(quick, 5, 20),
+        _count(quick, 2, 5),
         60,
     )
 
@@ -640,7 +659,7 @@ def _losses(folder: pathlib.Path, workers: int, steps: int) -> list[float]:
 def part_seeds(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     """The same seed twice, and with WORKERS 0, 2 and 4."""
     folder.mkdir(parents=True, exist_ok=True)
-    steps = 20 if quick else 60
+    steps = _count(quick, 20, 60)
     expected = _losses(folder, 2, steps)
     for workers in (2, 0, 4):
         losses = _losses(folder, workers, steps)
@@ -659,7 +678,7 @@ def part_mutations(folder: pathlib.Path, quick: bool) -> Iterator[Outcome]:
     """Mutated files of every kind give documented errors that name the file, fast, in 2 GB."""
     from benchmarks import broken_files
 
-    count = 100 if quick else 1000
+    count = _count(quick, 100, 1000)
     script = str(ROOT / "benchmarks" / "broken_files.py")
     for name in broken_files.KINDS:
         done = subprocess.run(
@@ -699,7 +718,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 for good, text in PARTS[name](pathlib.Path(folder) / name, options.quick):
-                    print(f"{'ok' if good else 'FAILED':6} {name}: {text}", flush=True)
+                    outcome = "FAILED"
+                    if good:
+                        outcome = "ok"
+                    print(f"{outcome:6} {name}: {text}", flush=True)
                     failed += not good
             except Exception:
                 traceback.print_exc()

@@ -39,6 +39,7 @@ from mrcnn import coco, files, utils
 from mrcnn.masks import (
     FARTHEST,
     SegmentationError,
+    crop_of_annotation,
     cut_to_pixels,
     decode,
     encode,
@@ -55,7 +56,7 @@ FORMATS = (
     " data.yaml, a folder of mask files, Cityscapes' gtFine/"
 )
 
-# What is drawn of a shape: y and x of its first pixel, and its pixels [h, w] bool.
+# The part of a shape in an image: y and x of its first pixel, and the pixels [h, w] bool.
 Crop = tuple[int, int, np.ndarray]
 
 
@@ -103,11 +104,19 @@ class _Drawn:
 
 def _draw(shape: Shape, mask: np.ndarray) -> None:
     """Draws a shape into the image's mask, [height, width] bool."""
-    if not isinstance(shape, _Drawn):  # one of the caller's own
-        mask |= shape.mask(*mask.shape)
-        return
-    y1, x1, pixels = shape.crop(*mask.shape)
+    y1, x1, pixels = crop_of(shape, *mask.shape)
     mask[y1 : y1 + pixels.shape[0], x1 : x1 + pixels.shape[1]] |= pixels
+
+
+def crop_of(shape: Shape, height: int, width: int) -> Crop:
+    """The part of a shape that lies in an image, in a box that may be larger than it needs to be.
+
+    Returns:
+        (y, x, pixels): of the first pixel, and [h, w] bool.
+    """
+    if isinstance(shape, _Drawn):
+        return shape.crop(height, width)
+    return 0, 0, shape.mask(height, width)  # a class of the caller's own
 
 
 def _joined_crops(crops: Sequence[Crop]) -> Crop:
@@ -362,7 +371,8 @@ class CocoSegmentation(_Drawn):
 
     def crop(self, height: int, width: int) -> Crop:
         """What is drawn in an image of that size."""
-        return 0, 0, decode([self.annotation], height, width)[..., 0]
+        (y1, x1, _, _), pixels = crop_of_annotation(self.annotation, height, width)
+        return y1, x1, pixels
 
     def has_pixels(self, height: int, width: int) -> bool:
         """Whether anything is drawn in an image of that size."""
@@ -520,6 +530,9 @@ class Annotations:
 
         There is at least one image in each. An image's name decides where it belongs, so that it
         stays there when others are added.
+
+        Raises:
+            AnnotationError: there are fewer than 2 images with objects.
         """
         if len(self.images) < 2:
             raise AnnotationError(
@@ -1059,7 +1072,7 @@ def _field(
     data: Any,
     name: str,
     kind: Any,
-    what: str,
+    subject: str,
 ) -> Any:
     """data[name] of one kind of `_KINDS`, or _Problem."""
     value = None
@@ -1069,7 +1082,9 @@ def _field(
         return value
     if value is None:
         value = data
-    raise _Problem(f"expected {what} with {name!r}, {_KINDS[kind]}. Received: {files.short(value)}")
+    raise _Problem(
+        f"expected {subject} with {name!r}, {_KINDS[kind]}. Received: {files.short(value)}"
+    )
 
 
 def _number(value: Any) -> float | None:
@@ -1112,9 +1127,9 @@ def _numbers(
     return numbers
 
 
-def _points(points: Any, what: str) -> list[list[float]]:
+def _points(points: Any, subject: str) -> list[list[float]]:
     """The points [x, y] of a shape."""
-    expected = f"expected {what} as a list of points of two numbers"
+    expected = f"expected {subject} as a list of points of two numbers"
     if not isinstance(points, (list, tuple)):
         raise _Problem(f"{expected}. Received: {files.short(points)}")
     read = []
@@ -1129,11 +1144,11 @@ def _points(points: Any, what: str) -> list[list[float]]:
     return read
 
 
-def _outline(points: Any, what: str) -> list[list[float]]:
+def _outline(points: Any, subject: str) -> list[list[float]]:
     """The points [x, y] of a shape, at least 3."""
-    read = _points(points, what)
+    read = _points(points, subject)
     if len(read) < 3:
-        raise _Problem(f"expected {what} of at least 3 points. Received: {len(read)}")
+        raise _Problem(f"expected {subject} of at least 3 points. Received: {len(read)}")
     return read
 
 
@@ -1148,10 +1163,10 @@ def _point(point: Any) -> list[float] | None:
     return [x, y]
 
 
-def _class_name(value: Any, what: str) -> str:
+def _class_name(value: Any, subject: str) -> str:
     """A class's name: a text, or a number as text; _Problem for another value or none.
 
-    what: where it stands, "one class in the attribute 'type'".
+    subject: where it stands, "one class in the attribute 'type'".
     """
     name = value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
@@ -1167,7 +1182,7 @@ def _class_name(value: Any, what: str) -> str:
                 return name
     except UnicodeEncodeError:  # half a sign
         pass
-    raise _Problem(f"expected {what}. Received: {files.short(value)}")
+    raise _Problem(f"expected {subject}. Received: {files.short(value)}")
 
 
 def _load_json(
@@ -2067,14 +2082,14 @@ def _via_shape(shape: dict) -> Shape:
     )
 
 
-def _via_polygon(shape: dict, what: str) -> Polygons:
-    return Polygons([_outline(_via_points(shape, what), what)])
+def _via_polygon(shape: dict, subject: str) -> Polygons:
+    return Polygons([_outline(_via_points(shape, subject), subject)])
 
 
-def _via_points(shape: dict, what: str) -> list[list]:
+def _via_points(shape: dict, subject: str) -> list[list]:
     """The points [x, y] of a shape, as they stand."""
-    xs = _field(shape, "all_points_x", list, what)
-    ys = _field(shape, "all_points_y", list, what)
+    xs = _field(shape, "all_points_x", list, subject)
+    ys = _field(shape, "all_points_y", list, subject)
     if len(xs) != len(ys):
         raise _Problem(
             f"expected as many all_points_x as all_points_y. Received: {len(xs)} and {len(ys)}"
@@ -2955,8 +2970,10 @@ def _xml_root(path: str) -> Any:
     try:
         return xml.etree.ElementTree.parse(path).getroot()
     except xml.etree.ElementTree.ParseError as error:
-        what = files.what_it_is(path)
-        raise AnnotationError(f"{path}: expected XML. Received: {error}; it is {what}") from error
+        contents = files.what_it_is(path)
+        raise AnnotationError(
+            f"{path}: expected XML. Received: {error}; it is {contents}"
+        ) from error
 
 
 def _is_cvat(root: Any) -> bool:

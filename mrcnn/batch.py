@@ -1,20 +1,20 @@
-"""Detection on any number of images, killed and started again at will; results as Parquet files.
+"""Detection on any number of images, resumed after any interruption; results as Parquet files.
 
     python -m mrcnn.batch model.onnx photos "s3://bucket/*.jpg" table.parquet --output=detections
 
     batch.run(batch.Exported("model.onnx"), ["photos"], "detections")
     for image, result, error in batch.results("detections"): ...
 
-The images are listed once, in `_job/inputs.parquet` of the output folder, and cut into parts of
-equal size. A part's rows are one file, part-000000.parquet and so on, which is there as a whole or
-not at all; a part that is there is not done again. So nothing has to be kept in memory or noted
-down besides: each image is in the output exactly once, whatever was killed when. Parts are done in
-this process, or by actors of Ray on any number of machines (`mrcnn.pool`), with the same files.
+The images are listed once, in `_job/inputs.parquet` of the output folder, and divided into parts of
+equal size. The rows of a part are one file, part-000000.parquet and so on, which is written
+atomically; a part whose file exists is not done again. No other state is kept, so each image is in
+the output exactly once, whenever a process was killed. Parts are done in this process, or by actors
+of Ray on any number of machines (`mrcnn.pool`), with the same files.
 
 A row has `image`, `height`, `width`; `boxes` [N, (y1, x1, y2, x2)] in pixels, y2 and x2 outside;
 `class_ids`, `class_names`, `scores`; `masks`, the counts of COCO's compressed run lengths, whose
-size is (height, width); `keypoints`; and `error`, the reason why an image has no results: then
-lists are null, not empty. Needed is pyarrow. TensorFlow is imported when a Keras model is made.
+size is (height, width); `keypoints`; and `error`, the reason why an image has no results: then the
+lists are null, not empty. Requires pyarrow. TensorFlow is imported when a Keras model is made.
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
-import hashlib
 import itertools
 import json
 import logging
@@ -37,15 +36,16 @@ import numpy as np
 
 from mrcnn import __version__, files, listing, places
 from mrcnn.config import NOT_DETECTING, Config, setting_names, setting_text
+from mrcnn.places import digest_of
 
 logger = logging.getLogger(__name__)
 
-# What lies beside the parts: the job, its images, and the lock of the process that works on it.
+# Beside the parts: the job, its images, and the lock of the process that works on it.
 JOB = "_job/job.json"
 MANIFEST = "_job/inputs.parquet"
 LOCK = "_job/lock"
 FORMAT = 1  # of job.json
-# Where no size of parts is asked for, so many parts, of sizes between these two.
+# Without part_size a job has this many parts, of sizes between these two.
 PARTS = 100
 SMALLEST_PART = 16
 LARGEST_PART = 1000
@@ -61,7 +61,7 @@ class Exported:
     """Makes the model of a file that `MaskRCNN.export` wrote.
 
     Attributes:
-        path: of the file or folder; each machine that works must have it there.
+        path: of the file or folder, the same on every machine of the job.
         threads: that one detection may use; None for the runtime's choice.
         device: see `runtime.load`.
     """
@@ -76,11 +76,15 @@ class Exported:
         return runtime.load(self.path, self.threads, self.device)
 
     def with_threads(self, count: int) -> Exported:
-        """The same with so many threads, if it has no number of its own."""
+        """A copy with this number of threads; itself where `threads` is set."""
         return _with_threads(self, count)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this model from others."""
+        """A digest of the model's files, which distinguishes it from others.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         if not os.path.exists(self.path):
             raise FileNotFoundError(f"No file {self.path}")
         return {"weights": digest_of(self.path)}
@@ -92,7 +96,7 @@ class Trained:
 
     Attributes:
         settings: {name: value} of its `Config`, see `settings_of`.
-        weights: path of the file; each machine that works must have it there.
+        weights: path of the file, the same on every machine of the job.
         threads: that one operation may use; None for TensorFlow's choice.
     """
 
@@ -114,16 +118,16 @@ class Trained:
         return model
 
     def with_threads(self, count: int) -> Trained:
-        """The same with so many threads, if it has no number of its own."""
+        """A copy with this number of threads; itself where `threads` is set."""
         return _with_threads(self, count)
 
     def identity(self) -> dict[str, Any]:
-        """What tells this model from others: a digest of the weights, and settings."""
+        """A digest of the weights, and the settings, which distinguish this model from others."""
         return {"weights": digest_of(self.weights), "settings": _plain(self.settings)}
 
 
 def _with_threads(make: Any, count: int) -> Any:
-    """An `Exported` or a `Trained` with that number of threads where it has none."""
+    """A copy of an `Exported` or a `Trained`; itself where `threads` is set."""
     if make.threads is not None:
         return make
     return dataclasses.replace(make, threads=count)
@@ -135,7 +139,7 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings on which detections depend, of values that json has."""
+    """The settings on which detections depend, as values that JSON can hold."""
     plain = {}
     for name, value in settings.items():
         if isinstance(value, np.ndarray):
@@ -147,35 +151,18 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def digest_of(path: str | os.PathLike) -> str:
-    """A digest of a file, with the weights that lie beside an OpenVINO one, or of a folder."""
-    digest = hashlib.sha256()
-    for file in _files_of_model(os.fspath(path)):
-        with open(file, "rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _files_of_model(path: str) -> list[str]:
-    if os.path.isdir(path):
-        return sorted(places.LOCAL.walk(path))
-    beside = os.path.splitext(path)[0] + ".bin"
-    if path.lower().endswith(".xml") and os.path.exists(beside):
-        return [path, beside]
-    return [path]
-
-
 # ---- Jobs ----------------------------------------------------------------------------------------
 
 
 class Done(NamedTuple):
-    """What was done of a part.
+    """The outcome of a part.
 
     Attributes:
         part: its number.
-        images: its rows.
-        objects: found on them.
-        errors: rows with an error, and the first of these.
+        images: how many rows it has.
+        objects: how many objects were detected.
+        errors: how many rows have an error.
+        first_error: the text of the first one; "" for none.
     """
 
     part: int
@@ -187,14 +174,15 @@ class Done(NamedTuple):
 
 @dataclasses.dataclass
 class Summary:
-    """What `run` did.
+    """The outcome of `run`.
 
     Attributes:
-        images: of the job.
-        before: of them, those in parts that were there when it began.
-        objects, errors: found, and images with an error, in the parts of this run.
-        first_error: of these.
-        seconds: of this run.
+        images: how many the job has.
+        before: how many of them were in parts that earlier runs had finished.
+        objects: how many objects this run detected.
+        errors: how many images of this run have an error.
+        first_error: the text of the first one; "" for none.
+        seconds: how long this run took.
     """
 
     images: int = 0
@@ -215,7 +203,7 @@ class Summary:
         return text
 
     def add(self, done: Done) -> None:
-        """Counts a part."""
+        """Adds the counts of a part."""
         self.objects += done.objects
         self.errors += done.errors
         self.first_error = self.first_error or done.first_error
@@ -223,39 +211,41 @@ class Summary:
 
 @dataclasses.dataclass
 class Job:
-    """A job as its output folder has it.
+    """A job, as stored in its output folder.
 
     Attributes:
         output: the folder, an absolute path or an address.
-        images: their number.
-        part_size: of all parts but the last.
-        identity: what must be the same when the job goes on.
+        images: how many there are.
+        part_size: images of each part but the last, which may have fewer.
+        requested: what must be the same when the job is resumed: inputs, model, tables, classes.
         options: how tables are read.
         class_names: by class id, background first.
+        store: the files of this machine or of an object store, see `places.find`.
+        folder: the output folder's path in there.
     """
 
     output: str
     images: int
     part_size: int
-    identity: dict[str, Any]
+    requested: dict[str, Any]
     options: listing.Options
     class_names: list[str]
 
     def __post_init__(self) -> None:
-        self.place, self.folder = places.find(self.output)
+        self.store, self.folder = places.find(self.output)
 
     @property
     def worker_class(self) -> type[Worker]:
-        """What does its parts: made of f() that makes the model, and the job."""
+        """The class whose instances do the parts, with the arguments of `Worker`."""
         return Worker
 
     @property
     def parts(self) -> int:
         """How many parts there are."""
-        return -(-self.images // self.part_size)
+        return _number_of_parts(self.images, self.part_size)
 
     def path(self, name: str) -> str:
-        """The path of a file of the output folder."""
+        """The path of a file in the output folder."""
         return f"{self.folder}/{name}"
 
     def part_path(self, part: int) -> str:
@@ -263,22 +253,22 @@ class Job:
         return self.path(part_name(part))
 
     def rows_of(self, part: int) -> tuple[int, int]:
-        """The numbers of the images of a part: from the first to before the second."""
+        """(start, stop) of the numbers of a part's images; stop is not included."""
         start = part * self.part_size
         return start, min(start + self.part_size, self.images)
 
     def finished(self) -> np.ndarray:
-        """[parts] bool, the parts that are there."""
-        there = np.zeros(self.parts, bool)
-        for name in self.place.names(self.folder):
-            part = _number_of_part(name)
+        """[parts] bool, which parts have their file."""
+        finished = np.zeros(self.parts, bool)
+        for name in self.store.names(self.folder):
+            part = _part_number(name)
             if part is not None and part < self.parts:
-                there[part] = True
-        return there
+                finished[part] = True
+        return finished
 
     def manifest(self) -> listing.Manifest:
-        """The images."""
-        return listing.Manifest(self.place, self.path(MANIFEST))
+        """The list of its images."""
+        return listing.Manifest(self.store, self.path(MANIFEST))
 
 
 def part_name(part: int) -> str:
@@ -286,7 +276,12 @@ def part_name(part: int) -> str:
     return f"part-{part:06d}.parquet"
 
 
-def _number_of_part(name: str) -> int | None:
+def _number_of_parts(images: int, part_size: int) -> int:
+    """How many parts a number of images makes, of which the last may have fewer."""
+    return -(-images // part_size)
+
+
+def _part_number(name: str) -> int | None:
     """The number of a part by its file's name; None for another file."""
     number = name.removeprefix("part-").removesuffix(".parquet")
     if number.isascii() and number.isdigit() and part_name(int(number)) == name:
@@ -302,80 +297,102 @@ def prepare(
     identity: dict[str, Any],
     part_size: int | None = None,
 ) -> Job:
-    """The job of an output folder, begun if it has none.
+    """The job of an output folder: the one that is stored there, or else a new one.
+
+    Args:
+        output, inputs, options, part_size: see `run`.
+        class_names: by class id, background first.
+        identity: what distinguishes the model from others, as values that JSON can hold.
 
     Raises:
         ValueError: the folder has another job; the message names what differs.
-        FileNotFoundError: an input is nothing.
+        FileNotFoundError: an input does not exist.
     """
     output = places.absolute(output)
     if options.root is not None:
         options = dataclasses.replace(options, root=places.absolute(options.root))
-    asked = {
+    requested = {
         "inputs": [listing.printable(places.absolute(source)) for source in inputs],
         "tables": dataclasses.asdict(options),
         "class_names": list(class_names),
         "model": identity,
     }
-    asked = json.loads(json.dumps(asked, default=str))  # as it will be read again: no tuples
-    place, folder = places.find(output)
+    requested = json.loads(json.dumps(requested, default=str))  # as it will be read: no tuples
+    store, folder = places.find(output)
     path = f"{folder}/{JOB}"
-    if place.exists(path):
-        known = _read_job(place, path)
-        _check_same(known["asked"], asked, output)
-        if part_size not in (None, known["part_size"]):
+    if store.exists(path):
+        stored = _read_job(store, path)
+        _check_same(stored["asked"], requested, output)
+        if part_size not in (None, stored["part_size"]):
             raise ValueError(
-                f"{output} has a job with parts of {known['part_size']} images. Received:"
+                f"{output} has a job with parts of {stored['part_size']} images. Received:"
                 f" {part_size}"
             )
     else:
-        known = _begin(place, folder, output, inputs, options, asked, part_size)
+        stored = _begin(store, folder, output, inputs, options, requested, part_size)
     return Job(
-        output, known["images"], known["part_size"], asked, options, list(asked["class_names"])
+        output=output,
+        images=stored["images"],
+        part_size=stored["part_size"],
+        requested=requested,
+        options=options,
+        class_names=list(requested["class_names"]),
     )
 
 
-def _read_job(place: Any, path: str) -> dict[str, Any]:
-    """The job.json of a folder."""
+def _read_job(store: Any, path: str) -> dict[str, Any]:
+    """The contents of a job.json; ValueError for a file that is none."""
     try:
-        known = json.loads(place.read(path))
-        if known["format"] == FORMAT:
-            return known
-        reason = f"format {known['format']}"
+        stored = json.loads(store.read(path))
+        if stored["format"] == FORMAT:
+            return stored
+        reason = f"format {stored['format']}"
     except (ValueError, KeyError, TypeError) as error:
         reason = str(error)
     raise ValueError(f"{path}: expected a job of mrcnn.batch, format {FORMAT}. Received: {reason}")
 
 
-def _begin(place, folder, output, inputs, options, asked, part_size):
-    """Lists the images and notes the job. What is killed meanwhile begins again."""
-    strangers = [name for name in place.names(folder) if _number_of_part(name) is not None]
-    if strangers:
+def _begin(
+    store: Any,
+    folder: str,
+    output: str,
+    inputs: Sequence[str | os.PathLike],
+    options: listing.Options,
+    requested: dict[str, Any],
+    part_size: int | None,
+) -> dict[str, Any]:
+    """Lists the images and then writes job.json, whose contents it returns.
+
+    A process that is killed in between leaves no job.json, and the next one lists them again.
+    """
+    parts = [name for name in store.names(folder) if _part_number(name) is not None]
+    if parts:
         raise ValueError(
             f"{output} has files of parts and no {JOB}: choose an empty folder. Received:"
-            f" {files.several(sorted(strangers)[:6])}"
+            f" {files.several(sorted(parts)[:6])}"
         )
     listed = listing.entries(inputs, options)
-    count, repeated = listing.write_manifest(place, f"{folder}/{MANIFEST}", listed)
+    count, repeated = listing.write_manifest(store, f"{folder}/{MANIFEST}", listed)
     if not count:
         raise ValueError(f"There is no image in {files.several(inputs)}")
     if repeated:
         logger.warning("%d images were listed more than once and are done once", repeated)
-    size = part_size or min(max(-(-count // PARTS), SMALLEST_PART), LARGEST_PART)
-    known = {
+    if not part_size:
+        part_size = min(max(-(-count // PARTS), SMALLEST_PART), LARGEST_PART)
+    stored = {
         "format": FORMAT,
         "version": __version__,
         "images": count,
-        "part_size": size,
-        "asked": asked,
+        "part_size": part_size,
+        "asked": requested,
     }
-    place.write(f"{folder}/{JOB}", json.dumps(known, indent=1).encode())
-    return known
+    store.write(f"{folder}/{JOB}", json.dumps(stored, indent=1).encode())
+    return stored
 
 
-def _check_same(known: dict, asked: dict, output: str) -> None:
-    """ValueError for a job that differs from the one that the output folder has."""
-    differences = list(_differences(known, asked, ""))
+def _check_same(stored: dict, requested: dict, output: str) -> None:
+    """ValueError for a job that differs from the one that is stored in the output folder."""
+    differences = list(_differences(stored, requested, ""))
     if differences:
         raise ValueError(
             f"{output} has the results of another job; write to another folder, or ask for the"
@@ -383,20 +400,20 @@ def _check_same(known: dict, asked: dict, output: str) -> None:
         )
 
 
-def _differences(known: Any, asked: Any, name: str) -> Iterator[str]:
-    """What differs between two values of json, by name."""
-    if isinstance(known, dict) and isinstance(asked, dict):
-        for key in sorted(set(known) | set(asked)):
-            yield from _differences(known.get(key), asked.get(key), f"{name}.{key}".lstrip("."))
-    elif known != asked:
-        yield f"{name} was {files.short(known)}, is {files.short(asked)}"
+def _differences(before: Any, now: Any, name: str) -> Iterator[str]:
+    """Texts of the differences between two JSON values, by name."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted(set(before) | set(now)):
+            yield from _differences(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    elif before != now:
+        yield f"{name} was {files.short(before)}, is {files.short(now)}"
 
 
 # ---- Rows ----------------------------------------------------------------------------------------
 
 
 def schema() -> Any:
-    """The columns of a part, pyarrow's."""
+    """The `pyarrow.Schema` of a part."""
     pa = places.import_pyarrow()
     numbers = pa.list_(pa.float32())
     fields = [
@@ -416,12 +433,12 @@ def schema() -> Any:
 
 @dataclasses.dataclass
 class _Image:
-    """An image on its way.
+    """An image that was read, or could not be.
 
     Attributes:
-        name: of it in the output; None for one without.
-        pixels: [H, W, 3] uint8; None for one that can't be read, and when it is done.
-        error: why it can't be read.
+        name: its name in the output; None for one without.
+        pixels: [H, W, 3] uint8; None for one that can't be read.
+        error: why it has no result; "" for one that has.
     """
 
     name: str | None
@@ -430,7 +447,7 @@ class _Image:
 
 
 def _row(image: _Image, result: dict | None, class_names: Sequence[str]) -> dict[str, Any]:
-    """The row of an image, of a result with run lengths or of its error."""
+    """The row of an image, by its result with run lengths, or its error where that is None."""
     row: dict[str, Any] = {"image": image.name}
     if image.pixels is not None:
         row["height"], row["width"] = image.pixels.shape[:2]
@@ -450,7 +467,7 @@ def _row(image: _Image, result: dict | None, class_names: Sequence[str]) -> dict
 
 
 def _class_name(names: Sequence[str], class_id: int) -> str:
-    """The name of a class, its number for one without."""
+    """The name of a class; "class 7" for one without."""
     if class_id < len(names):
         return names[class_id]
     return f"class {class_id}"
@@ -468,10 +485,10 @@ def _reason(error: BaseException) -> str:
 
 
 class Rows:
-    """Rows, see the module, of images that a model detects on.
+    """Runs a model on images and makes rows of the results, with the columns of `schema`.
 
     Args:
-        model: it has `detect(images, masks=)`, and best `detect_many`.
+        model: has `detect(images, masks=)`; its `detect_many` is preferred where there is one.
         class_names: by class id, background first.
     """
 
@@ -480,28 +497,32 @@ class Rows:
         self.class_names = class_names
 
     def of(self, images: Iterable[_Image]) -> Iterator[dict]:
-        """The rows of images, in their order."""
-        refused: list[BaseException] = []
+        """The rows of images, in their order.
+
+        Raises:
+            Exception: what the model raised first, where it has no result for any image and the
+                reason is none that an image gives (ValueError, MemoryError).
+        """
+        failures: list[BaseException] = []
         with_result = 0
         for image, result, error in self._detect(iter(images)):
             if error is not None:
                 image.error = _reason(error)
                 if not isinstance(error, (ValueError, MemoryError)):
-                    refused.append(error)
+                    failures.append(error)
             with_result += result is not None
             yield _row(image, result, self.class_names)
-        if refused and not with_result:
-            # Not one image, and for a reason that need not lie with them: a lost device, say. To
-            # note that down for a hundred million images would be to lose them.
-            raise refused[0]
+        if failures and not with_result:
+            # The reason may be a lost device: rows of errors would mark good images as done.
+            raise failures[0]
 
     def _detect(
         self, images: Iterator[_Image]
     ) -> Iterator[tuple[_Image, dict | None, BaseException | None]]:
         """Each image with its result, None for one that has none, and the model's error, if any.
 
-        The model gets one stream, so that it can work ahead. Where it stops at an image, those that
-        it has without a result go one by one, and a new stream begins.
+        The model gets one stream, so that it can prepare images ahead. Where it raises, the images
+        that it has taken and not answered are detected one by one, and a new stream begins.
         """
         stream = _Stream(images)
         while not stream.ended:
@@ -512,9 +533,9 @@ class Rows:
                     yield stream.waiting.popleft(), result, None
             except Exception as error:
                 if stream.count == before and stream.failure is None:
-                    raise  # it is not an image that it stopped at
+                    raise  # no image was taken: the model itself has failed
                 logger.debug("one by one: %s", error)
-                for image in stream.taken():
+                for image in stream.drain():
                     yield self._detect_alone(image)
             if stream.failure is not None:
                 raise stream.failure
@@ -541,10 +562,10 @@ class Rows:
 
 
 class Worker:
-    """Does parts of a job: an actor of Ray, or this process.
+    """Does parts of a job, in this process or as an actor of Ray.
 
     Args:
-        make: f() that makes the model: it has `detect(images, masks=)`, and best `detect_many`.
+        make: f() that makes the model, see `Rows`.
         job: the job.
     """
 
@@ -556,7 +577,7 @@ class Worker:
         self._reader = listing.Reader(job.options)
 
     def load(self) -> None:
-        """Makes the model."""
+        """Makes the model and opens the list of images."""
         places.import_pyarrow("pyarrow.parquet")
         self._row_maker = Rows(self.make(), self.job.class_names)
         self._manifest = self.job.manifest()
@@ -581,13 +602,13 @@ class Worker:
         return Done(part, len(rows), objects, len(errors), next(iter(errors), ""))
 
     def _write(self, part: int, rows: list[dict]) -> None:
-        """Writes a part's file, wholly or not at all."""
+        """Writes a part's file atomically."""
         pa = places.import_pyarrow()
         parquet = places.import_pyarrow("pyarrow.parquet")
         table = pa.Table.from_pylist(rows, schema())
         buffer = pa.BufferOutputStream()
         parquet.write_table(table, buffer, compression="zstd")
-        self.job.place.write(self.job.part_path(part), buffer.getvalue())
+        self.job.store.write(self.job.part_path(part), buffer.getvalue())
 
     def _rows(self, listed: Iterable[listing.Entry]) -> Iterator[dict]:
         """The rows of entries, in their order."""
@@ -595,15 +616,15 @@ class Worker:
             yield from self._row_maker.of(self._read_ahead(pool, listed))
 
     def _read_ahead(self, pool: Any, listed: Iterable[listing.Entry]) -> Iterator[_Image]:
-        """Images, read in other threads a few ahead of the one that is wanted."""
+        """Images in their order, READ_AHEAD of which are being read in the pool's threads."""
         contents = self._reader.contents(listed)
         waiting: collections.deque = collections.deque()
         while True:
             while len(waiting) < READ_AHEAD:
-                content = next(contents, None)
-                if content is None:
+                item = next(contents, None)
+                if item is None:
                     break
-                entry, read = content
+                entry, read = item
                 waiting.append(pool.submit(_read, entry.image, read))
             if not waiting:
                 return
@@ -619,17 +640,16 @@ class OnColumns:
             batch_size=16,
             concurrency=(1, 8),
         )
-        detections.write_parquet("s3://bucket/found")
+        detections.write_parquet("s3://bucket/detections")
 
-    For images that a pipeline has already; what is killed there, Ray Data begins anew, `run` goes
-    on.
+    For images that a pipeline already holds. A killed pipeline starts again from its beginning,
+    unlike `run`, which resumes.
 
     Args:
-        make: f() that makes the model, see `run`.
+        make: f() that makes the model, see `Rows`.
         images: column of the images: [H, W, 3], [H, W, 1] or [H, W] of uint8, or the bytes of
-            files.
-            None: the first of `listing.BYTES_COLUMNS`.
-        names: column of their names. None: the first of `listing.NAME_COLUMNS`, if any.
+            files. None: the first of `listing.BYTES_COLUMNS`, in upper or lower case.
+        names: column of their names. None: the first of `listing.NAME_COLUMNS`, likewise, if any.
         class_names: by class id, background first; None for those that the model knows.
     """
 
@@ -659,48 +679,58 @@ class OnColumns:
             columns: {name: array of as many values as there are images}.
 
         Returns:
-            A pyarrow table of the columns that the module names, and then of those of the input but
-            the images.
+            A `pyarrow.Table`: the columns of `schema`, then those of the input without the images.
 
         Raises:
             ValueError: there is no column of that name, or none that holds images.
         """
         pa = places.import_pyarrow()
-        images = _column(columns, self.images, listing.BYTES_COLUMNS, "images")
+        image_column = _column_of(columns, self.images, listing.BYTES_COLUMNS, "images")
+        if image_column is None:
+            raise _no_column("images", listing.BYTES_COLUMNS, columns)
+        name_column = _column_of(columns, self.names, listing.NAME_COLUMNS, "names")
         names: Iterable[Any] = itertools.repeat(None)
-        if self.names is not None or any(name in columns for name in listing.NAME_COLUMNS):
-            names = columns[_column(columns, self.names, listing.NAME_COLUMNS, "names")]
-        of_batch = [_image_of_column(*pair) for pair in zip(columns[images], names)]
-        table = pa.Table.from_pylist(list(self._row_maker.of(of_batch)), schema())
+        if name_column is not None:
+            names = columns[name_column]
+        images = [_image_of_column(*pair) for pair in zip(columns[image_column], names)]
+        table = pa.Table.from_pylist(list(self._row_maker.of(images)), schema())
         for name, values in columns.items():
-            if name != images and name not in table.column_names:
+            if name != image_column and name not in table.column_names:
                 table = table.append_column(name, pa.array(list(values)))
         return table
 
 
-def _column(columns, name, usual, what):
-    """The column of that name; without one, the first usual one that there is."""
-    allowed = usual
-    if name is not None:
-        allowed = [name]
-    for candidate in allowed:
-        if candidate in columns:
-            return candidate
-    raise ValueError(
-        f"The column of the {what} is {' or '.join(map(repr, allowed))}. Received: columns"
+def _column_of(
+    columns: Mapping[str, Any], name: str | None, usual: Sequence[str], subject: str
+) -> str | None:
+    """The column that is named, which must exist; without a name the first usual one, or None.
+
+    subject: what the column holds, for the error.
+    """
+    if name is None:
+        return listing.first_of(usual, columns)
+    if name not in columns:
+        raise _no_column(subject, [name], columns)
+    return name
+
+
+def _no_column(subject: str, allowed: Sequence[str], columns: Mapping[str, Any]) -> ValueError:
+    """The error for columns without one that is needed."""
+    return ValueError(
+        f"The column of the {subject} is {' or '.join(map(repr, allowed))}. Received: columns"
         f" {', '.join(map(repr, columns))}"
     )
 
 
-def _image_of_column(value, name):
-    """An image of a column: of pixels, or of the bytes of a file."""
+def _image_of_column(value: Any, name: Any) -> _Image:
+    """An image by a column's value, pixels or the bytes of a file; name: None for none."""
     if name is not None:
         name = listing.printable(str(name))
     return _read(name, lambda: _pixels(value, name or "the image"))
 
 
-def _pixels(value, name):
-    """The pixels [H, W, 3] of a column's value."""
+def _pixels(value: Any, name: str) -> np.ndarray:
+    """The pixels [H, W, 3] uint8 of a column's value; ValueError for a value without."""
     if isinstance(value, bytes):
         return listing.image_of(value, name)
     is_image = isinstance(value, np.ndarray) and value.dtype == np.uint8
@@ -720,13 +750,13 @@ def _pixels(value, name):
 
 
 class _Stream:
-    """Images on their way to the model and back.
+    """Images that a model takes, and which of them have no result yet.
 
     Attributes:
-        waiting: those that came and have no result yet, in their order.
-        count: how many came.
-        ended: whether all have come.
-        failure: why no more can come; None if nothing went wrong.
+        waiting: the images that were taken and have no result yet, in their order.
+        count: how many were taken.
+        ended: whether there are no more.
+        failure: what the iterator of images raised; None if nothing.
     """
 
     def __init__(self, images: Iterator[_Image]):
@@ -737,7 +767,7 @@ class _Stream:
         self.failure: Exception | None = None
 
     def pixels(self) -> Iterator[np.ndarray]:
-        """The pixels of the images that could be read, which then wait."""
+        """The pixels [H, W, 3] uint8 of the images that could be read."""
         while True:
             try:
                 image = next(self._images, None)
@@ -753,21 +783,21 @@ class _Stream:
                 yield image.pixels
 
     def unreadable(self) -> Iterator[tuple[_Image, None, None]]:
-        """The images before the next one that could be read."""
+        """Removes the waiting images before the first that could be read; yields them."""
         while self.waiting and self.waiting[0].pixels is None:
             yield self.waiting.popleft(), None, None
 
-    def taken(self) -> Iterator[_Image]:
-        """All that wait."""
+    def drain(self) -> Iterator[_Image]:
+        """Removes all waiting images; yields them."""
         while self.waiting:
             yield self.waiting.popleft()
 
 
 def _read(name: str | None, content: Callable[[], np.ndarray]) -> _Image:
-    """An image, or why it can't be read."""
+    """An image with its pixels, or with the reason why it can't be read."""
     try:
         return _Image(name, content())
-    except Exception as error:  # whatever it is, it is this image that it is about
+    except Exception as error:  # decoders raise anything; one bad image must not end the job
         return _Image(name, None, _reason(error))
 
 
@@ -785,28 +815,31 @@ def run(
     ray: Any = None,
     title: str = "",
 ) -> Summary:
-    """Detects on all images of the inputs and writes Parquet files; goes on where it was killed.
+    """Detects on all images of the inputs and writes Parquet files; resumes an interrupted job.
 
     Args:
-        model: `Exported`, `Trained`, or another function without arguments that makes a model; or
-            a model: a `MaskRCNN`, a `runtime.Model`. It is made when there is something to do.
-        inputs: files, folders, globs, Parquet tables, here or at addresses, see `listing`.
-        output: folder, here or at an address.
+        model: `Exported`, `Trained`, or another function without arguments that makes a model,
+            which is called when there is a part to do; or a model, as `MaskRCNN`, `runtime.Model`.
+        inputs: files, folders, globs, Parquet tables, as paths or addresses, see `listing`.
+        output: the folder, as a path or an address.
         class_names: by class id, background first; None for those that the model knows.
         options: how tables are read.
-        part_size: images of a part, which is the most that a kill makes to be done again; None:
-            a hundredth of all, from 16 to 1,000, and of a job that goes on what it began with.
-        identity: what tells the model from others, of what json has; None: `model.identity()`, or
-            what a `MaskRCNN` or `runtime.Model` says of itself.
-        ray: `pool.Ray` for actors of Ray; None for this process. `model` then makes a model.
+        part_size: images of a part, which is the most that is lost when a process is killed. None:
+            a hundredth of all, from 16 to 1,000; a resumed job keeps its own.
+        identity: what distinguishes the model from others, as values that JSON can hold. None:
+            `model.identity()`, or the weights and settings of a `MaskRCNN` or `runtime.Model`.
+        ray: `pool.Ray` for actors of Ray; then `model` is a function. None for this process.
         title: of the progress bar; "" for none.
 
+    Returns:
+        `Summary`.
+
     Raises:
-        ValueError: the output has another job's results, names what differs; a model without an
-            identity; a table that has changed.
-        FileNotFoundError: an input is nothing.
+        ValueError: the output has another job's results (the message names what differs); a model
+            without an identity; a table that has changed.
+        FileNotFoundError: an input does not exist.
         ImportError: pyarrow, or Ray, is not installed.
-        ChildProcessError: a part whose actors died again and again; the others are done.
+        ChildProcessError: the actors of a part died repeatedly; the other parts are done.
     """
     places.import_pyarrow("pyarrow.parquet")
     _check_inputs(inputs, part_size)
@@ -828,10 +861,10 @@ def run(
     make = model
     if hasattr(model, "detect"):
         make = _Constant(model)
-    place, folder = places.find(places.absolute(output))
-    with place.locked(f"{folder}/{LOCK}"):
-        place.remove_unfinished(folder, "part-")
-        place.remove_unfinished(os.path.dirname(f"{folder}/{JOB}"), "")
+    store, folder = places.find(places.absolute(output))
+    with store.locked(f"{folder}/{LOCK}"):
+        store.remove_unfinished(folder, "part-")
+        store.remove_unfinished(os.path.dirname(f"{folder}/{JOB}"), "")
         job = prepare(
             output, inputs, options or listing.Options(), class_names, identity, part_size
         )
@@ -841,7 +874,7 @@ def run(
 
 
 def _check_inputs(inputs: Any, part_size: int | None) -> None:
-    """ValueError for what is no list of sources, or no size."""
+    """ValueError for inputs that are no list of sources, or a size below 1."""
     if isinstance(inputs, (str, os.PathLike)):
         raise ValueError(f"inputs is a list of files, folders and globs. Received: {inputs!r}")
     if not inputs:
@@ -852,7 +885,7 @@ def _check_inputs(inputs: Any, part_size: int | None) -> None:
 
 @dataclasses.dataclass
 class _Constant:
-    """A function that gives a model that there is."""
+    """A function that returns a model that was made before."""
 
     model: Any
 
@@ -861,7 +894,7 @@ class _Constant:
 
 
 def _identity_of(model: Any) -> dict[str, Any]:
-    """What tells a model from others."""
+    """The identity of a model, see `run`; ValueError for one without."""
     if hasattr(model, "identity"):
         return model.identity()
     if hasattr(model, "keras_model"):
@@ -869,8 +902,6 @@ def _identity_of(model: Any) -> dict[str, Any]:
 
         weights = training.fingerprint(model.keras_model)
         return {"weights": weights, "settings": _plain(settings_of(model.config))}
-    if hasattr(model, "metadata"):
-        return Exported(model.path).identity()
     raise ValueError(
         "identity is what tells the model's results from those of others, such as"
         f" {{'weights': 'version 3'}}. Received: none, and a {type(model).__name__} has none"
@@ -878,18 +909,18 @@ def _identity_of(model: Any) -> dict[str, Any]:
 
 
 def _work(make: Callable, job: Job, ray: Any, title: str, start: float) -> Summary:
-    """Does the parts that are not there."""
-    there = job.finished()
+    """Does the parts that have no file yet."""
+    is_finished = job.finished()
     summary = Summary(job.images)
-    for part in np.flatnonzero(there).tolist():
-        first, last = job.rows_of(part)
-        summary.before += last - first
-    if there.all():
+    for part in np.flatnonzero(is_finished).tolist():
+        first, stop = job.rows_of(part)
+        summary.before += stop - first
+    if is_finished.all():
         return summary
-    missing = np.flatnonzero(~there)
+    missing = np.flatnonzero(~is_finished)
     done: Iterator[Done]
     if ray is None:
-        done = _here(make, job, missing)
+        done = _in_this_process(make, job, missing)
     else:
         from mrcnn import pool
 
@@ -904,8 +935,8 @@ def _work(make: Callable, job: Job, ray: Any, title: str, start: float) -> Summa
     return summary
 
 
-def _here(make: Callable, job: Job, parts: np.ndarray) -> Iterator[Done]:
-    """Does parts in this process."""
+def _in_this_process(make: Callable, job: Job, parts: np.ndarray) -> Iterator[Done]:
+    """Does parts, [n] their numbers, one after the other."""
     worker = Worker(make, job)
     worker.load()
     for part in parts:
@@ -916,43 +947,44 @@ def _here(make: Callable, job: Job, parts: np.ndarray) -> Iterator[Done]:
 
 
 def results(output: str | os.PathLike) -> Iterator[tuple[str, dict | None, str | None]]:
-    """The rows of an output folder, in the order of its parts.
+    """The results in an output folder, in the order of its parts.
 
     Yields:
         (image, result, error): result as `MaskRCNN.detect(masks="rle")` gives it, with
         `class_names` and `size` (height, width); None for an image with an error.
 
     Raises:
-        FileNotFoundError: there are none. Of a job that is not done yet a warning says so.
+        FileNotFoundError: there are none. A job that is not finished is warned of.
+        ValueError: a part that can't be read; the message names it.
     """
     parquet = places.import_pyarrow("pyarrow.parquet")
-    place, folder = places.find(places.absolute(output))
-    # By number: the name of the millionth has one digit more.
-    numbers = map(_number_of_part, place.names(folder))
+    store, folder = places.find(places.absolute(output))
+    # Not by name: that of part 1,000,000 has a digit more and sorts before others.
+    numbers = map(_part_number, store.names(folder))
     parts = sorted(number for number in numbers if number is not None)
-    _check_results(place, folder, output, len(parts))
+    _check_results(store, folder, output, len(parts))
     for name in map(part_name, parts):
-        for row in _rows_of(parquet, place, f"{folder}/{name}"):
+        for row in _rows_of(parquet, store, f"{folder}/{name}"):
             yield row["image"], _result_of(row), row["error"]
 
 
-def _rows_of(parquet: Any, place: Any, path: str) -> list[dict]:
+def _rows_of(parquet: Any, store: Any, path: str) -> list[dict]:
     """The rows of a part; ValueError, which names it, where it can't be read."""
     try:
-        return parquet.ParquetFile(place.open(path)).read().to_pylist()
+        return parquet.ParquetFile(store.open(path)).read().to_pylist()
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as error:
-        address = place.address(path)
+        address = store.address(path)
         raise ValueError(f"{address} can't be read as a part of a batch: {error}") from error
 
 
-def _check_results(place: Any, folder: str, output: str | os.PathLike, count: int) -> None:
+def _check_results(store: Any, folder: str, output: str | os.PathLike, count: int) -> None:
     """FileNotFoundError for a folder without results, a warning for one without all of them."""
     path = f"{folder}/{JOB}"
-    if place.exists(path):
-        known = _read_job(place, path)
-        expected = -(-known["images"] // known["part_size"])
+    if store.exists(path):
+        stored = _read_job(store, path)
+        expected = _number_of_parts(stored["images"], stored["part_size"])
         if count < expected:
             logger.warning("%s has %d of %d parts: its job is not done", output, count, expected)
     elif not count:
@@ -960,7 +992,7 @@ def _check_results(place: Any, folder: str, output: str | os.PathLike, count: in
 
 
 def _result_of(row: dict[str, Any]) -> dict[str, Any] | None:
-    """The result that a row holds."""
+    """The result in a row, see `results`; None for a row with an error."""
     if row["error"] is not None:
         return None
     size = (row["height"], row["width"])
@@ -990,6 +1022,11 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         metavar="INPUT",
         help="images, folders, globs, Parquet files, lists in .txt or .csv, s3://bucket/photos",
     )
+    add_runtime_options(parser)
+
+
+def add_runtime_options(parser: argparse.ArgumentParser) -> None:
+    """Adds how an exported model runs: --threads, --device."""
     parser.add_argument("--threads", type=int, metavar="N", help="of an exported model's detection")
     parser.add_argument(
         "--device", default="cpu", help="of an exported model: cpu or gpu (default: %(default)s)"
@@ -1037,10 +1074,10 @@ def run_command(
     args: argparse.Namespace,
     class_names: Sequence[str] | None = None,
 ) -> Summary:
-    """`run` by the options of `add_options`, with inputs and output; prints what was done.
+    """Calls `run` with the options of `add_inputs` and `add_options`; prints the summary.
 
     Raises:
-        ValueError: not one image could be read or processed, as well as for what `run` refuses.
+        ValueError: no image of this run has a result; what `run` refuses.
     """
     ray = None
     if args.ray is not None:

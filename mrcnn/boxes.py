@@ -17,7 +17,7 @@ Array = Any
 
 
 def exact(boxes: Array) -> np.ndarray:
-    """Boxes as floats: integers become float64, since areas overflow int32."""
+    """Boxes [..., 4] as floats: integers become float64, since areas overflow int32."""
     boxes = np.asarray(boxes)
     if boxes.dtype.kind == "f":
         return boxes
@@ -93,7 +93,10 @@ def extract_bboxes(mask: np.ndarray) -> np.ndarray:
         mask: [H, W, N], any dtype; non-zero is foreground.
 
     Returns:
-        [N, (y1, x1, y2, x2)] int32, in pixels, y2 and x2 outside; zeros for an empty mask.
+        [N, (y1, x1, y2, x2)] int32, pixels, y2 and x2 outside; zeros for an empty mask.
+
+    Raises:
+        ValueError: masks of another number of axes.
     """
     mask = np.asarray(mask)
     if mask.ndim != 3:
@@ -268,7 +271,10 @@ def non_max_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float)
         threshold: boxes that overlap a kept one by a larger IoU are suppressed; 0 to 1.
 
     Returns:
-        [K] int32, indices of the kept boxes, best first.
+        [K] int32, empty without boxes.
+
+    Raises:
+        ValueError: not as many scores as boxes.
     """
     boxes = exact(boxes)
     scores = np.asarray(scores)

@@ -63,7 +63,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _ParseError(Exception):
-    """What is wrong with a command line, and the command's name."""
+    """An error in a command line, with the command's name."""
 
 
 def _add_common(made: argparse.ArgumentParser) -> None:
@@ -209,10 +209,11 @@ def _train_options(made: argparse.ArgumentParser) -> None:
 
 
 def _evaluate_options(made: argparse.ArgumentParser) -> None:
-    from mrcnn import commands
+    from mrcnn import batch, commands
 
     _add_dataset(made)
     _add_model(made, WEIGHTS + "; or an exported model (default: last)")
+    batch.add_runtime_options(made)
     made.add_argument(
         "--subset",
         choices=("val", "train", "all"),
@@ -233,10 +234,11 @@ def _add_output(made: argparse.ArgumentParser) -> None:
 
 
 def _detect_options(made: argparse.ArgumentParser) -> None:
-    from mrcnn import commands
+    from mrcnn import batch, commands
 
     made.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos")
     _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    batch.add_runtime_options(made)
     _add_output(made)
     commands.add_tile_options(made)
     commands.add_track_option(made)
@@ -437,7 +439,7 @@ def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int
 
 
 def _known_of_weights(args: argparse.Namespace) -> _Known | None:
-    """What is known of the weights before they are loaded; None of an exported model.
+    """What the command reads about weights before loading them; None for an exported model.
 
     Whatever is wrong with the options is found here, before data are read and networks built.
     """
@@ -447,6 +449,7 @@ def _known_of_weights(args: argparse.Namespace) -> _Known | None:
     if _is_exported(args.weights):
         _refuse_settings(args)
         return None
+    _refuse_runtime_options(args)
     return _settings_of_weights(args)
 
 
@@ -457,7 +460,7 @@ def _model_of(
     from mrcnn import coco, commands, runtime
 
     if known is None:
-        model = runtime.load(args.weights)
+        model = runtime.load(args.weights, args.threads, args.device)
         return model, model.class_names, coco.category_ids_of(model.class_names)
     config, names, category_ids = known
     if args.weights == "coco":
@@ -496,6 +499,16 @@ def _refuse_settings(args: argparse.Namespace) -> None:
         raise _UsageError(
             f"{args.weights} has its settings in itself; --config, --small and --set don't go"
             " with it"
+        )
+
+
+def _refuse_runtime_options(args: argparse.Namespace) -> None:
+    """What no weight file takes, and would do nothing."""
+    if getattr(args, "threads", None) is not None or getattr(args, "device", "cpu") != "cpu":
+        raise _UsageError(
+            "--threads and --device are of an exported model; TensorFlow takes"
+            " TF_NUM_INTRAOP_THREADS and CUDA_VISIBLE_DEVICES from the environment. Received:"
+            f" weights {args.weights}"
         )
 
 
@@ -683,8 +696,6 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     if args.small or args.weights == "none":
         stages = [(3, "all", 1.0)]
     model = commands.load_model("training", config, args)
-    commands.save_classes(model, train_set.class_names)
-    commands.save_settings(model)
     commands.train(model, train_set, val_set, stages, args)
     return {
         "weights": str(model.find_last()),
@@ -784,6 +795,7 @@ def _batch(args: argparse.Namespace) -> dict[str, Any]:
             batch.Exported(os.path.abspath(args.weights), args.threads, args.device), args
         )
     else:
+        _refuse_runtime_options(args)
         config, names, _ = _settings_of_weights(args)
         summary = commands.batch(config, names, args)
     return {"output": args.output, **dataclasses.asdict(summary)}
@@ -812,7 +824,7 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
-    """What a file or folder is."""
+    """A file or folder as `mrcnn inspect --json` describes it."""
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file or folder {path}")
     if _is_exported(path) and not _is_xml_of_annotations(path):

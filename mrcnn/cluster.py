@@ -1,13 +1,14 @@
-"""Training on several devices and machines: which they are, what they share, the loop of steps.
+"""Training on several devices and machines: the cluster, its messages, the training loop.
 
-Of several machines each runs the same script. TF_CONFIG (set by hand, or by Kubeflow, Vertex AI,
-SageMaker) or the variables of a step of Slurm say who the others are; `MRCNN_CLUSTER=none` in the
-environment trains on one all the same. A batch is then so many times as large: each machine makes
-and computes its share, gradients are averaged, weights stay equal. The first, the chief, writes.
+Each machine runs the same script. TF_CONFIG (set by hand, or by Kubeflow, Vertex AI, SageMaker) or
+the variables of a Slurm job step describe the cluster; with `MRCNN_CLUSTER=none` in the environment
+each machine trains alone. The global batch grows with the number of machines: each loads and
+computes its share, gradients are averaged, weights stay equal. The first machine, the chief, writes
+the files.
 
-Keras's own `fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras-team/keras #20585);
-`fit` here calls the same steps, callbacks and metrics in the same order. Under JAX Keras's own is
-right: the machines are one mesh of devices (`keras.distribution.DataParallel`).
+`keras.Model.fit` fails under `tf.distribute.MultiWorkerMirroredStrategy` (keras-team/keras #20585);
+`fit` here calls the same steps, callbacks and metrics in the same order. Under JAX Keras's works:
+the machines form one mesh of devices (`keras.distribution.DataParallel`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-# Set to "none", machines that could find each other train apart.
+# Environment variable; with "none" each machine trains alone.
 VARIABLE = "MRCNN_CLUSTER"
-# Bytes of a text that the chief tells the others.
+# The most bytes of a text that `from_chief` sends.
 LONGEST = 4096
-# Errors of TensorFlow that another machine's death, or an exchange without it, ends in; JAX's have
-# one name for all, and their text tells.
+# Names of TensorFlow's errors after a machine was lost. JAX has one name for all its errors, which
+# only their texts tell apart.
 LOST = ("UnavailableError", "AbortedError", "DeadlineExceededError", "InternalError")
 LOST_BY_JAX = re.compile(r"gloo|nccl|UNAVAILABLE|DEADLINE_EXCEEDED|ABORTED", re.IGNORECASE)
 
@@ -40,9 +41,9 @@ class Cluster(NamedTuple):
     """The machines that train together.
 
     Attributes:
-        workers: "host:port" of each, the chief first.
-        number: of this one, from 0.
-        by: "TF_CONFIG", "Slurm" or "jax.distributed".
+        workers: "host:port" of each machine, the chief first.
+        number: index of this machine in `workers`.
+        by: what described the cluster: "TF_CONFIG", "Slurm" or "jax.distributed".
     """
 
     workers: tuple[str, ...]
@@ -51,12 +52,12 @@ class Cluster(NamedTuple):
 
     @property
     def is_chief(self) -> bool:
-        """Whether this one writes."""
+        """Whether this machine is the chief, which writes the files."""
         return self.number == 0
 
     @property
     def share(self) -> tuple[int, int]:
-        """(i, n): this one's share of a batch, see `data.TrainingBatches`."""
+        """(i, n): this machine's share of a batch, see `data.TrainingBatches`."""
         return self.number, len(self.workers)
 
 
@@ -64,7 +65,7 @@ def find() -> Cluster | None:
     """The cluster that the environment describes; None for one machine.
 
     Raises:
-        ValueError: a TF_CONFIG that describes none; says what it has.
+        ValueError: TF_CONFIG does not describe a cluster; quotes it.
     """
     if os.environ.get(VARIABLE, "").lower() == "none":
         return None
@@ -83,7 +84,7 @@ def find() -> Cluster | None:
 
 
 def _of_tf_config(text: str) -> Cluster | None:
-    """The cluster of TF_CONFIG: its chief, if it names one, and its workers."""
+    """The cluster that TF_CONFIG describes: its chief, if any, and its workers; None for none."""
     expected = (
         'TF_CONFIG is json such as {"cluster": {"worker": ["a:2222", "b:2222"]}, "task":'
         ' {"type": "worker", "index": 0}}.'
@@ -104,31 +105,31 @@ def _of_tf_config(text: str) -> Cluster | None:
         raise ValueError(
             f"{expected} Only a chief and workers train together. Received: the type {kind!r}"
         )
-    place = index
+    number = index
     if kind == "worker":
-        place += len(chiefs)
-    everyone = tuple(map(str, chiefs + workers))
-    if not 0 <= index or place >= len(everyone) or len(chiefs) > 1:
+        number += len(chiefs)
+    addresses = tuple(map(str, chiefs + workers))
+    if not 0 <= index or number >= len(addresses) or len(chiefs) > 1:
         raise ValueError(f"{expected} Received: {text[:200]}")
-    return Cluster(everyone, place, "TF_CONFIG")
+    return Cluster(addresses, number, "TF_CONFIG")
 
 
 def _is_in_slurm() -> bool:
-    """Whether this process is one of several of a step that srun has started."""
+    """Whether this process is one of several tasks that srun started."""
     count = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     return count.isdigit() and int(count) > 1 and "SLURM_PROCID" in os.environ
 
 
 @functools.cache
 def _slurm() -> Any:
-    """TensorFlow's resolver of Slurm's variables.
+    """TensorFlow's `SlurmClusterResolver`.
 
-    GPUs are left to Slurm and to `_gpus_of_task`: the resolver would share out by their number what
-    Slurm has shared out already, and rename those that are not 0, 1, ...
+    `auto_set_gpu` is off: it would divide GPUs that Slurm has already assigned to tasks, and number
+    them from 0. `_gpus_of_task` chooses them.
     """
     import tensorflow as tf
 
-    # It wants a place for each task; as many as there are tasks will do.
+    # The resolver needs a GPU for each task of a node; no node has more tasks than the step.
     count = int(os.environ["SLURM_STEP_NUM_TASKS"])
     return tf.distribute.cluster_resolver.SlurmClusterResolver(
         gpus_per_node=count, gpus_per_task=1, auto_set_gpu=False
@@ -136,9 +137,10 @@ def _slurm() -> Any:
 
 
 def _of_slurm() -> Cluster:
+    """The cluster of a Slurm job step, with the addresses that TensorFlow needs."""
     workers = tuple(_slurm().cluster_spec().job_tasks("worker"))
     hosts = list(dict.fromkeys(worker.rpartition(":")[0] for worker in workers))
-    # Slurm counts n9 before n10, the resolver n10 before n9.
+    # Slurm orders hosts by number (n9, n10), the resolver alphabetically (n10, n9).
     by_number = sorted(hosts, key=lambda host: [int(n) for n in re.findall(r"\d+", host)])
     if by_number != hosts and len({re.sub(r"\d+", "", host) for host in hosts}) == 1:
         raise ValueError(
@@ -150,14 +152,14 @@ def _of_slurm() -> Cluster:
 
 
 def _of_slurm_by_number() -> Cluster:
-    """The tasks of a step without their hosts, which JAX finds by itself."""
+    """The cluster of a Slurm job step without addresses, which JAX finds by itself."""
     count = int(os.environ["SLURM_STEP_NUM_TASKS"])
     workers = tuple(f"task {number}" for number in range(count))
     return Cluster(workers, int(os.environ["SLURM_PROCID"]), "Slurm")
 
 
 def _of_processes() -> Cluster | None:
-    """The processes that the script has joined by `keras.distribution.initialize` or JAX's own."""
+    """The processes that `jax.distributed` or `keras.distribution.initialize` has connected."""
     import jax
 
     if not jax.distributed.is_initialized():
@@ -167,17 +169,17 @@ def _of_processes() -> Cluster | None:
 
 
 def _gpus_of_task(cluster: Cluster, gpus: list, count: int) -> list:
-    """Those of a machine's GPUs that this task takes, `count` of them.
+    """The `count` GPUs of a machine that this task uses.
 
-    Where several tasks of Slurm see the GPUs of all, each takes its own; where Slurm shows each
-    task its own alone, the first ones.
+    Where all tasks of a Slurm node see all its GPUs, each task uses a different slice of them;
+    where Slurm shows a task only its own, the first ones.
     """
     host = cluster.workers[cluster.number].rpartition(":")[0]
     tasks = sum(worker.rpartition(":")[0] == host for worker in cluster.workers)
-    place = os.environ.get("SLURM_LOCALID", "0")
+    local_id = os.environ.get("SLURM_LOCALID", "0")
     first = 0
-    if cluster.by == "Slurm" and place.isdigit() and len(gpus) >= tasks * count:
-        first = int(place) * count
+    if cluster.by == "Slurm" and local_id.isdigit() and len(gpus) >= tasks * count:
+        first = int(local_id) * count
     return gpus[first : first + count]
 
 
@@ -186,7 +188,7 @@ def _gpus_of_task(cluster: Cluster, gpus: list, count: int) -> list:
 
 @functools.cache
 def _announce(cluster):
-    """Logs which machines there are, and which this one is."""
+    """Logs the machines and the number of this one, once a process."""
     logger.warning(
         "Worker %d of %d (by %s): %s",
         cluster.number,
@@ -200,11 +202,11 @@ def strategy(cluster: Cluster, count: int) -> Any:
     """The `tf.distribute.MultiWorkerMirroredStrategy` of a cluster; waits for all its machines.
 
     Args:
-        cluster: of `find`.
-        count: GPU_COUNT, the devices of each machine.
+        cluster: see `find`.
+        count: GPU_COUNT, the number of devices of each machine.
 
     Raises:
-        ValueError: fewer devices than that, or TensorFlow has computed something before.
+        ValueError: this machine has fewer devices, or TensorFlow is already initialised.
     """
     import tensorflow as tf
 
@@ -219,16 +221,16 @@ def strategy(cluster: Cluster, count: int) -> Any:
         if gpus:
             tf.config.set_visible_devices(_gpus_of_task(cluster, gpus, count), "GPU")
         if cluster.by == "Slurm":
-            made = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_slurm())
+            created = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=_slurm())
         else:
-            made = tf.distribute.MultiWorkerMirroredStrategy()
+            created = tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise ValueError(
             "A model that trains on several machines is made before TensorFlow computes anything"
             f" in the process. Received: {error}"
         ) from error
-    made.mrcnn_cluster = cluster
-    return made
+    created.mrcnn_cluster = cluster
+    return created
 
 
 # ---- JAX's mesh ----------------------------------------------------------------------------------
@@ -238,17 +240,17 @@ def mesh(cluster: Cluster, count: int) -> Any:
     """The `keras.distribution.DataParallel` of a cluster; waits for all its machines.
 
     Args:
-        cluster: of `find`.
-        count: GPU_COUNT, the devices of each machine.
+        cluster: see `find`.
+        count: GPU_COUNT, the number of devices of each machine.
 
     Raises:
-        ValueError: fewer devices than that on a machine, or JAX has computed something before.
-        ConnectionError: the machines don't find each other.
+        ValueError: a machine has fewer devices, or JAX is already initialised.
+        ConnectionError: the machines can't connect to each other.
     """
     import jax
 
     if not jax.distributed.is_initialized():
-        _join_by_jax(cluster, count)
+        _initialize_jax(cluster, count)
     devices = []
     for number, worker in enumerate(cluster.workers):
         of_machine = [device for device in jax.devices() if device.process_index == number]
@@ -258,27 +260,27 @@ def mesh(cluster: Cluster, count: int) -> Any:
                 f" {worker} {len(of_machine)}. Received: {count}"
             )
         devices += [f"{device.platform}:{device.id}" for device in of_machine[:count]]
-    made = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
-    made.mrcnn_cluster = cluster
-    return made
+    created = keras.distribution.DataParallel(devices=devices, auto_shard_dataset=False)
+    created.mrcnn_cluster = cluster
+    return created
 
 
-def _join_by_jax(cluster: Cluster, count: int) -> None:
-    """Makes this process one of those of a cluster."""
+def _initialize_jax(cluster: Cluster, count: int) -> None:
+    """Connects this process to the others of a cluster by `jax.distributed`."""
     import jax
 
     _announce(cluster)
-    where: dict[str, Any] = {"cluster_detection_method": "slurm"}
+    options: dict[str, Any] = {"cluster_detection_method": "slurm"}
     if cluster.by == "Slurm":
-        where["local_device_ids"] = _ids_of_task(count)
+        options["local_device_ids"] = _ids_of_task(count)
     else:
-        where = {"coordinator_address": cluster.workers[0]}
-        where["cluster_detection_method"] = "deactivate"
-    # CPUs exchange nothing by themselves.
+        options = {"coordinator_address": cluster.workers[0]}
+        options["cluster_detection_method"] = "deactivate"
+    # On CPUs JAX has no collectives of several processes without this.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(
-            num_processes=len(cluster.workers), process_id=cluster.number, **where
+            num_processes=len(cluster.workers), process_id=cluster.number, **options
         )
     except RuntimeError as error:
         if "must be called before" in str(error):
@@ -293,7 +295,7 @@ def _join_by_jax(cluster: Cluster, count: int) -> None:
 
 
 def _ids_of_task(count: int) -> list[int]:
-    """Numbers of the GPUs of a task of Slurm, see `_gpus_of_task`; they mean nothing to CPUs."""
+    """Local ids of the GPUs of a Slurm task, see `_gpus_of_task`; without effect on CPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
     first = int(os.environ.get("SLURM_LOCALID", "0")) * count
     if visible != [""] and first + count > len(visible):
@@ -302,7 +304,10 @@ def _ids_of_task(count: int) -> list[int]:
 
 
 def common_seed(strategy: Any, seed: int | None) -> int | None:
-    """The seed by which fresh weights are drawn: under JAX each machine draws them itself."""
+    """The seed of new weights; where it is None under JAX, one that all machines agree on.
+
+    Under JAX each machine draws the weights itself.
+    """
     is_of_jax = keras.backend.backend() == "jax" and hasattr(strategy, "mrcnn_cluster")
     if seed is not None or not is_of_jax:
         return seed
@@ -313,7 +318,7 @@ def common_seed(strategy: Any, seed: int | None) -> int | None:
 
 
 def of(network: Any) -> Cluster | None:
-    """The cluster on which a network trains; None for one machine."""
+    """The cluster that a network is trained on; None for one machine."""
     strategy = getattr(network, "distribute_strategy", None)
     if strategy is None and hasattr(network, "made_in"):
         strategy = network.made_in.value
@@ -321,13 +326,13 @@ def of(network: Any) -> Cluster | None:
 
 
 def several_devices(network: Any) -> bool:
-    """Whether a network trains on more than one device, of this machine or of several."""
+    """Whether a network is trained on more than one device, of this machine or of several."""
     strategy = getattr(network, "distribute_strategy", None)
     return strategy is not None and strategy.num_replicas_in_sync > 1
 
 
 def devices_here(network: Any) -> int:
-    """How many of a network's devices this machine has."""
+    """How many of a network's devices belong to this machine."""
     machines = 1
     cluster = of(network)
     if cluster is not None:
@@ -335,27 +340,36 @@ def devices_here(network: Any) -> int:
     return network.distribute_strategy.num_replicas_in_sync // machines
 
 
-# ---- What the machines tell each other -----------------------------------------------------------
+# ---- Messages between the machines ---------------------------------------------------------------
 
 
 def from_chief(network: Any, text: str) -> str:
-    """The chief's text, on every machine; all must ask for it."""
+    """The chief's text, on every machine; all must call it.
+
+    Raises:
+        ValueError: the text has more than LONGEST bytes.
+    """
     message = np.zeros(LONGEST, np.int32)
     cluster: Any = of(network)
     if cluster.is_chief:
-        letters = text.encode("utf-8", "surrogateescape")
-        if len(letters) > LONGEST:
-            raise ValueError(f"At most {LONGEST} bytes go to the others. Received: {len(letters)}")
-        message[: len(letters)] = np.frombuffer(letters, np.uint8)
+        encoded = text.encode("utf-8", "surrogateescape")
+        if len(encoded) > LONGEST:
+            raise ValueError(f"At most {LONGEST} bytes go to the others. Received: {len(encoded)}")
+        message[: len(encoded)] = np.frombuffer(encoded, np.uint8)
     received = _summed(network, message)
     return bytes(received[received > 0].astype(np.uint8)).decode("utf-8", "surrogateescape")
 
 
-def check_agreement(network: Any, what: str, value: Any) -> None:
-    """Checks that a value is the same on every machine; all must call it.
+def check_agreement(network: Any, subject: str, value: Any) -> None:
+    """Checks that a value is the same on every machine; all of them must call it.
+
+    Args:
+        network: the `Network` that is trained.
+        subject: what the value is, for the error.
+        value: compared by its `repr`.
 
     Raises:
-        ValueError: on another machine it is another; names the first, and its value here.
+        ValueError: a machine has another value; names that machine, and this one's value.
     """
     cluster: Any = of(network)
     digest = hashlib.blake2b(repr(value).encode(), digest_size=3).digest()
@@ -364,16 +378,16 @@ def check_agreement(network: Any, what: str, value: Any) -> None:
     all_digests = _summed(network, digests)
     others = np.flatnonzero(all_digests != all_digests[0])
     if len(others):
-        place = int(others[0])
+        number = int(others[0])
         raise ValueError(
-            f"{what} is the same on every machine, so the folder of the logs is one that all see"
-            f" and the scripts are equal. Worker {place} ({cluster.workers[place]}) has another"
+            f"{subject} is the same on every machine, so the folder of the logs is one that all see"
+            f" and the scripts are equal. Worker {number} ({cluster.workers[number]}) has another"
             f" than the chief. Here it is: {value}"
         )
 
 
 def _summed(network: Any, values: np.ndarray) -> np.ndarray:
-    """The sum of arrays of all machines."""
+    """The sum over all machines of their arrays `values`, of one shape and dtype."""
     if keras.backend.backend() == "jax":
         return _summed_by_jax(network, values)
     import tensorflow as tf
@@ -385,7 +399,7 @@ def _summed(network: Any, values: np.ndarray) -> np.ndarray:
     def total(array):
         def of_replica():
             context = tf.distribute.get_replica_context()
-            # A copy, made on the replica's device: what is given from outside has none.
+            # The copy is on the replica's device; an argument of the function is on none.
             return context.all_reduce(tf.distribute.ReduceOp.SUM, tf.identity(array))
 
         return strategy.experimental_local_results(strategy.run(of_replica))[0]
@@ -395,6 +409,7 @@ def _summed(network: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _summed_by_jax(network: Any, values: np.ndarray) -> np.ndarray:
+    """`_summed` under JAX."""
     from jax.experimental import multihost_utils
 
     with naming_the_lost(network):
@@ -402,6 +417,7 @@ def _summed_by_jax(network: Any, values: np.ndarray) -> np.ndarray:
 
 
 def _is_of_a_lost_machine(error: Any) -> bool:
+    """Whether TensorFlow or JAX raised this error because another machine was lost."""
     name = type(error).__name__
     if name in ("XlaRuntimeError", "JaxRuntimeError"):
         return LOST_BY_JAX.search(str(error)) is not None
@@ -409,7 +425,7 @@ def _is_of_a_lost_machine(error: Any) -> bool:
 
 
 class naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
-    """Turns an engine's errors of a lost machine into one that names it."""
+    """Turns a backend's error of a lost machine into a ConnectionError that names the machine."""
 
     def __init__(self, network: Any):
         self.cluster = of(network)
@@ -420,7 +436,7 @@ class naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         if self.cluster is None or not _is_of_a_lost_machine(error):
             return
-        # Before it comes where in the program the exchange is.
+        # TensorFlow's text begins with the location of the operation in the graph.
         text = " ".join(str(error).split()).rpartition("aborted by: ")[2]
         tasks = [int(number) for number in re.findall(r"/task:(\d+)", text)]
         if len(self.cluster.workers) == 2:
@@ -440,12 +456,12 @@ class naming_the_lost:  # noqa: N801 (a context manager, read as a phrase)
 
 
 class Steps:
-    """Steps of a network on all its devices.
+    """The training and test steps of a network on all its devices, as `tf.function`s.
 
     Args:
         network: a `training.TrainingModel` made in the scope of a strategy.
-        specs: [tf.TensorSpec] of a device's inputs. All machines trace one graph: exchanges are
-            numbered as they are traced.
+        specs: [tf.TensorSpec] of a device's inputs. All machines must trace the same graph, since
+            collective operations are numbered as they are traced.
     """
 
     def __init__(self, network: Any, specs: Sequence[Any]):
@@ -460,7 +476,10 @@ class Steps:
         self.test = tf.function(self._step(network.test_step), **options)
 
     def _step(self, function: Callable) -> Callable:
-        """A step of parts of a batch, one for each device here; returns the means of all."""
+        """A step f(*parts), with a part of the batch for each device of this machine.
+
+        It returns {name: mean over all devices of all machines}.
+        """
         import tensorflow as tf
 
         def step(*parts):
@@ -470,7 +489,7 @@ class Steps:
                 logs = function((parts[int(number) % self.devices],))
                 names = sorted(logs)
                 values = tf.stack([tf.cast(logs[name], tf.float32) for name in names])
-                # One exchange for all figures.
+                # A single collective operation for all metrics.
                 means = context.all_reduce(tf.distribute.ReduceOp.MEAN, values)
                 return dict(zip(names, tf.unstack(means)))
 
@@ -481,7 +500,7 @@ class Steps:
         return step
 
     def parts(self, inputs: Sequence[np.ndarray]) -> list[tuple]:
-        """A machine's batch, one part for each of its devices."""
+        """A machine's batch, arrays [B, ...], as a tuple of arrays for each of its devices."""
         return list(zip(*(np.split(array, self.devices) for array in inputs)))
 
 
@@ -496,25 +515,25 @@ def fit(
     validation_data: Iterator[tuple] | None = None,
     validation_steps: int = 0,
 ) -> keras.callbacks.History:
-    """What `keras.Model.fit` does, on all devices of the network's strategy.
+    """`keras.Model.fit` on all devices of the network's strategy.
 
-    On several devices of one machine Keras's own takes a batch for itself at each call, whose
-    images are then left out.
+    On several devices of one machine Keras's own `fit` draws one batch more at each call, which is
+    not trained on.
 
     Args:
         network: compiled.
         batches, validation_data: iterators of (inputs,), this machine's shares.
         specs: see `Steps`.
-        initial_epoch, epochs, steps_per_epoch, validation_steps: as of `fit`.
+        initial_epoch, epochs, steps_per_epoch, validation_steps: see `keras.Model.fit`.
         callbacks: of this machine.
 
     Raises:
-        ConnectionError: another machine is gone; names it.
+        ConnectionError: another machine was lost; names it.
     """
     cluster = of(network)
     steps = Steps(network, specs)
     verbose = int(cluster is None or cluster.is_chief)
-    called = keras.callbacks.CallbackList(
+    callback_list = keras.callbacks.CallbackList(
         list(callbacks),
         add_history=True,
         add_progbar=bool(verbose),
@@ -525,47 +544,47 @@ def fit(
     )
     network.stop_training = False
     with naming_the_lost(network):
-        called.on_train_begin()
+        callback_list.on_train_begin()
         logs: dict[str, float] = {}
-        # Where BackupAndRestore went back to.
+        # The epoch that `keras.callbacks.BackupAndRestore` has restored.
         initial_epoch = getattr(network, "_initial_epoch", None) or initial_epoch
         for epoch in range(initial_epoch, epochs):
             network.reset_metrics()
-            called.on_epoch_begin(epoch)
+            callback_list.on_epoch_begin(epoch)
             for step in range(steps_per_epoch):
-                called.on_train_batch_begin(step)
+                callback_list.on_train_batch_begin(step)
                 logs = _numbers(steps.train(*steps.parts(next(batches)[0])))
-                called.on_train_batch_end(step, logs)
+                callback_list.on_train_batch_end(step, logs)
                 if network.stop_training:
                     break
             logs = dict(logs)
             if validation_data is not None:
-                losses = _validate(network, steps, validation_data, validation_steps, called)
+                losses = _validate(network, steps, validation_data, validation_steps, callback_list)
                 logs.update({f"val_{name}": value for name, value in losses.items()})
-            called.on_epoch_end(epoch, logs)
+            callback_list.on_epoch_end(epoch, logs)
             if network.stop_training:
                 break
         if epochs > initial_epoch:
             network.optimizer.finalize_variable_values(network.trainable_weights)
-        called.on_train_end(logs)
+        callback_list.on_train_end(logs)
         if cluster is not None:
             from_chief(network, "the last checkpoint is written")
     return network.history
 
 
-def _validate(network, steps, batches, count, called):
-    """The losses on so many batches of the other images."""
+def _validate(network, steps, batches, count, callback_list):
+    """{name: mean loss} of `count` batches of the validation data."""
     network.reset_metrics()
-    called.on_test_begin()
+    callback_list.on_test_begin()
     logs: dict[str, float] = {}
     for step in range(count):
-        called.on_test_batch_begin(step)
+        callback_list.on_test_batch_begin(step)
         logs = _numbers(steps.test(*steps.parts(next(batches)[0])))
-        called.on_test_batch_end(step, logs)
-    called.on_test_end(logs)
+        callback_list.on_test_batch_end(step, logs)
+    callback_list.on_test_end(logs)
     return logs
 
 
 def _numbers(logs: dict[str, Any]) -> dict[str, float]:
-    """Logs as callbacks get them."""
+    """Logs as floats, as callbacks take them."""
     return {name: float(value) for name, value in logs.items()}

@@ -280,14 +280,14 @@ def _no_collection() -> Iterator[None]:
 def _nearby_jsons(path: pathlib.Path) -> str:
     """The json files near a path without a file, as the end of an error message."""
     if path.is_dir():
-        json_files = [file.relative_to(path) for file in _jsons_below(path)]
-        return f", which is a folder. Its json files: {files.several(json_files, 10) or 'none'}"
+        nearby = [file.relative_to(path) for file in _jsons_below(path)]
+        return f", which is a folder. Its json files: {files.several(nearby, 10) or 'none'}"
     if not path.parent.is_dir():
         text = f": there is no folder {path.parent}"
         grandparent = path.parent.parent
-        json_files = [file.relative_to(grandparent) for file in _jsons_below(grandparent)]
-        if json_files:
-            text += f". {grandparent} has {files.several(json_files, 10)}"
+        nearby = [file.relative_to(grandparent) for file in _jsons_below(grandparent)]
+        if nearby:
+            text += f". {grandparent} has {files.several(nearby, 10)}"
         return text
     names = sorted(file.name for file in path.parent.glob("*.json"))
     if not names:

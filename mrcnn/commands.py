@@ -540,27 +540,45 @@ def _check_that_heads_are_trained(config: Config, weights: str) -> None:
 def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
     """Writes the class names, background first, to classes.json beside a run's checkpoints.
 
+    Training does, too, those of its dataset.
+
     Returns:
         the path of the file.
     """
     return media.write_json(pathlib.Path(model.log_dir) / "classes.json", list(names))
 
 
-def save_settings(model: MaskRCNN) -> str:
-    """Writes the settings that are no defaults to settings.json beside a run's checkpoints.
+def warn_of_other_settings(model: MaskRCNN) -> None:
+    """Warns where a model's settings are not those in the settings.json of its run."""
+    from mrcnn import training
 
-    Functions, such as a BACKBONE of one's own, can't be written and are left out.
+    path = pathlib.Path(model.log_dir) / "settings.json"
+    if not path.exists():
+        return
+    before = files.read_json(path)
+    settings = training.settings_to_write(model.config)
+    differences = []
+    for name in sorted({*before, *settings}):
+        values = [_shown_setting(changed, name) for changed in (before, settings)]
+        if values[0] != values[1]:
+            differences.append(f"{name} was {values[0]}, is {values[1]}")
+    if differences:
+        logger.warning(
+            "The run in %s has had other settings: %s. With another --logs a new one begins",
+            path.parent,
+            "; ".join(differences),
+        )
 
-    Returns:
-        the path of the file.
-    """
-    settings = changed_settings(model.config)
-    plain = {name: value for name, value in settings.items() if not callable(value)}
-    return media.write_json(pathlib.Path(model.log_dir) / "settings.json", plain)
+
+def _shown_setting(changed: dict[str, Any], name: str) -> str:
+    """The value of a setting among those that are no defaults."""
+    if name in changed:
+        return files.short(changed[name])
+    return "the default"
 
 
 def load_settings(path: str | os.PathLike) -> dict[str, Any]:
-    """The settings in a settings.json, see `save_settings`.
+    """The settings in a settings.json that `training.describe_run` wrote.
 
     Raises:
         ValueError: no json, or names that are no settings.
@@ -581,7 +599,7 @@ def load_settings(path: str | os.PathLike) -> dict[str, Any]:
 def load_classes(
     config: Config, args: argparse.Namespace, default: Iterable[str] | None = None
 ) -> list[str]:
-    """The class names, background first, that lie beside the weights, see `save_classes`.
+    """The class names, background first, that lie beside the weights, see `training.describe_run`.
 
     Args:
         config: its NAME is that of the runs among which --weights=last looks.
@@ -652,6 +670,8 @@ def train(
             f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "
             "--epochs with a higher number goes on"
         )
+    if getattr(args, "weights", None) == "last":
+        warn_of_other_settings(model)
     final_epoch, final_layers, final_factor = stages[-1]
     if last > final_epoch:
         stages = [*stages, (last, final_layers, final_factor)]
@@ -793,7 +813,7 @@ def detect(
 
 
 class _DetectRun:
-    """What a call of `detect` has found so far. The arguments are those of `detect`."""
+    """The results of a call of `detect` so far. The arguments are those of `detect`."""
 
     def __init__(
         self,
@@ -977,10 +997,14 @@ def detect_exported(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs, videos")
     parser.add_argument("--output", default="results", metavar="FOLDER")
-    parser.add_argument("--threads", type=int, default=None, metavar="N")
-    parser.add_argument("--device", default="cpu")
+    batching.add_runtime_options(parser)
+    add_tile_options(parser)
+    add_track_option(parser)
     parser.add_argument("--traceback", action="store_true")
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
+    check_output(args)
+    _tiling(args)
+    check_tracking(args)
     model: Any = runtime.load(args.model, args.threads, args.device)
     detect(model, model.class_names, args, coco.category_ids_of(model.class_names))
 
@@ -1051,7 +1075,7 @@ def _detect(
     whole_masks: bool,
     tiling: dict[str, Any] | None = None,
 ) -> list[dict]:
-    """What a model detects on pictures.
+    """The detections of a model on pictures.
 
     Args:
         whole_masks: masks [H, W, N] however large they are.
@@ -1090,7 +1114,7 @@ def _all_names(class_names: Sequence[str], count: int) -> list[str]:
 
 
 def _image_entry(picture: media.Picture) -> dict:
-    """What images.json says of a picture; its id follows when all are known."""
+    """The entry of a picture in images.json; its id follows when all are known."""
     height, width = picture.image.shape[:2]
     entry = {"file_name": str(picture.path), "height": height, "width": width}
     if picture.frame is not None:
@@ -1328,6 +1352,13 @@ def train_on(
     if clock.exists():
         before = files.read_json(clock)
     if model.epoch >= args.epochs:
+        warn_of_other_settings(model)
+        logger.warning(
+            "Nothing is trained: %s has %d epochs, --epochs is %d. --restart begins again",
+            model.log_dir,
+            model.epoch,
+            args.epochs,
+        )
         return before
     dataset = make_dataset()
     start = time.monotonic()

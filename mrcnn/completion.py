@@ -16,6 +16,9 @@ def script(shell: str, parser: argparse.ArgumentParser, settings: Sequence[str])
         shell: one of `SHELLS`.
         parser: with sub-parsers.
         settings: names that --set completes.
+
+    Raises:
+        ValueError: another shell.
     """
     if shell == "bash":
         return _bash(parser, settings)
@@ -36,7 +39,7 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 
 def _help_of(parser: argparse.ArgumentParser, command: str) -> str:
-    """What the parser says of a command."""
+    """The help text of a command, "" for none."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
@@ -53,7 +56,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
 
 
 def _words(action: argparse.Action, settings: Sequence[str]) -> list[str]:
-    """What an option or an argument may be; empty for files and free text."""
+    """The values that an option or an argument allows; empty for files and free text."""
     if action.choices is not None:
         return [str(choice) for choice in action.choices]
     if action.dest == "set":

@@ -25,6 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mrcnn import files
+
 RESIZE_MODES = ("none", "square", "pad64", "crop", "shorter")
 BODIES = ("fpn", "c4")
 BACKBONES = (
@@ -635,7 +637,7 @@ class Config:
         try:
             yield
         except (TypeError, ValueError) as error:
-            values = ", ".join(_shortened(getattr(self, name)) for name in names)
+            values = ", ".join(files.short(getattr(self, name)) for name in names)
             raise ValueError(
                 f"{type(self).__name__} can't compute with {', '.join(names)}: numbers are whole,"
                 f" not lists, text or None. Received: {values}"
@@ -671,12 +673,12 @@ class Config:
             name = name.strip()
             if equals and name in _DERIVED:
                 raise ValueError(
-                    f"{name} can't be set: it is {_DERIVED[name]}. Received: {_shortened(text)}"
+                    f"{name} can't be set: it is {_DERIVED[name]}. Received: {files.short(text)}"
                 )
             if not equals or name not in known:
                 raise ValueError(
                     f"Expected SETTING=value with a setting of {type(self).__name__}"
-                    f"{_suggest(name, known, 0.6) or '.'} Received: {_shortened(text)}"
+                    f"{_suggest(name, known, 0.6) or '.'} Received: {files.short(text)}"
                 )
             old = getattr(self, name)
             new = _parsed(value.strip(), old)
@@ -687,7 +689,7 @@ class Config:
             elif not _fits(new, old) and not (new is None and may_be_none):
                 raise ValueError(
                     f"{name} takes a value of type {type(old).__name__}, such as {old!r}. "
-                    f"Received: {_shortened(value)}"
+                    f"Received: {files.short(value)}"
                 )
             if isinstance(old, np.ndarray):
                 new = _as_array(name, new)
@@ -766,7 +768,7 @@ class Config:
             yield f"BATCH_SIZE is a whole number from 1. Received: {self.BATCH_SIZE!r}"
         shape = self.__dict__.get("_IMAGE_SHAPE")
         if shape is not None and not _values("", _is_natural, (3,)).fits(shape):
-            yield f"IMAGE_SHAPE is (height, width, channels). Received: {_shortened(shape)}"
+            yield f"IMAGE_SHAPE is (height, width, channels). Received: {files.short(shape)}"
         size = 12 + self.NUM_CLASSES
         if not np.array_equal(self.IMAGE_META_SIZE, size):
             yield (
@@ -1192,7 +1194,7 @@ def as_config(config: Any) -> Config:
     if not setting_names() & set(settings):
         raise ValueError(
             "config is a Config, or an object with settings such as NUM_CLASSES. Received:"
-            f" {_shortened(config)}"
+            f" {files.short(config)}"
         )
     name = getattr(config, "__name__", type(config).__name__)
     return type(name, (Config,), settings)()
@@ -1215,14 +1217,6 @@ def _may_be_setting(name: str) -> bool:
     return not name.startswith("_") and (name.isupper() or name.upper() in setting_names())
 
 
-def _shortened(value: Any) -> str:
-    """A value as an error shows it."""
-    text = repr(value)
-    if len(text) > 100:
-        text = text[:100] + "..."
-    return text
-
-
 def _parsed(text: str, old: Any) -> Any:
     """The value that a text stands for, in Python's notation; the text itself where it is none."""
     import ast
@@ -1241,7 +1235,9 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.array(value)
     except ValueError as error:
-        raise ValueError(f"{name} is an array of numbers. Received: {_shortened(value)}") from error
+        raise ValueError(
+            f"{name} is an array of numbers. Received: {files.short(value)}"
+        ) from error
 
 
 def _suggest(name: str, known: set[str], cutoff: float = 0.85) -> str:
@@ -1348,7 +1344,7 @@ class _WrittenOver(property):
 
 
 class _Kind(NamedTuple):
-    """What a setting may be.
+    """The values that a setting allows.
 
     Attributes:
         words: of an error, between the setting's name and what was received.
@@ -1360,8 +1356,8 @@ class _Kind(NamedTuple):
 
 
 def _problem_of_kind(name: str, value: Any) -> str:
-    """What is said of a setting whose value is not of its kind."""
-    return f"{name} {_KINDS[name].words}. Received: {_shortened(value)}"
+    """The problem of a setting whose value is not of its kind, as a text."""
+    return f"{name} {_KINDS[name].words}. Received: {files.short(value)}"
 
 
 def _count(least: int) -> _Kind:

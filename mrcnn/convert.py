@@ -1,14 +1,14 @@
-"""Annotations from one format to another, with every loss named.
+"""Converts annotations from one format to another and counts every loss.
 
     report = convert("photos/via_region_data.json", "coco", "converted")
     print(report.text())
 
-`write` writes what `annotations.read` has read. An outline keeps its points where the target takes
-outlines, shifted by half a pixel where the two formats count from another place. A mask, by run
+`write` writes what `annotations.read` returns. An outline keeps its points where the target takes
+outlines, shifted by half a pixel where the two formats have different origins. A mask, by run
 lengths or as a file, stays one where the target holds masks (COCO, LabelMe, mask files); elsewhere
-it becomes an outline along the edges of its pixels, which encloses the same pixels: pieces and
-holes are joined to it by bridges of no width. What a target can't hold is left out, and counted in
-`Report.losses`. numpy only.
+it becomes an outline along the edges of its pixels, which encloses the same pixels: its pieces and
+holes are joined by bridges of no width. What a target can't hold is left out and counted in
+`Report.losses`. Keras and TensorFlow are not imported.
 """
 
 import base64
@@ -37,12 +37,12 @@ from mrcnn.annotations import (
     Rectangle,
     Region,
 )
-from mrcnn.masks import crop_of_rle, cut_to_pixels, encode_crops, sound_segmentation, to_rle
+from mrcnn.masks import cut_to_pixels, encode_crops, sound_segmentation, to_rle
 
 logger = logging.getLogger(__name__)
 
 FORMATS = ("coco", "via", "labelme", "yolo", "masks", "labels")
-# What becomes of outlines and masks, see `write`.
+# How outlines and masks are converted, see `write`.
 SHAPES = ("keep", "masks", "outlines")
 
 # Losses, as `Report.losses` names them.
@@ -65,9 +65,9 @@ NO_FILE = "images have no file there; their annotations alone are written"
 SIZELESS = "images are left out: the format needs their files"
 DEPTH = "images of more than 8 bits, or four bands, became RGB of 8 bits"
 
-# Objects that one label image of 16 bits can number.
+# How many objects a label image of 16 bits can number.
 MOST_LABELS = 65_535
-# A part of an annotation that COCO itself has, and which is therefore no attribute.
+# Fields of an annotation that COCO defines; all others are attributes.
 _COCO_FIELDS = frozenset(
     "id image_id category_id segmentation area bbox iscrowd attributes keypoints num_keypoints"
     " bbox_mode".split()
@@ -76,20 +76,20 @@ _COCO_FIELDS = frozenset(
 Loop = list[tuple[float, float]]  # an outline's points (x, y)
 
 
-# ---- What was done -------------------------------------------------------------------------------
+# ---- Conversion ----------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class Report:
-    """What a conversion has written, and lost.
+    """What a conversion has written and lost.
 
     Attributes:
         format: one of `FORMATS`.
-        output: the folder, or the file.
+        output: path of the folder, or of the file.
         written: paths of the annotation files.
-        images, objects: how many are in them.
-        losses: {kind: how many}, of the kinds that this module names.
-        notes: what to know to read the files.
+        images, objects: how many were written.
+        losses: {kind: how many}; the kinds are this module's constants, CROWDS to DEPTH.
+        notes: what a reader of the files needs to know.
     """
 
     format: str
@@ -101,7 +101,7 @@ class Report:
     notes: list[str] = dataclasses.field(default_factory=list)
 
     def text(self) -> str:
-        """A line of what was written and one for each kind of loss."""
+        """Lines for people: what was written, each kind of loss, the notes."""
         lines = [f"{self.output}: {self.images} images, {self.objects} objects as {self.format}"]
         lines += [f"  {count} {kind}" for kind, count in self.losses.items() if count]
         if len(lines) == 1:
@@ -109,7 +109,7 @@ class Report:
         return "\n".join([*lines, *(f"  {note}" for note in self.notes)])
 
     def to_dict(self) -> dict[str, Any]:
-        """The same for a program."""
+        """The attributes for a program, as values that JSON can hold."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values["losses"] = {kind: count for kind, count in self.losses.items() if count}
         return values
@@ -128,11 +128,18 @@ def convert(
     overwrite: bool = False,
     crowds: str = "auto",
 ) -> Report:
-    """Reads annotations of any format and writes them in another; arguments as `annotations.read`
-    and `write` take them.
+    """Reads annotations of any format and writes them in another.
+
+    Args:
+        source, images, attribute, label, crowds: see `annotations.read`.
+        target, output, shapes, tolerance, copy_images, overwrite: see `write`.
+
+    Returns:
+        `Report`.
 
     Raises:
-        AnnotationError: nothing that can be read. ValueError, OSError: nothing that can be written.
+        AnnotationError: the annotations can't be read.
+        ValueError, OSError: see `write`.
     """
     check_options(target, shapes, tolerance)
     _check_output(target, output, overwrite)
@@ -143,7 +150,11 @@ def convert(
 
 
 def check_options(target: str, shapes: str = "keep", tolerance: float = 0.0) -> None:
-    """ValueError where an argument of `write` is none of what is allowed."""
+    """Checks arguments of `write`.
+
+    Raises:
+        ValueError: one that is not allowed.
+    """
     if target not in FORMATS:
         raise ValueError(f"the format is one of {', '.join(FORMATS)}. Received: {target!r}")
     if shapes not in SHAPES:
@@ -153,7 +164,7 @@ def check_options(target: str, shapes: str = "keep", tolerance: float = 0.0) -> 
 
 
 def _check_output(target: str, output: Any, overwrite: bool) -> None:
-    """FileExistsError where writing would mix with, or replace, what is there."""
+    """Raises the errors of `write` that concern its output, before anything is read."""
     path = pathlib.Path(output)
     if path.suffix.lower() == ".json" and not _is_json(target, path):
         raise ValueError(f"the output of {target} is a folder. Received: {path}")
@@ -169,7 +180,7 @@ def _check_output(target: str, output: Any, overwrite: bool) -> None:
 
 
 def _is_json(target: str, path: pathlib.Path) -> bool:
-    """Whether the output is one json and not a folder."""
+    """Whether the output is a json file, not a folder."""
     return target in ("coco", "via") and path.suffix.lower() == ".json"
 
 
@@ -194,9 +205,9 @@ def write(
         target: the format.
         output: a folder; of coco and via also a .json, then images are copied beside it.
         shapes: "keep" keeps points, and masks where the format holds them; "masks" draws every
-            object, so that another reader sees the same pixels; "outlines" has no masks.
-        tolerance: pixels by which an outline that is made of a mask may leave it, to have fewer
-            points; 0 for the very pixels.
+            object, so that another reader sees the same pixels; "outlines" writes no masks.
+        tolerance: by how many pixels the outline of a mask may deviate from it, to have fewer
+            points; 0 for an exact one.
         copy_images: copy the image files; otherwise names are as they were annotated.
         overwrite: write into a folder that is not empty, replace files.
 
@@ -204,7 +215,9 @@ def write(
         `Report`.
 
     Raises:
-        ValueError: an argument that isn't allowed. FileExistsError: see `overwrite`. OSError.
+        ValueError: an argument that is not allowed; more objects than the format can hold.
+        FileExistsError: the output exists, and `overwrite` is False.
+        OSError: a file can't be read or written.
     """
     check_options(target, shapes, tolerance)
     _check_output(target, output, overwrite)
@@ -215,12 +228,12 @@ def write(
     )
     writer.write()
     if target in ("via", "labelme"):
-        _tell_of_classes(annotated, report)
+        _report_classes(annotated, report)
     return report
 
 
-def _tell_of_classes(annotated: Annotations, report: Report) -> None:
-    """What becomes of a list of classes in a format that names an object's class alone."""
+def _report_classes(annotated: Annotations, report: Report) -> None:
+    """Reports how the list of classes changes in a format that names the objects' classes alone."""
     used = {region.name for image in annotated.images for region in image.regions}
     report.losses[EMPTY_CLASSES] += len(set(annotated.classes) - used)
     classes = [name for name in annotated.classes if name in used]
@@ -235,14 +248,17 @@ def _tell_of_classes(annotated: Annotations, report: Report) -> None:
 
 
 def _plain_name(name: str) -> str:
-    """A relative path with / of a name that may be another system's, an address, or lead up."""
+    """An image's name as a relative path with slashes, which stays below the output folder.
+
+    name: as annotated; it may be an address, a path of Windows, absolute, or have "..".
+    """
     name = name.replace("\\", "/").split("?")[0]
-    is_outside = name.startswith("/") or re.match(r"[A-Za-z]:|[a-z]+://", name) is not None
+    is_absolute = name.startswith("/") or re.match(r"[A-Za-z]:|[a-z]+://", name) is not None
     parts = [part for part in name.split("/") if part not in ("", ".")]
-    if is_outside or ".." in parts or not parts:
+    if is_absolute or ".." in parts or not parts:
         parts = parts[-1:] or ["image"]
-    # The folder of images is the target's to choose; in one of masks none would be looked for, and
-    # hidden ones are no images.
+    # Readers would not look for images in folders of masks or hidden ones, and the target has a
+    # folder images/ of its own.
     folders = [part.lstrip(".") for part in parts[:-1] if part.lower() != "images"]
     folders = [
         part for part in folders if part and not files.NO_PHOTOGRAPHS.fullmatch(part.lower())
@@ -251,7 +267,7 @@ def _plain_name(name: str) -> str:
 
 
 def target_names(images: Sequence[AnnotatedImage], flat: bool = False) -> list[str]:
-    """A file name for each image, relative and with the suffix of its file; no two of one stem.
+    """A file name for each image: a relative path with the suffix of its file, of unique stem.
 
     flat: without folders, a/b.jpg as a_b.jpg.
     """
@@ -267,30 +283,32 @@ def target_names(images: Sequence[AnnotatedImage], flat: bool = False) -> list[s
             suffix = pathlib.Path(image.path).suffix
         stem = str(name.with_suffix(""))
         number = 1
-        free = stem
-        while free.casefold() in taken:
+        unique = stem
+        while unique.casefold() in taken:
             number += 1
-            free = f"{stem}_{number}"
-        taken.add(free.casefold())
-        names.append(free + (suffix or ".png"))
+            unique = f"{stem}_{number}"
+        taken.add(unique.casefold())
+        names.append(unique + (suffix or ".png"))
     return names
 
 
 def _copy_image(
     image: AnnotatedImage, path: pathlib.Path, losses: collections.Counter
 ) -> pathlib.Path:
-    """Copies an image's file to a path, whose suffix it may change. Returns the path.
+    """Copies an image's file to a path.
 
-    One that was annotated at its stored size, though its camera noted a turn, is written as it is
-    stored and without that note: formats without a size would take it for turned.
+    An image whose annotations refer to its stored orientation, not to the one in its EXIF data, is
+    written as a PNG of the stored pixels instead: readers of formats without sizes would turn it.
+
+    Returns:
+        the path, in that case with the suffix .png.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if image.embedded:
-        with files.atomic(path) as temporary:
-            pathlib.Path(temporary).write_bytes(image.embedded.content())
+        files.write_bytes(path, image.embedded.content())
         return path
-    shown, _ = utils.image_sizes(image.path)
-    if shown != (image.height, image.width):
+    upright_size, _ = utils.image_sizes(image.path)
+    if upright_size != (image.height, image.width):
         return _write_png(image, path, losses)
     if path.exists() and os.path.samefile(path, image.path):
         return path
@@ -302,7 +320,7 @@ def _copy_image(
 def _write_png(
     image: AnnotatedImage, path: pathlib.Path, losses: collections.Counter
 ) -> pathlib.Path:
-    """Writes an image's pixels as a PNG of 8 bits at a path, with that suffix. Returns it."""
+    """Writes an image's pixels as a PNG of 8 bits. Returns the path, with the suffix .png."""
     from mrcnn import media
 
     path = path.with_suffix(".png")
@@ -322,44 +340,43 @@ def _write_png(
 
 
 def outlines(mask: np.ndarray) -> tuple[list[Loop], list[Loop]]:
-    """The edges of a mask's pixels: closed lines of corners (x, y), whole numbers.
+    """The outlines of a mask along the edges of its pixels: closed loops of whole corners (x, y).
 
-    Pixels that touch at a corner are of one piece. A polygon that fills where the middle of a pixel
-    is inside, as LabelMe's, YOLO's and COCO's are drawn, fills the same pixels.
+    Pieces are 8-connected. A polygon is exact where a pixel belongs to it if its centre is inside,
+    as LabelMe's, YOLO's and COCO's are drawn.
 
     Args:
         mask: [h, w] bool.
 
     Returns:
-        outer: the outlines of the pieces; holes: those of the holes. Each without the first point
-            again at its end.
+        outer: the loops around the pieces, with the pixels on their right hand.
+        holes: the loops around the holes, likewise. The first point of a loop is not repeated at
+            its end.
     """
     padded = np.pad(np.asarray(mask, bool), 1).view(np.int8)
     across = padded[1:, 1:-1] - padded[:-1, 1:-1]  # [h + 1, w]: 1 on top of a pixel, -1 below
     along = padded[1:-1, 1:] - padded[1:-1, :-1]  # [h, w + 1]: 1 left of a pixel, -1 right
-    # The pixels lie on the right hand: on top from left to right, on the right downwards.
-    rows = _straights(across)
-    columns = _straights(along.T)
-    down = {}
-    for x, y1, y2, sign in columns:
+    # The pixels lie on the right hand: on top of them from left to right, right of them downwards.
+    vertical = {}
+    for x, y1, y2, sign in _segments(along.T):
         start = y2
         stop = y1
         if sign < 0:
             start = y1
             stop = y2
-        down[x, start, stop > start] = stop
-    across_from = {}
-    for y, x1, x2, sign in rows:
+        vertical[x, start, stop > start] = stop
+    horizontal = {}
+    for y, x1, x2, sign in _segments(across):
         start = x2
         stop = x1
         if sign > 0:
             start = x1
             stop = x2
-        across_from[start, y, stop > start] = stop
+        horizontal[start, y, stop > start] = stop
     outer = []
     holes = []
-    while across_from:
-        loop = _follow(across_from, down)
+    while horizontal:
+        loop = _take_loop(horizontal, vertical)
         if _area(loop) > 0:
             outer.append(loop)
         else:
@@ -367,8 +384,15 @@ def outlines(mask: np.ndarray) -> tuple[list[Loop], list[Loop]]:
     return outer, holes
 
 
-def _straights(changes: np.ndarray) -> list[tuple[int, int, int, int]]:
-    """(line, begin, end, sign) of each straight piece of equal changes along the lines."""
+def _segments(changes: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """The runs of equal changes, not 0, along the rows of an array.
+
+    Args:
+        changes: [rows, n] of -1, 0 and 1.
+
+    Returns:
+        list of (row, start, stop, sign).
+    """
     padded = np.pad(changes, ((0, 0), (1, 1)))
     begins = (padded[:, 1:-1] != 0) & (padded[:, 1:-1] != padded[:, :-2])
     ends = (padded[:, 1:-1] != 0) & (padded[:, 1:-1] != padded[:, 2:])
@@ -378,38 +402,43 @@ def _straights(changes: np.ndarray) -> list[tuple[int, int, int, int]]:
     return list(zip(lines.tolist(), first.tolist(), last.tolist(), signs.tolist()))
 
 
-def _follow(across_from: dict, down: dict) -> Loop:
-    """Takes one closed line out of the straight pieces, {(x, y of its start, sense): end}."""
-    (x, y, right), _ = next(iter(across_from.items()))
-    start = (x, y, right)
+def _take_loop(horizontal: dict, vertical: dict) -> Loop:
+    """Removes the segments of one closed loop, and returns its corners.
+
+    Args:
+        horizontal: {(x, y, whether x increases): x at the end}, by the segment's start.
+        vertical: {(x, y, whether y increases): y at the end}.
+    """
+    start = next(iter(horizontal))
+    x, y, increases = start
     loop: Loop = []
     while True:
         loop.append((x, y))
-        x = across_from.pop((x, y, right))
+        x = horizontal.pop((x, y, increases))
         loop.append((x, y))
-        # Where two pixels touch at a corner, the line turns left and goes on around both.
-        downwards = not right
-        if (x, y, downwards) not in down:
-            downwards = right
-        y = down.pop((x, y, downwards))
-        right = downwards
-        if (x, y, right) not in across_from and (x, y, right) != start:
-            right = not right
-        if (x, y, right) == start:
+        # Where two pixels touch at a corner, the loop turns left and encloses both.
+        turned = not increases
+        if (x, y, turned) not in vertical:
+            turned = increases
+        y = vertical.pop((x, y, turned))
+        increases = turned
+        if (x, y, increases) not in horizontal and (x, y, increases) != start:
+            increases = not increases
+        if (x, y, increases) == start:
             return loop
 
 
 def _area(loop: Sequence[tuple[float, float]]) -> float:
-    """The area inside a line that has its inside on the right hand; negative for a hole's."""
+    """The signed area of a loop (shoelace formula): positive where its inside is on the right."""
     points = np.array(loop, float)
     x, y = points.T
     return float(np.sum(x * np.roll(y, -1) - np.roll(x, -1) * y) / 2)
 
 
 def joined(loops: Sequence[Loop]) -> Loop:
-    """One outline of several, joined by bridges of no width: there and back on the same line.
+    """Joins loops to one by bridges of no width, which are passed there and back.
 
-    The bridges run along the edges of pixels, so that the middle of none lies on them.
+    The bridges run along the edges of pixels, so that the centre of none lies on them.
     """
     result = list(loops[0])
     for loop in loops[1:]:
@@ -427,8 +456,8 @@ def outline(mask: np.ndarray, tolerance: float = 0.0) -> Loop:
     """One outline of a mask, with bridges to its other pieces and its holes.
 
     Args:
-        mask: [h, w], a pixel of it at least.
-        tolerance: pixels by which the outline may leave the mask; 0 for the very pixels.
+        mask: [h, w] bool, with at least one pixel.
+        tolerance: by how many pixels the outline may deviate from the mask; 0 for an exact one.
     """
     outer, holes = outlines(mask)
     loops = [*outer, *holes]
@@ -438,13 +467,14 @@ def outline(mask: np.ndarray, tolerance: float = 0.0) -> Loop:
 
 
 def cut_outline(loop: Loop, height: float, width: float) -> Loop:
-    """An outline as far as it lies in an image, along whose edges it is closed.
-
-    By Sutherland and Hodgman's rule: edge after edge of the image. One inside comes back itself.
+    """Clips an outline to an image (Sutherland and Hodgman's algorithm).
 
     Args:
-        loop: points (x, y).
+        loop: points (x, y) in pixels.
         height, width: of the image.
+
+    Returns:
+        the clipped outline, or `loop` itself where it lies inside.
     """
     points = np.array(loop, float)
     if (points >= 0).all() and (points <= (width, height)).all():
@@ -453,10 +483,10 @@ def cut_outline(loop: Loop, height: float, width: float) -> Loop:
         inside = side * (points[:, axis] - bound)  # 0 on the edge, less than that beyond it
         kept = []
         for i, point in enumerate(points):
-            before = points[i - 1]
+            previous = points[i - 1]
             if inside[i] * inside[i - 1] < 0:
                 share = inside[i - 1] / (inside[i - 1] - inside[i])
-                crossing = before + share * (point - before)
+                crossing = previous + share * (point - previous)
                 crossing[axis] = bound
                 kept.append(crossing)
             if inside[i] >= 0:
@@ -466,10 +496,13 @@ def cut_outline(loop: Loop, height: float, width: float) -> Loop:
 
 
 def _nearest(first: Loop, second: Loop) -> tuple[int, int]:
-    """The places of the points of two lines that are nearest to each other, about."""
+    """Indices of a point of each loop that are close to each other, if not the closest pair.
+
+    From any point of the second to the closest of the first, and twice on: all pairs of two long
+    outlines would be millions.
+    """
     a = np.array(first)
     b = np.array(second)
-    # Of the second any point will do to find the first's, which then finds the second's.
     i = int(np.abs(a - b[0]).sum(axis=1).argmin())
     j = int(np.abs(b - a[i]).sum(axis=1).argmin())
     i = int(np.abs(a - b[j]).sum(axis=1).argmin())
@@ -477,7 +510,7 @@ def _nearest(first: Loop, second: Loop) -> tuple[int, int]:
 
 
 def _simplified(loop: Loop, tolerance: float) -> Loop:
-    """A line with fewer points, none farther than the tolerance in pixels from what they were."""
+    """A loop with fewer points (Douglas and Peucker), nowhere farther off than the tolerance."""
     import skimage.measure
 
     closed = np.array([*loop, loop[0]], float)
@@ -491,29 +524,16 @@ def _simplified(loop: Loop, tolerance: float) -> Loop:
 
 
 def _crop_of(region: Region, image: AnnotatedImage) -> tuple[int, int, np.ndarray]:
-    """An object's pixels: y and x of the first, [h, w] bool, the box no larger than they need."""
-    shape: Any = region.shape
-    if isinstance(shape, CocoSegmentation):
-        return _crop_of_coco(shape, image.height, image.width)
-    if hasattr(shape, "crop"):
-        top, left, pixels = shape.crop(image.height, image.width)
-    else:
-        top = left = 0
-        pixels = shape.mask(image.height, image.width)
+    """(y, x, pixels) of an object: its first row and column, and [h, w] bool in its tight box."""
+    top, left, pixels = annotations.crop_of(region.shape, image.height, image.width)
     y, x, inside = cut_to_pixels(pixels)
     return top + y, left + x, inside
 
 
-def _crop_of_coco(shape: CocoSegmentation, height: int, width: int) -> tuple[int, int, np.ndarray]:
-    """A COCO annotation's pixels, without an array of the whole image."""
-    (top, left, _, _), pixels = crop_of_rle(to_rle(shape.annotation, height, width))
-    return top, left, pixels
-
-
 def _points_of(shape: Any, height: int, width: int) -> list[Loop] | None:
-    """The outlines of a shape that has some, as points from the image's corner; None for others."""
+    """The outlines of a shape, in pixels from the image's corner; None for a shape without."""
     if isinstance(shape, Polygons):
-        shift = 0.5  # VIA's points are pixels, whose middles these are
+        shift = 0.5  # VIA's points are the centres of pixels
         if shape.exact:
             shift = 0.0
         return [[(x + shift, y + shift) for x, y in part] for part in _floats(shape.parts)]
@@ -536,12 +556,12 @@ def _points_of(shape: Any, height: int, width: int) -> list[Loop] | None:
 
 
 def _floats(parts: Iterable[Iterable]) -> list[Loop]:
-    """Points as numbers, which a json may have as text."""
+    """Points as floats; in a json they may be texts."""
     return [[(float(x), float(y)) for x, y in part] for part in parts]
 
 
 def _attributes_of(region: Region) -> dict:
-    """What a file says of an object besides its class, mask and keypoints."""
+    """{name: value} of an object's attributes besides its class, mask and keypoints."""
     shape = region.shape
     if not isinstance(shape, CocoSegmentation):
         return region.extra or {}
@@ -566,7 +586,7 @@ def _keypoints_of(region: Region) -> list | None:
 
 
 def _rounded(value: float) -> float | int:
-    """A coordinate for a json: whole numbers without a fraction, others to a millionth."""
+    """A coordinate for a json: an int where it is whole, otherwise rounded to six decimals."""
     value = round(float(value), 6)
     if value == int(value):
         return int(value)
@@ -612,7 +632,7 @@ class _Writer:
         raise NotImplementedError
 
     def count(self, image: AnnotatedImage, regions: Sequence[Region]) -> None:
-        """Counts an image and its objects."""
+        """Counts an image and its objects as written."""
         self.report.images += 1
         self.report.objects += len(regions)
 
@@ -622,8 +642,13 @@ class _Writer:
             json.dump(value, file, default=files.plain_value)
         self.report.written.append(str(path))
 
+    def write_bytes(self, path: pathlib.Path, content: bytes) -> None:
+        """Writes a file, whole or not at all."""
+        files.write_bytes(path, content)
+        self.report.written.append(str(path))
+
     def put_image(self, image: AnnotatedImage, path: pathlib.Path) -> pathlib.Path:
-        """Copies an image's file where there is one and it is wanted. Returns its path."""
+        """Copies an image's file if it has one and `copy_images` is set. Returns its path."""
         if not self.copy_images:
             return path
         if not image.path:
@@ -632,20 +657,20 @@ class _Writer:
         return _copy_image(image, path, self.losses)
 
     def without_crowds(self, image: AnnotatedImage) -> list[Region]:
-        """An image's objects for a format without crowds."""
+        """An image's objects without crowds, which are counted as lost."""
         regions = [region for region in image.regions if not region.crowd]
         self.losses[CROWDS] += len(image.regions) - len(regions)
         return regions
 
     def count_lost(self, region: Region, attributes: bool = True) -> None:
-        """Counts what most formats lack: keypoints, and attributes."""
+        """Counts what most formats can't hold of an object: its keypoints, its attributes."""
         if _keypoints_of(region):
             self.losses[KEYPOINTS] += 1
         if attributes and _attributes_of(region):
             self.losses[ATTRIBUTES] += 1
 
     def traced(self, region: Region, image: AnnotatedImage) -> tuple[list[Loop], list[Loop]]:
-        """Outlines along an object's pixels, see `outlines`, in the image."""
+        """The outer loops and holes of an object's pixels, see `outlines`, in image coordinates."""
         if isinstance(region.shape, Ellipse):
             self.losses[ROUND] += 1
         else:
@@ -659,7 +684,7 @@ class _Writer:
         return _moved(outer, left, top), _moved(holes, left, top)
 
     def single_outline(self, region: Region, image: AnnotatedImage) -> Loop:
-        """One outline of an object, for formats that hold no more."""
+        """An object as one outline, for formats that hold no more."""
         points = None
         if self.shapes != "masks":
             points = _points_of(region.shape, image.height, image.width)
@@ -672,7 +697,7 @@ class _Writer:
 
 
 def _moved(loops: list[Loop], x: float, y: float) -> list[Loop]:
-    """Lines moved by x and y."""
+    """Loops moved by x and y."""
     return [[(px + x, py + y) for px, py in loop] for loop in loops]
 
 
@@ -716,14 +741,14 @@ class _CocoWriter(_Writer):
         return [region for image in self.annotated.images for region in image.regions]
 
     def image_ids(self) -> list[Any]:
-        """The json's own ids where they are numbers, otherwise 1, 2, ..."""
+        """The ids of the json that was read where they are sound, otherwise 1, 2, ..."""
         own = [(image.extra or {}).get("id") for image in self.annotated.images]
         if _are_ids(own):
             return own
         return list(range(1, len(own) + 1))
 
     def categories(self) -> tuple[list[dict], dict[str, Any]]:
-        """The categories, and {name: id}; those of a json stay as they are."""
+        """The categories and {name: id}: those of the json that was read, or else new ones."""
         own = self.annotated.categories
         if own and {item["name"] for item in own} >= set(self.annotated.classes):
             numbers = {item["name"]: item["id"] for item in reversed(own)}
@@ -749,7 +774,7 @@ class _CocoWriter(_Writer):
         return item
 
     def segmentation(self, region: Region, image: AnnotatedImage) -> Any:
-        """Polygons, or run lengths."""
+        """The value of "segmentation": polygons or run lengths."""
         size = (image.height, image.width)
         points = _points_of(region.shape, *size)
         if self.shapes == "masks" or (points is None and self.shapes == "keep"):
@@ -765,7 +790,7 @@ class _CocoWriter(_Writer):
         return [[_rounded(value) for point in part for value in point] for part in points]
 
     def runs(self, region: Region, image: AnnotatedImage) -> dict:
-        """An object's run lengths; of a json its own."""
+        """An object's run lengths: those of the json that was read, or else new ones."""
         shape = region.shape
         if isinstance(shape, CocoSegmentation) and isinstance(
             shape.annotation["segmentation"], dict
@@ -777,7 +802,7 @@ class _CocoWriter(_Writer):
 
 
 def _are_ids(values: Sequence[Any]) -> bool:
-    """Whether values are ids as COCO's: whole numbers, no two equal."""
+    """Whether values are ids as COCO's: integers, all different."""
     if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         return False
     return len(set(values)) == len(values)
@@ -838,7 +863,7 @@ class _ViaWriter(_Writer):
         }
 
     def shape(self, region: Region, image: AnnotatedImage) -> dict:
-        """VIA's form of a shape: its points are pixels, half a pixel beside the others'."""
+        """A shape as VIA's shape_attributes; its points are centres of pixels, half a pixel off."""
         shape = region.shape
         if self.shapes != "masks" and isinstance(shape, Rectangle):
             return {
@@ -858,12 +883,12 @@ class _ViaWriter(_Writer):
         }
 
     def ellipse(self, shape: Ellipse) -> dict:
-        """A circle or an ellipse."""
-        middle = {"cx": shape.x, "cy": shape.y}
-        if shape.radius_x == shape.radius_y:
-            return {"name": "circle", **middle, "r": shape.radius_x}
+        """A circle or an ellipse as VIA's shape_attributes."""
+        centre = {"cx": shape.x, "cy": shape.y}
+        if _is_circle(shape):
+            return {"name": "circle", **centre, "r": shape.radius_x}
         radii = {"rx": shape.radius_x, "ry": shape.radius_y}
-        return {"name": "ellipse", **middle, **radii, "theta": shape.angle}
+        return {"name": "ellipse", **centre, **radii, "theta": shape.angle}
 
 
 class _LabelmeWriter(_Writer):
@@ -896,7 +921,7 @@ class _LabelmeWriter(_Writer):
             self.count(image, image.regions)
 
     def shapes_of(self, region: Region, image: AnnotatedImage, number: int) -> list[dict]:
-        """The shapes of an object; several have its number as their group."""
+        """The shapes of an object; where they are several, `number` is their group_id."""
         self.count_lost(region, attributes=False)
         forms = self.forms(region, image)
         attributes = _attributes_of(region)
@@ -913,7 +938,7 @@ class _LabelmeWriter(_Writer):
         return shapes
 
     def forms(self, region: Region, image: AnnotatedImage) -> list[dict]:
-        """An object's outlines, or its mask."""
+        """The shape_type and points of an object's outlines, or of its mask."""
         shape = region.shape
         if self.shapes != "masks" and isinstance(shape, Rectangle):
             corners = [[shape.x1, shape.y1], [shape.x2, shape.y2]]
@@ -947,6 +972,7 @@ def _form(kind: str, points: Sequence) -> dict:
 
 
 def _is_circle(shape: Ellipse) -> bool:
+    """Whether an ellipse is a circle."""
     return shape.radius_x == shape.radius_y
 
 
@@ -962,9 +988,9 @@ def _png(pixels: np.ndarray) -> bytes:
 
 
 class _YoloWriter(_Writer):
-    """data.yaml, and images/<subset> and labels/<subset>, train where a name says no subset."""
+    """data.yaml, images/<subset> and labels/<subset>; the subset is train where a name has none."""
 
-    # Folders of the source, and what they are called here.
+    # Folders that begin names of the source, and the subsets that they are.
     SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
     def write(self) -> None:
@@ -987,42 +1013,37 @@ class _YoloWriter(_Writer):
                 self.count_lost(region)
                 loop = self.cut(self.single_outline(region, image), image)
                 lines.append(f"{numbers[region.name]} {_shares(loop, image)}\n")
-            self.write_text(labels / placed.with_suffix(".txt"), "".join(lines))
+            self.write_bytes(labels / placed.with_suffix(".txt"), "".join(lines).encode())
             self.count(image, regions)
         names = "".join(
             f"  {number}: {json.dumps(name, ensure_ascii=False)}\n"
             for name, number in numbers.items()
         )
         folders = {subset: f"images/{subset}" for subset in sorted(used)}
-        for subset in ("train", "val"):  # the program insists on both
+        for subset in ("train", "val"):  # Ultralytics refuses a data.yaml without both
             folders.setdefault(subset, next(iter(folders.values()), "images/train"))
         subsets = "".join(f"{subset}: {folder}\n" for subset, folder in folders.items())
-        self.write_text(self.output / "data.yaml", f"path: .\n{subsets}names:\n{names}")
+        data = f"path: .\n{subsets}names:\n{names}"
+        self.write_bytes(self.output / "data.yaml", data.encode())
 
     def cut(self, loop: Loop, image: AnnotatedImage) -> Loop:
-        """An outline without what lies beyond the image: readers refuse it."""
-        inside = cut_outline(loop, image.height, image.width)
-        self.losses[CUT] += inside is not loop
-        return inside
-
-    def write_text(self, path: pathlib.Path, text: str) -> None:
-        """Writes a text file, whole or not at all."""
-        with files.atomic(path) as temporary:
-            pathlib.Path(temporary).write_text(text, encoding="utf-8")
-        self.report.written.append(str(path))
+        """An outline clipped to the image; readers refuse coordinates outside of 0..1."""
+        clipped = cut_outline(loop, image.height, image.width)
+        self.losses[CUT] += clipped is not loop
+        return clipped
 
 
 def _shares(loop: Loop, image: AnnotatedImage) -> str:
-    """Points as shares of the image's sides, to a hundred-thousandth of a pixel or less."""
-    words = []
+    """Points as "x y x y ..." in 0..1 of the image's sides, exact to 1e-5 pixels or better."""
+    coordinates = []
     for x, y in loop:
-        words.append(f"{x / image.width:.10g}")
-        words.append(f"{y / image.height:.10g}")
-    return " ".join(words)
+        coordinates.append(f"{x / image.width:.10g}")
+        coordinates.append(f"{y / image.height:.10g}")
+    return " ".join(coordinates)
 
 
 class _MasksWriter(_Writer):
-    """The bowl's folders: <id>/images/<id>.png and <id>/masks/*.png."""
+    """The Data Science Bowl's folders: <id>/images/<id>.png and <id>/masks/*.png."""
 
     FLAT = True
 
@@ -1035,40 +1056,45 @@ class _MasksWriter(_Writer):
                 self.losses[SIZELESS] += 1
                 continue
             if self.copy_images:
-                path = folder / "images" / f"{image_id}.png"
-                if image.path.lower().endswith(".png") and not image.embedded:
-                    _copy_image(image, path, self.losses)
-                else:
-                    _write_png(image, path, self.losses)
+                self.write_image(image, folder / "images" / f"{image_id}.png")
             regions = self.without_crowds(image)
-            masks = folder / "masks"
-            masks.mkdir(parents=True, exist_ok=True)
-            names = [f"{number:05}.png" for number in range(1, len(regions) + 1)]
-            for region, name in zip(regions, names):
-                self.count_lost(region)
-                self.losses[CLASSES] += not one_class
-                mask = np.zeros((image.height, image.width), bool)
-                top, left, pixels = _crop_of(region, image)
-                mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
-                self.write_bytes(masks / name, _png(mask))
-            # Of a run before with more objects: they would be read as this image's.
-            for path in masks.glob("*.png"):
-                if path.name not in names:
-                    path.unlink()
+            self.write_masks(image, regions, folder / "masks")
+            if not one_class:
+                self.losses[CLASSES] += len(regions)
             self.count(image, regions)
 
+    def write_image(self, image: AnnotatedImage, path: pathlib.Path) -> None:
+        """Copies an image that is a PNG, and writes another one as a PNG."""
+        if image.path.lower().endswith(".png") and not image.embedded:
+            _copy_image(image, path, self.losses)
+        else:
+            _write_png(image, path, self.losses)
+
+    def write_masks(
+        self, image: AnnotatedImage, regions: Sequence[Region], folder: pathlib.Path
+    ) -> None:
+        """Writes the files 00001.png, ... of an image's masks."""
+        folder.mkdir(parents=True, exist_ok=True)
+        names = set()
+        for number, region in enumerate(regions, 1):
+            self.count_lost(region)
+            mask = np.zeros((image.height, image.width), bool)
+            top, left, pixels = _crop_of(region, image)
+            mask[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+            path = folder / f"{number:05}.png"
+            self.write_bytes(path, _png(mask))
+            names.add(path.name)
+        # An earlier run may have written more objects: they would be read as this image's.
+        for path in folder.glob("*.png"):
+            if path.name not in names:
+                path.unlink()
+
     def has_one_class(self) -> bool:
-        """Whether no class is lost but a name, which a note then tells."""
+        """Whether there is one class, of which only the name is lost; a note then has it."""
         classes = self.annotated.classes
         if len(classes) == 1:
             self.report.notes.append(f"files of masks name no class: it is {classes[0]!r}")
         return len(classes) == 1
-
-    def write_bytes(self, path: pathlib.Path, content: bytes) -> None:
-        """Writes a file, whole or not at all."""
-        with files.atomic(path) as temporary:
-            pathlib.Path(temporary).write_bytes(content)
-        self.report.written.append(str(path))
 
 
 class _LabelsWriter(_MasksWriter):
@@ -1096,16 +1122,16 @@ class _LabelsWriter(_MasksWriter):
             self.count(image, regions)
 
     def labels_of(self, image: AnnotatedImage, regions: Sequence[Region]) -> np.ndarray:
-        """[H, W] uint16: the number of the object of each pixel, of several the smallest one's."""
+        """[H, W] uint16: the number of each pixel's object, 0 for none; the smallest of several."""
         labels = np.zeros((image.height, image.width), np.uint16)
         crops = [_crop_of(region, image) for region in regions]
         areas = [np.count_nonzero(pixels) for _, _, pixels in crops]
         for number in sorted(range(len(crops)), key=areas.__getitem__):
             self.count_lost(regions[number])
             top, left, pixels = crops[number]
-            place = labels[top : top + pixels.shape[0], left : left + pixels.shape[1]]
-            free = pixels & (place == 0)
-            place[free] = number + 1
+            window = labels[top : top + pixels.shape[0], left : left + pixels.shape[1]]
+            free = pixels & (window == 0)
+            window[free] = number + 1
             if not free.any():
                 self.losses[HIDDEN] += 1
             elif np.count_nonzero(free) < areas[number]:

@@ -127,7 +127,13 @@ def check_items(items: Any, load: Callable | None) -> None:
 
 
 def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, str]:
-    """Image number `number` of `detect_many` as an array, and what errors are to call it."""
+    """An image [H, W, C] or [H, W] of `detect_many`, and its name in errors.
+
+    Args:
+        number: its place among the items.
+        item: the image, or what `load` takes.
+        load: f(item) that returns the image; None where the item is the image.
+    """
     image = item
     where = f"image {number}"
     if load is not None:
@@ -327,6 +333,9 @@ def with_channels(
         [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are
         asked for, and where 1 is the first of three that are equal taken, as of a gray file that
         was read as RGB.
+
+    Raises:
+        ValueError: an image of another shape.
     """
     wanted = config.IMAGE_CHANNEL_COUNT
     shaped = image
@@ -437,7 +446,7 @@ def parts_of(image: np.ndarray, config: Config) -> Iterator[None]:
     Their values are brought to the range of the whole: a dark part stays dark.
 
     Args:
-        image: the whole, or a sample of its values.
+        image: the whole, [H, W, C], or a sample of its values.
     """
     token = _RANGE_OF_WHOLE.set((range_of(image, config),))
     try:
@@ -465,6 +474,53 @@ def _tell_of_range(where: str, dtype: np.dtype, limits: tuple[float, float], fin
         logger.info("%s", text)
 
 
+_UNMOLDED_TOLD: set[str] = set()
+
+
+def tell_of_unmolded(images: np.ndarray, config: Config, name: str) -> None:
+    """Says once for each method that it was given whole numbers for molded images.
+
+    The network takes them, and finds less: notebooks of 2018 pass what `load_image_gt` returns.
+
+    Args:
+        name: of the method.
+    """
+    is_molded = np.asarray(images).dtype.kind == "f"
+    changes_values = np.any(config.MEAN_PIXEL) or np.any(np.asarray(config.STD_PIXEL) != 1)
+    if is_molded or not changes_values or name in _UNMOLDED_TOLD:
+        return
+    _UNMOLDED_TOLD.add(name)
+    logger.warning(
+        "%s() takes molded images, with MEAN_PIXEL subtracted: mold_image(image, config), or what"
+        " mold_inputs returns. Received: %s, which is taken as it is",
+        name,
+        np.asarray(images).dtype,
+    )
+
+
+# Score from which on a detection that is left out would be missed.
+SURE_SCORE = 0.5
+_LIMITS_TOLD: set[int] = set()
+
+
+def tell_of_limit(scores: np.ndarray, limit: int) -> None:
+    """Says once that an image has as many sure detections as there may be, and perhaps more.
+
+    Args:
+        scores: [N] of its detections.
+        limit: DETECTION_MAX_INSTANCES.
+    """
+    if len(scores) < limit or limit in _LIMITS_TOLD or scores.min(initial=1) < SURE_SCORE:
+        return
+    _LIMITS_TOLD.add(limit)
+    logger.warning(
+        "an image has %d detections, as many as DETECTION_MAX_INSTANCES allows, with scores from"
+        " %.2f: there may be more. The same goes for other images, and tiles",
+        limit,
+        scores.min(),
+    )
+
+
 # ---- Augmentation --------------------------------------------------------------------------------
 
 
@@ -474,6 +530,23 @@ def import_imgaug() -> Any:
         warnings.simplefilter("ignore")
         import imgaug
     return imgaug
+
+
+def check_augmentation(augmentation: Any) -> None:
+    """ValueError for what `apply_augmentation` can't use; None is no augmentation."""
+    is_class = isinstance(augmentation, type)
+    takes_images = callable(augmentation) or hasattr(augmentation, "augment_images")
+    if augmentation is None or (takes_images and not is_class):
+        return
+    hint = ""
+    if is_class:
+        hint = f"; an object of this class does, {augmentation.__name__}(...)"
+    elif isinstance(augmentation, (list, tuple)):
+        hint = "; imgaug.augmenters.Sequential(list) makes one augmenter of a list of imgaug's"
+    raise ValueError(
+        "augmentation is an imgaug augmenter or a function f(image, masks), such as those of"
+        f" mrcnn.augmentation. Received: {augmentation!r:.200}{hint}"
+    )
 
 
 def apply_augmentation(
@@ -504,8 +577,9 @@ def apply_augmentation(
         not visible.
 
     Raises:
-        ValueError: the result has another size.
+        ValueError: no augmentation, or a result of another size.
     """
+    check_augmentation(augmentation)
     if hasattr(augmentation, "augment_images"):
         given = masks
         if not isinstance(masks, LabelMaps) and _moves_labels(augmentation):
@@ -515,18 +589,12 @@ def apply_augmentation(
         new_image, new_masks, new_points = _augment_with_imgaug(
             augmentation, image, given, rng, points, flip_pairs
         )
-    elif callable(augmentation):
+    else:
         given = masks
         if not augmenting.takes_label_maps(augmentation):
             given = np.asarray(masks)
         new_image, new_masks, new_points = augmenting.call(
             augmentation, image, given, points, rng=rng, flip_pairs=flip_pairs
-        )
-    else:
-        raise ValueError(
-            "augmentation is an imgaug augmenter or a function f(image, masks), such as those of"
-            " mrcnn.augmentation. "
-            f"Received: {augmentation!r}"
         )
     if new_image.shape != image.shape or new_masks.shape != masks.shape:
         raise ValueError(
@@ -608,7 +676,7 @@ def _augment_with_imgaug(
     augmenter.seed_(int(rng.integers(2**31)), deterministic_too=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
-        given = {"image": image}
+        given = {"image": _as_imgaug_takes(image)}
         if masks.shape[-1]:
             maps = masks
             if isinstance(masks, LabelMaps):
@@ -630,7 +698,25 @@ def _augment_with_imgaug(
     new_points = None
     if points is not None:
         new_points = _points_of_imgaug(augmented["keypoints"], points, flip_pairs)
-    return augmented["image"], new_masks, new_points
+    return augmented["image"].astype(image.dtype, copy=False), new_masks, new_points
+
+
+def _as_imgaug_takes(image: np.ndarray) -> np.ndarray:
+    """An image of values of 0..255 as uint8, another one as it is.
+
+    Of other dtypes imgaug takes the dtype's own range for that of the values: it inverted floats
+    to below 0 and raised their contrast to thousands, and refuses most whole numbers.
+    """
+    low = image.min(initial=0)
+    high = image.max(initial=0)
+    if image.dtype == np.uint8 or not (low >= 0 and high <= 255):
+        return image
+    if image.dtype.kind in "ui":
+        return image.astype(np.uint8)
+    # Fractions, and channels that may have units of their own, stay as they are.
+    if image.dtype.kind == "f" and image.shape[2] in (1, 3) and high > 2:
+        return np.rint(image).astype(np.uint8)
+    return image
 
 
 # Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of
@@ -667,15 +753,16 @@ def _points_of_imgaug(
 
 
 def _where(dataset: utils.Dataset, image_id: int) -> str:
-    """What messages call an image."""
+    """An image as messages name it."""
     info = dataset.image_info[image_id]
     if info.get("path"):
         return f"image {image_id} ({info['path']})"
     return f"image {image_id} (source {info.get('source')!r}, id {info.get('id')!r})"
 
 
-def _raise_unreadable(what: str, error: Exception) -> NoReturn:
-    raise DatasetError(f"{what} can't be read: {type(error).__name__}: {error}") from error
+def _raise_unreadable(subject: str, error: Exception) -> NoReturn:
+    """Raises the DatasetError of an image or its masks that loading has failed for."""
+    raise DatasetError(f"{subject} can't be read: {type(error).__name__}: {error}") from error
 
 
 def _check_prepared(dataset: Any, name: str = "the dataset") -> None:
@@ -701,7 +788,7 @@ def _load(
     config: Config,
     image_id: int,
 ) -> tuple[np.ndarray, Masks, np.ndarray, np.ndarray | None]:
-    """What a dataset has of one image, checked.
+    """The image, masks and class ids of a dataset's image, checked.
 
     Returns:
         image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float or None
@@ -776,7 +863,7 @@ def _has_label_maps(dataset: utils.Dataset) -> bool:
 
 
 def _described(value: Any) -> str:
-    """What an error says of a value that is of another kind than it should be."""
+    """A value of a wrong kind as an error describes it."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     if isinstance(value, (tuple, list)):
@@ -785,13 +872,22 @@ def _described(value: Any) -> str:
     return f"{value!r:.100}"
 
 
-def _as_array(values: Any, what: str, where: str) -> np.ndarray:
-    """An array of what `load_mask` returned; an error where parts have different shapes."""
+def _as_array(values: Any, name: str, where: str) -> np.ndarray:
+    """An array of the values that `load_mask` returned.
+
+    Args:
+        values: masks or class ids.
+        name: "masks" or "class ids", for the error.
+        where: which image, for the error.
+
+    Raises:
+        DatasetError: parts have different shapes.
+    """
     try:
         return np.asarray(values)
     except (ValueError, TypeError) as error:
         raise DatasetError(
-            f"{what} are one array. Received: {_described(values)} for {where}: {error}"
+            f"{name} are one array. Received: {_described(values)} for {where}: {error}"
         ) from error
 
 
@@ -808,6 +904,8 @@ def _checked_masks(
         raise DatasetError(f"masks are bool or 0 and 1. Received: {masks.dtype} for {where}")
     if masks.dtype.kind == "f":
         _check_float_masks(dataset, masks, where)
+    elif masks.dtype.kind in "ui":
+        _look_at_whole_masks(dataset, masks, where)
     return masks.astype(bool, copy=False)
 
 
@@ -850,6 +948,35 @@ def _check_float_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) ->
             " object's. load_mask may return masks > .5. The same goes for other images",
             where,
         )
+
+
+# Datasets of whose masks of whole numbers one image was looked at.
+_looked_at: weakref.WeakSet = weakref.WeakSet()
+
+
+def _look_at_whole_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) -> None:
+    """A warning of masks with more than one value above 0 in an object, as a JPEG has them.
+
+    Of a dataset the first image is looked at: it takes as long as a part of reading it.
+    """
+    if dataset in _looked_at:
+        return
+    _looked_at.add(dataset)
+    for i in range(masks.shape[2]):
+        mask = masks[:, :, i]
+        values = np.unique(mask[mask != 0])
+        if len(values) > 1:
+            logger.warning(
+                "the masks of %s have %d values besides 0, from %d to %d in object %d: every pixel"
+                " that is not 0 counts as the object's, of a JPEG some of the background too."
+                " load_mask may return masks > 127. The same goes for other images",
+                where,
+                len(values),
+                values[0],
+                values[-1],
+                i,
+            )
+            return
 
 
 def _check_kind_of_class_ids(class_ids: np.ndarray, where: str) -> None:
@@ -938,7 +1065,7 @@ def load_image_gt(
     dataset: utils.Dataset,
     config: Config,
     image_id: int,
-    augment: bool = False,
+    augment: Any = False,
     augmentation: Any = None,
     use_mini_mask: bool = False,
     *,
@@ -950,7 +1077,8 @@ def load_image_gt(
 
     Args:
         dataset: prepared `Dataset`.
-        augment: the original's old flag: a horizontal flip, every other time.
+        augment: the original's old flag: a horizontal flip, every other time. The TF2 fork has
+            augmentation in this place, which is taken for it.
         augmentation: see `apply_augmentation`.
         use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
         rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
@@ -973,6 +1101,9 @@ def load_image_gt(
         DatasetError: names the image and what is wrong with it.
     """
     config = as_config(config)
+    if augmentation is None and (callable(augment) or hasattr(augment, "augment_images")):
+        augmentation = augment
+        augment = False
     if jitter and _draws(config):
         rng = _generator(rng)
     view = _view(dataset, config, image_id, rng, jitter)
@@ -1227,7 +1358,7 @@ def _without_padding(view: _View) -> _View:
 
 
 def _padding_value(config: Config) -> Any:
-    """What padding inside a window holds, so that it becomes what padding outside of one does."""
+    """The value of padding inside a window, which becomes that of padding outside of it."""
     if config.FLOAT_RESIZE:
         return config.MEAN_PIXEL
     return 0
@@ -1332,7 +1463,7 @@ def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
 
 
 def _without_class(dataset: utils.Dataset, source: Any, image_ids: Sequence[int]) -> str:
-    """What is wrong with images of a source that no class belongs to."""
+    """The problem of images whose source has no class, as a text."""
     return (
         f"{len(image_ids)} images such as {_where(dataset, image_ids[0])} are of the source"
         f" {source!r}, and no class is: add_class({source!r}, ...). Sources with classes are"
@@ -1617,7 +1748,7 @@ def generate_random_rois(
 
 
 class _Example(NamedTuple):
-    """What `load_image_gt` returns of an image; keypoints None without USE_KEYPOINTS."""
+    """The result of `load_image_gt` for an image; keypoints None without USE_KEYPOINTS."""
 
     image: np.ndarray
     meta: np.ndarray
@@ -1625,6 +1756,27 @@ class _Example(NamedTuple):
     boxes: np.ndarray
     masks: np.ndarray
     keypoints: np.ndarray | None = None
+
+
+def _sources_of(dataset: Any, names: str | Collection[str] | None) -> set[str]:
+    """The sources named by `no_augmentation_sources`, a warning of those without an image.
+
+    Args:
+        names: of sources; one name stands for itself.
+    """
+    if names is None:
+        return set()
+    if isinstance(names, str):
+        names = [names]
+    wanted = set(names)
+    present = {info["source"] for info in getattr(dataset, "image_info", ())}
+    if missing := sorted(map(str, wanted - present)):
+        logger.warning(
+            "no_augmentation_sources: no image is of %s; the images' sources are %s",
+            ", ".join(map(repr, missing)),
+            ", ".join(map(repr, sorted(map(str, present)))) or "none",
+        )
+    return wanted
 
 
 class TrainingBatches:
@@ -1638,8 +1790,8 @@ class TrainingBatches:
         dataset, config: as for `load_image_gt`.
         shuffle: False keeps the dataset's order.
         augment, augmentation, jitter: see `load_image_gt`.
-        no_augmentation_sources: sources of images that are left as they are and not mixed into
-            others.
+        no_augmentation_sources: sources, or one, of images that are left as they are and not mixed
+            into others.
         seed: int.
         batch_size: None for the config's.
         random_rois: RoIs of an image to add to the inputs, 0 for none.
@@ -1657,7 +1809,7 @@ class TrainingBatches:
         shuffle: bool = True,
         augment: bool = False,
         augmentation: Any = None,
-        no_augmentation_sources: Collection[str] | None = None,
+        no_augmentation_sources: str | Collection[str] | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         random_rois: int = 0,
@@ -1674,7 +1826,7 @@ class TrainingBatches:
         self.augment = augment
         self.augmentation = augmentation
         self.jitter = jitter
-        self.no_augmentation_sources = set(no_augmentation_sources or ())
+        self.no_augmentation_sources = _sources_of(dataset, no_augmentation_sources)
         self.batch_size = batch_size or config.BATCH_SIZE
         self.random_rois = random_rois
         self.detection_targets = detection_targets
@@ -1915,7 +2067,7 @@ def _has_objects(masks: Masks, class_ids: np.ndarray) -> bool:
 
 
 def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:
-    """What is wrong with a dataset of which `count` images, all, have no object."""
+    """The problem of a dataset of `count` images, none of which has an object, as a text."""
     return (
         f"none of the {count} images, from {_where(dataset, dataset.image_ids[0])} on, has an"
         " object to learn from: one with a class id above 0 (crowds, iscrowd: 1, have ids below 0)"
@@ -1932,7 +2084,7 @@ def data_generator(
     random_rois: int = 0,
     batch_size: int = 1,
     detection_targets: bool = False,
-    no_augmentation_sources: Collection[str] | None = None,
+    no_augmentation_sources: str | Collection[str] | None = None,
     seed: int | None = None,
 ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
     """Endless `(inputs, outputs)` as in the original (matterport: data_generator).
@@ -2050,7 +2202,7 @@ class _Check:
         self.found_object = False
 
     def problems(self) -> Iterator[str]:
-        """What is wrong with the images."""
+        """The problems of the images, as a text."""
         image_ids = np.asarray(self.dataset.image_ids)
         total = len(image_ids)
         limit = self.config.CHECK_IMAGES

@@ -1550,6 +1550,8 @@ def _key(model: Any, dataset: Dataset, truth: Truth, tiling: dict[str, int]) -> 
         name = getattr(variable, "path", getattr(variable, "name", ""))
         digest.update(f"{name} {values.shape} {values.dtype}".encode())
         digest.update(values.tobytes())
+    if hasattr(model, "identity"):  # an exported one, whose weights lie in its file
+        digest.update(json.dumps(model.identity(), sort_keys=True).encode())
     settings = {}
     for name, value in model.config.to_dict().items():
         if name not in NOT_DETECTING:

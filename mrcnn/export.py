@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import json
 import logging
@@ -38,12 +39,13 @@ import numpy as np
 
 from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
 from mrcnn.config import Config, setting_names
-from mrcnn.files import atomic
+from mrcnn.files import atomic, write_bytes
 from mrcnn.runtime import (
     AROUND,
     ASSET,
     CHECKSUM,
     FORMATS,
+    INPUT,
     METADATA_KEY,
     SUFFIXES,
     checksum,
@@ -304,10 +306,10 @@ class Molder:
 
         height = self._side(pixels, 1)
         width = self._side(pixels, 2)
-        rows = self._weights(*self._neighbours(height, sizes.height), height, 1)
-        columns = self._weights(*self._neighbours(width, sizes.width), width, 2)
-        y_low, y_high, y_low_weight, y_high_weight = rows
-        x_low, x_high, x_low_weight, x_high_weight = columns
+        low, high, share = self._neighbours(height, sizes.height)
+        y_low, y_high, y_low_weight, y_high_weight = self._weights(low, high, share, height, 1)
+        low, high, share = self._neighbours(width, sizes.width)
+        x_low, x_high, x_low_weight, x_high_weight = self._weights(low, high, share, width, 2)
         darkest = tf.reduce_min(pixels, axis=(1, 2, 3), keepdims=True)
         brightest = tf.reduce_max(pixels, axis=(1, 2, 3), keepdims=True)
         above = tf.gather(pixels, y_low, axis=1) * y_low_weight
@@ -599,17 +601,21 @@ def _float32() -> Iterator[None]:
         keras.config.set_dtype_policy(policy)
 
 
-# ---- Suppression by ONNX's operator --------------------------------------------------------------
+# ---- Suppression by an operator of ONNX and OpenVINO ---------------------------------------------
 
 # Text of the attribute by which the operator's place is known in TensorFlow's graph.
 PLACE_OF_NMS = "PyFuncStateless"
 
 
-def _suppress_by_onnx(boxes, scores, count, iou_threshold, valid, classes):
-    """`ops.non_max_suppression` by ONNX's NonMaxSuppression, which TensorFlow can't compute.
+def _suppress_by_operator(boxes, scores, count, iou_threshold, valid, classes, at=False):
+    """`ops.non_max_suppression` by the NonMaxSuppression of ONNX and OpenVINO, not of TensorFlow.
 
-    The operator's place is taken by a function of numpy until tf2onnx meets it. Its answer is only
-    asked which boxes stay: their order, of equal scores too, is `top_k`'s.
+    The operator's place is taken by a function of numpy until tf2onnx or OpenVINO's converter meets
+    it. Its answer is only asked which boxes stay: their order, of equal scores too, is `top_k`'s.
+    The portable form would be a loop, of which OpenVINO makes half of a detection's time.
+
+    Args:
+        at: the operator lets a box go at the threshold too, not above it alone: OpenVINO's.
     """
     import tensorflow as tf
 
@@ -618,7 +624,11 @@ def _suppress_by_onnx(boxes, scores, count, iou_threshold, valid, classes):
     if classes is not None:
         numbers = tf.range(tf.reduce_max(classes) + 1)[None, :, None]
         by_class = tf.where(classes[:, None] == numbers, by_class, -1.0)
-    limits = (np.int64([count]), np.float32([iou_threshold]), np.float32([-0.5]))
+    threshold = np.array([iou_threshold], np.float32)
+    if at:
+        above = np.nextafter(threshold, np.float32(np.inf))
+        threshold = np.maximum(above, np.finfo(np.float32).tiny)  # what is smaller counts as 0
+    limits = (np.array([count], np.int64), threshold, np.array([-0.5], np.float32))
     rows = tf.numpy_function(
         _not_in_tensorflow, [boxes, by_class, *limits], tf.int64, stateful=False
     )
@@ -636,7 +646,7 @@ def _suppress_by_onnx(boxes, scores, count, iou_threshold, valid, classes):
 
 
 def _not_in_tensorflow(*_):
-    raise RuntimeError("This graph is for ONNX: TensorFlow has no such operator")
+    raise RuntimeError("This graph is for ONNX or OpenVINO: TensorFlow has no such operator")
 
 
 def _as_onnx_suppression(context, node, name, args):
@@ -656,6 +666,21 @@ def _as_onnx_suppression(context, node, name, args):
 
 # onnx.TensorProto.INT64
 INT64_OF_ONNX = 7
+
+
+def _suppression_of_openvino(openvino: Any) -> Any:
+    """What puts OpenVINO's operator in its place, for `openvino.convert_model`."""
+
+    def convert(node):
+        suppression = openvino.opset13.non_max_suppression(
+            *(node.get_input(i) for i in range(5)),
+            box_encoding="corner",
+            sort_result_descending=False,
+            output_type="i64",
+        )
+        return [suppression.output(0)]
+
+    return importlib.import_module("openvino.frontend").ConversionExtension(PLACE_OF_NMS, convert)
 
 
 # ---- Files ---------------------------------------------------------------------------------------
@@ -894,7 +919,7 @@ def _import(format):
 
 
 def _metadata(model, class_names):
-    """What a file says of itself, see `runtime.Metadata`; of values that json has."""
+    """The metadata of a file, see `runtime.Metadata`, as values that JSON can hold."""
     from mrcnn import training
 
     count = model.config.NUM_CLASSES
@@ -925,7 +950,7 @@ def _metadata(model, class_names):
 
 
 def _plain(value: Any) -> Any:
-    """What json has for a value of numpy's, or another that it does not know."""
+    """A value of numpy, or another that JSON does not know, as one that it does."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return str(value)
@@ -1075,14 +1100,15 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
 
     # tf2onnx asks numpy 2 for names of numpy 1; Keras, whose own export uses it, supplies them.
     patch_tf2onnx()
-    handlers = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
-    with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_onnx):
+    handlers: dict[str, tuple[Any, list]] = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
+    with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_operator):
         network, _ = tf2onnx.convert.from_function(
             function,
             input_signature=function.input_signature,
             opset=OPSET,
             custom_op_handlers=handlers,
         )
+    _remove_constant_inputs(network.graph)
     if precision != "float32":
         _shrink_onnx(network, precision, onnx)
     entry = network.metadata_props.add()
@@ -1092,6 +1118,35 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
     network.producer_version = __version__
     with atomic(path) as temporary:
         onnx.save_model(network, temporary)
+
+
+def _remove_constant_inputs(graph: Any) -> None:
+    """Leaves an ONNX graph the images as its one input.
+
+    A tensor that was made when the network was built, such as the indices of CLASS_AGNOSTIC_MASKS,
+    is a constant of the graph, and tf2onnx lists it among the inputs too.
+
+    Raises:
+        ValueError: one is read as an input; names it.
+    """
+    read = _names_read(graph)
+    for value in [value for value in graph.input if value.name != INPUT]:
+        if value.name in read:
+            raise ValueError(
+                f"An ONNX file takes images alone. Received: a network with the input {value.name}"
+            )
+        graph.input.remove(value)
+
+
+def _names_read(graph: Any) -> set[str]:
+    """What the nodes of an ONNX graph read, those of graphs inside of it too."""
+    names = set()
+    for node in graph.node:
+        names.update(node.input)
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                names |= _names_read(attribute.g)
+    return names
 
 
 @contextlib.contextmanager
@@ -1158,9 +1213,12 @@ def _quiet(name: str) -> Iterator[None]:
 
 def _write_openvino(path, graph, function, text, precision, openvino):
     with _folder_beside(path) as folder:
-        _save(folder / "saved", graph, function)
+        suppress = functools.partial(_suppress_by_operator, at=True)
+        with kernels.suppressing_by(suppress):
+            _save(folder / "saved", graph, function)
+        extension = _suppression_of_openvino(openvino)
         with _without_telemetry():
-            network = openvino.convert_model(folder / "saved")
+            network = openvino.convert_model(folder / "saved", extension=[extension])
         if precision != "float32":
             _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])
@@ -1190,9 +1248,7 @@ def _write_litert(path, graph, function, text, precision):
         if precision == "float16":
             converter.target_spec.supported_types = [tf.float16]
         content = converter.convert()
-    content = _with_metadata(content, text)
-    with atomic(path) as temporary:
-        pathlib.Path(temporary).write_bytes(content)
+    write_bytes(path, _with_metadata(content, text))
 
 
 def _with_metadata(content, text):

@@ -140,7 +140,7 @@ def draw_mini_masks(example: dict, config: Config, count: int = 4) -> Figure:
 
 
 def draw_resizing(image: np.ndarray, config: Config) -> Figure:
-    """An image before and after it is brought to the network's size."""
+    """An image [H, W, 3] before and after it is resized for the network."""
     mode = config.IMAGE_RESIZE_MODE
     image = utils.as_rgb(image)
     resized, window, scale, _, _ = utils.resize_image(
@@ -233,7 +233,7 @@ def _plot_recall(ax: Axes, rows: Sequence[tuple]) -> None:
 
 
 def draw_anchors(image: np.ndarray, config: Config) -> Figure:
-    """The anchors of one cell of each level, at the image's middle."""
+    """The anchors of one cell of each level, at the middle of an image [H, W, 3]."""
     shapes = data.compute_backbone_shapes(config, image.shape)
     strides = np.atleast_1d(config.BACKBONE_STRIDES)
     figure, axes = new_figure((2.5 * len(shapes), 2.9), 1, len(shapes))
@@ -459,7 +459,15 @@ def draw_results(
     cols: int = 4,
     least: float = 0.5,
 ) -> Figure:
-    """Images with the detections of at least a score."""
+    """Images with their detections, side by side.
+
+    Args:
+        images: list of [H, W, 3] uint8.
+        results: of `detect`, one for each image.
+        class_names: by class id.
+        cols: images in a row.
+        least: lowest score that is drawn.
+    """
     chosen = [visualize.sure(result, least) for result in results]
     return visualize.detections_grid(images, chosen, class_names, cols)
 
@@ -609,7 +617,12 @@ def plot_pooling_offsets(rows: Sequence[tuple]) -> Figure:
 def draw_pooling_masks(
     rows: Sequence[tuple], pooled: Mapping[tuple, np.ndarray], mask: np.ndarray
 ) -> Figure:
-    """The rows of `inspection.pooling_masks`: what each way makes of a mask at each stride."""
+    """Draws what each way of pooling makes of a mask at each stride.
+
+    Args:
+        rows, pooled: of `inspection.pooling_masks`.
+        mask: [H, W] bool, its argument.
+    """
     kinds = inspection.POOLINGS
     columns = len(rows)
     figure, axes = _empty_grid(len(kinds), columns, 2.1 * columns, 2.25 * len(kinds))
@@ -637,7 +650,12 @@ def draw_softmax(detection: dict | None, title: str = "") -> Figure:
 
 
 def draw_mask_chain(chain: Sequence[dict], mask: np.ndarray) -> Figure:
-    """The steps of `inspection.mask_chain`: the small masks, and these pasted and compared."""
+    """Draws the steps of a mask: the small masks, and these pasted and compared.
+
+    Args:
+        chain: of `inspection.mask_chain`.
+        mask: [H, W] bool, its argument.
+    """
     figure, (above, below) = _empty_grid(2, len(chain), 2.5 * len(chain), 5.3)
     rows = np.flatnonzero(mask.any(axis=1))
     columns = np.flatnonzero(mask.any(axis=0))

@@ -14,9 +14,7 @@ import shutil
 import sys
 import tempfile
 import unicodedata
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +94,20 @@ def atomic(path: PathLike) -> Iterator[str]:
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def write_bytes(path: PathLike, content: Any) -> None:
+    """Writes a file, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        content: bytes, or another buffer of bytes.
+
+    Raises:
+        OSError: see `atomic`.
+    """
+    with atomic(path) as temporary:
+        pathlib.Path(temporary).write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -181,7 +193,7 @@ def what_it_is(path: PathLike) -> str:
 
 
 def what_begins_with(beginning: bytes) -> str:
-    """What a file is by its first bytes; "" for unknown.
+    """The kind of a file by its first bytes, in words; "" where it is unknown.
 
     Detects what a failed download or copy leaves: an empty file, a Git LFS pointer, a web page, a
     zip.
@@ -259,7 +271,11 @@ def read_json(
 
 
 def plain_value(value: Any) -> Any:
-    """Converts numpy's scalars and arrays and pycocotools' bytes: `default` of `json.dumps`."""
+    """A number of numpy, or an array, or the runs of pycocotools, for json: its `default`.
+
+    Raises:
+        TypeError: a value of another type.
+    """
     if isinstance(value, bytes):
         return value.decode()
     if hasattr(value, "tolist"):
@@ -845,6 +861,10 @@ def _fetch(
 
 def _request(url: str, part: pathlib.Path) -> tuple[Any, int]:
     """The server's response for the rest of a partial file, and the offset where it starts."""
+    # With HTTP, TLS and e-mail's headers it is a seventh of what `mrcnn.runtime` imports.
+    import urllib.error
+    import urllib.request
+
     offset = 0
     if part.exists():
         offset = part.stat().st_size

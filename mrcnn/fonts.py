@@ -1,8 +1,9 @@
-"""Letters of every script in pictures: a font that has them, or a text that can be written.
+"""Text of every script in pictures: chooses fonts that have its characters, or escapes them.
 
-matplotlib and Pillow write with one font, which has no Chinese, and draw a box for each letter that
-it lacks. Here an installed font is looked for that has it. Where there is none, a class is called
-by its number and another text's letters by their codes, with one warning that says what to install.
+matplotlib and Pillow write with one font, which has no Chinese, and draw a box for each character
+that it lacks. This module looks for an installed font that has it. Where there is none, a class is
+called by its number and characters of other texts are escaped, with one warning that says what to
+install.
 """
 
 from __future__ import annotations
@@ -24,20 +25,25 @@ if TYPE_CHECKING:
     from matplotlib.axis import Axis
     from matplotlib.text import Text
 
-# Fonts of matplotlib's that are no letters: codes of their own, and a box for each character there
-# is. Of coloured pictures, matplotlib and Pillow draw nothing.
-_NO_LETTERS = re.compile(r"cm[a-z]{1,2}\d+|STIX(NonUnicode|Size).*|Last Resort.*|.*Colou?r.*")
-# First and last character of scripts whose letters change places or shapes beside each other.
-_SHAPED = ((0x0900, 0x109F), (0x1780, 0x17FF))
-# Packages of Debian and Ubuntu with fonts: of Chinese, Japanese, Korean; of signs; of the rest.
+# Fonts that have a code without its character: matplotlib's mathematical ones use codes of their
+# own, a last resort font has boxes, and of colour fonts matplotlib and Pillow draw nothing.
+_UNSUITABLE = re.compile(r"cm[a-z]{1,2}\d+|STIX(NonUnicode|Size).*|Last Resort.*|.*Colou?r.*")
+# First and last code points of scripts that need complex layout: Devanagari to Myanmar, and Khmer.
+_COMPLEX_SCRIPTS = ((0x0900, 0x109F), (0x1780, 0x17FF))
+# Packages of Debian and Ubuntu with fonts of Chinese, Japanese and Korean, of symbols, of others.
 _CJK_FONTS = "fonts-noto-cjk"
-_SIGN_FONTS = "fonts-symbola"
+_SYMBOL_FONTS = "fonts-symbola"
 _OTHER_FONTS = "fonts-noto-core"
 
 
 @functools.cache
 def _codes_of_font(path: str, index: int) -> np.ndarray:
-    """The sorted codes of the characters of a font file's face; none of one that can't be drawn."""
+    """[N] int64, sorted: the code points that a face of a font file has; [0] if it can't be drawn.
+
+    Args:
+        path: of the font file.
+        index: of the face in a collection of fonts.
+    """
     from matplotlib.ft2font import FT2Font
 
     arguments: dict[str, Any] = {}
@@ -47,20 +53,20 @@ def _codes_of_font(path: str, index: int) -> np.ndarray:
         font = FT2Font(path, **arguments)
         if font.scalable:
             return np.sort(np.fromiter(font.get_charmap(), np.int64))
-    except (RuntimeError, OSError, TypeError, ValueError):  # damaged, or gone since
+    except (RuntimeError, OSError, TypeError, ValueError):  # damaged, or removed since
         pass
     return np.zeros(0, np.int64)
 
 
 def _has_character(path: str, index: int, character: str) -> bool:
-    """Whether a font file's face has a character."""
+    """Whether a face of a font file has a character; arguments as of `_codes_of_font`."""
     codes = _codes_of_font(path, index)
-    place = np.searchsorted(codes, ord(character))
-    return bool(place < len(codes) and codes[place] == ord(character))
+    i = np.searchsorted(codes, ord(character))
+    return bool(i < len(codes) and codes[i] == ord(character))
 
 
 def _default_faces() -> list[tuple[str, int]]:
-    """(path, index) of the fonts that matplotlib writes with by itself."""
+    """(path, index) of the fonts of matplotlib's setting font.family."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -72,19 +78,19 @@ def _default_faces() -> list[tuple[str, int]]:
 
 
 def _rank(font: Any) -> tuple:
-    """The order in which matplotlib's entries of fonts are looked through: plain ones first."""
+    """Sort key of matplotlib's font entries: regular weights, then sans serif, then by name."""
     is_plain = font.style == "normal" and font.weight in (400, "normal", "regular", "book")
     return not is_plain, "Sans" not in font.name, font.name
 
 
 def _face(font: Any) -> tuple[str, int]:
-    """(path, index) of matplotlib's entry of a font."""
+    """(path, index) of matplotlib's font entry."""
     return str(font.fname), getattr(font, "index", 0)
 
 
 @functools.cache
 def _add_new_fonts() -> None:
-    """Tells matplotlib of the fonts that were installed since it has made its list of them."""
+    """Adds the fonts to matplotlib's list that were installed after it was made."""
     from matplotlib import font_manager
 
     known = {font.fname for font in font_manager.fontManager.ttflist}
@@ -98,11 +104,17 @@ def _add_new_fonts() -> None:
 
 @functools.lru_cache(maxsize=10_000)
 def _font_among(character: str, count: int) -> Any:
-    """matplotlib's entry of a font that has a character, None for none; count: of its entries."""
+    """matplotlib's font entry that has a character; None for none.
+
+    Args:
+        character: one.
+        count: the length of matplotlib's list. It is part of the cache's key, so that fonts which
+            are added later are looked through.
+    """
     from matplotlib import font_manager
 
     for font in sorted(font_manager.fontManager.ttflist, key=_rank):
-        if not _NO_LETTERS.fullmatch(font.name) and _has_character(*_face(font), character):
+        if not _UNSUITABLE.fullmatch(font.name) and _has_character(*_face(font), character):
             return font
     return None
 
@@ -111,7 +123,7 @@ def _font_of(character: str) -> Any:
     """matplotlib's entry of an installed font that has a character; None for none."""
     from matplotlib import font_manager
 
-    if _needs_shaping(character) and not _shapes_letters():
+    if _needs_shaping(character) and not _has_complex_layout():
         return None
     fonts = font_manager.fontManager.ttflist
     font = _font_among(character, len(fonts))
@@ -122,85 +134,87 @@ def _font_of(character: str) -> Any:
 
 
 def _needs_shaping(character: str) -> bool:
-    """Whether a script is written from the right, or its letters depend on their neighbours."""
+    """Whether a character's script runs from right to left, or its glyphs depend on neighbours."""
     if unicodedata.bidirectional(character) in ("R", "AL"):
         return True
-    return any(first <= ord(character) <= last for first, last in _SHAPED)
+    return any(first <= ord(character) <= last for first, last in _COMPLEX_SCRIPTS)
 
 
 @functools.cache
-def _shapes_letters() -> bool:
-    """Whether matplotlib and Pillow, as installed, put such letters into their order and shapes."""
+def _has_complex_layout() -> bool:
+    """Whether matplotlib and Pillow, as installed, order and shape such characters."""
     import matplotlib
     from PIL import features
 
     return matplotlib.__version_info__ >= (3, 11) and bool(features.check("raqm"))
 
 
-def _is_unseen(character: str) -> bool:
-    """Whether a character is not drawn itself: a line's end, a joiner, a mark of a direction."""
+def _is_invisible(character: str) -> bool:
+    """Whether a character has no glyph: a line feed, a joiner, a mark of direction."""
     return unicodedata.category(character) in ("Cc", "Cf")
 
 
 def _other_fonts(text: str) -> dict[str, Any]:
-    """{character: matplotlib's entry of a font, None for none} of what its own fonts haven't.
+    """Which other fonts are needed for the characters that matplotlib's default fonts lack.
 
-    Without matplotlib, of all that is not ASCII.
+    Returns:
+        {character: matplotlib's font entry, None where no installed font has it}. Without
+        matplotlib, {character: None} of all that are not ASCII.
     """
     if text.isascii():
         return {}
-    others = sorted({sign for sign in text if not sign.isascii() and not _is_unseen(sign)})
-    if not others:
+    visible = sorted({c for c in text if not c.isascii() and not _is_invisible(c)})
+    if not visible:
         return {}
     try:
         faces = _default_faces()
     except ImportError:
-        return dict.fromkeys(others)
+        return dict.fromkeys(visible)
     fonts = {}
-    for character in others:
-        is_there = any(_has_character(*face, character) for face in faces)
-        if not is_there or (_needs_shaping(character) and not _shapes_letters()):
+    for character in visible:
+        by_default = any(_has_character(*face, character) for face in faces)
+        if not by_default or (_needs_shaping(character) and not _has_complex_layout()):
             fonts[character] = _font_of(character)
     return fonts
 
 
 def composed(text: str) -> str:
-    """A text with letters and accents as one, without the marks that choose a sign's colours."""
+    """A text in Unicode's normal form C, without variation selectors, which no font draws."""
     text = unicodedata.normalize("NFC", text)
     return re.sub("[\ufe00-\ufe0f]", "", text)
 
 
 def _package_of(characters: Sequence[str]) -> str:
-    """What has to be installed to write characters that no font has."""
+    """What to install for characters that no installed font has, as the warning names it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         return "pip install matplotlib"
     for character in characters:
-        if _needs_shaping(character) and not _shapes_letters():
+        if _needs_shaping(character) and not _has_complex_layout():
             return "pip install -U matplotlib pillow, and apt install libfribidi0"
     package = _OTHER_FONTS
     if any(unicodedata.category(character) == "So" for character in characters):
-        package = _SIGN_FONTS
-    if any(unicodedata.east_asian_width(sign) == "W" and sign.isalpha() for sign in characters):
+        package = _SYMBOL_FONTS
+    if any(unicodedata.east_asian_width(c) == "W" and c.isalpha() for c in characters):
         package = _CJK_FONTS
     return f"apt install {package}, or any font that has them (fonts.google.com/noto)"
 
 
-_PACKAGES_SAID: set[str] = set()
+_SUGGESTED_PACKAGES: set[str] = set()
 
 
 def _missing(text: str) -> list[str]:
-    """The characters of a text that no installed font can write.
+    """The characters of a text that no installed font has.
 
-    The first ones are warned of, once for each package that has to be installed.
+    Warns once for each package that is to be installed.
     """
-    missing = [sign for sign, font in _other_fonts(text).items() if font is None]
+    missing = [character for character, font in _other_fonts(text).items() if font is None]
     if not missing:
         return []
     package = _package_of(missing)
-    if package not in _PACKAGES_SAID:
-        _PACKAGES_SAID.add(package)
+    if package not in _SUGGESTED_PACKAGES:
+        _SUGGESTED_PACKAGES.add(package)
         logger.warning(
             "No installed font can write %s of %r: in pictures a class is called by its number,"
             ' "class 7", and letters of other texts by their codes. What installs one: %s',
@@ -212,12 +226,12 @@ def _missing(text: str) -> list[str]:
 
 
 def can_write(text: str) -> bool:
-    """Whether installed fonts have all letters of a text; if not, a warning says so once."""
+    """Whether installed fonts have all characters of a text; warns once where they don't."""
     return not _missing(composed(text))
 
 
 def legible(text: Any) -> str:
-    """A text as it can be drawn: what no installed font has is written by its code, \\u4eba."""
+    """A text as it can be drawn: characters that no installed font has are escaped, as \\u4eba."""
     text = composed(str(text))
     for character in _missing(text):
         text = text.replace(character, character.encode("ascii", "backslashreplace").decode())
@@ -225,7 +239,7 @@ def legible(text: Any) -> str:
 
 
 def set_fonts(texts: Iterable[Text]) -> None:
-    """Lets texts of matplotlib that are `legible` be written in fonts that have their letters."""
+    """Adds fonts with the needed characters to texts of matplotlib, which are `legible`."""
     for text in texts:
         families = [font.name for font in _other_fonts(text.get_text()).values() if font]
         if families:
@@ -236,7 +250,10 @@ def set_fonts(texts: Iterable[Text]) -> None:
 
 
 def set_names(axis: Axis, names: Sequence[str], **kwargs: Any) -> None:
-    """Writes names of classes, or others that are no mathematics, at an axis's places 0, 1, ..."""
+    """Labels an axis's ticks 0, 1, ... with names of any script, in which $ is no mathematics.
+
+    kwargs: of `matplotlib.axis.Axis.set_ticks`.
+    """
     axis.set_ticks(range(len(names)), [legible(name) for name in names], **kwargs)
     labels = axis.get_ticklabels()
     for label in labels:
@@ -245,7 +262,7 @@ def set_names(axis: Axis, names: Sequence[str], **kwargs: Any) -> None:
 
 
 def set_title(ax: Axes, title: Any, size: float | None = 9) -> None:
-    """Gives axes a title in any script; what stands between two $ is mathematics.
+    """Gives axes a title of any script; text between two $ is mathematics, see `plain`.
 
     size: in points, None for matplotlib's own.
     """
@@ -253,16 +270,16 @@ def set_title(ax: Axes, title: Any, size: float | None = 9) -> None:
 
 
 def plain(name: str) -> str:
-    """A name in a title, whose $ are no mathematics."""
+    """A name for use in a title: its $ are escaped."""
     return name.replace("$", r"\$")
 
 
 def faces_of(text: str) -> list[tuple[str, tuple[str, int] | None]]:
-    """A text that is `legible` in parts, each with the font that Pillow writes it with.
+    """Splits a text, which is `legible`, into parts that Pillow can write with one font each.
 
     Returns:
-        list of (part, (path of the font, its index in there)), of one part where one font has all
-        letters. None in place of a font: only ASCII, which Pillow's own font has.
+        list of (part, (path of the font file, index of the face)); one part where one font has all
+        characters. (part, None) where it is ASCII, or matplotlib is missing: Pillow's own font.
     """
     if text.isascii():
         return [(text, None)]
@@ -270,11 +287,11 @@ def faces_of(text: str) -> list[tuple[str, tuple[str, int] | None]]:
         default = _default_faces()[0]
     except ImportError:
         return [(text, None)]
-    faces = {sign: _face(font) for sign, font in _other_fonts(text).items() if font}
+    faces = {character: _face(font) for character, font in _other_fonts(text).items() if font}
     for face in dict.fromkeys([default, *faces.values()]):
-        if all(_is_unseen(sign) or _has_character(*face, sign) for sign in text):
+        if all(_is_invisible(c) or _has_character(*face, c) for c in text):
             return [(text, face)]
     parts = []
-    for face, signs in itertools.groupby(text, lambda sign: faces.get(sign, default)):
-        parts.append(("".join(signs), face))
+    for face, characters in itertools.groupby(text, lambda c: faces.get(c, default)):
+        parts.append(("".join(characters), face))
     return parts

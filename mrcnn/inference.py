@@ -1,8 +1,8 @@
-"""Detection as it is run: molding, the compiled network, results in the image's frame.
+"""Detection: molding, the compiled network, unmolding to the image's coordinates.
 
-`MaskRCNN.detect` and its relatives are thin methods over this module. A `Detector` runs the network
-of `mrcnn.model` as `mrcnn.rewrite` rewrites it, compiled once for every size of image. The mask
-head runs on rows that hold a detection only, a group at a time.
+`MaskRCNN.detect` and similar methods call this module. A `Detector` runs the network of
+`mrcnn.model` in the faster form of `mrcnn.rewrite`, compiled once for all sizes of images. The mask
+head runs only on the rows that hold a detection, in groups.
 """
 
 import collections
@@ -31,11 +31,11 @@ from mrcnn.masks import (  # noqa: F401  names that existing code imports from h
     run_lengths,
 )
 
-# Rows that the mask head and the keypoint head take at once: larger groups are no faster and hold
-# more memory.
+# How many rows the mask head and the keypoint head run on at once: larger groups are no faster and
+# use more memory.
 HEAD_GROUP = 25
 
-# Sizes of images whose anchors are kept, and graphs of `run_graph` that are kept.
+# How many sizes of anchors, and how many graphs of `run_graph`, are cached.
 KEPT_SIZES = 8
 KEPT_GRAPHS = 16
 
@@ -44,12 +44,12 @@ KEPT_GRAPHS = 16
 
 
 class Molded(NamedTuple):
-    """An image as the network takes it.
+    """An image in the form of the network's inputs.
 
     Attributes:
-        image: [h, w, C] float32.
+        image: [h, w, C] float32, resized and normalised.
         meta: see `data.compose_image_meta`.
-        window: (y1, x1, y2, x2) of the original image in it, pixels.
+        window: (y1, x1, y2, x2) of the original image in `image`, in pixels.
     """
 
     image: np.ndarray
@@ -61,9 +61,13 @@ def mold(image: np.ndarray, config: Config, where: str, min_dim: int | None = No
     """Resizes and normalises one image.
 
     Args:
-        image: [H, W] or [H, W, C] of numbers; in what range, see `data.as_network_input`.
-        where: names the image in errors.
+        image: [H, W] or [H, W, C]; dtypes and ranges: see `data.as_network_input`.
+        config: see `data.mold_with_size`.
+        where: the image's name in errors.
         min_dim: see `data.mold_with_size`.
+
+    Raises:
+        ValueError: no image that the network takes; IMAGE_RESIZE_MODE is "crop".
     """
     image = data.as_network_input(as_array(image, where), config, where)
     if config.IMAGE_RESIZE_MODE == "crop":
@@ -87,26 +91,27 @@ def unmold(
     config: Config,
     form: str = "dense",
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-    """Detections of one image in the frame of the original.
+    """Converts the detections of one image to the coordinates of the original image.
 
     Args:
         detections: [N, (y1, x1, y2, x2, class_id, score)], boxes normalised, zero rows at the end.
         masks: [N, h, w, classes], or [N, h, w] of the detected classes, or None.
         original_shape, shape: (H, W, ...) before and after molding.
-        window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
+        window: (y1, x1, y2, x2) of the original image in the molded one, in pixels.
+        config: see BOX_FRAME, MASK_PASTE, ROUND_DETECTIONS, DETECTION_MASK_OVERLAP.
         form: "dense", bool [H, W, n]; "lazy", a `masks.Masks`; "rle", a list of COCO's run-length
-            encodings, made without a mask of the whole image.
+            encodings, computed without masks of the whole image.
 
     Returns:
         boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32, scores
-        [n] float32, masks (None for None). Boxes without area are left out, and what
-        DETECTION_MASK_OVERLAP leaves out.
+        [n] float32, masks (None for None). Boxes without area and detections that
+        DETECTION_MASK_OVERLAP removes are left out.
     """
     return _unmold(detections, masks, original_shape, shape, window, config, form)[1:]
 
 
 def _unmold(detections, masks, original_shape, shape, window, config, form):
-    """`unmold`, and before its values the rows of the detections that they are of."""
+    """`unmold`, whose values follow the rows [n] of `detections` that they belong to."""
     mask_math.check_form(form)
     rows, boxes, exact_boxes = _unmold_boxes(detections, original_shape, shape, window, config)
     class_ids = detections[rows, 4].astype(np.int32)
@@ -118,19 +123,21 @@ def _unmold(detections, masks, original_shape, shape, window, config, form):
         masks = masks[np.arange(len(rows)), :, :, class_ids]
     lazy = mask_math.placed(masks, boxes, exact_boxes, original_shape, config.MASK_PASTE, "lazy")
     if config.DETECTION_MASK_OVERLAP < 1:
-        remain = lazy.uncovered(class_ids, config.DETECTION_MASK_OVERLAP)
-        lazy = lazy.only(remain)
+        kept = lazy.uncovered(class_ids, config.DETECTION_MASK_OVERLAP)
+        lazy = lazy.only(kept)
         rows, boxes, class_ids, scores = (
-            values[remain] for values in (rows, boxes, class_ids, scores)
+            values[kept] for values in (rows, boxes, class_ids, scores)
         )
     return rows, boxes, class_ids, scores, mask_math.in_form(lazy, form)
 
 
 def _unmold_boxes(detections, original_shape, shape, window, config):
-    """Detections whose box has an area in the original image.
+    """The detections whose box has an area in the original image.
 
     Returns:
-        rows: [n] int; boxes: [n, 4] there, pixels; exact_boxes: the same, not rounded.
+        rows: [n] int, of `detections`.
+        boxes: [n, 4] in pixels of the original image.
+        exact_boxes: [n, 4], the same without rounding.
     """
     count = int(np.argmin(np.append(detections[:, 4] > 0, False)))
     frame = config.BOX_FRAME
@@ -149,10 +156,14 @@ def unmold_keypoints(
     window: Sequence[int],
     config: Config,
 ) -> np.ndarray:
-    """Keypoints [n, K, (y, x, score)] of the boxes with an area, in the original, float32.
+    """The keypoints of one image's detections, of those whose box has an area.
 
     Args:
-        maps: [N, h, w, K] logits; the others as `unmold`.
+        maps: [N, h, w, K] logits of the keypoint head.
+        detections, original_shape, shape, window, config: see `unmold`.
+
+    Returns:
+        [n, K, (y, x, score)] float32, in pixels of the original image.
     """
     frames = (original_shape, shape, window, config)
     rows, *_ = _unmold_boxes(detections, *frames)
@@ -160,8 +171,8 @@ def unmold_keypoints(
 
 
 def _unmold_keypoints(rows, detections, maps, original_shape, shape, window, config):
-    """`unmold_keypoints` of some rows of the detections."""
-    # Neither these boxes nor the points are rounded.
+    """`unmold_keypoints` for some rows of the detections."""
+    # Keypoints are not rounded, so the boxes must not be either.
     boxes = box_math.denorm_boxes(detections[rows, :4], shape[:2], config.BOX_FRAME, whole=False)
     points = keypoints.decode(maps[rows], boxes)
     corners = np.asarray(window, np.float64)
@@ -171,7 +182,7 @@ def _unmold_keypoints(rows, detections, maps, original_shape, shape, window, con
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch; None in the place of what the model has no head for.
+    """The outputs of the network for a batch; None for a head that the model lacks.
 
     Attributes:
         detections: [B, R, (y1, x1, y2, x2, class_id, score)], boxes normalised.
@@ -184,7 +195,7 @@ class Outputs(NamedTuple):
     keypoints: np.ndarray | None
 
     def of_image(self, row: int) -> "Outputs":
-        """The same without the batch axis, of one image."""
+        """The outputs for one image, without the batch axis."""
         masks = points = None
         if self.masks is not None:
             masks = self.masks[row]
@@ -202,21 +213,26 @@ def result(
     config: Config,
     form: str = "dense",
 ) -> dict:
-    """The dict of image number `row` of a batch, see `MaskRCNN.detect`."""
+    """The result of image number `row` of a batch, a dict as `MaskRCNN.detect` returns it.
+
+    Other arguments: see `unmold`.
+    """
     image = outputs.of_image(row)
+    is_detection = image.detections[:, 4] > 0
+    data.tell_of_limit(image.detections[is_detection, 5], config.DETECTION_MAX_INSTANCES)
     frames = (original_shape, shape, window, config)
     rows, *values = _unmold(image.detections, image.masks, *frames, form)
-    named = dict(zip(("rois", "class_ids", "scores", "masks"), values))
+    fields = dict(zip(("rois", "class_ids", "scores", "masks"), values))
     if image.keypoints is not None:
-        named["keypoints"] = _unmold_keypoints(rows, image.detections, image.keypoints, *frames)
-    return named
+        fields["keypoints"] = _unmold_keypoints(rows, image.detections, image.keypoints, *frames)
+    return fields
 
 
 # ---- Anchors -------------------------------------------------------------------------------------
 
 
 class Latest:
-    """The latest values by key, a bounded number of them; threads may ask at the same time."""
+    """A thread-safe cache of the `limit` most recently used values, by key."""
 
     def __init__(self, limit: int):
         self.limit = limit
@@ -224,7 +240,7 @@ class Latest:
         self._lock = threading.RLock()
 
     def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
-        """The value of a key, made if it is not there; the oldest ones go."""
+        """The value of a key, which is make() where it is missing; drops the oldest values."""
         with self._lock:
             if key in self._values:
                 self._values.move_to_end(key)
@@ -244,16 +260,16 @@ class Latest:
         return iter(list(self._values))
 
     def clear(self) -> None:
-        """Forgets all values."""
+        """Removes all values."""
         with self._lock:
             self._values.clear()
 
 
 class AnchorTable:
-    """Anchors by the size of a molded image.
+    """A cache of anchors by the size of the molded image.
 
     Args:
-        config: its settings of anchors, strides and BOX_FRAME.
+        config: see its settings of anchors and strides, and BOX_FRAME.
     """
 
     def __init__(self, config: Config):
@@ -261,7 +277,7 @@ class AnchorTable:
         self.sizes = Latest(KEPT_SIZES)
 
     def of(self, image_shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Anchors [A, 4] of a size in pixels, float64, and normalised, float32."""
+        """The anchors [A, 4] of a molded image: in pixels, float64, and normalised, float32."""
         size = tuple(int(side) for side in image_shape[:2])
         return self.sizes.get(size, lambda: self._make(size))
 
@@ -274,30 +290,30 @@ class AnchorTable:
 
 
 def _compiled_by_jax(network):
-    """f(*inputs) -> outputs of a network by its live weights, one program for each size."""
+    """f(*inputs) -> outputs of a network with its current weights; compiled for each input size."""
     import jax
 
     @jax.jit
-    def run(trained, fixed, inputs):
-        outputs, _ = network.stateless_call(trained, fixed, inputs, training=False)
+    def run(trainable, non_trainable, inputs):
+        outputs, _ = network.stateless_call(trainable, non_trainable, inputs, training=False)
         return outputs
 
     def function(*inputs):
-        trained = [variable.value for variable in network.trainable_variables]
-        fixed = [variable.value for variable in network.non_trainable_variables]
-        return run(trained, fixed, list(inputs))
+        trainable = [variable.value for variable in network.trainable_variables]
+        non_trainable = [variable.value for variable in network.non_trainable_variables]
+        return run(trainable, non_trainable, list(inputs))
 
     return function
 
 
 class Detector:
-    """Runs an inference network; owns its compiled functions and what is kept between images.
+    """Runs an inference network; owns its compiled functions and the caches.
 
     Args:
         network: `training.Network` with sub_models "boxes" (images, metas and anchors to detections
-            and feature maps) and, where there is such a head, "masks" and "keypoints" (boxes, metas
-            and maps to the head's output).
-        config: the `Config` it was built with.
+            and feature maps) and, for each head that it has, "masks" and "keypoints" (boxes, metas
+            and feature maps to the head's output).
+        config: the `Config` that the network was built with.
         get_anchors: f(shape of a molded image) -> [A, 4] normalised.
     """
 
@@ -311,12 +327,12 @@ class Detector:
 
     @kernels.outside_graphs()
     def function(self, name: str) -> Callable:
-        """One compiled function for every size; batch, height, width and rows are free in it.
+        """The compiled function of a sub-model, for any batch size, height, width and row count.
 
         Args:
-            name: "boxes", images [B, h, w, C], metas and anchors [B, A, 4] to detections and
-                feature maps; "masks", boxes [B, N, 4], metas, feature maps and class ids [B, N]
-                int32 to masks [B, N, h, w]; "keypoints", the same without class ids to [B, N, h, w,
+            name: "boxes": images [B, h, w, C], metas and anchors [B, A, 4] to detections and
+                feature maps; "masks": boxes [B, N, 4], metas, feature maps and class ids [B, N]
+                int32 to masks [B, N, h, w]; "keypoints": the same without class ids to [B, N, h, w,
                 K].
         """
         return self.functions.get(name, lambda: self._compile(name))
@@ -347,21 +363,21 @@ class Detector:
 
         Args:
             images: [B, h, w, C] float32, molded.
-            metas: [B, meta].
+            metas: [B, IMAGE_META_SIZE].
             anchors: [A, 4] normalised.
         """
         detections, maps, metas = self.infer_boxes(images, metas, anchors)
         count = int((detections[..., 4] > 0).sum(axis=1).max(initial=0))
         masks = points = None
         if "masks" in self.network.sub_models:
-            none = np.zeros((len(images), 0, *self.config.MASK_SHAPE), "float32")
+            empty = np.zeros((len(images), 0, *self.config.MASK_SHAPE), "float32")
             groups = self.head_in_groups("masks", detections[:, :count], metas, maps)
-            masks = np.concatenate([none, *groups], axis=1)
+            masks = np.concatenate([empty, *groups], axis=1)
         if "keypoints" in self.network.sub_models:
-            sides = self.network.sub_models["keypoints"].output.shape[2:]
-            none = np.zeros((len(images), 0, *sides), "float32")
+            map_shape = self.network.sub_models["keypoints"].output.shape[2:]
+            empty = np.zeros((len(images), 0, *map_shape), "float32")
             groups = self.head_in_groups("keypoints", detections[:, :count], metas, maps)
-            points = np.concatenate([none, *groups], axis=1)
+            points = np.concatenate([empty, *groups], axis=1)
         return Outputs(detections, masks, points)
 
     @kernels.outside_graphs()
@@ -372,31 +388,37 @@ class Detector:
         """Runs the part of the network up to the boxes.
 
         Returns:
-            detections [B, R, 6] in numpy; the feature maps and the metas as tensors, for
+            detections [B, R, 6] as a numpy array; the feature maps and the metas as tensors, for
             `infer_head`.
         """
-        of_batch = np.broadcast_to(anchors, (len(images), *anchors.shape))
-        images, metas, of_batch = (
-            ops.convert_to_tensor(x, "float32") for x in (images, metas, of_batch)
+        batch_anchors = np.broadcast_to(anchors, (len(images), *anchors.shape))
+        images, metas, batch_anchors = (
+            ops.convert_to_tensor(x, "float32") for x in (images, metas, batch_anchors)
         )
         function = self.function("boxes")
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            # The first time, TensorFlow prepares and runs the boxes while Python traces the heads.
+            # In the first call the heads are traced in Python while TensorFlow optimises and runs
+            # the graph of the boxes.
             for name in self.network.sub_models:
                 if name not in self.functions:
                     pool.submit(self.function, name)
-            detections, *maps = function(images, metas, of_batch)
+            detections, *maps = function(images, metas, batch_anchors)
         return ops.convert_to_numpy(detections), maps, metas
 
     def head_in_groups(
         self, name: str, detections: np.ndarray, metas: Any, maps: list
     ) -> Iterator[np.ndarray]:
-        """A head's outputs of the rows [B, n, 6], a group of rows at a time; see `infer_head`."""
+        """A head's outputs for the rows [B, n, 6], HEAD_GROUP of them at a time; see `infer_head`.
+
+        Yields:
+            [B, rows, ...] of each group; the last may have fewer rows.
+        """
+        is_compiled = kernels.compiles(self.config.JIT_COMPILE)
         for start in range(0, detections.shape[1], HEAD_GROUP):
             rows = detections[:, start : start + HEAD_GROUP]
             count = rows.shape[1]
-            if kernels.compiles(self.config.JIT_COMPILE):
-                # Each number of rows would be compiled anew.
+            if is_compiled:
+                # XLA would compile the head again for each number of rows.
                 rows = np.pad(rows, [(0, 0), (0, HEAD_GROUP - count), (0, 0)])
             class_ids = None
             if name == "masks":
@@ -414,13 +436,16 @@ class Detector:
         maps: list,
         class_ids: np.ndarray | None = None,
     ) -> np.ndarray:
-        """A head's output of boxes [B, N, 4]: masks [B, N, h, w], or keypoints [B, N, h, w, K].
+        """Runs a head on boxes.
 
         Args:
             name: "masks" or "keypoints".
-            boxes: normalised.
-            metas, maps: what `infer_boxes` returned.
-            class_ids: [B, N], of masks.
+            boxes: [B, N, 4] normalised.
+            metas, maps: as `infer_boxes` returned them.
+            class_ids: [B, N], for "masks" alone.
+
+        Returns:
+            masks [B, N, h, w], or keypoint logits [B, N, h, w, K].
         """
         args = [ops.convert_to_tensor(boxes, "float32"), metas, *maps]
         if class_ids is not None:
@@ -430,7 +455,7 @@ class Detector:
     # ---- Images ------------------------------------------------------------------------------
 
     def detect(self, images: Sequence[np.ndarray], masks: str = "dense") -> list[dict]:
-        """See `MaskRCNN.detect`. Images of one molded size run together, BATCH_SIZE at a time."""
+        """See `MaskRCNN.detect`. Images of equal molded size form batches of BATCH_SIZE."""
         images = images_in(images, "detect")
         molded = [mold(image, self.config, f"image {i}") for i, image in enumerate(images)]
         groups: dict[tuple, list[int]] = {}
@@ -446,7 +471,7 @@ class Detector:
         return results
 
     def _infer_molded(self, molded):
-        """Runs the network on `Molded` images of one size."""
+        """Runs the network on a list of `Molded` images of equal size."""
         images = np.stack([part.image for part in molded])
         metas = np.stack([part.meta for part in molded])
         return self.infer(images, metas, self.get_anchors(images.shape[1:]))
@@ -458,14 +483,14 @@ class Detector:
     def detect_many(
         self, items: Iterable, load: Callable | None = None, masks: str = "dense"
     ) -> Iterator[dict]:
-        """See `MaskRCNN.detect_many`. What can't be a list of images is refused at once."""
+        """See `MaskRCNN.detect_many`. Wrong arguments raise here, not at the first result."""
         check_items(items, load)
         return self._detect_each(items, load, masks)
 
     def _detect_each(self, items, load, masks):
-        """The results of `detect_many`, one after the other.
+        """Yields the results of `detect_many`.
 
-        Reading and molding run ahead and unmolding behind, beside the network.
+        Two threads read and mold the next images and unmold the last ones while the network runs.
         """
         batch_size = self.config.BATCH_SIZE
 
@@ -501,26 +526,26 @@ class Detector:
                     yield done.popleft().result()
             while done:
                 yield done.popleft().result()
-            if waiting:  # an image that failed says so after the results of those before it
+            if waiting:  # raises an image's error after the results of the images before it
                 waiting.popleft().result()
 
     # ---- Parts of the graph ------------------------------------------------------------------
 
     def graph(self, tensors: Sequence) -> Any:
-        """A model from the network's inputs to these tensors; the latest ones are kept."""
+        """A model from the network's inputs to these tensors, cached by the tensors."""
         key = tuple(id(tensor) for tensor in tensors)
         return self.graphs.get(key, lambda: keras.Model(self.network.inputs, list(tensors)))
 
     def proposal_stage(self, name: str) -> Any:
-        """The tensor of a step inside the layer ROI; made once, so that `graph` knows it again.
+        """A tensor from inside the layer ROI, created once so that `graph` finds it in its cache.
 
         Args:
-            name: a key of `model.ProposalLayer.stages`; of "rpn_non_max_suppression" the tensor is
+            name: a key of `model.ProposalLayer.stages`; for "rpn_non_max_suppression" the tensor is
                 that of the first image.
         """
         if name not in self._stages:
             roi = self.network.get_layer("ROI")
-            # Keras does not see `roi` in there: nothing is lost, it has no variables.
+            # Keras does not track `roi` in the lambda, which is no loss: it has no variables.
             tensor = KL.Lambda(lambda inputs: roi.stages(inputs)[name])(roi.input)
             if name == "rpn_non_max_suppression":
                 tensor = tensor[0]

@@ -557,7 +557,12 @@ def roi_align(
 ) -> np.ndarray:
     """RoIAlign (He et al. 2017): the mean of samples^2 interpolated values per bin, unrounded.
 
-    Args: see `roi_pool`; the value of cell i is at its centre, i + .5.
+    Args:
+        features, box, size: see `roi_pool`; the value of cell i lies at its centre, i + .5.
+        samples: per side of a bin.
+
+    Returns:
+        [*size, C] float.
     """
     y1, x1, y2, x2 = np.asarray(box, float) - 0.5
     rows = _bin_centres(y1, y2, size[0] * samples)
@@ -574,9 +579,14 @@ def _bin_centres(start: float, end: float, count: int) -> np.ndarray:
 def crop_and_resize(
     features: np.ndarray, box: np.ndarray | Sequence[float], size: tuple[int, int]
 ) -> np.ndarray:
-    """matterport's pooling: one interpolated value per bin, the outermost ones on the box's edges.
+    """matterport's pooling: one bilinear value a bin, the first and the last on the box's edges.
 
-    Args: see `roi_pool`, but the box is normalised: 0 and 1 are the centres of the outermost cells.
+    Args:
+        features, size: see `roi_pool`.
+        box: (y1, x1, y2, x2) normalised: 0 and 1 are the centres of the outermost cells.
+
+    Returns:
+        [*size, C] float.
     """
     height, width = features.shape[:2]
     rows = np.linspace(box[0], box[2], size[0]) * (height - 1)

@@ -1,4 +1,4 @@
-"""Which images a job is about, one after the other, and their bytes.
+"""The images of a job, listed one after the other, and their contents.
 
     for entry in listing.entries(["photos", "s3://bucket/*.jpg", "table.parquet"], Options()):
         ...
@@ -7,8 +7,8 @@
 
 A source is a file, a folder (with its sub-folders), a glob, a Parquet table with a column of paths
 or of the images' bytes, or a list of paths (.txt, .csv, .tsv); on this machine or at an address
-that `pyarrow.fs` opens. Nothing is held in memory that grows with the number of images. Keras and
-TensorFlow are not imported.
+that `pyarrow.fs` opens. Memory use does not grow with the number of images. Keras and TensorFlow
+are not imported.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from mrcnn import files, places, utils
 logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".parquet", ".pq", ".parq")
-# Lists of paths: lines of text, or tables with a first line of names.
+# Lists of paths: lines of text, or tables whose first line names the columns.
 LIST_SUFFIXES = (".txt", ".csv", ".tsv")
-# Columns that are taken for the images', the first that there is in any case of its letters, where
-# none is named: of those that hold the images first, then of those with paths.
+# Names of columns of images, in upper or lower case. Where no column is named, the first of those
+# that hold the images' bytes is taken, or else the first of those that hold paths.
 BYTES_COLUMNS = ("image", "bytes", "image_bytes", "content", "img")
 PATH_COLUMNS = (
     *("image", "img", "path", "image_path", "file_path", "filepath", "file_name", "filename"),
     *("file", "uri", "url"),
 )
-# Columns whose text is the name of an image that a table holds itself.
+# Names of columns with the names of images, of a table that holds their bytes.
 NAME_COLUMNS = ("path", "image_path", "file_path", "file_name", "filename", "key", "image_id", "id")
-# Rows that are written, and rows of bytes that are read, at a time.
+# Rows of names and paths, and rows of images' bytes, that are held in memory at a time.
 ROWS_AT_ONCE = 10_000
 IMAGES_AT_ONCE = 16
-# Files in which places are sorted out that were listed twice.
+# Temporary files among which `_Duplicates` divides its digests, so that each fits in memory.
 BUCKETS = 64
 
 
@@ -57,8 +57,8 @@ class Entry(NamedTuple):
     Attributes:
         image: its name in the output, text that can be written as UTF-8.
         place: absolute path or address of its file, or of the table that holds it; "" for none.
-        row: of the table; -1 for an image with a file of its own.
-        stamp: of the table when it was listed, see `_stamp_of`; -1.
+        row: its row in the table; -1 for an image with a file of its own.
+        stamp: the table's `_stamp_of` when it was listed; -1 for an image with a file of its own.
     """
 
     image: str
@@ -72,12 +72,13 @@ class Options:
     """How Parquet tables are read.
 
     Attributes:
-        column: with the images, as bytes, as paths or as a struct of both (`bytes`, `path`); None:
-            the one of IMAGE_COLUMNS that there is, or the only one that can be meant.
-        name_column: with their names, of a table of bytes; None: a struct's path or one of
-            NAME_COLUMNS, or else the table's name and the row.
-        root: the folder that paths in tables are relative to; None: the folder that one works in,
-            if the first path is there, or else the table's.
+        column: name of the column of the images, as bytes, as paths or as a struct of both
+            (`bytes`, `path`). None: the first of BYTES_COLUMNS or else of PATH_COLUMNS; without
+            one, the only column of a type that can hold images.
+        name_column: name of the column of their names, of a table of bytes. None: a struct's path,
+            or the first of NAME_COLUMNS; without one, the table's name and the row.
+        root: the folder that paths in tables are relative to. None: the working directory if the
+            first path exists there, otherwise the table's folder.
     """
 
     column: str | None = None
@@ -89,13 +90,14 @@ class Options:
 
 
 def entries(sources: Sequence[str | os.PathLike], options: Options) -> Iterator[Entry]:
-    """The images of sources, in an order that is the same in every run while nothing changes.
+    """The images of sources, in an order that is the same in every run while the files are.
 
-    A folder's are the files with an image's name; where it has none, its Parquet tables count.
+    Of a folder these are the files with an image's suffix, or, where it has none, the images of its
+    Parquet tables.
 
     Raises:
-        FileNotFoundError: a source is nothing; names it.
-        ValueError: a table without a column that can be meant.
+        FileNotFoundError: a source does not exist or has no images; the message names it.
+        ValueError: a table without a column of images, or with several that could be meant.
     """
     for source in sources:
         yield from _of_source(os.fspath(source), options)
@@ -116,7 +118,7 @@ def _of_source(source: str, options: Options) -> Iterator[Entry]:
     elif glob.has_magic(path):
         paths = store.glob(path)
     else:
-        raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {shown}")
+        raise _no_match(shown)
     count = 0
     for path in paths:
         count += 1
@@ -125,15 +127,20 @@ def _of_source(source: str, options: Options) -> Iterator[Entry]:
         else:
             yield _of_file(store, path)
     if not count:
-        raise FileNotFoundError(f"No file, folder or glob that matches anything. Received: {shown}")
+        raise _no_match(shown)
+
+
+def _no_match(source: str) -> FileNotFoundError:
+    """The error for a source without a file."""
+    return FileNotFoundError(f"No file, folder or glob that matches anything. Received: {source}")
 
 
 def _of_folder(store: Any, folder: str, source: str, options: Options) -> Iterator[Entry]:
     """The images of a folder and its sub-folders."""
     count = 0
     tables = []
-    others = 0
-    other = ""
+    skipped = 0
+    first_skipped = ""
     for path in store.walk(folder):
         if _is_table(path):
             tables.append(path)
@@ -141,15 +148,15 @@ def _of_folder(store: Any, folder: str, source: str, options: Options) -> Iterat
             count += 1
             yield _of_file(store, path)
         else:
-            others += 1
-            other = other or path
-    if others:
+            skipped += 1
+            first_skipped = first_skipped or path
+    if skipped:
         logger.warning(
             "%d files in %s have no image's name and are left out, such as %s; a glob takes all"
             " that match it",
-            others,
+            skipped,
             source,
-            other,
+            first_skipped,
         )
     if count and tables:
         logger.warning(
@@ -166,6 +173,7 @@ def _of_folder(store: Any, folder: str, source: str, options: Options) -> Iterat
 
 
 def _is_table(path: str) -> bool:
+    """Whether a path is a Parquet table's, by its suffix."""
     return path.lower().endswith(TABLE_SUFFIXES)
 
 
@@ -176,7 +184,7 @@ def _of_file(store: Any, path: str) -> Entry:
 
 
 def printable(text: str) -> str:
-    """A name as text that can be written: bytes of it that are no UTF-8 become \\udcxx."""
+    """A name as valid UTF-8: bytes of a file's name that are none are escaped as \\udcxx."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -184,13 +192,13 @@ def printable(text: str) -> str:
 
 
 class _Columns(NamedTuple):
-    """What of a table is read.
+    """The columns of a table that are read.
 
     Attributes:
-        images: column of the images.
-        holds_bytes: whether it holds the images themselves; otherwise paths.
+        images: name of the column of the images.
+        holds_bytes: whether it holds the images' bytes; otherwise paths.
         is_struct: whether it has fields `bytes` and `path`.
-        names: column of their names, "" for none.
+        names: name of the column of their names, "" for none.
     """
 
     images: str
@@ -200,11 +208,7 @@ class _Columns(NamedTuple):
 
 
 def _open_table(store: Any, path: str) -> Any:
-    """A `pyarrow.parquet.ParquetFile`.
-
-    Raises:
-        ValueError: it is none; names it.
-    """
+    """A table as a `pyarrow.parquet.ParquetFile`; ValueError, which names it, for another file."""
     parquet = places.import_pyarrow("pyarrow.parquet")
     try:
         return parquet.ParquetFile(store.open(path))
@@ -215,12 +219,16 @@ def _open_table(store: Any, path: str) -> Any:
 
 
 def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
-    """Which columns of a table are meant.
+    """The columns that are read of a table.
 
     Args:
-        schema: pyarrow's, of the table.
-        options: what was asked for.
-        where: names the table in errors.
+        schema: the table's `pyarrow.Schema`.
+        options: see `Options`.
+        where: the table's name in errors.
+
+    Raises:
+        ValueError: a named column does not exist or holds something else; no column is named, and
+            none or several could be meant.
     """
     kinds = {field.name: _kind_of(field.type) for field in schema}
     possible = [name for name, kind in kinds.items() if kind in ("bytes", "paths", "struct")]
@@ -249,33 +257,40 @@ def _columns_of(schema: Any, options: Options, where: str) -> _Columns:
     if names and names not in kinds:
         raise ValueError(f"{where} has no column {names!r}. It has: {described}")
     if not names and kind == "bytes":
-        others = {column: form for column, form in kinds.items() if form in ("paths", "number")}
-        names = _first_of(NAME_COLUMNS, others) or ""
+        candidates = [column for column, form in kinds.items() if form in ("paths", "number")]
+        names = first_of(NAME_COLUMNS, candidates) or ""
     return _Columns(image, kind != "paths", kind == "struct", names)
 
 
 def _image_column(kinds: dict[str, str]) -> str | None:
-    """The column that is meant where none is named; None where it can't be told.
+    """The column of the images where none is named; None where it is not clear.
 
     Args:
-        kinds: {column: what it can be}, see `_kind_of`.
+        kinds: {column: its `_kind_of`}.
     """
-    holding = {name: kind for name, kind in kinds.items() if kind in ("bytes", "struct")}
-    paths = {name: kind for name, kind in kinds.items() if kind == "paths"}
-    known = _first_of(BYTES_COLUMNS, holding) or _first_of(PATH_COLUMNS, paths)
-    if known is None and len(holding) + len(paths) == 1:
-        return next(iter({**holding, **paths}))
-    return known
+    of_bytes = [name for name, kind in kinds.items() if kind in ("bytes", "struct")]
+    of_paths = [name for name, kind in kinds.items() if kind == "paths"]
+    usual = first_of(BYTES_COLUMNS, of_bytes) or first_of(PATH_COLUMNS, of_paths)
+    if usual is None and len(of_bytes) + len(of_paths) == 1:
+        return (of_bytes + of_paths)[0]
+    return usual
 
 
-def _first_of(wanted: Sequence[str], names: Iterable[str]) -> str | None:
-    """The first of the wanted names that there is, in any case of its letters."""
-    there = {name.lower(): name for name in reversed(list(names))}
-    return next((there[name] for name in wanted if name in there), None)
+def first_of(usual: Sequence[str], names: Iterable[str]) -> str | None:
+    """The column with the first of the usual names, in upper or lower case; None for none.
+
+    Args:
+        usual: names in lower case.
+        names: those of the columns.
+    """
+    by_lower_case: dict[str, str] = {}
+    for name in names:
+        by_lower_case.setdefault(name.lower(), name)
+    return next((by_lower_case[name] for name in usual if name in by_lower_case), None)
 
 
 def _kind_of(kind: Any) -> str:
-    """What a column can be by its type: "bytes", "paths", "struct", "number", "null" or ""."""
+    """What a column of a type can hold: "bytes", "paths", "struct", "number", "null" or ""."""
     types = places.import_pyarrow("pyarrow").types
     if types.is_dictionary(kind):
         kind = kind.value_type
@@ -307,9 +322,10 @@ def _of_table(store: Any, path: str, options: Options) -> Iterator[Entry]:
 
 
 def _stamp_of(store: Any, path: str) -> int:
-    """A number that is another one for other contents of a Parquet file.
+    """A number that changes with the contents of a Parquet file.
 
-    It is a digest of the file's end, which has places, sizes and bounds of all its columns.
+    A digest of the footer, which has the offsets, sizes and extremes of all columns: the file of
+    many GB itself is not read.
     """
     size = store.size(path)
     with store.open(path) as file:
@@ -322,7 +338,7 @@ def _stamp_of(store: Any, path: str) -> int:
 
 
 def _of_bytes(table: Any, columns: _Columns, address: str, stamp: int) -> Iterator[Entry]:
-    """The images that a table holds."""
+    """The images of a table of bytes."""
     place = places.absolute(address)
     for row, name in enumerate(_names_in(table, columns)):
         if name is None or name == "":
@@ -349,7 +365,7 @@ def _names_in(table: Any, columns: _Columns) -> Iterator[Any]:
 
 
 def _of_paths(table: Any, columns: _Columns, address: str, options: Options) -> Iterator[Entry]:
-    """The images whose paths a table has."""
+    """The images of a table of paths."""
     folder = _Folder(options, address)
     row = -1
     wanted = list(dict.fromkeys([columns.images, columns.names or columns.images]))
@@ -370,9 +386,8 @@ class _Folder:
     """The folder that the paths of a table or a list are relative to.
 
     Args:
-        options: with `root`; None: the first relative path tells whether it is the folder that one
-            works in or the table's.
-        table: its path or address.
+        options: see `Options.root`.
+        table: path or address of the table or list.
     """
 
     def __init__(self, options: Options, table: str):
@@ -380,7 +395,7 @@ class _Folder:
         self._table = table
 
     def place_of(self, path: str) -> str:
-        """The absolute path or address of one of them; "" for none."""
+        """The absolute path or address of a path; "" for ""."""
         if not path:
             return ""
         if places.is_address(path) or os.path.isabs(path):
@@ -396,11 +411,11 @@ class _Folder:
 
 
 def _of_list(store: Any, path: str, options: Options) -> Iterator[Entry]:
-    """The images of a file of paths: one a line, or in a column of a table with names."""
+    """The images of a list of paths: one a line, or a column of comma-separated values."""
     address = store.address(path)
     where = places.without_options(address)
     folder = _Folder(options, address)
-    # Bytes that are no UTF-8 are those of a file's name.
+    # Names of files need not be UTF-8.
     with io.TextIOWrapper(
         store.open(path), encoding="utf-8-sig", errors="surrogateescape", newline=""
     ) as file:
@@ -418,9 +433,9 @@ def _of_list(store: Any, path: str, options: Options) -> Iterator[Entry]:
 
 
 def _of_csv(file: Any, options: Options, where: str) -> Iterator[tuple[str, str]]:
-    """(path, name) of the rows of a table of text.
+    """(path, name) of the rows of comma-separated, semicolon-separated or tab-separated values.
 
-    Its first line has the columns' names; with one column alone it may be the first path.
+    The first line has the columns' names. With a single column it may be the first path instead.
     """
     first = file.readline()
     delimiter = max(",;\t", key=first.count)
@@ -431,38 +446,38 @@ def _of_csv(file: Any, options: Options, where: str) -> Iterator[tuple[str, str]
             lines = itertools.chain([first], file)
         column: str | None = names[0]
     else:
-        column = options.column or _first_of(PATH_COLUMNS, names)
+        column = options.column or first_of(PATH_COLUMNS, names)
     name_column = options.name_column or column
     if column not in names or name_column not in names:
         raise ValueError(
             f"{where}: its first line has the names of its columns, of which --column says the"
             f" one with the images' paths. Received: {files.several(names)}"
         )
-    place = names.index(column)
-    name_place = names.index(name_column)
+    path_index = names.index(column)
+    name_index = names.index(name_column)
     for row in _rows_of(lines, delimiter, where):
-        if row and len(row) <= max(place, name_place):
+        if row and len(row) <= max(path_index, name_index):
             raise ValueError(f"{where}: expected {len(names)} columns in each row. Received: {row}")
         if row:
-            yield row[place], row[name_place]
+            yield row[path_index], row[name_index]
 
 
 def _rows_of(lines: Iterable[str], delimiter: str, where: str) -> Iterator[list[str]]:
-    """The rows of lines of text; ValueError for what is no such table."""
+    """The rows of separated values; ValueError, which names the file, for malformed ones."""
     try:
         yield from csv.reader(lines, delimiter=delimiter)
     except csv.Error as error:
         raise ValueError(f"{where}: expected rows of text. Received: {error}") from error
 
 
-# ---- Each once -----------------------------------------------------------------------------------
+# ---- Duplicates ----------------------------------------------------------------------------------
 
 
-class _Seen:
-    """Tells which rows repeat an earlier row's place, with memory that does not grow.
+class _Duplicates:
+    """Finds the rows that repeat an earlier row's place, in memory that does not grow with them.
 
-    Digests of the places and their rows go to files by the digest's beginning, which are sorted one
-    after the other at the end.
+    Digests of the places, with the rows' numbers, are appended to BUCKETS temporary files by their
+    first byte; at the end these are sorted one after the other.
     """
 
     KIND = np.dtype([("high", "<u8"), ("low", "<u8"), ("row", "<i8")])
@@ -472,7 +487,7 @@ class _Seen:
         self._files: list[Any] = []
         self.rows = 0
 
-    def __enter__(self) -> _Seen:
+    def __enter__(self) -> _Duplicates:
         for _ in range(BUCKETS):
             self._files.append(self._stack.enter_context(tempfile.TemporaryFile()))
         return self
@@ -481,7 +496,7 @@ class _Seen:
         self._stack.close()
 
     def add(self, entry: Entry) -> None:
-        """The next row."""
+        """Notes the place of the next row."""
         text = os.fsencode(entry.place) or entry.image.encode()
         text += b"\0%d" % entry.row
         digest = hashlib.blake2b(text, digest_size=16).digest()
@@ -490,7 +505,7 @@ class _Seen:
         self.rows += 1
 
     def repeated(self) -> np.ndarray:
-        """[n] int64, sorted, the rows that are not the first of their place."""
+        """[n] int64, sorted: the rows whose place an earlier row has."""
         repeats = []
         for file in self._files:
             file.seek(0)
@@ -507,10 +522,11 @@ class _Seen:
 
 
 def _schema() -> Any:
+    """The `pyarrow.Schema` of a manifest."""
     pa = places.import_pyarrow()
     fields = [
         ("image", pa.string()),
-        ("place", pa.binary()),  # a path may be no text
+        ("place", pa.binary()),  # a path need not be UTF-8
         ("row", pa.int64()),
         ("stamp", pa.int64()),
     ]
@@ -522,35 +538,37 @@ def write_manifest(store: Any, path: str, listed: Iterable[Entry]) -> tuple[int,
 
     Args:
         store: `places.LocalFiles` or `places.RemoteFiles`.
-        path: where to.
+        path: of the file, in the store.
         listed: entries, in their order.
 
     Returns:
-        how many were written, and how many left out because they had come before.
+        (written, repeated): how many entries were written, and how many were left out because an
+        earlier one has the same place.
     """
-    with tempfile.TemporaryDirectory() as folder, _Seen() as seen:
-        first = os.path.join(folder, "listed.parquet")
-        count = _write_entries(first, _noted(listed, seen))
-        repeated = seen.repeated()
-        once: Iterator[Entry] = Manifest(places.LOCAL, first).rows(0, count)
+    with tempfile.TemporaryDirectory() as folder, _Duplicates() as duplicates:
+        all_listed = os.path.join(folder, "listed.parquet")
+        count = _write_entries(all_listed, _noted(listed, duplicates))
+        repeated = duplicates.repeated()
         with store.writing(path) as sink:
-            _write_entries(sink, _without(once, repeated))
+            rows = Manifest(places.LOCAL, all_listed).rows(0, count)
+            _write_entries(sink, _without(rows, repeated))
     return count - len(repeated), len(repeated)
 
 
-def _noted(listed: Iterable[Entry], seen: _Seen) -> Iterator[Entry]:
+def _noted(listed: Iterable[Entry], duplicates: _Duplicates) -> Iterator[Entry]:
+    """The entries themselves, each of which is added to `duplicates` on the way."""
     for entry in listed:
-        seen.add(entry)
+        duplicates.add(entry)
         yield entry
 
 
 def _without(listed: Iterator[Entry], rows: np.ndarray) -> Iterator[Entry]:
-    """Entries without those of some rows, sorted."""
-    left_out = iter(rows.tolist())
-    following = next(left_out, None)
+    """The entries but those in the rows [n], which are sorted."""
+    remaining = iter(rows.tolist())
+    left_out = next(remaining, None)
     for row, entry in enumerate(listed):
-        if row == following:
-            following = next(left_out, None)
+        if row == left_out:
+            left_out = next(remaining, None)
         else:
             yield entry
 
@@ -575,11 +593,11 @@ def _write_entries(sink: Any, listed: Iterator[Entry]) -> int:
 
 
 class Manifest:
-    """The entries of a job, in the file of `write_manifest`.
+    """The entries of a job, in a file by `write_manifest`.
 
     Args:
-        store: what reads it.
-        path: of the file.
+        store: `places.LocalFiles` or `places.RemoteFiles`.
+        path: of the file, in the store.
     """
 
     def __init__(self, store: Any, path: str):
@@ -587,14 +605,14 @@ class Manifest:
         metadata = self._table.metadata
         counts = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._starts = np.append(0, np.cumsum(counts)).astype(np.int64)
-        self._group = -1  # that was read last, and what it holds
-        self._block: Any = None
+        self._group = -1  # number of the row group that was read last
+        self._block: Any = None  # its contents
 
     def __len__(self) -> int:
         return self._table.metadata.num_rows
 
     def rows(self, start: int, stop: int) -> Iterator[Entry]:
-        """The entries from number `start` to before `stop`."""
+        """The entries with the numbers from `start` on, without `stop`."""
         stop = min(stop, len(self))
         while start < stop:
             group = int(np.searchsorted(self._starts, start, side="right")) - 1
@@ -608,6 +626,7 @@ class Manifest:
 
 
 def _entries_in(block: Any) -> Iterator[Entry]:
+    """The entries in a `pyarrow.Table` of the columns of `_schema`."""
     columns = block.to_pydict()
     for image, place, row, stamp in zip(*columns.values()):
         yield Entry(image, os.fsdecode(place), row, stamp)
@@ -617,7 +636,7 @@ def _entries_in(block: Any) -> Iterator[Entry]:
 
 
 class Reader:
-    """The contents of entries: one after the other, so that tables are read forward once.
+    """Reads the images of entries; in their order, tables are read forward once.
 
     Args:
         options: those of the listing.
@@ -630,7 +649,9 @@ class Reader:
     def contents(self, listed: Iterable[Entry]) -> Iterator[tuple[Entry, Callable[[], np.ndarray]]]:
         """Each entry with a function that reads its image, which another thread may call.
 
-        It returns [H, W, 3] uint8 and raises OSError or ValueError for what is no image.
+        Yields:
+            (entry, f): f() returns [H, W, 3] uint8, or raises OSError or ValueError where the image
+            can't be read.
 
         Raises:
             ValueError: a table has changed since it was listed.
@@ -639,6 +660,7 @@ class Reader:
             yield entry, self._content(entry)
 
     def _content(self, entry: Entry) -> Callable[[], np.ndarray]:
+        """The function that reads an entry's image."""
         if not entry.place:
             return _NoPath(entry.image)
         if entry.row < 0:
@@ -679,10 +701,10 @@ class _Rows:
         self._ends = np.cumsum(counts)
         self._values: Iterator[Any] = iter(())
         self._next = -1  # row of the next value
-        self._end = -1  # of the row group that is being read
+        self._end = -1  # first row behind the row group that is being read
 
     def value(self, row: int) -> Any:
-        """What the column has in a row."""
+        """The column's value in a row; rows are asked for in ascending order."""
         if not self._next <= row < self._end:
             group = int(np.searchsorted(self._ends, row, side="right"))
             self._end = int(self._ends[group])
@@ -705,7 +727,7 @@ class _Rows:
 
 @dataclasses.dataclass
 class _File:
-    """Reads an image of a path or an address."""
+    """Reads an image at a path or an address."""
 
     place: str
 
@@ -718,7 +740,7 @@ class _File:
 
 @dataclasses.dataclass
 class _Bytes:
-    """Reads an image of its file's bytes."""
+    """Reads an image by the bytes of its file."""
 
     name: str
     content: bytes | None
@@ -731,7 +753,7 @@ class _Bytes:
 
 @dataclasses.dataclass
 class _NoPath:
-    """Says that a table's row has no path."""
+    """Raises the error of a table's row without a path."""
 
     name: str
 
@@ -740,12 +762,16 @@ class _NoPath:
 
 
 def image_of(content: bytes, name: str) -> np.ndarray:
-    """The image [H, W, 3] uint8 of a file's bytes.
+    """The image [H, W, 3] uint8 by the bytes of its file.
 
-    By way of a file: some readers take nothing else.
+    They are written to a temporary file, since the readers of some formats take nothing else.
+
+    Args:
+        content: JPEG, PNG, TIFF or another format that `utils.read_image` reads.
+        name: the image's name in errors.
 
     Raises:
-        OSError, ValueError: it is no image; the text has the name.
+        ValueError: it is no image that can be read.
     """
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)

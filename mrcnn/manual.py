@@ -1,4 +1,4 @@
-"""What the text of a module of settings says: each setting's comment and its default as written.
+"""Reads the settings of a module's source: each one's comment, and its default as written.
 
     for group in groups("mrcnn/config.py"):
         print(group.defaults, group.text)
@@ -87,7 +87,11 @@ def assigned(node: ast.stmt) -> list[tuple[str, ast.expr]]:
 
 
 def config_class(path: pathlib.Path) -> ast.ClassDef:
-    """The class `Config` of a module."""
+    """The class `Config` of a module.
+
+    Raises:
+        ValueError: there is none.
+    """
     for node in tree(path).body:
         if isinstance(node, ast.ClassDef) and node.name == "Config":
             return node

@@ -1117,6 +1117,39 @@ def decode_rle(
     return columns.transpose(2, 1, 0)
 
 
+def as_dense(masks: Any) -> np.ndarray:
+    """Masks of any form that `MaskRCNN.detect` gives as one array.
+
+    Args:
+        masks: [H, W, N]; `Masks`; or N run-length encodings {"size", "counts"}.
+
+    Returns:
+        [H, W, N], bool of encodings, otherwise of the dtype that they have; [0, 0, 0] of an empty
+        list.
+
+    Raises:
+        ValueError: encodings of several sizes, or what is no [H, W, N].
+    """
+    if are_encodings(masks):
+        if not len(masks):
+            return np.zeros((0, 0, 0), bool)
+        sizes = sorted({tuple(int(side) for side in code["size"]) for code in masks})
+        if len(sizes) > 1:
+            raise ValueError(f"Expected masks of one image size. Received: {sizes}")
+        return decode([{"segmentation": code} for code in masks], *sizes[0])
+    dense = np.asarray(masks)
+    if not dense.size and dense.ndim != 3:
+        return np.zeros((0, 0, 0), bool)
+    if dense.ndim != 3:
+        raise ValueError(f"Expected masks of shape [H, W, N]. Received: {dense.shape}")
+    return dense
+
+
+def are_encodings(masks: Any) -> bool:
+    """Whether masks are a list of run-length encodings."""
+    return isinstance(masks, (list, tuple)) and all(isinstance(code, dict) for code in masks)
+
+
 def cut_to_pixels(mask: np.ndarray) -> tuple[int, int, np.ndarray]:
     """Crops a mask [H, W] bool to its foreground.
 
@@ -1140,7 +1173,12 @@ def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
         box: (y1, x1, y2, x2); zeros for a mask without a pixel.
         crop: [y2 - y1, x2 - x1] bool.
     """
-    height = int(code["size"][0])
+    height, width = map(int, code["size"])
+    if PIXELS_OF_A_CHARACTER * len(code["counts"]) > height * width:
+        from pycocotools import mask as coco_mask
+
+        y, x, crop = cut_to_pixels(coco_mask.decode(code).astype(bool))
+        return (y, x, y + crop.shape[0], x + crop.shape[1]), crop
     edges = np.cumsum(decompressed(code["counts"]))
     stops = edges[1::2]
     starts = edges[::2][: len(stops)]
@@ -1161,7 +1199,35 @@ def crop_of_rle(code: dict) -> tuple[Box, np.ndarray]:
     return (top, left, bottom, right), pixels[top:bottom]
 
 
-# ---- Segmentations in annotation files -----------------------------------------------------------
+def crop_of_annotation(annotation: dict, height: int, width: int) -> tuple[Box, np.ndarray]:
+    """The box and crop of an annotation, see `crop_of_rle`; arguments and errors of `to_rle`."""
+    return crop_of_rle(to_rle(annotation, height, width))
+
+
+def crops_of(masks: Any) -> Iterator[tuple[Box, np.ndarray]]:
+    """The masks of a result, in any form, as boxes and the pixels in them.
+
+    Args:
+        masks: `Masks`; a list of N run-length encodings {"size", "counts"}; or [H, W, N] of any
+            dtype, where non-zero is foreground.
+
+    Yields:
+        box: (y1, x1, y2, x2) in pixels, y2 and x2 outside; it holds the mask.
+        crop: [y2 - y1, x2 - x1] bool.
+    """
+    if isinstance(masks, Masks):
+        for i in range(masks.shape[2]):
+            yield masks.crop(i)
+    elif isinstance(masks, (list, tuple)):
+        for code in masks:
+            yield crop_of_annotation({"segmentation": code}, *code["size"])
+    else:
+        masks = np.asarray(masks)
+        for i, (y1, x1, y2, x2) in enumerate(extract_bboxes(masks).tolist()):
+            yield (y1, x1, y2, x2), masks[y1:y2, x1:x2, i] != 0
+
+
+# ---- Annotations of other programs ---------------------------------------------------------------
 
 # Why a segmentation, or a part of it, can't be drawn.
 NO_SHAPE = "have no segmentation"
@@ -1652,10 +1718,14 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
     """IoU of each pair of masks.
 
     Args:
-        masks1, masks2: [H, W, N] and [H, W, M]; above .5 is foreground.
+        masks1, masks2: [H, W, N] and [H, W, M], foreground above .5; or another form that
+            `as_dense` takes.
 
     Returns:
         [N, M] float32, 0 where both masks are empty.
+
+    Raises:
+        ValueError: masks of different image sizes.
     """
 
     masks1 = _as_bool(masks1)
@@ -1689,9 +1759,9 @@ def compute_overlaps_masks(masks1: np.ndarray, masks2: np.ndarray) -> np.ndarray
     return iou(common, area1[:, None], area2).astype(np.float32)
 
 
-def _as_bool(masks: np.ndarray) -> np.ndarray:
-    """Masks as bool; above .5 is foreground."""
-    masks = np.asarray(masks)
+def _as_bool(masks: Any) -> np.ndarray:
+    """Masks of any form as bool; above .5 is foreground."""
+    masks = as_dense(masks)
     if masks.dtype == bool:
         return masks
     return masks > 0.5

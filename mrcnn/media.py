@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import fonts, utils
-from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value
+from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value, write_bytes
 from mrcnn.masks import Masks
 from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
 
@@ -137,7 +137,7 @@ class PictureError(ValueError):
 
 @dataclasses.dataclass
 class Processed:
-    """What `process` did.
+    """The outcome of `process`.
 
     Attributes:
         written: paths of the new files.
@@ -218,14 +218,34 @@ def _each_once(files: list[pathlib.Path]) -> list[pathlib.Path]:
 def is_video(path: AnyPath) -> bool:
     """Whether a file is taken for a video: by its name, or by its beginning if that says nothing.
 
-    Text is none, whatever its name: ".ts" and ".mts" are TypeScript too.
+    A GIF or WebP of several frames is one, and so is a PNG that isn't called .png. Text is none,
+    whatever its name: ".ts" and ".mts" are TypeScript too.
     """
     suffix = pathlib.Path(path).suffix.lower()
     if suffix in PICTURE_SUFFIXES:
         return False
     if suffix in VIDEO_SUFFIXES:
         return suffix not in _ALSO_OF_TEXT or not _is_text(_beginning(path))
-    return _begins_as_video(_beginning(path))
+    beginning = _beginning(path)
+    return _begins_as_video(beginning) or _animation(path, beginning) is not None
+
+
+def _animation(path: AnyPath, beginning: bytes) -> tuple[int, float] | None:
+    """Frames and frames per second of an animated picture; None for every other file."""
+    is_webp = beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP"
+    if not is_webp and not beginning.startswith((b"GIF8", b"\x89PNG")):
+        return None
+    try:
+        status = os.stat(path)
+        return _animation_info(os.fspath(path), status.st_mtime_ns, status.st_size)
+    except (OSError, ValueError):  # reading it says what is wrong
+        return None
+
+
+@functools.lru_cache(maxsize=64)
+def _animation_info(path: str, time_written: int, size: int) -> tuple[int, float] | None:
+    """`utils.animation_info` of a file that is asked for several times: it decodes all frames."""
+    return utils.animation_info(path)
 
 
 def _beginning(path: AnyPath, count: int = 1024) -> bytes:
@@ -292,11 +312,15 @@ def video_info(path: AnyPath) -> tuple[int, float]:
     """Frames and frames per second of a video, as its header has them.
 
     Returns:
-        (frames, rate); 0 frames where the header doesn't say.
+        (frames, rate); 0 frames where the header doesn't say. Of an animated picture the mean rate:
+            each frame of it may have a duration of its own.
 
     Raises:
         ValueError: the file can't be read as a video.
     """
+    animation = _animation(path, _beginning(path))
+    if animation is not None:
+        return animation
     cv2 = _cv2()
     with _capture(path) as capture:
         frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -312,6 +336,9 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
     Raises:
         ValueError: not a video, or one without a frame that can be read.
     """
+    if _animation(path, _beginning(path)) is not None:
+        yield from utils.animation_frames(path)
+        return
     cv2 = _cv2()
     count = 0
     with _capture(path) as capture:
@@ -386,6 +413,9 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
         path: where to.
         image: [H, W, 3] or [H, W] uint8, which is written as it is; another shape or range is
             brought to RGB of 0..255 by `utils.as_rgb`.
+
+    Raises:
+        ValueError: another suffix, or an image that is none; names the path.
     """
     from PIL import Image
 
@@ -405,8 +435,7 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
     # Pillow, writing a jpeg to a file itself, doesn't notice that a disk is full.
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, formats[suffix], quality=92)
-    with atomic(path) as temporary:
-        pathlib.Path(temporary).write_bytes(buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
     return str(path)
 
 
@@ -462,7 +491,11 @@ class VideoWriter:
         return self
 
     def write(self, image: np.ndarray) -> None:
-        """Appends a frame."""
+        """Appends a frame [H, W, 3] uint8.
+
+        Raises:
+            ValueError: the frame has another shape than the first.
+        """
         image = self._as_frame(np.asarray(image))
         if self._writer is None:
             self._open(image.shape)
@@ -515,7 +548,7 @@ class VideoWriter:
         return self._stack.__exit__(*error)
 
     def _problem(self) -> Exception | None:
-        """What is wrong with the video that was written; OpenCV itself says nothing."""
+        """The problem of a video that was written, as a text; OpenCV reports none."""
         if not self.frames:
             return ValueError(f"{self.path} got no frame")
         try:

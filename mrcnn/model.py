@@ -242,7 +242,7 @@ class GroupNorm(KL.GroupNormalization):
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """What follows a convolution.
+    """The normalisation that follows a convolution.
 
     Attributes:
         kind: "batch", "frozen", "group" or None, see BACKBONE_NORM.
@@ -296,7 +296,7 @@ def named(make: Callable, name: str | None, per_roi: bool) -> KL.Layer:
 
 
 def chain(x: Tensor, layers: Iterable) -> Tensor:
-    """x through the layers, one after the other."""
+    """Applies layers to a tensor [B, ...], one after the other."""
     for layer in layers:
         x = layer(x)
     return x
@@ -487,7 +487,18 @@ def _architecture(name):
 
 
 def resnet_stage(x: Tensor, architecture: str, stage: int, strides: Any, style: Style) -> Tensor:
-    """Stage 2..5 of a ResNet; its first block has the stride."""
+    """A stage of a ResNet; its first block has the stride.
+
+    Args:
+        x: [B, H, W, C].
+        architecture: one of `RESNETS`.
+        stage: 2 to 5.
+        strides: of the first block.
+        style: a `Style`.
+
+    Returns:
+        [B, H / strides, W / strides, channels].
+    """
     blocks, bottleneck, groups, group_width = _architecture(architecture)
     style = dataclasses.replace(style, groups=groups)
     scale = 2 ** (stage - 2)
@@ -1693,7 +1704,7 @@ class DetectionLayer(ValuesLayer):
         return self._suppressed(*self._candidates(inputs))[0]
 
     def stages(self, inputs: Sequence) -> dict[str, Tensor]:
-        """What is between the RoIs and the detections.
+        """The stages from the RoIs to the detections.
 
         Returns:
             {"class_ids": [B, N] int32 and "scores": [B, N], the best class of each RoI;
@@ -2582,7 +2593,14 @@ class Targets:
 def targets_graph(
     config: Config, inputs: dict[str, Tensor], proposals: Tensor, valid: Tensor
 ) -> Targets:
-    """RoIs drawn from the proposals, with their targets."""
+    """RoIs drawn from the proposals, with their targets.
+
+    Args:
+        config: the `Config`.
+        inputs: {name: tensor} of the training inputs.
+        proposals: [B, N, 4] normalised.
+        valid: [B, N] bool, which rows are proposals.
+    """
     image = inputs["input_image"]
     if not config.USE_RPN_ROIS:
         given = NormalizeBoxes(return_valid=True, frame=config.BOX_FRAME, name="input_rois")
@@ -2631,7 +2649,15 @@ def _bbox_loss(name, kind, std_dev):
 def box_losses(
     config: Config, meta: Tensor, targets: Targets, logits: Tensor, bbox: Tensor
 ) -> dict[str, Tensor]:
-    """The losses of the class and box head by name."""
+    """The losses of the class and box head, {name: scalar}.
+
+    Args:
+        config: the `Config`.
+        meta: image metas [B, meta].
+        targets: of `targets_graph`.
+        logits: [B, R, classes].
+        bbox: [B, R, classes, 4] deltas.
+    """
     active = parse_image_meta_graph(meta)["active_class_ids"]
     active = KL.Identity(name="active_class_ids", dtype="float32")(active)
     class_inputs = [targets.class_ids, logits, active]
@@ -2648,7 +2674,7 @@ def box_losses(
 def training_masks_graph(
     config: Config, head: MaskHead, targets: Targets, maps: Sequence, meta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Masks of all RoIs, and their loss.
+    """Masks of all RoIs [B, R, h, w, classes], and their loss, a scalar.
 
     Only positive rows have a loss. With fixed batch norm the others are a second part, computed
     only if somebody asks for that output; with trained batch norm they would take part in its
@@ -2841,6 +2867,7 @@ class MaskRCNN:
         log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
             is made when one of them is first read, and is this run's alone.
         weights_of_run: `training.fingerprint` of the weights that the last `train` ended with.
+        weights_of_callbacks: the same where a callback of it changed them at the end; otherwise "".
         weights_file: path that `load_weights` read last; None for none, or what was no file.
         anchors: [A, 4], in pixels, of the last `get_anchors`.
 
@@ -2865,6 +2892,7 @@ class MaskRCNN:
         # Datasets whose images were checked, so that the next stage of a training starts at once.
         self._checked: weakref.WeakSet = weakref.WeakSet()
         self.weights_of_run = ""
+        self.weights_of_callbacks = ""
         self.weights_file: str | None = None
         self.set_log_dir()
         self._strategy = None
@@ -3138,7 +3166,7 @@ class MaskRCNN:
         layers: str,
         augmentation: Any = None,
         custom_callbacks: Sequence | None = None,
-        no_augmentation_sources: Sequence[str] | None = None,
+        no_augmentation_sources: str | Sequence[str] | None = None,
     ) -> keras.callbacks.History:
         """Trains (matterport: train).
 
@@ -3158,8 +3186,8 @@ class MaskRCNN:
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
             augmentation: an imgaug augmenter, an object of `mrcnn.augmentation`, or a function
                 f(image, masks) -> (image, masks); see `data.apply_augmentation`.
-            custom_callbacks: Keras callbacks, called after the checkpoint's.
-            no_augmentation_sources: sources of images that are not augmented.
+            custom_callbacks: Keras callbacks, or one, called after the checkpoint's.
+            no_augmentation_sources: sources, or one, of images that are not augmented.
 
         Returns:
             keras.callbacks.History.
@@ -3178,6 +3206,8 @@ class MaskRCNN:
             )
         learning_rate, epochs = training.check_numbers(learning_rate, epochs)
         layer_regex = training.layer_regex(layers, self.keras_model)
+        custom_callbacks = training.check_callbacks(custom_callbacks)
+        data.check_augmentation(augmentation)
         if epochs <= self.epoch:
             logger.warning(
                 "The weights have reached epoch %d: nothing to train to epoch %d (epochs is the"
@@ -3336,8 +3366,12 @@ class MaskRCNN:
         """`detect` for molded images, in the molded frame (matterport: detect_molded).
 
         Args:
-            molded_images: [B, h, w, C] float32, all of one size.
+            molded_images: [B, h, w, C] float32, all of one size. Whole numbers are taken as they
+                are, with a warning: they are not molded.
             image_metas: [B, meta].
+
+        Raises:
+            ValueError: images of different sizes, or not a meta for each.
         """
         self.check_mode("inference", "detect_molded")
         shapes = {np.shape(image) for image in molded_images}
@@ -3351,6 +3385,7 @@ class MaskRCNN:
             )
         if not len(molded_images):
             return []
+        data.tell_of_unmolded(molded_images, self.config, "detect_molded")
         shape = molded_images[0].shape
         outputs = self.detector.infer(
             molded_images, np.asarray(image_metas), self.get_anchors(shape)
@@ -3424,7 +3459,7 @@ class MaskRCNN:
         """Every stage of one image in numpy and pixels, from anchors to pasted masks.
 
         Args:
-            image: as one of `detect`'s.
-            activations: names of layers whose outputs are wanted too.
+            image: [H, W, C], as one of `detect`'s.
+            activations: names of layers whose outputs are returned as well.
         """
         return tracing.trace(self, image, activations)

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrcnn import boxes as box_math, files, masks as mask_math, utils, visualize
+from mrcnn import files, masks as mask_math, utils, visualize
 
 if TYPE_CHECKING:
     from mrcnn.annotations import AnnotatedImage, Annotations, Region
@@ -78,21 +78,6 @@ def _image_shape(result: dict, image_shape: Sequence[int] | None) -> tuple[int, 
     if mask_shape not in (None, given_shape):
         raise ValueError(f"image_shape is that of the masks, {mask_shape}. Received: {given_shape}")
     return given_shape
-
-
-def _crops(masks: Any) -> Iterator[tuple[Sequence[int], np.ndarray]]:
-    """The box (y1, x1, y2, x2) and crop [y2 - y1, x2 - x1] bool of each mask, of any form."""
-    if isinstance(masks, list):
-        for code in masks:
-            yield mask_math.crop_of_rle(mask_math.to_rle({"segmentation": code}, *code["size"]))
-    elif isinstance(masks, mask_math.Masks):
-        for i in range(masks.shape[-1]):
-            yield masks.crop(i)
-    else:
-        for i in range(masks.shape[-1]):
-            mask = np.asarray(masks[..., i]).astype(bool, copy=False)
-            y1, x1, y2, x2 = box_math.extract_bboxes(mask[..., None])[0].tolist()
-            yield (y1, x1, y2, x2), mask[y1:y2, x1:x2]
 
 
 def to_supervision(result: dict, class_names: Sequence[str]) -> Any:
@@ -157,7 +142,7 @@ def to_fiftyone(
     height, width = _image_shape(result, image_shape)
     crops: Iterable = [None] * count
     if result["masks"] is not None:
-        crops = _crops(result["masks"])
+        crops = mask_math.crops_of(result["masks"])
     detections = []
     for i, crop in enumerate(crops):
         box = np.asarray(result["rois"])[i].tolist()
@@ -456,7 +441,7 @@ def _values(
                 },
             )
         return
-    for i, ((top, left, _, _), crop) in enumerate(_crops(result["masks"])):
+    for i, ((top, left, _, _), crop) in enumerate(mask_math.crops_of(result["masks"])):
         if not crop.any():
             continue
         if kind == "brushlabels":

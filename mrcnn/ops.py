@@ -1,9 +1,9 @@
 """The kernels of the network: non-maximum suppression and RoI pooling.
 
-Each has a form in `keras.ops` that runs on every backend, compiles under XLA and is the reference
-in the tests, and the backend's own, the faster one on its CPU and GPU: TensorFlow's fused kernels,
-or PyTorch's, which are in `mrcnn.torch_kernels`. `fused=None` takes the backend's own where there
-is one; True and False insist.
+Each has a portable form in `keras.ops`, which runs on every backend, compiles under XLA and is the
+reference in the tests, and the backend's own, which is faster: TensorFlow's fused kernels, or those
+for PyTorch in `mrcnn.torch_kernels`. `fused=None` uses the backend's own where there is one, True
+requires it, False uses the portable form.
 Boxes are [..., (y1, x1, y2, x2)], normalised so that 0 and 1 are the centres of the outermost
 pixels.
 """
@@ -25,19 +25,19 @@ from keras import ops
 
 from mrcnn import boxes as box_math, files
 
-Tensor = Any  # of any backend of Keras, symbolic or not
+Tensor = Any  # of any Keras backend, symbolic or not
 
 
 def has_fused_kernels(fused: bool | None = None) -> bool:
-    """Whether TensorFlow's kernels run. Raises ValueError where a backend without any is to."""
+    """Whether TensorFlow's kernels are used; raises as `kernels_of`."""
     return kernels_of(fused) == "tensorflow"
 
 
 def kernels_of(fused: bool | None = None) -> str:
-    """Whose kernels run: "tensorflow", "torch", or "portable" for those in keras.ops.
+    """Which kernels are used: "tensorflow", "torch", or "portable" for those in keras.ops.
 
     Raises:
-        ValueError: fused=True, and the backend has none of its own.
+        ValueError: fused=True with a backend that has no kernels of its own.
     """
     backend = keras.backend.backend()
     if fused and backend not in WITH_KERNELS:
@@ -54,32 +54,33 @@ def compiles(jit_compile: bool | None) -> bool:
     """Whether XLA compiles training steps and detections, by the setting JIT_COMPILE.
 
     Raises:
-        ValueError: the backend can't, or can't do without.
+        ValueError: the backend can't compile, or must.
     """
     backend = keras.backend.backend()
     if jit_compile and backend == "torch":
         raise ValueError("JIT_COMPILE needs TensorFlow or JAX. Received: True under PyTorch")
-    # What isn't compiled JAX runs one operation after the other.
+    # Without compilation JAX would dispatch one operation after the other.
     if backend == "jax" and jit_compile is False:
         raise ValueError("JIT_COMPILE is None or True under JAX. Received: False")
     return bool(jit_compile) or backend == "jax"
 
 
-# Backends of Keras with kernels of their own.
+# Keras backends with kernels of their own.
 WITH_KERNELS = ("tensorflow", "torch")
 
 
 @contextlib.contextmanager
 def outside_graphs() -> Iterator[None]:
-    """Runs a block or a function eagerly, also where a program of 2018 has a graph around it.
+    """Context manager and decorator: runs eagerly, even inside a graph of a TensorFlow 1 program.
 
-    That is `tf.Graph().as_default()`, a Session, or tf.compat.v1.disable_eager_execution().
+    Such a program has `tf.Graph().as_default()`, a Session, or
+    tf.compat.v1.disable_eager_execution().
 
     Raises:
-        ValueError: TensorFlow 1's behaviour was asked for, which Keras 3 can't build with.
+        ValueError: TensorFlow 1's behaviour is switched on, under which Keras 3 can't build.
         RuntimeError: the process was forked from one that has used a model.
     """
-    _check_that_threads_are_here()
+    _check_not_forked()
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -94,34 +95,34 @@ def outside_graphs() -> Iterator[None]:
             " tf.compat.v1.disable_v2_behavior(), or disable_resource_variables(): delete the"
             " call from the program. Graphs and Sessions around the model may stay"
         )
-    # tf.init_scope would leave a function that is traced, but no graph, and stop gradients.
+    # tf.init_scope would leave a traced function but not a graph, and would stop gradients.
     with tf.__internal__.eager_context.eager_mode():
         yield
 
 
-# The process that built the first model.
-_process: int | None = None
+# The id of the process that built the first model.
+_first_process: int | None = None
 
 
-def _check_that_threads_are_here() -> None:
-    """A RuntimeError in a child of fork: the backend's threads are its parent's, it would hang."""
-    global _process
-    if _process is None:
-        _process = os.getpid()
-    if _process != os.getpid() and keras.backend.backend() != "torch":
+def _check_not_forked() -> None:
+    """RuntimeError in a forked process: it lacks the backend's threads and would hang."""
+    global _first_process
+    if _first_process is None:
+        _first_process = os.getpid()
+    if _first_process != os.getpid() and keras.backend.backend() != "torch":
         raise RuntimeError(
             "This process was forked from one that has built or used a model, whose threads it"
             " doesn't have: it would hang. Start it by multiprocessing.get_context('spawn'), or"
             " build the first model in the forked processes. Received: process"
-            f" {os.getpid()}, forked from {_process} or a child of it"
+            f" {os.getpid()}, forked from {_first_process} or a child of it"
         )
 
 
 @contextlib.contextmanager
 def without_gradients() -> Iterator[None]:
-    """Within it, nothing is kept that only gradients need. PyTorch would keep each layer's output.
+    """Context manager and decorator: PyTorch keeps no layer outputs for the backward pass.
 
-    Around a function as well; the other backends ask for gradients where they want some.
+    Does nothing on other backends, which compute gradients only where they are requested.
     """
     if keras.backend.backend() != "torch":
         yield
@@ -133,12 +134,12 @@ def without_gradients() -> Iterator[None]:
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks of up to 32 MB, once per process.
+    """Makes glibc keep freed blocks of up to 32 MB, once per process.
 
-    By default it maps each large buffer anew and gives it back, and every training step pays for
-    the page faults of touching it: 190,000 a step of the shapes demo, .87 s instead of .64 s on 2
-    cores. Larger blocks are mapped: kept ones leave gaps, .18 GB of them in a step of ResNet-50 at
-    512². Does nothing on other C libraries.
+    By default glibc maps and unmaps each large buffer, which costs page faults in every training
+    step: 190,000 for the shapes demo, .87 s instead of .64 s on 2 cores. Larger blocks are still
+    mapped: keeping them would fragment the heap, by .18 GB in a step of ResNet-50 at 512². Does
+    nothing with other C libraries.
     """
     global _memory_is_kept
     if _memory_is_kept or not sys.platform.startswith("linux"):
@@ -151,10 +152,10 @@ def keep_freed_memory() -> None:
     trim_threshold = -1  # M_TRIM_THRESHOLD
     mmap_threshold = -3  # M_MMAP_THRESHOLD
     arena_max = -8  # M_ARENA_MAX
-    # A thread's own arena holds blocks of 64 MB at most, and maps every larger one anew.
+    # An arena of a thread holds blocks of at most 64 MB; larger ones would always be mapped.
     mallopt(arena_max, 1)
-    # glibc refuses more than 32 MB, and setting any threshold freezes this one, at 128 KB if it was
-    # not set.
+    # 32 MB is glibc's maximum. It must be set, too: setting any threshold ends the adaptation of
+    # this one, which would stay at 128 KB.
     mallopt(mmap_threshold, 1 << 25)
     mallopt(trim_threshold, (1 << 31) - 1)
 
@@ -164,10 +165,10 @@ _memory_is_kept = False
 
 @functools.cache
 def keep_compiled_programs() -> None:
-    """Lets JAX keep on disk what it compiles, for the next process; once per process.
+    """Turns on JAX's persistent compilation cache, in jax/ of `files.cache_folder`; once a process.
 
-    In jax/ of `files.cache_folder`. A folder that the program or JAX_COMPILATION_CACHE_DIR names
-    stays; JAX_ENABLE_COMPILATION_CACHE=false turns it off. Does nothing under other backends.
+    A folder set by the program or by JAX_COMPILATION_CACHE_DIR is left as it is;
+    JAX_ENABLE_COMPILATION_CACHE=false turns the cache off. Does nothing on other backends.
     """
     if keras.backend.backend() != "jax":
         return
@@ -175,7 +176,7 @@ def keep_compiled_programs() -> None:
 
     if jax.config.jax_compilation_cache_dir:
         return
-    # Programs for a CPU are of its instructions, and a home may be that of several machines.
+    # Programs for a CPU use its instruction set, and several machines may share a home folder.
     folder = files.cache_folder() / "jax" / _digest_of_processor()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,31 +186,35 @@ def keep_compiled_programs() -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-        # By default programs of less than a second are not kept; building has hundreds of them.
+        # By default JAX caches no program that compiles in less than a second; building a model
+        # compiles hundreds of these.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def _digest_of_processor():
-    """A text that differs between processors with other instructions."""
-    described = [platform.machine(), platform.processor()]
+    """A digest, in hexadecimal, of the processor's architecture and instruction set."""
+    properties = [platform.machine(), platform.processor()]
     with contextlib.suppress(OSError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-        described += sorted({line for line in lines if line.startswith(("flags", "Features"))})
-    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+        properties += sorted({line for line in lines if line.startswith(("flags", "Features"))})
+    return hashlib.sha256("\n".join(properties).encode()).hexdigest()[:16]
 
 
 def uniform(shape: Any, seed: Any) -> Tensor:
-    """Random numbers from 0 to 1, which XLA draws as well as TensorFlow without it.
+    """Uniform random numbers in [0, 1), the same in TensorFlow with and without XLA.
 
     Args:
         shape: of the numbers.
         seed: a `keras.random.SeedGenerator`.
+
+    Returns:
+        [*shape] float32.
     """
     if keras.backend.backend() != "tensorflow":
         return keras.random.uniform(shape, seed=seed)
     import tensorflow as tf
 
-    # TensorFlow makes the same floats of the same bits, which XLA has in another order.
+    # TensorFlow makes the same floats of these bits; XLA's floats use the bits in another order.
     key = tf.cast(tf.math.floormod(seed.next(), tf.int32.max - 1), tf.int32)
     bits = tf.random.stateless_uniform(
         shape, key, minval=None, maxval=None, dtype=tf.int32, alg="philox"
@@ -218,7 +223,7 @@ def uniform(shape: Any, seed: Any) -> Tensor:
 
 
 def half_of_squares(x: Tensor) -> Tensor:
-    """Half of the sum of squares, a scalar.
+    """Half of the sum of the squares of a tensor of any shape, a scalar.
 
     On TensorFlow it is one operation, and one more for its gradient.
     """
@@ -229,26 +234,26 @@ def half_of_squares(x: Tensor) -> Tensor:
     return tf.nn.l2_loss(ops.convert_to_tensor(x))
 
 
-# What cuDNN allows at least; TensorFlow takes it in the place of anything smaller.
+# cuDNN's minimum, by which TensorFlow replaces smaller values.
 LEAST_EPSILON = 1.001e-5
 
 
 def has_fused_batch_norm(epsilon: float) -> bool:
-    """Whether `batch_norm` can be used, and with this epsilon."""
+    """Whether `batch_norm` can be used with this backend and epsilon."""
     return has_fused_kernels() and epsilon >= LEAST_EPSILON
 
 
 def batch_norm(
     x: Tensor, gamma: Tensor, beta: Tensor, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Batch norm by the statistics of the batch. TensorFlow only.
+    """Batch norm with the statistics of the batch. TensorFlow only.
 
-    One operation, and one for its gradient: on a CPU half the time of the same in parts.
+    One fused operation, and one for its gradient: on a CPU half the time of separate operations.
 
     Args:
         x: [B, H, W, C] float32.
         gamma, beta: [C].
-        epsilon: from LEAST_EPSILON on.
+        epsilon: at least LEAST_EPSILON.
 
     Returns:
         outputs [B, H, W, C]; mean and variance [C] of the B * H * W values.
@@ -258,7 +263,7 @@ def batch_norm(
     gamma = ops.convert_to_tensor(gamma)
     beta = ops.convert_to_tensor(beta)
     outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon)
-    # The operation gives the sum of squares by N - 1, and by 1 where N is 1.
+    # The operation returns the unbiased variance: it divides by N - 1, or by 1 where N is 1.
     count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), "float32")
     return outputs, mean, variance * (tf.maximum(count - 1.0, 1.0) / count)
 
@@ -272,7 +277,7 @@ def overlaps(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def take_rows(x: Tensor, indices: Tensor) -> Tensor:
-    """Rows of each image: x [B, N, ...], indices [B, K] int -> [B, K, ...].
+    """Gathers rows of each image: x [B, N, ...], indices [B, K] int -> [B, K, ...].
 
     On TensorFlow it is one operation, where `take_along_axis` is thirty.
     """
@@ -286,12 +291,12 @@ def take_rows(x: Tensor, indices: Tensor) -> Tensor:
 
 
 def pick(x: Tensor, indices: Tensor) -> Tensor:
-    """One of the entries of each row: x [B, N, K, ...], indices [B, N] int -> [B, N, ...].
+    """Gathers one entry of each row: x [B, N, K, ...], indices [B, N] int -> [B, N, ...].
 
-    As `take_along_axis` of one index, at a fifth of the operations and of those of the gradient.
+    It is `take_along_axis` with one index a row, in a fifth of the operations, as is its gradient.
 
     Args:
-        x: K and what follows are known sizes.
+        x: K and the axes after it have static sizes.
         indices: in 0..K-1.
     """
     if keras.backend.backend() != "tensorflow":
@@ -311,7 +316,7 @@ def pick(x: Tensor, indices: Tensor) -> Tensor:
 
 
 def fold_rois(x: Tensor) -> Tensor:
-    """RoIs of all images in one row: [B, N, ...] -> [B * N, ...]."""
+    """Folds the axis of RoIs into the batch: [B, N, ...] -> [B * N, ...]."""
     rest = x.shape[2:]
     if None in rest:
         rest = ops.shape(x)[2:]
@@ -319,9 +324,9 @@ def fold_rois(x: Tensor) -> Tensor:
 
 
 def unfold_rois(y: Tensor, like: Tensor) -> Tensor:
-    """The inverse of `fold_rois`: y [B * N, ...] -> [B, N, ...], as `like` [B, N, ...] has it.
+    """The inverse of `fold_rois`: y [B * N, ...] -> [B, N, ...], where `like` is [B, N, ...].
 
-    On TensorFlow each size that is not known is five operations; one of them follows from the rest.
+    On TensorFlow each dynamic size costs five operations; `reshape` infers one of them.
     """
     batch, count = like.shape[:2]
     rest = y.shape[1:]
@@ -335,14 +340,14 @@ def unfold_rois(y: Tensor, like: Tensor) -> Tensor:
 
 
 def top_k(x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
-    """The k largest of the last axis, largest first, and their places; of equals the first.
+    """The k largest values of the last axis in descending order; of equal ones the first.
 
     Args:
         x: [..., N].
         k: at most N, an int or a scalar.
 
     Returns:
-        [..., k] values, and int places.
+        values [..., k], and their indices [..., k] int.
     """
     if kernels_of() != "torch" or isinstance(x, keras.KerasTensor):
         return ops.top_k(x, k)
@@ -352,9 +357,9 @@ def top_k(x: Tensor, k: Any) -> tuple[Tensor, Tensor]:
 
 
 def shortfall(wanted: int, count: Any) -> Any:
-    """How many of `wanted` are missing where there are `count`, an int or a scalar.
+    """How many of `wanted` are missing where there are `count`, an int or a scalar tensor.
 
-    Of an int an int: in a program that JAX compiles, a scalar would be no size.
+    For an int it is an int, which sizes must be in programs that JAX compiles.
     """
     if isinstance(count, int):
         return max(wanted - count, 0)
@@ -385,15 +390,15 @@ def non_max_suppression(
     Args:
         boxes: [B, N, (y1, x1, y2, x2)] float32.
         scores: [B, N] float32, finite.
-        count: boxes to keep at most, an int; the size of the output is static.
-        iou_threshold: a box goes when its IoU with a better one is above this.
-        valid: [B, N] bool; boxes that take part, None for all.
-        classes: [B, N] int; only boxes of one class suppress each other, None for one class.
+        count: the most boxes to keep, an int: the size of the output is static.
+        iou_threshold: a box is suppressed if its IoU with a better one is above this.
+        valid: [B, N] bool, False for boxes to ignore; None for all valid.
+        classes: [B, N] int: boxes suppress only boxes of their class; None for a single class.
         fused: see the module.
 
     Returns:
-        indices: [B, count] int32, best first, 0 where not kept.
-        kept: [B, count] bool.
+        indices: [B, count] int32, best first, 0 where `kept` is False.
+        kept: [B, count] bool, False for padding.
     """
     if valid is None:
         valid = ops.ones_like(scores, dtype="bool")
@@ -420,7 +425,7 @@ def non_max_suppression(
 
 
 def _nms_of_image(boxes, scores, valid, classes=None, *, count, iou_threshold):
-    """`non_max_suppression` of one image by TensorFlow's kernels."""
+    """`non_max_suppression` for one image by TensorFlow's kernels."""
     import tensorflow as tf
 
     rows = tf.cast(tf.where(valid)[:, 0], tf.int32)
@@ -442,37 +447,37 @@ def _nms_of_image(boxes, scores, valid, classes=None, *, count, iou_threshold):
 
 
 def _nms_reference(boxes, scores, count, iou_threshold, valid, classes):
-    """`non_max_suppression` in keras.ops: `count` times the best box that is left."""
-    alive = ops.where(valid, scores, -float("inf"))
+    """`non_max_suppression` in keras.ops: selects the best remaining box `count` times."""
+    remaining = ops.where(valid, scores, -float("inf"))  # scores of the remaining boxes
     positions = ops.expand_dims(ops.arange(count, dtype="int32"), 0)
     batch_zeros = ops.cast(ops.zeros_like(scores[:, :1]), "int32")
     indices = positions * 0 + batch_zeros
     kept = indices > 0
 
-    def goes_on(i, alive, indices, kept):
+    def condition(i, remaining, indices, kept):
         return i < count
 
-    def step(i, alive, indices, kept):
-        best_score, best = ops.top_k(alive, 1)  # [B, 1]; ties: the first
+    def step(i, remaining, indices, kept):
+        best_score, best = ops.top_k(remaining, 1)  # [B, 1]; ties: the first
         best = ops.cast(best, "int32")
-        is_left = best_score > -float("inf")
+        exists = best_score > -float("inf")
         best_box = ops.take_along_axis(boxes, best[..., None], axis=1)  # [B, 1, 4]
-        beaten = overlaps(boxes, best_box)[..., 0] > iou_threshold
+        suppressed = overlaps(boxes, best_box)[..., 0] > iou_threshold
         if classes is not None:
             same = classes == ops.take_along_axis(classes, best, axis=1)
-            beaten = ops.logical_and(beaten, same)
-        itself = ops.arange(ops.shape(boxes)[1], dtype="int32")[None] == best
-        alive = ops.where(ops.logical_or(beaten, itself), -float("inf"), alive)
-        filled = ops.logical_and(positions == i, is_left)
+            suppressed = ops.logical_and(suppressed, same)
+        is_best = ops.arange(ops.shape(boxes)[1], dtype="int32")[None] == best
+        remaining = ops.where(ops.logical_or(suppressed, is_best), -float("inf"), remaining)
+        filled = ops.logical_and(positions == i, exists)
         indices = ops.where(filled, best, indices)
         kept = ops.logical_or(kept, filled)
-        return i + 1, alive, indices, kept
+        return i + 1, remaining, indices, kept
 
-    _, _, indices, kept = ops.while_loop(goes_on, step, (0, alive, indices, kept))
+    _, _, indices, kept = ops.while_loop(condition, step, (0, remaining, indices, kept))
     return indices, kept
 
 
-# What computes the portable form of `non_max_suppression` in this context.
+# The function that computes the portable form of `non_max_suppression`, see `suppressing_by`.
 _portable_suppression: contextvars.ContextVar[Callable] = contextvars.ContextVar(
     "portable_suppression", default=_nms_reference
 )
@@ -480,10 +485,11 @@ _portable_suppression: contextvars.ContextVar[Callable] = contextvars.ContextVar
 
 @contextlib.contextmanager
 def suppressing_by(function: Callable) -> Iterator[None]:
-    """Graphs that are traced inside have that function for the portable form of suppression.
+    """Within it `non_max_suppression` calls a function in place of its portable form.
 
     Args:
-        function: f(boxes, scores, count, iou_threshold, valid, classes), see `non_max_suppression`.
+        function: f(boxes, scores, count, iou_threshold, valid, classes), with the arguments and
+            results of `non_max_suppression`.
     """
     token = _portable_suppression.set(function)
     try:
@@ -493,12 +499,13 @@ def suppressing_by(function: Callable) -> Iterator[None]:
 
 
 # ---- RoI pooling ---------------------------------------------------------------------------------
-# Three kinds that must stay distinguishable. Of a box from 1 to 3 on the ramp 0, 1, 2, ... two bins
-# read with
-# - crop_and_resize: 1, 3 or, as its boxes are given, other points *on* the box's edges (one sample
-#   a bin);
-# - roi_align: the bins' middles, 1 and 2 (aligned: cell i covers i - .5 to i + .5) or 1.5 and 2.5;
-# - roi_pool: the largest value of whole cells: 2 and 3.
+# Three kinds with different results. Two bins of a box from 1 to 3 on the ramp 0, 1, 2, ... are,
+# with
+# - crop_and_resize: 1 and 3 or, depending on how boxes are normalised, other points *on* the box's
+#   edges (one sample a bin);
+# - roi_align: the centres of the bins, 1 and 2 (aligned: cell i covers i - .5 to i + .5) or 1.5 and
+#   2.5;
+# - roi_pool: the maximum of whole cells, 2 and 3.
 
 
 def crop_and_resize(
@@ -511,10 +518,11 @@ def crop_and_resize(
     """Bilinear crops, one sample per cell, the corner samples on the box's corners; 0 outside.
 
     This is not the paper's RoIAlign: with boxes normalised by (height - 1, width - 1) the first and
-    the last sample of a row lie *on* the box's edges instead of half a cell inside. Of a box that
-    ends on the image's edge TensorFlow's kernel may come out a rounding beyond it with the last one
-    (as from 56 cells to 28), and be 0 there. Mask targets are so in matterport's package too, and
-    the losses recorded of it ask for it. The fused form has no gradient of the boxes.
+    the last sample of a row lie *on* the box's edges instead of half a cell inside. For a box that
+    ends on the image's edge the last sample of TensorFlow's kernel may lie a rounding error beyond
+    it (as from 56 cells to 28), and be 0. The mask targets of matterport's package have the same
+    zeros, and the losses recorded with it depend on them. The fused form has no gradient with
+    respect to the boxes.
 
     Args:
         images: [B, H, W, C] float.
@@ -528,11 +536,11 @@ def crop_and_resize(
     if has_fused_kernels(fused):
         import tensorflow as tf
 
-        # The kernel answers in float32 and does not take bfloat16.
-        readable = images
+        # The kernel returns float32 and does not take bfloat16.
+        kernel_input = images
         if images.dtype == tf.bfloat16:
-            readable = tf.cast(images, "float32")
-        crops = _crop_by_kernel(readable, boxes, box_indices, size)
+            kernel_input = tf.cast(images, "float32")
+        crops = _crop_by_kernel(kernel_input, boxes, box_indices, size)
         if images.dtype.is_floating:
             crops = tf.cast(crops, images.dtype)
         return crops
@@ -542,11 +550,11 @@ def crop_and_resize(
 
 
 def _crop_by_kernel(images, boxes, box_indices, size):
-    """`tf.image.crop_and_resize` with a gradient that is right without a GPU too.
+    """`tf.image.crop_and_resize` with a gradient that is correct on a CPU, too.
 
-    The gradient is of the images alone. On a CPU TensorFlow's own adds to a cell from several
-    threads at once and loses what two of them add together: of 200 overlapping boxes on 2 cores a
-    fifth of the largest gradient, another one each time. Its GPU kernel adds atomically.
+    The gradient is that of the images alone. TensorFlow's own has a race condition on a CPU, where
+    threads add to a cell without synchronisation: for 200 overlapping boxes on 2 cores the error is
+    a fifth of the largest gradient, and not reproducible. Its GPU kernel adds atomically.
     """
     import tensorflow as tf
 
@@ -557,10 +565,10 @@ def _crop_by_kernel(images, boxes, box_indices, size):
 
 @functools.cache
 def _crop_function(size, channels, dtype):
-    """The kernel with its gradient as a function of tensors.
+    """The kernel with its gradient as a `tf.function` without captures.
 
-    TensorFlow keeps what a custom gradient refers to forever, and of a function without captures
-    that is its own small graph, not the model's that calls it.
+    TensorFlow never frees what a custom gradient refers to; here that is only this small graph, not
+    the graph of the model that calls it.
     """
     import tensorflow as tf
 
@@ -569,10 +577,10 @@ def _crop_function(size, channels, dtype):
         def gradient(upstream):
             maps = _Maps.whole(images, box_indices)
             at_y, at_x = _corner_samples(maps, boxes, size)
-            cells, shares = _cells_read(maps, at_y, at_x)
+            cells, weights = _cells_read(maps, at_y, at_x)
             upstream = tf.reshape(upstream, (-1, channels))
             shape = tf.shape(images)
-            summed = _sum_by_cell(upstream, cells, shares, tf.reduce_prod(shape[:3]))
+            summed = _sum_by_cell(upstream, cells, weights, tf.reduce_prod(shape[:3]))
             return tf.cast(tf.reshape(summed, shape), dtype), None, None
 
         return tf.image.crop_and_resize(images, boxes, box_indices, size), gradient
@@ -585,8 +593,11 @@ def _crop_function(size, channels, dtype):
     return tf.function(crop, input_signature=signature, autograph=False)
 
 
-def _sum_by_cell(values, cells, shares, cell_count):
-    """Adds values [samples, C] to the cells that each sample reads, [cell_count, C]."""
+def _sum_by_cell(values, cells, weights, cell_count):
+    """Adds values [samples, C] to the cells that each sample reads, by weights: [cell_count, C].
+
+    cells, weights: see `_cells_read`.
+    """
     import tensorflow as tf
 
     samples = tf.shape(values)[0]
@@ -594,7 +605,7 @@ def _sum_by_cell(values, cells, shares, cell_count):
     pairs = tf.stack([sample_of_read, tf.reshape(cells, (-1,))], -1)
     return tf.raw_ops.SparseTensorDenseMatMul(
         a_indices=pairs,
-        a_values=tf.reshape(shares, (-1,)),
+        a_values=tf.reshape(weights, (-1,)),
         b=values,
         adjoint_a=True,
         a_shape=tf.cast(tf.stack([samples, cell_count]), "int64"),
@@ -608,7 +619,7 @@ def pyramid_pool(
     size: Sequence[int],
     fused: bool | None = None,
 ) -> Tensor:
-    """`crop_and_resize` of the map that each box is assigned to.
+    """`crop_and_resize` from the feature map that each box is assigned to.
 
     Args:
         feature_maps: list of L maps [B, H, W, C], finest first.
@@ -619,8 +630,8 @@ def pyramid_pool(
     Returns:
         [B, N, height, width, C].
     """
-    # The last sample of a box that ends on the image's edge may come out a rounding error beyond
-    # it, and then be 0 instead of the edge's value: such boxes end some roundings before it.
+    # The last sample of a box that ends on the image's edge may lie a rounding error beyond it and
+    # then be 0 instead of the edge's value: such boxes are made to end a little before the edge.
     edge = 1.0 - 2.0**-22
     boxes = ops.where(ops.abs(boxes - 1.0) < 1e-6, edge, boxes)
     if kernels_of(fused) != "portable":
@@ -644,9 +655,9 @@ def roi_align(
     reduce: str = "average",
     fused: bool | None = None,
 ) -> Tensor:
-    """RoIAlign (He et al. 2017, section 3): nothing is rounded, each bin has bilinear samples.
+    """RoIAlign (He et al. 2017, section 3): bilinear samples of each bin, without any rounding.
 
-    A sample up to one cell outside the map reads the edge, one farther out is 0.
+    A sample up to one cell outside the map has the edge's value, one farther out is 0.
 
     Args:
         feature_maps: list of L maps [B, H, W, C], finest first.
@@ -654,10 +665,11 @@ def roi_align(
         levels: [B, N] int32 in 0..L-1.
         size: (height, width) of the output.
         samples: per bin and axis, so that 2 averages four; 0 for ceil(size of the bin in cells).
-        aligned: cell i covers i - .5 to i + .5, its value lies in its middle. False is the first
-            implementations' convention, in which everything is read half a cell too far to the
-            lower right and boxes are at least a cell high and wide.
+        aligned: cell i covers i - .5 to i + .5, and its value lies at its centre. False is the
+            convention of the first implementations, in which all samples lie half a cell too far to
+            the lower right and boxes are at least a cell high and wide.
         reduce: "average" or "max" of a bin's samples.
+        fused: see the module.
 
     Returns:
         [B, N, height, width, C].
@@ -684,15 +696,15 @@ def roi_align(
         maps = _Maps.of(feature_maps, levels)
         pooled = _align_adaptively(maps, start, extent, size, reduce)
         return _unfold(pooled, boxes, feature_maps)
-    # Row k of a box's samples lies k + .5 of `samples` equal parts of a bin below its upper edge.
+    # A bin is divided into `samples` equal parts a side, with a sample at the centre of each part.
     grid = tuple(samples * side for side in size)
     if form == "torch":
-        places = ops.reshape(ops.concatenate([start, extent], axis=-1), ops.shape(boxes))
+        regions = ops.reshape(ops.concatenate([start, extent], axis=-1), ops.shape(boxes))
 
         def read(maps, rows, images):
             return _align_by_torch(_Maps.whole(maps, images), rows, size, samples, reduce)
 
-        return _level_by_level(feature_maps, places, levels, size, read)
+        return _level_by_level(feature_maps, regions, levels, size, read)
     if form == "tensorflow":
         ends = ops.reshape(_outermost_samples(start, extent, grid), ops.shape(boxes))
 
@@ -703,21 +715,21 @@ def roi_align(
     maps = _Maps.of(feature_maps, levels)
     at_y = _even_samples(start[:, 0], extent[:, 0], grid[0])
     at_x = _even_samples(start[:, 1], extent[:, 1], grid[1])
-    sampled = _bilinear(maps, at_y, at_x, reach=1.0)
+    sampled = _bilinear(maps, at_y, at_x, border=1.0)
     return _unfold(_reduce_bins(sampled, samples, reduce), boxes, feature_maps)
 
 
 def _outermost_samples(start, extent, grid):
-    """(y1, x1, y2, x2) [N, 4] of the first and the last of each box's samples, in cells."""
+    """(y1, x1, y2, x2) [N, 4] of the first and the last sample of each box, in cells."""
     step = extent / ops.convert_to_tensor(grid, "float32")
     return ops.concatenate([start + 0.5 * step, start + extent - 0.5 * step], axis=-1)
 
 
 def _sample_by_kernel(maps, ends, images, grid):
-    """Samples between the outermost ones `ends` [n, 4]. TensorFlow only."""
+    """A grid of samples of each box, whose outermost ones are `ends` [n, 4]. TensorFlow only."""
     import tensorflow as tf
 
-    # One more row on each side repeats the edge; beyond it the kernel's samples are 0.
+    # The padding repeats the edge for one cell; beyond it the kernel's samples are 0.
     padded = tf.pad(maps, [[0, 0], [1, 1], [1, 1], [0, 0]], "SYMMETRIC")
     last = tf.cast(tf.shape(padded)[1:3] - 1, "float32")
     normalised = (ends + 1.0) / tf.concat([last, last], 0)
@@ -725,23 +737,23 @@ def _sample_by_kernel(maps, ends, images, grid):
 
 
 def _align_by_torch(maps, rows, size, samples, reduce):
-    """`roi_align` of one level; rows: [n, (y, x, height, width)] in cells. PyTorch only."""
+    """`roi_align` for one level; rows: [n, (y, x, height, width)] in cells. PyTorch only."""
     at_y = _even_samples(rows[:, 0], rows[:, 2], samples * size[0])
     at_x = _even_samples(rows[:, 1], rows[:, 3], samples * size[1])
     if reduce != "average":
-        sampled = _bilinear(maps, at_y, at_x, reach=1.0, fused=True)
+        sampled = _bilinear(maps, at_y, at_x, border=1.0, fused=True)
         return _reduce_bins(sampled, samples, reduce)
     from mrcnn import torch_kernels
 
-    # What all samples of a bin read is added up at once.
-    cells, shares = _cells_read(maps, at_y, at_x, reach=1.0)
+    # One weighted sum over the cells that all samples of a bin read.
+    cells, weights = _cells_read(maps, at_y, at_x, border=1.0)
     cells = _of_bins(cells, size, samples)
-    shares = _of_bins(shares, size, samples) / samples**2
-    return torch_kernels.sum_of_rows(maps.flat, cells, shares)
+    weights = _of_bins(weights, size, samples) / samples**2
+    return torch_kernels.sum_of_rows(maps.flat, cells, weights)
 
 
 def _of_bins(reads, size, samples):
-    """What each bin reads: [n, h * samples, w * samples, 2, 2] to [n, h, w, 4 * samples**2]."""
+    """Reads by bin: [n, h * samples, w * samples, 2, 2] to [n, h, w, 4 * samples**2]."""
     height, width = size
     reads = ops.reshape(reads, (-1, height, samples, width, samples, 4))
     reads = ops.transpose(reads, (0, 1, 3, 2, 4, 5))
@@ -749,9 +761,9 @@ def _of_bins(reads, size, samples):
 
 
 def _even_samples(start, extent, count):
-    """Places [N, count] on one axis, in the middles of `count` equal parts of each box."""
-    middles = ops.arange(count, dtype="float32") + 0.5
-    return start[:, None] + middles * (extent[:, None] / count)
+    """Coordinates [N, count] on one axis: the centres of `count` equal parts of each box."""
+    centres = ops.arange(count, dtype="float32") + 0.5
+    return start[:, None] + centres * (extent[:, None] / count)
 
 
 def roi_pool(
@@ -760,22 +772,20 @@ def roi_pool(
     levels: Tensor,
     size: Sequence[int],
 ) -> Tensor:
-    """RoIPool (Girshick 2015): the largest value of each bin.
-
-    The box and its bins are rounded to whole cells.
+    """RoIPool (Girshick 2015): the maximum of each bin, with boxes and bins of whole cells.
 
     Args:
-        feature_maps, boxes, levels, size: as for `roi_align`.
+        feature_maps, boxes, levels, size: see `roi_align`.
 
     Returns:
-        [B, N, height, width, C]; 0 where a bin has no cell of the map.
+        [B, N, height, width, C]; 0 for a bin outside the map.
     """
     maps = _Maps.of(feature_maps, levels)
     rows = ops.cast(ops.floor(ops.reshape(boxes, (-1, 4)) + 0.5), "int32")
     vertical = _whole_bins(rows[:, 0], rows[:, 2], maps.height, size[0])
     horizontal = _whole_bins(rows[:, 1], rows[:, 3], maps.width, size[1])
-    # Which cell is the largest is found first. The values are then read with one gather, the only
-    # part that has a gradient.
+    # First the cells with the maxima are found. Their values are then read by one gather, the only
+    # operation with a gradient.
     best, value = _largest_cells(maps, vertical, horizontal, size)
     channels = maps.flat.shape[-1]
     flat_index = best * channels + ops.arange(channels, dtype="int32")
@@ -785,20 +795,20 @@ def roi_pool(
 
 
 class _Bins(NamedTuple):
-    """Bins of whole cells on one axis, [N, bins] int32: from `low` on, before `high`."""
+    """Bins of whole cells on one axis, from `low` to `high` [N, bins] int32, which is excluded."""
 
     low: Tensor
     high: Tensor
 
     def most_cells(self):
-        """Cells of the largest bin, a scalar of at least 1."""
+        """The number of cells of the largest bin, at least 1; a scalar."""
         cells = ops.reshape(self.high - self.low, (-1,))
         return ops.max(ops.concatenate([cells, ops.ones((1,), "int32")]))
 
 
 def _whole_bins(first, last, length, count):
     """The `_Bins` of boxes from cell `first` to `last` [N] int32, on an axis of `length` [N]."""
-    # In whole numbers, as floor(i * extent / bins) in floats is one short now and then.
+    # In integers: in floats floor(i * extent / bins) is sometimes one too small.
     extent = ops.maximum(last - first + 1, 1)[:, None]
     bins = ops.arange(count, dtype="int32")[None]
     low = bins * extent // count
@@ -810,22 +820,22 @@ def _whole_bins(first, last, length, count):
 
 
 def _largest_cells(maps, vertical, horizontal, size):
-    """The cell of each bin that has the largest value, for each channel; without a gradient.
+    """The cell with the maximum of each bin and channel; without a gradient.
 
     Returns:
-        best: [N, h, w, C] int32, row of `maps.flat`.
-        value: [N, h, w, C] float32, its value; -inf for a bin without cells.
+        best: [N, h, w, C] int32, rows of `maps.flat`.
+        value: [N, h, w, C] float32, the maxima; -inf for a bin without cells.
     """
     most_y = vertical.most_cells()
     most_x = horizontal.most_cells()
     channels = maps.flat.shape[-1]
     features = ops.stop_gradient(maps.flat)
 
-    def goes_on(i, best, value):
+    def condition(i, best, value):
         return i < most_y * most_x
 
     def step(i, best, value):
-        """Cell number i of all bins at once."""
+        """Compares cell number i of all bins."""
         y = vertical.low + i // most_x
         x = horizontal.low + i % most_x
         inside_y = (y < vertical.high)[:, :, None]
@@ -841,17 +851,17 @@ def _largest_cells(maps, vertical, horizontal, size):
 
     value = ops.zeros((ops.shape(vertical.low)[0], *size, channels)) - float("inf")
     best = ops.cast(ops.zeros_like(value), "int32")
-    _, best, value = ops.while_loop(goes_on, step, (0, best, value))
+    _, best, value = ops.while_loop(condition, step, (0, best, value))
     return best, value
 
 
 class _Maps(NamedTuple):
-    """Maps laid end to end, and where each box's map lies: no size depends on the data.
+    """Concatenated feature maps, and the map of each box; no size depends on the data.
 
     Attributes:
-        flat: [cells, C].
-        offset: [N] its first cell.
-        height, width: [N].
+        flat: [cells, C], the cells of all maps.
+        offset: [N] int32, the first cell of each box's map.
+        height, width: [N] int32, the size of each box's map in cells.
     """
 
     flat: Tensor
@@ -861,7 +871,7 @@ class _Maps(NamedTuple):
 
     @classmethod
     def whole(cls, images, box_indices):
-        """Images [B, H, W, C] alone; box_indices: [N], the image of each box."""
+        """A single map [B, H, W, C]; box_indices: [N] int32, the image of each box."""
         _, height, width, channels = ops.shape(images)
         ones = ops.ones_like(box_indices)
         return cls(
@@ -873,7 +883,7 @@ class _Maps(NamedTuple):
 
     @classmethod
     def of(cls, feature_maps, levels):
-        """feature_maps: list of [B, H, W, C]; levels: [B, N]."""
+        """Several maps; feature_maps: list of [B, H, W, C]; levels: [B, N], the map of each box."""
         images = _image_of(levels)
         levels = ops.reshape(levels, (-1,))
         flat = []
@@ -894,14 +904,14 @@ class _Maps(NamedTuple):
         return cls(ops.concatenate(flat, 0), offset, height, width)
 
     def rows(self, y, x):
-        """Rows of `flat` [N, h, w] of the cells in rows y [N, h] and columns x [N, w]."""
+        """Indices [N, h, w] into `flat` of the cells at rows y [N, h] and columns x [N, w]."""
         offset = self.offset[:, None, None]
         width = self.width[:, None, None]
         return offset + y[:, :, None] * width + x[:, None, :]
 
 
 def _image_of(levels):
-    """Which image each of the boxes [B, N] belongs to, [B * N] int32."""
+    """The index [B * N] int32 of the image of each box, for levels [B, N]."""
     batch, count = ops.shape(levels)
     images = ops.arange(batch, dtype="int32")[:, None]
     return ops.reshape(ops.broadcast_to(images, (batch, count)), (-1,))
@@ -916,7 +926,7 @@ def _unfold(pooled, boxes, feature_maps):
 def _level_by_level(feature_maps, boxes, levels, size, pool):
     """Pools the boxes of each level by pool(map, boxes [n, 4], images [n]).
 
-    How many there are depends on the data: TensorFlow and PyTorch only.
+    TensorFlow and PyTorch only, since the number of boxes of a level depends on the data.
     """
     images = _image_of(levels)
     levels = ops.reshape(levels, (-1,))
@@ -930,24 +940,26 @@ def _level_by_level(feature_maps, boxes, levels, size, pool):
         return _unfold(pooled, boxes, feature_maps)
     import tensorflow as tf
 
-    places = []
+    indices = []
     crops = []
     for level, maps in enumerate(feature_maps):
-        rows_of_level = tf.cast(tf.where(levels == level)[:, 0], tf.int32)
-        places.append(rows_of_level)
-        crops.append(pool(maps, tf.gather(rows, rows_of_level), tf.gather(images, rows_of_level)))
-    # The crops come level by level; row r of the result is crop number `order[r]`.
+        of_level = tf.cast(tf.where(levels == level)[:, 0], tf.int32)
+        indices.append(of_level)
+        crops.append(pool(maps, tf.gather(rows, of_level), tf.gather(images, of_level)))
+    # The crops are sorted by level; row r of the result is crop number `order[r]`.
     count = tf.shape(rows)[0]
-    order = tf.scatter_nd(tf.concat(places, 0)[:, None], tf.range(count), [count])
+    order = tf.scatter_nd(tf.concat(indices, 0)[:, None], tf.range(count), [count])
     pooled = tf.gather(tf.concat(crops, 0), order)
     return ops.reshape(pooled, (*ops.shape(boxes)[:2], *size, feature_maps[0].shape[-1]))
 
 
 def _corner_samples(maps, boxes, size):
-    """Where `crop_and_resize` reads: y [N, height], x [N, width] in cells.
+    """Coordinates of the samples of `crop_and_resize`: y [N, height], x [N, width] in cells.
 
     Args:
+        maps: `_Maps`.
         boxes: [N, 4], normalised.
+        size: (height, width) of the crops.
     """
     at_y = _from_edge_to_edge(boxes[:, 0], boxes[:, 2], maps.height, size[0])
     at_x = _from_edge_to_edge(boxes[:, 1], boxes[:, 3], maps.width, size[1])
@@ -955,26 +967,24 @@ def _corner_samples(maps, boxes, size):
 
 
 def _from_edge_to_edge(low, high, length, count):
-    """Places [N, count] on one axis in cells, the first and the last on the box's edges."""
+    """Coordinates [N, count] on one axis in cells, the first and the last on the box's edges."""
     last = ops.cast(length - 1, "float32")[:, None]
     if count == 1:
         return 0.5 * (low + high)[:, None] * last
-    # In the order of TensorFlow's kernel, so that the same samples come out beyond the edge.
+    # In the order of TensorFlow's kernel, so that rounding puts the same samples outside the map.
     step = (high - low)[:, None] * last / (count - 1)
     return low[:, None] * last + ops.arange(count, dtype="float32") * step
 
 
 def cell_patches(feature_maps: Sequence[Tensor], cells: Tensor) -> Tensor:
-    """The 3x3 neighbourhoods of cells: what a "same" 3x3 convolution sees there.
-
-    Outside the map are zeros.
+    """The 3x3 neighbourhoods of cells, with zeros outside the map, as in a "same" convolution.
 
     Args:
         feature_maps: list of maps [B, H, W, C].
-        cells: [B, N] int32, numbers of cells, counted map by map, row by row.
+        cells: [B, N] int32, indices of cells, counted map by map and row by row.
 
     Returns:
-        [B, N, 9 * C], rows and columns of the patch in order.
+        [B, N, 9 * C], the cells of each patch row by row.
     """
     batch = ops.shape(cells)[0]
     channels = feature_maps[0].shape[-1]
@@ -993,7 +1003,7 @@ def cell_patches(feature_maps: Sequence[Tensor], cells: Tensor) -> Tensor:
 
 
 def _rows_of_patches(feature_maps, cells):
-    """Numbers of the cells around cells [B, N], and which lie in the map, both [B, N, 3, 3]."""
+    """The cells around cells [B, N], and whether they lie in the map; both [B, N, 3, 3]."""
     first, height, width = _map_of_cells(feature_maps, cells)
     shift = ops.arange(3, dtype="int32") - 1
     y = ((cells - first) // width)[..., None, None] + shift[:, None]  # [B, N, 3, 1]
@@ -1005,47 +1015,47 @@ def _rows_of_patches(feature_maps, cells):
 
 
 def _map_of_cells(feature_maps, cells):
-    """First cell, height and width of the map that each of the cells [B, N] lies in, [B, N]."""
+    """First cell, height and width [B, N] of the map in which each of the cells [B, N] lies."""
     start = 0
     first = ops.zeros_like(cells)
     height = ops.zeros_like(cells)
     width = ops.zeros_like(cells)
     for maps in feature_maps:
         _, h, w, _ = ops.shape(maps)
-        reached = cells >= start
-        first = ops.where(reached, ops.cast(start, "int32"), first)
-        height = ops.where(reached, ops.cast(h, "int32"), height)
-        width = ops.where(reached, ops.cast(w, "int32"), width)
+        in_map = cells >= start  # or in a later map, which overwrites the values
+        first = ops.where(in_map, ops.cast(start, "int32"), first)
+        height = ops.where(in_map, ops.cast(h, "int32"), height)
+        width = ops.where(in_map, ops.cast(w, "int32"), width)
         start = start + h * w
     return first, height, width
 
 
 class _Neighbours(NamedTuple):
-    """What samples read on one axis, each [N, n].
+    """The cells and weights that samples read on one axis, each [N, n].
 
     Attributes:
-        low, high: int32, the cells around each.
-        share: float32, how far it is past the lower one.
-        inside: bool.
+        low, high: int32, the cells on both sides of a sample.
+        fraction: float32, the weight of `high`; that of `low` is 1 - fraction.
+        inside: bool, whether a sample lies in the map or its border.
     """
 
     low: Tensor
     high: Tensor
-    share: Tensor
+    fraction: Tensor
     inside: Tensor
 
 
-def _neighbours(at, length, reach=0.0):
-    """The `_Neighbours` of places on one axis.
+def _neighbours(at, length, border=0.0):
+    """The `_Neighbours` of samples on one axis.
 
     Args:
-        at: [N, n], in cells.
-        length: [N], cells of the axis.
-        reach: see `_bilinear`.
+        at: [N, n], coordinates in cells.
+        length: [N], number of cells of the axis.
+        border: see `_bilinear`.
     """
     last = ops.cast(length - 1, "float32")[:, None]
-    inside = ops.logical_and(at >= -reach, at <= last + reach)
-    if reach:
+    inside = ops.logical_and(at >= -border, at <= last + border)
+    if border:
         at = ops.where(inside, ops.clip(at, 0.0, last), 0.0)
     else:
         at = ops.where(inside, at, 0.0)
@@ -1053,46 +1063,47 @@ def _neighbours(at, length, reach=0.0):
     return _Neighbours(
         low=ops.cast(below, "int32"),
         high=ops.cast(ops.minimum(below + 1, last), "int32"),
-        share=at - below,
+        fraction=at - below,
         inside=inside,
     )
 
 
-def _cells_read(maps, at_y, at_x, reach=0.0):
-    """The four cells that each sample reads, and how much of each.
+def _cells_read(maps, at_y, at_x, border=0.0):
+    """The four cells that each sample reads, and their bilinear weights.
 
     Args:
-        at_y, at_x, reach: see `_bilinear`.
+        maps, at_y, at_x, border: see `_bilinear`.
 
     Returns:
         cells: [N, h, w, 2, 2] int32, rows of `maps.flat`.
-        shares: [N, h, w, 2, 2] float32, 0 outside the map.
+        weights: [N, h, w, 2, 2] float32, 0 outside the map.
     """
-    vertical = _neighbours(at_y, maps.height, reach)
-    horizontal = _neighbours(at_x, maps.width, reach)
+    vertical = _neighbours(at_y, maps.height, border)
+    horizontal = _neighbours(at_x, maps.width, border)
     y = ops.stack([vertical.low, vertical.high], -1)[:, :, None, :, None]
     x = ops.stack([horizontal.low, horizontal.high], -1)[:, None, :, None, :]
     offset = maps.offset[:, None, None, None, None]
     width = maps.width[:, None, None, None, None]
     cells = offset + y * width + x
-    share_y = _shares_of(vertical)[:, :, None, :, None]
-    share_x = _shares_of(horizontal)[:, None, :, None, :]
-    return cells, share_y * share_x
+    weights_y = _weights_of(vertical)[:, :, None, :, None]
+    weights_x = _weights_of(horizontal)[:, None, :, None, :]
+    return cells, weights_y * weights_x
 
 
-def _shares_of(neighbours):
-    """How much a sample takes of its two neighbours on one axis, [N, n, 2]; 0 outside."""
-    shares = ops.stack([1.0 - neighbours.share, neighbours.share], -1)
-    return ops.where(neighbours.inside[..., None], shares, 0.0)
+def _weights_of(neighbours):
+    """The linear weights [N, n, 2] of a sample's two neighbours on one axis; 0 outside."""
+    weights = ops.stack([1.0 - neighbours.fraction, neighbours.fraction], -1)
+    return ops.where(neighbours.inside[..., None], weights, 0.0)
 
 
-def _bilinear(maps, at_y, at_x, reach=0.0, fused=False):
-    """Values between cells.
+def _bilinear(maps, at_y, at_x, border=0.0, fused=False):
+    """Bilinear interpolation of maps.
 
     Args:
-        at_y: [N, h], at_x: [N, w], in cells.
-        reach: cells beyond the edge that repeat it; farther out it is 0.
-        fused: see the module; of the backends' own kernels there is only PyTorch's.
+        maps: `_Maps`.
+        at_y: [N, h], at_x: [N, w], coordinates of the samples in cells.
+        border: for how many cells around the map the edge is repeated; farther out it is 0.
+        fused: see the module; only PyTorch has a kernel for this.
 
     Returns:
         [N, h, w, C].
@@ -1100,19 +1111,19 @@ def _bilinear(maps, at_y, at_x, reach=0.0, fused=False):
     if kernels_of(fused) == "torch":
         from mrcnn import torch_kernels
 
-        cells, shares = _cells_read(maps, at_y, at_x, reach)
-        flat = (*ops.shape(cells)[:3], 4)
+        cells, weights = _cells_read(maps, at_y, at_x, border)
+        shape = (*ops.shape(cells)[:3], 4)
         return torch_kernels.sum_of_rows(
-            maps.flat, ops.reshape(cells, flat), ops.reshape(shares, flat)
+            maps.flat, ops.reshape(cells, shape), ops.reshape(weights, shape)
         )
-    vertical = _neighbours(at_y, maps.height, reach)
-    horizontal = _neighbours(at_x, maps.width, reach)
+    vertical = _neighbours(at_y, maps.height, border)
+    horizontal = _neighbours(at_x, maps.width, border)
 
     def corner(y, x):
         return ops.take(maps.flat, maps.rows(y, x), axis=0)  # [N, h, w, C]
 
-    dy = ops.cast(vertical.share, maps.flat.dtype)[:, :, None, None]
-    dx = ops.cast(horizontal.share, maps.flat.dtype)[:, None, :, None]
+    dy = ops.cast(vertical.fraction, maps.flat.dtype)[:, :, None, None]
+    dx = ops.cast(horizontal.fraction, maps.flat.dtype)[:, None, :, None]
     top_left = corner(vertical.low, horizontal.low)
     top_right = corner(vertical.low, horizontal.high)
     bottom_left = corner(vertical.high, horizontal.low)
@@ -1124,12 +1135,12 @@ def _bilinear(maps, at_y, at_x, reach=0.0, fused=False):
 
 
 def _reduce_bins(sampled, samples, reduce):
-    """[N, h * samples, w * samples, C] to [N, h, w, C]."""
+    """Reduces the samples of each bin: [N, h * samples, w * samples, C] to [N, h, w, C]."""
     if samples == 1:
         return sampled
     if reduce == "average":
         return ops.average_pool(sampled, samples, samples, "valid", "channels_last")
-    # Not by `max_pool`: with its gradient in the graph, TensorFlow's oneDNN kernels end the
+    # `max_pool` can't be used: with its gradient in the graph TensorFlow's oneDNN kernels crash the
     # process.
     samples_of_bins = []
     for y in range(samples):
@@ -1141,7 +1152,7 @@ def _reduce_bins(sampled, samples, reduce):
 def _align_adaptively(maps, start, extent, size, reduce):
     """`roi_align` with as many samples as a bin has cells.
 
-    The k-th sample of each bin is read of all bins at once.
+    The loop reads the k-th sample of all bins at once.
     """
     bins = ops.convert_to_tensor(size, "float32")
     counts = ops.maximum(ops.ceil(extent / bins), 0.0)  # [N, 2]
@@ -1155,21 +1166,21 @@ def _align_adaptively(maps, start, extent, size, reduce):
     if not average:
         total = total - float("inf")
 
-    def goes_on(i, total):
+    def condition(i, total):
         return i < most_y * most_x
 
     def add(i, total):
         y, valid_y = vertical.sample(i // most_x)
         x, valid_x = horizontal.sample(i % most_x)
         valid = ops.logical_and(valid_y, valid_x)[:, None, None, None]
-        values = ops.cast(_bilinear(maps, y, x, reach=1.0), "float32")
+        values = ops.cast(_bilinear(maps, y, x, border=1.0), "float32")
         if average:
             total = total + ops.where(valid, values, 0.0)
         else:
             total = ops.where(valid, ops.maximum(total, values), total)
         return i + 1, total
 
-    _, total = ops.while_loop(goes_on, add, (0, total))
+    _, total = ops.while_loop(condition, add, (0, total))
     if average:
         total = total / ops.maximum(ops.prod(counts, axis=1), 1.0)[:, None, None, None]
     else:
@@ -1178,13 +1189,13 @@ def _align_adaptively(maps, start, extent, size, reduce):
 
 
 class _AdaptiveSamples(NamedTuple):
-    """Samples on one axis, as many in each bin of a box as the box asks for.
+    """Samples on one axis, whose number in a bin depends on the box.
 
     Attributes:
         start, extent: [N] float32, the boxes in cells.
-        step: [N] float32, from one sample to the next.
-        counts: [N] float32, samples of a bin.
-        bins: bins of a box, an int.
+        step: [N] float32, distance of adjacent samples in cells.
+        counts: [N] float32, number of samples of a bin.
+        bins: number of bins of a box, an int.
     """
 
     start: Tensor
@@ -1194,12 +1205,12 @@ class _AdaptiveSamples(NamedTuple):
     bins: int
 
     def most(self):
-        """The most samples of a bin, a scalar."""
+        """The largest number of samples of a bin, a scalar."""
         counts = ops.cast(self.counts, "int32")
         return ops.max(ops.concatenate([counts, ops.zeros((1,), "int32")]))
 
     def sample(self, k):
-        """Where the k-th sample of each bin lies [N, bins], and which boxes have one [N]."""
+        """Coordinates [N, bins] of the k-th sample of each bin, and which boxes have one [N]."""
         k = ops.cast(k, "float32")
         bins = ops.arange(self.bins, dtype="float32")
         start_of_bin = self.start[:, None] + bins * (self.extent[:, None] / self.bins)

@@ -16,7 +16,6 @@ import hashlib
 import html
 import io
 import math
-import pathlib
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -688,8 +687,7 @@ def write(path: files.PathLike, title: str, body: Safe) -> str:
         OSError: it can't be written; the message names it.
     """
     content = document(title, body).encode("utf-8", "backslashreplace")
-    with files.atomic(path) as temporary:
-        pathlib.Path(temporary).write_bytes(content)
+    files.write_bytes(path, content)
     return str(path)
 
 

@@ -14,19 +14,22 @@ from keras import ops
 
 
 class ParallelModel(keras.Model):
-    """A model that runs each of `gpu_count` parts of a batch on its own and joins the results.
+    """A model that splits each batch into `gpu_count` parts, runs them and joins the results.
 
     `MaskRCNN` does not need it: with `GPU_COUNT` above 1 it trains under
-    `tf.distribute.MirroredStrategy`. On TensorFlow each part is placed on its GPU where there are
-    as many.
+    `tf.distribute.MirroredStrategy`. On TensorFlow each part runs on a GPU of its own if there are
+    enough.
 
     Args:
-        keras_model: a functional model with a batch axis first in all inputs; outputs without axes
-            (losses) become the mean over the parts.
-        gpu_count: number of parts; it divides the batch.
+        keras_model: a functional model whose inputs all have the batch as their first axis; scalar
+            outputs (losses) are averaged over the parts.
+        gpu_count: number of parts; it must divide the batch size.
 
-    Attributes the wrapper lacks are those of the inner model, so that names, weights and files are
-    too.
+    Layers, weights and files are those of the inner model, to which the methods for them are
+    delegated.
+
+    Raises:
+        ValueError: one of the arguments is not allowed.
     """
 
     def __init__(self, keras_model: keras.Model, gpu_count: int):
@@ -57,15 +60,19 @@ class ParallelModel(keras.Model):
         return super().__getattribute__(attrname)
 
     def summary(self, *args: Any, **kwargs: Any) -> Any:
-        """The inner model's summary."""
+        """Prints the inner model's summary."""
         return self.inner_model.summary(*args, **kwargs)
 
     def make_parallel(self) -> list[Callable]:
-        """Functions of the inputs, one for each part; matterport: make_parallel."""
+        """[f(inputs) -> outputs] of each part; matterport's method of this name."""
         return [functools.partial(self._run, part) for part in range(self.gpu_count)]
 
     def call(self, inputs: Any, training: Any = None) -> list:
-        """Runs the parts; ValueError for a batch that gpu_count does not divide."""
+        """Runs the parts and joins their outputs.
+
+        Raises:
+            ValueError: gpu_count does not divide the batch size.
+        """
         batch = inputs[0].shape[0]
         if batch is not None and batch % self.gpu_count:
             raise ValueError(
@@ -75,6 +82,7 @@ class ParallelModel(keras.Model):
         return [_joined(outputs) for outputs in zip(*parts)]
 
     def _run(self, part, inputs):
+        """The outputs of the inner model for part number `part` of the inputs, a list."""
         size = ops.shape(inputs[0])[0] // self.gpu_count
         inputs = [x[part * size : (part + 1) * size] for x in inputs]
         with _device(part, self.gpu_count):
@@ -85,13 +93,14 @@ class ParallelModel(keras.Model):
 
 
 def _joined(outputs):
-    """One output of all parts: the mean of losses, everything else in the order of the batch."""
+    """Joins an output of all parts: the mean of scalars, others concatenated along the batch."""
     if len(outputs[0].shape) == 0:
         return ops.mean(ops.stack(outputs), axis=0)
     return ops.concatenate(outputs, axis=0)
 
 
 def _device(part, count):
+    """The scope of a part's GPU, if TensorFlow has one for each of `count` parts."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

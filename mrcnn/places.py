@@ -1,11 +1,11 @@
-"""Files of this machine and of object stores, by paths and addresses such as s3://bucket/photos.
+"""Local files and object stores, by paths and addresses such as s3://bucket/photos.
 
-    files, path = places.find("s3://bucket/photos/a.jpg")
-    content = files.read(path)
+    store, path = places.find("s3://bucket/photos/a.jpg")
+    content = store.read(path)
 
 `LocalFiles` and `RemoteFiles` have the same methods: listing folders without holding them in
-memory, reading, and writing whole files or none. Other places than this machine's are reached
-through `pyarrow.fs`. Keras and TensorFlow are not imported.
+memory, reading, and atomic writing. All but local files are accessed through `pyarrow.fs`. Keras
+and TensorFlow are not imported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import hashlib
 import importlib
 import itertools
 import logging
@@ -34,21 +35,23 @@ except ImportError:  # Windows has no such locks
 logger = logging.getLogger(__name__)
 
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+)://([^/?]*)/?")
-# Options of pyarrow.fs behind an address: ?region=eu-west-1&endpoint_override=...
+# Options of pyarrow.fs at the end of an address: ?region=eu-west-1&endpoint_override=...
 QUERY = re.compile(r"\?[a-z_]+=[^?]*$")
-# Names of a folder that are sorted together: of a larger one, block by block, in memory that stays.
+# How many names of a folder are sorted at once. A larger folder is sorted in blocks, to limit the
+# memory.
 SORTED_NAMES = 100_000
-# The folder in which a batch keeps its books, beside its results.
+# The folder of a batch job's own files, beside its results.
 BOOKS = "_job"
 RESULT = re.compile(r"part-[0-9]{6,}\.parquet")
-# Seconds between the tries to read a file of an object store.
+# Seconds to wait between the attempts to read a file of an object store.
 PAUSES = (1.0, 4.0)
-# Object stores show a file when all of it is there; elsewhere it is renamed when it is written.
+# Types of file systems in which a file appears only when it is complete; in others it is written
+# under a temporary name and renamed.
 OBJECT_STORES = ("s3", "gcs", "abfs")
 
 
 def import_pyarrow(name: str = "pyarrow") -> Any:
-    """A module of pyarrow.
+    """Imports pyarrow or a submodule of it.
 
     Raises:
         ImportError: it is not installed; says what to install.
@@ -68,7 +71,7 @@ def is_address(text: str) -> bool:
 
 
 def absolute(text: str | os.PathLike) -> str:
-    """A path as an absolute one, which holds in every process; an address as it is."""
+    """The absolute path, for use in other processes; an address as it is."""
     text = os.fspath(text)
     if is_address(text):
         return text
@@ -76,29 +79,29 @@ def absolute(text: str | os.PathLike) -> str:
 
 
 def canonical(text: str) -> str:
-    """`absolute`, with one text for a file of this machine: file:// addresses become paths."""
+    """`absolute`, in which file:// addresses become paths, so that each file has one name."""
     if text[:7].lower() == "file://":
         text = find(text)[1]
     return absolute(text)
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's images: hidden, or a job's own folder."""
+    """Whether a file or folder can't be one of images: it is hidden, or BOOKS."""
     return name.startswith(".") or name == BOOKS
 
 
-def _is_result(name: str, holds_books: bool) -> bool:
-    """Whether a file of a folder is one of a batch's results, which are no input of another batch.
+def _is_result(name: str, is_output: bool) -> bool:
+    """Whether a file is a result of a batch job, which must not be an input of another one.
 
     Args:
         name: of the file.
-        holds_books: whether its folder is one below the source and has BOOKS.
+        is_output: whether its folder is a subfolder of the source and contains BOOKS.
     """
-    return holds_books and RESULT.fullmatch(name) is not None
+    return is_output and RESULT.fullmatch(name) is not None
 
 
 def joined(folder: str, name: str) -> str:
-    """The place of a name that is relative to a folder; a name that is absolute stays."""
+    """The path or address of a name that is relative to a folder; an absolute one as it is."""
     if is_address(name) or os.path.isabs(name):
         return name
     if not is_address(folder):
@@ -109,7 +112,7 @@ def joined(folder: str, name: str) -> str:
 
 
 def parent(text: str) -> str:
-    """The folder of a path or an address."""
+    """The folder that contains a path or an address."""
     query = ""
     if is_address(text):
         query = _query_of(text)
@@ -117,11 +120,11 @@ def parent(text: str) -> str:
 
 
 def find(text: str | os.PathLike) -> tuple[LocalFiles | RemoteFiles, str]:
-    """What reads and writes a path or an address, and the path that it takes.
+    """The files that a path or an address belongs to, and the path among them.
 
     Raises:
         ValueError: an address of a kind that pyarrow does not know.
-        ImportError: an address, and no pyarrow.
+        ImportError: an address, where pyarrow is not installed.
     """
     text = os.fspath(text)
     match = ADDRESS.match(text)
@@ -138,14 +141,14 @@ def find(text: str | os.PathLike) -> tuple[LocalFiles | RemoteFiles, str]:
 
 
 def without_options(text: str) -> str:
-    """A path, or an address without the options behind it, which may hold keys."""
+    """A path, or an address without the options at its end, which may contain secrets."""
     if is_address(text):
         return text[: len(text) - len(_query_of(text))]
     return text
 
 
 def _query_of(address: str) -> str:
-    """The options at the end of an address, "" where there are none."""
+    """The options at the end of an address; "" for none."""
     match = QUERY.search(address)
     if match is None:
         return ""
@@ -157,7 +160,12 @@ _REMOTES_LOCK = threading.Lock()
 
 
 def _remote(head: str, query: str) -> RemoteFiles:
-    """The files of a bucket or host; connected once in a process."""
+    """The files of a bucket or host, to which a process connects once.
+
+    Args:
+        head: such as s3://bucket.
+        query: options at the end of the address.
+    """
     with _REMOTES_LOCK:
         if (head, query) not in _REMOTES:
             fs = import_pyarrow("pyarrow.fs")
@@ -173,89 +181,96 @@ def _remote(head: str, query: str) -> RemoteFiles:
 
 
 class LocalFiles:
-    """Files of this machine, by their paths."""
+    """Local files, by their paths; see `RemoteFiles`."""
 
     is_local = True
 
     def address(self, path: str) -> str:
-        """The path itself."""
+        """The path as it is."""
         return path
 
     def is_folder(self, path: str) -> bool:
-        """Whether a path is that of a folder."""
+        """Whether a path is a folder."""
         return os.path.isdir(path)
 
     def exists(self, path: str) -> bool:
-        """Whether something lies there, were it a broken link."""
+        """Whether the path exists; a broken link exists, too."""
         return os.path.lexists(path)
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """The size of a file in bytes."""
         return os.path.getsize(path)
 
     def open(self, path: str) -> Any:
-        """A file that pyarrow reads."""
+        """Opens a file for reading, as a `pyarrow.NativeFile`."""
         return import_pyarrow().OSFile(path, "rb")
 
     def read(self, path: str) -> bytes:
-        """All of a file."""
+        """The contents of a file."""
         with open(path, "rb") as file:
             return file.read()
 
     def names(self, folder: str) -> Iterator[str]:
-        """Names of the files in a folder; none where there is no folder."""
+        """Names of the files and folders in a folder; none where it does not exist."""
         if os.path.isdir(folder):
             with os.scandir(folder) as entries:
                 for entry in entries:
                     yield entry.name
 
     def walk(self, folder: str) -> Iterator[str]:
-        """Paths of the files in a folder and its sub-folders, without hidden ones.
+        """Paths of the files in a folder and its subfolders, without hidden ones and results.
 
-        Sorted within each folder, see SORTED_NAMES. Links to folders are followed, once.
+        Sorted within each folder, see SORTED_NAMES. Links to folders are followed, and each folder
+        is visited once.
 
         Raises:
-            OSError: a folder that can't be listed; names it.
+            OSError: a folder can't be listed; names it.
         """
-        waiting = [folder]
-        seen = set()
-        while waiting:
-            current = waiting.pop()
+        pending = [folder]
+        visited = set()
+        while pending:
+            current = pending.pop()
             status = os.stat(current)
-            if (status.st_dev, status.st_ino) in seen:
+            if (status.st_dev, status.st_ino) in visited:
                 continue
-            seen.add((status.st_dev, status.st_ino))
-            holds_books = current != folder and os.path.isdir(os.path.join(current, BOOKS))
-            below = []
+            visited.add((status.st_dev, status.st_ino))
+            is_output = current != folder and os.path.isdir(os.path.join(current, BOOKS))
+            subfolders = []
             with os.scandir(current) as entries:
                 visible = (entry for entry in entries if not _is_hidden(entry.name))
                 for entry in _sorted_by_blocks(visible, key=lambda entry: entry.name):
                     if entry.is_dir():
-                        below.append(entry.path)
-                    elif not _is_result(entry.name, holds_books):
+                        subfolders.append(entry.path)
+                    elif not _is_result(entry.name, is_output):
                         yield entry.path
-            waiting += sorted(below, reverse=True)
+            pending += sorted(subfolders, reverse=True)
 
     def glob(self, pattern: str) -> Iterator[str]:
-        """Paths of the files that match a pattern, "**" for folders within each other."""
+        """Paths of the files that match a pattern, in which "**" matches any folders."""
         paths = _in_each_folder_once(glob.iglob(pattern, recursive=True))
-        yield from _sorted_by_blocks(path for path in paths if _is_meant(path, pattern))
+        yield from _sorted_by_blocks(path for path in paths if _is_input(path, pattern))
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[str]:
-        """The path of a file that takes its place, on the disk, when the block ends well."""
+        """The path of a temporary file that replaces `path` if the block ends without an error.
+
+        It is flushed to the disk before.
+        """
         with files.atomic(path) as temporary:
             yield temporary
             with open(temporary, "rb") as written:
                 os.fsync(written.fileno())
 
     def write(self, path: str, content: Any) -> None:
-        """Writes a file, wholly or not at all."""
+        """Writes a file atomically."""
         with self.writing(path) as temporary, open(temporary, "wb") as file:
             file.write(content)
 
     def remove_unfinished(self, folder: str, beginning: str) -> None:
-        """Removes what killed writers of files with that beginning left, see `files.atomic`."""
+        """Removes the temporary files that killed processes left, see `files.atomic`.
+
+        beginning: of the names of the files that they were writing.
+        """
         for name in self.names(folder):
             if name.startswith("." + beginning) and ".part." in name:
                 with contextlib.suppress(FileNotFoundError):
@@ -263,10 +278,10 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def locked(self, path: str) -> Iterator[None]:
-        """Holds a lock file, which no other process has meanwhile; a killed one's is free.
+        """Holds an exclusive lock on a lock file; that of a killed process is released.
 
         Raises:
-            ValueError: another process has it.
+            ValueError: another process holds it.
         """
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "w") as file:
@@ -291,9 +306,9 @@ class RemoteFiles:
 
     Args:
         system: the file system.
-        prefix: what its paths begin with: the bucket.
-        head: what addresses begin with: s3://bucket.
-        query: the options at their end.
+        prefix: beginning of all its paths: the bucket.
+        head: beginning of all addresses, such as s3://bucket.
+        query: the options at the end of addresses.
     """
 
     is_local = False
@@ -305,7 +320,7 @@ class RemoteFiles:
         self.query = query
 
     def path_of(self, rest: str) -> str:
-        """The path of what follows the bucket in an address."""
+        """The path in the file system of the rest of an address, after the bucket."""
         return f"{self.prefix}/{rest}".rstrip("/")
 
     def address(self, path: str) -> str:
@@ -316,26 +331,30 @@ class RemoteFiles:
         return self.system.get_file_info(path).type
 
     def is_folder(self, path: str) -> bool:
-        """Whether a path is that of a folder, or of a prefix of keys."""
+        """Whether a path is a folder, or of a prefix of keys."""
         return self._type(path) == import_pyarrow("pyarrow.fs").FileType.Directory
 
     def exists(self, path: str) -> bool:
-        """Whether something lies there."""
+        """Whether the path exists."""
         return self._type(path) != import_pyarrow("pyarrow.fs").FileType.NotFound
 
     def size(self, path: str) -> int:
-        """Bytes of a file."""
+        """The size of a file in bytes.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         info = self.system.get_file_info(path)
         if info.size is None:
             raise FileNotFoundError(f"No file {self.address(path)}")
         return info.size
 
     def open(self, path: str) -> Any:
-        """A file that pyarrow reads."""
+        """Opens a file for reading, as a `pyarrow.NativeFile`."""
         return self.system.open_input_file(path)
 
     def read(self, path: str) -> bytes:
-        """All of a file; tried again after PAUSES where it is not simply missing.
+        """The contents of a file. Errors are retried after PAUSES, unless the file is missing.
 
         Raises:
             OSError: it can't be read.
@@ -354,53 +373,54 @@ class RemoteFiles:
             return file.read()
 
     def _list(self, folder: str) -> list[Any]:
+        """The `pyarrow.fs.FileInfo`s in a folder, sorted by name; [] where it does not exist."""
         fs = import_pyarrow("pyarrow.fs")
         selector = fs.FileSelector(folder, allow_not_found=True)
         return sorted(self.system.get_file_info(selector), key=lambda info: info.base_name)
 
     def names(self, folder: str) -> Iterator[str]:
-        """Names of the files in a folder; none where there is no folder."""
+        """Names of the files and folders in a folder; none where it does not exist."""
         for info in self._list(folder):
             yield info.base_name
 
     def walk(self, folder: str, deepest: int | None = None) -> Iterator[str]:
-        """Paths of the files in a folder and its sub-folders, without hidden ones.
+        """Paths of the files in a folder and its subfolders, without hidden ones and results.
 
         Args:
             folder: its path.
-            deepest: how many levels of folders to go into; None for all.
+            deepest: how many levels of folders are listed, 1 for `folder` alone; None for all.
         """
-        waiting = [(folder, 1)]
-        while waiting:
-            current, level = waiting.pop()
-            below = []
+        pending = [(folder, 1)]
+        while pending:
+            current, level = pending.pop()
+            subfolders = []
             listed = self._list(current)
             names = {info.base_name for info in listed}
-            holds_books = current != folder and BOOKS in names
+            is_output = current != folder and BOOKS in names
             for info in listed:
-                if _is_hidden(info.base_name) or _is_result(info.base_name, holds_books):
+                if _is_hidden(info.base_name) or _is_result(info.base_name, is_output):
                     continue
                 if info.is_file:
                     yield info.path
                 elif deepest is None or level < deepest:
-                    below.append((info.path, level + 1))
-            waiting += below[::-1]
+                    subfolders.append((info.path, level + 1))
+            pending += subfolders[::-1]
 
     def glob(self, pattern: str) -> Iterator[str]:
-        """Paths of the files that match a pattern, "**" for folders within each other."""
+        """Paths of the files that match a pattern, in which "**" matches any folders."""
         parts = pattern.split("/")
         fixed = list(itertools.takewhile(lambda part: not glob.has_magic(part), parts))
-        wanted = parts[len(fixed) :]
+        magic = parts[len(fixed) :]
         deepest = None
-        if "**" not in wanted:
-            deepest = len(wanted)
+        if "**" not in magic:
+            deepest = len(magic)
         for path in self.walk("/".join(fixed), deepest):
-            if _matches(path.split("/")[len(fixed) :], wanted):
+            if _matches(path.split("/")[len(fixed) :], magic):
                 yield path
 
     @contextlib.contextmanager
     def writing(self, path: str) -> Iterator[Any]:
-        """A stream, of which a whole file is there when the block ends well."""
+        """An output stream of a file that appears, complete, if the block ends without an error."""
         target = path
         if self.system.type_name not in OBJECT_STORES:
             folder, _, name = path.rpartition("/")
@@ -412,24 +432,27 @@ class RemoteFiles:
             self.system.move(target, path)
 
     def write(self, path: str, content: Any) -> None:
-        """Writes a file, wholly or not at all."""
+        """Writes a file atomically."""
         with self.writing(path) as stream:
             stream.write(content)
 
     def remove_unfinished(self, folder: str, beginning: str) -> None:
-        """Removes what killed writers of files with that beginning left in a folder."""
+        """Removes the temporary files that killed processes left in a folder, see `writing`.
+
+        beginning: of the names of the files that they were writing.
+        """
         for name in self.names(folder):
             if name.startswith("." + beginning) and ".part." in name:
                 self.system.delete_file(f"{folder}/{name}")
 
     @contextlib.contextmanager
     def locked(self, path: str) -> Iterator[None]:
-        """Object stores have no locks: what two processes write there is the same."""
+        """Does nothing: object stores have no locks, and two processes would write the same."""
         yield
 
 
-def _is_meant(path: str, pattern: str) -> bool:
-    """Whether what a glob matches is a file and, of "**", nothing that a batch wrote."""
+def _is_input(path: str, pattern: str) -> bool:
+    """Whether a match of a glob is a file and, if it has "**", not one that a batch job wrote."""
     if "**" in pattern:
         folder, name = os.path.split(path)
         if BOOKS in folder.split(os.sep):
@@ -440,23 +463,24 @@ def _is_meant(path: str, pattern: str) -> bool:
 
 
 def _in_each_folder_once(paths: Iterable[str]) -> Iterator[str]:
-    """Paths without those in a folder that was met by another way before, through a link.
+    """Paths without those in folders that occurred before under another name, through a link.
 
-    A link to a folder above it would otherwise multiply all that a "**" finds.
+    A link to a parent folder would otherwise multiply the matches of "**".
     """
-    names: dict[tuple[int, int], str] = {}
-    known: dict[str, bool] = {}
+    first_names: dict[tuple[int, int], str] = {}  # {device and inode of a folder: its first name}
+    is_first: dict[str, bool] = {}  # {name of a folder: whether it is the first one}
     for path in paths:
         folder = os.path.dirname(path)
-        if folder not in known:
+        if folder not in is_first:
             status = os.stat(folder or ".")
-            known[folder] = names.setdefault((status.st_dev, status.st_ino), folder) == folder
-        if known[folder]:
+            first_name = first_names.setdefault((status.st_dev, status.st_ino), folder)
+            is_first[folder] = first_name == folder
+        if is_first[folder]:
             yield path
 
 
 def _sorted_by_blocks(items: Iterable, key: Any = None) -> Iterator:
-    """Items, sorted SORTED_NAMES at a time."""
+    """Items, sorted in blocks of SORTED_NAMES."""
     iterator = iter(items)
     while block := list(itertools.islice(iterator, SORTED_NAMES)):
         block.sort(key=key)
@@ -473,3 +497,28 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if not parts or parts[0].startswith(".") or not fnmatch.fnmatchcase(parts[0], pattern[0]):
         return False
     return _matches(parts[1:], pattern[1:])
+
+
+# ---- Models --------------------------------------------------------------------------------------
+
+
+def digest_of(path: str | os.PathLike) -> str:
+    """The SHA-256 digest, in hexadecimal, of a model's file or of the files of its folder.
+
+    OpenVINO's .xml is digested with the .bin of weights beside it.
+    """
+    digest = hashlib.sha256()
+    for file in _files_of_model(os.fspath(path)):
+        with open(file, "rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files_of_model(path: str) -> list[str]:
+    """Paths of the files that a model consists of."""
+    if os.path.isdir(path):
+        return sorted(LOCAL.walk(path))
+    beside = os.path.splitext(path)[0] + ".bin"
+    if path.lower().endswith(".xml") and os.path.exists(beside):
+        return [path, beside]
+    return [path]

@@ -1,11 +1,11 @@
-"""Actors of Ray that do the parts of a batch: one for each GPU or some cores, on any machines.
+"""Ray actors that do the parts of a batch, one for each GPU or several cores, on any machines.
 
     batch.run(batch.Exported("model.onnx"), ["photos"], "detections", ray=pool.Ray("auto"))
 
-Each actor holds the model and does one part after the other; their number grows while parts wait
-and there is room, and shrinks when none is left. A part whose actor died (its process, its machine)
-is given to another. Nothing else is shared: what was done says the output folder, which all
-machines must see under the same path or address, as the model's file and the images. Needed is Ray.
+Each actor holds the model and does one part after the other. The pool grows while parts wait and
+the cluster has resources, and shrinks when no part is left. A part whose actor died (its process,
+its machine) is given to another. The only shared state is the output folder, which all machines
+must see under the same path or address, like the model's file and the images. Requires Ray.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Times that a part's actor may die; the part is then given up, and the others go on.
+# How many actors may die of a part before it is given up; the other parts are still done.
 ATTEMPTS = 3
-# Actors in a row that may die before one has finished a part, beside twice those that there were:
-# a machine's all die at once.
+# How many actors in a row may die without a finished part in between, besides twice the largest
+# size of the pool: all actors of a machine die at once.
 DEATHS = 6
-# Seconds between looks at whether there is room for one more actor, and after which a warning says
-# that there is room for none.
+# Seconds from one check of the cluster's resources to the next, and until a warning that they are
+# not enough for a single actor.
 LOOK = 1.0
 PATIENCE = 60.0
-# Cores of an actor without a GPU, where nothing else is asked for.
+# Default cores of an actor without a GPU.
 CORES = 4.0
-# Bytes of Ray's store where it is started here; 75 MB are the least that it takes.
+# Bytes of the object store of a Ray that is started here; Ray's minimum is 75 MB.
 STORE = 100_000_000
 
 
@@ -62,8 +62,11 @@ class Ray:
 
     Attributes:
         address: "local" for this machine alone; "auto" or an address for a cluster.
-        workers: (fewest, most) actors; most None: as many as there is room for.
-        cpus, gpus: that each of them has; None: a GPU and a core where there are GPUs, else CORES.
+        workers: (fewest, most) actors; most None: as many as the cluster has resources for.
+        cpus, gpus: of each actor; None: a GPU and a core where there are GPUs, else CORES cores.
+
+    Raises:
+        ValueError: a number out of range.
     """
 
     address: str = "local"
@@ -84,10 +87,10 @@ class Ray:
 
 
 def limits(text: str | None) -> tuple[int, int | None]:
-    """(fewest, most) actors of a text such as 2:16, 2: or 4; (1, None) of None.
+    """Parses (fewest, most) actors from a text such as 2:16, 2: or 4; (1, None) for None.
 
     Raises:
-        ValueError: another text.
+        ValueError: the text has another form.
     """
     if text is None:
         return 1, None
@@ -105,35 +108,39 @@ def limits(text: str | None) -> tuple[int, int | None]:
 def work(
     make: Callable[[], Any], job: batch.Job, parts: np.ndarray, settings: Ray
 ) -> Iterator[batch.Done]:
-    """Does parts by actors; yields each that is done, in any order.
+    """Does parts of a job by actors.
 
     Args:
         make: f() that makes the model, in each actor.
         job: the job.
-        parts: [n] their numbers.
+        parts: [n] numbers of the parts.
         settings: see `Ray`.
 
+    Yields:
+        `batch.Done` of each part when it is done, in any order.
+
     Raises:
-        ImportError: no Ray, or an actor that lacks a package. ConnectionError: no cluster there.
-        ChildProcessError: actors that died again and again; parts that they did are there.
-        others: what making the model or doing a part raised.
+        ImportError: Ray is not installed, or an actor lacks a package.
+        ConnectionError: there is no cluster at the address.
+        ChildProcessError: actors died repeatedly; finished parts remain.
+        Exception: what making the model or doing a part raised.
     """
     ray = import_ray()
-    is_ours = not ray.is_initialized()
-    if is_ours:
+    is_started_here = not ray.is_initialized()
+    if is_started_here:
         _connect(ray, settings.address)
     pool = _Pool(ray, make, job, settings)
     try:
         yield from pool.done(parts)
     finally:
         pool.end()
-        if is_ours:
+        if is_started_here:
             ray.shutdown()
 
 
 def _connect(ray: Any, address: str) -> None:
     """Starts Ray on this machine, or connects to a cluster."""
-    # Ray tells of its own affairs at length; what goes wrong here is told by errors.
+    # Ray's logs are long; failures are reported by exceptions here.
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
     if address != "local":
         try:
@@ -141,11 +148,11 @@ def _connect(ray: Any, address: str) -> None:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConnectionError(f"No Ray cluster at {address}: {error}") from error
         return
-    # The processes that it starts find this package where this one found it.
+    # Ray's worker processes must import the same copy of this package.
     root = str(pathlib.Path(__file__).resolve().parents[1])
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
-    # Nothing of size goes through Ray's own store; by default it takes a third of the memory.
+    # Only small objects go through Ray's store, which takes a third of the memory by default.
     ray.init(address="local", include_dashboard=False, object_store_memory=STORE, **quiet)
 
 
@@ -155,8 +162,8 @@ class _Member:
 
     Attributes:
         actor: Ray's handle.
-        is_ready: whether it has its model.
-        part: that it is doing; None for none.
+        is_ready: whether its model is made.
+        part: number of the part that it does; None for none.
     """
 
     actor: Any
@@ -165,7 +172,10 @@ class _Member:
 
 
 class _Pool:
-    """Actors, and the parts that they do."""
+    """A pool of actors, and the parts that they do.
+
+    Args: see `work`; `ray` is the module.
+    """
 
     def __init__(self, ray: Any, make: Callable, job: batch.Job, settings: Ray):
         self.ray = ray
@@ -173,51 +183,51 @@ class _Pool:
         self.settings = settings
         self.needs = _needs(ray, settings, make)
         self.make = _with_threads(make, self.needs)
-        self.members: dict[Any, _Member] = {}  # by the call that is under way
+        self.members: dict[Any, _Member] = {}  # {pending call: the actor that executes it}
         self.idle: list[_Member] = []
-        self.again: collections.deque[int] = collections.deque()  # parts whose actor died
-        self.deaths: collections.Counter = collections.Counter()  # by part
+        self.retries: collections.deque[int] = collections.deque()  # parts whose actor died
+        self.deaths: collections.Counter = collections.Counter()  # {part: how many actors died}
         self.deaths_in_a_row = 0
-        self.largest = 0  # number of actors that there were
-        self.given_up: list[int] = []
-        self.last_death = ""
+        self.largest = 0  # the largest number of actors so far
+        self.given_up: list[int] = []  # parts that reached ATTEMPTS deaths
+        self.last_death = ""  # text of Ray's error
 
     def done(self, parts: np.ndarray) -> Iterator[batch.Done]:
-        """Does all parts; yields each that is done."""
-        fresh = iter(parts.tolist())
-        left = len(parts)
-        last_sign = time.monotonic()
+        """Does all parts; yields `batch.Done` of each when it is done."""
+        untried = iter(parts.tolist())
+        remaining = len(parts)
+        last_progress = time.monotonic()
         warned = False
-        self._grow(left)
-        while left > len(self.given_up):
-            self._give(fresh)
+        self._grow(remaining)
+        while remaining > len(self.given_up):
+            self._assign(untried)
             calls = list(self.members)
             ready, _ = self.ray.wait(calls, num_returns=1, timeout=LOOK)
             for call in ready:
-                done = self._take(call)
+                done = self._finish(call)
                 if done is not None:
-                    left -= 1
+                    remaining -= 1
                     yield done
             if ready or any(member.is_ready for member in self.members.values()):
-                last_sign = time.monotonic()
-            elif not warned and time.monotonic() - last_sign > PATIENCE:
+                last_progress = time.monotonic()
+            elif not warned and time.monotonic() - last_progress > PATIENCE:
                 warned = True
                 logger.warning(
                     "Ray has no room yet for an actor with %s; the cluster has %s",
                     self.needs,
                     self.ray.cluster_resources(),
                 )
-            self._grow(left - len(self.given_up))
+            self._grow(remaining - len(self.given_up))
         self._release_idle()
         if self.given_up:
             raise ChildProcessError(self._given_up_text())
 
     # ---- Parts -------------------------------------------------------------------------------
 
-    def _give(self, fresh: Iterator[int]) -> None:
-        """Gives parts to actors that have none; what has nothing to do is let go."""
+    def _assign(self, untried: Iterator[int]) -> None:
+        """Assigns parts to idle actors; ends those for which there is no part."""
         while self.idle:
-            part = self._next(fresh)
+            part = self._next(untried)
             if part is None:
                 break
             member = self.idle.pop()
@@ -226,15 +236,18 @@ class _Pool:
         if self.members:
             self._release_idle()
 
-    def _next(self, fresh: Iterator[int]) -> int | None:
-        """The next part to do: first a fresh one, then those that have killed an actor."""
-        part = next(fresh, None)
-        if part is None and self.again:
-            part = self.again.popleft()
+    def _next(self, untried: Iterator[int]) -> int | None:
+        """The next part: an untried one, or else one whose actor died; None for none."""
+        part = next(untried, None)
+        if part is None and self.retries:
+            part = self.retries.popleft()
         return part
 
-    def _take(self, call: Any) -> batch.Done | None:
-        """The end of a call: an actor that is ready, or a part that is done; None for no part."""
+    def _finish(self, call: Any) -> batch.Done | None:
+        """Takes the result of a call; None unless a part is done.
+
+        The call may also have made the actor's model, or the actor may have died.
+        """
         member = self.members.pop(call)
         try:
             done = self.ray.get(call)
@@ -252,14 +265,14 @@ class _Pool:
         return done
 
     def _lose(self, member: _Member, error: Exception) -> None:
-        """Notes that an actor died, and its part for another."""
+        """Counts the death of an actor, and queues its part again or gives it up."""
         self.deaths_in_a_row += 1
         self.last_death = " ".join(str(error).split())[:300]
         logger.warning("An actor died and is replaced: %s", self.last_death)
         if member.part is not None:
             self.deaths[member.part] += 1
             if self.deaths[member.part] < ATTEMPTS:
-                self.again.append(member.part)
+                self.retries.append(member.part)
             else:
                 self.given_up.append(member.part)
         if self.deaths_in_a_row >= DEATHS + 2 * self.largest and not self.given_up:
@@ -269,7 +282,7 @@ class _Pool:
             )
 
     def _given_up_text(self) -> str:
-        """What is said of parts whose actors died again and again."""
+        """The error message for parts whose actors died repeatedly."""
         part = self.given_up[0]
         start, stop = self.job.rows_of(part)
         images = [entry.image for entry in self.job.manifest().rows(start, stop)]
@@ -282,31 +295,32 @@ class _Pool:
     # ---- Actors ------------------------------------------------------------------------------
 
     def _grow(self, parts: int) -> None:
-        """Starts actors: the fewest that are wanted, then as many more as have their models."""
+        """Starts actors: the fewest, then at most as many more as have their models ready."""
         fewest, most = self.settings.workers
         while self._count() < min(fewest, parts):
             self._start()
         if most is None:
             most = parts
         ready = len(self.idle) + sum(member.is_ready for member in self.members.values())
-        # A cluster that grows by itself must be asked for what it has no room for yet; it is asked
-        # up to a number that was given.
-        may_ask = self.settings.workers[1] is not None
-        while self._count() < min(most, parts, 2 * ready) and (may_ask or self._is_room()):
+        # An autoscaling cluster grows only if actors are requested beyond its present resources.
+        # That is done only up to a maximum that was set.
+        may_exceed = self.settings.workers[1] is not None
+        while self._count() < min(most, parts, 2 * ready) and (may_exceed or self._has_room()):
             self._start()
 
     def _count(self) -> int:
+        """How many actors there are."""
         return len(self.members) + len(self.idle)
 
-    def _is_room(self) -> bool:
-        """Whether the cluster has what one more actor needs."""
+    def _has_room(self) -> bool:
+        """Whether the cluster has the resources for one more actor."""
         free = self.ray.available_resources()
         names = {"num_cpus": "CPU", "num_gpus": "GPU"}
         return all(free.get(names[name], 0) >= need for name, need in self.needs.items())
 
     def _start(self) -> None:
-        """Starts an actor, which makes its model."""
-        # No restarts of Ray's own: they would make a model before anyone asks for it.
+        """Starts an actor, and the making of its model."""
+        # Without Ray's own restarts, which would occupy resources without loading the model.
         actor_class = self.ray.remote(max_restarts=0, **self.needs)(self.job.worker_class)
         member = _Member(actor_class.remote(self.make, self.job))
         self.members[member.actor.load.remote()] = member
@@ -320,13 +334,13 @@ class _Pool:
         self.members.clear()
 
     def _release_idle(self) -> None:
-        """Ends the actors that have nothing to do."""
+        """Ends the idle actors."""
         while self.idle:
             self.ray.kill(self.idle.pop().actor)
 
 
 def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
-    """What an actor needs, as options of Ray; an exported model on the CPU needs no GPU."""
+    """The resources of an actor, as options of Ray; an exported model on the CPU needs no GPU."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = settings.gpus
     if gpus is None and getattr(make, "device", None) == "cpu":
@@ -342,14 +356,14 @@ def _needs(ray: Any, settings: Ray, make: Any) -> dict[str, float]:
 
 
 def _with_threads(make: Any, needs: dict[str, float]) -> Callable:
-    """What makes a model with as many threads as an actor has cores, where it does not say."""
+    """`make` with a thread for each core of an actor, unless it has a number of its own."""
     if hasattr(make, "with_threads") and not needs["num_gpus"]:
         return make.with_threads(max(1, int(needs["num_cpus"])))
     return make
 
 
 def _cause_of(error: Any) -> Exception:
-    """What an actor raised, without Ray's account of where."""
+    """The exception of an actor, without Ray's traceback."""
     cause = error.cause
     if isinstance(cause, Exception):
         return cause

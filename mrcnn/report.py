@@ -873,6 +873,9 @@ def batch_samples(
         class_names: by class id.
         most: the largest number of images.
         side: longer side of each, in pixels.
+
+    Returns:
+        list of `Sample`, each with a picture [h, w, 3] uint8.
     """
     samples = []
     for i in range(min(most, len(inputs[0]))):
@@ -946,7 +949,7 @@ def _paint_mask(
     if "segmentation" not in item:
         return False
     try:
-        box, crop = masks.crop_of_rle(masks.to_rle(item, *size))
+        box, crop = masks.crop_of_annotation(item, *size)
     except masks.SegmentationError:
         return False
     return _paint_crop(painted, box, crop, scale, color)

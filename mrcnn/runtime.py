@@ -19,6 +19,7 @@ import concurrent.futures
 import importlib
 import json
 import logging
+import math
 import operator
 import os
 import pathlib
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import boxes as box_math, data, files, keypoints, masks as mask_math
+from mrcnn import boxes as box_math, data, files, keypoints, masks as mask_math, utils
 from mrcnn.config import Config, setting_names
 
 logger = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ AROUND = {
 
 
 class Metadata(NamedTuple):
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
     Attributes:
         class_names: by class id, background first.
@@ -86,11 +87,17 @@ class Metadata(NamedTuple):
     def config(self) -> Config:
         """The settings as a `Config`; functions, such as a BACKBONE of one's own, are not in it."""
         config = Config()
-        for name in setting_names() & set(self.settings):
+        names = setting_names() & set(self.settings)
+        computed = {name for name in names if isinstance(vars(Config)[name], property)}
+        for name in names - computed:
             value = self.settings[name]
             if isinstance(getattr(Config, name), np.ndarray):
                 value = np.array(value)
             setattr(config, name, value)
+        for name in computed:
+            # What follows from others does so here too, unless it was assigned to.
+            if not np.array_equal(getattr(config, name), self.settings[name]):
+                setattr(config, name, self.settings[name])
         return config
 
 
@@ -227,8 +234,12 @@ class _OpenVino:
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
         read_metadata(self.metadata, path)  # before what a file of others may lack
         self._check_weights(network, pathlib.Path(path).with_suffix(".bin"), path)
-        shape = network.inputs[0].partial_shape
-        self.shape = [_side(side.get_length()) if side.is_static else None for side in shape]
+        self.shape: list[int | None] = []
+        for side in network.inputs[0].partial_shape:
+            length = None
+            if side.is_static:
+                length = _side(side.get_length())
+            self.shape.append(length)
         self.compiled = core.compile_model(network, device.upper(), settings)
         self.lock = threading.Lock()
 
@@ -265,7 +276,7 @@ class _LiteRt:
         self.metadata = _metadata_of_litert(content)
         read_metadata(self.metadata, path)
         # Its own choice is one thread; the other runtimes take every core.
-        threads = threads or os.cpu_count()
+        threads = threads or _usable_cores()
         self.interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
         self.runner = self.interpreter.get_signature_runner()
         details = self.runner.get_input_details()[INPUT]
@@ -337,6 +348,13 @@ def checksum(path: str | os.PathLike) -> str:
     return f"{value:08x}"
 
 
+def _usable_cores() -> int:
+    """Cores that this process may use: of a machine of 64, taskset or Slurm may allow two."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _side(side: Any) -> int | None:
     """A side of the input, None where it is free."""
     if isinstance(side, int) and side > 0:
@@ -382,24 +400,30 @@ class _Fitted(NamedTuple):
     Attributes:
         pixels: [H, W, C] uint8.
         shape: (height, width, C) of the image that was given.
-        scale: (y, x), pixels of `pixels` for one of that image; None where they are the same.
+        window: (y1, x1, y2, x2) of that image in `pixels`, whole numbers.
     """
 
     pixels: np.ndarray
     shape: tuple[int, ...]
-    scale: np.ndarray | None = None
+    window: np.ndarray
 
     @property
     def size(self) -> tuple[int, ...]:
         """The shape of what the graph takes."""
         return self.pixels.shape
 
+    @property
+    def is_other(self) -> bool:
+        """Whether the graph takes another image than the one that was given."""
+        return self.size != self.shape
+
 
 class Model:
     """An exported model that detects.
 
     An image of another size than a file takes, of LiteRT or an export with size=, is resized to fit
-    into it and padded, with a warning: then detections are about those of `MaskRCNN.detect`.
+    into it and padded, with a warning: then detections are about those of `MaskRCNN.detect`, most
+    alike where the size is that of molded images.
 
     Args:
         backend: one of the runtimes above.
@@ -430,6 +454,12 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {len(self.class_names)} classes)"
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model's results from those of others: a digest of its files."""
+        from mrcnn import places
+
+        return {"weights": places.digest_of(self._arguments[0])}
 
     @property
     def _at_once(self) -> int:
@@ -554,7 +584,8 @@ class Model:
     def _as_input(self, image, where):
         """The `_Fitted` of an image."""
         array = data.as_network_input(image, self.config, where)
-        data.check_sides(array.shape, self.config, where)
+        if None in self.shape[1:3]:
+            data.check_sides(array.shape, self.config, where)
         if not _are_bytes(array):
             raise ValueError(_not_bytes(array, where))
         array = array.astype(np.uint8, copy=False)
@@ -562,7 +593,7 @@ class Model:
             raise ValueError(f"An image has pixels. Received: {where} of shape {array.shape}")
         height, width = (side or n for side, n in zip(self.shape[1:3], array.shape))
         if (height, width) == array.shape[:2]:
-            return _Fitted(array, array.shape)
+            return _Fitted(array, array.shape, np.array([0, 0, height, width]))
         if not self._said_sizes:
             self._said_sizes = True
             logger.warning(
@@ -571,14 +602,16 @@ class Model:
                 " ONNX and OpenVINO any",
                 *(self.path, height, width, where, *array.shape[:2]),
             )
-        return _fitted(array, height, width)
+        return _fitted(array, height, width, self.config)
 
     def _result(self, outputs, row, image, form):
         """The dict of image number `row`, a `_Fitted`, of a batch."""
         valid = np.flatnonzero(outputs["class_ids"][row] > 0)
+        scores = outputs["scores"][row]
+        data.tell_of_limit(scores[valid], len(scores))
         inside = exact = in_pixels = outputs["boxes"][row][valid]
-        if image.scale is not None:
-            in_pixels = exact / np.tile(image.scale, 2).astype(np.float32)
+        if image.is_other:
+            in_pixels = _in_image(exact, image, self.config.BOX_FRAME)
             inside = np.clip(in_pixels, 0, np.tile(image.shape[:2], 2)).astype(np.float32)
         rows, boxes = box_math.visible(inside, self.config.ROUND_DETECTIONS)
         valid, exact, in_pixels, inside = (x[rows] for x in (valid, exact, in_pixels, inside))
@@ -593,14 +626,14 @@ class Model:
             window = outputs["windows"][row].astype(np.float64)
             frame = self.config.BOX_FRAME
             points = _keypoints(maps, exact, window, image.size, frame)
-            if image.scale is not None:
-                points[..., :2] /= image.scale
+            if image.is_other:
+                points[..., :2] = _places_in_image(points[..., :2], image)
             result["keypoints"] = points
         if "masks" in outputs:
             soft = outputs["masks"][row][valid]
-            if image.scale is not None and soft.dtype == np.uint8:
-                soft = _unfitted_masks(soft, image.shape, image.scale)
-            elif image.scale is not None:
+            if image.is_other and soft.dtype == np.uint8:
+                soft = _unfitted_masks(soft, image)
+            elif image.is_other:
                 soft = _parts_of_masks(soft, in_pixels, inside)
             lazy = self._placed(soft, boxes, inside, image.shape)
             return self._with_masks(result, lazy, form)
@@ -629,18 +662,54 @@ class Model:
 # ---- Images of another size than a file takes ----------------------------------------------------
 
 
-def _fitted(array: np.ndarray, height: int, width: int) -> _Fitted:
-    """An image [h, w, C] as large as it fits into height x width, black to the right and below."""
-    scale = min(height / array.shape[0], width / array.shape[1])
-    size = [
-        max(1, min(most, round(side * scale))) for side, most in zip(array.shape, (height, width))
-    ]
-    places = []
-    for side, count in zip(array.shape, size):
-        places.append((np.arange(count) + 0.5) * side / count - 0.5)
+def _fitted(array: np.ndarray, height: int, width: int, config: Config) -> _Fitted:
+    """An image [h, w, C] in one of height x width, and around it what `detect` pads with.
+
+    The graph resizes all that it gets by one scale. An image is resized before, so that both are
+    together what `detect` does, or by less where that is too large; and it lies where `detect` has
+    it. Of a file of the molded size the network is given what `detect` gives it.
+    """
+    of_file = _molding_scale((height, width), config)
+    scale = _molding_scale(array.shape, config) / of_file
+    scale = min(scale, height / array.shape[0], width / array.shape[1])
+    sides = []
+    for side, most in zip(array.shape, (height, width)):
+        whole = round(side * scale)
+        if config.FLOAT_RESIZE and of_file == 1:
+            whole = math.floor(side * scale)
+        sides.append(max(1, min(most, whole)))
+    rows, columns = sides
+    top = left = 0
+    if config.IMAGE_RESIZE_MODE in ("square", "pad64"):
+        top = (height - rows) // 2
+        left = (width - columns) // 2
     pixels = np.zeros((height, width, array.shape[2]), np.uint8)
-    pixels[: size[0], : size[1]] = np.rint(_sampled(array, *places))
-    return _Fitted(pixels, array.shape, np.array(size) / array.shape[:2])
+    if config.FLOAT_RESIZE:  # of which 0 is added when the mean is subtracted
+        pixels[:] = np.clip(np.rint(config.MEAN_PIXEL), 0, 255)
+    seen = utils.resized(array, rows, columns, config.FLOAT_RESIZE)
+    pixels[top : top + rows, left : left + columns] = seen
+    return _Fitted(pixels, array.shape, np.array([top, left, top + rows, left + columns]))
+
+
+def _molding_scale(shape: Sequence[int], config: Config) -> float:
+    """New size / old size of an image as it is molded."""
+    limits = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE)
+    mode = config.IMAGE_RESIZE_MODE
+    return utils.resized_size(shape, *limits, mode, config.FLOAT_RESIZE)[0]
+
+
+def _in_image(boxes: np.ndarray, image: _Fitted, frame: str) -> np.ndarray:
+    """Boxes [n, 4] of what the graph has seen, in pixels of the image that was given, float32."""
+    size = image.pixels.shape
+    window = box_math.norm_boxes(image.window, size, frame)
+    normalised = box_math.in_window(box_math.norm_boxes(boxes, size, frame), window)
+    return box_math.denorm_boxes(normalised, image.shape, frame, whole=False)
+
+
+def _places_in_image(places: np.ndarray, image: _Fitted) -> np.ndarray:
+    """Places [..., (y, x)] of what the graph has seen, in pixels of the image that was given."""
+    corner, end = np.split(image.window.astype(np.float64), 2)
+    return (places - corner) * (image.shape[:2] / (end - corner))
 
 
 def _sampled(array: np.ndarray, at_y: np.ndarray, at_x: np.ndarray) -> np.ndarray:
@@ -658,7 +727,7 @@ def _sampled(array: np.ndarray, at_y: np.ndarray, at_x: np.ndarray) -> np.ndarra
 
 
 def _parts_of_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """What masks [n, h, w] of boxes [n, 4] have within parts [n, 4] of these, [n, h, w]."""
+    """Masks [n, h, w] of boxes [n, 4], resampled to parts [n, 4] of these: [n, h, w]."""
     soft = soft.copy()
     cells = np.tile(soft.shape[1:], 2)
     for number in np.flatnonzero((boxes != parts).any(axis=1)):
@@ -673,10 +742,12 @@ def _parts_of_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> n
     return soft
 
 
-def _unfitted_masks(masks: np.ndarray, shape: Sequence[int], scale: np.ndarray) -> np.ndarray:
-    """Masks of an image of that shape, of those [n, H, W] of what it was resized to by `scale`."""
+def _unfitted_masks(masks: np.ndarray, image: _Fitted) -> np.ndarray:
+    """Masks of the image that was given, of those [n, H, W] of what the graph has seen."""
+    corner, end = np.split(image.window, 2)
     rows, columns = (
-        ((np.arange(side) + 0.5) * factor).astype(int) for side, factor in zip(shape, scale)
+        first + ((np.arange(side) + 0.5) * (last - first) / side).astype(int)
+        for side, first, last in zip(image.shape, corner, end)
     )
     return masks[:, rows][:, :, columns]
 
@@ -691,7 +762,7 @@ def _are_bytes(array: np.ndarray) -> bool:
 
 
 def _not_bytes(array: np.ndarray, where: str) -> str:
-    """What is said of an image that uint8 does not hold."""
+    """The problem of an image that uint8 does not hold, as a text."""
     low = array.min()
     high = array.max()
     hint = "; a model that is trained and exported with IMAGE_PERCENTILES takes any values"

@@ -72,20 +72,36 @@ class Batcher:
         self.wait = wait
         self.batches: list[int] = []
         self._waiting: asyncio.Queue = asyncio.Queue()
+        self._task: asyncio.Task | None = None  # of `run`
 
     async def detect(self, image: np.ndarray) -> dict:
         """The result of one image; raises what `Model.detect` raises for this image alone."""
+        self.start()
         answer = asyncio.get_running_loop().create_future()
         await self._waiting.put((image, answer))
         return await answer
 
+    def start(self) -> asyncio.Task:
+        """The task that answers, in the loop that runs; begun where there is none yet.
+
+        A server begins it at once. Of an application that is mounted in another one, or served with
+        `--lifespan off`, nobody does, and the first request has to.
+        """
+        loop = asyncio.get_running_loop()
+        if self._task is None or self._task.done() or self._task.get_loop() is not loop:
+            self._waiting = asyncio.Queue()  # a queue is its loop's
+            self._task = loop.create_task(self.run())
+        return self._task
+
     async def run(self) -> None:
         """Answers what waits, for as long as the server lives."""
+        self._task = asyncio.current_task()
+        waiting = self._waiting
         while True:
-            entries = [await self._waiting.get()]
+            entries = [await waiting.get()]
             await asyncio.sleep(self.wait)
-            while len(entries) < self.most and not self._waiting.empty():
-                entries.append(self._waiting.get_nowait())
+            while len(entries) < self.most and not waiting.empty():
+                entries.append(waiting.get_nowait())
             entries = [entry for entry in entries if not entry[1].cancelled()]
             if entries:
                 self.batches = [*self.batches[-999:], len(entries)]
@@ -93,6 +109,7 @@ class Batcher:
 
     async def _answer(self, entries):
         images = [image for image, _ in entries]
+        results: list[Any]
         try:
             results = await asyncio.to_thread(self.model.detect, images, "lazy")
         except Exception as error:  # whatever a runtime raises: the next batch is to run
@@ -179,9 +196,14 @@ def _check_size(path, pixels):
 
 
 def answer_of(image: np.ndarray, result: dict, class_names: list[str]) -> dict[str, list]:
-    """A result of `Model.detect` as COCO's json: images, annotations with scores, categories.
+    """A result as COCO's json: images, annotations with scores, categories.
 
     Ids of categories are those of classes; of COCO's own classes COCO's ids.
+
+    Args:
+        image: [H, W, 3] uint8.
+        result: of `Model.detect`, with run lengths.
+        class_names: by class id, background first.
     """
     height, width = image.shape[:2]
     ids = coco.category_ids_of(class_names) or {i: i for i in range(1, len(class_names))}
@@ -262,7 +284,7 @@ def application(
 
     @contextlib.asynccontextmanager
     async def lifespan(_):
-        task = asyncio.create_task(batcher.run())
+        task = batcher.start()
         yield
         task.cancel()
 

@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn import data, files, masks as mask_math, utils
-from mrcnn.boxes import extract_bboxes
 
 # Share of a tile's side by which tiles overlap where it isn't said.
 OVERLAP = 0.2
@@ -230,21 +229,6 @@ class Detection:
     keypoints: np.ndarray | None = None
 
 
-def _crops(result: dict, shape: Sequence[int]) -> Iterator[tuple[Window, np.ndarray]]:
-    """The box and the pixels in it, [h, w] bool, of each mask of a result of any form."""
-    masks = result["masks"]
-    if isinstance(masks, mask_math.Masks):
-        for number in range(masks.shape[-1]):
-            yield masks.crop(number)
-        return
-    if isinstance(masks, list):
-        masks = mask_math.decode_rle(masks, *shape[:2])
-    masks = np.asarray(masks)
-    for number, box in enumerate(extract_bboxes(masks).tolist()):
-        y1, x1, y2, x2 = box
-        yield (y1, x1, y2, x2), masks[y1:y2, x1:x2, number] != 0
-
-
 def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[Detection]:
     """The detections of a tile.
 
@@ -257,7 +241,7 @@ def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[De
     offset = np.array([y, x, y, x])
     points = result.get("keypoints")
     detections = []
-    for number, (box, crop) in enumerate(_crops(result, (bottom - y, right - x))):
+    for number, (box, crop) in enumerate(mask_math.crops_of(result["masks"])):
         runs = runs_of(crop, y + box[0], x + box[1], height)
         whole = box_of(runs, height)
         own_points = None
@@ -367,7 +351,7 @@ class Merger:
         self._parents[second] = first
 
     def objects(self) -> list[Detection]:
-        """What was found, each object once, the best first."""
+        """The detections of all tiles, each object once, best first."""
         groups: dict[int, list[Detection]] = {}
         for number, detection in enumerate(self.detections):
             groups.setdefault(self._root(number), []).append(detection)
@@ -399,7 +383,7 @@ class Merger:
 
 
 def _intersection(a: Window, b: Window) -> Window | None:
-    """What two windows share; None for nothing."""
+    """The intersection of two windows; None where it is empty."""
     y1 = max(a[0], b[0])
     x1 = max(a[1], b[1])
     y2 = min(a[2], b[2])
@@ -453,6 +437,7 @@ def detect(
     if len(places) == 1:
         return model.detect([image.window(*places[0])], masks=masks)[0]
     merger = Merger(shape)
+    no_points = None
     batch_size = int(model.config.BATCH_SIZE)
     one_range: Any = contextlib.nullcontext
     if hasattr(model.config, "MEAN_PIXEL"):
@@ -465,7 +450,9 @@ def detect(
             if result.get("masks") is None:
                 raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
             merger.add(window, detections_in(result, window, shape))
-    return _result(merger.objects(), shape, masks)
+            if result.get("keypoints") is not None:
+                no_points = result["keypoints"][:0]
+    return _result(merger.objects(), shape, masks, no_points)
 
 
 # Side of the windows that are looked at for the range of the values, and how many along a side.
@@ -509,8 +496,14 @@ def detect_each(
     return [detect(model, image, tile, overlap, masks or "rle") for image in images]
 
 
-def _result(objects: list[Detection], shape: Sequence[int], masks: str) -> dict:
-    """The dict of a detection."""
+def _result(
+    objects: list[Detection], shape: Sequence[int], masks: str, no_points: np.ndarray | None
+) -> dict:
+    """The dict of a detection.
+
+    Args:
+        no_points: keypoints of no object, [0, K, 3]; None for a model without.
+    """
     codes = encoded([detection.runs for detection in objects], shape)
     result: dict[str, Any] = {
         "rois": np.array([detection.roi for detection in objects], np.int32).reshape(-1, 4),
@@ -520,8 +513,9 @@ def _result(objects: list[Detection], shape: Sequence[int], masks: str) -> dict:
     }
     if masks == "dense":
         result["masks"] = mask_math.decode_rle(codes, *shape[:2])
-    if any(detection.keypoints is not None for detection in objects):
-        result["keypoints"] = np.array([detection.keypoints for detection in objects], np.float32)
+    if no_points is not None:
+        points = [detection.keypoints for detection in objects]
+        result["keypoints"] = np.array(points, np.float32).reshape(-1, *no_points.shape[1:])
     return result
 
 
@@ -538,7 +532,7 @@ class ArrayImage:
         self.shape = self.array.shape
 
     def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
-        """The part from row y1 up to y2 and column x1 up to x2."""
+        """The part [y2 - y1, x2 - x1, ...] of rows y1 to y2 - 1 and columns x1 to x2 - 1."""
         return self.array[y1:y2, x1:x2]
 
 
@@ -600,6 +594,13 @@ class TiffImage:
     def _read_head(self, limits: tuple[float, float] | None) -> None:
         """Takes from the file what is known of the whole image; see `__init__`."""
         self._pages = self._bands_of()
+        of_one = len(self._pages)
+        series = self._file.series[0]
+        if series.axes == "QYX" and utils.pages_are_bands(series):
+            of_one = series.shape[0]
+        elif of_one > 1:
+            of_one = len(utils.channels_of_stack(series))
+        utils.warn_of_pages(utils.images_in_tiff(self._file, of_one), "pages", self.path)
         page = self._pages[0]
         self._check(page)
         self.shape = (int(page.imagelength), int(page.imagewidth), 3)

@@ -1,7 +1,7 @@
-"""The kernels of `mrcnn.ops` by PyTorch, which imports this module where it is Keras's backend.
+"""The kernels of `mrcnn.ops` for PyTorch, imported where PyTorch is Keras's backend.
 
-PyTorch alone is enough. Where torchvision is installed, its operators do the suppression and
-RoIAlign on a GPU. Boxes are [..., (y1, x1, y2, x2)].
+PyTorch alone is enough. Where torchvision is installed, suppression and RoIAlign on a GPU use its
+operators. Boxes are [..., (y1, x1, y2, x2)].
 """
 
 import functools
@@ -16,18 +16,18 @@ from mrcnn import boxes as box_math
 
 Tensor = Any  # of PyTorch
 
-# Boxes that are compared with each other at once.
+# How many boxes are compared with all kept ones at once.
 BLOCK = 256
 
 
 @functools.cache
 def of_torchvision() -> Any:
-    """The operators of torchvision; None where it is not installed, or made for another PyTorch."""
+    """torchvision's operators; None where it is not installed, or built for another PyTorch."""
     try:
-        import torchvision  # noqa: F401  it registers them
+        import torchvision  # noqa: F401  registers the operators
 
         operators = torch.ops.torchvision
-        # A build for another PyTorch may be imported, and has none.
+        # A build for another PyTorch can be imported, but may have registered no operators.
         _ = operators.nms, operators.roi_align
     except (ImportError, OSError, RuntimeError, AttributeError):
         return None
@@ -35,10 +35,10 @@ def of_torchvision() -> Any:
 
 
 def takes_torchvision(x: Tensor) -> bool:
-    """Whether torchvision's operators are to compute with what lies where x does.
+    """Whether torchvision's operators are used on the device of x, a tensor of any shape.
 
-    On a CPU they take longer than what is here: 12 times for the suppression of 6,000 boxes, 4
-    times for RoIAlign of 1,000.
+    On a CPU they are slower than this module: 12 times for the suppression of 6,000 boxes, 4 times
+    for RoIAlign of 1,000.
     """
     return x.device.type != "cpu" and of_torchvision() is not None
 
@@ -47,23 +47,23 @@ def takes_torchvision(x: Tensor) -> bool:
 
 
 def top_k(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of the last axis, [..., k], and their places; of equal ones the first.
+    """The k largest values of the last axis and their indices, both [..., k]; of equals the first.
 
-    `torch.topk` leaves the order of equals open, and which of them it takes.
+    `torch.topk` does not define which of equal values it returns, or their order.
     """
     if k == 1:
         return torch.max(x, dim=-1, keepdim=True)
-    values, places = torch.sort(x, dim=-1, descending=True, stable=True)
-    return values[..., :k], places[..., :k]
+    values, indices = torch.sort(x, dim=-1, descending=True, stable=True)
+    return values[..., :k], indices[..., :k]
 
 
 def sum_of_rows(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-    """Weighted sums of rows of a table, without a copy of each row.
+    """Weighted sums of rows of a table, without copies of the rows.
 
     Args:
         table: [rows, C] float.
-        rows: [..., K] int32.
-        shares: [..., K] float32, without a gradient.
+        rows: [..., K] int32, the rows of each sum.
+        shares: [..., K] float32, their weights; without a gradient.
 
     Returns:
         [..., C].
@@ -85,19 +85,20 @@ def level_by_level(
 
     Args:
         feature_maps: list of [B, H, W, C].
-        boxes: [N, 4]; levels, images: [N] int, the map and the image of each.
+        boxes: [N, 4].
+        levels, images: [N] int, the map and the image of each box.
         pool: f(map, boxes [n, 4], images [n]) -> [n, h, w, C].
 
     Returns:
         [N, h, w, C].
     """
-    places = []
+    indices = []
     pooled = []
     for level, maps in enumerate(feature_maps):
-        place = torch.nonzero(levels == level)[:, 0]
-        places.append(place)
-        pooled.append(pool(maps, boxes[place], images[place]))
-    order = torch.argsort(torch.cat(places))
+        of_level = torch.nonzero(levels == level)[:, 0]
+        indices.append(of_level)
+        pooled.append(pool(maps, boxes[of_level], images[of_level]))
+    order = torch.argsort(torch.cat(indices))
     return torch.cat(pooled)[order]
 
 
@@ -105,19 +106,16 @@ def level_by_level(
 
 
 def as_read(kernel: Tensor) -> Tensor:
-    """A kernel [h, w, in, out], laid out as convolutions of PyTorch read it fastest.
+    """A kernel [h, w, in, out] in the memory layout that PyTorch's convolutions read fastest.
 
-    That is out, h, w, in. Keras's `ops.conv` takes it without a copy then.
+    The layout is out, h, w, in (channels_last), which Keras's `ops.conv` passes on without a copy.
     """
-    in_order = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-    return in_order.permute(2, 3, 1, 0)
+    channels_last = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+    return channels_last.permute(2, 3, 1, 0)
 
 
 def state_of(variable: Any) -> tuple[Tensor, int]:
-    """The tensor of a variable, and how often it was written to.
-
-    Both are the same as before as long as no value has changed.
-    """
+    """The tensor of a variable and its version counter; neither changes unless values may have."""
     tensor = getattr(variable, "value", variable)
     return tensor, tensor._version
 
@@ -133,7 +131,7 @@ def non_max_suppression(
     valid: Tensor,
     classes: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """`ops.non_max_suppression`, one image after the other."""
+    """`ops.non_max_suppression`, one image after the other; its arguments and results."""
     boxes = boxes.detach()
     greedy = _greedy
     if takes_torchvision(boxes):
@@ -144,93 +142,97 @@ def non_max_suppression(
         rows = torch.nonzero(valid[image])[:, 0]
         _, best_first = torch.sort(scores[image, rows], descending=True, stable=True)
         rows = rows[best_first]
-        of_rows = None
+        row_classes = None
         if classes is not None:
-            of_rows = classes[image, rows]
-        rows = rows[greedy(boxes[image, rows], of_rows, count, iou_threshold)]
+            row_classes = classes[image, rows]
+        rows = rows[greedy(boxes[image, rows], row_classes, count, iou_threshold)]
         indices[image, : len(rows)] = rows.to(torch.int32)
         kept[image, : len(rows)] = True
     return indices, kept
 
 
 def _greedy(boxes, classes, count, iou_threshold):
-    """Places of the at most `count` boxes that stay of [N, 4], which come best first.
+    """Indices of the boxes that are kept, at most `count`, of boxes [N, 4] in descending score.
 
-    Block by block, so that no matrix of all pairs is made and the rest is left when enough stay.
+    It works block by block, so that it needs no matrix of all pairs, and stops at `count`.
     """
-    stay = torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    places = torch.arange(len(boxes), device=boxes.device)
+    kept = torch.zeros(0, dtype=torch.int64, device=boxes.device)
+    indices = torch.arange(len(boxes), device=boxes.device)
     for start in range(0, len(boxes), BLOCK):
-        block = places[start : start + BLOCK]
-        free = ~_overlaps(boxes, classes, block, stay, iou_threshold).any(dim=1)
+        block = indices[start : start + BLOCK]
+        candidates = ~_overlaps(boxes, classes, block, kept, iou_threshold).any(dim=1)
         by_better = _overlaps(boxes, classes, block, block, iou_threshold).tril(-1)
-        stay = torch.cat([stay, block[_that_stay(free, by_better)]])
-        if len(stay) >= count:
+        kept = torch.cat([kept, block[_kept_of_block(candidates, by_better)]])
+        if len(kept) >= count:
             break
-    return stay[:count]
+    return kept[:count]
 
 
 def _greedy_by_torchvision(boxes, classes, count, iou_threshold):
-    """`_greedy`, by torchvision; one class after the other."""
-    # It compares float32 with float64, where all else here rounds the threshold, too.
+    """`_greedy` by torchvision, one class after the other."""
+    # torchvision compares with the threshold in float64, all other code here in float32.
     threshold = float(np.float32(iou_threshold))
-    best_first = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
+    ranks = torch.arange(len(boxes), 0, -1, dtype=torch.float32, device=boxes.device)
     boxes = boxes.to(torch.float32)
     if classes is None:
-        return of_torchvision().nms(boxes, best_first, threshold)[:count]
-    stay = []
+        return of_torchvision().nms(boxes, ranks, threshold)[:count]
+    kept = []
     for class_id in torch.unique(classes):
         rows = torch.nonzero(classes == class_id)[:, 0]
-        stay.append(rows[of_torchvision().nms(boxes[rows], best_first[rows], threshold)])
-    if not stay:
+        kept.append(rows[of_torchvision().nms(boxes[rows], ranks[rows], threshold)])
+    if not kept:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
-    return torch.sort(torch.cat(stay)).values[:count]
+    return torch.sort(torch.cat(kept)).values[:count]
 
 
 def _overlaps(boxes, classes, rows, others, iou_threshold):
-    """Which boxes overlap too much: those of the places rows [n] with others [m], [n, m] bool."""
+    """[n, m] bool: whether boxes of the indices rows [n] would suppress those of others [m].
+
+    That is, their IoU is above the threshold and their classes are equal.
+    """
     overlap = box_math.pairwise_iou(boxes[rows], boxes[others], ops) > iou_threshold
     if classes is not None:
         overlap = overlap & (classes[rows, None] == classes[None, others])
     return overlap
 
 
-def _that_stay(free, by_better):
-    """Which boxes of a block stay [n].
+def _kept_of_block(candidates, by_better):
+    """[n] bool: which boxes of a block are kept.
 
-    A box stays if none that stays beats it. Each round settles at least the boxes whose rivals are
-    settled, so that what no round changes is what one box after the other gives.
+    A box is kept if no kept box suppresses it. The iteration decides at least the boxes whose
+    better boxes are all decided, so that its fixed point is the result of the greedy loop.
 
     Args:
-        free: [n] bool, not beaten by a box of the blocks before.
-        by_better: [n, n] bool, whether the box of the column, a better one, beats that of the row.
+        candidates: [n] bool, not suppressed by a box of an earlier block.
+        by_better: [n, n] bool, whether the box of the column, a better one, overlaps that of the
+            row too much.
     """
-    stay = free
+    kept = candidates
     while True:
-        settled = free & ~(by_better & stay).any(dim=1)
-        if torch.equal(settled, stay):
-            return stay
-        stay = settled
+        next_kept = candidates & ~(by_better & kept).any(dim=1)
+        if torch.equal(next_kept, kept):
+            return kept
+        kept = next_kept
 
 
 # ---- RoIAlign ------------------------------------------------------------------------------------
 
 
 def can_align(maps: Tensor, reduce: str) -> bool:
-    """Whether torchvision's RoIAlign does what is asked: the average, in float32."""
+    """Whether torchvision's RoIAlign can pool maps [B, H, W, C]: the average, in float32."""
     return reduce == "average" and maps.dtype == torch.float32 and takes_torchvision(maps)
 
 
 def roi_align(
     maps: Tensor, boxes: Tensor, images: Tensor, size: Sequence[int], samples: int, aligned: bool
 ) -> Tensor:
-    """`ops.roi_align` of one level, by torchvision.
+    """`ops.roi_align` for one level, by torchvision.
 
     Args:
         maps: [B, H, W, C] float32.
         boxes: [n, 4], in cells.
-        images: [n] int, the map of each.
-        size, samples, aligned: as there.
+        images: [n] int, the image of each box.
+        size, samples, aligned: see `ops.roi_align`.
 
     Returns:
         [n, height, width, C].

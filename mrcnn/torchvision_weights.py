@@ -136,7 +136,7 @@ def read(source: Any) -> dict[str, np.ndarray]:
 
 
 def _contents(source: Any) -> Any:
-    """What a dict or a file holds, as it was stored."""
+    """The contents of a dict or a file, as stored."""
     if isinstance(source, Mapping):
         return source
     path = os.fspath(source)

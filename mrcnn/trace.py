@@ -288,6 +288,7 @@ def run_graph(
     if image_metas is None:
         images, image_metas, _ = model.mold_inputs(images)
     images = np.asarray(images)
+    data.tell_of_unmolded(images, model.config, "run_graph")
     anchors = model.get_anchors(images.shape[1:])
     anchors = np.broadcast_to(anchors, (len(images), *anchors.shape))
     inputs = [ops.convert_to_tensor(x, "float32") for x in (images, image_metas, anchors)]

@@ -1,4 +1,4 @@
-"""Training: the model with its losses, optimizer, schedule, batches, checkpoints and resuming."""
+"""Training: the model with its losses, optimizers, schedules, batches, checkpoints, resuming."""
 
 import collections
 import concurrent.futures
@@ -14,10 +14,12 @@ import json
 import logging
 import math
 import os
+import pathlib
 import random
 import re
 import time
-from collections.abc import Iterator, Sequence
+import types
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -36,7 +38,7 @@ from mrcnn import (
     rewrite,
     weights,
 )
-from mrcnn.config import Config
+from mrcnn.config import Config, changed_settings
 from mrcnn.rewrite import register
 from mrcnn.utils import Dataset
 
@@ -46,7 +48,7 @@ TENSORBOARD_HINT = "it, or TensorFlow, is not installed (pip install tensorboard
 
 
 def has_tensorboard() -> bool:
-    """Whether curves can be written; Keras writes them by TensorFlow under every backend."""
+    """Whether Keras's TensorBoard callback can be used; it needs TensorFlow on every backend."""
     return all(importlib.util.find_spec(name) for name in ("tensorboard", "tensorflow"))
 
 
@@ -59,32 +61,36 @@ class BadLossError(ValueError):
 
 @register
 class Network(keras.Model):
-    """A Keras model whose `.h5` files have the legacy layout, as scripts of Keras 2 expect it.
+    """A Keras model whose `.h5` files have the legacy layout that scripts of Keras 2 expect.
 
     Args:
-        sub_models: {name: model} of the same layers for other inputs or outputs, such as "boxes",
-            "masks" and "keypoints" of an inference model.
+        sub_models: {name: model} that share this model's layers and have other inputs or outputs,
+            such as "boxes", "masks" and "keypoints" of an inference model.
     """
 
     is_for_inference = True
 
     def __init__(self, *args: Any, sub_models: Any = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        # Names of those that got weights of a file; Keras would make a set of its own kind of it.
+        # Names of the layers whose weights came from a file; Keras would wrap a plain set.
         self._loaded_layers = rewrite.Untracked(set())
-        # Their layers are those of this one.
+        # Tracked, they would add this model's layers once more.
         self._sub_models = rewrite.Untracked(dict(sub_models or {}))
 
     @property
     def sub_models(self) -> dict[str, keras.Model]:
-        """The models of the same layers, by name."""
+        """{name: model} that share this model's layers."""
         return self._sub_models.value
 
     @kernels.outside_graphs()
     def save_weights(
         self, filepath: str | os.PathLike, overwrite: bool = True, **kwargs: Any
     ) -> None:
-        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`."""
+        """Writes the weights: the legacy layout to `.h5`, Keras's to `.weights.h5`.
+
+        Raises:
+            FileExistsError: the file exists, and overwrite is False.
+        """
         if not overwrite and os.path.exists(filepath):
             raise FileExistsError(f"{filepath} exists, and overwrite is False")
         weights.save(self, filepath)
@@ -97,7 +103,7 @@ class Network(keras.Model):
         exclude: str | Sequence[str] | None = None,
         skip_mismatch: bool = False,
     ) -> weights.Coverage:
-        """Reads any weight file, see `weights.load`; returns a `weights.Coverage`."""
+        """Loads a weight file of any kind, see `weights.load`; returns a `weights.Coverage`."""
         coverage = weights.load(self, filepath, by_name, exclude, skip_mismatch)
         self._loaded_layers.value.update(name.split("/")[0] for name in coverage.loaded)
         if self.is_for_inference:
@@ -105,7 +111,7 @@ class Network(keras.Model):
         return coverage
 
     def _warn_of_random_layers(self, filepath):
-        """A warning of the layers behind the backbone that no file has given weights."""
+        """Warns of layers after the backbone whose weights were not loaded from any file."""
         random = []
         for name in weights.layers_of(self):
             if name not in self._loaded_layers.value and weights.part_of(name) != "backbone":
@@ -123,10 +129,10 @@ class Network(keras.Model):
             )
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Saves the whole model as `.keras`, put in place only when complete.
+        """Saves the whole model as `.keras`, atomically.
 
-        Keras can't write this graph to an `.h5`: such a file gets the weights, in the legacy
-        layout, and a warning says so.
+        Keras can't write this graph to an `.h5`: such a file gets the weights alone, in the legacy
+        layout, with a warning.
         """
         path = str(filepath)
         if path.endswith((".h5", ".hdf5")):
@@ -145,14 +151,15 @@ class Network(keras.Model):
 
 @register
 class TrainingModel(Network):
-    """The training graph; its loss is the weighted sum of the graph's own losses plus L2.
+    """The training graph; its loss is the weighted sum of the graph's loss outputs plus L2.
 
     Args:
-        args: inputs and outputs, see `keras.Model`; they may go by name.
-        loss_names: of the graph's last outputs, in order.
-        loss_weights: {name of a loss: weight}; losses without one count 1.
-        weight_decay: L2 factor on every trainable weight but those of norms.
-        decay_kind, decay_biases: see WEIGHT_DECAY_KIND and WEIGHT_DECAY_ON_BIASES.
+        args: inputs and outputs, see `keras.Model`; keyword arguments are allowed.
+        loss_names: names of the losses, which are the last outputs of the graph in this order.
+        loss_weights: {name of a loss: weight}; 1 for losses that are missing.
+        weight_decay: L2 factor of every trainable weight but those of normalisation layers.
+        decay_kind: see WEIGHT_DECAY_KIND.
+        decay_biases: see WEIGHT_DECAY_ON_BIASES.
     """
 
     is_for_inference = False
@@ -181,7 +188,7 @@ class TrainingModel(Network):
         self._loss_graph: rewrite.Untracked | None = None
         self._wants_losses_alone = False
         self._compiled_for = ""
-        # JAX's devices, see `strategy`; TensorFlow notes its own.
+        # The devices under JAX, see `strategy`; under TensorFlow Keras keeps them.
         self.made_in = rewrite.Untracked(keras.distribution.distribution())
 
     def get_config(self) -> dict[str, Any]:
@@ -195,56 +202,56 @@ class TrainingModel(Network):
         }
 
     def fold(self) -> None:
-        """Folds fixed batch norm from now on.
+        """Folds frozen batch norm into the convolutions, which saves memory.
 
-        The outputs of convolutions before it need not be kept for the gradients then.
+        The outputs of these convolutions then need not be kept for the backward pass.
         """
         if self._folded is None:
             plain = keras.Model(self.inputs, self.outputs)
             folded = rewrite.fold_batch_norm(plain, training=True)
-            self._folded = rewrite.Untracked(folded)  # it is this model in another form
+            self._folded = rewrite.Untracked(folded)  # it has this model's own weights
             losses = keras.Model(folded.inputs, folded.outputs[-len(self.loss_names) :])
             self._loss_graph = rewrite.Untracked(losses)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        self._compiled_for = ""  # `take_optimizer` says it, after its own call
+        self._compiled_for = ""  # `take_optimizer` sets it after compiling
         super().compile(*args, **kwargs)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
-        """Compiles as a `.keras` file says, which Keras leaves to whoever overrides `compile`."""
+        """Compiles by the config in a `.keras` file; needed since `compile` is overridden."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def take_optimizer(
         self, optimizer: Any, keep: bool = True, jit_compile: bool | None = None
     ) -> None:
-        """Trains with an optimizer from now on, one that has no state yet.
+        """Compiles the model with a new optimizer, or resets the present one if it is equal.
 
         Tracing and compiling a step takes TensorFlow many seconds. Where the same weights are
-        trained with the same settings as before, what was traced is kept: the learning rate is a
-        variable in it, and the old optimizer begins anew in the place of the one that is given.
+        trained with the same settings as before, the traced step is kept: the present optimizer is
+        reset, and takes the learning rate, a variable of the step, from the new one.
 
         Args:
             optimizer: not built yet.
-            keep: False makes everything anew.
-            jit_compile: whether XLA compiles the steps; None where the backend needs it.
+            keep: False always compiles.
+            jit_compile: whether XLA compiles the steps; None: under JAX only.
         """
         if jit_compile is None:
             jit_compile = kernels.compiles(None)
-        wanted = self._what_is_traced(optimizer, jit_compile)
-        if keep and wanted == self._compiled_for:
-            _begin_anew(self.optimizer, optimizer)
+        key = self._trace_key(optimizer, jit_compile)
+        if keep and key == self._compiled_for:
+            _reset(self.optimizer, optimizer)
             return
         optimizer.build(self.trainable_variables)
         self.compile(optimizer=optimizer, jit_compile=jit_compile)
-        # Of another kind of state it is not known how it began.
-        if keep and _begins_with_zeros(self.optimizer):
-            self._compiled_for = wanted
+        # `_reset` sets the state to zero, which must be how it was initialised.
+        if keep and _state_is_zero(self.optimizer):
+            self._compiled_for = key
 
-    def _what_is_traced(self, optimizer, jit_compile):
-        """What a traced step depends on, as text: trained weights, settings of the optimizer."""
+    def _trace_key(self, optimizer, jit_compile):
+        """All that a traced step depends on, as text: trained weights, the optimizer's settings."""
         settings = optimizer.get_config()
-        settings.pop("name", None)  # each has another one
+        settings.pop("name", None)  # Keras numbers the optimizers
         if not isinstance(settings["learning_rate"], dict):  # a number, not a schedule
             del settings["learning_rate"]
         trained = [id(variable) for variable in self.trainable_variables]
@@ -255,15 +262,15 @@ class TrainingModel(Network):
         if self._folded is None or self._loss_graph is None:
             return super().call(inputs, training, mask)
         if self._wants_losses_alone:
-            # Of a single loss Keras makes no list.
+            # A model with one output returns a tensor, not a list.
             return keras.tree.flatten(self._loss_graph.value(inputs, training=training))
         return self._folded.value(inputs, training=training)
 
     @contextlib.contextmanager
     def _losses_alone(self):
-        """Within it the model gives its losses alone.
+        """Within it the model returns its losses alone.
 
-        A step needs no more, and what only other outputs need is not traced.
+        A step needs nothing else, and the operations of the other outputs are not traced.
         """
         self._wants_losses_alone = True
         try:
@@ -288,10 +295,30 @@ class TrainingModel(Network):
             total = total + self.loss_factors[name] * loss
         return total
 
-    def train_step(self, *args: Any) -> dict:
-        """One step.
+    def fit(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's, which also takes what `data_generator` and `DataGenerator` yield."""
+        if "validation_data" in kwargs:
+            kwargs["validation_data"] = inputs_alone(kwargs["validation_data"])
+        if isinstance(x, types.GeneratorType):  # Keras can't shuffle, and would warn of it
+            kwargs["shuffle"] = False
+        return super().fit(inputs_alone(x), *args, **kwargs)
 
-        On several TensorFlow devices their gradients are averaged before they are clipped.
+    def evaluate(self, x: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's, which also takes what `data_generator` and `DataGenerator` yield."""
+        return super().evaluate(inputs_alone(x), *args, **kwargs)
+
+    def train_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; the outputs [] of a batch of `data_generator` are none."""
+        return super().train_on_batch(x, _outputs_or_none(y), *args, **kwargs)
+
+    def test_on_batch(self, x: Any, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Keras's; the outputs [] of a batch of `data_generator` are none."""
+        return super().test_on_batch(x, _outputs_or_none(y), *args, **kwargs)
+
+    def train_step(self, *args: Any) -> dict:
+        """One training step, see `keras.Model`.
+
+        On several TensorFlow devices gradients are averaged over the devices before clipping.
         """
         is_tensorflow = keras.backend.backend() == "tensorflow"
         if is_tensorflow and self.distribute_strategy.num_replicas_in_sync > 1:
@@ -300,12 +327,12 @@ class TrainingModel(Network):
             return super().train_step(*args)
 
     def test_step(self, *args: Any) -> dict:
-        """The losses of a batch."""
+        """The losses of a batch of validation data."""
         with self._losses_alone():
             several = keras.backend.backend() == "tensorflow" and _is_distributed()
             if not several:
                 return super().test_step(*args)
-            # Keras multiplies the loss by the number of devices, as if each had its share of it.
+            # Keras would multiply the loss by the number of devices.
             inputs = args[0][0]
             loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=False))
             self.metrics[0].update_state(loss)
@@ -338,29 +365,29 @@ class TrainingModel(Network):
         return self.get_metrics_result()
 
     def _share_statistics(self, context):
-        """Gives each device the mean of all devices' moving statistics of batch norm.
+        """Averages the moving statistics of batch norm over all devices.
 
-        Each has moved its own by its part of the batch. Left so, a checkpoint would hold those of
-        the first device alone, and two machines would validate with different weights.
+        Each device has updated its own by its part of the batch. Otherwise a checkpoint would hold
+        those of the first device alone, and two machines would validate with different weights.
         """
         import tensorflow as tf
 
-        moved = []
+        statistics = []
         for layer in self._flatten_layers():
             is_norm = isinstance(layer, keras.layers.BatchNormalization)
             if is_norm and layer.trainable and getattr(layer, "train_bn", None) is not False:
-                moved += [layer.moving_mean, layer.moving_variance]
-        if not moved:
+                statistics += [layer.moving_mean, layer.moving_variance]
+        if not statistics:
             return
-        # One exchange for all of them.
+        # A single collective operation for all variables.
         means = context.all_reduce(
-            tf.distribute.ReduceOp.MEAN, [tf.identity(v.value) for v in moved]
+            tf.distribute.ReduceOp.MEAN, [tf.identity(v.value) for v in statistics]
         )
-        for variable, mean in zip(moved, means):
+        for variable, mean in zip(statistics, means):
             variable.assign(mean)
 
     def regularization(self) -> Any:
-        """The L2 term, a scalar."""
+        """The L2 term of the loss, a float32 scalar."""
         halves = []
         factors = []
         for weight in self.trainable_weights:
@@ -373,7 +400,8 @@ class TrainingModel(Network):
             factors.append(self.weight_decay * factor)
         if not halves:
             return ops.convert_to_tensor(0.0)
-        # One product for all weights: of each its own would be five operations with its gradient.
+        # One product of vectors: a product for each weight would be five operations, counting its
+        # gradient.
         return ops.sum(ops.stack(halves) * ops.convert_to_tensor(factors, "float32"))
 
 
@@ -382,13 +410,14 @@ class TrainingModel(Network):
 
 @register
 class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Linear warm-up, then constant, falling in steps, or a half cosine down to zero.
+    """Linear warm-up, then a constant rate, step decay, or cosine decay to zero.
 
     Args:
         peak: learning rate after the warm-up.
-        warmup_steps: steps from .001 of the peak to the peak.
-        total_steps: step at which a cosine arrives at zero; None for none.
-        drops: steps from which on the rate is multiplied by `factor` once more.
+        warmup_steps: length of the warm-up, which begins at .001 of the peak.
+        total_steps: step at which the cosine reaches zero; None for no cosine.
+        drops: steps from each of which on the rate is multiplied by `factor`.
+        factor: see `drops`.
     """
 
     def __init__(
@@ -410,8 +439,8 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
         rate = ops.ones_like(step)
         if self.total_steps is not None:
             steps = max(self.total_steps - self.warmup_steps, 1)
-            share = ops.clip((step - self.warmup_steps) / steps, 0.0, 1.0)
-            rate = 0.5 * (1.0 + ops.cos(math.pi * share))
+            progress = ops.clip((step - self.warmup_steps) / steps, 0.0, 1.0)
+            rate = 0.5 * (1.0 + ops.cos(math.pi * progress))
         for drop in self.drops:
             rate = ops.where(step >= drop, rate * self.factor, rate)
         if self.warmup_steps:
@@ -425,10 +454,10 @@ class WarmupSchedule(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_schedule(config: Config, learning_rate: float, total_steps: int) -> float | WarmupSchedule:
-    """The learning rate of a run of so many steps.
+    """The learning rate of a run of `total_steps` steps.
 
     Returns:
-        the number, or a `WarmupSchedule` where the config asks for one.
+        `learning_rate`, or a `WarmupSchedule` where the config sets a schedule or a warm-up.
     """
     kind = config.LEARNING_RATE_SCHEDULE
     if kind == "constant" and not config.WARMUP_STEPS:
@@ -445,17 +474,17 @@ def make_schedule(config: Config, learning_rate: float, total_steps: int) -> flo
 
 
 def _is_distributed():
-    """Whether the operations are made for several TensorFlow devices."""
+    """Whether this code runs in the scope of a `tf.distribute` strategy."""
     import tensorflow as tf
 
     return tf.distribute.has_strategy()
 
 
 class FusedUpdates(keras.optimizers.Optimizer):
-    """Before a Keras optimizer: its update by one TensorFlow operation for each variable.
+    """Mixin for a Keras optimizer: updates a variable by one fused TensorFlow operation.
 
-    In place of ten, or of Adam's forty. The same numbers, a smaller graph, no copies of the
-    variable on the way. Under PyTorch Keras itself updates all variables together, see
+    Keras needs ten, for Adam forty. The results are equal, the graph is smaller, and no temporary
+    copies of the variable are made. Under PyTorch Keras itself updates all variables together, see
     `make_optimizer`.
     """
 
@@ -468,11 +497,11 @@ class FusedUpdates(keras.optimizers.Optimizer):
         return list(grads_and_vars)
 
     def _values(self, learning_rate: Any) -> dict[str, Any]:
-        """Arguments of the operation that all variables share."""
+        """{argument of the fused operation: scalar} that are the same for all variables."""
         raise NotImplementedError
 
     def _update(self, gradient: Any, variable: Any, values: dict[str, Any]) -> None:
-        """Updates a variable; `values` are of its dtype."""
+        """Updates a variable; `values` are those of `_values` in the variable's dtype."""
         raise NotImplementedError
 
     def _clip_gradients(self, grads):
@@ -480,29 +509,30 @@ class FusedUpdates(keras.optimizers.Optimizer):
             return super()._clip_gradients(grads)
         import tensorflow as tf
 
-        # `tf.clip_by_global_norm` by the same operations, less one for each gradient.
+        # As `tf.clip_by_global_norm`, with one operation less for each gradient.
         norm = tf.linalg.global_norm(grads)
         scale = self.global_clipnorm * tf.minimum(1.0 / norm, 1.0 / self.global_clipnorm)
-        scale = norm - norm + scale  # not a number where the norm is infinite
+        scale = norm - norm + scale  # NaN where the norm is infinite
         return [gradient * scale for gradient in grads]
 
     def _backend_update_step(self, grads, trainable_variables, learning_rate):
         if not self._is_fused() or _is_distributed():
             super()._backend_update_step(grads, trainable_variables, learning_rate)
             return
-        # On one device there is nothing to add up, for which Keras has an operation and a scope
-        # for each variable; and what they share is computed once.
+        # On one device gradients need no reduction, for which Keras adds an operation and a scope
+        # for each variable. The shared values are computed once.
         values = self._values(learning_rate)
         for gradient, variable in zip(grads, trainable_variables):
-            self._update_by(gradient, variable.value, values)
+            self._update_cast(gradient, variable.value, values)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         if self._is_fused():
-            self._update_by(gradient, variable, self._values(learning_rate))
+            self._update_cast(gradient, variable, self._values(learning_rate))
         else:
             super().update_step(gradient, variable, learning_rate)
 
-    def _update_by(self, gradient, variable, values):
+    def _update_cast(self, gradient, variable, values):
+        """`_update` with gradient and values cast to the variable's dtype."""
         import tensorflow as tf
 
         cast = {name: tf.cast(value, variable.dtype) for name, value in values.items()}
@@ -536,7 +566,7 @@ class SGD(FusedUpdates, keras.optimizers.SGD):
 
 
 class FusedAdam(FusedUpdates):
-    """`FusedUpdates` of Keras's Adam and AdamW."""
+    """`FusedUpdates` for Keras's Adam and AdamW."""
 
     def _is_fused(self):
         return super()._is_fused() and not self.amsgrad
@@ -580,9 +610,10 @@ class AdamW(FusedAdam, keras.optimizers.AdamW):
 def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
     """The optimizer of a config.
 
-    Gradients are clipped by the norm of all together (Keras 2.0's clipnorm).
+    Gradients are clipped by their global norm, as by `clipnorm` of Keras 2.0.
 
     Args:
+        config: see OPTIMIZER, GRADIENT_CLIP_NORM, EMA_MOMENTUM, WEIGHT_DECAY.
         learning_rate: a number or a schedule.
         momentum: of "sgd".
     """
@@ -594,9 +625,9 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
     if config.EMA_MOMENTUM:
         common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
     kinds: dict[str, Any] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
-    if keras.backend.backend() == "torch":  # there Keras updates all variables together by itself
-        of_keras = keras.optimizers
-        kinds = {"sgd": of_keras.SGD, "adam": of_keras.Adam, "adamw": of_keras.AdamW}
+    if keras.backend.backend() == "torch":  # Keras updates all variables together there
+        optimizers = keras.optimizers
+        kinds = {"sgd": optimizers.SGD, "adam": optimizers.Adam, "adamw": optimizers.AdamW}
     kind = kinds[config.OPTIMIZER]
     if config.OPTIMIZER == "sgd":
         return kind(learning_rate, momentum=momentum, **common)
@@ -613,17 +644,17 @@ def _slots(optimizer):
     return [variable for variable in optimizer.variables if variable is not rate]
 
 
-def _begins_with_zeros(optimizer):
-    """Whether all of an optimizer's state is zero, as it is before the first step of most kinds."""
+def _state_is_zero(optimizer):
+    """Whether all of an optimizer's state is zero, as that of most kinds is before training."""
     return not any(np.any(np.asarray(variable)) for variable in _slots(optimizer))
 
 
-def _begin_anew(optimizer, like):
-    """Puts an optimizer back to its first step, with the learning rate of another one."""
+def _reset(optimizer, other):
+    """Resets an optimizer's state to zeros and its learning rate to that of another one."""
     for variable in _slots(optimizer):
         variable.assign(np.zeros(variable.shape, variable.dtype))
     if isinstance(optimizer._learning_rate, keras.Variable):
-        optimizer.learning_rate = float(like.learning_rate)
+        optimizer.learning_rate = float(other.learning_rate)
 
 
 def uses_averages(network: keras.Model) -> bool:
@@ -633,10 +664,10 @@ def uses_averages(network: keras.Model) -> bool:
 
 @contextlib.contextmanager
 def averaged(network: keras.Model) -> Iterator[None]:
-    """The network with the running averages in place of its latest weights, if there are any.
+    """Within it the network has the averages of its weights (EMA_MOMENTUM), if there are any.
 
-    Copied there and back, not swapped by sums as `keras.callbacks.SwapEMAWeights` does, which
-    leaves rounding errors: a run that was looked at ends as one that was not.
+    Both are copied, where `keras.callbacks.SwapEMAWeights` swaps them by sums and leaves rounding
+    errors: evaluating a run must not change its result.
     """
     if not uses_averages(network):
         yield
@@ -655,12 +686,15 @@ def averaged(network: keras.Model) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Draws fresh weights from a seed; afterwards Python's own generator is as it was before."""
+    """Within it new weights are drawn by a seed; the state of `random` is restored afterwards.
+
+    seed: None for weights that differ each time.
+    """
     if seed is None:
         yield
         return
     state = random.getstate()
-    random.seed(seed)  # Keras takes the seeds of its initializers from there
+    random.seed(seed)  # Keras draws the seeds of its initializers from this generator
     try:
         yield
     finally:
@@ -668,25 +702,28 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def strategy(count: int, jit_compile: bool | None = None) -> Any:
-    """Splits a batch over `count` devices, in its `scope()`; None for a single one.
+    """The strategy that splits batches over devices: GPUs, or CPUs where there is no GPU.
 
-    TensorFlow's `MirroredStrategy` or, under JAX, `keras.distribution.DataParallel`. GPUs, or CPUs
-    where there is no GPU. With fewer devices than asked for, the whole batch goes to one of them,
-    which gives the same losses and gradients but takes longer, and a warning says so. On one of
-    several machines, see `cluster.find`, it is one over the devices of all.
+    With fewer devices than `count` the whole batch goes to one of them, with a warning: losses and
+    gradients are the same, a step takes longer. Where the environment describes a cluster, see
+    `cluster.find`, the strategy covers the devices of all its machines.
 
     Args:
         count: GPU_COUNT.
         jit_compile: JIT_COMPILE.
 
+    Returns:
+        TensorFlow's `MirroredStrategy` or `MultiWorkerMirroredStrategy`, or, under JAX,
+        `keras.distribution.DataParallel`; None for a single device.
+
     Raises:
-        ValueError: several machines, and a backend that trains on one alone; or several devices of
-            TensorFlow, and JIT_COMPILE.
+        ValueError: several machines, with a backend that can't train on them; several TensorFlow
+            devices, with JIT_COMPILE.
     """
     backend = keras.backend.backend()
     machines = cluster.find()
     if jit_compile and backend == "tensorflow" and (count > 1 or machines is not None):
-        # XLA has no form of TensorFlow's exchange of gradients.
+        # XLA can't compile TensorFlow's collective operations.
         received = f"GPU_COUNT = {count}"
         if machines is not None:
             received = f"{len(machines.workers)} machines by {machines.by}"
@@ -725,12 +762,12 @@ def strategy(count: int, jit_compile: bool | None = None) -> Any:
     return _mirrored(tuple(devices[:count]))
 
 
-# Backends that split a batch over devices, and their names.
+# {backend that splits a batch over devices: its name in messages}
 SPLITTING = {"tensorflow": "TensorFlow", "jax": "JAX"}
 
 
 def _devices_of(backend):
-    """Names of a backend's devices."""
+    """Names of a backend's devices: its GPUs, or else its CPUs."""
     if backend == "jax":
         return keras.distribution.list_devices()
     import tensorflow as tf
@@ -741,8 +778,11 @@ def _devices_of(backend):
 
 @functools.cache
 def _mirrored(devices):
-    # One for each set of devices: two of them number their exchanges alike, and the second model
-    # hangs or fails.
+    """The `MirroredStrategy` of devices, always the same one.
+
+    Two strategies of the same devices would give their collective operations the same numbers, and
+    the second model would hang or fail.
+    """
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(list(devices))
@@ -752,12 +792,20 @@ def _mirrored(devices):
 
 
 class BatchStream:
-    """The batches of a run in order, made by threads ahead of the step that needs them.
+    """The batches of a run in order, prefetched by threads.
 
     Args:
         batches: `data.TrainingBatches`.
         first: number of the first step.
-        workers: threads; 0 makes each batch when it is asked for.
+        workers: number of threads; with 0 there is no prefetching.
+
+    Attributes:
+        next_step: number of the step whose batch is taken next.
+        error: what the dataset raised; None for nothing.
+        cause: `__cause__` of the error.
+        ids: {step: image ids} of the latest steps.
+        first_images: how many images of the next batch are copied to `first_inputs`, once.
+        first_inputs: arrays [first_images, ...] of the network's inputs; None before that.
     """
 
     def __init__(self, batches: data.TrainingBatches, first: int = 0, workers: int = 2):
@@ -765,28 +813,26 @@ class BatchStream:
         self.next_step = first
         self.error: Exception | None = None
         self.cause: BaseException | None = None
-        # {step: image ids} of the latest steps.
         self.ids: collections.OrderedDict[int, list] = collections.OrderedDict()
         self._pool = None
         if workers:
             self._pool = concurrent.futures.ThreadPoolExecutor(workers)
-        self._ahead: collections.deque = collections.deque()
-        # Inputs of the first images of the first step, for `TrainingPage`, which asks for them.
+        self._prefetched: collections.deque = collections.deque()  # futures
         self.first_images = 0
         self.first_inputs: list[np.ndarray] | None = None
         self._submitted = first
         self._depth = 2 * workers
 
     def generator(self) -> Iterator[tuple]:
-        """The batches as a generator, the kind of iterator that `fit` takes."""
+        """The batches as a generator, which `keras.Model.fit` requires of iterators."""
         while True:
             yield self.take()
 
     def take(self) -> tuple:
         """The next batch, `(inputs,)`.
 
-        What a dataset raises is kept as `error`, and its cause: Keras wraps the one in one of its
-        own and drops the other.
+        The dataset's exception is kept as `error`, with its cause: Keras wraps it in an exception
+        of its own and drops the cause.
         """
         try:
             return self._take()
@@ -799,10 +845,10 @@ class BatchStream:
         if self._pool is None:
             inputs, ids, _ = self.batches.batch(self.next_step)
         else:
-            while len(self._ahead) < self._depth:
-                self._ahead.append(self._pool.submit(self.batches.batch, self._submitted))
+            while len(self._prefetched) < self._depth:
+                self._prefetched.append(self._pool.submit(self.batches.batch, self._submitted))
                 self._submitted += 1
-            inputs, ids, _ = self._ahead.popleft().result()
+            inputs, ids, _ = self._prefetched.popleft().result()
         if self.first_images:
             self.first_inputs = [array[: self.first_images].copy() for array in inputs]
             self.first_images = 0
@@ -813,15 +859,15 @@ class BatchStream:
         return (tuple(_transferable(x) for x in inputs),)
 
     def dataset(self, shapes: Sequence[tuple]) -> Any:
-        """The batches as a `tf.data.Dataset` that knows their size. TensorFlow only.
+        """The batches as a `tf.data.Dataset` of static batch size. TensorFlow only.
 
-        Of a generator Keras leaves the size of a batch open, and a step that is traced for any has
-        an eighth more operations. It also takes the height and width that the first two batches
-        share for those of all.
+        For a generator Keras assumes an unknown batch size, for which a traced step has an eighth
+        more operations, and takes the height and width of the first two batches, where they are
+        equal, for those of all.
 
         Args:
-            shapes: those of the network's inputs, None where a side is open; it stays so where
-                images have several sizes.
+            shapes: those of the network's inputs, with None for unknown sizes; these stay unknown
+                where images have several sizes.
         """
         import tensorflow as tf
 
@@ -835,11 +881,11 @@ class BatchStream:
         return dataset.prefetch(tf.data.AUTOTUNE)
 
     def specs(self, shapes: Sequence[tuple], parts: int = 1) -> list[Any]:
-        """[tf.TensorSpec] of the inputs of a part of a batch; the batch that tells is not taken.
+        """[tf.TensorSpec] of the inputs of a part of a batch. No batch is taken from the stream.
 
         Args:
-            shapes: as of `dataset`.
-            parts: into how many equal ones a batch is divided.
+            shapes: see `dataset`.
+            parts: number of equal parts that a batch is divided into.
         """
         import tensorflow as tf
 
@@ -851,16 +897,16 @@ class BatchStream:
         return specs
 
     def _specs_of(self, first, shapes):
-        """[tf.TensorSpec] of the inputs of batches like this one."""
+        """[tf.TensorSpec] of the inputs of all batches, by the first one."""
         import tensorflow as tf
 
         (arrays,) = first
         specs = []
         for array, shape in zip(arrays, shapes):
-            sides = array.shape
+            spec_shape = array.shape
             if self.batches.config.IMAGE_RESIZE_MODE not in ("square", "crop"):
-                sides = (len(array), *shape[1:])
-            specs.append(tf.TensorSpec(sides, array.dtype))
+                spec_shape = (len(array), *shape[1:])
+            specs.append(tf.TensorSpec(spec_shape, array.dtype))
         return specs
 
     def close(self) -> None:
@@ -869,10 +915,75 @@ class BatchStream:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _transferable(x):
-    """An array as a training step takes it.
+def inputs_alone(batches: Any) -> Any:
+    """Batches of (inputs, []), as the original's generators yield them, as Keras 3 takes them.
 
-    A bool tensor can't be split over devices: masks travel as uint8.
+    Args:
+        batches: a generator or a `keras.utils.PyDataset`; anything else is returned as it is.
+
+    Returns:
+        the same of (inputs,).
+    """
+    if isinstance(batches, keras.utils.PyDataset) and not isinstance(batches, _InputsAlone):
+        return _InputsAlone(batches)
+    if isinstance(batches, types.GeneratorType):
+        return _each_without_outputs(batches)
+    return batches
+
+
+def _each_without_outputs(batches):
+    # Of iterators Keras takes generators alone.
+    for batch in batches:
+        yield _without_outputs(batch)
+
+
+class _InputsAlone(keras.utils.PyDataset):
+    """The batches of another one, see `inputs_alone`."""
+
+    def __init__(self, batches: keras.utils.PyDataset):
+        super().__init__(batches.workers, batches.use_multiprocessing, batches.max_queue_size)
+        self.batches = batches
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return _without_outputs(self.batches[index])
+
+    def on_epoch_begin(self) -> None:
+        self.batches.on_epoch_begin()
+
+    def on_epoch_end(self) -> None:
+        self.batches.on_epoch_end()
+
+
+def _without_outputs(batch):
+    """(inputs,) of a batch (inputs, []); another one as it is."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        return batch
+    inputs, outputs = batch
+    if not isinstance(inputs, (tuple, list)):
+        return batch
+    if _outputs_or_none(outputs) is not None:
+        raise ValueError(
+            "The losses are a part of the network, which takes batches (inputs, []). Received:"
+            " outputs too, such as of data_generator(detection_targets=True), which are to be"
+            " looked at"
+        )
+    return (tuple(_transferable(np.asarray(part)) for part in inputs),)
+
+
+def _outputs_or_none(outputs):
+    """None for no outputs, [] among them."""
+    if isinstance(outputs, (tuple, list)) and not len(outputs):
+        return None
+    return outputs
+
+
+def _transferable(x):
+    """An array in a dtype that a training step takes: uint8 for bool, float32 for float64.
+
+    TensorFlow can't split bool tensors over devices.
     """
     if x.dtype == bool:
         return x.view(np.uint8)
@@ -882,11 +993,9 @@ def _transferable(x):
 
 
 class DataGenerator(keras.utils.PyDataset):
-    """The batches of one pass by index, `(inputs, outputs)` (the TF2 fork: DataGenerator).
+    """The batches of `data_generator`, `(inputs, outputs)`, by index (the TF2 fork: DataGenerator).
 
-    They are as `data_generator` yields them.
-
-    Args: as `data.data_generator`; `workers` and the like go to `keras.utils.PyDataset`.
+    Args: see `data.data_generator`; `workers` and the like are those of `keras.utils.PyDataset`.
     """
 
     def __init__(
@@ -920,7 +1029,7 @@ class DataGenerator(keras.utils.PyDataset):
         return self.batches.pair(self.passes * len(self) + idx)
 
     def on_epoch_end(self) -> None:
-        """The next pass has another order and other draws."""
+        """Begins the next pass, with another order and other random numbers."""
         self.passes += 1
 
 
@@ -928,9 +1037,9 @@ class DataGenerator(keras.utils.PyDataset):
 
 
 class CheckpointPath(str):
-    """A path that also unpacks and indexes as (folder, file).
+    """A path that also unpacks and indexes as (folder, path).
 
-    `find_last` has returned both at different times.
+    matterport's `find_last` returned such a pair before it returned a path.
     """
 
     def _pair(self):
@@ -947,12 +1056,12 @@ class CheckpointPath(str):
 
 
 def run_name(name: str | None) -> str:
-    """A config's NAME as it stands in the names of folders and files."""
+    """A config's NAME as used in the names of folders and files."""
     return (name or "mask_rcnn").lower()
 
 
 def checkpoint_path(log_dir: str, name: str | None) -> str:
-    """Path of a run's checkpoints, with {epoch:04d} to be filled in."""
+    """Path of a run's checkpoints, with the field {epoch:04d} for `str.format`."""
     return os.path.join(log_dir, f"mask_rcnn_{run_name(name)}_{{epoch:04d}}.h5")
 
 
@@ -968,14 +1077,17 @@ RUN_TIME = r"\d{8}T\d{4}"
 def new_log_dir(
     model_dir: str, name: str | None, start: datetime.datetime, make: bool = True
 ) -> str:
-    """The folder NAME<date>T<time> of a new run; no other run has it.
+    """The folder NAME<date>T<time> of a new run, unique to it.
 
-    Where another run of this name has taken the minute, it is the next free one, which the
-    patterns of matterport's scripts read as well.
+    Where another run has this name and minute, it is the next free minute, so that the patterns of
+    matterport's scripts match the name.
 
     Args:
+        model_dir: folder of all runs.
+        name: NAME of the config.
         start: when the run began.
-        make: makes the folder, so that no other process takes it. False gives that of `start`.
+        make: create the folder, so that no other process takes it. False returns that of `start`,
+            whether or not it exists.
     """
     while True:
         folder = os.path.join(model_dir, f"{run_name(name)}{start:%Y%m%dT%H%M}")
@@ -990,12 +1102,12 @@ def new_log_dir(
 
 
 def parse_checkpoint(path: str | os.PathLike) -> tuple[str, int] | None:
-    """(folder, epoch) of a checkpoint or of a run's resume file, None for other files.
+    """(folder, epoch) of a checkpoint or of a run's resume file; None for other files.
 
-    Such a file lies in a folder name<date>T<time>; elsewhere it is a weight file like any other.
+    Only a file in a folder name<date>T<time> is one of these.
     """
     if isinstance(path, str):
-        path = str.__str__(path)  # a `CheckpointPath` unpacks as two
+        path = str.__str__(path)  # a plain str of a `CheckpointPath`, which unpacks as two
     folder, name = os.path.split(os.path.abspath(os.fspath(path)))
     if not re.fullmatch(rf".+{RUN_TIME}", os.path.basename(folder)):
         return None
@@ -1010,7 +1122,11 @@ def parse_checkpoint(path: str | os.PathLike) -> tuple[str, int] | None:
 
 
 def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What a resume file says of its run, see `Run.save`; None where there is no such file."""
+    """The state in a resume file, see `Run.save`; None where there is no such file.
+
+    Raises:
+        ValueError: the state can't be read; names the file.
+    """
     try:
         with h5py.File(path, "r") as file:
             return json.loads(file.attrs["mrcnn_run"])
@@ -1022,7 +1138,7 @@ def read_state(path: str | os.PathLike) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _writing(path: str) -> Iterator[None]:
-    """One clear error where a file of a run can't be written; the file before it is as it was."""
+    """Turns an OSError of the block into one that names the file and how to resume."""
     try:
         yield
     except OSError as error:
@@ -1033,7 +1149,7 @@ def _writing(path: str) -> Iterator[None]:
 
 
 def _remove_parts(log_dir, name):
-    """Removes the unfinished files of a run that was killed while it wrote."""
+    """Removes the temporary files of a run that was killed while writing."""
     pattern = re.compile(rf"\.mask_rcnn_{re.escape(run_name(name))}_.*\.part\.h5")
     for file in os.listdir(log_dir):
         if pattern.fullmatch(file):
@@ -1041,7 +1157,7 @@ def _remove_parts(log_dir, name):
 
 
 def fingerprint(network: keras.Model) -> str:
-    """A text that is another one for other weights."""
+    """A digest of all weights of a network, in hexadecimal."""
     digest = hashlib.blake2b(digest_size=16)
     for _, layer in sorted(weights.layers_of(network).items()):
         for variable in sorted(layer.weights, key=lambda variable: variable.path):
@@ -1060,10 +1176,10 @@ def _has_weights_of(network: keras.Model, path: str | os.PathLike) -> bool:
 
 
 def find_last(model_dir: str, name: str | None) -> CheckpointPath:
-    """The newest checkpoint of the runs of this name; the resume file of a run that has none yet.
+    """The newest checkpoint of the runs of this name, or the resume file of a run without one.
 
     Raises:
-        FileNotFoundError: names the folder and what was looked for.
+        FileNotFoundError: there is none; names the folder and the pattern.
     """
     name = run_name(name)
     runs = []
@@ -1080,7 +1196,7 @@ def find_last(model_dir: str, name: str | None) -> CheckpointPath:
 
 
 def _newest_checkpoint(folder, name):
-    """Path of the checkpoint of the highest epoch, or of the resume file; None for neither."""
+    """Path of the checkpoint of the last epoch, or else of the resume file; None for neither."""
     pattern = re.compile(rf"mask_rcnn_{re.escape(name)}_(\d{{4,}})\.h5")
     checkpoints = []
     for file in os.listdir(folder):
@@ -1122,7 +1238,7 @@ class StopOnBadLoss(keras.callbacks.Callback):
 
 
 class AverageInValidation(keras.callbacks.Callback):
-    """Validation losses are those of the averaged weights, the ones that are saved."""
+    """Computes validation losses with the averaged weights, which are the ones that are saved."""
 
     def on_test_begin(self, logs: dict | None = None) -> None:
         self._weights = contextlib.ExitStack()
@@ -1133,19 +1249,19 @@ class AverageInValidation(keras.callbacks.Callback):
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes the original's checkpoint after each epoch and, beside it, what resuming needs."""
+    """Writes a checkpoint after each epoch, as matterport does, and the resume file."""
 
     def __init__(self, run: "Run"):
         super().__init__()
         self.run = run
-        self.written = time.monotonic()
-        self.cost = 0.0
+        self.written = time.monotonic()  # when the resume file was written, in seconds
+        self.cost = 0.0  # how many seconds that took
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         self.run.step += 1
         if self.run.step >= self.run.config.STEPS_PER_EPOCH:
-            return  # the epoch's end writes
-        # A large model's file takes seconds: at most a fifth of the time goes into writing.
+            return  # `on_epoch_end` writes it
+        # A large model's file takes seconds: writing is limited to a fifth of the time.
         if time.monotonic() - self.written > max(self.run.config.RESUME_SECONDS, 4 * self.cost):
             self._write_resume()
 
@@ -1171,8 +1287,8 @@ class Checkpoints(keras.callbacks.Callback):
 class TrainingPage(keras.callbacks.Callback):
     """Writes training.html after each epoch, see `report.write_training`, and history.json.
 
-    history.json holds what the page shows of each epoch; a run that goes on goes on there. What
-    fails is a warning: a page is no reason to end a training.
+    history.json holds the figures of each epoch, to which a resumed run appends. A failure is only
+    a warning, which must not stop the training.
 
     Args:
         run: the `Run`.
@@ -1196,7 +1312,7 @@ class TrainingPage(keras.callbacks.Callback):
         if self.stream.first_inputs is None:
             return
         inputs = self.stream.first_inputs
-        self.stream.first_inputs = None  # drawn or not: they take memory
+        self.stream.first_inputs = None  # frees memory, even if drawing fails
         with self._warning_of("the pictures of the first batch"):
             names = list(self.run.train_dataset.class_names)
             self.samples = report.batch_samples(inputs, self.run.config, names)
@@ -1215,17 +1331,17 @@ class TrainingPage(keras.callbacks.Callback):
             )
 
     @contextlib.contextmanager
-    def _warning_of(self, what):
-        """Turns any error in the block into a warning, the first time."""
+    def _warning_of(self, subject):
+        """Turns any error in the block into a warning, the first time; subject: what is written."""
         try:
             yield
         except Exception as error:
             if not self._has_failed:
-                logger.warning("%s can't be written: %s: %s", what, type(error).__name__, error)
+                logger.warning("%s can't be written: %s: %s", subject, type(error).__name__, error)
             self._has_failed = True
 
     def _history(self, epoch, logs):
-        """What is known of all epochs, this one among them; it is written to history.json."""
+        """The figures of all epochs so far, with this one; they are written to history.json."""
         path = os.path.join(self.run.owner.log_dir, "history.json")
         entry = {
             "epoch": epoch + 1,
@@ -1237,7 +1353,7 @@ class TrainingPage(keras.callbacks.Callback):
                 entry[name] = float(value)
         for name, value in entry.items():
             if not math.isfinite(value):
-                entry[name] = None  # json has no NaN
+                entry[name] = None  # JSON has no NaN
         history = [row for row in _read_history(path) if row["epoch"] <= epoch]
         history.append(entry)
         media.write_json(path, history)
@@ -1245,7 +1361,7 @@ class TrainingPage(keras.callbacks.Callback):
 
 
 def _read_history(path):
-    """The epochs in a history.json; none where there is no such file, or another one."""
+    """The entries of a history.json, one for each epoch; [] for a missing or foreign file."""
     if not os.path.exists(path):
         return []
     try:
@@ -1261,7 +1377,7 @@ def _read_history(path):
 class EvaluationCallback(keras.callbacks.Callback):
     """Evaluates every n epochs and after the last one, and logs COCO's AP.
 
-    The figures are `val_bbox_mAP` and `val_mask_mAP`, and `val_keypoint_mAP` with keypoints.
+    The logs are `val_bbox_mAP` and `val_mask_mAP`, and `val_keypoint_mAP` with keypoints.
 
         model.train(..., custom_callbacks=[
             training.EvaluationCallback(model, val_set, every=5),
@@ -1275,20 +1391,20 @@ class EvaluationCallback(keras.callbacks.Callback):
         ])
 
     `train` calls it before TensorBoard and the other callbacks of its list, which then find the
-    figures in their `logs`. Epochs without an evaluation repeat the latest figures (without any,
-    Keras's ModelCheckpoint would save them as the best); before the first evaluation there are
-    none.
+    figures in their `logs`. Epochs without an evaluation repeat the latest figures, since Keras's
+    ModelCheckpoint would save an epoch without any as the best; before the first evaluation there
+    are none.
 
     Args:
         owner: the `MaskRCNN` that is trained.
         dataset: prepared `Dataset`.
-        every: epochs from one evaluation to the next.
-        limit: images at most, 0 for all.
-        pictures: images whose predictions TensorBoard shows; None for 4, or none where it is not
-            installed.
-        settings: {setting: value} of the config that detects, such as {"DETECTION_MIN_CONFIDENCE":
-            0.}. With IMAGE_RESIZE_MODE "crop" it detects on whole images, in mode "square" of the
-            larger of IMAGE_MIN_DIM and IMAGE_MAX_DIM, rounded up to the strides.
+        every: number of epochs from one evaluation to the next.
+        limit: the most images to evaluate on; 0 for all.
+        pictures: how many images TensorBoard shows with their detections; None for 4, or 0 where it
+            is not installed.
+        settings: {setting: value} that replace the config's for detection, such as
+            {"DETECTION_MIN_CONFIDENCE": 0.}. IMAGE_RESIZE_MODE "crop" is replaced by "square" of
+            the larger of IMAGE_MIN_DIM and IMAGE_MAX_DIM, rounded up to a multiple of the strides.
 
     Raises (before the first epoch):
         ValueError: settings that can't detect; a dataset that can't be evaluated with them.
@@ -1328,7 +1444,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         self._figures: dict[str, float] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Finds before the first epoch what would end the evaluation after it."""
+        """Checks the settings and the dataset, so that errors come before the first epoch."""
         config = self._detecting_config()
         config.validate()
         evaluate.check(self.dataset, config, self.dataset.image_ids[: self.limit or None])
@@ -1351,7 +1467,7 @@ class EvaluationCallback(keras.callbacks.Callback):
             self._show(model, image_ids[: self.pictures], epoch)
 
     def _detector(self):
-        """The inference model with the weights of now; built once."""
+        """The inference model, built once, with the present weights."""
         if self._inference is None:
             config = self._detecting_config()
             self._inference = type(self.owner)("inference", config, self.owner.model_dir)
@@ -1366,8 +1482,8 @@ class EvaluationCallback(keras.callbacks.Callback):
         """The owner's config for one device, with `settings`."""
         config = copy.copy(self.owner.config)
         if config.IMAGE_RESIZE_MODE == "crop":
-            # A random part can't be evaluated. IMAGE_MAX_DIM means nothing in that mode, so it may
-            # be any number.
+            # Random crops can't be evaluated. IMAGE_MAX_DIM is unused in that mode and may have any
+            # value.
             config.IMAGE_RESIZE_MODE = "square"
             stride = max(config.BACKBONE_STRIDES)
             side = max(config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM or 0)
@@ -1380,6 +1496,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         return config
 
     def _show(self, model, image_ids, epoch):
+        """Writes pictures of the detections for TensorBoard."""
         import tensorflow as tf
 
         if self._writer is None:
@@ -1390,14 +1507,14 @@ class EvaluationCallback(keras.callbacks.Callback):
                 try:
                     image = self.dataset.load_image(image_id)
                 except (OSError, ValueError):
-                    continue  # the evaluation has said so
+                    continue  # the evaluation has reported it
                 painted = media.paint(image, model.detect([image])[0], self.dataset.class_names)
                 tf.summary.image(f"detections/{image_id}", painted[None])
         self._writer.flush()
 
 
 def _logged_figures(evaluation):
-    """{name in the logs: AP} of an evaluation."""
+    """{name in the logs: AP} for an evaluation."""
     names = {"bbox": "val_bbox_mAP", "segm": "val_mask_mAP"}
     logged = {}
     for kind, figures in evaluation.kinds():
@@ -1407,10 +1524,10 @@ def _logged_figures(evaluation):
     return logged
 
 
-# ---- What `train` is called with ----------------------------------------------------------------
+# ---- Arguments of `train` -----------------------------------------------------------------------
 
 
-# What `train(layers=)` may be besides a regex.
+# {name that `train(layers=)` takes in place of a regex: its regex}
 LAYER_CHOICES = {"heads": r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", "all": ".*"}
 for _first in (3, 4, 5):
     _stages = "|".join(f"(res{stage}.*)|(bn{stage}.*)" for stage in range(_first, 6))
@@ -1424,7 +1541,7 @@ def layer_regex(layers: str, network: keras.Model) -> str:
         layers: a name of LAYER_CHOICES, in any case, or a regex of names of the network's layers.
 
     Raises:
-        ValueError: something else; the message says what is nearest.
+        ValueError: something else; the message suggests similar names.
     """
     allowed = f"layers is {', '.join(map(repr, LAYER_CHOICES))} or a regex of layer names"
     if not isinstance(layers, str):
@@ -1448,7 +1565,7 @@ def layer_regex(layers: str, network: keras.Model) -> str:
 
 
 def _regex_of_choice(choice, names):
-    """The regex of a name of LAYER_CHOICES; a warning where it takes no stage of the backbone."""
+    """The regex of a name of LAYER_CHOICES; warns where it matches no stage of the backbone."""
     regex = LAYER_CHOICES[choice]
     if choice.endswith("+"):
         heads = LAYER_CHOICES["heads"]
@@ -1468,7 +1585,7 @@ def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
     """The learning rate and the last epoch of `train` as a float and an int.
 
     Raises:
-        ValueError: one that is no such number, or the two are swapped.
+        ValueError: one is not allowed; the message has a hint where the two may be swapped.
     """
     problems = []
     if not _is_number(learning_rate) or not 0 <= learning_rate < math.inf:
@@ -1489,8 +1606,33 @@ def check_numbers(learning_rate: Any, epochs: Any) -> tuple[float, int]:
     return float(learning_rate), int(epochs)
 
 
+def check_callbacks(callbacks: Any) -> list:
+    """The callbacks of `train(custom_callbacks=)` as a list, of one callback that one.
+
+    Raises:
+        ValueError: what is no callback, such as its class.
+    """
+    if callbacks is None:
+        return []
+    if hasattr(callbacks, "set_model"):
+        callbacks = [callbacks]
+    expected = "custom_callbacks is a list of Keras callbacks"
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        raise ValueError(f"{expected}. Received: {files.short(callbacks)}")
+    callbacks = list(callbacks)
+    for callback in callbacks:
+        if isinstance(callback, type):
+            raise ValueError(
+                f"{expected}. Received: the class {callback.__name__}; {callback.__name__}() makes"
+                " a callback"
+            )
+        if not hasattr(callback, "set_model"):
+            raise ValueError(f"{expected}. Received: {files.short(callback)} in the list")
+    return callbacks
+
+
 def _is_number(value):
-    """Whether a value is one finite number, of Python or of numpy."""
+    """Whether a value is a finite scalar of Python or numpy."""
     if isinstance(value, (bool, np.bool_, str)) or np.ndim(value) != 0:
         return False
     try:
@@ -1499,7 +1641,7 @@ def _is_number(value):
         return False
 
 
-# Callbacks that write, and do nothing else.
+# Keras's callbacks that only write files.
 WRITERS = (
     keras.callbacks.ModelCheckpoint,
     keras.callbacks.CSVLogger,
@@ -1511,10 +1653,35 @@ WRITERS = (
 # ---- A run ---------------------------------------------------------------------------------------
 
 
-class Run:
-    """One call of `MaskRCNN.train`: takes up an interrupted one of the same plan where it stopped.
+def settings_to_write(config: Config) -> dict[str, Any]:
+    """{setting: value} of those that are no defaults, as JSON can hold them.
 
-    Args: as `MaskRCNN.train`, with `owner` the MaskRCNN and `layer_regex` a regex.
+    Functions, such as a BACKBONE of one's own, can't be written and are left out.
+    """
+    changed = changed_settings(config)
+    return {name: value for name, value in changed.items() if not callable(value)}
+
+
+def describe_run(folder: str | os.PathLike, config: Config, class_names: Sequence[str]) -> None:
+    """Writes settings.json and classes.json beside a run's checkpoints, for `mrcnn detect`.
+
+    Args:
+        folder: `MaskRCNN.log_dir`.
+        config: the run's, see `settings_to_write`.
+        class_names: background first.
+    """
+    folder = pathlib.Path(folder)
+    contents: dict[str | os.PathLike, Any] = {
+        folder / "settings.json": settings_to_write(config),
+        folder / "classes.json": [str(name) for name in class_names],
+    }
+    media.write_jsons(contents)
+
+
+class Run:
+    """One call of `MaskRCNN.train`, which resumes an interrupted run of the same plan.
+
+    Args: see `MaskRCNN.train`; `owner` is the MaskRCNN, `layer_regex` a regex.
     """
 
     def __init__(
@@ -1527,12 +1694,12 @@ class Run:
         layer_regex: str,
         augmentation: Any,
         custom_callbacks: Sequence[keras.callbacks.Callback] | None,
-        no_augmentation_sources: Sequence[str] | None,
+        no_augmentation_sources: str | Sequence[str] | None,
     ):
         self.owner = owner
         self.config = owner.config
         self.network = owner.keras_model
-        self.cluster = cluster.of(self.network)
+        self.cluster: Any = cluster.of(self.network)
         self.train_dataset = train_dataset
         self.val_dataset = val_dataset
         self.augmentation = augmentation
@@ -1552,9 +1719,9 @@ class Run:
         self.resume_path = resume_path(owner.log_dir, self.config.NAME)
 
     def _take_from_chief(self):
-        """The folder and the seed of the chief, whose clock and whose draw may be others."""
+        """Takes the run's folder and seed from the chief: clocks and random seeds differ."""
         message = ""
-        if self.cluster.is_chief:  # reading it makes the folder of a new run
+        if self.cluster.is_chief:  # reading `log_dir` creates the folder of a new run
             message = json.dumps([self.owner.log_dir, self.owner.checkpoint_path, self.seed])
         received = json.loads(cluster.from_chief(self.network, message))
         self.owner.log_dir, self.owner.checkpoint_path, self.seed = received
@@ -1566,11 +1733,11 @@ class Run:
         return self.cluster.share
 
     def writes(self) -> bool:
-        """Whether this process writes files: not where another machine's does."""
+        """Whether this process writes the files; of several machines only the chief does."""
         return self.cluster is None or self.cluster.is_chief
 
     def plan(self) -> dict[str, Any]:
-        """What must be equal for a run to go on, as JSON has it."""
+        """The settings that must be equal for a run to be resumed, as values that JSON can hold."""
         plan = {
             "epochs": self.epochs,
             "layers": self.layer_regex,
@@ -1584,11 +1751,11 @@ class Run:
         return plan
 
     def save(self) -> None:
-        """Writes the resume file: weights, optimizer, draws, epoch, step, seed."""
+        """Writes the resume file: weights, optimizer, random generators, epoch, step, seed."""
         if not self.writes():
             return
         if keras.backend.backend() == "jax":
-            # Within an epoch the variables are empty: their values went into the compiled step.
+            # Within an epoch the variables are invalid: JAX donates their buffers to the step.
             self.network.jax_state_sync()
         state = {
             "epoch": self.owner.epoch,
@@ -1608,23 +1775,24 @@ class Run:
                     group[f"{i:05d}"] = np.asarray(variable)
 
     def _variables(self):
-        """{group of the resume file: variables} that are no weights."""
-        # What is left beside the weights are the states of the layers' random generators.
-        of_layers = {id(variable) for variable in self.network.weights}
+        """{group of the resume file: variables} besides the weights."""
+        # The variables that are no weights are the states of the layers' random generators.
+        weight_ids = {id(variable) for variable in self.network.weights}
         variables = self.network.variables
-        draws = [variable for variable in variables if id(variable) not in of_layers]
-        return {"mrcnn_optimizer": self.network.optimizer.variables, "mrcnn_draws": draws}
+        generators = [variable for variable in variables if id(variable) not in weight_ids]
+        return {"mrcnn_optimizer": self.network.optimizer.variables, "mrcnn_draws": generators}
 
     def fit(self) -> keras.callbacks.History | None:
-        """Trains to the end. Returns keras.callbacks.History of all epochs of this call."""
+        """Trains to the last epoch. Returns the History of all epochs of this call."""
         os.makedirs(self.owner.log_dir, exist_ok=True)
         if self.writes():
             _remove_parts(self.owner.log_dir, self.config.NAME)
         state = self._state_of_these_weights()
-        goes_on = state is not None and self._is_of_this_plan(state)
+        goes_on = state is not None and not self._callbacks_changed_weights()
+        goes_on = goes_on and self._is_of_this_plan(state)
         self.checkpoint = fingerprint(self.network)
         if state and goes_on:
-            self._go_on_from(state)
+            self._resume_from(state)
         self._compile()
         if goes_on:
             weights.load(self.network, self.resume_path)
@@ -1635,14 +1803,42 @@ class Run:
             begins = [self.owner.epoch, self.step, self.seed, self.plan(), bool(goes_on)]
             cluster.check_agreement(self.network, "What training goes on from", begins)
         if self.writes():
+            describe_run(self.owner.log_dir, self.config, self.train_dataset.class_names)
             self._say_what_begins()
+        has_ended = False
         try:
-            return self._fit_stages()
+            history = self._fit_stages()
+            has_ended = True
+            return history
         finally:
             # What `fit` leaves is this run's too: a next call goes on from its resume file. Under
             # JAX the weights of an interrupted epoch are gone.
-            if keras.backend.backend() != "jax":
-                self.owner.weights_of_run = fingerprint(self.network)
+            if keras.backend.backend() != "jax" or has_ended:
+                self._note_weights(has_ended)
+
+    def _note_weights(self, has_ended):
+        """Notes the weights that `fit` left, and whether a callback has put them there."""
+        left = fingerprint(self.network)
+        self.owner.weights_of_run = left
+        self.owner.weights_of_callbacks = ""
+        state = read_state(self.resume_path)
+        if has_ended and state and left not in (state.get("checkpoint"), state.get("weights")):
+            self.owner.weights_of_callbacks = left
+
+    def _callbacks_changed_weights(self):
+        """Whether the last call's callbacks have put other weights in the place of its last ones.
+
+        So does EarlyStopping(restore_best_weights=True); they are not overwritten.
+        """
+        changed = getattr(self.owner, "weights_of_callbacks", "")
+        if not changed or changed != fingerprint(self.network):
+            return False
+        logger.info(
+            "A callback has changed the weights that epoch %d ended with: training goes on from"
+            " what it left, with a new optimizer",
+            self.owner.epoch,
+        )
+        return True
 
     def _fit_stages(self):
         history = None
@@ -1657,19 +1853,19 @@ class Run:
         return history
 
     def _state_of_these_weights(self):
-        """What the resume file says, if this model has the weights of its run and epoch.
+        """The state in the resume file, if this model has the weights of its run and epoch.
 
-        They are those of the last checkpoint, those of the resume file, or what `train` left in
-        this process. Others were loaded on purpose, and are not overwritten.
+        These are the weights of the last checkpoint, of the resume file, or those that `train` left
+        in this process. Any others were loaded on purpose and must not be overwritten.
         """
         state = read_state(self.resume_path)
-        if state is None or self._ended_before_it_was_noted(state):
+        if state is None or self._was_killed_after_checkpoint(state):
             return state
         if state["epoch"] != self.owner.epoch:
             return None
-        known = {state.get("checkpoint"), state.get("weights"), self.owner.weights_of_run}
-        # Older files don't say what weights their run had.
-        if "weights" not in state or fingerprint(self.network) in known:
+        of_run = {state.get("checkpoint"), state.get("weights"), self.owner.weights_of_run}
+        # Older files have no digest of the weights.
+        if "weights" not in state or fingerprint(self.network) in of_run:
             return state
         logger.warning(
             "The run in %s, which stopped at epoch %d, step %d, is not taken up: the weights of"
@@ -1681,11 +1877,11 @@ class Run:
         )
         return None
 
-    def _ended_before_it_was_noted(self, state):
-        """Whether the run was killed between an epoch's checkpoint and its resume file.
+    def _was_killed_after_checkpoint(self, state):
+        """Whether the run was killed between writing an epoch's checkpoint and its resume file.
 
-        The weights are the checkpoint's then, and the resume file, with the optimizer, is that of a
-        step before it: from there the end of the epoch is done again.
+        Then the network has the checkpoint's weights, and the resume file is of an earlier step:
+        the rest of the epoch is trained again from there.
         """
         if state["epoch"] + 1 != self.owner.epoch:
             return False
@@ -1698,27 +1894,27 @@ class Run:
         return _has_weights_of(self.network, path)
 
     def _is_of_this_plan(self, state):
-        """Whether the run of this state goes on, which it does with other `epochs` too."""
+        """Whether the run of this state can be resumed; `epochs` alone may differ from its plan."""
         plan = self.plan()
-        others = []
+        differences = []
         for name in sorted({*plan, *state["plan"]} - {"epochs"}):
             before = state["plan"].get(name)
             if before != plan.get(name):
-                others.append(f"{name} {before} is now {plan.get(name)}")
-        if others and state["step"]:
+                differences.append(f"{name} {before} is now {plan.get(name)}")
+        if differences and state["step"]:
             logger.warning(
                 "The run in %s, which stopped in epoch %d at step %d, is not taken up there: %s."
                 " Epoch %d begins anew, with a new optimizer",
                 self.owner.log_dir,
                 state["epoch"] + 1,
                 state["step"],
-                ", ".join(others),
+                ", ".join(differences),
                 state["epoch"] + 1,
             )
-        return not others
+        return not differences
 
-    def _go_on_from(self, state):
-        """Goes on at the step at which the run of this state stopped."""
+    def _resume_from(self, state):
+        """Sets epoch, step and seed to those at which the run of this state stopped."""
         self.owner.epoch = state["epoch"]
         self.first_epoch = state["first_epoch"]
         self.seed = state["seed"]
@@ -1738,6 +1934,7 @@ class Run:
         )
 
     def _compile(self):
+        """Compiles the network; ValueError if `layer_regex` matches no trainable weight."""
         self.owner.set_trainable(self.layer_regex)
         if not self.network.trainable_variables:
             raise ValueError(
@@ -1748,7 +1945,7 @@ class Run:
         self.owner.compile(schedule, self.config.LEARNING_MOMENTUM)
 
     def _restore(self, group):
-        """Takes the values of a group of `_variables` from the resume file, if they fit."""
+        """Loads a group of `_variables` from the resume file, if all shapes are equal."""
         variables = self._variables()[group]
         with h5py.File(self.resume_path, "r") as file:
             arrays = [array[()] for _, array in sorted(file.get(group, {}).items())]
@@ -1764,7 +1961,7 @@ class Run:
             variable.assign(array)
 
     def _say_what_begins(self):
-        """One line before the long silence in which TensorFlow traces a step."""
+        """Prints what is trained, before TensorFlow traces the step without any output."""
         count = sum(math.prod(variable.shape) for variable in self.network.trainable_variables)
         print(
             f"Training {count:,} weights from epoch {self.owner.epoch + 1} to {self.epochs},"
@@ -1775,13 +1972,13 @@ class Run:
             print("Building the training step, which can take half a minute ...", flush=True)
 
     def _stages(self):
-        """(last epoch, steps of an epoch) of each call of `fit` that the run takes.
+        """[(last epoch, steps per epoch)] of the calls of `keras.Model.fit` that the run needs.
 
-        An epoch that was begun is finished first; the rest follows in one call.
+        An unfinished epoch is one call, all later epochs are another.
         """
         stages = []
         if self.step >= self.config.STEPS_PER_EPOCH:
-            # A resume file of 0.4.0, written after the last step of an epoch.
+            # Version 0.4.0 wrote the resume file after the last step of an epoch, too.
             Checkpoints(self).on_epoch_end(self.owner.epoch)
         if self.step:
             stages.append((self.owner.epoch + 1, self.config.STEPS_PER_EPOCH - self.step))
@@ -1789,7 +1986,7 @@ class Run:
         return stages
 
     def _fit_stage(self, last, steps):
-        """Trains to the end of epoch `last` in epochs of so many steps."""
+        """Trains to the end of epoch `last` in epochs of `steps` steps; returns the History."""
         stream = self._training_stream()
         streams = [stream]
         validation = {}
@@ -1830,7 +2027,7 @@ class Run:
                 used.close()
 
     def _fit_on_devices(self, stream, last, steps, callbacks, validation):
-        """`fit` on several devices, of this machine or of several."""
+        """`cluster.fit`, for several devices of this machine or of several."""
         return cluster.fit(
             self.network,
             stream.generator(),
@@ -1846,25 +2043,24 @@ class Run:
         )
 
     def _distribution(self):
-        """What `fit` runs in: Keras splits JAX's batches there as it has placed the weights."""
+        """The context of `fit`, in which Keras splits JAX's batches as it placed the weights."""
         if keras.backend.backend() == "jax":
             return self.owner.devices()
         return contextlib.nullcontext()
 
     def _for_fit(self, stream):
-        """A stream as `fit` takes it."""
-        # Other backends have no `tf.data`, and take what Python yields.
+        """A stream in the form that `keras.Model.fit` takes: `tf.data` for TensorFlow alone."""
         if keras.backend.backend() != "tensorflow":
             return stream.generator()
         from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
         dataset = stream.dataset([tuple(tensor.shape) for tensor in self.network.inputs])
-        # In Keras's own wrapper: programs that watch `fit` (MLflow's autolog) read a bare dataset
-        # to its end for a checksum, and this one has none.
+        # Programs that patch `fit` (MLflow's autolog) read a plain dataset to its end for a
+        # checksum, and this one is infinite. They leave Keras's adapter alone.
         return TFDatasetAdapter(dataset)
 
     def _training_stream(self):
-        """The batches from the next step on."""
+        """The training batches from the next step on."""
         batches = data.TrainingBatches(
             self.train_dataset,
             self.config,
@@ -1879,10 +2075,10 @@ class Run:
         return BatchStream(batches, first, self.config.WORKERS)
 
     def _stage_callbacks(self, stream):
-        """Those of the run and of the user, in the order in which they are called.
+        """The callbacks of the run and of the user, in the order in which they are called.
 
-        Evaluations come first, so that TensorBoard and every other callback find their figures.
-        Where another machine writes, Keras's callbacks that do nothing else are left out.
+        Evaluations come first, so that TensorBoard and all other callbacks find their figures.
+        Where another machine writes the files, WRITERS are left out.
         """
         evaluations = []
         others = []
@@ -1909,9 +2105,9 @@ class Run:
 
 @contextlib.contextmanager
 def _without_retracing_warnings() -> Iterator[None]:
-    """Keeps TensorFlow from warning of what stages that train other layers have to trace.
+    """Suppresses TensorFlow's warnings of retracing, which stages of other layers need.
 
-    It counts the traces of all stages together, as if they were of one function.
+    TensorFlow counts the traces of all stages together, as if they were of one function.
     """
 
     def is_another(record):
@@ -1926,7 +2122,7 @@ def _without_retracing_warnings() -> Iterator[None]:
 
 
 def nothing_left(network: keras.Model) -> keras.callbacks.History:
-    """The history of a call of `train` without an epoch."""
+    """The empty history of a call of `train` whose last epoch is already done."""
     history = keras.callbacks.History()
     history.set_model(network)
     history.on_train_begin()
@@ -1934,7 +2130,7 @@ def nothing_left(network: keras.Model) -> keras.callbacks.History:
 
 
 def _join(history, part):
-    """The history of two calls of `fit`, one after the other."""
+    """The history of two consecutive calls of `fit`; history: of the first, None for none."""
     if history is None:
         return part
     history.epoch += part.epoch

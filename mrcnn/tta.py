@@ -55,7 +55,7 @@ class Turn(NamedTuple):
         return self._flipped_boxes(y1, x1, y2, x2)
 
     def boxes_to_image(self, boxes: np.ndarray) -> np.ndarray:
-        """Inverse of `boxes_to_view`."""
+        """Boxes [N, 4] normalised in the view to boxes normalised in the image."""
         y1, x1, y2, x2 = self._flipped_boxes(*boxes.T).T
         if self.transpose:
             y1, x1, y2, x2 = x1, y1, x2, y2
@@ -115,7 +115,7 @@ class View:
         return self.turn.boxes_to_image(box_math.in_window(boxes, self._window()))
 
     def from_image(self, boxes: np.ndarray) -> np.ndarray:
-        """Inverse of `to_image`."""
+        """Boxes [N, 4] normalised in the image to boxes normalised in the view."""
         window = self._window()
         scale = np.tile(window[2:] - window[:2], 2)
         return self.turn.boxes_to_view(boxes) * scale + np.tile(window[:2], 2)
@@ -123,7 +123,7 @@ class View:
     def _window(self):
         """(y1, x1, y2, x2) of the image in the view, normalised."""
         shape = self.molded.image.shape[:2]
-        return box_math.norm_boxes(self.molded.window, shape, self.frame)
+        return box_math.norm_boxes(np.asarray(self.molded.window), shape, self.frame)
 
 
 def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:
@@ -210,7 +210,7 @@ def _pooled(views, config):
 
 
 def _vote(boxes, rows, numbers, kept, count, threshold):
-    """What the views say together of the boxes that are kept.
+    """The boxes that are kept, by a vote of all views.
 
     Each view's vote is its box of that class with the highest IoU, if that is at least the
     threshold. The voted box is the mean of the votes weighted by their scores, the voted score

@@ -9,6 +9,7 @@ Keras and TensorFlow are not imported, except inside the two functions that work
 """
 
 import contextlib
+import itertools
 import logging
 import math
 import operator
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -42,6 +43,7 @@ from mrcnn.files import show_progress  # noqa: F401
 from mrcnn.masks import (  # noqa: F401  names that existing code imports from here
     ONE_GO,
     LabelMaps,
+    as_dense,
     bilinear_samples,
     compute_overlaps_masks,
     expand_mask,
@@ -132,6 +134,9 @@ def generate_pyramid_anchors(
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, pixels.
+
+    Raises:
+        ValueError: not as many scales as maps and strides.
     """
     if not len(scales) == len(feature_shapes) == len(feature_strides):
         raise ValueError(
@@ -237,6 +242,9 @@ def as_bytes(
 
     Returns:
         [...] uint8.
+
+    Raises:
+        ValueError: limits whose low is not below high.
     """
     image = np.asarray(image)
     if limits is None:
@@ -301,7 +309,7 @@ def values_at(image: np.ndarray, percentiles: Sequence[float]) -> tuple[float, f
 
 def _bytes_of(values, low, high, gamma=1.0):
     """`as_bytes` of a part of an image."""
-    kind = np.float64
+    kind: Any = np.float64
     if values.dtype in (np.float16, np.float32):
         kind = np.float32
     values = values.astype(kind)
@@ -421,7 +429,8 @@ def read_image(
     """Reads an image file of any kind that Pillow, tifffile or OpenCV knows.
 
     Gray, palette and CMYK images become RGB, transparency is dropped, of several pages or frames
-    the first is read. Values of 16 bits and floats are brought to 0..255 as `value_range` says.
+    the first is read, with a warning. Values of 16 bits and floats are brought to 0..255 as
+    `value_range` says.
 
     Args:
         path: the file.
@@ -513,7 +522,7 @@ def is_lossy(image: Any, path: str | os.PathLike) -> bool:
 
 
 def _unreadable(path, error):
-    """What an image that can't be read is said to be; Pillow and others seldom name the file."""
+    """The error of an image that can't be read, with its name: Pillow and others seldom have it."""
     text = str(error) or type(error).__name__
     if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in text:
         return text
@@ -646,6 +655,19 @@ def _check_is_file(path):
         raise ValueError("expected a file. Received: a folder, a pipe or a device")
 
 
+_PAGES_WARNED: set[str] = set()
+
+
+def warn_of_pages(count: int, unit: str, path: Any) -> None:
+    """Says that of several images in a file the first is read, once for "pages" and "frames"."""
+    if count < 2 or unit in _PAGES_WARNED:
+        return
+    _PAGES_WARNED.add(unit)
+    if not isinstance(path, (str, os.PathLike)):
+        path = "an image"  # of bytes
+    logger.warning("%s has %d %s: of such files the first is read", path, count, unit)
+
+
 _BANDS_WARNED: set[int] = set()
 
 
@@ -755,6 +777,7 @@ def _read_tiff(path):
     try:
         with tifffile.TiffFile(path) as file:
             layout = _layout_of_tiff(file)
+            warn_of_pages(_images_in_tiff(file, layout), "pages", path)
             if layout is None:
                 return None, 1
             if math.prod(layout.size) <= MAX_PIXELS:
@@ -768,6 +791,35 @@ def _read_tiff(path):
     if layout.white_is_zero is not None and values.dtype.kind == "u":
         values = layout.white_is_zero - values
     return values, layout.orientation
+
+
+def _images_in_tiff(file, layout):
+    """How many images an open TIFF has of which `_layout_of_tiff` tells the first."""
+    of_one = 1
+    if (
+        layout is not None
+        and layout.source is file.series[0]
+        or layout is not None
+        and isinstance(layout.source, _Channels)
+    ):
+        of_one = len(layout.source.pages)
+    return images_in_tiff(file, of_one)
+
+
+def images_in_tiff(file: Any, of_one: int) -> int:
+    """How many images an open TIFF (of tifffile) has: pages, z, time; without those of other sizes.
+
+    Args:
+        of_one: pages that are an image's bands.
+    """
+    if len(file.pages) < 2:
+        return 1
+    first = file.series[0]
+    count = 0
+    for series in file.series:
+        if series.shape == first.shape and series.dtype == first.dtype:
+            count += len(series.pages)
+    return count // of_one
 
 
 def _tifffile_for(path):
@@ -971,8 +1023,67 @@ def _ignore_warnings_of_pillow():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
+# Kinds of files whose frames are a film, as Pillow calls them.
+ANIMATED = ("GIF", "PNG", "WEBP")
+
+
+def animation_info(path: str | os.PathLike) -> tuple[int, float] | None:
+    """Frames of an animated GIF, WebP or PNG, and how many a second has on average.
+
+    Returns:
+        (frames, rate); None for a file of one frame, or of another kind.
+
+    Raises:
+        as `read_image`.
+    """
+    with _naming_image(path):
+        return _with_pillow(path, _frames_and_rate)
+
+
+def _frames_and_rate(image, path):
+    """`animation_info` of a Pillow image."""
+    if image.format not in ANIMATED:
+        return None
+    milliseconds = 0.0
+    frames = 0
+    with contextlib.suppress(Exception):  # whatever Pillow raises where there is no next one
+        while image.is_animated:
+            image.seek(frames)
+            if image.format == "WEBP":  # tells it when it is decoded
+                image.load()
+            frames += 1
+            # As browsers do where the file says nothing.
+            milliseconds += image.info.get("duration") or 100
+    if frames < 2:
+        return None
+    return frames, 1000 * frames / milliseconds
+
+
+def animation_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
+    """Yields the frames of an animated GIF, WebP or PNG, [H, W, 3] uint8 RGB.
+
+    Raises:
+        as `read_image`, for the first frame. One that can't be read ends the film.
+    """
+    with _naming_image(path), _opened(path) as image:
+        for number in itertools.count():
+            try:
+                image.seek(number)
+                values = np.array(_as_mode_rgb(image))
+            except Exception:  # whatever Pillow raises where there is no next one
+                if not number:
+                    raise
+                return
+            yield values
+
+
 def _stored_values(image, path):
     """Values of a Pillow image as they are stored, and its orientation, 1 to 8."""
+    if image.format in ANIMATED and "frames" not in _PAGES_WARNED:
+        animation = _frames_and_rate(image, path)
+        if animation is not None:
+            image.seek(0)
+            warn_of_pages(animation[0], "frames", path)
     lower = _lower_bytes(image, path)
     is_tiff = image.format == "TIFF"
     if is_tiff:
@@ -990,7 +1101,7 @@ def _stored_values(image, path):
 
 
 def _orientation(image, path):
-    """What the camera noted, 1 to 8; 1 where that can't be read."""
+    """The orientation in the EXIF data, 1 to 8; 1 where it can't be read."""
     try:
         orientation = int(image.getexif().get(0x0112, 1))
     except Exception as error:  # whatever Pillow raises for a broken note
@@ -1018,12 +1129,12 @@ def _lower_bytes(image, path):
             raw_mode = tile.args[0]
         if str(raw_mode).endswith(";16N"):
             raw_mode = raw_mode[:-1] + sys.byteorder[0].upper()
-        other = _OTHER_BYTE.get(raw_mode)
-        if other is None:
+        args: Any = _OTHER_BYTE.get(raw_mode)
+        if args is None:
             return None
         if isinstance(tile.args, tuple):
-            other = (other, *tile.args[1:])
-        tiles.append(tile._replace(args=other))
+            args = (args, *tile.args[1:])
+        tiles.append(tile._replace(args=args))
     if not tiles:
         return None
     is_gray = tiles[0].args == "RGBA"
@@ -1088,7 +1199,7 @@ _CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
 class _KeptValues:
-    """What was read or made, kept in memory as long as what it was made from is the same.
+    """A cache of values that were read or made, as long as their sources are unchanged.
 
     It is kept from its second time on, so that what is asked for once takes no memory, and until a
     bound is reached: what comes once in each pass over a dataset would be dropped just before it is
@@ -1107,7 +1218,7 @@ class _KeptValues:
         )  # a copy of a dataset, or one in another process, begins with nothing
 
     def get(self, key: Any, stamp: Any) -> Any:
-        """What is kept under a key, if it was put there with an equal stamp; otherwise None."""
+        """The value under a key, if it was put there with an equal stamp; otherwise None."""
         known, value = self._entries.get(key, (None, None))
         if known == stamp:
             return value
@@ -1131,7 +1242,7 @@ _YOUNG_SECONDS = 2
 
 
 def _stamp(path):
-    """What changes when a file is written: inode, size and times; None for one just written."""
+    """The inode, size and times of a file, which change with it; None for one just written."""
     status = os.stat(path)
     written = max(status.st_mtime_ns, status.st_ctime_ns)
     if time.time_ns() - written < _YOUNG_SECONDS * 10**9:
@@ -1393,7 +1504,7 @@ class Dataset:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
 
     def cached_read(self, key: Any, paths: Sequence, read: Callable[[], Any]) -> Any:
-        """What a function reads from files, or what it read before if these are still the same.
+        """The value that a function reads from files, cached while these are unchanged.
 
         Args:
             key, read: as of `cached_value`.
@@ -1408,7 +1519,7 @@ class Dataset:
         return self.cached_value(key, stamps, read)
 
     def cached_value(self, key: Any, stamp: Any, make: Callable[[], Any]) -> Any:
-        """What a function makes, or what it made before from the same.
+        """The value that a function makes, cached while its sources are unchanged.
 
         It is kept in memory from the second time on, while there is room (`cache_megabytes`).
 
@@ -1488,7 +1599,7 @@ def _index_by_source(infos):
 
 
 def _resize_bilinear(image, height, width, crop=None):
-    """What `resize(..., preserve_range=True)` gives, cut back to the dtype, several times faster.
+    """`resize(..., preserve_range=True)`, cut back to the dtype, several times faster.
 
     Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
 
@@ -1563,6 +1674,15 @@ def resize(
 
     They are bilinear, zeros outside, no antialiasing. A boolean image is taken as 0 and 1:
     scikit-image refuses to interpolate it.
+
+    Args:
+        image: [H, W] or [H, W, C].
+        output_shape: (height, width), or with the channels.
+        order, mode, cval, clip, preserve_range, anti_aliasing, anti_aliasing_sigma: see
+            scikit-image.
+
+    Returns:
+        [*output_shape] float.
     """
     from skimage.transform import resize as skimage_resize
 
@@ -1689,6 +1809,15 @@ def resize_image(
     if top or bottom or left or right:
         image = np.pad(image, padding[: image.ndim])
     return image, (top, left, top + height, left + width), scale, padding, None
+
+
+def resized(image: np.ndarray, height: int, width: int, exact: bool = False) -> np.ndarray:
+    """An image [H, W, ...] of another size, interpolated as by `resize_image`, of its dtype."""
+    if (height, width) == image.shape[:2]:
+        return image
+    if exact:
+        return _resize_exactly(image, height, width)
+    return _resize_bilinear(image, height, width)
 
 
 def resized_size(
@@ -1895,26 +2024,63 @@ def _nearest(side, scale, exact):
 
 def _is_instance(boxes: np.ndarray) -> np.ndarray:
     """Which rows of boxes [N, 4] are not all zero, [N] bool: zero rows pad tables."""
-    return (np.asarray(boxes) != 0).any(axis=1)
+    return (boxes != 0).any(axis=1)
 
 
-def _masks_of(masks: np.ndarray, keep: np.ndarray) -> np.ndarray:
+def _masks_of(masks: Any, keep: np.ndarray, kind: str) -> np.ndarray:
     """Masks [H, W, n] of the rows to keep.
 
     Args:
-        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone.
+        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone; or another
+            form that `mrcnn.masks.as_dense` takes.
         keep: [N] bool.
+        kind: "gt" or "pred", for messages.
     """
-    masks = np.asarray(masks)
+    masks = as_dense(masks)
     if masks.shape[-1] == len(keep):
         if keep.all():
             return masks
         return masks[..., keep]
     if masks.shape[-1] != keep.sum():
         raise ValueError(
-            f"Expected a mask for each of {len(keep)} boxes. Received: {masks.shape[-1]}"
+            f"Expected a mask for each of {len(keep)} boxes in {kind}_masks."
+            f" Received: {masks.shape[-1]}"
         )
     return masks
+
+
+def _boxes_of(boxes: Any, kind: str) -> np.ndarray:
+    """Boxes [N, 4] of `compute_matches`; ValueError for another shape."""
+    boxes = np.asarray(boxes)
+    if not boxes.size:
+        return np.zeros((0, 4))
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{kind}_boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
+    return boxes
+
+
+def _values_of_rows(values: Any, keep: np.ndarray, name: str) -> np.ndarray:
+    """What belongs to the boxes to keep: class ids or scores [n].
+
+    Args:
+        values: [N], or more of them: tables may be padded.
+        keep: [N] bool.
+        name: of the values, for messages.
+
+    Raises:
+        ValueError: fewer values than boxes, no numbers or NaN; class ids that are not whole, such
+            as scores in their place.
+    """
+    values = np.ravel(values)
+    if len(values) < len(keep):
+        raise ValueError(f"Expected {name} of {len(keep)} boxes. Received: {len(values)}")
+    values = values[: len(keep)][keep]
+    is_number = values.dtype.kind in "buif" or not values.size
+    if not is_number or np.isnan(values).any():
+        raise ValueError(f"{name} are numbers. Received: {files.short(values.tolist())}")
+    if name.endswith("class_ids") and np.any(values != np.floor(values)):
+        raise ValueError(f"{name} are whole numbers. Received: {files.short(values.tolist())}")
+    return values
 
 
 class _Candidates(NamedTuple):
@@ -1942,13 +2108,13 @@ def _candidates(
     pred_masks: np.ndarray,
 ) -> _Candidates:
     """The `_Candidates` of what `compute_matches` takes, without padding."""
-    real = _is_instance(gt_boxes)
-    gt_masks = _masks_of(gt_masks, real)
-    gt_class_ids = np.asarray(gt_class_ids)[: len(real)][real]
-    real = _is_instance(pred_boxes)
-    pred_masks = _masks_of(pred_masks, real)
-    class_ids = np.asarray(pred_class_ids)[: len(real)][real]
-    scores = np.asarray(pred_scores)[: len(real)][real]
+    real = _is_instance(_boxes_of(gt_boxes, "gt"))
+    gt_masks = _masks_of(gt_masks, real, "gt")
+    gt_class_ids = _values_of_rows(gt_class_ids, real, "gt_class_ids")
+    real = _is_instance(_boxes_of(pred_boxes, "pred"))
+    pred_masks = _masks_of(pred_masks, real, "pred")
+    class_ids = _values_of_rows(pred_class_ids, real, "pred_class_ids")
+    scores = _values_of_rows(pred_scores, real, "pred_scores")
     order = np.argsort(-scores, kind="stable")
     overlaps = compute_overlaps_masks(pred_masks, gt_masks)
     return _Candidates(gt_class_ids, class_ids[order], scores[order], overlaps[order])
@@ -1997,7 +2163,8 @@ def compute_matches(
     Args:
         gt_boxes, pred_boxes: [N, (y1, x1, y2, x2)], [P, 4].
         gt_class_ids, pred_class_ids: [N], [P] int.
-        gt_masks, pred_masks: [H, W, N], [H, W, P].
+        gt_masks, pred_masks: [H, W, N], [H, W, P]; or another form of `detect`'s masks, such as
+            run-length encodings.
         pred_scores: [P].
         iou_threshold: a match has at least this IoU.
         score_threshold: predictions below it match nothing.
@@ -2006,6 +2173,10 @@ def compute_matches(
         gt_match: [N] float, index of the matched prediction, sorted by score; -1 for none.
         pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
         overlaps: [P, N] IoU, predictions sorted by score.
+
+    Raises:
+        ValueError: as many boxes, class ids, scores and masks are not there, masks of another size,
+            class ids that are not whole, a score that is NaN.
     """
     candidates = _candidates(
         gt_boxes,
@@ -2095,12 +2266,16 @@ def compute_ap_range(
     """Mean of `compute_ap` over IoU thresholds.
 
     Args:
-        as of `compute_matches`.
+        gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask: see
+            `compute_matches`.
         iou_thresholds: a sequence or array; None: .5, .55, ... .95.
         verbose: 1 logs each threshold's AP at level INFO.
 
     Returns:
         float; NaN without ground truth.
+
+    Raises:
+        ValueError: no threshold.
     """
     if iou_thresholds is None:
         iou_thresholds = np.arange(0.5, 1.0, 0.05)

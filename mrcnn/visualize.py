@@ -135,7 +135,7 @@ def apply_mask(
 
 
 def _told(image: Any) -> str:
-    """What was given for an image, for messages: an array's shape, or the value."""
+    """An argument as error messages describe it: an array's shape, or the value."""
     if isinstance(image, np.ndarray):
         return f"shape {image.shape}, {image.dtype}"
     return files.short(image)
@@ -193,7 +193,7 @@ def show_image(
 
 
 def image_limits(image: np.ndarray) -> tuple[int, ...]:
-    """(0, 0, height, width) of an image: the frame that its labels stay in."""
+    """(0, 0, height, width) of an image [H, W, ...]: the frame that its labels stay in."""
     return (0, 0, *np.shape(image)[:2])
 
 
@@ -206,32 +206,18 @@ def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
     Returns:
         boxes [N, (y1, x1, y2, x2)] int that hold the masks, and N arrays [y2 - y1, x2 - x1].
     """
-    if isinstance(masks, mask_math.Masks):
-        pairs: list[tuple[Any, np.ndarray]] = [masks.crop(i) for i in range(masks.shape[2])]
-    elif _are_encodings(masks):
-        pairs = [_crop_of_encoding(code) for code in masks]
-    else:
-        masks = np.asarray(masks)
-        boxes = utils.extract_bboxes(masks)
-        return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes)]
-    boxes = np.array([box for box, _ in pairs], int).reshape(-1, 4)
-    return boxes, [crop for _, crop in pairs]
-
-
-def _are_encodings(masks: Any) -> bool:
-    """Whether masks are a list of run-length encodings."""
-    return isinstance(masks, (list, tuple)) and all(isinstance(code, dict) for code in masks)
-
-
-def _crop_of_encoding(code: dict) -> tuple[np.ndarray, np.ndarray]:
-    """The box and the crop of a run-length encoding."""
-    box, crop = mask_math.crop_of_rle(mask_math.to_rle({"segmentation": code}, *code["size"]))
-    return np.array(box), crop
+    if isinstance(masks, mask_math.Masks) or mask_math.are_encodings(masks):
+        pairs = list(mask_math.crops_of(masks))
+        boxes = np.array([box for box, _ in pairs], int).reshape(-1, 4)
+        return boxes, [crop for _, crop in pairs]
+    masks = np.asarray(masks)
+    boxes = utils.extract_bboxes(masks)
+    return boxes, [masks[y1:y2, x1:x2, i] for i, (y1, x1, y2, x2) in enumerate(boxes)]
 
 
 def _mask_shape(masks: Any) -> tuple[int, ...]:
     """(H, W, N) of masks of any form; (0, 0, 0) of no encoding."""
-    if _are_encodings(masks):
+    if mask_math.are_encodings(masks):
         size: Sequence = (0, 0)
         if len(masks):
             size = masks[0]["size"]
@@ -253,7 +239,7 @@ def choose_masks(masks: Any, rows: np.ndarray) -> Any:
         return mask_math.Masks(
             masks.soft[rows], masks.boxes[rows], masks.image_shape, masks.threshold
         )
-    if _are_encodings(masks):
+    if mask_math.are_encodings(masks):
         return [masks[i] for i in rows]
     masks = np.asarray(masks)
     if np.array_equal(rows, np.arange(masks.shape[-1])):
@@ -404,7 +390,14 @@ def add_boxes(
 def connect_boxes(
     ax: Axes, box: np.ndarray, refined: np.ndarray, color: Any, **kwargs: Any
 ) -> None:
-    """Draws a line from the upper left corner of a box to that of the refined box."""
+    """Draws a line from the upper left corner of a box to that of the refined box.
+
+    Args:
+        ax: axes that show the image in pixels.
+        box, refined: (y1, x1, y2, x2) in pixels.
+        color: of matplotlib.
+        kwargs: of `matplotlib.axes.Axes.plot`.
+    """
     y, x = np.transpose([box[:2], refined[:2]])
     ax.plot(x, y, color=color, **kwargs)
 
@@ -502,14 +495,19 @@ def _label_class() -> type[Text]:
                     break
             self.placed.append((*chosen, width, height))
             self._draw_ground(renderer, chosen, width, height)
-            to_data = self.axes.transData.inverted()
+            to_data = self._to_screen().inverted()
             self._x, self._y = to_data.transform((chosen[0] + padding, chosen[1] + padding))
 
         def _on_screen(self, box):
             """(left, bottom, right, top) of a box, in pixels of the screen."""
             y1, x1, y2, x2 = box
-            (left, top), (right, bottom) = self.axes.transData.transform([(x1, y1), (x2, y2)])
+            (left, top), (right, bottom) = self._to_screen().transform([(x1, y1), (x2, y2)])
             return left, bottom, right, top
+
+        def _to_screen(self):
+            """matplotlib's transform from the image to the screen."""
+            axes: Any = self.axes  # None before the label is added
+            return axes.transData
 
         def _draw_ground(self, renderer, corner, width, height):
             """Draws the dark field below the text."""
@@ -575,11 +573,14 @@ def add_labels(
 
 
 def class_name(class_names: Any, class_id: int) -> str:
-    """What a picture calls a class: its name, or "class 7" where there is none.
+    """The text for a class in a picture: its name, or "class 7" where there is none.
 
     Args:
         class_names: names by class id, a list or a dict, or None.
         class_id: negative for a crowd, whose name gets "(crowd)".
+
+    Raises:
+        ValueError: class_names is none of these, or class_id no whole number.
     """
     if isinstance(class_names, (str, bytes)):
         raise ValueError(f"class_names is a list of names. Received: {class_names!r}")
@@ -634,8 +635,11 @@ def label_texts(
     for i, score in enumerate(scores[: len(texts)]):
         if score is None:
             continue
+        space = " "
+        if texts[i][-1:].isdigit():  # in small letters "class 1 0.83" reads as 10.83
+            space = ": "
         try:
-            texts[i] = f"{texts[i]} {float(score):.{digits}f}"
+            texts[i] = f"{texts[i]}{space}{float(score):.{digits}f}"
         except (TypeError, ValueError) as error:
             raise ValueError(f"scores are numbers, or None. Received: {score!r}") from error
     return texts
@@ -786,7 +790,16 @@ def detections_grid(
     titles: Sequence[str] | None = None,
     side: float = 3.0,
 ) -> Figure:
-    """A figure with images and their detections side by side, each `side` inches wide."""
+    """A figure with images and their detections side by side.
+
+    Args:
+        images: list of [H, W, 3].
+        results: of `detect`, one for each image.
+        class_names: by class id.
+        cols: images in a row.
+        titles: one for each image.
+        side: width of an image in inches.
+    """
     rows = max(1, -(-len(images) // cols))
     titles = _captions(titles, [""] * len(images))
     figure, axes = new_figure((side * cols, 1.07 * side * rows), rows, cols)
@@ -807,7 +820,11 @@ def draw_detections_grid(
     cols: int = 4,
     titles: Sequence[str] | None = None,
 ) -> str:
-    """Saves `detections_grid` as a PNG. Returns its path as a string."""
+    """Saves `detections_grid`, with its arguments, as a PNG.
+
+    Returns:
+        its path as a string.
+    """
     detections_grid(images, results, class_names, cols, titles).savefig(path)
     return str(path)
 
@@ -868,6 +885,9 @@ def draw_keypoints(
 
     Returns:
         ax.
+
+    Raises:
+        ValueError: points of another shape.
     """
     from matplotlib.collections import LineCollection
 
@@ -912,12 +932,52 @@ def _pyplot_axes(figsize: tuple[float, float]) -> Axes:
     return plt.subplots(1, figsize=figsize, layout="tight")[1]
 
 
-def _show() -> None:
-    """Shows new figures in a notebook or a window; without a display there is nothing to do."""
+def _shown(drawn: Any, new: bool = True) -> Any:
+    """Shows new figures in a notebook or a window; without a display there is nothing to do.
+
+    A notebook then shows what is drawn once, also where the call is the last line of its cell,
+    whose value is shown too: matterport's functions return nothing.
+
+    Args:
+        drawn: figure or axes.
+        new: False for axes that the caller has given, and shows.
+
+    Returns:
+        what is drawn.
+    """
     import matplotlib.pyplot as plt
 
-    if plt.get_backend().lower() not in FILE_BACKENDS:
+    nobody_looks = plt.get_backend().lower() in FILE_BACKENDS
+    if new and not nobody_looks:
         plt.show()
+    cell = _notebook_cell()
+    if cell is not None and not nobody_looks:
+        drawn._ipython_display_ = functools.partial(_show_in_other_cells, cell)
+    return drawn
+
+
+def _show_in_other_cells(cell: int) -> None:
+    """IPython's question to a value to show itself: it does nothing in the cell that showed it."""
+    if _notebook_cell() != cell:
+        raise NotImplementedError  # IPython shows it as it does any other
+
+
+def _notebook_cell() -> int | None:
+    """The number of the cell that a notebook runs; None elsewhere."""
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return None
+    shell = get_ipython()
+    if getattr(shell, "kernel", None) is None:  # that of a terminal has none
+        return None
+    return shell.execution_count
+
+
+class _ShownText(str):
+    """A text that a notebook has shown as a table."""
+
+    _ipython_display_: Callable[[], None]
 
 
 def _label_size(new: bool) -> int:
@@ -938,16 +998,23 @@ def display_images(
     """Shows images side by side (matterport: display_images).
 
     Args:
-        images: list of [H, W] or [H, W, 3].
+        images: list of [H, W] or [H, W, 3], or an array of them.
         titles: one for each image.
         cols: images in a row.
         cmap, norm, interpolation: of `plt.imshow`.
 
     Returns:
         the figure.
+
+    Raises:
+        ValueError: what is no list of images, such as one image.
     """
     import matplotlib.pyplot as plt
 
+    if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] in (1, 3, 4):
+        raise ValueError(
+            f"display_images takes a list of images; of one, [image]. Received: {_told(images)}"
+        )
     titles = _captions(titles, [""] * len(images))
     rows = -(-len(images) // cols)
     figure = plt.figure(figsize=(14, max(14 * rows / cols, 2)), layout="tight")
@@ -966,8 +1033,7 @@ def display_images(
         elif image.ndim == 3 and image.dtype != np.uint8:
             image = as_bytes(image[..., :3])
         ax.imshow(image, cmap=cmap, norm=norm, interpolation=interpolation)
-    _show()
-    return figure
+    return _shown(figure)
 
 
 def display_instances(
@@ -1042,9 +1108,7 @@ def display_instances(
         add_boxes(ax, boxes[real], real_colors, 2, "dashed")
     real_captions = [captions[i] for i in real]
     add_labels(ax, boxes[real], real_captions, image_limits(image), _label_size(new))
-    if new:
-        _show()
-    return ax
+    return _shown(ax, new)
 
 
 def display_differences(
@@ -1066,7 +1130,8 @@ def display_differences(
 ) -> Axes:
     """Shows ground truth in green and predictions in red (matterport: display_differences).
 
-    Each prediction has its score and its IoU with the object that it overlaps most.
+    Each prediction has its score and its IoU with the object that it is matched with; without one,
+    with that which it overlaps most.
 
     Args: as `utils.compute_matches`, and `display_instances`.
 
@@ -1086,24 +1151,24 @@ def display_differences(
     )
     # Matches and overlaps follow the score's order and have no zero rows.
     gt_box = np.asarray(gt_box).reshape(-1, 4)
-    real = np.any(gt_box, axis=1)
-    gt_box = gt_box[real]
-    gt_class_id = np.asarray(gt_class_id)[real]
-    gt_mask = np.asarray(gt_mask)[..., real]
+    real = np.flatnonzero(np.any(gt_box, axis=1))
     pred_box = np.asarray(pred_box).reshape(-1, 4)
     order = np.flatnonzero(np.any(pred_box, axis=1))
-    order = order[np.argsort(-np.asarray(pred_score)[order], kind="stable")]
+    pred_score = np.ravel(pred_score)
+    order = order[np.argsort(-pred_score[order], kind="stable")]
+    pred_score = pred_score[order]
+    size = np.shape(image)[:2]
+    masks = [_masks_of_rows(gt_mask, real, size), _masks_of_rows(pred_mask, order, size)]
+    gt_box = gt_box[real]
     pred_box = pred_box[order]
-    pred_class_id = np.asarray(pred_class_id)[order]
-    pred_score = np.asarray(pred_score)[order]
-    pred_mask = np.asarray(pred_mask)[..., order]
+    class_ids = [np.ravel(gt_class_id)[real], np.ravel(pred_class_id)[order]]
     green = (0.0, 0.9, 0.0)
     red = (1.0, 0.1, 0.1)
     return display_instances(
         image,
         np.concatenate([gt_box, pred_box]),
-        np.concatenate([gt_mask, pred_mask], axis=2),
-        np.concatenate([gt_class_id, pred_class_id]),
+        np.concatenate(masks, axis=2),
+        np.concatenate(class_ids),
         class_names,
         ax=ax,
         show_bbox=show_box,
@@ -1114,8 +1179,22 @@ def display_differences(
     )
 
 
+def _masks_of_rows(masks: Any, rows: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Masks [H, W, n] of some objects, of any form, in the image's size (H, W) if there are none.
+
+    Args:
+        rows: indices. Masks of as many objects are theirs: boxes may be padded, and masks not.
+    """
+    if not len(rows):
+        return np.zeros((*size, 0), bool)
+    dense = mask_math.as_dense(masks)
+    if dense.shape[2] == len(rows):
+        return dense[..., np.argsort(np.argsort(rows))]
+    return dense[..., rows]
+
+
 def _match_texts(scores: np.ndarray, overlaps: np.ndarray, matches: np.ndarray) -> list[str]:
-    """Texts of predictions: score and largest IoU, and whether there is no match.
+    """Texts of predictions: score and IoU, and whether there is no match.
 
     Args:
         scores: [P].
@@ -1124,10 +1203,10 @@ def _match_texts(scores: np.ndarray, overlaps: np.ndarray, matches: np.ndarray) 
     """
     texts = []
     for score, row, match in zip(scores, overlaps, matches):
-        text = f"{score:.2f} / {row.max(initial=0):.2f}"
         if match < 0:
-            text += " not matched"
-        texts.append(text)
+            texts.append(f"{score:.2f} / {row.max(initial=0):.2f} not matched")
+        else:
+            texts.append(f"{score:.2f} / {row[int(match)]:.2f}")
     return texts
 
 
@@ -1145,19 +1224,25 @@ def draw_rois(
     Args:
         image: [H, W, 3].
         rois, refined_rois: [N, (y1, x1, y2, x2)] in pixels; refined ones of positives only matter.
-        mask: [N, H, W], the mask in each refined RoI.
+        mask: [N, h, w], the mask inside each RoI, as `data_generator(detection_targets=True)` gives
+            it; or [N, H, W], in the image.
         class_ids: [N]; 0 is background, drawn grey.
         limit: most RoIs to draw.
 
     Returns:
         the axes.
     """
+    class_ids = np.ravel(class_ids)  # [N, 1] of `data_generator`
     chosen = np.random.choice(len(rois), min(limit, len(rois)), replace=False)
     colors = dict(zip(chosen.tolist(), random_colors(len(chosen))))
     positive = [i for i in colors if class_ids[i] > 0]
     painted = utils.as_rgb(image)
     for i in positive:
-        apply_mask(painted, mask[i], colors[i])
+        inside = np.asarray(mask[i])
+        if inside.shape != painted.shape[:2]:
+            box = np.asarray(rois[i]).astype(np.int32).tolist()
+            inside = utils.unmold_mask(inside, box, painted.shape)
+        apply_mask(painted, inside, colors[i])
     ax = _pyplot_axes((12, 12))
     positives = int(np.sum(np.asarray(class_ids) > 0))
     show_image(ax, painted, f"{len(chosen)} of {len(rois)} RoIs, {positives} of them positive", 10)
@@ -1171,17 +1256,23 @@ def draw_rois(
     boxes = [refined_rois[i] for i in positive]
     texts = [drawn_name(class_names, class_ids[i]) for i in positive]
     add_labels(ax, boxes, texts, image_limits(image), _label_size(True))
-    _show()
-    return ax
+    return _shown(ax)
 
 
 def draw_box(image: np.ndarray, box: Sequence[float], color: Any) -> np.ndarray:
-    """Draws the edge of a box into an image [H, W, 3], in place (matterport: draw_box)."""
+    """Draws the edge of a box into an image [H, W, 3], in place (matterport: draw_box).
+
+    What lies beyond the image is left out.
+    """
     y1, x1, y2, x2 = (int(side) for side in box)
-    image[y1 : y1 + 2, x1:x2] = color
-    image[y2 : y2 + 2, x1:x2] = color
-    image[y1:y2, x1 : x1 + 2] = color
-    image[y1:y2, x2 : x2 + 2] = color
+    for top, left, bottom, right in (
+        (y1, x1, y1 + 2, x2),
+        (y2, x1, y2 + 2, x2),
+        (y1, x1, y2, x1 + 2),
+        (y1, x2, y2, x2 + 2),
+    ):
+        # A negative edge would count from the other side.
+        image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = color
     return image
 
 
@@ -1196,16 +1287,21 @@ def display_top_masks(
 
     Args:
         image: [H, W, 3].
-        mask: [H, W, N].
+        mask: of N objects, see `mask_crops`; of none, any.
         class_ids: [N].
-        limit: number of classes, those with most pixels.
+        limit: number of classes, those with most pixels; a class without any is left out.
 
     Returns:
         the figure.
+
+    Raises:
+        ValueError: arrays of other shapes.
     """
     image = np.asarray(image)
     class_ids = np.ravel(class_ids)
-    mask = np.asarray(mask)
+    mask = mask_math.as_dense(mask)
+    if not mask.size and not len(class_ids):
+        mask = np.zeros((*image.shape[:2], 0), bool)
     if image.ndim not in (2, 3) or mask.shape != (*image.shape[:2], len(class_ids)):
         raise ValueError(
             "an image is [H, W, 3], its masks [H, W, N] and class_ids [N]. Received: "
@@ -1213,8 +1309,12 @@ def display_top_masks(
         )
     areas = np.zeros(len(class_ids))
     if mask.size:
-        areas = mask.sum(axis=(0, 1))
-    class_areas = {i: areas[class_ids == i].sum() for i in np.unique(class_ids)}
+        areas = np.count_nonzero(mask, axis=(0, 1))
+    class_areas = {}
+    for class_id in np.unique(class_ids):
+        area = areas[class_ids == class_id].sum()
+        if area:
+            class_areas[class_id] = area
     top = sorted(class_areas, key=class_areas.__getitem__, reverse=True)[:limit]
     images = [image]
     height, width = image.shape[:2]
@@ -1248,8 +1348,7 @@ def plot_precision_recall(AP: float, precisions: np.ndarray, recalls: np.ndarray
         ylim=(0, 1.1),
     )
     ax.grid(alpha=0.3)
-    _show()
-    return ax
+    return _shown(ax)
 
 
 def plot_overlaps(
@@ -1301,8 +1400,7 @@ def plot_overlaps(
             color = "white"
         ax.text(j, i, text, ha="center", va="center", fontsize=9, color=color)
     ax.set(xlabel="ground truth", ylabel="predictions")
-    _show()
-    return ax
+    return _shown(ax)
 
 
 def draw_boxes(
@@ -1320,30 +1418,43 @@ def draw_boxes(
     Args:
         image: [H, W, 3].
         boxes, refined_boxes: [N, (y1, x1, y2, x2)] in pixels; drawn dashed and solid.
-        masks: [N, H, W].
-        captions: [N] texts.
-        visibilities: [N] of 0 (grey, faint), 1 (dotted) and 2 (bright; the default).
+        masks: [N, H, W], as matterport's documentation has it; or [H, W, N], as its code had.
+        captions: [N] texts; of fewer, the other boxes have none.
+        visibilities: [N] of 0 (grey, faint), 1 (dotted) and 2 (bright; the default, also of those
+            that are missing).
 
     Returns:
         the axes.
+
+    Raises:
+        ValueError: neither boxes nor refined boxes, others than [N, 4], or not equally many.
     """
-    if boxes is not None:
-        count = len(boxes)
-    elif refined_boxes is not None:
-        count = len(refined_boxes)
-    else:
+    given = []
+    for some in (boxes, refined_boxes):
+        if some is not None:
+            given.append(_boxes_to_draw(some))
+    if not given:
         raise ValueError("draw_boxes needs boxes or refined_boxes. Received: neither")
+    count = len(given[0])
+    if len(given[-1]) != count:
+        raise ValueError(
+            "draw_boxes takes as many refined boxes as boxes. Received:"
+            f" {len(given[-1])} and {count}"
+        )
     new = ax is None
     if ax is None:
         ax = _pyplot_axes((12, 12))
     colors = random_colors(count)
     painted = utils.as_rgb(image)
     if masks is not None:
-        masks = np.moveaxis(np.asarray(masks), 0, -1)
+        masks = np.asarray(masks)
+        if masks.shape == (count, *painted.shape[:2]):
+            masks = np.moveaxis(masks, 0, -1)
         painted, mask_boxes = paint_masks(image, masks, colors)
     show_image(ax, painted, title, margin=10)
     if visibilities is None:
-        visibilities = [2] * count
+        visibilities = []
+    visibilities = [*visibilities, *[2] * (count - len(visibilities))]
     labelled = []
     texts = []
     for i in range(count):
@@ -1363,9 +1474,15 @@ def draw_boxes(
     if masks is not None:
         outline_masks(ax, masks, mask_boxes, colors)
     add_labels(ax, labelled, texts, image_limits(image), _label_size(new))
-    if new:
-        _show()
-    return ax
+    return _shown(ax, new)
+
+
+def _boxes_to_draw(boxes: Any) -> np.ndarray:
+    """Boxes [N, 4]; ValueError for another shape, such as that of one box."""
+    boxes = np.asarray(boxes)
+    if len(boxes) and boxes.shape[1:] != (4,):
+        raise ValueError(f"boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
+    return boxes
 
 
 def _draw_box(ax: Axes, box: np.ndarray, color: Any, visibility: int, refined: bool) -> None:
@@ -1390,27 +1507,22 @@ def display_table(table: Sequence[Sequence]) -> str:
         the table as text.
     """
     texts = [[str(cell) for cell in row] for row in table]
-    widths = [max(len(cell) for cell in column) for column in zip(*texts)]
+    columns = itertools.zip_longest(*texts, fillvalue="")  # rows may be shorter than others
+    widths = [max(len(cell) for cell in column) for column in columns]
     lines = []
     for row in texts:
         lines.append("  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths)))
     text = "\n".join(lines)
-    if _in_notebook():
-        from IPython.display import HTML, display
-
-        display(HTML(_html_table(texts)))
-    else:
+    cell = _notebook_cell()
+    if cell is None:
         print(text)
-    return text
+        return text
+    from IPython.display import HTML, display
 
-
-def _in_notebook() -> bool:
-    """Whether IPython runs this."""
-    try:
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return get_ipython() is not None
+    display(HTML(_html_table(texts)))
+    shown = _ShownText(text)
+    shown._ipython_display_ = functools.partial(_show_in_other_cells, cell)
+    return shown
 
 
 def _html_table(texts: list[list[str]]) -> str:
@@ -1426,6 +1538,8 @@ def _html_table(texts: list[list[str]]) -> str:
 
 # Weights that may be constant: biases, and what batch normalisation begins with.
 CONSTANT_WEIGHTS = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
+# A trained weight beyond it is marked: training has gone wrong.
+LARGEST_WEIGHT = 1000
 
 
 def display_weight_stats(model: MaskRCNN) -> str:
@@ -1445,6 +1559,9 @@ def display_weight_stats(model: MaskRCNN) -> str:
             # Other weights that are constant tell of a layer that was never set.
             if values.min() == values.max() and variable.name not in CONSTANT_WEIGHTS:
                 name += " *** dead?"
+            is_trained = not variable.name.startswith("moving_")
+            if is_trained and np.abs(values).max(initial=0) > LARGEST_WEIGHT:
+                name += " *** overflow?"
             table.append(
                 [
                     name,

@@ -1,8 +1,8 @@
-"""Weight files: the legacy Keras 2 layout, Keras's own, ImageNet's, downloads.
+"""Weight files: the legacy Keras 2 layout, Keras's own, ImageNet weights, downloads.
 
-The legacy layout is that of the released mask_rcnn_coco.h5: a group for each layer, named in the
-attribute `layer_names`, with its arrays in the order of `weight_names`; the RPN's layers lie
-together in the group of the nested model.
+The legacy layout is that of the released mask_rcnn_coco.h5: a group for each layer, listed in the
+attribute `layer_names`, with its arrays in the order of `weight_names`; all layers of the RPN are
+in the group of the nested model.
 """
 
 import contextlib
@@ -34,12 +34,13 @@ logger = logging.getLogger(__name__)
 
 # The order of a layer's weights in a legacy file.
 ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+# {part of the network: regex of its layers' names}; other layers are the backbone's.
 PARTS = {"FPN": r"fpn_.*", "RPN": r"rpn_.*", "heads": r"mrcnn_.*"}
 
 # Backbones with ImageNet weights, and their functions in `keras.applications`.
 _APPLICATIONS = {"resnet50": "ResNet50", "resnet101": "ResNet101", "resnet152": "ResNet152"}
 
-# Problems that the message of a file that doesn't fit shows.
+# How many problems the error of a file that doesn't fit lists.
 _SHOWN_PROBLEMS = 20
 
 # {layer: [(weight's name, array)]}, in the order of a legacy file.
@@ -48,13 +49,14 @@ _LayerArrays = dict[str, list[tuple[str, Any]]]
 
 @dataclasses.dataclass
 class Coverage:
-    """What became of a file's weights, by name "layer/weight".
+    """The outcome of loading a file's weights, by name "layer/weight".
 
     Attributes:
-        loaded: names.
-        missing: names of the network that the file lacks.
-        ignored: names of the file that were excluded, or belong to layers without weights here.
-        unused: names of the file that the network lacks, which by_name skips.
+        loaded: weights that were loaded.
+        missing: weights of the network that the file lacks.
+        ignored: weights of the file that were excluded, or whose layers have no weights in the
+            network.
+        unused: weights of the file that the network lacks, which by_name skips.
         mismatched: {name: (shape in the file, shape in the network)}, which skip_mismatch skips.
     """
 
@@ -65,7 +67,7 @@ class Coverage:
     mismatched: dict
 
     def __repr__(self) -> str:
-        # A notebook shows what `load_weights` returns: hundreds of names otherwise.
+        # A notebook displays the result of `load_weights`, which would be hundreds of names.
         return f"Coverage({self.summary()})"
 
     def summary(self) -> str:
@@ -77,7 +79,7 @@ class Coverage:
 
 
 def layers_of(model: Any) -> dict[str, Any]:
-    """{name: layer} of all layers with weights, those of nested models included."""
+    """{name: layer} of all layers with weights, including those of nested models."""
     import keras
 
     layers = {}
@@ -92,11 +94,11 @@ def layers_of(model: Any) -> dict[str, Any]:
 def ordered_weights(layer: Any) -> list[tuple[str, Any]]:
     """[(weight's name, variable)] in the order of a legacy file."""
     pairs = [(weight.name, weight) for weight in layer.weights]
-    return sorted(pairs, key=_place_in_order)
+    return sorted(pairs, key=_legacy_order)
 
 
-def _place_in_order(pair: tuple[str, Any]) -> int:
-    """Where a (weight's name, value) stands in a legacy layer; names without a place come last."""
+def _legacy_order(pair: tuple[str, Any]) -> int:
+    """Sort key of a (weight's name, value) in a legacy layer; names not in ORDER come last."""
     name = pair[0]
     if name in ORDER:
         return ORDER.index(name)
@@ -104,22 +106,22 @@ def _place_in_order(pair: tuple[str, Any]) -> int:
 
 
 def part_of(name: str) -> str:
-    """The part of the network that a layer belongs to."""
+    """The part of the network that a layer belongs to: a key of PARTS, or "backbone"."""
     for part, pattern in PARTS.items():
         if re.fullmatch(pattern, name):
             return part
     return "backbone"
 
 
-# ---- Files of HDF5 -------------------------------------------------------------------------------
+# ---- HDF5 files ----------------------------------------------------------------------------------
 
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _ZIP_MAGIC = b"PK\x03\x04"
 _HDF5 = "a readable HDF5 file"
 _KERAS_MEMBER = "model.weights.h5"  # of a `.keras` archive
 
-# How files begin that people take for weight files, and what to say of them, before what
-# `files.what_begins_with` knows.
+# (first bytes, description for the error) of files that are mistaken for weight files; they take
+# precedence over `files.what_begins_with`.
 _FOREIGN = (
     (b"\x80", "it is a pickle, which could run code and is never loaded"),
     (_ZIP_MAGIC, f"it is a zip archive without {_KERAS_MEMBER}"),
@@ -130,7 +132,7 @@ _EXPORTED = (
 
 
 def _check_is_file(path: str) -> None:
-    """Raises FileNotFoundError or an `UnreadableFileError` for what is no file with content."""
+    """Raises FileNotFoundError or `UnreadableFileError` unless the path is a file with content."""
     if re.search(r"\.(index|data-\d+-of-\d+)$", path) or os.path.exists(path + ".index"):
         raise files.UnreadableFileError(
             f"{path} is a checkpoint of TensorFlow, which is not read here: save the weights as .h5"
@@ -148,14 +150,14 @@ def _check_is_file(path: str) -> None:
         raise files.UnreadableFileError(f"{path} is empty (0 bytes)")
 
 
-def _what_begins_with(head: bytes) -> str:
-    """What to say of a file that is no HDF5, by its first bytes."""
+def _description_of(head: bytes) -> str:
+    """The error's description of a file that is no HDF5, by its first bytes."""
     beginning = head.lstrip().lower()
     for magic, description in _FOREIGN:
         if beginning.startswith(magic.lower()):
             return description
     kind = files.what_begins_with(head)
-    if kind and not head.startswith(b"\x89HDF"):  # of which more than the name is wrong
+    if kind and not head.startswith(b"\x89HDF"):  # damaged HDF5, not a file of another kind
         return f"it is {kind}"
     if b"\0" not in head:
         return f"it begins with {head[:40]!r}"
@@ -164,18 +166,18 @@ def _what_begins_with(head: bytes) -> str:
 
 @contextlib.contextmanager
 def _opened(path: Any) -> Iterator[tuple[h5py.File, Any]]:
-    """The HDF5 file at a path, or inside a `.keras` archive or folder, open for reading.
+    """Opens the HDF5 file at a path, or inside a `.keras` archive or folder, for reading.
 
     Yields:
-        the file, and the same as a file of bytes.
+        (file, source): the HDF5 file, and a binary file of its bytes.
 
     Raises:
-        FileNotFoundError, UnreadableFileError: which names the path, also for all that goes wrong
-            while the file is read.
+        FileNotFoundError, UnreadableFileError: names the path; the latter also replaces the errors
+            of the block.
     """
     path = os.fspath(path)
     inner = os.path.join(path, _KERAS_MEMBER)
-    if os.path.isfile(inner):  # a whole model of Keras that was saved with zipped=False
+    if os.path.isfile(inner):  # a whole model that Keras saved with zipped=False
         path = inner
     _check_is_file(path)
     with open(path, "rb") as file:
@@ -188,7 +190,7 @@ def _opened(path: Any) -> Iterator[tuple[h5py.File, Any]]:
                 source = stack.enter_context(_member_of_archive(path, archive))
                 head = _HDF5_MAGIC
         if not head.startswith(_HDF5_MAGIC) and not h5py.is_hdf5(path):
-            kind = _what_begins_with(head)
+            kind = _description_of(head)
             if runtime.is_exported(path):
                 kind = _EXPORTED
             raise files.UnreadableFileError(f"{path} is not {_HDF5}: {kind}")
@@ -199,112 +201,114 @@ def _opened(path: Any) -> Iterator[tuple[h5py.File, Any]]:
 
 
 def _has_endless_heap(file: Any) -> bool:
-    """Whether the HDF5 library (1.14) would loop for ever over the strings of a damaged file.
+    """Whether the HDF5 library (1.14) would loop forever over a damaged global heap.
 
-    Strings of any length lie in heaps: a signature of 8 bytes, the size, and objects (number, 6
-    bytes, size, content in eights). The library goes on by what an object says of its size, which
-    may be nothing at all.
+    Strings of variable length are stored in global heaps: a signature of 8 bytes, the size, and
+    objects (index, 6 bytes, size, content padded to 8 bytes). The library advances by the size that
+    an object declares, without checking that it is not zero.
     """
-    for place in _places_of(b"GCOL\x01\0\0\0", file):
-        file.seek(place + 8)
-        size = _number(file.read(8))
+    for offset in _offsets_of(b"GCOL\x01\0\0\0", file):
+        file.seek(offset + 8)
+        size = _integer(file.read(8))
         heap = file.read(min(max(size - 16, 0), _LARGEST_HEAP))
-        at = 0
-        while at + 16 <= len(heap):
-            step = _number(heap[at + 8 : at + 16])
-            if heap[at : at + 2] != b"\0\0":  # free space has the number 0, and no header
+        position = 0
+        while position + 16 <= len(heap):
+            step = _integer(heap[position + 8 : position + 16])
+            if heap[position : position + 2] != b"\0\0":  # free space has index 0 and no header
                 step = 16 + -(-step // 8) * 8
             if step % 2**64 == 0:
                 return True
-            at += step
+            position += step
     return False
 
 
-# Names fill heaps of 4 KB; the description of a whole model is one string.
+# Bytes. Heaps of names have 4 KB; the description of a whole model is a single string.
 _LARGEST_HEAP = 1 << 26
 
 
-def _places_of(signature: bytes, file: Any) -> list[int]:
-    """Where a signature occurs in an open file."""
-    places = []
-    start = 0  # of the block in the file
-    end = b""  # of the block before it
+def _offsets_of(signature: bytes, file: Any) -> list[int]:
+    """The offsets at which a signature occurs in an open file."""
+    offsets = []
+    start = 0  # offset of the block in the file
+    end = b""  # the last bytes of the block before it
     file.seek(0)
     while block := file.read(1 << 20):
         block = end + block
-        at = block.find(signature)
-        while at >= 0:
-            places.append(start + at)
-            at = block.find(signature, at + 1)
+        position = block.find(signature)
+        while position >= 0:
+            offsets.append(start + position)
+            position = block.find(signature, position + 1)
         end = block[-(len(signature) - 1) :]
         start += len(block) - len(end)
-    return places
+    return offsets
 
 
-# Kinds of messages in the header of a group, and the class of types of any length.
+# HDF5's types of header messages, and its class of datatypes of variable length.
 _CONTINUATION = 0x10
 _ATTRIBUTE = 0x0C
-_ANY_LENGTH = 9
+_VARIABLE_LENGTH = 9
 
 
 def _longest_text(file: Any, address: int, attribute: bytes) -> int:
-    """Bytes of the longest text of an attribute, as the header of its group tells them.
+    """Bytes of the longest text of an attribute, as declared in the object header of its group.
 
-    The HDF5 library makes room for that length before it looks whether there is such a text. Zero
-    where the header is not of the usual form (version 1) or the attribute is not in it.
+    The HDF5 library allocates this length before it checks that the text exists. Zero where the
+    header is not of the usual version 1, or has no such attribute.
 
     Args:
-        file: the file of bytes.
-        address: of the group's header.
+        file: the binary file.
+        address: offset of the group's object header.
+        attribute: its name.
     """
     file.seek(address)
     prefix = file.read(16)
     if prefix[:1] != b"\1":
         return 0
-    blocks = [(address + 16, _number(prefix[8:12]))]
-    for start, length in blocks:  # grows by those that the messages name
+    blocks = [(address + 16, _integer(prefix[8:12]))]
+    for start, length in blocks:  # continuation messages append to it
         file.seek(start)
         block = file.read(min(length, 1 << 20))
-        at = 0
-        while at + 8 <= len(block):
-            kind = _number(block[at : at + 2])
-            size = _number(block[at + 2 : at + 4])
-            message = block[at + 8 : at + 8 + size]
+        position = 0
+        while position + 8 <= len(block):
+            kind = _integer(block[position : position + 2])
+            size = _integer(block[position + 2 : position + 4])
+            message = block[position + 8 : position + 8 + size]
             if kind == _CONTINUATION and len(blocks) < 100:
-                blocks.append((_number(message[:8]), _number(message[8:16])))
+                blocks.append((_integer(message[:8]), _integer(message[8:16])))
             if kind == _ATTRIBUTE:
                 longest = _longest_in_message(message, attribute)
                 if longest:
                     return longest
-            at += 8 + size
+            position += 8 + size
     return 0
 
 
 def _longest_in_message(message: bytes, attribute: bytes) -> int:
-    """Bytes of the longest text in an attribute's message; zero if it is another attribute."""
-    # A version, a byte, and the sizes of the name, the type and the space that come next.
-    sizes = [_number(message[at : at + 2]) for at in (2, 4, 6)]
+    """Bytes of the longest text in an attribute message; zero if it is of another attribute."""
+    # The version, a byte, and the sizes of name, datatype and dataspace, which follow.
+    sizes = [_integer(message[offset : offset + 2]) for offset in (2, 4, 6)]
     start = 8
     if message[:1] == b"\3":
-        start = 9  # behind the encoding of the name
+        start = 9  # version 3 has a byte for the name's encoding before it
     name = message[start : start + sizes[0]].rstrip(b"\0")
     if message[:1] == b"\1":
         sizes = [-(-size // 8) * 8 for size in sizes]
     kind = message[start + sizes[0] : start + sizes[0] + 1]
-    if name != attribute or _number(kind) % 16 != _ANY_LENGTH:
+    if name != attribute or _integer(kind) % 16 != _VARIABLE_LENGTH:
         return 0
-    # Of each text its length (4 bytes), the place of its heap and its number there.
+    # For each text its length (4 bytes), the address of its heap and its index there.
     values = message[start + sum(sizes) :]
-    return max((_number(values[at : at + 4]) for at in range(0, len(values), 16)), default=0)
+    lengths = (_integer(values[offset : offset + 4]) for offset in range(0, len(values), 16))
+    return max(lengths, default=0)
 
 
-def _number(data: bytes) -> int:
-    """The number that bytes stand for, the lowest first."""
+def _integer(data: bytes) -> int:
+    """The unsigned integer of little-endian bytes."""
     return int.from_bytes(data, "little")
 
 
 def _member_of_archive(path: str, archive: zipfile.ZipFile) -> Any:
-    """The weights in a `.keras` archive, as a file to read from."""
+    """The weights in a `.keras` archive, as an open binary file."""
     info = archive.getinfo(_KERAS_MEMBER)
     if info.compress_type == zipfile.ZIP_STORED:  # as Keras writes it
         return archive.open(info)
@@ -313,36 +317,36 @@ def _member_of_archive(path: str, archive: zipfile.ZipFile) -> Any:
 
 
 def _text(value: Any) -> str:
-    """Text of an attribute, which h5py gives as bytes or as str."""
+    """A text of an attribute as str; h5py returns bytes or str."""
     if isinstance(value, bytes):
         return value.decode()
     return str(value)
 
 
-# An attribute has 64 KB at most.
+# The most bytes of an attribute, and of a text in it; sound files have at most 64 KB.
 _NAMES_BYTES = 1 << 20
 
 
 class _Reader:
-    """Reads groups and arrays of an open file, and nothing from outside of it.
+    """Reads groups and arrays of an open HDF5 file, and nothing outside of it.
 
     Args:
-        path: where the file lies.
-        source: the file of bytes.
+        path: of the file, for errors.
+        source: binary file of its bytes.
     """
 
     def __init__(self, path: Any, source: Any):
         self.path = path
         self.source = source
-        self.has_sound_heaps = False  # until they are looked at
-        self.unpacked = 0  # bytes of the compressed arrays so far
+        self.has_sound_heaps = False  # True once they are checked
+        self.unpacked = 0  # bytes of the compressed arrays that were read
 
     def refusal(self, reason: str) -> files.UnreadableFileError:
-        """The error that names the file."""
+        """The error for the file, which names it, with a reason."""
         return files.UnreadableFileError(f"{self.path} can't be read as a weight file: {reason}")
 
     def member(self, group: h5py.Group, key: str) -> Any:
-        """The group or array at "a/b/c". Links are not followed: they can lead to other files."""
+        """The group or array at "a/b/c". Links are errors, since they can lead to other files."""
         item = group
         for name in filter(None, key.split("/")):
             if not isinstance(item, h5py.Group) or not item.id.links.exists(name.encode()):
@@ -353,26 +357,26 @@ class _Reader:
         return item
 
     def arrays_below(self, group: h5py.Group) -> dict[str, h5py.Dataset]:
-        """{path in the group: array} of a group and of the groups in it."""
+        """{path in the group: array} of a group and its subgroups."""
         arrays = {}
-        waiting = [("", group)]
-        seen = set()  # a damaged group may hold itself
-        while waiting:
-            prefix, current = waiting.pop()
+        pending = [("", group)]
+        visited = set()  # a damaged group may contain itself
+        while pending:
+            prefix, current = pending.pop()
             address = h5py.h5o.get_info(current.id).addr
-            if address in seen:
+            if address in visited:
                 continue
-            seen.add(address)
+            visited.add(address)
             for name in current:
                 member = self.member(current, name)
                 if isinstance(member, h5py.Group):
-                    waiting.append((f"{prefix}{name}/", member))
+                    pending.append((f"{prefix}{name}/", member))
                 else:
                     arrays[prefix + name] = member
         return arrays
 
     def names(self, group: h5py.Group, attribute: str) -> list[str] | None:
-        """The names in an attribute; of long ones, Keras numbers the parts. None without it."""
+        """The names in an attribute, or in the numbered parts of a long one; None without it."""
         if attribute in group.attrs:
             return self.texts(group, attribute)
         names = []
@@ -384,7 +388,7 @@ class _Reader:
         return names or None
 
     def texts(self, group: h5py.Group, attribute: str) -> list[str]:
-        """The texts of an attribute, which may be one."""
+        """The texts of an attribute, an array or a single one."""
         stored = group.attrs.get_id(attribute)
         if stored.shape is None:
             return []
@@ -402,7 +406,7 @@ class _Reader:
         return [_text(name) for name in np.ravel(group.attrs[attribute])]
 
     def array(self, dataset: Any) -> np.ndarray:
-        """The numbers of an array that lies in the file with all its elements."""
+        """The array of a dataset of numbers, all of which must be stored in the file."""
         if not isinstance(dataset, h5py.Dataset):
             raise self.refusal(f"{dataset.name} is no array")
         if dataset.dtype.kind not in "fiu":
@@ -426,21 +430,21 @@ class _Reader:
 
 
 def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArrays, list[str]]:
-    """The weights of a file that HDF5 reads: a legacy one, or one in Keras's layout.
+    """The weights in an HDF5 file of the legacy layout or of Keras's.
 
     Args:
         path: an `.h5`, of weights or of a whole model; a `.weights.h5` or `.keras`.
-        layer_names: layers of the network. A group of one of these names holds that layer; in other
-            groups (nested and multi-GPU models) the name of each array tells its layer.
+        layer_names: layers of the network. A group with one of these names holds that layer; in
+            other groups (nested and multi-GPU models) the layer follows from each array's name.
 
     Returns:
-        {layer: [(weight's name, array)]}, and the names of all layers of the file, those without
-        weights too.
+        {layer: [(weight's name, array)]}, and the names of all layers of the file, including those
+        without weights.
 
     Raises:
         FileNotFoundError: no such file.
-        mrcnn.files.UnreadableFileError: a ValueError that names the file: damaged, of another kind,
-            with links, with arrays that it doesn't hold.
+        mrcnn.files.UnreadableFileError: a ValueError that names the file: it is damaged, of another
+            kind, has links, or lacks the contents of an array.
     """
     with _opened(path) as (file, source):
         reader = _Reader(path, source)
@@ -460,7 +464,7 @@ def read_legacy(path: Any, layer_names: Collection[str] = ()) -> tuple[_LayerArr
 def _read_groups(
     reader: _Reader, root: h5py.Group, layer_names: Collection[str]
 ) -> tuple[_LayerArrays, list[str]]:
-    """The groups of a legacy file; without lists of names, whatever lies in it."""
+    """The weights of a legacy file, see `read_legacy`; without lists of names, of all groups."""
     arrays: _LayerArrays = {}
     names = []
     group_names = reader.names(root, "layer_names")
@@ -473,7 +477,7 @@ def _read_groups(
             continue
         keys = reader.names(group, "weight_names")
         if keys is None:
-            keys = sorted(reader.arrays_below(group), key=_place_of_key)
+            keys = sorted(reader.arrays_below(group), key=_key_order)
         paths = [key.split(":")[0].split("/") for key in keys]
         for key, path in zip(keys, paths):
             layer = _layer_of_key(group_name, path, paths, layer_names)
@@ -483,14 +487,14 @@ def _read_groups(
     return arrays, names
 
 
-# Groups beside the layers', as `model.save` of Keras 2 writes them.
+# Groups besides the layers' in files by `model.save` of Keras 2.
 _NOT_LAYERS = ("optimizer_weights", "top_level_model_weights")
 
 
-def _place_of_key(key: str) -> tuple[str, int]:
-    """Sorts the keys of arrays by layer, then in the order of a legacy layer."""
+def _key_order(key: str) -> tuple[str, int]:
+    """Sort key of an array's key: by layer, then in the order of a legacy layer."""
     layer, _, weight = key.split(":")[0].rpartition("/")
-    return layer, _place_in_order((weight, None))
+    return layer, _legacy_order((weight, None))
 
 
 def _layer_of_key(
@@ -499,9 +503,9 @@ def _layer_of_key(
     """The layer of an array.
 
     Args:
-        group_name: of the group that it lies in.
-        path: its key, "conv1/kernel", as a list.
-        paths: of all arrays of the group.
+        group_name: name of the array's group.
+        path: the array's key as a list, such as ["conv1", "kernel"].
+        paths: those of all arrays of the group.
         layer_names: layers of the network.
     """
     if group_name in layer_names:
@@ -511,7 +515,8 @@ def _layer_of_key(
             return name
     if len(path) < 2:
         return group_name
-    # A layer's own group, with a name scope between ("mrcnn_mask/conv2d_4/kernel"), or a model's.
+    # A layer's own group may have a name scope in the key ("mrcnn_mask/conv2d_4/kernel"); otherwise
+    # the group is a nested model's.
     if path[0] == group_name and len({tuple(other[:-1]) for other in paths}) == 1:
         return group_name
     return path[-2]
@@ -519,36 +524,36 @@ def _layer_of_key(
 
 # ---- Keras's layout ------------------------------------------------------------------------------
 
-# The groups of the layers in a file of Keras 3, and of Keras 2.12 and later.
+# The group of all layers in a file of Keras 3, and in one of Keras 2.12 or later.
 _KERAS_GROUPS = ("layers", "_layer_checkpoint_dependencies")
 
 
 def _read_keras(
     reader: _Reader, root: h5py.Group, layer_names: Collection[str]
 ) -> tuple[_LayerArrays, list[str]]:
-    """The weights of a file in Keras's layout.
+    """The weights of a file in Keras's layout, see `read_legacy`.
 
-    Its groups are numbered ("conv2d_3"), in the order of the graph, which differs between training
-    and inference; but each has its layer's name as an attribute.
+    The names of its groups ("conv2d_3") are numbered in the order of the graph, which differs
+    between training and inference; but each group has its layer's name as an attribute.
     """
-    names: dict[str, str] = {}  # by path of the group
+    names: dict[str, str] = {}  # {path of a group: its layer's name}
     arrays: _LayerArrays = {}
-    for path, dataset in sorted(reader.arrays_below(root).items(), key=_place_of_variable):
+    for path, dataset in sorted(reader.arrays_below(root).items(), key=_variable_order):
         owner, _, _ = path.rpartition("/vars/")
-        chain = []
+        layers = []  # names of the nested layers, the outermost first
         parts = owner.split("/")
         for length in range(1, len(parts) + 1):
             group_path = "/".join(parts[:length])
             if group_path not in names:
                 names[group_path] = _name_of_group(reader, reader.member(root, group_path))
             if names[group_path]:
-                chain.append(names[group_path])
-        if not chain:
+                layers.append(names[group_path])
+        if not layers:
             raise reader.refusal("its layers have no names; save it by Keras 3.15 or later")
-        layer = chain[-1]
-        if parts[-1] == "layer" and len(chain) > 1:  # TimeDistributed
-            layer = chain[-2]
-        for name in chain:
+        layer = layers[-1]
+        if parts[-1] == "layer" and len(layers) > 1:  # TimeDistributed
+            layer = layers[-2]
+        for name in layers:
             if name in layer_names:
                 layer = name
                 break
@@ -558,8 +563,8 @@ def _read_keras(
     return arrays, list(arrays)
 
 
-def _place_of_variable(item: tuple[str, Any]) -> tuple[str, int]:
-    """Sorts ".../vars/10" behind ".../vars/9"."""
+def _variable_order(item: tuple[str, Any]) -> tuple[str, int]:
+    """Sort key of a (path, array), which sorts ".../vars/10" after ".../vars/9"."""
     owner, _, number = item[0].rpartition("/")
     if number.isdecimal():
         return owner, int(number)
@@ -567,7 +572,7 @@ def _place_of_variable(item: tuple[str, Any]) -> tuple[str, int]:
 
 
 def _name_of_group(reader: _Reader, group: h5py.Group) -> str:
-    """The layer's name of a group of Keras's layout; "" without one."""
+    """The name of the layer of a group in Keras's layout; "" without one."""
     if "vars" not in group or "name" not in group["vars"].attrs:
         return ""
     return "".join(reader.texts(group["vars"], "name"))
@@ -577,14 +582,14 @@ def _name_of_group(reader: _Reader, group: h5py.Group) -> str:
 
 
 class _Source(NamedTuple):
-    """What was read of a legacy file or of a state dict.
+    """The contents of a weight file or of a state dict.
 
     Attributes:
-        arrays: {layer: [(weight's name, array)]}; weights that no layer has stand under their own
-            name, without an array.
-        layer_names: names of its layers, those without weights too.
-        title: its path, or what it is called in messages.
-        hint: what to say if it doesn't fit the network.
+        arrays: {layer: [(weight's name, array)]}; weights of a state dict that belong to no layer
+            are under their own name, with None for the array.
+        layer_names: names of its layers, including those without weights.
+        title: its path, or another name for messages.
+        hint: advice for the error if it doesn't fit the network.
     """
 
     arrays: _LayerArrays
@@ -606,20 +611,20 @@ def load(
         model: Keras model.
         path: an `.h5` in the legacy layout, of weights or of a whole model; a `.weights.h5` or a
             `.keras` of Keras; a state dict, `.npz` or `.pth` of torchvision, see
-            `mrcnn.torchvision`. What a file holds decides, not its name.
-        by_name: allow that whole parts (backbone, FPN, RPN, heads) are missing in the file, and
-            skip layers of the file that the network lacks.
-        exclude: names of layers to leave as they are, or one name; implies by_name.
-        skip_mismatch: leave layers as they are whose shapes differ or that the file lacks. As
-            by_name, it skips layers that the network lacks.
+            `mrcnn.torchvision`. The contents of a file decide, not its name.
+        by_name: allow whole parts (backbone, FPN, RPN, heads) to be missing in the file, and skip
+            layers of the file that the network lacks.
+        exclude: names of layers to leave as they are, or a single name; implies by_name.
+        skip_mismatch: leave layers as they are whose shapes differ or that the file lacks, and skip
+            layers that the network lacks, as by_name does.
 
     Returns:
-        Coverage. A warning tells what was skipped.
+        Coverage. Warnings name what was skipped.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a file that can't be read, a misspelt `exclude`, weights of the file that are
-            unused or don't fit, a part that is only half in the file. Nothing has been loaded then.
+        ValueError: the file can't be read, `exclude` is misspelt, weights of the file are unused or
+            don't fit, or a part is incomplete in the file. Nothing has been loaded then.
     """
     names = _names_of_layers(exclude)
     layers = layers_of(model)
@@ -630,18 +635,18 @@ def load(
     _check_exclude(names, known, source.title)
     choice = _Choice(excluded, by_name or skip_mismatch or bool(names), skip_mismatch)
     without_weights = {layer.name for layer in model.layers} - set(layers)
-    # The forks for TensorFlow 2 keep their anchors as a weight.
+    # Forks of matterport's package for TensorFlow 2 store the anchors as a weight.
     without_weights.update(("anchors", "input_anchors"))
     coverage, assignments = _compare(layers, source.arrays, choice, without_weights)
-    _refuse(coverage, source, choice)
-    _tell(coverage, source, choice, assignments)
+    _check_fit(coverage, source, choice)
+    _warn(coverage, source, choice, assignments)
     for variable, array in assignments.values():
         variable.assign(array)
     return coverage
 
 
 class _Choice(NamedTuple):
-    """What the caller allows, see `load`."""
+    """The options of `load`, with the names in `exclude` resolved."""
 
     exclude: set[str]
     by_name: bool
@@ -649,7 +654,7 @@ class _Choice(NamedTuple):
 
 
 def _names_of_layers(exclude: Any) -> list[str]:
-    """The names in `exclude`: one name is a list of one."""
+    """`exclude` as a list of names; ValueError for other values."""
     if exclude is None:
         return []
     if isinstance(exclude, str):
@@ -662,7 +667,7 @@ def _names_of_layers(exclude: Any) -> list[str]:
 
 
 def _with_inner_layers(model: Any, names: Collection[str]) -> set[str]:
-    """The names, and those of the layers in nested models of these names."""
+    """The names of layers, with those of all layers in nested models that are among them."""
     import keras
 
     all_names = set(names)
@@ -676,7 +681,7 @@ def _with_inner_layers(model: Any, names: Collection[str]) -> set[str]:
 
 
 def _check_exclude(names: Collection[str], known: set[str], title: str) -> None:
-    """Raises a ValueError for names of no layer, with the nearest ones."""
+    """ValueError for names that no layer has; suggests the closest ones."""
     misspelt = sorted(set(names) - known)
     if not misspelt:
         return
@@ -692,7 +697,7 @@ def _check_exclude(names: Collection[str], known: set[str], title: str) -> None:
 
 
 def _read(path: Any, layers: dict[str, Any]) -> _Source:
-    """What a weight file of any kind holds, or a state dict."""
+    """The contents of a weight file of any kind, or of a state dict."""
     if not isinstance(path, (str, os.PathLike, Mapping)):
         raise ValueError(
             f"load_weights takes the path of a file or a state dict. Received: {path!r}"
@@ -707,7 +712,7 @@ def _read(path: Any, layers: dict[str, Any]) -> _Source:
 
 
 def _is_of_another_kind(path: str) -> bool:
-    """Whether a file with the ending of a state dict is HDF5, or no weight file at all."""
+    """Whether a file with a suffix of state dicts is HDF5, or no weight file at all."""
     if not os.path.isfile(path):
         return False
     with open(path, "rb") as file:
@@ -716,11 +721,11 @@ def _is_of_another_kind(path: str) -> bool:
 
 
 def _torchvision_source(checkpoint: Any) -> _Source:
-    """A checkpoint of torchvision in the names and the order of this package's layers."""
+    """A checkpoint of torchvision with the names and the order of this package's layers."""
     translated, unknown = torchvision_weights.translate(torchvision_weights.read(checkpoint))
     arrays: _LayerArrays = {}
-    for layer, of_layer in translated.items():
-        arrays[layer] = sorted(of_layer.items(), key=_place_in_order)
+    for layer, layer_arrays in translated.items():
+        arrays[layer] = sorted(layer_arrays.items(), key=_legacy_order)
     for key in unknown:
         arrays[key] = [("", None)]
     title = "The state dict"
@@ -743,13 +748,13 @@ def _compare(
     """Pairs the weights of the network with those of a file.
 
     Args:
-        layers: of the network, with weights.
+        layers: {name: layer} of the network's layers with weights.
         arrays: of the file.
-        without_weights: layers of the network that have no weights: what a file holds for them
-            is of no use here.
+        choice: the options of `load`.
+        without_weights: names of layers without weights; a file's weights for them are ignored.
 
     Returns:
-        Coverage, and what is to be assigned.
+        Coverage, and the variables with the arrays to assign.
     """
     coverage = Coverage([], [], [], [], {})
     assignments: _Assignments = {}
@@ -762,59 +767,63 @@ def _compare(
         if layer in layers:
             of_network = ordered_weights(layers[layer])
         pairs = _pairs(of_network, of_file)
-        differing = _shapes_that_differ(layer, pairs)
+        differing = _differing_shapes(layer, pairs)
         if choice.skip_mismatch and of_network and of_file and differing:
             coverage.mismatched.update(differing)
             continue
-        for wanted, given in pairs:
-            if given is None:
-                coverage.missing.append(f"{layer}/{wanted[0]}")
-            elif wanted is None:
-                coverage.unused.append(f"{layer}/{given[0]}")
-            elif f"{layer}/{wanted[0]}" in differing:
-                coverage.mismatched[f"{layer}/{wanted[0]}"] = differing[f"{layer}/{wanted[0]}"]
+        for in_network, in_file in pairs:
+            if in_file is None:
+                coverage.missing.append(f"{layer}/{in_network[0]}")
+            elif in_network is None:
+                coverage.unused.append(f"{layer}/{in_file[0]}")
+            elif f"{layer}/{in_network[0]}" in differing:
+                name = f"{layer}/{in_network[0]}"
+                coverage.mismatched[name] = differing[name]
             else:
-                coverage.loaded.append(f"{layer}/{wanted[0]}")
-                assignments[f"{layer}/{wanted[0]}"] = (wanted[1], given[1])
+                coverage.loaded.append(f"{layer}/{in_network[0]}")
+                assignments[f"{layer}/{in_network[0]}"] = (in_network[1], in_file[1])
     return coverage, assignments
 
 
 def _pairs(of_network: list[tuple[str, Any]], of_file: list[tuple[str, Any]]) -> list[tuple]:
-    """((name, variable) or None, (name, array) or None) of a layer.
+    """[((name, variable) or None, (name, array) or None)] of a layer.
 
-    By name where both sides have the usual names, otherwise in their order.
+    Weights are paired by name where both sides have names in ORDER, otherwise in their order.
     """
-    given = dict(of_file)
-    known = all(name in ORDER for name, _ in (*of_network, *of_file))
-    if not known or len(given) < len(of_file):
+    remaining = dict(of_file)
+    have_usual_names = all(name in ORDER for name, _ in (*of_network, *of_file))
+    if not have_usual_names or len(remaining) < len(of_file):
         return list(itertools.zip_longest(of_network, of_file))
     pairs: list[tuple] = []
     for name, variable in of_network:
-        array = given.pop(name, None)
+        array = remaining.pop(name, None)
         if array is None:
             pairs.append(((name, variable), None))
         else:
             pairs.append(((name, variable), (name, array)))
-    return pairs + [(None, item) for item in given.items()]
+    return pairs + [(None, item) for item in remaining.items()]
 
 
-def _shapes_that_differ(layer: str, pairs: list[tuple]) -> dict[str, tuple]:
-    """{"layer/weight": (shape in the file, shape in the network)}; None where there is no such."""
+def _differing_shapes(layer: str, pairs: list[tuple]) -> dict[str, tuple]:
+    """{"layer/weight": (shape in the file, shape in the network)} where they differ.
+
+    The shape of a weight that one side lacks is None.
+    """
     differing = {}
-    for wanted, given in pairs:
-        in_file = in_network = None
-        name = (wanted or given)[0]
-        if wanted is not None:
-            in_network = tuple(wanted[1].shape)
-        if given is not None and given[1] is not None:
-            in_file = given[1].shape
-        if in_file != in_network:
-            differing[f"{layer}/{name}"] = (in_file, in_network)
+    for in_network, in_file in pairs:
+        file_shape = network_shape = None
+        name = (in_network or in_file)[0]
+        if in_network is not None:
+            network_shape = tuple(in_network[1].shape)
+        if in_file is not None and in_file[1] is not None:
+            file_shape = in_file[1].shape
+        if file_shape != network_shape:
+            differing[f"{layer}/{name}"] = (file_shape, network_shape)
     return differing
 
 
-def _refuse(coverage: Coverage, source: _Source, choice: _Choice) -> None:
-    """An error that lists what doesn't fit."""
+def _check_fit(coverage: Coverage, source: _Source, choice: _Choice) -> None:
+    """ValueError that lists what doesn't fit, unless the options allow it."""
     problems = []
     if not choice.skip_mismatch:
         for name, (in_file, in_network) in coverage.mismatched.items():
@@ -825,8 +834,8 @@ def _refuse(coverage: Coverage, source: _Source, choice: _Choice) -> None:
             problems.append(f"{name}: not in the network")
     loaded_parts = _parts_of(coverage.loaded)
     for name in coverage.missing:
-        half = _part_of_weight(name) in loaded_parts and not choice.skip_mismatch
-        if not choice.by_name or half:
+        is_incomplete = _part_of_weight(name) in loaded_parts and not choice.skip_mismatch
+        if not choice.by_name or is_incomplete:
             problems.append(f"{name}: not in the file")
     if not problems and not coverage.loaded and not coverage.ignored:
         raise ValueError(
@@ -846,8 +855,8 @@ def _refuse(coverage: Coverage, source: _Source, choice: _Choice) -> None:
     )
 
 
-def _tell(coverage: Coverage, source: _Source, choice: _Choice, assignments: _Assignments) -> None:
-    """Warnings of what was left out on either side, once each."""
+def _warn(coverage: Coverage, source: _Source, choice: _Choice, assignments: _Assignments) -> None:
+    """Logs what was skipped of the file or the network, and arrays with NaN or infinity."""
     if coverage.missing and not choice.skip_mismatch:
         logger.warning(
             "%s has no weights for %s: they stay as they are",
@@ -863,13 +872,13 @@ def _tell(coverage: Coverage, source: _Source, choice: _Choice, assignments: _As
             files.several(left, 10),
         )
     if coverage.unused:
-        _tell_unused(coverage, source)
-    unneeded = [name for name in coverage.ignored if _layer_of_weight(name) not in choice.exclude]
-    if unneeded:
+        _warn_of_unused(coverage, source)
+    weightless = [name for name in coverage.ignored if _layer_of_weight(name) not in choice.exclude]
+    if weightless:
         logger.info(
             "%s has arrays of layers that have no weights here; they are ignored: %s",
             source.title,
-            files.several(unneeded, 10),
+            files.several(weightless, 10),
         )
     bad = [name for name, (_, array) in assignments.items() if not _is_finite(array)]
     if bad:
@@ -881,8 +890,8 @@ def _tell(coverage: Coverage, source: _Source, choice: _Choice, assignments: _As
         )
 
 
-def _tell_unused(coverage: Coverage, source: _Source) -> None:
-    """A warning of the layers of a file that the network lacks."""
+def _warn_of_unused(coverage: Coverage, source: _Source) -> None:
+    """Warns of layers of a file that the network lacks."""
     skipped = _layers_in(coverage.unused)
     blocks = []
     for name in skipped:
@@ -911,7 +920,7 @@ def _is_finite(array: np.ndarray) -> bool:
 
 
 def _layers_in(names: Iterable[str]) -> list[str]:
-    """The layers of weights "layer/weight", each once, in order."""
+    """The unique layers of weights "layer/weight", in their order."""
     return list(dict.fromkeys(_layer_of_weight(name) for name in names))
 
 
@@ -950,7 +959,7 @@ def write_legacy(model: Any, file: h5py.File) -> None:
 
 
 def _entries(layer: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, array) of a layer's weights as its legacy group holds them; of a model, of all."""
+    """(key, array) of a layer's weights as in its legacy group; for a model, of all its layers."""
     import keras
 
     if isinstance(layer, keras.Model):
@@ -962,7 +971,7 @@ def _entries(layer: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def save(model: Any, path: str | os.PathLike) -> None:
-    """Saves a model's weights, put in place only when complete; `.weights.h5` is Keras's layout."""
+    """Saves a model's weights atomically: `.weights.h5` in Keras's layout, others in the legacy."""
     path = os.fspath(path)
     if path.endswith(files.KERAS_WEIGHTS):
         with files.atomic(path) as temporary:
@@ -974,26 +983,26 @@ def save(model: Any, path: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike) -> Iterator[h5py.File]:
-    """An open HDF5 file that is put at `path` when the block ends without an error.
+    """An open HDF5 file that is written to `path`, atomically, if the block ends without an error.
 
-    It is made in memory: on a full disk HDF5 ends the process with a segmentation fault, where
-    Python raises an error.
+    It is kept in memory until then: on a full disk the HDF5 library crashes with a segmentation
+    fault, where Python raises an error.
     """
     memory = io.BytesIO()
     with h5py.File(memory, "w") as file:
         yield file
-    with files.atomic(path) as temporary, open(temporary, "wb") as whole:
-        whole.write(memory.getbuffer())
+    with files.atomic(path) as temporary, open(temporary, "wb") as opened:
+        opened.write(memory.getbuffer())
 
 
 # ---- Keras's layout ------------------------------------------------------------------------------
 
 
 def _by_name(model: Any) -> Any:
-    """A model that holds the layers with weights in the order of their names.
+    """A model of the layers with weights, in the order of their names.
 
-    Keras numbers the layers of a file in the order of the graph; the training graph and the
-    inference graph have the same layers in another order, and each shall read what the other wrote.
+    Keras numbers the layers in a file in the order of the graph. The training and the inference
+    graph have the same layers in different orders, and must be able to read each other's files.
     """
     import keras
 
@@ -1007,10 +1016,14 @@ def _by_name(model: Any) -> Any:
 
 
 def from_application(application: Any, epsilon: float = 1e-3) -> dict[str, list[np.ndarray]]:
-    """Weights of a `keras.applications` ResNet for this package's backbone.
+    """Converts the weights of a `keras.applications` ResNet to this package's backbone.
 
-    Its batch norm has an epsilon of 1.001e-5, ours another one (BATCH_NORM_EPSILON): the difference
-    goes into gamma. Its first convolution takes BGR, ours RGB.
+    The epsilon of its batch norm is 1.001e-5; gamma is scaled to make up for this package's. Its
+    first convolution takes BGR, this package's RGB.
+
+    Args:
+        application: the `keras.Model`.
+        epsilon: BATCH_NORM_EPSILON.
 
     Returns:
         {layer: [arrays]} in legacy order.
@@ -1050,7 +1063,10 @@ def _name_of(application_name: str) -> str:
 def get_imagenet_weights(backbone: Any, epsilon: float = 1e-3) -> str:
     """Path of a legacy file with a backbone's ImageNet weights.
 
-    It is made through `keras.applications` on first use.
+    It is created from `keras.applications` on first use.
+
+    Raises:
+        ValueError: a backbone without such weights.
     """
     import keras
 

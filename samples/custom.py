@@ -77,7 +77,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings.NUM_CLASSES = len(train_set.class_names)
     if args.command == "train":
         model = commands.load_model("training", settings, args)
-        commands.save_classes(model, train_set.class_names)
         commands.train(model, train_set, held_out, settings.STAGES, args, augmentation.Flip())
     else:
         settings.DETECTION_MIN_CONFIDENCE = 0.0  # AP counts detections of any score

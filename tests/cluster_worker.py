@@ -24,7 +24,7 @@ def main(folder, name, devices, epochs=2, sleep=0.0):
         tf.config.set_logical_device_configuration(cpu, parts)
     import keras
     import numpy as np
-    from toy import Rectangles, ToyConfig
+    from toy import Logs, Rectangles, ToyConfig
 
     from mrcnn import model as modellib
 
@@ -51,31 +51,30 @@ def main(folder, name, devices, epochs=2, sleep=0.0):
     else:
         model.load_weights(folder / "first.weights.h5")
 
-    class Steps(keras.callbacks.Callback):
-        def __init__(self):
-            super().__init__()
-            self.losses = []
+    class SlowLogs(Logs):
+        """Notes each step in a file as well, and then sleeps."""
 
         def on_train_batch_end(self, batch, logs=None):
-            self.losses.append([logs[name] for name in sorted(logs)])
+            super().on_train_batch_end(batch, logs)
             if float(sleep):
                 with open(folder / f"steps_{name}", "a") as file:
                     file.write(f"{model.epoch} {batch}\n")
                 time.sleep(float(sleep))
 
-    steps = Steps()
+    logs = SlowLogs()
     history = model.train(
         Rectangles(40),
         Rectangles(6),
         0.05,
         epochs=int(epochs),
         layers="all",
-        custom_callbacks=[steps, keras.callbacks.CSVLogger(folder / f"{name}.csv")],
+        custom_callbacks=[logs, keras.callbacks.CSVLogger(folder / f"{name}.csv")],
     )
     arrays = {f"w{i:03d}": np.asarray(w) for i, w in enumerate(model.keras_model.weights)}
     names = sorted(history.history)
-    table = np.array([history.history[each] for each in names])
-    np.savez(folder / f"{name}.npz", losses=steps.losses, history=table, names=names, **arrays)
+    table = np.array([history.history[column] for column in names])
+    losses = [[of_step[column] for column in sorted(of_step)] for of_step in logs.steps]
+    np.savez(folder / f"{name}.npz", losses=losses, history=table, names=names, **arrays)
     print("log_dir", model.log_dir)
     if devices > 1:
         print("again", *take_up(model, config))

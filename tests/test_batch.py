@@ -808,6 +808,16 @@ def test_a_column_that_is_no_image_is_a_row_with_its_error(tmp_path):
 
 
 @needs_pyarrow
+def test_columns_are_found_in_any_case_of_their_letters(tmp_path):
+    """As in tables of `run`: a column "Path" has the names, though it is not spelled "path"."""
+    columns = columns_of(tmp_path / "photos")
+    capital = {name.capitalize(): values for name, values in columns.items()}
+    table = batch.OnColumns(Recipe())(capital)
+    assert table.column("image").to_pylist() == columns["path"].tolist()
+    assert table.column_names[-2:] == ["Path", "Label"]
+
+
+@needs_pyarrow
 def test_columns_without_names_and_unknown_ones():
     detect = batch.OnColumns(Recipe())
     pixels = np.zeros((2, 4, 4, 3), np.uint8)

@@ -1,5 +1,6 @@
 """The command `mrcnn`: its grammar, its errors and exit codes, what it finds in a dataset's folder."""
 
+import argparse
 import json
 import os
 import pathlib
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mrcnn
-from mrcnn import cli, commands, completion, config
+from mrcnn import cli, commands, completion, config, training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -95,6 +96,8 @@ def test_every_option_says_what_it_is():
         ("batch", "the following arguments are required: INPUT"),
         ("batch a.png --batch-size=0", "a whole number from 1 on. Received: '0'"),
         ("export m.onnx --weights=x.onnx", "x.onnx is exported already"),
+        ("evaluate --dataset=x --weights=none --threads=2", "are of an exported model"),
+        ("batch a.png --weights=none --device=gpu", "are of an exported model"),
     ],
 )
 def test_wrong_options_are_one_line(here, capsys, arguments, message):
@@ -669,9 +672,12 @@ def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplo
     assert not any(cli._is_exported(path) for path in others)
     names = ["BG", *coco.CATEGORIES.values()]
     model = types.SimpleNamespace(class_names=names, config=config.Config())
-    monkeypatch.setattr(runtime, "load", lambda path: model)
-    args = cli._parse(["detect", "a.png", "--weights=served"])
+    asked = []
+    monkeypatch.setattr(runtime, "load", lambda *args: asked.append(args) or model)
+    words = ["a.png", "--weights=served", "--threads=3", "--device=gpu"]
+    args = cli._parse(["detect", *words])
     assert cli._inference_model(args)[2] == dict(enumerate(coco.CATEGORIES, 1))
+    assert asked == [("served", 3, "gpu")]
     names[1] = "mascot"
     assert cli._inference_model(args)[2] is None
     cli._warn_of_limit(model, args)
@@ -685,13 +691,41 @@ def test_exported_models_are_known_and_numbered_as_coco(here, monkeypatch, caplo
 def test_settings_are_kept_beside_the_weights(here):
     settings = config.SmallConfig(NUM_CLASSES=4, MEAN_PIXEL=np.array([1.0, 2.0, 3.0]))
 
-    class Model:
-        log_dir = str(here)
-        config = settings
-
-    loaded = config.Config(**commands.load_settings(commands.save_settings(Model)))
+    training.describe_run(here, settings, ["BG", "a", "b", "c"])
+    loaded = config.Config(**commands.load_settings(here / "settings.json"))
+    assert json.loads((here / "classes.json").read_text()) == ["BG", "a", "b", "c"]
     for name in config.setting_names():
         assert np.array_equal(getattr(loaded, name), getattr(settings, name)), name
+
+
+def test_a_run_that_goes_on_with_other_settings_is_said(here, caplog):
+    class Model:
+        log_dir = str(here)
+        config = config.SmallConfig(NUM_CLASSES=4, SEED=1)
+
+    commands.warn_of_other_settings(Model)
+    training.describe_run(here, Model.config, ["BG"])
+    commands.warn_of_other_settings(Model)
+    assert not caplog.messages
+    Model.config = config.SmallConfig(NUM_CLASSES=4, SEED=2, BBOX_LOSS="giou")
+    commands.warn_of_other_settings(Model)
+    (message,) = caplog.messages
+    assert str(here) in message and "SEED was 1, is 2" in message
+    assert "BBOX_LOSS was the default, is 'giou'" in message
+
+
+def test_a_sample_with_nothing_left_to_train_says_so(here, caplog, monkeypatch):
+    class Model:
+        log_dir = str(here)
+        config = config.SmallConfig(SEED=0)
+        epoch = 17
+
+    monkeypatch.setattr(commands, "load_model", lambda mode, settings, args: Model)
+    args = argparse.Namespace(restart=False, weights="none", epochs=11, logs=str(here))
+    assert commands.train_on(Model.config, pytest.fail, None, args) == 0
+    assert caplog.messages == [
+        f"Nothing is trained: {here} has 17 epochs, --epochs is 11. --restart begins again"
+    ]
 
 
 def test_weights_of_others_tell_what_they_can(here):

@@ -283,6 +283,8 @@ def test_two_processes_are_one_with_two_devices(tmp_path):
     assert alone["history"][column].min() > 0, "no positive RoI: the heads were not tested"
     log_dir = pathlib.Path(folders[0].removeprefix("log_dir "))
     assert len(list(log_dir.glob("mask_rcnn_toy_*.h5"))) == 3  # two epochs, and to go on
+    assert json.loads((log_dir / "settings.json").read_text())["NAME"] == "toy"
+    assert json.loads((log_dir / "classes.json").read_text())[0] == "BG"
     assert (tmp_path / "chief.csv").exists() and not (tmp_path / "other.csv").exists()
 
 

@@ -343,6 +343,22 @@ def test_masks_between_0_and_1_are_said_once(caplog):
     assert caplog.text.count("floats between 0 and 1") == 1 and "toy/0.png" in caplog.text
 
 
+def test_masks_of_a_jpeg_are_said_once(caplog):
+    """Whole numbers with several values in one object; one value each, any, is as good as 1."""
+    dataset = Wrong()
+    dataset.change = lambda m, i: (m * np.arange(1, m.shape[2] + 1, dtype=np.uint8), i)
+    data.load_image_gt(dataset, ToyConfig(), 1)
+    assert not caplog.text
+    dataset = Wrong()
+    noise = np.full((64, 64, 1), 3, np.uint8)  # around an object of 250
+    noise[::2] = 0
+    dataset.change = lambda m, i: (np.maximum(noise, m * np.uint8(250)), i)
+    for image_id in (0, 1):
+        data.load_image_gt(dataset, ToyConfig(), image_id)
+    assert caplog.text.count("2 values besides 0, from 3 to 250 in object 0") == 1
+    assert "masks > 127" in caplog.text
+
+
 @pytest.mark.parametrize("part", ["load_image", "load_mask"])
 def test_what_a_dataset_raises_is_the_cause(part):
     class Raising(Rectangles):
@@ -505,6 +521,44 @@ def test_pixel_augmenters_leave_masks_alone(name):
     np.testing.assert_array_equal(after, masks)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64, np.int32, np.uint16])
+def test_imgaug_of_values_of_any_dtype(dtype):
+    """What it makes of bytes, in the dtype that was given: floats became thousands, or inverted
+    far below 0, and most whole numbers were refused."""
+    import imgaug.augmenters as iaa
+
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3)).astype(np.uint8)
+    masks = np.ones((32, 32, 1), bool)
+    for augmentation in (
+        iaa.Invert(1.0),
+        iaa.GammaContrast(1.5),
+        iaa.LinearContrast(1.5),
+        iaa.Multiply(1.3),
+        iaa.Sharpen(0.5),
+        iaa.AddToHueAndSaturation(20),
+        iaa.Affine(rotate=20),
+    ):
+        expected, _ = data.apply_augmentation(augmentation, image, masks, np.random.default_rng(1))
+        found, _ = data.apply_augmentation(
+            augmentation, image.astype(dtype), masks, np.random.default_rng(1)
+        )
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == dtype
+
+
+def test_imgaug_of_fractions_and_bands_is_left_to_it():
+    import imgaug.augmenters as iaa
+
+    masks = np.ones((8, 8, 1), bool)
+    fractions = np.full((8, 8, 3), 0.3, np.float32)
+    bands = np.full((8, 8, 5), 7.25, np.float32)
+    for image in (fractions, bands):
+        found, _ = data.apply_augmentation(
+            iaa.Multiply(2.0), image, masks, np.random.default_rng(1)
+        )
+        np.testing.assert_allclose(found, image * 2)
+
+
 def imgaug_of_masks(augmentation, image, masks, seed):
     """What imgaug itself makes of an image and of bool maps, one for each object."""
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
@@ -602,6 +656,51 @@ def test_any_function_augments_and_sizes_are_kept():
     np.testing.assert_array_equal(boxes[:, 1], 64 - plain[3][:, 3])
     with pytest.raises(ValueError, match=r"keeps the size.*Received: \(32, 64, 3\)"):
         data.load_image_gt(Rectangles(), config, 1, augmentation=lambda i, m: (i[::2], m[::2]))
+
+
+@pytest.mark.parametrize(
+    "augmentation, text",
+    [
+        ([lambda i, m: (i, m)], r"imgaug.augmenters.Sequential\(list\)"),
+        ("fliplr", "Received: 'fliplr'"),
+        (dict, r"an object of this class does, dict\(...\)"),
+        (0.5, "Received: 0.5"),
+    ],
+)
+def test_what_is_no_augmentation(augmentation, text):
+    with pytest.raises(ValueError, match=text):
+        data.check_augmentation(augmentation)
+    with pytest.raises(ValueError, match=text):
+        data.load_image_gt(Rectangles(), ToyConfig(), 0, augmentation=augmentation)
+
+
+def test_augmentation_in_the_place_of_the_tf2_fork(caplog):
+    """load_image_gt(dataset, config, image_id, augmentation): it was taken for `augment`, and half
+    of the images were mirrored."""
+    import imgaug.augmenters as iaa
+
+    expected = data.load_image_gt(Rectangles(), ToyConfig(), 1, augmentation=iaa.Flipud(1.0))
+    for augmentation in (iaa.Flipud(1.0), lambda i, m: (i[::-1], m[::-1])):
+        found = data.load_image_gt(Rectangles(), ToyConfig(), 1, augmentation)
+        for a, b in zip(found, expected):
+            np.testing.assert_array_equal(a, b)
+    assert "outdated" not in caplog.text
+
+
+@pytest.mark.parametrize("sources", ["toy", ["toy"], ("toy", "other"), {"toy"}])
+def test_sources_without_augmentation_by_name(sources, caplog):
+    """One name is no list of letters, and one that no image has is said."""
+    batches = data.TrainingBatches(
+        Rectangles(2),
+        ToyConfig(),
+        augmentation=lambda i, m: (i * 0, m),
+        shuffle=False,
+        no_augmentation_sources=sources,
+    )
+    assert np.ptp(batches.batch(0)[0][0]) > 0
+    assert ("no image is of 'other'; the images' sources are 'toy'" in caplog.text) == (
+        "other" in sources
+    )
 
 
 def test_sources_without_augmentation():

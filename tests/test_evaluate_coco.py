@@ -417,6 +417,18 @@ def test_an_interrupted_evaluation_goes_on(dataset, tmp_path, caplog):
     assert more.seen == 5  # a larger --limit goes on too
 
 
+def test_results_of_another_exported_file_are_not_taken(dataset, tmp_path):
+    """Settings and classes are the same, and weights lie in the file: of the next epoch, or int8."""
+    log = tmp_path / "evaluation.jsonl"
+    seen = []
+    for weights in ("one", "one", "two", "one"):
+        model = Model()
+        model.identity = lambda weights=weights: {"weights": weights}
+        evaluate.evaluate(model, dataset, dataset.image_ids[:3], progress=False, resume=log)
+        seen.append(model.seen)
+    assert seen == [3, 0, 3, 3]
+
+
 @pytest.mark.long
 def test_results_are_known_by_pixels_path_size_and_time(tmp_path):
     """Two datasets of the same names and ids, one output: the second is looked at, and the first's

@@ -8,20 +8,9 @@ import pathlib
 import keras
 import numpy as np
 import pytest
-from toy import Rectangles, ToyConfig
+from toy import Logs, Rectangles, ToyConfig
 
 from mrcnn import data, evaluate, model as modellib, training, utils
-
-
-class Keeps(keras.callbacks.Callback):
-    """Keeps the logs of each epoch, as any callback of a user's sees them."""
-
-    def __init__(self):
-        super().__init__()
-        self.logs = []
-
-    def on_epoch_end(self, epoch, logs=None):
-        self.logs.append(dict(logs))
 
 
 # What Keras says of the epoch before the first evaluation.
@@ -33,11 +22,9 @@ def test_figures_reach_the_other_callbacks(tmp_path, caplog):
     """They stand before it in the list and still find its figures, which are those of the
     weights."""
     keras.utils.set_random_seed(0)
-    config, dataset, keeps = (
-        ToyConfig(STEPS_PER_EPOCH=2, VALIDATION_STEPS=0, MASK_HEAD_CONVS=4),  # it detects some
-        Rectangles(2),
-        Keeps(),
-    )
+    config = ToyConfig(STEPS_PER_EPOCH=2, VALIDATION_STEPS=0, MASK_HEAD_CONVS=4)  # it detects some
+    dataset = Rectangles(2)
+    logs = Logs()
     model = modellib.MaskRCNN("training", config, tmp_path)
     callback = training.EvaluationCallback(model, dataset, every=2)
     with caplog.at_level(logging.INFO, "mrcnn.training"):
@@ -48,7 +35,7 @@ def test_figures_reach_the_other_callbacks(tmp_path, caplog):
             9,
             "all",
             custom_callbacks=[
-                keeps,
+                logs,
                 callback,
                 keras.callbacks.ModelCheckpoint(
                     str(tmp_path / "best_{epoch}.weights.h5"),
@@ -65,17 +52,17 @@ def test_figures_reach_the_other_callbacks(tmp_path, caplog):
         )
     names = {"val_bbox_mAP", "val_mask_mAP"}
     assert history.epoch == [0, 1, 2, 3]
-    assert [names <= set(logs) for logs in keeps.logs] == [False, True, True, True]
+    assert [names <= set(of_epoch) for of_epoch in logs.epochs] == [False, True, True, True]
     # An epoch without an evaluation repeats the figures, and is not saved as a better one.
     assert (
-        keeps.logs[2]["val_mask_mAP"] == keeps.logs[1]["val_mask_mAP"]
+        logs.epochs[2]["val_mask_mAP"] == logs.epochs[1]["val_mask_mAP"]
         and len(history.history["val_mask_mAP"]) == 3
     )
     assert (tmp_path / "best_2.weights.h5").exists() and not (
         tmp_path / "best_3.weights.h5"
     ).exists()
-    assert keeps.logs[3]["val_mask_mAP"] == callback.evaluation.segm["AP"] >= 0
-    assert keeps.logs[3]["val_bbox_mAP"] == callback.evaluation.bbox["AP"] >= 0
+    assert logs.epochs[3]["val_mask_mAP"] == callback.evaluation.segm["AP"] >= 0
+    assert logs.epochs[3]["val_bbox_mAP"] == callback.evaluation.bbox["AP"] >= 0
     installed = importlib.util.find_spec("tensorboard") is not None
     assert ("pip install tensorboard" in caplog.text) != installed
 

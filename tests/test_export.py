@@ -312,6 +312,62 @@ def test_config_of_triton(batch, most):
     }
 
 
+def greedy(boxes, scores, count, threshold, least):
+    """What OpenVINO's operator does: a box goes at the threshold too. Rows (image, class, box)."""
+    rows = []
+    for image, by_class in enumerate(scores):
+        for number, values in enumerate(by_class):
+            left = [i for i in np.argsort(-values, kind="stable") if values[i] > least[0]]
+            for _ in range(int(count[0])):
+                if not left:
+                    break
+                best = left.pop(0)
+                rows.append((image, number, best))
+                iou = utils.compute_overlaps(boxes[image, [best]], boxes[image])[0]
+                left = [i for i in left if iou[i] < threshold[0]]
+    return np.array(rows, np.int64).reshape(-1, 3)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_suppression_by_an_operator_that_suppresses_at_the_threshold(monkeypatch, threshold):
+    """Boxes whose IoU is just the threshold stay: side by side, halves of each other, the same."""
+    import tensorflow as tf
+
+    from mrcnn import ops
+
+    monkeypatch.setattr(export, "_not_in_tensorflow", greedy)
+    rng = np.random.default_rng(0)
+    corners = rng.integers(0, 3, (2, 30, 2)) / 2
+    boxes = np.concatenate([corners, corners + rng.integers(1, 3, (2, 30, 2)) / 2], -1)
+    boxes = tf.constant(boxes, tf.float32)
+    scores = tf.constant(rng.uniform(0, 1, (2, 30)), tf.float32)
+    classes = tf.constant(rng.integers(0, 3, (2, 30)), tf.int32)
+    arguments = (boxes, scores, 8, threshold, scores >= 0.2, classes)
+    indices, kept = export._suppress_by_operator(*arguments, at=True)
+    expected, which = ops.non_max_suppression(*arguments, fused=False)
+    np.testing.assert_array_equal(kept, which)
+    np.testing.assert_array_equal(indices, np.where(which, expected, 0))
+
+
+def test_constants_are_no_inputs_of_an_onnx_file():
+    """tf2onnx lists tensors that were made as the network was built; one that is read is an error."""
+
+    def node(names, inside=None):
+        attribute = types.SimpleNamespace(HasField=lambda _: inside is not None, g=inside)
+        return types.SimpleNamespace(input=names, attribute=[attribute])
+
+    def graph(*nodes):
+        inputs = [types.SimpleNamespace(name=name) for name in ("images", "Less/x:0")]
+        return types.SimpleNamespace(node=nodes, input=inputs)
+
+    free = graph(node(["images", "a"]))
+    export._remove_constant_inputs(free)
+    assert [value.name for value in free.input] == ["images"]
+    for read in (graph(node(["Less/x:0"])), graph(node(["a"], graph(node(["Less/x:0"]))))):
+        with pytest.raises(ValueError, match="takes images alone. Received: .* Less/x:0"):
+            export._remove_constant_inputs(read)
+
+
 @pytest.mark.heavy
 def test_saved_model(toy_detector, tmp_path):
     """The layout of TensorFlow Serving; the same detections, of two sizes, two at a time."""
@@ -496,20 +552,60 @@ def test_a_box_in_the_padding_ends_at_the_image():
 
         def run(self, images):
             outputs = super().run(images)
-            outputs["boxes"][:, 0] = [10, 6, 30, 26]
-            outputs["boxes"][:, 1] = [21, 0, 39, 60]  # in the padding alone
+            outputs["boxes"][:, 0] = [20, 6, 40, 26]
+            outputs["boxes"][:, 1] = [32, 0, 40, 60]  # in the padding alone
             outputs["masks"][:, :, :14] = 0  # the lower half of a box
             return outputs
 
-    model = runtime.Model(Below(), "model.tflite")
-    result = model.detect([np.zeros((40, 120, 3), np.uint8)])[0]  # seen as 20 x 60
+    model = runtime.Model(Below(BOX_FRAME="edges"), "model.tflite")
+    result = model.detect([np.zeros((40, 120, 3), np.uint8)])[0]  # seen as 20 x 60, 10 below
     assert result["rois"].tolist() == [[20, 12, 40, 52]]
     assert not result["masks"].any()  # the upper half
-    model = runtime.Model(Below(), "model.tflite")
-    result = model.detect([np.zeros((48, 120, 3), np.uint8)])[0]  # seen as 24 x 60
-    assert result["rois"].tolist()[0] == [20, 12, 48, 52]
+    model = runtime.Model(Below(BOX_FRAME="edges"), "model.tflite")
+    result = model.detect([np.zeros((48, 120, 3), np.uint8)])[0]  # seen as 24 x 60, 8 below
+    assert result["rois"].tolist()[0] == [24, 12, 48, 52]
     rows = np.flatnonzero(result["masks"][..., 0].any(axis=1))
-    assert abs(rows[0] - 40) <= 1 and rows[-1] == 47
+    assert abs(rows[0] - 44) <= 1 and rows[-1] == 47
+
+
+@pytest.mark.parametrize(
+    "settings, size",
+    [
+        ({}, (192, 192)),
+        ({"IMAGE_MIN_SCALE": 1.5, "BOX_FRAME": "edges"}, (192, 192)),
+        ({"FLOAT_RESIZE": True}, (192, 192)),
+        ({"IMAGE_RESIZE_MODE": "shorter", "FLOAT_RESIZE": True}, (128, 192)),
+        ({"IMAGE_RESIZE_MODE": "none"}, (128, 192)),
+    ],
+    ids=["square", "min_scale", "floats", "shorter", "none"],
+)
+def test_a_file_of_the_molded_size_sees_what_detect_sees(settings, size):
+    """Of any image that fits: the same scale, place, pixels and padding; and boxes go back alike."""
+    config = Config(IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=192, **settings)
+    backend = Backend(IMAGE_MIN_DIM=128, IMAGE_MAX_DIM=192, **settings)
+    backend.shape = (1, *size, 3)
+    model = runtime.Model(backend, "model.tflite")
+    for shape in ((60, 80), (100, 150), (127, 189), (30, 190), (90, 60), (400, 600)):
+        if config.IMAGE_RESIZE_MODE == "none":
+            shape = (64, 128)
+        elif size[0] < size[1] and shape[0] > shape[1]:
+            continue  # it does not fit
+        image = squares(*shape)
+        expected = inference.mold(image, config, "the image")
+        seen = model._as_input(image, "the image")
+        inside = tuple(slice(0, min(sides)) for sides in zip(size, expected.image.shape))
+        tolerance = 1e-4 + 0.5 * config.FLOAT_RESIZE
+        difference = (seen.pixels - config.MEAN_PIXEL)[inside] - expected.image[inside]
+        assert np.abs(difference).max() <= tolerance
+        window = np.array(expected.window)
+        assert seen.window.tolist() == window.tolist()
+        boxes = np.float32([window, window + [3, 4, -5, -6]])
+        frames = (image.shape, expected.image.shape, expected.window, config)
+        detections = np.ones((2, 6), np.float32)
+        detections[:, :4] = export.box_math.norm_boxes(boxes, frames[1], config.BOX_FRAME)
+        wanted = inference._unmold_boxes(detections, *frames)[2]
+        found = runtime._in_image(boxes, seen, config.BOX_FRAME)
+        np.testing.assert_allclose(found, wanted, atol=1e-3)
 
 
 def test_a_fixed_batch_goes_before_the_setting():
@@ -520,6 +616,20 @@ def test_a_fixed_batch_goes_before_the_setting():
     model.config.BATCH_SIZE = 4
     assert len(model.detect([np.zeros((20, 30, 3), np.uint8)] * 3)) == 3
     assert backend.batches == [(1, 20, 30, 3)] * 3
+
+
+def test_what_is_computed_follows_its_settings():
+    """BATCH_SIZE those of the file, and those that are assigned to its model's config."""
+    backend = Backend(IMAGES_PER_GPU=2)
+    model = runtime.Model(backend, "model.onnx")
+    assert model.config.BATCH_SIZE == 2
+    model.config.IMAGES_PER_GPU = 4
+    model.detect([np.zeros((20, 30, 3), np.uint8)] * 4)
+    assert backend.batches == [(4, 20, 30, 3)]
+    assigned = json.loads(metadata())
+    assigned["settings"]["BATCH_SIZE"] = 7
+    text = json.dumps(assigned)
+    assert runtime.read_metadata(text, "model.onnx").config().BATCH_SIZE == 7
 
 
 def test_detect_many_in_batches():
@@ -763,6 +873,28 @@ def test_a_loaded_model_goes_to_another_process(tmp_path, monkeypatch):
         assert again.config.BATCH_SIZE == 3 and again._backend is not model._backend
         assert len(again.detect([np.zeros((20, 30, 3), np.uint8)])[0]["rois"]) == 1
     assert asked[1:] == [(str(tmp_path / "model.part"), 2, "cpu")] * 2
+
+
+def test_cores_are_those_that_a_process_may_use(monkeypatch):
+    monkeypatch.setattr(runtime.os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(runtime.os, "sched_getaffinity", lambda _: {3, 5}, raising=False)
+    assert runtime._usable_cores() == 2
+    monkeypatch.delattr(runtime.os, "sched_getaffinity")
+    assert runtime._usable_cores() == 64
+
+
+def test_a_model_is_told_from_others_by_its_files(tmp_path, monkeypatch):
+    """Of two files with the same settings; wherever the process works by then."""
+    monkeypatch.setitem(runtime.RUNTIMES, "onnx", lambda *_: Backend())
+    monkeypatch.setitem(runtime.PACKAGES, "onnx", ("json", "json"))
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for name, content in (("a.onnx", b"1"), ("b.onnx", b"1"), ("c.onnx", b"2")):
+        (tmp_path / name).write_bytes(content)
+        found.append(runtime.load(name))
+    monkeypatch.chdir("/")
+    first, same, other = (model.identity() for model in found)
+    assert first == same != other
 
 
 def test_openvino_weights_of_another_export_are_refused(tmp_path):

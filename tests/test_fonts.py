@@ -45,7 +45,7 @@ def usual_fonts(monkeypatch):
     usual = [font for font in font_manager.fontManager.ttflist if "mpl-data" in str(font.fname)]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", usual)
     monkeypatch.setattr(font_manager, "findSystemFonts", list)
-    monkeypatch.setattr(fonts, "_PACKAGES_SAID", set())
+    monkeypatch.setattr(fonts, "_SUGGESTED_PACKAGES", set())
     caches = (fonts._font_among, fonts._add_new_fonts)
     for cache in caches:
         cache.cache_clear()
@@ -85,9 +85,9 @@ def test_without_a_font_classes_are_called_by_their_numbers(usual_fonts, caplog)
     """In every picture alike, with one warning that says what to install."""
     texts = visualize.label_texts([1, 2, 4, -1], NAMES, [0.9, 0.8, 0.7, 0.6])
     assert texts == [
-        "class 1 0.90",
+        "class 1: 0.90",
         "Fußgänger 0.80",
-        "price $5 and $6 0.70",
+        "price $5 and $6: 0.70",
         "class 1 (crowd) 0.60",
     ]
     assert visualize.drawn_name([*NAMES[:2], "人"], 2) == "class 2"

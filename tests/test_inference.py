@@ -329,6 +329,51 @@ def test_detect_molded_checks_its_shapes(toy_detector):
             toy_detector.detect_molded(images, meta)
 
 
+def test_images_that_are_not_molded_are_said(toy_detector, monkeypatch, caplog):
+    """As notebooks of 2018 pass what `load_image_gt` returns; once for each method."""
+    monkeypatch.setattr(data, "_UNMOLDED_TOLD", set())
+    molded, metas, _ = toy_detector.mold_inputs([COLORS])
+    whole = np.round(molded).astype(np.int32)
+    for _ in range(2):
+        toy_detector.detect_molded(molded, metas)
+        toy_detector.run_graph(molded, [("ROI", None)], image_metas=metas)
+        toy_detector.run_graph([COLORS], [("ROI", None)])
+    assert not caplog.records
+    for _ in range(2):
+        toy_detector.detect_molded(whole, metas)
+        toy_detector.run_graph(whole, [("ROI", None)], image_metas=metas)
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.split("()")[0] for message in messages] == ["detect_molded", "run_graph"]
+    assert all("mold_image(image, config)" in message for message in messages)
+
+
+def test_a_limit_that_may_have_cut_detections_is_said(monkeypatch, caplog):
+    """As many as DETECTION_MAX_INSTANCES, all of them sure; once for each limit."""
+    monkeypatch.setattr(data, "_LIMITS_TOLD", set())
+    detections = np.zeros((1, 4, 6), np.float32)
+    detections[0, :, :4] = 0.1, 0.1, 0.6, 0.6
+    detections[0, :, 4] = 1
+    detections[0, :, 5] = 0.9, 0.8, 0.7, 0.4
+    config = Config(NUM_CLASSES=2, DETECTION_MAX_INSTANCES=4)
+
+    def result():
+        outputs = inference.Outputs(detections, None, None)
+        shape = (64, 64, 3)
+        return inference.result(outputs, 0, shape, shape, (0, 0, 64, 64), config)
+
+    assert len(result()["rois"]) == 4 and not caplog.records  # one that is not sure is the last
+    detections[0, 3, 4] = 0
+    result()
+    assert not caplog.records  # there are fewer
+    detections[0, 3, 4:] = 1, 0.6
+    result()
+    result()
+    (record,) = caplog.records
+    assert "4 detections, as many as DETECTION_MAX_INSTANCES allows, with scores from 0.60" in (
+        record.getMessage()
+    )
+
+
 def test_a_forked_process_says_what_to_do(toy_detector, image):
     """It hung: TensorFlow's threads are not there (issue 19). The parent goes on as before."""
     expected = toy_detector.detect([image])[0]["scores"]

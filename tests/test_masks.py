@@ -323,3 +323,47 @@ def test_masks_that_overlap_much_stay_an_array():
     np.testing.assert_array_equal(few, dense[..., :2])
     nothing = masks.LabelMaps.of_masks(np.zeros((5, 6, 2), bool))
     assert nothing[0:2, 0:2, 1].tolist() == [[False, False], [False, False]]
+
+
+def test_crops_of_every_form():
+    """Boxes and pixels are those of the masks, by whole arrays, run lengths, and lazily."""
+    rng = np.random.default_rng(0)
+    whole = np.zeros((30, 40, 4), bool)
+    for i, (y1, x1, y2, x2) in enumerate([(2, 3, 12, 20), (0, 0, 30, 40), (5, 39, 6, 40)]):
+        whole[y1:y2, x1:x2, i] = rng.random((y2 - y1, x2 - x1)) < 0.7
+    whole[5, 39, 2] = True  # the last mask has no pixel
+    lazy = masks.Masks(*soft_masks(4), (30, 40))
+    uncompressed = [
+        {"size": [30, 40], "counts": masks.decompressed(code["counts"])}
+        for code in masks.encode(whole)
+    ]
+    forms = [
+        (whole, whole),
+        (whole * np.uint8(255), whole),
+        (whole * 0.25, whole),
+        (masks.encode(whole), whole),
+        (uncompressed, whole),
+        (lazy, np.asarray(lazy)),
+    ]
+    for form, expected in forms:
+        pairs = list(masks.crops_of(form))
+        assert len(pairs) == 4
+        for i, ((y1, x1, y2, x2), crop) in enumerate(pairs):
+            drawn = np.zeros((30, 40), bool)
+            drawn[y1:y2, x1:x2] = crop
+            assert crop.dtype == bool
+            np.testing.assert_array_equal(drawn, expected[..., i])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("size", [(6, 7), (300, 500)])
+def test_crop_of_run_lengths(size, share):
+    """Few runs in a large image, and many in a small one, which is decoded as a whole."""
+    mask = np.zeros(size, bool)
+    window = mask[1:5, 2:6]
+    window[:] = np.random.default_rng(0).random(window.shape) < share
+    (code,) = masks.encode(mask[..., None])
+    (y1, x1, y2, x2), crop = masks.crop_of_rle(code)
+    assert (y1, x1, y2, x2) == tuple(utils.extract_bboxes(mask[..., None])[0])
+    assert crop.dtype == bool
+    np.testing.assert_array_equal(crop, mask[y1:y2, x1:x2])

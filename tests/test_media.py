@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrcnn import media
+from mrcnn import media, utils
 from mrcnn.utils import Dataset
 
 
@@ -445,6 +445,61 @@ def test_whatever_lies_in_a_folder_the_good_pictures_are_read(tmp_path, video, c
     reasons = {path.name: reason for path, reason in done.skipped}
     assert all(reasons.values()) and "pixels" in reasons["bomb.png"]
     assert "pipe" in reasons["pipe.jpg"] and "pipe" in reasons["pipe.mp4"]
+
+
+def moving(count=6):
+    """Frames on which a square moves by five pixels."""
+    frames = np.full((count, 24, 40, 3), 30, np.uint8)
+    for number, frame in enumerate(frames):
+        frame[4:12, 5 * number : 5 * number + 8] = 220
+    return frames
+
+
+def save_animation(path, frames, kind=None, **options):
+    first, *others = [Image.fromarray(frame) for frame in frames]
+    first.save(path, kind, save_all=True, append_images=others, **options)
+
+
+@pytest.mark.parametrize(
+    "name, kind", [("a.gif", "gif"), ("a.webp", "webp"), ("a", "gif"), ("a.apng", "png")]
+)
+def test_animated_pictures_are_videos(tmp_path, name, kind):
+    """Every frame was left out but the first, without a word."""
+    frames = moving()
+    options = {"lossless": True} if kind == "webp" else {}
+    save_animation(tmp_path / name, frames, kind, duration=[50, 150] * 3, **options)
+    assert media.is_video(tmp_path / name)
+    assert media.video_info(tmp_path / name) == (6, 10)
+    pictures = list(media.read(tmp_path / name))
+    assert [picture.frame for picture in pictures] == list(range(6))
+    np.testing.assert_array_equal([picture.image for picture in pictures], frames)
+    done = media.process(tmp_path / name, tmp_path / "out", lambda batch: [p.image for p in batch])
+    assert done.written == [str(tmp_path / "out" / f"{name}.mp4")] and done.pictures == 6
+    assert media.video_info(done.written[0]) == (6, 10)
+
+
+def test_a_gif_that_is_cut_off_or_has_one_frame(tmp_path):
+    save_animation(tmp_path / "film.gif", moving(), duration=100)
+    content = (tmp_path / "film.gif").read_bytes()
+    (tmp_path / "cut.gif").write_bytes(content[: len(content) * 2 // 3])
+    frames = list(media.read(tmp_path / "cut.gif"))
+    assert 2 <= len(frames) < 6
+    Image.fromarray(moving()[0]).save(tmp_path / "one.gif")
+    assert not media.is_video(tmp_path / "one.gif")
+    (picture,) = media.read(tmp_path / "one.gif")
+    np.testing.assert_array_equal(picture.image, moving()[0])
+
+
+def test_the_first_frame_is_read_with_a_warning(tmp_path, monkeypatch, caplog):
+    """Where one image is asked for: by `read_image`, and of what is called .png."""
+    monkeypatch.setattr(utils, "_PAGES_WARNED", set())
+    save_animation(tmp_path / "a.gif", moving())
+    save_animation(tmp_path / "b.png", moving())
+    for name in ("a.gif", "b.png"):
+        np.testing.assert_array_equal(media.read_image(tmp_path / name), moving()[0])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path / 'a.gif'} has 6 frames: of such files the first is read"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -298,7 +298,7 @@ def pictured(bowl, nucleus):
     image one object over its first two nuclei, one of half of the third, one of nothing."""
     from samples.nucleus import bowl as packaged, drawing
 
-    dataset = nucleus._prepared(nucleus.DATA_DIR, "val")
+    dataset = nucleus.prepared_subset(nucleus.DATA_DIR, "val")
     images = []
     for image_id in dataset.image_ids[:12]:
         masks, _ = dataset.load_mask(image_id)
@@ -383,7 +383,7 @@ def test_survey_and_pictures_of_data(nucleus):
     from mrcnn import augmentation
     from samples.nucleus import drawing
 
-    dataset = nucleus._prepared(nucleus.DATA_DIR, "train")
+    dataset = nucleus.prepared_subset(nucleus.DATA_DIR, "train")
     found = drawing.survey(dataset)
     assert [len(found.of_kind(kind)) for kind in drawing.KIND_COLORS] == [56, 7, 1]
     assert sum(map(len, found.diameters)) == 1704
@@ -407,20 +407,20 @@ def test_survey_and_pictures_of_data(nucleus):
 
 
 def test_images_mix_within_their_kind(nucleus, tmp_path, coco_folder):
-    dataset = nucleus._prepared(nucleus.DATA_DIR, "train")
+    dataset = nucleus.prepared_subset(nucleus.DATA_DIR, "train")
     groups = [info["mixing_group"] for info in dataset.image_info]
     assert [groups.count(kind) for kind in ("fluorescence", "stained", "bright")] == [56, 7, 1]
     stained = groups.index("stained")
     partners = data._partners(dataset, stained)
     assert {groups[i] for i in partners} == {"stained"} and len(partners) == 7
     # Without a kind they mix with all; one that is no text is an error.
-    assert "mixing_group" not in nucleus._prepared(coco_folder, "odd").image_info[0]
+    assert "mixing_group" not in nucleus.prepared_subset(coco_folder, "odd").image_info[0]
     path = coco_folder / "instances_odd.json"
     content = json.loads(path.read_text())
     content["images"][1]["kind"] = 3
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="is a text. Received: 3 of image 2 in .*odd.json"):
-        nucleus._prepared(coco_folder, "odd")
+        nucleus.prepared_subset(coco_folder, "odd")
 
 
 @pytest.mark.long

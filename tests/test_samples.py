@@ -538,6 +538,8 @@ def test_balloon_commands_for_real(balloon, tmp_path, monkeypatch, capsys):
 def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
     """The settings, stages and files of each command, with a model that only notes what it is asked
     for."""
+    from mrcnn import training
+
     folder = miniature.balloons(
         tmp_path / "data", count=(8, 2), names=("balloon", "kite"), attribute="type", version=2
     )
@@ -552,7 +554,9 @@ def test_balloon_commands(balloon, tmp_path, monkeypatch, capsys):
         30,
         "heads",
     )
-    assert json.loads((tmp_path / "run" / "classes.json").read_text()) == ["BG", "balloon", "kite"]
+    assert train_set.class_names == ["BG", "balloon", "kite"]
+    (tmp_path / "run").mkdir(exist_ok=True)
+    training.describe_run(tmp_path / "run", config, train_set.class_names)
     calls.clear()
     weights = str(tmp_path / "run" / "mask_rcnn_balloon_0030.h5")
     balloon.main(

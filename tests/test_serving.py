@@ -94,6 +94,20 @@ def test_who_has_gone_costs_no_detection():
     assert model.seen == [1]
 
 
+def test_the_first_request_begins_what_nobody_has_begun():
+    """An application that is mounted in another one is not told that a server begins; each loop."""
+    model = Model()
+    batcher = serving.Batcher(model, 4, 0.01)
+
+    async def run():
+        asked = (batcher.detect(picture(value)) for value in (1, 2))
+        return await asyncio.wait_for(asyncio.gather(*asked), 60)
+
+    for _ in range(2):
+        assert [float(result["scores"][0]) for result in asyncio.run(run())] == [1, 2]
+    assert model.seen == [2, 2]
+
+
 # ---- Bodies and answers --------------------------------------------------------------------------
 
 

@@ -241,6 +241,8 @@ def test_keypoints_move_with_their_object():
     labels[70:76, 100:110] = 7
     result = tiles.detect(Points(), drawn(labels), 64, 32)
     np.testing.assert_array_equal(result["keypoints"], [[[73, 105, 3]]])
+    nothing = tiles.detect(Points(), drawn(labels * 0), 64, 32)
+    assert nothing["keypoints"].shape == (0, 1, 3) and nothing["keypoints"].dtype == np.float32
 
 
 @pytest.mark.parametrize(

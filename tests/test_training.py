@@ -18,7 +18,7 @@ import pytest
 import quickly
 import test_backends
 from keras import ops
-from toy import BY_HEART, KillAt, Killed, Rectangles, ToyConfig
+from toy import BY_HEART, KillAt, Killed, Logs, Rectangles, ToyConfig
 
 from mrcnn import commands, data, files, model as modellib, training
 from mrcnn.config import Config
@@ -188,7 +188,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     def run(folder, workers, kill=None):
         config = ToyConfig(WORKERS=workers, **settings)
         model = modellib.MaskRCNN("training", config, folder)
-        losses = _StepLosses()
+        logs = Logs()
         if kill:
             with pytest.raises(Killed):
                 train(config, folder, 2, model=model, custom_callbacks=[KillAt(kill)])
@@ -196,8 +196,8 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
             keras.utils.set_random_seed(99)
             model = modellib.MaskRCNN("training", config, folder)
             model.load_weights(model.find_last())
-        train(config, folder, 2, model=model, custom_callbacks=[losses])
-        return model, losses.means[-1]
+        train(config, folder, 2, model=model, custom_callbacks=[logs])
+        return model, losses_of(logs.steps[-1])
 
     (whole, means), (killed, _) = run(tmp_path / "whole", 0), run(tmp_path / "killed", 2, kill=6)
     assert np.isfinite(means).all() and killed.epoch == 2
@@ -804,6 +804,34 @@ def test_what_an_interrupted_train_left_is_its_own(stopped):
     assert again.begin().step == 4
 
 
+def _ends(run, by_callback):
+    """A call that ends with its third epoch; a callback may put the weights 7 into the model."""
+    run.owner.epoch = 3
+    run.step = 0
+    run.checkpoint = training.fingerprint(run.network)
+    run.network.optimizer.iterations.assign(30)
+    run.save()
+    if by_callback:
+        for variable in run.network.weights:
+            variable.assign(np.full(variable.shape, 7.0))
+
+
+@pytest.mark.parametrize("by_callback", [False, True])
+def test_weights_that_a_callback_restored_are_kept(tmp_path, by_callback, caplog):
+    """EarlyStopping(restore_best_weights=True): the next call began with those of the last epoch."""
+    small = SmallRun(tmp_path)
+    small.run._fit_stages = lambda: _ends(small.run, by_callback)
+    small.run.fit()
+    arguments = (0.1, 9, ".*", None, None, None)
+    small.run = training.Run(small.owner, Rectangles(2), None, *arguments)
+    with caplog.at_level(logging.INFO, "mrcnn"):
+        small.begin()
+    expected, iterations = (7, 0) if by_callback else (1, 30)
+    assert all((np.asarray(weight) == expected).all() for weight in small.network.weights)
+    assert int(small.network.optimizer.iterations) == iterations
+    assert ("A callback has changed the weights" in caplog.text) == by_callback
+
+
 @pytest.mark.parametrize(
     "changed, part",
     [
@@ -1134,9 +1162,9 @@ def test_learns_from_photographs(tmp_path):
         STEPS_PER_EPOCH=60,
         DETECTION_MIN_CONFIDENCE=0.1,
     )
-    losses = _StepLosses()
-    model, _ = train(config, tmp_path, 1, dataset=dataset, custom_callbacks=[losses])
-    rows = losses.steps()
+    logs = Logs()
+    model, _ = train(config, tmp_path, 1, dataset=dataset, custom_callbacks=[logs])
+    rows = losses_by_step(logs)
     assert rows.shape == (60, 5)
     ratios = rows[-10:].mean(axis=0) / rows[:10].mean(axis=0)
     assert (ratios <= 0.7).all(), dict(zip(modellib.config_module.LOSS_NAMES, ratios))
@@ -1144,16 +1172,81 @@ def test_learns_from_photographs(tmp_path):
     assert len(result["scores"]) and result["masks"].shape[:2] == dataset.load_image(0).shape[:2]
 
 
-class _StepLosses(keras.callbacks.Callback):
-    """Losses of single steps, from the running means that Keras reports."""
+def losses_of(logs):
+    """[5] losses in the logs of a step, the running means that Keras reports."""
+    return [float(logs[name]) for name in modellib.config_module.LOSS_NAMES]
 
-    def __init__(self):
-        super().__init__()
-        self.means = []
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.means.append([float(logs[name]) for name in modellib.config_module.LOSS_NAMES])
+def losses_by_step(logs):
+    """[steps, 5] losses of the single steps of the one epoch in `Logs`."""
+    means = np.array([losses_of(of_step) for of_step in logs.steps])
+    sums = means * np.arange(1, len(means) + 1)[:, None]
+    return np.diff(sums, axis=0, prepend=0)
 
-    def steps(self):
-        sums = np.array(self.means) * np.arange(1, len(self.means) + 1)[:, None]
-        return np.diff(sums, axis=0, prepend=0)
+
+def test_callbacks_of_train():
+    """One stands for itself; a class, or what is no callback, is named before the dataset is read."""
+    stop = keras.callbacks.EarlyStopping()
+    assert training.check_callbacks(None) == [] and training.check_callbacks(stop) == [stop]
+    assert training.check_callbacks((stop, stop)) == [stop, stop]
+    with pytest.raises(ValueError, match=r"the class EarlyStopping; EarlyStopping\(\) makes"):
+        training.check_callbacks([keras.callbacks.EarlyStopping])
+    with pytest.raises(ValueError, match="Received: 'val_loss' in the list"):
+        training.check_callbacks(["val_loss"])
+    for wrong in ("val_loss", 3):
+        with pytest.raises(ValueError, match="is a list of Keras callbacks. Received:"):
+            training.check_callbacks(wrong)
+
+
+def _batches(count, outputs=()):
+    """As `data_generator` yields them: two inputs, masks among them, and no outputs."""
+    for number in range(count):
+        yield [np.full((2, 3), number, np.float64), np.ones((2, 1), bool)], list(outputs)
+
+
+class _Batches(keras.utils.PyDataset):
+    """As the TF2 fork's DataGenerator gives them."""
+
+    ended = 0
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return list(_batches(2))[index]
+
+    def on_epoch_end(self):
+        self.ended += 1
+
+
+def test_batches_of_the_original_as_keras_takes_them():
+    for batch in (next(training.inputs_alone(_batches(2))), training.inputs_alone(_Batches())[0]):
+        ((values, masks),) = batch
+        assert values.dtype == np.float32 and masks.dtype == np.uint8 and values.shape == (2, 3)
+    arrays = [np.ones(3)]
+    assert training.inputs_alone(arrays) is arrays and training.inputs_alone(None) is None
+    known = ((np.ones(3),),)
+    assert next(training.inputs_alone(batch for batch in [known])) is known
+    with pytest.raises(ValueError, match="takes batches .inputs, .* Received: outputs too"):
+        next(training.inputs_alone(_batches(1, outputs=[np.ones(2)])))
+
+
+@pytest.mark.long
+def test_fit_takes_the_generators_of_the_original():
+    """Keras 3 refuses their [] as outputs: fit, evaluate, and single batches."""
+    values = keras.Input((3,))
+    masks = keras.Input((1,))
+    dense = keras.layers.Dense(1)(values)
+    loss = keras.layers.Lambda(lambda x: keras.ops.mean(x**2))(dense * masks)
+    model = training.TrainingModel([values, masks], [dense, loss], loss_names=["some_loss"])
+    model.compile(optimizer=keras.optimizers.SGD(0.01))
+    history = model.fit(_batches(4), steps_per_epoch=2, epochs=2, verbose=0).history
+    assert len(history["some_loss"]) == 2
+    batches = _Batches()
+    history = model.fit(batches, epochs=3, verbose=0, validation_data=_Batches()).history
+    assert len(history["val_some_loss"]) == 3 and batches.ended >= 3
+    expected = model.evaluate(_Batches(), verbose=0)[0]
+    assert model.evaluate(_batches(2), steps=2, verbose=0)[0] == pytest.approx(expected)
+    (batch,) = _batches(1)
+    assert np.isfinite(model.train_on_batch(*batch)).all()
+    assert np.isfinite(model.test_on_batch(*batch)).all()

@@ -24,6 +24,7 @@ from PIL import Image
 
 from mrcnn import boxes as box_math, files, utils, weights
 from mrcnn.config import Config
+from mrcnn.masks import encode
 
 
 def recorded(name):
@@ -724,6 +725,58 @@ def test_files_of_more_than_8_bits_and_many_bands(name, make, settings, tmp_path
         np.testing.assert_array_equal(loaded, expected)
 
 
+@pytest.mark.parametrize(
+    "shape, settings, count",
+    [
+        ((5, 16, 20), {}, 5),
+        ((4, 16, 20, 3), {"photometric": "rgb"}, 4),
+        ((2, 3, 16, 20), {"imagej": True, "metadata": {"axes": "TCYX"}}, 2),
+        ((3, 16, 20), {"imagej": True, "metadata": {"axes": "CYX"}}, 1),
+        ((3, 16, 20), {"photometric": "minisblack"}, 1),  # bands
+        ((16, 20, 8), {"photometric": "minisblack", "planarconfig": "contig"}, 1),
+        ((16, 20), {}, 1),
+    ],
+)
+def test_pages_that_are_left_out_are_said(shape, settings, count, tmp_path, monkeypatch, caplog):
+    """A stack of images (z, time) was taken for its first without a word, by windows too."""
+    from mrcnn import tiles
+
+    values = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    if "photometric" in settings:
+        values = values.astype(np.uint8)
+    path = file_of(tmp_path / "a.tif", values, **settings)
+
+    def windows(path):
+        with tiles.TiffImage(path) as tiff:
+            return tiff.shape
+
+    for read in (utils.read_image, windows):
+        monkeypatch.setattr(utils, "_PAGES_WARNED", set())
+        caplog.clear()
+        read(path)
+        messages = [record.getMessage() for record in caplog.records]
+        said = [message for message in messages if "of such files" in message]
+        expected = [f"{path} has {count} pages: of such files the first is read"]
+        assert said == expected * (count > 1)
+
+
+def test_thumbnails_are_no_pages_that_are_left_out(tmp_path, monkeypatch, caplog):
+    """As scanners write them: smaller levels, and a picture of the label."""
+    tifffile = pytest.importorskip("tifffile")
+    monkeypatch.setattr(utils, "_PAGES_WARNED", set())
+    image = np.zeros((256, 320, 3), np.uint8)
+    with tifffile.TiffWriter(tmp_path / "slide.tif") as file:
+        file.write(image, photometric="rgb", subifds=1)
+        file.write(image[::2, ::2], photometric="rgb", subfiletype=1)
+        file.write(image[:64, :48], photometric="rgb")
+    assert utils.read_image(tmp_path / "slide.tif").shape == image.shape
+    assert not caplog.records
+    for number in range(3):  # three images, written one after the other
+        tifffile.imwrite(tmp_path / "three.tif", image[..., 0] + number, append=number > 0)
+    utils.read_image(tmp_path / "three.tif")
+    assert "has 3 pages" in caplog.text
+
+
 def test_compressed_tiff_of_16_bits_keeps_them(tmp_path):
     """OpenCV writes LZW, which tifffile can't read by itself and Pillow cuts to 8 bits."""
     cv2 = pytest.importorskip("cv2")
@@ -1321,6 +1374,39 @@ def test_zero_rows_of_ground_truth():
     assert utils.compute_matches(padded[0], padded[1], gt_masks, *pred)[0].tolist() == [0, 2]
     with pytest.raises(ValueError, match="3 boxes.*1"):
         utils.compute_matches(padded[0], padded[1], gt_masks[..., :1], *pred)
+
+
+def test_ap_of_every_form_of_masks():
+    """Run-length encodings, as of `detect(tile=)`; and none of them."""
+    gt_boxes, gt_ids, gt_masks, boxes, ids, scores, masks = scene()
+    expected = utils.compute_ap(*scene())
+    found = utils.compute_ap(gt_boxes, gt_ids, gt_masks, boxes, ids, scores, encode(masks))
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)
+    found = utils.compute_ap(gt_boxes, gt_ids, encode(gt_masks), boxes, ids, scores, encode(masks))
+    assert found[0] == expected[0]
+    assert utils.compute_ap(gt_boxes, gt_ids, gt_masks, [], [], [], [])[0] == 0
+
+
+@pytest.mark.parametrize(
+    "place, value, text",
+    [
+        (0, np.zeros(2), r"gt_boxes are \[N, .*Received: shape \(2,\)"),
+        (1, [1], "gt_class_ids of 2 boxes. Received: 1"),
+        (1, ["cat", "dog"], "gt_class_ids are numbers"),
+        (4, [0.9, 0.8, 0.7], r"pred_class_ids are whole numbers. Received: \[0.9, 0.8, 0.7\]"),
+        (5, [0.9, 0.8], "pred_scores of 3 boxes. Received: 2"),
+        (5, [0.9, np.nan, 0.7], r"pred_scores are numbers. Received: \[0.9, nan, 0.7\]"),
+        (6, np.zeros((28, 28, 3)), r"one image size. Received: \(28, 28\) and \(60, 60\)"),
+        (6, np.ones((60, 60)), r"\[H, W, N\]. Received: \(60, 60\)"),
+    ],
+)
+def test_arguments_of_ap_that_do_not_fit(place, value, text):
+    """Scores in the place of class ids gave an AP of 0."""
+    arguments = list(scene())
+    arguments[place] = value
+    with pytest.raises(ValueError, match=text):
+        utils.compute_ap(*arguments)
 
 
 def test_one_pixel_box_at_the_origin_is_no_padding():

@@ -1,6 +1,7 @@
 """Pictures: what is drawn where, and whole pictures against references (tests/pictures)."""
 
 import io
+import pickle
 import time
 
 import numpy as np
@@ -8,7 +9,7 @@ import pictures
 import pytest
 from matplotlib.figure import Figure
 
-from mrcnn import utils, visualize
+from mrcnn import masks as mask_math, utils, visualize
 
 IMAGE = np.zeros((40, 60, 3), np.uint8)
 MASKS = np.zeros((40, 60, 1), bool)
@@ -249,6 +250,155 @@ def test_draw_rois_and_boxes():
         visualize.draw_boxes(IMAGE)
     image = visualize.draw_box(IMAGE.copy(), BOXES[0], (9, 9, 9))
     assert image[10, 5:25].all() and image[12, 7:23].sum() == 0
+
+
+def test_draw_rois_puts_the_targets_masks_into_their_rois():
+    """As matterport's inspect_data calls it: masks [N, 28, 28] of `data_generator`."""
+    mini = np.zeros((2, 28, 28))
+    mini[0, :14] = 1  # the upper half of the RoI
+    rois = np.array([[10.4, 5, 20.2, 25], [0, 0, 9, 9]])
+    ax = visualize.draw_rois(IMAGE, rois, BOXES, mini, np.array([1, 0]), NAMES)
+    painted = ax.images[0].get_array().any(axis=-1)
+    assert painted[10:15, 5:25].all() and painted.sum() == 5 * 20
+
+
+def test_masks_of_boxes_in_either_order():
+    """[N, H, W] is documented, [H, W, N] is what matterport's code takes."""
+    pictures = []
+    for masks in (np.moveaxis(TWO, -1, 0), TWO):
+        ax = visualize.draw_boxes(IMAGE, BOXES, masks=masks)
+        pictures.append(np.asarray(ax.images[0].get_array()))
+    np.testing.assert_array_equal(*pictures)
+    assert pictures[0].any()
+    with pytest.raises(ValueError, match=r"Received: \(2, 28, 28\)"):
+        visualize.draw_boxes(IMAGE, BOXES, masks=np.zeros((2, 28, 28)))
+
+
+def test_boxes_that_are_not_as_many():
+    with pytest.raises(ValueError, match="as many refined boxes as boxes. Received: 1 and 2"):
+        visualize.draw_boxes(IMAGE, BOXES, BOXES[:1])
+    with pytest.raises(ValueError, match=r"Received: shape \(4,\)"):
+        visualize.draw_boxes(IMAGE, BOXES[0])
+    ax = visualize.draw_boxes(IMAGE, BOXES, BOXES, visibilities=[0])
+    assert len(boxes_of(ax)) == 3  # the second has the default
+
+
+@pytest.mark.parametrize(
+    "box", [(-5, 3, 8, 20), (3, -5, 8, 20), (-9, -9, -5, -5), (30, 50, 60, 80)]
+)
+def test_draw_box_beyond_the_image(box):
+    """The part that is there is that of a box in a larger image; nothing on the other side."""
+    larger = visualize.draw_box(np.zeros((140, 160, 3), np.uint8), np.add(box, 50), 9)
+    image = visualize.draw_box(IMAGE.copy(), box, 9)
+    np.testing.assert_array_equal(image, larger[50:90, 50:110])
+
+
+def test_empty_masks_of_the_original():
+    """Its `load_mask` gives np.empty([0, 0, 0]) of an image without objects."""
+    nothing = np.empty([0, 0, 0])
+    figure = visualize.display_top_masks(IMAGE, nothing, np.empty([0], np.int32), NAMES)
+    assert [ax.get_title() for ax in figure.axes][1:] == ["-"] * 4
+    none = (np.zeros((0, 4)), np.zeros(0, int), nothing)
+    ax = visualize.display_differences(IMAGE, *none, BOXES, [1, 2], [0.9, 0.8], TWO, NAMES)
+    assert [text.get_text() for text in ax.texts] == [
+        "0.90 / 0.00 not matched",
+        "0.80 / 0.00 not matched",
+    ]
+    ax = visualize.display_differences(
+        IMAGE, BOXES, [1, 2], TWO, *none[:2], np.zeros(0), nothing, NAMES
+    )
+    assert len(boxes_of(ax)) == 2
+
+
+def test_top_masks_without_a_pixel_are_left_out():
+    masks = TWO.copy()
+    masks[..., 0] = False
+    figure = visualize.display_top_masks(IMAGE, masks, np.array([1, 2]), NAMES, limit=2)
+    assert [ax.get_title() for ax in figure.axes][1:] == ["dog", "-"]
+
+
+def test_differences_of_encodings_and_lazy_masks():
+    """Of results as `detect(tile=)` and `detect(masks="lazy")` give them."""
+    codes = mask_math.encode(TWO)
+    soft = mask_math.Masks(np.ones((2, 28, 28)), BOXES, IMAGE.shape, 0.5)
+    pictures = []
+    for masks in (TWO, codes, soft):
+        ax = visualize.display_differences(
+            IMAGE, BOXES, [1, 2], TWO, BOXES, [1, 2], [0.8, 0.9], masks, NAMES
+        )
+        assert [text.get_text() for text in ax.texts] == ["0.90 / 1.00", "0.80 / 1.00"]
+        pictures.append(np.asarray(ax.images[0].get_array()))
+    np.testing.assert_array_equal(pictures[0], pictures[1])
+    np.testing.assert_array_equal(pictures[0], pictures[2])
+    figure = visualize.display_top_masks(IMAGE, codes, np.array([1, 2]), NAMES)
+    assert [ax.get_title() for ax in figure.axes][1:3] == ["cat", "dog"]
+
+
+def test_the_iou_of_a_match_is_written():
+    """Not that with an object of another class that the prediction overlaps more."""
+    masks = np.zeros((40, 60, 2), bool)
+    masks[:10, :10, 0] = True
+    masks[:10, :6, 1] = True  # of class 1, IoU .6
+    boxes = utils.extract_bboxes(masks)
+    ax = visualize.display_differences(
+        IMAGE, boxes, [2, 1], masks, boxes[:1], [1], [0.9], masks[..., :1], NAMES
+    )
+    assert [text.get_text() for text in ax.texts] == ["0.90 / 0.60"]
+
+
+def test_scores_behind_a_digit_are_told_apart():
+    """ "class 1 0.83" reads as class 10.83 in small letters."""
+    texts = visualize.label_texts([1, 2, 3], ["BG", "cat", "type 4"], [0.83, 0.5, 1])
+    assert texts == ["cat 0.83", "type 4: 0.50", "class 3: 1.00"]
+
+
+def test_one_image_is_no_list_of_images():
+    with pytest.raises(ValueError, match=r"\[image\]. Received: shape \(40, 60, 3\)"):
+        visualize.display_images(IMAGE)
+    figure = visualize.display_images(np.moveaxis(TWO, -1, 0), cmap="Blues")
+    assert len(figure.axes) == 2
+
+
+def test_a_notebook_shows_a_picture_once(monkeypatch):
+    """Where the call is the last line of its cell, IPython shows its value too."""
+    formatters = pytest.importorskip("IPython.core.formatters")
+    import matplotlib.pyplot as plt
+
+    shown = []
+    monkeypatch.setattr(plt, "show", lambda: shown.append(1))
+    monkeypatch.setattr(plt, "get_backend", lambda: "inline")
+    monkeypatch.setattr(visualize, "_notebook_cell", lambda: 3)
+    axes = plt.subplots()[1]
+    values = [
+        visualize.display_images([IMAGE]),
+        visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES),
+        visualize.display_instances(IMAGE, BOXES, TWO, [1, 2], NAMES, ax=axes),
+    ]
+    assert len(shown) == 2 and pickle.loads(pickle.dumps(values[0])) is not None
+    formatter = formatters.DisplayFormatter()
+    assert [formatter.format(value) for value in values] == [({}, {})] * 3
+    monkeypatch.setattr(visualize, "_notebook_cell", lambda: 4)  # asked for in another cell
+    assert all("text/plain" in formatter.format(value)[0] for value in values)
+
+
+def test_a_table_is_html_in_a_notebook_alone(monkeypatch, capsys):
+    """In IPython of a terminal it was the name of an object."""
+    display = pytest.importorskip("IPython.display")
+    formatters = pytest.importorskip("IPython.core.formatters")
+    tables = []
+    monkeypatch.setattr(display, "display", tables.append)
+    assert visualize.display_table([["a", 1]]) == "a  1"
+    assert capsys.readouterr().out == "a  1\n" and not tables
+    monkeypatch.setattr(visualize, "_notebook_cell", lambda: 3)
+    text = visualize.display_table([["a", 1]])
+    assert text == "a  1" and tables[0].data == "<table><tr><td>a</td><td>1</td></tr></table>"
+    assert capsys.readouterr().out == ""
+    assert formatters.DisplayFormatter().format(text) == ({}, {})
+
+
+def test_rows_of_a_table_may_be_shorter(capsys):
+    text = visualize.display_table([["weights"], ["a", 1, "x"], ["b"]])
+    assert text.split("\n") == ["weights", "      a  1  x", "      b"]
 
 
 def test_images_masks_and_plots():

@@ -16,32 +16,32 @@ LARGEST = 1_000_000
 def problems(path):
     """Mends the white space of a file; returns what was found, a list of str."""
     raw = path.read_bytes()
-    found = []
+    problems_of_file = []
     if len(raw) > LARGEST:
-        found.append(f"{len(raw):,} bytes, at most {LARGEST:,}")
+        problems_of_file.append(f"{len(raw):,} bytes, at most {LARGEST:,}")
     if b"\0" in raw:
-        return found
+        return problems_of_file
     try:
         text = raw.decode()
     except UnicodeDecodeError:
-        return found
+        return problems_of_file
     if re.search(r"^(<{7} |>{7} )", text, flags=re.M):
-        found.append("marks of a merge")
+        problems_of_file.append("marks of a merge")
     mended = re.sub(r"[ \t]+$", "", text.replace("\r\n", "\n"), flags=re.M).rstrip("\n")
     if mended:
         mended += "\n"
     if mended != text:
         path.write_bytes(mended.encode())
-        found.append("white space at ends of lines or of the file, mended")
-    return found
+        problems_of_file.append("white space at ends of lines or of the file, mended")
+    return problems_of_file
 
 
 def main(names):
     """Prints the problems of all files; returns the exit status."""
-    found = [(name, text) for name in names for text in problems(pathlib.Path(name))]
-    for name, text in found:
+    all_problems = [(name, text) for name in names for text in problems(pathlib.Path(name))]
+    for name, text in all_problems:
         print(f"{name}: {text}")
-    return int(bool(found))
+    return int(bool(all_problems))
 
 
 if __name__ == "__main__":

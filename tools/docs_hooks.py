@@ -128,15 +128,15 @@ def _fenced(text, language):
 
 def _linked_sources(files):
     """Files outside docs/ that some page links to."""
-    found = set()
+    sources = set()
     for file in files:
         if file.is_documentation_page() and file.src_uri.split("/")[0] != "reference":
             for _, link in LINK.findall(file.content_string):
                 source = _in_repository(link, file)
                 path = pages.ROOT / source
                 if not source.startswith("docs/") and path.is_file():
-                    found.add(source)
-    return found - set(INCLUDED.values())
+                    sources.add(source)
+    return sources - set(INCLUDED.values())
 
 
 def _target(link, file):

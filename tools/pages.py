@@ -80,19 +80,19 @@ def modules():
 def rooms():
     """{title: [module]} of all modules that there are."""
     present = modules()
-    found = {title: [name for name in names if name in present] for title, names in ROOMS.items()}
-    known = {name for names in found.values() for name in names}
-    found[OTHERS] = [name for name in present if name not in known]
-    return {title: names for title, names in found.items() if names}
+    listed = {title: [name for name in names if name in present] for title, names in ROOMS.items()}
+    known = {name for names in listed.values() for name in names}
+    listed[OTHERS] = [name for name in present if name not in known]
+    return {title: names for title, names in listed.items() if names}
 
 
 @functools.cache
 def documented():
     """Paths such as "mrcnn.ops.overlaps" of what is in the reference: public, with a docstring."""
-    found = set()
+    paths = set()
 
     def visit(node, path):
-        found.add(path)
+        paths.add(path)
         for child in node.body:
             named = isinstance(child, (ast.FunctionDef, ast.ClassDef)) and child.name[0] != "_"
             if named and ast.get_docstring(child):
@@ -100,7 +100,7 @@ def documented():
 
     for name in modules():
         visit(manual.tree(PACKAGE / f"{name}.py"), f"mrcnn.{name}")
-    return found
+    return paths
 
 
 def resolve(name, place):
@@ -282,8 +282,8 @@ def groups():
 @functools.cache
 def settings_by_name():
     """{setting: default as it is written}; of the derived ones, their docstring."""
-    found = {name: value for group in groups() for name, value in group.defaults.items()}
-    return {**found, **derived()}
+    defaults = {name: value for group in groups() for name, value in group.defaults.items()}
+    return {**defaults, **derived()}
 
 
 def derived():
@@ -304,14 +304,14 @@ def presets():
                 and isinstance(node.bases[0], ast.Name)
             ):
                 classes[node.name] = (node.bases[0].id, path, node)
-    found = {}
+    derived_classes = {}
     count = -1
-    while len(found) > count:
-        count = len(found)
+    while len(derived_classes) > count:
+        count = len(derived_classes)
         for name, (base, *rest) in classes.items():
-            if base == "Config" or base in found:
-                found.setdefault(name, (base, *rest))
-    return found
+            if base == "Config" or base in derived_classes:
+                derived_classes.setdefault(name, (base, *rest))
+    return derived_classes
 
 
 @functools.cache
@@ -329,12 +329,12 @@ def changes(setting):
     """[(preset, value as it is written)] of the presets that give a setting another value than the
     class that they derive from."""
     value = {"Config": settings_by_name()[setting]}
-    found = []
+    changed = []
     for name, (base, *_) in presets().items():
         value[name] = preset_values(name).get(setting, value[base])
         if value[name] != value[base]:
-            found.append((name, value[name]))
-    return found
+            changed.append((name, value[name]))
+    return changed
 
 
 def settings_page():
@@ -378,18 +378,18 @@ def _group(group):
 
 def _values(group):
     """Defaults and the presets' values: a line for one setting, a table for several."""
-    found = {name: _preset_cell(name) for name in group.defaults}
-    if len(found) == 1:
-        (name,) = found
+    cells = {name: _preset_cell(name) for name in group.defaults}
+    if len(cells) == 1:
+        (name,) = cells
         presets_here = ""
-        if found[name]:
-            presets_here = f"; {found[name]}"
+        if cells[name]:
+            presets_here = f"; {cells[name]}"
         return f"Default {_cell(group.defaults[name])}{presets_here.replace('<br>', ', ')}"
     titles = ["setting", "default"]
-    if any(found.values()):
+    if any(cells.values()):
         titles.append("presets")
     rows = [
-        [f"`{name}`", _cell(default), found[name]][: len(titles)]
+        [f"`{name}`", _cell(default), cells[name]][: len(titles)]
         for name, default in group.defaults.items()
     ]
     lines = [titles, ["---"] * len(titles), *rows]

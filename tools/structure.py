@@ -2,8 +2,8 @@
 
 For each file: code lines, tokens a code line, conditional expressions and tuple assignments in
 1,000 code lines, lines over 100 columns and the share of public functions whose arguments and
-result are annotated. Then the longest functions, and circles among the imports of the package's
-modules. Docstrings and comments don't count.
+result are annotated. Then the longest functions, circles among the imports of the package's
+modules, and private names that a module uses of another one. Docstrings and comments don't count.
 """
 
 import ast
@@ -41,7 +41,7 @@ def docstring_lines(tree: ast.Module) -> set[int]:
 
 def functions_of(tree: ast.Module) -> list[tuple[str, int, bool, bool]]:
     """(name, lines of its body without docstring, is public, is annotated) of each function."""
-    found = []
+    functions = []
 
     def visit(node, prefix, public):
         for child in ast.iter_child_nodes(node):
@@ -59,13 +59,15 @@ def functions_of(tree: ast.Module) -> list[tuple[str, int, bool, bool]]:
                     child.returns is not None or child.name == "__init__"
                 )
                 is_public = public and not child.name.startswith("_")
-                found.append((prefix + child.name, child.end_lineno - start, is_public, annotated))
+                functions.append(
+                    (prefix + child.name, child.end_lineno - start, is_public, annotated)
+                )
                 visit(child, f"{prefix}{child.name}.", False)
             else:
                 visit(child, prefix, public)
 
     visit(tree, "", True)
-    return found
+    return functions
 
 
 def figures_of(path: pathlib.Path) -> dict:
@@ -117,6 +119,27 @@ def imports_of(path: pathlib.Path, package: str) -> set[str]:
     return names
 
 
+def foreign_private_names(path: pathlib.Path, package: str) -> list[str]:
+    """Private names of the package's other modules that a file uses, "module._name"."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    modules: dict[str, str] = {}
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        if node.module == package:
+            modules.update({alias.asname or alias.name: alias.name for alias in node.names})
+        elif node.module.startswith(package + "."):
+            private = [alias.name for alias in node.names if alias.name.startswith("_")]
+            names += [f"{node.module.split('.')[1]}.{name}" for name in private]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            is_private = node.attr.startswith("_") and not node.attr.startswith("__")
+            if is_private and node.value.id in modules:
+                names.append(f"{modules[node.value.id]}.{node.attr}")
+    return sorted(set(names))
+
+
 def statements(node: ast.AST) -> Iterator[ast.AST]:
     """All statements in a module or another statement that are run when it is imported or used."""
     for field in ("body", "orelse", "finalbody", "handlers", "cases"):
@@ -162,6 +185,13 @@ def main(folders: list[str]) -> None:
         if (pathlib.Path(folder) / "__init__.py").exists():
             circles = circles_of(pathlib.Path(folder))
             print(f"\ncircles of imports in {folder}: {circles or 'none'}")
+    private = [
+        f"{path}: {name}"
+        for folder in folders
+        for path in sorted(pathlib.Path(folder).rglob("*.py"))
+        for name in foreign_private_names(path, "mrcnn")
+    ]
+    print("\nprivate names of the package's modules in others:", *private or ["none"], sep="\n  ")
 
 
 def print_row(name: str, figures: dict) -> None:

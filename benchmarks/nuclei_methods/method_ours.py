@@ -43,8 +43,8 @@ def start(job: worker.Job, logs: pathlib.Path, epochs: int, steps: int) -> subpr
 
 def checkpoints(logs: pathlib.Path) -> list[pathlib.Path]:
     """The weight files of the epochs, in the order in which they were written."""
-    found = logs.glob("*/mask_rcnn_*_[0-9][0-9][0-9][0-9]*")
-    return sorted(found, key=lambda path: path.stat().st_mtime)
+    checkpoints = logs.glob("*/mask_rcnn_*_[0-9][0-9][0-9][0-9]*")
+    return sorted(checkpoints, key=lambda path: path.stat().st_mtime)
 
 
 def finish(process: subprocess.Popen, seconds: float, log: pathlib.Path) -> bool:

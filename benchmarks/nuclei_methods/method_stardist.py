@@ -95,10 +95,10 @@ def train(job: worker.Job) -> dict:
     model.prepare_for_training()
     timed = Timed(job.clock)
     model.callbacks.append(timed)
-    found = ready(held_out)
+    validation = ready(held_out)
     history = model.train(
         *ready(images),
-        validation_data=found,
+        validation_data=validation,
         augmenter=augment,
         seed=job.seed,
         epochs=100_000,
@@ -107,7 +107,7 @@ def train(job: worker.Job) -> dict:
     chosen = True
     try:
         with worker.at_most(job.clock.left):
-            model.optimize_thresholds(*found)
+            model.optimize_thresholds(*validation)
     except worker.TimeIsUpError:  # those that it has by default stay
         chosen = False
     return {

@@ -122,9 +122,9 @@ def peak_memory() -> int:
     """Bytes of memory that this process has had at most."""
     status = pathlib.Path("/proc/self/status")
     if status.is_file():
-        found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
-        if found:
-            return int(found[1]) * 1024
+        match = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
+        if match:
+            return int(match[1]) * 1024
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -155,14 +155,14 @@ def predict(job: Job, predictor: Callable[[Job], Predictor]) -> None:
     images = list(job.images("val"))
     # What is loaded or compiled at the first call belongs to the start.
     find(images[0][1])
-    found = {}
+    predicted = {}
     seconds = {}
     for name, image, _ in images:
         start = time.perf_counter()
         labels = find(image)
         seconds[name] = time.perf_counter() - start
-        found[name] = np.asarray(labels).astype(np.int32)
-    np.savez_compressed(job.folder / "labels.npz", **found)
+        predicted[name] = np.asarray(labels).astype(np.int32)
+    np.savez_compressed(job.folder / "labels.npz", **predicted)
     write_report(job, "predict.json", {"seconds": seconds})
 
 

@@ -227,7 +227,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_set, val_set = load(args.dataset, args.attribute)
         config.NUM_CLASSES = train_set.num_classes
         model = commands.load_model("training", config, args)
-        commands.save_classes(model, train_set.class_names)
         train(model, train_set, val_set, args)
         return
     config.NUM_CLASSES = len(commands.load_classes(config, args, default=("BG", "balloon")))

@@ -170,24 +170,24 @@ def errors(truth: np.ndarray, predicted: np.ndarray) -> Errors:
     nuclei = pairs.nuclei
     objects = pairs.objects
     hits = pairs.iou > THRESHOLDS[0]
-    found = nuclei[hits]
+    matched = nuclei[hits]
     covered = 2 * pairs.common > pairs.nucleus_areas
     merging = _repeated(objects[covered])
-    merged = np.setdiff1d(nuclei[covered & np.isin(objects, merging)], found)
+    merged = np.setdiff1d(nuclei[covered & np.isin(objects, merging)], matched)
 
     inside = 2 * pairs.common > pairs.object_areas
     together = np.bincount(nuclei, pairs.common * inside)
     areas = np.bincount(truth.ravel())
     several = _repeated(nuclei[inside])
     split = several[2 * together[several] > areas[several]]
-    split = np.setdiff1d(split, np.union1d(found, merged))
+    split = np.setdiff1d(split, np.union1d(matched, merged))
     pieces = objects[inside & np.isin(nuclei, split)]
 
-    other = functools.reduce(np.union1d, (found, merged, split))
+    explained = functools.reduce(np.union1d, (matched, merged, split))
     blamed = functools.reduce(np.union1d, (objects[hits], merging, pieces))
     return Errors(
-        found=np.sort(found),
-        missed=np.setdiff1d(_numbers(truth), other),
+        found=np.sort(matched),
+        missed=np.setdiff1d(_numbers(truth), explained),
         merged=merged,
         split=split,
         false=np.setdiff1d(_numbers(predicted), blamed),

@@ -415,7 +415,7 @@ def detect(
     Raises:
         ValueError: no image can be read.
     """
-    return _detect(model, _prepared(dataset_dir, subset), results)
+    return _detect(model, prepared_subset(dataset_dir, subset), results)
 
 
 def _detect(model: MaskRCNN, dataset: NucleusDataset, results: str | os.PathLike) -> str:
@@ -517,10 +517,10 @@ def _sets(
     config: Config, dataset_dir: str | os.PathLike, subset: str
 ) -> tuple[NucleusDataset, NucleusDataset | None]:
     """The subset to train on, and "val" where the config validates."""
-    train_set = _prepared(dataset_dir, subset)
+    train_set = prepared_subset(dataset_dir, subset)
     if not config.VALIDATION_STEPS:
         return train_set, None
-    return train_set, _prepared(dataset_dir, "val")
+    return train_set, prepared_subset(dataset_dir, "val")
 
 
 def _train(
@@ -545,7 +545,7 @@ def evaluate(
 
     nuclei.png has some images with what was found, beside the truth.
     """
-    result, _ = _evaluate(model, _prepared(dataset_dir, subset), args)
+    result, _ = _evaluate(model, prepared_subset(dataset_dir, subset), args)
     return result
 
 
@@ -575,8 +575,8 @@ def demo(args: argparse.Namespace) -> None:
     """
     from samples.nucleus import bowl
 
-    train_set = _prepared(args.dataset, "train")
-    val_set = _prepared(args.dataset, "val")
+    train_set = prepared_subset(args.dataset, "train")
+    val_set = prepared_subset(args.dataset, "val")
     config = NucleusSmallConfig(SEED=args.seed, STEPS_PER_EPOCH=DEMO_STEPS)
     config = commands.configure(config, args)
     seconds = commands.train_on(config, lambda: train_set, val_set, args, small_augmentation())
@@ -587,8 +587,12 @@ def demo(args: argparse.Namespace) -> None:
     print(f"\n{bowl.headline(figures)}, trained in {seconds:.0f} s")
 
 
-def _prepared(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
-    """A subset, prepared."""
+def prepared_subset(dataset_dir: str | os.PathLike, subset: str) -> NucleusDataset:
+    """A `NucleusDataset` with one subset, ready for use.
+
+    Args:
+        dataset_dir, subset: see `NucleusDataset.load_nucleus`.
+    """
     dataset = NucleusDataset()
     dataset.load_nucleus(dataset_dir, subset)
     dataset.prepare()
@@ -674,7 +678,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.command == "batch":
         commands.batch(config, ["BG", "nucleus"], args)
         return
-    dataset = _prepared(args.dataset, args.subset)  # what is wrong with it is said before
+    dataset = prepared_subset(args.dataset, args.subset)  # what is wrong with it is said before
     model = commands.load_model("inference", config, args)
     if args.command == "evaluate":
         _evaluate(model, dataset, args)
