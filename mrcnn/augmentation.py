@@ -100,8 +100,8 @@ def _accepted_names(function: Augmentation, count: int) -> list[str]:
         for parameter in parameters.values()
         if parameter.kind != parameter.KEYWORD_ONLY
     ]
-    taken = set(positional[:count]).intersection(BY_NAME)
-    if taken:
+    misplaced = set(positional[:count]).intersection(BY_NAME)
+    if misplaced:
         raise ValueError(
             "With USE_KEYPOINTS an augmentation function takes the keypoints after image and"
             f" masks: f(image, masks, keypoints, rng). Received: {function!r} with parameters"
@@ -697,8 +697,8 @@ class _Axis(NamedTuple):
 def _axis(old_size: int, size: int, scale: float, rng: np.random.Generator) -> _Axis:
     """The `_Axis` of `old_size` pixels that are scaled, at a random position in `size` pixels."""
     scaled_size = max(1, round(old_size * scale))
-    free = size - scaled_size
-    origin = int(rng.integers(min(free, 0), max(free, 0), endpoint=True))
+    margin = size - scaled_size
+    origin = int(rng.integers(min(margin, 0), max(margin, 0), endpoint=True))
     start = max(origin, 0)
     end = min(origin + scaled_size, size)
     step = old_size / scaled_size
@@ -870,19 +870,19 @@ def copy_paste(
             other.image, other.masks, image.shape, rng, rng.uniform(low, high), other.points
         )
         other = _Sample(placed.image, placed.masks, placed.points, flip_pairs)
-    own = _crops(masks)
-    most = len(other_class_ids)
+    crops = _crops(masks)
+    max_count = len(other_class_ids)
     if limit is not None:
-        most = limit - sum(crop.mask.size > 0 for crop in own)
-    others = _crops(other.masks)
-    rows = _objects_to_paste(others, other_class_ids, most, rng)
+        max_count = limit - sum(crop.mask.size > 0 for crop in crops)
+    other_crops = _crops(other.masks)
+    rows = _objects_to_paste(other_crops, other_class_ids, max_count, rng)
     ids = [_as_ids(class_ids), _as_ids(other_class_ids)[rows]]
-    return _pasted(image, own, ids, points, other, [others[i] for i in rows], rows)
+    return _pasted(image, crops, ids, points, other, [other_crops[i] for i in rows], rows)
 
 
 def _pasted(
     image: np.ndarray,
-    own: Sequence[_Crop],
+    crops: Sequence[_Crop],
     ids: Sequence[np.ndarray],
     points: np.ndarray | None,
     other: _Sample,
@@ -893,8 +893,8 @@ def _pasted(
 
     Args:
         image: [H, W, C].
-        own: the masks of the image's objects.
-        ids: class ids of `own` and of `pasted`.
+        crops: the masks of the image's objects.
+        ids: class ids of `crops` and of `pasted`.
         points: keypoints of the image, or None.
         other: the other image, of the same size.
         pasted: the masks of its objects that are pasted.
@@ -903,9 +903,9 @@ def _pasted(
     covered = np.zeros(image.shape[:2], bool)
     for crop in pasted:
         covered[crop.place] |= crop.mask
-    below = [_uncovered(crop, covered) for crop in own]
-    kept = [i for i, crop in enumerate(below) if crop.mask.any()]
-    new_masks = _stacked([*[below[i] for i in kept], *pasted], image.shape)
+    uncovered = [_uncovered(crop, covered) for crop in crops]
+    kept = [i for i, crop in enumerate(uncovered) if crop.mask.any()]
+    new_masks = _stacked([*[uncovered[i] for i in kept], *pasted], image.shape)
     new_ids = np.concatenate([ids[0][kept], ids[1]])
     new_image = np.where(covered[..., None], other.image, image)
     if points is None or other.points is None:
@@ -945,18 +945,18 @@ def _as_ids(class_ids: Any) -> np.ndarray:
 
 
 def _objects_to_paste(
-    crops: Sequence[_Crop], class_ids: np.ndarray, most: int, rng: np.random.Generator
+    crops: Sequence[_Crop], class_ids: np.ndarray, max_count: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Ascending indices of the objects to paste, which have pixels and are no crowds.
 
-    most: the largest number of them.
+    max_count: the largest number of them.
     """
     has_pixels = np.array([crop.mask.size > 0 for crop in crops], bool)
     rows = np.flatnonzero(has_pixels & (np.asarray(class_ids) > 0))
     if not len(rows):
         return rows
     count = int(rng.integers(1, len(rows), endpoint=True))
-    count = min(count, max(most, 0))
+    count = min(count, max(max_count, 0))
     return np.sort(rng.choice(rows, count, replace=False))
 
 

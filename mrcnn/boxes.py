@@ -233,7 +233,7 @@ class BoxBlocks:
         boxes = exact(boxes)
         for start in range(0, len(boxes), self.BOXES_AT_ONCE):
             part = boxes[start : start + self.BOXES_AT_ONCE]
-            rows, blocks = np.nonzero(self._near(part, least))
+            rows, blocks = np.nonzero(self._may_overlap(part, least))
             ends = np.cumsum(np.bincount(rows, minlength=len(part)))
             done = 0
             while done < len(rows):
@@ -242,23 +242,23 @@ class BoxBlocks:
                 if end <= done:
                     end = ends[np.searchsorted(ends, done, "right")]
                 box = part[rows[done:end]].T[:, :, None]  # [4, P, 1]
-                near = blocks[done:end]
-                common = intersection(self._edges[:, near], box)
-                values = iou(common, self.area[near], area(box.T).T)
-                yield start + rows[done:end], near, values
+                block_indices = blocks[done:end]
+                common = intersection(self._edges[:, block_indices], box)
+                values = iou(common, self.area[block_indices], area(box.T).T)
+                yield start + rows[done:end], block_indices, values
                 done = end
 
-    def _near(self, boxes: np.ndarray, least: float) -> np.ndarray:
+    def _may_overlap(self, boxes: np.ndarray, least: float) -> np.ndarray:
         """[M, blocks] bool: whether an IoU of `least` with a box in a block is possible."""
         top, left, bottom, right = self._bounds
         y1, x1, y2, x2 = boxes.T[:, :, None]
-        near = (top < y2) & (bottom > y1) & (left < x2) & (right > x1)
+        may_overlap = (top < y2) & (bottom > y1) & (left < x2) & (right > x1)
         if least:  # the IoU is at most the smaller area divided by the larger one
             areas = area(boxes)[:, None]
             smaller = np.minimum(self._largest, areas)
             larger = np.maximum(self._smallest, areas)
-            near &= smaller >= least * (1 - 1e-9) * larger
-        return near
+            may_overlap &= smaller >= least * (1 - 1e-9) * larger
+        return may_overlap
 
 
 def non_max_suppression(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> np.ndarray:

@@ -269,7 +269,7 @@ def _say(text: str, megabytes: float) -> None:
 
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
-    """Disables garbage collection, a third of the time in which millions of objects are made."""
+    """Disables garbage collection: with millions of new objects it takes a third of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -359,8 +359,8 @@ def _parse(path: pathlib.Path, problems: list[str]) -> dict:
             data[key] = [_with_id(item, number) for number, item in data[key].items()]
     for key in ("images", "categories"):
         items = [item for item in data[key] if type(item) is dict]
-        others = [files.short(item) for item in data[key] if type(item) is not dict]
-        _leave_out(path, problems, key, NO_OBJECT, others)
+        invalid = [files.short(item) for item in data[key] if type(item) is not dict]
+        _leave_out(path, problems, key, NO_OBJECT, invalid)
         data[key] = items
         for index, item in enumerate(data[key]):
             if _plain_id(item.get("id")) is None:
@@ -469,7 +469,7 @@ def _by_number(all_ids: Iterable[Any]) -> dict[int, Any]:
         number = whole_number(item)
         if number is not None:
             ids.setdefault(number, []).append(item)
-    return {number: same[0] for number, same in ids.items() if len(same) == 1}
+    return {number: matches[0] for number, matches in ids.items() if len(matches) == 1}
 
 
 def _index(coco: Any, path: pathlib.Path) -> None:
@@ -487,11 +487,11 @@ def _index(coco: Any, path: pathlib.Path) -> None:
             annotation = _converted(annotation, coco, numbers, left_out)
             if annotation is None:
                 continue
-        number = annotation["id"]
-        if number is None or number in usable:
+        annotation_id = annotation["id"]
+        if annotation_id is None or annotation_id in usable:
             without_unique_id.append(annotation)
             continue
-        usable[number] = annotation
+        usable[annotation_id] = annotation
         _link(coco, annotation)
     _assign_new_ids(coco, usable, without_unique_id, left_out)
     coco.anns = usable
@@ -522,7 +522,7 @@ def _assign_new_ids(
         duplicates: the annotations that get an id.
         left_out: {problem: entries}; edited.
     """
-    number = max((key for key in usable if isinstance(key, int)), default=0)
+    new_id = max((key for key in usable if isinstance(key, int)), default=0)
     duplicated_ids = {annotation["id"] for annotation in duplicates} - {None}
     seen = {repr(usable[key]) for key in duplicated_ids}
     for annotation in duplicates:
@@ -531,9 +531,9 @@ def _assign_new_ids(
             left_out[SAME_ID].append(annotation["id"])
             continue
         seen.add(text)
-        number += 1
-        annotation["id"] = number
-        usable[number] = annotation
+        new_id += 1
+        annotation["id"] = new_id
+        usable[new_id] = annotation
         _link(coco, annotation)
 
 
@@ -547,8 +547,8 @@ def _images_by_id(data: dict, path: pathlib.Path, problems: list[str]) -> dict[A
             image[side] = _side(image.get(side))
         if image["file_name"] is None:
             nameless.append(image["id"])
-    for number in nameless:
-        del images[number]
+    for image_id in nameless:
+        del images[image_id]
     data["images"] = list(images.values())
     _leave_out(path, problems, "images", "have no file_name", nameless)
     return images
@@ -623,10 +623,10 @@ def _check_names(categories: dict[Any, dict], path: pathlib.Path) -> None:
     without a name.
     """
     nameless = []
-    for number, category in categories.items():
+    for category_id, category in categories.items():
         name = category.get("name")
         if name is None or not str(name).strip():
-            nameless.append(number)
+            nameless.append(category_id)
         category["name"] = unicodedata.normalize("NFC", str(name)).strip()
     if nameless:
         raise ValueError(
@@ -655,8 +655,10 @@ def _is_plain(annotation: Any, images: dict[Any, dict], categories: dict[Any, di
         if type(shape["counts"]) is not list:
             return False
         pixels = image["height"] * image["width"]
-        fits = shape["size"] == [image["height"], image["width"]] and sum(shape["counts"]) == pixels
-        return fits and min(shape["counts"]) >= 0 and type(sum(shape["counts"])) is int
+        covers_image = (
+            shape["size"] == [image["height"], image["width"]] and sum(shape["counts"]) == pixels
+        )
+        return covers_image and min(shape["counts"]) >= 0 and type(sum(shape["counts"])) is int
     except (KeyError, TypeError, ValueError, OverflowError):
         return False
 
@@ -689,17 +691,17 @@ def _converted(
     if type(annotation) is not dict:
         left_out[NO_OBJECT].append(files.short(annotation))
         return None
-    number = _plain_id(annotation.get("id"))
+    annotation_id = _plain_id(annotation.get("id"))
     image_id = _known_id(annotation.get("image_id"), coco.imgs, image_numbers)
     if image_id is None:
-        left_out[NO_IMAGE].append(f"{number} (image {annotation.get('image_id')})")
+        left_out[NO_IMAGE].append(f"{annotation_id} (image {annotation.get('image_id')})")
         return None
     category_id = _category_of(annotation.get("category_id"), coco.cats, category_numbers)
     if category_id is None:
-        left_out[NO_CATEGORY].append(f"{number} (category {annotation.get('category_id')})")
+        left_out[NO_CATEGORY].append(f"{annotation_id} (category {annotation.get('category_id')})")
         return None
     image = coco.imgs[image_id]
-    entry = f"{number} (image {image_id}"
+    entry = f"{annotation_id} (image {image_id}"
     try:
         converted, problems = sound_annotation(annotation, *_size_for(annotation, image))
     except SegmentationError as error:
@@ -712,15 +714,15 @@ def _converted(
         left_out[problem.kind].append(entry + detail)
     if converted is None:
         return None
-    converted.update(id=number, image_id=image_id, category_id=category_id)
+    converted.update(id=annotation_id, image_id=image_id, category_id=category_id)
     return converted
 
 
 def _category_of(value: Any, categories: dict[Any, dict], by_number: dict[int, Any]) -> Any:
     """The id of an annotation's category, which it names by id or by name; None if unknown."""
-    number = _known_id(value, categories, by_number)
-    if number is not None:
-        return number
+    category_id = _known_id(value, categories, by_number)
+    if category_id is not None:
+        return category_id
     if not isinstance(value, str):
         return None
     name = unicodedata.normalize("NFC", value).strip()
@@ -927,28 +929,28 @@ def _drop_groups(coco: Any, path: pathlib.Path) -> None:
     one dataset, train and val, have different annotations, but must give the same class ids.
     """
     groups = {}
-    for number, category in coco.cats.items():
-        if _is_group(number, category, coco.cats) and not coco.catToImgs.get(number):
-            groups[number] = category["name"]
+    for category_id, category in coco.cats.items():
+        if _is_group(category_id, category, coco.cats) and not coco.catToImgs.get(category_id):
+            groups[category_id] = category["name"]
     if groups:
-        for number in groups:
-            del coco.cats[number]
+        for category_id in groups:
+            del coco.cats[category_id]
         coco.dataset["categories"] = list(coco.cats.values())
         logger.warning(
             "%s: %d categories have no annotations and only group others; they are left out: %s",
             path,
             len(groups),
-            files.several(f"{number} ({name})" for number, name in groups.items()),
+            files.several(f"{category_id} ({name})" for category_id, name in groups.items()),
         )
     counts = collections.Counter(category["name"] for category in coco.cats.values())
-    same = {name: count for name, count in counts.items() if count > 1}
-    if same:
+    repeated = {name: count for name, count in counts.items() if count > 1}
+    if repeated:
         logger.warning(
-            "%s: several categories have one name: %s", path, files.several(map(repr, same))
+            "%s: several categories have one name: %s", path, files.several(map(repr, repeated))
         )
 
 
-def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
+def _is_group(category_id: Any, category: dict, categories: dict[Any, dict]) -> bool:
     """Whether a category is Roboflow's root, or a top-level one with the name of a lower one.
 
     The root has the id 0 and the supercategory "none", and is the supercategory of others.
@@ -959,7 +961,7 @@ def _is_group(number: Any, category: dict, categories: dict[Any, dict]) -> bool:
     others = [item for item in categories.values() if item is not category]
     if any(item["name"] == name and not _is_top(item) for item in others):
         return True
-    is_first = str(number) == "0" and category.get("supercategory") == "none"
+    is_first = str(category_id) == "0" and category.get("supercategory") == "none"
     return is_first and any(item.get("supercategory") == name for item in others)
 
 
@@ -1655,6 +1657,6 @@ def _chosen_ids(class_ids: Iterable[int] | None, coco: Any, path: pathlib.Path) 
     return chosen
 
 
-def _order(number: Any) -> tuple[bool, Any]:
+def _order(item_id: Any) -> tuple[bool, Any]:
     """Sort key of ids: numbers before texts."""
-    return isinstance(number, str), number
+    return isinstance(item_id, str), item_id

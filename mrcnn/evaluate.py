@@ -164,9 +164,9 @@ class Evaluation:
         rows = [(TITLES[kind], [figures[name] for name in columns])]
         limit = COCO_LIMITS[kind]
         if self.max_detections > limit and kind in self.coco:
-            own = [self.coco[kind].get(name, float("nan")) for name in columns]
+            coco_values = [self.coco[kind].get(name, float("nan")) for name in columns]
             title = f"{TITLES[kind]}, best {self.max_detections} count"
-            rows = [(title, rows[0][1]), (f"{TITLES[kind]}, COCO's best {limit}", own)]
+            rows = [(title, rows[0][1]), (f"{TITLES[kind]}, COCO's best {limit}", coco_values)]
         return rows
 
     def save(self, folder: Any) -> list[str]:
@@ -298,9 +298,9 @@ class Evaluation:
         matrix = np.asarray(self.confusion)
         objects = matrix.sum(axis=1)  # of each class; for background, the false detections
         detections = matrix.sum(axis=0)
-        wrong = objects + detections - 2 * np.diag(matrix)
+        errors = objects + detections - 2 * np.diag(matrix)
         used = 1 + np.flatnonzero(objects[1:] + detections[1:])
-        most_confused = used[np.argsort(-wrong[used], kind="stable")][:most]
+        most_confused = used[np.argsort(-errors[used], kind="stable")][:most]
         return np.r_[0, np.sort(most_confused)], len(used)
 
     def errors(self, score_threshold: float = 0.5) -> "Iterator[ImageErrors]":
@@ -316,7 +316,7 @@ class Evaluation:
         )
 
     def plot_confusion(self, ax: Any = None, most: int = 30) -> Any:
-        """Draws the confusion matrix, colored by the share of each row.
+        """Draws the confusion matrix, shaded by the share of each row.
 
         Args:
             ax: matplotlib axes; None for a new figure, which is not shown.
@@ -631,7 +631,7 @@ def _unique_names(dataset: Dataset) -> list[str]:
 def _usable_annotation(
     annotation: dict, height: int, width: int
 ) -> tuple[dict | None, list[SegmentationError]]:
-    """An annotation in the form that COCOeval takes, or None, and the problems of what it left out.
+    """An annotation in the form that COCOeval takes, or None, and problems of parts left out.
 
     A box without a segmentation, as in datasets for box detection, becomes a rectangular polygon.
     """
@@ -671,10 +671,10 @@ def _mask_truth(
         if keypoints:
             _add_keypoints(objects, dataset.load_keypoints(image_id))
         for annotation in objects:
-            number = len(annotations) + 1
+            annotation_id = len(annotations) + 1
             annotations.append(
                 {
-                    "id": number,
+                    "id": annotation_id,
                     "image_id": image_id,
                     **annotation,
                 }
@@ -762,8 +762,8 @@ def _cocoeval(
         "segm": "segmentation",
         "keypoints": "keypoints",
     }
-    others = set(shapes.values()) - {shapes[kind]}
-    rows = [_without(row, others) for row in detections]
+    other_keys = set(shapes.values()) - {shapes[kind]}
+    rows = [_without(row, other_keys) for row in detections]
     coco = truth.coco()
     with contextlib.redirect_stdout(io.StringIO()):
         if rows:
@@ -814,7 +814,7 @@ def _evaluator() -> Any:
                     row_matches[i, k] = objects[j]["id"]
                     object_matches[i, j] = rows[k]["id"]
                     row_ignored[i, k] = ignored[j]
-            outside = np.array([not aRng[0] <= row["area"] <= aRng[1] for row in rows], bool)
+            is_outside = np.array([not aRng[0] <= row["area"] <= aRng[1] for row in rows], bool)
             return {
                 "image_id": imgId,
                 "category_id": catId,
@@ -826,7 +826,7 @@ def _evaluator() -> Any:
                 "gtMatches": object_matches,
                 "dtScores": [row["score"] for row in rows],
                 "gtIgnore": ignored.astype(int),
-                "dtIgnore": row_ignored | ((row_matches == 0) & outside),
+                "dtIgnore": row_ignored | ((row_matches == 0) & is_outside),
             }
 
     return Evaluator
@@ -857,21 +857,21 @@ def _matches(
     Yields:
         (threshold, detection, object), as indices.
     """
-    least = min(*thresholds, 1 - 1e-10)
-    overlapping = [np.flatnonzero(row >= least) for row in overlaps]
+    lowest_threshold = min(*thresholds, 1 - 1e-10)
+    overlapping = [np.flatnonzero(row >= lowest_threshold) for row in overlaps]
     for i, threshold in enumerate(thresholds):
-        taken = np.zeros(len(ignored), bool)
+        is_matched = np.zeros(len(ignored), bool)
         for k, candidates in enumerate(overlapping):
             candidates = candidates[overlaps[k, candidates] >= min(threshold, 1 - 1e-10)]
-            candidates = candidates[~taken[candidates] | crowd[candidates]]
-            counted = candidates[~ignored[candidates]]
-            if counted.size:
-                candidates = counted
+            candidates = candidates[~is_matched[candidates] | crowd[candidates]]
+            not_ignored = candidates[~ignored[candidates]]
+            if not_ignored.size:
+                candidates = not_ignored
             if not candidates.size:
                 continue
             values = overlaps[k, candidates]
             j = int(candidates[np.flatnonzero(values == values.max())[-1]])
-            taken[j] = True
+            is_matched[j] = True
             yield i, k, j
 
 
@@ -970,7 +970,7 @@ def confusion_matrix(
     Detections with at least `score_threshold` are matched in descending order of score, each with
     the unmatched object, of any class, that it overlaps most and by at least `iou_threshold`.
     Unmatched detections count in row 0, unmatched objects in column 0. Crowds don't count as
-    objects, and detections that overlap one are left out.
+    objects, and unmatched detections that overlap one by as much are left out.
 
     Args:
         truth: a `Truth`.
@@ -1069,17 +1069,17 @@ def _pairs(
         iou_threshold: see `confusion_matrix`.
     """
     crowd = _crowds(objects)
-    free = ~crowd
+    is_free = ~crowd
     pairs: list[tuple[dict | None, dict | None]] = []
     for row, overlap in zip(rows, overlaps):
-        candidates = np.flatnonzero(free & (overlap >= iou_threshold))
+        candidates = np.flatnonzero(is_free & (overlap >= iou_threshold))
         if candidates.size:
             best = candidates[overlap[candidates].argmax()]
-            free[best] = False
+            is_free[best] = False
             pairs.append((row, objects[best]))
         elif not (overlap[crowd] >= iou_threshold).any():
             pairs.append((row, None))
-    for i in np.flatnonzero(free):
+    for i in np.flatnonzero(is_free):
         pairs.append((None, objects[i]))
     return pairs
 
@@ -1185,7 +1185,7 @@ class _ErrorClassifier:
         objects: annotations, crowds included.
         kind: "segm" or "bbox".
         size: (height, width) in pixels.
-        threshold, least: `iou_threshold` and `least_iou`.
+        iou_threshold, least_iou: see `errors_by_image`.
     """
 
     def __init__(
@@ -1194,8 +1194,8 @@ class _ErrorClassifier:
         objects: list[dict],
         kind: str,
         size: tuple[int, int],
-        threshold: float,
-        least: float,
+        iou_threshold: float,
+        least_iou: float,
     ):
         self.rows = rows
         self.objects = objects
@@ -1205,7 +1205,7 @@ class _ErrorClassifier:
         row_classes = np.array([row["category_id"] for row in rows], int)
         classes = np.array([item["category_id"] for item in objects], int)
         self.same_class = row_classes[:, None] == classes
-        overlapping = self.overlaps >= threshold
+        overlapping = self.overlaps >= iou_threshold
         # {kind of error: [rows, objects] bool, the objects by which a detection is of that kind}
         self.related = {
             "double": overlapping & self.same_class,
@@ -1213,18 +1213,19 @@ class _ErrorClassifier:
         }
         if kind == "segm":
             boxes = _overlaps(rows, objects, "bbox", size)
-            self.related["bad mask"] = (boxes >= threshold) & self.same_class
-        self.related["bad place"] = (self.overlaps >= least) & self.same_class
+            self.related["bad mask"] = (boxes >= iou_threshold) & self.same_class
+        self.related["bad place"] = (self.overlaps >= least_iou) & self.same_class
         same_class_overlaps = np.where(self.same_class, self.overlaps, 0)
         # {index of the detection: index of the object}
         self.matched = {
-            k: j for _, k, j in _matches(same_class_overlaps, self.crowd, self.crowd, [threshold])
+            k: j
+            for _, k, j in _matches(same_class_overlaps, self.crowd, self.crowd, [iou_threshold])
         }
 
     def errors(self, image_id: Any) -> ImageErrors:
         """The `ImageErrors` of the image."""
-        kept = [k for k in range(len(self.rows)) if not self._lies_in_crowd(k)]
-        kinds = {k: self._kind(k) for k in kept}
+        indices = [k for k in range(len(self.rows)) if not self._lies_in_crowd(k)]
+        kinds = {k: self._kind(k) for k in indices}
         fates = self._fates(kinds)
         not_crowd = np.flatnonzero(~self.crowd)
         return ImageErrors(
@@ -1232,8 +1233,8 @@ class _ErrorClassifier:
             self.size,
             [self.objects[j] for j in not_crowd],
             [fates[j] for j in not_crowd],
-            [self.rows[k] for k in kept],
-            [kinds[k] for k in kept],
+            [self.rows[k] for k in indices],
+            [kinds[k] for k in indices],
             [self.objects[j] for j in np.flatnonzero(self.crowd)],
         )
 

@@ -894,7 +894,7 @@ def _runs_of(
     height, width = (int(side) for side in image_shape[:2])
     edges, owners = _edges_of(crops, height)
     per_mask = np.bincount(owners, minlength=len(crops))
-    # Each mask has an additional edge at 0 and one behind the image's last pixel.
+    # Each mask has an additional edge at 0 and one after the image's last pixel.
     first = np.cumsum(per_mask + 2) - (per_mask + 2)
     last = first + per_mask + 1
     bounds = np.zeros(len(edges) + 2 * len(crops), np.int64)
@@ -936,7 +936,7 @@ def _edges_of(
     owners = np.searchsorted(starts, changes, "right") - 1
     column, row = np.divmod(changes - starts[owners], shapes[owners, 0] + 1)
     edges = (corners[owners, 1] + column) * height + corners[owners, 0] + row
-    # A run that reaches the bottom of a column goes on at the top of the next: no edge is there.
+    # A run that reaches the bottom of a column continues at the top of the next, without an edge.
     same_place = np.flatnonzero((edges[1:] == edges[:-1]) & (owners[1:] == owners[:-1]))
     is_edge = np.ones(len(edges), bool)
     is_edge[same_place] = False
@@ -961,8 +961,10 @@ def encode(masks: Any) -> list[dict]:
         from pycocotools import mask as coco_mask
     except ImportError:  # runtimes of exported models don't need pycocotools; numpy is slower
         height, width, count = masks.shape
-        whole = (0, 0, height, width)
-        return encode_crops(((whole, masks[:, :, i] != 0) for i in range(count)), (height, width))
+        whole_image = (0, 0, height, width)
+        return encode_crops(
+            ((whole_image, masks[:, :, i] != 0) for i in range(count)), (height, width)
+        )
     codes = []
     # One by one: the masks of 100 objects on 20 megapixels are not all copied at once.
     for i in range(masks.shape[-1]):
@@ -1353,8 +1355,8 @@ def _union(
     shapes: list[Any] = list(codes)
     if polygons:
         shapes.append(polygons)
-    whole = [to_rle({"segmentation": item}, height, width) for item in shapes]
-    return _as_text(coco_mask.merge(whole))
+    rles = [to_rle({"segmentation": item}, height, width) for item in shapes]
+    return _as_text(coco_mask.merge(rles))
 
 
 def is_plain_polygon(polygon: Any) -> bool:

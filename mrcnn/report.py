@@ -335,8 +335,8 @@ class _Report:
     def _errors_by_class(self) -> Safe:
         """The table of errors by class."""
         rows = []
-        for number, name in self.names.items():
-            counts = self.counts[number]
+        for category_id, name in self.names.items():
+            counts = self.counts[category_id]
             if counts["objects"] or counts["detections"]:
                 kinds = [int(counts[kind]) for kind in MEANINGS]
                 rows.append([name, int(counts["objects"]), int(counts["detections"]), *kinds])
@@ -367,10 +367,10 @@ class _Report:
         if evaluation.keypoints:
             columns.append(("keypoint AP", "keypoints AP"))
         rows = []
-        for i, (number, name) in enumerate(self.names.items()):
+        for i, (category_id, name) in enumerate(self.names.items()):
             figures = evaluation.per_class[name]
             values = [float(figures.get(key, np.nan)) for _, key in columns]
-            rows.append([name, int(self.counts[number]["objects"]), *values, self._curve(i)])
+            rows.append([name, int(self.counts[category_id]["objects"]), *values, self._curve(i)])
         heads = ["class", "objects", *(head for head, _ in columns), "curve"]
         caption = (
             f"Figures of {evaluate.PLURALS[self.kind]} by class and size of the objects; the curve"
@@ -588,18 +588,18 @@ def _badness(image: evaluate.ImageErrors) -> tuple[float, int]:
     return image.score, counts.pop("found") - sum(counts.values())
 
 
-def _several(count: int, word: str, words: str = "") -> str:
-    """A count with its noun in singular or plural, such as "1 image"; words: irregular plural."""
+def _several(count: int, singular: str, plural: str = "") -> str:
+    """A count with its noun, such as "2 images"; plural: needed if it doesn't just end in s."""
     if count == 1:
-        return f"1 {word}"
-    return f"{count:,} {words or word + 's'}"
+        return f"1 {singular}"
+    return f"{count:,} {plural or singular + 's'}"
 
 
-def _share(part: int, whole: int) -> str:
+def _share(part: int, total: int) -> str:
     """A share as text, such as "3 of 4 (75%)"."""
-    if not whole:
+    if not total:
         return "none of 0"
-    return f"{part:,} of {whole:,} ({100 * part / whole:.0f}%)"
+    return f"{part:,} of {total:,} ({100 * part / total:.0f}%)"
 
 
 def _precision_chart(kind: str, precision: np.ndarray) -> Safe:
