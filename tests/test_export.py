@@ -927,7 +927,6 @@ def test_openvino_files_of_any_name(tmp_path, monkeypatch):
     openvino.convert_model = lambda path, extension: network
     frontend = types.SimpleNamespace(ConversionExtension=lambda *args: None)
     monkeypatch.setattr(export, "_save", lambda *args: None)
-    monkeypatch.setattr(export, "_suppression_of_openvino", lambda openvino: None)
     for name in ("MODEL.XML", "a.b.xml", "\u56fe 1.xml"):
         export._write_openvino(tmp_path / name, None, None, "{}", "float32", openvino, frontend)
         assert (tmp_path / name).read_text() == "<net/>"
