@@ -223,7 +223,7 @@ def test_words_of_messages():
     assert files.short("x" * 10**7).startswith("'xxx") and len(files.short("x" * 10**7)) == 80
     start = time.monotonic()
     assert len(files.short([[1.5] * 100] * 10**6)) == 80
-    assert time.monotonic() - start < 0.5
+    assert time.monotonic() - start < 5  # the whole text would take 17 s
     assert files.short({"a": [1]}) == "{'a': [1]}"
 
 
