@@ -286,8 +286,8 @@ class Config:
     RPN_TRAIN_ANCHORS_PER_IMAGE = 256
 
     # An anchor is positive if its IoU with an object is at least RPN_POSITIVE_IOU, or the highest
-    # that this object has; it is negative below RPN_NEGATIVE_IOU, and has no loss in between
-    # (Faster R-CNN, section 3.1.2; constants in matterport).
+    # that this object has; it is negative below RPN_NEGATIVE_IOU. Others have no loss (Faster
+    # R-CNN, section 3.1.2; constants in matterport).
     RPN_POSITIVE_IOU = 0.7
     RPN_NEGATIVE_IOU = 0.3
 
