@@ -1,16 +1,19 @@
-"""Annotations of VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files and others: regions.
+"""Reads annotations in any format: VIA, LabelMe, Label Studio, CVAT, COCO, YOLO, mask files, ...
 
     annotations = read("photos/via_region_data.json")
     dataset = AnnotatedDataset()
     dataset.load("balloon", annotations)
     dataset.prepare()
 
-A file that is no such file raises `AnnotationError`. What is wrong with a single file of many, an
-image or a region is left out, listed in `Annotations.problems` and logged once, with file, image,
-region, what was expected and received.
+A file in none of the formats raises `AnnotationError`. A single file of many, an image or a region
+that can't be used is left out, listed in `Annotations.problems` and logged once, with the file, the
+image, the region, and what was expected and received.
 
-Points are (x, y) in pixels of the image as it is shown, a camera's rotation (EXIF) applied, unless
-the file says that it was annotated at the size of the stored pixels. numpy only.
+Points are (x, y) in pixels of the image as it is displayed, with its EXIF rotation applied, unless
+the file gives the size of the stored pixels. Keras and TensorFlow are not imported.
+
+This module detects the format of a file or folder. Each family of formats has a module of its own:
+`via`, `labelme`, `label_studio`, `cvat`, `yolo`, `mask_files`; they share `reading` and `outlines`.
 """
 
 import collections
@@ -53,7 +56,7 @@ from mrcnn.mask_files import (
     mask_sets,
     read_cityscapes,
     read_masks,
-    semantic_in,
+    semantic_hint,
 )
 from mrcnn.outlines import (
     FARTHEST_LINE,
@@ -144,10 +147,13 @@ FORMATS = (
 )
 
 
-class AnnotatedDataset(utils.Dataset):
-    """A `Dataset` of annotations in any of the formats, of one source or several.
+# ---- The dataset ---------------------------------------------------------------------------------
 
-    `AnnotatedDataset.of("balloon", annotations)` is one of a single source, prepared.
+
+class AnnotatedDataset(utils.Dataset):
+    """A `Dataset` of annotations in any of the formats, from one source or several.
+
+    `AnnotatedDataset.of("balloon", annotations)` gives a prepared dataset of a single source.
     """
 
     @classmethod
@@ -157,7 +163,7 @@ class AnnotatedDataset(utils.Dataset):
         annotations: Annotations,
         classes: Iterable[str] | None = None,
     ) -> "AnnotatedDataset":
-        """A prepared dataset of one source; arguments as for `load`."""
+        """A prepared dataset of one source; the arguments are those of `load`."""
         dataset = cls()
         dataset.load(source, annotations, classes)
         dataset.prepare()
@@ -175,10 +181,10 @@ class AnnotatedDataset(utils.Dataset):
             source: name of the data, without a dot.
             annotations: `Annotations`, see `read`.
             classes: names in the order of their ids 1, 2, ...; None for those of `annotations`.
-                Give the training set's to the validation set.
+                Pass the training set's classes for the validation set.
 
         Raises:
-            AnnotationError: a region of another class.
+            AnnotationError: a region has a class that is not among `classes`.
         """
         if classes is None:
             classes = annotations.classes
@@ -203,10 +209,10 @@ class AnnotatedDataset(utils.Dataset):
             )
 
     def load_image(self, image_id: int) -> np.ndarray:
-        """[H, W, 3] uint8, turned as the camera noted unless the stored pixels are annotated.
+        """[H, W, 3] uint8, with its EXIF rotation applied unless the stored pixels are annotated.
 
         Raises:
-            ValueError: a file that can't be read any more, or is of another size than it was.
+            ValueError: the file can no longer be read, or its size has changed.
         """
         info = self.image_info[image_id]
         if "annotation" not in info:
@@ -221,7 +227,7 @@ class AnnotatedDataset(utils.Dataset):
         return image
 
     def _embedded_image(self, image_id: int) -> np.ndarray:
-        """An image that the json holds; ValueError if it can't be read any more."""
+        """An image that is embedded in the json; ValueError if it can no longer be read."""
         info = self.image_info[image_id]
         try:
             return info["annotation"].embedded.read(size=(info["height"], info["width"]))
@@ -237,8 +243,8 @@ class AnnotatedDataset(utils.Dataset):
             return super().load_mask(image_id)
         class_ids = []
         for region in info["annotation"].regions:
-            own_id = info["names"].index(region.name) + 1
-            class_id = self.map_source_class_id(f"{info['source']}.{own_id}")
+            source_id = info["names"].index(region.name) + 1
+            class_id = self.map_source_class_id(f"{info['source']}.{source_id}")
             if region.crowd:
                 class_id = -class_id
             class_ids.append(class_id)
@@ -257,43 +263,43 @@ def read(
     need_files: bool = True,
     crowds: str = "auto",
 ) -> Annotations:
-    """Reads annotations of any of the formats, which is told by the content.
+    """Reads annotations in any of the formats, which is detected from the content.
 
-    An image whose file is not there under the annotated name is found by its base name where that
-    is clear (see `files.find_images`), with a warning. An image that is annotated in several
-    places has the regions of all of them.
+    An image without a file under the annotated name is looked up by its base name where that is
+    unambiguous (see `files.find_images`), with a warning. An image that is annotated in several
+    places gets the regions of all of them.
 
     Args:
-        path: a json file of VIA, COCO, Label Studio, or LabelMe for one image; or a folder with
-            one of the first two, or any number of the last two, in it or, if it has none itself, in
-            its sub-folders, up to 3 within each other; of LabelMe in both. Without any json also
-            CVAT's xml, of one task or several, see `read_cvat`, YOLO's labels, see `read_yolo`,
-            mask files, see `read_masks`, and an XML for each image, the old LabelMe's or Pascal
-            VOC's; or Cityscapes' folder, see `read_cityscapes`.
-        images: folder that the file names of the images start from; None for the json's own folder,
-            or for <name>/ beside annotations/instances_<name>.json.
+        path: a json file of VIA, COCO or Label Studio, or LabelMe's of one image; or a folder with
+            one of the first two, or any number of the last two. The files lie in the folder or, if
+            it has none itself, in its sub-folders, up to 3 levels deep; LabelMe's may lie in both.
+            A folder without json may have CVAT's xml of one task or several, see `read_cvat`;
+            YOLO's labels, see `read_yolo`; mask files, see `read_masks`; an XML for each image, the
+            old LabelMe's or Pascal VOC's; or be Cityscapes' folder, see `read_cityscapes`.
+        images: folder that the file names of the images are relative to; None for the json's own
+            folder, or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
-            Without any attribute every region is of the class "object".
-        label: VIA, Label Studio and mask files: name of every region's class, whatever its
-            attributes or colours.
-        keep_empty: also images without regions, as background.
-        need_files: False takes images whose files are not there too, where the annotations say
-            their size: to convert them.
-        crowds: COCO: what becomes of annotations with iscrowd 1, see `coco.read_annotations`.
+            Without any attribute every region has the class "object".
+        label: VIA, Label Studio and mask files: the class of every region, whatever its attributes
+            or colours.
+        keep_empty: also returns images without regions, as background.
+        need_files: False also returns images whose files are missing, where the annotations give
+            their size, so that they can be converted.
+        crowds: COCO: how annotations with iscrowd 1 are read, see `coco.read_annotations`.
 
     Returns:
         `Annotations`.
 
     Raises:
-        AnnotationError: no such file, another format, or no image that can be used.
+        AnnotationError: the file does not exist, has another format, or has no usable image.
     """
     return _read_any(path, images, attribute, label, keep_empty, None, need_files, crowds)
 
 
 def _images_of_coco(path: str) -> str | None:
-    """The folder of the images of a json in COCO's own layout; None for another.
+    """The folder of the images of a json in COCO's own folder layout; None for another layout.
 
-    Of annotations/instances_val2017.json it is val2017/ or images/val2017/ beside annotations/.
+    For annotations/instances_val2017.json it is val2017/ or images/val2017/ beside annotations/.
     """
     folder, name = os.path.split(os.path.abspath(path))
     stem, suffix = os.path.splitext(name)
@@ -301,9 +307,9 @@ def _images_of_coco(path: str) -> str | None:
         return None
     root = os.path.dirname(folder)
     subset = stem.rpartition("_")[2]
-    for place in (os.path.join(root, subset), os.path.join(root, "images", subset)):
-        if os.path.isdir(place):
-            return place
+    for candidate in (os.path.join(root, subset), os.path.join(root, "images", subset)):
+        if os.path.isdir(candidate):
+            return candidate
     return None
 
 
@@ -317,7 +323,7 @@ def _read_any(
     need_files: bool = True,
     crowds: str = "auto",
 ) -> Annotations:
-    """Reads a file or a folder, of the expected format if one is named."""
+    """Reads a file or a folder; with `expected`, only that format."""
     path = os.fspath(path)
     if path.lower().endswith(YAML_SUFFIXES):
         return read_yolo(path, images, keep_empty)
@@ -336,23 +342,23 @@ def _read_any(
         _warn_of_via_settings(path, attribute, label)
         return read_cityscapes(path, keep_empty)
     folder = _Folder(path, expected)
-    folder.whole = _without_other_kinds(folder.whole)
-    subsets = _subsets(folder.whole, path)
+    folder.dataset_files = _without_other_kinds(folder.dataset_files)
+    subsets = _subsets(folder.dataset_files, path)
     if subsets:
-        folder.warn_of_others()
+        folder.warn_of_unread()
         parts = [(file, images or _images_of_coco(file)) for file in subsets]
         return _read_together(path, parts, attribute, label, keep_empty, need_files, crowds)
-    if len(folder.whole) > 1:
+    if len(folder.dataset_files) > 1:
         raise AnnotationError(
             f"{path}: expected one VIA or COCO json in the folder, or one for each subset, with"
             " 'train' in a name or folder; name the file. Received: "
-            + ", ".join(os.path.relpath(file, path) for file in folder.whole)
+            + ", ".join(os.path.relpath(file, path) for file in folder.dataset_files)
         )
-    if folder.whole:
-        folder.warn_of_others()
+    if folder.dataset_files:
+        folder.warn_of_unread()
         return _read_file(
-            folder.whole[0],
-            images or _images_of_coco(folder.whole[0]),
+            folder.dataset_files[0],
+            images or _images_of_coco(folder.dataset_files[0]),
             attribute,
             label,
             keep_empty,
@@ -360,64 +366,66 @@ def _read_any(
             need_files=need_files,
             crowds=crowds,
         )
-    if folder.tasks and not folder.single:
+    if folder.task_jsons and not folder.labelme_jsons:
         _warn_of_via_settings(path, attribute, None)
-        return read_tasks(path, folder.tasks, images, label, keep_empty, need_files)
-    if not folder.single and expected is None:
-        cvat = cvat_files_in(path, below=False)
-        if not cvat and is_yolo(path):
+        return read_tasks(path, folder.task_jsons, images, label, keep_empty, need_files)
+    if not folder.labelme_jsons and expected is None:
+        cvat_files = cvat_files_in(path, below=False)
+        if not cvat_files and is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
-        of_images = [file for file in xml_files_in(path) if is_of_one_image_xml(file)]
-        if not cvat and not has_shapes(of_images) and mask_sets(path)[0]:
+        image_xmls = [file for file in xml_files_in(path) if is_of_one_image_xml(file)]
+        if not cvat_files and not has_shapes(image_xmls) and mask_sets(path)[0]:
             _warn_of_via_settings(path, attribute, None)
             return read_masks(path, label, keep_empty)
-        cvat = cvat or cvat_files_in(path, below=True)
-        if cvat:
+        cvat_files = cvat_files or cvat_files_in(path, below=True)
+        if cvat_files:
             _warn_of_via_settings(path, attribute, label)
-            return _read_cvat_files(path, cvat, images, keep_empty, need_files)
-        if of_images:
+            return _read_cvat_files(path, cvat_files, images, keep_empty, need_files)
+        if image_xmls:
             _warn_of_via_settings(path, attribute, label)
-            return read_image_xmls(path, of_images, images, keep_empty, need_files)
-    if not folder.single:
-        received = f"a folder with {folder.count} json files, none of these{_xml_in(path)}"
-        received += semantic_in(path)
+            return read_image_xmls(path, image_xmls, images, keep_empty, need_files)
+    if not folder.labelme_jsons:
+        received = f"a folder with {folder.count} json files, none of these{_xml_hint(path)}"
+        received += semantic_hint(path)
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{problem_lines(folder.problems())}"
         )
     _warn_of_via_settings(path, attribute, label)
-    for file in folder.tasks:
-        folder.useless[file] = "expected a labelme json as the others. Received: Label Studio's"
+    for file in folder.task_jsons:
+        folder.unusable[file] = "expected a labelme json as the others. Received: Label Studio's"
     return read_labelme_jsons(
-        path, folder.single, images, keep_empty, folder.useless, need_files, folder.classes
+        path, folder.labelme_jsons, images, keep_empty, folder.unusable, need_files, folder.classes
     )
 
 
-def _without_other_kinds(whole: list[str]) -> list[str]:
-    """The files of a folder without those of keypoints, captions and the like, where there are
-    such of instances: COCO's own annotations, Datumaro's."""
-    stems = {file: os.path.splitext(os.path.basename(file))[0].lower() for file in whole}
+def _without_other_kinds(dataset_files: list[str]) -> list[str]:
+    """The files without those of keypoints, captions and the like, if some are of instances.
+
+    COCO's own annotations and Datumaro's have a file for each kind.
+    """
+    stems = {file: os.path.splitext(os.path.basename(file))[0].lower() for file in dataset_files}
     if not any("instances" in stem for stem in stems.values()):
-        return whole
+        return dataset_files
     return [
         file for file, stem in stems.items() if not any(kind in stem for kind in coco.OTHER_KINDS)
     ]
 
 
-def _subsets(whole: list[str], path: str) -> list[str]:
-    """Those of several files of a folder that are its subsets; none where they are something else.
+def _subsets(dataset_files: list[str], path: str) -> list[str]:
+    """The files of a folder if they are the subsets of one dataset; empty otherwise.
 
-    Each says in its name or folder which subset it is, and one is that to train on: Roboflow's
+    The name or folder of each file names its subset, and one is the training set: Roboflow's
     train/, valid/ and test/, COCO's own annotations/.
     """
-    if len(whole) < 2:
+    if len(dataset_files) < 2:
         return []
-    plain = [pathlib.Path(file) for file in whole]
-    if not all(coco.says_a_subset(file, path) for file in plain):
+    paths = [pathlib.Path(file) for file in dataset_files]
+    if not all(coco.says_a_subset(file, path) for file in paths):
         return []
-    if not any(coco.says_a_subset(file, path, "train") for file in plain):
+    if not any(coco.says_a_subset(file, path, "train") for file in paths):
         return []
-    return list(map(str, plain))
+    return list(map(str, paths))
 
 
 def _read_together(
@@ -431,11 +439,11 @@ def _read_together(
 ) -> Annotations:
     """The images of several files as one; AnnotationError if none can be used.
 
-    Images are named by their paths in the folder, as a.jpg may be in each of its subsets.
+    Images are named by their paths in the folder, since each subset may have an a.jpg.
 
     Args:
         path: the folder.
-        parts: (file, folder of its images or None) of each: json, or CVAT's xml.
+        parts: a pair (json or CVAT's xml file, folder of its images or None) for each file.
         attribute, label, keep_empty, need_files, crowds: see `read`.
     """
     subsets: list[Annotations] = []
@@ -466,8 +474,8 @@ def _read_together(
             f"{problem_lines(problems)}"
         )
     reader = Reader(path, None, keep_empty)
-    images = reader._merged([image for part in subsets for image in part.images])
-    reader._log_problems()
+    images = reader.merged([image for part in subsets for image in part.images])
+    reader.log_problems()
     classes = list(dict.fromkeys(name for part in subsets for name in part.classes))
     categories = subsets[0].categories
     if any(part.categories != categories for part in subsets):
@@ -476,15 +484,15 @@ def _read_together(
 
 
 def _name_in(path: str, file: str, image: AnnotatedImage) -> str:
-    """The name of an image of a file among those of the other files of a folder."""
+    """The name of an image of one file, distinct from those of the folder's other files."""
     if image.path and not image.embedded and is_inside(image.path, path):
         return os.path.relpath(image.path, path)
     stem = os.path.splitext(os.path.relpath(file, path))[0]
     return f"{stem}/{image.name}"
 
 
-def _xml_in(path: str) -> str:
-    """What a message adds where a folder has annotations in XML."""
+def _xml_hint(path: str) -> str:
+    """The end of an error message about a folder that has annotations in XML; "" without."""
     xml_files = [os.path.relpath(file, path) for file in xml_files_in(path)]
     if not xml_files:
         return ""
@@ -495,82 +503,89 @@ def _xml_in(path: str) -> str:
 
 
 def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -> None:
-    """Says that `attribute` and `label` change nothing: other formats name the class themselves."""
+    """Warns that `attribute` and `label` have no effect: other formats name the class."""
     for name, value in (("attribute", attribute), ("label", label)):
         if value is not None:
             logger.warning("%s: %s=%r is for VIA alone and changes nothing here", path, name, value)
 
 
+# ---- The json files of a folder ------------------------------------------------------------------
+
+
 class _Folder:
     """The json files of a folder, or of its sub-folders if it has no annotations itself.
 
+    Args:
+        path: the folder.
+        expected: the only format to read, None for any.
+
     Attributes:
-        count: how many files there are.
-        whole: paths of those of VIA or COCO, which hold all images.
-        single: {path: content} of LabelMe's, without the images in them.
-        tasks: {path: content} of Label Studio's.
-        useless: {path: why it is no annotation}.
-        damaged: paths of those among them that are no json.
-        classes: names that a meta.json of Supervisely has, in its order.
+        count: number of files.
+        dataset_files: paths of VIA's and COCO's files, each of which holds all images.
+        labelme_jsons: {path: content} of LabelMe's files of one image, without embedded images.
+        task_jsons: {path: content} of Label Studio's files.
+        unusable: {path: why it has no annotations}.
+        damaged: paths of the unusable files that are not valid json.
+        classes: names of the classes in Supervisely's meta.json, in its order.
     """
 
     def __init__(self, path: str, expected: str | None):
         self.path = path
         self.expected = expected
         self.count = 0
-        self.whole: list[str] = []
-        self.single: dict[str, Any] = {}
-        self.tasks: dict[str, Any] = {}
-        self.useless: dict[str, str] = {}
+        self.dataset_files: list[str] = []
+        self.labelme_jsons: dict[str, Any] = {}
+        self.task_jsons: dict[str, Any] = {}
+        self.unusable: dict[str, str] = {}
         self.damaged: list[str] = []
         self.classes: list[str] = []
         for file in json_files_in(path, below=False):
-            self._sort(file)
+            self._add(file)
         if not self.has_annotations():
             for file in json_files_in(path, below=True):
-                self._sort(file)
-        elif self.single and not self.whole and not self.tasks:
-            self._add_from_below()
+                self._add(file)
+        elif self.labelme_jsons and not self.dataset_files and not self.task_jsons:
+            self._add_from_subfolders()
         if not self.has_annotations() and expected in (None, "via"):
-            self.whole = [file for file in _csv_files(path) if _is_via_csv(file)]
+            self.dataset_files = [file for file in _csv_files(path) if _is_via_csv(file)]
 
-    def _sort(self, file: str) -> None:
-        """Loads a file and puts it where it belongs."""
+    def _add(self, file: str) -> None:
+        """Loads a file and adds it to the files of its format."""
         self.count += 1
         try:
             data = load_json(file)
         except AnnotationError as error:
-            self.useless[file] = str(error).removeprefix(f"{file}: ")
+            self.unusable[file] = str(error).removeprefix(f"{file}: ")
             self.damaged.append(file)
             return
         name = _format_of(data)
         if is_supervisely_meta(data):
             self.classes += classes_of_meta(data)
         elif name is None and file.lower().endswith(".geojson"):
-            self.count -= 1  # what is no annotation of an image may lie anywhere
+            self.count -= 1  # GeoJSON of something else than images is common
         elif name is None:
-            self.useless[file] = f"expected annotations. Received: {_content(data)}"
-        elif self.expected not in (None, name, _kind_of(name)):
-            self.useless[file] = f"expected a {self.expected} json. Received: a {name} one"
+            self.unusable[file] = f"expected annotations. Received: {_description_of(data)}"
+        elif self.expected not in (None, name, _without_version(name)):
+            self.unusable[file] = f"expected a {self.expected} json. Received: a {name} one"
         elif _is_empty(data, name):
-            self.useless[file] = (
+            self.unusable[file] = (
                 f"expected images with regions. Received: a {name} json without any"
             )
         elif name == "labelme":
-            self._keep_single(file, data)
+            self._add_labelme(file, data)
         elif name == "labelstudio":
-            self.tasks[file] = data
+            self.task_jsons[file] = data
         else:
-            self.whole.append(file)
+            self.dataset_files.append(file)
 
-    def _add_from_below(self) -> None:
-        """Adds LabelMe's jsons in sub-folders to those of the folder, as LabelMe opens both.
+    def _add_from_subfolders(self) -> None:
+        """Adds LabelMe's jsons in sub-folders to those of the folder, since LabelMe opens both.
 
-        Sub-folders of subsets, such as val/, are sets of their own, and copies of a json of the
-        folder are none.
+        Sub-folders of subsets, such as val/, are separate datasets and are left out, and so are
+        copies of a json of the folder.
         """
-        known = {labelme_key(data) for data in self.single.values()}
-        own_sets = []
+        own_keys = {labelme_key(data) for data in self.labelme_jsons.values()}
+        in_subsets = []
         copies = []
         for file in json_files_in(self.path, below=True):
             relative = os.path.relpath(file, self.path)
@@ -581,14 +596,14 @@ class _Folder:
             if _format_of(data) != "labelme":
                 continue
             if coco.says_a_subset(pathlib.Path(os.path.dirname(file), "x"), self.path):
-                own_sets.append(relative)
-            elif labelme_key(data) in known:
+                in_subsets.append(relative)
+            elif labelme_key(data) in own_keys:
                 copies.append(relative)
             else:
                 self.count += 1
-                self._keep_single(file, data)
+                self._add_labelme(file, data)
         for left_out, reason in (
-            (own_sets, "in sub-folders of subsets are not read with the others"),
+            (in_subsets, "in sub-folders of subsets are not read with the others"),
             (copies, "in sub-folders are copies of those of the folder and left out"),
         ):
             if left_out:
@@ -600,46 +615,50 @@ class _Folder:
                     files.several(left_out),
                 )
 
-    def _keep_single(self, file: str, data: Any) -> None:
-        """Keeps the json of one image, without the image."""
-        # A folder of photographs doesn't fit in memory, least of all as text.
+    def _add_labelme(self, file: str, data: Any) -> None:
+        """Adds the json of one image, without its embedded image."""
+        # The images of a whole folder don't fit in memory, least of all in base64.
         if isinstance(data, dict) and data.get("imageData"):
             data["imageData"] = True
-        self.single[file] = data
+        self.labelme_jsons[file] = data
 
     def has_annotations(self) -> bool:
-        """Whether there are files of any of the formats."""
-        return bool(self.whole or self.single or self.tasks)
+        """Whether there are files in any of the formats."""
+        return bool(self.dataset_files or self.labelme_jsons or self.task_jsons)
 
     def problems(self) -> list[str]:
-        """A text for each file that is no annotation."""
+        """A message for each unusable file."""
         return [
-            f"{os.path.relpath(file, self.path)}: {reason}" for file, reason in self.useless.items()
+            f"{os.path.relpath(file, self.path)}: {reason}"
+            for file, reason in self.unusable.items()
         ]
 
-    def warn_of_others(self) -> None:
-        """Says what is not read beside the one file that holds all images."""
-        beside = [*self.damaged, *self.single, *self.tasks]
-        others = [os.path.relpath(file, self.path) for file in beside]
-        if others:
+    def warn_of_unread(self) -> None:
+        """Warns of the json files that are not read unread those that hold all images."""
+        unread = [*self.damaged, *self.labelme_jsons, *self.task_jsons]
+        names = [os.path.relpath(file, self.path) for file in unread]
+        if names:
             logger.warning(
                 "%s: of the folder only %s is read. Beside it are %d json files that are damaged,"
                 " LabelMe's or Label Studio's: %s",
                 self.path,
-                files.several(os.path.relpath(file, self.path) for file in self.whole),
-                len(others),
-                files.several(others),
+                files.several(os.path.relpath(file, self.path) for file in self.dataset_files),
+                len(names),
+                files.several(names),
             )
 
 
+# ---- Detecting the format ------------------------------------------------------------------------
+
+
 def _csv_files(path: str) -> list[str]:
-    """The csv files that lie in a folder, sorted."""
+    """The csv files directly in a folder, sorted."""
     files_in = [os.path.join(path, name) for name in sorted(os.listdir(path))]
     return [file for file in files_in if file.lower().endswith(".csv") and os.path.isfile(file)]
 
 
 def _is_via_csv(path: str) -> bool:
-    """Whether a csv is one of VIA."""
+    """Whether a csv file is VIA's."""
     try:
         return bool(load_csv(path))
     except AnnotationError:
@@ -647,7 +666,7 @@ def _is_via_csv(path: str) -> bool:
 
 
 def _format_of(data: Any) -> str | None:
-    """via, via3, labelme, labelstudio or coco; None for another content."""
+    """The format of a json: via, via3, labelme, labelstudio or coco; None for another."""
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
             return "labelme"
@@ -668,15 +687,15 @@ def _format_of(data: Any) -> str | None:
     return None
 
 
-def _kind_of(name: str) -> str:
-    """The reader of a format: VIA's versions have one."""
+def _without_version(name: str) -> str:
+    """A format as `expected` names it: VIA's versions are one."""
     if name == "via3":
         return "via"
     return name
 
 
 def _is_empty(data: Any, name: str) -> bool:
-    """Whether a VIA or COCO json has no image, as a project that was saved before any was added."""
+    """Whether a VIA or COCO json has no images, as a project saved before any was added."""
     if name == "coco":
         return not data["images"]
     if name == "via3":
@@ -684,8 +703,8 @@ def _is_empty(data: Any, name: str) -> bool:
     return name == "via" and isinstance(data, dict) and data.get("_via_img_metadata") == {}
 
 
-# What tells jsons of other programs, all the names of one, and what they are.
-_FOREIGN = (
+# Json formats that are not read: the keys that identify one, and its description.
+_FOREIGN_FORMATS = (
     ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
     ({"image", "annotations"}, "a json of CreateML or of Segment Anything's data"),
     ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
@@ -705,15 +724,15 @@ _FOREIGN = (
 )
 
 
-def _content(data: Any) -> str:
-    """What a json holds, in a few words."""
+def _description_of(data: Any) -> str:
+    """A short description of a json's content."""
     first = data
     if isinstance(data, list) and data:
         first = data[0]
     if isinstance(first, dict):
-        for names, kind in _FOREIGN:
+        for names, description in _FOREIGN_FORMATS:
             if names <= set(first):
-                return kind
+                return description
     if isinstance(data, dict):
         return f"an object with {files.short(list(data)[:6])}"
     return f"a {type(data).__name__}"
@@ -730,9 +749,9 @@ def _read_file(
     need_files: bool = True,
     crowds: str = "auto",
 ) -> Annotations:
-    """Reads one file; AnnotationError if it is of another format than the expected one.
+    """Reads one file; AnnotationError if its format is not the expected one.
 
-    root: the folder in which it was looked for.
+    root: the folder in which the file was searched for.
     """
     path = os.fspath(path)
     if path.lower().endswith(".csv"):
@@ -740,7 +759,7 @@ def _read_file(
     else:
         data = load_json(path)
     name = _format_of(data)
-    if expected and name and expected != _kind_of(name):
+    if expected and name and expected != _without_version(name):
         raise AnnotationError(f"{path}: expected a {expected} json. Received: a {name} one")
     if name == "via":
         if not path.lower().endswith(".csv"):
@@ -762,7 +781,7 @@ def _read_file(
             f"{path}: expected {FORMATS}. Received: a part of a project of VIA 3; export it as"
             " COCO's json there"
         )
-    raise AnnotationError(f"{path}: expected {FORMATS}. Received: {_content(data)}")
+    raise AnnotationError(f"{path}: expected {FORMATS}. Received: {_description_of(data)}")
 
 
 # ---- One format ----------------------------------------------------------------------------------
@@ -777,7 +796,7 @@ def read_via(
 ) -> Annotations:
     """Reads a VIA json, exported annotations or a project, or VIA 2's csv; see `read`.
 
-    Polygons, rectangles, circles and ellipses are regions, a polyline is closed to a polygon; a
+    Polygons, rectangles, circles and ellipses become regions; a polyline is closed to a polygon; a
     point is reported and left out.
     """
     return _read_any(path, images, attribute, label, keep_empty, expected="via")
@@ -790,15 +809,14 @@ def read_labelme(
 ) -> Annotations:
     """Reads LabelMe's json of one image, or those of a folder; see `read`.
 
-    Polygons, rectangles, circles and masks are regions, a line strip is closed to a polygon; points
-    and lines are reported and left out, and so is what is labelled __ignore__ or _background_, as
-    LabelMe's own converters do. Shapes with one label and one group_id are the parts of one object.
-    An image without a file is taken from the json's imageData.
+    Polygons, rectangles, circles and masks become regions; a line strip is closed to a polygon.
+    Points and lines are reported and left out, and so are shapes labelled __ignore__ or
+    _background_, as in LabelMe's own converters. Shapes with the same label and the same group_id
+    are the parts of one object. An image without a file is taken from the json's imageData.
 
-    Files of programs that write the same layout, such as X-AnyLabeling, ISAT's, EISeg's and
-    Supervisely's are read too. The last are those of a project as it is exported: meta.json, and in
-    each data set ann/<image>.json and img/. So are V7's json (Darwin 2.0), and QuPath's GeoJSON in
-    pixels, <image>.geojson.
+    Also read are files in the same layout, such as X-AnyLabeling's; ISAT's and EISeg's json;
+    Supervisely's exported projects, with meta.json, and ann/<image>.json and img/ in each dataset;
+    V7's json (Darwin 2.0); and QuPath's GeoJSON in pixels, <image>.geojson.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="labelme")
 
@@ -808,20 +826,21 @@ def read_coco(
     images: Any = None,
     keep_empty: bool = False,
 ) -> Annotations:
-    """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds are kept as such.
+    """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds stay crowds.
 
-    Categories of one name, as Roboflow writes for the root of its categories, are one class.
+    Categories with the same name become one class: Roboflow repeats a name for the root category.
     """
     return _read_any(path, images, keep_empty=keep_empty, expected="coco")
 
 
 def _read_coco(reader: Reader, crowds: str) -> Annotations:
+    """Reads the json of a reader; `crowds` as for `read`."""
     try:
         data = coco.read_annotations(reader.path, crowds)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
     reader.read_problems = [printable(text) for text in data.problems]
-    reader.twins_are_said = True
+    reader.duplicates_are_reported = True
     names = _coco_names(reader.path, data)
     for image_id, image in data.imgs.items():
         items = data.imgToAnns.get(image_id, [])
@@ -840,17 +859,17 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
 
 
 def _coco_names(path: str, data: Any) -> dict[Any, str]:
-    """{category id: name}, of several with one name those that have annotations.
+    """{category id: name}; of categories with the same name, only those that have annotations.
 
     data: pycocotools.coco.COCO.
     """
     names = {category_id: category["name"] for category_id, category in data.cats.items()}
     counts = collections.Counter(names.values())
-    twice = [name for name, count in counts.items() if count > 1]
-    if not twice:
+    repeated = [name for name, count in counts.items() if count > 1]
+    if not repeated:
         return names
     used = {item["category_id"] for item in data.anns.values()}
-    unused = [name for name in twice if not any(names[number] == name for number in used)]
+    unused = [name for name in repeated if not any(names[number] == name for number in used)]
     if unused:
         raise AnnotationError(
             f"{path}: expected each category's name once. Received:"
@@ -859,9 +878,9 @@ def _coco_names(path: str, data: Any) -> dict[Any, str]:
     kept = {
         category_id: name
         for category_id, name in names.items()
-        if category_id in used or name not in twice
+        if category_id in used or name not in repeated
     }
-    joined = [name for name in twice if list(kept.values()).count(name) > 1]
+    joined = [name for name in repeated if list(kept.values()).count(name) > 1]
     if joined:
         logger.warning(
             "%s: categories of one name are one class: %s",
@@ -879,9 +898,10 @@ def read_label_studio(
 ) -> Annotations:
     """Reads Label Studio's own export, JSON or JSON-MIN, or a folder of its tasks; see `read`.
 
-    Polygons, rectangles, ellipses and brush masks are regions; other shapes are reported and left
-    out. Of several annotations of a task the one that is marked as ground truth is read, else the
-    newest; predictions are not. A task that nobody has annotated is no background: it is left out.
+    Polygons, rectangles, ellipses and brush masks become regions; other shapes are reported and
+    left out. If a task has several annotations, the one marked as ground truth is read, otherwise
+    the newest; predictions are not read. A task that nobody has annotated is not background: it is
+    left out.
     """
     return _read_any(path, images, None, label, keep_empty, expected="labelstudio")
 
@@ -891,13 +911,15 @@ def read_cvat(
 ) -> Annotations:
     """Reads an annotations.xml of CVAT's own formats for images and for videos; see `read`.
 
-    Polygons, boxes, ellipses and masks are regions, a polyline is closed to a polygon; other shapes
-    are reported and left out. Shapes with one label and one group_id are the parts of one object,
-    as in CVAT's exports as COCO. Of a video each frame is an image, the file frame_000012.png (or
-    .jpg) as CVAT writes it; a track's shape is an object of its frame unless it is `outside`.
+    Polygons, boxes, ellipses and masks become regions; a polyline is closed to a polygon; other
+    shapes are reported and left out. Shapes with the same label and the same group_id are the parts
+    of one object, as in CVAT's COCO exports. Each frame of a video is an image, with the file
+    frame_000012.png (or .jpg) as CVAT writes it; a track's shape is an object of its frame unless
+    it is `outside`.
 
     Raises:
-        AnnotationError: no such file, another xml (of Pascal VOC), or nothing that can be used.
+        AnnotationError: the file does not exist, is another xml (Pascal VOC's), or has no usable
+            image.
     """
     return read_cvat_xml(os.fspath(path), images, keep_empty, need_files)
 
@@ -905,9 +927,9 @@ def read_cvat(
 def _read_cvat_files(
     path: str, cvat_files: list[str], images: Any, keep_empty: bool, need_files: bool
 ) -> Annotations:
-    """Reads the tasks of CVAT in a folder as one.
+    """Reads CVAT's tasks in a folder as one dataset.
 
-    AnnotationError where several are videos of one folder, whose frames have the same names.
+    AnnotationError if a folder has several videos, since their frames have the same names.
     """
     if len(cvat_files) == 1:
         return read_cvat_xml(cvat_files[0], images, keep_empty, need_files, path)
@@ -922,8 +944,8 @@ def _read_cvat_files(
 
 
 def reads_as_yolo(path: str) -> bool:
-    """Whether `read` takes a folder for YOLO's: it has labels, and no json of annotations."""
+    """Whether `read` reads a folder as YOLO's: it has labels, and no json annotations."""
     if not is_yolo(path):
         return False
     folder = _Folder(path, None)
-    return not folder.whole and not folder.single
+    return not folder.dataset_files and not folder.labelme_jsons

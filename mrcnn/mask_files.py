@@ -657,7 +657,7 @@ def voc_numbers() -> dict[int, int]:
     return numbers
 
 
-def semantic_in(path: str) -> str:
+def semantic_hint(path: str) -> str:
     """What a message adds where a folder has images of classes, and none of objects."""
     folders = [
         name

@@ -1,7 +1,8 @@
-"""Annotated images, and the reader that all formats share.
+"""Annotated images, and the reader that all annotation formats share.
 
-`Reader` finds the files of the images, compares sizes, counts problems and makes `Annotations`;
-the functions after it take single values out of json and name what was expected and received.
+`Reader` finds the files of the images, checks their sizes, collects problems and returns
+`Annotations`. The functions after it read single values of json and xml; their errors name what was
+expected and received.
 """
 
 import base64
@@ -22,11 +23,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import coco, files, utils
-from mrcnn.masks import (
-    FARTHEST,
-    decode,
-    finite_number,
-)
+from mrcnn.masks import FARTHEST, decode, finite_number
 from mrcnn.outlines import (
     Bitmap,
     CocoSegmentation,
@@ -42,14 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 class AnnotationError(ValueError):
-    """An annotation file that can't be used; the message names it and what was expected."""
+    """An annotation file can't be used; the message names it and what was expected."""
 
     def __init__(self, text: str):
         super().__init__(printable(text))
 
 
 def printable(text: str) -> str:
-    """A text without the half signs that damaged names have, which no terminal or file takes."""
+    """A text with lone surrogates escaped, which damaged names have and UTF-8 can't encode."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -58,14 +55,14 @@ def printable(text: str) -> str:
 
 @dataclasses.dataclass
 class Region:
-    """One object.
+    """One annotated object.
 
     Attributes:
-        name: its class's.
-        shape: has a method `mask(height, width)`.
+        name: name of its class.
+        shape: its `Shape`, with a method `mask(height, width)`.
         crowd: whether it is a crowd.
-        number: its place or id in the file.
-        extra: {name: value} of what else the file says of it, the class aside; None for nothing.
+        number: its position or id in the file.
+        extra: {name: value} of its other attributes in the file, without the class; None for none.
     """
 
     name: str
@@ -77,10 +74,10 @@ class Region:
 
 @dataclasses.dataclass
 class EmbeddedImage:
-    """An image that a json holds itself, in base64, as LabelMe's imageData.
+    """An image that is embedded in a json in base64, such as LabelMe's imageData.
 
     Args:
-        path: the json, which is read anew each time: the images of a folder don't fit in memory.
+        path: the json, which is read each time: the images of a folder don't fit in memory.
         place: the keys that lead to the text.
     """
 
@@ -88,7 +85,7 @@ class EmbeddedImage:
     place: tuple
 
     def content(self) -> bytes:
-        """The bytes of the image's file. Raises ValueError, which names the json: none there."""
+        """The bytes of the image's file; ValueError, which names the json, if there are none."""
         value = load_json(self.path, all_entries)
         try:
             for key in self.place:
@@ -104,7 +101,7 @@ class EmbeddedImage:
         """[H, W, 3] uint8; for `rotate` and `size` see `utils.read_image`.
 
         Raises:
-            ValueError: no image, or a part of one. The text names the json.
+            ValueError: there is no image, or it is truncated; the message names the json.
         """
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "image")
@@ -118,7 +115,7 @@ class EmbeddedImage:
 
 
 def from_base64(text: Any) -> bytes:
-    """What a text in base64 holds, which may be a data: URL. Raises ValueError: no such text."""
+    """The bytes of a text in base64, which may be a data: URL; ValueError for another value."""
     if not isinstance(text, str):
         raise ValueError(f"expected a text in base64. Received: {files.short(text)}")
     if text.startswith("data:"):
@@ -128,15 +125,15 @@ def from_base64(text: Any) -> bytes:
 
 @dataclasses.dataclass
 class AnnotatedImage:
-    """A photograph that exists.
+    """An image with its annotated objects.
 
     Attributes:
-        name: in the annotations.
-        path: of its file, or of the json that holds it; "" of one that was read without its file.
-        height, width: as it is shown.
-        regions: list of `Region`, its objects.
-        embedded: where the json holds it; None for an image that is a file.
-        extra: COCO: the json's own dict of the image; None otherwise.
+        name: its name in the annotations.
+        path: path of its file, or of the json that embeds it; "" if it was read without its file.
+        height, width: in pixels, in the frame of its annotations.
+        regions: its objects.
+        embedded: the embedded image; None for an image with a file.
+        extra: COCO: the image's dict in the json; None otherwise.
     """
 
     name: str
@@ -157,7 +154,8 @@ class AnnotatedImage:
         annotations = [shape.annotation for shape in shapes if isinstance(shape, CocoSegmentation)]
         if len(annotations) == len(shapes):
             return decode(annotations, self.height, self.width)
-        # Only what is drawn takes memory: the system gives it page by page, when it is written to.
+        # The operating system allocates zeros page by page when they are written: only what is
+        # drawn takes memory.
         masks = np.zeros((len(shapes), self.height, self.width), bool)
         for mask, shape in zip(masks, shapes):
             draw_shape(shape, mask)
@@ -166,14 +164,14 @@ class AnnotatedImage:
 
 @dataclasses.dataclass
 class Annotations:
-    """What files of annotations hold.
+    """The annotated images of a file or folder.
 
     Attributes:
         path: the file or folder.
-        images: list of `AnnotatedImage`.
-        classes: names, of COCO in the order of their ids, otherwise sorted.
-        problems: texts, one for each file, image or region that was left out.
-        categories: COCO: the json's own dicts of the classes; empty otherwise.
+        images: the images that can be used.
+        classes: names of the classes; of COCO in the order of their ids, otherwise sorted.
+        problems: a message for each file, image or region that was left out.
+        categories: COCO: the dicts of the classes in the json; empty otherwise.
     """
 
     path: str
@@ -190,7 +188,7 @@ class Annotations:
         )
 
     def summary(self) -> str:
-        """A few lines: images, objects of each class, how many problems there were."""
+        """One line: the number of images, of objects of each class and of problems."""
         counts = collections.Counter(
             region.name for image in self.images for region in image.regions
         )
@@ -203,22 +201,22 @@ class Annotations:
     def split(self, share: float, seed: int = 0) -> tuple["Annotations", "Annotations"]:
         """Two `Annotations`: about a `share` (0..1) of the images is in the second.
 
-        There is at least one image in each. An image's name decides where it belongs, so that it
-        stays there when others are added.
+        Each has at least one image. The part of an image is derived from its name, so that adding
+        images does not move others.
 
         Raises:
-            AnnotationError: there are fewer than 2 images with objects.
+            AnnotationError: there are fewer than 2 images.
         """
         if len(self.images) < 2:
             raise AnnotationError(
                 f"{self.path}: a split needs 2 images with objects. Received: {len(self.images)}"
             )
-        draws = [zlib.crc32(f"{seed} {image.name}".encode()) / 2**32 for image in self.images]
-        bound = min(max(share, min(draws)), sorted(draws)[-2])
+        hashes = [zlib.crc32(f"{seed} {image.name}".encode()) / 2**32 for image in self.images]
+        bound = min(max(share, min(hashes)), sorted(hashes)[-2])
         first = []
         second = []
-        for image, draw in zip(self.images, draws):
-            if draw <= bound:
+        for image, value in zip(self.images, hashes):
+            if value <= bound:
                 second.append(image)
             else:
                 first.append(image)
@@ -226,7 +224,7 @@ class Annotations:
 
 
 def class_names_of(images: Iterable[AnnotatedImage]) -> set[str]:
-    """Names of the classes of all regions."""
+    """The names of the classes of all regions."""
     return {region.name for image in images for region in image.regions}
 
 
@@ -234,22 +232,22 @@ def class_names_of(images: Iterable[AnnotatedImage]) -> set[str]:
 
 
 class Problem(ValueError):
-    """What is wrong with one image or region; the reader adds the place."""
+    """An image or region can't be used; the reader adds which one it is."""
 
 
 @dataclasses.dataclass
 class Entry:
-    """An image as it is annotated.
+    """An annotated image before its file is located.
 
     Attributes:
-        name: the file's name.
-        regions: those that can be used.
+        name: name of the image file.
+        regions: the usable regions.
         size: (height, width) that the annotation was made for, None if unknown.
-        others: more names that the file may have.
-        beside: the name of the file that goes with the json by its own name.
-        embedded: the image itself, for want of a file.
-        extra: what else the file says of it.
-        file: its path, where that is known already.
+        others: other names that the image file may have.
+        beside: the name of the image file that matches the json's own name.
+        embedded: the embedded image, used if there is no file.
+        extra: COCO: the image's dict in the json.
+        file: path of the image file, if already known.
     """
 
     name: str
@@ -263,19 +261,22 @@ class Entry:
 
 
 class Reader:
-    """Collects problems and images of one source of annotations.
+    """Collects the images and problems of one source of annotations.
 
     Args:
         path: the file or folder.
-        images: folder that the names of the images start from, or None.
-        keep_empty: also images without regions.
-        root: the folder in which the file was looked for.
-        need_files: leave out an image without a file though its size is known.
+        images: folder that the names of the images are relative to, or None.
+        keep_empty: keep images without regions.
+        root: the folder in which the file was searched for.
+        need_files: leave out an image without a file even if its size is known.
 
     Attributes:
-        problems: texts.
-        said: more of them, which are logged already.
-        twins_are_said: whether objects that are there twice were named by what has read the file.
+        problems: a message for each image or region that is left out; `finish` logs them.
+        read_problems: further messages, already logged.
+        folders: the folders in which images are searched for.
+        entries: the images that were added.
+        without_regions: number of images without usable regions.
+        duplicates_are_reported: whether duplicate objects were logged when the file was read.
     """
 
     def __init__(
@@ -288,26 +289,26 @@ class Reader:
     ):
         self.need_files = need_files
         self.path = os.fspath(path)
-        own = self.path
-        if not os.path.isdir(own):
-            own = os.path.dirname(own)
-        self.folders = [own]
+        own_folder = self.path
+        if not os.path.isdir(own_folder):
+            own_folder = os.path.dirname(own_folder)
+        self.folders = [own_folder]
         if root is not None:
             self.folders.append(os.fspath(root))
-        self.folders += _folders_near(own)
+        self.folders += _folders_near(own_folder)
         if images is not None:
             self.folders = [os.fspath(images)]
-            if is_inside(own, images):
-                self.folders.append(own)
+            if is_inside(own_folder, images):
+                self.folders.append(own_folder)
         self.keep_empty = keep_empty
         self.problems: list[str] = []
         self.read_problems: list[str] = []
         self.entries: list[Entry] = []
         self.without_regions = 0
-        self.twins_are_said = False
+        self.duplicates_are_reported = False
 
     def problem(self, place: str, text: str) -> None:
-        """Notes a problem. place: "image x, region 3"."""
+        """Records a problem. place: the image or region, as "image x, region 3"."""
         self.problems.append(printable(f"{self.path}: {place}: {text}"))
 
     def regions(
@@ -316,7 +317,7 @@ class Reader:
         items: Iterable[tuple[Any, Any]],
         read: Callable[[Any], Region],
     ) -> Iterator[Region]:
-        """`read(item)` of each item; those with problems are noted. items: (number, item) pairs."""
+        """`read(item)` of each item; problems are recorded. items: pairs (number, item)."""
         for number, item in items:
             try:
                 yield dataclasses.replace(read(item), number=number)
@@ -324,12 +325,12 @@ class Reader:
                 self.problem(f"{place}, region {number}", str(error))
 
     def add(self, entry: Entry, annotated: bool = True) -> None:
-        """Adds an image that has regions, or any with `keep_empty`.
+        """Adds an image if it has regions or, with `keep_empty`, is background.
 
         Args:
             entry: the image.
-            annotated: whether the file has regions of it. One whose regions can't be used is no
-                background.
+            annotated: whether the file has regions of it: an image whose regions are all unusable
+                is not background.
         """
         if entry.regions or (self.keep_empty and not annotated):
             self.entries.append(entry)
@@ -337,11 +338,11 @@ class Reader:
             self.without_regions += 1
 
     def finish(self, classes: list[str] | None = None) -> Annotations:
-        """The `Annotations`; AnnotationError if nothing is left."""
-        images = self._merged(self._images())
-        if not self.twins_are_said:
-            self._warn_of_twins(images)
-        self._warn_of_twin_images(images)
+        """The `Annotations`; AnnotationError if no image can be used."""
+        images = self.merged(self._images())
+        if not self.duplicates_are_reported:
+            self._warn_of_duplicates(images)
+        self._warn_of_duplicate_images(images)
         without = self.without_regions
         if without:
             logger.info("%s: %d images without regions are left out", self.path, without)
@@ -351,64 +352,66 @@ class Reader:
                 f"{self.path}: expected images with regions. Received: none that can be used; "
                 f"{without} without regions, {len(problems)} problems{problem_lines(problems)}"
             )
-        self._log_problems()
+        self.log_problems()
         if classes is None:
             classes = sorted(class_names_of(images))
-            self._warn_of_like_classes(classes)
+            self._warn_of_similar_classes(classes)
         return Annotations(self.path, images, classes, problems)
 
-    def _warn_of_like_classes(self, classes: list[str]) -> None:
-        """Names that were typed in upper and lower case are several classes, hardly on purpose."""
+    def _warn_of_similar_classes(self, classes: list[str]) -> None:
+        """Warns of names that differ only in case: several classes, probably by mistake."""
         counts = collections.Counter(name.casefold() for name in classes)
-        like = [repr(name) for name in classes if counts[name.casefold()] > 1]
-        if like:
+        similar = [repr(name) for name in classes if counts[name.casefold()] > 1]
+        if similar:
             logger.warning(
                 "%s: classes that differ in upper and lower case alone are several classes: %s",
                 self.path,
-                files.several(like),
+                files.several(similar),
             )
 
-    def _warn_of_twins(self, images: list[AnnotatedImage]) -> None:
-        """Says which images have an object twice: each of the two counts."""
-        twice = {}
+    def _warn_of_duplicates(self, images: list[AnnotatedImage]) -> None:
+        """Warns of images with duplicate objects, which are counted counts."""
+        counts = {}
         for image in images:
-            count = _twins(image.regions)
+            count = _duplicate_count(image.regions)
             if count:
-                twice[image.name] = count
-        if twice:
+                counts[image.name] = count
+        if counts:
             logger.warning(
                 "%s: %d objects are there twice, equal in class and shape, and count twice; images"
                 " with such: %s",
                 self.path,
-                sum(twice.values()),
-                files.several(twice),
+                sum(counts.values()),
+                files.several(counts),
             )
 
-    def _warn_of_twin_images(self, images: list[AnnotatedImage]) -> None:
-        """Says which images differ in their suffix alone, and have the same regions: a.jpg and
-        a.png, of which one may be trained on and the other validated on."""
+    def _warn_of_duplicate_images(self, images: list[AnnotatedImage]) -> None:
+        """Warns of images with equal regions whose names differ only in the suffix.
+
+        Of a.jpg and a.png one may be trained on and the other validated on.
+        """
         by_stem: dict[str, list[AnnotatedImage]] = {}
         for image in images:
             stem = os.path.splitext(image.path or image.name)[0]
             by_stem.setdefault(stem.casefold(), []).append(image)
-        twins = []
+        duplicates = []
         for group in by_stem.values():
             first, *others = group
             size = first.height, first.width
             for other in others:
-                if size == (other.height, other.width) and _are_alike(first, other):
-                    twins.append(f"{first.name} and {os.path.basename(other.name)}")
-        if twins:
+                if size == (other.height, other.width) and _have_equal_regions(first, other):
+                    duplicates.append(f"{first.name} and {os.path.basename(other.name)}")
+        if duplicates:
             logger.warning(
                 "%s: %d images are there twice, with equal regions under names that differ in their"
                 " suffix, and count twice; one may be trained on and the other validated on: %s",
                 self.path,
-                len(twins),
-                files.several(twins),
+                len(duplicates),
+                files.several(duplicates),
             )
 
-    def _log_problems(self) -> None:
-        """One warning of all problems."""
+    def log_problems(self) -> None:
+        """Logs all problems in one warning."""
         if len(self.problems) == 1:
             logger.warning("%s; left out", self.problems[0])
         elif self.problems:
@@ -420,8 +423,8 @@ class Reader:
             )
 
     def _images(self) -> list[AnnotatedImage]:
-        """The images of the entries whose file is found; the others' problems are noted."""
-        image_files = self._find()
+        """The images of the entries with a usable file; problems are recorded for the others."""
+        image_files = self._find_files()
         images = []
         for entry in self.entries:
             try:
@@ -434,10 +437,10 @@ class Reader:
                 images.append(image)
         return images
 
-    def _find(self) -> files.FoundImages:
-        """The files of the entries' names, and one warning of those with another name."""
+    def _find_files(self) -> files.FoundImages:
+        """Finds the files of the entries, with one warning of those with other names."""
         others: dict[str, list[str]] = {}
-        self._part_copies()
+        self._rename_copies()
         for entry in self.entries:
             if entry.file is None:
                 others.setdefault(entry.name, []).extend(entry.others)
@@ -453,31 +456,31 @@ class Reader:
             logger.warning("%s: %s", self.path, image_files.renamed_text())
         return image_files
 
-    def _part_copies(self) -> None:
-        """Gives jsons that name one image those of their own names, where these are there.
+    def _rename_copies(self) -> None:
+        """Gives jsons that name the same image the images of their own names, if they exist.
 
-        A json that was copied or renamed with its image still names the first one.
+        A json that was copied or renamed together with its image still names the original image.
         """
         counts = collections.Counter(entry.name for entry in self.entries)
-        parted = []
+        renamed = []
         for entry in self.entries:
             beside = entry.beside
             if counts[entry.name] < 2 or beside is None or beside == entry.name:
                 continue
             if any(os.path.isfile(os.path.join(folder, beside)) for folder in self.folders):
-                parted.append(f"{entry.name} is {beside}")
+                renamed.append(f"{entry.name} is {beside}")
                 entry.name = beside
-        if parted:
+        if renamed:
             logger.warning(
                 "%s: %d json files name an image that another one names too, and are taken for"
                 " those of the images with their own names: %s",
                 self.path,
-                len(parted),
-                files.several(parted),
+                len(renamed),
+                files.several(renamed),
             )
 
     def _image(self, entry: Entry, image_files: files.FoundImages) -> AnnotatedImage:
-        """The image of an entry, without its regions; Problem without a file of the right size."""
+        """The image of an entry, without its regions; Problem if no file has the right size."""
         problem = image_files.problems.get(entry.name, "")
         path = entry.file or image_files.paths.get(entry.name)
         if path is not None:
@@ -499,9 +502,9 @@ class Reader:
         return AnnotatedImage(entry.name, path, height, width, [], entry.embedded)
 
     def _is_drawn(self, region: Region, image: AnnotatedImage) -> bool:
-        """Whether a region has pixels in its image; notes the problem of one without.
+        """Whether a region has pixels in its image; records a problem if it has none.
 
-        What trains nothing, or can't be drawn, is said now rather than in the first epoch.
+        Regions that are empty or can't be drawn are reported now rather than in the first epoch.
         """
         size = (image.height, image.width)
         try:
@@ -520,11 +523,11 @@ class Reader:
         self.problem(f"image {image.name!r}, region {region.number}", problem)
         return False
 
-    def _merged(self, images: list[AnnotatedImage]) -> list[AnnotatedImage]:
-        """The images, those of one file as one; a region that is in two entries is taken once."""
+    def merged(self, images: list[AnnotatedImage]) -> list[AnnotatedImage]:
+        """The images, entries of the same file joined; a region of two entries is kept once."""
         merged: dict[Any, AnnotatedImage] = {}
-        known: dict[Any, set] = {}
-        several: dict[str, int] = {}
+        identities: dict[Any, set] = {}
+        repeated: dict[str, int] = {}
         for image in images:
             key: Any = os.path.normpath(image.path)
             if image.embedded:
@@ -541,26 +544,26 @@ class Reader:
                     f" {(first.height, first.width)} and {(image.height, image.width)}",
                 )
                 continue
-            if key not in known:
-                known[key] = set(map(_identity, first.regions))
-            new = [region for region in image.regions if _identity(region) not in known[key]]
-            known[key].update(map(_identity, new))
-            several[first.name] = several.get(first.name, 0) + len(image.regions) - len(new)
+            if key not in identities:
+                identities[key] = set(map(_identity, first.regions))
+            new = [region for region in image.regions if _identity(region) not in identities[key]]
+            identities[key].update(map(_identity, new))
+            repeated[first.name] = repeated.get(first.name, 0) + len(image.regions) - len(new)
             first.regions = first.regions + new
-        if several:
+        if repeated:
             logger.warning(
                 "%s: %d images are annotated in several places; their regions are put together, %d"
                 " that are there twice once: %s",
                 self.path,
-                len(several),
-                sum(several.values()),
-                files.several(several),
+                len(repeated),
+                sum(repeated.values()),
+                files.several(repeated),
             )
         return list(merged.values())
 
 
 def _folders_near(folder: str) -> list[str]:
-    """The folders of images in a folder of annotations, and beside it."""
+    """The folders of images in and beside a folder of annotations."""
     near = []
     for place in (folder, os.path.join(folder, os.pardir)):
         for name in files.IMAGE_FOLDERS:
@@ -571,13 +574,13 @@ def _folders_near(folder: str) -> list[str]:
 
 
 def is_inside(path: str, folder: Any) -> bool:
-    """Whether a path lies in a folder or one of its sub-folders."""
+    """Whether a path is in a folder or one of its sub-folders."""
     folder = os.path.join(os.path.abspath(folder), "")
     return os.path.abspath(path).startswith(folder)
 
 
 def _identity(region: Region) -> tuple:
-    """Equal for regions with one class and one shape."""
+    """A key that is equal for regions with the same class and shape."""
     shape: Any = region.shape
     if isinstance(shape, CocoSegmentation):
         shape = shape.annotation["segmentation"]
@@ -586,30 +589,30 @@ def _identity(region: Region) -> tuple:
     return region.name, region.crowd, repr(shape)
 
 
-def _are_alike(first: AnnotatedImage, second: AnnotatedImage) -> bool:
-    """Whether two images have the same regions, at least one."""
+def _have_equal_regions(first: AnnotatedImage, second: AnnotatedImage) -> bool:
+    """Whether two images have the same regions, and at least one."""
     if not first.regions or len(first.regions) != len(second.regions):
         return False
     return set(map(_identity, first.regions)) == set(map(_identity, second.regions))
 
 
-def _twins(regions: Sequence[Region]) -> int:
-    """How many regions of an image are equal to one before them.
+def _duplicate_count(regions: Sequence[Region]) -> int:
+    """How many regions of an image are equal to an earlier one.
 
-    Whole shapes are compared where a glance at them is equal: they may be many, and long.
+    Only regions with equal `_quick_key` are compared in full: shapes may be many, and long.
     """
-    alike: dict[tuple, list[Region]] = {}
+    groups: dict[tuple, list[Region]] = {}
     for region in regions:
-        alike.setdefault((region.name, region.crowd, _glance(region.shape)), []).append(region)
+        groups.setdefault((region.name, region.crowd, _quick_key(region.shape)), []).append(region)
     count = 0
-    for group in alike.values():
+    for group in groups.values():
         if len(group) > 1:
             count += len(group) - len(set(map(_identity, group)))
     return count
 
 
-def _glance(shape: Any) -> Any:
-    """Something short that is equal for equal shapes."""
+def _quick_key(shape: Any) -> Any:
+    """A short key that is equal for equal shapes; other shapes may share it."""
     if isinstance(shape, CocoSegmentation):
         return coco.glance(shape.annotation["segmentation"])
     if isinstance(shape, Polygons):
@@ -619,7 +622,7 @@ def _glance(shape: Any) -> Any:
     if isinstance(shape, PngMask):
         return shape.x, shape.y, len(shape.text)
     if isinstance(shape, Union):
-        return tuple(map(_glance, shape.shapes))
+        return tuple(map(_quick_key, shape.shapes))
     return repr(shape)
 
 
@@ -636,26 +639,26 @@ def annotated_size(
     name: str,
     size: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """(height, width) in which an image file's annotations are; Problem for one of another size.
+    """(height, width) of the frame of an image file's annotations; Problem for another size.
 
     Args:
-        file: its path, or a file object.
-        name: of the image, for messages.
+        file: path of the image file, or a file object.
+        name: name of the image in messages.
         size: (height, width) that the annotation was made for, None if unknown.
     """
     try:
         shown, stored = utils.image_sizes(file)
-    except Exception as error:  # whatever is raised for a damaged file
+    except Exception as error:  # the readers raise many types for a damaged file
         raise Problem(f"expected an image that can be read. Received: {error}") from error
     if size is None or size == shown:
         return shown
-    if size == stored:  # annotated by a program that ignores a camera's rotation
+    if size == stored:  # annotated by a program that ignores the EXIF rotation
         return stored
     raise Problem(f"annotated at (height, width) {size}. Received: {name} of {shown}")
 
 
 def given_size(height: Any, width: Any) -> tuple[int, int] | None:
-    """(height, width) as a file gives it; None where it doesn't, or gives 0 or -1 for unknown."""
+    """(height, width) of a file's values; None if a value is missing or not above 0."""
     height = number_of(height)
     width = number_of(width)
     if not height or not width or height <= 0 or width <= 0:
@@ -663,10 +666,11 @@ def given_size(height: Any, width: Any) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-# ---- Values of json ------------------------------------------------------------------------------
+# ---- Values of json and xml ----------------------------------------------------------------------
 
 
-_KINDS = {
+# How error messages name a type.
+_TYPE_NAMES = {
     dict: "an object {...}",
     list: "a list",
     str: "a text",
@@ -680,7 +684,7 @@ def field_of(
     kind: Any,
     subject: str,
 ) -> Any:
-    """data[name] of one kind of `_KINDS`, or Problem."""
+    """data[name] of a type of `_TYPE_NAMES`; Problem for another. subject: what data is."""
     value = None
     if isinstance(data, dict):
         value = data.get(name)
@@ -689,20 +693,20 @@ def field_of(
     if value is None:
         value = data
     raise Problem(
-        f"expected {subject} with {name!r}, {_KINDS[kind]}. Received: {files.short(value)}"
+        f"expected {subject} with {name!r}, {_TYPE_NAMES[kind]}. Received: {files.short(value)}"
     )
 
 
 def number_of(value: Any) -> float | None:
-    """A coordinate or another number of a shape, also written as text; None for what is none."""
+    """A number of a shape, also one written as text; None for others and beyond FARTHEST."""
     number = finite_number(value)
     if number is None or abs(number) > FARTHEST:
         return None
     return float(number)
 
 
-def _beyond(value: Any) -> str:
-    """What a message adds to a number that is larger than any image."""
+def _range_note(value: Any) -> str:
+    """A note for messages about a number larger than any image; "" for others."""
     if isinstance(value, (int, float)) and FARTHEST < abs(value) < math.inf:
         return f" (beyond {FARTHEST:.0f})"
     return ""
@@ -713,14 +717,14 @@ def numbers_of(
     names: tuple[str, ...],
     positive: tuple[str, ...] = (),
 ) -> list[float]:
-    """The numbers `names` of a shape's dict, those in `positive` above 0."""
+    """The numbers under `names` in a shape's dict; Problem for others, or `positive` ones <= 0."""
     numbers = []
     wrong = []
     for name in names:
         value = shape.get(name)
         number = number_of(value)
         if number is None or (name in positive and number <= 0):
-            wrong.append(f"{name}: {files.short(value)}{_beyond(value)}")
+            wrong.append(f"{name}: {files.short(value)}{_range_note(value)}")
         else:
             numbers.append(number)
     if wrong:
@@ -734,32 +738,32 @@ def numbers_of(
 
 
 def points_of(points: Any, subject: str) -> list[list[float]]:
-    """The points [x, y] of a shape."""
+    """The points [x, y] of a shape; Problem for others. subject: the shape, for messages."""
     expected = f"expected {subject} as a list of points of two numbers"
     if not isinstance(points, (list, tuple)):
         raise Problem(f"{expected}. Received: {files.short(points)}")
-    read = []
+    pairs = []
     for point in points:
         pair = point_of(point)
         if pair is None:
-            beyond = ""
+            note = ""
             if isinstance(point, (list, tuple)):
-                beyond = next(filter(None, map(_beyond, point)), "")
-            raise Problem(f"{expected}. Received: {files.short(point)}{beyond}")
-        read.append(pair)
-    return read
+                note = next(filter(None, map(_range_note, point)), "")
+            raise Problem(f"{expected}. Received: {files.short(point)}{note}")
+        pairs.append(pair)
+    return pairs
 
 
 def outline_of(points: Any, subject: str) -> list[list[float]]:
-    """The points [x, y] of a shape, at least 3."""
-    read = points_of(points, subject)
-    if len(read) < 3:
-        raise Problem(f"expected {subject} of at least 3 points. Received: {len(read)}")
-    return read
+    """The points [x, y] of a shape; Problem for fewer than 3."""
+    outline = points_of(points, subject)
+    if len(outline) < 3:
+        raise Problem(f"expected {subject} of at least 3 points. Received: {len(outline)}")
+    return outline
 
 
 def point_of(point: Any) -> list[float] | None:
-    """[x, y]; None for what is no point."""
+    """[x, y] of a point; None for another value."""
     if not isinstance(point, (list, tuple)) or len(point) != 2:
         return None
     x = number_of(point[0])
@@ -770,9 +774,9 @@ def point_of(point: Any) -> list[float] | None:
 
 
 def class_name_of(value: Any, subject: str) -> str:
-    """A class's name: a text, or a number as text; Problem for another value or none.
+    """The name of a class: a text, or a number as text; Problem for another value.
 
-    subject: where it stands, "one class in the attribute 'type'".
+    subject: what is expected, for messages, as "one class in the attribute 'type'".
     """
     name = value
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e15:
@@ -782,11 +786,11 @@ def class_name_of(value: Any, subject: str) -> str:
     try:
         if isinstance(name, str):
             name.encode()
-            # macOS writes an accent as a sign of its own: one class, not two.
+            # macOS writes accents as combining characters: the name is the same class.
             name = unicodedata.normalize("NFC", name).strip()
             if name:
                 return name
-    except UnicodeEncodeError:  # half a sign
+    except UnicodeEncodeError:  # a lone surrogate
         pass
     raise Problem(f"expected {subject}. Received: {files.short(value)}")
 
@@ -795,7 +799,7 @@ def load_json(
     path: Any,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """What a json file holds; see `files.read_json`."""
+    """The content of a json file, see `files.read_json`; AnnotationError if it can't be read."""
     try:
         return files.read_json(path, pairs)
     except FileNotFoundError as error:
@@ -804,27 +808,33 @@ def load_json(
         raise AnnotationError(str(error)) from error
 
 
+# ---- Files and entries ---------------------------------------------------------------------------
+
+
 _JSON_SUFFIXES = (".json", ".geojson")
 
 
 def json_files_in(path: str, below: bool, suffixes: tuple[str, ...] = _JSON_SUFFIXES) -> list[str]:
-    """The json files in a folder, or those in its sub-folders up to DEEPEST; sorted.
+    """The json files of a folder, sorted.
 
-    suffixes: others, for files of another kind.
+    Args:
+        path: the folder.
+        below: files of its sub-folders, down to `files.DEEPEST`, instead of its own.
+        suffixes: suffixes of the files, in lower case.
     """
     json_files = []
     too_deep = []
     for folder, folders, names in os.walk(path):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         parts = pathlib.Path(folder).relative_to(path).parts
-        if len(parts) - parts.count("datasets") >= files.DEEPEST:  # Supervisely has those between
+        if len(parts) - parts.count("datasets") >= files.DEEPEST:  # levels that Supervisely adds
             too_deep += [os.path.join(folder, name) for name in folders]
             folders.clear()
         if below != (folder == path):
             for name in names:
                 file = os.path.join(folder, name)
-                is_named = os.path.splitext(name)[1].lower() in suffixes
-                if is_named and os.path.isfile(file):
+                has_suffix = os.path.splitext(name)[1].lower() in suffixes
+                if has_suffix and os.path.isfile(file):
                     json_files.append(file)
         if not below:
             break
@@ -839,7 +849,7 @@ def json_files_in(path: str, below: bool, suffixes: tuple[str, ...] = _JSON_SUFF
 
 
 def values_of(data: Any) -> Iterable:
-    """The entries of a list or an object."""
+    """The values of a list or an object; none of another value."""
     if isinstance(data, dict):
         return data.values()
     if isinstance(data, list):
@@ -848,7 +858,7 @@ def values_of(data: Any) -> Iterable:
 
 
 def all_entries(pairs: list[tuple[str, Any]]) -> dict:
-    """An object of its pairs, with both images of one key, of which json keeps the last alone."""
+    """A dict of the pairs of a json object that keeps every image of a repeated key."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
         entries = {}
@@ -860,13 +870,20 @@ def all_entries(pairs: list[tuple[str, Any]]) -> dict:
 
 
 def field_or_none(item: Any, name: str) -> Any:
+    """item[name]; None if there is none or the item is no dict."""
     if isinstance(item, dict):
         return item.get(name)
     return None
 
 
+# ---- Objects and masks of several formats --------------------------------------------------------
+
+
 def joined_by_group(regions: Iterable[Region], shapes: list[dict]) -> list[Region]:
-    """The regions, those of one label and one group_id joined to one; shapes: of the file."""
+    """The regions, those with the same label and group_id joined.
+
+    shapes: the dicts of the file's shapes, which `Region.number` indexes.
+    """
     groups: dict[Any, list[Region]] = {}
     for region in regions:
         group_id = shapes[region.number].get("group_id")
@@ -885,9 +902,9 @@ def joined_by_group(regions: Iterable[Region], shapes: list[dict]) -> list[Regio
 
 @dataclasses.dataclass
 class PngMask(DrawnShape):
-    """A mask as a PNG in base64, kept as such: decoded, thousands don't fit in memory.
+    """A mask as a PNG in base64, decoded when drawn: thousands of bitmaps don't fit in memory.
 
-    Its first pixel lies at (x, y).
+    Its first pixel is at (x, y).
     """
 
     text: Any
@@ -895,7 +912,7 @@ class PngMask(DrawnShape):
     y: int
 
     def read(self) -> np.ndarray:
-        """[h, w] bool; Problem for what is no PNG."""
+        """[h, w] bool; Problem if it can't be decoded."""
         from PIL import Image
 
         try:
@@ -905,11 +922,11 @@ class PngMask(DrawnShape):
                     if "A" in image.getbands() or "transparency" in image.info:
                         return np.asarray(image.convert("RGBA").getchannel("A")) > 0
                     return np.asarray(image.convert("L")) > 0
-        except Exception as error:  # whatever Pillow raises for a damaged file
+        except Exception as error:  # Pillow raises many types for a damaged file
             raise Problem(
                 f"expected a mask as a PNG in base64. Received: {files.short(self.text)} ({error})"
             ) from error
 
     def crop(self, height: int, width: int) -> Crop:
-        """What is drawn in an image of that size; what lies outside is cut off."""
+        """The part of the mask inside an image of that size."""
         return Bitmap(self.read(), self.x, self.y).crop(height, width)
