@@ -1,4 +1,4 @@
-"""Annotations of the VGG Image Annotator: json and csv of versions 1 and 2, projects of 3."""
+"""Reads annotations of the VGG Image Annotator: json and csv of versions 1 and 2, projects of 3."""
 
 import collections
 import csv
@@ -31,10 +31,10 @@ class _ViaImage:
     """An image of VIA.
 
     Attributes:
-        name: the file's name.
-        items: number and content of each region.
-        others: more names that the file may have.
-        embedded: the image itself, if the json holds it.
+        name: name of the image file.
+        items: a pair (number, content) for each region.
+        others: other names that the image file may have.
+        embedded: the image, if it is embedded in the json.
     """
 
     name: str
@@ -49,15 +49,15 @@ def read_via_content(
     attribute: str | None,
     label: str | None,
 ) -> Annotations:
-    """Reads VIA's json of any version, or what `load_csv` gives."""
+    """Reads VIA's json of any version, or the content of a csv from `load_csv`."""
     if is_via3(data):
-        photos = _via3_images(reader, data)
+        images = _via3_images(reader, data)
     else:
-        photos = _via_images(reader, data)
+        images = _via_images(reader, data)
     if label is None:
-        attribute = _attribute(reader.path, photos, attribute)
+        attribute = _attribute(reader.path, images, attribute)
         if attribute is None:
-            label = "object"  # nothing tells classes apart
+            label = "object"  # no attribute distinguishes classes
 
     def region(item: Any) -> Region:
         name = label
@@ -66,17 +66,17 @@ def read_via_content(
         shape = _via_shape(field_of(item, "shape_attributes", dict, "a region"))
         return Region(name, shape, extra=_other_attributes(item, attribute))
 
-    for photo in photos:
-        regions = list(reader.regions(f"image {photo.name!r}", photo.items, region))
-        entry = Entry(photo.name, regions, None, photo.others, embedded=photo.embedded)
-        reader.add(entry, annotated=bool(photo.items))
+    for image in images:
+        regions = list(reader.regions(f"image {image.name!r}", image.items, region))
+        entry = Entry(image.name, regions, None, image.others, embedded=image.embedded)
+        reader.add(entry, annotated=bool(image.items))
     if label:
         return reader.finish([label])
     return reader.finish()
 
 
 def _via_images(reader: Reader, data: Any) -> list[_ViaImage]:
-    """The images of a VIA 1 or 2 json; those with problems are noted."""
+    """The images of a VIA 1 or 2 json; problems are recorded."""
     place: tuple = ()
     entries = data
     if isinstance(data, dict) and "_via_img_metadata" in data:
@@ -90,23 +90,23 @@ def _via_images(reader: Reader, data: Any) -> list[_ViaImage]:
             f" {files.short(entries)}"
         )
     folders = _via_folders(data)
-    photos = []
-    known: dict[str, list] = {}
+    images = []
+    items_by_name: dict[str, list] = {}
     for key, entry in entries.items():
         try:
-            photo = _via_image(entry, folders)
-            if photo.items and photo.items in known.setdefault(photo.name, []):
+            image = _via_image(entry, folders)
+            if image.items and image.items in items_by_name.setdefault(image.name, []):
                 raise Problem(
-                    f"expected one entry for each image. Received: a second one of {photo.name!r}"
+                    f"expected one entry for each image. Received: a second one of {image.name!r}"
                 )
-            known.setdefault(photo.name, []).append(photo.items)
+            items_by_name.setdefault(image.name, []).append(image.items)
         except Problem as error:
             reader.problem(f"image {key!r}", str(error))
             continue
         if entry.get("base64_img_data"):
-            photo.embedded = EmbeddedImage(reader.path, (*place, key, "base64_img_data"))
-        photos.append(photo)
-    return photos
+            image.embedded = EmbeddedImage(reader.path, (*place, key, "base64_img_data"))
+        images.append(image)
+    return images
 
 
 def _via_image(entry: Any, folders: list[str]) -> _ViaImage:
@@ -130,7 +130,7 @@ def _via_image(entry: Any, folders: list[str]) -> _ViaImage:
 
 
 def _via_folders(data: Any) -> list[str]:
-    """The folders or addresses that a project of VIA 2 has its images in."""
+    """The folders or addresses of the images of a VIA 2 project."""
     settings: Any = data
     for key in ("_via_settings", "core"):
         if not isinstance(settings, dict):
@@ -144,7 +144,10 @@ def _via_folders(data: Any) -> list[str]:
     return [folder for folder in folders if isinstance(folder, str) and folder]
 
 
-# Numbers of VIA 3's shapes, and how many numbers follow; None: any.
+# ---- Projects of VIA 3 ---------------------------------------------------------------------------
+
+
+# {VIA 3's number of a shape: (VIA 2's name, fields of the numbers that follow)}; None for points.
 _VIA3_SHAPES = {
     1: ("point", ("cx", "cy")),
     2: ("rect", ("x", "y", "width", "height")),
@@ -158,9 +161,8 @@ _VIA3_SHAPES = {
 }
 
 
+# VIA 3's numbers of types: of a file that is an image, of an attribute that is check boxes.
 _VIA3_IMAGE = 2
-
-
 _VIA3_CHECKBOX = 2
 
 
@@ -170,7 +172,7 @@ def is_via3(data: Any) -> bool:
 
 
 def _via3_images(reader: Reader, data: dict) -> list[_ViaImage]:
-    """The images of a VIA 3 project, their regions as VIA 2 has them."""
+    """The images of a VIA 3 project, with regions in VIA 2's layout; problems are recorded."""
     tables: dict[str, dict] = {}
     for name in ("file", "view", "metadata", "attribute"):
         table = data.get(name)
@@ -180,47 +182,47 @@ def _via3_images(reader: Reader, data: dict) -> list[_ViaImage]:
                 f"Received: {files.short(table)}"
             )
         tables[name] = table
-    photos = {}
+    images = {}
     for key, view in tables["view"].items():
         try:
-            photos[key] = _via3_image(reader, view, tables["file"])
+            images[key] = _via3_image(reader, view, tables["file"])
         except Problem as error:
             reader.problem(f"view {key!r}", str(error))
     for key, item in tables["metadata"].items():
         xy = None
         if isinstance(item, dict):
             xy = item.get("xy")
-        if xy == []:  # of the whole image, or of a part of a video
+        if xy == []:  # metadata of the whole image, or of a segment of a video
             continue
-        photo = photos.get(str(field_or_none(item, "vid")))
-        if photo is not None:
-            photo.items.append((key, _via3_region(item, xy, tables["attribute"])))
+        image = images.get(str(field_or_none(item, "vid")))
+        if image is not None:
+            image.items.append((key, _via3_region(item, xy, tables["attribute"])))
         elif str(field_or_none(item, "vid")) not in tables["view"]:
             reader.problem(f"region {key!r}", f"expected its view. Received: {files.short(item)}")
-    return list(photos.values())
+    return list(images.values())
 
 
-def _via3_image(reader: Reader, view: Any, table: dict) -> _ViaImage:
-    """The image of a view."""
-    numbers = field_of(view, "fid_list", list, "a view")
-    if len(numbers) != 1:
-        raise Problem(f"expected a view of one image. Received: the files {files.short(numbers)}")
-    number = str(numbers[0])
-    file = table.get(number, {})
+def _via3_image(reader: Reader, view: Any, files_by_id: dict) -> _ViaImage:
+    """The image of a view. files_by_id: {id: file}, the project's files."""
+    file_ids = field_of(view, "fid_list", list, "a view")
+    if len(file_ids) != 1:
+        raise Problem(f"expected a view of one image. Received: the files {files.short(file_ids)}")
+    file_id = str(file_ids[0])
+    file = files_by_id.get(file_id, {})
     name = field_of(file, "fname", str, "a file")
     if str(file.get("type", _VIA3_IMAGE)) != str(_VIA3_IMAGE):
         raise Problem(f"expected an image. Received: {name!r}, a video or a sound")
-    photo = _ViaImage(name, [])
+    image = _ViaImage(name, [])
     source = file.get("src")
     if isinstance(source, str) and source.startswith("data:"):
-        photo.embedded = EmbeddedImage(reader.path, ("file", number, "src"))
+        image.embedded = EmbeddedImage(reader.path, ("file", file_id, "src"))
     elif isinstance(source, str) and source:
-        photo.others = (source,)
-    return photo
+        image.others = (source,)
+    return image
 
 
 def _via3_region(item: dict, xy: Any, table: dict) -> dict:
-    """A region as VIA 2 has it."""
+    """A region in VIA 2's layout. table: the project's attributes by id."""
     shape: Any = {"name": xy}
     if isinstance(xy, list) and xy and isinstance(xy[0], int) and xy[0] in _VIA3_SHAPES:
         name, fields = _VIA3_SHAPES[xy[0]]
@@ -240,7 +242,7 @@ def _via3_region(item: dict, xy: Any, table: dict) -> dict:
 
 
 def _via3_value(attribute: Any, value: Any) -> Any:
-    """A region's value of an attribute: of a choice the text, of check boxes {text: True}."""
+    """A region's value of an attribute: the text of a choice, {text: True} of check boxes."""
     options = field_or_none(attribute, "options")
     if not isinstance(options, dict) or not options:
         return value
@@ -251,16 +253,19 @@ def _via3_value(attribute: Any, value: Any) -> Any:
     return value
 
 
+# ---- csv -----------------------------------------------------------------------------------------
+
+
 _CSV_COLUMNS = ("filename", "region_shape_attributes", "region_attributes")
 
 
 def load_csv(path: str) -> dict:
-    """What VIA 1 and 2 export as csv, in the layout of their json."""
+    """The content of VIA's csv in the layout of its json; AnnotationError for another csv."""
     if not os.path.exists(path):
         raise AnnotationError(f"No annotation file or folder {path}")
     try:
         text = files.read_text(path)
-        # A spreadsheet program saves it with its own separator.
+        # Spreadsheet programs save csv with a separator of their own.
         separator = max(",;\t", key=text.partition("\n")[0].count)
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=separator))
     except csv.Error as error:
@@ -283,45 +288,48 @@ def load_csv(path: str) -> dict:
             continue
         entry = entries.setdefault(name, {"filename": name, "regions": []})
         shape = _cell(cells.get("region_shape_attributes"))
-        if shape != {}:  # an image without regions has one row
+        if shape != {}:  # an image without regions has one row with {}
             attributes = _cell(cells.get("region_attributes"))
             entry["regions"].append({"shape_attributes": shape, "region_attributes": attributes})
     return entries
 
 
 def _cell(text: str | None) -> Any:
-    """The json in a cell of a csv; the text where it is none."""
+    """The json in a cell of a csv; its text if that is no json."""
     try:
         return json.loads(text or "{}")
     except (ValueError, RecursionError):
         return text
 
 
+# ---- Regions -------------------------------------------------------------------------------------
+
+
 def _attribute(
     path: str,
-    photos: list[_ViaImage],
+    images: list[_ViaImage],
     attribute: str | None,
 ) -> str | None:
-    """The region attribute that holds the class: the one asked for, or the only one there is.
+    """The region attribute that holds the class: the requested one, or the only one there is.
 
-    One that is empty in all regions holds no class.
+    Of several attributes, those that are empty in all regions are not considered.
     """
     values: dict[str, collections.Counter] = {}
     filled = set()
-    for photo in photos:
-        for _, item in photo.items:
+    for image in images:
+        for _, item in image.items:
             for key, value in _region_attributes(item).items():
                 values.setdefault(key, collections.Counter())[files.short(value)] += 1
                 if value not in (None, "", {}, []):
                     filled.add(key)
-    known = "none"
+    described = "none"
     if values:
-        known = "; ".join(
+        described = "; ".join(
             f"{key} ({', '.join(list(counts)[:5])})" for key, counts in values.items()
         )
     if attribute is not None and attribute not in values:
         raise AnnotationError(
-            f"{path}: expected the class in a region attribute of the file: {known}. "
+            f"{path}: expected the class in a region attribute of the file: {described}. "
             f"Received: {attribute!r}"
         )
     if attribute is not None:
@@ -329,13 +337,13 @@ def _attribute(
     if len(values) > 1 and len(filled) != 1:
         raise AnnotationError(
             f"{path}: expected one region attribute, the class; of several name the one. "
-            f"Received: {known}"
+            f"Received: {described}"
         )
     return next(iter(filled or values), None)
 
 
 def _region_attributes(item: Any) -> dict:
-    """The attributes of a region, none of a broken one."""
+    """The attributes of a region; empty for an invalid one."""
     attributes = field_or_none(item, "region_attributes")
     if not isinstance(attributes, dict):
         return {}
@@ -343,7 +351,7 @@ def _region_attributes(item: Any) -> dict:
 
 
 def _other_attributes(item: Any, attribute: str | None) -> dict | None:
-    """The attributes of a region that have a value, without that of its class; None for none."""
+    """The attributes of a region with a value, except its class; None for none."""
     attributes = {
         name: value
         for name, value in _region_attributes(item).items()
@@ -378,7 +386,7 @@ def _via_shape(shape: dict) -> Shape:
         x, y, radius = numbers_of(shape, ("cx", "cy", "r"), positive=("r",))
         return Ellipse(x, y, radius, radius)
     if kind == "ellipse":
-        shape = {"theta": 0.0, **shape}  # it came with 2.0.6; files before are upright
+        shape = {"theta": 0.0, **shape}  # since 2.0.6; earlier ellipses are not rotated
         names = ("cx", "cy", "rx", "ry", "theta")
         x, y, radius_x, radius_y, angle = numbers_of(shape, names, positive=("rx", "ry"))
         return Ellipse(x, y, radius_x, radius_y, angle)
@@ -389,11 +397,12 @@ def _via_shape(shape: dict) -> Shape:
 
 
 def _via_polygon(shape: dict, subject: str) -> Polygons:
+    """The polygon of a polygon's or polyline's shape_attributes."""
     return Polygons([outline_of(_via_points(shape, subject), subject)])
 
 
 def _via_points(shape: dict, subject: str) -> list[list]:
-    """The points [x, y] of a shape, as they stand."""
+    """The points [x, y] of a shape, unchecked."""
     xs = field_of(shape, "all_points_x", list, subject)
     ys = field_of(shape, "all_points_y", list, subject)
     if len(xs) != len(ys):
