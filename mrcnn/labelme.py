@@ -1,6 +1,6 @@
-"""JSON files of one image each: LabelMe, ISAT, EISeg, Supervisely, V7 (Darwin) and QuPath.
+"""Reads json files of one image each: LabelMe, ISAT, EISeg, Supervisely, V7 (Darwin) and QuPath.
 
-The others are put into LabelMe's form first.
+The other formats are converted to LabelMe's layout first.
 """
 
 import base64
@@ -55,25 +55,35 @@ def read_labelme_jsons(
     loaded: dict[str, Any],
     images: Any,
     keep_empty: bool,
-    useless: dict[str, str] | None = None,
+    unusable: dict[str, str] | None = None,
     need_files: bool = True,
     classes: Sequence[str] = (),
 ) -> Annotations:
-    """loaded: {file: its content}; useless: {file: why it is no annotation}; classes: those that a
-    file of the folder names, in their order."""
+    """Reads the jsons of one image or of a folder.
+
+    Args:
+        path: the json, or the folder.
+        loaded: {file: its content}.
+        images, keep_empty, need_files: see `annotations.read`.
+        unusable: {file: why it has no annotations}, which are recorded as problems.
+        classes: names of the classes in a file of the folder, in their order.
+
+    Raises:
+        AnnotationError: no image can be used.
+    """
     reader = Reader(path, images, keep_empty, need_files=need_files)
-    start = path
+    folder = path
     if not os.path.isdir(path):
-        start = os.path.dirname(path)
-    for file, reason in (useless or {}).items():
-        reader.problem(f"file {os.path.relpath(file, start)}", reason)
+        folder = os.path.dirname(path)
+    for file, reason in (unusable or {}).items():
+        reader.problem(f"file {os.path.relpath(file, folder)}", reason)
     has_classes = any(map(_has_classes_of_qupath, loaded.values()))
     for file, data in loaded.items():
-        relative = os.path.relpath(file, start or ".")
+        relative = os.path.relpath(file, folder or ".")
         place = f"file {relative}"
         shapes: list = []
         try:
-            data, read = _in_labelmes_layout(data, has_classes)
+            data, read_region = _in_labelmes_layout(data, has_classes)
             entry = _labelme_entry(file, os.path.dirname(relative), data)
             if data.get("shapes") is not None:
                 shapes = field_of(data, "shapes", list, "an image")
@@ -81,7 +91,7 @@ def read_labelme_jsons(
             reader.problem(place, str(error))
             continue
         place = f"{place}, image {data.get('imagePath')!r}"
-        regions = reader.regions(place, enumerate(shapes), read)
+        regions = reader.regions(place, enumerate(shapes), read_region)
         entry.regions = joined_by_group(regions, shapes)
         reader.add(entry, annotated=bool(shapes))
     if not classes:
@@ -91,9 +101,9 @@ def read_labelme_jsons(
 
 
 def _in_labelmes_layout(data: Any, has_classes: bool) -> tuple[dict, Callable[[Any], Region]]:
-    """A json of one image in LabelMe's layout, and what reads an entry of its shapes.
+    """A json of one image in LabelMe's layout, and the function that reads an item of its shapes.
 
-    has_classes: whether any of QuPath's files has classes. Raises Problem.
+    has_classes: whether any of QuPath's files has classes. Problem for an invalid json.
     """
     if is_isat(data):
         return _labelme_of_isat(data), _labelme_region
@@ -111,24 +121,27 @@ def _in_labelmes_layout(data: Any, has_classes: bool) -> tuple[dict, Callable[[A
 
 
 def _class_names_of(entries: Iterable[Entry]) -> set[str]:
-    """Names of the classes of all regions."""
+    """The names of the classes of all regions."""
     return {region.name for entry in entries for region in entry.regions}
 
 
+# ---- LabelMe -------------------------------------------------------------------------------------
+
+
 def labelme_key(data: Any) -> tuple:
-    """What two jsons of one image have in common."""
+    """A key that is equal for jsons with the same image and shapes."""
     name = str(field_or_none(data, "imagePath"))
     shapes = field_or_none(data, "shapes")
     return ntpath.basename(name), zlib.crc32(repr(shapes).encode("utf-8", "backslashreplace"))
 
 
 def _labelme_entry(file: str, folder: str, data: dict) -> Entry:
-    """The image of a file, without its regions. folder: the json's, relative to the one read."""
+    """The image of a json, without its regions. folder: the json's, relative to the folder read."""
     stem = os.path.splitext(os.path.basename(file))[0]
     name = data.get("imagePath")
     if name is None or name == "":
         name = stem
-        if not files.is_image_name(stem):  # some write a.jpg.json
+        if not files.is_image_name(stem):  # some programs write a.jpg.json
             name = f"{stem}.jpg"
     name = field_of({**data, "imagePath": name}, "imagePath", str, "an image")
     beside = stem + os.path.splitext(name)[1]
@@ -144,19 +157,19 @@ def _labelme_entry(file: str, folder: str, data: dict) -> Entry:
     return entry
 
 
-# Labels that LabelMe's own converters know as none of a class, and what they are.
+# Labels that LabelMe's own converters do not read as classes, and their meaning.
 _NO_CLASSES = {
     "__ignore__": "what is to be ignored",
     "_background_": "the background",
 }
 
 
-# Shapes whose points are an outline: LabelMe's, then X-AnyLabeling's.
+# Types of shapes whose points are an outline: LabelMe's, then X-AnyLabeling's.
 _OUTLINES = ("polygon", "linestrip", "oriented_rectangle", "rotation", "quadrilateral")
 
 
 def _labelme_region(item: Any) -> Region:
-    """The region of an entry of LabelMe's shapes."""
+    """The region of an item of LabelMe's shapes."""
     if field_or_none(item, "label") is None:
         field_of(item, "label", str, "a shape")
     name = class_name_of(item["label"], "a label")
@@ -169,7 +182,7 @@ def _labelme_region(item: Any) -> Region:
 
 
 def _labelme_extra(item: dict) -> dict | None:
-    """The attributes, flags and description of a shape, those with a value; None for none."""
+    """The attributes, flags and description of a shape that have a value; None for none."""
     extra: dict = {}
     for name in ("attributes", "flags"):
         if isinstance(item.get(name), dict):
@@ -180,7 +193,7 @@ def _labelme_extra(item: dict) -> dict | None:
 
 
 def _labelme_shape(item: dict) -> Shape:
-    """The shape of an entry of LabelMe's shapes."""
+    """The shape of an item of LabelMe's shapes."""
     kind = item.get("shape_type") or "polygon"
     if isinstance(kind, str):
         kind = kind.lower()
@@ -192,16 +205,16 @@ def _labelme_shape(item: dict) -> Shape:
             "expected a polygon, rectangle, circle, mask, linestrip or oriented_rectangle, which"
             f" enclose pixels. Received: {files.short(kind)}"
         )
-    read = points_of(points, f"a {kind} of 2 points")
-    if kind == "rectangle" and len(read) in (4, 5):  # X-AnyLabeling's corners
-        return _labelme_corners(read)
-    if len(read) != 2:
+    corners = points_of(points, f"a {kind} of 2 points")
+    if kind == "rectangle" and len(corners) in (4, 5):  # X-AnyLabeling writes all corners
+        return _labelme_corners(corners)
+    if len(corners) != 2:
         raise Problem(
             f"expected a {kind} of 2 points of two numbers. Received: {files.short(points)}"
         )
     if kind == "circle":
-        return _labelme_circle(read)
-    (x1, y1), (x2, y2) = read
+        return _labelme_circle(corners)
+    (x1, y1), (x2, y2) = corners
     left = min(x1, x2)
     top = min(y1, y2)
     if kind == "rectangle":
@@ -212,17 +225,17 @@ def _labelme_shape(item: dict) -> Shape:
 
 
 def _labelme_corners(points: list) -> Shape:
-    """A rectangle of its four corners, in any order; another four-sided figure as it is."""
+    """The rectangle of four corners in any order; for another quadrilateral its polygon."""
     xs = [x for x, _ in points]
     ys = [y for _, y in points]
-    upright = set(xs) == {min(xs), max(xs)} and set(ys) == {min(ys), max(ys)}
-    if upright:
+    is_aligned = set(xs) == {min(xs), max(xs)} and set(ys) == {min(ys), max(ys)}
+    if is_aligned:
         return Rectangle(min(xs), min(ys), max(xs), max(ys))
     return Polygons([points], exact=True)
 
 
 def _labelme_circle(points: list) -> Ellipse:
-    """A circle of its middle and a point on its rim."""
+    """The circle of its centre and a point on it."""
     (x, y), (rim_x, rim_y) = points
     radius = math.hypot(rim_x - x, rim_y - y)
     if not radius:
@@ -264,7 +277,7 @@ def _labelme_of_isat(data: dict) -> dict:
 
 
 def is_eiseg(data: Any) -> bool:
-    """Whether a json is EISeg's own of one image: a list of named outlines."""
+    """Whether a json is EISeg's own of one image, a list of named outlines."""
     return (
         isinstance(data, list)
         and bool(data)
@@ -273,7 +286,7 @@ def is_eiseg(data: Any) -> bool:
 
 
 def _labelme_of_eiseg(data: list) -> dict:
-    """EISeg's json in LabelMe's layout; the image has the json's name."""
+    """EISeg's json in LabelMe's layout; the image is named by the json."""
     shapes = [{"label": item["name"], "points": item["points"]} for item in data]
     return {"imagePath": None, "shapes": shapes}
 
@@ -288,25 +301,28 @@ def is_supervisely(data: Any) -> bool:
 
 
 def is_supervisely_meta(data: Any) -> bool:
-    """Whether a json is a project's meta.json of Supervisely."""
+    """Whether a json is the meta.json of a Supervisely project."""
     classes = field_or_none(data, "classes")
     return isinstance(classes, list) and "tags" in data
 
 
 def classes_of_meta(data: dict) -> list[str]:
-    """The names of the classes of a meta.json, those that are none left out."""
+    """The names of the classes of a meta.json, without invalid ones."""
     names = []
     for item in data["classes"]:
         try:
             names.append(class_name_of(field_or_none(item, "title"), "a class's title"))
-        except Problem:  # a region of it is a problem of its own
+        except Problem:  # its regions are reported one by one
             continue
     return list(dict.fromkeys(names))
 
 
 def _labelme_of_supervisely(data: dict) -> dict:
-    """Supervisely's json with what LabelMe's has: the image has the json's name, a.jpg.json, and
-    figures of one `instance` are the parts of an object."""
+    """Supervisely's json with the keys of LabelMe's.
+
+    The image is named by the json, a.jpg.json; figures of the same `instance` are parts of one
+    object.
+    """
     shapes = []
     for item in data["objects"]:
         shape = item
@@ -323,7 +339,7 @@ def _labelme_of_supervisely(data: dict) -> dict:
 
 
 def _supervisely_region(item: Any) -> Region:
-    """The region of an entry of Supervisely's objects."""
+    """The region of an item of Supervisely's objects."""
     name = class_name_of(field_or_none(item, "classTitle"), "an object with a classTitle")
     extra = {}
     for tag in values_of(item.get("tags")):
@@ -333,8 +349,10 @@ def _supervisely_region(item: Any) -> Region:
 
 
 def _supervisely_shape(item: dict) -> DrawnShape:
-    """The shape of an entry of Supervisely's objects. Points are pixels, that on the last row and
-    column of a rectangle included."""
+    """The shape of an item of Supervisely's objects.
+
+    Points are pixels; the second corner of a rectangle is its last pixel.
+    """
     kind = item.get("geometryType") or item.get("shape")
     if kind is None and isinstance(item.get("bitmap"), dict):
         kind = "bitmap"
@@ -356,8 +374,8 @@ def _supervisely_shape(item: dict) -> DrawnShape:
     return Rectangle(min(x1, x2), min(y1, y2), max(x1, x2) + 1, max(y1, y2) + 1)
 
 
-def _supervisely_bitmap(bitmap: dict) -> "PngMask":
-    """A PNG that is packed by zlib and written in base64; older files have it without zlib."""
+def _supervisely_bitmap(bitmap: dict) -> PngMask:
+    """The mask of a bitmap: a PNG in base64, compressed with zlib except in older files."""
     origin = point_of(bitmap.get("origin"))
     if origin is None:
         raise Problem(
@@ -385,7 +403,7 @@ def is_v7(data: Any) -> bool:
 
 
 def _labelme_of_v7(data: dict) -> dict:
-    """V7's json with what LabelMe's has: tags, which are of the whole image, left out."""
+    """V7's json with the keys of LabelMe's, without tags, which are of the whole image."""
     item = data["item"]
     slots = item["slots"]
     slot: Any = None
@@ -396,7 +414,7 @@ def _labelme_of_v7(data: dict) -> dict:
     if isinstance(name, str) and isinstance(folder, str) and folder.strip("/"):
         name = f"{folder.strip('/')}/{name}"
     shapes = data["annotations"]
-    if not isinstance(slots, list) or len(slots) != 1:  # several views, of which each has its own
+    if not isinstance(slots, list) or len(slots) != 1:  # several slots are several views
         raise Problem(f"expected an item of one slot. Received: {files.short(slots)}")
     return {
         "imagePath": name,
@@ -407,10 +425,11 @@ def _labelme_of_v7(data: dict) -> dict:
 
 
 def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
-    """{id: mask} of a file's raster layers, as `_labelme_of_v7` gives them; Problem for a broken
-    one. They are taken out of its shapes.
+    """{id: mask} of the raster layers, which are removed from the shapes; Problem for invalid ones.
 
-    A layer has pairs of a label and a run's length, row by row, and the label of each mask's id.
+    A layer has pairs (label, run length), row by row, and {id of a mask: label}.
+
+    data: V7's json from `_labelme_of_v7`; its "shapes" are changed.
     """
     size = given_size(data["imageHeight"], data["imageWidth"])
     masks = {}
@@ -421,7 +440,7 @@ def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
         try:
             runs = np.array(layer.get("dense_rle"), np.int64).reshape(-1, 2)
             labels = np.repeat(runs[:, 0], runs[:, 1]).reshape(size or (0, 0))
-            mapping = {
+            labels_by_id = {
                 key: int(label) for key, label in layer["mask_annotation_ids_mapping"].items()
             }
         except (ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
@@ -429,7 +448,7 @@ def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
                 "expected a raster_layer with dense_rle of the slot's size, and"
                 f" mask_annotation_ids_mapping. Received: {files.short(layer)}"
             ) from error
-        for mask_id, label in mapping.items():
+        for mask_id, label in labels_by_id.items():
             masks[mask_id] = cut_bitmap(labels == label)
     data["shapes"] = [
         shape for shape in data["shapes"] if field_or_none(shape, "raster_layer") is None
@@ -438,13 +457,13 @@ def _masks_of_v7(data: dict) -> dict[str, Bitmap]:
 
 
 def _v7_region(item: Any, masks: dict[str, Bitmap]) -> Region:
-    """The region of an entry of V7's annotations. masks: as of `_masks_of_v7`."""
+    """The region of an item of V7's annotations. masks: from `_masks_of_v7`."""
     name = class_name_of(field_or_none(item, "name"), "an annotation's name")
     return Region(name, _v7_shape(item, masks))
 
 
 def _v7_shape(item: dict, masks: dict[str, Bitmap]) -> DrawnShape:
-    """The shape of an entry of V7's annotations; a polygon has a box, too."""
+    """The shape of an item of V7's annotations; a polygon also has a bounding box."""
     if isinstance(item.get("polygon"), dict):
         paths = field_of(item["polygon"], "paths", list, "a polygon")
         return EvenOdd([outline_of(list(map(_xy, values_of(path))), "a path") for path in paths])
@@ -470,7 +489,7 @@ def _v7_shape(item: dict, masks: dict[str, Bitmap]) -> DrawnShape:
 
 
 def _xy(point: Any) -> Any:
-    """[x, y] of a point {"x": ..., "y": ...}."""
+    """[x, y] of a point {"x": ..., "y": ...}; another value unchanged."""
     if not isinstance(point, dict):
         return point
     return [point.get("x"), point.get("y")]
@@ -480,7 +499,7 @@ def _xy(point: Any) -> Any:
 
 
 def _features(data: Any) -> list:
-    """The features of a GeoJSON, a collection or a list of them."""
+    """The features of a GeoJSON, which is a FeatureCollection or a list of features."""
     features = data
     if isinstance(data, dict):
         features = data.get("features")
@@ -490,7 +509,7 @@ def _features(data: Any) -> list:
 
 
 def is_qupath(data: Any) -> bool:
-    """Whether a json is QuPath's GeoJSON of one image, whose places are pixels."""
+    """Whether a json is QuPath's GeoJSON of one image, with coordinates in pixels."""
     if isinstance(data, dict) and (data.get("type") != "FeatureCollection" or data.get("crs")):
         return False
     for item in _features(data):
@@ -501,7 +520,7 @@ def is_qupath(data: Any) -> bool:
 
 
 def _qupath_class(item: Any) -> str | None:
-    """The class of a feature; None where it has none."""
+    """The class of a feature; None for none."""
     properties = field_or_none(item, "properties")
     classification = field_or_none(properties, "classification")
     name = field_or_none(classification, "name")
@@ -517,8 +536,10 @@ def _has_classes_of_qupath(data: Any) -> bool:
 
 
 def _qupath_region(item: Any, has_classes: bool) -> Region:
-    """The region of a feature of QuPath's. has_classes: whether any has a class: where none has,
-    all are called "object"."""
+    """The region of a QuPath feature.
+
+    has_classes: whether any feature has a class; without any, all have the class "object".
+    """
     name = "object"
     if has_classes:
         name = class_name_of(_qupath_class(item), "an object with a classification")
@@ -532,7 +553,9 @@ def _qupath_region(item: Any, has_classes: bool) -> Region:
             "expected a Polygon or MultiPolygon, which enclose pixels. Received:"
             f" {files.short(kind)}"
         )
-    if not isinstance(polygons, list) or not all(isinstance(x, list) and x for x in polygons):
+    if not isinstance(polygons, list) or not all(
+        isinstance(polygon, list) and polygon for polygon in polygons
+    ):
         raise Problem(f"expected lists of rings. Received: {files.short(polygons)}")
     rings = [[outline_of(ring, "a ring") for ring in polygon] for polygon in polygons]
     own_name = field_or_none(item.get("properties"), "name")
