@@ -1,4 +1,4 @@
-"""Annotations of Label Studio: its json, with polygons, boxes, ellipses, brushes, keypoints."""
+"""Reads Label Studio's json: polygons, rectangles, ellipses and brush masks."""
 
 import dataclasses
 import functools
@@ -12,11 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import files, utils
-from mrcnn.masks import (
-    SegmentationError,
-    encode,
-    unpack_brush,
-)
+from mrcnn.masks import SegmentationError, encode, unpack_brush
 from mrcnn.outlines import CocoSegmentation, Ellipse, Polygons, Rectangle, Shape
 from mrcnn.reading import (
     Annotations,
@@ -38,16 +34,19 @@ from mrcnn.reading import (
 logger = logging.getLogger(__name__)
 
 
+# ---- Tasks ---------------------------------------------------------------------------------------
+
+
 @dataclasses.dataclass
 class _Task:
     """A task of Label Studio.
 
     Attributes:
-        place: what it is called in messages.
+        place: its name in messages.
         file: the json.
-        keys: those that lead to `fields` in it.
-        fields: {name: value} of its data, among them the image's address.
-        annotations: those of all annotators, each with its "result".
+        keys: the keys that lead to `fields` in the json.
+        fields: {name: value} of its data, including the image's address.
+        annotations: the annotations of all annotators, each with its "result".
     """
 
     place: str
@@ -58,7 +57,7 @@ class _Task:
 
 
 def _is_task(data: Any) -> bool:
-    """Whether an object is a task of Label Studio, or an annotation as its storages have them."""
+    """Whether an object is a task of Label Studio, or an annotation from its target storage."""
     if isinstance(field_or_none(data, "data"), dict):
         return any(name in data for name in ("annotations", "completions", "predictions"))
     inner = field_or_none(field_or_none(data, "task"), "data")
@@ -85,39 +84,52 @@ def read_tasks(
     keep_empty: bool,
     need_files: bool = True,
 ) -> Annotations:
-    """loaded: {file: its content}."""
+    """Reads the tasks of jsons.
+
+    Args:
+        path: the json, or the folder.
+        loaded: {file: its content}.
+        images, label, keep_empty, need_files: see `annotations.read`.
+
+    Raises:
+        AnnotationError: no image can be used.
+    """
     reader = Reader(path, images, keep_empty, need_files=need_files)
-    waiting = 0
+    unannotated = 0
     pages: list[tuple[str, Entry, list[list]]] = []
     for task in _tasks_of(reader, loaded):
         try:
             annotation = _annotation_of(reader, task)
             if annotation is None:
-                waiting += 1
+                unannotated += 1
                 continue
             regions = _regions_of(field_of(annotation, "result", list, "an annotation"))
             for number, entry in enumerate(_pages_of(task)):
-                own = [region for region in regions if _page_number(region) == number]
-                pages.append((task.place, entry, own))
+                page_regions = [region for region in regions if _page_number(region) == number]
+                pages.append((task.place, entry, page_regions))
         except Problem as error:
             reader.problem(task.place, str(error))
-    if waiting:
-        logger.warning("%s: %d tasks that nobody has annotated are left out", path, waiting)
-    if label is None and not any(_labels(region) for _, _, own in pages for region in own):
-        label = "object"  # nothing tells classes apart
-    for place, entry, own in pages:
-        entry.size = _task_size(reader, entry, own)
-        read = functools.partial(_task_region, size=entry.size, label=label)
-        numbered = [(region[0].get("id") or i, region) for i, region in enumerate(own)]
-        entry.regions = list(reader.regions(f"{place}, image {entry.name!r}", numbered, read))
-        reader.add(entry, annotated=bool(own))
+    if unannotated:
+        logger.warning("%s: %d tasks that nobody has annotated are left out", path, unannotated)
+    if label is None and not any(
+        _labels(region) for _, _, page_regions in pages for region in page_regions
+    ):
+        label = "object"  # no region has a label
+    for place, entry, page_regions in pages:
+        entry.size = _task_size(reader, entry, page_regions)
+        read_region = functools.partial(_task_region, size=entry.size, label=label)
+        numbered = [(region[0].get("id") or i, region) for i, region in enumerate(page_regions)]
+        entry.regions = list(
+            reader.regions(f"{place}, image {entry.name!r}", numbered, read_region)
+        )
+        reader.add(entry, annotated=bool(page_regions))
     if label is not None:
         return reader.finish([label])
     return reader.finish()
 
 
 def _tasks_of(reader: Reader, loaded: dict[str, Any]) -> list[_Task]:
-    """The tasks of jsons, the annotations of one put together."""
+    """The tasks of jsons; the annotations of the same task are joined."""
     tasks: dict[Any, _Task] = {}
     for file, data in loaded.items():
         items: list[tuple[tuple, Any]] = [((), data)]
@@ -149,7 +161,7 @@ def _tasks_of(reader: Reader, loaded: dict[str, Any]) -> list[_Task]:
 
 
 def _results_of_minimal(item: dict) -> list[dict]:
-    """The shapes of an annotation of JSON-MIN, as JSON's results have them."""
+    """The shapes of a JSON-MIN annotation in the layout of JSON's results."""
     results = []
     for name, values in item.items():
         if not isinstance(values, list):
@@ -161,40 +173,40 @@ def _results_of_minimal(item: dict) -> list[dict]:
 
 
 def _annotation_of(reader: Reader, task: _Task) -> dict | None:
-    """The annotation of a task that is read; None where nobody has annotated it."""
-    done = [
+    """The annotation of a task that is read; None if nobody has annotated it."""
+    submitted = [
         annotation
         for annotation in task.annotations
         if isinstance(annotation, dict)
         and not annotation.get("was_cancelled")
         and not annotation.get("skipped")
     ]
-    if not done:
+    if not submitted:
         return None
 
     def rank(annotation: dict) -> tuple[bool, str]:
-        when = annotation.get("updated_at") or annotation.get("created_at") or ""
-        return bool(annotation.get("ground_truth")), str(when)
+        time = annotation.get("updated_at") or annotation.get("created_at") or ""
+        return bool(annotation.get("ground_truth")), str(time)
 
-    best = max(map(rank, done))
-    chosen = [annotation for annotation in done if rank(annotation) == best][-1]
-    if len(done) > 1:
-        why = "newest"
+    best = max(map(rank, submitted))
+    chosen = [annotation for annotation in submitted if rank(annotation) == best][-1]
+    if len(submitted) > 1:
+        reason = "newest"
         if best[0]:
-            why = "ground truth"
+            reason = "ground truth"
         reader.problem(
             task.place,
-            f"expected one annotation. Received: {len(done)}, of which the {why} is read",
+            f"expected one annotation. Received: {len(submitted)}, of which the {reason} is read",
         )
     return chosen
 
 
-# Names that the image mostly has among a task's data.
+# Usual names of the image field in the data of a task.
 _IMAGE_FIELDS = ("image", "img", "photo", "picture", "images")
 
 
 def _addresses(fields: dict) -> list[tuple[str, tuple]]:
-    """(address, keys that lead to it) of the images of a task's data; of several fields one's."""
+    """(address, keys that lead to it) of the images in a task's data, taken from one field."""
     candidates = {}
     for name, value in fields.items():
         pages: list[tuple[Any, tuple]] = [(value, (name,))]
@@ -206,13 +218,13 @@ def _addresses(fields: dict) -> list[tuple[str, tuple]]:
         if name in candidates:
             return candidates[name]
     for name in _IMAGE_FIELDS:
-        if isinstance(fields.get(name), str):  # an address that does not end as an image's name
+        if isinstance(fields.get(name), str):  # an address without an image suffix
             return [(fields[name], (name,))]
     return []
 
 
 def _is_address(value: Any) -> bool:
-    """Whether a value of a task's data is an image, or the address of one."""
+    """Whether a value in a task's data is an embedded image or the address of one."""
     if not isinstance(value, str):
         return False
     return value.startswith("data:image/") or files.means_image(value)
@@ -237,7 +249,7 @@ def _pages_of(task: _Task) -> list[Entry]:
 
 
 def _name_of_address(address: str) -> str:
-    """The path of an image in Label Studio's upload folder, its local files or a store."""
+    """The path of an image below Label Studio's upload folder, its local files or a bucket."""
     name = address
     if "://" in address or address.startswith("/"):
         parts = urllib.parse.urlsplit(address)
@@ -251,11 +263,14 @@ def _name_of_address(address: str) -> str:
     return name or address
 
 
+# ---- Regions -------------------------------------------------------------------------------------
+
+
 def _regions_of(results: list) -> list[list]:
-    """The results of each region: a shape and its class may be two of one id."""
+    """The results of each region: its shape and its class may be two results with the same id."""
     regions: dict[Any, list] = {}
-    for place, result in enumerate(results):
-        key: Any = place
+    for number, result in enumerate(results):
+        key: Any = number
         if not isinstance(result, dict):
             regions[key] = [{"value": result}]
             continue
@@ -268,14 +283,14 @@ def _regions_of(results: list) -> list[list]:
     return [region for region in regions.values() if _is_region(region)]
 
 
-# What tells that a result is drawn, and where.
+# Keys of a result's value that are its geometry.
 _GEOMETRY = (
     "x y width height rotation radiusX radiusY points vertices rle format imageDataURL".split()
 )
 
 
 def _is_region(region: list) -> bool:
-    """Whether results are of something drawn, and no choice or text of the image as a whole."""
+    """Whether results are of a drawn region rather than a choice or text for the whole image."""
     return any(
         not isinstance(result["value"], dict) or not set(result["value"]).isdisjoint(_GEOMETRY)
         for result in region
@@ -284,7 +299,7 @@ def _is_region(region: list) -> bool:
 
 
 def _page_number(region: list) -> int:
-    """Which of a task's images a region is drawn on."""
+    """The index of a region's image among those of its task."""
     number = region[0].get("item_index")
     if isinstance(number, int):
         return number
@@ -304,7 +319,7 @@ def _labels(region: list) -> list[str | int | float]:
 
 
 def _task_size(reader: Reader, entry: Entry, regions: list[list]) -> tuple[int, int] | None:
-    """(height, width) in which an image's regions are; where none says it, its file's."""
+    """(height, width) from an image's regions, otherwise of its file; None if both are unknown."""
     for result in (result for region in regions for result in region):
         size = given_size(result.get("original_height"), result.get("original_width"))
         if size is not None:
@@ -316,13 +331,13 @@ def _task_size(reader: Reader, entry: Entry, regions: list[list]) -> tuple[int, 
             return utils.image_sizes(io.BytesIO(entry.embedded.content()))[0]
         if path is not None:
             return utils.image_sizes(path)[0]
-    except (OSError, ValueError):  # said when the image itself is looked at
+    except (OSError, ValueError):  # reported when the image itself is read
         pass
     return None
 
 
 def _task_region(region: list, size: tuple[int, int] | None, label: str | None) -> Region:
-    """A region of its results. size: (height, width) of the image."""
+    """The `Region` of a region's results. size: (height, width) of the image, None if unknown."""
     name = label
     if name is None:
         labels = _labels(region)
@@ -336,10 +351,10 @@ def _task_region(region: list, size: tuple[int, int] | None, label: str | None) 
             f" shares of its sides. Received: {files.short(region[0])}"
         )
     for result in region:
-        own = given_size(result.get("original_height"), result.get("original_width"))
-        if own not in (None, size):
+        result_size = given_size(result.get("original_height"), result.get("original_width"))
+        if result_size not in (None, size):
             raise Problem(
-                f"expected the size of the image's other regions, {size}. Received: {own}"
+                f"expected the size of the image's other regions, {size}. Received: {result_size}"
             )
     extra = _task_extra(region)
     shape = _task_shape(region, *size)
@@ -349,7 +364,7 @@ def _task_region(region: list, size: tuple[int, int] | None, label: str | None) 
 
 
 def _task_extra(region: list) -> dict | None:
-    """What was answered about a region beside its class: choices, texts, numbers."""
+    """The answers about a region except its class: choices, texts, numbers; None for none."""
     answers = {}
     for result in region:
         value = result.get("value")
@@ -367,7 +382,7 @@ def _task_extra(region: list) -> dict | None:
 
 
 def _task_shape(region: list, height: int, width: int) -> Shape:
-    """What a region's results draw, in pixels of the image."""
+    """The shape of a region's results, in pixels of the image."""
     shape: Any = None
     for result in region:
         value = result.get("value")
@@ -394,7 +409,7 @@ def _task_shape(region: list, height: int, width: int) -> Shape:
 
 
 def _brush(rle: Any, height: int, width: int) -> CocoSegmentation:
-    """A brush mask, kept by its run lengths: thousands of masks don't fit in memory."""
+    """A brush mask, kept as run lengths: thousands of masks don't fit in memory."""
     try:
         mask = unpack_brush(rle, height, width)
     except SegmentationError as error:
@@ -403,7 +418,7 @@ def _brush(rle: Any, height: int, width: int) -> CocoSegmentation:
 
 
 def _bitmask(text: Any, height: int, width: int) -> CocoSegmentation:
-    """A mask that is a picture of the image's size in base64: what is opaque, or not black."""
+    """A mask that is an image in base64: its opaque pixels or, without alpha, the non-black."""
     from PIL import Image
 
     try:
@@ -412,7 +427,7 @@ def _bitmask(text: Any, height: int, width: int) -> CocoSegmentation:
             if "A" in image.getbands() or "transparency" in image.info:
                 band = "A"
             mask = np.asarray(image.convert({"L": "L", "A": "RGBA"}[band]).getchannel(band)) > 0
-    except Exception as error:  # whatever Pillow raises for a damaged file
+    except Exception as error:  # Pillow raises many types for a damaged file
         raise Problem(
             f"expected a mask as a picture in base64. Received: {files.short(text)} ({error})"
         ) from error
@@ -422,7 +437,7 @@ def _bitmask(text: Any, height: int, width: int) -> CocoSegmentation:
 
 
 def _task_ellipse(shape: dict, height: int, width: int) -> Ellipse:
-    """An ellipse; its radii are shares of the image's width and height."""
+    """An ellipse; all values are percentages of the image's width and height."""
     x, y, radius_x, radius_y = numbers_of(
         shape, ("x", "y", "radiusX", "radiusY"), positive=("radiusX", "radiusY")
     )
@@ -436,15 +451,15 @@ def _task_ellipse(shape: dict, height: int, width: int) -> Ellipse:
 
 
 def _task_rectangle(shape: dict, height: int, width: int) -> Shape:
-    """A rectangle; one that is turned, about its first corner, is a polygon."""
+    """A rectangle; a polygon if it is rotated, which is around its first corner."""
     values = numbers_of(shape, ("x", "y", "width", "height"), positive=("width", "height"))
-    x, w = (share * width / 100 for share in values[::2])
-    y, h = (share * height / 100 for share in values[1::2])
+    x, w = (percent * width / 100 for percent in values[::2])
+    y, h = (percent * height / 100 for percent in values[1::2])
     angle = math.radians(number_of(shape.get("rotation")) or 0)
     if not angle % math.tau:
         return Rectangle(x, y, x + w, y + h)
     cos = math.cos(angle)
     sin = math.sin(angle)
     corners = [(0, 0), (w, 0), (w, h), (0, h)]
-    turned = [[x + dx * cos - dy * sin, y + dx * sin + dy * cos] for dx, dy in corners]
-    return Polygons([turned], exact=True)
+    rotated = [[x + dx * cos - dy * sin, y + dx * sin + dy * cos] for dx, dy in corners]
+    return Polygons([rotated], exact=True)
