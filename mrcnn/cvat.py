@@ -1,4 +1,4 @@
-"""Annotations in XML: CVAT's images and videos, the old LabelMe's, Pascal VOC's."""
+"""Reads annotations in XML: CVAT's images and videos, the old LabelMe's, Pascal VOC's."""
 
 import functools
 import json
@@ -41,14 +41,20 @@ from mrcnn.reading import (
 logger = logging.getLogger(__name__)
 
 
+# ---- CVAT ----------------------------------------------------------------------------------------
+
+
 def read_cvat_xml(
     path: str, images: Any, keep_empty: bool, need_files: bool, folder: Any = None
 ) -> Annotations:
-    """Reads a file of CVAT. folder: in which it was looked for."""
+    """Reads a file of CVAT, see `annotations.read_cvat`.
+
+    folder: the folder in which the file was searched for, None for its own.
+    """
     root = xml_root(path)
     if not _is_cvat(root):
         raise AnnotationError(
-            f"{path}: expected a json, or CVAT's xml. Received: {_what_xml(root)}"
+            f"{path}: expected a json, or CVAT's xml. Received: {_kind_of_xml(root)}"
         )
     reader = Reader(path, images, keep_empty, folder, need_files)
     for number, element in enumerate(root.iter("image")):
@@ -56,10 +62,10 @@ def read_cvat_xml(
         if not name:
             reader.problem(f"image {number}", "expected its name. Received: none")
             continue
-        shapes = [child for child in element if child.tag != "tag"]  # which is of the whole image
+        shapes = [child for child in element if child.tag != "tag"]  # tags are of the whole image
         size = given_size(element.get("height"), element.get("width"))
         others: tuple[str, ...] = ()
-        if element.get("subset"):  # a folder in the images of a project
+        if element.get("subset"):  # a folder below a project's images
             others = (name,)
             name = f"{element.get('subset')}/{name}"
         _add_cvat_image(reader, name, size, shapes, others)
@@ -75,7 +81,7 @@ def _add_cvat_image(
     shapes: list,
     others: tuple[str, ...] = (),
 ) -> None:
-    """Adds an image with the regions of its elements. others: more names that it may have."""
+    """Adds an image with the regions of its elements. others: other names that it may have."""
     entry = Entry(name, [], size, others)
     regions = reader.regions(f"image {name!r}", enumerate(shapes), _cvat_region)
     entry.regions = joined_by_group(regions, [_grouped(shape) for shape in shapes])
@@ -83,7 +89,7 @@ def _add_cvat_image(
 
 
 def _add_cvat_frames(reader: Reader, root: Any, keep_empty: bool) -> None:
-    """Adds the frames of a video: those that tracks have shapes in, and all with `keep_empty`."""
+    """Adds the frames of a video: those with shapes of tracks, or all with `keep_empty`."""
     frames: dict[int, list] = {}
     step = 1
     match = re.search(r"step\s*=\s*([1-9]\d*)", root.findtext(".//frame_filter") or "")
@@ -95,18 +101,18 @@ def _add_cvat_frames(reader: Reader, root: Any, keep_empty: bool) -> None:
     with_gaps = []
     for track in root.iter("track"):
         place = f"track {track.get('id')}"
-        before = None
+        previous = None
         for shape in track:
             number = shape.get("frame") or ""
             if not number.isdecimal():
                 reader.problem(place, f"expected a frame's number. Received: {number!r}")
                 continue
             shapes = frames.setdefault(int(number), [])
-            if before is not None and int(number) > before + step and place not in with_gaps:
+            if previous is not None and int(number) > previous + step and place not in with_gaps:
                 with_gaps.append(place)
-            before = None
+            previous = None
             if shape.get("outside") != "1":
-                before = int(number)
+                previous = int(number)
                 for name in ("label", "group_id"):
                     if track.get(name) is not None:
                         shape.set(name, track.get(name))
@@ -125,7 +131,7 @@ def _add_cvat_frames(reader: Reader, root: Any, keep_empty: bool) -> None:
 
 
 def xml_root(path: str) -> Any:
-    """The root element of an XML file; AnnotationError for what is none."""
+    """The root element of an XML file; AnnotationError if it can't be parsed."""
     import xml.etree.ElementTree
 
     if not os.path.isfile(path):
@@ -146,15 +152,15 @@ def _is_cvat(root: Any) -> bool:
     return root.find("image") is not None or root.find("track") is not None
 
 
-def _what_xml(root: Any) -> str:
-    """What an XML is that isn't CVAT's."""
+def _kind_of_xml(root: Any) -> str:
+    """What kind of XML a file is, for messages, if it isn't CVAT's."""
     if root.tag == "annotation":
         return "an XML file of Pascal VOC or the old LabelMe, which `read` reads"
     return f"an XML file with <{root.tag}> and no image"
 
 
 def _begins_with(file: str, tag: str) -> bool:
-    """Whether an XML file's first element has a tag, by its first bytes."""
+    """Whether an XML file has an element of this tag in its first bytes."""
     with open(file, "rb") as opened:
         beginning = opened.read(4096)
     text = beginning.decode(json.detect_encoding(beginning), "ignore")
@@ -162,7 +168,7 @@ def _begins_with(file: str, tag: str) -> bool:
 
 
 def cvat_files_in(path: str, below: bool) -> list[str]:
-    """The xml files of CVAT in a folder, or in its sub-folders; sorted."""
+    """CVAT's xml files in a folder or, with `below`, in its sub-folders; sorted."""
     cvat_files = []
     for file in json_files_in(path, below, (".xml",)):
         try:
@@ -174,7 +180,7 @@ def cvat_files_in(path: str, below: bool) -> list[str]:
 
 
 def _grouped(shape: Any) -> dict:
-    """The group of a shape as LabelMe has it; 0 is none."""
+    """The group of a shape in LabelMe's layout; CVAT's 0 is none."""
     group = shape.get("group_id")
     if group == "0":
         group = None
@@ -191,7 +197,7 @@ def _cvat_region(shape: Any) -> Region:
 
 
 def _cvat_shape(shape: Any) -> DrawnShape:
-    """The shape of an element. Points lie between pixels, angles are clockwise degrees."""
+    """The shape of an element. Points are continuous coordinates, angles clockwise in degrees."""
     kind = shape.tag
     angle = math.radians(number_of(shape.get("rotation")) or 0)
     if kind in ("polygon", "polyline"):
@@ -202,7 +208,7 @@ def _cvat_shape(shape: Any) -> DrawnShape:
         if not angle % math.tau:
             return Rectangle(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-        return Polygons([_turned(corners, (x1 + x2) / 2, (y1 + y2) / 2, angle)], exact=True)
+        return Polygons([_rotated(corners, (x1 + x2) / 2, (y1 + y2) / 2, angle)], exact=True)
     if kind == "ellipse":
         radii = ("rx", "ry")
         x, y, radius_x, radius_y = numbers_of(shape, ("cx", "cy", *radii), positive=radii)
@@ -215,20 +221,20 @@ def _cvat_shape(shape: Any) -> DrawnShape:
     )
 
 
-def _turned(points: list, x: float, y: float, angle: float) -> list[list[float]]:
-    """Points turned about (x, y) from x towards y."""
+def _rotated(points: list, x: float, y: float, angle: float) -> list[list[float]]:
+    """Points rotated around (x, y) by `angle`, in radians from x towards y."""
     cos = math.cos(angle)
     sin = math.sin(angle)
-    turned = []
+    rotated = []
     for px, py in points:
         dx = px - x
         dy = py - y
-        turned.append([x + dx * cos - dy * sin, y + dx * sin + dy * cos])
-    return turned
+        rotated.append([x + dx * cos - dy * sin, y + dx * sin + dy * cos])
+    return rotated
 
 
 def _cvat_mask(shape: Any) -> Bitmap:
-    """A mask of its run lengths, row by row in its box, what is outside first."""
+    """The mask of run lengths, row by row in its box, beginning with background."""
     left, top, width, height = map(int, numbers_of(shape, ("left", "top", "width", "height")))
     words = (shape.get("rle") or "").replace(",", " ").split()
     runs = [int(word) for word in words if word.isdecimal()]
@@ -237,15 +243,15 @@ def _cvat_mask(shape: Any) -> Bitmap:
             f"expected rle as run lengths of {height} x {width} pixels. Received:"
             f" {files.short(shape.get('rle'))}"
         )
-    inside = np.arange(len(runs)) % 2 == 1
-    return Bitmap(np.repeat(inside, runs).reshape(height, width), left, top)
+    is_object = np.arange(len(runs)) % 2 == 1
+    return Bitmap(np.repeat(is_object, runs).reshape(height, width), left, top)
 
 
 # ---- XML of one image: the old LabelMe, Pascal VOC -----------------------------------------------
 
 
 def xml_files_in(path: str) -> list[str]:
-    """The xml files in a folder, or if it has none itself, in its sub-folders; sorted."""
+    """The xml files in a folder or, if it has none, in its sub-folders; sorted."""
     return json_files_in(path, False, (".xml",)) or json_files_in(path, True, (".xml",))
 
 
@@ -255,7 +261,7 @@ def is_of_one_image_xml(file: str) -> bool:
 
 
 def has_shapes(xml_files: list[str]) -> bool:
-    """Whether XML files of images are the old LabelMe's, whose masks are files that they name."""
+    """Whether XML files are the old LabelMe's, which refer to mask files; checks the first 5."""
     for file in xml_files[:5]:
         try:
             root = xml_root(file)
@@ -269,18 +275,25 @@ def has_shapes(xml_files: list[str]) -> bool:
 def read_image_xmls(
     path: str, xml_files: list[str], images: Any, keep_empty: bool, need_files: bool
 ) -> Annotations:
-    """Reads XML files of one image each: those of the old LabelMe, also CVAT's "LabelMe 3.0", and
-    those of Pascal VOC, where objects without a polygon are boxes, with a warning.
+    """Reads XML files of one image each: the old LabelMe's, CVAT's "LabelMe 3.0", Pascal VOC's.
 
-    path: the file, or the folder that they lie in.
+    Objects of Pascal VOC without a polygon become boxes, with a warning.
+
+    Args:
+        path: the file, or the folder of the files.
+        xml_files: paths of the files.
+        images, keep_empty, need_files: see `annotations.read`.
+
+    Raises:
+        AnnotationError: no image can be used.
     """
     reader = Reader(path, images, keep_empty, need_files=need_files)
-    start = path
+    base_folder = path
     if not os.path.isdir(path):
-        start = os.path.dirname(path)
+        base_folder = os.path.dirname(path)
     boxes = 0
     for file in xml_files:
-        relative = os.path.relpath(file, start or ".")
+        relative = os.path.relpath(file, base_folder or ".")
         try:
             root = xml_root(file)
         except AnnotationError as error:
@@ -288,9 +301,11 @@ def read_image_xmls(
             continue
         entry = _xml_entry(relative, root)
         objects = [item for item in root.findall("object") if item.findtext("deleted") != "1"]
-        read = functools.partial(_xml_region, file=file, start=start, size=entry.size)
+        read_region = functools.partial(
+            _xml_region, file=file, base_folder=base_folder, size=entry.size
+        )
         place = f"file {relative}, image {entry.name!r}"
-        regions = list(reader.regions(place, enumerate(objects), read))
+        regions = list(reader.regions(place, enumerate(objects), read_region))
         boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
         entry.regions = joined_by_group(regions, [_xml_group(item) for item in objects])
         reader.add(entry, annotated=bool(objects))
@@ -300,29 +315,29 @@ def read_image_xmls(
 
 
 def _xml_entry(relative: str, root: Any) -> Entry:
-    """The image of a file, without its regions. relative: the file's path below the folder read."""
+    """The image of a file, without its regions. relative: the file's path in the folder read."""
     folders = list(pathlib.PurePath(relative).parts[:-1])
     if folders and folders[0].lower() in coco.ANNOTATION_FOLDERS:
         del folders[0]
     stem = os.path.splitext(os.path.basename(relative))[0]
-    given = (root.findtext("filename") or "").strip()
-    base = ntpath.basename(given) or stem
+    original = (root.findtext("filename") or "").strip()
+    base = ntpath.basename(original) or stem
     if not files.is_image_name(base):
         base += ".jpg"
     height = root.findtext("imagesize/nrows") or root.findtext("size/height")
     width = root.findtext("imagesize/ncols") or root.findtext("size/width")
     entry = Entry(os.path.join(*folders, base), [], given_size(height, width))
     entry.beside = os.path.join(*folders, stem + os.path.splitext(base)[1])
-    others = [base, given]
+    others = [base, original]
     folder = (root.findtext("folder") or "").strip()
-    if folder and given:
-        others.append(f"{folder}/{given}")
+    if folder and original:
+        others.append(f"{folder}/{original}")
     entry.others = tuple(name for name in others if name and name != entry.name)
     return entry
 
 
 def _xml_group(item: Any) -> dict:
-    """The group of an object as LabelMe's json has it: its parts have the number of the first."""
+    """The group of an object in LabelMe's layout: the id of its main part; None without parts."""
     group = None
     if (item.findtext("parts/hasparts") or "").strip():
         group = item.findtext("id")
@@ -331,9 +346,12 @@ def _xml_group(item: Any) -> dict:
     return {"group_id": group}
 
 
-def _xml_region(item: Any, file: str, start: str, size: tuple[int, int] | None) -> Region:
-    """The region of an object element. file, start: the XML and the folder that is read; size:
-    (height, width) of the image, None if unknown."""
+def _xml_region(item: Any, file: str, base_folder: str, size: tuple[int, int] | None) -> Region:
+    """The region of an object element.
+
+    file, base_folder: the XML and the folder that is read; size: (height, width) of the image,
+    None if unknown.
+    """
     name = class_name_of(item.findtext("name"), "an object's name")
     extra: dict[str, Any] = {}
     for flag in ("occluded", "truncated", "difficult"):
@@ -346,11 +364,11 @@ def _xml_region(item: Any, file: str, start: str, size: tuple[int, int] | None) 
             crowd = value in ("True", "1")
         elif key:
             extra[key] = value or True
-    shape = _xml_shape(item, file, start, size)
+    shape = _xml_shape(item, file, base_folder, size)
     return Region(name, shape, crowd, extra=extra or None)
 
 
-def _xml_shape(item: Any, file: str, start: str, size: tuple[int, int] | None) -> DrawnShape:
+def _xml_shape(item: Any, file: str, base_folder: str, size: tuple[int, int] | None) -> DrawnShape:
     """The shape of an object element: LabelMe's polygon or mask, VOC's polygon or box."""
     polygon = item.find("polygon")
     if polygon is not None and polygon.find("pt") is not None:
@@ -359,7 +377,7 @@ def _xml_shape(item: Any, file: str, start: str, size: tuple[int, int] | None) -
     if polygon is not None and polygon.find("x1") is not None:
         return _voc_polygon(polygon)
     if item.find("segm/mask") is not None:
-        return _xml_mask(item.find("segm"), file, start, size)
+        return _xml_mask(item.find("segm"), file, base_folder, size)
     box = item.find("bndbox")
     if box is None:
         kinds = [child.tag for child in item]
@@ -370,8 +388,10 @@ def _xml_shape(item: Any, file: str, start: str, size: tuple[int, int] | None) -
 
 
 def _voc_polygon(polygon: Any) -> DrawnShape:
-    """A polygon as supervision and Roboflow write it to Pascal VOC's XML, x1, y1, x2, ...: whole
-    numbers are pixels, counted from 1, others lie between pixels."""
+    """A polygon x1, y1, x2, ... that supervision and Roboflow write to Pascal VOC's XML.
+
+    Whole numbers are pixels, counted from 1; others are continuous coordinates.
+    """
     values = {child.tag: child.text for child in polygon}
     points = []
     number = 1
@@ -384,13 +404,13 @@ def _voc_polygon(polygon: Any) -> DrawnShape:
     return Polygons([outline], exact=True)
 
 
-def _xml_mask(segment: Any, file: str, start: str, size: tuple[int, int] | None) -> Bitmap:
-    """A mask of the old LabelMe's, a file of the image's size or of its box."""
+def _xml_mask(segment: Any, file: str, base_folder: str, size: tuple[int, int] | None) -> Bitmap:
+    """A mask of the old LabelMe, a file with the size of the image or of the object's box."""
     name = (segment.findtext("mask") or "").strip().replace("\\", "/")
     folder, _ = os.path.split(file)
-    beside = re.sub(r"(?i)\bannotations\b", "Masks", os.path.relpath(folder, start or "."))
-    places = [os.path.join(place, "Masks") for place in (folder, start)]
-    places = [os.path.join(start, beside), *places, folder]
+    mirrored = re.sub(r"(?i)\bannotations\b", "Masks", os.path.relpath(folder, base_folder or "."))
+    places = [os.path.join(place, "Masks") for place in (folder, base_folder)]
+    places = [os.path.join(base_folder, mirrored), *places, folder]
     candidates = [
         os.path.join(place, part) for place in places for part in (name, ntpath.basename(name))
     ]
