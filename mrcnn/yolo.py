@@ -1,4 +1,4 @@
-"""YOLO's labels of segmentation and boxes, and as much of YAML as their data.yaml needs."""
+"""Reads YOLO's labels of segmentation and boxes, with a parser for the YAML of their data.yaml."""
 
 import collections
 import json
@@ -11,9 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mrcnn import coco, files
-from mrcnn.masks import (
-    finite_number,
-)
+from mrcnn.masks import finite_number
 from mrcnn.outlines import Polygons, Rectangle
 from mrcnn.reading import (
     AnnotatedImage,
@@ -32,31 +30,29 @@ logger = logging.getLogger(__name__)
 
 
 YAML_SUFFIXES = (".yaml", ".yml")
-
-
-# Beyond the image by rounding: YOLO's numbers are shares of its sides.
-_ROUNDED = 0.01
+# How far coordinates may lie outside the image by rounding, as a fraction of its sides.
+_ROUNDING = 0.01
 
 
 def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annotations:
-    """Reads YOLO's text labels: a line for each object, `class x1 y1 x2 y2 ...` in 0..1.
+    """Reads YOLO's text labels: a line `class x1 y1 x2 y2 ...` in 0..1 for each object.
 
-    A line of a class and four numbers is a box, which is taken for the object's shape, with a
-    warning; so is the box of a pose, where the data.yaml has `kpt_shape`. The names of the classes
-    are those of the data.yaml, of obj.names, classes.txt or darknet.labels; where there are none,
-    the classes are called by their numbers.
+    A line of a class and four numbers is a box, which becomes the object's shape, with a warning;
+    so does the box of a pose, if the data.yaml has `kpt_shape`. The names of the classes are taken
+    from the data.yaml, obj.names, classes.txt or darknet.labels; without these, classes are named
+    by their numbers.
 
     Args:
-        path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... as
-            the images in images/...
+        path: the folder, or its data.yaml. Labels lie beside their images, or in labels/... for
+            images in images/...
         images: folder of the images; None for those in the folder.
-        keep_empty: also images without objects.
+        keep_empty: also returns images without objects.
 
     Returns:
-        `Annotations`, the images of all subsets.
+        `Annotations` of the images of all subsets.
 
     Raises:
-        AnnotationError: no labels there, or none that can be used.
+        AnnotationError: there are no labels, or none can be used.
     """
     path = os.fspath(path)
     root = path
@@ -69,20 +65,20 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     reader = Reader(root, images, keep_empty)
     reader.path = path
     place = os.fspath(images or root)
-    # Images in a part of the folder have their labels elsewhere in it: train/images, train/labels.
+    # The labels of images in a sub-folder may lie elsewhere: train/images, train/labels.
     bases = [place]
     if is_inside(place, root):
         bases.insert(0, root)
     labels = _label_files(root)
     boxes = 0
-    pictures = sorted(files.walk_images(place))
-    chosen = _labels_of(pictures, place, bases, labels, path)
-    used = set(chosen.values())
-    known = [(name, os.path.join(place, name), chosen.get(name)) for name in pictures]
+    image_names = sorted(files.walk_images(place))
+    label_of = _labels_of(image_names, place, bases, labels, path)
+    used = set(label_of.values())
+    entries = [(name, os.path.join(place, name), label_of.get(name)) for name in image_names]
     if images is None:
-        known += _yolo_elsewhere(path, root, set(pictures))
-        used.update(label for _, _, label in known if label is not None)
-    for relative, file, label in known:
+        entries += _yolo_elsewhere(path, root, set(image_names))
+        used.update(label for _, _, label in entries if label is not None)
+    for relative, file, label in entries:
         if label is None and not keep_empty:
             continue
         try:
@@ -94,21 +90,21 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
         lines: list[str] = []
         if label is not None:
             lines = _label_lines(reader, label)
-            spot = f"file {os.path.relpath(label, root)}"
-            read = _yolo_reader(names, size, keypoints)
-            regions = list(reader.regions(spot, enumerate(lines, 1), read))
+            label_place = f"file {os.path.relpath(label, root)}"
+            read_region = _yolo_reader(names, size, keypoints)
+            regions = list(reader.regions(label_place, enumerate(lines, 1), read_region))
             boxes += sum(isinstance(region.shape, Rectangle) for region in regions)
         reader.add(Entry(relative, regions, size, file=file), annotated=bool(lines))
-    if known and not used:
+    if entries and not used:
         reader.problem(
             "labels",
-            f"expected text files of the images' names. Received: none for any of {len(known)}"
+            f"expected text files of the images' names. Received: none for any of {len(entries)}"
             f" images, {len(labels)} text files",
         )
-    if not known:
-        gone = _missing_places(path)
-        if gone:
-            reader.problem("data.yaml", f"expected what it names. Received: nothing at {gone}")
+    if not entries:
+        missing = _missing_places(path)
+        if missing:
+            reader.problem("data.yaml", f"expected what it names. Received: nothing at {missing}")
     for label in _unused_labels(labels, used, only_near=images is not None):
         if _looks_like_labels(label):
             reader.problem(
@@ -120,19 +116,19 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     return reader.finish(names or None)
 
 
-# Subsets as a data.yaml names them.
+# {subset: keys of its images in a data.yaml}.
 _YOLO_SUBSETS = {**coco.SUBSET_WORDS, "test": coco.OTHER_SUBSETS[:2]}
 
 
 def _yolo_elsewhere(path: str, root: str, taken: set[str]) -> list[tuple[str, str, str | None]]:
-    """(name, image, its label file or None) of images that a data.yaml names outside of a folder.
+    """(name, image, its label file or None) of the images outside a folder that a yaml names.
 
-    As YOLO's own programs do it, the labels of .../images/a.jpg are .../labels/a.txt, or beside it.
+    As in YOLO's own programs, the labels of .../images/a.jpg are .../labels/a.txt, or beside it.
 
     Args:
         path: the yaml, or the folder.
-        root: the folder whose own images are known.
-        taken: their names.
+        root: the folder.
+        taken: names of the folder's own images; those of the images are added.
     """
     file = _yaml_of(path)
     if file is None:
@@ -142,7 +138,7 @@ def _yolo_elsewhere(path: str, root: str, taken: set[str]) -> list[tuple[str, st
     for subset, places in _places_in_yaml(file).items():
         for place in sorted(places):
             for image, below in _images_of_place(_place_of_yaml(place, bases)):
-                # A link that lies in the folder is an image of it.
+                # A link inside the folder counts as one of its own images.
                 if not is_inside(image, os.path.realpath(root)) and image not in outside:
                     outside[image] = f"{subset}/{below}"
     elsewhere: list[tuple[str, str, str | None]] = []
@@ -164,7 +160,7 @@ def _yolo_elsewhere(path: str, root: str, taken: set[str]) -> list[tuple[str, st
 
 
 def _missing_places(path: str) -> str:
-    """Which folders and lists that a data.yaml names aren't there; "" for none."""
+    """The folders and lists in a data.yaml that don't exist, for messages; "" for none."""
     file = _yaml_of(path)
     if file is None:
         return ""
@@ -175,31 +171,31 @@ def _missing_places(path: str) -> str:
 
 
 def _yaml_of(path: str) -> str | None:
-    """The yaml that a path is, or that of a folder; None where there is none."""
+    """The path if it is a yaml, or the yaml of a folder; None if there is none."""
     if os.path.isdir(path):
         return _yaml_in(path)
     return path
 
 
 def _bases_of_yaml(file: str) -> list[str]:
-    """The folders that the places in a data.yaml start from."""
+    """The folders that paths in a data.yaml may be relative to."""
     return list(dict.fromkeys((_yolo_root(file), os.path.dirname(file) or ".")))
 
 
 def _places_in_yaml(file: str) -> dict[str, set[str]]:
-    """{subset: folders and lists of images} that a data.yaml names; AnnotationError for no text."""
+    """{subset: folders and lists of images} of a data.yaml; AnnotationError if it is no text."""
     try:
         text = files.read_text(file)
         return {
-            key: {place for word in words for place in _yaml_list(text, word)}
-            for key, words in _YOLO_SUBSETS.items()
+            subset: {place for yaml_key in keys for place in _yaml_list(text, yaml_key)}
+            for subset, keys in _YOLO_SUBSETS.items()
         }
     except ValueError as error:
         raise AnnotationError(f"{file}: {error}") from error
 
 
 def _images_of_place(place: str) -> list[tuple[str, str]]:
-    """(path, name) of the images in a folder, or of those that are there of a list."""
+    """(path, name) of the images in a folder, or of the existing images in a list."""
     if os.path.isdir(place):
         return [(os.path.join(place, name), name) for name in sorted(files.walk_images(place))]
     if not os.path.isfile(place):
@@ -209,7 +205,7 @@ def _images_of_place(place: str) -> list[tuple[str, str]]:
 
 
 def _yolo_label_of(image: str) -> str | None:
-    """The label file of an image by YOLO's own rule, None where it isn't there."""
+    """The label file of an image by YOLO's own rule; None if it doesn't exist."""
     stem = os.path.splitext(image)[0]
     before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
     for label in (f"{before}{os.sep}labels{os.sep}{after}.txt", f"{stem}.txt"):
@@ -219,27 +215,27 @@ def _yolo_label_of(image: str) -> str | None:
 
 
 def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> list[str]:
-    """The label files that no image has, sorted.
+    """The label files without an image, sorted.
 
     Args:
-        labels: as of `_label_files`.
-        used: the files that images have.
-        only_near: only those in folders of used ones: of images in a part of a folder.
+        labels: from `_label_files`.
+        used: the label files with an image.
+        only_near: only those in folders with a used file, if only some images were searched for.
     """
-    # A folder with a link to it is there by two names.
-    real = {os.path.realpath(file) for file in used}
-    near = {os.path.dirname(file) for file in used}
+    # A folder with a link to it has two names.
+    used_real = {os.path.realpath(file) for file in used}
+    used_folders = {os.path.dirname(file) for file in used}
     unused = []
     for file in sorted(set(labels.values()) - used):
-        if only_near and os.path.dirname(file) not in near:
+        if only_near and os.path.dirname(file) not in used_folders:
             continue
-        if os.path.realpath(file) not in real:
+        if os.path.realpath(file) not in used_real:
             unused.append(file)
     return unused
 
 
 def _yolo_root(path: str) -> str:
-    """The folder of the data that a yaml names: its own, or what it has as `path`."""
+    """The folder of a yaml's data: its own, or the one under its key `path`."""
     own = os.path.dirname(path) or "."
     for line in _yaml_lines(files.read_text(path)):
         if re.match(r"path\s*:", line):
@@ -251,17 +247,17 @@ def _yolo_root(path: str) -> str:
 
 
 def _has_labels(folder: str) -> bool:
-    """Whether there is a text file of labels in a folder."""
+    """Whether a folder has a text file of labels."""
     return any(_looks_like_labels(label) for label in _label_files(folder).values())
 
 
 def is_yolo(path: str) -> bool:
-    """Whether a folder has YOLO's labels: a data.yaml with names, or text files of such lines."""
+    """Whether a folder is YOLO's: it has a data.yaml with names, or text files of labels."""
     return _yaml_in(path) is not None or _has_labels(path)
 
 
 def yolo_subset(annotated: Annotations, path: Any, subset: str) -> list[AnnotatedImage]:
-    """The images that a data.yaml names as a subset: by folders, or by text files of paths.
+    """The images of a subset, which a data.yaml names by folders or by text files of paths.
 
     Args:
         annotated: what `read_yolo` returned.
@@ -269,78 +265,78 @@ def yolo_subset(annotated: Annotations, path: Any, subset: str) -> list[Annotate
         subset: "train" or "val".
 
     Returns:
-        The images; none where there is no yaml, where it does not name the subset, or has one
-        place for training and validation, as programs write that insist on both.
+        The images; empty if there is no yaml, or if it does not name the subset or has the same
+        places for training and validation, as some programs write since YOLO requires both.
     """
     file = _yaml_of(os.fspath(path))
     if file is None:
         return []
-    named = _places_in_yaml(file)
-    if named["train"] == named["val"]:
+    places = _places_in_yaml(file)
+    if places["train"] == places["val"]:
         return []
     bases = _bases_of_yaml(file)
     folders: set[str] = set()
     listed: set[str] = set()
-    for place in sorted(named[subset]):
-        real = _place_of_yaml(place, bases)
-        if os.path.isdir(real):
-            folders.add(real)
-        elif os.path.isfile(real):
-            listed |= _listed_images(real)
+    for place in sorted(places[subset]):
+        real_path = _place_of_yaml(place, bases)
+        if os.path.isdir(real_path):
+            folders.add(real_path)
+        elif os.path.isfile(real_path):
+            listed |= _listed_images(real_path)
     chosen = []
     for image in annotated.images:
-        # The image itself may be a link out of the folder that it is listed in.
-        own = _without_links(image.path)
-        if own in listed or any(is_inside(own, folder) for folder in folders):
+        # The image may be a link to another folder than the one that it is listed in.
+        image_path = _without_links(image.path)
+        if image_path in listed or any(is_inside(image_path, folder) for folder in folders):
             chosen.append(image)
-    if named[subset] and not chosen:
+    if places[subset] and not chosen:
         logger.warning(
             "%s: %s names no images that are in the folder: %s",
             file,
             subset,
-            files.several(sorted(named[subset])),
+            files.several(sorted(places[subset])),
         )
     return chosen
 
 
 def _place_of_yaml(place: str, bases: list[str]) -> str:
-    """The real path of what a yaml names, "" where it isn't there.
+    """The real path of a path in a yaml; "" if it doesn't exist.
 
-    Roboflow's yaml says ../train/images of the train/images that lies beside it, which goes before
-    what is there by that very path: that of another export, it may be.
+    Roboflow's yaml says ../train/images for the train/images beside it. That is tried first: the
+    literal path may exist as well and be another export's.
     """
-    spelled = [place.replace("\\", "/")]
-    while spelled[-1].startswith("../"):
-        spelled.append(spelled[-1].removeprefix("../"))
-    if len(spelled) > 1:
-        spelled = [spelled[-1], *spelled[:-1]]
-    for plain in spelled:
+    candidates = [place.replace("\\", "/")]
+    while candidates[-1].startswith("../"):
+        candidates.append(candidates[-1].removeprefix("../"))
+    if len(candidates) > 1:
+        candidates = [candidates[-1], *candidates[:-1]]
+    for candidate in candidates:
         for base in bases:
-            path = os.path.join(base, plain)
-            if plain and os.path.exists(path):
+            path = os.path.join(base, candidate)
+            if candidate and os.path.exists(path):
                 return os.path.realpath(path)
     return ""
 
 
 def _listed_images(path: str) -> set[str]:
-    """The paths that a text file lists, line by line, relative to its folder."""
+    """The paths in the lines of a text file, which are relative to its folder."""
     folder = os.path.dirname(path)
     lines = [line.strip() for line in files.read_text(path).splitlines()]
     return {_without_links(os.path.join(folder, line)) for line in lines if line}
 
 
 def _without_links(path: str) -> str:
-    """A file's path with the real one of its folder."""
+    """A file's path with the real path of its folder; a link to the file itself is kept."""
     folder, name = os.path.split(path)
     return os.path.join(os.path.realpath(folder), name)
 
 
 def _yaml_in(folder: str) -> str | None:
-    """The yaml file of a folder that names classes, None where there is none.
+    """The yaml file of a folder that names classes; None if there is none.
 
-    AnnotationError where the only one has names that can't be understood.
+    AnnotationError if there is none and the names in a yaml can't be parsed.
     """
-    unclear = []
+    errors = []
     for name in sorted(os.listdir(folder)):
         file = os.path.join(folder, name)
         if name.lower().endswith(YAML_SUFFIXES) and os.path.isfile(file):
@@ -348,14 +344,14 @@ def _yaml_in(folder: str) -> str | None:
                 if _names_of_yaml(file):
                     return file
             except AnnotationError as error:
-                unclear.append(error)
-    if unclear:  # without its names the classes would be numbers
-        raise unclear[0]
+                errors.append(error)
+    if errors:  # without its names the classes would be named by numbers
+        raise errors[0]
     return None
 
 
 def _names_of_yaml(file: str) -> list[str]:
-    """The names of classes in a yaml, see `_yaml_names`; AnnotationError for unclear ones."""
+    """The names of classes in a yaml, see `_yaml_names`; AnnotationError for invalid ones."""
     try:
         return _yaml_names(files.read_text(file))
     except ValueError as error:
@@ -363,32 +359,33 @@ def _names_of_yaml(file: str) -> list[str]:
 
 
 def _label_files(root: str) -> dict[str, str]:
-    """{path below the folder, without labels/ and suffix: file} of the text files in a folder.
+    """{path in the folder without labels/ and suffix: file} of the text files in a folder.
 
-    Links to folders are followed, DEEPEST within each other, and never into a folder that the link
-    itself lies in. A folder with a link to it is there by both names: either may fit the images'.
+    Links to folders are followed, up to `files.DEEPEST` in one path, except to a folder that
+    contains the link. A folder with a link to it is listed under both names, since either may match
+    the images' names.
     """
     label_files = {}
-    waiting = [(root, [_device_and_number(root)], 0)]
-    while waiting:
-        folder, within, links = waiting.pop()
+    pending = [(root, [_device_and_number(root)], 0)]
+    while pending:
+        folder, parents, links = pending.pop()
         try:
             with os.scandir(folder or ".") as listing:
                 entries = sorted(listing, key=lambda entry: entry.name)
-        except OSError:  # a folder that may not be read, or is gone
+        except OSError:  # a folder without permission, or one that was removed
             continue
-        below = []
+        subfolders = []
         for entry in entries:
             path = os.path.join(folder, entry.name)
             if entry.is_dir():
                 if not entry.name.startswith("."):
-                    own = _device_and_number(path)
+                    identity = _device_and_number(path)
                     followed = links + entry.is_symlink()
-                    if own not in within and followed <= files.DEEPEST:
-                        below.append((path, [*within, own], followed))
+                    if identity not in parents and followed <= files.DEEPEST:
+                        subfolders.append((path, [*parents, identity], followed))
             elif _is_label_name(entry.name):
                 label_files[_key_of(path, root)] = path
-        waiting += reversed(below)
+        pending += reversed(subfolders)
     return label_files
 
 
@@ -398,7 +395,7 @@ def _is_label_name(name: str) -> bool:
 
 
 def _device_and_number(path: str) -> tuple[int, int] | None:
-    """What is equal for all names of a folder; None for what isn't there."""
+    """A key that is equal for all names of a folder; None if it doesn't exist."""
     try:
         status = os.stat(path or ".")
     except OSError:
@@ -407,16 +404,16 @@ def _device_and_number(path: str) -> tuple[int, int] | None:
 
 
 def _key_of(file: str, root: str) -> str:
-    """What an image and its labels have in common: the path without images/, labels/ and suffix."""
+    """The key of an image and its labels: the path without images/, labels/ and suffix."""
     parts = pathlib.Path(os.path.relpath(file, root)).with_suffix("").parts
     places = ("labels", *(name.lower() for name in files.IMAGE_FOLDERS))
     return "/".join(part for part in parts if part.lower() not in places)
 
 
 def _label_of(image: str, bases: list[str], labels: dict[str, str]) -> str | None:
-    """The label file of an image, None where there is none.
+    """The label file of an image; None if there is none.
 
-    bases: the folders that its path may start from, the likelier ones first.
+    bases: the folders that its path may be relative to, the likelier ones first.
     """
     beside = os.path.splitext(image)[0] + ".txt"
     if os.path.isfile(beside):
@@ -429,42 +426,44 @@ def _label_of(image: str, bases: list[str], labels: dict[str, str]) -> str | Non
 
 
 def _labels_of(
-    pictures: list[str],
+    image_names: list[str],
     place: str,
     bases: list[str],
     labels: dict[str, str],
     path: str,
 ) -> dict[str, str]:
-    """{image: its label file}, of those that have one.
+    """{image: its label file} of the images that have one.
 
-    Labels that no image has by its very name are given to images of their folder that have none, by
-    the rules of `files.find_images`: A.txt is that of a.jpg, and so are a.jpg.txt and what Label
-    Studio calls 1a2b3c4d-a.txt. Such are said in one warning.
+    Label files without an image of the same name are assigned to images of their folder without
+    labels by the rules of `files.find_images`, with one warning: A.txt to a.jpg, and also a.jpg.txt
+    and Label Studio's 1a2b3c4d-a.txt.
 
     Args:
-        pictures: paths of images, relative to the folder `place`.
-        bases, labels: as of `_label_of` and `_label_files`.
-        path: of the data, for the warning.
+        image_names: paths of the images, relative to the folder `place`.
+        place: the folder of the images.
+        bases: see `_label_of`.
+        labels: from `_label_files`.
+        path: path of the data, for the warning.
     """
     chosen = {}
-    for relative in pictures:
+    for relative in image_names:
         label = _label_of(os.path.join(place, relative), bases, labels)
         if label is not None:
             chosen[relative] = label
-    left = {}
+    unmatched = {}
     for label in _unused_labels(labels, set(chosen.values()), only_near=False):
-        if len(chosen) < len(pictures) and _looks_like_labels(label):
-            left[_key_of(label, bases[0])] = label
-    if not left:
+        if len(chosen) < len(image_names) and _looks_like_labels(label):
+            unmatched[_key_of(label, bases[0])] = label
+    if not unmatched:
         return chosen
-    endings = sorted({os.path.splitext(name)[1] for name in pictures})
-    others = {key: [key + ending for ending in endings] for key in left}
+    endings = sorted({os.path.splitext(name)[1] for name in image_names})
+    possible_names = {key: [key + ending for ending in endings] for key in unmatched}
     renamed = {}
-    for key, file in files.find_images(list(left), [place], others).paths.items():
+    for key, file in files.find_images(list(unmatched), [place], possible_names).paths.items():
         relative = os.path.relpath(file, place)
         folders = {os.path.dirname(_key_of(file, base)).casefold() for base in bases}
         if relative not in chosen and os.path.dirname(key).casefold() in folders:
-            renamed[relative] = left[key]
+            renamed[relative] = unmatched[key]
     if renamed:
         pairs = [f"{label} is that of {name}" for name, label in renamed.items()]
         logger.warning(
@@ -477,23 +476,23 @@ def _labels_of(
 
 
 def _looks_like_labels(path: str) -> bool:
-    """Whether the first line of a text file is a class and numbers; an empty file is none."""
+    """Whether the first line of a text file is a class and numbers; False for an empty file."""
     try:
         with open(path, "rb") as file:
             beginning = file.read(100_000)
-        # The end of what was read may be half a sign.
+        # The bytes read may end within a character.
         text = beginning.decode(json.detect_encoding(beginning), "ignore")
         numbers = [float(word) for word in text.split("\n")[0].split()]
     except (ValueError, OSError):
         return False
     if len(numbers) < 5 or not all(map(math.isfinite, numbers)):
         return False
-    # Of a pose's keypoints the third number is 2 where it is visible.
+    # The third number of a visible keypoint is 2; the first four numbers are the box.
     return numbers[0].is_integer() and max(numbers[1:5]) < 2
 
 
 def _label_lines(reader: Reader, path: str) -> list[str]:
-    """The lines of a label file that are not empty; none, and a problem, of what is no text."""
+    """The non-empty lines of a label file; none, with a problem recorded, if it is no text."""
     try:
         return [line for line in files.read_text(path).splitlines() if line.strip()]
     except ValueError as error:
@@ -504,12 +503,12 @@ def _label_lines(reader: Reader, path: str) -> list[str]:
 def _yolo_reader(
     names: list[str], size: tuple[int, int], keypoints: int = 0
 ) -> Callable[[str], Region]:
-    """f(line) that returns its `Region`.
+    """A function that returns the `Region` of a line.
 
     Args:
-        names: of the classes; empty where they are numbers.
+        names: names of the classes; empty if they are named by numbers.
         size: (height, width) of the image.
-        keypoints: how many numbers stand behind each object's box; 0 where there are no keypoints.
+        keypoints: count of the numbers after each object's box; 0 without keypoints.
     """
     height, width = size
 
@@ -529,7 +528,7 @@ def _yolo_reader(
             values = values[:4]
         if first < 0 or first != int(first) or (names and first >= len(names)):
             raise Problem(f"expected a class from 0 to {len(names) - 1}. Received: {first:g}")
-        if min(values) < -_ROUNDED or max(values) > 1 + _ROUNDED:
+        if min(values) < -_ROUNDING or max(values) > 1 + _ROUNDING:
             raise Problem(
                 "expected numbers from 0 to 1, shares of the image's sides. Received: "
                 f"{min(values):g} to {max(values):g}"
@@ -553,7 +552,7 @@ def _yolo_reader(
 
 
 def _yolo_names(path: str) -> list[str]:
-    """Names by class number: of the yaml, of obj.names or classes.txt; empty where there are none.
+    """Names by class number, from the yaml, obj.names or classes.txt; empty if there are none.
 
     path: the yaml, or the folder.
     """
@@ -572,7 +571,7 @@ def _yolo_names(path: str) -> list[str]:
 
 
 def _yolo_keypoints(path: str) -> int:
-    """How many numbers the keypoints of an object have by the yaml's kpt_shape; 0 without it."""
+    """Count of the numbers of an object's keypoints by the yaml's kpt_shape; 0 without it."""
     file = _yaml_of(path)
     if file is None:
         return 0
@@ -590,29 +589,29 @@ def _yolo_keypoints(path: str) -> int:
 
 
 def _distinct(names: list[str], file: str) -> list[str]:
-    """The names, without spaces around them; AnnotationError where one is there twice."""
-    plain = []
+    """The names without spaces around them; AnnotationError if one is repeated."""
+    stripped = []
     for number, name in enumerate(names):
         try:
-            plain.append(class_name_of(name, f"the name of class {number}"))
+            stripped.append(class_name_of(name, f"the name of class {number}"))
         except Problem as error:
             raise AnnotationError(f"{file}: {error}") from error
-    twice = [name for name, count in collections.Counter(plain).items() if count > 1]
-    if twice:
+    repeated = [name for name, count in collections.Counter(stripped).items() if count > 1]
+    if repeated:
         raise AnnotationError(
-            f"{file}: expected each class's name once. Received: {files.several(twice)} twice"
+            f"{file}: expected each class's name once. Received: {files.several(repeated)} twice"
         )
-    return plain
+    return stripped
 
 
-# ---- As much of YAML as a data.yaml needs --------------------------------------------------------
+# ---- The subset of YAML in a data.yaml -----------------------------------------------------------
 
 
 def _yaml_names(text: str) -> list[str]:
-    """The list, or the numbered names, under the key `names` of a yaml; empty without it.
+    """The list of names, or the numbered names, under the key `names` of a yaml; empty without.
 
-    Of yaml's many forms the ones that data files have: [a, b], {0: a, 1: b}, and both of these line
-    by line, quoted or not, with comments.
+    The forms of yaml that data files use are read: [a, b], {0: a, 1: b}, and both of these line by
+    line, quoted or not, with comments.
     """
     value, below = _yaml_entry(text, "names")
     if value[:1] in ("[", "{"):
@@ -625,7 +624,7 @@ def _yaml_names(text: str) -> list[str]:
 
 
 def _yaml_list(text: str, key: str) -> list[str]:
-    """The texts under a key of a yaml: one, [a, b], or a line of `- a` for each; empty without."""
+    """The texts under a key of a yaml: a scalar, [a, b], or lines `- a`; empty without the key."""
     value, below = _yaml_entry(text, key)
     if value.startswith("["):
         return _numbered(_yaml_parts(value), False)
@@ -635,7 +634,7 @@ def _yaml_list(text: str, key: str) -> list[str]:
 
 
 def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
-    """What stands behind a key of a yaml, to the end of its brackets, and in the lines below it."""
+    """The value after a key of a yaml, to the end of its brackets, and the lines below it."""
     lines = _yaml_lines(text)
     pattern = re.compile(rf"""["']?{key}["']?\s*:""")
     start = next((i for i, line in enumerate(lines) if pattern.match(line)), None)
@@ -661,8 +660,8 @@ def _yaml_entry(text: str, key: str) -> tuple[str, list[str]]:
     return value, below
 
 
-# An item between a yaml's brackets, up to its comma: a number and a colon, and a text. A quote is
-# one at its beginning alone: bird's nest has an apostrophe.
+# An item between a yaml's brackets, up to its comma: an optional number with a colon, and a text.
+# A quotation mark counts only at the beginning of the text: bird's nest has an apostrophe.
 _YAML_ITEM = re.compile(
     r"""\s*((?:(?:\d+|"\d+"|'\d+')\s*:\s*)?"""
     r"""(?:"(?:\\.|[^"\\])*"|'(?:\'\'|[^'])*'|[^,]*))\s*(?:,|$)"""
@@ -683,16 +682,16 @@ def _yaml_parts(value: str) -> list[str]:
     return [part for part in parts if part]
 
 
-# Where the brackets of a list or of named values begin in a yaml.
+# A line of a yaml up to the opening bracket of a list or mapping.
 _YAML_BRACKET = re.compile(r"""\s*["']?[\w.-]+["']?\s*:\s*(?:[&!]\S*\s+)?[\[{]""")
 
 
-# What stands before a text of yaml outside of brackets: `- `, `names: `, `- 0: `.
+# What precedes a scalar of yaml outside of brackets: `- `, `names: `, `- 0: `.
 _YAML_START = re.compile(r"\s*(?:-\s+)?(?:[^\s#:]+\s*:\s+)?(?:[&!]\S*\s+)?")
 
 
 def _yaml_lines(text: str) -> list[str]:
-    """The lines of a yaml without comments; a quoted text that goes on in the next is one line."""
+    """The lines of a yaml without comments; a quoted text over several lines becomes one."""
     lines: list[str] = []
     quote = ""
     in_brackets = False
@@ -712,39 +711,40 @@ def _yaml_lines(text: str) -> list[str]:
 
 
 def _without_comment(line: str, in_brackets: bool) -> tuple[str, str]:
-    """A line of yaml without the comment at its end, which no quoted text has; and the quotation
-    mark of a text that has no end in it, "" where there is none.
+    """A line of yaml without the comment at its end, and its unclosed quotation mark, "" for none.
 
-    in_brackets: whether it is of a list or of named values in brackets.
+    in_brackets: whether the line belongs to a list or mapping in brackets.
     """
     quote = ""
     is_escaped = False
-    for place, sign in enumerate(line):
-        before = line[:place]
+    for position, character in enumerate(line):
+        before = line[:position]
         if is_escaped:
             is_escaped = False
         elif quote:
-            is_escaped = sign == "\\" and quote == '"'
-            if sign == quote:
+            is_escaped = character == "\\" and quote == '"'
+            if character == quote:
                 quote = ""
-        elif sign in "\"'" and _may_quote(before, in_brackets):
-            quote = sign
-        elif sign == "#" and (not before or before[-1] in " \t"):
+        elif character in "\"'" and _may_quote(before, in_brackets):
+            quote = character
+        elif character == "#" and (not before or before[-1] in " \t"):
             return before.rstrip(), ""
     return line.rstrip(), quote
 
 
 def _may_quote(before: str, in_brackets: bool) -> bool:
-    """Whether a quotation mark behind a part of a line of yaml begins a text: bird's nest has an
-    apostrophe."""
+    """Whether a quotation mark after this part of a line of yaml begins a quoted text.
+
+    In bird's nest it is an apostrophe.
+    """
     if in_brackets:
-        plain = before.rstrip()
-        return not plain or plain[-1] in "[{,:"
+        stripped = before.rstrip()
+        return not stripped or stripped[-1] in "[{,:"
     return _YAML_START.fullmatch(before) is not None
 
 
 def _numbered(items: list[str], with_keys: bool) -> list[str]:
-    """The names of yaml's items, with keys `0: name` in the order of the numbers."""
+    """The names of yaml's items; with keys, `0: name`, in the order of the numbers."""
     if not with_keys:
         return [_unquoted(item) for item in items]
     names = {}
@@ -767,12 +767,10 @@ def _unquoted(text: str) -> str:
     return text
 
 
-# What stands for signs in a text of yaml in double quotes, which programs write for letters that
-# are not ASCII: "Stra\xDFe".
+# Escape sequences in double-quoted texts of yaml, as programs write non-ASCII letters: "Stra\xDFe".
 _YAML_ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8}|.)")
-
-
-_YAML_SIGNS = {
+# {letter of an escape sequence: its character}.
+_YAML_CHARACTERS = {
     "0": "\0",
     "a": "\a",
     "b": "\b",
@@ -794,17 +792,19 @@ _YAML_SIGNS = {
 
 
 def _unescaped(text: str) -> str:
-    """What a text of yaml in double quotes says; as it is where it has what is none of its signs,
-    as a path of Windows."""
+    """A double-quoted text of yaml with its escape sequences replaced.
 
-    def sign(match: re.Match) -> str:
+    The text is unchanged if one of them is invalid, as in a path of Windows.
+    """
+
+    def character(match: re.Match) -> str:
         if len(match[1]) > 1:
             return chr(int(match[1][1:], 16))
-        return _YAML_SIGNS[match[1]]
+        return _YAML_CHARACTERS[match[1]]
 
     try:
-        plain = _YAML_ESCAPE.sub(sign, text)
-        # Two halves of one sign, as json has them.
-        return plain.encode("utf-16", "surrogatepass").decode("utf-16")
+        replaced = _YAML_ESCAPE.sub(character, text)
+        # Surrogate pairs, as json writes them, become one character.
+        return replaced.encode("utf-16", "surrogatepass").decode("utf-16")
     except (KeyError, ValueError):
         return text
