@@ -1,4 +1,4 @@
-"""Objects in mask files: a file for each, label images, Pascal VOC's and Cityscapes' folders."""
+"""Reads objects from mask files: one file an object, label images, Pascal VOC, Cityscapes."""
 
 import collections
 import csv
@@ -31,15 +31,10 @@ from mrcnn.reading import (
 logger = logging.getLogger(__name__)
 
 
-# The colour that Pascal VOC's palettes have for the rims of objects, which belong to none, and its
-# number.
+# The colour and number in Pascal VOC's palette of the rims of objects, which belong to no object.
 _VOC_RIM = [224, 224, 192]
-
-
 _VOC_RIM_NUMBER = 255
-
-
-# What a program adds to an image's name for its label image.
+# Endings that programs add to an image's name for its label image.
 _MASK_ENDINGS = (
     "",
     "_masks",
@@ -53,8 +48,7 @@ _MASK_ENDINGS = (
     "_label_ground-truth_instance",
 )
 
-
-# Folders of label images beside images/, in any case.
+# Folders of label images beside images/, in upper or lower case.
 _MASK_FOLDERS = (
     "masks",
     "labels",
@@ -65,12 +59,10 @@ _MASK_FOLDERS = (
     "gt",
 )
 
-
-# How deep below a folder one with mask files is looked for: VOCdevkit/VOC2012/.
+# How deep below a folder its dataset is searched for: VOCdevkit/VOC2012/.
 _MASKS_BELOW = 2
 
-
-# Pascal VOC's classes by the numbers in SegmentationClass/.
+# Pascal VOC's classes in the order of their numbers in SegmentationClass/, from 1.
 VOC_CLASSES = (
     "aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike"
     " person pottedplant sheep sofa train tvmonitor"
@@ -78,26 +70,28 @@ VOC_CLASSES = (
 
 
 def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) -> Annotations:
-    """Reads objects that are drawn into image files.
+    """Reads objects from mask files or label images.
 
-    Either each image has a folder, <id>/images/<id>.png, with a file for each object that is not
-    black where the object is (of a JPEG: brighter than half), <id>/masks/*.png, as the Data Science
-    Bowl 2018 has them; or these lie together, masks/<name>_0.png or masks/<name>/0.png for
-    images/<name>.jpg. Or each has one label image: masks/<name>.png (or .tif) for
-    images/<name>.jpg, or <name>_masks.png beside it, 0 where nothing is and another number, or
-    colour, for each object. Pascal VOC's JPEGImages/ and SegmentationObject/ are such, without the
-    rims, also as CVAT and LabelMe write them: an object's class is what most of its pixels have in
-    SegmentationClass/, named by labelmap.txt or class_names.txt, else one of Pascal VOC's. Where
-    the folder has neither, its sub-folders are looked into, such as train/ and val/.
+    A mask file has one object, where it is not black (a JPEG: brighter than half). The files of an
+    image lie in its folder, <id>/images/<id>.png and <id>/masks/*.png, as in the Data Science Bowl
+    2018; or all lie together, masks/<name>_0.png or masks/<name>/0.png for images/<name>.jpg.
+
+    A label image has all objects: 0 is background, and each object has another number or colour.
+    It is masks/<name>.png (or .tif) for images/<name>.jpg, or <name>_masks.png beside the image.
+    Pascal VOC's JPEGImages/ and SegmentationObject/, which CVAT and LabelMe write too, are read
+    without the rims: an object's class is that of most of its pixels in SegmentationClass/, named
+    by labelmap.txt or class_names.txt, otherwise by Pascal VOC.
+
+    If the folder has neither, its sub-folders are searched, such as train/ and val/.
 
     Args:
         path: the folder.
-        label: the name of every object's class; None for "object", as files of masks name none, or
-            for those of SegmentationClass/, or of V7's instance_mask_annotations.csv.
-        keep_empty: also images without objects.
+        label: the class of every object; None for those of SegmentationClass/ or of V7's
+            instance_mask_annotations.csv, otherwise "object", since masks name no classes.
+        keep_empty: also returns images without objects.
 
     Raises:
-        AnnotationError: no such files, or none that can be used.
+        AnnotationError: there are no such files, or none can be used.
     """
     path = os.fspath(path)
     reader = Reader(path, None, keep_empty)
@@ -111,7 +105,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     palettes = _Palettes()
     for item in sets:
         if not item.one_each:
-            _check_that_objects(item.masks[0], path)
+            _check_is_instances(item.masks[0], path)
     for item in sets:
         relative = os.path.relpath(item.image, path)
         regions: list[Region] = []
@@ -124,7 +118,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
             else:
                 labels = _read_labels(item.masks[0])
                 size = _size_of_labels(item.image, item.masks[0], labels)
-                doubts.look_at(relative, labels)
+                doubts.check_background(relative, labels)
                 classes = None
                 if label is None:
                     classes = palettes.classes_of(item.masks[0], labels.shape)
@@ -137,7 +131,7 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
             reader.problem(f"image {relative!r}", str(error))
             continue
         if item.by_number or not item.one_each:
-            doubts.count(relative, regions, item.one_each)
+            doubts.check_pieces(relative, regions, item.one_each)
         annotated = bool(regions) or (item.one_each and bool(item.masks))
         reader.add(Entry(relative, regions, size), annotated=annotated)
     for file in unused:
@@ -147,10 +141,13 @@ def read_masks(path: Any, label: str | None = None, keep_empty: bool = False) ->
     doubts.warn(path)
     palettes.warn()
     used = {region.name for entry in reader.entries for region in entry.regions}
-    known = palettes.names
-    if not known and (label or "object" in used or not used):
-        known = [label or "object"]
-    return reader.finish([*known, *sorted(used - set(known))])
+    classes_in_order = palettes.names
+    if not classes_in_order and (label or "object" in used or not used):
+        classes_in_order = [label or "object"]
+    return reader.finish([*classes_in_order, *sorted(used - set(classes_in_order))])
+
+
+# ---- Cityscapes ----------------------------------------------------------------------------------
 
 
 # The classes of Cityscapes that have instances and are evaluated, by their ids.
@@ -165,15 +162,13 @@ CITYSCAPES_CLASSES = {
     33: "bicycle",
 }
 
-
 _CITYSCAPES_ENDING = "_gtFine_instanceIds.png"
-
-
-_OTHER_CITYSCAPES = "label_colors.txt"  # what lies beside gtFine/ in exports of other programs
+# A file beside gtFine/ in exports of other programs.
+_OTHER_CITYSCAPES = "label_colors.txt"
 
 
 def cityscapes_in(path: str) -> list[tuple[str, str]]:
-    """(image, its file of instances) of Cityscapes' gtFine/ in a folder, or of a part of it."""
+    """(image, its file of instances) below Cityscapes' gtFine/, or below a folder in it."""
     place = os.path.join(path, "gtFine")
     if not os.path.isdir(place):
         place = os.path.abspath(path)
@@ -195,21 +190,24 @@ def cityscapes_in(path: str) -> list[tuple[str, str]]:
 def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
     """Reads Cityscapes' gtFine/<subset>/<city>/..._gtFine_instanceIds.png; see `read`.
 
-    A pixel is 1000 times its class's id plus the object's number. One that is the id alone is of a
-    group whose objects were not told apart: a crowd. Classes are the eight that are evaluated.
+    A pixel's value is 1000 times the id of its class plus the object's number. The id alone marks a
+    group of objects that were not separated, a crowd. Only the eight evaluated classes are read.
 
     Args:
         path: the folder with gtFine/ and leftImg8bit/, or gtFine/ or a folder in it.
-        keep_empty: also images without objects, but for those of test/, which aren't annotated.
+        keep_empty: also returns images without objects, except those of test/, which aren't
+            annotated.
 
     Raises:
-        AnnotationError: no such files, or none that can be used.
+        AnnotationError: there are no such files, or none can be used.
     """
     path = os.fspath(path)
     reader = Reader(path, None, keep_empty)
     sets = cityscapes_in(path)
-    colours = [place / _OTHER_CITYSCAPES for place in pathlib.Path(os.path.abspath(path)).parents]
-    for other in (pathlib.Path(path) / _OTHER_CITYSCAPES, *colours):
+    parent_files = [
+        place / _OTHER_CITYSCAPES for place in pathlib.Path(os.path.abspath(path)).parents
+    ]
+    for other in (pathlib.Path(path) / _OTHER_CITYSCAPES, *parent_files):
         if other.is_file():
             raise AnnotationError(
                 f"{path}: expected Cityscapes' own ids of classes. Received: {other}, as CVAT and"
@@ -229,8 +227,10 @@ def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
             reader.problem(f"image {name!r}", str(error))
             continue
         regions = _cityscapes_regions(labels)
-        unknown = subset == "test"
-        reader.add(Entry(name, regions, size, file=image), annotated=bool(regions) or unknown)
+        is_unannotated = subset == "test"
+        reader.add(
+            Entry(name, regions, size, file=image), annotated=bool(regions) or is_unannotated
+        )
     return reader.finish(list(CITYSCAPES_CLASSES.values()))
 
 
@@ -250,8 +250,11 @@ def _cityscapes_regions(labels: np.ndarray) -> list[Region]:
     return regions
 
 
-# What programs write beside images of classes, and which.
-_SEMANTIC = {
+# ---- Checks of label images ----------------------------------------------------------------------
+
+
+# {file beside semantic label images: the program that writes it}.
+_SEMANTIC_FILES = {
     "_classes.csv": "Roboflow",
     "class_mapping.csv": "V7",
     "label_colors.txt": "CVAT (CamVid)",
@@ -259,16 +262,16 @@ _SEMANTIC = {
 }
 
 
-def _check_that_objects(mask: str, path: str) -> None:
-    """AnnotationError for an image of classes, by what lies beside it or above, up to the path.
+def _check_is_instances(mask: str, path: str) -> None:
+    """AnnotationError for a semantic label image, in which all objects of a class would be one.
 
-    All objects of a class would be one.
+    It is detected by the files in its folder and the folders above, up to `path`.
     """
     if _split_at_objects(mask)[1]:
         return
     folder = os.path.dirname(mask)
     while True:
-        for name, program in _SEMANTIC.items():
+        for name, program in _SEMANTIC_FILES.items():
             file = os.path.join(folder, name)
             if os.path.isfile(file):
                 raise AnnotationError(
@@ -282,25 +285,25 @@ def _check_that_objects(mask: str, path: str) -> None:
 
 
 class _LabelDoubts:
-    """The images whose mask files may be something else than they are taken for."""
+    """The images whose mask files are probably not what they are read as; `warn` logs them."""
 
     def __init__(self) -> None:
         self.in_pieces: dict[bool, list[str]] = {False: [], True: []}
         self.without_background: list[str] = []
 
-    def look_at(self, name: str, labels: np.ndarray) -> None:
-        """Looks at a label image [H, W]."""
+    def check_background(self, name: str, labels: np.ndarray) -> None:
+        """Checks a label image [H, W] for background."""
         if labels.size and labels.min() > 0:
             self.without_background.append(name)
 
-    def count(self, name: str, regions: Sequence[Region], one_each: bool) -> None:
-        """Counts the pieces of an image's objects. one_each: whether each has its own file."""
+    def check_pieces(self, name: str, regions: Sequence[Region], one_each: bool) -> None:
+        """Checks the objects of an image. one_each: whether each object has its own file."""
         pieces = [_pieces(region.shape) > 1 for region in regions]
         if any(pieces) and 2 * sum(pieces) >= len(pieces):
             self.in_pieces[one_each].append(name)
 
     def warn(self, path: str) -> None:
-        """Logs what was seen."""
+        """Logs a warning for each kind of doubt."""
         if self.in_pieces[False]:
             logger.warning(
                 "%s: label images have a number or colour for each object; those of %d images have"
@@ -328,17 +331,17 @@ class _LabelDoubts:
             )
 
 
-# ---- Images of classes ---------------------------------------------------------------------------
+# ---- Semantic label images -----------------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class _ClassNames:
-    """How the classes of a dataset are called.
+    """The names of the classes of a dataset.
 
     Attributes:
         by_number: {number: name}.
-        by_colour: {65536 red + 256 green + blue: name}; empty where nothing says colours.
-        file: what says so; "" for Pascal VOC's own names, where nothing does.
+        by_colour: {65536 red + 256 green + blue: name}; empty if no file gives colours.
+        file: the file with the names; "" if there is none and they are Pascal VOC's.
     """
 
     by_number: dict[int, str]
@@ -352,9 +355,9 @@ class _ClassImage:
 
     Attributes:
         path: the file.
-        codes: [H, W] numbers of the classes or colours; less than 1 where there is none.
+        codes: [H, W] int64, numbers of the classes or their colours; below 1 for no class.
         names: {code: name}.
-        unnamed: codes without a name that were met.
+        unnamed: codes of objects that have no name; `name_of` adds them.
     """
 
     path: str
@@ -363,7 +366,7 @@ class _ClassImage:
     unnamed: set[int]
 
     def name_of(self, bitmap: Bitmap) -> str:
-        """The class that most pixels of an object have; Problem for none."""
+        """The class of most pixels of an object; Problem if no pixel has one."""
         top, left, pixels = bitmap.crop(*self.codes.shape)
         inside = self.codes[top : top + pixels.shape[0], left : left + pixels.shape[1]][pixels]
         codes, counts = np.unique(inside[inside > 0], return_counts=True)
@@ -379,65 +382,65 @@ class _ClassImage:
 
 
 class _Palettes:
-    """What SegmentationClass/ says beside SegmentationObject/, and how the classes are called.
+    """The classes in SegmentationClass/ beside SegmentationObject/, and their names.
 
     Attributes:
-        names: of the classes, in the order of their numbers; empty where nothing names them.
+        names: names of the classes, in the order of their numbers; empty before any is read.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self._of_folder: dict[str, _ClassNames] = {}
-        self._colours_count: dict[str, bool] = {}
+        self._colours_are_classes: dict[str, bool] = {}
         self._unnamed: dict[str, set[int]] = {}
 
     def classes_of(self, path: str, shape: tuple[int, ...]) -> _ClassImage | None:
-        """The classes beside the label image at a path; None where it has no such neighbour."""
-        parent, own, below = _split_at_objects(path)
-        place = os.path.join(parent, own.replace("Object", "Class"))
+        """The classes of the label image at a path; None if there is no image of them."""
+        parent, objects_folder, below = _split_at_objects(path)
+        place = os.path.join(parent, objects_folder.replace("Object", "Class"))
         file = os.path.join(place, below + ".png")
-        if not own or not os.path.isfile(file):
+        if not objects_folder or not os.path.isfile(file):
             return None
-        known = self._names_in(parent)
-        codes, names = self._codes_of(place, file, known)
+        class_names = self._names_in(parent)
+        codes, names = self._codes_of(place, file, class_names)
         if codes.shape != shape:
             raise Problem(f"expected {file} of {shape} pixels. Received: {codes.shape}")
         return _ClassImage(file, codes, names, self._unnamed.setdefault(parent, set()))
 
     def _codes_of(
-        self, place: str, file: str, known: _ClassNames
+        self, place: str, file: str, class_names: _ClassNames
     ) -> tuple[np.ndarray, dict[int, str]]:
-        """[H, W] int64, the codes of an image of classes in a folder `place`, and their names."""
+        """The codes [H, W] int64 of an image of classes in a folder `place`, and {code: name}."""
         colours, numbers = _read_class_image(file)
-        if known.by_colour:
-            return _codes_by_labelmap(file, colours, numbers, known)
+        if class_names.by_colour:
+            return _codes_by_labelmap(file, colours, numbers, class_names)
         of_colours = _voc_numbers_of(colours)
         if numbers is None:
             if of_colours is None:
                 of_colours = colours
-            return of_colours, known.by_number
+            return of_colours, class_names.by_number
         if of_colours is None or np.array_equal(numbers, of_colours):
-            return numbers, known.by_number
-        if place not in self._colours_count:
-            self._colours_count[place] = _colours_count(place, known)
-        if self._colours_count[place]:
-            return of_colours, known.by_number
-        return numbers, known.by_number
+            return numbers, class_names.by_number
+        if place not in self._colours_are_classes:
+            self._colours_are_classes[place] = _colours_are_classes(place, class_names)
+        if self._colours_are_classes[place]:
+            return of_colours, class_names.by_number
+        return numbers, class_names.by_number
 
     def _names_in(self, folder: str) -> _ClassNames:
-        """The names of a dataset's classes."""
+        """The names of a dataset's classes, read once for each folder."""
         if folder not in self._of_folder:
             try:
-                known = _class_names_in(folder)
+                class_names = _class_names_in(folder)
             except AnnotationError:
                 raise
             except ValueError as error:
                 raise AnnotationError(f"{folder}: names of its classes: {error}") from error
-            self._of_folder[folder] = known
-            for name in known.by_number.values():
+            self._of_folder[folder] = class_names
+            for name in class_names.by_number.values():
                 if name not in self.names:
                     self.names.append(name)
-            if not known.file and not os.path.isdir(os.path.join(folder, "ImageSets")):
+            if not class_names.file and not os.path.isdir(os.path.join(folder, "ImageSets")):
                 logger.warning(
                     "%s: no labelmap.txt or class_names.txt names the classes; they are Pascal"
                     " VOC's: 1 is %s",
@@ -447,7 +450,7 @@ class _Palettes:
         return self._of_folder[folder]
 
     def warn(self) -> None:
-        """Logs which classes have no name."""
+        """Logs the classes without a name."""
         for folder, codes in self._unnamed.items():
             if codes:
                 source = self._of_folder[folder].file or "Pascal VOC's names"
@@ -462,23 +465,29 @@ class _Palettes:
 
 
 def _split_at_objects(path: str) -> tuple[str, str, str]:
-    """The folder of a dataset, its folder SegmentationObject, and a label image's path below that,
-    without suffix; all "" for what lies in none."""
+    """Splits the path of a label image in a folder SegmentationObject.
+
+    Returns:
+        The dataset's folder, the name of its folder SegmentationObject, and the path in it without
+        suffix; all "" for another path.
+    """
     folder, name = os.path.split(os.path.splitext(path)[0])
     for _ in range(files.DEEPEST_IMAGES + 1):
-        folder, own = os.path.split(folder)
-        if own.startswith("SegmentationObject"):
-            return folder, own, name
-        name = os.path.join(own, name)
+        folder, parent = os.path.split(folder)
+        if parent.startswith("SegmentationObject"):
+            return folder, parent, name
+        name = os.path.join(parent, name)
     return "", "", ""
 
 
+# Names of the background, in lower case.
 _BACKGROUNDS = ("background", "_background_", "__background__", "bg")
 
 
 def _class_names_in(folder: str) -> _ClassNames:
-    """The names of classes by a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
-    (LabelMe's), or Pascal VOC's own."""
+    """The names of classes in a folder's labelmap.txt (CVAT's), class_names.txt or labels.txt
+    (LabelMe's), otherwise Pascal VOC's.
+    """
     file = os.path.join(folder, "labelmap.txt")
     if os.path.isfile(file):
         return _names_of_labelmap(file)
@@ -489,16 +498,16 @@ def _class_names_in(folder: str) -> _ClassNames:
             if lines and lines[0] == "__ignore__":
                 del lines[0]
             if lines and lines[0].lower() not in _BACKGROUNDS:
-                lines.insert(0, "")  # 0 is nothing in any case
+                lines.insert(0, "")  # 0 is always the background
             names = {i: name for i, name in enumerate(lines) if i and name}
             return _ClassNames(names, {}, file)
     return _ClassNames(dict(enumerate(VOC_CLASSES, 1)), {})
 
 
 def _names_of_labelmap(file: str) -> _ClassNames:
-    """The names of a labelmap.txt, `name:red,green,blue:parts:actions`, without the background.
+    """The names in a labelmap.txt, `name:red,green,blue:parts:actions`, without the background.
 
-    Where no line says a colour, they are those of Pascal VOC's palette.
+    If no line has a colour, the colours are those of Pascal VOC's palette.
     """
     names: list[str] = []
     colours: list[int | None] = []
@@ -519,11 +528,11 @@ def _names_of_labelmap(file: str) -> _ClassNames:
         colours.append(colour)
     if not any(colour is not None for colour in colours):
         colours = list(list(voc_numbers())[: len(names)])
-    without = [name for name, colour in zip(names, colours) if colour is None]
-    if without:
+    uncoloured = [name for name, colour in zip(names, colours) if colour is None]
+    if uncoloured:
         raise AnnotationError(
             f"{file}: expected a colour of each class, or of none. Received: none of"
-            f" {files.several(map(repr, without))}"
+            f" {files.several(map(repr, uncoloured))}"
         )
     by_number = {}
     by_colour = {}
@@ -535,10 +544,11 @@ def _names_of_labelmap(file: str) -> _ClassNames:
 
 
 def _read_class_image(file: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """The colours of an image of classes, and its numbers, 0 for the rims of Pascal VOC.
+    """The colours of an image of classes, and its numbers, with Pascal VOC's rims as 0.
 
     Returns:
-        [H, W] int64, 65536 red + 256 green + blue; [H, W] int64, None for an image of colours.
+        colours: [H, W] int64, 65536 red + 256 green + blue.
+        numbers: [H, W] int64; None for an image that has colours only.
     """
     from PIL import Image
 
@@ -546,7 +556,7 @@ def _read_class_image(file: str) -> tuple[np.ndarray, np.ndarray | None]:
         with Image.open(file) as image:
             has_numbers = image.mode not in ("RGB", "RGBA", "CMYK", "YCbCr")
             parts = np.asarray(image.convert("RGB")).astype(np.int64)
-    except Exception as error:  # whatever Pillow raises for a damaged file
+    except Exception as error:  # Pillow raises many types for a damaged file
         raise Problem(f"expected an image of classes. Received: {file}: {error}") from error
     colours = parts[..., 0] * 65536 + parts[..., 1] * 256 + parts[..., 2]
     if not has_numbers:
@@ -556,21 +566,23 @@ def _read_class_image(file: str) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _codes_by_labelmap(
-    file: str, colours: np.ndarray, numbers: np.ndarray | None, known: _ClassNames
+    file: str, colours: np.ndarray, numbers: np.ndarray | None, class_names: _ClassNames
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """The codes of an image of classes, and their names: its colours where a labelmap has these,
-    else its numbers, in the labelmap's order. Problem where neither fits.
+    """The codes of an image of classes, and {code: name}; Problem if the labelmap lacks them.
 
-    colours, numbers: as of `_read_class_image`.
+    The codes are its colours if the labelmap has all of them, otherwise its numbers, in the
+    labelmap's order.
+
+    colours, numbers: from `_read_class_image`.
     """
     distinct = set(np.unique(colours).tolist()) - {0, _code_of(_VOC_RIM)}
-    if distinct <= set(known.by_colour):
-        return colours, known.by_colour
-    if numbers is not None and set(np.unique(numbers).tolist()) - {0} <= set(known.by_number):
-        return numbers, known.by_number
-    other = min(distinct - set(known.by_colour))
-    parts = other >> 16, other >> 8 & 255, other & 255
-    raise Problem(f"expected colours of {known.file}. Received: {parts} in {file}")
+    if distinct <= set(class_names.by_colour):
+        return colours, class_names.by_colour
+    if numbers is not None and set(np.unique(numbers).tolist()) - {0} <= set(class_names.by_number):
+        return numbers, class_names.by_number
+    missing = min(distinct - set(class_names.by_colour))
+    parts = missing >> 16, missing >> 8 & 255, missing & 255
+    raise Problem(f"expected colours of {class_names.file}. Received: {parts} in {file}")
 
 
 def _code_of(colour: Sequence[int]) -> int:
@@ -579,9 +591,9 @@ def _code_of(colour: Sequence[int]) -> int:
 
 
 def _voc_numbers_of(colours: np.ndarray) -> np.ndarray | None:
-    """The numbers of colours in Pascal VOC's palette, 0 for its rims; None where it lacks one.
+    """The numbers of colours in Pascal VOC's palette, with its rims as 0; None if it lacks one.
 
-    colours: [H, W] int64, as of `_read_class_image`. Returns [H, W] int64.
+    colours: [H, W] int64, from `_read_class_image`. Returns [H, W] int64.
     """
     numbers = voc_numbers()
     distinct, places = np.unique(colours, return_inverse=True)
@@ -592,18 +604,21 @@ def _voc_numbers_of(colours: np.ndarray) -> np.ndarray | None:
     return np.where(of_colours == _VOC_RIM_NUMBER, 0, of_colours)
 
 
-def _colours_count(place: str, known: _ClassNames) -> bool:
-    """Whether colours tell the classes of a folder's images, whose palettes have Pascal VOC's
-    colours under other numbers; else the numbers do. AnnotationError where that is open.
+def _colours_are_classes(place: str, names: _ClassNames) -> bool:
+    """Whether the classes of a folder's images are their colours; otherwise they are the numbers.
 
-    A program that makes files smaller leaves the used colours alone, in an order that differs from
-    file to file. A palette that has more is one of its own, and the numbers are the classes.
+    The images have palettes with Pascal VOC's colours under other numbers. Programs that make files
+    smaller keep only the used colours, in an order that differs from file to file: the colours are
+    the classes. A palette with unused colours is a different one: the numbers are the classes.
+
+    Raises:
+        AnnotationError: neither case is clear.
     """
     from PIL import Image
 
     palettes = set()
-    kept_others = False
-    beyond = False
+    has_unused = False
+    unlisted = False
     for file in _pictures_below(place).values():
         try:
             with Image.open(file) as image:
@@ -612,17 +627,17 @@ def _colours_count(place: str, known: _ClassNames) -> bool:
                 palette = tuple(image.getpalette() or [])
                 used = np.unique(np.asarray(image)).tolist()
             colours, numbers = _read_class_image(file)
-        except Exception:  # a damaged file, which is said when it is its turn
+        except Exception:  # a damaged file, reported when it is read
             continue
         of_colours = _voc_numbers_of(colours)
         if of_colours is None or numbers is None or np.array_equal(of_colours, numbers):
             continue
         palettes.add(palette)
-        kept_others = kept_others or len(palette) > 3 * len(used)
-        beyond = beyond or not set(np.unique(of_colours).tolist()) - {0} <= set(known.by_number)
-    if beyond or (kept_others and len(palettes) == 1):
+        has_unused = has_unused or len(palette) > 3 * len(used)
+        unlisted = unlisted or not set(np.unique(of_colours).tolist()) - {0} <= set(names.by_number)
+    if unlisted or (has_unused and len(palettes) == 1):
         by_colours = False
-    elif not kept_others and (len(palettes) > 1 or not known.file):
+    elif not has_unused and (len(palettes) > 1 or not names.file):
         by_colours = True
     else:
         raise AnnotationError(
@@ -644,8 +659,11 @@ def _colours_count(place: str, known: _ClassNames) -> bool:
 
 @functools.cache
 def voc_numbers() -> dict[int, int]:
-    """{colour: number} of Pascal VOC's palette, in which the bits of a number, three by three from
-    the lowest, are those of red, green and blue from the highest."""
+    """{colour: number} of Pascal VOC's palette.
+
+    The bits of a number, in groups of three from the lowest, are the bits of red, green and blue
+    from the highest. A colour is 65536 red + 256 green + blue.
+    """
     numbers = {}
     for number in range(256):
         colour = 0
@@ -658,7 +676,7 @@ def voc_numbers() -> dict[int, int]:
 
 
 def semantic_hint(path: str) -> str:
-    """What a message adds where a folder has images of classes, and none of objects."""
+    """The end of an error message about a folder with images of classes only; "" for others."""
     folders = [
         name
         for name in sorted(os.listdir(path))
@@ -672,20 +690,20 @@ def semantic_hint(path: str) -> str:
     )
 
 
-# ---- The masks of an image -----------------------------------------------------------------------
+# ---- Finding the mask files of images ------------------------------------------------------------
 
 
 @dataclasses.dataclass
 class _MaskSet:
-    """An image and the files that its objects are drawn into.
+    """An image and its mask files.
 
     Attributes:
-        image: its path.
-        masks: paths; of a label image one.
-        one_each: whether each is one object.
-        by_number: whether they are told from those of other images by a number behind the image's
-            name, or lie in a folder of its name.
-        names: {mask: its class}, of those whose class is known.
+        image: path of the image.
+        masks: paths of its mask files, or of its one label image.
+        one_each: whether each mask file is one object.
+        by_number: whether the mask files were assigned to the image by a number after its name, or
+            by a folder of its name.
+        names: {mask: its class} of the masks with a known class.
     """
 
     image: str
@@ -696,9 +714,9 @@ class _MaskSet:
 
 
 def mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], list[str]]:
-    """The images in a folder that have mask files, and the mask files that no image has.
+    """The images in a folder that have mask files, and the mask files without an image.
 
-    below: how deep to look into its sub-folders, where it has none itself.
+    below: how deep sub-folders are searched if the folder has none itself.
     """
     sets = []
     for entry in sorted(os.listdir(path)):
@@ -712,11 +730,11 @@ def mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], lis
     folders = sorted(os.listdir(path), key=lambda name: (name.lower(), name))
     for name in _MASK_FOLDERS:
         for folder in (folder for folder in folders if folder.lower() == name):
-            inside = _pictures_below(os.path.join(path, folder))
-            for near in files.IMAGE_FOLDERS:
-                photographs = _pictures_below(os.path.join(path, near))
-                if photographs and inside:
-                    sets, unused = _masks_of_images(photographs, inside)
+            masks_below = _pictures_below(os.path.join(path, folder))
+            for image_folder in files.IMAGE_FOLDERS:
+                images_below = _pictures_below(os.path.join(path, image_folder))
+                if images_below and masks_below:
+                    sets, unused = _masks_of_images(images_below, masks_below)
                     if sets:
                         _name_by_csv(sets, os.path.join(path, _V7_CLASSES))
                         return sets, unused
@@ -726,20 +744,20 @@ def mask_sets(path: str, below: int = _MASKS_BELOW) -> tuple[list[_MaskSet], lis
     if not sets and below:
         for folder in folders:
             if os.path.isdir(os.path.join(path, folder)) and not folder.startswith("."):
-                more, others = mask_sets(os.path.join(path, folder), below - 1)
-                sets += more
-                unused += others
+                sets_below, unused_below = mask_sets(os.path.join(path, folder), below - 1)
+                sets += sets_below
+                unused += unused_below
     return sets, unused
 
 
 def _pictures_below(folder: str) -> dict[str, str]:
-    """{path below a folder: path} of its image files, sorted; none where there is no folder."""
+    """{path below a folder: path} of its image files, sorted; empty if there is no folder."""
     if not os.path.isdir(folder):
         return {}
     return {name: os.path.join(folder, name) for name in sorted(files.walk_images(folder))}
 
 
-# What stands behind an image's name in that of an object's mask: a_1, a_mask_1, a (1), a-obj-001.
+# An image's name followed by an object's number: a_1, a_mask_1, a (1), a-obj-001.
 _OBJECT_NUMBER = re.compile(
     r"(.+?)[ _.-]+(?:(?:masks?|obj|objects?|inst|instances?|labels?|seg|segments?)[ _.-]*)?"
     r"\(?(\d+)\)?"
@@ -749,12 +767,12 @@ _OBJECT_NUMBER = re.compile(
 def _masks_of_images(
     images: dict[str, str], masks: dict[str, str]
 ) -> tuple[list[_MaskSet], list[str]]:
-    """The images that have mask files in another folder, and the mask files that no image has.
+    """The images that have mask files in another folder, and the mask files without an image.
 
-    An image a.jpg has its label image a.png; or a file for each object, a_0.png and so on, or what
-    lies in a folder a/.
+    An image a.jpg has either the label image a.png or a file for each object: a_0.png and so on, or
+    the files of a folder a/.
 
-    images, masks: as of `_pictures_below`. Where one of them has no sub-folders, base names count.
+    images, masks: from `_pictures_below`. If one has no sub-folders, base names are compared.
     """
     if not any(map(os.path.dirname, masks)):
         images = _by_base_name(images)
@@ -768,7 +786,7 @@ def _masks_of_images(
     for name, mask in masks.items():
         owner = _owner_of_mask(os.path.splitext(name)[0], stems)
         if mask not in used and owner is not None and owner not in labelled:
-            numbered.setdefault(owner, []).append((_in_order(name), mask))
+            numbered.setdefault(owner, []).append((_natural_key(name), mask))
             used.add(mask)
     if numbered:
         for image in images.values():
@@ -778,25 +796,25 @@ def _masks_of_images(
     return sets, sorted(set(masks.values()) - used)
 
 
-def _by_base_name(pictures: dict[str, str], own: Collection[str] = ()) -> dict[str, str]:
-    """{name: path} of pictures in sub-folders by base names, of those whose base name no other has.
+def _by_base_name(pictures: dict[str, str], kept_folders: Collection[str] = ()) -> dict[str, str]:
+    """{name: path} of pictures in sub-folders, named by their base names where these are unique.
 
-    own: sub-folders that a picture's name needs, for they are those of an image.
+    kept_folders: sub-folders that are kept in a picture's name, since each belongs to one image.
     """
     counts = collections.Counter(map(os.path.basename, pictures))
     named = {}
     for name, path in pictures.items():
         folder, base = os.path.split(name)
-        if counts[base] == 1 and folder not in own:
+        if counts[base] == 1 and folder not in kept_folders:
             name = base
         named[name] = path
     return named
 
 
 def _owner_of_mask(stem: str, images: dict[str, str]) -> str | None:
-    """The image whose object a mask file is by its name; None for none.
+    """The image that a mask file belongs to by its name; None for none.
 
-    stem: the mask's path below its folder, without suffix. images: as of `_by_stem`.
+    stem: the mask's path below its folder, without suffix. images: from `_by_stem`.
     """
     candidates = []
     match = _OBJECT_NUMBER.fullmatch(stem)
@@ -811,19 +829,19 @@ def _owner_of_mask(stem: str, images: dict[str, str]) -> str | None:
     return None
 
 
-def _in_order(name: str) -> list:
-    """A key that sorts names with numbers as they are counted: a_2 before a_10."""
+def _natural_key(name: str) -> list:
+    """A key that sorts names by the values of their numbers: a_2 before a_10."""
     parts: list[Any] = re.split(r"(\d+)", name)
     parts[1::2] = map(int, parts[1::2])
     return parts
 
 
-# The classes of V7's masks beside their folder.
+# V7's file with the classes of masks, beside their folder.
 _V7_CLASSES = "instance_mask_annotations.csv"
 
 
 def _name_by_csv(sets: list[_MaskSet], file: str) -> None:
-    """Gives masks the classes that V7's csv says, where it is there."""
+    """Sets the classes of masks from V7's csv, if it exists."""
     if not os.path.isfile(file):
         return
     try:
@@ -844,7 +862,7 @@ def _name_by_csv(sets: list[_MaskSet], file: str) -> None:
 
 
 def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
-    """Whether the folder `name` is that of one image with a file for each object."""
+    """Whether the folder `name` has one image with a file for each object."""
     if not os.path.isdir(masks):
         return False
     stem = os.path.splitext(os.path.basename(images[0]))[0]
@@ -854,9 +872,12 @@ def _is_of_one_image(images: list[str], masks: str, name: str) -> bool:
 def _labelled(
     images: dict[str, str], masks: dict[str, str], endings: Sequence[str]
 ) -> list[_MaskSet]:
-    """The images that have a label image, with it.
+    """The images that have a label image, and that.
 
-    images: {path below their folder: path}; masks: as of `_by_stem`.
+    Args:
+        images: {path below their folder: path}.
+        masks: from `_by_stem`.
+        endings: endings of a label image's name, after the image's.
     """
     sets = []
     for name, image in images.items():
@@ -870,7 +891,7 @@ def _labelled(
 
 
 def _pictures_in(folder: str) -> list[str]:
-    """The image files that lie in a folder, sorted; none where there is no folder."""
+    """The image files directly in a folder, sorted; empty if there is no folder."""
     if not os.path.isdir(folder):
         return []
     paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
@@ -884,7 +905,7 @@ def _pictures_in(folder: str) -> list[str]:
 
 
 def _by_stem(pictures: dict[str, str]) -> dict[str, str]:
-    """{name without suffix: path}, by the name as it is and in lower case.
+    """{name without suffix: path}, with the names as they are and in lower case.
 
     pictures: {path below their folder: path}.
     """
@@ -892,10 +913,13 @@ def _by_stem(pictures: dict[str, str]) -> dict[str, str]:
     return {**{stem.casefold(): path for stem, path in stems.items()}, **stems}
 
 
+# ---- Pixels of mask files ------------------------------------------------------------------------
+
+
 def _object_files(
     reader: Reader, name: str, paths: list[str], size: tuple[int, int]
 ) -> Iterator[tuple[str, Bitmap]]:
-    """The path and the bitmap of each mask file; those that can't be used are problems."""
+    """The path and the bitmap of each mask file; problems are recorded for unusable ones."""
     for path in paths:
         try:
             mask = utils.read_mask(path)
@@ -906,25 +930,22 @@ def _object_files(
             reader.problem(f"image {name!r}, mask {os.path.basename(path)}", str(error))
 
 
-# ---- Pixels of mask files ------------------------------------------------------------------------
-
-
 def _size_of_masks(image: str, masks: list[str]) -> tuple[int, int]:
-    """The size of an image, turned or as it is stored, that its mask files have; or Problem.
+    """(height, width) of an image in the frame of its mask files, see `annotated_size`; or Problem.
 
-    Masks of a photograph that the camera noted to be turned are of its stored pixels where a
-    program made them that ignores that note.
+    Masks of a photograph with an EXIF rotation have the size of its stored pixels if they were made
+    by a program that ignores the rotation.
     """
     for mask in masks:
         try:
             return annotated_size(image, image, utils.image_sizes(mask)[0])
-        except Exception:  # a damaged mask, or one of another size, which is said later
+        except Exception:  # a damaged mask or one of another size, reported later
             continue
     return annotated_size(image, image, None)
 
 
 def _size_of_labels(image: str, path: str, labels: np.ndarray) -> tuple[int, int]:
-    """The size of an image, turned or as it is stored, that its label image has; or Problem."""
+    """(height, width) of an image in the frame of its label image; or Problem."""
     height, width = labels.shape
     try:
         return annotated_size(image, image, (height, width))
@@ -933,13 +954,13 @@ def _size_of_labels(image: str, path: str, labels: np.ndarray) -> tuple[int, int
 
 
 def _objects_of_labels(labels: np.ndarray) -> list[Bitmap]:
-    """The objects of a label image [H, W], in the order of their numbers."""
+    """The objects of a label image [H, W] int64, in the order of their numbers."""
     from scipy import ndimage
 
     numbers, places = np.unique(labels, return_inverse=True)
     places = places.reshape(labels.shape)
     if not len(numbers) or numbers[0] != 0:
-        places = places + 1  # without a pixel of the background
+        places = places + 1  # there is no background
     bitmaps = []
     for number, box in enumerate(ndimage.find_objects(places), 1):
         bitmaps.append(Bitmap(places[box] == number, box[1].start, box[0].start))
@@ -947,10 +968,10 @@ def _objects_of_labels(labels: np.ndarray) -> list[Bitmap]:
 
 
 def _read_labels(path: str) -> np.ndarray:
-    """[H, W] int64 of a label image: its numbers, or for each colour one, 0 for black.
+    """The numbers [H, W] int64 of a label image, or one for each of its colours, 0 for black.
 
-    Problem for what isn't one, or whose numbers aren't whole any more: a photograph's compression
-    or soft edges would make an object of each of the values between.
+    Problem for another image, or one whose values lossy compression or smoothing has changed: each
+    intermediate value would become an object.
     """
     from PIL import Image
 
@@ -965,20 +986,20 @@ def _read_labels(path: str) -> np.ndarray:
                 _check_keeps_values(image, path)
                 is_palette = image.mode == "P"
                 values = np.asarray(image)
-                if image.mode in ("LA", "RGBA"):  # where all is transparent there is nothing
+                if image.mode in ("LA", "RGBA"):  # transparent is background
                     values = np.where(values[..., -1:] == 0, 0, values)
                 if image.mode == "LA":
                     values = values[..., 0]
                 palette = image.getpalette() or []
                 if is_palette:
                     values = _without_rims(values, palette)
-                if is_palette and _is_black_elsewhere(values, palette):
+                if is_palette and _is_background_renumbered(values, palette):
                     _warn_of_black(os.path.dirname(path))
                     values = np.asarray(image.convert("RGB"))
                     values = np.where((values == _VOC_RIM).all(axis=-1, keepdims=True), 0, values)
     except Problem:
         raise
-    except Exception as error:  # whatever the libraries raise for a damaged file
+    except Exception as error:  # the libraries raise many types for a damaged file
         raise Problem(f"expected a label image. Received: {path}: {error}") from error
     if values.dtype == np.uint8 and not is_palette:
         _check_edges(values, path)
@@ -999,29 +1020,29 @@ def _read_labels(path: str) -> np.ndarray:
 
 
 def _without_rims(values: np.ndarray, palette: list[int]) -> np.ndarray:
-    """The numbers [H, W] of a label image, 0 for the rims of Pascal VOC's palette.
+    """The numbers [H, W] of a label image, with the rims of Pascal VOC's palette as 0.
 
-    palette: red, green and blue of each number; a program that makes files smaller may have left
-    those that are used alone.
+    palette: red, green and blue of each number; programs that make files smaller keep only those
+    that are used.
     """
     colours = [tuple(palette[place : place + 3]) for place in range(0, len(palette) - 2, 3)]
     used = [number for number in np.unique(values).tolist() if number < len(colours)]
-    known = voc_numbers()
-    of_voc = True
+    numbers_by_colour = voc_numbers()
+    is_voc = True
     for number in used:
         red, green, blue = colours[number]
-        of_voc = of_voc and red * 65536 + green * 256 + blue in known
+        is_voc = is_voc and red * 65536 + green * 256 + blue in numbers_by_colour
     for number in used:
-        if colours[number] == tuple(_VOC_RIM) and (of_voc or number == _VOC_RIM_NUMBER):
+        if colours[number] == tuple(_VOC_RIM) and (is_voc or number == _VOC_RIM_NUMBER):
             values = np.where(values == number, 0, values)
     return values
 
 
-def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:
-    """Whether a palette has black, for nothing, at another number than 0, as some programs that
-    make files smaller leave it: then colours count, not numbers.
+def _is_background_renumbered(values: np.ndarray, palette: list[int]) -> bool:
+    """Whether the background is black and black has another number than 0 in the palette.
 
-    Where number 0, of another colour, has more pixels than black, that is the ground.
+    Some programs that make files smaller write such palettes: colours count then, not numbers. If
+    number 0, of another colour, has at least as many pixels as black, it is the background.
 
     values: [H, W]. palette: red, green and blue of each number.
     """
@@ -1034,7 +1055,7 @@ def _is_black_elsewhere(values: np.ndarray, palette: list[int]) -> bool:
 
 @functools.cache
 def _warn_of_black(folder: str) -> None:
-    """Says, once for a folder, that of its label images colours count."""
+    """Warns, once for each folder, that colours count in its label images."""
     logger.warning(
         "%s: palettes of label images have black at another number than 0; black is where nothing"
         " is, and each other colour is an object",
@@ -1043,7 +1064,7 @@ def _warn_of_black(folder: str) -> None:
 
 
 def _check_keeps_values(image: Any, path: str) -> None:
-    """Problem for a label image, of Pillow, that is compressed with losses."""
+    """Problem for a label image, a `PIL.Image.Image`, with lossy compression."""
     if utils.is_lossy(image, path):
         raise Problem(
             f"expected a label image in a format without losses, PNG or TIFF. Received: {path},"
@@ -1051,19 +1072,17 @@ def _check_keeps_values(image: Any, path: str) -> None:
         )
 
 
-# A label image of 8 bits has soft edges where so many values, and this share of them, are found
-# between others alone.
+# A label image of 8 bits has soft edges if at least this many of its values, and this share of all
+# its values, occur only between others.
 SOFT_VALUES = 8
-
-
 SOFT_SHARE = 0.5
 
 
 def _check_edges(values: np.ndarray, path: str) -> None:
     """Problem for a label image, [H, W] or [H, W, bands] uint8, whose objects have soft edges.
 
-    Such a value has no pixel among four of its own, and most of its pixels lie between a smaller
-    and a larger value. An object of few pixels has the background around it, and nothing else.
+    A value of a soft edge has no pixel whose four neighbours equal it, and at least half of its
+    pixels have both a smaller and a larger neighbour. A small object has only background around it.
     """
     from scipy import ndimage
 
@@ -1095,7 +1114,7 @@ def _check_edges(values: np.ndarray, path: str) -> None:
 
 
 def _pieces(shape: Any) -> int:
-    """How many pieces a bitmap has."""
+    """The number of connected pieces of a bitmap."""
     from scipy import ndimage
 
     return ndimage.label(shape.pixels, np.ones((3, 3)))[1]
