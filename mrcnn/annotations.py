@@ -634,7 +634,7 @@ class _Folder:
         ]
 
     def warn_of_unread(self) -> None:
-        """Warns of the json files that are not read unread those that hold all images."""
+        """Warns of the json files that are not read beside those that hold all images."""
         unread = [*self.damaged, *self.labelme_jsons, *self.task_jsons]
         names = [os.path.relpath(file, self.path) for file in unread]
         if names:
@@ -826,7 +826,7 @@ def read_coco(
     images: Any = None,
     keep_empty: bool = False,
 ) -> Annotations:
-    """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds stay crowds.
+    """Reads an `instances_*.json` in COCO's layout; see `read`. Crowds are kept.
 
     Categories with the same name become one class: Roboflow repeats a name for the root category.
     """

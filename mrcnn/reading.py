@@ -370,7 +370,7 @@ class Reader:
             )
 
     def _warn_of_duplicates(self, images: list[AnnotatedImage]) -> None:
-        """Warns of images with duplicate objects, which are counted counts."""
+        """Warns of images with duplicate objects, which count twice."""
         counts = {}
         for image in images:
             count = _duplicate_count(image.regions)
