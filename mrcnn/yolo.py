@@ -116,6 +116,9 @@ def read_yolo(path: Any, images: Any = None, keep_empty: bool = False) -> Annota
     return reader.finish(names or None)
 
 
+# ---- Images and names in a data.yaml -------------------------------------------------------------
+
+
 # {subset: keys of its images in a data.yaml}.
 _YOLO_SUBSETS = {**coco.SUBSET_WORDS, "test": coco.OTHER_SUBSETS[:2]}
 
@@ -204,51 +207,16 @@ def _images_of_place(place: str) -> list[tuple[str, str]]:
     return [(image, os.path.basename(image)) for image in listed if files.is_image_name(image)]
 
 
-def _yolo_label_of(image: str) -> str | None:
-    """The label file of an image by YOLO's own rule; None if it doesn't exist."""
-    stem = os.path.splitext(image)[0]
-    before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
-    for label in (f"{before}{os.sep}labels{os.sep}{after}.txt", f"{stem}.txt"):
-        if (folder or label.startswith(stem)) and os.path.isfile(label):
-            return label
-    return None
-
-
-def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> list[str]:
-    """The label files without an image, sorted.
-
-    Args:
-        labels: from `_label_files`.
-        used: the label files with an image.
-        only_near: only those in folders with a used file, if only some images were searched for.
-    """
-    # A folder with a link to it has two names.
-    used_real = {os.path.realpath(file) for file in used}
-    used_folders = {os.path.dirname(file) for file in used}
-    unused = []
-    for file in sorted(set(labels.values()) - used):
-        if only_near and os.path.dirname(file) not in used_folders:
-            continue
-        if os.path.realpath(file) not in used_real:
-            unused.append(file)
-    return unused
-
-
 def _yolo_root(path: str) -> str:
-    """The folder of a yaml's data: its own, or the one under its key `path`."""
-    own = os.path.dirname(path) or "."
+    """The folder of a yaml's data: the yaml's, or the one under its key `path`."""
+    yaml_folder = os.path.dirname(path) or "."
     for line in _yaml_lines(files.read_text(path)):
         if re.match(r"path\s*:", line):
-            named = _unquoted(line.partition(":")[2].strip())
-            for place in (os.path.join(own, named), named):
-                if named and os.path.isdir(place) and not _has_labels(own):
+            target = _unquoted(line.partition(":")[2].strip())
+            for place in (os.path.join(yaml_folder, target), target):
+                if target and os.path.isdir(place) and not _has_labels(yaml_folder):
                     return os.path.normpath(place)
-    return own
-
-
-def _has_labels(folder: str) -> bool:
-    """Whether a folder has a text file of labels."""
-    return any(_looks_like_labels(label) for label in _label_files(folder).values())
+    return yaml_folder
 
 
 def is_yolo(path: str) -> bool:
@@ -358,6 +326,62 @@ def _names_of_yaml(file: str) -> list[str]:
         raise AnnotationError(f"{file}: {str(error).removeprefix(f'{file}: ')}") from error
 
 
+def _yolo_names(path: str) -> list[str]:
+    """Names by class number, from the yaml, obj.names or classes.txt; empty if there are none.
+
+    path: the yaml, or the folder.
+    """
+    file = _yaml_of(path)
+    if file is not None:
+        names = _names_of_yaml(file)
+        if not names:
+            raise AnnotationError(f"{file}: expected the classes' names under 'names'")
+        return _distinct(names, file)
+    for name in ("obj.names", "classes.txt", "labels/classes.txt", "darknet.labels"):
+        file = os.path.join(path, name)
+        if os.path.isfile(file):
+            return _distinct(files.read_text(file).rstrip().splitlines(), file)
+    logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
+    return []
+
+
+def _yolo_keypoints(path: str) -> int:
+    """Count of the numbers of an object's keypoints by the yaml's kpt_shape; 0 without it."""
+    file = _yaml_of(path)
+    if file is None:
+        return 0
+    try:
+        shape = _yaml_list(files.read_text(file), "kpt_shape")
+    except ValueError as error:
+        raise AnnotationError(f"{file}: {error}") from error
+    if not shape:
+        return 0
+    if len(shape) != 2 or not all(text.isdecimal() and int(text) for text in shape):
+        raise AnnotationError(
+            f"{file}: expected kpt_shape as [keypoints, 2 or 3]. Received: {files.short(shape)}"
+        )
+    return int(shape[0]) * int(shape[1])
+
+
+def _distinct(names: list[str], file: str) -> list[str]:
+    """The names without spaces around them; AnnotationError if one is repeated."""
+    stripped = []
+    for number, name in enumerate(names):
+        try:
+            stripped.append(class_name_of(name, f"the name of class {number}"))
+        except Problem as error:
+            raise AnnotationError(f"{file}: {error}") from error
+    repeated = [name for name, count in collections.Counter(stripped).items() if count > 1]
+    if repeated:
+        raise AnnotationError(
+            f"{file}: expected each class's name once. Received: {files.several(repeated)} twice"
+        )
+    return stripped
+
+
+# ---- Label files ---------------------------------------------------------------------------------
+
+
 def _label_files(root: str) -> dict[str, str]:
     """{path in the folder without labels/ and suffix: file} of the text files in a folder.
 
@@ -380,9 +404,9 @@ def _label_files(root: str) -> dict[str, str]:
             if entry.is_dir():
                 if not entry.name.startswith("."):
                     identity = _device_and_number(path)
-                    followed = links + entry.is_symlink()
-                    if identity not in parents and followed <= files.DEEPEST:
-                        subfolders.append((path, [*parents, identity], followed))
+                    link_count = links + entry.is_symlink()
+                    if identity not in parents and link_count <= files.DEEPEST:
+                        subfolders.append((path, [*parents, identity], link_count))
             elif _is_label_name(entry.name):
                 label_files[_key_of(path, root)] = path
         pending += reversed(subfolders)
@@ -421,6 +445,16 @@ def _label_of(image: str, bases: list[str], labels: dict[str, str]) -> str | Non
     for base in bases:
         label = labels.get(_key_of(image, base))
         if label is not None:
+            return label
+    return None
+
+
+def _yolo_label_of(image: str) -> str | None:
+    """The label file of an image by YOLO's own rule; None if it doesn't exist."""
+    stem = os.path.splitext(image)[0]
+    before, folder, after = stem.rpartition(f"{os.sep}images{os.sep}")
+    for label in (f"{before}{os.sep}labels{os.sep}{after}.txt", f"{stem}.txt"):
+        if (folder or label.startswith(stem)) and os.path.isfile(label):
             return label
     return None
 
@@ -475,6 +509,31 @@ def _labels_of(
     return {**chosen, **renamed}
 
 
+def _unused_labels(labels: dict[str, str], used: set[str], only_near: bool) -> list[str]:
+    """The label files without an image, sorted.
+
+    Args:
+        labels: from `_label_files`.
+        used: the label files with an image.
+        only_near: only those in folders with a used file, if only some images were searched for.
+    """
+    # A folder with a link to it has two names.
+    used_real = {os.path.realpath(file) for file in used}
+    used_folders = {os.path.dirname(file) for file in used}
+    unused = []
+    for file in sorted(set(labels.values()) - used):
+        if only_near and os.path.dirname(file) not in used_folders:
+            continue
+        if os.path.realpath(file) not in used_real:
+            unused.append(file)
+    return unused
+
+
+def _has_labels(folder: str) -> bool:
+    """Whether a folder has a text file of labels."""
+    return any(_looks_like_labels(label) for label in _label_files(folder).values())
+
+
 def _looks_like_labels(path: str) -> bool:
     """Whether the first line of a text file is a class and numbers; False for an empty file."""
     try:
@@ -489,6 +548,9 @@ def _looks_like_labels(path: str) -> bool:
         return False
     # The third number of a visible keypoint is 2; the first four numbers are the box.
     return numbers[0].is_integer() and max(numbers[1:5]) < 2
+
+
+# ---- Objects of a label file ---------------------------------------------------------------------
 
 
 def _label_lines(reader: Reader, path: str) -> list[str]:
@@ -549,59 +611,6 @@ def _yolo_reader(
         return Region(name, Polygons([points], exact=True))
 
     return read
-
-
-def _yolo_names(path: str) -> list[str]:
-    """Names by class number, from the yaml, obj.names or classes.txt; empty if there are none.
-
-    path: the yaml, or the folder.
-    """
-    file = _yaml_of(path)
-    if file is not None:
-        names = _names_of_yaml(file)
-        if not names:
-            raise AnnotationError(f"{file}: expected the classes' names under 'names'")
-        return _distinct(names, file)
-    for name in ("obj.names", "classes.txt", "labels/classes.txt", "darknet.labels"):
-        file = os.path.join(path, name)
-        if os.path.isfile(file):
-            return _distinct(files.read_text(file).rstrip().splitlines(), file)
-    logger.warning("%s: no data.yaml or classes.txt names the classes; they are numbers", path)
-    return []
-
-
-def _yolo_keypoints(path: str) -> int:
-    """Count of the numbers of an object's keypoints by the yaml's kpt_shape; 0 without it."""
-    file = _yaml_of(path)
-    if file is None:
-        return 0
-    try:
-        shape = _yaml_list(files.read_text(file), "kpt_shape")
-    except ValueError as error:
-        raise AnnotationError(f"{file}: {error}") from error
-    if not shape:
-        return 0
-    if len(shape) != 2 or not all(text.isdecimal() and int(text) for text in shape):
-        raise AnnotationError(
-            f"{file}: expected kpt_shape as [keypoints, 2 or 3]. Received: {files.short(shape)}"
-        )
-    return int(shape[0]) * int(shape[1])
-
-
-def _distinct(names: list[str], file: str) -> list[str]:
-    """The names without spaces around them; AnnotationError if one is repeated."""
-    stripped = []
-    for number, name in enumerate(names):
-        try:
-            stripped.append(class_name_of(name, f"the name of class {number}"))
-        except Problem as error:
-            raise AnnotationError(f"{file}: {error}") from error
-    repeated = [name for name, count in collections.Counter(stripped).items() if count > 1]
-    if repeated:
-        raise AnnotationError(
-            f"{file}: expected each class's name once. Received: {files.several(repeated)} twice"
-        )
-    return stripped
 
 
 # ---- The subset of YAML in a data.yaml -----------------------------------------------------------
