@@ -791,8 +791,8 @@ def _masks_of_images(
     if numbered:
         for image in images.values():
             if image not in labelled:
-                own = [mask for _, mask in sorted(numbered.get(image, []))]
-                sets.append(_MaskSet(image, own, one_each=True, by_number=True))
+                object_masks = [mask for _, mask in sorted(numbered.get(image, []))]
+                sets.append(_MaskSet(image, object_masks, one_each=True, by_number=True))
     return sets, sorted(set(masks.values()) - used)
 
 
