@@ -208,7 +208,7 @@ def _images_of_place(place: str) -> list[tuple[str, str]]:
 
 
 def _yolo_root(path: str) -> str:
-    """The folder of a yaml's data: the yaml's, or the one under its key `path`."""
+    """The folder of a yaml's data: the one under its key `path`, otherwise the yaml's folder."""
     yaml_folder = os.path.dirname(path) or "."
     for line in _yaml_lines(files.read_text(path)):
         if re.match(r"path\s*:", line):
