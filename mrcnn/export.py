@@ -1230,8 +1230,8 @@ def _write_openvino(path, graph, function, text, precision, openvino, frontend):
         file = folder / "model.xml"  # OpenVINO accepts no other suffix, such as .XML
         try:
             openvino.save_model(network, file, compress_to_fp16=False)
-            # A graph would run with weights of another export that have the same size, and no
-            # error.
+            # Without a checksum, a graph would run with the weights of another export of the same
+            # size.
             network.set_rt_info(checksum(file.with_suffix(".bin")), [METADATA_KEY + CHECKSUM])
             openvino.save_model(network, file, compress_to_fp16=False)
         except RuntimeError as error:  # OpenVINO's error for a full disk

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 FORMATS = ("saved_model", "onnx", "openvino", "litert")
 # Runtimes try to start any number of threads, even one that ends the process.
 MOST_THREADS = 1024
-# Key of our json in a file's metadata.
+# Key of this package's json in a file's metadata.
 METADATA_KEY = "mrcnn"
 # A SavedModel has no metadata: the name of the file in its assets that holds this json.
 ASSET = "mrcnn.json"

@@ -776,7 +776,7 @@ def _transform_of(page: Any) -> tuple[float, ...] | None:
 
 def _geo_key(page: Any, key: int) -> int | None:
     """A value of a GeoTIFF's key directory; None if it is missing."""
-    directory = page.tags.valueof(34735)  # GeoKeyDirectory: fours of key, place, count, value
+    directory = page.tags.valueof(34735)  # GeoKeyDirectory: rows of key, location, count, value
     if directory is None:
         return None
     for number in range(4, len(directory) - 3, 4):
