@@ -5,10 +5,10 @@
     mrcnn detect photo.jpg --weights=coco
     mrcnn convert photos/via.json converted --to=coco
 
-`--help` of each says the rest. The samples are programs of one dataset each over the same
-`mrcnn.commands`; this one takes any. A failure is one line on stderr; with --json what was done, or
-{"error": ...}, is one json on stdout. Exit codes: 0, 1 for a job that failed, 2 for wrong options,
-130 for one that was interrupted. Keras is imported when a network is built.
+See the `--help` of each command. The samples are programs for one dataset each, based on the same
+`mrcnn.commands`; this command takes any dataset. An error is one line on stderr; with --json the
+outcome, or {"error": ...}, is printed as one json to stdout. Exit codes: 0, 1 for a failed job, 2
+for wrong options, 130 for an interrupted job. Keras is imported when a network is built.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ logger = logging.getLogger(__name__)
 FAILED = 1
 USAGE = 2
 INTERRUPTED = 130
-# What the shell gives a program whose reader has gone, as that of `mrcnn settings | head`.
+# Exit code that a shell reports for SIGPIPE, as in `mrcnn settings | head`.
 BROKEN_PIPE = 141
 
-# Commands that tell how far they are; the others print what --json has.
+# Commands that show progress; the others print the same as --json has.
 JOBS = ("train", "evaluate", "detect", "batch", "export")
-# Images of a dataset that has no validation set which are held out.
+# Share of the images that is held out if a dataset has no validation set.
 SHARE = 0.2
 PRESETS = ("Config", "SmallConfig", "PaperConfig", "PaperC4Config")
 CROWDS = ("auto", "keep", "objects")
 CONVERSIONS = ("coco", "via", "labelme", "yolo", "masks", "labels")
-# Years that names of COCO's files may have.
+# Years that COCO's file names may contain.
 YEARS = ("", "2017", "2014")
 
 
@@ -56,7 +56,7 @@ YEARS = ("", "2017", "2014")
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, and with --json one json too."""
+    """A parser that raises `_ParseError`: errors are one line, and with --json also one json."""
 
     def error(self, message: str) -> NoReturn:
         raise _ParseError(f"{message} ({self.prog} --help)", self.prog)
@@ -66,26 +66,26 @@ class _ParseError(Exception):
     """An error in a command line, with the command's name."""
 
 
-def _add_common(made: argparse.ArgumentParser) -> None:
-    """Adds what every command has."""
-    made.add_argument("--json", action="store_true", help="print what was done as one json")
-    made.add_argument(
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of all commands."""
+    parser.add_argument("--json", action="store_true", help="print what was done as one json")
+    parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error comes from"
     )
 
 
-def _add_settings(made: argparse.ArgumentParser) -> None:
+def _add_settings(parser: argparse.ArgumentParser) -> None:
     """Adds --config, --small and --set."""
-    made.add_argument(
+    parser.add_argument(
         "--config",
         metavar="CONFIG",
         help=f"settings to begin with: {', '.join(PRESETS)}, or FILE.py:CLASS, or a settings.json"
         " (default: those beside the weights, else Config)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--small", action="store_true", help="the same as --config=SmallConfig: for a CPU"
     )
-    made.add_argument(
+    parser.add_argument(
         "--set",
         nargs="+",
         action="extend",
@@ -95,16 +95,16 @@ def _add_settings(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_model(made: argparse.ArgumentParser, weights: str) -> None:
-    """Adds what names a network: its settings, weights, and where runs are kept."""
-    _add_settings(made)
-    made.add_argument(
+def _add_model(parser: argparse.ArgumentParser, weights: str) -> None:
+    """Adds the options that select a network: settings, weights, folder and name of the runs."""
+    _add_settings(parser)
+    parser.add_argument(
         "--weights", "--model", dest="weights", default="last", metavar="WEIGHTS", help=weights
     )
-    made.add_argument(
+    parser.add_argument(
         "--logs", default="logs", metavar="FOLDER", help="checkpoints (default: %(default)s)"
     )
-    made.add_argument(
+    parser.add_argument(
         "--name",
         default="mrcnn",
         metavar="NAME",
@@ -112,12 +112,16 @@ def _add_model(made: argparse.ArgumentParser, weights: str) -> None:
     )
 
 
-def _add_reading(made: argparse.ArgumentParser) -> None:
-    """Adds how annotations are read."""
-    made.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
-    made.add_argument("--attribute", metavar="NAME", help="VIA: the region attribute of the class")
-    made.add_argument("--label", metavar="NAME", help="VIA, mask files: the class of every object")
-    made.add_argument(
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    """Adds the options for reading annotations."""
+    parser.add_argument("--images", metavar="FOLDER", help="where the images are, if not there")
+    parser.add_argument(
+        "--attribute", metavar="NAME", help="VIA: the region attribute of the class"
+    )
+    parser.add_argument(
+        "--label", metavar="NAME", help="VIA, mask files: the class of every object"
+    )
+    parser.add_argument(
         "--crowds",
         choices=CROWDS,
         default="auto",
@@ -127,9 +131,9 @@ def _add_reading(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_dataset(made: argparse.ArgumentParser) -> None:
-    """Adds what names a dataset."""
-    made.add_argument(
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    """Adds the options that select a dataset."""
+    parser.add_argument(
         "--dataset",
         required=True,
         metavar="PATH",
@@ -137,8 +141,8 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
         " files, Supervisely, QuPath, Cityscapes, Pascal VOC; with subsets as their tools make them"
         " (train/ and val/, instances_train.json, images/train, ...)",
     )
-    _add_reading(made)
-    made.add_argument(
+    _add_reading(parser)
+    parser.add_argument(
         "--val",
         metavar="PATH",
         help="another folder or file to validate on (default: the dataset's own validation set, or"
@@ -146,9 +150,9 @@ def _add_dataset(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_limit(made: argparse.ArgumentParser) -> None:
+def _add_limit(parser: argparse.ArgumentParser) -> None:
     """Adds --limit."""
-    made.add_argument(
+    parser.add_argument(
         "--limit",
         type=_count,
         default=0,
@@ -158,21 +162,21 @@ def _add_limit(made: argparse.ArgumentParser) -> None:
 
 
 def _count(text: str) -> int:
-    """A whole number from 0 on."""
+    """Converts an option's text to an integer of at least 0."""
     if not text.isdigit():
         raise argparse.ArgumentTypeError(f"a whole number from 0 on. Received: {text!r}")
     return int(text)
 
 
 def _from_one(text: str) -> int:
-    """A whole number from 1 on."""
+    """Converts an option's text to an integer of at least 1."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"a whole number from 1 on. Received: {text!r}")
     return int(text)
 
 
 def _tolerance(text: str) -> float:
-    """A number of pixels from 0 on."""
+    """Converts an option's text to a finite number of pixels of at least 0."""
     try:
         value = float(text)
     except ValueError:
@@ -188,155 +192,160 @@ WEIGHTS = (
 )
 
 
-def _train_options(made: argparse.ArgumentParser) -> None:
-    _add_dataset(made)
-    _add_model(made, WEIGHTS)
-    made.set_defaults(weights=None)
-    made.add_argument(
+def _train_options(parser: argparse.ArgumentParser) -> None:
+    _add_dataset(parser)
+    _add_model(parser, WEIGHTS)
+    parser.set_defaults(weights=None)
+    parser.add_argument(
         "--epochs",
         type=_from_one,
         metavar="N",
         help="number of the last epoch (default: 40, the heads alone up to 20; all layers and 3"
         " epochs with --small)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--evaluate-every",
         type=_count,
         default=0,
         metavar="N",
         help="log AP on validation images every N epochs (default: never)",
     )
-    _add_limit(made)
+    _add_limit(parser)
 
 
-def _evaluate_options(made: argparse.ArgumentParser) -> None:
+def _evaluate_options(parser: argparse.ArgumentParser) -> None:
     from mrcnn import batch, commands
 
-    _add_dataset(made)
-    _add_model(made, WEIGHTS + "; or an exported model (default: last)")
-    batch.add_runtime_options(made)
-    made.add_argument(
+    _add_dataset(parser)
+    _add_model(parser, WEIGHTS + "; or an exported model (default: last)")
+    batch.add_runtime_options(parser)
+    parser.add_argument(
         "--subset",
         choices=("val", "train", "all"),
         default="val",
         help="of the dataset's images (default: %(default)s)",
     )
-    _add_limit(made)
-    _add_output(made)
-    commands.add_tile_options(made)
-    commands.add_report_option(made)
+    _add_limit(parser)
+    _add_output(parser)
+    commands.add_tile_options(parser)
+    commands.add_report_option(parser)
 
 
-def _add_output(made: argparse.ArgumentParser) -> None:
+def _add_output(parser: argparse.ArgumentParser) -> None:
     """Adds --output."""
-    made.add_argument(
+    parser.add_argument(
         "--output", default="results", metavar="FOLDER", help="where to (default: %(default)s)"
     )
 
 
-def _detect_options(made: argparse.ArgumentParser) -> None:
+def _detect_options(parser: argparse.ArgumentParser) -> None:
     from mrcnn import batch, commands
 
-    made.add_argument("inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos")
-    _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
-    batch.add_runtime_options(made)
-    _add_output(made)
-    commands.add_tile_options(made)
-    commands.add_track_option(made)
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos"
+    )
+    _add_model(parser, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    batch.add_runtime_options(parser)
+    _add_output(parser)
+    commands.add_tile_options(parser)
+    commands.add_track_option(parser)
 
 
-def _export_options(made: argparse.ArgumentParser) -> None:
+def _export_options(parser: argparse.ArgumentParser) -> None:
     from mrcnn import commands
 
-    made.add_argument(
+    parser.add_argument(
         "file",
         metavar="FILE",
         help="model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder (SavedModel)",
     )
-    _add_model(made, WEIGHTS + " (default: last)")
-    commands.add_export_options(made)
+    _add_model(parser, WEIGHTS + " (default: last)")
+    commands.add_export_options(parser)
 
 
-def _batch_options(made: argparse.ArgumentParser) -> None:
+def _batch_options(parser: argparse.ArgumentParser) -> None:
     from mrcnn import batch
 
-    batch.add_inputs(made)
-    _add_model(made, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
-    _add_output(made)
-    made.add_argument(
+    batch.add_inputs(parser)
+    _add_model(parser, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    _add_output(parser)
+    parser.add_argument(
         "--batch-size",
         type=_from_one,
         default=1,
         metavar="N",
         help="images that the network takes together (default: %(default)s)",
     )
-    batch.add_options(made)
+    batch.add_options(parser)
 
 
-def _inspect_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def _inspect_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "paths",
         nargs="+",
         metavar="PATH",
         help="annotations (files or folders), images, weight files, exported models",
     )
-    _add_reading(made)
-    made.add_argument(
+    _add_reading(parser)
+    parser.add_argument(
         "--draw",
         type=_count,
         default=0,
         metavar="N",
         help="paint the objects of the first N images into --output",
     )
-    _add_output(made)
+    _add_output(parser)
 
 
-def _convert_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("source", metavar="SOURCE", help="a file or folder of annotations")
-    made.add_argument("output", metavar="OUTPUT", help="a folder; of coco and via also a .json")
-    made.add_argument("--to", required=True, choices=CONVERSIONS, help="the format")
-    _add_reading(made)
-    made.add_argument(
+def _convert_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="a file or folder of annotations")
+    parser.add_argument("output", metavar="OUTPUT", help="a folder; of coco and via also a .json")
+    parser.add_argument("--to", required=True, choices=CONVERSIONS, help="the format")
+    _add_reading(parser)
+    parser.add_argument(
         "--shapes",
         choices=("keep", "masks", "outlines"),
         default="keep",
         help="keep outlines and masks where the format holds them; draw everything; or have no"
         " masks (default: %(default)s)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--tolerance",
         type=_tolerance,
         default=0.0,
         metavar="PIXELS",
         help="by which an outline may leave the mask that it is made of (default: 0)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--no-copy", dest="copy", action="store_false", help="leave the images where they are"
     )
-    made.add_argument(
+    parser.add_argument(
         "--overwrite", action="store_true", help="write into a folder that is not empty"
     )
 
 
-def _settings_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def _settings_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "names", nargs="*", metavar="NAME", help="settings, or parts of their names (default: all)"
     )
-    _add_settings(made)
-    made.add_argument(
+    _add_settings(parser)
+    parser.add_argument(
         "--changed", action="store_true", help="only those that differ from Config's own"
     )
 
 
-def _completion_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument("shell", choices=completion.SHELLS)
+def _completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=completion.SHELLS)
 
 
 # ---- Settings and weights ------------------------------------------------------------------------
 
 
 def _base_config(args: argparse.Namespace, fallback: pathlib.Path | None = None) -> Config:
-    """The config that --config or --small names, else that of a settings.json, else `Config`."""
+    """The config of --config or --small; without them that of `fallback`, or `Config`.
+
+    fallback: path of a settings.json.
+    """
     from mrcnn import commands, config as configs
 
     if args.small and args.config:
@@ -364,7 +373,7 @@ def _base_config(args: argparse.Namespace, fallback: pathlib.Path | None = None)
 
 
 def _config_of_file(path: str, name: str) -> Config:
-    """An instance of a class of a Python file; without a name, of the only config in it."""
+    """An instance of a config class in a Python file; without a name, of the only one."""
     from mrcnn.config import Config
 
     if not os.path.isfile(path):
@@ -377,7 +386,7 @@ def _config_of_file(path: str, name: str) -> Config:
     sys.path.insert(0, str(pathlib.Path(path).resolve().parent))
     try:
         specification.loader.exec_module(module)
-    except (Exception, SystemExit) as error:  # whatever the user's own file raises
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"--config: {path} can't be run. Received: {reason}") from error
     configs = {}
@@ -388,16 +397,16 @@ def _config_of_file(path: str, name: str) -> Config:
     if name:
         configs = {key: value for key, value in configs.items() if key == name}
     if len(configs) != 1:
-        known = [key for key, value in vars(module).items() if isinstance(value, type)]
+        names_of_classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise ValueError(
             f"--config names a class of {path} that derives from Config, FILE.py:CLASS."
-            f" Received: {name or 'none'}; it has {', '.join(known) or 'no class'}"
+            f" Received: {name or 'none'}; it has {', '.join(names_of_classes) or 'no class'}"
         )
     return next(iter(configs.values()))()
 
 
 def _with_changes(config: Config, args: argparse.Namespace) -> Config:
-    """The config with --set, checked; what is wrong there is a wrong option."""
+    """The config with --set applied, validated; errors are usage errors if options caused them."""
     from mrcnn import commands
 
     try:
@@ -411,7 +420,7 @@ def _with_changes(config: Config, args: argparse.Namespace) -> Config:
 
 
 class _UsageError(Exception):
-    """Options that don't fit each other, or values that no option has."""
+    """Options that contradict each other, or have invalid values."""
 
 
 def _is_exported(path: str) -> bool:
@@ -422,7 +431,7 @@ def _is_exported(path: str) -> bool:
 
 
 def _resolve_last(args: argparse.Namespace) -> str:
-    """The weights as `commands.load_model` takes them: 'last' as a path."""
+    """The weights for `commands.load_model`, with 'last' replaced by its path."""
     if args.weights != "last":
         return args.weights
     from mrcnn import training
@@ -431,18 +440,18 @@ def _resolve_last(args: argparse.Namespace) -> str:
 
 
 # A config, its classes and {class id: COCO's category id} or None.
-_Known = tuple["Config", list[str], "dict[int, int] | None"]
+_WeightsInfo = tuple["Config", list[str], "dict[int, int] | None"]
 
 
 def _inference_model(args: argparse.Namespace) -> tuple[Any, list[str], dict[int, int] | None]:
-    """A model to detect with, its classes and {class id: COCO's category id} or None."""
-    return _model_of(args, _known_of_weights(args))
+    """A model for detection, its classes and {class id: COCO's category id} or None."""
+    return _model_of(args, _info_of_weights(args))
 
 
-def _known_of_weights(args: argparse.Namespace) -> _Known | None:
-    """What the command reads about weights before loading them; None for an exported model.
+def _info_of_weights(args: argparse.Namespace) -> _WeightsInfo | None:
+    """The `_WeightsInfo` of --weights; None for an exported model.
 
-    Whatever is wrong with the options is found here, before data are read and networks built.
+    Raises for wrong options, before data are read and networks are built.
     """
     from mrcnn import commands
 
@@ -455,26 +464,27 @@ def _known_of_weights(args: argparse.Namespace) -> _Known | None:
 
 
 def _model_of(
-    args: argparse.Namespace, known: _Known | None
+    args: argparse.Namespace, info: _WeightsInfo | None
 ) -> tuple[Any, list[str], dict[int, int] | None]:
-    """`_inference_model` of what `_known_of_weights` has found."""
+    """`_inference_model` for the result of `_info_of_weights`."""
     from mrcnn import coco, commands, runtime
 
-    if known is None:
+    if info is None:
         model = runtime.load(args.weights, args.threads, args.device)
         return model, model.class_names, coco.category_ids_of(model.class_names)
-    config, names, category_ids = known
+    config, names, category_ids = info
     if args.weights == "coco":
-        commands.fetch_coco_weights()  # seconds of importing later is late to say it can't be had
+        commands.fetch_coco_weights()  # before Keras is imported, so that errors come early
     network = commands.load_model("inference", commands.inference_config(config), args)
     return network, names, category_ids
 
 
-def _settings_of_weights(args: argparse.Namespace) -> _Known:
-    """The config that --weights need, their classes and {class id: COCO's category id} or None.
+def _settings_of_weights(args: argparse.Namespace) -> _WeightsInfo:
+    """The config for --weights, their classes and {class id: COCO's category id} or None.
 
-    Settings and classes lie beside the weights that `mrcnn train` writes. Of another weight file
-    they are read from its layers, as far as these tell. `args.weights` are a path then, or "coco".
+    Settings and classes are in files beside the weights that `mrcnn train` writes. For other weight
+    files they are derived from the layers, as far as possible. Replaces "last" in `args.weights` by
+    a path.
     """
     from mrcnn import coco, commands
 
@@ -490,12 +500,12 @@ def _settings_of_weights(args: argparse.Namespace) -> _Known:
     names: Sequence[str] = ["BG", *(f"class {i}" for i in range(1, config.NUM_CLASSES))]
     if config.NUM_CLASSES == commands.COCO_CLASSES:
         names = ["BG", *coco.CATEGORIES.values()]
-    known = commands.load_classes(config, args, default=names)
-    return config, known, coco.category_ids_of(known)
+    class_names = commands.load_classes(config, args, default=names)
+    return config, class_names, coco.category_ids_of(class_names)
 
 
 def _refuse_settings(args: argparse.Namespace) -> None:
-    """An exported model has its settings in itself."""
+    """Usage error for options of settings: an exported model contains its settings."""
     if args.set or args.config or args.small:
         raise _UsageError(
             f"{args.weights} has its settings in itself; --config, --small and --set don't go"
@@ -504,7 +514,7 @@ def _refuse_settings(args: argparse.Namespace) -> None:
 
 
 def _refuse_runtime_options(args: argparse.Namespace) -> None:
-    """What no weight file takes, and would do nothing."""
+    """Usage error for --threads and --device, which have no effect with a weight file."""
     if getattr(args, "threads", None) is not None or getattr(args, "device", "cpu") != "cpu":
         raise _UsageError(
             "--threads and --device are of an exported model; TensorFlow takes"
@@ -514,7 +524,7 @@ def _refuse_runtime_options(args: argparse.Namespace) -> None:
 
 
 def _config_beside(weights: str, args: argparse.Namespace) -> Config:
-    """The config of a weight file."""
+    """The config of a weight file: from the options, the files beside it or its layers."""
     beside = pathlib.Path(weights).parent / "settings.json"
     if args.config or args.small:
         config = _base_config(args)
@@ -534,7 +544,7 @@ def _config_beside(weights: str, args: argparse.Namespace) -> Config:
 
 
 def _settings_in_weights(path: str) -> dict[str, Any]:
-    """The number of classes and the backbone that a weight file's layers tell."""
+    """NUM_CLASSES and BACKBONE, as far as the layers in a weight file show them."""
     from mrcnn import weights
 
     layers, _ = weights.read_legacy(path)
@@ -553,62 +563,68 @@ def _settings_in_weights(path: str) -> dict[str, Any]:
 
 
 def _sets(args: argparse.Namespace) -> tuple[Annotations, Annotations]:
-    """The training set and the validation set: those of the dataset, or parts of it."""
-    larger = _read_subset(args, "train")
-    smaller = _own_validation_set(args)
-    if larger is None:
-        larger = _read(args, args.dataset)
-        if smaller is not None and not args.val:
-            larger = _without(larger, smaller, args)
-    if smaller is not None:
-        _warn_of_shared_images(larger, smaller)
-        return larger, smaller
-    if len(larger.images) < 2:
+    """The training and the validation set: the dataset's own, or parts of it."""
+    training = _read_subset(args, "train")
+    validation = _own_validation_set(args)
+    if training is None:
+        training = _read(args, args.dataset)
+        if validation is not None and not args.val:
+            training = _without(training, validation, args)
+    if validation is not None:
+        _warn_of_shared_images(training, validation)
+        return training, validation
+    if len(training.images) < 2:
         raise _UsageError(
-            f"{larger.path} has one image with objects, of which no share can be held out; --val"
+            f"{training.path} has one image with objects, of which no share can be held out; --val"
             " names another set, evaluate --subset=all takes it whole"
         )
-    return larger.split(SHARE)
+    return training.split(SHARE)
 
 
-def _warn_of_shared_images(larger: Annotations, smaller: Annotations) -> None:
-    """Says which images are trained on and validated on too: the figures praise the network."""
-    known = {os.path.realpath(image.path) for image in larger.images if not image.embedded}
-    shared = [image.name for image in smaller.images if os.path.realpath(image.path) in known]
+def _warn_of_shared_images(training: Annotations, validation: Annotations) -> None:
+    """Warns of images that are in both sets, which make the validation metrics too high."""
+    training_paths = {
+        os.path.realpath(image.path) for image in training.images if not image.embedded
+    }
+    shared = [
+        image.name for image in validation.images if os.path.realpath(image.path) in training_paths
+    ]
     if shared:
         logger.warning(
             "%s: %d of %d images to validate on are trained on too: %s",
-            smaller.path,
+            validation.path,
             len(shared),
-            len(smaller.images),
+            len(validation.images),
             files.several(shared),
         )
 
 
 def _own_validation_set(args: argparse.Namespace) -> Annotations | None:
-    """The set of --val, or the dataset's own; None where a share has to be held out."""
+    """The set of --val, or the dataset's own validation set; None if there is none."""
     if args.val:
         return _read(args, args.val, keep_empty=True)
     return _read_subset(args, "val")
 
 
-def _without(larger: Annotations, smaller: Annotations, args: argparse.Namespace) -> Annotations:
-    """The images of a dataset that are not those to validate on."""
+def _without(
+    training: Annotations, validation: Annotations, args: argparse.Namespace
+) -> Annotations:
+    """The images of a dataset without those of its validation set."""
     import dataclasses
 
-    held_out = {os.path.realpath(image.path) for image in smaller.images}
-    images = [image for image in larger.images if os.path.realpath(image.path) not in held_out]
+    held_out = {os.path.realpath(image.path) for image in validation.images}
+    images = [image for image in training.images if os.path.realpath(image.path) not in held_out]
     if not images:
         raise _UsageError(
             f"{args.dataset}: expected images to train on. Received: a validation set alone"
         )
-    return dataclasses.replace(larger, images=images)
+    return dataclasses.replace(training, images=images)
 
 
 def _read(
     args: argparse.Namespace, path: Any, images: Any = None, keep_empty: bool = False
 ) -> Annotations:
-    """Annotations of a path."""
+    """The annotations at a path, read with the options of `_add_reading`."""
     from mrcnn import annotations
 
     return annotations.read(
@@ -617,11 +633,11 @@ def _read(
 
 
 def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
-    """The images of a subset of --dataset; None where it has no such one.
+    """The images of a subset ("train", "val") of --dataset; None if it has no such subset.
 
-    Tried in turn: a json whose name or folder says the subset; images of YOLO that the data.yaml
-    names so, or in a folder of that name; a folder of that name; CVAT's train.xml or val.xml, or
-    Pascal VOC's list; images in a folder of that name within images/.
+    Tried in this order: a json with the subset in its own name or its folder's; for YOLO, the
+    images of that subset in data.yaml, or in a folder with its name; a folder with its name; CVAT's
+    train.xml or val.xml, or Pascal VOC's list; images in a folder with its name within images/.
     """
     from mrcnn import annotations, coco, files
 
@@ -637,7 +653,7 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
     if annotations.reads_as_yolo(str(folder)):
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
-    for place in (folder, folder / "gtFine"):  # of Cityscapes
+    for place in (folder, folder / "gtFine"):  # Cityscapes
         for word in coco.SUBSET_WORDS[subset]:
             if (place / word).is_dir():
                 return _read(args, place / word, None, keep_empty)
@@ -650,18 +666,22 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
             listing = folder / "ImageSets" / kind / f"{word}.txt"
             if listing.is_file():
                 return _listed(_read(args, folder, None, keep_empty), listing)
-    for near in files.IMAGE_FOLDERS:
+    for images_folder in files.IMAGE_FOLDERS:
         names = []
-        if (folder / near).is_dir():
-            names = [place.name.lower() for place in (folder / near).iterdir() if place.is_dir()]
+        if (folder / images_folder).is_dir():
+            names = [
+                place.name.lower() for place in (folder / images_folder).iterdir() if place.is_dir()
+            ]
         if not set(words).isdisjoint(names):
             return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     return None
 
 
 def _listed(annotated: Annotations, listing: pathlib.Path) -> Annotations | None:
-    """The images that a list of Pascal VOC names by their paths below JPEGImages/, without suffix;
-    None without any."""
+    """The images in a list of Pascal VOC; None if there are none.
+
+    The list has their paths below JPEGImages/, without suffix.
+    """
     import dataclasses
 
     from mrcnn import files
@@ -680,7 +700,7 @@ def _listed(annotated: Annotations, listing: pathlib.Path) -> Annotations | None
 def _images_of(
     folder: pathlib.Path, path: pathlib.Path, subset: str, year: str
 ) -> pathlib.Path | None:
-    """The folder of a json's images where that is COCO's own layout; None for another."""
+    """The folder of a json's images in COCO's own layout; None for another layout."""
     if path.parent not in (folder, folder / "annotations"):
         return None
     for place in (folder / f"{subset}{year}", folder / "images" / f"{subset}{year}"):
@@ -690,7 +710,7 @@ def _images_of(
 
 
 def _of_subset(annotated: Annotations, path: pathlib.Path, subset: str) -> Annotations | None:
-    """YOLO's images of a subset, by the data.yaml or their folders' names; None without any."""
+    """The images of a subset, by data.yaml (YOLO) or by the names of folders; None without any."""
     import dataclasses
 
     from mrcnn import annotations, coco
@@ -700,7 +720,7 @@ def _of_subset(annotated: Annotations, path: pathlib.Path, subset: str) -> Annot
         words = set(coco.SUBSET_WORDS[subset])
         for image in annotated.images:
             folders = image.name.replace("\\", "/").lower().split("/")[:-1]
-            # Darknet's are obj_train_data and obj_val_data.
+            # Darknet's folders are obj_train_data and obj_val_data.
             plain = [name.removeprefix("obj_").removesuffix("_data") for name in folders]
             if not words.isdisjoint(name.rstrip("0123456789") for name in plain):
                 images.append(image)
@@ -723,11 +743,11 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     if not config.HORIZONTAL_FLIP:
         config.HORIZONTAL_FLIP = 0.5
     _with_changes(config, args)
-    larger, smaller = _sets(args)
-    print(larger.summary())
-    print(f"{len(smaller.images)} images to validate on")
-    train_set = annotations.AnnotatedDataset.of("mrcnn", larger)
-    val_set = annotations.AnnotatedDataset.of("mrcnn", smaller, train_set.class_names[1:])
+    training, validation = _sets(args)
+    print(training.summary())
+    print(f"{len(validation.images)} images to validate on")
+    train_set = annotations.AnnotatedDataset.of("mrcnn", training)
+    val_set = annotations.AnnotatedDataset.of("mrcnn", validation, train_set.class_names[1:])
     config.NUM_CLASSES = len(train_set.class_names)
     stages = [(20, "heads", 1.0), (40, "all", 0.1)]
     if args.small or args.weights == "none":
@@ -756,15 +776,15 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
     is_set = any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set)
     if not is_set and not _is_exported(args.weights):
         args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
-    known = _known_of_weights(args)
+    info = _info_of_weights(args)
     if args.subset == "all":
         annotated = _read(args, args.dataset, keep_empty=True)
     elif args.subset == "val":
         annotated = _own_validation_set(args) or _sets(args)[1]
     else:
         annotated = _sets(args)[0]
-    model, names, _ = _model_of(args, known)
-    if known is None:
+    model, names, _ = _model_of(args, info)
+    if info is None:
         _warn_of_limit(model, args)
     dataset = annotations.AnnotatedDataset.of("mrcnn", annotated, names[1:])
     result = commands.evaluate(model, dataset, args)
@@ -776,19 +796,19 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _warn_of_limit(model: Any, args: argparse.Namespace) -> None:
-    """AP counts detections of any score, of which this exported model may not tell."""
-    least = model.config.DETECTION_MIN_CONFIDENCE
-    if least > 0:
+    """Warns if an exported model omits detections with low scores, which AP needs."""
+    min_score = model.config.DETECTION_MIN_CONFIDENCE
+    if min_score > 0:
         logger.warning(
             "%s leaves out detections with scores below %g (its DETECTION_MIN_CONFIDENCE), so that"
             " AP is too low; for an evaluation: mrcnn export --set DETECTION_MIN_CONFIDENCE=0",
             args.weights,
-            least,
+            min_score,
         )
 
 
 def _check_tiles(args: argparse.Namespace) -> None:
-    """A wrong option for tiles that don't fit their overlap."""
+    """Usage error for an invalid --tile or --overlap."""
     if args.tile is not None and args.tile < 1:
         raise _UsageError(f"--tile is a number of pixels from 1 on. Received: {args.tile}")
     if args.overlap is not None and (args.tile is None or not 0 <= args.overlap < args.tile):
@@ -874,7 +894,7 @@ def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _is_xml_of_annotations(path: str) -> bool:
-    """Whether a file is CVAT's xml, or Pascal VOC's, and no model of OpenVINO."""
+    """Whether a file is an xml of CVAT or Pascal VOC, and not an OpenVINO model."""
     if not path.lower().endswith(".xml") or not os.path.isfile(path):
         return False
     with open(path, "rb") as file:
@@ -909,11 +929,11 @@ def _inspected_weights(path: str) -> dict[str, Any]:
 
 
 def _inspected_image(path: str) -> dict[str, Any]:
-    """Its size; ValueError for a file that begins as an image and can't be decoded."""
+    """The image's size; ValueError for a damaged image."""
     from mrcnn import utils
 
     shown, stored = utils.image_sizes(path)
-    if shown[0] * shown[1] <= utils.MAX_PIXELS:  # larger ones are read in tiles alone
+    if shown[0] * shown[1] <= utils.MAX_PIXELS:  # larger ones can only be read in tiles
         utils.read_image(path)
     entry = {"image": path, "height": shown[0], "width": shown[1]}
     if shown != stored:
@@ -949,7 +969,7 @@ def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _drawn(annotated: Annotations, args: argparse.Namespace) -> list[str]:
-    """Paints the objects of the first images. Returns the paths of the pictures."""
+    """Draws the objects of the first images. Returns the paths of the drawings."""
     import dataclasses
 
     import numpy as np
@@ -989,21 +1009,21 @@ def _convert(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Prints settings with their meaning, and what a config changes."""
+    """Prints settings with their meaning, and which of them a config changes."""
     from mrcnn import commands, config as configs, manual
 
     config = _with_changes(_base_config(args), args)
     changed = commands.changed_settings(config)
     groups = manual.groups(pathlib.Path(configs.__file__))
-    wanted = [name.upper() for name in args.names]
-    known = [name for group in groups for name in group.defaults]
-    for part in wanted:
-        if not any(part in name for name in known):
+    requested = [name.upper() for name in args.names]
+    all_names = [name for group in groups for name in group.defaults]
+    for part in requested:
+        if not any(part in name for name in all_names):
             raise _UsageError(f"no setting has {part!r} in its name (mrcnn settings lists all)")
     entries = {}
     section = ""
     for group in groups:
-        names = [name for name in group.defaults if _is_asked_for(name, wanted)]
+        names = [name for name in group.defaults if _is_requested(name, requested)]
         if args.changed:
             names = [name for name in names if name in changed]
         if not names:
@@ -1031,7 +1051,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _paragraphs(lines: Sequence[str]) -> list[str]:
-    """A comment as paragraphs; lines that are set in from the left stay lines."""
+    """A comment as paragraphs; indented lines stay separate."""
     paragraphs: list[str] = []
     for line in lines:
         if line.startswith(" ") or not paragraphs or paragraphs[-1].startswith(" "):
@@ -1042,18 +1062,18 @@ def _paragraphs(lines: Sequence[str]) -> list[str]:
 
 
 def _filled(paragraph: str) -> str:
-    """A paragraph in lines of 84 columns, set in by four; a line of a list as it is."""
+    """A paragraph wrapped at 84 columns and indented by four; list items aren't wrapped."""
     if not paragraph.startswith(" "):
         paragraph = textwrap.fill(paragraph, 84)
     return textwrap.indent(paragraph, "    ")
 
 
-def _is_asked_for(name: str, wanted: Sequence[str]) -> bool:
-    """Whether a setting is one of those that were named, wholly or by a part of the name."""
-    if name in wanted:
+def _is_requested(name: str, requested: Sequence[str]) -> bool:
+    """Whether a setting was requested, by its name or by a part of it; True for no request."""
+    if name in requested:
         return True
-    parts = [part for part in wanted if part not in _setting_names()]
-    return not wanted or any(part in name for part in parts)
+    parts = [part for part in requested if part not in _setting_names()]
+    return not requested or any(part in name for part in parts)
 
 
 def _setting_names() -> set[str]:
@@ -1063,7 +1083,7 @@ def _setting_names() -> set[str]:
 
 
 def _shown(value: Any) -> str:
-    """A setting's value in a line."""
+    """A setting's value as text."""
     if callable(value):
         return getattr(value, "__name__", repr(value))
     if hasattr(value, "tolist"):
@@ -1112,40 +1132,40 @@ EXAMPLES = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command, with one for each of `COMMANDS`."""
-    made = _Parser(
+    """The parser of the whole command, with a subparser for each of `COMMANDS`."""
+    parser = _Parser(
         prog="mrcnn",
         description="Mask R-CNN: objects of an image, each with its class, box and mask.",
         epilog="mrcnn COMMAND --help tells the options of a command.",
     )
-    made.add_argument("--version", action="version", version=f"mrcnn {mrcnn.__version__}")
-    parsers = made.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    parser.add_argument("--version", action="version", version=f"mrcnn {mrcnn.__version__}")
+    parsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (help_text, _, _) in COMMANDS.items():
         _fill(parsers.add_parser(name, help=help_text), name)
-    made.set_defaults(parsers=parsers.choices)
-    return made
+    parser.set_defaults(parsers=parsers.choices)
+    return parser
 
 
-def _fill(made: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
-    """Gives a command's parser its words and options."""
+def _fill(parser: argparse.ArgumentParser, name: str) -> argparse.ArgumentParser:
+    """Adds description, examples and options to a command's parser."""
     help_text, add_options, _ = COMMANDS[name]
-    made.description = f"{help_text[0].upper()}{help_text[1:]}."
-    made.epilog = "examples:\n" + textwrap.indent(EXAMPLES[name], "  ")
-    made.formatter_class = argparse.RawDescriptionHelpFormatter
-    add_options(made)
-    _add_common(made)
-    return made
+    parser.description = f"{help_text[0].upper()}{help_text[1:]}."
+    parser.epilog = "examples:\n" + textwrap.indent(EXAMPLES[name], "  ")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    add_options(parser)
+    _add_common(parser)
+    return parser
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options of a command line; SystemExit for wrong ones.
+    """Parses a command line; raises `_ParseError` for wrong options and SystemExit after --help.
 
-    Inputs may stand before, between and behind the options, which argparse has for a parser of one
-    command alone.
+    Inputs may come before, between and after the options, which argparse only supports for a parser
+    without subparsers.
     """
     if arguments and arguments[0] in COMMANDS:
-        made = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
-        args = made.parse_intermixed_args(arguments[1:])
+        parser = _fill(_Parser(prog=f"mrcnn {arguments[0]}"), arguments[0])
+        args = parser.parse_intermixed_args(arguments[1:])
         args.command = arguments[0]
         for name, value in vars(args).items():
             setattr(args, name, files.at_home(value))
@@ -1154,8 +1174,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _set_up() -> None:
-    """Logging as the samples have it, and an output that takes any file's name."""
-    # TensorFlow's cost model warns of an operation that it can't price, at every start.
+    """Sets up logging as in the samples, and streams that can print any file name."""
+    # At every start, TensorFlow's cost model warns of an operation without a known cost.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -1166,27 +1186,27 @@ def _set_up() -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    """Runs a command; with --json its words go to stderr and what it did to stdout."""
+    """Runs a command; with --json its output goes to stderr and its result to stdout."""
     run = COMMANDS[args.command][2]
     if not args.json:
         run(args)
         return
-    words: Any = sys.stderr
+    output: Any = sys.stderr
     if args.command not in JOBS:
-        words = io.StringIO()  # what they print is what the json says
-    with contextlib.redirect_stdout(words):
-        done = run(args)
-    print(json.dumps(done, default=str))
+        output = io.StringIO()  # they print the same as the json has
+    with contextlib.redirect_stdout(output):
+        result = run(args)
+    print(json.dumps(result, default=str))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command `mrcnn`.
 
     Args:
-        arguments: None for the command line's.
+        arguments: list of arguments; None for those of the command line.
 
     Returns:
-        the exit code: 0, 1 for a job that failed, 2 for wrong options, 130 for an interrupted one.
+        the exit code: 0, 1 for a failed job, 2 for wrong options, 130 for an interrupted job.
     """
     if arguments is None:
         arguments = sys.argv[1:]
@@ -1206,7 +1226,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(program, "interrupted", INTERRUPTED, args.json)
     except BrokenPipeError:
-        # What is left in the buffer has no reader either.
+        # Discard the rest of the buffer, which has no reader either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except _UsageError as error:
@@ -1218,7 +1238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(program: str, message: str, code: int, as_json: bool) -> int:
-    """Says in one line why a command has failed. Returns the exit code."""
+    """Prints in one line why a command failed. Returns the exit code."""
     line = " ".join(message.split())
     if as_json:
         print(json.dumps({"error": line}))

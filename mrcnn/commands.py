@@ -1,12 +1,12 @@
 """The commands of the samples: options, weights, training in stages, evaluating, detecting.
 
-A sample brings a config, its datasets and a few lines; what all samples do alike is here:
+A sample consists of a config, its datasets and a few lines; the code common to all is here:
 
     def main(arguments=None):
         parser = commands.parser(__doc__, ("train", "evaluate", "detect"))
-        parser.add_argument("--subset", ...)                        # what only this sample has
+        parser.add_argument("--subset", ...)                        # options of this sample
         args = commands.parse(parser, arguments)
-        commands.check_paths(args)                                  # what is not there is said now
+        commands.check_paths(args)                                  # missing files fail early
         config = commands.configure(BalloonConfig(), args)          # --set SETTING=VALUE
         if args.command == "train":
             model = commands.load_model("training", config, args)
@@ -19,13 +19,13 @@ A sample brings a config, its datasets and a few lines; what all samples do alik
                 commands.detect(model, val_set.class_names, args)
 
     if __name__ == "__main__":
-        # errors as one line, without a traceback
+        # errors in one line, without a traceback
         commands.run(main)
 
-A command `batch`, for any number of images, takes the config in place of a model: `batch`. Another
-command on pictures (a colour splash, say) is `media.process` with a function of its own,
-and `detect` with `paint=` the same with the results file. Of a sample that makes its images,
-`generated` is the whole main. Keras is imported when a model is made.
+The command `batch`, for any number of images, takes the config instead of a model. Another command
+on images (a colour splash, for example) is `media.process` with its own function, or `detect` with
+`paint=`, which also writes the results file. For a sample that generates its images, `generated` is
+the whole main. Keras is imported when a model is created.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mrcnn import batch as batching, evaluate as evaluation, files, media, report as reports
-from mrcnn.config import changed_settings, plain_setting  # noqa: F401 (and offered here)
+from mrcnn.config import changed_settings, plain_setting  # noqa: F401 (re-exported)
 from mrcnn.files import atomic
-from mrcnn.visualize import sure  # noqa: F401 (it has always been offered here)
+from mrcnn.visualize import sure  # noqa: F401 (re-exported for older scripts)
 
 if TYPE_CHECKING:
     from mrcnn.config import Config
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The project's folder; of an installed package, which has none, the folder that one works in.
+# The project's folder; for an installed package, which has none, the working directory.
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if not (ROOT / "samples").is_dir():
     ROOT = pathlib.Path.cwd()
@@ -65,12 +65,12 @@ COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
 if ROOT == pathlib.Path.cwd() and not (ROOT / "samples").is_dir() and not COCO_WEIGHTS.exists():
     COCO_WEIGHTS = files.cache_folder() / "mask_rcnn_coco.h5"
 COCO_CLASSES = 81
-# Layers whose shape depends on the classes.
+# Layers whose shape depends on the number of classes.
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
-# What --weights takes in place of a file that training wrote.
+# Values of --weights that are not checkpoints of a training.
 NAMED_WEIGHTS = ("coco", "imagenet", "none")
 
-Stage = tuple[int, str, float]  # number of the last epoch, layers, factor of LEARNING_RATE
+Stage = tuple[int, str, float]  # last epoch, layers, factor of LEARNING_RATE
 
 # ---- Options -------------------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "n
 
 
 def boolean(text: str) -> bool:
-    """The value of an option such as --download=True, of which true and false are accepted."""
+    """The value of an option such as --download=True; see `BOOLEANS` for the accepted words."""
     value = BOOLEANS.get(str(text).lower())
     if value is None:
         raise argparse.ArgumentTypeError(f"true or false. Received: {text!r}")
@@ -106,59 +106,59 @@ def parser(
 
     Args:
         description: the sample's docstring.
-        names: its commands.
-        logs, limit: defaults.
-        inputs: the command that takes images and videos, None if none does.
-        dataset: False leaves --dataset out.
-        epochs: default of --epochs; None for the last stage's.
+        names: the sample's commands.
+        logs, limit: defaults of --logs and --limit.
+        inputs: the command that takes images and videos; None if there is none.
+        dataset: False omits --dataset.
+        epochs: default of --epochs; None for the last epoch of the last stage.
 
     Returns:
         argparse.ArgumentParser, to which a sample may add options.
     """
-    made = argparse.ArgumentParser(
+    new_parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("command", choices=names)
-    takers = {}
+    new_parser.add_argument("command", choices=names)
+    kinds_of_inputs = {}
     if inputs:
-        takers[inputs] = "images, folders, globs or videos"
+        kinds_of_inputs[inputs] = "images, folders, globs or videos"
     if "batch" in names:
-        takers["batch"] = "images, folders, globs, Parquet files or addresses"
-    made.set_defaults(takes_inputs=takers, image=[], video=[])
-    if not takers:
-        made.set_defaults(inputs=[])
+        kinds_of_inputs["batch"] = "images, folders, globs, Parquet files or addresses"
+    new_parser.set_defaults(takes_inputs=kinds_of_inputs, image=[], video=[])
+    if not kinds_of_inputs:
+        new_parser.set_defaults(inputs=[])
     else:
-        made.add_argument(
+        new_parser.add_argument(
             "inputs",
             nargs="*",
             default=[],
             metavar="INPUT",
-            help="; ".join(f"{name}: {kinds}" for name, kinds in takers.items()),
+            help="; ".join(f"{name}: {kinds}" for name, kinds in kinds_of_inputs.items()),
         )
     if dataset:
-        made.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
-    _add_folders(made, logs)
-    _add_numbers(made, limit, epochs)
+        new_parser.add_argument("--dataset", metavar="FOLDER", help="folder of the data")
+    _add_folders(new_parser, logs)
+    _add_numbers(new_parser, limit, epochs)
     if "evaluate" in names:
-        add_report_option(made)
+        add_report_option(new_parser)
     if inputs:
-        _add_input_options(made, inputs)
+        _add_input_options(new_parser, inputs)
     if "export" in names:
-        _add_export_options(made)
+        _add_export_options(new_parser)
     if "batch" in names:
-        _add_batch_options(made)
-    made.add_argument(
+        _add_batch_options(new_parser)
+    new_parser.add_argument(
         "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
     )
-    made.add_argument(
+    new_parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error comes from"
     )
-    return made
+    return new_parser
 
 
-def _add_folders(made: argparse.ArgumentParser, logs: str | os.PathLike) -> None:
+def _add_folders(new_parser: argparse.ArgumentParser, logs: str | os.PathLike) -> None:
     """Adds the options that name files and folders: --weights, --logs, --output."""
-    made.add_argument(
+    new_parser.add_argument(
         "--weights",
         "--model",
         dest="weights",
@@ -169,10 +169,10 @@ def _add_folders(made: argparse.ArgumentParser, logs: str | os.PathLike) -> None
             " a weight file"
         ),
     )
-    made.add_argument(
+    new_parser.add_argument(
         "--logs", default=str(logs), metavar="FOLDER", help="checkpoints (default: %(default)s)"
     )
-    made.add_argument(
+    new_parser.add_argument(
         "--output",
         default="results",
         metavar="FOLDER",
@@ -181,7 +181,7 @@ def _add_folders(made: argparse.ArgumentParser, logs: str | os.PathLike) -> None
 
 
 def add_report_option(made: argparse.ArgumentParser) -> None:
-    """Adds --report, of which `args.report` is None without it and "" without a value."""
+    """Adds --report; `args.report` is None without the option and "" without a value."""
     made.add_argument(
         "--report",
         nargs="?",
@@ -192,23 +192,23 @@ def add_report_option(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) -> None:
-    """Adds the options that are numbers: --limit, --epochs, --evaluate-every."""
-    made.add_argument(
+def _add_numbers(new_parser: argparse.ArgumentParser, limit: int, epochs: int | None) -> None:
+    """Adds the numeric options: --limit, --epochs, --evaluate-every."""
+    new_parser.add_argument(
         "--limit",
         type=int,
         default=limit,
         metavar="N",
         help="images to evaluate on, 0 for all (default: %(default)s)",
     )
-    made.add_argument(
+    new_parser.add_argument(
         "--epochs",
         type=int,
         default=epochs,
         metavar="N",
         help=f"number of the last epoch (default: {epochs or 'that of the last stage'})",
     )
-    made.add_argument(
+    new_parser.add_argument(
         "--evaluate-every",
         type=int,
         default=0,
@@ -217,19 +217,19 @@ def _add_numbers(made: argparse.ArgumentParser, limit: int, epochs: int | None) 
     )
 
 
-def _add_export_options(made: argparse.ArgumentParser) -> None:
+def _add_export_options(new_parser: argparse.ArgumentParser) -> None:
     """Adds the options of export: --file, and those of `add_export_options`."""
-    made.add_argument(
+    new_parser.add_argument(
         "--file",
         metavar="PATH",
         help="export: model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder"
         " (SavedModel)",
     )
-    add_export_options(made)
+    add_export_options(new_parser)
 
 
 def add_export_options(made: argparse.ArgumentParser) -> None:
-    """Adds what an exported file is to be: --size, --precision, --batch, --paste."""
+    """Adds the options of an exported file: --size, --precision, --batch, --paste."""
     made.add_argument(
         "--size",
         nargs=2,
@@ -253,10 +253,10 @@ def add_export_options(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_batch_options(made: argparse.ArgumentParser) -> None:
+def _add_batch_options(new_parser: argparse.ArgumentParser) -> None:
     """Adds the options of batch: those of `mrcnn.batch`, and --batch-size."""
-    batching.add_options(made)
-    made.add_argument(
+    batching.add_options(new_parser)
+    new_parser.add_argument(
         "--batch-size",
         type=int,
         default=1,
@@ -265,15 +265,15 @@ def _add_batch_options(made: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_input_options(made: argparse.ArgumentParser, command: str) -> None:
-    """Adds --image and --video, as scripts of 2018 pass what a command reads."""
+def _add_input_options(new_parser: argparse.ArgumentParser, command: str) -> None:
+    """Adds --image and --video, as in matterport's scripts; for detect also --tile and --track."""
     for name in ("--image", "--video"):
-        made.add_argument(
+        new_parser.add_argument(
             name, action="append", default=[], metavar="PATH", help=f"{command}: the same as INPUT"
         )
     if command == "detect":
-        add_tile_options(made)
-        add_track_option(made)
+        add_tile_options(new_parser)
+        add_track_option(new_parser)
 
 
 def add_track_option(made: argparse.ArgumentParser) -> None:
@@ -306,17 +306,17 @@ def add_tile_options(made: argparse.ArgumentParser) -> None:
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None = None
 ) -> argparse.Namespace:
-    """Parses the options, checks what belongs together and sets up logging.
+    """Parses the options, checks that they are consistent and sets up logging.
 
     Args:
         parser: of `parser`.
-        arguments: None for the command line's.
+        arguments: list of arguments; None for those of the command line.
 
     Returns:
-        the namespace, `inputs` with all inputs.
+        the namespace; `inputs` holds all inputs, those of --image and --video too.
 
     Raises:
-        SystemExit: with a usage message.
+        SystemExit: after a usage message.
     """
     # Intermixed: `detect --weights=last photo.jpg` as well as `detect photo.jpg --weights=last`.
     args = parser.parse_intermixed_args(arguments)
@@ -350,7 +350,7 @@ def parse(
         except ValueError as error:
             parser.error(f"--report: {error}")
     args.weights = args.weights or "last"
-    # TensorFlow's cost model warns of an operation that it can't price, at every start.
+    # At every start, TensorFlow's cost model warns of an operation without a known cost.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     for name in ("coco", "commands", "evaluate", "media"):
@@ -359,16 +359,17 @@ def parse(
 
 
 def check_paths(args: argparse.Namespace) -> None:
-    """Finds what would end a command, before data are read and a network is built.
+    """Checks paths and options early, before data are read and a network is built.
 
     Args:
         args: of `parse`.
 
     Raises:
-        FileNotFoundError: data or inputs that are not there; weights are looked for by
-            `load_model`. ValueError, ImportError: tiles or trackers that can't be.
+        FileNotFoundError: missing data or inputs; `load_model` checks the weights.
+        NotADirectoryError: see `check_output`.
+        ValueError, ImportError: invalid options of tiles or tracking, or a missing package.
     """
-    if args.command != "batch":  # whose output may be in a store
+    if args.command != "batch":  # its output may be in an object store
         check_output(args)
     folder = getattr(args, "dataset", None)
     if folder and not getattr(args, "download", False) and not os.path.exists(folder):
@@ -383,7 +384,7 @@ def check_paths(args: argparse.Namespace) -> None:
 
 
 def check_output(args: argparse.Namespace) -> None:
-    """NotADirectoryError for an --output that can be no folder, as a file is there."""
+    """NotADirectoryError if --output, or a folder above it, is a file."""
     path = pathlib.Path(args.output)
     for place in (path, *path.parents):
         if place.exists():
@@ -395,11 +396,11 @@ def check_output(args: argparse.Namespace) -> None:
 
 
 def check_weights(args: argparse.Namespace, last: bool = True) -> None:
-    """FileNotFoundError for --weights that are not there, before seconds of importing.
+    """FileNotFoundError for missing --weights, before Keras is imported, which takes seconds.
 
     Args:
         args: weights, logs.
-        last: also for "last" where there is no folder of checkpoints.
+        last: whether to check, for "last", that there is a folder of checkpoints.
     """
     weights = args.weights
     if weights not in (*NAMED_WEIGHTS, "last") and not os.path.exists(weights):
@@ -417,7 +418,7 @@ def configure(config: Config, args: argparse.Namespace) -> Config:
     """Applies --set to a config and returns it.
 
     Raises:
-        ValueError: an unknown setting, a value of another kind, or one that doesn't fit the others.
+        ValueError: an unknown setting, a value of a wrong type, or one that contradicts others.
     """
     config.override(args.set)
     if args.set:
@@ -426,7 +427,7 @@ def configure(config: Config, args: argparse.Namespace) -> Config:
 
 
 def inference_config(config: Config, **settings: Any) -> Config:
-    """A copy of a config that detects one image at a time, with other settings changed."""
+    """A copy of a config for one image at a time, with the given settings changed."""
     config = copy.copy(config)
     for name, value in {"GPU_COUNT": 1, "IMAGES_PER_GPU": 1, **settings}.items():
         setattr(config, name, value)
@@ -434,14 +435,14 @@ def inference_config(config: Config, **settings: Any) -> Config:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Calls main(); an error of what the user passed in ends the program with one message.
+    """Calls main(); an error in the user's input ends the program with a one-line message.
 
-    What main() returns is for those who import it: it does not make the program fail. --traceback
-    shows where the error came from.
+    The return value of main() is ignored, and doesn't become the exit code. --traceback shows the
+    error's traceback.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A file's name may have letters that the terminal's encoding lacks.
+            # The terminal's encoding may lack characters of a file's name.
             stream.reconfigure(errors="backslashreplace")
     try:
         main()
@@ -459,17 +460,17 @@ def run(main: Callable[[], Any]) -> None:
 def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     """A `MaskRCNN` with the weights that --weights names.
 
-    "coco" loads the released weights; in a training model with other classes the layers that depend
-    on them stay random.
+    "coco" loads the released weights; in a training model with other classes, the layers that
+    depend on the classes stay random.
 
     Args:
         mode: "training" or "inference".
-        config: its config.
+        config: the model's config.
         args: of `parse`: weights and logs.
 
     Raises:
-        ValueError: weights that leave random what an inference model needs; a file that doesn't
-            fit.
+        ValueError: weights that would leave layers of an inference model random; a file that
+            doesn't fit.
     """
     if mode == "inference":
         _check_that_heads_are_trained(config, args.weights)
@@ -492,17 +493,17 @@ def load_model(mode: str, config: Config, args: argparse.Namespace) -> MaskRCNN:
     if args.weights == "imagenet":
         path = model.get_imagenet_weights()
     logger.info("Loading weights %s", path)
-    # Of a deeper backbone's released weights, training begins with the blocks that this one has.
+    # Released weights may be those of a deeper backbone: training starts from the common blocks.
     by_name = mode == "training" and args.weights in ("imagenet", "coco")
     model.load_weights(str(path), by_name=by_name, exclude=exclude)
     return model
 
 
 def fetch_coco_weights() -> str:
-    """Downloads the released weights where they are not there yet. Returns their path.
+    """Downloads the released weights if they are missing. Returns their path.
 
     Raises:
-        OSError: they can't be had; the message names the address, and where to put the file.
+        OSError: the download fails; the message names the URL and where to put the file.
     """
     from mrcnn import utils
 
@@ -521,7 +522,7 @@ def fetch_coco_weights() -> str:
 
 
 def _check_that_heads_are_trained(config: Config, weights: str) -> None:
-    """Raises ValueError for weights with which an inference model's heads would be random."""
+    """ValueError for weights with which an inference model's heads would be random."""
     if weights == "imagenet":
         reason = "They have no heads"
     elif weights == "coco" and config.NUM_CLASSES != COCO_CLASSES:
@@ -540,7 +541,7 @@ def _check_that_heads_are_trained(config: Config, weights: str) -> None:
 def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
     """Writes the class names, background first, to classes.json beside a run's checkpoints.
 
-    Training does, too, those of its dataset.
+    Training writes those of its dataset itself.
 
     Returns:
         the path of the file.
@@ -549,17 +550,17 @@ def save_classes(model: MaskRCNN, names: Iterable[str]) -> str:
 
 
 def warn_of_other_settings(model: MaskRCNN) -> None:
-    """Warns where a model's settings are not those in the settings.json of its run."""
+    """Warns if a model's settings differ from the settings.json of its run."""
     from mrcnn import training
 
     path = pathlib.Path(model.log_dir) / "settings.json"
     if not path.exists():
         return
-    before = files.read_json(path)
+    stored = files.read_json(path)
     settings = training.settings_to_write(model.config)
     differences = []
-    for name in sorted({*before, *settings}):
-        values = [_shown_setting(changed, name) for changed in (before, settings)]
+    for name in sorted({*stored, *settings}):
+        values = [_shown_setting(changed, name) for changed in (stored, settings)]
         if values[0] != values[1]:
             differences.append(f"{name} was {values[0]}, is {values[1]}")
     if differences:
@@ -571,7 +572,7 @@ def warn_of_other_settings(model: MaskRCNN) -> None:
 
 
 def _shown_setting(changed: dict[str, Any], name: str) -> str:
-    """The value of a setting among those that are no defaults."""
+    """The text of a setting's value, from a dict of the settings that aren't defaults."""
     if name in changed:
         return files.short(changed[name])
     return "the default"
@@ -581,7 +582,7 @@ def load_settings(path: str | os.PathLike) -> dict[str, Any]:
     """The settings in a settings.json that `training.describe_run` wrote.
 
     Raises:
-        ValueError: no json, or names that are no settings.
+        ValueError: not json, or unknown settings.
     """
     from mrcnn.config import Config, setting_names
 
@@ -599,15 +600,17 @@ def load_settings(path: str | os.PathLike) -> dict[str, Any]:
 def load_classes(
     config: Config, args: argparse.Namespace, default: Iterable[str] | None = None
 ) -> list[str]:
-    """The class names, background first, that lie beside the weights, see `training.describe_run`.
+    """The class names, background first, from classes.json beside the weights.
+
+    `training.describe_run` writes the file.
 
     Args:
-        config: its NAME is that of the runs among which --weights=last looks.
+        config: its NAME selects the runs for --weights=last.
         args: of `parse`: weights and logs.
-        default: what holds where there are none.
+        default: the names if there is no such file.
 
     Raises:
-        ValueError: there are none, and no default.
+        ValueError: there is no such file and no default.
     """
     path = args.weights
     if path == "last":
@@ -626,7 +629,7 @@ def load_classes(
 
 
 def read_names(file: pathlib.Path) -> list[str]:
-    """The list of names in a classes.json. ValueError, which names it: it has something else."""
+    """The list of names in a classes.json; ValueError for other contents."""
     names = files.read_json(file)
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         raise ValueError(
@@ -648,40 +651,40 @@ def train(
     augmentation: Any = None,
     callbacks: Iterable = (),
 ) -> None:
-    """Trains in stages; those that the weights are beyond are left out.
+    """Trains in stages; stages that the model has already completed are skipped.
 
     Args:
         model: `MaskRCNN` in training mode.
         train_set, val_set: prepared datasets; val_set may be None.
-        stages: [(number of the last epoch, layers, factor of LEARNING_RATE)].
-        args: of `parse`: epochs, evaluate_every, limit; None for the stages as they are.
+        stages: [(last epoch, layers, factor of LEARNING_RATE)].
+        args: of `parse`: epochs, evaluate_every, limit; None for the defaults.
         augmentation: see `MaskRCNN.train`.
         callbacks: Keras callbacks.
 
     Raises:
-        ValueError: the weights have reached the last epoch.
+        ValueError: the model has already reached the last epoch.
     """
     args = args or argparse.Namespace(epochs=None, evaluate_every=0, limit=0)
-    last = stages[-1][0]
+    last_epoch = stages[-1][0]
     if args.epochs is not None:
-        last = args.epochs
-    if model.epoch >= last:
+        last_epoch = args.epochs
+    if model.epoch >= last_epoch:
         raise ValueError(
-            f"The weights have reached epoch {model.epoch} of {last}: nothing to train. "
+            f"The weights have reached epoch {model.epoch} of {last_epoch}: nothing to train. "
             "--epochs with a higher number goes on"
         )
     if getattr(args, "weights", None) == "last":
         warn_of_other_settings(model)
     final_epoch, final_layers, final_factor = stages[-1]
-    if last > final_epoch:
-        stages = [*stages, (last, final_layers, final_factor)]
+    if last_epoch > final_epoch:
+        stages = [*stages, (last_epoch, final_layers, final_factor)]
     callbacks = list(callbacks)
     if args.evaluate_every and val_set is not None:
         from mrcnn.training import EvaluationCallback
 
         callbacks.append(EvaluationCallback(model, val_set, args.evaluate_every, limit=args.limit))
     for end, layers, factor in stages:
-        end = min(end, last)
+        end = min(end, last_epoch)
         if model.epoch < end:
             logger.info("Training %s to epoch %d", layers, end)
             model.train(
@@ -698,13 +701,13 @@ def train(
 def evaluate(
     model: MaskRCNN, dataset: Dataset, args: argparse.Namespace, report: bool = True
 ) -> evaluation.Evaluation:
-    """Prints and saves the figures on a dataset's images; an interrupted evaluation goes on.
+    """Prints and saves the metrics on a dataset's images; resumes an interrupted evaluation.
 
     Args:
         model: `MaskRCNN` in inference mode.
         dataset: prepared dataset.
         args: of `parse`: output, limit, report; tile and overlap, see `detect`.
-        report: False leaves the page of --report to a later call of `write_report`.
+        report: False leaves --report to a later call of `write_report`.
 
     Returns:
         `evaluate.Evaluation`.
@@ -727,7 +730,7 @@ def evaluate(
 
 
 def report_path(args: argparse.Namespace) -> pathlib.Path:
-    """The file that --report names; ValueError for what can be none."""
+    """The file that --report names; ValueError for an invalid path."""
     return reports.place(args.report or args.output)
 
 
@@ -738,12 +741,13 @@ def write_report(
     args: argparse.Namespace,
     tables: Sequence[reports.Table] = (),
 ) -> None:
-    """Writes the page that --report asks for and prints its path, see `report.write`.
+    """Writes the page of --report and prints its path, see `report.write`.
 
     Args:
         model, dataset: those of the evaluation.
-        args: of `parse`: report, output; without --report nothing is done.
-        tables: figures of one's own.
+        result: the evaluation.
+        args: of `parse`: report, output; without --report nothing is written.
+        tables: further tables for the page.
     """
     if getattr(args, "report", None) is None:
         return
@@ -771,49 +775,49 @@ def detect(
     category_ids: dict[int, int] | None = None,
     paint: Painter | None = None,
 ) -> media.Processed:
-    """Detects on the inputs, writes painted pictures and videos, results.json and images.json.
+    """Detects on the inputs, writes annotated images and videos, results.json and images.json.
 
-    results.json is a list of COCO results. images.json says which image_id is which file or frame
-    (the number in a file's name where all have one, otherwise they are counted), so that
-    `COCO("images.json").loadRes("results.json")` works. Both are written at the end, together: a
-    run that is killed, or whose disk is full, leaves those of the run before, and run again each
-    image is in them once. Files that can't be read are reported and skipped.
+    results.json is a list of COCO results. images.json maps each image_id to its file or frame, so
+    that `COCO("images.json").loadRes("results.json")` works; ids are the numbers that are the
+    files' names if all have one, otherwise 1, 2, ... Both files are written together at the end: a
+    run that is killed, or whose disk is full, leaves those of the previous run. Files that can't be
+    read are reported and skipped.
 
     Args:
         model: `MaskRCNN` in inference mode.
-        class_names: names by class id; classes that it lacks are called by their number.
+        class_names: names by class id; classes without a name are called by their number.
         args: of `parse`: inputs, output.
         category_ids: {class id: category id of the results}; None for the class ids themselves.
         paint: f(picture, result) -> [H, W, 3] uint8; None for masks, boxes, keypoints and names.
 
-    With `args.track` the objects of a video have numbers that they keep, `track_id` in the results,
-    see `neighbours.Tracker`.
+    With `args.track`, each object of a video has a constant number, `track_id` in the results, see
+    `neighbours.Tracker`.
 
-    With `args.tile` images are looked at in tiles that share `args.overlap` pixels, see
-    `mrcnn.tiles`. Of a TIFF then only windows are read, no picture is painted, and the objects are
-    written as GeoJSON, in the coordinates of the world where the file tells them.
+    With `args.tile`, images are processed in tiles that share `args.overlap` pixels, see
+    `mrcnn.tiles`. A TIFF is then read in windows; instead of an annotated image its objects are
+    written as GeoJSON, in world coordinates if the file is georeferenced.
 
     Returns:
         `media.Processed`.
 
     Raises:
-        ValueError: none of the files can be read; `args.track` and no video.
-        ImportError: `args.track` and no package that tracks.
+        ValueError: none of the files can be read; `args.track` without a video.
+        ImportError: `args.track` without the package for tracking.
     """
     check_tracking(args)
     run = _DetectRun(model, class_names, args, category_ids, paint)
-    sources, tiffs = _parted(args.inputs, run.tiling)
+    sources, tiffs = _split_inputs(args.inputs, run.tiling)
     if sources:
         run.detect_pictures(sources)
     if tiffs:
         run.detect_tiffs(tiffs)
     run.write()
     run.report()
-    return run.done
+    return run.processed
 
 
 class _DetectRun:
-    """The results of a call of `detect` so far. The arguments are those of `detect`."""
+    """State of a call of `detect`, with the same arguments."""
 
     def __init__(
         self,
@@ -832,15 +836,15 @@ class _DetectRun:
         self.tracks: _Tracks | None = None
         if getattr(args, "track", False):
             self.tracks = _Tracks()
-        self.done = media.Processed([], [], 0, 0.0)
+        self.processed = media.Processed([], [], 0, 0.0)
         self.images: list[dict] = []
         self.results_by_image: list[list[dict]] = []
         self.left_out: collections.Counter = collections.Counter()  # by class id
         self.objects = 0
 
     def detect_pictures(self, sources: list) -> None:
-        """Detects on what is read whole, and paints it."""
-        self.done = media.process(
+        """Detects on images and videos that are read whole, and writes annotated ones."""
+        self.processed = media.process(
             sources,
             self.output,
             self._detect_batch,
@@ -852,7 +856,7 @@ class _DetectRun:
         results = _detect(self.model, pictures, self.paint is not None, self.tiling)
         if self.tracks is not None:
             self.tracks.number(pictures, results)
-        # All is painted before anything is kept: a picture that fails is then in no file.
+        # Paint before storing any result: an image that fails must not be in the results.
         rows = [evaluation.coco_results(0, result, self.category_ids) for result in results]
         painted = [self._painted(picture, result) for picture, result in zip(pictures, results)]
         self.images.extend(_image_entry(picture) for picture in pictures)
@@ -868,7 +872,7 @@ class _DetectRun:
         return _paint(picture, result, self.class_names)
 
     def detect_tiffs(self, tiffs: list[pathlib.Path]) -> None:
-        """Detects on windows of large TIFFs; those that can't be read are skipped."""
+        """Detects on large TIFFs in windows; those that can't be read are skipped."""
         for tiff, target in zip(tiffs, media.placed_below(tiffs, self.output)):
             target = target.with_name(target.name + ".geojson")
             try:
@@ -879,24 +883,24 @@ class _DetectRun:
                 if getattr(error, "errno", None) in files.DISK_FULL:
                     raise
                 logger.warning("%s is skipped: %s", tiff, error)
-                self.done.skipped.append((tiff, str(error)))
+                self.processed.skipped.append((tiff, str(error)))
                 continue
             self.images.append(entry)
             self.results_by_image.append(evaluation.coco_results(0, result, self.category_ids))
-            self.done.written.append(written)
-            self.done.pictures += 1
+            self.processed.written.append(written)
+            self.processed.pictures += 1
 
     def write(self) -> None:
         """Writes results.json and images.json.
 
         Raises:
-            ValueError: there was nothing that can be read.
+            ValueError: none of the files could be read.
         """
-        if not self.done.pictures:
-            first, reason = self.done.skipped[0]
+        if not self.processed.pictures:
+            first, reason = self.processed.skipped[0]
             raise ValueError(
-                f"none of the {len(self.done.skipped)} files can be read, nothing is written; the"
-                f" first, {first}: {reason}"
+                f"none of the {len(self.processed.skipped)} files can be read, nothing is written;"
+                f" the first, {first}: {reason}"
             )
         rows = []
         for number, image, results in zip(
@@ -918,12 +922,12 @@ class _DetectRun:
             "categories": categories,
         }
         output = pathlib.Path(self.output)
-        self.done.written += media.write_jsons(
+        self.processed.written += media.write_jsons(
             {output / "results.json": rows, output / "images.json": index}
         )
 
     def report(self) -> None:
-        """Prints what was written, and warns of what results.json lacks."""
+        """Prints the files written, and warns of objects that results.json lacks."""
         if self.left_out:
             logger.warning(
                 "%d objects are in the pictures but not in results.json: category_ids lacks their"
@@ -931,11 +935,11 @@ class _DetectRun:
                 self.left_out.total(),
                 sorted(self.left_out),
             )
-        for path in self.done.written:
+        for path in self.processed.written:
             print(path)
         print(
-            f"{self.objects} objects on {self.done.pictures} images,"
-            f" {len(self.done.skipped)} files skipped"
+            f"{self.objects} objects on {self.processed.pictures} images,"
+            f" {len(self.processed.skipped)} files skipped"
         )
 
 
@@ -944,7 +948,7 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
 
     Args:
         model: `MaskRCNN` in inference mode.
-        class_names: names by class id; classes that it lacks are called by their number.
+        class_names: names by class id; classes without a name are called by their number.
         args: of `parse`: file, size, precision, batch, paste.
     """
     names = _all_names(class_names, model.config.NUM_CLASSES)
@@ -957,15 +961,15 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
 def batch(config: Config, class_names: Sequence[str], args: argparse.Namespace) -> batching.Summary:
     """Detects on any number of images and writes Parquet files to --output, see `mrcnn.batch`.
 
-    The model is made when there is something to do, with Ray in each of its actors.
+    The model is created only if there is work left; with Ray, in each actor.
 
     Args:
         config: of the model.
-        class_names: names by class id; classes that it lacks are called by their number.
-        args: of `parse`: inputs, output, weights, logs, batch_size and the options of a batch.
+        class_names: names by class id; classes without a name are called by their number.
+        args: of `parse`: inputs, output, weights, logs, batch_size and the options of `batch`.
 
     Raises:
-        ValueError: weights without heads, or random ones, with which no run goes on with another's.
+        ValueError: weights without heads; random weights, with which a batch can't be resumed.
     """
     config = inference_config(config, IMAGES_PER_GPU=args.batch_size)
     names = _all_names(class_names, config.NUM_CLASSES)
@@ -988,7 +992,7 @@ def _inference_weights(config: Config, args: argparse.Namespace) -> str:
 
 
 def detect_exported(arguments: Sequence[str] | None = None) -> None:
-    """`python -m mrcnn.runtime`: `detect` by an exported model, without TensorFlow."""
+    """`python -m mrcnn.runtime`: `detect` with an exported model, without TensorFlow."""
     from mrcnn import coco, runtime
 
     parser = argparse.ArgumentParser(
@@ -1009,12 +1013,12 @@ def detect_exported(arguments: Sequence[str] | None = None) -> None:
     detect(model, model.class_names, args, coco.category_ids_of(model.class_names))
 
 
-# Of larger pictures masks are kept inside their boxes: 20 of 200 megapixels would take 4 GB.
+# Masks of larger images are stored as crops of their boxes: 20 masks of 200 megapixels take 4 GB.
 LARGE_PICTURE = 25_000_000  # pixels
 
 
 def _tiling(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of `MaskRCNN.detect` that --tile and --overlap give; empty without."""
+    """The arguments of `MaskRCNN.detect` for --tile and --overlap; empty without these options."""
     tile = getattr(args, "tile", None)
     overlap = getattr(args, "overlap", None)
     if tile is None and overlap is None:
@@ -1027,10 +1031,10 @@ def _tiling(args: argparse.Namespace) -> dict[str, Any]:
     return {"tile": tile, "overlap": overlap}
 
 
-def _parted(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathlib.Path]]:
-    """The inputs, and those of them of which windows are read: TIFFs, with --tile.
+def _split_inputs(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathlib.Path]]:
+    """The inputs that are read whole, and with --tile the TIFFs that are read in windows.
 
-    Of what kinds of TIFF windows can't be read, `tiles.TiffImage` says; those are read whole.
+    TIFFs that `tiles.TiffImage` does not support are read whole.
     """
     if not tiling:
         return list(inputs), []
@@ -1055,10 +1059,10 @@ def _detect_tiff(
     tiling: dict[str, Any],
     target: pathlib.Path,
 ) -> tuple[dict, dict, str]:
-    """Detects on windows of a TIFF, writes its GeoJSON to the target.
+    """Detects on a TIFF in windows and writes its GeoJSON to `target`.
 
     Returns:
-        what images.json says of it, the result, the path of the GeoJSON.
+        its entry in images.json, the result, the path of the GeoJSON.
     """
     from mrcnn import tiles
 
@@ -1075,14 +1079,14 @@ def _detect(
     whole_masks: bool,
     tiling: dict[str, Any] | None = None,
 ) -> list[dict]:
-    """The detections of a model on pictures.
+    """The detections of a model on images.
 
     Args:
-        whole_masks: masks [H, W, N] however large they are.
+        whole_masks: return masks [H, W, N], however large.
         tiling: see `_tiling`.
 
     Raises:
-        media.PictureError: a size or a number of channels that the settings don't take.
+        media.PictureError: a size or a number of channels that the settings don't allow.
     """
     images = [picture.image for picture in pictures]
     largest = max(image.shape[0] * image.shape[1] for image in images)
@@ -1099,22 +1103,22 @@ def _detect(
 
 
 def _all_names(class_names: Sequence[str], count: int) -> list[str]:
-    """Names for all of a model's classes, see `visualize.class_name`; a warning of missing ones."""
+    """Names of all of a model's classes, see `visualize.class_name`; warns of missing ones."""
     from mrcnn import visualize
 
-    known = len(class_names)
-    if known < count:
+    name_count = len(class_names)
+    if name_count < count:
         logger.warning(
             "There are names for %d of the model's %d classes, background included; the others are"
             " called by their number",
-            known,
+            name_count,
             count,
         )
-    return [visualize.class_name(class_names, i) for i in range(max(known, count))]
+    return [visualize.class_name(class_names, i) for i in range(max(name_count, count))]
 
 
 def _image_entry(picture: media.Picture) -> dict:
-    """The entry of a picture in images.json; its id follows when all are known."""
+    """The entry of an image in images.json, without its id, which is added at the end."""
     height, width = picture.image.shape[:2]
     entry = {"file_name": str(picture.path), "height": height, "width": width}
     if picture.frame is not None:
@@ -1123,10 +1127,10 @@ def _image_entry(picture: media.Picture) -> dict:
 
 
 def _paint(picture: media.Picture, result: dict, class_names: Sequence[str]) -> np.ndarray:
-    """Paints a result into a picture.
+    """Draws a result into an image.
 
-    Colours of a film stay with the class: objects change their order from frame to frame. Where
-    they are tracked, colours stay with the object.
+    In videos colours are by class, as the order of objects changes from frame to frame, or by
+    object if the objects are tracked.
     """
     is_frame = picture.frame is not None
     if "track_ids" in result:
@@ -1136,10 +1140,11 @@ def _paint(picture: media.Picture, result: dict, class_names: Sequence[str]) -> 
 
 
 def check_tracking(args: argparse.Namespace) -> None:
-    """Finds what would end `detect` with --track, before a network is built.
+    """Checks, before a network is built, that `detect` can run with --track.
 
     Raises:
-        ValueError: none of the inputs is a video. ImportError: a package is missing.
+        ValueError: none of the inputs is a video.
+        ImportError: a package is missing.
     """
     from mrcnn import neighbours
 
@@ -1153,14 +1158,14 @@ def check_tracking(args: argparse.Namespace) -> None:
 
 
 class _Tracks:
-    """Numbers the objects of videos, each video from 1 on."""
+    """Numbers the objects of videos, starting at 1 in each video."""
 
     def __init__(self) -> None:
         self._path: pathlib.Path | None = None
         self._tracker: Any = None
 
     def number(self, pictures: Sequence[media.Picture], results: Sequence[dict]) -> None:
-        """Adds "track_ids" [N] to the results of frames, which come in their order."""
+        """Adds "track_ids" [N] to the results of frames, which must be in order."""
         from mrcnn import neighbours
 
         for picture, result in zip(pictures, results):
@@ -1174,7 +1179,7 @@ class _Tracks:
 
 
 def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[str]]:
-    """Colours and texts of objects that are tracked; what has no number yet is gray."""
+    """Colours and labels of tracked objects; those without a number yet are gray."""
     from mrcnn import visualize
 
     texts = visualize.label_texts(result["class_ids"], class_names, result["scores"])
@@ -1189,7 +1194,7 @@ def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[
 
 
 def _numbers(images: list[dict]) -> list[int]:
-    """Image ids: the numbers that are the files' names, as in COCO, or else 1, 2, ..."""
+    """Image ids: the numbers that are the files' names, as in COCO, otherwise 1, 2, ..."""
     stems = [pathlib.Path(image["file_name"]).stem for image in images]
     if all(stem.isascii() and stem.isdigit() and len(stem) < 19 for stem in stems):
         numbers = [int(stem) for stem in stems]
@@ -1198,17 +1203,17 @@ def _numbers(images: list[dict]) -> list[int]:
     return list(range(1, len(images) + 1))
 
 
-# ---- Samples that make their images --------------------------------------------------------------
+# ---- Samples that generate their images ----------------------------------------------------------
 
-HELD_OUT = 1_000_000  # number of the first image that no run trains on
+HELD_OUT = 1_000_000  # index of the first image that is never used for training
 
 
 def prefer_onednn() -> None:
-    """Has TensorFlow, where it is not imported yet, compute small networks by oneDNN's kernels.
+    """Enables oneDNN's kernels in TensorFlow, if it is not imported yet.
 
-    It leaves them off on CPUs without AVX-512. There they take .47 s of a training step of the
-    shapes and not .64, and 2.97 s of the processor of one of the nuclei (`--small`), not 3.58.
-    TF_ENABLE_ONEDNN_OPTS=0 in the environment goes before.
+    TensorFlow disables them on CPUs without AVX-512. On such a CPU a training step of the shapes
+    takes .47 s with them and .64 s without, one of the nuclei (`--small`) 2.97 and 3.58 s of CPU
+    time. TF_ENABLE_ONEDNN_OPTS=0 in the environment takes precedence.
     """
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -1223,30 +1228,30 @@ def generated(
     epochs: int = 20,
     augmentation: Callable[[], Any] | None = None,
 ) -> None:
-    """All of a sample that makes its images: demo, train, evaluate, detect, export, batch.
+    """The main of a sample that generates its images: demo, train, evaluate, detect, export, batch.
 
-    `demo` trains and evaluates. It and `train` go on with an interrupted run; the others use images
-    that no run trains on.
+    `demo` trains and evaluates. It and `train` resume an interrupted run; the other commands use
+    images that are never used for training.
 
     Args:
         description: the sample's docstring.
-        config_class: its `Config` class.
-        dataset_class: f(count, first=number) that returns a prepared dataset; image number n is
-            always the same.
-        headline: f(Evaluation) that returns the figures of the last line.
-        folder: default of --output; its logs/ is that of --logs.
-        arguments: None for the command line's.
+        config_class: the sample's `Config` class.
+        dataset_class: f(count, first=index) that returns a prepared dataset; the image of an index
+            is always the same.
+        headline: f(Evaluation) that returns the metrics for the last line.
+        folder: default of --output; the default of --logs is its subfolder logs.
+        arguments: list of arguments; None for those of the command line.
         epochs: default of --epochs.
-        augmentation: f() that returns what `MaskRCNN.train` takes.
+        augmentation: f() that returns the `augmentation` of `MaskRCNN.train`.
     """
-    made = _generated_parser(description, folder, epochs)
-    args = parse(made, arguments)
+    new_parser = _generated_parser(description, folder, epochs)
+    args = parse(new_parser, arguments)
     check_paths(args)
     prefer_onednn()
     try:
         config = configure(config_class(SEED=args.seed), args)
     except ValueError as error:
-        made.error(str(error))  # a wrong --set is a wrong option
+        new_parser.error(str(error))  # a wrong --set is a wrong option
     unseen = dataset_class(args.limit, first=HELD_OUT)
     time_note = ""
     if args.command in ("demo", "train"):
@@ -1274,7 +1279,7 @@ def generated(
 
 def _generated_parser(description: str | None, folder: str, epochs: int) -> argparse.ArgumentParser:
     """The parser of `generated`."""
-    made = parser(
+    new_parser = parser(
         description,
         ("demo", "train", "evaluate", "detect", "export", "batch"),
         f"{folder}/logs",
@@ -1283,10 +1288,12 @@ def _generated_parser(description: str | None, folder: str, epochs: int) -> argp
         dataset=False,
         epochs=epochs,
     )
-    made.set_defaults(output=folder, weights="last")
-    made.add_argument("--images", dest="limit", type=int, metavar="N", help="the same as --limit")
-    add_run_options(made)
-    return made
+    new_parser.set_defaults(output=folder, weights="last")
+    new_parser.add_argument(
+        "--images", dest="limit", type=int, metavar="N", help="the same as --limit"
+    )
+    add_run_options(new_parser)
+    return new_parser
 
 
 def add_run_options(made: argparse.ArgumentParser) -> None:
@@ -1304,7 +1311,7 @@ def _train_generated(
     args: argparse.Namespace,
     augmentation: Any,
 ) -> float:
-    """`train_on` fresh images only: the run never sees one twice."""
+    """`train_on` with new images in each step: no image is used twice."""
     count = args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE
     first = 100_000 * (config.SEED or 0)
     return train_on(config, lambda: dataset_class(count, first=first), unseen, args, augmentation)
@@ -1317,22 +1324,22 @@ def train_on(
     args: argparse.Namespace,
     augmentation: Any = None,
 ) -> float:
-    """Trains all layers to --epochs, on with what is in --logs, else from random weights.
+    """Trains all layers to --epochs; resumes the run in --logs or starts from random weights.
 
-    Beside the checkpoints are seconds.json, the time of all sessions, and losses.json, {name of a
-    loss: its mean over each epoch}.
+    Writes beside the checkpoints: seconds.json, the time of all sessions, and losses.json, {name of
+    a loss: [its mean over each epoch]}.
 
     Args:
-        config: its SEED is that of the random weights, too.
-        make_dataset: f() that returns the prepared training set, called where there is something
-            left to train.
+        config: its SEED also seeds the random weights.
+        make_dataset: f() that returns the prepared training set; called only if there are epochs
+            left.
         val_set: prepared dataset for --evaluate-every.
-        args: of `parse`: weights ("last" to go on), logs, epochs, evaluate_every, limit; and of
+        args: of `parse`: weights ("last" to resume), logs, epochs, evaluate_every, limit; and of
             `add_run_options`.
         augmentation: see `MaskRCNN.train`.
 
     Returns:
-        the seconds of all sessions.
+        the time of all sessions in seconds.
     """
     import keras
 
@@ -1347,10 +1354,10 @@ def train_on(
             args.weights = "none"
     keras.utils.set_random_seed(config.SEED)
     model = load_model("training", config, args)
-    clock = pathlib.Path(model.log_dir) / "seconds.json"
-    before = 0.0
-    if clock.exists():
-        before = files.read_json(clock)
+    seconds_file = pathlib.Path(model.log_dir) / "seconds.json"
+    earlier_seconds = 0.0
+    if seconds_file.exists():
+        earlier_seconds = files.read_json(seconds_file)
     if model.epoch >= args.epochs:
         warn_of_other_settings(model)
         logger.warning(
@@ -1359,28 +1366,28 @@ def train_on(
             model.epoch,
             args.epochs,
         )
-        return before
+        return earlier_seconds
     dataset = make_dataset()
     start = time.monotonic()
 
     def write_progress(epoch: int, logs: dict | None = None) -> None:
-        media.write_json(clock, before + time.monotonic() - start)
+        media.write_json(seconds_file, earlier_seconds + time.monotonic() - start)
         _write_losses(pathlib.Path(model.log_dir) / "losses.json", epoch, logs or {})
 
-    checked = None
+    evaluation_set = None
     if args.evaluate_every:
-        checked = val_set
+        evaluation_set = val_set
     stages = [(args.epochs, "all", 1.0)]
     callback = keras.callbacks.LambdaCallback(on_epoch_end=write_progress)
-    train(model, dataset, checked, stages, args, augmentation, [callback])
-    return before + time.monotonic() - start
+    train(model, dataset, evaluation_set, stages, args, augmentation, [callback])
+    return earlier_seconds + time.monotonic() - start
 
 
 def _write_losses(path: pathlib.Path, epoch: int, logs: dict) -> None:
-    """Adds an epoch's losses to those of the epochs before it, {name: [values]}.
+    """Adds an epoch's losses to those of the previous epochs, {name: [values]}.
 
     Args:
-        epoch: counted from 0; what the file has of it and of later ones is replaced.
+        epoch: counted from 0; values of this and later epochs in the file are replaced.
     """
     losses: dict[str, list[float]] = {}
     if path.exists():
@@ -1392,7 +1399,7 @@ def _write_losses(path: pathlib.Path, epoch: int, logs: dict) -> None:
 
 
 def _draw_sure(model: MaskRCNN, dataset: Dataset, path: pathlib.Path, count: int = 12) -> str:
-    """Saves a picture of the detections above .5 on the first images. Returns its path."""
+    """Saves a figure of the detections above .5 on the first images. Returns its path."""
     from mrcnn import figures
 
     images = [dataset.load_image(i) for i in dataset.image_ids[:count]]

@@ -1,6 +1,6 @@
-"""Scripts by which bash, zsh and fish complete a command's line, made of its argparse parser.
+"""Completion scripts for bash, zsh and fish, generated from an argparse parser.
 
-They are text that asks nobody: completing does not start Python.
+The scripts contain all words: completing does not start Python.
 """
 
 import argparse
@@ -10,20 +10,20 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str, parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
-    """A shell's script.
+    """The completion script for a shell.
 
     Args:
         shell: one of `SHELLS`.
-        parser: with sub-parsers.
-        settings: names that --set completes.
+        parser: with subparsers.
+        settings: names of settings, completed after --set.
 
     Raises:
-        ValueError: another shell.
+        ValueError: an unknown shell.
     """
     if shell == "bash":
         return _bash(parser, settings)
     if shell == "zsh":
-        # zsh reads bash's by its own means.
+        # zsh runs bash's script through bashcompinit.
         return "autoload -U +X bashcompinit && bashcompinit\n" + _bash(parser, settings)
     if shell == "fish":
         return _fish(parser, settings)
@@ -31,7 +31,7 @@ def script(shell: str, parser: argparse.ArgumentParser, settings: Sequence[str])
 
 
 def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """{name: parser} of the commands."""
+    """{command: its subparser}."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
@@ -39,7 +39,7 @@ def _commands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentPar
 
 
 def _help_of(parser: argparse.ArgumentParser, command: str) -> str:
-    """The help text of a command, "" for none."""
+    """The help text of a command; "" if it has none."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             for choice in action._choices_actions:
@@ -49,7 +49,7 @@ def _help_of(parser: argparse.ArgumentParser, command: str) -> str:
 
 
 def _options(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
-    """The options of a parser."""
+    """The options of a parser, without hidden ones."""
     for action in parser._actions:
         if action.option_strings and action.help != argparse.SUPPRESS:
             yield action
@@ -143,8 +143,10 @@ def _fish(parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
         f"complete -c {name} -n __fish_use_subcommand -l version -d 'show the version'",
     ]
     for command, command_parser in commands.items():
-        described = _quoted(_help_of(parser, command))
-        lines.append(f"complete -c {name} -f -n __fish_use_subcommand -a {command} -d {described}")
+        description = _quoted(_help_of(parser, command))
+        lines.append(
+            f"complete -c {name} -f -n __fish_use_subcommand -a {command} -d {description}"
+        )
         condition = f"-n '__fish_seen_subcommand_from {command}'"
         for action in command_parser._actions:
             words = _words(action, settings)
@@ -167,5 +169,5 @@ def _fish(parser: argparse.ArgumentParser, settings: Sequence[str]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text in fish's quotes."""
+    """A text quoted for fish."""
     return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -3,20 +3,21 @@
     model.export("model.onnx", class_names=dataset.class_names)
     python samples/coco/coco.py export --weights=coco --file=model.onnx
 
-An exported graph goes all the way: from images as they are, [B, H, W, C] uint8, to boxes in pixels
-of these images. Resizing, the mean, image meta and anchors are inside. Its outputs, best first:
+An exported graph takes unprocessed images, [B, H, W, C] uint8, and returns boxes in pixels of these
+images: resizing, mean subtraction, image meta and anchors are part of it. Its outputs, by
+descending score:
 
     boxes      [B, N, (y1, x1, y2, x2)] float32, pixels, not rounded
-    class_ids  [B, N] int32, 0 in the rows that hold no detection
+    class_ids  [B, N] int32, 0 in rows without a detection
     scores     [B, N] float32
     masks      [B, N, h, w] float32, probabilities inside the box (with USE_MASK); with paste=True
-               [B, N, H, W] uint8, 1 where the object is in the image
+               [B, N, H, W] uint8, 1 at the object's pixels in the image
     keypoints  [B, N, h, w, K] float32, logits inside the box (with USE_KEYPOINTS)
     windows    [B, (y1, x1, y2, x2)] float32, the image in the molded one (with USE_KEYPOINTS)
 
-N is the largest number of detections among the images of the batch, at least 1; of a LiteRT file
-always DETECTION_MAX_INSTANCES. `mrcnn.runtime` runs these files and needs no TensorFlow. Each says
-what it is: class names, settings, version and weights are in its metadata.
+N is the largest number of detections among the images of the batch, at least 1; in a LiteRT file it
+is always DETECTION_MAX_INSTANCES. `mrcnn.runtime` runs these files without TensorFlow. The metadata
+of each file holds class names, settings, version and weights.
 """
 
 from __future__ import annotations
@@ -59,16 +60,16 @@ logger = logging.getLogger(__name__)
 
 Tensor = Any
 
-# Version of ONNX's operators: the oldest that has all of them; old runtimes read it.
+# ONNX opset: the oldest with all operators that are used, for old runtimes.
 OPSET = 17
-# What each format needs beside TensorFlow, by the names of modules and of packages.
+# {module: package} that each format needs in addition to TensorFlow.
 NEEDS: dict[str, dict[str, str]] = {
     "saved_model": {},
     "onnx": {"tf2onnx": "tf2onnx", "onnx": "onnx"},
     "openvino": {"openvino": "openvino", "openvino.frontend": "openvino"},
     "litert": {},
 }
-# Images of which the shape is compared with COMPUTE_BACKBONE_SHAPE's.
+# Sides of square images, in pixels, for which COMPUTE_BACKBONE_SHAPE is checked.
 PROBED_SIDES = (256, 320, 416)
 
 
@@ -76,11 +77,11 @@ PROBED_SIDES = (256, 320, 416)
 
 
 class Sizes(NamedTuple):
-    """Where an image lies in its molded form; whole numbers, or int32 scalars of a graph.
+    """Position of an image in the molded one; ints, or int32 scalar tensors.
 
     Attributes:
-        height, width: of the resized image.
-        top, bottom, left, right: of the padding.
+        height, width: size of the resized image.
+        top, bottom, left, right: padding in pixels.
         scale: new size / old size.
     """
 
@@ -97,19 +98,19 @@ class Molder:
     """`inference.mold` as a part of the graph.
 
     Args:
-        config: its settings.
-        wide: compute pixels and sizes in float64, as numpy does there. OpenVINO computes everything
-            in float32 and LiteRT lacks such operations; of them a pixel may be off by 1 of 255, as
-            between 99.99999 and 100 float32 can't tell which it is.
+        config: the settings.
+        wide: compute pixels and sizes in float64, as numpy does in `inference.mold`. OpenVINO
+            computes everything in float32 and LiteRT lacks float64 operations: there a pixel may
+            be off by 1 of 255, as float32 can't distinguish 99.99999 from 100.
     """
 
-    # Added to float32 pixels before they are cut: above the error of their sums, below the next
-    # value that a sum of integers times weights has. In float64 too most that should be whole are.
+    # Added to float32 pixels before the fraction is cut off: above the rounding error of a sum of
+    # integers times weights, below the distance to the next value that such a sum can have.
     ROUNDING = 2.0**-12
-    # Factor of sides in float32: 480 * (800 / 480) is below 800 there, not in float64.
-    # Above the error of a quotient and a product.
+    # Factor for float32 sides, above the error of a quotient and a product: 480 * (800 / 480) is
+    # below 800 in float32, but not in float64.
     ROUNDING_OF_SIDES = 1 + 2.0**-22
-    # Sides of images of which `_cut_off` tells.
+    # Largest side of an image in the table of `_cut_off`.
     KNOWN_SIDES = 8192
 
     def __init__(self, config: Config, wide: bool):
@@ -123,7 +124,7 @@ class Molder:
             self.float_type = tf.float64
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Sizes]:
-        """Molded images [B, h, w, C] float32 of images [B, H, W, C] uint8, and where they lie."""
+        """Molded images [B, h, w, C] float32 of images [B, H, W, C] uint8, and their `Sizes`."""
         import tensorflow as tf
 
         sizes = self._sizes(images)
@@ -166,7 +167,7 @@ class Molder:
             stride = 32
             if self.mode == "pad64":
                 stride = 64
-            # Not -new_height % stride: what tf2onnx makes of that is negative.
+            # Not -new_height % stride: tf2onnx converts that to a remainder that is negative.
             down = (stride - new_height % stride) % stride
             right = (stride - new_width % stride) % stride
         if self.mode == "shorter":
@@ -176,7 +177,7 @@ class Molder:
         return Sizes(new_height, new_width, top, down - top, left, right - left, scale)
 
     def _known_sizes(self, height, width):
-        """The same of a size that is known: by the code that `detect` runs, on an empty image."""
+        """The `Sizes` of a static size, from the code of `detect`, run on an empty image."""
         empty = np.zeros((height, width, self.config.IMAGE_CHANNEL_COUNT), np.uint8)
         molded, window, scale = data.mold_with_size(empty, self.config)
         y1, x1, y2, x2 = (int(edge) for edge in window)
@@ -186,7 +187,7 @@ class Molder:
         return Sizes(y2 - y1, x2 - x1, y1, bottom, x1, right, scale)
 
     def _scale(self, height, width):
-        """`utils._scale` of int32 scalars; and the side that `_cut_off` says is to lose a pixel."""
+        """`utils._scale` of int32 scalars; and the side of `_cut_off` that must lose a pixel."""
         import tensorflow as tf
 
         config = self.config
@@ -201,25 +202,25 @@ class Molder:
                 cut = tf.where(scale > 1, cut, 0)
                 scale = tf.maximum(tf.ones_like(scale), scale)
         if config.IMAGE_MIN_SCALE:
-            least = tf.constant(config.IMAGE_MIN_SCALE, self.float_type)
-            cut = tf.where(least > scale, 0, cut)
-            scale = tf.maximum(scale, least)
+            min_scale = tf.constant(config.IMAGE_MIN_SCALE, self.float_type)
+            cut = tf.where(min_scale > scale, 0, cut)
+            scale = tf.maximum(scale, min_scale)
         if self.mode in ("square", "shorter"):
-            most = tf.constant(config.IMAGE_MAX_DIM, self.float_type)
+            max_dim = tf.constant(config.IMAGE_MAX_DIM, self.float_type)
             scaled = longer * scale
             if not config.FLOAT_RESIZE:
                 scaled = tf.round(scaled)
             elif not self.wide:
                 scaled = scaled / self.ROUNDING_OF_SIDES
-            at_most = self._cut_off(tf.maximum(height, width), config.IMAGE_MAX_DIM)
-            cut = tf.where(scaled > most, at_most, cut)
-            scale = tf.where(scaled > most, most / longer, scale)
+            longer_cut = self._cut_off(tf.maximum(height, width), config.IMAGE_MAX_DIM)
+            cut = tf.where(scaled > max_dim, longer_cut, cut)
+            scale = tf.where(scaled > max_dim, max_dim / longer, scale)
         return scale, cut
 
     def _cut_off(self, side, new_side):
-        """An int32 side for which `side * (new_side / side)` is below new_side in float64; else 0.
+        """`side`, int32, if `side * (new_side / side)` is below new_side in float64, otherwise 0.
 
-        Of 612 and 1333, for example: cut to whole pixels it is 1332, which float32 can't tell.
+        For example 612 and 1333: the product, cut to whole pixels, is 1332, but not in float32.
         """
         import tensorflow as tf
 
@@ -231,7 +232,7 @@ class Molder:
         return side * tf.gather(table, tf.minimum(side, self.KNOWN_SIDES + 1))
 
     def _whole(self, side, scale, cut):
-        """A side of the resized image, int32; one less where the side is `cut`."""
+        """A side of the resized image, int32; one less if the side equals `cut`."""
         import tensorflow as tf
 
         scaled = tf.cast(side, self.float_type) * scale
@@ -247,47 +248,48 @@ class Molder:
     # ---- Pixels --------------------------------------------------------------------------------
 
     def _neighbours(self, n_in, n_out):
-        """Indices low, high [n_out] int32, and the share [n_out] of the way from one to the other.
+        """Indices low, high [n_out] int32, and the fraction [n_out] of the way from low to high.
 
-        The places of `masks.bilinear_samples`; those outside are not cut off.
+        The positions of `masks.bilinear_samples`, not clipped to the image.
         """
         import tensorflow as tf
 
         if isinstance(n_out, int):
             position = (np.arange(n_out) + 0.5) * (int(n_in) / n_out) - 0.5
             low = np.floor(position)
-            share = tf.constant(position - low, self.float_type)
+            fraction = tf.constant(position - low, self.float_type)
             low = tf.constant(low, tf.int32)
         elif self.wide:
             places = tf.cast(tf.range(n_out), tf.float64) + 0.5
             position = places * (tf.cast(n_in, tf.float64) / tf.cast(n_out, tf.float64)) - 0.5
             floor = tf.floor(position)
-            share = position - floor
+            fraction = position - floor
             low = tf.cast(floor, tf.int32)
         else:
-            # In whole numbers: of a position such as 1000.3 float32 has too few digits.
-            # One pixel more, so that none is negative, of which runtimes have other remainders.
+            # Integer arithmetic, as float32 has too few digits for a position such as 1000.3.
+            # Positions are shifted by one pixel so that none is negative: runtimes differ in the
+            # remainders of negative numbers.
             halves = (2 * tf.range(n_out) + 1) * n_in + n_out
             above = halves // (2 * n_out)
             rest = halves - above * (2 * n_out)
             low = above - 1
-            share = tf.cast(rest, tf.float32) / tf.cast(2 * n_out, tf.float32)
-        return low, low + 1, share
+            fraction = tf.cast(rest, tf.float32) / tf.cast(2 * n_out, tf.float32)
+        return low, low + 1, fraction
 
     @staticmethod
     def _side(images, axis):
-        """A side of images, a number where it is known."""
+        """The side of images along an axis: an int if it is static, otherwise an int32 scalar."""
         import tensorflow as tf
 
         return images.shape[axis] or tf.shape(images)[axis]
 
-    def _weights(self, low, high, share, n_in, axis):
-        """Indices in the image, and weights that are 0 for those outside, along an axis."""
+    def _weights(self, low, high, fraction, n_in, axis):
+        """Indices along an axis, clipped to the image, and their weights, 0 for those outside."""
         import tensorflow as tf
 
-        zero = tf.zeros_like(share)
-        low_weight = tf.where(low < 0, zero, 1 - share)
-        high_weight = tf.where(high > n_in - 1, zero, share)
+        zero = tf.zeros_like(fraction)
+        low_weight = tf.where(low < 0, zero, 1 - fraction)
+        high_weight = tf.where(high > n_in - 1, zero, fraction)
         along = [1] * axis + [-1] + [1] * (3 - axis)
         return (
             tf.maximum(low, 0),
@@ -297,24 +299,24 @@ class Molder:
         )
 
     def _resized(self, pixels, sizes):
-        """`utils.resize_image` of whole pixels [B, H, W, C], before its padding.
+        """`utils.resize_image` without padding, for pixels [B, H, W, C] that are whole numbers.
 
-        The same sums in the same order, so that in float64 the cut of 99.99999 to 99 comes out
-        alike; a product by one weight at a time, each along its axis.
+        The sums have the same order as there, so that float64 cuts 99.99999 to 99 in both; each
+        product has one weight, along its axis.
         """
         import tensorflow as tf
 
         height = self._side(pixels, 1)
         width = self._side(pixels, 2)
-        low, high, share = self._neighbours(height, sizes.height)
-        y_low, y_high, y_low_weight, y_high_weight = self._weights(low, high, share, height, 1)
-        low, high, share = self._neighbours(width, sizes.width)
-        x_low, x_high, x_low_weight, x_high_weight = self._weights(low, high, share, width, 2)
+        low, high, fraction = self._neighbours(height, sizes.height)
+        y_low, y_high, y_low_weight, y_high_weight = self._weights(low, high, fraction, height, 1)
+        low, high, fraction = self._neighbours(width, sizes.width)
+        x_low, x_high, x_low_weight, x_high_weight = self._weights(low, high, fraction, width, 2)
         darkest = tf.reduce_min(pixels, axis=(1, 2, 3), keepdims=True)
         brightest = tf.reduce_max(pixels, axis=(1, 2, 3), keepdims=True)
         above = tf.gather(pixels, y_low, axis=1) * y_low_weight
         below = tf.gather(pixels, y_high, axis=1) * y_high_weight
-        # Both at once: of two products with one weight, TensorFlow would make one of a sum.
+        # Stacked, as TensorFlow would rewrite a * weight + b * weight to (a + b) * weight.
         both = tf.stack([above, below])
         left = tf.gather(both, x_low, axis=3) * x_low_weight
         right = tf.gather(both, x_high, axis=3) * x_high_weight
@@ -325,22 +327,22 @@ class Molder:
         return tf.floor(total)
 
     def _interpolated(self, molded, sizes):
-        """`utils.resize_image` with exact=True of molded images [B, H, W, C] float32."""
+        """`utils.resize_image` with exact=True for normalised images [B, H, W, C] float32."""
         import tensorflow as tf
 
         for axis, n_out in ((1, sizes.height), (2, sizes.width)):
             n_in = self._side(molded, axis)
-            low, high, share = self._neighbours(n_in, n_out)
-            # Outside, the edge is repeated.
-            share = tf.where(low < 0, tf.zeros_like(share), share)
-            weight = tf.reshape(tf.cast(share, tf.float32), [1] * axis + [-1] + [1] * (3 - axis))
+            low, high, fraction = self._neighbours(n_in, n_out)
+            # Outside the image, the edge is repeated.
+            fraction = tf.where(low < 0, tf.zeros_like(fraction), fraction)
+            weight = tf.reshape(tf.cast(fraction, tf.float32), [1] * axis + [-1] + [1] * (3 - axis))
             first = tf.gather(molded, tf.maximum(low, 0), axis=axis)
             second = tf.gather(molded, tf.clip_by_value(high, 0, n_in - 1), axis=axis)
             molded = first + weight * (second - first)
         return molded
 
     def _normalised(self, images):
-        """`data.mold_image`: pixels minus the mean, divided by the deviation, float32."""
+        """`data.mold_image`: pixels minus mean, divided by the standard deviation, float32."""
         import tensorflow as tf
 
         channels = images.shape[-1]
@@ -354,7 +356,7 @@ class Molder:
 
 
 def _metas(images, molded, sizes, config):
-    """`data.compose_image_meta` of each image, [B, meta] float32, and the windows [B, 4]."""
+    """`data.compose_image_meta` of the images, [B, meta] float32, and their windows [B, 4]."""
     import tensorflow as tf
 
     def numbers(*values):
@@ -378,10 +380,10 @@ def _metas(images, molded, sizes, config):
 
 
 def _anchors(molded, config, layer):
-    """Anchors [B, A, 4] normalised; of images of one molded size a constant, as `detect` has it.
+    """Normalised anchors [B, A, 4]: if the molded size is static, a constant as in `detect`.
 
     Args:
-        layer: `MaskRCNN.anchors_layer` of the config, for images of other sizes.
+        layer: `MaskRCNN.anchors_layer` of the config, for a dynamic size.
     """
     import tensorflow as tf
 
@@ -391,13 +393,13 @@ def _anchors(molded, config, layer):
         pixels = data.compute_anchors(config, size)
         anchors = tf.constant(box_math.norm_boxes(pixels, size, config.BOX_FRAME), tf.float32)
         return anchors[None] + tf.zeros([tf.shape(molded)[0], 1, 1])
-    # Only the sides of the maps are read: those of every n-th pixel.
+    # The layer uses only the shapes of its maps: every n-th pixel has the same.
     levels = [molded[:, ::stride, ::stride, :1] for stride in config.BACKBONE_STRIDES]
     return layer([molded, *levels])
 
 
 def _check_backbone_shape(config):
-    """ValueError for a COMPUTE_BACKBONE_SHAPE whose maps a graph of free sizes can't know."""
+    """ValueError for a COMPUTE_BACKBONE_SHAPE that a graph with dynamic sizes can't follow."""
     if not callable(config.BACKBONE) or config.IMAGE_RESIZE_MODE == "square":
         return
     for side in PROBED_SIDES:
@@ -416,13 +418,13 @@ def _check_backbone_shape(config):
 
 
 class Graph:
-    """The whole way of an image as a function of tensors.
+    """Detection from images to outputs, as a function of tensors.
 
     Args:
         model: a `MaskRCNN` in inference mode.
-        format: one of `runtime.FORMATS`. A SavedModel has TensorFlow's own kernels, the others
-            operations that every runtime has; of a LiteRT file all sizes are fixed.
-        paste: masks of the whole image.
+        format: one of `runtime.FORMATS`. A SavedModel uses TensorFlow's fused kernels, the others
+            operations that every runtime has; LiteRT needs static shapes.
+        paste: return masks of the whole image.
     """
 
     def __init__(self, model: MaskRCNN, format: str, paste: bool = False):
@@ -445,7 +447,7 @@ class Graph:
         self.heads = heads
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
-        """Outputs by name, see the module; images: [B, H, W, C] uint8."""
+        """Outputs by name, see the module's docstring; images: [B, H, W, C] uint8."""
         import tensorflow as tf
 
         config = self.config
@@ -466,7 +468,7 @@ class Graph:
         }
         if "masks" in self.heads:
             soft = self.heads["masks"]([boxes, metas, *maps, class_ids])
-            soft = tf.cast(soft, tf.float32)  # of a network of mixed precision too
+            soft = tf.cast(soft, tf.float32)  # mixed precision computes them in 16 bits
             if self.paste:
                 soft = _pasted(soft, outputs["boxes"], images, config.MASK_PASTE)
             outputs["masks"] = soft
@@ -477,7 +479,7 @@ class Graph:
         return {name: tf.identity(value, name=name) for name, value in outputs.items()}
 
     def function(self, size: Sequence[int] | None, batch: int | None) -> Any:
-        """The function of images of a size (H, W), None for any, in batches of `batch`."""
+        """A `tf.function` for images of size (H, W) in batches of `batch`; None for any."""
         import tensorflow as tf
 
         height, width = size or (None, None)
@@ -487,7 +489,7 @@ class Graph:
 
 
 def _boxes_in_pixels(boxes, images, molded, windows, config):
-    """Boxes [B, N, 4], normalised in the molded image, in pixels of the original."""
+    """Maps boxes [B, N, 4], normalised in the molded image, to pixels of the original image."""
     import tensorflow as tf
     from keras import ops
 
@@ -503,7 +505,7 @@ def _pasted(soft, boxes, images, paste):
 
     Args:
         soft: [B, N, h, w] probabilities.
-        boxes: [B, N, 4] pixels, not rounded; zeros have no mask.
+        boxes: [B, N, 4] in pixels, not rounded; boxes of zeros get an empty mask.
         paste: MASK_PASTE.
     """
     import tensorflow as tf
@@ -512,8 +514,8 @@ def _pasted(soft, boxes, images, paste):
         soft, places = _padded(soft, boxes)
     else:
         places = tf.round(boxes)
-        # The zeros outside darken the rim, but not of a mask that is foreground everywhere: of
-        # four times as much a quarter, in a corner, is enough.
+        # The zeros outside lower the values at the border, but a mask that is foreground everywhere
+        # must stay so: with 4 in all its cells, a quarter at the corners is enough.
         lowest = tf.reduce_min(soft, axis=(2, 3), keepdims=True)
         soft = tf.where(lowest >= 0.5, tf.fill(tf.shape(soft), 4.0), soft)
     height, width = soft.shape[2:]
@@ -525,25 +527,27 @@ def _pasted(soft, boxes, images, paste):
 
 
 def _padded(soft, boxes):
-    """`masks.pad_masks` of tensors: masks [B, N, h + 2, w + 2] and whole boxes [B, N, 4]."""
+    """`masks.pad_masks` for tensors: masks [B, N, h + 2, w + 2] and whole boxes [B, N, 4]."""
     import tensorflow as tf
 
     sides = np.array(soft.shape[2:], np.float32)
     middle = tf.tile(0.5 * (boxes[..., :2] + boxes[..., 2:]), [1, 1, 2])
     corners = middle + (boxes - middle) * np.tile((sides + 2) / sides, 2)
-    corners = tf.cast(tf.cast(corners, tf.int32), tf.float32)  # towards 0, as there
+    corners = tf.cast(tf.cast(corners, tf.int32), tf.float32)  # towards 0, as in `pad_masks`
     first = corners[..., :2]
     last = tf.maximum(corners[..., 2:], first) + 1
     return tf.pad(soft, [[0, 0], [0, 0], [1, 1], [1, 1]]), tf.concat([first, last], axis=-1)
 
 
 def _reading_weights(start, stop, count, side):
-    """[B, N, side, count]: how much each pixel has of each of `count` samples of start..stop.
+    """Bilinear weights [B, N, side, count] of the mask's `count` samples for each pixel of an axis.
 
-    Bilinear, zeros outside; a pixel outside of start..stop has nothing.
+    The samples cover start..stop; values outside are 0, and so are the weights of pixels there.
 
     Args:
-        start, stop: [B, N] whole float32, the box's edges along the axis.
+        start, stop: [B, N] float32, whole numbers, the box's edges along the axis.
+        count: the mask's side.
+        side: the image's side in pixels.
     """
     import tensorflow as tf
 
@@ -557,7 +561,7 @@ def _reading_weights(start, stop, count, side):
 
 
 def _rebuilt(model, config):
-    """The network of a config with the weights of a `MaskRCNN`."""
+    """The network of a config, with the weights of a `MaskRCNN`."""
     network = model.keras_model
     with _float32():
         rebuilt = model.build("inference", config)
@@ -565,8 +569,8 @@ def _rebuilt(model, config):
         rebuilt.set_weights(network.get_weights())
     except ValueError as error:
         raise ValueError(f"{CHANGED}. Received: {error}") from error
-    for asked, built in zip(_layers_of_values(rebuilt), _layers_of_values(network)):
-        _check_values(built, asked.values)
+    for expected, built in zip(_layers_of_values(rebuilt), _layers_of_values(network)):
+        _check_values(built, expected.values)
     return rebuilt
 
 
@@ -574,13 +578,13 @@ CHANGED = "The config has changed since the network was built; make a MaskRCNN o
 
 
 def _layers_of_values(network):
-    """The layers that tell the values they were made of, see `model.ValuesLayer`."""
+    """The layers that have `values`, their settings, see `model.ValuesLayer`."""
     return [layer for layer in network.layers if hasattr(layer, "values")]
 
 
-def _check_values(layer, asked):
-    """ValueError for a layer whose values are others than those that the config tells now."""
-    for name, value in asked.items():
+def _check_values(layer, expected):
+    """ValueError for a layer whose values differ from those of the current config."""
+    for name, value in expected.items():
         built = getattr(layer, name)
         if name != "fused" and built != value:
             raise ValueError(
@@ -590,7 +594,7 @@ def _check_values(layer, asked):
 
 @contextlib.contextmanager
 def _float32() -> Iterator[None]:
-    """Layers made inside compute in float32, whatever the process's policy is."""
+    """Layers that are created inside compute in float32, whatever the global dtype policy is."""
     import keras
 
     policy = keras.config.dtype_policy()
@@ -603,19 +607,21 @@ def _float32() -> Iterator[None]:
 
 # ---- Suppression by an operator of ONNX and OpenVINO ---------------------------------------------
 
-# Text of the attribute by which the operator's place is known in TensorFlow's graph.
+# Type of the placeholder's node in TensorFlow's graph, by which converters recognise it.
 PLACE_OF_NMS = "PyFuncStateless"
 
 
 def _suppress_by_operator(boxes, scores, count, iou_threshold, valid, classes, at=False):
-    """`ops.non_max_suppression` by the NonMaxSuppression of ONNX and OpenVINO, not of TensorFlow.
+    """`ops.non_max_suppression` with the operator NonMaxSuppression of ONNX or OpenVINO.
 
-    The operator's place is taken by a function of numpy until tf2onnx or OpenVINO's converter meets
-    it. Its answer is only asked which boxes stay: their order, of equal scores too, is `top_k`'s.
-    The portable form would be a loop, of which OpenVINO makes half of a detection's time.
+    A numpy function is the operator's placeholder until tf2onnx or OpenVINO's converter replaces
+    it. Its result is only used as the set of boxes that are kept: their order, also for equal
+    scores, is that of `top_k`. The portable form is a loop, which would take half of a detection's
+    time in OpenVINO.
 
     Args:
-        at: the operator lets a box go at the threshold too, not above it alone: OpenVINO's.
+        at: whether the operator also suppresses boxes at the threshold, not only above it, as
+            OpenVINO's does.
     """
     import tensorflow as tf
 
@@ -627,19 +633,19 @@ def _suppress_by_operator(boxes, scores, count, iou_threshold, valid, classes, a
     threshold = np.array([iou_threshold], np.float32)
     if at:
         above = np.nextafter(threshold, np.float32(np.inf))
-        threshold = np.maximum(above, np.finfo(np.float32).tiny)  # what is smaller counts as 0
+        threshold = np.maximum(above, np.finfo(np.float32).tiny)  # denormals count as 0
     limits = (np.array([count], np.int64), threshold, np.array([-0.5], np.float32))
     rows = tf.numpy_function(
         _not_in_tensorflow, [boxes, by_class, *limits], tf.int64, stateful=False
     )
     rows = tf.cast(tf.ensure_shape(rows, [None, 3]), tf.int32)
-    places = rows[:, 0] * shape[1] + rows[:, 2]
-    ones = tf.ones_like(places, tf.float32)
-    kept = tf.scatter_nd(places[:, None], ones, [shape[0] * shape[1]])
-    left = tf.where(tf.reshape(kept, shape) > 0, scores, -1.0)
-    possible = tf.minimum(count, shape[1])
-    best_scores, best = tf.math.top_k(left, possible)
-    missing = [[0, 0], [0, count - possible]]
+    flat_indices = rows[:, 0] * shape[1] + rows[:, 2]
+    ones = tf.ones_like(flat_indices, tf.float32)
+    kept = tf.scatter_nd(flat_indices[:, None], ones, [shape[0] * shape[1]])
+    kept_scores = tf.where(tf.reshape(kept, shape) > 0, scores, -1.0)
+    available = tf.minimum(count, shape[1])
+    best_scores, best = tf.math.top_k(kept_scores, available)
+    missing = [[0, 0], [0, count - available]]
     is_kept = tf.pad(best_scores, missing, constant_values=-1.0) >= 0
     indices = tf.where(is_kept, tf.pad(best, missing), 0)
     return tf.ensure_shape(indices, [None, count]), tf.ensure_shape(is_kept, [None, count])
@@ -650,7 +656,7 @@ def _not_in_tensorflow(*_):
 
 
 def _as_onnx_suppression(context, node, name, args):
-    """Puts ONNX's operator in its place; called by tf2onnx."""
+    """Replaces the placeholder's node by ONNX's operator; called by tf2onnx."""
     inputs = list(node.input)
     outputs = list(node.output)
     context.remove_node(node.name)
@@ -669,7 +675,7 @@ INT64_OF_ONNX = 7
 
 
 def _suppression_of_openvino(openvino: Any, frontend: Any) -> Any:
-    """What puts OpenVINO's operator in its place, for `openvino.convert_model`."""
+    """The extension of `openvino.convert_model` that replaces the placeholder by its operator."""
 
     def convert(node):
         suppression = openvino.opset13.non_max_suppression(
@@ -697,26 +703,26 @@ def export(
     precision: str = "float32",
     paste: bool = False,
 ) -> str:
-    """Writes a model as a file of another runtime, see `MaskRCNN.export`."""
+    """Writes a model as a file for another runtime, see `MaskRCNN.export`."""
     model.check_mode("inference", "export")
     format = _checked_format(path, format)
     path = pathlib.Path(path)
     _check_place(path, format)
     _check_folder(path)
-    fixed = _checked_size(size, format, model.config)
+    fixed_size = _checked_size(size, format, model.config)
     if format == "litert" and batch is None:
         batch = 1
     if batch is not None and _whole(batch) < 1:
         raise ValueError(f"batch is a whole number from 1, or None. Received: {batch!r}")
     _check_precision(format, precision)
-    _check_config(model.config, fixed)
+    _check_config(model.config, fixed_size)
     if paste and not model.config.USE_MASK:
         raise ValueError("paste is for the masks of a model. Received: True and USE_MASK = False")
     _check_unchanged(model.keras_model, model.config)
     modules = _import(format)
     metadata = _metadata(model, class_names)
     graph = Graph(model, format, paste)
-    function = graph.function(fixed, batch)
+    function = graph.function(fixed_size, batch)
     logger.info("Writing %s as %s", path, format)
     WRITERS[format](
         path, graph, function, json.dumps(metadata, default=_plain), precision, *modules
@@ -732,14 +738,14 @@ def export(
 
 
 def _checked_format(path, format):
-    """The format asked for, or that the path's name tells."""
+    """The requested format; None: the one that the path's suffix stands for."""
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(f"export() takes the path of a file or a folder. Received: {path!r}")
     by_suffix = format_of(path)
     if format is None:
         suffix = pathlib.Path(path).suffix
         if suffix[1:2].isalpha() and suffix.lower() not in SUFFIXES:
-            # Of a typing error there would be a folder with that name.
+            # Probably a typing error, which would create a folder with that name.
             raise ValueError(
                 "A path ends in .onnx, .xml (OpenVINO) or .tflite (LiteRT), or is a folder for a"
                 f" SavedModel; with such a name give format='saved_model'. Received:"
@@ -757,7 +763,7 @@ def _checked_format(path, format):
 
 
 def _checked_size(size, format, config):
-    """(H, W) of the images, None where it is free."""
+    """(H, W) of the images; None if the size is dynamic."""
     if size is None:
         if format != "litert":
             return None
@@ -777,7 +783,7 @@ def _checked_size(size, format, config):
 
 
 def _whole(value: Any) -> int:
-    """A whole number, numpy's too; 0 for what is none."""
+    """The value as an int if it is of any integer type, otherwise 0."""
     try:
         return operator.index(value)
     except TypeError:
@@ -785,7 +791,7 @@ def _whole(value: Any) -> int:
 
 
 def _check_folder(path):
-    """OSError where nothing can be written at a path: now, and not after minutes of work."""
+    """OSError if nothing can be written at a path: now, not after minutes of work."""
     folder = path.absolute()
     while not folder.is_dir():
         folder = folder.parent
@@ -796,7 +802,7 @@ def _check_folder(path):
 
 
 def _check_place(path, format):
-    """ValueError where a file, or a folder with something else in it, lies in the way."""
+    """ValueError if a file, or a folder with other content, is in the way of the export."""
     if format != "saved_model":
         if path.is_dir():
             raise ValueError(f"{path} is a folder. Received: it as the file of format {format!r}")
@@ -818,7 +824,7 @@ def _check_place(path, format):
         )
 
 
-# Numbers that weights are stored in, by format.
+# Data types in which weights can be stored, by format.
 PRECISIONS: dict[str, tuple[str, ...]] = {
     "saved_model": ("float32",),
     "onnx": ("float32", "float16", "int8"),
@@ -835,13 +841,13 @@ def _check_precision(format, precision):
         )
 
 
-# What `detect` does beyond the network and neither a graph nor `mrcnn.runtime` does: the only value
-# with which all give the same.
+# Settings of `detect` that neither a graph nor `mrcnn.runtime` supports: (the only allowed value,
+# the reason).
 OUTSIDE: dict[str, tuple[Any, str]] = {
     "TEST_SCALES": ((), "An exported graph looks at an image once"),
     "TEST_FLIP": (False, "An exported graph looks at an image once"),
 }
-# Values with which there is nothing to do around the graph, see `runtime.AROUND`.
+# Values that need no step around the graph, see `runtime.AROUND`.
 NOTHING_AROUND: dict[str, Any] = {
     "IMAGE_PERCENTILES": (),
     "IMAGE_GAMMA": 1,
@@ -850,7 +856,7 @@ NOTHING_AROUND: dict[str, Any] = {
 
 
 def _around(config):
-    """{name: meaning} of the settings for which something is done around the graph."""
+    """{name: meaning} of the settings that need a step around the graph."""
     needed = {}
     for name, meaning in AROUND.items():
         value = getattr(config, name)
@@ -864,7 +870,7 @@ def _around(config):
 
 
 def _check_config(config, size):
-    """ValueError for a config whose detection no graph can hold."""
+    """ValueError for a config whose detection can't be exported."""
     import keras
 
     if keras.backend.backend() != "tensorflow":
@@ -888,24 +894,24 @@ def _check_config(config, size):
 
 
 def _check_unchanged(network, config):
-    """ValueError for settings that were changed after the network was built of them.
+    """ValueError for settings that were changed after the network was built.
 
-    `detect` keeps to what they were then; the file would not, or would say what isn't in it.
+    `detect` still uses the old values; the file would use the new ones, or have wrong metadata.
     """
-    asked = {
+    expected = {
         "ROI": {
             "proposal_count": config.POST_NMS_ROIS_INFERENCE,
             "nms_threshold": config.RPN_NMS_THRESHOLD,
         },
         "mrcnn_detection": {},
     }
-    for name, values in asked.items():
+    for name, values in expected.items():
         layer = network.get_layer(name)
         _check_values(layer, {**layer.values_of(config), **values})
 
 
 def _import(format):
-    """The modules that write a format."""
+    """The modules that write a format, see `NEEDS`."""
     modules = []
     for module, package in NEEDS[format].items():
         try:
@@ -919,12 +925,12 @@ def _import(format):
 
 
 def _metadata(model, class_names):
-    """The metadata of a file, see `runtime.Metadata`, as values that JSON can hold."""
+    """The metadata of a file, see `runtime.Metadata`, as a dict for JSON."""
     from mrcnn import training
 
     count = model.config.NUM_CLASSES
     names = []
-    # What has no order, or is ordered by something else than the class's id, would name the wrong.
+    # A set has no order, and a mapping may have another than that of the class ids.
     if isinstance(class_names, Iterable) and not isinstance(class_names, (str, Mapping, Set)):
         names = [str(name) for name in class_names if isinstance(name, (str, int, np.integer))]
     if len(names) != count:
@@ -950,7 +956,7 @@ def _metadata(model, class_names):
 
 
 def _plain(value: Any) -> Any:
-    """A value of numpy, or another that JSON does not know, as one that it does."""
+    """A numpy value as Python's, any other one that JSON doesn't support as text."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
     return str(value)
@@ -958,30 +964,30 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def _folder_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A temporary folder on the disk of `path`, from which what is complete is moved there."""
+    """A temporary folder on the disk of `path`, so that complete files can be moved there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         yield pathlib.Path(folder)
 
 
 # ---- Weights of fewer bits -----------------------------------------------------------------------
-# What they multiply stays float32, as does all that is no convolution's or matrix product's weight:
-# of anchors in float16 a box would be off by a quarter of a pixel.
+# Only weights of convolutions and matrix products are stored in fewer bits; activations and all
+# other constants stay float32: anchors in float16 would shift boxes by a quarter of a pixel.
 
-# Operators whose second input is weights, and the axis of their outputs: of ONNX, of OpenVINO.
+# {operator whose second input is weights: axis of its outputs in them}, for ONNX and OpenVINO.
 WEIGHTS_OF_ONNX = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 WEIGHTS_OF_OPENVINO = {"Convolution": 0, "ConvolutionBackpropData": 1, "MatMul": 1}
 
 
 def _as_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weights as int8, and the float32 scales by which these are to be multiplied.
+    """Symmetric int8 quantization per output channel: int8 values and their scales.
 
     Args:
         weights: float32.
-        axis: that each have a scale of their own: the outputs.
+        axis: of the outputs, each of which has its own scale.
 
     Returns:
-        int8 of the shape of weights, in -127..127; float32 with one side that is not 1, the axis.
+        int8 in -127..127 of the weights' shape; float32 scales, of length 1 along all other axes.
     """
     others = tuple(i for i in range(weights.ndim) if i != axis)
     largest = np.abs(weights).max(axis=others, keepdims=True)
@@ -990,26 +996,26 @@ def _as_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _as_float16(weights: np.ndarray) -> np.ndarray | None:
-    """Weights as float16, None where one is beyond its largest number."""
+    """Weights as float16; None if one of them exceeds its range."""
     if np.abs(weights).max(initial=0) > np.finfo(np.float16).max:
         return None
     return weights.astype(np.float16)
 
 
 def _shrink_onnx(network: Any, precision: str, onnx: Any) -> None:
-    """Stores the weights of an ONNX model in fewer bits; nodes at its beginning make them float32.
+    """Stores the weights of an ONNX model in fewer bits; its first nodes convert them to float32.
 
-    Runtimes do that once, as they load it, or with each image.
+    Runtimes run these nodes once, when they load the model, or for each image.
     """
     arrays = {entry.name: entry for entry in network.graph.initializer}
-    made: dict[str, str] = {}  # weights' names before and after
+    converted: dict[str, str] = {}  # {name of the weights: name of the converted ones}
     nodes = []
     for node in network.graph.node:
         axis = _axis_of_onnx(node)
         if axis is None or node.input[1] not in arrays:
             continue
         name = node.input[1]
-        if name not in made:
+        if name not in converted:
             weights = onnx.numpy_helper.to_array(arrays[name])
             if weights.dtype != np.float32 or weights.ndim < 2:
                 continue
@@ -1018,18 +1024,18 @@ def _shrink_onnx(network: Any, precision: str, onnx: Any) -> None:
                 continue
             network.graph.initializer.extend(stored)
             nodes.append(added)
-            made[name] = added.output[0]
-        node.input[1] = made[name]
+            converted[name] = added.output[0]
+        node.input[1] = converted[name]
     for node in reversed(nodes):
         network.graph.node.insert(0, node)
     used = {name for node in network.graph.node for name in node.input}
     for i in reversed(range(len(network.graph.initializer))):
-        if network.graph.initializer[i].name in made.keys() - used:
+        if network.graph.initializer[i].name in converted.keys() - used:
             del network.graph.initializer[i]
 
 
 def _axis_of_onnx(node):
-    """The axis of a node's weights that its outputs have; None for a node without weights."""
+    """The axis of the outputs in a node's weights; None for a node without weights."""
     axis = WEIGHTS_OF_ONNX.get(node.op_type)
     if axis is None or len(node.input) < 2:
         return None
@@ -1039,7 +1045,7 @@ def _axis_of_onnx(node):
 
 
 def _small_initializers(name, weights, axis, precision, onnx):
-    """Initializers that hold weights in fewer bits, and the node that makes them float32."""
+    """Initializers with the weights in fewer bits, and the node that converts them to float32."""
     stored = f"{name}/{precision}"
     output = f"{name}/float32"
     if precision == "float16":
@@ -1056,16 +1062,16 @@ def _small_initializers(name, weights, axis, precision, onnx):
 
 
 def _shrink_openvino(network: Any, precision: str, openvino: Any) -> None:
-    """Stores the weights of an OpenVINO model in fewer bits; its graph makes them float32."""
+    """Stores the weights of an OpenVINO model in fewer bits; its graph converts them to float32."""
     operations = openvino.opset13
-    made: dict[str, Any] = {}
+    converted: dict[str, Any] = {}
     for node in network.get_ordered_ops():
         axis = WEIGHTS_OF_OPENVINO.get(node.get_type_name())
         if axis is None:
             continue
         source = node.input_value(1).get_node()
         name = source.get_friendly_name()
-        if name not in made:
+        if name not in converted:
             if source.get_type_name() != "Constant":
                 continue
             weights = source.data
@@ -1076,12 +1082,12 @@ def _shrink_openvino(network: Any, precision: str, openvino: Any) -> None:
             small = _small_constant(weights, axis, precision, operations)
             if small is None:
                 continue
-            made[name] = small
-        node.input(1).replace_source_output(made[name].output(0))
+            converted[name] = small
+        node.input(1).replace_source_output(converted[name].output(0))
 
 
 def _small_constant(weights, axis, precision, operations):
-    """The node of OpenVINO that makes weights of fewer bits float32; None where they don't fit."""
+    """The node that converts small weights to float32; None if float16 can't hold them."""
     if precision == "float16":
         halves = _as_float16(weights)
         if halves is None:
@@ -1098,7 +1104,7 @@ def _small_constant(weights, axis, precision, operations):
 def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
     from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
-    # tf2onnx asks numpy 2 for names of numpy 1; Keras, whose own export uses it, supplies them.
+    # tf2onnx uses names that numpy 2 removed; Keras has a patch for its own export.
     patch_tf2onnx()
     handlers: dict[str, tuple[Any, list]] = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
     with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_operator):
@@ -1121,13 +1127,13 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
 
 
 def _remove_constant_inputs(graph: Any) -> None:
-    """Leaves an ONNX graph the images as its one input.
+    """Removes all inputs of an ONNX graph except the images.
 
-    A tensor that was made when the network was built, such as the indices of CLASS_AGNOSTIC_MASKS,
-    is a constant of the graph, and tf2onnx lists it among the inputs too.
+    tf2onnx also lists tensors that were created with the network, such as the indices of
+    CLASS_AGNOSTIC_MASKS, as inputs, though they are constants of the graph.
 
     Raises:
-        ValueError: one is read as an input; names it.
+        ValueError: a node reads such an input; the message names it.
     """
     read = _names_read(graph)
     for value in [value for value in graph.input if value.name != INPUT]:
@@ -1139,7 +1145,7 @@ def _remove_constant_inputs(graph: Any) -> None:
 
 
 def _names_read(graph: Any) -> set[str]:
-    """What the nodes of an ONNX graph read, those of graphs inside of it too."""
+    """Names of the values that the nodes of an ONNX graph and its subgraphs read."""
     names = set()
     for node in graph.node:
         names.update(node.input)
@@ -1151,28 +1157,27 @@ def _names_read(graph: Any) -> set[str]:
 
 @contextlib.contextmanager
 def _variable(name: str, value: str) -> Iterator[None]:
-    """A variable of the environment has a value inside."""
-    before = os.environ.get(name)
+    """Sets an environment variable inside."""
+    old_value = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
         del os.environ[name]
-        if before is not None:
-            os.environ[name] = before
+        if old_value is not None:
+            os.environ[name] = old_value
 
 
 @contextlib.contextmanager
 def _without_copies() -> Iterator[None]:
-    """Inside, tf2onnx leaves the weights where they are.
+    """Keeps tf2onnx from copying the weights again and again, inside.
 
-    It would copy the graph, weights included, before each of 36 steps, to undo one that fails.
-    Where this variable is set it does not, whatever its value, and takes half as long. A step that
+    It would copy the graph with its weights before each of 36 steps, to undo one that fails. With
+    this environment variable set, to any value, it doesn't, and takes half as long; a step that
     fails is then an error.
 
-    And after each step it would write every node into protobufs that never give memory back, of a
-    ResNet-50 6 GB in the end. Those of constants are read by nobody: a constant's value is taken
-    from its `Node`.
+    After each step it would also write every node into protobufs that never free memory, 6 GB for a
+    ResNet-50. The protobufs of constants aren't needed: their values are read from their `Node`.
     """
     from tf2onnx.graph import Graph
 
@@ -1191,24 +1196,24 @@ def _without_copies() -> Iterator[None]:
 
 
 def _without_telemetry() -> contextlib.AbstractContextManager:
-    """OpenVINO's converter reports its use to its makers, by copies (fork) of this process.
+    """Turns off the telemetry of OpenVINO's converter, inside.
 
-    It asks nobody before, and leaves it where it is told to run in a build of continuous
-    integration.
+    It sends data without consent, from forks of this process, except in continuous integration,
+    which it recognises by this environment variable.
     """
     return _variable("CI", "true")
 
 
 @contextlib.contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Only what is an error of a logger is said inside."""
-    chosen = logging.getLogger(name)
-    level = chosen.level
-    chosen.setLevel(logging.ERROR)
+    """Limits a logger to errors, inside."""
+    target_logger = logging.getLogger(name)
+    level = target_logger.level
+    target_logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        chosen.setLevel(level)
+        target_logger.setLevel(level)
 
 
 def _write_openvino(path, graph, function, text, precision, openvino, frontend):
@@ -1222,16 +1227,16 @@ def _write_openvino(path, graph, function, text, precision, openvino, frontend):
         if precision != "float32":
             _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])
-        file = folder / "model.xml"  # it takes no name with another suffix, such as .XML
+        file = folder / "model.xml"  # OpenVINO accepts no other suffix, such as .XML
         try:
             openvino.save_model(network, file, compress_to_fp16=False)
-            # Beside the weights of another export of as many bytes, a graph would run without a
-            # word.
+            # Without a checksum, a graph would run with the weights of another export of the same
+            # size.
             network.set_rt_info(checksum(file.with_suffix(".bin")), [METADATA_KEY + CHECKSUM])
             openvino.save_model(network, file, compress_to_fp16=False)
-        except RuntimeError as error:  # what it makes of a disk that is full
+        except RuntimeError as error:  # OpenVINO's error for a full disk
             raise OSError(f"{path} can't be written: {error}; is the disk full?") from error
-        # The graph comes last: without its weights it can't be read.
+        # The graph comes last, as it can't be read without its weights.
         os.replace(file.with_suffix(".bin"), path.with_suffix(".bin"))
         os.replace(file, path)
 
@@ -1252,7 +1257,7 @@ def _write_litert(path, graph, function, text, precision):
 
 
 def _with_metadata(content, text):
-    """A LiteRT file with one more buffer of metadata."""
+    """The content of a LiteRT file with our metadata added."""
     import flatbuffers
     from tensorflow.lite.python import schema_py_generated as schema
 
@@ -1270,11 +1275,11 @@ def _with_metadata(content, text):
 
 
 def _save(folder, graph, function):
-    """Writes a SavedModel whose signature is the function."""
+    """Writes a SavedModel with the function as its signature."""
     import tensorflow as tf
 
     module = tf.Module()
-    # What the function reads must belong to what is saved.
+    # Variables that the function reads must belong to the saved module.
     module.variables_of_network = [variable.value for variable in graph.network.variables]
     module.serve = function
     options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
@@ -1288,50 +1293,48 @@ def _write_saved_model(path, graph, function, text, precision):
         extra = version / "assets.extra"
         extra.mkdir()
         (extra / ASSET).write_text(text, encoding="utf-8")
-        text = _triton_config(path.resolve().name, graph, function)
-        (folder / "config.pbtxt").write_text(text, encoding="utf-8")
+        config_text = _triton_config(path.resolve().name, graph, function)
+        (folder / "config.pbtxt").write_text(config_text, encoding="utf-8")
         path.mkdir(exist_ok=True)
         for entry in (version, folder / "config.pbtxt"):
             _replace(entry, path / entry.name)
 
 
 def _replace(source, target):
-    """Moves a file or a folder to where another may lie."""
+    """Moves a file or a folder to a path, replacing what is there."""
     if target.is_dir():
         shutil.rmtree(target)
     os.replace(source, target)
 
 
-# Types of tensors as Triton calls them.
+# Triton's names of tensor types.
 TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 
 
 def _triton_config(name, graph, function):
-    """Text of config.pbtxt, a `ModelConfig`, which tells Triton what the model takes and gives."""
+    """Text of config.pbtxt, a `ModelConfig`, which describes inputs and outputs to Triton."""
     concrete = function.get_concrete_function()
     images = function.input_signature[0]
-    most = 0  # sides are those of the whole batch
+    max_batch_size = 0  # no batching by Triton: shapes include the batch
     if images.shape[0] is None:
-        most = max(1, int(graph.config.BATCH_SIZE))
+        max_batch_size = max(1, int(graph.config.BATCH_SIZE))
     lines = [
         f"name: {json.dumps(name, ensure_ascii=False)}",
         'platform: "tensorflow_savedmodel"',
-        # Where TensorFlow Serving looks for it too: the version's folder itself.
+        # The version's folder itself, as TensorFlow Serving expects.
         'default_model_filename: "."',
-        f"max_batch_size: {most}",
+        f"max_batch_size: {max_batch_size}",
     ]
-    if most:
+    if max_batch_size:
         lines.append("dynamic_batching {}")
     for kind, tensors in (("input", {"images": images}), ("output", concrete.structured_outputs)):
         for key, tensor in sorted(tensors.items()):
             shape = tensor.shape
-            if most:
+            if max_batch_size:
                 shape = shape[1:]
             sides = ", ".join(str(side or -1) for side in shape)
-            kind_of_number = TRITON_TYPES[tensor.dtype.name]
-            lines.append(
-                f'{kind} [{{ name: "{key}", data_type: {kind_of_number}, dims: [ {sides} ] }}]'
-            )
+            data_type = TRITON_TYPES[tensor.dtype.name]
+            lines.append(f'{kind} [{{ name: "{key}", data_type: {data_type}, dims: [ {sides} ] }}]')
     return "\n".join(lines) + "\n"
 
 

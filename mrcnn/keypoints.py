@@ -1,9 +1,9 @@
 """Keypoints of objects, such as the joints of a person: names, mirror images, decoding.
 
 The keypoints of an image are [N, K, (y, x, visibility)] in pixels, in the order of the image's
-masks. COCO's whole numbers are taken as they are, so that (y, x) names the pixel image[y, x].
-Visibility is 0 for a point that is not labelled, 1 for a labelled one that is hidden, 2 for a
-visible one; as in COCO's own measure and in Detectron, all labelled points count as visible.
+masks. COCO's integer coordinates are used unchanged, so that (y, x) means the pixel image[y, x].
+Visibility is 0 for a point that is not labelled, 1 for a labelled point that is hidden, 2 for a
+visible one; as in COCO's metric and in Detectron, all labelled points count as visible.
 
 numpy only.
 """
@@ -57,7 +57,7 @@ COCO_SKELETON = (
 
 
 def left_right_pairs(names: Iterable[str]) -> tuple[tuple[int, int], ...]:
-    """Pairs of indices of names that differ in "left" and "right"."""
+    """Pairs of indices (left, right) of names that differ only in "left" and "right"."""
     names = list(names)
     pairs = []
     for i, name in enumerate(names):
@@ -68,7 +68,7 @@ def left_right_pairs(names: Iterable[str]) -> tuple[tuple[int, int], ...]:
 
 
 def swap(keypoints: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """Exchanges the keypoints of each pair; [..., K, 3]."""
+    """Swaps the two keypoints of each pair; keypoints: [..., K, 3]."""
     order = np.arange(keypoints.shape[-2])
     for left, right in pairs:
         order[left] = right
@@ -77,7 +77,7 @@ def swap(keypoints: np.ndarray, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def mirror(keypoints: np.ndarray, width: int, pairs: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The keypoints [..., K, 3] of the mirror image: left and right are exchanged too."""
+    """Keypoints [..., K, 3] of the mirror image of a given width, left and right swapped."""
     keypoints = swap(keypoints, pairs).copy()
     labelled = keypoints[..., 2] > 0
     keypoints[..., 1] = np.where(labelled, width - 1 - keypoints[..., 1], 0)
@@ -85,9 +85,9 @@ def mirror(keypoints: np.ndarray, width: int, pairs: Sequence[tuple[int, int]]) 
 
 
 def hide_outside(keypoints: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """Keypoints [..., K, 3] in an image [H, W, ...]: zero if not labelled or outside."""
-    places = keypoints[..., :2]
-    inside = ((places > -1) & (places < shape[:2])).all(axis=-1)
+    """Keypoints [..., K, 3], with zeros for those not labelled or outside an image [H, W, ...]."""
+    positions = keypoints[..., :2]
+    inside = ((positions > -1) & (positions < shape[:2])).all(axis=-1)
     labelled = keypoints[..., 2] > 0
     return np.where((inside & labelled)[..., None], keypoints, 0)
 
@@ -96,8 +96,8 @@ def resize_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
     """A matrix that resizes an axis by bicubic interpolation: half-pixel centres, clamped edges.
 
     Args:
-        a: parameter of the cubic kernel (Keys 1981). PyTorch's and OpenCV's is -.75, TensorFlow's
-            -.5.
+        size, new_size: lengths of the axis.
+        a: parameter of the cubic kernel (Keys 1981): -.75 in PyTorch and OpenCV, -.5 in TensorFlow.
 
     Returns:
         [new_size, size] float32.
@@ -117,9 +117,9 @@ def resize_matrix(size: int, new_size: int, a: float = -0.75) -> np.ndarray:
 
 
 def decode(maps: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Keypoints of score maps: each map is resized to its box, and its highest pixel taken.
+    """Keypoints of score maps: the position of the maximum of each map, resized to its box.
 
-    Of several highest pixels it is the first in row order.
+    If several pixels have the maximum, the first one in row order is used.
 
     Args:
         maps: [N, h, w, K] logits.

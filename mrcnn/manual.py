@@ -1,10 +1,10 @@
-"""Reads the settings of a module's source: each one's comment, and its default as written.
+"""Reads settings from a module's source code: their comments, and their defaults as written.
 
-    for group in groups("mrcnn/config.py"):
+    for group in groups(pathlib.Path("mrcnn/config.py")):
         print(group.defaults, group.text)
 
-The module is read, not imported. The documentation's settings page and `mrcnn settings` are made of
-this. The standard library alone is needed.
+The module is parsed, not imported. The documentation's settings page and `mrcnn settings` are
+generated from this. Only the standard library is needed.
 """
 
 import ast
@@ -18,12 +18,12 @@ import tokenize
 
 @dataclasses.dataclass
 class Group:
-    """Settings that stand together under one comment.
+    """Settings that share one comment.
 
     Attributes:
-        section: title of the part of `Config`.
+        section: title of their section of `Config`.
         text: lines of the comment.
-        defaults: {name: default, as it is written}.
+        defaults: {name: source code of the default}.
     """
 
     section: str
@@ -43,7 +43,7 @@ def _lines(path: pathlib.Path) -> list[bytes]:
 
 
 def source(path: pathlib.Path, node: ast.expr) -> str:
-    """A node's text. (`ast.get_source_segment` splits the whole file for each.)"""
+    """A node's source code. (`ast.get_source_segment` splits the whole file in each call.)"""
     assert node.end_lineno is not None
     lines = _lines(path)[node.lineno - 1 : node.end_lineno]
     lines[-1] = lines[-1][: node.end_col_offset]
@@ -53,7 +53,7 @@ def source(path: pathlib.Path, node: ast.expr) -> str:
 
 @functools.cache
 def comments(path: pathlib.Path) -> dict[int, tuple[str, bool]]:
-    """{line number: (text, whether nothing else stands on the line)}."""
+    """{line number: (text of the comment, whether it is alone on the line)}."""
     by_line = {}
     text = path.read_text(encoding="utf-8")
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
@@ -64,7 +64,7 @@ def comments(path: pathlib.Path) -> dict[int, tuple[str, bool]]:
 
 
 def assigned(node: ast.stmt) -> list[tuple[str, ast.expr]]:
-    """[(name, node of the value)] of an assignment; pairs of tuples one by one."""
+    """[(name, node of the value)] of an assignment of settings; tuples are unpacked."""
     targets: list[ast.expr] = []
     value = None
     if isinstance(node, ast.AnnAssign):
@@ -90,7 +90,7 @@ def config_class(path: pathlib.Path) -> ast.ClassDef:
     """The class `Config` of a module.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the module has no such class.
     """
     for node in tree(path).body:
         if isinstance(node, ast.ClassDef) and node.name == "Config":
@@ -100,24 +100,24 @@ def config_class(path: pathlib.Path) -> ast.ClassDef:
 
 @functools.cache
 def groups(path: pathlib.Path) -> list[Group]:
-    """The settings of `Config` in their order."""
-    noted = comments(path)
+    """The settings of `Config` in source order."""
+    comment_of_line = comments(path)
     section = ""
     all_groups: list[Group] = []
     end = config_class(path).lineno
     for node in config_class(path).body:
         text: list[str] = []
         for number in range(end + 1, node.lineno):
-            if number in noted:
-                line, alone = noted[number]
+            if number in comment_of_line:
+                line, alone = comment_of_line[number]
                 title, line = _banner(line)
                 section = title or section
                 if alone and line.strip():
                     text += line.splitlines()
         last = node.end_lineno or node.lineno
-        beside = noted.get(last)
-        if beside and not beside[1]:
-            text.append(beside[0])
+        trailing = comment_of_line.get(last)
+        if trailing and not trailing[1]:
+            text.append(trailing[0])
         defaults = {name: source(path, value) for name, value in assigned(node)}
         if defaults and (text or not all_groups or node.lineno > end + 1):
             all_groups.append(Group(section, text, defaults))
@@ -128,10 +128,9 @@ def groups(path: pathlib.Path) -> list[Group]:
 
 
 def _banner(line: str) -> tuple[str, str]:
-    """(title, "") of a banner such as `---- Input ---`; ("", line) of another line.
+    """(title, "") for a banner such as `---- Input ---`; ("", line) for any other line.
 
-    A formatter may have wrapped a banner, so that a comment begins behind the dashes, or a list
-    behind a colon.
+    If a formatter joined lines, a comment may follow the dashes of a banner, and a list a colon.
     """
     if match := re.match(r"---- (.+?)\s*-*$", line):
         return match[1], ""
@@ -141,7 +140,7 @@ def _banner(line: str) -> tuple[str, str]:
 
 @functools.cache
 def derived(path: pathlib.Path) -> dict[str, str]:
-    """{name: docstring} of the values that follow from others."""
+    """{name: docstring} of the derived settings, which are properties."""
     docstrings = {}
     for node in config_class(path).body:
         if isinstance(node, ast.FunctionDef) and node.name.isupper():

@@ -8,8 +8,8 @@
 
     python -m mrcnn.runtime model.onnx photos/ film.mp4 --output=results
 
-Needed are numpy and the one package that runs the file: onnxruntime, openvino or ai-edge-litert
-(and TensorFlow for a SavedModel). `mrcnn.export` writes the files and says what is in them.
+This needs numpy and the one package that runs the file: onnxruntime, openvino or ai-edge-litert
+(TensorFlow for a SavedModel). `mrcnn.export` writes the files and describes their contents.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from mrcnn.config import Config, setting_names
 logger = logging.getLogger(__name__)
 
 FORMATS = ("saved_model", "onnx", "openvino", "litert")
-# A runtime makes as many as it is asked for, until the process ends.
+# Runtimes try to start any number of threads, even one that ends the process.
 MOST_THREADS = 1024
-# The name under which a file's metadata holds what the file is, as json.
+# Key of this package's json in a file's metadata.
 METADATA_KEY = "mrcnn"
-# Of a SavedModel, which has no metadata, a file in its assets.
+# A SavedModel has no metadata: the name of the file in its assets that holds this json.
 ASSET = "mrcnn.json"
-# What is behind it in the name under which an OpenVINO graph has the checksum of its weights.
+# Suffix of METADATA_KEY, for the key of the weights' checksum in an OpenVINO graph.
 CHECKSUM = "_weights"
-# Outputs of the graph in their order.
+# Outputs of the graph in order.
 OUTPUTS = ("boxes", "class_ids", "scores", "masks", "keypoints", "windows")
 INPUT = "images"
 SUFFIXES = {".onnx": "onnx", ".xml": "openvino", ".tflite": "litert"}
@@ -54,8 +54,9 @@ PACKAGES = {
     "openvino": ("openvino", "openvino"),
     "litert": ("ai_edge_litert.interpreter", "ai-edge-litert"),
 }
-# What `detect` does before the graph (to the image) or after it (to the result), by the settings
-# that ask for it: `Model` does so too, any other program has to. A file lists those that it needs.
+# Steps that `detect` does before the graph (on the image) or after it (on the result), by the
+# setting that requests them: `Model` does them too, any other program has to. A file lists the
+# steps that it needs.
 AROUND = {
     "IMAGE_PERCENTILES": "the contrast of an image is stretched before it comes to the graph",
     "IMAGE_GAMMA": "what is stretched so is raised to a power",
@@ -63,7 +64,7 @@ AROUND = {
 }
 
 
-# ---- What a file says ----------------------------------------------------------------------------
+# ---- Metadata of a file --------------------------------------------------------------------------
 
 
 class Metadata(NamedTuple):
@@ -72,10 +73,10 @@ class Metadata(NamedTuple):
     Attributes:
         class_names: by class id, background first.
         settings: {name: value} of the `Config`.
-        version: of this package, that wrote the file.
-        weights: {"file": path that was loaded, or None; "fingerprint": another one for other
+        version: of this package when it wrote the file.
+        weights: {"file": path of the loaded weights, or None; "fingerprint": digest of the
             weights}.
-        around: {name of a setting: what it asks for outside of the graph}, see `AROUND`.
+        around: {name of a setting: the step outside the graph that it requests}, see `AROUND`.
     """
 
     class_names: list[str]
@@ -85,7 +86,7 @@ class Metadata(NamedTuple):
     around: dict[str, str]
 
     def config(self) -> Config:
-        """The settings as a `Config`; functions, such as a BACKBONE of one's own, are not in it."""
+        """The settings as a `Config`; functions, such as a custom BACKBONE, are not included."""
         config = Config()
         names = setting_names() & set(self.settings)
         computed = {name for name in names if isinstance(vars(Config)[name], property)}
@@ -95,22 +96,22 @@ class Metadata(NamedTuple):
                 value = np.array(value)
             setattr(config, name, value)
         for name in computed:
-            # What follows from others does so here too, unless it was assigned to.
+            # Derived settings stay derived unless they were assigned another value.
             if not np.array_equal(getattr(config, name), self.settings[name]):
                 setattr(config, name, self.settings[name])
         return config
 
 
 class LoadError(ValueError):
-    """A file, a device or a number of threads that a runtime does not take; says which."""
+    """A file, a device or a number of threads that a runtime does not accept."""
 
 
 def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
-    """The metadata that a file's json tells.
+    """The metadata in a file's json.
 
     Raises:
-        LoadError: no such json: another program's file, or one that was converted further; or one
-            of a newer version, that asks for what this one does not know.
+        LoadError: no such json, as in a file of another program or one that was converted further;
+            or json of a newer version that requests an unknown step.
     """
     expected = (
         f"{path}: expected a file of mrcnn.export, whose metadata has class names, settings,"
@@ -134,12 +135,12 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
     return metadata
 
 
-# What metadata must have; files of 0.4.0 lack the rest.
+# Required fields of the metadata; files of version 0.4.0 lack the others.
 _REQUIRED = ("class_names", "settings", "version", "weights")
 
 
 def _check_metadata(metadata: Metadata) -> None:
-    """ValueError or TypeError for entries of another kind, or that contradict each other."""
+    """ValueError or TypeError for entries of a wrong type, or that contradict each other."""
     for name, kind in (("class_names", list), ("settings", dict), ("weights", dict)):
         value = getattr(metadata, name)
         if not isinstance(value, kind):
@@ -152,12 +153,12 @@ def _check_metadata(metadata: Metadata) -> None:
 
 
 def format_of(path: str | os.PathLike) -> str:
-    """The format that a file's name tells: .onnx, .xml (OpenVINO), .tflite; else a SavedModel."""
+    """The format by a file's suffix: .onnx, .xml (OpenVINO), .tflite; otherwise a SavedModel."""
     return SUFFIXES.get(pathlib.Path(path).suffix.lower(), "saved_model")
 
 
 def is_exported(path: str | os.PathLike) -> bool:
-    """Whether a path is that of an exported model, or of a part of one; not whether it is there."""
+    """Whether a path names an exported model or a part of one; a file need not exist."""
     path = pathlib.Path(path)
     if path.suffix.lower() in SUFFIXES or path.name == "saved_model.pb":
         return True
@@ -167,8 +168,8 @@ def is_exported(path: str | os.PathLike) -> bool:
 
 
 # ---- The runtimes --------------------------------------------------------------------------------
-# Each has `metadata`, json or None; `shape`, [B, H, W, C] with None for what is free; and
-# `run(images)`, which gives the outputs by name.
+# Each has `metadata`, json or None; `shape`, [B, H, W, C] with None for dynamic sides; and
+# `run(images)`, which returns the outputs by name.
 
 
 class _Onnx:
@@ -176,8 +177,9 @@ class _Onnx:
 
     def __init__(self, runtime, path, threads, device):
         options = runtime.SessionOptions()
-        # Weights of int8 become float32 as the file is loaded. Its own choice is to make int8 of
-        # what they multiply too: of a toy scores moved by .0026, not .0009, in twice the time.
+        # Dequantize int8 weights when the file is loaded. By default onnxruntime quantizes the
+        # activations too: scores of a toy model changed by .0026 instead of .0009, in twice the
+        # time.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads:
             options.intra_op_num_threads = threads
@@ -186,7 +188,7 @@ class _Onnx:
         self.session = runtime.InferenceSession(str(path), options, providers=providers)
         chosen = self.session.get_providers()
         if providers[0] not in chosen:
-            # onnxruntime takes the CPU then, and says so in its log alone.
+            # onnxruntime falls back to the CPU and only logs it.
             raise LoadError(
                 f"device {device!r} is known to this onnxruntime and can't be used here, as its log"
                 f" says. Received: {', '.join(chosen)}"
@@ -198,7 +200,7 @@ class _Onnx:
 
     @staticmethod
     def _providers(runtime, device):
-        """The providers of a device: its own first, then the CPU's for what it lacks."""
+        """The execution providers for a device: its own, then the CPU's for missing operators."""
         available = {
             name.removesuffix("ExecutionProvider").lower(): name
             for name in runtime.get_available_providers()
@@ -216,14 +218,14 @@ class _Onnx:
 
 
 class _OpenVino:
-    """OpenVINO, in float32: on CPUs with AMX its own choice is bfloat16, another model."""
+    """OpenVINO, in float32: on CPUs with AMX its default is bfloat16, which changes results."""
 
     def __init__(self, runtime, path, threads, device):
         core = runtime.Core()
-        known = core.available_devices
-        if device.upper() not in [*known, *(name.split(".")[0] for name in known)]:
+        available = core.available_devices
+        if device.upper() not in [*available, *(name.split(".")[0] for name in available)]:
             raise LoadError(
-                f"device is one of {', '.join(known)} in this OpenVINO. Received: {device!r}"
+                f"device is one of {', '.join(available)} in this OpenVINO. Received: {device!r}"
             )
         settings = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads:
@@ -232,7 +234,7 @@ class _OpenVino:
         self.metadata = None
         if network.has_rt_info([METADATA_KEY]):
             self.metadata = str(network.get_rt_info([METADATA_KEY]).astype(str))
-        read_metadata(self.metadata, path)  # before what a file of others may lack
+        read_metadata(self.metadata, path)  # first, as other programs' files may lack the rest
         self._check_weights(network, pathlib.Path(path).with_suffix(".bin"), path)
         self.shape: list[int | None] = []
         for side in network.inputs[0].partial_shape:
@@ -245,10 +247,10 @@ class _OpenVino:
 
     @staticmethod
     def _check_weights(network, weights, path):
-        """LoadError for weights of another export, or damaged ones; of any size that fits."""
+        """LoadError for damaged weights or those of another export, even if their size fits."""
         key = [METADATA_KEY + CHECKSUM]
         if not network.has_rt_info(key):
-            return  # of an older version
+            return  # written by an older version
         expected = str(network.get_rt_info(key).astype(str))
         if checksum(weights) != expected:
             raise LoadError(
@@ -257,13 +259,13 @@ class _OpenVino:
             )
 
     def run(self, images):
-        with self.lock:  # it has one request, which one thread may use at a time
+        with self.lock:  # it has one inference request, which only one thread may use at a time
             outputs = self.compiled(images)
         return {_name_of(output.names): np.array(value) for output, value in outputs.items()}
 
 
 class _LiteRt:
-    """LiteRT, formerly TensorFlow Lite, with the kernels that it chooses."""
+    """LiteRT, formerly TensorFlow Lite, with its default kernels."""
 
     def __init__(self, runtime, path, threads, device):
         if device.lower() != "cpu":
@@ -275,7 +277,7 @@ class _LiteRt:
             )
         self.metadata = _metadata_of_litert(content)
         read_metadata(self.metadata, path)
-        # Its own choice is one thread; the other runtimes take every core.
+        # Its default is one thread; that of the other runtimes is one per core.
         threads = threads or _usable_cores()
         self.interpreter = runtime.Interpreter(model_content=content, num_threads=threads)
         self.runner = self.interpreter.get_signature_runner()
@@ -284,7 +286,7 @@ class _LiteRt:
         self.lock = threading.Lock()
 
     def run(self, images):
-        with self.lock:  # an interpreter is one thread's at a time
+        with self.lock:  # only one thread may use an interpreter at a time
             return self.runner(**{INPUT: images})
 
 
@@ -315,13 +317,13 @@ class _SavedModel:
 
     @staticmethod
     def _device(runtime, device):
-        """TensorFlow's name of a device; it would take the CPU for one that is missing."""
-        known = [
+        """TensorFlow's name of a device; LoadError if missing, as TensorFlow would use the CPU."""
+        available = [
             entry.name.removeprefix("/device:") for entry in runtime.config.list_logical_devices()
         ]
-        if device.upper() not in [*known, *(name.split(":")[0] for name in known)]:
+        if device.upper() not in [*available, *(name.split(":")[0] for name in available)]:
             raise LoadError(
-                f"device is one of {', '.join(known)} in this TensorFlow. Received: {device!r}"
+                f"device is one of {', '.join(available)} in this TensorFlow. Received: {device!r}"
             )
         return device.upper()
 
@@ -340,7 +342,7 @@ RUNTIMES: dict[str, Callable] = {
 
 
 def checksum(path: str | os.PathLike) -> str:
-    """Of a file's bytes, eight digits."""
+    """CRC-32 of a file's bytes, eight hexadecimal digits."""
     value = 0
     with open(path, "rb") as file:
         while part := file.read(2**20):
@@ -349,21 +351,21 @@ def checksum(path: str | os.PathLike) -> str:
 
 
 def _usable_cores() -> int:
-    """Cores that this process may use: of a machine of 64, taskset or Slurm may allow two."""
+    """Number of cores that this process may use: taskset or Slurm may allow only some."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _side(side: Any) -> int | None:
-    """A side of the input, None where it is free."""
+    """A side of the input; None if it is dynamic."""
     if isinstance(side, int) and side > 0:
         return side
     return None
 
 
 def _name_of(names: Iterable[str]) -> str:
-    """The one of an output's names that this package gave it."""
+    """The name among an output's names that is one of `OUTPUTS`."""
     for name in names:
         if name in OUTPUTS:
             return name
@@ -371,7 +373,7 @@ def _name_of(names: Iterable[str]) -> str:
 
 
 def saved_model_in(folder: pathlib.Path) -> pathlib.Path:
-    """The folder of saved_model.pb: that one, or of a model repository its newest version."""
+    """The folder of saved_model.pb: `folder`, or the newest version in a model repository."""
     versions = [path for path in folder.glob("*/saved_model.pb") if path.parent.name.isdigit()]
     if (folder / "saved_model.pb").exists() or not versions:
         return folder
@@ -379,7 +381,7 @@ def saved_model_in(folder: pathlib.Path) -> pathlib.Path:
 
 
 def _metadata_of_litert(content: bytes) -> str | None:
-    """The buffer that a LiteRT file holds under `METADATA_KEY`."""
+    """The text that a LiteRT file stores under `METADATA_KEY`; None if there is none."""
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.Model.GetRootAs(content, 0)
@@ -395,12 +397,12 @@ def _metadata_of_litert(content: bytes) -> str | None:
 
 
 class _Fitted(NamedTuple):
-    """An image as the graph takes it.
+    """An image as the graph's input.
 
     Attributes:
-        pixels: [H, W, C] uint8.
-        shape: (height, width, C) of the image that was given.
-        window: (y1, x1, y2, x2) of that image in `pixels`, whole numbers.
+        pixels: [H, W, C] uint8, the input.
+        shape: (height, width, C) of the original image.
+        window: (y1, x1, y2, x2) of the original image in `pixels`, whole numbers.
     """
 
     pixels: np.ndarray
@@ -409,31 +411,31 @@ class _Fitted(NamedTuple):
 
     @property
     def size(self) -> tuple[int, ...]:
-        """The shape of what the graph takes."""
+        """The shape of the input."""
         return self.pixels.shape
 
     @property
-    def is_other(self) -> bool:
-        """Whether the graph takes another image than the one that was given."""
+    def is_resized(self) -> bool:
+        """Whether the input differs in size from the original image."""
         return self.size != self.shape
 
 
 class Model:
-    """An exported model that detects.
+    """An exported model.
 
-    An image of another size than a file takes, of LiteRT or an export with size=, is resized to fit
-    into it and padded, with a warning: then detections are about those of `MaskRCNN.detect`, most
-    alike where the size is that of molded images.
+    A file with a fixed size (LiteRT, or an export with size=) takes images of other sizes too: they
+    are resized to fit into that size and padded, with a warning. Detections are then only close to
+    those of `MaskRCNN.detect`, closest where the size is that of molded images.
 
     Args:
         backend: one of the runtimes above.
-        path: of its file.
+        path: of the model's file.
 
     Attributes:
-        metadata: what the file says, a `Metadata`.
-        class_names: its names of classes, background first.
-        config: its settings.
-        shape: (B, H, W, C) of the input, None for what is free.
+        metadata: the file's `Metadata`.
+        class_names: names of the classes, background first.
+        config: the model's settings.
+        shape: (B, H, W, C) of the input, None for dynamic sides.
     """
 
     def __init__(self, backend: Any, path: str | os.PathLike):
@@ -445,25 +447,25 @@ class Model:
         if self.shape[0]:
             self.config.BATCH_SIZE = self.shape[0]
         self._backend = backend
-        self._said_sizes = False
-        self._arguments: tuple = (os.path.abspath(self.path),)  # of `load`
+        self._warned_of_size = False
+        self._arguments: tuple = (os.path.abspath(self.path),)  # for `load`
 
     def __reduce__(self):
-        """A copy loads the file itself, as does what another process makes of a pickled one."""
+        """Copies and unpickled models load the file again."""
         return load, self._arguments, {"config": self.config}
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {len(self.class_names)} classes)"
 
     def identity(self) -> dict[str, Any]:
-        """What tells this model's results from those of others: a digest of its files."""
+        """Identifies the model in stored results: a digest of its files."""
         from mrcnn import places
 
         return {"weights": places.digest_of(self._arguments[0])}
 
     @property
-    def _at_once(self) -> int:
-        """How many images run together."""
+    def _images_per_batch(self) -> int:
+        """Number of images in one batch."""
         return self.shape[0] or max(1, int(self.config.BATCH_SIZE))
 
     def detect(
@@ -474,18 +476,18 @@ class Model:
         overlap: int | None = None,
         verbose: int = 0,
     ) -> list[dict]:
-        """What `MaskRCNN.detect` gives; images of one size run together, BATCH_SIZE at a time.
+        """The results of `MaskRCNN.detect`; images of one size run in batches of BATCH_SIZE.
 
         Args:
-            images: list of images of any number; of one image [image]. Values as in
+            images: list of any number of images; [image] for a single one. Values as in
                 `data.as_network_input`.
             masks, tile, overlap, verbose: see `MaskRCNN.detect`.
 
         Returns:
-            a list of dicts: rois, class_ids, scores, masks, and keypoints where the model has them.
+            a list of dicts: rois, class_ids, scores, masks, and keypoints if the model has them.
 
         Raises:
-            ValueError: an image that the model does not take; the message says which and why.
+            ValueError: an image that the model does not accept; the message says which and why.
         """
         if tile is not None or overlap is not None:
             from mrcnn import tiles
@@ -502,7 +504,7 @@ class Model:
         if verbose:
             print(f"Processing {len(fitted)} images")
         results: list[dict] = [{}] * len(fitted)
-        step = self._at_once
+        step = self._images_per_batch
         for members in groups.values():
             for start in range(0, len(members), step):
                 chunk = members[start : start + step]
@@ -514,26 +516,26 @@ class Model:
     def detect_many(
         self, items: Iterable, load: Callable | None = None, masks: str = "dense"
     ) -> Iterator[dict]:
-        """`detect` of any number of images, one result after the other.
+        """`detect` for any number of images, as an iterator over the results.
 
-        Neighbours of one size run together, BATCH_SIZE at a time.
+        Consecutive images of one size run in batches of BATCH_SIZE.
 
         Args:
-            items: images, or what `load` makes an image of, such as paths.
+            items: images, or the items that `load` turns into images, such as paths.
             load: f(item) -> image.
             masks: as in `detect`.
 
         Raises:
-            ValueError: at once for what is no list; later for an image that the model does not
-                take, after the results of those before it.
+            ValueError: immediately if items can't be iterated over; for an image that the model
+                does not accept, after the results of those before it.
         """
         mask_math.check_form(masks)
         data.check_items(items, load)
         return self._detect_each(items, load, masks)
 
     def _detect_each(self, items, load, masks):
-        """The results of `detect_many`; the next images are read and prepared meanwhile."""
-        step = self._at_once
+        """The results of `detect_many`; a thread reads and prepares the next images meanwhile."""
+        step = self._images_per_batch
         numbered = enumerate(items)
         waiting: collections.deque = collections.deque()
 
@@ -556,13 +558,13 @@ class Model:
                     yield self._result(outputs, row, image, masks)
 
     def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """The outputs of the graph, by the names that `mrcnn.export` describes.
+        """The outputs of the graph by name, see `mrcnn.export`.
 
         Args:
-            images: [B, H, W, C] uint8. Of a file with a fixed batch the last one may be smaller.
+            images: [B, H, W, C] uint8. B may be smaller than the fixed batch of a file.
 
         Raises:
-            ValueError: another shape or dtype.
+            ValueError: a wrong shape or dtype.
         """
         images = np.asarray(images)
         count = len(images)
@@ -582,7 +584,7 @@ class Model:
         return {name: value[:count] for name, value in outputs.items()}
 
     def _as_input(self, image, where):
-        """The `_Fitted` of an image."""
+        """An image as a `_Fitted`; `where` names it in errors."""
         array = data.as_network_input(image, self.config, where)
         if None in self.shape[1:3]:
             data.check_sides(array.shape, self.config, where)
@@ -594,8 +596,8 @@ class Model:
         height, width = (side or n for side, n in zip(self.shape[1:3], array.shape))
         if (height, width) == array.shape[:2]:
             return _Fitted(array, array.shape, np.array([0, 0, height, width]))
-        if not self._said_sizes:
-            self._said_sizes = True
+        if not self._warned_of_size:
+            self._warned_of_size = True
             logger.warning(
                 "%s was exported for images of %d x %d pixels: %s of %d x %d, and any other, is"
                 " resized to fit into that and padded. export(size=...) takes another size, and"
@@ -605,12 +607,12 @@ class Model:
         return _fitted(array, height, width, self.config)
 
     def _result(self, outputs, row, image, form):
-        """The dict of image number `row`, a `_Fitted`, of a batch."""
+        """The result of `image`, a `_Fitted`: row `row` of a batch's outputs."""
         valid = np.flatnonzero(outputs["class_ids"][row] > 0)
         scores = outputs["scores"][row]
         data.tell_of_limit(scores[valid], len(scores))
         inside = exact = in_pixels = outputs["boxes"][row][valid]
-        if image.is_other:
+        if image.is_resized:
             in_pixels = _in_image(exact, image, self.config.BOX_FRAME)
             inside = np.clip(in_pixels, 0, np.tile(image.shape[:2], 2)).astype(np.float32)
         rows, boxes = box_math.visible(inside, self.config.ROUND_DETECTIONS)
@@ -626,28 +628,28 @@ class Model:
             window = outputs["windows"][row].astype(np.float64)
             frame = self.config.BOX_FRAME
             points = _keypoints(maps, exact, window, image.size, frame)
-            if image.is_other:
-                points[..., :2] = _places_in_image(points[..., :2], image)
+            if image.is_resized:
+                points[..., :2] = _points_in_image(points[..., :2], image)
             result["keypoints"] = points
         if "masks" in outputs:
             soft = outputs["masks"][row][valid]
-            if image.is_other and soft.dtype == np.uint8:
+            if image.is_resized and soft.dtype == np.uint8:
                 soft = _unfitted_masks(soft, image)
-            elif image.is_other:
-                soft = _parts_of_masks(soft, in_pixels, inside)
+            elif image.is_resized:
+                soft = _resampled_masks(soft, in_pixels, inside)
             lazy = self._placed(soft, boxes, inside, image.shape)
             return self._with_masks(result, lazy, form)
         return result
 
     def _placed(self, soft, boxes, exact, image_shape):
-        """The `masks.Masks` of a mask head's output, or of masks that the graph has pasted."""
+        """The `masks.Masks` of a mask head's output, or of masks that the graph pasted."""
         if soft.dtype == np.uint8:
             whole = np.tile([0, 0, *image_shape[:2]], (len(soft), 1))
             return mask_math.Masks(soft, whole, image_shape)
         return mask_math.placed(soft, boxes, exact, image_shape, self.config.MASK_PASTE, "lazy")
 
     def _with_masks(self, result, lazy, form):
-        """The result with its masks, without what DETECTION_MASK_OVERLAP leaves out."""
+        """The result with masks, without the detections that DETECTION_MASK_OVERLAP removes."""
         limit = self.config.DETECTION_MASK_OVERLAP
         if limit < 1:
             remain = lazy.uncovered(result["class_ids"], limit)
@@ -659,61 +661,61 @@ class Model:
         return result
 
 
-# ---- Images of another size than a file takes ----------------------------------------------------
+# ---- Images of another size than the file's ------------------------------------------------------
 
 
 def _fitted(array: np.ndarray, height: int, width: int, config: Config) -> _Fitted:
-    """An image [h, w, C] in one of height x width, and around it what `detect` pads with.
+    """An image [h, w, C] resized into one of height x width, padded as `detect` pads.
 
-    The graph resizes all that it gets by one scale. An image is resized before, so that both are
-    together what `detect` does, or by less where that is too large; and it lies where `detect` has
-    it. Of a file of the molded size the network is given what `detect` gives it.
+    The graph resizes all its inputs by one scale. The image is resized here so that both scales
+    together are that of `detect`, or less if it would not fit; its position is that of `detect`. If
+    the file has the molded size, the network's input is the same as in `detect`.
     """
-    of_file = _molding_scale((height, width), config)
-    scale = _molding_scale(array.shape, config) / of_file
+    file_scale = _molding_scale((height, width), config)
+    scale = _molding_scale(array.shape, config) / file_scale
     scale = min(scale, height / array.shape[0], width / array.shape[1])
     sides = []
-    for side, most in zip(array.shape, (height, width)):
-        whole = round(side * scale)
-        if config.FLOAT_RESIZE and of_file == 1:
-            whole = math.floor(side * scale)
-        sides.append(max(1, min(most, whole)))
+    for side, limit in zip(array.shape, (height, width)):
+        new_side = round(side * scale)
+        if config.FLOAT_RESIZE and file_scale == 1:
+            new_side = math.floor(side * scale)
+        sides.append(max(1, min(limit, new_side)))
     rows, columns = sides
     top = left = 0
     if config.IMAGE_RESIZE_MODE in ("square", "pad64"):
         top = (height - rows) // 2
         left = (width - columns) // 2
     pixels = np.zeros((height, width, array.shape[2]), np.uint8)
-    if config.FLOAT_RESIZE:  # of which 0 is added when the mean is subtracted
+    if config.FLOAT_RESIZE:  # `detect` pads with 0 after the mean is subtracted
         pixels[:] = np.clip(np.rint(config.MEAN_PIXEL), 0, 255)
-    seen = utils.resized(array, rows, columns, config.FLOAT_RESIZE)
-    pixels[top : top + rows, left : left + columns] = seen
+    resized = utils.resized(array, rows, columns, config.FLOAT_RESIZE)
+    pixels[top : top + rows, left : left + columns] = resized
     return _Fitted(pixels, array.shape, np.array([top, left, top + rows, left + columns]))
 
 
 def _molding_scale(shape: Sequence[int], config: Config) -> float:
-    """New size / old size of an image as it is molded."""
+    """New size / old size of an image when it is molded."""
     limits = (config.IMAGE_MIN_DIM, config.IMAGE_MAX_DIM, config.IMAGE_MIN_SCALE)
     mode = config.IMAGE_RESIZE_MODE
     return utils.resized_size(shape, *limits, mode, config.FLOAT_RESIZE)[0]
 
 
 def _in_image(boxes: np.ndarray, image: _Fitted, frame: str) -> np.ndarray:
-    """Boxes [n, 4] of what the graph has seen, in pixels of the image that was given, float32."""
+    """Maps boxes [n, 4] in pixels of the graph's input to those of the original image, float32."""
     size = image.pixels.shape
     window = box_math.norm_boxes(image.window, size, frame)
     normalised = box_math.in_window(box_math.norm_boxes(boxes, size, frame), window)
     return box_math.denorm_boxes(normalised, image.shape, frame, whole=False)
 
 
-def _places_in_image(places: np.ndarray, image: _Fitted) -> np.ndarray:
-    """Places [..., (y, x)] of what the graph has seen, in pixels of the image that was given."""
+def _points_in_image(points: np.ndarray, image: _Fitted) -> np.ndarray:
+    """Maps points [..., (y, x)] in pixels of the graph's input to those of the original image."""
     corner, end = np.split(image.window.astype(np.float64), 2)
-    return (places - corner) * (image.shape[:2] / (end - corner))
+    return (points - corner) * (image.shape[:2] / (end - corner))
 
 
 def _sampled(array: np.ndarray, at_y: np.ndarray, at_x: np.ndarray) -> np.ndarray:
-    """Values [h, w, ...] between those of an array [H, W, ...]; outside of it those of its edge."""
+    """Bilinear samples [h, w, ...] of an array [H, W, ...] at at_y [h], at_x [w]; edges repeat."""
     values = array.astype(np.float32)
     for axis, at in enumerate((at_y, at_x)):
         last = array.shape[axis] - 1
@@ -726,24 +728,24 @@ def _sampled(array: np.ndarray, at_y: np.ndarray, at_x: np.ndarray) -> np.ndarra
     return values
 
 
-def _parts_of_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
-    """Masks [n, h, w] of boxes [n, 4], resampled to parts [n, 4] of these: [n, h, w]."""
+def _resampled_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """Masks [n, h, w] of boxes [n, 4], resampled to parts [n, 4] of these boxes: [n, h, w]."""
     soft = soft.copy()
     cells = np.tile(soft.shape[1:], 2)
     for number in np.flatnonzero((boxes != parts).any(axis=1)):
         corner = np.tile(boxes[number, :2], 2)
         extent = np.tile(boxes[number, 2:] - boxes[number, :2], 2)
         part = (parts[number] - corner) / extent * cells
-        places = []
+        coordinates = []
         for axis, count in enumerate(soft.shape[1:]):
             step = (part[axis + 2] - part[axis]) / count
-            places.append(part[axis] + (np.arange(count) + 0.5) * step - 0.5)
-        soft[number] = _sampled(soft[number], *places)
+            coordinates.append(part[axis] + (np.arange(count) + 0.5) * step - 0.5)
+        soft[number] = _sampled(soft[number], *coordinates)
     return soft
 
 
 def _unfitted_masks(masks: np.ndarray, image: _Fitted) -> np.ndarray:
-    """Masks of the image that was given, of those [n, H, W] of what the graph has seen."""
+    """Masks [n, height, width] of the original image, from masks [n, H, W] of the graph's input."""
     corner, end = np.split(image.window, 2)
     rows, columns = (
         first + ((np.arange(side) + 0.5) * (last - first) / side).astype(int)
@@ -753,7 +755,7 @@ def _unfitted_masks(masks: np.ndarray, image: _Fitted) -> np.ndarray:
 
 
 def _are_bytes(array: np.ndarray) -> bool:
-    """Whether values of any dtype are whole numbers of 0..255, so that uint8 holds them."""
+    """Whether all values, of any dtype, are whole numbers of 0..255 and fit into uint8."""
     if array.dtype.kind in "bu" and array.dtype.itemsize == 1:
         return True
     if not array.size or not (array.min() >= 0 and array.max() <= 255):  # False with NaN
@@ -762,7 +764,7 @@ def _are_bytes(array: np.ndarray) -> bool:
 
 
 def _not_bytes(array: np.ndarray, where: str) -> str:
-    """The problem of an image that uint8 does not hold, as a text."""
+    """The error message for an image whose values don't fit into uint8."""
     low = array.min()
     high = array.max()
     hint = "; a model that is trained and exported with IMAGE_PERCENTILES takes any values"
@@ -775,14 +777,14 @@ def _not_bytes(array: np.ndarray, where: str) -> str:
 
 
 def _keypoints(maps, boxes, window, image_shape, frame):
-    """Keypoints [n, K, (y, x, score)] in the image, of maps whose boxes are in its pixels.
+    """Keypoints [n, K, (y, x, score)] in pixels of the image, from maps of boxes in its pixels.
 
-    They are decoded in the molded image, at its resolution, as `detect` does it.
+    They are decoded at the resolution of the molded image, as in `detect`.
     """
     size = np.asarray(image_shape[:2], np.float64)
     size_in_window = window[2:] - window[:2]
     normalised = box_math.normalize(boxes, np.maximum(size, 2), frame)
-    for axis in np.flatnonzero(size == 1):  # of which a box has all
+    for axis in np.flatnonzero(size == 1):  # a box covers the only pixel
         normalised[:, axis] = 0
         normalised[:, axis + 2] = 1
     molded = box_math.denormalize(normalised, size_in_window, frame) + np.tile(window[:2], 2)
@@ -797,18 +799,18 @@ def load(
     device: str = "cpu",
     format: str | None = None,
 ) -> Model:
-    """A model of an exported file, in its runtime.
+    """Loads an exported model into its runtime.
 
     Args:
         path: the file (.onnx, .xml, .tflite), or the folder of a SavedModel.
-        threads: that one detection may use; None for the runtime's choice.
-        device: "cpu", or what the runtime calls another one: "cuda" or "gpu" (ONNX Runtime), "gpu"
+        threads: number of threads for one detection; None for the runtime's default.
+        device: "cpu", or the runtime's name of another one: "cuda" or "gpu" (ONNX Runtime), "gpu"
             (OpenVINO, TensorFlow).
-        format: one of `FORMATS`; None for what the name tells.
+        format: one of `FORMATS`; None to derive it from the name.
 
     Raises:
         FileNotFoundError: no such file.
-        ImportError: the package that runs it is not installed; it is named.
+        ImportError: the package that runs the file is not installed; the message names it.
         ValueError: an unknown format or device, a file that `mrcnn.export` did not write, or one
             that is damaged.
     """
@@ -832,7 +834,7 @@ def load(
         backend = RUNTIMES[format](runtime, path, threads, device)
     except (LoadError, ImportError):
         raise
-    except Exception as error:  # each runtime has errors of its own
+    except Exception as error:  # each runtime raises its own errors
         reason = " ".join(str(error).split())[:300]
         raise LoadError(f"{path}: {package} can't load it: {reason}") from error
     model = Model(backend, path)
@@ -841,7 +843,7 @@ def load(
 
 
 def _checked_threads(threads: Any) -> int:
-    """A whole number from 1, numpy's too."""
+    """The number of threads as an int, of any integer type; ValueError if it is invalid."""
     try:
         number = operator.index(threads)
     except TypeError:
@@ -854,7 +856,7 @@ def _checked_threads(threads: Any) -> int:
 
 
 def _check_files(path: pathlib.Path, format: str) -> None:
-    """FileNotFoundError or ValueError where what a format needs is not there."""
+    """FileNotFoundError or LoadError if a file that the format needs is missing or wrong."""
     if not path.exists():
         raise FileNotFoundError(f"No file {path}")
     if path.suffix.lower() == ".bin" and path.with_suffix(".xml").is_file():

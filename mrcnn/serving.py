@@ -1,4 +1,4 @@
-"""An exported model behind HTTP: an image's bytes in, COCO json out, requests in batches.
+"""An exported model as an HTTP service: takes image files, returns COCO json, batches requests.
 
     import uvicorn
     from mrcnn import runtime, serving
@@ -7,10 +7,10 @@
 
     curl --data-binary @photo.jpg http://localhost:8000/detect
 
-`application` is what any server of ASGI takes: uvicorn, hypercorn, granian, Ray Serve's ingress.
-Requests that come together run together, images of one size as one batch. An image that can't be
-read is answered 400, a body or an image that is too large 413, what the model fails at 500, each
-with {"error": why}; nobody else notices. samples/serve.py is a command of it.
+`application` returns an ASGI application, for uvicorn, hypercorn, granian or Ray Serve's ingress.
+Simultaneous requests run together, images of one size as one batch. The response to an image that
+can't be read is 400, to a body or an image that is too large 413, and 500 if the model fails, each
+with {"error": reason}; other requests aren't affected. samples/serve.py is a command for it.
 """
 
 from __future__ import annotations
@@ -29,40 +29,40 @@ from mrcnn import coco, evaluate, runtime, utils
 
 logger = logging.getLogger(__name__)
 
-BATCH = 4  # images at a time
-WAIT = 0.005  # seconds that the first of a batch waits for others
-BODY = 20_000_000  # bytes of a request
-PIXELS = 25_000_000  # of an image
+BATCH = 4  # images in a batch
+WAIT = 0.005  # seconds that the first image of a batch waits for others
+BODY = 20_000_000  # largest body of a request in bytes
+PIXELS = 25_000_000  # largest image in pixels
 
-# How a file of PostScript begins, and one with a preview in it.
+# First bytes of PostScript files, without and with a preview.
 POSTSCRIPT = (b"%!PS", b"\xc5\xd0\xd3\xc6")
 
-# A body that is too large is read on to this many times the limit, and dropped: who still sends
-# when the connection is closed sees a broken pipe, and not the answer.
+# A body that is too large is still read, up to this many times the limit, and discarded: a client
+# whose connection is closed while it sends gets a broken pipe instead of the response.
 DROPPED = 10
 
 
 class TooLarge(ValueError):
-    """A body of more bytes, or an image of more pixels, than the server takes."""
+    """A body of more bytes, or an image of more pixels, than the server accepts."""
 
 
 class Gone(Exception):
-    """Who asked does not wait for the answer any more."""
+    """The client has closed the connection."""
 
 
 # ---- Batches -------------------------------------------------------------------------------------
 
 
 class Batcher:
-    """Collects images for a moment and detects on them together.
+    """Collects images for a short time and detects on them together.
 
     Args:
         model: of `runtime.load`.
-        most: images at a time.
-        wait: seconds that the first one waits for others.
+        most: largest number of images in a batch.
+        wait: seconds that the first image waits for others.
 
     Attributes:
-        batches: how many images each of the last thousand batches had.
+        batches: number of images in each of the last thousand batches.
     """
 
     def __init__(self, model: runtime.Model, most: int, wait: float):
@@ -72,29 +72,29 @@ class Batcher:
         self.wait = wait
         self.batches: list[int] = []
         self._waiting: asyncio.Queue = asyncio.Queue()
-        self._task: asyncio.Task | None = None  # of `run`
+        self._task: asyncio.Task | None = None  # runs `run`
 
     async def detect(self, image: np.ndarray) -> dict:
-        """The result of one image; raises what `Model.detect` raises for this image alone."""
+        """The result of one image; raises only errors of `Model.detect` for this image."""
         self.start()
         answer = asyncio.get_running_loop().create_future()
         await self._waiting.put((image, answer))
         return await answer
 
     def start(self) -> asyncio.Task:
-        """The task that answers, in the loop that runs; begun where there is none yet.
+        """The task of `run` in the current event loop; starts it if there is none.
 
-        A server begins it at once. Of an application that is mounted in another one, or served with
-        `--lifespan off`, nobody does, and the first request has to.
+        Servers start it through `lifespan`. For an application that is mounted in another one, or
+        served with `--lifespan off`, the first request starts it.
         """
         loop = asyncio.get_running_loop()
         if self._task is None or self._task.done() or self._task.get_loop() is not loop:
-            self._waiting = asyncio.Queue()  # a queue is its loop's
+            self._waiting = asyncio.Queue()  # a queue belongs to one event loop
             self._task = loop.create_task(self.run())
         return self._task
 
     async def run(self) -> None:
-        """Answers what waits, for as long as the server lives."""
+        """Runs batches of the waiting images until the task is cancelled."""
         self._task = asyncio.current_task()
         waiting = self._waiting
         while True:
@@ -112,8 +112,8 @@ class Batcher:
         results: list[Any]
         try:
             results = await asyncio.to_thread(self.model.detect, images, "lazy")
-        except Exception as error:  # whatever a runtime raises: the next batch is to run
-            if len(entries) > 1:  # which of them is at fault shows when each runs alone
+        except Exception as error:  # any error of a runtime: later batches must still run
+            if len(entries) > 1:  # find the image at fault by running each alone
                 for entry in entries:
                     await self._answer([entry])
                 return
@@ -131,11 +131,11 @@ class Batcher:
 
 
 async def body_of(request: Any, limit: int) -> bytes:
-    """The body of a request of starlette.
+    """The body of a starlette request.
 
     Raises:
-        TooLarge: it has more than `limit` bytes; the rest was read and dropped.
-        Gone: the connection broke.
+        TooLarge: it has more than `limit` bytes; the rest was read and discarded.
+        Gone: the client disconnected.
     """
     from starlette.requests import ClientDisconnect
 
@@ -158,15 +158,15 @@ async def body_of(request: Any, limit: int) -> bytes:
 
 
 def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
-    """The image [H, W, 3] uint8 of a file's bytes, of whatever kind `utils.read_image` reads.
+    """The image [H, W, 3] uint8 of a file's bytes, in any format that `utils.read_image` reads.
 
     Raises:
-        TooLarge: it has more than `pixels`. A small file may hold a huge image: its size is looked
-            at before it is decoded.
-        ValueError: no image, or a part of one.
+        TooLarge: it has more than `pixels`. The size is checked before the image is decoded, as a
+            small file may hold a huge image.
+        ValueError: not an image, or an incomplete one.
     """
     if body.startswith(POSTSCRIPT):
-        # Pillow would have Ghostscript run it.
+        # Pillow would run it in Ghostscript.
         raise ValueError("the body is PostScript, a program; no image is made of it")
     handle, path = tempfile.mkstemp(prefix="image")
     try:
@@ -183,13 +183,13 @@ def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
 
 
 def _check_size(path, pixels):
-    """TooLarge for an image file that claims to have more pixels."""
+    """TooLarge for an image file whose header has a size of more than `pixels`."""
     try:
         height, width = utils.image_sizes(path)[0]
     except utils.TooManyPixels as error:
-        reason = error.__cause__ or error  # which doesn't name the temporary file
+        reason = error.__cause__ or error  # the cause doesn't name the temporary file
         raise TooLarge(f"An image has at most {pixels} pixels: {reason}") from error
-    except Exception:  # `utils.read_image` says what is wrong with it
+    except Exception:  # `utils.read_image` will raise an error that describes it
         return
     if height * width > pixels:
         raise TooLarge(f"An image has at most {pixels} pixels. Received: {width} x {height}")
@@ -198,11 +198,11 @@ def _check_size(path, pixels):
 def answer_of(image: np.ndarray, result: dict, class_names: list[str]) -> dict[str, list]:
     """A result as COCO's json: images, annotations with scores, categories.
 
-    Ids of categories are those of classes; of COCO's own classes COCO's ids.
+    Category ids are the class ids, or COCO's ids if the classes are COCO's.
 
     Args:
         image: [H, W, 3] uint8.
-        result: of `Model.detect`, with run lengths.
+        result: of `Model.detect`.
         class_names: by class id, background first.
     """
     height, width = image.shape[:2]
@@ -224,17 +224,17 @@ def application(
     limit: int = BODY,
     pixels: int = PIXELS,
 ) -> Any:
-    """An application of starlette that serves a model.
+    """A starlette application that serves a model.
 
-    POST /detect takes the bytes of an image's file, GET /batches tells how many images the last
-    batches had.
+    POST /detect takes an image file as the body, GET /batches returns the numbers of images in the
+    last batches.
 
     Args:
         model: of `runtime.load`.
-        batch: images at a time.
-        wait: seconds that the first of them waits for others.
-        limit: bytes of a body.
-        pixels: of an image.
+        batch: largest number of images in a batch.
+        wait: seconds that the first image of a batch waits for others.
+        limit: largest body in bytes.
+        pixels: largest image in pixels.
 
     Raises:
         ImportError: starlette is not installed.
@@ -270,7 +270,7 @@ def application(
         try:
             return JSONResponse(await answer(request))
         except Gone:
-            return Response(status_code=400)  # to nobody
+            return Response(status_code=400)  # nobody receives it
         except TooLarge as error:
             return JSONResponse({"error": str(error)}, 413)
         except ValueError as error:
@@ -293,7 +293,7 @@ def application(
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a command that serves: those of `runtime.load` and of `application`."""
+    """Adds the options of a serving command: those of `runtime.load` and of `application`."""
     parser.add_argument("model", help=".onnx, .xml or .tflite file, or folder of a SavedModel")
     parser.add_argument("--threads", type=int, metavar="N", help="of a detection")
     parser.add_argument("--device", default="cpu")

@@ -1,17 +1,17 @@
-"""Detection on large images, tile by tile: objects on seams are merged by their masks.
+"""Detection on large images, tile by tile; objects that span several tiles are merged by mask.
 
     result = model.detect([image], tile=1024, overlap=256)[0]       # masks are run lengths
     with tiles.TiffImage("scene.tif") as image:                      # windows of a file
         result = tiles.detect(model, image, tile=1024)
         tiles.write_geojson("scene.geojson", result, names, image.transform)
 
-An object that several tiles see is one. Two detections of neighbouring tiles are of one object
-where their masks agree in the part that both tiles show (IoU of .5), or where one that its tile
-cuts off lies inside the other there. If one of the tiles shows the object whole, that detection
-stays; otherwise the masks are joined.
+An object that several tiles show is detected once. Two detections of overlapping tiles belong to
+one object if their masks match in the overlap of the tiles (IoU of at least .5), or if one of them
+is cut off by its tile and lies mostly inside the other there. If one of the tiles contains the
+whole object, its detection is kept; otherwise the masks are joined.
 
-Masks are kept as runs, never as arrays of the image: memory and time grow with the pixels that are
-looked at and the objects that are found. numpy only.
+Masks are stored as runs, never as arrays of the image's size: memory and time grow with the pixels
+that are processed and the objects that are detected. numpy only.
 """
 
 from __future__ import annotations
@@ -29,30 +29,30 @@ import numpy as np
 
 from mrcnn import data, files, masks as mask_math, utils
 
-# Share of a tile's side by which tiles overlap where it isn't said.
+# Overlap of tiles by default, as a share of a tile's side.
 OVERLAP = 0.2
-# IoU, in what two tiles both show, from which two masks are of one object; and the share of a
-# cut-off mask that lies in the other one.
+# Within the overlap of two tiles: IoU from which two masks belong to one object, and the share of a
+# cut-off mask that must lie inside the other one.
 SAME = 0.5
-# How near to its tile's edge an object is taken for cut off, in pixels and as a share of its side:
-# masks of 28 x 28 are no more exact.
+# An object nearer to its tile's edge than this counts as cut off, in pixels and as a share of its
+# side: masks of 28 x 28 are not more accurate.
 CUT_PIXELS = 2
 CUT_SHARE = 1 / 16
 
-# Share of a mask that may lie outside of a tile that shows the object whole.
+# Share of a mask that may lie outside a tile that contains the whole object.
 OUTSIDE = 0.02
 
 Window = tuple[int, int, int, int]  # y1, x1, y2, x2
 
 
-# ---- Where the tiles lie -------------------------------------------------------------------------
+# ---- Positions of the tiles ----------------------------------------------------------------------
 
 
 def positions(side: int, tile: int, overlap: int) -> list[int]:
-    """Where tiles begin along a side: each a whole tile, the last one at the end.
+    """First pixels of the tiles along one side; all have the full size, the last ends at the edge.
 
     Args:
-        side: of the image, in pixels.
+        side: length of the image's side in pixels.
         tile, overlap: pixels of a tile, and those that it shares with the next one.
     """
     if side <= tile:
@@ -74,7 +74,7 @@ def windows(shape: Sequence[int], tile: int, overlap: int | None = None) -> list
 
 
 def checked(tile: Any, overlap: Any = None) -> tuple[int, int]:
-    """The pixels of a tile and of the overlap; ValueError for what is none."""
+    """A tile's side and the overlap in pixels; ValueError if they are invalid."""
     if not isinstance(tile, (int, np.integer)) or isinstance(tile, bool) or tile < 1:
         raise ValueError(f"tile is the pixels of a tile's side, from 1. Received: {tile!r}")
     if overlap is None:
@@ -91,11 +91,11 @@ def checked(tile: Any, overlap: Any = None) -> tuple[int, int]:
 
 
 class Runs(NamedTuple):
-    """A mask's pixels in an image of a known height, column by column.
+    """A mask as runs of pixels in an image of a given height, column by column.
 
     Attributes:
-        starts, stops: [R] int64, x * height + y of the first pixel of each run and of the one
-            behind its last, in rising order. No run goes on in the next column.
+        starts, stops: [R] int64, x * height + y of the first pixel of each run and of the pixel
+            after its last, in ascending order. No run continues in the next column.
     """
 
     starts: np.ndarray
@@ -103,7 +103,7 @@ class Runs(NamedTuple):
 
     @property
     def area(self) -> int:
-        """How many pixels there are."""
+        """Number of pixels."""
         return int((self.stops - self.starts).sum())
 
 
@@ -111,9 +111,9 @@ NONE = Runs(np.zeros(0, np.int64), np.zeros(0, np.int64))
 
 
 def runs_of(crop: np.ndarray, y: int, x: int, height: int) -> Runs:
-    """The runs of a mask [h, w] bool whose first pixel lies at (y, x)."""
+    """The runs of a mask [h, w] bool whose top left pixel is (y, x) of an image."""
     rows, columns = crop.shape
-    # Each column with a pixel of 0 below it, and one of 0 before the first.
+    # One zero before the first column and one below each column, so that no run spans two.
     pixels = np.zeros(1 + columns * (rows + 1), bool)
     pixels[1:].reshape(columns, rows + 1)[:, :rows] = crop.T
     changes = np.flatnonzero(pixels[1:] != pixels[:-1])
@@ -137,13 +137,13 @@ def clipped(runs: Runs, window: Window, height: int) -> Runs:
 
 
 def common(a: Runs, b: Runs) -> int:
-    """How many pixels two masks share."""
+    """Number of pixels that two masks share."""
     if not len(a.starts) or not len(b.starts):
         return 0
     before = np.append(0, np.cumsum(b.stops - b.starts))
 
     def covered(places):
-        """Pixels of b before each place."""
+        """Number of pixels of `b` before each position."""
         number = np.searchsorted(b.starts, places, "right")
         last = np.maximum(number - 1, 0)
         beyond = np.maximum(b.stops[last] - places, 0)
@@ -153,7 +153,7 @@ def common(a: Runs, b: Runs) -> int:
 
 
 def union(parts: Sequence[Runs], height: int) -> Runs:
-    """The pixels of several masks together."""
+    """The union of several masks."""
     if len(parts) == 1:
         return parts[0]
     starts = np.concatenate([part.starts for part in parts])
@@ -161,7 +161,7 @@ def union(parts: Sequence[Runs], height: int) -> Runs:
     order = np.argsort(starts, kind="stable")
     starts = starts[order]
     reach = np.maximum.accumulate(stops[order])
-    # A run begins where nothing before reaches it; at the top of a column also where it does.
+    # A run begins where no earlier run reaches; at the top of a column also where one ends there.
     begins = np.ones(len(starts), bool)
     begins[1:] = starts[1:] > reach[:-1]
     begins[1:] |= (starts[1:] == reach[:-1]) & (starts[1:] % height == 0)
@@ -171,7 +171,7 @@ def union(parts: Sequence[Runs], height: int) -> Runs:
 
 
 def box_of(runs: Runs, height: int) -> Window:
-    """The box (y1, x1, y2, x2) of a mask; zeros for one without a pixel."""
+    """The box (y1, x1, y2, x2) of a mask; zeros if it is empty."""
     if not len(runs.starts):
         return 0, 0, 0, 0
     column = runs.starts // height
@@ -185,7 +185,7 @@ def encoded(masks: Sequence[Runs], shape: Sequence[int]) -> list[dict]:
     height, width = (int(side) for side in shape[:2])
     codes = []
     for runs in masks:
-        # A run that ends a column and one that begins the next are one here.
+        # COCO's runs continue in the next column: join those that touch there.
         apart = np.ones(len(runs.starts), bool)
         apart[1:] = runs.starts[1:] != runs.stops[:-1]
         ends = np.append(apart[1:], True)[: len(runs.stops)]
@@ -202,21 +202,21 @@ def encoded(masks: Sequence[Runs], shape: Sequence[int]) -> list[dict]:
     return codes
 
 
-# ---- What is found in a tile ---------------------------------------------------------------------
+# ---- Detections of a tile ------------------------------------------------------------------------
 
 
 @dataclasses.dataclass(eq=False)
 class Detection:
-    """A detection of a tile, in pixels of the image.
+    """A detection in one tile, in pixels of the whole image.
 
     Attributes:
         class_id, score: as detected.
-        roi: (y1, x1, y2, x2).
+        roi: (y1, x1, y2, x2), the detected box.
         runs: the mask.
-        box: of the mask.
+        box: (y1, x1, y2, x2), the mask's box.
         is_cut: whether the mask reaches an edge of its tile inside the image.
-        window: where the tile lies.
-        keypoints: [K, (y, x, score)], None for a model without.
+        window: (y1, x1, y2, x2) of the tile.
+        keypoints: [K, (y, x, score)]; None for a model without keypoints.
     """
 
     class_id: int
@@ -230,11 +230,12 @@ class Detection:
 
 
 def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[Detection]:
-    """The detections of a tile.
+    """The detections of a tile, in pixels of the whole image.
 
     Args:
-        result: of `detect`, of the tile.
-        window: where the tile lies in the image (H, W, ...) of that shape.
+        result: of `detect` for the tile.
+        window: (y1, x1, y2, x2) of the tile in the image.
+        shape: (H, W, ...) of the image.
     """
     y, x, bottom, right = window
     height = int(shape[0])
@@ -243,7 +244,7 @@ def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[De
     detections = []
     for number, (box, crop) in enumerate(mask_math.crops_of(result["masks"])):
         runs = runs_of(crop, y + box[0], x + box[1], height)
-        whole = box_of(runs, height)
+        mask_box = box_of(runs, height)
         own_points = None
         if points is not None:
             own_points = points[number] + [y, x, 0]
@@ -253,8 +254,8 @@ def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[De
                 float(result["scores"][number]),
                 np.asarray(result["rois"][number]) + offset,
                 runs,
-                whole,
-                _is_cut(whole, window, shape),
+                mask_box,
+                _is_cut(mask_box, window, shape),
                 window,
                 own_points,
             )
@@ -263,21 +264,21 @@ def detections_in(result: dict, window: Window, shape: Sequence[int]) -> list[De
 
 
 def _is_cut(box: Window, window: Window, shape: Sequence[int]) -> bool:
-    """Whether a box reaches an edge of its tile that is none of the image."""
+    """Whether a box reaches an edge of its tile that is not an edge of the image."""
     for axis in (0, 1):
-        near = max(CUT_PIXELS, CUT_SHARE * (box[axis + 2] - box[axis]))
-        if window[axis] > 0 and box[axis] - window[axis] < near:
+        margin = max(CUT_PIXELS, CUT_SHARE * (box[axis + 2] - box[axis]))
+        if window[axis] > 0 and box[axis] - window[axis] < margin:
             return True
-        if window[axis + 2] < shape[axis] and window[axis + 2] - box[axis + 2] < near:
+        if window[axis + 2] < shape[axis] and window[axis + 2] - box[axis + 2] < margin:
             return True
     return False
 
 
-# ---- What several tiles see ----------------------------------------------------------------------
+# ---- Merging -------------------------------------------------------------------------------------
 
 
 class Merger:
-    """Collects detections tile by tile and joins those of one object.
+    """Collects detections tile by tile and merges those of one object.
 
     Args:
         shape: (H, W, ...) of the image.
@@ -287,12 +288,11 @@ class Merger:
         self.shape = tuple(int(side) for side in shape[:2])
         self.detections: list[Detection] = []
         self._parents: list[int] = []
-        # (window, numbers of what it found that other tiles may see), of tiles that later ones
-        # may still meet.
+        # (window, indices of its detections) of the tiles that later ones may still overlap.
         self._tiles: list[tuple[Window, list[int]]] = []
 
     def add(self, window: Window, detections: Sequence[Detection]) -> None:
-        """Adds a tile's detections. Tiles come row by row."""
+        """Adds a tile's detections. Tiles must be added row by row."""
         first = len(self.detections)
         self.detections += detections
         numbers = list(range(first, len(self.detections)))
@@ -305,13 +305,13 @@ class Merger:
         self._tiles.append((window, numbers))
 
     def _link(self, numbers: list[int], earlier: list[int], both: Window) -> None:
-        """Joins detections of two tiles in the window that both show."""
-        mine = self._parts(numbers, both)
-        theirs = self._parts(earlier, both)
+        """Joins the detections of two tiles that match in the tiles' overlap, the window `both`."""
+        new_parts = self._parts(numbers, both)
+        earlier_parts = self._parts(earlier, both)
         overlaps = []
         has_partner = set()
-        for a, part, area in mine:
-            for b, other, other_area in theirs:
+        for a, part, area in new_parts:
+            for b, other, other_area in earlier_parts:
                 if self.detections[a].class_id != self.detections[b].class_id:
                     continue
                 if _intersection(self.detections[a].box, self.detections[b].box) is None:
@@ -330,7 +330,7 @@ class Merger:
                 self._join(a, b)
 
     def _parts(self, numbers: list[int], both: Window) -> list[tuple[int, Runs, int]]:
-        """The parts of masks in a window, those that have one: number, runs, pixels."""
+        """(index, runs, pixels) of the parts of masks in a window, without empty ones."""
         parts = []
         for number in numbers:
             if _intersection(self.detections[number].box, both) is not None:
@@ -340,7 +340,7 @@ class Merger:
         return parts
 
     def _root(self, number: int) -> int:
-        """The first of the detections that are one object with this one."""
+        """Index of the first detection of the same object."""
         while self._parents[number] != number:
             self._parents[number] = self._parents[self._parents[number]]
             number = self._parents[number]
@@ -351,7 +351,7 @@ class Merger:
         self._parents[second] = first
 
     def objects(self) -> list[Detection]:
-        """The detections of all tiles, each object once, best first."""
+        """The detections of all tiles, one for each object, by descending score."""
         groups: dict[int, list[Detection]] = {}
         for number, detection in enumerate(self.detections):
             groups.setdefault(self._root(number), []).append(detection)
@@ -359,7 +359,7 @@ class Merger:
         return sorted(merged, key=lambda detection: -detection.score)
 
     def _merged(self, group: list[Detection]) -> Detection:
-        """One detection of those of one object."""
+        """The detections of one object, merged into one."""
         best = max(group, key=lambda detection: detection.score)
         if len(group) == 1:
             return best
@@ -377,7 +377,7 @@ class Merger:
         return dataclasses.replace(best, roi=roi, runs=runs, box=box)
 
     def _shows(self, detection: Detection, runs: Runs) -> bool:
-        """Whether a detection's tile shows all of a mask: it may have pieces elsewhere."""
+        """Whether a detection's tile contains a whole mask, which may have pieces elsewhere."""
         inside = clipped(runs, detection.window, self.shape[0]).area
         return runs.area - inside <= OUTSIDE * runs.area
 
@@ -403,29 +403,28 @@ def detect(
     overlap: int | None = None,
     masks: str = "rle",
 ) -> dict:
-    """`MaskRCNN.detect` of one large image, in tiles that run in batches of the model's size.
+    """`MaskRCNN.detect` of one large image, in tiles that run in batches of BATCH_SIZE.
 
-    Values in another range than 0..255, and contrast that is stretched (IMAGE_PERCENTILES), are
-    those of the whole image, or of windows spread over it, not of each tile.
+    The range of values other than 0..255, and stretched contrast (IMAGE_PERCENTILES), are computed
+    from the whole image, or from windows spread over it, not from each tile.
 
     Args:
         model: has `detect(images, masks=)` and `config.BATCH_SIZE`: a `MaskRCNN`, or a
             `runtime.Model`.
-        image: [H, W, C]; or what has `shape` and `window(y1, x1, y2, x2)`, which returns that part
-            of it, as a `TiffImage` does.
-        tile: side of a tile in pixels. One of IMAGE_MAX_DIM is looked at in its own size.
-        overlap: pixels that neighbouring tiles share; None for a fifth of a tile. What is no larger
-            lies whole in a tile.
-        masks: "rle", a list of COCO's run-length encodings, for which no array of the image is
-            made; or "dense", bool [H, W, N].
+        image: [H, W, C]; or an object with `shape` and `window(y1, x1, y2, x2)`, which returns that
+            part of the image, such as a `TiffImage`.
+        tile: side of a tile in pixels. Tiles of IMAGE_MAX_DIM are not resized.
+        overlap: pixels that neighbouring tiles share; None for a fifth of a tile. Any object up to
+            this size lies whole in one of the tiles.
+        masks: "rle", a list of COCO's run-length encodings, which needs no array of the image's
+            size; or "dense", bool [H, W, N].
 
     Returns:
-        the dict of `MaskRCNN.detect`, best first. Where one tile holds the image, what `detect`
-        gives.
+        the dict of `MaskRCNN.detect`, by descending score. For an image that fits into one tile,
+        the result of `detect`.
 
     Raises:
-        ValueError: a tile, an overlap or a form of masks that is none of these; a model without
-            masks.
+        ValueError: an invalid tile, overlap or form of masks; a model without masks.
     """
     tile, overlap = checked(tile, overlap)
     if masks not in ("rle", "dense"):
@@ -433,17 +432,17 @@ def detect(
     if not hasattr(image, "window"):
         image = ArrayImage(image)
     shape = tuple(int(side) for side in image.shape)
-    places = windows(shape, tile, overlap)
-    if len(places) == 1:
-        return model.detect([image.window(*places[0])], masks=masks)[0]
+    tile_windows = windows(shape, tile, overlap)
+    if len(tile_windows) == 1:
+        return model.detect([image.window(*tile_windows[0])], masks=masks)[0]
     merger = Merger(shape)
-    no_points = None
+    empty_keypoints = None
     batch_size = int(model.config.BATCH_SIZE)
     one_range: Any = contextlib.nullcontext
     if hasattr(model.config, "MEAN_PIXEL"):
         one_range = functools.partial(data.parts_of, _sample(image), model.config)
-    for start in range(0, len(places), batch_size):
-        chunk = places[start : start + batch_size]
+    for start in range(0, len(tile_windows), batch_size):
+        chunk = tile_windows[start : start + batch_size]
         with one_range():
             results = model.detect([image.window(*window) for window in chunk], masks="lazy")
         for window, result in zip(chunk, results):
@@ -451,17 +450,18 @@ def detect(
                 raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
             merger.add(window, detections_in(result, window, shape))
             if result.get("keypoints") is not None:
-                no_points = result["keypoints"][:0]
-    return _result(merger.objects(), shape, masks, no_points)
+                empty_keypoints = result["keypoints"][:0]
+    return _result(merger.objects(), shape, masks, empty_keypoints)
 
 
-# Side of the windows that are looked at for the range of the values, and how many along a side.
+# Side in pixels of the windows from which the range of values is computed, and their number along
+# each side of the image.
 PROBE = 256
 PROBES = 4
 
 
 def _sample(image: Any) -> np.ndarray:
-    """Values of an image of which parts are read: an array's own, or of windows spread over it."""
+    """Values of an image: the array of an `ArrayImage`, else those of windows spread over it."""
     if isinstance(image, ArrayImage):
         return image.array
     height, width = image.shape[:2]
@@ -485,10 +485,10 @@ def detect_each(
     overlap: int | None = None,
     masks: str | None = None,
 ) -> list[dict]:
-    """`detect` of each image of a list; masks None: "rle".
+    """`detect` for each image of a list; None for masks is "rle".
 
     Raises:
-        ValueError: an overlap without a tile; no list of images; see `detect`.
+        ValueError: an overlap without a tile; images that are not a list; see `detect`.
     """
     if tile is None:
         raise ValueError(f"overlap goes with tile. Received: overlap={overlap!r} alone")
@@ -497,12 +497,12 @@ def detect_each(
 
 
 def _result(
-    objects: list[Detection], shape: Sequence[int], masks: str, no_points: np.ndarray | None
+    objects: list[Detection], shape: Sequence[int], masks: str, empty_keypoints: np.ndarray | None
 ) -> dict:
-    """The dict of a detection.
+    """The dict of `detect`.
 
     Args:
-        no_points: keypoints of no object, [0, K, 3]; None for a model without.
+        empty_keypoints: [0, K, 3], keypoints of no object; None for a model without keypoints.
     """
     codes = encoded([detection.runs for detection in objects], shape)
     result: dict[str, Any] = {
@@ -513,13 +513,13 @@ def _result(
     }
     if masks == "dense":
         result["masks"] = mask_math.decode_rle(codes, *shape[:2])
-    if no_points is not None:
+    if empty_keypoints is not None:
         points = [detection.keypoints for detection in objects]
-        result["keypoints"] = np.array(points, np.float32).reshape(-1, *no_points.shape[1:])
+        result["keypoints"] = np.array(points, np.float32).reshape(-1, *empty_keypoints.shape[1:])
     return result
 
 
-# ---- Images of which parts are read --------------------------------------------------------------
+# ---- Images that are read in parts ---------------------------------------------------------------
 
 
 class ArrayImage:
@@ -538,7 +538,7 @@ class ArrayImage:
 
 @contextlib.contextmanager
 def _naming_tiff(path: str) -> Iterator[None]:
-    """Turns what tifffile raises for a damaged file into a ValueError that names it."""
+    """Turns any error of tifffile for a damaged file into a ValueError that names the file."""
     try:
         yield
     except MemoryError:
@@ -551,11 +551,11 @@ def _naming_tiff(path: str) -> Iterator[None]:
 
 
 class TiffImage:
-    """A TIFF of which windows are read: GeoTIFF, OME-TIFF, tiled or in strips, compressed or not.
+    """A TIFF that is read in windows: GeoTIFF, OME-TIFF, tiled or in strips, compressed or not.
 
-    Only the tiles or strips that a window needs are decoded. Values of more than 8 bits are brought
-    to 0..255 by one range for the whole file: `limits`, or that of `utils.value_range` over
-    windows spread over it. A context manager; `close` closes the file.
+    Only the tiles or strips that a window needs are decoded. Values of more than 8 bits are scaled
+    to 0..255 by one range for the whole file: `limits`, or `utils.value_range` of windows spread
+    over the image. A context manager; `close` closes the file.
 
     Args:
         path: the file.
@@ -564,12 +564,13 @@ class TiffImage:
     Attributes:
         shape: (H, W, 3).
         transform: (a, b, c, d, e, f) of x' = a x + b y + c and y' = d x + e y + f, from pixels
-            (their corners) to the coordinates of the world; None where the file has none.
-        crs: "EPSG:32633"; None where the file names none.
+            (their corners) to world coordinates; None if the file has none.
+        crs: the coordinate system, such as "EPSG:32633"; None if the file names none.
 
     Raises:
-        ImportError: tifffile is missing. ValueError, OSError: no TIFF of which windows can be read:
-            of a palette, turned, or compressed by what tifffile needs imagecodecs for (LZW, JPEG).
+        ImportError: tifffile is missing.
+        ValueError, OSError: not a TIFF that can be read in windows: one with a palette, rotated,
+            or in a compression for which tifffile needs imagecodecs (LZW, JPEG).
     """
 
     def __init__(self, path: Any, limits: tuple[float, float] | None = None):
@@ -592,15 +593,15 @@ class TiffImage:
             raise
 
     def _read_head(self, limits: tuple[float, float] | None) -> None:
-        """Takes from the file what is known of the whole image; see `__init__`."""
+        """Reads shape, transform, coordinate system and range of values; checks the pages."""
         self._pages = self._bands_of()
-        of_one = len(self._pages)
+        pages_of_one = len(self._pages)
         series = self._file.series[0]
         if series.axes == "QYX" and utils.pages_are_bands(series):
-            of_one = series.shape[0]
-        elif of_one > 1:
-            of_one = len(utils.channels_of_stack(series))
-        utils.warn_of_pages(utils.images_in_tiff(self._file, of_one), "pages", self.path)
+            pages_of_one = series.shape[0]
+        elif pages_of_one > 1:
+            pages_of_one = len(utils.channels_of_stack(series))
+        utils.warn_of_pages(utils.images_in_tiff(self._file, pages_of_one), "pages", self.path)
         page = self._pages[0]
         self._check(page)
         self.shape = (int(page.imagelength), int(page.imagewidth), 3)
@@ -621,13 +622,13 @@ class TiffImage:
         self._file.close()
 
     def _bands_of(self) -> list:
-        """The pages that hold the image: one, or one for each of up to three channels.
+        """The pages of the image: one, or one for each of up to three channels.
 
-        Of a stack (z, time) they are those of its first image.
+        For a stack (z, time), the pages of its first image.
         """
         pages: list = [self._file.pages[0]]
         series = self._file.series[0]
-        if series.axes == "QYX" and utils.pages_are_bands(series):  # without a word on its axes
+        if series.axes == "QYX" and utils.pages_are_bands(series):  # the file doesn't name its axes
             if series.shape[0] not in (3, 4):
                 raise ValueError(
                     f"{self.path}: expected pages that are bands. Received: {series.shape[0]} pages"
@@ -635,14 +636,14 @@ class TiffImage:
                 )
             pages = list(series.pages)[:3]
         if pages[0].samplesperpixel == 1 and "C" in series.axes[:-2] and len(series.pages) > 1:
-            every = list(series.pages)
+            all_pages = list(series.pages)
             numbers = utils.channels_of_stack(series)
             if not numbers and series.shape[series.axes.index("C")] > 1:
                 raise ValueError(
                     f"{self.path}: expected a page for each of {series.axes[:-2]}"
-                    f" {series.shape[:-2]}. Received: {len(every)} pages"
+                    f" {series.shape[:-2]}. Received: {len(all_pages)} pages"
                 )
-            pages = [every[number] for number in numbers[:3]] or pages
+            pages = [all_pages[number] for number in numbers[:3]] or pages
             if any(page is None for page in pages):
                 raise ValueError(
                     f"{self.path}: expected {len(pages)} channels. Received: one without"
@@ -654,12 +655,12 @@ class TiffImage:
         return pages
 
     def _check(self, page: Any) -> None:
-        """ValueError for a file of which windows can't be read, or whose values mean other colours.
+        """ValueError for a file that can't be read in windows, or isn't gray or RGB.
 
-        What compresses it may need a package that tifffile names.
+        Its compression may need a package, which tifffile's error names.
         """
         kind = getattr(page.photometric, "name", str(page.photometric))
-        # What decodes JPEG makes RGB of YCbCr; nothing does of other such files.
+        # The JPEG decoder converts YCbCr to RGB; other YCbCr files aren't converted.
         is_jpeg = getattr(page.compression, "name", "") == "JPEG"
         if kind not in ("MINISBLACK", "RGB") and not (kind == "YCBCR" and is_jpeg):
             raise ValueError(f"{self.path}: expected gray or RGB. Received: a TIFF of {kind}")
@@ -667,21 +668,21 @@ class TiffImage:
             raise ValueError(f"{self.path}: expected a TIFF that isn't turned (Orientation 1)")
         try:
             _window_of_page(page, (0, 0, 1, 1))
-        except Exception as error:  # whatever the decoders raise
+        except Exception as error:  # each decoder has its own errors
             raise ValueError(f"{self.path}: its windows can't be decoded: {error}") from error
 
     def _range(self) -> tuple[float, float]:
-        """The range of the values that `window` shows, of windows spread over the image."""
+        """(low, high) of the values, estimated from windows spread over the image."""
         parts = []
         for place in _probes(*self.shape[:2]):
             values = self.values(*place)
             if values.shape[-1] == 2:
-                values = values[..., :1]  # gray and alpha: `utils.as_rgb` takes the gray
+                values = values[..., :1]  # gray and alpha: `utils.as_rgb` uses gray only
             parts.append(values.ravel())
         return utils.value_range(np.concatenate(parts))
 
     def values(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
-        """[y2 - y1, x2 - x1, bands] of the file's own dtype and values, at most three bands.
+        """[y2 - y1, x2 - x1, bands] in the file's dtype, unscaled, at most three bands.
 
         Raises:
             ValueError: a part of the file is damaged or missing.
@@ -699,14 +700,14 @@ class TiffImage:
 
 
 def _window_of_page(page: Any, window: Window) -> np.ndarray:
-    """[h, w, samples] of a page, of which only the tiles or strips in the window are decoded."""
+    """[h, w, samples] of a page; only the tiles or strips in the window are decoded."""
     y1, x1, y2, x2 = window
     out = np.zeros((y2 - y1, x2 - x1, page.samplesperpixel), page.dtype)
     handle = page.parent.filehandle
     tables = page.jpegtables
     for number in _segments_in(page, window):
         if not page.databytecounts[number]:
-            continue  # a part that was never written
+            continue  # a sparse file: this tile was never written
         handle.seek(page.dataoffsets[number])
         content = handle.read(page.databytecounts[number])
         decoded, place, _ = page.decode(content, number, jpegtables=tables)
@@ -723,7 +724,7 @@ def _window_of_page(page: Any, window: Window) -> np.ndarray:
 
 
 def _put(out: np.ndarray, block: np.ndarray, y: int, x: int) -> None:
-    """Writes a block into an array where its first pixel lies at (y, x); what is outside is cut."""
+    """Writes a block into an array with its top left pixel at (y, x), clipped to the array."""
     top = max(y, 0)
     left = max(x, 0)
     bottom = min(y + block.shape[0], out.shape[0])
@@ -733,28 +734,28 @@ def _put(out: np.ndarray, block: np.ndarray, y: int, x: int) -> None:
 
 
 def _segments_in(page: Any, window: Window) -> Iterator[int]:
-    """Numbers of the tiles or strips of a page that a window meets, of all planes."""
+    """Indices of the tiles or strips of a page that a window overlaps, in all planes."""
     y1, x1, y2, x2 = window
     height = page.imagelength
     if page.is_tiled:
-        tall = page.tilelength
-        wide = page.tilewidth
+        segment_height = page.tilelength
+        segment_width = page.tilewidth
     else:
-        tall = min(page.rowsperstrip or height, height)
-        wide = page.imagewidth
-    across = -(-page.imagewidth // wide)
-    down = -(-height // tall)
+        segment_height = min(page.rowsperstrip or height, height)
+        segment_width = page.imagewidth
+    across = -(-page.imagewidth // segment_width)
+    down = -(-height // segment_height)
     planes = 1
     if page.planarconfig == 2:
         planes = page.samplesperpixel
     for plane in range(planes):
-        for row in range(y1 // tall, -(-y2 // tall)):
-            for column in range(x1 // wide, -(-x2 // wide)):
+        for row in range(y1 // segment_height, -(-y2 // segment_height)):
+            for column in range(x1 // segment_width, -(-x2 // segment_width)):
                 yield (plane * down + row) * across + column
 
 
 def _transform_of(page: Any) -> tuple[float, ...] | None:
-    """The transform of a GeoTIFF's tags, see `TiffImage`."""
+    """The transform in a GeoTIFF's tags, see `TiffImage`."""
     matrix = page.tags.valueof(34264)  # ModelTransformation
     if matrix is not None and len(matrix) == 16:
         a, b, _, c, d, e, _, f = map(float, matrix[:8])
@@ -767,15 +768,15 @@ def _transform_of(page: Any) -> tuple[float, ...] | None:
         i, j, _, x, y, _ = map(float, tie[:6])
         across, down = map(float, scale[:2])
         transform = (across, 0.0, x - i * across, 0.0, -down, y + j * down)
-    if _geo_key(page, 1025) == 2:  # GTRasterType: the coordinates are those of pixels' middles
+    if _geo_key(page, 1025) == 2:  # GTRasterType: coordinates of pixels' centres
         a, b, c, d, e, f = transform
         transform = (a, b, c - (a + b) / 2, d, e, f - (d + e) / 2)
     return transform
 
 
 def _geo_key(page: Any, key: int) -> int | None:
-    """A value of a GeoTIFF's directory of keys; None where it is not there."""
-    directory = page.tags.valueof(34735)  # GeoKeyDirectory: fours of key, place, count, value
+    """A value of a GeoTIFF's key directory; None if it is missing."""
+    directory = page.tags.valueof(34735)  # GeoKeyDirectory: rows of key, location, count, value
     if directory is None:
         return None
     for number in range(4, len(directory) - 3, 4):
@@ -785,7 +786,7 @@ def _geo_key(page: Any, key: int) -> int | None:
 
 
 def _crs_of(page: Any) -> str | None:
-    """The coordinate system that a GeoTIFF names by its number."""
+    """The coordinate system of a GeoTIFF, "EPSG:..."; None if it has no EPSG code."""
     for key in (3072, 2048):  # projected, geographic
         number = _geo_key(page, key)
         if number is not None and 0 < number < 32767:
@@ -807,11 +808,11 @@ def geojson(
     The outlines follow the edges of the masks' pixels.
 
     Args:
-        result: its masks are run-length encodings.
+        result: of `detect`, with masks as run-length encodings.
         class_names: by class id.
-        transform: from pixels to the world, see `TiffImage`; None for pixels, y downwards.
-        crs: the name of the world's coordinates, written as the member "crs", which readers such as
-            GDAL and QGIS heed; RFC 7946 itself has longitude and latitude alone.
+        transform: from pixels to world coordinates, see `TiffImage`; None for pixels, y downwards.
+        crs: name of the coordinate system, written as the member "crs", which GDAL, QGIS and others
+            read; RFC 7946 itself allows only longitude and latitude.
     """
     from mrcnn import visualize
 
@@ -833,7 +834,7 @@ def geojson(
 
 
 def _geometry(code: dict, transform: Sequence[float] | None) -> dict | None:
-    """A mask as a GeoJSON geometry; None for one without a pixel."""
+    """A mask as a GeoJSON geometry; None if it is empty."""
     from mrcnn import convert
 
     (y, x, _, _), pixels = mask_math.crop_of_rle(code)
@@ -842,15 +843,15 @@ def _geometry(code: dict, transform: Sequence[float] | None) -> dict | None:
         return None
     polygons = [[_ring(loop, y, x, transform)] for loop in outer]
     for hole in holes:
-        around = _piece_around(hole, outer)
-        polygons[around].append(_ring(hole, y, x, transform))
+        piece = _piece_around(hole, outer)
+        polygons[piece].append(_ring(hole, y, x, transform))
     if len(polygons) == 1:
         return {"type": "Polygon", "coordinates": polygons[0]}
     return {"type": "MultiPolygon", "coordinates": polygons}
 
 
 def _piece_around(hole: list, outer: list[list]) -> int:
-    """The number of the piece that a hole is in, the smallest one around it."""
+    """Index of the smallest outer outline that contains a hole."""
     import skimage.measure
 
     if len(outer) == 1:
@@ -867,10 +868,10 @@ def _piece_around(hole: list, outer: list[list]) -> int:
 
 
 def _ring(loop: list, y: int, x: int, transform: Sequence[float] | None) -> list[list[float]]:
-    """A closed line of world coordinates, the first point again at its end.
+    """A closed ring in world coordinates, whose last point repeats the first.
 
-    Outlines turn left around their inside, and holes right (RFC 7946): a world whose y points up
-    has the loop backwards.
+    RFC 7946: outlines run counterclockwise, holes clockwise. A transform that mirrors the image,
+    such as one whose y points up, therefore reverses the loop.
     """
     closed = [*loop, loop[0]]
     if transform is not None and transform[0] * transform[4] < transform[1] * transform[3]:

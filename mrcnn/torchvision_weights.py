@@ -1,16 +1,16 @@
 """Checkpoints of torchvision's Mask R-CNN and Keypoint R-CNN: presets and the importer.
 
-    # what it needs, read off its keys
+    # the config for a checkpoint, derived from its keys
     config = torchvision_weights.config_of("maskrcnn_resnet50_fpn_v2_coco.pth")
     model = MaskRCNN("inference", config, "logs")
     model.load_weights("maskrcnn_resnet50_fpn_v2_coco.pth")
 
-A checkpoint is a state dict: {key: array} as a dict or an `.npz`, which need nothing else; or a
+A checkpoint is a state dict: {key: array} as a dict or an `.npz`, without further packages; or a
 `.pth` or `.pt` file, which needs PyTorch and is read with `torch.load(weights_only=True)`, so that
 no code in it can run.
 
-Keys can't tell the epsilon of batch norm: it is 1e-5, but 0 in the released COCO_V1 files
-(BATCH_NORM_EPSILON=0).
+The keys don't show the epsilon of batch norm: the presets have 1e-5; the released COCO_V1 files
+need 0 (BATCH_NORM_EPSILON=0).
 """
 
 import math
@@ -32,7 +32,7 @@ SUFFIXES = (".pth", ".pt", ".npz")
 
 
 class TorchvisionConfig(PaperConfig):
-    """`maskrcnn_resnet50_fpn`: 91 COCO class ids with gaps, the background first."""
+    """`maskrcnn_resnet50_fpn`: 91 class ids, COCO's with their gaps, background first."""
 
     NAME = "torchvision"
     NUM_CLASSES = 91
@@ -43,7 +43,7 @@ class TorchvisionConfig(PaperConfig):
     BATCH_NORM_EPSILON = 1e-5
     MEAN_PIXEL = 255 * np.array([0.485, 0.456, 0.406])
     STD_PIXEL = 255 * np.array([0.229, 0.224, 0.225])
-    # Its ratios are heights by widths.
+    # torchvision's ratios are height / width.
     RPN_ANCHOR_RATIOS = [2, 1, 0.5]
     RPN_ANCHOR_ROUNDING = True
     PRE_NMS_LIMIT = 1000
@@ -56,7 +56,7 @@ class TorchvisionConfig(PaperConfig):
 
 
 class TorchvisionV2Config(TorchvisionConfig):
-    """`maskrcnn_resnet50_fpn_v2`: norms in pyramid and heads, convolutions in the box head."""
+    """`maskrcnn_resnet50_fpn_v2`: batch norm in FPN and heads, convolutions in the box head."""
 
     BACKBONE_NORM = FPN_NORM = BOX_HEAD_CONV_NORM = MASK_HEAD_NORM = "batch"
     RPN_CONVS = 2
@@ -65,7 +65,7 @@ class TorchvisionV2Config(TorchvisionConfig):
 
 
 class TorchvisionKeypointConfig(TorchvisionConfig):
-    """`keypointrcnn_resnet50_fpn`: persons and their 17 points, no masks."""
+    """`keypointrcnn_resnet50_fpn`: persons with 17 keypoints, no masks."""
 
     NUM_CLASSES = 2
     USE_MASK = False
@@ -73,11 +73,11 @@ class TorchvisionKeypointConfig(TorchvisionConfig):
 
 
 def config_of(checkpoint: Any, **settings: Any) -> TorchvisionConfig:
-    """A config under which a checkpoint fits, told by its keys and shapes.
+    """A config that fits a checkpoint, derived from its keys and shapes.
 
     Args:
-        checkpoint: see the module.
-        settings: to override, such as IMAGE_MIN_DIM or BATCH_NORM_EPSILON.
+        checkpoint: path or dict, see the module's docstring.
+        settings: settings to override, such as IMAGE_MIN_DIM or BATCH_NORM_EPSILON.
     """
     arrays = read(checkpoint)
     values: dict[str, Any] = {
@@ -99,23 +99,23 @@ def config_of(checkpoint: Any, **settings: Any) -> TorchvisionConfig:
 
 
 def is_checkpoint(source: Any) -> bool:
-    """Whether `load_weights` takes it for torchvision's: a dict, or a file by its ending."""
+    """Whether `load_weights` treats `source` as torchvision's: a dict, or a path by its suffix."""
     return isinstance(source, Mapping) or os.fspath(source).lower().endswith(SUFFIXES)
 
 
 def read(source: Any) -> dict[str, np.ndarray]:
-    """{key: float array} of a checkpoint, under the keys of current models.
+    """{key: float array} of a checkpoint, with the keys of current torchvision models.
 
     Raises:
         FileNotFoundError: no such file.
         ImportError: a `.pth` file without PyTorch.
-        ValueError: not a state dict, or a file that can't be read, which is named.
+        ValueError: not a state dict, or a file that can't be read; the message names it.
     """
     arrays = _contents(source)
     name = source
     if isinstance(source, Mapping):
         name = "the dict"
-    # Training scripts store the state dict beside the optimizer's.
+    # Training scripts store the model's state dict in a dict with the optimizer's.
     for key in ("model", "state_dict"):
         if isinstance(arrays, Mapping) and isinstance(arrays.get(key), Mapping):
             arrays = arrays[key]
@@ -152,7 +152,7 @@ def _contents(source: Any) -> Any:
 
 
 def read_npz(path: str) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz`; pickled objects are refused, as they could run code.
+    """The arrays of an `.npz`; pickled objects are rejected, as they could run code.
 
     Raises:
         mrcnn.files.UnreadableFileError: a ValueError that names the file.
@@ -170,7 +170,7 @@ def read_npz(path: str) -> dict[str, np.ndarray]:
 
 
 def _npy_array(path, info, member):
-    """An array of an archive, made only after its header has been compared with its size."""
+    """An array of an archive; its header is compared with its size before memory is allocated."""
     version = np.lib.format.read_magic(member)
     if version == (1, 0):
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(member)
@@ -194,10 +194,10 @@ def _npy_array(path, info, member):
 
 
 def _float_array(name: Any, key: str, value: Any) -> np.ndarray:
-    """A tensor of PyTorch, or an array, as an array of floats."""
+    """A PyTorch tensor, or an array, as a float array; ValueError for other dtypes."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        if "bfloat16" in str(value.dtype):  # numpy has no such type
+        if "bfloat16" in str(value.dtype):  # numpy lacks this dtype
             value = value.float()
         array = value.numpy()
     else:
@@ -223,7 +223,7 @@ def _read_torch(path: Any) -> Mapping:
 
 
 def current_key(key: str) -> str:
-    """The key of today's models for one of an older file's."""
+    """The key in current torchvision models for a key of any version."""
     key = re.sub(r"(fpn\.(?:inner|layer)_blocks\.\d)\.(weight|bias)$", r"\1.0.\2", key)
     key = re.sub(r"rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", key)
     old = re.search(r"mask_head\.mask_fcn(\d)\.", key)
@@ -241,8 +241,9 @@ NORM = {
     "running_var": "moving_variance",
 }
 
-# Pattern of a module's name in the checkpoint, the layer here (what stands in braces is made of the
-# numbers in the name, see `_layer_of`), and how it is stored.
+# Pattern of a module's name in the checkpoint, the layer's name in this package (the fields in
+# braces are computed from the numbers in the module's name, see `_layer_of`), and how the module's
+# arrays are stored.
 MODULES = [
     (re.compile(pattern + r"\.(weight|bias|running_mean|running_var)"), layer, kind)
     for pattern, layer, kind in (
@@ -278,13 +279,13 @@ MODULES = [
 def translate(
     arrays: Mapping[str, np.ndarray],
 ) -> tuple[dict[str, dict[str, np.ndarray]], list[str]]:
-    """A checkpoint's arrays under this package's names and in its layout.
+    """Converts a checkpoint's arrays to this package's names and layout.
 
     Args:
         arrays: {key: array} of `read`.
 
     Returns:
-        {layer: {weight's name: array}}, and the keys that no layer is known for.
+        {layer: {weight's name: array}}, and the keys without a corresponding layer.
     """
     layers: dict[str, dict[str, np.ndarray]] = {}
     unknown = []
@@ -292,18 +293,18 @@ def translate(
     if "backbone.fpn.layer_blocks.0.0.weight" in arrays:
         channels = len(arrays["backbone.fpn.layer_blocks.0.0.weight"])
     for key, array in arrays.items():
-        place = _place_of(key)
-        if place is None:
+        match = _match(key)
+        if match is None:
             unknown.append(key)
             continue
-        layer, weight, kind = place
+        layer, weight, kind = match
         name, converted = _convert(array, weight, kind, channels)
         layers.setdefault(layer, {})[name] = converted
     return layers, unknown
 
 
-def _place_of(key: str) -> tuple[str, str, str] | None:
-    """The layer here, the weight's name there and how it is stored; None for an unknown key."""
+def _match(key: str) -> tuple[str, str, str] | None:
+    """(layer's name here, weight's name in the checkpoint, how it is stored); None if unknown."""
     for pattern, layer, kind in MODULES:
         match = pattern.fullmatch(key)
         if match:
@@ -313,12 +314,12 @@ def _place_of(key: str) -> tuple[str, str, str] | None:
 
 
 def _layer_of(layer: str, numbers: list[int]) -> str:
-    """A layer's name of `MODULES`, completed by the numbers in a key."""
+    """A layer's name from `MODULES`, its fields filled in from the numbers in a key."""
     if not numbers:
         return layer
     first = numbers[0]
     parts: dict[str, Any] = {"level": first + 2, "next": first + 1, "half": first // 2 + 1}
-    parts["second"] = ""  # the first of several has no number
+    parts["second"] = ""  # the first of several layers has no number
     if first:
         parts["second"] = first + 1
     if len(numbers) > 1:
@@ -330,17 +331,18 @@ def _layer_of(layer: str, numbers: list[int]) -> str:
 
 
 def _convert(array: np.ndarray, weight: str, kind: str, channels: int) -> tuple[str, np.ndarray]:
-    """Weight's name and array here, axes in Keras's order.
+    """The weight's name in Keras and the array with axes in Keras's order.
 
     Args:
-        weight: its name in the checkpoint.
-        kind: how the layer is stored, see `MODULES`.
-        channels: of a pooled RoI.
+        array: as in the checkpoint.
+        weight: the weight's name in the checkpoint.
+        kind: how the module's arrays are stored, see `MODULES`.
+        channels: number of channels of a pooled RoI.
     """
     if kind == "norm":
         return NORM[weight], array
     if kind.endswith("boxes"):
-        # Outputs come in fours (dx, dy, log dw, log dh), here (dy, dx, log dh, log dw).
+        # torchvision's box deltas are (dx, dy, log dw, log dh), ours (dy, dx, log dh, log dw).
         fours = array.reshape(-1, 4, *array.shape[1:])
         array = fours[:, [1, 0, 3, 2]].reshape(array.shape)
     if weight == "bias":
@@ -348,8 +350,8 @@ def _convert(array: np.ndarray, weight: str, kind: str, channels: int) -> tuple[
     if kind.startswith("conv") or kind == "deconv":
         return "kernel", array.transpose(2, 3, 1, 0)
     if kind.startswith("fc of"):
-        # A convolution here that covers its input; there the input was laid out channel, row,
-        # column.
+        # Here a convolution that covers its whole input; torchvision flattens it as channels, rows,
+        # columns.
         side = 1
         if kind == "fc of cells":
             side = math.isqrt(array.shape[1] // channels)

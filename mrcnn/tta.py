@@ -1,10 +1,10 @@
-"""Test-time augmentation: an image is seen in several sizes, mirrored, turned (paper, appendix B).
+"""Test-time augmentation: detection at several scales, flipped, rotated (paper, appendix B).
 
-`MaskRCNN.detect` comes here where TEST_SCALES or TEST_FLIP is set. As in the paper's code, the
-detections of all views are pooled and suppressed once more by class; masks and keypoints are those
-of the final boxes, the mean over the views of what the heads give there. A pooled score is that of
-the one view that is surest; with TEST_BOX_VOTE all views have a say. The maps of all views of one
-image are in memory at once.
+`MaskRCNN.detect` uses this module if TEST_SCALES or TEST_FLIP is set. As in the paper's code, the
+detections of all views are pooled, followed by another non-maximum suppression by class; masks and
+keypoints are the mean over the views of the heads' outputs for the final boxes. The score of a
+pooled detection is the highest of all views; with TEST_BOX_VOTE all views contribute. The feature
+maps of all views of an image are in memory at once.
 """
 
 import dataclasses
@@ -18,11 +18,11 @@ from mrcnn import boxes as box_math, data, inference, keypoints
 
 
 class Turn(NamedTuple):
-    """One of the eight flips and right-angle turns of an image.
+    """One of the eight flips and 90-degree rotations of an image.
 
     Attributes:
-        transpose: rows become columns, before the flips.
-        flip_y, flip_x: upside down; left to right.
+        transpose: whether rows and columns are swapped, before the flips.
+        flip_y, flip_x: whether the image is flipped vertically; horizontally.
     """
 
     transpose: bool = False
@@ -31,17 +31,17 @@ class Turn(NamedTuple):
 
     @property
     def mirrors(self) -> bool:
-        """Whether left and right change places: a person's left hand looks like a right one."""
+        """Whether the view is a mirror image, in which a left hand looks like a right one."""
         return sum(self) % 2 == 1
 
     def of_image(self, image: np.ndarray) -> np.ndarray:
-        """An image [H, W, ...] as the view has it: [H, W, ...], or [W, H, ...] transposed."""
+        """The view of an image [H, W, ...]: [H, W, ...], or [W, H, ...] if transposed."""
         if self.transpose:
             image = image.swapaxes(0, 1)
         return np.ascontiguousarray(self._flipped(image))
 
     def maps_to_image(self, maps: np.ndarray) -> np.ndarray:
-        """Maps [N, h, w, ...] of boxes in the view as they are in the image."""
+        """Maps [N, h, w, ...] of boxes in the view, converted to the image's orientation."""
         maps = self._flipped(np.moveaxis(maps, 0, 2))
         if self.transpose:
             maps = maps.swapaxes(0, 1)
@@ -70,7 +70,7 @@ class Turn(NamedTuple):
         return array
 
     def _flipped_boxes(self, y1, x1, y2, x2):
-        """[N, 4] of normalised coordinates [N] each, flipped."""
+        """Flipped boxes [N, 4], from normalised coordinates, [N] each."""
         if self.flip_y:
             y1, y2 = 1 - y2, 1 - y1
         if self.flip_x:
@@ -79,12 +79,12 @@ class Turn(NamedTuple):
 
 
 def turns_of(setting: bool | str) -> list[Turn]:
-    """The views that a TEST_FLIP asks for; the first is the image as it is."""
-    either = (False, True)
+    """The views for a value of TEST_FLIP; the first is the unchanged image."""
+    booleans = (False, True)
     if setting == "turns":
-        return [Turn(*flags) for flags in itertools.product(either, either, either)]
+        return [Turn(*flags) for flags in itertools.product(booleans, booleans, booleans)]
     if setting == "both":
-        return [Turn(False, *flags) for flags in itertools.product(either, either)]
+        return [Turn(False, *flags) for flags in itertools.product(booleans, booleans)]
     if setting:
         return [Turn(), Turn(flip_x=True)]
     return [Turn()]
@@ -92,15 +92,15 @@ def turns_of(setting: bool | str) -> list[Turn]:
 
 @dataclasses.dataclass
 class View:
-    """One look at an image.
+    """A view of an image: one scale and one `Turn`.
 
     Attributes:
-        turn: how it is flipped and turned.
-        molded: the view as the network takes it.
-        metas: [1, meta] as a tensor.
+        turn: how the image is flipped and rotated.
+        molded: the network's input.
+        metas: [1, meta], a tensor.
         frame: BOX_FRAME.
         maps: feature maps.
-        detections: [N, 6] of the view, normalised.
+        detections: [N, 6], boxes normalised in the molded view.
     """
 
     turn: Turn
@@ -121,13 +121,13 @@ class View:
         return self.turn.boxes_to_view(boxes) * scale + np.tile(window[:2], 2)
 
     def _window(self):
-        """(y1, x1, y2, x2) of the image in the view, normalised."""
+        """(y1, x1, y2, x2) of the image in the molded view, normalised."""
         shape = self.molded.image.shape[:2]
         return box_math.norm_boxes(np.asarray(self.molded.window), shape, self.frame)
 
 
 def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:
-    """`MaskRCNN.detect` with the views that the model's TEST_SCALES and TEST_FLIP ask for."""
+    """`MaskRCNN.detect` with the views of the model's TEST_SCALES and TEST_FLIP."""
     results = []
     for i, image in enumerate(images):
         results.append(_detect_one(model.detector, np.asarray(image), f"image {i}", masks))
@@ -137,7 +137,7 @@ def detect(model: Any, images: Sequence, masks: str = "dense") -> list[dict]:
 def detect_many(
     model: Any, items: Iterable, load: Callable | None = None, masks: str = "dense"
 ) -> Iterator[dict]:
-    """`MaskRCNN.detect_many` with those views, one image after the other."""
+    """`MaskRCNN.detect_many` with the views of `detect`, one image after the other."""
     data.check_items(items, load)
     return _detect_each(model.detector, items, load, masks)
 
@@ -157,7 +157,7 @@ def _detect_one(detector, image, where, form):
         masks = _mean(detector, "masks", views, boxes, class_ids=rows[:, 0])[None]
     if config.USE_KEYPOINTS:
         points = _mean(detector, "keypoints", views, boxes, config.KEYPOINT_FLIP_PAIRS)[None]
-    # As detections of the first view, the image as it is, they go the way of all others.
+    # Converted to the usual result as detections in the first view, which is the unchanged image.
     first = views[0]
     detections = np.concatenate([first.from_image(boxes), rows], axis=1).astype(np.float32)
     outputs = inference.Outputs(detections[None], masks, points)
@@ -166,7 +166,7 @@ def _detect_one(detector, image, where, form):
 
 
 def _views(detector, image, where):
-    """The views of an image; the first is the image as it is."""
+    """The views of an image; the first is the unchanged image at the first scale."""
     config = detector.config
     views = []
     min_dims = config.TEST_SCALES
@@ -192,36 +192,40 @@ def _look(detector, image, where, min_dim, turn):
 
 
 def _pooled(views, config):
-    """Boxes [N, 4] normalised in the image and rows [N, (class id, score)] of all views, best
-    first."""
+    """Pools the detections of all views, by descending score.
+
+    Returns:
+        boxes [N, 4] normalised in the image, rows [N, (class id, score)].
+    """
     boxes = [view.to_image(view.detections[:, :4].astype(np.float64)) for view in views]
-    numbers = np.repeat(np.arange(len(views)), [len(of_view) for of_view in boxes])
+    view_indices = np.repeat(np.arange(len(views)), [len(of_view) for of_view in boxes])
     boxes = np.concatenate(boxes)
     rows = np.concatenate([view.detections[:, 4:] for view in views])
     kept = _suppress(boxes, rows[:, 0], rows[:, 1], config.DETECTION_NMS_THRESHOLD)
     if config.TEST_BOX_VOTE is None:
         kept = kept[: config.DETECTION_MAX_INSTANCES]
         return boxes[kept], rows[kept]
-    boxes, rows = _vote(boxes, rows, numbers, kept, len(views), config.TEST_BOX_VOTE)
+    boxes, rows = _vote(boxes, rows, view_indices, kept, len(views), config.TEST_BOX_VOTE)
     is_sure = rows[:, 1] >= config.DETECTION_MIN_CONFIDENCE
     order = np.argsort(-rows[:, 1], kind="stable")
     order = order[is_sure[order]][: config.DETECTION_MAX_INSTANCES]
     return boxes[order], rows[order]
 
 
-def _vote(boxes, rows, numbers, kept, count, threshold):
-    """The boxes that are kept, by a vote of all views.
+def _vote(boxes, rows, view_indices, kept, view_count, threshold):
+    """Box voting: replaces the kept boxes by a mean over all views.
 
-    Each view's vote is its box of that class with the highest IoU, if that is at least the
-    threshold. The voted box is the mean of the votes weighted by their scores, the voted score
-    their sum over the number of views: an object that one view alone sees loses.
+    Each view's vote for a kept box is its box of the same class with the highest IoU, if that is at
+    least the threshold. The new box is the mean of the votes weighted by their scores, the new
+    score the sum of the votes' scores divided by the number of views, which lowers the score of an
+    object that only one view shows.
 
     Args:
         boxes: [N, 4] float64 of all views.
         rows: [N, (class id, score)].
-        numbers: [N] of the view that each is of.
-        kept: rows of the boxes that the suppression left.
-        count: views.
+        view_indices: [N], index of each box's view.
+        kept: indices of the boxes that the suppression kept.
+        view_count: number of views.
         threshold: IoU in 0..1.
 
     Returns:
@@ -229,26 +233,26 @@ def _vote(boxes, rows, numbers, kept, count, threshold):
     """
     voted_boxes = np.zeros((len(kept), 4))
     weights = np.zeros((len(kept), 1))
-    for number in range(count):
-        of_view = np.flatnonzero(numbers == number)
+    for number in range(view_count):
+        of_view = np.flatnonzero(view_indices == number)
         if not len(of_view):
             continue
         overlaps = box_math.compute_overlaps(boxes[kept], boxes[of_view])
         overlaps[rows[kept, 0][:, None] != rows[of_view, 0]] = -1
-        overlaps[kept[:, None] == of_view] = 1  # also of a box without area
+        overlaps[kept[:, None] == of_view] = 1  # even if the box has no area
         best = overlaps.argmax(axis=1)
         votes = overlaps[np.arange(len(kept)), best] >= threshold
-        # A score that is rounded to 0 is a vote all the same.
+        # A score that is rounded to 0 must count as a vote, too.
         scores = (np.maximum(rows[of_view[best], 1], 1e-12) * votes)[:, None]
         voted_boxes += scores * boxes[of_view[best]]
         weights += scores
     voted_rows = rows[kept].copy()
-    voted_rows[:, 1:] = weights / count
+    voted_rows[:, 1:] = weights / view_count
     return voted_boxes / weights, voted_rows
 
 
 def _suppress(boxes, class_ids, scores, threshold):
-    """Rows that stay, best first: of two of a class with a higher IoU only the better one."""
+    """Non-maximum suppression by class: indices of the kept boxes, by descending score."""
     kept = [np.zeros(0, int)]
     for class_id in np.unique(class_ids):
         rows = np.flatnonzero(class_ids == class_id)
@@ -258,9 +262,9 @@ def _suppress(boxes, class_ids, scores, threshold):
 
 
 def _mean(detector, name, views, boxes, flip_pairs=(), class_ids=None):
-    """Mean over the views of a head's maps in the boxes: [N, h, w, ...]."""
+    """Mean over the views of a head's maps for the boxes: [N, h, w, ...]."""
     count = len(boxes)
-    # A head is not run on no row at all.
+    # The head needs at least one row.
     rows = np.zeros((1, max(count, 1), 6), np.float32)
     if class_ids is not None:
         rows[0, :count, 4] = class_ids
