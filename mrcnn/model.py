@@ -2609,8 +2609,10 @@ def targets_graph(
     """
     image = inputs["input_image"]
     if not config.USE_RPN_ROIS:
-        normalize = NormalizeBoxes(return_valid=True, frame=config.BOX_FRAME, name="input_rois")
-        proposals, valid = normalize([inputs["input_roi"], image])
+        normalize_rois = NormalizeBoxes(
+            return_valid=True, frame=config.BOX_FRAME, name="input_rois"
+        )
+        proposals, valid = normalize_rois([inputs["input_roi"], image])
     normalize = NormalizeBoxes(min_pixels=1, frame=config.BOX_FRAME, name="gt_boxes")
     truth = [inputs["input_gt_class_ids"], normalize([inputs["input_gt_boxes"], image])]
     if config.USE_MASK:
