@@ -1,6 +1,6 @@
-"""From an image of a dataset to a training example: molding, image meta, targets, batches.
+"""Training examples from a dataset's images: molding, image meta, targets, batches.
 
-numpy only: Keras and TensorFlow are not imported.
+Keras and TensorFlow are not imported.
 
 Boxes are (y1, x1, y2, x2) in pixels of the molded image; y2, x2 lie outside the box. Class ids
 below zero are crowds: groups of objects that are neither a target nor background.
@@ -30,7 +30,7 @@ from mrcnn.masks import LabelMaps, compact
 
 # numpy's Generator, its older RandomState, or the module numpy.random.
 Random = Any
-# Masks of one image, of which label maps take less memory and time unless they overlap much.
+# Masks of one image. Label maps take less memory and time, unless many masks overlap.
 Masks = LabelMaps | np.ndarray
 
 logger = logging.getLogger(__name__)
@@ -40,25 +40,25 @@ class DatasetError(ValueError):
     """A dataset that can't be trained on; the message lists every problem."""
 
 
-# ---- Images that a caller passes -----------------------------------------------------------------
+# ---- Images passed by a caller -------------------------------------------------------------------
 
 
 def images_in(images: Any, name: str) -> list[np.ndarray]:
-    """The images that a method was given, each an array.
+    """The images passed to a method, as a list of arrays.
 
     Args:
         images: a sequence or another iterable of images, or an array or tensor [N, H, W, C].
-        name: of the method, for messages.
+        name: name of the method, for errors.
 
     Raises:
-        ValueError: one image, a path or something else that is no list of images.
+        ValueError: one image, a path or another value that is not a list of images.
     """
     check_is_list(images, name)
     return [as_array(image, f"image {i}") for i, image in enumerate(images)]
 
 
 def check_is_list(images: Any, name: str) -> None:
-    """ValueError where `images` is one image, a path or something else than a list of images."""
+    """Raises a ValueError unless `images` is a list of images: for one image, a path etc."""
     expected = f"{name}() takes a list of images, or an array [N, H, W, C]."
     shape = getattr(images, "shape", None)
     if isinstance(images, (str, os.PathLike)):
@@ -67,7 +67,7 @@ def check_is_list(images: Any, name: str) -> None:
             f"{name}([mrcnn.utils.read_image(path)])"
         )
     if shape is not None and len(shape) != 4 and not _is_column(images):
-        # Taken for a list, a picture would be hundreds of gray images: its rows.
+        # As a list, a single image would be hundreds of images: its rows.
         raise ValueError(
             f"{expected} Received: one array of shape {tuple(shape)}; for one image: "
             f"{name}([image]), for several: {name}(list(images))"
@@ -88,7 +88,7 @@ def as_array(image: Any, where: str) -> np.ndarray:
     """An image as an array [H, W] or [H, W, C]; Pillow's of any mode becomes RGB.
 
     Raises:
-        ValueError: a path, None, a row of an image, or something else.
+        ValueError: a path, None, a row of an image, or another value.
     """
     if isinstance(image, (str, os.PathLike)):
         raise ValueError(
@@ -116,7 +116,7 @@ def as_array(image: Any, where: str) -> np.ndarray:
 
 
 def check_items(items: Any, load: Callable | None) -> None:
-    """ValueError for what `detect_many` can't take one image after the other from."""
+    """Raises a ValueError for `items` that `detect_many` can't iterate over as images."""
     if load is None or isinstance(items, (str, os.PathLike)):
         check_is_list(items, "detect_many")
     elif not isinstance(items, Iterable):
@@ -130,9 +130,9 @@ def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, s
     """An image [H, W, C] or [H, W] of `detect_many`, and its name in errors.
 
     Args:
-        number: its place among the items.
-        item: the image, or what `load` takes.
-        load: f(item) that returns the image; None where the item is the image.
+        number: its index among the items.
+        item: the image, or an argument of `load`.
+        load: f(item) -> image; None where the item is the image.
     """
     image = item
     where = f"image {number}"
@@ -144,15 +144,16 @@ def loaded(number: int, item: Any, load: Callable | None) -> tuple[np.ndarray, s
 
 
 def of_one_size(waiting: collections.deque, most: int, shape_of: Callable = np.shape) -> list:
-    """Takes the next prepared images of one size from those that `detect_many` has waiting.
+    """Takes the next prepared images of one size from the queue of `detect_many`.
 
     Args:
-        waiting: futures of prepared images in order, one or more.
-        most: images to take.
+        waiting: futures of prepared images in order, at least one.
+        most: maximum number of images.
         shape_of: f(prepared image) -> its shape.
 
     Raises:
-        what preparing the first of them raised; one behind others waits for its turn.
+        the error of preparing the first image. An image with an error that is not the first ends
+        the batch and stays in the queue.
     """
     chunk = [waiting.popleft().result()]
     while waiting and len(chunk) < most:
@@ -174,21 +175,21 @@ def compose_image_meta(
     scale: float,
     active_class_ids: Any,
 ) -> np.ndarray:
-    """One vector with what the network needs to know of an image (matterport: compose_image_meta).
+    """The data of an image that the network needs, as a vector (matterport: compose_image_meta).
 
     Args:
         image_id: int.
         original_image_shape, image_shape: (H, W, C) before and after molding.
         window: (y1, x1, y2, x2) of the image inside the padding, pixels.
         scale: factor from the original to the molded image.
-        active_class_ids: [classes] of 0 and 1: classes that the image's source labels.
+        active_class_ids: [classes], 1 for classes that the image's source labels, otherwise 0.
     """
     return np.array(
         [image_id, *original_image_shape, *image_shape, *window, scale, *active_class_ids]
     )
 
 
-# Where the parts of an image meta lie.
+# Columns of the parts of an image meta.
 META: dict[str, Any] = {
     "image_id": 0,
     "original_image_shape": slice(1, 4),
@@ -201,7 +202,7 @@ META: dict[str, Any] = {
 
 def parse_image_meta(meta: np.ndarray) -> dict[str, np.ndarray]:
     """The parts of metas [B, 12 + classes] by name (matterport: parse_image_meta)."""
-    parts = {name: meta[:, place].astype(np.int32) for name, place in META.items()}
+    parts = {name: meta[:, columns].astype(np.int32) for name, columns in META.items()}
     parts["scale"] = meta[:, META["scale"]].astype(np.float32)
     return parts
 
@@ -213,10 +214,10 @@ def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
         images: [..., H, W, C].
 
     Returns:
-        of the same shape, float32.
+        float32 array of the same shape.
     """
     config = as_config(config)
-    # Row by row, or each operation would run over three values.
+    # Over flattened rows: with channels as the last axis, inner loops would have 3 elements.
     images = np.ascontiguousarray(images)
     rows = images.reshape(*images.shape[:-2], -1)
     mean = _row_of(config.MEAN_PIXEL, images.shape)
@@ -229,14 +230,14 @@ def mold_image(images: np.ndarray, config: Config) -> np.ndarray:
 
 
 def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
-    """A pixel's values, or one for all channels, repeated along a row: [W * C] float64."""
+    """A pixel's values, one for each channel or one for all, repeated to a row: [W * C] float64."""
     width, channels = shape[-2:]
     values = np.broadcast_to(np.asarray(pixel, np.float64), (channels,))
     return np.tile(values, width)
 
 
 def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
-    """Inverse of `mold_image`, uint8 by cutting off (matterport: unmold_image)."""
+    """Inverse of `mold_image`, truncated to uint8 (matterport: unmold_image)."""
     config = as_config(config)
     return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
 
@@ -250,7 +251,7 @@ def mold_with_size(
 
     Args:
         image: [H, W, C].
-        min_dim: in place of IMAGE_MIN_DIM; IMAGE_MAX_DIM grows alike.
+        min_dim: replaces IMAGE_MIN_DIM; IMAGE_MAX_DIM is scaled by the same factor.
 
     Returns:
         molded [h, w, C] float32, window (y1, x1, y2, x2) in its pixels, scale.
@@ -276,7 +277,7 @@ def mold_with_size(
 
 
 def check_sides(shape: Sequence[int], config: Config, where: str) -> None:
-    """ValueError for an image (H, W, ...) that IMAGE_RESIZE_MODE "none" leaves at a wrong size.
+    """Raises a ValueError for a shape (H, W, ...) that doesn't fit IMAGE_RESIZE_MODE "none".
 
     Args:
         where: names the image in the error.
@@ -330,9 +331,8 @@ def with_channels(
         where: names the image in the error.
 
     Returns:
-        [H, W, IMAGE_CHANNEL_COUNT]; gray is repeated and the alpha of RGBA dropped where 3 are
-        asked for, and where 1 is the first of three that are equal taken, as of a gray file that
-        was read as RGB.
+        [H, W, IMAGE_CHANNEL_COUNT]. For 3 channels, gray is repeated and the alpha of RGBA dropped;
+        for 1, the first of three equal channels is taken, as for a gray file that was read as RGB.
 
     Raises:
         ValueError: an image of another shape.
@@ -366,13 +366,12 @@ def with_channels(
 def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarray:
     """An image with the channels and in the range of values that the network takes.
 
-    MEAN_PIXEL and STD_PIXEL say which range that is. Where they are those of values of 0..255 (the
-    largest mean is above 1 and at most 255) and the image is gray or has three channels, one in
-    another range, such as fractions, bools or 12 bits, is brought to 0..255 by the rule of
-    `mrcnn.utils.value_range`. uint8, and values of 0..255 of any dtype, stay as they are. With
-    other means, or other channels, which may have units of their own, nothing is changed. With
-    IMAGE_PERCENTILES any image becomes uint8, by its own percentiles and IMAGE_GAMMA
-    (`mrcnn.utils.stretched`).
+    The range follows from MEAN_PIXEL. Where it is for values of 0..255 (the largest mean is above 1
+    and at most 255), gray images and images of three channels in another range, such as 0..1, bool
+    or 12 bits, are scaled to 0..255 by the rule of `mrcnn.utils.value_range`. uint8, and values of
+    0..255 of any dtype, are unchanged, as are all images with other means or numbers of channels,
+    which may have units of their own. With IMAGE_PERCENTILES any image becomes uint8, by its own
+    percentiles and IMAGE_GAMMA (`mrcnn.utils.stretched`).
 
     Args:
         image: [H, W] or [H, W, C].
@@ -382,30 +381,30 @@ def as_network_input(image: np.ndarray, config: Config, where: str) -> np.ndarra
         [H, W, IMAGE_CHANNEL_COUNT].
 
     Raises:
-        ValueError: other channels, or no numbers.
+        ValueError: a wrong number of channels, or values that are not numbers.
     """
     image = with_channels(image, config, where)
     if image.dtype.kind not in "buif":
         raise ValueError(
             f"An image is an array of numbers. Received: {where} of dtype {image.dtype}"
         )
-    whole = _RANGE_OF_WHOLE.get()
-    if whole is None:
+    range_of_whole = _RANGE_OF_WHOLE.get()
+    if range_of_whole is None:
         limits = range_of(image, config)
     else:
-        (limits,) = whole
+        (limits,) = range_of_whole
     if limits is None:
         return image
     gamma = 1.0
     if len(config.IMAGE_PERCENTILES):
         gamma = config.IMAGE_GAMMA
     else:
-        _tell_of_range(where, image.dtype, limits, _is_finite(image))
+        _log_range(where, image.dtype, limits, _is_finite(image))
     return utils.as_bytes(image, limits, gamma)
 
 
 def range_of(image: np.ndarray, config: Config) -> tuple[float, float] | None:
-    """The values of an image that `as_network_input` makes 0 and 255; None where it changes none.
+    """The values that `as_network_input` maps to 0 and 255; None where it changes no values.
 
     Args:
         image: [...] of numbers.
@@ -429,11 +428,11 @@ def range_of(image: np.ndarray, config: Config) -> tuple[float, float] | None:
 
 
 def _is_finite(image: np.ndarray) -> bool:
-    """Whether all values are numbers."""
+    """Whether all values are finite."""
     return image.dtype.kind != "f" or bool(np.isfinite(image.min() + image.max()))
 
 
-# (what `range_of` says of the whole image,) while parts of it are looked at; None otherwise.
+# (`range_of` the whole image,) while its parts are processed, see `parts_of`; None otherwise.
 _RANGE_OF_WHOLE: contextvars.ContextVar[tuple | None] = contextvars.ContextVar(
     "range_of_whole", default=None
 )
@@ -441,9 +440,9 @@ _RANGE_OF_WHOLE: contextvars.ContextVar[tuple | None] = contextvars.ContextVar(
 
 @contextlib.contextmanager
 def parts_of(image: np.ndarray, config: Config) -> Iterator[None]:
-    """Within it, in this thread, `as_network_input` takes images as parts of this one.
+    """A context in which this thread's `as_network_input` takes images as parts of this one.
 
-    Their values are brought to the range of the whole: a dark part stays dark.
+    Their values are scaled by the range of the whole, so that dark parts stay dark.
 
     Args:
         image: the whole, [H, W, C], or a sample of its values.
@@ -455,15 +454,15 @@ def parts_of(image: np.ndarray, config: Config) -> Iterator[None]:
         _RANGE_OF_WHOLE.reset(token)
 
 
-_RANGES_TOLD: set[tuple] = set()
+_RANGES_LOGGED: set[tuple] = set()
 
 
-def _tell_of_range(where: str, dtype: np.dtype, limits: tuple[float, float], finite: bool) -> None:
-    """Says once for each kind of image what is made of its values; a warning if that is strange."""
+def _log_range(where: str, dtype: np.dtype, limits: tuple[float, float], finite: bool) -> None:
+    """Logs once for each kind of image how its values are scaled; a warning for unusual values."""
     kind = (dtype, limits[0] < 0, finite)
-    if kind in _RANGES_TOLD:
+    if kind in _RANGES_LOGGED:
         return
-    _RANGES_TOLD.add(kind)
+    _RANGES_LOGGED.add(kind)
     low, high = limits
     text = f"{where}: values ({dtype}) of {low:g}..{high:g} become 0..255, as MEAN_PIXEL expects"
     if not finite:
@@ -474,22 +473,22 @@ def _tell_of_range(where: str, dtype: np.dtype, limits: tuple[float, float], fin
         logger.info("%s", text)
 
 
-_UNMOLDED_TOLD: set[str] = set()
+_UNMOLDED_WARNED: set[str] = set()
 
 
 def tell_of_unmolded(images: np.ndarray, config: Config, name: str) -> None:
-    """Says once for each method that it was given whole numbers for molded images.
+    """Warns once for each method that it received integers instead of molded images.
 
-    The network takes them, and finds less: notebooks of 2018 pass what `load_image_gt` returns.
+    The network accepts them and detects less: notebooks of 2018 pass images of `load_image_gt`.
 
     Args:
-        name: of the method.
+        name: name of the method.
     """
     is_molded = np.asarray(images).dtype.kind == "f"
     changes_values = np.any(config.MEAN_PIXEL) or np.any(np.asarray(config.STD_PIXEL) != 1)
-    if is_molded or not changes_values or name in _UNMOLDED_TOLD:
+    if is_molded or not changes_values or name in _UNMOLDED_WARNED:
         return
-    _UNMOLDED_TOLD.add(name)
+    _UNMOLDED_WARNED.add(name)
     logger.warning(
         "%s() takes molded images, with MEAN_PIXEL subtracted: mold_image(image, config), or what"
         " mold_inputs returns. Received: %s, which is taken as it is",
@@ -498,21 +497,21 @@ def tell_of_unmolded(images: np.ndarray, config: Config, name: str) -> None:
     )
 
 
-# Score from which on a detection that is left out would be missed.
+# Minimum score of detections whose number `tell_of_limit` warns of.
 SURE_SCORE = 0.5
-_LIMITS_TOLD: set[int] = set()
+_LIMITS_WARNED: set[int] = set()
 
 
 def tell_of_limit(scores: np.ndarray, limit: int) -> None:
-    """Says once that an image has as many sure detections as there may be, and perhaps more.
+    """Warns once that an image has the maximum number of detections with high scores.
 
     Args:
-        scores: [N] of its detections.
+        scores: [N], scores of its detections.
         limit: DETECTION_MAX_INSTANCES.
     """
-    if len(scores) < limit or limit in _LIMITS_TOLD or scores.min(initial=1) < SURE_SCORE:
+    if len(scores) < limit or limit in _LIMITS_WARNED or scores.min(initial=1) < SURE_SCORE:
         return
-    _LIMITS_TOLD.add(limit)
+    _LIMITS_WARNED.add(limit)
     logger.warning(
         "an image has %d detections, as many as DETECTION_MAX_INSTANCES allows, with scores from"
         " %.2f: there may be more. The same goes for other images, and tiles",
@@ -525,7 +524,7 @@ def tell_of_limit(scores: np.ndarray, limit: int) -> None:
 
 
 def import_imgaug() -> Any:
-    """imgaug, without what its import warns of; `mrcnn/__init__.py` has what it asks numpy for."""
+    """imgaug, imported without warnings; `mrcnn/__init__.py` has the names of numpy it needs."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import imgaug
@@ -533,7 +532,7 @@ def import_imgaug() -> Any:
 
 
 def check_augmentation(augmentation: Any) -> None:
-    """ValueError for what `apply_augmentation` can't use; None is no augmentation."""
+    """Raises a ValueError for what `apply_augmentation` can't use; None is valid."""
     is_class = isinstance(augmentation, type)
     takes_images = callable(augmentation) or hasattr(augmentation, "augment_images")
     if augmentation is None or (takes_images and not is_class):
@@ -557,51 +556,52 @@ def apply_augmentation(
     points: np.ndarray | None = None,
     flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> tuple[Any, ...]:
-    """The one seam to augmentation: image, masks and keypoints in, the same out.
+    """Applies an augmentation of any library to an image, its masks and keypoints.
 
     Args:
         augmentation: an imgaug augmenter (a copy seeded from `rng` is used; geometric operations
-            move image and masks alike, the others leave masks alone), an object of
+            apply to image and masks, others to the image only), an object of
             `mrcnn.augmentation`, or any function f(image, masks) -> (image, masks), with keypoints
-            f(image, masks, keypoints) -> (image, masks, keypoints). One with a parameter named
-            `rng` gets `rng` by that name (`mrcnn.augmentation.call`).
-        image: [H, W, C]; masks: [H, W, N] bool, or `mrcnn.masks.LabelMaps`, which imgaug's own
-            augmenters and those of `mrcnn.augmentation` move as they are.
+            f(image, masks, keypoints) -> (image, masks, keypoints). A parameter named `rng`
+            receives `rng` (`mrcnn.augmentation.call`).
+        image: [H, W, C].
+        masks: [H, W, N] bool, or `mrcnn.masks.LabelMaps`, which imgaug's own augmenters and those
+            of `mrcnn.augmentation` transform without conversion.
         rng: numpy Generator.
         points: keypoints [N, K, (y, x, visibility)] or None.
-        flip_pairs: what an imgaug augmenter that gives a mirror image exchanges; a function does so
-            itself.
+        flip_pairs: pairs of keypoints that are swapped where an imgaug augmenter mirrors the image;
+            functions swap them themselves.
 
     Returns:
-        image, masks as they were given and, if they were, keypoints; those that left the image are
-        not visible.
+        image, masks of the type that was passed, and keypoints if they were passed; visibility is
+        0 outside the image.
 
     Raises:
-        ValueError: no augmentation, or a result of another size.
+        ValueError: not an augmentation, or a result of another size.
     """
     check_augmentation(augmentation)
     if hasattr(augmentation, "augment_images"):
-        given = masks
+        input_masks = masks
         if not isinstance(masks, LabelMaps) and _moves_labels(augmentation):
-            given = compact(np.asarray(masks))
+            input_masks = compact(np.asarray(masks))
         elif isinstance(masks, LabelMaps) and not _moves_labels(augmentation):
-            given = np.asarray(masks)
+            input_masks = np.asarray(masks)
         new_image, new_masks, new_points = _augment_with_imgaug(
-            augmentation, image, given, rng, points, flip_pairs
+            augmentation, image, input_masks, rng, points, flip_pairs
         )
     else:
-        given = masks
+        input_masks = masks
         if not augmenting.takes_label_maps(augmentation):
-            given = np.asarray(masks)
+            input_masks = np.asarray(masks)
         new_image, new_masks, new_points = augmenting.call(
-            augmentation, image, given, points, rng=rng, flip_pairs=flip_pairs
+            augmentation, image, input_masks, points, rng=rng, flip_pairs=flip_pairs
         )
     if new_image.shape != image.shape or new_masks.shape != masks.shape:
         raise ValueError(
             f"Augmentation keeps the size of image {image.shape} and masks {masks.shape}. "
             f"Received: {new_image.shape} and {new_masks.shape}"
         )
-    new_masks = _of_kind(masks, new_masks)
+    new_masks = _as_type_of(masks, new_masks)
     if points is None:
         return new_image, new_masks
     if np.shape(new_points) != points.shape:
@@ -613,18 +613,18 @@ def apply_augmentation(
     return new_image, new_masks, visible_points
 
 
-def _of_kind(given: Any, masks: Any) -> Any:
-    """Masks as those that were given: `LabelMaps`, or [H, W, N] bool."""
-    if not isinstance(given, LabelMaps):
+def _as_type_of(original: Any, masks: Any) -> Any:
+    """Masks of the type of the original ones: `LabelMaps`, or [H, W, N] bool."""
+    if not isinstance(original, LabelMaps):
         return np.asarray(masks).astype(bool, copy=False)
     if isinstance(masks, LabelMaps):
         return masks
     return LabelMaps.of_masks(masks)
 
 
-# What of imgaug looks at a segmentation map's values, or mixes them: these get bool maps.
-_LOOK_AT_VALUES = ("AssertLambda", "AssertShape", "KeepSizeByResize", "Lambda")
-# The modules of its other augmenters, which leave maps alone or move their pixels.
+# imgaug's augmenters that read or mix the values of segmentation maps: these get bool maps.
+_READ_VALUES = ("AssertLambda", "AssertShape", "KeepSizeByResize", "Lambda")
+# Modules of its other augmenters, which leave maps unchanged or move their pixels.
 _MOVE_PIXELS = (
     "arithmetic",
     "artistic",
@@ -646,16 +646,16 @@ _MOVE_PIXELS = (
 
 
 def _moves_labels(augmentation: Any) -> bool:
-    """Whether an imgaug augmenter does to labels what it does to each object's own map.
+    """Whether an imgaug augmenter transforms label maps as it does a map of each object.
 
-    Of classes that are not imgaug's it can't be told.
+    False for classes that are not imgaug's, for which this is unknown.
     """
     for augmenter in [augmentation, *augmentation.get_all_children(flat=True)]:
         kind = type(augmenter)
         package, _, module = kind.__module__.rpartition(".")
         if package != "imgaug.augmenters" or module not in _MOVE_PIXELS:
             return False
-        if kind.__name__ in _LOOK_AT_VALUES:
+        if kind.__name__ in _READ_VALUES:
             return False
     return True
 
@@ -668,26 +668,26 @@ def _augment_with_imgaug(
     points: np.ndarray | None,
     flip_pairs: Sequence[tuple[int, int]],
 ) -> tuple[np.ndarray, Any, Any]:
-    """Image, masks and keypoints, or None, as a seeded copy of an imgaug augmenter gives them."""
+    """Image, masks and keypoints (or None) transformed by a seeded copy of an augmenter."""
     import_imgaug()
     from imgaug.augmentables.segmaps import SegmentationMapsOnImage
 
     augmenter = copy.deepcopy(augmentation)
     augmenter.seed_(int(rng.integers(2**31)), deterministic_too=True)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # imgaug is unmaintained and speaks of its own past
-        given = {"image": _as_imgaug_takes(image)}
+        warnings.simplefilter("ignore")  # imgaug is unmaintained and raises DeprecationWarnings
+        inputs = {"image": _as_imgaug_input(image)}
         if masks.shape[-1]:
             maps = masks
             if isinstance(masks, LabelMaps):
                 maps = masks.maps.transpose(1, 2, 0).astype(np.int32)
-            given["segmentation_maps"] = SegmentationMapsOnImage(maps, image.shape)
+            inputs["segmentation_maps"] = SegmentationMapsOnImage(maps, image.shape)
         if points is not None:
-            given["keypoints"] = _imgaug_points(points, image.shape)
-        results = augmenter(**given)
-        if len(given) == 1:  # then imgaug returns it bare
+            inputs["keypoints"] = _imgaug_points(points, image.shape)
+        results = augmenter(**inputs)
+        if len(inputs) == 1:  # imgaug returns a single result without a list
             results = [results]
-        augmented = dict(zip(given, results))
+        augmented = dict(zip(inputs, results))
     new_masks = masks
     if masks.shape[-1]:
         new_maps = augmented["segmentation_maps"].arr
@@ -701,11 +701,11 @@ def _augment_with_imgaug(
     return augmented["image"].astype(image.dtype, copy=False), new_masks, new_points
 
 
-def _as_imgaug_takes(image: np.ndarray) -> np.ndarray:
-    """An image of values of 0..255 as uint8, another one as it is.
+def _as_imgaug_input(image: np.ndarray) -> np.ndarray:
+    """An image with values of 0..255 as uint8, other images unchanged.
 
-    Of other dtypes imgaug takes the dtype's own range for that of the values: it inverted floats
-    to below 0 and raised their contrast to thousands, and refuses most whole numbers.
+    For other dtypes imgaug assumes values in the dtype's own range: it inverts floats to negative
+    values, raises their contrast to thousands, and refuses most integers.
     """
     low = image.min(initial=0)
     high = image.max(initial=0)
@@ -713,14 +713,13 @@ def _as_imgaug_takes(image: np.ndarray) -> np.ndarray:
         return image
     if image.dtype.kind in "ui":
         return image.astype(np.uint8)
-    # Fractions, and channels that may have units of their own, stay as they are.
+    # Values of 0..1, and channels that may have units of their own, are unchanged.
     if image.dtype.kind == "f" and image.shape[2] in (1, 3) and high > 2:
         return np.rint(image).astype(np.uint8)
     return image
 
 
-# Points whose order around their centre tells whether the image was mirrored; (y, x) in shares of
-# the image.
+# Points whose orientation shows whether the image was mirrored; (y, x) as fractions of its size.
 _MARKERS = np.array([(0.4, 0.4), (0.4, 0.6), (0.6, 0.4)])
 
 
@@ -729,8 +728,8 @@ def _imgaug_points(points: np.ndarray, shape: Sequence[int]) -> Any:
     from imgaug.augmentables.kps import Keypoint, KeypointsOnImage
 
     markers = _MARKERS * shape[:2]
-    places = np.concatenate([points[..., :2].reshape(-1, 2), markers]) + 0.5
-    return KeypointsOnImage([Keypoint(x=x, y=y) for y, x in places], shape)
+    positions = np.concatenate([points[..., :2].reshape(-1, 2), markers]) + 0.5
+    return KeypointsOnImage([Keypoint(x=x, y=y) for y, x in positions], shape)
 
 
 def _points_of_imgaug(
@@ -738,11 +737,11 @@ def _points_of_imgaug(
     points: np.ndarray,
     flip_pairs: Sequence[tuple[int, int]],
 ) -> np.ndarray:
-    """Keypoints [N, K, 3] at the places where imgaug moved them, sides swapped if it mirrored."""
-    places = np.array([(point.y, point.x) for point in moved.keypoints]) - 0.5
-    origin, right, down = places[-3:]
+    """Keypoints [N, K, 3] at their new positions, with flip_pairs swapped if it mirrored."""
+    positions = np.array([(point.y, point.x) for point in moved.keypoints]) - 0.5
+    origin, right, down = positions[-3:]
     new = points.astype(np.float64)
-    new[..., :2] = places[:-3].reshape(new[..., :2].shape)
+    new[..., :2] = positions[:-3].reshape(new[..., :2].shape)
     mirrored = np.linalg.det([down - origin, right - origin]) < 0
     if mirrored:
         return keypoints.swap(new, flip_pairs)
@@ -753,7 +752,7 @@ def _points_of_imgaug(
 
 
 def _where(dataset: utils.Dataset, image_id: int) -> str:
-    """An image as messages name it."""
+    """Name of an image in messages."""
     info = dataset.image_info[image_id]
     if info.get("path"):
         return f"image {image_id} ({info['path']})"
@@ -761,15 +760,15 @@ def _where(dataset: utils.Dataset, image_id: int) -> str:
 
 
 def _raise_unreadable(subject: str, error: Exception) -> NoReturn:
-    """Raises the DatasetError of an image or its masks that loading has failed for."""
+    """Raises a DatasetError for an image or masks (`subject`) that could not be loaded."""
     raise DatasetError(f"{subject} can't be read: {type(error).__name__}: {error}") from error
 
 
 def _check_prepared(dataset: Any, name: str = "the dataset") -> None:
-    """An error for what is no prepared `Dataset`.
+    """Raises a DatasetError unless `dataset` is a prepared `Dataset`.
 
     Args:
-        name: what the error calls it.
+        name: its name in the error.
     """
     needed = ("image_info", "load_image", "load_mask", "prepare")
     if isinstance(dataset, type) or any(not hasattr(dataset, attribute) for attribute in needed):
@@ -788,11 +787,11 @@ def _load(
     config: Config,
     image_id: int,
 ) -> tuple[np.ndarray, Masks, np.ndarray, np.ndarray | None]:
-    """The image, masks and class ids of a dataset's image, checked.
+    """Loads and checks an image of a dataset with its objects.
 
     Returns:
-        image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float or None
-        without USE_KEYPOINTS.
+        image [H, W, C], masks of N objects, class_ids [N] int32, keypoints [N, K, 3] float (None
+        without USE_KEYPOINTS).
     """
     _check_prepared(dataset)
     count = len(dataset.image_info)
@@ -817,7 +816,7 @@ def _load(
 def _load_masks(
     dataset: utils.Dataset, image_id: int, image_shape: Sequence[int], where: str
 ) -> tuple[Masks, np.ndarray]:
-    """Masks in the image's size and class ids [N], numbers, that a dataset has of an image."""
+    """Loads masks of an image, in its size, and class ids [N], numbers of any dtype."""
     load: Any = dataset.load_mask
     if _has_label_maps(dataset):
         load = dataset.load_label_maps  # type: ignore[attr-defined]
@@ -848,9 +847,9 @@ def _load_masks(
 
 
 def _has_label_maps(dataset: utils.Dataset) -> bool:
-    """Whether `load_label_maps` of a dataset says the same as its `load_mask`.
+    """Whether a dataset has a `load_label_maps` that is equivalent to its `load_mask`.
 
-    A subclass, or an instance, that has another `load_mask` alone has not changed the former.
+    It is not where a subclass or an instance overrides `load_mask` only.
     """
     if "load_mask" in vars(dataset):
         return False
@@ -863,7 +862,7 @@ def _has_label_maps(dataset: utils.Dataset) -> bool:
 
 
 def _described(value: Any) -> str:
-    """A value of a wrong kind as an error describes it."""
+    """Description of a value of a wrong type in an error."""
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape}"
     if isinstance(value, (tuple, list)):
@@ -873,12 +872,12 @@ def _described(value: Any) -> str:
 
 
 def _as_array(values: Any, name: str, where: str) -> np.ndarray:
-    """An array of the values that `load_mask` returned.
+    """The masks or class ids that `load_mask` returned, as an array.
 
     Args:
         values: masks or class ids.
         name: "masks" or "class ids", for the error.
-        where: which image, for the error.
+        where: names the image in the error.
 
     Raises:
         DatasetError: parts have different shapes.
@@ -894,7 +893,7 @@ def _as_array(values: Any, name: str, where: str) -> np.ndarray:
 def _checked_masks(
     dataset: utils.Dataset, values: Any, image_shape: Sequence[int], where: str
 ) -> np.ndarray:
-    """Masks [H, W, N] bool; an error for those of another shape, size or kind."""
+    """Masks [H, W, N] bool; raises a DatasetError for another shape, size or dtype."""
     masks = _as_array(values, "masks", where)
     height, width = image_shape[:2]
     if masks.size == 0 and (masks.ndim != 3 or masks.shape[2] == 0):
@@ -905,12 +904,12 @@ def _checked_masks(
     if masks.dtype.kind == "f":
         _check_float_masks(dataset, masks, where)
     elif masks.dtype.kind in "ui":
-        _look_at_whole_masks(dataset, masks, where)
+        _check_integer_masks(dataset, masks, where)
     return masks.astype(bool, copy=False)
 
 
 def _check_shape_of_masks(shape: tuple[int, ...], image_shape: Sequence[int], where: str) -> None:
-    """An error for masks of another shape than [H, W, N] with the image's H and W."""
+    """Raises a DatasetError for masks of another shape than [H, W, N] of the image's size."""
     height, width = image_shape[:2]
     if len(shape) == 3 and shape[:2] == (height, width):
         return
@@ -929,20 +928,20 @@ def _check_shape_of_masks(shape: tuple[int, ...], image_shape: Sequence[int], wh
     )
 
 
-# Datasets that were warned of: what one mask is, the others are.
-_with_shares: weakref.WeakSet = weakref.WeakSet()
+# Datasets with float masks that were warned of: one warning is enough.
+_warned_of_floats: weakref.WeakSet = weakref.WeakSet()
 
 
 def _check_float_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) -> None:
-    """An error for masks of floats that are not numbers or negative; a warning for shares."""
+    """Raises a DatasetError for NaN or negative masks; warns of values between 0 and 1."""
     low = masks.min()
-    if not low >= 0:  # NaN is not, either
+    if not low >= 0:  # also for NaN
         raise DatasetError(
             f"masks are bool or 0 and 1. Received: values such as {low:g} for {where}"
         )
     high = masks.max()
-    if dataset not in _with_shares and np.any((masks > 0) & (masks < high)):
-        _with_shares.add(dataset)
+    if dataset not in _warned_of_floats and np.any((masks > 0) & (masks < high)):
+        _warned_of_floats.add(dataset)
         logger.warning(
             "the masks of %s are floats between 0 and 1: every pixel above 0 counts as the"
             " object's. load_mask may return masks > .5. The same goes for other images",
@@ -950,18 +949,18 @@ def _check_float_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) ->
         )
 
 
-# Datasets of whose masks of whole numbers one image was looked at.
-_looked_at: weakref.WeakSet = weakref.WeakSet()
+# Datasets of which the integer masks of one image were checked.
+_checked_integers: weakref.WeakSet = weakref.WeakSet()
 
 
-def _look_at_whole_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) -> None:
-    """A warning of masks with more than one value above 0 in an object, as a JPEG has them.
+def _check_integer_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) -> None:
+    """Warns of masks with more than one value other than 0 in an object, as in a JPEG.
 
-    Of a dataset the first image is looked at: it takes as long as a part of reading it.
+    Only the first image of a dataset is checked, since it takes as long as a part of reading it.
     """
-    if dataset in _looked_at:
+    if dataset in _checked_integers:
         return
-    _looked_at.add(dataset)
+    _checked_integers.add(dataset)
     for i in range(masks.shape[2]):
         mask = masks[:, :, i]
         values = np.unique(mask[mask != 0])
@@ -980,7 +979,7 @@ def _look_at_whole_masks(dataset: utils.Dataset, masks: np.ndarray, where: str) 
 
 
 def _check_kind_of_class_ids(class_ids: np.ndarray, where: str) -> None:
-    """An error for class ids that are no list of numbers."""
+    """Raises a DatasetError for class ids that are not a list of numbers."""
     hint = ""
     if class_ids.ndim == 2 and 1 in class_ids.shape:
         hint = f"; of shape {class_ids.shape}: take class_ids.ravel()"
@@ -1000,13 +999,13 @@ def _checked_class_ids(
     config: Config,
     where: str,
 ) -> np.ndarray:
-    """Class ids as int32; an error for other numbers than those of a class or a crowd of it."""
+    """Class ids as int32; raises a DatasetError for ids that are not a class's or a crowd's."""
     if class_ids.size and not np.all(class_ids == np.floor(class_ids)):
         raise DatasetError(
             f"class ids are whole numbers. Received: {class_ids.tolist()} for {where}"
         )
-    sizes = np.abs(class_ids.astype(np.float64))
-    unknown = class_ids[(sizes >= config.NUM_CLASSES) | (sizes == 0)]
+    magnitudes = np.abs(class_ids.astype(np.float64))
+    unknown = class_ids[(magnitudes >= config.NUM_CLASSES) | (magnitudes == 0)]
     if unknown.size:
         raise DatasetError(
             f"class ids lie in 1..{config.NUM_CLASSES - 1} (NUM_CLASSES - 1; negative for crowds). "
@@ -1021,7 +1020,7 @@ def _load_keypoints(
     image_id: int,
     count: int,
 ) -> np.ndarray:
-    """Keypoints of an image with `count` objects, [N, K, 3] float64, checked."""
+    """Loads and checks keypoints of an image with `count` objects, [N, K, 3] float64."""
     where = _where(dataset, image_id)
     try:
         points = np.asarray(dataset.load_keypoints(image_id), np.float64)
@@ -1049,7 +1048,7 @@ def _mirror(
     points: np.ndarray | None,
     config: Config,
 ) -> tuple[np.ndarray, Masks, np.ndarray | None]:
-    """image, masks and keypoints [N, K, 3] or None of the mirror image."""
+    """Image, masks and keypoints [N, K, 3] (or None), flipped horizontally."""
     if points is not None:
         points = keypoints.mirror(points, image.shape[1], config.KEYPOINT_FLIP_PAIRS)
     mirrored_image = np.ascontiguousarray(image[:, ::-1])
@@ -1077,15 +1076,15 @@ def load_image_gt(
 
     Args:
         dataset: prepared `Dataset`.
-        augment: the original's old flag: a horizontal flip, every other time. The TF2 fork has
-            augmentation in this place, which is taken for it.
+        augment: the original's deprecated flag: a horizontal flip with probability .5. An
+            augmentation at this position, as in the TF2 fork, is accepted, too.
         augmentation: see `apply_augmentation`.
-        use_mini_mask: masks cut to their boxes and resized to MINI_MASK_SHAPE.
-        rng: numpy Generator of the draws; None uses the `random` module's, as the original does.
-        jitter: as training does, draw the shorter edge from IMAGE_MIN_DIM_CHOICES or a factor from
-            SCALE_JITTER, mirror HORIZONTAL_FLIP of the images, mix others into MOSAIC and
-            COPY_PASTE of them.
-        partners: image ids to mix in; None: all whose source labels the same classes.
+        use_mini_mask: crop masks to their boxes and resize them to MINI_MASK_SHAPE.
+        rng: numpy Generator; None uses the `random` module, as the original does.
+        jitter: apply the random changes of training: shorter edge from IMAGE_MIN_DIM_CHOICES or
+            scale from SCALE_JITTER, and HORIZONTAL_FLIP, MOSAIC and COPY_PASTE with these
+            probabilities.
+        partners: ids of images to mix in; None for all whose source labels the same classes.
 
     Returns:
         image: [H, W, C], not molded.
@@ -1095,10 +1094,10 @@ def load_image_gt(
         masks: [H, W, N] bool, or [h, w, N] with use_mini_mask. Objects without a pixel are left
             out.
         keypoints: [N, K, (y, x, visibility)] float64; only with USE_KEYPOINTS, otherwise five
-            things are returned.
+            values are returned.
 
     Raises:
-        DatasetError: names the image and what is wrong with it.
+        DatasetError: the image or its annotations are invalid; the message names both.
     """
     config = as_config(config)
     if augmentation is None and (callable(augment) or hasattr(augment, "augment_images")):
@@ -1121,7 +1120,7 @@ def load_image_gt(
             image, masks, *rest = apply_augmentation(
                 augmentation, image, masks, rng, points, config.KEYPOINT_FLIP_PAIRS
             )
-        except Exception as error:  # the user's own, which stays what it is
+        except Exception as error:  # an error of the user's code keeps its type
             error.add_note(f"in the augmentation of {_where(dataset, image_id)}")
             raise
         points = None
@@ -1147,21 +1146,21 @@ def load_image_gt(
 
 
 def _with_pixels(masks):
-    """[N] bool, which masks, of either kind, have a pixel."""
+    """[N] bool, True for masks, of either type, that have a pixel."""
     if isinstance(masks, LabelMaps):
         return masks.has_pixels
     return masks.any(axis=(0, 1))
 
 
 def _boxes_of(masks):
-    """Tight boxes [N, 4] of masks, of either kind."""
+    """Tight boxes [N, 4] of masks of either type."""
     if isinstance(masks, LabelMaps):
         return masks.boxes()
     return utils.extract_bboxes(masks)
 
 
 class _View(NamedTuple):
-    """An image and its objects in the size of a molded image; points None without keypoints."""
+    """A resized image and its objects; points is None without keypoints."""
 
     image: np.ndarray
     masks: Masks
@@ -1173,7 +1172,7 @@ class _View(NamedTuple):
 
 
 def _draws(config: Config) -> bool:
-    """Whether settings have something drawn for an example in training."""
+    """Whether settings make training examples random."""
     is_jittered = len(config.IMAGE_MIN_DIM_CHOICES) or len(config.SCALE_JITTER)
     return bool(is_jittered or config.HORIZONTAL_FLIP or config.MOSAIC or config.COPY_PASTE)
 
@@ -1185,7 +1184,7 @@ def _view(
     rng: np.random.Generator | None,
     jitter: bool,
 ) -> _View:
-    """One image of a dataset, in training mirrored and scaled by a draw, resized."""
+    """One image of a dataset, resized; with jitter, randomly flipped and scaled."""
     image, masks, class_ids, points = _load(dataset, config, image_id)
     original_shape = image.shape
     _warn_of_empty_masks(masks, _where(dataset, image_id))
@@ -1194,7 +1193,7 @@ def _view(
     if jitter and rng is not None:
         if len(config.IMAGE_MIN_DIM_CHOICES):
             min_dim = int(rng.choice(config.IMAGE_MIN_DIM_CHOICES))
-        # The choices draw for the flip, too: runs of earlier versions stay what they were.
+        # With IMAGE_MIN_DIM_CHOICES always draw, so that runs of earlier versions stay the same.
         may_flip = config.HORIZONTAL_FLIP or len(config.IMAGE_MIN_DIM_CHOICES)
         if may_flip and rng.random() < config.HORIZONTAL_FLIP:
             image, masks, points = _mirror(image, masks, points, config)
@@ -1217,7 +1216,7 @@ def _resize_jittered(
     factor: float,
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, Masks, np.ndarray | None, Any, float]:
-    """`_resize` to the same size, with the scale times a factor, cut or padded where it lies."""
+    """`_resize` to the same size with the scale times a factor, randomly cropped or padded."""
     scale, *size = utils.resized_size(
         image.shape,
         min_dim=config.IMAGE_MIN_DIM,
@@ -1231,21 +1230,21 @@ def _resize_jittered(
 
 
 def _generator(rng: np.random.Generator | None) -> np.random.Generator:
-    """The generator given, or one seeded by the `random` module."""
+    """rng, or for None a generator seeded by the `random` module."""
     if rng is not None:
         return rng
     return np.random.default_rng(random.getrandbits(64))
 
 
 def _coin(rng: np.random.Generator | None) -> bool:
-    """True every other time, drawn from the `random` module without a generator."""
+    """True with probability .5, from the `random` module if rng is None."""
     if rng is None:
         return bool(random.randint(0, 1))
     return bool(rng.integers(2))
 
 
 def _warn_of_empty_masks(masks: Masks, where: str) -> None:
-    """A warning, at the caller of `load_image_gt`, of masks without a pixel."""
+    """Warns, at the caller of `load_image_gt`, of masks without a pixel."""
     has_pixels = _with_pixels(masks)
     if not has_pixels.all():
         warnings.warn(
@@ -1263,7 +1262,7 @@ def _resize(
     min_dim: int,
     rng: np.random.Generator | None,
 ) -> tuple[np.ndarray, Masks, np.ndarray | None, Any, float]:
-    """Image, masks and keypoints or None in the size of a molded image; the window and scale."""
+    """Image, masks and keypoints (or None), resized; the window and the scale."""
     image, window, scale, padding, crop = utils.resize_image(
         image,
         min_dim=min_dim,
@@ -1275,14 +1274,14 @@ def _resize(
     )
     masks = utils.resize_mask(masks, scale, padding, crop, exact=config.FLOAT_RESIZE)
     if points is not None:
-        # The corner of the scaled image that is now the origin.
+        # Position of the new origin in the scaled image.
         if crop is not None:
             origin = np.array(crop[:2])
         else:
             origin = -np.array([padding[0][0], padding[1][0]])
-        places = points[..., :2] * scale - origin
+        positions = points[..., :2] * scale - origin
         visibility = points[..., 2:]
-        points = np.concatenate([places, visibility], axis=-1)
+        points = np.concatenate([positions, visibility], axis=-1)
         points = keypoints.hide_outside(points, image.shape)
     return image, masks, points, window, scale
 
@@ -1298,14 +1297,14 @@ def _mixed(
     rng: np.random.Generator,
     partners: Sequence[int] | np.ndarray | None,
 ) -> _View:
-    """MOSAIC and COPY_PASTE of the views with other images of the dataset, drawn from partners."""
+    """Applies MOSAIC and COPY_PASTE with random images among the partners."""
     if partners is None:
         partners = _partners(dataset, image_id)
     others = np.asarray(partners)
     others = others[others != image_id]
 
     def draw(count: int) -> Iterator[_View]:
-        # Different images, where there are enough.
+        # Without repetition where there are enough images.
         for partner in rng.choice(others, count, replace=count > len(others)).tolist():
             _check_partner(dataset, image_id, partner)
             yield _view(dataset, config, partner, rng, jitter=True)
@@ -1320,14 +1319,14 @@ def _mixed(
 
 def _mosaic(views: Sequence[_View], config: Config, rng: np.random.Generator) -> _View:
     """Crops of four views, without their padding, in the size of the first."""
-    cut = [_without_padding(view) for view in views]
+    unpadded = [_without_padding(view) for view in views]
     points = None
     if config.USE_KEYPOINTS:
-        points = [view.points for view in cut]
+        points = [view.points for view in unpadded]
     image, masks, class_ids, *rest = augmenting.mosaic(
-        [view.image for view in cut],
-        [np.asarray(view.masks) for view in cut],
-        [view.class_ids for view in cut],
+        [view.image for view in unpadded],
+        [np.asarray(view.masks) for view in unpadded],
+        [view.class_ids for view in unpadded],
         rng,
         shape=views[0].image.shape,
         points=points,
@@ -1358,16 +1357,16 @@ def _without_padding(view: _View) -> _View:
 
 
 def _padding_value(config: Config) -> Any:
-    """The value of padding inside a window, which becomes that of padding outside of it."""
+    """The pixel value that equals padding after molding."""
     if config.FLOAT_RESIZE:
         return config.MEAN_PIXEL
     return 0
 
 
 def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Generator) -> _View:
-    """Objects of another view over this one, no more than MAX_GT_INSTANCES leaves room for.
+    """Pastes objects of another view into this one, up to MAX_GT_INSTANCES in all.
 
-    The window grows over what lies in the padding.
+    The window is extended to objects in the padding.
     """
     image = view.image
     if config.FLOAT_RESIZE:
@@ -1400,7 +1399,7 @@ def _copy_paste(view: _View, other: _View, config: Config, rng: np.random.Genera
 
 
 def _with_mean_around(image: np.ndarray, window: Any, config: Config) -> np.ndarray:
-    """An image whose padding is MEAN_PIXEL, rounded where values are whole."""
+    """An image with MEAN_PIXEL as padding, rounded for integer dtypes."""
     y1, x1, y2, x2 = window
     new = np.empty_like(image)
     mean = np.broadcast_to(config.MEAN_PIXEL, image.shape[2:])
@@ -1414,11 +1413,11 @@ def _with_mean_around(image: np.ndarray, window: Any, config: Config) -> np.ndar
 def _partners(dataset: utils.Dataset, image_id: int, excluded: Collection[str] = ()) -> np.ndarray:
     """Ids of the images that may be mixed into an image.
 
-    Their source labels the same classes; and of an image whose `image_info` has a "mixing_group"
-    they are those of its group.
+    Their sources label the same classes, and their "mixing_group" in `image_info`, if any, is the
+    same.
 
     Args:
-        excluded: sources that are left out.
+        excluded: sources whose images are left out.
     """
     labelled = set(_labelled(dataset, image_id))
     sources = {
@@ -1441,7 +1440,7 @@ def _labelled(dataset: utils.Dataset, image_id: int) -> list[int]:
 
 
 def _check_partner(dataset: utils.Dataset, image_id: int, partner: int) -> None:
-    """An error for images that must not be mixed: in one of them objects would be unlabelled."""
+    """Raises a DatasetError for images whose sources label different classes."""
     own = _labelled(dataset, image_id)
     others = _labelled(dataset, partner)
     if own != others:
@@ -1453,7 +1452,7 @@ def _check_partner(dataset: utils.Dataset, image_id: int, partner: int) -> None:
 
 
 def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
-    """[classes] int32, 1 for classes that the image's source labels."""
+    """[classes] int32, 1 for classes that the image's source labels, otherwise 0."""
     active = np.zeros([dataset.num_classes], dtype=np.int32)
     source = dataset.image_info[image_id]["source"]
     if source not in dataset.source_class_ids:
@@ -1463,7 +1462,7 @@ def _active_classes(dataset: utils.Dataset, image_id: int) -> np.ndarray:
 
 
 def _without_class(dataset: utils.Dataset, source: Any, image_ids: Sequence[int]) -> str:
-    """The problem of images whose source has no class, as a text."""
+    """Text of the error for images whose source has no class."""
     return (
         f"{len(image_ids)} images such as {_where(dataset, image_ids[0])} are of the source"
         f" {source!r}, and no class is: add_class({source!r}, ...). Sources with classes are"
@@ -1483,17 +1482,17 @@ def build_rpn_targets(
     *,
     rng: Random = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Anchors that are objects, and their deltas (Ren et al. 2015; matterport: build_rpn_targets).
+    """Labels and deltas of sampled anchors (Ren et al. 2015; matterport: build_rpn_targets).
 
-    Negative below an IoU of RPN_NEGATIVE_IOU to every object and CROWD_IOU to every crowd; then
-    positive from RPN_POSITIVE_IOU and where no other anchor fits an object better. Of these
-    RPN_TRAIN_ANCHORS_PER_IMAGE are kept, at most half of them positive.
+    Anchors are negative with an IoU below RPN_NEGATIVE_IOU to every object and below CROWD_IOU to
+    every crowd; positive from RPN_POSITIVE_IOU on, and where they have an object's highest IoU.
+    RPN_TRAIN_ANCHORS_PER_IMAGE of these are sampled, at most half of them positive.
 
     Args:
         image_shape: not used.
-        anchors: [A, 4] in pixels, or `utils.BoxBlocks` of them, which many images may share.
+        anchors: [A, 4] in pixels, or `utils.BoxBlocks` of them, to be reused for other images.
         gt_class_ids: [N] int; gt_boxes: [N, 4].
-        rng: numpy Generator or RandomState of the draw; None for numpy's global one.
+        rng: numpy Generator or RandomState; None for numpy's global one.
 
     Returns:
         rpn_match: [A] int32, 1 positive, -1 negative, 0 neutral.
@@ -1502,7 +1501,7 @@ def build_rpn_targets(
     """
     config = as_config(config)
     if rng is None:
-        # Drawing few of many without repetition is slow in the old generators.
+        # RandomState is slow at choosing a few of many without replacement.
         rng = np.random.default_rng(np.random.randint(2**31))
     size = config.RPN_TRAIN_ANCHORS_PER_IMAGE
     blocks = anchors
@@ -1512,8 +1511,8 @@ def build_rpn_targets(
     is_crowd = np.asarray(gt_class_ids) < 0
     objects = gt_boxes[~is_crowd]
     match = _match_anchors(blocks, objects, gt_boxes[is_crowd], config)
-    _keep_some(match, 1, size // 2, rng)
-    _keep_some(match, -1, size - np.count_nonzero(match == 1), rng)
+    _subsample(match, 1, size // 2, rng)
+    _subsample(match, -1, size - np.count_nonzero(match == 1), rng)
     deltas = np.zeros((size, 4))
     rows = np.flatnonzero(match == 1)
     if len(rows):
@@ -1530,17 +1529,17 @@ def _match_anchors(
     crowds: np.ndarray,
     config: Config,
 ) -> np.ndarray:
-    """[A] int32, 1 for all positive anchors, -1 for all negative ones, 0 for the others."""
+    """[A] int32, 1 for positive anchors, -1 for negative ones, 0 for the others; not sampled."""
     match = np.full(blocks.area.size, -1, np.int32)
     for _, near, iou in blocks.overlaps(crowds):
         match[_anchors_where(near, iou >= config.CROWD_IOU)] = 0
     best, neutral, positive = _fitting_anchors(blocks, objects, config.RPN_NEGATIVE_IOU, config)
-    # The best anchor of an object that none fits so well may be any.
-    rest = objects[best < config.RPN_NEGATIVE_IOU]
-    _, _, ill_fitting = _fitting_anchors(blocks, rest, 0, config)
+    # The best anchor of an object may have any IoU.
+    unmatched = objects[best < config.RPN_NEGATIVE_IOU]
+    _, _, low_iou_positive = _fitting_anchors(blocks, unmatched, 0, config)
     match[neutral] = 0
     match[positive] = 1
-    match[ill_fitting] = 1
+    match[low_iou_positive] = 1
     return match[: blocks.count]
 
 
@@ -1550,14 +1549,14 @@ def _fitting_anchors(
     least_iou: float,
     config: Config,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Anchors that are not negative because of objects [N, 4].
+    """Indices of neutral and positive anchors for objects [N, 4].
 
     Args:
-        least_iou: objects without an anchor of this IoU have no positive one here.
+        least_iou: objects without an anchor of this IoU get no positive one.
 
     Returns:
-        best: [N] IoU of the best anchor of each object; or less, where it is below `least_iou`.
-        neutral, positive: numbers of anchors of at least RPN_NEGATIVE_IOU, and of positive ones.
+        best: [N] IoU of each object's best anchor; values below `least_iou` may be too low.
+        neutral, positive: indices of anchors of at least RPN_NEGATIVE_IOU, and of positive ones.
     """
     best = np.zeros(len(objects))
     neutral = [np.zeros(0, np.int64)]
@@ -1565,26 +1564,26 @@ def _fitting_anchors(
     for numbers, near, iou in blocks.overlaps(objects, least_iou):
         np.maximum.at(best, numbers, iou.max(axis=1))
         best_iou = best[numbers]
-        enough = np.minimum(best_iou, config.RPN_POSITIVE_IOU)
-        enough[(best_iou == 0) | (best_iou < least_iou)] = np.inf
+        positive_iou = np.minimum(best_iou, config.RPN_POSITIVE_IOU)
+        positive_iou[(best_iou == 0) | (best_iou < least_iou)] = np.inf
         neutral.append(_anchors_where(near, iou >= config.RPN_NEGATIVE_IOU))
-        positive.append(_anchors_where(near, iou >= enough[:, None]))
+        positive.append(_anchors_where(near, iou >= positive_iou[:, None]))
     return best, np.concatenate(neutral), np.concatenate(positive)
 
 
 def _anchors_where(blocks: np.ndarray, fits: np.ndarray) -> np.ndarray:
-    """Numbers of the anchors in blocks [P] that `fits` [P, SIZE] marks."""
-    pairs, places = np.nonzero(fits)
-    return blocks[pairs] * utils.BoxBlocks.SIZE + places
+    """Indices of the anchors in blocks [P] where `fits` [P, SIZE] is True."""
+    pairs, offsets = np.nonzero(fits)
+    return blocks[pairs] * utils.BoxBlocks.SIZE + offsets
 
 
-def _keep_some(
+def _subsample(
     match: np.ndarray,
     value: int,
     limit: int,
     rng: Random,
 ) -> None:
-    """Makes anchors neutral, drawn at random, where more than a number of them have a value."""
+    """Keeps `limit` random anchors of those whose match is `value`; makes the others neutral."""
     rows = np.flatnonzero(match == value)
     if len(rows) > limit:
         keep = rng.choice(rows, limit, replace=False)
@@ -1601,7 +1600,7 @@ def build_detection_targets(
     *,
     rng: Random = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Targets of the heads in numpy, to look at them (matterport: build_detection_targets).
+    """Targets of the heads in numpy, for inspection (matterport: build_detection_targets).
 
     The rule is that of `model.DetectionTargetLayer`.
 
@@ -1610,8 +1609,8 @@ def build_detection_targets(
             mini-masks.
 
     Returns:
-        rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes] with
-        the targets in the place of the object's class; positives first, zero rows at the end.
+        rois [R, 4], class_ids [R] int32, deltas [R, classes, 4] and masks [R, h, w, classes], which
+        are zero but for the object's class; positives first, zero rows at the end.
     """
     config = as_config(config)
     if rng is None:
@@ -1656,7 +1655,7 @@ def _match_rois(
     gt_boxes: np.ndarray,
     config: Config,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the positive and of the negative RoIs, and the best object of each RoI [P]."""
+    """Indices of positive and of negative RoIs, and of each RoI's best object [P]."""
     iou = np.zeros((len(rois), 0))
     best = np.zeros(len(rois), int)
     if len(gt_boxes):
@@ -1678,18 +1677,18 @@ def _draw_rois(
     config: Config,
     rng: Random,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of positive and of negative RoIs, drawn in the ratio of the config."""
+    """Random subsets of positive and negative RoIs in the ratio of the config."""
     size = config.TRAIN_ROIS_PER_IMAGE
     ratio = config.ROI_POSITIVE_RATIO
     quota = int(size * ratio)
     positive = rng.permutation(positive)[:quota]
     if config.ROI_FILL_NEGATIVES:
-        wanted = size - len(positive)
+        negative_quota = size - len(positive)
     elif len(positive):
-        wanted = int(len(positive) / ratio) - len(positive)
+        negative_quota = int(len(positive) / ratio) - len(positive)
     else:
-        wanted = size - quota
-    return positive, rng.permutation(negative)[:wanted]
+        negative_quota = size - quota
+    return positive, rng.permutation(negative)[:negative_quota]
 
 
 def _whole_mask(
@@ -1697,7 +1696,7 @@ def _whole_mask(
     box: np.ndarray,
     roi: np.ndarray,
 ) -> np.ndarray:
-    """A mini-mask put back into as much of the image as its box and a RoI reach over, bool."""
+    """A mini-mask pasted into the part of the image up to its box and a RoI, bool."""
     whole = np.zeros(np.maximum(box[2:], np.ceil(roi[2:]).astype(int)), bool)
     y1, x1, y2, x2 = (int(edge) for edge in box)
     whole[y1:y2, x1:x2] = utils.resize(mini_mask.astype(float), (y2 - y1, x2 - x1)) >= 0.5
@@ -1714,10 +1713,10 @@ def generate_random_rois(
 ) -> np.ndarray:
     """RoIs to train the heads without an RPN (matterport: generate_random_rois).
 
-    90% lie near objects, the rest anywhere.
+    90% are near objects, the others anywhere.
 
     Returns:
-        [count, 4] int32 in pixels, each inside the image and at least one pixel wide and high.
+        [count, 4] int32 in pixels, inside the image, at least one pixel wide and high.
     """
     if rng is None:
         rng = np.random
@@ -1759,46 +1758,46 @@ class _Example(NamedTuple):
 
 
 def _sources_of(dataset: Any, names: str | Collection[str] | None) -> set[str]:
-    """The sources named by `no_augmentation_sources`, a warning of those without an image.
+    """The set of `no_augmentation_sources`; warns of those without an image.
 
     Args:
-        names: of sources; one name stands for itself.
+        names: names of sources, or one name.
     """
     if names is None:
         return set()
     if isinstance(names, str):
         names = [names]
-    wanted = set(names)
+    requested = set(names)
     present = {info["source"] for info in getattr(dataset, "image_info", ())}
-    if missing := sorted(map(str, wanted - present)):
+    if missing := sorted(map(str, requested - present)):
         logger.warning(
             "no_augmentation_sources: no image is of %s; the images' sources are %s",
             ", ".join(map(repr, missing)),
             ", ".join(map(repr, sorted(map(str, present)))) or "none",
         )
-    return wanted
+    return requested
 
 
 class TrainingBatches:
-    """Batch number `step` of an endless run over a dataset; the same for the same seed.
+    """Batches of an endless run over a dataset, by step; the same for the same seed.
 
-    Each image comes once in a pass, in an order drawn for the pass; passes need not end with a
-    batch. Each example draws from a generator of its own, seeded by (seed, number of the example),
-    so that threads may make batches in any order.
+    Each epoch has each image once, in an order of its own; epochs need not end with a batch. Each
+    example has its own generator, seeded by (seed, index of the example), so that threads can make
+    batches in any order.
 
     Args:
         dataset, config: as for `load_image_gt`.
         shuffle: False keeps the dataset's order.
         augment, augmentation, jitter: see `load_image_gt`.
-        no_augmentation_sources: sources, or one, of images that are left as they are and not mixed
-            into others.
+        no_augmentation_sources: sources, or one, whose images are neither augmented nor mixed into
+            others.
         seed: int.
         batch_size: None for the config's.
-        random_rois: RoIs of an image to add to the inputs, 0 for none.
+        random_rois: number of random RoIs per image to add to the inputs, 0 for none.
         detection_targets: with random_rois, return their targets as well.
-        needs_objects: raise a DatasetError when a whole pass has had no object.
-        share: (i, n) for the i-th of n shares of a batch n times as large: that of one of several
-            machines, which together see each image once in a pass.
+        needs_objects: raise a DatasetError after an epoch without any object.
+        share: (i, n) for the i-th of n shares of a batch n times as large, for training on n
+            machines, which together see each image once in an epoch.
     """
 
     def __init__(
@@ -1830,12 +1829,11 @@ class TrainingBatches:
         self.batch_size = batch_size or config.BATCH_SIZE
         self.random_rois = random_rois
         self.detection_targets = detection_targets
-        self._said_too_many = False
-        # Of each source and group, the images that are mixed into its own.
+        self._warned_too_many = False
+        # {(source, mixing group): ids of the images that may be mixed into its images}.
         self._partners: dict[tuple[Any, Any], np.ndarray] = {}
         self._anchors: dict[tuple[int, ...], utils.BoxBlocks] = {}
-        # Images that have been read and hold no object; None from the first object on, and where
-        # objects are not needed.
+        # Images without objects so far; None once there was an object, or where none is needed.
         self._without_objects: set[int] | None = None
         if needs_objects:
             self._without_objects = set()
@@ -1844,7 +1842,7 @@ class TrainingBatches:
             raise DatasetError("a dataset to train on has images. Received: one without")
 
     def __len__(self) -> int:
-        """Batches that a pass takes, the last one shared with the next pass."""
+        """Number of batches of an epoch; the last one may extend into the next epoch."""
         return math.ceil(len(self.dataset.image_ids) / (self.batch_size * self.share[1]))
 
     def image_ids(self, step: int) -> list[int]:
@@ -1852,21 +1850,21 @@ class TrainingBatches:
         return [self._image_id(number) for number in self._numbers(step)]
 
     def _numbers(self, step: int) -> range:
-        """The numbers of a batch's examples in the run."""
-        place, shares = self.share
-        start = (step * shares + place) * self.batch_size
+        """Indices of a batch's examples in the run."""
+        share, shares = self.share
+        start = (step * shares + share) * self.batch_size
         return range(start, start + self.batch_size)
 
     def _image_id(self, number: int) -> int:
-        """The image of an example of the run."""
+        """The image id of an example, by its index in the run."""
         ids = np.asarray(self.dataset.image_ids)
-        turn, place = divmod(number, len(ids))
+        epoch, index = divmod(number, len(ids))
         if self.shuffle:
-            ids = np.random.default_rng([self.seed, 1, turn]).permutation(ids)
-        return int(ids[place])
+            ids = np.random.default_rng([self.seed, 1, epoch]).permutation(ids)
+        return int(ids[index])
 
     def anchors(self, shape: Sequence[int]) -> utils.BoxBlocks:
-        """Those of a molded image, [A, 4] in pixels, as `utils.BoxBlocks`."""
+        """Anchors of a molded image, [A, 4] in pixels, as `utils.BoxBlocks`."""
         key = tuple(shape[:2])
         if key not in self._anchors:
             if len(self._anchors) > 8:
@@ -1883,7 +1881,7 @@ class TrainingBatches:
                 USE_MASK masks [B, h, w, G] bool; with USE_KEYPOINTS keypoints [B, G, K, 3] float32;
                 with random_rois rois [B, R, 4] int32.
             image_ids: list.
-            targets: with detection_targets the arrays of `build_detection_targets`, else [].
+            targets: arrays of `build_detection_targets` with detection_targets, otherwise [].
         """
         rngs = [np.random.default_rng([self.seed, 2, number]) for number in self._numbers(step)]
         ids = self.image_ids(step)
@@ -1911,7 +1909,7 @@ class TrainingBatches:
         return list(inputs.values()), ids, [np.stack(part) for part in zip(*all_targets)]
 
     def _empty_inputs(self, shape: Sequence[int], meta_length: int) -> dict[str, np.ndarray]:
-        """Zeros for the inputs of a batch by name, without RoIs, in the order of `batch`."""
+        """The inputs of a batch by name, as zeros, without RoIs, in the order of `batch`."""
         config = self.config
         count = self.batch_size
         limit = config.MAX_GT_INSTANCES
@@ -1940,7 +1938,7 @@ class TrainingBatches:
         example: _Example,
         rng: np.random.Generator,
     ) -> None:
-        """Writes an example into row i of a batch, and its RPN targets."""
+        """Writes an example and its RPN targets into row i of a batch."""
         shape = inputs["images"].shape[1:]
         height, width = example.image.shape[:2]
         count = len(example.class_ids)
@@ -1961,7 +1959,7 @@ class TrainingBatches:
             inputs["keypoints"][i, :count] = example.keypoints
 
     def _mold(self, images: np.ndarray, metas: np.ndarray) -> np.ndarray:
-        """Images of a batch molded, float32; with FLOAT_RESIZE padding is 0 after molding."""
+        """Molded images of a batch, float32; with FLOAT_RESIZE padding is 0 after molding."""
         molded = mold_image(images, self.config).astype(np.float32)
         if self.config.FLOAT_RESIZE:
             for image, meta in zip(molded, metas):
@@ -1973,7 +1971,7 @@ class TrainingBatches:
         return molded
 
     def pair(self, step: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """`batch` as the original yields it.
+        """`batch` in the structure that the original yields.
 
         Returns:
             inputs, and [] or [rois' class ids [B, R, 1], deltas, masks].
@@ -1986,19 +1984,19 @@ class TrainingBatches:
 
     def _example(self, image_id: int, rng: np.random.Generator) -> _Example:
         """An image and its objects, at most MAX_GT_INSTANCES of them."""
-        plain = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
+        is_excluded = self.dataset.image_info[image_id]["source"] in self.no_augmentation_sources
         augmentation = self.augmentation
-        if plain:
+        if is_excluded:
             augmentation = None
         loaded = load_image_gt(
             self.dataset,
             self.config,
             image_id,
-            augment=self.augment and not plain,
+            augment=self.augment and not is_excluded,
             augmentation=augmentation,
             use_mini_mask=self.config.USE_MINI_MASK,
             rng=rng,
-            jitter=self.jitter and not plain,
+            jitter=self.jitter and not is_excluded,
             partners=self._partners_of(image_id),
         )
         example = _Example(*loaded)
@@ -2009,8 +2007,8 @@ class TrainingBatches:
         limit = self.config.MAX_GT_INSTANCES
         if count <= limit:
             return example
-        if not self._said_too_many:
-            self._said_too_many = True
+        if not self._warned_too_many:
+            self._warned_too_many = True
             logger.warning(
                 "the example of %s has %d objects; a random %d of them are used"
                 " (MAX_GT_INSTANCES). The same goes for other images with more",
@@ -2032,20 +2030,20 @@ class TrainingBatches:
         )
 
     def _partners_of(self, image_id: int) -> np.ndarray | None:
-        """Images that MOSAIC and COPY_PASTE mix into one; None where they don't."""
+        """Images that may be mixed into an image; None without MOSAIC and COPY_PASTE."""
         if not self.jitter or not (self.config.MOSAIC or self.config.COPY_PASTE):
             return None
         info = self.dataset.image_info[image_id]
-        kind = (info["source"], info.get("mixing_group"))
-        if kind not in self._partners:
-            self._partners[kind] = _partners(self.dataset, image_id, self.no_augmentation_sources)
-        return self._partners[kind]
+        key = (info["source"], info.get("mixing_group"))
+        if key not in self._partners:
+            self._partners[key] = _partners(self.dataset, image_id, self.no_augmentation_sources)
+        return self._partners[key]
 
     def _look_for_objects(self, image_id: int, class_ids: np.ndarray) -> None:
-        """Raises a DatasetError when a pass is over and no image has had an object.
+        """Raises a DatasetError if no image of the dataset has an object.
 
         Args:
-            class_ids: of an example; a crop or an augmentation may have cut its objects off.
+            class_ids: of the example; a crop or an augmentation may have removed its objects.
         """
         has_objects = bool((class_ids > 0).any())
         if not has_objects:
@@ -2054,20 +2052,20 @@ class TrainingBatches:
         if has_objects:
             self._without_objects = None
             return
-        seen = self._without_objects
-        if seen is not None:
-            seen.add(image_id)
-            if len(seen) == len(self.dataset.image_ids):
-                raise DatasetError(_nothing_to_learn(self.dataset, len(seen)))
+        without_objects = self._without_objects
+        if without_objects is not None:
+            without_objects.add(image_id)
+            if len(without_objects) == len(self.dataset.image_ids):
+                raise DatasetError(_nothing_to_learn(self.dataset, len(without_objects)))
 
 
 def _has_objects(masks: Masks, class_ids: np.ndarray) -> bool:
-    """Whether an image's masks hold an object, one that has pixels and is no crowd."""
+    """Whether an image has an object that has pixels and is not a crowd."""
     return bool(_with_pixels(masks)[class_ids > 0].any())
 
 
 def _nothing_to_learn(dataset: utils.Dataset, count: int) -> str:
-    """The problem of a dataset of `count` images, none of which has an object, as a text."""
+    """Text of the error for a dataset of `count` images without any object."""
     return (
         f"none of the {count} images, from {_where(dataset, dataset.image_ids[0])} on, has an"
         " object to learn from: one with a class id above 0 (crowds, iscrowd: 1, have ids below 0)"
@@ -2128,17 +2126,16 @@ def check_dataset(
 ) -> None:
     """Reads every image and mask before training starts.
 
-    With CHECK_IMAGES only as many, spread over the dataset.
+    With CHECK_IMAGES, only this number, spread over the dataset.
 
     Args:
-        name: what errors call the dataset.
-        needs_objects: whether it is an error that no image has an object; otherwise a warning.
+        name: the dataset's name in errors.
+        needs_objects: raise an error if no image has an object; otherwise warn.
 
     Raises:
         DatasetError: lists every problem with the image's id and path: unreadable images, masks of
-            another size, class ids out of range; or that there are no images, no classes, no
-            objects, no class of an image's source, or a number of classes that NUM_CLASSES
-            contradicts.
+            another size, class ids out of range; no images, no classes, no objects, no class of an
+            image's source, or a number of classes other than NUM_CLASSES.
     """
     _check_prepared(dataset, name)
     added = len(dataset.image_info) - dataset.num_images
@@ -2177,7 +2174,7 @@ def check_dataset(
 
 
 def _source_problems(dataset: utils.Dataset) -> Iterator[str]:
-    """Sources of images that no class belongs to."""
+    """Yields the problems of images whose source has no class."""
     by_source: dict[Any, list[int]] = {}
     for image_id in dataset.image_ids:
         source = dataset.image_info[image_id]["source"]
@@ -2188,10 +2185,10 @@ def _source_problems(dataset: utils.Dataset) -> Iterator[str]:
 
 
 class _Check:
-    """Reads images of a dataset, as far as CHECK_IMAGES has them read.
+    """Reads the images of a dataset that CHECK_IMAGES selects.
 
     Attributes:
-        read: the number of images read.
+        read: number of images read.
         found_object: whether one of them has an object.
     """
 
@@ -2202,21 +2199,21 @@ class _Check:
         self.found_object = False
 
     def problems(self) -> Iterator[str]:
-        """The problems of the images, as a text."""
+        """Yields the problems of the images, as texts."""
         image_ids = np.asarray(self.dataset.image_ids)
         total = len(image_ids)
         limit = self.config.CHECK_IMAGES
         if limit is not None and limit < total:
-            places = np.linspace(0, total - 1, limit).astype(int)
-            image_ids = image_ids[places]
+            indices = np.linspace(0, total - 1, limit).astype(int)
+            image_ids = image_ids[indices]
             total = len(image_ids)
         start = time.monotonic()
-        is_silent = not sys.stderr.isatty()  # a bar is drawn on a terminal alone
+        is_silent = not sys.stderr.isatty()  # the progress bar needs a terminal
         with concurrent.futures.ThreadPoolExecutor(max(self.config.WORKERS, 1)) as pool:
             for done, text in enumerate(pool.map(self._problem, image_ids), 1):
                 self.read = done
                 seconds = time.monotonic() - start
-                # A check of a second or two needs no bar.
+                # Short checks need no progress bar.
                 if seconds > 2 and is_silent:
                     is_silent = False
                     print(f"checking {total} images ...", file=sys.stderr, flush=True)

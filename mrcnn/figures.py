@@ -1,7 +1,7 @@
-"""Pictures of datasets, of the network's stages and of its weights, for the notebooks.
+"""Figures of datasets, of the network's stages and of its weights, for the notebooks.
 
-Each function returns a matplotlib figure that no display and no global state knows of. The numbers
-come from `mrcnn.inspection` and `mrcnn.trace`; images with objects are drawn by `mrcnn.visualize`.
+Each function returns a matplotlib figure outside pyplot, without a display. The numbers come from
+`mrcnn.inspection` and `mrcnn.trace`; images with objects are drawn by `mrcnn.visualize`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RED = "#e53e3e"
 LIGHT_BLUE = (0.6, 0.75, 1.0)
 CYAN = (0.5, 0.9, 1.0)
 
-# Colours of a pixel that no mask has, the pasted one only, the object only, both.
+# Colours of pixels in neither mask, in the pasted one only, in the object's only, in both.
 COMPARISON_COLORS = (
     (20, 20, 20),
     (221, 107, 32),
@@ -46,7 +46,7 @@ COMPARISON_COLORS = (
 def _empty_grid(
     rows: int, columns: int, width: float, height: float
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of a size in inches and its axes by row and column, empty where nothing is drawn."""
+    """A figure of a size in inches and its axes by row and column, without ticks and frames."""
     figure, axes = new_figure((width, height), rows, columns)
     for ax in axes:
         ax.set_axis_off()
@@ -55,18 +55,18 @@ def _empty_grid(
 
 
 def _level_colors(levels: np.ndarray) -> dict[int, tuple[float, ...]]:
-    """{level: colour} of the levels that occur."""
+    """{level: colour} of the levels that are present."""
     present = np.unique(levels).tolist()
     return dict(zip(present, visualize.random_colors(len(present))))
 
 
 def _darkened(image: np.ndarray, share: float) -> np.ndarray:
-    """An image at a share of its brightness, [H, W, 3] uint8, as a ground for lines."""
+    """An image with its brightness times `share`, [H, W, 3] uint8, as a background for lines."""
     return (utils.as_rgb(image) * share).astype(np.uint8)
 
 
 def _show_map(ax: Axes, values: np.ndarray, title: str) -> None:
-    """Shows values [h, w] in 0..1."""
+    """Shows values [h, w] of 0..1 as a heat map."""
     show_image(ax, values, title, cmap="magma", vmin=0, vmax=1)
 
 
@@ -80,7 +80,7 @@ def _compared(pasted: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def plot_history(history: Any) -> Figure:
-    """The losses over the epochs: `history` is a Keras History or its dict {name: [values]}."""
+    """The losses over the epochs, from a Keras History or its dict {name: [values]}."""
     values = getattr(history, "history", history)
     names = [name for name in values if name.endswith("loss") and not name.startswith("val_")]
     if not names:
@@ -106,7 +106,7 @@ def plot_history(history: Any) -> Figure:
 
 
 def draw_examples(dataset: Dataset, image_ids: Sequence[int], cols: int = 4) -> Figure:
-    """Images of a dataset with masks, boxes, classes and keypoints; crowds are named so."""
+    """Images of a dataset with masks, boxes, classes and keypoints; titles count the crowds."""
     images = []
     truths = []
     titles = []
@@ -124,7 +124,7 @@ def draw_examples(dataset: Dataset, image_ids: Sequence[int], cols: int = 4) -> 
 
 
 def draw_mini_masks(example: dict, config: Config, count: int = 4) -> Figure:
-    """Objects of an `rpn_example`, their mini-masks, and these put back, with the IoU left."""
+    """Objects of an `rpn_example`, their mini-masks, and these pasted, with their IoU."""
     count = min(count, len(example["boxes"]))
     columns = max(count, 1)
     figure, (above, middle, below) = _empty_grid(3, columns, 2.0 * columns, 6.2)
@@ -160,10 +160,10 @@ def draw_resizing(image: np.ndarray, config: Config) -> Figure:
 
 
 def plot_classes(survey: Survey, most: int = 25) -> Figure:
-    """Objects and images of each class, the most frequent ones."""
+    """Numbers of objects and images of the `most` most frequent classes."""
     rows = survey.classes()[:most][::-1]
-    known = list(survey.class_names)
-    names = [visualize.drawn_name(known, known.index(name)) for name, _, _ in rows]
+    class_names = list(survey.class_names)
+    names = [visualize.drawn_name(class_names, class_names.index(name)) for name, _, _ in rows]
     objects = [count for _, count, _ in rows]
     images = [count for _, _, count in rows]
     classes = len(survey.class_names) - 1
@@ -171,9 +171,9 @@ def plot_classes(survey: Survey, most: int = 25) -> Figure:
     if classes > most:
         title += f", the {most} most frequent"
     figure, (ax,) = new_figure((6.5, 0.8 + 0.24 * len(rows)))
-    places = np.arange(len(rows))
-    ax.barh(places + 0.2, objects, 0.4, color=BLUE, label="objects")
-    ax.barh(places - 0.2, images, 0.4, color=ORANGE, label="images with one")
+    positions = np.arange(len(rows))
+    ax.barh(positions + 0.2, objects, 0.4, color=BLUE, label="objects")
+    ax.barh(positions - 0.2, images, 0.4, color=ORANGE, label="images with one")
     fonts.set_names(ax.yaxis, names, fontsize=8)
     ax.set_title(title, fontsize=9)
     ax.legend(fontsize=8)
@@ -182,7 +182,7 @@ def plot_classes(survey: Survey, most: int = 25) -> Figure:
 
 
 def plot_sizes(survey: Survey, config: Config) -> Figure:
-    """Sizes of the objects against the anchors' scales, and the recall that anchors allow."""
+    """Sizes of objects compared with anchor scales, and the recall that anchors allow."""
     rows = inspection.recall_by_level(survey.boxes, config, survey.molded)
     figure, (left, right) = new_figure((11, 3.4), 1, 2)
     _plot_sides(left, survey, config, rows)
@@ -191,7 +191,7 @@ def plot_sizes(survey: Survey, config: Config) -> Figure:
 
 
 def _plot_sides(ax: Axes, survey: Survey, config: Config, rows: Sequence[tuple]) -> None:
-    """A histogram of the boxes' sides, with a line for each anchor scale."""
+    """A histogram of the boxes' sides, with lines at the anchor scales."""
     size = np.maximum(survey.boxes[:, 2:] - survey.boxes[:, :2], 1)
     side = np.sqrt(size.prod(axis=1))
     largest = max(side.max(initial=8), np.max(config.RPN_ANCHOR_SCALES))
@@ -215,16 +215,16 @@ def _plot_sides(ax: Axes, survey: Survey, config: Config, rows: Sequence[tuple])
 
 
 def _plot_recall(ax: Axes, rows: Sequence[tuple]) -> None:
-    """The rows of `inspection.recall_by_level` as bars and marks."""
-    places = np.arange(len(rows))
+    """The rows of `inspection.recall_by_level` as bars and markers."""
+    positions = np.arange(len(rows))
     names = [f"{level}\n{count} obj." for level, _, count, *_ in rows]
     means = [mean for _, _, _, mean, _, _ in rows]
     shares_50 = np.nan_to_num([share for *_, share, _ in rows])
     shares_70 = np.nan_to_num([share for *_, share in rows])
-    ax.bar(places - 0.2, shares_50, 0.4, color=BLUE, label="share with an anchor of IoU .5")
-    ax.bar(places + 0.2, shares_70, 0.4, color=ORANGE, label="share with an anchor of IoU .7")
-    ax.plot(places, means, "k_", markersize=18, markeredgewidth=2, label="mean best IoU")
-    ax.set_xticks(places, names, fontsize=8)
+    ax.bar(positions - 0.2, shares_50, 0.4, color=BLUE, label="share with an anchor of IoU .5")
+    ax.bar(positions + 0.2, shares_70, 0.4, color=ORANGE, label="share with an anchor of IoU .7")
+    ax.plot(positions, means, "k_", markersize=18, markeredgewidth=2, label="mean best IoU")
+    ax.set_xticks(positions, names, fontsize=8)
     ax.set_ylim(0, 1.32)
     ax.set_yticks(np.arange(0, 1.1, 0.2))
     ax.legend(fontsize=6.5, ncols=3, loc="upper center")
@@ -233,19 +233,19 @@ def _plot_recall(ax: Axes, rows: Sequence[tuple]) -> None:
 
 
 def draw_anchors(image: np.ndarray, config: Config) -> Figure:
-    """The anchors of one cell of each level, at the middle of an image [H, W, 3]."""
+    """The anchors of one cell of each level, at the centre of an image [H, W, 3]."""
     shapes = data.compute_backbone_shapes(config, image.shape)
     strides = np.atleast_1d(config.BACKBONE_STRIDES)
     figure, axes = new_figure((2.5 * len(shapes), 2.9), 1, len(shapes))
-    ground = utils.as_rgb(image) // 2 + 80
+    background = utils.as_rgb(image) // 2 + 80
     margin = 0.1 * image.shape[0]
     for ax, scale, stride, cells in zip(axes, config.RPN_ANCHOR_SCALES, strides, shapes):
         rows, columns = cells
-        middle = np.array([rows // 2, columns // 2]) * stride
+        center = np.array([rows // 2, columns // 2]) * stride
         anchors = utils.generate_anchors(scale, config.RPN_ANCHOR_RATIOS, (1, 1), stride, 1)
-        boxes = anchors + np.tile(middle, 2)
+        boxes = anchors + np.tile(center, 2)
         title = f"stride {stride}: {rows} x {columns} cells,\nscale {scale}"
-        show_image(ax, ground, title, margin)
+        show_image(ax, background, title, margin)
         add_boxes(ax, boxes, visualize.random_colors(len(boxes)))
         x, y = np.meshgrid(np.arange(columns), np.arange(rows)) * np.array(stride)
         ax.plot(x.ravel(), y.ravel(), ",", color="white")
@@ -253,7 +253,7 @@ def draw_anchors(image: np.ndarray, config: Config) -> Figure:
 
 
 def draw_rpn_targets(example: dict) -> Figure:
-    """Positive, negative and neutral anchors, and where the positives shall move."""
+    """Positive and negative anchors, the number of neutral ones, and the positives' targets."""
     figure, (left, middle, right) = new_figure((12, 4.2), 1, 3)
     image = example["image"]
     anchors = example["anchors"]
@@ -275,7 +275,7 @@ def draw_rpn_targets(example: dict) -> Figure:
 
 
 def draw_roi_targets(example: dict, rois: dict, class_names: Any, count: int = 6) -> Figure:
-    """The RoIs that train the heads, positive and negative, and mask targets of some positives."""
+    """Positive and negative RoIs that train the heads, and mask targets of some positives."""
     from matplotlib.gridspec import GridSpec
 
     positive = np.flatnonzero(rois["class_ids"] > 0)
@@ -309,7 +309,7 @@ def draw_roi_targets(example: dict, rois: dict, class_names: Any, count: int = 6
 
 
 def draw_proposals(stages: Trace, count: int = 25) -> Figure:
-    """Anchors with the highest scores, moved, clipped, and what non-maximum suppression left."""
+    """The anchors of highest score, refined, clipped, and after non-maximum suppression."""
     figure, axes = new_figure((13, 3.7), 1, 4)
     levels = stages.anchor_levels
     top = stages.top[:count]
@@ -318,7 +318,7 @@ def draw_proposals(stages: Trace, count: int = 25) -> Figure:
     kept_title = (
         f"the best {min(count, proposals)} of {proposals} proposals,\nafter non-maximum suppression"
     )
-    pictures = [
+    panels = [
         (stages.anchors[top], top, f"the {len(top)} best of {len(levels)} anchors"),
         (stages.refined[:count], top, "moved by their deltas"),
         (stages.clipped[:count], top, "cut at the image's edge"),
@@ -327,7 +327,7 @@ def draw_proposals(stages: Trace, count: int = 25) -> Figure:
     dark = _darkened(stages.image, 0.7)
     margin = 0.06 * stages.image.shape[0]
     colors = _level_colors(levels)
-    for ax, (boxes, anchor_ids, title) in zip(axes, pictures):
+    for ax, (boxes, anchor_ids, title) in zip(axes, panels):
         show_image(ax, dark, title, margin)
         add_boxes(ax, boxes, [colors[level] for level in levels[anchor_ids]], 1)
     handles = []
@@ -338,7 +338,7 @@ def draw_proposals(stages: Trace, count: int = 25) -> Figure:
 
 
 def draw_scores(stages: Trace, config: Config) -> Figure:
-    """The RPN's score at each cell of each level: the best of the cell's anchors."""
+    """The RPN's scores of each level: at each cell, the highest of its anchors."""
     shapes = data.compute_backbone_shapes(config, stages.image.shape)
     columns = 1 + len(shapes)
     figure, axes = new_figure((2.5 * columns, 2.8), 1, columns)
@@ -353,7 +353,7 @@ def draw_scores(stages: Trace, config: Config) -> Figure:
 
 
 def draw_levels(stages: Trace, count: int = 30) -> Figure:
-    """The proposals by the level of the pyramid that the heads read, of each the best ones."""
+    """The best proposals of each pyramid level that the heads read."""
     levels = np.unique(stages.roi_levels)
     figure, axes = new_figure((3.2 * len(levels), 3.5), 1, len(levels))
     dark = _darkened(stages.image, 0.7)
@@ -368,7 +368,7 @@ def draw_levels(stages: Trace, count: int = 30) -> Figure:
 
 
 def draw_heads(stages: Trace, class_names: Any, count: int = 20) -> Figure:
-    """From proposals to detections: their classes, their boxes, and what suppression keeps."""
+    """From proposals to detections: classes, refined boxes, and detections after suppression."""
     figure, (left, middle, right) = new_figure((12, 4.3), 1, 3)
     objects = np.flatnonzero(stages.class_ids > 0)
     objects = objects[np.argsort(-stages.scores[objects], kind="stable")][:count]
@@ -393,7 +393,7 @@ def draw_heads(stages: Trace, class_names: Any, count: int = 20) -> Figure:
 
 
 def _nothing(text: str = "nothing was detected: train longer") -> Figure:
-    """A figure that says that there is nothing to draw, such as no detection."""
+    """A figure with a text in place of a drawing, such as for no detection."""
     figure, (ax,) = new_figure((4, 1))
     ax.set_axis_off()
     ax.text(0.5, 0.5, text, ha="center", va="center")
@@ -401,7 +401,7 @@ def _nothing(text: str = "nothing was detected: train longer") -> Figure:
 
 
 def draw_masks(stages: Trace, class_names: Any, count: int = 6) -> Figure:
-    """Detections with their masks as the head gives them, and pasted into the image."""
+    """Detections with their masks, as outputs of the head and pasted into the image."""
     count = min(count, len(stages.boxes))
     if not count:
         return _nothing()
@@ -410,7 +410,7 @@ def draw_masks(stages: Trace, class_names: Any, count: int = 6) -> Figure:
     limits = np.tile(stages.image.shape[:2], 2)
     for i in range(count):
         y1, x1, y2, x2 = np.clip(np.round(stages.boxes[i]), 0, limits).astype(int)
-        bottom = max(y2, y1 + 1)  # at least one pixel of each side is shown
+        bottom = max(y2, y1 + 1)  # at least one row and column
         right = max(x2, x1 + 1)
         show_image(above[i], stages.image[y1:bottom, x1:right], texts[i])
         if stages.masks is None or stages.pasted is None:
@@ -427,7 +427,7 @@ def draw_masks(stages: Trace, class_names: Any, count: int = 6) -> Figure:
 
 
 def draw_activations(activations: Mapping[str, np.ndarray], count: int = 8) -> Figure:
-    """The strongest channels of each activation [h, w, C] of a dict, one row each."""
+    """The channels of highest deviation of activations {name: [h, w, C]}, one row each."""
     rows = len(activations)
     figure, axes = _empty_grid(rows, count, 1.5 * count, 1.75 * rows)
     for row, (name, values) in zip(axes, activations.items()):
@@ -463,10 +463,10 @@ def draw_results(
 
     Args:
         images: list of [H, W, 3] uint8.
-        results: of `detect`, one for each image.
-        class_names: by class id.
-        cols: images in a row.
-        least: lowest score that is drawn.
+        results: results of `detect`, one for each image.
+        class_names: see `visualize.class_name`.
+        cols: number of images in a row.
+        least: minimum score of the detections that are drawn.
     """
     chosen = [visualize.sure(result, least) for result in results]
     return visualize.detections_grid(images, chosen, class_names, cols)
@@ -476,7 +476,7 @@ def draw_results(
 
 
 def plot_weights(rows: Sequence[dict], kind: str = "kernel", most: int = 40) -> Figure:
-    """Histograms of the kernels of `inspection.weight_statistics`; suspicious ones are orange."""
+    """Histograms of kernels from `inspection.weight_statistics`; suspicious ones are orange."""
     rows = [row for row in rows if row["name"].endswith("/" + kind)][:most]
     columns = 5
     count = -(-len(rows) // columns)
@@ -495,7 +495,7 @@ def plot_weights(rows: Sequence[dict], kind: str = "kernel", most: int = 40) -> 
 
 
 def _value_range(values: np.ndarray, kind: str) -> tuple[float, float]:
-    """Ends of the histogram of weights: of kernels as far below 0 as above."""
+    """Limits of the histogram of weights, symmetric for kernels."""
     limit = max(float(np.abs(values).max(initial=0)), 1e-12)
     if kind == "kernel":
         return -limit, limit
@@ -503,22 +503,22 @@ def _value_range(values: np.ndarray, kind: str) -> tuple[float, float]:
 
 
 def plot_spreads(rows: Sequence[dict]) -> Figure:
-    """Spread of each kernel beside that of a fresh one, sqrt(2 / inputs).
+    """Standard deviation of each kernel and of an initial one, sqrt(2 / inputs).
 
-    Dead kernels lie far below it, exploding ones above.
+    Those of dead kernels are far below it, those of exploding ones above.
     """
     rows = [row for row in rows if row["name"].endswith("/kernel")]
     figure, (ax,) = new_figure((12, 3.4))
     part_colors = {"backbone": BLUE, "FPN": GREEN, "RPN": ORANGE, "heads": PURPLE}
     for part, color in part_colors.items():
-        places = [i for i, row in enumerate(rows) if row["part"] == part]
-        spreads = [rows[i]["std"] for i in places]
-        ax.plot(places, spreads, "o", color=color, markersize=4, label=part)
+        indices = [i for i, row in enumerate(rows) if row["part"] == part]
+        spreads = [rows[i]["std"] for i in indices]
+        ax.plot(indices, spreads, "o", color=color, markersize=4, label=part)
     inputs = [np.prod(row["shape"][:-1]) for row in rows]
-    fresh = np.sqrt(2 / np.maximum(inputs, 1))
+    initial = np.sqrt(2 / np.maximum(inputs, 1))
     exploding = "ten times that: exploding"
-    ax.plot(fresh, "_", color=GREY, label="a fresh kernel")
-    ax.plot(10 * fresh, ":", color=RED, linewidth=0.8, label=exploding)
+    ax.plot(initial, "_", color=GREY, label="a fresh kernel")
+    ax.plot(10 * initial, ":", color=RED, linewidth=0.8, label=exploding)
     ax.set(yscale="log", ylabel="standard deviation", xlim=(-1, len(rows)))
     names = [row["name"].removesuffix("/kernel") for row in rows]
     ax.set_xticks(range(len(rows)), names, rotation=90, fontsize=6)
@@ -533,12 +533,13 @@ def plot_spreads(rows: Sequence[dict]) -> Figure:
 def draw_poolings(
     image: np.ndarray, box: Sequence[float], stride: int = 16, size: int = 7
 ) -> Figure:
-    """Where RoIPool, RoIAlign and crop_and_resize read for one box on a map of a stride.
+    """Bins and sampling points of RoIPool, RoIAlign and crop_and_resize for one box.
 
     Args:
         image: [H, W, 3].
         box: (y1, x1, y2, x2) in pixels.
-        size: bins along each side.
+        stride: stride of the feature map.
+        size: number of bins along each side.
     """
     figure, axes = new_figure((13, 4.5), 1, 3)
     for ax, kind in zip(axes, inspection.POOLINGS):
@@ -549,13 +550,13 @@ def draw_poolings(
             add_boxes(ax, _rounded_bins(box, stride, size), CYAN, 0.8)
         else:
             _draw_bins(ax, box, size)
-            x, y = np.meshgrid(*_sample_places(kind, box, size))
+            x, y = np.meshgrid(*_sample_positions(kind, box, size))
             ax.plot(x.ravel(), y.ravel(), ".", color=CYAN, markersize=4)
     return figure
 
 
 def _draw_cells(ax: Axes, shape: Sequence[int], stride: int) -> None:
-    """Draws the edges of a map's cells over an image of a shape (H, W, ...)."""
+    """Draws the edges of a map's cells over an image of shape (H, W, ...)."""
     height, width = shape[:2]
     for x in range(0, width + 1, stride):
         ax.axvline(x, color="white", alpha=0.25, linewidth=0.5)
@@ -573,7 +574,7 @@ def _draw_bins(ax: Axes, box: Sequence[float], size: int) -> None:
 
 
 def _rounded_bins(box: Sequence[float], stride: int, size: int) -> np.ndarray:
-    """The bins of RoIPool [size * size, (y1, x1, y2, x2)] in pixels: whole cells, some shared."""
+    """RoIPool's bins [size * size, (y1, x1, y2, x2)] in pixels: whole cells, with overlaps."""
     corners = np.asarray(box, float).reshape(2, 2) / stride
     first, last = np.floor(corners + 0.5).astype(int)
     extent = last - first + 1
@@ -583,30 +584,30 @@ def _rounded_bins(box: Sequence[float], stride: int, size: int) -> np.ndarray:
     return np.hstack([starts, ends]) * stride
 
 
-def _sample_places(kind: str, box: Sequence[float], size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The columns x and rows y at which RoIAlign or crop_and_resize read, in pixels."""
+def _sample_positions(kind: str, box: Sequence[float], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The x and y of the points that RoIAlign or crop_and_resize sample, in pixels."""
     y1, x1, y2, x2 = (float(side) for side in box)
     if kind == "RoIAlign":
-        shares = (np.arange(2 * size) + 0.5) / (2 * size)
-        return x1 + shares * (x2 - x1), y1 + shares * (y2 - y1)
+        fractions = (np.arange(2 * size) + 0.5) / (2 * size)
+        return x1 + fractions * (x2 - x1), y1 + fractions * (y2 - y1)
     x = np.linspace(x1, x2 - 1, size) + 0.5
     y = np.linspace(y1, y2 - 1, size) + 0.5
     return x, y
 
 
 def plot_pooling_offsets(rows: Sequence[tuple]) -> Figure:
-    """The rows of `inspection.pooling_offsets`."""
+    """Bars of the rows of `inspection.pooling_offsets`."""
     strides = [stride for stride, *_ in rows]
     offsets = np.array([values for _, *values in rows])  # [strides, poolings]
-    places = np.arange(len(rows))
+    positions = np.arange(len(rows))
     figure, (ax,) = new_figure((6.4, 3.2))
     colors = (ORANGE, BLUE, GREEN)
     for k, kind in enumerate(inspection.POOLINGS):
         values = offsets[:, k]
         shift = 0.27 * (k - 1)
-        bars = ax.bar(places + shift, values, 0.25, color=colors[k], label=kind)
+        bars = ax.bar(positions + shift, values, 0.25, color=colors[k], label=kind)
         ax.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=7)
-    ax.set_xticks(places, [f"stride {stride}" for stride in strides])
+    ax.set_xticks(positions, [f"stride {stride}" for stride in strides])
     ax.set(ylabel="pixels", ylim=(0, 1.15 * offsets.max()))
     ax.set_title("how far from a bin's middle its value is read, mean along an axis", fontsize=9)
     ax.legend(fontsize=8)
@@ -617,10 +618,10 @@ def plot_pooling_offsets(rows: Sequence[tuple]) -> Figure:
 def draw_pooling_masks(
     rows: Sequence[tuple], pooled: Mapping[tuple, np.ndarray], mask: np.ndarray
 ) -> Figure:
-    """Draws what each way of pooling makes of a mask at each stride.
+    """Draws a mask as pooled by each method at each stride.
 
     Args:
-        rows, pooled: of `inspection.pooling_masks`.
+        rows, pooled: results of `inspection.pooling_masks`.
         mask: [H, W] bool, its argument.
     """
     kinds = inspection.POOLINGS
@@ -634,7 +635,7 @@ def draw_pooling_masks(
 
 
 def draw_softmax(detection: dict | None, title: str = "") -> Figure:
-    """The maps of `inspection.softmax_and_sigmoid`, and the pixels that competition costs."""
+    """The maps of `inspection.softmax_and_sigmoid`, and the pixels that softmax loses."""
     if detection is None:
         return _nothing()
     maps = inspection.softmax_and_sigmoid(detection)
@@ -650,10 +651,10 @@ def draw_softmax(detection: dict | None, title: str = "") -> Figure:
 
 
 def draw_mask_chain(chain: Sequence[dict], mask: np.ndarray) -> Figure:
-    """Draws the steps of a mask: the small masks, and these pasted and compared.
+    """Draws a mask at each step: the small masks, and their pasted forms beside the original.
 
     Args:
-        chain: of `inspection.mask_chain`.
+        chain: result of `inspection.mask_chain`.
         mask: [H, W] bool, its argument.
     """
     figure, (above, below) = _empty_grid(2, len(chain), 2.5 * len(chain), 5.3)
@@ -672,7 +673,7 @@ def draw_mask_chain(chain: Sequence[dict], mask: np.ndarray) -> Figure:
 
 # ---- The network as a diagram --------------------------------------------------------------------
 
-# Middle of each stage and its title.
+# (x, y) of the centre of each stage, and its title.
 NETWORK_STAGES = {
     "input_image": (1.0, 0.65, "image"),
     "C2": (3.1, 0.65, "C2"),
@@ -694,7 +695,7 @@ NETWORK_STAGES = {
     "roi_align_mask": (9.6, 1.15, "RoIAlign"),
     "mrcnn_mask": (11.8, 1.15, "masks"),
 }
-# Grounds by how a stage's name begins.
+# Background colours by the prefix of a stage's name.
 STAGE_COLORS = {
     "C": "#bee3f8",
     "fpn": "#c6f6d5",
@@ -704,7 +705,7 @@ STAGE_COLORS = {
     "mrcnn": "#e9d8fd",
     "input": "#edf2f7",
 }
-# Frames around what is read or written together.
+# Frames around stages that share an arrow.
 NETWORK_GROUPS = {
     "pyramid": ["fpn_p2", "fpn_p3", "fpn_p4", "fpn_p5", "fpn_p6"],
     "rpn": ["rpn_class", "rpn_bbox"],
@@ -740,30 +741,30 @@ class _Diagram:
 
     Attributes:
         ax: the axes.
-        middles: {name: (x, y)} of the boxes and frames.
-        patches: {name: their outlines}, at which arrows end.
+        centers: {name: (x, y)} of the boxes and frames.
+        patches: {name: patch} of their outlines, at which arrows end.
     """
 
     def __init__(self, ax: Axes):
         self.ax = ax
-        self.middles: dict[str, tuple[float, float]] = {}
+        self.centers: dict[str, tuple[float, float]] = {}
         self.patches: dict[str, Patch | None] = {}
 
     def add_stage(self, name: str, text: str, x: float, y: float, color: str) -> None:
-        """Adds a box with a text in its middle."""
-        ground = {"boxstyle": "round,pad=.45", "edgecolor": "#4a5568", "facecolor": color}
+        """Adds a box with a centred text."""
+        style = {"boxstyle": "round,pad=.45", "edgecolor": "#4a5568", "facecolor": color}
         label = self.ax.text(
-            x, y, text, ha="center", va="center", fontsize=8, bbox=ground, color="black"
+            x, y, text, ha="center", va="center", fontsize=8, bbox=style, color="black"
         )
-        self.middles[name] = (x, y)
+        self.centers[name] = (x, y)
         self.patches[name] = label.get_bbox_patch()
 
     def add_frame(self, name: str, stages: Sequence[str]) -> None:
-        """Adds a frame around stages, which stand in one column."""
+        """Adds a frame around stages of one column."""
         from matplotlib.patches import FancyBboxPatch
 
-        x, bottom = np.min([self.middles[stage] for stage in stages], axis=0)
-        _, top = np.max([self.middles[stage] for stage in stages], axis=0)
+        x, bottom = np.min([self.centers[stage] for stage in stages], axis=0)
+        _, top = np.max([self.centers[stage] for stage in stages], axis=0)
         frame = FancyBboxPatch(
             (x - 0.65, bottom - 0.42),
             1.3,
@@ -773,14 +774,14 @@ class _Diagram:
             facecolor="#f7fafc",
             edgecolor="#a0aec0",
         )
-        self.middles[name] = (x, (bottom + top) / 2)
+        self.centers[name] = (x, (bottom + top) / 2)
         self.patches[name] = self.ax.add_patch(frame)
 
     def add_arrow(self, start: str, end: str, level: bool) -> None:
-        """Adds an arrow between two boxes or frames; a level one leaves at its goal's height."""
-        x, y = self.middles[start]
+        """Adds an arrow between two boxes or frames; a level one starts at its target's height."""
+        x, y = self.centers[start]
         if level:
-            y = self.middles[end][1]
+            y = self.centers[end][1]
         style = {
             "arrowstyle": "-|>",
             "color": "#4a5568",
@@ -789,21 +790,21 @@ class _Diagram:
             "patchA": self.patches[start],
             "patchB": self.patches[end],
         }
-        self.ax.annotate("", self.middles[end], (x, y), zorder=4, arrowprops=style)
+        self.ax.annotate("", self.centers[end], (x, y), zorder=4, arrowprops=style)
 
 
 def _stage_color(name: str) -> str:
-    """The ground of a stage in the diagram."""
+    """The background colour of a stage in the diagram."""
     matching = [color for prefix, color in STAGE_COLORS.items() if name.startswith(prefix)]
     return matching[0]
 
 
 def draw_network(shapes: Mapping[str, Sequence[int]], parameters: Mapping[str, int]) -> Figure:
-    """The network as a diagram with the real shapes of `inspection.network_shapes`.
+    """The network as a diagram with the shapes from `inspection.network_shapes`.
 
     Args:
         shapes: {name of a stage: its shape}.
-        parameters: {part of the network: how many it has}.
+        parameters: {part of the network: number of its parameters}.
     """
     figure, (ax,) = new_figure((13, 5.6))
     ax.set(xlim=(0, 13), ylim=(0, 6.2))
@@ -814,10 +815,10 @@ def draw_network(shapes: Mapping[str, Sequence[int]], parameters: Mapping[str, i
             shape = " x ".join(str(side) for side in shapes[name])
             diagram.add_stage(name, f"{title}\n{shape}", x, y, _stage_color(name))
     for group, stages in NETWORK_GROUPS.items():
-        if diagram.middles.keys() >= set(stages):
+        if diagram.centers.keys() >= set(stages):
             diagram.add_frame(group, stages)
     for start, end in NETWORK_LINKS:
-        if start in diagram.middles and end in diagram.middles:
+        if start in diagram.centers and end in diagram.centers:
             diagram.add_arrow(start, end, level=start == "pyramid")
     total = sum(parameters.values()) / 1e6
     parts = ", ".join(f"{part} {count / 1e6:.2f}" for part, count in parameters.items())

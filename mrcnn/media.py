@@ -1,10 +1,10 @@
-"""Pictures and videos: reading what a path, folder or glob names, painting results, writing.
+"""Image files and videos: reading by path, folder or glob, painting results, writing.
 
     for picture in media.read("holiday/*.jpg", skipped):          # RGB uint8, one after the other
         ...
     media.process("film.mp4", "out", lambda pictures: [picture.image[::-1] for picture in pictures])
 
-Files that can't be read are reported and skipped. What is written is complete or absent. Keras and
+Files that can't be read are reported and skipped. Output files are written atomically. Keras and
 TensorFlow are not imported; videos need OpenCV (`cv2`).
 """
 
@@ -30,7 +30,7 @@ import numpy as np
 from mrcnn import fonts, utils
 from mrcnn.files import atomic, atomic_together, naming_full_disk, plain_value, write_bytes
 from mrcnn.masks import Masks
-from mrcnn.utils import read_image  # noqa: F401 (reading one file is part of this module's offer)
+from mrcnn.utils import read_image  # noqa: F401  a name that this module offers
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ VIDEO_SUFFIXES = (
     ".mpeg",
     ".wmv",
     ".mjpeg",
-    # Of cameras, telephones, recorders and discs.
+    # Formats of cameras, phones, recorders and discs.
     ".3g2",
     ".3gp",
     ".264",
@@ -88,10 +88,10 @@ VIDEO_SUFFIXES = (
     ".xvid",
     ".y4m",
 )
-# Names that text has too: TypeScript, Qt's translations, Fortran's modules.
-_ALSO_OF_TEXT = (".ts", ".mts", ".mod", ".rm", ".dv")
-# How files of other names begin that are videos: (place, bytes).
-_VIDEO_BEGINNINGS = (
+# Suffixes that text files have, too: TypeScript, Qt's translations, Fortran's modules.
+_TEXT_SUFFIXES = (".ts", ".mts", ".mod", ".rm", ".dv")
+# Signatures of videos, for files with other suffixes: (offset, bytes).
+_VIDEO_SIGNATURES = (
     (0, b"\x1aE\xdf\xa3"),  # Matroska, WebM
     (0, b"FLV\x01"),
     (0, b"OggS"),
@@ -104,11 +104,11 @@ _VIDEO_BEGINNINGS = (
     (4, b"mdat"),
     (4, b"wide"),
 )
-# Pictures in the container of MP4, by what follows "ftyp".
+# Brands, after "ftyp", of still images in an MP4 container.
 _PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
-# Kinds of pictures that are written under their own name; others get ".png" after it.
+# Suffixes that output images keep; ".png" is appended to others.
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png")
-# Frames per second of a video whose header doesn't say.
+# Frames per second of a video whose header has no rate.
 DEFAULT_RATE = 25.0
 
 
@@ -119,7 +119,7 @@ class Picture:
     Attributes:
         path: pathlib.Path of the file.
         image: [H, W, 3] uint8, RGB.
-        frame: number of the frame from 0; None for an image file.
+        frame: index of the frame, from 0; None for an image file.
     """
 
     path: pathlib.Path
@@ -132,7 +132,7 @@ class Picture:
 
 
 class PictureError(ValueError):
-    """Raised by a function that `process` calls: a picture can't be processed, it is skipped."""
+    """Raised by the function of `process` for a picture that is to be skipped."""
 
 
 @dataclasses.dataclass
@@ -143,7 +143,7 @@ class Processed:
         written: paths of the new files.
         skipped: [(path, reason)] of the files that couldn't be read or processed.
         pictures: number of images and frames.
-        seconds: time that it took.
+        seconds: duration.
     """
 
     written: list[str]
@@ -163,31 +163,31 @@ def find_files(source: Source) -> list[pathlib.Path]:
     """The files that a source names, sorted.
 
     Args:
-        source: path of a file; of a folder, for the files that lie in it (hidden ones and
-            sub-folders are left out); a glob such as "photos/**/*.jpg"; or a list of these.
+        source: path of a file; of a folder, for the files in it (without hidden ones and
+            sub-folders); a glob such as "photos/**/*.jpg"; or a list of these.
 
     Returns:
-        list of pathlib.Path, not empty, each file once, also where links lead to it on several
-        ways. What is no file (a pipe, a link to nothing) is among them; reading it says so.
+        list of pathlib.Path, not empty, each file once, also where links give it several paths. It
+        may have entries that are not files (a pipe, a broken link), for which reading raises.
 
     Raises:
-        FileNotFoundError: nothing there; the message names the source.
+        FileNotFoundError: no file; the message names the source.
     """
     if isinstance(source, (list, tuple)):
-        return _each_once([path for part in source for path in find_files(part)])
-    source = os.fspath(source)  # type: ignore[arg-type]  # no list any more
+        return _without_duplicates([path for part in source for path in find_files(part)])
+    source = os.fspath(source)  # type: ignore[arg-type]  # not a list here
     path = pathlib.Path(source)
     if path.is_dir():
         entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
         files = [entry for entry in entries if not os.path.isdir(entry)]
-        below = len(entries) - len(files)
+        folders = len(entries) - len(files)
         hint = ""
-        if below:
-            hint = f"; its {below} folders are left out: {path / '**' / '*'} has what is in them"
+        if folders:
+            hint = f"; its {folders} folders are left out: {path / '**' / '*'} has what is in them"
         if not files:
             raise FileNotFoundError(f"No files in the folder {source}{hint}")
-        if below:
-            _say_once(f"{source}: {len(files)} files{hint}")
+        if folders:
+            _warn_once(f"{source}: {len(files)} files{hint}")
         return files
     if os.path.lexists(path):
         return [path]
@@ -197,17 +197,17 @@ def find_files(source: Source) -> list[pathlib.Path]:
         raise FileNotFoundError(
             f"No file, folder or glob that matches anything. Received: {source}"
         )
-    return _each_once(files)
+    return _without_duplicates(files)
 
 
 @functools.cache
-def _say_once(text: str) -> None:
-    """Logs a warning, once in a process: a command looks for its files several times."""
+def _warn_once(text: str) -> None:
+    """Logs a warning once per process, since commands search for their files repeatedly."""
     logger.warning("%s", text)
 
 
-def _each_once(files: list[pathlib.Path]) -> list[pathlib.Path]:
-    """The files in their order without those that came before, maybe through another folder."""
+def _without_duplicates(files: list[pathlib.Path]) -> list[pathlib.Path]:
+    """The files in order without duplicates, also by another path of their folder."""
     first: dict[str, pathlib.Path] = {}
     for file in files:
         folder = os.path.realpath(file.parent)
@@ -216,41 +216,41 @@ def _each_once(files: list[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def is_video(path: AnyPath) -> bool:
-    """Whether a file is taken for a video: by its name, or by its beginning if that says nothing.
+    """Whether a file is a video, by its suffix, or by its signature for other suffixes.
 
-    A GIF or WebP of several frames is one, and so is a PNG that isn't called .png. Text is none,
-    whatever its name: ".ts" and ".mts" are TypeScript too.
+    Animated GIF and WebP files are videos, and so are animated PNG files without the suffix .png.
+    Text files are not, whatever their suffix: ".ts" and ".mts" are TypeScript, too.
     """
     suffix = pathlib.Path(path).suffix.lower()
     if suffix in PICTURE_SUFFIXES:
         return False
     if suffix in VIDEO_SUFFIXES:
-        return suffix not in _ALSO_OF_TEXT or not _is_text(_beginning(path))
+        return suffix not in _TEXT_SUFFIXES or not _is_text(_beginning(path))
     beginning = _beginning(path)
     return _begins_as_video(beginning) or _animation(path, beginning) is not None
 
 
 def _animation(path: AnyPath, beginning: bytes) -> tuple[int, float] | None:
-    """Frames and frames per second of an animated picture; None for every other file."""
+    """Number of frames and frames per second of an animated image; None for other files."""
     is_webp = beginning[:4] == b"RIFF" and beginning[8:12] == b"WEBP"
     if not is_webp and not beginning.startswith((b"GIF8", b"\x89PNG")):
         return None
     try:
         status = os.stat(path)
         return _animation_info(os.fspath(path), status.st_mtime_ns, status.st_size)
-    except (OSError, ValueError):  # reading it says what is wrong
+    except (OSError, ValueError):  # reported when it is read
         return None
 
 
 @functools.lru_cache(maxsize=64)
 def _animation_info(path: str, time_written: int, size: int) -> tuple[int, float] | None:
-    """`utils.animation_info` of a file that is asked for several times: it decodes all frames."""
+    """`utils.animation_info`, cached, since it decodes all frames."""
     return utils.animation_info(path)
 
 
 def _beginning(path: AnyPath, count: int = 1024) -> bytes:
-    """The first bytes of a file; none of what can't be read."""
-    if not os.path.isfile(path):  # a pipe would wait for a writer
+    """The first bytes of a file; b"" if it can't be read."""
+    if not os.path.isfile(path):  # reading a pipe would block
         return b""
     try:
         with open(path, "rb") as file:
@@ -260,7 +260,7 @@ def _beginning(path: AnyPath, count: int = 1024) -> bytes:
 
 
 def _is_text(beginning: bytes) -> bool:
-    """Whether a file begins as a text does, in any usual encoding."""
+    """Whether a file's first bytes are text in a usual encoding."""
     if beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):  # UTF-16
         return True
     control = bytes(range(9)) + bytes(range(14, 32))
@@ -277,11 +277,11 @@ def _begins_as_video(beginning: bytes) -> bool:
         marks = beginning[start : start + 3 * length : length]
         if marks == b"GGG":
             return True
-    return any(beginning[at : at + len(mark)] == mark for at, mark in _VIDEO_BEGINNINGS)
+    return any(beginning[start : start + len(mark)] == mark for start, mark in _VIDEO_SIGNATURES)
 
 
 def _cv2() -> Any:
-    """OpenCV, or an ImportError that says what to install."""
+    """The module cv2; raises an ImportError that names the package to install."""
     try:
         import cv2
     except ImportError as error:
@@ -292,7 +292,7 @@ def _cv2() -> Any:
 @contextlib.contextmanager
 def _capture(path: AnyPath) -> Iterator[Any]:
     """OpenCV's reader of a video, released at the end. Raises ValueError: not a video."""
-    if os.path.exists(path):  # what is none may be an address or a camera
+    if os.path.exists(path):  # others may be URLs or cameras
         mode = os.stat(path).st_mode
         if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or stat.S_ISDIR(mode):
             raise ValueError("expected a file. Received: a folder or a pipe")
@@ -309,11 +309,11 @@ def _capture(path: AnyPath) -> Iterator[Any]:
 
 
 def video_info(path: AnyPath) -> tuple[int, float]:
-    """Frames and frames per second of a video, as its header has them.
+    """Number of frames and frames per second of a video, from its header.
 
     Returns:
-        (frames, rate); 0 frames where the header doesn't say. Of an animated picture the mean rate:
-            each frame of it may have a duration of its own.
+        (frames, rate); 0 frames where the header has no number. For animated images, whose frames
+        have durations of their own, the mean rate.
 
     Raises:
         ValueError: the file can't be read as a video.
@@ -331,7 +331,7 @@ def video_info(path: AnyPath) -> tuple[int, float]:
 
 
 def read_video(path: AnyPath) -> Iterator[np.ndarray]:
-    """Yields the frames of a video, [H, W, 3] uint8 RGB, turned as its header says.
+    """Yields the frames of a video, [H, W, 3] uint8 RGB, rotated as in its header.
 
     Raises:
         ValueError: not a video, or one without a frame that can be read.
@@ -342,7 +342,7 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
     cv2 = _cv2()
     count = 0
     with _capture(path) as capture:
-        promised = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
         while True:
             was_read, frame = capture.read()
             if not was_read:
@@ -351,11 +351,11 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
             yield np.ascontiguousarray(frame[..., ::-1])
     if not count:
         raise ValueError("it has no frame that can be read")
-    if count < 0.95 * promised - 1:  # headers may be off by a little
-        logger.warning("%s ends after %d frames; its header says %d", path, count, promised)
+    if count < 0.95 * expected - 1:  # headers may be slightly wrong
+        logger.warning("%s ends after %d frames; its header says %d", path, count, expected)
 
 
-# What Pillow and OpenCV raise for files that are no pictures, or are too large.
+# Errors of Pillow and OpenCV for files that are not images, or are too large.
 _READING_ERRORS = (
     OSError,
     ValueError,
@@ -368,7 +368,7 @@ _READING_ERRORS = (
 
 
 def _pictures(path: pathlib.Path, skipped: Skipped) -> Iterator[Picture]:
-    """Yields the pictures of one file; one that can't be read goes to `skipped`."""
+    """Yields the pictures of one file; adds a file that can't be read to `skipped`."""
     try:
         if is_video(path):
             for frame, image in enumerate(read_video(path)):
@@ -380,7 +380,7 @@ def _pictures(path: pathlib.Path, skipped: Skipped) -> Iterator[Picture]:
 
 
 def _skip(path: pathlib.Path, error: Exception, skipped: Skipped) -> None:
-    """Reports a file that can't be read."""
+    """Logs a file that can't be read or processed and adds it to `skipped`."""
     reason = str(error) or type(error).__name__
     logger.warning("%s is skipped: %s", path, reason)
     skipped.append((path, reason))
@@ -391,11 +391,11 @@ def read(source: Source, skipped: Skipped | None = None) -> Iterator[Picture]:
 
     Args:
         source: see `find_files`.
-        skipped: list that takes (path, reason) of each file that can't be read; those are also
-            logged.
+        skipped: list to which (path, reason) of each file that can't be read is appended; it is
+            also logged.
 
     Raises:
-        FileNotFoundError: nothing there.
+        FileNotFoundError: no file.
     """
     if skipped is None:
         skipped = []
@@ -410,12 +410,12 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
     """Writes an image as .jpg or .png. Returns the path as a string.
 
     Args:
-        path: where to.
-        image: [H, W, 3] or [H, W] uint8, which is written as it is; another shape or range is
-            brought to RGB of 0..255 by `utils.as_rgb`.
+        path: path of the file.
+        image: [H, W, 3] or [H, W] uint8, written unchanged; other shapes and ranges are converted
+            by `utils.as_rgb`.
 
     Raises:
-        ValueError: another suffix, or an image that is none; names the path.
+        ValueError: another suffix, or not an image; the message names the path.
     """
     from PIL import Image
 
@@ -425,14 +425,14 @@ def write_image(path: AnyPath, image: np.ndarray) -> str:
     if suffix not in formats:
         raise ValueError(f"A picture is written as .jpg or .png. Received: {path}")
     has_alpha = image.ndim == 3 and image.shape[2] == 4
-    is_ready = image.ndim == 2 or image.shape[2:] == (3,)
-    is_ready = is_ready or (has_alpha and suffix not in (".jpg", ".jpeg"))
-    if image.dtype != np.uint8 or not is_ready:
+    is_supported = image.ndim == 2 or image.shape[2:] == (3,)
+    is_supported = is_supported or (has_alpha and suffix not in (".jpg", ".jpeg"))
+    if image.dtype != np.uint8 or not is_supported:
         try:
             image = utils.as_rgb(image)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-    # Pillow, writing a jpeg to a file itself, doesn't notice that a disk is full.
+    # Pillow raises no error where the disk is full when it writes a JPEG file itself.
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, formats[suffix], quality=92)
     write_bytes(path, buffer.getbuffer())
@@ -445,7 +445,7 @@ def write_json(path: AnyPath, value: Any) -> str:
 
 
 def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
-    """Writes values as json, {path: value}, all of them or, of a full disk, none.
+    """Writes values as json, {path: value}: all of them, or none where the disk is full.
 
     Returns:
         the paths as strings.
@@ -458,7 +458,7 @@ def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
 
 
 class VideoWriter:
-    """A video that lies at `path` when the block ends without an error, and not before.
+    """Writes a video, which appears at `path` when the block ends without an error.
 
         with VideoWriter("out.mp4", rate=25) as video:
             video.write(image)
@@ -467,10 +467,9 @@ class VideoWriter:
         path: .mp4 (MPEG-4) or .avi (Motion JPEG).
         rate: frames per second.
 
-    Frames are [H, W, 3] uint8 RGB of one size, or others that `utils.as_rgb` takes. Of those in
-    another range than 0..255 the widest one so far (see `utils.value_range`) is kept, so that the
-    picture doesn't flicker. An odd side is written with its last row or column twice, since the
-    codecs take even sides only.
+    Frames are [H, W, 3] uint8 RGB of one size, or other images that `utils.as_rgb` takes. Frames
+    that are not uint8 are scaled by the widest `utils.value_range` so far, to avoid flicker. On odd
+    sides the last row or column is repeated, since the codecs require even sides.
     """
 
     CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -482,9 +481,9 @@ class VideoWriter:
         if self.path.suffix.lower() not in self.CODECS:
             raise ValueError(f"A video is written as {' or '.join(self.CODECS)}. Received: {path}")
         self._stack = contextlib.ExitStack()
-        self._writer: Any = None  # OpenCV's, from the first frame on
+        self._writer: Any = None  # OpenCV's, opened with the first frame
         self._shape: tuple[int, ...] = ()
-        self._limits: tuple[float, float] | None = None  # of frames that are not uint8
+        self._limits: tuple[float, float] | None = None  # range of frames that are not uint8
 
     def __enter__(self) -> VideoWriter:
         self._temporary = self._stack.enter_context(atomic(self.path))
@@ -510,15 +509,15 @@ class VideoWriter:
         self.frames += 1
 
     def _as_frame(self, image: np.ndarray) -> np.ndarray:
-        """An image as [H, W, 3] uint8, in the widest range so far."""
+        """An image as [H, W, 3] uint8, scaled by the widest range so far."""
         if image.dtype != np.uint8:
             colors = image
             if image.ndim == 3:
-                # Without transparency, which has a range of its own.
-                count = 1
+                # Without alpha, which has a range of its own.
+                channels = 1
                 if image.shape[2] > 2:
-                    count = 3
-                colors = image[..., :count]
+                    channels = 3
+                colors = image[..., :channels]
             low, high = utils.value_range(colors)
             if self._limits is not None:
                 low = min(low, self._limits[0])
@@ -528,7 +527,7 @@ class VideoWriter:
         return utils.as_rgb(image)
 
     def _open(self, shape: tuple[int, ...]) -> None:
-        """Opens the temporary file for frames of a shape (H, W, 3)."""
+        """Opens the temporary file for frames of shape (H, W, 3)."""
         cv2 = _cv2()
         self._shape = shape
         height, width = (side + side % 2 for side in shape[:2])
@@ -548,14 +547,14 @@ class VideoWriter:
         return self._stack.__exit__(*error)
 
     def _problem(self) -> Exception | None:
-        """The problem of a video that was written, as a text; OpenCV reports none."""
+        """The error of a video that was not written completely, which OpenCV doesn't raise."""
         if not self.frames:
             return ValueError(f"{self.path} got no frame")
         try:
-            promised, _ = video_info(self._temporary)
+            stored_frames, _ = video_info(self._temporary)
         except ValueError:
-            promised = 0
-        if not promised:  # the number of frames is written at the end
+            stored_frames = 0
+        if not stored_frames:  # the number of frames is written at the end
             reason = f"not all {self.frames} frames could be written, the disk may be full"
             return OSError(errno.ENOSPC, reason, str(self.path))
         return None
@@ -575,25 +574,24 @@ def paint(
     texts: Sequence[str] | None = None,
     boxes: bool = True,
 ) -> np.ndarray:
-    """Paints a result into an image at its full size, in milliseconds.
+    """Paints a result into an image at its full size with Pillow, in milliseconds.
 
     Args:
-        image: [H, W, 3], or another that `utils.as_rgb` takes.
-        result: dict of `MaskRCNN.detect`: masks of any form, boxes, keypoints, names and scores
-            are painted.
+        image: [H, W, 3], or another image that `utils.as_rgb` takes.
+        result: dict of `MaskRCNN.detect`, with masks of any type; boxes, keypoints, names and
+            scores are painted, too.
         class_names: names by class id, a list or a dict; an id without one is "class 7".
-        by_class: one colour for each class, which stays from frame to frame; otherwise one for each
-            object.
-        alpha: share of the colour in a mask.
-        colors: [N] of (r, g, b) in 0..1, of each object; None for those that `by_class` says.
+        by_class: a colour for each class, the same in all frames; otherwise one for each object.
+        alpha: opacity of masks.
+        colors: [N] of (r, g, b) in 0..1, one for each object; None to follow `by_class`.
         texts: [N] in place of names and scores, "" for none.
-        boxes: whether the edges of the boxes are painted.
+        boxes: whether to paint the edges of the boxes.
 
     Returns:
         [H, W, 3] uint8, a new array.
 
     Raises:
-        ValueError: parts of the result, colours or texts of other numbers of objects.
+        ValueError: parts of the result, colours or texts for different numbers of objects.
     """
     from mrcnn import visualize
 
@@ -601,10 +599,10 @@ def paint(
     visualize.check_result(result["rois"], result["class_ids"], result.get("masks"), painted)
     rois = np.asarray(result["rois"]).reshape(-1, 4)
     class_ids = np.ravel(result["class_ids"])
-    for name, given in (("colors", colors), ("texts", texts)):
-        if given is not None and len(given) != len(rois):
+    for name, values in (("colors", colors), ("texts", texts)):
+        if values is not None and len(values) != len(rois):
             raise ValueError(
-                f"{name} has one for each of the {len(rois)} objects. Received: {len(given)}"
+                f"{name} has one for each of the {len(rois)} objects. Received: {len(values)}"
             )
     if colors is None and by_class:
         colors = [visualize.class_color(class_id) for class_id in class_ids]
@@ -637,10 +635,10 @@ def _paint_masks(
     colors: Sequence,
     alpha: float,
 ) -> None:
-    """Blends masks [H, W, N] into an image in place, inside their boxes: no mask lies outside."""
+    """Blends masks [H, W, N] into an image in place, inside their boxes, which contain them."""
     from mrcnn import visualize
 
-    if isinstance(masks, Masks):  # one after the other, never whole masks
+    if isinstance(masks, Masks):  # crop by crop, without whole masks
         for i, color in enumerate(colors):
             (y1, x1, y2, x2), mask = masks.crop(i)
             visualize.apply_mask(painted[y1:y2, x1:x2], mask, color, alpha)
@@ -653,7 +651,7 @@ def _paint_masks(
 
 
 class _Painter:
-    """Paints lines and letters, whose sizes follow the picture's, with Pillow.
+    """Paints lines and texts, whose sizes depend on the image's, with Pillow.
 
     Args:
         image: [H, W, 3] uint8; `picture` is a copy of it.
@@ -670,13 +668,13 @@ class _Painter:
         self.line_width = max(1, self.size // 8)
 
     def add_box(self, box: np.ndarray, color: tuple[int, ...]) -> None:
-        """Paints the edge of a box (y1, x1, y2, x2), whose y2 and x2 lie outside."""
+        """Paints the edges of a box (y1, x1, y2, x2); y2, x2 lie outside the box."""
         y1, x1, y2, x2 = box
         corners = (x1, y1, max(x2 - 1, x1), max(y2 - 1, y1))
         self.draw.rectangle(corners, outline=color, width=self.line_width)
 
     def add_label(self, box: np.ndarray, text: str) -> None:
-        """Writes a text above a box, or inside where there is no room, never beyond the image."""
+        """Writes a text above a box, or inside it where there is no room, within the image."""
         y1, x1 = (int(side) for side in box[:2])
         parts = self._parts(fonts.legible(text))
         if len(parts) == 1:
@@ -695,12 +693,12 @@ class _Painter:
             self.draw.text((x + 2, y + 2), part, fill="white", font=font)
             return
         x += 2
-        for part, font in parts:  # on one line
+        for part, font in parts:  # with a common baseline
             self.draw.text((x, y + 2 + ascent), part, fill="white", font=font, anchor="ls")
             x += font.getlength(part)
 
     def _parts(self, text: str) -> list[tuple[str, Any]]:
-        """A text in parts, each with the font that has its letters."""
+        """A text split into parts, each with a font that has its characters."""
         from PIL import ImageFont
 
         parts = []
@@ -734,24 +732,24 @@ class _Painter:
             self.draw.ellipse(corners, fill=colors[i], outline="white")
 
 
-# ---- Both ----------------------------------------------------------------------------------------
+# ---- Reading and writing -------------------------------------------------------------------------
 
 
 def placed_below(files: Sequence[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
-    """[path below `output` for each file], named as it is, in the folders that tell them apart."""
-    # Without "..", which would lead out of the output.
+    """A path below `output` for each file, relative to the files' common folder."""
+    # Without "..", which would lead out of the output folder.
     absolute = [pathlib.Path(os.path.abspath(path)) for path in files]
     root = os.path.commonpath([path.parent for path in absolute])
     return [pathlib.Path(output) / path.relative_to(root) for path in absolute]
 
 
 def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
-    """[path of the output for each file], in the files' own folders below `output`."""
+    """The output path of each file, see `placed_below`, with the suffix that is written."""
     absolute = [pathlib.Path(os.path.abspath(path)) for path in files]
-    targets: dict[pathlib.Path, None] = {}  # in their order
+    targets: dict[pathlib.Path, None] = {}  # an ordered set
     for path, target in zip(absolute, placed_below(absolute, output)):
         if is_video(path):
-            # "film.mov" and "film.mp4" in one folder stay apart.
+            # Appended, so that "film.mov" and "film.mp4" in one folder differ.
             if path.suffix.lower() not in VideoWriter.CODECS:
                 target = target.with_name(target.name + ".mp4")
         elif path.suffix.lower() not in PICTURE_SUFFIXES:
@@ -759,7 +757,7 @@ def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
         while target in targets:  # "a.tif" and "a.tif.png" in one folder
             target = target.with_name(target.stem + "_" + target.suffix)
         targets[target] = None
-    inputs = {os.path.realpath(path) for path in absolute}  # links may lead in circles
+    inputs = {os.path.realpath(path) for path in absolute}  # without links, which may be circular
     for target in targets:
         if os.path.realpath(target) in inputs:
             raise ValueError(
@@ -770,7 +768,7 @@ def _targets(files: list[pathlib.Path], output: AnyPath) -> list[pathlib.Path]:
 
 @dataclasses.dataclass
 class _ImageOutput:
-    """An image file; once written, its path stands in a list."""
+    """An image file; its path is appended to `written` once it is written."""
 
     path: pathlib.Path
     written: list[str]
@@ -781,9 +779,9 @@ class _ImageOutput:
 
 @dataclasses.dataclass
 class _VideoOutput:
-    """A video that is opened with its first frame, so that one without frames leaves no file.
+    """A video that is opened with its first frame, so that none is made without frames.
 
-    The stack closes it.
+    `stack` closes it.
     """
 
     path: pathlib.Path
@@ -799,21 +797,21 @@ class _VideoOutput:
 
 @dataclasses.dataclass
 class _Batches:
-    """Passes pictures to a function in batches, and what it returns to their outputs.
+    """Passes pictures to a function in batches and writes the results to their outputs.
 
     Attributes:
         function, batch_size, title: see `process`.
-        promised: number of pictures that there are to be.
-        skipped: takes (path, reason) of each file that can't be processed.
-        start: `time.monotonic` of the beginning.
-        done: number of pictures that went through the function.
-        waiting: those that did not yet, with their outputs.
+        expected: number of pictures, from the headers of videos.
+        skipped: list to which (path, reason) of files that can't be processed are appended.
+        start: `time.monotonic()` at the start.
+        done: number of pictures that were processed.
+        waiting: pictures of the next batch, with their outputs.
     """
 
     function: Callable[[list[Picture]], Sequence[np.ndarray | None]]
     batch_size: int
     title: str
-    promised: int
+    expected: int
     skipped: Skipped
     start: float = dataclasses.field(default_factory=time.monotonic)
     done: int = 0
@@ -822,28 +820,27 @@ class _Batches:
     )
 
     def add(self, picture: Picture, output: _ImageOutput | _VideoOutput) -> None:
-        """Adds a picture; a full batch is processed."""
+        """Adds a picture, and processes the batch once it is full."""
         self.waiting.append((picture, output))
         if len(self.waiting) >= self.batch_size:
             self.finish()
 
     def finish(self) -> None:
-        """Processes what waits."""
+        """Processes the waiting pictures."""
         if not self.waiting:
             return
         waiting = list(self.waiting)
         self.waiting.clear()
         self._process(waiting)
         if self.title:
-            # A video's header can be wrong about its frames, so the bar never claims to be beyond
-            # its end.
-            self.show_progress(max(self.promised, self.done + 1))
+            # Headers of videos may have wrong numbers of frames: the bar never exceeds its total.
+            self.show_progress(max(self.expected, self.done + 1))
 
     def _process(self, waiting: list[tuple[Picture, _ImageOutput | _VideoOutput]]) -> None:
-        """Passes pictures to the function and writes what it returns.
+        """Passes pictures to the function and writes the results.
 
-        Where the function can't process one of several, or memory doesn't suffice for all at once,
-        they go one by one, and one that fails alone is skipped.
+        If it fails for a batch or runs out of memory, the pictures are passed one by one, and those
+        that fail are skipped.
         """
         try:
             images = self.function([picture for picture, _ in waiting])
@@ -866,7 +863,7 @@ class _Batches:
         utils.show_progress(self.title, self.done, total, self.seconds())
 
     def seconds(self) -> float:
-        """The time since the beginning."""
+        """Time since the start."""
         return time.monotonic() - self.start
 
 
@@ -878,36 +875,38 @@ def process(
     title: str = "",
     rate: float | None = None,
 ) -> Processed:
-    """Passes pictures to a function, writes what it returns: images as images, videos as videos.
+    """Passes pictures to a function and writes the resulting image files and videos.
 
     Args:
         source: see `find_files`.
-        output: folder; its files are named as those of the source.
-        function: f(list of at most `batch_size` Pictures) -> list of [H, W, 3] uint8, of any size
-            but one for the frames of a video; None in the list writes nothing for that picture.
-            Pictures for which it raises `PictureError` or MemoryError are skipped.
-        title: of the progress bar with images per second; "" for none.
+        output: folder; its files have the names of those of the source.
+        function: f(list of at most `batch_size` Pictures) -> list of [H, W, 3] uint8, of any size,
+            but the same for all frames of a video; None writes nothing for that picture. Pictures
+            for which it raises `PictureError` or MemoryError are skipped.
+        batch_size: maximum number of pictures in a call.
+        title: title of the progress bar; "" for no bar.
         rate: frames per second of videos; None for those of the source.
 
     Returns:
         Processed.
 
     Raises:
-        FileNotFoundError: nothing there. ValueError: the output would replace an input file.
+        FileNotFoundError: no file in the source.
+        ValueError: the output would replace an input file.
     """
     files = find_files(source)
     targets = _targets(files, output)
-    promised, rates = _count(files)
+    expected, rates = _count(files)
     written: list[str] = []
     skipped: Skipped = []
-    batches = _Batches(function, batch_size, title, promised, skipped)
+    batches = _Batches(function, batch_size, title, expected, skipped)
     for path, target in zip(files, targets):
         if is_video(path):
             batches.finish()
             video_rate = rate or rates.get(path, DEFAULT_RATE)
             written += _process_video(path, target, video_rate, batches, skipped)
         else:
-            # A batch may go on over several image files.
+            # A batch may have several image files.
             for picture in _pictures(path, skipped):
                 batches.add(picture, _ImageOutput(target, written))
     batches.finish()
@@ -923,7 +922,7 @@ def _process_video(
     batches: _Batches,
     skipped: Skipped,
 ) -> list[str]:
-    """Processes the frames of one video. Returns the paths of what was written, at most one."""
+    """Processes the frames of one video. Returns its output path in a list; [] for no output."""
     with contextlib.ExitStack() as stack:
         video = _VideoOutput(target, rate, stack)
         for picture in _pictures(path, skipped):
@@ -935,7 +934,7 @@ def _process_video(
 
 
 def _count(files: list[pathlib.Path]) -> tuple[int, dict[pathlib.Path, float]]:
-    """Number of pictures that files promise, and {video: frames per second}."""
+    """Number of pictures, from the headers of videos, and {video: frames per second}."""
     count = 0
     rates = {}
     for path in files:

@@ -9,9 +9,8 @@ Boxes are (y1, x1, y2, x2). In the network they are normalised: 0 is the centre 
 `denorm_boxes_graph` know that. Tensors have a batch axis B, then rows N; padding rows of public
 outputs are zero.
 
-`class MaskRCNN`, at the end, is what users call. What is not the network lives in the modules
-beside this one; the names that code written for matterport's package imports from here are
-re-exported.
+`class MaskRCNN`, at the end, is the public interface. Code that is not the network is in the other
+modules; the names that code written for matterport's package imports from here are re-exported.
 """
 
 import contextlib
@@ -69,7 +68,7 @@ Tensor = Any  # of any backend of Keras, symbolic or not
 
 
 def log(text: str, array: np.ndarray | None = None) -> None:
-    """Prints a line, with shape, range and dtype of an array (matterport: log)."""
+    """Prints a line of text, with an array's shape, range and dtype (matterport: log)."""
     if array is not None:
         low = high = ""
         if array.size:
@@ -86,13 +85,13 @@ def log(text: str, array: np.ndarray | None = None) -> None:
 
 def parse_image_meta_graph(meta: Tensor) -> dict[str, Tensor]:
     """The parts of image metas [B, 12 + classes] by name (matterport: parse_image_meta_graph)."""
-    return {name: meta[:, place] for name, place in META.items()}
+    return {name: meta[:, columns] for name, columns in META.items()}
 
 
 def trim_zeros_graph(boxes: Tensor, name: str = "trim_zeros") -> tuple[Tensor, Tensor]:
-    """Rows of boxes [N, 4] that are not all zero, and which (matterport: trim_zeros_graph).
+    """Rows of boxes [N, 4] that are not all zero, and their mask (matterport: trim_zeros_graph).
 
-    The network itself marks validity by masks; this is for code that used it. TensorFlow only.
+    Not used by the network, which carries masks of validity; for existing code. TensorFlow only.
     """
     import tensorflow as tf
 
@@ -101,7 +100,7 @@ def trim_zeros_graph(boxes: Tensor, name: str = "trim_zeros") -> tuple[Tensor, T
 
 
 def batch_pack_graph(x: Tensor, counts: Tensor, num_rows: int) -> Tensor:
-    """The first counts[i] rows of each x[i], end to end (matterport: batch_pack_graph).
+    """The first counts[i] rows of each x[i], concatenated (matterport: batch_pack_graph).
 
     Args:
         x: [B, N, ...].
@@ -112,18 +111,18 @@ def batch_pack_graph(x: Tensor, counts: Tensor, num_rows: int) -> Tensor:
 
 
 def image_size(image: Tensor) -> Tensor:
-    """[2] float32: height and width of a batch of images [B, H, W, C]."""
+    """Height and width, [2] float32, of a batch of images [B, H, W, C]."""
     _, height, width, _ = ops.shape(image)
     return ops.stack([ops.cast(height, "float32"), ops.cast(width, "float32")])
 
 
 class ValuesLayer(KL.Layer):
-    """A layer of named values: they are its attributes, and it is made again from them.
+    """Base of layers whose constructor arguments are attributes and entries of `get_config`.
 
     Args:
-        config: None, or a `Config` whose values (see `values_of`) take the place of those given, as
-            in the original's constructors.
-        values: {name: value} of the arguments of the layer that has this base.
+        values: {name: value} of the subclass's arguments.
+        config: None, or a `Config` whose values (see `values_of`) replace those in `values`, as in
+            the original's constructors.
     """
 
     def __init__(self, values: dict[str, Any], config: Config | None = None, **kwargs: Any):
@@ -139,17 +138,17 @@ class ValuesLayer(KL.Layer):
 
     @classmethod
     def values_of(cls, config: Config) -> dict[str, Any]:
-        """The arguments that a Config tells."""
+        """The arguments that follow from a Config."""
         raise NotImplementedError(f"{cls.__name__} takes nothing from a Config")
 
     @classmethod
     def of(cls, config: Config, **arguments: Any) -> "ValuesLayer":
-        """The layer with a Config's values; arguments go before these."""
+        """The layer with a Config's values; `arguments` take precedence over these."""
         return cls(**{**cls.values_of(config), **arguments})
 
     @property
     def values(self) -> dict[str, Any]:
-        """{name: value} of what it was made of."""
+        """{name: value} of the constructor's arguments."""
         return {name: getattr(self, name) for name in self._value_names}
 
     def get_config(self) -> dict[str, Any]:
@@ -164,15 +163,15 @@ class ValuesLayer(KL.Layer):
 @register
 @rewrite.computes_batch_norm
 class BatchNorm(KL.BatchNormalization):
-    """Batch normalisation that holds its own mode (matterport: BatchNorm).
+    """Batch normalisation with a mode of its own (matterport: BatchNorm).
 
-    Batches of detection are small, so that pre-trained statistics usually stay fixed. Where the
-    batch's are used, TensorFlow computes them and the norm in one operation.
+    Batches for detection are small, so pre-trained statistics usually stay fixed. Where the batch's
+    statistics are used, TensorFlow computes them and the output in one fused operation.
 
     Args:
         train_bn: None follows the model's mode; False always uses the moving statistics (gamma and
-            beta still train); True always uses the batch's. As an argument of the layer, since
-            Keras overrides `training` in a functional model by the mode of the whole.
+            beta still train); True always uses the batch's. An argument of the layer because in a
+            functional model Keras overrides `training` by the whole model's mode.
     """
 
     def __init__(self, train_bn: bool | None = None, **kwargs: Any):
@@ -187,7 +186,7 @@ class BatchNorm(KL.BatchNormalization):
         return super().call(inputs, training=training, mask=mask)
 
     def _is_fused(self, inputs):
-        """Whether the one operation computes what Keras does in many."""
+        """Whether the fused operation computes the same as Keras's several ones."""
         plain = self.trainable and self.scale and self.center and not getattr(self, "renorm", False)
         if not plain or self.axis not in (-1, 3) or len(inputs.shape) != 4:
             return False
@@ -196,10 +195,10 @@ class BatchNorm(KL.BatchNormalization):
         return self.compute_dtype == "float32" and kernels.has_fused_batch_norm(self.epsilon)
 
     def _normalised_by_batch(self, inputs):
-        """`inputs` by the statistics of the batch, which move the kept ones."""
+        """Normalises by the batch's statistics and updates the moving ones."""
         outputs, mean, variance = kernels.batch_norm(inputs, self.gamma, self.beta, self.epsilon)
-        for kept, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            kept.assign(kept * self.momentum + of_batch * (1.0 - self.momentum))
+        for moving, of_batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + of_batch * (1.0 - self.momentum))
         return outputs
 
     def get_config(self) -> dict[str, Any]:
@@ -225,14 +224,14 @@ class FrozenBatchNorm(BatchNorm):
 
     @trainable.setter
     def trainable(self, value: Any) -> None:
-        """Left as it is: Keras sets every layer when a whole model becomes trainable."""
+        """Ignored: Keras sets it on every layer when a whole model becomes trainable."""
 
 
 @register
 class GroupNorm(KL.GroupNormalization):
     """Group normalisation (Wu & He 2018).
 
-    Fewer groups where their number does not divide the channels.
+    With fewer groups, gcd(groups, channels), where their number does not divide the channels.
     """
 
     def build(self, input_shape: Any) -> None:
@@ -259,7 +258,7 @@ class Norm:
 
     @classmethod
     def of(cls, config: Config, kind: str | None) -> "Norm":
-        """With a Config's values."""
+        """Made with a Config's values."""
         return cls(
             kind=kind,
             train_bn=config.TRAIN_BN,
@@ -274,7 +273,7 @@ class Norm:
         return self.bias or self.kind is None
 
     def layers(self, name: str, per_roi: bool = False) -> list:
-        """The one layer, or none, in a list. per_roi: for [B, N, h, w, C]."""
+        """A list of the layer, empty for no norm. per_roi: for inputs [B, N, h, w, C]."""
         if self.kind is None:
             return []
         return [named(self._make, name, per_roi)]
@@ -289,7 +288,7 @@ class Norm:
 
 
 def named(make: Callable, name: str | None, per_roi: bool) -> KL.Layer:
-    """make(name=name), or that layer applied to every RoI under the same name."""
+    """make(name=name); with per_roi, that layer applied to every RoI, under the same name."""
     if per_roi:
         return TimeDistributed(make(), name=name)
     return make(name=name)
@@ -305,10 +304,10 @@ def chain(x: Tensor, layers: Iterable) -> Tensor:
 @register
 @rewrite.computes_conv2d
 class WholeConv2D(KL.Conv2D):
-    """A "valid" convolution, one matrix product where its kernel covers the whole input.
+    """A "valid" convolution, computed as one matrix product where its kernel covers the input.
 
-    So it is with the box head's 7x7 kernel on 7x7 cells: equal to the fully connected layer of the
-    paper, and 50 times faster than a convolution on a CPU.
+    The box head's 7x7 kernel on 7x7 cells does: it is the paper's fully connected layer, and 50
+    times faster on a CPU than as a convolution.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -326,7 +325,7 @@ class WholeConv2D(KL.Conv2D):
 class TimeDistributed(KL.TimeDistributed):
     """Applies a layer to every RoI: [B, N, ...] is folded to [B * N, ...] and back.
 
-    Keras's own unrolls a static axis into N calls. Names and weights are the same.
+    Keras's own layer unrolls a static axis into N calls. Names and weights are the same.
     """
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
@@ -335,7 +334,7 @@ class TimeDistributed(KL.TimeDistributed):
 
     @classmethod
     def from_config(cls, config: Any, custom_objects: Any = None) -> "TimeDistributed":
-        # Keras's own takes "layer" out of the caller's dict.
+        # Keras's own method removes "layer" from the caller's dict.
         return super().from_config(dict(config), custom_objects)
 
 
@@ -344,8 +343,9 @@ class TimeDistributed(KL.TimeDistributed):
 # ------------------------------------------------------------------------------------------------
 
 
-# Blocks of the stages 2..5, whether a block is a bottleneck of three convolutions, and the groups
-# of its 3x3 convolution and their width in stage 2 (ResNeXt: Xie et al. 2017).
+# Number of blocks in stages 2..5, whether blocks are bottlenecks of three convolutions, and the
+# number of groups of their 3x3 convolution and a group's width in stage 2 (ResNeXt: Xie et al.
+# 2017).
 RESNETS = {
     "resnet18": ((2, 2, 2, 2), False, 1, 64),
     "resnet34": ((3, 4, 6, 3), False, 1, 64),
@@ -364,10 +364,10 @@ class Style:
 
     Attributes:
         norm: a `Norm`.
-        groups: of a bottleneck's 3x3 convolution.
+        groups: number of groups of a bottleneck's 3x3 convolution.
         stride_in_1x1, padding, width, pool: see STRIDE_IN_1X1, BACKBONE_PADDING, BACKBONE_WIDTH,
             BACKBONE_POOL.
-        per_roi: for RoIs [B, N, h, w, C].
+        per_roi: whether inputs are RoIs [B, N, h, w, C].
     """
 
     norm: Norm = Norm()
@@ -380,7 +380,7 @@ class Style:
 
     @classmethod
     def of(cls, config: Config) -> "Style":
-        """With a Config's values."""
+        """Made with a Config's values."""
         norm = Norm.of(config, config.BACKBONE_NORM)
         return cls(
             norm=norm,
@@ -392,7 +392,7 @@ class Style:
 
 
 def _conv_and_norm(x, name, width, size, strides, groups, style):
-    """A convolution and its norm; `name`: "2a_branch1" of res2a_branch1 and bn2a_branch1."""
+    """A convolution and its norm; `name` "2a_branch1" makes res2a_branch1 and bn2a_branch1."""
     padding = "same"
     if size > 1 and strides not in (1, (1, 1)) and style.padding == "symmetric":
         x = named(lambda **kwargs: KL.ZeroPadding2D(size // 2, **kwargs), None, style.per_roi)(x)
@@ -414,27 +414,27 @@ def _conv_and_norm(x, name, width, size, strides, groups, style):
 
 
 def _residual_block(x, kernel_size, filters, stage, block, strides, project, style):
-    """A block of 2 (basic) or 3 (bottleneck) convolutions; one of the first two has the stride."""
+    """A block of 2 (basic) or 3 (bottleneck) convolutions; the first or second has the stride."""
     branches = ("2a", "2b", "2c")[: len(filters)]
     bottleneck = len(filters) == 3
     sizes = [kernel_size, kernel_size]
     if bottleneck:
         sizes = [1, kernel_size, 1]
-    strided = "2a"
+    strided_branch = "2a"
     if bottleneck and not style.stride_in_1x1:
-        strided = "2b"
+        strided_branch = "2b"
     name = f"{stage}{block}_branch"
     shortcut = x
     if project:
         shortcut = _conv_and_norm(x, name + "1", filters[-1], 1, strides, 1, style)
     for branch, width, size in zip(branches, filters, sizes):
-        step = 1
-        if branch == strided:
-            step = strides
+        branch_strides = 1
+        if branch == strided_branch:
+            branch_strides = strides
         groups = 1
         if bottleneck and size > 1:
             groups = style.groups
-        x = _conv_and_norm(x, name + branch, width, size, step, groups, style)
+        x = _conv_and_norm(x, name + branch, width, size, branch_strides, groups, style)
         if branch != branches[-1]:
             x = KL.Activation("relu")(x)
     x = KL.Add()([x, shortcut])
@@ -458,7 +458,7 @@ def identity_block(
         kernel_size: side of the inner convolution.
         filters: widths of the three convolutions (or of the two of a basic block).
         stage, block: an int and a letter, parts of the layers' names.
-        style: a `Style`, in place of use_bias and train_bn.
+        style: a `Style`; takes precedence over use_bias and train_bn.
     """
     style = style or Style(Norm(train_bn=train_bn, bias=use_bias))
     return _residual_block(input_tensor, kernel_size, filters, stage, block, 1, False, style)
@@ -487,13 +487,13 @@ def _architecture(name):
 
 
 def resnet_stage(x: Tensor, architecture: str, stage: int, strides: Any, style: Style) -> Tensor:
-    """A stage of a ResNet; its first block has the stride.
+    """A stage of a ResNet; the stride is in its first block.
 
     Args:
         x: [B, H, W, C].
         architecture: one of `RESNETS`.
         stage: 2 to 5.
-        strides: of the first block.
+        strides: strides of the first block.
         style: a `Style`.
 
     Returns:
@@ -523,14 +523,14 @@ def resnet_graph(
 ) -> list:
     """The maps C1..C5 of a ResNet at strides 2, 4, 8, 16, 32 (matterport: resnet_graph).
 
-    Without max pooling (`Style`) those from C2 on have half the stride.
+    Without max pooling (`Style.pool`) C2 to C5 have half these strides.
 
     Args:
         input_image: [B, H, W, channels].
         architecture: one of `RESNETS`.
-        stage5: False leaves out C5, whose place holds None.
+        stage5: False leaves out C5, which is then None.
         train_bn: mode of batch norm, see `BatchNorm`.
-        style: a `Style`, in place of train_bn.
+        style: a `Style`; takes precedence over train_bn.
 
     Returns:
         [C1, C2, C3, C4, C5].
@@ -570,8 +570,9 @@ def _pooled(x, padding):
 def fpn_graph(maps: Sequence, channels: int = 256, norm: Norm = Norm(None)) -> list:
     """P2..P6 at strides 4, 8, 16, 32, 64 from C2..C5.
 
-    Each level is the lateral 1x1 of its own map plus the level above, upsampled by nearest
-    neighbour; a 3x3 convolution follows. P6, for the RPN alone, is every other pixel of P5.
+    Each level is a lateral 1x1 convolution of its own map plus the level above, upsampled by
+    nearest neighbour; a 3x3 convolution follows. P6, used by the RPN only, is every second pixel of
+    P5.
     """
 
     def conv(x, size, name):
@@ -593,16 +594,16 @@ def fpn_graph(maps: Sequence, channels: int = 256, norm: Norm = Norm(None)) -> l
 
 @register
 class DoubledMap(KL.Layer):
-    """Each cell of maps [B, H, W, C] as 2 x 2 cells: nearest neighbours.
+    """Nearest-neighbour upsampling of maps [B, H, W, C] by 2.
 
-    As Keras's `UpSampling2D`, at a third of its operations and of those of the gradient.
+    Same as Keras's `UpSampling2D`, with a third of its operations, forward and backward.
     """
 
     def call(self, inputs: Any) -> Any:
         _, height, width, channels = ops.shape(inputs)
-        columns = ops.concatenate([inputs, inputs], axis=3)  # each cell beside itself
+        columns = ops.concatenate([inputs, inputs], axis=3)  # each column twice
         columns = ops.reshape(columns, (-1, height, 2 * width, channels))
-        rows = ops.concatenate([columns, columns], axis=2)  # each row behind itself
+        rows = ops.concatenate([columns, columns], axis=2)  # each row twice
         return ops.reshape(rows, (-1, 2 * height, 2 * width, channels))
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -615,8 +616,8 @@ class DoubledMap(KL.Layer):
 class MatchSize(KL.Layer):
     """Cuts the first of two maps to the height and width of the second.
 
-    An odd map is half of the next finer one rounded up, so that its upsampled form is one row or
-    column too large. Does nothing where sides divide by the strides.
+    Where a map's side is odd, the next coarser map has half of it rounded up, and is one row or
+    column too large once upsampled. Does nothing where sides are multiples of the strides.
     """
 
     def call(self, inputs: Any) -> Any:
@@ -639,7 +640,7 @@ def norm_boxes_graph(boxes: Tensor, shape: Tensor, frame: str = "centers") -> Te
 
     Args:
         boxes: [..., (y1, x1, y2, x2)] in pixels; y2, x2 lie outside the box.
-        shape: [..., (height, width)], one for all boxes or one for each.
+        shape: [..., (height, width)], broadcast against the boxes.
         frame: BOX_FRAME.
     """
     size = ops.cast(shape, "float32")[..., :2]
@@ -652,7 +653,7 @@ def denorm_boxes_graph(
     """Normalised boxes to pixel ones (matterport: denorm_boxes_graph).
 
     Args:
-        whole: int32, rounded half to even; False: float32, not rounded.
+        whole: True for int32, rounded half to even; False for float32, not rounded.
     """
     size = ops.cast(shape, "float32")[..., :2]
     boxes = box_math.denormalize(boxes, size, frame, ops)
@@ -674,7 +675,7 @@ def apply_box_deltas_graph(
 
 
 def clip_boxes_graph(boxes: Tensor, window: Tensor) -> Tensor:
-    """Boxes [..., 4] cut at a window (y1, x1, y2, x2) (matterport: clip_boxes_graph)."""
+    """Boxes [..., 4] clipped to a window (y1, x1, y2, x2) (matterport: clip_boxes_graph)."""
     return box_math.clip(boxes, window, ops)
 
 
@@ -688,8 +689,8 @@ def log2_graph(x: Tensor) -> Tensor:
     return ops.log(x) / ops.log(ops.convert_to_tensor(2.0))
 
 
-def _has_sides_of(boxes, size, frame, pixels):
-    """Which boxes [..., 4] have no side below that; size: [..., (height, width)] of the image."""
+def _has_min_sides(boxes, size, frame, pixels):
+    """Mask of boxes [..., 4] with no side below `pixels`; size: the image's [..., (h, w)]."""
     boxes = denorm_boxes_graph(boxes, size, frame, whole=False)
     return ops.all(boxes[..., 2:] - boxes[..., :2] >= pixels, axis=-1)
 
@@ -699,10 +700,11 @@ class NormalizeBoxes(ValuesLayer):
     """Pixel boxes to normalised ones, by the size of the image.
 
     Args:
-        min_pixels: sides of boxes without extent after normalising (those of one pixel) are widened
-            to so many pixels about their centre, or an object of one pixel could never be matched.
-        return_valid: also return which boxes are not zero rows, [B, N] bool; decided before
-            normalising, after which zero rows are no longer zero.
+        min_pixels: sides that are zero after normalising (those of one pixel) are widened to this
+            number of pixels about their centre; otherwise objects of one pixel could never be
+            matched.
+        return_valid: also return a mask of the boxes that are not zero rows, [B, N] bool, taken
+            before normalising, which makes zero rows non-zero.
         frame: BOX_FRAME.
 
     Input: [boxes [B, N, 4] in pixels, image [B, H, W, C]]. Output: [B, N, 4].
@@ -726,12 +728,12 @@ class NormalizeBoxes(ValuesLayer):
 
     @staticmethod
     def _widened(boxes, half):
-        """Boxes whose sides without extent reach `half` to both sides of their place."""
+        """Boxes whose sides of length 0 are extended by `half` in both directions."""
         low = boxes[..., :2]
         high = boxes[..., 2:]
-        thin = high - low <= 0
-        low = ops.where(thin, low - half, low)
-        high = ops.where(thin, high + half, high)
+        is_empty = high - low <= 0
+        low = ops.where(is_empty, low - half, low)
+        high = ops.where(is_empty, high + half, high)
         return ops.concatenate([low, high], axis=-1)
 
     def compute_output_shape(self, input_shape: Any) -> Any:
@@ -758,13 +760,13 @@ def _anchors_per_cell(config):
 
 @register
 class PyramidAnchors(ValuesLayer):
-    """Anchors of the maps that the batch has, so that images of any size can train.
+    """Anchors from the sizes of the batch's feature maps, so that images of any size can train.
 
     Args:
-        scales: side of the anchors of each level, in pixels, or a tuple of several.
-        ratios: widths by heights.
-        strides: pixels of a step of each level.
-        anchor_stride: cells between anchors.
+        scales: for each level, the side of its anchors in pixels, or a tuple of several.
+        ratios: width / height of the anchors.
+        strides: stride of each level, in pixels.
+        anchor_stride: distance of neighbouring anchors, in cells.
         frame: BOX_FRAME.
         rounding: see RPN_ANCHOR_ROUNDING.
 
@@ -807,7 +809,7 @@ class PyramidAnchors(ValuesLayer):
         image = inputs[0]
         xp = ops
         if not any(None in x.shape[1:3] for x in inputs):
-            xp = np  # what doesn't depend on the batch is a constant of the graph
+            xp = np  # static sizes: the anchors are a constant of the graph
         sizes = [ops.shape(x)[1:3] for x in inputs]
         boxes = []
         for level in zip(self.scales, self.strides, sizes[1:]):
@@ -818,17 +820,17 @@ class PyramidAnchors(ValuesLayer):
         return normalised[None] + per_image
 
     def _of_level(self, image_sides, scale, stride, sides, xp):
-        """Anchors [a, 4] of one map in pixels: those of the first cell, moved to all others."""
+        """Anchors [a, 4] of one map in pixels: the first cell's, shifted to every cell."""
         first = utils.generate_anchors(scale, self.ratios, (1, 1), stride, 1, self.rounding)
-        places = []
+        offsets = []
         for image_side, cells in zip(image_sides, sides):
             pixels = stride
             if self.rounding:
                 pixels = image_side // cells
             count = -(-cells // self.anchor_stride)
-            places.append(xp.arange(count) * (self.anchor_stride * pixels))
-        y = xp.array(places[0], dtype="float32")[:, None, None]
-        x = xp.array(places[1], dtype="float32")[None, :, None]
+            offsets.append(xp.arange(count) * (self.anchor_stride * pixels))
+        y = xp.array(offsets[0], dtype="float32")[:, None, None]
+        x = xp.array(offsets[1], dtype="float32")[None, :, None]
         y = y + xp.zeros_like(x)
         x = x + xp.zeros_like(y)
         shift = xp.stack([y, x, y, x], axis=-1)  # [rows, columns, 1, 4]
@@ -857,11 +859,11 @@ def rpn_graph(
     Args:
         feature_map: [B, H, W, depth].
         convs: number of shared convolutions; the first one has the stride.
-        score: "softmax", or "sigmoid" of one logit: the other one, of "background", is then 0.
+        score: "softmax", or "sigmoid" of one logit, with a constant 0 as the background's logit.
 
     Returns:
         class_logits: [B, H * W * anchors_per_location, 2], index 1 is "object".
-        probs: the same after softmax.
+        probs: their softmax.
         bbox: [B, H * W * anchors_per_location, (dy, dx, log dh, log dw)], divided by
             RPN_BBOX_STD_DEV.
     """
@@ -879,8 +881,7 @@ def rpn_graph(
     if score == "sigmoid":
         logits_per_anchor = 1
     x = KL.Conv2D(logits_per_anchor * anchors_per_location, 1, name="rpn_class_raw")(shared)
-    # Scores in bfloat16 would be 1.0 from .998 on, and which box is the best one a matter of
-    # chance.
+    # In bfloat16 all scores from .998 on would be 1.0, and the order of the best boxes arbitrary.
     class_logits = KL.Reshape((-1, logits_per_anchor), dtype="float32")(x)
     if score == "sigmoid":
         class_logits = ops.pad(class_logits, [[0, 0], [0, 0], [1, 0]])
@@ -898,7 +899,7 @@ def build_rpn_model(
     convs: int = 1,
     score: str = "softmax",
 ) -> keras.Model:
-    """The RPN as a model, one set of weights for all levels (matterport: build_rpn_model)."""
+    """The RPN as a model, whose weights all levels share (matterport: build_rpn_model)."""
     feature_map = KL.Input((None, None, depth), name="input_rpn_feature_map")
     outputs = rpn_graph(feature_map, anchors_per_location, anchor_stride, channels, convs, score)
     return keras.Model(feature_map, outputs, name="rpn_model")
@@ -906,31 +907,32 @@ def build_rpn_model(
 
 @register
 class ProposalLayer(ValuesLayer):
-    """The best anchors, moved, clipped, without duplicates (matterport: ProposalLayer).
+    """Refines, clips and suppresses the best anchors to proposals (matterport: ProposalLayer).
 
-    The best `pre_nms_limit` of all levels together, or of each; non-maximum suppression; the best
-    `proposal_count`. Proposals are constants for the heads: no gradient flows back through their
-    coordinates.
+    Takes the best `pre_nms_limit` anchors of all levels together, or of each level, applies
+    non-maximum suppression and keeps the best `proposal_count`. No gradient flows back through the
+    coordinates of proposals.
 
     Args:
-        proposal_count: proposals of an image.
-        nms_threshold: IoU above which the worse of two goes.
+        proposal_count: number of proposals per image.
+        nms_threshold: IoU above which the box with the lower score is suppressed.
         config: a Config that gives the values below; without it they are arguments.
-        pre_nms_limit: anchors that take part in the suppression (None with a config: its
+        pre_nms_limit: number of anchors before suppression (None with a config: its
             PRE_NMS_LIMIT).
-        bbox_std_dev: what deltas were divided by.
+        bbox_std_dev: what the deltas are divided by.
         log_size_limit: see `apply_box_deltas_graph`.
-        return_valid: also return which rows are proposals, [B, proposal_count] bool.
+        return_valid: also return a mask of the rows that are proposals, [B, proposal_count] bool.
         limit_per_level, nms_per_level, min_size, clip_to_window: see PRE_NMS_PER_LEVEL,
             RPN_NMS_PER_LEVEL, RPN_MIN_SIZE, RPN_CLIP_TO_WINDOW.
-        sigmoid: the first input is logits, whose order is finer than that of their sigmoid.
-        anchors_per_cell, anchor_stride: tell a level's anchors.
+        sigmoid: whether the first input is logits, whose order stays exact where their sigmoids
+            round to the same value.
+        anchors_per_cell, anchor_stride: give the number of anchors of a level.
         frame: BOX_FRAME.
         fused: see `mrcnn.ops`.
 
-    Input: [probs or logits [B, A, 2], bbox [B, A, 4], anchors [B, A, 4] normalised], then
-    image_meta [B, meta] for min_size and clip_to_window, then the maps [B, h, w, C] of all levels
-    for limit_per_level.
+    Input: [probs or logits [B, A, 2], bbox [B, A, 4], anchors [B, A, 4] normalised], followed by
+    image_meta [B, meta] where min_size or clip_to_window needs it and by the maps [B, h, w, C] of
+    all levels where limit_per_level does.
     Output: [B, proposal_count, 4] normalised, zero rows at the end.
     """
 
@@ -994,13 +996,14 @@ class ProposalLayer(ValuesLayer):
         }
 
     def stages(self, inputs: Sequence) -> dict[str, Tensor]:
-        """The steps, by matterport's names, from the best anchors to what suppression leaves.
+        """The intermediate results by matterport's names, from anchors to kept proposals.
 
         Returns:
-            {"pre_nms_indices": [B, limit] int32, the best anchors, best first; "pre_nms_anchors",
-            "refined_anchors", "refined_anchors_clipped": [B, limit, 4] of these, as they are, moved
-            by their deltas, and clipped; "rpn_non_max_suppression": [B, proposal_count] int32, the
-            rows of these that are kept; "valid": [B, proposal_count] bool, which of them are any}.
+            {"pre_nms_indices": [B, limit] int32, indices of the best anchors, best first;
+            "pre_nms_anchors", "refined_anchors", "refined_anchors_clipped": [B, limit, 4], these
+            anchors as they are, with their deltas applied, and clipped; "rpn_non_max_suppression":
+            [B, proposal_count] int32, the rows of these that are kept; "valid":
+            [B, proposal_count] bool, False for padding}.
         """
         scores, deltas, anchors = (ops.stop_gradient(x) for x in inputs[:3])
         scores, best, counts = self._best(scores[:, :, 1], inputs[4:])
@@ -1018,7 +1021,7 @@ class ProposalLayer(ValuesLayer):
             window = norm_boxes_graph(meta["window"][:, None], size, self.frame)
         clipped = clip_boxes_graph(boxes, window)
         if self.min_size:
-            large_enough = _has_sides_of(clipped, size, self.frame, self.min_size)
+            large_enough = _has_min_sides(clipped, size, self.frame, self.min_size)
         kept, valid = self._suppress(clipped, scores, large_enough, counts)
         return {
             "pre_nms_indices": best,
@@ -1030,7 +1033,7 @@ class ProposalLayer(ValuesLayer):
         }
 
     def _best(self, scores, maps):
-        """The scores [B, K] that take part, the indices of their anchors, and how many by level."""
+        """The best scores [B, K], their anchors' indices [B, K], and the number of each level."""
         sizes = [ops.shape(scores)[1]]
         if self.limit_per_level:
             sizes = [self._anchors_of(level) for level in maps]
@@ -1060,7 +1063,7 @@ class ProposalLayer(ValuesLayer):
         return self.anchors_per_cell * rows * columns
 
     def _suppress(self, boxes, scores, valid, counts):
-        """Indices [B, proposal_count] of the boxes that stay, best first; which rows are any."""
+        """Indices [B, proposal_count] of the kept boxes, best first, and a mask of valid rows."""
         if not self.nms_per_level:
             return self._suppress_together(boxes, scores, valid)
         start = 0
@@ -1118,17 +1121,17 @@ class ProposalLayer(ValuesLayer):
 class PyramidROIAlign(ValuesLayer):
     """Features of each RoI from the level that fits its size (matterport: PyramidROIAlign).
 
-    The level is 4 + log2(sqrt(h w) / 224) in pixels, made whole and kept in 2..5, so that a RoI of
-    224 pixels is read from P4. Of a single map all RoIs are read.
+    The level is 4 + log2(sqrt(h w) / 224), h and w in pixels, rounded and clipped to 2..5, so that
+    a RoI of 224 pixels is read from P4. A single map serves all RoIs.
 
     Args:
         pool_shape: (height, width) of the output.
         fused: see `mrcnn.ops`.
-        pooling: "crop_and_resize", no coordinate is rounded, one bilinear sample per cell; "align",
+        pooling: "crop_and_resize", one bilinear sample per cell at unrounded coordinates; "align",
             the paper's RoIAlign; "pool", RoIPool. See ROI_POOLING.
-        samples, reduce, aligned: of RoIAlign, see `ops.roi_align`.
-        level: "round" (half to even) or "floor".
-        strides: pixels of a cell of each map.
+        samples, reduce, aligned: settings of RoIAlign, see `ops.roi_align`.
+        level: rounding of the level, "round" (half to even) or "floor".
+        strides: stride of each map, in pixels.
         frame: BOX_FRAME.
 
     Input: [boxes [B, N, 4] normalised, image_meta [B, meta], P2, P3, P4, P5]. Output: [B, N, h, w,
@@ -1163,7 +1166,7 @@ class PyramidROIAlign(ValuesLayer):
             "strides": [int(stride) for stride in strides],
             "frame": frame,
         }
-        # Boxes keep float32, features come as they are.
+        # No autocast: boxes stay float32, features keep their dtype.
         kwargs = {"autocast": False, "dtype": None, **kwargs}
         super().__init__(values, **kwargs)
 
@@ -1188,7 +1191,7 @@ class PyramidROIAlign(ValuesLayer):
             levels = self.levels(boxes, shape, self.level) - 2
         else:
             levels = ops.zeros_like(boxes[..., 0], dtype="int32")
-        boxes = self._in_the_kernels_frame(boxes, shape[:, None, :2], levels)
+        boxes = self._in_kernel_frame(boxes, shape[:, None, :2], levels)
         if self.pooling == "align":
             return kernels.roi_align(
                 feature_maps,
@@ -1204,10 +1207,10 @@ class PyramidROIAlign(ValuesLayer):
             return kernels.roi_pool(feature_maps, boxes, levels, self.pool_shape)
         return kernels.pyramid_pool(feature_maps, boxes, levels, self.pool_shape, self.fused)
 
-    def _in_the_kernels_frame(self, boxes, size, levels):
-        """Boxes as the kernel takes them.
+    def _in_kernel_frame(self, boxes, size, levels):
+        """Boxes in the frame that the kernel takes.
 
-        Of `roi_align` and `roi_pool` in cells of each box's map; of `pyramid_pool` normalised so
+        For `roi_align` and `roi_pool`, cells of each box's map; for `pyramid_pool`, normalised so
         that 0 and 1 are the centres of the outermost cells.
         """
         if self.pooling != "crop_and_resize":
@@ -1234,7 +1237,7 @@ class PyramidROIAlign(ValuesLayer):
         if rule == "round":
             level = ops.round(log2_graph(size))
         else:
-            # A side of 112 or 224 pixels belongs to the upper level, whatever rounding makes of it.
+            # Sides of exactly 112 or 224 pixels belong to the upper level despite rounding errors.
             level = ops.floor(log2_graph(size) + 1e-6)
         level = ops.clip(4 + ops.cast(level, "int32"), 2, 5)
         return ops.where(area > 0, level, 2)
@@ -1253,7 +1256,7 @@ class PyramidROIAlign(ValuesLayer):
 
 
 def _convolutions(prefix, count, channels, norm):
-    """The layers of `count` 3x3 convolutions of RoIs, each with its norm and a ReLU."""
+    """The layers of `count` 3x3 convolutions of RoIs, each followed by its norm and a ReLU."""
     layers = []
     for i in range(1, count + 1):
         conv = KL.Conv2D(channels, 3, padding="same", use_bias=norm.conv_bias)
@@ -1264,18 +1267,19 @@ def _convolutions(prefix, count, channels, norm):
 
 
 class BoxHead:
-    """The layers of the class and box branch: two fully connected ones, then class and box.
+    """The layers of the class and box branch: two fully connected ones, then the two outputs.
 
     Args:
         pool_size: side of the pooled features.
         num_classes: background included.
         train_bn: mode of batch norm where fc_norm is None.
         fc_size, fcs, fc_norm: width, number and norm of the fully connected layers.
-        pooling: a `PyramidROIAlign` to read the RoIs with; None for the original's.
-        body: a model of the pooled features [B, N, h, w, C] whose average over h, w then is what
-            class and box are read from, in place of the fully connected layers (C4).
-        convs, conv_channels, conv_norm: 3x3 convolutions before the fully connected layers.
-        class_agnostic: one box for all classes.
+        pooling: the `PyramidROIAlign` that pools the RoIs; None for the original's.
+        body: a model applied to the pooled features [B, N, h, w, C] and averaged over h, w, in
+            place of the fully connected layers (C4); None for those.
+        convs, conv_channels, conv_norm: number, width and norm of 3x3 convolutions before the fully
+            connected layers.
+        class_agnostic: predict one box for all classes.
     """
 
     def __init__(
@@ -1308,7 +1312,7 @@ class BoxHead:
 
     @classmethod
     def of(cls, config: Config, body: keras.Model | None = None) -> "BoxHead":
-        """With a Config's values; body: see `res5_head`."""
+        """Made with a Config's values; body: see `res5_head`."""
         side = config.POOL_SIZE
         return cls(
             side,
@@ -1377,7 +1381,7 @@ def fpn_classifier_graph(
     fc_layers_size: int = 1024,
     **arguments: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`BoxHead` applied once (matterport: fpn_classifier_graph); arguments: further ones of it."""
+    """`BoxHead(..., **arguments)` applied once (matterport: fpn_classifier_graph)."""
     head = BoxHead(pool_size, num_classes, train_bn, fc_layers_size, **arguments)
     return head(rois, feature_maps, image_meta)
 
@@ -1386,7 +1390,7 @@ class MaskHead:
     """The layers of the mask branch, to be applied to several sets of RoIs.
 
     Four 3x3 convolutions, a transposed one that doubles the size, and a 1x1 to a sigmoid mask for
-    each class: classes don't compete for a pixel, the box head has decided among them (paper,
+    each class: classes don't compete for a pixel, since the box head decides between them (paper,
     section 3: L_mask). The paper's ablations are arguments.
 
     Args:
@@ -1395,12 +1399,12 @@ class MaskHead:
         train_bn: mode of batch norm where norm is None.
         channels, convs: width and number of the 3x3 convolutions.
         pooling: a `PyramidROIAlign`; None for the original's.
-        norm: of the 3x3 convolutions.
-        body: a model of the pooled features that comes first (C4).
-        mlp: (height, width) of masks that two fully connected layers of mlp_size predict instead;
-            None: convolutions.
+        norm: norm of the 3x3 convolutions.
+        body: a model applied to the pooled features first (C4).
+        mlp: (height, width) of the masks, predicted by two fully connected layers of mlp_size
+            instead of convolutions; None for convolutions.
         softmax: classes and background, class 0, compete for each pixel.
-        class_agnostic: one mask for all classes.
+        class_agnostic: predict one mask for all classes.
     """
 
     def __init__(
@@ -1434,7 +1438,7 @@ class MaskHead:
 
     @classmethod
     def of(cls, config: Config, body: keras.Model | None = None) -> "MaskHead":
-        """With a Config's values; body: see `res5_head`."""
+        """Made with a Config's values; body: see `res5_head`."""
         side = config.MASK_POOL_SIZE
         mlp = None
         if config.MASK_HEAD == "mlp":
@@ -1456,14 +1460,14 @@ class MaskHead:
 
     @property
     def activation(self) -> str:
-        """What makes probabilities of the last layer's output."""
+        """The activation that makes probabilities: "softmax" or "sigmoid"."""
         if self.softmax:
             return "softmax"
         return "sigmoid"
 
     @property
     def outputs(self) -> int:
-        """Masks that the last layer predicts for a RoI."""
+        """Number of masks that the last layer predicts for a RoI."""
         if not self.class_agnostic:
             return self.num_classes
         if self.softmax:
@@ -1496,7 +1500,7 @@ class MaskHead:
     def with_logits(
         self, rois: Tensor, feature_maps: Sequence, image_meta: Tensor, class_ids: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Masks of rois [B, N, 4] as from a call, and the logits that L_mask is computed of.
+        """Masks of rois [B, N, 4] as `__call__` returns them, and the logits for L_mask.
 
         Args:
             class_ids: [B, N] int32.
@@ -1507,28 +1511,28 @@ class MaskHead:
         last = self.stages[-1]
         features = chain([rois, image_meta, *feature_maps], self.stages[:-1])
         masks = self._of_classes(last(features))
-        numbers = ops.clip(class_ids, 0, self.outputs - 1)
+        channels = ops.clip(class_ids, 0, self.outputs - 1)
         if isinstance(last, TimeDistributed):
             layer = MaskLogits(
                 last, self.softmax, dtype=last.layer.dtype_policy, name="mrcnn_mask_logits"
             )
-            logits = layer([features, numbers])
+            logits = layer([features, channels])
         elif self.softmax:
             logits = features
         else:
-            numbers = numbers[:, :, None, None, None]
-            logits = ops.take_along_axis(features, numbers, axis=-1)[..., 0]
+            channels = channels[:, :, None, None, None]
+            logits = ops.take_along_axis(features, channels, axis=-1)[..., 0]
         return masks, logits
 
     def _of_classes(self, masks):
-        """A mask for each class of the last layer's: [..., outputs] to [..., classes]."""
+        """The last layer's masks, [..., outputs], as one for each class, [..., classes]."""
         if not self.class_agnostic:
             return masks
-        # The same for every class; with softmax, the background's comes first.
-        classes = [0] * self.num_classes
+        # All classes share a mask; with softmax, channel 0 is the background's.
+        channels = [0] * self.num_classes
         if self.softmax:
-            classes = [0] + [1] * (self.num_classes - 1)
-        return ops.take(masks, ops.convert_to_tensor(classes, "int32"), axis=-1)
+            channels = [0] + [1] * (self.num_classes - 1)
+        return ops.take(masks, ops.convert_to_tensor(channels, "int32"), axis=-1)
 
 
 def build_fpn_mask_graph(
@@ -1547,7 +1551,7 @@ def build_fpn_mask_graph(
 def res5_head(
     architecture: Any, depth: int, pool_size: int, strides: int, style: Style
 ) -> keras.Model:
-    """The fifth stage of a ResNet for RoIs [B, N, h, w, depth]: the head of the C4 body."""
+    """The fifth stage of a ResNet as a model of RoIs [B, N, h, w, depth]: the head of C4."""
     pooled = KL.Input((None, pool_size, pool_size, depth), name="input_res5")
     style = dataclasses.replace(style, per_roi=True)
     features = resnet_stage(pooled, architecture, 5, strides, style)
@@ -1557,12 +1561,12 @@ def res5_head(
 class KeypointHead:
     """The layers of the keypoint branch, to be applied to several sets of RoIs (paper, section 5).
 
-    3x3 convolutions, a transposed 4x4 one to a map for each keypoint, and bilinear upscaling:
-    logits over the positions of a map four times the pooled size.
+    3x3 convolutions, a transposed 4x4 one with a channel for each keypoint, and bilinear
+    upsampling: logits over the positions of a map with four times the pooled size.
 
     Args:
         pool_size: side of the pooled features.
-        num_keypoints: K.
+        num_keypoints: K, the number of keypoints.
         convs, channels: number and width of the 3x3 convolutions.
         pooling: a `PyramidROIAlign`; None for the original's.
     """
@@ -1587,7 +1591,7 @@ class KeypointHead:
 
     @classmethod
     def of(cls, config: Config) -> "KeypointHead":
-        """With a Config's values."""
+        """Made with a Config's values."""
         side = config.KEYPOINT_POOL_SIZE
         return cls(
             side,
@@ -1614,11 +1618,11 @@ class UpscaleTwice(KL.Layer):
 
     @staticmethod
     def _doubled(x, axis):
-        ahead = (slice(None),) * axis
-        first = x[(*ahead, slice(0, 1))]
-        last = x[(*ahead, slice(-1, None))]
-        before = ops.concatenate([first, x[(*ahead, slice(0, -1))]], axis=axis)
-        after = ops.concatenate([x[(*ahead, slice(1, None))], last], axis=axis)
+        leading = (slice(None),) * axis
+        first = x[(*leading, slice(0, 1))]
+        last = x[(*leading, slice(-1, None))]
+        before = ops.concatenate([first, x[(*leading, slice(0, -1))]], axis=axis)
+        after = ops.concatenate([x[(*leading, slice(1, None))], last], axis=axis)
         pairs = ops.stack([0.25 * before + 0.75 * x, 0.75 * x + 0.25 * after], axis=axis + 1)
         shape = list(ops.shape(x))
         shape[axis] = 2 * shape[axis]
@@ -1635,22 +1639,22 @@ class UpscaleTwice(KL.Layer):
 
 @register
 class DetectionLayer(ValuesLayer):
-    """Each RoI's classes, their deltas, suppression by class (matterport: DetectionLayer).
+    """Detections from classified RoIs, by suppression per class (matterport: DetectionLayer).
 
     Args:
         config: a Config that gives the values below; without it they are arguments.
-        max_instances: rows of the output.
+        max_instances: number of rows of the output.
         min_confidence: detections with a lower score are dropped.
-        nms_threshold: of two detections of a class with a higher IoU only the better stays.
+        nms_threshold: IoU above which the detection with the lower score is suppressed.
         bbox_std_dev, log_size_limit: as in `ProposalLayer`.
-        all_classes: a detection for every class with a score high enough, not for the best one
-            alone.
+        all_classes: a RoI may become a detection of every class with a sufficient score, not only
+            of its best class.
         min_size: see DETECTION_MIN_SIZE.
         frame: BOX_FRAME.
         fused: see `mrcnn.ops`.
 
     Input: [rois [B, N, 4] normalised, probs [B, N, classes], deltas [B, N, classes, 4],
-    image_meta], and at the end, if known, which RoIs are valid [B, N] bool.
+    image_meta], optionally followed by a mask of valid RoIs [B, N] bool.
     Output: [B, max_instances, (y1, x1, y2, x2, class_id, score)], boxes normalised, best first,
     zero rows at the end.
     """
@@ -1687,7 +1691,7 @@ class DetectionLayer(ValuesLayer):
     def values_of(cls, config: Config) -> dict[str, Any]:
         min_confidence = config.DETECTION_MIN_CONFIDENCE
         if config_module.has_several_views(config) and config.TEST_BOX_VOTE is not None:
-            min_confidence = min_confidence / 2  # the limit is for the mean over all views
+            min_confidence = min_confidence / 2  # the threshold applies to the mean over all views
         return {
             "max_instances": config.DETECTION_MAX_INSTANCES,
             "min_confidence": min_confidence,
@@ -1704,17 +1708,17 @@ class DetectionLayer(ValuesLayer):
         return self._suppressed(*self._candidates(inputs))[0]
 
     def stages(self, inputs: Sequence) -> dict[str, Tensor]:
-        """The stages from the RoIs to the detections.
+        """The intermediate results from RoIs to detections.
 
         Returns:
             {"class_ids": [B, N] int32 and "scores": [B, N], the best class of each RoI;
-            "refined_rois": [B, N, 4], moved by the deltas of that class and clipped; "detections":
+            "refined_rois": [B, N, 4], with the deltas of that class applied, clipped; "detections":
             the layer's output; "kept": [B, max_instances] int32, the RoI of each detection}.
         """
         rois, probs, deltas, image_meta = inputs[:4]
         window, _ = self._window(image_meta)
         scores, class_ids, own_deltas = self._of_best_class(probs, deltas)
-        boxes = self._moved(rois, own_deltas, window)
+        boxes = self._refined(rois, own_deltas, window)
         detections, kept = self._suppressed(*self._candidates(inputs))
         return {
             "class_ids": class_ids[:, 0],
@@ -1733,7 +1737,7 @@ class DetectionLayer(ValuesLayer):
         valid: Tensor | None = None,
         image_shape: Tensor | None = None,
     ) -> Tensor:
-        """`call` with the window [B, 4] that boxes are clipped to, normalised."""
+        """`call` with a given normalised window [B, 4], to which boxes are clipped."""
         rows, candidates = self._rows(rois, probs, deltas, window, valid, image_shape)
         return self._suppressed(rows, candidates)[0]
 
@@ -1751,21 +1755,21 @@ class DetectionLayer(ValuesLayer):
         return self._rows(rois, probs, deltas, window, valid[0], shape)
 
     def _rows(self, rois, probs, deltas, window, valid, image_shape):
-        """Boxes, class ids and scores [B, C, N, 6], and which may become detections [B, C, N].
+        """Boxes, class ids and scores [B, C, N, 6], and a mask of candidates [B, C, N].
 
-        C: the classes but background, or the best one alone.
+        C: number of foreground classes, or 1 for the best class.
         """
         if self.all_classes:
             scores, class_ids, deltas = self._of_all_classes(probs, deltas)
         else:
             scores, class_ids, deltas = self._of_best_class(probs, deltas)
-        boxes = self._moved(rois, deltas, window)
+        boxes = self._refined(rois, deltas, window)
         candidates = ops.logical_and(class_ids > 0, scores >= self.min_confidence)
         if valid is not None:
             candidates = ops.logical_and(candidates, valid[:, None])
         if self.min_size and image_shape is not None:
             size = image_shape[:, None, None, :2]
-            large_enough = _has_sides_of(boxes, size, self.frame, self.min_size)
+            large_enough = _has_min_sides(boxes, size, self.frame, self.min_size)
             candidates = ops.logical_and(candidates, large_enough)
         class_ids = ops.cast(class_ids, "float32")[..., None]
         return ops.concatenate([boxes, class_ids, scores[..., None]], axis=-1), candidates
@@ -1780,21 +1784,21 @@ class DetectionLayer(ValuesLayer):
 
     @staticmethod
     def _of_all_classes(probs, deltas):
-        """Scores, class ids [B, C, N] and deltas [B, C, N, 4] of all classes but background."""
+        """Scores, class ids [B, C, N] and deltas [B, C, N, 4] of all foreground classes."""
         scores = ops.moveaxis(probs[:, :, 1:], 2, 1)
         deltas = ops.moveaxis(deltas[:, :, 1:], 2, 1)
-        numbers = 1 + ops.arange(ops.shape(scores)[1], dtype="int32")
-        class_ids = ops.ones_like(scores, "int32") * numbers[:, None]
+        foreground_ids = 1 + ops.arange(ops.shape(scores)[1], dtype="int32")
+        class_ids = ops.ones_like(scores, "int32") * foreground_ids[:, None]
         return scores, class_ids, deltas
 
-    def _moved(self, rois, deltas, window):
-        """RoIs [B, N, 4] moved by deltas [B, C, N, 4] and clipped to the window [B, 4]."""
+    def _refined(self, rois, deltas, window):
+        """RoIs [B, N, 4] with deltas [B, C, N, 4] applied, clipped to the window [B, 4]."""
         deltas = deltas * ops.convert_to_tensor(self.bbox_std_dev)
         boxes = apply_box_deltas_graph(rois[:, None], deltas, self.log_size_limit)
         return clip_boxes_graph(boxes, window[:, None, None])
 
     def _suppressed(self, rows, candidates):
-        """Detections [B, max_instances, 6], and the RoI that each comes from."""
+        """Detections [B, max_instances, 6], and the index of each one's RoI."""
         if self.all_classes:
             return self._best_of_classes(rows, candidates)
         rows = rows[:, 0]
@@ -1810,7 +1814,7 @@ class DetectionLayer(ValuesLayer):
         return mask_rows(take_rows(rows, kept), valid), kept
 
     def _best_of_classes(self, rows, candidates):
-        """`_suppressed` in each class for itself, then the best of all."""
+        """`_suppressed` within each class, then the best of all classes."""
         batch, _, count, _ = ops.shape(rows)
         rows = ops.reshape(rows, (-1, count, 6))
         candidates = ops.reshape(candidates, (-1, count))
@@ -1825,7 +1829,7 @@ class DetectionLayer(ValuesLayer):
         rows = ops.reshape(take_rows(rows, kept), (batch, -1, 6))
         kept = ops.reshape(kept, (batch, -1))
         valid = ops.reshape(valid, (batch, -1))
-        # Of equal scores the earlier RoI comes first.
+        # Sorted by RoI, so that ties in score go to the RoI with the lower index.
         order = ops.argsort(kept, axis=1)
         rows = take_rows(rows, order)
         kept = ops.take_along_axis(kept, order, axis=1)
@@ -1861,31 +1865,31 @@ def refine_detections_graph(
 
 @register
 class DetectionTargetLayer(ValuesLayer):
-    """Draws RoIs and gives each its class, box and mask target (matterport: DetectionTargetLayer).
+    """Samples RoIs and their class, box and mask targets (matterport: DetectionTargetLayer).
 
     A RoI is positive with an IoU >= positive_iou to an object, negative with less to every object
     and less than crowd_iou to every crowd. At most int(rois_per_image * positive_ratio) positives
-    are drawn, and int(P / positive_ratio) - P negatives for the P positives that were found; where
-    there is none, as many as leave room for the quota of positives; or negatives fill all rows.
-    Crowds (class id < 0) are never a target.
+    are sampled, with int(P / positive_ratio) - P negatives for P sampled positives; for none, as
+    many as leave the quota of positives free. With `fill`, negatives take all remaining rows.
+    Crowds (class id < 0) are never targets.
 
     Args:
         config: a Config that gives the values below; without it they are arguments.
-        rois_per_image: rows of the output.
+        rois_per_image: number of rows of the output.
         positive_ratio: share of positives; .25 is the paper's 1:3.
         mask_shape: (height, width) of mask targets, or None for no masks.
-        mini_mask: the masks are cut to the objects' boxes.
+        mini_mask: whether masks are cropped to the objects' boxes.
         positive_iou, crowd_iou: see ROI_POSITIVE_IOU and CROWD_IOU.
         bbox_std_dev: deltas are divided by these.
         fill, add_objects: see ROI_FILL_NEGATIVES, ROI_ADD_GT.
-        seed: of the draw; None differs from run to run.
+        seed: seed of the sampling; None for another one in every run.
         fused: see `mrcnn.ops`.
-        return_objects: also return which object each RoI was given, [B, R] int32, -1 for none.
+        return_objects: also return the index of each RoI's object, [B, R] int32, -1 for none.
 
     Input: [proposals [B, P, 4] normalised, class_ids [B, G] int, boxes [B, G, 4] normalised,
-    masks [B, h, w, G] (left out with mask_shape None)], and at the end, if known, which proposals
-    are valid [B, P] bool; without it those that are not zero rows. Objects with class id 0 are
-    padding.
+    masks [B, h, w, G] (left out with mask_shape None)], optionally followed by a mask of valid
+    proposals [B, P] bool; without it, those that are not zero rows are valid. Objects with class
+    id 0 are padding.
 
     Output: rois [B, R, 4], class_ids [B, R] int32, deltas [B, R, 4] and masks [B, R, h, w] of 0 and
     1; positives first, then negatives, then zero rows.
@@ -1951,7 +1955,7 @@ class DetectionTargetLayer(ValuesLayer):
 
     @property
     def positive_rows(self) -> int:
-        """Rows that may hold a positive RoI: the first so many."""
+        """Number of leading rows that may hold a positive RoI."""
         return int(self.rois_per_image * self.positive_ratio)
 
     def call(self, inputs: Any) -> Any:
@@ -1975,7 +1979,7 @@ class DetectionTargetLayer(ValuesLayer):
         objects = ops.cast(take_rows(objects, rows), "int32")  # [B, R]
         target_ids = ops.cast(take_rows(class_ids, objects), "int32")
         outputs = [rois, mask_rows(target_ids, is_positive)]
-        # Rows without a target compute with a unit box, so that no logarithm of 0 is taken.
+        # Rows without a target use a unit box, which avoids a logarithm of 0.
         unit = ops.convert_to_tensor([0.0, 0.0, 1.0, 1.0])
         object_boxes = take_rows(boxes, objects)
         sources = ops.where(is_positive[..., None], rois, unit)
@@ -1996,7 +2000,7 @@ class DetectionTargetLayer(ValuesLayer):
         return tuple(outputs)
 
     def _label(self, proposals, valid, class_ids, boxes):
-        """Which proposals are positive, which negative [B, P] bool, and the best object of each."""
+        """Masks of positive and negative proposals, and their best objects' indices, all [B, P]."""
         iou = kernels.overlaps(proposals, boxes)  # [B, P, G]
         object_iou = ops.where(class_ids[:, None] > 0, iou, 0.0)
         best_iou, objects = (x[..., 0] for x in kernels.top_k(object_iou, 1))
@@ -2007,29 +2011,29 @@ class DetectionTargetLayer(ValuesLayer):
         return positive, negative, objects
 
     def _draw(self, positive, negative):
-        """Random rows [B, R], positives first; which are positive, negative [B, R] bool."""
+        """Random rows [B, R], positives first, with masks of positives and negatives [B, R]."""
         quota = self.positive_rows
         size = self.rois_per_image
         missing = kernels.shortfall(size, ops.shape(positive)[1])  # fewer proposals than rows
         positive = ops.pad(positive, [[0, 0], [0, missing]])
         negative = ops.pad(negative, [[0, 0], [0, missing]])
-        # Those of the highest random priority are drawn; -1 can't be.
+        # The rows of the highest random priority are sampled; those of priority -1 never are.
         priority = kernels.uniform(ops.shape(positive), self.random)
         positive_priority, positive_rows = kernels.top_k(ops.where(positive, priority, -1.0), size)
         negative_priority, negative_rows = kernels.top_k(ops.where(negative, priority, -1.0), size)
         rank = ops.arange(size, dtype="int32")[None]
         is_positive = ops.logical_and(positive_priority >= 0, rank < quota)
         drawn = ops.sum(ops.cast(is_positive, "int32"), axis=1, keepdims=True)
-        wanted = self._negatives_for(drawn)
-        is_negative = ops.logical_and(negative_priority >= 0, rank < wanted)
-        # Positives, then negatives, then the rest; top_k keeps the order of equals.
+        negative_quota = self._negatives_for(drawn)
+        is_negative = ops.logical_and(negative_priority >= 0, rank < negative_quota)
+        # Positives, then negatives, then the rest; top_k is stable.
         flags = [2 * ops.cast(is_positive, "int32"), ops.cast(is_negative, "int32")]
         flags, order = kernels.top_k(ops.concatenate(flags, axis=1), size)
         rows = take_rows(ops.concatenate([positive_rows, negative_rows], axis=1), order)
         return ops.where(flags > 0, rows, 0), flags == 2, flags == 1
 
     def _negatives_for(self, positives):
-        """How many negatives go with so many positives [B, 1] int32."""
+        """Number of negatives to sample for a number of positives, [B, 1] int32."""
         if self.fill:
             return self.rois_per_image - positives
         total = (1.0 / self.positive_ratio) * ops.cast(positives, "float32")
@@ -2041,7 +2045,7 @@ class DetectionTargetLayer(ValuesLayer):
         batch, height, width, per_image = ops.shape(masks)
         count = ops.shape(rois)[1]
         if self.mini_mask:
-            # Whole images wait until they are cut: a fourth of the memory.
+            # Masks of whole images are cast only below, once transposed: a fourth of the memory.
             masks = ops.cast(masks, "float32")
             rois = self._in_boxes(rois, boxes)
         images = ops.reshape(ops.transpose(masks, (0, 3, 1, 2)), (-1, height, width, 1))
@@ -2057,7 +2061,7 @@ class DetectionTargetLayer(ValuesLayer):
 
     @staticmethod
     def _in_boxes(rois, boxes):
-        """RoIs from the image's frame to that of the object's box, which its mini-mask fills."""
+        """RoIs in the frame of the object's box, which its mini-mask covers."""
         origin = ops.concatenate([boxes[..., :2], boxes[..., :2]], axis=-1)
         size = boxes[..., 2:] - boxes[..., :2]
         size = ops.where(size > 0, size, 1.0)
@@ -2103,13 +2107,13 @@ class KeypointTargets(ValuesLayer):
     """The position of each keypoint in the map of its RoI (paper, section 5: the one-hot target).
 
     Args:
-        side: of the square map.
+        side: side of the square map, in cells.
         frame: BOX_FRAME.
 
     Input: [rois [B, R, 4] normalised, objects [B, R] int32 of `DetectionTargetLayer`, keypoints
     [B, G, K, (y, x, visibility)] in pixels, image [B, H, W, C]].
-    Output: [B, R, K] int32, row * side + column; -1 where there is nothing to learn: no object, a
-    keypoint that is not labelled (visibility 0) or lies outside the RoI.
+    Output: [B, R, K] int32, row * side + column; -1 without a target: no object, or a keypoint
+    that is not labelled (visibility 0) or lies outside the RoI.
     """
 
     def __init__(self, side: int, frame: str = "centers", **kwargs: Any):
@@ -2121,14 +2125,14 @@ class KeypointTargets(ValuesLayer):
         low = rois[:, :, None, :2]  # [B, R, 1, 2]
         high = rois[:, :, None, 2:]
         points = ops.cast(take_rows(points, ops.maximum(objects, 0)), "float32")
-        place = points[..., :2]
-        cells = ops.floor((place - low) * (self.side / ops.maximum(high - low, 1e-6)))
+        positions = points[..., :2]
+        cells = ops.floor((positions - low) * (self.side / ops.maximum(high - low, 1e-6)))
         # A point on the RoI's lower or right edge belongs to its last cell.
-        cells = ops.cast(ops.where(place == high, self.side - 1.0, cells), "int32")
+        cells = ops.cast(ops.where(positions == high, self.side - 1.0, cells), "int32")
         inside = ops.all(ops.logical_and(cells >= 0, cells < self.side), axis=-1)
         labelled = ops.logical_and(points[..., 2] > 0, objects[..., None] >= 0)
-        learn = ops.logical_and(inside, labelled)
-        return ops.where(learn, cells[..., 0] * self.side + cells[..., 1], -1)
+        has_target = ops.logical_and(inside, labelled)
+        return ops.where(has_target, cells[..., 0] * self.side + cells[..., 1], -1)
 
     def compute_output_spec(self, inputs: Any) -> Any:
         return keras.KerasTensor((*inputs[0].shape[:2], inputs[2].shape[2]), "int32")
@@ -2139,11 +2143,11 @@ class KeypointTargets(ValuesLayer):
 # ------------------------------------------------------------------------------------------------
 
 
-# Each is one mean over what is kept of the whole batch, and 0 where nothing is.
+# Each is one mean over the rows that count in the whole batch, and 0 without any.
 
 
 def _mean_where(values, keep):
-    """Mean of values [..., K] over the rows that keep [...] marks and over K; 0 without rows."""
+    """Mean of values [..., K] over the rows of the mask keep [...] and over K; 0 without rows."""
     keep = ops.cast(keep, values.dtype)
     per_row = 1
     if len(values.shape) > len(keep.shape):
@@ -2159,16 +2163,16 @@ def smooth_l1_loss(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return ops.where(distance < 1.0, 0.5 * distance**2, distance - 0.5)
 
 
-# No box is so large that exp overflows in the GIoU; BBOX_LOG_SIZE_LIMIT is no bound here, or a size
-# beyond it would have no gradient to come back by.
+# Keeps exp in the GIoU from overflowing. It is higher than BBOX_LOG_SIZE_LIMIT, since sizes beyond
+# a bound have no gradient.
 GIOU_LOG_SIZE_LIMIT = 20.0
 
 
 def giou_loss(y_true: Tensor, y_pred: Tensor, std_dev: Sequence[float]) -> Tensor:
-    """1 - generalised IoU of the boxes that deltas stand for: 0 of equal boxes, towards 2 apart.
+    """1 - generalised IoU of the boxes that deltas encode: 0 for equal boxes, up to 2 far apart.
 
-    A GIoU stays the same where both boxes are moved and stretched. So both are decoded from a unit
-    square in the place of the RoI or anchor, whichever it is.
+    GIoU is invariant where both boxes are translated and scaled alike, so deltas are decoded from a
+    unit square, without the RoI or anchor that they belong to.
 
     Args:
         y_true, y_pred: [..., (dy, dx, log dh, log dw)], divided by std_dev.
@@ -2197,10 +2201,10 @@ def _cross_entropy(class_ids, logits):
 
 
 def _fused_cross_entropy(class_ids, logits):
-    """`_cross_entropy` by one kernel, which has the gradient as well. TensorFlow only."""
+    """`_cross_entropy` by one kernel that also computes the gradient. TensorFlow only."""
     import tensorflow as tf
 
-    # The kernel has no value for ids below 0; what is of no class is left out by the callers.
+    # The kernel is undefined for ids below 0; callers leave out the losses of these rows.
     class_ids = tf.maximum(tf.convert_to_tensor(class_ids), 0)
     logits = tf.convert_to_tensor(logits)
     losses, _ = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
@@ -2210,7 +2214,7 @@ def _fused_cross_entropy(class_ids, logits):
 
 
 def rpn_class_loss_graph(rpn_match: Tensor, rpn_class_logits: Tensor) -> Tensor:
-    """Object or not, over the sampled anchors (matterport: rpn_class_loss_graph).
+    """Cross-entropy of objectness of the sampled anchors (matterport: rpn_class_loss_graph).
 
     Args:
         rpn_match: [B, A, 1] int: 1 positive, -1 negative, 0 neutral.
@@ -2228,14 +2232,14 @@ def rpn_bbox_loss_graph(
     rpn_bbox: Tensor,
     distance: Callable = smooth_l1_loss,
 ) -> Tensor:
-    """Boxes of the positive anchors (matterport: rpn_bbox_loss_graph).
+    """Smooth L1 of the positive anchors' deltas (matterport: rpn_bbox_loss_graph).
 
     Args:
-        config: not used.
+        config: not used; kept for compatibility.
         target_bbox: [B, n, 4], the deltas of the positive anchors in the order of the anchors.
         rpn_match: [B, A, 1].
         rpn_bbox: [B, A, 4].
-        distance: f(deltas [..., 4], deltas) of targets and predictions to [..., 4] or [...].
+        distance: f(targets [..., 4], predictions [..., 4]) -> loss [..., 4] or [...].
     """
     positive = rpn_match[..., 0] == 1
     position = ops.cumsum(ops.cast(positive, "int32"), axis=1) - 1
@@ -2251,13 +2255,13 @@ def mrcnn_class_loss_graph(
 ) -> Tensor:
     """L_cls: cross-entropy of the RoIs (matterport: mrcnn_class_loss_graph).
 
-    A RoI whose predicted class its image's source does not label is left out.
+    RoIs whose predicted class is not labelled in their image's source are left out.
 
     Args:
         target_class_ids: [B, N] int, padding rows are 0.
         pred_class_logits: [B, N, classes].
-        active_class_ids: [B, classes] of 0 and 1, for each image the classes of its source.
-        valid: [B, N] bool, rows that count; None for all, padding included.
+        active_class_ids: [B, classes], 1 for the classes of an image's source, otherwise 0.
+        valid: [B, N] bool, mask of the rows that count; None for all, including padding.
     """
     predicted = ops.cast(kernels.top_k(pred_class_logits, 1)[1][..., 0], "int32")
     keep = take_rows(ops.convert_to_tensor(active_class_ids), predicted) > 0
@@ -2272,7 +2276,7 @@ def mrcnn_bbox_loss_graph(
     pred_bbox: Tensor,
     distance: Callable = smooth_l1_loss,
 ) -> Tensor:
-    """L_box: smooth L1 of the positive RoIs' deltas, of their own class.
+    """L_box: smooth L1 of the positive RoIs' deltas for their target class.
 
     (matterport: mrcnn_bbox_loss_graph)
 
@@ -2280,7 +2284,7 @@ def mrcnn_bbox_loss_graph(
         target_bbox: [B, N, 4].
         target_class_ids: [B, N] int.
         pred_bbox: [B, N, classes, 4].
-        distance: f(deltas [B, N, 4], deltas) of targets and predictions to [B, N, 4] or [B, N].
+        distance: f(targets [B, N, 4], predictions [B, N, 4]) -> loss [B, N, 4] or [B, N].
     """
     class_ids = ops.cast(target_class_ids, "int32")
     pred = kernels.pick(ops.convert_to_tensor(pred_bbox), ops.maximum(class_ids, 0))
@@ -2290,7 +2294,7 @@ def mrcnn_bbox_loss_graph(
 def mrcnn_mask_loss_graph(
     target_masks: Tensor, target_class_ids: Tensor, pred_masks: Tensor, softmax: bool = False
 ) -> Tensor:
-    """L_mask: mean binary cross-entropy of the mask of each positive RoI's class.
+    """L_mask: mean binary cross-entropy of the positive RoIs' masks for their target class.
 
     (matterport: mrcnn_mask_loss_graph)
 
@@ -2298,8 +2302,8 @@ def mrcnn_mask_loss_graph(
         target_masks: [B, N, h, w] of 0 and 1.
         target_class_ids: [B, N] int.
         pred_masks: [B, N, h, w, classes], probabilities.
-        softmax: they add up to 1; off the object the background's, class 0, is to be high
-            (multinomial).
+        softmax: multinomial loss: probabilities of a pixel add up to 1, and outside the object the
+            target is the background, class 0.
     """
     classes = pred_masks.shape[-1]
     batch, rows_of_image, height, width = ops.shape(pred_masks)[:4]
@@ -2313,35 +2317,36 @@ def mrcnn_mask_loss_graph(
         pred = ops.cast(ops.take(by_class, rows, axis=0), "float32")
         return ops.clip(pred, epsilon, 1.0 - epsilon)
 
-    present = probability(first_mask + ops.maximum(class_ids, 0))
-    absent = 1.0 - present
+    foreground = probability(first_mask + ops.maximum(class_ids, 0))
+    background = 1.0 - foreground
     if softmax:
-        absent = probability(first_mask)
+        background = probability(first_mask)
     target = ops.cast(ops.reshape(target_masks, (-1, height * width)), "float32")
-    loss = -target * ops.log(present + epsilon) - (1.0 - target) * ops.log(absent + epsilon)
+    loss = -target * ops.log(foreground + epsilon)
+    loss = loss - (1.0 - target) * ops.log(background + epsilon)
     return _mean_where(ops.mean(loss, axis=-1), class_ids > 0)
 
 
 def mask_logits_loss_graph(
     target_masks: Tensor, target_class_ids: Tensor, logits: Tensor, softmax: bool = False
 ) -> Tensor:
-    """L_mask of logits, with gradients also where their probabilities round to 0 or 1.
+    """L_mask from logits, with gradients also where probabilities saturate at 0 or 1.
 
-    Elsewhere the same as `mrcnn_mask_loss_graph`, which cuts them at 1e-7 of 0 and 1.
+    Otherwise the same as `mrcnn_mask_loss_graph`, which clips probabilities to [1e-7, 1 - 1e-7].
 
     Args:
         target_masks: [B, N, h, w] of 0 and 1.
         target_class_ids: [B, N] int.
-        logits: [B, N, h, w] of each RoI's class; with softmax [B, N, h, w, classes], or 2 in the
-            place of the classes where all but the background have one mask.
-        softmax: off the object the background's, class 0, is to be high (multinomial).
+        logits: [B, N, h, w] of each RoI's class; with softmax [B, N, h, w, classes], or
+            [B, N, h, w, 2] for background and a foreground mask that all classes share.
+        softmax: multinomial loss: outside the object the target is the background, class 0.
     """
     target = ops.cast(target_masks, "float32")
     logits = ops.cast(logits, "float32")
     if softmax:
         class_ids = ops.clip(ops.cast(target_class_ids, "int32"), 0, logits.shape[-1] - 1)
-        wanted = ops.where(target > 0.5, class_ids[..., None, None], 0)
-        loss = _cross_entropy(wanted, logits)
+        pixel_classes = ops.where(target > 0.5, class_ids[..., None, None], 0)
+        loss = _cross_entropy(pixel_classes, logits)
     else:
         loss = ops.binary_crossentropy(target, logits, from_logits=True)
     return _mean_where(ops.mean(loss, axis=(-2, -1)), target_class_ids > 0)
@@ -2350,10 +2355,10 @@ def mask_logits_loss_graph(
 def mrcnn_keypoint_loss_graph(
     target_keypoints: Tensor, target_class_ids: Tensor, pred_keypoints: Tensor
 ) -> Tensor:
-    """Cross-entropy over the positions of each visible keypoint's map, mean over the batch.
+    """Cross-entropy over the positions of each labelled keypoint's map, mean over the batch.
 
     Args:
-        target_keypoints: [B, N, K] int of `KeypointTargets`; those below 0 are left out.
+        target_keypoints: [B, N, K] int, output of `KeypointTargets`; values below 0 are left out.
         target_class_ids: [B, N] int.
         pred_keypoints: [B, N, h, w, K] logits.
     """
@@ -2368,16 +2373,16 @@ def mrcnn_keypoint_loss_graph(
 
 @register
 class LossLayer(KL.Layer):
-    """One of the losses as a layer of the graph, so that it is an output with a name.
+    """A loss as a layer of the graph, so that it is a named output.
 
     Args:
-        name: of the function, a key of FUNCTIONS.
-        softmax_masks: see `mrcnn_mask_loss_graph`.
-        giou_std_dev: of a loss of boxes, what `giou_loss` takes in the place of smooth L1; None for
+        name: key of the loss in FUNCTIONS.
+        softmax_masks: `softmax` of `mrcnn_mask_loss_graph`.
+        giou_std_dev: for a box loss, `std_dev` of `giou_loss`, which replaces smooth L1; None for
             smooth L1.
-        mask_logits: "mrcnn_mask_loss" is `mask_logits_loss_graph`, of logits.
+        mask_logits: compute "mrcnn_mask_loss" from logits, by `mask_logits_loss_graph`.
 
-    Input: the arguments of the function of that name, in order. Output: a scalar, float32.
+    Input: the arguments of that function, in order. Output: a scalar, float32.
     """
 
     FUNCTIONS: dict[str, Callable] = {
@@ -2439,12 +2444,12 @@ class LossLayer(KL.Layer):
 
 @dataclasses.dataclass
 class Body:
-    """Backbone, pyramid and RPN of an image.
+    """Outputs of backbone, pyramid and RPN.
 
     Attributes:
         pyramid: [P2..P6], or [C4].
         rpn_model: see `build_rpn_model`.
-        rpn_logits, rpn_probs, rpn_bbox: what it says of the anchors of all levels.
+        rpn_logits, rpn_probs, rpn_bbox: its outputs, concatenated over all levels.
     """
 
     pyramid: list
@@ -2490,7 +2495,7 @@ def body_graph(image: Tensor, config: Config) -> Body:
 
 
 def _joined_levels(levels, name):
-    """[B, A, ...] of what the RPN says of each level, by a layer of that name."""
+    """An output of the RPN, concatenated over levels to [B, A, ...] by a layer of that name."""
     if len(levels) == 1:
         return KL.Identity(name=name, dtype="float32")(levels[0])
     return KL.Concatenate(axis=1, name=name, dtype="float32")(list(levels))
@@ -2499,10 +2504,10 @@ def _joined_levels(levels, name):
 def proposals_graph(
     config: Config, count: int, limit: int | None, body: Body, anchors: Tensor, meta: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Proposals [B, count, 4], and which of them are any [B, count] bool.
+    """Proposals [B, count, 4], and a mask of the rows that are not padding [B, count].
 
     Args:
-        limit: see PRE_NMS_LIMIT; None for the config's.
+        limit: number of anchors before suppression; None for the config's PRE_NMS_LIMIT.
     """
     layer = ProposalLayer.of(
         config,
@@ -2523,7 +2528,7 @@ def proposals_graph(
 
 @dataclasses.dataclass
 class Heads:
-    """The heads of a configuration: f(rois, maps, meta) each, None for one that is not in use."""
+    """The heads of a configuration, called as head(rois, maps, meta); None for an unused one."""
 
     box: BoxHead
     mask: MaskHead | None
@@ -2531,7 +2536,7 @@ class Heads:
 
     @classmethod
     def of(cls, config: Config, depth: int) -> "Heads":
-        """With a Config's values; depth: channels of the feature maps."""
+        """Made with a Config's values; depth: number of channels of the feature maps."""
         body = None
         if config.BODY == "c4":
             body = res5_head(
@@ -2543,8 +2548,8 @@ class Heads:
         keypoint = None
         if config.USE_KEYPOINTS:
             keypoint = KeypointHead.of(config)
-        # Last: layers draw their initial weights in the order in which they are made, and so they
-        # did when the measured runs began.
+        # Last: initial weights depend on the order in which layers are made, and the measured runs
+        # were trained with this one.
         box = BoxHead.of(config, body)
         return cls(box, mask, keypoint)
 
@@ -2575,11 +2580,12 @@ def training_inputs(config: Config) -> dict[str, Tensor]:
 
 @dataclasses.dataclass
 class Targets:
-    """The RoIs that train the heads, and what these are to say of them: see `DetectionTargetLayer`.
+    """The RoIs that train the heads and their targets, see `DetectionTargetLayer`.
 
     Attributes:
-        positive_rows: rows that may hold a positive RoI: the first so many.
-        masks, objects: None without masks, without keypoints.
+        positive_rows: number of leading rows that may hold a positive RoI.
+        masks: None without USE_MASK.
+        objects: None without USE_KEYPOINTS.
     """
 
     rois: Tensor
@@ -2599,12 +2605,14 @@ def targets_graph(
         config: the `Config`.
         inputs: {name: tensor} of the training inputs.
         proposals: [B, N, 4] normalised.
-        valid: [B, N] bool, which rows are proposals.
+        valid: [B, N] bool, mask of the rows that are proposals.
     """
     image = inputs["input_image"]
     if not config.USE_RPN_ROIS:
-        given = NormalizeBoxes(return_valid=True, frame=config.BOX_FRAME, name="input_rois")
-        proposals, valid = given([inputs["input_roi"], image])
+        normalize_rois = NormalizeBoxes(
+            return_valid=True, frame=config.BOX_FRAME, name="input_rois"
+        )
+        proposals, valid = normalize_rois([inputs["input_roi"], image])
     normalize = NormalizeBoxes(min_pixels=1, frame=config.BOX_FRAME, name="gt_boxes")
     truth = [inputs["input_gt_class_ids"], normalize([inputs["input_gt_boxes"], image])]
     if config.USE_MASK:
@@ -2626,8 +2634,8 @@ def rpn_losses(config: Config, inputs: dict[str, Tensor], body: Body) -> dict[st
     match = inputs["input_rpn_match"]
     logits = body.rpn_logits
     bbox = body.rpn_bbox
-    as_in_the_original = (config.RPN_ANCHOR_STRIDE, config.RPN_CONVS, config.RPN_SCORE)
-    if as_in_the_original == (1, 1, "softmax"):
+    head_settings = (config.RPN_ANCHOR_STRIDE, config.RPN_CONVS, config.RPN_SCORE)
+    if head_settings == (1, 1, "softmax"):  # the original's, all that SampledRPN can rebuild
         count = config.RPN_TRAIN_ANCHORS_PER_IMAGE
         sampled = SampledRPN(body.rpn_model, count, name="sampled_anchors")
         match, logits, bbox = sampled([match, *body.pyramid])
@@ -2640,7 +2648,7 @@ def rpn_losses(config: Config, inputs: dict[str, Tensor], body: Body) -> dict[st
 
 
 def _bbox_loss(name, kind, std_dev):
-    """The layer of a loss of boxes; kind: see BBOX_LOSS."""
+    """The layer of a box loss; kind: see BBOX_LOSS."""
     if kind == "giou":
         return LossLayer(name, giou_std_dev=std_dev)
     return LossLayer(name)
@@ -2654,7 +2662,7 @@ def box_losses(
     Args:
         config: the `Config`.
         meta: image metas [B, meta].
-        targets: of `targets_graph`.
+        targets: from `targets_graph`.
         logits: [B, R, classes].
         bbox: [B, R, classes, 4] deltas.
     """
@@ -2676,10 +2684,9 @@ def training_masks_graph(
 ) -> tuple[Tensor, Tensor]:
     """Masks of all RoIs [B, R, h, w, classes], and their loss, a scalar.
 
-    Only positive rows have a loss. With fixed batch norm the others are a second part, computed
-    only if somebody asks for that output; with trained batch norm they would take part in its
-    statistics, so that either all rows are one part or those that can't be positive are left at
-    zero.
+    Only positive rows have a loss. With fixed batch norm the other rows are computed separately,
+    and only if that output is requested. With trained batch norm they would contribute to its
+    statistics: either all rows are computed together, or those that can't be positive are zeros.
     """
     softmax = config.MASK_ACTIVATION == "softmax"
     loss = LossLayer("mrcnn_mask_loss", softmax, mask_logits=True)
@@ -2694,10 +2701,10 @@ def training_masks_graph(
         split = SplitPositives(
             targets.positive_rows, config.takes_fused_kernels(), name="positive_rois"
         )
-        first, others, target_masks, class_ids = split(
+        positives, others, target_masks, class_ids = split(
             [targets.class_ids, targets.rois, targets.masks, targets.class_ids]
         )
-        masks, logits = head.with_logits(first, maps, meta, class_ids)
+        masks, logits = head.with_logits(positives, maps, meta, class_ids)
         other_masks = head(others, maps, meta)
         mask_loss = loss([target_masks, class_ids, logits])
         return ops.concatenate([masks, other_masks], axis=1), mask_loss
@@ -2716,9 +2723,9 @@ def training_keypoints_graph(
     inputs: dict[str, Tensor],
     maps: Sequence,
 ) -> tuple[Tensor, Tensor]:
-    """Keypoints' maps of the RoIs that can be positive, and their loss.
+    """Keypoint logits of the RoIs that can be positive, and their loss.
 
-    The other rows have no loss, and the head has no statistics that they would move.
+    The other rows have no loss, and this head no batch statistics to which they would contribute.
     """
     rows = targets.positive_rows
     rois = targets.rois[:, :rows]
@@ -2761,7 +2768,7 @@ def training_graph(config: Config) -> TrainingModel:
         losses["mrcnn_keypoint_loss"] = loss
     weight_decay = config.WEIGHT_DECAY
     if config.OPTIMIZER == "adamw":
-        # It decouples the decay from the loss: the optimizer applies it (training.make_optimizer).
+        # Its decay is decoupled from the loss: the optimizer applies it (training.make_optimizer).
         weight_decay = 0.0
     return TrainingModel(
         list(inputs.values()),
@@ -2776,7 +2783,7 @@ def training_graph(config: Config) -> TrainingModel:
 
 
 def inference_graph(config: Config) -> Network:
-    """The model that detects, with the sub-models that `inference.Detector` runs."""
+    """The inference model, with the sub-models that `inference.Detector` runs."""
     image = KL.Input((None, None, config.IMAGE_CHANNEL_COUNT), name="input_image")
     meta = KL.Input((config.IMAGE_META_SIZE,), name="input_image_meta")
     body = body_graph(image, config)
@@ -2802,7 +2809,7 @@ def inference_graph(config: Config) -> Network:
 
 
 def _head_model(config, head, maps):
-    """The same layers for any number of rows: `detect` runs them on those that hold a detection."""
+    """A head's layers as a model of any number of boxes: `detect` runs it without padding rows."""
     boxes = KL.Input((None, 4))
     meta = KL.Input((config.IMAGE_META_SIZE,))
     features = [KL.Input((None, None, level.shape[-1]), dtype=level.dtype) for level in maps]
@@ -2818,7 +2825,7 @@ MODES = ("training", "inference")
 
 
 def _check_arguments(mode: Any, config: Any, model_dir: Any) -> None:
-    """ValueError for arguments of `MaskRCNN` that are not the right ones, or in another order."""
+    """Raises a ValueError for invalid arguments of `MaskRCNN`, or ones in another order."""
     swapped = isinstance(config, (str, os.PathLike)) or _is_config(mode) or _is_config(model_dir)
     if swapped:
         raise ValueError(
@@ -2841,7 +2848,7 @@ def _is_config(value: Any) -> bool:
 
 
 def _described(value: Any) -> str:
-    """An argument as an error shows it."""
+    """Text of an argument in an error message."""
     if isinstance(value, Config):
         return f"a {type(value).__name__}"
     return repr(value)
@@ -2850,26 +2857,27 @@ def _described(value: Any) -> str:
 class MaskRCNN:
     """Mask R-CNN: builds the network, trains it, detects objects (matterport: MaskRCNN).
 
-    The first one of a process tells the C library to keep freed memory, see
+    The first instance in a process makes the C library keep freed memory, see
     `ops.keep_freed_memory`.
 
     Args:
         mode: "training" or "inference".
-        config: a `Config`; it is checked. Its class or another object with settings will do, see
-            `mrcnn.config.as_config`.
+        config: a `Config`, which is validated; also its class, or another object with settings,
+            see `mrcnn.config.as_config`.
         model_dir: folder for logs and checkpoints.
 
     Attributes:
         keras_model: the Keras model. Inference: inputs image, meta, anchors; outputs detections,
             mrcnn_class, mrcnn_bbox, mrcnn_mask, rpn_rois, rpn_class, rpn_bbox, and with
             USE_KEYPOINTS mrcnn_keypoint. Training: see `build`.
-        epoch: epochs that the weights have been trained for.
+        epoch: number of epochs that the weights have been trained for.
         log_dir, checkpoint_path: where `train` writes. In mode "training" the folder of a new run
-            is made when one of them is first read, and is this run's alone.
-        weights_of_run: `training.fingerprint` of the weights that the last `train` ended with.
-        weights_of_callbacks: the same where a callback of it changed them at the end; otherwise "".
-        weights_file: path that `load_weights` read last; None for none, or what was no file.
-        anchors: [A, 4], in pixels, of the last `get_anchors`.
+            is made when one of them is first read; no other run shares it.
+        weights_of_run: `training.fingerprint` of the weights at the end of the last `train`.
+        weights_of_callbacks: the same where one of its callbacks changed them then; otherwise "".
+        weights_file: path of the last `load_weights`; None before it, or for weights not from a
+            file.
+        anchors: [A, 4] in pixels, set by the last `get_anchors`.
 
     Raises:
         ValueError: an unknown mode, arguments in another order, or settings that don't fit
@@ -2881,7 +2889,7 @@ class MaskRCNN:
         _check_arguments(mode, config, model_dir)
         config = as_config(config)
         config.validate()
-        kernels.compiles(config.JIT_COMPILE)  # refuses what the backend can't do
+        kernels.compiles(config.JIT_COMPILE)  # raises where the backend can't
         kernels.keep_freed_memory()
         kernels.keep_compiled_programs()
         self.mode = mode
@@ -2889,7 +2897,7 @@ class MaskRCNN:
         self.model_dir = os.fsdecode(model_dir)
         self.epoch = 0
         self._anchors = inference.AnchorTable(config)
-        # Datasets whose images were checked, so that the next stage of a training starts at once.
+        # Datasets that were checked, so that the next stage of training need not check them again.
         self._checked: weakref.WeakSet = weakref.WeakSet()
         self.weights_of_run = ""
         self.weights_of_callbacks = ""
@@ -2904,17 +2912,17 @@ class MaskRCNN:
         self.detector: Any = None  # an `inference.Detector` in mode "inference"
         if mode == "inference":
             self.detector = inference.Detector(self.keras_model, config, self.get_anchors)
-            # A part of building, so that the first detection need not wait for it.
+            # Built here, so that the first detection need not wait for it.
             self.detector.function("boxes")
 
     def devices(self) -> Any:
-        """A context in which variables and optimizers are made for the devices that train."""
+        """A context that places new variables and optimizers on the training devices."""
         if self._strategy is None:
             return contextlib.nullcontext()
         return self._strategy.scope()
 
     def check_mode(self, mode: str, name: str) -> None:
-        """Raises a ValueError where the method of that name needs another mode."""
+        """Raises a ValueError unless the model is in `mode`, which method `name` needs."""
         if self.mode != mode:
             raise ValueError(
                 f"{name}() needs a model in mode {mode!r}. Received: mode {self.mode!r}"
@@ -2956,20 +2964,20 @@ class MaskRCNN:
         exclude: str | Sequence[str] | None = None,
         skip_mismatch: bool = False,
     ) -> weights.Coverage:
-        """Loads a weight file and takes up its run (matterport: load_weights).
+        """Loads a weight file and continues its run (matterport: load_weights).
 
         Args:
             filepath: a legacy `.h5`; a `.weights.h5` or a whole `.keras` of Keras, of a training or
                 an inference model; a checkpoint of torchvision (a state dict of arrays, `.npz` or
                 `.pth`; see `mrcnn.torchvision`).
-            by_name: allow that parts of the network are missing in the file, and skip layers of the
-                file that the network lacks.
-            exclude: names of layers to leave as they are, or one name; implies by_name.
-            skip_mismatch: leave layers as they are that the file lacks or has in another shape.
+            by_name: allow layers of the network that the file lacks, and skip layers of the file
+                that the network lacks.
+            exclude: names of layers, or one name, that are not loaded; implies by_name.
+            skip_mismatch: don't load layers that the file lacks or has in another shape.
 
         Returns:
-            a `weights.Coverage`: what was loaded, missing, ignored or mismatched. Warnings tell
-            what was skipped, and in an inference model which heads stay random.
+            a `weights.Coverage`: what was loaded, missing, ignored or mismatched. Warnings name
+            what was skipped, and in an inference model the heads that stay random.
 
         Raises:
             FileNotFoundError: no such file.
@@ -2978,7 +2986,7 @@ class MaskRCNN:
         network = self.keras_model
         if isinstance(network, Network):
             coverage = network.load_weights(filepath, by_name, exclude, skip_mismatch)
-        else:  # what a script has put in its place
+        else:  # another model, assigned to keras_model by a script
             coverage = weights.load(network, filepath, by_name, exclude, skip_mismatch)
         logger.info("%s", coverage.summary())
         self.weights_file = None
@@ -3006,22 +3014,23 @@ class MaskRCNN:
         precision: str = "float32",
         paste: bool = False,
     ) -> str:
-        """Writes the model as a file of another runtime; see `mrcnn.export` for what is in it.
+        """Writes the model as a file of another runtime; see `mrcnn.export` for its contents.
 
         `mrcnn.runtime.load(path).detect(images)` gives what `detect` gives, without TensorFlow.
 
         Args:
             path: model.onnx, model.xml (OpenVINO), model.tflite (LiteRT), or a folder, for a
                 SavedModel in the layout of TensorFlow Serving and Triton.
-            format: "onnx", "openvino", "litert" or "saved_model"; None for what the path tells.
-            class_names: of all classes, background first.
-            size: (height, width) of the images, in pixels; None for any. A LiteRT file has one:
-                None is the side of the molded image then.
-            batch: images at a time; None for any number, of a LiteRT file for 1.
-            precision: what weights are stored in: "float32"; "float16" or "int8" (all but a
+            format: "onnx", "openvino", "litert" or "saved_model"; None for the
+                path's suffix.
+            class_names: names of all classes, background first.
+            size: (height, width) of the images, in pixels; None for any. A LiteRT file has a fixed
+                size: None is then the side of the molded image.
+            batch: batch size; None for any (in a LiteRT file, for 1).
+            precision: dtype of the stored weights: "float32"; "float16" or "int8" (not for a
                 SavedModel).
-            paste: masks of the whole image, which take its memory once for each detection; without
-                it probabilities inside the boxes, which `mrcnn.runtime` pastes.
+            paste: True for masks of whole images, each as large as the image; False for
+                probabilities inside the boxes, which `mrcnn.runtime` pastes.
 
         Returns:
             the path.
@@ -3045,9 +3054,9 @@ class MaskRCNN:
 
     @kernels.outside_graphs()
     def get_imagenet_weights(self) -> str:
-        """Path of a legacy `.h5` of the backbone's ImageNet weights, made on first use.
+        """Path of a legacy `.h5` with the backbone's ImageNet weights, made on first use.
 
-        For ResNet-50, 101 and 152.
+        For ResNet-50, 101 and 152 only.
         """
         return weights.get_imagenet_weights(self.config.BACKBONE, self.config.BATCH_NORM_EPSILON)
 
@@ -3055,8 +3064,8 @@ class MaskRCNN:
         """Sets `log_dir`, `checkpoint_path` and `epoch`: a new run, or that of a checkpoint.
 
         Args:
-            model_path: a checkpoint in the folder name<date>T<time> of its run; of any other file a
-                new run begins at epoch 0.
+            model_path: a checkpoint in the folder name<date>T<time> of its run; any other file
+                begins a new run at epoch 0.
         """
         checkpoint = None
         if model_path:
@@ -3076,13 +3085,13 @@ class MaskRCNN:
         self._checkpoint_path: str | None = None
 
     def _empty_log_dir(self):
-        """The folder that `log_dir` made for this run and nothing was written to; or None.
+        """The folder that `log_dir` made for this run, if it is still empty; otherwise None.
 
-        A script that hands it to a callback before it loads weights trains into that folder.
+        It is kept for scripts that pass `log_dir` to a callback before they load weights.
         """
-        made = getattr(self, "_made_log_dir", None)
-        if made is not None and os.path.isdir(made) and not os.listdir(made):
-            return made
+        folder = getattr(self, "_made_log_dir", None)
+        if folder is not None and os.path.isdir(folder) and not os.listdir(folder):
+            return folder
         return None
 
     @property
@@ -3103,7 +3112,7 @@ class MaskRCNN:
 
     @property
     def checkpoint_path(self) -> str:
-        """Path of the checkpoints, with {epoch:04d} to be filled in."""
+        """Path of the checkpoints, with {epoch:04d} for the epoch."""
         return self._checkpoint_path or training.checkpoint_path(self.log_dir, self.config.NAME)
 
     @checkpoint_path.setter
@@ -3114,14 +3123,14 @@ class MaskRCNN:
 
     @kernels.outside_graphs()
     def compile(self, learning_rate: Any, momentum: float) -> None:
-        """A new optimizer for the layers that are trainable now (matterport: compile).
+        """Makes an optimizer for the layers that are trainable now (matterport: compile).
 
-        Where nothing but the learning rate differs from the last one, what is compiled is kept.
+        Where it differs from the last one by its learning rate only, compiled functions are kept.
         """
         with self.devices():
             optimizer = training.make_optimizer(self.config, learning_rate, momentum)
             self.keras_model.fold()
-            # Of an optimizer that the user makes it is not known what it depends on.
+            # What a user's optimizer depends on is unknown.
             keep = not callable(self.config.OPTIMIZER)
             jit_compile = kernels.compiles(self.config.JIT_COMPILE)
             self.keras_model.take_optimizer(optimizer, keep, jit_compile)
@@ -3133,12 +3142,12 @@ class MaskRCNN:
         indent: int = 0,
         verbose: int = 1,
     ) -> None:
-        """Makes the layers that the regex matches, whole, trainable and freezes the others.
+        """Makes layers whose full name matches the regex trainable and freezes the others.
 
         Args:
             layer_regex: a regular expression of layer names, such as
                 r"(mrcnn_.*)|(rpn_.*)|(fpn_.*)", or a name that `train(layers=)` takes.
-            verbose: 1 logs the layers that train.
+            verbose: 1 logs the trainable layers.
         """
         layer_regex = LAYER_CHOICES.get(layer_regex, layer_regex)
         if keras_model is None and not any(
@@ -3168,32 +3177,32 @@ class MaskRCNN:
         custom_callbacks: Sequence | None = None,
         no_augmentation_sources: str | Sequence[str] | None = None,
     ) -> keras.callbacks.History:
-        """Trains (matterport: train).
+        """Trains the network (matterport: train).
 
-        Both datasets are checked before the first step, once for each: what is changed in one after
-        that is not checked again by the next call. A checkpoint follows each epoch; beside it
-        lies what resuming in the middle of an epoch needs. A call that was interrupted is taken up
-        where it stopped when it comes again with the weights of its run, `find_last()`: with the
-        same learning rate and layers the optimizer goes on as well, also to a higher `epochs`.
-        Where other weights were loaded, training begins from those, and a warning says so.
+        Each dataset is checked once, before the first step; later changes to it are not checked
+        again. A checkpoint is written after each epoch, with the state that resuming needs beside
+        it. An interrupted call resumes where it stopped when it is repeated with its run's weights,
+        `find_last()`, loaded; with the same learning rate and layers the optimizer's state is
+        restored, too, also for a higher `epochs`. Where other weights were loaded, training starts
+        from those, with a warning.
 
         Args:
             train_dataset, val_dataset: prepared `Dataset`s; val_dataset may be None.
-            learning_rate: of this call.
+            learning_rate: learning rate of this call, see LEARNING_RATE_SCHEDULE.
             epochs: number of the last epoch, not a count: after `epochs=20`, `epochs=30` trains 10
-                more. One that the weights have reached trains nothing and says so, so that a
-                script of several stages can be run again.
+                more. If the weights have reached it, nothing is trained and a warning logged, so
+                that a script of several stages can be run again.
             layers: "heads", "3+", "4+", "5+", "all", or a regex of layer names.
             augmentation: an imgaug augmenter, an object of `mrcnn.augmentation`, or a function
                 f(image, masks) -> (image, masks); see `data.apply_augmentation`.
-            custom_callbacks: Keras callbacks, or one, called after the checkpoint's.
-            no_augmentation_sources: sources, or one, of images that are not augmented.
+            custom_callbacks: Keras callbacks, or one, called after the checkpoint callback.
+            no_augmentation_sources: sources, or one, whose images are not augmented.
 
         Returns:
             keras.callbacks.History.
 
         Raises:
-            ValueError: not in training mode, USE_RPN_ROIS = False, an argument of another kind,
+            ValueError: not in training mode, USE_RPN_ROIS = False, an argument of a wrong type,
                 `layers` that match no layer, a dataset with problems.
             training.BadLossError: a loss became NaN or infinite.
         """
@@ -3249,8 +3258,8 @@ class MaskRCNN:
             image_metas: [B, meta]; windows: [B, (y1, x1, y2, x2)] in pixels of the molded image.
 
         Raises:
-            ValueError: an image with other channels than IMAGE_CHANNEL_COUNT, or molded images of
-                different sizes (`detect` takes those).
+            ValueError: an image whose channels are not IMAGE_CHANNEL_COUNT, or molded images of
+                different sizes (which `detect` accepts).
         """
         molded = []
         for i, image in enumerate(inference.images_in(images, "mold_inputs")):
@@ -3271,14 +3280,14 @@ class MaskRCNN:
         image_shape: Sequence[int],
         window: Sequence[int],
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, Any]:
-        """Detections of one image in the frame of the original (matterport: unmold_detections).
+        """Detections of one image in the original image's frame (matterport: unmold_detections).
 
         Args:
             detections: [N, (y1, x1, y2, x2, class_id, score)], boxes normalised, zero rows at the
                 end.
             mrcnn_mask: [N, h, w, classes], or [N, h, w] of the detected classes, or None.
             original_image_shape, image_shape: (H, W, C) before and after molding.
-            window: (y1, x1, y2, x2) of the image in the molded one, in pixels.
+            window: (y1, x1, y2, x2) of the image inside the molded one, in pixels.
 
         Returns:
             boxes [n, 4] int32 in pixels (float32 without ROUND_DETECTIONS), class_ids [n] int32,
@@ -3301,21 +3310,20 @@ class MaskRCNN:
         """Detects objects (matterport: detect).
 
         Args:
-            images: list of images of any number, sizes and dtypes, see `mold_inputs`; of one image
-                [image].
-            masks: what `masks` of a result is. "dense": bool [H, W, N]; "lazy": an
-                `inference.Masks`, which becomes that array, or one mask, or one crop, when asked
-                for; "rle": a list of COCO's run-length encodings. The latter two never hold whole
-                masks. None: "dense", with `tile` "rle".
-            tile: of large images, the side in pixels of the tiles that they are looked at in;
-                objects on seams are merged by their masks, see `mrcnn.tiles`. None: at once.
-            overlap: pixels that tiles share; None for a fifth of a tile.
+            images: list of any number of images of any sizes and dtypes, see `mold_inputs`;
+                [image] for one image.
+            masks: type of a result's `masks`. "dense": bool [H, W, N]; "lazy": an
+                `inference.Masks`, which makes that array, one mask or one crop on demand; "rle": a
+                list of COCO's run-length encodings. The latter two never hold whole masks. None:
+                "rle" with `tile`, otherwise "dense".
+            tile: for large images, the side in pixels of tiles that are detected one by one;
+                objects on seams are merged by their masks, see `mrcnn.tiles`. None: no tiles.
+            overlap: overlap of neighbouring tiles in pixels; None for a fifth of a tile.
 
         Returns:
             a list of dicts, one for each image: rois [N, (y1, x1, y2, x2)] int32 in pixels,
-                class_ids
-            [N] int32, scores [N] float32, masks (None with USE_MASK = False); best first. With
-            USE_KEYPOINTS also keypoints [N, K, (y, x, score)] float32 in pixels.
+            class_ids [N] int32, scores [N] float32, masks (None with USE_MASK = False); best first.
+            With USE_KEYPOINTS also keypoints [N, K, (y, x, score)] float32 in pixels.
         """
         self.check_mode("inference", "detect")
         if tile is not None or overlap is not None:
@@ -3335,22 +3343,22 @@ class MaskRCNN:
     def detect_many(
         self, images: Iterable, load: Callable | None = None, masks: str = "dense"
     ) -> Iterator[dict]:
-        """`detect` of any number of images, one result after the other: for folders, streams.
+        """`detect` for folders and streams: yields one result after the other.
 
-        The next images are read and molded while the network runs, and the last ones' masks are
-        made.
+        While the network runs, the next images are read and molded and the masks of the last ones
+        are made.
 
         Args:
-            images: iterable of images, or of what `load` makes an image of, such as paths.
-            load: f(item) -> image; it is called in threads.
+            images: iterable of images, or of items that `load` turns into images, such as paths.
+            load: f(item) -> image, called in threads.
             masks: as in `detect`.
 
         Yields:
             the result of each image.
 
         Raises:
-            ValueError: at once for what is no list; later for an image that can't be used, after
-                the results of those before it.
+            ValueError: at once where `images` is not iterable; after the results before it for an
+                image that can't be used.
         """
         self.check_mode("inference", "detect_many")
         if config_module.has_several_views(self.config):
@@ -3366,12 +3374,12 @@ class MaskRCNN:
         """`detect` for molded images, in the molded frame (matterport: detect_molded).
 
         Args:
-            molded_images: [B, h, w, C] float32, all of one size. Whole numbers are taken as they
-                are, with a warning: they are not molded.
+            molded_images: [B, h, w, C] float32, all of one size. Integers are used unchanged, with
+                a warning that they are not molded.
             image_metas: [B, meta].
 
         Raises:
-            ValueError: images of different sizes, or not a meta for each.
+            ValueError: images of different sizes, or not one meta for each image.
         """
         self.check_mode("inference", "detect_molded")
         shapes = {np.shape(image) for image in molded_images}
@@ -3405,18 +3413,18 @@ class MaskRCNN:
         return normalised.copy()
 
     def anchors_layer(self) -> PyramidAnchors:
-        """A layer of the same anchors for a graph whose images have any size (`mrcnn.export`)."""
+        """A layer of the same anchors, for graphs that take images of any size (`mrcnn.export`)."""
         return PyramidAnchors.of(self.config)
 
     # ---- Looking inside --------------------------------------------------------------------------
 
     def ancestor(self, tensor: Tensor, name: str, checked: Any = None) -> Tensor | None:
-        """A tensor by the name that notebooks of 2018 ask for, or None (matterport: ancestor).
+        """A tensor by its name in notebooks of 2018, or None (matterport: ancestor).
 
         Args:
-            tensor: not needed here; the whole graph is searched.
-            name: a layer's, in TensorFlow 1 spellings too ("mrcnn_class/Reshape:0"); or a stage of
-                the proposals: "ROI/pre_nms_anchors:0", "ROI/refined_anchors:0",
+            tensor: not used; the whole graph is searched.
+            name: a layer's, also as in TensorFlow 1 ("mrcnn_class/Reshape:0"); or a stage of the
+                proposals: "ROI/pre_nms_anchors:0", "ROI/refined_anchors:0",
                 "ROI/refined_anchors_clipped:0", or "ROI/rpn_non_max_suppression:0", [N] int32 of
                 the first image.
             checked: not used.
@@ -3443,23 +3451,23 @@ class MaskRCNN:
 
         Args:
             images: list of images; already molded ones if `image_metas` is given.
-            outputs: list of (name, tensor); None in place of a tensor takes the layer of that name.
+            outputs: list of (name, tensor); None as the tensor stands for the layer of that name.
             image_metas: [B, meta].
 
         Returns:
             OrderedDict {name: array}.
 
         Raises:
-            ValueError: a name that is no layer.
+            ValueError: a name that is not a layer's.
         """
         return tracing.run_graph(self, images, outputs, image_metas)
 
     @kernels.outside_graphs()
     def trace(self, image: np.ndarray, activations: Sequence[str] = ()) -> tracing.Trace:
-        """Every stage of one image in numpy and pixels, from anchors to pasted masks.
+        """Every stage of one image, from anchors to pasted masks, as arrays in pixels.
 
         Args:
-            image: [H, W, C], as one of `detect`'s.
+            image: [H, W, C], as `detect` takes it.
             activations: names of layers whose outputs are returned as well.
         """
         return tracing.trace(self, image, activations)

@@ -3,9 +3,9 @@
 Boxes are `(y1, x1, y2, x2)` everywhere. Pixel boxes exclude y2 and x2, so that height is y2 - y1;
 normalised boxes run from 0 to 1 with the convention of `norm_boxes`. Masks of one image are
 `[height, width, instances]`. Public names, arguments and results are those of matterport's
-`mrcnn/utils.py`; what that got wrong and is right here is named in `tests/test_utils.py`.
+`mrcnn/utils.py`; its faults that are corrected here are listed in `tests/test_utils.py`.
 
-Keras and TensorFlow are not imported, except inside the two functions that work on tensors.
+Keras and TensorFlow are imported only inside the two functions that work on tensors.
 """
 
 import contextlib
@@ -65,7 +65,7 @@ COCO_MODEL_URL = "https://github.com/matterport/Mask_RCNN/releases/download/v2.0
 
 
 def box_refinement_graph(box: Any, gt_box: Any) -> Any:
-    """`box_refinement` of tensors, on any backend of Keras."""
+    """`box_refinement` for tensors of any Keras backend."""
     from keras import ops
 
     return deltas_between(ops.cast(box, "float32"), ops.cast(gt_box, "float32"), ops)
@@ -95,12 +95,12 @@ def generate_anchors(
         ratios: width / height of the anchors, which keep the square's area.
         shape: (height, width) of the feature map.
         feature_stride: pixels between cells of the feature map, a number or (vertical, horizontal).
-        anchor_stride: 1 for anchors at each cell, 2 at every other one.
-        whole: half sides are rounded to whole pixels, half to even (RPN_ANCHOR_ROUNDING).
+        anchor_stride: 1 for anchors at each cell, 2 at every second one.
+        whole: round half sides to whole pixels, half to even (RPN_ANCHOR_ROUNDING).
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, ordered by row, column, ratio, scale. The first is
-        centred on pixel (0, 0), as trained weights expect it. Anchors may reach outside.
+        centred on pixel (0, 0), as trained weights expect. Anchors may extend beyond the image.
     """
     root = np.sqrt(np.repeat(np.asarray(ratios, np.float64).ravel(), np.size(scales)))
     side = np.tile(np.asarray(scales, np.float64).ravel(), np.size(ratios))
@@ -123,20 +123,20 @@ def generate_pyramid_anchors(
     anchor_stride: int,
     image_shape: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """Anchors of all levels: `generate_anchors` of each, one after the other.
+    """Anchors of all levels: `generate_anchors` of each level, concatenated.
 
     Args:
-        scales: one or a tuple of several for each level, pixels.
+        scales: for each level, a side in pixels or a tuple of several.
         feature_shapes: [levels, (height, width)].
         feature_strides: pixels between cells, one for each level.
-        image_shape: (height, width, ...), for whole half sides, and whole quotients of image and
-            map in place of feature_strides (RPN_ANCHOR_ROUNDING).
+        image_shape: (height, width, ...), for RPN_ANCHOR_ROUNDING: half sides are rounded and
+            strides are whole quotients of image and map sizes; None for feature_strides.
 
     Returns:
         [anchors, (y1, x1, y2, x2)] float64, pixels.
 
     Raises:
-        ValueError: not as many scales as maps and strides.
+        ValueError: different numbers of scales, maps and strides.
     """
     if not len(scales) == len(feature_shapes) == len(feature_strides):
         raise ValueError(
@@ -155,27 +155,27 @@ def generate_pyramid_anchors(
 # ---- Values of images ----------------------------------------------------------------------------
 
 
-# How far resampling and sharpening may reach beyond a range, as a factor; that is clipped.
+# Factor by which values may exceed a range, as resampling and sharpening make them; they are
+# clipped.
 OVERSHOOT = 1.1
 
 
 def value_range(image: np.ndarray) -> tuple[float, float]:
-    """The range that the values of an image are in: what becomes 0 and what becomes 255.
+    """The range of an image's values: those that become 0 and 255.
 
-    The one rule for images that are not uint8. `Dataset.load_image`, `read_image`, detection,
+    The only rule for images that are not uint8. `Dataset.load_image`, `read_image`, detection,
     training, drawing and the writers of pictures and videos all follow it:
 
-    - uint8 has 0..255 and bool False..True.
-    - Fractions up to 2 have 0..1 (resampling and noise reach beyond 1, which is clipped).
-    - Values up to 255 have 0..255, whatever their dtype.
-    - Larger ones have the fewest of 10, 12, 14, 16 ... bits that hold the largest value. The range
-      has steps of two bits, so that the frames of one camera keep theirs unless they differ by
-      more than that; where each frame must have the same, give it: `as_bytes(image, (0, 4095))`,
-      or `Dataset.value_range`.
-    - Where values below 0 are more than an overshoot (a quarter of the largest): fractions within
-      -1..1 have -1..1, and others begin at their smallest value and span a power of two.
-    - Floats and signed integers may lie a tenth beyond a range (overshoot), NaN and infinite values
-      don't count.
+    - uint8: 0..255; bool: False..True.
+    - Floats up to 2: 0..1 (values above 1, as from resampling and noise, are clipped).
+    - Values up to 255 of any dtype: 0..255.
+    - Larger values: the fewest of 10, 12, 14, 16 ... bits that hold the largest one. In steps of
+      two bits the frames of one camera share a range unless they differ by more than that; to
+      ensure it, pass the range: `as_bytes(image, (0, 4095))`, or `Dataset.value_range`.
+    - Negative values beyond an overshoot (a quarter of the largest): -1..1 for floats within it;
+      otherwise from the smallest value on, with a width of a power of two.
+    - Floats and signed integers may exceed a range by a tenth (overshoot); NaN and infinite values
+      are ignored.
 
     Args:
         image: [...] of numbers, without an alpha channel.
@@ -184,7 +184,7 @@ def value_range(image: np.ndarray) -> tuple[float, float]:
         (low, high).
 
     Raises:
-        ValueError: no numbers.
+        ValueError: not an array of numbers.
     """
     image = np.asarray(image)
     kind = image.dtype.kind
@@ -211,7 +211,7 @@ def value_range(image: np.ndarray) -> tuple[float, float]:
 
 
 def _finite_limits(image):
-    """The smallest and the largest finite value of an array; 0 and 0 where there is none."""
+    """The smallest and the largest finite value of an array; 0 and 0 without any."""
     if not image.size:
         return 0.0, 0.0
     low = float(image.min())
@@ -231,14 +231,14 @@ def as_bytes(
 ) -> np.ndarray:
     """A uint8 copy of an image of any type and range of values.
 
-    uint8 stays as it is, bit for bit, where no limits are given. Values of 0..255 of another dtype
-    are cut to whole numbers, those of other ranges rounded; what lies beyond the range is clipped,
+    uint8 is copied unchanged where no limits are given. Values of 0..255 of another dtype are
+    truncated to whole numbers, those of other ranges rounded; values outside the range are clipped,
     NaN becomes 0.
 
     Args:
         image: [...] of numbers.
         limits: (low, high) that become 0 and 255; None for those of `value_range`.
-        gamma: power to which the shares of the range are raised.
+        gamma: exponent applied to values scaled to 0..1.
 
     Returns:
         [...] uint8.
@@ -255,27 +255,26 @@ def as_bytes(
     if not high > low:
         raise ValueError(f"A range is (low, high) with low below high. Received: {limits}")
     if image.dtype in (np.uint8, np.uint16):
-        # Looking up the values needs no floats, which would take four times the image's memory.
+        # A lookup table avoids floats, which would take four times the image's memory.
         return _bytes_of(np.arange(np.iinfo(image.dtype).max + 1), low, high, gamma)[image]
     image = np.atleast_1d(image)
     out = np.empty(image.shape, np.uint8)
-    rows = max(1, 2**20 // max(image[:1].size, 1))  # at a time, to spare memory
+    rows = max(1, 2**20 // max(image[:1].size, 1))  # converted at a time, to save memory
     for start in range(0, len(image), rows):
         out[start : start + rows] = _bytes_of(image[start : start + rows], low, high, gamma)
     return out
 
 
 def stretched(image: np.ndarray, percentiles: Sequence[float], gamma: float = 1.0) -> np.ndarray:
-    """An image whose contrast is stretched: two percentiles of its values become 0 and 255.
+    """An image with its contrast stretched: two percentiles of its values become 0 and 255.
 
-    All channels share the range, so that colours keep their hue. Values beyond are clipped, NaN and
-    infinite ones don't count. An image of one value, or nearly so, is brought to 0..255 by
-    `value_range` alone.
+    All channels share the range, so that colours keep their hue. Values outside are clipped, NaN
+    and infinite ones ignored. Where both percentiles are equal, the range is that of `value_range`.
 
     Args:
         image: [...] of numbers.
-        percentiles: (low, high) of 0..100, each the smallest value that so many percent of the
-            values don't exceed (numpy's method "inverted_cdf").
+        percentiles: (low, high) within 0..100, by numpy's method "inverted_cdf": the smallest
+            value that this percentage of the values don't exceed.
         gamma: see `as_bytes`.
 
     Returns:
@@ -289,7 +288,7 @@ def stretched(image: np.ndarray, percentiles: Sequence[float], gamma: float = 1.
 
 
 def values_at(image: np.ndarray, percentiles: Sequence[float]) -> tuple[float, float]:
-    """The values of an image at two percentiles, see `stretched`; 0 and 0 where it has none."""
+    """The values of an image at two percentiles, see `stretched`; 0 and 0 without any values."""
     if image.dtype == np.uint8:
         counts = np.zeros(256, np.int64)
         pixels = image.ravel()
@@ -318,7 +317,7 @@ def _bytes_of(values, low, high, gamma=1.0):
         values *= kind(255 / (high - low))
         if gamma == 1:
             np.rint(values, out=values)
-    np.fmax(values, 0, out=values)  # also of NaN
+    np.fmax(values, 0, out=values)  # makes NaN 0, too
     np.fmin(values, 255, out=values)
     if gamma != 1:
         values /= 255
@@ -329,15 +328,15 @@ def _bytes_of(values, low, high, gamma=1.0):
 
 
 def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.ndarray:
-    """An image of any kind as it is shown or written: [H, W, 3] uint8, a copy.
+    """A copy of any image for display or writing: [H, W, 3] uint8.
 
     Args:
-        image: [H, W] or [H, W, C]; one or two channels are gray (and alpha), of more the first
-            three are taken.
+        image: [H, W] or [H, W, C]; one or two channels are gray (and alpha), of more channels the
+            first three are RGB.
         limits: see `as_bytes`.
 
     Raises:
-        ValueError: no image, or one whose channels don't stand last.
+        ValueError: not an image, or one whose channels are not its last axis.
     """
     given = image
     image = np.asarray(image)
@@ -363,28 +362,29 @@ def as_rgb(image: np.ndarray, limits: tuple[float, float] | None = None) -> np.n
 
 
 def has_channels_first(shape: Sequence[int]) -> bool:
-    """Whether the shape of an array is rather (C, H, W) than (H, W, C)."""
+    """Whether the shape of an array looks like (C, H, W) instead of (H, W, C)."""
     return len(shape) == 3 and shape[0] in (1, 3, 4) and min(shape[1:]) > 4
 
 
 # ---- Image files ---------------------------------------------------------------------------------
 
-# A picture with more pixels is refused. One of 300 million takes 2 GB while it is read; a small
-# file can claim far more.
+# Images with more pixels are refused. Reading 300 million pixels takes 2 GB; a small file can claim
+# far more.
 MAX_PIXELS = 300_000_000
 
-# Of a picture above so many pixels a byte of its file stands for at most so many: no photograph
-# comes near, one that is a single colour takes a tenth of it, and a damaged header claims more.
-_SURELY_PIXELS = 50_000_000
-_PIXELS_A_BYTE = 10_000
+# An image with more than _TRUSTED_PIXELS has at most _PIXELS_PER_BYTE pixels for each byte of its
+# file; a header that claims more is damaged. Photographs have far fewer, images of a single colour
+# a tenth of it.
+_TRUSTED_PIXELS = 50_000_000
+_PIXELS_PER_BYTE = 10_000
 
-# Pixels that are decoded into their place at a time.
+# Number of pixels that are decoded at a time.
 STRIP_PIXELS = 2**22
 
-# How the first four bytes of a TIFF, or a BigTIFF, may read.
-_TIFF_BEGINNINGS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# The first four bytes of a TIFF or BigTIFF, in either byte order.
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-# The raw mode with which Pillow reads the other byte of 16-bit colours than the one that it takes.
+# For each raw mode of 16-bit colours, of which Pillow reads one byte, the mode for the other byte.
 _OTHER_BYTE = {
     "LA;16B": "RGBA",  # all four bytes of a pixel, see `_lower_bytes`
     "RGB;16B": "RGB;16L",
@@ -395,9 +395,10 @@ _OTHER_BYTE = {
     "RGBX;16L": "RGBX;16B",
 }
 
-# Up to here black may become in a JPEG.
-_BLACK_OF_JPEG = 16
-# What a camera's note (EXIF) asks for, and what undoes it.
+# The brightest value that JPEG's compression makes of black.
+_JPEG_BLACK = 16
+# The operation for each orientation in EXIF data, and the orientations of the inverse operations
+# that differ.
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -410,7 +411,7 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 _INVERSE_TURNS = {6: 8, 8: 6}
 
 
-# What messages say where an image and its masks lie across each other.
+# Hint in messages where height and width of an image and its masks are swapped.
 TURNED_HINT = (
     "They lie on their side: load_image turns a photograph as its camera noted (EXIF), and "
     "skimage.io.imread, with which a loader may have measured it, does not. Give "
@@ -426,29 +427,28 @@ def read_image(
     limits: tuple[float, float] | None = None,
     all_bands: bool = False,
 ) -> np.ndarray:
-    """Reads an image file of any kind that Pillow, tifffile or OpenCV knows.
+    """Reads an image file of any format that Pillow, tifffile or OpenCV supports.
 
-    Gray, palette and CMYK images become RGB, transparency is dropped, of several pages or frames
-    the first is read, with a warning. Values of 16 bits and floats are brought to 0..255 as
-    `value_range` says.
+    Gray, palette and CMYK images become RGB and transparency is dropped; of several pages or frames
+    the first is read, with a warning. Values of 16 bits and floats are scaled to 0..255 by the rule
+    of `value_range`.
 
     Args:
         path: the file.
-        rotate: turn the image as the camera's note (EXIF) says; False gives the pixels as they are
-            stored.
-        size: (height, width) that its annotations were made for. Where that is the size of the
-            stored pixels, and not of the turned ones, the image is not turned.
-        limits: (low, high) that become 0 and 255, in place of `value_range`'s.
-        all_bands: an image of more than four bands keeps them all, with its own dtype and values:
-            they may have units of their own. Otherwise the first three are taken for red, green
-            and blue, with a warning.
+        rotate: apply the EXIF orientation; False returns the pixels as stored.
+        size: (height, width) that its annotations were made for. If this is the size of the stored
+            pixels but not of the rotated ones, the image is not rotated.
+        limits: (low, high) that become 0 and 255; None for those of `value_range`.
+        all_bands: keep all bands of an image of more than four, with its dtype and values, which
+            may have units of their own. Otherwise the first three are taken as red, green and
+            blue, with a warning.
 
     Returns:
         [H, W, 3] uint8, RGB.
 
     Raises:
-        OSError, ValueError: there is no such file, it is no (whole) image, or one of more than
-            MAX_PIXELS. The text names the file.
+        OSError, ValueError: there is no such file, it is not a (complete) image, or has more than
+            MAX_PIXELS. The message names the file.
     """
     with _naming_image(path):
         return _read_image(path, rotate, size, limits, all_bands)
@@ -456,7 +456,7 @@ def read_image(
 
 @contextlib.contextmanager
 def _naming_image(path):
-    """Turns what reading a damaged image raises into an OSError or ValueError that names it."""
+    """Converts errors of reading a damaged image into an OSError or ValueError that names it."""
     try:
         yield
     except (FileNotFoundError, MemoryError):
@@ -470,14 +470,14 @@ def _naming_image(path):
 
 
 def read_mask(path: str | os.PathLike) -> np.ndarray:
-    """[H, W] bool, what is not black in an image file of any kind that `read_image` reads.
+    """Mask [H, W] bool of the pixels that are not black, from a file that `read_image` reads.
 
-    What is transparent is nothing, whatever its colour. Of a JPEG, whose compression leaves gray
-    pixels around an object, it is what is brighter than half of the brightest. Of gray files of 8
-    bits, as masks are, no RGB is made.
+    Transparent pixels are False, whatever their colour. In a JPEG, whose compression leaves gray
+    pixels around an object, pixels brighter than half of the brightest are True. Gray files of 8
+    bits, the usual masks, are read without conversion to RGB.
 
     Raises:
-        OSError, ValueError: as of `read_image`.
+        OSError, ValueError: as `read_image`.
     """
     gray = None
     lossy = False
@@ -485,17 +485,19 @@ def read_mask(path: str | os.PathLike) -> np.ndarray:
         _check_is_file(path)
         gray, lossy = _with_pillow(path, _gray_values)
     except (OSError, ValueError, TypeError, AttributeError, SyntaxError, EOFError):
-        pass  # `read_image` may know a way, or says what is wrong
+        pass  # `read_image` may succeed, or raises the right error
     if gray is None:
         gray = read_image(path).max(axis=-1)
     if lossy:
-        return gray > max(gray.max(initial=0) / 2, _BLACK_OF_JPEG)
+        return gray > max(gray.max(initial=0) / 2, _JPEG_BLACK)
     return gray != 0
 
 
 def _gray_values(image, path):
-    """[H, W] of a Pillow image that is gray in 8 bits or less, or has transparent pixels, and is
-    not turned, None for another; and whether it is compressed with losses."""
+    """Values [H, W] of a Pillow image, None where `read_image` is needed, and whether it is lossy.
+
+    There are values for images that are not rotated and are gray of up to 8 bits, or transparent.
+    """
     lossy = is_lossy(image, path)
     has_alpha = image.mode in ("LA", "RGBA", "PA")
     if image.mode in ("L", "P", "RGB"):
@@ -522,7 +524,7 @@ def is_lossy(image: Any, path: str | os.PathLike) -> bool:
 
 
 def _unreadable(path, error):
-    """The error of an image that can't be read, with its name: Pillow and others seldom have it."""
+    """Text of the error of an unreadable image, with its name, which Pillow's seldom have."""
     text = str(error) or type(error).__name__
     if not isinstance(path, (str, os.PathLike)) or os.fspath(path) in text:
         return text
@@ -530,11 +532,11 @@ def _unreadable(path, error):
 
 
 def _read_image(path, rotate, size, limits, all_bands):
-    """`read_image`, with the errors of the libraries that read."""
+    """`read_image`, with the original errors of the libraries."""
     values, orientation = _read_values(path)
     stored = values.shape[:2]
-    lies_on_its_side = orientation >= 5
-    if size is not None and lies_on_its_side and stored[0] != stored[1]:
+    swaps_sides = orientation >= 5
+    if size is not None and swaps_sides and stored[0] != stored[1]:
         rotate = rotate and tuple(size) != stored
     if rotate and orientation in _TURNS:
         values = _TURNS[orientation](values)
@@ -548,12 +550,12 @@ def _read_image(path, rotate, size, limits, all_bands):
 
 
 def check_image_size(image: np.ndarray, size: tuple[int, int], where: str) -> None:
-    """ValueError for an image that has another size than its annotations.
+    """Raises a ValueError for an image of another size than its annotations.
 
     Args:
         image: [H, W, ...].
         size: (height, width) of the annotations.
-        where: the image's file, and what annotates it.
+        where: names the image's file and its annotations in the error.
     """
     received = image.shape[:2]
     if received == tuple(size):
@@ -568,12 +570,12 @@ def check_image_size(image: np.ndarray, size: tuple[int, int], where: str) -> No
 
 
 def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(height, width) of an image file as it is shown, and as it is stored, without its pixels.
+    """(height, width) of an image file after rotation and as stored, without decoding pixels.
 
-    They differ where `read_image` turns a photograph as its camera noted (EXIF).
+    They differ where the EXIF orientation swaps height and width.
 
     Args:
-        path: the file, or an open one.
+        path: path of the file, or an open file.
 
     Raises:
         as `read_image`.
@@ -583,7 +585,7 @@ def image_sizes(path: str | os.PathLike | BinaryIO) -> tuple[tuple[int, int], tu
 
 
 def _image_sizes(path):
-    """`image_sizes`, with the errors of the libraries that read."""
+    """`image_sizes`, with the original errors of the libraries."""
     _check_is_file(path)
     layout = None
     tifffile = None
@@ -593,7 +595,7 @@ def _image_sizes(path):
         try:
             with tifffile.TiffFile(path) as file:
                 layout = _layout_of_tiff(file)
-        except Exception:  # whatever tifffile raises for a broken file: Pillow will name it
+        except Exception:  # any error of tifffile for a damaged file: Pillow will report it
             layout = None
     if layout is not None:
         stored = layout.size
@@ -607,16 +609,16 @@ def _image_sizes(path):
 
 
 def _stored_size(image, path):
-    """(height, width) of a Pillow image as it is stored, and its orientation."""
+    """(height, width) of a Pillow image as stored, and its orientation, 1 to 8."""
     width, height = image.size
     orientation = _orientation(image, path)
     if image.format == "TIFF" and orientation >= 5:
-        return (width, height), orientation  # Pillow has turned it
+        return (width, height), orientation  # Pillow has rotated it
     return (height, width), orientation
 
 
 def _read_values(path):
-    """The values of an image file as they are stored, and its orientation, 1 to 8.
+    """The values of an image file as stored, and its orientation, 1 to 8.
 
     Returns:
         [H, W], [H, W, 3] or [H, W, bands], of any dtype.
@@ -630,27 +632,27 @@ def _read_values(path):
 
 
 def fits_rgb(path: str | os.PathLike | BinaryIO) -> bool:
-    """Whether `read_image` gives an image file's values as they are stored, bands and bits.
+    """Whether `read_image` keeps all bands and bits of an image file.
 
     Args:
-        path: the file, or an open one.
+        path: path of the file, or an open file.
 
     Returns:
-        False for values of more than 8 bits, and for more than four bands (the fourth is taken for
+        False for values of more than 8 bits and for more than four bands (a fourth one is taken as
         transparency).
 
     Raises:
         as `read_image`.
     """
     if str(path).lower().endswith((".jpg", ".jpeg")):
-        return True  # need not be decoded
+        return True  # without decoding it
     with _naming_image(path):
         values, _ = _read_values(path)
     return values.dtype in (np.uint8, bool) and (values.ndim == 2 or values.shape[2] <= 4)
 
 
 def _check_is_file(path):
-    """ValueError for a path that is there and is no file: a pipe would be waited for."""
+    """Raises a ValueError for a path that is not a file: reading a pipe would block."""
     if isinstance(path, (str, os.PathLike)) and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("expected a file. Received: a folder, a pipe or a device")
 
@@ -659,12 +661,12 @@ _PAGES_WARNED: set[str] = set()
 
 
 def warn_of_pages(count: int, unit: str, path: Any) -> None:
-    """Says that of several images in a file the first is read, once for "pages" and "frames"."""
+    """Warns, once for "pages" and "frames", that only the first image of a file is read."""
     if count < 2 or unit in _PAGES_WARNED:
         return
     _PAGES_WARNED.add(unit)
     if not isinstance(path, (str, os.PathLike)):
-        path = "an image"  # of bytes
+        path = "an image"  # read from bytes
     logger.warning("%s has %d %s: of such files the first is read", path, count, unit)
 
 
@@ -672,7 +674,7 @@ _BANDS_WARNED: set[int] = set()
 
 
 def _warn_of_bands(count, path):
-    """Says what is made of many bands, once for each number of them."""
+    """Warns, once for each number of bands, that the first three are read as RGB."""
     if count in _BANDS_WARNED:
         return
     _BANDS_WARNED.add(count)
@@ -684,19 +686,19 @@ def _warn_of_bands(count, path):
 
 
 def read_pillow(image: Any) -> np.ndarray:
-    """The pixels [H, W, 3] uint8 of a Pillow image of any mode, as `read_image` gives a file's."""
+    """The pixels [H, W, 3] uint8 of a Pillow image of any mode, as from `read_image`."""
     return as_rgb(_values_of(image))
 
 
 class TooManyPixels(ValueError):
-    """An image file that claims to have more than MAX_PIXELS."""
+    """An image file whose header claims more than MAX_PIXELS."""
 
 
 def _check_pixels(width, height, path):
-    """ValueError for an image that is too large to be read, or larger than its file can hold."""
+    """Raises a ValueError for an image above MAX_PIXELS, or larger than its file can hold."""
     if isinstance(path, (str, os.PathLike)):
         stored = os.path.getsize(path)
-        if width * height > max(_SURELY_PIXELS, _PIXELS_A_BYTE * stored):
+        if width * height > max(_TRUSTED_PIXELS, _PIXELS_PER_BYTE * stored):
             raise ValueError(
                 f"expected {width} x {height} pixels, as the file claims to have. Received:"
                 f" {stored} bytes, which can't hold them: it is damaged, or made to fill the memory"
@@ -709,25 +711,25 @@ def _check_pixels(width, height, path):
 
 
 def _begins_as_tiff(path):
-    """path: of a file, or an open one."""
+    """Whether a file, given by its path or open, has the signature of a TIFF."""
     if isinstance(path, (str, os.PathLike)):
         with open(path, "rb") as file:
-            return file.read(4) in _TIFF_BEGINNINGS
+            return file.read(4) in _TIFF_SIGNATURES
     path.seek(0)
-    beginning = path.read(4)
+    signature = path.read(4)
     path.seek(0)
-    return beginning in _TIFF_BEGINNINGS
+    return signature in _TIFF_SIGNATURES
 
 
 class _Tiff(NamedTuple):
-    """What to read of a TIFF that Pillow can't read, or cuts to 8 bits, or takes for pages.
+    """The image in a TIFF that Pillow can't read, truncates to 8 bits or takes for several pages.
 
     Attributes:
-        source: a page or a series of pages, of tifffile.
-        axis: which axis of it has the bands, 0, -1 or None.
-        size: (height, width) as it is stored.
+        source: tifffile's page or series of pages.
+        axis: axis of the bands in it, 0 or -1; None without one.
+        size: (height, width) as stored.
         orientation: 1 to 8.
-        white_is_zero: whether its values are turned around, and from what number.
+        white_is_zero: the value of black where values are inverted (MINISWHITE); otherwise None.
     """
 
     source: Any
@@ -738,7 +740,7 @@ class _Tiff(NamedTuple):
 
 
 def _layout_of_tiff(file):
-    """The `_Tiff` of an open file; None where Pillow reads it as well."""
+    """The `_Tiff` of an open file; None where Pillow reads it without loss."""
     page = file.pages[0]
     kind = getattr(page.photometric, "name", "")
     bits = page.bitspersample
@@ -764,11 +766,11 @@ def _layout_of_tiff(file):
 
 
 def _read_tiff(path):
-    """Values of a TIFF of which `_layout_of_tiff` tells.
+    """Reads a TIFF that is not left to Pillow, see `_layout_of_tiff`.
 
     Returns:
-        values [H, W] or [H, W, bands] as they are stored, orientation; (None, 1) where Pillow reads
-        it as well, or nothing does.
+        values [H, W] or [H, W, bands] as stored, and the orientation; (None, 1) for a file that is
+        left to Pillow or can't be read.
     """
     tifffile = _tifffile_for(path)
     if tifffile is None:
@@ -782,7 +784,7 @@ def _read_tiff(path):
                 return None, 1
             if math.prod(layout.size) <= MAX_PIXELS:
                 values = _values_of_tiff(layout, path)
-    except Exception:  # whatever tifffile raises for a broken file: Pillow will name what is wrong
+    except Exception:  # any error of tifffile for a damaged file: Pillow will report it
         return None, 1
     height, width = layout.size
     _check_pixels(width, height, path)
@@ -794,7 +796,7 @@ def _read_tiff(path):
 
 
 def _images_in_tiff(file, layout):
-    """How many images an open TIFF has of which `_layout_of_tiff` tells the first."""
+    """Number of images in an open TIFF; layout: `_layout_of_tiff` of it."""
     of_one = 1
     if (
         layout is not None
@@ -807,10 +809,10 @@ def _images_in_tiff(file, layout):
 
 
 def images_in_tiff(file: Any, of_one: int) -> int:
-    """How many images an open TIFF (of tifffile) has: pages, z, time; without those of other sizes.
+    """Number of images of the first one's size in an open tifffile.TiffFile: pages, z, time.
 
     Args:
-        of_one: pages that are an image's bands.
+        of_one: number of pages that make up one image, as its bands.
     """
     if len(file.pages) < 2:
         return 1
@@ -823,7 +825,7 @@ def images_in_tiff(file: Any, of_one: int) -> int:
 
 
 def _tifffile_for(path):
-    """The module tifffile; None where it isn't installed and Pillow reads this TIFF as well.
+    """The module tifffile; None where it isn't installed and Pillow reads this TIFF without loss.
 
     Raises:
         ValueError: Pillow would lose bits, bands or pages.
@@ -847,12 +849,12 @@ def _is_plain_tiff(image, path):
     return image.n_frames == 1 and not _is_for_tifffile(kind, bits, tags.get(277, 1))
 
 
-# What tifffile calls the numbers of a TIFF's tag 262.
+# tifffile's names of the values of TIFF tag 262.
 _PHOTOMETRIC = {0: "MINISWHITE", 1: "MINISBLACK", 2: "RGB", 32844: "LOGL", 32845: "LOGLUV"}
 
 
 def _is_for_tifffile(kind, bits, bands):
-    """Whether Pillow can't read a TIFF of this photometric kind, or not with all its bits."""
+    """Whether Pillow can't read a TIFF of this photometric kind, or only with loss of bits."""
     if kind in ("MINISBLACK", "MINISWHITE"):
         return bits > 8 or bands > 1
     if kind == "RGB":
@@ -861,10 +863,10 @@ def _is_for_tifffile(kind, bits, bands):
 
 
 def pages_are_bands(series: Any) -> bool:
-    """Whether the pages of a TIFF are the bands, or the rows, of one image.
+    """Whether the pages of a TIFF are the bands or rows of one image, instead of several images.
 
-    So they are where the file says so, and where an array [H, W, bands] or [3, H, W] was written
-    without a word on its axes. Other pages are other images.
+    They are where the file declares it, and where an array [H, W, bands] or [3, H, W] was written
+    without naming its axes.
     """
     if series.ndim != 3:
         return False
@@ -877,15 +879,15 @@ def pages_are_bands(series: Any) -> bool:
 
 
 def channels_of_stack(series: Any) -> list[int]:
-    """Numbers of the pages of a TIFF's series that are the channels of its first image.
+    """Indices of the pages of a TIFF's series that are the channels of its first image.
 
-    Of a stack, such as z and time of a microscope, the first image counts, in all its channels.
-    None for a series without channels, or with too few pages for them.
+    In a stack, such as a microscope's over z and time, this is the first image with all its
+    channels. Empty for a series without channels, or with too few pages for them.
     """
     if "C" not in series.axes[:-2] or series.axes[-2:] != "YX":
         return []
     axis = series.axes.index("C")
-    step = math.prod(series.shape[axis + 1 : -2])  # pages from a channel to the next
+    step = math.prod(series.shape[axis + 1 : -2])  # number of pages from a channel to the next
     numbers = [number * step for number in range(series.shape[axis])]
     if len(numbers) < 2 or numbers[-1] >= len(series.pages):
         return []
@@ -893,7 +895,7 @@ def channels_of_stack(series: Any) -> list[int]:
 
 
 class _Channels:
-    """Pages of a TIFF as the bands of one image, with what of a series of pages is asked for."""
+    """Pages of a TIFF as the bands of one image, with the interface of a tifffile series."""
 
     def __init__(self, pages):
         self.pages = pages
@@ -907,7 +909,7 @@ class _Channels:
 
 
 def _axis_of_bands(source):
-    """Which axis of a page or a series of pages has the bands, 0 or -1; None: it has one band."""
+    """Axis of the bands in a page or a series of pages, 0 or -1; None for a single band."""
     if source.ndim == 2:
         return None
     if source.axes[-1] == "S" or (source.axes[0] == "Q" and source.shape[0] not in (3, 4)):
@@ -916,10 +918,10 @@ def _axis_of_bands(source):
 
 
 def _values_of_tiff(layout, path):
-    """The values [H, W] or [H, W, bands] of a `_Tiff`; None if nothing reads it."""
+    """The values [H, W] or [H, W, bands] of a `_Tiff`; None if it can't be read."""
     try:
         values = layout.source.asarray()
-    except Exception:  # a compression for which tifffile needs the package imagecodecs
+    except Exception:  # a compression that tifffile reads only with imagecodecs
         return _read_with_opencv(path)
     if layout.axis == 0:
         return np.moveaxis(values, 0, -1)
@@ -942,7 +944,7 @@ def _read_with_opencv(path):
 
 
 def _with_pillow(path, function):
-    """What a function (image, path) gives of a Pillow image that is not decoded yet."""
+    """function(image, path) for a Pillow image that is not decoded yet."""
     from PIL import Image
 
     try:
@@ -952,9 +954,9 @@ def _with_pillow(path, function):
         pass
     except (OSError, ValueError, SyntaxError, AttributeError, TypeError):
         raise
-    except Exception as error:  # Pillow raises anything for a broken file
+    except Exception as error:  # Pillow raises errors of any type for damaged files
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    # Pillow's own limit is lower. It is the process's, and other threads may be reading.
+    # Pillow's own limit is lower. It is global, and other threads may be reading.
     with _PILLOW_LIMIT:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS
@@ -984,7 +986,7 @@ def _opened(path):
 
 
 def _open_of_any_kind(path):
-    """Pillow's image of a file; of HEIC, as iPhones write it, where pillow-heif is installed."""
+    """Opens a file with Pillow; HEIC, the format of iPhones, where pillow-heif is installed."""
     from PIL import Image
 
     try:
@@ -1007,31 +1009,31 @@ def _open_of_any_kind(path):
 
 
 def _ignore_warnings_of_pillow():
-    """A huge photograph and a note that Pillow can't read are no reason to refuse the pixels.
+    """Silences Pillow's warnings of large images and invalid metadata, which can still be read.
 
-    The filters stay: `warnings.catch_warnings` in threads that read leaves other ones behind, those
-    that another thread had for a moment.
+    The filters are permanent, since `warnings.catch_warnings` is not thread-safe: threads that read
+    would restore each other's filters.
     """
     from PIL import Image
 
-    wanted = [("ignore", None, Image.DecompressionBombWarning), ("ignore", None, UserWarning)]
+    required = [("ignore", None, Image.DecompressionBombWarning), ("ignore", None, UserWarning)]
     present = [entry[:3] for entry in warnings.filters if entry[3] is None or entry[3] == _PILLOW]
-    if all(entry in present for entry in wanted):
+    if all(entry in present for entry in required):
         return
     with _PILLOW_LIMIT:
         warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
-# Kinds of files whose frames are a film, as Pillow calls them.
+# Pillow's names of the formats with animations.
 ANIMATED = ("GIF", "PNG", "WEBP")
 
 
 def animation_info(path: str | os.PathLike) -> tuple[int, float] | None:
-    """Frames of an animated GIF, WebP or PNG, and how many a second has on average.
+    """Number of frames of an animated GIF, WebP or PNG, and their average rate.
 
     Returns:
-        (frames, rate); None for a file of one frame, or of another kind.
+        (frames, frames per second); None for a file of one frame or another format.
 
     Raises:
         as `read_image`.
@@ -1046,13 +1048,13 @@ def _frames_and_rate(image, path):
         return None
     milliseconds = 0.0
     frames = 0
-    with contextlib.suppress(Exception):  # whatever Pillow raises where there is no next one
+    with contextlib.suppress(Exception):  # any error of Pillow at the end
         while image.is_animated:
             image.seek(frames)
-            if image.format == "WEBP":  # tells it when it is decoded
+            if image.format == "WEBP":  # whose duration is known once decoded
                 image.load()
             frames += 1
-            # As browsers do where the file says nothing.
+            # 100 ms without a duration, as in browsers.
             milliseconds += image.info.get("duration") or 100
     if frames < 2:
         return None
@@ -1063,14 +1065,14 @@ def animation_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
     """Yields the frames of an animated GIF, WebP or PNG, [H, W, 3] uint8 RGB.
 
     Raises:
-        as `read_image`, for the first frame. One that can't be read ends the film.
+        as `read_image`, for the first frame. A later one that can't be read ends the iteration.
     """
     with _naming_image(path), _opened(path) as image:
         for number in itertools.count():
             try:
                 image.seek(number)
                 values = np.array(_as_mode_rgb(image))
-            except Exception:  # whatever Pillow raises where there is no next one
+            except Exception:  # any error of Pillow, also at the end
                 if not number:
                     raise
                 return
@@ -1078,7 +1080,7 @@ def animation_frames(path: str | os.PathLike) -> Iterator[np.ndarray]:
 
 
 def _stored_values(image, path):
-    """Values of a Pillow image as they are stored, and its orientation, 1 to 8."""
+    """Values of a Pillow image as stored, and its orientation, 1 to 8."""
     if image.format in ANIMATED and "frames" not in _PAGES_WARNED:
         animation = _frames_and_rate(image, path)
         if animation is not None:
@@ -1087,7 +1089,7 @@ def _stored_values(image, path):
     lower = _lower_bytes(image, path)
     is_tiff = image.format == "TIFF"
     if is_tiff:
-        orientation = _orientation(image, path)  # loading it turns the image and removes the note
+        orientation = _orientation(image, path)  # loading rotates the image and drops the tag
         image.load()
     else:
         image.load()
@@ -1104,7 +1106,7 @@ def _orientation(image, path):
     """The orientation in the EXIF data, 1 to 8; 1 where it can't be read."""
     try:
         orientation = int(image.getexif().get(0x0112, 1))
-    except Exception as error:  # whatever Pillow raises for a broken note
+    except Exception as error:  # any error of Pillow for damaged EXIF data
         logger.warning("%s: the camera's rotation can't be read and is left out: %s", path, error)
         return 1
     if orientation in _TURNS:
@@ -1113,10 +1115,10 @@ def _orientation(image, path):
 
 
 def _lower_bytes(image, path):
-    """The lower bytes of colours of 16 bits, of which Pillow takes the higher ones alone.
+    """The lower bytes of 16-bit colours, of which Pillow reads only the higher bytes.
 
     Returns:
-        [H, W, 3] or [H, W, 1] uint8; None where the image's values have 8 bits, or are whole.
+        [H, W, 3] or [H, W, 1] uint8; None where Pillow reads all bits of the values.
     """
     from PIL import Image
 
@@ -1138,26 +1140,26 @@ def _lower_bytes(image, path):
     if not tiles:
         return None
     is_gray = tiles[0].args == "RGBA"
-    with Image.open(path) as again:
-        again.tile = tiles
+    with Image.open(path) as reopened:
+        reopened.tile = tiles
         try:
-            again.load()
-        except ValueError:  # a raw mode that this Pillow hasn't
+            reopened.load()
+        except ValueError:  # a raw mode that this version of Pillow lacks
             return None
         if is_gray:
-            return np.asarray(again)[..., 1:2]
-        return _values_of(again)
+            return np.asarray(reopened)[..., 1:2]
+        return _values_of(reopened)
 
 
 def _values_of(image):
-    """[H, W, 3] uint8 of a Pillow image, or [H, W] of its own values where it has more bits."""
+    """A Pillow image as [H, W, 3] uint8, or [H, W] of its own dtype with more than 8 bits."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.asarray(image)
     width, height = image.size
     rows = max(1, STRIP_PIXELS // width)
     if height <= rows:
         return np.array(_as_mode_rgb(image))
-    # Strip by strip, or there would be copies of a huge photograph.
+    # In strips, to avoid copies of a huge photograph.
     values = np.empty((height, width, 3), np.uint8)
     for start in range(0, height, rows):
         strip = image.crop((0, start, width, min(start + rows, height)))
@@ -1166,7 +1168,7 @@ def _values_of(image):
 
 
 def _as_mode_rgb(image):
-    """A Pillow image of mode RGB; of another mode converted."""
+    """A Pillow image in mode RGB, converted where necessary."""
     if image.mode == "RGB":
         return image
     return image.convert("RGB")
@@ -1176,9 +1178,9 @@ def _as_mode_rgb(image):
 
 
 class _Missing:
-    """An attribute of a dataset that is not there yet, and what makes it.
+    """Placeholder of an instance attribute of a dataset that is not set yet.
 
-    Instances that have it hide this.
+    Reading it raises an AttributeError with the reason; the instance's own attribute hides it.
     """
 
     def __init__(self, reason: str):
@@ -1199,11 +1201,11 @@ _CONSTRUCTED = "is missing: its __init__ calls super().__init__() first"
 
 
 class _KeptValues:
-    """A cache of values that were read or made, as long as their sources are unchanged.
+    """A cache of values that are valid while their sources are unchanged.
 
-    It is kept from its second time on, so that what is asked for once takes no memory, and until a
-    bound is reached: what comes once in each pass over a dataset would be dropped just before it is
-    asked for again if it made room for others.
+    A value is kept the second time that it is put, so that values used once take no memory. Once
+    the limit is reached, nothing is added and nothing evicted: in passes over a dataset, evicted
+    values would be the next ones needed.
     """
 
     def __init__(self):
@@ -1212,37 +1214,34 @@ class _KeptValues:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple:
-        return (
-            _KeptValues,
-            (),
-        )  # a copy of a dataset, or one in another process, begins with nothing
+        return _KeptValues, ()  # copies of a dataset, also in other processes, start empty
 
     def get(self, key: Any, stamp: Any) -> Any:
-        """The value under a key, if it was put there with an equal stamp; otherwise None."""
-        known, value = self._entries.get(key, (None, None))
-        if known == stamp:
+        """The value of a key, if it was put with an equal stamp; otherwise None."""
+        stored_stamp, value = self._entries.get(key, (None, None))
+        if stored_stamp == stamp:
             return value
         return None
 
     def put(self, key: Any, stamp: Any, value: Any, limit: float) -> None:
-        """Keeps a value with `nbytes`, at its second time, if `limit` bytes are not exceeded."""
+        """Keeps a value with `nbytes` the second time, if `limit` bytes are not exceeded."""
         with self._lock:
-            known, old = self._entries.get(key, (None, None))
-            if old is not None:
-                self._bytes -= old.nbytes
+            stored_stamp, stored = self._entries.get(key, (None, None))
+            if stored is not None:
+                self._bytes -= stored.nbytes
             kept = None
-            if known == stamp and self._bytes + value.nbytes <= limit:
+            if stored_stamp == stamp and self._bytes + value.nbytes <= limit:
                 kept = value
                 self._bytes += value.nbytes
             self._entries[key] = (stamp, kept)
 
 
-# A file that was written so shortly before may be written again without a new time.
+# A file younger than this may be written again without a change of its times.
 _YOUNG_SECONDS = 2
 
 
 def _stamp(path):
-    """The inode, size and times of a file, which change with it; None for one just written."""
+    """Inode, size and times of a file, which change with it; None for one just written."""
     status = os.stat(path)
     written = max(status.st_mtime_ns, status.st_ctime_ns)
     if time.time_ns() - written < _YOUNG_SECONDS * 10**9:
@@ -1268,19 +1267,19 @@ class Dataset:
     the class loss leaves out the classes of other sources.
 
     Attributes:
-        image_info: a dict for each image: id, source, path, and whatever `add_image` was given.
+        image_info: a dict for each image: id, source, path, and other arguments of `add_image`.
         class_info: a dict for each class: source, id (the source's own), name. Background is first.
         After `prepare`:
-        num_classes, class_ids [num_classes], class_names: of `class_info`, names cut at a comma.
-        num_images, image_ids [num_images]: of `image_info`.
+        num_classes, class_ids [num_classes], class_names: from `class_info`, names up to a comma.
+        num_images, image_ids [num_images]: from `image_info`.
         class_from_source_map, image_from_source_map: {"source.id": index}.
         sources: names, "" for background first.
         source_class_ids: {source: class ids}, background in each.
         value_range: (darkest, brightest) value of image files of more than 8 bits, such as (0,
-            4095) for a camera of 12 bits; None: each image by the rule of
-            `mrcnn.utils.value_range`. `add_image(..., value_range=)` gives that of one image.
-        cache_megabytes: memory for images and masks that were read twice and whose files have not
-            changed since, see `cached_read`; 0 for none.
+            4095) for a camera of 12 bits; None applies the rule of `mrcnn.utils.value_range` to
+            each image. `add_image(..., value_range=)` sets it for one image.
+        cache_megabytes: size of the cache of images and masks that are read repeatedly and whose
+            files are unchanged, see `cached_read`; 0 for none.
     """
 
     value_range: tuple[float, float] | None = None
@@ -1299,7 +1298,7 @@ class Dataset:
     image_from_source_map: Any = _Missing(_PREPARED)
     sources: Any = _Missing(_PREPARED)
 
-    _said_no_masks = False
+    _warned_no_masks = False
 
     def __init__(self, class_map: Any = None):
         self._image_ids = np.arange(0)
@@ -1308,7 +1307,7 @@ class Dataset:
         self.source_class_ids = {}
 
     def __repr__(self) -> str:
-        # Also of one whose __init__ hasn't called this one's.
+        # Works also where a subclass's __init__ doesn't call this class's.
         images = len(self.__dict__.get("image_info", ()))
         classes = len(self.__dict__.get("class_info", ())[1:])
         return f"{type(self).__name__}({images} images, {classes} classes)"
@@ -1317,17 +1316,17 @@ class Dataset:
         """Registers a class.
 
         Args:
-            source: name of the data it comes from, without a dot: dots separate source and id.
-            class_id: its number there; the model's number is its place in `class_info`, which
-                `map_source_class_id` tells.
-            class_name: for people. Adding the same class again changes nothing.
+            source: name of the data source, without a dot: dots separate source and id.
+            class_id: its id in the source; the model's id is its index in `class_info`, see
+                `map_source_class_id`.
+            class_name: its name for display. Adding the same class again changes nothing.
 
         Raises:
-            ValueError: a source or a name that is no text, a dot in the source, an id that is
-                neither a number nor a text, or a known id with another name.
+            ValueError: a source or a name that is not a string, a dot in the source, an id that is
+                neither a number nor a string, or an existing id with another name.
         Warns:
-            UserWarning: a name that the source has under another id, or a background of its own:
-                each dataset has one already, as class 0.
+            UserWarning: a name that the source has under another id, or a background class, which
+                each dataset has already, as class 0.
         """
         if not isinstance(source, str) or "." in source:
             raise ValueError(f"A source's name has no dot and is text. Received: {source!r}")
@@ -1339,20 +1338,20 @@ class Dataset:
         is_number_or_text = np.isscalar(class_id)
         if not is_number_or_text:
             raise ValueError(f"A class's id is a number or a text. Received: {class_id!r}")
-        for known in self.class_info:
-            if known["source"] != source:
+        for info in self.class_info:
+            if info["source"] != source:
                 continue
-            # "source.id" is how a class is looked up: 1 and "1" are the same.
-            if known["id"] == class_id or str(known["id"]) == str(class_id):
-                if known["name"] != class_name:
+            # Classes are looked up as "source.id": 1 and "1" are the same.
+            if info["id"] == class_id or str(info["id"]) == str(class_id):
+                if info["name"] != class_name:
                     raise ValueError(
                         f"Class {class_id} of source {source!r} is already named "
-                        f"{known['name']!r}. Received: {class_name!r}"
+                        f"{info['name']!r}. Received: {class_name!r}"
                     )
                 return
-            if known["name"] == class_name:
+            if info["name"] == class_name:
                 warnings.warn(
-                    f"Source {source!r} has {class_name!r} twice, as class {known['id']} and as"
+                    f"Source {source!r} has {class_name!r} twice, as class {info['id']} and as"
                     f" {class_id}: they are two classes of the model",
                     stacklevel=2,
                 )
@@ -1370,23 +1369,24 @@ class Dataset:
         """Registers an image.
 
         Args:
-            source: name of the data it comes from.
-            image_id: its id there, any kind; the model's id is its place in `image_info`.
-            path: the file, or None if `load_image` does without.
-            **kwargs: kept in `image_info`, for `load_mask` to use.
+            source: name of the data source.
+            image_id: its id in the source, of any type; the other methods' id is its index in
+                `image_info`.
+            path: path of the file, or None if `load_image` needs none.
+            **kwargs: further entries of its dict in `image_info`, for use by `load_mask`.
         """
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 
     def image_reference(self, image_id: int) -> Any:
-        """Where to find the image: its path; override it with a link or an id of the source.
+        """Reference of the image: its path, or in an override a link or an id of the source.
 
         Raises:
-            ValueError: an image_id that is no place in `image_info`.
+            ValueError: an image_id that is not an index of `image_info`.
         """
         return self._info(image_id).get("path") or ""
 
     def _info(self, image_id: Any) -> dict[str, Any]:
-        """`image_info` of an image; ValueError for what is no id of `image_ids`."""
+        """`image_info` of an image; raises a ValueError for an id that is not in `image_ids`."""
         try:
             return self.image_info[operator.index(image_id)]
         except (TypeError, IndexError):
@@ -1418,9 +1418,9 @@ class Dataset:
         try:
             return self.class_from_source_map[source_class_id]
         except (KeyError, TypeError):
-            known = ", ".join(list(self.class_from_source_map)[1:21])
+            allowed = ", ".join(list(self.class_from_source_map)[1:21])
             raise KeyError(
-                f"A class is asked for as 'source.id', one of {known or 'none'}."
+                f"A class is asked for as 'source.id', one of {allowed or 'none'}."
                 f" Received: {source_class_id!r}"
             ) from None
 
@@ -1446,7 +1446,7 @@ class Dataset:
 
     @property
     def image_ids(self) -> np.ndarray:
-        """[num_images] int: ids that the other methods take; before `prepare` there are none."""
+        """Ids that the other methods take, [num_images] int; empty before `prepare`."""
         if len(self._image_ids) == 0 and self.image_info:
             warnings.warn(
                 f"{type(self).__name__}.image_ids is empty although there are"
@@ -1456,27 +1456,27 @@ class Dataset:
         return self._image_ids
 
     def source_image_link(self, image_id: int) -> Any:
-        """The image's path or address."""
+        """The image's path or URL."""
         return self._info(image_id).get("path")
 
     def load_image(self, image_id: int) -> np.ndarray:
         """Reads an image from its file.
 
         Gray, palette and CMYK images become RGB and transparency is dropped. Values of 16 bits and
-        floats are brought to 0..255 by the rule of `mrcnn.utils.value_range`, or from the range
-        that `Dataset.value_range`, or `value_range` in the image's info, gives.
+        floats are scaled to 0..255, from `value_range` in the image's info, else from
+        `Dataset.value_range`, else from the range of `mrcnn.utils.value_range`.
 
-        A camera's rotation (EXIF) is applied, unless `height` and `width` in the image's info are
-        those of the stored pixels and not of the turned ones: then the annotations were made by a
-        program that doesn't turn, such as `skimage.io.imread`.
+        The EXIF orientation is applied, unless `height` and `width` in the image's info are those
+        of the stored pixels and not of the rotated ones: then the annotations were made with a
+        program that ignores it, such as `skimage.io.imread`.
 
         Returns:
-            [H, W, 3] uint8, RGB; of an image with more than four bands [H, W, bands] as they are in
-            the file, since they may have units of their own.
+            [H, W, 3] uint8, RGB; for more than four bands [H, W, bands] as stored in the file,
+            since they may have units of their own.
 
         Raises:
-            ValueError: the file can't be read as an image, or an image without a path.
-                FileNotFoundError: there is none.
+            ValueError: the file can't be read as an image, or the image has no path.
+            FileNotFoundError: there is no such file.
         """
         info = self._info(image_id)
         path = info.get("path")
@@ -1504,14 +1504,15 @@ class Dataset:
             raise ValueError(f"Image {image_id} can't be read from {path}: {error}") from error
 
     def cached_read(self, key: Any, paths: Sequence, read: Callable[[], Any]) -> Any:
-        """The value that a function reads from files, cached while these are unchanged.
+        """The value of a function that reads files, cached while these are unchanged.
 
         Args:
-            key, read: as of `cached_value`.
-            paths: the files that it is read from.
+            key: see `cached_value`.
+            paths: the files that `read` reads.
+            read: see `make` of `cached_value`.
 
         Raises:
-            OSError: there is no such file. What `read` raises.
+            OSError: there is no such file; and any error of `read`.
         """
         stamps = [_stamp(path) for path in paths]
         if None in stamps:
@@ -1519,14 +1520,14 @@ class Dataset:
         return self.cached_value(key, stamps, read)
 
     def cached_value(self, key: Any, stamp: Any, make: Callable[[], Any]) -> Any:
-        """The value that a function makes, cached while its sources are unchanged.
+        """The value of a function, cached while its sources are unchanged.
 
-        It is kept in memory from the second time on, while there is room (`cache_megabytes`).
+        It is kept in memory from the second call on, within `cache_megabytes`.
 
         Args:
-            key: hashable; what is made.
-            stamp: all that it is made from, compared with what it was.
-            make: returns something with `nbytes`, which nobody may edit.
+            key: hashable, identifies the value.
+            stamp: state of all sources; the cached value is used while it is equal.
+            make: f() -> the value, an object with `nbytes` that callers must not edit.
         """
         limit = self.cache_megabytes * 2**20
         if limit <= 0:
@@ -1539,15 +1540,15 @@ class Dataset:
         return value
 
     def load_mask(self, image_id: int) -> tuple[np.ndarray, np.ndarray]:
-        """Masks of an image's objects; override it. Here there are none, which is logged once.
+        """Masks of an image's objects; override it. This one returns none and logs it once.
 
         Returns:
             masks: [H, W, instances] bool.
             class_ids: [instances] int32; negative for crowds.
         """
         info = self._info(image_id)
-        if not self._said_no_masks:
-            self._said_no_masks = True
+        if not self._warned_no_masks:
+            self._warned_no_masks = True
             reason = "has no load_mask"
             if type(self).load_mask is not Dataset.load_mask:
                 reason = "leaves some images to the load_mask of Dataset"
@@ -1568,7 +1569,7 @@ class Dataset:
     def load_keypoints(self, image_id: int) -> np.ndarray:
         """Keypoints of an image's objects, in the order of `load_mask`; override it.
 
-        It is not in matterport's package.
+        Not in matterport's package.
 
         Returns:
             [instances, K, (y, x, visibility)] in pixels; visibility 0 for a point that is not
@@ -1583,7 +1584,7 @@ class Dataset:
 
 
 def _size_in(info):
-    """(height, width) that the info of an image gives, None where it gives no numbers."""
+    """(height, width) from the info of an image; None where it has no such numbers."""
     try:
         return int(info["height"]), int(info["width"])
     except (KeyError, TypeError, ValueError):
@@ -1599,12 +1600,13 @@ def _index_by_source(infos):
 
 
 def _resize_bilinear(image, height, width, crop=None):
-    """`resize(..., preserve_range=True)`, cut back to the dtype, several times faster.
+    """`resize(..., preserve_range=True)`, truncated to the image's dtype, several times faster.
 
-    Sums are taken in scipy's order, in float64: the cut of 99.99999 to 99 comes out alike.
+    Sums are taken in scipy's order, in float64, so that values such as 99.99999 are truncated to
+    the same integers.
 
     Args:
-        crop: (y, x, height, width) of the part of the result that is wanted; None for all of it.
+        crop: (y, x, height, width) of the part of the result to compute; None for all of it.
     """
     channels = math.prod(image.shape[2:])
     rows = bilinear_samples(image.shape[0], height)
@@ -1613,7 +1615,7 @@ def _resize_bilinear(image, height, width, crop=None):
         y, x, height, width = crop
         rows = rows.part(y, height)
         columns = columns.part(x, width)
-    columns = _beside_each_other(columns, channels)
+    columns = _interleaved(columns, channels)
     pixels = image.reshape(image.shape[0], -1)
     darkest = image.min()
     brightest = image.max()
@@ -1633,16 +1635,13 @@ def _resize_bilinear(image, height, width, crop=None):
         _add_weighted(total, above, columns.high, columns.high_weight, part)
         _add_weighted(total, below, columns.low, columns.low_weight, part)
         _add_weighted(total, below, columns.high, columns.high_weight, part)
-        # The zeros outside darken the rim, but never below the image's own values.
+        # Zeros outside darken the border, but not below the image's own values.
         flat[block] = np.clip(total, darkest, brightest, out=total)
     return out
 
 
-def _beside_each_other(samples, channels):
-    """Samples of rows whose channels are laid beside each other.
-
-    Each operation runs over long rows then.
-    """
+def _interleaved(samples, channels):
+    """Samples for rows [width * channels], so that each operation runs over long rows."""
     channel = np.arange(channels)
     return samples._replace(
         low=(samples.low[:, None] * channels + channel).ravel(),
@@ -1653,7 +1652,7 @@ def _beside_each_other(samples, channels):
 
 
 def _add_weighted(total, rows, columns, weights, part):
-    """Adds the columns of rows, weighted, to the total; `part` is space to work in."""
+    """Adds weighted columns of `rows` to `total`; `part` is a buffer."""
     np.take(rows, columns, axis=1, out=part, mode="clip")
     part *= weights
     total += part
@@ -1672,8 +1671,8 @@ def resize(
 ) -> np.ndarray:
     """`skimage.transform.resize` with matterport's defaults.
 
-    They are bilinear, zeros outside, no antialiasing. A boolean image is taken as 0 and 1:
-    scikit-image refuses to interpolate it.
+    They are bilinear interpolation, zeros outside, no antialiasing. A boolean image is taken as 0
+    and 1, since scikit-image refuses to interpolate it.
 
     Args:
         image: [H, W] or [H, W, C].
@@ -1703,10 +1702,10 @@ def resize(
 
 
 def _resize_exactly(image, height, width, crop=None):
-    """Bilinear with half-pixel centres and the edges repeated.
+    """Bilinear interpolation with half-pixel centres and repeated edges.
 
     Args:
-        crop: as of `_resize_bilinear`.
+        crop: see `_resize_bilinear`.
 
     Returns:
         float32, or rounded to the image's integer dtype.
@@ -1720,7 +1719,7 @@ def _resize_exactly(image, height, width, crop=None):
 
 
 def _interpolated(image, axis, n_out, part):
-    """An image as float32 with a part, a slice, of `n_out` samples along an axis."""
+    """An image interpolated along an axis: `part`, a slice, of `n_out` samples, float32."""
     n_in = image.shape[axis]
     position = np.clip((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, 0, n_in - 1)
     position = position[part]
@@ -1728,7 +1727,7 @@ def _interpolated(image, axis, n_out, part):
     high = np.minimum(low + 1, n_in - 1)
     weight = (position - low).astype(np.float32)
     weight = weight.reshape((-1,) + (1,) * (image.ndim - 1 - axis))
-    # What is taken becomes float32, not the whole of a huge photograph.
+    # Only the samples become float32, not the whole of a huge photograph.
     first = image.take(low, axis=axis).astype(np.float32, copy=False)
     second = image.take(high, axis=axis).astype(np.float32, copy=False)
     return first + weight * (second - first)
@@ -1745,17 +1744,17 @@ def resize_image(
 ) -> tuple[np.ndarray, tuple, float, list, tuple | None]:
     """Resizes an image, keeping its aspect ratio, and pads or crops it.
 
-    Images are scaled up, so that the shorter side is at least min_dim, and never down, except where
-    a mode says so. Interpolation is bilinear, with zeros outside and no antialiasing; values are
-    cut to the image's dtype. Padding is 0.
+    Images are scaled up so that the shorter side is at least min_dim, and scaled down only in the
+    modes that say so. Interpolation is bilinear, with zeros outside and no antialiasing; values are
+    truncated to the image's dtype. Padding is 0.
 
     Args:
         image: [H, W, C] or [H, W].
-        min_dim: the shorter side, pixels; None: no bound.
-        max_dim: the longer side, pixels; None: no bound.
-        min_scale: scale at least by this factor, even beyond min_dim; None or 0: no bound.
-        mode: what is done after scaling:
-            none: nothing, and no scaling either.
+        min_dim: minimum of the shorter side in pixels; None for no bound.
+        max_dim: maximum of the longer side in pixels; None for no bound.
+        min_scale: scale at least by this factor, even beyond min_dim; None or 0 for no bound.
+        mode: scaling, and padding or cropping after it:
+            none: neither.
             square: scaled down where the longer side exceeds max_dim; padded on all sides to
                 [max_dim, max_dim], or to a square of the longer side without max_dim.
             pad64: padded on all sides to multiples of 64, which min_dim must be. max_dim is not
@@ -1764,21 +1763,21 @@ def resize_image(
             shorter: the shorter side becomes min_dim, scaling down too, except where the longer one
                 would exceed max_dim (Mask R-CNN, section 3.1); padded at right and bottom to
                 multiples of 32.
-        rng: draws the crop: `numpy.random.Generator`, or `random.Random`; None: the module
+        rng: `numpy.random.Generator` or `random.Random` for the crop; None for the module
             `random`.
-        exact: edges are repeated instead of zeros, values rounded instead of cut and, of float
-            images, not at all; sides are cut to whole pixels instead of rounded (FLOAT_RESIZE).
+        exact: repeat edges instead of zeros, round values instead of truncating them (floats:
+            neither), and truncate sides to whole pixels instead of rounding them (FLOAT_RESIZE).
 
     Returns:
-        image: the new image.
-        window: (y1, x1, y2, x2) of the old image in the new one, pixels.
+        image: the resized image.
+        window: (y1, x1, y2, x2) of the scaled image inside the padding, pixels.
         scale: new size / old size.
         padding: [(top, bottom), (left, right), (0, 0)].
-        crop: (y1, x1, height, width) cut out of the scaled image, or None.
+        crop: (y1, x1, height, width) of the crop in the scaled image, or None.
 
     Raises:
-        ValueError: no image, an unknown mode, min_dim missing or not divisible in a mode that needs
-            it.
+        ValueError: not an image, an unknown mode, or a missing or indivisible min_dim in a mode
+            that needs it.
     """
     image = np.asarray(image)
     _check_resizing(image, min_dim, mode)
@@ -1787,7 +1786,7 @@ def resize_image(
         return image, (0, 0, height, width), 1, [(0, 0), (0, 0), (0, 0)], None
     scale = _scale(height, width, min_dim, max_dim, min_scale, mode, exact)
     if scale != 1:
-        # A very long image keeps a row of pixels.
+        # At least one row of pixels, also for a very elongated image.
         height = max(1, _whole(height * scale, exact))
         width = max(1, _whole(width * scale, exact))
     crop = None
@@ -1812,7 +1811,7 @@ def resize_image(
 
 
 def resized(image: np.ndarray, height: int, width: int, exact: bool = False) -> np.ndarray:
-    """An image [H, W, ...] of another size, interpolated as by `resize_image`, of its dtype."""
+    """An image [H, W, ...] resized as by `resize_image`, of the same dtype."""
     if (height, width) == image.shape[:2]:
         return image
     if exact:
@@ -1828,7 +1827,7 @@ def resized_size(
     mode: str = "square",
     exact: bool = False,
 ) -> tuple[float, int, int]:
-    """Scale, height and width that `resize_image` gives an image of a shape (H, W, ...)."""
+    """Scale, height and width after `resize_image` of an image of shape (H, W, ...)."""
     height, width = shape[:2]
     if mode == "none":
         return 1, height, width
@@ -1843,7 +1842,7 @@ def resized_size(
 
 
 def _check_resizing(image, min_dim, mode):
-    """ValueError where `resize_image` can't do what is asked for."""
+    """Raises a ValueError for invalid arguments of `resize_image`."""
     if image.ndim not in (2, 3) or 0 in image.shape[:2]:
         raise ValueError(f"Expected an image of shape [H, W, C] or [H, W]. Received: {image.shape}")
     if mode not in RESIZE_MODES:
@@ -1885,13 +1884,13 @@ def _padding(height, width, max_dim, mode):
             stride = 64
         new_height = -height // stride * -stride
         new_width = -width // stride * -stride
-    down = new_height - height
-    right = new_width - width
+    extra_rows = new_height - height
+    extra_columns = new_width - width
     if mode == "shorter":
-        return [(0, down), (0, right), (0, 0)]
-    top = down // 2
-    left = right // 2
-    return [(top, down - top), (left, right - left), (0, 0)]
+        return [(0, extra_rows), (0, extra_columns), (0, 0)]
+    top = extra_rows // 2
+    left = extra_columns // 2
+    return [(top, extra_rows - top), (left, extra_columns - left), (0, 0)]
 
 
 def _whole(side, exact):
@@ -1900,11 +1899,11 @@ def _whole(side, exact):
     return round(side)
 
 
-def _draw(rng, most):
-    """A random whole number from 0 to `most`, both included."""
+def _draw(rng, largest):
+    """A random integer from 0 to `largest`, inclusive."""
     if hasattr(rng, "integers"):
-        return int(rng.integers(0, most, endpoint=True))
-    return (rng or random).randint(0, most)
+        return int(rng.integers(0, largest, endpoint=True))
+    return (rng or random).randint(0, largest)
 
 
 def resize_mask(
@@ -1914,15 +1913,15 @@ def resize_mask(
     crop: Sequence[int] | None = None,
     exact: bool = False,
 ) -> Any:
-    """Does to masks what `resize_image` did to their image; nearest neighbour.
+    """Resizes masks as `resize_image` resized their image, by nearest neighbour.
 
-    Rows and columns are spread from corner to corner (as by `scipy.ndimage.zoom`), so that masks
-    lie up to half a pixel beside the image: what matterport's weights were trained with.
+    Samples are aligned at the corners (as by `scipy.ndimage.zoom`), so that masks are offset from
+    the image by up to half a pixel, as in the training of matterport's weights.
 
     Args:
         mask: [H, W, N], or `mrcnn.masks.LabelMaps`.
-        scale, padding, crop: as `resize_image` returned them.
-        exact: as it got it; then masks lie where the image does.
+        scale, padding, crop: as returned by `resize_image`.
+        exact: as passed to it; True aligns the masks with the image.
 
     Returns:
         [new H, new W, N] of the mask's dtype, or label maps of that size.
@@ -1932,15 +1931,15 @@ def resize_mask(
         labels = _resize_together(labels, scale, padding, crop, exact)
         return mask.with_maps(labels.transpose(2, 0, 1))
     mask = np.asarray(mask)
-    one_behind_the_other = mask.ndim == 3 and mask.strides[2] >= mask[..., :1].nbytes
-    if one_behind_the_other and mask.size:
+    is_contiguous_by_object = mask.ndim == 3 and mask.strides[2] >= mask[..., :1].nbytes
+    if is_contiguous_by_object and mask.size:
         return _resize_each(mask, scale, padding, crop, exact)
     return _resize_together(mask, scale, padding, crop, exact)
 
 
 def _resize_together(mask, scale, padding, crop, exact):
-    """`resize_mask` of masks that are read and written as one array."""
-    rows = None  # those that are read, all where the scale is 1
+    """`resize_mask` of all masks as one array."""
+    rows = None  # indices of the rows to take; None for all
     if scale != 1:
         rows = _nearest(mask.shape[0], scale, exact)
         columns = _nearest(mask.shape[1], scale, exact)
@@ -1970,9 +1969,9 @@ def _resize_together(mask, scale, padding, crop, exact):
 
 
 def _resize_each(mask, scale, padding, crop, exact):
-    """`resize_mask` of masks that lie one behind the other in memory, and so the result.
+    """`resize_mask` of masks that are contiguous in memory one by one, as the result's are.
 
-    Only the box of each is written: of many small masks most of the memory is never touched.
+    Only each mask's box is written: for many small masks, most of the memory is never touched.
     """
     height, width, count = mask.shape
     rows = np.arange(height)
@@ -2002,28 +2001,28 @@ def _resize_each(mask, scale, padding, crop, exact):
 
 
 def _span_of(filled):
-    """First and behind the last place of what is true; 0 and 0 for nothing."""
-    places = np.flatnonzero(filled)
-    if not places.size:
+    """Index of the first true value, and one past the last; 0 and 0 for none."""
+    indices = np.flatnonzero(filled)
+    if not indices.size:
         return 0, 0
-    return places[0], places[-1] + 1
+    return indices[0], indices[-1] + 1
 
 
 def _nearest(side, scale, exact):
-    """Rows or columns that a scaled mask reads of one of `side`."""
+    """Indices of the rows or columns, of `side` ones, that a scaled mask consists of."""
     new_side = max(1, _whole(side * scale, exact))
     if exact:
-        places = (np.arange(new_side) + 0.5) * (side / new_side)
+        positions = (np.arange(new_side) + 0.5) * (side / new_side)
     else:
-        places = np.linspace(0, side - 1, new_side) + 0.5
-    return places.astype(np.int64)
+        positions = np.linspace(0, side - 1, new_side) + 0.5
+    return positions.astype(np.int64)
 
 
 # ---- Matching and average precision --------------------------------------------------------------
 
 
 def _is_instance(boxes: np.ndarray) -> np.ndarray:
-    """Which rows of boxes [N, 4] are not all zero, [N] bool: zero rows pad tables."""
+    """Mask [N] bool of the rows of boxes [N, 4] that are not all zero, which is padding."""
     return (boxes != 0).any(axis=1)
 
 
@@ -2031,10 +2030,10 @@ def _masks_of(masks: Any, keep: np.ndarray, kind: str) -> np.ndarray:
     """Masks [H, W, n] of the rows to keep.
 
     Args:
-        masks: [H, W, N], padded like the boxes, or [H, W, n] of the real objects alone; or another
-            form that `mrcnn.masks.as_dense` takes.
+        masks: [H, W, N], padded like the boxes, or [H, W, n] without padding; or another form that
+            `mrcnn.masks.as_dense` takes.
         keep: [N] bool.
-        kind: "gt" or "pred", for messages.
+        kind: "gt" or "pred", for the error.
     """
     masks = as_dense(masks)
     if masks.shape[-1] == len(keep):
@@ -2050,7 +2049,7 @@ def _masks_of(masks: Any, keep: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _boxes_of(boxes: Any, kind: str) -> np.ndarray:
-    """Boxes [N, 4] of `compute_matches`; ValueError for another shape."""
+    """Boxes [N, 4] as an array; raises a ValueError for another shape."""
     boxes = np.asarray(boxes)
     if not boxes.size:
         return np.zeros((0, 4))
@@ -2060,16 +2059,16 @@ def _boxes_of(boxes: Any, kind: str) -> np.ndarray:
 
 
 def _values_of_rows(values: Any, keep: np.ndarray, name: str) -> np.ndarray:
-    """What belongs to the boxes to keep: class ids or scores [n].
+    """Class ids or scores [n] of the boxes to keep.
 
     Args:
-        values: [N], or more of them: tables may be padded.
+        values: [N], or longer because of padding.
         keep: [N] bool.
-        name: of the values, for messages.
+        name: name of the values, for errors.
 
     Raises:
-        ValueError: fewer values than boxes, no numbers or NaN; class ids that are not whole, such
-            as scores in their place.
+        ValueError: fewer values than boxes, values that are not numbers or NaN, or class ids that
+            are not whole, such as scores passed in their place.
     """
     values = np.ravel(values)
     if len(values) < len(keep):
@@ -2107,14 +2106,14 @@ def _candidates(
     pred_scores: np.ndarray,
     pred_masks: np.ndarray,
 ) -> _Candidates:
-    """The `_Candidates` of what `compute_matches` takes, without padding."""
-    real = _is_instance(_boxes_of(gt_boxes, "gt"))
-    gt_masks = _masks_of(gt_masks, real, "gt")
-    gt_class_ids = _values_of_rows(gt_class_ids, real, "gt_class_ids")
-    real = _is_instance(_boxes_of(pred_boxes, "pred"))
-    pred_masks = _masks_of(pred_masks, real, "pred")
-    class_ids = _values_of_rows(pred_class_ids, real, "pred_class_ids")
-    scores = _values_of_rows(pred_scores, real, "pred_scores")
+    """The `_Candidates` of the arguments of `compute_matches`, without padding."""
+    keep = _is_instance(_boxes_of(gt_boxes, "gt"))
+    gt_masks = _masks_of(gt_masks, keep, "gt")
+    gt_class_ids = _values_of_rows(gt_class_ids, keep, "gt_class_ids")
+    keep = _is_instance(_boxes_of(pred_boxes, "pred"))
+    pred_masks = _masks_of(pred_masks, keep, "pred")
+    class_ids = _values_of_rows(pred_class_ids, keep, "pred_class_ids")
+    scores = _values_of_rows(pred_scores, keep, "pred_scores")
     order = np.argsort(-scores, kind="stable")
     overlaps = compute_overlaps_masks(pred_masks, gt_masks)
     return _Candidates(gt_class_ids, class_ids[order], scores[order], overlaps[order])
@@ -2123,7 +2122,7 @@ def _candidates(
 def _match(
     candidates: _Candidates, iou_threshold: float, score_threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Greedy matching: each prediction takes the free object of its class that it fits best.
+    """Greedy matching: each prediction takes the unmatched object of its class with highest IoU.
 
     Returns:
         gt_match [N], pred_match [P], see `compute_matches`.
@@ -2158,7 +2157,7 @@ def compute_matches(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Matches the predictions of one image with its ground truth, by the IoU of masks.
 
-    Rows whose box is all zero are padding and left out, wherever they stand.
+    Rows whose box is all zero are padding and ignored, at any position.
 
     Args:
         gt_boxes, pred_boxes: [N, (y1, x1, y2, x2)], [P, 4].
@@ -2166,17 +2165,18 @@ def compute_matches(
         gt_masks, pred_masks: [H, W, N], [H, W, P]; or another form of `detect`'s masks, such as
             run-length encodings.
         pred_scores: [P].
-        iou_threshold: a match has at least this IoU.
-        score_threshold: predictions below it match nothing.
+        iou_threshold: minimum IoU of a match.
+        score_threshold: predictions with a lower score are not matched.
 
     Returns:
         gt_match: [N] float, index of the matched prediction, sorted by score; -1 for none.
-        pred_match: [P] float, of predictions sorted by score: index of the matched object; -1.
+        pred_match: [P] float, index of the object matched by each prediction, predictions sorted
+            by score; -1 for none.
         overlaps: [P, N] IoU, predictions sorted by score.
 
     Raises:
-        ValueError: as many boxes, class ids, scores and masks are not there, masks of another size,
-            class ids that are not whole, a score that is NaN.
+        ValueError: different numbers of boxes, class ids, scores and masks, masks of different
+            sizes, class ids that are not whole, a score that is NaN.
     """
     candidates = _candidates(
         gt_boxes,
@@ -2223,17 +2223,17 @@ def compute_ap(
     """Average precision of one image at one IoU threshold, classes together (VOC 2010's area).
 
     It is the area under the precision envelope of this image's predictions, matched by the IoU of
-    masks within each class but ranked together. It is not COCO's AP: that ranks the predictions of
-    all images together, for each class by itself, averages over classes, 101 recalls and ten IoUs,
-    and ignores crowds. The mean of this over images (called mAP in matterport's samples) can be far
-    from it: `mrcnn.evaluate` computes COCO's.
+    masks within each class but ranked together. It is not COCO's AP, which ranks the predictions of
+    all images for each class, averages over classes, 101 recalls and ten IoUs, and ignores crowds.
+    The mean over images (called mAP in matterport's samples) can differ much from COCO's, which
+    `mrcnn.evaluate` computes.
 
     Args:
-        as of `compute_matches`.
+        as `compute_matches`.
 
     Returns:
-        ap: float. NaN for an image without ground truth, which has no recall and so no AP: leave it
-            out of means (`np.nanmean`).
+        ap: float. NaN for an image without ground truth, which has no recall and so no AP: exclude
+            it from means (`np.nanmean`).
         precisions: [P + 2], made non-increasing; the last is 0.
         recalls: [P + 2], from 0 to 1; between them NaN without ground truth.
         overlaps: [P, N] IoU of predictions sorted by score and ground truth.
@@ -2268,7 +2268,7 @@ def compute_ap_range(
     Args:
         gt_box, gt_class_id, gt_mask, pred_box, pred_class_id, pred_score, pred_mask: see
             `compute_matches`.
-        iou_thresholds: a sequence or array; None: .5, .55, ... .95.
+        iou_thresholds: a sequence or array; None for .5, .55, ... .95.
         verbose: 1 logs each threshold's AP at level INFO.
 
     Returns:
@@ -2307,24 +2307,24 @@ def compute_ap_range(
 def compute_recall(
     pred_boxes: np.ndarray, gt_boxes: np.ndarray, iou: float
 ) -> tuple[float, np.ndarray]:
-    """Share of ground-truth boxes that some box overlaps by at least `iou`, as its best one.
+    """Share of ground-truth boxes that are the best match, at `iou` or more, of a predicted box.
 
     Args:
         pred_boxes: [P, (y1, x1, y2, x2)].
         gt_boxes: [N, 4] in the same frame.
-        iou: from 0 to 1.
+        iou: minimum IoU, from 0 to 1.
 
     Returns:
         recall: float, NaN without ground truth.
-        positive_ids: [K] int, the boxes that overlap one.
+        positive_ids: [K] int, indices of the predicted boxes with such a match.
     """
     overlaps = compute_overlaps(pred_boxes, gt_boxes)  # [P, N]
     gt_count = overlaps.shape[1]
     if not gt_count:
         return np.nan, np.zeros(0, np.int64)
     positive_ids = np.flatnonzero(overlaps.max(axis=1) >= iou)
-    reached = set(overlaps[positive_ids].argmax(axis=1))
-    return len(reached) / gt_count, positive_ids
+    recalled = set(overlaps[positive_ids].argmax(axis=1))
+    return len(recalled) / gt_count, positive_ids
 
 
 # ---- For existing code ---------------------------------------------------------------------------
@@ -2336,15 +2336,15 @@ def batch_slice(
     batch_size: int,
     names: Sequence[str] | None = None,
 ) -> Any:
-    """Runs a function of single images over a batch of known size and stacks what it returns.
+    """Applies a function of single images to a batch of static size and stacks the results.
 
-    The layers here don't use it: they work on whole batches.
+    The layers of this package don't use it: they work on whole batches.
 
     Args:
         inputs: a tensor or a list of tensors, batch first.
-        graph_fn: takes a slice of each input, returns a tensor or several.
-        batch_size: the number of images.
-        names: not used; backends other than TensorFlow have no names of tensors.
+        graph_fn: f(slice of each input) -> a tensor or several.
+        batch_size: number of images.
+        names: not used: only TensorFlow's tensors have names.
 
     Returns:
         A tensor, or a list where graph_fn returns several, batch first.
@@ -2369,7 +2369,7 @@ def download_trained_weights(coco_model_path: str | os.PathLike, verbose: int = 
     """Downloads the released COCO weights, 245 MB (matterport: utils.download_trained_weights).
 
     Args:
-        coco_model_path: where to; complete afterwards, or absent.
+        coco_model_path: path of the file, written atomically.
         verbose: 1 shows a progress bar.
     """
     progress = None

@@ -1,12 +1,12 @@
-"""Drawing: images with boxes, masks and names, and matterport's functions for notebooks.
+"""Drawing of images with boxes, masks and labels, and matterport's functions for notebooks.
 
-Every function returns what it drew on and works without a display. What is drawn is in pixels of
-the image, whose pixel (0, 0) covers 0..1; boxes are (y1, x1, y2, x2). Images are [H, W, 3], or gray
-or with alpha, of any dtype and range: `mrcnn.utils.as_rgb` brings them to 0..255. Class names are a
-list or a dict by class id, or None; an id without a name is written as "class 7", a negative one (a
-crowd) with "(crowd)". Masks are [H, W, N], or `mrcnn.masks.Masks`, or a list of run-length
-encodings: what `MaskRCNN.detect` gives. Pictures of the network's stages and of datasets are in
-`mrcnn.figures`.
+Every function returns its axes, figure or image, and works without a display. Coordinates are
+pixels of the image, whose pixel (0, 0) covers 0..1; boxes are (y1, x1, y2, x2). Images are
+[H, W, 3], gray or with alpha, of any dtype and range: `mrcnn.utils.as_rgb` scales them to 0..255.
+Class names are a list or a dict by class id, or None; an id without a name is written as "class 7",
+a negative one (a crowd) with "(crowd)". Masks are of any type that `MaskRCNN.detect` returns:
+[H, W, N], `mrcnn.masks.Masks` or a list of run-length encodings. Figures of the network's stages
+and of datasets are in `mrcnn.figures`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _palette(bright: bool) -> list[tuple[float, ...]]:
         [colorsys.hsv_to_rgb(*hsv) for hsv in itertools.product(hues, saturations, values)]
     )
     lab = rgb2lab(candidates[None])[0]
-    # The first is a full red; green, blue and so on follow by themselves.
+    # Starts with a saturated red; green, blue etc. follow from the distances.
     red = np.abs(candidates - (1.0, 0.1, 0.1)).sum(axis=1).argmin()
     order = [int(red)]
     distance = np.full(len(lab), np.inf)
@@ -65,32 +65,32 @@ def _palette(bright: bool) -> list[tuple[float, ...]]:
 
 
 def random_colors(N: int, bright: bool = True) -> list[tuple[float, ...]]:
-    """N colours (r, g, b) in 0..1, as different as N can be, always the same (matterport)."""
+    """N distinct colours (r, g, b) in 0..1, always the same (matterport: random_colors)."""
     palette = _palette(bool(bright))
     return [palette[i % len(palette)] for i in range(N)]
 
 
 def class_color(class_id: int) -> tuple[float, ...]:
-    """The colour of a class, the same whatever other classes there are; of a crowd its class's."""
+    """The colour of a class, independent of other classes; a crowd has its class's."""
     palette = _palette(True)
     return palette[abs(int(class_id)) % len(palette)]
 
 
-def _enough_colors(colors: Sequence | None, count: int) -> list:
-    """One colour for each of `count` objects: those given, then those of `random_colors`.
+def _complete_colors(colors: Sequence | None, count: int) -> list:
+    """A colour for each of `count` objects: `colors`, continued by `random_colors`.
 
     Args:
-        colors: (r, g, b) in 0..1, or names that matplotlib knows; or None.
+        colors: (r, g, b) in 0..1, or matplotlib's names of colours; or None.
     """
     from matplotlib.colors import to_rgb
 
-    given: list = []
+    completed: list = []
     if colors is not None:
         for color in colors:
             if isinstance(color, str):
                 color = to_rgb(color)
-            given.append(color)
-    return given + random_colors(count)[len(given) :]
+            completed.append(color)
+    return completed + random_colors(count)[len(completed) :]
 
 
 def apply_mask(
@@ -99,22 +99,22 @@ def apply_mask(
     """Blends a colour into an image where a mask is set (matterport: apply_mask).
 
     Args:
-        image: [H, W, 3], edited in place; the colour is in its range, see `utils.value_range`.
+        image: [H, W, 3], edited in place; the colour is scaled to its `utils.value_range`.
         mask: [H, W].
         color: (r, g, b) in 0..1.
-        alpha: share of the colour.
+        alpha: opacity of the colour.
 
     Returns:
         image.
 
     Raises:
-        ValueError: no array [H, W, 3], or a mask of another size.
+        ValueError: not an array [H, W, 3], or a mask of another size.
     """
     inside = np.asarray(mask).astype(bool)
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] < 3:
         raise ValueError(
             "apply_mask paints into an array [H, W, 3]; utils.as_rgb makes one of any image. "
-            f"Received: {_told(image)}"
+            f"Received: {_described(image)}"
         )
     if inside.shape != image.shape[:2]:
         raise ValueError(
@@ -126,16 +126,16 @@ def apply_mask(
         blended = image[inside] * (1 - alpha) + painted
         image[inside] = blended.astype(image.dtype)
         return image
-    for channel, part in enumerate(color[:3]):
-        # What becomes of each of the 256 values.
-        table = np.arange(256) * (1 - alpha) + alpha * 255 * part
+    for channel, intensity in enumerate(color[:3]):
+        # The blended value for each of the 256 values.
+        table = np.arange(256) * (1 - alpha) + alpha * 255 * intensity
         values = image[..., channel]
         np.copyto(values, table.astype(np.uint8)[values], where=inside)
     return image
 
 
-def _told(image: Any) -> str:
-    """An argument as error messages describe it: an array's shape, or the value."""
+def _described(image: Any) -> str:
+    """Description of an argument in errors: an array's shape and dtype, or the value."""
     if isinstance(image, np.ndarray):
         return f"shape {image.shape}, {image.dtype}"
     return files.short(image)
@@ -143,17 +143,17 @@ def _told(image: Any) -> str:
 
 # ---- Parts of a drawing --------------------------------------------------------------------------
 
-# Labels that are written on one image, and boxes that have a rim each: placing a label off the
-# others takes the longer the more there are, and 20,000 of them would take hours.
+# Maximum number of labels on an image, and of boxes that are drawn with a rim: the time to place
+# labels without overlap grows with the square of their number; 20,000 would take hours.
 MOST_LABELS = 500
 
-RIM = (0, 0, 0, 0.45)  # around coloured lines, so that they are seen on any ground
+RIM = (0, 0, 0, 0.45)  # around coloured lines, for contrast with any background
 
 
 def new_figure(
     size: tuple[float, float], rows: int = 1, columns: int = 1, dpi: float = 110
 ) -> tuple[Figure, list[Axes]]:
-    """A figure that no display and no global state knows of, and its axes in a flat list."""
+    """A figure outside pyplot, without a display, and a flat list of its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -177,15 +177,15 @@ def show_image(
     if image.ndim == 3 and not kwargs:
         if image.dtype != np.uint8 or image.shape[2] not in (3, 4):
             image = utils.as_rgb(image)
-        # Looks up what each pixel of the screen shows; imshow computes with floats, which takes .15
-        # s longer at 1024 x 1024.
-        picture = PcolorImage(ax, A=image)
-        picture.set_extent((0, width, height, 0))
-        ax.add_image(picture)
+        # Samples nearest neighbours; imshow computes with floats and is .15 s slower at 1024 x
+        # 1024.
+        image_artist = PcolorImage(ax, A=image)
+        image_artist.set_extent((0, width, height, 0))
+        ax.add_image(image_artist)
         ax.set_aspect("equal")
     else:
         ax.imshow(image, extent=(0, width, height, 0), interpolation="nearest", **kwargs)
-    # A margin, so that what lies on the edge or beyond it is seen.
+    # The margin shows what is drawn at or beyond the edge.
     ax.set(xlim=(-margin, width + margin), ylim=(height + margin, -margin))
     fonts.set_title(ax, title)
     ax.set_axis_off()
@@ -193,18 +193,18 @@ def show_image(
 
 
 def image_limits(image: np.ndarray) -> tuple[int, ...]:
-    """(0, 0, height, width) of an image [H, W, ...]: the frame that its labels stay in."""
+    """(0, 0, height, width) of an image [H, W, ...], as the limits of its labels."""
     return (0, 0, *np.shape(image)[:2])
 
 
 def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Masks as boxes and what lies in them, without a mask of the whole image for each.
+    """Masks as boxes and crops, without making masks of the whole image.
 
     Args:
         masks: [H, W, N]; `mrcnn.masks.Masks`; or N run-length encodings {"size", "counts"}.
 
     Returns:
-        boxes [N, (y1, x1, y2, x2)] int that hold the masks, and N arrays [y2 - y1, x2 - x1].
+        boxes [N, (y1, x1, y2, x2)] int around the masks, and N arrays [y2 - y1, x2 - x1].
     """
     if isinstance(masks, mask_math.Masks) or mask_math.are_encodings(masks):
         pairs = list(mask_math.crops_of(masks))
@@ -216,7 +216,7 @@ def mask_crops(masks: Any) -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def _mask_shape(masks: Any) -> tuple[int, ...]:
-    """(H, W, N) of masks of any form; (0, 0, 0) of no encoding."""
+    """(H, W, N) of masks of any type; (0, 0, 0) for an empty list."""
     if mask_math.are_encodings(masks):
         size: Sequence = (0, 0)
         if len(masks):
@@ -226,7 +226,7 @@ def _mask_shape(masks: Any) -> tuple[int, ...]:
 
 
 def choose_masks(masks: Any, rows: np.ndarray) -> Any:
-    """The masks of some rows, in their form.
+    """The masks of some rows, of the same type.
 
     Args:
         masks: see `mask_crops`.
@@ -254,11 +254,11 @@ def paint_masks(
 
     Args:
         image: [H, W, 3], or another that `utils.as_rgb` takes.
-        masks: of N objects, see `mask_crops`.
+        masks: masks of N objects, see `mask_crops`.
         colors: [N] of (r, g, b) in 0..1.
 
     Returns:
-        [H, W, 3] uint8, and boxes that hold the masks [N, (y1, x1, y2, x2)] int.
+        [H, W, 3] uint8, and boxes around the masks [N, (y1, x1, y2, x2)] int.
 
     Raises:
         ValueError: masks of another size than the image.
@@ -275,7 +275,7 @@ def _paint_crops(
     colors: Sequence,
     alpha: float,
 ) -> np.ndarray:
-    """`paint_masks` of masks as `mask_crops` gives them."""
+    """`paint_masks` of the boxes and crops of `mask_crops`."""
     painted = utils.as_rgb(image)
     size = painted.shape[:2]
     if len(boxes) and tuple(mask_shape[:2]) != size:
@@ -292,7 +292,7 @@ def _paint_crops(
 
 
 def _line_with_rim(width: float) -> list[AbstractPathEffect]:
-    """A line and below it a dark rim, so that it is seen on any ground."""
+    """Path effects of a line with a dark rim, for contrast with any background."""
     from matplotlib.patheffects import Normal, Stroke
 
     return [Stroke(linewidth=width + 1.2, foreground=RIM), Normal()]
@@ -304,10 +304,10 @@ def outline_masks(
     """Draws the outlines of masks.
 
     Args:
-        masks: of N objects, see `mask_crops`.
-        boxes: [N, (y1, x1, y2, x2)] int, each holds its mask; None: they are found.
+        masks: masks of N objects, see `mask_crops`.
+        boxes: [N, (y1, x1, y2, x2)] int around the masks; None to compute them.
         colors: [N].
-        width: of the lines, in points.
+        width: line width in points.
 
     Returns:
         the collection of lines.
@@ -326,20 +326,20 @@ def _outline_crops(
     colors: Sequence,
     width: float = 1.1,
 ) -> LineCollection:
-    """`outline_masks` of masks as `mask_crops` gives them."""
+    """`outline_masks` of the boxes and crops of `mask_crops`."""
     from contourpy import contour_generator  # matplotlib's own
     from matplotlib.collections import LineCollection
 
     outlines = []
     outline_colors = []
     for (y1, x1, y2, x2), crop, color in zip(boxes, crops, colors):
-        # With a border of zeros the outline of a mask at the image's edge is closed too.
+        # A border of zeros closes the outlines of masks at the edge.
         bordered = np.zeros((y2 - y1 + 2, x2 - x1 + 2), np.float32)
         bordered[1:-1, 1:-1] = crop
         for points in contour_generator(z=bordered).lines(0.5):
             outlines.append(np.asarray(points) + (x1 - 0.5, y1 - 0.5))
             outline_colors.append(color)
-    # All rims lie below all lines, which is one call for each.
+    # Two collections: all rims below all lines.
     rims = LineCollection(outlines, colors=RIM, linewidths=width + 1.2)
     lines = LineCollection(outlines, colors=outline_colors, linewidths=width)
     ax.add_collection(rims, autolim=False)
@@ -360,15 +360,15 @@ def add_boxes(
     Args:
         boxes: [N, (y1, x1, y2, x2)], or one box.
         colors: one for each box, or one for all.
-        width: of the lines, in points.
-        style: of the lines, as matplotlib names it.
+        width: line width in points.
+        style: matplotlib's line style.
 
     Returns:
         the collection.
     """
     from matplotlib.collections import PolyCollection
 
-    x_and_y = [1, 0, 3, 0, 3, 2, 1, 2]  # columns of the corners, one after the other
+    x_and_y = [1, 0, 3, 0, 3, 2, 1, 2]  # columns of x and y of the four corners
     boxes = np.asarray(boxes, float).reshape(-1, 4)
     corners = boxes[:, x_and_y].reshape(-1, 4, 2)
     path_effects = None
@@ -395,8 +395,8 @@ def connect_boxes(
     Args:
         ax: axes that show the image in pixels.
         box, refined: (y1, x1, y2, x2) in pixels.
-        color: of matplotlib.
-        kwargs: of `matplotlib.axes.Axes.plot`.
+        color: a colour of matplotlib.
+        kwargs: arguments of `matplotlib.axes.Axes.plot`.
     """
     y, x = np.transpose([box[:2], refined[:2]])
     ax.plot(x, y, color=color, **kwargs)
@@ -408,14 +408,16 @@ def connect_boxes(
 def _label_corners(
     box: Sequence[float], limits: Sequence[float], width: float, height: float
 ) -> list[tuple[float, float]]:
-    """Lower left corners that a label of some size at a box may have, the best one first.
+    """Possible lower left corners of a label at a box, in order of preference.
 
     Args:
         box, limits: (left, bottom, right, top) in pixels of the screen, whose y points up; the
-            label keeps inside the limits as far as it fits.
+            label stays inside the limits where it fits.
+        width, height: size of the label.
 
     Returns:
-        [(x, y)]: above the box, inside at its top, at its right end, and below it.
+        [(x, y)]: above the box and inside at its top, both also at its right end; below it, and
+        inside at its bottom.
     """
     left, bottom, right, top = box
     corners = [
@@ -435,10 +437,10 @@ def _label_corners(
     return clipped
 
 
-def _is_free(rectangle: tuple[float, ...], taken: list[tuple[float, ...]]) -> bool:
-    """Whether a rectangle (x, y, width, height) overlaps none of a list."""
+def _is_free(rectangle: tuple[float, ...], placed: list[tuple[float, ...]]) -> bool:
+    """Whether a rectangle (x, y, width, height) overlaps none of those that are placed."""
     x, y, width, height = rectangle
-    for other_x, other_y, other_width, other_height in taken:
+    for other_x, other_y, other_width, other_height in placed:
         overlaps_in_x = x < other_x + other_width and other_x < x + width
         overlaps_in_y = y < other_y + other_height and other_y < y + height
         if overlaps_in_x and overlaps_in_y:
@@ -448,22 +450,22 @@ def _is_free(rectangle: tuple[float, ...], taken: list[tuple[float, ...]]) -> bo
 
 @functools.cache
 def _label_class() -> type[Text]:
-    """The class of labels, made when it is first needed: matplotlib is imported late."""
+    """The class of labels, made on first use, since matplotlib is imported lazily."""
     from matplotlib.path import Path
     from matplotlib.text import Text
     from matplotlib.transforms import Affine2D
 
     class Label(Text):
-        """A text at a box that keeps inside the image and, where there is room, off other labels.
+        """A text at a box that stays inside the image and, if possible, avoids other labels.
 
-        Its place depends on the figure's size, so that it is chosen when it is drawn.
+        Its position depends on the figure's size and is chosen when it is drawn.
 
         Args:
-            box: (y1, x1, y2, x2) in the data's coordinates.
-            limits: (y1, x1, y2, x2) to keep inside.
-            placed: list of the rectangles (x, y, width, height) of the labels drawn before, which
-                all labels of the axes share.
-            first: whether this is the first of them, which empties the list.
+            box: (y1, x1, y2, x2) in data coordinates.
+            limits: (y1, x1, y2, x2) to stay inside.
+            placed: list of the rectangles (x, y, width, height) of the labels drawn before, shared
+                by all labels of the axes.
+            first: whether this is the first of them, which clears the list.
         """
 
         def __init__(self, box, limits, placed, first, *args, **kwargs):
@@ -494,7 +496,7 @@ def _label_class() -> type[Text]:
                     chosen = corner
                     break
             self.placed.append((*chosen, width, height))
-            self._draw_ground(renderer, chosen, width, height)
+            self._draw_background(renderer, chosen, width, height)
             to_data = self._to_screen().inverted()
             self._x, self._y = to_data.transform((chosen[0] + padding, chosen[1] + padding))
 
@@ -505,12 +507,12 @@ def _label_class() -> type[Text]:
             return left, bottom, right, top
 
         def _to_screen(self):
-            """matplotlib's transform from the image to the screen."""
+            """matplotlib's transform from data coordinates to the screen."""
             axes: Any = self.axes  # None before the label is added
             return axes.transData
 
-        def _draw_ground(self, renderer, corner, width, height):
-            """Draws the dark field below the text."""
+        def _draw_background(self, renderer, corner, width, height):
+            """Draws the dark rectangle behind the text."""
             context = renderer.new_gc()
             transform = Affine2D().scale(width, height).translate(*corner)
             renderer.draw_path(context, Path.unit_rectangle(), transform, (0, 0, 0, 0.66))
@@ -526,23 +528,23 @@ def add_labels(
     limits: Sequence[float],
     size: float = 8,
 ) -> list[Text]:
-    """Writes a text at each box, white on dark, legible on any ground. Returns the labels.
+    """Writes a text at each box, white on dark. Returns the labels.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)].
-        texts: [N]; empty ones are left out, and those after the first MOST_LABELS, with a warning.
-        limits: (y1, x1, y2, x2) that labels stay in, as far as they fit.
-        size: points.
+        texts: [N]; empty ones are left out, and with a warning those after the first MOST_LABELS.
+        limits: (y1, x1, y2, x2) that labels stay inside where they fit.
+        size: font size in points.
     """
     labels: list[Text] = []
     placed: list[tuple[float, ...]] = []
     label_class: Callable[..., Text] = _label_class()
-    left_out = 0
+    omitted = 0
     for box, text in zip(boxes, texts):
         if not text:
             continue
         if len(labels) >= MOST_LABELS:
-            left_out += 1
+            omitted += 1
             continue
         label = label_class(
             box,
@@ -563,24 +565,24 @@ def add_labels(
         label.set_in_layout(False)
         labels.append(label)
     fonts.set_fonts(labels)
-    if left_out:
+    if omitted:
         logger.warning(
             "Of %d labels the first %d are written (mrcnn.visualize.MOST_LABELS)",
-            len(labels) + left_out,
+            len(labels) + omitted,
             len(labels),
         )
     return labels
 
 
 def class_name(class_names: Any, class_id: int) -> str:
-    """The text for a class in a picture: its name, or "class 7" where there is none.
+    """The name of a class in figures, or "class 7" for one without a name.
 
     Args:
         class_names: names by class id, a list or a dict, or None.
         class_id: negative for a crowd, whose name gets "(crowd)".
 
     Raises:
-        ValueError: class_names is none of these, or class_id no whole number.
+        ValueError: class_names of another type, or a class_id that is not a whole number.
     """
     if isinstance(class_names, (str, bytes)):
         raise ValueError(f"class_names is a list of names. Received: {class_names!r}")
@@ -606,7 +608,7 @@ def class_name(class_names: Any, class_id: int) -> str:
 
 
 def drawn_name(class_names: Any, class_id: int) -> str:
-    """`class_name` as pictures write it: "class 7" where no installed font has its letters."""
+    """`class_name` as it is drawn: "class 7" where no installed font has its characters."""
     name = class_name(class_names, class_id)
     if fonts.can_write(name):
         return fonts.composed(name)
@@ -619,15 +621,15 @@ def label_texts(
     scores: np.ndarray | Sequence[float] | None = None,
     digits: int = 2,
 ) -> list[str]:
-    """Texts of labels: the name of each object's class, and its score if there is one.
+    """Texts of labels: each object's class name, and its score if there is one.
 
-    A class whose name no installed font can write is called "class 7".
+    A class whose name no installed font has is written as "class 7".
 
     Args:
         class_ids: [N].
         class_names: see `class_name`.
-        scores: [N] or None; where there are fewer, the others have none.
-        digits: of the scores.
+        scores: [N], fewer for the first objects only, or None.
+        digits: number of decimal places of scores.
     """
     texts = [drawn_name(class_names, class_id) for class_id in np.ravel(class_ids)]
     if scores is None:
@@ -636,7 +638,7 @@ def label_texts(
         if score is None:
             continue
         space = " "
-        if texts[i][-1:].isdigit():  # in small letters "class 1 0.83" reads as 10.83
+        if texts[i][-1:].isdigit():  # small, "class 1 0.83" looks like 10.83
             space = ": "
         try:
             texts[i] = f"{texts[i]}{space}{float(score):.{digits}f}"
@@ -646,15 +648,15 @@ def label_texts(
 
 
 def _captions(captions: Sequence | None, texts: list[str]) -> list[str]:
-    """Captions of objects: those given, and for the others `texts` [N]."""
+    """Captions of N objects: `captions`, continued by `texts` [N]."""
     if captions is None:
         return texts
-    given = []
+    completed = []
     for caption in captions:
         if caption is None:
             caption = ""
-        given.append(str(caption))
-    return given + texts[len(given) :]
+        completed.append(str(caption))
+    return completed + texts[len(completed) :]
 
 
 def _write_in_middle(ax: Axes, text: str) -> None:
@@ -676,9 +678,9 @@ def _write_in_middle(ax: Axes, text: str) -> None:
 
 
 def sure(result: dict, score: float = 0.5) -> dict:
-    """A result of `MaskRCNN.detect` without the detections below a score, for pictures."""
+    """A result of `MaskRCNN.detect` without detections below a score, for figures."""
     if result.get("scores") is None:
-        return dict(result)  # of ground truth
+        return dict(result)  # ground truth
     kept = np.asarray(result["scores"]) >= score
     chosen: dict[str, Any] = {}
     for name, value in result.items():
@@ -692,22 +694,22 @@ def sure(result: dict, score: float = 0.5) -> dict:
 
 
 def check_result(boxes: Any, class_ids: Any, masks: Any, image: Any = None) -> None:
-    """Raises ValueError where a result's arrays are not equally long, or of no such shape.
+    """Raises a ValueError where a result's arrays have different lengths or wrong shapes.
 
     Args:
         boxes: [N, (y1, x1, y2, x2)].
         class_ids: [N].
-        masks: of N objects, see `mask_crops`; or None.
-        image: [H, W, ...] that the masks are of; None for any.
+        masks: masks of N objects, see `mask_crops`; or None.
+        image: [H, W, ...], the masks' image; None to accept any size.
     """
     mask_shape: tuple[int, ...] | None = None
-    is_one = np.shape(boxes)[1:] == (4,) or not len(boxes)
+    is_consistent = np.shape(boxes)[1:] == (4,) or not len(boxes)
     count = len(boxes)
-    is_one = is_one and np.size(class_ids) == count
+    is_consistent = is_consistent and np.size(class_ids) == count
     if masks is not None:
         mask_shape = _mask_shape(masks)
-        is_one = is_one and len(mask_shape) == 3 and mask_shape[2] == count
-    if not is_one:
+        is_consistent = is_consistent and len(mask_shape) == 3 and mask_shape[2] == count
+    if not is_consistent:
         raise ValueError(
             "a result has as many boxes [N, 4], class ids [N] and masks [H, W, N]. Received: "
             f"{np.shape(boxes)}, {np.shape(class_ids)}, {mask_shape}"
@@ -722,10 +724,10 @@ def check_result(boxes: Any, class_ids: Any, masks: Any, image: Any = None) -> N
 
 
 def keypoint_threshold(result: dict) -> float:
-    """The value that the keypoints of a result lie above if they are to be drawn.
+    """The threshold above which keypoints of a result are drawn.
 
-    Of ground truth the third value is the visibility, 0 for points that are not labelled; of
-    detections, which have scores, it is a logit, with no natural threshold.
+    In ground truth the third value is the visibility, 0 for points that are not labelled; in
+    detections, which have scores, it is a logit, without a natural threshold.
     """
     if result.get("scores") is None:
         return 0.0
@@ -748,9 +750,9 @@ def draw_detections(
         ax: axes.
         image: [H, W, 3].
         result: dict of `MaskRCNN.detect`, or of ground truth without "scores"; "masks" and
-            "keypoints" are drawn where they are.
+            "keypoints" are drawn if present.
         class_names: see `class_name`.
-        size: of the labels, in points.
+        size: font size of the labels in points.
         colors: one for each object, or None.
 
     Returns:
@@ -761,7 +763,7 @@ def draw_detections(
     masks = result.get("masks")
     points = result.get("keypoints")
     check_result(boxes, class_ids, masks)
-    colors = _enough_colors(colors, len(boxes))
+    colors = _complete_colors(colors, len(boxes))
     if masks is None:
         show_image(ax, utils.as_rgb(image))
     else:
@@ -794,9 +796,9 @@ def detections_grid(
 
     Args:
         images: list of [H, W, 3].
-        results: of `detect`, one for each image.
-        class_names: by class id.
-        cols: images in a row.
+        results: results of `detect`, one for each image.
+        class_names: see `class_name`.
+        cols: number of images in a row.
         titles: one for each image.
         side: width of an image in inches.
     """
@@ -820,10 +822,10 @@ def draw_detections_grid(
     cols: int = 4,
     titles: Sequence[str] | None = None,
 ) -> str:
-    """Saves `detections_grid`, with its arguments, as a PNG.
+    """Saves `detections_grid`, which has the same arguments, as an image file.
 
     Returns:
-        its path as a string.
+        the path as a string.
     """
     detections_grid(images, results, class_names, cols, titles).savefig(path)
     return str(path)
@@ -835,7 +837,7 @@ def draw_detections_grid(
 def keypoint_skeleton(
     points: np.ndarray, skeleton: Sequence[tuple[int, int]] | None = None
 ) -> Sequence[tuple[int, int]]:
-    """The limbs of keypoints [N, K, 3]: those given, else COCO's where K is 17, else none."""
+    """The limbs of keypoints [N, K, 3]: `skeleton`; without it COCO's for K = 17, else none."""
     from mrcnn.keypoints import COCO_NAMES, COCO_SKELETON
 
     if skeleton is not None:
@@ -848,7 +850,7 @@ def keypoint_skeleton(
 def keypoint_limbs(
     shown: np.ndarray, skeleton: Sequence[tuple[int, int]]
 ) -> list[tuple[int, int, int]]:
-    """The limbs of which both ends are shown.
+    """The limbs whose ends are both shown.
 
     Args:
         shown: [N, K] bool.
@@ -881,7 +883,7 @@ def draw_keypoints(
         skeleton: pairs of keypoints; None for COCO's if there are 17, otherwise no limbs.
         colors: [N] of (r, g, b); None for those of `random_colors`.
         threshold: points whose third value is not above it are left out, with their limbs.
-        size: of a point, in points squared.
+        size: area of a marker in points squared.
 
     Returns:
         ax.
@@ -894,24 +896,24 @@ def draw_keypoints(
     points = np.asarray(points, float)
     if points.ndim != 3 or points.shape[-1] != 3:
         raise ValueError(f"keypoints are [N, K, (y, x, score)]. Received: {points.shape}")
-    colors = _enough_colors(colors, len(points))
-    middles = points[..., 1::-1] + 0.5  # of the pixels, as (x, y)
+    colors = _complete_colors(colors, len(points))
+    centers = points[..., 1::-1] + 0.5  # centres of the pixels, (x, y)
     shown = points[..., 2] > threshold
     limbs = keypoint_limbs(shown, keypoint_skeleton(points, skeleton))
-    lines = [middles[i, [start, end]] for i, start, end in limbs]
+    lines = [centers[i, [start, end]] for i, start, end in limbs]
     limb_colors = [colors[i] for i, _, _ in limbs]
-    # A dark rim keeps a limb visible on a ground of its own colour.
+    # A dark rim, for contrast with a background of the same colour.
     rims = LineCollection(lines, colors="black", linewidths=2.6, capstyle="round")
     cores = LineCollection(lines, colors=limb_colors, linewidths=1.4, capstyle="round")
     ax.add_collection(rims, autolim=False)
     ax.add_collection(cores, autolim=False)
-    x, y = middles[shown].T
-    owners = np.nonzero(shown)[0]
+    x, y = centers[shown].T
+    object_indices = np.nonzero(shown)[0]
     ax.scatter(
         x,
         y,
         s=size,
-        color=[colors[i] for i in owners],
+        color=[colors[i] for i in object_indices],
         edgecolors="white",
         linewidths=0.5,
         zorder=3,
@@ -921,67 +923,67 @@ def draw_keypoints(
 
 # ---- matterport's functions: without axes they draw with pyplot ----------------------------------
 
-# matplotlib's backends that only write files: nobody looks.
+# matplotlib's non-interactive backends, which only write files.
 FILE_BACKENDS = ("agg", "cairo", "pdf", "pgf", "ps", "svg", "template")
 
 
 def _pyplot_axes(figsize: tuple[float, float]) -> Axes:
-    """The axes of a new figure of pyplot."""
+    """The axes of a new pyplot figure."""
     import matplotlib.pyplot as plt
 
     return plt.subplots(1, figsize=figsize, layout="tight")[1]
 
 
 def _shown(drawn: Any, new: bool = True) -> Any:
-    """Shows new figures in a notebook or a window; without a display there is nothing to do.
+    """Shows new figures in a notebook or a window; does nothing without a display.
 
-    A notebook then shows what is drawn once, also where the call is the last line of its cell,
-    whose value is shown too: matterport's functions return nothing.
+    In a notebook the figure is shown once, although the value of a cell's last line is displayed,
+    too (matterport's functions return None).
 
     Args:
         drawn: figure or axes.
-        new: False for axes that the caller has given, and shows.
+        new: False for axes that the caller passed and shows.
 
     Returns:
-        what is drawn.
+        `drawn`.
     """
     import matplotlib.pyplot as plt
 
-    nobody_looks = plt.get_backend().lower() in FILE_BACKENDS
-    if new and not nobody_looks:
+    is_interactive = plt.get_backend().lower() not in FILE_BACKENDS
+    if new and is_interactive:
         plt.show()
     cell = _notebook_cell()
-    if cell is not None and not nobody_looks:
+    if cell is not None and is_interactive:
         drawn._ipython_display_ = functools.partial(_show_in_other_cells, cell)
     return drawn
 
 
 def _show_in_other_cells(cell: int) -> None:
-    """IPython's question to a value to show itself: it does nothing in the cell that showed it."""
+    """IPython's hook to display a value: does nothing in the cell that has shown it already."""
     if _notebook_cell() != cell:
-        raise NotImplementedError  # IPython shows it as it does any other
+        raise NotImplementedError  # IPython falls back to its default display
 
 
 def _notebook_cell() -> int | None:
-    """The number of the cell that a notebook runs; None elsewhere."""
+    """The number of the notebook cell that is running; None outside notebooks."""
     try:
         from IPython import get_ipython
     except ImportError:
         return None
     shell = get_ipython()
-    if getattr(shell, "kernel", None) is None:  # that of a terminal has none
+    if getattr(shell, "kernel", None) is None:  # IPython in a terminal
         return None
     return shell.execution_count
 
 
 class _ShownText(str):
-    """A text that a notebook has shown as a table."""
+    """A text that was shown as a table in a notebook."""
 
     _ipython_display_: Callable[[], None]
 
 
 def _label_size(new: bool) -> int:
-    """Points of the labels: larger in the large figures that are made here."""
+    """Font size of labels in points, larger in the large figures of this module."""
     if new:
         return 11
     return 8
@@ -1000,20 +1002,21 @@ def display_images(
     Args:
         images: list of [H, W] or [H, W, 3], or an array of them.
         titles: one for each image.
-        cols: images in a row.
-        cmap, norm, interpolation: of `plt.imshow`.
+        cols: number of images in a row.
+        cmap, norm, interpolation: arguments of `plt.imshow`.
 
     Returns:
         the figure.
 
     Raises:
-        ValueError: what is no list of images, such as one image.
+        ValueError: not a list of images, such as a single image.
     """
     import matplotlib.pyplot as plt
 
     if isinstance(images, np.ndarray) and images.ndim == 3 and images.shape[2] in (1, 3, 4):
         raise ValueError(
-            f"display_images takes a list of images; of one, [image]. Received: {_told(images)}"
+            "display_images takes a list of images; of one, [image]. Received:"
+            f" {_described(images)}"
         )
     titles = _captions(titles, [""] * len(images))
     rows = -(-len(images) // cols)
@@ -1026,7 +1029,8 @@ def display_images(
         image = np.asarray(image)
         if image.ndim not in (2, 3) or image.dtype.kind not in "buif":
             raise ValueError(
-                f"images are [H, W] or [H, W, 3] of numbers. Received: {_told(given)} at place {i}"
+                "images are [H, W] or [H, W, 3] of numbers. Received:"
+                f" {_described(given)} at place {i}"
             )
         if image.ndim == 3 and image.shape[2] not in (1, 3, 4):
             image = utils.as_rgb(image)
@@ -1056,20 +1060,20 @@ def display_instances(
     Args:
         image: [H, W, 3].
         boxes: [N, (y1, x1, y2, x2)] in pixels.
-        masks: of N objects, see `mask_crops`; or None.
+        masks: masks of N objects, see `mask_crops`; or None.
         class_ids: [N].
         class_names: see `class_name`.
         scores: [N] or None.
-        show_mask: paint the masks; their outlines are drawn anyway.
-        ax: axes to draw on; without it a figure of `figsize` inches is shown.
-        colors: [N] of (r, g, b) in 0..1; of fewer, the other objects have colours of their own.
-        captions: [N] texts in place of name and score; of fewer, the other objects have those.
+        show_mask: paint the masks; their outlines are always drawn.
+        ax: axes to draw on; None to show a figure of `figsize` inches.
+        colors: [N] of (r, g, b) in 0..1; fewer are continued by `random_colors`.
+        captions: [N] texts in place of name and score; fewer are for the first objects.
 
     Returns:
         the axes.
 
     Raises:
-        ValueError: boxes, masks and class ids that are not equally many.
+        ValueError: different numbers of boxes, masks and class ids.
     """
     boxes = np.asarray(boxes)
     count = len(boxes)
@@ -1086,28 +1090,28 @@ def display_instances(
             f"{boxes.shape}, {mask_shape}, {np.shape(class_ids)}"
         )
     captions = _captions(captions, label_texts(class_ids, class_names, scores, 3))
-    colors = _enough_colors(colors, count)
-    real = np.flatnonzero(boxes.reshape(-1, 4).any(axis=1))  # the others are padding
-    real_colors = [colors[i] for i in real]
+    colors = _complete_colors(colors, count)
+    kept = np.flatnonzero(boxes.reshape(-1, 4).any(axis=1))  # zero rows are padding
+    kept_colors = [colors[i] for i in kept]
     new = ax is None
     if ax is None:
         ax = _pyplot_axes(figsize)
     painted = utils.as_rgb(image)
     if masks is not None and count:
-        mask_boxes, crops = mask_crops(choose_masks(masks, real))
+        mask_boxes, crops = mask_crops(choose_masks(masks, kept))
         if show_mask:
-            painted = _paint_crops(painted, mask_boxes, crops, mask_shape, real_colors, 0.5)
+            painted = _paint_crops(painted, mask_boxes, crops, mask_shape, kept_colors, 0.5)
         show_image(ax, painted, title, margin=10)
-        # As in the original, outlines are there without the masks' colours too.
-        _outline_crops(ax, mask_boxes, crops, real_colors)
+        # As in the original, outlines are drawn also where masks are not.
+        _outline_crops(ax, mask_boxes, crops, kept_colors)
     else:
         show_image(ax, painted, title, margin=10)
     if count == 0:
         _write_in_middle(ax, "No instances to display")
-    if show_bbox and len(real):
-        add_boxes(ax, boxes[real], real_colors, 2, "dashed")
-    real_captions = [captions[i] for i in real]
-    add_labels(ax, boxes[real], real_captions, image_limits(image), _label_size(new))
+    if show_bbox and len(kept):
+        add_boxes(ax, boxes[kept], kept_colors, 2, "dashed")
+    kept_captions = [captions[i] for i in kept]
+    add_labels(ax, boxes[kept], kept_captions, image_limits(image), _label_size(new))
     return _shown(ax, new)
 
 
@@ -1130,10 +1134,10 @@ def display_differences(
 ) -> Axes:
     """Shows ground truth in green and predictions in red (matterport: display_differences).
 
-    Each prediction has its score and its IoU with the object that it is matched with; without one,
-    with that which it overlaps most.
+    Each prediction is labelled with its score and its IoU with the matched object; without a match,
+    with the object of highest IoU.
 
-    Args: as `utils.compute_matches`, and `display_instances`.
+    Args: see `utils.compute_matches` and `display_instances`.
 
     Returns:
         the axes.
@@ -1149,19 +1153,19 @@ def display_differences(
         iou_threshold=iou_threshold,
         score_threshold=score_threshold,
     )
-    # Matches and overlaps follow the score's order and have no zero rows.
+    # Matches and overlaps are sorted by score, without zero rows.
     gt_box = np.asarray(gt_box).reshape(-1, 4)
-    real = np.flatnonzero(np.any(gt_box, axis=1))
+    kept = np.flatnonzero(np.any(gt_box, axis=1))
     pred_box = np.asarray(pred_box).reshape(-1, 4)
     order = np.flatnonzero(np.any(pred_box, axis=1))
     pred_score = np.ravel(pred_score)
     order = order[np.argsort(-pred_score[order], kind="stable")]
     pred_score = pred_score[order]
     size = np.shape(image)[:2]
-    masks = [_masks_of_rows(gt_mask, real, size), _masks_of_rows(pred_mask, order, size)]
-    gt_box = gt_box[real]
+    masks = [_masks_of_rows(gt_mask, kept, size), _masks_of_rows(pred_mask, order, size)]
+    gt_box = gt_box[kept]
     pred_box = pred_box[order]
-    class_ids = [np.ravel(gt_class_id)[real], np.ravel(pred_class_id)[order]]
+    class_ids = [np.ravel(gt_class_id)[kept], np.ravel(pred_class_id)[order]]
     green = (0.0, 0.9, 0.0)
     red = (1.0, 0.1, 0.1)
     return display_instances(
@@ -1180,10 +1184,13 @@ def display_differences(
 
 
 def _masks_of_rows(masks: Any, rows: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Masks [H, W, n] of some objects, of any form, in the image's size (H, W) if there are none.
+    """Masks [H, W, n] of some rows.
 
     Args:
-        rows: indices. Masks of as many objects are theirs: boxes may be padded, and masks not.
+        masks: masks of any type, see `mask_crops`; if there are n, they are those of the rows:
+            boxes may be padded and masks not.
+        rows: [n] indices.
+        size: (H, W) of the image, for no rows.
     """
     if not len(rows):
         return np.zeros((*size, 0), bool)
@@ -1194,7 +1201,7 @@ def _masks_of_rows(masks: Any, rows: np.ndarray, size: Sequence[int]) -> np.ndar
 
 
 def _match_texts(scores: np.ndarray, overlaps: np.ndarray, matches: np.ndarray) -> list[str]:
-    """Texts of predictions: score and IoU, and whether there is no match.
+    """Texts of predictions: score and IoU, and "not matched" where it applies.
 
     Args:
         scores: [P].
@@ -1219,20 +1226,21 @@ def draw_rois(
     class_names: Any,
     limit: int = 10,
 ) -> Axes:
-    """Shows a random choice of RoIs, before and after refinement (matterport: draw_rois).
+    """Shows random RoIs before and after refinement (matterport: draw_rois).
 
     Args:
         image: [H, W, 3].
-        rois, refined_rois: [N, (y1, x1, y2, x2)] in pixels; refined ones of positives only matter.
-        mask: [N, h, w], the mask inside each RoI, as `data_generator(detection_targets=True)` gives
-            it; or [N, H, W], in the image.
+        rois, refined_rois: [N, (y1, x1, y2, x2)] in pixels; refined ones are drawn for positives
+            only.
+        mask: [N, h, w], masks inside the RoIs, as from `data_generator(detection_targets=True)`; or
+            [N, H, W], masks of the image.
         class_ids: [N]; 0 is background, drawn grey.
-        limit: most RoIs to draw.
+        limit: maximum number of RoIs.
 
     Returns:
         the axes.
     """
-    class_ids = np.ravel(class_ids)  # [N, 1] of `data_generator`
+    class_ids = np.ravel(class_ids)  # [N, 1] from `data_generator`
     chosen = np.random.choice(len(rois), min(limit, len(rois)), replace=False)
     colors = dict(zip(chosen.tolist(), random_colors(len(chosen))))
     positive = [i for i in colors if class_ids[i] > 0]
@@ -1260,9 +1268,9 @@ def draw_rois(
 
 
 def draw_box(image: np.ndarray, box: Sequence[float], color: Any) -> np.ndarray:
-    """Draws the edge of a box into an image [H, W, 3], in place (matterport: draw_box).
+    """Draws the edges of a box into an image [H, W, 3], in place (matterport: draw_box).
 
-    What lies beyond the image is left out.
+    Parts outside the image are left out.
     """
     y1, x1, y2, x2 = (int(side) for side in box)
     for top, left, bottom, right in (
@@ -1271,7 +1279,7 @@ def draw_box(image: np.ndarray, box: Sequence[float], color: Any) -> np.ndarray:
         (y1, x1, y2, x1 + 2),
         (y1, x2, y2, x2 + 2),
     ):
-        # A negative edge would count from the other side.
+        # Negative indices would count from the end.
         image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = color
     return image
 
@@ -1287,15 +1295,15 @@ def display_top_masks(
 
     Args:
         image: [H, W, 3].
-        mask: of N objects, see `mask_crops`; of none, any.
+        mask: masks of N objects, see `mask_crops`.
         class_ids: [N].
-        limit: number of classes, those with most pixels; a class without any is left out.
+        limit: maximum number of classes; those with most pixels are shown.
 
     Returns:
         the figure.
 
     Raises:
-        ValueError: arrays of other shapes.
+        ValueError: arrays of wrong shapes.
     """
     image = np.asarray(image)
     class_ids = np.ravel(class_ids)
@@ -1320,11 +1328,11 @@ def display_top_masks(
     height, width = image.shape[:2]
     titles = [f"H x W = {height} x {width}"]
     for class_id in top:
-        # Each object has a value of its own; where two overlap, the later one is seen.
-        picture = np.zeros(mask.shape[:2], int)
+        # Each object has its own value; where objects overlap, the last one's.
+        labels = np.zeros(mask.shape[:2], int)
         for value, i in enumerate(np.flatnonzero(class_ids == class_id), start=1):
-            picture[mask[:, :, i].astype(bool)] = value
-        images.append(picture)
+            labels[mask[:, :, i].astype(bool)] = value
+        images.append(labels)
         titles.append(fonts.plain(drawn_name(class_names, class_id)))
     empty = limit - len(top)
     images += [np.zeros(image.shape[:2], int)] * empty
@@ -1333,7 +1341,7 @@ def display_top_masks(
 
 
 def plot_precision_recall(AP: float, precisions: np.ndarray, recalls: np.ndarray) -> Axes:
-    """Plots precision over recall as `utils.compute_ap` returns them (matterport).
+    """Plots precision over recall from `utils.compute_ap` (matterport: plot_precision_recall).
 
     Returns:
         the axes.
@@ -1418,28 +1426,28 @@ def draw_boxes(
     Args:
         image: [H, W, 3].
         boxes, refined_boxes: [N, (y1, x1, y2, x2)] in pixels; drawn dashed and solid.
-        masks: [N, H, W], as matterport's documentation has it; or [H, W, N], as its code had.
-        captions: [N] texts; of fewer, the other boxes have none.
-        visibilities: [N] of 0 (grey, faint), 1 (dotted) and 2 (bright; the default, also of those
-            that are missing).
+        masks: [N, H, W], as in matterport's documentation, or [H, W, N], as in its code.
+        captions: [N] texts; fewer are for the first boxes.
+        visibilities: [N] of 0 (grey, faint), 1 (dotted) and 2 (bright); missing ones are 2.
 
     Returns:
         the axes.
 
     Raises:
-        ValueError: neither boxes nor refined boxes, others than [N, 4], or not equally many.
+        ValueError: neither boxes nor refined boxes, another shape than [N, 4], or different
+            numbers.
     """
-    given = []
-    for some in (boxes, refined_boxes):
-        if some is not None:
-            given.append(_boxes_to_draw(some))
-    if not given:
+    box_sets = []
+    for box_set in (boxes, refined_boxes):
+        if box_set is not None:
+            box_sets.append(_boxes_to_draw(box_set))
+    if not box_sets:
         raise ValueError("draw_boxes needs boxes or refined_boxes. Received: neither")
-    count = len(given[0])
-    if len(given[-1]) != count:
+    count = len(box_sets[0])
+    if len(box_sets[-1]) != count:
         raise ValueError(
             "draw_boxes takes as many refined boxes as boxes. Received:"
-            f" {len(given[-1])} and {count}"
+            f" {len(box_sets[-1])} and {count}"
         )
     new = ax is None
     if ax is None:
@@ -1478,7 +1486,7 @@ def draw_boxes(
 
 
 def _boxes_to_draw(boxes: Any) -> np.ndarray:
-    """Boxes [N, 4]; ValueError for another shape, such as that of one box."""
+    """Boxes [N, 4] as an array; raises a ValueError for another shape, such as one box."""
     boxes = np.asarray(boxes)
     if len(boxes) and boxes.shape[1:] != (4,):
         raise ValueError(f"boxes are [N, (y1, x1, y2, x2)]. Received: shape {boxes.shape}")
@@ -1486,7 +1494,7 @@ def _boxes_to_draw(boxes: Any) -> np.ndarray:
 
 
 def _draw_box(ax: Axes, box: np.ndarray, color: Any, visibility: int, refined: bool) -> None:
-    """Draws a box of `draw_boxes` as its visibility says; dashed where a refined one follows."""
+    """Draws a box of `draw_boxes` by its visibility; with `refined`, dashed instead of solid."""
     if visibility == 0:
         add_boxes(ax, box, "gray", 2, "dotted", 0.5)
     elif visibility == 1:
@@ -1501,13 +1509,13 @@ def _draw_box(ax: Axes, box: np.ndarray, color: Any, visibility: int, refined: b
 
 
 def display_table(table: Sequence[Sequence]) -> str:
-    """Shows rows of cells as a table, HTML in a notebook, text elsewhere (matterport).
+    """Shows rows of cells as a table, in a notebook as HTML (matterport: display_table).
 
     Returns:
         the table as text.
     """
     texts = [[str(cell) for cell in row] for row in table]
-    columns = itertools.zip_longest(*texts, fillvalue="")  # rows may be shorter than others
+    columns = itertools.zip_longest(*texts, fillvalue="")  # rows may differ in length
     widths = [max(len(cell) for cell in column) for column in columns]
     lines = []
     for row in texts:
@@ -1526,7 +1534,7 @@ def display_table(table: Sequence[Sequence]) -> str:
 
 
 def _html_table(texts: list[list[str]]) -> str:
-    """Rows of texts as a table in HTML."""
+    """Rows of texts as an HTML table."""
     import html
 
     rows = []
@@ -1536,9 +1544,9 @@ def _html_table(texts: list[list[str]]) -> str:
     return f"<table>{''.join(rows)}</table>"
 
 
-# Weights that may be constant: biases, and what batch normalisation begins with.
+# Weights that may be constant: biases, and the initial values of batch normalisation.
 CONSTANT_WEIGHTS = ("bias", "beta", "gamma", "moving_mean", "moving_variance")
-# A trained weight beyond it is marked: training has gone wrong.
+# Larger trained weights are marked, since training has diverged.
 LARGEST_WEIGHT = 1000
 
 
@@ -1556,7 +1564,7 @@ def display_weight_stats(model: MaskRCNN) -> str:
         for variable in layer.weights:
             values = np.asarray(variable)
             name = f"{layer.name}/{variable.name}"
-            # Other weights that are constant tell of a layer that was never set.
+            # Other constant weights suggest a layer that was never initialised.
             if values.min() == values.max() and variable.name not in CONSTANT_WEIGHTS:
                 name += " *** dead?"
             is_trained = not variable.name.startswith("moving_")

@@ -233,7 +233,7 @@ def test_an_image_of_any_range_is_detected_in_alike(toy_detector, make):
 
 def test_values_of_the_network_follow_mean_pixel(caplog):
     """Those of 0..255 are left alone, as are those of settings with units of their own."""
-    data._RANGES_TOLD.clear()
+    data._RANGES_LOGGED.clear()
     fractions = COLORS / 255
     config = Config()
     for same in (COLORS, COLORS.astype(np.float32), COLORS.astype(int) + 20, COLORS - 3.5):
@@ -331,7 +331,7 @@ def test_detect_molded_checks_its_shapes(toy_detector):
 
 def test_images_that_are_not_molded_are_said(toy_detector, monkeypatch, caplog):
     """As notebooks of 2018 pass what `load_image_gt` returns; once for each method."""
-    monkeypatch.setattr(data, "_UNMOLDED_TOLD", set())
+    monkeypatch.setattr(data, "_UNMOLDED_WARNED", set())
     molded, metas, _ = toy_detector.mold_inputs([COLORS])
     whole = np.round(molded).astype(np.int32)
     for _ in range(2):
@@ -349,7 +349,7 @@ def test_images_that_are_not_molded_are_said(toy_detector, monkeypatch, caplog):
 
 def test_a_limit_that_may_have_cut_detections_is_said(monkeypatch, caplog):
     """As many as DETECTION_MAX_INSTANCES, all of them sure; once for each limit."""
-    monkeypatch.setattr(data, "_LIMITS_TOLD", set())
+    monkeypatch.setattr(data, "_LIMITS_WARNED", set())
     detections = np.zeros((1, 4, 6), np.float32)
     detections[0, :, :4] = 0.1, 0.1, 0.6, 0.6
     detections[0, :, 4] = 1

@@ -492,7 +492,7 @@ def test_default_load_mask_speaks_once(caplog):
             return super().load_mask(image_id)
 
     dataset.__class__ = Own
-    dataset._said_no_masks = False
+    dataset._warned_no_masks = False
     dataset.load_mask(0)
     assert "Own leaves some images to the load_mask of Dataset: image 0" in caplog.text
 
