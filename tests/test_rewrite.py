@@ -385,7 +385,7 @@ def test_body_c4_of_odd_pooled_size_at_stride_2(tmp_path):
     )
     with pytest.raises(ValueError, match=r"MASK_SHAPE .*\[8, 8\].*Received: \[7, 7\]"):
         modellib.MaskRCNN("inference", small_config(MASK_SHAPE=[7, 7], **settings), tmp_path)
-    keras.utils.set_random_seed(0)  # one network in some hundred finds background alone
+    keras.utils.set_random_seed(0)  # one network in twenty finds background alone
     model = modellib.MaskRCNN("inference", small_config(MASK_SHAPE=[8, 8], **settings), tmp_path)
     result = model.detect(
         [np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)]
