@@ -288,9 +288,7 @@ def read_image_xmls(
         AnnotationError: no image can be used.
     """
     reader = Reader(path, images, keep_empty, need_files=need_files)
-    base_folder = path
-    if not os.path.isdir(path):
-        base_folder = os.path.dirname(path)
+    base_folder = reader.own_folder
     boxes = 0
     for file in xml_files:
         relative = os.path.relpath(file, base_folder or ".")

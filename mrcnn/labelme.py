@@ -72,9 +72,7 @@ def read_labelme_jsons(
         AnnotationError: no image can be used.
     """
     reader = Reader(path, images, keep_empty, need_files=need_files)
-    folder = path
-    if not os.path.isdir(path):
-        folder = os.path.dirname(path)
+    folder = reader.own_folder
     for file, reason in (unusable or {}).items():
         reader.problem(f"file {os.path.relpath(file, folder)}", reason)
     has_classes = any(map(_has_classes_of_qupath, loaded.values()))

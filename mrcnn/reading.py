@@ -273,6 +273,7 @@ class Reader:
     Attributes:
         problems: a message for each image or region that is left out; `finish` logs them.
         read_problems: further messages, already logged.
+        own_folder: the folder itself, or that of the file.
         folders: the folders in which images are searched for.
         entries: the images that were added.
         without_regions: number of images without usable regions.
@@ -292,6 +293,7 @@ class Reader:
         own_folder = self.path
         if not os.path.isdir(own_folder):
             own_folder = os.path.dirname(own_folder)
+        self.own_folder = own_folder
         self.folders = [own_folder]
         if root is not None:
             self.folders.append(os.fspath(root))
