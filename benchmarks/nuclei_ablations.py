@@ -40,9 +40,11 @@ _CONVOLUTIONAL_HEAD = {
     "BOX_HEAD_NORM": None,
 }
 
+EVERY_IMAGE_ONCE = "every image once"
 # name: (settings beside the first one's, what the row says)
 TRAINED: dict[str, tuple[dict[str, Any], str]] = {
     "base": ({}, "`nucleus.py train --small`"),
+    EVERY_IMAGE_ONCE: ({}, "stained and bright images no more often than the others"),
     "scale jitter": ({"SCALE_JITTER": (0.5, 2.0)}, "large-scale jitter of .5 to 2"),
     "copy-paste": ({"COPY_PASTE": 0.5}, "nuclei of another image pasted over every second one"),
     "mosaic": ({"MOSAIC": 0.5}, "every second example of four images"),
@@ -94,6 +96,8 @@ def train(name: str, seed: int, options: argparse.Namespace) -> pathlib.Path:
     logs = folder / "logs"
     model = modellib.MaskRCNN("training", config, str(logs))
     dataset = nucleus.prepared_subset(options.dataset, "train")
+    if name != EVERY_IMAGE_ONCE:
+        nucleus.repeat_rare_kinds(dataset)
     began = time.monotonic()
     computed = time.process_time()
     model.train(

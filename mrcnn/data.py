@@ -13,6 +13,7 @@ import contextvars
 import copy
 import logging
 import math
+import numbers
 import os
 import random
 import sys
@@ -1426,12 +1427,33 @@ def _partners(dataset: utils.Dataset, image_id: int, excluded: Collection[str] =
         if source not in excluded and set(class_ids) == labelled
     }
     group = dataset.image_info[image_id].get("mixing_group")
-    numbers = []
+    partners = []
     for other in dataset.image_ids:
         info = dataset.image_info[other]
         if info["source"] in sources and info.get("mixing_group") == group:
-            numbers.append(int(other))
-    return np.array(numbers, int)
+            partners.append(int(other))
+    return np.array(partners, int)
+
+
+def _with_repeats(dataset: utils.Dataset) -> np.ndarray:
+    """The image ids of an epoch, each as often as its "repeat_factor" in `image_info` says.
+
+    Raises:
+        DatasetError: a factor that is no whole number from 1 on.
+    """
+    ids = np.asarray(dataset.image_ids)
+    if not any("repeat_factor" in info for info in dataset.image_info):
+        return ids
+    factors = []
+    for image_id in ids:
+        factor = dataset.image_info[image_id].get("repeat_factor", 1)
+        if isinstance(factor, bool) or not isinstance(factor, numbers.Integral) or factor < 1:
+            raise DatasetError(
+                "the repeat_factor of an image, how often an epoch of training has it, is a whole"
+                f" number from 1 on. Received: {factor!r} of {_where(dataset, image_id)}"
+            )
+        factors.append(int(factor))
+    return np.repeat(ids, factors)
 
 
 def _labelled(dataset: utils.Dataset, image_id: int) -> list[int]:
@@ -1561,9 +1583,9 @@ def _fitting_anchors(
     best = np.zeros(len(objects))
     neutral = [np.zeros(0, np.int64)]
     positive = [np.zeros(0, np.int64)]
-    for numbers, near, iou in blocks.overlaps(objects, least_iou):
-        np.maximum.at(best, numbers, iou.max(axis=1))
-        best_iou = best[numbers]
+    for rows, near, iou in blocks.overlaps(objects, least_iou):
+        np.maximum.at(best, rows, iou.max(axis=1))
+        best_iou = best[rows]
         positive_iou = np.minimum(best_iou, config.RPN_POSITIVE_IOU)
         positive_iou[(best_iou == 0) | (best_iou < least_iou)] = np.inf
         neutral.append(_anchors_where(near, iou >= config.RPN_NEGATIVE_IOU))
@@ -1840,10 +1862,11 @@ class TrainingBatches:
         _check_prepared(dataset)
         if len(dataset.image_ids) == 0:
             raise DatasetError("a dataset to train on has images. Received: one without")
+        self._epoch_ids = _with_repeats(dataset)
 
     def __len__(self) -> int:
         """Number of batches of an epoch; the last one may extend into the next epoch."""
-        return math.ceil(len(self.dataset.image_ids) / (self.batch_size * self.share[1]))
+        return math.ceil(len(self._epoch_ids) / (self.batch_size * self.share[1]))
 
     def image_ids(self, step: int) -> list[int]:
         """The image ids of a batch, in order."""
@@ -1857,7 +1880,7 @@ class TrainingBatches:
 
     def _image_id(self, number: int) -> int:
         """The image id of an example, by its index in the run."""
-        ids = np.asarray(self.dataset.image_ids)
+        ids = self._epoch_ids
         epoch, index = divmod(number, len(ids))
         if self.shuffle:
             ids = np.random.default_rng([self.seed, 1, epoch]).permutation(ids)

@@ -1373,7 +1373,11 @@ class Dataset:
             image_id: its id in the source, of any type; the other methods' id is its index in
                 `image_info`.
             path: path of the file, or None if `load_image` needs none.
-            **kwargs: further entries of its dict in `image_info`, for use by `load_mask`.
+            **kwargs: further entries of its dict in `image_info`, for use by `load_mask`. Two have
+                a meaning in training (not in matterport): `mixing_group`, see COPY_PASTE in
+                config.py; `repeat_factor`, how often an epoch has the image, 1 where it is absent;
+                more for kinds of images that are rare (as LVIS, arXiv 1908.03195, repeats images
+                of rare classes).
         """
         self.image_info.append({"id": image_id, "source": source, "path": path, **kwargs})
 

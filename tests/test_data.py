@@ -181,6 +181,30 @@ def test_each_image_once_in_a_pass(shuffle):
     assert (ids == np.arange(5)).all() != shuffle
 
 
+def test_repeat_factor_of_rare_images():
+    """An epoch has an image as often as its repeat_factor says, over two machines too."""
+    dataset = Rectangles(4)
+    dataset.image_info[2]["repeat_factor"] = 3
+    batches = data.TrainingBatches(dataset, ToyConfig(), shuffle=True, seed=1)
+    assert batches.batch_size == 2 and len(batches) == 3
+    for epoch in range(2):
+        ids = np.concatenate([batches.image_ids(3 * epoch + step) for step in range(3)])
+        assert np.bincount(ids).tolist() == [1, 1, 3, 1], epoch
+    shares = [data.TrainingBatches(dataset, ToyConfig(), share=(i, 2)) for i in range(2)]
+    ids = np.concatenate([share.image_ids(step) for step in range(3) for share in shares])
+    assert np.bincount(ids).tolist() == [2, 2, 6, 2]
+    evaluated = data.TrainingBatches(Rectangles(4), ToyConfig(), shuffle=False)
+    assert len(evaluated) == 2  # what has no factor is there once
+
+
+@pytest.mark.parametrize("factor", [0, -1, 1.5, True, "2", None])
+def test_repeat_factor_is_a_whole_number(factor):
+    dataset = Rectangles(2)
+    dataset.image_info[1]["repeat_factor"] = factor
+    with pytest.raises(data.DatasetError, match=r"repeat_factor .* from 1 on. Received: .* image"):
+        data.TrainingBatches(dataset, ToyConfig())
+
+
 def test_threads_don_t_share_a_random_state():
     """(17) Each example has draws of its own, the same in any order and number of threads."""
 

@@ -4,6 +4,7 @@ import concurrent.futures
 import importlib.util
 import json
 import pathlib
+import shutil
 import sys
 
 import numpy as np
@@ -421,6 +422,24 @@ def test_images_mix_within_their_kind(nucleus, tmp_path, coco_folder):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="is a text. Received: 3 of image 2 in .*odd.json"):
         nucleus.prepared_subset(coco_folder, "odd")
+
+
+@pytest.mark.long
+def test_rare_kinds_are_repeated_for_the_small_network(nucleus, tmp_path):
+    """In COCO's json; an image that can't be read is left to the check that names it."""
+    folder = tmp_path / "nuclei"
+    shutil.copytree(nucleus.DATA_DIR, folder)
+    dataset = nucleus.prepared_subset(folder, "train")
+    broken = pathlib.Path(dataset.image_info[0]["path"])
+    broken.write_bytes(b"no image")
+    train_set, val_set = nucleus._sets(nucleus.NucleusSmallConfig(), folder, "train")
+    assert val_set is None
+    infos = train_set.image_info
+    kinds = [info["mixing_group"] for info in infos]
+    factors = [info.get("repeat_factor", 1) for info in infos]
+    assert factors == [1 if kind == "fluorescence" else 2 for kind in kinds] and sum(factors) == 72
+    train_set, _ = nucleus._sets(nucleus.NucleusConfig(), folder, "train")
+    assert not any("repeat_factor" in info for info in train_set.image_info)
 
 
 @pytest.mark.long
