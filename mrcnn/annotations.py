@@ -850,7 +850,8 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
             crowd = bool(item["iscrowd"])
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = given_size(image.get("height"), image.get("width"))
-        reader.add(Entry(image["file_name"], regions, size, extra=image), annotated=bool(items))
+        entry = Entry(image["file_name"], regions, size, coco.other_names(image), extra=image)
+        reader.add(entry, annotated=bool(items))
     annotated = reader.finish(
         list(dict.fromkeys(names[category_id] for category_id in sorted(names)))
     )

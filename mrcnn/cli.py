@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import json
 import logging
 import os
@@ -647,8 +648,8 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     if not folder.is_dir():
         return None
-    for year in YEARS:
-        path = coco.find_json(folder, subset, year)
+    for kind, year in itertools.product(("instances", "panoptic"), YEARS):
+        path = coco.find_json(folder, subset, year, kind)
         if path.is_file() and coco.says_a_subset(path, folder, subset):
             return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
     if annotations.reads_as_yolo(str(folder)):

@@ -33,7 +33,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import files, utils
+from mrcnn import files, panoptic, utils
 from mrcnn.masks import (
     BAD_NUMBERS,
     BAD_POLYGON,
@@ -214,6 +214,8 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
     If no annotation has a segmentation, as in exports for box detectors, the boxes are used as
     shapes, with a warning.
 
+    A panoptic json is read with the PNGs of its segments, see `panoptic.to_instances`.
+
     Args:
         path: a json in the format of COCO's `instances_*.json`.
         crowds: "auto": if all annotations are crowds, they are used as objects, with a warning,
@@ -245,6 +247,9 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
         coco = COCO()
         coco.problems = []
         coco.dataset = _parse(path, coco.problems)
+        if panoptic.is_panoptic(coco.dataset["annotations"]):
+            panoptic.to_instances(coco.dataset, path, coco.problems)
+        _warn_of_partial_annotation(coco.dataset["images"], path)
         _boxes_to_polygons(coco.dataset["annotations"], path)
         _index(coco, path)
         _check_that_pixels(coco, path)
@@ -372,18 +377,32 @@ def _parse(path: pathlib.Path, problems: list[str]) -> dict:
 
 
 def _check_that_instances(annotations: Any, path: pathlib.Path) -> None:
-    """ValueError for COCO's other kinds of json, whose annotations have no masks."""
+    """ValueError for COCO's json of captions, whose annotations have no masks."""
     first: Any = next(iter(annotations), None)
     if isinstance(annotations, dict):
         first = annotations.get(first)
     if not isinstance(first, dict) or "category_id" in first:
         return
-    for field, kind in (("segments_info", "a panoptic json"), ("caption", "one of captions")):
-        if field in first:
-            raise ValueError(
-                f"{path}: expected a json of instances, with masks. Received: {kind}, with"
-                f" {field!r} in its annotations; use the instances_*.json of these images"
-            )
+    if "caption" in first:
+        raise ValueError(
+            f"{path}: expected a json of instances, with masks. Received: one of captions, with"
+            " 'caption' in its annotations; use the instances_*.json of these images"
+        )
+
+
+def _warn_of_partial_annotation(images: list[dict], path: pathlib.Path) -> None:
+    """Warns of LVIS, which annotates in each image a part of the classes alone."""
+    fields = ("neg_category_ids", "not_exhaustive_category_ids")
+    partial = sum(not set(fields).isdisjoint(image) for image in images)
+    if partial:
+        logger.warning(
+            "%s: of %d images only some classes are annotated, as in LVIS (%s); objects of the"
+            " others count as background in training and as false detections in AP, which is"
+            " lower than LVIS's own",
+            path,
+            partial,
+            ", ".join(fields),
+        )
 
 
 def _with_id(item: Any, number: str) -> Any:
@@ -567,6 +586,26 @@ def _file_name(image: dict) -> str | None:
             name = urllib.parse.unquote(address).rsplit("/", 1)[-1]
         return name
     return None
+
+
+# Names of COCO's images until 2014 are those of 2017 with this prefix.
+_PREFIX_2014 = re.compile(r"COCO_(train|val|test)2014_")
+
+
+def other_names(image: dict) -> tuple[str, ...]:
+    """Names that the file of an image may have beside its file_name, most likely first.
+
+    They are those of its addresses, with and without the folder, such as train2017/ in LVIS's
+    coco_url, and in the form of 2017.
+    """
+    names = []
+    for field in NAME_FIELDS:
+        if field.endswith("url") and isinstance(image.get(field), str):
+            parts = urllib.parse.unquote(urllib.parse.urlsplit(image[field]).path).split("/")
+            names += ["/".join(parts[-2:]), parts[-1]]
+    name = str(image["file_name"])
+    names.append(_PREFIX_2014.sub("", name, count=1))
+    return tuple(other for other in dict.fromkeys(names) if other not in ("", name))
 
 
 def _side(value: Any) -> int | None:
@@ -1056,7 +1095,7 @@ def _looks_like_coco(file: pathlib.Path) -> bool:
         data = _parse(file, [])
     except (OSError, ValueError):
         return False
-    return bool(data)
+    return bool(data) and not panoptic.is_panoptic(data["annotations"])
 
 
 def _folder_of(path: pathlib.Path, names: list[str]) -> pathlib.Path:

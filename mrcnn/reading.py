@@ -298,6 +298,8 @@ class Reader:
         if root is not None:
             self.folders.append(os.fspath(root))
         self.folders += _folders_near(own_folder)
+        if os.path.basename(os.path.abspath(own_folder)).lower() in coco.ANNOTATION_FOLDERS:
+            self.folders.append(os.path.normpath(os.path.join(own_folder, os.pardir)))
         if images is not None:
             self.folders = [os.fspath(images)]
             if is_inside(own_folder, images):
