@@ -41,6 +41,7 @@ from mrcnn.labelme import (
     is_eiseg,
     is_isat,
     is_qupath,
+    is_segment_anything,
     is_supervisely,
     is_supervisely_meta,
     is_v7,
@@ -391,11 +392,18 @@ def _read_any(
         raise AnnotationError(
             f"{path}: expected {FORMATS}. Received: {received}{problem_lines(folder.problems())}"
         )
-    _warn_of_via_settings(path, attribute, label)
+    _warn_of_settings_of_labelme(path, folder.labelme_jsons, attribute, label)
     for file in folder.task_jsons:
         folder.unusable[file] = "expected a labelme json as the others. Received: Label Studio's"
     return read_labelme_jsons(
-        path, folder.labelme_jsons, images, keep_empty, folder.unusable, need_files, folder.classes
+        path,
+        folder.labelme_jsons,
+        images,
+        keep_empty,
+        folder.unusable,
+        need_files,
+        folder.classes,
+        label,
     )
 
 
@@ -507,6 +515,15 @@ def _warn_of_via_settings(path: str, attribute: str | None, label: str | None) -
     for name, value in (("attribute", attribute), ("label", label)):
         if value is not None:
             logger.warning("%s: %s=%r is for VIA alone and changes nothing here", path, name, value)
+
+
+def _warn_of_settings_of_labelme(
+    path: str, loaded: dict[str, Any], attribute: str | None, label: str | None
+) -> None:
+    """Warns that settings have no effect; of jsons of one image SA-1B's alone take a `label`."""
+    if any(map(is_segment_anything, loaded.values())):
+        label = None
+    _warn_of_via_settings(path, attribute, label)
 
 
 # ---- The json files of a folder ------------------------------------------------------------------
@@ -667,6 +684,7 @@ def _is_via_csv(path: str) -> bool:
 
 def _format_of(data: Any) -> str | None:
     """The format of a json: via, via3, labelme, labelstudio or coco; None for another."""
+    entries = values_of(data)
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
             return "labelme"
@@ -678,11 +696,11 @@ def _format_of(data: Any) -> str | None:
             return "via"
         if is_via3(data):
             return "via3"
-    if is_eiseg(data) or is_qupath(data):
+    if is_eiseg(data) or is_qupath(data) or is_segment_anything(data):
         return "labelme"
     if is_label_studio(data):
         return "labelstudio"
-    if any(isinstance(entry, dict) and "filename" in entry for entry in values_of(data)):
+    if any(isinstance(entry, dict) and {"filename", "regions"} <= set(entry) for entry in entries):
         return "via"
     return None
 
@@ -706,7 +724,8 @@ def _is_empty(data: Any, name: str) -> bool:
 # Json formats that are not read: the keys that identify one, and its description.
 _FOREIGN_FORMATS = (
     ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
-    ({"image", "annotations"}, "a json of CreateML or of Segment Anything's data"),
+    ({"image", "annotations"}, "a json of CreateML, which has boxes alone"),
+    ({"annotation"}, "ADE20K's own json; its Scene Parsing instances, annotations_instance/, are read"),
     ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
     ({"data_row"}, "Labelbox's own json; export COCO there"),
     ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
@@ -767,12 +786,14 @@ def _read_file(
         return read_via_content(Reader(path, images, keep_empty, root), data, attribute, label)
     if name == "via3":
         return read_via_content(Reader(path, images, keep_empty, root), data, attribute, label)
-    if name in ("coco", "labelme"):
-        _warn_of_via_settings(path, attribute, label)
     if name == "coco":
+        _warn_of_via_settings(path, attribute, label)
         return _read_coco(Reader(path, images, keep_empty, root, need_files), crowds)
     if name == "labelme":
-        return read_labelme_jsons(path, {path: data}, images, keep_empty, None, need_files)
+        _warn_of_settings_of_labelme(path, {path: data}, attribute, label)
+        return read_labelme_jsons(
+            path, {path: data}, images, keep_empty, None, need_files, label=label
+        )
     if name == "labelstudio":
         _warn_of_via_settings(path, attribute, None)
         return read_tasks(path, {path: data}, images, label, keep_empty, need_files)

@@ -1,4 +1,5 @@
-"""Reads json files of one image each: LabelMe, ISAT, EISeg, Supervisely, V7 (Darwin) and QuPath.
+"""Reads json files of one image each: LabelMe, ISAT, EISeg, Supervisely, V7 (Darwin), QuPath and
+Segment Anything (SA-1B).
 
 The other formats are converted to LabelMe's layout first.
 """
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from mrcnn import files
+from mrcnn.masks import SegmentationError, sound_segmentation
 from mrcnn.outlines import (
     Bitmap,
+    CocoSegmentation,
     DrawnShape,
     Ellipse,
     EvenOdd,
@@ -58,6 +61,7 @@ def read_labelme_jsons(
     unusable: dict[str, str] | None = None,
     need_files: bool = True,
     classes: Sequence[str] = (),
+    label: str | None = None,
 ) -> Annotations:
     """Reads the jsons of one image or of a folder.
 
@@ -67,6 +71,7 @@ def read_labelme_jsons(
         images, keep_empty, need_files: see `annotations.read`.
         unusable: {file: why it has no annotations}, which are recorded as problems.
         classes: names of the classes in a file of the folder, in their order.
+        label: the class of the masks of Segment Anything, which have none; None for "object".
 
     Raises:
         AnnotationError: no image can be used.
@@ -81,7 +86,7 @@ def read_labelme_jsons(
         place = f"file {relative}"
         shapes: list = []
         try:
-            data, read_region = _in_labelmes_layout(data, has_classes)
+            data, read_region = _in_labelmes_layout(data, has_classes, label)
             entry = _labelme_entry(file, os.path.dirname(relative), data)
             if data.get("shapes") is not None:
                 shapes = field_of(data, "shapes", list, "an image")
@@ -98,10 +103,17 @@ def read_labelme_jsons(
     return reader.finish([*classes, *sorted(used - set(classes))])
 
 
-def _in_labelmes_layout(data: Any, has_classes: bool) -> tuple[dict, Callable[[Any], Region]]:
+def _in_labelmes_layout(
+    data: Any, has_classes: bool, label: str | None
+) -> tuple[dict, Callable[[Any], Region]]:
     """A json of one image in LabelMe's layout, and the function that reads an item of its shapes.
 
-    has_classes: whether any of QuPath's files has classes. Problem for an invalid json.
+    Problem for an invalid json.
+
+    Args:
+        data: the content of the json.
+        has_classes: whether any of QuPath's files has classes.
+        label: the class of Segment Anything's masks; None for "object".
     """
     if is_isat(data):
         return _labelme_of_isat(data), _labelme_region
@@ -115,6 +127,8 @@ def _in_labelmes_layout(data: Any, has_classes: bool) -> tuple[dict, Callable[[A
     if is_qupath(data):
         shapes = {"imagePath": None, "shapes": _features(data)}
         return shapes, functools.partial(_qupath_region, has_classes=has_classes)
+    if is_segment_anything(data):
+        return _labelme_of_segment_anything(data), functools.partial(_sam_region, label=label)
     return data, _labelme_region
 
 
@@ -128,9 +142,12 @@ def _class_names_of(entries: Iterable[Entry]) -> set[str]:
 
 def labelme_key(data: Any) -> tuple:
     """A key that is equal for jsons with the same image and shapes."""
-    name = str(field_or_none(data, "imagePath"))
-    shapes = field_or_none(data, "shapes")
-    return ntpath.basename(name), zlib.crc32(repr(shapes).encode("utf-8", "backslashreplace"))
+    name = field_or_none(data, "imagePath")
+    content = field_or_none(data, "shapes")
+    if content is None:  # another program's file, with other fields
+        content = data
+    key = zlib.crc32(repr(content).encode("utf-8", "backslashreplace"))
+    return ntpath.basename(str(name)), key
 
 
 def _labelme_entry(file: str, folder: str, data: dict) -> Entry:
@@ -561,3 +578,60 @@ def _qupath_region(item: Any, has_classes: bool) -> Region:
     if own_name:
         extra = {"name": own_name}
     return Region(name, Rings(rings), extra=extra)
+
+
+# ---- Segment Anything ----------------------------------------------------------------------------
+
+
+def is_segment_anything(data: Any) -> bool:
+    """Whether a json is one of SA-1B, or the masks that Segment Anything's script writes."""
+    if isinstance(data, list):
+        return bool(data) and all(
+            isinstance(item, dict)
+            and {"segmentation", "predicted_iou"} <= set(item)
+            and "image_id" not in item
+            for item in data
+        )
+    image = field_or_none(data, "image")
+    return (
+        isinstance(image, dict)
+        and not {"file_name", "image_id"}.isdisjoint(image)
+        and isinstance(data.get("annotations"), list)
+    )
+
+
+def _labelme_of_segment_anything(data: Any) -> dict:
+    """Segment Anything's json with the keys of LabelMe's; without a name it is the json's own."""
+    image: dict = {}
+    shapes = data
+    if isinstance(data, dict):
+        image = data["image"]
+        shapes = data["annotations"]
+    size = given_size(image.get("height"), image.get("width"))
+    for item in shapes:
+        sides = field_or_none(field_or_none(item, "segmentation"), "size")
+        if size is None and isinstance(sides, list) and len(sides) == 2:
+            size = given_size(*sides)
+    height, width = size or (None, None)
+    return {
+        "imagePath": image.get("file_name"),
+        "imageHeight": height,
+        "imageWidth": width,
+        "shapes": [{"mask": item, "size": size} for item in shapes],
+    }
+
+
+def _sam_region(item: dict, label: str | None) -> Region:
+    """The region of a mask, run lengths as COCO's. item: the mask, (height, width) of its image."""
+    mask = item["mask"]
+    if item["size"] is None:
+        raise Problem(f"expected run lengths with a size. Received: {files.short(mask)}")
+    try:
+        shape, _ = sound_segmentation(field_or_none(mask, "segmentation"), *item["size"])
+    except SegmentationError as error:
+        raise Problem(str(error)) from error
+    annotation = {"segmentation": shape}
+    scores = {name: mask[name] for name in ("predicted_iou", "stability_score") if mask.get(name)}
+    if scores:
+        annotation["attributes"] = scores
+    return Region(label or "object", CocoSegmentation(annotation), extra=scores or None)

@@ -78,6 +78,7 @@ def to_instances(data: dict, path: pathlib.Path, problems: list[str]) -> None:
         problems += left_out
     annotations = _with_pixels(annotations, path, problems)
     for number, annotation in enumerate(annotations, 1):
+        del annotation["segment_id"]
         annotation["id"] = number
     data["images"] = images
     data["annotations"] = annotations
