@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import coco, files, utils
+from mrcnn.coded_pngs import ade20k_in, layout_in, read_coded_pngs
 from mrcnn.cvat import (
     cvat_files_in,
     has_shapes,
@@ -35,7 +36,9 @@ from mrcnn.cvat import (
     xml_files_in,
     xml_root,
 )
+from mrcnn.datumaro_json import is_datumaro, read_datumaro
 from mrcnn.label_studio import is_label_studio, read_tasks
+from mrcnn.labelbox import is_labelbox, read_labelbox
 from mrcnn.labelme import (
     classes_of_meta,
     is_eiseg,
@@ -59,6 +62,7 @@ from mrcnn.mask_files import (
     read_masks,
     semantic_hint,
 )
+from mrcnn.open_images import is_open_images, open_images_in, read_open_images
 from mrcnn.outlines import (
     FARTHEST_LINE,
     MOST_STEPS,
@@ -76,6 +80,8 @@ from mrcnn.outlines import (
     crop_of,
 )
 from mrcnn.reading import (
+    LINES_SUFFIXES,
+    OTHER_SUFFIXES,
     AnnotatedImage,
     AnnotationError,
     Annotations,
@@ -93,6 +99,7 @@ from mrcnn.reading import (
     problem_lines,
     values_of,
 )
+from mrcnn.scalabel import is_scalabel, read_scalabel
 from mrcnn.via import is_via3, load_csv, read_via_content
 from mrcnn.yolo import YAML_SUFFIXES, is_yolo, read_yolo, yolo_subset
 
@@ -144,7 +151,9 @@ FORMATS = (
     "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
     " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json,"
     " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/,"
-    " the old LabelMe's or Pascal VOC's xml"
+    " the old LabelMe's or Pascal VOC's xml, COCO's panoptic json, Labelbox's NDJSON, Scalabel's"
+    " or BDD100K's json, Datumaro's json, Segment Anything's json files, Open Images' csv of masks,"
+    " the PNGs of MOTS, KITTI or ADE20K"
 )
 
 
@@ -333,6 +342,9 @@ def _read_any(
         if is_of_one_image_xml(path):
             return read_image_xmls(path, [path], images, keep_empty, need_files)
         return read_cvat(path, images, keep_empty, need_files)
+    if expected is None and is_open_images(path):
+        _warn_of_via_settings(path, attribute, label)
+        return read_open_images(path, [path], images, need_files)
     if not os.path.isdir(path):
         if images is None:
             images = _images_of_coco(path)
@@ -342,9 +354,16 @@ def _read_any(
     if expected is None and cityscapes_in(path):
         _warn_of_via_settings(path, attribute, label)
         return read_cityscapes(path, keep_empty)
+    if expected is None:
+        layout = layout_in(path)
+        if layout is not None:
+            _warn_of_via_settings(path, attribute, label)
+            return read_coded_pngs(layout, keep_empty)
     folder = _Folder(path, expected)
     folder.dataset_files = _without_other_kinds(folder.dataset_files)
     subsets = _subsets(folder.dataset_files, path)
+    if folder.formats == {"scalabel"} and len(folder.dataset_files) > 1:
+        subsets = folder.dataset_files  # Scalabel may have a json for each video
     if subsets:
         folder.warn_of_unread()
         parts = [(file, images or _images_of_coco(file)) for file in subsets]
@@ -375,6 +394,14 @@ def _read_any(
         if not cvat_files and is_yolo(path):
             _warn_of_via_settings(path, attribute, label)
             return read_yolo(path, images, keep_empty)
+        csv_files = open_images_in(path)
+        if csv_files:
+            _warn_of_via_settings(path, attribute, label)
+            return read_open_images(path, csv_files, images, need_files)
+        layout = ade20k_in(path)
+        if layout is not None:
+            _warn_of_via_settings(path, attribute, label)
+            return read_coded_pngs(layout, keep_empty)
         image_xmls = [file for file in xml_files_in(path) if is_of_one_image_xml(file)]
         if not cvat_files and not has_shapes(image_xmls) and mask_sets(path)[0]:
             _warn_of_via_settings(path, attribute, None)
@@ -410,9 +437,12 @@ def _read_any(
 def _without_other_kinds(dataset_files: list[str]) -> list[str]:
     """The files without those of keypoints, captions and the like, if some are of instances.
 
-    COCO's own annotations and Datumaro's have a file for each kind.
+    COCO's own annotations, Datumaro's and BDD100K's have a file for each kind.
     """
     stems = {file: os.path.splitext(os.path.basename(file))[0].lower() for file in dataset_files}
+    of_instances = [file for file, stem in stems.items() if stem.startswith("ins_seg")]
+    if of_instances:
+        return of_instances
     if not any("instances" in stem for stem in stems.values()):
         return dataset_files
     return [
@@ -538,7 +568,8 @@ class _Folder:
 
     Attributes:
         count: number of files.
-        dataset_files: paths of VIA's and COCO's files, each of which holds all images.
+        dataset_files: paths of files that hold all images each: VIA's, COCO's, those of `_LISTS`.
+        formats: the formats of these.
         labelme_jsons: {path: content} of LabelMe's files of one image, without embedded images.
         task_jsons: {path: content} of Label Studio's files.
         unusable: {path: why it has no annotations}.
@@ -551,6 +582,7 @@ class _Folder:
         self.expected = expected
         self.count = 0
         self.dataset_files: list[str] = []
+        self.formats: set[str] = set()
         self.labelme_jsons: dict[str, Any] = {}
         self.task_jsons: dict[str, Any] = {}
         self.unusable: dict[str, str] = {}
@@ -573,13 +605,14 @@ class _Folder:
             data = load_json(file)
         except AnnotationError as error:
             self.unusable[file] = str(error).removeprefix(f"{file}: ")
-            self.damaged.append(file)
+            if not file.lower().endswith(LINES_SUFFIXES):
+                self.damaged.append(file)
             return
         name = _format_of(data)
         if is_supervisely_meta(data):
             self.classes += classes_of_meta(data)
-        elif name is None and file.lower().endswith(".geojson"):
-            self.count -= 1  # GeoJSON of something else than images is common
+        elif name is None and file.lower().endswith(OTHER_SUFFIXES):
+            self.count -= 1
         elif name is None:
             self.unusable[file] = f"expected annotations. Received: {_description_of(data)}"
         elif self.expected not in (None, name, _without_version(name)):
@@ -594,6 +627,7 @@ class _Folder:
             self.task_jsons[file] = data
         else:
             self.dataset_files.append(file)
+            self.formats.add(name)
 
     def _add_from_subfolders(self) -> None:
         """Adds LabelMe's jsons in sub-folders to those of the folder, since LabelMe opens both.
@@ -682,8 +716,13 @@ def _is_via_csv(path: str) -> bool:
         return False
 
 
+# Json formats of many images each that a function reads with a `Reader`.
+_LISTS = {"datumaro": is_datumaro, "labelbox": is_labelbox, "scalabel": is_scalabel}
+_READERS = {"datumaro": read_datumaro, "labelbox": read_labelbox, "scalabel": read_scalabel}
+
+
 def _format_of(data: Any) -> str | None:
-    """The format of a json: via, via3, labelme, labelstudio or coco; None for another."""
+    """The format of a json: via, via3, labelme, labelstudio, coco, one of `_LISTS`, or None."""
     entries = values_of(data)
     if isinstance(data, dict):
         if isinstance(data.get("shapes"), list) or {"shapes", "imagePath"} <= set(data):
@@ -698,6 +737,9 @@ def _format_of(data: Any) -> str | None:
             return "via3"
     if is_eiseg(data) or is_qupath(data) or is_segment_anything(data):
         return "labelme"
+    for name, is_format in _LISTS.items():
+        if is_format(data):
+            return name
     if is_label_studio(data):
         return "labelstudio"
     if any(isinstance(entry, dict) and {"filename", "regions"} <= set(entry) for entry in entries):
@@ -725,16 +767,15 @@ def _is_empty(data: Any, name: str) -> bool:
 _FOREIGN_FORMATS = (
     ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
     ({"image", "annotations"}, "a json of CreateML, which has boxes alone"),
-    ({"annotation"}, "ADE20K's own json; its Scene Parsing instances, annotations_instance/, are read"),
-    ({"Labeled Data"}, "Labelbox's own json; export COCO there"),
-    ({"data_row"}, "Labelbox's own json; export COCO there"),
-    ({"name", "labels"}, "a json of BDD100K or Scalabel; convert it to COCO"),
+    (
+        {"annotation"},
+        "ADE20K's own json; its Scene Parsing instances, annotations_instance/, are read",
+    ),
     ({"classes", "tags"}, "Supervisely's meta.json, without a json of an image"),
     (
         {"objects", "imgHeight"},
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
-    ({"items", "categories"}, "Datumaro's own json; convert it to COCO"),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
     (
         {"type", "features"},
@@ -789,6 +830,9 @@ def _read_file(
     if name == "coco":
         _warn_of_via_settings(path, attribute, label)
         return _read_coco(Reader(path, images, keep_empty, root, need_files), crowds)
+    if name in _READERS:
+        _warn_of_via_settings(path, attribute, label)
+        return _READERS[name](Reader(path, images, keep_empty, root, need_files), data)
     if name == "labelme":
         _warn_of_settings_of_labelme(path, {path: data}, attribute, label)
         return read_labelme_jsons(

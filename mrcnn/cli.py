@@ -637,10 +637,11 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     """The images of a subset ("train", "val") of --dataset; None if it has no such subset.
 
     Tried in this order: a json with the subset in its own name or its folder's; for YOLO, the
-    images of that subset in data.yaml, or in a folder with its name; a folder with its name; CVAT's
-    train.xml or val.xml, or Pascal VOC's list; images in a folder with its name within images/.
+    images of that subset in data.yaml, or in a folder with its name; a folder with its name; Open
+    Images' csv of masks; CVAT's train.xml or val.xml, or Pascal VOC's list; images in a folder with
+    its name within images/.
     """
-    from mrcnn import annotations, coco, files
+    from mrcnn import annotations, coco, files, open_images
 
     folder = pathlib.Path(args.dataset)
     keep_empty = subset == "val"
@@ -659,6 +660,9 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
             if (place / word).is_dir():
                 return _read(args, place / word, None, keep_empty)
     words = coco.SUBSET_WORDS[subset]
+    for file in open_images.open_images_in(str(folder)):
+        if open_images.subset_of_csv(file) in words:
+            return _read(args, file, None, keep_empty)
     for word in words:
         task = folder / f"{word}.xml"
         if task.is_file():

@@ -582,10 +582,15 @@ def _file_name(image: dict) -> str | None:
         if not isinstance(name, str) or not name.strip():
             continue
         if field.endswith("url"):
-            address = urllib.parse.urlsplit(name).path
-            name = urllib.parse.unquote(address).rsplit("/", 1)[-1]
+            name = name_of_address(name)
         return name
     return None
+
+
+def name_of_address(address: str) -> str:
+    """The last part of the path of a URL, decoded: the name of the file there."""
+    path = urllib.parse.urlsplit(address).path
+    return urllib.parse.unquote(path).rsplit("/", 1)[-1]
 
 
 # Names of COCO's images until 2014 are those of 2017 with this prefix.

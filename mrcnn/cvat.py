@@ -21,6 +21,7 @@ from mrcnn.outlines import (
     Polygons,
     Rectangle,
     cut_bitmap,
+    rotated,
 )
 from mrcnn.reading import (
     AnnotationError,
@@ -208,7 +209,7 @@ def _cvat_shape(shape: Any) -> DrawnShape:
         if not angle % math.tau:
             return Rectangle(min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
         corners = [(x1, y1), (x2, y1), (x2, y2), (x1, y2)]
-        return Polygons([_rotated(corners, (x1 + x2) / 2, (y1 + y2) / 2, angle)], exact=True)
+        return Polygons([rotated(corners, (x1 + x2) / 2, (y1 + y2) / 2, angle)], exact=True)
     if kind == "ellipse":
         radii = ("rx", "ry")
         x, y, radius_x, radius_y = numbers_of(shape, ("cx", "cy", *radii), positive=radii)
@@ -219,18 +220,6 @@ def _cvat_shape(shape: Any) -> DrawnShape:
         "expected a polygon, box, ellipse, mask or polyline, which enclose pixels. Received:"
         f" {files.short(kind)}"
     )
-
-
-def _rotated(points: list, x: float, y: float, angle: float) -> list[list[float]]:
-    """Points rotated around (x, y) by `angle`, in radians from x towards y."""
-    cos = math.cos(angle)
-    sin = math.sin(angle)
-    rotated = []
-    for px, py in points:
-        dx = px - x
-        dy = py - y
-        rotated.append([x + dx * cos - dy * sin, y + dx * sin + dy * cos])
-    return rotated
 
 
 def _cvat_mask(shape: Any) -> Bitmap:

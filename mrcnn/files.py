@@ -270,6 +270,33 @@ def read_json(
     raise ValueError(f"{path}: expected a json file. Received: {reason}")
 
 
+def read_json_lines(path: PathLike) -> list[dict]:
+    """The objects {...} of a file with one JSON in each line (NDJSON, JSON Lines).
+
+    Raises:
+        ValueError: a line is no JSON object, or there is none; the message names file and line.
+    """
+    values = []
+    for number, line in enumerate(read_text(path).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{path}: expected one json in each line. Received: line {number}: {error}"
+            ) from error
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{path}: expected an object {{...}} in each line. Received: line {number}:"
+                f" {short(value)}"
+            )
+        values.append(value)
+    if not values:
+        raise ValueError(f"{path}: expected one json in each line. Received: none")
+    return values
+
+
 def plain_value(value: Any) -> Any:
     """A number of numpy, or an array, or the runs of pycocotools, for json: its `default`.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from mrcnn import files, utils
 from mrcnn.masks import SegmentationError, encode, unpack_brush
-from mrcnn.outlines import CocoSegmentation, Ellipse, Polygons, Rectangle, Shape
+from mrcnn.outlines import CocoSegmentation, Ellipse, Polygons, Rectangle, Shape, rotated
 from mrcnn.reading import (
     Annotations,
     EmbeddedImage,
@@ -458,8 +458,5 @@ def _task_rectangle(shape: dict, height: int, width: int) -> Shape:
     angle = math.radians(number_of(shape.get("rotation")) or 0)
     if not angle % math.tau:
         return Rectangle(x, y, x + w, y + h)
-    cos = math.cos(angle)
-    sin = math.sin(angle)
-    corners = [(0, 0), (w, 0), (w, h), (0, h)]
-    rotated = [[x + dx * cos - dy * sin, y + dx * sin + dy * cos] for dx, dy in corners]
-    return Polygons([rotated], exact=True)
+    corners = [(x, y), (x + w, y), (x + w, y + h), (x, y + h)]
+    return Polygons([rotated(corners, x, y, angle)], exact=True)

@@ -16,10 +16,8 @@ from typing import Any
 import numpy as np
 
 from mrcnn import files
-from mrcnn.masks import SegmentationError, sound_segmentation
 from mrcnn.outlines import (
     Bitmap,
-    CocoSegmentation,
     DrawnShape,
     Ellipse,
     EvenOdd,
@@ -49,6 +47,7 @@ from mrcnn.reading import (
     outline_of,
     point_of,
     points_of,
+    run_lengths_of,
     values_of,
 )
 
@@ -624,14 +623,10 @@ def _labelme_of_segment_anything(data: Any) -> dict:
 def _sam_region(item: dict, label: str | None) -> Region:
     """The region of a mask, run lengths as COCO's. item: the mask, (height, width) of its image."""
     mask = item["mask"]
-    if item["size"] is None:
-        raise Problem(f"expected run lengths with a size. Received: {files.short(mask)}")
-    try:
-        shape, _ = sound_segmentation(field_or_none(mask, "segmentation"), *item["size"])
-    except SegmentationError as error:
-        raise Problem(str(error)) from error
-    annotation = {"segmentation": shape}
-    scores = {name: mask[name] for name in ("predicted_iou", "stability_score") if mask.get(name)}
-    if scores:
-        annotation["attributes"] = scores
-    return Region(label or "object", CocoSegmentation(annotation), extra=scores or None)
+    scores = {
+        name: mask[name]
+        for name in ("predicted_iou", "stability_score")
+        if field_or_none(mask, name) is not None
+    }
+    shape = run_lengths_of(field_or_none(mask, "segmentation"), item["size"], scores)
+    return Region(label or "object", shape, extra=scores or None)

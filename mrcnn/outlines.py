@@ -96,6 +96,18 @@ def _without(crop: Crop, holes: Sequence[Crop]) -> Crop:
     return top, left, pixels
 
 
+def rotated(points: Sequence, x: float, y: float, angle: float) -> list[list[float]]:
+    """Points [x, y] rotated around (x, y) by `angle`, in radians from x towards y."""
+    cos = math.cos(angle)
+    sin = math.sin(angle)
+    moved = []
+    for px, py in points:
+        dx = px - x
+        dy = py - y
+        moved.append([x + dx * cos - dy * sin, y + dx * sin + dy * cos])
+    return moved
+
+
 # ---- Polygons ------------------------------------------------------------------------------------
 
 

@@ -49,8 +49,8 @@ def to_instances(data: dict, path: pathlib.Path, problems: list[str]) -> None:
     Raises:
         ValueError: no PNG of the file exists; it names the folders that were searched.
     """
-    data["categories"] = _things(data["categories"], path)
-    things = {str(category["id"]): category["id"] for category in data["categories"]}
+    data["categories"] = _with_instances(data["categories"], path)
+    category_ids = {str(category["id"]): category["id"] for category in data["categories"]}
     items = {
         str(item["image_id"]): item
         for item in data["annotations"]
@@ -64,7 +64,7 @@ def to_instances(data: dict, path: pathlib.Path, problems: list[str]) -> None:
     for number, image in enumerate(data["images"], 1):
         name = image.get("file_name", image["id"])
         try:
-            annotations += _objects_of(items.get(str(image["id"])), image, folder, things)
+            annotations += _objects_of(items.get(str(image["id"])), image, folder, category_ids)
             images.append(image)
         except ValueError as error:
             left_out.append(f"{path}: image {name!r}: {error}")
@@ -84,21 +84,21 @@ def to_instances(data: dict, path: pathlib.Path, problems: list[str]) -> None:
     data["annotations"] = annotations
 
 
-def _things(categories: list[dict], path: pathlib.Path) -> list[dict]:
+def _with_instances(categories: list[dict], path: pathlib.Path) -> list[dict]:
     """The categories that have instances: those with isthing 1, or all if none has the field."""
     if not any("isthing" in category for category in categories):
         logger.warning("%s: no category has 'isthing'; all of them are taken for objects", path)
         return categories
-    things = [category for category in categories if whole_number(category.get("isthing")) != 0]
-    stuff = [str(category.get("name")) for category in categories if category not in things]
-    if stuff:
+    countable = [category for category in categories if whole_number(category.get("isthing")) != 0]
+    without = [str(category.get("name")) for category in categories if category not in countable]
+    if without:
         logger.warning(
             "%s: %d categories are no objects (isthing 0) and are left out: %s",
             path,
-            len(stuff),
-            files.several(stuff),
+            len(without),
+            files.several(without),
         )
-    return things
+    return countable
 
 
 def _folder_of_segments(path: pathlib.Path, items: list[dict]) -> pathlib.Path:
@@ -119,7 +119,7 @@ def _folder_of_segments(path: pathlib.Path, items: list[dict]) -> pathlib.Path:
 
 
 def _objects_of(
-    item: dict | None, image: dict, folder: pathlib.Path, things: dict[str, Any]
+    item: dict | None, image: dict, folder: pathlib.Path, category_ids: dict[str, Any]
 ) -> Iterator[dict]:
     """Annotations of an image's objects, without ids; the segmentation is None without a pixel.
 
@@ -140,19 +140,19 @@ def _objects_of(
         image["height"], image["width"] = ids.shape
     elif ids.shape != size:
         raise ValueError(f"expected a PNG of {size} pixels. Received: {name} of {ids.shape}")
-    return _objects_in(ids, segments, image["id"], things)
+    return _objects_in(ids, segments, image["id"], category_ids)
 
 
 def _objects_in(
-    ids: np.ndarray, segments: list, image_id: Any, things: dict[str, Any]
+    ids: np.ndarray, segments: list, image_id: Any, category_ids: dict[str, Any]
 ) -> Iterator[dict]:
-    """The annotations of segments whose category is of `things`; ids: [H, W] int32."""
+    """The annotations of segments whose category is of `category_ids`; ids: [H, W] int32."""
     from pycocotools import mask as coco_mask
 
     for segment in segments:
         if not isinstance(segment, dict):
             continue
-        category_id = things.get(str(segment.get("category_id")))
+        category_id = category_ids.get(str(segment.get("category_id")))
         segment_id = whole_number(segment.get("id"))
         if category_id is None or segment_id is None:
             continue

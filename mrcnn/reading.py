@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mrcnn import coco, files, utils
-from mrcnn.masks import FARTHEST, decode, finite_number
+from mrcnn.masks import FARTHEST, SegmentationError, decode, finite_number, sound_segmentation
 from mrcnn.outlines import (
     Bitmap,
     CocoSegmentation,
@@ -803,19 +803,36 @@ def load_json(
     path: Any,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
 ) -> Any:
-    """The content of a json file, see `files.read_json`; AnnotationError if it can't be read."""
+    """The content of a json file, see `files.read_json`; AnnotationError if it can't be read.
+
+    A file with one json in each line (NDJSON, JSON Lines) is a list of these.
+    """
     try:
         return files.read_json(path, pairs)
     except FileNotFoundError as error:
         raise AnnotationError(f"No annotation file or folder {path}") from error
     except ValueError as error:
-        raise AnnotationError(str(error)) from error
+        return _json_lines(path, error)
+
+
+def _json_lines(path: Any, error_of_json: ValueError) -> list:
+    """The objects in the lines of a file that is no single json; otherwise AnnotationError."""
+    try:
+        return files.read_json_lines(path)
+    except ValueError as error:
+        if os.fspath(path).lower().endswith(LINES_SUFFIXES):
+            raise AnnotationError(str(error)) from error
+    raise AnnotationError(str(error_of_json)) from error_of_json
 
 
 # ---- Files and entries ---------------------------------------------------------------------------
 
 
-_JSON_SUFFIXES = (".json", ".geojson")
+# Suffixes of files with one json in each line.
+LINES_SUFFIXES = (".ndjson", ".jsonl")
+# Suffixes of json files that often have other data than annotations.
+OTHER_SUFFIXES = (".geojson", *LINES_SUFFIXES)
+_JSON_SUFFIXES = (".json", *OTHER_SUFFIXES)
 
 
 def json_files_in(path: str, below: bool, suffixes: tuple[str, ...] = _JSON_SUFFIXES) -> list[str]:
@@ -902,6 +919,31 @@ def joined_by_group(regions: Iterable[Region], shapes: list[dict]) -> list[Regio
             first = dataclasses.replace(first, shape=Union(parts))
         objects.append(first)
     return objects
+
+
+def run_lengths_of(
+    value: Any, size: tuple[int, int] | None, attributes: dict | None = None
+) -> CocoSegmentation:
+    """A mask of run lengths as COCO's {"size", "counts"}; Problem for another value.
+
+    Args:
+        value: the run lengths.
+        size: (height, width) of the image; None if unknown: that of the run lengths.
+        attributes: of the object.
+    """
+    sides = field_or_none(value, "size")
+    if size is None and isinstance(sides, list) and len(sides) == 2:
+        size = given_size(*sides)
+    if size is None or not isinstance(value, dict):
+        raise Problem(f"expected run lengths with size and counts. Received: {files.short(value)}")
+    try:
+        shape, _ = sound_segmentation(value, *size)
+    except SegmentationError as error:
+        raise Problem(str(error)) from error
+    annotation = {"segmentation": shape}
+    if attributes:
+        annotation["attributes"] = attributes
+    return CocoSegmentation(annotation)
 
 
 @dataclasses.dataclass

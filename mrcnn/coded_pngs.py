@@ -1,0 +1,356 @@
+"""Reads PNGs whose values tell both class and object: MOTS, KITTI, ADE20K, BDD100K's bitmasks."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from mrcnn import files, utils
+from mrcnn.mask_files import CITYSCAPES_CLASSES
+from mrcnn.outlines import Bitmap
+from mrcnn.reading import (
+    AnnotationError,
+    Annotations,
+    Entry,
+    Problem,
+    Reader,
+    Region,
+    annotated_size,
+    class_name_of,
+    field_or_none,
+    load_json,
+    values_of,
+)
+
+logger = logging.getLogger(__name__)
+
+# Classes by their numbers in the PNGs.
+MOTS_CLASSES = {1: "car", 2: "pedestrian"}
+BDD_CLASSES = dict(enumerate("pedestrian rider car truck bus train motorcycle bicycle".split(), 1))
+# The class number of regions of MOTS whose objects were not annotated.
+MOTS_IGNORED = 10
+
+
+@dataclasses.dataclass
+class _Codes:
+    """The values of a PNG.
+
+    Attributes:
+        class_ids: [H, W] int64, numbers of the classes; 0 where nothing is.
+        numbers: [H, W] int64, the objects' numbers within their class.
+        crowd: [H, W] bool, where a crowd is, or an object that is not evaluated.
+    """
+
+    class_ids: np.ndarray
+    numbers: np.ndarray
+    crowd: np.ndarray
+
+
+@dataclasses.dataclass
+class Layout:
+    """A dataset of PNGs in a folder.
+
+    Attributes:
+        path: the folder.
+        name: of the dataset, for messages.
+        classes: {number: name}; empty if each PNG has names of its own, see `names_of`.
+        pairs: (name of the image, its path or "" if it is missing, its PNG).
+        bands: the number of a PNG's colours, 0 for a gray one.
+        decode: the `_Codes` of a PNG's values.
+        names_of: {number: name} of the classes of a PNG by its path; None for `classes`.
+    """
+
+    path: str
+    name: str
+    classes: dict[int, str]
+    pairs: list[tuple[str, str, str]]
+    bands: int
+    decode: Callable[[np.ndarray], _Codes]
+    names_of: Callable[[str], dict[int, str]] | None = None
+
+
+# ---- Layouts -------------------------------------------------------------------------------------
+
+
+def layout_in(path: str) -> Layout | None:
+    """The dataset of MOTS, KITTI, ADE20K's instances or BDD100K in a folder; None for another.
+
+    ADE20K itself is searched by `ade20k_in`.
+    """
+    for find in (_mots_in, _kitti_in, _ade_instances_in, _bdd_in):
+        layout = find(path)
+        if layout is not None and layout.pairs:
+            return layout
+    return None
+
+
+def _mots_in(path: str) -> Layout | None:
+    """KITTI MOTS: instances/ and training/image_02/; MOTSChallenge: instances/ and images/.
+
+    Both have a folder for each video.
+    """
+    pedestrian = {2: MOTS_CLASSES[2]}
+    for masks, images, classes in (
+        ("instances", "training/image_02", MOTS_CLASSES),
+        ("../instances", "image_02", MOTS_CLASSES),  # training/ itself
+        ("instances", "image_02", MOTS_CLASSES),
+        ("instances", "images", pedestrian),
+        ("train/instances", "train/images", pedestrian),
+    ):
+        if masks != "../instances" or os.path.basename(os.path.abspath(path)) == "training":
+            pairs = _pairs(os.path.join(path, images), os.path.join(path, masks))
+            pairs = [pair for pair in pairs if "/" in pair[0]]
+            if pairs:
+                return Layout(path, "MOTS", classes, pairs, 0, _decode_mots)
+    return None
+
+
+def _kitti_in(path: str) -> Layout | None:
+    """KITTI's instances of 2015: instance/ and image_2/, below training/ or not."""
+    for root in (path, os.path.join(path, "training")):
+        pairs = _pairs(os.path.join(root, "image_2"), os.path.join(root, "instance"))
+        if pairs:
+            return Layout(path, "KITTI", CITYSCAPES_CLASSES, pairs, 0, _decode_kitti)
+    return None
+
+
+def _ade_instances_in(path: str) -> Layout | None:
+    """ADE20K's Scene Parsing instances: annotations_instance/ and images/, with sub-folders."""
+    pairs = _pairs(os.path.join(path, "images"), os.path.join(path, "annotations_instance"))
+    if not pairs:
+        return None
+    file = os.path.join(path, "imgCatIds.json")
+    if not os.path.isfile(file):
+        classes = {number: f"class {number}" for number in range(1, 101)}
+        logger.warning(
+            "%s: no imgCatIds.json names the 100 classes; they are called by their numbers", path
+        )
+        return Layout(path, "ADE20K", classes, pairs, 3, _decode_ade_instances)
+    classes = {}
+    for item in values_of(field_or_none(load_json(file), "categories")):
+        number = field_or_none(item, "id")
+        if isinstance(number, int):
+            try:
+                classes[number] = class_name_of(item.get("name"), "a category's name")
+            except Problem as error:
+                raise AnnotationError(f"{file}: category {number}: {error}") from error
+    if not classes:
+        raise AnnotationError(f"{file}: expected categories with id and name. Received: none")
+    return Layout(path, "ADE20K", classes, pairs, 3, _decode_ade_instances)
+
+
+def _bdd_in(path: str) -> Layout | None:
+    """BDD100K's bitmasks, without its polygons: labels/<task>/bitmasks/ and images/<set>/."""
+    for task, images in (("ins_seg", "10k"), ("seg_track_20", "seg_track_20")):
+        labels = os.path.join(path, "labels", task)
+        if os.path.isdir(os.path.join(labels, "polygons")):
+            continue
+        pairs = _pairs(os.path.join(path, "images", images), os.path.join(labels, "bitmasks"))
+        if pairs:
+            return Layout(path, "BDD100K", BDD_CLASSES, pairs, 4, _decode_bdd)
+    return None
+
+
+def ade20k_in(path: str) -> Layout | None:
+    """ADE20K's images with ..._seg.png and .json beside them, in a folder or below it."""
+    pairs = []
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            stem = name.removesuffix("_seg.png")
+            if stem == name or f"{stem}.json" not in names:
+                continue
+            image = os.path.join(folder, f"{stem}.jpg")
+            if not _is_of_ade20k(os.path.join(folder, f"{stem}.json")):
+                return None
+            mask = os.path.join(folder, name)
+            if not os.path.isfile(image):
+                image = ""
+            pairs.append((f"{stem}.jpg", image, mask))  # the names differ in all folders
+    if not pairs:
+        return None
+    return Layout(path, "ADE20K", {}, pairs, 3, _decode_ade20k, _names_of_ade20k)
+
+
+def _is_of_ade20k(file: str) -> bool:
+    """Whether a json has ADE20K's objects of an image."""
+    try:
+        annotation = field_or_none(load_json(file), "annotation")
+    except AnnotationError:
+        return False
+    return isinstance(field_or_none(annotation, "object"), list)
+
+
+def _pairs(images: str, masks: str) -> list[tuple[str, str, str]]:
+    """(name, image, PNG) of the PNGs in a folder and below, with the image at the same place.
+
+    The name is the image's path in its folder; the image is "" if there is none.
+    """
+    if not os.path.isdir(images) or not os.path.isdir(masks):
+        return []
+    by_stem = {}
+    for name in files.walk_images(images):
+        by_stem[os.path.splitext(name.replace("\\", "/"))[0]] = name.replace("\\", "/")
+    pairs = []
+    for folder, folders, names in os.walk(masks):
+        folders.sort()
+        for name in sorted(names):
+            if not name.lower().endswith(".png"):
+                continue
+            mask = os.path.join(folder, name)
+            stem = pathlib.PurePath(os.path.relpath(mask, masks)).with_suffix("").as_posix()
+            image = ""
+            if stem in by_stem:
+                image = os.path.join(images, by_stem[stem])
+            pairs.append((by_stem.get(stem, f"{stem}.png"), image, mask))
+    if not any(image for _, image, _ in pairs):
+        return []
+    return pairs
+
+
+# ---- Values of PNGs ------------------------------------------------------------------------------
+
+
+def _decode_mots(values: np.ndarray) -> _Codes:
+    """1000 times the class plus the number; class 10 is a region without annotations."""
+    class_ids = values // 1000
+    return _Codes(class_ids, values % 1000, class_ids == MOTS_IGNORED)
+
+
+def _decode_kitti(values: np.ndarray) -> _Codes:
+    """256 times the class plus the number; 0 for objects that were not separated."""
+    return _Codes(values // 256, values % 256, values % 256 == 0)
+
+
+def _decode_ade_instances(values: np.ndarray) -> _Codes:
+    """Red is the class, green the number."""
+    return _Codes(values[..., 0], values[..., 1], np.zeros(values.shape[:2], bool))
+
+
+def _decode_ade20k(values: np.ndarray) -> _Codes:
+    """Red / 10 * 256 + green is the class, blue the number."""
+    class_ids = values[..., 0] // 10 * 256 + values[..., 1]
+    return _Codes(class_ids, values[..., 2], np.zeros(values.shape[:2], bool))
+
+
+def _decode_bdd(values: np.ndarray) -> _Codes:
+    """Red is the class, bits 0 and 1 of green ignored and crowd, blue and alpha the number."""
+    return _Codes(values[..., 0], values[..., 2] * 256 + values[..., 3], (values[..., 1] & 3) > 0)
+
+
+def _read_values(path: str, layout: Layout) -> _Codes:
+    """The codes of a PNG; Problem for another file, or one of other colours."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            is_lossy = utils.is_lossy(image, path)
+            values = np.asarray(image).astype(np.int64)
+    except Exception as error:  # Pillow raises many types for a damaged file
+        raise Problem(
+            f"expected a PNG of classes and objects. Received: {path}: {error}"
+        ) from error
+    bands = 0
+    if values.ndim == 3:
+        bands = values.shape[-1]
+    if is_lossy or bands != layout.bands:
+        raise Problem(
+            f"expected a PNG of classes and objects with {layout.bands} colours (0: gray), as"
+            f" {layout.name} has it. Received: {path} with {bands}, lossy: {is_lossy}"
+        )
+    return layout.decode(values)
+
+
+def _names_of_ade20k(mask: str) -> dict[int, str]:
+    """{number: name} of the classes of an image, from the json beside its PNG."""
+    file = mask.removesuffix("_seg.png") + ".json"
+    try:
+        annotation = field_or_none(load_json(file), "annotation")
+    except AnnotationError as error:
+        raise Problem(str(error)) from error
+    names = {}
+    for item in values_of(field_or_none(annotation, "object")):
+        number = field_or_none(item, "name_ndx")
+        if isinstance(number, int):
+            names[number] = class_name_of(item.get("name"), f"the name of class {number} in {file}")
+    return names
+
+
+# ---- Reading -------------------------------------------------------------------------------------
+
+
+def read_coded_pngs(layout: Layout, keep_empty: bool = False) -> Annotations:
+    """Reads the objects of a dataset of PNGs.
+
+    Pixels of one class and one number are an object. Crowds, and in MOTS regions whose objects were
+    not annotated, are crowds; the latter of each class. ADE20K has regions such as wall and sky as
+    objects, too.
+
+    Args:
+        layout: from `layout_in` or `ade20k_in`.
+        keep_empty: also returns images without objects.
+
+    Raises:
+        AnnotationError: no image can be used.
+    """
+    reader = Reader(layout.path, None, keep_empty)
+    unnamed: dict[int, None] = {}
+    for name, image, mask in layout.pairs:
+        try:
+            if not image:
+                raise Problem(f"expected the image of {mask}. Received: no file")
+            codes = _read_values(mask, layout)
+            height, width = codes.class_ids.shape
+            size = annotated_size(image, image, (height, width))
+            names = layout.classes
+            if layout.names_of is not None:
+                names = layout.names_of(mask)
+            regions = list(_regions_of(codes, names, unnamed))
+        except Problem as error:
+            reader.problem(f"image {name!r}", str(error))
+            continue
+        # Each image of ADE20K has objects: without a name for any it is not background.
+        annotated = bool(regions) or layout.names_of is not None
+        reader.add(Entry(name, regions, size, file=image), annotated=annotated)
+    if unnamed and layout.name != "KITTI":  # the others of Cityscapes' classes are no objects
+        logger.warning(
+            "%s: pixels of classes that %s does not name are left out: %s",
+            layout.path,
+            layout.name,
+            files.several(sorted(unnamed)),
+        )
+    if layout.classes:
+        return reader.finish(list(dict.fromkeys(layout.classes.values())))
+    return reader.finish()
+
+
+def _regions_of(codes: _Codes, names: dict[int, str], unnamed: dict[int, None]) -> Iterator[Region]:
+    """The objects of a PNG. unnamed: numbers of classes without a name; edited."""
+    for code, bitmap in _bitmaps_of(codes):
+        class_id, number, is_crowd = code
+        if class_id in names:
+            yield Region(names[class_id], bitmap, bool(is_crowd), f"{class_id}/{number}")
+        elif class_id == MOTS_IGNORED and is_crowd and set(names) <= set(MOTS_CLASSES):
+            for name in names.values():
+                yield Region(name, bitmap, True, "ignored")
+        elif class_id:
+            unnamed[class_id] = None
+
+
+def _bitmaps_of(codes: _Codes) -> Iterator[tuple[tuple[int, int, int], Bitmap]]:
+    """((class, number, whether a crowd), pixels) of the objects, in the order of these."""
+    from scipy import ndimage
+
+    joined = codes.class_ids * 2**33 + codes.numbers * 2 + codes.crowd
+    values, places = np.unique(joined, return_inverse=True)
+    places = places.reshape(joined.shape) + 1
+    for value, (number, box) in zip(
+        values.tolist(), enumerate(ndimage.find_objects(places), 1), strict=True
+    ):
+        pixels = places[box] == number
+        code = (value >> 33, (value >> 1) % 2**32, value & 1)
+        if code[0]:
+            yield code, Bitmap(pixels, box[1].start, box[0].start)
