@@ -13,7 +13,8 @@ Points are (x, y) in pixels of the image as it is displayed, with its EXIF rotat
 the file gives the size of the stored pixels. Keras and TensorFlow are not imported.
 
 This module detects the format of a file or folder. Each family of formats has a module of its own:
-`via`, `labelme`, `label_studio`, `cvat`, `yolo`, `mask_files`; they share `reading` and `outlines`.
+`via`, `labelme`, `label_studio`, `labelbox`, `scalabel`, `datumaro_json`, `open_images`, `cvat`,
+`yolo`, `mask_files`, `coded_pngs`; they share `reading` and `outlines`.
 """
 
 import collections
@@ -285,13 +286,16 @@ def read(
             it has none itself, in its sub-folders, up to 3 levels deep; LabelMe's may lie in both.
             A folder without json may have CVAT's xml of one task or several, see `read_cvat`;
             YOLO's labels, see `read_yolo`; mask files, see `read_masks`; an XML for each image, the
-            old LabelMe's or Pascal VOC's; or be Cityscapes' folder, see `read_cityscapes`.
+            old LabelMe's or Pascal VOC's; or be Cityscapes' folder, see `read_cityscapes`; Open
+            Images' csv of masks, see `open_images.read_open_images`; or the PNGs of MOTS, KITTI,
+            ADE20K or BDD100K, see `coded_pngs`. A json may also be Labelbox's, Scalabel's or
+            Datumaro's.
         images: folder that the file names of the images are relative to; None for the json's own
             folder, or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
             Without any attribute every region has the class "object".
-        label: VIA, Label Studio and mask files: the class of every region, whatever its attributes
-            or colours.
+        label: VIA, Label Studio, Segment Anything and mask files: the class of every region,
+            whatever its attributes or colours.
         keep_empty: also returns images without regions, as background.
         need_files: False also returns images whose files are missing, where the annotations give
             their size, so that they can be converted.

@@ -138,9 +138,10 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         required=True,
         metavar="PATH",
-        help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, CVAT, YOLO, mask"
-        " files, Supervisely, QuPath, Cityscapes, Pascal VOC; with subsets as their tools make them"
-        " (train/ and val/, instances_train.json, images/train, ...)",
+        help="a folder or file of annotations: COCO, VIA, LabelMe, Label Studio, Labelbox, CVAT,"
+        " Datumaro, YOLO, mask files, Supervisely, QuPath, Cityscapes, BDD100K, Open Images, Pascal"
+        " VOC and others; with subsets as their tools make them (train/ and val/,"
+        " instances_train.json, images/train, ...)",
     )
     _add_reading(parser)
     parser.add_argument(

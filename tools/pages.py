@@ -55,6 +55,12 @@ ROOMS = {
         "cvat",
         "yolo",
         "mask_files",
+        "panoptic",
+        "labelbox",
+        "scalabel",
+        "datumaro_json",
+        "open_images",
+        "coded_pngs",
     ),
     "Results": (
         "evaluate",
