@@ -273,6 +273,7 @@ def read(
     keep_empty: bool = False,
     need_files: bool = True,
     crowds: str = "auto",
+    root: Any = None,
 ) -> Annotations:
     """Reads annotations in any of the formats, which is detected from the content.
 
@@ -300,6 +301,8 @@ def read(
         need_files: False also returns images whose files are missing, where the annotations give
             their size, so that they can be converted.
         crowds: COCO: how annotations with iscrowd 1 are read, see `coco.read_annotations`.
+        root: the folder of the dataset that a json file belongs to; images that are not beside the
+            file are searched for in it. None for the folders beside the file alone.
 
     Returns:
         `Annotations`.
@@ -307,7 +310,7 @@ def read(
     Raises:
         AnnotationError: the file does not exist, has another format, or has no usable image.
     """
-    return _read_any(path, images, attribute, label, keep_empty, None, need_files, crowds)
+    return _read_any(path, images, attribute, label, keep_empty, None, need_files, crowds, root)
 
 
 def _images_of_coco(path: str) -> str | None:
@@ -336,6 +339,7 @@ def _read_any(
     expected: str | None = None,
     need_files: bool = True,
     crowds: str = "auto",
+    root: Any = None,
 ) -> Annotations:
     """Reads a file or a folder; with `expected`, only that format."""
     path = os.fspath(path)
@@ -353,7 +357,7 @@ def _read_any(
         if images is None:
             images = _images_of_coco(path)
         return _read_file(
-            path, images, attribute, label, keep_empty, expected, None, need_files, crowds
+            path, images, attribute, label, keep_empty, expected, root, need_files, crowds
         )
     if expected is None and cityscapes_in(path):
         _warn_of_via_settings(path, attribute, label)

@@ -624,13 +624,21 @@ def _without(
 
 
 def _read(
-    args: argparse.Namespace, path: Any, images: Any = None, keep_empty: bool = False
+    args: argparse.Namespace,
+    path: Any,
+    images: Any = None,
+    keep_empty: bool = False,
+    root: Any = None,
 ) -> Annotations:
-    """The annotations at a path, read with the options of `_add_reading`."""
+    """The annotations at a path, read with the options of `_add_reading`.
+
+    images, keep_empty, root: see `annotations.read`.
+    """
     from mrcnn import annotations
 
+    images = args.images or images
     return annotations.read(
-        path, args.images or images, args.attribute, args.label, keep_empty, crowds=args.crowds
+        path, images, args.attribute, args.label, keep_empty, crowds=args.crowds, root=root
     )
 
 
@@ -653,7 +661,8 @@ def _read_subset(args: argparse.Namespace, subset: str) -> Annotations | None:
     for kind, year in itertools.product(("instances", "panoptic"), YEARS):
         path = coco.find_json(folder, subset, year, kind)
         if path.is_file() and coco.says_a_subset(path, folder, subset):
-            return _read(args, path, _images_of(folder, path, subset, year), keep_empty)
+            images = _images_of(folder, path, subset, year)
+            return _read(args, path, images, keep_empty, root=folder)
     if annotations.reads_as_yolo(str(folder)):
         return _of_subset(_read(args, folder, None, keep_empty), folder, subset)
     for place in (folder, folder / "gtFine"):  # Cityscapes

@@ -38,6 +38,7 @@ from mrcnn.masks import (
     BAD_NUMBERS,
     BAD_POLYGON,
     BAD_RUNS,
+    FARTHEST,
     NO_SHAPE,
     LabelMaps,
     SegmentationError,
@@ -616,7 +617,7 @@ def other_names(image: dict) -> tuple[str, ...]:
 def _side(value: Any) -> int | None:
     """A height or width in pixels; None for null, -1 and other values for "unknown"."""
     side = whole_number(value)
-    if side is None or side < 1:
+    if side is None or not 1 <= side <= FARTHEST:
         return None
     return side
 
@@ -1061,6 +1062,9 @@ def find_json(folder: Any, subset: str, year: str, kind: str = "instances") -> p
         ]
     if not matching:
         matching = [file for file in candidates if not says_a_subset(file, folder)]
+    of_instances = [file for file in matching if file.stem.startswith("ins_seg")]
+    if len(of_instances) == 1:  # BDD100K, which has other tasks beside it
+        return of_instances[0]
     if len(matching) > 1:
         matching = [file for file in matching if _looks_like_coco(file)]
     if len(matching) == 1:
@@ -1076,7 +1080,7 @@ def _jsons_below(folder: pathlib.Path) -> Iterator[pathlib.Path]:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.lower().endswith(".json") and not name.startswith("."):
+            if name.lower().endswith((".json", ".ndjson")) and not name.startswith("."):
                 yield pathlib.Path(parent) / name
 
 

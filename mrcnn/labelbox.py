@@ -113,8 +113,8 @@ def _row_of(item: Any, number: int) -> _Row:
     if _is_row(item):
         fields = item["data_row"]
         values = [fields.get(name) for name in ("external_id", "global_key", "row_data")]
-        attributes = field_or_none(item, "media_attributes") or {}
-        size = given_size(attributes.get("height"), attributes.get("width"))
+        attributes = field_or_none(item, "media_attributes")
+        size = given_size(field_or_none(attributes, "height"), field_or_none(attributes, "width"))
         row_id = fields.get("id")
         labels = [label for project in values_of(item["projects"]) for label in _labels_of(project)]
         chosen = [_objects_of(label) for label in sorted(labels, key=_time_of)]
@@ -153,8 +153,8 @@ def _labels_of(project: Any) -> list[dict]:
 
 def _time_of(label: dict) -> str:
     """When a label was last changed, or made; "" if that is not known."""
-    details = field_or_none(label, "label_details") or {}
-    return str(details.get("updated_at") or details.get("created_at") or "")
+    details = field_or_none(label, "label_details")
+    return str(field_or_none(details, "updated_at") or field_or_none(details, "created_at") or "")
 
 
 def _objects_of(label: dict) -> list:
@@ -185,7 +185,7 @@ def _answers(classifications: Any) -> dict:
     answers: dict = {}
     for item in values_of(classifications):
         name = field_or_none(item, "name") or field_or_none(item, "title")
-        if not isinstance(name, str):
+        if not isinstance(item, dict) or not isinstance(name, str):
             continue
         for field in ("radio_answer", "text_answer", "answer"):
             answer = field_or_none(item, field)
@@ -193,7 +193,7 @@ def _answers(classifications: Any) -> dict:
                 answer = answer.get("name") or answer.get("title") or answer.get("content")
             if isinstance(answer, str) and answer:
                 answers[name] = answer
-        several = _names_in(item.get("checklist_answers") or item.get("answers") or ())
+        several = _names_in(values_of(item.get("checklist_answers") or item.get("answers")))
         if several:
             answers[name] = several
     return answers

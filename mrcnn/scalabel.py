@@ -61,12 +61,14 @@ def read_scalabel(reader: Reader, data: Any) -> Annotations:
     Raises:
         AnnotationError: no image can be used.
     """
-    config: dict = {}
+    config: Any = None
     frames = data
     if isinstance(data, dict):
         frames = data["frames"]
-        config = data.get("config") or {}
-    common_size = _size_of(config.get("imageSize") or config.get("image_size"))
+        config = data.get("config")
+    common_size = None
+    for field in ("imageSize", "image_size"):
+        common_size = common_size or _size_of(field_or_none(config, field))
     has_shapes = any(map(_has_shape, (label for frame in frames for label in _labels_of(frame))))
     boxes = 0
     for number, frame in enumerate(frames):
@@ -88,7 +90,7 @@ def read_scalabel(reader: Reader, data: Any) -> Annotations:
             reader.path,
             boxes,
         )
-    classes = _classes_of(config.get("categories"))
+    classes = _classes_of(field_or_none(config, "categories"))
     if not classes:
         return reader.finish()
     used = {region.name for entry in reader.entries for region in entry.regions}

@@ -6,10 +6,14 @@ import csv
 import io
 import json
 import logging
+import os
+import random
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_annotations import mutated
 
 from mrcnn import annotations, cli, convert
 from mrcnn.annotations import AnnotatedDataset, AnnotationError
@@ -358,8 +362,56 @@ def test_sets_to_train_and_to_validate(source):
     assert training.images[0].path != validation.images[0].path
     for found in (training, validation):
         assert objects_of(found.images[0]) == expected_objects(names)
-    if has_subsets:
-        assert any(word in validation.path + validation.images[0].path for word in ("val", "lvis"))
+    if has_subsets:  # a is trained on, b is validated on
+        names_of_files = [os.path.basename(item.images[0].path) for item in (training, validation)]
+        assert [name.lstrip("0")[0] for name in names_of_files] in (["a", "b"], ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    "kind", ("lvis", "labelbox", "labelbox before 2022", "segment anything", "bdd100k", "datumaro")
+)
+def test_damaged_content(tmp_path, kind):
+    """Whatever is damaged, and wherever it breaks off: what is left, or one error of the file."""
+    FORMATS[kind][0](tmp_path)
+    path = next(path for path in sorted(tmp_path.rglob("*")) if path.suffix in (".json", ".ndjson"))
+    text = path.read_text()
+    if path.suffix == ".ndjson":
+        content = list(map(json.loads, text.splitlines()))
+    else:
+        content = json.loads(text)
+    rng = random.Random(kind)
+    used = 0
+    for _ in range(150):
+        data = mutated(content, rng)
+        if path.suffix == ".ndjson" and isinstance(data, list) and data:
+            write(path, data)
+        else:
+            path.write_text(json.dumps(data))
+        if rng.random() < 0.1:
+            damaged = path.read_bytes()
+            path.write_bytes(damaged[: rng.randrange(len(damaged))])
+        try:
+            found = annotations.read(path, keep_empty=True, root=tmp_path)
+        except AnnotationError as error:
+            assert str(path) in str(error)
+            str(error).encode()
+            continue
+        used += 1
+        dataset = AnnotatedDataset.of("x", found)
+        for image_id in dataset.image_ids:
+            masks = dataset.load_mask(image_id)[0]
+            assert dataset.load_image(image_id).shape[:2] == masks.shape[:2]
+        "".join([found.summary(), *found.problems]).encode()
+    assert 15 < used < 150
+
+
+def test_jsons_of_subsets_far_from_their_images(tmp_path):
+    """`train` on a folder found the json of its subset, but not the images in another branch."""
+    bdd(tmp_path)
+    shutil.rmtree(tmp_path / "labels" / "sem_seg")
+    args = cli._parse(["train", "--weights=none", f"--dataset={tmp_path}"])
+    names = [[os.path.basename(image.path) for image in part.images] for part in cli._sets(args)]
+    assert names == [["a.jpg"], ["b.jpg"]]
 
 
 # ---- Roboflow and LVIS ---------------------------------------------------------------------------

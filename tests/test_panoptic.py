@@ -1,11 +1,13 @@
 """COCO's panoptic json with its PNGs: the pixels of each object, what is no object, what is broken."""
 
 import json
+import random
 import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_annotations import mutated
 
 from mrcnn import annotations, cli, coco
 from mrcnn.annotations import AnnotationError
@@ -170,3 +172,21 @@ def test_panoptic_without_isthing(tmp_path, caplog):
     found = annotations.read(write(tmp_path, categories=categories))
     assert found.classes == ["cat", "dog", "grass"] and len(found.images[0].regions) == 4
     assert "no category has 'isthing'; all of them are taken for objects" in caplog.text
+
+
+def test_damaged_panoptic(tmp_path):
+    path = write(tmp_path, numbers=(1, 2))
+    content = json.loads(path.read_text())
+    rng = random.Random("panoptic")
+    used = 0
+    for _ in range(150):
+        path.write_text(json.dumps(mutated(content, rng)))
+        try:
+            found = annotations.read(path, keep_empty=True)
+        except AnnotationError as error:
+            assert str(path) in str(error)
+            continue
+        used += 1
+        for image in found.images:
+            assert image.masks().shape == (HEIGHT, WIDTH, len(image.regions))
+    assert 15 < used < 150
