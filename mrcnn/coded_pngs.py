@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from mrcnn import files, utils
-from mrcnn.mask_files import CITYSCAPES_CLASSES
+from mrcnn.mask_files import CITYSCAPES_CLASSES, check_own_ids
 from mrcnn.outlines import Bitmap
 from mrcnn.reading import (
     AnnotationError,
@@ -88,24 +88,49 @@ def layout_in(path: str) -> Layout | None:
 
 
 def _mots_in(path: str) -> Layout | None:
-    """KITTI MOTS: instances/ and training/image_02/; MOTSChallenge: instances/ and images/.
+    """KITTI MOTS: instances/ and training/image_02/, with a folder for each video.
 
-    Both have a folder for each video.
+    MOTSChallenge, Datumaro and CVAT: instances/ and images/, in folders of subsets or not; the
+    last two name their own classes in instances/labels.txt.
     """
-    pedestrian = {2: MOTS_CLASSES[2]}
-    for masks, images, classes in (
-        ("instances", "training/image_02", MOTS_CLASSES),
-        ("../instances", "image_02", MOTS_CLASSES),  # training/ itself
-        ("instances", "image_02", MOTS_CLASSES),
-        ("instances", "images", pedestrian),
-        ("train/instances", "train/images", pedestrian),
+    for masks, images in (
+        ("instances", "training/image_02"),
+        ("../instances", "image_02"),  # training/ itself
+        ("instances", "image_02"),
     ):
         if masks != "../instances" or os.path.basename(os.path.abspath(path)) == "training":
             pairs = _pairs(os.path.join(path, images), os.path.join(path, masks))
             pairs = [pair for pair in pairs if "/" in pair[0]]
             if pairs:
-                return Layout(path, "MOTS", classes, pairs, 0, _decode_mots)
-    return None
+                return Layout(path, "MOTS", MOTS_CLASSES, pairs, 0, _decode_mots)
+    subsets = [name for name in sorted(os.listdir(path)) if not name.startswith(".")]
+    pairs = []
+    classes: dict[int, str] = {}
+    for subset in ("", *subsets):
+        own_classes, own_pairs = _mots_of_subset(os.path.join(path, subset))
+        if own_pairs and classes and own_classes != classes:
+            raise AnnotationError(
+                f"{path}: expected one list of classes in labels.txt of all subsets. Received:"
+                f" {files.short(own_classes)} in {subset}, {files.short(classes)} before"
+            )
+        if own_pairs:
+            classes = own_classes
+            pairs += [(os.path.join(subset, name), image, mask) for name, image, mask in own_pairs]
+    if not pairs:
+        return None
+    return Layout(path, "MOTS", classes, pairs, 0, _decode_mots)
+
+
+def _mots_of_subset(path: str) -> tuple[dict[int, str], list[tuple[str, str, str]]]:
+    """The classes and `_pairs` of instances/ and images/ in a folder; none of another layout."""
+    masks = os.path.join(path, "instances")
+    pairs = _pairs(os.path.join(path, "images"), masks)
+    labels = os.path.join(masks, "labels.txt")
+    if pairs and os.path.isfile(labels):
+        lines = [line.strip() for line in files.read_text(labels).splitlines()]
+        return {number: name for number, name in enumerate(lines, 1) if name}, pairs
+    # Without names they are MOTSChallenge's, whose videos have folders.
+    return {2: MOTS_CLASSES[2]}, [pair for pair in pairs if "/" in pair[0]]
 
 
 def _kitti_in(path: str) -> Layout | None:
@@ -113,6 +138,7 @@ def _kitti_in(path: str) -> Layout | None:
     for root in (path, os.path.join(path, "training")):
         pairs = _pairs(os.path.join(root, "image_2"), os.path.join(root, "instance"))
         if pairs:
+            check_own_ids(root, "KITTI's")
             return Layout(path, "KITTI", CITYSCAPES_CLASSES, pairs, 0, _decode_kitti)
     return None
 

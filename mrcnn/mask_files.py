@@ -163,7 +163,7 @@ CITYSCAPES_CLASSES = {
 }
 
 _CITYSCAPES_ENDING = "_gtFine_instanceIds.png"
-# A file beside gtFine/ in exports of other programs.
+# A file beside the folders of Cityscapes and KITTI in exports of other programs.
 _OTHER_CITYSCAPES = "label_colors.txt"
 
 
@@ -204,15 +204,7 @@ def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
     path = os.fspath(path)
     reader = Reader(path, None, keep_empty)
     sets = cityscapes_in(path)
-    parent_files = [
-        place / _OTHER_CITYSCAPES for place in pathlib.Path(os.path.abspath(path)).parents
-    ]
-    for other in (pathlib.Path(path) / _OTHER_CITYSCAPES, *parent_files):
-        if other.is_file():
-            raise AnnotationError(
-                f"{path}: expected Cityscapes' own ids of classes. Received: {other}, as CVAT and"
-                " Datumaro write it, whose ids are others; export COCO's json in its place"
-            )
+    check_own_ids(path, "Cityscapes'")
     if not sets:
         raise AnnotationError(
             f"{path}: expected gtFine/ with ...{_CITYSCAPES_ENDING}. Received: a folder without"
@@ -232,6 +224,23 @@ def read_cityscapes(path: Any, keep_empty: bool = False) -> Annotations:
             Entry(name, regions, size, file=image), annotated=bool(regions) or is_unannotated
         )
     return reader.finish(list(CITYSCAPES_CLASSES.values()))
+
+
+def check_own_ids(path: str, name: str) -> None:
+    """AnnotationError for a data set of Cityscapes' layout, or KITTI's, by another program.
+
+    Args:
+        path: a folder of the data set.
+        name: of the layout.
+    """
+    place = pathlib.Path(os.path.abspath(path))
+    for folder in (pathlib.Path(path), *place.parents):
+        other = folder / _OTHER_CITYSCAPES
+        if other.is_file():
+            raise AnnotationError(
+                f"{path}: expected {name} own ids of classes. Received: {other}, as CVAT and"
+                " Datumaro write it, whose ids are others; export COCO's json in its place"
+            )
 
 
 def _cityscapes_regions(labels: np.ndarray) -> list[Region]:

@@ -133,7 +133,7 @@ def read_open_images(
             except Problem as error:
                 reader.problem(place, str(error))
                 continue
-            if region.name == row["LabelName"]:
+            if row["LabelName"].strip() not in names:
                 unnamed[region.name] = None
             entry = entries.setdefault(image_id, Entry(f"{image_id}.jpg", []))
             entry.regions.append(region)

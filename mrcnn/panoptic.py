@@ -85,11 +85,15 @@ def to_instances(data: dict, path: pathlib.Path, problems: list[str]) -> None:
 
 
 def _with_instances(categories: list[dict], path: pathlib.Path) -> list[dict]:
-    """The categories that have instances: those with isthing 1, or all if none has the field."""
-    if not any("isthing" in category for category in categories):
-        logger.warning("%s: no category has 'isthing'; all of them are taken for objects", path)
+    """The categories that have instances: those with isthing 1, or all if none has it."""
+    countable = [category for category in categories if whole_number(category.get("isthing")) == 1]
+    if not countable:
+        logger.warning(
+            "%s: no category has 'isthing' 1, as where Datumaro wrote it; all of them are taken for"
+            " objects",
+            path,
+        )
         return categories
-    countable = [category for category in categories if whole_number(category.get("isthing")) != 0]
     without = [str(category.get("name")) for category in categories if category not in countable]
     if without:
         logger.warning(

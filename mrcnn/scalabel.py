@@ -203,8 +203,9 @@ def _polygons(poly2d: Any) -> Polygons:
 def _with_curves(vertices: list[list[float]], types: Any) -> list[list[float]]:
     """The points of an outline, its cubic Bezier curves drawn.
 
-    types: a letter for each vertex: L is a corner; the first two of C are control points of a curve
-    from the vertex before to the vertex behind them, of any type. Problem for other letters.
+    types: a letter for each vertex: L is a corner; two of C are control points of a curve from the
+    vertex before to the vertex behind them, of any type. The first vertex is a corner, as Scalabel
+    draws it. Problem for other letters.
     """
     if types in (None, ""):
         return vertices
@@ -213,11 +214,6 @@ def _with_curves(vertices: list[list[float]], types: Any) -> list[list[float]]:
             f"expected types of L and C, one for each of {len(vertices)} vertices. Received:"
             f" {files.short(types)}"
         )
-    first = types.find("L")
-    if first < 0:
-        raise Problem(f"expected a vertex of type L. Received: {files.short(types)}")
-    vertices = vertices[first:] + vertices[:first]
-    types = types[first:] + types[:first]
     points = [vertices[0]]
     number = 1
     while number < len(vertices):

@@ -825,6 +825,33 @@ def test_kitti(tmp_path):
         ]
 
 
+def test_kitti_of_other_programs(tmp_path):
+    """Datumaro has ids of its own in KITTI's folders."""
+    png(tmp_path / "train" / "instance" / "a.png", coded(256 + 1, 256 + 2))
+    picture(tmp_path / "train" / "image_2" / "a.png")
+    (tmp_path / "label_colors.txt").write_text(" cat\n dog\n")
+    with pytest.raises(AnnotationError, match="KITTI's own ids of classes. Received: .*label_col"):
+        annotations.read(tmp_path / "train")
+
+
+def test_mots_of_other_programs(tmp_path):
+    """Datumaro and CVAT: a folder of each subset, with labels.txt that names the classes from 1."""
+    for subset, name in (("train", "a"), ("val", "sub/b")):
+        png(tmp_path / subset / "instances" / f"{name}.png", coded(1007, 2003))
+        picture(tmp_path / subset / "images" / f"{name}.jpg")
+        (tmp_path / subset / "instances" / "labels.txt").write_text("cat\ndog")
+    found = annotations.read(tmp_path)
+    assert found.classes == ["cat", "dog"]
+    assert [image.name for image in found.images] == ["train/a.jpg", "val/sub/b.jpg"]
+    for image in found.images:
+        assert objects_of(image) == expected_objects(("cat", "dog"))
+    args = cli._parse(["train", "--weights=none", f"--dataset={tmp_path}"])
+    assert [part.images[0].name for part in cli._sets(args)] == ["a.jpg", "sub/b.jpg"]
+    (tmp_path / "val" / "instances" / "labels.txt").write_text("dog\ncat")
+    with pytest.raises(AnnotationError, match="one list of classes in labels.txt of all subsets"):
+        annotations.read(tmp_path)
+
+
 def test_instances_of_scene_parsing(tmp_path, caplog):
     """ADE20K's annotations_instance/: red the class, green the object."""
     png(

@@ -167,11 +167,13 @@ def test_broken_panoptic(tmp_path, caplog):
         annotations.read(path)
 
 
-def test_panoptic_without_isthing(tmp_path, caplog):
-    categories = [{"id": item["id"], "name": item["name"]} for item in CATEGORIES]
+@pytest.mark.parametrize("fields", ({}, {"isthing": 0}))
+def test_panoptic_without_isthing(tmp_path, caplog, fields):
+    """Datumaro, and with it CVAT, writes isthing 0 for each category: no image had an object."""
+    categories = [{"id": item["id"], "name": item["name"], **fields} for item in CATEGORIES]
     found = annotations.read(write(tmp_path, categories=categories))
     assert found.classes == ["cat", "dog", "grass"] and len(found.images[0].regions) == 4
-    assert "no category has 'isthing'; all of them are taken for objects" in caplog.text
+    assert "no category has 'isthing' 1, as where Datumaro wrote it; all of them are" in caplog.text
 
 
 def test_damaged_panoptic(tmp_path):
