@@ -992,20 +992,16 @@ class _YoloWriter(_Writer):
 
     # Folders that begin names of the source, and the subsets that they are.
     SUBSETS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+    # Number of folders below images/<subset>/ that readers look into.
+    DEEPEST = files.DEEPEST_IMAGES - 2
 
     def write(self) -> None:
         numbers = {name: number for number, name in enumerate(self.annotated.classes)}
         images = self.output / "images"
         labels = self.output / "labels"
         used = set()
-        for image, name in zip(self.annotated.images, self.names):
-            first, slash, rest = name.partition("/")
-            subset = "train"
-            if slash and first.lower() in self.SUBSETS:
-                subset = self.SUBSETS[first.lower()]
-                name = rest
-            used.add(subset)
-            name = f"{subset}/{name}"
+        for image, name in zip(self.annotated.images, self.places()):
+            used.add(name.partition("/")[0])
             placed = self.put_image(image, images / name).relative_to(images)
             regions = self.without_crowds(image)
             lines = []
@@ -1025,6 +1021,28 @@ class _YoloWriter(_Writer):
         subsets = "".join(f"{subset}: {folder}\n" for subset, folder in folders.items())
         data = f"path: .\n{subsets}names:\n{names}"
         self.write_bytes(self.output / "data.yaml", data.encode())
+
+    def places(self) -> list[str]:
+        """The images' paths below images/: a subset, at most `DEEPEST` folders, a unique stem."""
+        places: list[str] = []
+        taken: set[str] = set()
+        for name in self.names:
+            first, slash, rest = name.partition("/")
+            subset = "train"
+            if slash and first.lower() in self.SUBSETS:
+                subset = self.SUBSETS[first.lower()]
+                name = rest
+            *folders, base = name.split("/")
+            base = "_".join([*folders[self.DEEPEST :], base])
+            path = pathlib.PurePosixPath(subset, *folders[: self.DEEPEST], base)
+            unique = path
+            number = 1
+            while str(unique.with_suffix("")).casefold() in taken:
+                number += 1
+                unique = path.with_stem(f"{path.stem}_{number}")
+            taken.add(str(unique.with_suffix("")).casefold())
+            places.append(str(unique))
+        return places
 
     def cut(self, loop: Loop, image: AnnotatedImage) -> Loop:
         """An outline clipped to the image; readers refuse coordinates outside of 0..1."""

@@ -892,3 +892,27 @@ def test_other_pngs_are_refused(tmp_path, caplog):
     picture(tmp_path / "training" / "image_02" / "0002" / "000001.png")
     with caplog.at_level(logging.ERROR), pytest.raises(AnnotationError, match="expected a PNG of"):
         annotations.read(tmp_path)
+
+
+# ---- Converted files -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", convert.FORMATS)
+def test_names_of_many_folders(tmp_path, target):
+    """YOLO's files of images that lie deep could not be read again; val/a and validation/a were one
+    file, the second over the first."""
+    names = ["a/b/c/d/e/x.jpg", "a/b/c/d_e_x.jpg", "val/a.jpg", "validation/a.jpg"]
+    items = []
+    images = []
+    for number, (name, box) in enumerate(zip(names, (CAT, DOG, CAT, DOG))):
+        picture(tmp_path / "source" / name)
+        images.append({"id": number, "file_name": name, "height": HEIGHT, "width": WIDTH})
+        item = {"id": number, "image_id": number, "category_id": 1, "segmentation": [flat(box)]}
+        items.append(item)
+    data = {"images": images, "annotations": items, "categories": [{"id": 1, "name": "cat"}]}
+    write(tmp_path / "source" / "x.json", data)
+    report = convert.convert(tmp_path / "source", target, tmp_path / "out")
+    assert report.images == 4
+    found = annotations.read(tmp_path / "out")
+    masks = sorted(mask for image in found.images for _, _, mask in objects_of(image))
+    assert masks == sorted([CAT_MASK.tobytes(), DOG_MASK.tobytes()] * 2)
