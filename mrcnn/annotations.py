@@ -14,7 +14,7 @@ the file gives the size of the stored pixels. Keras and TensorFlow are not impor
 
 This module detects the format of a file or folder. Each family of formats has a module of its own:
 `via`, `labelme`, `label_studio`, `labelbox`, `scalabel`, `datumaro_json`, `open_images`, `cvat`,
-`yolo`, `mask_files`, `coded_pngs`; they share `reading` and `outlines`.
+`yolo`, `mask_files`, `coded_pngs`, `mots_text`; they share `reading` and `outlines`.
 """
 
 import collections
@@ -63,6 +63,7 @@ from mrcnn.mask_files import (
     read_masks,
     semantic_hint,
 )
+from mrcnn.mots_text import mots_videos_in, read_mots_text
 from mrcnn.open_images import is_open_images, open_images_in, read_open_images
 from mrcnn.outlines import (
     FARTHEST_LINE,
@@ -154,7 +155,7 @@ FORMATS = (
     " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/,"
     " the old LabelMe's or Pascal VOC's xml, COCO's panoptic json, Labelbox's NDJSON, Scalabel's"
     " or BDD100K's json, Datumaro's json, Segment Anything's json files, Open Images' csv of masks,"
-    " the PNGs of MOTS, KITTI or ADE20K"
+    " the PNGs of MOTS, KITTI, Mapillary Vistas or ADE20K, MOTS' text files"
 )
 
 
@@ -367,6 +368,10 @@ def _read_any(
         if layout is not None:
             _warn_of_via_settings(path, attribute, label)
             return read_coded_pngs(layout, keep_empty)
+        videos = mots_videos_in(path)
+        if videos:
+            _warn_of_via_settings(path, attribute, label)
+            return read_mots_text(path, videos, keep_empty)
     folder = _Folder(path, expected)
     folder.dataset_files = _without_other_kinds(folder.dataset_files)
     subsets = _subsets(folder.dataset_files, path)

@@ -611,6 +611,8 @@ def other_names(image: dict) -> tuple[str, ...]:
             names += ["/".join(parts[-2:]), parts[-1]]
     name = str(image["file_name"])
     names.append(_PREFIX_2014.sub("", name, count=1))
+    # The panoptic json of Cityscapes' scripts names the images after its labels.
+    names.append(name.replace("_gtFine_leftImg8bit.", "_leftImg8bit."))
     return tuple(other for other in dict.fromkeys(names) if other not in ("", name))
 
 

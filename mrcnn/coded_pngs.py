@@ -1,4 +1,4 @@
-"""Reads PNGs whose values tell both class and object: MOTS, KITTI, ADE20K, BDD100K's bitmasks."""
+"""Reads PNGs whose values tell both class and object: MOTS, KITTI, ADE20K, BDD100K, Mapillary."""
 
 import dataclasses
 import logging
@@ -76,11 +76,13 @@ class Layout:
 
 
 def layout_in(path: str) -> Layout | None:
-    """The dataset of MOTS, KITTI, ADE20K's instances or BDD100K in a folder; None for another.
+    """The dataset of MOTS, KITTI, ADE20K's instances, BDD100K or Mapillary Vistas in a folder.
+
+    None for another.
 
     ADE20K itself is searched by `ade20k_in`.
     """
-    for find in (_mots_in, _kitti_in, _ade_instances_in, _bdd_in):
+    for find in (_mots_in, _kitti_in, _ade_instances_in, _bdd_in, _vistas_in):
         layout = find(path)
         if layout is not None and layout.pairs:
             return layout
@@ -180,6 +182,37 @@ def _bdd_in(path: str) -> Layout | None:
     return None
 
 
+def _vistas_in(path: str) -> Layout | None:
+    """Mapillary Vistas: training/ and validation/ with images/ and <version>/instances/.
+
+    config_<version>.json in the folder names the classes; those without instances are left out.
+    One of the two sub-folders may be given as well.
+    """
+    root, own_name = os.path.split(os.path.abspath(path))
+    subsets: tuple[str, ...] = (own_name,)
+    if own_name not in ("training", "validation"):
+        root = path
+        subsets = ("training", "validation")
+    for version in ("v2.0", "v1.2"):
+        file = os.path.join(root, f"config_{version}.json")
+        pairs = []
+        for subset in subsets:
+            folder = os.path.join(root, subset)
+            masks = os.path.join(folder, version, "instances")
+            for name, image, mask in _pairs(os.path.join(folder, "images"), masks):
+                pairs.append((f"{subset}/{name}", image, mask))
+        if pairs and os.path.isfile(file):
+            labels = field_or_none(load_json(file), "labels")
+            classes = {}
+            for number, item in enumerate(values_of(labels), 1):
+                if field_or_none(item, "instances"):
+                    name = item.get("readable") or item.get("name")
+                    classes[number] = class_name_of(name, f"the name of class {number} in {file}")
+            if classes:
+                return Layout(path, "Mapillary Vistas", classes, pairs, 0, _decode_vistas)
+    return None
+
+
 def ade20k_in(path: str) -> Layout | None:
     """ADE20K's images with ..._seg.png and .json beside them, in a folder or below it."""
     pairs = []
@@ -249,6 +282,11 @@ def _decode_mots(values: np.ndarray) -> _Codes:
 def _decode_kitti(values: np.ndarray) -> _Codes:
     """256 times the class plus the number; 0 for objects that were not separated."""
     return _Codes(values // 256, values % 256, values % 256 == 0)
+
+
+def _decode_vistas(values: np.ndarray) -> _Codes:
+    """256 times the class, which counts from 0, plus the number."""
+    return _Codes(values // 256 + 1, values % 256, np.zeros(values.shape, bool))
 
 
 def _decode_ade_instances(values: np.ndarray) -> _Codes:
@@ -341,7 +379,8 @@ def read_coded_pngs(layout: Layout, keep_empty: bool = False) -> Annotations:
         # Each image of ADE20K has objects: without a name for any it is not background.
         annotated = bool(regions) or layout.names_of is not None
         reader.add(Entry(name, regions, size, file=image), annotated=annotated)
-    if unnamed and layout.name != "KITTI":  # the others of Cityscapes' classes are no objects
+    # The other classes of KITTI and Mapillary Vistas are regions without instances.
+    if unnamed and layout.name not in ("KITTI", "Mapillary Vistas"):
         logger.warning(
             "%s: pixels of classes that %s does not name are left out: %s",
             layout.path,

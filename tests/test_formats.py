@@ -852,6 +852,75 @@ def test_mots_of_other_programs(tmp_path):
         annotations.read(tmp_path)
 
 
+@pytest.mark.parametrize("layout", ("KITTI", "MOTS20", "MOTS20/train"))
+def test_text_files_of_mots(tmp_path, layout):
+    """Run lengths of each object of a frame; class 10 is a crowd of every class."""
+    classes = ("car", "pedestrian")
+    text = tmp_path / "instances_txt" / "0005.txt"
+    images = tmp_path / "training" / "image_02" / "0005"
+    if layout != "KITTI":
+        classes = ("pedestrian", "pedestrian")
+        text = tmp_path / "train" / "MOTS20-05" / "gt" / "gt.txt"
+        images = tmp_path / "train" / "MOTS20-05" / "img1"
+    numbers = [("car", "pedestrian").index(name) + 1 for name in classes]
+    lines = [
+        f"{frame} {1000 * number + i} {number} {HEIGHT} {WIDTH} {runs(mask)['counts']}"
+        for frame in (1, 2)
+        for i, (number, mask) in enumerate(zip(numbers, (CAT_MASK, DOG_MASK)))
+    ]
+    lines.append(f"2 10000 10 {HEIGHT} {WIDTH} {runs(RING_MASK)['counts']}")
+    lines += [f"9 1 {numbers[0]} {HEIGHT} {WIDTH} {runs(CAT_MASK)['counts']}", "2 1 7 1 1 0", "x"]
+    text.parent.mkdir(parents=True)
+    text.write_text("\n".join(lines) + "\n")
+    for frame in (1, 2, 3):
+        picture(images / f"{frame:06}.jpg")
+    path = tmp_path
+    if layout == "MOTS20/train":
+        path = tmp_path / "train"
+    found = annotations.read(path, keep_empty=True)
+    assert found.classes == list(dict.fromkeys(classes))
+    first, second, third = found.images
+    assert objects_of(first) == expected_objects(classes) and not third.regions
+    crowds = [(name, True, RING_MASK.tobytes()) for name in found.classes]
+    assert objects_of(second) == sorted(expected_objects(classes) + crowds)
+    assert "expected an image of frame 9. Received: none" in found.problems[0]
+    assert "expected a class of" in found.problems[1] and len(found.problems) == 3
+    args = cli._parse(["train", "--weights=none", f"--dataset={path}"])
+    assert [len(part.images) for part in cli._sets(args)] == [1, 1]
+
+
+def test_boxes_of_mot_are_not_read_as_masks(tmp_path):
+    picture(tmp_path / "MOT17-02" / "img1" / "000001.jpg")
+    (tmp_path / "MOT17-02" / "gt").mkdir()
+    (tmp_path / "MOT17-02" / "gt" / "gt.txt").write_text("1,1,912,484,97,109,0,7,1\n")
+    with pytest.raises(AnnotationError, match="a folder with 0 json files, none of these"):
+        annotations.read(tmp_path)
+
+
+def test_mapillary_vistas(tmp_path):
+    """Class 0 is one, too; a class without instances is none."""
+    labels = [
+        {"name": "animal--bird", "readable": "Bird", "instances": True},
+        {"name": "void", "readable": "Void", "instances": False},
+        {"name": "object--vehicle--car", "readable": "Car", "instances": True},
+    ]
+    write(tmp_path / "config_v2.0.json", {"labels": labels, "version": "2.0"})
+    values = coded(1, 2 * 256 + 3)
+    values[~CAT_MASK & ~DOG_MASK] = 256
+    for subset in ("training", "validation"):
+        png(tmp_path / subset / "v2.0" / "instances" / f"{subset}.png", values)
+        picture(tmp_path / subset / "images" / f"{subset}.jpg")
+    found = annotations.read(tmp_path)
+    assert found.classes == ["Bird", "Car"] and not found.problems
+    for image in found.images:
+        assert objects_of(image) == expected_objects(("Bird", "Car"))
+    args = cli._parse(["train", "--weights=none", f"--dataset={tmp_path}"])
+    assert [part.images[0].name for part in cli._sets(args)] == [
+        "training/training.jpg",
+        "validation/validation.jpg",
+    ]
+
+
 def test_instances_of_scene_parsing(tmp_path, caplog):
     """ADE20K's annotations_instance/: red the class, green the object."""
     png(

@@ -167,6 +167,17 @@ def test_broken_panoptic(tmp_path, caplog):
         annotations.read(path)
 
 
+def test_panoptic_json_of_cityscapes(tmp_path):
+    """Its images are called ..._gtFine_leftImg8bit.png there, the files ..._leftImg8bit.png."""
+    path = write(tmp_path)
+    data = json.loads(path.read_text())
+    data["images"][0]["file_name"] = "ulm_1_gtFine_leftImg8bit.png"
+    path.write_text(json.dumps(data))
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "val2017" / "ulm_1_leftImg8bit.png")
+    (image,) = annotations.read(path).images
+    assert image.path == str(tmp_path / "val2017" / "ulm_1_leftImg8bit.png")
+
+
 @pytest.mark.parametrize("fields", ({}, {"isthing": 0}))
 def test_panoptic_without_isthing(tmp_path, caplog, fields):
     """Datumaro, and with it CVAT, writes isthing 0 for each category: no image had an object."""

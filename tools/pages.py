@@ -61,6 +61,7 @@ ROOMS = {
         "datumaro_json",
         "open_images",
         "coded_pngs",
+        "mots_text",
     ),
     "Results": (
         "evaluate",
