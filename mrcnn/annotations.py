@@ -790,6 +790,7 @@ _FOREIGN_FORMATS = (
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
+    ({"videos", "annotations"}, "a json of videos (YouTube-VIS); write COCO's json of its frames"),
     (
         {"type", "features"},
         "GeoJSON whose places are none of an image: not QuPath's, or with a crs",

@@ -120,7 +120,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
         "--attribute", metavar="NAME", help="VIA: the region attribute of the class"
     )
     parser.add_argument(
-        "--label", metavar="NAME", help="VIA, mask files: the class of every object"
+        "--label", metavar="NAME", help="VIA, mask files, SA-1B: the class of every object"
     )
     parser.add_argument(
         "--crowds",

@@ -248,6 +248,28 @@ def coded(cat, dog, dtype=np.uint16):
     return values
 
 
+def panoptic(root):
+    categories = [
+        {"id": i, "name": name, "isthing": int(name != "sky")}
+        for i, name in enumerate(("cat", "dog", "sky"), 1)
+    ]
+    for number, subset in enumerate(("train2017", "val2017"), 1):
+        ids = np.full((HEIGHT, WIDTH), 70_000)
+        ids[CAT_MASK] = 300
+        ids[DOG_MASK] = 200_000
+        colours = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1)
+        png(root / "annotations" / f"panoptic_{subset}" / f"{number}.png", colours.astype(np.uint8))
+        segments = [
+            {"id": number_of_segment, "category_id": i, "iscrowd": 0, "area": 1, "bbox": [0] * 4}
+            for i, number_of_segment in enumerate((300, 200_000, 70_000), 1)
+        ]
+        image = {"id": number, "file_name": f"{number}.jpg", "height": HEIGHT, "width": WIDTH}
+        item = {"image_id": number, "file_name": f"{number}.png", "segments_info": segments}
+        data = {"images": [image], "annotations": [item], "categories": categories}
+        write(root / "annotations" / f"panoptic_{subset}.json", data)
+        picture(root / subset / f"{number}.jpg")
+
+
 def kitti_mots(root):
     for number in range(2):
         png(root / "instances" / "0000" / f"{number:06}.png", coded(1005, 2003))
@@ -278,6 +300,7 @@ def ade20k(root):
 FORMATS = {
     "roboflow": (roboflow, ("cat", "dog"), True),
     "lvis": (lvis, ("cat", "dog"), True),
+    "panoptic": (panoptic, ("cat", "dog"), True),
     "labelbox": (labelbox, ("cat", "dog"), False),
     "labelbox before 2022": (labelbox_old, ("cat", "dog"), False),
     "segment anything": (segment_anything, ("object", "object"), False),
@@ -512,6 +535,15 @@ def test_labels_of_labelbox(tmp_path, caplog):
     assert "2 rows without a label are left out" in caplog.text
     path.rename(tmp_path / "x.json")  # lines in a .json, as some save them
     assert len(annotations.read(tmp_path / "x.json", keep_empty=True).images) == 2
+
+
+def test_subsets_of_labelbox(tmp_path):
+    for subset, name in (("train", "a.jpg"), ("val", "b.jpg")):
+        write(tmp_path / f"{subset}.ndjson", [labelbox_row(name, labelbox_objects())])
+        picture(tmp_path / "images" / name)
+    args = cli._parse(["train", "--weights=none", f"--dataset={tmp_path}"])
+    names = [[image.name for image in part.images] for part in cli._sets(args)]
+    assert names == [["a.jpg"], ["b.jpg"]]
 
 
 def test_video_of_labelbox(tmp_path):
