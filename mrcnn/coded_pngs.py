@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 # Classes by their numbers in the PNGs.
 MOTS_CLASSES = {1: "car", 2: "pedestrian"}
 BDD_CLASSES = dict(enumerate("pedestrian rider car truck bus train motorcycle bicycle".split(), 1))
+# Data sets whose other classes are regions without instances, such as roads.
+_WITH_REGIONS = ("KITTI", "Mapillary Vistas")
 # The class number of regions of MOTS whose objects were not annotated.
 MOTS_IGNORED = 10
 
@@ -275,6 +277,12 @@ def _pairs(images: str, masks: str) -> list[tuple[str, str, str]]:
 
 def _decode_mots(values: np.ndarray) -> _Codes:
     """1000 times the class plus the number; class 10 is a region without annotations."""
+    without_class = values[(values > 0) & (values < 1000)]
+    if without_class.size:
+        raise Problem(
+            "expected 1000 times the class plus the object's number. Received:"
+            f" {without_class.min()}"
+        )
     class_ids = values // 1000
     return _Codes(class_ids, values % 1000, class_ids == MOTS_IGNORED)
 
@@ -376,11 +384,11 @@ def read_coded_pngs(layout: Layout, keep_empty: bool = False) -> Annotations:
         except Problem as error:
             reader.problem(f"image {name!r}", str(error))
             continue
-        # Each image of ADE20K has objects: without a name for any it is not background.
-        annotated = bool(regions) or layout.names_of is not None
+        annotated = bool(regions)
+        if layout.name not in _WITH_REGIONS:  # an object of an unknown class is no background
+            annotated = bool((codes.class_ids > 0).any())
         reader.add(Entry(name, regions, size, file=image), annotated=annotated)
-    # The other classes of KITTI and Mapillary Vistas are regions without instances.
-    if unnamed and layout.name not in ("KITTI", "Mapillary Vistas"):
+    if unnamed and layout.name not in _WITH_REGIONS:
         logger.warning(
             "%s: pixels of classes that %s does not name are left out: %s",
             layout.path,

@@ -71,6 +71,7 @@ def read_scalabel(reader: Reader, data: Any) -> Annotations:
         common_size = common_size or _size_of(field_or_none(config, field))
     has_shapes = any(map(_has_shape, (label for frame in frames for label in _labels_of(frame))))
     boxes = 0
+    without_labels = []
     for number, frame in enumerate(frames):
         try:
             name = field_of(frame, "name", str, "a frame")
@@ -78,6 +79,8 @@ def read_scalabel(reader: Reader, data: Any) -> Annotations:
             reader.problem(f"frame {number}", str(error))
             continue
         labels = _labels_of(frame)
+        if not isinstance(frame.get("labels"), list):
+            without_labels.append(name)
         size = _size_of(frame.get("size")) or common_size
         entry = Entry(name, [], size, _other_names(frame))
         read_region = functools.partial(_region, size=size, boxes=not has_shapes)
@@ -89,6 +92,13 @@ def read_scalabel(reader: Reader, data: Any) -> Annotations:
             "%s: no label has a polygon; the boxes of %d are taken for their shapes",
             reader.path,
             boxes,
+        )
+    if without_labels and reader.keep_empty:
+        logger.warning(
+            "%s: %d frames have no list of labels and are taken for images without objects: %s",
+            reader.path,
+            len(without_labels),
+            files.several(without_labels),
         )
     classes = _classes_of(field_or_none(config, "categories"))
     if not classes:

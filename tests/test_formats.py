@@ -645,6 +645,16 @@ def test_parts_crowds_and_run_lengths_of_scalabel(tmp_path):
     assert image.regions[3].extra == {"occluded": True}
 
 
+def test_frames_of_scalabel_without_labels(tmp_path, caplog):
+    frames = [{"name": "a.jpg", "labels": [bdd_label("cat", CAT)]}, {"name": "b.jpg"}]
+    for name in "ab":
+        picture(tmp_path / f"{name}.jpg")
+    path = write(tmp_path / "x.json", frames)
+    assert len(annotations.read(path).images) == 1 and "no list of labels" not in caplog.text
+    assert len(annotations.read(path, keep_empty=True).images) == 2
+    assert "1 frames have no list of labels and are taken for images without" in caplog.text
+
+
 @pytest.mark.parametrize("types", ("LCCLCCLCCLCC", "LCCCCCCCCCCC"))
 def test_curves_of_scalabel(tmp_path, types):
     """A circle of four Bezier curves; the ends of curves are L, or C as of BDD100K's lanes."""
@@ -985,6 +995,15 @@ def test_flags_of_bdds_bitmasks(tmp_path):
         [{"name": "a.jpg", "labels": [bdd_label("cat", CAT)]}],
     )
     assert annotations.read(tmp_path).classes == ["cat"]
+
+
+def test_label_images_of_other_programs_are_no_background(tmp_path):
+    """In MOTS' folders: plain numbers of objects, which are no classes; a class that it has not."""
+    picture(tmp_path / "images" / "0002" / "000001.jpg")
+    for values, text in ((coded(1, 2), "Received: 1"), (coded(3001, 4001), "0 problems")):
+        png(tmp_path / "instances" / "0002" / "000001.png", values)
+        with pytest.raises(AnnotationError, match=f"(?s)images with regions.*{text}"):
+            annotations.read(tmp_path, keep_empty=True)
 
 
 def test_other_pngs_are_refused(tmp_path, caplog):
