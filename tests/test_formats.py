@@ -390,6 +390,7 @@ def test_sets_to_train_and_to_validate(source):
         assert [name.lstrip("0")[0] for name in names_of_files] in (["a", "b"], ["1", "2"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "kind", ("lvis", "labelbox", "labelbox before 2022", "segment anything", "bdd100k", "datumaro")
 )

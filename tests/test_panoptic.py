@@ -187,6 +187,7 @@ def test_panoptic_without_isthing(tmp_path, caplog, fields):
     assert "no category has 'isthing' 1, as where Datumaro wrote it; all of them are" in caplog.text
 
 
+@pytest.mark.long
 def test_damaged_panoptic(tmp_path):
     path = write(tmp_path, numbers=(1, 2))
     content = json.loads(path.read_text())
