@@ -10,7 +10,8 @@ import numpy as np
 
 from mrcnn import files, utils
 from mrcnn.mask_files import CITYSCAPES_CLASSES, check_own_ids
-from mrcnn.outlines import Bitmap
+from mrcnn.masks import encode_crops
+from mrcnn.outlines import CocoSegmentation
 from mrcnn.reading import (
     AnnotationError,
     Annotations,
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 # Classes by their numbers in the PNGs.
 MOTS_CLASSES = {1: "car", 2: "pedestrian"}
 BDD_CLASSES = dict(enumerate("pedestrian rider car truck bus train motorcycle bicycle".split(), 1))
+# The largest value of `_ranks_of` for which a table is made, of 8 bytes for each value.
+LARGEST_TABLE = 2**24
 # Data sets whose other classes are regions without instances, such as roads.
 _WITH_REGIONS = ("KITTI", "Mapillary Vistas")
 # The class number of regions of MOTS whose objects were not annotated.
@@ -402,28 +405,52 @@ def read_coded_pngs(layout: Layout, keep_empty: bool = False) -> Annotations:
 
 def _regions_of(codes: _Codes, names: dict[int, str], unnamed: dict[int, None]) -> Iterator[Region]:
     """The objects of a PNG. unnamed: numbers of classes without a name; edited."""
-    for code, bitmap in _bitmaps_of(codes):
-        class_id, number, is_crowd = code
+    for (class_id, number, is_crowd), segmentation in _objects_in(codes):
+        shape = CocoSegmentation({"segmentation": segmentation})
         if class_id in names:
-            yield Region(names[class_id], bitmap, bool(is_crowd), f"{class_id}/{number}")
+            yield Region(names[class_id], shape, is_crowd, f"{class_id}/{number}")
         elif class_id == MOTS_IGNORED and is_crowd and set(names) <= set(MOTS_CLASSES):
             for name in names.values():
-                yield Region(name, bitmap, True, "ignored")
-        elif class_id:
+                yield Region(name, shape, True, "ignored")
+        else:
             unnamed[class_id] = None
 
 
-def _bitmaps_of(codes: _Codes) -> Iterator[tuple[tuple[int, int, int], Bitmap]]:
-    """((class, number, whether a crowd), pixels) of the objects, in the order of these."""
+def _objects_in(codes: _Codes) -> Iterator[tuple[tuple[int, int, bool], dict]]:
+    """((class, number, whether a crowd), run lengths) of the objects, in the order of these.
+
+    Run lengths, since the bitmaps of a data set of large images don't fit in memory.
+    """
     from scipy import ndimage
 
-    joined = codes.class_ids * 2**33 + codes.numbers * 2 + codes.crowd
-    values, places = np.unique(joined, return_inverse=True)
-    places = places.reshape(joined.shape) + 1
-    for value, (number, box) in zip(
-        values.tolist(), enumerate(ndimage.find_objects(places), 1), strict=True
-    ):
-        pixels = places[box] == number
-        code = (value >> 33, (value >> 1) % 2**32, value & 1)
+    count = int(codes.numbers.max(initial=0)) + 1
+    joined = (codes.class_ids * count + codes.numbers) * 2 + codes.crowd
+    values, places = _ranks_of(joined)
+    boxes = ndimage.find_objects(places + 1)
+    for rank, (value, (rows, columns)) in enumerate(zip(values.tolist(), boxes, strict=True)):
+        code = (value // 2 // count, value // 2 % count, bool(value % 2))
         if code[0]:
-            yield code, Bitmap(pixels, box[1].start, box[0].start)
+            box = (rows.start, columns.start, rows.stop, columns.stop)
+            (segmentation,) = encode_crops(
+                [(box, places[rows, columns] == rank)], codes.class_ids.shape
+            )
+            yield code, segmentation
+
+
+def _ranks_of(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct values of an array of whole numbers from 0, sorted, and each one's rank.
+
+    As `np.unique` with `return_inverse`; without sorting where the largest value is not too large,
+    which takes a tenth of the time.
+
+    Returns:
+        [N] int64; int64 of the shape of `values`.
+    """
+    largest = int(values.max(initial=0))
+    if largest > LARGEST_TABLE:
+        distinct, ranks = np.unique(values, return_inverse=True)
+        return distinct, ranks.reshape(values.shape)
+    is_there = np.zeros(largest + 1, bool)
+    is_there[values.ravel()] = True
+    ranks = np.cumsum(is_there) - 1
+    return np.flatnonzero(is_there), ranks[values]

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from test_annotations import mutated
 
-from mrcnn import annotations, cli, convert
+from mrcnn import annotations, cli, coded_pngs, convert
 from mrcnn.annotations import AnnotatedDataset, AnnotationError
 from mrcnn.masks import encode
 
@@ -866,6 +866,19 @@ def test_kitti(tmp_path):
             ("car", False, CAT_MASK.tobytes()),
             ("person", True, DOG_MASK.tobytes()),
         ]
+
+
+@pytest.mark.parametrize("largest", (0, coded_pngs.LARGEST_TABLE))
+def test_large_numbers_of_objects(tmp_path, monkeypatch, largest):
+    """With a table of the values and by sorting them; kept as run lengths, not as pixels."""
+    monkeypatch.setattr(coded_pngs, "LARGEST_TABLE", largest)
+    values = coded((3, 0, 255, 255), (8, 0, 0, 1), np.uint8)
+    png(tmp_path / "labels" / "ins_seg" / "bitmasks" / "train" / "a.png", values)
+    picture(tmp_path / "images" / "10k" / "train" / "a.jpg")
+    (image,) = annotations.read(tmp_path).images
+    assert objects_of(image) == expected_objects(("car", "bicycle"))
+    assert [region.number for region in image.regions] == ["3/65535", "8/1"]
+    assert all(isinstance(region.shape, annotations.CocoSegmentation) for region in image.regions)
 
 
 def test_kitti_of_other_programs(tmp_path):
