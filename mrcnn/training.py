@@ -19,7 +19,7 @@ import random
 import re
 import time
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -798,6 +798,7 @@ class BatchStream:
         batches: `data.TrainingBatches`.
         first: number of the first step.
         workers: number of threads; with 0 there is no prefetching.
+        stop: number of the step before which prefetching ends; None for no end.
 
     Attributes:
         next_step: number of the step whose batch is taken next.
@@ -808,8 +809,15 @@ class BatchStream:
         first_inputs: arrays [first_images, ...] of the network's inputs; None before that.
     """
 
-    def __init__(self, batches: data.TrainingBatches, first: int = 0, workers: int = 2):
+    def __init__(
+        self,
+        batches: data.TrainingBatches,
+        first: int = 0,
+        workers: int = 2,
+        stop: int | None = None,
+    ):
         self.batches = batches
+        self.stop = stop
         self.next_step = first
         self.error: Exception | None = None
         self.cause: BaseException | None = None
@@ -845,7 +853,7 @@ class BatchStream:
         if self._pool is None:
             inputs, ids, _ = self.batches.batch(self.next_step)
         else:
-            while len(self._prefetched) < self._depth:
+            while len(self._prefetched) < self._depth and self._submitted != self.stop:
                 self._prefetched.append(self._pool.submit(self.batches.batch, self._submitted))
                 self._submitted += 1
             inputs, ids, _ = self._prefetched.popleft().result()
@@ -913,6 +921,84 @@ class BatchStream:
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class ValidationStream:
+    """The validation batches of each epoch, which are the same whether or not a run was resumed.
+
+    Those of an epoch follow those of the epoch before, so that every image is used once before any
+    is used again. Given a generator, Keras would take its first two batches in every epoch, leave
+    out others that it has read ahead, and take the sizes of these two for those of all.
+
+    Args:
+        batches: `data.TrainingBatches`.
+        steps: number of batches of an epoch.
+        epoch: f() -> number of epochs before the present one.
+        workers: see `BatchStream`.
+
+    Attributes:
+        error, cause: see `BatchStream`.
+    """
+
+    def __init__(
+        self,
+        batches: data.TrainingBatches,
+        steps: int,
+        epoch: Callable[[], int],
+        workers: int = 2,
+    ):
+        self.batches = batches
+        self.steps = steps
+        self.epoch = epoch
+        self.workers = workers
+        self._stream = BatchStream(batches, 0, 0)
+
+    @property
+    def error(self) -> Exception | None:
+        """What the dataset raised; None for nothing."""
+        return self._stream.error
+
+    @property
+    def cause(self) -> BaseException | None:
+        """`__cause__` of the error."""
+        return self._stream.cause
+
+    def of_epoch(self) -> Iterator[tuple]:
+        """The batches of the present epoch, `(inputs,)`."""
+        self.close()
+        first = self.epoch() * self.steps
+        self._stream = stream = BatchStream(self.batches, first, self.workers, first + self.steps)
+        for _ in range(self.steps):
+            yield stream.take()
+        stream.close()
+
+    def generator(self) -> Iterator[tuple]:
+        """The batches of the present epoch and of all that follow."""
+        while True:
+            yield from self.of_epoch()
+
+    def adapter(self, shapes: Sequence[tuple]) -> Any:
+        """Keras's data adapter, as `fit(validation_data=)` takes it.
+
+        Args:
+            shapes: see `BatchStream.dataset`.
+        """
+        from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+
+        signature = None
+        if keras.backend.backend() == "tensorflow":
+            first = BatchStream(self.batches, self.epoch() * self.steps, 0)
+            signature = (tuple(first.specs(shapes)),)
+        # Its constructor would take two batches, with which each pass over the data would begin.
+        adapter = GeneratorDataAdapter.__new__(GeneratorDataAdapter)
+        adapter.generator = self.of_epoch
+        adapter._first_batches = []
+        adapter._output_signature = signature
+        return adapter
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._stream.close()
 
 
 def inputs_alone(batches: Any) -> Any:
@@ -1411,6 +1497,7 @@ class EvaluationCallback(keras.callbacks.Callback):
 
     Attributes:
         evaluation: the latest `evaluate.Evaluation`.
+        last_epoch: number of the run's last epoch, set by `train`; None for that of `fit`.
     """
 
     def __init__(
@@ -1439,6 +1526,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         self.pictures = pictures
         self.settings = dict(settings or {})
         self.evaluation: evaluate.Evaluation | None = None
+        self.last_epoch: int | None = None
         self._inference: Any = None
         self._writer: Any = None
         self._figures: dict[str, float] = {}
@@ -1450,7 +1538,9 @@ class EvaluationCallback(keras.callbacks.Callback):
         evaluate.check(self.dataset, config, self.dataset.image_ids[: self.limit or None])
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if (epoch + 1) % self.every == 0 or epoch + 1 >= self.params["epochs"]:
+        # `fit` trains an epoch that was interrupted alone, as if it were the last one.
+        last_epoch = self.last_epoch or self.params["epochs"]
+        if (epoch + 1) % self.every == 0 or epoch + 1 >= last_epoch:
             self._evaluate(epoch)
         if logs is not None:
             logs.update(self._figures)
@@ -1850,6 +1940,8 @@ class Run:
                 # latest ones.
                 weights.load(self.network, self.resume_path)
             history = _join(history, self._fit_stage(last, steps))
+            if self.network.stop_training:  # a callback's wish, which holds for the next stage too
+                break
         return history
 
     def _state_of_these_weights(self):
@@ -1988,15 +2080,23 @@ class Run:
     def _fit_stage(self, last, steps):
         """Trains to the end of epoch `last` in epochs of `steps` steps; returns the History."""
         stream = self._training_stream()
-        streams = [stream]
-        validation = {}
+        streams: list[BatchStream | ValidationStream] = [stream]
+        validation: dict[str, Any] = {}
         if self.val_dataset is not None and self.config.VALIDATION_STEPS:
             val_batches = data.TrainingBatches(
                 self.val_dataset, self.config, seed=self.seed, share=self._share()
             )
-            val_stream = BatchStream(val_batches, 0, self.config.WORKERS)
+            val_stream = ValidationStream(
+                val_batches,
+                self.config.VALIDATION_STEPS,
+                lambda: self.owner.epoch,
+                self.config.WORKERS,
+            )
             streams.append(val_stream)
-            validation["validation_data"] = val_stream.generator()
+            if cluster.several_devices(self.network):
+                validation["validation_data"] = val_stream.generator()
+            else:
+                validation["validation_data"] = val_stream.adapter(self._input_shapes())
             validation["validation_steps"] = self.config.VALIDATION_STEPS
         callbacks = self._stage_callbacks(stream)
         try:
@@ -2031,16 +2131,17 @@ class Run:
         return cluster.fit(
             self.network,
             stream.generator(),
-            stream.specs(
-                [tuple(tensor.shape) for tensor in self.network.inputs],
-                cluster.devices_here(self.network),
-            ),
+            stream.specs(self._input_shapes(), cluster.devices_here(self.network)),
             self.owner.epoch,
             last,
             steps,
             callbacks,
             **validation,
         )
+
+    def _input_shapes(self):
+        """Shapes of the network's inputs, with None for unknown sides."""
+        return [tuple(tensor.shape) for tensor in self.network.inputs]
 
     def _distribution(self):
         """The context of `fit`, in which Keras splits JAX's batches as it placed the weights."""
@@ -2054,7 +2155,7 @@ class Run:
             return stream.generator()
         from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-        dataset = stream.dataset([tuple(tensor.shape) for tensor in self.network.inputs])
+        dataset = stream.dataset(self._input_shapes())
         # Programs that patch `fit` (MLflow's autolog) read a plain dataset to its end for a
         # checksum, and this one is infinite. They leave Keras's adapter alone.
         return TFDatasetAdapter(dataset)
@@ -2084,6 +2185,7 @@ class Run:
         others = []
         for callback in self.callbacks:
             if isinstance(callback, EvaluationCallback):
+                callback.last_epoch = self.epochs
                 evaluations.append(callback)
             elif self.writes() or not isinstance(callback, WRITERS):
                 others.append(callback)
