@@ -245,6 +245,22 @@ def test_keypoints_move_with_their_object():
     assert nothing["keypoints"].shape == (0, 1, 3) and nothing["keypoints"].dtype == np.float32
 
 
+def test_boxes_that_are_not_rounded_stay_so():
+    """Those of ROUND_DETECTIONS = False were cut to whole pixels where there were several tiles."""
+
+    class Exact(Sees):
+        def _look(self, image, form):
+            result = super()._look(image, form)
+            return {**result, "rois": (result["rois"] + 0.75).astype(np.float32)}
+
+    labels = np.zeros((100, 150), int)
+    labels[70:76, 100:110] = 7
+    result = tiles.detect(Exact(), drawn(labels), 64, 32)
+    np.testing.assert_array_equal(result["rois"], [[70.75, 100.75, 76.75, 110.75]])
+    nothing = tiles.detect(Exact(), drawn(labels * 0), 64, 32)
+    assert result["rois"].dtype == nothing["rois"].dtype == np.float32
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
