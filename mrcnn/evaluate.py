@@ -56,6 +56,9 @@ PLURALS = {
     "segm": "masks",
     "keypoints": "keypoints",
 }
+# AP counts detections of any score. Leaving out those below this one changes it little, and is what
+# the authors of Mask R-CNN do.
+LEAST_SCORE = 0.05
 
 
 # ---- Results -------------------------------------------------------------------------------------
@@ -1739,6 +1742,7 @@ def evaluate(
     """
     tiling = _tiling(model, tile, overlap)
     ids = _checked_ids(dataset, model.config, image_ids)
+    _tell_of_least_score(model)
     truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
     key = None
     if resume is not None:
@@ -1768,6 +1772,22 @@ def evaluate(
     )
     evaluation.unreadable = unreadable
     return evaluation
+
+
+_LEAST_SCORES_WARNED: set[float] = set()
+
+
+def _tell_of_least_score(model: Any) -> None:
+    """Warns once that a model leaves out detections that AP counts, see `LEAST_SCORE`."""
+    least = getattr(model.config, "DETECTION_MIN_CONFIDENCE", 0)
+    if least <= LEAST_SCORE or least in _LEAST_SCORES_WARNED or not hasattr(model, "keras_model"):
+        return
+    _LEAST_SCORES_WARNED.add(least)
+    logger.warning(
+        "the model leaves out detections with scores below %g (DETECTION_MIN_CONFIDENCE), so that"
+        " AP is lower than that of all of them; 0 is for an evaluation",
+        least,
+    )
 
 
 def _tiling(model: Any, tile: int | None, overlap: int | None) -> dict[str, int]:

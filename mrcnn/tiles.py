@@ -440,7 +440,8 @@ def detect(
     batch_size = int(model.config.BATCH_SIZE)
     one_range: Any = contextlib.nullcontext
     if hasattr(model.config, "MEAN_PIXEL"):
-        one_range = functools.partial(data.parts_of, _sample(image), model.config)
+        sample = _sample(image, getattr(model.config, "IMAGE_CHANNEL_COUNT", 3))
+        one_range = functools.partial(data.parts_of, sample, model.config)
     for start in range(0, len(tile_windows), batch_size):
         chunk = tile_windows[start : start + batch_size]
         with one_range():
@@ -461,15 +462,25 @@ PROBE = 256
 PROBES = 4
 
 
-def _sample(image: Any) -> np.ndarray:
-    """Values of an image: the array of an `ArrayImage`, else those of windows spread over it."""
+def _sample(image: Any, channels: int) -> np.ndarray:
+    """Values of an image: the array of an `ArrayImage`, else those of windows spread over it.
+
+    channels: IMAGE_CHANNEL_COUNT. An alpha channel, which the network doesn't get, is left out.
+    """
     if isinstance(image, ArrayImage):
-        return image.array
+        return _without_alpha(image.array, channels)
     height, width = image.shape[:2]
     parts = []
     for y1, x1, y2, x2 in _probes(height, width):
-        parts.append(np.ravel(image.window(y1, x1, y2, x2)))
+        parts.append(np.ravel(_without_alpha(image.window(y1, x1, y2, x2), channels)))
     return np.concatenate(parts)
+
+
+def _without_alpha(array: np.ndarray, channels: int) -> np.ndarray:
+    """An image [H, W, 4] of a network of 3 channels as [H, W, 3], see `data.with_channels`."""
+    if channels == 3 and array.ndim == 3 and array.shape[2] == 4:
+        return array[..., :3]
+    return array
 
 
 def _probes(height: int, width: int) -> Iterator[Window]:

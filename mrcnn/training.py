@@ -36,6 +36,7 @@ from mrcnn import (
     ops as kernels,
     report,
     rewrite,
+    visualize,
     weights,
 )
 from mrcnn.config import Config, changed_settings
@@ -1598,7 +1599,10 @@ class EvaluationCallback(keras.callbacks.Callback):
                     image = self.dataset.load_image(image_id)
                 except (OSError, ValueError):
                     continue  # the evaluation has reported it
-                painted = media.paint(image, model.detect([image])[0], self.dataset.class_names)
+                result = model.detect([image])[0]
+                # AP needs the many detections with low scores, which would hide the image.
+                result = visualize.sure(result, self.owner.config.DETECTION_MIN_CONFIDENCE)
+                painted = media.paint(image, result, self.dataset.class_names)
                 tf.summary.image(f"detections/{image_id}", painted[None])
         self._writer.flush()
 

@@ -626,15 +626,17 @@ class Keeps:
         ] * len(images)
 
 
-@pytest.mark.parametrize("kind", ["12 bits", "fractions", "bytes", "tiff"])
+@pytest.mark.parametrize("kind", ["12 bits", "fractions", "bytes", "alpha", "tiff"])
 @pytest.mark.parametrize("settings", [{}, {"IMAGE_PERCENTILES": (1, 99), "IMAGE_GAMMA": 0.5}])
 def test_tiles_have_the_range_of_the_whole_image(kind, settings, tmp_path):
     """The left half is dark, the right one bright: alone, a dark tile would become a bright one."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 40, (64, 256, 3)).astype(np.uint8)
     image[:, 128:] = rng.integers(150, 250, (64, 128, 3))
-    if kind in ("12 bits", "tiff"):
+    if kind in ("12 bits", "alpha", "tiff"):
         image = image.astype(np.uint16) * 16
+    if kind == "alpha":  # the network gets none, and the range is not that of the opacity
+        image = np.concatenate([image, np.full((64, 256, 1), 65535, np.uint16)], axis=-1)
     if kind == "fractions":
         image = image / np.float32(250)
     model = Keeps(**settings)
