@@ -245,6 +245,9 @@ class TrainingModel(Network):
             return
         optimizer.build(self.trainable_variables)
         self.compile(optimizer=optimizer, jit_compile=jit_compile)
+        # Under mixed_float16 Keras wraps the optimizer in one with a state of its own.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         # `_reset` sets the state to zero, which must be how it was initialised.
         if keep and _state_is_zero(self.optimizer):
             self._compiled_for = key
@@ -253,8 +256,8 @@ class TrainingModel(Network):
         """All that a traced step depends on, as text: trained weights, the optimizer's settings."""
         settings = optimizer.get_config()
         settings.pop("name", None)  # Keras numbers the optimizers
-        if not isinstance(settings["learning_rate"], dict):  # a number, not a schedule
-            del settings["learning_rate"]
+        if not isinstance(settings.get("learning_rate"), dict):  # a number, not a schedule
+            settings.pop("learning_rate", None)
         trained = [id(variable) for variable in self.trainable_variables]
         losses = [self.loss_factors, self.weight_decay, self.decay_kind, self.names_without_decay]
         return repr([trained, type(optimizer).__name__, settings, losses, jit_compile])
@@ -344,21 +347,24 @@ class TrainingModel(Network):
 
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=True))
+            scaled_loss = self.optimizer.scale_loss(loss)
         self.metrics[0].update_state(loss)
         gradients = []
         trained = []
         for gradient, weight in zip(
-            tape.gradient(loss, self.trainable_weights), self.trainable_weights
+            tape.gradient(scaled_loss, self.trainable_weights), self.trainable_weights
         ):
             if gradient is not None:
                 gradients.append(gradient)
                 trained.append(weight)
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        if not isinstance(self.optimizer, FusedUpdates):
+        optimizer = _updating(self.optimizer)
+        if not isinstance(optimizer, FusedUpdates):
             # Keras's own adds up what it gets from each device before it clips.
-            if self.optimizer.global_clipnorm:
-                gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+            if optimizer.global_clipnorm:
+                limit = self.optimizer.scale_loss(optimizer.global_clipnorm)
+                gradients, _ = tf.clip_by_global_norm(gradients, limit)
             count = self.distribute_strategy.num_replicas_in_sync
             gradients = [gradient / count for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, trained))
@@ -621,7 +627,7 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
     common: dict[str, Any] = {"global_clipnorm": config.GRADIENT_CLIP_NORM or None}
     if callable(config.OPTIMIZER):
         optimizer = config.OPTIMIZER(learning_rate)
-        optimizer.global_clipnorm = common["global_clipnorm"]
+        _updating(optimizer).global_clipnorm = common["global_clipnorm"]
         return optimizer
     if config.EMA_MOMENTUM:
         common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
@@ -658,9 +664,14 @@ def _reset(optimizer, other):
         optimizer.learning_rate = float(other.learning_rate)
 
 
+def _updating(optimizer):
+    """The optimizer that updates weights: under mixed_float16 Keras wraps it in another one."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def uses_averages(network: keras.Model) -> bool:
     """Whether the optimizer keeps running averages of the weights (EMA_MOMENTUM)."""
-    return bool(getattr(network.optimizer, "use_ema", False))
+    return bool(getattr(_updating(network.optimizer), "use_ema", False))
 
 
 @contextlib.contextmanager
@@ -673,7 +684,7 @@ def averaged(network: keras.Model) -> Iterator[None]:
     if not uses_averages(network):
         yield
         return
-    optimizer = network.optimizer
+    optimizer = _updating(network.optimizer)
     variables = optimizer._trainable_variables
     latest = [np.array(variable) for variable in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average):

@@ -222,6 +222,32 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     np.testing.assert_array_equal(_trainable(whole), _trainable(cut))
 
 
+@pytest.mark.heavy
+def test_mixed_float16_resumes_and_averages(tmp_path, caplog):
+    """Keras wraps the optimizer to scale the loss. Its state was not resumed, and EMA_MOMENTUM had
+    no effect on checkpoints."""
+    settings = dict(OPTIMIZER="sgd", EMA_MOMENTUM=0.5, STEPS_PER_EPOCH=3, VALIDATION_STEPS=0)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        config = ToyConfig(IMAGES_PER_GPU=1, **settings)
+        whole, _ = train(config, tmp_path / "whole", 2)
+        half, _ = train(config, tmp_path / "cut", 1)
+        cut = modellib.MaskRCNN("training", config, tmp_path / "cut")
+        cut.load_weights(cut.find_last())
+        train(config, tmp_path / "cut", 2, model=cut)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert "begins anew" not in caplog.text and int(cut.keras_model.optimizer.iterations) > 0
+    np.testing.assert_array_equal(_trainable(cut), _trainable(whole))
+    with (
+        h5py.File(whole.find_last()) as checkpoint,
+        h5py.File(training.resume_path(whole.log_dir, config.NAME)) as resume,
+    ):
+        name = "mrcnn_class_logits/mrcnn_class_logits/bias:0"
+        assert np.abs(checkpoint[name][()] - resume[name][()]).max() > 0
+
+
 def _trainable(model):
     """A copy of all trainable weights, one after the other."""
     return np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
