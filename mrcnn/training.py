@@ -2099,7 +2099,11 @@ class Run:
         validation: dict[str, Any] = {}
         if self.val_dataset is not None and self.config.VALIDATION_STEPS:
             val_batches = data.TrainingBatches(
-                self.val_dataset, self.config, seed=self.seed, share=self._share()
+                self.val_dataset,
+                self.config,
+                seed=self.seed,
+                repeats=False,
+                share=self._share(),
             )
             val_stream = ValidationStream(
                 val_batches,

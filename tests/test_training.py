@@ -622,12 +622,17 @@ def test_validation_uses_each_image_once_whatever_was_resumed(workers):
 @pytest.mark.heavy
 def test_validation_on_images_of_several_sizes(tmp_path):
     """The first two batches have one width, the third another: Keras took that of the first two for
-    the width of all. The error of an image that can't be read is its own."""
+    the width of all. All six are read in two epochs, also those that training would repeat. The
+    error of an image that can't be read is its own."""
     config = ToyConfig(**WIDE)
     val = Wide()
+    val.image_info[1]["repeat_factor"] = 3
+    read = set()
+    load = val.load_image
+    val.load_image = lambda image_id: read.add(int(image_id)) or load(image_id)
     model, history = train(config, tmp_path, 2, dataset=Rectangles(3), val=val)
     losses = history.history["val_loss"]
-    assert len(losses) == 2 and np.isfinite(losses).all()
+    assert len(losses) == 2 and np.isfinite(losses).all() and len(read) == 6
     val.load_image = lambda image_id: 1 / 0
     with pytest.raises((ValueError, ZeroDivisionError), match="division|image"):
         train(config, tmp_path, 3, dataset=Rectangles(3), val=val, model=model)
