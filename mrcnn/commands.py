@@ -682,7 +682,17 @@ def train(
     if args.evaluate_every and val_set is not None:
         from mrcnn.training import EvaluationCallback
 
-        callbacks.append(EvaluationCallback(model, val_set, args.evaluate_every, limit=args.limit))
+        settings = {}
+        is_set = any(
+            text.startswith("DETECTION_MIN_CONFIDENCE=") for text in getattr(args, "set", ())
+        )
+        if model.config.DETECTION_MIN_CONFIDENCE > evaluation.LEAST_SCORE and not is_set:
+            settings["DETECTION_MIN_CONFIDENCE"] = 0.0  # AP counts detections of any score
+        callbacks.append(
+            EvaluationCallback(
+                model, val_set, args.evaluate_every, limit=args.limit, settings=settings
+            )
+        )
     for end, layers, factor in stages:
         end = min(end, last_epoch)
         if model.epoch < end:

@@ -1818,6 +1818,8 @@ class TrainingBatches:
         random_rois: number of random RoIs per image to add to the inputs, 0 for none.
         detection_targets: with random_rois, return their targets as well.
         needs_objects: raise a DatasetError after an epoch without any object.
+        repeats: whether an epoch has images as often as their "repeat_factor" says; validation has
+            each once.
         share: (i, n) for the i-th of n shares of a batch n times as large, for training on n
             machines, which together see each image once in an epoch.
     """
@@ -1837,6 +1839,7 @@ class TrainingBatches:
         detection_targets: bool = False,
         jitter: bool = False,
         needs_objects: bool = False,
+        repeats: bool = True,
         share: tuple[int, int] = (0, 1),
     ):
         self.dataset = dataset
@@ -1862,7 +1865,9 @@ class TrainingBatches:
         _check_prepared(dataset)
         if len(dataset.image_ids) == 0:
             raise DatasetError("a dataset to train on has images. Received: one without")
-        self._epoch_ids = _with_repeats(dataset)
+        self._epoch_ids = np.asarray(dataset.image_ids)
+        if repeats:
+            self._epoch_ids = _with_repeats(dataset)
 
     def __len__(self) -> int:
         """Number of batches of an epoch; the last one may extend into the next epoch."""

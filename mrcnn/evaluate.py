@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mrcnn import __version__, fonts, utils, visualize
+from mrcnn import __version__, files, fonts, utils, visualize
 from mrcnn.coco import sound_annotation, sound_box
 from mrcnn.config import NOT_DETECTING, Config, setting_text
 from mrcnn.files import atomic_together, naming_full_disk, plain_value, several
@@ -56,6 +56,9 @@ PLURALS = {
     "segm": "masks",
     "keypoints": "keypoints",
 }
+# AP counts detections of any score. Leaving out those below this one changes it little, and is what
+# the authors of Mask R-CNN do.
+LEAST_SCORE = 0.05
 
 
 # ---- Results -------------------------------------------------------------------------------------
@@ -1364,17 +1367,18 @@ def evaluate_detections(
     Returns:
         `Evaluation`.
 
+    Detections of categories that the dataset lacks are left out, with a warning, as those of a
+    detector of 80 classes on a dataset of some of them. A box that is missing is that of the mask
+    or of the keypoints, as pycocotools has it; polygons become run lengths.
+
     Raises:
-        ValueError: detections of images that are not evaluated.
+        ValueError: detections of images that are not evaluated, or of none of the categories; one
+            that is no COCO result, or lacks a score, a box or, with `masks`, a segmentation of its
+            image's size.
     """
     ids = _ids(dataset, image_ids)
     truth = truth or ground_truth(dataset, ids, keypoints)
-    unknown = {row["image_id"] for row in detections} - set(truth.image_ids.values())
-    if unknown:
-        raise ValueError(
-            "detections belong to the images that are evaluated. Received: image_id"
-            f" {sorted(unknown)[:5]}"
-        )
+    detections = _sound_results(truth, detections, masks)
     if max_detections is None:
         max_detections = _most_on_an_image(detections)
     per_class: dict[str, dict[str, float]] = {name: {} for name in _category_names(truth).values()}
@@ -1416,6 +1420,82 @@ def evaluate_detections(
         for name, figures in by_class.items():
             per_class[name].update(figures)
     return evaluation
+
+
+def _sound_results(truth: Truth, detections: list[dict], masks: bool) -> list[dict]:
+    """Detections as COCOeval takes them, see `evaluate_detections`; those that are sound as is."""
+    sizes = {image["id"]: (image["height"], image["width"]) for image in truth.data["images"]}
+    category_ids = {category["id"] for category in truth.data["categories"]}
+    rows = []
+    left_out: collections.Counter = collections.Counter()
+    with_objects = {item["image_id"] for item in truth.data["annotations"]}
+    for number, row in enumerate(detections):
+        if not isinstance(row, dict) or not {"image_id", "category_id", "score"} <= row.keys():
+            raise ValueError(
+                "detections are COCO results, dicts with image_id, category_id, score and bbox or"
+                f" segmentation. Received: detection {number}, {files.short(row)}"
+            )
+        if row["image_id"] not in sizes:
+            unknown = {row["image_id"] for row in detections if row["image_id"] not in sizes}
+            raise ValueError(
+                "detections belong to the images that are evaluated. Received: image_id"
+                f" {sorted(unknown, key=str)[:5]}"
+            )
+        if row["category_id"] in category_ids:
+            name = f"detection {number}, of image {row['image_id']}"
+            size = sizes[row["image_id"]]
+            rows.append(_sound_result(row, size, masks, name))
+            code = rows[-1].get("segmentation", {})
+            if masks and row["image_id"] in with_objects and tuple(code["size"]) != size:
+                raise ValueError(
+                    f"the size of a mask is its image's, {list(size)}. Received: {code['size']},"
+                    f" {name}"
+                )
+        else:
+            left_out[row["category_id"]] += 1
+    if not left_out:
+        return rows
+    reason = (
+        f"the dataset has the category ids {several(sorted(category_ids))}. Received: category_id"
+        f" {several(sorted(left_out, key=str))}"
+    )
+    if not rows:
+        raise ValueError(reason)
+    logger.warning("%d detections are left out: %s", left_out.total(), reason)
+    return rows
+
+
+def _sound_result(row: dict, size: tuple[int, int], masks: bool, name: str) -> dict:
+    """A COCO result with a box and, with masks, an encoding; itself if it has them.
+
+    Args:
+        size: (height, width) of its image; (0, 0) where that can't be read.
+        masks: whether it needs a mask.
+        name: for errors.
+    """
+    from pycocotools import mask as coco_mask
+
+    score = row["score"]
+    if not isinstance(score, (int, float, np.number)) or not np.isfinite(score):
+        raise ValueError(f"the score of a detection is a number. Received: {score!r}, {name}")
+    code = row.get("segmentation")
+    if isinstance(code, list) and code:
+        code = to_rle(row, *size)
+        row = {**row, "segmentation": code}
+    if masks and not isinstance(code, dict):
+        raise ValueError(
+            f"each detection has a segmentation, or masks=False. Received: {name}, with"
+            f" {', '.join(sorted(row))}"
+        )
+    if row.get("bbox") is not None:
+        return row
+    if isinstance(code, dict):
+        return {**row, "bbox": coco_mask.toBbox(code).tolist()}
+    if not row.get("keypoints"):
+        raise ValueError(f"each detection has a bbox. Received: {name}, {files.short(row)}")
+    x = row["keypoints"][0::3]
+    y = row["keypoints"][1::3]
+    return {**row, "bbox": [min(x), min(y), max(x) - min(x), max(y) - min(y)]}
 
 
 def _add_class_figures(
@@ -1662,6 +1742,7 @@ def evaluate(
     """
     tiling = _tiling(model, tile, overlap)
     ids = _checked_ids(dataset, model.config, image_ids)
+    _tell_of_least_score(model)
     truth = ground_truth(dataset, ids, model.config.USE_KEYPOINTS)
     key = None
     if resume is not None:
@@ -1691,6 +1772,22 @@ def evaluate(
     )
     evaluation.unreadable = unreadable
     return evaluation
+
+
+_LEAST_SCORES_WARNED: set[float] = set()
+
+
+def _tell_of_least_score(model: Any) -> None:
+    """Warns once that a model leaves out detections that AP counts, see `LEAST_SCORE`."""
+    least = getattr(model.config, "DETECTION_MIN_CONFIDENCE", 0)
+    if least <= LEAST_SCORE or least in _LEAST_SCORES_WARNED or not hasattr(model, "keras_model"):
+        return
+    _LEAST_SCORES_WARNED.add(least)
+    logger.warning(
+        "the model leaves out detections with scores below %g (DETECTION_MIN_CONFIDENCE), so that"
+        " AP is lower than that of all of them; 0 is for an evaluation",
+        least,
+    )
 
 
 def _tiling(model: Any, tile: int | None, overlap: int | None) -> dict[str, int]:
@@ -1744,8 +1841,9 @@ def _detect(
             log.add(key, rows)
             results[image_id] = rows
 
+    sizes = _sizes_of_masks(truth)
     for done, image_id in enumerate(image_ids, 1):
-        image = _readable(dataset, image_id, unreadable)
+        image = _readable(dataset, image_id, sizes.get(image_id), unreadable)
         if image is not None:
             key = _image_key(dataset, image_id, image)
             if key in log.done:
@@ -1767,12 +1865,26 @@ def _detect(
     return results, unreadable
 
 
+def _sizes_of_masks(truth: Truth) -> dict[int, tuple[int, int]]:
+    """{the dataset's image id: (height, width) of its objects' masks}."""
+    with_objects = {item["image_id"] for item in truth.data["annotations"]}
+    sizes = {}
+    for image_id, image in zip(truth.image_ids, truth.data["images"]):
+        if image["id"] in with_objects:
+            sizes[image_id] = (image["height"], image["width"])
+    return sizes
+
+
 def _readable(
     dataset: Dataset,
     image_id: int,
+    size: tuple[int, int] | None,
     unreadable: list[tuple[int, str]],
 ) -> np.ndarray | None:
-    """The image [H, W, channels]; None for one that can't be read, which joins `unreadable`."""
+    """The image [H, W, channels]; None for one that can't be read, which joins `unreadable`.
+
+    size: (height, width) of its masks, which the image must have too; None for any.
+    """
     try:
         image = dataset.load_image(image_id)
     except (OSError, ValueError) as error:
@@ -1786,6 +1898,11 @@ def _readable(
         name = f"image {image_id} ({dataset.image_reference(image_id)})"
         reason = "load_image gave None, as cv2.imread does for a file that it can't read"
         _report(image_id, f"{name}: {reason}", unreadable)
+    elif size not in (None, np.shape(image)[:2]):
+        name = f"image {image_id} ({dataset.image_reference(image_id)})"
+        reason = f"its masks have the size {size}, load_image gave {np.shape(image)[:2]}"
+        _report(image_id, f"{name}: {reason}", unreadable)
+        return None
     return image
 
 

@@ -436,11 +436,12 @@ def detect(
     if len(tile_windows) == 1:
         return model.detect([image.window(*tile_windows[0])], masks=masks)[0]
     merger = Merger(shape)
-    empty_keypoints = None
+    empty: dict[str, np.ndarray] = {}
     batch_size = int(model.config.BATCH_SIZE)
     one_range: Any = contextlib.nullcontext
     if hasattr(model.config, "MEAN_PIXEL"):
-        one_range = functools.partial(data.parts_of, _sample(image), model.config)
+        sample = _sample(image, getattr(model.config, "IMAGE_CHANNEL_COUNT", 3))
+        one_range = functools.partial(data.parts_of, sample, model.config)
     for start in range(0, len(tile_windows), batch_size):
         chunk = tile_windows[start : start + batch_size]
         with one_range():
@@ -449,9 +450,10 @@ def detect(
             if result.get("masks") is None:
                 raise ValueError("tiles are merged by masks; the model has USE_MASK = False")
             merger.add(window, detections_in(result, window, shape))
-            if result.get("keypoints") is not None:
-                empty_keypoints = result["keypoints"][:0]
-    return _result(merger.objects(), shape, masks, empty_keypoints)
+            for name in ("rois", "keypoints"):
+                if result.get(name) is not None:
+                    empty[name] = result[name][:0]
+    return _result(merger.objects(), shape, masks, empty)
 
 
 # Side in pixels of the windows from which the range of values is computed, and their number along
@@ -460,15 +462,25 @@ PROBE = 256
 PROBES = 4
 
 
-def _sample(image: Any) -> np.ndarray:
-    """Values of an image: the array of an `ArrayImage`, else those of windows spread over it."""
+def _sample(image: Any, channels: int) -> np.ndarray:
+    """Values of an image: the array of an `ArrayImage`, else those of windows spread over it.
+
+    channels: IMAGE_CHANNEL_COUNT. An alpha channel, which the network doesn't get, is left out.
+    """
     if isinstance(image, ArrayImage):
-        return image.array
+        return _without_alpha(image.array, channels)
     height, width = image.shape[:2]
     parts = []
     for y1, x1, y2, x2 in _probes(height, width):
-        parts.append(np.ravel(image.window(y1, x1, y2, x2)))
+        parts.append(np.ravel(_without_alpha(image.window(y1, x1, y2, x2), channels)))
     return np.concatenate(parts)
+
+
+def _without_alpha(array: np.ndarray, channels: int) -> np.ndarray:
+    """An image [H, W, 4] of a network of 3 channels as [H, W, 3], see `data.with_channels`."""
+    if channels == 3 and array.ndim == 3 and array.shape[2] == 4:
+        return array[..., :3]
+    return array
 
 
 def _probes(height: int, width: int) -> Iterator[Window]:
@@ -497,25 +509,29 @@ def detect_each(
 
 
 def _result(
-    objects: list[Detection], shape: Sequence[int], masks: str, empty_keypoints: np.ndarray | None
+    objects: list[Detection], shape: Sequence[int], masks: str, empty: dict[str, np.ndarray]
 ) -> dict:
     """The dict of `detect`.
 
     Args:
-        empty_keypoints: [0, K, 3], keypoints of no object; None for a model without keypoints.
+        empty: "rois" [0, 4] of no object, whose dtype depends on ROUND_DETECTIONS; "keypoints"
+            [0, K, 3], which a model without keypoints lacks.
     """
     codes = encoded([detection.runs for detection in objects], shape)
     result: dict[str, Any] = {
-        "rois": np.array([detection.roi for detection in objects], np.int32).reshape(-1, 4),
+        "rois": np.array(
+            [detection.roi for detection in objects], np.asarray(empty["rois"]).dtype
+        ).reshape(-1, 4),
         "class_ids": np.array([detection.class_id for detection in objects], np.int32),
         "scores": np.array([detection.score for detection in objects], np.float32),
         "masks": codes,
     }
     if masks == "dense":
         result["masks"] = mask_math.decode_rle(codes, *shape[:2])
-    if empty_keypoints is not None:
+    if "keypoints" in empty:
         points = [detection.keypoints for detection in objects]
-        result["keypoints"] = np.array(points, np.float32).reshape(-1, *empty_keypoints.shape[1:])
+        shape_of_points = empty["keypoints"].shape[1:]
+        result["keypoints"] = np.array(points, np.float32).reshape(-1, *shape_of_points)
     return result
 
 

@@ -19,7 +19,7 @@ import random
 import re
 import time
 import types
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import h5py
@@ -36,6 +36,7 @@ from mrcnn import (
     ops as kernels,
     report,
     rewrite,
+    visualize,
     weights,
 )
 from mrcnn.config import Config, changed_settings
@@ -244,6 +245,9 @@ class TrainingModel(Network):
             return
         optimizer.build(self.trainable_variables)
         self.compile(optimizer=optimizer, jit_compile=jit_compile)
+        # Under mixed_float16 Keras wraps the optimizer in one with a state of its own.
+        if not self.optimizer.built:
+            self.optimizer.build(self.trainable_variables)
         # `_reset` sets the state to zero, which must be how it was initialised.
         if keep and _state_is_zero(self.optimizer):
             self._compiled_for = key
@@ -252,8 +256,8 @@ class TrainingModel(Network):
         """All that a traced step depends on, as text: trained weights, the optimizer's settings."""
         settings = optimizer.get_config()
         settings.pop("name", None)  # Keras numbers the optimizers
-        if not isinstance(settings["learning_rate"], dict):  # a number, not a schedule
-            del settings["learning_rate"]
+        if not isinstance(settings.get("learning_rate"), dict):  # a number, not a schedule
+            settings.pop("learning_rate", None)
         trained = [id(variable) for variable in self.trainable_variables]
         losses = [self.loss_factors, self.weight_decay, self.decay_kind, self.names_without_decay]
         return repr([trained, type(optimizer).__name__, settings, losses, jit_compile])
@@ -343,21 +347,24 @@ class TrainingModel(Network):
 
         with tf.GradientTape() as tape:
             loss = self.compute_loss(x=inputs, y_pred=self(inputs, training=True))
+            scaled_loss = self.optimizer.scale_loss(loss)
         self.metrics[0].update_state(loss)
         gradients = []
         trained = []
         for gradient, weight in zip(
-            tape.gradient(loss, self.trainable_weights), self.trainable_weights
+            tape.gradient(scaled_loss, self.trainable_weights), self.trainable_weights
         ):
             if gradient is not None:
                 gradients.append(gradient)
                 trained.append(weight)
         context = tf.distribute.get_replica_context()
         gradients = context.all_reduce(tf.distribute.ReduceOp.MEAN, gradients)
-        if not isinstance(self.optimizer, FusedUpdates):
+        optimizer = _updating(self.optimizer)
+        if not isinstance(optimizer, FusedUpdates):
             # Keras's own adds up what it gets from each device before it clips.
-            if self.optimizer.global_clipnorm:
-                gradients, _ = tf.clip_by_global_norm(gradients, self.optimizer.global_clipnorm)
+            if optimizer.global_clipnorm:
+                limit = self.optimizer.scale_loss(optimizer.global_clipnorm)
+                gradients, _ = tf.clip_by_global_norm(gradients, limit)
             count = self.distribute_strategy.num_replicas_in_sync
             gradients = [gradient / count for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, trained))
@@ -620,7 +627,7 @@ def make_optimizer(config: Config, learning_rate: Any, momentum: float) -> Any:
     common: dict[str, Any] = {"global_clipnorm": config.GRADIENT_CLIP_NORM or None}
     if callable(config.OPTIMIZER):
         optimizer = config.OPTIMIZER(learning_rate)
-        optimizer.global_clipnorm = common["global_clipnorm"]
+        _updating(optimizer).global_clipnorm = common["global_clipnorm"]
         return optimizer
     if config.EMA_MOMENTUM:
         common.update(use_ema=True, ema_momentum=config.EMA_MOMENTUM)
@@ -657,9 +664,14 @@ def _reset(optimizer, other):
         optimizer.learning_rate = float(other.learning_rate)
 
 
+def _updating(optimizer):
+    """The optimizer that updates weights: under mixed_float16 Keras wraps it in another one."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def uses_averages(network: keras.Model) -> bool:
     """Whether the optimizer keeps running averages of the weights (EMA_MOMENTUM)."""
-    return bool(getattr(network.optimizer, "use_ema", False))
+    return bool(getattr(_updating(network.optimizer), "use_ema", False))
 
 
 @contextlib.contextmanager
@@ -672,7 +684,7 @@ def averaged(network: keras.Model) -> Iterator[None]:
     if not uses_averages(network):
         yield
         return
-    optimizer = network.optimizer
+    optimizer = _updating(network.optimizer)
     variables = optimizer._trainable_variables
     latest = [np.array(variable) for variable in variables]
     for variable, average in zip(variables, optimizer._model_variables_moving_average):
@@ -798,6 +810,7 @@ class BatchStream:
         batches: `data.TrainingBatches`.
         first: number of the first step.
         workers: number of threads; with 0 there is no prefetching.
+        stop: number of the step before which prefetching ends; None for no end.
 
     Attributes:
         next_step: number of the step whose batch is taken next.
@@ -808,8 +821,15 @@ class BatchStream:
         first_inputs: arrays [first_images, ...] of the network's inputs; None before that.
     """
 
-    def __init__(self, batches: data.TrainingBatches, first: int = 0, workers: int = 2):
+    def __init__(
+        self,
+        batches: data.TrainingBatches,
+        first: int = 0,
+        workers: int = 2,
+        stop: int | None = None,
+    ):
         self.batches = batches
+        self.stop = stop
         self.next_step = first
         self.error: Exception | None = None
         self.cause: BaseException | None = None
@@ -845,7 +865,7 @@ class BatchStream:
         if self._pool is None:
             inputs, ids, _ = self.batches.batch(self.next_step)
         else:
-            while len(self._prefetched) < self._depth:
+            while len(self._prefetched) < self._depth and self._submitted != self.stop:
                 self._prefetched.append(self._pool.submit(self.batches.batch, self._submitted))
                 self._submitted += 1
             inputs, ids, _ = self._prefetched.popleft().result()
@@ -913,6 +933,84 @@ class BatchStream:
         """Stops the threads."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class ValidationStream:
+    """The validation batches of each epoch, which are the same whether or not a run was resumed.
+
+    Those of an epoch follow those of the epoch before, so that every image is used once before any
+    is used again. Given a generator, Keras would take its first two batches in every epoch, leave
+    out others that it has read ahead, and take the sizes of these two for those of all.
+
+    Args:
+        batches: `data.TrainingBatches`.
+        steps: number of batches of an epoch.
+        epoch: f() -> number of epochs before the present one.
+        workers: see `BatchStream`.
+
+    Attributes:
+        error, cause: see `BatchStream`.
+    """
+
+    def __init__(
+        self,
+        batches: data.TrainingBatches,
+        steps: int,
+        epoch: Callable[[], int],
+        workers: int = 2,
+    ):
+        self.batches = batches
+        self.steps = steps
+        self.epoch = epoch
+        self.workers = workers
+        self._stream = BatchStream(batches, 0, 0)
+
+    @property
+    def error(self) -> Exception | None:
+        """What the dataset raised; None for nothing."""
+        return self._stream.error
+
+    @property
+    def cause(self) -> BaseException | None:
+        """`__cause__` of the error."""
+        return self._stream.cause
+
+    def of_epoch(self) -> Iterator[tuple]:
+        """The batches of the present epoch, `(inputs,)`."""
+        self.close()
+        first = self.epoch() * self.steps
+        self._stream = stream = BatchStream(self.batches, first, self.workers, first + self.steps)
+        for _ in range(self.steps):
+            yield stream.take()
+        stream.close()
+
+    def generator(self) -> Iterator[tuple]:
+        """The batches of the present epoch and of all that follow."""
+        while True:
+            yield from self.of_epoch()
+
+    def adapter(self, shapes: Sequence[tuple]) -> Any:
+        """Keras's data adapter, as `fit(validation_data=)` takes it.
+
+        Args:
+            shapes: see `BatchStream.dataset`.
+        """
+        from keras.src.trainers.data_adapters.generator_data_adapter import GeneratorDataAdapter
+
+        signature = None
+        if keras.backend.backend() == "tensorflow":
+            first = BatchStream(self.batches, self.epoch() * self.steps, 0)
+            signature = (tuple(first.specs(shapes)),)
+        # Its constructor would take two batches, with which each pass over the data would begin.
+        adapter = GeneratorDataAdapter.__new__(GeneratorDataAdapter)
+        adapter.generator = self.of_epoch
+        adapter._first_batches = []
+        adapter._output_signature = signature
+        return adapter
+
+    def close(self) -> None:
+        """Stops the threads."""
+        self._stream.close()
 
 
 def inputs_alone(batches: Any) -> Any:
@@ -1411,6 +1509,7 @@ class EvaluationCallback(keras.callbacks.Callback):
 
     Attributes:
         evaluation: the latest `evaluate.Evaluation`.
+        last_epoch: number of the run's last epoch, set by `train`; None for that of `fit`.
     """
 
     def __init__(
@@ -1439,6 +1538,7 @@ class EvaluationCallback(keras.callbacks.Callback):
         self.pictures = pictures
         self.settings = dict(settings or {})
         self.evaluation: evaluate.Evaluation | None = None
+        self.last_epoch: int | None = None
         self._inference: Any = None
         self._writer: Any = None
         self._figures: dict[str, float] = {}
@@ -1450,7 +1550,9 @@ class EvaluationCallback(keras.callbacks.Callback):
         evaluate.check(self.dataset, config, self.dataset.image_ids[: self.limit or None])
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        if (epoch + 1) % self.every == 0 or epoch + 1 >= self.params["epochs"]:
+        # `fit` trains an epoch that was interrupted alone, as if it were the last one.
+        last_epoch = self.last_epoch or self.params["epochs"]
+        if (epoch + 1) % self.every == 0 or epoch + 1 >= last_epoch:
             self._evaluate(epoch)
         if logs is not None:
             logs.update(self._figures)
@@ -1508,7 +1610,10 @@ class EvaluationCallback(keras.callbacks.Callback):
                     image = self.dataset.load_image(image_id)
                 except (OSError, ValueError):
                     continue  # the evaluation has reported it
-                painted = media.paint(image, model.detect([image])[0], self.dataset.class_names)
+                result = model.detect([image])[0]
+                # AP needs the many detections with low scores, which would hide the image.
+                result = visualize.sure(result, self.owner.config.DETECTION_MIN_CONFIDENCE)
+                painted = media.paint(image, result, self.dataset.class_names)
                 tf.summary.image(f"detections/{image_id}", painted[None])
         self._writer.flush()
 
@@ -1850,6 +1955,8 @@ class Run:
                 # latest ones.
                 weights.load(self.network, self.resume_path)
             history = _join(history, self._fit_stage(last, steps))
+            if self.network.stop_training:  # a callback's wish, which holds for the next stage too
+                break
         return history
 
     def _state_of_these_weights(self):
@@ -1988,15 +2095,27 @@ class Run:
     def _fit_stage(self, last, steps):
         """Trains to the end of epoch `last` in epochs of `steps` steps; returns the History."""
         stream = self._training_stream()
-        streams = [stream]
-        validation = {}
+        streams: list[BatchStream | ValidationStream] = [stream]
+        validation: dict[str, Any] = {}
         if self.val_dataset is not None and self.config.VALIDATION_STEPS:
             val_batches = data.TrainingBatches(
-                self.val_dataset, self.config, seed=self.seed, share=self._share()
+                self.val_dataset,
+                self.config,
+                seed=self.seed,
+                repeats=False,
+                share=self._share(),
             )
-            val_stream = BatchStream(val_batches, 0, self.config.WORKERS)
+            val_stream = ValidationStream(
+                val_batches,
+                self.config.VALIDATION_STEPS,
+                lambda: self.owner.epoch,
+                self.config.WORKERS,
+            )
             streams.append(val_stream)
-            validation["validation_data"] = val_stream.generator()
+            if cluster.several_devices(self.network):
+                validation["validation_data"] = val_stream.generator()
+            else:
+                validation["validation_data"] = val_stream.adapter(self._input_shapes())
             validation["validation_steps"] = self.config.VALIDATION_STEPS
         callbacks = self._stage_callbacks(stream)
         try:
@@ -2031,16 +2150,17 @@ class Run:
         return cluster.fit(
             self.network,
             stream.generator(),
-            stream.specs(
-                [tuple(tensor.shape) for tensor in self.network.inputs],
-                cluster.devices_here(self.network),
-            ),
+            stream.specs(self._input_shapes(), cluster.devices_here(self.network)),
             self.owner.epoch,
             last,
             steps,
             callbacks,
             **validation,
         )
+
+    def _input_shapes(self):
+        """Shapes of the network's inputs, with None for unknown sides."""
+        return [tuple(tensor.shape) for tensor in self.network.inputs]
 
     def _distribution(self):
         """The context of `fit`, in which Keras splits JAX's batches as it placed the weights."""
@@ -2054,7 +2174,7 @@ class Run:
             return stream.generator()
         from keras.src.trainers.data_adapters.tf_dataset_adapter import TFDatasetAdapter
 
-        dataset = stream.dataset([tuple(tensor.shape) for tensor in self.network.inputs])
+        dataset = stream.dataset(self._input_shapes())
         # Programs that patch `fit` (MLflow's autolog) read a plain dataset to its end for a
         # checksum, and this one is infinite. They leave Keras's adapter alone.
         return TFDatasetAdapter(dataset)
@@ -2084,6 +2204,7 @@ class Run:
         others = []
         for callback in self.callbacks:
             if isinstance(callback, EvaluationCallback):
+                callback.last_epoch = self.epochs
                 evaluations.append(callback)
             elif self.writes() or not isinstance(callback, WRITERS):
                 others.append(callback)

@@ -195,6 +195,9 @@ def test_repeat_factor_of_rare_images():
     assert np.bincount(ids).tolist() == [2, 2, 6, 2]
     evaluated = data.TrainingBatches(Rectangles(4), ToyConfig(), shuffle=False)
     assert len(evaluated) == 2  # what has no factor is there once
+    validation = data.TrainingBatches(dataset, ToyConfig(), repeats=False)
+    ids = np.concatenate([validation.image_ids(step) for step in range(2)])
+    assert np.bincount(ids).tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("factor", [0, -1, 1.5, True, "2", None])

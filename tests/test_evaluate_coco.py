@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from mrcnn import coco, evaluate, masks, media
+from mrcnn.config import Config
 from mrcnn.utils import Dataset
 
 
@@ -307,6 +309,89 @@ def test_figures_without_truth_and_without_detections():
     assert "nan" not in empty.table() and "0.000" in empty.summary()
     with pytest.raises(ValueError, match="Received: image_id .7."):
         evaluate.evaluate_detections(Squares(), [{**square(0, 0, 1, 0.9), "image_id": 7}])
+
+
+def test_results_of_other_programs(caplog):
+    """Without boxes, as in COCO's own format of masks, or with polygons, they have the figures of
+    whole ones; those of further categories are left out with a warning."""
+    rows = [square(0, 0, 1, 0.9), square(1, 10, 2, 0.8)]
+    whole = evaluate.evaluate_detections(Squares(), rows)
+    polygons = []
+    for row in rows:
+        x, y, width, height = row["bbox"]
+        outline = [x, y, x + width, y, x + width, y + height, x, y + height]
+        polygons.append({**row, "segmentation": [outline]})
+    boxless = [{key: row[key] for key in row if key != "bbox"} for row in polygons]
+    for others in (polygons, boxless):
+        figures = evaluate.evaluate_detections(Squares(), others)
+        np.testing.assert_equal([figures.bbox, figures.segm], [whole.bbox, whole.segm])
+        assert [row["bbox"] for row in figures.detections] == [row["bbox"] for row in rows]
+    assert not caplog.records
+    further = evaluate.evaluate_detections(Squares(), [*rows, {**rows[0], "category_id": 90}])
+    np.testing.assert_equal(further.segm, whole.segm)
+    assert len(further.detections) == 2
+    assert re.search(
+        r"1 detections are left out: .* ids 1, 2\. Received: category_id 90", caplog.text
+    )
+
+
+def test_images_of_another_size_than_their_masks(caplog):
+    """The evaluation ended with an error after all images were detected on."""
+
+    class Other(Squares):
+        def __init__(self):
+            super().__init__()
+            self.add_image("squares", 1, path=None)
+            self.prepare()
+
+        def load_image(self, image_id):
+            return np.zeros((100 + 50 * image_id, 100, 3), np.uint8)
+
+    class Model:
+        config = Config(NUM_CLASSES=3)
+
+        def detect(self, images):
+            mask = np.zeros((*images[0].shape[:2], 1), bool)
+            mask[:20, :20] = True
+            result = {"rois": np.array([[0, 0, 20, 20]]), "class_ids": [1], "scores": [0.9]}
+            return [{**result, "masks": mask} for _ in images]
+
+    Model.config.IMAGES_PER_GPU = 1
+    Model.keras_model = None
+    for _ in range(2):
+        result = evaluate.evaluate(Model(), Other(), progress=False)
+    # Matterport's default threshold of .7 is not COCO's AP, which is said once.
+    text = "leaves out detections with scores below 0.7 (DETECTION_MIN_CONFIDENCE)"
+    assert caplog.text.count(text) == 1
+    assert len(result.detections) == 1
+    assert result.unreadable[0][0] == 1 and len(result.unreadable) == 1
+    assert "masks have the size (100, 100), load_image gave (150, 100)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"category_id": 90}, r"category ids 1, 2. Received: category_id 90"),
+        ({"score": float("nan")}, r"score .* a number. Received: nan, detection 0, of image 0"),
+        ({"score": "0.9"}, "Received: '0.9', detection 0"),
+        ({"score": ...}, "are COCO results, .* Received: detection 0"),
+        (
+            {"segmentation": {"size": [50, 100], "counts": "0"}},
+            r"\[100, 100\]. Received: \[50, 100\]",
+        ),
+        ({"segmentation": ...}, "segmentation, or masks=False. Received: detection 0, of image 0"),
+        ({"image_id": "0"}, r"Received: image_id \['0'\]"),
+    ],
+    ids=["category", "nan", "text", "no score", "another size", "no mask", "image"],
+)
+def test_results_that_are_none(change, text):
+    row = {**square(0, 0, 1, 0.9), **change}
+    row = {key: value for key, value in row.items() if value is not ...}
+    with pytest.raises(ValueError, match=text):
+        evaluate.evaluate_detections(Squares(), [row])
+    with pytest.raises(ValueError, match="has a bbox. Received: detection 0"):
+        bare = {"image_id": 0, "category_id": 1, "score": 0.5}
+        evaluate.evaluate_detections(Squares(), [bare], masks=False)
 
 
 # ---- Running a model -----------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The callback that evaluates during training: what others find in their logs, TensorBoard, clear
 messages."""
 
+import argparse
 import importlib.util
 import logging
 import pathlib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from toy import Logs, Rectangles, ToyConfig
 
-from mrcnn import data, evaluate, model as modellib, training, utils
+from mrcnn import commands, data, evaluate, model as modellib, training, utils
 
 
 # What Keras says of the epoch before the first evaluation.
@@ -149,6 +150,27 @@ def test_crop_mode_evaluates_whole_images(settings, side):
     config = callback._detecting_config()
     assert (config.IMAGE_RESIZE_MODE, config.IMAGE_MAX_DIM) == ("square", side)
     assert owner.config.IMAGE_RESIZE_MODE == "crop"
+
+
+@pytest.mark.parametrize(
+    "least, options, expected",
+    [(0.7, [], 0.0), (0.05, [], 0.05), (0.7, ["DETECTION_MIN_CONFIDENCE=0.7"], 0.7)],
+)
+def test_a_commands_evaluations_count_low_scores(least, options, expected):
+    """As `mrcnn evaluate` does: the AP of --evaluate-every was that of scores from .7. Pictures keep
+    the threshold of the config."""
+
+    class Trained(Owner):
+        epoch = 0
+
+        def train(self, *_, custom_callbacks, **__):
+            (self.callback,) = custom_callbacks
+
+    model = Trained(DETECTION_MIN_CONFIDENCE=least)
+    options = argparse.Namespace(epochs=1, evaluate_every=1, limit=0, set=options)
+    commands.train(model, Rectangles(2), Rectangles(2), [(1, "all", 1.0)], options)
+    assert model.callback._detecting_config().DETECTION_MIN_CONFIDENCE == expected
+    assert model.config.DETECTION_MIN_CONFIDENCE == least
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,22 @@ def test_keypoints_move_with_their_object():
     assert nothing["keypoints"].shape == (0, 1, 3) and nothing["keypoints"].dtype == np.float32
 
 
+def test_boxes_that_are_not_rounded_stay_so():
+    """Those of ROUND_DETECTIONS = False were cut to whole pixels where there were several tiles."""
+
+    class Exact(Sees):
+        def _look(self, image, form):
+            result = super()._look(image, form)
+            return {**result, "rois": (result["rois"] + 0.75).astype(np.float32)}
+
+    labels = np.zeros((100, 150), int)
+    labels[70:76, 100:110] = 7
+    result = tiles.detect(Exact(), drawn(labels), 64, 32)
+    np.testing.assert_array_equal(result["rois"], [[70.75, 100.75, 76.75, 110.75]])
+    nothing = tiles.detect(Exact(), drawn(labels * 0), 64, 32)
+    assert result["rois"].dtype == nothing["rois"].dtype == np.float32
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
@@ -610,15 +626,17 @@ class Keeps:
         ] * len(images)
 
 
-@pytest.mark.parametrize("kind", ["12 bits", "fractions", "bytes", "tiff"])
+@pytest.mark.parametrize("kind", ["12 bits", "fractions", "bytes", "alpha", "tiff"])
 @pytest.mark.parametrize("settings", [{}, {"IMAGE_PERCENTILES": (1, 99), "IMAGE_GAMMA": 0.5}])
 def test_tiles_have_the_range_of_the_whole_image(kind, settings, tmp_path):
     """The left half is dark, the right one bright: alone, a dark tile would become a bright one."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 40, (64, 256, 3)).astype(np.uint8)
     image[:, 128:] = rng.integers(150, 250, (64, 128, 3))
-    if kind in ("12 bits", "tiff"):
+    if kind in ("12 bits", "alpha", "tiff"):
         image = image.astype(np.uint16) * 16
+    if kind == "alpha":  # the network gets none, and the range is not that of the opacity
+        image = np.concatenate([image, np.full((64, 256, 1), 65535, np.uint16)], axis=-1)
     if kind == "fractions":
         image = image / np.float32(250)
     model = Keeps(**settings)

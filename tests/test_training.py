@@ -222,6 +222,32 @@ def test_a_killed_run_ends_as_if_it_had_not_been(tmp_path, monkeypatch):
     np.testing.assert_array_equal(_trainable(whole), _trainable(cut))
 
 
+@pytest.mark.heavy
+def test_mixed_float16_resumes_and_averages(tmp_path, caplog):
+    """Keras wraps the optimizer to scale the loss. Its state was not resumed, and EMA_MOMENTUM had
+    no effect on checkpoints."""
+    settings = dict(OPTIMIZER="sgd", EMA_MOMENTUM=0.5, STEPS_PER_EPOCH=3, VALIDATION_STEPS=0)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        config = ToyConfig(IMAGES_PER_GPU=1, **settings)
+        whole, _ = train(config, tmp_path / "whole", 2)
+        half, _ = train(config, tmp_path / "cut", 1)
+        cut = modellib.MaskRCNN("training", config, tmp_path / "cut")
+        cut.load_weights(cut.find_last())
+        train(config, tmp_path / "cut", 2, model=cut)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    assert "begins anew" not in caplog.text and int(cut.keras_model.optimizer.iterations) > 0
+    np.testing.assert_array_equal(_trainable(cut), _trainable(whole))
+    with (
+        h5py.File(whole.find_last()) as checkpoint,
+        h5py.File(training.resume_path(whole.log_dir, config.NAME)) as resume,
+    ):
+        name = "mrcnn_class_logits/mrcnn_class_logits/bias:0"
+        assert np.abs(checkpoint[name][()] - resume[name][()]).max() > 0
+
+
 def _trainable(model):
     """A copy of all trainable weights, one after the other."""
     return np.concatenate([np.ravel(w) for w in model.keras_model.trainable_weights])
@@ -550,6 +576,68 @@ def test_batches_of_a_run_have_a_known_size():
     assert one[6].shape.as_list() == [1, side, side, ToyConfig.MAX_GT_INSTANCES]
 
 
+class Wide(Rectangles):
+    """Six images of two widths. In the order of validation the first two have the same one."""
+
+    ORDER = [1, 4, 3, 0, 2, 5]
+
+    def __init__(self):
+        super().__init__(6)
+        for image_id in self.ORDER[2:]:
+            self.image_info[image_id]["shape"] = (64, 128, 3)
+
+
+WIDE = dict(IMAGE_RESIZE_MODE="pad64", IMAGES_PER_GPU=1, STEPS_PER_EPOCH=1, VALIDATION_STEPS=3)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_validation_uses_each_image_once_whatever_was_resumed(workers):
+    """Two epochs of three steps are all six images, also for Keras, which would begin each epoch
+    with the same two. A run that is resumed goes on with the second half."""
+    batches = data.TrainingBatches(Wide(), ToyConfig(**WIDE), seed=0)
+    assert [batches.image_ids(step) for step in range(6)] == [[i] for i in Wide.ORDER]
+    owner = types.SimpleNamespace(epoch=0)
+
+    def made():
+        return training.ValidationStream(batches, 3, lambda: owner.epoch, workers)
+
+    def ids_of(stream):
+        return [int(inputs[1][0, 0]) for (inputs,) in stream]
+
+    whole = made()
+    shapes = [(None, None, None, 3), (None, None), (None, None, 1), (None, None, 4), (None, None)]
+    shapes += [(None, None, 4), (None, None, None, None)]
+    dataset = whole.adapter(shapes).get_tf_dataset()
+    endless = whole.generator()
+    read = []
+    for owner.epoch in range(2):
+        read.append([ids_of(whole.of_epoch()), ids_of(dataset)])
+        read[-1].append([int(next(endless)[0][1][0, 0]) for _ in range(3)])
+    assert read == [[Wide.ORDER[:3]] * 3, [Wide.ORDER[3:]] * 3]
+    assert ids_of(made().of_epoch()) == Wide.ORDER[3:]
+    endless.close()
+    whole.close()
+
+
+@pytest.mark.heavy
+def test_validation_on_images_of_several_sizes(tmp_path):
+    """The first two batches have one width, the third another: Keras took that of the first two for
+    the width of all. All six are read in two epochs, also those that training would repeat. The
+    error of an image that can't be read is its own."""
+    config = ToyConfig(**WIDE)
+    val = Wide()
+    val.image_info[1]["repeat_factor"] = 3
+    read = set()
+    load = val.load_image
+    val.load_image = lambda image_id: read.add(int(image_id)) or load(image_id)
+    model, history = train(config, tmp_path, 2, dataset=Rectangles(3), val=val)
+    losses = history.history["val_loss"]
+    assert len(losses) == 2 and np.isfinite(losses).all() and len(read) == 6
+    val.load_image = lambda image_id: 1 / 0
+    with pytest.raises((ValueError, ZeroDivisionError), match="division|image"):
+        train(config, tmp_path, 3, dataset=Rectangles(3), val=val, model=model)
+
+
 # ---- What train is called with -------------------------------------------------------------------
 
 
@@ -754,6 +842,38 @@ def stopped(tmp_path):
         variable.assign(variable + 3)
     small.run.save()
     return tmp_path
+
+
+def test_a_resumed_epoch_is_no_end_and_a_stop_there_is_one(stopped, monkeypatch):
+    """The interrupted epoch is a `fit` of its own. EarlyStopping at its end was forgotten by the
+    next one, and an evaluation every five epochs took it for the last epoch."""
+    small = SmallRun(stopped)
+    small.set_weights(2.0)
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    evaluation = training.EvaluationCallback(small.owner, Rectangles(2), every=5)
+    evaluated = []
+    evaluation._evaluate = evaluated.append
+    small.run.callbacks = [evaluation]
+    stages = []
+
+    def fit(last, steps):
+        stages.append((last, steps))
+        small.run._stage_callbacks(training.BatchStream(None, 0, 0))
+        evaluation.set_params({"epochs": last})
+        evaluation.on_epoch_end(last - 1)
+        small.owner.epoch = last
+        small.network.stop_training = stops
+        return training.nothing_left(small.network)
+
+    small.run._fit_stage = fit
+    stops = False
+    small.run.fit()
+    assert stages == [(3, 6), (5, 10)] and evaluated == [4]
+    stages.clear()
+    small.owner.epoch = 2
+    stops = True
+    small.run._fit_stages()
+    assert stages == [(3, 6)]
 
 
 @pytest.mark.parametrize("weights_of", [1.0, 2.0], ids=["checkpoint", "resume file"])
