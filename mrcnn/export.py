@@ -50,6 +50,7 @@ from mrcnn.runtime import (
     METADATA_KEY,
     SUFFIXES,
     checksum,
+    environment,
     format_of,
 )
 
@@ -1156,19 +1157,6 @@ def _names_read(graph: Any) -> set[str]:
 
 
 @contextlib.contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """Sets an environment variable inside."""
-    old_value = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-        if old_value is not None:
-            os.environ[name] = old_value
-
-
-@contextlib.contextmanager
 def _without_copies() -> Iterator[None]:
     """Keeps tf2onnx from copying the weights again and again, inside.
 
@@ -1189,7 +1177,7 @@ def _without_copies() -> Iterator[None]:
     update_all = Graph.update_proto
     Graph.update_proto = update_proto
     try:
-        with _variable("TF2ONNX_CATCH_ERRORS", "FALSE"):
+        with environment("TF2ONNX_CATCH_ERRORS", "FALSE"):
             yield
     finally:
         Graph.update_proto = update_all
@@ -1201,7 +1189,7 @@ def _without_telemetry() -> contextlib.AbstractContextManager:
     It sends data without consent, from forks of this process, except in continuous integration,
     which it recognises by this environment variable.
     """
-    return _variable("CI", "true")
+    return environment("CI", "true")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
+import contextlib
+import ctypes
 import importlib
 import json
 import logging
@@ -24,6 +26,7 @@ import operator
 import os
 import pathlib
 import threading
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -40,6 +43,8 @@ FORMATS = ("saved_model", "onnx", "openvino", "litert")
 MOST_THREADS = 1024
 # Key of this package's json in a file's metadata.
 METADATA_KEY = "mrcnn"
+# ONNX Runtime reads this environment variable once, when it is imported.
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # A SavedModel has no metadata: the name of the file in its assets that holds this json.
 ASSET = "mrcnn.json"
 # Suffix of METADATA_KEY, for the key of the weights' checksum in an OpenVINO graph.
@@ -294,6 +299,7 @@ class _SavedModel:
     """TensorFlow."""
 
     def __init__(self, runtime, path, threads, device):
+        _check_not_forked(path)
         if threads:
             try:
                 runtime.config.threading.set_intra_op_parallelism_threads(threads)
@@ -427,6 +433,9 @@ class Model:
     are resized to fit into that size and padded, with a warning. Detections are then only close to
     those of `MaskRCNN.detect`, closest where the size is that of molded images.
 
+    A forked process may use the model: it loads the file itself, when it first detects. With a
+    SavedModel it can't; that is a RuntimeError.
+
     Args:
         backend: one of the runtimes above.
         path: of the model's file.
@@ -447,12 +456,15 @@ class Model:
         if self.shape[0]:
             self.config.BATCH_SIZE = self.shape[0]
         self._backend = backend
+        self._text = backend.metadata
+        self._loading = threading.Lock()
         self._warned_of_size = False
         self._arguments: tuple = (os.path.abspath(self.path),)  # for `load`
 
     def __reduce__(self):
         """Copies and unpickled models load the file again."""
-        return load, self._arguments, {"config": self.config}
+        arguments = (self._arguments, self._text, self.shape)
+        return _loaded_again, arguments, {"config": self.config}
 
     def __repr__(self) -> str:
         return f"Model({self.path!r}, {len(self.class_names)} classes)"
@@ -580,8 +592,28 @@ class Model:
             )
         if batch and count < batch:
             images = np.concatenate([images, np.repeat(images[-1:], batch - count, axis=0)])
-        outputs = self._backend.run(images)
+        outputs = self._running_backend().run(images)
         return {name: value[:count] for name, value in outputs.items()}
+
+    def _running_backend(self):
+        """The backend; a forked process loads its own at the first use."""
+        with self._loading:
+            if self._backend is None:
+                backend = _backend_of(*self._arguments)
+                _check_same(self._arguments[0], backend, self._text, self.shape)
+                self._backend = backend
+            return self._backend
+
+    def _leave_backend(self):
+        """In a forked process: neither uses nor destroys the backend of the first process.
+
+        Its threads are not in this process: both would wait for them forever, to destroy it even
+        when the process ends. One reference that is never given back keeps it from that.
+        """
+        self._loading = threading.Lock()  # another thread may have held it
+        if self._backend is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
+            self._backend = None
 
     def _as_input(self, image, where):
         """An image as a `_Fitted`; `where` names it in errors."""
@@ -813,6 +845,7 @@ def load(
         ImportError: the package that runs the file is not installed; the message names it.
         ValueError: an unknown format or device, a file that `mrcnn.export` did not write, or one
             that is damaged.
+        RuntimeError: a SavedModel in a process that was forked from one that has loaded one.
     """
     if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
         raise ValueError(f"load() takes the path of an exported model. Received: {path!r}")
@@ -824,22 +857,109 @@ def load(
         threads = _checked_threads(threads)
     if not isinstance(device, str):
         raise ValueError(f"device is a name such as 'cpu'. Received: {device!r}")
+    arguments = (os.path.abspath(path), threads, device, format)
+    model = Model(_backend_of(path, threads, device, format), path)
+    model._arguments = arguments
+    _models.add(model)
+    return model
+
+
+def _backend_of(path, threads, device, format):
+    """The runtime with the file of a path; see `load`, whose arguments these are, checked."""
     _check_files(pathlib.Path(path), format)
     module, package = PACKAGES[format]
     try:
-        runtime = importlib.import_module(module)
+        with _without_telemetry():
+            runtime = importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{path} is run by {package}: pip install {package} ({error})") from error
+    _watch_forks()
     try:
-        backend = RUNTIMES[format](runtime, path, threads, device)
-    except (LoadError, ImportError):
+        return RUNTIMES[format](runtime, path, threads, device)
+    except (LoadError, ImportError, ForkedError):
         raise
     except Exception as error:  # each runtime raises its own errors
         reason = " ".join(str(error).split())[:300]
         raise LoadError(f"{path}: {package} can't load it: {reason}") from error
-    model = Model(backend, path)
-    model._arguments = (os.path.abspath(path), threads, device, format)
+
+
+def _loaded_again(arguments: tuple, text: str, shape: tuple) -> Model:
+    """The model of a copy or a pickle; its file must still be the same, see `_check_same`."""
+    model = load(*arguments)
+    _check_same(arguments[0], model._backend, text, shape)
     return model
+
+
+def _check_same(path, backend, text, shape):
+    """LoadError if a file has been replaced by that of another model since it was loaded first."""
+    if (backend.metadata, tuple(backend.shape)) != (text, shape):
+        raise LoadError(
+            f"{path}: a copy of a model, and a model in a forked process, load its file again."
+            " Received: the file of another export, which has replaced it meanwhile"
+        )
+
+
+@contextlib.contextmanager
+def environment(name: str, value: str) -> Iterator[None]:
+    """Sets an environment variable inside."""
+    old_value = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+        if old_value is not None:
+            os.environ[name] = old_value
+
+
+def _without_telemetry() -> contextlib.AbstractContextManager:
+    """Turns off the telemetry of ONNX Runtime while it is imported, if the user has set nothing.
+
+    From 1.32 on it sends data without consent, by threads that start with the import. A forked
+    process, which lacks them, would wait for them when it ends.
+    """
+    return environment(NO_TELEMETRY, os.environ.get(NO_TELEMETRY, "1"))
+
+
+# ---- Forked processes ----------------------------------------------------------------------------
+
+
+class ForkedError(RuntimeError):
+    """A SavedModel in a process that was forked from one that had loaded one."""
+
+
+# Models of `load`, of which a forked process leaves the backends.
+_models: weakref.WeakSet[Model] = weakref.WeakSet()
+_is_watching = False  # whether `_leave_backends` is registered
+# The id of the first process that loaded a SavedModel.
+_tensorflow_process: int | None = None
+
+
+def _watch_forks() -> None:
+    """From the first model on, processes that are forked leave the backends of their parents."""
+    global _is_watching
+    if not _is_watching and hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leave_backends)
+        _is_watching = True
+
+
+def _leave_backends() -> None:
+    for model in list(_models):
+        model._leave_backend()
+
+
+def _check_not_forked(path: str | os.PathLike) -> None:
+    """ForkedError where TensorFlow would hang, as it can't start again in a forked process."""
+    global _tensorflow_process
+    if _tensorflow_process is None:
+        _tensorflow_process = os.getpid()
+    if _tensorflow_process != os.getpid():
+        raise ForkedError(
+            f"{path}: this process was forked from one that has loaded a SavedModel, whose threads"
+            " it doesn't have: it would hang. Start it by multiprocessing.get_context('spawn'), or"
+            " load the first SavedModel in the forked processes. Received: process"
+            f" {os.getpid()}, forked from {_tensorflow_process} or a child of it"
+        )
 
 
 def _checked_threads(threads: Any) -> int:

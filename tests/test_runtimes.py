@@ -257,6 +257,119 @@ def test_weights_of_another_export_are_refused(toy_detector, toy_files, tmp_path
         runtime.load(tmp_path / "model.xml")
 
 
+# Detects, forks, detects in the child and in its child; each ends as a program does. The parent
+# kills a child that does not end. Given a second file, the child's is replaced by it.
+FORK = """
+import os, pathlib, shutil, signal, sys, time
+import numpy as np
+from mrcnn import runtime
+
+def in_a_fork(function):
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        function()
+        sys.exit(7)
+    last = time.monotonic() + 240
+    while time.monotonic() < last:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return print("ended", os.waitstatus_to_exitcode(status), flush=True)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    print("hung", flush=True)
+
+def detect():
+    try:
+        scores = model.detect([image])[0]["scores"]
+    except (ValueError, RuntimeError) as error:
+        print(type(error).__name__, error)
+    else:
+        print("same", np.allclose(scores, expected, atol=1e-6))
+
+def detect_twice():
+    detect()
+    in_a_fork(detect)
+
+file = pathlib.Path(sys.argv[1])
+image = np.random.default_rng(0).integers(0, 255, (128, 128, 3)).astype(np.uint8)
+model = runtime.load(file)
+in_a_fork(lambda: None)
+expected = model.detect([image])[0]["scores"]
+in_a_fork(detect_twice)
+detect()
+if sys.argv[2:]:
+    shutil.copy(sys.argv[2], file)
+    in_a_fork(detect)
+"""
+
+
+def run_forking(python, *paths):
+    """The lines that `FORK` prints."""
+    done = subprocess.run(
+        [python, "-c", FORK, *paths],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_forked_processes(toy_files, file):
+    """They hung at their end, in ONNX Runtime and OpenVINO; a large network hung in the first."""
+    lines = run_forking(PYTHON, toy_files / file)
+    assert lines == ["ended 7", "same True", "same True", "ended 7", "ended 7", "same True"]
+
+
+def test_a_forked_process_refuses_another_file(toy_detector, toy_files, tmp_path):
+    """Of another export, it would detect by weights that its parent does not have."""
+    shutil.copy(toy_files / "model.onnx", tmp_path)
+    names = ["BG", *(f"other {i}" for i in range(1, toy_detector.config.NUM_CLASSES))]
+    toy_detector.export(tmp_path / "other.onnx", class_names=names)
+    lines = run_forking(PYTHON, tmp_path / "model.onnx", tmp_path / "other.onnx")
+    assert lines[5] == "same True" and lines[7] == "ended 7"
+    assert "LoadError" in lines[6] and "model.onnx: a copy of a model" in lines[6]
+    assert "Received: the file of another export" in lines[6]
+
+
+def test_a_forked_process_refuses_a_saved_model(toy_detector, tmp_path):
+    toy_detector.export(tmp_path / "toy", class_names=names_of(toy_detector.config))
+    lines = run_forking(sys.executable, tmp_path / "toy")
+    assert [line.split()[0] for line in lines] == [
+        *("ended", "ForkedError", "ForkedError", "ended", "ended", "same")
+    ]
+    assert "get_context('spawn')" in lines[1] and str(tmp_path / "toy") in lines[1]
+
+
+# Imports ONNX Runtime by a model, and says what it has made of its own telemetry.
+TELEMETRY = """
+import os, sys
+from mrcnn import runtime
+before = len(os.listdir("/proc/self/task"))
+runtime.load(sys.argv[1], threads=1)
+print(len(os.listdir("/proc/self/task")) - before, "ORT_DISABLE_TELEMETRY" in os.environ)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="counts threads of /proc")
+def test_onnxruntime_reports_nothing(toy_files, tmp_path):
+    """Its threads that send data, and its files in the home folder, are not made."""
+    environment = {key: value for key, value in os.environ.items() if key != "CI"}
+    environment.update(PYTHONPATH=str(ROOT), HOME=str(tmp_path), XDG_CACHE_HOME=str(tmp_path))
+    done = subprocess.run(
+        [PYTHON, "-c", TELEMETRY, toy_files / "model.onnx"],
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split() == ["0", "False"]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_devices_that_are_not_here(toy_files, file):
     with pytest.raises(ValueError, match="device is .*(cpu|CPU).* Received: 'abacus'"):
