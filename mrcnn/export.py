@@ -690,6 +690,71 @@ def _suppression_of_openvino(openvino: Any, frontend: Any) -> Any:
     return frontend.ConversionExtension(PLACE_OF_NMS, convert)
 
 
+# ---- The largest values in OpenVINO --------------------------------------------------------------
+
+# Up to so many values OpenVINO's own stable TopK is left as it is.
+FEW = 16
+
+
+def _replace_top_k(network: Any, openvino: Any) -> None:
+    """Replaces each TopK of many values of an OpenVINO model by a faster form, as stable as it is.
+
+    OpenVINO's stable TopK of k from n values takes k * n steps: for the 6000 best of 261,888
+    anchors more time than the rest of a ResNet-50. Its unstable one is quick but takes any of equal
+    values, so it only tells the lowest of the k. All values above that, and the first of those
+    equal to it, are what a stable one selects; these alone are sorted stably.
+    """
+    for node in network.get_ordered_ops():
+        if node.get_type_name() != "TopK":
+            continue
+        source = node.input_value(1).get_node()
+        is_small = source.get_type_name() == "Constant" and int(source.data) <= FEW
+        wanted = {"mode": "max", "sort": "value", "stable": True, "index_element_type": "i32"}
+        attributes = node.get_attributes()
+        if is_small or any(attributes[name] != value for name, value in wanted.items()):
+            continue
+        consumers = [output.get_target_inputs() for output in node.outputs()]
+        replaced = _fast_top_k(node.input_value(0), node.input_value(1), openvino)
+        for inputs, output in zip(consumers, replaced):
+            for consumer in inputs:
+                consumer.replace_source_output(output)
+
+
+def _fast_top_k(values, count, openvino):
+    """Values and indices [..., k] of the `count` largest of values [..., n], sorted stably."""
+    operations = openvino.opset13
+    top_k = openvino.opset11.topk
+
+    def constant(value):
+        return operations.constant(np.int32(value))
+
+    k = operations.convert(count, "i32")
+    in_row = operations.reshape(k, constant([1]), False)
+    shape = operations.shape_of(values, "i32")
+    length = operations.gather(shape, constant([-1]), constant(0))
+    rows = operations.reshape(values, operations.concat([constant([-1]), length], 0), False)
+    best = top_k(rows, k, -1, "max", "value", "i32", False).output(0)
+    lowest = operations.reduce_min(best, constant(-1), True)
+    is_above = operations.greater(rows, lowest)
+    is_equal = operations.equal(rows, lowest)
+    above = operations.reduce_sum(operations.convert(is_above, "i32"), constant(-1), True)
+    rank = operations.cum_sum(operations.convert(is_equal, "i32"), constant(-1))
+    is_first = operations.less_equal(rank, operations.subtract(k, above))
+    is_taken = operations.logical_or(is_above, operations.logical_and(is_equal, is_first))
+    columns = operations.gather(operations.non_zero(is_taken, "i32"), constant(1), constant(0))
+    size = operations.concat([constant([-1]), in_row], 0)
+    indices = operations.reshape(columns, size, False)
+    taken = operations.gather_elements(rows, indices, 1)
+    ordered = top_k(taken, k, -1, "max", "value", "i32", True)
+    indices = operations.gather_elements(indices, ordered.output(1), 1)
+    leading = operations.slice(shape, constant([0]), constant([-1]), constant([1]))
+    size = operations.concat([leading, in_row], 0)
+    return [
+        operations.reshape(result, size, False).output(0)
+        for result in (ordered.output(0), indices.output(0))
+    ]
+
+
 # ---- Files ---------------------------------------------------------------------------------------
 
 
@@ -1212,6 +1277,7 @@ def _write_openvino(path, graph, function, text, precision, openvino, frontend):
         extension = _suppression_of_openvino(openvino, frontend)
         with _without_telemetry():
             network = openvino.convert_model(folder / "saved", extension=[extension])
+        _replace_top_k(network, openvino)
         if precision != "float32":
             _shrink_openvino(network, precision, openvino)
         network.set_rt_info(text, [METADATA_KEY])

@@ -922,7 +922,7 @@ def test_openvino_files_of_any_name(tmp_path, monkeypatch):
         file.write_text("<net/>")
         file.with_suffix(".bin").write_bytes(b"weights")
 
-    network = types.SimpleNamespace(set_rt_info=lambda *args: None)
+    network = types.SimpleNamespace(set_rt_info=lambda *args: None, get_ordered_ops=list)
     openvino = types.SimpleNamespace(save_model=save_model)
     openvino.convert_model = lambda path, extension: network
     frontend = types.SimpleNamespace(ConversionExtension=lambda *args: None)
