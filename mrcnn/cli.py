@@ -192,6 +192,9 @@ WEIGHTS = (
     "'coco' (the released weights, downloaded once), 'imagenet' (the backbone), 'last' (the newest"
     " checkpoint in --logs), 'none' (random), or a weight file"
 )
+EXPORTED = (
+    "; or an exported model: .onnx, .xml, .tflite, or the folder of a SavedModel (default: last)"
+)
 
 
 def _train_options(parser: argparse.ArgumentParser) -> None:
@@ -246,7 +249,7 @@ def _detect_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="images, folders, globs or videos"
     )
-    _add_model(parser, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    _add_model(parser, WEIGHTS + EXPORTED)
     batch.add_runtime_options(parser)
     _add_output(parser)
     commands.add_tile_options(parser)
@@ -269,7 +272,7 @@ def _batch_options(parser: argparse.ArgumentParser) -> None:
     from mrcnn import batch
 
     batch.add_inputs(parser)
-    _add_model(parser, WEIGHTS + "; or an exported model: .onnx, .xml, .tflite (default: last)")
+    _add_model(parser, WEIGHTS + EXPORTED)
     _add_output(parser)
     parser.add_argument(
         "--batch-size",

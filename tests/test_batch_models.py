@@ -4,6 +4,7 @@ It needs TensorFlow and pyarrow: of the latter's environment, MRCNN_RAY, the pac
 behind this one's own.
 """
 
+import json
 import os
 import pathlib
 import sys
@@ -106,3 +107,15 @@ def test_command_of_the_samples(weights, photos, tmp_path, capsys):
     args = commands.parse(parser, ["batch", str(photos / "5.png"), f"--output={tmp_path / 'x'}"])
     with pytest.raises(ValueError, match=r"none of the 1 images has a result.*5\.png"):
         commands.batch(ToyConfig(), NAMES, args)
+
+
+def test_a_saved_model_by_the_command(weights, photos, tmp_path, capsys):
+    """The rows of the network that it was exported from; without --batch-size, which it has."""
+    from mrcnn import cli
+
+    network = batch.Trained(batch.settings_of(ToyConfig()), weights)()
+    network.export(tmp_path / "toy", class_names=NAMES)
+    words = ["batch", str(photos), f"--weights={tmp_path / 'toy'}", f"--output={tmp_path / 'out'}"]
+    assert cli.main([*words, "--part-size=3", "--json"]) == 0, capsys.readouterr().err
+    assert json.loads(capsys.readouterr().out)["errors"] == 1
+    check_rows(tmp_path / "out", photos, network)

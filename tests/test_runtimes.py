@@ -986,6 +986,82 @@ def test_server(server, toy_detector):
     assert max(ask(f"{server}/batches")[1]["batches"]) > 1
 
 
+def answer_of(application, body):
+    """Status and json of an application's answer to POST /detect, in this process."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": body}
+
+    async def send(message):
+        sent.append(message)
+
+    async def main():
+        scope = {"type": "http", "method": "POST", "path": "/detect", "root_path": ""}
+        scope.update(query_string=b"", headers=[(b"content-type", b"image/png")])
+        async with application.router.lifespan_context(application):
+            await application(scope, receive, send)
+
+    asyncio.run(main())
+    content = b"".join(message.get("body", b"") for message in sent)
+    return sent[0]["status"], json.loads(content)
+
+
+def test_saved_model_by_evaluate_detect_and_the_server(toy_detector, tmp_path, capsys, monkeypatch):
+    """The figures, results and answers that `detect` of the network has."""
+    from mrcnn import annotations, cli, evaluate, serving
+
+    monkeypatch.chdir(tmp_path)
+    names = names_of(toy_detector.config)
+    toy_detector.export("toy", class_names=names)
+    (tmp_path / "photos").mkdir()
+    truth = {"images": [], "annotations": []}
+    truth["categories"] = [{"id": i, "name": name} for i, name in enumerate(names) if i]
+    for number in range(3):
+        pixels = picture(96 + 10 * number, 128, number)
+        name = f"{number}.png"
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+        height, width = pixels.shape[:2]
+        entry = {"id": number + 1, "file_name": name, "height": height, "width": width}
+        truth["images"].append(entry)
+        result = toy_detector.detect([pixels], masks="rle")[0]
+        for i in range(0, len(result["rois"]), 3):  # the others are wrong
+            y1, x1, y2, x2 = (int(edge) for edge in result["rois"][i])
+            truth["annotations"].append(
+                {
+                    "id": len(truth["annotations"]) + 1,
+                    "image_id": number + 1,
+                    "category_id": int(result["class_ids"][i]),
+                    "segmentation": [[x1, y1, x2, y1, x2, y2, x1, y2]],
+                    "area": (y2 - y1) * (x2 - x1),
+                    "bbox": [x1, y1, x2 - x1, y2 - y1],
+                    "iscrowd": 0,
+                }
+            )
+    (tmp_path / "photos" / "coco.json").write_text(json.dumps(truth))
+    dataset = annotations.AnnotatedDataset.of("photos", annotations.read(tmp_path / "photos"))
+    expected = evaluate.evaluate(toy_detector, dataset, progress=False)
+    words = ["evaluate", "--weights=toy", "--dataset=photos", "--subset=all", "--json"]
+    assert cli.main(words) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["images"] == 3 and 0.01 < expected.bbox["AP"] < 0.99
+    for kind in ("bbox", "segm"):
+        for name in ("AP", "AP50", "AR100"):
+            assert figures[kind][name] == pytest.approx(getattr(expected, kind)[name], abs=1e-4)
+
+    scores = toy_detector.detect([dataset.load_image(0)])[0]["scores"]
+    assert cli.main(["detect", "--weights=toy", "photos/0.png", "--output=out", "--json"]) == 0
+    capsys.readouterr()
+    rows = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [row["score"] for row in rows] == pytest.approx(scores.tolist(), abs=1e-5)
+
+    application = serving.application(runtime.load("toy"))
+    status, answer = answer_of(application, (tmp_path / "photos" / "0.png").read_bytes())
+    assert status == 200 and answer["images"] == [{"id": 1, "height": 96, "width": 128}]
+    received = [row["score"] for row in answer["annotations"]]
+    assert received == pytest.approx(scores.tolist(), abs=1e-5)
+
+
 class Failing:
     """A model whose runtime fails at images of one pixel."""
 
