@@ -915,8 +915,8 @@ def environment(name: str, value: str) -> Iterator[None]:
 def _without_telemetry() -> contextlib.AbstractContextManager:
     """Turns off the telemetry of ONNX Runtime while it is imported, if the user has set nothing.
 
-    From 1.32 on it sends data without consent, by threads that start with the import. A forked
-    process, which lacks them, would wait for them when it ends.
+    1.32 has it on by default, as its Privacy.md says: threads that start with the import send data.
+    A forked process, which lacks these threads, would wait for them when it ends.
     """
     return environment(NO_TELEMETRY, os.environ.get(NO_TELEMETRY, "1"))
 

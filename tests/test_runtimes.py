@@ -320,7 +320,7 @@ def run_forking(python, *paths):
 
 @pytest.mark.parametrize("file", FILES)
 def test_forked_processes(toy_files, file):
-    """They hung at their end, in ONNX Runtime and OpenVINO; a large network hung in the first."""
+    """They hung at their end, in ONNX Runtime and OpenVINO."""
     lines = run_forking(PYTHON, toy_files / file)
     assert lines == ["ended 7", "same True", "same True", "ended 7", "ended 7", "same True"]
 
