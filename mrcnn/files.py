@@ -235,6 +235,24 @@ def read_text(path: PathLike) -> str:
     raise ValueError(f"{path}: expected text in UTF-8. Received: {reason}")
 
 
+# A first line that is longer is cut there.
+LONGEST_FIRST_LINE = 100_000
+
+
+def first_line(path: PathLike) -> str:
+    """The first line of a text file, see `read_text`, without what ends it; "" if it has none.
+
+    A file that can't be read, or is no text, has none.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(LONGEST_FIRST_LINE)
+        text = start.decode(json.detect_encoding(start), errors="replace")
+    except OSError:
+        return ""
+    return text.partition("\n")[0].rstrip("\r")
+
+
 def read_json(
     path: PathLike,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,

@@ -74,12 +74,7 @@ def mots_videos_in(path: str) -> list[Video]:
 
 def _has_run_lengths(text: str) -> bool:
     """Whether a file's first line has MOTS' columns; MOT's, of boxes, has commas."""
-    try:
-        with open(text, encoding="utf-8") as file:
-            line = file.readline(100_000)
-    except (OSError, UnicodeDecodeError):
-        return False
-    parts = line.split(" ")
+    parts = files.first_line(text).split(" ")
     return len(parts) == 6 and all(part.isdecimal() for part in parts[:5])
 
 

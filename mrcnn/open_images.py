@@ -85,12 +85,7 @@ def open_images_in(path: str) -> list[str]:
 
 def _is_of_masks(file: str) -> bool:
     """Whether a csv has the columns of Open Images' masks."""
-    try:
-        with open(file, encoding="utf-8-sig") as opened:
-            header = opened.readline(4096)
-    except (OSError, UnicodeDecodeError):
-        return False
-    return set(_COLUMNS) <= {name.strip() for name in header.split(",")}
+    return set(_COLUMNS) <= {name.strip() for name in files.first_line(file).split(",")}
 
 
 def is_open_images(path: str) -> bool:

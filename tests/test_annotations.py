@@ -2111,6 +2111,22 @@ STRANGE = [
 ]
 
 
+def is_usable(path, **options):
+    """Reads a damaged file and all its images; False after one error that names the file."""
+    try:
+        content = annotations.read(path, keep_empty=True, **options)
+    except AnnotationError as error:
+        assert str(path) in str(error)
+        str(error).encode()
+        return False
+    dataset = AnnotatedDataset.of("x", content)
+    for image_id in dataset.image_ids:
+        masks = dataset.load_mask(image_id)[0]
+        assert dataset.load_image(image_id).shape[:2] == masks.shape[:2]
+    "".join([content.summary(), *content.problems]).encode()
+    return True
+
+
 def mutated(value, rng):
     """A copy of a json's value with something strange, missing or doubled in it."""
     draw = rng.random()
@@ -2171,18 +2187,7 @@ def test_damaged_content(folder, kind):
         if rng.random() < 0.2:
             content = content[: rng.randrange(len(content))]
         path.write_bytes(content)
-        try:
-            found = annotations.read(path, keep_empty=True)
-        except AnnotationError as error:
-            assert str(path) in str(error)
-            str(error).encode()
-            continue
-        used += 1
-        dataset = AnnotatedDataset.of("x", found)
-        for image_id in dataset.image_ids:
-            masks = dataset.load_mask(image_id)[0]
-            assert dataset.load_image(image_id).shape[:2] == masks.shape[:2]
-        "".join([found.summary(), *found.problems]).encode()
+        used += is_usable(path)
     assert 8 < used < 80
 
 

@@ -330,3 +330,18 @@ def test_a_missing_package_is_told_by_the_name_it_is_installed_by():
         assert files.in_words(error).endswith(f"pip install {package}")
     for error in (ImportError("needs x: pip install x"), ValueError("No module named 'x'")):
         assert files.in_words(error) == str(error)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_first_line(tmp_path, encoding):
+    path = tmp_path / "x.csv"
+    path.write_bytes("Größe,b\r\nc".encode(encoding))
+    assert files.first_line(path) == "Größe,b"
+
+
+def test_first_line_of_other_files(tmp_path):
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "image").write_bytes(bytes([137, 80, 78, 71, 200, 10, 3]))
+    assert files.first_line(tmp_path / "empty") == ""
+    assert files.first_line(tmp_path) == files.first_line(tmp_path / "missing") == ""
+    assert files.first_line(tmp_path / "image").startswith("\ufffdPNG")
