@@ -773,9 +773,13 @@ def _not_there(name: str, folders: Sequence[_ImageFolder]) -> str:
 
 
 def several(items: Iterable, limit: int = 5) -> str:
-    """The first `limit` items as text, with the number of further ones."""
+    """The first `limit` items as text, with the number of further ones.
+
+    Half of a character pair, as a damaged json may have it, is escaped: no file or terminal in
+    UTF-8 takes it.
+    """
     texts = list(map(str, items))
-    text = ", ".join(texts[:limit])
+    text = ", ".join(texts[:limit]).encode("utf-8", "backslashreplace").decode("utf-8")
     if len(texts) > limit:
         text += f" and {len(texts) - limit} more"
     return text

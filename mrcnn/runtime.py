@@ -43,6 +43,8 @@ FORMATS = ("saved_model", "onnx", "openvino", "litert")
 MOST_THREADS = 1024
 # Key of this package's json in a file's metadata.
 METADATA_KEY = "mrcnn"
+# OpenVINO's setting of how many values that meet int8 weights are rounded together; 0 for none.
+DYNAMIC_QUANTIZATION = "DYNAMIC_QUANTIZATION_GROUP_SIZE"
 # ONNX Runtime reads this environment variable once, when it is imported.
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # A SavedModel has no metadata: the name of the file in its assets that holds this json.
@@ -223,7 +225,11 @@ class _Onnx:
 
 
 class _OpenVino:
-    """OpenVINO, in float32: on CPUs with AMX its default is bfloat16, which changes results."""
+    """OpenVINO, in float32, as the other runtimes compute: its defaults depend on the processor.
+
+    On CPUs with AMX that is bfloat16, and on those with VNNI, what int8 weights are multiplied with
+    is rounded to int8, too.
+    """
 
     def __init__(self, runtime, path, threads, device):
         core = runtime.Core()
@@ -232,7 +238,9 @@ class _OpenVino:
             raise LoadError(
                 f"device is one of {', '.join(available)} in this OpenVINO. Received: {device!r}"
             )
-        settings = {"INFERENCE_PRECISION_HINT": "f32"}
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if DYNAMIC_QUANTIZATION in core.get_property(device.upper(), "SUPPORTED_PROPERTIES"):
+            settings[DYNAMIC_QUANTIZATION] = 0
         if threads:
             settings["INFERENCE_NUM_THREADS"] = threads
         network = core.read_model(str(path))

@@ -345,3 +345,9 @@ def test_first_line_of_other_files(tmp_path):
     assert files.first_line(tmp_path / "empty") == ""
     assert files.first_line(tmp_path) == files.first_line(tmp_path / "missing") == ""
     assert files.first_line(tmp_path / "image").startswith("\ufffdPNG")
+
+
+def test_several_items_can_be_printed():
+    """Half of a pair in a damaged json: the warning with it ended in "--- Logging error ---"."""
+    assert files.several(["a", "\ud800", "é"], 2) == "a, \\ud800 and 1 more"
+    files.several(["x\udfff"]).encode()
