@@ -791,8 +791,7 @@ def _evaluate(args: argparse.Namespace) -> dict[str, Any]:
             commands.report_path(args)
         except ValueError as error:
             raise _UsageError(f"--report: {error}") from error
-    is_set = any(text.startswith("DETECTION_MIN_CONFIDENCE=") for text in args.set)
-    if not is_set and not _is_exported(args.weights):
+    if not commands.sets(args, "DETECTION_MIN_CONFIDENCE") and not _is_exported(args.weights):
         args.set.append("DETECTION_MIN_CONFIDENCE=0.0")  # AP counts detections of any score
     info = _info_of_weights(args)
     if args.subset == "all":

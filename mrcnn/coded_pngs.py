@@ -83,9 +83,7 @@ class Layout:
 def layout_in(path: str) -> Layout | None:
     """The dataset of MOTS, KITTI, ADE20K's instances, BDD100K or Mapillary Vistas in a folder.
 
-    None for another.
-
-    ADE20K itself is searched by `ade20k_in`.
+    None for another. ADE20K itself is searched by `ade20k_in`.
     """
     for find in (_mots_in, _kitti_in, _ade_instances_in, _bdd_in, _vistas_in):
         layout = find(path)
@@ -110,10 +108,9 @@ def _mots_in(path: str) -> Layout | None:
             pairs = [pair for pair in pairs if "/" in pair[0]]
             if pairs:
                 return Layout(path, "MOTS", MOTS_CLASSES, pairs, 0, _decode_mots)
-    subsets = [name for name in sorted(os.listdir(path)) if not name.startswith(".")]
     pairs = []
     classes: dict[int, str] = {}
-    for subset in ("", *subsets):
+    for subset in ("", *files.folders_in(path)):
         own_classes, own_pairs = _mots_of_subset(os.path.join(path, subset))
         if own_pairs and classes and own_classes != classes:
             raise AnnotationError(

@@ -642,6 +642,11 @@ def read_names(file: pathlib.Path) -> list[str]:
 # ---- Commands ------------------------------------------------------------------------------------
 
 
+def sets(args: argparse.Namespace, setting: str) -> bool:
+    """Whether --set of a command names a setting."""
+    return any(text.startswith(f"{setting}=") for text in getattr(args, "set", ()))
+
+
 def train(
     model: MaskRCNN,
     train_set: Dataset,
@@ -683,10 +688,8 @@ def train(
         from mrcnn.training import EvaluationCallback
 
         settings = {}
-        is_set = any(
-            text.startswith("DETECTION_MIN_CONFIDENCE=") for text in getattr(args, "set", ())
-        )
-        if model.config.DETECTION_MIN_CONFIDENCE > evaluation.LEAST_SCORE and not is_set:
+        is_low = model.config.DETECTION_MIN_CONFIDENCE <= evaluation.LEAST_SCORE
+        if not is_low and not sets(args, "DETECTION_MIN_CONFIDENCE"):
             settings["DETECTION_MIN_CONFIDENCE"] = 0.0  # AP counts detections of any score
         callbacks.append(
             EvaluationCallback(

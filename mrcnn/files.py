@@ -577,6 +577,15 @@ class _ImageIndex:
         return self.by_original.get(upload, [])
 
 
+def folders_in(folder: str) -> list[str]:
+    """Names of the folders in a folder, sorted, without hidden ones; none if it is not there."""
+    if not os.path.isdir(folder):
+        return []
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return sorted(name for name in names if not name.startswith("."))
+
+
 def walk_images(folder: str) -> Iterator[str]:
     """Paths of the image files of a folder and its subfolders, relative to it.
 

@@ -60,10 +60,7 @@ def mots_videos_in(path: str) -> list[Video]:
                     videos.append(Video(stem, text, os.path.join(folder, stem), MOTS_CLASSES))
     pedestrian = {2: MOTS_CLASSES[2]}
     for root in (path, os.path.join(path, "train")):
-        names = []
-        if os.path.isdir(root):
-            names = sorted(os.listdir(root))
-        for name in ("", *names):
+        for name in ("", *files.folders_in(root)):
             folder = os.path.join(root, name)
             text = os.path.join(folder, "gt", "gt.txt")
             if os.path.isfile(text) and os.path.isdir(os.path.join(folder, "img1")):

@@ -351,3 +351,13 @@ def test_several_items_can_be_printed():
     """Half of a pair in a damaged json: the warning with it ended in "--- Logging error ---"."""
     assert files.several(["a", "\ud800", "é"], 2) == "a, \\ud800 and 1 more"
     files.several(["x\udfff"]).encode()
+
+
+def test_folders_in(tmp_path):
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "file").write_text("")
+    assert files.folders_in(str(tmp_path)) == ["a", "b"]
+    assert (
+        files.folders_in(str(tmp_path / "missing")) == files.folders_in(str(tmp_path / "a")) == []
+    )
