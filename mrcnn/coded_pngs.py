@@ -220,9 +220,10 @@ def ade20k_in(path: str) -> Layout | None:
     pairs = []
     for folder, folders, names in os.walk(path):
         folders.sort()
+        present = set(names)
         for name in sorted(names):
             stem = name.removesuffix("_seg.png")
-            if stem == name or f"{stem}.json" not in names:
+            if stem == name or f"{stem}.json" not in present:
                 continue
             image = os.path.join(folder, f"{stem}.jpg")
             if not _is_of_ade20k(os.path.join(folder, f"{stem}.json")):
