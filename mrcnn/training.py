@@ -2315,7 +2315,8 @@ class Run:
         """The callbacks of the run and of the user, in the order in which they are called.
 
         Evaluations come first, so that TensorBoard and all other callbacks find their figures.
-        Where another machine writes the files, WRITERS are left out.
+        Where another machine writes the files, WRITERS are left out; on several machines what gives
+        the chief other weights, too.
         """
         evaluations = []
         others = []
@@ -2323,6 +2324,13 @@ class Run:
             if isinstance(callback, EvaluationCallback):
                 callback.last_epoch = self.epochs
                 evaluations.append(callback)
+            elif self.cluster is not None and isinstance(
+                callback, keras.callbacks.BackupAndRestore
+            ):
+                logger.warning(
+                    "BackupAndRestore is left out on several machines: the chief alone would go"
+                    " back to its backup. A run is resumed from find_last() without it"
+                )
             elif self.writes() or not isinstance(callback, WRITERS):
                 others.append(callback)
         callbacks = [StopOnBadLoss(stream), Checkpoints(self)]

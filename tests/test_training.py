@@ -1146,6 +1146,22 @@ def test_callbacks_see_a_resumed_run_as_one_training(tmp_path, monkeypatch, sett
         np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
 
 
+def test_a_backup_is_of_one_machine(tmp_path, monkeypatch, caplog):
+    """The chief alone had its weights and its epoch: machines trained different networks, and
+    the others waited for a chief that had ended."""
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    kinds = []
+    for cluster in (None, types.SimpleNamespace(is_chief=True)):
+        run = SmallRun(tmp_path).run
+        run.cluster = cluster
+        run.callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
+        callbacks = run._stage_callbacks(training.BatchStream(None, 0, 0))
+        kinds.append([type(callback).__name__ for callback in callbacks])
+    assert "BackupAndRestore" in kinds[0]
+    assert kinds[1] == [name for name in kinds[0] if name != "BackupAndRestore"]
+    assert caplog.text.count("BackupAndRestore is left out on several machines") == 1
+
+
 @pytest.mark.long
 def test_a_resumed_run_under_a_program_that_adds_callbacks(tmp_path, monkeypatch):
     """MLflow's autolog makes a list of the callbacks of `fit` and adds its own."""
