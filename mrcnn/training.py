@@ -1708,6 +1708,11 @@ class StageCallbacks(keras.callbacks.CallbackList):
                 callback.stream = stream
         super().set_params({**self.params, "steps": steps})
 
+    def set_model(self, model: keras.Model) -> None:
+        """Takes its model once: TensorBoard begins new files with each."""
+        if getattr(self, "_model", None) is None:
+            super().set_model(model)
+
     def set_params(self, params: dict[str, Any]) -> None:
         """Takes its own parameters alone: those of a call of `fit` are of one stage."""
         if getattr(self, "params", None) is None:
@@ -2055,7 +2060,7 @@ class Run:
         for last, steps in stages:
             history = self._fit_stage(last, steps)
             if self.stage_callbacks is not None:
-                history = self.stage_callbacks.history
+                history = self.network.history = self.stage_callbacks.history
             if self.network.stop_training:  # a callback's wish, which holds for the next stage too
                 break
         return history

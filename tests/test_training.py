@@ -1079,6 +1079,11 @@ class Events(keras.callbacks.Callback):
         super().__init__()
         self.events = []
         self.batches = []
+        self.models = 0
+
+    def set_model(self, model):
+        super().set_model(model)
+        self.models += 1
 
     def on_train_begin(self, logs=None):
         self.events.append("begin")
@@ -1178,9 +1183,10 @@ def test_a_resumed_run_under_a_program_that_adds_callbacks(tmp_path, monkeypatch
     with pytest.raises(Killed):
         run_of_squares(tmp_path, [KillAt(6)])
     events = Events()
-    _, history = run_of_squares(tmp_path, [events], resumes=True)
+    network, history = run_of_squares(tmp_path, [events], resumes=True)
     assert events.events == ["begin", (1, 3, 2), (2, 3, 4), "end"]
     assert history.epoch == [1, 2] and len(added) == 3
+    assert network.history is history and events.models == 1
 
 
 @pytest.mark.long
