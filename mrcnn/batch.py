@@ -708,6 +708,7 @@ class OnColumns:
             )
         self.images = images
         self.names = names
+        self._warned = False
         model = make()
         if class_names is None:
             class_names = getattr(model, "class_names", ())
@@ -735,9 +736,20 @@ class OnColumns:
             names = columns[name_column]
         images = [_image_of_column(*pair) for pair in zip(columns[image_column], names)]
         table = pa.Table.from_pylist(list(self._row_maker.of(images)), schema())
+        replaced = []
         for name, values in columns.items():
-            if name != image_column and name not in table.column_names:
+            if name == image_column:
+                continue
+            if name not in table.column_names:
                 table = table.append_column(name, pa.array(list(values)))
+            elif name not in (name_column, "height", "width"):
+                replaced.append(name)
+        if replaced and not self._warned:
+            self._warned = True
+            logger.warning(
+                "The results have columns of these names, those of the input are left out: %s",
+                ", ".join(replaced),
+            )
         return table
 
 

@@ -188,6 +188,7 @@ class _Pool:
         self.retries: collections.deque[int] = collections.deque()  # parts whose actor died
         self.deaths: collections.Counter = collections.Counter()  # {part: how many actors died}
         self.deaths_in_a_row = 0
+        self.deaths_of_loading = 0  # in a row, before the model was made
         self.largest = 0  # the largest number of actors so far
         self.given_up: list[int] = []  # parts that reached ATTEMPTS deaths
         self.last_death = ""  # text of Ray's error
@@ -259,6 +260,7 @@ class _Pool:
         self.idle.append(member)
         if not member.is_ready:
             member.is_ready = True
+            self.deaths_of_loading = 0
             return None
         member.part = None
         self.deaths_in_a_row = 0
@@ -269,13 +271,17 @@ class _Pool:
         self.deaths_in_a_row += 1
         self.last_death = " ".join(str(error).split())[:300]
         logger.warning("An actor died and is replaced: %s", self.last_death)
+        if not member.is_ready:
+            self.deaths_of_loading += 1
         if member.part is not None:
             self.deaths[member.part] += 1
             if self.deaths[member.part] < ATTEMPTS:
                 self.retries.append(member.part)
             else:
                 self.given_up.append(member.part)
-        if self.deaths_in_a_row >= DEATHS + 2 * self.largest and not self.given_up:
+        limit = DEATHS + 2 * self.largest
+        # Parts that are given up have deaths of their own; where no model is made all would wait.
+        if self.deaths_of_loading >= limit or (self.deaths_in_a_row >= limit and not self.given_up):
             raise ChildProcessError(
                 f"{self.deaths_in_a_row} actors died, none of them finished a part. The last:"
                 f" {self.last_death}"

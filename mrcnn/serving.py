@@ -171,13 +171,14 @@ def image_of(body: bytes, pixels: int = PIXELS) -> np.ndarray:
     handle, path = tempfile.mkstemp(prefix="image")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(body)
-        _check_size(path, pixels)
-        return utils.read_image(path)
-    except TooLarge:
-        raise
-    except (ValueError, OSError) as error:
-        raise ValueError(str(error).replace(path, "the body")) from error
+            file.write(body)  # that the disk is full is no fault of the image
+        try:
+            _check_size(path, pixels)
+            return utils.read_image(path)
+        except TooLarge:
+            raise
+        except (ValueError, OSError) as error:
+            raise ValueError(str(error).replace(path, "the body")) from error
     finally:
         os.remove(path)
 

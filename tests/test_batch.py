@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from stand_in import CLASSES, Recipe, StandIn
 
-from mrcnn import batch, commands, listing, masks, places
+from mrcnn import batch, commands, listing, masks, places, pool
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TESTS = ROOT / "tests"
@@ -124,6 +124,21 @@ def test_the_last_image_may_be_at_fault():
     assert row["error"] == "RuntimeError: an image that begins with 9"
     with pytest.raises(RuntimeError, match="begins with 9"):
         list(batch.Rows(StandIn(), CLASSES).of([batch._Image("c", bad)]))
+
+
+def test_actors_that_die_before_their_model_is_made_are_not_replaced_for_ever():
+    """After a part was given up the pool went on starting actors, whatever they died of."""
+    nodes = [{"Alive": True, "Resources": {"CPU": 4.0}}]
+    ray = types.SimpleNamespace(nodes=lambda: nodes)
+    actors = pool._Pool(ray, Recipe(), None, pool.Ray())
+    actors.largest = 2
+    for _ in range(pool.ATTEMPTS):
+        actors._lose(pool._Member(None, is_ready=True, part=5), RuntimeError("out of memory"))
+    assert actors.given_up == [5]
+    for _ in range(pool.DEATHS + 2 * 2 - 1):
+        actors._lose(pool._Member(None), RuntimeError("no GPU"))
+    with pytest.raises(ChildProcessError, match="The last: no GPU"):
+        actors._lose(pool._Member(None), RuntimeError("no GPU"))
 
 
 def test_a_store_that_is_lost_marks_no_image_as_done(tmp_path):
@@ -844,6 +859,16 @@ def test_columns_are_what_a_batch_finds(tmp_path):
             wanted = expected[pathlib.Path(row["image"]).name]
             assert wanted["scores"] and not wanted["error"]
             assert row == {**row, **wanted, "image": row["path"]}
+
+
+@needs_pyarrow
+def test_columns_that_results_have_too_are_named(tmp_path, caplog):
+    on_columns = batch.OnColumns(Recipe())
+    columns = {**columns_of(tmp_path), "boxes": [[[1, 2, 3, 4]]] * 5, "height": [1] * 5}
+    for _ in range(2):
+        table = on_columns(columns)
+    assert table.column("boxes").to_pylist()[0] != [[1, 2, 3, 4]]
+    assert caplog.text.count("those of the input are left out: boxes\n") == 1
 
 
 @needs_pyarrow

@@ -2,8 +2,10 @@
 a real server with a real model, is in test_runtimes.py."""
 
 import asyncio
+import errno
 import io
 import json
+import os
 import sys
 import tempfile
 import types
@@ -134,6 +136,22 @@ def test_image_of_a_body(no_files_left):
     np.testing.assert_array_equal(serving.image_of(file_of(pixels[..., 0])), gray)
     opaque = np.dstack([pixels, np.full((5, 7), 255, np.uint8)])
     np.testing.assert_array_equal(serving.image_of(file_of(opaque)), pixels)
+
+
+def test_a_full_disk_is_no_fault_of_the_image(no_files_left, monkeypatch):
+    """It was answered with 400: the body is no image."""
+
+    class Full(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    def opened(handle, mode):
+        os.close(handle)
+        return Full()
+
+    monkeypatch.setattr(serving.os, "fdopen", opened)
+    with pytest.raises(OSError, match="No space left"):
+        serving.image_of(file_of(picture(1)))
 
 
 @pytest.mark.parametrize(
