@@ -778,6 +778,23 @@ def _of_subset(annotated: Annotations, path: pathlib.Path, subset: str) -> Annot
 # ---- Commands ------------------------------------------------------------------------------------
 
 
+def _stages(args: argparse.Namespace) -> list[tuple[int, str, float]]:
+    """The stages of `commands.train`; of a run that goes on, those that it began with."""
+    stages = [(20, "heads", 1.0), (40, "all", 0.1)]
+    from_nothing = [(3, "all", 1.0)]
+    if args.small or args.weights == "none":
+        return from_nothing
+    if args.weights == "last":
+        from mrcnn import training
+
+        folder = os.path.dirname(str(training.find_last(args.logs, args.name)))
+        state = training.read_state(training.resume_path(folder, args.name))
+        # With trained weights all layers are trained after the heads were.
+        if state and state["plan"]["layers"] == ".*" and state["first_epoch"] < stages[0][0]:
+            return from_nothing
+    return stages
+
+
 def _train(args: argparse.Namespace) -> dict[str, Any]:
     from mrcnn import annotations, commands
 
@@ -795,9 +812,7 @@ def _train(args: argparse.Namespace) -> dict[str, Any]:
     train_set = annotations.AnnotatedDataset.of("mrcnn", training)
     val_set = annotations.AnnotatedDataset.of("mrcnn", validation, train_set.class_names[1:])
     config.NUM_CLASSES = len(train_set.class_names)
-    stages = [(20, "heads", 1.0), (40, "all", 0.1)]
-    if args.small or args.weights == "none":
-        stages = [(3, "all", 1.0)]
+    stages = _stages(args)
     model = commands.load_model("training", config, args)
     commands.train(model, train_set, val_set, stages, args)
     return {

@@ -878,6 +878,27 @@ def test_runs_of_several_other_names_are_listed(tmp_path):
         last_of(tmp_path / "none20261130T1200")
 
 
+@pytest.mark.parametrize(
+    "layers, first_epoch, begins_with",
+    [(".*", 0, "all"), (".*", 20, "heads"), ("(mrcnn_.*)|(rpn_.*)|(fpn_.*)", 0, "heads")],
+    ids=["from nothing", "after the heads", "heads"],
+)
+def test_a_run_goes_on_with_the_layers_that_it_began_with(
+    tmp_path, layers, first_epoch, begins_with
+):
+    """`train --weights=none`, then --weights=last: heads alone, on a backbone of random weights."""
+    import h5py
+
+    folder = run_of(tmp_path, "mrcnn", (2,))
+    state = {"plan": {"layers": layers}, "first_epoch": first_epoch}
+    with h5py.File(training.resume_path(str(folder), "mrcnn"), "w") as file:
+        file.attrs["mrcnn_run"] = json.dumps(state)
+    args = argparse.Namespace(weights="last", logs=str(tmp_path), name="mrcnn", small=False)
+    assert cli._stages(args)[0][1] == begins_with
+    assert cli._stages(argparse.Namespace(weights="coco", small=False))[0][1] == "heads"
+    assert cli._stages(argparse.Namespace(weights="none", small=False)) == [(3, "all", 1.0)]
+
+
 # ---- Tracking ------------------------------------------------------------------------------------
 
 
