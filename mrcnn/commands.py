@@ -148,7 +148,12 @@ def parser(
     if "batch" in names:
         _add_batch_options(new_parser)
     new_parser.add_argument(
-        "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="settings of the config",
     )
     new_parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error comes from"
