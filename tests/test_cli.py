@@ -256,10 +256,20 @@ def test_paths_in_the_home_folder(here, capsys, monkeypatch):
 
 def test_settings_of_several_set_options_add_up():
     """The samples' parser kept those of the last one alone."""
-    words = ["train", "--set", "NAME=a", "BATCH_SIZE=1", "--epochs=3", "--set", "SEED=4", "--set"]
+    words = [
+        "train",
+        "--weights=none",
+        "--set",
+        "NAME=a",
+        "BATCH_SIZE=1",
+        "--epochs=3",
+        "--set",
+        "SEED=4",
+        "--set",
+    ]
     parser = commands.parser("", ("train",), dataset=False, inputs=None)
     assert commands.parse(parser, words).set == ["NAME=a", "BATCH_SIZE=1", "SEED=4"]
-    assert commands.parse(parser, ["train"]).set == []
+    assert commands.parse(parser, ["train", "--weights=none"]).set == []
 
 
 def test_settings_that_a_config_changes(here, capsys):
