@@ -18,6 +18,7 @@ This module detects the format of a file or folder. Each family of formats has a
 """
 
 import collections
+import itertools
 import logging
 import os
 import pathlib
@@ -150,12 +151,8 @@ __all__ = [
 
 
 FORMATS = (
-    "a VIA 1.x or 2.x json (project or annotations) or csv, a project of VIA 3, LabelMe's, ISAT's,"
-    " Supervisely's, V7's or QuPath's json files, COCO's instances json, Label Studio's json,"
-    " CVAT's xml, YOLO's labels with their data.yaml, a folder of mask files, Cityscapes' gtFine/,"
-    " the old LabelMe's or Pascal VOC's xml, COCO's panoptic json, Labelbox's NDJSON, Scalabel's"
-    " or BDD100K's json, Datumaro's json, Segment Anything's json files, Open Images' csv of masks,"
-    " the PNGs of MOTS, KITTI, Mapillary Vistas or ADE20K, MOTS' text files"
+    "annotations in a format that docs/custom_dataset.md lists, such as COCO's, VIA's or LabelMe's"
+    " json, YOLO's labels or mask files"
 )
 
 
@@ -798,8 +795,28 @@ _FOREIGN_FORMATS = (
 )
 
 
+# Json formats that are read: their names, and keys by which they are known, of the json or its
+# first entry.
+_KEYS = (
+    ("COCO's", ("images", "annotations", "categories")),
+    ("LabelMe's", ("shapes", "imagePath")),
+    ("VIA's project", ("_via_img_metadata", "_via_settings")),
+    ("VIA's annotations", ("filename", "regions")),
+    ("VIA 3's project", ("project", "file", "metadata", "view")),
+    ("Label Studio's", ("data", "annotations")),
+    ("ISAT's", ("info", "objects")),
+    ("Supervisely's", ("size", "objects")),
+    ("V7's", ("item", "annotations")),
+    ("QuPath's", ("type", "features")),
+    ("Segment Anything's", ("image", "annotations")),
+    ("Datumaro's", ("categories", "items")),
+    ("Labelbox's", ("data_row", "projects")),
+    ("Scalabel's", ("name", "labels")),
+)
+
+
 def _description_of(data: Any) -> str:
-    """A short description of a json's content."""
+    """A short description of a json's content, with the formats that are nearest to it."""
     first = data
     if isinstance(data, list) and data:
         first = data[0]
@@ -807,9 +824,34 @@ def _description_of(data: Any) -> str:
         for names, description in _FOREIGN_FORMATS:
             if names <= set(first):
                 return description
+    description = f"a {type(data).__name__}"
     if isinstance(data, dict):
-        return f"an object with {files.short(list(data)[:6])}"
-    return f"a {type(data).__name__}"
+        description = f"an object with {files.short(list(data)[:6])}"
+    elif isinstance(first, dict):
+        description += f" of objects with {files.short(list(first)[:6])}"
+    return description + _nearest_formats(data)
+
+
+def _nearest_formats(data: Any) -> str:
+    """The formats with the most keys in common with a json, as the end of a sentence; "" for none.
+
+    At least half of a format's keys must be there, in upper or lower case.
+    """
+    keys: set[str] = set()
+    for value in (data, *itertools.islice(values_of(data), 1)):
+        if isinstance(value, dict):
+            keys.update(key.lower() for key in itertools.islice(value, 100))
+    shares = {}
+    for name, names in _KEYS:
+        shares[name] = sum(key in keys for key in names) / len(names)
+    most = max(shares.values())
+    if most < 0.5:
+        return ""
+    nearest = []
+    for name, names in _KEYS:
+        if shares[name] == most:
+            nearest.append(f"{name} json has {', '.join(map(repr, names))}")
+    return f"; {'; '.join(nearest[:2])}"
 
 
 def _read_file(

@@ -439,11 +439,13 @@ class _Image:
         name: its name in the output; None for one without.
         pixels: [H, W, 3] uint8; None for one that can't be read.
         error: why it has no result; "" for one that has.
+        failure: what reading it raised; None for nothing.
     """
 
     name: str | None
     pixels: np.ndarray | None = None
     error: str = ""
+    failure: Exception | None = None
 
 
 def _row(image: _Image, result: dict | None, class_names: Sequence[str]) -> dict[str, Any]:
@@ -495,26 +497,40 @@ class Rows:
     def __init__(self, model: Any, class_names: Sequence[str]):
         self.model = model
         self.class_names = class_names
+        self._detected: np.ndarray | None = None  # pixels of the last image that had a result
 
     def of(self, images: Iterable[_Image]) -> Iterator[dict]:
         """The rows of images, in their order.
 
         Raises:
-            Exception: what the model raised first, where it has no result for any image and the
-                reason is none that an image gives (ValueError, MemoryError).
+            Exception: what the model raised after its last result, where the reason is none that an
+                image gives (ValueError, MemoryError), and it has no result, or no longer one, for
+                the last image that had one.
         """
-        failures: list[BaseException] = []
-        with_result = 0
+        failures: list[BaseException] = []  # since the last result
         for image, result, error in self._detect(iter(images)):
             if error is not None:
                 image.error = _reason(error)
                 if not isinstance(error, (ValueError, MemoryError)):
                     failures.append(error)
-            with_result += result is not None
+            if result is not None:
+                failures.clear()
+                self._detected = image.pixels
             yield _row(image, result, self.class_names)
-        if failures and not with_result:
-            # The reason may be a lost device: rows of errors would mark good images as done.
+        # The reason may be a lost device: rows of errors would mark good images as done.
+        if failures and not self._still_detects():
             raise failures[0]
+
+    def _still_detects(self) -> bool:
+        """Whether the model still has a result for the last image that had one."""
+        if self._detected is None:
+            return False
+        try:
+            self.model.detect([self._detected], masks="rle")
+        except Exception as error:
+            logger.debug("the model fails for an image that had a result: %s", error)
+            return False
+        return True
 
     def _detect(
         self, images: Iterator[_Image]
@@ -574,6 +590,7 @@ class Worker:
         self.job = job
         self._row_maker: Any = None
         self._manifest: Any = None
+        self._readable: Callable[[], Any] | None = None  # reads the last image that could be read
         self._reader = listing.Reader(job.options)
 
     def load(self) -> None:
@@ -587,7 +604,8 @@ class Worker:
 
         Raises:
             ValueError: a table of the input has changed.
-            OSError: the file can't be written.
+            OSError: the file can't be written; or no image can be read any more, such as after a
+                network or the rights of an object store were lost.
         """
         start, stop = self.job.rows_of(part)
         listed = self._manifest.rows(start, stop)
@@ -619,16 +637,39 @@ class Worker:
         """Images in their order, READ_AHEAD of which are being read in the pool's threads."""
         contents = self._reader.contents(listed)
         waiting: collections.deque = collections.deque()
+        failure = None  # of the last image
         while True:
             while len(waiting) < READ_AHEAD:
                 item = next(contents, None)
                 if item is None:
                     break
                 entry, read = item
-                waiting.append(pool.submit(_read, entry.image, read))
+                waiting.append((pool.submit(_read, entry.image, read), read))
             if not waiting:
-                return
-            yield waiting.popleft().result()
+                break
+            future, read = waiting.popleft()
+            image = future.result()
+            failure = image.failure
+            if failure is None:
+                self._readable = read
+            yield image
+        if isinstance(failure, OSError):
+            self._check_reading(failure)
+
+    def _check_reading(self, failure: OSError) -> None:
+        """Raises OSError where the last image that could be read can't be read any more.
+
+        Otherwise rows of errors would mark all images that follow as done.
+        """
+        if self._readable is None:
+            return
+        try:
+            self._readable()
+        except OSError as error:
+            raise OSError(
+                f"Images that were read before can't be read any more: {_reason(error)}. Run it"
+                f" again once they can. The last of the part: {_reason(failure)}"
+            ) from failure
 
 
 class OnColumns:
@@ -798,7 +839,7 @@ def _read(name: str | None, content: Callable[[], np.ndarray]) -> _Image:
     try:
         return _Image(name, content())
     except Exception as error:  # decoders raise anything; one bad image must not end the job
-        return _Image(name, None, _reason(error))
+        return _Image(name, None, _reason(error), error)
 
 
 # ---- Running -------------------------------------------------------------------------------------

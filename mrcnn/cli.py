@@ -22,6 +22,8 @@ import json
 import logging
 import os
 import pathlib
+import re
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -46,6 +48,8 @@ BROKEN_PIPE = 141
 JOBS = ("train", "evaluate", "detect", "batch", "export")
 # Share of the images that is held out if a dataset has no validation set.
 SHARE = 0.2
+# NAME of the runs of `mrcnn train`, if --name gives no other.
+RUN_NAME = "mrcnn"
 PRESETS = ("Config", "SmallConfig", "PaperConfig", "PaperC4Config")
 CROWDS = ("auto", "keep", "objects")
 CONVERSIONS = ("coco", "via", "labelme", "yolo", "masks", "labels")
@@ -107,7 +111,7 @@ def _add_model(parser: argparse.ArgumentParser, weights: str) -> None:
     )
     parser.add_argument(
         "--name",
-        default="mrcnn",
+        default=RUN_NAME,
         metavar="NAME",
         help="of the runs in --logs, among which 'last' is looked for (default: %(default)s)",
     )
@@ -436,12 +440,36 @@ def _is_exported(path: str) -> bool:
 
 
 def _resolve_last(args: argparse.Namespace) -> str:
-    """The weights for `commands.load_model`, with 'last' replaced by its path."""
+    """The weights for `commands.load_model`, with 'last' replaced by its path.
+
+    Without --name, the runs in --logs may have another name than this command gives, if all have
+    the same; and --logs may be the folder of one run.
+    """
     if args.weights != "last":
         return args.weights
     from mrcnn import training
 
-    return str(training.find_last(args.logs, args.name))
+    try:
+        return str(training.find_last(args.logs, args.name))
+    except FileNotFoundError as error:
+        path: str | None = None
+        names = training.names_of_runs(args.logs)
+        folder = pathlib.Path(args.logs).resolve()
+        run = re.fullmatch(rf"(.+){training.RUN_TIME}", folder.name)
+        if len(names) > 1 or args.name != RUN_NAME:
+            pass
+        elif names:
+            path = training.find_last(args.logs, names[0])
+        elif run is not None and folder.is_dir():
+            path = training.newest_checkpoint(folder, run[1])
+        if path is None and names:
+            raise FileNotFoundError(
+                f"{error}; --name={shlex.quote(names[0])} takes the newest of that name"
+            ) from error
+        if path is None:
+            raise
+        logger.warning("%s has no run named %s; taken is %s", args.logs, args.name, path)
+        return str(path)
 
 
 # A config, its classes and {class id: COCO's category id} or None.

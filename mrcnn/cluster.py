@@ -511,7 +511,7 @@ def fit(
     initial_epoch: int,
     epochs: int,
     steps_per_epoch: int,
-    callbacks: Sequence[keras.callbacks.Callback],
+    callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.CallbackList,
     validation_data: Iterator[tuple] | None = None,
     validation_steps: int = 0,
 ) -> keras.callbacks.History:
@@ -532,16 +532,18 @@ def fit(
     """
     cluster = of(network)
     steps = Steps(network, specs)
-    verbose = int(cluster is None or cluster.is_chief)
-    callback_list = keras.callbacks.CallbackList(
-        list(callbacks),
-        add_history=True,
-        add_progbar=bool(verbose),
-        verbose=verbose,
-        epochs=epochs,
-        steps=steps_per_epoch,
-        model=network,
-    )
+    callback_list = callbacks
+    if not isinstance(callback_list, keras.callbacks.CallbackList):
+        verbose = int(cluster is None or cluster.is_chief)
+        callback_list = keras.callbacks.CallbackList(
+            list(callbacks),
+            add_history=True,
+            add_progbar=bool(verbose),
+            verbose=verbose,
+            epochs=epochs,
+            steps=steps_per_epoch,
+            model=network,
+        )
     network.stop_training = False
     with naming_the_lost(network):
         callback_list.on_train_begin()

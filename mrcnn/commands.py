@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import copy
 import io
 import logging
@@ -40,7 +41,7 @@ import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -871,6 +872,12 @@ class _DetectRun:
         )
 
     def _detect_batch(self, pictures: list[media.Picture]) -> list[np.ndarray]:
+        if self.tracks is None:
+            return self._detect_and_paint(pictures)
+        with self.tracks.undone_on_errors():
+            return self._detect_and_paint(pictures)
+
+    def _detect_and_paint(self, pictures: list[media.Picture]) -> list[np.ndarray]:
         results = _detect(self.model, pictures, self.paint is not None, self.tiling)
         if self.tracks is not None:
             self.tracks.number(pictures, results)
@@ -1195,6 +1202,18 @@ class _Tracks:
                 self._tracker = neighbours.Tracker(rate)
             result["track_ids"] = self._tracker.update(result)
 
+    @contextlib.contextmanager
+    def undone_on_errors(self) -> Iterator[None]:
+        """If the block raises, the tracker is as it was before: its frames come once more."""
+        before = (self._path, self._tracker)
+        if self._tracker is not None:
+            before = (self._path, self._tracker.copy())
+        try:
+            yield
+        except (media.PictureError, MemoryError):
+            self._path, self._tracker = before
+            raise
+
 
 def _tracked_look(result: dict, class_names: Sequence[str]) -> tuple[list, list[str]]:
     """Colours and labels of tracked objects; those without a number yet are gray."""
@@ -1274,7 +1293,7 @@ def generated(
     time_note = ""
     if args.command in ("demo", "train"):
         augmenter = augmentation and augmentation()
-        seconds = _train_generated(config, dataset_class, unseen, args, augmenter)
+        seconds = _train_generated(config, dataset_class, unseen, args, augmenter, epochs)
         args.weights = "last"
         time_note = f", trained in {seconds:.0f} s"
     if args.command == "train":
@@ -1328,11 +1347,34 @@ def _train_generated(
     unseen: Dataset,
     args: argparse.Namespace,
     augmentation: Any,
+    epochs: int,
 ) -> float:
-    """`train_on` with new images in each step: no image is used twice."""
-    count = args.epochs * config.STEPS_PER_EPOCH * config.BATCH_SIZE
-    first = 100_000 * (config.SEED or 0)
-    return train_on(config, lambda: dataset_class(count, first=first), unseen, args, augmentation)
+    """`train_on` with new images in each step: no image is used twice.
+
+    The images of a step depend on its number alone, so that --epochs with a higher number goes on
+    with further ones: `epochs` after `epochs` are drawn from images of their own.
+    """
+    of_epoch = config.STEPS_PER_EPOCH * config.BATCH_SIZE
+
+    def make_dataset() -> Dataset:
+        seed = config.SEED or 0
+        parts = -(-args.epochs // epochs)
+        dataset = dataset_class(parts * epochs * of_epoch, first=_first_number(seed))
+        order = []
+        for part, ids in enumerate(np.split(np.asarray(dataset.image_ids), parts)):
+            order.append(np.random.default_rng([seed, 1, part]).permutation(ids))
+        dataset.training_order = np.concatenate(order)
+        return dataset
+
+    return train_on(config, make_dataset, unseen, args, augmentation)
+
+
+def _first_number(seed: int) -> int:
+    """Number of the first image of a seed; none of its first 100,000 is held out."""
+    first = 100_000 * seed
+    if first >= HELD_OUT:
+        first += HELD_OUT
+    return first
 
 
 def train_on(

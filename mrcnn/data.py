@@ -1809,7 +1809,7 @@ class TrainingBatches:
 
     Args:
         dataset, config: as for `load_image_gt`.
-        shuffle: False keeps the dataset's order.
+        shuffle: False keeps the dataset's order; True takes its `training_order`, if it has one.
         augment, augmentation, jitter: see `load_image_gt`.
         no_augmentation_sources: sources, or one, whose images are neither augmented nor mixed into
             others.
@@ -1868,6 +1868,10 @@ class TrainingBatches:
         self._epoch_ids = np.asarray(dataset.image_ids)
         if repeats:
             self._epoch_ids = _with_repeats(dataset)
+            order = getattr(dataset, "training_order", None)
+            if shuffle and order is not None:
+                self._epoch_ids = np.asarray(order)
+                self.shuffle = False
 
     def __len__(self) -> int:
         """Number of batches of an epoch; the last one may extend into the next epoch."""

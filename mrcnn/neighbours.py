@@ -14,6 +14,7 @@ tracker alone `"mask-rcnn-keras3[tracking]"`. Label Studio's predictions are pla
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import logging
@@ -761,6 +762,13 @@ class Tracker:
             high_conf_det_threshold=self.LEAST_SCORE,
         )
         self._track_ids: dict[int, int] = {}  # {the tracker's own id: track id}
+
+    def copy(self) -> Tracker:
+        """A tracker with the same tracks, whose updates don't change this one."""
+        copied = copy.copy(self)
+        copied._tracker = copy.deepcopy(self._tracker)
+        copied._track_ids = dict(self._track_ids)
+        return copied
 
     def update(self, result: dict) -> np.ndarray:
         """The track ids of the objects of the next frame.

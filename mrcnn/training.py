@@ -1277,7 +1277,7 @@ def find_last(model_dir: str, name: str | None) -> CheckpointPath:
     """The newest checkpoint of the runs of this name, or the resume file of a run without one.
 
     Raises:
-        FileNotFoundError: there is none; names the folder and the pattern.
+        FileNotFoundError: there is none; names the folder, the pattern, and other runs.
     """
     name = run_name(name)
     runs = []
@@ -1285,16 +1285,40 @@ def find_last(model_dir: str, name: str | None) -> CheckpointPath:
         pattern = re.escape(name) + RUN_TIME
         runs = [entry for entry in os.listdir(model_dir) if re.fullmatch(pattern, entry)]
     for run in sorted(runs, reverse=True):
-        newest = _newest_checkpoint(os.path.join(model_dir, run), name)
+        newest = newest_checkpoint(os.path.join(model_dir, run), name)
         if newest is not None:
             return CheckpointPath(newest)
+    others = ""
+    if names := names_of_runs(model_dir):
+        others = f". Received: a folder with runs of the name {files.several(names)}"
     raise FileNotFoundError(
-        f"No checkpoint mask_rcnn_{name}_*.h5 in a folder {name}<date>T<time> of {model_dir}"
+        f"No checkpoint mask_rcnn_{name}_*.h5 in a folder {name}<date>T<time> of"
+        f" {model_dir}{others}"
     )
 
 
-def _newest_checkpoint(folder, name):
-    """Path of the checkpoint of the last epoch, or else of the resume file; None for neither."""
+def names_of_runs(model_dir: str | os.PathLike) -> list[str]:
+    """The names, see `run_name`, of the runs in a folder that have a checkpoint or a resume file.
+
+    The name of the newest run is the first.
+    """
+    times: dict[str, str] = {}
+    if os.path.isdir(model_dir):
+        for entry in os.listdir(model_dir):
+            match = re.fullmatch(rf"(.+)({RUN_TIME})", entry)
+            folder = os.path.join(model_dir, entry)
+            if match and os.path.isdir(folder) and newest_checkpoint(folder, match[1]):
+                times[match[1]] = max(match[2], times.get(match[1], ""))
+    return sorted(times, key=lambda name: (times[name], name), reverse=True)
+
+
+def newest_checkpoint(folder: str | os.PathLike, name: str) -> str | None:
+    """Path of the checkpoint of the last epoch, or else of the resume file; None for neither.
+
+    Args:
+        folder: of one run.
+        name: its name, see `run_name`.
+    """
     pattern = re.compile(rf"mask_rcnn_{re.escape(name)}_(\d{{4,}})\.h5")
     checkpoints = []
     for file in os.listdir(folder):
@@ -1303,7 +1327,7 @@ def _newest_checkpoint(folder, name):
     if checkpoints:
         _, file = max(checkpoints)
         return os.path.join(folder, file)
-    resume = resume_path(folder, name)
+    resume = resume_path(os.fspath(folder), name)
     if os.path.exists(resume):
         return resume
     return None
@@ -1550,7 +1574,6 @@ class EvaluationCallback(keras.callbacks.Callback):
         evaluate.check(self.dataset, config, self.dataset.image_ids[: self.limit or None])
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        # `fit` trains an epoch that was interrupted alone, as if it were the last one.
         last_epoch = self.last_epoch or self.params["epochs"]
         if (epoch + 1) % self.every == 0 or epoch + 1 >= last_epoch:
             self._evaluate(epoch)
@@ -1627,6 +1650,83 @@ def _logged_figures(evaluation):
     if evaluation.keypoints:
         logged["val_keypoint_mAP"] = evaluation.keypoints["AP"]
     return logged
+
+
+class StageCallbacks(keras.callbacks.CallbackList):
+    """The callbacks of a run that several calls of `fit` make up, as those of one training.
+
+    They see one beginning and one end, and keep what they count and the files they have open.
+    A program that patches `fit` and makes a list of its callbacks gets the list of this one.
+
+    Args:
+        callbacks: of the first stage, see `begin`.
+        network: compiled.
+        epochs: number of the run's last epoch.
+        verbose: see `keras.Model.fit`.
+
+    Attributes:
+        history: the History of all stages.
+    """
+
+    def __init__(
+        self,
+        callbacks: Sequence[keras.callbacks.Callback],
+        network: keras.Model,
+        epochs: int,
+        verbose: int,
+    ):
+        self._has_begun = False
+        self._is_last = False
+        self._latest: list[np.ndarray] = []
+        self.history = keras.callbacks.History()
+        super().__init__(
+            [*callbacks, self.history],
+            add_progbar=bool(verbose),
+            model=network,
+            epochs=epochs,
+            verbose=verbose,
+            steps=None,
+        )
+
+    def __iter__(self) -> Iterator[keras.callbacks.Callback]:
+        return iter([self])
+
+    def begin(self, stream: BatchStream, steps: int, is_last: bool) -> None:
+        """Begins a stage, before its call of `fit`.
+
+        Args:
+            stream: its batches.
+            steps: number of steps of each of its epochs.
+            is_last: whether the run ends with it.
+        """
+        self._is_last = is_last
+        for variable, value in zip(self.model.trainable_weights, self._latest):
+            variable.assign(value)
+        self._latest = []
+        for callback in self.callbacks:
+            if isinstance(callback, (StopOnBadLoss, TrainingPage)):
+                callback.stream = stream
+        super().set_params({**self.params, "steps": steps})
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Takes its own parameters alone: those of a call of `fit` are of one stage."""
+        if getattr(self, "params", None) is None:
+            super().set_params(params)
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            super().on_train_begin(logs)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        super().on_epoch_end(epoch, logs)
+        if not self._is_last and uses_averages(self.model):
+            # `fit` ends with the averages in place of the weights, from which the next goes on.
+            self._latest = [np.array(weight) for weight in self.model.trainable_weights]
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        if self._is_last or self.model.stop_training:
+            super().on_train_end(logs)
 
 
 # ---- Arguments of `train` -----------------------------------------------------------------------
@@ -1814,6 +1914,8 @@ class Run:
         self.epochs = epochs
         self.layer_regex = layer_regex
         self.step = 0
+        self.has_stages = False
+        self.stage_callbacks: StageCallbacks | None = None  # of a run with several stages
         self.first_epoch = owner.epoch
         self.checkpoint = ""  # fingerprint of the weights of the last checkpoint
         self.seed = self.config.SEED
@@ -1947,14 +2049,13 @@ class Run:
 
     def _fit_stages(self):
         history = None
-        for last, steps in self._stages():
-            if last <= self.owner.epoch:
-                continue
-            if history is not None and self.config.EMA_MOMENTUM:
-                # `fit` ends with the averages in place of the weights; the run goes on from the
-                # latest ones.
-                weights.load(self.network, self.resume_path)
-            history = _join(history, self._fit_stage(last, steps))
+        stages = self._stages()
+        self.has_stages = len(stages) > 1
+        self.stage_callbacks = None
+        for last, steps in stages:
+            history = self._fit_stage(last, steps)
+            if self.stage_callbacks is not None:
+                history = self.stage_callbacks.history
             if self.network.stop_training:  # a callback's wish, which holds for the next stage too
                 break
         return history
@@ -2087,9 +2188,12 @@ class Run:
         if self.step >= self.config.STEPS_PER_EPOCH:
             # Version 0.4.0 wrote the resume file after the last step of an epoch, too.
             Checkpoints(self).on_epoch_end(self.owner.epoch)
+        done = self.owner.epoch
         if self.step:
-            stages.append((self.owner.epoch + 1, self.config.STEPS_PER_EPOCH - self.step))
-        stages.append((self.epochs, self.config.STEPS_PER_EPOCH))
+            done += 1
+            stages.append((done, self.config.STEPS_PER_EPOCH - self.step))
+        if done < self.epochs:
+            stages.append((self.epochs, self.config.STEPS_PER_EPOCH))
         return stages
 
     def _fit_stage(self, last, steps):
@@ -2117,7 +2221,9 @@ class Run:
             else:
                 validation["validation_data"] = val_stream.adapter(self._input_shapes())
             validation["validation_steps"] = self.config.VALIDATION_STEPS
-        callbacks = self._stage_callbacks(stream)
+        callbacks = self._callbacks_of_fit(stream, last, steps)
+        # BackupAndRestore leaves here the epoch that it has restored, for this `fit` and all later.
+        self.network._initial_epoch = None
         try:
             if cluster.several_devices(self.network):
                 return self._fit_on_devices(stream, last, steps, callbacks, validation)
@@ -2194,11 +2300,23 @@ class Run:
         first = self.owner.epoch * self.config.STEPS_PER_EPOCH + self.step
         return BatchStream(batches, first, self.config.WORKERS)
 
+    def _callbacks_of_fit(self, stream, last, steps):
+        """What a call of `fit` takes as callbacks, see `_fit_stage`."""
+        if not self.has_stages:
+            return self._stage_callbacks(stream)
+        if self.stage_callbacks is None:
+            self.stage_callbacks = StageCallbacks(
+                self._stage_callbacks(stream), self.network, self.epochs, int(self.writes())
+            )
+        self.stage_callbacks.begin(stream, steps, last >= self.epochs)
+        return self.stage_callbacks
+
     def _stage_callbacks(self, stream):
         """The callbacks of the run and of the user, in the order in which they are called.
 
         Evaluations come first, so that TensorBoard and all other callbacks find their figures.
-        Where another machine writes the files, WRITERS are left out.
+        Where another machine writes the files, WRITERS are left out; on several machines what gives
+        the chief other weights, too.
         """
         evaluations = []
         others = []
@@ -2206,6 +2324,13 @@ class Run:
             if isinstance(callback, EvaluationCallback):
                 callback.last_epoch = self.epochs
                 evaluations.append(callback)
+            elif self.cluster is not None and isinstance(
+                callback, keras.callbacks.BackupAndRestore
+            ):
+                logger.warning(
+                    "BackupAndRestore is left out on several machines: the chief alone would go"
+                    " back to its backup. A run is resumed from find_last() without it"
+                )
             elif self.writes() or not isinstance(callback, WRITERS):
                 others.append(callback)
         callbacks = [StopOnBadLoss(stream), Checkpoints(self)]
@@ -2247,14 +2372,4 @@ def nothing_left(network: keras.Model) -> keras.callbacks.History:
     history = keras.callbacks.History()
     history.set_model(network)
     history.on_train_begin()
-    return history
-
-
-def _join(history, part):
-    """The history of two consecutive calls of `fit`; history: of the first, None for none."""
-    if history is None:
-        return part
-    history.epoch += part.epoch
-    for name, values in part.history.items():
-        history.history.setdefault(name, []).extend(values)
     return history

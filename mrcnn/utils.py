@@ -1278,11 +1278,14 @@ class Dataset:
         value_range: (darkest, brightest) value of image files of more than 8 bits, such as (0,
             4095) for a camera of 12 bits; None applies the rule of `mrcnn.utils.value_range` to
             each image. `add_image(..., value_range=)` sets it for one image.
+        training_order: image ids in the order in which training takes them, the same in each epoch;
+            None for a random order of all, another one in each epoch.
         cache_megabytes: size of the cache of images and masks that are read repeatedly and whose
             files are unchanged, see `cached_read`; 0 for none.
     """
 
     value_range: tuple[float, float] | None = None
+    training_order: Sequence[int] | np.ndarray | None = None
     cache_megabytes: float = 512
 
     image_info: Any = _Missing(_CONSTRUCTED)

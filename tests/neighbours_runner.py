@@ -132,8 +132,12 @@ def check_tracker():
         "class_ids": np.array([1, 1]),
         "scores": np.array([0.8, 0.3]),
     }
+    before = tracker.copy()
     assert tracker.update(result).tolist() == [0, 0]
     assert tracker.update(result).tolist() == [4, 0]
+    # A copy knows nothing of what the other one has seen since.
+    assert before.update(result).tolist() == [0, 0]
+    assert before.update(result).tolist() == [4, 0]
 
 
 if __name__ == "__main__":

@@ -280,7 +280,8 @@ def test_rotated_photographs(folder):
     "text, message",
     [
         ("{", "expected a json file. Received: Expecting"),
-        ("[1, 2]", "expected a VIA 1.x or 2.x json .* Received: a list"),
+        ("[1, 2]", "expected annotations .* VIA's .* Received: a list$"),
+        ('[{"x": 1}]', r"Received: a list of objects with \['x'\]$"),
         ('{"x": 1}', r"Received: an object with \['x'\]"),
         ("{}", r"Received: an object with \[\]"),
         (
@@ -300,6 +301,40 @@ def test_files_that_are_no_annotations(folder, text, message):
     with pytest.raises(AnnotationError, match=message) as error:
         annotations.read(path)
     assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "data, end",
+    [
+        ({"x": 1, "annotations": 2, "y": 3}, None),
+        (
+            {"Images": [], "Annotations": []},
+            "COCO's json has 'images', 'annotations', 'categories'",
+        ),
+        ([{"data": {}, "id": 3}], "Label Studio's json has 'data', 'annotations'"),
+        ({"a.jpg1": {"filename": "a.jpg", "shapes": []}}, None),
+        ({"categories": {}, "dataset": []}, "Datumaro's json has 'categories', 'items'"),
+        ({str(i): i for i in range(1000)}, ""),
+    ],
+)
+def test_an_unknown_json_is_refused_in_few_words(folder, data, end):
+    """It was a list of 25 formats: where they are described, and what comes nearest."""
+    path = folder / "x.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(AnnotationError) as error:
+        annotations.read(path)
+    text = str(error.value)
+    assert len(text) - len(str(path)) < 330 and "docs/custom_dataset.md" in text
+    key = str(list(data)[0])
+    if isinstance(data, list):
+        key = list(data[0])[0]
+    assert repr(key) in text
+    if end is None:  # two formats are as near
+        assert text.count(" json has ") == 2
+    elif end:
+        assert text.endswith(f"; {end}")
+    else:
+        assert "json has" not in text
 
 
 def test_wrong_reader_and_folders(folder):

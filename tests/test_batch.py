@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -87,6 +88,62 @@ def folder_of(folder, count):
 
 
 # ---- Whatever is installed -----------------------------------------------------------------------
+
+
+class Breaks(StandIn):
+    """As a device that is lost after so many images."""
+
+    def __init__(self, after, **options):
+        super().__init__(**options)
+        self.left = after
+
+    def detect(self, images, masks="dense"):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("the device is lost")
+        return super().detect(images, masks)
+
+
+@pytest.mark.parametrize("many", [True, False], ids=["stream", "one by one"])
+def test_a_device_that_is_lost_marks_no_image_as_done(many):
+    """The images after it had rows with its error, and so were never done."""
+    images = [batch._Image(str(number), pixels(number)[0]) for number in range(12)]
+    with pytest.raises(RuntimeError, match="the device is lost"):
+        list(batch.Rows(Breaks(5, many=many), CLASSES).of(images))
+    rows = list(batch.Rows(Breaks(99, many=many), CLASSES).of(images))
+    assert [row.get("error") for row in rows] == [None] * 12
+
+
+def test_the_last_image_may_be_at_fault():
+    """Alone in its part, an image that the model has an error with was taken for a lost device."""
+    bad = np.full((5, 9, 3), 9, np.uint8)
+    rows = batch.Rows(StandIn(), CLASSES)
+    images = [batch._Image("a", pixels(1)[0]), batch._Image("b", bad)]
+    assert [row.get("error", "")[:12] for row in rows.of(images)] == ["", "RuntimeError"]
+    (row,) = rows.of([batch._Image("c", bad)])
+    assert row["error"] == "RuntimeError: an image that begins with 9"
+    with pytest.raises(RuntimeError, match="begins with 9"):
+        list(batch.Rows(StandIn(), CLASSES).of([batch._Image("c", bad)]))
+
+
+def test_a_store_that_is_lost_marks_no_image_as_done(tmp_path):
+    """With rights that had expired all images that were left had rows with that error."""
+    photos = folder_of(tmp_path, 8)
+    (photos / "0008.png").write_bytes((photos / "0007.png").read_bytes()[:60])
+    worker = batch.Worker(Recipe(), types.SimpleNamespace(options=listing.Options()))
+    worker._row_maker = batch.Rows(StandIn(), CLASSES)
+    entries = list(listing.entries([photos], listing.Options()))
+    rows = list(worker._rows(entries))
+    assert [bool(row.get("error")) for row in rows] == [False] * 8 + [True]
+
+    def expired(path):
+        raise OSError("ACCESS_DENIED")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(listing.utils, "read_image", expired)
+        with pytest.raises(OSError, match="can't be read any more: ACCESS_DENIED. Run it again"):
+            list(worker._rows(entries[:3]))
+    assert not any(row.get("error") for row in worker._rows(entries[:3]))
 
 
 def test_without_pyarrow_one_error_says_what_to_install(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 import mrcnn
-from mrcnn import cli, commands, completion, config, training
+from mrcnn import cli, commands, completion, config, media, neighbours, training
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -853,3 +853,96 @@ def test_train_evaluate_detect_export(here, short_bodies, capsys):
     assert code == 0 and json.loads(out)["pictures"] == 1, err
     code, out, _ = run(capsys, "inspect", done["weights"], "--json")
     assert json.loads(out)["inspected"][0]["num_classes"] == 3
+
+
+# ---- Runs in --logs ------------------------------------------------------------------------------
+
+
+def run_of(logs, name, epochs=(1,), time="20261130T1200"):
+    """Makes the folder of a run with files for checkpoints."""
+    folder = logs / f"{name}{time}"
+    folder.mkdir(parents=True)
+    for epoch in epochs:
+        (folder / f"mask_rcnn_{name}_{epoch:04d}.h5").write_bytes(b"")
+    return folder
+
+
+def last_of(logs, name="mrcnn"):
+    return cli._resolve_last(argparse.Namespace(weights="last", logs=str(logs), name=name))
+
+
+def test_the_last_run_of_another_name(tmp_path, caplog):
+    """Runs of a sample in --logs were not found: they are named by it, not by the command."""
+    run_of(tmp_path, "shapes", time="20261130T1100")
+    folder = run_of(tmp_path, "shapes", (2, 10))
+    (tmp_path / "leaves20261130T1300").mkdir()  # without a checkpoint
+    path = str(folder / "mask_rcnn_shapes_0010.h5")
+    assert last_of(tmp_path) == path and path in caplog.text
+    assert last_of(folder) == path
+    caplog.clear()
+    assert last_of(tmp_path, "Shapes") == path and not caplog.text
+    with pytest.raises(FileNotFoundError, match="_leaves_.* the name shapes; --name=shapes takes"):
+        last_of(tmp_path, "leaves")
+    own = run_of(tmp_path, "mrcnn", time="20251130T1100")
+    assert last_of(tmp_path) == str(own / "mask_rcnn_mrcnn_0001.h5") and not caplog.text
+
+
+def test_runs_of_several_other_names_are_listed(tmp_path):
+    run_of(tmp_path, "shapes")
+    run_of(tmp_path, "my cells", time="20261130T1300")
+    with pytest.raises(FileNotFoundError, match="my cells, shapes; --name='my cells' takes"):
+        last_of(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"<time> of \S+$"):
+        last_of(tmp_path / "none20261130T1200")
+
+
+# ---- Tracking ------------------------------------------------------------------------------------
+
+
+class CountingTracker:
+    """Numbers objects by the frames that it has seen."""
+
+    def __init__(self, rate=30.0, frames=0):
+        self.frames = frames
+
+    def copy(self):
+        return CountingTracker(frames=self.frames)
+
+    def update(self, result):
+        self.frames += 1
+        return np.array([self.frames], np.int32)
+
+
+@pytest.mark.parametrize("fails_at", [0, 2])
+def test_frames_that_are_tried_again_are_tracked_once(tmp_path, monkeypatch, fails_at):
+    """Where memory was too small for a batch, its frames came one by one after the tracker had
+    already seen them."""
+    monkeypatch.setattr(neighbours, "Tracker", CountingTracker)
+    monkeypatch.setattr(media, "video_info", lambda path: (6, 10.0))
+    result = {"rois": np.zeros((1, 4)), "class_ids": np.array([1]), "scores": np.ones(1)}
+    monkeypatch.setattr(commands, "_detect", lambda model, all, *_: [dict(result) for _ in all])
+    monkeypatch.setattr(commands.evaluation, "coco_results", lambda number, result, ids: [])
+    noted = []
+
+    def paint(picture, result):
+        if len(pending) == 2 and picture.frame == fails_at + 1:
+            raise MemoryError
+        noted.append((picture.frame, result["track_ids"].tolist()))
+        return picture.image
+
+    settings = types.SimpleNamespace(NUM_CLASSES=2, BATCH_SIZE=2)
+    model = types.SimpleNamespace(config=settings)
+    args = argparse.Namespace(output=str(tmp_path), track=True, tile=None, overlap=None)
+    detection = commands._DetectRun(model, ["BG", "a"], args, None, paint)
+    image = np.zeros((4, 4, 3), np.uint8)
+    frames = [media.Picture(tmp_path / "a.mp4", image, frame) for frame in range(6)]
+    for first in range(0, 6, 2):
+        pending = frames[first : first + 2]
+        try:
+            detection._detect_batch(pending)
+        except MemoryError:
+            noted = [row for row in noted if row[0] < first]
+            for single in frames[first : first + 2]:
+                pending = [single]
+                detection._detect_batch(pending)
+    assert noted == [(frame, [frame + 1]) for frame in range(6)]

@@ -363,6 +363,7 @@ def test_conversion(source, tmp_path, target):
     again = annotations.read(tmp_path / "out", attribute=attribute)
     if target in ("masks", "labels"):  # they have no classes
         names = ("object", "object")
+    assert len(again.images) == 2
     for image in again.images:
         assert objects_of(image) == expected_objects(names)
 
@@ -501,6 +502,7 @@ def test_labelbox_shapes_and_answers(tmp_path):
         "a mask at 'https://api.labelbox.com/api/v1/tasks/1/masks/2', which only Label"
         in (found.problems[0])
     )
+    assert "'https://x'" in found.problems[1]
     assert "which enclose pixels. Received: 'ImagePoint'" in found.problems[2]
 
 
@@ -590,6 +592,8 @@ def test_segment_anything_problems(tmp_path):
     found = annotations.read(write(path, data))
     assert len(found.images[0].regions) == 1 and len(found.problems) == 2
     assert "the size of their image, 40 x 60. Received: 9 x 9" in found.problems[0]
+    assert "region 2: expected run lengths with size and counts" in found.problems[1]
+    np.testing.assert_array_equal(found.images[0].masks()[..., 0], DOG_MASK)
 
 
 def test_jsons_of_other_programs_below_are_no_copies(tmp_path, caplog):
@@ -674,6 +678,7 @@ def test_what_has_no_area_in_scalabel(tmp_path, caplog):
     assert "expected a closed outline. Received: 1 open lines" in found.problems[0]
     assert "Received: a label with box2d, category, id" in found.problems[1]
     assert "expected types of L and C, one for each of 4 vertices. Rec" in found.problems[2]
+    assert len(found.problems) == 3
     found = annotations.read(scalabel(tmp_path, [box]))
     assert objects_of(found.images[0]) == [("car", False, DOG_MASK.tobytes())]
     assert "no label has a polygon; the boxes of 1 are taken for their shapes" in caplog.text
@@ -693,7 +698,8 @@ def test_videos_of_scalabel(tmp_path):
         picture(tmp_path / "images" / video / "1.jpg")
     found = annotations.read(tmp_path)
     assert [image.name for image in found.images] == ["images/v1/1.jpg", "images/v2/1.jpg"]
-    np.testing.assert_array_equal(found.images[1].masks()[..., 0], DOG_MASK)
+    for image, mask in zip(found.images, (CAT_MASK, DOG_MASK)):
+        assert objects_of(image) == [("cat", False, mask.tobytes())]
 
 
 # ---- Datumaro ------------------------------------------------------------------------------------
@@ -750,10 +756,26 @@ def test_shapes_of_datumaro(tmp_path):
     assert "expected the label_id of one of 2 labels. Received: 7" in found.problems[1]
 
 
+def test_a_box_of_datumaro_turns_clockwise(tmp_path):
+    """By 30 degrees, from x towards y, as in CVAT: by -30 it would cover other pixels."""
+    item = {"type": "bbox", "label_id": 0, "bbox": [20, 15, 20, 10], "group": 0}
+    item["attributes"] = {"rotation": 30.0}
+    (image,) = annotations.read(datumaro_json(tmp_path, [item])).images
+    y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
+    # Along its sides, from its middle (30, 20).
+    along = (x - 30) * np.cos(np.pi / 6) + (y - 20) * np.sin(np.pi / 6)
+    across = (y - 20) * np.cos(np.pi / 6) - (x - 30) * np.sin(np.pi / 6)
+    inside = np.maximum(np.abs(along) / 10, np.abs(across) / 5)
+    mask = image.masks()[..., 0]
+    assert mask[inside < 0.95].all() and not mask[inside > 1.05].any()
+
+
 def test_background_of_datumaro_is_no_class(tmp_path):
     items = [{"type": "polygon", "label_id": 2, "group": 0, "points": flat(CAT)}]
     labels = ("background", "cat", "dog")
-    assert annotations.read(datumaro_json(tmp_path, items, labels)).classes == ["cat", "dog"]
+    found = annotations.read(datumaro_json(tmp_path, items, labels))
+    assert found.classes == ["cat", "dog"]
+    assert objects_of(found.images[0]) == [("dog", False, CAT_MASK.tobytes())]
 
 
 def test_frames_of_datumaro_without_size(tmp_path):
@@ -762,22 +784,26 @@ def test_frames_of_datumaro_without_size(tmp_path):
     path = datumaro_json(tmp_path, items, image=None)
     (image,) = annotations.read(path).images
     assert image.path == str(tmp_path / "images" / "default" / "a.jpg")
+    assert objects_of(image) == [("cat", False, CAT_MASK.tobytes())]
 
 
 # ---- Open Images ---------------------------------------------------------------------------------
 
 
 def test_masks_of_other_sides(tmp_path):
-    """Smaller masks are enlarged; other ratios, missing files and names are said."""
+    """Smaller masks are enlarged."""
     open_images(tmp_path, scale=1)
     for path in (tmp_path / "images").rglob("*.jpg"):
         picture(path, (2 * WIDTH, 2 * HEIGHT))
-    for image in annotations.read(tmp_path).images:
-        expected = CAT_MASK.repeat(2, axis=0).repeat(2, axis=1)
-        np.testing.assert_array_equal(image.masks()[..., 0], expected)
+    found = annotations.read(tmp_path)
+    assert len(found.images) == 2
+    for image in found.images:
+        expected = np.stack([CAT_MASK, DOG_MASK], axis=-1).repeat(2, axis=0).repeat(2, axis=1)
+        np.testing.assert_array_equal(image.masks(), expected)
 
 
 def test_open_images_problems(tmp_path, caplog):
+    """Other ratios, missing files and names are said; what is left is read."""
     open_images(tmp_path)
     png(tmp_path / "masks" / "train" / "a_m01yrx_train.png", np.ones((30, 30), bool))
     (tmp_path / "masks" / "validation" / "b_m01yrx_validation.png").unlink()
@@ -788,6 +814,9 @@ def test_open_images_problems(tmp_path, caplog):
     text = "\n".join(found.problems)
     assert "expected the mask of image b. Received: no file b_m01yrx_validation.png" in text
     assert "the ratio of the image's sides, (40, 60). Received" in text and len(found.problems) == 2
+    assert len(found.images) == 2
+    for image in found.images:
+        assert objects_of(image) == [("/m/0bt9lr", False, DOG_MASK.tobytes())]
 
 
 def test_open_images_as_fiftyone_has_them(tmp_path):
@@ -838,7 +867,9 @@ def test_mots_challenge(tmp_path, place):
     picture(root / "images" / "0002" / "000001.jpg")
     found = annotations.read(tmp_path / place)
     assert found.classes == ["pedestrian"]
-    assert objects_of(found.images[0]) == expected_objects(("pedestrian", "pedestrian"))
+    (image,) = found.images
+    assert objects_of(image) == expected_objects(("pedestrian", "pedestrian"))
+    assert len(found.problems) == 1
     assert "0002/000002.png': expected the image of" in found.problems[0]
 
 
@@ -993,6 +1024,8 @@ def test_flags_of_bdds_bitmasks(tmp_path):
         ("car", True),
         ("truck", True),
     ]
+    expected = [CAT_MASK, DOG_MASK, box_mask(0, 30, WIDTH, HEIGHT)]
+    np.testing.assert_array_equal(image.masks(), np.stack(expected, axis=-1))
     write(
         tmp_path / "labels" / "ins_seg" / "polygons" / "ins_seg_train.json",
         [{"name": "a.jpg", "labels": [bdd_label("cat", CAT)]}],

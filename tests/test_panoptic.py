@@ -162,6 +162,8 @@ def test_broken_panoptic(tmp_path, caplog):
     assert "expected a PNG of (40, 60) pixels. Received: 000000000003.png of (20, 60)" in text
     assert "image '000000000004.jpg': expected its segments. Received: an image that is not" in text
     assert f"{path}: segment 999 (image 1) has no pixel in its PNG" in text
+    for image in found.images:
+        np.testing.assert_array_equal(image.masks(), expected_masks())
     shutil.rmtree(masks)
     with pytest.raises(AnnotationError, match="expected a json of instances, or the PNG files of"):
         annotations.read(path)

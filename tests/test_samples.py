@@ -1188,3 +1188,48 @@ def test_custom_evaluates_a_second_dataset_of_the_same_names(custom, tmp_path, m
         assert results.setdefault(name, rows) == rows
     assert results["one"] != results["two"]
     assert [model.seen for model in looked_at] == [2, 2, 0, 0]
+
+
+# ---- Images that are made ------------------------------------------------------------------------
+
+
+def order_of(monkeypatch, epochs, seed=0):
+    """The numbers of the images of a training of so many epochs, in the order of its steps; its
+    command makes 3 epochs of 2 steps of 2 images by default."""
+    from mrcnn import commands, data, utils
+
+    class Made(utils.Dataset):
+        def __init__(self, count, first=0):
+            super().__init__()
+            self.add_class("made", 1, "a")
+            for number in range(first, first + count):
+                self.add_image("made", number, path=None)
+            self.prepare()
+
+    datasets = []
+    monkeypatch.setattr(commands, "train_on", lambda config, make, *_: datasets.append(make()))
+    config = tiny(STEPS_PER_EPOCH=2, IMAGES_PER_GPU=2, SEED=seed)()
+    args = argparse.Namespace(epochs=epochs)
+    commands._train_generated(config, Made, None, args, None, 3)
+    batches = data.TrainingBatches(datasets[0], config, seed=seed)
+    ids = [i for step in range(2 * epochs) for i in batches.image_ids(step)]
+    return [datasets[0].image_info[i]["id"] for i in ids]
+
+
+def test_more_epochs_of_made_images_only_add_images(monkeypatch):
+    """With another --epochs all images were put into another order: a run that went on with more
+    had some of them twice and others never."""
+    orders = {epochs: order_of(monkeypatch, epochs) for epochs in (1, 3, 4, 7)}
+    for epochs, numbers in orders.items():
+        assert len(set(numbers)) == 4 * epochs
+        assert numbers == orders[7][: 4 * epochs]
+    # Those of the default number of epochs are as they always were.
+    expected = np.random.default_rng([0, 1, 0]).permutation(12)
+    assert orders[3] == expected.tolist()
+    assert sorted(orders[7][12:24]) == list(range(12, 24))
+
+
+@pytest.mark.parametrize("seed, first", [(0, 0), (9, 900_000), (10, 2_000_000), (11, 2_100_000)])
+def test_made_images_of_a_seed_are_not_held_out(monkeypatch, seed, first):
+    """Seed 10 trained on the images that it was evaluated on."""
+    assert sorted(order_of(monkeypatch, 3, seed)) == list(range(first, first + 12))

@@ -1063,6 +1063,158 @@ STAGES = [
 ]
 
 
+class StepBatches:
+    """Batches for `squares` that depend on the number of the step alone."""
+
+    config = types.SimpleNamespace(IMAGE_RESIZE_MODE="square")
+
+    def batch(self, step):
+        return [np.full((2, 3), 0.1 + step / 100, "float32")], [step], None
+
+
+class Events(keras.callbacks.Callback):
+    """Notes what it is called for."""
+
+    def __init__(self):
+        super().__init__()
+        self.events = []
+        self.batches = []
+
+    def on_train_begin(self, logs=None):
+        self.events.append("begin")
+
+    def on_train_end(self, logs=None):
+        self.events.append("end")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.events.append((epoch, self.params["epochs"], self.params["steps"]))
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append(batch)
+
+
+def run_of_squares(folder, callbacks, resumes=False, **settings):
+    """A run of three epochs of four steps of `squares`; returns its network and its History."""
+    folder.mkdir(exist_ok=True)
+    network = squares()
+    config = ToyConfig(STEPS_PER_EPOCH=4, RESUME_SECONDS=0, WORKERS=0, **settings)
+    owner = types.SimpleNamespace(
+        config=config, keras_model=network, epoch=0, log_dir=str(folder), weights_of_run=""
+    )
+    owner.checkpoint_path = training.checkpoint_path(owner.log_dir, config.NAME)
+    owner.set_trainable = lambda regex: None
+    owner.compile = lambda rate, momentum: network.take_optimizer(
+        training.make_optimizer(config, rate, momentum)
+    )
+    if resumes:
+        path = training.resume_path(owner.log_dir, config.NAME)
+        owner.epoch = training.read_state(path)["epoch"]
+        network.load_weights(path)
+    arguments = (0.01, 3, ".*", None, callbacks, None)
+    run = training.Run(owner, Rectangles(2), None, *arguments)
+    run._training_stream = lambda: training.BatchStream(
+        StepBatches(), 4 * owner.epoch + run.step, 0
+    )
+    try:
+        return network, run.fit()
+    except Killed:
+        run.save()  # these steps are faster than the limit on writing
+        raise
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("settings", [{}, dict(EMA_MOMENTUM=0.9)], ids=["latest", "averages"])
+def test_callbacks_see_a_resumed_run_as_one_training(tmp_path, monkeypatch, settings):
+    """The rest of an epoch and the epochs after it are two calls of `fit`. Callbacks saw two
+    trainings: CSVLogger wrote its file twice, EarlyStopping began to count anew."""
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    whole, _ = run_of_squares(tmp_path / "whole", [], **settings)
+    cut = tmp_path / "cut"
+    with pytest.raises(Killed):
+        run_of_squares(cut, [KillAt(6)], **settings)
+    events = Events()
+    table = keras.callbacks.CSVLogger(cut / "rows.csv")
+    patience = keras.callbacks.EarlyStopping("loss", patience=9, baseline=-1.0)
+    resumed, history = run_of_squares(cut, [events, table, patience], resumes=True, **settings)
+    assert events.events == ["begin", (1, 3, 2), (2, 3, 4), "end"]
+    assert events.batches == [0, 1, 0, 1, 2, 3]
+    rows = (cut / "rows.csv").read_text().splitlines()
+    assert [row.split(",")[0] for row in rows] == ["epoch", "1", "2"]
+    assert patience.wait == 2
+    assert history.epoch == [1, 2] and len(history.history["loss"]) == 2
+    for a, b in zip(resumed.weights, whole.weights):
+        np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_backup_is_of_one_machine(tmp_path, monkeypatch, caplog):
+    """The chief alone had its weights and its epoch: machines trained different networks, and
+    the others waited for a chief that had ended."""
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    kinds = []
+    for cluster in (None, types.SimpleNamespace(is_chief=True)):
+        run = SmallRun(tmp_path).run
+        run.cluster = cluster
+        run.callbacks = [keras.callbacks.BackupAndRestore(tmp_path / "backup")]
+        callbacks = run._stage_callbacks(training.BatchStream(None, 0, 0))
+        kinds.append([type(callback).__name__ for callback in callbacks])
+    assert "BackupAndRestore" in kinds[0]
+    assert kinds[1] == [name for name in kinds[0] if name != "BackupAndRestore"]
+    assert caplog.text.count("BackupAndRestore is left out on several machines") == 1
+
+
+@pytest.mark.long
+def test_a_resumed_run_under_a_program_that_adds_callbacks(tmp_path, monkeypatch):
+    """MLflow's autolog makes a list of the callbacks of `fit` and adds its own."""
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    plain = Traced.fit
+    added = []
+
+    def fit(self, *args, **kwargs):
+        added.append(Events())
+        kwargs["callbacks"] = [*kwargs["callbacks"], added[-1]]
+        return plain(self, *args, **kwargs)
+
+    monkeypatch.setattr(Traced, "fit", fit)
+    with pytest.raises(Killed):
+        run_of_squares(tmp_path, [KillAt(6)])
+    events = Events()
+    _, history = run_of_squares(tmp_path, [events], resumes=True)
+    assert events.events == ["begin", (1, 3, 2), (2, 3, 4), "end"]
+    assert history.epoch == [1, 2] and len(added) == 3
+
+
+@pytest.mark.long
+def test_a_stop_in_a_resumed_epoch_is_its_end(tmp_path, monkeypatch):
+    class Stops(Events):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = True
+
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    with pytest.raises(Killed):
+        run_of_squares(tmp_path, [KillAt(6)])
+    stops = Stops()
+    _, history = run_of_squares(tmp_path, [stops], resumes=True)
+    assert stops.events == ["begin", (1, 3, 2), "end"] and history.epoch == [1]
+
+
+@pytest.mark.long
+def test_an_epoch_that_was_restored_is_forgotten(tmp_path, monkeypatch):
+    """BackupAndRestore leaves the epoch that it restored in the network, from which `fit` began
+    in every later call: the epoch after a resumed one was trained as that one once more."""
+
+    class Restores(Events):
+        def on_train_begin(self, logs=None):
+            super().on_train_begin(logs)
+            self.model._initial_epoch = 1
+
+    monkeypatch.setattr(training, "has_tensorboard", lambda: False)
+    with pytest.raises(Killed):
+        run_of_squares(tmp_path, [KillAt(6)])
+    restores = Restores()
+    run_of_squares(tmp_path, [restores], resumes=True)
+    assert restores.events == ["begin", (1, 3, 2), (2, 3, 4), "end"]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, dict(OPTIMIZER="adamw"), dict(EMA_MOMENTUM=0.9)], ids=str)
 def test_a_stage_that_trains_the_same_weights_is_not_traced_again(settings):
