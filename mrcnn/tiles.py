@@ -679,6 +679,9 @@ class TiffImage:
 
         Its compression may need a package, which tifffile's error names.
         """
+        kind_of_page = page.tags.valueof(254)
+        has_others = page.tags.valueof(330) is not None
+        utils.check_is_no_preview(kind_of_page, has_others, page.imagewidth, page.imagelength)
         kind = getattr(page.photometric, "name", str(page.photometric))
         # The JPEG decoder converts YCbCr to RGB; other YCbCr files aren't converted.
         is_jpeg = getattr(page.compression, "name", "") == "JPEG"

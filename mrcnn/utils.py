@@ -1027,7 +1027,22 @@ def _opened(path):
     _ignore_warnings_of_pillow()
     with _open_of_any_kind(path) as image:
         _check_pixels(image.width, image.height, path)
+        if image.format == "TIFF":
+            tags = image.tag_v2
+            check_is_no_preview(tags.get(254), 330 in tags, image.width, image.height)
         yield image
+
+
+def check_is_no_preview(kind: int | None, has_others: bool, width: int, height: int) -> None:
+    """ValueError for the first image of a camera's raw file (DNG, NEF, ARW), a preview.
+
+    Args:
+        kind: its tag NewSubfileType, whose first bit says that it is a smaller version.
+        has_others: whether it has the tag SubIFDs, under which the image itself lies.
+        width, height: its sides.
+    """
+    if has_others and int(kind or 0) & 1:
+        raise ValueError(f"It is {files.RAW}. Received: its preview of {height} x {width} pixels")
 
 
 def _open_of_any_kind(path):

@@ -390,6 +390,40 @@ def video(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "a camera's raw file"),  # it was "a video"
+        (b"FUJIFILMCCD-RAW 0201", "a camera's raw file"),
+        (b"8BPS\0\1", "a file of Photoshop"),
+        (b"\xff\x0a\x80", "a JPEG XL picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+    ],
+)
+def test_pictures_that_are_not_read_are_named(tmp_path, content, kind):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content + bytes(200))
+    with pytest.raises(OSError, match=kind):
+        media.read_image(path)
+
+
+def test_the_preview_in_a_raw_file_is_not_the_photograph(tmp_path):
+    """DNG and NEF are TIFFs that begin with a small preview: it was detected on, without a word."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "photo.dng"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(colors(), photometric="rgb", subfiletype=1, subifds=1)
+        writer.write(colors(240, 400), photometric="rgb")
+    for read in (media.read_image, utils.image_sizes):
+        with pytest.raises(ValueError, match="photo.dng.*raw file.*its preview of 24 x 40 pixels"):
+            read(path)
+    pyramid = tmp_path / "pyramid.tif"  # whose first image is the large one
+    with tifffile.TiffWriter(pyramid) as writer:
+        writer.write(colors(240, 400), photometric="rgb", subifds=1)
+        writer.write(colors(), photometric="rgb", subfiletype=1)
+    assert media.read_image(pyramid).shape == (240, 400, 3)
+
+
 def turned(source, target, matrix):
     """Writes an MP4 whose header says how it is to be turned, a matrix of nine numbers."""
     content = bytearray(source.read_bytes())
