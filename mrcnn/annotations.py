@@ -13,8 +13,9 @@ Points are (x, y) in pixels of the image as it is displayed, with its EXIF rotat
 the file gives the size of the stored pixels. Keras and TensorFlow are not imported.
 
 This module detects the format of a file or folder. Each family of formats has a module of its own:
-`via`, `labelme`, `label_studio`, `labelbox`, `scalabel`, `datumaro_json`, `open_images`, `cvat`,
-`yolo`, `mask_files`, `coded_pngs`, `mots_text`; they share `reading` and `outlines`.
+`via`, `labelme`, `label_studio`, `labelbox`, `scalabel`, `datumaro_json`, `youtube_vis`,
+`createml`, `open_images`, `cvat`, `yolo`, `mask_files`, `coded_pngs`, `mots_text`; they share
+`reading` and `outlines`.
 """
 
 import collections
@@ -29,6 +30,7 @@ import numpy as np
 
 from mrcnn import coco, files, utils
 from mrcnn.coded_pngs import ade20k_in, layout_in, read_coded_pngs
+from mrcnn.createml import is_createml, read_createml
 from mrcnn.cvat import (
     cvat_files_in,
     has_shapes,
@@ -105,6 +107,7 @@ from mrcnn.reading import (
 from mrcnn.scalabel import is_scalabel, read_scalabel
 from mrcnn.via import is_via3, load_csv, read_via_content
 from mrcnn.yolo import YAML_SUFFIXES, is_yolo, read_yolo, yolo_subset
+from mrcnn.youtube_vis import is_youtube_vis, read_youtube_vis
 
 logger = logging.getLogger(__name__)
 
@@ -287,8 +290,8 @@ def read(
             YOLO's labels, see `read_yolo`; mask files, see `read_masks`; an XML for each image, the
             old LabelMe's or Pascal VOC's; or be Cityscapes' folder, see `read_cityscapes`; Open
             Images' csv of masks, see `open_images.read_open_images`; or the PNGs of MOTS, KITTI,
-            ADE20K or BDD100K, see `coded_pngs`. A json may also be Labelbox's, Scalabel's or
-            Datumaro's.
+            ADE20K or BDD100K, see `coded_pngs`. A json may also be Labelbox's, Scalabel's,
+            Datumaro's, YouTube-VIS' or CreateML's.
         images: folder that the file names of the images are relative to; None for the json's own
             folder, or for <name>/ beside annotations/instances_<name>.json.
         attribute: VIA: the region attribute that holds the class; None takes the only one there is.
@@ -727,8 +730,20 @@ def _is_via_csv(path: str) -> bool:
 
 
 # Json formats of many images each that a function reads with a `Reader`.
-_LISTS = {"datumaro": is_datumaro, "labelbox": is_labelbox, "scalabel": is_scalabel}
-_READERS = {"datumaro": read_datumaro, "labelbox": read_labelbox, "scalabel": read_scalabel}
+_LISTS = {
+    "datumaro": is_datumaro,
+    "labelbox": is_labelbox,
+    "scalabel": is_scalabel,
+    "youtube_vis": is_youtube_vis,
+    "createml": is_createml,
+}
+_READERS = {
+    "datumaro": read_datumaro,
+    "labelbox": read_labelbox,
+    "scalabel": read_scalabel,
+    "youtube_vis": read_youtube_vis,
+    "createml": read_createml,
+}
 
 
 def _format_of(data: Any) -> str | None:
@@ -776,7 +791,7 @@ def _is_empty(data: Any, name: str) -> bool:
 # Json formats that are not read: the keys that identify one, and its description.
 _FOREIGN_FORMATS = (
     ({"image_id", "category_id", "score"}, "COCO's results, detections without their images"),
-    ({"image", "annotations"}, "a json of CreateML, which has boxes alone"),
+    ({"image", "annotations"}, "a json of CreateML, without an object's box"),
     (
         {"annotation"},
         "ADE20K's own json; its Scene Parsing instances, annotations_instance/, are read",
@@ -787,7 +802,8 @@ _FOREIGN_FORMATS = (
         "a json of Cityscapes, of which gtFine/..._instanceIds.png are read",
     ),
     ({"samples"}, "FiftyOne's own json; export COCODetectionDataset there"),
-    ({"videos", "annotations"}, "a json of videos (YouTube-VIS); write COCO's json of its frames"),
+    ({"videos", "annotations"}, "a json of videos (YouTube-VIS) without the names of their frames"),
+    ({"videos", "categories"}, "a json of videos (YouTube-VIS) without annotations"),
     (
         {"type", "features"},
         "GeoJSON whose places are none of an image: not QuPath's, or with a crs",

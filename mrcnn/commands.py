@@ -149,7 +149,12 @@ def parser(
     if "batch" in names:
         _add_batch_options(new_parser)
     new_parser.add_argument(
-        "--set", nargs="*", default=[], metavar="SETTING=VALUE", help="settings of the config"
+        "--set",
+        nargs="*",
+        action="extend",
+        default=[],
+        metavar="SETTING=VALUE",
+        help="settings of the config",
     )
     new_parser.add_argument(
         "--traceback", action="store_true", help="show where in the program an error comes from"
@@ -1054,7 +1059,8 @@ def _tiling(args: argparse.Namespace) -> dict[str, Any]:
 def _split_inputs(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[pathlib.Path]]:
     """The inputs that are read whole, and with --tile the TIFFs that are read in windows.
 
-    TIFFs that `tiles.TiffImage` does not support are read whole.
+    TIFFs that `tiles.TiffImage` does not support are read whole; those with a place in the world
+    are among the second all the same, see `tiles.opened`.
     """
     if not tiling:
         return list(inputs), []
@@ -1069,7 +1075,20 @@ def _split_inputs(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[
                 tiffs.append(path)
             except (ValueError, OSError) as error:
                 logger.warning("%s; it is read as a whole", error)
+                if _is_georeferenced(path):
+                    tiffs.append(path)
     return [path for path in paths if path not in tiffs], tiffs
+
+
+def _is_georeferenced(path: pathlib.Path) -> bool:
+    """Whether a TIFF that can't be read in windows has a transform to world coordinates."""
+    from mrcnn import tiles
+
+    try:
+        transform, _ = tiles.georeference(path)
+    except (ValueError, OSError):  # reported when it is read
+        return False
+    return transform is not None
 
 
 def _detect_tiff(
@@ -1086,7 +1105,7 @@ def _detect_tiff(
     """
     from mrcnn import tiles
 
-    with tiles.TiffImage(path) as image:
+    with tiles.opened(path) as image:
         result = tiles.detect(model, image, **tiling)
         written = tiles.write_geojson(target, result, class_names, image.transform, image.crs)
         height, width = image.shape[:2]

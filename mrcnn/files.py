@@ -143,6 +143,8 @@ def at_home(value: Any) -> Any:
 
 # ---- Text and JSON -------------------------------------------------------------------------------
 
+RAW = "a camera's raw file, to be developed as JPEG, PNG or TIFF first"
+
 # First bytes of files that are found in place of others, and what they are.
 _SIGNATURES = (
     (b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the file itself"),
@@ -156,6 +158,16 @@ _SIGNATURES = (
     (b"\xff\xd8\xff", "a JPEG"),
     (b"\x89PNG", "a PNG"),
     (b"SQLite", "an SQLite database"),
+    (b"8BPS", "a file of Photoshop, to be saved as TIFF, PNG or JPEG there"),
+    (b"\xff\x0a", "a JPEG XL picture: Pillow can't read it; convert it to PNG or JPEG"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL picture: Pillow can't read it; convert it to PNG or JPEG"),
+    (b"#?RADIANCE", "a picture of Radiance (HDR), to be saved as TIFF, PNG or JPEG"),
+    (b"\x76\x2f\x31\x01", "an OpenEXR picture, to be saved as TIFF, PNG or JPEG"),
+    (b"FUJIFILMCCD-RAW", RAW),
+    (b"IIU\0", RAW),  # Panasonic
+    (b"IIRO", RAW),  # Olympus
+    (b"IIRS", RAW),
+    (b"MMOR", RAW),
 )
 # The same at an offset in bytes.
 _SIGNATURES_AT_OFFSETS = (
@@ -163,6 +175,7 @@ _SIGNATURES_AT_OFFSETS = (
     (4, b"ftypmif1", "a HEIC photograph: pip install pillow-heif"),
     (4, b"ftypmsf1", "a HEIC photograph: pip install pillow-heif"),
     (4, b"ftypavi", "an AVIF picture, which this version of Pillow can't read"),
+    (4, b"ftypcrx", RAW),  # Canon's CR3
     (4, b"ftyp", "a video"),
     (128, b"DICM", "a DICOM file"),
 )

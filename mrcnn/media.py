@@ -303,6 +303,8 @@ def _capture(path: AnyPath) -> Iterator[Any]:
     try:
         if not capture.isOpened():
             raise ValueError("OpenCV can't read it as a video")
+        # Not every build of OpenCV turns the videos of phones by itself.
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         yield capture
     finally:
         capture.release()
@@ -312,22 +314,68 @@ def video_info(path: AnyPath) -> tuple[int, float]:
     """Number of frames and frames per second of a video, from its header.
 
     Returns:
-        (frames, rate); 0 frames where the header has no number. For animated images, whose frames
-        have durations of their own, the mean rate.
+        (frames, rate); 0 frames where the header has no number. For animated images and for videos
+        of a variable rate, whose frames have durations of their own, the mean rate.
 
     Raises:
         ValueError: the file can't be read as a video.
     """
-    animation = _animation(path, _beginning(path))
+    beginning = _beginning(path)
+    animation = _animation(path, beginning)
     if animation is not None:
         return animation
+    # Headers of MP4 and QuickTime have the number of frames and the mean rate. Those of others may
+    # have neither: browsers record WebM files of 30 frames per second that say 1000.
+    if beginning[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide") and os.path.isfile(path):
+        status = os.stat(path)
+        measured = _measured_info(os.fspath(path), status.st_mtime_ns, status.st_size)
+        if measured is not None:
+            return measured
     cv2 = _cv2()
     with _capture(path) as capture:
-        frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-        rate = capture.get(cv2.CAP_PROP_FPS)
+        return _header_info(cv2, capture)
+
+
+def _header_info(cv2: Any, capture: Any) -> tuple[int, float]:
+    """(frames, rate) in the header of a video; 0 frames and `DEFAULT_RATE` where it has none."""
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    rate = capture.get(cv2.CAP_PROP_FPS)
     if not np.isfinite(rate) or rate <= 0:
         rate = DEFAULT_RATE
     return max(frames, 0), rate
+
+
+# The times of so many frames are compared with the rate in the header.
+PROBED_FRAMES = 30
+
+
+@functools.lru_cache(maxsize=64)
+def _measured_info(path: str, time_written: int, size: int) -> tuple[int, float] | None:
+    """(frames, rate) by the times of all frames; None where the header's rate is theirs.
+
+    All frames are decoded only where the first ones differ from the header by a tenth.
+    """
+    cv2 = _cv2()
+    with _capture(path) as capture:
+        _, rate = _header_info(cv2, capture)
+        times = []
+        while capture.grab():
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            if len(times) == PROBED_FRAMES and abs(_rate_of(times) / rate - 1) <= 0.1:
+                return None
+    if len(times) < PROBED_FRAMES and abs(_rate_of(times) / rate - 1) <= 0.1:
+        return None
+    measured = _rate_of(times)
+    if not measured:
+        return None
+    return len(times), measured
+
+
+def _rate_of(times: list[float]) -> float:
+    """Mean number of frames per second; 0 where the times, in seconds, do not tell it."""
+    if len(times) < 2 or times[-1] <= times[0]:
+        return 0.0
+    return (len(times) - 1) / (times[-1] - times[0])
 
 
 def read_video(path: AnyPath) -> Iterator[np.ndarray]:
@@ -341,8 +389,9 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
         return
     cv2 = _cv2()
     count = 0
+    expected, _ = video_info(path)
     with _capture(path) as capture:
-        expected = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        codec = _codec_of(cv2, capture)
         while True:
             was_read, frame = capture.read()
             if not was_read:
@@ -350,9 +399,18 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
             count += 1
             yield np.ascontiguousarray(frame[..., ::-1])
     if not count:
-        raise ValueError("it has no frame that can be read")
+        raise ValueError(
+            f"OpenCV decodes none of its frames, which are compressed by {codec}; a program such as"
+            " ffmpeg converts it to H.264"
+        )
     if count < 0.95 * expected - 1:  # headers may be slightly wrong
         logger.warning("%s ends after %d frames; its header says %d", path, count, expected)
+
+
+def _codec_of(cv2: Any, capture: Any) -> str:
+    """The four letters that name the codec of a video, such as h264 or AV01."""
+    letters = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
+    return repr(letters.decode("ascii", "replace").strip("\0 "))
 
 
 # Errors of Pillow and OpenCV for files that are not images, or are too large.
@@ -457,6 +515,18 @@ def write_jsons(values: dict[AnyPath, Any]) -> list[str]:
     return [str(path) for path in values]
 
 
+# The largest number in which MPEG-4 counts the parts of a second.
+_MOST_PARTS = 65_535
+
+
+def _writable_rate(rate: float) -> float:
+    """A rate with as few decimals as MPEG-4 needs, where OpenCV would take three."""
+    for decimals in (2, 1, 0):
+        if rate * 10 ** (decimals + 1) > _MOST_PARTS:
+            rate = round(rate, decimals)
+    return rate
+
+
 class VideoWriter:
     """Writes a video, which appears at `path` when the block ends without an error.
 
@@ -476,7 +546,7 @@ class VideoWriter:
 
     def __init__(self, path: AnyPath, rate: float = DEFAULT_RATE):
         self.path = pathlib.Path(path)
-        self.rate = rate
+        self.rate = _writable_rate(rate)
         self.frames = 0
         if self.path.suffix.lower() not in self.CODECS:
             raise ValueError(f"A video is written as {' or '.join(self.CODECS)}. Received: {path}")

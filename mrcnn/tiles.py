@@ -20,6 +20,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -28,6 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrcnn import data, files, masks as mask_math, utils
+
+logger = logging.getLogger(__name__)
 
 # Overlap of tiles by default, as a share of a tile's side.
 OVERLAP = 0.2
@@ -582,6 +585,7 @@ class TiffImage:
         transform: (a, b, c, d, e, f) of x' = a x + b y + c and y' = d x + e y + f, from pixels
             (their corners) to world coordinates; None if the file has none.
         crs: the coordinate system, such as "EPSG:32633"; None if the file names none.
+        nodata: the value of pixels without data, which are black and have no part in the range.
 
     Raises:
         ImportError: tifffile is missing.
@@ -621,8 +625,8 @@ class TiffImage:
         page = self._pages[0]
         self._check(page)
         self.shape = (int(page.imagelength), int(page.imagewidth), 3)
-        self.transform = _transform_of(page)
-        self.crs = _crs_of(page)
+        self.transform, self.crs = _georeference_of(page, self.path)
+        self.nodata = utils.nodata_of(page)
         self.limits = limits
         if limits is None and page.dtype != np.uint8:
             self.limits = self._range()
@@ -675,6 +679,9 @@ class TiffImage:
 
         Its compression may need a package, which tifffile's error names.
         """
+        kind_of_page = page.tags.valueof(254)
+        has_others = page.tags.valueof(330) is not None
+        utils.check_is_no_preview(kind_of_page, has_others, page.imagewidth, page.imagelength)
         kind = getattr(page.photometric, "name", str(page.photometric))
         # The JPEG decoder converts YCbCr to RGB; other YCbCr files aren't converted.
         is_jpeg = getattr(page.compression, "name", "") == "JPEG"
@@ -694,6 +701,8 @@ class TiffImage:
             values = self.values(*place)
             if values.shape[-1] == 2:
                 values = values[..., :1]  # gray and alpha: `utils.as_rgb` uses gray only
+            if self.nodata is not None:
+                values = values[values != self.nodata]
             parts.append(values.ravel())
         return utils.value_range(np.concatenate(parts))
 
@@ -712,6 +721,8 @@ class TiffImage:
         values = self.values(y1, x1, y2, x2)
         if values.dtype == np.uint8 and values.shape[-1] == 3:
             return values
+        if self.nodata is not None and self.limits is not None:
+            values = np.where(values == self.nodata, values.dtype.type(self.limits[0]), values)
         return utils.as_rgb(values, self.limits)
 
 
@@ -770,6 +781,68 @@ def _segments_in(page: Any, window: Window) -> Iterator[int]:
                 yield (plane * down + row) * across + column
 
 
+class WholeTiff(ArrayImage):
+    """A TIFF of which windows can't be read, see `TiffImage`: read whole, with its transform.
+
+    Attributes:
+        transform, crs: see `TiffImage`.
+    """
+
+    def __init__(self, path: Any):
+        super().__init__(utils.read_image(path, rotate=False))
+        self.transform, self.crs = georeference(path)
+
+
+@contextlib.contextmanager
+def opened(path: Any) -> Iterator[TiffImage | WholeTiff]:
+    """A TIFF, in windows where they can be read."""
+    try:
+        image = TiffImage(path)
+    except (ValueError, OSError):
+        yield WholeTiff(path)
+        return
+    with image:
+        yield image
+
+
+def georeference(path: Any) -> tuple[tuple[float, ...] | None, str | None]:
+    """Transform and coordinate system of any TIFF, see `TiffImage`; None for what it lacks."""
+    import tifffile
+
+    with _naming_tiff(os.fspath(path)), tifffile.TiffFile(path) as file:
+        return _georeference_of(file.pages[0], os.fspath(path))
+
+
+def _georeference_of(page: Any, path: str) -> tuple[tuple[float, ...] | None, str | None]:
+    """`georeference` of an open page."""
+    transform = _transform_of(page) or _transform_in_world_file(path)
+    if transform is None and (page.tags.valueof(33922) or page.tags.valueof(50844)):
+        logger.warning(
+            "%s has ground control points or polynomials in place of a transform, so that its"
+            " GeoJSON is in pixels; gdalwarp makes an image with a transform of it",
+            path,
+        )
+    return transform, _crs_of(page)
+
+
+def _transform_in_world_file(path: str) -> tuple[float, ...] | None:
+    """The transform in the world file beside an image, a.tfw beside a.tif; None without one."""
+    stem, suffix = os.path.splitext(path)
+    for name in (f"{stem}.tfw", f"{path}w", f"{stem}.wld"):
+        for place in (name, stem + name[len(stem) :].upper()):
+            if not os.path.isfile(place):
+                continue
+            try:
+                lines = files.read_text(place).replace(",", ".").split()
+                a, d, b, e, x, y = map(float, lines[:6])
+            except ValueError:
+                logger.warning("%s: expected six numbers. It is left out", place)
+                continue
+            # It has the centre of the first pixel.
+            return a, b, x - (a + b) / 2, d, e, y - (d + e) / 2
+    return None
+
+
 def _transform_of(page: Any) -> tuple[float, ...] | None:
     """The transform in a GeoTIFF's tags, see `TiffImage`."""
     matrix = page.tags.valueof(34264)  # ModelTransformation
@@ -802,11 +875,16 @@ def _geo_key(page: Any, key: int) -> int | None:
 
 
 def _crs_of(page: Any) -> str | None:
-    """The coordinate system of a GeoTIFF, "EPSG:..."; None if it has no EPSG code."""
-    for key in (3072, 2048):  # projected, geographic
-        number = _geo_key(page, key)
-        if number is not None and 0 < number < 32767:
-            return f"EPSG:{number}"
+    """The coordinate system of a GeoTIFF, "EPSG:..."; None if it has no EPSG code.
+
+    A projection without a code (32767) may lie on a geographic system with one, in whose degrees
+    its coordinates are not.
+    """
+    number = _geo_key(page, 3072)  # projected
+    if number is None and _geo_key(page, 1024) != 1:  # GTModelType: not projected
+        number = _geo_key(page, 2048)  # geographic
+    if number is not None and 0 < number < 32767:
+        return f"EPSG:{number}"
     return None
 
 
@@ -845,6 +923,9 @@ def geojson(
     collection: dict[str, Any] = {"type": "FeatureCollection", "features": features}
     if crs is not None and transform is not None:
         name = f"urn:ogc:def:crs:{crs.replace(':', '::')}"
+        if crs == "EPSG:4326":
+            # The same with longitude first, as the coordinates here are; EPSG has latitude first.
+            name = "urn:ogc:def:crs:OGC:1.3:CRS84"
         collection["crs"] = {"type": "name", "properties": {"name": name}}
     return collection
 

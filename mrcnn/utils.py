@@ -533,7 +533,7 @@ def _unreadable(path, error):
 
 def _read_image(path, rotate, size, limits, all_bands):
     """`read_image`, with the original errors of the libraries."""
-    values, orientation = _read_values(path)
+    values, orientation = _read_values(path, all_bands)
     stored = values.shape[:2]
     swaps_sides = orientation >= 5
     if size is not None and swaps_sides and stored[0] != stored[1]:
@@ -617,15 +617,17 @@ def _stored_size(image, path):
     return (height, width), orientation
 
 
-def _read_values(path):
+def _read_values(path, all_bands=False):
     """The values of an image file as stored, and its orientation, 1 to 8.
+
+    Pixels without data are black, but for images of more than four bands with `all_bands`.
 
     Returns:
         [H, W], [H, W, 3] or [H, W, bands], of any dtype.
     """
     _check_is_file(path)
     if isinstance(path, (str, os.PathLike)) and _begins_as_tiff(path):
-        values, orientation = _read_tiff(path)
+        values, orientation = _read_tiff(path, all_bands)
         if values is not None:
             return values, orientation
     return _with_pillow(path, _stored_values)
@@ -730,6 +732,7 @@ class _Tiff(NamedTuple):
         size: (height, width) as stored.
         orientation: 1 to 8.
         white_is_zero: the value of black where values are inverted (MINISWHITE); otherwise None.
+        nodata: see `nodata_of`.
     """
 
     source: Any
@@ -737,6 +740,7 @@ class _Tiff(NamedTuple):
     size: tuple[int, int]
     orientation: int
     white_is_zero: int | None
+    nodata: Any
 
 
 def _layout_of_tiff(file):
@@ -762,10 +766,48 @@ def _layout_of_tiff(file):
     white_is_zero = None
     if kind == "MINISWHITE":
         white_is_zero = 2**bits - 1
-    return _Tiff(source, axis, tuple(size), orientation, white_is_zero)
+    return _Tiff(source, axis, tuple(size), orientation, white_is_zero, nodata_of(page))
 
 
-def _read_tiff(path):
+def nodata_of(page: Any) -> Any:
+    """The value of pixels without data in a page of tifffile, as GDAL writes it; None for none.
+
+    None also where it is NaN, which `value_range` leaves out anyway, and for bytes, all of whose
+    values have their place in 0..255.
+    """
+    text = page.tags.valueof(42113)
+    is_known = text is not None and page.dtype is not None
+    if not is_known or page.dtype.kind not in "iuf" or page.dtype.itemsize < 2:
+        return None
+    try:
+        number = float(str(text).strip("\0 "))
+    except ValueError:
+        return None
+    if page.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            value = np.array(number).astype(page.dtype)[()]
+        if np.isnan(value):
+            return None
+        return value
+    limits = np.iinfo(page.dtype)
+    if not number.is_integer() or not limits.min <= number <= limits.max:
+        return None
+    return page.dtype.type(int(number))
+
+
+def _with_black_nodata(values, nodata):
+    """Values whose pixels without data are the darkest, so that they have no part in the range."""
+    missing = values == nodata
+    if not missing.any():
+        return values
+    kept = values[~missing]
+    darkest = 0
+    if kept.size:
+        darkest = min(0, _finite_limits(kept)[0])
+    return np.where(missing, values.dtype.type(darkest), values)
+
+
+def _read_tiff(path, all_bands):
     """Reads a TIFF that is not left to Pillow, see `_layout_of_tiff`.
 
     Returns:
@@ -790,6 +832,9 @@ def _read_tiff(path):
     _check_pixels(width, height, path)
     if values is None or values.shape[:2] != layout.size:
         return None, 1
+    keeps_values = all_bands and values.ndim == 3 and values.shape[2] > 4
+    if layout.nodata is not None and not keeps_values:
+        values = _with_black_nodata(values, layout.nodata)
     if layout.white_is_zero is not None and values.dtype.kind == "u":
         values = layout.white_is_zero - values
     return values, layout.orientation
@@ -982,7 +1027,22 @@ def _opened(path):
     _ignore_warnings_of_pillow()
     with _open_of_any_kind(path) as image:
         _check_pixels(image.width, image.height, path)
+        if image.format == "TIFF":
+            tags = image.tag_v2
+            check_is_no_preview(tags.get(254), 330 in tags, image.width, image.height)
         yield image
+
+
+def check_is_no_preview(kind: int | None, has_others: bool, width: int, height: int) -> None:
+    """ValueError for the first image of a camera's raw file (DNG, NEF, ARW), a preview.
+
+    Args:
+        kind: its tag NewSubfileType, whose first bit says that it is a smaller version.
+        has_others: whether it has the tag SubIFDs, under which the image itself lies.
+        width, height: its sides.
+    """
+    if has_others and int(kind or 0) & 1:
+        raise ValueError(f"It is {files.RAW}. Received: its preview of {height} x {width} pixels")
 
 
 def _open_of_any_kind(path):

@@ -254,6 +254,24 @@ def test_paths_in_the_home_folder(here, capsys, monkeypatch):
     assert code == 0 and "images: 1" in out, err
 
 
+def test_settings_of_several_set_options_add_up():
+    """The samples' parser kept those of the last one alone."""
+    words = [
+        "train",
+        "--weights=none",
+        "--set",
+        "NAME=a",
+        "BATCH_SIZE=1",
+        "--epochs=3",
+        "--set",
+        "SEED=4",
+        "--set",
+    ]
+    parser = commands.parser("", ("train",), dataset=False, inputs=None)
+    assert commands.parse(parser, words).set == ["NAME=a", "BATCH_SIZE=1", "SEED=4"]
+    assert commands.parse(parser, ["train", "--weights=none"]).set == []
+
+
 def test_settings_that_a_config_changes(here, capsys):
     (here / "mine.py").write_text(
         "from mrcnn.config import SmallConfig\n\n\nclass CellsConfig(SmallConfig):\n"

@@ -296,6 +296,32 @@ def ade20k(root):
         picture(place / f"{stem}.jpg")
 
 
+def youtube_vis(root):
+    for subset, name in (("train", "a"), ("valid", "b")):
+        frame = f"video/{name}.jpg"
+        video = {"id": 7, "width": WIDTH, "height": HEIGHT, "length": 1, "file_names": [frame]}
+        tracks = [
+            {"id": 1, "video_id": 7, "category_id": 1, "segmentations": [runs(CAT_MASK)]},
+            {"id": 2, "video_id": 7, "category_id": 2, "segmentations": [[flat(DOG)]]},
+        ]
+        categories = [{"id": 2, "name": "dog"}, {"id": 1, "name": "cat"}]
+        data = {"info": {}, "videos": [video], "annotations": tracks, "categories": categories}
+        write(root / subset / "instances.json", data)
+        picture(root / subset / "JPEGImages" / frame)
+
+
+def createml(root):
+    for subset, name in (("train", "a"), ("valid", "b")):
+        annotations_of_image = []
+        for label, (x1, y1, x2, y2) in (("cat", CAT), ("dog", DOG)):
+            sides = {"width": x2 - x1, "height": y2 - y1}
+            middle = {"x": (x1 + x2) / 2, "y": (y1 + y2) / 2}
+            annotations_of_image.append({"label": label, "coordinates": {**middle, **sides}})
+        item = {"image": f"{name}.jpg", "annotations": annotations_of_image}
+        write(root / subset / "_annotations.createml.json", [item])
+        picture(root / subset / f"{name}.jpg")
+
+
 # {format: (its writer, names of the classes of CAT and DOG, whether it has subsets)}
 FORMATS = {
     "roboflow": (roboflow, ("cat", "dog"), True),
@@ -310,6 +336,8 @@ FORMATS = {
     "kitti mots": (kitti_mots, ("car", "pedestrian"), False),
     "bdd100k's bitmasks": (bdd_bitmasks, ("car", "pedestrian"), True),
     "ade20k": (ade20k, ("cat", "dog"), False),
+    "youtube-vis": (youtube_vis, ("cat", "dog"), True),
+    "createml": (createml, ("cat", "dog"), True),
 }
 
 
@@ -393,7 +421,11 @@ def test_sets_to_train_and_to_validate(source):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "kind", ("lvis", "labelbox", "labelbox before 2022", "segment anything", "bdd100k", "datumaro")
+    "kind",
+    (
+        *("lvis", "labelbox", "labelbox before 2022", "segment anything", "bdd100k", "datumaro"),
+        *("youtube-vis", "createml"),
+    ),
 )
 def test_damaged_content(tmp_path, kind):
     """Whatever is damaged, and wherever it breaks off: what is left, or one error of the file."""
@@ -1072,3 +1104,112 @@ def test_names_of_many_folders(tmp_path, target):
     found = annotations.read(tmp_path / "out")
     masks = sorted(mask for image in found.images for _, _, mask in objects_of(image))
     assert masks == sorted([CAT_MASK.tobytes(), DOG_MASK.tobytes()] * 2)
+
+
+def vis_json(root, tracks, **more):
+    """Two videos whose frames have the same names, the second without a size."""
+    videos = []
+    for number, sides in ((1, {"width": WIDTH, "height": HEIGHT}), (2, {})):
+        names = [f"v{number}/{frame:05}.jpg" for frame in range(3)]
+        videos.append({"id": number, "file_names": names, **sides})
+        for name in names:
+            picture(root / "JPEGImages" / name)
+    categories = [{"id": 0, "name": "cat"}, {"id": 5, "name": "dog"}, {"id": 9, "name": "cow"}]
+    data = {"videos": videos, "annotations": tracks, "categories": categories, **more}
+    return write(root / "instances.json", data)
+
+
+def track(number, video_id, category_id, **fields):
+    return {"id": number, "video_id": video_id, "category_id": category_id, **fields}
+
+
+def test_objects_of_youtube_vis_vanish_and_return(tmp_path):
+    cat, dog = runs(CAT_MASK), runs(DOG_MASK)
+    tracks = [
+        track(
+            11, 1, 0, segmentations=[cat, None, cat], bboxes=[[5, 6, 10, 20]] * 3, occlusion="no"
+        ),
+        track(12, 1, 5, segmentations=[None, dog], iscrowd=1),
+        track(13, 2, 5, segmentations=[None, None, dog]),
+    ]
+    found = annotations.read(vis_json(tmp_path, tracks), keep_empty=True)
+    assert found.classes == ["cat", "dog", "cow"] and not found.problems
+    seen = {}
+    for image in found.images:
+        assert image.path == str(tmp_path / "JPEGImages" / image.name)
+        seen[image.name] = objects_of(image)
+    cat_object = ("cat", False, CAT_MASK.tobytes())
+    assert seen == {
+        "v1/00000.jpg": [cat_object],
+        "v1/00001.jpg": [("dog", True, DOG_MASK.tobytes())],
+        "v1/00002.jpg": [cat_object],
+        "v2/00000.jpg": [],
+        "v2/00001.jpg": [],
+        "v2/00002.jpg": [("dog", False, DOG_MASK.tobytes())],
+    }
+    (region,) = found.images[0].regions
+    assert region.extra == {"track_id": 11, "occlusion": "no"}
+    convert.convert(tmp_path / "instances.json", "coco", tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "annotations.json").read_text())
+    assert sorted(item["attributes"]["track_id"] for item in written["annotations"]) == [
+        *(11, 11, 12, 13)
+    ]
+
+
+def test_tracks_of_boxes_alone(tmp_path, caplog):
+    tracks = [track(1, 1, 0, bboxes=[None, [5, 6, 10, 20]]), track(2, 1, 5, bboxes=[[1, 2, 0, 4]])]
+    found = annotations.read(vis_json(tmp_path, tracks))
+    (image,) = found.images
+    assert image.name == "v1/00001.jpg"
+    assert objects_of(image) == [("cat", False, CAT_MASK.tobytes())]
+    assert "the boxes of 1 objects are taken for their shapes" in caplog.text
+    (problem,) = found.problems
+    assert "'v1/00000.jpg', region 2: expected a box" in problem
+
+
+def test_problems_of_youtube_vis(tmp_path):
+    cat = runs(CAT_MASK)
+    tracks = [
+        track(1, 1, 0, segmentations=[cat]),
+        track(2, 1, 4, segmentations=[cat]),
+        track(3, 8, 0, segmentations=[cat]),
+        track(4, 2, 0, segmentations=[[flat(CAT)]]),
+    ]
+    found = annotations.read(vis_json(tmp_path, tracks))
+    assert [image.name for image in found.images] == ["v1/00000.jpg"]
+    texts = "\n".join(found.problems)
+    assert "region 2: expected the category_id of one of 3 categories. Received: 4" in texts
+    assert "expected a video for each. Received: 1 without" in texts
+    assert "'v2/00000.jpg', region 4: expected height and width of the video" in texts
+    data = {"videos": [{"id": 1, "file_names": ["a.jpg"]}], "categories": []}
+    with pytest.raises(AnnotationError, match=r"videos \(YouTube-VIS\) without annotations"):
+        annotations.read(write(tmp_path / "valid.json", data))
+
+
+def test_createml_of_other_programs(tmp_path, caplog):
+    """Other names of the fields; images without objects; parts of the image are no pixels."""
+    box = {"x": 15.5, "y": 10.5, "width": 21, "height": 9}
+    items = [
+        {"imagefilename": "a.jpg", "annotation": [{"label": "cat", "coordinates": box}]},
+        {"image": "b.jpg", "annotations": []},
+        {
+            "image": "c.jpg",
+            "annotations": [
+                {"label": "cat", "coordinates": {"x": 0.5, "y": 0.5, "width": 0.2, "height": 0.1}},
+                {"label": "cat", "coordinates": {**box, "width": 0}},
+                {"label": "dog", "coordinates": box},
+            ],
+        },
+    ]
+    for name in "abc":
+        picture(tmp_path / f"{name}.jpg")
+    path = write(tmp_path / "boxes.json", items)
+    found = annotations.read(path, keep_empty=True)
+    expected = box_mask(5, 6, 26, 15)
+    assert [(image.name, objects_of(image)) for image in found.images] == [
+        ("a.jpg", [("cat", False, expected.tobytes())]),
+        ("b.jpg", []),
+        ("c.jpg", [("dog", False, expected.tobytes())]),
+    ]
+    assert "the boxes of 2 objects are taken for their shapes" in caplog.text
+    assert "in parts of the image" in found.problems[0] and "above 0" in found.problems[1]

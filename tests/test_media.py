@@ -390,6 +390,132 @@ def video(tmp_path):
     return path
 
 
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"\0\0\0\x18ftypcrx \0\0\0\1", "a camera's raw file"),  # it was "a video"
+        (b"FUJIFILMCCD-RAW 0201", "a camera's raw file"),
+        (b"8BPS\0\1", "a file of Photoshop"),
+        (b"\xff\x0a\x80", "a JPEG XL picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+    ],
+)
+def test_pictures_that_are_not_read_are_named(tmp_path, content, kind):
+    path = tmp_path / "photo.jpg"
+    path.write_bytes(content + bytes(200))
+    with pytest.raises(OSError, match=kind):
+        media.read_image(path)
+
+
+def test_the_preview_in_a_raw_file_is_not_the_photograph(tmp_path):
+    """DNG and NEF are TIFFs that begin with a small preview: it was detected on, without a word."""
+    tifffile = pytest.importorskip("tifffile")
+    path = tmp_path / "photo.dng"
+    with tifffile.TiffWriter(path) as writer:
+        writer.write(colors(), photometric="rgb", subfiletype=1, subifds=1)
+        writer.write(colors(240, 400), photometric="rgb")
+    for read in (media.read_image, utils.image_sizes):
+        with pytest.raises(ValueError, match="photo.dng.*raw file.*its preview of 24 x 40 pixels"):
+            read(path)
+    pyramid = tmp_path / "pyramid.tif"  # whose first image is the large one
+    with tifffile.TiffWriter(pyramid) as writer:
+        writer.write(colors(240, 400), photometric="rgb", subifds=1)
+        writer.write(colors(), photometric="rgb", subfiletype=1)
+    assert media.read_image(pyramid).shape == (240, 400, 3)
+
+
+def turned(source, target, matrix):
+    """Writes an MP4 whose header says how it is to be turned, a matrix of nine numbers."""
+    content = bytearray(source.read_bytes())
+    start = content.find(b"tkhd") + 44
+    assert struct.unpack_from(">9i", content, start)[:5] == (1 << 16, 0, 0, 0, 1 << 16)
+    struct.pack_into(">9i", content, start, *matrix)
+    target.write_bytes(content)
+
+
+def test_videos_of_phones_are_upright(tmp_path):
+    """Held upright, a phone stores what its sensor sees and notes in the header how to turn it."""
+    pytest.importorskip("cv2")
+    upright = np.zeros((64, 96, 3), np.uint8)
+    upright[:32, :48] = 250, 30, 30
+    one = 1 << 16
+    matrices = {  # counterclockwise quarters by which the stored frame was turned
+        1: (0, one, 0, -one, 0, 0, 0, 0, 1 << 30),
+        2: (-one, 0, 0, 0, -one, 0, 0, 0, 1 << 30),
+        3: (0, -one, 0, one, 0, 0, 0, 0, 1 << 30),
+    }
+    for quarters, matrix in matrices.items():
+        with media.VideoWriter(tmp_path / "stored.mp4") as video:
+            video.write(np.rot90(upright, quarters))
+        turned(tmp_path / "stored.mp4", tmp_path / "film.mp4", matrix)
+        (frame,) = media.read_video(tmp_path / "film.mp4")
+        assert frame.shape == upright.shape
+        assert np.abs(frame.astype(float) - upright).mean() < 8, quarters
+
+
+def element(number, content):
+    """An element of Matroska: its number, its length in eight bytes, its content."""
+    return bytes.fromhex(number) + struct.pack(">Q", len(content) | 1 << 56) + content
+
+
+def matroska(path, times, codec=b"V_MJPEG"):
+    """Writes a video of JPEG pictures, whatever its codec is to be, at `times` (ms)."""
+    picture = io.BytesIO()
+    Image.fromarray(colors(32, 32)).save(picture, "jpeg")
+    info = element("2AD7B1", struct.pack(">I", 1_000_000))
+    info += element("4489", struct.pack(">d", times[-1] + 40))
+    size = element("B0", b"\x20") + element("BA", b"\x20")
+    track = element("D7", b"\1") + element("73C5", b"\1") + element("83", b"\1")
+    track += element("86", codec) + element("E0", size)
+    content = element("1549A966", info) + element("1654AE6B", element("AE", track))
+    for time in times:
+        block = element("A3", b"\x81\0\0\x80" + picture.getvalue())
+        content += element("1F43B675", element("E7", struct.pack(">I", time)) + block)
+    head = element("1A45DFA3", element("4282", b"matroska"))
+    path.write_bytes(head + element("18538067", content))
+
+
+def test_videos_without_a_constant_rate(tmp_path, caplog):
+    """Their rate is that of the times of their frames, and nothing is said of missing ones."""
+    pytest.importorskip("cv2")
+    slower = [*range(0, 400, 40), *range(400, 2401, 200)]
+    for name, times in (
+        ("constant.mkv", range(0, 1600, 40)),
+        ("variable.mkv", slower),
+        ("long.mkv", [*slower, *range(2440, 4001, 40)]),
+    ):
+        matroska(tmp_path / name, times)
+        frames, rate = media.video_info(tmp_path / name)
+        assert rate == pytest.approx(1000 * (len(times) - 1) / times[-1]), name
+        assert frames == len(times), name
+        with caplog.at_level(logging.WARNING):
+            assert len(list(media.read_video(tmp_path / name))) == len(times)
+    assert not caplog.text
+    done = media.process(
+        tmp_path / "variable.mkv", tmp_path / "out", lambda all: [one.image for one in all]
+    )
+    frames, rate = media.video_info(done.written[0])
+    assert frames / rate == pytest.approx(2.4, abs=0.15)  # as long as it was
+
+
+@pytest.mark.parametrize("rate", [70.123456, 87.83490566, 119.88011988, 700.1234, 1000])
+def test_rates_that_mpeg_4_cannot_count(tmp_path, rate):
+    """Its seconds have 65,535 parts at most; three decimals were written, as 1000/70123."""
+    pytest.importorskip("cv2")
+    with media.VideoWriter(tmp_path / "film.mp4", rate) as video:
+        video.write(colors())
+    assert media.video_info(tmp_path / "film.mp4")[1] == pytest.approx(rate, rel=1e-3)
+
+
+def test_a_codec_that_is_not_decoded_is_named(tmp_path):
+    """Many builds of OpenCV do not decode AV1; here the frames are none of their codec."""
+    pytest.importorskip("cv2")
+    matroska(tmp_path / "film.mkv", range(0, 200, 40), b"V_VP8")
+    skipped = []
+    assert not list(media.read(tmp_path / "film.mkv", skipped))
+    assert "'VP80'" in skipped[0][1] and "ffmpeg" in skipped[0][1]
+
+
 def bomb(width, height):
     """A png of some bytes that says it has so many pixels."""
 

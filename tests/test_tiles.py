@@ -498,6 +498,98 @@ def test_transforms(tmp_path):
         assert image.transform == (0, -2, 7, 3, 0, 8) and image.crs is None
 
 
+def test_a_projection_without_a_code_is_not_that_of_its_degrees(tmp_path):
+    """Its metres were said to be longitudes and latitudes, EPSG:4326."""
+    for keys, crs in (
+        ((1024, 1, 2048, 4326, 3072, 32767), None),
+        ((1024, 1, 2048, 4326), None),
+        ((1024, 2, 2048, 4258), "EPSG:4258"),
+        ((2048, 4326), "EPSG:4326"),
+        ((1024, 1, 2048, 4326, 3072, 25832), "EPSG:25832"),
+    ):
+        directory = [1, 1, 0, len(keys) // 2]
+        for key, value in zip(keys[::2], keys[1::2]):
+            directory += [key, 0, 1, value]
+        tags = [(34735, "H", len(directory), directory, False)]
+        tifffile.imwrite(tmp_path / "a.tif", colours(8, 8), photometric="rgb", extratags=tags)
+        with tiles.TiffImage(tmp_path / "a.tif") as image:
+            assert image.crs == crs, keys
+
+
+def test_longitude_and_latitude_are_named_in_their_order():
+    """EPSG:4326 has the latitude first; the coordinates of GeoJSON have the longitude first."""
+    result = {"masks": [], "class_ids": [], "scores": []}
+    written = tiles.geojson(result, ["BG"], (1e-5, 0, 13.0, 0, -1e-5, 52.0), "EPSG:4326")
+    assert written["crs"]["properties"]["name"] == "urn:ogc:def:crs:OGC:1.3:CRS84"
+
+
+@pytest.mark.parametrize("name", ["a.tfw", "a.TFW", "a.tifw", "a.wld"])
+def test_world_files(tmp_path, name):
+    """The usual companion of aerial images; it has the centre of the first pixel."""
+    tifffile.imwrite(tmp_path / "a.tif", colours(8, 8), photometric="rgb")
+    (tmp_path / name).write_text("0.5\n0.0\n0.0\n-0.5\n500000.25\n4999999.75\n")
+    with tiles.TiffImage(tmp_path / "a.tif") as image:
+        assert image.transform == (0.5, 0, 500000, 0, -0.5, 5000000)
+    (tmp_path / name).write_text("0.5\n0.1\n0.2\n-0.5\n100.35\n199.8\n")
+    assert tiles.georeference(tmp_path / "a.tif")[0] == pytest.approx(
+        (0.5, 0.2, 100, 0.1, -0.5, 200)
+    )
+    geo_tiff(tmp_path / "a.tif", colours(64, 64))  # a transform of its own goes first
+    assert tiles.georeference(tmp_path / "a.tif")[0][2] == 500000
+
+
+def test_a_world_file_of_other_content(tmp_path, caplog):
+    tifffile.imwrite(tmp_path / "a.tif", colours(8, 8), photometric="rgb")
+    (tmp_path / "a.tfw").write_text("north")
+    assert tiles.georeference(tmp_path / "a.tif") == (None, None)
+    assert "a.tfw: expected six numbers" in caplog.text
+
+
+def test_control_points_are_no_transform(tmp_path, caplog):
+    points = (0.0, 0, 0, 13, 52, 0, 8, 0, 0, 14, 52, 0, 0, 8, 0, 13, 51, 0)
+    tags = [(33922, "d", len(points), points, False)]
+    tifffile.imwrite(tmp_path / "a.tif", colours(8, 8), photometric="rgb", extratags=tags)
+    with tiles.TiffImage(tmp_path / "a.tif") as image:
+        assert image.transform is None
+    assert "control points" in caplog.text and "gdalwarp" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("dtype", "nodata", "scale", "limits"),
+    [
+        (np.int16, "-32768", 10, (0, 4095)),
+        (np.uint16, "65535", 10, (0, 4095)),
+        (np.float32, "-9999", 10, (0, 4095)),
+        (np.float32, "-3.4028234663852886e+38", 10, (0, 4095)),
+        (np.float32, "nan", 10, (0, 4095)),
+        (np.uint16, "0", 10, (0, 4095)),
+        (np.int16, "-32768", -10, (-2550, -2550 + 4096)),
+    ],
+)
+@pytest.mark.parametrize("bands", [3, 6])
+def test_pixels_without_data_have_no_part_in_the_range(
+    tmp_path, dtype, nodata, scale, limits, bands
+):
+    """A black border of a satellite's scene; one of -32768 made all others white."""
+    values = np.resize(np.arange(256), (100, 120, bands)).astype(dtype) * dtype(scale)
+    values[:20] = np.array(float(nodata)).astype(dtype)
+    text = nodata.encode()
+    tags = [(42113, "s", len(text) + 1, text, False)]
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, values, photometric="rgb", extratags=tags)
+    expected = utils.as_bytes(values[..., :3], limits)
+    expected[:20] = 0
+    if scale < 0:
+        expected[:20] = utils.as_bytes(np.array([limits[0]]), limits)[0]
+    np.testing.assert_array_equal(utils.read_image(path), expected)
+    with tiles.TiffImage(path) as image:
+        assert image.limits == limits
+        np.testing.assert_array_equal(image.window(10, 20, 60, 90), expected[10:60, 20:90])
+    if bands > 4:
+        kept = utils.read_image(path, all_bands=True)
+        np.testing.assert_array_equal(kept, values)
+
+
 def test_geojson_by_hand():
     """A square with a hole, and two pieces, in the coordinates of the world."""
     masks = np.zeros((20, 30, 2), bool)
@@ -562,6 +654,30 @@ def test_the_command_on_pictures_and_tiffs(tmp_path, capsys):
     args.overlap, args.tile = 5, None
     with pytest.raises(ValueError, match="--overlap goes with --tile"):
         commands.detect(Sees(), ["BG", "even", "odd"], args)
+
+
+def test_what_is_read_whole_has_its_place_in_the_world(tmp_path):
+    """LZW needs a package of its own to be read in windows: such a file had no GeoJSON."""
+    labels = scene((100, 130), 2, 9)
+    path = tmp_path / "in" / "a.tif"
+    path.parent.mkdir()
+    tifffile.imwrite(path, 255 - labels.astype(np.uint8), photometric="miniswhite")
+    (path.parent / "a.tfw").write_text("2 0 0 -2 1001 1999")
+    with pytest.raises(ValueError, match="MINISWHITE"):
+        tiles.TiffImage(path)
+    args = argparse.Namespace(inputs=[str(path)], output=str(tmp_path / "out"), tile=64, overlap=16)
+    done = commands.detect(Sees(), ["BG", "even", "odd"], args)
+    assert str(tmp_path / "out" / "a.tif.geojson") in done.written
+    content = json.loads((tmp_path / "out" / "a.tif.geojson").read_text())
+    assert len(content["features"]) == len(np.unique(labels)) - 1
+    ys, xs = np.nonzero(labels)
+    corners = []
+    for feature in content["features"]:
+        for ring in np.array(feature["geometry"]["coordinates"], float):
+            corners += [ring.min(0), ring.max(0)]
+    low, high = np.min(corners, 0), np.max(corners, 0)
+    assert low.tolist() == [1000 + 2 * xs.min(), 2000 - 2 * (ys.max() + 1)]
+    assert high.tolist() == [1000 + 2 * (xs.max() + 1), 2000 - 2 * ys.min()]
 
 
 def test_tiffs_of_one_name_stay_apart(tmp_path):

@@ -59,6 +59,8 @@ ROOMS = {
         "labelbox",
         "scalabel",
         "datumaro_json",
+        "youtube_vis",
+        "createml",
         "open_images",
         "coded_pngs",
         "mots_text",
