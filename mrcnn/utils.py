@@ -589,7 +589,7 @@ def _image_sizes(path):
     _check_is_file(path)
     layout = None
     tifffile = None
-    if _begins_as_tiff(path):
+    if begins_as_tiff(path):
         tifffile = _tifffile_for(path)
     if tifffile is not None:
         try:
@@ -626,7 +626,7 @@ def _read_values(path, all_bands=False):
         [H, W], [H, W, 3] or [H, W, bands], of any dtype.
     """
     _check_is_file(path)
-    if isinstance(path, (str, os.PathLike)) and _begins_as_tiff(path):
+    if isinstance(path, (str, os.PathLike)) and begins_as_tiff(path):
         values, orientation = _read_tiff(path, all_bands)
         if values is not None:
             return values, orientation
@@ -712,7 +712,7 @@ def _check_pixels(width, height, path):
         )
 
 
-def _begins_as_tiff(path):
+def begins_as_tiff(path: str | os.PathLike | BinaryIO) -> bool:
     """Whether a file, given by its path or open, has the signature of a TIFF."""
     if isinstance(path, (str, os.PathLike)):
         with open(path, "rb") as file:

@@ -680,6 +680,19 @@ def test_what_is_read_whole_has_its_place_in_the_world(tmp_path):
     assert high.tolist() == [1000 + 2 * (xs.max() + 1), 2000 - 2 * ys.min()]
 
 
+def test_slides_are_tiffs(tmp_path):
+    """Those of scanners have suffixes of their own: they were read whole, or refused as too large."""
+    labels = scene((100, 130), 2, 9)
+    path = tmp_path / "in" / "slide.svs"
+    path.parent.mkdir()
+    tifffile.imwrite(path, drawn(labels), photometric="rgb", tile=(64, 64))
+    args = argparse.Namespace(inputs=[str(path)], output=str(tmp_path / "out"), tile=64, overlap=16)
+    done = commands.detect(Sees(), ["BG", "even", "odd"], args)
+    target = tmp_path / "out" / "slide.svs.geojson"
+    assert done.written[0] == str(target)
+    assert len(json.loads(target.read_text())["features"]) == len(np.unique(labels)) - 1
+
+
 def test_tiffs_of_one_name_stay_apart(tmp_path):
     counts = {}
     for number, folder in enumerate(("x", "y/z")):
