@@ -947,7 +947,7 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = given_size(image.get("height"), image.get("width"))
         entry = Entry(image["file_name"], regions, size, coco.other_names(image), extra=image)
-        reader.add(entry, annotated=bool(items))
+        reader.add(entry, annotated=bool(items) or image_id in data.incomplete)
     annotated = reader.finish(
         list(dict.fromkeys(names[category_id] for category_id in sorted(names)))
     )

@@ -197,8 +197,11 @@ def find_files(source: Source) -> list[pathlib.Path]:
     names = glob.glob(source, recursive=True)
     files = sorted(pathlib.Path(name) for name in names if not os.path.isdir(name))
     if not files:
+        hint = ""
+        if "://" in source:
+            hint = ", an address; download it first (mrcnn batch reads those of object stores)"
         raise FileNotFoundError(
-            f"No file, folder or glob that matches anything. Received: {source}"
+            f"No file, folder or glob that matches anything. Received: {source}{hint}"
         )
     return _without_duplicates(files)
 

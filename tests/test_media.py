@@ -110,6 +110,11 @@ def test_find_files(tmp_path):
             media.find_files(tmp_path / source)
 
 
+def test_addresses_are_named():
+    with pytest.raises(FileNotFoundError, match="https://x.org/a.jpg, an address; download it"):
+        media.find_files("https://x.org/a.jpg")
+
+
 def test_folders_that_are_left_out_are_named(tmp_path, caplog):
     for name in ("a.jpg", "below/b.jpg", ".hidden/c.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
