@@ -756,8 +756,8 @@ def _layout_of_tiff(file):
         source = file.series[0]
     elif channels and page.samplesperpixel == 1:
         source = _Channels([file.series[0].pages[number] for number in channels])
-    elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
-        return None
+    elif not _is_for_tifffile(kind, bits, page.samplesperpixel) and page.dtype != np.int8:
+        return None  # Pillow takes int8 for uint8
     axis = _axis_of_bands(source)
     size = source.shape[:2]
     if axis == 0:
@@ -969,8 +969,17 @@ def _values_of_tiff(layout, path):
     except Exception:  # a compression that tifffile reads only with imagecodecs
         return _read_with_opencv(path)
     if layout.axis == 0:
-        return np.moveaxis(values, 0, -1)
+        values = np.moveaxis(values, 0, -1)
+        if layout.source.axes == "CYX":
+            return with_third_channel(values)
     return values
+
+
+def with_third_channel(values: np.ndarray) -> np.ndarray:
+    """Values [H, W, 2] of two channels without alpha as red and green; others as they are."""
+    if values.shape[-1] != 2:
+        return values
+    return np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
 
 
 def _read_with_opencv(path):

@@ -387,6 +387,32 @@ def test_channels_of_a_stack(tmp_path, axes):
     assert whole.shape == (20, 30, 3) and (whole == [1, 21, 41]).all()
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("CYX", (2, 20, 30)), ("ZCYX", (3, 2, 20, 30)), ("CZYX", (2, 3, 20, 30))]
+)
+def test_two_channels_are_red_and_green(tmp_path, axes, shape):
+    """Of two dyes the second was taken for transparency: the image was the first in gray."""
+    planes = np.zeros(shape, np.uint16)
+    np.moveaxis(planes, axes.index("C"), 0)[0] = 700
+    np.moveaxis(planes, axes.index("C"), 0)[1] = 1000
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, planes, metadata={"axes": axes}, photometric="minisblack")
+    expected = np.full((20, 30, 3), (np.around(700 * 255 / 1023), np.around(1000 * 255 / 1023), 0))
+    np.testing.assert_array_equal(utils.read_image(path), expected)
+    with tiles.TiffImage(path) as image:
+        np.testing.assert_array_equal(image.window(2, 3, 20, 30), expected[2:, 3:])
+
+
+def test_signed_bytes(tmp_path):
+    """Pillow takes -5 for 251."""
+    path = tmp_path / "a.tif"
+    values = np.arange(-100, 100, dtype=np.int8).reshape(10, 20)
+    tifffile.imwrite(path, values)
+    limits = utils.value_range(values)
+    assert limits == (-100, 156)
+    np.testing.assert_array_equal(utils.read_image(path)[..., 0], utils.as_bytes(values, limits))
+
+
 def test_alpha_has_no_part_in_the_range(tmp_path):
     pixels = np.full((40, 50, 2), 65535, np.uint16)
     pixels[..., 0] = np.arange(2000).reshape(40, 50) % 1000
