@@ -935,6 +935,13 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
         data = coco.read_annotations(reader.path, crowds)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
+    detections = os.path.join(reader.own_folder, "results.json")
+    if not data.anns and os.path.isfile(detections):
+        logger.warning(
+            "%s: it has images without objects; the detections in %s are not read as such",
+            reader.path,
+            detections,
+        )
     reader.read_problems = [printable(text) for text in data.problems]
     reader.duplicates_are_reported = True
     names = _coco_names(reader.path, data)

@@ -1204,3 +1204,17 @@ def test_images_whose_annotations_are_all_left_out_are_no_background(tmp_path, d
     found = annotations.read(write(tmp_path / "a.json", data), keep_empty=True)
     assert [image.name for image in found.images] == ["1.jpg", "3.jpg"]
     assert len(found.problems) == 1
+
+
+def test_the_results_of_detect_are_no_images_without_objects(tmp_path, caplog):
+    """images.json has the images, results.json the detections: these were lost without a word."""
+    picture(tmp_path / "a.jpg")
+    image = {"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}
+    data = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    write(tmp_path / "images.json", data)
+    annotations.read(tmp_path, keep_empty=True)
+    assert "results.json" not in caplog.text
+    row = {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": runs(CAT_MASK)}
+    write(tmp_path / "results.json", [row])
+    annotations.read(tmp_path, keep_empty=True)
+    assert "results.json are not read as such" in caplog.text
