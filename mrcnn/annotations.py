@@ -827,6 +827,7 @@ _KEYS = (
     ("Segment Anything's", ("image", "annotations")),
     ("Datumaro's", ("categories", "items")),
     ("Labelbox's", ("data_row", "projects")),
+    ("YouTube-VIS'", ("videos", "annotations", "categories")),
     ("Scalabel's", ("name", "labels")),
 )
 
@@ -976,6 +977,13 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
         data = coco.read_annotations(reader.path, crowds)
     except ValueError as error:
         raise AnnotationError(str(error)) from error
+    detections = os.path.join(reader.own_folder, "results.json")
+    if not data.anns and os.path.isfile(detections):
+        logger.warning(
+            "%s: it has images without objects; the detections in %s are not read as such",
+            reader.path,
+            detections,
+        )
     reader.read_problems = [printable(text) for text in data.problems]
     reader.duplicates_are_reported = True
     names = _coco_names(reader.path, data)
@@ -988,7 +996,7 @@ def _read_coco(reader: Reader, crowds: str) -> Annotations:
             regions.append(Region(name, CocoSegmentation(item), crowd, item["id"]))
         size = given_size(image.get("height"), image.get("width"))
         entry = Entry(image["file_name"], regions, size, coco.other_names(image), extra=image)
-        reader.add(entry, annotated=bool(items))
+        reader.add(entry, annotated=bool(items) or image_id in data.incomplete)
     annotated = reader.finish(
         list(dict.fromkeys(names[category_id] for category_id in sorted(names)))
     )

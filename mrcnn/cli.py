@@ -293,7 +293,7 @@ def _inspect_options(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="+",
         metavar="PATH",
-        help="annotations (files or folders), images, weight files, exported models",
+        help="annotations (files or folders), images, videos, weight files, exported models",
     )
     _add_reading(parser)
     parser.add_argument(
@@ -942,6 +942,8 @@ def _inspect(args: argparse.Namespace) -> dict[str, Any]:
 
 def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
     """A file or folder as `mrcnn inspect --json` describes it."""
+    from mrcnn import media
+
     if not os.path.exists(path):
         raise FileNotFoundError(f"No file or folder {path}")
     if _is_exported(path) and not _is_xml_of_annotations(path):
@@ -950,6 +952,8 @@ def _inspected(path: str, args: argparse.Namespace) -> dict[str, Any]:
         return _inspected_weights(path)
     if os.path.isfile(path) and files.is_image_name(path):
         return _inspected_image(path)
+    if pathlib.Path(path).suffix.lower() in media.VIDEO_SUFFIXES and media.is_video(path):
+        return _inspected_video(path)
     return _inspected_dataset(path, args)
 
 
@@ -999,6 +1003,24 @@ def _inspected_image(path: str) -> dict[str, Any]:
     if shown != stored:
         entry["note"] = "the camera noted that it is to be turned"
     return entry
+
+
+def _inspected_video(path: str) -> dict[str, Any]:
+    """The video's frames; ValueError for one that can't be read."""
+    from mrcnn import media
+
+    frames, rate = media.video_info(path)
+    try:
+        height, width = next(media.read_video(path)).shape[:2]
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return {
+        "video": path,
+        "frames": frames or "not in its header",
+        "frames per second": round(rate, 3),
+        "height": height,
+        "width": width,
+    }
 
 
 def _inspected_dataset(path: str, args: argparse.Namespace) -> dict[str, Any]:

@@ -226,8 +226,9 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
             is a crowd.
 
     Returns:
-        pycocotools.coco.COCO, with an attribute `problems`: a text for each image, annotation or
-        polygon that was left out.
+        pycocotools.coco.COCO, with the attributes `problems`, a text for each image, annotation or
+        polygon that was left out, and `incomplete`, the ids of the images that lack an annotation
+        for this reason.
 
     Raises:
         FileNotFoundError: no such file.
@@ -247,6 +248,7 @@ def read_annotations(path: Any, crowds: str = "auto") -> Any:
     with _no_collection():
         coco = COCO()
         coco.problems = []
+        coco.incomplete = set()
         coco.dataset = _parse(path, coco.problems)
         if panoptic.is_panoptic(coco.dataset["annotations"]):
             panoptic.to_instances(coco.dataset, path, coco.problems)
@@ -745,6 +747,7 @@ def _converted(
         return None
     category_id = _category_of(annotation.get("category_id"), coco.cats, category_numbers)
     if category_id is None:
+        coco.incomplete.add(image_id)
         left_out[NO_CATEGORY].append(f"{annotation_id} (category {annotation.get('category_id')})")
         return None
     image = coco.imgs[image_id]
@@ -760,6 +763,7 @@ def _converted(
             detail = f": {problem})"
         left_out[problem.kind].append(entry + detail)
     if converted is None:
+        coco.incomplete.add(image_id)
         return None
     converted.update(id=annotation_id, image_id=image_id, category_id=category_id)
     return converted

@@ -1069,7 +1069,7 @@ def _split_inputs(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[
     paths = media.find_files(list(inputs))
     tiffs = []
     for path in paths:
-        if path.suffix.lower() in (".tif", ".tiff"):
+        if _is_tiff(path):
             try:
                 tiles.TiffImage(path).close()
                 tiffs.append(path)
@@ -1078,6 +1078,16 @@ def _split_inputs(inputs: Sequence, tiling: dict[str, Any]) -> tuple[list, list[
                 if _is_georeferenced(path):
                     tiffs.append(path)
     return [path for path in paths if path not in tiffs], tiffs
+
+
+def _is_tiff(path: pathlib.Path) -> bool:
+    """Whether a file is a TIFF by its content: those of slide scanners are .svs, .ndpi, .scn."""
+    from mrcnn import utils
+
+    try:
+        return path.is_file() and utils.begins_as_tiff(path)
+    except OSError:  # reported when it is read
+        return False
 
 
 def _is_georeferenced(path: pathlib.Path) -> bool:

@@ -21,6 +21,7 @@ import logging
 import os
 import pathlib
 import stat
+import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -104,6 +105,8 @@ _VIDEO_SIGNATURES = (
     (4, b"mdat"),
     (4, b"wide"),
 )
+# The first boxes of MP4 and QuickTime files.
+_QUICKTIME = (b"ftyp", b"moov", b"mdat", b"wide")
 # Brands, after "ftyp", of still images in an MP4 container.
 _PICTURE_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1", b"avif", b"avis", b"crx ")
 # Suffixes that output images keep; ".png" is appended to others.
@@ -194,8 +197,11 @@ def find_files(source: Source) -> list[pathlib.Path]:
     names = glob.glob(source, recursive=True)
     files = sorted(pathlib.Path(name) for name in names if not os.path.isdir(name))
     if not files:
+        hint = ""
+        if "://" in source:
+            hint = ", an address; download it first (mrcnn batch reads those of object stores)"
         raise FileNotFoundError(
-            f"No file, folder or glob that matches anything. Received: {source}"
+            f"No file, folder or glob that matches anything. Received: {source}{hint}"
         )
     return _without_duplicates(files)
 
@@ -289,6 +295,67 @@ def _cv2() -> Any:
     return cv2
 
 
+Matrix = tuple[int, int, int, int]  # (a, b, c, d) of x' = a x + c y and y' = b x + d y
+
+
+def _matrix_of(path: AnyPath) -> Matrix | None:
+    """How the header of an MP4 or QuickTime file turns its frames, as a phone's; None if not."""
+    if _beginning(path)[4:8] not in _QUICKTIME:
+        return None
+    for a, b, c, d in _matrices_in(path):
+        signs = (_sign(a), _sign(b), _sign(c), _sign(d))
+        is_quarter = signs[0] * signs[3] != 0 and not (b or c)
+        is_quarter = is_quarter or (signs[1] * signs[2] != 0 and not (a or d))
+        if is_quarter and signs != (1, 0, 0, 1):
+            return signs
+    return None
+
+
+def _sign(number: int) -> int:
+    """-1, 0 or 1."""
+    return (number > 0) - (number < 0)
+
+
+def _matrices_in(path: AnyPath) -> Iterator[Matrix]:
+    """The matrices of the tracks of an MP4 or QuickTime file, those of sound too."""
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while file.tell() + 8 <= size:
+            start = file.tell()
+            length, kind = struct.unpack(">I4s", file.read(8))
+            if kind in (b"moov", b"trak"):
+                continue  # with the boxes in it
+            if kind == b"tkhd":
+                content = file.read(92)
+                first = 40 + 12 * (content[:1] == b"\1")  # its version 1 has times of 8 bytes
+                if len(content) >= first + 20:
+                    a, b, _, c, d = struct.unpack_from(">5i", content, first)
+                    yield a, b, c, d
+            if length == 1:
+                file.seek(start + 8)
+                length = int.from_bytes(file.read(8))
+            if length < 8:
+                return  # to the end of the file
+            file.seek(start + length)
+
+
+def turned(frame: np.ndarray, matrix: Matrix | None) -> np.ndarray:
+    """A frame [H, W, ...] turned by quarters and mirrored.
+
+    matrix: its numbers are -1, 0 and 1; None leaves the frame as it is.
+    """
+    if matrix is None:
+        return frame
+    a, b, c, d = matrix
+    if a == 0:
+        frame = frame.swapaxes(0, 1)
+    if a + c < 0:
+        frame = frame[:, ::-1]
+    if b + d < 0:
+        frame = frame[::-1]
+    return frame
+
+
 @contextlib.contextmanager
 def _capture(path: AnyPath) -> Iterator[Any]:
     """OpenCV's reader of a video, released at the end. Raises ValueError: not a video."""
@@ -303,8 +370,9 @@ def _capture(path: AnyPath) -> Iterator[Any]:
     try:
         if not capture.isOpened():
             raise ValueError("OpenCV can't read it as a video")
-        # Not every build of OpenCV turns the videos of phones by itself.
-        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        # MP4 and QuickTime are turned by `turned`: not every build of OpenCV does, and it takes a
+        # mirrored video for one that is upside down.
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, int(_matrix_of(path) is None))
         yield capture
     finally:
         capture.release()
@@ -326,7 +394,7 @@ def video_info(path: AnyPath) -> tuple[int, float]:
         return animation
     # Headers of MP4 and QuickTime have the number of frames and the mean rate. Those of others may
     # have neither: browsers record WebM files of 30 frames per second that say 1000.
-    if beginning[4:8] not in (b"ftyp", b"moov", b"mdat", b"wide") and os.path.isfile(path):
+    if beginning[4:8] not in _QUICKTIME and os.path.isfile(path):
         status = os.stat(path)
         measured = _measured_info(os.fspath(path), status.st_mtime_ns, status.st_size)
         if measured is not None:
@@ -390,6 +458,7 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
     cv2 = _cv2()
     count = 0
     expected, _ = video_info(path)
+    matrix = _matrix_of(path)
     with _capture(path) as capture:
         codec = _codec_of(cv2, capture)
         while True:
@@ -397,7 +466,7 @@ def read_video(path: AnyPath) -> Iterator[np.ndarray]:
             if not was_read:
                 break
             count += 1
-            yield np.ascontiguousarray(frame[..., ::-1])
+            yield np.ascontiguousarray(turned(frame, matrix)[..., ::-1])
     if not count:
         raise ValueError(
             f"OpenCV decodes none of its frames, which are compressed by {codec}; a program such as"

@@ -714,7 +714,10 @@ class TiffImage:
         """
         with _naming_tiff(self.path):
             parts = [_window_of_page(page, (y1, x1, y2, x2)) for page in self._pages]
-        return np.concatenate(parts, axis=-1)[..., :3]
+        values = np.concatenate(parts, axis=-1)[..., :3]
+        if len(parts) == 2:
+            return utils.with_third_channel(values)
+        return values
 
     def window(self, y1: int, x1: int, y2: int, x2: int) -> np.ndarray:
         """[y2 - y1, x2 - x1, 3] uint8, RGB."""

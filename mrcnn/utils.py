@@ -589,7 +589,7 @@ def _image_sizes(path):
     _check_is_file(path)
     layout = None
     tifffile = None
-    if _begins_as_tiff(path):
+    if begins_as_tiff(path):
         tifffile = _tifffile_for(path)
     if tifffile is not None:
         try:
@@ -626,7 +626,7 @@ def _read_values(path, all_bands=False):
         [H, W], [H, W, 3] or [H, W, bands], of any dtype.
     """
     _check_is_file(path)
-    if isinstance(path, (str, os.PathLike)) and _begins_as_tiff(path):
+    if isinstance(path, (str, os.PathLike)) and begins_as_tiff(path):
         values, orientation = _read_tiff(path, all_bands)
         if values is not None:
             return values, orientation
@@ -712,7 +712,7 @@ def _check_pixels(width, height, path):
         )
 
 
-def _begins_as_tiff(path):
+def begins_as_tiff(path: str | os.PathLike | BinaryIO) -> bool:
     """Whether a file, given by its path or open, has the signature of a TIFF."""
     if isinstance(path, (str, os.PathLike)):
         with open(path, "rb") as file:
@@ -756,8 +756,8 @@ def _layout_of_tiff(file):
         source = file.series[0]
     elif channels and page.samplesperpixel == 1:
         source = _Channels([file.series[0].pages[number] for number in channels])
-    elif not _is_for_tifffile(kind, bits, page.samplesperpixel):
-        return None
+    elif not _is_for_tifffile(kind, bits, page.samplesperpixel) and page.dtype != np.int8:
+        return None  # Pillow takes int8 for uint8
     axis = _axis_of_bands(source)
     size = source.shape[:2]
     if axis == 0:
@@ -969,8 +969,17 @@ def _values_of_tiff(layout, path):
     except Exception:  # a compression that tifffile reads only with imagecodecs
         return _read_with_opencv(path)
     if layout.axis == 0:
-        return np.moveaxis(values, 0, -1)
+        values = np.moveaxis(values, 0, -1)
+        if layout.source.axes == "CYX":
+            return with_third_channel(values)
     return values
+
+
+def with_third_channel(values: np.ndarray) -> np.ndarray:
+    """Values [H, W, 2] of two channels without alpha as red and green; others as they are."""
+    if values.shape[-1] != 2:
+        return values
+    return np.concatenate([values, np.zeros_like(values[..., :1])], axis=-1)
 
 
 def _read_with_opencv(path):

@@ -855,6 +855,29 @@ def test_train_evaluate_detect_export(here, short_bodies, capsys):
     assert json.loads(out)["inspected"][0]["num_classes"] == 3
 
 
+def test_a_video_is_inspected(here, capsys):
+    """It was "expected a json file"."""
+    pytest.importorskip("cv2")
+    from mrcnn import media
+
+    with media.VideoWriter(here / "film.mp4", rate=10) as video:
+        for _ in range(5):
+            video.write(np.zeros((48, 64, 3), np.uint8))
+    code, out, _ = run(capsys, "inspect", here / "film.mp4", "--json")
+    assert code == 0
+    (entry,) = json.loads(out)["inspected"]
+    assert entry == {
+        "video": str(here / "film.mp4"),
+        "frames": 5,
+        "frames per second": 10.0,
+        "height": 48,
+        "width": 64,
+    }
+    (here / "cut.mp4").write_bytes((here / "film.mp4").read_bytes()[:100])
+    code, _, err = run(capsys, "inspect", here / "cut.mp4")
+    assert code == 1 and "video" in err and err.count("\n") == 1
+
+
 # ---- Runs in --logs ------------------------------------------------------------------------------
 
 

@@ -1213,3 +1213,41 @@ def test_createml_of_other_programs(tmp_path, caplog):
     ]
     assert "the boxes of 2 objects are taken for their shapes" in caplog.text
     assert "in parts of the image" in found.problems[0] and "above 0" in found.problems[1]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    (
+        {"segmentation": None, "bbox": None},
+        {"segmentation": [[1, 1, 5, 5]]},
+        {"segmentation": {"size": [20, 60], "counts": [246, 20, 934]}},
+        {"category_id": 9},
+    ),
+)
+def test_images_whose_annotations_are_all_left_out_are_no_background(tmp_path, damage):
+    """COCO's were: detections on them counted as false. Other formats have left them out."""
+    item = {"image_id": 1, "category_id": 1, "segmentation": [flat(CAT)], "iscrowd": 0}
+    images = []
+    for number in (1, 2, 3):
+        picture(tmp_path / f"{number}.jpg")
+        sides = {"height": HEIGHT, "width": WIDTH}
+        images.append({"id": number, "file_name": f"{number}.jpg", **sides})
+    items = [{**item, "id": 1}, {**item, "id": 2, "image_id": 2, **damage}]
+    data = {"images": images, "annotations": items, "categories": [{"id": 1, "name": "cat"}]}
+    found = annotations.read(write(tmp_path / "a.json", data), keep_empty=True)
+    assert [image.name for image in found.images] == ["1.jpg", "3.jpg"]
+    assert len(found.problems) == 1
+
+
+def test_the_results_of_detect_are_no_images_without_objects(tmp_path, caplog):
+    """images.json has the images, results.json the detections: these were lost without a word."""
+    picture(tmp_path / "a.jpg")
+    image = {"id": 1, "file_name": "a.jpg", "height": HEIGHT, "width": WIDTH}
+    data = {"images": [image], "annotations": [], "categories": [{"id": 1, "name": "cat"}]}
+    write(tmp_path / "images.json", data)
+    annotations.read(tmp_path, keep_empty=True)
+    assert "results.json" not in caplog.text
+    row = {"image_id": 1, "category_id": 1, "score": 0.9, "segmentation": runs(CAT_MASK)}
+    write(tmp_path / "results.json", [row])
+    annotations.read(tmp_path, keep_empty=True)
+    assert "results.json are not read as such" in caplog.text

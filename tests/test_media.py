@@ -110,6 +110,11 @@ def test_find_files(tmp_path):
             media.find_files(tmp_path / source)
 
 
+def test_addresses_are_named():
+    with pytest.raises(FileNotFoundError, match="https://x.org/a.jpg, an address; download it"):
+        media.find_files("https://x.org/a.jpg")
+
+
 def test_folders_that_are_left_out_are_named(tmp_path, caplog):
     for name in ("a.jpg", "below/b.jpg", ".hidden/c.jpg"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -424,7 +429,7 @@ def test_the_preview_in_a_raw_file_is_not_the_photograph(tmp_path):
     assert media.read_image(pyramid).shape == (240, 400, 3)
 
 
-def turned(source, target, matrix):
+def with_matrix(source, target, matrix):
     """Writes an MP4 whose header says how it is to be turned, a matrix of nine numbers."""
     content = bytearray(source.read_bytes())
     start = content.find(b"tkhd") + 44
@@ -439,18 +444,23 @@ def test_videos_of_phones_are_upright(tmp_path):
     upright = np.zeros((64, 96, 3), np.uint8)
     upright[:32, :48] = 250, 30, 30
     one = 1 << 16
-    matrices = {  # counterclockwise quarters by which the stored frame was turned
-        1: (0, one, 0, -one, 0, 0, 0, 0, 1 << 30),
-        2: (-one, 0, 0, 0, -one, 0, 0, 0, 1 << 30),
-        3: (0, -one, 0, one, 0, 0, 0, 0, 1 << 30),
+    stored = {  # by the first numbers of the matrix that makes it upright
+        (0, one, 0, -one, 0): np.rot90(upright, 1),
+        (-one, 0, 0, 0, -one): np.rot90(upright, 2),
+        (0, -one, 0, one, 0): np.rot90(upright, 3),
+        (-one, 0, 0, 0, one): upright[:, ::-1],  # a selfie, mirrored
+        (one, 0, 0, 0, -one): upright[::-1],
+        (0, one, 0, one, 0): upright.swapaxes(0, 1),
+        (0, -one, 0, -one, 0): np.rot90(upright, 2).swapaxes(0, 1),
+        (one, 0, 0, 0, one): upright,
     }
-    for quarters, matrix in matrices.items():
+    for matrix, frame in stored.items():
         with media.VideoWriter(tmp_path / "stored.mp4") as video:
-            video.write(np.rot90(upright, quarters))
-        turned(tmp_path / "stored.mp4", tmp_path / "film.mp4", matrix)
-        (frame,) = media.read_video(tmp_path / "film.mp4")
-        assert frame.shape == upright.shape
-        assert np.abs(frame.astype(float) - upright).mean() < 8, quarters
+            video.write(frame)
+        with_matrix(tmp_path / "stored.mp4", tmp_path / "film.mp4", (*matrix, 0, 0, 0, 1 << 30))
+        (read,) = media.read_video(tmp_path / "film.mp4")
+        assert read.shape == upright.shape
+        assert np.abs(read.astype(float) - upright).mean() < 8, matrix
 
 
 def element(number, content):

@@ -387,6 +387,32 @@ def test_channels_of_a_stack(tmp_path, axes):
     assert whole.shape == (20, 30, 3) and (whole == [1, 21, 41]).all()
 
 
+@pytest.mark.parametrize(
+    ("axes", "shape"), [("CYX", (2, 20, 30)), ("ZCYX", (3, 2, 20, 30)), ("CZYX", (2, 3, 20, 30))]
+)
+def test_two_channels_are_red_and_green(tmp_path, axes, shape):
+    """Of two dyes the second was taken for transparency: the image was the first in gray."""
+    planes = np.zeros(shape, np.uint16)
+    np.moveaxis(planes, axes.index("C"), 0)[0] = 700
+    np.moveaxis(planes, axes.index("C"), 0)[1] = 1000
+    path = tmp_path / "a.ome.tif"
+    tifffile.imwrite(path, planes, metadata={"axes": axes}, photometric="minisblack")
+    expected = np.full((20, 30, 3), (np.around(700 * 255 / 1023), np.around(1000 * 255 / 1023), 0))
+    np.testing.assert_array_equal(utils.read_image(path), expected)
+    with tiles.TiffImage(path) as image:
+        np.testing.assert_array_equal(image.window(2, 3, 20, 30), expected[2:, 3:])
+
+
+def test_signed_bytes(tmp_path):
+    """Pillow takes -5 for 251."""
+    path = tmp_path / "a.tif"
+    values = np.arange(-100, 100, dtype=np.int8).reshape(10, 20)
+    tifffile.imwrite(path, values)
+    limits = utils.value_range(values)
+    assert limits == (-100, 156)
+    np.testing.assert_array_equal(utils.read_image(path)[..., 0], utils.as_bytes(values, limits))
+
+
 def test_alpha_has_no_part_in_the_range(tmp_path):
     pixels = np.full((40, 50, 2), 65535, np.uint16)
     pixels[..., 0] = np.arange(2000).reshape(40, 50) % 1000
@@ -678,6 +704,19 @@ def test_what_is_read_whole_has_its_place_in_the_world(tmp_path):
     low, high = np.min(corners, 0), np.max(corners, 0)
     assert low.tolist() == [1000 + 2 * xs.min(), 2000 - 2 * (ys.max() + 1)]
     assert high.tolist() == [1000 + 2 * (xs.max() + 1), 2000 - 2 * ys.min()]
+
+
+def test_slides_are_tiffs(tmp_path):
+    """Those of scanners have suffixes of their own: they were read whole, or refused as too large."""
+    labels = scene((100, 130), 2, 9)
+    path = tmp_path / "in" / "slide.svs"
+    path.parent.mkdir()
+    tifffile.imwrite(path, drawn(labels), photometric="rgb", tile=(64, 64))
+    args = argparse.Namespace(inputs=[str(path)], output=str(tmp_path / "out"), tile=64, overlap=16)
+    done = commands.detect(Sees(), ["BG", "even", "odd"], args)
+    target = tmp_path / "out" / "slide.svs.geojson"
+    assert done.written[0] == str(target)
+    assert len(json.loads(target.read_text())["features"]) == len(np.unique(labels)) - 1
 
 
 def test_tiffs_of_one_name_stay_apart(tmp_path):
