@@ -150,7 +150,7 @@ def headline(result: Evaluation) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    commands.generated(__doc__, ShapesConfig, ShapesDataset, headline, "demo", arguments, epochs=14)
+    commands.generated(__doc__, ShapesConfig, ShapesDataset, headline, "demo", arguments, epochs=13)
 
 
 if __name__ == "__main__":
