@@ -2,6 +2,7 @@
 generated folders."""
 
 import argparse
+import copy
 import functools
 import http.server
 import importlib.util
@@ -916,6 +917,9 @@ def test_detect_keeps_the_numbers_of_a_video(tmp_path, monkeypatch):
         def __init__(self, rate=0.0):
             made.append(rate)
             self.frame = 0
+
+        def copy(self):
+            return copy.copy(self)
 
         def update(self, result):
             self.frame += 1
