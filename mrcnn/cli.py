@@ -456,11 +456,10 @@ def _resolve_last(args: argparse.Namespace) -> str:
         names = training.names_of_runs(args.logs)
         folder = pathlib.Path(args.logs).resolve()
         run = re.fullmatch(rf"(.+){training.RUN_TIME}", folder.name)
-        if len(names) > 1 or args.name != RUN_NAME:
-            pass
-        elif names:
+        is_unnamed = args.name == RUN_NAME
+        if is_unnamed and len(names) == 1:
             path = training.find_last(args.logs, names[0])
-        elif run is not None and folder.is_dir():
+        elif is_unnamed and not names and run is not None and folder.is_dir():
             path = training.newest_checkpoint(folder, run[1])
         if path is None and names:
             raise FileNotFoundError(
