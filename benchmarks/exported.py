@@ -37,7 +37,8 @@ from benchmarks import timing  # noqa: E402
 
 RUNTIMES = ROOT / ".venv-runtimes" / "bin" / "python"
 HERE = "weights.h5"  # `detect` by TensorFlow
-FILES = (HERE, "saved_model", "model.onnx", "model.xml", "model.tflite")
+CALIBRATED = ("int8/model.onnx", "int8/model.xml")  # convolutions and matrix products in int8
+FILES = (HERE, "saved_model", "model.onnx", "model.xml", "model.tflite", *CALIBRATED)
 TOGETHER = 4  # images at a time of "images/s"; a LiteRT file takes one
 
 
@@ -69,7 +70,11 @@ def write_file(options: argparse.Namespace) -> None:
         model.save_weights(path)
         return
     names = ["BG", *(str(i) for i in range(1, 81))]
-    model.export(path, class_names=names)
+    fewer_bits = {}
+    if options.child in CALIBRATED:
+        # Of random weights any image shows the ranges.
+        fewer_bits = {"precision": "int8", "calibration": [timing.noise(options.side)]}
+    model.export(path, class_names=names, **fewer_bits)
 
 
 def size_of(path: pathlib.Path) -> float:
@@ -256,8 +261,10 @@ def serve(options: argparse.Namespace) -> list[list[str]]:
 PRECISIONS = [
     (file, precision)
     for file in ("model.onnx", "model.xml", "model.tflite")
-    for precision in ("float32", "float16", "int8")
+    for precision in ("float32", "float16", "int8", "int8, calibrated")
+    if (file, precision) != ("model.tflite", "int8, calibrated")
 ]
+CALIBRATION_IMAGES = 24  # of those that the network was trained on
 
 
 def ap(options: argparse.Namespace) -> None:
@@ -284,7 +291,11 @@ def ap(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for file, precision in PRECISIONS:
             path = pathlib.Path(folder) / precision / file
-            model.export(path, class_names=unseen.class_names, precision=precision)
+            fewer_bits = {"precision": precision.split(",")[0]}
+            if precision.endswith("calibrated"):
+                seen = shapes.ShapesDataset(CALIBRATION_IMAGES)
+                fewer_bits["calibration"] = map(seen.load_image, range(CALIBRATION_IMAGES))
+            model.export(path, class_names=unseen.class_names, **fewer_bits)
             add(file, precision, size_of(path), runtime.load(path))
     header = ["file", "weights", "MB", "box AP", "mask AP", "mask AP50"]
     print(f"\n{options.images} images\n\n{timing.table(header, rows)}")

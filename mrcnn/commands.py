@@ -35,6 +35,7 @@ import collections
 import contextlib
 import copy
 import io
+import itertools
 import logging
 import os
 import pathlib
@@ -66,6 +67,8 @@ COCO_WEIGHTS = ROOT / "mask_rcnn_coco.h5"
 if ROOT == pathlib.Path.cwd() and not (ROOT / "samples").is_dir() and not COCO_WEIGHTS.exists():
     COCO_WEIGHTS = files.cache_folder() / "mask_rcnn_coco.h5"
 COCO_CLASSES = 81
+# Images that --calibrate takes at most; ranges change little with more, and each is a detection.
+CALIBRATION_IMAGES = 64
 # Layers whose shape depends on the number of classes.
 CLASS_LAYERS = ["mrcnn_class_logits", "mrcnn_bbox_fc", "mrcnn_bbox", "mrcnn_mask"]
 # Values of --weights that are not checkpoints of a training.
@@ -235,7 +238,7 @@ def _add_export_options(new_parser: argparse.ArgumentParser) -> None:
 
 
 def add_export_options(made: argparse.ArgumentParser) -> None:
-    """Adds the options of an exported file: --size, --precision, --batch, --paste."""
+    """Adds the options of an exported file: --size, --precision, --calibrate, --batch, --paste."""
     made.add_argument(
         "--size",
         nargs=2,
@@ -247,6 +250,14 @@ def add_export_options(made: argparse.ArgumentParser) -> None:
         "--precision",
         default="float32",
         help="export: float32, float16 or int8, where the format has it (default: %(default)s)",
+    )
+    made.add_argument(
+        "--calibrate",
+        nargs="+",
+        metavar="PATH",
+        help="export: with --precision=int8 of ONNX and OpenVINO, images, folders or globs of what"
+        " the file is for; it computes in int8 over the ranges that"
+        f" {CALIBRATION_IMAGES} of them show",
     )
     made.add_argument(
         "--batch",
@@ -974,13 +985,36 @@ def export(model: MaskRCNN, class_names: Sequence[str], args: argparse.Namespace
     Args:
         model: `MaskRCNN` in inference mode.
         class_names: names by class id; classes without a name are called by their number.
-        args: of `parse`: file, size, precision, batch, paste.
+        args: of `parse`: file, size, precision, calibrate, batch, paste.
     """
     names = _all_names(class_names, model.config.NUM_CLASSES)
     options = {name: getattr(args, name) for name in ("size", "batch", "precision", "paste")}
+    if getattr(args, "calibrate", None):
+        options["calibration"] = _calibration_images(args.calibrate)
     path = model.export(args.file, class_names=names, **options)
     print(path)
     return path
+
+
+def _calibration_images(paths: Sequence[str]) -> Iterator[np.ndarray]:
+    """Up to CALIBRATION_IMAGES images, of files evenly spaced, with a progress bar.
+
+    Raises:
+        FileNotFoundError: no file, immediately.
+    """
+    files_found = media.find_files(list(paths))
+    count = min(len(files_found), CALIBRATION_IMAGES)
+    chosen = [files_found[i * len(files_found) // count] for i in range(count)]
+
+    def read():
+        start = time.time()
+        pictures = itertools.islice(media.read(chosen), CALIBRATION_IMAGES)
+        for number, picture in enumerate(pictures, 1):
+            yield picture.image
+            if number <= count:  # a video has more pictures than files
+                files.show_progress("calibrating", number, count, time.time() - start)
+
+    return read()
 
 
 def batch(config: Config, class_names: Sequence[str], args: argparse.Namespace) -> batching.Summary:

@@ -33,12 +33,12 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from mrcnn import __version__, boxes as box_math, data, ops as kernels, rewrite
+from mrcnn import __version__, boxes as box_math, data, files, ops as kernels, quantization, rewrite
 from mrcnn.config import Config, setting_names
 from mrcnn.files import atomic, write_bytes
 from mrcnn.runtime import (
@@ -52,6 +52,7 @@ from mrcnn.runtime import (
     checksum,
     environment,
     format_of,
+    without_telemetry,
 )
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ NEEDS: dict[str, dict[str, str]] = {
     "onnx": {"tf2onnx": "tf2onnx", "onnx": "onnx"},
     "openvino": {"openvino": "openvino", "openvino.frontend": "openvino"},
     "litert": {},
+}
+# {module: package} that calibration needs, whichever format is written.
+NEEDS_OF_CALIBRATION = {
+    **NEEDS["onnx"],
+    "onnxruntime": "onnxruntime",
+    "onnxruntime.quantization": "onnxruntime",
 }
 # Sides of square images, in pixels, for which COMPUTE_BACKBONE_SHAPE is checked.
 PROBED_SIDES = (256, 320, 416)
@@ -768,6 +775,7 @@ def export(
     batch: int | None = None,
     precision: str = "float32",
     paste: bool = False,
+    calibration: Iterable | None = None,
 ) -> str:
     """Writes a model as a file for another runtime, see `MaskRCNN.export`."""
     model.check_mode("inference", "export")
@@ -781,18 +789,21 @@ def export(
     if batch is not None and _whole(batch) < 1:
         raise ValueError(f"batch is a whole number from 1, or None. Received: {batch!r}")
     _check_precision(format, precision)
+    _check_calibration(format, precision, calibration)
     _check_config(model.config, fixed_size)
     if paste and not model.config.USE_MASK:
         raise ValueError("paste is for the masks of a model. Received: True and USE_MASK = False")
     _check_unchanged(model.keras_model, model.config)
-    modules = _import(format)
+    modules = _import(NEEDS[format], format)
     metadata = _metadata(model, class_names)
+    text = json.dumps(metadata, default=_plain)
     graph = Graph(model, format, paste)
     function = graph.function(fixed_size, batch)
     logger.info("Writing %s as %s", path, format)
-    WRITERS[format](
-        path, graph, function, json.dumps(metadata, default=_plain), precision, *modules
-    )
+    if calibration is None:
+        WRITERS[format](path, graph, function, text, precision, *modules)
+    else:
+        _write_calibrated(path, format, function, text, calibration, *modules)
     for name, meaning in metadata["around"].items():
         logger.warning(
             "%s: %s (%s). mrcnn.runtime does so; another program that runs the file has to",
@@ -907,6 +918,24 @@ def _check_precision(format, precision):
         )
 
 
+def _check_calibration(format, precision, images):
+    """ValueError if images can't calibrate a file; ImportError without the package for it."""
+    if images is None:
+        return
+    if precision != "int8" or format not in ("onnx", "openvino"):
+        raise ValueError(
+            "calibration is for precision='int8' of onnx and openvino. Received: images, and"
+            f" precision {precision!r} of {format}"
+        )
+    is_list = isinstance(images, Iterable) and not isinstance(images, (str, bytes, Mapping, Set))
+    if not is_list or len(getattr(images, "shape", (0,) * 4)) not in (1, 4):
+        raise ValueError(
+            "calibration is a list of images or of paths of image files. Received:"
+            f" {getattr(images, 'shape', files.short(images))} ({type(images).__name__})"
+        )
+    _import(NEEDS_OF_CALIBRATION, "onnx")
+
+
 # Settings of `detect` that neither a graph nor `mrcnn.runtime` supports: (the only allowed value,
 # the reason).
 OUTSIDE: dict[str, tuple[Any, str]] = {
@@ -976,12 +1005,13 @@ def _check_unchanged(network, config):
         _check_values(layer, {**layer.values_of(config), **values})
 
 
-def _import(format):
-    """The modules that write a format, see `NEEDS`."""
+def _import(needed, format):
+    """The modules of {module: package}; `format` is the extra that has their packages."""
     modules = []
-    for module, package in NEEDS[format].items():
+    for module, package in needed.items():
         try:
-            modules.append(importlib.import_module(module))
+            with without_telemetry():
+                modules.append(importlib.import_module(module))
         except ImportError as error:
             raise ImportError(
                 f"export() to {format} needs {package}: pip install {package}, or"
@@ -1036,144 +1066,24 @@ def _folder_beside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         yield pathlib.Path(folder)
 
 
-# ---- Weights of fewer bits -----------------------------------------------------------------------
-# Only weights of convolutions and matrix products are stored in fewer bits; activations and all
-# other constants stay float32: anchors in float16 would shift boxes by a quarter of a pixel.
-
-# {operator whose second input is weights: axis of its outputs in them}, for ONNX and OpenVINO.
-WEIGHTS_OF_ONNX = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
-WEIGHTS_OF_OPENVINO = {"Convolution": 0, "ConvolutionBackpropData": 1, "MatMul": 1}
-
-
-def _as_int8(weights: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Symmetric int8 quantization per output channel: int8 values and their scales.
-
-    Args:
-        weights: float32.
-        axis: of the outputs, each of which has its own scale.
-
-    Returns:
-        int8 in -127..127 of the weights' shape; float32 scales, of length 1 along all other axes.
-    """
-    others = tuple(i for i in range(weights.ndim) if i != axis)
-    largest = np.abs(weights).max(axis=others, keepdims=True)
-    scales = np.where(largest > 0, largest, 1).astype(np.float32) / np.float32(127)
-    return np.rint(weights / scales).astype(np.int8), scales
-
-
-def _as_float16(weights: np.ndarray) -> np.ndarray | None:
-    """Weights as float16; None if one of them exceeds its range."""
-    if np.abs(weights).max(initial=0) > np.finfo(np.float16).max:
-        return None
-    return weights.astype(np.float16)
-
-
-def _shrink_onnx(network: Any, precision: str, onnx: Any) -> None:
-    """Stores the weights of an ONNX model in fewer bits; its first nodes convert them to float32.
-
-    Runtimes run these nodes once, when they load the model, or for each image.
-    """
-    arrays = {entry.name: entry for entry in network.graph.initializer}
-    converted: dict[str, str] = {}  # {name of the weights: name of the converted ones}
-    nodes = []
-    for node in network.graph.node:
-        axis = _axis_of_onnx(node)
-        if axis is None or node.input[1] not in arrays:
-            continue
-        name = node.input[1]
-        if name not in converted:
-            weights = onnx.numpy_helper.to_array(arrays[name])
-            if weights.dtype != np.float32 or weights.ndim < 2:
-                continue
-            stored, added = _small_initializers(name, weights, axis, precision, onnx)
-            if not stored:
-                continue
-            network.graph.initializer.extend(stored)
-            nodes.append(added)
-            converted[name] = added.output[0]
-        node.input[1] = converted[name]
-    for node in reversed(nodes):
-        network.graph.node.insert(0, node)
-    used = {name for node in network.graph.node for name in node.input}
-    for i in reversed(range(len(network.graph.initializer))):
-        if network.graph.initializer[i].name in converted.keys() - used:
-            del network.graph.initializer[i]
-
-
-def _axis_of_onnx(node):
-    """The axis of the outputs in a node's weights; None for a node without weights."""
-    axis = WEIGHTS_OF_ONNX.get(node.op_type)
-    if axis is None or len(node.input) < 2:
-        return None
-    if any(entry.name == "transB" and entry.i for entry in node.attribute):
-        return 0
-    return axis
-
-
-def _small_initializers(name, weights, axis, precision, onnx):
-    """Initializers with the weights in fewer bits, and the node that converts them to float32."""
-    stored = f"{name}/{precision}"
-    output = f"{name}/float32"
-    if precision == "float16":
-        halves = _as_float16(weights)
-        if halves is None:
-            return [], None
-        node = onnx.helper.make_node("Cast", [stored], [output], to=onnx.TensorProto.FLOAT)
-        return [onnx.numpy_helper.from_array(halves, stored)], node
-    values, scales = _as_int8(weights, axis)
-    names = [stored, f"{name}/scales", f"{name}/zeros"]
-    arrays = [values, scales.ravel(), np.zeros(scales.size, np.int8)]
-    node = onnx.helper.make_node("DequantizeLinear", names, [output], axis=axis)
-    return [onnx.numpy_helper.from_array(*pair) for pair in zip(arrays, names)], node
-
-
-def _shrink_openvino(network: Any, precision: str, openvino: Any) -> None:
-    """Stores the weights of an OpenVINO model in fewer bits; its graph converts them to float32."""
-    operations = openvino.opset13
-    converted: dict[str, Any] = {}
-    for node in network.get_ordered_ops():
-        axis = WEIGHTS_OF_OPENVINO.get(node.get_type_name())
-        if axis is None:
-            continue
-        source = node.input_value(1).get_node()
-        name = source.get_friendly_name()
-        if name not in converted:
-            if source.get_type_name() != "Constant":
-                continue
-            weights = source.data
-            if weights.dtype != np.float32 or weights.ndim < 2:
-                continue
-            if node.get_type_name() == "MatMul" and node.get_attributes()["transpose_b"]:
-                axis = 0
-            small = _small_constant(weights, axis, precision, operations)
-            if small is None:
-                continue
-            converted[name] = small
-        node.input(1).replace_source_output(converted[name].output(0))
-
-
-def _small_constant(weights, axis, precision, operations):
-    """The node that converts small weights to float32; None if float16 can't hold them."""
-    if precision == "float16":
-        halves = _as_float16(weights)
-        if halves is None:
-            return None
-        return operations.convert(operations.constant(halves), "f32")
-    values, scales = _as_int8(weights, axis)
-    floats = operations.convert(operations.constant(values), "f32")
-    return operations.multiply(floats, operations.constant(scales))
-
-
 # ---- Writers -------------------------------------------------------------------------------------
 
 
 def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
+    network = _onnx_network(function, tf2onnx, _suppress_by_operator)
+    if precision != "float32":
+        quantization.shrink_onnx(network, precision, onnx)
+    _save_onnx(path, network, text, onnx)
+
+
+def _onnx_network(function: Any, tf2onnx: Any, suppress: Callable) -> Any:
+    """A `tf.function` as an onnx.ModelProto; `suppress` replaces `ops.non_max_suppression`."""
     from keras.src.export.tf2onnx_lib import patch_tf2onnx
 
     # tf2onnx uses names that numpy 2 removed; Keras has a patch for its own export.
     patch_tf2onnx()
     handlers: dict[str, tuple[Any, list]] = {PLACE_OF_NMS: (_as_onnx_suppression, [])}
-    with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(_suppress_by_operator):
+    with _quiet("tf2onnx"), _without_copies(), kernels.suppressing_by(suppress):
         network, _ = tf2onnx.convert.from_function(
             function,
             input_signature=function.input_signature,
@@ -1181,8 +1091,11 @@ def _write_onnx(path, graph, function, text, precision, tf2onnx, onnx):
             custom_op_handlers=handlers,
         )
     _remove_constant_inputs(network.graph)
-    if precision != "float32":
-        _shrink_onnx(network, precision, onnx)
+    return network
+
+
+def _save_onnx(path: pathlib.Path, network: Any, text: str, onnx: Any) -> None:
+    """Writes an onnx.ModelProto with our metadata."""
     entry = network.metadata_props.add()
     entry.key = METADATA_KEY
     entry.value = text
@@ -1248,7 +1161,7 @@ def _without_copies() -> Iterator[None]:
         Graph.update_proto = update_all
 
 
-def _without_telemetry() -> contextlib.AbstractContextManager:
+def _without_telemetry_of_openvino() -> contextlib.AbstractContextManager:
     """Turns off the telemetry of OpenVINO's converter, inside.
 
     It sends data without consent, from forks of this process, except in continuous integration,
@@ -1269,30 +1182,58 @@ def _quiet(name: str) -> Iterator[None]:
         target_logger.setLevel(level)
 
 
+def _write_calibrated(path, format, function, text, images, *modules):
+    """Writes a file that computes in int8, see `quantization`; OpenVINO's is made from ONNX."""
+    tf2onnx, onnx, _, tool = _import(NEEDS_OF_CALIBRATION, "onnx")
+    # OpenVINO's operator takes the place of ONNX's.
+    suppress = functools.partial(_suppress_by_operator, at=format == "openvino")
+    with _folder_beside(path) as folder:
+        floats = folder / "float32.onnx"
+        _save_onnx(floats, _onnx_network(function, tf2onnx, suppress), text, onnx)
+        network, count = quantization.calibrated(floats, images, tool, onnx)
+        text = json.dumps({**json.loads(text), "calibration": count})
+        if format == "onnx":
+            _save_onnx(path, network, text, onnx)
+            return
+        integers = folder / "int8.onnx"
+        onnx.save_model(network, integers)
+        openvino, _ = modules
+        with _without_telemetry_of_openvino():
+            converted = openvino.convert_model(integers)
+        _save_openvino(path, folder, converted, text, openvino)
+
+
 def _write_openvino(path, graph, function, text, precision, openvino, frontend):
     with _folder_beside(path) as folder:
         suppress = functools.partial(_suppress_by_operator, at=True)
         with kernels.suppressing_by(suppress):
             _save(folder / "saved", graph, function)
         extension = _suppression_of_openvino(openvino, frontend)
-        with _without_telemetry():
+        with _without_telemetry_of_openvino():
             network = openvino.convert_model(folder / "saved", extension=[extension])
-        _replace_top_k(network, openvino)
         if precision != "float32":
-            _shrink_openvino(network, precision, openvino)
-        network.set_rt_info(text, [METADATA_KEY])
-        file = folder / "model.xml"  # OpenVINO accepts no other suffix, such as .XML
-        try:
-            openvino.save_model(network, file, compress_to_fp16=False)
-            # Without a checksum, a graph would run with the weights of another export of the same
-            # size.
-            network.set_rt_info(checksum(file.with_suffix(".bin")), [METADATA_KEY + CHECKSUM])
-            openvino.save_model(network, file, compress_to_fp16=False)
-        except RuntimeError as error:  # OpenVINO's error for a full disk
-            raise OSError(f"{path} can't be written: {error}; is the disk full?") from error
-        # The graph comes last, as it can't be read without its weights.
-        os.replace(file.with_suffix(".bin"), path.with_suffix(".bin"))
-        os.replace(file, path)
+            quantization.shrink_openvino(network, precision, openvino)
+        _save_openvino(path, folder, network, text, openvino)
+
+
+def _save_openvino(
+    path: pathlib.Path, folder: pathlib.Path, network: Any, text: str, openvino: Any
+) -> None:
+    """Writes an openvino.Model with our metadata and a fast TopK; `folder` takes it first."""
+    _replace_top_k(network, openvino)
+    network.set_rt_info(text, [METADATA_KEY])
+    file = folder / "model.xml"  # OpenVINO accepts no other suffix, such as .XML
+    try:
+        openvino.save_model(network, file, compress_to_fp16=False)
+        # Without a checksum, a graph would run with the weights of another export of the same
+        # size.
+        network.set_rt_info(checksum(file.with_suffix(".bin")), [METADATA_KEY + CHECKSUM])
+        openvino.save_model(network, file, compress_to_fp16=False)
+    except RuntimeError as error:  # OpenVINO's error for a full disk
+        raise OSError(f"{path} can't be written: {error}; is the disk full?") from error
+    # The graph comes last, as it can't be read without its weights.
+    os.replace(file.with_suffix(".bin"), path.with_suffix(".bin"))
+    os.replace(file, path)
 
 
 def _write_litert(path, graph, function, text, precision):

@@ -3013,6 +3013,7 @@ class MaskRCNN:
         batch: int | None = None,
         precision: str = "float32",
         paste: bool = False,
+        calibration: Iterable | None = None,
     ) -> str:
         """Writes the model as a file of another runtime; see `mrcnn.export` for its contents.
 
@@ -3031,6 +3032,10 @@ class MaskRCNN:
                 SavedModel).
             paste: True for masks of whole images, each as large as the image; False for
                 probabilities inside the boxes, which `mrcnn.runtime` pastes.
+            calibration: with precision "int8" of ONNX and OpenVINO: images, or paths of image
+                files, like those that the file is for, 20 to 100 of them. Convolutions then compute
+                in int8 over the ranges of values that these images cause; without them only the
+                weights are int8.
 
         Returns:
             the path.
@@ -3050,6 +3055,7 @@ class MaskRCNN:
             batch=batch,
             precision=precision,
             paste=paste,
+            calibration=calibration,
         )
 
     @kernels.outside_graphs()

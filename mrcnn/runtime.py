@@ -19,6 +19,7 @@ import concurrent.futures
 import contextlib
 import ctypes
 import importlib
+import io
 import json
 import logging
 import math
@@ -29,7 +30,7 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -84,6 +85,7 @@ class Metadata(NamedTuple):
         weights: {"file": path of the loaded weights, or None; "fingerprint": digest of the
             weights}.
         around: {name of a setting: the step outside the graph that it requests}, see `AROUND`.
+        calibration: number of images that an int8 file was calibrated with; 0 for other files.
     """
 
     class_names: list[str]
@@ -91,6 +93,7 @@ class Metadata(NamedTuple):
     version: str
     weights: dict[str, Any]
     around: dict[str, str]
+    calibration: int = 0
 
     def config(self) -> Config:
         """The settings as a `Config`; functions, such as a custom BACKBONE, are not included."""
@@ -129,7 +132,9 @@ def read_metadata(text: str | None, path: str | os.PathLike) -> Metadata:
     try:
         fields = json.loads(text)
         metadata = Metadata(**{"around": {}, **{name: fields[name] for name in _REQUIRED}})
-        metadata = metadata._replace(around=dict(fields.get("around", {})))
+        metadata = metadata._replace(
+            around=dict(fields.get("around", {})), calibration=int(fields.get("calibration", 0))
+        )
         _check_metadata(metadata)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{expected} Received: {text[:80]!r} ({error!r})") from error
@@ -184,10 +189,11 @@ class _Onnx:
 
     def __init__(self, runtime, path, threads, device):
         options = runtime.SessionOptions()
-        # Dequantize int8 weights when the file is loaded. By default onnxruntime quantizes the
-        # activations too: scores of a toy model changed by .0026 instead of .0009, in twice the
-        # time.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
+        if not _is_calibrated(path):
+            # Dequantize int8 weights when the file is loaded. By default onnxruntime quantizes the
+            # activations too: scores of a toy model changed by .0026 instead of .0009, in twice
+            # the time.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
         if threads:
             options.intra_op_num_threads = threads
             options.inter_op_num_threads = 1
@@ -394,6 +400,62 @@ def saved_model_in(folder: pathlib.Path) -> pathlib.Path:
     return max(versions, key=lambda path: int(path.parent.name)).parent
 
 
+def _is_calibrated(path: str | os.PathLike) -> bool:
+    """Whether an ONNX file computes in int8; False for files that can't be read, too."""
+    try:
+        text = _metadata_of_onnx(path)
+        return bool(text) and read_metadata(text, path).calibration > 0
+    except (EOFError, LoadError):  # onnxruntime reports what is wrong with it
+        return False
+
+
+def _metadata_of_onnx(path: str | os.PathLike) -> str | None:
+    """The text that an ONNX file stores under `METADATA_KEY`; None if there is none.
+
+    Read without onnxruntime, whose options depend on it: of the fields of the file's protobuf
+    message only the metadata (field 14) are read, the network is skipped.
+
+    Raises:
+        EOFError: the file is cut, or no protobuf message.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        while file.tell() < size:
+            field, kind = divmod(_varint(file), 8)
+            if kind == 0:
+                _varint(file)
+                continue
+            length = {1: 8, 5: 4}.get(kind)
+            if kind == 2:
+                length = _varint(file)
+            if length is None or file.tell() + length > size:
+                raise EOFError(f"{path}: not a whole ONNX file")
+            if field != 14:
+                file.seek(length, os.SEEK_CUR)
+                continue
+            entry = io.BytesIO(file.read(length))
+            parts = {}
+            while entry.tell() < length:
+                number = _varint(entry) // 8
+                parts[number] = entry.read(_varint(entry))
+            if parts.get(1) == METADATA_KEY.encode():
+                return parts.get(2, b"").decode("utf-8", "replace")
+    return None
+
+
+def _varint(file: BinaryIO) -> int:
+    """The next variable-length integer of a protobuf message; EOFError at its end."""
+    value = shift = 0
+    while True:
+        byte = file.read(1)
+        if not byte or shift > 63:
+            raise EOFError("a number of a protobuf message is cut")
+        value |= (byte[0] & 0x7F) << shift
+        if byte[0] < 0x80:
+            return value
+        shift += 7
+
+
 def _metadata_of_litert(content: bytes) -> str | None:
     """The text that a LiteRT file stores under `METADATA_KEY`; None if there is none."""
     from ai_edge_litert import schema_py_generated as schema
@@ -410,7 +472,7 @@ def _metadata_of_litert(content: bytes) -> str | None:
 # ---- Models --------------------------------------------------------------------------------------
 
 
-class _Fitted(NamedTuple):
+class Fitted(NamedTuple):
     """An image as the graph's input.
 
     Attributes:
@@ -517,10 +579,10 @@ class Model:
         mask_math.check_form(masks)
         fitted = []
         for i, image in enumerate(data.images_in(images, "detect")):
-            fitted.append(self._as_input(image, f"image {i}"))
+            fitted.append(self.as_input(image, f"image {i}"))
         groups: dict[tuple, list[int]] = {}
-        for i, image in enumerate(fitted):
-            groups.setdefault(image.size, []).append(i)
+        for i, entry in enumerate(fitted):
+            groups.setdefault(entry.size, []).append(i)
         if verbose:
             print(f"Processing {len(fitted)} images")
         results: list[dict] = [{}] * len(fitted)
@@ -561,7 +623,7 @@ class Model:
 
         def prepare(number, item):
             image, where = data.loaded(number, item, load)
-            return self._as_input(image, where)
+            return self.as_input(image, where)
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             while True:
@@ -623,8 +685,16 @@ class Model:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._backend))
             self._backend = None
 
-    def _as_input(self, image, where):
-        """An image as a `_Fitted`; `where` names it in errors."""
+    def as_input(self, image: np.ndarray, where: str) -> Fitted:
+        """An image as the graph's input, of the size that the file takes.
+
+        Args:
+            image: [H, W] or [H, W, C], see `data.as_network_input`.
+            where: names the image in errors.
+
+        Raises:
+            ValueError: an image that the model does not accept.
+        """
         array = data.as_network_input(image, self.config, where)
         if None in self.shape[1:3]:
             data.check_sides(array.shape, self.config, where)
@@ -635,7 +705,7 @@ class Model:
             raise ValueError(f"An image has pixels. Received: {where} of shape {array.shape}")
         height, width = (side or n for side, n in zip(self.shape[1:3], array.shape))
         if (height, width) == array.shape[:2]:
-            return _Fitted(array, array.shape, np.array([0, 0, height, width]))
+            return Fitted(array, array.shape, np.array([0, 0, height, width]))
         if not self._warned_of_size:
             self._warned_of_size = True
             logger.warning(
@@ -647,7 +717,7 @@ class Model:
         return _fitted(array, height, width, self.config)
 
     def _result(self, outputs, row, image, form):
-        """The result of `image`, a `_Fitted`: row `row` of a batch's outputs."""
+        """The result of `image`, a `Fitted`: row `row` of a batch's outputs."""
         valid = np.flatnonzero(outputs["class_ids"][row] > 0)
         scores = outputs["scores"][row]
         data.tell_of_limit(scores[valid], len(scores))
@@ -704,7 +774,7 @@ class Model:
 # ---- Images of another size than the file's ------------------------------------------------------
 
 
-def _fitted(array: np.ndarray, height: int, width: int, config: Config) -> _Fitted:
+def _fitted(array: np.ndarray, height: int, width: int, config: Config) -> Fitted:
     """An image [h, w, C] resized into one of height x width, padded as `detect` pads.
 
     The graph resizes all its inputs by one scale. The image is resized here so that both scales
@@ -730,7 +800,7 @@ def _fitted(array: np.ndarray, height: int, width: int, config: Config) -> _Fitt
         pixels[:] = np.clip(np.rint(config.MEAN_PIXEL), 0, 255)
     resized = utils.resized(array, rows, columns, config.FLOAT_RESIZE)
     pixels[top : top + rows, left : left + columns] = resized
-    return _Fitted(pixels, array.shape, np.array([top, left, top + rows, left + columns]))
+    return Fitted(pixels, array.shape, np.array([top, left, top + rows, left + columns]))
 
 
 def _molding_scale(shape: Sequence[int], config: Config) -> float:
@@ -740,7 +810,7 @@ def _molding_scale(shape: Sequence[int], config: Config) -> float:
     return utils.resized_size(shape, *limits, mode, config.FLOAT_RESIZE)[0]
 
 
-def _in_image(boxes: np.ndarray, image: _Fitted, frame: str) -> np.ndarray:
+def _in_image(boxes: np.ndarray, image: Fitted, frame: str) -> np.ndarray:
     """Maps boxes [n, 4] in pixels of the graph's input to those of the original image, float32."""
     size = image.pixels.shape
     window = box_math.norm_boxes(image.window, size, frame)
@@ -748,7 +818,7 @@ def _in_image(boxes: np.ndarray, image: _Fitted, frame: str) -> np.ndarray:
     return box_math.denorm_boxes(normalised, image.shape, frame, whole=False)
 
 
-def _points_in_image(points: np.ndarray, image: _Fitted) -> np.ndarray:
+def _points_in_image(points: np.ndarray, image: Fitted) -> np.ndarray:
     """Maps points [..., (y, x)] in pixels of the graph's input to those of the original image."""
     corner, end = np.split(image.window.astype(np.float64), 2)
     return (points - corner) * (image.shape[:2] / (end - corner))
@@ -784,7 +854,7 @@ def _resampled_masks(soft: np.ndarray, boxes: np.ndarray, parts: np.ndarray) -> 
     return soft
 
 
-def _unfitted_masks(masks: np.ndarray, image: _Fitted) -> np.ndarray:
+def _unfitted_masks(masks: np.ndarray, image: Fitted) -> np.ndarray:
     """Masks [n, height, width] of the original image, from masks [n, H, W] of the graph's input."""
     corner, end = np.split(image.window, 2)
     rows, columns = (
@@ -877,7 +947,7 @@ def _backend_of(path, threads, device, format):
     _check_files(pathlib.Path(path), format)
     module, package = PACKAGES[format]
     try:
-        with _without_telemetry():
+        with without_telemetry():
             runtime = importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{path} is run by {package}: pip install {package} ({error})") from error
@@ -920,7 +990,7 @@ def environment(name: str, value: str) -> Iterator[None]:
             os.environ[name] = old_value
 
 
-def _without_telemetry() -> contextlib.AbstractContextManager:
+def without_telemetry() -> contextlib.AbstractContextManager:
     """Turns off the telemetry of ONNX Runtime while it is imported, if the user has set nothing.
 
     1.32 has it on by default, as its Privacy.md says: threads that start with the import send data.

@@ -706,6 +706,17 @@ def test_export_and_tiles_pass_their_options(here, capsys, monkeypatch):
     expected = dict(path="m.onnx", size=[64, 96], precision="float16", batch=2, paste=True)
     assert given.pop() == expected
     picture(here / "a.png")
+    (here / "many").mkdir()
+    for number in range(3):
+        picture(here / "many" / f"{number}.png")
+    (here / "many" / "notes.txt").write_text("no image")
+    words = "m.onnx --weights=coco --precision=int8 --calibrate many a.png"
+    code, _, err = run(capsys, "export", *words.split())
+    assert code == 0, err
+    images = list(given.pop()["calibration"])
+    assert [image.shape for image in images] == [(40, 60, 3)] * 4
+    code, _, err = run(capsys, "export", *words.replace("many", "none").split())
+    assert code == 1 and "Received: none" in err and not given
     for tiles in ("--tile=32 --overlap=8", "--tile=32"):
         code, _, err = run(capsys, "detect", "a.png", "--weights=coco", *tiles.split())
         assert code == 0, err

@@ -12,7 +12,7 @@ import types
 import numpy as np
 import pytest
 
-from mrcnn import cli, commands, export, inference, masks, runtime, utils
+from mrcnn import cli, commands, export, inference, masks, quantization, runtime, utils
 from mrcnn.config import Config
 
 NAMES = ["BG", "bright", "dark"]
@@ -592,7 +592,7 @@ def test_a_file_of_the_molded_size_sees_what_detect_sees(settings, size):
             continue  # it does not fit
         image = squares(*shape)
         expected = inference.mold(image, config, "the image")
-        seen = model._as_input(image, "the image")
+        seen = model.as_input(image, "the image")
         inside = tuple(slice(0, min(sides)) for sides in zip(size, expected.image.shape))
         tolerance = 1e-4 + 0.5 * config.FLOAT_RESIZE
         difference = (seen.pixels - config.MEAN_PIXEL)[inside] - expected.image[inside]
@@ -981,21 +981,21 @@ def test_files_of_others_are_refused_by_tensorflow_too(tmp_path):
 def test_weights_of_int8():
     """Each output's largest weight is 127; worked by hand."""
     weights = np.float32([[1, -2, 0], [0.5, 0.01, 0]])
-    values, scales = export._as_int8(weights, axis=1)
+    values, scales = quantization.as_int8(weights, axis=1)
     assert values.dtype == np.int8 and scales.dtype == np.float32
     np.testing.assert_array_equal(values, [[127, -127, 0], [64, 1, 0]])
     np.testing.assert_allclose(scales, [[1 / 127, 2 / 127, 1 / 127]], rtol=1e-6)
     kernel = np.random.default_rng(0).normal(size=(8, 4, 3, 3)).astype(np.float32)
-    values, scales = export._as_int8(kernel, axis=0)
+    values, scales = quantization.as_int8(kernel, axis=0)
     assert scales.shape == (8, 1, 1, 1)
     assert np.all(np.abs(values * scales - kernel) <= scales / 2 * 1.0001)
 
 
 def test_weights_of_float16():
-    halves = export._as_float16(np.float32([1, -2.5, 65504]))
+    halves = quantization.as_float16(np.float32([1, -2.5, 65504]))
     assert halves.dtype == np.float16 and halves.tolist() == [1, -2.5, 65504]
-    assert export._as_float16(np.float32([1, -70000])) is None
-    assert export._as_float16(np.float32([])).size == 0
+    assert quantization.as_float16(np.float32([1, -70000])) is None
+    assert quantization.as_float16(np.float32([])).size == 0
 
 
 # ---- Refusals of export --------------------------------------------------------------------------
@@ -1026,6 +1026,27 @@ def test_weights_of_float16():
             id="class_names is a set",  # its text differs between processes
         ),
         ("m.onnx", {"class_names": [{"id": i} for i in range(3)]}, "each of the 3 classes"),
+        (
+            "m.onnx",
+            {"calibration": []},
+            "calibration is for precision='int8' of onnx and openvino. Received: images, and"
+            " precision 'float32' of onnx",
+        ),
+        (
+            "m.tflite",
+            {"calibration": [], "precision": "int8"},
+            "precision 'int8' of litert",
+        ),
+        (
+            "m.onnx",
+            {"calibration": "photos", "precision": "int8"},
+            r"list of images or of paths of image files. Received: 'photos' \(str\)",
+        ),
+        (
+            "m.xml",
+            {"calibration": np.zeros((40, 60, 3), np.uint8), "precision": "int8"},
+            r"list of images or of paths of image files. Received: \(40, 60, 3\) \(ndarray\)",
+        ),
     ],
     ids=lambda value: str(value),
 )

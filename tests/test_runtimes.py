@@ -56,10 +56,15 @@ def _packages():
     Not of the module: two workers share the tests that have no fixture of the module.
     """
     assert PYTHON.exists(), "make test-runtimes makes .venv-runtimes"
-    (folder,) = (PYTHON.parents[1] / "lib").glob("python*/site-packages")
-    sys.path.append(str(folder))
+    folder = folder_of_packages()
+    sys.path.append(folder)
     yield
-    sys.path.remove(str(folder))
+    sys.path.remove(folder)
+
+
+def folder_of_packages():
+    (folder,) = (PYTHON.parents[1] / "lib").glob("python*/site-packages")
+    return str(folder)
 
 
 def names_of(config):
@@ -410,7 +415,15 @@ def run_runtime(words):
     """Output and errors of `python -m mrcnn.runtime ...`, in a process without TensorFlow."""
     assert words[0] == "mrcnn.runtime"
     done = subprocess.run(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", NO_TENSORFLOW, sys.path[-1], *words],
+        [
+            sys.executable,
+            "-W",
+            "error::RuntimeWarning",
+            "-c",
+            NO_TENSORFLOW,
+            folder_of_packages(),
+            *words,
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -714,6 +727,85 @@ def test_trained_network(tmp_path):
     assert min(expected["known"]["scores"]) > 0.7
 
 
+def test_calibrated_files(tmp_path):
+    """Of a trained network: the same objects, computed in int8, in both runtimes.
+
+    Their float32 files give the scores of `detect` to 1e-3, these to .05; the file says with how
+    many images it was calibrated.
+    """
+    model, dataset = trained_on_rectangles(tmp_path)
+    known = dataset.load_image(0)
+    images = [known, known - np.uint8(9), np.roll(known, (1, 2), axis=(0, 1))]
+    Image.fromarray(known).save(tmp_path / "known.png")
+    calibration = [*images[1:], tmp_path / "known.png"]
+    options = dict(class_names=names_of(model.config), precision="int8")
+    expected = model.detect(images)
+    for file in ("model.onnx", "model.xml"):
+        path = tmp_path / file
+        model.export(path, calibration=iter(calibration), **options)
+        exported = runtime.load(path)
+        assert exported.metadata.calibration == 3
+        for result, exact in zip(exported.detect(images), expected):
+            order = pair_up(result, exact)
+            np.testing.assert_array_equal(result["class_ids"][order], exact["class_ids"])
+            differences = np.abs(result["scores"][order] - exact["scores"])
+            assert 1e-6 < differences.max() < 0.05
+            assert np.abs(result["rois"][order] - exact["rois"]).max() <= 2
+            common = (result["masks"][..., order] & exact["masks"]).sum((0, 1))
+            union = (result["masks"][..., order] | exact["masks"]).sum((0, 1))
+            assert np.all(common >= 0.9 * union)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix) == [
+        "known.png",
+        "model.bin",
+        "model.onnx",
+        "model.xml",
+    ]
+    check_computes_in_int8(tmp_path / "model.onnx")
+
+
+def check_computes_in_int8(path):
+    """onnxruntime itself lists what it runs; the layers of scores and boxes stay float32."""
+    import onnx
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(path.with_name("optimized.model"))
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(options.optimized_model_filepath).graph.node
+    floats = [node.name for node in nodes if node.op_type in ("Conv", "MatMul", "Gemm")]
+    integers = [node.name for node in nodes if node.op_type.startswith(("QLinear", "QGemm"))]
+    for layer in ("rpn_class_raw", "rpn_bbox_pred", "mrcnn_class_logits", "mrcnn_bbox_fc"):
+        assert any(layer in name for name in floats), floats
+        assert not any(layer in name for name in integers), integers
+    for layer in ("res2a", "fpn_p2", "rpn_conv_shared", "mrcnn_class_conv1", "mrcnn_mask_conv1"):
+        assert any(layer in name for name in integers), integers
+
+
+def test_what_calibration_refuses(toy_detector, tmp_path):
+    """No image, none with a detection, one that the model doesn't take; no file is left."""
+    import keras
+
+    options = dict(class_names=names_of(toy_detector.config), precision="int8")
+    keras.utils.set_random_seed(0)
+    blind = modellib.MaskRCNN("inference", toy_detector.config, tmp_path / "logs")
+    blind.keras_model.get_layer("mrcnn_class_logits").layer.bias.assign([40.0, 0, 0])
+    image = picture(128, 128)
+    for model, images, part in (
+        (toy_detector, [], "model detects something.*Received: 0 images, without a detection"),
+        (blind, [image, image], "Received: 2 images, without a detection"),
+        (
+            toy_detector,
+            [image, image[..., :2]],
+            r"Received: calibration: image 1 of shape \(128, 128, 2\)",
+        ),
+        (toy_detector, [tmp_path / "none.jpg"], r"none.jpg"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=part):
+            model.export(tmp_path / "model.onnx", calibration=images, **options)
+    assert not [path for path in tmp_path.iterdir() if path.name != "logs"]
+
+
 @pytest.mark.slow
 def test_network_of_the_demo(tmp_path):
     """Its last checkpoint, if `make demo` was run here, on images that it has not seen."""
@@ -826,7 +918,7 @@ TINY = (
 def test_every_command_of_the_page(small, monkeypatch):
     """Exports of each kind, the same names in each, and detection on photographs."""
     lines = [line for block in blocks("sh") for line in block.splitlines()]
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         words = shlex.split(line)
         assert words[0] == "python", line
@@ -840,6 +932,9 @@ def test_every_command_of_the_page(small, monkeypatch):
         assert model.class_names[1] == "person" and len(model.class_names) == 81
         assert model.metadata.weights["file"] == str(small / "coco.h5")
     assert model.metadata.version == mrcnn.__version__
+    assert runtime.load("exported/fast.onnx").metadata.calibration == len(
+        list(small.glob("photos/*"))
+    )
     assert {path.name for path in (small / "results").iterdir()} >= {"0.jpg", "results.json"}
     (example,) = [block for block in blocks("python") if "runtime.load" in block]
     known = {"image": picture(60, 80)}

@@ -77,7 +77,7 @@ ROOMS = {
     ),
     "Files and weights": ("weights", "torchvision_weights", "torchvision", "files"),
     "Large images": ("tiles",),
-    "Other runtimes": ("export", "runtime", "serving"),
+    "Other runtimes": ("export", "quantization", "runtime", "serving"),
     "Millions of images": ("batch", "listing", "places", "pool"),
     "Other programs": ("neighbours",),
     "The command": ("cli", "commands", "completion", "manual"),
