@@ -13,6 +13,7 @@ import contextvars
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import pathlib
 import platform
@@ -264,6 +265,9 @@ def batch_norm(
     beta = ops.convert_to_tensor(beta)
     outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=epsilon)
     # The operation returns the unbiased variance: it divides by N - 1, or by 1 where N is 1.
+    if x.shape.is_fully_defined():  # a dozen operations less to trace in each layer
+        number = math.prod(x.shape[:3])
+        return outputs, mean, variance * (max(number - 1, 1) / number)
     count = tf.cast(tf.reduce_prod(tf.shape(x)[:3]), "float32")
     return outputs, mean, variance * (tf.maximum(count - 1.0, 1.0) / count)
 

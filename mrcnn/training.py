@@ -532,6 +532,19 @@ class FusedUpdates(keras.optimizers.Optimizer):
         for gradient, variable in zip(grads, trainable_variables):
             self._update_cast(gradient, variable.value, values)
 
+    def _apply_weight_decay(self, variables):
+        if not self._is_fused() or _is_distributed() or self.weight_decay is None:
+            super()._apply_weight_decay(variables)
+            return
+        import tensorflow as tf
+
+        # Keras computes the learning rate, of a schedule 20 operations, for each variable anew.
+        decay = tf.convert_to_tensor(self.learning_rate) * self.weight_decay
+        for variable in variables:
+            if self._use_weight_decay(variable):
+                value = tf.convert_to_tensor(variable)
+                variable.value.assign_sub(value * tf.cast(decay, value.dtype))
+
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> Any:
         if self._is_fused():
             self._update_cast(gradient, variable, self._values(learning_rate))

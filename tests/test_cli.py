@@ -170,6 +170,23 @@ def test_as_a_program_without_anything_heavy(here):
     assert done.stdout == "---- The run ----\n" and not done.stderr
 
 
+def test_keras_is_imported_without_its_plots(here):
+    """Keras, the model and detection load nothing that draws plots; both can be imported later."""
+    code = (
+        "import sys\nfrom mrcnn import cli\ncli._import_keras()\n"
+        "from mrcnn import commands, inference, model, training\n"
+        "drawing = {'matplotlib', 'cv2', 'IPython'} & set(sys.modules)\n"
+        "assert not drawing, drawing\n"
+        "import cv2, keras, matplotlib.pyplot\n"
+        "assert cv2.imread and matplotlib.pyplot.plot and keras.layers.Dense"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 # ---- Settings, completion, convert, inspect ------------------------------------------------------
 
 

@@ -552,6 +552,22 @@ def test_fused_updates_are_those_of_keras(name, settings):
     assert np.abs(found - after_steps(lambda: keras.optimizers.SGD(0.0))).min() > 0
 
 
+def test_weight_decay_computes_the_learning_rate_once():
+    """Keras computes a schedule for each variable anew: that was a fifth of a small network's
+    graph, and of the time before its first step."""
+    import tensorflow as tf
+
+    weights = [keras.Variable(np.ones(3)) for _ in range(5)]
+    rate = training.WarmupSchedule(0.1, 2, 4)
+    optimizer = training.AdamW(rate, weight_decay=0.1)
+    optimizer.build(weights)
+    step = tf.function(lambda *gradients: optimizer.apply(list(gradients), weights))
+    graph = step.get_concrete_function(*[tf.TensorSpec(3)] * 5).graph
+    kinds = [operation.type for operation in graph.get_operations()]
+    assert kinds.count("Cos") == 2  # of the decay, and of the update
+    assert kinds.count("ResourceApplyAdam") == kinds.count("AssignSubVariableOp") == 5
+
+
 def test_batches_of_a_run_have_a_known_size():
     """The dataset that `fit` gets: the stream's batches in order, each size known, but for height
     and width where images have several; the first two have one here, the third another."""
