@@ -992,13 +992,16 @@ def _inspected_model(path: str) -> dict[str, Any]:
 
     model = runtime.load(path)
     metadata = model.metadata
-    return {
+    entry = {
         "exported model": path,
         "classes": model.class_names[1:],
         "input": "x".join(str(side or "any") for side in model.shape),
         "version": metadata.version,
         "weights": dict(metadata.weights),
     }
+    if metadata.calibration:
+        entry["computes in"] = f"int8, calibrated with {metadata.calibration} images"
+    return entry
 
 
 def _inspected_weights(path: str) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from PIL import Image
 from toy import BY_HEART, Rectangles, ToyConfig
 
 import mrcnn
-from mrcnn import model as modellib, runtime
+from mrcnn import cli, model as modellib, runtime
 from mrcnn.config import Config, PaperC4Config
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -727,7 +727,7 @@ def test_trained_network(tmp_path):
     assert min(expected["known"]["scores"]) > 0.7
 
 
-def test_calibrated_files(tmp_path):
+def test_calibrated_files(tmp_path, capsys):
     """Of a trained network: the same objects, computed in int8, in both runtimes.
 
     Their float32 files give the scores of `detect` to 1e-3, these to .05; the file says with how
@@ -760,6 +760,8 @@ def test_calibrated_files(tmp_path):
         "model.onnx",
         "model.xml",
     ]
+    assert cli.main(["inspect", str(tmp_path / "model.onnx")]) == 0
+    assert "int8, calibrated with 3 images" in capsys.readouterr().out
     check_computes_in_int8(tmp_path / "model.onnx")
 
 
