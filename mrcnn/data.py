@@ -238,9 +238,14 @@ def _row_of(pixel: Any, shape: Sequence[int]) -> np.ndarray:
 
 
 def unmold_image(normalized_images: np.ndarray, config: Config) -> np.ndarray:
-    """Inverse of `mold_image`, truncated to uint8 (matterport: unmold_image)."""
+    """Inverse of `mold_image`, rounded and clipped to uint8 (matterport: unmold_image).
+
+    Args:
+        normalized_images: [..., H, W, C].
+    """
     config = as_config(config)
-    return (normalized_images * config.STD_PIXEL + config.MEAN_PIXEL).astype(np.uint8)
+    values = np.asarray(normalized_images) * config.STD_PIXEL + config.MEAN_PIXEL
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
 def mold_with_size(
