@@ -72,9 +72,9 @@ def log(text: str, array: np.ndarray | None = None) -> None:
     if array is not None:
         low = high = ""
         if array.size:
-            low = array.min()
-            high = array.max()
-        text = f"{text:25}  shape: {array.shape!s:20}  min: {low:10}  max: {high:10}  {array.dtype}"
+            low = f"{float(array.min()):.5f}"
+            high = f"{float(array.max()):.5f}"
+        text = f"{text:25}shape: {array.shape!s:20}  min: {low:>10}  max: {high:>10}  {array.dtype}"
     print(text)
 
 

@@ -99,9 +99,10 @@ def apply_mask(
     """Blends a colour into an image where a mask is set (matterport: apply_mask).
 
     Args:
-        image: [H, W, 3], edited in place; the colour is scaled to its `utils.value_range`.
+        image: [H, W, 3], edited in place; the colour is scaled to its `utils.value_range`. Further
+            channels, such as alpha, stay as they are.
         mask: [H, W].
-        color: (r, g, b) in 0..1.
+        color: (r, g, b) in 0..1; a fourth value, as of matplotlib's colour maps, is not used.
         alpha: opacity of the colour.
 
     Returns:
@@ -121,10 +122,11 @@ def apply_mask(
             f"a mask has the image's size, {image.shape[:2]}. Received: {inside.shape}"
         )
     if image.dtype != np.uint8:
-        low, high = utils.value_range(image)
-        painted = alpha * (high - low) * np.asarray(color) + alpha * low
-        blended = image[inside] * (1 - alpha) + painted
-        image[inside] = blended.astype(image.dtype)
+        rgb = image[..., :3]
+        low, high = utils.value_range(rgb)
+        painted = alpha * (high - low) * np.asarray(color)[:3] + alpha * low
+        blended = rgb[inside] * (1 - alpha) + painted
+        rgb[inside] = blended.astype(image.dtype)
         return image
     for channel, intensity in enumerate(color[:3]):
         # The blended value for each of the 256 values.
@@ -1559,11 +1561,13 @@ def display_weight_stats(model: MaskRCNN) -> str:
     Returns:
         the table as text.
     """
+    from mrcnn import weights
+
     table = [["WEIGHT NAME", "SHAPE", "MIN", "MAX", "STD"]]
-    for layer in model.get_trainable_layers():
+    for layer_name, layer in weights.layers_of(model.keras_model).items():
         for variable in layer.weights:
             values = np.asarray(variable)
-            name = f"{layer.name}/{variable.name}"
+            name = f"{layer_name}/{variable.name}"
             # Other constant weights suggest a layer that was never initialised.
             if values.min() == values.max() and variable.name not in CONSTANT_WEIGHTS:
                 name += " *** dead?"

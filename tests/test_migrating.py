@@ -42,6 +42,23 @@ def test_a_script_of_2018(tmp_path):
     assert "mAP: " in done.stdout and "finished" in done.stdout
 
 
+def test_log_prints_the_lines_of_2018(capsys):
+    """As in the notebooks' outputs; floats had all their digits, whole numbers none."""
+    modellib.log("molded_images", np.array([[-123.7, 151.1]], np.float32))
+    modellib.log("mask", np.array([[[False, True]]]))
+    modellib.log("bbox", np.zeros((0, 4), np.int32))
+    modellib.log("Processing 1 images")
+    assert capsys.readouterr().out.splitlines() == [
+        "molded_images            shape: (1, 2)                min: -123.70000  max:  151.10001"
+        "  float32",
+        "mask                     shape: (1, 1, 2)             min:    0.00000  max:    1.00000"
+        "  bool",
+        "bbox                     shape: (0, 4)                min:             max:             "
+        "int32",
+        "Processing 1 images",
+    ]
+
+
 def _request(image, threshold):
     """What CVAT sends: a photograph in base64."""
     buffer = io.BytesIO()

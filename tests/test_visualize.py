@@ -424,6 +424,11 @@ def test_tables(capsys, tmp_path):
     text = visualize.display_weight_stats(modellib.MaskRCNN("inference", ToyConfig(), tmp_path))
     assert capsys.readouterr().out == text + "\n"
     assert "fpn_c5p5/kernel" in text and "dead" not in text
+    names = [line.split()[0] for line in text.splitlines()]
+    assert len(set(names)) == len(names)  # three of the RPN were called rpn_model/kernel
+    # And those of the heads dense/kernel, dense_1/kernel, conv2d/kernel.
+    for name in ("rpn_class_raw", "mrcnn_class_conv1", "mrcnn_bbox_fc", "mrcnn_mask"):
+        assert f"{name}/kernel" in names
 
 
 def test_nothing_is_shown_where_axes_are_given_or_nobody_looks(monkeypatch):
@@ -653,6 +658,18 @@ def test_apply_mask_paints_in_the_range_of_the_image():
     np.testing.assert_allclose(deep / 4095 * 255, expected, atol=1)
     black = visualize.apply_mask(np.zeros((40, 60, 3)), mask, color)  # 0..255, as ever
     np.testing.assert_allclose(black[12, 10], [25.5, 63.75, 127.5])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "float32"])
+def test_apply_mask_with_alpha(dtype):
+    """In the image or in the colour, as plt.cm.jet gives it; but for uint8 it was a ValueError."""
+    image = np.full((40, 60, 4), 100, dtype)
+    visualize.apply_mask(image, MASKS[..., 0], (1.0, 0.0, 0.5, 1.0))
+    assert image[12, 10].astype(int).tolist() == [177, 50, 113, 100]
+    assert image[0, 0].tolist() == [100] * 4
+    scaled = np.full((40, 60, 4), (100, 100, 100, 4000), "int32")  # alpha has no part in the range
+    visualize.apply_mask(scaled, MASKS[..., 0], (1.0, 0.0, 0.5))
+    assert scaled[12, 10].tolist() == [177, 50, 113, 4000]
 
 
 @pytest.mark.parametrize(
