@@ -86,7 +86,7 @@ def _is_column(images):
 
 
 def as_array(image: Any, where: str) -> np.ndarray:
-    """An image as an array [H, W] or [H, W, C]; Pillow's of any mode becomes RGB.
+    """An image as an array [H, W] or [H, W, C], see `utils.pixels_of`.
 
     Raises:
         ValueError: a path, None, a row of an image, or another value.
@@ -102,10 +102,8 @@ def as_array(image: Any, where: str) -> np.ndarray:
             f"An image is an array. Received: {where} is None, which cv2.imread gives for a file "
             "that it can't read"
         )
-    if hasattr(image, "getbands"):  # Pillow's
-        return utils.read_pillow(image)
     try:
-        array = np.asarray(image)
+        array = utils.pixels_of(image)
     except (ValueError, TypeError) as error:
         raise ValueError(f"An image is an array. Received: {where}: {error}") from error
     if array.ndim == 1 or (array.ndim == 2 and array.shape[1] in (3, 4)):
@@ -805,9 +803,16 @@ def _load(
         raise DatasetError(f"image ids are whole numbers in 0..{count - 1}. Received: {image_id!r}")
     where = _where(dataset, image_id)
     try:
-        image = np.asarray(dataset.load_image(image_id))
+        image = dataset.load_image(image_id)
+        if image is not None:
+            image = utils.pixels_of(image)
     except Exception as error:
         _raise_unreadable(where, error)
+    if image is None:
+        raise DatasetError(
+            f"an image is an array of numbers. Received: None for {where}, which load_image returns"
+            " without a return, and cv2.imread for a file that it can't read"
+        )
     if image.dtype.kind not in "buif":
         raise DatasetError(f"an image is an array of numbers. Received: {image.dtype} for {where}")
     image = as_network_input(image, config, where)
@@ -840,7 +845,7 @@ def _load_masks(
         _check_shape_of_masks(masks.shape, image_shape, where)
     else:
         masks = compact(_checked_masks(dataset, masks, image_shape, where))
-    class_ids = _as_array(loaded[1], "class ids", where)
+    class_ids = utils.as_numbers(_as_array(loaded[1], "class ids", where))
     if class_ids.size == 0 or (class_ids.ndim == 0 and class_ids.item() is None):
         class_ids = np.zeros(0, np.int32)
     _check_kind_of_class_ids(class_ids, where)

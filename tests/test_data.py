@@ -921,3 +921,41 @@ def test_unmold_image_gives_the_pixels_back():
     np.testing.assert_array_equal(data.unmold_image(molded, config), image)
     beyond = data.unmold_image(np.full((1, 1, 3), 200.0), config)
     assert beyond.tolist() == [[[255, 255, 255]]]  # and not 323.7 - 256
+
+
+def test_class_ids_of_a_table():
+    """Of dtype object, as a column of pandas: whole numbers are taken, others named as ever."""
+    dataset = Wrong(1)
+    dataset.change = lambda m, i: (m, i.astype(object))
+    _, _, class_ids, _, _ = data.load_image_gt(dataset, ToyConfig(), 0)
+    assert class_ids.tolist() == [1] and class_ids.dtype == np.int32
+    dataset.change = lambda m, i: (m, np.array([1.5], object))
+    with pytest.raises(data.DatasetError, match=r"whole numbers. Received: \[1.5\]"):
+        data.load_image_gt(dataset, ToyConfig(), 0)
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGBA", "CMYK", "1", "I;16"])
+def test_load_image_may_return_a_picture_of_pillow(mode):
+    """Of a palette its places were taken for gray values, without a word."""
+    from PIL import Image
+
+    rgb = np.zeros((64, 64, 3), np.uint8)
+    rgb[:, 32:] = (204, 204, 204)
+    pictures = {"I;16": Image.fromarray(rgb[..., 0].astype(np.uint16) * 257)}
+    picture = pictures.get(mode) or Image.fromarray(rgb).convert(mode)
+    dataset = Rectangles(1)
+    dataset.load_image = lambda image_id: picture
+    image, *_ = data.load_image_gt(dataset, ToyConfig(), 0)
+    light = {"1": 255}.get(mode, 204)  # dithered, so that the first pixels alone are known
+    assert image[0, 0].tolist() == [0, 0, 0] and abs(int(image[0, 32, 0]) - light) <= 1
+    assert np.ptp(image[0, 32].astype(int)) <= 1
+    np.testing.assert_array_equal(data.as_array(picture, "image 0").shape[:2], (64, 64))
+    drawn = utils.as_rgb(picture)
+    assert drawn[0, 0].tolist() == [0, 0, 0] and abs(int(drawn[0, 32, 0]) - light) <= 1
+
+
+def test_load_image_without_a_return_is_named():
+    dataset = Rectangles(1)
+    dataset.load_image = lambda image_id: None
+    with pytest.raises(data.DatasetError, match="Received: None for image 0.*cv2.imread"):
+        data.load_image_gt(dataset, ToyConfig(), 0)
