@@ -700,6 +700,11 @@ def _warn_of_bands(count, path):
     )
 
 
+def read_pillow(image: Any) -> np.ndarray:
+    """The pixels [H, W, 3] uint8 of a Pillow image of any mode, as from `read_image`."""
+    return as_rgb(_values_of(image))
+
+
 # Modes of Pillow's images whose values are those of pixels: not places in a palette, other colours.
 _MODES_OF_VALUES = ("1", "L", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
